@@ -1,0 +1,151 @@
+// Package command is the command line of the planner.
+package command
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"io"
+	"log/slog"
+	"os"
+	"sync"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/osism/skopeo-worker/shared/broker"
+	"github.com/osism/skopeo-worker/shared/config"
+	"github.com/osism/skopeo-worker/shared/failure"
+	"github.com/osism/skopeo-worker/shared/run"
+)
+
+// Version is set by the linker.
+var Version = "dev"
+
+// patience is how long the planner waits for a broker that does not answer: as
+// long as one takes to restart.
+const patience = 15 * time.Second
+
+// New returns the command with its subcommands.
+func New() *cobra.Command {
+	var s settings
+	root := &cobra.Command{
+		Use:           "planner",
+		Short:         "Mirror lists of container images",
+		Long:          "Mirror lists of container images: plan chunks of work for the workers, and see\nwhat becomes of them.\n\n" + s.help(),
+		Version:       Version,
+		SilenceUsage:  true,
+		SilenceErrors: true,
+	}
+	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return fmt.Errorf("%w: %w", errUsage, err) })
+	root.AddCommand(planCommand(), mirrorCommand(), statusCommand(), failedCommand(), republishCommand(), cancelCommand())
+	for _, c := range root.Commands() {
+		// Every page of help has every variable.
+		c.Long += "\n\n" + s.help()
+	}
+	return root
+}
+
+// noArguments is cobra.NoArgs as our kind of error.
+func noArguments(_ *cobra.Command, args []string) error {
+	if len(args) > 0 {
+		return fmt.Errorf("%w: unexpected %q", errUsage, args[0])
+	}
+	return nil
+}
+
+// atMostOne takes an optional argument.
+func atMostOne(_ *cobra.Command, args []string) error {
+	if len(args) > 1 {
+		return fmt.Errorf("%w: unexpected %q", errUsage, args[1])
+	}
+	return nil
+}
+
+func first(args []string) string {
+	if len(args) == 0 {
+		return ""
+	}
+	return args[0]
+}
+
+// formatFlag is -o, with json as its only value.
+type formatFlag struct{ json bool }
+
+func (f *formatFlag) String() string { return "" }
+func (f *formatFlag) Type() string   { return "format" }
+func (f *formatFlag) Set(s string) error {
+	if s != "json" {
+		return fmt.Errorf("expected json")
+	}
+	f.json = true
+	return nil
+}
+
+func (f *formatFlag) add(c *cobra.Command) { c.Flags().VarP(f, "output", "o", "print `json`") }
+
+func printJSON(w io.Writer, v any) error {
+	e := json.NewEncoder(w)
+	e.SetIndent("", "  ")
+	return e.Encode(v)
+}
+
+// session is an open broker with what the commands keep there.
+type session struct {
+	*broker.Broker
+	runs     *run.Store
+	failures *failure.Store
+	name     string
+	log      *slog.Logger
+	logs     *redirect
+}
+
+// open loads the settings that every command needs, besides others, and connects.
+func open(ctx context.Context, s *settings, out io.Writer, others ...any) (*session, error) {
+	if err := config.Load(append([]any{&s.name, &s.broker, &s.log}, others...)...); err != nil {
+		return nil, err
+	}
+	return connect(ctx, s, out)
+}
+
+func connect(ctx context.Context, s *settings, logTo io.Writer) (*session, error) {
+	logs := &redirect{to: logTo}
+	log := s.log.Logger(logs)
+	host, _ := os.Hostname()
+	b, err := broker.Open(ctx, s.broker, broker.Options{Client: "planner " + host, Patience: patience, Log: log})
+	if err != nil {
+		return nil, err
+	}
+	runs, err := run.Open(ctx, b)
+	if err != nil {
+		b.Close()
+		return nil, err
+	}
+	return &session{Broker: b, runs: runs, failures: failure.NewStore(b), name: s.name.Name, log: log, logs: logs}, nil
+}
+
+// redirect lets the log make way for a line that is drawn on the same terminal.
+type redirect struct {
+	mu sync.Mutex
+	to io.Writer
+}
+
+func (r *redirect) Write(p []byte) (int, error) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.to.Write(p)
+}
+
+// through sends the log through what wrap returns, until the function it returns
+// is called.
+func (r *redirect) through(wrap func(io.Writer) io.Writer) (undo func()) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	before := r.to
+	r.to = wrap(before)
+	return func() {
+		r.mu.Lock()
+		defer r.mu.Unlock()
+		r.to = before
+	}
+}

@@ -1,0 +1,40 @@
+package command
+
+import (
+	"github.com/spf13/cobra"
+
+	"github.com/osism/skopeo-worker/planner/display"
+	"github.com/osism/skopeo-worker/shared/failure"
+)
+
+func failedCommand() *cobra.Command {
+	var s settings
+	var format formatFlag
+	c := &cobra.Command{
+		Use:   "failed",
+		Short: "List the failures by repository, each image with its reason",
+		Long:  "List the images that were tried and given up, by repository, each with its reason.\nThey stay until they are republished, or until a run finds them mirrored.",
+		Args:  noArguments,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			se, err := open(cmd.Context(), &s, cmd.ErrOrStderr())
+			if err != nil {
+				return err
+			}
+			defer se.Close()
+			records, err := se.failures.List(cmd.Context(), se.name)
+			if err != nil {
+				return err
+			}
+			if format.json {
+				if records == nil {
+					records = []failure.Record{}
+				}
+				return printJSON(cmd.OutOrStdout(), records)
+			}
+			display.Failures(cmd.OutOrStdout(), records)
+			return nil
+		},
+	}
+	format.add(c)
+	return c
+}

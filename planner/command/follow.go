@@ -1,0 +1,87 @@
+package command
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"time"
+
+	"github.com/osism/skopeo-worker/planner/display"
+	"github.com/osism/skopeo-worker/shared/run"
+)
+
+// pollInterval is how often a run that is followed is looked at.
+const pollInterval = 500 * time.Millisecond
+
+// follow shows the run until it is over or ctx ends, and returns what the exit code
+// is to say of it.
+func (se *session) follow(ctx context.Context, id string, out io.Writer) error {
+	start := time.Now()
+	last, err := se.watch(ctx, id, out)
+	if err != nil {
+		return err
+	}
+	// The summary is worth a moment even where the time is up.
+	ctx = context.WithoutCancel(ctx)
+	failures, err := se.failures.List(ctx, se.name)
+	if err != nil {
+		return err
+	}
+	display.Summary(out, last, ofRun(failures, last), time.Since(start))
+	switch {
+	case last.State == run.StateCancelled, last.State == run.StateSuperseded:
+		return fmt.Errorf("%w: run %s was %s", errUnfinished, last.Run, last.State)
+	case last.Images.Failed > 0:
+		return errFailed
+	}
+	return nil
+}
+
+// watch shows the run until it is over, and returns its last state.
+func (se *session) watch(ctx context.Context, id string, out io.Writer) (run.Status, error) {
+	tracker, err := se.runs.Track(context.WithoutCancel(ctx), se.name, id)
+	if err != nil {
+		return run.Status{}, err
+	}
+	defer tracker.Stop()
+	follower := newFollower(out)
+	defer follower.Done()
+	defer se.logs.through(follower.Above)()
+	ticker := time.NewTicker(pollInterval)
+	defer ticker.Stop()
+	for {
+		status, err := tracker.Status(ctx)
+		switch {
+		case err == nil:
+			follower.Update(status)
+			if status.Over() {
+				return status, nil
+			}
+		case ctx.Err() == nil:
+			se.log.Warn("the status is not known", "error", err)
+		}
+		select {
+		case <-ctx.Done():
+			return run.Status{}, interrupted(ctx, id)
+		case <-ticker.C:
+		}
+	}
+}
+
+func interrupted(ctx context.Context, id string) error {
+	cause := context.Cause(ctx)
+	if errors.Is(cause, context.Canceled) {
+		cause = errors.New("interrupted")
+	}
+	return fmt.Errorf("%w: %w; planner status %s tells how it goes on", errUnfinished, cause, id)
+}
+
+func newFollower(out io.Writer) *display.Follower {
+	f, ok := out.(*os.File)
+	if !ok {
+		return display.NewFollower(out, false, nil)
+	}
+	return display.NewFollower(out, display.IsTerminal(f), display.Width(f))
+}

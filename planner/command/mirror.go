@@ -1,0 +1,104 @@
+package command
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+
+	"github.com/spf13/cobra"
+
+	"github.com/osism/skopeo-worker/shared/config"
+	"github.com/osism/skopeo-worker/shared/run"
+	"github.com/osism/skopeo-worker/worker/service"
+)
+
+func mirrorCommand() *cobra.Command {
+	var s settings
+	var force bool
+	c := &cobra.Command{
+		Use:   "mirror",
+		Short: "Plan and work on one machine, with nothing else",
+		Long:  "Do on one machine what planner and workers do on many: fetch the list, split it,\nand mirror it with a worker in this process, over an embedded broker in DATA_DIR\n(or over NATS_URL, where it is set). A run that was interrupted goes on.",
+		Args:  noArguments,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			ctx, out := cmd.Context(), cmd.OutOrStdout()
+			if err := config.Load(&s.job, &s.name, &s.broker, &s.worker, &s.registries, &s.log); err != nil {
+				return err
+			}
+			p, err := prepare(ctx, &s, cmd.InOrStdin(), cmd.ErrOrStderr())
+			if err != nil {
+				return err
+			}
+			se, err := connect(ctx, &s, cmd.ErrOrStderr())
+			if err != nil {
+				return err
+			}
+			defer se.Close()
+			r, err := se.unfinished(ctx, p)
+			if err != nil {
+				return err
+			}
+			if r.ID != "" {
+				_, _ = fmt.Fprintf(out, "Going on with run %s.\n", r.ID)
+			} else if r, err = p.publish(ctx, se, force); err != nil {
+				return err
+			}
+			if r.Chunks == 0 {
+				_, _ = fmt.Fprintf(out, "Nothing to mirror: there is no chunk %d.\n", s.job.Number)
+				return nil
+			}
+			return se.work(ctx, &s, r, out)
+		},
+	}
+	addForce(c, &force)
+	return c
+}
+
+// unfinished returns the newest run where it is the same plan and not over.
+func (se *session) unfinished(ctx context.Context, p *planned) (run.Run, error) {
+	r, err := se.runs.Get(ctx, se.name, "")
+	if errors.Is(err, run.ErrNotFound) {
+		return run.Run{}, nil
+	}
+	if err != nil || r.Fingerprint != p.fingerprint || !r.Published {
+		return run.Run{}, err
+	}
+	tracker, err := se.runs.Track(ctx, r.Name, r.ID)
+	if err != nil {
+		return run.Run{}, err
+	}
+	defer tracker.Stop()
+	status, err := tracker.Status(ctx)
+	if err != nil || status.Over() {
+		return run.Run{}, err
+	}
+	return r, nil
+}
+
+// work runs a worker in this process until the run is over.
+func (se *session) work(ctx context.Context, s *settings, r run.Run, out io.Writer) error {
+	w, err := service.New(ctx, se.Broker, s.worker, s.registries, se.log)
+	if err != nil {
+		return err
+	}
+	working, stop := context.WithCancel(ctx)
+	defer stop()
+	ended := make(chan error, 1)
+	following, failed := context.WithCancelCause(ctx)
+	defer failed(nil)
+	go func() {
+		err := w.Run(working)
+		if err != nil {
+			failed(err)
+		}
+		ended <- err
+	}()
+	err = se.follow(following, r.ID, out)
+	stop()
+	if errors.Is(err, errUnfinished) && ctx.Err() != nil {
+		_, _ = fmt.Fprintln(out, "Stopping: running copies get a moment to finish.")
+		err = fmt.Errorf("%w: interrupted; the same command goes on with run %s", errUnfinished, r.ID)
+	}
+	return errors.Join(err, <-ended)
+}

@@ -1,0 +1,150 @@
+package command
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"fmt"
+	"io"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/osism/skopeo-worker/planner/display"
+	"github.com/osism/skopeo-worker/planner/list"
+	"github.com/osism/skopeo-worker/planner/plan"
+	"github.com/osism/skopeo-worker/shared/config"
+	"github.com/osism/skopeo-worker/shared/run"
+)
+
+func planCommand() *cobra.Command {
+	var s settings
+	var dryRun, wait, force bool
+	var timeout time.Duration
+	c := &cobra.Command{
+		Use:   "plan",
+		Short: "Fetch the list, split it, publish it",
+		Long:  "Fetch the list, split it into chunks, and publish them to the broker, each due at\nits time. A plan of the whole list takes the place of what an older one has not\nbegun.",
+		Args:  noArguments,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			ctx, out := cmd.Context(), cmd.OutOrStdout()
+			if timeout < 0 || timeout > 0 && !wait {
+				return fmt.Errorf("%w: --timeout takes a duration above 0 and goes with --wait", errUsage)
+			}
+			if err := config.Load(&s.job, &s.name, &s.broker, &s.log); err != nil {
+				return err
+			}
+			if wait && s.broker.Embedded() && !dryRun {
+				return fmt.Errorf("%w: without NATS_URL there are no workers to wait for: planner mirror plans and works", errUsage)
+			}
+			p, err := prepare(ctx, &s, cmd.InOrStdin(), cmd.ErrOrStderr())
+			if err != nil {
+				return err
+			}
+			if dryRun {
+				display.Plan(out, p.table(), time.Now())
+				return nil
+			}
+			se, err := connect(ctx, &s, cmd.ErrOrStderr())
+			if err != nil {
+				return err
+			}
+			defer se.Close()
+			r, err := p.publish(ctx, se, force)
+			if err != nil || r.Chunks == 0 {
+				if err == nil {
+					_, _ = fmt.Fprintf(out, "Nothing to publish: there is no chunk %d.\n", s.job.Number)
+				}
+				return err
+			}
+			_, _ = fmt.Fprintf(out, "Published run %s: %d entries in %d chunks, the last due %s.\n",
+				r.ID, r.Entries, r.Chunks, p.chunks[len(p.chunks)-1].Due.Local().Format(time.RFC1123))
+			if s.broker.Embedded() {
+				_, _ = fmt.Fprintf(out, "It waits in DATA_DIR=%s: planner mirror works it off.\n", s.broker.DataDir)
+			}
+			if !wait {
+				return nil
+			}
+			if timeout > 0 {
+				var cancel context.CancelFunc
+				ctx, cancel = context.WithTimeoutCause(ctx, timeout, fmt.Errorf("--timeout %s", timeout))
+				defer cancel()
+			}
+			return se.follow(ctx, r.ID, out)
+		},
+	}
+	c.Flags().BoolVar(&dryRun, "dry-run", false, "print the chunks, publish nothing")
+	c.Flags().BoolVar(&wait, "wait", false, "follow the run to its end")
+	c.Flags().DurationVar(&timeout, "timeout", 0, "with --wait: give up following after this `duration`; the run goes on")
+	addForce(c, &force)
+	return c
+}
+
+func addForce(c *cobra.Command, force *bool) {
+	c.Flags().BoolVar(force, "force", false, "take MIRROR_NAME even where it belongs to another list or destination")
+}
+
+// planned is a list, read and split.
+type planned struct {
+	owner       plan.Owner
+	name        string
+	destination string
+	selection   plan.Selection
+	started     time.Time
+	chunks      []plan.Chunk
+	fingerprint string
+}
+
+// prepare fetches, checks and splits the list. Nothing is published where it fails.
+func prepare(ctx context.Context, s *settings, stdin io.Reader, warnings io.Writer) (*planned, error) {
+	data, err := list.Fetcher{Stdin: stdin}.Fetch(ctx, s.job.Source)
+	if err != nil {
+		return nil, err
+	}
+	l, err := list.Parse(data, s.job.Source, s.job.destination)
+	if err != nil {
+		return nil, err
+	}
+	for _, w := range l.Warnings {
+		_, _ = fmt.Fprintln(warnings, "warning:", w)
+	}
+	p := &planned{
+		owner:       plan.Owner{Source: list.Redact(s.job.Source), Destination: s.job.destination.String()},
+		name:        s.name.Name,
+		destination: s.job.destination.String(),
+		selection:   s.job.selection(),
+		started:     time.Now(),
+	}
+	p.chunks = p.selection.Split(l.Entries, p.started)
+	hash := sha256.New()
+	_, _ = fmt.Fprintf(hash, "%s\n%+v\n%s", p.destination, p.selection, data)
+	p.fingerprint = hex.EncodeToString(hash.Sum(nil))
+	return p, nil
+}
+
+// publish stores the plan as a new run. An empty plan makes no run.
+func (p *planned) publish(ctx context.Context, se *session, force bool) (run.Run, error) {
+	if err := plan.Claim(ctx, se.Broker, p.name, p.owner, force); err != nil || len(p.chunks) == 0 {
+		return run.Run{}, err
+	}
+	r := run.Run{
+		Name: p.name, ID: run.NewID(p.started), Kind: run.KindPlan, Destination: p.destination,
+		Started: p.started.UTC(), FirstDue: p.started.UTC(), Fingerprint: p.fingerprint,
+	}
+	if p.selection.Full() {
+		r.Interval = p.selection.Interval
+	}
+	publisher := plan.Publisher{Broker: se.Broker, Runs: se.runs}
+	return publisher.Publish(ctx, r, p.chunks, p.selection.Full())
+}
+
+func (p *planned) table() []display.PlannedChunk {
+	rows := make([]display.PlannedChunk, len(p.chunks))
+	for i, c := range p.chunks {
+		rows[i] = display.PlannedChunk{Number: c.Number, Due: c.Due, Registry: c.Registry}
+		for _, e := range c.Entries {
+			rows[i].Entries = append(rows[i].Entries, e.Text)
+		}
+	}
+	return rows
+}

@@ -1,0 +1,137 @@
+package command
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/osism/skopeo-worker/shared/failure"
+	"github.com/osism/skopeo-worker/shared/reference"
+	"github.com/osism/skopeo-worker/shared/run"
+)
+
+func republishCommand() *cobra.Command {
+	var s settings
+	var all bool
+	var chunk int
+	c := &cobra.Command{
+		Use:   "republish REPOSITORY… | --chunk N | --all",
+		Short: "Deliver failures again, only what failed",
+		Long:  "Deliver failures again: those of the named repositories, those of a chunk, or all.\nOnly what failed is tried. Without NATS_URL it is worked off at once, in this\nprocess.",
+		RunE: func(cmd *cobra.Command, args []string) error {
+			ctx, out := cmd.Context(), cmd.OutOrStdout()
+			w, err := newWanted(args, cmd.Flags().Changed("chunk"), chunk, all)
+			if err != nil {
+				return err
+			}
+			se, err := open(ctx, &s, cmd.ErrOrStderr(), &s.worker, &s.registries)
+			if err != nil {
+				return err
+			}
+			defer se.Close()
+			r, err := se.republish(ctx, w, out)
+			if err != nil || r.Chunks == 0 || !s.broker.Embedded() {
+				return err
+			}
+			return se.work(ctx, &s, r, out)
+		},
+	}
+	c.Flags().BoolVar(&all, "all", false, "every failure")
+	c.Flags().IntVar(&chunk, "chunk", 0, "the failures of the chunk with this `number`")
+	return c
+}
+
+// wanted is which failures to republish.
+type wanted struct {
+	repositories map[string]bool // false until one is found
+	chunk        int
+	all          bool
+}
+
+func newWanted(args []string, byChunk bool, chunk int, all bool) (*wanted, error) {
+	ways := 0
+	for _, way := range []bool{len(args) > 0, byChunk, all} {
+		if way {
+			ways++
+		}
+	}
+	if ways != 1 {
+		return nil, fmt.Errorf("%w: name repositories, or --chunk N, or --all", errUsage)
+	}
+	if byChunk && chunk < 1 {
+		return nil, fmt.Errorf("%w: --chunk takes a number from 1", errUsage)
+	}
+	w := &wanted{repositories: map[string]bool{}, chunk: chunk, all: all}
+	for _, arg := range args {
+		name := arg
+		if r, err := reference.Parse(arg); err == nil {
+			if r.Tag != "" || r.Digest != "" {
+				return nil, fmt.Errorf("%w: %s: name the repository, without tag and digest: all its failures are republished", errUsage, arg)
+			}
+			name = r.Repository()
+		}
+		w.repositories[name] = false
+	}
+	return w, nil
+}
+
+func (w *wanted) match(r failure.Record) bool {
+	if _, named := w.repositories[r.Repository]; named {
+		w.repositories[r.Repository] = true
+		return true
+	}
+	return w.all || w.chunk > 0 && r.Chunk == w.chunk
+}
+
+func (w *wanted) missing() []string {
+	var missing []string
+	for name, found := range w.repositories {
+		if !found {
+			missing = append(missing, name)
+		}
+	}
+	return missing
+}
+
+// republish publishes the failures as a new run.
+func (se *session) republish(ctx context.Context, w *wanted, out io.Writer) (run.Run, error) {
+	records, err := se.failures.List(ctx, se.name)
+	if err != nil {
+		return run.Run{}, err
+	}
+	found := 0
+	for _, r := range records {
+		if w.match(r) {
+			found++
+		}
+	}
+	if missing := w.missing(); len(missing) > 0 {
+		return run.Run{}, fmt.Errorf("%w: no failures of %s are recorded under the name %s; planner failed lists them",
+			errUsage, strings.Join(missing, ", "), se.name)
+	}
+	if found == 0 {
+		_, _ = fmt.Fprintln(out, "Nothing to republish.")
+		return run.Run{}, nil
+	}
+	now := time.Now()
+	r := run.Run{Name: se.name, ID: run.NewID(now), Kind: run.KindRepublish, Started: now.UTC(), FirstDue: now.UTC()}
+	if err := se.runs.Put(ctx, r); err != nil {
+		return r, err
+	}
+	done, err := se.failures.Republish(ctx, se.name, r.ID, w.match)
+	for _, repository := range done.Taken {
+		_, _ = fmt.Fprintf(out, "%s: somebody else was faster.\n", repository)
+	}
+	r.Chunks, r.Entries, r.Published = done.Chunks, done.Images, true
+	if putErr := se.runs.Put(ctx, r); err == nil {
+		err = putErr
+	}
+	if err == nil && done.Chunks > 0 {
+		_, _ = fmt.Fprintf(out, "Republished %d images in %d chunks as run %s.\n", done.Images, done.Chunks, r.ID)
+	}
+	return r, err
+}

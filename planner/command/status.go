@@ -1,0 +1,136 @@
+package command
+
+import (
+	"context"
+	"io"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/osism/skopeo-worker/planner/display"
+	"github.com/osism/skopeo-worker/shared/failure"
+	"github.com/osism/skopeo-worker/shared/run"
+)
+
+// shownRuns is how many runs `planner status` lists below the newest.
+const shownRuns = 10
+
+func statusCommand() *cobra.Command {
+	var s settings
+	var format formatFlag
+	var watch bool
+	c := &cobra.Command{
+		Use:   "status [RUN]",
+		Short: "Show how a run stands: chunks, images, pulls, what is due when",
+		Long:  "Show how a run stands, the newest one where none is named, and the runs before it.",
+		Args:  atMostOne,
+		RunE: func(cmd *cobra.Command, args []string) error {
+			ctx, out := cmd.Context(), cmd.OutOrStdout()
+			se, err := open(ctx, &s, cmd.ErrOrStderr())
+			if err != nil {
+				return err
+			}
+			defer se.Close()
+			r, err := se.runs.Get(ctx, se.name, first(args))
+			if err != nil {
+				return err
+			}
+			if watch && !format.json {
+				status, err := se.watch(ctx, r.ID, out)
+				if err != nil {
+					return err
+				}
+				display.Status(out, status, time.Now())
+				return nil
+			}
+			if watch {
+				return se.stream(ctx, r.ID, out)
+			}
+			status, err := se.status(ctx, r.ID)
+			if err != nil {
+				return err
+			}
+			if format.json {
+				return printJSON(out, status)
+			}
+			display.Status(out, status, time.Now())
+			if len(args) > 0 {
+				return nil
+			}
+			return se.showOlder(ctx, r.ID, out)
+		},
+	}
+	format.add(c)
+	c.Flags().BoolVar(&watch, "watch", false, "follow the run to its end")
+	return c
+}
+
+func (se *session) status(ctx context.Context, id string) (run.Status, error) {
+	tracker, err := se.runs.Track(ctx, se.name, id)
+	if err != nil {
+		return run.Status{}, err
+	}
+	defer tracker.Stop()
+	return tracker.Status(ctx)
+}
+
+// stream prints the status as JSON, one object a line, each time it changes.
+func (se *session) stream(ctx context.Context, id string, out io.Writer) error {
+	tracker, err := se.runs.Track(ctx, se.name, id)
+	if err != nil {
+		return err
+	}
+	defer tracker.Stop()
+	changes := newLineWriter(out)
+	ticker := time.NewTicker(pollInterval)
+	defer ticker.Stop()
+	for {
+		status, err := tracker.Status(ctx)
+		if err == nil {
+			err = changes.write(status)
+		}
+		if ctx.Err() != nil {
+			return interrupted(ctx, id)
+		}
+		if err != nil || status.Over() {
+			return err
+		}
+		select {
+		case <-ctx.Done():
+		case <-ticker.C:
+		}
+	}
+}
+
+func (se *session) showOlder(ctx context.Context, newest string, out io.Writer) error {
+	runs, err := se.runs.List(ctx, se.name)
+	if err != nil {
+		return err
+	}
+	var older []run.Status
+	for _, r := range runs {
+		if r.ID == newest || len(older) == shownRuns {
+			continue
+		}
+		status, err := se.status(ctx, r.ID)
+		if err != nil {
+			return err
+		}
+		older = append(older, status)
+	}
+	if len(older) > 0 {
+		display.Runs(out, older, time.Now())
+	}
+	return nil
+}
+
+// ofRun returns the failures whose record the run wrote last.
+func ofRun(records []failure.Record, s run.Status) []failure.Record {
+	var of []failure.Record
+	for _, r := range records {
+		if r.Run == s.Run {
+			of = append(of, r)
+		}
+	}
+	return of
+}

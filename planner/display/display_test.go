@@ -1,0 +1,212 @@
+package display
+
+import (
+	"fmt"
+	"os"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/osism/skopeo-worker/shared/failure"
+	"github.com/osism/skopeo-worker/shared/run"
+)
+
+// now is 14:00 where the tests believe to be.
+var now = time.Date(2026, 3, 1, 13, 0, 0, 0, time.UTC)
+
+func TestMain(m *testing.M) {
+	time.Local = time.FixedZone("CET", 3600)
+	os.Exit(m.Run())
+}
+
+func after(d time.Duration) *time.Time {
+	t := now.Add(d)
+	return &t
+}
+
+func TestPlan(t *testing.T) {
+	var out strings.Builder
+	Plan(&out, []PlannedChunk{
+		{Number: 1, Due: now, Registry: "quay.io", Entries: []string{"quay.io/osism/a", "quay.io/osism/b:1.0"}},
+		{Number: 1, Due: now, Registry: "docker.io", Entries: []string{"docker.io/library/nginx"}},
+		{Number: 2, Due: now.Add(90 * time.Minute), Registry: "quay.io", Entries: []string{"quay.io/osism/c"}},
+	}, now)
+	require.Equal(t, `CHUNK  DUE                                 REGISTRY   ENTRIES
+1      now                                 quay.io    quay.io/osism/a
+                                                      quay.io/osism/b:1.0
+1      now                                 docker.io  docker.io/library/nginx
+2      2026-03-01 15:30:00 CET (in 1h30m)  quay.io    quay.io/osism/c
+
+4 entries in 3 chunks, the last due in 1h30m.
+`, out.String())
+
+	out.Reset()
+	Plan(&out, nil, now)
+	require.Equal(t, "The plan is empty: there is no such chunk.\n", out.String())
+}
+
+func TestStatus(t *testing.T) {
+	s := run.Status{
+		Name: "default", Run: "20260301-124800-000-abcd", State: run.StateRunning,
+		Chunks: run.Chunks{Total: 24, Waiting: 15, Running: 2, Snoozed: 3, Done: 4},
+		Images: run.Tally{Total: 456, Copied: 100, Tagged: 3, Unchanged: 10, Failed: 1},
+		Pulls:  120, Bytes: 1288490188, Started: now.Add(-12 * time.Minute), NextDue: after(3*time.Hour + 12*time.Minute),
+		Registries: []run.Registry{
+			{Registry: "docker.io", Limit: 100, Window: "6h0m0s", Spent: 97, ClosedUntil: after(time.Minute), Reason: "429 Too Many\x1b[2J Requests"},
+			{Registry: "ghcr.io", Spent: 3, ClosedUntil: after(-time.Minute), Reason: "long over"},
+			{Registry: "quay.io", Limit: 20, Window: "1s", Spent: 20, NextSlot: after(time.Second)},
+		},
+	}
+	var out strings.Builder
+	Status(&out, s, now)
+	require.Equal(t, `Run 20260301-124800-000-abcd of default: running
+  started   2026-03-01 13:48:00 CET (12m ago)
+  chunks    24: 4 done, 2 running, 3 snoozed, 15 waiting
+  images    456: 100 copied, 3 tagged, 10 unchanged, 0 skipped, 1 failed
+  pulls     120
+  copied    1.2 GiB
+  next due  2026-03-01 17:12:00 CET (in 3h12m)
+
+  REGISTRY   BUDGET      SPENT  STATE
+  docker.io  100 per 6h  97     closed until 2026-03-01 14:01:00 CET (in 1m): 429 Too Many [2J Requests
+  ghcr.io    unlimited   3      open
+  quay.io    20 per 1s   20     spent until 2026-03-01 14:00:01 CET (in 1s)
+
+See what failed with: planner failed
+`, out.String())
+
+	out.Reset()
+	Status(&out, run.Status{
+		Name: "default", Run: "r", State: run.StateDone, Chunks: run.Chunks{Total: 1, Done: 1},
+		Started: now.Add(-2 * time.Hour), Finished: after(-time.Hour),
+	}, now)
+	require.Equal(t, `Run r of default: done
+  started   2026-03-01 12:00:00 CET (2h ago)
+  finished  2026-03-01 13:00:00 CET (took 1h)
+  chunks    1: 1 done, 0 running, 0 snoozed, 0 waiting
+  images    0: 0 copied, 0 tagged, 0 unchanged, 0 skipped, 0 failed
+  pulls     0
+  copied    0 B
+`, out.String())
+}
+
+func TestRuns(t *testing.T) {
+	var out strings.Builder
+	Runs(&out, []run.Status{
+		{Run: "b", State: run.StateRunning, Started: now.Add(-90 * time.Second), Chunks: run.Chunks{Total: 24, Done: 4}},
+		{Run: "a", State: run.StateFailed, Started: now.Add(-26 * time.Hour), Finished: after(-25 * time.Hour),
+			Chunks: run.Chunks{Total: 24, Done: 24}, Images: run.Tally{Total: 812, Copied: 40, Failed: 2}, Pulls: 80},
+		{Run: "0", State: run.StateSuperseded, Started: now.Add(-50 * time.Hour), Chunks: run.Chunks{Total: 24}},
+	}, now)
+	require.Equal(t, `RUN  STATE                STARTED                  TOOK   CHUNKS  IMAGES  COPIED  FAILED  PULLS
+b    running              2026-03-01 13:58:30 CET  1m30s  4/24    0       0       0       0
+a    done, with failures  2026-02-28 12:00:00 CET  1h     24/24   812     40      2       80
+0    superseded           2026-02-27 12:00:00 CET  -      0/24    0       0       0       0
+`, out.String())
+
+	out.Reset()
+	Runs(&out, nil, now)
+	require.Equal(t, "Nothing has run in the last 30 days.\n", out.String())
+}
+
+func TestFailures(t *testing.T) {
+	osism := failure.Record{
+		Repository: "quay.io/osism/osism", Chunk: 4, Run: "20260301-124800-000-abcd", FailedAt: now,
+		Images: []failure.Image{
+			{Source: "quay.io/osism/osism:1.0", Attempts: 5, Reason: "writing blob sha256:0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef:\n" +
+				"the destination answered 500 Internal Server Error\x1b[31m"},
+			{Source: "quay.io/osism/osism:1.1", Attempts: 1, Reason: "manifest unknown"},
+		},
+	}
+	gone := failure.Record{Repository: "docker.io/library/gone", Run: "20260301-130000-000-0001", Images: []failure.Image{
+		{Source: "docker.io/library/gone", Attempts: 1, Reason: "no such repository"},
+	}}
+	var out strings.Builder
+	Failures(&out, []failure.Record{osism, gone})
+	require.Equal(t, `quay.io/osism/osism (chunk 4 of run 20260301-124800-000-abcd, 2026-03-01 14:00:00 CET)
+  quay.io/osism/osism:1.0, 5 attempts:
+      writing blob sha256:0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef: the
+      destination answered 500 Internal Server Error [31m
+  quay.io/osism/osism:1.1, 1 attempt:
+      manifest unknown
+
+docker.io/library/gone (run 20260301-130000-000-0001)
+  docker.io/library/gone (the repository itself), 1 attempt:
+      no such repository
+
+3 images of 2 repositories failed. Once the cause is mended, try again with:
+  planner republish --all
+`, out.String())
+
+	out.Reset()
+	Failures(&out, []failure.Record{gone})
+	require.True(t, strings.HasSuffix(out.String(), "\n  planner republish docker.io/library/gone\n"), out.String())
+
+	out.Reset()
+	Failures(&out, nil)
+	require.Equal(t, "There are no failed images.\n", out.String())
+}
+
+func TestSummary(t *testing.T) {
+	s := run.Status{
+		Run: "r1", State: run.StateFailed, Chunks: run.Chunks{Total: 3, Done: 3}, Pulls: 20, Bytes: 5 << 20,
+		Images: run.Tally{Total: 426, Copied: 12, Tagged: 2, Unchanged: 400, Failed: 12},
+	}
+	record := failure.Record{Repository: "quay.io/a/b"}
+	for i := range 12 {
+		record.Images = append(record.Images, failure.Image{Source: fmt.Sprintf("quay.io/a/b:%d", i), Attempts: 5, Reason: "timeout"})
+	}
+	var out strings.Builder
+	Summary(&out, s, []failure.Record{record}, 3*time.Minute+12*time.Second)
+	var shown strings.Builder
+	for i := range 10 {
+		fmt.Fprintf(&shown, "  quay.io/a/b:%d, 5 attempts:\n      timeout\n", i)
+	}
+	require.Equal(t, `
+Run r1 is done, with failures after 3m12s: 426 images in 3 chunks.
+  copied         12  (5.0 MiB)
+  tagged          2
+  unchanged     400
+  skipped         0
+  failed         12
+  pulls          20
+
+12 images failed:
+`+shown.String()+`  … and 2 more
+
+See them all with:    planner failed
+Try them again with:  planner republish quay.io/a/b
+`, out.String())
+}
+
+func TestSummaryHeadline(t *testing.T) {
+	for state, want := range map[string]string{
+		run.StateDone:       "Run r is done after 5s: 2 images in 3 chunks.",
+		run.StateSnoozed:    "Run r is unfinished after 5s: 1 of 3 chunks done. What is left is kept, and goes on with the next worker.",
+		run.StateSuperseded: "Run r was superseded after 5s: 1 of 3 chunks done.",
+	} {
+		var out strings.Builder
+		Summary(&out, run.Status{Run: "r", State: state, Chunks: run.Chunks{Total: 3, Done: 1}, Images: run.Tally{Total: 2}}, nil, 5*time.Second)
+		require.Equal(t, want, strings.Split(out.String(), "\n")[1])
+		require.NotContains(t, out.String(), "planner failed")
+	}
+}
+
+func TestSize(t *testing.T) {
+	for bytes, want := range map[int64]string{
+		0: "0 B", 1023: "1023 B", 1024: "1.0 KiB", 1<<20 - 1: "1.0 MiB", 1 << 40: "1.0 TiB", 1<<63 - 1: "8.0 EiB",
+	} {
+		require.Equal(t, want, size(bytes))
+	}
+}
+
+func TestSpan(t *testing.T) {
+	for d, want := range map[time.Duration]string{
+		-time.Second: "0s", time.Millisecond: "1s", time.Minute: "1m", 61 * time.Second: "1m1s",
+		time.Hour - time.Millisecond: "1h", 3*time.Hour + 12*time.Minute + time.Second: "3h12m", 49 * time.Hour: "2d1h",
+	} {
+		require.Equal(t, want, span(d), d)
+	}
+}

@@ -1,0 +1,65 @@
+package display
+
+import (
+	"io"
+	"time"
+
+	"github.com/osism/skopeo-worker/shared/failure"
+	"github.com/osism/skopeo-worker/shared/run"
+)
+
+// summaryFailures is how many failed images a summary tells: what fits on a
+// screen beside the counts.
+const summaryFailures = 10
+
+// Summary shows how a run ended, what became of its images, and of the failures
+// the first ten.
+func Summary(w io.Writer, s run.Status, failures []failure.Record, took time.Duration) {
+	var p page
+	defer p.to(w)
+	headline(&p, s, took)
+	for _, a := range append(outcomes(s.Images), amount{s.Pulls, "pulls"}) {
+		detail := ""
+		if a.what == "copied" && s.Bytes > 0 {
+			detail = "  (" + size(s.Bytes) + ")"
+		}
+		p.line("  %-9s %7d%s", a.what, a.n, detail)
+	}
+	if len(failures) > 0 {
+		firstFailures(&p, failures)
+	}
+}
+
+func headline(p *page, s run.Status, took time.Duration) {
+	p.line("")
+	switch {
+	case !s.Over():
+		p.line("Run %s is unfinished after %s: %d of %s done. What is left is kept, and goes on with the next worker.",
+			s.Run, span(took), s.Chunks.Done, chunks(s.Chunks.Total))
+	case s.State == run.StateCancelled || s.State == run.StateSuperseded:
+		p.line("Run %s was %s after %s: %d of %s done.", s.Run, s.State, span(took), s.Chunks.Done, chunks(s.Chunks.Total))
+	default:
+		p.line("Run %s is %s after %s: %s in %s.", s.Run, stateText(s.State), span(took), images(s.Images.Total), chunks(s.Chunks.Total))
+	}
+}
+
+func firstFailures(p *page, failures []failure.Record) {
+	all, shown := failed(failures), 0
+	p.line("")
+	p.line("%s failed:", images(all))
+	for _, r := range failures {
+		for _, i := range r.Images {
+			if shown == summaryFailures {
+				break
+			}
+			p.image(i, r.Repository)
+			shown++
+		}
+	}
+	if shown < all {
+		p.line("  … and %d more", all-shown)
+	}
+	p.line("")
+	p.line("See them all with:    planner failed")
+	p.line("Try them again with:  %s", republish(failures))
+}

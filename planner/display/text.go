@@ -1,0 +1,63 @@
+package display
+
+import (
+	"fmt"
+	"io"
+	"strings"
+	"text/tabwriter"
+	"unicode"
+)
+
+// textWidth is where long texts are wrapped, in columns.
+const textWidth = 100
+
+// columnGap is the space between two columns of a table.
+const columnGap = 2
+
+// page collects what is shown, so that it is written in one piece.
+type page struct{ strings.Builder }
+
+func (p *page) line(format string, args ...any) {
+	_, _ = fmt.Fprintf(p, format+"\n", args...)
+}
+
+// to writes the page. Nobody could be told of an error but on the same screen.
+func (p *page) to(w io.Writer) { _, _ = io.WriteString(w, p.String()) }
+
+// table aligns the cells that rows writes, with a tab behind each but the last
+// of a row.
+func (p *page) table(rows func(w io.Writer)) {
+	w := tabwriter.NewWriter(p, 0, 0, columnGap, ' ', 0)
+	rows(w)
+	_ = w.Flush()
+}
+
+// wrapped writes a text at an indent. Words are never cut: they may be digests or
+// addresses that someone wants to copy.
+func (p *page) wrapped(indent int, text string) {
+	margin := strings.Repeat(" ", indent)
+	line := ""
+	for _, word := range strings.Fields(printable(text)) {
+		switch {
+		case line == "":
+			line = word
+		case indent+len(line)+1+len(word) > textWidth:
+			p.line("%s%s", margin, line)
+			line = word
+		default:
+			line += " " + word
+		}
+	}
+	p.line("%s%s", margin, line)
+}
+
+// printable takes out control characters: reasons quote what registries and
+// skopeo say, and that may not steer the terminal.
+func printable(s string) string {
+	return strings.Map(func(r rune) rune {
+		if unicode.IsPrint(r) {
+			return r
+		}
+		return ' '
+	}, s)
+}

@@ -1,0 +1,159 @@
+package list
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"net/url"
+	"os"
+	"strings"
+	"time"
+)
+
+var (
+	// ErrUnreachable is a source that could not be read, now or ever.
+	ErrUnreachable = errors.New("the list could not be read")
+	// ErrBadSource is a text that names no source.
+	ErrBadSource = errors.New("no source of a list")
+)
+
+const (
+	// tryTimeout is for one request, its body included.
+	tryTimeout = 30 * time.Second
+	// fetchDeadline is for all tries together, and the pauses between them.
+	fetchDeadline = 2 * time.Minute
+	// maxTries of a request, the first included.
+	maxTries = 4
+)
+
+// Fetcher reads a list. Its zero value is ready to use; the fields are for
+// those who know better.
+type Fetcher struct {
+	// Transport defaults to http.DefaultTransport, which heeds HTTPS_PROXY,
+	// NO_PROXY and SSL_CERT_FILE.
+	Transport http.RoundTripper
+	// Stdin defaults to os.Stdin.
+	Stdin io.Reader
+	// Timeout is for one try, 30 seconds by default.
+	Timeout time.Duration
+	// Deadline is for the whole, 2 minutes by default.
+	Deadline time.Duration
+	// Backoff is the pause before a retry, counted from 1. It defaults to a
+	// random time up to 1, 2, 4 … seconds.
+	Backoff func(retry int) time.Duration
+}
+
+// Fetch reads a list from an http, https or file URL, a file, or standard
+// input, which is "-". User information in a URL is used and never shown. Its
+// errors are ErrBadSource, ErrUnreachable, ErrBadList for what is too large or
+// an HTML page, or the context's.
+func (f Fetcher) Fetch(ctx context.Context, source string) ([]byte, error) {
+	if source == stdin {
+		return f.read(ctx, source, f.readStdin)
+	}
+	if !looksLikeURL(source) {
+		return f.readFile(ctx, source, source)
+	}
+	u, err := url.Parse(source)
+	if err != nil {
+		return nil, fmt.Errorf("%w: %s is not a URL", ErrBadSource, Redact(source))
+	}
+	switch u.Scheme {
+	case "http", "https":
+		if u.Hostname() == "" {
+			return nil, fmt.Errorf("%w: %s has no host", ErrBadSource, Redact(source))
+		}
+		return f.fetchHTTP(ctx, u)
+	case "file":
+		if u.Host != "" && u.Host != "localhost" || u.Path == "" {
+			return nil, fmt.Errorf("%w: expected file:///path, found %s", ErrBadSource, Redact(source))
+		}
+		return f.readFile(ctx, source, u.Path)
+	default:
+		return nil, fmt.Errorf("%w: scheme %q of %s, expected http, https, file, a path, or - for standard input", ErrBadSource, u.Scheme, Redact(source))
+	}
+}
+
+// looksLikeURL takes http:/host for a URL with a mistake in it, not for a file.
+func looksLikeURL(source string) bool {
+	return strings.Contains(source, "://") || strings.HasPrefix(source, "http:/") || strings.HasPrefix(source, "https:/")
+}
+
+func (f Fetcher) readStdin() ([]byte, error) {
+	in := f.Stdin
+	if in == nil {
+		in = os.Stdin
+	}
+	return readCapped(in)
+}
+
+func (f Fetcher) readFile(ctx context.Context, source, path string) ([]byte, error) {
+	if path == "" {
+		return nil, fmt.Errorf("%w: it is empty", ErrBadSource)
+	}
+	if info, err := os.Stat(path); err == nil && info.IsDir() {
+		return nil, fmt.Errorf("%w: %s is a directory", ErrBadSource, Redact(source))
+	}
+	return f.read(ctx, source, func() ([]byte, error) {
+		file, err := os.Open(path)
+		if err != nil {
+			return nil, err
+		}
+		defer file.Close()
+		return readCapped(file)
+	})
+}
+
+// read lets the context interrupt what can't be: a terminal or a named pipe
+// that nobody writes to. The reader is left behind then.
+func (f Fetcher) read(ctx context.Context, source string, read func() ([]byte, error)) ([]byte, error) {
+	type result struct {
+		data []byte
+		err  error
+	}
+	done := make(chan result, 1)
+	go func() {
+		data, err := read()
+		done <- result{data, err}
+	}()
+	select {
+	case <-ctx.Done():
+		return nil, fmt.Errorf("read list %s: %w", Redact(source), context.Cause(ctx))
+	case r := <-done:
+		return r.data, readError(source, r.err)
+	}
+}
+
+// errTooLarge ends a read at MaxBytes.
+var errTooLarge = errors.New("too large")
+
+func readCapped(r io.Reader) ([]byte, error) {
+	data, err := io.ReadAll(io.LimitReader(r, MaxBytes+1))
+	if err != nil {
+		return nil, err
+	}
+	if len(data) > MaxBytes {
+		return nil, errTooLarge
+	}
+	return data, nil
+}
+
+// readError gives an error its class and its source.
+func readError(source string, err error) error {
+	if err == nil {
+		return nil
+	}
+	var path *os.PathError
+	switch {
+	case errors.Is(err, errTooLarge):
+		return &Error{Source: Redact(source), Problems: []Problem{*tooLarge()}}
+	case errors.Is(err, errHTML):
+		return &Error{Source: Redact(source), Problems: []Problem{{Message: htmlPage}}}
+	case errors.As(err, &path):
+		// The path may be a mistyped URL, and the source is named already.
+		err = path.Err
+	}
+	return fmt.Errorf("%w: %s: %s", ErrUnreachable, Redact(source), scrub(err))
+}

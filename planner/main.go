@@ -1,0 +1,27 @@
+// The command planner turns a list of images into chunks for the workers, and
+// shows what becomes of them.
+package main
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"os/signal"
+	"syscall"
+
+	"github.com/osism/skopeo-worker/planner/command"
+)
+
+func main() {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	defer stop()
+	// A second signal ends the process at once.
+	context.AfterFunc(ctx, stop)
+	err := command.New().ExecuteContext(ctx)
+	if text := command.Message(err); text != "" {
+		fmt.Fprintln(os.Stderr, "planner:", text)
+	}
+	if err != nil {
+		os.Exit(command.ExitCode(err))
+	}
+}

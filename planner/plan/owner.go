@@ -1,0 +1,59 @@
+package plan
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+
+	"github.com/nats-io/nats.go/jetstream"
+
+	"github.com/osism/skopeo-worker/shared/broker"
+)
+
+// nameBucket holds who each mirror name belongs to.
+const nameBucket = "mirror_names"
+
+// ErrNameTaken is returned where a mirror name belongs to another list or another
+// destination.
+var ErrNameTaken = errors.New("the mirror name is taken")
+
+// Owner is what a mirror name belongs to.
+type Owner struct {
+	Source      string `json:"source"` // without secrets
+	Destination string `json:"destination"`
+}
+
+// Claim makes the name the owner's. Another owner's is only taken by force: two
+// lists under one name would each undo the other's plan.
+func Claim(ctx context.Context, b *broker.Broker, name string, owner Owner, force bool) error {
+	kv, err := b.Bucket(ctx, jetstream.KeyValueConfig{Bucket: nameBucket, Description: "skopeo-worker: who a mirror name belongs to"})
+	if err != nil {
+		return err
+	}
+	data, err := json.Marshal(owner)
+	if err != nil {
+		return err
+	}
+	if force {
+		_, err = kv.Put(ctx, name, data)
+		return err
+	}
+	_, err = kv.Create(ctx, name, data)
+	if !errors.Is(err, jetstream.ErrKeyExists) {
+		return err
+	}
+	entry, err := kv.Get(ctx, name)
+	if err != nil {
+		return fmt.Errorf("asking who the name %s belongs to: %w", name, err)
+	}
+	var have Owner
+	if err := json.Unmarshal(entry.Value(), &have); err != nil {
+		return fmt.Errorf("asking who the name %s belongs to: %w", name, err)
+	}
+	if have != owner {
+		return fmt.Errorf("%w: MIRROR_NAME=%s mirrors %s to %s: set another MIRROR_NAME, or say --force to make it mirror %s to %s",
+			ErrNameTaken, name, have.Source, have.Destination, owner.Source, owner.Destination)
+	}
+	return nil
+}

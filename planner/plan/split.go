@@ -1,0 +1,89 @@
+// Package plan splits a list into chunks, publishes them, and takes them back.
+package plan
+
+import (
+	"fmt"
+	"time"
+
+	"github.com/osism/skopeo-worker/planner/list"
+	"github.com/osism/skopeo-worker/shared/message"
+	"github.com/osism/skopeo-worker/shared/subject"
+)
+
+// Chunk is a slice of the list, all from one source registry. A slice that spans
+// registries is several chunks under one number.
+type Chunk struct {
+	Number   int // from 1
+	Registry string
+	Due      time.Time
+	Entries  []list.Entry
+}
+
+// Selection is which chunks of a list are made.
+type Selection struct {
+	Size     int           // entries of a chunk; 0: the whole list is one
+	Number   int           // only this one, from 1; 0: all
+	Interval time.Duration // chunk k is due (k-1) times this after the first
+}
+
+// Full reports whether the selection covers the whole list.
+func (s Selection) Full() bool { return s.Number == 0 }
+
+// Split cuts the entries into chunks, the first of which is due at start. A number
+// that is out of range makes no chunks.
+func (s Selection) Split(entries []list.Entry, start time.Time) []Chunk {
+	size := s.Size
+	if size == 0 {
+		size = max(1, len(entries))
+	}
+	var chunks []Chunk
+	for number := 1; (number-1)*size < len(entries); number++ {
+		due := start
+		switch {
+		case s.Full():
+			due = start.Add(time.Duration(number-1) * s.Interval)
+		case s.Number != number:
+			continue
+		}
+		slice := entries[(number-1)*size : min(number*size, len(entries))]
+		chunks = append(chunks, group(slice, number, due)...)
+	}
+	return chunks
+}
+
+// group makes one chunk for each registry of a slice, in the list's order.
+func group(slice []list.Entry, number int, due time.Time) []Chunk {
+	var chunks []Chunk
+	index := map[string]int{}
+	for _, e := range slice {
+		i, known := index[e.Registry]
+		if !known {
+			i = len(chunks)
+			index[e.Registry] = i
+			chunks = append(chunks, Chunk{Number: number, Registry: e.Registry, Due: due})
+		}
+		chunks[i].Entries = append(chunks[i].Entries, e)
+	}
+	return chunks
+}
+
+// message is what the workers get. The destination's repository is in each entry.
+func (c Chunk) message(name, run string) message.Chunk {
+	m := message.Chunk{Name: name, Run: run, Number: c.Number, Registry: c.Registry}
+	for _, e := range c.Entries {
+		m.Repositories = append(m.Repositories, message.Repository{
+			Source: e.Repository(), Destination: e.Destination, Tag: e.Tag, Digest: e.Digest,
+		})
+	}
+	return m
+}
+
+// address is the chunk's place in the stream. A chunk that is too large for one
+// message has pieces, counted from 0.
+func (c Chunk) address(name, run string, piece int) subject.Address {
+	token := fmt.Sprintf("%06d", c.Number)
+	if piece > 0 {
+		token += fmt.Sprintf("p%d", piece+1)
+	}
+	return subject.NewAddress(name, run, c.Registry, token)
+}

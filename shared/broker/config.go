@@ -1,0 +1,88 @@
+package broker
+
+import (
+	"net/url"
+	"os"
+	"strings"
+
+	"github.com/osism/skopeo-worker/shared/config"
+)
+
+// Config says where the broker is and how to be let in.
+type Config struct {
+	URL      string `envconfig:"NATS_URL" desc:"nats:// or tls:// URL of the broker, several separated by commas; empty: an embedded broker in DATA_DIR"`
+	Creds    string `envconfig:"NATS_CREDS" desc:"file with NATS credentials"`
+	NKey     string `envconfig:"NATS_NKEY" desc:"file with an NKey seed"`
+	User     string `envconfig:"NATS_USER" desc:"user name at the broker"`
+	Password string `envconfig:"NATS_PASSWORD" desc:"and its password"`
+	Token    string `envconfig:"NATS_TOKEN" desc:"token for the broker"`
+	CA       string `envconfig:"NATS_CA" desc:"file with the CA certificates the broker is checked against"`
+	Cert     string `envconfig:"NATS_CERT" desc:"file with the client certificate"`
+	Key      string `envconfig:"NATS_KEY" desc:"file with the client certificate's key"`
+	Replicas int    `envconfig:"NATS_REPLICAS" default:"1" expect:"1, 3 or 5" desc:"replicas of streams and buckets: 1, 3 or 5"`
+	DataDir  string `envconfig:"DATA_DIR" default:"./data" desc:"the embedded broker's store, where there is no NATS_URL"`
+}
+
+// Embedded reports whether the broker runs in this process.
+func (c *Config) Embedded() bool { return c.URL == "" }
+
+// Validate implements config.Validator.
+func (c *Config) Validate() []error {
+	var bad []error
+	if c.Replicas != 1 && c.Replicas != 3 && c.Replicas != 5 {
+		bad = append(bad, config.Bad("NATS_REPLICAS", "", "1, 3 or 5"))
+	}
+	for _, u := range strings.Split(c.URL, ",") {
+		if c.URL != "" && !validServer(strings.TrimSpace(u)) {
+			bad = append(bad, config.Bad("NATS_URL", "", "nats://host:4222, or tls://, ws:// or wss://, several separated by commas"))
+			break
+		}
+	}
+	files := []struct{ variable, path string }{
+		{"NATS_CREDS", c.Creds}, {"NATS_NKEY", c.NKey}, {"NATS_CA", c.CA}, {"NATS_CERT", c.Cert}, {"NATS_KEY", c.Key},
+	}
+	for _, f := range files {
+		if f.path == "" {
+			continue
+		}
+		if info, err := os.Stat(f.path); err != nil || info.IsDir() {
+			bad = append(bad, config.Bad(f.variable, f.path, "the path of a file that can be read"))
+		}
+	}
+	if (c.Cert == "") != (c.Key == "") {
+		bad = append(bad, config.Bad("NATS_CERT", "", "both NATS_CERT and NATS_KEY, or neither"))
+	}
+	if c.Password != "" && c.User == "" {
+		bad = append(bad, config.Bad("NATS_USER", "", "a user name to go with NATS_PASSWORD"))
+	}
+	return bad
+}
+
+func validServer(s string) bool {
+	if !strings.Contains(s, "://") {
+		s = "nats://" + s
+	}
+	u, err := url.Parse(s)
+	if err != nil || u.Hostname() == "" {
+		return false
+	}
+	switch u.Scheme {
+	case "nats", "tls", "ws", "wss":
+		return true
+	}
+	return false
+}
+
+// redacted is the URL without what must not be shown.
+func (c *Config) redacted() string {
+	var out []string
+	for _, s := range strings.Split(c.URL, ",") {
+		s = strings.TrimSpace(s)
+		if u, err := url.Parse(s); err == nil && u.User != nil {
+			u.User = nil
+			s = u.String()
+		}
+		out = append(out, s)
+	}
+	return strings.Join(out, ",")
+}

@@ -1,0 +1,92 @@
+package broker
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"time"
+
+	"github.com/nats-io/nats-server/v2/server"
+)
+
+const (
+	// The embedded broker holds what one machine's runs need: a message stays
+	// below 512 KiB, and a plan of 100,000 entries takes some 30 MB.
+	embeddedMemory = 64 << 20
+	embeddedStore  = 64 << 30
+	// embeddedReady bounds the start; a large store is read through.
+	embeddedReady = time.Minute
+)
+
+// embedded is nats-server in this process, reachable by nobody else.
+type embedded struct {
+	server *server.Server
+	lock   *os.File
+}
+
+func startEmbedded(dir string) (*embedded, error) {
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return nil, fmt.Errorf("%w: DATA_DIR: %w", ErrUnreachable, err)
+	}
+	lock, err := lockFolder(dir)
+	if err != nil {
+		return nil, err
+	}
+	s, err := server.NewServer(&server.Options{
+		ServerName:             "embedded",
+		DontListen:             true,
+		NoSigs:                 true,
+		NoLog:                  true,
+		JetStream:              true,
+		DisableJetStreamBanner: true,
+		StoreDir:               dir,
+		JetStreamMaxMemory:     embeddedMemory,
+		JetStreamMaxStore:      embeddedStore,
+		// A power cut must not take an acknowledged message with it.
+		SyncAlways: true,
+	})
+	e := &embedded{server: s, lock: lock}
+	if err != nil {
+		e.stop()
+		return nil, fmt.Errorf("%w: the embedded broker in DATA_DIR=%s: %w", ErrUnreachable, dir, err)
+	}
+	s.Start()
+	if !s.ReadyForConnections(embeddedReady) || !s.JetStreamEnabled() {
+		e.stop()
+		return nil, fmt.Errorf("%w: the embedded broker in DATA_DIR=%s does not start: is the folder writable, and is there space?", ErrUnreachable, dir)
+	}
+	return e, nil
+}
+
+func (e *embedded) stop() {
+	if e.server != nil {
+		e.server.Shutdown()
+		e.server.WaitForShutdown()
+	}
+	_ = e.lock.Close() // releases the lock
+}
+
+// lockFolder keeps two servers out of one store: nats-server itself would open it
+// twice. The kernel lets go of the lock when the process ends, however it ends.
+func lockFolder(dir string) (*os.File, error) {
+	path := filepath.Join(dir, "lock")
+	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE, 0o600)
+	if err != nil {
+		return nil, fmt.Errorf("%w: DATA_DIR: %w", ErrUnreachable, err)
+	}
+	err = syscall.Flock(int(f.Fd()), syscall.LOCK_EX|syscall.LOCK_NB)
+	if err == nil {
+		_ = f.Truncate(0)
+		_, _ = fmt.Fprintf(f, "%d\n", os.Getpid())
+		return f, nil
+	}
+	defer f.Close()
+	if errors.Is(err, syscall.EWOULDBLOCK) {
+		pid, _ := os.ReadFile(path)
+		return nil, fmt.Errorf("DATA_DIR=%s is %w by process %s: wait for it, or set another DATA_DIR", dir, ErrInUse, strings.TrimSpace(string(pid)))
+	}
+	return nil, fmt.Errorf("%w: locking DATA_DIR=%s: %w", ErrUnreachable, dir, err)
+}

@@ -1,0 +1,127 @@
+package broker
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+	"time"
+
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+	"github.com/synadia-io/orbit.go/jetstreamext"
+
+	"github.com/osism/skopeo-worker/shared/subject"
+)
+
+// Headers of nats-server, ADR-51 (message scheduling), which nats.go gives no
+// names to, or names that lose precision.
+const (
+	headerSchedule       = "Nats-Schedule"
+	headerScheduleTarget = "Nats-Schedule-Target"
+	headerScheduler      = "Nats-Scheduler"
+	headerScheduleNext   = "Nats-Schedule-Next"
+	scheduleNextPurge    = "purge"
+	scheduleAt           = "@at "
+)
+
+// maxBatch is the most messages nats-server takes in one atomic batch (ADR-50).
+const maxBatch = 1000
+
+// Scheduled returns the message that becomes a due chunk at the given time. It
+// stands under root, subject.Plan or subject.Later, until then.
+func Scheduled(root string, a subject.Address, due time.Time, data []byte) *nats.Msg {
+	m := nats.NewMsg(a.Under(root))
+	// nats.go's WithScheduleAt truncates to seconds.
+	m.Header.Set(headerSchedule, scheduleAt+due.UTC().Format(time.RFC3339Nano))
+	m.Header.Set(headerScheduleTarget, a.Under(subject.Chunk))
+	m.Data = data
+	return m
+}
+
+// Due reads the time and the target of a scheduled message back.
+func Due(h nats.Header) (due time.Time, target string, ok bool) {
+	at, found := strings.CutPrefix(h.Get(headerSchedule), scheduleAt)
+	due, err := time.Parse(time.RFC3339Nano, at)
+	return due, h.Get(headerScheduleTarget), found && err == nil
+}
+
+// Fire does by hand what the server does when a schedule comes due: it publishes
+// the target and purges the schedule, in one message and only while the schedule
+// with this sequence is still there. It returns ErrConflict where it is not.
+func (b *Broker) Fire(ctx context.Context, schedule *jetstream.RawStreamMsg) error {
+	_, target, ok := Due(schedule.Header)
+	if !ok {
+		return fmt.Errorf("%w: message %d on %s is no schedule", ErrForeignStream, schedule.Sequence, schedule.Subject)
+	}
+	m := nats.NewMsg(target)
+	for k, v := range schedule.Header {
+		if !strings.HasPrefix(k, "Nats-") {
+			m.Header[k] = v
+		}
+	}
+	m.Header.Set(headerScheduler, schedule.Subject)
+	m.Header.Set(headerScheduleNext, scheduleNextPurge)
+	m.Header.Set(jetstream.ExpectedLastSubjSeqHeader, fmt.Sprint(schedule.Sequence))
+	m.Header.Set(jetstream.ExpectedLastSubjSeqSubjHeader, schedule.Subject)
+	m.Data = schedule.Data
+	if _, err := b.JS.PublishMsg(ctx, m); err != nil {
+		return fmt.Errorf("firing the overdue %s: %w", schedule.Subject, Conflict(err))
+	}
+	return nil
+}
+
+// Publish stores one message and waits until the broker has it.
+func (b *Broker) Publish(ctx context.Context, m *nats.Msg) (uint64, error) {
+	ack, err := b.JS.PublishMsg(ctx, m)
+	if err != nil {
+		return 0, fmt.Errorf("publishing %s: %w", m.Subject, Conflict(err))
+	}
+	return ack.Sequence, nil
+}
+
+// PublishAll stores the messages in atomic batches, each all or nothing, and
+// returns the sequence of the first. Where a batch fails, the ones before it are
+// there: the caller undoes or supersedes them.
+func (b *Broker) PublishAll(ctx context.Context, msgs []*nats.Msg) (first uint64, err error) {
+	for start := 0; start < len(msgs); start += maxBatch {
+		batch := msgs[start:min(start+maxBatch, len(msgs))]
+		ack, err := jetstreamext.PublishMsgBatch(ctx, b.JS, batch)
+		if err != nil {
+			return first, fmt.Errorf("publishing messages %d to %d of %d: %w", start+1, start+len(batch), len(msgs), Conflict(err))
+		}
+		if first == 0 {
+			first = ack.Sequence - uint64(len(batch)) + 1
+		}
+	}
+	return first, nil
+}
+
+// ErrConflict is returned where a message was expected to be the last of its
+// subject and is not: somebody else was faster.
+var ErrConflict = errors.New("changed by somebody else in the meantime")
+
+// The two codes of a wrong last sequence: of a single server, and of a cluster
+// where another write of the subject is still under way.
+const (
+	codeWrongSequence         = 10071
+	codeWrongSequenceInFlight = 10164
+)
+
+// Conflict turns the broker's errors for a wrong expected sequence into
+// ErrConflict, and leaves others as they are.
+func Conflict(err error) error {
+	var api *jetstream.APIError
+	if errors.As(err, &api) && (api.ErrorCode == codeWrongSequence || api.ErrorCode == codeWrongSequenceInFlight) {
+		return fmt.Errorf("%w (%w)", ErrConflict, err)
+	}
+	return err
+}
+
+// ExpectLast makes the message one that is only stored while sequence is the last
+// of its subject (0: while there is none), and that replaces what is there.
+func ExpectLast(m *nats.Msg, sequence uint64) *nats.Msg {
+	m.Header.Set(jetstream.ExpectedLastSubjSeqHeader, fmt.Sprint(sequence))
+	m.Header.Set(jetstream.MsgRollup, jetstream.MsgRollupSubject)
+	return m
+}

@@ -1,0 +1,139 @@
+package broker
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+	"time"
+
+	"github.com/nats-io/nats.go/jetstream"
+
+	"github.com/osism/skopeo-worker/shared/subject"
+)
+
+const (
+	// StreamName is the one stream of a deployment.
+	StreamName = "MIRROR"
+	// ConsumerName is the one consumer that all workers share.
+	ConsumerName = "workers"
+	// AckWait is how long a worker may be silent before its chunk is given to
+	// another one.
+	AckWait = time.Minute
+)
+
+func streamConfig(replicas int) jetstream.StreamConfig {
+	return jetstream.StreamConfig{
+		Name:               StreamName,
+		Description:        "skopeo-worker: chunks, their schedules, and failures",
+		Subjects:           []string{subject.All},
+		Retention:          jetstream.WorkQueuePolicy,
+		Storage:            jetstream.FileStorage,
+		Replicas:           replicas,
+		Discard:            jetstream.DiscardOld,
+		MaxMsgs:            -1,
+		MaxBytes:           -1,
+		MaxMsgsPerSubject:  -1,
+		AllowDirect:        true,
+		AllowRollup:        true,
+		AllowMsgTTL:        true,
+		AllowMsgSchedules:  true,
+		AllowAtomicPublish: true,
+	}
+}
+
+// ensureStream creates the stream, or checks the one that is there. A limit that
+// somebody else has set is an error and not mended: with it the stream drops
+// plans and failures without a word, and may already have done so.
+func ensureStream(ctx context.Context, js jetstream.JetStream, replicas int) (jetstream.Stream, error) {
+	want := streamConfig(replicas)
+	s, err := js.Stream(ctx, StreamName)
+	if errors.Is(err, jetstream.ErrStreamNotFound) {
+		s, err = js.CreateStream(ctx, want)
+		if errors.Is(err, jetstream.ErrStreamNameAlreadyInUse) {
+			s, err = js.Stream(ctx, StreamName) // another process was faster
+		}
+	}
+	if err != nil {
+		return nil, fmt.Errorf("stream %s: %w", StreamName, err)
+	}
+	have := s.CachedInfo().Config
+	if err := checkStream(have); err != nil {
+		return nil, err
+	}
+	// Replicas are raised and never lowered: one process that is not told of them
+	// must not undo what another has asked for.
+	if have.Replicas >= replicas && have.AllowMsgSchedules && have.AllowAtomicPublish && have.AllowMsgTTL && have.AllowDirect && have.AllowRollup {
+		return s, nil
+	}
+	want.Replicas = max(replicas, have.Replicas)
+	if s, err = js.UpdateStream(ctx, want); err != nil {
+		return nil, fmt.Errorf("updating stream %s: %w", StreamName, err)
+	}
+	return s, nil
+}
+
+func checkStream(c jetstream.StreamConfig) error {
+	var wrong []string
+	limit := func(name string, set bool) {
+		if set {
+			wrong = append(wrong, name)
+		}
+	}
+	limit("MaxBytes", c.MaxBytes > 0)
+	limit("MaxMsgs", c.MaxMsgs > 0)
+	limit("MaxMsgsPerSubject", c.MaxMsgsPerSubject > 0)
+	limit("MaxAge", c.MaxAge > 0)
+	if len(wrong) > 0 {
+		return fmt.Errorf("%w: %s has limits, with which it would drop messages: remove %s",
+			ErrForeignStream, StreamName, strings.Join(wrong, ", "))
+	}
+	if c.Retention != jetstream.WorkQueuePolicy || c.Discard != jetstream.DiscardOld || c.Storage != jetstream.FileStorage ||
+		len(c.Subjects) != 1 || c.Subjects[0] != subject.All {
+		return fmt.Errorf("%w: %s must be a work queue of %s in files that discards old messages", ErrForeignStream, StreamName, subject.All)
+	}
+	return nil
+}
+
+// ensureConsumer creates the workers' consumer, or checks the one that is there.
+func ensureConsumer(ctx context.Context, s jetstream.Stream) (jetstream.Consumer, error) {
+	c, err := s.Consumer(ctx, ConsumerName)
+	if errors.Is(err, jetstream.ErrConsumerNotFound) {
+		c, err = s.CreateConsumer(ctx, jetstream.ConsumerConfig{
+			Durable:       ConsumerName,
+			FilterSubject: subject.Chunk + ".>",
+			AckPolicy:     jetstream.AckExplicitPolicy,
+			AckWait:       AckWait,
+			MaxDeliver:    -1,
+			// Each worker holds one chunk; there may be any number of workers.
+			MaxAckPending: -1,
+		})
+		if errors.Is(err, jetstream.ErrConsumerExists) {
+			c, err = s.Consumer(ctx, ConsumerName)
+		}
+	}
+	if err != nil {
+		return nil, fmt.Errorf("consumer %s: %w", ConsumerName, err)
+	}
+	have := c.CachedInfo().Config
+	if have.MaxDeliver > 0 || have.AckPolicy != jetstream.AckExplicitPolicy || have.FilterSubject != subject.Chunk+".>" {
+		return nil, fmt.Errorf("%w: consumer %s must read %s.> with explicit acks and without MaxDeliver", ErrForeignStream, ConsumerName, subject.Chunk)
+	}
+	return c, nil
+}
+
+// Bucket opens a key-value bucket, and creates it where there is none.
+func (b *Broker) Bucket(ctx context.Context, c jetstream.KeyValueConfig) (jetstream.KeyValue, error) {
+	kv, err := b.JS.KeyValue(ctx, c.Bucket)
+	if errors.Is(err, jetstream.ErrBucketNotFound) {
+		c.Replicas = b.Replicas
+		kv, err = b.JS.CreateKeyValue(ctx, c)
+		if errors.Is(err, jetstream.ErrBucketExists) {
+			kv, err = b.JS.KeyValue(ctx, c.Bucket)
+		}
+	}
+	if err != nil {
+		return nil, fmt.Errorf("bucket %s: %w", c.Bucket, err)
+	}
+	return kv, nil
+}

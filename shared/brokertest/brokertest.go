@@ -1,0 +1,114 @@
+// Package brokertest gives tests a real broker: one in the process, or one that
+// listens on loopback and can be stopped and started again.
+package brokertest
+
+import (
+	"context"
+	"log/slog"
+	"net"
+	"testing"
+	"time"
+
+	"github.com/nats-io/nats-server/v2/server"
+
+	"github.com/osism/skopeo-worker/shared/broker"
+)
+
+const (
+	// ready bounds the start of a server and the opening of a broker.
+	ready = 30 * time.Second
+	// patience is how long Open tries a broker that does not answer.
+	patience = 10 * time.Second
+)
+
+// Embedded returns a broker that runs in this process, with a store of its own.
+// It is closed when the test ends.
+func Embedded(t testing.TB) *broker.Broker {
+	t.Helper()
+	return Open(t, broker.Config{Replicas: 1, DataDir: t.TempDir()})
+}
+
+// Open opens the broker of a configuration, and closes it when the test ends. A
+// test may close it before.
+func Open(t testing.TB, c broker.Config) *broker.Broker {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), ready)
+	defer cancel()
+	b, err := broker.Open(ctx, c, broker.Options{
+		Client:   t.Name(),
+		Patience: patience,
+		Log:      slog.New(slog.DiscardHandler),
+	})
+	if err != nil {
+		t.Fatalf("opening the broker: %v", err)
+	}
+	t.Cleanup(b.Close)
+	return b
+}
+
+// Option changes the options of a server before it starts.
+type Option func(*server.Options)
+
+// Server is a nats-server with JetStream that listens on loopback.
+type Server struct {
+	t       testing.TB
+	options *server.Options
+	server  *server.Server
+}
+
+// Start starts a server on a free port, with a store of its own. It is stopped
+// when the test ends.
+func Start(t testing.TB, options ...Option) *Server {
+	t.Helper()
+	s := &Server{t: t, options: &server.Options{
+		ServerName: "brokertest",
+		Host:       "127.0.0.1",
+		Port:       server.RANDOM_PORT,
+		NoLog:      true,
+		NoSigs:     true,
+		JetStream:  true,
+		StoreDir:   t.TempDir(),
+	}}
+	for _, o := range options {
+		o(s.options)
+	}
+	s.start()
+	t.Cleanup(s.Stop)
+	return s
+}
+
+func (s *Server) start() {
+	s.t.Helper()
+	started, err := server.NewServer(s.options.Clone())
+	if err != nil {
+		s.t.Fatalf("starting nats-server: %v", err)
+	}
+	s.server = started
+	started.Start()
+	if !started.ReadyForConnections(ready) {
+		s.t.Fatalf("nats-server does not start")
+	}
+	// The port stays the same from now on.
+	s.options.Port = started.Addr().(*net.TCPAddr).Port
+}
+
+// URL returns where clients connect, without credentials. It outlives a restart.
+func (s *Server) URL() string {
+	return "nats://" + (&net.TCPAddr{IP: net.ParseIP(s.options.Host), Port: s.options.Port}).String()
+}
+
+// Config returns the configuration with which the broker is opened.
+func (s *Server) Config() broker.Config { return broker.Config{URL: s.URL(), Replicas: 1} }
+
+// Stop ends the server; its store stays. Stopping twice does no harm.
+func (s *Server) Stop() {
+	s.server.Shutdown()
+	s.server.WaitForShutdown()
+}
+
+// Restart stops the server and starts it again, on its port and its store.
+func (s *Server) Restart() {
+	s.t.Helper()
+	s.Stop()
+	s.start()
+}

@@ -1,0 +1,106 @@
+package failure
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+
+	"github.com/nats-io/nats.go"
+
+	"github.com/osism/skopeo-worker/shared/broker"
+	"github.com/osism/skopeo-worker/shared/message"
+	"github.com/osism/skopeo-worker/shared/reference"
+	"github.com/osism/skopeo-worker/shared/subject"
+)
+
+// Republished is the outcome of Republish.
+type Republished struct {
+	Chunks int      // messages published
+	Images int      // images in them
+	Taken  []string // repositories that somebody else was faster with
+}
+
+// Republish delivers the images of every record that wanted reports true for
+// again, as chunks of the given run, due now. Each page of a record and the chunk
+// made of it change hands in one atomic batch: an image is at every moment in a
+// message or in a record.
+func (s *Store) Republish(ctx context.Context, name, run string, wanted func(Record) bool) (Republished, error) {
+	var done Republished
+	byRepository, err := s.all(ctx, name)
+	if err != nil {
+		return done, err
+	}
+	subjects := make([]string, 0, len(byRepository))
+	for subj := range byRepository {
+		subjects = append(subjects, subj)
+	}
+	slices.Sort(subjects)
+	for _, subj := range subjects {
+		whole, ok := merge(byRepository[subj])
+		if !ok || !wanted(whole) {
+			continue
+		}
+		for _, p := range byRepository[subj] {
+			if len(p.record.Images) == 0 {
+				continue
+			}
+			err := s.republish(ctx, name, run, done.Chunks+1, p)
+			switch {
+			case errors.Is(err, broker.ErrConflict):
+				done.Taken = append(done.Taken, whole.Repository)
+			case err != nil:
+				return done, err
+			default:
+				done.Chunks++
+				done.Images += len(p.record.Images)
+			}
+		}
+	}
+	return done, nil
+}
+
+func (s *Store) republish(ctx context.Context, name, run string, index int, p *page) error {
+	r := p.record
+	data := r.Message
+	if data == nil {
+		c, err := chunk(name, run, r)
+		if err != nil {
+			return err
+		}
+		if data, err = c.Encode(); err != nil {
+			return err
+		}
+	}
+	due := nats.NewMsg(subject.NewAddress(name, run, r.Registry, Token(index)).Under(subject.Chunk))
+	due.Data = data
+	subj := subject.Failure(name, r.Registry, r.Repository, p.number)
+	if _, err := s.b.PublishAll(ctx, []*nats.Msg{due, tombstone(subj, p.sequence)}); err != nil {
+		return fmt.Errorf("republishing %s: %w", r.Repository, err)
+	}
+	return nil
+}
+
+// Token is the chunk token of a republish's message, counted from 1. It is no
+// chunk number, because several records can come from one chunk.
+func Token(index int) string { return fmt.Sprintf("r%06d", index) }
+
+// chunk makes the message of a page: each image an entry of its own.
+func chunk(name, run string, r Record) (message.Chunk, error) {
+	c := message.Chunk{Name: name, Run: run, Number: r.Chunk, Registry: r.Registry, Republished: true}
+	for _, i := range r.Images {
+		ref, err := reference.Parse(i.Source)
+		if err != nil {
+			return c, fmt.Errorf("republishing %s: %w", i.Source, err)
+		}
+		destination := i.Destination
+		if slash, colon := strings.LastIndexByte(destination, '/'), strings.LastIndexByte(destination, ':'); colon > slash {
+			destination = destination[:colon]
+		}
+		c.Repositories = append(c.Repositories, message.Repository{
+			Source: ref.Repository(), Destination: destination, Tag: ref.Tag, Digest: ref.Digest,
+		})
+	}
+	return c, nil
+}

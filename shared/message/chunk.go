@@ -1,0 +1,141 @@
+// Package message is what planner and workers say to each other: the chunk.
+package message
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+)
+
+// Version is the newest version of the message this build understands. It is
+// raised when an older worker would do the wrong thing with a message.
+const Version = 1
+
+// MaxSize is the size in bytes above which a message is split: half of what a
+// NATS server takes by default (1 MiB).
+const MaxSize = 512 << 10
+
+var (
+	// ErrNewer is returned by Decode for a message of a later version.
+	ErrNewer = errors.New("the message is of a newer version")
+	// ErrMalformed is returned by Decode for what is no chunk at all.
+	ErrMalformed = errors.New("not a chunk")
+	// ErrTooLarge is returned where a single image is larger than a message may be.
+	ErrTooLarge = errors.New("larger than a message may be")
+)
+
+// Chunk is the unit of delivery: repositories to resolve, or images to copy,
+// all from one source registry.
+type Chunk struct {
+	Version  int    `json:"version"`
+	Name     string `json:"name"`
+	Run      string `json:"run"`
+	Number   int    `json:"number"` // counted from 1; 0 for a republish
+	Registry string `json:"registry"`
+	// Republished chunks are never dropped for a newer run's sake.
+	Republished  bool         `json:"republished,omitempty"`
+	Repositories []Repository `json:"repositories"`
+}
+
+// Repository is one entry of the list on its way. Without a tag and a digest it
+// means every tag. With Images it has been resolved, and only these are left.
+type Repository struct {
+	Source      string  `json:"source"`      // docker.io/library/nginx
+	Destination string  `json:"destination"` // host[:port]/prefix/library/nginx
+	Tag         string  `json:"tag,omitempty"`
+	Digest      string  `json:"digest,omitempty"` // the list pins it: never resolved again
+	Images      []Image `json:"images,omitempty"`
+	Attempts    int     `json:"attempts,omitempty"` // tries of the listing so far
+}
+
+// Image is a tag with the digest it had when it was resolved. The digest is a
+// hint: it is looked up again when it is old.
+type Image struct {
+	Tag       string `json:"tag"`
+	Digest    string `json:"digest"`
+	MediaType string `json:"media_type,omitempty"`
+	Attempts  int    `json:"attempts,omitempty"` // tries so far
+}
+
+// Images counts what is known to be in the chunk; a repository that is still to
+// be resolved counts as one.
+func (c Chunk) Images() int {
+	n := 0
+	for _, r := range c.Repositories {
+		n += max(1, len(r.Images))
+	}
+	return n
+}
+
+// Encode returns the chunk as JSON.
+func (c Chunk) Encode() ([]byte, error) {
+	c.Version = Version
+	data, err := json.Marshal(c)
+	if err != nil {
+		return nil, fmt.Errorf("encoding chunk %d of run %s: %w", c.Number, c.Run, err)
+	}
+	return data, nil
+}
+
+// Decode reads a chunk. It returns ErrNewer, with the version in its text, for a
+// message of a later version, and ErrMalformed for anything that is no chunk.
+func Decode(data []byte) (Chunk, error) {
+	var head struct {
+		Version int `json:"version"`
+	}
+	if err := json.Unmarshal(data, &head); err != nil || head.Version < 1 {
+		return Chunk{}, fmt.Errorf("%w: no version", ErrMalformed)
+	}
+	if head.Version > Version {
+		return Chunk{}, fmt.Errorf("%w: %d, this build understands %d", ErrNewer, head.Version, Version)
+	}
+	var c Chunk
+	if err := json.Unmarshal(data, &c); err != nil {
+		return Chunk{}, fmt.Errorf("%w: %w", ErrMalformed, err)
+	}
+	if c.Name == "" || c.Run == "" || c.Registry == "" {
+		return Chunk{}, fmt.Errorf("%w: name, run or registry is missing", ErrMalformed)
+	}
+	return c, nil
+}
+
+// Split returns the chunk in as many pieces as it takes for each to stay below
+// MaxSize once encoded: one, for nearly every chunk.
+func Split(c Chunk) ([]Chunk, error) { return split(c, MaxSize) }
+
+func split(c Chunk, limit int) ([]Chunk, error) {
+	data, err := c.Encode()
+	if err != nil {
+		return nil, err
+	}
+	if len(data) < limit {
+		return []Chunk{c}, nil
+	}
+	left, right, ok := halve(c)
+	if !ok {
+		return nil, fmt.Errorf("chunk %d of run %s: %w", c.Number, c.Run, ErrTooLarge)
+	}
+	first, err := split(left, limit)
+	if err != nil {
+		return nil, err
+	}
+	rest, err := split(right, limit)
+	return append(first, rest...), err
+}
+
+// halve cuts between repositories, or, where there is one, between its images.
+func halve(c Chunk) (left, right Chunk, ok bool) {
+	left, right = c, c
+	if n := len(c.Repositories); n > 1 {
+		left.Repositories, right.Repositories = c.Repositories[:n/2], c.Repositories[n/2:]
+		return left, right, true
+	}
+	if len(c.Repositories) == 0 || len(c.Repositories[0].Images) < 2 {
+		return c, c, false
+	}
+	l, r := c.Repositories[0], c.Repositories[0]
+	n := len(l.Images)
+	l.Images, r.Images = l.Images[:n/2], l.Images[n/2:]
+	left.Repositories, right.Repositories = []Repository{l}, []Repository{r}
+	return left, right, true
+}

@@ -1,0 +1,117 @@
+package reference
+
+import (
+	"errors"
+	"fmt"
+	"regexp"
+	"strconv"
+	"strings"
+	"unicode"
+
+	dist "github.com/distribution/reference"
+)
+
+// maxQuoted is how many bytes of a bad text an error shows.
+const maxQuoted = 160
+
+// maxTag is the longest tag (OCI distribution specification, "Pulling manifests").
+const maxTag = 128
+
+// hexName is a name that docker takes for an image id.
+var hexName = regexp.MustCompile(`^[a-f0-9]{64}$`)
+
+// digestLike is enough to tell a digest with a mistake in it from a host.
+var digestLike = regexp.MustCompile(`^sha[0-9]*:[^@/]*$`)
+
+const (
+	whyUpperCase   = "repository names are lower case"
+	expectedDigest = "expected sha256: and 64 or sha512: and 128 lower-case hex digits"
+)
+
+// whyTooLong states the limit for host and path together, that skopeo keeps
+// (OCI distribution specification, "Pulling manifests").
+var whyTooLong = fmt.Sprintf("host and repository name are longer than %d characters", dist.RepositoryNameTotalLengthMax)
+
+// refuse says why a text can't be a reference whatever its parts are, or nothing.
+func refuse(s string) string {
+	if s == "" {
+		return "it is empty"
+	}
+	for _, c := range s {
+		switch {
+		case unicode.IsSpace(c):
+			return "it has white space in it"
+		case c > unicode.MaxASCII || !unicode.IsPrint(c):
+			return fmt.Sprintf("it has %q in it, which no reference may have", c)
+		}
+	}
+	if scheme, _, ok := strings.Cut(s, "://"); ok && !strings.ContainsAny(scheme, "/@:") {
+		return fmt.Sprintf("write host/path without %s://", scheme)
+	}
+	if misplacedAt(s) {
+		return "only a digest may follow an @, " + expectedDigest + "; credentials do not belong here"
+	}
+	return ""
+}
+
+// explain puts into words why the library refused a reference without its host.
+func explain(rest string, err error) string {
+	name, digest, hasDigest := strings.Cut(rest, "@")
+	path, tag, hasTag := strings.Cut(name, ":")
+	if why := explainPath(path); why != "" {
+		return why
+	}
+	switch {
+	case errors.Is(err, dist.ErrNameTooLong):
+		return whyTooLong
+	case hasTag && tag == "":
+		return "the tag after the colon is missing"
+	case len(tag) > maxTag:
+		return fmt.Sprintf("the tag is longer than %d characters", maxTag)
+	case hasTag && dist.TagRegexp.FindString(tag) != tag:
+		return fmt.Sprintf("tag %q is impossible, expected letters, digits, '_', '.' and '-', starting with neither '.' nor '-'", tag)
+	case hasDigest:
+		return fmt.Sprintf("digest %q is impossible, %s", digest, expectedDigest)
+	}
+	return err.Error()
+}
+
+func explainPath(path string) string {
+	switch {
+	case path == "":
+		return "the repository name is missing"
+	case strings.ToLower(path) != path:
+		return whyUpperCase
+	case hexName.MatchString(path):
+		return "a name of 64 hex digits alone is an image id, expected host/path"
+	}
+	for component := range strings.SplitSeq(path, "/") {
+		if component == "" {
+			return "a slash with nothing before or after it"
+		}
+		// Behind a host, so that the library takes the component for none.
+		if _, err := dist.WithName(DockerHub + "/" + component); errors.Is(err, dist.ErrReferenceInvalidFormat) {
+			return fmt.Sprintf("%q is impossible in a repository name, expected lower-case letters and digits with single '.', '_', '__' or dashes between them", component)
+		}
+	}
+	return ""
+}
+
+// misplacedAt says whether an @ stands before anything but the one digest. It
+// may end user information then.
+func misplacedAt(s string) bool {
+	_, after, found := strings.Cut(s, "@")
+	return found && !digestLike.MatchString(after)
+}
+
+// quote shows a bad text in an error: without anything that may be a
+// password, and not at any length.
+func quote(s string) string {
+	if misplacedAt(s) {
+		s = "***" + s[strings.LastIndex(s, "@"):]
+	}
+	if len(s) > maxQuoted {
+		return strconv.Quote(s[:maxQuoted]) + "…"
+	}
+	return strconv.Quote(s)
+}

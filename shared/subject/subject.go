@@ -1,0 +1,112 @@
+// Package subject names every NATS subject the system writes, and reads the
+// names back. No other package builds a subject by hand.
+package subject
+
+import (
+	"crypto/sha256"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"regexp"
+	"strings"
+)
+
+// The roots of the stream's subjects.
+const (
+	All    = "mirror.>"
+	Plan   = "mirror.plan"   // schedules of the planner
+	Later  = "mirror.later"  // schedules of the workers: remainders
+	Chunk  = "mirror.chunk"  // due chunks, what the workers consume
+	Failed = "mirror.failed" // failure records, one repository each
+)
+
+// Lengths of an encoded token. With a mirror name of 32 bytes, the longest
+// subject is a failure record's: 14 + 33 + 65 + 129 + a page number, which
+// stays below the 255 bytes that a file store can hold as one file name.
+const (
+	maxRegistry   = 64
+	maxRepository = 128
+)
+
+// ErrNotOurs is returned for a subject that this package did not build.
+var ErrNotOurs = errors.New("not a subject of this system")
+
+var mirrorName = regexp.MustCompile(`^[a-z0-9-]{1,32}$`)
+
+// ValidName reports whether s can be a mirror name.
+func ValidName(s string) bool { return mirrorName.MatchString(s) }
+
+// Address is the part of a chunk's subject that stays the same on its way from
+// plan or later to chunk.
+type Address struct {
+	Name, Run string
+	Registry  string // encoded
+	Token     string // number of the chunk, and what a worker appended to it
+}
+
+// NewAddress encodes registry and takes the other tokens as they are.
+func NewAddress(name, run, registry, token string) Address {
+	return Address{Name: name, Run: run, Registry: encode(registry, maxRegistry), Token: token}
+}
+
+// ParseAddress reads a plan, later or chunk subject back.
+func ParseAddress(subject string) (Address, error) {
+	t := strings.Split(subject, ".")
+	if len(t) != 6 || t[0] != "mirror" || t[1] != "plan" && t[1] != "later" && t[1] != "chunk" {
+		return Address{}, fmt.Errorf("%w: %q", ErrNotOurs, subject)
+	}
+	return Address{Name: t[2], Run: t[3], Registry: t[4], Token: t[5]}, nil
+}
+
+// Under returns the subject of the address below root, one of Plan, Later and Chunk.
+func (a Address) Under(root string) string {
+	return root + "." + a.Name + "." + a.Run + "." + a.Registry + "." + a.Token
+}
+
+// Number is the token's first part: the chunk's number in its plan, which
+// remainders and parts of the chunk share.
+func (a Address) Number() string {
+	n, _, _ := strings.Cut(a.Token, "-")
+	return n
+}
+
+// OfRun matches every plan, later and chunk subject of a run with one filter,
+// so that one request tells whether the run is over.
+func OfRun(name, run string) string { return "mirror.*." + name + "." + run + ".>" }
+
+// OfName matches the subjects of a mirror name below root.
+func OfName(root, name string) string { return root + "." + name + ".>" }
+
+// OfRunUnder matches the subjects of a run below root.
+func OfRunUnder(root, name, run string) string { return root + "." + name + "." + run + ".>" }
+
+// Failure is the subject of a repository's failure record. Page 1 has the plain
+// name; further pages, for records too large for one message, are appended to it.
+func Failure(name, registry, repository string, page int) string {
+	s := Failed + "." + name + "." + encode(registry, maxRegistry) + "." + encode(repository, maxRepository)
+	if page > 1 {
+		s += fmt.Sprintf(".%d", page)
+	}
+	return s
+}
+
+// encode makes one subject token of s, injectively: what is not a lower-case
+// letter, a digit, - or _ becomes =XX; a token that gets too long ends in a
+// hash, told apart by =h, which no escape yields.
+func encode(s string, limit int) string {
+	var b strings.Builder
+	for i := range len(s) {
+		c := s[i]
+		if c >= 'a' && c <= 'z' || c >= '0' && c <= '9' || c == '-' || c == '_' {
+			b.WriteByte(c)
+		} else {
+			fmt.Fprintf(&b, "=%02X", c)
+		}
+	}
+	if b.Len() <= limit {
+		return b.String()
+	}
+	sum := sha256.Sum256([]byte(s))
+	tail := "=h" + hex.EncodeToString(sum[:16])
+	return b.String()[:limit-len(tail)] + tail
+}

@@ -1,0 +1,50 @@
+package chunk
+
+import (
+	"sync"
+	"time"
+
+	"github.com/osism/skopeo-worker/shared/message"
+	"github.com/osism/skopeo-worker/shared/reference"
+	"github.com/osism/skopeo-worker/shared/run"
+)
+
+// Result is what became of a chunk.
+type Result struct {
+	// Left is what is still to do, and After how long it should wait. Nothing is
+	// left where it has no repositories.
+	Left  []message.Repository
+	After time.Duration
+}
+
+// progress counts what happens while it happens.
+type progress struct {
+	mu     sync.Mutex
+	images run.Tally
+	pulls  int
+	bytes  int64
+}
+
+// mirrored remembers which images have been seen at the destination, by the
+// registry and repository of their failure record.
+type mirrored struct {
+	mu           sync.Mutex
+	repositories map[string]map[string]bool
+}
+
+func (m *mirrored) add(repository, source string) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.repositories == nil {
+		m.repositories = map[string]map[string]bool{}
+	}
+	if m.repositories[repository] == nil {
+		m.repositories[repository] = map[string]bool{}
+	}
+	m.repositories[repository][source] = true
+}
+
+// destinationTag is the tag an image gets at the destination.
+func destinationTag(i message.Image) string {
+	return reference.Reference{Tag: i.Tag, Digest: i.Digest}.DestinationTag()
+}

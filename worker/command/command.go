@@ -1,0 +1,103 @@
+// Package command is the command line of the worker.
+package command
+
+import (
+	"context"
+	"errors"
+	"os"
+
+	"github.com/spf13/cobra"
+	"golang.org/x/sync/errgroup"
+
+	"github.com/osism/skopeo-worker/shared/broker"
+	"github.com/osism/skopeo-worker/shared/config"
+	"github.com/osism/skopeo-worker/worker/service"
+	"github.com/osism/skopeo-worker/worker/skopeo"
+)
+
+// The exit codes of the contract.
+const (
+	exitFailed      = 1
+	exitUsage       = 2
+	exitUnreachable = 3
+)
+
+// Version is set by the linker.
+var Version = "dev"
+
+// settings are all variables of the worker.
+type settings struct {
+	worker     service.Config
+	registries service.Registries
+	metrics    service.Metrics
+	broker     broker.Config
+	log        config.Log
+}
+
+func (s *settings) all() []any {
+	return []any{&s.broker, &s.worker, &s.registries, &s.metrics, &s.log}
+}
+
+// New returns the command.
+func New() *cobra.Command {
+	var s settings
+	return &cobra.Command{
+		Use:   "worker",
+		Short: "Take chunks of images from the broker and mirror them, until told to stop",
+		Long: `Take chunks of images from the broker and mirror them with skopeo, until told to
+stop. Any number of workers share the work. On SIGTERM no new chunk is taken,
+running copies get 20 s, and what is not finished goes back to the queue.
+
+Configuration is by environment:
+
+` + config.Help(s.all()...) + `
+Credentials of registries are found where skopeo finds them: REGISTRY_AUTH_FILE,
+containers/auth.json, docker's config.json, credential helpers.`,
+		Version:       Version,
+		Args:          cobra.NoArgs,
+		SilenceUsage:  true,
+		SilenceErrors: true,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			if err := config.Load(s.all()...); err != nil {
+				return err
+			}
+			return run(cmd.Context(), s)
+		},
+	}
+}
+
+func run(ctx context.Context, s settings) error {
+	log := s.log.Logger(os.Stderr)
+	host, _ := os.Hostname()
+	b, err := broker.Open(ctx, s.broker, broker.Options{Client: "worker " + host, Log: log})
+	if err != nil {
+		return err
+	}
+	defer b.Close()
+	if s.broker.Embedded() {
+		log.Warn("NATS_URL is not set: working on the embedded broker, which nobody else can reach meanwhile", "DATA_DIR", s.broker.DataDir)
+	}
+	w, err := service.New(ctx, b, s.worker, s.registries, log)
+	if err != nil {
+		return err
+	}
+	group, ctx := errgroup.WithContext(ctx)
+	group.Go(func() error { return w.Serve(ctx, s.metrics.Addr, b) })
+	group.Go(func() error { return w.Run(ctx) })
+	log.Info("worker is running", "version", Version, "concurrency", s.worker.Concurrency, "metrics", s.metrics.Addr)
+	return group.Wait()
+}
+
+// ExitCode is the code the process ends with for an error.
+func ExitCode(err error) int {
+	switch {
+	case err == nil:
+		return 0
+	case errors.Is(err, broker.ErrUnreachable), errors.Is(err, broker.ErrCredentials), errors.Is(err, broker.ErrNoJetStream),
+		errors.Is(err, broker.ErrTooOld), errors.Is(err, broker.ErrForeignStream), errors.Is(err, broker.ErrInUse):
+		return exitUnreachable
+	case errors.Is(err, config.ErrInvalid), errors.Is(err, skopeo.ErrNotInstalled):
+		return exitUsage
+	}
+	return exitFailed
+}

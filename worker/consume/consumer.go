@@ -1,0 +1,146 @@
+// Package consume takes chunks from the broker, one at a time, and makes sure
+// that whatever happens, an image is in a message or in a failure record.
+package consume
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"time"
+
+	"github.com/nats-io/nats.go/jetstream"
+	"golang.org/x/sync/errgroup"
+
+	"github.com/osism/skopeo-worker/shared/broker"
+	"github.com/osism/skopeo-worker/shared/failure"
+	"github.com/osism/skopeo-worker/shared/run"
+	"github.com/osism/skopeo-worker/worker/chunk"
+	"github.com/osism/skopeo-worker/worker/metrics"
+)
+
+const (
+	// maxDeliveries without an outcome make a message poison: it kills its worker.
+	maxDeliveries = 5
+	// grace is what running copies get when the worker is told to stop; Kubernetes
+	// gives a pod 30 s in all.
+	grace = 20 * time.Second
+	// farewell is what remains to tell the broker what was not finished.
+	farewell = 8 * time.Second
+	// freshFor is how long after its delivery a digest in a message is believed.
+	freshFor = 5 * time.Minute
+	// heartbeats in one AckWait: three may be lost.
+	heartbeats = 4
+	// pullExpiry is how long one pull request waits at the broker.
+	pullExpiry = 30 * time.Second
+)
+
+// Consumer works chunks off until it is told to stop.
+type Consumer struct {
+	broker      *broker.Broker
+	runs        *run.Store
+	failures    *failure.Store
+	resolutions *resolutions
+	worker      *chunk.Worker
+	metrics     *metrics.Metrics
+	log         *slog.Logger
+}
+
+// New returns a consumer that works with w. It sets what of w depends on the
+// broker.
+func New(ctx context.Context, b *broker.Broker, w *chunk.Worker, m *metrics.Metrics, log *slog.Logger) (*Consumer, error) {
+	runs, err := run.Open(ctx, b)
+	if err != nil {
+		return nil, err
+	}
+	resolutions, err := openResolutions(ctx, b)
+	if err != nil {
+		return nil, err
+	}
+	c := &Consumer{broker: b, runs: runs, failures: failure.NewStore(b), resolutions: resolutions, worker: w, metrics: m, log: log}
+	w.Failures = insistent{c.failures, log}
+	w.Resolutions = insistentResolutions{resolutions, log}
+	return c, nil
+}
+
+// Run takes chunks until ctx ends. Then no new one is taken, running copies get a
+// time of grace, and what is not finished goes back to the queue.
+func (c *Consumer) Run(ctx context.Context) error {
+	messages, err := c.broker.Consumer.Messages(
+		jetstream.PullMaxMessages(1), // the default prefetch would hoard chunks
+		jetstream.PullExpiry(pullExpiry),
+	)
+	if err != nil {
+		return fmt.Errorf("consuming chunks: %w", err)
+	}
+	var group errgroup.Group
+	group.Go(func() error {
+		<-ctx.Done()
+		messages.Drain()
+		return nil
+	})
+	group.Go(func() error { c.sweep(ctx); return nil })
+	group.Go(func() error { return c.loop(ctx, messages) })
+	return group.Wait()
+}
+
+func (c *Consumer) loop(ctx context.Context, messages jetstream.MessagesContext) error {
+	for {
+		m, err := messages.Next()
+		switch {
+		case errors.Is(err, jetstream.ErrMsgIteratorClosed):
+			return nil
+		case errors.Is(err, jetstream.ErrConnectionClosed):
+			return fmt.Errorf("consuming chunks: %w", err)
+		case errors.Is(err, jetstream.ErrConsumerDeleted), errors.Is(err, jetstream.ErrConsumerNotFound):
+			if ctx.Err() != nil {
+				return nil
+			}
+			return fmt.Errorf("consumer %s was deleted at the broker: %w", broker.ConsumerName, err)
+		case err != nil:
+			c.log.Debug("waiting for chunks", "error", err)
+			continue
+		}
+		if ctx.Err() != nil {
+			_ = m.Nak() // it came while the pull was being drained
+			continue
+		}
+		c.take(ctx, m)
+	}
+}
+
+// take works one message off, and keeps it ours meanwhile.
+func (c *Consumer) take(ctx context.Context, m jetstream.Msg) {
+	work, stopWork := context.WithCancel(context.WithoutCancel(ctx))
+	defer stopWork()
+	tell, stopTelling := context.WithCancel(context.WithoutCancel(ctx))
+	defer stopTelling()
+	unhook := context.AfterFunc(ctx, func() {
+		time.AfterFunc(grace, stopWork)
+		time.AfterFunc(grace+farewell, stopTelling)
+	})
+	defer unhook()
+
+	beat := time.NewTicker(c.broker.Consumer.CachedInfo().Config.AckWait / heartbeats)
+	defer beat.Stop()
+	go func() {
+		for {
+			select {
+			case <-tell.Done():
+				return
+			case <-beat.C:
+				_ = m.InProgress()
+			}
+		}
+	}()
+
+	d := delivery{Consumer: c, msg: m, stopping: ctx.Done(), work: work}
+	start := time.Now()
+	if err := d.handle(tell); err != nil {
+		// Not acknowledged: it comes back, to us or to another worker.
+		c.log.Error("left a chunk to the next delivery", "subject", m.Subject(), "error", err)
+		_ = m.Nak()
+		return
+	}
+	c.metrics.Chunk(time.Since(start))
+}

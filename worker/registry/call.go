@@ -1,0 +1,144 @@
+package registry
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"net/url"
+	"sync/atomic"
+	"time"
+)
+
+// call is one request to one repository.
+type call struct {
+	op         string // for Error
+	repository string
+	reference  string
+
+	method      string
+	scope       string // transport.PullScope or transport.PushScope
+	path        string // below /v2/<repository>/
+	query       string // encoded
+	accept      string
+	contentType string
+	body        []byte
+	limit       int64 // of the answer's body, in bytes
+}
+
+// answer is what a registry answered, read to its end.
+type answer struct {
+	status int
+	header http.Header
+	body   []byte
+	size   int64 // Content-Length; negative where there was none
+}
+
+// failure is why a call failed, before it is known as whose.
+type failure struct {
+	status     int
+	retryAfter time.Duration
+	cause      error
+}
+
+func (f *failure) Error() string { return f.cause.Error() }
+func (f *failure) Unwrap() error { return f.cause }
+
+// send makes a call. Its error is an *Error; any status but 2xx is one.
+func (c *Client) send(ctx context.Context, call call) (answer, error) {
+	got, err := c.attempt(ctx, call)
+	if err == nil {
+		return got, nil
+	}
+	named := &Error{Op: call.op, Repository: call.repository, Reference: call.reference, Err: err}
+	if failed := (*failure)(nil); errors.As(err, &failed) {
+		named.Status, named.RetryAfter, named.Err = failed.status, failed.retryAfter, failed.cause
+	}
+	return answer{}, named
+}
+
+// attempt sends a call in a session. A session that was kept gets a second
+// chance when it is refused: its credentials may have changed since.
+func (c *Client) attempt(ctx context.Context, call call) (answer, error) {
+	at, err := c.locate(call.repository)
+	if err != nil {
+		return answer{}, err
+	}
+	h := handshake{location: at, scope: at.repository.Scope(call.scope)}
+	for {
+		session, kept, err := c.sessions.get(ctx, h)
+		if err != nil {
+			return answer{}, err
+		}
+		got, err := exchange(ctx, session, at, call)
+		if !errors.Is(err, ErrUnauthorized) {
+			return got, err
+		}
+		c.sessions.drop(h.key(), session)
+		if !kept {
+			return got, err
+		}
+	}
+}
+
+// exchange sends one request and reads its answer.
+func exchange(ctx context.Context, session *session, at location, call call) (answer, error) {
+	ctx, cancel := context.WithTimeoutCause(ctx, requestTimeout, errSlow)
+	defer cancel()
+	ctx, wait := withWait(ctx)
+	request, err := call.request(ctx, at)
+	if err != nil {
+		return answer{}, err
+	}
+	response, err := session.Do(request)
+	if err != nil {
+		return answer{}, unanswered(ctx, at, wait, err)
+	}
+	defer response.Body.Close()
+	body, err := io.ReadAll(io.LimitReader(response.Body, call.limit+1))
+	if err != nil {
+		return answer{}, unanswered(ctx, at, wait, err)
+	}
+	if response.StatusCode/100 != 2 {
+		return answer{}, &failure{
+			status:     response.StatusCode,
+			retryAfter: time.Duration(wait.Load()),
+			cause:      refusal(response.StatusCode, diagnose(body)),
+		}
+	}
+	if int64(len(body)) > call.limit {
+		return answer{}, fmt.Errorf("%w: more than %d bytes", ErrTooLarge, call.limit)
+	}
+	return answer{
+		status: response.StatusCode, header: response.Header,
+		body: body, size: response.ContentLength,
+	}, nil
+}
+
+func (call call) request(ctx context.Context, at location) (*http.Request, error) {
+	target := url.URL{
+		Scheme:   "https", // the session makes it http where the handshake found that
+		Host:     at.registry.RegistryStr(),
+		Path:     "/v2/" + at.path() + "/" + call.path,
+		RawQuery: call.query,
+	}
+	request, err := http.NewRequestWithContext(ctx, call.method, target.String(), bytes.NewReader(call.body))
+	if err != nil {
+		return nil, fmt.Errorf("%w: %w", ErrName, err)
+	}
+	if call.accept != "" {
+		request.Header.Set("Accept", call.accept)
+	}
+	if call.contentType != "" {
+		request.Header.Set("Content-Type", call.contentType)
+	}
+	return request, nil
+}
+
+// unanswered explains err, which came instead of an answer.
+func unanswered(ctx context.Context, at location, wait *atomic.Int64, err error) error {
+	status, cause := trouble(ctx, at.registry.RegistryStr(), err)
+	return &failure{status: status, retryAfter: time.Duration(wait.Load()), cause: cause}
+}

@@ -1,0 +1,73 @@
+package registry
+
+import (
+	"errors"
+	"fmt"
+	"strings"
+	"time"
+
+	"github.com/osism/skopeo-worker/worker/redact"
+)
+
+// What went wrong, for errors.Is.
+var (
+	ErrNotFound       = errors.New("not found")               // 404, or the registry knows no such name or manifest
+	ErrUnauthorized   = errors.New("unauthorized")            // 401
+	ErrDenied         = errors.New("denied")                  // 403
+	ErrLimited        = errors.New("too many requests")       // 429
+	ErrUnavailable    = errors.New("unavailable")             // 5xx, or no answer at all
+	ErrRejected       = errors.New("rejected")                // any other status
+	ErrPlainHTTP      = errors.New("speaks plain HTTP")       // not in INSECURE_REGISTRIES
+	ErrCertificate    = errors.New("certificate not trusted") // TLS verification failed
+	ErrDigestMismatch = errors.New("digest mismatch")         // content and digest disagree
+	ErrBadManifest    = errors.New("bad manifest")            // cannot be read
+	ErrTooLarge       = errors.New("too large")               // a manifest or page beyond any sense
+	ErrUnexpected     = errors.New("unexpected answer")       // not what the OCI specification says
+	ErrCredentials    = errors.New("credentials")             // they could not be read
+	ErrName           = errors.New("not a repository")        // the name does not parse
+)
+
+// The operations an Error names.
+const (
+	OpTags = "list tags of"
+	OpHead = "look up"
+	OpGet  = "get"
+	OpPut  = "put"
+)
+
+// Error says what was asked of which registry and why it failed.
+type Error struct {
+	Op         string        // OpTags, OpHead, OpGet or OpPut
+	Repository string        // as it was asked for
+	Reference  string        // tag or digest; empty for a repository as a whole
+	Status     int           // HTTP status; 0 where there was no answer
+	RetryAfter time.Duration // what the registry asks to wait; 0 where it does not say
+	Err        error         // wraps one of the errors above
+}
+
+// Error is one line without secrets.
+func (e *Error) Error() string {
+	text := fmt.Sprintf("%s %s: %v", e.Op, join(e.Repository, e.Reference), e.Err)
+	if e.Status != 0 {
+		text += fmt.Sprintf(" (%d)", e.Status)
+	}
+	return redact.Line(text)
+}
+
+func (e *Error) Unwrap() error { return e.Err }
+
+// join writes a reference as a user would.
+func join(repository, reference string) string {
+	switch {
+	case reference == "":
+		return repository
+	case strings.Contains(reference, ":"):
+		return repository + "@" + reference
+	default:
+		return repository + ":" + reference
+	}
+}
+
+func plainHTTP(host string) error {
+	return fmt.Errorf("%s %w; add it to INSECURE_REGISTRIES to allow that", host, ErrPlainHTTP)
+}

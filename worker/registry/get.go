@@ -1,0 +1,117 @@
+package registry
+
+import (
+	"context"
+	_ "crypto/sha256" // the digest algorithms that the OCI specification registers
+	_ "crypto/sha512"
+	"errors"
+	"fmt"
+	"net/http"
+	"strings"
+
+	"github.com/google/go-containerregistry/pkg/v1/remote/transport"
+	"github.com/google/go-containerregistry/pkg/v1/types"
+	"github.com/opencontainers/go-digest"
+)
+
+const (
+	// maxManifestSize bounds a manifest. The OCI distribution specification
+	// asks registries to accept 4 MiB; some take more.
+	maxManifestSize = 16 << 20
+
+	// maxErrorSize bounds the answer of a request without one: errors only.
+	maxErrorSize = 64 << 10
+
+	digestHeader = "Docker-Content-Digest"
+)
+
+// accept is the same for HEAD and GET: a registry may answer another one with
+// another digest.
+var accept = strings.Join([]string{
+	string(types.OCIManifestSchema1),
+	string(types.OCIImageIndex),
+	string(types.DockerManifestSchema2),
+	string(types.DockerManifestList),
+	string(types.DockerManifestSchema1Signed),
+}, ", ")
+
+// Head looks a tag or digest up without a pull, and with one where the registry
+// leaves no other way: it does not serve HEAD, or without the digest.
+// ErrNotFound says that there is no such manifest or no such repository.
+func (c *Client) Head(ctx context.Context, repository, reference string) (Descriptor, error) {
+	got, err := c.send(ctx, call{
+		op: OpHead, repository: repository, reference: reference, method: http.MethodHead,
+		scope: transport.PullScope, path: "manifests/" + reference, accept: accept, limit: maxErrorSize,
+	})
+	failed := (*Error)(nil)
+	if errors.As(err, &failed) && failed.Status == http.StatusMethodNotAllowed {
+		return c.headByGet(ctx, repository, reference)
+	}
+	if err != nil {
+		return Descriptor{}, err
+	}
+	found, err := digest.Parse(got.header.Get(digestHeader))
+	if err != nil {
+		return c.headByGet(ctx, repository, reference)
+	}
+	if wanted, err := digest.Parse(reference); err == nil && wanted.Algorithm() == found.Algorithm() && wanted != found {
+		return Descriptor{}, &Error{Op: OpHead, Repository: repository, Reference: reference,
+			Err: fmt.Errorf("%w: the registry answered with %s", ErrDigestMismatch, found)}
+	}
+	return Descriptor{
+		Digest:    found.String(),
+		MediaType: declaredType(got.header),
+		Size:      max(got.size, 0),
+	}, nil
+}
+
+func (c *Client) headByGet(ctx context.Context, repository, reference string) (Descriptor, error) {
+	m, err := c.get(ctx, OpHead, repository, reference)
+	if err != nil {
+		return Descriptor{}, err
+	}
+	return Descriptor{Digest: m.Digest, MediaType: m.MediaType, Size: int64(len(m.Raw)), Pulled: true}, nil
+}
+
+// Get returns the manifest of a tag or digest, at most 16 MiB of it, after its
+// content has been checked against the reference, if that is a digest, and
+// against the digest the registry gives.
+func (c *Client) Get(ctx context.Context, repository, reference string) (Manifest, error) {
+	return c.get(ctx, OpGet, repository, reference)
+}
+
+func (c *Client) get(ctx context.Context, op, repository, reference string) (Manifest, error) {
+	got, err := c.send(ctx, call{
+		op: op, repository: repository, reference: reference, method: http.MethodGet,
+		scope: transport.PullScope, path: "manifests/" + reference, accept: accept, limit: maxManifestSize,
+	})
+	if err != nil {
+		return Manifest{}, err
+	}
+	m, err := read(got, reference)
+	if err != nil {
+		return Manifest{}, &Error{Op: op, Repository: repository, Reference: reference, Err: err}
+	}
+	return m, nil
+}
+
+// read checks an answer and takes the manifest out of it.
+func read(got answer, reference string) (Manifest, error) {
+	declared := got.header.Get(digestHeader)
+	verified := digest.FromBytes(got.body)
+	for _, expected := range []string{declared, reference} {
+		wanted, err := digest.Parse(expected)
+		if err != nil {
+			continue // a tag, or a header that is absent
+		}
+		if actual := wanted.Algorithm().FromBytes(got.body); actual != wanted {
+			return Manifest{}, fmt.Errorf("%w: the content of %s has the digest %s", ErrDigestMismatch, wanted, actual)
+		}
+		verified = wanted
+	}
+	kind, err := mediaType(got.body, got.header)
+	if err != nil {
+		return Manifest{}, err
+	}
+	return Manifest{Raw: got.body, MediaType: kind, Digest: verified.String()}, nil
+}

@@ -1,0 +1,141 @@
+package registry
+
+import (
+	"encoding/json"
+	"fmt"
+	"mime"
+	"net/http"
+	"strings"
+
+	"github.com/google/go-containerregistry/pkg/v1/types"
+	"github.com/opencontainers/go-digest"
+)
+
+// Descriptor says what a reference stands for.
+type Descriptor struct {
+	Digest    string
+	MediaType string
+	Size      int64  // in bytes; 0 where the registry does not say
+	Platform  string // os/architecture[/variant]; only of an index's children that name one
+	Pulled    bool   // true where finding out took a GET, which counts as a pull
+}
+
+// Manifest is a manifest as the registry holds it, byte for byte.
+type Manifest struct {
+	Raw       []byte
+	MediaType string
+	Digest    string
+}
+
+// content is what the manifests of OCI and Docker have in common, image and
+// index alike.
+type content struct {
+	SchemaVersion int              `json:"schemaVersion"`
+	MediaType     string           `json:"mediaType"`
+	Manifests     []childContent   `json:"manifests"`
+	Config        *blobContent     `json:"config"`
+	Layers        []blobContent    `json:"layers"`
+	FSLayers      *json.RawMessage `json:"fsLayers"` // Docker schema 1
+}
+
+type blobContent struct {
+	Size int64 `json:"size"`
+}
+
+type childContent struct {
+	MediaType string `json:"mediaType"`
+	Digest    string `json:"digest"`
+	Size      int64  `json:"size"`
+	Platform  *struct {
+		OS           string `json:"os"`
+		Architecture string `json:"architecture"`
+		Variant      string `json:"variant"`
+	} `json:"platform"`
+}
+
+// IsIndex tells whether the manifest lists other manifests: an OCI index or a
+// Docker manifest list.
+func (m Manifest) IsIndex() bool { return types.MediaType(m.MediaType).IsIndex() }
+
+// Children are the manifests an index lists, in its order, indexes among them
+// included but not descended into. An image has none. The error is
+// ErrBadManifest.
+func (m Manifest) Children() ([]Descriptor, error) {
+	if !m.IsIndex() {
+		return nil, nil
+	}
+	var index content
+	if err := json.Unmarshal(m.Raw, &index); err != nil {
+		return nil, fmt.Errorf("%w: %w", ErrBadManifest, err)
+	}
+	children := make([]Descriptor, 0, len(index.Manifests))
+	for i, child := range index.Manifests {
+		if err := digest.Digest(child.Digest).Validate(); err != nil {
+			return nil, fmt.Errorf("%w: child %d: %w", ErrBadManifest, i+1, err)
+		}
+		children = append(children, child.descriptor())
+	}
+	return children, nil
+}
+
+func (c childContent) descriptor() Descriptor {
+	described := Descriptor{Digest: c.Digest, MediaType: c.MediaType, Size: c.Size}
+	if p := c.Platform; p != nil && p.OS != "" {
+		described.Platform = strings.TrimSuffix(p.OS+"/"+p.Architecture+"/"+p.Variant, "/")
+	}
+	return described
+}
+
+// ContentSize is the size in bytes of what an image manifest refers to, its
+// configuration and its layers. It is 0 for an index.
+func (m Manifest) ContentSize() int64 {
+	var image content
+	if m.IsIndex() || json.Unmarshal(m.Raw, &image) != nil {
+		return 0
+	}
+	var size int64
+	if image.Config != nil {
+		size = image.Config.Size
+	}
+	for _, layer := range image.Layers {
+		size += layer.Size
+	}
+	return size
+}
+
+// mediaType returns the media type of a manifest that was sent with a
+// Content-Type header. What the manifest says of itself is covered by its
+// digest and goes first; OCI manifests need not say anything, and registries
+// send text/plain.
+func mediaType(raw []byte, header http.Header) (string, error) {
+	var found content
+	if err := json.Unmarshal(raw, &found); err != nil {
+		return "", fmt.Errorf("%w: %w", ErrBadManifest, err)
+	}
+	if found.MediaType != "" {
+		return found.MediaType, nil
+	}
+	declared := declaredType(header)
+	known := types.MediaType(declared)
+	switch {
+	case known.IsIndex(), known.IsImage(), known.IsSchema1():
+		return declared, nil
+	case found.Manifests != nil:
+		return string(types.OCIImageIndex), nil
+	case found.Config != nil:
+		return string(types.OCIManifestSchema1), nil
+	case found.FSLayers != nil:
+		return string(types.DockerManifestSchema1Signed), nil
+	default:
+		return "", fmt.Errorf("%w: neither an image nor an index", ErrBadManifest)
+	}
+}
+
+// declaredType is the Content-Type without its parameters, empty if unreadable.
+func declaredType(header http.Header) string {
+	declared, _, err := mime.ParseMediaType(header.Get("Content-Type"))
+	if err != nil {
+		return ""
+	}
+	return declared
+}

@@ -1,0 +1,388 @@
+package registry_test
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"net/http"
+	"net/http/httptest"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/google/go-containerregistry/pkg/authn"
+	"github.com/google/go-containerregistry/pkg/v1/types"
+	"github.com/osism/skopeo-worker/worker/registry"
+	"github.com/osism/skopeo-worker/worker/registrytest"
+	"github.com/stretchr/testify/require"
+	"golang.org/x/sync/errgroup"
+)
+
+const repository = "osism/deep/path/tool"
+
+// fixed is a keychain with one changeable set of credentials.
+type fixed struct {
+	sync.Mutex
+	authn.AuthConfig
+}
+
+func (f *fixed) set(user, password string) {
+	f.Lock()
+	defer f.Unlock()
+	f.AuthConfig = authn.AuthConfig{Username: user, Password: password}
+}
+
+func (f *fixed) Resolve(authn.Resource) (authn.Authenticator, error) {
+	f.Lock()
+	defer f.Unlock()
+	return authn.FromConfig(f.AuthConfig), nil
+}
+
+// insecure returns a client that may speak plain HTTP to a registry.
+func insecure(r *registrytest.Registry, keychain authn.Keychain) *registry.Client {
+	return registry.NewClient(registry.Options{Insecure: []string{r.Host()}, Keychain: keychain, UserAgent: "test"})
+}
+
+// pushImage stores a small image and returns its digest and manifest.
+func pushImage(t *testing.T, r *registrytest.Registry, tag string) (string, []byte) {
+	t.Helper()
+	config, err := r.PushBlob(repository, []byte(`{"architecture":"amd64","os":"linux"}`))
+	require.NoError(t, err)
+	layer, err := r.PushBlob(repository, []byte("layer of "+tag))
+	require.NoError(t, err)
+	raw := fmt.Appendf(nil, `{"schemaVersion":2,"mediaType":%q,`+
+		`"config":{"mediaType":%q,"digest":%q,"size":37},"layers":[{"mediaType":%q,"digest":%q,"size":%d}]}`,
+		types.OCIManifestSchema1, types.OCIConfigJSON, config, types.OCILayer, layer, len("layer of "+tag))
+	digest, err := r.PushManifest(repository, tag, types.OCIManifestSchema1, raw)
+	require.NoError(t, err)
+	return digest, raw
+}
+
+func tags(ctx context.Context, c *registry.Client, repository string) ([]string, error) {
+	var all []string
+	for tag, err := range c.Tags(ctx, repository) {
+		if err != nil {
+			return all, err
+		}
+		all = append(all, tag)
+	}
+	return all, nil
+}
+
+func TestHeadGetPutTags(t *testing.T) {
+	r := registrytest.New(t, registrytest.WithTagPage(2),
+		registrytest.WithTokenAuth(registrytest.TokenAuth{User: "bob", Password: "hunter2", Anonymous: true}))
+	keychain := new(fixed)
+	keychain.set("bob", "hunter2")
+	c := insecure(r, keychain)
+	ctx := t.Context()
+	digest, raw := pushImage(t, r, "1.0")
+	source := r.Host() + "/" + repository
+
+	head, err := c.Head(ctx, source, "1.0")
+	require.NoError(t, err)
+	require.Equal(t, registry.Descriptor{
+		Digest: digest, MediaType: string(types.OCIManifestSchema1), Size: int64(len(raw)),
+	}, head)
+	require.Zero(t, r.Pulls())
+
+	m, err := c.Get(ctx, source, digest)
+	require.NoError(t, err)
+	require.Equal(t, registry.Manifest{Raw: raw, MediaType: string(types.OCIManifestSchema1), Digest: digest}, m)
+	require.EqualValues(t, 37+len("layer of 1.0"), m.ContentSize())
+	require.False(t, m.IsIndex())
+
+	for _, tag := range []string{"1.1", "1.2", "1.3", "latest"} {
+		require.NoError(t, c.Put(ctx, source, tag, m))
+		stored, err := r.Digest(repository, tag)
+		require.NoError(t, err)
+		require.Equal(t, digest, stored)
+	}
+	all, err := tags(ctx, c, source)
+	require.NoError(t, err)
+	require.Equal(t, []string{"1.0", "1.1", "1.2", "1.3", "latest"}, all)
+
+	// One token to pull, one to push.
+	require.Equal(t, 2, r.Count(registrytest.Kinds(registrytest.KindToken)))
+	r.ExpireTokens()
+	require.NoError(t, c.Put(ctx, source, "after", m), "the body is sent again with the new token")
+	require.Equal(t, 3, r.Count(registrytest.Kinds(registrytest.KindToken)))
+	require.Contains(t, r.Requests()[0].UserAgent, "test")
+}
+
+func TestCredentialsRotate(t *testing.T) {
+	r := registrytest.New(t, registrytest.WithTokenAuth(registrytest.TokenAuth{User: "bob", Password: "new"}))
+	digest, _ := pushImage(t, r, "1")
+	source := r.Host() + "/" + repository
+	keychain := new(fixed)
+	keychain.set("bob", "old")
+	c := insecure(r, keychain)
+	_, err := c.Head(t.Context(), source, "1")
+	require.ErrorIs(t, err, registry.ErrUnauthorized)
+
+	keychain.set("bob", "new")
+	head, err := c.Head(t.Context(), source, "1")
+	require.NoError(t, err)
+	require.Equal(t, digest, head.Digest)
+
+	// The token is no longer taken, nor are the credentials it came from.
+	r.ExpireTokens()
+	r.Inject(registrytest.Fault{Match: registrytest.Kinds(registrytest.KindToken), Times: 1, Status: 401})
+	_, err = c.Head(t.Context(), source, "1")
+	require.NoError(t, err)
+}
+
+func TestHeadFallsBackToGet(t *testing.T) {
+	for name, start := range map[string]func(t *testing.T) *registrytest.Registry{
+		"no digest": func(t *testing.T) *registrytest.Registry {
+			return registrytest.New(t, registrytest.WithoutDigestHeader())
+		},
+		"no HEAD": func(t *testing.T) *registrytest.Registry {
+			r := registrytest.New(t)
+			r.Inject(registrytest.Fault{
+				Match: registrytest.Kinds(registrytest.KindManifestHead), Status: http.StatusMethodNotAllowed,
+			})
+			return r
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			r := start(t)
+			digest, raw := pushImage(t, r, "1")
+			head, err := insecure(r, nil).Head(t.Context(), r.Host()+"/"+repository, "1")
+			require.NoError(t, err)
+			require.Equal(t, registry.Descriptor{
+				Digest: digest, MediaType: string(types.OCIManifestSchema1), Size: int64(len(raw)), Pulled: true,
+			}, head)
+		})
+	}
+}
+
+func TestErrors(t *testing.T) {
+	const missing = "sha256:1111111111111111111111111111111111111111111111111111111111111111"
+	html := "<html><head><title>429 Too Many Requests</title></head><body><h1>429</h1></body></html>"
+	body := func(code, message string) string {
+		answer, err := json.Marshal(map[string]any{"errors": []map[string]string{{"code": code, "message": message}}})
+		require.NoError(t, err)
+		return string(answer)
+	}
+	for _, test := range []struct {
+		name  string
+		fault registrytest.Fault
+		ref   string
+		is    error
+		text  string // with REPO for host and repository
+		wait  time.Duration
+	}{
+		{name: "no such tag", ref: "2", is: registry.ErrNotFound, text: "get REPO:2: not found: manifest unknown (404)"},
+		{name: "no such digest", ref: missing, is: registry.ErrNotFound,
+			text: "get REPO@" + missing + ": not found: manifest unknown (404)"},
+		{name: "401", fault: registrytest.Fault{Status: 401, Body: body("UNAUTHORIZED", "access denied")}, is: registry.ErrUnauthorized,
+			text: "get REPO:1: unauthorized: access denied, credentials are missing, or there is no such repository (401)"},
+		{name: "403", fault: registrytest.Fault{Status: 403, Body: body("DENIED", "")}, is: registry.ErrDenied,
+			text: "get REPO:1: denied (403)"},
+		{name: "429 JSON", fault: registrytest.Fault{Status: 429, Header: http.Header{"Retry-After": {"17"}},
+			Body: body("TOOMANYREQUESTS", "You have reached your pull rate limit.")}, is: registry.ErrLimited,
+			text: "get REPO:1: too many requests: You have reached your pull rate limit. (429)", wait: 17 * time.Second},
+		{name: "429 HTML", fault: registrytest.Fault{Status: 429, Body: html}, is: registry.ErrLimited,
+			text: "get REPO:1: too many requests: 429 Too Many Requests (429)"},
+		{name: "limited by another status", fault: registrytest.Fault{Status: 503, Body: body("TOOMANYREQUESTS", "slow down")},
+			is: registry.ErrLimited, text: "get REPO:1: too many requests: slow down (503)"},
+		{name: "500", fault: registrytest.Fault{Status: 500, Body: "oops https://s3.example/x?sig=abc"}, is: registry.ErrUnavailable,
+			text: "get REPO:1: unavailable: oops https://s3.example/x (500)"},
+		{name: "400", fault: registrytest.Fault{Status: 400}, is: registry.ErrRejected, text: "get REPO:1: rejected (400)"},
+		{name: "reset", fault: registrytest.Fault{Reset: true}, is: registry.ErrUnavailable},
+		{name: "cut", fault: registrytest.Fault{TruncateBody: true}, is: registry.ErrUnavailable,
+			text: "get REPO:1: unavailable: unexpected EOF"},
+		{name: "other content", fault: registrytest.Fault{Status: 200, Body: "{}",
+			Header: http.Header{"Docker-Content-Digest": {missing}}}, is: registry.ErrDigestMismatch},
+		{name: "no manifest", fault: registrytest.Fault{Status: 200, Body: "{}"}, is: registry.ErrBadManifest,
+			text: "get REPO:1: bad manifest: neither an image nor an index"},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			t.Parallel()
+			r := registrytest.New(t)
+			pushImage(t, r, "1")
+			if test.ref == "" {
+				test.ref = "1"
+				test.fault.Match = registrytest.Kinds(registrytest.KindManifestGet)
+				r.Inject(test.fault)
+			}
+			_, err := insecure(r, nil).Get(t.Context(), r.Host()+"/"+repository, test.ref)
+			require.ErrorIs(t, err, test.is)
+			if test.text != "" {
+				require.EqualError(t, err, strings.ReplaceAll(test.text, "REPO", r.Host()+"/"+repository))
+			}
+			var named *registry.Error
+			require.ErrorAs(t, err, &named)
+			require.Equal(t, test.wait, named.RetryAfter)
+			if !test.fault.Reset { // net/http itself sends a request again when a kept connection dies before the answer
+				require.Equal(t, 1, r.Pulls(), "no hidden retries")
+			}
+		})
+	}
+}
+
+func TestLimitedAtTheHandshake(t *testing.T) {
+	r := registrytest.New(t, registrytest.WithTokenAuth(registrytest.TokenAuth{Anonymous: true}))
+	r.Inject(registrytest.Fault{Match: registrytest.Kinds(registrytest.KindToken), Status: 429,
+		Header: http.Header{"Retry-After": {"9"}}})
+	_, err := insecure(r, nil).Head(t.Context(), r.Host()+"/"+repository, "1")
+	require.ErrorIs(t, err, registry.ErrLimited)
+	var named *registry.Error
+	require.ErrorAs(t, err, &named)
+	require.Equal(t, 9*time.Second, named.RetryAfter)
+	require.Equal(t, 429, named.Status)
+}
+
+func TestCancelled(t *testing.T) {
+	r := registrytest.New(t)
+	r.Inject(registrytest.Fault{Hang: true})
+	ctx, cancel := context.WithCancel(t.Context())
+	asked := r.Notify(registrytest.Any)
+	go func() { <-asked; cancel() }()
+	_, err := insecure(r, nil).Head(ctx, r.Host()+"/"+repository, "1")
+	require.ErrorIs(t, err, context.Canceled)
+}
+
+func TestPlainHTTPIsRefused(t *testing.T) {
+	r := registrytest.New(t, registrytest.WithBasicAuth("bob", "hunter2"))
+	keychain := new(fixed)
+	keychain.set("bob", "hunter2")
+	_, err := registry.NewClient(registry.Options{Keychain: keychain}).Head(t.Context(), r.Host()+"/"+repository, "1")
+	require.EqualError(t, err, "look up "+r.Host()+"/"+repository+":1: "+r.Host()+
+		" speaks plain HTTP; add it to INSECURE_REGISTRIES to allow that")
+	require.ErrorIs(t, err, registry.ErrPlainHTTP)
+	require.Empty(t, r.Requests(), "nothing was sent in clear")
+
+	r.Stop()
+	_, err = registry.NewClient(registry.Options{}).Head(t.Context(), r.Host()+"/"+repository, "1")
+	require.ErrorIs(t, err, registry.ErrUnavailable)
+	require.NotErrorIs(t, err, registry.ErrPlainHTTP)
+	require.ErrorContains(t, err, "connection refused")
+}
+
+func TestCertificates(t *testing.T) {
+	r := registrytest.New(t, registrytest.WithTLS())
+	digest, _ := pushImage(t, r, "1")
+	source := r.Host() + "/" + repository
+	_, err := registry.NewClient(registry.Options{}).Head(t.Context(), source, "1")
+	require.ErrorIs(t, err, registry.ErrCertificate)
+	require.ErrorContains(t, err, "add "+r.Host()+" to INSECURE_REGISTRIES")
+
+	head, err := insecure(r, nil).Head(t.Context(), source, "1")
+	require.NoError(t, err)
+	require.Equal(t, digest, head.Digest)
+	all, err := tags(t.Context(), insecure(r, nil), source)
+	require.NoError(t, err)
+	require.Equal(t, []string{"1"}, all)
+}
+
+// TestDockerHub: docker.io is a name, registry-1.docker.io the host.
+func TestDockerHub(t *testing.T) {
+	var asked []string
+	var named authn.Resource
+	network := roundTripper(func(request *http.Request) (*http.Response, error) {
+		asked = append(asked, request.URL.String())
+		return nil, http.ErrServerClosed
+	})
+	keychain := keychainFunc(func(r authn.Resource) (authn.Authenticator, error) {
+		named = r
+		return authn.Anonymous, nil
+	})
+	c := registry.NewClient(registry.Options{Transport: network, Keychain: keychain})
+	for _, repository := range []string{"docker.io/library/nginx", "docker.io/nginx", "registry-1.docker.io/library/nginx"} {
+		_, err := c.Head(t.Context(), repository, "1")
+		require.Error(t, err)
+		require.Equal(t, "index.docker.io/library/nginx", named.String(), "where docker login keeps credentials")
+	}
+	for _, url := range asked {
+		require.Equal(t, "https://registry-1.docker.io/v2/", url)
+	}
+	require.Len(t, asked, 3)
+}
+
+type roundTripper func(*http.Request) (*http.Response, error)
+
+func (f roundTripper) RoundTrip(request *http.Request) (*http.Response, error) { return f(request) }
+
+type keychainFunc func(authn.Resource) (authn.Authenticator, error)
+
+func (f keychainFunc) Resolve(r authn.Resource) (authn.Authenticator, error) { return f(r) }
+
+func TestTagLinks(t *testing.T) {
+	for name, test := range map[string]struct {
+		link string
+		want []string
+		is   error
+	}{
+		"relative":        {`</v2/a/tags/list?n=2&last=x>; rel="next"`, []string{"1", "2"}, nil},
+		"without a path":  {`<?last=x>; rel=next`, []string{"1", "2"}, nil},
+		"behind a proxy":  {`<http://internal:5000/v2/a/tags/list?last=x>; rel="next"`, []string{"1", "2"}, nil},
+		"not the next":    {`</v2/a/tags/list?last=x>; rel="first"`, []string{"1"}, nil},
+		"to itself":       {`</v2/a/tags/list?n=1000>; rel="next"`, nil, registry.ErrUnexpected},
+		"null and no end": {``, nil, nil},
+	} {
+		t.Run(name, func(t *testing.T) {
+			server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+				switch {
+				case r.URL.Query().Get("last") == "x":
+					fmt.Fprint(w, `{"tags":["2"]}`)
+				case r.URL.Path == "/v2/":
+				case test.link == "":
+					fmt.Fprint(w, `{"tags":null}`)
+				default:
+					w.Header().Set("Link", test.link)
+					fmt.Fprint(w, `{"tags":["1"]}`)
+				}
+			}))
+			defer server.Close()
+			host := server.Listener.Addr().String()
+			c := registry.NewClient(registry.Options{Insecure: []string{host}})
+			all, err := tags(t.Context(), c, host+"/a")
+			require.ErrorIs(t, err, test.is)
+			require.Equal(t, test.want, all)
+		})
+	}
+}
+
+func TestTagsOfNoRepository(t *testing.T) {
+	r := registrytest.New(t)
+	_, err := tags(t.Context(), insecure(r, nil), r.Host()+"/no/such")
+	require.EqualError(t, err, "list tags of "+r.Host()+"/no/such: not found: repository name not known to registry (404)")
+	_, err = tags(t.Context(), insecure(r, nil), r.Host()+"/No Such")
+	require.ErrorIs(t, err, registry.ErrName)
+}
+
+func TestChildren(t *testing.T) {
+	const digest = "sha256:1111111111111111111111111111111111111111111111111111111111111111"
+	index := registry.Manifest{MediaType: string(types.DockerManifestList), Raw: []byte(`{"manifests":[
+		{"mediaType":"` + string(types.DockerManifestSchema2) + `","digest":"` + digest + `","size":7,
+		 "platform":{"os":"linux","architecture":"arm64","variant":"v8"}},
+		{"mediaType":"` + string(types.OCIImageIndex) + `","digest":"` + digest + `","size":8}]}`)}
+	children, err := index.Children()
+	require.NoError(t, err)
+	require.Equal(t, []registry.Descriptor{
+		{Digest: digest, MediaType: string(types.DockerManifestSchema2), Size: 7, Platform: "linux/arm64/v8"},
+		{Digest: digest, MediaType: string(types.OCIImageIndex), Size: 8},
+	}, children)
+
+	index.Raw = []byte(`{"manifests":[{"digest":"sha256:../../x"}]}`)
+	_, err = index.Children()
+	require.ErrorIs(t, err, registry.ErrBadManifest)
+}
+
+func TestParallelCallersShareOneHandshake(t *testing.T) {
+	r := registrytest.New(t, registrytest.WithTokenAuth(registrytest.TokenAuth{Anonymous: true}))
+	pushImage(t, r, "1")
+	c := insecure(r, nil)
+	var group errgroup.Group
+	for range 20 {
+		group.Go(func() error {
+			_, err := c.Head(t.Context(), r.Host()+"/"+repository, "1")
+			return err
+		})
+	}
+	require.NoError(t, group.Wait())
+	require.Equal(t, 1, r.Count(registrytest.Kinds(registrytest.KindToken)))
+}

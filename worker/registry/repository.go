@@ -1,0 +1,69 @@
+package registry
+
+import (
+	"fmt"
+	"strings"
+
+	"github.com/google/go-containerregistry/pkg/name"
+)
+
+// dockerHub is where the OCI API of docker.io is served. docker.io and
+// index.docker.io are names for it.
+const dockerHub = "registry-1.docker.io"
+
+// hubNames are the names of Docker Hub that appear in references.
+var hubNames = map[string]bool{"docker.io": true, name.DefaultRegistry: true, dockerHub: true}
+
+// location is where a repository is reached and under which name its
+// credentials are found; the two differ for Docker Hub only.
+type location struct {
+	registry   name.Registry   // the host that is asked
+	repository name.Repository // the name that credentials are kept under
+}
+
+// path is the repository's path at the registry, "library/nginx".
+func (l location) path() string { return l.repository.RepositoryStr() }
+
+// locate reads a repository such as "quay.io/osism/osism".
+func (c *Client) locate(repository string) (location, error) {
+	host, path, _ := strings.Cut(repository, "/")
+	options := []name.Option{name.WeakValidation}
+	if c.insecure.has(host) {
+		options = append(options, name.Insecure)
+	}
+	if hubNames[host] {
+		repository = name.DefaultRegistry + "/" + path
+	}
+	parsed, err := name.NewRepository(repository, options...)
+	if err != nil {
+		return location{}, fmt.Errorf("%w: %w", ErrName, err)
+	}
+	host = parsed.RegistryStr()
+	if hubNames[host] {
+		host = dockerHub
+	}
+	registry, err := name.NewRegistry(host, options...)
+	if err != nil {
+		return location{}, fmt.Errorf("%w: %w", ErrName, err)
+	}
+	return location{registry: registry, repository: parsed}, nil
+}
+
+// hostSet is a set of registries as a user writes them: host or host:port.
+type hostSet map[string]bool
+
+func newHostSet(hosts []string) hostSet {
+	set := make(hostSet, len(hosts))
+	for _, host := range hosts {
+		host = strings.ToLower(strings.TrimSpace(host))
+		if hubNames[host] {
+			for alias := range hubNames {
+				set[alias] = true
+			}
+		}
+		set[host] = true
+	}
+	return set
+}
+
+func (s hostSet) has(host string) bool { return s[strings.ToLower(host)] }

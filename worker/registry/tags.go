@@ -1,0 +1,88 @@
+package registry
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"iter"
+	"net/http"
+	"net/url"
+	"regexp"
+	"strconv"
+
+	"github.com/google/go-containerregistry/pkg/v1/remote/transport"
+)
+
+const (
+	// tagsPerPage is what registries accept at most (ECR refuses more); many
+	// send shorter pages.
+	tagsPerPage = 1000
+
+	// maxPageSize bounds a page from a registry that ignores tagsPerPage and
+	// sends everything: 50,000 tags of the greatest length are 7 MB.
+	maxPageSize = 64 << 20
+)
+
+// nextLink is the target of a Link header with rel="next" (RFC 8288).
+var nextLink = regexp.MustCompile(`<([^>]*)>\s*;[^,]*\brel="?next\b`)
+
+// Tags lists a repository's tags in the registry's order, asking for a page
+// when the one before has been used. A tag that is pushed meanwhile may come
+// twice or not at all. An error is the last item. A repository without tags
+// has none; one that does not exist is ErrNotFound.
+func (c *Client) Tags(ctx context.Context, repository string) iter.Seq2[string, error] {
+	return func(yield func(string, error) bool) {
+		query := url.Values{"n": {strconv.Itoa(tagsPerPage)}}.Encode()
+		for query != "" {
+			tags, next, err := c.tagPage(ctx, repository, query)
+			if err != nil {
+				yield("", err)
+				return
+			}
+			for _, tag := range tags {
+				if !yield(tag, nil) {
+					return
+				}
+			}
+			query = next
+		}
+	}
+}
+
+// tagPage returns a page and the query of the next one, empty for the last.
+func (c *Client) tagPage(ctx context.Context, repository, query string) (tags []string, next string, err error) {
+	got, err := c.send(ctx, call{
+		op: OpTags, repository: repository, method: http.MethodGet,
+		scope: transport.PullScope, path: "tags/list", query: query, limit: maxPageSize,
+	})
+	if err != nil {
+		return nil, "", err
+	}
+	var page struct {
+		Tags []string `json:"tags"`
+	}
+	if err := json.Unmarshal(got.body, &page); err != nil {
+		return nil, "", &Error{Op: OpTags, Repository: repository, Err: fmt.Errorf("%w: %w", ErrUnexpected, err)}
+	}
+	if next = nextQuery(got.header); next == query {
+		return nil, "", &Error{Op: OpTags, Repository: repository,
+			Err: fmt.Errorf("%w: the next page is the same page", ErrUnexpected)}
+	}
+	return page.Tags, next, nil
+}
+
+// nextQuery returns the query of the next page. The rest of the link is the
+// request that was just sent, except behind proxies that rename hosts, change
+// the scheme or add a prefix; there it is wrong.
+func nextQuery(header http.Header) string {
+	for _, value := range header.Values("Link") {
+		found := nextLink.FindStringSubmatch(value)
+		if found == nil {
+			continue
+		}
+		if link, err := url.Parse(found[1]); err == nil {
+			return link.RawQuery
+		}
+	}
+	return ""
+}

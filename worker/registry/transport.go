@@ -1,0 +1,119 @@
+package registry
+
+import (
+	"context"
+	"crypto/tls"
+	"net"
+	"net/http"
+	"sync/atomic"
+	"time"
+)
+
+const (
+	// dialTimeout covers one connection attempt. Registries answer a SYN in
+	// well under a second; ten are what three lost SYNs and their resends take.
+	dialTimeout = 10 * time.Second
+
+	// tlsTimeout covers the handshake, as in net/http's own default.
+	tlsTimeout = 10 * time.Second
+
+	// headerTimeout is how long a registry may think. Pull-through caches and
+	// registries on object storage fetch a manifest from afar before they answer.
+	headerTimeout = time.Minute
+
+	// requestTimeout bounds a request from its first byte to the last of the
+	// answer's body, so that a trickle cannot hold a worker. Manifests and tag
+	// pages are at most some megabytes.
+	requestTimeout = 2 * time.Minute
+
+	// idlePerHost connections stay open to one registry: net/http's default of
+	// two makes parallel lookups over HTTP/1.1 dial again and again.
+	idlePerHost = 64
+
+	// pingAfter and pingTimeout find a dead HTTP/2 connection, which otherwise
+	// swallows every request until the kernel gives it up.
+	pingAfter   = 30 * time.Second
+	pingTimeout = 15 * time.Second
+)
+
+// NewTransport returns the network side of a Client: keep-alive connections,
+// timeouts, proxies from the environment (HTTP_PROXY, HTTPS_PROXY, NO_PROXY),
+// the system's CAs (or SSL_CERT_FILE's), and no TLS verification for the
+// insecure hosts. What paces or counts requests wraps it.
+func NewTransport(insecure []string) http.RoundTripper {
+	verified := http.DefaultTransport.(*http.Transport).Clone()
+	verified.DialContext = (&net.Dialer{Timeout: dialTimeout, KeepAlive: pingAfter}).DialContext
+	verified.TLSHandshakeTimeout = tlsTimeout
+	verified.ResponseHeaderTimeout = headerTimeout
+	verified.MaxIdleConnsPerHost = idlePerHost
+	verified.MaxIdleConns = 0
+	verified.HTTP2 = &http.HTTP2Config{SendPingTimeout: pingAfter, PingTimeout: pingTimeout}
+
+	unverified := verified.Clone()
+	unverified.TLSClientConfig = &tls.Config{InsecureSkipVerify: true}
+	return &byHost{insecure: newHostSet(insecure), verified: verified, unverified: unverified}
+}
+
+// byHost chooses the TLS settings by the host a request goes to, so that an
+// insecure registry does not weaken the others, redirects included.
+type byHost struct {
+	insecure             hostSet
+	verified, unverified http.RoundTripper
+}
+
+func (t *byHost) RoundTrip(request *http.Request) (*http.Response, error) {
+	if t.insecure.has(request.URL.Host) {
+		return t.unverified.RoundTrip(request)
+	}
+	return t.verified.RoundTrip(request)
+}
+
+// guard is between the authentication and the network. It keeps credentials
+// off plain HTTP, which go-containerregistry allows for localhost and private
+// addresses, and gives every attempt of a request its whole body, which
+// go-containerregistry does not when it sends a request again with a new token.
+type guard struct {
+	insecure hostSet
+	inner    http.RoundTripper
+	now      func() time.Time
+}
+
+func (g *guard) RoundTrip(request *http.Request) (*http.Response, error) {
+	if request.URL.Scheme == "http" && !g.insecure.has(request.URL.Host) {
+		if request.Body != nil {
+			request.Body.Close()
+		}
+		return nil, plainHTTP(request.URL.Host)
+	}
+	if request.GetBody != nil {
+		body, err := request.GetBody()
+		if err != nil {
+			return nil, err
+		}
+		request = request.Clone(request.Context())
+		request.Body = body
+	}
+	response, err := g.inner.RoundTrip(request)
+	if err == nil {
+		noteRetryAfter(response, g.now())
+	}
+	return response, err
+}
+
+// waitKey finds in a context where to note a Retry-After: the errors of
+// go-containerregistry's token exchange do not carry the answer's header.
+type waitKey struct{}
+
+func withWait(ctx context.Context) (context.Context, *atomic.Int64) {
+	wait := new(atomic.Int64)
+	return context.WithValue(ctx, waitKey{}, wait), wait
+}
+
+func noteRetryAfter(response *http.Response, now time.Time) {
+	if response.StatusCode < http.StatusBadRequest {
+		return
+	}
+	if wait, ok := response.Request.Context().Value(waitKey{}).(*atomic.Int64); ok {
+		wait.Store(int64(parseRetryAfter(response.Header.Get("Retry-After"), now)))
+	}
+}

@@ -1,0 +1,120 @@
+package registrytest
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"strings"
+
+	v1 "github.com/google/go-containerregistry/pkg/v1"
+	"github.com/google/go-containerregistry/pkg/v1/types"
+)
+
+// LongTag is a tag of 128 characters, the most there can be.
+var LongTag = "v1." + strings.Repeat("0", 125)
+
+// Media types of Helm and cosign.
+const (
+	mediaTypeHelmConfig = types.MediaType("application/vnd.cncf.helm.config.v1+json")
+	mediaTypeHelmChart  = types.MediaType("application/vnd.cncf.helm.chart.content.v1.tar+gzip")
+	mediaTypeCosign     = types.MediaType("application/vnd.dev.cosign.simplesigning.v1+json")
+	mediaTypeEmpty      = types.MediaType("application/vnd.oci.empty.v1+json")
+)
+
+// emptyBlob is the content of the specification's empty descriptor.
+var emptyBlob = []byte("{}")
+
+// PushChart stores a Helm chart under its version, as `helm push` does.
+func (r *Registry) PushChart(repository, version string) (string, error) {
+	name := repository[strings.LastIndex(repository, "/")+1:]
+	config, err := json.Marshal(map[string]string{"name": name, "version": version, "apiVersion": "v2"})
+	if err != nil {
+		return "", err
+	}
+	chart, err := Layer{Seed: repository + " " + version, Size: defaultLayerSize}.build(false)
+	if err != nil {
+		return "", err
+	}
+	manifest, err := r.pushJSON(repository, version, types.OCIManifestSchema1, v1.Manifest{
+		SchemaVersion: 2,
+		MediaType:     types.OCIManifestSchema1,
+		Config:        describe(mediaTypeHelmConfig, config),
+		Layers:        []v1.Descriptor{describe(mediaTypeHelmChart, chart.content)},
+		Annotations:   map[string]string{"org.opencontainers.image.title": name, "org.opencontainers.image.version": version},
+	}, config, chart.content)
+	return manifest.Digest.String(), err
+}
+
+// SignatureTag is the tag of cosign's older scheme: sha256-HEX.sig.
+func SignatureTag(dgst string) string { return fallbackTag(dgst) + ".sig" }
+
+// PushSignature signs a digest of the repository as cosign's older scheme does,
+// under SignatureTag. The signature is not valid.
+func (r *Registry) PushSignature(repository, dgst string) (string, error) {
+	payload, err := json.Marshal(map[string]any{"critical": map[string]any{
+		"identity": map[string]string{"docker-reference": repository},
+		"image":    map[string]string{"docker-manifest-digest": dgst},
+		"type":     "cosign container image signature",
+	}})
+	if err != nil {
+		return "", err
+	}
+	layer := describe(mediaTypeCosign, payload)
+	layer.Annotations = map[string]string{"dev.cosignproject.cosign/signature": "bm90IGEgc2lnbmF0dXJl"}
+	config, err := json.Marshal(v1.ConfigFile{RootFS: v1.RootFS{Type: "layers", DiffIDs: []v1.Hash{layer.Digest}}})
+	if err != nil {
+		return "", err
+	}
+	manifest, err := r.pushJSON(repository, SignatureTag(dgst), types.OCIManifestSchema1, v1.Manifest{
+		SchemaVersion: 2,
+		MediaType:     types.OCIManifestSchema1,
+		Config:        describe(types.OCIConfigJSON, config),
+		Layers:        []v1.Descriptor{layer},
+	}, config, payload)
+	return manifest.Digest.String(), err
+}
+
+// PushReferrer stores an artifact whose subject is a digest of the repository,
+// and lists it under the tag sha256-HEX: distribution has no referrers API.
+func (r *Registry) PushReferrer(repository, dgst, artifactType string) (string, error) {
+	payload, err := r.Manifest(repository, dgst)
+	if err != nil {
+		return "", err
+	}
+	var subject struct {
+		MediaType types.MediaType `json:"mediaType"`
+	}
+	if err := json.Unmarshal(payload, &subject); err != nil {
+		return "", fmt.Errorf("read %s in %s: %w", dgst, repository, err)
+	}
+	described := describe(subject.MediaType, payload)
+	artifact, err := r.pushJSON(repository, "", types.OCIManifestSchema1, v1.Manifest{
+		SchemaVersion: 2,
+		MediaType:     types.OCIManifestSchema1,
+		Config:        describe(mediaTypeEmpty, emptyBlob),
+		Layers:        []v1.Descriptor{describe(mediaTypeEmpty, emptyBlob)},
+		Subject:       &described,
+		ArtifactType:  artifactType,
+	}, emptyBlob)
+	if err != nil {
+		return "", err
+	}
+	artifact.ArtifactType = artifactType
+	return artifact.Digest.String(), r.addReferrer(repository, fallbackTag(dgst), artifact)
+}
+
+func (r *Registry) addReferrer(repository, tag string, artifact v1.Descriptor) error {
+	known, err := r.Children(repository, tag)
+	if err != nil && !errors.Is(err, ErrNotFound) {
+		return err
+	}
+	_, err = r.pushJSON(repository, tag, types.OCIImageIndex, v1.IndexManifest{
+		SchemaVersion: 2,
+		MediaType:     types.OCIImageIndex,
+		Manifests:     append(known, artifact),
+	})
+	return err
+}
+
+// fallbackTag is where the referrers of a digest are listed without an API.
+func fallbackTag(dgst string) string { return strings.Replace(dgst, ":", "-", 1) }

@@ -1,0 +1,154 @@
+package registrytest
+
+import (
+	"context"
+	"crypto/tls"
+	"io"
+	"maps"
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"slices"
+	"strconv"
+	"sync"
+	"time"
+)
+
+// Fault is something that goes wrong with matching requests. First Delay and
+// Gate hold the request up; then the first of Hang, Reset, Status and
+// TruncateBody that is set happens. With none of them the request goes on as
+// usual.
+type Fault struct {
+	Match Match // nil matches every request; Status is 0 when it is asked
+	Times int   // how many requests it strikes; 0 = until it is removed
+
+	Delay time.Duration   // wait this long first
+	Gate  <-chan struct{} // wait until this is closed first
+
+	Hang  bool // never answer: until the client goes away or the registry stops
+	Reset bool // reset the TCP connection
+
+	Status int // answer with this, Header and Body
+	Header http.Header
+	Body   string
+
+	TruncateBody bool // send the headers and half of the body, then cut
+}
+
+// faults are the ones injected, in order. The zero value has none.
+type faults struct {
+	mu       sync.Mutex
+	injected []*struck
+}
+
+type struck struct {
+	fault Fault
+	left  int // negative: no end
+}
+
+// Inject makes requests go wrong from now on. Of several faults that match a
+// request, the one injected first strikes. The returned function removes it.
+func (r *Registry) Inject(fault Fault) (remove func()) {
+	if fault.Match == nil {
+		fault.Match = Any
+	}
+	s := &struck{fault: fault, left: fault.Times}
+	if fault.Times == 0 {
+		s.left = -1
+	}
+	r.faults.mu.Lock()
+	defer r.faults.mu.Unlock()
+	r.faults.injected = append(r.faults.injected, s)
+	return func() { r.faults.remove(s) }
+}
+
+func (f *faults) remove(s *struck) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.injected = slices.DeleteFunc(f.injected, func(other *struck) bool { return other == s })
+}
+
+// take is the fault that strikes the request, or the zero one.
+func (f *faults) take(request Request) Fault {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	for i, s := range f.injected {
+		if !s.fault.Match(request) {
+			continue
+		}
+		s.left--
+		if s.left == 0 {
+			f.injected = slices.Delete(f.injected, i, i+1)
+		}
+		return s.fault
+	}
+	return Fault{}
+}
+
+// answers applies the fault, and is false where the request goes on.
+func (f Fault) answers(w http.ResponseWriter, req *http.Request) bool {
+	pause(req.Context(), f.Delay)
+	if f.Gate != nil {
+		select {
+		case <-f.Gate:
+		case <-req.Context().Done():
+		}
+	}
+	switch {
+	case f.Hang:
+		<-req.Context().Done()
+		panic(http.ErrAbortHandler)
+	case f.Reset:
+		reset(w)
+	case f.Status != 0:
+		maps.Copy(w.Header(), f.Header.Clone())
+		w.WriteHeader(f.Status)
+		_, _ = io.WriteString(w, f.Body) // the client may be gone
+	default:
+		return false
+	}
+	return true
+}
+
+// reset closes the connection without the goodbye that close sends: lingering
+// for 0 seconds makes the kernel send RST.
+func reset(w http.ResponseWriter) {
+	conn, _, err := http.NewResponseController(w).Hijack()
+	if err != nil {
+		panic(http.ErrAbortHandler)
+	}
+	tcp := conn
+	if secure, ok := conn.(*tls.Conn); ok {
+		tcp = secure.NetConn()
+	}
+	if tcp, ok := tcp.(*net.TCPConn); ok {
+		_ = tcp.SetLinger(0)
+	}
+	_ = tcp.Close()
+}
+
+// truncate answers with the full Content-Length and half of the body.
+func truncate(w http.ResponseWriter, answer func(http.ResponseWriter)) {
+	whole := httptest.NewRecorder()
+	answer(whole)
+	body := whole.Body.Bytes()
+	maps.Copy(w.Header(), whole.Header())
+	w.Header().Set("Content-Length", strconv.Itoa(len(body)))
+	w.WriteHeader(whole.Code)
+	_, _ = w.Write(body[:len(body)/2])
+	_ = http.NewResponseController(w).Flush()
+	panic(http.ErrAbortHandler)
+}
+
+// pause waits, or less where the request ends.
+func pause(ctx context.Context, d time.Duration) {
+	if d <= 0 {
+		return
+	}
+	timer := time.NewTimer(d)
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+	case <-ctx.Done():
+	}
+}

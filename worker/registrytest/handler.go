@@ -1,0 +1,83 @@
+package registrytest
+
+import "net/http"
+
+// serve is the way of every request: record, fault, limit, authorize, answer.
+func (r *Registry) serve(w http.ResponseWriter, req *http.Request) {
+	r.serving.RLock()
+	defer r.serving.RUnlock()
+	if req.Context().Err() != nil { // it came in while Stop was closing
+		panic(http.ErrAbortHandler)
+	}
+	request := parse(req)
+	entry := r.record.arrived(request)
+	rw := &responseWriter{ResponseWriter: w, registry: r, entry: entry}
+	pause(req.Context(), r.settings.latency)
+
+	fault := r.faults.take(request)
+	switch {
+	case fault.answers(rw, req):
+	case fault.TruncateBody:
+		truncate(rw, func(w http.ResponseWriter) { r.answer(w, req, request) })
+	default:
+		r.answer(rw, req, request)
+	}
+}
+
+// answer is what a registry without faults does.
+func (r *Registry) answer(w http.ResponseWriter, req *http.Request, request Request) {
+	if r.tokens != nil && request.Kind == KindToken {
+		r.tokens.serve(w, req)
+		return
+	}
+	for _, limit := range r.settings.requestLimiters {
+		if limit.refuses(w, request) {
+			return
+		}
+	}
+	if r.unauthorized(w, req, request) {
+		return
+	}
+	if r.pulls != nil && r.pulls.refuses(w, request) {
+		return
+	}
+	if request.Kind == KindTags && r.settings.tagPage > 0 {
+		req = shortPage(req, r.settings.tagPage)
+	}
+	if s := r.synthetic(request.Repository); s != nil && s.serves(w, req, request) {
+		return
+	}
+	r.app.ServeHTTP(w, req)
+}
+
+// responseWriter tells the record the status before the client can know it.
+type responseWriter struct {
+	http.ResponseWriter
+	registry *Registry
+	entry    *entry
+	wrote    bool
+}
+
+// Unwrap lets http.ResponseController flush and take over the connection.
+func (w *responseWriter) Unwrap() http.ResponseWriter { return w.ResponseWriter }
+
+// WriteHeader implements http.ResponseWriter.
+func (w *responseWriter) WriteHeader(status int) {
+	if !w.wrote {
+		w.wrote = true
+		if w.registry.settings.noDigestHeader && w.entry.request.Kind == KindManifestHead {
+			w.Header().Del("Docker-Content-Digest")
+			w.Header().Del("Etag") // distribution puts the digest there, too
+		}
+		w.registry.record.answered(w.entry, status)
+	}
+	w.ResponseWriter.WriteHeader(status)
+}
+
+// Write implements http.ResponseWriter.
+func (w *responseWriter) Write(p []byte) (int, error) {
+	if !w.wrote {
+		w.WriteHeader(http.StatusOK)
+	}
+	return w.ResponseWriter.Write(p)
+}

@@ -1,0 +1,98 @@
+package registrytest
+
+import (
+	"slices"
+	"time"
+
+	"golang.org/x/time/rate"
+)
+
+// Option changes how a registry is started.
+type Option func(*settings)
+
+type settings struct {
+	dir             string
+	tls             bool
+	tlsHosts        []string
+	basicAuth       *credentials
+	tokenAuth       *TokenAuth
+	latency         time.Duration
+	tagPage         int
+	noDigestHeader  bool
+	partialIndexes  bool
+	pullLimit       int
+	pullWindow      time.Duration
+	requestLimiters []requestLimiter
+	now             func() time.Time
+}
+
+// WithDirectory keeps what is pushed in a folder instead of in memory: for
+// images larger than memory, and where a registry shall outlive its process.
+func WithDirectory(dir string) Option {
+	return func(s *settings) { s.dir = dir }
+}
+
+// WithTLS serves HTTPS with a certificate for 127.0.0.1, localhost and the
+// given hosts, signed by an authority of its own; see CA and WriteCA.
+func WithTLS(hosts ...string) Option {
+	return func(s *settings) { s.tls, s.tlsHosts = true, hosts }
+}
+
+// WithBasicAuth asks every request for this user and password.
+func WithBasicAuth(user, password string) Option {
+	return func(s *settings) { s.basicAuth = &credentials{user, password} }
+}
+
+// WithTokenAuth asks every request for a bearer token of the registry's own
+// token service, as Docker Hub and quay.io do.
+func WithTokenAuth(auth TokenAuth) Option {
+	return func(s *settings) { s.tokenAuth = &auth }
+}
+
+// WithLatency delays every request, as a network does.
+func WithLatency(latency time.Duration) Option {
+	return func(s *settings) { s.latency = latency }
+}
+
+// WithTagPage answers tags/list with at most n tags and a Link header to the
+// next page, however many were asked for.
+func WithTagPage(n int) Option {
+	return func(s *settings) { s.tagPage = n }
+}
+
+// WithoutDigestHeader leaves Docker-Content-Digest out of the answers to
+// manifest HEADs, which the specification allows.
+func WithoutDigestHeader() Option {
+	return func(s *settings) { s.noDigestHeader = true }
+}
+
+// WithPartialIndexes accepts an index although manifests below it are missing.
+// Without it the registry refuses such an index, as distribution does unless
+// validation.manifests.indexes.platforms says otherwise.
+func WithPartialIndexes() Option {
+	return func(s *settings) { s.partialIndexes = true }
+}
+
+// WithPullLimit allows limit manifest GETs in any window of this length, and
+// answers the ones above it as Docker Hub does. HEADs are free, and both carry
+// ratelimit-limit and ratelimit-remaining.
+func WithPullLimit(limit int, window time.Duration) Option {
+	return func(s *settings) { s.pullLimit, s.pullWindow = limit, window }
+}
+
+// WithRequestLimit answers what exceeds perSecond (after a burst) as quay.io
+// does: an HTML 429 without Retry-After. Of the given kinds together, or of all
+// but token requests where none is given. It can be given more than once.
+func WithRequestLimit(perSecond float64, burst int, kinds ...Kind) Option {
+	return func(s *settings) {
+		s.requestLimiters = append(s.requestLimiters, requestLimiter{
+			limiter: rate.NewLimiter(rate.Limit(perSecond), burst),
+			kinds:   slices.Clone(kinds),
+		})
+	}
+}
+
+// WithClock replaces the clock that pull windows and tokens go by.
+func WithClock(now func() time.Time) Option {
+	return func(s *settings) { s.now = now }
+}

@@ -1,0 +1,166 @@
+package registrytest
+
+import (
+	"context"
+	"fmt"
+	"sync"
+	"time"
+)
+
+// Kind is what a request is about.
+type Kind string
+
+// The kinds. Everything else, such as the POST and the PATCHes of an upload,
+// deletions and referrers, is KindOther.
+const (
+	KindPing         Kind = "ping"
+	KindToken        Kind = "token"
+	KindTags         Kind = "tags"
+	KindManifestHead Kind = "manifest-head"
+	KindManifestGet  Kind = "manifest-get" // a pull
+	KindManifestPut  Kind = "manifest-put"
+	KindBlobHead     Kind = "blob-head"
+	KindBlobGet      Kind = "blob-get"
+	KindBlobUpload   Kind = "blob-upload" // the PUT that finishes an upload
+	KindBlobMount    Kind = "blob-mount"  // 201: mounted; 202: turned into an upload
+	KindOther        Kind = "other"
+)
+
+// Request is a request as the registry saw it.
+type Request struct {
+	At         time.Time // of arrival
+	Method     string
+	Path       string
+	Kind       Kind
+	Repository string // without the host; empty for ping and token
+	Reference  string // tag or digest; of an upload or mount, the blob's digest
+	Status     int    // 0 until it is answered, and for good where it never is
+	Accept     string // all Accept headers, joined by ", "
+	UserAgent  string
+}
+
+// recorder keeps every request and tells those who wait for one. Its zero value
+// is ready for use.
+type recorder struct {
+	mu       sync.Mutex
+	entries  []*entry
+	watchers map[*watcher]struct{}
+}
+
+// entry is a recorded request. Only recorder.answered changes it.
+type entry struct{ request Request }
+
+type watcher struct {
+	match Match
+	fired chan Request
+}
+
+func (r *recorder) arrived(request Request) *entry {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	e := &entry{request}
+	r.entries = append(r.entries, e)
+	r.tell(request)
+	return e
+}
+
+func (r *recorder) answered(e *entry, status int) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	e.request.Status = status
+	r.tell(e.request)
+}
+
+func (r *recorder) tell(request Request) {
+	for w := range r.watchers {
+		if w.match(request) {
+			w.fired <- request // its one slot is free: it is told once
+			close(w.fired)
+			delete(r.watchers, w)
+		}
+	}
+}
+
+func (r *recorder) watch(match Match) *watcher {
+	w := &watcher{match: match, fired: make(chan Request, 1)}
+	if r.watchers == nil {
+		r.watchers = map[*watcher]struct{}{}
+	}
+	r.watchers[w] = struct{}{}
+	return w
+}
+
+// Requests is every request since the start or the last ResetRequests, in order
+// of arrival, those still under way included.
+func (r *Registry) Requests() []Request {
+	r.record.mu.Lock()
+	defer r.record.mu.Unlock()
+	requests := make([]Request, len(r.record.entries))
+	for i, e := range r.record.entries {
+		requests[i] = e.request
+	}
+	return requests
+}
+
+// Count is how many of Requests match.
+func (r *Registry) Count(match Match) int {
+	r.record.mu.Lock()
+	defer r.record.mu.Unlock()
+	n := 0
+	for _, e := range r.record.entries {
+		if match(e.request) {
+			n++
+		}
+	}
+	return n
+}
+
+// Pulls is how many manifests were asked for by GET, whatever the answer.
+func (r *Registry) Pulls() int { return r.Count(Kinds(KindManifestGet)) }
+
+// ResetRequests forgets every request so far.
+func (r *Registry) ResetRequests() {
+	r.record.mu.Lock()
+	defer r.record.mu.Unlock()
+	r.record.entries = nil
+}
+
+// Notify returns a channel that receives the first request from now on that
+// matches, and is then closed. A request is looked at twice: when it arrives,
+// with Status 0, and when it is answered, just before the client learns of it.
+func (r *Registry) Notify(match Match) <-chan Request {
+	r.record.mu.Lock()
+	defer r.record.mu.Unlock()
+	return r.record.watch(match).fired
+}
+
+// WaitFor waits until a request matches that arrived since the start or the
+// last ResetRequests; one that is in Requests already does. Requests are looked
+// at as Notify does. It returns an error when ctx ends first.
+func (r *Registry) WaitFor(ctx context.Context, match Match) error {
+	w := r.record.watchOrSeen(match)
+	if w == nil {
+		return nil
+	}
+	select {
+	case <-w.fired:
+		return nil
+	case <-ctx.Done():
+		r.record.mu.Lock()
+		defer r.record.mu.Unlock()
+		delete(r.record.watchers, w)
+		return fmt.Errorf("wait for a request to %s: %w", r.Host(), ctx.Err())
+	}
+}
+
+// watchOrSeen is nil where a request already matches.
+func (r *recorder) watchOrSeen(match Match) *watcher {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for _, e := range r.entries {
+		if match(e.request) {
+			return nil
+		}
+	}
+	return r.watch(match)
+}

@@ -1,0 +1,211 @@
+// Package registrytest runs container registries for tests, benchmarks and
+// demonstrations: the real distribution registry on loopback, with the habits
+// of Docker Hub and quay.io (token services, pull and request limits, short
+// pages), with faults on demand, with a record of every request, and with
+// deterministic images to fill it.
+//
+// Every method of [Registry] is safe for concurrent use. What reads or writes
+// the storage directly (PushImage, Tag, Digest, …) is not recorded, meets no
+// fault and spends no limit, and works while the registry is stopped.
+package registrytest
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"io"
+	"log"
+	"net"
+	"net/http"
+	"os"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/distribution/distribution/v3"
+	"github.com/distribution/distribution/v3/registry/handlers"
+)
+
+// ErrNotFound is wrapped by errors about a repository, tag, digest or blob
+// that the registry does not hold.
+var ErrNotFound = errors.New("not found")
+
+// rebindTimeout bounds how long Restart waits for its port: between Stop and
+// Restart the kernel may lend it to somebody's outgoing connection.
+const rebindTimeout = 5 * time.Second
+
+// rebindInterval is how often Restart tries its port.
+const rebindInterval = 20 * time.Millisecond
+
+// Registry is one running registry. Start or New makes it.
+type Registry struct {
+	settings settings
+	app      *handlers.App
+	storage  distribution.Namespace
+	tls      *authority
+	record   recorder
+	faults   faults
+	pulls    *pullLimit
+	tokens   *tokenService
+
+	// serving is held for reading by every request and for writing by Stop, so
+	// that nothing touches the storage once Stop has returned.
+	serving sync.RWMutex
+
+	mu         sync.Mutex // guards what follows
+	address    string
+	server     *http.Server
+	cancel     context.CancelFunc
+	synthetics map[string]*synthetic
+}
+
+// Start runs a registry on a free port of 127.0.0.1 until Close.
+func Start(options ...Option) (*Registry, error) {
+	s := settings{now: time.Now}
+	for _, option := range options {
+		option(&s)
+	}
+	r := &Registry{settings: s, synthetics: map[string]*synthetic{}}
+	if s.pullLimit > 0 {
+		r.pulls = &pullLimit{limit: s.pullLimit, window: s.pullWindow, now: s.now}
+	}
+	if s.tokenAuth != nil {
+		r.tokens = newTokenService(*s.tokenAuth, s.now)
+	}
+	if s.tls {
+		authority, err := newAuthority(s.tlsHosts)
+		if err != nil {
+			return nil, fmt.Errorf("make a certificate authority: %w", err)
+		}
+		r.tls = authority
+	}
+	if err := r.openStorage(); err != nil {
+		return nil, err
+	}
+	if err := r.listen("127.0.0.1:0"); err != nil {
+		return nil, err
+	}
+	return r, nil
+}
+
+// New is Start for tests: it fails the test on an error, and closes the
+// registry when the test is over.
+func New(t testing.TB, options ...Option) *Registry {
+	t.Helper()
+	r, err := Start(options...)
+	if err != nil {
+		t.Fatalf("start a registry: %v", err)
+	}
+	t.Cleanup(r.Close)
+	return r
+}
+
+// Host is the registry's "127.0.0.1:port", the same over Stop and Restart.
+func (r *Registry) Host() string {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.address
+}
+
+// URL is the registry's base URL, without a trailing slash.
+func (r *Registry) URL() string {
+	if r.tls != nil {
+		return "https://" + r.Host()
+	}
+	return "http://" + r.Host()
+}
+
+// Stop ends every connection and closes the port: clients see "connection
+// refused". What was pushed is kept. It does nothing on a stopped registry.
+func (r *Registry) Stop() {
+	r.mu.Lock()
+	server, cancel := r.server, r.cancel
+	r.server, r.cancel = nil, nil
+	r.mu.Unlock()
+	if server == nil {
+		return
+	}
+	cancel()
+	_ = server.Close() // listener and connections are gone, whatever it says
+	r.serving.Lock()   // wait for the requests under way; see serving
+	defer r.serving.Unlock()
+}
+
+// Restart serves again on the same port. It fails where the registry is
+// running, or where somebody else has taken the port for 5 seconds.
+func (r *Registry) Restart() error {
+	r.mu.Lock()
+	running := r.server != nil
+	r.mu.Unlock()
+	if running {
+		return errors.New("restart a registry: it is running")
+	}
+	return r.listen(r.Host())
+}
+
+// Close stops the registry for good.
+func (r *Registry) Close() {
+	r.Stop()
+	_ = r.app.Shutdown() // only a pull-through cache has something to close
+}
+
+func (r *Registry) listen(address string) error {
+	listener, err := bind(address)
+	if err != nil {
+		return fmt.Errorf("listen on %s: %w", address, err)
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	server := &http.Server{
+		Handler:     http.HandlerFunc(r.serve),
+		BaseContext: func(net.Listener) context.Context { return ctx },
+		ErrorLog:    log.New(io.Discard, "", 0),
+		// Without HTTP/2 a fault can take the connection over, TLS or not.
+		TLSNextProto: map[string]func(*http.Server, *tls.Conn, http.Handler){},
+	}
+	r.mu.Lock()
+	r.server, r.cancel, r.address = server, cancel, listener.Addr().String()
+	r.mu.Unlock()
+	if r.tls != nil {
+		listener = tls.NewListener(listener, r.tls.serverConfig())
+	}
+	go server.Serve(listener) //nolint:errcheck // it always ends with ErrServerClosed
+	return nil
+}
+
+func bind(address string) (net.Listener, error) {
+	deadline := time.NewTimer(rebindTimeout)
+	defer deadline.Stop()
+	retry := time.NewTicker(rebindInterval)
+	defer retry.Stop()
+	for {
+		listener, err := net.Listen("tcp", address)
+		if !errors.Is(err, syscall.EADDRINUSE) {
+			return listener, err
+		}
+		select {
+		case <-deadline.C:
+			return nil, err
+		case <-retry.C:
+		}
+	}
+}
+
+// CA is the PEM certificate of the authority that signed the registry's, nil
+// without WithTLS.
+func (r *Registry) CA() []byte {
+	if r.tls == nil {
+		return nil
+	}
+	return r.tls.pem
+}
+
+// WriteCA writes CA to a file, as SSL_CERT_FILE or skopeo's --src-cert-dir
+// (in a file named *.crt) want it.
+func (r *Registry) WriteCA(path string) error {
+	if err := os.WriteFile(path, r.CA(), 0o644); err != nil {
+		return fmt.Errorf("write the authority of %s: %w", r.Host(), err)
+	}
+	return nil
+}

@@ -1,0 +1,235 @@
+package registrytest
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"slices"
+
+	"github.com/distribution/distribution/v3"
+	"github.com/distribution/distribution/v3/configuration"
+	"github.com/distribution/distribution/v3/registry/handlers"
+	"github.com/distribution/distribution/v3/registry/storage"
+	"github.com/distribution/distribution/v3/registry/storage/driver"
+	"github.com/distribution/distribution/v3/registry/storage/driver/factory"
+	"github.com/distribution/distribution/v3/registry/storage/driver/filesystem"
+	"github.com/distribution/distribution/v3/registry/storage/driver/inmemory"
+	"github.com/distribution/reference"
+	"github.com/google/go-containerregistry/pkg/v1/types"
+	"github.com/opencontainers/go-digest"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+	"github.com/sirupsen/logrus"
+)
+
+// sharedDriver names a storage driver that is handed in ready made, so that the
+// registry and its methods work on one storage.
+const sharedDriver = "registrytest"
+
+// filesystemThreads is the concurrency of the filesystem driver: its default.
+const filesystemThreads = 100
+
+type sharedDriverFactory struct{}
+
+func (sharedDriverFactory) Create(_ context.Context, parameters map[string]any) (driver.StorageDriver, error) {
+	return parameters["driver"].(driver.StorageDriver), nil
+}
+
+func init() {
+	factory.Register(sharedDriver, sharedDriverFactory{})
+	// distribution logs every request through logrus's one global logger, which
+	// cannot be handed in; nothing else of this project uses it.
+	logrus.SetLevel(logrus.PanicLevel)
+	logrus.SetOutput(io.Discard)
+}
+
+func (r *Registry) openStorage() error {
+	var shared driver.StorageDriver = inmemory.New()
+	if r.settings.dir != "" {
+		shared = filesystem.New(filesystem.DriverParameters{RootDirectory: r.settings.dir, MaxThreads: filesystemThreads})
+	}
+	namespace, err := storage.NewRegistry(context.Background(), shared, storage.EnableDelete)
+	if err != nil {
+		return fmt.Errorf("open the storage: %w", err)
+	}
+	config := &configuration.Configuration{Storage: configuration.Storage{
+		sharedDriver:  {"driver": shared},
+		"delete":      {"enabled": true},
+		"maintenance": {"uploadpurging": map[any]any{"enabled": false}},
+	}}
+	config.HTTP.Secret = sharedDriver // signs upload sessions; a fixed one spares a warning
+	config.Validation.Manifests.Indexes.Platforms = "all"
+	if r.settings.partialIndexes {
+		config.Validation.Manifests.Indexes.Platforms = "none"
+	}
+	r.storage, r.app = namespace, handlers.NewApp(context.Background(), config)
+	return nil
+}
+
+func (r *Registry) repository(name string) (distribution.Repository, error) {
+	named, err := reference.WithName(name)
+	if err != nil {
+		return nil, fmt.Errorf("repository %q: %w", name, err)
+	}
+	return r.storage.Repository(context.Background(), named)
+}
+
+// Repositories is the names of all repositories that were ever pushed to, in
+// lexical order.
+func (r *Registry) Repositories() ([]string, error) {
+	var names []string
+	err := r.storage.(distribution.RepositoryEnumerator).Enumerate(context.Background(), func(name string) error {
+		names = append(names, name)
+		return nil
+	})
+	if _, empty := errors.AsType[driver.PathNotFoundError](err); err != nil && !empty {
+		return nil, fmt.Errorf("list the repositories of %s: %w", r.Host(), err)
+	}
+	slices.Sort(names)
+	return names, nil
+}
+
+// Tags is the tags of a repository in lexical order. It wraps ErrNotFound where
+// there is no such repository.
+func (r *Registry) Tags(repository string) ([]string, error) {
+	if s := r.synthetic(repository); s != nil {
+		return slices.Clone(s.tags), nil
+	}
+	repo, err := r.repository(repository)
+	if err != nil {
+		return nil, err
+	}
+	tags, err := repo.Tags(context.Background()).All(context.Background())
+	if err != nil {
+		return nil, r.missing(err, "list the tags of %s", repository)
+	}
+	return tags, nil
+}
+
+// Digest is the digest that a tag names ("sha256:…"), or a digest itself. It
+// wraps ErrNotFound where there is no such tag or manifest.
+func (r *Registry) Digest(repository, ref string) (string, error) {
+	dgst, _, err := r.manifest(repository, ref)
+	return dgst, err
+}
+
+// Manifest is the manifest that a tag or digest names, byte for byte. It wraps
+// ErrNotFound where there is none.
+func (r *Registry) Manifest(repository, ref string) ([]byte, error) {
+	_, payload, err := r.manifest(repository, ref)
+	return payload, err
+}
+
+func (r *Registry) manifest(repository, ref string) (dgst string, payload []byte, err error) {
+	if s := r.synthetic(repository); s != nil {
+		if dgst, payload, ok := s.manifest(ref); ok {
+			return dgst, payload, nil
+		}
+	}
+	repo, err := r.repository(repository)
+	if err != nil {
+		return "", nil, err
+	}
+	ctx := context.Background()
+	revision := digest.Digest(ref)
+	if revision.Validate() != nil {
+		tagged, err := repo.Tags(ctx).Get(ctx, ref)
+		if err != nil {
+			return "", nil, r.missing(err, "find %s:%s", repository, ref)
+		}
+		revision = tagged.Digest
+	}
+	manifests, err := repo.Manifests(ctx)
+	if err != nil {
+		return "", nil, err
+	}
+	found, err := manifests.Get(ctx, revision)
+	if err != nil {
+		return "", nil, r.missing(err, "find %s in %s", ref, repository)
+	}
+	_, payload, err = found.Payload()
+	return revision.String(), payload, err
+}
+
+// missing says what was being done, and wraps ErrNotFound where distribution
+// has an error of its own for something that is not there.
+func (r *Registry) missing(err error, format string, args ...any) error {
+	doing := fmt.Sprintf(format, args...) + " at " + r.Host()
+	_, noRepository := errors.AsType[distribution.ErrRepositoryUnknown](err)
+	_, noTag := errors.AsType[distribution.ErrTagUnknown](err)
+	_, noManifest := errors.AsType[distribution.ErrManifestUnknown](err)
+	_, noRevision := errors.AsType[distribution.ErrManifestUnknownRevision](err)
+	if noRepository || noTag || noManifest || noRevision || errors.Is(err, distribution.ErrBlobUnknown) {
+		return fmt.Errorf("%s: %w", doing, ErrNotFound)
+	}
+	return fmt.Errorf("%s: %w", doing, err)
+}
+
+// PushBlob stores a blob in a repository and returns its digest.
+func (r *Registry) PushBlob(repository string, content []byte) (string, error) {
+	repo, err := r.repository(repository)
+	if err != nil {
+		return "", err
+	}
+	ctx := context.Background()
+	stored, err := repo.Blobs(ctx).Put(ctx, "application/octet-stream", content)
+	if err != nil {
+		return "", fmt.Errorf("push a blob to %s: %w", repository, err)
+	}
+	return stored.Digest.String(), nil
+}
+
+// PushManifest stores a manifest or index as it is, whether or not the
+// registry holds what it names, and tags it unless tag is empty.
+func (r *Registry) PushManifest(repository, tag string, mediaType types.MediaType, payload []byte) (string, error) {
+	repo, err := r.repository(repository)
+	if err != nil {
+		return "", err
+	}
+	ctx := context.Background()
+	manifest, _, err := distribution.UnmarshalManifest(string(mediaType), payload)
+	if err != nil {
+		return "", fmt.Errorf("push %s:%s: %w", repository, tag, err)
+	}
+	manifests, err := repo.Manifests(ctx, storage.SkipLayerVerification())
+	if err != nil {
+		return "", err
+	}
+	dgst, err := manifests.Put(ctx, manifest)
+	if err != nil {
+		return "", fmt.Errorf("push %s:%s: %w", repository, tag, err)
+	}
+	if tag == "" {
+		return dgst.String(), nil
+	}
+	return dgst.String(), r.Tag(repository, tag, dgst.String())
+}
+
+// Tag gives a tag to a digest of the repository, or moves the tag there.
+func (r *Registry) Tag(repository, tag, dgst string) error {
+	repo, err := r.repository(repository)
+	if err != nil {
+		return err
+	}
+	if _, _, err := r.manifest(repository, dgst); err != nil {
+		return err
+	}
+	ctx := context.Background()
+	if err := repo.Tags(ctx).Tag(ctx, tag, ocispec.Descriptor{Digest: digest.Digest(dgst)}); err != nil {
+		return fmt.Errorf("tag %s:%s: %w", repository, tag, err)
+	}
+	return nil
+}
+
+// Untag removes a tag and leaves what it named.
+func (r *Registry) Untag(repository, tag string) error {
+	repo, err := r.repository(repository)
+	if err != nil {
+		return err
+	}
+	ctx := context.Background()
+	if err := repo.Tags(ctx).Untag(ctx, tag); err != nil {
+		return fmt.Errorf("untag %s:%s: %w", repository, tag, err)
+	}
+	return nil
+}

@@ -1,0 +1,62 @@
+package service
+
+import (
+	"net"
+	"strings"
+	"time"
+
+	"github.com/osism/skopeo-worker/shared/config"
+	"github.com/osism/skopeo-worker/shared/reference"
+)
+
+// Config is how a worker works.
+type Config struct {
+	Concurrency int           `envconfig:"WORKER_CONCURRENCY" default:"8" expect:"a whole number, 1 or more" desc:"skopeo processes at once"`
+	Skopeo      string        `envconfig:"SKOPEO_PATH" default:"skopeo" desc:"the skopeo to run"`
+	MaxAttempts int           `envconfig:"MAX_ATTEMPTS" default:"5" expect:"a whole number, 1 or more" desc:"tries of an image in a run before it is a failure"`
+	CopyTimeout time.Duration `envconfig:"COPY_TIMEOUT" default:"30m" expect:"a duration such as 30m, more than 0" desc:"how long one skopeo process may take, before it counts as a failed try"`
+}
+
+// Validate implements config.Validator.
+func (c *Config) Validate() []error {
+	var bad []error
+	if c.Concurrency < 1 {
+		bad = append(bad, config.Bad("WORKER_CONCURRENCY", "", "a whole number, 1 or more"))
+	}
+	if c.MaxAttempts < 1 {
+		bad = append(bad, config.Bad("MAX_ATTEMPTS", "", "a whole number, 1 or more"))
+	}
+	if c.CopyTimeout <= 0 {
+		bad = append(bad, config.Bad("COPY_TIMEOUT", "", "a duration such as 30m, more than 0"))
+	}
+	return bad
+}
+
+// Registries is how registries are spoken to.
+type Registries struct {
+	Insecure []string `envconfig:"INSECURE_REGISTRIES" expect:"hosts, separated by commas" desc:"hosts, separated by commas, to talk to without TLS verification, plain HTTP included"`
+}
+
+// Validate implements config.Validator.
+func (r *Registries) Validate() []error {
+	for i, host := range r.Insecure {
+		r.Insecure[i] = strings.TrimSpace(host)
+		if d, err := reference.ParseDestination(r.Insecure[i]); err != nil || d.Prefix != "" {
+			return []error{config.Bad("INSECURE_REGISTRIES", host, "hosts with their ports, separated by commas, without https:// and without a path")}
+		}
+	}
+	return nil
+}
+
+// Metrics is where a worker tells how it is.
+type Metrics struct {
+	Addr string `envconfig:"METRICS_ADDR" default:":9090" desc:"address of /metrics, /healthz and /readyz"`
+}
+
+// Validate implements config.Validator.
+func (m *Metrics) Validate() []error {
+	if _, _, err := net.SplitHostPort(m.Addr); err != nil {
+		return []error{config.Bad("METRICS_ADDR", m.Addr, "host:port, or :port for every address")}
+	}
+	return nil
+}

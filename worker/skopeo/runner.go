@@ -1,0 +1,134 @@
+// Package skopeo runs the program of that name, which moves the bytes of
+// images from one registry to another.
+package skopeo
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"time"
+)
+
+// ErrNotInstalled says that there is no skopeo where it was looked for.
+var ErrNotInstalled = errors.New("skopeo is not installed")
+
+const (
+	// defaultPath is looked for in PATH.
+	defaultPath = "skopeo"
+
+	// defaultGrace is what a process gets between SIGTERM and SIGKILL. skopeo
+	// has nothing to save; it only has to close its connections.
+	defaultGrace = 5 * time.Second
+
+	// systemPolicy is containers-policy.json(5)'s file for the whole system.
+	systemPolicy = "/etc/containers/policy.json"
+
+	versionPrefix = "skopeo version "
+)
+
+// Runner runs skopeo. It is safe for concurrent use; each call is a process.
+//
+// Processes inherit this one's environment, and with it proxies, CAs and where
+// credentials are: nothing secret is on a command line.
+type Runner struct {
+	// Path is the program, looked for in PATH where it has no slash; empty is "skopeo".
+	Path string
+	// Insecure are the registries, host[:port], to talk to without TLS
+	// verification, or in plain HTTP.
+	Insecure []string
+	// Timeout ends a copy that takes longer; 0 is none.
+	Timeout time.Duration
+	// Grace is the time between SIGTERM and SIGKILL; 0 is 5 s.
+	Grace time.Duration
+}
+
+// Version returns the version of the installed skopeo, such as "1.9.3".
+// ErrNotInstalled says that there is none.
+func (r *Runner) Version(ctx context.Context) (string, error) {
+	out, err := exec.CommandContext(ctx, r.path(), "--version").Output()
+	if err != nil {
+		return "", r.explain(err)
+	}
+	version, ok := strings.CutPrefix(strings.TrimSpace(string(out)), versionPrefix)
+	if !ok {
+		return "", fmt.Errorf("%s does not answer as skopeo does; check SKOPEO_PATH", r.path())
+	}
+	version, _, _ = strings.Cut(version, " ") // some builds add "commit: …"
+	return version, nil
+}
+
+// Copy copies the manifest with this digest, and what it refers to, from one
+// repository to another ("quay.io/osism/osism"), under the same digest and
+// without a tag. It tries once, and gives up at the first 429. The error is an
+// *Error; it wraps ctx's error where ctx ended the copy, and
+// context.DeadlineExceeded where Timeout did.
+func (r *Runner) Copy(ctx context.Context, source, digest, destination string) error {
+	arguments := []string{"--debug"} // for limitLine
+	if !hasPolicy() {
+		// skopeo refuses to work without a policy, and its packages ship one
+		// that accepts everything. One that somebody wrote is obeyed.
+		arguments = append(arguments, "--insecure-policy")
+	}
+	arguments = append(arguments, "copy", "--preserve-digests")
+	if r.insecure(source) {
+		arguments = append(arguments, "--src-tls-verify=false")
+	}
+	if r.insecure(destination) {
+		arguments = append(arguments, "--dest-tls-verify=false")
+	}
+	arguments = append(arguments, "docker://"+source+"@"+digest, "docker://"+destination+"@"+digest)
+	err := r.run(ctx, arguments)
+	if failed := (*Error)(nil); errors.As(err, &failed) {
+		failed.Registry = failed.host(hostOf(source), hostOf(destination))
+	}
+	return err
+}
+
+func (r *Runner) path() string {
+	if r.Path == "" {
+		return defaultPath
+	}
+	return r.Path
+}
+
+func (r *Runner) insecure(repository string) bool {
+	host := hostOf(repository)
+	for _, insecure := range r.Insecure {
+		if strings.EqualFold(host, insecure) {
+			return true
+		}
+	}
+	return false
+}
+
+func hostOf(repository string) string {
+	host, _, _ := strings.Cut(repository, "/")
+	return host
+}
+
+// explain tells a skopeo that could not be started from one that failed.
+func (r *Runner) explain(err error) error {
+	if errors.Is(err, exec.ErrNotFound) || errors.Is(err, fs.ErrNotExist) || errors.Is(err, fs.ErrPermission) {
+		return fmt.Errorf("%w: there is no program %q; install skopeo, or set SKOPEO_PATH", ErrNotInstalled, r.path())
+	}
+	return fmt.Errorf("running %s: %w", r.path(), err)
+}
+
+// hasPolicy looks where skopeo does.
+func hasPolicy() bool {
+	paths := []string{systemPolicy}
+	if home, err := os.UserHomeDir(); err == nil {
+		paths = append(paths, filepath.Join(home, ".config", "containers", "policy.json"))
+	}
+	for _, path := range paths {
+		if _, err := os.Stat(path); err == nil {
+			return true
+		}
+	}
+	return false
+}

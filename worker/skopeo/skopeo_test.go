@@ -1,0 +1,201 @@
+package skopeo_test
+
+import (
+	"bufio"
+	"context"
+	"errors"
+	"fmt"
+	"net/http"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/osism/skopeo-worker/worker/registrytest"
+	"github.com/osism/skopeo-worker/worker/skopeo"
+	"github.com/stretchr/testify/require"
+)
+
+const source, destination = "osism/tool", "mirror/osism/tool"
+
+// deadline is for what happens in milliseconds.
+const deadline = 10 * time.Second
+
+// pair starts two registries, the first with an image, and a runner for them.
+func pair(t *testing.T) (from, to *registrytest.Registry, digest string, r *skopeo.Runner) {
+	t.Helper()
+	from, to = registrytest.New(t), registrytest.New(t)
+	digest, err := from.PushImage(source, "1", registrytest.Image{})
+	require.NoError(t, err)
+	return from, to, digest, &skopeo.Runner{Insecure: []string{from.Host(), to.Host()}}
+}
+
+func copyImage(ctx context.Context, r *skopeo.Runner, from, to *registrytest.Registry, digest string) error {
+	return r.Copy(ctx, from.Host()+"/"+source, digest, to.Host()+"/"+destination)
+}
+
+func TestVersion(t *testing.T) {
+	version, err := new(skopeo.Runner).Version(t.Context())
+	require.NoError(t, err)
+	require.Regexp(t, `^\d+\.\d+`, version)
+
+	_, err = (&skopeo.Runner{Path: "/no/such/skopeo"}).Version(t.Context())
+	require.ErrorIs(t, err, skopeo.ErrNotInstalled)
+	require.EqualError(t, err,
+		`skopeo is not installed: there is no program "/no/such/skopeo"; install skopeo, or set SKOPEO_PATH`)
+
+	_, err = (&skopeo.Runner{Path: "true"}).Version(t.Context())
+	require.EqualError(t, err, "true does not answer as skopeo does; check SKOPEO_PATH")
+}
+
+func TestCopy(t *testing.T) {
+	from, to, digest, r := pair(t)
+	require.NoError(t, copyImage(t.Context(), r, from, to, digest))
+	want, err := from.Manifest(source, digest)
+	require.NoError(t, err)
+	got, err := to.Manifest(destination, digest)
+	require.NoError(t, err)
+	require.Equal(t, want, got)
+	require.Equal(t, 1, from.Pulls())
+	tags, err := to.Tags(destination)
+	if !errors.Is(err, registrytest.ErrNotFound) {
+		require.NoError(t, err)
+	}
+	require.Empty(t, tags)
+}
+
+func TestLimitedAtOnce(t *testing.T) {
+	for _, test := range []struct {
+		name       string
+		retryAfter string
+		want       time.Duration
+	}{{"unknown", "", 0}, {"known", "30", 30 * time.Second}} {
+		t.Run(test.name, func(t *testing.T) {
+			from, to, digest, r := pair(t)
+			from.Inject(registrytest.Fault{Match: registrytest.Kinds(registrytest.KindManifestGet), Status: 429,
+				Header: http.Header{"Retry-After": {test.retryAfter}}, Body: "<html>"})
+			err := copyImage(t.Context(), r, from, to, digest)
+			require.ErrorIs(t, err, skopeo.ErrLimited)
+			require.EqualError(t, err, "too many requests to "+from.Host())
+			var failed *skopeo.Error
+			require.ErrorAs(t, err, &failed)
+			require.Equal(t, test.want, failed.RetryAfter)
+			require.Equal(t, from.Host(), failed.Registry)
+			require.Equal(t, 1, from.Pulls(), "skopeo does not go on asking")
+		})
+	}
+}
+
+func TestTimeout(t *testing.T) {
+	from, to, digest, r := pair(t)
+	from.Inject(registrytest.Fault{Match: registrytest.Kinds(registrytest.KindBlobGet), Hang: true})
+	r.Timeout = 300 * time.Millisecond
+	err := copyImage(t.Context(), r, from, to, digest)
+	require.ErrorIs(t, err, context.DeadlineExceeded)
+	require.EqualError(t, err, "gave up after 300ms")
+}
+
+func TestCancelEndsTheProcess(t *testing.T) {
+	from, to, digest, r := pair(t)
+	from.Inject(registrytest.Fault{Match: registrytest.Kinds(registrytest.KindBlobGet), Hang: true})
+	asked := from.Notify(registrytest.Kinds(registrytest.KindBlobGet))
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	go func() { <-asked; cancel() }()
+	err := copyImage(ctx, r, from, to, digest)
+	require.ErrorIs(t, err, context.Canceled)
+	require.EqualError(t, err, "interrupted")
+}
+
+// script makes a runner of a shell script.
+func script(t *testing.T, lines string) *skopeo.Runner {
+	t.Helper()
+	path := filepath.Join(t.TempDir(), "skopeo")
+	require.NoError(t, os.WriteFile(path, []byte("#!/bin/sh\n"+lines+"\n"), 0o700))
+	return &skopeo.Runner{Path: path}
+}
+
+// TestGroupIsKilled: neither skopeo nor its helper heeds SIGTERM.
+func TestGroupIsKilled(t *testing.T) {
+	pids := filepath.Join(t.TempDir(), "pids")
+	require.NoError(t, syscall.Mkfifo(pids, 0o600))
+	r := script(t, fmt.Sprintf(`trap "" TERM; sleep 600 & echo $$ $! >%s; wait; sleep 600`, pids))
+	r.Grace = 100 * time.Millisecond
+	ctx, cancel := context.WithCancel(t.Context())
+	ended := make(chan error, 1)
+	go func() { ended <- r.Copy(ctx, "a.example/b", "sha256:0", "c.example/d") }()
+	line, err := os.ReadFile(pids)
+	require.NoError(t, err)
+	cancel()
+	require.ErrorIs(t, <-ended, context.Canceled)
+	for _, pid := range strings.Fields(string(line)) {
+		require.Eventually(t, func() bool { return gone(pid) }, deadline, time.Millisecond, "process %s", pid)
+	}
+}
+
+// gone tells whether a process has ended, collected by its parent or not.
+func gone(pid string) bool {
+	stat, err := os.ReadFile("/proc/" + pid + "/stat")
+	return err != nil || strings.Contains(string(stat), ") Z ")
+}
+
+// TestNoOrphans kills a process that runs a copy; the copy dies with it.
+func TestNoOrphans(t *testing.T) {
+	const role, pids = "SKOPEO_TEST_PARENT", "SKOPEO_TEST_PIDS"
+	if path := os.Getenv(role); path != "" {
+		_ = (&skopeo.Runner{Path: path}).Copy(context.Background(), "a.example/b", "sha256:0", "c.example/d")
+		return
+	}
+	r := script(t, `echo $$ >"$`+pids+`"; exec sleep 600`)
+	fifo := filepath.Join(t.TempDir(), "pid")
+	require.NoError(t, syscall.Mkfifo(fifo, 0o600))
+	parent := exec.CommandContext(t.Context(), os.Args[0], "-test.run=^TestNoOrphans$")
+	parent.Env = append(os.Environ(), role+"="+r.Path, pids+"="+fifo)
+	require.NoError(t, parent.Start())
+	opened, err := os.Open(fifo)
+	require.NoError(t, err)
+	defer opened.Close()
+	line, err := bufio.NewReader(opened).ReadString('\n')
+	require.NoError(t, err)
+	pid := strings.TrimSpace(line)
+	require.False(t, gone(pid))
+	require.NoError(t, parent.Process.Kill())
+	_ = parent.Wait()
+	require.Eventually(t, func() bool { return gone(pid) }, deadline, time.Millisecond)
+}
+
+func TestReasons(t *testing.T) {
+	const log = `printf "%s\n" 'time="2026-01-01T00:00:00Z" level=`
+	for name, test := range map[string]struct{ script, reason string }{
+		"the last fatal message": {log + `warning msg="Unable to find it"' >&2; ` + log + `fatal msg="reading \"x\":\nEOF"' >&2; ` +
+			log + `debug msg="bye"' >&2; exit 1`, `reading "x": EOF`},
+		"one word":      {log + `fatal msg=EOF' >&2; exit 1`, "EOF"},
+		"no log":        {`echo "Error: unknown flag" >&2; exit 1`, "Error: unknown flag"},
+		"a crash":       {`echo "panic: nil" >&2; echo "goroutine 1" >&2; exit 2`, "panic: nil"},
+		"silence":       {`exit 3`, "skopeo failed and did not say why (exit status 3)"},
+		"a signal":      {`kill -KILL $$`, "skopeo was ended by a signal: killed"},
+		"secrets":       {log + `fatal msg="Get https://bob:hunter2@quay.io/v2?sig=1: Bearer eyJhbGciOiJSUz"' >&2; exit 1`, "Get https://quay.io/v2 Bearer ***"},
+		"after a flood": {`i=0; while [ $i -lt 3000 ]; do echo "a line that is long enough to fill it"; i=$((i+1)); done >&2; ` + log + `fatal msg="the end"' >&2; exit 1`, "the end"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			err := script(t, test.script).Copy(t.Context(), "a.example/b", "sha256:0", "c.example/d")
+			require.EqualError(t, err, test.reason)
+		})
+	}
+}
+
+func TestArguments(t *testing.T) {
+	r := script(t, `echo "$@" >&2; exit 1`)
+	r.Insecure = []string{"c.example:5000"}
+	t.Setenv("HOME", t.TempDir())
+	policy := "--insecure-policy "
+	if _, err := os.Stat("/etc/containers/policy.json"); err == nil {
+		policy = ""
+	}
+	err := r.Copy(t.Context(), "a.example/b", "sha256:0", "c.example:5000/d")
+	require.EqualError(t, err, "--debug "+policy+"copy --preserve-digests --dest-tls-verify=false "+
+		"docker://a.example/b@sha256:0 docker://c.example:5000/d@sha256:0")
+}

@@ -1,0 +1,82 @@
+package skopeo
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"net/url"
+	"regexp"
+	"strconv"
+	"time"
+)
+
+const (
+	// maxStderr is how much of skopeo's last words is kept, in bytes: the
+	// reason is in its last line.
+	maxStderr = 64 << 10
+
+	// maxLine is where a line is cut that is looked at for a limit.
+	maxLine = 8 << 10
+
+	// ownBackoff is what skopeo waits first where the registry does not say
+	// how long (backoffInitialDelay of containers/image).
+	ownBackoff = 2 * time.Second
+)
+
+// ErrLimited says that a registry answered 429.
+var ErrLimited = errors.New("too many requests")
+
+// limitLine is what skopeo says, at debug level, of a 429. It would then sleep
+// in place, from 2 s to 4 minutes, and ask up to four times more. The text is
+// the same in all versions from 1.9.3 on.
+var limitLine = regexp.MustCompile(`Too many requests to (\S+): sleeping for ([0-9.]+) seconds`)
+
+// limit is a 429 that skopeo met.
+type limit struct {
+	host       string
+	retryAfter time.Duration // 0 where the registry did not say
+}
+
+func (l *limit) Error() string { return fmt.Sprintf("%v to %s", ErrLimited, l.host) }
+func (l *limit) Unwrap() error { return ErrLimited }
+
+// stderr keeps the last of what is written to it, and reports limits.
+type stderr struct {
+	limited func(*limit)
+	tail    bytes.Buffer
+	line    []byte // the one not yet ended
+}
+
+func (s *stderr) Write(p []byte) (int, error) {
+	s.tail.Write(p)
+	if excess := s.tail.Len() - maxStderr; excess > 0 {
+		s.tail.Next(excess)
+	}
+	for part := range bytes.Lines(p) {
+		s.line = append(s.line, part[:min(len(part), maxLine-len(s.line))]...)
+		if part[len(part)-1] == '\n' {
+			if found := findLimit(s.line); found != nil {
+				s.limited(found)
+			}
+			s.line = s.line[:0]
+		}
+	}
+	return len(p), nil
+}
+
+func findLimit(line []byte) *limit {
+	found := limitLine.FindSubmatch(line)
+	if found == nil {
+		return nil
+	}
+	asked, err := url.Parse(string(found[1]))
+	if err != nil {
+		return nil
+	}
+	seconds, _ := strconv.ParseFloat(string(found[2]), 64)
+	wait := time.Duration(seconds * float64(time.Second))
+	if wait <= ownBackoff {
+		wait = 0
+	}
+	return &limit{host: asked.Host, retryAfter: wait}
+}
