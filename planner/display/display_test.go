@@ -165,7 +165,7 @@ func TestSummary(t *testing.T) {
 		fmt.Fprintf(&shown, "  quay.io/a/b:%d, 5 attempts:\n      timeout\n", i)
 	}
 	require.Equal(t, `
-Run r1 is done, with failures after 3m12s: 426 images in 3 chunks.
+Run r1 ended with failures after 3m12s: 426 images in 3 chunks.
   copied         12  (5.0 MiB)
   tagged          2
   unchanged     400
@@ -209,4 +209,19 @@ func TestSpan(t *testing.T) {
 	} {
 		require.Equal(t, want, span(d), d)
 	}
+}
+
+func TestTerminal(t *testing.T) {
+	read, write, err := os.Pipe()
+	require.NoError(t, err)
+	defer func() { _, _ = read.Close(), write.Close() }()
+	require.False(t, IsTerminal(write))
+	require.Equal(t, 80, Width(write)())
+
+	terminal, err := os.OpenFile("/dev/ptmx", os.O_RDWR, 0)
+	if err != nil {
+		t.Skip("no terminals here: ", err)
+	}
+	defer func() { _ = terminal.Close() }()
+	require.True(t, IsTerminal(terminal))
 }

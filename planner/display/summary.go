@@ -39,7 +39,11 @@ func headline(p *page, s run.Status, took time.Duration) {
 	case s.State == run.StateCancelled || s.State == run.StateSuperseded:
 		p.line("Run %s was %s after %s: %d of %s done.", s.Run, s.State, span(took), s.Chunks.Done, chunks(s.Chunks.Total))
 	default:
-		p.line("Run %s is %s after %s: %s in %s.", s.Run, stateText(s.State), span(took), images(s.Images.Total), chunks(s.Chunks.Total))
+		ended := "is done"
+		if s.State == run.StateFailed {
+			ended = "ended with failures"
+		}
+		p.line("Run %s %s after %s: %s in %s.", s.Run, ended, span(took), images(s.Images.Total), chunks(s.Chunks.Total))
 	}
 }
 

@@ -1,0 +1,51 @@
+GO ?= go
+STATICCHECK ?= honnef.co/go/tools/cmd/staticcheck@v0.8.2
+
+MODULES  := planner worker shared
+PACKAGES := $(MODULES:%=./%/...)
+
+.DEFAULT_GOAL := build
+# Two installations at once would meet in apt-get's lock.
+.NOTPARALLEL:
+.PHONY: build test demo mirror bench lint tidy help require-go require-cc require-skopeo require-urls
+
+build: require-go ## build bin/planner and bin/worker
+	$(GO) build -o bin/ ./planner ./worker
+
+test: require-go require-cc require-skopeo ## run all tests, with the race detector
+	$(GO) test -race -timeout 14m $(PACKAGES)
+
+demo: build require-skopeo ## mirror a small catalogue between two registries on this machine
+	$(GO) run ./planner/demo
+
+mirror: require-urls build require-skopeo ## mirror the list at MIRROR_SOURCE_URL to MIRROR_DEST_URL
+	bin/planner mirror
+
+bench: require-go require-skopeo ## measure speed and memory
+	$(GO) test -p 1 -run '^$$' -bench . -benchtime 1x -timeout 30m $(PACKAGES)
+
+lint: require-go ## check format and code
+	@unformatted=$$(gofmt -l $(MODULES)); test -z "$$unformatted" || { echo "gofmt would change:" $$unformatted >&2; exit 1; }
+	$(GO) vet $(PACKAGES)
+	$(GO) run $(STATICCHECK) $(PACKAGES)
+
+tidy: require-go ## check that each go.mod names what its module needs, and nothing else
+	@for module in $(MODULES); do echo "$(GO) mod tidy -diff ($$module)"; (cd $$module && $(GO) mod tidy -diff) || exit 1; done
+
+help: ## show the targets
+	@sed -n 's/^\([a-z]*\):.*## \(.*\)/\1\t\2/p' $(MAKEFILE_LIST) | expand -t 12
+
+require-go:
+	@scripts/require-go
+
+# The race detector is linked with the C compiler.
+require-cc:
+	@scripts/require "$$($(GO) env CC)" gcc libc6-dev
+
+require-skopeo:
+	@scripts/require "$${SKOPEO_PATH:-skopeo}" skopeo
+
+require-urls:
+	@test -n "$$MIRROR_SOURCE_URL" || echo "MIRROR_SOURCE_URL is not set: the list, an http(s) URL or a file" >&2
+	@test -n "$$MIRROR_DEST_URL" || echo "MIRROR_DEST_URL is not set: the destination, host[:port][/prefix]" >&2
+	@test -n "$$MIRROR_SOURCE_URL" && test -n "$$MIRROR_DEST_URL"
