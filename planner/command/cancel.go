@@ -35,7 +35,7 @@ func cancelCommand() *cobra.Command {
 				_, _ = fmt.Fprintf(out, "Run %s has nothing that is not yet due.\n", r.ID)
 				return nil
 			}
-			_, _ = fmt.Fprintf(out, "Cancelled run %s: %d chunks dropped.\n", r.ID, dropped)
+			_, _ = fmt.Fprintf(out, "Cancelled run %s: %s dropped.\n", r.ID, count(dropped, "chunk", "chunks"))
 			return nil
 		},
 	}

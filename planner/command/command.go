@@ -69,6 +69,14 @@ func first(args []string) string {
 	return args[0]
 }
 
+// count is a number with its noun.
+func count(n int, one, many string) string {
+	if n == 1 {
+		return "1 " + one
+	}
+	return fmt.Sprintf("%d %s", n, many)
+}
+
 // formatFlag is -o, with json as its only value.
 type formatFlag struct{ json bool }
 

@@ -39,14 +39,21 @@ func mirrorCommand() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			if r.ID != "" {
-				_, _ = fmt.Fprintf(out, "Going on with run %s.\n", r.ID)
-			} else if r, err = p.publish(ctx, se, force); err != nil {
-				return err
+			goesOn := r.ID != ""
+			if !goesOn {
+				if r, err = p.publish(ctx, se, force); err != nil {
+					return err
+				}
 			}
-			if r.Chunks == 0 {
+			switch {
+			case goesOn:
+				_, _ = fmt.Fprintf(out, "Going on with run %s.\n", r.ID)
+			case r.Chunks == 0:
 				_, _ = fmt.Fprintf(out, "Nothing to mirror: there is no chunk %d.\n", s.job.Number)
 				return nil
+			default:
+				_, _ = fmt.Fprintf(out, "Mirroring %s in %s as run %s.\n",
+					count(r.Entries, "entry", "entries"), count(r.Chunks, "chunk", "chunks"), r.ID)
 			}
 			return se.work(ctx, &s, r, out)
 		},

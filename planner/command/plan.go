@@ -57,8 +57,8 @@ func planCommand() *cobra.Command {
 				}
 				return err
 			}
-			_, _ = fmt.Fprintf(out, "Published run %s: %d entries in %d chunks, the last due %s.\n",
-				r.ID, r.Entries, r.Chunks, p.chunks[len(p.chunks)-1].Due.Local().Format(time.RFC1123))
+			_, _ = fmt.Fprintf(out, "Published run %s: %s in %s, the last due %s.\n",
+				r.ID, count(r.Entries, "entry", "entries"), count(r.Chunks, "chunk", "chunks"), p.chunks[len(p.chunks)-1].Due.Local().Format(time.RFC1123))
 			if s.broker.Embedded() {
 				_, _ = fmt.Fprintf(out, "It waits in DATA_DIR=%s: planner mirror works it off.\n", s.broker.DataDir)
 			}
@@ -101,7 +101,7 @@ func prepare(ctx context.Context, s *settings, stdin io.Reader, warnings io.Writ
 	if err != nil {
 		return nil, err
 	}
-	l, err := list.Parse(data, s.job.Source, s.job.destination)
+	l, err := list.Parse(data, s.job.Source, s.job.destination, s.job.defaults)
 	if err != nil {
 		return nil, err
 	}
@@ -112,12 +112,12 @@ func prepare(ctx context.Context, s *settings, stdin io.Reader, warnings io.Writ
 		owner:       plan.Owner{Source: list.Redact(s.job.Source), Destination: s.job.destination.String()},
 		name:        s.name.Name,
 		destination: s.job.destination.String(),
-		selection:   s.job.selection(),
+		selection:   s.job.slice(),
 		started:     time.Now(),
 	}
 	p.chunks = p.selection.Split(l.Entries, p.started)
 	hash := sha256.New()
-	_, _ = fmt.Fprintf(hash, "%s\n%+v\n%s", p.destination, p.selection, data)
+	_, _ = fmt.Fprintf(hash, "%s\n%+v\n%s\n%s", p.destination, p.selection, s.job.defaults.Hash(), data)
 	p.fingerprint = hex.EncodeToString(hash.Sum(nil))
 	return p, nil
 }

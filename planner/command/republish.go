@@ -131,7 +131,8 @@ func (se *session) republish(ctx context.Context, w *wanted, out io.Writer) (run
 		err = putErr
 	}
 	if err == nil && done.Chunks > 0 {
-		_, _ = fmt.Fprintf(out, "Republished %d images in %d chunks as run %s.\n", done.Images, done.Chunks, r.ID)
+		_, _ = fmt.Fprintf(out, "Republished %s in %s as run %s.\n",
+			count(done.Images, "image", "images"), count(done.Chunks, "chunk", "chunks"), r.ID)
 	}
 	return r, err
 }

@@ -1,6 +1,8 @@
 package command
 
 import (
+	"errors"
+	"strconv"
 	"strings"
 	"time"
 
@@ -8,6 +10,7 @@ import (
 	"github.com/osism/skopeo-worker/shared/broker"
 	"github.com/osism/skopeo-worker/shared/config"
 	"github.com/osism/skopeo-worker/shared/reference"
+	"github.com/osism/skopeo-worker/shared/selection"
 	"github.com/osism/skopeo-worker/shared/subject"
 	"github.com/osism/skopeo-worker/worker/service"
 )
@@ -33,7 +36,14 @@ type job struct {
 	Number   int           `envconfig:"CHUNK_NUMBER" default:"0" expect:"a whole number, 0 or more" desc:"only this chunk, counted from 1, due now; 0: all"`
 	Interval time.Duration `envconfig:"CHUNK_INTERVAL" default:"0s" expect:"a duration such as 90s, 10m or 4h" desc:"chunk k is due (k-1) times this after the first"`
 
+	Filter       string `envconfig:"FILTER" desc:"regular expression (RE2), matched at the start of the tag: only these tags"`
+	Limit        int    `envconfig:"LIMIT" default:"0" expect:"a whole number, 0 or more" desc:"at most this many tags a repository, the newest first; 0: all"`
+	Platforms    string `envconfig:"PLATFORMS" desc:"only these, os/arch[/variant] with commas between them: linux/amd64,linux/arm64"`
+	Attestations bool   `envconfig:"ATTESTATIONS" default:"true" expect:"true or false" desc:"mirror the attestation manifests of an index"`
+	Referrers    bool   `envconfig:"REFERRERS" default:"false" expect:"true or false" desc:"mirror what refers to an image: signatures, SBOMs, attestations"`
+
 	destination reference.Destination
+	defaults    selection.Selection
 }
 
 // Validate implements config.Validator.
@@ -52,10 +62,50 @@ func (j *job) Validate() []error {
 	if j.destination, err = reference.ParseDestination(j.Dest); err != nil {
 		bad = append(bad, config.Bad("MIRROR_DEST_URL", "", "host[:port][/prefix] of the destination: "+err.Error()))
 	}
+	return append(bad, j.choose()...)
+}
+
+// choose makes the selection of every entry that says nothing else.
+func (j *job) choose() []error {
+	j.defaults = selection.Selection{Limit: j.Limit, WithoutAttestations: !j.Attestations, Referrers: j.Referrers}
+	var bad []error
+	if j.Limit < 0 {
+		bad = append(bad, config.Bad("LIMIT", strconv.Itoa(j.Limit), "a whole number, 0 or more"))
+	}
+	if j.Filter != "" {
+		j.defaults.Include = []string{j.Filter}
+		if why := reason((selection.Selection{Include: j.defaults.Include}).Validate()); why != "" {
+			bad = append(bad, config.Bad("FILTER", "", "a regular expression (RE2): "+why))
+		}
+	}
+	if j.Platforms != "" {
+		items := strings.Split(j.Platforms, ",")
+		for i, item := range items {
+			items[i] = strings.TrimSpace(item)
+		}
+		var err error
+		if j.defaults.Platforms, err = selection.ParsePlatforms(items); err != nil {
+			bad = append(bad, config.Bad("PLATFORMS", "", "os/arch[/variant] with commas between them: "+reason(err)))
+		}
+	}
 	return bad
 }
 
-func (j *job) selection() plan.Selection {
+// reason is what is wrong with a selection, in one line and without its keys,
+// which users of variables do not know.
+func reason(err error) string {
+	var bad *selection.Error
+	if !errors.As(err, &bad) {
+		return ""
+	}
+	texts := make([]string, len(bad.Problems))
+	for i, p := range bad.Problems {
+		texts[i] = p.Text
+	}
+	return strings.Join(texts, "; ")
+}
+
+func (j *job) slice() plan.Selection {
 	return plan.Selection{Size: j.Size, Number: j.Number, Interval: j.Interval}
 }
 

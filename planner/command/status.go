@@ -2,6 +2,7 @@ package command
 
 import (
 	"context"
+	"fmt"
 	"io"
 	"time"
 
@@ -119,6 +120,7 @@ func (se *session) showOlder(ctx context.Context, newest string, out io.Writer) 
 		older = append(older, status)
 	}
 	if len(older) > 0 {
+		_, _ = fmt.Fprintln(out)
 		display.Runs(out, older, time.Now())
 	}
 	return nil

@@ -1,57 +1,153 @@
 package list
 
-import "fmt"
+import (
+	"fmt"
+	"slices"
+
+	"github.com/osism/skopeo-worker/shared/selection"
+)
 
 // unique drops the entries that repeat an earlier one.
 func unique(entries []Entry) (kept []Entry, duplicates []Problem) {
-	first := map[string]int{}
+	type identity struct{ name, destination, selection string }
+	first := map[identity]int{}
 	for _, e := range entries {
-		name := e.String()
-		if line, again := first[name]; again {
-			duplicates = append(duplicates, Problem{Line: e.Line, Message: fmt.Sprintf("%s is in line %d already, it is mirrored once", name, line)})
+		id := identity{e.String(), e.Destination, e.Selection.Hash()}
+		if line, again := first[id]; again {
+			duplicates = append(duplicates, Problem{Line: e.Line, Message: fmt.Sprintf("%s is in line %d already, it is mirrored once", e, line)})
 			continue
 		}
-		first[name] = e.Line
+		first[id] = e.Line
 		kept = append(kept, e)
 	}
 	return kept, duplicates
 }
 
-// clashes finds entries that would overwrite each other at the destination.
+// clashes finds entries that would overwrite each other at the destination, as
+// far as that can be told before the tags are known.
 func clashes(entries []Entry) []Problem {
-	type target struct{ repository, tag string }
-	var problems []Problem
-	owner := map[string]Entry{} // by repository at the destination
-	whole := map[string]Entry{} // entries for every tag
-	claimed := map[target]Entry{}
+	c := clash{
+		owner: map[string]Entry{}, every: map[string]Entry{}, patterns: map[string][]pattern{},
+		selected: map[target]Entry{}, claimed: map[target]Entry{},
+	}
+	entries = slices.DeleteFunc(slices.Clone(entries), c.foreign)
 	for _, e := range entries {
-		first, taken := owner[e.Destination]
-		if !taken {
-			owner[e.Destination] = e
-		} else if first.Repository() != e.Repository() {
-			problems = append(problems, Problem{Line: e.Line, Message: fmt.Sprintf("%s and %s in line %d would both be mirrored to %s",
-				e.Repository(), first.Repository(), first.Line, e.Destination)})
-			continue
+		if tags := e.tags(); len(tags) > 0 {
+			c.claim(e, tags)
+		} else {
+			c.choose(e)
 		}
-		tag := e.DestinationTag()
-		if tag == "" {
-			whole[e.Destination] = e
-			continue
-		}
+	}
+	for _, e := range entries {
+		c.against(e)
+	}
+	return c.problems
+}
+
+type clash struct {
+	owner    map[string]Entry     // by repository at the destination
+	every    map[string]Entry     // those for every tag, by repository at the destination
+	patterns map[string][]pattern // those whose tags are still to be found out
+	selected map[target]Entry     // the same, by what they choose
+	claimed  map[target]Entry     // by tag
+	problems []Problem
+}
+
+// target is a tag, or the hash of a selection of tags, at the destination.
+type target struct{ repository, tag string }
+
+type pattern struct {
+	Entry
+	matcher *selection.Matcher
+}
+
+func (c *clash) fail(e Entry, format string, args ...any) {
+	c.problems = append(c.problems, Problem{Line: e.Line, Message: fmt.Sprintf(format, args...)})
+}
+
+// foreign reports whether another repository is mirrored to the same place.
+func (c *clash) foreign(e Entry) bool {
+	first, taken := c.owner[e.Destination]
+	if !taken {
+		c.owner[e.Destination] = e
+		return false
+	}
+	if first.Repository() == e.Repository() {
+		return false
+	}
+	c.fail(e, "%s and %s in line %d would both be mirrored to %s", e.Repository(), first.Repository(), first.Line, e.Destination)
+	return true
+}
+
+func (c *clash) claim(e Entry, tags []string) {
+	for _, tag := range tags {
 		t := target{e.Destination, tag}
-		if first, taken := claimed[t]; taken {
-			problems = append(problems, Problem{Line: e.Line, Message: fmt.Sprintf("%s and %s in line %d would overwrite each other as %s:%s",
-				e, first, first.Line, e.Destination, tag)})
+		first, taken := c.claimed[t]
+		if !taken {
+			c.claimed[t] = e
 			continue
 		}
-		claimed[t] = e
-	}
-	for _, e := range entries {
-		all, ok := whole[e.Destination]
-		if ok && e.Tag != "" && e.Digest != "" && e.Repository() == all.Repository() {
-			problems = append(problems, Problem{Line: e.Line, Message: fmt.Sprintf("%s pins a tag that %s in line %d mirrors too, they would overwrite each other",
-				e, all, all.Line)})
+		if why := differ(e, first); why != "" {
+			c.fail(e, "%s and %s in line %d would overwrite each other as %s:%s%s", e, first, first.Line, e.Destination, tag, why)
 		}
 	}
-	return problems
+}
+
+func (c *clash) choose(e Entry) {
+	chosen := e.Selection.Tags()
+	t := target{e.Destination, chosen.Hash()}
+	if first, taken := c.selected[t]; taken {
+		if why := differ(e, first); why != "" {
+			c.fail(e, "%s and %s in line %d choose the same tags%s", e, first, first.Line, why)
+		}
+		return
+	}
+	c.selected[t] = e
+	if chosen.IsZero() {
+		c.every[e.Destination] = e
+	}
+	// It has been valid when it was read.
+	if m, err := chosen.Compile(); err == nil {
+		c.patterns[e.Destination] = append(c.patterns[e.Destination], pattern{e, m})
+	}
+}
+
+// against compares an entry with those whose tags are still to be found out.
+func (c *clash) against(e Entry) {
+	tags := e.tags()
+	if all, ok := c.every[e.Destination]; ok && len(tags) == 0 && !e.Selection.Tags().IsZero() {
+		if why := differ(e, all); why != "" {
+			c.fail(e, "%s and %s in line %d, which is every tag, would overwrite each other%s", e, all, all.Line, why)
+		}
+	}
+	for _, p := range c.patterns[e.Destination] {
+		if why := differ(e, p.Entry); why != "" && e.named() && slices.ContainsFunc(tags, p.matcher.Match) {
+			c.fail(e, "%s names a tag that %s in line %d mirrors too, they would overwrite each other%s", e, p, p.Line, why)
+		}
+	}
+}
+
+// tags are the ones that an entry names; none where they are still to be found out.
+func (e Entry) tags() []string {
+	if tag := e.DestinationTag(); tag != "" {
+		return []string{tag}
+	}
+	return e.Selection.List
+}
+
+// named reports whether the tags that an entry names are the source's: that of a
+// digest is made up.
+func (e Entry) named() bool { return e.Tag != "" || e.Digest == "" }
+
+// differ tells whether two entries make different images of one tag, and in what.
+func differ(a, b Entry) string {
+	switch {
+	case a.Digest != b.Digest:
+		return ": they differ in the digest"
+	case !slices.Equal(a.Selection.Platforms, b.Selection.Platforms):
+		return ": they differ in the platforms"
+	case a.Selection.WithoutAttestations != b.Selection.WithoutAttestations:
+		return ": they differ in the attestations"
+	}
+	return ""
 }

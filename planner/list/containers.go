@@ -57,7 +57,7 @@ func sequence(value *yaml.Node) ([]*yaml.Node, *Problem) {
 	node := resolve(value)
 	switch {
 	case node.Kind != yaml.SequenceNode && node.ShortTag() != "!!null":
-		return nil, &Problem{Line: value.Line, Message: fmt.Sprintf("expected a list of strings under %q, found %s", key, describe(node))}
+		return nil, &Problem{Line: value.Line, Message: fmt.Sprintf("expected a list under %q, found %s", key, describe(node))}
 	case len(node.Content) == 0:
 		return nil, &Problem{Line: value.Line, Message: fmt.Sprintf("there are no entries under %q", key)}
 	}

@@ -3,11 +3,8 @@
 package list
 
 import (
-	"fmt"
-
-	"gopkg.in/yaml.v3"
-
 	"github.com/osism/skopeo-worker/shared/reference"
+	"github.com/osism/skopeo-worker/shared/selection"
 )
 
 // MaxBytes is the largest list that is read, in bytes: about 300,000 entries,
@@ -19,10 +16,13 @@ type Entry struct {
 	reference.Reference
 	// Line is where the entry stands, counted from 1.
 	Line int
-	// Text is the entry as it was written.
+	// Text is the image as it was written.
 	Text string
 	// Destination is the repository that it is mirrored to, host included.
 	Destination string
+	// Selection is which tags are mirrored, and what of each. With a tag or a digest
+	// it has Contents only: what is named is mirrored, whatever the defaults say.
+	Selection selection.Selection
 }
 
 // List is what is to be mirrored, in the order of the source and without
@@ -33,19 +33,22 @@ type List struct {
 	Warnings []string
 }
 
-// Parse reads a YAML mapping with the key "containers", a sequence of strings
-// as package reference reads them. Other keys are ignored. The source is what
-// the list was fetched from and stands, redacted, in every message. The error
+// Parse reads a YAML mapping with the key "containers", a sequence of strings as
+// package reference reads them, and of mappings as docs/list.schema.json describes
+// them. Other keys than "containers" are ignored. An entry's selection is the
+// defaults, which have to be valid, where it has no keys of its own. The source is
+// what the list was fetched from and stands, redacted, in every message. The error
 // is an *Error with every problem there is.
-func Parse(data []byte, source string, dest reference.Destination) (List, error) {
+func Parse(data []byte, source string, dest reference.Destination, defaults selection.Selection) (List, error) {
 	source = Redact(source)
 	root, problem := document(data)
 	if problem != nil {
 		return List{}, &Error{Source: source, Problems: []Problem{*problem}}
 	}
 	nodes, problems := containers(root)
-	entries, more := parseEntries(nodes, dest)
-	problems = append(problems, more...)
+	r := reader{dest: dest, defaults: defaults}
+	entries := r.entries(nodes)
+	problems = append(problems, r.problems...)
 
 	entries, duplicates := unique(entries)
 	problems = append(problems, clashes(entries)...)
@@ -57,34 +60,4 @@ func Parse(data []byte, source string, dest reference.Destination) (List, error)
 		l.Warnings = append(l.Warnings, d.format(source))
 	}
 	return l, nil
-}
-
-func parseEntries(nodes []*yaml.Node, dest reference.Destination) ([]Entry, []Problem) {
-	var entries []Entry
-	var problems []Problem
-	for _, node := range nodes {
-		entry, err := parseEntry(node, dest)
-		if err != nil {
-			problems = append(problems, Problem{Line: node.Line, Message: err.Error()})
-			continue
-		}
-		entries = append(entries, entry)
-	}
-	return entries, problems
-}
-
-func parseEntry(node *yaml.Node, dest reference.Destination) (Entry, error) {
-	value := resolve(node)
-	if found := notString(value); found != "" {
-		return Entry{}, fmt.Errorf("expected a string host/path[:tag][@digest], found %s", found)
-	}
-	ref, err := reference.Parse(value.Value)
-	if err != nil {
-		return Entry{}, err
-	}
-	target, err := reference.Parse(dest.Repository(ref.Path))
-	if err != nil {
-		return Entry{}, fmt.Errorf("%s can't be named at the destination: %w", ref.Repository(), err)
-	}
-	return Entry{Reference: ref, Line: node.Line, Text: value.Value, Destination: target.Repository()}, nil
 }

@@ -11,6 +11,7 @@ import (
 
 	"github.com/osism/skopeo-worker/planner/list"
 	"github.com/osism/skopeo-worker/shared/reference"
+	"github.com/osism/skopeo-worker/shared/selection"
 )
 
 const (
@@ -26,7 +27,7 @@ var dest = reference.Destination{Host: "127.0.0.1:5000", Prefix: "mirror"}
 func TestParseRealShape(t *testing.T) {
 	data, err := os.ReadFile("testdata/osism.yml")
 	require.NoError(t, err)
-	l, err := list.Parse(data, source, dest)
+	l, err := list.Parse(data, source, dest, selection.Selection{})
 	require.NoError(t, err)
 	require.Empty(t, l.Warnings)
 	require.Len(t, l.Entries, 22)
@@ -63,7 +64,7 @@ func TestParseAccepts(t *testing.T) {
 		"two pinned tags":    {"containers: ['nginx:1" + sha + "', 'nginx:2" + shaB + "', 'nginx" + sha + "']", []string{"docker.io/library/nginx:1" + sha, "docker.io/library/nginx:2" + shaB, "docker.io/library/nginx" + sha}},
 	} {
 		t.Run(name, func(t *testing.T) {
-			l, err := list.Parse([]byte(test.text), "-", dest)
+			l, err := list.Parse([]byte(test.text), "-", dest, selection.Selection{})
 			require.NoError(t, err)
 			var got []string
 			for _, e := range l.Entries {
@@ -75,7 +76,7 @@ func TestParseAccepts(t *testing.T) {
 }
 
 func TestParseWarnsOfDuplicates(t *testing.T) {
-	l, err := list.Parse([]byte("containers:\n- nginx\n- quay.io/a/b\n- docker.io/library/nginx\n- index.docker.io/nginx\n"), source, dest)
+	l, err := list.Parse([]byte("containers:\n- nginx\n- quay.io/a/b\n- docker.io/library/nginx\n- index.docker.io/nginx\n"), source, dest, selection.Selection{})
 	require.NoError(t, err)
 	require.Len(t, l.Entries, 2)
 	require.Equal(t, []string{
@@ -110,17 +111,18 @@ func TestParseReportsEverythingAtOnce(t *testing.T) {
 		"pypi: {}",                      // 22
 		"pypi: {}",                      // 23
 	}, "\n")
-	_, err := list.Parse([]byte(text), source, dest)
+	_, err := list.Parse([]byte(text), source, dest, selection.Selection{})
 	require.ErrorIs(t, err, list.ErrBadList)
 	require.NotContains(t, err.Error(), "s3cret")
-	expected := "expected a string host/path[:tag][@digest], found "
+	expected := "expected a string host/path[:tag][@digest] or a mapping with the key \"image\", found "
 	want := []string{
 		"3: " + expected + "the number 1.25",
 		"4: " + expected + "nothing",
 		"5: " + expected + "the boolean true",
 		"6: " + expected + "the boolean yes",
 		"7: " + expected + "a list",
-		"8: " + expected + "a mapping",
+		`8: unknown key "nginx", expected one of image, tags, platforms, attestations, referrers, destination`,
+		`8: there is no key "image"`,
 		"9: " + expected + "the date 2024-01-31",
 		"10: " + expected + "a value tagged !image",
 		"11: docker.io/library/nginx and quay.io/library/nginx in line 2 would both be mirrored to 127.0.0.1:5000/mirror/library/nginx",
@@ -128,7 +130,7 @@ func TestParseReportsEverythingAtOnce(t *testing.T) {
 		`13: invalid reference "quay.io/a/b:-x": tag "-x" is impossible`,
 		`14: invalid reference "Quay.io/A/b": repository names are lower case`,
 		`15: invalid reference "***@quay.io/a/b": only a digest may follow an @`,
-		"17: quay.io/x/y:1" + sha + " pins a tag that quay.io/x/y in line 16 mirrors too, they would overwrite each other",
+		"17: quay.io/x/y:1" + sha + " names a tag that quay.io/x/y in line 16 mirrors too, they would overwrite each other",
 		"19: quay.io/p/q:1" + shaB + " and quay.io/p/q:1" + sha + " in line 18 would overwrite each other as 127.0.0.1:5000/mirror/p/q:1",
 		"20: quay.io/p/q:1 and quay.io/p/q:1" + sha + " in line 18 would overwrite each other",
 		"21: docker.io/library/" + strings.Repeat("a", 235) + " can't be named at the destination",
@@ -153,8 +155,8 @@ func TestParseRefuses(t *testing.T) {
 		"a string":            {"Not Found", `s:1: expected a mapping with the key "containers", found a string`},
 		"no entries":          {"a: 1\ncontainers: []\n", `s:2: there are no entries under "containers"`},
 		"null":                {"containers:\n", `s:1: there are no entries under "containers"`},
-		"mapping":             {"containers:\n  nginx: 1\n", `s:2: expected a list of strings under "containers", found a mapping`},
-		"string":              {"containers: nginx\n", `s:1: expected a list of strings under "containers", found a string`},
+		"mapping":             {"containers:\n  nginx: 1\n", `s:2: expected a list under "containers", found a mapping`},
+		"string":              {"containers: nginx\n", `s:1: expected a list under "containers", found a string`},
 		"key twice":           {"containers: [a]\nb: 1\ncontainers: [c]\n", `s:3: key "containers" is there twice, first in line 1`},
 		"second document":     {"containers: [a]\n---\nb: 1\n", "s:2: a second YAML document starts here, expected one"},
 		"scanner's line":      {"containers:\n- a\n- @b\n", "s:3: broken YAML: found character that cannot start any token"},
@@ -173,7 +175,7 @@ func TestParseRefuses(t *testing.T) {
 		"alias around itself": {"x: &a {k: [&b {c: *a}, *b]}\ncontainers: [n]\n", "alias *a stands for something that contains it"},
 	} {
 		t.Run(name, func(t *testing.T) {
-			_, err := list.Parse([]byte(test.text), "s", dest)
+			_, err := list.Parse([]byte(test.text), "s", dest, selection.Selection{})
 			require.ErrorIs(t, err, list.ErrBadList)
 			require.ErrorContains(t, err, test.want)
 		})
@@ -207,11 +209,12 @@ func FuzzParse(f *testing.F) {
 		"", "containers:\n- nginx\n", "containers: [a, 1, ~, {b: c}, [d]]", "x: &x [a]\ncontainers: *x", "containers: &a [*a]",
 		"containers: ['[::1]:5000/x:1" + sha + "']", "<<: {containers: [a]}", "a: b\n---\nc: d", "\xff\xfea\x00", "%YAML 1.1\n---\n!!map {containers: []}",
 		bomb() + "containers: *l8",
+		"x: &x {image: a, platforms: [linux/x86_64]}\ncontainers: [{<<: *x, tags: {include: a, semver: '>=1', limit: 3}}, {image: b, tags: {list: [c]}, destination: d}]",
 	} {
 		f.Add([]byte(seed))
 	}
 	f.Fuzz(func(t *testing.T, data []byte) {
-		l, err := list.Parse(data, "s", dest)
+		l, err := list.Parse(data, "s", dest, selection.Selection{})
 		if err != nil {
 			require.ErrorIs(t, err, list.ErrBadList)
 			require.NotEmpty(t, err.Error())
@@ -226,8 +229,10 @@ func FuzzParse(f *testing.F) {
 			target, err := reference.Parse(e.Destination)
 			require.NoError(t, err)
 			require.Equal(t, e.Destination, target.Repository())
-			require.False(t, seen[e.String()], "%s is there twice", e)
-			seen[e.String()] = true
+			require.NoError(t, e.Selection.Validate())
+			id := e.String() + " " + e.Destination + " " + e.Selection.Hash()
+			require.False(t, seen[id], "%s is there twice", e)
+			seen[id] = true
 		}
 	})
 }

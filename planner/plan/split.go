@@ -72,7 +72,7 @@ func (c Chunk) message(name, run string) message.Chunk {
 	m := message.Chunk{Name: name, Run: run, Number: c.Number, Registry: c.Registry}
 	for _, e := range c.Entries {
 		m.Repositories = append(m.Repositories, message.Repository{
-			Source: e.Repository(), Destination: e.Destination, Tag: e.Tag, Digest: e.Digest,
+			Source: e.Repository(), Destination: e.Destination, Tag: e.Tag, Digest: e.Digest, Selection: e.Selection.Pointer(),
 		})
 	}
 	return m

@@ -7,7 +7,6 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"os"
 	"time"
 
 	"github.com/nats-io/nats.go"
@@ -69,16 +68,9 @@ func Open(ctx context.Context, c Config, o Options) (*Broker, error) {
 	b := &Broker{Replicas: c.Replicas}
 	var err error
 	if c.Embedded() {
-		b.Replicas = 1
-		if b.embedded, err = startEmbedded(c.DataDir); err != nil {
-			return nil, err
-		}
-		b.Conn, err = nats.Connect("", append(options(o), nats.InProcessServer(b.embedded.server))...)
+		err = b.embed(ctx, c, o)
 	} else {
-		b.Conn, err = connect(ctx, c, o)
-	}
-	if err == nil {
-		err = b.prepare(ctx)
+		err = b.reach(ctx, c, o)
 	}
 	if err != nil {
 		b.Close()
@@ -87,9 +79,60 @@ func Open(ctx context.Context, c Config, o Options) (*Broker, error) {
 	return b, nil
 }
 
+// embed starts a broker in this process.
+func (b *Broker) embed(ctx context.Context, c Config, o Options) error {
+	b.Replicas = 1
+	var err error
+	if b.embedded, err = startEmbedded(c.DataDir); err != nil {
+		return err
+	}
+	if b.Conn, err = nats.Connect("", append(options(o), nats.InProcessServer(b.embedded.server))...); err != nil {
+		return fmt.Errorf("%w: the embedded broker in DATA_DIR=%s: %w", ErrUnreachable, c.DataDir, err)
+	}
+	return b.prepare(ctx)
+}
+
+// reach connects to a broker, and waits for one that does not answer yet: it may
+// be starting, or its cluster without a leader.
+func (b *Broker) reach(ctx context.Context, c Config, o Options) error {
+	opts, err := clientOptions(c)
+	if err != nil {
+		return err
+	}
+	opts = append(options(o), opts...)
+	waiting := false
+	for start := time.Now(); ; {
+		if b.Conn == nil {
+			if b.Conn, err = nats.Connect(c.URL, opts...); err != nil {
+				b.Conn, err = nil, explain(c.redacted(), err)
+			}
+		}
+		if err == nil {
+			err = b.prepare(ctx)
+		}
+		if !errors.Is(err, ErrUnreachable) || o.Patience > 0 && time.Since(start) >= o.Patience {
+			return err
+		}
+		if !waiting {
+			o.Log.Warn("waiting for the broker", "error", err)
+			waiting = true
+		}
+		select {
+		case <-ctx.Done():
+			return fmt.Errorf("%w (%w)", err, context.Cause(ctx))
+		case <-time.After(retryInterval):
+			err = nil
+		}
+	}
+}
+
 func (b *Broker) prepare(ctx context.Context) error {
 	var err error
-	if err = checkVersion(b.Conn.ConnectedServerVersion()); err != nil {
+	version := b.Conn.ConnectedServerVersion()
+	if version == "" {
+		return fmt.Errorf("%w: the connection was lost", ErrUnreachable)
+	}
+	if err = checkVersion(version); err != nil {
 		return err
 	}
 	if b.JS, err = jetstream.New(b.Conn, jetstream.WithDefaultTimeout(requestTimeout)); err != nil {
@@ -101,7 +144,11 @@ func (b *Broker) prepare(ctx context.Context) error {
 	if b.Stream, err = ensureStream(ctx, b.JS, b.Replicas); err != nil {
 		return err
 	}
-	b.Consumer, err = ensureConsumer(ctx, b.Stream)
+	ackWait := AckWait
+	if b.embedded != nil {
+		ackWait = embeddedAckWait
+	}
+	b.Consumer, err = ensureConsumer(ctx, b.Stream, ackWait)
 	return err
 }
 
@@ -115,54 +162,41 @@ func (b *Broker) Close() {
 	}
 }
 
-func connect(ctx context.Context, c Config, o Options) (*nats.Conn, error) {
-	opts, err := clientOptions(c)
-	if err != nil {
-		return nil, err
-	}
-	opts = append(options(o), opts...)
-	for start := time.Now(); ; {
-		conn, err := nats.Connect(c.URL, opts...)
-		if err == nil {
-			return conn, nil
-		}
-		err = explain(c.redacted(), err)
-		if !errors.Is(err, ErrUnreachable) || o.Patience > 0 && time.Since(start) >= o.Patience {
-			return nil, err
-		}
-		o.Log.Warn("waiting for the broker", "error", err)
-		select {
-		case <-ctx.Done():
-			return nil, fmt.Errorf("%w (%w)", err, context.Cause(ctx))
-		case <-time.After(retryInterval):
-		}
-	}
-}
-
 // explain turns nats.go's error into one that says which variable to look at.
 func explain(server string, err error) error {
 	switch {
-	case errors.Is(err, nats.ErrAuthorization), errors.Is(err, nats.ErrAuthExpired), errors.Is(err, nats.ErrAuthRevoked):
+	case errors.Is(err, nats.ErrAuthorization), errors.Is(err, nats.ErrAuthExpired), errors.Is(err, nats.ErrAuthRevoked),
+		errors.Is(err, nats.ErrAccountAuthExpired), errors.Is(err, nats.ErrNkeysNotSupported):
 		return fmt.Errorf("%w at %s: see NATS_CREDS, NATS_NKEY, NATS_USER and NATS_PASSWORD, NATS_TOKEN: %w", ErrCredentials, server, err)
 	case errors.Is(err, nats.ErrSecureConnRequired), errors.Is(err, nats.ErrSecureConnWanted):
 		return fmt.Errorf("%w at %s: see NATS_CA, NATS_CERT and NATS_KEY: %w", ErrCredentials, server, err)
-	case errors.Is(err, os.ErrNotExist), errors.Is(err, os.ErrPermission):
-		return fmt.Errorf("%w: %w", ErrCredentials, err)
+	}
+	if errors.Is(err, nats.ErrNoServers) {
+		err = fmt.Errorf("nobody answers there: %w", err)
 	}
 	return fmt.Errorf("%w at %s (NATS_URL): %w", ErrUnreachable, server, err)
 }
 
+// clientOptions reads the files that the configuration names, so that a bad one is
+// told as such and not taken for a broker that does not answer.
 func clientOptions(c Config) ([]nats.Option, error) {
 	var opts []nats.Option
+	var bad []error
+	add := func(variable string, o nats.Option) {
+		if err := try(o); err != nil {
+			bad = append(bad, fmt.Errorf("%w: %s: %w", ErrCredentials, variable, err))
+		}
+		opts = append(opts, o)
+	}
 	if c.Creds != "" {
-		opts = append(opts, nats.UserCredentials(c.Creds))
+		add("NATS_CREDS", nats.UserCredentials(c.Creds))
 	}
 	if c.NKey != "" {
 		o, err := nats.NkeyOptionFromSeed(c.NKey)
 		if err != nil {
-			return nil, fmt.Errorf("%w: NATS_NKEY: %w", ErrCredentials, err)
+			o = func(*nats.Options) error { return err }
 		}
-		opts = append(opts, o)
+		add("NATS_NKEY", o)
 	}
 	if c.User != "" {
 		opts = append(opts, nats.UserInfo(c.User, c.Password))
@@ -171,12 +205,25 @@ func clientOptions(c Config) ([]nats.Option, error) {
 		opts = append(opts, nats.Token(c.Token))
 	}
 	if c.CA != "" {
-		opts = append(opts, nats.RootCAs(c.CA))
+		add("NATS_CA", nats.RootCAs(c.CA))
 	}
 	if c.Cert != "" {
-		opts = append(opts, nats.ClientCert(c.Cert, c.Key))
+		add("NATS_CERT and NATS_KEY", nats.ClientCert(c.Cert, c.Key))
 	}
-	return opts, nil
+	return opts, errors.Join(bad...)
+}
+
+// try applies an option and reads the credentials that it would read later.
+func try(o nats.Option) error {
+	probe := nats.GetDefaultOptions()
+	err := o(&probe)
+	if err == nil && probe.UserJWT != nil {
+		_, err = probe.UserJWT()
+	}
+	if err == nil && probe.SignatureCB != nil {
+		_, err = probe.SignatureCB(nil)
+	}
+	return err
 }
 
 func options(o Options) []nats.Option {

@@ -73,16 +73,16 @@ func validServer(s string) bool {
 	return false
 }
 
-// redacted is the URL without what must not be shown.
+// redacted is the URL without what must not be shown. It takes the text as it is:
+// a URL may lack its scheme.
 func (c *Config) redacted() string {
-	var out []string
-	for _, s := range strings.Split(c.URL, ",") {
-		s = strings.TrimSpace(s)
-		if u, err := url.Parse(s); err == nil && u.User != nil {
-			u.User = nil
-			s = u.String()
+	servers := strings.Split(c.URL, ",")
+	for i, s := range servers {
+		scheme, rest, found := strings.Cut(strings.TrimSpace(s), "://")
+		if !found {
+			scheme, rest = "nats", scheme
 		}
-		out = append(out, s)
+		servers[i] = scheme + "://" + rest[strings.LastIndexByte(rest, '@')+1:]
 	}
-	return strings.Join(out, ",")
+	return strings.Join(servers, ",")
 }

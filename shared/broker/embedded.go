@@ -39,7 +39,6 @@ func startEmbedded(dir string) (*embedded, error) {
 		ServerName:             "embedded",
 		DontListen:             true,
 		NoSigs:                 true,
-		NoLog:                  true,
 		JetStream:              true,
 		DisableJetStreamBanner: true,
 		StoreDir:               dir,
@@ -53,13 +52,27 @@ func startEmbedded(dir string) (*embedded, error) {
 		e.stop()
 		return nil, fmt.Errorf("%w: the embedded broker in DATA_DIR=%s: %w", ErrUnreachable, dir, err)
 	}
+	var log fatal
+	s.SetLogger(&log, false, false)
+	// Start returns early where JetStream cannot start, and is then never ready.
 	s.Start()
-	if !s.ReadyForConnections(embeddedReady) || !s.JetStreamEnabled() {
+	if log.text != "" || !s.ReadyForConnections(embeddedReady) {
 		e.stop()
-		return nil, fmt.Errorf("%w: the embedded broker in DATA_DIR=%s does not start: is the folder writable, and is there space?", ErrUnreachable, dir)
+		return nil, fmt.Errorf("%w: the embedded broker in DATA_DIR=%s does not start: is the folder writable, and is there space? %s", ErrUnreachable, dir, log.text)
 	}
 	return e, nil
 }
+
+// fatal keeps why the server does not start, which it tells its log only, and
+// drops everything else.
+type fatal struct{ text string }
+
+func (f *fatal) Fatalf(format string, v ...any) { f.text = fmt.Sprintf(format, v...) }
+func (f *fatal) Noticef(string, ...any)         {}
+func (f *fatal) Warnf(string, ...any)           {}
+func (f *fatal) Errorf(string, ...any)          {}
+func (f *fatal) Debugf(string, ...any)          {}
+func (f *fatal) Tracef(string, ...any)          {}
 
 func (e *embedded) stop() {
 	if e.server != nil {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net/http"
 	"strings"
 	"time"
 
@@ -20,6 +21,9 @@ const (
 	// AckWait is how long a worker may be silent before its chunk is given to
 	// another one.
 	AckWait = time.Minute
+	// embeddedAckWait is the same for the embedded broker: there is no network to be
+	// slow, and a planner that was killed shall go on soon after it is started again.
+	embeddedAckWait = 5 * time.Second
 )
 
 func streamConfig(replicas int) jetstream.StreamConfig {
@@ -46,16 +50,19 @@ func streamConfig(replicas int) jetstream.StreamConfig {
 // somebody else has set is an error and not mended: with it the stream drops
 // plans and failures without a word, and may already have done so.
 func ensureStream(ctx context.Context, js jetstream.JetStream, replicas int) (jetstream.Stream, error) {
-	want := streamConfig(replicas)
 	s, err := js.Stream(ctx, StreamName)
 	if errors.Is(err, jetstream.ErrStreamNotFound) {
-		s, err = js.CreateStream(ctx, want)
+		s, err = js.CreateStream(ctx, streamConfig(replicas))
 		if errors.Is(err, jetstream.ErrStreamNameAlreadyInUse) {
 			s, err = js.Stream(ctx, StreamName) // another process was faster
 		}
 	}
+	if code(err) == codeOverlap {
+		other, _ := js.StreamNameBySubject(ctx, subject.All)
+		return nil, fmt.Errorf("%w: stream %s has subjects below %s, which %s needs: remove it, or use another account", ErrForeignStream, other, subject.All, StreamName)
+	}
 	if err != nil {
-		return nil, fmt.Errorf("stream %s: %w", StreamName, err)
+		return nil, fmt.Errorf("stream %s: %w", StreamName, unanswered(err))
 	}
 	have := s.CachedInfo().Config
 	if err := checkStream(have); err != nil {
@@ -66,11 +73,39 @@ func ensureStream(ctx context.Context, js jetstream.JetStream, replicas int) (je
 	if have.Replicas >= replicas && have.AllowMsgSchedules && have.AllowAtomicPublish && have.AllowMsgTTL && have.AllowDirect && have.AllowRollup {
 		return s, nil
 	}
+	// What else somebody has set, such as a placement, stays.
+	want := have
 	want.Replicas = max(replicas, have.Replicas)
+	want.AllowMsgSchedules, want.AllowAtomicPublish, want.AllowMsgTTL, want.AllowDirect, want.AllowRollup = true, true, true, true, true
 	if s, err = js.UpdateStream(ctx, want); err != nil {
-		return nil, fmt.Errorf("updating stream %s: %w", StreamName, err)
+		return nil, fmt.Errorf("updating stream %s: %w", StreamName, unanswered(err))
 	}
 	return s, nil
+}
+
+// Error codes of nats-server that nats.go gives no names to.
+const (
+	codeOverlap        = 10065 // JSStreamSubjectOverlapErr
+	codeConsumerUnique = 10100 // JSConsumerWQConsumerNotUniqueErr
+	codeConsumerAll    = 10099 // JSConsumerWQMultipleUnfilteredErr
+)
+
+func code(err error) jetstream.ErrorCode {
+	var api *jetstream.APIError
+	if errors.As(err, &api) {
+		return api.ErrorCode
+	}
+	return 0
+}
+
+// unanswered marks an error as ErrUnreachable where the broker gave no answer, or
+// says that it cannot give one for now.
+func unanswered(err error) error {
+	var api *jetstream.APIError
+	if !errors.As(err, &api) || api.Code == http.StatusServiceUnavailable {
+		return fmt.Errorf("%w: %w", ErrUnreachable, err)
+	}
+	return err
 }
 
 func checkStream(c jetstream.StreamConfig) error {
@@ -95,15 +130,17 @@ func checkStream(c jetstream.StreamConfig) error {
 	return nil
 }
 
+var errForeignConsumer = fmt.Errorf("%w: consumer %s must be pulled, read %s.> with explicit acks, and have no MaxDeliver: remove it", ErrForeignStream, ConsumerName, subject.Chunk)
+
 // ensureConsumer creates the workers' consumer, or checks the one that is there.
-func ensureConsumer(ctx context.Context, s jetstream.Stream) (jetstream.Consumer, error) {
+func ensureConsumer(ctx context.Context, s jetstream.Stream, ackWait time.Duration) (jetstream.Consumer, error) {
 	c, err := s.Consumer(ctx, ConsumerName)
 	if errors.Is(err, jetstream.ErrConsumerNotFound) {
 		c, err = s.CreateConsumer(ctx, jetstream.ConsumerConfig{
 			Durable:       ConsumerName,
 			FilterSubject: subject.Chunk + ".>",
 			AckPolicy:     jetstream.AckExplicitPolicy,
-			AckWait:       AckWait,
+			AckWait:       ackWait,
 			MaxDeliver:    -1,
 			// Each worker holds one chunk; there may be any number of workers.
 			MaxAckPending: -1,
@@ -112,12 +149,18 @@ func ensureConsumer(ctx context.Context, s jetstream.Stream) (jetstream.Consumer
 			c, err = s.Consumer(ctx, ConsumerName)
 		}
 	}
-	if err != nil {
-		return nil, fmt.Errorf("consumer %s: %w", ConsumerName, err)
+	switch {
+	case err == nil:
+	case errors.Is(err, jetstream.ErrNotPullConsumer):
+		return nil, fmt.Errorf("%w: %w", errForeignConsumer, err)
+	case code(err) == codeConsumerUnique, code(err) == codeConsumerAll:
+		return nil, fmt.Errorf("%w: another consumer of %s reads the same messages: remove it", ErrForeignStream, StreamName)
+	default:
+		return nil, fmt.Errorf("consumer %s: %w", ConsumerName, unanswered(err))
 	}
 	have := c.CachedInfo().Config
 	if have.MaxDeliver > 0 || have.AckPolicy != jetstream.AckExplicitPolicy || have.FilterSubject != subject.Chunk+".>" {
-		return nil, fmt.Errorf("%w: consumer %s must read %s.> with explicit acks and without MaxDeliver", ErrForeignStream, ConsumerName, subject.Chunk)
+		return nil, errForeignConsumer
 	}
 	return c, nil
 }

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"os"
 	"reflect"
+	"slices"
 	"strings"
 	"text/tabwriter"
 
@@ -19,17 +20,24 @@ var ErrInvalid = errors.New("invalid configuration")
 // Validator is implemented by settings whose values are limited by more than
 // their type.
 type Validator interface {
-	// Validate returns what is wrong, one error for each variable.
+	// Validate returns what is wrong, one error for each variable, made by Bad. A
+	// variable that did not parse has the zero value, and need not be mentioned.
 	Validate() []error
 }
+
+// problem is what is wrong with one variable.
+type problem struct{ variable, text string }
+
+// Error implements error.
+func (p problem) Error() string { return p.variable + p.text }
 
 // Bad returns the error for a variable. The value is left out where it may be a
 // secret.
 func Bad(variable, value, expected string) error {
 	if value == "" {
-		return fmt.Errorf("%s: expected %s", variable, expected)
+		return problem{variable, ": expected " + expected}
 	}
-	return fmt.Errorf("%s=%q: expected %s", variable, value, expected)
+	return problem{variable, fmt.Sprintf("=%q: expected %s", value, expected)}
 }
 
 // Load fills the structs that settings point to. A field has the tags envconfig
@@ -39,15 +47,27 @@ func Load(settings ...any) error {
 	var problems []error
 	for _, s := range settings {
 		bad := load(reflect.ValueOf(s).Elem())
-		if v, ok := s.(Validator); ok && len(bad) == 0 {
-			bad = v.Validate()
-		}
 		problems = append(problems, bad...)
+		if v, ok := s.(Validator); ok {
+			problems = append(problems, others(v.Validate(), bad)...)
+		}
 	}
 	if len(problems) > 0 {
 		return fmt.Errorf("%w:\n%w", ErrInvalid, errors.Join(problems...))
 	}
 	return nil
+}
+
+// others leaves out the problems of variables that have been found bad before:
+// Validate sees nothing in their place.
+func others(problems, before []error) []error {
+	return slices.DeleteFunc(problems, func(err error) bool {
+		var p problem
+		return errors.As(err, &p) && slices.ContainsFunc(before, func(b error) bool {
+			var known problem
+			return errors.As(b, &known) && known.variable == p.variable
+		})
+	})
 }
 
 // load gives envconfig one field at a time, because it stops at the first error.
@@ -65,7 +85,7 @@ func load(v reflect.Value) []error {
 			_ = os.Unsetenv(name)
 		}
 		if value == "" && field.Tag.Get("required") == "true" {
-			problems = append(problems, fmt.Errorf("%s is not set: expected %s", name, field.Tag.Get("expect")))
+			problems = append(problems, problem{name, " is not set: expected " + field.Tag.Get("expect")})
 			continue
 		}
 		one := reflect.New(reflect.StructOf([]reflect.StructField{field}))

@@ -9,11 +9,14 @@ import (
 // the repository itself.
 func Of(c message.Chunk, r message.Repository, images []message.Image, reason string) Record {
 	record := Record{Repository: r.Source, Registry: c.Registry, Chunk: c.Number, Run: c.Run}
+	chosen := r.Selection
 	if len(images) == 0 {
 		images = []message.Image{{Tag: r.Tag, Digest: r.Digest, Attempts: r.Attempts}}
+	} else if chosen != nil {
+		chosen = chosen.Contents().Pointer()
 	}
 	for _, i := range images {
-		f := Image{Source: Source(r, i.Tag), Destination: r.Destination, Attempts: i.Attempts, Reason: reason}
+		f := Image{Source: Source(r, i.Tag), Destination: r.Destination, Attempts: i.Attempts, Reason: reason, Selection: chosen}
 		if tag := (reference.Reference{Tag: i.Tag, Digest: r.Digest}).DestinationTag(); tag != "" {
 			f.Destination += ":" + tag
 		}

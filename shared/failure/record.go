@@ -4,12 +4,12 @@ package failure
 
 import (
 	"cmp"
-	"encoding/json"
-	"fmt"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/osism/skopeo-worker/shared/message"
+	"github.com/osism/skopeo-worker/shared/selection"
 )
 
 // Image is one image that was given up. A repository that could not be listed is
@@ -19,6 +19,23 @@ type Image struct {
 	Destination string `json:"destination"` // registry.example.com/osism/osism:1.0
 	Attempts    int    `json:"attempts"`
 	Reason      string `json:"reason"`
+	// Selection is what a republish needs: of a repository, which tags are mirrored,
+	// and of an image, what of it. Nil is everything.
+	Selection *selection.Selection `json:"selection,omitempty"`
+}
+
+// same tells whether the other failure is one of the same thing. A repository that
+// is in the list twice, with other tags, is two things.
+func (i Image) same(other Image) bool {
+	return i.Source == other.Source && i.Destination == other.Destination && i.tags() == other.tags()
+}
+
+// tags is the part of the selection that says which tags.
+func (i Image) tags() string {
+	if i.Selection == nil {
+		return selection.Selection{}.Hash()
+	}
+	return i.Selection.Tags().Hash()
 }
 
 // Record is what is known of the failures of one repository.
@@ -29,55 +46,28 @@ type Record struct {
 	Run        string    `json:"run"`
 	FailedAt   time.Time `json:"failed_at"`
 	Images     []Image   `json:"images"`
-	// Message is a message that no worker could read, as it came.
-	Message []byte `json:"message,omitempty"`
+	// Message is a message that no worker could read, as it came; of one larger
+	// than message.MaxSize, which is none of ours, the beginning.
+	Message []byte `json:"message,omitzero"`
 }
 
-// page is one message of a record. Sequence is the last of its subject: of the
-// record, of its tombstone, or 0 where there is neither.
-type page struct {
-	number   int
-	sequence uint64
-	record   Record
-}
+// maxReason is the most bytes that are kept of a reason. It is one line; what is
+// longer is the output of a program.
+const maxReason = 4 << 10
 
-func (p *page) encode() ([]byte, error) {
-	data, err := json.Marshal(p.record)
-	if err != nil {
-		return nil, fmt.Errorf("encoding the failures of %s: %w", p.record.Repository, err)
-	}
-	return data, nil
-}
-
-// put adds an image to the page that has it, or to the first with room for it, or
-// to a new one, and returns the page. A page number is used again only once its
-// message has expired, so that its sequence is known.
-func put(pages []*page, image Image, limit int) (*page, []*page) {
-	for _, p := range pages {
-		for i := range p.record.Images {
-			if p.record.Images[i].Source == image.Source {
-				p.record.Images[i] = image
-				return p, pages
-			}
+// storable returns the record with what may be of any size cut to what a message
+// can hold.
+func (r Record) storable() Record {
+	r.Images = slices.Clone(r.Images)
+	for i, image := range r.Images {
+		if len(image.Reason) > maxReason {
+			r.Images[i].Reason = strings.ToValidUTF8(image.Reason[:maxReason], "") + "…"
 		}
 	}
-	number := 1
-	for _, p := range pages {
-		data, err := p.encode()
-		if err == nil && len(data)+size(image) < limit {
-			p.record.Images = append(p.record.Images, image)
-			return p, pages
-		}
-		number = max(number, p.number+1)
+	if len(r.Message) > message.MaxSize {
+		r.Message = r.Message[:message.MaxSize]
 	}
-	p := &page{number: number}
-	p.record.Images = []Image{image}
-	return p, append(pages, p)
-}
-
-func size(i Image) int {
-	data, _ := json.Marshal(i)
-	return len(data) + 1
+	return r
 }
 
 // merge makes one record of a repository's pages. The newest failure tells the
@@ -97,6 +87,3 @@ func merge(pages []*page) (Record, bool) {
 	slices.SortFunc(whole.Images, func(a, b Image) int { return cmp.Compare(a.Source, b.Source) })
 	return whole, len(whole.Images) > 0
 }
-
-// maxPage is the size in bytes that a page may reach.
-const maxPage = message.MaxSize

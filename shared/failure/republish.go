@@ -25,7 +25,8 @@ type Republished struct {
 // Republish delivers the images of every record that wanted reports true for
 // again, as chunks of the given run, due now. Each page of a record and the chunk
 // made of it change hands in one atomic batch: an image is at every moment in a
-// message or in a record.
+// message or in a record. A record that no chunk can be made of is left where it
+// is, and told with the error, after all others.
 func (s *Store) Republish(ctx context.Context, name, run string, wanted func(Record) bool) (Republished, error) {
 	var done Republished
 	byRepository, err := s.all(ctx, name)
@@ -37,6 +38,7 @@ func (s *Store) Republish(ctx context.Context, name, run string, wanted func(Rec
 		subjects = append(subjects, subj)
 	}
 	slices.Sort(subjects)
+	var left []error
 	for _, subj := range subjects {
 		whole, ok := merge(byRepository[subj])
 		if !ok || !wanted(whole) {
@@ -46,37 +48,44 @@ func (s *Store) Republish(ctx context.Context, name, run string, wanted func(Rec
 			if len(p.record.Images) == 0 {
 				continue
 			}
-			err := s.republish(ctx, name, run, done.Chunks+1, p)
+			data, err := payload(name, run, p.record)
+			if err != nil {
+				left = append(left, err)
+				continue
+			}
+			err = s.republish(ctx, name, run, done.Chunks+1, p, data)
 			switch {
-			case errors.Is(err, broker.ErrConflict):
-				done.Taken = append(done.Taken, whole.Repository)
-			case err != nil:
-				return done, err
-			default:
+			case err == nil:
 				done.Chunks++
 				done.Images += len(p.record.Images)
+			case !errors.Is(err, broker.ErrConflict):
+				return done, errors.Join(append(left, err)...)
+			case !slices.Contains(done.Taken, whole.Repository):
+				done.Taken = append(done.Taken, whole.Repository)
 			}
 		}
 	}
-	return done, nil
+	return done, errors.Join(left...)
 }
 
-func (s *Store) republish(ctx context.Context, name, run string, index int, p *page) error {
-	r := p.record
-	data := r.Message
-	if data == nil {
-		c, err := chunk(name, run, r)
-		if err != nil {
-			return err
-		}
-		if data, err = c.Encode(); err != nil {
-			return err
-		}
+// payload is what is delivered again: the message as it came, or a chunk.
+func payload(name, run string, r Record) ([]byte, error) {
+	if r.Message != nil {
+		return r.Message, nil
 	}
+	c, err := chunk(name, run, r)
+	if err != nil {
+		return nil, err
+	}
+	return c.Encode()
+}
+
+func (s *Store) republish(ctx context.Context, name, run string, index int, p *page, data []byte) error {
+	r := p.record
 	due := nats.NewMsg(subject.NewAddress(name, run, r.Registry, Token(index)).Under(subject.Chunk))
 	due.Data = data
 	subj := subject.Failure(name, r.Registry, r.Repository, p.number)
-	if _, err := s.b.PublishAll(ctx, []*nats.Msg{due, tombstone(subj, p.sequence)}); err != nil {
+	if _, err := s.b.PublishAll(ctx, []*nats.Msg{due, s.tombstone(subj, p.sequence)}); err != nil {
 		return fmt.Errorf("republishing %s: %w", r.Repository, err)
 	}
 	return nil
@@ -99,7 +108,7 @@ func chunk(name, run string, r Record) (message.Chunk, error) {
 			destination = destination[:colon]
 		}
 		c.Repositories = append(c.Repositories, message.Repository{
-			Source: ref.Repository(), Destination: destination, Tag: ref.Tag, Digest: ref.Digest,
+			Source: ref.Repository(), Destination: destination, Tag: ref.Tag, Digest: ref.Digest, Selection: i.Selection,
 		})
 	}
 	return c, nil

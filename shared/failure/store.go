@@ -3,7 +3,6 @@ package failure
 import (
 	"cmp"
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"math/rand/v2"
@@ -25,6 +24,8 @@ const (
 	// headerTombstone marks the message that stands where a record was. A batch
 	// cannot delete, and the tombstone is what a second operator collides with.
 	headerTombstone = "Mirror-Tombstone"
+	// headerPending tells with each message of an answer how many follow.
+	headerPending = "Nats-Num-Pending"
 	// tombstoneTTL outlives any operation that has read the record before it.
 	tombstoneTTL = time.Minute
 	// conflictWait is the longest pause after a collision with another writer.
@@ -36,32 +37,38 @@ const (
 // Store reads and writes failure records. Every write is a compare-and-set on
 // the repository's record, so that any number of workers and operators can write.
 type Store struct {
-	b   *broker.Broker
-	now func() time.Time
+	b     *broker.Broker
+	limit int           // bytes of a page
+	ttl   time.Duration // of a tombstone
 }
 
 // NewStore returns the store of a broker.
-func NewStore(b *broker.Broker) *Store { return &Store{b: b, now: time.Now} }
+func NewStore(b *broker.Broker) *Store { return &Store{b: b, limit: maxPage, ttl: tombstoneTTL} }
 
-// Add records the images of r as failed, beside what is recorded of the same
-// repository. An image that is recorded already is replaced.
+// Add records the images of r as failed now, beside what is recorded of the same
+// repository. An image that is recorded already is replaced. Reasons are cut where
+// they are longer than a few lines.
 func (s *Store) Add(ctx context.Context, name string, r Record) error {
+	r = r.storable()
+	images := r.Images
+	r.Images = nil
+	r.FailedAt = time.Now().UTC()
 	err := s.update(ctx, name, r.Registry, r.Repository, func(pages []*page) ([]*page, error) {
-		var changed []*page
-		for _, image := range r.Images {
-			var p *page
-			p, pages = put(pages, image, maxPage)
-			if !slices.Contains(changed, p) {
-				changed = append(changed, p)
+		envelope, err := (&page{record: r}).encode()
+		if err != nil {
+			return nil, err
+		}
+		for _, image := range images {
+			pages = put(pages, r.Message, image, s.limit-len(envelope))
+		}
+		for _, p := range pages {
+			if p.changed {
+				on := p.record.Images
+				p.record = r
+				p.record.Images = on
 			}
 		}
-		for _, p := range changed {
-			images := p.record.Images
-			p.record = r
-			p.record.Images = images
-			p.record.FailedAt = s.now().UTC()
-		}
-		return changed, nil
+		return pages, nil
 	})
 	if err != nil {
 		return fmt.Errorf("recording the failures of %s: %w", r.Repository, err)
@@ -75,16 +82,12 @@ func (s *Store) Subtract(ctx context.Context, name, registry, repository string,
 	removed := 0
 	err := s.update(ctx, name, registry, repository, func(pages []*page) ([]*page, error) {
 		removed = 0
-		var changed []*page
 		for _, p := range pages {
-			before := len(p.record.Images)
-			p.record.Images = slices.DeleteFunc(p.record.Images, func(i Image) bool { return mirrored(i.Source) })
-			if n := before - len(p.record.Images); n > 0 {
-				removed += n
-				changed = append(changed, p)
+			if p.record.Message == nil { // what is in it nobody knows
+				removed += p.remove(func(i Image) bool { return mirrored(i.Source) })
 			}
 		}
-		return changed, nil
+		return pages, nil
 	})
 	if err != nil {
 		return 0, fmt.Errorf("updating the failures of %s: %w", repository, err)
@@ -92,23 +95,27 @@ func (s *Store) Subtract(ctx context.Context, name, registry, repository string,
 	return removed, nil
 }
 
-// update applies change to the pages of a repository and writes those that it
-// returns, again and again until nobody else has written in between.
+// update applies change to the pages of a repository and writes those that it has
+// changed, again and again until nobody else has written in between.
 func (s *Store) update(ctx context.Context, name, registry, repository string, change func([]*page) ([]*page, error)) error {
 	for {
 		pages, err := s.read(ctx, name, registry, repository)
 		if err != nil {
 			return err
 		}
-		changed, err := change(pages)
-		if err != nil || len(changed) == 0 {
+		if pages, err = change(pages); err != nil {
 			return err
 		}
-		msgs := make([]*nats.Msg, len(changed))
-		for i, p := range changed {
-			if msgs[i], err = s.message(name, registry, repository, p); err != nil {
+		var msgs []*nats.Msg
+		for _, p := range pages {
+			if !p.changed {
+				continue
+			}
+			m, err := s.message(name, registry, repository, p)
+			if err != nil {
 				return err
 			}
+			msgs = append(msgs, m)
 		}
 		err = s.write(ctx, msgs)
 		if !errors.Is(err, broker.ErrConflict) {
@@ -123,7 +130,7 @@ func (s *Store) update(ctx context.Context, name, registry, repository string, c
 }
 
 func (s *Store) write(ctx context.Context, msgs []*nats.Msg) error {
-	if len(msgs) == 1 {
+	if len(msgs) == 1 { // the most frequent, and cheaper than a batch
 		_, err := s.b.Publish(ctx, msgs[0])
 		return err
 	}
@@ -135,7 +142,7 @@ func (s *Store) write(ctx context.Context, msgs []*nats.Msg) error {
 func (s *Store) message(name, registry, repository string, p *page) (*nats.Msg, error) {
 	subj := subject.Failure(name, registry, repository, p.number)
 	if len(p.record.Images) == 0 {
-		return tombstone(subj, p.sequence), nil
+		return s.tombstone(subj, p.sequence), nil
 	}
 	data, err := p.encode()
 	if err != nil {
@@ -146,10 +153,10 @@ func (s *Store) message(name, registry, repository string, p *page) (*nats.Msg, 
 	return broker.ExpectLast(m, p.sequence), nil
 }
 
-func tombstone(subj string, sequence uint64) *nats.Msg {
+func (s *Store) tombstone(subj string, sequence uint64) *nats.Msg {
 	m := nats.NewMsg(subj)
 	m.Header.Set(headerTombstone, "1")
-	m.Header.Set(jetstream.MsgTTLHeader, tombstoneTTL.String())
+	m.Header.Set(jetstream.MsgTTLHeader, s.ttl.String())
 	return broker.ExpectLast(m, sequence)
 }
 
@@ -162,8 +169,10 @@ func (s *Store) read(ctx context.Context, name, registry, repository string) ([]
 		return nil, fmt.Errorf("reading %s: %w", first, err)
 	}
 	var pages []*page
+	complete := false
 	for m, err := range msgs {
 		if errors.Is(err, jetstreamext.ErrNoMessages) {
+			complete = true
 			break
 		}
 		if err != nil {
@@ -174,30 +183,15 @@ func (s *Store) read(ctx context.Context, name, registry, repository string) ([]
 			return nil, err
 		}
 		pages = append(pages, p)
+		complete = m.Header.Get(headerPending) == "0"
+	}
+	// The iterator ends without an error where the broker does not answer in time,
+	// or stops in between.
+	if !complete {
+		return nil, fmt.Errorf("reading %s: %w: its answer is not complete", first, broker.ErrUnreachable)
 	}
 	slices.SortFunc(pages, func(a, b *page) int { return cmp.Compare(a.number, b.number) })
 	return pages, nil
-}
-
-func parse(subj string, sequence uint64, header nats.Header, data []byte) (*page, error) {
-	p := &page{number: pageNumber(subj), sequence: sequence}
-	if header.Get(headerTombstone) != "" {
-		return p, nil
-	}
-	if err := json.Unmarshal(data, &p.record); err != nil {
-		return nil, fmt.Errorf("reading the failure record %s: %w", subj, err)
-	}
-	return p, nil
-}
-
-// pageNumber is the seventh token of a failure's subject ("mirror.failed.NAME.
-// REGISTRY.REPOSITORY.PAGE" has six), and 1 where there is none.
-func pageNumber(subj string) int {
-	t := strings.Split(subj, ".")
-	if n, err := strconv.Atoi(t[len(t)-1]); err == nil && len(t) == 6 {
-		return n
-	}
-	return 1
 }
 
 // List returns the records of a mirror name, sorted by repository.

@@ -5,6 +5,8 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+
+	"github.com/osism/skopeo-worker/shared/selection"
 )
 
 // Version is the newest version of the message this build understands. It is
@@ -30,7 +32,7 @@ type Chunk struct {
 	Version  int    `json:"version"`
 	Name     string `json:"name"`
 	Run      string `json:"run"`
-	Number   int    `json:"number"` // counted from 1; 0 for a republish
+	Number   int    `json:"number"` // counted from 1; a republish keeps the number that failed
 	Registry string `json:"registry"`
 	// Republished chunks are never dropped for a newer run's sake.
 	Republished  bool         `json:"republished,omitempty"`
@@ -38,7 +40,8 @@ type Chunk struct {
 }
 
 // Repository is one entry of the list on its way. Without a tag and a digest it
-// means every tag. With Images it has been resolved, and only these are left.
+// means every tag that its selection matches. With Images it has been resolved, and
+// only these are left.
 type Repository struct {
 	Source      string  `json:"source"`      // docker.io/library/nginx
 	Destination string  `json:"destination"` // host[:port]/prefix/library/nginx
@@ -46,6 +49,8 @@ type Repository struct {
 	Digest      string  `json:"digest,omitempty"` // the list pins it: never resolved again
 	Images      []Image `json:"images,omitempty"`
 	Attempts    int     `json:"attempts,omitempty"` // tries of the listing so far
+	// Selection is which tags are mirrored, and what of each; nil is everything.
+	Selection *selection.Selection `json:"selection,omitempty"`
 }
 
 // Image is a tag with the digest it had when it was resolved. The digest is a

@@ -4,6 +4,7 @@
 package run
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -193,7 +194,8 @@ func (s *Store) List(ctx context.Context, name string) ([]Run, error) {
 	var runs []Run
 	for entry := range watch.Updates() {
 		if entry == nil {
-			break
+			slices.SortFunc(runs, func(a, b Run) int { return strings.Compare(b.ID, a.ID) })
+			return runs, nil
 		}
 		var r Run
 		if err := json.Unmarshal(entry.Value(), &r); err != nil {
@@ -201,12 +203,11 @@ func (s *Store) List(ctx context.Context, name string) ([]Run, error) {
 		}
 		runs = append(runs, r)
 	}
-	if err := ctx.Err(); err != nil {
-		return nil, err
-	}
-	slices.SortFunc(runs, func(a, b Run) int { return strings.Compare(b.ID, a.ID) })
-	return runs, nil
+	return nil, fmt.Errorf("listing the runs of %s: %w", name, cmp.Or(context.Cause(ctx), errClosed))
 }
+
+// errClosed is why a watch ends that nobody has stopped.
+var errClosed = errors.New("the connection was closed")
 
 // End marks a run as cancelled or superseded.
 func (s *Store) End(ctx context.Context, name, id, state string) error {

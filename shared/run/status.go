@@ -1,6 +1,7 @@
 package run
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"fmt"
@@ -71,12 +72,14 @@ func (s Status) Over() bool {
 
 // Tracker follows one run.
 type Tracker struct {
-	store *Store
-	watch jetstream.KeyWatcher
+	store    *Store
+	watch    jetstream.KeyWatcher
+	name, id string
 
 	mu       sync.Mutex
 	run      Run
 	progress map[string]Progress // by <registry>.<token>
+	revision map[string]uint64   // of each entry applied
 }
 
 // Track follows a run until Stop. It returns once it has read what is there.
@@ -85,26 +88,36 @@ func (s *Store) Track(ctx context.Context, name, id string) (*Tracker, error) {
 	if err != nil {
 		return nil, err
 	}
-	prefix := name + "." + r.ID
-	watch, err := s.kv.WatchFiltered(ctx, []string{prefix, prefix + ".>"}, jetstream.IgnoreDeletes())
-	if err != nil {
-		return nil, fmt.Errorf("following run %s: %w", r.ID, err)
-	}
-	t := &Tracker{store: s, watch: watch, run: r, progress: map[string]Progress{}}
-	for entry := range watch.Updates() {
-		if entry == nil {
-			break
-		}
-		t.apply(entry)
+	t := &Tracker{store: s, name: name, id: r.ID, run: r, progress: map[string]Progress{}, revision: map[string]uint64{}}
+	if t.watch, err = t.read(ctx); err != nil {
+		return nil, err
 	}
 	go func() {
-		for entry := range watch.Updates() {
+		for entry := range t.watch.Updates() {
 			if entry != nil {
 				t.apply(entry)
 			}
 		}
 	}()
-	return t, ctx.Err()
+	return t, nil
+}
+
+// read applies what is stored of the run, and returns the watch that tells what
+// changes from then on.
+func (t *Tracker) read(ctx context.Context) (jetstream.KeyWatcher, error) {
+	prefix := t.name + "." + t.id
+	watch, err := t.store.kv.WatchFiltered(ctx, []string{prefix, prefix + ".>"}, jetstream.IgnoreDeletes())
+	if err != nil {
+		return nil, fmt.Errorf("following run %s: %w", t.id, err)
+	}
+	for entry := range watch.Updates() {
+		if entry == nil {
+			return watch, nil
+		}
+		t.apply(entry)
+	}
+	// The watch was closed before it had told everything.
+	return nil, fmt.Errorf("following run %s: %w", t.id, cmp.Or(context.Cause(ctx), errClosed))
 }
 
 // Stop ends following.
@@ -113,9 +126,16 @@ func (t *Tracker) Stop() { _ = t.watch.Stop() }
 func (t *Tracker) apply(entry jetstream.KeyValueEntry) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	key, ok := strings.CutPrefix(entry.Key(), t.run.Name+"."+t.run.ID+".")
+	if entry.Revision() <= t.revision[entry.Key()] {
+		return
+	}
+	t.revision[entry.Key()] = entry.Revision()
+	key, ok := strings.CutPrefix(entry.Key(), t.name+"."+t.id+".")
 	if !ok {
-		_ = json.Unmarshal(entry.Value(), &t.run)
+		var r Run
+		if json.Unmarshal(entry.Value(), &r) == nil {
+			t.run = r
+		}
 		return
 	}
 	var p Progress
@@ -128,19 +148,32 @@ func (t *Tracker) apply(entry jetstream.KeyValueEntry) {
 func (t *Tracker) Status(ctx context.Context) (Status, error) {
 	// One filter for plan, later and chunk: a message on its way from one to the
 	// next is in the answer at least once.
-	info, err := t.store.b.Stream.Info(ctx, jetstream.WithSubjectFilter(subject.OfRun(t.run.Name, t.run.ID)))
+	info, err := t.store.b.Stream.Info(ctx, jetstream.WithSubjectFilter(subject.OfRun(t.name, t.id)))
 	if err != nil {
-		return Status{}, fmt.Errorf("asking the broker for run %s: %w", t.run.ID, err)
+		return Status{}, fmt.Errorf("asking the broker for run %s: %w", t.id, err)
+	}
+	if len(info.State.Subjects) == 0 {
+		// The watch may be behind the stream, and the last word must not be wrong.
+		watch, err := t.read(ctx)
+		if err != nil {
+			return Status{}, err
+		}
+		_ = watch.Stop()
 	}
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	st := Status{Name: t.run.Name, Run: t.run.ID, Started: t.run.Started, Registries: []Registry{}}
+	st := Status{Name: t.name, Run: t.id, Started: t.run.Started, Registries: []Registry{}}
 	bases := t.present(info.State.Subjects, &st)
 	updated := t.count(bases, &st)
 	st.Chunks.Total = t.run.Chunks
 	st.State = t.state(st, len(bases) == 0)
-	if len(bases) == 0 && st.Over() && !updated.IsZero() {
-		st.Finished = &updated
+	if len(bases) == 0 && st.Over() {
+		switch {
+		case !updated.IsZero():
+			st.Finished = &updated
+		case st.Chunks.Total == 0: // there was nothing to do
+			st.Finished = &st.Started
+		}
 	}
 	return st, nil
 }

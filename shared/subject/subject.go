@@ -92,8 +92,12 @@ func Failure(name, registry, repository string, page int) string {
 
 // encode makes one subject token of s, injectively: what is not a lower-case
 // letter, a digit, - or _ becomes =XX; a token that gets too long ends in a
-// hash, told apart by =h, which no escape yields.
+// hash, told apart by =h, which no escape yields; and an empty one, which NATS
+// does not take, is =e.
 func encode(s string, limit int) string {
+	if s == "" {
+		return "=e"
+	}
 	var b strings.Builder
 	for i := range len(s) {
 		c := s[i]

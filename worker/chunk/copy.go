@@ -6,6 +6,7 @@ import (
 
 	"github.com/osism/skopeo-worker/shared/message"
 	"github.com/osism/skopeo-worker/worker/outcome"
+	"github.com/osism/skopeo-worker/worker/platform"
 	"github.com/osism/skopeo-worker/worker/registry"
 )
 
@@ -20,32 +21,35 @@ type job struct {
 }
 
 // copy does a job: the content where the destination does not have it, then the
-// tags.
+// tags. The tags are looked up again before and after, where that was long ago.
 func (t *task) copy(ctx context.Context, j *job) error {
-	if t.stopping() {
-		t.later(j.repository, j.images, 0)
+	r := j.repository
+	if t.stopping() || t.limits(r.Source) || t.limits(r.Destination) {
+		t.later(r, j.images, 0)
 		return nil
 	}
 	if err := t.lookAgain(ctx, j); err != nil || len(j.images) == 0 {
 		return err
 	}
-	r := j.repository
-	cost, err := t.Mirror.Copy(t.work, r.Source, r.Destination, registry.Descriptor{Digest: j.digest, MediaType: j.mediaType})
-	t.note(func(p *progress) { p.pulls += cost.Pulls; p.bytes += cost.Bytes })
+	copied, err := t.Mirror.Copy(t.work, r.Source, r.Destination, registry.Descriptor{Digest: j.digest, MediaType: j.mediaType}, wanted(r))
+	t.note(func(p *progress) { p.pulls += copied.Pulls; p.bytes += copied.Bytes })
 	if outcome.Classify(err) == outcome.Gone {
 		return t.gone(ctx, j, err)
 	}
 	if err != nil {
-		return t.failed(ctx, r, j.images, err)
+		return t.failed(ctx, r, tries(j.images, err)...)
 	}
-	return t.tag(ctx, j, cost.Pulls > 0)
+	if err := t.lookAgain(ctx, j); err != nil {
+		return err
+	}
+	return t.tag(ctx, j, copied.Digest, copied.Pulls > 0)
 }
 
 // tag puts the job's tags on what is at the destination by now.
-func (t *task) tag(ctx context.Context, j *job, copied bool) error {
+func (t *task) tag(ctx context.Context, j *job, digest string, copied bool) error {
 	for _, image := range j.images {
-		if err := t.Mirror.Tag(t.work, j.repository.Destination, j.digest, destinationTag(image)); err != nil {
-			if err := t.failed(ctx, j.repository, []message.Image{image}, err); err != nil {
+		if err := t.Mirror.Tag(t.work, j.repository.Destination, digest, destinationTag(image)); err != nil {
+			if err := t.failed(ctx, j.repository, try{image, err}); err != nil {
 				return err
 			}
 			continue
@@ -61,17 +65,26 @@ func (t *task) tag(ctx context.Context, j *job, copied bool) error {
 	return nil
 }
 
+// wanted is what of each image of the repository is mirrored.
+func wanted(r message.Repository) platform.Wanted {
+	if r.Selection == nil {
+		return platform.Wanted{}
+	}
+	return platform.Wanted{Platforms: r.Selection.Platforms, WithoutAttestations: r.Selection.WithoutAttestations}
+}
+
 // lookAgain leaves the job with the images whose tags still have its digest, where
 // that was found out long ago. The others go to the next round.
 func (t *task) lookAgain(ctx context.Context, j *job) error {
-	if time.Since(j.resolved) < staleAfter {
+	now := t.now()
+	if now.Sub(j.resolved) < staleAfter {
 		return nil
 	}
 	images, err := t.refresh(ctx, j.repository, j.images)
 	if err != nil {
 		return err
 	}
-	j.images = nil
+	j.images, j.resolved = nil, now
 	for _, image := range images {
 		if image.Digest == j.digest {
 			j.images = append(j.images, image)
@@ -89,19 +102,23 @@ func (t *task) gone(ctx context.Context, j *job, cause error) error {
 	for i := range j.images {
 		j.images[i].Attempts++
 	}
-	if j.repository.Digest != "" {
-		return t.fail(ctx, j.repository, j.images, cause)
-	}
-	images, err := t.refresh(ctx, j.repository, j.images)
-	if err != nil {
-		return err
-	}
-	for _, image := range images {
-		if image.Digest != j.digest && image.Attempts < t.MaxAttempts {
-			t.later(j.repository, []message.Image{image}, 0)
-		} else if err := t.fail(ctx, j.repository, []message.Image{image}, cause); err != nil {
+	images := j.images
+	if j.repository.Digest == "" {
+		var err error
+		if images, err = t.refresh(ctx, j.repository, images); err != nil {
 			return err
 		}
 	}
-	return nil
+	var final []try
+	for _, image := range images {
+		if image.Digest != j.digest && image.Attempts < t.MaxAttempts {
+			t.later(j.repository, []message.Image{image}, 0)
+		} else {
+			final = append(final, try{image, cause})
+		}
+	}
+	if len(final) == 0 {
+		return nil
+	}
+	return t.giveUp(ctx, j.repository, final...)
 }

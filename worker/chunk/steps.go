@@ -3,7 +3,7 @@ package chunk
 import (
 	"context"
 	"errors"
-	"math/rand/v2"
+	"slices"
 	"time"
 
 	"golang.org/x/sync/errgroup"
@@ -24,15 +24,13 @@ func (t *task) resolveAll(ctx context.Context, todo []message.Repository) ([]mes
 		group.Go(func() error {
 			var err error
 			switch {
-			case t.stopping():
+			case t.stopping(), t.limits(r.Source):
 				t.later(r, r.Images, 0)
 			case len(r.Images) == 0:
 				resolved[i], err = t.resolve(ctx, r)
-			case t.first && t.Fresh:
-				resolved[i] = r
 			default:
 				resolved[i] = r
-				resolved[i].Images, err = t.refresh(ctx, r, r.Images)
+				resolved[i].Images, err = t.known(ctx, r)
 			}
 			return err
 		})
@@ -44,16 +42,20 @@ func (t *task) resolveAll(ctx context.Context, todo []message.Repository) ([]mes
 func (t *task) resolve(ctx context.Context, r message.Repository) (message.Repository, error) {
 	found, err := t.Resolver.Resolve(t.work, r)
 	if err != nil {
-		if after, again := t.retry(err, &r.Attempts); again {
+		if after, again := t.retry(r, err, &r.Attempts); again {
 			t.log.Info("will be listed again", "repository", r.Source, "attempts", r.Attempts, "reason", outcome.Reason(err))
 			t.later(r, nil, after)
 			return message.Repository{}, nil
 		}
-		return message.Repository{}, t.fail(ctx, r, nil, err)
+		t.note(func(p *progress) { p.images.Total++ })
+		itself := message.Image{Tag: r.Tag, Digest: r.Digest, Attempts: r.Attempts}
+		return message.Repository{}, t.giveUp(ctx, r, try{itself, err})
 	}
-	t.mirrored.add(r.Source, r.Source) // it could be listed
+	if r.Tag == "" && r.Digest == "" {
+		t.mirrored.add(r.Source, r.Source) // it could be listed
+	}
 	t.count("skipped", found.Skipped, func(p *progress) {
-		p.images.Total += len(found.Images) + found.Skipped
+		p.images.Total += len(found.Images) + len(found.Missed) + found.Skipped
 		p.images.Skipped += found.Skipped
 		p.pulls += found.Pulls
 	})
@@ -62,8 +64,30 @@ func (t *task) resolve(ctx context.Context, r message.Repository) (message.Repos
 			return message.Repository{}, err
 		}
 	}
+	missed := make([]try, len(found.Missed))
+	for i, m := range found.Missed {
+		missed[i] = try{message.Image{Tag: m.Tag}, m.Err}
+	}
 	r.Images = found.Images
-	return r, nil
+	return r, t.failed(ctx, r, missed...)
+}
+
+// known returns the images with digests that may be believed. Those of a fresh
+// delivery are; what has none is looked up.
+func (t *task) known(ctx context.Context, r message.Repository) ([]message.Image, error) {
+	if !t.first || !t.Fresh {
+		return t.refresh(ctx, r, r.Images)
+	}
+	var young, unknown []message.Image
+	for _, image := range r.Images {
+		if image.Digest != "" {
+			young = append(young, image)
+		} else {
+			unknown = append(unknown, image)
+		}
+	}
+	found, err := t.refresh(ctx, r, unknown)
+	return append(young, found...), err
 }
 
 // refresh looks the tags up again and returns the images with the digests of now.
@@ -72,114 +96,120 @@ func (t *task) refresh(ctx context.Context, r message.Repository, images []messa
 	if r.Digest != "" {
 		return images, nil
 	}
-	fresh := make([]*message.Image, len(images))
+	fresh := slices.Clone(images)
+	errs := t.ask(r, r.Source, len(images), func(i int) error {
+		d, err := t.Mirror.Registry.Head(t.work, r.Source, images[i].Tag)
+		if d.Pulled {
+			t.note(func(p *progress) { p.pulls++ })
+		}
+		fresh[i].Digest, fresh[i].MediaType = d.Digest, d.MediaType
+		return err
+	})
+	return t.settle(ctx, r, fresh, errs)
+}
+
+// errLeft stands for a request that was not made, since it would have been in vain.
+var errLeft = errors.New("left for later")
+
+// ask makes n small requests to a repository, many at once, and returns their
+// errors.
+func (t *task) ask(r message.Repository, repository string, n int, request func(i int) error) []error {
+	errs := make([]error, n)
 	var group errgroup.Group
 	group.SetLimit(requests)
-	for i, image := range images {
+	for i := range n {
 		group.Go(func() error {
-			d, err := t.Mirror.Registry.Head(t.work, r.Source, image.Tag)
-			if err == nil {
-				image.Digest, image.MediaType = d.Digest, d.MediaType
-				fresh[i] = &image
+			t.slots <- struct{}{}
+			defer func() { <-t.slots }()
+			if t.stopping() || t.limits(repository) {
+				errs[i] = errLeft
 				return nil
 			}
-			return t.missed(ctx, r, []message.Image{image}, err)
+			errs[i] = request(i)
+			if outcome.Classify(errs[i]) == outcome.Limited {
+				t.limit(r, errs[i])
+			}
+			return nil
 		})
 	}
-	err := group.Wait()
-	images = nil
-	for _, image := range fresh {
-		if image != nil {
-			images = append(images, *image)
+	_ = group.Wait() // the errors are in errs
+	return errs
+}
+
+// settle returns the images without an error, and sees to the others. A tag that is
+// gone from a repository that is mirrored as a whole is no failure.
+func (t *task) settle(ctx context.Context, r message.Repository, images []message.Image, errs []error) ([]message.Image, error) {
+	var good []message.Image
+	var bad []try
+	for i, image := range images {
+		switch err := errs[i]; {
+		case err == nil:
+			good = append(good, image)
+		case errors.Is(err, errLeft):
+			t.later(r, []message.Image{image}, 0)
+		case errors.Is(err, registry.ErrNotFound) && r.Tag == "" && r.Digest == "":
+			t.count("skipped", 1, func(p *progress) { p.images.Skipped++ })
+		default:
+			bad = append(bad, try{image, err})
 		}
 	}
-	return images, err
-}
-
-// missed decides what becomes of images whose tag could not be looked up: one that
-// is gone from a repository that is mirrored as a whole is no failure.
-func (t *task) missed(ctx context.Context, r message.Repository, images []message.Image, err error) error {
-	if errors.Is(err, registry.ErrNotFound) && r.Tag == "" && r.Digest == "" {
-		t.count("skipped", len(images), func(p *progress) { p.images.Skipped += len(images) })
-		return nil
-	}
-	return t.failed(ctx, r, images, err)
-}
-
-// failed keeps images for another try, or gives them up.
-func (t *task) failed(ctx context.Context, r message.Repository, images []message.Image, err error) error {
-	attempts := 0
-	for _, i := range images {
-		attempts = max(attempts, i.Attempts)
-	}
-	after, again := t.retry(err, &attempts)
-	for i := range images {
-		images[i].Attempts = attempts
-	}
-	if !again {
-		return t.fail(ctx, r, images, err)
-	}
-	t.log.Info("will be tried again", "image", failure.Source(r, images[0].Tag), "attempts", attempts, "reason", outcome.Reason(err))
-	t.later(r, images, after)
-	return nil
+	return good, t.failed(ctx, r, bad...)
 }
 
 // compareAll leaves what the destination does not have yet, one job for each
-// digest of a repository.
-func (t *task) compareAll(ctx context.Context, resolved []message.Repository) ([]*job, error) {
-	now := time.Now()
-	differs := make([][]bool, len(resolved))
+// digest of a repository. The digests are those of the given time, or later.
+func (t *task) compareAll(ctx context.Context, all []message.Repository, resolved time.Time) ([]*job, error) {
+	differ := make([][]message.Image, len(all))
 	var group errgroup.Group
 	group.SetLimit(requests)
-	for i, r := range resolved {
-		differs[i] = make([]bool, len(r.Images))
-		for k, image := range r.Images {
-			group.Go(func() error {
-				have, err := t.Mirror.Tagged(t.work, r.Destination, destinationTag(image))
-				switch {
-				case err != nil:
-					return t.failed(ctx, r, []message.Image{image}, err)
-				case have == image.Digest:
-					t.seen(r, image.Tag)
-					t.count("unchanged", 1, func(p *progress) { p.images.Unchanged++ })
-				default:
-					differs[i][k] = true
-				}
-				return nil
-			})
-		}
+	for i, r := range all {
+		group.Go(func() (err error) {
+			differ[i], err = t.compare(ctx, r)
+			return err
+		})
 	}
 	if err := group.Wait(); err != nil {
 		return nil, err
 	}
-	return t.jobs(resolved, differs, now), nil
-}
-
-func (t *task) jobs(resolved []message.Repository, differs [][]bool, now time.Time) []*job {
 	var jobs []*job
-	for i, r := range resolved {
+	for i, r := range all {
 		known := map[string]*job{}
-		for k, image := range r.Images {
-			if !differs[i][k] {
-				continue
-			}
+		for _, image := range differ[i] {
 			j := known[image.Digest]
 			if j == nil {
-				j = &job{repository: r, digest: image.Digest, mediaType: image.MediaType, resolved: now}
+				j = &job{repository: r, digest: image.Digest, mediaType: image.MediaType, resolved: resolved}
 				known[image.Digest] = j
 				jobs = append(jobs, j)
 			}
 			j.images = append(j.images, image)
 		}
 	}
-	return jobs
+	return jobs, nil
+}
+
+// compare returns the images of a repository that the destination does not have.
+func (t *task) compare(ctx context.Context, r message.Repository) ([]message.Image, error) {
+	have := make([]string, len(r.Images))
+	errs := t.ask(r, r.Destination, len(r.Images), func(i int) (err error) {
+		have[i], err = t.Mirror.Tagged(t.work, r.Destination, destinationTag(r.Images[i]))
+		return err
+	})
+	same := 0
+	var differ []message.Image
+	var failed []error
+	for i, image := range r.Images {
+		if errs[i] == nil && have[i] == image.Digest {
+			t.seen(r, image.Tag)
+			same++
+			continue
+		}
+		differ, failed = append(differ, image), append(failed, errs[i])
+	}
+	t.count("unchanged", same, func(p *progress) { p.images.Unchanged += same })
+	return t.settle(ctx, r, differ, failed)
 }
 
 // seen notes that the image is at the destination.
 func (t *task) seen(r message.Repository, tag string) {
 	t.mirrored.add(r.Source, failure.Source(r, tag))
-}
-
-func jitter(d time.Duration) time.Duration {
-	return d*3/4 + rand.N(d/2+1)
 }

@@ -14,7 +14,6 @@ import (
 	"github.com/osism/skopeo-worker/shared/message"
 	"github.com/osism/skopeo-worker/shared/run"
 	"github.com/osism/skopeo-worker/worker/mirror"
-	"github.com/osism/skopeo-worker/worker/outcome"
 	"github.com/osism/skopeo-worker/worker/resolve"
 )
 
@@ -60,6 +59,15 @@ type Worker struct {
 	MaxAttempts int
 	Backoff     func(attempt int) time.Duration
 	Log         *slog.Logger
+
+	clock func() time.Time // nil: the real one
+}
+
+func (w *Worker) now() time.Time {
+	if w.clock == nil {
+		return time.Now()
+	}
+	return w.clock()
 }
 
 // Delivery is a chunk as it came.
@@ -67,6 +75,8 @@ type Delivery struct {
 	Chunk message.Chunk
 	// Fresh deliveries may be believed: the first one of a message, and young.
 	Fresh bool
+	// Remainder is what an earlier delivery of the chunk has left.
+	Remainder bool
 	// Stopping is closed when no new copy may be started.
 	Stopping <-chan struct{}
 	Observer Observer
@@ -79,13 +89,15 @@ type task struct {
 	// work ends when a copy under way must end; the broker is still told then.
 	work     context.Context
 	log      *slog.Logger
-	first    bool // the first round: digests of a fresh delivery are young
+	first    bool          // the first round: digests of a fresh delivery are young
+	slots    chan struct{} // of small requests
 	progress progress
 	mirrored mirrored
 
-	mu    sync.Mutex
-	next  []message.Repository // for the next round
-	after time.Duration
+	mu      sync.Mutex
+	next    []message.Repository // for the next round
+	after   time.Duration
+	limited map[string]bool // registries that have limited us
 }
 
 // Do works a delivery off. Images that fail are tried again, up to MaxAttempts;
@@ -93,7 +105,10 @@ type task struct {
 // under way is left for later. An error means that the broker could not be told:
 // the chunk must not be acknowledged.
 func (w *Worker) Do(ctx, work context.Context, d Delivery) (Result, error) {
-	t := &task{Worker: w, Delivery: d, work: work, first: true, log: w.Log.With("run", d.Chunk.Run, "chunk", d.Chunk.Number)}
+	t := &task{
+		Worker: w, Delivery: d, work: work, first: true, slots: make(chan struct{}, requests),
+		log: w.Log.With("run", d.Chunk.Run, "chunk", d.Chunk.Number),
+	}
 	todo, err := t.wanted(ctx)
 	if err != nil {
 		return Result{}, err
@@ -103,7 +118,7 @@ func (w *Worker) Do(ctx, work context.Context, d Delivery) (Result, error) {
 			return Result{}, err
 		}
 		todo, t.next = t.next, nil
-		if len(todo) == 0 || t.after > maxPause || !t.pause(ctx, t.after) {
+		if len(todo) == 0 || !t.again(ctx) {
 			break
 		}
 		t.after, t.first = 0, false
@@ -119,7 +134,21 @@ func (w *Worker) Do(ctx, work context.Context, d Delivery) (Result, error) {
 	if t.stopping() {
 		t.after = 0
 	}
-	return Result{Left: todo, After: t.after}, nil
+	return Result{Left: undated(todo), After: t.after}, nil
+}
+
+// undated takes the digests out that were looked up: nobody will know how old they
+// are when the images' time comes.
+func undated(left []message.Repository) []message.Repository {
+	for _, r := range left {
+		if r.Digest != "" {
+			continue
+		}
+		for i := range r.Images {
+			r.Images[i].Digest, r.Images[i].MediaType = "", ""
+		}
+	}
+	return left
 }
 
 // wanted leaves out what a newer run has resolved since: its remainders would
@@ -127,18 +156,19 @@ func (w *Worker) Do(ctx, work context.Context, d Delivery) (Result, error) {
 func (t *task) wanted(ctx context.Context) ([]message.Repository, error) {
 	var todo []message.Repository
 	for _, r := range t.Chunk.Repositories {
-		t.note(func(p *progress) { p.images.Total += len(r.Images) })
-		if len(r.Images) > 0 && !t.Chunk.Republished {
+		if (t.Remainder || len(r.Images) > 0) && !t.Chunk.Republished {
 			superseded, err := t.Resolutions.Superseded(ctx, t.Chunk, r)
 			if err != nil {
 				return nil, err
 			}
 			if superseded {
-				t.log.Info("a newer run has taken over", "repository", r.Source, "images", len(r.Images))
-				t.count("skipped", len(r.Images), func(p *progress) { p.images.Skipped += len(r.Images) })
+				n := max(1, len(r.Images)) // a repository that was never listed counts as one
+				t.log.Info("a newer run has taken over", "repository", r.Source, "images", n)
+				t.count("skipped", n, func(p *progress) { p.images.Total += n; p.images.Skipped += n })
 				continue
 			}
 		}
+		t.note(func(p *progress) { p.images.Total += len(r.Images) })
 		todo = append(todo, r)
 	}
 	return todo, nil
@@ -147,11 +177,12 @@ func (t *task) wanted(ctx context.Context) ([]message.Repository, error) {
 // round resolves, compares and copies what there is to do, once. What is to be
 // tried again is in t.next after it.
 func (t *task) round(ctx context.Context, todo []message.Repository) error {
+	start := t.now()
 	resolved, err := t.resolveAll(ctx, todo)
 	if err != nil {
 		return err
 	}
-	jobs, err := t.compareAll(ctx, resolved)
+	jobs, err := t.compareAll(ctx, resolved, start)
 	if err != nil {
 		return err
 	}
@@ -161,57 +192,6 @@ func (t *task) round(ctx context.Context, todo []message.Repository) error {
 		group.Go(func() error { return t.copy(ctx, j) })
 	}
 	return group.Wait()
-}
-
-// later keeps images, or a repository that could not be resolved, for the next
-// round.
-func (t *task) later(r message.Repository, images []message.Image, after time.Duration) {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	t.after = max(t.after, after)
-	for i := range t.next {
-		n := &t.next[i]
-		if len(images) > 0 && n.Source == r.Source && n.Tag == r.Tag && n.Digest == r.Digest && n.Destination == r.Destination {
-			n.Images = append(n.Images, images...)
-			return
-		}
-	}
-	r.Images = images
-	t.next = append(t.next, r)
-}
-
-// retry decides what becomes of a try that failed: true means that it is to be
-// tried again, after the time that is returned. attempts is counted up where the
-// try counts as one.
-func (t *task) retry(err error, attempts *int) (after time.Duration, again bool) {
-	switch outcome.Classify(err) {
-	case outcome.Interrupted:
-		return 0, true
-	case outcome.Limited:
-		// Being limited never fails an image.
-		return max(outcome.RetryAfter(err), t.Backoff(*attempts+1)), true
-	case outcome.Transient:
-		*attempts++
-		return t.Backoff(*attempts), *attempts < t.MaxAttempts
-	}
-	*attempts++
-	return 0, false
-}
-
-// fail records images as given up, before anything else happens to the chunk.
-func (t *task) fail(ctx context.Context, r message.Repository, images []message.Image, err error) error {
-	if len(images) == 0 {
-		t.note(func(p *progress) { p.images.Total++ })
-	}
-	record := failure.Of(t.Chunk, r, images, outcome.Reason(err))
-	for _, f := range record.Images {
-		t.log.Warn("gave up", "image", f.Source, "attempts", f.Attempts, "reason", f.Reason)
-	}
-	if err := t.Failures.Add(ctx, t.Chunk.Name, record); err != nil {
-		return err
-	}
-	t.count("failed", len(record.Images), func(p *progress) { p.images.Failed += len(record.Images) })
-	return nil
 }
 
 // forgive takes what was seen at the destination out of the failure records.
@@ -241,35 +221,4 @@ func (t *task) note(change func(*progress)) {
 	defer t.progress.mu.Unlock()
 	change(&t.progress)
 	t.Observer.Progress(t.progress.images, t.progress.pulls, t.progress.bytes)
-}
-
-func (t *task) stopping() bool {
-	select {
-	case <-t.Stopping:
-		return true
-	default:
-		return false
-	}
-}
-
-// pause waits between two rounds; false where the worker is to stop.
-func (t *task) pause(ctx context.Context, d time.Duration) bool {
-	timer := time.NewTimer(d)
-	defer timer.Stop()
-	select {
-	case <-timer.C:
-		return !t.stopping()
-	case <-t.Stopping:
-		return false
-	case <-ctx.Done():
-		return false
-	}
-}
-
-// Backoff is the pause before the next try: 1, 2, 4 … seconds, a quarter more or
-// less so that the tries of many workers spread, at most 5 minutes.
-func Backoff(attempt int) time.Duration {
-	const most = 5 * time.Minute
-	d := min(most, time.Second<<min(attempt-1, 16))
-	return jitter(d)
 }

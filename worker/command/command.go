@@ -4,6 +4,7 @@ package command
 import (
 	"context"
 	"errors"
+	"fmt"
 	"os"
 
 	"github.com/spf13/cobra"
@@ -21,6 +22,9 @@ const (
 	exitUsage       = 2
 	exitUnreachable = 3
 )
+
+// errUsage is returned for a command line that makes no sense.
+var errUsage = errors.New("wrong usage")
 
 // Version is set by the linker.
 var Version = "dev"
@@ -41,7 +45,7 @@ func (s *settings) all() []any {
 // New returns the command.
 func New() *cobra.Command {
 	var s settings
-	return &cobra.Command{
+	c := &cobra.Command{
 		Use:   "worker",
 		Short: "Take chunks of images from the broker and mirror them, until told to stop",
 		Long: `Take chunks of images from the broker and mirror them with skopeo, until told to
@@ -54,7 +58,7 @@ Configuration is by environment:
 Credentials of registries are found where skopeo finds them: REGISTRY_AUTH_FILE,
 containers/auth.json, docker's config.json, credential helpers.`,
 		Version:       Version,
-		Args:          cobra.NoArgs,
+		Args:          noArguments,
 		SilenceUsage:  true,
 		SilenceErrors: true,
 		RunE: func(cmd *cobra.Command, _ []string) error {
@@ -64,6 +68,16 @@ containers/auth.json, docker's config.json, credential helpers.`,
 			return run(cmd.Context(), s)
 		},
 	}
+	c.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return fmt.Errorf("%w: %w", errUsage, err) })
+	return c
+}
+
+// noArguments is cobra.NoArgs as our kind of error.
+func noArguments(_ *cobra.Command, args []string) error {
+	if len(args) > 0 {
+		return fmt.Errorf("%w: unexpected %q", errUsage, args[0])
+	}
+	return nil
 }
 
 func run(ctx context.Context, s settings) error {
@@ -84,6 +98,8 @@ func run(ctx context.Context, s settings) error {
 	group, ctx := errgroup.WithContext(ctx)
 	group.Go(func() error { return w.Serve(ctx, s.metrics.Addr, b) })
 	group.Go(func() error { return w.Run(ctx) })
+	announced := context.AfterFunc(ctx, func() { log.Info("worker is stopping: no new chunk is taken, running copies get a moment to finish") })
+	defer announced()
 	log.Info("worker is running", "version", Version, "concurrency", s.worker.Concurrency, "metrics", s.metrics.Addr)
 	return group.Wait()
 }
@@ -96,7 +112,7 @@ func ExitCode(err error) int {
 	case errors.Is(err, broker.ErrUnreachable), errors.Is(err, broker.ErrCredentials), errors.Is(err, broker.ErrNoJetStream),
 		errors.Is(err, broker.ErrTooOld), errors.Is(err, broker.ErrForeignStream), errors.Is(err, broker.ErrInUse):
 		return exitUnreachable
-	case errors.Is(err, config.ErrInvalid), errors.Is(err, skopeo.ErrNotInstalled):
+	case errors.Is(err, errUsage), errors.Is(err, config.ErrInvalid), errors.Is(err, skopeo.ErrNotInstalled):
 		return exitUsage
 	}
 	return exitFailed

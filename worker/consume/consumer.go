@@ -44,6 +44,7 @@ type Consumer struct {
 	worker      *chunk.Worker
 	metrics     *metrics.Metrics
 	log         *slog.Logger
+	now         func() time.Time
 }
 
 // New returns a consumer that works with w. It sets what of w depends on the
@@ -57,7 +58,7 @@ func New(ctx context.Context, b *broker.Broker, w *chunk.Worker, m *metrics.Metr
 	if err != nil {
 		return nil, err
 	}
-	c := &Consumer{broker: b, runs: runs, failures: failure.NewStore(b), resolutions: resolutions, worker: w, metrics: m, log: log}
+	c := &Consumer{broker: b, runs: runs, failures: failure.NewStore(b), resolutions: resolutions, worker: w, metrics: m, log: log, now: time.Now}
 	w.Failures = insistent{c.failures, log}
 	w.Resolutions = insistentResolutions{resolutions, log}
 	return c, nil
@@ -73,7 +74,7 @@ func (c *Consumer) Run(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("consuming chunks: %w", err)
 	}
-	var group errgroup.Group
+	group, ctx := errgroup.WithContext(ctx)
 	group.Go(func() error {
 		<-ctx.Done()
 		messages.Drain()
@@ -88,24 +89,18 @@ func (c *Consumer) loop(ctx context.Context, messages jetstream.MessagesContext)
 	for {
 		m, err := messages.Next()
 		switch {
-		case errors.Is(err, jetstream.ErrMsgIteratorClosed):
+		case err == nil:
+			// One that came while the pull was being drained goes back at once.
+			c.take(ctx, m)
+		case ctx.Err() != nil && errors.Is(err, jetstream.ErrMsgIteratorClosed):
 			return nil
-		case errors.Is(err, jetstream.ErrConnectionClosed):
-			return fmt.Errorf("consuming chunks: %w", err)
 		case errors.Is(err, jetstream.ErrConsumerDeleted), errors.Is(err, jetstream.ErrConsumerNotFound):
-			if ctx.Err() != nil {
-				return nil
-			}
 			return fmt.Errorf("consumer %s was deleted at the broker: %w", broker.ConsumerName, err)
-		case err != nil:
+		case errors.Is(err, jetstream.ErrMsgIteratorClosed):
+			return fmt.Errorf("consuming chunks: %w", err)
+		default:
 			c.log.Debug("waiting for chunks", "error", err)
-			continue
 		}
-		if ctx.Err() != nil {
-			_ = m.Nak() // it came while the pull was being drained
-			continue
-		}
-		c.take(ctx, m)
 	}
 }
 

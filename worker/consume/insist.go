@@ -3,9 +3,12 @@ package consume
 import (
 	"context"
 	"errors"
+	"fmt"
 	"log/slog"
+	"net/http"
 	"time"
 
+	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 
 	"github.com/osism/skopeo-worker/shared/broker"
@@ -16,13 +19,16 @@ import (
 // insistInterval is the pause between two tries to tell the broker something.
 const insistInterval = time.Second
 
+// patience is how often a broker that is connected is asked for what can be done
+// without: after a restart it opens its streams for some seconds.
+const patience = 10
+
 // insist repeats what the broker has to be told until it has been, or ctx ends, or
 // the broker answers with a refusal. A broker that restarts must cost no work.
 func insist(ctx context.Context, log *slog.Logger, tell func(context.Context) error) error {
 	for {
 		err := tell(ctx)
-		var refused *jetstream.APIError
-		if err == nil || errors.Is(err, broker.ErrConflict) || errors.As(err, &refused) && refused.Code < 500 {
+		if err == nil || hopeless(err) {
 			return err
 		}
 		log.Warn("the broker does not answer, trying again", "error", err)
@@ -31,6 +37,32 @@ func insist(ctx context.Context, log *slog.Logger, tell func(context.Context) er
 			return err
 		case <-time.After(insistInterval):
 		}
+	}
+}
+
+// errGivenUp ends the insisting on something that can be done without.
+var errGivenUp = errors.New("gave up")
+
+func hopeless(err error) bool {
+	var refused *jetstream.APIError
+	return errors.Is(err, broker.ErrConflict) || errors.Is(err, errGivenUp) ||
+		errors.Is(err, nats.ErrConnectionClosed) || // by ourselves: we reconnect for ever
+		errors.As(err, &refused) && refused.Code < http.StatusInternalServerError
+}
+
+// patient is a tell for insist that outlasts a broker that is away, but not one that
+// is there and does not answer: the bucket or the consumer has been deleted.
+func patient(conn *nats.Conn, tell func(context.Context) error) func(context.Context) error {
+	tries := 0
+	return func(ctx context.Context) error {
+		err := tell(ctx)
+		if err == nil || !conn.IsConnected() {
+			return err
+		}
+		if tries++; tries == patience {
+			return fmt.Errorf("%w: %w", errGivenUp, err)
+		}
+		return err
 	}
 }
 

@@ -12,6 +12,7 @@ import (
 	"github.com/osism/skopeo-worker/shared/broker"
 	"github.com/osism/skopeo-worker/shared/message"
 	"github.com/osism/skopeo-worker/shared/run"
+	"github.com/osism/skopeo-worker/shared/selection"
 )
 
 // resolutionBucket holds, for each entry, the newest run that has resolved it.
@@ -31,7 +32,11 @@ func openResolutions(ctx context.Context, b *broker.Broker) (*resolutions, error
 // resolutionKey stands for an entry with its selection and its destination: only
 // the same one again takes over from an older run.
 func resolutionKey(name string, r message.Repository) string {
-	sum := sha256.Sum256(fmt.Appendf(nil, "%s\n%s\n%s\n%s", r.Source, r.Tag, r.Digest, r.Destination))
+	var chosen selection.Selection
+	if r.Selection != nil {
+		chosen = *r.Selection
+	}
+	sum := sha256.Sum256(fmt.Appendf(nil, "%s\n%s\n%s\n%s\n%s", r.Source, r.Tag, r.Digest, r.Destination, chosen.Hash()))
 	return name + "." + hex.EncodeToString(sum[:16])
 }
 

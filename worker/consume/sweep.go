@@ -3,13 +3,11 @@ package consume
 import (
 	"context"
 	"errors"
-	"strings"
 	"time"
 
 	"github.com/nats-io/nats.go/jetstream"
 
 	"github.com/osism/skopeo-worker/shared/broker"
-	"github.com/osism/skopeo-worker/shared/subject"
 )
 
 const (
@@ -29,7 +27,7 @@ func (c *Consumer) sweep(ctx context.Context) {
 		case <-ctx.Done():
 			return
 		case <-ticker.C:
-			if err := c.Sweep(ctx, time.Now()); err != nil && ctx.Err() == nil {
+			if err := c.Sweep(ctx, c.now()); err != nil && ctx.Err() == nil {
 				c.log.Warn("looking for overdue chunks", "error", err)
 			}
 		}
@@ -46,12 +44,11 @@ func (c *Consumer) Sweep(ctx context.Context, now time.Time) error {
 	if err != nil {
 		return err
 	}
+	var failed []error
 	for _, subj := range suspects {
-		if err := c.fire(ctx, subj, now); err != nil {
-			return err
-		}
+		failed = append(failed, c.fire(ctx, subj, now))
 	}
-	return nil
+	return errors.Join(failed...)
 }
 
 func (c *Consumer) fire(ctx context.Context, subj string, now time.Time) error {
@@ -71,7 +68,7 @@ func (c *Consumer) fire(ctx context.Context, subj string, now time.Time) error {
 		return nil
 	}
 	if err == nil {
-		c.log.Warn("a chunk was overdue", "subject", strings.TrimPrefix(subj, subject.Plan+"."), "due", due)
+		c.log.Warn("a chunk was overdue", "subject", subj, "due", due)
 	}
 	return err
 }

@@ -11,6 +11,7 @@ import (
 	"github.com/google/go-containerregistry/pkg/v1/types"
 	"golang.org/x/sync/singleflight"
 
+	"github.com/osism/skopeo-worker/worker/platform"
 	"github.com/osism/skopeo-worker/worker/registry"
 	"github.com/osism/skopeo-worker/worker/skopeo"
 )
@@ -18,13 +19,20 @@ import (
 // ErrTooDeep is returned for an index inside an index inside an index, and so on.
 var ErrTooDeep = errors.New("indexes are nested too deeply")
 
+// ErrVanished is returned where the destination does not have, or not yet, what it
+// has just accepted: a replica that lags, or a garbage collection.
+var ErrVanished = errors.New("the destination does not have what was just put there")
+
 // maxDepth is far beyond what tools build (BuildKit: 1), and ends a hostile nesting.
 const maxDepth = 8
 
-// Cost is what a copy took.
-type Cost struct {
-	Pulls int   // manifests pulled from the source
-	Bytes int64 // size of the content copied, as its manifests tell it
+// Copied is what a copy brought and took.
+type Copied struct {
+	// Digest is what is to be tagged: the source's own, or that of an index of just
+	// some platforms.
+	Digest string
+	Pulls  int   // manifests pulled from the source
+	Bytes  int64 // size of the content copied, as its manifests tell it
 }
 
 // Mirror copies with skopeo, and does the rest itself.
@@ -50,20 +58,37 @@ func (m *Mirror) Tagged(ctx context.Context, destination, tag string) (string, e
 // Tag puts the tag on a manifest that the destination repository holds. Nothing is
 // asked of the source.
 func (m *Mirror) Tag(ctx context.Context, destination, digest, tag string) error {
-	manifest, err := m.Registry.Get(ctx, destination, digest)
+	manifest, err := m.copied(ctx, destination, digest)
 	if err != nil {
 		return fmt.Errorf("reading what is to be tagged %s: %w", tag, err)
 	}
 	return m.Registry.Put(ctx, destination, tag, manifest)
 }
 
-// Copy brings the manifest to the destination, with everything below it, under its
-// digest. What the destination repository has is not asked of the source: then the
-// cost is nothing. The cost is also right where there is an error.
-func (m *Mirror) Copy(ctx context.Context, source, destination string, d registry.Descriptor) (Cost, error) {
+// copied reads back what must be at the destination. That it is not there is no
+// word about the source's digest, so the error does not wrap the registry's.
+func (m *Mirror) copied(ctx context.Context, destination, digest string) (registry.Manifest, error) {
+	manifest, err := m.Registry.Get(ctx, destination, digest)
+	if errors.Is(err, registry.ErrNotFound) {
+		return manifest, fmt.Errorf("%w: %v", ErrVanished, err)
+	}
+	return manifest, err
+}
+
+// Copy brings the manifest to the destination, with everything wanted below it,
+// by digest. What the destination repository has is not asked of the source: then
+// it takes no pull. The pulls are also right where there is an error, which is
+// platform.ErrNoPlatform where nothing of it is wanted.
+func (m *Mirror) Copy(ctx context.Context, source, destination string, d registry.Descriptor, wanted platform.Wanted) (Copied, error) {
 	c := &copying{Mirror: m, source: source, destination: destination}
-	err := c.manifest(ctx, d, 0)
-	return Cost{Pulls: int(c.pulls.Load()), Bytes: c.bytes.Load()}, err
+	copied := d.Digest
+	var err error
+	if wanted.All() {
+		err = c.manifest(ctx, d, 0)
+	} else {
+		copied, err = c.subset(ctx, d, wanted)
+	}
+	return Copied{Digest: copied, Pulls: int(c.pulls.Load()), Bytes: c.bytes.Load()}, err
 }
 
 // copying is one Copy under way.
@@ -76,7 +101,7 @@ type copying struct {
 // manifest makes sure that the destination has the manifest.
 func (c *copying) manifest(ctx context.Context, d registry.Descriptor, depth int) error {
 	if depth > maxDepth {
-		return fmt.Errorf("%s@%s: %w", c.source, d.Digest, ErrTooDeep)
+		return c.bad(d.Digest, ErrTooDeep)
 	}
 	_, err, _ := c.flights.Do(c.destination+"@"+d.Digest, func() (any, error) {
 		_, err := c.Registry.Head(ctx, c.destination, d.Digest)
@@ -89,22 +114,49 @@ func (c *copying) manifest(ctx context.Context, d registry.Descriptor, depth int
 }
 
 func (c *copying) fetch(ctx context.Context, d registry.Descriptor, depth int) error {
+	index, err := c.read(ctx, d)
+	if err != nil {
+		return err
+	}
+	if !index.IsIndex() {
+		return c.image(ctx, d)
+	}
+	children, err := index.Children()
+	if err != nil {
+		return c.bad(index.Digest, err)
+	}
+	return c.index(ctx, index, children, depth)
+}
+
+// read pulls the manifest where it may be an index. Of an image it returns nothing:
+// pulling that is left to skopeo.
+func (c *copying) read(ctx context.Context, d registry.Descriptor) (registry.Manifest, error) {
 	if d.MediaType == "" {
-		// A digest that the list pins comes without one.
+		// A listing, or a digest that the list pins, comes without one.
 		head, err := c.Registry.Head(ctx, c.source, d.Digest)
 		if err != nil {
-			return err
+			return registry.Manifest{}, err
+		}
+		if head.Pulled {
+			c.pull()
 		}
 		d.MediaType = head.MediaType
 	}
-	if types.MediaType(d.MediaType).IsIndex() {
-		return c.index(ctx, d, depth)
+	kind := types.MediaType(d.MediaType)
+	if kind.IsImage() || kind.IsSchema1() {
+		return registry.Manifest{}, nil
 	}
+	c.pull() // the registry may not have told its type
+	return c.Registry.Get(ctx, c.source, d.Digest)
+}
+
+// image lets skopeo copy a manifest with what it refers to.
+func (c *copying) image(ctx context.Context, d registry.Descriptor) error {
 	c.pull()
 	if err := c.Skopeo.Copy(ctx, c.source, d.Digest, c.destination); err != nil {
 		return err
 	}
-	copied, err := c.Registry.Get(ctx, c.destination, d.Digest)
+	copied, err := c.copied(ctx, c.destination, d.Digest)
 	if err != nil {
 		return fmt.Errorf("reading what was copied: %w", err)
 	}
@@ -113,22 +165,21 @@ func (c *copying) fetch(ctx context.Context, d registry.Descriptor, depth int) e
 }
 
 // index copies what the index names and then puts it, byte by byte.
-func (c *copying) index(ctx context.Context, d registry.Descriptor, depth int) error {
-	c.pull()
-	index, err := c.Registry.Get(ctx, c.source, d.Digest)
-	if err != nil {
-		return err
-	}
-	children, err := index.Children()
-	if err != nil {
-		return err
-	}
+func (c *copying) index(ctx context.Context, index registry.Manifest, children []registry.Descriptor, depth int) error {
 	for _, child := range children {
 		if err := c.manifest(ctx, child, depth+1); err != nil {
 			return err
 		}
 	}
-	return c.Registry.Put(ctx, c.destination, d.Digest, index)
+	return c.Registry.Put(ctx, c.destination, index.Digest, index)
+}
+
+// bad says that the source's manifest is one that no try will copy.
+func (c *copying) bad(digest string, err error) error {
+	if !errors.Is(err, registry.ErrBadManifest) {
+		err = fmt.Errorf("%w: %w", registry.ErrBadManifest, err)
+	}
+	return &registry.Error{Op: registry.OpGet, Repository: c.source, Reference: digest, Err: err}
 }
 
 func (c *copying) pull() {

@@ -28,8 +28,9 @@ type Options struct {
 // Client talks to registries. It keeps connections and tokens, so a process
 // has one. It is safe for concurrent use.
 type Client struct {
-	insecure hostSet
-	sessions *sessions
+	insecure  hostSet
+	sessions  *sessions
+	referrers referrersAPI
 }
 
 // NewClient returns a client. It does not talk to anyone yet.
@@ -48,8 +49,9 @@ func NewClient(options Options) *Client {
 		insecure: insecure,
 		sessions: &sessions{
 			keychain: keychain,
-			inner:    transport.NewUserAgent(guarded, options.UserAgent),
+			inner:    transport.NewUserAgent(&pings{inner: guarded, now: time.Now, kept: make(map[string]pong)}, options.UserAgent),
 			kept:     make(map[string]*session),
 		},
+		referrers: referrersAPI{now: time.Now, missing: make(map[string]time.Time)},
 	}
 }

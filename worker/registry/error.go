@@ -25,19 +25,21 @@ var (
 	ErrUnexpected     = errors.New("unexpected answer")       // not what the OCI specification says
 	ErrCredentials    = errors.New("credentials")             // they could not be read
 	ErrName           = errors.New("not a repository")        // the name does not parse
+	ErrNoReferrersAPI = errors.New("no referrers API")        // only Referrers returns it
 )
 
 // The operations an Error names.
 const (
-	OpTags = "list tags of"
-	OpHead = "look up"
-	OpGet  = "get"
-	OpPut  = "put"
+	OpTags      = "list tags of"
+	OpHead      = "look up"
+	OpGet       = "get"
+	OpPut       = "put"
+	OpReferrers = "list referrers of"
 )
 
 // Error says what was asked of which registry and why it failed.
 type Error struct {
-	Op         string        // OpTags, OpHead, OpGet or OpPut
+	Op         string        // one of the Op constants
 	Repository string        // as it was asked for
 	Reference  string        // tag or digest; empty for a repository as a whole
 	Status     int           // HTTP status; 0 where there was no answer

@@ -44,11 +44,16 @@ func refusal(status int, found diagnosis) error {
 	return fmt.Errorf("%w: %s", sentinel, text)
 }
 
+// errNoRepository is the ErrNotFound of a repository as a whole.
+var errNoRepository = fmt.Errorf("%w", ErrNotFound)
+
 func sentinelOf(status int, code string) error {
 	switch code {
 	case "TOOMANYREQUESTS":
 		return ErrLimited
-	case "NAME_UNKNOWN", "MANIFEST_UNKNOWN":
+	case "NAME_UNKNOWN":
+		return errNoRepository
+	case "MANIFEST_UNKNOWN":
 		return ErrNotFound
 	}
 	switch {

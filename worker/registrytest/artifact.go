@@ -75,7 +75,8 @@ func (r *Registry) PushSignature(repository, dgst string) (string, error) {
 }
 
 // PushReferrer stores an artifact whose subject is a digest of the repository,
-// and lists it under the tag sha256-HEX: distribution has no referrers API.
+// and lists it under the tag sha256-HEX, unless the registry has the referrers
+// API: distribution itself has none.
 func (r *Registry) PushReferrer(repository, dgst, artifactType string) (string, error) {
 	payload, err := r.Manifest(repository, dgst)
 	if err != nil {
@@ -98,6 +99,9 @@ func (r *Registry) PushReferrer(repository, dgst, artifactType string) (string, 
 	}, emptyBlob)
 	if err != nil {
 		return "", err
+	}
+	if r.settings.referrersAPI {
+		return artifact.Digest.String(), nil
 	}
 	artifact.ArtifactType = artifactType
 	return artifact.Digest.String(), r.addReferrer(repository, fallbackTag(dgst), artifact)

@@ -71,7 +71,11 @@ func (r *Registry) unauthorized(w http.ResponseWriter, req *http.Request, reques
 }
 
 func (r *Registry) challenge(needs []access) string {
-	challenge := fmt.Sprintf(`Bearer realm="%s",service="%s"`, r.URL()+tokenPath, tokenServiceName)
+	realm := r.settings.tokenAuth.Realm
+	if realm == "" {
+		realm = r.URL() + tokenPath
+	}
+	challenge := fmt.Sprintf(`Bearer realm="%s",service="%s"`, realm, tokenServiceName)
 	var scopes []string
 	for _, need := range needs {
 		scopes = append(scopes, need.scope())

@@ -35,7 +35,7 @@ func (r *Registry) answer(w http.ResponseWriter, req *http.Request, request Requ
 			return
 		}
 	}
-	if r.unauthorized(w, req, request) {
+	if r.serveBulk(w, req, request) || r.unauthorized(w, req, request) {
 		return
 	}
 	if r.pulls != nil && r.pulls.refuses(w, request) {
@@ -43,6 +43,13 @@ func (r *Registry) answer(w http.ResponseWriter, req *http.Request, request Requ
 	}
 	if request.Kind == KindTags && r.settings.tagPage > 0 {
 		req = shortPage(req, r.settings.tagPage)
+	}
+	if r.settings.referrersAPI {
+		if request.Kind == KindReferrers {
+			r.serveReferrers(w, req, request)
+			return
+		}
+		w = &subjectWriter{ResponseWriter: w, registry: r, request: request}
 	}
 	if s := r.synthetic(request.Repository); s != nil && s.serves(w, req, request) {
 		return
@@ -69,6 +76,7 @@ func (w *responseWriter) WriteHeader(status int) {
 			w.Header().Del("Docker-Content-Digest")
 			w.Header().Del("Etag") // distribution puts the digest there, too
 		}
+		w.registry.pushed(w.entry.request, status, w.Header().Get("Docker-Content-Digest"))
 		w.registry.record.answered(w.entry, status)
 	}
 	w.ResponseWriter.WriteHeader(status)

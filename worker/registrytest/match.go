@@ -43,6 +43,9 @@ func All(matches ...Match) Match {
 const (
 	apiRoot   = "/v2/"
 	tokenPath = "/token"
+
+	// quayTokenPath is where quay.io has its token service.
+	quayTokenPath = "/v2/auth"
 )
 
 // resources are what a repository has by reference, and the kinds of requests
@@ -52,7 +55,7 @@ var resources = map[string]map[string]Kind{
 		http.MethodHead: KindManifestHead, http.MethodGet: KindManifestGet, http.MethodPut: KindManifestPut,
 	},
 	"/blobs":     {http.MethodHead: KindBlobHead, http.MethodGet: KindBlobGet},
-	"/referrers": {},
+	"/referrers": {http.MethodGet: KindReferrers},
 }
 
 // parse reads what a request is about from its method and path.
@@ -67,8 +70,9 @@ func parse(req *http.Request) Request {
 	}
 	name, ok := strings.CutPrefix(r.Path, apiRoot)
 	switch {
-	case r.Path == tokenPath:
+	case r.Path == tokenPath, r.Path == quayTokenPath:
 		r.Kind = KindToken
+	case r.parseBulk(req.URL.Query()):
 	case !ok:
 	case name == "":
 		r.Kind = KindPing

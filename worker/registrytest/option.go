@@ -14,15 +14,19 @@ type settings struct {
 	dir             string
 	tls             bool
 	tlsHosts        []string
+	authority       *authority // of an Internet
 	basicAuth       *credentials
 	tokenAuth       *TokenAuth
 	latency         time.Duration
 	tagPage         int
 	noDigestHeader  bool
 	partialIndexes  bool
+	referrersAPI    bool
+	referrersPage   int
 	pullLimit       int
 	pullWindow      time.Duration
 	requestLimiters []requestLimiter
+	quayAPI, hubAPI *BulkAPI
 	now             func() time.Time
 }
 

@@ -10,8 +10,8 @@ import (
 // Kind is what a request is about.
 type Kind string
 
-// The kinds. Everything else, such as the POST and the PATCHes of an upload,
-// deletions and referrers, is KindOther.
+// The kinds. Everything else, such as the POST and the PATCHes of an upload and
+// deletions, is KindOther.
 const (
 	KindPing         Kind = "ping"
 	KindToken        Kind = "token"
@@ -23,6 +23,8 @@ const (
 	KindBlobGet      Kind = "blob-get"
 	KindBlobUpload   Kind = "blob-upload" // the PUT that finishes an upload
 	KindBlobMount    Kind = "blob-mount"  // 201: mounted; 202: turned into an upload
+	KindReferrers    Kind = "referrers"
+	KindBulkList     Kind = "bulk-list" // of WithQuayAPI and WithHubAPI
 	KindOther        Kind = "other"
 )
 
@@ -34,6 +36,7 @@ type Request struct {
 	Kind       Kind
 	Repository string // without the host; empty for ping and token
 	Reference  string // tag or digest; of an upload or mount, the blob's digest
+	Page       int    // of a bulk listing, from 1; else 0
 	Status     int    // 0 until it is answered, and for good where it never is
 	Accept     string // all Accept headers, joined by ", "
 	UserAgent  string

@@ -49,6 +49,7 @@ type Registry struct {
 	faults   faults
 	pulls    *pullLimit
 	tokens   *tokenService
+	history  history
 
 	// serving is held for reading by every request and for writing by Stop, so
 	// that nothing touches the storage once Stop has returned.
@@ -74,7 +75,7 @@ func Start(options ...Option) (*Registry, error) {
 	if s.tokenAuth != nil {
 		r.tokens = newTokenService(*s.tokenAuth, s.now)
 	}
-	if s.tls {
+	if r.tls = s.authority; s.tls && r.tls == nil {
 		authority, err := newAuthority(s.tlsHosts)
 		if err != nil {
 			return nil, fmt.Errorf("make a certificate authority: %w", err)

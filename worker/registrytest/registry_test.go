@@ -166,7 +166,7 @@ func TestKinds(t *testing.T) {
 		{"POST", "/v2/a/blobs/uploads/", registrytest.KindOther, "a", ""},
 		{"PUT", "/v2/a/blobs/uploads/1?digest=" + digest, registrytest.KindBlobUpload, "a", digest},
 		{"POST", "/v2/a/blobs/uploads/?mount=" + digest + "&from=b", registrytest.KindBlobMount, "a", digest},
-		{"GET", "/v2/a/referrers/" + digest, registrytest.KindOther, "a", digest},
+		{"GET", "/v2/a/referrers/" + digest, registrytest.KindReferrers, "a", digest},
 		{"GET", "/v2/_catalog", registrytest.KindOther, "", ""},
 	} {
 		r.ResetRequests()

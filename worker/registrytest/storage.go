@@ -218,6 +218,7 @@ func (r *Registry) Tag(repository, tag, dgst string) error {
 	if err := repo.Tags(ctx).Tag(ctx, tag, ocispec.Descriptor{Digest: digest.Digest(dgst)}); err != nil {
 		return fmt.Errorf("tag %s:%s: %w", repository, tag, err)
 	}
+	r.history.tagged(repository, tag, dgst, r.settings.now())
 	return nil
 }
 
@@ -231,5 +232,6 @@ func (r *Registry) Untag(repository, tag string) error {
 	if err := repo.Tags(ctx).Untag(ctx, tag); err != nil {
 		return fmt.Errorf("untag %s:%s: %w", repository, tag, err)
 	}
+	r.history.untagged(repository, tag, r.settings.now())
 	return nil
 }

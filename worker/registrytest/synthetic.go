@@ -35,8 +35,12 @@ type synthetic struct {
 	digests  []string // of the distinct manifests
 	byTag    map[string]int
 	byDigest map[string]int
+	lives    []life // the most recent first
 	base     v1.Manifest
 }
+
+// syntheticPlatform is the platform of all images of synthetic repositories.
+var syntheticPlatform = &v1.Platform{OS: "linux", Architecture: "amd64"}
 
 // AddSynthetic adds a repository of very many tags, 50,000 in 0.3 s. Nothing
 // can be pushed to it. Equal ones in two registries have equal digests.
@@ -45,8 +49,7 @@ func (r *Registry) AddSynthetic(repository string, description Synthetic) error 
 	if err != nil {
 		return err
 	}
-	platform := &v1.Platform{OS: "linux", Architecture: "amd64"}
-	config, err := json.Marshal(Image{}.config(platform, []built{layer}))
+	config, err := json.Marshal(Image{}.config(syntheticPlatform, []built{layer}))
 	if err != nil {
 		return err
 	}
@@ -86,6 +89,7 @@ func newSynthetic(description Synthetic, base v1.Manifest) *synthetic {
 		s.digests = append(s.digests, dgst)
 		s.byDigest[dgst] = i
 	}
+	s.lives = s.chronicle()
 	return s
 }
 

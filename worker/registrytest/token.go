@@ -19,6 +19,7 @@ type TokenAuth struct {
 	User, Password string
 	Anonymous      bool          // give out tokens for pulling without credentials
 	Expiry         time.Duration // of a token; 0 = DefaultTokenExpiry
+	Realm          string        // the URL clients are sent to; empty = the registry's own
 }
 
 // tokenService gives out opaque tokens and remembers what they allow.

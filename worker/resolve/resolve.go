@@ -4,90 +4,166 @@ package resolve
 
 import (
 	"context"
-	"errors"
-
-	"golang.org/x/sync/errgroup"
 
 	"github.com/osism/skopeo-worker/shared/message"
+	"github.com/osism/skopeo-worker/shared/selection"
+	"github.com/osism/skopeo-worker/worker/listing"
 	"github.com/osism/skopeo-worker/worker/registry"
 )
 
 // Result is what a repository holds.
 type Result struct {
 	Images  []message.Image
-	Skipped int // tags that were listed and then were gone
-	Pulls   int // manifests that had to be pulled to learn their digest
+	Missed  []Missed // tags whose digest is still to be found out
+	Skipped int      // tags that were listed and then were gone, or are for Windows only
+	Pulls   int      // manifests that had to be pulled to learn their digest
 }
 
-// Resolver lists what is to be mirrored of a repository. Upstreams with a bulk
-// listing of their own get their own one.
+// Missed is a tag that was listed and could not be looked up. Err is of the package
+// registry.
+type Missed struct {
+	Tag string
+	Err error
+}
+
+// Resolver lists what is to be mirrored of a repository.
 type Resolver interface {
 	Resolve(ctx context.Context, r message.Repository) (Result, error)
 }
 
-// heads bounds the HEAD requests of one repository that are under way at once.
-const heads = 16
-
-// OCI resolves with what every registry has: tags/list, and HEAD for digests.
-type OCI struct {
+// Upstream resolves with what the upstream offers: its own listing with digests, or
+// tags/list, and HEAD for the digests that a listing does not tell.
+type Upstream struct {
 	Registry *registry.Client
+	Listing  *listing.Selection
 }
 
-// Resolve implements Resolver. What the list pins to a digest is not asked for,
-// for a tag there is one HEAD, and for a whole repository one for each of its tags.
-func (o *OCI) Resolve(ctx context.Context, r message.Repository) (Result, error) {
+// Resolve implements Resolver. What the list pins to a digest is not asked for, and
+// for a tag there is one HEAD.
+func (u *Upstream) Resolve(ctx context.Context, r message.Repository) (Result, error) {
 	switch {
 	case r.Digest != "":
 		return Result{Images: []message.Image{{Tag: r.Tag, Digest: r.Digest}}}, nil
 	case r.Tag != "":
-		d, err := o.Registry.Head(ctx, r.Source, r.Tag)
+		d, err := u.Registry.Head(ctx, r.Source, r.Tag)
 		if err != nil {
 			return Result{}, err
 		}
 		return Result{Images: []message.Image{image(r.Tag, d)}, Pulls: pulls(d)}, nil
+	case r.Selection != nil && len(r.Selection.List) > 0:
+		// Named one by one, and so missed one by one.
+		tags := make([]listing.Tag, len(r.Selection.List))
+		for i, tag := range r.Selection.List {
+			tags[i].Name = tag
+		}
+		return u.digests(ctx, r.Source, tags, true)
 	}
-	var tags []string
-	seen := map[string]bool{}
-	for tag, err := range o.Registry.Tags(ctx, r.Source) {
+	return u.whole(ctx, r)
+}
+
+// whole lists the repository and picks what the selection wants.
+func (u *Upstream) whole(ctx context.Context, r message.Repository) (Result, error) {
+	p, err := newPick(r.Selection)
+	if err != nil {
+		return Result{}, err
+	}
+	lister := u.Listing.For(r.Source)
+	for tag, err := range lister.Tags(ctx, r.Source) {
 		if err != nil {
 			return Result{}, err
 		}
-		// A push in the middle of a listing can show a tag on two pages.
-		if !seen[tag] {
-			seen[tag] = true
-			tags = append(tags, tag)
+		p.add(tag)
+		if lister.NewestFirst() && p.full() {
+			break
 		}
 	}
-	return o.digests(ctx, r.Source, tags)
-}
-
-func (o *OCI) digests(ctx context.Context, repository string, tags []string) (Result, error) {
-	found := make([]registry.Descriptor, len(tags))
-	group, ctx := errgroup.WithContext(ctx)
-	group.SetLimit(heads)
-	for i, tag := range tags {
-		group.Go(func() error {
-			var err error
-			found[i], err = o.Registry.Head(ctx, repository, tag)
-			if errors.Is(err, registry.ErrNotFound) {
-				return nil // deleted since the listing
-			}
-			return err
-		})
-	}
-	if err := group.Wait(); err != nil {
+	result, err := u.digests(ctx, r.Source, p.picked(), false)
+	if err != nil {
 		return Result{}, err
 	}
-	var result Result
-	for i, tag := range tags {
-		result.Pulls += pulls(found[i])
-		if found[i].Digest == "" {
-			result.Skipped++
-			continue
-		}
-		result.Images = append(result.Images, image(tag, found[i]))
+	result.Skipped += p.windows
+	companions, err := u.digests(ctx, r.Source, p.companionsOf(result.Images), false)
+	if err != nil {
+		return Result{}, err
 	}
+	result.Images = append(result.Images, companions.Images...)
+	result.Missed = append(result.Missed, companions.Missed...)
+	result.Skipped += companions.Skipped
+	result.Pulls += companions.Pulls
 	return result, nil
+}
+
+// pick chooses tags from a listing.
+type pick struct {
+	matcher    *selection.Matcher
+	everything bool
+	limit      int
+	referrers  bool // what refers to an image is found and copied on its own
+
+	tags       map[string]listing.Tag
+	candidates []selection.Candidate
+	timeless   bool                     // a candidate came without a time
+	companions map[string][]listing.Tag // by the digest they belong to
+	windows    int
+}
+
+func newPick(s *selection.Selection) (*pick, error) {
+	if s == nil {
+		s = &selection.Selection{}
+	}
+	matcher, err := s.Compile()
+	return &pick{
+		matcher: matcher, everything: s.Tags().IsZero(), limit: s.Limit, referrers: s.Referrers,
+		tags: map[string]listing.Tag{}, companions: map[string][]listing.Tag{},
+	}, err
+}
+
+func (p *pick) add(tag listing.Tag) {
+	if digest, companion := selection.Companion(tag.Name); companion && (!p.everything || p.referrers) {
+		p.companions[digest] = append(p.companions[digest], tag)
+		return
+	}
+	switch {
+	case !p.matcher.Match(tag.Name):
+	case tag.WindowsOnly():
+		p.windows++
+	default:
+		p.tags[tag.Name] = tag
+		p.candidates = append(p.candidates, selection.Candidate{Tag: tag.Name, Updated: tag.Updated})
+		p.timeless = p.timeless || tag.Updated.IsZero()
+	}
+}
+
+// full reports whether a listing that is ordered by time cannot add anything. The
+// signature of an image is newer than the image, and has been listed before it.
+func (p *pick) full() bool {
+	return p.limit > 0 && len(p.candidates) >= p.limit && !p.timeless
+}
+
+func (p *pick) picked() []listing.Tag {
+	if p.limit > 0 {
+		p.candidates = p.matcher.Newest(p.candidates)
+	}
+	var tags []listing.Tag
+	for _, c := range p.candidates {
+		tags = append(tags, p.tags[c.Tag])
+	}
+	return tags
+}
+
+// companionsOf returns cosign's tags of the images. The fallback tag of referrers
+// is left to who copies those.
+func (p *pick) companionsOf(images []message.Image) []listing.Tag {
+	var tags []listing.Tag
+	for _, i := range images {
+		for _, tag := range p.companions[i.Digest] {
+			if !p.referrers || len(tag.Name) > len("sha256-")+64 {
+				tags = append(tags, tag)
+			}
+		}
+		delete(p.companions, i.Digest) // two tags may share a digest
+	}
+	return tags
 }
 
 func image(tag string, d registry.Descriptor) message.Image {

@@ -34,15 +34,21 @@ func (c *Config) Validate() []error {
 
 // Registries is how registries are spoken to.
 type Registries struct {
-	Insecure []string `envconfig:"INSECURE_REGISTRIES" expect:"hosts, separated by commas" desc:"hosts, separated by commas, to talk to without TLS verification, plain HTTP included"`
+	Insecure  []string `envconfig:"INSECURE_REGISTRIES" expect:"hosts, separated by commas" desc:"hosts, separated by commas, to talk to without TLS verification, plain HTTP included"`
+	QuayHosts []string `envconfig:"QUAY_HOSTS" expect:"hosts, separated by commas" desc:"hosts, separated by commas, that are a Quay of their own: their API tells the digests of 100 tags at once"`
 }
 
 // Validate implements config.Validator.
 func (r *Registries) Validate() []error {
-	for i, host := range r.Insecure {
-		r.Insecure[i] = strings.TrimSpace(host)
-		if d, err := reference.ParseDestination(r.Insecure[i]); err != nil || d.Prefix != "" {
-			return []error{config.Bad("INSECURE_REGISTRIES", host, "hosts with their ports, separated by commas, without https:// and without a path")}
+	return append(checkHosts("INSECURE_REGISTRIES", r.Insecure), checkHosts("QUAY_HOSTS", r.QuayHosts)...)
+}
+
+// checkHosts takes spaces out of a list of hosts.
+func checkHosts(variable string, hosts []string) []error {
+	for i, host := range hosts {
+		hosts[i] = strings.TrimSpace(host)
+		if d, err := reference.ParseDestination(hosts[i]); err != nil || d.Prefix != "" {
+			return []error{config.Bad(variable, host, "hosts with their ports, separated by commas, without https:// and without a path")}
 		}
 	}
 	return nil

@@ -24,6 +24,16 @@ func (s *Service) Serve(ctx context.Context, addr string, b *broker.Broker) erro
 	if err != nil {
 		return fmt.Errorf("METRICS_ADDR: %w", err)
 	}
+	server := &http.Server{Handler: s.handler(b), ReadHeaderTimeout: headerTimeout}
+	stop := context.AfterFunc(ctx, func() { _ = server.Close() })
+	defer stop()
+	if err := server.Serve(listener); !errors.Is(err, http.ErrServerClosed) {
+		return fmt.Errorf("serving METRICS_ADDR: %w", err)
+	}
+	return nil
+}
+
+func (s *Service) handler(b *broker.Broker) http.Handler {
 	mux := http.NewServeMux()
 	mux.Handle("GET /metrics", promhttp.HandlerFor(s.Metrics.Registry, promhttp.HandlerOpts{}))
 	mux.HandleFunc("GET /healthz", func(w http.ResponseWriter, _ *http.Request) { _, _ = fmt.Fprintln(w, "ok") })
@@ -34,11 +44,5 @@ func (s *Service) Serve(ctx context.Context, addr string, b *broker.Broker) erro
 		}
 		_, _ = fmt.Fprintln(w, "ok")
 	})
-	server := &http.Server{Handler: mux, ReadHeaderTimeout: headerTimeout}
-	stop := context.AfterFunc(ctx, func() { _ = server.Close() })
-	defer stop()
-	if err := server.Serve(listener); !errors.Is(err, http.ErrServerClosed) {
-		return fmt.Errorf("serving METRICS_ADDR: %w", err)
-	}
-	return nil
+	return mux
 }

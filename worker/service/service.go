@@ -10,6 +10,7 @@ import (
 	"github.com/osism/skopeo-worker/worker/chunk"
 	"github.com/osism/skopeo-worker/worker/consume"
 	"github.com/osism/skopeo-worker/worker/credential"
+	"github.com/osism/skopeo-worker/worker/listing"
 	"github.com/osism/skopeo-worker/worker/metrics"
 	"github.com/osism/skopeo-worker/worker/mirror"
 	"github.com/osism/skopeo-worker/worker/registry"
@@ -36,7 +37,9 @@ func New(ctx context.Context, b *broker.Broker, c Config, r Registries, log *slo
 	client := registry.NewClient(registry.Options{Insecure: r.Insecure, Keychain: credential.New(), UserAgent: userAgent})
 	m := metrics.New()
 	consumer, err := consume.New(ctx, b, &chunk.Worker{
-		Resolver:    &resolve.OCI{Registry: client},
+		Resolver: &resolve.Upstream{Registry: client, Listing: listing.New(listing.Options{
+			Registry: client, QuayHosts: r.QuayHosts, Insecure: r.Insecure, UserAgent: userAgent, Log: log,
+		})},
 		Mirror:      &mirror.Mirror{Registry: client, Skopeo: runner},
 		Concurrency: c.Concurrency,
 		MaxAttempts: c.MaxAttempts,

@@ -1,0 +1,113 @@
+package acceptance
+
+import (
+	"fmt"
+	"os"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/osism/skopeo-worker/shared/broker"
+	"github.com/osism/skopeo-worker/shared/brokertest"
+	"github.com/osism/skopeo-worker/shared/run"
+)
+
+// shortAckWait makes the chunks of the dead come back before a test is over.
+const shortAckWait = 3 * time.Second
+
+// shortenAckWait changes the workers' consumer before there are workers.
+func shortenAckWait(t *testing.T, c broker.Config) {
+	t.Helper()
+	b := brokertest.Open(t, c)
+	defer b.Close()
+	config := b.Consumer.CachedInfo().Config
+	config.AckWait = shortAckWait
+	_, err := b.Stream.UpdateConsumer(t.Context(), config)
+	require.NoError(t, err)
+}
+
+// children are the processes that p has started and that live.
+func children(t *testing.T, p *process) (pids []string) {
+	t.Helper()
+	tasks, err := os.ReadDir(fmt.Sprintf("/proc/%d/task", p.command.Process.Pid))
+	require.NoError(t, err)
+	for _, task := range tasks {
+		list, err := os.ReadFile(fmt.Sprintf("/proc/%d/task/%s/children", p.command.Process.Pid, task.Name()))
+		if err == nil { // a thread may have ended meanwhile
+			pids = append(pids, strings.Fields(string(list))...)
+		}
+	}
+	return pids
+}
+
+// alive reports whether a process is there and no zombie.
+func alive(pid string) bool {
+	stat, err := os.ReadFile("/proc/" + pid + "/stat")
+	return err == nil && !strings.Contains(string(stat), ") Z ")
+}
+
+func TestKilledWorker(t *testing.T) {
+	t.Parallel()
+	s, server := newFleet(t)
+	shortenAckWait(t, server.Config())
+	s.push("osism/early", "1", "2", "3", "4")
+	s.push("osism/late", "1", "2", "3", "4")
+	s.write("osism/early", "osism/late")
+	const concurrency = 2
+	s.env["WORKER_CONCURRENCY"] = fmt.Sprint(concurrency)
+	open := s.gate(of("osism/late", blobs))
+	first := s.worker()
+	plan := s.planner("plan", "--wait")
+	// Both of its processes are busy with the second repository: the first is done.
+	s.waitFor(distinct(concurrency, of("osism/late", pulls), reference))
+	s.waitFor(of("osism/late", blobs))
+	s.requireMirrored("osism/early")
+	processes := children(t, first)
+	require.Len(t, processes, concurrency)
+
+	first.kill()
+	for _, pid := range processes {
+		require.Eventually(t, func() bool { return !alive(pid) }, patience, tick, "skopeo outlives its worker")
+	}
+	open()
+	s.worker()
+
+	require.Contains(t, plan.exits(0), "is done")
+	s.requireMirrored("osism/early", "osism/late")
+	require.Equal(t, 4, s.source.Count(of("osism/early", pulls)))
+	require.LessOrEqual(t, s.source.Count(of("osism/late", pulls)), 4+concurrency)
+	require.Empty(t, s.failed())
+}
+
+func TestKilledMirror(t *testing.T) {
+	t.Parallel()
+	s := newSite(t)
+	shortenAckWait(t, broker.Config{Replicas: 1, DataDir: s.env["DATA_DIR"]})
+	s.push("osism/early", "1", "2")
+	s.push("osism/late", "1", "2")
+	s.write("osism/early", "osism/late", "osism/missing")
+	s.env["WORKER_CONCURRENCY"] = "1"
+	open := s.gate(of("osism/late", blobs))
+	first := s.planner("mirror")
+	first.says("Mirroring 3 entries in 1 chunk as run ")
+	s.waitFor(of("osism/late", blobs))
+	processes := children(t, first)
+	require.Len(t, processes, 1)
+
+	first.kill()
+	require.Eventually(t, func() bool { return !alive(processes[0]) }, patience, tick, "skopeo outlives its worker")
+	open()
+	said := s.planner("mirror").exits(1)
+
+	require.Contains(t, said, "Going on with run "+runID(t, first.all.String()))
+	s.requireMirrored("osism/early", "osism/late")
+	require.Equal(t, 2, s.source.Count(of("osism/early", pulls)))
+	require.LessOrEqual(t, s.source.Count(of("osism/late", pulls)), 3)
+	require.Len(t, s.failed(), 1)
+	s.push("osism/missing", "1")
+	s.planner("republish", "--all").exits(0)
+	s.requireMirrored("osism/missing")
+	require.Equal(t, run.StateDone, s.status().State)
+}

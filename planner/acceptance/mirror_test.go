@@ -1,0 +1,93 @@
+package acceptance
+
+import (
+	"fmt"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/osism/skopeo-worker/shared/run"
+)
+
+func TestMirrorOnOneMachine(t *testing.T) {
+	t.Parallel()
+	s := newSite(t)
+	s.push("osism/tool", "1", "2")
+	s.write("osism/tool", "osism/missing")
+
+	require.Contains(t, s.planner("mirror").exits(1), "ended with failures")
+	s.requireMirrored("osism/tool")
+	require.Equal(t, run.StateFailed, s.status().State)
+	records := s.failed()
+	require.Len(t, records, 1)
+	require.Equal(t, s.source.Host()+"/osism/missing", records[0].Repository)
+
+	s.push("osism/missing", "1")
+	require.Contains(t, s.planner("republish", s.source.Host()+"/osism/missing").exits(0), "is done")
+	s.requireMirrored("osism/missing")
+	require.Empty(t, s.failed())
+
+	s.source.ResetRequests()
+	s.planner("mirror").exits(0)
+	require.Zero(t, s.source.Pulls())
+	require.Equal(t, run.Tally{Total: 3, Unchanged: 3}, s.status().Images)
+}
+
+func TestInterruptedMirrorGoesOn(t *testing.T) {
+	t.Parallel()
+	s := newSite(t)
+	s.push("osism/tool", "1", "2", "3")
+	s.push("osism/other", "1")
+	s.write("osism/tool", "osism/other")
+	s.env["CHUNK_SIZE"], s.env["WORKER_CONCURRENCY"] = "1", "1"
+	open := s.gate(blobs)
+	first := s.planner("mirror")
+	s.waitFor(blobs)
+
+	first.signal(syscall.SIGINT)
+	first.says("Stopping")
+	open()
+	said := first.exits(4)
+	interrupted := runID(t, said)
+	require.Contains(t, said, "interrupted; the same command goes on with run "+interrupted)
+	require.Equal(t, 1, s.source.Pulls())
+
+	said = s.planner("mirror").exits(0)
+	require.Contains(t, said, "Going on with run "+interrupted)
+	s.requireMirrored("osism/tool", "osism/other")
+	require.Equal(t, 4, s.source.Pulls())
+	require.Equal(t, run.Tally{Total: 4, Copied: 4}, s.status().Images)
+}
+
+func TestDataDirIsForOne(t *testing.T) {
+	t.Parallel()
+	s := newSite(t)
+	s.push("osism/tool", "1")
+	s.write("osism/tool")
+	open := s.gate(blobs)
+	first := s.planner("mirror")
+	s.waitFor(blobs)
+
+	for _, command := range []string{"mirror", "status"} {
+		started := time.Now()
+		said := s.planner(command).exits(3)
+		require.Less(t, time.Since(started), 10*time.Second, "it waits for nothing")
+		require.Equal(t, fmt.Sprintf("planner: DATA_DIR=%s is already in use by process %d: wait for it, or set another DATA_DIR\n",
+			s.env["DATA_DIR"], first.command.Process.Pid), said)
+	}
+	open()
+	first.exits(0)
+	s.requireMirrored("osism/tool")
+}
+
+func TestMirrorWithoutSkopeo(t *testing.T) {
+	t.Parallel()
+	s := newSite(t)
+	s.write("osism/tool")
+	said := s.with("SKOPEO_PATH", "/no/such/skopeo").planner("mirror").exits(2)
+	require.True(t, strings.HasSuffix(said,
+		"planner: skopeo is not installed: there is no program \"/no/such/skopeo\"; install skopeo, or set SKOPEO_PATH\n"), said)
+}

@@ -1,0 +1,72 @@
+package command
+
+import (
+	"io"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/osism/skopeo-worker/shared/config"
+	"github.com/osism/skopeo-worker/shared/selection"
+)
+
+// planOf prepares a plan of a list under an environment.
+func planOf(t *testing.T, text string, environment map[string]string) (*planned, error) {
+	t.Helper()
+	file := filepath.Join(t.TempDir(), "list.yml")
+	require.NoError(t, os.WriteFile(file, []byte(text), 0o600))
+	t.Setenv("MIRROR_SOURCE_URL", file)
+	t.Setenv("MIRROR_DEST_URL", "127.0.0.1:5000")
+	for _, variable := range []string{"FILTER", "LIMIT", "PLATFORMS", "ATTESTATIONS", "REFERRERS"} {
+		t.Setenv(variable, environment[variable])
+	}
+	var s settings
+	if err := config.Load(&s.job, &s.name); err != nil {
+		return nil, err
+	}
+	return prepare(t.Context(), &s, nil, io.Discard)
+}
+
+func TestVariablesSelect(t *testing.T) {
+	const text = "containers: [nginx, 'nginx:1', {image: redis, tags: {limit: 1}, attestations: true}]"
+	all := map[string]string{"FILTER": "1.2", "LIMIT": "5", "PLATFORMS": "linux/arm64/v8, linux/x86_64", "ATTESTATIONS": "false", "REFERRERS": "true"}
+	p, err := planOf(t, text, all)
+	require.NoError(t, err)
+	whole := selection.Selection{Include: []string{"1.2"}, Limit: 5, Platforms: []string{"linux/amd64", "linux/arm64"}, WithoutAttestations: true, Referrers: true}
+	own := whole
+	own.Limit, own.WithoutAttestations = 1, false
+	for i, want := range []selection.Selection{whole, whole.Contents(), own} {
+		require.Equal(t, want, p.chunks[0].Entries[i].Selection)
+	}
+
+	// Another selection is another plan: an unfinished one must not go on in its place.
+	fingerprints := map[string]string{}
+	for variable, value := range all {
+		one, err := planOf(t, text, map[string]string{variable: value})
+		require.NoError(t, err)
+		require.NotContains(t, fingerprints, one.fingerprint)
+		fingerprints[one.fingerprint] = variable
+	}
+	nothing, err := planOf(t, text, nil)
+	require.NoError(t, err)
+	require.NotContains(t, fingerprints, nothing.fingerprint)
+	require.True(t, nothing.chunks[0].Entries[0].Selection.IsZero())
+}
+
+func TestBadVariablesAreNamed(t *testing.T) {
+	_, err := planOf(t, "", map[string]string{"FILTER": "(", "LIMIT": "-1", "PLATFORMS": "linux/amd46,,linux/amd64", "ATTESTATIONS": "maybe", "REFERRERS": "2"})
+	require.ErrorIs(t, err, config.ErrInvalid)
+	require.Equal(t, []string{
+		`ATTESTATIONS="maybe": expected true or false`,
+		`REFERRERS="2": expected true or false`,
+		`LIMIT="-1": expected a whole number, 0 or more`,
+		`FILTER: expected a regular expression (RE2): "(" is no regular expression: missing closing ): (`,
+		`PLATFORMS: expected os/arch[/variant] with commas between them: platform "linux/amd46": there is no architecture "amd46", expected amd64, arm64 or another GOARCH; "" is no platform, expected os/arch[/variant] such as linux/amd64`,
+	}, strings.Split(err.Error(), "\n")[1:])
+
+	_, err = planOf(t, "", map[string]string{"LIMIT": "many"})
+	require.ErrorContains(t, err, `LIMIT="many": expected a whole number, 0 or more`)
+}

@@ -1,0 +1,150 @@
+package list
+
+import (
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+
+	"gopkg.in/yaml.v3"
+
+	"github.com/osism/skopeo-worker/shared/reference"
+	"github.com/osism/skopeo-worker/shared/selection"
+)
+
+// The keys of an entry that is a mapping.
+const (
+	keyImage        = "image"
+	keyTags         = "tags"
+	keyPlatforms    = "platforms"
+	keyAttestations = "attestations"
+	keyReferrers    = "referrers"
+	keyDestination  = "destination"
+)
+
+var entryKeys = []string{keyImage, keyTags, keyPlatforms, keyAttestations, keyReferrers, keyDestination}
+
+// reader makes entries of nodes, and remembers what is wrong with them.
+type reader struct {
+	dest     reference.Destination
+	defaults selection.Selection
+	problems []Problem
+}
+
+func (r *reader) fail(line int, format string, args ...any) {
+	r.problems = append(r.problems, Problem{Line: line, Message: fmt.Sprintf(format, args...)})
+}
+
+// entries returns those that nothing is wrong with.
+func (r *reader) entries(nodes []*yaml.Node) []Entry {
+	var entries []Entry
+	for _, node := range nodes {
+		before := len(r.problems)
+		entry := r.entry(node)
+		if len(r.problems) == before {
+			entries = append(entries, entry)
+		}
+	}
+	return entries
+}
+
+func (r *reader) entry(node *yaml.Node) Entry {
+	e := Entry{Line: node.Line, Selection: r.defaults}
+	value := resolve(node)
+	if value.Kind == yaml.MappingNode {
+		r.mapping(&e, value)
+		return e
+	}
+	if found := notString(value); found != "" {
+		r.fail(e.Line, "expected a string host/path[:tag][@digest] or a mapping with the key %q, found %s", keyImage, found)
+		return e
+	}
+	r.image(&e, e.Line, value.Value)
+	r.destination(&e, e.Line, e.Path)
+	return e
+}
+
+func (r *reader) mapping(e *Entry, value *yaml.Node) {
+	fields := r.fields(value, entryKeys, "", prefixed(keyTags, tagKeys))
+	if f, ok := fields[keyImage]; ok {
+		if text, ok := r.text(f); ok {
+			r.image(e, f.line, text)
+		}
+	} else {
+		r.fail(e.Line, "there is no key %q", keyImage)
+	}
+	lines := map[string][]int{}
+	if f, ok := fields[keyTags]; ok {
+		r.tags(e, f, lines)
+	}
+	if f, ok := fields[keyPlatforms]; ok {
+		e.Selection.Platforms, lines[keyPlatforms] = r.items(f)
+	}
+	if f, ok := fields[keyAttestations]; ok {
+		e.Selection.WithoutAttestations = !r.boolean(f)
+	}
+	if f, ok := fields[keyReferrers]; ok {
+		e.Selection.Referrers = r.boolean(f)
+	}
+	r.check(e, lines)
+	if f, ok := fields[keyDestination]; !ok {
+		r.destination(e, e.Line, e.Path)
+	} else if path, ok := r.text(f); ok {
+		r.destination(e, f.line, path)
+	}
+}
+
+// check tells the problems of an entry's selection. The lines are those of the items
+// under each key that the entry has.
+func (r *reader) check(e *Entry, lines map[string][]int) {
+	var bad *selection.Error
+	if errors.As(e.Selection.Validate(), &bad) {
+		for _, p := range bad.Problems {
+			line, name := e.Line, p.String()
+			if items := lines[p.Key]; len(items) > 0 {
+				line = items[max(0, p.Index)]
+			}
+			if slices.Contains(tagKeys, p.Key) {
+				name = keyTags + "." + name
+			}
+			r.fail(line, "%s", name)
+		}
+		return
+	}
+	e.Selection.Platforms, _ = selection.ParsePlatforms(e.Selection.Platforms)
+}
+
+func (r *reader) image(e *Entry, line int, text string) {
+	ref, err := reference.Parse(text)
+	if err != nil {
+		r.fail(line, "%v", err)
+		return
+	}
+	e.Reference, e.Text = ref, text
+	if ref.Tag != "" || ref.Digest != "" {
+		e.Selection = e.Selection.Contents()
+	}
+}
+
+// destination sets where the image goes: the path of the source, or one of the
+// entry's own. Without an image there is nothing to say about it.
+func (r *reader) destination(e *Entry, line int, path string) {
+	if path == "" && e.Path == "" {
+		return
+	}
+	name := r.dest.Repository(path)
+	target, err := reference.Parse(name)
+	switch {
+	case path != e.Path && (err != nil || target.Repository() != name || target.Tag != "" || target.Digest != ""):
+		why := "expected a repository's path, without host, tag and digest"
+		if err != nil {
+			_, reason, _ := strings.Cut(err.Error(), `": `)
+			why += ": " + reason
+		}
+		r.fail(line, "%s: %q is impossible, %s", keyDestination, path, why)
+	case err != nil:
+		r.fail(line, "%s can't be named at the destination: %v", e.Repository(), err)
+	default:
+		e.Destination = target.Repository()
+	}
+}

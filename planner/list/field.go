@@ -1,0 +1,129 @@
+package list
+
+import (
+	"cmp"
+	"math"
+	"slices"
+	"strings"
+
+	"gopkg.in/yaml.v3"
+)
+
+// maxLimit is the largest number that is read: the largest that every reader of
+// YAML and JSON can hold.
+const maxLimit = math.MaxInt32
+
+// field is one key of a mapping.
+type field struct {
+	name string // "tags.include"
+	line int
+	node *yaml.Node // resolved
+}
+
+// fields returns the fields of a mapping that has the given keys. What is found
+// under other keys is a problem; other are keys that belong elsewhere.
+func (r *reader) fields(node *yaml.Node, keys []string, parent string, other []string) map[string]field {
+	found := map[string]field{}
+	var merged []*yaml.Node
+	for i := 0; i+1 < len(node.Content); i += 2 {
+		key, value := resolve(node.Content[i]), node.Content[i+1]
+		line := node.Content[i].Line
+		name := key.Value
+		if parent != "" {
+			name = parent + "." + name
+		}
+		first, again := found[key.Value]
+		switch {
+		case key.ShortTag() == "!!merge":
+			merged = append(merged, value)
+		case key.Kind != yaml.ScalarNode:
+			r.fail(line, "expected a key, one of %s, found %s", enumerate(keys), describe(key))
+		case again:
+			r.fail(line, "key %q is there twice, first in line %d", name, first.line)
+		case !slices.Contains(keys, key.Value):
+			r.fail(line, "unknown key %q%s", name, suggest(key.Value, keys, other))
+		default:
+			found[key.Value] = field{name: name, line: line, node: resolve(value)}
+		}
+	}
+	for _, m := range merged {
+		r.merge(found, m, keys, parent, other)
+	}
+	return found
+}
+
+// merge adds what stands under YAML's merge key, "<<", where it is not there yet.
+func (r *reader) merge(found map[string]field, value *yaml.Node, keys []string, parent string, other []string) {
+	sources := []*yaml.Node{value}
+	if node := resolve(value); node.Kind == yaml.SequenceNode {
+		sources = node.Content
+	}
+	for _, source := range sources {
+		node := resolve(source)
+		if node.Kind != yaml.MappingNode {
+			r.fail(source.Line, "expected a mapping to merge, found %s", describe(node))
+			continue
+		}
+		for key, f := range r.fields(node, keys, parent, other) {
+			if _, own := found[key]; !own {
+				found[key] = f
+			}
+		}
+	}
+}
+
+// text reads a string.
+func (r *reader) text(f field) (string, bool) {
+	if found := notString(f.node); found != "" {
+		r.fail(f.line, "%s: expected a string, found %s%s", f.name, found, inQuotes(f.node))
+		return "", false
+	}
+	return f.node.Value, true
+}
+
+// items reads a list of strings, of which there is at least one.
+func (r *reader) items(f field) (items []string, lines []int) {
+	if f.node.Kind != yaml.SequenceNode {
+		r.fail(f.line, "%s: expected a list of strings, found %s", f.name, describe(f.node))
+		return nil, nil
+	}
+	if len(f.node.Content) == 0 {
+		r.fail(f.line, "%s: the list is empty; leave out the key where there is nothing to say", f.name)
+	}
+	for _, node := range f.node.Content {
+		item := resolve(node)
+		if found := notString(item); found != "" {
+			r.fail(node.Line, "%s: expected a list of strings, found %s in it%s", f.name, found, inQuotes(item))
+			return nil, nil
+		}
+		items, lines = append(items, item.Value), append(lines, node.Line)
+	}
+	return items, lines
+}
+
+func (r *reader) boolean(f field) bool {
+	var value bool
+	if f.node.ShortTag() != "!!bool" || f.node.Decode(&value) != nil {
+		found := cmp.Or(notString(f.node), "a string")
+		r.fail(f.line, "%s: expected true or false, found %s", f.name, found)
+	}
+	return value
+}
+
+func (r *reader) number(f field) int {
+	var value float64
+	tag := f.node.ShortTag()
+	if tag != "!!int" && tag != "!!float" || f.node.Decode(&value) != nil || value != math.Trunc(value) || value < 0 || value > maxLimit {
+		r.fail(f.line, "%s: expected a whole number, 0 or more, found %s", f.name, describe(f.node))
+		return 0
+	}
+	return int(value)
+}
+
+// inQuotes tells what to do about a tag such as 1.25, which YAML takes for a number.
+func inQuotes(node *yaml.Node) string {
+	if node.Kind != yaml.ScalarNode || node.ShortTag() == "!!null" || strings.Contains(node.Value, `"`) {
+		return ""
+	}
+	return `; write "` + node.Value + `" with the quotes`
+}

@@ -1,0 +1,170 @@
+package list_test
+
+import (
+	"bytes"
+	"encoding/json"
+	"os"
+	"strings"
+	"testing"
+
+	"github.com/santhosh-tekuri/jsonschema/v6"
+	"github.com/stretchr/testify/require"
+	"gopkg.in/yaml.v3"
+
+	"github.com/osism/skopeo-worker/planner/list"
+	"github.com/osism/skopeo-worker/shared/selection"
+)
+
+const schemaFile = "../../docs/list.schema.json"
+
+func schema(t *testing.T) *jsonschema.Schema {
+	t.Helper()
+	compiled, err := jsonschema.NewCompiler().Compile(schemaFile)
+	require.NoError(t, err)
+	return compiled
+}
+
+// values are what a schema sees of a YAML document.
+func values(t *testing.T, text string) any {
+	t.Helper()
+	var v any
+	require.NoError(t, yaml.Unmarshal([]byte(text), &v), text)
+	data, err := json.Marshal(v)
+	require.NoError(t, err)
+	v, err = jsonschema.UnmarshalJSON(bytes.NewReader(data))
+	require.NoError(t, err)
+	return v
+}
+
+// TestSchema: the parser accepts and refuses what the schema does.
+func TestSchema(t *testing.T) {
+	compiled := schema(t)
+	judge := func(t *testing.T, text string) (bySchema, byParser error) {
+		_, byParser = list.Parse([]byte(text), "s", dest, selection.Selection{})
+		return compiled.Validate(values(t, text)), byParser
+	}
+	good := []string{
+		"containers: [a]\npypi: {}",
+		"containers: [a, 'quay.io/a/b:1', 'localhost/a', 'host:5000/a/b_c__d--e.f', 'Quay.IO/e', '[::1]:5000/f', 'g" + sha + "', 'b:1" + sha + "']",
+	}
+	bad := []string{"{}", "[a]", "a", "containers:", "containers: []", "containers: a", "containers: {a: b}", "containers: [1.25]", "containers: [~]", "containers: [[a]]", "containers: [true]"}
+	for _, image := range []string{"", "A", "a b", "a:", "a:-x", "quay.io:0/a/b", "https://a/b", "/a", "a/", "a//b", "a@sha256:1", "user:x@quay.io/a", "a:1:2", "a" + strings.Replace(sha, "sha256", "md5", 1)} {
+		bad = append(bad, "containers: ['"+image+"']", "containers: [{image: '"+image+"'}]")
+	}
+	for _, entry := range []string{
+		"image: a", "image: 'a:1', destination: b", "image: 'a" + sha + "', platforms: [linux/amd64]",
+		"image: 'host:5000/a', tags: {limit: 1}",
+		"image: a, attestations: true", "image: a, attestations: False, referrers: true",
+		"image: a, platforms: [linux/amd64, linux/x86_64, linux/arm/v7, linux/arm/7, macos/aarch64, linux/riscv64/rva22u64]",
+		"image: a, destination: b/c-d/e_f.g",
+		"image: a, tags: {include: a}", "image: a, tags: {include: [a, '(?i)b|c'], exclude: [c]}", "image: a, tags: {exclude: c}",
+		"image: a, tags: {limit: 0}", "image: a, tags: {limit: 5.0}", "image: a, tags: {limit: 0x10}",
+		"image: a, tags: {list: [a, '1.25', a]}",
+		"image: a, tags: {semver: '>=1.2 <3', limit: 5, include: v, exclude: [w]}",
+		"<<: {image: a, tags: {limit: 1}}, image: b", "<<: [{image: a}, {image: 'b:1', tags: {limit: 3}}]",
+		"image: &x a, destination: *x",
+	} {
+		good = append(good, "containers: [{"+entry+"}]")
+	}
+	for _, entry := range []string{
+		"", "image: ~", "image: 1", "image: [a]", "nginx: 1.25", "tags: {limit: 1}", "image: a, imagee: b", "image: a, limit: 5", "<<: {x: y}, image: a",
+		"image: 'a:1', tags: {limit: 1}", "image: 'a" + sha + "', tags: {limit: 1}", "image: 'host:5000/a:1', tags: {limit: 1}",
+		"image: a, attestations: 'true'", "image: a, attestations: 1", "image: a, attestations: yes", "image: a, referrers: ~", "image: a, referrers: []",
+		"image: a, platforms: linux/amd64", "image: a, platforms: []", "image: a, platforms: ~", "image: a, platforms: [1]", "image: a, platforms: {a: b}",
+		"image: a, platforms: [linux]", "image: a, platforms: [linux/amd46]", "image: a, platforms: [Linux/amd64]", "image: a, platforms: ['linux/amd64 ']",
+		"image: a, platforms: [linux/arm/v7/x]", "image: a, platforms: ['linux/arm/']", "image: a, platforms: [linux/arm/-]",
+		"image: a, destination: ''", "image: a, destination: /b", "image: a, destination: b/", "image: a, destination: 'b:1'", "image: a, destination: B",
+		"image: a, destination: 'b" + sha + "'", "image: a, destination: 1", "image: a, destination: ~", "image: a, destination: b//c", "image: a, destination: ..", "image: a, destination: 'h:5/b'",
+		"image: a, tags: ~", "image: a, tags: {}", "image: a, tags: []", "image: a, tags: v", "image: a, tags: {x: y}", "image: a, tags: {image: y}",
+		"image: a, tags: {include: ''}", "image: a, tags: {include: []}", "image: a, tags: {include: ['']}", "image: a, tags: {include: 1.2}", "image: a, tags: {include: [1.2]}", "image: a, tags: {exclude: ~}", "image: a, tags: {exclude: {a: b}}",
+		"image: a, tags: {limit: -1}", "image: a, tags: {limit: 1.5}", "image: a, tags: {limit: '5'}", "image: a, tags: {limit: ~}", "image: a, tags: {limit: 3000000000}", "image: a, tags: {limit: [1]}",
+		"image: a, tags: {list: []}", "image: a, tags: {list: a}", "image: a, tags: {list: [1.25]}", "image: a, tags: {list: ['']}", "image: a, tags: {list: [-a]}", "image: a, tags: {list: [" + strings.Repeat("a", 129) + "]}",
+		"image: a, tags: {list: [a], limit: 1}", "image: a, tags: {list: [a], include: a}", "image: a, tags: {list: [a], semver: '1'}", "image: a, tags: {list: [a], exclude: a}",
+	} {
+		bad = append(bad, "containers: [{"+entry+"}]")
+	}
+	for _, constraint := range []string{">=1.2 <3", ">= 1.2, < 3", "1.2", "=v1.2.3", "1.x", "*", "~1.4 || ^2", " ~>1 ", "!=1", "=<2 =>1", "1.2 - 3", "1.2.3-rc.1", ">=2-0"} {
+		good = append(good, "containers: [{image: a, tags: {semver: '"+constraint+"'}}]")
+	}
+	for _, constraint := range []string{"", " ", "newest", ">", ">=a", "1.2.3.4", "1 |2", "||", "1 ||", "1 , ", ">>1", "1.2-", "1..2"} {
+		bad = append(bad, "containers: [{image: a, tags: {semver: '"+constraint+"'}}]")
+	}
+	for _, text := range good {
+		bySchema, byParser := judge(t, text)
+		require.NoError(t, bySchema, text)
+		require.NoError(t, byParser, text)
+	}
+	for _, text := range bad {
+		bySchema, byParser := judge(t, text)
+		require.Error(t, bySchema, text)
+		require.ErrorIs(t, byParser, list.ErrBadList, text)
+	}
+	// What a schema can't say: the parser is stricter, never more lenient.
+	for _, text := range []string{
+		"containers: [yes]",
+		"containers: [a, quay.io/library/a]",
+		"containers: ['h:65536/a']",
+		"containers: ['" + hex64 + "']",
+		"containers: [" + strings.Repeat("a", 256) + "]",
+		"containers: [{image: a, tags: {include: '(?!a)'}}]",
+		"containers: [{image: a, tags: {semver: '1.99999999999999999999'}}]",
+		"containers: [{image: a, tags: {include: '" + strings.Repeat("a", selection.MaxBytes) + "'}}]",
+		"containers: [{image: a}, {image: a, platforms: [linux/amd64]}]",
+	} {
+		bySchema, byParser := judge(t, text)
+		require.NoError(t, bySchema, text)
+		require.ErrorIs(t, byParser, list.ErrBadList, text)
+	}
+}
+
+// TestSchemaInAnEditor: it shows no mistake where there is none, and explains
+// every key with an example.
+func TestSchemaInAnEditor(t *testing.T) {
+	data, err := os.ReadFile("testdata/osism.yml")
+	require.NoError(t, err)
+	compiled := schema(t)
+	require.NoError(t, compiled.Validate(values(t, string(data))))
+
+	seen := map[*jsonschema.Schema]bool{}
+	var walk func(name string, s *jsonschema.Schema)
+	walk = func(name string, s *jsonschema.Schema) {
+		if s == nil || seen[s] {
+			return
+		}
+		seen[s] = true
+		for _, example := range s.Examples {
+			require.NoError(t, s.Validate(example), name)
+		}
+		if name != "" && s.Ref == nil {
+			require.NotEmpty(t, s.Title, name)
+			require.NotEmpty(t, s.Description, name)
+			if name != "containers" {
+				require.NotEmpty(t, s.Examples, name)
+			}
+		}
+		walk(name, s.Ref)
+		walk("", s.Items2020)
+		for _, other := range s.AnyOf {
+			walk("", other)
+		}
+		for key, property := range s.Properties {
+			walk(key, property)
+		}
+	}
+	walk("", compiled)
+	require.Greater(t, len(seen), 15)
+}
+
+// TestDocumentedLists: what docs/list.md shows can be used as it stands.
+func TestDocumentedLists(t *testing.T) {
+	page, err := os.ReadFile("../../docs/list.md")
+	require.NoError(t, err)
+	blocks := strings.Split(string(page), "```yaml\n")[1:]
+	require.NotEmpty(t, blocks)
+	for _, block := range blocks {
+		text, _, _ := strings.Cut(block, "```")
+		_, err := list.Parse([]byte(text), "s", dest, selection.Selection{})
+		require.NoError(t, err, text)
+		require.NoError(t, schema(t).Validate(values(t, text)), text)
+	}
+}

@@ -1,0 +1,195 @@
+package broker_test
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"io"
+	"log/slog"
+	"net"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/nats-io/nats-server/v2/server"
+	"github.com/stretchr/testify/require"
+	"golang.org/x/sync/errgroup"
+
+	"github.com/osism/skopeo-worker/shared/broker"
+	"github.com/osism/skopeo-worker/shared/brokertest"
+)
+
+const secret = "s3cret"
+
+// fails opens a broker that cannot be, and returns why. Neither the error nor the
+// log shows a secret.
+func fails(t *testing.T, c broker.Config) error {
+	t.Helper()
+	var log bytes.Buffer
+	b, err := broker.Open(t.Context(), c, broker.Options{
+		Client: t.Name(), Patience: time.Nanosecond, Log: slog.New(slog.NewTextHandler(&log, nil)),
+	})
+	require.Error(t, err)
+	require.Nil(t, b)
+	require.NotContains(t, err.Error()+log.String(), secret)
+	return err
+}
+
+// free returns an address where nobody listens.
+func free(t *testing.T) string {
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	require.NoError(t, err)
+	require.NoError(t, l.Close())
+	return l.Addr().String()
+}
+
+func TestUnreachable(t *testing.T) {
+	address := free(t)
+	for _, url := range []string{"nats://" + address, "nats://planner:" + secret + "@" + address, "planner:" + secret + "@" + address} {
+		err := fails(t, broker.Config{URL: url})
+		require.ErrorIs(t, err, broker.ErrUnreachable)
+		require.ErrorContains(t, err, "nats://"+address)
+		require.ErrorContains(t, err, "NATS_URL")
+	}
+}
+
+// signal tells of every line that is logged.
+type signal chan string
+
+func (s signal) Write(p []byte) (int, error) {
+	s <- string(p)
+	return len(p), nil
+}
+
+func TestWaitsForABroker(t *testing.T) {
+	s := brokertest.Start(t)
+	s.Stop()
+	lines := make(signal, 100)
+	options := broker.Options{Client: t.Name(), Log: slog.New(slog.NewTextHandler(lines, nil))}
+
+	ctx, cancel := context.WithCancel(t.Context())
+	var given errgroup.Group
+	given.Go(func() error {
+		_, err := broker.Open(ctx, s.Config(), options)
+		return err
+	})
+	require.Contains(t, <-lines, "waiting for the broker")
+	cancel()
+	err := given.Wait()
+	require.ErrorIs(t, err, broker.ErrUnreachable)
+	require.ErrorIs(t, err, context.Canceled)
+
+	var waited errgroup.Group
+	waited.Go(func() error {
+		b, err := broker.Open(t.Context(), s.Config(), options)
+		if err == nil {
+			b.Close()
+		}
+		return err
+	})
+	require.Contains(t, <-lines, "waiting for the broker")
+	s.Restart()
+	require.NoError(t, waited.Wait())
+}
+
+func TestCredentials(t *testing.T) {
+	byPassword := brokertest.Start(t, func(o *server.Options) { o.Username, o.Password = "planner", "right" })
+	byToken := brokertest.Start(t, func(o *server.Options) { o.Authorization = "right" })
+	inURL := func(s *brokertest.Server, user string) string {
+		return strings.Replace(s.URL(), "//", "//"+user+"@", 1)
+	}
+	for _, c := range []broker.Config{
+		{URL: byPassword.URL()},
+		{URL: byPassword.URL(), User: "planner", Password: secret},
+		{URL: inURL(byPassword, "planner:"+secret)},
+		{URL: byToken.URL(), Token: secret},
+		{URL: inURL(byToken, secret)},
+	} {
+		err := fails(t, c)
+		require.ErrorIs(t, err, broker.ErrCredentials)
+		require.NotErrorIs(t, err, broker.ErrUnreachable)
+	}
+	brokertest.Open(t, broker.Config{URL: byPassword.URL(), User: "planner", Password: "right", Replicas: 1})
+	brokertest.Open(t, broker.Config{URL: byToken.URL(), Token: "right", Replicas: 1})
+}
+
+func TestCredentialFiles(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "file")
+	require.NoError(t, os.WriteFile(path, []byte(secret), 0o600))
+	for variable, c := range map[string]broker.Config{
+		"NATS_CREDS": {Creds: path},
+		"NATS_NKEY":  {NKey: path},
+		"NATS_CA":    {CA: path},
+		"NATS_CERT":  {Cert: path, Key: path},
+	} {
+		c.URL = "nats://" + free(t)
+		err := fails(t, c)
+		require.ErrorIs(t, err, broker.ErrCredentials)
+		require.ErrorContains(t, err, variable)
+	}
+}
+
+func TestNoJetStream(t *testing.T) {
+	s := brokertest.Start(t, func(o *server.Options) { o.JetStream = false })
+	require.ErrorIs(t, fails(t, s.Config()), broker.ErrNoJetStream)
+}
+
+func TestTooOld(t *testing.T) {
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	require.NoError(t, err)
+	t.Cleanup(func() { _ = l.Close() })
+	go func() {
+		for {
+			c, err := l.Accept()
+			if err != nil {
+				return
+			}
+			_, _ = io.WriteString(c, `INFO {"server_id":"old","version":"2.10.0","max_payload":1048576,"headers":true}`+"\r\n")
+			for lines := bufio.NewScanner(c); lines.Scan(); {
+				if lines.Text() == "PING" {
+					_, _ = io.WriteString(c, "PONG\r\n")
+				}
+			}
+		}
+	}()
+	err = fails(t, broker.Config{URL: "nats://" + l.Addr().String()})
+	require.EqualError(t, err, "the broker is too old: nats-server 2.10.0, needed is 2.14 or newer")
+	require.ErrorIs(t, err, broker.ErrTooOld)
+}
+
+func TestReplicasNeedACluster(t *testing.T) {
+	s := brokertest.Start(t)
+	err := fails(t, broker.Config{URL: s.URL(), Replicas: 3})
+	require.ErrorContains(t, err, "replicas > 1 not supported in non-clustered mode")
+	require.NotErrorIs(t, err, broker.ErrUnreachable)
+}
+
+func TestFolderInUse(t *testing.T) {
+	c := broker.Config{DataDir: filepath.Join(t.TempDir(), "new", "folder"), Replicas: 3}
+	first := brokertest.Open(t, c)
+	require.Equal(t, 1, first.Replicas)
+	err := fails(t, c)
+	require.ErrorIs(t, err, broker.ErrInUse)
+	require.ErrorContains(t, err, "process "+strconv.Itoa(os.Getpid())+":")
+	first.Close()
+	brokertest.Open(t, c)
+}
+
+func TestFolderCannotBeUsed(t *testing.T) {
+	file := filepath.Join(t.TempDir(), "file")
+	require.NoError(t, os.WriteFile(file, nil, 0o600))
+	err := fails(t, broker.Config{DataDir: file})
+	require.ErrorIs(t, err, broker.ErrUnreachable)
+	require.ErrorContains(t, err, "DATA_DIR")
+
+	folder := t.TempDir()
+	require.NoError(t, os.WriteFile(filepath.Join(folder, "jetstream"), nil, 0o600))
+	err = fails(t, broker.Config{DataDir: folder})
+	require.ErrorIs(t, err, broker.ErrUnreachable)
+	require.ErrorContains(t, err, "DATA_DIR="+folder)
+	require.ErrorContains(t, err, "storage directory")
+	require.NotErrorIs(t, fails(t, broker.Config{DataDir: folder}), broker.ErrInUse, "the lock is let go")
+}

@@ -1,0 +1,119 @@
+package broker_test
+
+import (
+	"testing"
+	"time"
+
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+	"github.com/stretchr/testify/require"
+	"golang.org/x/sync/errgroup"
+
+	"github.com/osism/skopeo-worker/shared/broker"
+	"github.com/osism/skopeo-worker/shared/brokertest"
+)
+
+// somebody is who sets up the broker by hand.
+func somebody(t *testing.T, s *brokertest.Server) jetstream.JetStream {
+	conn, err := nats.Connect(s.URL())
+	require.NoError(t, err)
+	t.Cleanup(conn.Close)
+	js, err := jetstream.New(conn)
+	require.NoError(t, err)
+	return js
+}
+
+// ours returns the configuration of the stream as the broker creates it.
+func ours(t *testing.T, s *brokertest.Server) jetstream.StreamConfig {
+	b := brokertest.Open(t, s.Config())
+	c := b.Stream.CachedInfo().Config
+	require.NoError(t, b.JS.DeleteStream(t.Context(), broker.StreamName))
+	b.Close()
+	return c
+}
+
+func TestStreamOfSomebodyElse(t *testing.T) {
+	s := brokertest.Start(t)
+	js := somebody(t, s)
+	our := ours(t, s)
+	for says, change := range map[string]func(*jetstream.StreamConfig){
+		"remove MaxBytes":          func(c *jetstream.StreamConfig) { c.MaxBytes = 1 << 30 },
+		"remove MaxMsgs":           func(c *jetstream.StreamConfig) { c.MaxMsgs = 10 },
+		"remove MaxMsgsPerSubject": func(c *jetstream.StreamConfig) { c.MaxMsgsPerSubject = 1 },
+		"remove MaxAge":            func(c *jetstream.StreamConfig) { c.MaxAge = time.Hour },
+		"MaxBytes, MaxAge":         func(c *jetstream.StreamConfig) { c.MaxBytes, c.MaxAge = 1<<30, time.Hour },
+		"a work queue":             func(c *jetstream.StreamConfig) { c.Retention = jetstream.LimitsPolicy },
+		"in files":                 func(c *jetstream.StreamConfig) { c.Storage = jetstream.MemoryStorage },
+		"of mirror.>":              func(c *jetstream.StreamConfig) { c.Subjects = []string{"mirror.chunk.>"} },
+		"discards old":             func(c *jetstream.StreamConfig) { c.Discard, c.AllowMsgSchedules = jetstream.DiscardNew, false },
+		"stream OTHER has subjects below mirror.>": func(c *jetstream.StreamConfig) {
+			c.Name, c.Subjects = "OTHER", []string{"mirror.chunk.>"}
+		},
+	} {
+		c := our
+		change(&c)
+		_, err := js.CreateStream(t.Context(), c)
+		require.NoError(t, err, says)
+		err = fails(t, s.Config())
+		require.ErrorIs(t, err, broker.ErrForeignStream, says)
+		require.ErrorContains(t, err, says)
+		require.NoError(t, js.DeleteStream(t.Context(), c.Name))
+	}
+}
+
+func TestStreamIsCompleted(t *testing.T) {
+	s := brokertest.Start(t)
+	js := somebody(t, s)
+	c := ours(t, s)
+	c.AllowMsgSchedules, c.AllowAtomicPublish, c.AllowDirect = false, false, false
+	c.Metadata = map[string]string{"owner": "ops"}
+	_, err := js.CreateStream(t.Context(), c)
+	require.NoError(t, err)
+
+	got := brokertest.Open(t, s.Config()).Stream.CachedInfo().Config
+	require.True(t, got.AllowMsgSchedules && got.AllowAtomicPublish && got.AllowDirect)
+	require.Equal(t, "ops", got.Metadata["owner"])
+}
+
+func TestConsumerOfSomebodyElse(t *testing.T) {
+	s := brokertest.Start(t)
+	js := somebody(t, s)
+	b := brokertest.Open(t, s.Config())
+	our := b.Consumer.CachedInfo().Config
+	require.NoError(t, b.Stream.DeleteConsumer(t.Context(), broker.ConsumerName))
+	for says, change := range map[string]func(*jetstream.ConsumerConfig){
+		"no MaxDeliver":        func(c *jetstream.ConsumerConfig) { c.MaxDeliver = 5 },
+		"read mirror.chunk.>":  func(c *jetstream.ConsumerConfig) { c.FilterSubject = "mirror.chunk.default.>" },
+		"another consumer":     func(c *jetstream.ConsumerConfig) { c.Name, c.Durable = "other", "other" },
+		"another consumer of ": func(c *jetstream.ConsumerConfig) { c.Name, c.Durable, c.FilterSubject = "all", "all", "" },
+	} {
+		c := our
+		change(&c)
+		_, err := js.CreateConsumer(t.Context(), broker.StreamName, c)
+		require.NoError(t, err, says)
+		err = fails(t, s.Config())
+		require.ErrorIs(t, err, broker.ErrForeignStream, says)
+		require.ErrorContains(t, err, says)
+		require.NoError(t, js.DeleteConsumer(t.Context(), broker.StreamName, c.Durable))
+	}
+	push := jetstream.ConsumerConfig{
+		Durable: broker.ConsumerName, FilterSubject: our.FilterSubject, AckPolicy: our.AckPolicy, DeliverSubject: "elsewhere",
+	}
+	_, err := js.CreatePushConsumer(t.Context(), broker.StreamName, push)
+	require.NoError(t, err)
+	require.ErrorContains(t, fails(t, s.Config()), "must be pulled")
+}
+
+// TestFirstStart has planner and workers start at once on a new broker.
+func TestFirstStart(t *testing.T) {
+	s := brokertest.Start(t)
+	var all errgroup.Group
+	for range 8 {
+		all.Go(func() error {
+			b := brokertest.Open(t, s.Config())
+			_, err := b.Bucket(t.Context(), jetstream.KeyValueConfig{Bucket: "mirror_test", TTL: time.Hour})
+			return err
+		})
+	}
+	require.NoError(t, all.Wait())
+}

@@ -1,0 +1,144 @@
+package failure
+
+import (
+	"context"
+	"sync"
+	"testing"
+
+	"github.com/nats-io/nats.go/jetstream"
+	"github.com/stretchr/testify/require"
+	"golang.org/x/sync/errgroup"
+
+	"github.com/osism/skopeo-worker/shared/broker"
+	"github.com/osism/skopeo-worker/shared/message"
+	"github.com/osism/skopeo-worker/shared/subject"
+)
+
+func every(Record) bool { return true }
+
+// delivered takes the next chunk from the workers' consumer.
+func delivered(t *testing.T, b *broker.Broker) (string, message.Chunk) {
+	m, err := b.Consumer.Next(jetstream.FetchMaxWait(patience))
+	require.NoError(t, err)
+	require.NoError(t, m.DoubleAck(t.Context()))
+	c, err := message.Decode(m.Data())
+	require.NoError(t, err)
+	return m.Subject(), c
+}
+
+func TestRepublish(t *testing.T) {
+	const digest = "sha256:0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef"
+	s, b := open(t)
+	failed := message.Chunk{Name: name, Run: "r1", Number: 3, Registry: registry}
+	resolved := message.Repository{Source: repository, Destination: "dest:5000/osism/osism"}
+	require.NoError(t, s.Add(t.Context(), name, Of(failed, resolved, []message.Image{{Tag: "1.0", Digest: digest, Attempts: 5}}, "timeout")))
+	for _, r := range []message.Repository{
+		{Source: "quay.io/osism/all", Destination: "dest:5000/osism/all"},
+		{Source: "quay.io/osism/pinned", Destination: "dest/osism/pinned", Digest: digest},
+		{Source: "quay.io/osism/both", Destination: "dest/osism/both", Tag: "2.0", Digest: digest},
+	} {
+		require.NoError(t, s.Add(t.Context(), name, Of(failed, r, nil, "gone")))
+	}
+	records, err := s.List(t.Context(), name)
+	require.NoError(t, err)
+	require.Equal(t, []Image{{Source: "quay.io/osism/all", Destination: "dest:5000/osism/all", Reason: "gone"}}, records[0].Images)
+
+	done, err := s.Republish(t.Context(), name, "r2", func(r Record) bool { return r.Repository != "quay.io/osism/both" })
+	require.NoError(t, err)
+	require.Equal(t, Republished{Chunks: 3, Images: 3}, done)
+	got := map[string]message.Repository{}
+	for index := range done.Chunks {
+		subj, c := delivered(t, b)
+		require.Equal(t, subject.NewAddress(name, "r2", registry, Token(index+1)).Under(subject.Chunk), subj)
+		require.Equal(t, message.Chunk{
+			Version: message.Version, Name: name, Run: "r2", Number: 3, Registry: registry, Republished: true, Repositories: c.Repositories,
+		}, c)
+		require.Len(t, c.Repositories, 1)
+		got[c.Repositories[0].Source] = c.Repositories[0]
+	}
+	require.Equal(t, map[string]message.Repository{
+		repository:             {Source: repository, Destination: "dest:5000/osism/osism", Tag: "1.0"},
+		"quay.io/osism/all":    {Source: "quay.io/osism/all", Destination: "dest:5000/osism/all"},
+		"quay.io/osism/pinned": {Source: "quay.io/osism/pinned", Destination: "dest/osism/pinned", Digest: digest},
+	}, got)
+	require.Equal(t, []string{"quay.io/osism/both:2.0@" + digest}, sources(t, s))
+}
+
+// TestTwoOperators has both read the record before either writes.
+func TestTwoOperators(t *testing.T) {
+	s, b := open(t)
+	require.NoError(t, s.Add(t.Context(), name, record("r1", "1", "2")))
+	var both sync.WaitGroup
+	both.Add(2)
+	results := make([]Republished, 2)
+	var group errgroup.Group
+	for i, run := range []string{"r2", "r3"} {
+		group.Go(func() error {
+			var err error
+			results[i], err = s.Republish(context.Background(), name, run, func(Record) bool {
+				both.Done()
+				both.Wait()
+				return true
+			})
+			return err
+		})
+	}
+	require.NoError(t, group.Wait())
+	require.ElementsMatch(t, []Republished{{Chunks: 1, Images: 2}, {Taken: []string{repository}}}, results)
+	require.Len(t, stored(t, b, subject.Chunk), 1)
+	require.Empty(t, sources(t, s))
+}
+
+// TestRepublishAndAWorker has a worker add to the record that is being
+// republished: nothing of it may be lost, and nothing delivered that stays.
+func TestRepublishAndAWorker(t *testing.T) {
+	s, b := open(t)
+	require.NoError(t, s.Add(t.Context(), name, record("r1", "1")))
+	done, err := s.Republish(t.Context(), name, "r2", func(Record) bool {
+		require.NoError(t, s.Add(t.Context(), name, record("r1", "2")))
+		return true
+	})
+	require.NoError(t, err)
+	require.Equal(t, Republished{Taken: []string{repository}}, done)
+	require.Empty(t, stored(t, b, subject.Chunk))
+	require.Equal(t, []string{source("1"), source("2")}, sources(t, s))
+
+	done, err = s.Republish(t.Context(), name, "r3", every)
+	require.NoError(t, err)
+	require.Equal(t, Republished{Chunks: 1, Images: 2}, done)
+	require.NoError(t, s.Add(t.Context(), name, record("r3", "2")), "failed again")
+	require.Equal(t, []string{source("2")}, sources(t, s))
+	done, err = s.Republish(t.Context(), name, "r4", every)
+	require.NoError(t, err)
+	require.Equal(t, Republished{Chunks: 1, Images: 1}, done)
+}
+
+// TestAnImageIsAlwaysSomewhere looks at the stream as it was after every single
+// write of it: the image is in a chunk or in a record.
+func TestAnImageIsAlwaysSomewhere(t *testing.T) {
+	s, b := open(t)
+	require.NoError(t, s.Add(t.Context(), name, record("r1", "1")))
+	info, err := b.Stream.Info(t.Context())
+	require.NoError(t, err)
+	_, err = s.Republish(t.Context(), name, "r2", every)
+	require.NoError(t, err)
+	chunk, err := b.Stream.GetMsg(t.Context(), info.State.LastSeq+1)
+	require.NoError(t, err)
+	require.Contains(t, chunk.Subject, subject.Chunk)
+	tombstone, err := b.Stream.GetMsg(t.Context(), info.State.LastSeq+2)
+	require.NoError(t, err)
+	require.Equal(t, subject.Failure(name, registry, repository, 1), tombstone.Subject)
+	require.Equal(t, chunk.Header.Get("Nats-Batch-Id"), tombstone.Header.Get("Nats-Batch-Id"))
+}
+
+func TestARecordThatIsNoneHoldsUpNoOther(t *testing.T) {
+	s, b := open(t)
+	bad := Record{Repository: "a", Registry: registry, Images: []Image{{Source: "no:reference:at all"}}}
+	require.NoError(t, s.Add(t.Context(), name, bad))
+	require.NoError(t, s.Add(t.Context(), name, record("r1", "1")))
+	done, err := s.Republish(t.Context(), name, "r2", every)
+	require.ErrorContains(t, err, bad.Images[0].Source)
+	require.Equal(t, Republished{Chunks: 1, Images: 1}, done)
+	require.Len(t, stored(t, b, subject.Chunk), 1)
+	require.Equal(t, []string{bad.Images[0].Source}, sources(t, s))
+}

@@ -1,0 +1,278 @@
+package failure
+
+import (
+	"context"
+	"fmt"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+	"github.com/stretchr/testify/require"
+	"golang.org/x/sync/errgroup"
+
+	"github.com/osism/skopeo-worker/shared/broker"
+	"github.com/osism/skopeo-worker/shared/brokertest"
+	"github.com/osism/skopeo-worker/shared/message"
+	"github.com/osism/skopeo-worker/shared/subject"
+)
+
+const (
+	name       = "default"
+	registry   = "quay.io"
+	repository = "quay.io/osism/osism"
+	// patience bounds whatever a test waits for.
+	patience = 10 * time.Second
+)
+
+func source(tag any) string { return fmt.Sprintf("%s:%v", repository, tag) }
+
+// record is of one repository, with an image for each tag.
+func record(run string, tags ...any) Record {
+	r := Record{Repository: repository, Registry: registry, Chunk: 3, Run: run}
+	for _, tag := range tags {
+		r.Images = append(r.Images, Image{
+			Source: source(tag), Destination: fmt.Sprintf("dest:5000/osism/osism:%v", tag), Attempts: 5, Reason: "manifest unknown",
+		})
+	}
+	return r
+}
+
+func tags(n int) (tags []any) {
+	for i := range n {
+		tags = append(tags, fmt.Sprintf("%04d", i))
+	}
+	return tags
+}
+
+func open(t *testing.T) (*Store, *broker.Broker) {
+	b := brokertest.Embedded(t)
+	return NewStore(b), b
+}
+
+// sources lists the images of every record of the name.
+func sources(t *testing.T, s *Store) []string {
+	records, err := s.List(t.Context(), name)
+	require.NoError(t, err)
+	all := []string{}
+	for _, r := range records {
+		for _, i := range r.Images {
+			all = append(all, i.Source)
+		}
+	}
+	return all
+}
+
+// stored returns the subjects of the messages below root.
+func stored(t *testing.T, b *broker.Broker, root string) []string {
+	info, err := b.Stream.Info(t.Context(), jetstream.WithSubjectFilter(root+".>"))
+	require.NoError(t, err)
+	subjects := []string{}
+	for subj := range info.State.Subjects {
+		subjects = append(subjects, subj)
+	}
+	return subjects
+}
+
+func TestAddAndSubtract(t *testing.T) {
+	s, b := open(t)
+	before := time.Now()
+	require.NoError(t, s.Add(t.Context(), name, record("r1", "1.0", "1.1")))
+	again := record("r2", "1.1", "1.2")
+	again.Images[0].Reason = "timeout\n" + strings.Repeat("ü", maxReason)
+	require.NoError(t, s.Add(t.Context(), name, again))
+	require.NoError(t, s.Add(t.Context(), "other", record("r3", "9")))
+
+	records, err := s.List(t.Context(), name)
+	require.NoError(t, err)
+	require.Len(t, records, 1)
+	got := records[0]
+	require.WithinRange(t, got.FailedAt, before, time.Now())
+	require.Equal(t, "r2", got.Run)
+	require.Equal(t, []string{source("1.0"), source("1.1"), source("1.2")}, sources(t, s))
+	require.Regexp(t, `^timeout\nü+…$`, got.Images[1].Reason)
+	require.Less(t, len(got.Images[1].Reason), maxReason+4)
+
+	n, err := s.Subtract(t.Context(), name, registry, repository, func(s string) bool { return s == source("1.1") || s == source("2.0") })
+	require.NoError(t, err)
+	require.Equal(t, 1, n)
+	require.Equal(t, []string{source("1.0"), source("1.2")}, sources(t, s))
+	n, err = s.Subtract(t.Context(), name, registry, "quay.io/osism/unknown", func(string) bool { return true })
+	require.NoError(t, err)
+	require.Zero(t, n)
+
+	n, err = s.Subtract(t.Context(), name, registry, repository, func(string) bool { return true })
+	require.NoError(t, err)
+	require.Equal(t, 2, n)
+	require.Empty(t, sources(t, s))
+	require.Len(t, stored(t, b, subject.Failed), 2, "a tombstone, and the other name's record")
+}
+
+func TestListSortsByRegistryAndRepository(t *testing.T) {
+	s, _ := open(t)
+	for _, r := range []string{"quay.io/b", "docker.io/z", "quay.io/a", "quay.io/a.b", "quay.io/2"} {
+		host, _, _ := strings.Cut(r, "/")
+		require.NoError(t, s.Add(t.Context(), name, Record{Repository: r, Registry: host, Images: []Image{{Source: r}}}))
+	}
+	require.Equal(t, []string{"docker.io/z", "quay.io/2", "quay.io/a", "quay.io/a.b", "quay.io/b"}, sources(t, s))
+}
+
+// TestManyWriters has workers add and subtract, on one page and on several.
+func TestManyWriters(t *testing.T) {
+	const writers = 16
+	for _, limit := range []int{maxPage, 1200} {
+		t.Run(fmt.Sprint(limit), func(t *testing.T) {
+			s, _ := open(t)
+			s.limit = limit
+			require.NoError(t, s.Add(t.Context(), name, record("r0", "gone-1", "gone-2")))
+			var group errgroup.Group
+			var want []string
+			for i := range writers {
+				want = append(want, source(fmt.Sprintf("%02d-a", i)), source(fmt.Sprintf("%02d-b", i)))
+				group.Go(func() error {
+					if err := s.Add(t.Context(), name, record(fmt.Sprint("r", i), fmt.Sprintf("%02d-a", i))); err != nil {
+						return err
+					}
+					if i < 2 {
+						gone := source(fmt.Sprint("gone-", i+1))
+						n, err := s.Subtract(t.Context(), name, registry, repository, func(s string) bool { return s == gone })
+						if err != nil || n != 1 {
+							return fmt.Errorf("subtracted %d: %w", n, err)
+						}
+					}
+					return s.Add(t.Context(), name, record(fmt.Sprint("r", i), fmt.Sprintf("%02d-b", i)))
+				})
+			}
+			require.NoError(t, group.Wait())
+			require.Equal(t, want, sources(t, s))
+		})
+	}
+}
+
+func TestPages(t *testing.T) {
+	s, b := open(t)
+	s.limit = 2000
+	first, second := record("r1", tags(90)...), record("r2", tags(90)...)
+	for i := range second.Images {
+		second.Images[i].Reason = strings.Repeat("longer ", 20)
+	}
+	for _, r := range []Record{first, second} {
+		require.NoError(t, s.Add(t.Context(), name, r))
+		records, err := s.List(t.Context(), name)
+		require.NoError(t, err)
+		require.Len(t, records, 1)
+		require.Equal(t, r.Run, records[0].Run)
+		require.Equal(t, r.Images, records[0].Images)
+	}
+	pages := stored(t, b, subject.Failed)
+	require.Greater(t, len(pages), 11, "page 10 sorts before page 2")
+	for _, subj := range pages {
+		m, err := b.Stream.GetLastMsgForSubject(t.Context(), subj)
+		require.NoError(t, err)
+		require.Less(t, len(m.Data), s.limit)
+	}
+
+	done, err := s.Republish(t.Context(), name, "r3", func(Record) bool { return true })
+	require.NoError(t, err)
+	require.Equal(t, Republished{Chunks: len(stored(t, b, subject.Chunk)), Images: 90}, done)
+	require.Empty(t, sources(t, s))
+}
+
+// TestLargePages has a record of several pages of the real size read in one go.
+func TestLargePages(t *testing.T) {
+	s, b := open(t)
+	r := record("r1", tags(600)...)
+	for i := range r.Images {
+		r.Images[i].Reason = strings.Repeat("x", maxReason)
+	}
+	require.NoError(t, s.Add(t.Context(), name, r))
+	require.Len(t, stored(t, b, subject.Failed), 5)
+	n, err := s.Subtract(t.Context(), name, registry, repository, func(source string) bool { return strings.HasSuffix(source, "7") })
+	require.NoError(t, err)
+	require.Equal(t, 60, n)
+	require.Len(t, sources(t, s), 540)
+}
+
+func TestTombstones(t *testing.T) {
+	s, b := open(t)
+	s.ttl = time.Second // the shortest there is
+	require.NoError(t, s.Add(t.Context(), name, record("r1", "1")))
+	_, err := s.Republish(t.Context(), name, "r2", func(Record) bool { return true })
+	require.NoError(t, err)
+	require.Empty(t, sources(t, s))
+	done, err := s.Republish(t.Context(), name, "r3", func(Record) bool { return true })
+	require.NoError(t, err)
+	require.Equal(t, Republished{}, done)
+
+	// A record in the place of a tombstone stays when the tombstone would expire.
+	require.NoError(t, s.Add(t.Context(), name, record("r2", "2")))
+	other := record("r2", "3")
+	other.Repository = "quay.io/osism/other"
+	require.NoError(t, s.Add(t.Context(), name, other))
+	_, err = s.Subtract(t.Context(), name, registry, other.Repository, func(string) bool { return true })
+	require.NoError(t, err)
+	require.Len(t, stored(t, b, subject.Failed), 2)
+	require.Eventually(t, func() bool { return len(stored(t, b, subject.Failed)) == 1 }, patience, 20*time.Millisecond)
+	require.Equal(t, []string{source("2")}, sources(t, s))
+
+	// And where one has expired, a record begins anew.
+	require.NoError(t, s.Add(t.Context(), name, other))
+	require.Len(t, sources(t, s), 2)
+}
+
+func TestMessagesNoWorkerCouldRead(t *testing.T) {
+	s, b := open(t)
+	unreadable := func(data []byte) Record {
+		r := record("r1", "unreadable")
+		r.Message = data
+		return r
+	}
+	messages := [][]byte{[]byte("\x00\xff{}"), {}, make([]byte, message.MaxSize)}
+	require.NoError(t, s.Add(t.Context(), name, record("r1", "1")))
+	for _, m := range messages {
+		require.NoError(t, s.Add(t.Context(), name, unreadable(m)))
+		require.NoError(t, s.Add(t.Context(), name, unreadable(m)), "delivered twice")
+	}
+	require.NoError(t, s.Add(t.Context(), name, record("r2", "2")))
+	require.NoError(t, s.Add(t.Context(), name, unreadable(make([]byte, 1000<<10))), "what is not ours can be larger")
+	_, err := s.Subtract(t.Context(), name, registry, repository, func(string) bool { return true })
+	require.NoError(t, err)
+	require.Len(t, sources(t, s), 3)
+
+	done, err := s.Republish(t.Context(), name, "r3", func(Record) bool { return true })
+	require.NoError(t, err)
+	require.Equal(t, 3, done.Chunks)
+	var got [][]byte
+	for range messages {
+		m, err := b.Consumer.Next(jetstream.FetchMaxWait(patience))
+		require.NoError(t, err)
+		got = append(got, append([]byte{}, m.Data()...))
+	}
+	require.ElementsMatch(t, messages, got)
+}
+
+// TestNoAnswer is no empty record: what is there would be taken for not there.
+func TestNoAnswer(t *testing.T) {
+	s, _ := open(t)
+	require.NoError(t, s.Add(t.Context(), name, record("r1", "1")))
+	late, cancel := context.WithDeadline(t.Context(), time.Now().Add(-time.Second))
+	defer cancel()
+	_, err := s.Subtract(late, name, registry, repository, func(string) bool { return true })
+	require.ErrorIs(t, err, broker.ErrUnreachable)
+	require.ErrorIs(t, s.Add(late, name, record("r1", "2")), broker.ErrUnreachable)
+	_, err = s.List(late, name)
+	require.Error(t, err)
+	require.Equal(t, []string{source("1")}, sources(t, s))
+}
+
+func TestWhatIsNoRecord(t *testing.T) {
+	s, b := open(t)
+	m := nats.NewMsg(subject.Failure(name, registry, repository, 2))
+	m.Data = []byte("no record")
+	_, err := b.Publish(t.Context(), m)
+	require.NoError(t, err)
+	require.ErrorContains(t, s.Add(t.Context(), name, record("r1", "3")), m.Subject)
+	_, err = s.List(t.Context(), name)
+	require.ErrorContains(t, err, m.Subject)
+}

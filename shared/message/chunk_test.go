@@ -1,0 +1,113 @@
+package message
+
+import (
+	"encoding/json"
+	"fmt"
+	"math/rand/v2"
+	"strings"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+)
+
+func TestRoundTrip(t *testing.T) {
+	want := Chunk{
+		Version: Version, Name: "default", Run: "r1", Number: 3, Registry: "quay.io", Republished: true,
+		Repositories: []Repository{
+			{Source: "quay.io/osism/osism", Destination: "dest:5000/p/osism/osism", Attempts: 2},
+			{Source: "quay.io/osism/a", Destination: "dest:5000/p/osism/a", Tag: "1.0", Digest: "sha256:1", Images: []Image{
+				{Tag: "1.0", Digest: "sha256:1", MediaType: "application/vnd.oci.image.index.v1+json", Attempts: 1},
+				{Tag: "latest", Digest: "sha256:2"},
+			}},
+		},
+	}
+	data, err := want.Encode()
+	require.NoError(t, err)
+	got, err := Decode(data)
+	require.NoError(t, err)
+	require.Equal(t, want, got)
+	require.Equal(t, 3, got.Images())
+}
+
+func TestDecodeRefuses(t *testing.T) {
+	for data, want := range map[string]error{
+		`{"version":2,"repositories":"in a form of the future"}`: ErrNewer,
+		`{"version":1,"name":"n","run":"r","registry":"q"} tail`: ErrMalformed,
+		`{"version":1,"name":"n","run":"r"}`:                     ErrMalformed,
+		`{"version":1,"name":"n","run":"r","registry":3}`:        ErrMalformed,
+		`{"version":0,"name":"n","run":"r","registry":"q"}`:      ErrMalformed,
+		`{"version":"1"}`: ErrMalformed,
+		`null`:            ErrMalformed,
+		`[]`:              ErrMalformed,
+		"":                ErrMalformed,
+		"\x00\xff":        ErrMalformed,
+	} {
+		_, err := Decode([]byte(data))
+		require.ErrorIs(t, err, want, data)
+	}
+	_, err := Decode([]byte(`{"version":2}`))
+	require.EqualError(t, err, "the message is of a newer version: 2, this build understands 1")
+}
+
+// TestSplit holds for chunks of many shapes: nothing is lost or moved, no piece is
+// too large, and no piece lost its images, for that would mean every tag.
+func TestSplit(t *testing.T) {
+	const limit = 2048
+	random := rand.New(rand.NewPCG(1, 2))
+	for range 50 {
+		c := Chunk{Name: "default", Run: "r1", Number: 1 + random.IntN(9), Registry: "quay.io", Republished: random.IntN(2) == 0}
+		for i := range random.IntN(12) {
+			r := Repository{Source: fmt.Sprintf("quay.io/a/%d", i), Destination: fmt.Sprintf("dest/a/%d", i), Attempts: random.IntN(3)}
+			for j := range random.IntN(80) {
+				r.Images = append(r.Images, Image{Tag: strings.Repeat("t", random.IntN(128)) + fmt.Sprint(j), Digest: "sha256:" + fmt.Sprint(j)})
+			}
+			c.Repositories = append(c.Repositories, r)
+		}
+		pieces, err := split(c, limit)
+		require.NoError(t, err)
+		var got []Repository
+		for _, p := range pieces {
+			data, err := p.Encode()
+			require.NoError(t, err)
+			require.Less(t, len(data), limit)
+			got = append(got, p.Repositories...)
+			p.Repositories = c.Repositories
+			require.Equal(t, c, p)
+		}
+		require.Equal(t, flat(t, c.Repositories), flat(t, got))
+	}
+}
+
+// flat lists every image, or repository without images, as JSON.
+func flat(t *testing.T, repositories []Repository) []string {
+	lines := []string{}
+	for _, r := range repositories {
+		images := r.Images
+		r.Images = nil
+		if len(images) == 0 {
+			images = []Image{{}}
+		}
+		for _, i := range images {
+			data, err := json.Marshal([]any{r, i})
+			require.NoError(t, err)
+			lines = append(lines, string(data))
+		}
+	}
+	return lines
+}
+
+func TestSplitLeavesWhatFits(t *testing.T) {
+	c := Chunk{Name: "default", Run: "r1", Number: 1, Registry: "quay.io", Repositories: make([]Repository, 1000)}
+	pieces, err := Split(c)
+	require.NoError(t, err)
+	require.Equal(t, []Chunk{c}, pieces)
+}
+
+func TestSplitOfWhatCannotBe(t *testing.T) {
+	c := Chunk{Name: "default", Run: "r1", Number: 7, Registry: "quay.io", Repositories: []Repository{
+		{Source: "quay.io/a"}, {Source: strings.Repeat("a", MaxSize)},
+	}}
+	_, err := Split(c)
+	require.ErrorIs(t, err, ErrTooLarge)
+	require.EqualError(t, err, "chunk 7 of run r1: larger than a message may be")
+}

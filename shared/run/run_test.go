@@ -1,0 +1,99 @@
+package run
+
+import (
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/osism/skopeo-worker/shared/broker"
+	"github.com/osism/skopeo-worker/shared/brokertest"
+	"github.com/osism/skopeo-worker/shared/subject"
+)
+
+const (
+	name = "default"
+	// patience bounds whatever a test waits for.
+	patience = 10 * time.Second
+)
+
+func open(t *testing.T) (*Store, *broker.Broker) {
+	b := brokertest.Embedded(t)
+	s, err := Open(t.Context(), b)
+	require.NoError(t, err)
+	return s, b
+}
+
+func TestNewID(t *testing.T) {
+	now := time.Date(2026, 12, 31, 23, 59, 59, 998_000_000, time.FixedZone("west", -3600))
+	var ids []string
+	for i := range 100 {
+		ids = append(ids, NewID(now.Add(time.Duration(i)*time.Millisecond)))
+	}
+	require.True(t, slices.IsSorted(ids), ids)
+	require.Regexp(t, `^20270101-005959-998-[0-9a-f]{4}$`, ids[0])
+	a, err := subject.ParseAddress(subject.NewAddress(name, ids[0], "quay.io", "1").Under(subject.Chunk))
+	require.NoError(t, err)
+	require.Equal(t, ids[0], a.Run)
+}
+
+func TestRuns(t *testing.T) {
+	s, _ := open(t)
+	_, err := s.Get(t.Context(), name, "")
+	require.ErrorIs(t, err, ErrNotFound)
+	require.ErrorContains(t, err, "in the last 30 days")
+
+	started := time.Date(2026, 1, 2, 3, 4, 5, 6, time.UTC)
+	want := Run{
+		Name: name, ID: "20260102-030405-000-abcd", Kind: KindPlan, Chunks: 3, Entries: 30, Destination: "dest",
+		Started: started, FirstDue: started, Interval: time.Hour, Published: true,
+	}
+	older := Run{Name: name, ID: "20260101-030405-000-ffff"}
+	for _, r := range []Run{want, older, {Name: "default-2", ID: "20270101-030405-000-abcd"}} {
+		require.NoError(t, s.Put(t.Context(), r))
+	}
+	// Neither progress nor the sweep is a run.
+	require.NoError(t, s.Record(t.Context(), subject.NewAddress(name, want.ID, "quay.io", "1"), Progress{State: Done}))
+	_, err = s.ClaimSweep(t.Context(), started, time.Minute)
+	require.NoError(t, err)
+
+	runs, err := s.List(t.Context(), name)
+	require.NoError(t, err)
+	require.Equal(t, []Run{want, older}, runs)
+	got, err := s.Get(t.Context(), name, "")
+	require.NoError(t, err)
+	require.Equal(t, want, got)
+	got, err = s.Get(t.Context(), name, older.ID)
+	require.NoError(t, err)
+	require.Equal(t, older, got)
+	for _, id := range []string{"20270101-030405-000-abcd", "*", "no such"} {
+		_, err = s.Get(t.Context(), name, id)
+		require.ErrorIs(t, err, ErrNotFound)
+		require.ErrorContains(t, err, id)
+	}
+
+	require.NoError(t, s.End(t.Context(), name, older.ID, StateCancelled))
+	got, err = s.Get(t.Context(), name, older.ID)
+	require.NoError(t, err)
+	require.Equal(t, StateCancelled, got.Ended)
+	require.ErrorIs(t, s.End(t.Context(), name, "none", StateCancelled), ErrNotFound)
+}
+
+func TestProgress(t *testing.T) {
+	s, _ := open(t)
+	a := subject.NewAddress(name, "r1", strings.Repeat("registry.", 20), "1")
+	got, err := s.Progress(t.Context(), a)
+	require.NoError(t, err)
+	require.Equal(t, Progress{}, got)
+	want := Progress{
+		State: Snoozed, Images: Tally{Total: 9, Copied: 1, Tagged: 1, Unchanged: 1, Skipped: 1, Failed: 1}, Pulls: 4, Bytes: 5,
+		Due: time.Date(2026, 1, 2, 3, 4, 5, 6, time.UTC), Updated: time.Date(2026, 1, 2, 0, 0, 0, 0, time.UTC),
+	}
+	require.NoError(t, s.Record(t.Context(), a, want))
+	got, err = s.Progress(t.Context(), a)
+	require.NoError(t, err)
+	require.Equal(t, want, got)
+	require.Equal(t, 5, got.Images.Ended())
+}

@@ -1,0 +1,239 @@
+package run
+
+import (
+	"encoding/json"
+	"fmt"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+	"github.com/stretchr/testify/require"
+
+	"github.com/osism/skopeo-worker/shared/broker"
+	"github.com/osism/skopeo-worker/shared/subject"
+)
+
+// story is a run told by hand: what the planner and the workers would write.
+type story struct {
+	t *testing.T
+	s *Store
+	b *broker.Broker
+	r Run
+	*Tracker
+}
+
+// begin stores the run, and publishes a plan message for each token, an hour from
+// now and an hour apart.
+func begin(t *testing.T, id string, tokens ...string) *story {
+	s, b := open(t)
+	now := time.Now().UTC().Truncate(time.Millisecond)
+	r := Run{Name: name, ID: id, Kind: KindPlan, Chunks: len(tokens), Started: now, FirstDue: now.Add(time.Hour), Interval: time.Hour}
+	require.NoError(t, s.Put(t.Context(), r))
+	y := &story{t: t, s: s, b: b, r: r}
+	for _, token := range tokens {
+		y.publish(subject.Plan, token)
+	}
+	var err error
+	y.Tracker, err = s.Track(t.Context(), name, id)
+	require.NoError(t, err)
+	t.Cleanup(y.Stop)
+	return y
+}
+
+func (y *story) address(token string) subject.Address {
+	return subject.NewAddress(name, y.r.ID, "quay.io", token)
+}
+
+func (y *story) publish(root, token string) {
+	m := nats.NewMsg(y.address(token).Under(root))
+	if root != subject.Chunk {
+		m = broker.Scheduled(root, y.address(token), time.Now().Add(24*time.Hour), nil)
+	}
+	_, err := y.b.Publish(y.t.Context(), m)
+	require.NoError(y.t, err)
+}
+
+// gone ends a message, as an ack or a purge would.
+func (y *story) gone(root, token string) {
+	require.NoError(y.t, y.b.Stream.Purge(y.t.Context(), jetstream.WithPurgeSubject(y.address(token).Under(root))))
+}
+
+// fire does what the server does when a schedule comes due.
+func (y *story) fire(root, token string) {
+	m, err := y.b.Stream.GetLastMsgForSubject(y.t.Context(), y.address(token).Under(root))
+	require.NoError(y.t, err)
+	require.NoError(y.t, y.b.Fire(y.t.Context(), m))
+}
+
+func (y *story) record(token string, p Progress) {
+	require.NoError(y.t, y.s.Record(y.t.Context(), y.address(token), p))
+}
+
+func (y *story) put() { require.NoError(y.t, y.s.Put(y.t.Context(), y.r)) }
+
+func (y *story) now() Status {
+	st, err := y.Status(y.t.Context())
+	require.NoError(y.t, err)
+	return st
+}
+
+// becomes waits until the watch has told the tracker.
+func (y *story) becomes(state string, chunks Chunks) Status {
+	y.t.Helper()
+	require.Eventually(y.t, func() bool {
+		st := y.now()
+		return st.State == state && st.Chunks == chunks
+	}, patience, 5*time.Millisecond, "%+v", y.now())
+	return y.now()
+}
+
+func TestARunFromBeginningToEnd(t *testing.T) {
+	y := begin(t, "r1", "1", "2", "3")
+	st := y.becomes(StateWaiting, Chunks{Total: 3, Waiting: 3})
+	require.False(t, st.Over())
+	require.Equal(t, y.r.FirstDue, *st.NextDue)
+	require.Equal(t, y.r.Started, st.Started)
+
+	y.r.Published = true
+	y.put()
+	y.fire(subject.Plan, "1")
+	st = y.becomes(StateWaiting, Chunks{Total: 3, Waiting: 3})
+	require.Equal(t, y.r.FirstDue.Add(time.Hour), *st.NextDue)
+	y.record("1", Progress{State: Running, Images: Tally{Total: 5, Copied: 1}, Pulls: 1, Bytes: 100})
+	st = y.becomes(StateRunning, Chunks{Total: 3, Waiting: 2, Running: 1})
+	require.Equal(t, Tally{Total: 5, Copied: 1}, st.Images)
+
+	// The chunk is split: two parts, one of them done, one snoozed.
+	due := y.r.Started.Add(time.Minute)
+	y.publish(subject.Chunk, "1-7p1")
+	y.publish(subject.Later, "1-7p2")
+	y.record("1-7p2", Progress{State: Snoozed, Due: due})
+	y.record("1-7p1", Progress{State: Running})
+	y.record("1", Progress{State: Done, Images: Tally{Total: 1, Copied: 1}, Pulls: 1, Bytes: 100})
+	y.gone(subject.Chunk, "1")
+	st = y.becomes(StateRunning, Chunks{Total: 3, Waiting: 2, Running: 1})
+	require.Equal(t, due, *st.NextDue)
+	y.record("1-7p1", Progress{State: Done, Images: Tally{Total: 3, Tagged: 1, Unchanged: 1, Skipped: 1}, Pulls: 2, Bytes: 10})
+	y.gone(subject.Chunk, "1-7p1")
+	y.becomes(StateWaiting, Chunks{Total: 3, Waiting: 2, Snoozed: 1})
+
+	for _, token := range []string{"2", "3"} {
+		y.fire(subject.Plan, token)
+		y.record(token, Progress{State: Done})
+		y.gone(subject.Chunk, token)
+	}
+	y.becomes(StateSnoozed, Chunks{Total: 3, Snoozed: 1, Done: 2})
+	y.fire(subject.Later, "1-7p2")
+	y.record("1-7p2", Progress{State: Running})
+	st = y.becomes(StateRunning, Chunks{Total: 3, Running: 1, Done: 2})
+	require.Nil(t, st.NextDue)
+	require.Nil(t, st.Finished)
+
+	finished := y.r.Started.Add(time.Hour)
+	y.record("1-7p2", Progress{State: Done, Images: Tally{Total: 2, Failed: 2}, Updated: finished})
+	y.gone(subject.Chunk, "1-7p2")
+	st = y.now()
+	require.True(t, st.Over())
+	require.Equal(t, Status{
+		Name: name, Run: "r1", State: StateFailed, Chunks: Chunks{Total: 3, Done: 3},
+		Images: Tally{Total: 6, Copied: 1, Tagged: 1, Unchanged: 1, Skipped: 1, Failed: 2}, Pulls: 3, Bytes: 110,
+		Started: y.r.Started, Finished: &finished, Registries: []Registry{},
+	}, st)
+}
+
+// TestTheLastWord must not depend on how fast the watch is: with one that tells
+// nothing any more, the end is still what it is.
+func TestTheLastWord(t *testing.T) {
+	y := begin(t, "r1", "1")
+	y.Stop()
+	y.fire(subject.Plan, "1")
+	y.r.Published = true
+	y.put()
+	y.record("1", Progress{State: Done, Images: Tally{Total: 1, Failed: 1}})
+	y.gone(subject.Chunk, "1")
+	require.Equal(t, StateFailed, y.now().State)
+}
+
+func TestEndsOfARun(t *testing.T) {
+	long := time.Now().Add(-time.Hour).UTC()
+	for want, end := range map[string]func(*story){
+		StateDone:       func(y *story) { y.record("1", Progress{State: Done, Images: Tally{Total: 1, Copied: 1}}) },
+		StateFailed:     func(y *story) { y.record("1", Progress{State: Done, Images: Tally{Total: 1, Failed: 1}}) },
+		StateCancelled:  func(y *story) { y.r.Ended = StateCancelled },
+		StateSuperseded: func(*story) {},                          // and nobody said so
+		StateWaiting:    func(y *story) { y.r.Published = false }, // about to be published
+	} {
+		t.Run(want, func(t *testing.T) {
+			y := begin(t, "r1", "1")
+			y.r.Published = true
+			end(y)
+			y.put()
+			y.gone(subject.Plan, "1")
+			st := y.now()
+			require.Equal(t, want, st.State)
+			require.Equal(t, want != StateWaiting, st.Over())
+			if want == StateWaiting {
+				y.r.Started = long
+				y.put()
+				require.Equal(t, StateSuperseded, y.now().State)
+			}
+		})
+	}
+}
+
+func TestEmptyPlan(t *testing.T) {
+	y := begin(t, "r1")
+	y.r.Published = true
+	y.put()
+	st := y.now()
+	require.Equal(t, StateDone, st.State)
+	require.Equal(t, y.r.Started, *st.Finished)
+}
+
+// TestOnlyItsOwn counts nothing of another run, name or registry's failures.
+func TestOnlyItsOwn(t *testing.T) {
+	y := begin(t, "r1", "1")
+	for _, subj := range []string{
+		subject.NewAddress(name, "r10", "quay.io", "9").Under(subject.Chunk),
+		subject.NewAddress("other", "r1", "quay.io", "9").Under(subject.Chunk),
+		subject.Failure(name, "r1", "repository", 2),
+	} {
+		_, err := y.b.Publish(t.Context(), nats.NewMsg(subj))
+		require.NoError(t, err)
+	}
+	require.NoError(t, y.s.Record(t.Context(), subject.NewAddress(name, "r10", "quay.io", "9"), Progress{State: Done, Pulls: 1}))
+	require.NoError(t, y.s.Record(t.Context(), subject.NewAddress(name, "r1", "docker.io", "1"), Progress{State: Done, Pulls: 2}))
+	st := y.becomes(StateWaiting, Chunks{Total: 1, Waiting: 1, Done: 1})
+	require.Equal(t, 2, st.Pulls)
+}
+
+func TestTrackNeedsARun(t *testing.T) {
+	s, _ := open(t)
+	_, err := s.Track(t.Context(), name, "none")
+	require.ErrorIs(t, err, ErrNotFound)
+}
+
+func TestStatusKeys(t *testing.T) {
+	data, err := json.Marshal(Status{Registries: []Registry{{}}})
+	require.NoError(t, err)
+	require.Equal(t, strings.Join(strings.Fields(`{"name":"","run":"","state":"",
+		"chunks":{"total":0,"waiting":0,"running":0,"snoozed":0,"done":0},
+		"images":{"total":0,"copied":0,"tagged":0,"unchanged":0,"skipped":0,"failed":0},
+		"pulls":0,"bytes":0,"started":"0001-01-01T00:00:00Z","finished":null,"next_due":null,
+		"registries":[{"registry":"","limit":0,"window":"","spent":0,"closed_until":null,"reason":"","next_slot":null}]}`), ""), string(data))
+}
+
+func TestALongRun(t *testing.T) {
+	const chunks = 400 // more than a watch holds back at once
+	y := begin(t, "r1")
+	y.r.Chunks, y.r.Published = chunks, true
+	for i := range chunks {
+		y.record(fmt.Sprint(i+1), Progress{State: Done, Images: Tally{Total: 2, Copied: 2}})
+	}
+	y.put()
+	st := y.now()
+	require.Equal(t, StateDone, st.State)
+	require.Equal(t, 2*chunks, st.Images.Copied)
+}

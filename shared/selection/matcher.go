@@ -1,0 +1,142 @@
+package selection
+
+import (
+	"errors"
+	"fmt"
+	"regexp"
+	"regexp/syntax"
+	"slices"
+
+	"github.com/Masterminds/semver/v3"
+)
+
+// tag is the grammar of tags in the OCI distribution specification, 1.1.
+var tag = regexp.MustCompile(`^[a-zA-Z0-9_][a-zA-Z0-9._-]{0,127}$`)
+
+// Matcher is a Selection that is ready to be used, by any number of goroutines.
+type Matcher struct {
+	everything       bool
+	include, exclude []*regexp.Regexp
+	semver           *semver.Constraints
+	list             map[string]bool
+	limit            int
+}
+
+// Compile returns the matcher of a selection, or an *Error with every problem
+// there is.
+func (s Selection) Compile() (*Matcher, error) {
+	m := &Matcher{everything: !s.restricted(), limit: s.Limit}
+	var problems, more []Problem
+	m.include, problems = expressions("include", s.Include)
+	m.exclude, more = expressions("exclude", s.Exclude)
+	problems = append(problems, more...)
+	if s.Semver != "" {
+		var err error
+		if m.semver, err = semver.NewConstraint(s.Semver); err != nil {
+			problems = append(problems, Problem{"semver", Whole, fmt.Sprintf(`%q is no version constraint such as ">=1.2 <3"`, s.Semver)})
+		}
+	}
+	problems = append(problems, s.checkList()...)
+	if s.Limit < 0 {
+		problems = append(problems, Problem{"limit", Whole, fmt.Sprintf("%d is less than nothing, expected 0 or more", s.Limit)})
+	}
+	if _, err := ParsePlatforms(s.Platforms); err != nil {
+		var bad *Error
+		errors.As(err, &bad)
+		problems = append(problems, bad.Problems...)
+	}
+	if size := len(s.encode()); size > MaxBytes {
+		problems = append(problems, Problem{"selection", Whole, fmt.Sprintf("it takes %d bytes, at most %d are possible; one expression can stand for many tags", size, MaxBytes)})
+	}
+	if len(problems) > 0 {
+		return nil, &Error{Problems: problems}
+	}
+	if len(s.List) > 0 {
+		m.list = make(map[string]bool, len(s.List))
+		for _, t := range s.List {
+			m.list[t] = true
+		}
+	}
+	return m, nil
+}
+
+func (s Selection) checkList() []Problem {
+	var problems []Problem
+	for i, t := range s.List {
+		if !tag.MatchString(t) {
+			problems = append(problems, Problem{"list", i, fmt.Sprintf("tag %q is impossible", t)})
+		}
+	}
+	others := s
+	others.List = nil
+	if len(s.List) > 0 && others.restricted() {
+		problems = append(problems, Problem{"list", Whole, "it names exactly the tags that are mirrored, with include, exclude, semver or limit beside it that is unclear"})
+	}
+	return problems
+}
+
+func expressions(key string, texts []string) ([]*regexp.Regexp, []Problem) {
+	var compiled []*regexp.Regexp
+	var problems []Problem
+	for i, text := range texts {
+		re, why := expression(text)
+		if why != "" {
+			problems = append(problems, Problem{key, i, why})
+			continue
+		}
+		compiled = append(compiled, re)
+	}
+	return compiled, problems
+}
+
+// expression compiles a regular expression that is matched at the start of a tag,
+// or says why it can't.
+func expression(text string) (*regexp.Regexp, string) {
+	if text == "" {
+		return nil, "it is empty, write .* for every tag"
+	}
+	// On its own first: what is unbalanced must not be balanced by our brackets.
+	if _, err := regexp.Compile(text); err != nil {
+		return nil, explain(text, err)
+	}
+	re, err := regexp.Compile(`\A(?:` + text + `)`)
+	if err != nil {
+		return nil, explain(text, err)
+	}
+	return re, ""
+}
+
+func explain(text string, err error) string {
+	var parse *syntax.Error
+	if !errors.As(err, &parse) {
+		return fmt.Sprintf("%q is no regular expression: %v", text, err)
+	}
+	why := fmt.Sprintf("%q is no regular expression: %s: %s", text, parse.Code, parse.Expr)
+	if parse.Code == syntax.ErrInvalidPerlOp {
+		why += " (RE2 looks neither ahead nor behind; exclude says what to leave out)"
+	}
+	return why
+}
+
+// Match reports whether a tag is mirrored, Limit aside. Where the selection is not
+// every tag, a Companion is only matched by List: otherwise it goes with its image.
+func (m *Matcher) Match(tag string) bool {
+	if m.everything {
+		return true
+	}
+	if m.list != nil {
+		return m.list[tag]
+	}
+	if _, companion := Companion(tag); companion {
+		return false
+	}
+	matches := func(re *regexp.Regexp) bool { return re.MatchString(tag) }
+	if len(m.include) > 0 && !slices.ContainsFunc(m.include, matches) || slices.ContainsFunc(m.exclude, matches) {
+		return false
+	}
+	if m.semver == nil {
+		return true
+	}
+	v, err := semver.NewVersion(tag)
+	return err == nil && m.semver.Check(v)
+}

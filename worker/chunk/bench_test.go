@@ -1,0 +1,212 @@
+package chunk
+
+import (
+	"context"
+	"log/slog"
+	"net/http"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/osism/skopeo-worker/shared/failure"
+	"github.com/osism/skopeo-worker/shared/message"
+	"github.com/osism/skopeo-worker/shared/run"
+	"github.com/osism/skopeo-worker/worker/listing"
+	"github.com/osism/skopeo-worker/worker/mirror"
+	"github.com/osism/skopeo-worker/worker/registry"
+	"github.com/osism/skopeo-worker/worker/registrytest"
+	"github.com/osism/skopeo-worker/worker/resolve"
+	"github.com/osism/skopeo-worker/worker/skopeo"
+)
+
+const (
+	repository  = "osism/tool"
+	destination = "mirror/" + repository
+	attempts    = 3
+	// patience is how long a registry that hangs is waited for.
+	patience = 700 * time.Millisecond
+)
+
+var (
+	heads = registrytest.Kinds(registrytest.KindManifestHead)
+	gets  = registrytest.Kinds(registrytest.KindManifestGet)
+	puts  = registrytest.Kinds(registrytest.KindManifestPut)
+	lists = registrytest.Kinds(registrytest.KindTags)
+	blobs = registrytest.Kinds(registrytest.KindBlobGet)
+)
+
+// bench is a worker between two registries, with everything it tells.
+type bench struct {
+	*Worker
+	from, to *registrytest.Registry
+	kept     *keeper
+	newest   string // the run that has resolved everything last
+	advanced atomic.Int64
+
+	mu       sync.Mutex
+	images   run.Tally
+	pulls    int
+	bytes    int64
+	outcomes map[string]int
+}
+
+func newBench(t *testing.T) *bench {
+	t.Helper()
+	b := &bench{from: registrytest.New(t), to: registrytest.New(t), kept: &keeper{records: map[string]failure.Image{}}}
+	insecure := []string{b.from.Host(), b.to.Host()}
+	client := registry.NewClient(registry.Options{Insecure: insecure, Transport: &http.Transport{ResponseHeaderTimeout: patience}})
+	b.Worker = &Worker{
+		Resolver:    &resolve.Upstream{Registry: client, Listing: listing.New(listing.Options{Registry: client})},
+		Mirror:      &mirror.Mirror{Registry: client, Skopeo: &skopeo.Runner{Insecure: insecure, Timeout: 10 * time.Second}},
+		Failures:    b.kept,
+		Resolutions: b,
+		Concurrency: 4,
+		MaxAttempts: attempts,
+		Backoff:     func(int) time.Duration { return 0 },
+		Log:         slog.New(slog.DiscardHandler),
+		clock:       func() time.Time { return time.Now().Add(time.Duration(b.advanced.Load())) },
+	}
+	return b
+}
+
+func (b *bench) Resolved(_ context.Context, c message.Chunk, _ message.Repository) error {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.newest = max(b.newest, c.Run)
+	return nil
+}
+
+func (b *bench) Superseded(_ context.Context, c message.Chunk, _ message.Repository) (bool, error) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.newest > c.Run, nil
+}
+
+func (b *bench) Image(_, outcome string) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.outcomes[outcome]++
+}
+
+func (b *bench) Progress(images run.Tally, pulls int, bytes int64) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.images, b.pulls, b.bytes = images, pulls, bytes
+}
+
+// push puts an image under each tag at the source.
+func (b *bench) push(t *testing.T, tags ...string) {
+	t.Helper()
+	for _, tag := range tags {
+		b.move(t, tag, tag)
+	}
+}
+
+// move makes a tag at the source name another image, and returns its digest.
+func (b *bench) move(t *testing.T, tag, version string) string {
+	t.Helper()
+	digest, err := b.from.PushImage(repository, tag, registrytest.Image{Version: version})
+	require.NoError(t, err)
+	return digest
+}
+
+// entry is the repository as a list has it; all is the whole of it.
+func (b *bench) entry(tag string) message.Repository {
+	return message.Repository{Source: b.from.Host() + "/" + repository, Destination: b.to.Host() + "/" + destination, Tag: tag}
+}
+
+func (b *bench) chunk(entries ...message.Repository) message.Chunk {
+	return message.Chunk{Name: "default", Run: "2", Number: 1, Registry: b.from.Host(), Repositories: entries}
+}
+
+// do works a fresh chunk off.
+func (b *bench) do(t *testing.T, entries ...message.Repository) Result {
+	t.Helper()
+	return b.deliver(t, Delivery{Chunk: b.chunk(entries...), Fresh: true})
+}
+
+// deliver works a delivery off, and requires that its numbers add up.
+func (b *bench) deliver(t *testing.T, d Delivery) Result {
+	t.Helper()
+	return b.deliverWithin(t, t.Context(), d)
+}
+
+func (b *bench) deliverWithin(t *testing.T, work context.Context, d Delivery) Result {
+	t.Helper()
+	b.outcomes = map[string]int{}
+	d.Observer = b
+	result, err := b.Do(t.Context(), work, d)
+	require.NoError(t, err)
+	require.Equal(t, b.images.Total, b.images.Ended(), "what is left is counted by whoever gets it: %+v", b.images)
+	require.Equal(t, map[string]int{"copied": b.images.Copied, "tagged": b.images.Tagged, "unchanged": b.images.Unchanged,
+		"skipped": b.images.Skipped, "failed": b.images.Failed}, withZeros(b.outcomes))
+	return result
+}
+
+func withZeros(outcomes map[string]int) map[string]int {
+	for _, o := range []string{"copied", "tagged", "unchanged", "skipped", "failed"} {
+		outcomes[o] += 0
+	}
+	return outcomes
+}
+
+// mirrored requires that the destination holds these tags as the source does.
+func (b *bench) mirrored(t *testing.T, tags ...string) {
+	t.Helper()
+	for _, tag := range tags {
+		want, err := b.from.Digest(repository, tag)
+		require.NoError(t, err)
+		got, err := b.to.Digest(destination, tag)
+		require.NoError(t, err)
+		require.Equal(t, want, got, tag)
+		require.NoError(t, b.to.Check(destination, tag))
+	}
+}
+
+// keeper keeps failures in memory.
+type keeper struct {
+	mu      sync.Mutex
+	records map[string]failure.Image
+	writes  int
+	broken  error
+}
+
+func (k *keeper) Add(_ context.Context, _ string, r failure.Record) error {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	if k.broken != nil {
+		return k.broken
+	}
+	k.writes++
+	for _, i := range r.Images {
+		k.records[i.Source] = i
+	}
+	return nil
+}
+
+func (k *keeper) Subtract(_ context.Context, _, _, _ string, mirrored func(string) bool) (int, error) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	before := len(k.records)
+	for source := range k.records {
+		if mirrored(source) {
+			delete(k.records, source)
+		}
+	}
+	return before - len(k.records), nil
+}
+
+// only returns the one failure there is.
+func (k *keeper) only(t *testing.T) failure.Image {
+	t.Helper()
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	require.Len(t, k.records, 1)
+	for _, i := range k.records {
+		return i
+	}
+	return failure.Image{}
+}

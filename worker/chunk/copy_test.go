@@ -1,0 +1,106 @@
+package chunk
+
+import (
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/osism/skopeo-worker/shared/message"
+	"github.com/osism/skopeo-worker/shared/run"
+	"github.com/osism/skopeo-worker/worker/registrytest"
+)
+
+// resolved is the repository with one tag as it was found earlier.
+func (b *bench) resolved(tag, digest string) message.Repository {
+	r := b.entry("")
+	r.Images = []message.Image{{Tag: tag, Digest: digest}}
+	return r
+}
+
+// TestATagNeverGoesBackwards: a delivery that is not fresh looks again before it
+// believes the digest in its message.
+func TestATagNeverGoesBackwards(t *testing.T) {
+	b := newBench(t)
+	older := b.move(t, "1", "older")
+	newer := b.move(t, "1", "newer")
+	b.do(t, b.entry("1")) // another run was faster
+	b.to.ResetRequests()
+	result := b.deliver(t, Delivery{Chunk: b.chunk(b.resolved("1", older))})
+	require.Empty(t, result.Left)
+	require.Equal(t, run.Tally{Total: 1, Unchanged: 1}, b.images)
+	require.Zero(t, b.to.Count(puts))
+	got, err := b.to.Digest(destination, "1")
+	require.NoError(t, err)
+	require.Equal(t, newer, got)
+
+	// A tag that has vanished is none of our business where all are mirrored, and a
+	// failure where the list names it.
+	require.NoError(t, b.from.Untag(repository, "1"))
+	b.deliver(t, Delivery{Chunk: b.chunk(b.resolved("1", older))})
+	require.Equal(t, run.Tally{Total: 1, Skipped: 1}, b.images)
+	named := b.resolved("1", older)
+	named.Tag = "1"
+	b.deliver(t, Delivery{Chunk: b.chunk(named)})
+	require.Equal(t, run.Tally{Total: 1, Failed: 1}, b.images)
+}
+
+// TestFreshDigestsAreBelieved: no HEAD is spent on them, but on those that are none.
+func TestFreshDigestsAreBelieved(t *testing.T) {
+	b := newBench(t)
+	digest := b.move(t, "1", "1")
+	b.push(t, "2")
+	r := b.resolved("1", digest)
+	r.Images = append(r.Images, message.Image{Tag: "2"})
+	b.do(t, r)
+	require.Equal(t, run.Tally{Total: 2, Copied: 2}, b.images)
+	require.Zero(t, b.from.Count(registrytest.All(heads, registrytest.Ref("1"))))
+	require.Equal(t, 1, b.from.Count(registrytest.All(heads, registrytest.Ref("2"))))
+	b.mirrored(t, "1", "2")
+}
+
+// TestDigestThatIsGone: the tag has moved, and what it named was collected.
+func TestDigestThatIsGone(t *testing.T) {
+	b := newBench(t)
+	older := b.move(t, "1", "older")
+	b.move(t, "1", "newer")
+	require.NoError(t, b.from.DeleteManifest(repository, older))
+	require.Empty(t, b.do(t, b.resolved("1", older)).Left)
+	require.Equal(t, run.Tally{Total: 1, Copied: 1}, b.images)
+	b.mirrored(t, "1")
+
+	// Where the tag has not moved, looking again is of no use.
+	gone := b.move(t, "2", "gone")
+	defer b.from.Inject(registrytest.Fault{Match: gets, Status: 404})()
+	b.from.ResetRequests()
+	require.Empty(t, b.do(t, b.resolved("2", gone)).Left)
+	require.Equal(t, run.Tally{Total: 1, Failed: 1}, b.images)
+	require.Equal(t, 1, b.kept.only(t).Attempts)
+	require.Equal(t, 1, b.from.Count(registrytest.All(heads, registrytest.Ref("2"))))
+}
+
+// TestTagThatMovesWhileItIsCopied: the copy takes longer than a digest is believed.
+func TestTagThatMovesWhileItIsCopied(t *testing.T) {
+	b := newBench(t)
+	older := b.move(t, "1", "older")
+	gate := make(chan struct{})
+	defer b.from.Inject(registrytest.Fault{Match: blobs, Gate: gate, Times: 1})()
+	started := b.from.Notify(blobs)
+	moved := make(chan string, 1)
+	go func() {
+		<-started
+		digest, err := b.from.PushImage(repository, "1", registrytest.Image{Version: "newer"})
+		if err == nil {
+			moved <- digest
+		}
+		b.advanced.Add(int64(staleAfter + time.Second))
+		close(gate)
+	}()
+	tagged := b.to.Notify(registrytest.All(puts, registrytest.Ref("1")))
+	require.Empty(t, b.do(t, b.entry("")).Left)
+	require.Equal(t, run.Tally{Total: 1, Copied: 1}, b.images)
+	b.mirrored(t, "1")
+	<-tagged
+	require.Equal(t, 1, b.to.Count(registrytest.All(puts, registrytest.Ref("1"))), "never with the older digest")
+	require.NotEqual(t, older, <-moved)
+}

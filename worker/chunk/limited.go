@@ -1,0 +1,52 @@
+package chunk
+
+import (
+	"errors"
+	"strings"
+	"time"
+
+	"github.com/osism/skopeo-worker/shared/message"
+	"github.com/osism/skopeo-worker/worker/outcome"
+	"github.com/osism/skopeo-worker/worker/registry"
+	"github.com/osism/skopeo-worker/worker/skopeo"
+)
+
+// limitedPause is how long a chunk is left alone for a registry that limits us and
+// does not say for how long. The limits that come without a Retry-After are those
+// of requests a second or a minute.
+const limitedPause = time.Minute
+
+// limit notes that a registry limits us, and returns how long to wait.
+func (t *task) limit(r message.Repository, err error) time.Duration {
+	host := hostOf(r.Source)
+	asked, copied := (*registry.Error)(nil), (*skopeo.Error)(nil)
+	switch {
+	case errors.As(err, &asked):
+		host = hostOf(asked.Repository)
+	case errors.As(err, &copied) && copied.Registry == hostOf(r.Destination):
+		host = copied.Registry
+	}
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.limited == nil {
+		t.limited = map[string]bool{}
+	}
+	t.limited[host] = true
+	if after := outcome.RetryAfter(err); after > 0 {
+		return after
+	}
+	return jitter(limitedPause)
+}
+
+// limits tells whether the registry of the repository has limited us in this
+// delivery: asking on would only make it worse.
+func (t *task) limits(repository string) bool {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.limited[hostOf(repository)]
+}
+
+func hostOf(repository string) string {
+	host, _, _ := strings.Cut(repository, "/")
+	return host
+}

@@ -1,0 +1,373 @@
+package chunk
+
+import (
+	"context"
+	"errors"
+	"net/http"
+	"strconv"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/osism/skopeo-worker/shared/failure"
+	"github.com/osism/skopeo-worker/shared/message"
+	"github.com/osism/skopeo-worker/shared/run"
+	"github.com/osism/skopeo-worker/worker/registrytest"
+)
+
+// TestUnchangedCostsNothing: the first time everything is copied, and an alias only
+// tagged; the second time nothing is pulled and nothing is put; the third time only
+// what has moved.
+func TestUnchangedCostsNothing(t *testing.T) {
+	b := newBench(t)
+	b.push(t, "1", "2")
+	_, err := b.from.PushIndex(repository, "3", registrytest.MultiPlatform("3", "linux/amd64", "linux/arm64"))
+	require.NoError(t, err)
+	b.move(t, "latest", "2")
+
+	require.Empty(t, b.do(t, b.entry("")).Left)
+	b.mirrored(t, "1", "2", "3", "latest")
+	require.Equal(t, run.Tally{Total: 4, Copied: 3, Tagged: 1}, b.images)
+	require.Equal(t, 7, b.pulls)
+	require.Equal(t, 7, b.from.Pulls())
+	require.NotZero(t, b.bytes)
+
+	b.from.ResetRequests()
+	b.to.ResetRequests()
+	require.Empty(t, b.do(t, b.entry("")).Left)
+	require.Equal(t, run.Tally{Total: 4, Unchanged: 4}, b.images)
+	require.Zero(t, b.pulls)
+	require.Zero(t, b.from.Pulls())
+	require.Zero(t, b.to.Count(puts))
+
+	b.move(t, "latest", "1") // a rollback: the destination has it
+	b.move(t, "2", "2.1")
+	require.Empty(t, b.do(t, b.entry("")).Left)
+	b.mirrored(t, "1", "2", "3", "latest")
+	require.Equal(t, run.Tally{Total: 4, Copied: 1, Tagged: 1, Unchanged: 2}, b.images)
+	require.Equal(t, 1, b.from.Pulls())
+}
+
+// TestOneFailureHidesNothing: not a broken image, nor a tag that cannot be looked up,
+// nor a repository that does not exist.
+func TestOneFailureHidesNothing(t *testing.T) {
+	b := newBench(t)
+	b.push(t, "1", "2", "3", "4")
+	_, _, err := b.from.BreakImage(repository, "2")
+	require.NoError(t, err)
+	defer b.from.Inject(registrytest.Fault{Match: registrytest.All(heads, registrytest.Ref("3")), Status: 500})()
+	missing := b.entry("")
+	missing.Source, missing.Destination = b.from.Host()+"/no/such", b.to.Host()+"/mirror/no/such"
+
+	require.Empty(t, b.do(t, missing, b.entry("")).Left)
+	b.mirrored(t, "1", "4")
+	require.Equal(t, run.Tally{Total: 5, Copied: 2, Failed: 3}, b.images)
+	source := b.from.Host() + "/" + repository
+	require.Len(t, b.kept.records, 3)
+	require.Equal(t, failure.Image{Source: missing.Source, Destination: missing.Destination, Attempts: 1,
+		Reason: b.kept.records[missing.Source].Reason}, b.kept.records[missing.Source])
+	require.Contains(t, b.kept.records[missing.Source].Reason, "not found")
+	require.Equal(t, 1, b.kept.records[source+":2"].Attempts)
+	require.Contains(t, b.kept.records[source+":2"].Reason, "blob")
+	require.Equal(t, attempts, b.kept.records[source+":3"].Attempts)
+	require.Equal(t, b.to.Host()+"/"+destination+":3", b.kept.records[source+":3"].Destination)
+}
+
+// TestFailuresOfARepositoryAreOneWrite, however many tags there are.
+func TestFailuresOfARepositoryAreOneWrite(t *testing.T) {
+	b := newBench(t)
+	b.push(t, "1", "2", "3", "4")
+	defer b.to.Inject(registrytest.Fault{Match: heads, Status: 403})()
+	b.do(t, b.entry(""))
+	require.Equal(t, run.Tally{Total: 4, Failed: 4}, b.images)
+	require.Len(t, b.kept.records, 4)
+	require.Equal(t, 1, b.kept.writes)
+}
+
+// TestTries: what may pass is tried MaxAttempts times, what can't once.
+func TestTries(t *testing.T) {
+	const always = 0
+	for name, test := range map[string]struct {
+		fault    registrytest.Fault
+		attempts int // of the failure; 0: mirrored
+		requests int // that met the fault, where that is exact
+	}{
+		"500 for a while": {fault: registrytest.Fault{Match: gets, Status: 500, Times: attempts - 1}},
+		"500":             {fault: registrytest.Fault{Match: gets, Status: 500, Times: always}, attempts: attempts, requests: attempts},
+		"500 to the HEAD": {fault: registrytest.Fault{Match: heads, Status: 500, Times: always}, attempts: attempts, requests: attempts},
+		"reset":           {fault: registrytest.Fault{Match: gets, Reset: true, Times: always}, attempts: attempts},
+		"reset once":      {fault: registrytest.Fault{Match: blobs, Reset: true, Times: 1}},
+		"cut once":        {fault: registrytest.Fault{Match: gets, TruncateBody: true, Times: 1}},
+		"hanging HEAD":    {fault: registrytest.Fault{Match: heads, Hang: true, Times: always}, attempts: attempts, requests: attempts},
+		"hanging copy":    {fault: registrytest.Fault{Match: gets, Hang: true, Times: always}, attempts: attempts, requests: attempts},
+		"hangs once":      {fault: registrytest.Fault{Match: gets, Hang: true, Times: 1}},
+		"404":             {fault: registrytest.Fault{Match: heads, Status: 404, Times: always}, attempts: 1, requests: 1},
+		"401":             {fault: registrytest.Fault{Match: gets, Status: 401, Times: always}, attempts: 1},
+		"403":             {fault: registrytest.Fault{Match: gets, Status: 403, Times: always}, attempts: 1, requests: 1},
+		"bad manifest":    {fault: registrytest.Fault{Match: gets, Status: 200, Body: "{}", Times: always}, attempts: 1, requests: 1},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			b := newBench(t)
+			b.Mirror.Skopeo.Timeout = patience
+			b.push(t, "1")
+			defer b.from.Inject(test.fault)()
+			require.Empty(t, b.do(t, b.entry("1")).Left)
+			if test.attempts == 0 {
+				require.Equal(t, run.Tally{Total: 1, Copied: 1}, b.images)
+				require.Empty(t, b.kept.records)
+				b.mirrored(t, "1")
+				return
+			}
+			require.Equal(t, run.Tally{Total: 1, Failed: 1}, b.images)
+			failed := b.kept.only(t)
+			require.Equal(t, test.attempts, failed.Attempts)
+			require.Equal(t, b.from.Host()+"/"+repository+":1", failed.Source)
+			require.NotContains(t, failed.Reason, "\n")
+			if test.requests > 0 {
+				require.Equal(t, test.requests, b.from.Count(test.fault.Match))
+			}
+		})
+	}
+}
+
+// TestAttemptsCountAcrossSnoozes, those of an image and those of a listing, and
+// nothing is looked at with digests that are old by then.
+func TestAttemptsCountAcrossSnoozes(t *testing.T) {
+	for name, broken := range map[string]registrytest.Match{"image": gets, "listing": lists} {
+		t.Run(name, func(t *testing.T) {
+			b := newBench(t)
+			b.Backoff = func(attempt int) time.Duration { return time.Duration(attempt) * time.Hour }
+			b.push(t, "1")
+			defer b.from.Inject(registrytest.Fault{Match: broken, Status: 500})()
+			result := b.do(t, b.entry(""))
+			for n := 1; n < attempts; n++ {
+				require.Equal(t, time.Duration(n)*time.Hour, result.After)
+				require.Len(t, result.Left, 1)
+				if name == "image" {
+					require.Equal(t, []message.Image{{Tag: "1", Attempts: n}}, result.Left[0].Images)
+				} else {
+					require.Equal(t, n, result.Left[0].Attempts)
+				}
+				require.Empty(t, b.kept.records)
+				result = b.deliver(t, Delivery{Chunk: b.chunk(result.Left...), Fresh: true, Remainder: true})
+			}
+			require.Empty(t, result.Left)
+			require.Equal(t, attempts, b.kept.only(t).Attempts)
+		})
+	}
+}
+
+// TestBeingLimitedIsNoFailure, wherever it happens and however often: the chunk
+// comes back when the registry says, and the registry is not asked on meanwhile.
+func TestBeingLimitedIsNoFailure(t *testing.T) {
+	const asked, images = 3 * time.Second, 8
+	for name, test := range map[string]struct {
+		match registrytest.Match
+		at    func(*bench) *registrytest.Registry
+		most  int // requests that are refused in one delivery, where they come one by one
+	}{
+		"listing":     {lists, func(b *bench) *registrytest.Registry { return b.from }, 1},
+		"HEAD":        {heads, func(b *bench) *registrytest.Registry { return b.from }, 0},
+		"copy":        {gets, func(b *bench) *registrytest.Registry { return b.from }, 1},
+		"comparison":  {heads, func(b *bench) *registrytest.Registry { return b.to }, 0},
+		"destination": {puts, func(b *bench) *registrytest.Registry { return b.to }, 1},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			b := newBench(t)
+			b.Concurrency = 1
+			b.push(t, registrytest.Numbered("%d", images)...)
+			r := test.at(b)
+			remove := r.Inject(registrytest.Fault{Match: test.match, Status: 429,
+				Header: http.Header{"Retry-After": {strconv.Itoa(int(asked.Seconds()))}}})
+			left := []message.Repository{b.entry("")}
+			for range attempts + 2 {
+				r.ResetRequests()
+				result := b.do(t, left...)
+				require.NotEmpty(t, result.Left)
+				require.Zero(t, result.Left[0].Attempts)
+				for _, i := range result.Left[0].Images {
+					require.Zero(t, i.Attempts)
+				}
+				if name == "destination" { // skopeo does not tell what a PUT's answer asks for
+					require.Greater(t, result.After, limitedPause/2)
+				} else {
+					require.Equal(t, asked, result.After)
+				}
+				if most := test.most; most > 0 {
+					require.LessOrEqual(t, r.Count(registrytest.All(test.match, registrytest.Answered(429))), most)
+				}
+				left = result.Left
+			}
+			require.Empty(t, b.kept.records)
+			remove()
+			require.Empty(t, b.do(t, left...).Left)
+			b.mirrored(t, registrytest.Numbered("%d", images)...)
+		})
+	}
+}
+
+// TestFailuresComeFirst: where the broker does not take a failure, the chunk has no
+// outcome.
+func TestFailuresComeFirst(t *testing.T) {
+	b := newBench(t)
+	b.outcomes = map[string]int{}
+	b.kept.broken = errors.New("no broker")
+	_, err := b.Do(t.Context(), t.Context(), Delivery{Chunk: b.chunk(b.entry("none")), Observer: b})
+	require.ErrorIs(t, err, b.kept.broken)
+	require.Zero(t, b.outcomes["failed"])
+}
+
+// TestSuccessSubtractsWhatItHasSeen, and a listing the failure to list.
+func TestSuccessSubtractsWhatItHasSeen(t *testing.T) {
+	b := newBench(t)
+	b.push(t, "1", "2")
+	source := b.from.Host() + "/" + repository
+	failed := func() {
+		for _, s := range []string{source, source + ":1", source + ":2", source + ":0", source + ":1@sha256:x", "quay.io/other:1"} {
+			b.kept.records[s] = failure.Image{Source: s}
+		}
+	}
+	remain := func() (left []string) {
+		for _, s := range []string{source, source + ":1", source + ":2", source + ":0", source + ":1@sha256:x", "quay.io/other:1"} {
+			if _, ok := b.kept.records[s]; ok {
+				left = append(left, s)
+			}
+		}
+		return left
+	}
+	failed()
+	b.do(t, b.entry("1"))
+	require.Equal(t, []string{source, source + ":2", source + ":0", source + ":1@sha256:x", "quay.io/other:1"}, remain())
+	failed()
+	b.do(t, b.entry(""))
+	require.Equal(t, []string{source + ":0", source + ":1@sha256:x", "quay.io/other:1"}, remain())
+}
+
+// TestPinned: what the list pins is never looked up, and named at the destination so
+// that it is not collected there.
+func TestPinned(t *testing.T) {
+	b := newBench(t)
+	digest := b.move(t, "1", "old")
+	b.move(t, "1", "new")
+	bare, tagged, missing := b.entry(""), b.entry("1"), b.entry("2")
+	bare.Digest, tagged.Digest = digest, digest
+	missing.Digest = "sha256:1111111111111111111111111111111111111111111111111111111111111111"
+	require.Empty(t, b.do(t, bare, tagged, missing).Left)
+	require.Equal(t, 2, b.images.Copied+b.images.Tagged)
+	for _, tag := range []string{"1", "sha256-" + digest[len("sha256:"):][:12]} {
+		got, err := b.to.Digest(destination, tag)
+		require.NoError(t, err)
+		require.Equal(t, digest, got)
+	}
+	failed := b.kept.only(t)
+	require.Equal(t, failure.Image{Source: missing.Source + ":2@" + missing.Digest, Destination: missing.Destination + ":2",
+		Attempts: 1, Reason: failed.Reason}, failed)
+	require.Empty(t, b.do(t, bare, tagged).Left)
+	require.Equal(t, run.Tally{Total: 2, Unchanged: 2}, b.images)
+}
+
+// TestNewerRuns take remainders over, but not what somebody has republished.
+func TestNewerRuns(t *testing.T) {
+	b := newBench(t)
+	b.push(t, "1", "2")
+	resolved, unresolved := b.entry(""), b.entry("")
+	resolved.Images = []message.Image{{Tag: "1"}, {Tag: "2"}}
+	b.newest = "3"
+	d := Delivery{Chunk: b.chunk(resolved, unresolved), Remainder: true}
+	require.Empty(t, b.deliver(t, d).Left)
+	require.Equal(t, run.Tally{Total: 3, Skipped: 3}, b.images)
+	require.Empty(t, b.from.Requests())
+
+	d.Chunk.Republished = true
+	d.Chunk.Repositories = d.Chunk.Repositories[:1]
+	require.Empty(t, b.deliver(t, d).Left)
+	require.Equal(t, run.Tally{Total: 2, Copied: 2}, b.images)
+	require.Equal(t, "3", b.newest)
+
+	b.newest = "2" // its own run
+	d.Chunk.Republished = false
+	b.deliver(t, d)
+	require.Equal(t, run.Tally{Total: 2, Unchanged: 2}, b.images)
+}
+
+// TestDestinationsThatRefuse are named, so that nobody looks for the fault elsewhere.
+func TestDestinationsThatRefuse(t *testing.T) {
+	uploads := func(r registrytest.Request) bool { return r.Method == http.MethodPost || r.Method == http.MethodPatch }
+	for name, test := range map[string]struct {
+		fault    registrytest.Fault
+		stop     bool
+		attempts int
+		reason   string
+	}{
+		"unreachable":      {stop: true, attempts: attempts, reason: "connection refused"},
+		"401":              {fault: registrytest.Fault{Status: 401}, attempts: 1, reason: "unauthorized"},
+		"500":              {fault: registrytest.Fault{Match: uploads, Status: 500}, attempts: attempts, reason: "500"},
+		"500 to a tag":     {fault: registrytest.Fault{Match: registrytest.All(puts, registrytest.Ref("1")), Status: 500}, attempts: attempts, reason: "500"},
+		"read-only":        {fault: registrytest.Fault{Match: uploads, Status: 405, Body: `{"errors":[{"code":"UNSUPPORTED","message":"read only"}]}`}, attempts: 1, reason: "read only"},
+		"quota":            {fault: registrytest.Fault{Match: uploads, Status: 403, Body: `{"errors":[{"code":"DENIED","message":"quota exceeded"}]}`}, attempts: 1, reason: "quota exceeded"},
+		"quota for layers": {fault: registrytest.Fault{Match: registrytest.Kinds(registrytest.KindBlobUpload), Status: 507}, attempts: attempts, reason: "507"},
+		"no space":         {fault: registrytest.Fault{Match: puts, Status: 507}, attempts: attempts, reason: "507"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			b := newBench(t)
+			b.push(t, "1")
+			if test.stop {
+				b.to.Stop()
+			} else {
+				b.to.Inject(test.fault)
+			}
+			require.Empty(t, b.do(t, b.entry("")).Left)
+			failed := b.kept.only(t)
+			require.Equal(t, test.attempts, failed.Attempts)
+			require.Contains(t, failed.Reason, test.reason)
+			require.Contains(t, failed.Reason, b.to.Host())
+		})
+	}
+}
+
+// TestStopping leaves what has not begun, without a word about attempts.
+func TestStopping(t *testing.T) {
+	b := newBench(t)
+	b.Concurrency = 1
+	b.push(t, "1", "2", "3")
+	gate, stopping := make(chan struct{}), make(chan struct{})
+	defer b.from.Inject(registrytest.Fault{Match: blobs, Gate: gate, Times: 1})()
+	started := b.from.Notify(blobs)
+	go func() {
+		<-started
+		close(stopping)
+		close(gate)
+	}()
+	result := b.deliver(t, Delivery{Chunk: b.chunk(b.entry("")), Fresh: true, Stopping: stopping})
+	require.Equal(t, run.Tally{Total: 1, Copied: 1}, b.images)
+	require.Zero(t, result.After)
+	require.Len(t, result.Left, 1)
+	require.Equal(t, []message.Image{{Tag: "2"}, {Tag: "3"}}, result.Left[0].Images)
+
+	result = b.deliver(t, Delivery{Chunk: b.chunk(result.Left[0], b.entry("")), Stopping: stopping})
+	require.Zero(t, b.images)
+	require.Len(t, result.Left, 2)
+	require.Len(t, append(result.Left[0].Images, result.Left[1].Images...), 2)
+}
+
+// TestInterrupted: the grace is over in the middle of a copy.
+func TestInterrupted(t *testing.T) {
+	b := newBench(t)
+	b.push(t, "1", "2")
+	defer b.from.Inject(registrytest.Fault{Match: blobs, Hang: true})()
+	work, cancel := context.WithCancel(t.Context())
+	started := b.from.Notify(blobs)
+	go func() {
+		<-started
+		cancel()
+	}()
+	result := b.deliverWithin(t, work, Delivery{Chunk: b.chunk(b.entry("")), Fresh: true})
+	require.Zero(t, b.images)
+	require.Len(t, result.Left, 1)
+	require.ElementsMatch(t, []message.Image{{Tag: "1"}, {Tag: "2"}}, result.Left[0].Images)
+	require.Empty(t, b.kept.records)
+}

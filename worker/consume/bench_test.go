@@ -1,0 +1,225 @@
+package consume
+
+import (
+	"context"
+	"log/slog"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+	"github.com/stretchr/testify/require"
+
+	"github.com/osism/skopeo-worker/shared/broker"
+	"github.com/osism/skopeo-worker/shared/brokertest"
+	"github.com/osism/skopeo-worker/shared/failure"
+	"github.com/osism/skopeo-worker/shared/message"
+	"github.com/osism/skopeo-worker/shared/run"
+	"github.com/osism/skopeo-worker/shared/subject"
+	"github.com/osism/skopeo-worker/worker/chunk"
+	"github.com/osism/skopeo-worker/worker/listing"
+	"github.com/osism/skopeo-worker/worker/metrics"
+	"github.com/osism/skopeo-worker/worker/mirror"
+	"github.com/osism/skopeo-worker/worker/registry"
+	"github.com/osism/skopeo-worker/worker/registrytest"
+	"github.com/osism/skopeo-worker/worker/resolve"
+	"github.com/osism/skopeo-worker/worker/skopeo"
+)
+
+const (
+	repository  = "osism/tool"
+	destination = "mirror/" + repository
+	name        = "default"
+	runID       = "20260101-000000-000-0000"
+	// deadline is for what takes milliseconds on an idle machine, or a second where
+	// somebody waits for a broker.
+	deadline = 30 * time.Second
+	often    = 5 * time.Millisecond
+)
+
+var (
+	gets  = registrytest.Kinds(registrytest.KindManifestGet)
+	heads = registrytest.Kinds(registrytest.KindManifestHead)
+	blobs = registrytest.Kinds(registrytest.KindBlobGet)
+)
+
+// bench is a broker, two registries, and workers that are started on demand.
+type bench struct {
+	*broker.Broker
+	from, to *registrytest.Registry
+	runs     *run.Store
+	log      *slog.Logger
+}
+
+func newBench(t *testing.T, b *broker.Broker) *bench {
+	t.Helper()
+	runs, err := run.Open(t.Context(), b)
+	require.NoError(t, err)
+	return &bench{Broker: b, from: registrytest.New(t), to: registrytest.New(t), runs: runs, log: slog.New(slog.DiscardHandler)}
+}
+
+// consumer returns one that is not started.
+func (b *bench) consumer(t *testing.T) *Consumer {
+	t.Helper()
+	insecure := []string{b.from.Host(), b.to.Host()}
+	client := registry.NewClient(registry.Options{Insecure: insecure})
+	c, err := New(t.Context(), b.Broker, &chunk.Worker{
+		Resolver:    &resolve.Upstream{Registry: client, Listing: listing.New(listing.Options{Registry: client})},
+		Mirror:      &mirror.Mirror{Registry: client, Skopeo: &skopeo.Runner{Insecure: insecure}},
+		Concurrency: 2,
+		MaxAttempts: 3,
+		Backoff:     func(int) time.Duration { return 0 },
+		Log:         b.log,
+	}, metrics.New(), b.log)
+	require.NoError(t, err)
+	return c
+}
+
+// start runs a consumer until stop, which waits for its end, or the end of the test.
+func start(t *testing.T, c *Consumer) (stop func()) {
+	t.Helper()
+	ctx, cancel := context.WithCancel(t.Context())
+	ended := make(chan error, 1)
+	go func() { ended <- c.Run(ctx) }()
+	stopped := false
+	stop = func() {
+		t.Helper()
+		if stopped {
+			return
+		}
+		stopped = true
+		cancel()
+		require.NoError(t, <-ended)
+	}
+	t.Cleanup(stop)
+	return stop
+}
+
+func (b *bench) push(t *testing.T, tags ...string) {
+	t.Helper()
+	for _, tag := range tags {
+		_, err := b.from.PushImage(repository, tag, registrytest.Image{Version: tag})
+		require.NoError(t, err)
+	}
+}
+
+func (b *bench) chunk(images ...message.Image) message.Chunk {
+	return message.Chunk{Name: name, Run: runID, Number: 1, Registry: b.from.Host(), Repositories: []message.Repository{{
+		Source: b.from.Host() + "/" + repository, Destination: b.to.Host() + "/" + destination, Images: images,
+	}}}
+}
+
+func (b *bench) address(token string) subject.Address {
+	return subject.NewAddress(name, runID, b.from.Host(), token)
+}
+
+// plan publishes a run of one chunk, due now, and returns its tracker.
+func (b *bench) plan(t *testing.T, c message.Chunk) *run.Tracker {
+	t.Helper()
+	data, err := c.Encode()
+	require.NoError(t, err)
+	now := time.Now().UTC()
+	require.NoError(t, b.runs.Put(t.Context(), run.Run{Name: name, ID: runID, Kind: run.KindPlan, Chunks: 1, Entries: 1,
+		Started: now, FirstDue: now, Published: true}))
+	b.send(t, b.address("000001").Under(subject.Chunk), data)
+	tracker, err := b.runs.Track(t.Context(), name, runID)
+	require.NoError(t, err)
+	t.Cleanup(tracker.Stop)
+	return tracker
+}
+
+func (b *bench) send(t *testing.T, subj string, data []byte) {
+	t.Helper()
+	m := nats.NewMsg(subj)
+	m.Data = data
+	_, err := b.Publish(t.Context(), m)
+	require.NoError(t, err)
+}
+
+// over waits for the end of the run, and requires that its numbers add up meanwhile.
+func over(t *testing.T, tracker *run.Tracker) run.Status {
+	t.Helper()
+	var st run.Status
+	require.Eventually(t, func() bool {
+		var err error
+		st, err = tracker.Status(t.Context())
+		return err == nil && st.Over() && st.Images.Total == st.Images.Ended()
+	}, deadline, often)
+	return st
+}
+
+// subjects are those of the run's messages in the stream.
+func (b *bench) subjects(t *testing.T, filter string) []string {
+	t.Helper()
+	info, err := b.Stream.Info(t.Context(), jetstream.WithSubjectFilter(filter))
+	require.NoError(t, err)
+	var found []string
+	for s := range info.State.Subjects {
+		found = append(found, s)
+	}
+	return found
+}
+
+func (b *bench) failures(t *testing.T) []failure.Record {
+	t.Helper()
+	records, err := failure.NewStore(b.Broker).List(t.Context(), name)
+	require.NoError(t, err)
+	return records
+}
+
+// receive takes one delivery as the loop would, without working it off.
+func (b *bench) receive(t *testing.T) jetstream.Msg {
+	t.Helper()
+	m, err := b.Consumer.Next(jetstream.FetchMaxWait(deadline))
+	require.NoError(t, err)
+	return m
+}
+
+// mirrored requires that the destination holds the tags as the source does.
+func (b *bench) mirrored(t *testing.T, tags ...string) {
+	t.Helper()
+	for _, tag := range tags {
+		want, err := b.from.Digest(repository, tag)
+		require.NoError(t, err)
+		got, err := b.to.Digest(destination, tag)
+		require.NoError(t, err)
+		require.Equal(t, want, got)
+	}
+}
+
+// impatient makes the workers' consumer one with a short AckWait, before the broker
+// would create it with its own.
+func impatient(t *testing.T, b *broker.Broker, wait time.Duration) {
+	t.Helper()
+	require.NoError(t, b.Stream.DeleteConsumer(t.Context(), broker.ConsumerName))
+	c, err := b.Stream.CreateConsumer(t.Context(), jetstream.ConsumerConfig{
+		Durable: broker.ConsumerName, FilterSubject: subject.Chunk + ".>", AckPolicy: jetstream.AckExplicitPolicy,
+		AckWait: wait, MaxDeliver: -1, MaxAckPending: -1,
+	})
+	require.NoError(t, err)
+	b.Consumer = c
+}
+
+func embedded(t *testing.T) *bench {
+	t.Helper()
+	return newBench(t, brokertest.Embedded(t))
+}
+
+// notifying returns a logger that tells when the broker has not answered.
+func notifying(refused chan<- struct{}) *slog.Logger { return slog.New(notifier{refused}) }
+
+type notifier struct{ refused chan<- struct{} }
+
+func (n notifier) Enabled(context.Context, slog.Level) bool { return true }
+func (n notifier) WithAttrs([]slog.Attr) slog.Handler       { return n }
+func (n notifier) WithGroup(string) slog.Handler            { return n }
+func (n notifier) Handle(_ context.Context, r slog.Record) error {
+	if strings.Contains(r.Message, "trying again") {
+		select {
+		case n.refused <- struct{}{}:
+		default:
+		}
+	}
+	return nil
+}

@@ -1,0 +1,329 @@
+package consume
+
+import (
+	"context"
+	"fmt"
+	"net/http"
+	"strings"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/nats-io/nats.go/jetstream"
+	"github.com/stretchr/testify/require"
+
+	"github.com/osism/skopeo-worker/shared/broker"
+	"github.com/osism/skopeo-worker/shared/brokertest"
+	"github.com/osism/skopeo-worker/shared/failure"
+	"github.com/osism/skopeo-worker/shared/message"
+	"github.com/osism/skopeo-worker/shared/run"
+	"github.com/osism/skopeo-worker/shared/subject"
+	"github.com/osism/skopeo-worker/worker/registrytest"
+)
+
+// TestRun: what is published is mirrored, and the run is over with numbers that tell
+// what happened.
+func TestRun(t *testing.T) {
+	b := embedded(t)
+	b.push(t, "1", "2", "3")
+	_, _, err := b.from.BreakImage(repository, "3")
+	require.NoError(t, err)
+	start(t, b.consumer(t))
+	st := over(t, b.plan(t, b.chunk()))
+	require.Equal(t, run.StateFailed, st.State)
+	require.Equal(t, run.Tally{Total: 3, Copied: 2, Failed: 1}, st.Images)
+	require.Equal(t, run.Chunks{Total: 1, Done: 1}, st.Chunks)
+	require.Equal(t, 3, st.Pulls)
+	b.mirrored(t, "1", "2")
+	require.Len(t, b.failures(t), 1)
+	require.Empty(t, b.subjects(t, subject.Chunk+".>"))
+}
+
+// TestSnoozedChunkCountsOnce: a chunk that is snoozed, more than once, counts each of
+// its images once.
+func TestSnoozedChunkCountsOnce(t *testing.T) {
+	b := embedded(t)
+	b.push(t, "1", "2", "3", "4")
+	// skopeo tells of waits above its own two seconds only; ours come from a HEAD.
+	defer b.from.Inject(registrytest.Fault{Match: registrytest.All(heads, registrytest.Ref("4")), Times: 2, Status: 429,
+		Header: http.Header{"Retry-After": {"1"}}})()
+	tracker := b.plan(t, b.chunk())
+	start(t, b.consumer(t))
+	var snoozed run.Status
+	require.Eventually(t, func() bool {
+		var err error
+		snoozed, err = tracker.Status(t.Context())
+		return err == nil && snoozed.Chunks.Snoozed == 1
+	}, deadline, often)
+	require.Equal(t, run.StateSnoozed, snoozed.State)
+	require.NotNil(t, snoozed.NextDue)
+	st := over(t, tracker)
+	require.Equal(t, run.StateDone, st.State)
+	require.Equal(t, run.Tally{Total: 4, Copied: 4}, st.Images)
+	require.Equal(t, run.Chunks{Total: 1, Done: 1}, st.Chunks)
+	require.Equal(t, 4, b.from.Pulls())
+	b.mirrored(t, "1", "2", "3", "4")
+}
+
+// TestSIGTERM: what has not begun goes back at once, as due now, and another worker
+// finishes it.
+func TestSIGTERM(t *testing.T) {
+	b := embedded(t)
+	b.push(t, "1", "2", "3", "4")
+	gate := make(chan struct{})
+	defer b.from.Inject(registrytest.Fault{Match: blobs, Gate: gate})()
+	begun := b.from.Notify(blobs)
+	first := b.consumer(t)
+	first.worker.Concurrency = 1
+	tracker := b.plan(t, b.chunk())
+	ctx, cancel := context.WithCancel(t.Context())
+	ended := make(chan error, 1)
+	go func() { ended <- first.Run(ctx) }()
+	<-begun
+	cancel()
+	close(gate)
+	require.NoError(t, <-ended)
+	require.Len(t, b.subjects(t, subject.Chunk+".>"), 1)
+	require.Empty(t, b.subjects(t, subject.Later+".>"))
+
+	start(t, b.consumer(t))
+	st := over(t, tracker)
+	require.Equal(t, run.Tally{Total: 4, Copied: 4}, st.Images)
+	require.Equal(t, 4, b.from.Pulls(), "nothing twice")
+}
+
+// TestHeartbeat keeps a chunk that takes longer than AckWait.
+func TestHeartbeat(t *testing.T) {
+	b := embedded(t)
+	const wait = 500 * time.Millisecond
+	impatient(t, b.Broker, wait)
+	b.push(t, "1")
+	gate := make(chan struct{})
+	defer b.from.Inject(registrytest.Fault{Match: blobs, Gate: gate})()
+	begun := b.from.Notify(blobs)
+	tracker := b.plan(t, b.chunk())
+	start(t, b.consumer(t))
+	start(t, b.consumer(t)) // would get it
+	<-begun
+	waited := time.Now()
+	require.Eventually(t, func() bool { return time.Since(waited) > 4*wait }, deadline, wait/2)
+	info, err := b.Consumer.Info(t.Context())
+	require.NoError(t, err)
+	require.Zero(t, info.NumRedelivered)
+	close(gate)
+	require.Equal(t, run.Tally{Total: 1, Copied: 1}, over(t, tracker).Images)
+	require.Equal(t, 1, b.from.Count(registrytest.All(gets)))
+}
+
+// TestBrokerRestartsWhileAChunkIsWorkedOn: the work is not lost, nor done twice.
+func TestBrokerRestartsWhileAChunkIsWorkedOn(t *testing.T) {
+	server := brokertest.Start(t)
+	b := newBench(t, brokertest.Open(t, server.Config()))
+	b.push(t, "1", "2", "3")
+	_, _, err := b.from.BreakImage(repository, "2")
+	require.NoError(t, err)
+	gate := make(chan struct{})
+	defer b.from.Inject(registrytest.Fault{Match: blobs, Gate: gate})()
+	begun := b.from.Notify(blobs)
+	tracker := b.plan(t, b.chunk())
+	start(t, b.consumer(t))
+	<-begun
+	server.Stop()
+	close(gate) // the failure is recorded, and the rest acknowledged, once it is back
+	require.NoError(t, b.from.WaitFor(t.Context(), registrytest.All(blobs, registrytest.Answered(404))))
+	server.Restart()
+	require.Equal(t, run.Tally{Total: 3, Copied: 2, Failed: 1}, over(t, tracker).Images)
+	require.Equal(t, 3, b.from.Pulls())
+	require.Len(t, b.failures(t), 1)
+	b.mirrored(t, "1", "3")
+}
+
+// TestConsumerThatIsDeleted ends the worker, so that somebody notices.
+func TestConsumerThatIsDeleted(t *testing.T) {
+	b := embedded(t)
+	c := b.consumer(t)
+	ended := make(chan error, 1)
+	go func() { ended <- c.Run(t.Context()) }()
+	require.Eventually(t, func() bool {
+		info, err := b.Consumer.Info(t.Context())
+		return err == nil && info.NumWaiting == 1
+	}, deadline, often)
+	require.NoError(t, b.Stream.DeleteConsumer(t.Context(), broker.ConsumerName))
+	require.ErrorContains(t, <-ended, "deleted")
+}
+
+// TestTwoWorkersHoldOneChunk: an acknowledgement is no fence, and the second one
+// must not be waited for.
+func TestTwoWorkersHoldOneChunk(t *testing.T) {
+	b := embedded(t)
+	impatient(t, b.Broker, 50*time.Millisecond)
+	b.push(t, "1")
+	b.plan(t, b.chunk())
+	one := b.receive(t)
+	two := b.receive(t)
+	c := b.consumer(t)
+	c.take(t.Context(), one)
+	c.take(t.Context(), two)
+	require.Empty(t, b.subjects(t, subject.Chunk+".>"))
+	b.mirrored(t, "1")
+	require.Equal(t, 1, b.from.Pulls())
+}
+
+// deaf is a message whose first acknowledgements the broker never gets.
+type deaf struct {
+	jetstream.Msg
+	deaf *atomic.Bool
+	acks *atomic.Int32
+}
+
+func (d deaf) DoubleAck(ctx context.Context) error {
+	d.acks.Add(1)
+	if d.deaf.Load() {
+		return context.DeadlineExceeded
+	}
+	return d.Msg.DoubleAck(ctx)
+}
+
+// TestCrashBetweenPublishAndAck: the remainder is there before the message is gone,
+// the next delivery publishes its own under another name, and the images are mirrored
+// though they were in two messages.
+func TestCrashBetweenPublishAndAck(t *testing.T) {
+	b := embedded(t)
+	impatient(t, b.Broker, 50*time.Millisecond)
+	b.push(t, "1")
+	remove := b.from.Inject(registrytest.Fault{Match: heads, Status: 429, Header: http.Header{"Retry-After": {"3600"}}})
+	b.plan(t, b.chunk(message.Image{Tag: "1"}))
+	c := b.consumer(t)
+
+	crashed, cancel := context.WithCancel(t.Context())
+	d := delivery{Consumer: c, work: t.Context(), stopping: crashed.Done(),
+		msg: deaf{b.receive(t), alwaysTrue(), new(atomic.Int32)}}
+	go func() { // the crash comes when the remainder is there
+		for len(b.subjects(t, subject.Later+".>")) == 0 && t.Context().Err() == nil {
+		}
+		cancel()
+	}()
+	require.Error(t, d.handle(crashed))
+	require.Len(t, b.subjects(t, subject.Later+".>"), 1)
+	require.Len(t, b.subjects(t, subject.Chunk+".>"), 1)
+
+	c.take(t.Context(), b.receive(t))
+	later := b.subjects(t, subject.Later+".>")
+	require.Len(t, later, 2, "each delivery has a subject of its own")
+	require.Empty(t, b.subjects(t, subject.Chunk+".>"))
+	for _, s := range later {
+		m, err := b.Stream.GetLastMsgForSubject(t.Context(), s)
+		require.NoError(t, err)
+		left, err := message.Decode(m.Data)
+		require.NoError(t, err)
+		require.Equal(t, []message.Image{{Tag: "1"}}, left.Repositories[0].Images)
+	}
+
+	remove()
+	require.NoError(t, c.Sweep(t.Context(), time.Now().Add(2*time.Hour)))
+	c.take(t.Context(), b.receive(t))
+	c.take(t.Context(), b.receive(t))
+	b.mirrored(t, "1")
+	require.Empty(t, b.subjects(t, subject.OfRun(name, runID)))
+	require.Equal(t, 1, b.from.Pulls())
+}
+
+func alwaysTrue() *atomic.Bool {
+	yes := new(atomic.Bool)
+	yes.Store(true)
+	return yes
+}
+
+// TestRemainderIsPublishedOnce: where the broker's answer was lost, the next try
+// finds it there.
+func TestRemainderIsPublishedOnce(t *testing.T) {
+	b := embedded(t)
+	d := delivery{Consumer: b.consumer(t), address: b.address("000001"), number: 1, sequence: 7}
+	for _, after := range []time.Duration{0, time.Hour} {
+		for range 2 {
+			require.NoError(t, d.publish(t.Context(), d.address, after, nil, []byte("x")))
+		}
+	}
+	info, err := b.Stream.Info(t.Context())
+	require.NoError(t, err)
+	require.EqualValues(t, 2, info.State.Msgs)
+}
+
+// TestLargeRemainderIsSplit, and no piece is larger than a message may be.
+func TestLargeRemainderIsSplit(t *testing.T) {
+	b := embedded(t)
+	defer b.from.Inject(registrytest.Fault{Match: heads, Status: 429, Header: http.Header{"Retry-After": {"3600"}}})()
+	var images []message.Image
+	for i := range 6000 {
+		images = append(images, message.Image{Tag: fmt.Sprintf("%05d-%s", i, strings.Repeat("x", 120))})
+	}
+	half := b.chunk(images[:3000]...) // what is due comes in messages of a size, too
+	half.Repositories[0].Images = append([]message.Image{}, images[:3000]...)
+	tracker := b.plan(t, half)
+	d := delivery{Consumer: b.consumer(t), address: b.address("000001"), number: 1, sequence: 7}
+	whole := b.chunk(images...)
+	require.NoError(t, d.remainder(t.Context(), whole, time.Hour))
+	later := b.subjects(t, subject.Later+".>")
+	require.Greater(t, len(later), 1)
+	seen := map[string]bool{}
+	for _, s := range later {
+		m, err := b.Stream.GetLastMsgForSubject(t.Context(), s)
+		require.NoError(t, err)
+		require.Less(t, len(m.Data), message.MaxSize)
+		piece, err := message.Decode(m.Data)
+		require.NoError(t, err)
+		for _, i := range piece.Repositories[0].Images {
+			require.False(t, seen[i.Tag])
+			seen[i.Tag] = true
+		}
+	}
+	require.Len(t, seen, len(images))
+	st, err := tracker.Status(t.Context())
+	require.NoError(t, err)
+	require.Equal(t, len(images), st.Images.Total)
+}
+
+// TestSuperseded: what a newer run has resolved is dropped from the older run's
+// remainders, but not from its first deliveries.
+func TestSuperseded(t *testing.T) {
+	b := embedded(t)
+	b.push(t, "1")
+	c := b.consumer(t)
+	newer := b.chunk()
+	newer.Run = "20260102-000000-000-0000"
+	require.NoError(t, c.worker.Resolutions.Resolved(t.Context(), newer, newer.Repositories[0]))
+	older := b.chunk()
+	require.NoError(t, c.worker.Resolutions.Resolved(t.Context(), older, older.Repositories[0]), "it stays the newer one's")
+	tracker := b.plan(t, b.chunk(message.Image{Tag: "1"}))
+	start(t, c)
+	require.Equal(t, run.Tally{Total: 1, Skipped: 1}, over(t, tracker).Images)
+	require.Empty(t, b.from.Requests())
+
+	other := older.Repositories[0]
+	other.Tag = "1"
+	superseded, err := c.worker.Resolutions.Superseded(t.Context(), older, other)
+	require.NoError(t, err)
+	require.False(t, superseded, "another entry")
+}
+
+// TestFailureRecordsOfTheBroker: a failure is in its record when the message is gone,
+// and out of it when a republish has mirrored it.
+func TestRepublish(t *testing.T) {
+	b := embedded(t)
+	b.push(t, "1", "2")
+	_, mend, err := b.from.BreakImage(repository, "2")
+	require.NoError(t, err)
+	start(t, b.consumer(t))
+	over(t, b.plan(t, b.chunk()))
+	require.Len(t, b.failures(t)[0].Images, 1)
+	require.NoError(t, mend())
+	done, err := failure.NewStore(b.Broker).Republish(t.Context(), name, "20260103-000000-000-0000", func(failure.Record) bool { return true })
+	require.NoError(t, err)
+	require.Equal(t, 1, done.Images)
+	require.Eventually(t, func() bool {
+		_, err := b.to.Digest(destination, "2")
+		return err == nil && len(b.subjects(t, subject.Chunk+".>")) == 0
+	}, deadline, often)
+	require.Empty(t, b.failures(t))
+	b.mirrored(t, "1", "2")
+}

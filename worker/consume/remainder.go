@@ -1,0 +1,83 @@
+package consume
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+
+	"github.com/osism/skopeo-worker/shared/broker"
+	"github.com/osism/skopeo-worker/shared/message"
+	"github.com/osism/skopeo-worker/shared/run"
+	"github.com/osism/skopeo-worker/shared/subject"
+)
+
+// remainder publishes what is left, before the message is acknowledged: due now,
+// or after a while.
+func (d *delivery) remainder(ctx context.Context, c message.Chunk, after time.Duration) error {
+	pieces, err := message.Split(c)
+	if err != nil {
+		return err
+	}
+	for i, piece := range pieces {
+		data, err := piece.Encode()
+		if err != nil {
+			return err
+		}
+		a := d.address
+		a.Token = d.nextToken(i)
+		progress := run.Progress{State: run.Snoozed, Due: d.now().Add(after).UTC(), Updated: d.now().UTC()}
+		for _, r := range piece.Repositories {
+			progress.Images.Total += len(r.Images)
+		}
+		record := func(ctx context.Context) error { return d.runs.Record(ctx, a, progress) }
+		if err := insist(ctx, d.log, patient(d.broker.Conn, record)); err != nil {
+			d.log.Warn("the status will be incomplete", "error", err)
+		}
+		if err := d.publish(ctx, a, after, nil, data); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// nextToken names the i-th remainder of this message. No two deliveries of a
+// message share a name: a schedule's subject must never be written twice.
+func (d *delivery) nextToken(i int) string {
+	token := fmt.Sprintf("%s-%d", d.address.Number(), d.sequence)
+	if d.number > 1 || i > 0 {
+		token += fmt.Sprintf("-%d", d.number)
+	}
+	if i > 0 {
+		token += fmt.Sprintf("-%d", i+1)
+	}
+	return token
+}
+
+// publish stores a message for the address, due now or after a while.
+func (d *delivery) publish(ctx context.Context, a subject.Address, after time.Duration, header nats.Header, data []byte) error {
+	m := nats.NewMsg(a.Under(subject.Chunk))
+	m.Data = data
+	if after > 0 {
+		m = broker.Scheduled(subject.Later, a, d.now().Add(after), data)
+	}
+	for k, v := range header {
+		m.Header[k] = v
+	}
+	// Where only the broker's answer was lost, the next try finds it there.
+	m.Header.Set(jetstream.ExpectedLastSubjSeqHeader, "0")
+	return insist(ctx, d.log, func(ctx context.Context) error {
+		_, err := d.broker.Publish(ctx, m)
+		if !errors.Is(err, broker.ErrConflict) {
+			return err
+		}
+		if _, err = d.broker.Stream.GetLastMsgForSubject(ctx, m.Subject); err != nil {
+			// Still on its way into the stream, or already out of it.
+			return fmt.Errorf("publishing %s: it is not there yet: %v", m.Subject, err)
+		}
+		return nil
+	})
+}

@@ -1,0 +1,59 @@
+package consume
+
+import (
+	"context"
+	"time"
+
+	"github.com/osism/skopeo-worker/shared/run"
+)
+
+// reportInterval bounds how often the progress of a chunk is stored.
+const reportInterval = time.Second
+
+// Image implements chunk.Observer.
+func (d *delivery) Image(registry, outcome string) { d.metrics.Image(registry, outcome) }
+
+// Progress implements chunk.Observer. Pulls of earlier deliveries were made, too.
+func (d *delivery) Progress(images run.Tally, pulls int, bytes int64) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	p := run.Progress{State: run.Running, Images: images, Pulls: d.earlier.Pulls + pulls, Bytes: d.earlier.Bytes + bytes}
+	if d.progress.State == run.Running {
+		d.metrics.Spent(p.Pulls-d.progress.Pulls, p.Bytes-d.progress.Bytes)
+	}
+	d.progress, d.changed = p, true
+}
+
+// report stores the progress while the chunk is worked on.
+func (d *delivery) report(ctx context.Context) {
+	ticker := time.NewTicker(reportInterval)
+	defer ticker.Stop()
+	for ctx.Err() == nil {
+		d.mu.Lock()
+		due := d.changed && d.progress.State == run.Running
+		d.mu.Unlock()
+		if due {
+			if err := d.store(ctx); err != nil && ctx.Err() == nil {
+				d.log.Warn("the status is late", "error", err)
+			}
+		}
+		select {
+		case <-ctx.Done():
+		case <-ticker.C:
+		}
+	}
+}
+
+// store records the progress. Nothing depends on it but what people see.
+func (d *delivery) store(ctx context.Context) error {
+	if d.address.Token == "" {
+		return nil
+	}
+	d.storing.Lock()
+	defer d.storing.Unlock()
+	d.mu.Lock()
+	d.progress.Updated, d.changed = d.now().UTC(), false
+	p := d.progress
+	d.mu.Unlock()
+	return d.runs.Record(ctx, d.address, p)
+}

@@ -1,0 +1,164 @@
+package listing
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"iter"
+	"log/slog"
+	"net/url"
+	"slices"
+	"sync"
+
+	"github.com/osism/skopeo-worker/shared/reference"
+	"github.com/osism/skopeo-worker/worker/registry"
+)
+
+// tagsPerPage is the most that both quay.io and Docker Hub give in an answer.
+const tagsPerPage = 100
+
+// bulk lists with an API that tells of many tags at once, and hands over to the
+// OCI API where that one does not answer.
+type bulk struct {
+	api *api
+	oci *OCI
+	log *slog.Logger
+
+	told sync.Map // of complaint
+}
+
+// complaint is what is said once: the cause, and whether it came with the first
+// page or with a later one, which concerns repositories of many tags only.
+type complaint struct {
+	registry string
+	status   int   // of an answer
+	cause    error // of causes, without one
+	later    bool
+}
+
+// causes are why an API cannot be used that did not refuse us.
+var causes = []error{
+	registry.ErrUnexpected, registry.ErrTooLarge, registry.ErrPlainHTTP,
+	registry.ErrCertificate, registry.ErrUnavailable,
+}
+
+// page is one answer.
+type page struct {
+	tags []Tag
+	more bool // there is another page, or the answer does not tell
+}
+
+// source is one bulk API.
+type source struct {
+	// target is the URL of a page, counted from 1.
+	target func(repository reference.Reference, page int) url.URL
+	// read reads an answer. Its error says why it is none of this API.
+	read func(body []byte) (page, error)
+	// notFoundEnds says that a page past the end is answered with 404.
+	notFoundEnds bool
+	// elsewhere says that the API has another host than the registry: one may be
+	// closed off where the other is not.
+	elsewhere bool
+}
+
+// tags lists with a source. Being limited and a server in trouble end the
+// listing, because they pass. After any other failure the OCI API has the last
+// word on the repository.
+func (b *bulk) tags(ctx context.Context, repository string, from source) iter.Seq2[Tag, error] {
+	return func(yield func(Tag, error) bool) {
+		parsed, err := reference.Parse(repository)
+		if err != nil {
+			yield(Tag{}, named(repository, fmt.Errorf("%w: %w", registry.ErrName, err)))
+			return
+		}
+		seen := names{}
+		for tag, err := range b.pages(ctx, parsed, from) {
+			switch {
+			case err == nil:
+				if tag.Name != "" && seen.add(tag.Name) && !yield(tag, nil) {
+					return
+				}
+			case from.ends(err, len(seen) > 0):
+				yield(Tag{}, err)
+				return
+			default:
+				b.complain(parsed, err, len(seen) > 0)
+				b.oci.rest(ctx, repository, seen)(yield)
+				return
+			}
+		}
+	}
+}
+
+// ends says whether a failure is not to be mended by the OCI API.
+func (s source) ends(err error, later bool) bool {
+	if errors.Is(err, registry.ErrUnavailable) {
+		return later || !s.elsewhere || statusOf(err) != 0
+	}
+	return errors.Is(err, registry.ErrLimited) ||
+		errors.Is(err, context.Canceled) || errors.Is(err, context.DeadlineExceeded)
+}
+
+// pages yields the tags of all pages as they are, an error last.
+func (b *bulk) pages(ctx context.Context, repository reference.Reference, from source) iter.Seq2[Tag, error] {
+	return func(yield func(Tag, error) bool) {
+		name := repository.Repository()
+		var before []byte
+		for n := 1; ; n++ {
+			body, err := b.api.get(ctx, name, from.target(repository, n))
+			if n > 1 && from.notFoundEnds && errors.Is(err, registry.ErrNotFound) {
+				return // tags were deleted since the page before announced this one
+			}
+			if err != nil {
+				yield(Tag{}, err)
+				return
+			}
+			if bytes.Equal(body, before) { // both APIs number their pages in the answer
+				yield(Tag{}, named(name, fmt.Errorf("%w: the next page is the same page", registry.ErrUnexpected)))
+				return
+			}
+			before = body
+			found, err := from.read(body)
+			if err != nil {
+				yield(Tag{}, named(name, fmt.Errorf("%w: %w", registry.ErrUnexpected, err)))
+				return
+			}
+			for _, tag := range found.tags {
+				if !yield(tag, nil) {
+					return
+				}
+			}
+			if !found.more {
+				return
+			}
+		}
+	}
+}
+
+// complain says that a bulk API cannot be used, once for each cause: a list has
+// hundreds of repositories.
+func (b *bulk) complain(repository reference.Reference, err error, later bool) {
+	said := complaint{registry: repository.Registry, status: statusOf(err), later: later}
+	if i := slices.IndexFunc(causes, func(cause error) bool { return errors.Is(err, cause) }); i >= 0 {
+		said.cause = causes[i]
+	}
+	if _, known := b.told.LoadOrStore(said, true); known {
+		return
+	}
+	b.log.Warn("the bulk tag listing cannot be used; listing with the OCI API, which takes a request a tag",
+		"registry", repository.Registry, "later_page", later, "cause", err)
+}
+
+// statusOf is 0 where there was no answer.
+func statusOf(err error) int {
+	if failed := (*registry.Error)(nil); errors.As(err, &failed) {
+		return failed.Status
+	}
+	return 0
+}
+
+// named is an error about a repository as a whole.
+func named(repository string, err error) *registry.Error {
+	return &registry.Error{Op: registry.OpTags, Repository: repository, Err: err}
+}

@@ -1,0 +1,276 @@
+package listing_test
+
+import (
+	"context"
+	"crypto/tls"
+	"crypto/x509"
+	"fmt"
+	"io"
+	"log"
+	"log/slog"
+	"net/http"
+	"net/http/httptest"
+	"slices"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/go-containerregistry/pkg/authn"
+	"github.com/osism/skopeo-worker/worker/listing"
+	"github.com/osism/skopeo-worker/worker/outcome"
+	"github.com/osism/skopeo-worker/worker/registry"
+	"github.com/osism/skopeo-worker/worker/registrytest"
+	"github.com/stretchr/testify/require"
+)
+
+// soon is the unix time in some seconds.
+func soon(seconds int) string {
+	return strconv.FormatInt(time.Now().Unix()+int64(seconds), 10)
+}
+
+func TestFallsBackToOCI(t *testing.T) {
+	for name, fault := range map[string]registrytest.Fault{
+		"unauthorized": {Status: http.StatusUnauthorized, Body: `{"error_message":"Unauthorized"}`},
+		"denied":       {Status: http.StatusForbidden, Body: "<html><h1>Forbidden</h1></html>"},
+		"refused":      {Status: http.StatusBadRequest},
+		"page":         {Status: http.StatusOK, Body: "<html><h1>Sign in</h1></html>"},
+		"cut":          {Status: http.StatusOK, Body: `{"results":[{"na`},
+		"other API":    {Status: http.StatusOK, Body: `{"message":"hello"}`},
+		"other fields": {Status: http.StatusOK, Body: `{"results":[{"name":1}],"tags":[{"start_ts":"x"}]}`},
+		"plain HTTP":   {Status: http.StatusFound, Header: http.Header{"Location": {"http://127.0.0.1:1/"}}},
+	} {
+		for _, page := range []int{1, 2} {
+			t.Run(fmt.Sprint(name, " on page ", page), func(t *testing.T) {
+				both(t, func(t *testing.T, repository string) {
+					quirks := registrytest.BulkAPI{PageLimit: 2}
+					s := start(t, quirks, quirks)
+					other := strings.Replace(repository, "/n", "/other-n", 1) + "-2"
+					tags := []string{"a", "b", "c", "d", "e"}
+					s.push(t, repository, tags...)
+					s.push(t, other, tags...)
+					r, _ := s.upstream(repository)
+					fault.Match = registrytest.All(bulk, registrytest.Page(page))
+					r.Inject(fault)
+
+					want := []string{"e", "d", "a", "b", "c"} // the rest in lexical order
+					if page == 1 {
+						want = tags
+					}
+					require.Equal(t, want, s.names(t, repository))
+					require.Equal(t, want, s.names(t, other))
+					require.Equal(t, 1, strings.Count(s.log.String(), "level=WARN"), s.log.String())
+				})
+			})
+		}
+	}
+}
+
+func TestAnswerBeyondAnySense(t *testing.T) {
+	s := start(t, registrytest.BulkAPI{}, registrytest.BulkAPI{})
+	s.push(t, inQuay, "a")
+	body := `{"tags":[],"page":1}` + strings.Repeat(" ", 16<<20)
+	s.Quay.Inject(registrytest.Fault{Match: bulk, Status: http.StatusOK, Body: body})
+	require.Equal(t, []string{"a"}, s.names(t, inQuay))
+	require.Contains(t, s.log.String(), "too large")
+}
+
+func TestRepositoryThatDoesNotExist(t *testing.T) {
+	both(t, func(t *testing.T, repository string) {
+		s := start(t, registrytest.BulkAPI{}, registrytest.BulkAPI{})
+		got, err := s.list(t.Context(), repository)
+		require.Empty(t, got)
+		require.ErrorIs(t, err, registry.ErrNotFound, "the OCI API says so")
+		require.Equal(t, outcome.Final, outcome.Classify(err))
+	})
+}
+
+func TestOneWarningForEachCause(t *testing.T) {
+	s := start(t, registrytest.BulkAPI{}, registrytest.BulkAPI{})
+	s.push(t, inQuay, "a")
+	for _, status := range []int{401, 403, 401, 404, 403, 401, 404} {
+		s.Quay.Inject(registrytest.Fault{Match: bulk, Times: 1, Status: status})
+		require.Equal(t, []string{"a"}, s.names(t, inQuay))
+	}
+	require.Equal(t, 3, strings.Count(s.log.String(), "level=WARN"))
+	require.Contains(t, s.log.String(), "registry=quay.io")
+}
+
+func TestNoAnswer(t *testing.T) {
+	silence := func(page int) registrytest.Fault {
+		return registrytest.Fault{Match: registrytest.All(bulk, registrytest.Page(page)), Reset: true}
+	}
+	quirks := registrytest.BulkAPI{PageLimit: 2}
+	t.Run("hub.docker.com is closed off", func(t *testing.T) {
+		s := start(t, quirks, quirks)
+		s.push(t, inHub, "a", "b", "c")
+		s.Hub.Inject(silence(1))
+		require.Equal(t, []string{"a", "b", "c"}, s.names(t, inHub))
+		require.Equal(t, 1, strings.Count(s.log.String(), "level=WARN"))
+	})
+	t.Run("hub.docker.com goes away", func(t *testing.T) {
+		s := start(t, quirks, quirks)
+		s.push(t, inHub, "a", "b", "c")
+		s.Hub.Inject(silence(2))
+		_, err := s.list(t.Context(), inHub)
+		require.ErrorIs(t, err, registry.ErrUnavailable)
+		require.Equal(t, outcome.Transient, outcome.Classify(err))
+	})
+	t.Run("half an answer", func(t *testing.T) {
+		s := start(t, quirks, quirks)
+		s.push(t, inQuay, "a")
+		s.Quay.Inject(registrytest.Fault{Match: bulk, TruncateBody: true})
+		_, err := s.list(t.Context(), inQuay)
+		require.ErrorIs(t, err, registry.ErrUnavailable)
+	})
+	t.Run("we stop", func(t *testing.T) {
+		s := start(t, quirks, quirks)
+		s.push(t, inQuay, "a")
+		s.Quay.Inject(registrytest.Fault{Match: bulk, Hang: true})
+		ctx, cancel := context.WithCancel(t.Context())
+		arrived := s.Quay.Notify(bulk)
+		go func() { <-arrived; cancel() }()
+		_, err := s.list(ctx, inQuay)
+		require.Equal(t, outcome.Interrupted, outcome.Classify(err))
+		require.Empty(t, s.log.String())
+	})
+}
+
+type keychain struct{}
+
+func (keychain) Resolve(authn.Resource) (authn.Authenticator, error) {
+	return &authn.Basic{Username: "bob", Password: "hunter2"}, nil
+}
+
+// TestQuayOfOnesOwn has a Quay in plain HTTP on a port, private.
+func TestQuayOfOnesOwn(t *testing.T) {
+	for name, options := range map[string][]registrytest.Option{
+		"public": nil, "private": {registrytest.WithTokenAuth(registrytest.TokenAuth{User: "bob", Password: "hunter2"})},
+	} {
+		t.Run(name, func(t *testing.T) {
+			r := registrytest.New(t, append(options, registrytest.WithQuayAPI(registrytest.BulkAPI{}))...)
+			digest, err := r.PushImage("team/tool", "1", registrytest.Image{})
+			require.NoError(t, err)
+			insecure := []string{r.Host()}
+			s := &setup{Selection: listing.New(listing.Options{
+				Registry:  registry.NewClient(registry.Options{Insecure: insecure, Keychain: keychain{}}),
+				QuayHosts: []string{" " + strings.ToUpper(r.Host())}, Insecure: insecure,
+			})}
+			for range 2 {
+				got, err := s.list(t.Context(), r.Host()+"/team/tool")
+				require.NoError(t, err)
+				require.Equal(t, []string{"1"}, namesOf(got))
+				require.Equal(t, name == "public", got[0].Digest == digest)
+			}
+			require.Equal(t, 2, r.Count(bulk))
+		})
+	}
+}
+
+// TestPlainHTTPNeedsPermission and a trusted certificate is needed, too.
+func TestPlainHTTPNeedsPermission(t *testing.T) {
+	for _, c := range []struct {
+		server func(http.Handler) *httptest.Server
+		err    error
+	}{
+		{httptest.NewServer, registry.ErrPlainHTTP}, {httptest.NewTLSServer, registry.ErrCertificate},
+	} {
+		asked := 0
+		server := c.server(http.HandlerFunc(func(http.ResponseWriter, *http.Request) { asked++ }))
+		server.Config.ErrorLog = log.New(io.Discard, "", 0)
+		t.Cleanup(server.Close)
+		host := strings.TrimPrefix(strings.TrimPrefix(server.URL, "http://"), "https://")
+		transport := &http.Transport{TLSClientConfig: &tls.Config{RootCAs: x509.NewCertPool()}}
+		s := &setup{Selection: listing.New(listing.Options{
+			Registry:  registry.NewClient(registry.Options{Transport: transport}),
+			Transport: transport, QuayHosts: []string{host},
+		})}
+		_, err := s.list(t.Context(), host+"/team/tool")
+		require.ErrorIs(t, err, c.err)
+		require.Zero(t, asked)
+	}
+}
+
+// TestSamePageForEver has a server that does not know of pages.
+func TestSamePageForEver(t *testing.T) {
+	var paths []string
+	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, req *http.Request) {
+		paths = append(paths, req.URL.Path)
+		switch {
+		case strings.HasPrefix(req.URL.Path, "/api/"):
+			_, _ = w.Write([]byte(`{"tags":[{"name":"a"},null,{"name":null}],"has_additional":null}`))
+		case strings.HasSuffix(req.URL.Path, "/tags/list"):
+			_, _ = w.Write([]byte(`{"tags":["a","b","b"]}`))
+		}
+	}))
+	t.Cleanup(server.Close)
+	host := strings.TrimPrefix(server.URL, "http://")
+	s := &setup{Selection: listing.New(listing.Options{
+		Registry:  registry.NewClient(registry.Options{Insecure: []string{host}}),
+		QuayHosts: []string{host}, Insecure: []string{host},
+	})}
+	require.Equal(t, []string{"a", "b"}, s.names(t, host+"/x/y"))
+	api := "/api/v1/repository/x/y/tag/"
+	require.Equal(t, []string{api, api}, slices.DeleteFunc(paths, func(p string) bool { return p != api }))
+}
+
+// spy is a transport that keeps the URLs it was asked for.
+type spy struct {
+	http.RoundTripper
+	urls []string
+}
+
+func (s *spy) RoundTrip(request *http.Request) (*http.Response, error) {
+	s.urls = append(s.urls, request.URL.String())
+	return s.RoundTripper.RoundTrip(request)
+}
+
+func TestURLs(t *testing.T) {
+	internet := registrytest.NewInternet(t, nil, nil)
+	network := &spy{RoundTripper: internet.Transport}
+	s := &setup{Selection: listing.New(listing.Options{
+		Registry:  registry.NewClient(registry.Options{Transport: internet.Transport}),
+		Transport: network, Log: slog.New(slog.DiscardHandler),
+	})}
+	for _, repository := range []string{"docker.io/a/b", "docker.io/a/b/c", "quay.io/a/b", "quay.io/a/b/c"} {
+		_, err := s.list(t.Context(), repository)
+		require.ErrorIs(t, err, registry.ErrNotFound)
+	}
+	require.Equal(t, []string{
+		"https://hub.docker.com/v2/namespaces/a/repositories/b/tags?page=1&page_size=100",
+		"https://hub.docker.com/v2/namespaces/a/repositories/b%2Fc/tags?page=1&page_size=100",
+		"https://quay.io/api/v1/repository/a/b/tag/?limit=100&onlyActiveTags=true&page=1",
+		"https://quay.io/api/v1/repository/a/b/c/tag/?limit=100&onlyActiveTags=true&page=1",
+	}, network.urls)
+}
+
+func TestFor(t *testing.T) {
+	s := listing.New(listing.Options{QuayHosts: []string{"registry.example.com:5000"}})
+	for repository, want := range map[string]listing.Lister{
+		"docker.io/library/nginx":             &listing.Hub{},
+		"registry-1.docker.io/library/nginx":  &listing.Hub{},
+		"nginx":                               &listing.Hub{},
+		"quay.io/osism/osism":                 &listing.Quay{},
+		"registry.example.com:5000/team/tool": &listing.Quay{},
+		"registry.example.com/team/tool":      &listing.OCI{},
+		"ghcr.io/team/tool":                   &listing.OCI{},
+		"quay.io.example.com/team/tool":       &listing.OCI{},
+		"not a repository":                    &listing.OCI{},
+	} {
+		require.IsType(t, want, s.For(repository), repository)
+	}
+	require.False(t, (&listing.OCI{}).NewestFirst())
+}
+
+func TestOCIYieldsEachNameOnce(t *testing.T) {
+	s := start(t, registrytest.BulkAPI{}, registrytest.BulkAPI{})
+	s.push(t, inQuay, "a", "b")
+	s.Quay.Inject(registrytest.Fault{Match: registrytest.Kinds(registrytest.KindTags), Status: 200, Body: `{"tags":["b","a","b"]}`})
+	oci := &listing.OCI{Registry: registry.NewClient(registry.Options{Transport: s.Transport})}
+	var names []string
+	for tag, err := range oci.Tags(t.Context(), inQuay) {
+		require.NoError(t, err)
+		names = append(names, tag.Name)
+	}
+	require.Equal(t, []string{"b", "a"}, names)
+}

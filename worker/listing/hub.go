@@ -1,0 +1,133 @@
+package listing
+
+import (
+	"context"
+	_ "crypto/sha256" // the digest algorithms that the OCI specification registers
+	_ "crypto/sha512"
+	"encoding/json"
+	"errors"
+	"iter"
+	"net/url"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/opencontainers/go-digest"
+	"github.com/osism/skopeo-worker/shared/reference"
+)
+
+// hubHost and hubPath are where Docker Hub lists tags
+// (docs.docker.com/reference/api/hub/latest, ListRepositoryTags).
+const (
+	hubHost = "hub.docker.com"
+	hubPath = "/v2/namespaces/"
+)
+
+// unknown is the operating system of attestations in an index.
+const unknown = "unknown"
+
+// Hub lists with the API of Docker Hub: names, digests, times and platforms, in
+// order of the latest push. Strangers get the latest 1,000 tags of it (since
+// August 2026); the OCI API adds the names of the others.
+type Hub struct{ bulk *bulk }
+
+// Tags implements Lister. A tag that Docker Hub calls inactive can still be
+// pulled, and is yielded.
+func (h *Hub) Tags(ctx context.Context, repository string) iter.Seq2[Tag, error] {
+	return h.bulk.tags(ctx, repository, source{
+		target: hubURL, read: readHub, notFoundEnds: true, elsewhere: true,
+	})
+}
+
+// NewestFirst implements Lister.
+func (h *Hub) NewestFirst() bool { return true }
+
+func hubURL(repository reference.Reference, page int) url.URL {
+	namespace, name, _ := strings.Cut(repository.Path, "/")
+	path := hubPath + namespace + "/repositories/"
+	return url.URL{
+		Host:    hubHost,
+		Path:    path + name + "/tags",
+		RawPath: path + url.PathEscape(name) + "/tags",
+		RawQuery: url.Values{
+			"page":      {strconv.Itoa(page)},
+			"page_size": {strconv.Itoa(tagsPerPage)},
+		}.Encode(),
+	}
+}
+
+// hubTag is what we read of a tag. Each field can be absent or null.
+type hubTag struct {
+	Name        string     `json:"name"`
+	Digest      string     `json:"digest"`
+	MediaType   string     `json:"media_type"`
+	LastUpdated string     `json:"last_updated"` // what the listing is ordered by
+	LastPushed  string     `json:"tag_last_pushed"`
+	Images      []hubImage `json:"images"`
+}
+
+// hubImage is one manifest below a tag, attestations included.
+type hubImage struct {
+	OS           string `json:"os"`
+	Architecture string `json:"architecture"`
+	Variant      string `json:"variant"`
+}
+
+func readHub(body []byte) (page, error) {
+	var answer struct {
+		Next    string   `json:"next"` // a URL; null on the last page
+		Results []hubTag `json:"results"`
+	}
+	if err := json.Unmarshal(body, &answer); err != nil {
+		return page{}, err
+	}
+	if answer.Results == nil {
+		return page{}, errors.New("no results in the answer")
+	}
+	found := page{more: answer.Next != "" && len(answer.Results) > 0}
+	for _, t := range answer.Results {
+		found.tags = append(found.tags, Tag{
+			Name: t.Name, Digest: validDigest(t.Digest), MediaType: t.MediaType,
+			Updated: hubTime(t.LastUpdated, t.LastPushed), Platforms: hubPlatforms(t.Images),
+		})
+	}
+	return found, nil
+}
+
+// hubTime is the first of several times that can be read, zero for none.
+func hubTime(candidates ...string) time.Time {
+	for _, text := range candidates {
+		if t, err := time.Parse(time.RFC3339, text); err == nil {
+			return t.UTC()
+		}
+	}
+	return time.Time{}
+}
+
+// hubPlatforms is none where one of the images does not tell: what has a
+// platform we do not know must not be skipped for the others.
+func hubPlatforms(images []hubImage) []string {
+	var platforms []string
+	for _, image := range images {
+		if image.OS == unknown {
+			continue
+		}
+		if image.OS == "" || image.Architecture == "" {
+			return nil
+		}
+		platform := strings.TrimSuffix(image.OS+"/"+image.Architecture+"/"+image.Variant, "/")
+		if !slices.Contains(platforms, platform) {
+			platforms = append(platforms, platform)
+		}
+	}
+	return platforms
+}
+
+// validDigest is empty for what is not a digest.
+func validDigest(s string) string {
+	if digest.Digest(s).Validate() != nil {
+		return ""
+	}
+	return s
+}

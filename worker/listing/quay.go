@@ -1,0 +1,95 @@
+package listing
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"iter"
+	"net/mail"
+	"net/url"
+	"strconv"
+	"time"
+
+	"github.com/osism/skopeo-worker/shared/reference"
+)
+
+// quayPath is where Quay lists tags, with the repository between the two. Paths
+// and fields are those of ListRepositoryTags in quay/quay, endpoints/api/tag.py,
+// documented at docs.quay.io/api/swagger (listRepoTags).
+const (
+	quayPath   = "/api/v1/repository/"
+	quaySuffix = "/tag/"
+)
+
+// Quay lists with the API of quay.io, which self-hosted Quay has, too: names,
+// digests and times, in order of the latest push.
+type Quay struct{ bulk *bulk }
+
+// Tags implements Lister. Tags that have ended are left out; those that will
+// end are not.
+func (q *Quay) Tags(ctx context.Context, repository string) iter.Seq2[Tag, error] {
+	return q.bulk.tags(ctx, repository, source{target: quayURL, read: readQuay})
+}
+
+// NewestFirst implements Lister. Quay orders by the start of a tag's life
+// (quay/quay, data/model/oci/tag.py, list_repository_tag_history).
+func (q *Quay) NewestFirst() bool { return true }
+
+func quayURL(repository reference.Reference, page int) url.URL {
+	return url.URL{
+		Host: repository.Registry,
+		Path: quayPath + repository.Path + quaySuffix,
+		RawQuery: url.Values{
+			"limit":          {strconv.Itoa(tagsPerPage)},
+			"page":           {strconv.Itoa(page)},
+			"onlyActiveTags": {"true"},
+		}.Encode(),
+	}
+}
+
+// quayTag is what we read of a tag. Each field can be absent or null. Quay also
+// tells is_manifest_list, which is not enough for a media type.
+type quayTag struct {
+	Name         string `json:"name"`
+	Digest       string `json:"manifest_digest"`
+	Start        int64  `json:"start_ts"` // unix time
+	End          int64  `json:"end_ts"`   // unix time
+	LastModified string `json:"last_modified"`
+	Expiration   string `json:"expiration"`
+}
+
+func readQuay(body []byte) (page, error) {
+	var answer struct {
+		Tags          []quayTag `json:"tags"`
+		HasAdditional *bool     `json:"has_additional"`
+	}
+	if err := json.Unmarshal(body, &answer); err != nil {
+		return page{}, err
+	}
+	if answer.Tags == nil {
+		return page{}, errors.New("no tags in the answer")
+	}
+	now := time.Now()
+	found := page{more: len(answer.Tags) > 0 && (answer.HasAdditional == nil || *answer.HasAdditional)}
+	for _, t := range answer.Tags {
+		if end := quayTime(t.End, t.Expiration); !end.IsZero() && !end.After(now) {
+			continue
+		}
+		found.tags = append(found.tags, Tag{
+			Name: t.Name, Digest: validDigest(t.Digest), Updated: quayTime(t.Start, t.LastModified),
+		})
+	}
+	return found, nil
+}
+
+// quayTime is one of the two forms in which Quay tells a time, zero for none.
+func quayTime(unix int64, text string) time.Time {
+	if unix > 0 {
+		return time.Unix(unix, 0).UTC()
+	}
+	date, err := mail.ParseDate(text) // RFC 2822
+	if err != nil {
+		return time.Time{}
+	}
+	return date.UTC()
+}

@@ -1,0 +1,85 @@
+package mirror
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+
+	"github.com/google/go-containerregistry/pkg/v1/types"
+
+	"github.com/osism/skopeo-worker/worker/platform"
+	"github.com/osism/skopeo-worker/worker/registry"
+)
+
+// subset copies what is wanted of the manifest and returns the digest that it has at
+// the destination.
+func (c *copying) subset(ctx context.Context, d registry.Descriptor, wanted platform.Wanted) (string, error) {
+	index, err := c.read(ctx, d)
+	if err != nil {
+		return "", err
+	}
+	if !index.IsIndex() {
+		return d.Digest, c.wantedImage(ctx, d, wanted)
+	}
+	subset, children, err := wanted.Subset(index)
+	if errors.Is(err, platform.ErrNoPlatform) {
+		return "", fmt.Errorf("%s@%s: %w", c.source, d.Digest, err)
+	}
+	if err != nil {
+		return "", c.bad(d.Digest, err)
+	}
+	return subset.Digest, c.index(ctx, subset, children, 0)
+}
+
+// wantedImage copies an image that is in no index. Its platform is in its
+// configuration, which is read where it costs no pull: at the destination, after
+// the copy. Without a tag, what was copied in vain is collected there.
+func (c *copying) wantedImage(ctx context.Context, d registry.Descriptor, wanted platform.Wanted) error {
+	if err := c.manifest(ctx, d, 0); err != nil {
+		return err
+	}
+	matches, err := c.matches(ctx, d.Digest, wanted)
+	if err != nil || matches {
+		return err
+	}
+	return fmt.Errorf("%s@%s: %w", c.source, d.Digest, platform.ErrNoPlatform)
+}
+
+func (c *copying) matches(ctx context.Context, digest string, wanted platform.Wanted) (bool, error) {
+	manifest, err := c.copied(ctx, c.destination, digest)
+	if err != nil {
+		return false, err
+	}
+	var image struct {
+		Config struct {
+			MediaType string `json:"mediaType"`
+			Digest    string `json:"digest"`
+		} `json:"config"`
+	}
+	if err := json.Unmarshal(manifest.Raw, &image); err != nil {
+		return false, c.bad(digest, err)
+	}
+	if !types.MediaType(image.Config.MediaType).IsConfig() {
+		return true, nil // an artifact is for every platform
+	}
+	config, err := c.Registry.Config(ctx, c.destination, image.Config.Digest)
+	if err != nil {
+		return false, fmt.Errorf("reading the configuration of what was copied: %w", err)
+	}
+	return wanted.Image(config)
+}
+
+// Current reports whether the destination's tag is up to date for the source's
+// digest, and the digest that it names. It takes one request at the destination.
+func (m *Mirror) Current(ctx context.Context, destination, tag, digest string, wanted platform.Wanted) (bool, string, error) {
+	if wanted.All() {
+		have, err := m.Tagged(ctx, destination, tag)
+		return err == nil && have == digest, have, err
+	}
+	manifest, err := m.Registry.Get(ctx, destination, tag)
+	if errors.Is(err, registry.ErrNotFound) {
+		return false, "", nil
+	}
+	return err == nil && wanted.Current(manifest, digest), manifest.Digest, err
+}

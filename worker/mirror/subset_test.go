@@ -1,0 +1,74 @@
+package mirror_test
+
+import (
+	"testing"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/osism/skopeo-worker/worker/platform"
+	"github.com/osism/skopeo-worker/worker/registry"
+	"github.com/osism/skopeo-worker/worker/registrytest"
+)
+
+var amd64 = platform.Wanted{Platforms: []string{"linux/amd64"}}
+
+// TestSomePlatforms: what arrives is an index of just the wanted platforms, whole,
+// and the next look knows it by one request at the destination.
+func TestSomePlatforms(t *testing.T) {
+	p := newPair(t)
+	digest, err := p.from.PushIndex(repository, "1", registrytest.MultiPlatform("1", "linux/amd64", "linux/arm64"))
+	require.NoError(t, err)
+	p.from.ResetRequests()
+
+	copied, err := p.Copy(t.Context(), p.source(), p.destination(), registry.Descriptor{Digest: digest}, amd64)
+	require.NoError(t, err)
+	require.NotEqual(t, digest, copied.Digest)
+	require.Equal(t, 3, copied.Pulls, "the index, one image, its attestation")
+	require.Equal(t, 3, p.from.Pulls())
+	require.NoError(t, p.Tag(t.Context(), p.destination(), copied.Digest, "1"))
+	require.NoError(t, p.to.Check(destination, "1"))
+	children, err := p.to.Children(destination, "1")
+	require.NoError(t, err)
+	require.Len(t, children, 2)
+
+	p.to.ResetRequests()
+	current, have, err := p.Current(t.Context(), p.destination(), "1", digest, amd64)
+	require.NoError(t, err)
+	require.True(t, current)
+	require.Equal(t, copied.Digest, have)
+	require.Len(t, p.to.Requests(), 1)
+	for name, other := range map[string]platform.Wanted{
+		"other platforms":  {Platforms: []string{"linux/arm64"}},
+		"no attestations":  {Platforms: amd64.Platforms, WithoutAttestations: true},
+		"every platform":   {},
+		"all but attested": {WithoutAttestations: true},
+	} {
+		current, _, err := p.Current(t.Context(), p.destination(), "1", digest, other)
+		require.NoError(t, err, name)
+		require.False(t, current, name)
+	}
+}
+
+// TestNoWantedPlatform: an index is not copied for nothing, and an image costs the
+// source one pull, once.
+func TestNoWantedPlatform(t *testing.T) {
+	p := newPair(t)
+	index, err := p.from.PushIndex(repository, "index", registrytest.MultiPlatform("1", "linux/arm64", "linux/s390x"))
+	require.NoError(t, err)
+	image, err := p.from.PushImage(repository, "image", registrytest.Image{Platform: "linux/arm64"})
+	require.NoError(t, err)
+	p.from.ResetRequests()
+
+	copied, err := p.Copy(t.Context(), p.source(), p.destination(), registry.Descriptor{Digest: index}, amd64)
+	require.ErrorIs(t, err, platform.ErrNoPlatform)
+	require.Equal(t, 1, copied.Pulls)
+	for range 2 {
+		_, err = p.Copy(t.Context(), p.source(), p.destination(), registry.Descriptor{Digest: image}, amd64)
+		require.ErrorIs(t, err, platform.ErrNoPlatform)
+	}
+	require.Equal(t, 2, p.from.Pulls())
+
+	copied, err = p.Copy(t.Context(), p.source(), p.destination(), registry.Descriptor{Digest: image}, platform.Wanted{Platforms: []string{"linux/arm64"}})
+	require.NoError(t, err)
+	require.Equal(t, image, copied.Digest, "an image keeps its digest")
+}

@@ -1,0 +1,141 @@
+// Package referrers finds what refers to an image (signatures, SBOMs,
+// attestations), and makes it found where it has been mirrored to.
+package referrers
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	"github.com/google/go-containerregistry/pkg/v1/types"
+
+	"github.com/osism/skopeo-worker/worker/registry"
+)
+
+// ErrTooMany is returned for an image that more refers to than makes sense.
+var ErrTooMany = errors.New("too many referrers")
+
+// maxReferrers of one image, indirect ones included, is far beyond what tools
+// make (some a release), and ends a hostile list.
+const maxReferrers = 1000
+
+// Finder asks registries what refers to what.
+type Finder struct {
+	Registry *registry.Client
+	// Pulled is told of every pull, just before it is made; nil is nobody. The
+	// referrers API takes none, the fallback tag takes one where it exists.
+	Pulled func(repository string)
+}
+
+// List is what refers directly to one manifest.
+type List struct {
+	Subject   string           // digest
+	Referrers []registry.Entry // each digest once, in the registry's order
+	// Tagged is the index under FallbackTag(Subject) that they were found in; the
+	// zero value where the referrers API told.
+	Tagged registry.Manifest
+}
+
+// Find returns what refers directly to a digest; nothing is no error. It asks
+// the referrers API, and looks under the fallback tag where there is none. As
+// the OCI distribution specification says, a fallback tag that is no OCI index
+// lists nothing.
+func (f *Finder) Find(ctx context.Context, repository, digest string) (List, error) {
+	found := List{Subject: digest}
+	for entry, err := range f.Registry.Referrers(ctx, repository, digest) {
+		if errors.Is(err, registry.ErrNoReferrersAPI) {
+			return f.findTagged(ctx, repository, digest)
+		}
+		if err != nil {
+			return List{}, err
+		}
+		found.add(entry)
+		if len(found.Referrers) > maxReferrers {
+			return List{}, tooMany(repository, digest)
+		}
+	}
+	return found, nil
+}
+
+// findTagged reads the fallback tag. It looks before it pulls: most images have none.
+func (f *Finder) findTagged(ctx context.Context, repository, digest string) (List, error) {
+	found := List{Subject: digest}
+	head, err := f.Registry.Head(ctx, repository, FallbackTag(digest))
+	if errors.Is(err, registry.ErrNotFound) {
+		return found, nil
+	}
+	if err != nil {
+		return List{}, err
+	}
+	if head.MediaType != string(types.OCIImageIndex) {
+		return found, nil
+	}
+	if f.Pulled != nil {
+		f.Pulled(repository)
+	}
+	if found.Tagged, err = f.Registry.Get(ctx, repository, head.Digest); err != nil {
+		return List{}, err
+	}
+	entries, err := found.Tagged.Entries()
+	if err != nil {
+		return List{}, fmt.Errorf("%s:%s: %w", repository, FallbackTag(digest), err)
+	}
+	if len(entries) > maxReferrers {
+		return List{}, tooMany(repository, digest)
+	}
+	for _, entry := range entries {
+		found.add(entry)
+	}
+	return found, nil
+}
+
+// add leaves out what is listed already: pages overlap when something is pushed
+// meanwhile.
+func (l *List) add(entry registry.Entry) {
+	if !l.has(entry.Digest) {
+		l.Referrers = append(l.Referrers, entry)
+	}
+}
+
+func (l *List) has(digest string) bool {
+	for _, entry := range l.Referrers {
+		if entry.Digest == digest {
+			return true
+		}
+	}
+	return false
+}
+
+// Walk calls visit with what refers to a digest, then with what refers to that,
+// and so on: once for each manifest that anything refers to, subjects before
+// their referrers. It ends at visit's first error. ErrTooMany ends it above 1,000
+// referrers.
+func (f *Finder) Walk(ctx context.Context, repository, digest string, visit func(List) error) error {
+	seen := map[string]bool{digest: true}
+	for next := []string{digest}; len(next) > 0; next = next[1:] {
+		list, err := f.Find(ctx, repository, next[0])
+		if err != nil {
+			return err
+		}
+		for _, entry := range list.Referrers {
+			if !seen[entry.Digest] {
+				seen[entry.Digest] = true
+				next = append(next, entry.Digest)
+			}
+		}
+		if len(seen) > maxReferrers+1 {
+			return tooMany(repository, digest)
+		}
+		if len(list.Referrers) == 0 {
+			continue
+		}
+		if err := visit(list); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func tooMany(repository, digest string) error {
+	return fmt.Errorf("%s@%s: %w: more than %d", repository, digest, ErrTooMany, maxReferrers)
+}

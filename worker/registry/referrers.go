@@ -1,0 +1,149 @@
+package registry
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"iter"
+	"net/http"
+	"sync"
+	"time"
+
+	"github.com/google/go-containerregistry/pkg/v1/remote/transport"
+	"github.com/google/go-containerregistry/pkg/v1/types"
+	"github.com/opencontainers/go-digest"
+)
+
+// missingFor is how long a registry that has no referrers API is not asked
+// again: a worker lives for months, and registries learn it by an upgrade.
+const missingFor = time.Hour
+
+// Referrers lists what refers to a digest by its subject field, in the
+// registry's order, asking for a page when the one before has been used. An
+// error is the last item. ErrNoReferrersAPI, which is remembered for an hour,
+// says to look under the fallback tag. This is not a pull.
+func (c *Client) Referrers(ctx context.Context, repository, subject string) iter.Seq2[Entry, error] {
+	return func(yield func(Entry, error) bool) {
+		list := referrersList{Client: c, repository: repository, subject: subject}
+		for more := true; more; {
+			entries, err := list.page(ctx)
+			if err != nil {
+				yield(Entry{}, list.fail(err))
+				return
+			}
+			for _, entry := range entries {
+				if !yield(entry, nil) {
+					return
+				}
+			}
+			more = list.query != ""
+		}
+	}
+}
+
+// referrersList is one listing under way.
+type referrersList struct {
+	*Client
+	repository, subject string
+
+	query string // of the next page; empty for the first, and after the last
+	begun bool
+}
+
+// page returns the next page.
+func (l *referrersList) page(ctx context.Context) ([]Entry, error) {
+	at, err := l.locate(l.repository)
+	if err != nil {
+		return nil, err
+	}
+	if err := digest.Digest(l.subject).Validate(); err != nil {
+		return nil, fmt.Errorf("%w: %w", ErrRejected, err) // a 400 would look like a missing API
+	}
+	host := at.registry.Name()
+	if !l.begun && l.referrers.isMissing(host) {
+		return nil, ErrNoReferrersAPI
+	}
+	got, err := l.send(ctx, call{
+		op: OpReferrers, repository: l.repository, reference: l.subject, method: http.MethodGet,
+		scope: transport.PullScope, path: "referrers/" + l.subject, query: l.query,
+		accept: string(types.OCIImageIndex), limit: maxManifestSize,
+	})
+	var index Manifest
+	if err == nil {
+		index, err = readIndex(got)
+	}
+	if !l.begun && lacksAPI(err) {
+		if !errors.Is(err, errNoRepository) {
+			l.referrers.miss(host)
+		}
+		return nil, ErrNoReferrersAPI
+	}
+	if err != nil {
+		return nil, err
+	}
+	next := nextQuery(got.header)
+	if l.begun && next == l.query && next != "" {
+		return nil, fmt.Errorf("%w: the next page is the same page", ErrUnexpected)
+	}
+	l.begun, l.query = true, next
+	return index.Entries()
+}
+
+// fail makes an *Error of what is none yet.
+func (l *referrersList) fail(err error) error {
+	if named := (*Error)(nil); errors.As(err, &named) {
+		return err
+	}
+	return &Error{Op: OpReferrers, Repository: l.repository, Reference: l.subject, Err: err}
+}
+
+// errNoIndex is an answer that is no index: a page of a website, for one.
+var errNoIndex = fmt.Errorf("%w: not an index", ErrUnexpected)
+
+func readIndex(got answer) (Manifest, error) {
+	kind, err := mediaType(got.body, got.header)
+	if err != nil || !types.MediaType(kind).IsIndex() {
+		return Manifest{}, errNoIndex
+	}
+	return Manifest{Raw: got.body, MediaType: kind}, nil
+}
+
+// lacksAPI tells whether the first page failed because there is no such API. The
+// OCI distribution specification has 404 for that; registries that do not know
+// the route also answer as to a malformed request, or with their website.
+func lacksAPI(err error) bool {
+	if errors.Is(err, errNoIndex) {
+		return true
+	}
+	failed := (*Error)(nil)
+	if !errors.As(err, &failed) {
+		return false
+	}
+	switch failed.Status {
+	case http.StatusNotFound, http.StatusBadRequest, http.StatusMethodNotAllowed, http.StatusNotAcceptable:
+		return true
+	default:
+		return false
+	}
+}
+
+// referrersAPI remembers the registries that do not have it.
+type referrersAPI struct {
+	now func() time.Time
+
+	mu      sync.Mutex
+	missing map[string]time.Time // when that was found out
+}
+
+func (a *referrersAPI) isMissing(host string) bool {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	since, known := a.missing[host]
+	return known && a.now().Sub(since) < missingFor
+}
+
+func (a *referrersAPI) miss(host string) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.missing[host] = a.now()
+}

@@ -1,0 +1,151 @@
+package registrytest
+
+import (
+	"cmp"
+	"net/http"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+)
+
+// syntheticAge is the time between two tags of a synthetic repository, the last
+// of them in lexical order being the most recent.
+const syntheticAge = time.Minute
+
+// life is the time a tag named one digest.
+type life struct {
+	tag, digest string
+	number      int       // in order of pushing, over all repositories
+	start, end  time.Time // end is zero without an expiration
+	over        bool      // the tag was moved or removed
+}
+
+// dead says whether the tag named something else, or nothing, at this time.
+func (l life) dead(at time.Time) bool { return l.over || !l.end.IsZero() && !l.end.After(at) }
+
+// history remembers when tags came and went, which the storage does not. Its
+// zero value is ready for use.
+type history struct {
+	mu     sync.Mutex
+	number int
+	lives  map[string][]life // by repository, oldest first
+}
+
+// current is the life of a tag that is not over, or nil. The caller holds mu.
+func (h *history) current(repository, tag string) *life {
+	for i := range h.lives[repository] {
+		if l := &h.lives[repository][i]; l.tag == tag && !l.over {
+			return l
+		}
+	}
+	return nil
+}
+
+// tagged notes that a tag names a digest from now on.
+func (h *history) tagged(repository, tag, dgst string, at time.Time) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if l := h.current(repository, tag); l != nil {
+		if l.digest == dgst {
+			return
+		}
+		l.over, l.end = true, at
+	}
+	if h.lives == nil {
+		h.lives = map[string][]life{}
+	}
+	h.number++
+	h.lives[repository] = append(h.lives[repository], life{tag: tag, digest: dgst, number: h.number, start: at})
+}
+
+// untagged notes that a tag names nothing from now on.
+func (h *history) untagged(repository, tag string, at time.Time) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if l := h.current(repository, tag); l != nil {
+		l.over, l.end = true, at
+	}
+}
+
+func (h *history) change(repository, tag string, change func(*life)) bool {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	l := h.current(repository, tag)
+	if l != nil {
+		change(l)
+	}
+	return l != nil
+}
+
+// of is a copy of a repository's lives.
+func (h *history) of(repository string) []life {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return slices.Clone(h.lives[repository])
+}
+
+// pushed notes the tag of a manifest that came by the OCI API.
+func (r *Registry) pushed(request Request, status int, dgst string) {
+	if request.Kind == KindManifestPut && status == http.StatusCreated && request.Reference != dgst {
+		r.history.tagged(request.Repository, request.Reference, dgst, r.settings.now())
+	}
+}
+
+// SetTagTime says when a tag was pushed, instead of when it really was. It is
+// false where the tag was not pushed since the registry was started.
+func (r *Registry) SetTagTime(repository, tag string, at time.Time) bool {
+	return r.history.change(repository, tag, func(l *life) { l.start = at })
+}
+
+// ExpireTag gives a tag an end as quay.io can: the bulk listing calls it dead
+// from then on. The OCI API keeps it. It is false where the tag was not pushed
+// since the registry was started.
+func (r *Registry) ExpireTag(repository, tag string, at time.Time) bool {
+	return r.history.change(repository, tag, func(l *life) { l.end = at })
+}
+
+// chronicle is the tags of a repository, the most recent first, and on demand
+// those that are dead. It wraps ErrNotFound where there is no such repository.
+func (r *Registry) chronicle(repository string, withDead bool) ([]life, error) {
+	if s := r.synthetic(repository); s != nil {
+		return s.lives, nil
+	}
+	tags, err := r.Tags(repository)
+	if err != nil {
+		return nil, err
+	}
+	now := r.settings.now()
+	exists := make(map[string]bool, len(tags))
+	for _, tag := range tags {
+		exists[tag] = true
+	}
+	var lives []life
+	for _, l := range r.history.of(repository) {
+		if !l.over {
+			if !exists[l.tag] {
+				continue // deleted by the OCI API
+			}
+			delete(exists, l.tag)
+		}
+		if withDead || !l.dead(now) {
+			lives = append(lives, l)
+		}
+	}
+	for tag := range exists { // kept in a directory from another start
+		lives = append(lives, life{tag: tag, start: defaultCreated})
+	}
+	slices.SortFunc(lives, func(a, b life) int {
+		return cmp.Or(b.start.Compare(a.start), cmp.Compare(b.number, a.number), strings.Compare(a.tag, b.tag))
+	})
+	return lives, nil
+}
+
+func (s *synthetic) chronicle() []life {
+	lives := make([]life, 0, len(s.tags))
+	for i, tag := range slices.Backward(s.tags) {
+		start := defaultCreated.Add(time.Duration(i) * syntheticAge)
+		lives = append(lives, life{tag: tag, digest: s.digests[s.byTag[tag]], start: start})
+	}
+	return lives
+}
