@@ -156,6 +156,28 @@ func TestTheLastWord(t *testing.T) {
 	require.Equal(t, StateFailed, y.now().State)
 }
 
+// entry is what a watch tells.
+type entry struct {
+	jetstream.KeyValueEntry
+	key, value string
+	revision   uint64
+}
+
+func (e entry) Key() string      { return e.key }
+func (e entry) Value() []byte    { return []byte(e.value) }
+func (e entry) Revision() uint64 { return e.revision }
+
+// TestWhatComesLate: two watches tell of one entry, and the slower one is behind.
+func TestWhatComesLate(t *testing.T) {
+	y := begin(t, "r1", "1")
+	const key = name + ".r1.quay=2Eio.1"
+	y.apply(entry{key: key, value: `{"state":"done","pulls":2}`, revision: 102})
+	y.apply(entry{key: key, value: `{"state":"running","pulls":1}`, revision: 101})
+	require.Equal(t, 2, y.now().Pulls)
+	y.apply(entry{key: key, value: `{"state":"done","pulls":3}`, revision: 103})
+	require.Equal(t, 3, y.now().Pulls)
+}
+
 func TestEndsOfARun(t *testing.T) {
 	long := time.Now().Add(-time.Hour).UTC()
 	for want, end := range map[string]func(*story){

@@ -35,7 +35,7 @@ func (s *Store) ClaimSweep(ctx context.Context, now time.Time, interval time.Dur
 		}
 		_, err = s.kv.Update(ctx, sweepKey, data, entry.Revision())
 	}
-	if errors.Is(err, jetstream.ErrKeyExists) {
+	if errors.Is(err, jetstream.ErrKeyExists) || errors.Is(err, jetstream.ErrKeyRevisionMismatch) {
 		return false, nil // another worker was faster
 	}
 	return err == nil, err

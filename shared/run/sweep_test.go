@@ -1,10 +1,13 @@
 package run
 
 import (
+	"context"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
 
+	"github.com/nats-io/nats.go/jetstream"
 	"github.com/stretchr/testify/require"
 	"golang.org/x/sync/errgroup"
 
@@ -12,15 +15,34 @@ import (
 	"github.com/osism/skopeo-worker/shared/subject"
 )
 
+// together has all callers read before any of them writes.
+type together struct {
+	jetstream.KeyValue
+	callers *sync.WaitGroup
+}
+
+func (k together) Get(ctx context.Context, key string) (jetstream.KeyValueEntry, error) {
+	entry, err := k.KeyValue.Get(ctx, key)
+	k.callers.Done()
+	k.callers.Wait()
+	return entry, err
+}
+
 func TestClaimSweep(t *testing.T) {
-	const interval = time.Second
-	s, _ := open(t)
+	const (
+		interval = time.Second
+		workers  = 16
+	)
+	s, b := open(t)
 	claims := func() int32 {
+		var callers sync.WaitGroup
+		callers.Add(workers)
+		all := &Store{kv: together{s.kv, &callers}, b: b}
 		var claims atomic.Int32
 		var group errgroup.Group
-		for range 16 {
+		for range workers {
 			group.Go(func() error {
-				claimed, err := s.ClaimSweep(t.Context(), time.Now(), interval)
+				claimed, err := all.ClaimSweep(t.Context(), time.Now(), interval)
 				if claimed {
 					claims.Add(1)
 				}
@@ -30,8 +52,8 @@ func TestClaimSweep(t *testing.T) {
 		require.NoError(t, group.Wait())
 		return claims.Load()
 	}
-	start := time.Now()
 	require.EqualValues(t, 1, claims(), "the first ever")
+	start := time.Now()
 	require.Zero(t, claims())
 	require.Eventually(t, func() bool { return time.Since(start) > interval }, patience, 10*time.Millisecond)
 	require.EqualValues(t, 1, claims(), "the next one")

@@ -86,7 +86,7 @@ func (t *task) later(r message.Repository, images []message.Image, after time.Du
 	t.after = max(t.after, after)
 	for i := range t.next {
 		n := &t.next[i]
-		if len(images) > 0 && len(n.Images) > 0 && n.Source == r.Source && n.Tag == r.Tag && n.Digest == r.Digest && n.Destination == r.Destination {
+		if len(images) > 0 && len(n.Images) > 0 && sameEntry(*n, r) {
 			n.Images = append(n.Images, images...)
 			return
 		}

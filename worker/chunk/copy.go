@@ -2,9 +2,12 @@ package chunk
 
 import (
 	"context"
+	"errors"
+	"slices"
 	"time"
 
 	"github.com/osism/skopeo-worker/shared/message"
+	"github.com/osism/skopeo-worker/worker/mirror"
 	"github.com/osism/skopeo-worker/worker/outcome"
 	"github.com/osism/skopeo-worker/worker/platform"
 	"github.com/osism/skopeo-worker/worker/registry"
@@ -16,33 +19,96 @@ type job struct {
 	repository message.Repository
 	digest     string
 	mediaType  string
-	images     []message.Image
+	images     []message.Image // to be tagged
+	current    []message.Image // tagged already: only what refers to them is looked for
+	at         string          // digest that it has at the destination, where that is known
 	resolved   time.Time
 }
 
-// copy does a job: the content where the destination does not have it, then the
-// tags. The tags are looked up again before and after, where that was long ago.
+// all are the images of the job.
+func (j *job) all() []message.Image { return slices.Concat(j.images, j.current) }
+
+// copy does a job: the content where the destination does not have it, what refers
+// to it, then the tags. The tags are looked up again before and after, where that
+// was long ago.
 func (t *task) copy(ctx context.Context, j *job) error {
 	r := j.repository
 	if t.stopping() || t.limits(r.Source) || t.limits(r.Destination) {
-		t.later(r, j.images, 0)
+		t.later(r, j.all(), 0)
 		return nil
 	}
-	if err := t.lookAgain(ctx, j); err != nil || len(j.images) == 0 {
+	if err := t.lookAgain(ctx, j); err != nil || len(j.all()) == 0 {
 		return err
 	}
-	copied, err := t.Mirror.Copy(t.work, r.Source, r.Destination, registry.Descriptor{Digest: j.digest, MediaType: j.mediaType}, wanted(r))
-	t.note(func(p *progress) { p.pulls += copied.Pulls; p.bytes += copied.Bytes })
-	if outcome.Classify(err) == outcome.Gone {
-		return t.gone(ctx, j, err)
+	if absent, err := t.isAbsent(ctx, j); err != nil {
+		return err
+	} else if absent {
+		t.skip(j)
+		return nil
 	}
-	if err != nil {
-		return t.failed(ctx, r, tries(j.images, err)...)
+	copied, err := t.bring(j)
+	t.note(func(p *progress) { p.pulls += copied.Pulls; p.bytes += copied.Bytes })
+	switch {
+	case errors.Is(err, platform.ErrNoPlatform):
+		t.skip(j)
+		if copied.Pulls == 0 {
+			return nil
+		}
+		return t.Absences.NoteAbsent(ctx, j.digest, wanted(r))
+	case errors.Is(err, mirror.ErrReferrers):
+		return t.failed(ctx, r, tries(j.all(), err)...)
+	case outcome.Classify(err) == outcome.Gone:
+		return t.gone(ctx, j, err)
+	case err != nil:
+		return t.failed(ctx, r, tries(j.all(), err)...)
 	}
 	if err := t.lookAgain(ctx, j); err != nil {
 		return err
 	}
+	t.unchanged(r, j.current)
 	return t.tag(ctx, j, copied.Digest, copied.Pulls > 0)
+}
+
+// bring makes sure that the destination has the job's content.
+func (t *task) bring(j *job) (mirror.Copied, error) {
+	r := j.repository
+	copied := mirror.Copied{Digest: j.at}
+	if j.at == "" {
+		var err error
+		copied, err = t.Mirror.Copy(t.work, r.Source, r.Destination, registry.Descriptor{Digest: j.digest, MediaType: j.mediaType}, wanted(r))
+		if err != nil {
+			return copied, err
+		}
+	}
+	if r.Selection == nil || !r.Selection.Referrers {
+		return copied, nil
+	}
+	more, err := t.Mirror.CopyReferrers(t.work, r.Source, r.Destination, j.digest, copied.Digest)
+	copied.Pulls += more.Pulls
+	copied.Bytes += more.Bytes
+	return copied, err
+}
+
+// isAbsent tells whether it is known that nothing of the job is wanted.
+func (t *task) isAbsent(ctx context.Context, j *job) (bool, error) {
+	if w := wanted(j.repository); !w.All() && j.at == "" {
+		return t.Absences.Absent(ctx, j.digest, w)
+	}
+	return false, nil
+}
+
+// skip counts a job of which nothing is wanted.
+func (t *task) skip(j *job) {
+	n := len(j.all())
+	t.count("skipped", n, func(p *progress) { p.images.Skipped += n })
+}
+
+// unchanged counts images that the destination has.
+func (t *task) unchanged(r message.Repository, images []message.Image) {
+	for _, image := range images {
+		t.seen(r, image.Tag)
+	}
+	t.count("unchanged", len(images), func(p *progress) { p.images.Unchanged += len(images) })
 }
 
 // tag puts the job's tags on what is at the destination by now.
@@ -84,6 +150,7 @@ func (t *task) lookAgain(ctx context.Context, j *job) error {
 	if err != nil {
 		return err
 	}
+	// What is tagged already stays as it is, whatever has happened since.
 	j.images, j.resolved = nil, now
 	for _, image := range images {
 		if image.Digest == j.digest {
@@ -99,10 +166,10 @@ func (t *task) lookAgain(ctx context.Context, j *job) error {
 // it is tried with its new digest, which counts as a try; where it has not, the
 // image cannot be copied.
 func (t *task) gone(ctx context.Context, j *job, cause error) error {
-	for i := range j.images {
-		j.images[i].Attempts++
+	images := j.all()
+	for i := range images {
+		images[i].Attempts++
 	}
-	images := j.images
 	if j.repository.Digest == "" {
 		var err error
 		if images, err = t.refresh(ctx, j.repository, images); err != nil {

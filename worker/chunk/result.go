@@ -15,6 +15,9 @@ type Result struct {
 	// left where it has no repositories.
 	Left  []message.Repository
 	After time.Duration
+	// Parts is what is too much for one worker, cut into pieces that any worker can
+	// take now. The digests in it are fresh.
+	Parts [][]message.Repository
 }
 
 // progress counts what happens while it happens.

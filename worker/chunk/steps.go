@@ -4,11 +4,9 @@ import (
 	"context"
 	"errors"
 	"slices"
-	"time"
 
 	"golang.org/x/sync/errgroup"
 
-	"github.com/osism/skopeo-worker/shared/failure"
 	"github.com/osism/skopeo-worker/shared/message"
 	"github.com/osism/skopeo-worker/worker/outcome"
 	"github.com/osism/skopeo-worker/worker/registry"
@@ -154,62 +152,4 @@ func (t *task) settle(ctx context.Context, r message.Repository, images []messag
 		}
 	}
 	return good, t.failed(ctx, r, bad...)
-}
-
-// compareAll leaves what the destination does not have yet, one job for each
-// digest of a repository. The digests are those of the given time, or later.
-func (t *task) compareAll(ctx context.Context, all []message.Repository, resolved time.Time) ([]*job, error) {
-	differ := make([][]message.Image, len(all))
-	var group errgroup.Group
-	group.SetLimit(requests)
-	for i, r := range all {
-		group.Go(func() (err error) {
-			differ[i], err = t.compare(ctx, r)
-			return err
-		})
-	}
-	if err := group.Wait(); err != nil {
-		return nil, err
-	}
-	var jobs []*job
-	for i, r := range all {
-		known := map[string]*job{}
-		for _, image := range differ[i] {
-			j := known[image.Digest]
-			if j == nil {
-				j = &job{repository: r, digest: image.Digest, mediaType: image.MediaType, resolved: resolved}
-				known[image.Digest] = j
-				jobs = append(jobs, j)
-			}
-			j.images = append(j.images, image)
-		}
-	}
-	return jobs, nil
-}
-
-// compare returns the images of a repository that the destination does not have.
-func (t *task) compare(ctx context.Context, r message.Repository) ([]message.Image, error) {
-	have := make([]string, len(r.Images))
-	errs := t.ask(r, r.Destination, len(r.Images), func(i int) (err error) {
-		have[i], err = t.Mirror.Tagged(t.work, r.Destination, destinationTag(r.Images[i]))
-		return err
-	})
-	same := 0
-	var differ []message.Image
-	var failed []error
-	for i, image := range r.Images {
-		if errs[i] == nil && have[i] == image.Digest {
-			t.seen(r, image.Tag)
-			same++
-			continue
-		}
-		differ, failed = append(differ, image), append(failed, errs[i])
-	}
-	t.count("unchanged", same, func(p *progress) { p.images.Unchanged += same })
-	return t.settle(ctx, r, differ, failed)
-}
-
-// seen notes that the image is at the destination.
-func (t *task) seen(r message.Repository, tag string) {
-	t.mirrored.add(r.Source, failure.Source(r, tag))
 }

@@ -5,15 +5,15 @@ package chunk
 import (
 	"context"
 	"log/slog"
+	"slices"
 	"sync"
 	"time"
-
-	"golang.org/x/sync/errgroup"
 
 	"github.com/osism/skopeo-worker/shared/failure"
 	"github.com/osism/skopeo-worker/shared/message"
 	"github.com/osism/skopeo-worker/shared/run"
 	"github.com/osism/skopeo-worker/worker/mirror"
+	"github.com/osism/skopeo-worker/worker/platform"
 	"github.com/osism/skopeo-worker/worker/resolve"
 )
 
@@ -43,6 +43,13 @@ type Resolutions interface {
 	Superseded(ctx context.Context, c message.Chunk, r message.Repository) (bool, error)
 }
 
+// Absences remembers which manifests have nothing for the wanted platforms, so that
+// they are not pulled again to learn it again.
+type Absences interface {
+	Absent(ctx context.Context, digest string, wanted platform.Wanted) (bool, error)
+	NoteAbsent(ctx context.Context, digest string, wanted platform.Wanted) error
+}
+
 // Observer is told of the work as it goes on.
 type Observer interface {
 	Image(registry, outcome string)
@@ -55,12 +62,14 @@ type Worker struct {
 	Mirror      *mirror.Mirror
 	Failures    Failures
 	Resolutions Resolutions
+	Absences    Absences
 	Concurrency int // copies at once
 	MaxAttempts int
 	Backoff     func(attempt int) time.Duration
 	Log         *slog.Logger
 
-	clock func() time.Time // nil: the real one
+	clock    func() time.Time // nil: the real one
+	families families
 }
 
 func (w *Worker) now() time.Time {
@@ -98,6 +107,7 @@ type task struct {
 	next    []message.Repository // for the next round
 	after   time.Duration
 	limited map[string]bool // registries that have limited us
+	parts   [][]message.Repository
 }
 
 // Do works a delivery off. Images that fail are tried again, up to MaxAttempts;
@@ -127,14 +137,14 @@ func (w *Worker) Do(ctx, work context.Context, d Delivery) (Result, error) {
 		return Result{}, err
 	}
 	t.note(func(p *progress) {
-		for _, r := range todo {
+		for _, r := range slices.Concat(append(t.parts, todo)...) {
 			p.images.Total -= len(r.Images) // whoever gets them counts them
 		}
 	})
 	if t.stopping() {
 		t.after = 0
 	}
-	return Result{Left: undated(todo), After: t.after}, nil
+	return Result{Left: undated(todo), After: t.after, Parts: t.parts}, nil
 }
 
 // undated takes the digests out that were looked up: nobody will know how old they
@@ -186,12 +196,11 @@ func (t *task) round(ctx context.Context, todo []message.Repository) error {
 	if err != nil {
 		return err
 	}
-	var group errgroup.Group
-	group.SetLimit(t.Concurrency)
-	for _, j := range jobs {
-		group.Go(func() error { return t.copy(ctx, j) })
+	if len(jobs) > maxCopies && t.first {
+		t.parts = parts(jobs)
+		return nil
 	}
-	return group.Wait()
+	return t.families.copy(jobs, t.Concurrency, func(j *job) error { return t.copy(ctx, j) })
 }
 
 // forgive takes what was seen at the destination out of the failure records.

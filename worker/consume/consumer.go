@@ -58,9 +58,14 @@ func New(ctx context.Context, b *broker.Broker, w *chunk.Worker, m *metrics.Metr
 	if err != nil {
 		return nil, err
 	}
+	absences, err := openAbsences(ctx, b)
+	if err != nil {
+		return nil, err
+	}
 	c := &Consumer{broker: b, runs: runs, failures: failure.NewStore(b), resolutions: resolutions, worker: w, metrics: m, log: log, now: time.Now}
 	w.Failures = insistent{c.failures, log}
 	w.Resolutions = insistentResolutions{resolutions, log}
+	w.Absences = insistentAbsences{absences, log}
 	return c, nil
 }
 

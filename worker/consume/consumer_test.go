@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"net/http"
 	"strings"
-	"sync/atomic"
 	"testing"
 	"time"
 
@@ -169,19 +168,15 @@ func TestTwoWorkersHoldOneChunk(t *testing.T) {
 	require.Equal(t, 1, b.from.Pulls())
 }
 
-// deaf is a message whose first acknowledgements the broker never gets.
-type deaf struct {
+// unacked is a message whose worker dies when it acknowledges.
+type unacked struct {
 	jetstream.Msg
-	deaf *atomic.Bool
-	acks *atomic.Int32
+	die func()
 }
 
-func (d deaf) DoubleAck(ctx context.Context) error {
-	d.acks.Add(1)
-	if d.deaf.Load() {
-		return context.DeadlineExceeded
-	}
-	return d.Msg.DoubleAck(ctx)
+func (u unacked) DoubleAck(context.Context) error {
+	u.die()
+	return context.Canceled
 }
 
 // TestCrashBetweenPublishAndAck: the remainder is there before the message is gone,
@@ -195,14 +190,8 @@ func TestCrashBetweenPublishAndAck(t *testing.T) {
 	b.plan(t, b.chunk(message.Image{Tag: "1"}))
 	c := b.consumer(t)
 
-	crashed, cancel := context.WithCancel(t.Context())
-	d := delivery{Consumer: c, work: t.Context(), stopping: crashed.Done(),
-		msg: deaf{b.receive(t), alwaysTrue(), new(atomic.Int32)}}
-	go func() { // the crash comes when the remainder is there
-		for len(b.subjects(t, subject.Later+".>")) == 0 && t.Context().Err() == nil {
-		}
-		cancel()
-	}()
+	crashed, die := context.WithCancel(t.Context())
+	d := delivery{Consumer: c, work: t.Context(), msg: unacked{b.receive(t), die}}
 	require.Error(t, d.handle(crashed))
 	require.Len(t, b.subjects(t, subject.Later+".>"), 1)
 	require.Len(t, b.subjects(t, subject.Chunk+".>"), 1)
@@ -228,12 +217,6 @@ func TestCrashBetweenPublishAndAck(t *testing.T) {
 	require.Equal(t, 1, b.from.Pulls())
 }
 
-func alwaysTrue() *atomic.Bool {
-	yes := new(atomic.Bool)
-	yes.Store(true)
-	return yes
-}
-
 // TestRemainderIsPublishedOnce: where the broker's answer was lost, the next try
 // finds it there.
 func TestRemainderIsPublishedOnce(t *testing.T) {
@@ -252,17 +235,13 @@ func TestRemainderIsPublishedOnce(t *testing.T) {
 // TestLargeRemainderIsSplit, and no piece is larger than a message may be.
 func TestLargeRemainderIsSplit(t *testing.T) {
 	b := embedded(t)
-	defer b.from.Inject(registrytest.Fault{Match: heads, Status: 429, Header: http.Header{"Retry-After": {"3600"}}})()
 	var images []message.Image
 	for i := range 6000 {
 		images = append(images, message.Image{Tag: fmt.Sprintf("%05d-%s", i, strings.Repeat("x", 120))})
 	}
-	half := b.chunk(images[:3000]...) // what is due comes in messages of a size, too
-	half.Repositories[0].Images = append([]message.Image{}, images[:3000]...)
-	tracker := b.plan(t, half)
+	tracker := b.plan(t, b.chunk())
 	d := delivery{Consumer: b.consumer(t), address: b.address("000001"), number: 1, sequence: 7}
-	whole := b.chunk(images...)
-	require.NoError(t, d.remainder(t.Context(), whole, time.Hour))
+	require.NoError(t, d.remainder(t.Context(), b.chunk(images...), b.chunk(images...).Repositories, time.Hour))
 	later := b.subjects(t, subject.Later+".>")
 	require.Greater(t, len(later), 1)
 	seen := map[string]bool{}
@@ -306,7 +285,7 @@ func TestSuperseded(t *testing.T) {
 	require.False(t, superseded, "another entry")
 }
 
-// TestFailureRecordsOfTheBroker: a failure is in its record when the message is gone,
+// TestRepublish: a failure is in its record when the message is gone,
 // and out of it when a republish has mirrored it.
 func TestRepublish(t *testing.T) {
 	b := embedded(t)

@@ -23,6 +23,7 @@ type delivery struct {
 	sequence uint64
 	stopping <-chan struct{}
 	work     context.Context
+	pieces   int // published in place of this message so far
 
 	storing sync.Mutex // held while the progress is on its way: an older one must not come last
 
@@ -77,9 +78,13 @@ func (d *delivery) do(ctx context.Context, c message.Chunk, fresh bool) error {
 	if err != nil {
 		return err
 	}
+	for _, part := range result.Parts {
+		if err := d.remainder(ctx, c, part, 0); err != nil {
+			return err
+		}
+	}
 	if len(result.Left) > 0 {
-		c.Repositories = result.Left
-		if err := d.remainder(ctx, c, result.After); err != nil {
+		if err := d.remainder(ctx, c, result.Left, result.After); err != nil {
 			return err
 		}
 	}

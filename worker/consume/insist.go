@@ -14,6 +14,7 @@ import (
 	"github.com/osism/skopeo-worker/shared/broker"
 	"github.com/osism/skopeo-worker/shared/failure"
 	"github.com/osism/skopeo-worker/shared/message"
+	"github.com/osism/skopeo-worker/worker/platform"
 )
 
 // insistInterval is the pause between two tries to tell the broker something.
@@ -100,4 +101,22 @@ func (i insistentResolutions) Superseded(ctx context.Context, c message.Chunk, r
 		return err
 	})
 	return superseded, err
+}
+
+// insistentAbsences does the same for absences.
+type insistentAbsences struct {
+	*absences
+	log *slog.Logger
+}
+
+func (i insistentAbsences) Absent(ctx context.Context, digest string, w platform.Wanted) (absent bool, err error) {
+	err = insist(ctx, i.log, func(ctx context.Context) error {
+		absent, err = i.absences.Absent(ctx, digest, w)
+		return err
+	})
+	return absent, err
+}
+
+func (i insistentAbsences) NoteAbsent(ctx context.Context, digest string, w platform.Wanted) error {
+	return insist(ctx, i.log, func(ctx context.Context) error { return i.absences.NoteAbsent(ctx, digest, w) })
 }

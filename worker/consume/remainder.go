@@ -15,20 +15,22 @@ import (
 	"github.com/osism/skopeo-worker/shared/subject"
 )
 
-// remainder publishes what is left, before the message is acknowledged: due now,
-// or after a while.
-func (d *delivery) remainder(ctx context.Context, c message.Chunk, after time.Duration) error {
+// remainder publishes what is left, or a part, before the message is acknowledged:
+// due now, or after a while.
+func (d *delivery) remainder(ctx context.Context, c message.Chunk, left []message.Repository, after time.Duration) error {
+	c.Repositories = left
 	pieces, err := message.Split(c)
 	if err != nil {
 		return err
 	}
-	for i, piece := range pieces {
+	for _, piece := range pieces {
 		data, err := piece.Encode()
 		if err != nil {
 			return err
 		}
 		a := d.address
-		a.Token = d.nextToken(i)
+		a.Token = d.nextToken(d.pieces)
+		d.pieces++
 		progress := run.Progress{State: run.Snoozed, Due: d.now().Add(after).UTC(), Updated: d.now().UTC()}
 		for _, r := range piece.Repositories {
 			progress.Images.Total += len(r.Images)

@@ -86,7 +86,7 @@ func (d *delivery) reject(ctx context.Context, cause error) error {
 	}
 	source := fmt.Sprintf("message %d on %s", d.sequence, d.msg.Subject())
 	d.log.Error("cannot read a message", "subject", d.msg.Subject(), "error", cause)
-	reason, data := cause.Error(), d.msg.Data()
+	reason, data := cause.Error(), append([]byte{}, d.msg.Data()...) // never nil, which means no message
 	if len(data) > message.MaxSize {
 		// None of ours is as large, and a record must fit into a message itself.
 		reason += fmt.Sprintf("; only the first %d of its %d bytes are kept", message.MaxSize, len(data))

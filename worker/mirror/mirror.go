@@ -55,6 +55,17 @@ func (m *Mirror) Tagged(ctx context.Context, destination, tag string) (string, e
 	return d.Digest, err
 }
 
+// Empty reports whether the destination repository has no tags.
+func (m *Mirror) Empty(ctx context.Context, destination string) (bool, error) {
+	for _, err := range m.Registry.Tags(ctx, destination) {
+		if errors.Is(err, registry.ErrNotFound) {
+			return true, nil
+		}
+		return false, err
+	}
+	return true, nil
+}
+
 // Tag puts the tag on a manifest that the destination repository holds. Nothing is
 // asked of the source.
 func (m *Mirror) Tag(ctx context.Context, destination, digest, tag string) error {

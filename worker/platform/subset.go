@@ -68,14 +68,14 @@ func (w Wanted) choose(entries []registry.Entry) ([]registry.Entry, error) {
 	}
 	subjects := make(map[string]bool) // what an attestation can go with
 	for _, entry := range entries {
-		if !isAttestation(entry) && matches(entry) {
+		if !Attestation(entry) && matches(entry) {
 			subjects[entry.Digest] = true
 		}
 	}
 	var kept []registry.Entry
 	for _, entry := range entries {
 		keep := matches(entry)
-		if isAttestation(entry) {
+		if Attestation(entry) {
 			keep = !w.WithoutAttestations && (len(w.Platforms) == 0 || subjects[entry.Annotations[annotationDigest]])
 		}
 		if keep {
@@ -89,13 +89,15 @@ func (w Wanted) choose(entries []registry.Entry) ([]registry.Entry, error) {
 	return kept, nil
 }
 
-func isAttestation(entry registry.Entry) bool {
+// Attestation tells whether an index lists the manifest as BuildKit lists the
+// attestation of another one.
+func Attestation(entry registry.Entry) bool {
 	return entry.Annotations[annotationType] == typeAttestation
 }
 
 // isImage tells images, and indexes of them, from what comes along with them.
 func isImage(entry registry.Entry) bool {
-	return !isAttestation(entry) && (entry.Platform != "" || types.MediaType(entry.MediaType).IsIndex())
+	return !Attestation(entry) && (entry.Platform != "" || types.MediaType(entry.MediaType).IsIndex())
 }
 
 // offer is what an index has instead of what is wanted.

@@ -1,0 +1,106 @@
+package chunk
+
+import (
+	"context"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+
+	"github.com/osism/skopeo-worker/shared/failure"
+	"github.com/osism/skopeo-worker/shared/message"
+)
+
+// compareAll returns what there is to do at the destination, one job for each digest
+// of a repository. The digests are those of the given time, or later.
+func (t *task) compareAll(ctx context.Context, all []message.Repository, resolved time.Time) ([]*job, error) {
+	jobs := make([][]*job, len(all))
+	var group errgroup.Group
+	group.SetLimit(requests)
+	for i, r := range all {
+		group.Go(func() (err error) {
+			jobs[i], err = t.compare(ctx, r, resolved)
+			return err
+		})
+	}
+	if err := group.Wait(); err != nil {
+		return nil, err
+	}
+	var whole []*job
+	for _, j := range jobs {
+		whole = append(whole, j...)
+	}
+	return whole, nil
+}
+
+// there is what the destination has under a tag.
+type there struct {
+	digest  string // nothing: no such tag
+	current bool   // it is what the source has
+}
+
+// compare asks the destination for the tags of a repository.
+func (t *task) compare(ctx context.Context, r message.Repository, resolved time.Time) ([]*job, error) {
+	have, errs := t.look(r)
+	known := map[string]string{} // what is at the destination, by the source's digest
+	var current, differ []message.Image
+	var failed []error
+	for i, image := range r.Images {
+		if errs[i] == nil && have[i].current {
+			known[image.Digest] = have[i].digest
+			current = append(current, image)
+			continue
+		}
+		differ, failed = append(differ, image), append(failed, errs[i])
+	}
+	jobs := map[string]*job{}
+	var ordered []*job
+	of := func(image message.Image) *job {
+		j := jobs[image.Digest]
+		if j == nil {
+			j = &job{repository: r, digest: image.Digest, mediaType: image.MediaType, at: known[image.Digest], resolved: resolved}
+			jobs[image.Digest] = j
+			ordered = append(ordered, j)
+		}
+		return j
+	}
+	if r.Selection != nil && r.Selection.Referrers {
+		for _, image := range current {
+			j := of(image)
+			j.current = append(j.current, image)
+		}
+	} else {
+		t.unchanged(r, current)
+	}
+	good, err := t.settle(ctx, r, differ, failed)
+	for _, image := range good {
+		j := of(image)
+		j.images = append(j.images, image)
+	}
+	return ordered, err
+}
+
+// look asks the destination for each tag, the first one alone: where the repository
+// is not there at all, that one and the list of its tags tell so for all.
+func (t *task) look(r message.Repository) ([]there, []error) {
+	have := make([]there, len(r.Images))
+	ask := func(i int) (err error) {
+		image := r.Images[i]
+		have[i].current, have[i].digest, err = t.Mirror.Current(t.work, r.Destination, destinationTag(image), image.Digest, wanted(r))
+		return err
+	}
+	if len(r.Images) < 2 {
+		return have, t.ask(r, r.Destination, len(r.Images), ask)
+	}
+	errs := t.ask(r, r.Destination, 1, ask)
+	if errs[0] == nil && have[0].digest == "" {
+		if empty, err := t.Mirror.Empty(t.work, r.Destination); err == nil && empty {
+			return have, make([]error, len(have))
+		}
+	}
+	return have, append(errs, t.ask(r, r.Destination, len(have)-1, func(i int) error { return ask(i + 1) })...)
+}
+
+// seen notes that the image is at the destination.
+func (t *task) seen(r message.Repository, tag string) {
+	t.mirrored.add(r.Source, failure.Source(r, tag))
+}

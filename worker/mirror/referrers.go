@@ -1,0 +1,63 @@
+package mirror
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	"github.com/osism/skopeo-worker/worker/platform"
+	"github.com/osism/skopeo-worker/worker/referrers"
+	"github.com/osism/skopeo-worker/worker/registry"
+)
+
+// ErrReferrers is wrapped around what keeps an image's signatures, SBOMs and
+// attestations from being mirrored with it.
+var ErrReferrers = errors.New("mirroring what refers to it")
+
+// CopyReferrers brings what refers to a mirrored image, or to the images of a
+// mirrored index, to the destination, recursively and by digest. copied is the
+// digest that the image has at the destination. What refers to the source's own
+// index has no place beside an index of just some platforms.
+func (m *Mirror) CopyReferrers(ctx context.Context, source, destination, digest, copied string) (Copied, error) {
+	c := &copying{Mirror: m, source: source, destination: destination}
+	err := c.referrers(ctx, digest, copied)
+	if err != nil {
+		err = fmt.Errorf("%w: %w", ErrReferrers, err)
+	}
+	return Copied{Digest: copied, Pulls: int(c.pulls.Load()), Bytes: c.bytes.Load()}, err
+}
+
+func (c *copying) referrers(ctx context.Context, digest, copied string) error {
+	manifest, err := c.Registry.Get(ctx, c.destination, copied)
+	if err != nil {
+		return err
+	}
+	children, err := manifest.Entries()
+	if err != nil {
+		return err
+	}
+	var subjects []string
+	if copied == digest {
+		subjects = append(subjects, digest)
+	}
+	for _, child := range children {
+		if !platform.Attestation(child) {
+			subjects = append(subjects, child.Digest)
+		}
+	}
+	finder := referrers.Finder{Registry: c.Registry, Pulled: func(string) { c.pull() }}
+	for _, subject := range subjects {
+		err := finder.Walk(ctx, c.source, subject, func(found referrers.List) error {
+			for _, entry := range found.Referrers {
+				if err := c.manifest(ctx, registry.Descriptor{Digest: entry.Digest, MediaType: entry.MediaType}, 0); err != nil {
+					return err
+				}
+			}
+			return referrers.Announce(ctx, c.Registry, c.destination, found)
+		})
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
