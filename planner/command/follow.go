@@ -12,8 +12,17 @@ import (
 	"github.com/osism/skopeo-worker/shared/run"
 )
 
-// pollInterval is how often a run that is followed is looked at.
-const pollInterval = 500 * time.Millisecond
+// pollInterval is the pause between two looks at a run. It is pollShare times as
+// long as a look where that is more: a run of 10,000 chunks is work for the broker.
+const (
+	pollInterval = 100 * time.Millisecond
+	pollShare    = 20
+)
+
+// poll returns when it is time for the next look; the last one took so long.
+func poll(took time.Duration) <-chan time.Time {
+	return time.After(max(pollInterval, pollShare*took))
+}
 
 // follow shows the run until it is over or ctx ends, and returns what the exit code
 // is to say of it.
@@ -49,9 +58,9 @@ func (se *session) watch(ctx context.Context, id string, out io.Writer) (run.Sta
 	follower := newFollower(out)
 	defer follower.Done()
 	defer se.logs.through(follower.Above)()
-	ticker := time.NewTicker(pollInterval)
-	defer ticker.Stop()
+	known := true
 	for {
+		start := time.Now()
 		status, err := tracker.Status(ctx)
 		switch {
 		case err == nil:
@@ -59,13 +68,14 @@ func (se *session) watch(ctx context.Context, id string, out io.Writer) (run.Sta
 			if status.Over() {
 				return status, nil
 			}
-		case ctx.Err() == nil:
-			se.log.Warn("the status is not known", "error", err)
+		case ctx.Err() == nil && known:
+			se.log.Warn("the status is not known for now", "error", err)
 		}
+		known = err == nil
 		select {
 		case <-ctx.Done():
 			return run.Status{}, interrupted(ctx, id)
-		case <-ticker.C:
+		case <-poll(time.Since(start)):
 		}
 	}
 }

@@ -83,9 +83,8 @@ func (se *session) stream(ctx context.Context, id string, out io.Writer) error {
 	}
 	defer tracker.Stop()
 	changes := newLineWriter(out)
-	ticker := time.NewTicker(pollInterval)
-	defer ticker.Stop()
 	for {
+		start := time.Now()
 		status, err := tracker.Status(ctx)
 		if err == nil {
 			err = changes.write(status)
@@ -98,7 +97,7 @@ func (se *session) stream(ctx context.Context, id string, out io.Writer) error {
 		}
 		select {
 		case <-ctx.Done():
-		case <-ticker.C:
+		case <-poll(time.Since(start)):
 		}
 	}
 }
