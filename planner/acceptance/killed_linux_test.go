@@ -12,6 +12,7 @@ import (
 	"github.com/osism/skopeo-worker/shared/broker"
 	"github.com/osism/skopeo-worker/shared/brokertest"
 	"github.com/osism/skopeo-worker/shared/run"
+	"github.com/osism/skopeo-worker/worker/registrytest"
 )
 
 // shortAckWait makes the chunks of the dead come back before a test is over.
@@ -52,20 +53,29 @@ func TestKilledWorker(t *testing.T) {
 	t.Parallel()
 	s, server := newFleet(t)
 	shortenAckWait(t, server.Config())
+	// Of each family the first image is copied alone: two families that stick are two
+	// images in flight, and the third one ends.
 	s.push("osism/early", "1", "2", "3", "4")
-	s.push("osism/late", "1", "2", "3", "4")
-	s.write("osism/early", "osism/late")
-	const concurrency = 2
-	s.env["WORKER_CONCURRENCY"] = fmt.Sprint(concurrency)
-	open := s.gate(of("osism/late", blobs))
+	s.push("ceph/late", "1", "2")
+	s.push("kolla/late", "1", "2")
+	s.write("osism/early", "ceph/late", "kolla/late")
+	const inFlight = 2
+	s.env["WORKER_CONCURRENCY"] = fmt.Sprint(inFlight + 1)
+	late := func(r registrytest.Request) bool { return strings.HasSuffix(r.Repository, "/late") }
+	open := s.gate(registrytest.All(late, blobs))
 	first := s.worker()
 	plan := s.planner("plan", "--wait")
-	// Both of its processes are busy with the second repository: the first is done.
-	s.waitFor(distinct(concurrency, of("osism/late", pulls), reference))
-	s.waitFor(of("osism/late", blobs))
+	s.waitFor(distinct(inFlight, registrytest.All(late, blobs), func(r registrytest.Request) string { return r.Repository }))
+	require.Eventually(t, func() bool {
+		tags, err := s.destination.Tags(prefix + "/osism/early")
+		return err == nil && len(tags) == 4
+	}, patience, tick)
 	s.requireMirrored("osism/early")
-	processes := children(t, first)
-	require.Len(t, processes, concurrency)
+	var processes []string
+	require.Eventually(t, func() bool {
+		processes = children(t, first)
+		return len(processes) == inFlight
+	}, patience, tick)
 
 	first.kill()
 	for _, pid := range processes {
@@ -75,9 +85,9 @@ func TestKilledWorker(t *testing.T) {
 	s.worker()
 
 	require.Contains(t, plan.exits(0), "is done")
-	s.requireMirrored("osism/early", "osism/late")
+	s.requireMirrored("osism/early", "ceph/late", "kolla/late")
 	require.Equal(t, 4, s.source.Count(of("osism/early", pulls)))
-	require.LessOrEqual(t, s.source.Count(of("osism/late", pulls)), 4+concurrency)
+	require.LessOrEqual(t, s.source.Count(registrytest.All(late, pulls)), 4+inFlight)
 	require.Empty(t, s.failed())
 }
 

@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/osism/skopeo-worker/worker/registry"
+	"github.com/osism/skopeo-worker/worker/retryafter"
 )
 
 const (
@@ -75,7 +76,7 @@ func (a *api) get(ctx context.Context, repository string, target url.URL) ([]byt
 			Op:         registry.OpTags,
 			Repository: repository,
 			Status:     response.StatusCode,
-			RetryAfter: retryAfter(response.Header, time.Now()),
+			RetryAfter: retryafter.In(response.Header, time.Now()),
 			Err:        refusal(target.Host, response.StatusCode, body),
 		}
 	}

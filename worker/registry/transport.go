@@ -7,6 +7,8 @@ import (
 	"net/http"
 	"sync/atomic"
 	"time"
+
+	"github.com/osism/skopeo-worker/worker/retryafter"
 )
 
 const (
@@ -114,6 +116,6 @@ func noteRetryAfter(response *http.Response, now time.Time) {
 		return
 	}
 	if wait, ok := response.Request.Context().Value(waitKey{}).(*atomic.Int64); ok {
-		wait.Store(int64(parseRetryAfter(response.Header.Get("Retry-After"), now)))
+		wait.Store(int64(retryafter.In(response.Header, now)))
 	}
 }

@@ -1,4 +1,4 @@
-package registry
+package retryafter
 
 import (
 	"net/http"
@@ -9,7 +9,7 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-func TestParseRetryAfter(t *testing.T) {
+func TestParse(t *testing.T) {
 	now := time.Date(2026, 3, 1, 12, 0, 0, 0, time.UTC)
 	for value, want := range map[string]time.Duration{
 		"120":   2 * time.Minute,
@@ -28,6 +28,6 @@ func TestParseRetryAfter(t *testing.T) {
 		"9223372036854775807":                                       time.Hour,
 		"99999999999999999999999":                                   0,
 	} {
-		require.Equal(t, want, parseRetryAfter(value, now), "%q", value)
+		require.Equal(t, want, Parse(value, now), "%q", value)
 	}
 }
