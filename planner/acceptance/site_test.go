@@ -29,11 +29,11 @@ type site struct {
 }
 
 // newSite returns a site without a broker: what runs on it has an embedded one.
-func newSite(t *testing.T) *site {
+func newSite(t *testing.T, source ...registrytest.Option) *site {
 	t.Helper()
 	s := &site{
 		t:           t,
-		source:      registrytest.New(t),
+		source:      registrytest.New(t, source...),
 		destination: registrytest.New(t),
 		list:        filepath.Join(t.TempDir(), "images.yml"),
 	}
@@ -48,9 +48,9 @@ func newSite(t *testing.T) *site {
 }
 
 // newFleet returns a site with a broker that the processes share.
-func newFleet(t *testing.T) (*site, *brokertest.Server) {
+func newFleet(t *testing.T, source ...registrytest.Option) (*site, *brokertest.Server) {
 	t.Helper()
-	s, b := newSite(t), brokertest.Start(t)
+	s, b := newSite(t, source...), brokertest.Start(t)
 	s.env["NATS_URL"] = b.URL()
 	return s, b
 }

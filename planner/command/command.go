@@ -14,6 +14,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/osism/skopeo-worker/shared/broker"
+	"github.com/osism/skopeo-worker/shared/budget"
 	"github.com/osism/skopeo-worker/shared/config"
 	"github.com/osism/skopeo-worker/shared/failure"
 	"github.com/osism/skopeo-worker/shared/run"
@@ -38,7 +39,7 @@ func New() *cobra.Command {
 		SilenceErrors: true,
 	}
 	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return fmt.Errorf("%w: %w", errUsage, err) })
-	root.AddCommand(planCommand(), mirrorCommand(), statusCommand(), failedCommand(), republishCommand(), cancelCommand())
+	root.AddCommand(planCommand(), mirrorCommand(), checkCommand(), statusCommand(), failedCommand(), republishCommand(), cancelCommand())
 	for _, c := range root.Commands() {
 		// Every page of help has every variable.
 		c.Long += "\n\n" + s.help()
@@ -103,6 +104,7 @@ type session struct {
 	*broker.Broker
 	runs     *run.Store
 	failures *failure.Store
+	budget   *budget.Store
 	name     string
 	log      *slog.Logger
 	logs     *redirect
@@ -129,7 +131,18 @@ func connect(ctx context.Context, s *settings, logTo io.Writer) (*session, error
 		b.Close()
 		return nil, err
 	}
-	return &session{Broker: b, runs: runs, failures: failure.NewStore(b), name: s.name.Name, log: log, logs: logs}, nil
+	limits, err := budget.Open(ctx, b, log)
+	if err != nil {
+		b.Close()
+		return nil, err
+	}
+	return &session{Broker: b, runs: runs, failures: failure.NewStore(b), budget: limits, name: s.name.Name, log: log, logs: logs}, nil
+}
+
+// Close ends the session.
+func (se *session) Close() {
+	se.budget.Close()
+	se.Broker.Close()
 }
 
 // redirect lets the log make way for a line that is drawn on the same terminal.

@@ -21,6 +21,7 @@ const (
 	exitUsage       = 2
 	exitUnreachable = 3
 	exitUnfinished  = 4
+	exitToDo        = 4 // of check --exit-code
 )
 
 var (
@@ -30,11 +31,14 @@ var (
 	errUsage = errors.New("wrong usage")
 	// errUnfinished ends a command that did not see the end of its run.
 	errUnfinished = errors.New("unfinished")
+	// errToDo ends a check that found something to do and was asked to say so. It has
+	// been said already.
+	errToDo = errors.New("something to do")
 )
 
 // Message is what to say of the error, nothing where it has been said.
 func Message(err error) string {
-	if err == nil || errors.Is(err, errFailed) {
+	if err == nil || errors.Is(err, errFailed) || errors.Is(err, errToDo) {
 		return ""
 	}
 	return err.Error()
@@ -55,6 +59,8 @@ func ExitCode(err error) int {
 		return 0
 	case is(errFailed):
 		return exitFailed
+	case is(errToDo):
+		return exitToDo
 	case is(errUnfinished, context.Canceled):
 		return exitUnfinished
 	case is(errUsage, config.ErrInvalid, list.ErrBadList, list.ErrBadSource, plan.ErrNameTaken, run.ErrNotFound, skopeo.ErrNotInstalled):

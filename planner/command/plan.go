@@ -13,6 +13,7 @@ import (
 	"github.com/osism/skopeo-worker/planner/display"
 	"github.com/osism/skopeo-worker/planner/list"
 	"github.com/osism/skopeo-worker/planner/plan"
+	"github.com/osism/skopeo-worker/shared/budget"
 	"github.com/osism/skopeo-worker/shared/config"
 	"github.com/osism/skopeo-worker/shared/run"
 )
@@ -92,6 +93,7 @@ type planned struct {
 	selection   plan.Selection
 	started     time.Time
 	chunks      []plan.Chunk
+	limits      map[string]budget.Limit
 	fingerprint string
 }
 
@@ -113,6 +115,7 @@ func prepare(ctx context.Context, s *settings, stdin io.Reader, warnings io.Writ
 		name:        s.name.Name,
 		destination: s.job.destination.String(),
 		selection:   s.job.slice(),
+		limits:      s.job.limits,
 		started:     time.Now(),
 	}
 	p.chunks = p.selection.Split(l.Entries, p.started)
@@ -124,7 +127,10 @@ func prepare(ctx context.Context, s *settings, stdin io.Reader, warnings io.Writ
 
 // publish stores the plan as a new run. An empty plan makes no run.
 func (p *planned) publish(ctx context.Context, se *session, force bool) (run.Run, error) {
-	if err := plan.Claim(ctx, se.Broker, p.name, p.owner, force); err != nil || len(p.chunks) == 0 {
+	if err := plan.Claim(ctx, se.Broker, p.name, p.owner, force); err != nil {
+		return run.Run{}, err
+	}
+	if err := se.budget.SetLimits(ctx, p.name, p.limits); err != nil || len(p.chunks) == 0 {
 		return run.Run{}, err
 	}
 	r := run.Run{

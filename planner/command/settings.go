@@ -8,6 +8,7 @@ import (
 
 	"github.com/osism/skopeo-worker/planner/plan"
 	"github.com/osism/skopeo-worker/shared/broker"
+	"github.com/osism/skopeo-worker/shared/budget"
 	"github.com/osism/skopeo-worker/shared/config"
 	"github.com/osism/skopeo-worker/shared/reference"
 	"github.com/osism/skopeo-worker/shared/selection"
@@ -41,8 +42,10 @@ type job struct {
 	Platforms    string `envconfig:"PLATFORMS" desc:"only these, os/arch[/variant] with commas between them: linux/amd64,linux/arm64"`
 	Attestations bool   `envconfig:"ATTESTATIONS" default:"true" expect:"true or false" desc:"mirror the attestation manifests of an index"`
 	Referrers    bool   `envconfig:"REFERRERS" default:"false" expect:"true or false" desc:"mirror what refers to an image: signatures, SBOMs, attestations"`
+	RateLimits   string `envconfig:"RATE_LIMITS" desc:"pulls that registries allow in a window, as docker.io=100/6h,quay.io=20/1s; they go before what registries say of themselves"`
 
 	destination reference.Destination
+	limits      map[string]budget.Limit
 	defaults    selection.Selection
 }
 
@@ -61,6 +64,9 @@ func (j *job) Validate() []error {
 	var err error
 	if j.destination, err = reference.ParseDestination(j.Dest); err != nil {
 		bad = append(bad, config.Bad("MIRROR_DEST_URL", "", "host[:port][/prefix] of the destination: "+err.Error()))
+	}
+	if j.limits, err = budget.ParseLimits(j.RateLimits); err != nil {
+		bad = append(bad, config.Bad("RATE_LIMITS", "", "registries with their limits, as docker.io=100/6h,quay.io=20/1s: "+err.Error()))
 	}
 	return append(bad, j.choose()...)
 }
@@ -124,10 +130,13 @@ func (s *settings) help() string {
 	var b strings.Builder
 	b.WriteString("Configuration is by environment:\n\n")
 	b.WriteString(config.Help(&s.job, &s.name, &s.broker, &s.log))
-	b.WriteString("\nWhere this process works itself (planner mirror, and republish without NATS_URL):\n\n")
-	b.WriteString(config.Help(&s.worker, &s.registries))
-	b.WriteString("\nExit codes: 0 done; 1 some images failed, kept for republish; 2 wrong usage or bad\n" +
-		"input, nothing was published; 3 the list or the broker could not be reached;\n" +
-		"4 unfinished: timed out, cancelled, superseded or interrupted.")
+	b.WriteString("\nWhere this process talks to registries itself (planner check and mirror, and republish\nwithout NATS_URL):\n\n")
+	b.WriteString(config.Help(&s.registries))
+	b.WriteString("\nWhere it works itself (planner mirror, and republish without NATS_URL):\n\n")
+	b.WriteString(config.Help(&s.worker))
+	b.WriteString("\nExit codes: 0 done; 1 some images failed, kept for republish (of check: could not be\n" +
+		"checked); 2 wrong usage or bad input, nothing was published; 3 the list or the broker\n" +
+		"could not be reached; 4 unfinished: timed out, cancelled, superseded or interrupted; of\n" +
+		"check --exit-code: there is something to do.")
 	return b.String()
 }

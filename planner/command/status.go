@@ -41,6 +41,9 @@ func statusCommand() *cobra.Command {
 				if err != nil {
 					return err
 				}
+				if status.Registries, err = se.budget.Report(ctx); err != nil {
+					return err
+				}
 				display.Status(out, status, time.Now())
 				return nil
 			}
@@ -72,7 +75,18 @@ func (se *session) status(ctx context.Context, id string) (run.Status, error) {
 		return run.Status{}, err
 	}
 	defer tracker.Stop()
-	return tracker.Status(ctx)
+	return se.describe(ctx, tracker)
+}
+
+// describe is the status of a run with what the registries allow.
+func (se *session) describe(ctx context.Context, tracker *run.Tracker) (run.Status, error) {
+	status, err := tracker.Status(ctx)
+	if err != nil {
+		return status, err
+	}
+	registries, err := se.budget.Report(ctx)
+	status.Registries = append(status.Registries, registries...)
+	return status, err
 }
 
 // stream prints the status as JSON, one object a line, each time it changes.
@@ -85,7 +99,7 @@ func (se *session) stream(ctx context.Context, id string, out io.Writer) error {
 	changes := newLineWriter(out)
 	for {
 		start := time.Now()
-		status, err := tracker.Status(ctx)
+		status, err := se.describe(ctx, tracker)
 		if err == nil {
 			err = changes.write(status)
 		}

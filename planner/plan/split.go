@@ -67,15 +67,21 @@ func group(slice []list.Entry, number int, due time.Time) []Chunk {
 	return chunks
 }
 
-// message is what the workers get. The destination's repository is in each entry.
+// message is what the workers get.
 func (c Chunk) message(name, run string) message.Chunk {
-	m := message.Chunk{Name: name, Run: run, Number: c.Number, Registry: c.Registry}
+	return message.Chunk{Name: name, Run: run, Number: c.Number, Registry: c.Registry, Repositories: c.Repositories()}
+}
+
+// Repositories are the entries as the workers get them. The destination's repository
+// is in each.
+func (c Chunk) Repositories() []message.Repository {
+	var all []message.Repository
 	for _, e := range c.Entries {
-		m.Repositories = append(m.Repositories, message.Repository{
+		all = append(all, message.Repository{
 			Source: e.Repository(), Destination: e.Destination, Tag: e.Tag, Digest: e.Digest, Selection: e.Selection.Pointer(),
 		})
 	}
-	return m
+	return all
 }
 
 // address is the chunk's place in the stream. A chunk that is too large for one

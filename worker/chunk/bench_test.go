@@ -2,6 +2,7 @@ package chunk
 
 import (
 	"context"
+	"fmt"
 	"log/slog"
 	"net/http"
 	"sync"
@@ -16,6 +17,7 @@ import (
 	"github.com/osism/skopeo-worker/shared/run"
 	"github.com/osism/skopeo-worker/worker/listing"
 	"github.com/osism/skopeo-worker/worker/mirror"
+	"github.com/osism/skopeo-worker/worker/platform"
 	"github.com/osism/skopeo-worker/worker/registry"
 	"github.com/osism/skopeo-worker/worker/registrytest"
 	"github.com/osism/skopeo-worker/worker/resolve"
@@ -51,11 +53,17 @@ type bench struct {
 	pulls    int
 	bytes    int64
 	outcomes map[string]int
+	absent   map[string]bool
 }
 
 func newBench(t *testing.T) *bench {
 	t.Helper()
-	b := &bench{from: registrytest.New(t), to: registrytest.New(t), kept: &keeper{records: map[string]failure.Image{}}}
+	return newBenchBetween(t, registrytest.New(t), registrytest.New(t))
+}
+
+func newBenchBetween(t *testing.T, from, to *registrytest.Registry) *bench {
+	t.Helper()
+	b := &bench{from: from, to: to, kept: &keeper{records: map[string]failure.Image{}}, absent: map[string]bool{}}
 	insecure := []string{b.from.Host(), b.to.Host()}
 	client := registry.NewClient(registry.Options{Insecure: insecure, Transport: &http.Transport{ResponseHeaderTimeout: patience}})
 	b.Worker = &Worker{
@@ -63,6 +71,7 @@ func newBench(t *testing.T) *bench {
 		Mirror:      &mirror.Mirror{Registry: client, Skopeo: &skopeo.Runner{Insecure: insecure, Timeout: 10 * time.Second}},
 		Failures:    b.kept,
 		Resolutions: b,
+		Absences:    b,
 		Concurrency: 4,
 		MaxAttempts: attempts,
 		Backoff:     func(int) time.Duration { return 0 },
@@ -83,6 +92,19 @@ func (b *bench) Superseded(_ context.Context, c message.Chunk, _ message.Reposit
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	return b.newest > c.Run, nil
+}
+
+func (b *bench) Absent(_ context.Context, digest string, w platform.Wanted) (bool, error) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.absent[fmt.Sprint(digest, w)], nil
+}
+
+func (b *bench) NoteAbsent(_ context.Context, digest string, w platform.Wanted) error {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.absent[fmt.Sprint(digest, w)] = true
+	return nil
 }
 
 func (b *bench) Image(_, outcome string) {

@@ -29,7 +29,26 @@ func (t *task) compareAll(ctx context.Context, all []message.Repository, resolve
 	for _, j := range jobs {
 		whole = append(whole, j...)
 	}
+	for _, j := range whole {
+		j.at = t.held.at(j)
+	}
 	return whole, nil
+}
+
+// sift tells the jobs that need a copy from those that only cost small requests.
+func (t *task) sift(ctx context.Context, jobs []*job) (copies, others []*job, err error) {
+	for _, j := range jobs {
+		absent, err := t.isAbsent(ctx, j)
+		switch {
+		case err != nil:
+			return nil, nil, err
+		case absent || j.at != "":
+			others = append(others, j)
+		default:
+			copies = append(copies, j)
+		}
+	}
+	return copies, others, nil
 }
 
 // there is what the destination has under a tag.
@@ -41,12 +60,11 @@ type there struct {
 // compare asks the destination for the tags of a repository.
 func (t *task) compare(ctx context.Context, r message.Repository, resolved time.Time) ([]*job, error) {
 	have, errs := t.look(r)
-	known := map[string]string{} // what is at the destination, by the source's digest
 	var current, differ []message.Image
 	var failed []error
 	for i, image := range r.Images {
 		if errs[i] == nil && have[i].current {
-			known[image.Digest] = have[i].digest
+			t.held.add(r, image.Digest, have[i].digest)
 			current = append(current, image)
 			continue
 		}
@@ -57,7 +75,7 @@ func (t *task) compare(ctx context.Context, r message.Repository, resolved time.
 	of := func(image message.Image) *job {
 		j := jobs[image.Digest]
 		if j == nil {
-			j = &job{repository: r, digest: image.Digest, mediaType: image.MediaType, at: known[image.Digest], resolved: resolved}
+			j = &job{repository: r, digest: image.Digest, mediaType: image.MediaType, resolved: resolved}
 			jobs[image.Digest] = j
 			ordered = append(ordered, j)
 		}

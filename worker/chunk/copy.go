@@ -22,6 +22,7 @@ type job struct {
 	images     []message.Image // to be tagged
 	current    []message.Image // tagged already: only what refers to them is looked for
 	at         string          // digest that it has at the destination, where that is known
+	pulled     bool            // it was not there, and is now
 	resolved   time.Time
 }
 
@@ -39,6 +40,9 @@ func (t *task) copy(ctx context.Context, j *job) error {
 	}
 	if err := t.lookAgain(ctx, j); err != nil || len(j.all()) == 0 {
 		return err
+	}
+	if j.at == "" {
+		j.at = t.held.at(j)
 	}
 	if absent, err := t.isAbsent(ctx, j); err != nil {
 		return err
@@ -66,7 +70,7 @@ func (t *task) copy(ctx context.Context, j *job) error {
 		return err
 	}
 	t.unchanged(r, j.current)
-	return t.tag(ctx, j, copied.Digest, copied.Pulls > 0)
+	return t.tag(ctx, j, copied.Digest)
 }
 
 // bring makes sure that the destination has the job's content.
@@ -79,6 +83,8 @@ func (t *task) bring(j *job) (mirror.Copied, error) {
 		if err != nil {
 			return copied, err
 		}
+		j.pulled = copied.Pulls > 0
+		t.held.add(r, j.digest, copied.Digest)
 	}
 	if r.Selection == nil || !r.Selection.Referrers {
 		return copied, nil
@@ -112,7 +118,8 @@ func (t *task) unchanged(r message.Repository, images []message.Image) {
 }
 
 // tag puts the job's tags on what is at the destination by now.
-func (t *task) tag(ctx context.Context, j *job, digest string, copied bool) error {
+func (t *task) tag(ctx context.Context, j *job, digest string) error {
+	copied := j.pulled
 	for _, image := range j.images {
 		if err := t.Mirror.Tag(t.work, j.repository.Destination, digest, destinationTag(image)); err != nil {
 			if err := t.failed(ctx, j.repository, try{image, err}); err != nil {

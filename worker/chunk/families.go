@@ -1,94 +1,130 @@
 package chunk
 
 import (
+	"slices"
 	"strings"
 	"sync"
 
 	"golang.org/x/sync/errgroup"
 )
 
-// families orders copies so that layers which images share travel once: of images
-// that probably share some, the first is copied alone, and skopeo's blob cache then
-// knows where its layers are. Images of one repository are a family, and so are
-// the repositories of one organisation.
-type families struct {
-	mu   sync.Mutex
-	done map[string]bool
+// schedule orders the copies of a chunk so that layers which images share travel
+// once. What probably shares layers is a family; of each family one image is copied
+// before any other begins, and skopeo's blob cache then knows where its layers are.
+// Nothing is remembered from chunk to chunk: a new release has new layers.
+type schedule struct {
+	mu       sync.Mutex
+	ended    sync.Cond // a job has ended
+	waiting  []member
+	families map[string]standing
 }
 
-// maxFamilies bounds what a worker that lives for months remembers.
-const maxFamilies = 10_000
+// member is a job with the families it belongs to.
+type member struct {
+	*job
+	families []string
+}
 
-// copy does the jobs, so many at once.
-func (f *families) copy(jobs []*job, concurrency int, do func(*job) error) error {
-	slots := make(chan struct{}, concurrency)
+// standing is how far a family is; the zero value: none of it has begun.
+type standing int
+
+const (
+	first standing = iota + 1 // its first copy is under way
+	known
+)
+
+// inFamilies does the jobs, so many at once. An error ends it, as soon as what is
+// under way has ended.
+func inFamilies(jobs []*job, concurrency int, do func(*job) error) error {
+	s := &schedule{families: map[string]standing{}}
+	s.ended.L = &s.mu
+	for _, j := range jobs {
+		s.waiting = append(s.waiting, member{j, families(j)})
+	}
 	var group errgroup.Group
-	run := func(j *job) error {
-		slots <- struct{}{}
-		defer func() { <-slots }()
-		return do(j)
-	}
-	var follow func(jobs []*job, keys ...func(*job) string)
-	follow = func(jobs []*job, keys ...func(*job) string) {
-		if len(keys) == 0 {
-			for _, j := range jobs {
-				group.Go(func() error { return run(j) })
-			}
-			return
-		}
-		for _, family := range groups(jobs, keys[0]) {
-			if f.known(keys[0](family[0])) {
-				follow(family, keys[1:]...)
-				continue
-			}
-			group.Go(func() error {
-				err := run(family[0])
-				for _, key := range keys {
-					f.note(key(family[0]))
+	for range min(concurrency, len(jobs)) {
+		group.Go(func() error {
+			for m, ok := s.next(); ok; m, ok = s.next() {
+				err := do(m.job)
+				s.end(m)
+				if err != nil {
+					return err
 				}
-				follow(family[1:], keys[1:]...)
-				return err
-			})
-		}
+			}
+			return nil
+		})
 	}
-	follow(jobs, byOrganisation, byRepository)
 	return group.Wait()
 }
 
-func byOrganisation(j *job) string {
-	i := strings.LastIndexByte(j.repository.Destination, '/')
-	return j.repository.Destination[:i+1]
-}
-
-func byRepository(j *job) string { return j.repository.Destination }
-
-// groups keeps the order of the jobs.
-func groups(jobs []*job, key func(*job) string) [][]*job {
-	var groups [][]*job
-	index := map[string]int{}
-	for _, j := range jobs {
-		i, known := index[key(j)]
-		if !known {
-			i = len(groups)
-			index[key(j)] = i
-			groups = append(groups, nil)
+// next waits for a job that may begin, and is false at the end.
+func (s *schedule) next() (member, bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for len(s.waiting) > 0 {
+		if i := slices.IndexFunc(s.waiting, s.ready); i >= 0 {
+			m := s.waiting[i]
+			s.waiting = slices.Delete(s.waiting, i, i+1)
+			s.set(m, 0, first)
+			return m, true
 		}
-		groups[i] = append(groups[i], j)
+		s.ended.Wait() // for a job under way: without one, any is ready
 	}
-	return groups
+	return member{}, false
 }
 
-func (f *families) known(key string) bool {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	return f.done[key]
+func (s *schedule) ready(m member) bool {
+	return !slices.ContainsFunc(m.families, func(f string) bool { return s.families[f] == first })
 }
 
-func (f *families) note(key string) {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	if f.done == nil || len(f.done) >= maxFamilies {
-		f.done = map[string]bool{}
+// end makes the families known that the job was the first of, whatever became of it:
+// where everything fails, it need not do so one by one.
+func (s *schedule) end(m member) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.set(m, first, known)
+	s.ended.Broadcast()
+}
+
+func (s *schedule) set(m member, from, to standing) {
+	for _, f := range m.families {
+		if s.families[f] == from {
+			s.families[f] = to
+		}
 	}
-	f.done[key] = true
+}
+
+// families are the images of one organisation and those of one repository; among
+// both, those whose tags begin alike, up to a separator, and those of one variant:
+// what was released together is built on one base. One digest that several entries
+// of the list name is a family, too.
+func families(j *job) []string {
+	repository := j.repository.Destination
+	organisation := repository[:strings.LastIndexByte(repository, '/')+1]
+	all := []string{organisation, repository, repository + "@" + j.digest}
+	for _, image := range j.all() {
+		for _, alike := range append(beginnings(image.Tag), variant(image.Tag)) {
+			all = append(all, organisation+":"+alike, repository+":"+alike)
+		}
+	}
+	return all
+}
+
+// beginnings of 2024.1-debug are 2024, 2024.1 and itself.
+func beginnings(tag string) []string {
+	var all []string
+	for i, c := range tag {
+		if strings.ContainsRune(".-_", c) {
+			all = append(all, tag[:i])
+		}
+	}
+	return append(all, tag)
+}
+
+// variant of 1.25-alpine is -alpine.
+func variant(tag string) string {
+	if i := strings.IndexByte(tag, '-'); i >= 0 {
+		return tag[i:]
+	}
+	return ""
 }

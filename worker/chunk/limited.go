@@ -2,9 +2,11 @@ package chunk
 
 import (
 	"errors"
+	"math/rand/v2"
 	"strings"
 	"time"
 
+	"github.com/osism/skopeo-worker/shared/budget"
 	"github.com/osism/skopeo-worker/shared/message"
 	"github.com/osism/skopeo-worker/worker/outcome"
 	"github.com/osism/skopeo-worker/worker/registry"
@@ -16,11 +18,20 @@ import (
 // of requests a second or a minute.
 const limitedPause = time.Minute
 
+const (
+	// spread is the part of a wait by which chunks that come back are kept apart,
+	// and maxSpread the most of it.
+	spread    = 10
+	maxSpread = time.Minute
+)
+
 // limit notes that a registry limits us, and returns how long to wait.
 func (t *task) limit(r message.Repository, err error) time.Duration {
 	host := hostOf(r.Source)
-	asked, copied := (*registry.Error)(nil), (*skopeo.Error)(nil)
+	asked, copied, spent := (*registry.Error)(nil), (*skopeo.Error)(nil), (*budget.SpentError)(nil)
 	switch {
+	case errors.As(err, &spent):
+		host = spent.Registry
 	case errors.As(err, &asked):
 		host = hostOf(asked.Repository)
 	case errors.As(err, &copied) && copied.Registry == hostOf(r.Destination):
@@ -33,7 +44,8 @@ func (t *task) limit(r message.Repository, err error) time.Duration {
 	}
 	t.limited[host] = true
 	if after := outcome.RetryAfter(err); after > 0 {
-		return after
+		// Everybody who was refused has been told the same moment.
+		return after + rand.N(min(after/spread, maxSpread)+time.Second)
 	}
 	return jitter(limitedPause)
 }

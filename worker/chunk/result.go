@@ -1,6 +1,7 @@
 package chunk
 
 import (
+	"strings"
 	"sync"
 	"time"
 
@@ -45,6 +46,40 @@ func (m *mirrored) add(repository, source string) {
 		m.repositories[repository] = map[string]bool{}
 	}
 	m.repositories[repository][source] = true
+}
+
+// holdings remembers what the destination has of the source's digests, so that one
+// entry of the list need not copy what another one has brought there.
+type holdings struct {
+	mu      sync.Mutex
+	digests map[holding]string
+}
+
+// holding is a digest of the source with what of it is wanted.
+type holding struct {
+	destination, digest, platforms string
+	withoutAttestations            bool
+}
+
+func holdingOf(r message.Repository, digest string) holding {
+	w := wanted(r)
+	return holding{r.Destination, digest, strings.Join(w.Platforms, ","), w.WithoutAttestations}
+}
+
+func (h *holdings) add(r message.Repository, digest, at string) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if h.digests == nil {
+		h.digests = map[holding]string{}
+	}
+	h.digests[holdingOf(r, digest)] = at
+}
+
+// at is the digest that the job's content has at the destination, where that is known.
+func (h *holdings) at(j *job) string {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return h.digests[holdingOf(j.repository, j.digest)]
 }
 
 // destinationTag is the tag an image gets at the destination.

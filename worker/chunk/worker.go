@@ -68,8 +68,7 @@ type Worker struct {
 	Backoff     func(attempt int) time.Duration
 	Log         *slog.Logger
 
-	clock    func() time.Time // nil: the real one
-	families families
+	clock func() time.Time // nil: the real one
 }
 
 func (w *Worker) now() time.Time {
@@ -102,6 +101,7 @@ type task struct {
 	slots    chan struct{} // of small requests
 	progress progress
 	mirrored mirrored
+	held     holdings
 
 	mu      sync.Mutex
 	next    []message.Repository // for the next round
@@ -128,7 +128,8 @@ func (w *Worker) Do(ctx, work context.Context, d Delivery) (Result, error) {
 			return Result{}, err
 		}
 		todo, t.next = t.next, nil
-		if len(todo) == 0 || !t.again(ctx) {
+		// Others wait for the parts.
+		if len(todo) == 0 || len(t.parts) > 0 || !t.again(ctx) {
 			break
 		}
 		t.after, t.first = 0, false
@@ -196,11 +197,16 @@ func (t *task) round(ctx context.Context, todo []message.Repository) error {
 	if err != nil {
 		return err
 	}
-	if len(jobs) > maxCopies && t.first {
-		t.parts = parts(jobs)
-		return nil
+	if t.first && len(jobs) > maxCopies {
+		copies, others, err := t.sift(ctx, jobs)
+		if err != nil {
+			return err
+		}
+		if len(copies) > maxCopies {
+			t.parts, jobs = parts(copies), others
+		}
 	}
-	return t.families.copy(jobs, t.Concurrency, func(j *job) error { return t.copy(ctx, j) })
+	return inFamilies(jobs, t.Concurrency, func(j *job) error { return t.copy(ctx, j) })
 }
 
 // forgive takes what was seen at the destination out of the failure records.

@@ -194,7 +194,8 @@ func TestBeingLimitedIsNoFailure(t *testing.T) {
 				if name == "destination" { // skopeo does not tell what a PUT's answer asks for
 					require.Greater(t, result.After, limitedPause/2)
 				} else {
-					require.Equal(t, asked, result.After)
+					require.GreaterOrEqual(t, result.After, asked)
+					require.Less(t, result.After, limitedPause/2)
 				}
 				if most := test.most; most > 0 {
 					require.LessOrEqual(t, r.Count(registrytest.All(test.match, registrytest.Answered(429))), most)

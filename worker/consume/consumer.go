@@ -62,6 +62,9 @@ func New(ctx context.Context, b *broker.Broker, w *chunk.Worker, m *metrics.Metr
 	if err != nil {
 		return nil, err
 	}
+	if w.Mirror.Indexes, err = openIndexes(ctx, b, log); err != nil {
+		return nil, err
+	}
 	c := &Consumer{broker: b, runs: runs, failures: failure.NewStore(b), resolutions: resolutions, worker: w, metrics: m, log: log, now: time.Now}
 	w.Failures = insistent{c.failures, log}
 	w.Resolutions = insistentResolutions{resolutions, log}

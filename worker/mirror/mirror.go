@@ -39,11 +39,20 @@ type Copied struct {
 type Mirror struct {
 	Registry *registry.Client
 	Skopeo   *skopeo.Runner
-	// Pulled is told of every pull, just before it is made.
-	Pulled func(source string)
+	// Guard runs a copy of one manifest when the registries allow it; nil is at once.
+	Guard func(ctx context.Context, source, destination string, run func(context.Context) error) error
+	// Indexes keeps indexes of which not all could be copied; nil is nobody.
+	Indexes Indexes
 
 	// flights makes one copy of what several tags or indexes need at once.
 	flights singleflight.Group
+}
+
+// Indexes keeps indexes until the rest of their manifests can be copied, so that they
+// are not pulled again. Losing one costs a pull.
+type Indexes interface {
+	Index(ctx context.Context, digest string) (registry.Manifest, bool)
+	KeepIndex(ctx context.Context, index registry.Manifest)
 }
 
 // Tagged returns the digest that the destination has under the tag, or nothing.
@@ -136,12 +145,17 @@ func (c *copying) fetch(ctx context.Context, d registry.Descriptor, depth int) e
 	if err != nil {
 		return c.bad(index.Digest, err)
 	}
-	return c.index(ctx, index, children, depth)
+	return c.whole(ctx, index, index, children, depth)
 }
 
 // read pulls the manifest where it may be an index. Of an image it returns nothing:
 // pulling that is left to skopeo.
 func (c *copying) read(ctx context.Context, d registry.Descriptor) (registry.Manifest, error) {
+	if c.Indexes != nil {
+		if index, kept := c.Indexes.Index(ctx, d.Digest); kept {
+			return index, nil
+		}
+	}
 	if d.MediaType == "" {
 		// A listing, or a digest that the list pins, comes without one.
 		head, err := c.Registry.Head(ctx, c.source, d.Digest)
@@ -149,7 +163,7 @@ func (c *copying) read(ctx context.Context, d registry.Descriptor) (registry.Man
 			return registry.Manifest{}, err
 		}
 		if head.Pulled {
-			c.pull()
+			c.pulls.Add(1)
 		}
 		d.MediaType = head.MediaType
 	}
@@ -157,14 +171,27 @@ func (c *copying) read(ctx context.Context, d registry.Descriptor) (registry.Man
 	if kind.IsImage() || kind.IsSchema1() {
 		return registry.Manifest{}, nil
 	}
-	c.pull() // the registry may not have told its type
-	return c.Registry.Get(ctx, c.source, d.Digest)
+	// The registry may not have told its type.
+	manifest, err := c.Registry.Get(ctx, c.source, d.Digest)
+	if asked := (*registry.Error)(nil); err == nil || errors.As(err, &asked) && asked.Status != 0 {
+		c.pulls.Add(1)
+	}
+	return manifest, err
 }
 
 // image lets skopeo copy a manifest with what it refers to.
 func (c *copying) image(ctx context.Context, d registry.Descriptor) error {
-	c.pull()
-	if err := c.Skopeo.Copy(ctx, c.source, d.Digest, c.destination); err != nil {
+	run := func(ctx context.Context) error {
+		c.pulls.Add(1)
+		return c.Skopeo.Copy(ctx, c.source, d.Digest, c.destination)
+	}
+	var err error
+	if c.Guard != nil {
+		err = c.Guard(ctx, c.source, c.destination, run)
+	} else {
+		err = run(ctx)
+	}
+	if err != nil {
 		return err
 	}
 	copied, err := c.copied(ctx, c.destination, d.Digest)
@@ -173,6 +200,16 @@ func (c *copying) image(ctx context.Context, d registry.Descriptor) error {
 	}
 	c.bytes.Add(copied.ContentSize())
 	return nil
+}
+
+// whole copies the children of an index that was read, and puts what is to be put in
+// its place. Where not all could be copied, the index is kept.
+func (c *copying) whole(ctx context.Context, read, put registry.Manifest, children []registry.Descriptor, depth int) error {
+	err := c.index(ctx, put, children, depth)
+	if err != nil && c.Indexes != nil {
+		c.Indexes.KeepIndex(ctx, read)
+	}
+	return err
 }
 
 // index copies what the index names and then puts it, byte by byte.
@@ -191,11 +228,4 @@ func (c *copying) bad(digest string, err error) error {
 		err = fmt.Errorf("%w: %w", registry.ErrBadManifest, err)
 	}
 	return &registry.Error{Op: registry.OpGet, Repository: c.source, Reference: digest, Err: err}
-}
-
-func (c *copying) pull() {
-	c.pulls.Add(1)
-	if c.Pulled != nil {
-		c.Pulled(c.source)
-	}
 }

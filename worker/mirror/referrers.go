@@ -45,7 +45,7 @@ func (c *copying) referrers(ctx context.Context, digest, copied string) error {
 			subjects = append(subjects, child.Digest)
 		}
 	}
-	finder := referrers.Finder{Registry: c.Registry, Pulled: func(string) { c.pull() }}
+	finder := referrers.Finder{Registry: c.Registry, Pulled: func(string) { c.pulls.Add(1) }}
 	for _, subject := range subjects {
 		err := finder.Walk(ctx, c.source, subject, func(found referrers.List) error {
 			for _, entry := range found.Referrers {

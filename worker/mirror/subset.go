@@ -29,7 +29,7 @@ func (c *copying) subset(ctx context.Context, d registry.Descriptor, wanted plat
 	if err != nil {
 		return "", c.bad(d.Digest, err)
 	}
-	return subset.Digest, c.index(ctx, subset, children, 0)
+	return subset.Digest, c.whole(ctx, index, subset, children, 0)
 }
 
 // wantedImage copies an image that is in no index. Its platform is in its
@@ -39,15 +39,17 @@ func (c *copying) wantedImage(ctx context.Context, d registry.Descriptor, wanted
 	if err := c.manifest(ctx, d, 0); err != nil {
 		return err
 	}
-	matches, err := c.matches(ctx, d.Digest, wanted)
+	matches, err := c.Wants(ctx, c.destination, d.Digest, wanted)
 	if err != nil || matches {
 		return err
 	}
 	return fmt.Errorf("%s@%s: %w", c.source, d.Digest, platform.ErrNoPlatform)
 }
 
-func (c *copying) matches(ctx context.Context, digest string, wanted platform.Wanted) (bool, error) {
-	manifest, err := c.copied(ctx, c.destination, digest)
+// Wants tells whether an image at the destination, which is in no index, is for a
+// wanted platform. It asks for the image's configuration there.
+func (m *Mirror) Wants(ctx context.Context, destination, digest string, wanted platform.Wanted) (bool, error) {
+	manifest, err := m.copied(ctx, destination, digest)
 	if err != nil {
 		return false, err
 	}
@@ -58,12 +60,12 @@ func (c *copying) matches(ctx context.Context, digest string, wanted platform.Wa
 		} `json:"config"`
 	}
 	if err := json.Unmarshal(manifest.Raw, &image); err != nil {
-		return false, c.bad(digest, err)
+		return false, &registry.Error{Op: registry.OpGet, Repository: destination, Reference: digest, Err: fmt.Errorf("%w: %w", registry.ErrBadManifest, err)}
 	}
 	if !types.MediaType(image.Config.MediaType).IsConfig() {
 		return true, nil // an artifact is for every platform
 	}
-	config, err := c.Registry.Config(ctx, c.destination, image.Config.Digest)
+	config, err := m.Registry.Config(ctx, destination, image.Config.Digest)
 	if err != nil {
 		return false, fmt.Errorf("reading the configuration of what was copied: %w", err)
 	}

@@ -8,10 +8,12 @@ import (
 	"strings"
 	"time"
 
+	"github.com/osism/skopeo-worker/shared/budget"
 	"github.com/osism/skopeo-worker/worker/credential"
 	"github.com/osism/skopeo-worker/worker/redact"
 	"github.com/osism/skopeo-worker/worker/registry"
 	"github.com/osism/skopeo-worker/worker/skopeo"
+	"github.com/osism/skopeo-worker/worker/throttle"
 )
 
 // Class is what a failure means.
@@ -42,6 +44,9 @@ func (c Class) String() string {
 func Classify(err error) Class {
 	if errors.Is(err, context.Canceled) {
 		return Interrupted
+	}
+	if spent := (*budget.SpentError)(nil); errors.As(err, &spent) || errors.Is(err, throttle.ErrBroker) || errors.Is(err, skopeo.ErrLate) {
+		return Limited
 	}
 	if asked := (*registry.Error)(nil); errors.As(err, &asked) {
 		return classifyAnswer(asked)
@@ -97,9 +102,26 @@ func classifyCopy(copied *skopeo.Error) Class {
 	return classifyText(copied.Reason)
 }
 
-// RetryAfter returns how long the registry that failed asks to wait, 0 where it
-// does not say.
+// brokerPause is how long to wait for a broker that does not tell whether a registry
+// may be asked: as long as one takes to restart.
+const brokerPause = 5 * time.Second
+
+// latePause is how long to wait where this machine was too busy to use a token in
+// time.
+const latePause = 2 * time.Second
+
+// RetryAfter returns how long to wait, where the budget or the registry that failed
+// says so, and 0 where neither does.
 func RetryAfter(err error) time.Duration {
+	if spent := (*budget.SpentError)(nil); errors.As(err, &spent) {
+		return max(time.Until(spent.Slot), time.Millisecond)
+	}
+	if errors.Is(err, throttle.ErrBroker) {
+		return brokerPause
+	}
+	if errors.Is(err, skopeo.ErrLate) {
+		return latePause
+	}
 	if asked := (*registry.Error)(nil); errors.As(err, &asked) {
 		return asked.RetryAfter
 	}

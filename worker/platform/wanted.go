@@ -87,6 +87,10 @@ func (w Wanted) Image(config []byte) (matches bool, err error) {
 	return image.OS == "" || w.covers(read([]string{image.OS, image.Architecture, image.Variant})), nil
 }
 
+// Covers tells whether an image for the platform, os/arch[/variant] as an upstream
+// writes it, is wanted.
+func (w Wanted) Covers(platform string) bool { return w.covers(read(strings.Split(platform, "/"))) }
+
 // covers tells whether an image for the platform is wanted: same system and
 // architecture, and same variant where the wanted platform has one.
 func (w Wanted) covers(image platform) bool {

@@ -62,9 +62,21 @@ func (u *Upstream) digests(ctx context.Context, repository string, tags []listin
 			result.Skipped++
 		default:
 			result.Images = append(result.Images, image(tag.Name, found[i]))
+			result.note(tag)
 		}
 	}
 	return result, nil
+}
+
+// note keeps the platforms that the listing told of a tag.
+func (r *Result) note(tag listing.Tag) {
+	if len(tag.Platforms) == 0 {
+		return
+	}
+	if r.Platforms == nil {
+		r.Platforms = map[string][]string{}
+	}
+	r.Platforms[tag.Name] = tag.Platforms
 }
 
 // answered tells whether the registry itself has answered.

@@ -17,6 +17,9 @@ type Result struct {
 	Missed  []Missed // tags whose digest is still to be found out
 	Skipped int      // tags that were listed and then were gone, or are for Windows only
 	Pulls   int      // manifests that had to be pulled to learn their digest
+	// Platforms are those of the tags whose listing tells all of them, by tag. They are
+	// as the listing writes them, os/architecture[/variant].
+	Platforms map[string][]string
 }
 
 // Missed is a tag that was listed and could not be looked up. Err is of the package

@@ -59,7 +59,9 @@ func (r *Runner) run(ctx context.Context, arguments []string) error {
 		defer cancel()
 	}
 	p := r.process(within, arguments)
-	said := &stderr{limited: func(l *limit) { stop(l) }}
+	inTime := pullTimer(ctx, func() { stop(ErrLate) })
+	defer inTime()
+	said := &stderr{limited: func(l *limit) { stop(l) }, pulled: inTime}
 	p.Stderr = said
 
 	// A process that dies with its parent dies with the thread that started
@@ -79,6 +81,8 @@ func (r *Runner) run(ctx context.Context, arguments []string) error {
 		return &Error{Reason: "interrupted", ExitCode: noExitCode, Err: ctx.Err()}
 	case errors.As(cause, &limited):
 		return &Error{Reason: limited.Error(), ExitCode: noExitCode, RetryAfter: limited.retryAfter, Err: limited}
+	case errors.Is(cause, ErrLate):
+		return &Error{Reason: ErrLate.Error(), ExitCode: noExitCode, Err: ErrLate}
 	case errors.Is(cause, errTimeout):
 		return &Error{Reason: fmt.Sprintf("gave up after %s", r.Timeout), ExitCode: noExitCode, Err: errTimeout}
 	case !started:

@@ -199,3 +199,21 @@ func TestArguments(t *testing.T) {
 	require.EqualError(t, err, "--debug "+policy+"copy --preserve-digests --dest-tls-verify=false "+
 		"docker://a.example/b@sha256:0 docker://c.example:5000/d@sha256:0")
 }
+
+// TestPullDeadline: a copy that has not asked for its manifest in time ends, and one
+// that has may take as long as it likes.
+func TestPullDeadline(t *testing.T) {
+	from, to, digest, r := pair(t)
+	remove := from.Inject(registrytest.Fault{Match: registrytest.Kinds(registrytest.KindManifestGet), Hang: true})
+	late := skopeo.WithPullDeadline(t.Context(), time.Now().Add(100*time.Millisecond))
+	require.ErrorIs(t, copyImage(late, r, from, to, digest), skopeo.ErrLate)
+	remove()
+
+	held := make(chan struct{})
+	from.Inject(registrytest.Fault{Match: registrytest.Kinds(registrytest.KindBlobGet), Gate: held})
+	deadline, cancel := context.WithTimeout(t.Context(), 3*time.Second)
+	defer cancel()
+	by, _ := deadline.Deadline()
+	context.AfterFunc(deadline, func() { close(held) })
+	require.NoError(t, copyImage(skopeo.WithPullDeadline(t.Context(), by), r, from, to, digest))
+}

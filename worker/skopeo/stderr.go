@@ -40,9 +40,14 @@ type limit struct {
 func (l *limit) Error() string { return fmt.Sprintf("%v to %s", ErrLimited, l.host) }
 func (l *limit) Unwrap() error { return ErrLimited }
 
-// stderr keeps the last of what is written to it, and reports limits.
+// pulledLine is what skopeo says, at debug level, once it has the manifest. The first
+// text is the same in versions 1.9.3 and 1.18; any request for a blob comes later.
+var pulledLine = regexp.MustCompile(`Content-Type from manifest GET|(?:GET|HEAD) https?://\S+/blobs/`)
+
+// stderr keeps the last of what is written to it, and reports limits and the pull.
 type stderr struct {
 	limited func(*limit)
+	pulled  func()
 	tail    bytes.Buffer
 	line    []byte // the one not yet ended
 }
@@ -57,6 +62,9 @@ func (s *stderr) Write(p []byte) (int, error) {
 		if part[len(part)-1] == '\n' {
 			if found := findLimit(s.line); found != nil {
 				s.limited(found)
+			}
+			if pulledLine.Match(s.line) {
+				s.pulled()
 			}
 			s.line = s.line[:0]
 		}

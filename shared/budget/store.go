@@ -1,0 +1,239 @@
+// Package budget shares what the source registries allow among all workers of a
+// broker: pulls in a window, requests a second, and which registries are closed
+// for now.
+//
+// Every time that leaves this package is by the broker's clock, the one by which
+// schedules fire; Store.Now tells it. No worker's clock matters.
+package budget
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"math/rand/v2"
+	"sync"
+	"time"
+
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+
+	"github.com/osism/skopeo-worker/shared/broker"
+)
+
+// relistInterval is how often everything is read again: the expiry of an entry is
+// not told to those who watch it.
+const relistInterval = time.Minute
+
+// relistRetry is the pause after a list that failed, as it does while a broker
+// that is back has not opened its streams yet.
+const relistRetry = time.Second
+
+// Store is one process's view of the shared budget. It is safe for concurrent use.
+type Store struct {
+	b     *broker.Broker
+	log   *slog.Logger
+	clock clock
+
+	limits, closures jetstream.KeyValue
+	pace             jetstream.Stream
+
+	jitter func(time.Duration) time.Duration // uniform in [0, d)
+
+	mu      sync.RWMutex
+	view    view
+	windows map[string]*window // by stream
+	lanes   map[string]*lane   // by subject
+
+	stop    context.CancelFunc
+	life    context.Context
+	running sync.WaitGroup
+}
+
+// Open opens what the fleet of the broker shares, reads it, and follows it until
+// Close. The context bounds the opening only.
+func Open(ctx context.Context, b *broker.Broker, log *slog.Logger) (*Store, error) {
+	return open(ctx, b, log, time.Now)
+}
+
+func open(ctx context.Context, b *broker.Broker, log *slog.Logger, now func() time.Time) (*Store, error) {
+	s := &Store{
+		b: b, log: log, clock: clock{local: now},
+		jitter:  func(d time.Duration) time.Duration { return rand.N(d) },
+		view:    newView(),
+		windows: map[string]*window{},
+		lanes:   map[string]*lane{},
+	}
+	var err error
+	if s.limits, err = b.Bucket(ctx, jetstream.KeyValueConfig{Bucket: bucketLimits, Description: "skopeo-worker: what registries allow"}); err != nil {
+		return nil, err
+	}
+	if s.closures, err = b.Bucket(ctx, jetstream.KeyValueConfig{Bucket: bucketClosed, Description: "skopeo-worker: registries that refuse us", TTL: maxClosure}); err != nil {
+		return nil, err
+	}
+	if s.pace, err = s.openPace(ctx); err != nil {
+		return nil, err
+	}
+	if err := s.relist(ctx); err != nil {
+		return nil, err
+	}
+	s.life, s.stop = context.WithCancel(context.Background())
+	limits, closures := s.watch(s.limits), s.watch(s.closures)
+	s.running.Go(func() { s.follow(limits, closures) })
+	return s, nil
+}
+
+// Close ends following. What the store has told stays true for a while only.
+func (s *Store) Close() {
+	s.stop()
+	s.running.Wait()
+}
+
+// Now is the time by the broker's clock, late by at most one round trip.
+func (s *Store) Now() time.Time { return s.clock.now() }
+
+// follow keeps the view up to date until the store is closed.
+func (s *Store) follow(limits, closures jetstream.KeyWatcher) {
+	connected := s.b.Conn.StatusChanged(nats.CONNECTED)
+	defer s.b.Conn.RemoveStatusListener(connected)
+	relist := time.NewTimer(relistInterval)
+	defer relist.Stop()
+	for {
+		var entry jetstream.KeyValueEntry
+		ok := true
+		select {
+		case <-s.life.Done():
+			return
+		case entry, ok = <-updates(limits):
+			if !ok {
+				limits = nil
+			}
+		case entry, ok = <-updates(closures):
+			if !ok {
+				closures = nil
+			}
+		case <-connected:
+			// A broker that was restarted has forgotten its watches, which they find
+			// out after some seconds only.
+			limits, closures = stop(limits), stop(closures)
+			relist.Reset(0)
+		case <-relist.C:
+			next := relistInterval
+			if err := s.relist(s.life); err != nil {
+				s.log.Debug("reading the shared budget again", "error", err)
+				next = relistRetry
+			}
+			if limits == nil {
+				limits = s.watch(s.limits)
+			}
+			if closures == nil {
+				closures = s.watch(s.closures)
+			}
+			relist.Reset(next)
+		}
+		if entry != nil {
+			s.hear(entry)
+		}
+	}
+}
+
+// watch tells what is in the bucket and what changes from now on. It returns nil
+// where the broker does not answer.
+func (s *Store) watch(kv jetstream.KeyValue) jetstream.KeyWatcher {
+	w, err := kv.WatchAll(s.life)
+	if err != nil {
+		s.log.Debug("following the shared budget", "bucket", kv.Bucket(), "error", err)
+		return nil
+	}
+	return w
+}
+
+// updates is what a watch tells; nothing, where there is none.
+func updates(w jetstream.KeyWatcher) <-chan jetstream.KeyValueEntry {
+	if w == nil {
+		return nil
+	}
+	return w.Updates()
+}
+
+// stop ends a watch, and returns that there is none.
+func stop(w jetstream.KeyWatcher) jetstream.KeyWatcher {
+	if w != nil {
+		_ = w.Stop()
+	}
+	return nil
+}
+
+// relist reads the broker's clock and both buckets, and has every window's
+// configuration checked again before its next token.
+func (s *Store) relist(ctx context.Context) error {
+	info, err := s.pace.Info(ctx)
+	if err != nil {
+		return fmt.Errorf("asking the broker for the time: %w", err)
+	}
+	s.clock.set(info.TimeStamp)
+	for _, kv := range []jetstream.KeyValue{s.limits, s.closures} {
+		if err := s.list(ctx, kv); err != nil {
+			return err
+		}
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, w := range s.windows {
+		w.forget()
+	}
+	return nil
+}
+
+// CatchUp reads what this process has not heard of yet, so that whatever was told
+// before counts from now on. A worker that receives a chunk catches up with the
+// planner that has published it. It asks the broker twice, and reads only where
+// there is something new.
+func (s *Store) CatchUp(ctx context.Context) error {
+	for _, kv := range []jetstream.KeyValue{s.limits, s.closures} {
+		status, err := kv.Status(ctx)
+		if err != nil {
+			return fmt.Errorf("asking for bucket %s: %w", kv.Bucket(), err)
+		}
+		bucket, ok := status.(*jetstream.KeyValueBucketStatus)
+		if ok && bucket.StreamInfo().State.LastSeq <= s.heard(kv.Bucket()) {
+			continue
+		}
+		if err := s.list(ctx, kv); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (s *Store) heard(bucket string) uint64 {
+	s.mu.RLock()
+	defer s.mu.RUnlock()
+	return s.view.heard[bucket]
+}
+
+func (s *Store) list(ctx context.Context, kv jetstream.KeyValue) error {
+	ctx, cancel := context.WithTimeout(ctx, listTimeout)
+	defer cancel()
+	w, err := kv.WatchAll(ctx)
+	if err != nil {
+		return fmt.Errorf("reading bucket %s: %w", kv.Bucket(), err)
+	}
+	defer func() { _ = w.Stop() }()
+	for {
+		select {
+		case <-ctx.Done():
+			return fmt.Errorf("reading bucket %s: %w", kv.Bucket(), context.Cause(ctx))
+		case entry, ok := <-w.Updates():
+			if !ok {
+				return fmt.Errorf("reading bucket %s: %w", kv.Bucket(), broker.ErrUnreachable)
+			}
+			if entry == nil {
+				return nil
+			}
+			s.hear(entry)
+		}
+	}
+}
+
+// listTimeout bounds the reading of a bucket, which holds some dozens of entries.
+const listTimeout = 10 * time.Second

@@ -1,0 +1,146 @@
+package budget
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/nats-io/nats.go/jetstream"
+
+	"github.com/osism/skopeo-worker/shared/broker"
+)
+
+// SpentError says that a registry allows nothing for now: its budget is spent, or
+// it is closed. It is no failure of anything. Come back at the slot, or a random
+// while after it: everybody else who was refused does too.
+type SpentError struct {
+	Registry string
+	Slot     time.Time // by the broker's clock
+	Reason   string
+}
+
+// Error is one line.
+func (e *SpentError) Error() string {
+	return fmt.Sprintf("%s allows nothing until %s: %s", e.Registry, e.Slot.UTC().Format(time.RFC3339), e.Reason)
+}
+
+// Token is the permission for one request: one manifest. The zero token is that of
+// a registry without a limit.
+type Token struct {
+	window   *window
+	stream   jetstream.Stream
+	sequence uint64
+	slack    time.Duration
+	taken    time.Time // by the local clock, before the broker dated it
+	now      func() time.Time
+}
+
+// A token's slack is divided: the request starts in its first quarter, and what has
+// not been sent after three quarters is aborted, so that what was on its way by then
+// has the last quarter to arrive.
+const (
+	startQuarters = 1
+	abortQuarters = 3
+)
+
+// Fresh reports whether a request that starts now may still use the token. One that
+// is not fresh is given back, and another one taken.
+func (t Token) Fresh() bool {
+	return t.window == nil || t.now().Sub(t.taken) <= t.slack*startQuarters/4
+}
+
+// Deadline is when, by the local clock, the request must have been sent. One that
+// may not have been is aborted, and its token is not given back: it may have
+// arrived. It reports false where there is no limit and so no deadline.
+func (t Token) Deadline() (time.Time, bool) {
+	return t.taken.Add(t.slack * abortQuarters / 4), t.window != nil
+}
+
+// GiveBack returns a token whose request was never sent, and never will be. A second
+// time does no harm.
+func (t Token) GiveBack(ctx context.Context) error {
+	if t.window == nil {
+		return nil
+	}
+	// ErrMsgDeleteUnsuccessful: it has gone already. Where it has not, it goes with age.
+	err := t.stream.DeleteMsg(ctx, t.sequence)
+	if err != nil && !errors.Is(err, jetstream.ErrMsgNotFound) && !errors.Is(err, jetstream.ErrMsgDeleteUnsuccessful) {
+		return fmt.Errorf("giving a token of %s back: %w", t.window.registry, err)
+	}
+	return nil
+}
+
+// Take takes a token for one manifest of the registry, just before the request that
+// spends it starts. It returns a *SpentError where nothing is allowed for now; any
+// other error is trouble with the broker, and no permission. A registry whose limit
+// has to be found makes it wait for some seconds at most; one that is known to have
+// none costs nothing.
+func (s *Store) Take(ctx context.Context, registry, identity string) (Token, error) {
+	if err := s.permit(registry); err != nil {
+		return Token{}, err
+	}
+	limit, origin := s.told(registry, identity)
+	if origin == None {
+		return Token{}, s.pull(ctx, registry)
+	}
+	if s.probing(registry, Pull) {
+		if err := s.Pace(ctx, registry, Pull); err != nil {
+			return Token{}, err
+		}
+	}
+	return s.window(registry, identity).take(ctx, s, limit)
+}
+
+func (w *window) take(ctx context.Context, s *Store, limit Limit) (Token, error) {
+	stream, err := w.adjust(ctx, s, limit)
+	if err != nil {
+		return Token{}, err
+	}
+	t := Token{window: w, stream: stream, slack: slack(limit.Window), taken: s.clock.local(), now: s.clock.local}
+	ack, err := s.b.JS.Publish(ctx, w.subject, nil, jetstream.WithExpectStream(w.name))
+	switch {
+	case err == nil:
+	case full(err):
+		slot, err := w.slot(ctx, s, limit, 1)
+		if err != nil {
+			return Token{}, err
+		}
+		return Token{}, &SpentError{Registry: w.registry, Slot: slot, Reason: fmt.Sprintf("its budget of %s is spent", limit)}
+	default:
+		// Somebody may have removed the stream: the next token makes sure of it.
+		w.forget()
+		return Token{}, fmt.Errorf("taking a token of %s: %w", w.registry, err)
+	}
+	t.sequence = ack.Sequence
+	if !t.Fresh() {
+		return Token{}, errors.Join(fmt.Errorf("taking a token of %s: %w: it took too long to answer", w.registry, broker.ErrUnreachable), t.GiveBack(ctx))
+	}
+	return t, nil
+}
+
+// Slot returns when, by the broker's clock, k tokens will be free, or as many as
+// the limit has where it is less: now, where they are.
+func (s *Store) Slot(ctx context.Context, registry, identity string, k int) (time.Time, error) {
+	slot := s.Now()
+	if c, ok := s.closure(registry); ok {
+		slot = c.until()
+	}
+	var next time.Time
+	var err error
+	if limit, origin := s.told(registry, identity); origin != None {
+		next, err = s.window(registry, identity).slot(ctx, s, limit, k)
+	} else if rate, limited := s.rate(registry, Pull); limited {
+		if next, err = s.lane(registry, Pull).free(ctx, s); err == nil {
+			next = later(next, slot).Add(time.Duration(k-1) * interval(rate))
+		}
+	}
+	return later(next, slot), err
+}
+
+func later(a, b time.Time) time.Time {
+	if a.After(b) {
+		return a
+	}
+	return b
+}

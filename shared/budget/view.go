@@ -1,0 +1,90 @@
+package budget
+
+import (
+	"encoding/json"
+	"strings"
+	"time"
+
+	"github.com/nats-io/nats.go/jetstream"
+)
+
+// view is what this process knows of the buckets.
+type view struct {
+	told     map[string]told    // limits set and learned, by key
+	found    map[string]found   // rates found, by key
+	closed   map[string]closure // by key
+	revision map[string]uint64  // of the last entry applied, by bucket and key
+	heard    map[string]uint64  // the revision up to which nothing is missing, by bucket
+}
+
+func newView() view {
+	return view{told: map[string]told{}, found: map[string]found{}, closed: map[string]closure{}, revision: map[string]uint64{}, heard: map[string]uint64{}}
+}
+
+// newer reports whether the entry is newer than what is known, and notes it.
+func (v *view) newer(bucket, key string, revision uint64) bool {
+	place := bucket + "/" + key
+	if revision <= v.revision[place] {
+		return false
+	}
+	v.revision[place] = revision
+	return true
+}
+
+// hear takes an entry of a watch or a list into the view. They come in the order of
+// their revisions, so nothing older is missing then.
+func (s *Store) hear(entry jetstream.KeyValueEntry) {
+	s.apply(entry)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.view.heard[entry.Bucket()] = max(s.view.heard[entry.Bucket()], entry.Revision())
+}
+
+// apply takes an entry into the view, unless a newer one is there.
+func (s *Store) apply(entry jetstream.KeyValueEntry) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	v := &s.view
+	if !v.newer(entry.Bucket(), entry.Key(), entry.Revision()) {
+		return
+	}
+	var err error
+	kind, _, _ := strings.Cut(entry.Key(), ".")
+	switch {
+	case entry.Bucket() == bucketClosed:
+		err = put(v.closed, entry, func(c *closure) { c.at = entry.Created() })
+	case kind == keyFound:
+		err = put(v.found, entry, nil)
+	default:
+		err = put(v.told, entry, func(t *told) { t.at = entry.Created() })
+	}
+	if err != nil {
+		s.log.Warn("an entry of the shared budget cannot be read", "bucket", entry.Bucket(), "key", entry.Key(), "error", err)
+	}
+}
+
+// put stores an entry's value under its key, or removes it.
+func put[T any](m map[string]T, entry jetstream.KeyValueEntry, complete func(*T)) error {
+	if entry.Operation() != jetstream.KeyValuePut {
+		delete(m, entry.Key())
+		return nil
+	}
+	var value T
+	if err := json.Unmarshal(entry.Value(), &value); err != nil {
+		return err
+	}
+	if complete != nil {
+		complete(&value)
+	}
+	m[entry.Key()] = value
+	return nil
+}
+
+// told is a limit that somebody has told us.
+type told struct {
+	Registry string `json:"registry"`
+	Identity string `json:"identity,omitempty"`
+	Limit    Limit  `json:"limit"`
+
+	at time.Time // by the broker's clock
+}

@@ -1,0 +1,132 @@
+// Package check finds out what mirroring would do, and does none of it: it asks both
+// sides, pulls nothing from the source and puts nothing at the destination.
+package check
+
+import (
+	"context"
+	"sync"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+
+	"github.com/osism/skopeo-worker/shared/message"
+	"github.com/osism/skopeo-worker/worker/mirror"
+	"github.com/osism/skopeo-worker/worker/resolve"
+)
+
+const (
+	// repositories bounds those under way at once. It is what a worker has.
+	repositories = 16
+	// requests bounds those to the destination that are under way at once, of all
+	// repositories together. It is what a worker has.
+	requests = 16
+)
+
+// Checker compares repositories with their destination.
+type Checker struct {
+	// Resolver asks the sources. Its client's transport should be WithoutPulls: where
+	// a registry tells no digests, a client would pull.
+	Resolver resolve.Resolver
+	// Mirror asks the destination. It needs no skopeo.
+	Mirror *mirror.Mirror
+	// Backoff is the pause before the next try of what may pass.
+	Backoff func(attempt int) time.Duration
+	// Progress is told at the start and after each repository, never twice at once; nil
+	// is allowed.
+	Progress func(done, total int)
+}
+
+// Check asks for the repositories of a list and returns a row for each pair of
+// source and destination, in the order of the list. What could not be found out is
+// in the rows; the error is ctx's.
+func (c *Checker) Check(ctx context.Context, list []message.Repository) (Report, error) {
+	groups := bySource(list)
+	t := &task{Checker: c, slots: make(chan struct{}, requests), silent: map[string]bool{}}
+	report := Report{Repositories: make([]Row, len(groups))}
+	var mu sync.Mutex
+	done := 0
+	progress := func() {
+		if c.Progress != nil {
+			c.Progress(done, len(groups))
+		}
+	}
+	progress()
+	var group errgroup.Group
+	group.SetLimit(repositories)
+	for i, entries := range groups {
+		group.Go(func() error {
+			report.Repositories[i] = t.row(ctx, entries)
+			if ctx.Err() != nil {
+				return context.Cause(ctx)
+			}
+			mu.Lock()
+			defer mu.Unlock()
+			done++
+			progress()
+			return nil
+		})
+	}
+	if err := group.Wait(); err != nil {
+		return Report{}, err
+	}
+	report.total()
+	return report, nil
+}
+
+// bySource puts the entries of one repository that go to one destination together.
+func bySource(list []message.Repository) [][]message.Repository {
+	type pair struct{ source, destination string }
+	var groups [][]message.Repository
+	index := map[pair]int{}
+	for _, r := range list {
+		key := pair{r.Source, r.Destination}
+		i, known := index[key]
+		if !known {
+			i = len(groups)
+			index[key] = i
+			groups = append(groups, nil)
+		}
+		groups[i] = append(groups[i], r)
+	}
+	return groups
+}
+
+// task is one Check under way.
+type task struct {
+	*Checker
+	slots chan struct{} // of requests to the destination
+
+	mu     sync.Mutex
+	silent map[string]bool // hosts that did not answer, however often they were asked
+}
+
+// row checks the entries of one repository.
+func (t *task) row(ctx context.Context, entries []message.Repository) Row {
+	row := Row{Repository: entries[0].Source, Destination: entries[0].Destination, Failed: []Failed{}}
+	found := make([]resolved, len(entries))
+	var group errgroup.Group
+	group.SetLimit(requests)
+	for i, entry := range entries {
+		group.Go(func() error {
+			found[i] = t.resolve(ctx, entry)
+			return nil
+		})
+	}
+	_ = group.Wait() // what went wrong is in found
+	var images []*image
+	seen := map[string]bool{}
+	for _, f := range found {
+		row.Skipped += f.skipped
+		row.Failed = append(row.Failed, f.failed...)
+		for _, image := range f.images {
+			// Two selections of one repository may share tags.
+			if !seen[image.tag] {
+				seen[image.tag] = true
+				images = append(images, image)
+			}
+		}
+	}
+	t.compare(ctx, &row, images)
+	row.settle()
+	return row
+}

@@ -1,0 +1,288 @@
+package check_test
+
+import (
+	"net/http"
+	"net/http/httptest"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/osism/skopeo-worker/shared/message"
+	"github.com/osism/skopeo-worker/shared/selection"
+	"github.com/osism/skopeo-worker/worker/check"
+	"github.com/osism/skopeo-worker/worker/listing"
+	"github.com/osism/skopeo-worker/worker/mirror"
+	"github.com/osism/skopeo-worker/worker/registry"
+	"github.com/osism/skopeo-worker/worker/registrytest"
+	"github.com/osism/skopeo-worker/worker/resolve"
+)
+
+const (
+	tool  = "osism/tool"
+	amd64 = "linux/amd64"
+	arm64 = "linux/arm64"
+)
+
+var (
+	heads = registrytest.Kinds(registrytest.KindManifestHead)
+	lists = registrytest.Kinds(registrytest.KindTags)
+	puts  = registrytest.Kinds(registrytest.KindManifestPut, registrytest.KindBlobUpload, registrytest.KindBlobMount, registrytest.KindOther)
+)
+
+// site is two registries that hold the same repositories under the same names, and
+// what compares them.
+type site struct {
+	*check.Checker
+	from, to *registrytest.Registry
+	pauses   chan int // the attempts that were followed by a pause
+}
+
+func newSite(t *testing.T, options ...registrytest.Option) *site {
+	t.Helper()
+	s := &site{from: registrytest.New(t, options...), to: registrytest.New(t), pauses: make(chan int, 1000)}
+	s.Checker = s.over(registry.NewTransport([]string{s.from.Host()}))
+	// Whatever a check does, it pulls nothing and changes nothing.
+	t.Cleanup(func() {
+		require.Zero(t, s.from.Pulls())
+		require.Zero(t, s.to.Count(puts))
+	})
+	return s
+}
+
+// over checks with sources that are reached over the transport.
+func (s *site) over(network http.RoundTripper) *check.Checker {
+	insecure := []string{s.from.Host(), s.to.Host()}
+	source := registry.NewClient(registry.Options{Insecure: insecure, Transport: check.WithoutPulls(network)})
+	return &check.Checker{
+		Resolver: &resolve.Upstream{Registry: source, Listing: listing.New(listing.Options{Registry: source, Transport: network})},
+		Mirror:   &mirror.Mirror{Registry: registry.NewClient(registry.Options{Insecure: insecure})},
+		Backoff: func(attempt int) time.Duration {
+			s.pauses <- attempt
+			return 0
+		},
+	}
+}
+
+// both pushes one image to both registries.
+func (s *site) both(t *testing.T, tags ...string) {
+	t.Helper()
+	for _, tag := range tags {
+		image(t, s.from, tool, tag, tag)
+		image(t, s.to, tool, tag, tag)
+	}
+	s.to.ResetRequests()
+}
+
+func image(t *testing.T, r *registrytest.Registry, repository, tag, version string) string {
+	t.Helper()
+	digest, err := r.PushImage(repository, tag, registrytest.Image{Version: version})
+	require.NoError(t, err)
+	return digest
+}
+
+func index(t *testing.T, r *registrytest.Registry, repository, tag string, platforms ...string) string {
+	t.Helper()
+	digest, err := r.PushIndex(repository, tag, registrytest.MultiPlatform("index", platforms...))
+	require.NoError(t, err)
+	return digest
+}
+
+func (s *site) entry(repository string) message.Repository {
+	return message.Repository{Source: s.from.Host() + "/" + repository, Destination: s.to.Host() + "/" + repository}
+}
+
+func (s *site) check(t *testing.T, list ...message.Repository) check.Report {
+	t.Helper()
+	report, err := s.Check(t.Context(), list)
+	require.NoError(t, err)
+	return report
+}
+
+func none() *int64 { return new(int64) }
+
+// TestEveryOutcome: each distinct digest is one copy, and one question to the
+// destination; what is there under another name is only tagged.
+func TestEveryOutcome(t *testing.T) {
+	s := newSite(t)
+	s.both(t, "1", "2")
+	image(t, s.from, tool, "alias-of-2", "2")
+	image(t, s.from, tool, "3", "3")
+	image(t, s.from, tool, "alias-of-3", "3")
+	image(t, s.from, tool, "renamed", "kept")
+	image(t, s.to, tool, "kept", "kept")
+	index(t, s.from, tool, "4", amd64, arm64)
+	image(t, s.to, tool, "4", "older")
+	s.to.ResetRequests()
+	pinned := s.entry(tool)
+	var err error
+	pinned.Digest, err = s.from.Digest(tool, "3")
+	require.NoError(t, err)
+
+	report := s.check(t, s.entry(tool), pinned)
+	require.Len(t, report.Repositories, 1, "the entries of a repository share a row")
+	require.Equal(t, check.Row{
+		Repository: s.from.Host() + "/" + tool, Destination: s.to.Host() + "/" + tool,
+		Counts: check.Counts{Copy: 2, Tag: 4, Unchanged: 2, Pulls: 2, PullsAtLeast: true},
+		Failed: []check.Failed{},
+	}, report.Repositories[0])
+	require.Equal(t, check.Totals{Repositories: 1, Counts: report.Repositories[0].Counts}, report.Totals)
+	require.True(t, report.ToDo())
+	byDigest := func(r registrytest.Request) bool { return heads(r) && strings.Contains(r.Reference, ":") }
+	require.Equal(t, 3, s.to.Count(byDigest))
+	require.Equal(t, 8+3, s.to.Count(heads))
+	require.Empty(t, s.pauses)
+}
+
+// TestNothingToDo is what most nights are, and costs a question for each tag.
+func TestNothingToDo(t *testing.T) {
+	s := newSite(t)
+	s.both(t, "1", "2", "3")
+	var told []int
+	s.Progress = func(done, total int) { told = append(told, done, total) }
+	report := s.check(t, s.entry(tool))
+	require.Equal(t, check.Counts{Unchanged: 3, Bytes: none()}, report.Totals.Counts)
+	require.False(t, report.ToDo())
+	require.Equal(t, 3, s.to.Count(heads))
+	require.Equal(t, []int{0, 1, 1, 1}, told)
+	require.Equal(t, check.Totals{Counts: check.Counts{Bytes: none()}}, s.check(t).Totals)
+}
+
+// TestNewRepository: that the destination has nothing is found out once.
+func TestNewRepository(t *testing.T) {
+	s := newSite(t)
+	require.NoError(t, s.from.AddSynthetic(tool, registrytest.Synthetic{Tags: registrytest.Numbered("%03d", 300)}))
+	report := s.check(t, s.entry(tool))
+	require.Equal(t, check.Counts{Copy: 300, Pulls: 300}, report.Totals.Counts)
+	require.Equal(t, 1, s.to.Count(heads))
+	require.Equal(t, 1, s.to.Count(lists))
+}
+
+// TestPlatforms: what the destination has tells what is wanted of it.
+func TestPlatforms(t *testing.T) {
+	s := newSite(t)
+	s.both(t, "1")
+	for _, r := range []*registrytest.Registry{s.from, s.to} {
+		tag := map[bool]string{true: "foreign"}[r == s.from] // a worker leaves it without a tag
+		_, err := r.PushImage(tool, tag, registrytest.Image{Platform: arm64})
+		require.NoError(t, err)
+	}
+	index(t, s.from, tool, "2", amd64, arm64)
+	index(t, s.to, tool, "2", amd64, arm64) // mirrored before there were PLATFORMS
+	image(t, s.from, tool, "also-1", "1")
+	s.to.ResetRequests()
+	entry := s.entry(tool)
+	entry.Selection = &selection.Selection{Platforms: []string{amd64}}
+	report := s.check(t, entry)
+	require.Equal(t, check.Counts{Copy: 1, Tag: 1, Unchanged: 1, Skipped: 1, Pulls: 1, PullsAtLeast: true}, report.Totals.Counts)
+}
+
+// TestListedPlatforms: where the listing tells the platforms of an index, they are
+// among the pulls.
+func TestListedPlatforms(t *testing.T) {
+	s := newSite(t)
+	internet := registrytest.NewInternet(t, nil, nil)
+	s.Checker = s.over(internet.Transport)
+	index(t, internet.Hub, tool, "both", amd64, arm64)
+	index(t, internet.Hub, tool, "foreign", arm64)
+	image(t, internet.Hub, tool, "single", "1")
+	entry := message.Repository{Source: "docker.io/" + tool, Destination: s.to.Host() + "/" + tool}
+	require.Equal(t, check.Counts{Copy: 3, Pulls: 3 + 2 + 1, PullsAtLeast: true}, s.check(t, entry).Totals.Counts)
+
+	entry.Selection = &selection.Selection{Platforms: []string{amd64}}
+	require.Equal(t, check.Counts{Copy: 2, Skipped: 1, Pulls: 2 + 1, PullsAtLeast: true}, s.check(t, entry).Totals.Counts)
+	require.Zero(t, internet.Hub.Pulls())
+}
+
+// TestTransientErrorsPass: nobody hears of them, and a tag that was missed is asked
+// for alone.
+func TestTransientErrorsPass(t *testing.T) {
+	s := newSite(t)
+	s.both(t, "1", "2", "3")
+	s.from.Inject(registrytest.Fault{Match: lists, Status: 503, Times: 2})
+	s.from.Inject(registrytest.Fault{Match: registrytest.All(heads, registrytest.Ref("2")), Status: 500, Times: 1})
+	s.to.Inject(registrytest.Fault{Match: registrytest.All(heads, registrytest.Ref("3")), Reset: true, Times: 2})
+	report := s.check(t, s.entry(tool))
+	require.Equal(t, check.Counts{Unchanged: 3, Bytes: none()}, report.Totals.Counts)
+	require.Empty(t, report.Repositories[0].Failed)
+	require.Equal(t, 4, s.from.Count(heads))
+	require.NotEmpty(t, s.pauses)
+}
+
+// TestLimited: a registry that limits us is given time, unless it wants too much.
+func TestLimited(t *testing.T) {
+	s := newSite(t)
+	s.both(t, "1")
+	s.from.Inject(registrytest.Fault{Match: lists, Status: 429, Times: 7})
+	require.Equal(t, 1, s.check(t, s.entry(tool)).Totals.Unchanged)
+	require.Len(t, s.pauses, 7)
+
+	s.from.Inject(registrytest.Fault{Match: lists, Status: 429, Header: http.Header{"Retry-After": {"3600"}}})
+	report := s.check(t, s.entry(tool))
+	require.Contains(t, report.Repositories[0].Failed[0].Reason, "too many requests")
+	require.Len(t, s.pauses, 7)
+}
+
+// TestFailures: each has a reason, and hides nothing else.
+func TestFailures(t *testing.T) {
+	s := newSite(t)
+	s.both(t, "1", "2", "3")
+	image(t, s.from, tool, "4", "4")
+	digest := image(t, s.from, tool, "5", "5")
+	s.from.Inject(registrytest.Fault{Match: registrytest.All(heads, registrytest.Ref("1")), Status: 500})
+	s.to.Inject(registrytest.Fault{Match: registrytest.All(heads, registrytest.Ref("2")), Status: 500})
+	s.to.Inject(registrytest.Fault{Match: registrytest.All(heads, registrytest.Ref(digest)), Status: 403})
+	named := s.entry("osism/named")
+	named.Selection = &selection.Selection{List: []string{"gone"}}
+
+	report := s.check(t, s.entry(tool), s.entry("no/such"), named)
+	require.Equal(t, check.Totals{
+		Repositories: 3, Counts: check.Counts{Copy: 1, Unchanged: 1, Pulls: 1, PullsAtLeast: true}, Failed: 5,
+	}, report.Totals)
+	reasons := map[string]string{}
+	for _, row := range report.Repositories {
+		for _, f := range row.Failed {
+			reasons[strings.TrimPrefix(f.Image, s.from.Host()+"/")] = f.Reason
+		}
+	}
+	require.Len(t, reasons, 5)
+	require.Contains(t, reasons[tool+":1"], "unavailable")
+	require.Contains(t, reasons[tool+":2"], "look up "+s.to.Host()+"/"+tool+":2")
+	require.Contains(t, reasons[tool+":5"], "denied")
+	require.Contains(t, reasons["no/such"], "not found")
+	require.Contains(t, reasons["osism/named:gone"], "not found")
+}
+
+// TestSilentDestination: a row says so once, and the rows after it do not insist.
+func TestSilentDestination(t *testing.T) {
+	s := newSite(t)
+	refusing := httptest.NewServer(nil)
+	refusing.Close()
+	gone := strings.TrimPrefix(refusing.URL, "http://")
+	var list []message.Repository
+	for range 40 {
+		repository := tool + strings.Repeat("x", len(list))
+		image(t, s.from, repository, "1", "1")
+		image(t, s.from, repository, "2", "2")
+		list = append(list, message.Repository{Source: s.from.Host() + "/" + repository, Destination: gone + "/" + repository})
+	}
+	report := s.check(t, list...)
+	for i, row := range report.Repositories {
+		require.Len(t, row.Failed, 1)
+		require.Equal(t, list[i].Destination, row.Failed[0].Image)
+		require.Contains(t, row.Failed[0].Reason, "unavailable")
+		require.Nil(t, row.Bytes)
+	}
+	require.Less(t, len(s.pauses), 40*3)
+}
+
+// TestNoPullForADigest: a registry that tells no digests otherwise is not pulled from.
+func TestNoPullForADigest(t *testing.T) {
+	s := newSite(t, registrytest.WithoutDigestHeader())
+	s.both(t, "1")
+	row := s.check(t, s.entry(tool)).Repositories[0]
+	require.Len(t, row.Failed, 1)
+	require.Contains(t, row.Failed[0].Reason, check.ErrPull.Error())
+	require.Empty(t, s.pauses)
+}

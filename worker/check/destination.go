@@ -1,0 +1,104 @@
+package check
+
+import (
+	"context"
+	"errors"
+
+	"golang.org/x/sync/errgroup"
+
+	"github.com/osism/skopeo-worker/worker/registry"
+)
+
+// there is what the destination has under a tag.
+type there struct {
+	digest  string // nothing: no such tag
+	current bool   // it is what the source has
+	err     error
+}
+
+// compare asks the destination for the images of a row and counts them.
+func (t *task) compare(ctx context.Context, row *Row, images []*image) {
+	if len(images) == 0 {
+		return
+	}
+	have, empty := t.look(ctx, row.Destination, images)
+	if err := have[0].err; err != nil && ofAll(err) {
+		row.Failed = append(row.Failed, failed(row.Destination, err))
+		return
+	}
+	var jobs []*job
+	index := map[[2]string]*job{}
+	for i, image := range images {
+		if err := have[i].err; err != nil {
+			row.Failed = append(row.Failed, failed(image.source, err))
+			continue
+		}
+		key := [2]string{image.digest, image.selection}
+		j := index[key]
+		if j == nil {
+			j = &job{}
+			index[key] = j
+			jobs = append(jobs, j)
+		}
+		if have[i].current {
+			row.Unchanged++
+			j.known = true
+			continue
+		}
+		j.images = append(j.images, image)
+	}
+	t.judgeAll(ctx, row.Destination, jobs, empty)
+	for _, j := range jobs {
+		row.count(j)
+	}
+}
+
+// look asks the destination for each tag, the first one alone: where nothing is
+// there at all, or nothing can be asked, the others need not be asked for.
+func (t *task) look(ctx context.Context, destination string, images []*image) (have []there, empty bool) {
+	have = make([]there, len(images))
+	ask := func(i int) {
+		image := images[i]
+		have[i].err = t.insist(ctx, destination, t.slot(func() (err error) {
+			have[i].current, have[i].digest, err = t.Mirror.Current(ctx, destination, image.tag, image.digest, image.wanted)
+			return err
+		}))
+	}
+	ask(0)
+	if err := have[0].err; err != nil && ofAll(err) {
+		return have, false
+	}
+	if have[0].err == nil && have[0].digest == "" {
+		err := t.insist(ctx, destination, t.slot(func() (err error) {
+			empty, err = t.Mirror.Empty(ctx, destination)
+			return err
+		}))
+		if err == nil && empty {
+			return have, true
+		}
+	}
+	var group errgroup.Group
+	group.SetLimit(requests)
+	for i := 1; i < len(images); i++ {
+		group.Go(func() error {
+			ask(i)
+			return nil
+		})
+	}
+	_ = group.Wait() // the errors are in have
+	return have, false
+}
+
+// ofAll tells whether a failure is about the destination rather than one tag.
+func ofAll(err error) bool {
+	return !answered(err) || errors.Is(err, registry.ErrUnauthorized) || errors.Is(err, registry.ErrDenied) || errors.Is(err, registry.ErrLimited)
+}
+
+// slot is the request with the others of its destination bounded.
+func (t *task) slot(request func() error) func() error {
+	return func() error {
+		t.slots <- struct{}{}
+		defer func() { <-t.slots }()
+		return request()
+	}
+}

@@ -1,0 +1,77 @@
+package check
+
+import (
+	"context"
+	"errors"
+	"strings"
+	"time"
+
+	"github.com/osism/skopeo-worker/worker/outcome"
+	"github.com/osism/skopeo-worker/worker/registry"
+)
+
+const (
+	// attempts is how often something is tried that may pass. With pauses of 1, 2 and
+	// 4 seconds that outlasts a hiccup, and somebody is waiting.
+	attempts = 4
+	// limitedAttempts is how often a registry is asked that limits us, over two minutes.
+	// quay.io allows 5 listings a second, and nothing paces a check: a list of some
+	// hundred repositories runs into that, and has to get through.
+	limitedAttempts = 8
+	// maxPause is the longest time that a registry which limits us is waited for.
+	maxPause = time.Minute
+)
+
+// insist makes a request, and again where its failure may pass. A host that did not
+// answer in the end is then asked once for everything else.
+func (t *task) insist(ctx context.Context, repository string, request func() error) error {
+	host, _, _ := strings.Cut(repository, "/")
+	for attempt := 1; ; attempt++ {
+		err := request()
+		if err == nil || !mayPass(err) {
+			return err
+		}
+		most := attempts
+		if errors.Is(err, registry.ErrLimited) {
+			most = limitedAttempts
+		}
+		after := outcome.RetryAfter(err)
+		if attempt >= most || after > maxPause || t.isSilent(host) {
+			if !answered(err) {
+				t.noteSilent(host)
+			}
+			return err
+		}
+		timer := time.NewTimer(max(min(t.Backoff(attempt), maxPause), after))
+		select {
+		case <-timer.C:
+		case <-ctx.Done():
+			timer.Stop()
+			return ctx.Err()
+		}
+	}
+}
+
+// mayPass tells whether a failure is worth another try.
+func mayPass(err error) bool {
+	class := outcome.Classify(err)
+	return (class == outcome.Transient || class == outcome.Limited) && !errors.Is(err, ErrPull)
+}
+
+// answered tells whether the registry itself has answered.
+func answered(err error) bool {
+	var asked *registry.Error
+	return errors.As(err, &asked) && asked.Status != 0
+}
+
+func (t *task) isSilent(host string) bool {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.silent[host]
+}
+
+func (t *task) noteSilent(host string) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.silent[host] = true
+}

@@ -1,0 +1,107 @@
+package check
+
+import (
+	"context"
+	"errors"
+
+	"github.com/osism/skopeo-worker/shared/failure"
+	"github.com/osism/skopeo-worker/shared/message"
+	"github.com/osism/skopeo-worker/shared/reference"
+	"github.com/osism/skopeo-worker/shared/selection"
+	"github.com/osism/skopeo-worker/worker/outcome"
+	"github.com/osism/skopeo-worker/worker/platform"
+	"github.com/osism/skopeo-worker/worker/registry"
+	"github.com/osism/skopeo-worker/worker/resolve"
+)
+
+// image is a tag of the source.
+type image struct {
+	source    string // as the list would name it
+	tag       string // at the destination
+	digest    string
+	mediaType string   // empty where it is not known
+	platforms []string // all that the listing told, mostly none
+	wanted    platform.Wanted
+	selection string // the same for the same wanted
+}
+
+// resolved is what an entry of the list means today.
+type resolved struct {
+	images  []*image
+	skipped int
+	failed  []Failed
+}
+
+// resolve asks the source.
+func (t *task) resolve(ctx context.Context, r message.Repository) resolved {
+	found, err := t.ask(ctx, r)
+	if err != nil {
+		return resolved{failed: []Failed{failed(failure.Source(r, r.Tag), err)}}
+	}
+	var chosen selection.Selection
+	if r.Selection != nil {
+		chosen = *r.Selection
+	}
+	result := resolved{skipped: found.Skipped}
+	for _, m := range found.Missed {
+		if errors.Is(m.Err, registry.ErrNotFound) && len(chosen.List) == 0 {
+			result.skipped++ // deleted since it was listed
+			continue
+		}
+		result.failed = append(result.failed, failed(failure.Source(r, m.Tag), m.Err))
+	}
+	contents := chosen.Contents()
+	hash := contents.Hash()
+	for _, i := range found.Images {
+		result.images = append(result.images, &image{
+			source:    failure.Source(r, i.Tag),
+			tag:       reference.Reference{Tag: i.Tag, Digest: i.Digest}.DestinationTag(),
+			digest:    i.Digest,
+			mediaType: i.MediaType,
+			platforms: found.Platforms[i.Tag],
+			wanted:    platform.Wanted{Platforms: contents.Platforms, WithoutAttestations: contents.WithoutAttestations},
+			selection: hash,
+		})
+	}
+	return result
+}
+
+// ask resolves an entry. Tags whose digest was missed and may be had the next time
+// are asked for again by name; the error is about the entry as a whole.
+func (t *task) ask(ctx context.Context, r message.Repository) (resolve.Result, error) {
+	var found resolve.Result
+	var missed []resolve.Missed
+	listed, next := false, r
+	err := t.insist(ctx, r.Source, func() error {
+		got, err := t.Resolver.Resolve(ctx, next)
+		if err != nil {
+			return err
+		}
+		if !listed {
+			listed, found.Platforms = true, got.Platforms
+		}
+		found.Images = append(found.Images, got.Images...)
+		found.Skipped += got.Skipped
+		missed = nil
+		var again []string
+		for _, m := range got.Missed {
+			if !mayPass(m.Err) {
+				found.Missed = append(found.Missed, m)
+				continue
+			}
+			missed, again = append(missed, m), append(again, m.Tag)
+		}
+		if len(missed) == 0 {
+			return nil
+		}
+		next = message.Repository{Source: r.Source, Selection: &selection.Selection{List: again}}
+		return missed[0].Err
+	})
+	if !listed {
+		return resolve.Result{}, err
+	}
+	found.Missed = append(found.Missed, missed...)
+	return found, nil
+}
+
+func failed(name string, err error) Failed { return Failed{Image: name, Reason: outcome.Reason(err)} }

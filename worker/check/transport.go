@@ -1,0 +1,24 @@
+package check
+
+import (
+	"errors"
+	"net/http"
+	"strings"
+)
+
+// ErrPull is returned for what only a pull would tell.
+var ErrPull = errors.New("it tells digests only to those who pull, and a check pulls nothing")
+
+// WithoutPulls returns a transport that refuses to get manifests, which is what
+// registries count as pulls.
+func WithoutPulls(inner http.RoundTripper) http.RoundTripper { return withoutPulls{inner} }
+
+type withoutPulls struct{ inner http.RoundTripper }
+
+func (t withoutPulls) RoundTrip(request *http.Request) (*http.Response, error) {
+	parts := strings.Split(request.URL.Path, "/")
+	if n := len(parts); request.Method == http.MethodGet && n >= 2 && parts[n-2] == "manifests" {
+		return nil, ErrPull
+	}
+	return t.inner.RoundTrip(request)
+}

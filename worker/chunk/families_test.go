@@ -1,0 +1,113 @@
+package chunk
+
+import (
+	"errors"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/stretchr/testify/require"
+	"golang.org/x/sync/errgroup"
+
+	"github.com/osism/skopeo-worker/shared/message"
+	"github.com/osism/skopeo-worker/worker/registrytest"
+)
+
+func jobOf(name, tag string) *job {
+	return &job{repository: message.Repository{Destination: "mirror/" + name}, digest: name + tag, images: []message.Image{{Tag: tag}}}
+}
+
+// TestFirstOfAFamily has ended before any other of it begins; after that they go
+// side by side.
+func TestFirstOfAFamily(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var jobs []*job
+		for _, name := range []string{"a/one", "a/two", "a/three", "b/one"} {
+			for _, tag := range []string{"1", "2", "3", "4"} {
+				jobs = append(jobs, jobOf(name, tag))
+			}
+		}
+		var mu sync.Mutex
+		var early []string
+		begun, ended := map[string]int{}, map[string]int{}
+		began := time.Now()
+		require.NoError(t, inFamilies(jobs, 4, func(j *job) error {
+			mu.Lock()
+			for _, f := range families(j) {
+				if begun[f] > 0 && ended[f] == 0 {
+					early = append(early, j.digest+" of "+f)
+				}
+				begun[f]++
+			}
+			mu.Unlock()
+			<-time.After(time.Second)
+			mu.Lock()
+			defer mu.Unlock()
+			for _, f := range families(j) {
+				ended[f]++
+			}
+			return nil
+		}))
+		require.Empty(t, early)
+		require.Equal(t, 12, ended["mirror/a/"])
+		require.Equal(t, 4, ended["mirror/b/"])
+		// Two organisations begin with one each, then there is enough for every slot.
+		require.Equal(t, 5*time.Second, time.Since(began))
+	})
+}
+
+// TestBrokerTroubleEndsTheCopies, and nobody waits for what will not come.
+func TestBrokerTroubleEndsTheCopies(t *testing.T) {
+	broken := errors.New("no broker")
+	n := 0
+	err := inFamilies([]*job{jobOf("a/a", "1"), jobOf("a/a", "2"), jobOf("a/a", "3")}, 1, func(*job) error { n++; return broken })
+	require.ErrorIs(t, err, broken)
+	require.Equal(t, 1, n)
+}
+
+// TestLayersTravelOnce, from the source and to the destination: those of a base that
+// all repositories of a release share, and those of one repository. The second
+// release is on another base.
+func TestLayersTravelOnce(t *testing.T) {
+	b := newBench(t)
+	b.Concurrency = 8
+	names := registrytest.Numbered("team/service%d", 4)
+	var entries []message.Repository
+	for _, name := range names {
+		entries = append(entries, message.Repository{Source: b.from.Host() + "/" + name, Destination: b.to.Host() + "/mirror/" + name})
+	}
+	for _, release := range []string{"2024.1", "2024.2"} {
+		var group errgroup.Group
+		for _, name := range names {
+			for _, variant := range []string{"", "-debug"} {
+				group.Go(func() error {
+					_, err := b.from.PushImage(name, release+variant, registrytest.Image{Version: release + variant, Layers: []registrytest.Layer{
+						{Seed: "base " + release, Size: 200 << 10}, {Seed: name + release, Size: 50 << 10}, {Seed: name + release + variant, Size: 1 << 10},
+					}})
+					return err
+				})
+			}
+		}
+		require.NoError(t, group.Wait())
+		b.reset()
+		require.Empty(t, b.do(t, entries...).Left)
+		require.Equal(t, 8, b.images.Copied)
+		for what, match := range map[string]registrytest.Match{"downloads": blobs, "uploads": registrytest.Kinds(registrytest.KindBlobUpload)} {
+			r := b.from
+			if what == "uploads" {
+				r = b.to
+			}
+			times := map[string]int{}
+			for _, request := range r.Requests() {
+				if match(request) {
+					times[request.Reference]++
+				}
+			}
+			require.NotEmpty(t, times)
+			for digest, n := range times {
+				require.Equal(t, 1, n, "%s of %s", what, digest)
+			}
+		}
+	}
+}

@@ -1,0 +1,100 @@
+package chunk
+
+import (
+	"fmt"
+	"math/rand/v2"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/osism/skopeo-worker/shared/message"
+	"github.com/osism/skopeo-worker/shared/run"
+	"github.com/osism/skopeo-worker/shared/selection"
+	"github.com/osism/skopeo-worker/worker/registrytest"
+)
+
+// TestPartsLoseNothing: whatever the jobs are, each image is in one part, with its
+// digest, its entry and the others of its job.
+func TestPartsLoseNothing(t *testing.T) {
+	random := rand.New(rand.NewPCG(1, 2))
+	for range 200 {
+		var jobs []*job
+		expected := map[string]string{}
+		for e := range 1 + random.IntN(5) {
+			entry := message.Repository{Source: fmt.Sprintf("quay.io/a/%d", e%3), Destination: fmt.Sprintf("mirror/a/%d", e%3), Selection: &selection.Selection{Limit: e}}
+			for d := range random.IntN(2 * partCopies) {
+				j := &job{repository: entry, digest: fmt.Sprintf("sha256:%d-%d", e, d)}
+				for i := range 1 + random.IntN(3) {
+					image := message.Image{Tag: fmt.Sprintf("%d-%d-%d", e, d, i), Digest: j.digest}
+					expected[image.Tag] = j.digest
+					if i == 2 {
+						j.current = append(j.current, image)
+					} else {
+						j.images = append(j.images, image)
+					}
+				}
+				jobs = append(jobs, j)
+			}
+		}
+		got, home := map[string]string{}, map[string]int{}
+		split := parts(jobs)
+		require.Len(t, split, (len(jobs)+partCopies-1)/partCopies)
+		for i, part := range split {
+			for _, r := range part {
+				require.NotEmpty(t, r.Images)
+				for _, image := range r.Images {
+					require.Empty(t, got[image.Tag], "%s is in two parts", image.Tag)
+					got[image.Tag] = image.Digest
+					require.Equal(t, fmt.Sprint(r.Selection.Limit), image.Tag[:1], "it has left its entry")
+					if before, ok := home[image.Digest]; ok {
+						require.Equal(t, before, i, "a job was cut")
+					}
+					home[image.Digest] = i
+				}
+			}
+		}
+		require.Equal(t, expected, got)
+	}
+}
+
+// TestTooMuchForOne: what has to be copied is split, and its digests are fresh; what
+// costs nothing is done at once; what failed meanwhile does not hold the parts up.
+func TestTooMuchForOne(t *testing.T) {
+	const tags, distinct = 2*maxCopies + 50, maxCopies + 25
+	b := newBench(t)
+	require.NoError(t, b.from.AddSynthetic(repository, registrytest.Synthetic{Tags: registrytest.Numbered("%03d", tags), Distinct: distinct}))
+	defer b.from.Inject(registrytest.Fault{Match: registrytest.All(heads, registrytest.Ref("042")), Status: 500})()
+	first := b.entry("")
+	first.Images = []message.Image{{Tag: "000"}}
+	require.Empty(t, b.do(t, first).Left)
+	b.reset()
+
+	result := b.do(t, b.entry(""))
+	require.Zero(t, b.from.Pulls())
+	// 000 and the other tags of its digest.
+	require.Equal(t, run.Tally{Total: 2, Tagged: 1, Unchanged: 1}, b.images)
+	require.Equal(t, []message.Image{{Tag: "042", Attempts: 1}}, result.Left[0].Images)
+	require.Len(t, result.Parts, 3)
+	found := map[string]bool{}
+	for _, part := range result.Parts {
+		require.Len(t, part, 1)
+		digests := map[string]bool{}
+		for _, image := range part[0].Images {
+			require.False(t, found[image.Tag])
+			found[image.Tag] = true
+			digests[image.Digest] = true
+			want, err := b.from.Digest(repository, image.Tag)
+			require.NoError(t, err)
+			require.Equal(t, want, image.Digest)
+		}
+		require.LessOrEqual(t, len(digests), partCopies)
+	}
+	require.Len(t, found, tags-3)
+
+	b.reset()
+	last := result.Parts[len(result.Parts)-1]
+	require.Empty(t, b.do(t, last...).Left)
+	require.Equal(t, len(last[0].Images), b.images.Copied+b.images.Tagged)
+	require.Zero(t, b.from.Count(heads), "the digests of a fresh part are believed")
+	require.Equal(t, b.images.Copied, b.from.Pulls())
+}

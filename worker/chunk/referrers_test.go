@@ -1,0 +1,137 @@
+package chunk
+
+import (
+	"testing"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/osism/skopeo-worker/shared/run"
+	"github.com/osism/skopeo-worker/shared/selection"
+	"github.com/osism/skopeo-worker/worker/registrytest"
+)
+
+const (
+	signature = "application/vnd.dev.sigstore.bundle.v0.3+json"
+	sbom      = "application/spdx+json"
+)
+
+var withReferrers = selection.Selection{Referrers: true}
+
+// refer puts something at the source that refers to a digest.
+func (b *bench) refer(t *testing.T, digest, kind string) string {
+	t.Helper()
+	referrer, err := b.from.PushReferrer(repository, digest, kind)
+	require.NoError(t, err)
+	return referrer
+}
+
+func (b *bench) requireAt(t *testing.T, digests ...string) {
+	t.Helper()
+	for _, digest := range digests {
+		_, err := b.to.Digest(destination, digest)
+		require.NoError(t, err)
+	}
+}
+
+// TestReferrers: signatures and SBOMs come along, those of SBOMs and of an index's
+// images too, and are found at a destination without the referrers API; an image
+// that has not changed gets what is new.
+func TestReferrers(t *testing.T) {
+	for name, options := range map[string][]registrytest.Option{
+		"API": {registrytest.WithReferrersAPI(1)}, "fallback tag": nil,
+	} {
+		t.Run(name, func(t *testing.T) {
+			b := newBenchBetween(t, registrytest.New(t, options...), registrytest.New(t))
+			image := b.move(t, "1", "1")
+			b.move(t, "alias", "1")
+			bill := b.refer(t, image, sbom)
+			signed := b.refer(t, bill, signature)
+			index := b.index(t, "2", "2")
+			children, err := b.from.Children(repository, index)
+			require.NoError(t, err)
+			child := b.refer(t, children[0].Digest.String(), signature)
+
+			require.Empty(t, b.do(t, b.selected("", withReferrers)).Left)
+			require.Equal(t, run.Tally{Total: 3, Copied: 2, Tagged: 1}, b.images)
+			require.Equal(t, b.from.Pulls(), b.pulls)
+			b.mirrored(t, "1", "alias", "2")
+			b.requireAt(t, bill, signed, child)
+			for subject, referrer := range map[string]string{image: bill, bill: signed, children[0].Digest.String(): child} {
+				listed, err := b.to.Children(destination, "sha256-"+subject[len("sha256:"):])
+				require.NoError(t, err)
+				require.Len(t, listed, 1)
+				require.Equal(t, referrer, listed[0].Digest.String())
+			}
+
+			b.reset()
+			require.Empty(t, b.do(t, b.selected("", withReferrers)).Left)
+			require.Equal(t, run.Tally{Total: 3, Unchanged: 3}, b.images)
+			require.Zero(t, b.to.Count(puts))
+			if name == "API" {
+				require.Zero(t, b.from.Pulls())
+			}
+			require.Equal(t, b.from.Pulls(), b.pulls)
+
+			newer := b.refer(t, image, signature)
+			b.move(t, "latest", "1")
+			b.reset()
+			require.Empty(t, b.do(t, b.selected("", withReferrers)).Left)
+			require.Equal(t, run.Tally{Total: 4, Tagged: 1, Unchanged: 3}, b.images)
+			require.Equal(t, 1, b.from.Count(registrytest.All(gets, registrytest.Ref(newer))))
+			b.requireAt(t, newer)
+			b.mirrored(t, "latest")
+		})
+	}
+}
+
+// TestReferrerThatCannotBeCopied makes its image fail, and says why.
+func TestReferrerThatCannotBeCopied(t *testing.T) {
+	b := newBench(t)
+	image := b.move(t, "1", "1")
+	b.push(t, "2")
+	bill := b.refer(t, image, sbom)
+	remove := b.from.Inject(registrytest.Fault{Match: registrytest.All(gets, registrytest.Ref(bill)), Status: 403})
+	require.Empty(t, b.do(t, b.selected("", withReferrers)).Left)
+	require.Equal(t, run.Tally{Total: 2, Copied: 1, Failed: 1}, b.images)
+	failed := b.kept.only(t)
+	require.Equal(t, b.from.Host()+"/"+repository+":1", failed.Source)
+	require.Contains(t, failed.Reason, "mirroring what refers to it: ")
+	require.Contains(t, failed.Reason, "403")
+	b.mirrored(t, "2")
+
+	remove()
+	require.Empty(t, b.do(t, b.selected("", withReferrers)).Left)
+	require.Equal(t, run.Tally{Total: 2, Tagged: 1, Unchanged: 1}, b.images)
+	require.Empty(t, b.kept.records)
+	b.requireAt(t, bill)
+}
+
+// TestSignaturesFollowTheirImage, by cosign's tags, whatever the selection says of
+// their names; those of other images stay away.
+func TestSignaturesFollowTheirImage(t *testing.T) {
+	for name, s := range map[string]selection.Selection{
+		"filter":              {Include: []string{"v"}},
+		"limit":               {Limit: 1},
+		"filter and platform": {Include: []string{"v"}, Platforms: []string{"linux/amd64"}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			b := newBench(t)
+			wanted, other := b.move(t, "v2", "v2"), b.move(t, "1", "1")
+			for _, digest := range []string{wanted, other} {
+				_, err := b.from.PushSignature(repository, digest)
+				require.NoError(t, err)
+			}
+			require.Empty(t, b.do(t, b.selected("", s)).Left)
+			require.Equal(t, run.Tally{Total: 2, Copied: 2}, b.images)
+			b.mirrored(t, "v2", registrytest.SignatureTag(wanted))
+			tags, err := b.to.Tags(destination)
+			require.NoError(t, err)
+			require.Len(t, tags, 2)
+
+			b.reset()
+			require.Empty(t, b.do(t, b.selected("", s)).Left)
+			require.Equal(t, run.Tally{Total: 2, Unchanged: 2}, b.images)
+			require.Zero(t, b.from.Pulls())
+		})
+	}
+}

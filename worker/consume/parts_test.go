@@ -1,0 +1,49 @@
+package consume
+
+import (
+	"testing"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/osism/skopeo-worker/shared/run"
+	"github.com/osism/skopeo-worker/worker/registrytest"
+)
+
+// TestPartsAreShared: one repository with too many new tags for one worker keeps
+// several busy. They count as the one chunk they come from, and nothing is copied
+// twice.
+func TestPartsAreShared(t *testing.T) {
+	const tags, distinct = 300, 100
+	b := embedded(t)
+	names := registrytest.Numbered("%03d", tags)
+	require.NoError(t, b.from.AddSynthetic(repository, registrytest.Synthetic{Tags: names, Distinct: distinct}))
+	gate := make(chan struct{})
+	b.from.Inject(registrytest.Fault{Match: gets, Gate: gate})
+	// Of a family the first is copied alone, so two at once are of two workers.
+	held := map[string]bool{}
+	shared := b.from.Notify(func(r registrytest.Request) bool {
+		if gets(r) {
+			held[r.Reference] = true
+		}
+		return len(held) >= 2
+	})
+	for range 3 {
+		start(t, b.consumer(t))
+	}
+	tracker := b.plan(t, b.chunk())
+	<-shared
+	st, err := tracker.Status(t.Context())
+	require.NoError(t, err)
+	require.Equal(t, run.StateRunning, st.State)
+	require.Equal(t, run.Chunks{Total: 1, Running: 1}, st.Chunks)
+	close(gate)
+
+	st = over(t, tracker)
+	require.Equal(t, run.StateDone, st.State)
+	require.Equal(t, run.Chunks{Total: 1, Done: 1}, st.Chunks)
+	require.Equal(t, run.Tally{Total: tags, Copied: distinct, Tagged: tags - distinct}, st.Images)
+	require.Equal(t, distinct, st.Pulls)
+	require.Equal(t, distinct, b.from.Pulls())
+	b.mirrored(t, names...)
+	require.Empty(t, b.subjects(t, "mirror.chunk.>"))
+}

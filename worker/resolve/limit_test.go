@@ -1,0 +1,70 @@
+package resolve_test
+
+import (
+	"net/http"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/osism/skopeo-worker/shared/message"
+	"github.com/osism/skopeo-worker/shared/selection"
+	"github.com/osism/skopeo-worker/worker/listing"
+	"github.com/osism/skopeo-worker/worker/registry"
+	"github.com/osism/skopeo-worker/worker/registrytest"
+	"github.com/osism/skopeo-worker/worker/resolve"
+)
+
+var pages = registrytest.Kinds(registrytest.KindBulkList)
+
+func newOnline(t *testing.T, quay ...registrytest.Option) (*resolve.Upstream, *registrytest.Internet) {
+	t.Helper()
+	internet := registrytest.NewInternet(t, quay, nil)
+	client := registry.NewClient(registry.Options{Transport: internet.Transport})
+	return &resolve.Upstream{Registry: client, Listing: listing.New(listing.Options{Registry: client, Transport: internet.Transport})}, internet
+}
+
+// TestLimitEndsTheListing, where it comes newest first; a signature, which is newer
+// than its image, has been seen by then. Everywhere else all of it is listed, and the
+// newest are those of the highest version.
+func TestLimitEndsTheListing(t *testing.T) {
+	o, internet := newOnline(t)
+	tags := registrytest.Numbered("v1.%05d", 20_000)
+	require.NoError(t, internet.Quay.AddSynthetic("osism/huge", registrytest.Synthetic{Tags: tags}))
+	wanted := message.Repository{Source: "quay.io/osism/huge", Selection: &selection.Selection{Include: []string{".*5$"}, Limit: 12}}
+	found, err := o.Resolve(t.Context(), wanted)
+	require.NoError(t, err)
+	require.Len(t, found.Images, 12)
+	require.Equal(t, "v1.19995", found.Images[0].Tag)
+	require.Equal(t, 2, internet.Quay.Count(pages), "ten on each page")
+	require.Zero(t, internet.Quay.Count(heads))
+
+	internet.Quay.ResetRequests()
+	wanted = message.Repository{Source: "quay.io/" + repository, Selection: &selection.Selection{Limit: 1}}
+	push(t, internet.Quay, "1", "2")
+	digest, err := internet.Quay.Digest(repository, "2")
+	require.NoError(t, err)
+	_, err = internet.Quay.PushSignature(repository, digest)
+	require.NoError(t, err)
+	found, err = o.Resolve(t.Context(), wanted)
+	require.NoError(t, err)
+	require.Equal(t, []string{"2", registrytest.SignatureTag(digest)}, tagsOf(found.Images))
+
+	plain, r, wanted := newResolver(t, registrytest.WithTagPage(2))
+	wanted.Selection = &selection.Selection{Limit: 2}
+	push(t, r, "1.10", "1.9", "latest")
+	found, err = plain.Resolve(t.Context(), wanted)
+	require.NoError(t, err)
+	require.Equal(t, []string{"1.10", "1.9"}, tagsOf(found.Images))
+	require.Equal(t, 2, r.Count(lists))
+	require.Equal(t, 2, r.Count(heads), "only of what is picked")
+}
+
+// TestLimitedInTheMiddle: half a listing is none.
+func TestLimitedInTheMiddle(t *testing.T) {
+	o, internet := newOnline(t, registrytest.WithQuayAPI(registrytest.BulkAPI{PageLimit: 2}))
+	push(t, internet.Quay, "1", "2", "3")
+	defer internet.Quay.Inject(registrytest.Fault{Match: registrytest.All(pages, registrytest.Page(2)), Status: http.StatusTooManyRequests})()
+	_, err := o.Resolve(t.Context(), message.Repository{Source: "quay.io/" + repository})
+	require.ErrorIs(t, err, registry.ErrLimited)
+	require.Zero(t, internet.Quay.Count(lists))
+}

@@ -1,0 +1,49 @@
+package service
+
+import (
+	"log/slog"
+	"net/http"
+
+	"github.com/google/go-containerregistry/pkg/name"
+
+	"github.com/osism/skopeo-worker/worker/credential"
+	"github.com/osism/skopeo-worker/worker/listing"
+	"github.com/osism/skopeo-worker/worker/registry"
+	"github.com/osism/skopeo-worker/worker/resolve"
+)
+
+// userAgent is what registries see, beside skopeo's own.
+const userAgent = "skopeo-worker"
+
+// client talks to registries over the transport, with the credentials of whoever runs
+// this process.
+func (r Registries) client(transport http.RoundTripper) *registry.Client {
+	return registry.NewClient(registry.Options{Insecure: r.Insecure, Keychain: credential.New(), UserAgent: userAgent, Transport: transport})
+}
+
+// upstream finds out what repositories hold.
+func (r Registries) upstream(client *registry.Client, transport http.RoundTripper, log *slog.Logger) *resolve.Upstream {
+	return &resolve.Upstream{Registry: client, Listing: listing.New(listing.Options{
+		Registry: client, QuayHosts: r.QuayHosts, Insecure: r.Insecure, UserAgent: userAgent, Transport: transport, Log: log,
+	})}
+}
+
+// identity tells who a registry counts us as: the user whose credentials we have
+// there, or else nobody, whom it counts by address.
+func identity(keychain *credential.Keychain) func(registry string) string {
+	return func(registry string) string {
+		host, err := name.NewRegistry(registry)
+		if err != nil {
+			return ""
+		}
+		found, err := keychain.Resolve(host)
+		if err != nil {
+			return ""
+		}
+		config, err := found.Authorization()
+		if err != nil {
+			return ""
+		}
+		return config.Username
+	}
+}

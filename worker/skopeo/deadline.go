@@ -1,0 +1,30 @@
+package skopeo
+
+import (
+	"context"
+	"errors"
+	"time"
+)
+
+// ErrLate says that a copy did not ask for its manifest in time. Nothing is wrong with
+// the image.
+var ErrLate = errors.New("did not ask for the manifest in time")
+
+type deadlineKey struct{}
+
+// WithPullDeadline gives copies under the context a time by which they must have got
+// the manifest from the source. What they do after that may take longer.
+func WithPullDeadline(ctx context.Context, deadline time.Time) context.Context {
+	return context.WithValue(ctx, deadlineKey{}, deadline)
+}
+
+// pullTimer calls late at the context's deadline, if there is one. The function that
+// is returned stops it.
+func pullTimer(ctx context.Context, late func()) (stop func()) {
+	deadline, ok := ctx.Value(deadlineKey{}).(time.Time)
+	if !ok {
+		return func() {}
+	}
+	timer := time.AfterFunc(time.Until(deadline), late)
+	return func() { timer.Stop() }
+}

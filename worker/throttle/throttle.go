@@ -1,0 +1,222 @@
+// Package throttle keeps what a worker asks of registries within what they allow
+// the fleet: every request of its own, and every skopeo process.
+package throttle
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"math"
+	"net/http"
+	"net/http/httptrace"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/osism/skopeo-worker/shared/budget"
+	"github.com/osism/skopeo-worker/worker/redact"
+	"github.com/osism/skopeo-worker/worker/retryafter"
+	"github.com/osism/skopeo-worker/worker/skopeo"
+)
+
+// ErrBroker is returned where the broker could not be asked whether a request is
+// allowed. It is no permission, and no failure of an image.
+var ErrBroker = errors.New("the broker does not tell whether the registry may be asked")
+
+// dockerHub is the name under which every host of Docker Hub is one registry.
+const dockerHub = "docker.io"
+
+// hubHosts are those hosts.
+var hubHosts = map[string]bool{
+	"docker.io": true, "index.docker.io": true, "registry-1.docker.io": true,
+	"auth.docker.io": true, "hub.docker.com": true,
+}
+
+// Throttle asks the fleet's budget.
+type Throttle struct {
+	Budget *budget.Store
+	// Identity tells what a registry knows us as; "" is nobody, which registries
+	// count by address.
+	Identity func(registry string) string
+	Log      *slog.Logger
+}
+
+// Registry is the registry that a host, or the host of a repository, belongs to.
+func Registry(name string) string {
+	host, _, _ := strings.Cut(strings.ToLower(name), "/")
+	if hubHosts[host] {
+		return dockerHub
+	}
+	return host
+}
+
+// Transport wraps the network for requests of our own.
+func (t *Throttle) Transport(network http.RoundTripper) http.RoundTripper {
+	return &transport{Throttle: t, network: network}
+}
+
+type transport struct {
+	*Throttle
+	network http.RoundTripper
+}
+
+// RoundTrip sends the request when it is its turn, and learns from the answer.
+func (t *transport) RoundTrip(request *http.Request) (*http.Response, error) {
+	ctx := request.Context()
+	call := budget.Call{Registry: Registry(request.URL.Host), Kind: kindOf(request)}
+	token, err := t.permit(ctx, call)
+	if err != nil {
+		if request.Body != nil {
+			_ = request.Body.Close()
+		}
+		return nil, err
+	}
+	if deadline, limited := token.Deadline(); limited {
+		request = writtenBy(request, deadline)
+	}
+	call.Started = time.Now()
+	response, err := t.network.RoundTrip(request)
+	if errors.Is(context.Cause(request.Context()), skopeo.ErrLate) {
+		err = errors.Join(skopeo.ErrLate, err)
+	}
+	if err != nil {
+		return nil, err
+	}
+	if response.StatusCode == http.StatusTooManyRequests {
+		if closed := t.refused(ctx, call, retryafter.In(response.Header, time.Now()), "429 Too Many Requests"); closed != nil {
+			// How long the fleet leaves it alone, where it does not say itself.
+			wait := math.Ceil(closed.Slot.Sub(t.Budget.Now()).Seconds())
+			response.Header.Set("Retry-After", strconv.Itoa(max(1, int(wait))))
+		}
+		return response, nil
+	}
+	t.Budget.Succeeded(call)
+	if quota, told := budget.ParseQuota(response.Header); told {
+		if err := t.Budget.Learn(ctx, call.Registry, t.identity(call.Registry), quota); err != nil && ctx.Err() == nil {
+			t.Log.Debug("noting what a registry allows", "registry", call.Registry, "error", err)
+		}
+	}
+	return response, nil
+}
+
+// permit waits for a turn, some seconds at most. The token of a pull stays spent
+// where the request fails: it may have arrived.
+func (t *Throttle) permit(ctx context.Context, call budget.Call) (token budget.Token, err error) {
+	if call.Kind == budget.Pull {
+		token, err = t.fresh(ctx, call.Registry)
+	} else {
+		err = t.Budget.Pace(ctx, call.Registry, call.Kind)
+	}
+	return token, t.explain(ctx, call.Registry, err)
+}
+
+// writtenBy returns the request, which is aborted where it has not been written by
+// the deadline: it would arrive when its token does not count any more.
+func writtenBy(request *http.Request, deadline time.Time) *http.Request {
+	ctx, abort := context.WithCancelCause(request.Context())
+	timer := time.AfterFunc(time.Until(deadline), func() { abort(skopeo.ErrLate) })
+	context.AfterFunc(request.Context(), func() { abort(nil) })
+	return request.WithContext(httptrace.WithClientTrace(ctx, &httptrace.ClientTrace{
+		WroteRequest: func(httptrace.WroteRequestInfo) { timer.Stop() },
+	}))
+}
+
+func (t *Throttle) take(ctx context.Context, registry string) (budget.Token, error) {
+	return t.Budget.Take(ctx, registry, t.identity(registry))
+}
+
+func (t *Throttle) identity(registry string) string {
+	if t.Identity == nil {
+		return ""
+	}
+	return t.Identity(registry)
+}
+
+// explain tells a registry that is spent from a broker that does not answer.
+func (t *Throttle) explain(ctx context.Context, registry string, err error) error {
+	var spent *budget.SpentError
+	if err == nil || errors.As(err, &spent) || ctx.Err() != nil {
+		return err
+	}
+	return fmt.Errorf("%w %s: %w", ErrBroker, registry, err)
+}
+
+// refused closes the registry for the fleet, and returns until when.
+func (t *Throttle) refused(ctx context.Context, call budget.Call, after time.Duration, reason string) *budget.SpentError {
+	if err := t.Budget.Refused(ctx, call, after, redact.Line(reason)); err != nil {
+		t.Log.Warn("cannot tell the other workers that a registry refuses us", "registry", call.Registry, "error", err)
+	}
+	return t.closed(call.Registry)
+}
+
+// closed is nil where the registry is not.
+func (t *Throttle) closed(registry string) *budget.SpentError {
+	until, reason, closed := t.Budget.Closed(registry)
+	if !closed {
+		return nil
+	}
+	return &budget.SpentError{Registry: registry, Slot: until, Reason: reason}
+}
+
+// kindOf is what a registry limits the request as.
+func kindOf(request *http.Request) budget.Kind {
+	path := request.URL.Path
+	switch {
+	case strings.HasPrefix(path, "/api/"), strings.EqualFold(request.URL.Hostname(), "hub.docker.com"):
+		return budget.API
+	case strings.HasSuffix(path, "/tags/list"):
+		return budget.Tags
+	case strings.Contains(path, "/manifests/") && request.Method == http.MethodGet:
+		return budget.Pull
+	case strings.Contains(path, "/manifests/") && request.Method == http.MethodHead:
+		return budget.Manifest
+	}
+	return budget.Other
+}
+
+// Copy runs a skopeo process that pulls one manifest of the source, once there is a
+// token for it and neither registry is closed.
+func (t *Throttle) Copy(ctx context.Context, source, destination string, run func(context.Context) error) error {
+	from, to := Registry(source), Registry(destination)
+	if closed := t.closed(to); closed != nil {
+		return closed
+	}
+	token, err := t.fresh(ctx, from)
+	if err != nil {
+		return t.explain(ctx, from, err)
+	}
+	call := budget.Call{Registry: from, Kind: budget.Pull, Started: time.Now()}
+	if deadline, limited := token.Deadline(); limited {
+		ctx = skopeo.WithPullDeadline(ctx, deadline)
+	}
+	err = run(ctx)
+	var failed *skopeo.Error
+	switch {
+	case err == nil:
+		t.Budget.Succeeded(call)
+	case errors.Is(err, skopeo.ErrNotInstalled):
+		err = errors.Join(err, token.GiveBack(ctx))
+	case errors.As(err, &failed) && errors.Is(err, skopeo.ErrLimited):
+		if failed.Registry != "" {
+			call.Registry = Registry(failed.Registry)
+		}
+		if closed := t.refused(ctx, call, failed.RetryAfter, failed.Reason); closed != nil {
+			err = fmt.Errorf("%w: %w", closed, err)
+		}
+	}
+	return err
+}
+
+// fresh takes a token that is young enough for a process to be started with it.
+func (t *Throttle) fresh(ctx context.Context, registry string) (budget.Token, error) {
+	for {
+		token, err := t.take(ctx, registry)
+		if err != nil || token.Fresh() {
+			return token, err
+		}
+		if err := token.GiveBack(ctx); err != nil {
+			return token, err
+		}
+	}
+}

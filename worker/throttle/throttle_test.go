@@ -1,0 +1,125 @@
+package throttle_test
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"net/http"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/osism/skopeo-worker/shared/brokertest"
+	"github.com/osism/skopeo-worker/shared/budget"
+	"github.com/osism/skopeo-worker/worker/registry"
+	"github.com/osism/skopeo-worker/worker/registrytest"
+	"github.com/osism/skopeo-worker/worker/skopeo"
+	"github.com/osism/skopeo-worker/worker/throttle"
+)
+
+const repository = "team/app"
+
+// newThrottle returns a throttle on a broker of its own, and a client that asks it.
+func newThrottle(t *testing.T, r *registrytest.Registry) (*throttle.Throttle, *registry.Client) {
+	t.Helper()
+	store, err := budget.Open(t.Context(), brokertest.Embedded(t), slog.New(slog.DiscardHandler))
+	require.NoError(t, err)
+	t.Cleanup(store.Close)
+	th := &throttle.Throttle{Budget: store, Log: slog.New(slog.DiscardHandler)}
+	insecure := []string{r.Host()}
+	return th, registry.NewClient(registry.Options{Insecure: insecure, Transport: th.Transport(registry.NewTransport(insecure))})
+}
+
+func TestNames(t *testing.T) {
+	for name, want := range map[string]string{
+		"registry-1.docker.io": "docker.io", "auth.docker.io": "docker.io", "hub.docker.com": "docker.io",
+		"docker.io/library/nginx": "docker.io", "QUAY.io/osism/osism": "quay.io", "127.0.0.1:5000/a/b": "127.0.0.1:5000",
+	} {
+		require.Equal(t, want, throttle.Registry(name), name)
+	}
+}
+
+// TestHeadersMakeTheBudget: a HEAD tells the limit, GETs spend it, and the one above it
+// is not sent.
+func TestHeadersMakeTheBudget(t *testing.T) {
+	const limit = 3
+	r := registrytest.New(t, registrytest.WithPullLimit(limit, time.Minute))
+	_, err := r.PushImage(repository, "1", registrytest.Image{})
+	require.NoError(t, err)
+	_, client := newThrottle(t, r)
+	_, err = client.Head(t.Context(), r.Host()+"/"+repository, "1")
+	require.NoError(t, err)
+	for range limit {
+		_, err = client.Get(t.Context(), r.Host()+"/"+repository, "1")
+		require.NoError(t, err)
+	}
+	_, err = client.Get(t.Context(), r.Host()+"/"+repository, "1")
+	var spent *budget.SpentError
+	require.ErrorAs(t, err, &spent)
+	require.Equal(t, r.Host(), spent.Registry)
+	require.Greater(t, time.Until(spent.Slot), 50*time.Second)
+	require.Equal(t, limit, r.Pulls())
+}
+
+// TestRefusalClosesTheRegistry: after a 429 nothing is sent any more, by whomever, and
+// the one who met it is told for how long.
+func TestRefusalClosesTheRegistry(t *testing.T) {
+	r := registrytest.New(t)
+	_, err := r.PushImage(repository, "1", registrytest.Image{})
+	require.NoError(t, err)
+	th, client := newThrottle(t, r)
+	r.Inject(registrytest.Fault{Match: registrytest.Kinds(registrytest.KindManifestHead), Times: 1, Status: http.StatusTooManyRequests})
+	_, err = client.Head(t.Context(), r.Host()+"/"+repository, "1")
+	refused := (*registry.Error)(nil)
+	require.ErrorAs(t, err, &refused)
+	require.GreaterOrEqual(t, refused.RetryAfter, 2*time.Second)
+
+	seen := r.Count(registrytest.Any)
+	var spent *budget.SpentError
+	_, err = client.Head(t.Context(), r.Host()+"/"+repository, "1")
+	require.ErrorAs(t, err, &spent)
+	for _, pair := range [][2]string{{r.Host(), "other.example.com"}, {"other.example.com", r.Host()}} {
+		err = th.Copy(t.Context(), pair[0]+"/a", pair[1]+"/a", func(context.Context) error {
+			t.Error("copied from or to a closed registry")
+			return nil
+		})
+		require.ErrorAs(t, err, &spent)
+	}
+	require.Equal(t, seen, r.Count(registrytest.Any))
+}
+
+// TestCopySpendsAndReports: a copy takes a token; a 429 that skopeo met closes the
+// registry it came from.
+func TestCopySpendsAndReports(t *testing.T) {
+	th, _ := newThrottle(t, registrytest.New(t))
+	limits := map[string]budget.Limit{"quay.example.com": {Requests: 1, Window: time.Minute}}
+	require.NoError(t, th.Budget.SetLimits(t.Context(), "default", limits))
+	require.NoError(t, th.Copy(t.Context(), "quay.example.com/a", "dest.example.com/a", func(context.Context) error { return nil }))
+	var spent *budget.SpentError
+	err := th.Copy(t.Context(), "quay.example.com/a", "dest.example.com/a", func(context.Context) error { return nil })
+	require.ErrorAs(t, err, &spent)
+
+	met := &skopeo.Error{Reason: "too many requests", Registry: "dest.example.com", RetryAfter: time.Minute, Err: skopeo.ErrLimited}
+	err = th.Copy(t.Context(), "free.example.com/a", "dest.example.com/a", func(context.Context) error { return met })
+	require.ErrorIs(t, err, skopeo.ErrLimited)
+	require.ErrorAs(t, err, &spent)
+	require.Equal(t, "dest.example.com", spent.Registry)
+	_, _, closed := th.Budget.Closed("dest.example.com")
+	require.True(t, closed)
+}
+
+// TestNoBrokerNoPermission: without the broker nothing is pulled, and it is not taken
+// for the registry's fault.
+func TestNoBrokerNoPermission(t *testing.T) {
+	server := brokertest.Start(t)
+	b := brokertest.Open(t, server.Config())
+	store, err := budget.Open(t.Context(), b, slog.New(slog.DiscardHandler))
+	require.NoError(t, err)
+	t.Cleanup(store.Close)
+	require.NoError(t, store.SetLimits(t.Context(), "default", map[string]budget.Limit{"quay.example.com": {Requests: 9, Window: time.Minute}}))
+	server.Stop()
+	th := &throttle.Throttle{Budget: store, Log: slog.New(slog.DiscardHandler)}
+	err = th.Copy(t.Context(), "quay.example.com/a", "dest.example.com/a", func(context.Context) error { return errors.New("copied") })
+	require.ErrorIs(t, err, throttle.ErrBroker)
+}
