@@ -13,15 +13,17 @@ import (
 )
 
 // pollInterval is the pause between two looks at a run. It is pollShare times as
-// long as a look where that is more: a run of 10,000 chunks is work for the broker.
+// long as a look where that is more, because a run of 10,000 chunks is work for the
+// broker, but no longer than maxPoll: a look may just have waited for a broker.
 const (
 	pollInterval = 100 * time.Millisecond
 	pollShare    = 20
+	maxPoll      = 2 * time.Second
 )
 
 // poll returns when it is time for the next look; the last one took so long.
 func poll(took time.Duration) <-chan time.Time {
-	return time.After(max(pollInterval, pollShare*took))
+	return time.After(min(max(pollInterval, pollShare*took), maxPoll))
 }
 
 // follow shows the run until it is over or ctx ends, and returns what the exit code

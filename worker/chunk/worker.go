@@ -66,7 +66,9 @@ type Worker struct {
 	Concurrency int // copies at once
 	MaxAttempts int
 	Backoff     func(attempt int) time.Duration
-	Log         *slog.Logger
+	// CatchUp reads what the fleet has learned of registries lately; nil is nothing.
+	CatchUp func(ctx context.Context) error
+	Log     *slog.Logger
 
 	clock func() time.Time // nil: the real one
 }
@@ -118,6 +120,11 @@ func (w *Worker) Do(ctx, work context.Context, d Delivery) (Result, error) {
 	t := &task{
 		Worker: w, Delivery: d, work: work, first: true, slots: make(chan struct{}, requests),
 		log: w.Log.With("run", d.Chunk.Run, "chunk", d.Chunk.Number),
+	}
+	if w.CatchUp != nil {
+		if err := w.CatchUp(ctx); err != nil {
+			t.log.Debug("what registries allow may be out of date", "error", err)
+		}
 	}
 	todo, err := t.wanted(ctx)
 	if err != nil {

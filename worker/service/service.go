@@ -47,6 +47,7 @@ func New(ctx context.Context, b *broker.Broker, c Config, r Registries, log *slo
 		Concurrency: c.Concurrency,
 		MaxAttempts: c.MaxAttempts,
 		Backoff:     chunk.Backoff,
+		CatchUp:     store.CatchUp,
 		Log:         log,
 	}, m, log)
 	if err != nil {
