@@ -20,9 +20,9 @@ const (
 	// firstRate is that of the first pulls, in requests a second: fast enough that
 	// nobody notices it with a registry that has no limit, and slow enough that few
 	// are under way when one that has a limit refuses.
-	firstRate = 12.0
+	firstRate = 16.0
 	// doubling is how long an unrefused rate takes to double.
-	doubling = 10 * time.Second
+	doubling = 4 * time.Second
 	// unlimited is the rate from which on there is no limit: more than a fleet's
 	// processes can start.
 	unlimited = 200.0

@@ -162,12 +162,12 @@ func TestRateOverTime(t *testing.T) {
 	}
 	first := found{Rate: firstRate, From: now}
 	require.InDelta(t, firstRate, at(first, -time.Hour), 0.01, "a closed registry's rate waits")
-	require.InDelta(t, 4*firstRate, at(first, 20*time.Second), 0.01)
+	require.InDelta(t, 4*firstRate, at(first, 2*doubling), 0.01)
 	require.Zero(t, at(first, time.Minute), "no limit")
 
-	slower := first.refused(now.Add(10*time.Second), closure{Count: 1, Duration: 5 * time.Second}, firstRate)
-	require.InDelta(t, firstRate, at(slower, 15*time.Second), 0.01)
-	require.InDelta(t, 2*firstRate, at(slower, 15*time.Second+creeping), 0.01)
+	slower := first.refused(now.Add(doubling), closure{Count: 1, Duration: 5 * time.Second}, firstRate)
+	require.InDelta(t, firstRate, at(slower, doubling+5*time.Second), 0.01)
+	require.InDelta(t, 2*firstRate, at(slower, doubling+5*time.Second+creeping), 0.01)
 	again := slower.refused(now.Add(creeping), closure{Count: 2, Duration: time.Minute}, firstRate)
 	require.InDelta(t, firstRate, at(again, creeping+time.Minute), 0.01, "full still: not slower, and not faster")
 	require.Zero(t, at(slower, 25*time.Hour), "forgotten")
