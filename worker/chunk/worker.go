@@ -66,8 +66,8 @@ type Worker struct {
 	Concurrency int // copies at once
 	MaxAttempts int
 	Backoff     func(attempt int) time.Duration
-	// CatchUp reads what the fleet has learned of registries lately; nil is nothing.
-	CatchUp func(ctx context.Context) error
+	// Prepare is called with each chunk before it is begun; nil is nobody.
+	Prepare func(ctx context.Context, c message.Chunk) error
 	Log     *slog.Logger
 
 	clock func() time.Time // nil: the real one
@@ -121,8 +121,8 @@ func (w *Worker) Do(ctx, work context.Context, d Delivery) (Result, error) {
 		Worker: w, Delivery: d, work: work, first: true, slots: make(chan struct{}, requests),
 		log: w.Log.With("run", d.Chunk.Run, "chunk", d.Chunk.Number),
 	}
-	if w.CatchUp != nil {
-		if err := w.CatchUp(ctx); err != nil {
+	if w.Prepare != nil {
+		if err := w.Prepare(ctx, d.Chunk); err != nil {
 			t.log.Debug("what registries allow may be out of date", "error", err)
 		}
 	}

@@ -29,6 +29,7 @@ type pullLimit struct {
 	limit  int
 	window time.Duration
 	now    func() time.Time
+	silent bool // without headers
 
 	mu    sync.Mutex
 	pulls []time.Time // those in the window, oldest first
@@ -52,10 +53,12 @@ func (p *pullLimit) refuses(w http.ResponseWriter, request Request) bool {
 		return false
 	}
 	refused, remaining := p.take(request.Kind == KindManifestGet)
-	seconds := int(math.Ceil(p.window.Seconds()))
-	w.Header().Set("ratelimit-limit", fmt.Sprintf("%d;w=%d", p.limit, seconds))
-	w.Header().Set("ratelimit-remaining", fmt.Sprintf("%d;w=%d", remaining, seconds))
-	w.Header().Set("docker-ratelimit-source", rateLimitSource)
+	if !p.silent {
+		seconds := int(math.Ceil(p.window.Seconds()))
+		w.Header().Set("ratelimit-limit", fmt.Sprintf("%d;w=%d", p.limit, seconds))
+		w.Header().Set("ratelimit-remaining", fmt.Sprintf("%d;w=%d", remaining, seconds))
+		w.Header().Set("docker-ratelimit-source", rateLimitSource)
+	}
 	if refused {
 		writeError(w, http.StatusTooManyRequests, "TOOMANYREQUESTS", pullLimitMessage)
 	}

@@ -24,6 +24,7 @@ type settings struct {
 	referrersAPI    bool
 	referrersPage   int
 	pullLimit       int
+	silentLimit     bool
 	pullWindow      time.Duration
 	requestLimiters []requestLimiter
 	quayAPI, hubAPI *BulkAPI
@@ -83,6 +84,10 @@ func WithPartialIndexes() Option {
 func WithPullLimit(limit int, window time.Duration) Option {
 	return func(s *settings) { s.pullLimit, s.pullWindow = limit, window }
 }
+
+// WithoutLimitHeaders keeps the limit of WithPullLimit from being told before it is
+// reached.
+func WithoutLimitHeaders() Option { return func(s *settings) { s.silentLimit = true } }
 
 // WithRequestLimit answers what exceeds perSecond (after a burst) as quay.io
 // does: an HTML 429 without Retry-After. Of the given kinds together, or of all

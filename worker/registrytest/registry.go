@@ -70,7 +70,7 @@ func Start(options ...Option) (*Registry, error) {
 	}
 	r := &Registry{settings: s, synthetics: map[string]*synthetic{}}
 	if s.pullLimit > 0 {
-		r.pulls = &pullLimit{limit: s.pullLimit, window: s.pullWindow, now: s.now}
+		r.pulls = &pullLimit{limit: s.pullLimit, window: s.pullWindow, now: s.now, silent: s.silentLimit}
 	}
 	if s.tokenAuth != nil {
 		r.tokens = newTokenService(*s.tokenAuth, s.now)

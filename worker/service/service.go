@@ -8,6 +8,7 @@ import (
 
 	"github.com/osism/skopeo-worker/shared/broker"
 	"github.com/osism/skopeo-worker/shared/budget"
+	"github.com/osism/skopeo-worker/shared/message"
 	"github.com/osism/skopeo-worker/worker/chunk"
 	"github.com/osism/skopeo-worker/worker/consume"
 	"github.com/osism/skopeo-worker/worker/credential"
@@ -47,8 +48,15 @@ func New(ctx context.Context, b *broker.Broker, c Config, r Registries, log *slo
 		Concurrency: c.Concurrency,
 		MaxAttempts: c.MaxAttempts,
 		Backoff:     chunk.Backoff,
-		CatchUp:     store.CatchUp,
-		Log:         log,
+		Prepare: func(ctx context.Context, c message.Chunk) error {
+			for _, r := range c.Repositories {
+				if throttle.Registry(r.Destination) != c.Registry {
+					guard.Destination(r.Destination)
+				}
+			}
+			return store.CatchUp(ctx)
+		},
+		Log: log,
 	}, m, log)
 	if err != nil {
 		store.Close()

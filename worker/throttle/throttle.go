@@ -12,6 +12,7 @@ import (
 	"net/http/httptrace"
 	"strconv"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/osism/skopeo-worker/shared/budget"
@@ -40,6 +41,21 @@ type Throttle struct {
 	// count by address.
 	Identity func(registry string) string
 	Log      *slog.Logger
+
+	destinations sync.Map // names of registries that are written to
+}
+
+// Destination notes that a registry is written to. It is the operator's own: unless it
+// tells a limit, none is looked for by starting slowly.
+func (t *Throttle) Destination(repository string) { t.destinations.Store(Registry(repository), nil) }
+
+// free tells whether manifests are read at the registry without a token.
+func (t *Throttle) free(registry string) bool {
+	if _, destination := t.destinations.Load(registry); !destination {
+		return false
+	}
+	_, origin := t.Budget.Limit(registry, t.identity(registry))
+	return origin == budget.None
 }
 
 // Registry is the registry that a host, or the host of a repository, belongs to.
@@ -103,10 +119,15 @@ func (t *transport) RoundTrip(request *http.Request) (*http.Response, error) {
 // permit waits for a turn, some seconds at most. The token of a pull stays spent
 // where the request fails: it may have arrived.
 func (t *Throttle) permit(ctx context.Context, call budget.Call) (token budget.Token, err error) {
-	if call.Kind == budget.Pull {
-		token, err = t.fresh(ctx, call.Registry)
-	} else {
+	switch {
+	case call.Kind != budget.Pull:
 		err = t.Budget.Pace(ctx, call.Registry, call.Kind)
+	case t.free(call.Registry):
+		if closed := t.closed(call.Registry); closed != nil {
+			err = closed
+		}
+	default:
+		token, err = t.fresh(ctx, call.Registry)
 	}
 	return token, t.explain(ctx, call.Registry, err)
 }

@@ -62,6 +62,27 @@ func TestHeadersMakeTheBudget(t *testing.T) {
 	require.Equal(t, limit, r.Pulls())
 }
 
+// TestDestinationIsNotExplored: reading at the destination writes nothing to the broker,
+// and still waits where the registry is closed.
+func TestDestinationIsNotExplored(t *testing.T) {
+	r := registrytest.New(t)
+	_, err := r.PushImage(repository, "1", registrytest.Image{})
+	require.NoError(t, err)
+	th, client := newThrottle(t, r)
+	th.Destination(r.Host() + "/" + repository)
+	for range 100 {
+		_, err = client.Get(t.Context(), r.Host()+"/"+repository, "1")
+		require.NoError(t, err)
+	}
+	_, origin := th.Budget.Limit(r.Host(), "")
+	require.Equal(t, budget.None, origin)
+	call := budget.Call{Registry: r.Host(), Kind: budget.Pull, Started: time.Now()}
+	require.NoError(t, th.Budget.Refused(t.Context(), call, time.Minute, "enough"))
+	var spent *budget.SpentError
+	_, err = client.Get(t.Context(), r.Host()+"/"+repository, "1")
+	require.ErrorAs(t, err, &spent)
+}
+
 // TestRefusalClosesTheRegistry: after a 429 nothing is sent any more, by whomever, and
 // the one who met it is told for how long.
 func TestRefusalClosesTheRegistry(t *testing.T) {
