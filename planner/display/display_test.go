@@ -17,7 +17,7 @@ import (
 var now = time.Date(2026, 3, 1, 13, 0, 0, 0, time.UTC)
 
 func TestMain(m *testing.M) {
-	time.Local = time.FixedZone("CET", 3600)
+	zone = time.FixedZone("CET", 3600)
 	os.Exit(m.Run())
 }
 

@@ -7,8 +7,11 @@ import (
 
 const day = 24 * time.Hour
 
+// zone is where the reader is.
+var zone = time.Local
+
 // moment is a time as people read it.
-func moment(t time.Time) string { return t.Local().Format("2006-01-02 15:04:05 MST") }
+func moment(t time.Time) string { return t.In(zone).Format("2006-01-02 15:04:05 MST") }
 
 // relative is a time seen from now.
 func relative(t, now time.Time) string {
