@@ -10,7 +10,8 @@ import (
 // unique drops the entries that repeat an earlier one.
 func unique(entries []Entry) (kept []Entry, duplicates []Problem) {
 	type identity struct{ name, destination, selection string }
-	first := map[identity]int{}
+	first := make(map[identity]int, len(entries))
+	kept = make([]Entry, 0, len(entries))
 	for _, e := range entries {
 		id := identity{e.String(), e.Destination, e.Selection.Hash()}
 		if line, again := first[id]; again {
@@ -27,29 +28,34 @@ func unique(entries []Entry) (kept []Entry, duplicates []Problem) {
 // far as that can be told before the tags are known.
 func clashes(entries []Entry) []Problem {
 	c := clash{
-		owner: map[string]Entry{}, every: map[string]Entry{}, patterns: map[string][]pattern{},
-		selected: map[target]Entry{}, claimed: map[target]Entry{},
+		owner: map[string]*Entry{}, every: map[string]*Entry{}, patterns: map[string][]pattern{},
+		selected: map[target]*Entry{}, claimed: map[target]*Entry{},
 	}
-	entries = slices.DeleteFunc(slices.Clone(entries), c.foreign)
-	for _, e := range entries {
+	own := make([]*Entry, 0, len(entries))
+	for i := range entries {
+		if e := &entries[i]; !c.foreign(e) {
+			own = append(own, e)
+		}
+	}
+	for _, e := range own {
 		if tags := e.tags(); len(tags) > 0 {
 			c.claim(e, tags)
 		} else {
 			c.choose(e)
 		}
 	}
-	for _, e := range entries {
+	for _, e := range own {
 		c.against(e)
 	}
 	return c.problems
 }
 
 type clash struct {
-	owner    map[string]Entry     // by repository at the destination
-	every    map[string]Entry     // those for every tag, by repository at the destination
+	owner    map[string]*Entry    // by repository at the destination
+	every    map[string]*Entry    // those for every tag, by repository at the destination
 	patterns map[string][]pattern // those whose tags are still to be found out
-	selected map[target]Entry     // the same, by what they choose
-	claimed  map[target]Entry     // by tag
+	selected map[target]*Entry    // the same, by what they choose
+	claimed  map[target]*Entry    // by tag
 	problems []Problem
 }
 
@@ -57,16 +63,16 @@ type clash struct {
 type target struct{ repository, tag string }
 
 type pattern struct {
-	Entry
+	*Entry
 	matcher *selection.Matcher
 }
 
-func (c *clash) fail(e Entry, format string, args ...any) {
+func (c *clash) fail(e *Entry, format string, args ...any) {
 	c.problems = append(c.problems, Problem{Line: e.Line, Message: fmt.Sprintf(format, args...)})
 }
 
 // foreign reports whether another repository is mirrored to the same place.
-func (c *clash) foreign(e Entry) bool {
+func (c *clash) foreign(e *Entry) bool {
 	first, taken := c.owner[e.Destination]
 	if !taken {
 		c.owner[e.Destination] = e
@@ -79,7 +85,7 @@ func (c *clash) foreign(e Entry) bool {
 	return true
 }
 
-func (c *clash) claim(e Entry, tags []string) {
+func (c *clash) claim(e *Entry, tags []string) {
 	for _, tag := range tags {
 		t := target{e.Destination, tag}
 		first, taken := c.claimed[t]
@@ -87,17 +93,17 @@ func (c *clash) claim(e Entry, tags []string) {
 			c.claimed[t] = e
 			continue
 		}
-		if why := differ(e, first); why != "" {
+		if why := differ(*e, *first); why != "" {
 			c.fail(e, "%s and %s in line %d would overwrite each other as %s:%s%s", e, first, first.Line, e.Destination, tag, why)
 		}
 	}
 }
 
-func (c *clash) choose(e Entry) {
+func (c *clash) choose(e *Entry) {
 	chosen := e.Selection.Tags()
 	t := target{e.Destination, chosen.Hash()}
 	if first, taken := c.selected[t]; taken {
-		if why := differ(e, first); why != "" {
+		if why := differ(*e, *first); why != "" {
 			c.fail(e, "%s and %s in line %d choose the same tags%s", e, first, first.Line, why)
 		}
 		return
@@ -113,15 +119,15 @@ func (c *clash) choose(e Entry) {
 }
 
 // against compares an entry with those whose tags are still to be found out.
-func (c *clash) against(e Entry) {
+func (c *clash) against(e *Entry) {
 	tags := e.tags()
 	if all, ok := c.every[e.Destination]; ok && len(tags) == 0 && !e.Selection.Tags().IsZero() {
-		if why := differ(e, all); why != "" {
+		if why := differ(*e, *all); why != "" {
 			c.fail(e, "%s and %s in line %d, which is every tag, would overwrite each other%s", e, all, all.Line, why)
 		}
 	}
 	for _, p := range c.patterns[e.Destination] {
-		if why := differ(e, p.Entry); why != "" && e.named() && slices.ContainsFunc(tags, p.matcher.Match) {
+		if why := differ(*e, *p.Entry); why != "" && e.named() && slices.ContainsFunc(tags, p.matcher.Match) {
 			c.fail(e, "%s names a tag that %s in line %d mirrors too, they would overwrite each other%s", e, p, p.Line, why)
 		}
 	}

@@ -37,7 +37,7 @@ func (r *reader) fail(line int, format string, args ...any) {
 
 // entries returns those that nothing is wrong with.
 func (r *reader) entries(nodes []*yaml.Node) []Entry {
-	var entries []Entry
+	entries := make([]Entry, 0, len(nodes))
 	for _, node := range nodes {
 		before := len(r.problems)
 		entry := r.entry(node)
