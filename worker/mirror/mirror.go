@@ -1,5 +1,7 @@
 // Package mirror brings one digest from a source repository to a destination
-// repository: manifests by digest, indexes put as they are, tags last.
+// repository: manifests by digest, indexes put as they are, tags last. skopeo copies
+// images; what is about images (attestations, signatures, SBOMs) is small and many,
+// and a process for each would cost more than the copy.
 package mirror
 
 import (
@@ -9,6 +11,7 @@ import (
 	"sync/atomic"
 
 	"github.com/google/go-containerregistry/pkg/v1/types"
+	"golang.org/x/sync/errgroup"
 	"golang.org/x/sync/singleflight"
 
 	"github.com/osism/skopeo-worker/worker/platform"
@@ -104,7 +107,7 @@ func (m *Mirror) Copy(ctx context.Context, source, destination string, d registr
 	copied := d.Digest
 	var err error
 	if wanted.All() {
-		err = c.manifest(ctx, d, 0)
+		err = c.manifest(ctx, wanting{Descriptor: d})
 	} else {
 		copied, err = c.subset(ctx, d, wanted)
 	}
@@ -118,39 +121,49 @@ type copying struct {
 	pulls, bytes        atomic.Int64
 }
 
+// wanting is a manifest that the destination is to have.
+type wanting struct {
+	registry.Descriptor
+	about bool // it is about another one
+	depth int  // of indexes around it
+}
+
 // manifest makes sure that the destination has the manifest.
-func (c *copying) manifest(ctx context.Context, d registry.Descriptor, depth int) error {
-	if depth > maxDepth {
-		return c.bad(d.Digest, ErrTooDeep)
+func (c *copying) manifest(ctx context.Context, w wanting) error {
+	if w.depth > maxDepth {
+		return c.bad(w.Digest, ErrTooDeep)
 	}
-	_, err, _ := c.flights.Do(c.destination+"@"+d.Digest, func() (any, error) {
-		_, err := c.Registry.Head(ctx, c.destination, d.Digest)
+	_, err, _ := c.flights.Do(c.destination+"@"+w.Digest, func() (any, error) {
+		_, err := c.Registry.Head(ctx, c.destination, w.Digest)
 		if errors.Is(err, registry.ErrNotFound) {
-			err = c.fetch(ctx, d, depth)
+			err = c.fetch(ctx, w)
 		}
 		return nil, err
 	})
 	return err
 }
 
-func (c *copying) fetch(ctx context.Context, d registry.Descriptor, depth int) error {
-	index, err := c.read(ctx, d)
-	if err != nil {
+func (c *copying) fetch(ctx context.Context, w wanting) error {
+	manifest, err := c.read(ctx, w)
+	switch {
+	case err != nil:
 		return err
+	case manifest.Raw == nil, types.MediaType(manifest.MediaType).IsSchema1():
+		return c.image(ctx, w.Descriptor)
+	case !manifest.IsIndex():
+		return c.small(ctx, manifest)
 	}
-	if !index.IsIndex() {
-		return c.image(ctx, d)
-	}
-	children, err := index.Children()
+	entries, err := manifest.Entries()
 	if err != nil {
-		return c.bad(index.Digest, err)
+		return c.bad(manifest.Digest, err)
 	}
-	return c.whole(ctx, index, index, children, depth)
+	return c.whole(ctx, manifest, manifest, entries, w.depth)
 }
 
-// read pulls the manifest where it may be an index. Of an image it returns nothing:
-// pulling that is left to skopeo.
-func (c *copying) read(ctx context.Context, d registry.Descriptor) (registry.Manifest, error) {
+// read pulls the manifest where skopeo is not to do it: where it is about another
+// one, and where it is an index, or may be.
+func (c *copying) read(ctx context.Context, w wanting) (registry.Manifest, error) {
+	d := w.Descriptor
 	if c.Indexes != nil {
 		if index, kept := c.Indexes.Index(ctx, d.Digest); kept {
 			return index, nil
@@ -167,16 +180,32 @@ func (c *copying) read(ctx context.Context, d registry.Descriptor) (registry.Man
 		}
 		d.MediaType = head.MediaType
 	}
-	kind := types.MediaType(d.MediaType)
-	if kind.IsImage() || kind.IsSchema1() {
+	if kind := types.MediaType(d.MediaType); !w.about && (kind.IsImage() || kind.IsSchema1()) {
 		return registry.Manifest{}, nil
 	}
-	// The registry may not have told its type.
 	manifest, err := c.Registry.Get(ctx, c.source, d.Digest)
 	if asked := (*registry.Error)(nil); err == nil || errors.As(err, &asked) && asked.Status != 0 {
 		c.pulls.Add(1)
 	}
 	return manifest, err
+}
+
+// small copies a manifest that was pulled, with what it refers to: skopeo would pull
+// it again.
+func (c *copying) small(ctx context.Context, manifest registry.Manifest) error {
+	blobs, err := manifest.Blobs()
+	if err != nil {
+		return c.bad(manifest.Digest, err)
+	}
+	group, together := errgroup.WithContext(ctx)
+	for _, blob := range blobs {
+		group.Go(func() error { return c.Registry.CopyBlob(together, c.source, c.destination, blob) })
+	}
+	if err := group.Wait(); err != nil {
+		return err
+	}
+	c.bytes.Add(manifest.ContentSize())
+	return c.Registry.Put(ctx, c.destination, manifest.Digest, manifest)
 }
 
 // image lets skopeo copy a manifest with what it refers to.
@@ -202,20 +231,20 @@ func (c *copying) image(ctx context.Context, d registry.Descriptor) error {
 	return nil
 }
 
-// whole copies the children of an index that was read, and puts what is to be put in
-// its place. Where not all could be copied, the index is kept.
-func (c *copying) whole(ctx context.Context, read, put registry.Manifest, children []registry.Descriptor, depth int) error {
-	err := c.index(ctx, put, children, depth)
+// whole copies what an index that was read lists, and puts what is to be put in its
+// place. Where not all could be copied, the index is kept.
+func (c *copying) whole(ctx context.Context, read, put registry.Manifest, entries []registry.Entry, depth int) error {
+	err := c.index(ctx, put, entries, depth)
 	if err != nil && c.Indexes != nil {
 		c.Indexes.KeepIndex(ctx, read)
 	}
 	return err
 }
 
-// index copies what the index names and then puts it, byte by byte.
-func (c *copying) index(ctx context.Context, index registry.Manifest, children []registry.Descriptor, depth int) error {
-	for _, child := range children {
-		if err := c.manifest(ctx, child, depth+1); err != nil {
+// index copies what the index lists and then puts it, byte by byte.
+func (c *copying) index(ctx context.Context, index registry.Manifest, entries []registry.Entry, depth int) error {
+	for _, entry := range entries {
+		if err := c.manifest(ctx, wanting{entry.Descriptor, platform.Attestation(entry), depth + 1}); err != nil {
 			return err
 		}
 	}

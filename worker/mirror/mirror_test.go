@@ -196,8 +196,31 @@ func TestTypesThatAreNotTold(t *testing.T) {
 	}
 	cost, err := p.Copy(t.Context(), p.source(), p.destination(), registry.Descriptor{Digest: image, MediaType: "text/plain"}, platform.Wanted{})
 	require.NoError(t, err)
-	require.Equal(t, 2, cost.Pulls)
+	require.Equal(t, 1, cost.Pulls, "who has pulled it copies it")
 	require.NoError(t, p.to.Check(destination, image))
+}
+
+// TestAttestationsTakeNoProcess: the destination has the images, and skopeo is not
+// there to copy the rest.
+func TestAttestationsTakeNoProcess(t *testing.T) {
+	p := newPair(t)
+	p.Skopeo = &skopeo.Runner{Path: "/no/such/skopeo"}
+	index := registrytest.MultiPlatform("1", "linux/amd64", "linux/arm64")
+	digest, err := p.from.PushIndex(repository, "1", index)
+	require.NoError(t, err)
+	for _, image := range index.Images {
+		image.Layers = []registrytest.Layer{{Seed: fmt.Sprint(repository, " ", image.Version, " ", image.Platform), Size: 1 << 10}}
+		_, err := p.to.PushImage(destination, "", image)
+		require.NoError(t, err)
+	}
+	p.from.ResetRequests()
+	copied, err := p.mirror(t, "1")
+	require.NoError(t, err)
+	require.Equal(t, digest, copied.Digest)
+	require.Equal(t, 3, copied.Pulls)
+	require.Equal(t, 3, p.from.Count(gets))
+	require.NotZero(t, copied.Bytes)
+	p.same(t, "1")
 }
 
 func TestWhatCannotBeCopied(t *testing.T) {
@@ -228,6 +251,15 @@ func TestWhatCannotBeCopied(t *testing.T) {
 				children, err := p.from.Children(repository, "1")
 				require.NoError(t, err)
 				require.NoError(t, p.from.DeleteManifest(repository, children[1].Digest.String()))
+			}},
+		"broken attestation": {class: outcome.Gone, is: registry.ErrNotFound, reason: "get 127.0.0.1:",
+			push: func(t *testing.T, p *pair) {
+				_, err := p.from.PushIndex(repository, "1", registrytest.MultiPlatform("1", "linux/amd64"))
+				require.NoError(t, err)
+				children, err := p.from.Children(repository, "1")
+				require.NoError(t, err)
+				_, _, err = p.from.BreakImage(repository, children[1].Digest.String())
+				require.NoError(t, err)
 			}},
 		"nesting too deep": {class: outcome.Final, is: mirror.ErrTooDeep, reason: "nested too deeply",
 			push: func(t *testing.T, p *pair) {

@@ -49,7 +49,7 @@ func (c *copying) referrers(ctx context.Context, digest, copied string) error {
 	for _, subject := range subjects {
 		err := finder.Walk(ctx, c.source, subject, func(found referrers.List) error {
 			for _, entry := range found.Referrers {
-				if err := c.manifest(ctx, registry.Descriptor{Digest: entry.Digest, MediaType: entry.MediaType}, 0); err != nil {
+				if err := c.manifest(ctx, wanting{Descriptor: registry.Descriptor{Digest: entry.Digest, MediaType: entry.MediaType}, about: true}); err != nil {
 					return err
 				}
 			}

@@ -15,28 +15,28 @@ import (
 // subset copies what is wanted of the manifest and returns the digest that it has at
 // the destination.
 func (c *copying) subset(ctx context.Context, d registry.Descriptor, wanted platform.Wanted) (string, error) {
-	index, err := c.read(ctx, d)
+	index, err := c.read(ctx, wanting{Descriptor: d})
 	if err != nil {
 		return "", err
 	}
 	if !index.IsIndex() {
 		return d.Digest, c.wantedImage(ctx, d, wanted)
 	}
-	subset, children, err := wanted.Subset(index)
+	subset, entries, err := wanted.Subset(index)
 	if errors.Is(err, platform.ErrNoPlatform) {
 		return "", fmt.Errorf("%s@%s: %w", c.source, d.Digest, err)
 	}
 	if err != nil {
 		return "", c.bad(d.Digest, err)
 	}
-	return subset.Digest, c.whole(ctx, index, subset, children, 0)
+	return subset.Digest, c.whole(ctx, index, subset, entries, 0)
 }
 
 // wantedImage copies an image that is in no index. Its platform is in its
 // configuration, which is read where it costs no pull: at the destination, after
 // the copy. Without a tag, what was copied in vain is collected there.
 func (c *copying) wantedImage(ctx context.Context, d registry.Descriptor, wanted platform.Wanted) error {
-	if err := c.manifest(ctx, d, 0); err != nil {
+	if err := c.manifest(ctx, wanting{Descriptor: d}); err != nil {
 		return err
 	}
 	matches, err := c.Wants(ctx, c.destination, d.Digest, wanted)

@@ -18,7 +18,7 @@ const (
 	typeAttestation  = "attestation-manifest"
 )
 
-// Subset returns the index of what is wanted and the descriptors it lists, all
+// Subset returns the index of what is wanted and what it lists, all
 // of which must be at the destination before it is put.
 //
 //   - A child is kept if its platform is wanted. One that names none is kept: an
@@ -38,7 +38,7 @@ const (
 //
 // An image is returned as it is; Image tells whether it is wanted. The errors
 // are ErrNoPlatform and registry.ErrBadManifest.
-func (w Wanted) Subset(index registry.Manifest) (registry.Manifest, []registry.Descriptor, error) {
+func (w Wanted) Subset(index registry.Manifest) (registry.Manifest, []registry.Entry, error) {
 	entries, err := index.Entries()
 	if err != nil {
 		return registry.Manifest{}, nil, err
@@ -47,18 +47,14 @@ func (w Wanted) Subset(index registry.Manifest) (registry.Manifest, []registry.D
 	if err != nil {
 		return registry.Manifest{}, nil, err
 	}
-	descriptors := make([]registry.Descriptor, len(kept))
-	for i, entry := range kept {
-		descriptors[i] = entry.Descriptor
-	}
 	if len(kept) == len(entries) {
-		return index, descriptors, nil
+		return index, kept, nil
 	}
 	subset, err := index.WithEntries(kept, w.annotations(index.Digest))
 	if err != nil {
 		return registry.Manifest{}, nil, err
 	}
-	return subset, descriptors, nil
+	return subset, kept, nil
 }
 
 // choose returns the entries to keep.

@@ -2,6 +2,7 @@ package registry
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -26,6 +27,13 @@ type call struct {
 	contentType string
 	body        []byte
 	limit       int64 // of the answer's body, in bytes
+
+	// Only of blobs, which may be large:
+	url    *url.URL              // instead of path and query
+	stream io.Reader             // instead of body; sent once
+	size   int64                 // of stream
+	into   func(io.Reader) error // reads the answer's body, instead of answer.body
+	within time.Duration         // instead of requestTimeout
 }
 
 // answer is what a registry answered, read to its end.
@@ -34,6 +42,7 @@ type answer struct {
 	header http.Header
 	body   []byte
 	size   int64 // Content-Length; negative where there was none
+	url    *url.URL
 }
 
 // failure is why a call failed, before it is known as whose.
@@ -85,7 +94,7 @@ func (c *Client) attempt(ctx context.Context, call call) (answer, error) {
 
 // exchange sends one request and reads its answer.
 func exchange(ctx context.Context, session *session, at location, call call) (answer, error) {
-	ctx, cancel := context.WithTimeoutCause(ctx, requestTimeout, errSlow)
+	ctx, cancel := context.WithTimeoutCause(ctx, cmp.Or(call.within, requestTimeout), errSlow)
 	defer cancel()
 	ctx, wait := withWait(ctx)
 	request, err := call.request(ctx, at)
@@ -97,6 +106,10 @@ func exchange(ctx context.Context, session *session, at location, call call) (an
 		return answer{}, unanswered(ctx, at, wait, err)
 	}
 	defer response.Body.Close()
+	got := answer{status: response.StatusCode, header: response.Header, size: response.ContentLength, url: response.Request.URL}
+	if call.into != nil && response.StatusCode/100 == 2 {
+		return got, call.into(response.Body)
+	}
 	body, err := io.ReadAll(io.LimitReader(response.Body, call.limit+1))
 	if err != nil {
 		return answer{}, unanswered(ctx, at, wait, err)
@@ -111,22 +124,30 @@ func exchange(ctx context.Context, session *session, at location, call call) (an
 	if int64(len(body)) > call.limit {
 		return answer{}, fmt.Errorf("%w: more than %d bytes", ErrTooLarge, call.limit)
 	}
-	return answer{
-		status: response.StatusCode, header: response.Header,
-		body: body, size: response.ContentLength,
-	}, nil
+	got.body = body
+	return got, nil
 }
 
 func (call call) request(ctx context.Context, at location) (*http.Request, error) {
-	target := url.URL{
-		Scheme:   "https", // the session makes it http where the handshake found that
-		Host:     at.registry.RegistryStr(),
-		Path:     "/v2/" + at.path() + "/" + call.path,
-		RawQuery: call.query,
+	target := call.url
+	if target == nil {
+		target = &url.URL{
+			Scheme:   "https", // the session makes it http where the handshake found that
+			Host:     at.registry.RegistryStr(),
+			Path:     "/v2/" + at.path() + "/" + call.path,
+			RawQuery: call.query,
+		}
 	}
-	request, err := http.NewRequestWithContext(ctx, call.method, target.String(), bytes.NewReader(call.body))
+	body := call.stream
+	if body == nil {
+		body = bytes.NewReader(call.body)
+	}
+	request, err := http.NewRequestWithContext(ctx, call.method, target.String(), body)
 	if err != nil {
 		return nil, fmt.Errorf("%w: %w", ErrName, err)
+	}
+	if call.stream != nil {
+		request.ContentLength = call.size
 	}
 	if call.accept != "" {
 		request.Header.Set("Accept", call.accept)

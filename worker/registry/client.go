@@ -1,6 +1,6 @@
-// Package registry talks to OCI registries: it lists tags, looks manifests up,
-// gets and puts them. Copying images is not its job. It retries nothing; errors
-// say enough for the caller to decide.
+// Package registry talks to OCI registries: it lists tags, looks manifests up, gets
+// and puts them, and copies small blobs. Copying images is not its job. It retries
+// nothing; errors say enough for the caller to decide.
 package registry
 
 import (

@@ -39,7 +39,9 @@ type content struct {
 }
 
 type blobContent struct {
-	Size int64 `json:"size"`
+	MediaType string `json:"mediaType"`
+	Digest    string `json:"digest"`
+	Size      int64  `json:"size"`
 }
 
 type childContent struct {
@@ -101,6 +103,30 @@ func (m Manifest) ContentSize() int64 {
 		size += layer.Size
 	}
 	return size
+}
+
+// Blobs are what an image manifest refers to, its configuration and its layers,
+// without those that only their publisher may distribute. An index has none. The
+// error is ErrBadManifest.
+func (m Manifest) Blobs() ([]Descriptor, error) {
+	var image content
+	if err := json.Unmarshal(m.Raw, &image); err != nil {
+		return nil, fmt.Errorf("%w: %w", ErrBadManifest, err)
+	}
+	listed := image.Layers
+	if image.Config != nil {
+		listed = append(listed, *image.Config)
+	}
+	var blobs []Descriptor
+	for _, b := range listed {
+		if err := digest.Digest(b.Digest).Validate(); err != nil {
+			return nil, fmt.Errorf("%w: blob %q: %w", ErrBadManifest, b.Digest, err)
+		}
+		if kind := types.MediaType(b.MediaType); !kind.IsLayer() || kind.IsDistributable() {
+			blobs = append(blobs, Descriptor{Digest: b.Digest, MediaType: b.MediaType, Size: b.Size})
+		}
+	}
+	return blobs, nil
 }
 
 // mediaType returns the media type of a manifest that was sent with a

@@ -1,0 +1,94 @@
+package registry_test
+
+import (
+	"bytes"
+	"net/http"
+	"testing"
+
+	"github.com/google/go-containerregistry/pkg/authn"
+	"github.com/stretchr/testify/require"
+
+	"github.com/osism/skopeo-worker/worker/registry"
+	"github.com/osism/skopeo-worker/worker/registrytest"
+)
+
+var (
+	blobGets    = registrytest.Kinds(registrytest.KindBlobGet)
+	blobUploads = registrytest.Kinds(registrytest.KindBlobUpload)
+)
+
+// between are two registries, and a blob at the first.
+func between(t *testing.T, content []byte) (from, to *registrytest.Registry, c *registry.Client, blob registry.Descriptor) {
+	t.Helper()
+	from, to = registrytest.New(t), registrytest.New(t, registrytest.WithTokenAuth(registrytest.TokenAuth{User: "user", Password: "secret"}))
+	digest, err := from.PushBlob(repository, content)
+	require.NoError(t, err)
+	c = registry.NewClient(registry.Options{Insecure: []string{from.Host(), to.Host()},
+		Keychain: &fixed{AuthConfig: authn.AuthConfig{Username: "user", Password: "secret"}}})
+	return from, to, c, registry.Descriptor{Digest: digest, Size: int64(len(content))}
+}
+
+func TestCopyBlob(t *testing.T) {
+	for name, content := range map[string][]byte{"small": []byte("{}"), "empty": nil, "large": bytes.Repeat([]byte("sbom "), 1<<20)} {
+		t.Run(name, func(t *testing.T) {
+			from, to, c, blob := between(t, content)
+			for range 2 {
+				require.NoError(t, c.CopyBlob(t.Context(), from.Host()+"/"+repository, to.Host()+"/mirror", blob))
+			}
+			got, err := c.Config(t.Context(), to.Host()+"/mirror", blob.Digest)
+			if name != "large" { // more than a configuration may have
+				require.NoError(t, err)
+				require.Equal(t, string(content), string(got))
+			}
+			require.Equal(t, 1, from.Count(blobGets), "what is there is not asked of the source")
+		})
+	}
+}
+
+// TestCopyBlobFails with the registry that is to blame, and leaves nothing there.
+func TestCopyBlobFails(t *testing.T) {
+	for name, test := range map[string]struct {
+		spoil  func(t *testing.T, from, to *registrytest.Registry, blob *registry.Descriptor)
+		is     error
+		blamed string
+	}{
+		"missing at the source": {is: registry.ErrNotFound, blamed: "get FROM",
+			spoil: func(t *testing.T, from, _ *registrytest.Registry, blob *registry.Descriptor) {
+				_, err := from.BreakBlob(repository, blob.Digest)
+				require.NoError(t, err)
+			}},
+		"cut off at the source": {is: registry.ErrUnavailable, blamed: "put TO",
+			spoil: func(_ *testing.T, from, _ *registrytest.Registry, _ *registry.Descriptor) {
+				from.Inject(registrytest.Fault{Match: blobGets, TruncateBody: true})
+			}},
+		"limited at the source": {is: registry.ErrLimited, blamed: "get FROM",
+			spoil: func(_ *testing.T, from, _ *registrytest.Registry, _ *registry.Descriptor) {
+				from.Inject(registrytest.Fault{Match: blobGets, Status: http.StatusTooManyRequests})
+			}},
+		"denied at the destination": {is: registry.ErrDenied, blamed: "put TO",
+			spoil: func(_ *testing.T, _, to *registrytest.Registry, _ *registry.Descriptor) {
+				to.Inject(registrytest.Fault{Match: blobUploads, Status: http.StatusForbidden})
+			}},
+		"no location": {is: registry.ErrUnexpected, blamed: "put TO",
+			spoil: func(_ *testing.T, _, to *registrytest.Registry, _ *registry.Descriptor) {
+				opens := func(r registrytest.Request) bool { return r.Method == http.MethodPost }
+				to.Inject(registrytest.Fault{Match: opens, Status: http.StatusAccepted})
+			}},
+		"content of another digest": {is: registry.ErrRejected, blamed: "put TO",
+			spoil: func(_ *testing.T, from, _ *registrytest.Registry, blob *registry.Descriptor) {
+				from.Inject(registrytest.Fault{Match: blobGets, Status: http.StatusOK, Body: string(bytes.Repeat([]byte("x"), int(blob.Size)))})
+			}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			from, to, c, blob := between(t, []byte("what an image is made of"))
+			test.spoil(t, from, to, &blob)
+			source, destination := from.Host()+"/"+repository, to.Host()+"/mirror"
+			err := c.CopyBlob(t.Context(), source, destination, blob)
+			require.ErrorIs(t, err, test.is)
+			want := map[string]string{"get FROM": "get " + source, "put TO": "put " + destination}[test.blamed]
+			require.ErrorContains(t, err, want+"@"+blob.Digest)
+			_, err = c.Config(t.Context(), destination, blob.Digest)
+			require.ErrorIs(t, err, registry.ErrNotFound)
+		})
+	}
+}
