@@ -118,36 +118,49 @@ func TestListSortsByRegistryAndRepository(t *testing.T) {
 	require.Equal(t, []string{"docker.io/z", "quay.io/2", "quay.io/a", "quay.io/a.b", "quay.io/b"}, sources(t, s))
 }
 
-// TestManyWriters has workers add and subtract, on one page and on several.
+// TestManyWriters has workers add and subtract, on one page and on several, and at a
+// cluster, which has a conflict of its own.
 func TestManyWriters(t *testing.T) {
-	const writers = 16
-	for _, limit := range []int{maxPage, 1200} {
-		t.Run(fmt.Sprint(limit), func(t *testing.T) {
-			s, _ := open(t)
-			s.limit = limit
-			require.NoError(t, s.Add(t.Context(), name, record("r0", "gone-1", "gone-2")))
-			var group errgroup.Group
-			var want []string
-			for i := range writers {
-				want = append(want, source(fmt.Sprintf("%02d-a", i)), source(fmt.Sprintf("%02d-b", i)))
-				group.Go(func() error {
-					if err := s.Add(t.Context(), name, record(fmt.Sprint("r", i), fmt.Sprintf("%02d-a", i))); err != nil {
-						return err
-					}
-					if i < 2 {
-						gone := source(fmt.Sprint("gone-", i+1))
-						n, err := s.Subtract(t.Context(), name, registry, repository, func(s string) bool { return s == gone })
-						if err != nil || n != 1 {
-							return fmt.Errorf("subtracted %d: %w", n, err)
-						}
-					}
-					return s.Add(t.Context(), name, record(fmt.Sprint("r", i), fmt.Sprintf("%02d-b", i)))
-				})
-			}
-			require.NoError(t, group.Wait())
-			require.Equal(t, want, sources(t, s))
+	for name, test := range map[string]struct {
+		limit  int
+		broker func() *broker.Broker
+	}{
+		"one page":   {maxPage, func() *broker.Broker { return brokertest.Embedded(t) }},
+		"many pages": {1200, func() *broker.Broker { return brokertest.Embedded(t) }},
+		"cluster":    {maxPage, func() *broker.Broker { return brokertest.Open(t, brokertest.StartCluster(t).Config()) }},
+	} {
+		t.Run(name, func(t *testing.T) {
+			s := NewStore(test.broker())
+			s.limit = test.limit
+			manyWriters(t, s)
 		})
 	}
+}
+
+func manyWriters(t *testing.T, s *Store) {
+	t.Helper()
+	const writers = 16
+	require.NoError(t, s.Add(t.Context(), name, record("r0", "gone-1", "gone-2")))
+	var group errgroup.Group
+	var want []string
+	for i := range writers {
+		want = append(want, source(fmt.Sprintf("%02d-a", i)), source(fmt.Sprintf("%02d-b", i)))
+		group.Go(func() error {
+			if err := s.Add(t.Context(), name, record(fmt.Sprint("r", i), fmt.Sprintf("%02d-a", i))); err != nil {
+				return err
+			}
+			if i < 2 {
+				gone := source(fmt.Sprint("gone-", i+1))
+				n, err := s.Subtract(t.Context(), name, registry, repository, func(s string) bool { return s == gone })
+				if err != nil || n != 1 {
+					return fmt.Errorf("subtracted %d: %w", n, err)
+				}
+			}
+			return s.Add(t.Context(), name, record(fmt.Sprint("r", i), fmt.Sprintf("%02d-b", i)))
+		})
+	}
+	require.NoError(t, group.Wait())
+	require.Equal(t, want, sources(t, s))
 }
 
 func TestPages(t *testing.T) {

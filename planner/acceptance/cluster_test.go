@@ -1,0 +1,55 @@
+package acceptance
+
+import (
+	"strings"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/osism/skopeo-worker/shared/broker"
+	"github.com/osism/skopeo-worker/shared/brokertest"
+	"github.com/osism/skopeo-worker/shared/run"
+)
+
+// TestClusterLosesAServer in mid-run, and then the other two one after the other:
+// everything is kept on all of them.
+func TestClusterLosesAServer(t *testing.T) {
+	t.Parallel()
+	cluster := brokertest.StartCluster(t)
+	s := newSite(t)
+	s.env["NATS_URL"], s.env["NATS_REPLICAS"] = cluster.Config().URL, "3"
+	s.env["RATE_LIMITS"] = s.source.Host() + "=100/1h"
+	s.env["CHUNK_SIZE"] = "1"
+	s.push("osism/tool", "1", "2", "3")
+	s.push("osism/other", "1")
+	s.write("osism/tool", "osism/other", "osism/missing")
+	open := s.gate(blobs)
+	s.worker()
+	s.worker()
+	plan := s.planner("plan", "--wait")
+	s.waitFor(blobs)
+	lost := cluster.Leader(broker.StreamName)
+	require.NotNil(t, lost)
+	lost.Stop()
+	open()
+
+	require.Contains(t, plan.exits(1), "ended with failures")
+	s.requireMirrored("osism/tool", "osism/other")
+	require.Equal(t, run.Tally{Total: 5, Copied: 4, Failed: 1}, s.status().Images)
+	lost.Restart()
+	cluster.Settle(broker.StreamName)
+
+	s.push("osism/missing", "1")
+	for _, server := range cluster.Servers {
+		server.Restart()
+		cluster.Settle(broker.StreamName)
+	}
+	require.Len(t, s.failed(), 1)
+	s.becomes(s.republish("--all"), run.StateDone)
+	require.Empty(t, s.failed())
+	s.requireMirrored("osism/missing")
+	require.Equal(t, 5, s.source.Pulls())
+	spent := s.status().Registries
+	require.Len(t, spent, 1)
+	require.Equal(t, 5, spent[0].Spent, strings.Join(strings.Fields(s.planner("status").exits(0)), " "))
+}
