@@ -17,6 +17,7 @@ const (
 	keySet         = "set"
 	keyLearned     = "learned"
 	keyFound       = "found"
+	keyTurn        = "turn"
 	windowSubjects = subjectWindow + ".>"
 )
 

@@ -97,8 +97,13 @@ func (w *window) take(ctx context.Context, s *Store, limit Limit) (Token, error)
 	if err != nil {
 		return Token{}, err
 	}
+	if until, yields, err := w.yield(ctx, s, stream, limit); err != nil {
+		return Token{}, err
+	} else if yields {
+		return Token{}, w.spent(ctx, s, until, fmt.Sprintf("its budget of %s is shared with another mirror, whose turn it is", limit))
+	}
 	t := Token{window: w, stream: stream, slack: slack(limit.Window), taken: s.clock.local(), now: s.clock.local}
-	ack, err := s.b.JS.Publish(ctx, w.subject, nil, jetstream.WithExpectStream(w.name))
+	ack, err := s.b.JS.Publish(ctx, w.subject(ctx), nil, jetstream.WithExpectStream(w.name))
 	switch {
 	case err == nil:
 	case full(err):
@@ -106,7 +111,7 @@ func (w *window) take(ctx context.Context, s *Store, limit Limit) (Token, error)
 		if err != nil {
 			return Token{}, err
 		}
-		return Token{}, &SpentError{Registry: w.registry, Slot: slot, Reason: fmt.Sprintf("its budget of %s is spent", limit)}
+		return Token{}, w.spent(ctx, s, slot, fmt.Sprintf("its budget of %s is spent", limit))
 	default:
 		// Somebody may have removed the stream: the next token makes sure of it.
 		w.forget()
@@ -117,6 +122,14 @@ func (w *window) take(ctx context.Context, s *Store, limit Limit) (Token, error)
 		return Token{}, errors.Join(fmt.Errorf("taking a token of %s: %w: it took too long to answer", w.registry, broker.ErrUnreachable), t.GiveBack(ctx))
 	}
 	return t, nil
+}
+
+// spent refuses a token, and has the others know that somebody waits for it.
+func (w *window) spent(ctx context.Context, s *Store, slot time.Time, reason string) error {
+	if err := w.claim(ctx, s, slot); err != nil {
+		return err
+	}
+	return &SpentError{Registry: w.registry, Slot: slot, Reason: reason}
 }
 
 // Slot returns when, by the broker's clock, k tokens will be free, or as many as

@@ -12,13 +12,14 @@ import (
 type view struct {
 	told     map[string]told    // limits set and learned, by key
 	found    map[string]found   // rates found, by key
+	turns    map[string]turn    // mirror names that wait, by key
 	closed   map[string]closure // by key
 	revision map[string]uint64  // of the last entry applied, by bucket and key
 	heard    map[string]uint64  // the revision up to which nothing is missing, by bucket
 }
 
 func newView() view {
-	return view{told: map[string]told{}, found: map[string]found{}, closed: map[string]closure{}, revision: map[string]uint64{}, heard: map[string]uint64{}}
+	return view{told: map[string]told{}, found: map[string]found{}, turns: map[string]turn{}, closed: map[string]closure{}, revision: map[string]uint64{}, heard: map[string]uint64{}}
 }
 
 // newer reports whether the entry is newer than what is known, and notes it.
@@ -55,6 +56,8 @@ func (s *Store) apply(entry jetstream.KeyValueEntry) {
 		err = put(v.closed, entry, func(c *closure) { c.at = entry.Created() })
 	case kind == keyFound:
 		err = put(v.found, entry, nil)
+	case kind == keyTurn:
+		err = put(v.turns, entry, nil)
 	default:
 		err = put(v.told, entry, func(t *told) { t.at = entry.Created() })
 	}

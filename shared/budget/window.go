@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -56,7 +57,7 @@ const (
 // window is the stream that holds the tokens of one budget.
 type window struct {
 	registry, identity string
-	name, subject      string
+	name, subjects     string
 
 	adjusting sync.Mutex
 	adjusted  atomic.Pointer[adjustment]
@@ -79,12 +80,15 @@ func (s *Store) window(registry, identity string) *window {
 	if w == nil {
 		w = &window{
 			registry: registry, identity: identity,
-			name: name, subject: subjectWindow + "." + token(registry) + "." + token(identity),
+			name: name, subjects: subjectWindow + "." + token(registry) + "." + token(identity),
 		}
 		s.windows[name] = w
 	}
 	return w
 }
+
+// subject is that of the tokens of the context's mirror name.
+func (w *window) subject(ctx context.Context) string { return w.subjects + "." + token(mirrorOf(ctx)) }
 
 // forget has the configuration checked before the next token.
 func (w *window) forget() { w.adjusted.Store(nil) }
@@ -134,7 +138,7 @@ func (w *window) ensure(ctx context.Context, s *Store, limit Limit) (jetstream.S
 	}
 	have := stream.CachedInfo().Config
 	want := w.config(have, limit)
-	if have.MaxMsgs == want.MaxMsgs && have.MaxAge == want.MaxAge && have.Discard == want.Discard {
+	if slices.Equal(have.Subjects, want.Subjects) && have.MaxMsgs == want.MaxMsgs && have.MaxAge == want.MaxAge && have.Discard == want.Discard {
 		return stream, false, nil
 	}
 	stream, err = s.b.JS.UpdateStream(ctx, want)
@@ -145,7 +149,7 @@ func (w *window) ensure(ctx context.Context, s *Store, limit Limit) (jetstream.S
 func (w *window) config(c jetstream.StreamConfig, limit Limit) jetstream.StreamConfig {
 	c.Name = w.name
 	c.Description = "skopeo-worker: what was spent of the budget of " + w.registry
-	c.Subjects = []string{w.subject}
+	c.Subjects = []string{w.subjects + ".*"}
 	c.Metadata = map[string]string{metaRegistry: w.registry, metaIdentity: w.identity}
 	c.Storage = jetstream.FileStorage
 	c.MaxMsgs = int64(limit.Requests)
@@ -265,7 +269,7 @@ func (w *window) fill(ctx context.Context, s *Store, last uint64, n int) error {
 	for n > 0 {
 		batch := make([]*nats.Msg, min(n, maxBatch))
 		for i := range batch {
-			batch[i] = nats.NewMsg(w.subject)
+			batch[i] = nats.NewMsg(w.subject(context.Background())) // nobody's of ours
 		}
 		batch[0].Header.Set(jetstream.ExpectedLastSeqHeader, strconv.FormatUint(last, 10))
 		var err error

@@ -18,13 +18,6 @@ import (
 // of requests a second or a minute.
 const limitedPause = time.Minute
 
-const (
-	// spread is the part of a wait by which chunks that come back are kept apart,
-	// and maxSpread the most of it.
-	spread    = 10
-	maxSpread = time.Minute
-)
-
 // limit notes that a registry limits us, and returns how long to wait.
 func (t *task) limit(r message.Repository, err error) time.Duration {
 	host := hostOf(r.Source)
@@ -44,10 +37,22 @@ func (t *task) limit(r message.Repository, err error) time.Duration {
 	}
 	t.limited[host] = true
 	if after := outcome.RetryAfter(err); after > 0 {
-		// Everybody who was refused has been told the same moment.
-		return after + rand.N(min(after/spread, maxSpread)+time.Second)
+		return after + t.turn(after)
 	}
 	return jitter(limitedPause)
+}
+
+// turn keeps those apart who were told the same moment: who has had nothing this time
+// comes in the first half, before those who have.
+func (t *task) turn(after time.Duration) time.Duration {
+	half := budget.Spread(after) / 2
+	turn := rand.N(half)
+	t.progress.mu.Lock()
+	defer t.progress.mu.Unlock()
+	if t.progress.pulls > 0 {
+		turn += half
+	}
+	return turn
 }
 
 // limits tells whether the registry of the repository has limited us in this

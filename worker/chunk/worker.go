@@ -9,6 +9,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/osism/skopeo-worker/shared/budget"
 	"github.com/osism/skopeo-worker/shared/failure"
 	"github.com/osism/skopeo-worker/shared/message"
 	"github.com/osism/skopeo-worker/shared/run"
@@ -118,7 +119,7 @@ type task struct {
 // the chunk must not be acknowledged.
 func (w *Worker) Do(ctx, work context.Context, d Delivery) (Result, error) {
 	t := &task{
-		Worker: w, Delivery: d, work: work, first: true, slots: make(chan struct{}, requests),
+		Worker: w, Delivery: d, work: budget.ForMirror(work, d.Chunk.Name), first: true, slots: make(chan struct{}, requests),
 		log: w.Log.With("run", d.Chunk.Run, "chunk", d.Chunk.Number),
 	}
 	if w.Prepare != nil {

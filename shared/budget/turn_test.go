@@ -1,0 +1,82 @@
+package budget
+
+import (
+	"context"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/osism/skopeo-worker/shared/brokertest"
+)
+
+// TestMirrorNamesTakeTurns: one has spent everything when the other one comes. From
+// then on each has an equal part of every window, and all of it once it is alone again.
+func TestMirrorNamesTakeTurns(t *testing.T) {
+	t.Parallel()
+	b := brokertest.Embedded(t)
+	clock := new(movable)
+	greedy, modest := openedAt(t, b, clock.now), opened(t, b, time.Hour)
+	big, small := ForMirror(t.Context(), "big"), ForMirror(t.Context(), "small")
+	limit := Limit{5, time.Second}
+	require.NoError(t, greedy.SetLimits(t.Context(), "big", map[string]Limit{registry: limit}))
+	require.NoError(t, modest.CatchUp(t.Context()))
+	take := func(s *Store, ctx context.Context) error { _, err := s.Take(ctx, registry, ""); return err }
+	all := func(s *Store, ctx context.Context) (n int, refused *SpentError) {
+		for {
+			err := take(s, ctx)
+			if err != nil {
+				return n, requireSpent(t, err)
+			}
+			n++
+		}
+	}
+	n, spent := all(greedy, big)
+	require.Equal(t, 5, n)
+	require.Equal(t, "its budget of 5/1s is spent", spent.Reason)
+	_, waits := all(modest, small)
+	require.NoError(t, greedy.CatchUp(t.Context()))
+
+	until(t.Context(), modest, waits.Slot)
+	n, spent = all(greedy, big)
+	require.LessOrEqual(t, n, 3, "what is free is for who waits")
+	n, waits = all(modest, small)
+	require.GreaterOrEqual(t, n, 2)
+	until(t.Context(), modest, waits.Slot)
+
+	require.Equal(t, "its budget of 5/1s is shared with another mirror, whose turn it is", spent.Reason)
+	require.NoError(t, greedy.CatchUp(t.Context()))
+	clock.move(time.Minute) // the other one does not come back
+	until(t.Context(), modest, waits.Slot.Add(limit.Window+slack(limit.Window)+expiryDelay))
+	n, _ = all(greedy, big)
+	require.Equal(t, 5, n)
+}
+
+// TestNobodyTakesTurnsAlone: many workers of one name, and identities of their own.
+func TestNobodyTakesTurnsAlone(t *testing.T) {
+	t.Parallel()
+	b := brokertest.Embedded(t)
+	stores := fleet(t, b, 2)
+	ctx := ForMirror(t.Context(), "default")
+	require.NoError(t, stores[0].SetLimits(ctx, "default", map[string]Limit{registry: {2, time.Hour}}))
+	for _, s := range stores {
+		require.NoError(t, s.CatchUp(ctx))
+		_, err := s.Take(ctx, registry, "")
+		require.NoError(t, err)
+	}
+	_, err := stores[0].Take(ctx, registry, "")
+	require.Equal(t, "its budget of 2/1h is spent", requireSpent(t, err).Reason)
+	require.NoError(t, stores[1].CatchUp(ctx))
+	_, err = stores[1].Take(ctx, registry, "")
+	require.Equal(t, "its budget of 2/1h is spent", requireSpent(t, err).Reason)
+	_, err = stores[1].Take(ForMirror(ctx, "other"), registry, "another account")
+	require.NoError(t, err)
+}
+
+func TestSpread(t *testing.T) {
+	for wait, want := range map[time.Duration]time.Duration{
+		-time.Second: time.Second, 0: time.Second, 10 * time.Second: 2 * time.Second, 6 * time.Hour: time.Minute + time.Second,
+	} {
+		require.Equal(t, want, Spread(wait), wait)
+	}
+}
