@@ -23,7 +23,7 @@ func mirrorCommand() *cobra.Command {
 		Args:  noArguments,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			ctx, out := cmd.Context(), cmd.OutOrStdout()
-			if err := config.Load(&s.job, &s.name, &s.broker, &s.worker, &s.registries, &s.log); err != nil {
+			if err := config.Load(&s.job, &s.name, &s.broker, &s.worker, &s.metrics, &s.registries, &s.log); err != nil {
 				return err
 			}
 			p, err := prepare(ctx, &s, cmd.InOrStdin(), cmd.ErrOrStderr())
@@ -85,7 +85,7 @@ func (se *session) unfinished(ctx context.Context, p *planned) (run.Run, error) 
 
 // work runs a worker in this process until the run is over.
 func (se *session) work(ctx context.Context, s *settings, r run.Run, out io.Writer) error {
-	w, err := service.New(ctx, se.Broker, s.worker, s.registries, se.log)
+	w, err := service.New(ctx, Version, se.Broker, s.worker, s.registries, se.log)
 	if err != nil {
 		return err
 	}
@@ -101,6 +101,13 @@ func (se *session) work(ctx context.Context, s *settings, r run.Run, out io.Writ
 		}
 		ended <- err
 	}()
+	if s.metrics.Addr != "" {
+		go func() {
+			if err := w.Serve(working, s.metrics.Addr, se.Broker); err != nil {
+				failed(err)
+			}
+		}()
+	}
 	err = se.follow(following, r.ID, out)
 	stop()
 	if errors.Is(err, errUnfinished) && ctx.Err() != nil {

@@ -28,7 +28,7 @@ func republishCommand() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			se, err := open(ctx, &s, cmd.ErrOrStderr(), &s.worker, &s.registries)
+			se, err := open(ctx, &s, cmd.ErrOrStderr(), &s.worker, &s.metrics, &s.registries)
 			if err != nil {
 				return err
 			}

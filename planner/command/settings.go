@@ -122,6 +122,7 @@ type settings struct {
 	name       mirrorName
 	broker     broker.Config
 	worker     service.Config
+	metrics    service.OptionalMetrics
 	registries service.Registries
 	log        config.Log
 }
@@ -133,7 +134,7 @@ func (s *settings) help() string {
 	b.WriteString("\nWhere this process talks to registries itself (planner check and mirror, and republish\nwithout NATS_URL):\n\n")
 	b.WriteString(config.Help(&s.registries))
 	b.WriteString("\nWhere it works itself (planner mirror, and republish without NATS_URL):\n\n")
-	b.WriteString(config.Help(&s.worker))
+	b.WriteString(config.Help(&s.worker, &s.metrics))
 	b.WriteString("\nExit codes: 0 done; 1 some images failed, kept for republish (of check: could not be\n" +
 		"checked); 2 wrong usage or bad input, nothing was published; 3 the list or the broker\n" +
 		"could not be reached; 4 unfinished: timed out, cancelled, superseded or interrupted; of\n" +

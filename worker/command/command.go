@@ -91,7 +91,7 @@ func run(ctx context.Context, s settings) error {
 	if s.broker.Embedded() {
 		log.Warn("NATS_URL is not set: working on the embedded broker, which nobody else can reach meanwhile", "DATA_DIR", s.broker.DataDir)
 	}
-	w, err := service.New(ctx, b, s.worker, s.registries, log)
+	w, err := service.New(ctx, Version, b, s.worker, s.registries, log)
 	if err != nil {
 		return err
 	}

@@ -71,7 +71,7 @@ func (b *bench) consumer(t *testing.T) *Consumer {
 		MaxAttempts: 3,
 		Backoff:     func(int) time.Duration { return 0 },
 		Log:         b.log,
-	}, metrics.New(), b.log)
+	}, metrics.New("test"), b.log)
 	require.NoError(t, err)
 	return c
 }

@@ -139,11 +139,11 @@ func (c *Consumer) take(ctx context.Context, m jetstream.Msg) {
 
 	d := delivery{Consumer: c, msg: m, stopping: ctx.Done(), work: work}
 	start := time.Now()
-	if err := d.handle(tell); err != nil {
+	outcome, err := d.handle(tell)
+	c.metrics.Chunk(time.Since(start), outcome)
+	if err != nil {
 		// Not acknowledged: it comes back, to us or to another worker.
 		c.log.Error("left a chunk to the next delivery", "subject", m.Subject(), "error", err)
 		_ = m.Nak()
-		return
 	}
-	c.metrics.Chunk(time.Since(start))
 }

@@ -192,7 +192,8 @@ func TestCrashBetweenPublishAndAck(t *testing.T) {
 
 	crashed, die := context.WithCancel(t.Context())
 	d := delivery{Consumer: c, work: t.Context(), msg: unacked{b.receive(t), die}}
-	require.Error(t, d.handle(crashed))
+	_, err := d.handle(crashed)
+	require.Error(t, err)
 	require.Len(t, b.subjects(t, subject.Later+".>"), 1)
 	require.Len(t, b.subjects(t, subject.Chunk+".>"), 1)
 

@@ -12,6 +12,7 @@ import (
 	"github.com/osism/skopeo-worker/shared/run"
 	"github.com/osism/skopeo-worker/shared/subject"
 	"github.com/osism/skopeo-worker/worker/chunk"
+	"github.com/osism/skopeo-worker/worker/metrics"
 )
 
 // delivery is one receipt of one message.
@@ -19,6 +20,7 @@ type delivery struct {
 	*Consumer
 	msg      jetstream.Msg
 	address  subject.Address
+	registry string // of the source
 	number   uint64 // of this receipt, from 1
 	sequence uint64
 	stopping <-chan struct{}
@@ -33,37 +35,44 @@ type delivery struct {
 	changed  bool
 }
 
-// handle brings the message to an outcome and acknowledges it.
-func (d *delivery) handle(ctx context.Context) error {
+// handle brings the message to an outcome, one of those of metrics, and acknowledges
+// it. Where it could not, it is metrics.ChunkReturned, with the reason.
+func (d *delivery) handle(ctx context.Context) (outcome string, err error) {
+	defer func() {
+		if err != nil {
+			outcome = metrics.ChunkReturned
+		}
+	}()
 	meta, err := d.msg.Metadata()
 	if err != nil {
-		return err
+		return "", err
 	}
 	d.number, d.sequence = meta.NumDelivered, meta.Sequence.Stream
 	if d.address, err = subject.ParseAddress(d.msg.Subject()); err != nil {
-		return d.reject(ctx, err)
+		return metrics.ChunkUnworkable, d.reject(ctx, err)
 	}
 	c, err := message.Decode(d.msg.Data())
 	if errors.Is(err, message.ErrNewer) {
-		return d.postpone(ctx, err)
+		return metrics.ChunkSnoozed, d.postpone(ctx, err)
 	}
 	if err == nil && c.Name != d.address.Name {
 		err = fmt.Errorf("%w: it is of %s, its subject is not", message.ErrMalformed, c.Name)
 	}
 	if err != nil {
-		return d.reject(ctx, err)
+		return metrics.ChunkUnworkable, d.reject(ctx, err)
 	}
+	d.registry = c.Registry
 	if d.earlier, err = d.runs.Progress(ctx, d.address); err != nil {
 		d.log.Warn("the status will be incomplete", "error", err)
 	}
 	if d.number > maxDeliveries {
-		return d.poison(ctx, c)
+		return metrics.ChunkUnworkable, d.poison(ctx, c)
 	}
 	return d.do(ctx, c, d.number == 1 && d.now().Sub(meta.Timestamp) < freshFor)
 }
 
 // do works the chunk off, and publishes what is left of it.
-func (d *delivery) do(ctx context.Context, c message.Chunk, fresh bool) error {
+func (d *delivery) do(ctx context.Context, c message.Chunk, fresh bool) (outcome string, err error) {
 	reporting, stop := context.WithCancel(ctx)
 	defer stop()
 	d.Progress(run.Tally{}, 0, 0)
@@ -76,19 +85,22 @@ func (d *delivery) do(ctx context.Context, c message.Chunk, fresh bool) error {
 		Observer:  d,
 	})
 	if err != nil {
-		return err
+		return "", err
 	}
+	outcome = metrics.ChunkDone
 	for _, part := range result.Parts {
+		outcome = metrics.ChunkSplit
 		if err := d.remainder(ctx, c, part, 0); err != nil {
-			return err
+			return "", err
 		}
 	}
 	if len(result.Left) > 0 {
+		outcome = metrics.ChunkSnoozed
 		if err := d.remainder(ctx, c, result.Left, result.After); err != nil {
-			return err
+			return "", err
 		}
 	}
-	return d.done(ctx)
+	return outcome, d.done(ctx)
 }
 
 // done stores the final progress and acknowledges the message. An acknowledgement

@@ -19,7 +19,7 @@ func (d *delivery) Progress(images run.Tally, pulls int, bytes int64) {
 	defer d.mu.Unlock()
 	p := run.Progress{State: run.Running, Images: images, Pulls: d.earlier.Pulls + pulls, Bytes: d.earlier.Bytes + bytes}
 	if d.progress.State == run.Running {
-		d.metrics.Spent(p.Pulls-d.progress.Pulls, p.Bytes-d.progress.Bytes)
+		d.metrics.Spent(d.registry, p.Pulls-d.progress.Pulls, p.Bytes-d.progress.Bytes)
 	}
 	d.progress, d.changed = p, true
 }

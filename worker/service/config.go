@@ -60,9 +60,25 @@ type Metrics struct {
 }
 
 // Validate implements config.Validator.
-func (m *Metrics) Validate() []error {
-	if _, _, err := net.SplitHostPort(m.Addr); err != nil {
-		return []error{config.Bad("METRICS_ADDR", m.Addr, "host:port, or :port for every address")}
+func (m *Metrics) Validate() []error { return checkAddress(m.Addr) }
+
+// OptionalMetrics is where metrics are served by a process that works for the time of a
+// run only: nowhere, unless somebody wants to watch it.
+type OptionalMetrics struct {
+	Addr string `envconfig:"METRICS_ADDR" desc:"address of /metrics, /healthz and /readyz while it works; empty: none"`
+}
+
+// Validate implements config.Validator.
+func (m *OptionalMetrics) Validate() []error {
+	if m.Addr == "" {
+		return nil
+	}
+	return checkAddress(m.Addr)
+}
+
+func checkAddress(address string) []error {
+	if _, _, err := net.SplitHostPort(address); err != nil {
+		return []error{config.Bad("METRICS_ADDR", address, "host:port, or :port for every address")}
 	}
 	return nil
 }

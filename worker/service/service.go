@@ -5,6 +5,7 @@ package service
 import (
 	"context"
 	"log/slog"
+	"time"
 
 	"github.com/osism/skopeo-worker/shared/broker"
 	"github.com/osism/skopeo-worker/shared/budget"
@@ -27,10 +28,10 @@ type Service struct {
 	budget *budget.Store
 }
 
-// New checks that there is a skopeo, and returns a worker on the broker.
-func New(ctx context.Context, b *broker.Broker, c Config, r Registries, log *slog.Logger) (*Service, error) {
+// New checks that there is a skopeo, and returns a worker of this version on the broker.
+func New(ctx context.Context, version string, b *broker.Broker, c Config, r Registries, log *slog.Logger) (*Service, error) {
 	runner := &skopeo.Runner{Path: c.Skopeo, Insecure: r.Insecure, Timeout: c.CopyTimeout}
-	version, err := runner.Version(ctx)
+	installed, err := runner.Version(ctx)
 	if err != nil {
 		return nil, err
 	}
@@ -38,13 +39,27 @@ func New(ctx context.Context, b *broker.Broker, c Config, r Registries, log *slo
 	if err != nil {
 		return nil, err
 	}
-	guard := &throttle.Throttle{Budget: store, Identity: identity(credential.New()), Log: log}
+	s := &Service{Metrics: metrics.New(version), budget: store}
+	if s.Consumer, err = s.consumer(ctx, b, c, r, runner, log); err == nil {
+		err = s.watchFleet(ctx, b, log)
+	}
+	if err != nil {
+		store.Close()
+		return nil, err
+	}
+	log.Debug("worker is ready", "skopeo", installed, "concurrency", c.Concurrency)
+	return s, nil
+}
+
+// consumer puts together what works chunks off.
+func (s *Service) consumer(ctx context.Context, b *broker.Broker, c Config, r Registries, runner *skopeo.Runner, log *slog.Logger) (*consume.Consumer, error) {
+	observe := func(registry string, kind budget.Kind, status int) { s.Metrics.Request(registry, string(kind), status) }
+	guard := &throttle.Throttle{Budget: s.budget, Identity: identity(credential.New()), Log: log, Observe: observe}
 	transport := guard.Transport(registry.NewTransport(r.Insecure))
 	client := r.client(transport)
-	m := metrics.New()
-	consumer, err := consume.New(ctx, b, &chunk.Worker{
+	return consume.New(ctx, b, &chunk.Worker{
 		Resolver:    r.upstream(client, transport, log),
-		Mirror:      &mirror.Mirror{Registry: client, Skopeo: runner, Guard: guard.Copy},
+		Mirror:      &mirror.Mirror{Registry: client, Skopeo: runner, Guard: timed(guard.Copy, s.Metrics)},
 		Concurrency: c.Concurrency,
 		MaxAttempts: c.MaxAttempts,
 		Backoff:     chunk.Backoff,
@@ -54,20 +69,37 @@ func New(ctx context.Context, b *broker.Broker, c Config, r Registries, log *slo
 					guard.Destination(r.Destination)
 				}
 			}
-			return store.CatchUp(ctx)
+			return s.budget.CatchUp(ctx)
 		},
 		Log: log,
-	}, m, log)
+	}, s.Metrics, log)
+}
+
+// watchFleet adds to the metrics how the whole fleet stands.
+func (s *Service) watchFleet(ctx context.Context, b *broker.Broker, log *slog.Logger) error {
+	fleet, err := metrics.NewFleet(ctx, b, s.budget, log)
 	if err != nil {
-		store.Close()
-		return nil, err
+		return err
 	}
-	log.Debug("worker is ready", "skopeo", version, "concurrency", c.Concurrency)
-	return &Service{Consumer: consumer, Metrics: m, budget: store}, nil
+	return s.Metrics.Registry.Register(fleet)
 }
 
 // Run takes chunks until ctx ends, and then finishes as it should.
 func (s *Service) Run(ctx context.Context) error {
 	defer s.budget.Close()
 	return s.Consumer.Run(ctx)
+}
+
+// guard runs a copy once it may; see mirror.Mirror.
+type guard = func(ctx context.Context, source, destination string, run func(context.Context) error) error
+
+// timed measures the copies themselves, without their waits.
+func timed(wait guard, m *metrics.Metrics) guard {
+	return func(ctx context.Context, source, destination string, run func(context.Context) error) error {
+		return wait(ctx, source, destination, func(ctx context.Context) error {
+			start := time.Now()
+			defer func() { m.Copy(throttle.Registry(source), time.Since(start)) }()
+			return run(ctx)
+		})
+	}
 }

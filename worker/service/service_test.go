@@ -35,20 +35,20 @@ func ask(t *testing.T, server *httptest.Server, path string) (int, string) {
 func TestProbes(t *testing.T) {
 	broker := brokertest.Start(t)
 	b := brokertest.Open(t, broker.Config())
-	s := &Service{Metrics: metrics.New()}
+	s := &Service{Metrics: metrics.New("test")}
 	server := httptest.NewServer(s.handler(b))
 	defer server.Close()
 
 	s.Metrics.Image("quay.io", "copied")
-	s.Metrics.Spent(3, 2048)
-	s.Metrics.Spent(-1, -1) // a counter that goes down would end the process
-	s.Metrics.Chunk(time.Second)
+	s.Metrics.Spent("quay.io", 3, 2048)
+	s.Metrics.Spent("quay.io", -1, -1) // a counter that goes down would end the process
+	s.Metrics.Chunk(time.Second, metrics.ChunkDone)
 	status, body := ask(t, server, "/metrics")
 	require.Equal(t, http.StatusOK, status)
 	for _, line := range []string{
 		`skopeo_worker_images_total{outcome="copied",registry="quay.io"} 1`,
-		`skopeo_worker_pulls_total 3`,
-		`skopeo_worker_copied_bytes_total 2048`,
+		`skopeo_worker_pulls_total{registry="quay.io"} 3`,
+		`skopeo_worker_copied_bytes_total{registry="quay.io"} 2048`,
 		`skopeo_worker_chunk_duration_seconds_count 1`,
 		`go_goroutines `,
 	} {
@@ -72,7 +72,7 @@ func TestProbes(t *testing.T) {
 }
 
 func TestServe(t *testing.T) {
-	s := &Service{Metrics: metrics.New()}
+	s := &Service{Metrics: metrics.New("test")}
 	b := brokertest.Embedded(t)
 	require.ErrorContains(t, s.Serve(t.Context(), "127.0.0.1:none", b), "METRICS_ADDR")
 	ctx, cancel := context.WithCancel(t.Context())
@@ -86,11 +86,11 @@ func TestServe(t *testing.T) {
 func TestNew(t *testing.T) {
 	b := brokertest.Embedded(t)
 	c := Config{Concurrency: 1, MaxAttempts: 1, CopyTimeout: time.Minute, Skopeo: "/no/such/skopeo"}
-	_, err := New(t.Context(), b, c, Registries{}, slog.New(slog.DiscardHandler))
+	_, err := New(t.Context(), "test", b, c, Registries{}, slog.New(slog.DiscardHandler))
 	require.ErrorIs(t, err, skopeo.ErrNotInstalled)
 
 	c.Skopeo = "skopeo"
-	s, err := New(t.Context(), b, c, Registries{}, slog.New(slog.DiscardHandler))
+	s, err := New(t.Context(), "test", b, c, Registries{}, slog.New(slog.DiscardHandler))
 	require.NoError(t, err)
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()

@@ -41,6 +41,9 @@ type Throttle struct {
 	// count by address.
 	Identity func(registry string) string
 	Log      *slog.Logger
+	// Observe is told of each request that was sent; the status is 0 where no answer
+	// came. nil is nobody.
+	Observe func(registry string, kind budget.Kind, status int)
 
 	destinations sync.Map // names of registries that are written to
 }
@@ -93,6 +96,7 @@ func (t *transport) RoundTrip(request *http.Request) (*http.Response, error) {
 	}
 	call.Started = time.Now()
 	response, err := t.network.RoundTrip(request)
+	t.observe(call, response)
 	if errors.Is(context.Cause(request.Context()), skopeo.ErrLate) {
 		err = errors.Join(skopeo.ErrLate, err)
 	}
@@ -114,6 +118,17 @@ func (t *transport) RoundTrip(request *http.Request) (*http.Response, error) {
 		}
 	}
 	return response, nil
+}
+
+func (t *Throttle) observe(call budget.Call, response *http.Response) {
+	if t.Observe == nil {
+		return
+	}
+	status := 0
+	if response != nil {
+		status = response.StatusCode
+	}
+	t.Observe(call.Registry, call.Kind, status)
 }
 
 // permit waits for a turn, some seconds at most. The token of a pull stays spent

@@ -1,0 +1,124 @@
+package metrics
+
+import (
+	"context"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/osism/skopeo-worker/shared/run"
+)
+
+func describe(name, help string, labels ...string) *prometheus.Desc {
+	return prometheus.NewDesc(prometheus.BuildFQName(namespace, "", name), help, labels, nil)
+}
+
+// What every worker says alike of the fleet.
+var (
+	brokerUp     = describe("broker_up", "1 where the broker has told how the fleet stands; where it has not, there is nothing of the fleet.")
+	budgetLimit  = describe("budget_limit_pulls", "Pulls that the registry allows in a window.", "registry")
+	budgetSpent  = describe("budget_spent_pulls", "Pulls of the window that are spent.", "registry")
+	budgetFree   = describe("budget_free_pulls", "Pulls of the window that are left.", "registry")
+	budgetWindow = describe("budget_window_seconds", "Length of the window.", "registry")
+	closed       = describe("registry_closed", "1 while the fleet leaves the registry alone, because it has refused.", "registry")
+	nextSlot     = describe("registry_next_slot_timestamp_seconds", "When the next pull is free; absent where one is now.", "registry")
+	queued       = describe("queued_chunks", "Chunks by state: waiting (planned for later), snoozed, due, running.", "state")
+	oldestDue    = describe("oldest_due_chunk_timestamp_seconds", "Since when the oldest chunk is due that is not done; absent where there is none.")
+	failedNow    = describe("failed_images", "Images that have failed and wait to be republished.", "mirror")
+	lastRun      = describe("last_run_timestamp_seconds", "When the newest run began.", "mirror")
+	lastSuccess  = describe("last_success_timestamp_seconds", "When the last run ended that had no failures.", "mirror")
+	runImages    = describe("run_images", "Images of the newest run by outcome.", "mirror", "outcome")
+	runPulls     = describe("run_pulls", "Manifests pulled by the newest run.", "mirror")
+	runState     = describe("run_state", "1 for the state that the newest run is in, 0 for the others.", "mirror", "state")
+)
+
+var runStates = []string{
+	run.StateWaiting, run.StateRunning, run.StateSnoozed, run.StateDone, run.StateFailed, run.StateCancelled, run.StateSuperseded,
+}
+
+// Describe implements prometheus.Collector.
+func (f *Fleet) Describe(out chan<- *prometheus.Desc) {
+	for _, d := range []*prometheus.Desc{
+		brokerUp, budgetLimit, budgetSpent, budgetFree, budgetWindow, closed, nextSlot, queued, oldestDue,
+		failedNow, lastRun, lastSuccess, runImages, runPulls, runState,
+	} {
+		out <- d
+	}
+}
+
+// Collect implements prometheus.Collector.
+func (f *Fleet) Collect(out chan<- prometheus.Metric) {
+	ctx, cancel := context.WithTimeout(context.Background(), lookTimeout)
+	defer cancel()
+	p, err := f.look(ctx)
+	if err != nil {
+		f.log.Debug("metrics of the fleet are missing", "error", err)
+		gauge(out, brokerUp, 0)
+		return
+	}
+	gauge(out, brokerUp, 1)
+	for _, r := range p.Registries {
+		collectRegistry(out, r, f.budget.Now())
+	}
+	for state, n := range map[string]int{"waiting": p.Waiting, "snoozed": p.Snoozed, "due": p.Due, "running": p.Running} {
+		gauge(out, queued, float64(n), state)
+	}
+	if p.OldestDue != nil {
+		moment(out, oldestDue, *p.OldestDue)
+	}
+	for name, m := range p.Mirrors {
+		collectMirror(out, name, m)
+	}
+}
+
+func collectRegistry(out chan<- prometheus.Metric, r run.Registry, now time.Time) {
+	if r.Limit > 0 {
+		gauge(out, budgetLimit, float64(r.Limit), r.Registry)
+		gauge(out, budgetSpent, float64(r.Spent), r.Registry)
+		gauge(out, budgetFree, float64(max(0, r.Limit-r.Spent)), r.Registry)
+		if window, err := time.ParseDuration(r.Window); err == nil {
+			gauge(out, budgetWindow, window.Seconds(), r.Registry)
+		}
+	}
+	gauge(out, closed, flag(r.ClosedUntil != nil && r.ClosedUntil.After(now)), r.Registry)
+	if r.NextSlot != nil && r.NextSlot.After(now) {
+		moment(out, nextSlot, *r.NextSlot, r.Registry)
+	}
+}
+
+func collectMirror(out chan<- prometheus.Metric, name string, m mirror) {
+	gauge(out, failedNow, float64(m.Failed), name)
+	if !m.LastSuccess.IsZero() {
+		moment(out, lastSuccess, m.LastSuccess, name)
+	}
+	s := m.Newest
+	if s.Run == "" { // only republished lately
+		return
+	}
+	moment(out, lastRun, s.Started, name)
+	gauge(out, runPulls, float64(s.Pulls), name)
+	for outcome, n := range map[string]int{
+		"copied": s.Images.Copied, "tagged": s.Images.Tagged, "unchanged": s.Images.Unchanged,
+		"skipped": s.Images.Skipped, "failed": s.Images.Failed,
+	} {
+		gauge(out, runImages, float64(n), name, outcome)
+	}
+	for _, state := range runStates {
+		gauge(out, runState, flag(s.State == state), name, state)
+	}
+}
+
+func gauge(out chan<- prometheus.Metric, d *prometheus.Desc, value float64, labels ...string) {
+	out <- prometheus.MustNewConstMetric(d, prometheus.GaugeValue, value, labels...)
+}
+
+func moment(out chan<- prometheus.Metric, d *prometheus.Desc, at time.Time, labels ...string) {
+	gauge(out, d, float64(at.UnixMilli())/1000, labels...)
+}
+
+func flag(is bool) float64 {
+	if is {
+		return 1
+	}
+	return 0
+}
