@@ -1,0 +1,100 @@
+package brokertest
+
+import (
+	"fmt"
+	"net"
+	"net/url"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/nats-io/nats-server/v2/server"
+
+	"github.com/osism/skopeo-worker/shared/broker"
+)
+
+const (
+	// nodes is the size of a cluster, the smallest that outlives one of its nodes.
+	nodes = 3
+	// look is how often a cluster is looked at that is to become something.
+	look = 20 * time.Millisecond
+)
+
+// Cluster is three nats-servers on loopback that share streams of three replicas.
+type Cluster struct {
+	t     testing.TB
+	Nodes []*Server
+}
+
+// StartCluster starts a cluster, and waits until it has a leader. It is stopped when
+// the test ends.
+func StartCluster(t testing.TB) *Cluster {
+	t.Helper()
+	c := &Cluster{t: t}
+	ports, routes := make([]int, nodes), make([]*url.URL, nodes)
+	for i := range ports {
+		ports[i], routes[i] = free(t)
+	}
+	for i, port := range ports {
+		s := &Server{t: t, options: defaults(t)}
+		s.options.ServerName = fmt.Sprintf("brokertest%d", i+1)
+		s.options.Cluster = server.ClusterOpts{Name: "brokertest", Host: s.options.Host, Port: port}
+		s.options.Routes = routes
+		s.start()
+		t.Cleanup(s.Stop)
+		c.Nodes = append(c.Nodes, s)
+	}
+	c.until("the cluster has no leader", func() bool {
+		return slices.ContainsFunc(c.Nodes, func(s *Server) bool {
+			return s.server.JetStreamIsLeader() && len(s.server.JetStreamClusterPeers()) == nodes
+		})
+	})
+	return c
+}
+
+// free returns a port where nobody listens, which a node and its routes must know
+// before it starts, and its URL.
+func free(t testing.TB) (int, *url.URL) {
+	t.Helper()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatalf("looking for a port: %v", err)
+	}
+	defer l.Close()
+	return l.Addr().(*net.TCPAddr).Port, &url.URL{Scheme: "nats", Host: l.Addr().String()}
+}
+
+// Config returns the configuration with which the broker is opened.
+func (c *Cluster) Config() broker.Config {
+	urls := make([]string, nodes)
+	for i, s := range c.Nodes {
+		urls[i] = s.URL()
+	}
+	return broker.Config{URL: strings.Join(urls, ","), Replicas: nodes}
+}
+
+// Leader waits until a stream has a leader, and returns its node.
+func (c *Cluster) Leader(stream string) *Server {
+	c.t.Helper()
+	var leader *Server
+	c.until("stream "+stream+" has no leader", func() bool {
+		i := slices.IndexFunc(c.Nodes, func(s *Server) bool {
+			return s.server.Running() && s.server.JetStreamIsStreamLeader(server.DEFAULT_GLOBAL_ACCOUNT, stream)
+		})
+		if i >= 0 {
+			leader = c.Nodes[i]
+		}
+		return i >= 0
+	})
+	return leader
+}
+
+func (c *Cluster) until(failure string, is func() bool) {
+	c.t.Helper()
+	for deadline := time.Now().Add(ready); !is(); time.Sleep(look) {
+		if time.Now().After(deadline) {
+			c.t.Fatal(failure)
+		}
+	}
+}
