@@ -60,7 +60,17 @@ type Server struct {
 // when the test ends.
 func Start(t testing.TB, options ...Option) *Server {
 	t.Helper()
-	s := &Server{t: t, options: &server.Options{
+	s := &Server{t: t, options: defaults(t)}
+	for _, o := range options {
+		o(s.options)
+	}
+	s.start()
+	t.Cleanup(s.Stop)
+	return s
+}
+
+func defaults(t testing.TB) *server.Options {
+	return &server.Options{
 		ServerName: "brokertest",
 		Host:       "127.0.0.1",
 		Port:       server.RANDOM_PORT,
@@ -68,13 +78,7 @@ func Start(t testing.TB, options ...Option) *Server {
 		NoSigs:     true,
 		JetStream:  true,
 		StoreDir:   t.TempDir(),
-	}}
-	for _, o := range options {
-		o(s.options)
 	}
-	s.start()
-	t.Cleanup(s.Stop)
-	return s
 }
 
 func (s *Server) start() {

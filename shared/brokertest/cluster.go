@@ -1,8 +1,10 @@
 package brokertest
 
 import (
+	"fmt"
 	"net"
 	"net/url"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -12,102 +14,109 @@ import (
 	"github.com/osism/skopeo-worker/shared/broker"
 )
 
-// tick is the pause between two looks at a cluster that is forming.
-const tick = 20 * time.Millisecond
+const (
+	// nodes is the size of a cluster, the smallest that outlives one of its nodes.
+	nodes = 3
+	// look is how often a cluster is looked at that is to become something.
+	look = 20 * time.Millisecond
+)
 
-// Cluster is three nats-servers with JetStream that listen on loopback, and keep
-// streams on all of them.
+// Cluster is three nats-servers on loopback that share streams of three replicas.
 type Cluster struct {
-	t       testing.TB
-	Servers []*Server
+	t     testing.TB
+	Nodes []*Server
 }
 
-// StartCluster starts a cluster and waits until it has elected a leader. It is stopped
-// when the test ends.
+// StartCluster starts a cluster, and waits until it has a leader. It is stopped when
+// the test ends.
 func StartCluster(t testing.TB) *Cluster {
 	t.Helper()
 	c := &Cluster{t: t}
-	names := []string{"one", "two", "three"}
-	var routes []*url.URL
-	for range names {
-		routes = append(routes, &url.URL{Scheme: "nats", Host: freeAddress(t)})
+	ports, routes := make([]int, nodes), make([]*url.URL, nodes)
+	for i := range ports {
+		ports[i], routes[i] = free(t)
 	}
-	for i, name := range names {
-		_, port, err := net.SplitHostPort(routes[i].Host)
-		if err != nil {
-			t.Fatal(err)
-		}
-		number, err := net.LookupPort("tcp", port)
-		if err != nil {
-			t.Fatal(err)
-		}
-		c.Servers = append(c.Servers, Start(t, func(o *server.Options) {
-			o.ServerName, o.Routes = name, routes
-			o.Cluster = server.ClusterOpts{Name: "brokertest", Host: "127.0.0.1", Port: number}
-		}))
+	for i, port := range ports {
+		s := &Server{t: t, options: defaults(t)}
+		s.options.ServerName = fmt.Sprintf("brokertest%d", i+1)
+		s.options.Cluster = server.ClusterOpts{Name: "brokertest", Host: s.options.Host, Port: port}
+		s.options.Routes = routes
+		s.start()
+		t.Cleanup(s.Stop)
+		c.Nodes = append(c.Nodes, s)
 	}
-	c.await(func(s *server.Server) bool { return s.JetStreamIsCurrent() })
+	c.until("the cluster has no leader", func() bool {
+		return slices.ContainsFunc(c.Nodes, func(s *Server) bool {
+			return s.server.JetStreamIsLeader() && len(s.server.JetStreamClusterPeers()) == nodes
+		})
+	})
 	return c
 }
 
-// freeAddress is one that nobody listens on now.
-func freeAddress(t testing.TB) string {
+// free returns a port where nobody listens, which a node and its routes must know
+// before it starts, and its URL.
+func free(t testing.TB) (int, *url.URL) {
 	t.Helper()
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
-		t.Fatal(err)
+		t.Fatalf("looking for a port: %v", err)
 	}
 	defer l.Close()
-	return l.Addr().String()
-}
-
-// await waits until it holds for every server, and one of them leads.
-func (c *Cluster) await(holds func(*server.Server) bool) {
-	c.t.Helper()
-	for end := time.Now().Add(ready); time.Now().Before(end); time.Sleep(tick) {
-		all, led := true, false
-		for _, s := range c.Servers {
-			all = all && holds(s.server)
-			led = led || s.server.JetStreamIsLeader()
-		}
-		if all && led {
-			return
-		}
-	}
-	c.t.Fatal("the cluster does not form")
+	return l.Addr().(*net.TCPAddr).Port, &url.URL{Scheme: "nats", Host: l.Addr().String()}
 }
 
 // Config returns the configuration with which the broker is opened.
 func (c *Cluster) Config() broker.Config {
-	var urls []string
-	for _, s := range c.Servers {
-		urls = append(urls, s.URL())
+	urls := make([]string, nodes)
+	for i, s := range c.Nodes {
+		urls[i] = s.URL()
 	}
-	return broker.Config{URL: strings.Join(urls, ","), Replicas: len(c.Servers)}
+	return broker.Config{URL: strings.Join(urls, ","), Replicas: nodes}
 }
 
-// Leader returns the server that leads a stream, and nil while none does.
+// Leader waits until a stream has a leader, and returns its node.
 func (c *Cluster) Leader(stream string) *Server {
-	for _, s := range c.Servers {
-		if s.server.JetStreamIsStreamLeader(server.DEFAULT_GLOBAL_ACCOUNT, stream) {
-			return s
+	c.t.Helper()
+	var leader *Server
+	c.until("stream "+stream+" has no leader", func() bool {
+		i := slices.IndexFunc(c.Nodes, func(s *Server) bool {
+			return s.server.Running() && s.server.JetStreamIsStreamLeader(server.DEFAULT_GLOBAL_ACCOUNT, stream)
+		})
+		if i >= 0 {
+			leader = c.Nodes[i]
 		}
-	}
-	return nil
+		return i >= 0
+	})
+	return leader
 }
 
-// StepDown makes another server the leader of a stream.
+// StepDown makes another node the leader of a stream.
 func (c *Cluster) StepDown(stream string) {
 	c.t.Helper()
-	if leader := c.Leader(stream); leader != nil {
-		if err := leader.server.JetStreamStepdownStream(server.DEFAULT_GLOBAL_ACCOUNT, stream); err != nil {
-			c.t.Fatal(err)
-		}
+	before := c.Leader(stream)
+	if err := before.server.JetStreamStepdownStream(server.DEFAULT_GLOBAL_ACCOUNT, stream); err != nil {
+		c.t.Fatalf("stepping down: %v", err)
+	}
+	for c.Leader(stream) == before {
+		time.Sleep(look)
 	}
 }
 
-// Settle waits until every server has caught up with a stream.
+// Settle waits until every node has caught up with a stream.
 func (c *Cluster) Settle(stream string) {
 	c.t.Helper()
-	c.await(func(s *server.Server) bool { return s.JetStreamIsStreamCurrent(server.DEFAULT_GLOBAL_ACCOUNT, stream) })
+	c.until("not every node has caught up with "+stream, func() bool {
+		return !slices.ContainsFunc(c.Nodes, func(s *Server) bool {
+			return !s.server.JetStreamIsStreamCurrent(server.DEFAULT_GLOBAL_ACCOUNT, stream)
+		})
+	})
+}
+
+func (c *Cluster) until(failure string, is func() bool) {
+	c.t.Helper()
+	for deadline := time.Now().Add(ready); !is(); time.Sleep(look) {
+		if time.Now().After(deadline) {
+			c.t.Fatal(failure)
+		}
+	}
 }

@@ -8,6 +8,7 @@ package budget
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"math/rand/v2"
@@ -73,7 +74,13 @@ func open(ctx context.Context, b *broker.Broker, log *slog.Logger, now func() ti
 	if s.pace, err = s.openPace(ctx); err != nil {
 		return nil, err
 	}
-	if err := s.relist(ctx); err != nil {
+	// Not every server of a cluster knows yet what another worker has just created.
+	for end := time.Now().Add(listTimeout); ; time.Sleep(relistRetry / 10) {
+		if err = s.relist(ctx); !errors.Is(err, jetstream.ErrStreamNotFound) || time.Now().After(end) {
+			break
+		}
+	}
+	if err != nil {
 		return nil, err
 	}
 	s.life, s.stop = context.WithCancel(context.Background())
@@ -190,12 +197,11 @@ func (s *Store) relist(ctx context.Context) error {
 // there is something new.
 func (s *Store) CatchUp(ctx context.Context) error {
 	for _, kv := range []jetstream.KeyValue{s.limits, s.closures} {
-		status, err := kv.Status(ctx)
+		last, err := lastOf(ctx, kv)
 		if err != nil {
-			return fmt.Errorf("asking for bucket %s: %w", kv.Bucket(), err)
+			return err
 		}
-		bucket, ok := status.(*jetstream.KeyValueBucketStatus)
-		if ok && bucket.StreamInfo().State.LastSeq <= s.heard(kv.Bucket()) {
+		if last <= s.heard(kv.Bucket()) {
 			continue
 		}
 		if err := s.list(ctx, kv); err != nil {
@@ -211,15 +217,21 @@ func (s *Store) heard(bucket string) uint64 {
 	return s.view.heard[bucket]
 }
 
+// list reads the bucket. In a cluster a replica that is behind may be the one that
+// tells: all that the leader has by now is waited for.
 func (s *Store) list(ctx context.Context, kv jetstream.KeyValue) error {
 	ctx, cancel := context.WithTimeout(ctx, listTimeout)
 	defer cancel()
+	last, err := lastOf(ctx, kv)
+	if err != nil {
+		return err
+	}
 	w, err := kv.WatchAll(ctx)
 	if err != nil {
 		return fmt.Errorf("reading bucket %s: %w", kv.Bucket(), err)
 	}
 	defer func() { _ = w.Stop() }()
-	for {
+	for listed := false; !listed || s.heard(kv.Bucket()) < last; {
 		select {
 		case <-ctx.Done():
 			return fmt.Errorf("reading bucket %s: %w", kv.Bucket(), context.Cause(ctx))
@@ -227,12 +239,25 @@ func (s *Store) list(ctx context.Context, kv jetstream.KeyValue) error {
 			if !ok {
 				return fmt.Errorf("reading bucket %s: %w", kv.Bucket(), broker.ErrUnreachable)
 			}
-			if entry == nil {
-				return nil
+			if listed = listed || entry == nil; entry != nil {
+				s.hear(entry)
 			}
-			s.hear(entry)
 		}
 	}
+	return nil
+}
+
+// lastOf is the revision of the bucket's last entry, as its leader knows it; 0 where
+// it is empty.
+func lastOf(ctx context.Context, kv jetstream.KeyValue) (uint64, error) {
+	status, err := kv.Status(ctx)
+	if err != nil {
+		return 0, fmt.Errorf("asking for bucket %s: %w", kv.Bucket(), err)
+	}
+	if bucket, ok := status.(*jetstream.KeyValueBucketStatus); ok && bucket.StreamInfo().State.Msgs > 0 {
+		return bucket.StreamInfo().State.LastSeq, nil
+	}
+	return 0, nil
 }
 
 // listTimeout bounds the reading of a bucket, which holds some dozens of entries.

@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"math/rand/v2"
 	"slices"
 	"strconv"
@@ -13,7 +14,6 @@ import (
 
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
-	"github.com/synadia-io/orbit.go/jetstreamext"
 	"golang.org/x/sync/errgroup"
 
 	"github.com/osism/skopeo-worker/shared/broker"
@@ -24,8 +24,6 @@ const (
 	// headerTombstone marks the message that stands where a record was. A batch
 	// cannot delete, and the tombstone is what a second operator collides with.
 	headerTombstone = "Mirror-Tombstone"
-	// headerPending tells with each message of an answer how many follow.
-	headerPending = "Nats-Num-Pending"
 	// tombstoneTTL outlives any operation that has read the record before it.
 	tombstoneTTL = time.Minute
 	// conflictWait is the longest pause after a collision with another writer.
@@ -161,34 +159,28 @@ func (s *Store) tombstone(subj string, sequence uint64) *nats.Msg {
 }
 
 // read returns the pages of a repository, tombstones included: their sequences
-// are what a write has to expect.
+// are what a write has to expect. It asks the stream's leader: a replica that is
+// behind would hide what was recorded just now.
 func (s *Store) read(ctx context.Context, name, registry, repository string) ([]*page, error) {
 	first := subject.Failure(name, registry, repository, 1)
-	msgs, err := jetstreamext.GetLastMsgsFor(ctx, s.b.JS, broker.StreamName, []string{first, first + ".*"})
+	further, err := s.b.Stream.Info(ctx, jetstream.WithSubjectFilter(first+".*"))
 	if err != nil {
 		return nil, fmt.Errorf("reading %s: %w", first, err)
 	}
 	var pages []*page
-	complete := false
-	for m, err := range msgs {
-		if errors.Is(err, jetstreamext.ErrNoMessages) {
-			complete = true
-			break
+	for _, subj := range append(slices.Collect(maps.Keys(further.State.Subjects)), first) {
+		m, err := s.b.Last(ctx, subj)
+		if errors.Is(err, jetstream.ErrMsgNotFound) {
+			continue
 		}
 		if err != nil {
-			return nil, fmt.Errorf("reading %s: %w", first, err)
+			return nil, err
 		}
 		p, err := parse(m.Subject, m.Sequence, m.Header, m.Data)
 		if err != nil {
 			return nil, err
 		}
 		pages = append(pages, p)
-		complete = m.Header.Get(headerPending) == "0"
-	}
-	// The iterator ends without an error where the broker does not answer in time,
-	// or stops in between.
-	if !complete {
-		return nil, fmt.Errorf("reading %s: %w: its answer is not complete", first, broker.ErrUnreachable)
 	}
 	slices.SortFunc(pages, func(a, b *page) int { return cmp.Compare(a.number, b.number) })
 	return pages, nil
