@@ -12,7 +12,7 @@ LDFLAGS  := $(foreach module,planner worker,-X github.com/osism/skopeo-worker/$(
 .DEFAULT_GOAL := build
 # Two installations at once would meet in apt-get's lock.
 .NOTPARALLEL:
-.PHONY: build test demo mirror bench lint tidy images help require-go require-cc require-skopeo require-urls
+.PHONY: build test demo mirror bench lint tidy images dist help require-go require-cc require-skopeo require-urls
 
 build: require-go ## build bin/planner and bin/worker
 	$(GO) build -ldflags "$(LDFLAGS)" -o bin/ ./planner ./worker
@@ -39,6 +39,9 @@ tidy: require-go ## check that each go.mod names what its module needs, and noth
 
 images: ## build both container images, with docker, podman or buildah
 	@VERSION='$(VERSION)' IMAGE_PREFIX='$(IMAGE_PREFIX)' scripts/images
+
+dist: require-go ## make dist/: both commands for each platform, with checksums and SBOMs
+	@VERSION='$(VERSION)' LDFLAGS='$(LDFLAGS)' GO='$(GO)' scripts/dist
 
 help: ## show the targets
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/\1\t\2/p' $(MAKEFILE_LIST) | expand -t 12
