@@ -1,16 +1,21 @@
 GO ?= go
 STATICCHECK ?= honnef.co/go/tools/cmd/staticcheck@v0.8.2
 
+# What --version says, and the tag of the images.
+VERSION      ?= $(shell git describe --tags --always --dirty 2>/dev/null | sed 's/^v//' | grep . || echo dev)
+IMAGE_PREFIX ?= ghcr.io/osism/skopeo-worker
+
 MODULES  := planner worker shared
 PACKAGES := $(MODULES:%=./%/...)
+LDFLAGS  := $(foreach module,planner worker,-X github.com/osism/skopeo-worker/$(module)/command.Version=$(VERSION))
 
 .DEFAULT_GOAL := build
 # Two installations at once would meet in apt-get's lock.
 .NOTPARALLEL:
-.PHONY: build test demo mirror bench lint tidy help require-go require-cc require-skopeo require-urls
+.PHONY: build test demo mirror bench lint tidy images dist help require-go require-cc require-skopeo require-urls
 
 build: require-go ## build bin/planner and bin/worker
-	$(GO) build -o bin/ ./planner ./worker
+	$(GO) build -ldflags "$(LDFLAGS)" -o bin/ ./planner ./worker
 
 test: require-go require-cc require-skopeo ## run all tests, with the race detector
 	$(GO) test -race -timeout 14m $(PACKAGES)
@@ -31,6 +36,12 @@ lint: require-go ## check format and code
 
 tidy: require-go ## check that each go.mod names what its module needs, and nothing else
 	@for module in $(MODULES); do echo "$(GO) mod tidy -diff ($$module)"; (cd $$module && $(GO) mod tidy -diff) || exit 1; done
+
+images: ## build both container images, with docker, podman or buildah
+	@VERSION='$(VERSION)' IMAGE_PREFIX='$(IMAGE_PREFIX)' scripts/images
+
+dist: require-go ## make dist/: both commands for each platform, with checksums and SBOMs
+	@VERSION='$(VERSION)' LDFLAGS='$(LDFLAGS)' GO='$(GO)' scripts/dist
 
 help: ## show the targets
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/\1\t\2/p' $(MAKEFILE_LIST) | expand -t 12

@@ -13,8 +13,19 @@ import (
 	"github.com/osism/skopeo-worker/shared/message"
 )
 
-// maxPage is the size in bytes that a page stays below.
-const maxPage = message.MaxSize
+const (
+	// maxPage is the size in bytes that a page stays below.
+	maxPage = message.MaxSize
+	// recordVersion is the newest format of a page this build understands. It is
+	// raised when an older build would lose something by writing the page again.
+	recordVersion = 1
+)
+
+// versioned is a page as the stream holds it.
+type versioned struct {
+	Version int `json:"version"`
+	Record
+}
 
 // page is one message of a record. Sequence is the last of its subject: of the
 // record, of its tombstone, or 0 where there is neither.
@@ -24,6 +35,7 @@ type page struct {
 	record   Record
 	size     int  // bytes of the encoded images
 	changed  bool // is to be written
+	newer    bool // is of a newer format: what of it can be read is shown, and it stays as it is
 }
 
 func parse(subj string, sequence uint64, header nats.Header, data []byte) (*page, error) {
@@ -31,7 +43,10 @@ func parse(subj string, sequence uint64, header nats.Header, data []byte) (*page
 	if header.Get(headerTombstone) != "" {
 		return p, nil
 	}
-	if err := json.Unmarshal(data, &p.record); err != nil {
+	var content versioned
+	err := json.Unmarshal(data, &content) // goes on after a field of another type
+	p.record, p.newer = content.Record, content.Version > recordVersion
+	if err != nil && !p.newer {
 		return nil, fmt.Errorf("reading the failure record %s: %w", subj, err)
 	}
 	for _, i := range p.record.Images {
@@ -50,7 +65,7 @@ func pageNumber(subj string) int {
 }
 
 func (p *page) encode() ([]byte, error) {
-	data, err := json.Marshal(p.record)
+	data, err := json.Marshal(versioned{recordVersion, p.record})
 	if err != nil {
 		return nil, fmt.Errorf("encoding the failures of %s: %w", p.record.Repository, err)
 	}
@@ -61,6 +76,9 @@ func (p *page) encode() ([]byte, error) {
 // stand on the page. A message is republished as it is, and everything on its page
 // with it.
 func (p *page) takes(message []byte) bool {
+	if p.newer {
+		return false
+	}
 	have := p.record.Message
 	return len(p.record.Images) == 0 || (have == nil) == (message == nil) && bytes.Equal(have, message)
 }

@@ -15,6 +15,9 @@ import (
 	"github.com/osism/skopeo-worker/shared/subject"
 )
 
+// ErrNewer is returned by Republish where a record was written by a newer version.
+var ErrNewer = errors.New("recorded by a newer version, whose planner can republish it")
+
 // Republished is the outcome of Republish.
 type Republished struct {
 	Chunks int      // messages published
@@ -48,7 +51,7 @@ func (s *Store) Republish(ctx context.Context, name, run string, wanted func(Rec
 			if len(p.record.Images) == 0 {
 				continue
 			}
-			data, err := payload(name, run, p.record)
+			data, err := payload(name, run, p)
 			if err != nil {
 				left = append(left, err)
 				continue
@@ -69,11 +72,14 @@ func (s *Store) Republish(ctx context.Context, name, run string, wanted func(Rec
 }
 
 // payload is what is delivered again: the message as it came, or a chunk.
-func payload(name, run string, r Record) ([]byte, error) {
-	if r.Message != nil {
-		return r.Message, nil
+func payload(name, run string, p *page) ([]byte, error) {
+	if p.newer {
+		return nil, fmt.Errorf("%s: %w", p.record.Repository, ErrNewer)
 	}
-	c, err := chunk(name, run, r)
+	if p.record.Message != nil {
+		return p.record.Message, nil
+	}
+	c, err := chunk(name, run, p.record)
 	if err != nil {
 		return nil, err
 	}

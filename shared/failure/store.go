@@ -81,7 +81,7 @@ func (s *Store) Subtract(ctx context.Context, name, registry, repository string,
 	err := s.update(ctx, name, registry, repository, func(pages []*page) ([]*page, error) {
 		removed = 0
 		for _, p := range pages {
-			if p.record.Message == nil { // what is in it nobody knows
+			if p.record.Message == nil && !p.newer { // what is in it nobody knows
 				removed += p.remove(func(i Image) bool { return mirrored(i.Source) })
 			}
 		}

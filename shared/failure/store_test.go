@@ -279,6 +279,32 @@ func TestNoAnswer(t *testing.T) {
 	require.Equal(t, []string{source("1")}, sources(t, s))
 }
 
+// TestNewerRecord: after a rollback, what a newer version has recorded is shown, and
+// stays as it is until that version is back.
+func TestNewerRecord(t *testing.T) {
+	s, b := open(t)
+	m := nats.NewMsg(subject.Failure(name, registry, repository, 1))
+	m.Data = fmt.Appendf(nil, `{"version":2,"repository":%q,"registry":%q,"chunk":"three","new":1,"images":[{"source":%q,"new":1}]}`,
+		repository, registry, source("1"))
+	_, err := b.Publish(t.Context(), m)
+	require.NoError(t, err)
+
+	require.NoError(t, s.Add(t.Context(), name, record("r1", "1", "2", "3")))
+	removed, err := s.Subtract(t.Context(), name, registry, repository, func(i string) bool { return i != source("3") })
+	require.NoError(t, err)
+	require.Equal(t, 2, removed)
+	require.Equal(t, []string{source("1"), source("3")}, sources(t, s))
+	done, err := s.Republish(t.Context(), name, "r2", func(Record) bool { return true })
+	require.ErrorIs(t, err, ErrNewer)
+	require.EqualError(t, err, repository+": recorded by a newer version, whose planner can republish it")
+	require.Equal(t, Republished{Chunks: 1, Images: 1}, done)
+	require.Equal(t, []string{source("1")}, sources(t, s))
+
+	kept, err := b.Stream.GetLastMsgForSubject(t.Context(), m.Subject)
+	require.NoError(t, err)
+	require.Equal(t, m.Data, kept.Data)
+}
+
 func TestWhatIsNoRecord(t *testing.T) {
 	s, b := open(t)
 	m := nats.NewMsg(subject.Failure(name, registry, repository, 2))

@@ -1,0 +1,68 @@
+package message
+
+import (
+	"bytes"
+	"encoding/json"
+	"os"
+	"path/filepath"
+	"reflect"
+	"strconv"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/osism/skopeo-worker/shared/selection"
+)
+
+// formats are chunks that have every field of their version.
+var formats = map[int]Chunk{
+	1: {Version: 1, Name: "default", Run: "20260101-000000-000-0000", Number: 3, Registry: "quay.io", Republished: true, Repositories: []Repository{{
+		Source: "quay.io/osism/osism", Destination: "registry.example.com/mirror/osism/osism", Tag: "1.0", Digest: "sha256:1", Attempts: 1,
+		Images: []Image{{Tag: "1.0", Digest: "sha256:1", MediaType: "application/vnd.oci.image.index.v1+json", Attempts: 2}},
+		Selection: &selection.Selection{
+			Include: []string{"1"}, Exclude: []string{"2"}, Semver: ">=1", List: []string{"1.0"}, Limit: 5,
+			Platforms: []string{"linux/amd64"}, WithoutAttestations: true, Referrers: true,
+		},
+	}}},
+}
+
+// TestEveryVersionIsUnderstood, because messages outlive the planner that sent them.
+func TestEveryVersionIsUnderstood(t *testing.T) {
+	require.Len(t, formats, Version)
+	for version, want := range formats {
+		got, err := Decode(format(t, version))
+		require.NoError(t, err)
+		require.Equal(t, want, got)
+	}
+}
+
+// TestVersionStandsForTheFormat fails where a field has come or gone. An older worker
+// drops a field that it does not know from what it leaves for later: raise Version.
+func TestVersionStandsForTheFormat(t *testing.T) {
+	requireFilled(t, reflect.ValueOf(formats[Version]))
+	data, err := formats[Version].Encode()
+	require.NoError(t, err)
+	var compact bytes.Buffer
+	require.NoError(t, json.Compact(&compact, format(t, Version)))
+	require.Equal(t, compact.String(), string(data))
+}
+
+func format(t *testing.T, version int) []byte {
+	data, err := os.ReadFile(filepath.Join("testdata", "v"+strconv.Itoa(version)+".json"))
+	require.NoError(t, err)
+	return data
+}
+
+func requireFilled(t *testing.T, v reflect.Value) {
+	switch v.Kind() {
+	case reflect.Pointer:
+		requireFilled(t, v.Elem())
+	case reflect.Slice:
+		requireFilled(t, v.Index(0))
+	case reflect.Struct:
+		for i := range v.NumField() {
+			require.False(t, v.Field(i).IsZero(), "%s.%s", v.Type(), v.Type().Field(i).Name)
+			requireFilled(t, v.Field(i))
+		}
+	}
+}
