@@ -35,9 +35,9 @@ app.kubernetes.io/component: {{ .component }}
 {{- merge (include "skopeo-worker.selector" . | fromYaml) (.labels | default dict) .root.Values.commonLabels $ours | toYaml }}
 {{- end }}
 
-{{/* Metadata of an object: root, component, and optionally name (a suffix), labels and annotations. */}}
+{{/* Metadata of an object: root, component, name (a suffix) or fullName, and optionally labels and annotations. */}}
 {{- define "skopeo-worker.metadata" -}}
-name: {{ include "skopeo-worker.fullname" .root }}{{ with .name }}-{{ . }}{{ end }}
+name: {{ .fullName | default (printf "%s-%s" (include "skopeo-worker.fullname" .root) .name) }}
 namespace: {{ .root.Release.Namespace }}
 labels:
   {{- include "skopeo-worker.labels" . | nindent 2 }}
