@@ -137,7 +137,7 @@ func TestConsole(t *testing.T) {
 	require.Equal(t, "ghcr.io/osism/skopeo-worker/worker:0.1.0", c.Image)
 	require.Equal(t, "/etc/skopeo-worker/auth/auth.json", env(c)["REGISTRY_AUTH_FILE"])
 	require.Contains(t, r.notes, "kubectl -n mirrors exec deploy/mirror-skopeo-worker-console -- planner republish --all")
-	require.Contains(t, r.notes, "kubectl -n mirrors create job mirror-skopeo-worker-now --from=cronjob/mirror-skopeo-worker-planner")
+	require.Contains(t, r.notes, "kubectl -n mirrors create job plan-$(date +%s) --from=cronjob/mirror-skopeo-worker-planner")
 
 	off := render(t, least, "console: {enabled: false}")
 	require.NotContains(t, off.notes, "-console")

@@ -37,6 +37,16 @@ func TestWorker(t *testing.T) {
 	}
 }
 
+// OpenShift chooses users itself, and refuses a pod that asks for one.
+func TestUsersCanBeLeftToTheCluster(t *testing.T) {
+	none := "{runAsUser: null, runAsGroup: null, fsGroup: null}"
+	for _, p := range pods(render(t, least, "podSecurityContext: "+none+"\nnats: {server: {podSecurityContext: "+none+"}}")) {
+		require.Nil(t, p.spec.SecurityContext.RunAsUser, p.owner)
+		require.Nil(t, p.spec.SecurityContext.FSGroup, p.owner)
+		require.True(t, *p.spec.SecurityContext.RunAsNonRoot, p.owner)
+	}
+}
+
 func TestImages(t *testing.T) {
 	for values, want := range map[string][2]string{
 		"{}": {"ghcr.io/osism/skopeo-worker/worker:0.1.0", "docker.io/library/nats:2.15.2"},
