@@ -1,0 +1,167 @@
+{{- define "skopeo-worker.name" -}}
+{{- default .Chart.Name .Values.nameOverride | trunc 40 | trimSuffix "-" }}
+{{- end }}
+
+{{/* What all names begin with. Short, because a CronJob's name leaves 11 characters to its Jobs. */}}
+{{- define "skopeo-worker.fullname" -}}
+{{- if .Values.fullnameOverride }}
+{{- .Values.fullnameOverride | trunc 40 | trimSuffix "-" }}
+{{- else if contains (include "skopeo-worker.name" .) .Release.Name }}
+{{- .Release.Name | trunc 40 | trimSuffix "-" }}
+{{- else }}
+{{- printf "%s-%s" .Release.Name (include "skopeo-worker.name" .) | trunc 40 | trimSuffix "-" }}
+{{- end }}
+{{- end }}
+
+{{- define "skopeo-worker.serviceAccountName" -}}
+{{- .Values.serviceAccount.name | default (ternary (include "skopeo-worker.fullname" .) "default" .Values.serviceAccount.create) }}
+{{- end }}
+
+{{/* What never changes in an object's life: selectors are made of it. */}}
+{{- define "skopeo-worker.selector" -}}
+app.kubernetes.io/name: {{ include "skopeo-worker.name" .root }}
+app.kubernetes.io/instance: {{ .root.Release.Name }}
+app.kubernetes.io/component: {{ .component }}
+{{- end }}
+
+{{/* Labels of an object: root, component, and optionally labels. The selector's win over the user's. */}}
+{{- define "skopeo-worker.labels" -}}
+{{- $ours := dict
+  "app.kubernetes.io/version" .root.Chart.AppVersion
+  "app.kubernetes.io/part-of" "skopeo-worker"
+  "app.kubernetes.io/managed-by" .root.Release.Service
+  "helm.sh/chart" (printf "%s-%s" .root.Chart.Name .root.Chart.Version | replace "+" "_")
+}}
+{{- merge (include "skopeo-worker.selector" . | fromYaml) (.labels | default dict) .root.Values.commonLabels $ours | toYaml }}
+{{- end }}
+
+{{/* Metadata of an object: root, component, name (a suffix) or fullName, and optionally labels and annotations. */}}
+{{- define "skopeo-worker.metadata" -}}
+name: {{ .fullName | default (printf "%s-%s" (include "skopeo-worker.fullname" .root) .name) }}
+namespace: {{ .root.Release.Namespace }}
+labels:
+  {{- include "skopeo-worker.labels" . | nindent 2 }}
+{{- with merge (dict) (.annotations | default dict) .root.Values.commonAnnotations }}
+annotations:
+  {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- end }}
+
+{{/* Metadata of a pod: root, component, values (of the component), and optionally checksums. */}}
+{{- define "skopeo-worker.podMetadata" -}}
+labels:
+  {{- merge (include "skopeo-worker.selector" . | fromYaml) .values.podLabels .root.Values.commonLabels | toYaml | nindent 2 }}
+{{- with merge (dict) (.checksums | default dict) .values.podAnnotations }}
+annotations:
+  {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- end }}
+
+{{/* An image: root, and registry, repository, tag, digest. */}}
+{{- define "skopeo-worker.image" -}}
+{{- $registry := .root.Values.global.imageRegistry | default .registry -}}
+{{- with $registry }}{{ trimSuffix "/" . }}/{{ end }}{{ .repository }}
+{{- if .digest }}@{{ .digest }}{{ else }}:{{ .tag }}{{ end }}
+{{- end }}
+
+{{- define "skopeo-worker.ownImage" -}}
+{{- $v := .root.Values -}}
+image: {{ include "skopeo-worker.image" (dict "root" .root "registry" $v.image.registry "repository" .image.repository "tag" (coalesce .image.tag $v.image.tag .root.Chart.AppVersion) "digest" .image.digest) | quote }}
+imagePullPolicy: {{ $v.image.pullPolicy }}
+{{- end }}
+
+{{/* What every pod has: root, component, values (of the component), and podSecurityContext. */}}
+{{- define "skopeo-worker.podSpec" -}}
+serviceAccountName: {{ include "skopeo-worker.serviceAccountName" .root }}
+automountServiceAccountToken: false
+enableServiceLinks: false
+{{- with .root.Values.image.pullSecrets }}
+imagePullSecrets:
+  {{- range . }}
+  - name: {{ . }}
+  {{- end }}
+{{- end }}
+securityContext:
+  {{- toYaml .podSecurityContext | nindent 2 }}
+{{- with .values.priorityClassName }}
+priorityClassName: {{ . }}
+{{- end }}
+{{- with .values.nodeSelector }}
+nodeSelector:
+  {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- with .values.tolerations }}
+tolerations:
+  {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- with .values.affinity }}
+affinity:
+  {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- with .values.topologySpreadConstraints }}
+topologySpreadConstraints:
+  {{- range . }}
+  {{- $selector := dict "labelSelector" (dict "matchLabels" (include "skopeo-worker.selector" $ | fromYaml)) }}
+  - {{- toYaml (merge (dict) . $selector) | nindent 4 }}
+  {{- end }}
+{{- end }}
+{{- end }}
+
+{{/* What must be said of the mirror, and what goes together. */}}
+{{- define "skopeo-worker.check" -}}
+{{- $v := .Values -}}
+{{- if not $v.destination }}
+{{- fail "destination is empty: set it to the registry to mirror to, as registry.example.com/mirror" }}
+{{- end }}
+{{- $lists := include "skopeo-worker.given" (dict "list" $v.list "source.url" $v.source.url "source.existingSecret" $v.source.existingSecret) }}
+{{- if or (not $lists) (contains "," $lists) }}
+{{- fail (printf "set exactly one of list, source.url and source.existingSecret; set are: %s" ($lists | default "none")) }}
+{{- end }}
+{{- $c := $v.registries.credentials }}
+{{- $given := include "skopeo-worker.given" (dict "existingSecret" $c.existingSecret "logins" $c.logins "authFile" $c.authFile) }}
+{{- if contains "," $given }}
+{{- fail (printf "registries.credentials: set one of %s" $given) }}
+{{- end }}
+{{- $ca := $v.caBundle }}
+{{- $given := include "skopeo-worker.given" (dict "existingConfigMap" $ca.existingConfigMap "existingSecret" $ca.existingSecret "pem" $ca.pem) }}
+{{- if contains "," $given }}
+{{- fail (printf "caBundle: set one of %s" $given) }}
+{{- end }}
+{{- if eq (empty $v.nats.url) (not $v.nats.install) }}
+{{- fail "set either nats.url, the broker to use, or nats.install=true, to install one" }}
+{{- end }}
+{{- if and $v.nats.install (not (regexMatch "^[A-Za-z0-9]*$" $v.nats.auth.password)) }}
+{{- fail "nats.auth.password must be letters and digits: it is part of the URLs by which servers find one another" }}
+{{- end }}
+{{- if and $v.worker.autoscaling.enabled $v.worker.keda.enabled }}
+{{- fail "enable worker.autoscaling or worker.keda, not both: each would undo what the other does" }}
+{{- end }}
+{{- if and $v.worker.keda.enabled (not $v.nats.install) (not $v.worker.keda.monitoringEndpoint) }}
+{{- fail "worker.keda needs worker.keda.monitoringEndpoint, host:port of the monitoring of the broker at nats.url" }}
+{{- end }}
+{{- if and $v.metrics.podMonitor.enabled $v.metrics.serviceMonitor.enabled }}
+{{- fail "enable metrics.podMonitor or metrics.serviceMonitor, not both: everything would be counted twice" }}
+{{- end }}
+{{- include "skopeo-worker.checkServers" . }}
+{{- end }}
+
+{{/* The names of what is not empty. */}}
+{{- define "skopeo-worker.given" -}}
+{{- $names := list }}
+{{- range $name, $value := . }}{{ if $value }}{{ $names = append $names $name }}{{ end }}{{ end }}
+{{- join ", " $names }}
+{{- end }}
+
+{{/*
+A server that becomes one of three does not take its streams with it: the queue
+would be gone.
+*/}}
+{{- define "skopeo-worker.checkServers" -}}
+{{- if .Values.nats.install }}
+{{- with lookup "apps/v1" "StatefulSet" .Release.Namespace (printf "%s-nats" (include "skopeo-worker.fullname" .)) }}
+{{- if ne (int .spec.replicas) (int $.Values.nats.server.replicas) }}
+{{- fail (printf "nats.server.replicas cannot be changed from %d to %d: the queue would be lost. Install a second release, or use nats.url" (int .spec.replicas) (int $.Values.nats.server.replicas)) }}
+{{- end }}
+{{- end }}
+{{- end }}
+{{- end }}

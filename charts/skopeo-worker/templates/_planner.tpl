@@ -1,0 +1,49 @@
+{{/* A planner's pod: root, and args. */}}
+{{- define "skopeo-worker.plannerPod" -}}
+{{- $p := .root.Values.planner -}}
+{{- include "skopeo-worker.podSpec" (dict "root" .root "component" "planner" "values" $p "podSecurityContext" .root.Values.podSecurityContext) }}
+restartPolicy: Never
+containers:
+  {{- range .containers }}
+  - name: {{ .name }}
+    {{- include "skopeo-worker.ownImage" (dict "root" $.root "image" $p.image) | nindent 4 }}
+    args: {{ toJson .args }}
+    env:
+      {{- include "skopeo-worker.commonEnv" $.root | nindent 6 }}
+      {{- include "skopeo-worker.mirrorEnv" $.root | nindent 6 }}
+    securityContext:
+      {{- toYaml $.root.Values.securityContext | nindent 6 }}
+    resources:
+      {{- toYaml $p.resources | nindent 6 }}
+    {{- $mounts := concat (include "skopeo-worker.volumeMounts" (dict "root" $.root "list" true) | fromYamlArray) $p.extraVolumeMounts }}
+    {{- with $mounts }}
+    volumeMounts:
+      {{- toYaml . | nindent 6 }}
+    {{- end }}
+  {{- end }}
+{{- with concat (include "skopeo-worker.volumes" (dict "root" .root "list" true) | fromYamlArray) $p.extraVolumes }}
+volumes:
+  {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- end }}
+
+{{/*
+A Job that plans. Only where the list or the broker cannot be reached (exit code 3)
+does it help to try again; a bad list stays bad, and images that failed are kept for
+republish.
+*/}}
+{{- define "skopeo-worker.plannerJob" -}}
+{{- $p := .Values.planner -}}
+backoffLimit: {{ $p.backoffLimit }}
+podFailurePolicy:
+  rules:
+    - action: Ignore
+      onPodConditions: [{type: DisruptionTarget, status: "True"}]
+    - action: FailJob
+      onExitCodes: {containerName: planner, operator: In, values: [1, 2, 4]}
+template:
+  metadata:
+    {{- include "skopeo-worker.podMetadata" (dict "root" . "component" "planner" "values" $p) | nindent 4 }}
+  spec:
+    {{- include "skopeo-worker.plannerPod" (dict "root" . "containers" (list (dict "name" "planner" "args" (concat (list "plan") $p.extraArgs)))) | nindent 4 }}
+{{- end }}

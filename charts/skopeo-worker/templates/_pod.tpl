@@ -1,0 +1,209 @@
+{{/* Environment of planner, console and worker. */}}
+{{- define "skopeo-worker.commonEnv" -}}
+{{- $v := .Values -}}
+{{ include "skopeo-worker.natsEnv" . }}
+- name: LOG_LEVEL
+  value: {{ $v.log.level }}
+- name: LOG_FORMAT
+  value: {{ $v.log.format }}
+{{- with $v.registries.insecure }}
+- name: INSECURE_REGISTRIES
+  value: {{ join "," . | quote }}
+{{- end }}
+{{- with $v.registries.quayHosts }}
+- name: QUAY_HOSTS
+  value: {{ join "," . | quote }}
+{{- end }}
+{{- if include "skopeo-worker.caSource" . }}
+# Besides the system's bundle, which is a file and so does not give way to folders.
+- name: SSL_CERT_DIR
+  value: /etc/ssl/certs:/etc/skopeo-worker/ca
+{{- end }}
+{{- with $v.proxy.http }}
+- name: HTTP_PROXY
+  value: {{ . | quote }}
+{{- end }}
+{{- with $v.proxy.https }}
+- name: HTTPS_PROXY
+  value: {{ . | quote }}
+{{- end }}
+{{- if or $v.proxy.http $v.proxy.https }}
+- name: NO_PROXY
+  value: {{ $v.proxy.noProxy | quote }}
+{{- end }}
+{{- with $v.extraEnv }}
+{{ toYaml . }}
+{{- end }}
+{{- end }}
+
+{{/* What to mirror, and how: planner and console. */}}
+{{- define "skopeo-worker.mirrorEnv" -}}
+{{- $v := .Values -}}
+{{- $p := $v.planner -}}
+- name: MIRROR_SOURCE_URL
+{{- if $v.source.existingSecret }}
+  valueFrom: {secretKeyRef: {name: {{ $v.source.existingSecret }}, key: {{ $v.source.key }}}}
+{{- else }}
+  value: {{ $v.source.url | default "/etc/skopeo-worker/list/list.yaml" | quote }}
+{{- end }}
+- name: MIRROR_DEST_URL
+  value: {{ $v.destination | quote }}
+- name: MIRROR_NAME
+  value: {{ $v.mirrorName | quote }}
+- name: CHUNK_SIZE
+  value: {{ $p.chunkSize | int64 | quote }}
+- name: CHUNK_NUMBER
+  value: {{ $p.chunkNumber | int64 | quote }}
+- name: CHUNK_INTERVAL
+  value: {{ $p.chunkInterval | quote }}
+{{- with $p.filter }}
+- name: FILTER
+  value: {{ . | quote }}
+{{- end }}
+- name: LIMIT
+  value: {{ $p.limit | int64 | quote }}
+{{- with $p.platforms }}
+- name: PLATFORMS
+  value: {{ join "," . | quote }}
+{{- end }}
+- name: ATTESTATIONS
+  value: {{ $p.attestations | quote }}
+- name: REFERRERS
+  value: {{ $p.referrers | quote }}
+{{- with $v.registries.rateLimits }}
+{{- $limits := list }}
+{{- range $registry, $limit := . }}{{ $limits = append $limits (printf "%s=%s" $registry $limit) }}{{ end }}
+- name: RATE_LIMITS
+  value: {{ join "," $limits | quote }}
+{{- end }}
+{{- with $p.extraEnv }}
+{{ toYaml . }}
+{{- end }}
+{{- end }}
+
+{{/* Environment of what talks to registries and has a scratch folder: worker and console. */}}
+{{- define "skopeo-worker.registryEnv" -}}
+- name: HOME
+  value: /var/lib/skopeo-worker
+- name: TMPDIR
+  value: /var/lib/skopeo-worker
+- name: XDG_RUNTIME_DIR
+  value: /var/lib/skopeo-worker
+{{- if include "skopeo-worker.credentialsSecret" . }}
+- name: REGISTRY_AUTH_FILE
+  value: /etc/skopeo-worker/auth/auth.json
+{{- end }}
+- name: WORKER_CONCURRENCY
+  value: {{ .Values.worker.concurrency | int64 | quote }}
+- name: SKOPEO_PATH
+  value: {{ .Values.worker.skopeoPath | quote }}
+- name: MAX_ATTEMPTS
+  value: {{ .Values.worker.maxAttempts | int64 | quote }}
+- name: COPY_TIMEOUT
+  value: {{ .Values.worker.copyTimeout | quote }}
+{{- end }}
+
+{{/* Name of the Secret with the registries' credentials, empty where there is none. */}}
+{{- define "skopeo-worker.credentialsSecret" -}}
+{{- $c := .Values.registries.credentials -}}
+{{- if $c.existingSecret }}{{ $c.existingSecret }}
+{{- else if or $c.logins $c.authFile }}{{ include "skopeo-worker.fullname" . }}-registries
+{{- end }}
+{{- end }}
+
+{{- define "skopeo-worker.credentialsKey" -}}
+{{- $c := .Values.registries.credentials -}}
+{{- if $c.existingSecret }}{{ $c.key }}{{ else if $c.logins }}.dockerconfigjson{{ else }}auth.json{{ end }}
+{{- end }}
+
+{{/* Where the further CAs are, as the source of a volume; empty where there are none. */}}
+{{- define "skopeo-worker.caSource" -}}
+{{- $ca := .Values.caBundle -}}
+{{- $items := list (dict "key" $ca.key "path" "ca.crt") -}}
+{{- if $ca.existingSecret }}
+{{- dict "secret" (dict "secretName" $ca.existingSecret "items" $items) | toYaml }}
+{{- else if $ca.existingConfigMap }}
+{{- dict "configMap" (dict "name" $ca.existingConfigMap "items" $items) | toYaml }}
+{{- else if $ca.pem }}
+{{- dict "configMap" (dict "name" (printf "%s-ca" (include "skopeo-worker.fullname" .)) "items" (list (dict "key" "ca.crt" "path" "ca.crt"))) | toYaml }}
+{{- end }}
+{{- end }}
+
+{{/* Volumes: root, and what is wanted besides the broker's and the CAs: list, registries. */}}
+{{- define "skopeo-worker.volumes" -}}
+{{- $root := .root -}}
+{{- range include "skopeo-worker.natsFiles" $root | fromJsonArray }}
+- name: {{ .name }}
+  secret:
+    secretName: {{ .secret }}
+    defaultMode: 288 # 0440
+    items:
+      {{- range .keys }}
+      - {key: {{ . }}, path: {{ . }}}
+      {{- end }}
+{{- end }}
+{{- with include "skopeo-worker.caSource" $root }}
+- name: ca
+  {{- . | nindent 2 }}
+{{- end }}
+{{- if and .list $root.Values.list }}
+- name: list
+  configMap:
+    name: {{ include "skopeo-worker.fullname" $root }}-list
+{{- end }}
+{{- if .registries }}
+- name: scratch
+  emptyDir:
+    {{- $scratch := dict }}
+    {{- with $root.Values.worker.scratch.sizeLimit }}{{ $_ := set $scratch "sizeLimit" . }}{{ end }}
+    {{- with $root.Values.worker.scratch.medium }}{{ $_ := set $scratch "medium" . }}{{ end }}
+    {{- toYaml $scratch | nindent 4 }}
+{{- with include "skopeo-worker.credentialsSecret" $root }}
+- name: registries
+  secret:
+    secretName: {{ . }}
+    defaultMode: 288 # 0440
+    items:
+      - {key: {{ include "skopeo-worker.credentialsKey" $root }}, path: auth.json}
+{{- end }}
+{{- end }}
+{{- end }}
+
+{{/* Mounts of the same. Never by subPath: what changes in a Secret has to show. */}}
+{{- define "skopeo-worker.volumeMounts" -}}
+{{- $root := .root -}}
+{{- range include "skopeo-worker.natsFiles" $root | fromJsonArray }}
+- name: {{ .name }}
+  mountPath: /etc/skopeo-worker/{{ .name }}
+  readOnly: true
+{{- end }}
+{{- if include "skopeo-worker.caSource" $root }}
+- name: ca
+  mountPath: /etc/skopeo-worker/ca
+  readOnly: true
+{{- end }}
+{{- if and .list $root.Values.list }}
+- name: list
+  mountPath: /etc/skopeo-worker/list
+  readOnly: true
+{{- end }}
+{{- if .registries }}
+- name: scratch
+  mountPath: /var/lib/skopeo-worker
+{{- if include "skopeo-worker.credentialsSecret" $root }}
+- name: registries
+  mountPath: /etc/skopeo-worker/auth
+  readOnly: true
+{{- end }}
+{{- end }}
+{{- end }}
+
+{{/*
+Changes with the credentials that pods get as environment, so that they are started
+again with new ones. Files change by themselves.
+*/}}
+{{- define "skopeo-worker.checksums" -}}
+{{- with include "skopeo-worker.natsAuthData" . }}
+checksum/nats-auth: {{ sha256sum . }}
+{{- end }}
+{{- end }}
