@@ -49,11 +49,7 @@ func New(ctx context.Context, b *broker.Broker, c Config, r Registries, log *slo
 		MaxAttempts: c.MaxAttempts,
 		Backoff:     chunk.Backoff,
 		Prepare: func(ctx context.Context, c message.Chunk) error {
-			for _, r := range c.Repositories {
-				if throttle.Registry(r.Destination) != c.Registry {
-					guard.Destination(r.Destination)
-				}
-			}
+			noteDestinations(guard, c.Repositories)
 			return store.CatchUp(ctx)
 		},
 		Log: log,
