@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"log/slog"
 	"os"
 	"sync/atomic"
 	"time"
@@ -11,6 +12,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/osism/skopeo-worker/planner/display"
+	"github.com/osism/skopeo-worker/shared/broker"
 	"github.com/osism/skopeo-worker/shared/config"
 	"github.com/osism/skopeo-worker/shared/message"
 	"github.com/osism/skopeo-worker/worker/check"
@@ -27,11 +29,11 @@ func checkCommand() *cobra.Command {
 	c := &cobra.Command{
 		Use:   "check",
 		Short: "Compare the list with the destination, copy nothing",
-		Long:  "Resolve the whole list and compare it with the destination, as the workers would,\nand show by repository what there is to do and what it costs. Nothing is copied or\npulled, and no broker is needed.",
+		Long:  "Resolve the whole list and compare it with the destination, as the workers would,\nand show by repository what there is to do, what it costs, and how long the budgets\nmake it take. Nothing is copied or pulled. No broker is needed; where there is one,\nthe requests count with those of its workers.",
 		Args:  noArguments,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			out, warnings := cmd.OutOrStdout(), cmd.ErrOrStderr()
-			if err := config.Load(&s.job, &s.registries, &s.log); err != nil {
+			if err := config.Load(&s.job, &s.broker, &s.registries, &s.log); err != nil {
 				return err
 			}
 			p, err := prepare(cmd.Context(), &s, cmd.InOrStdin(), warnings)
@@ -39,8 +41,11 @@ func checkCommand() *cobra.Command {
 				return err
 			}
 			report, err := p.check(cmd.Context(), &s, warnings)
-			if err != nil {
+			if cmd.Context().Err() != nil {
 				return fmt.Errorf("%w: interrupted", errUnfinished)
+			}
+			if err != nil {
+				return err
 			}
 			if format.json {
 				err = printJSON(out, report)
@@ -63,13 +68,23 @@ func checkCommand() *cobra.Command {
 	return c
 }
 
-// check compares the list with the destination. The error is ctx's.
+// check compares the list with the destination.
 func (p *planned) check(ctx context.Context, s *settings, warnings io.Writer) (check.Report, error) {
+	log := s.log.Logger(warnings)
+	b, done, err := shared(ctx, s.broker, log)
+	if err != nil {
+		return check.Report{}, err
+	}
+	defer done()
+	checker, err := service.NewChecker(ctx, b, s.registries, p.limits, log)
+	if err != nil {
+		return check.Report{}, err
+	}
+	defer checker.Close()
 	var all []message.Repository
 	for _, c := range p.chunks {
 		all = append(all, c.Repositories()...)
 	}
-	checker := service.NewChecker(s.registries, s.log.Logger(warnings))
 	if f, ok := warnings.(*os.File); ok && display.IsTerminal(f) {
 		var done, total atomic.Int64
 		checker.Progress = func(d, t int) { done.Store(int64(d)); total.Store(int64(t)) }
@@ -79,7 +94,30 @@ func (p *planned) check(ctx context.Context, s *settings, warnings io.Writer) (c
 			_, _ = fmt.Fprintf(f, "%d of %d repositories checked\n", done.Load(), total.Load())
 		})
 	}
-	return checker.Check(ctx, all)
+	report, err := checker.Check(ctx, all)
+	if n := len(p.chunks); n > 0 {
+		report.Totals.NotBefore(p.chunks[n-1].Due.Sub(p.started))
+	}
+	return report, err
+}
+
+// shared opens the broker whose workers ask the same registries: that of NATS_URL, or
+// the store of a planner mirror. Where there is neither, nobody else asks, and a
+// broker that is gone afterwards keeps the requests within what registries allow.
+func shared(ctx context.Context, c broker.Config, log *slog.Logger) (b *broker.Broker, done func(), err error) {
+	remove := func() {}
+	if c.Embedded() && !broker.Kept(c.DataDir) {
+		if c.DataDir, err = os.MkdirTemp("", "skopeo-worker-check-"); err != nil {
+			return nil, nil, err
+		}
+		remove = func() { _ = os.RemoveAll(c.DataDir) }
+	}
+	b, err = openBroker(ctx, c, log)
+	if err != nil {
+		remove()
+		return nil, nil, err
+	}
+	return b, func() { b.Close(); remove() }, nil
 }
 
 // every calls do at an interval until ctx ends.

@@ -121,8 +121,7 @@ func open(ctx context.Context, s *settings, out io.Writer, others ...any) (*sess
 func connect(ctx context.Context, s *settings, logTo io.Writer) (*session, error) {
 	logs := &redirect{to: logTo}
 	log := s.log.Logger(logs)
-	host, _ := os.Hostname()
-	b, err := broker.Open(ctx, s.broker, broker.Options{Client: "planner " + host, Patience: patience, Log: log})
+	b, err := openBroker(ctx, s.broker, log)
 	if err != nil {
 		return nil, err
 	}
@@ -137,6 +136,11 @@ func connect(ctx context.Context, s *settings, logTo io.Writer) (*session, error
 		return nil, err
 	}
 	return &session{Broker: b, runs: runs, failures: failure.NewStore(b), budget: limits, name: s.name.Name, log: log, logs: logs}, nil
+}
+
+func openBroker(ctx context.Context, c broker.Config, log *slog.Logger) (*broker.Broker, error) {
+	host, _ := os.Hostname()
+	return broker.Open(ctx, c, broker.Options{Client: "planner " + host, Patience: patience, Log: log})
 }
 
 // Close ends the session.

@@ -63,7 +63,7 @@ func (se *session) watch(ctx context.Context, id string, out io.Writer) (run.Sta
 	known := true
 	for {
 		start := time.Now()
-		status, err := tracker.Status(ctx)
+		status, err := se.describe(ctx, tracker)
 		switch {
 		case err == nil:
 			follower.Update(status)

@@ -41,9 +41,6 @@ func statusCommand() *cobra.Command {
 				if err != nil {
 					return err
 				}
-				if status.Registries, err = se.budget.Report(ctx); err != nil {
-					return err
-				}
 				display.Status(out, status, time.Now())
 				return nil
 			}
@@ -81,11 +78,9 @@ func (se *session) status(ctx context.Context, id string) (run.Status, error) {
 // describe is the status of a run with what the registries allow.
 func (se *session) describe(ctx context.Context, tracker *run.Tracker) (run.Status, error) {
 	status, err := tracker.Status(ctx)
-	if err != nil {
-		return status, err
+	if err == nil {
+		err = se.budget.Describe(ctx, &status)
 	}
-	registries, err := se.budget.Report(ctx)
-	status.Registries = append(status.Registries, registries...)
 	return status, err
 }
 

@@ -2,6 +2,7 @@ package display
 
 import (
 	"fmt"
+	"strconv"
 	"strings"
 
 	"github.com/osism/skopeo-worker/shared/run"
@@ -53,6 +54,14 @@ func list(amounts []amount) string {
 		texts[i] = fmt.Sprintf("%d %s", a.n, a.what)
 	}
 	return strings.Join(texts, ", ")
+}
+
+// sum is a number with what it is made of.
+func sum(total int, of []amount) string {
+	if parts := list(known(of)); parts != "" {
+		return fmt.Sprintf("%d: %s", total, parts)
+	}
+	return strconv.Itoa(total)
 }
 
 // known leaves out what is zero.

@@ -3,6 +3,8 @@ package display
 import (
 	"fmt"
 	"io"
+	"strconv"
+	"time"
 
 	"github.com/osism/skopeo-worker/worker/check"
 )
@@ -16,15 +18,10 @@ func Check(w io.Writer, r check.Report) {
 		p.line("There is nothing to check.")
 		return
 	}
-	name := checkNames(r.Repositories)
-	p.table(func(t io.Writer) {
-		_, _ = fmt.Fprintln(t, "REPOSITORY\tCOPY\tTAG\tUNCHANGED\tSKIPPED\tFAILED\tPULLS\tBYTES")
-		for _, row := range r.Repositories {
-			checkRow(t, printable(name(row)), row.Counts, len(row.Failed))
-		}
-		checkRow(t, "total", r.Totals.Counts, r.Totals.Failed)
-	})
-	if r.Totals.PullsAtLeast {
+	checkTable(&p, r)
+	checkRegistries(&p, r.Registries)
+	if r.Totals.PullsAtLeast || r.Totals.Bytes != nil && r.Totals.BytesAtLeast {
+		p.line("")
 		p.line("+ at least: without a pull, not all that an index lists is known")
 	}
 	if r.Totals.Failed > 0 {
@@ -39,17 +36,95 @@ func Check(w io.Writer, r check.Report) {
 	}
 	p.line("")
 	p.line("%s", conclusion(r))
+	if s := r.Totals.Seconds; s != nil && r.ToDo() {
+		p.line("Budgets and schedule make it take %s.", takesText(*s, r.Totals.PullsAtLeast))
+	}
 }
 
-func checkRow(w io.Writer, name string, c check.Counts, failed int) {
-	pulls, bytes := fmt.Sprint(c.Pulls), "unknown"
-	if c.PullsAtLeast {
-		pulls += "+"
+// checkTable shows a row for each repository, and a column for what there is any of.
+func checkTable(p *page, r check.Report) {
+	all, total := checkColumns(), len(r.Repositories)
+	columns, rows := []column{text("REPOSITORY")}, make([][]string, total+1)
+	name := checkNames(r.Repositories)
+	for i, row := range r.Repositories {
+		rows[i] = []string{printable(name(row))}
 	}
-	if c.Bytes != nil {
-		bytes = size(*c.Bytes)
+	rows[total] = []string{"total"}
+	for _, c := range all {
+		sum := c.cell(r.Totals.Counts, r.Totals.Failed)
+		if c.optional && sum == "0" {
+			continue
+		}
+		columns = append(columns, number(c.title))
+		for i, row := range r.Repositories {
+			rows[i] = append(rows[i], c.cell(row.Counts, len(row.Failed)))
+		}
+		rows[total] = append(rows[total], sum)
 	}
-	_, _ = fmt.Fprintf(w, "%s\t%d\t%d\t%d\t%d\t%d\t%s\t%s\n", name, c.Copy, c.Tag, c.Unchanged, c.Skipped, failed, pulls, bytes)
+	p.table(0, columns, rows)
+}
+
+// checkColumn is a column of numbers, which is left out where all of them are zero
+// and nobody misses it.
+type checkColumn struct {
+	title    string
+	optional bool
+	cell     func(c check.Counts, failed int) string
+}
+
+func checkColumns() []checkColumn {
+	count := func(of func(check.Counts) int) func(check.Counts, int) string {
+		return func(c check.Counts, _ int) string { return strconv.Itoa(of(c)) }
+	}
+	return []checkColumn{
+		{"COPY", false, count(func(c check.Counts) int { return c.Copy })},
+		{"TAG", false, count(func(c check.Counts) int { return c.Tag })},
+		{"UNCHANGED", false, count(func(c check.Counts) int { return c.Unchanged })},
+		{"SKIPPED", true, count(func(c check.Counts) int { return c.Skipped })},
+		{"REFERRERS", true, count(func(c check.Counts) int { return c.Referrers })},
+		{"FAILED", true, func(_ check.Counts, failed int) string { return strconv.Itoa(failed) }},
+		{"PULLS", false, func(c check.Counts, _ int) string { return atLeast(c.Pulls, c.PullsAtLeast) }},
+		{"BYTES", false, func(c check.Counts, _ int) string { return checkBytes(c) }},
+	}
+}
+
+func checkBytes(c check.Counts) string {
+	switch {
+	case c.Bytes == nil:
+		return "unknown"
+	case c.BytesAtLeast:
+		return size(*c.Bytes) + "+"
+	}
+	return size(*c.Bytes)
+}
+
+// checkRegistries shows how long what the source registries allow makes it take.
+func checkRegistries(p *page, all []check.Registry) {
+	if len(all) == 0 {
+		return
+	}
+	p.line("")
+	var rows [][]string
+	for _, r := range all {
+		free, takes := "-", "-"
+		if r.Free != nil {
+			free = strconv.Itoa(*r.Free)
+		}
+		if r.Seconds != nil {
+			takes = takesText(*r.Seconds, r.PullsAtLeast)
+		}
+		rows = append(rows, []string{printable(r.Registry), budget(r.Limit, r.Window), string(r.Origin), free, atLeast(r.Pulls, r.PullsAtLeast), takes})
+	}
+	p.table(0, []column{text("REGISTRY"), text("BUDGET"), text("TOLD BY"), number("FREE"), number("PULLS"), number("TAKES")}, rows)
+}
+
+// takesText is how long something takes, with a mark where it may be longer.
+func takesText(seconds int, more bool) string {
+	text := span(time.Duration(seconds) * time.Second)
+	if more {
+		text += "+"
+	}
+	return text
 }
 
 // checkNames returns the names of rows: with the destination, where a repository
@@ -71,7 +146,11 @@ func conclusion(r check.Report) string {
 	in := count(r.Totals.Repositories, "repository", "repositories")
 	switch {
 	case r.ToDo():
-		return fmt.Sprintf("To copy: %s. To tag: %s. In %s.", images(r.Totals.Copy), images(r.Totals.Tag), in)
+		copies := images(r.Totals.Copy)
+		if n := r.Totals.Referrers; n > 0 {
+			copies += ", " + count(n, "referrer", "referrers")
+		}
+		return fmt.Sprintf("To copy: %s. To tag: %s. In %s.", copies, images(r.Totals.Tag), in)
 	case r.Totals.Failed > 0:
 		return fmt.Sprintf("Nothing to do in what could be checked of %s.", in)
 	default:

@@ -10,23 +10,37 @@ import (
 )
 
 func TestCheck(t *testing.T) {
-	nothing := int64(0)
 	gone := check.Failed{Image: "quay.io/osism/gone", Reason: "list tags of quay.io/osism/gone: not found\x1b[31m (404)"}
 	r := check.Report{
 		Repositories: []check.Row{
-			{Repository: "quay.io/osism/tool", Destination: "a/tool", Counts: check.Counts{Copy: 3, Tag: 1, Unchanged: 200, Skipped: 2, Pulls: 9, PullsAtLeast: true}},
-			{Repository: "quay.io/osism/tool", Destination: "a/other", Counts: check.Counts{Unchanged: 7, Bytes: &nothing}},
-			{Repository: "quay.io/osism/gone", Destination: "a/gone", Counts: check.Counts{PullsAtLeast: true}, Failed: []check.Failed{gone}},
+			{Repository: "quay.io/osism/tool", Destination: "a/tool", Counts: check.Counts{
+				Copy: 3, Tag: 1, Unchanged: 200, Skipped: 2, Pulls: 9, PullsAtLeast: true, Bytes: new(int64(5 << 20)), BytesAtLeast: true,
+			}},
+			{Repository: "quay.io/osism/tool", Destination: "a/other", Counts: check.Counts{Unchanged: 7, Bytes: new(int64(0))}},
+			{Repository: "quay.io/osism/gone", Destination: "a/gone", Counts: check.Counts{PullsAtLeast: true, BytesAtLeast: true}, Failed: []check.Failed{gone}},
 		},
-		Totals: check.Totals{Repositories: 3, Counts: check.Counts{Copy: 3, Tag: 1, Unchanged: 207, Skipped: 2, Pulls: 9, PullsAtLeast: true}, Failed: 1},
+		Registries: []check.Registry{
+			{Registry: "docker.io", Limit: 100, Window: "6h", Origin: "header", Free: new(97), Pulls: 1412, PullsAtLeast: true, Seconds: new(302400)},
+			{Registry: "ghcr.io", Pulls: 7},
+			{Registry: "quay.io", Limit: 45, Window: "1s", Origin: "documentation", Pulls: 9, Seconds: new(0)},
+		},
+		Totals: check.Totals{Repositories: 3, Failed: 1, Seconds: new(302400), Counts: check.Counts{
+			Copy: 3, Tag: 1, Unchanged: 207, Skipped: 2, Pulls: 9, PullsAtLeast: true, Bytes: new(int64(5 << 20)), BytesAtLeast: true,
+		}},
 	}
 	var out strings.Builder
 	Check(&out, r)
-	require.Equal(t, `REPOSITORY                     COPY  TAG  UNCHANGED  SKIPPED  FAILED  PULLS  BYTES
-quay.io/osism/tool to a/tool   3     1    200        2        0       9+     unknown
-quay.io/osism/tool to a/other  0     0    7          0        0       0      0 B
-quay.io/osism/gone             0     0    0          0        1       0+     unknown
-total                          3     1    207        2        1       9+     unknown
+	require.Equal(t, `REPOSITORY                     COPY  TAG  UNCHANGED  SKIPPED  FAILED  PULLS     BYTES
+quay.io/osism/tool to a/tool      3    1        200        2       0     9+  5.0 MiB+
+quay.io/osism/tool to a/other     0    0          7        0       0      0       0 B
+quay.io/osism/gone                0    0          0        0       1     0+   unknown
+total                             3    1        207        2       1     9+  5.0 MiB+
+
+REGISTRY   BUDGET      TOLD BY        FREE  PULLS   TAKES
+docker.io  100 per 6h  header           97  1412+  3d12h+
+ghcr.io    none known                    -      7       -
+quay.io    45 per 1s   documentation     -      9      0s
+
 + at least: without a pull, not all that an index lists is known
 
 1 could not be checked:
@@ -34,15 +48,26 @@ total                          3     1    207        2        1       9+     unk
       list tags of quay.io/osism/gone: not found [31m (404)
 
 To copy: 3 images. To tag: 1 image. In 3 repositories.
+Budgets and schedule make it take 3d12h+.
 `, out.String())
 
 	out.Reset()
 	Check(&out, check.Report{Repositories: r.Repositories[1:2], Totals: check.Totals{Repositories: 1, Counts: r.Repositories[1].Counts}})
-	require.Equal(t, `REPOSITORY          COPY  TAG  UNCHANGED  SKIPPED  FAILED  PULLS  BYTES
-quay.io/osism/tool  0     0    7          0        0       0      0 B
-total               0     0    7          0        0       0      0 B
+	require.Equal(t, `REPOSITORY          COPY  TAG  UNCHANGED  PULLS  BYTES
+quay.io/osism/tool     0    0          7      0    0 B
+total                  0    0          7      0    0 B
 
 Nothing to do in 1 repository.
+`, out.String())
+
+	out.Reset()
+	Check(&out, check.Report{Repositories: []check.Row{{Repository: "a/b", Counts: check.Counts{Referrers: 2, Pulls: 2, BytesAtLeast: true}}},
+		Totals: check.Totals{Repositories: 1, Counts: check.Counts{Referrers: 2, Pulls: 2, BytesAtLeast: true}}})
+	require.Equal(t, `REPOSITORY  COPY  TAG  UNCHANGED  REFERRERS  PULLS    BYTES
+a/b            0    0          0          2      2  unknown
+total          0    0          0          2      2  unknown
+
+To copy: 0 images, 2 referrers. To tag: 0 images. In 1 repository.
 `, out.String())
 
 	out.Reset()

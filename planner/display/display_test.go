@@ -34,10 +34,10 @@ func TestPlan(t *testing.T) {
 		{Number: 2, Due: now.Add(90 * time.Minute), Registry: "quay.io", Entries: []string{"quay.io/osism/c"}},
 	}, now)
 	require.Equal(t, `CHUNK  DUE                                 REGISTRY   ENTRIES
-1      now                                 quay.io    quay.io/osism/a
+    1  now                                 quay.io    quay.io/osism/a
                                                       quay.io/osism/b:1.0
-1      now                                 docker.io  docker.io/library/nginx
-2      2026-03-01 15:30:00 CET (in 1h30m)  quay.io    quay.io/osism/c
+    1  now                                 docker.io  docker.io/library/nginx
+    2  2026-03-01 15:30:00 CET (in 1h30m)  quay.io    quay.io/osism/c
 
 4 entries in 3 chunks, the last due in 1h30m.
 `, out.String())
@@ -53,10 +53,13 @@ func TestStatus(t *testing.T) {
 		Chunks: run.Chunks{Total: 24, Waiting: 15, Running: 2, Snoozed: 3, Done: 4},
 		Images: run.Tally{Total: 456, Copied: 100, Tagged: 3, Unchanged: 10, Failed: 1},
 		Pulls:  120, Bytes: 1288490188, Started: now.Add(-12 * time.Minute), NextDue: after(3*time.Hour + 12*time.Minute),
+		EstimatedDone: after(17*time.Hour + 30*time.Minute),
 		Registries: []run.Registry{
-			{Registry: "docker.io", Limit: 100, Window: "6h0m0s", Spent: 97, ClosedUntil: after(time.Minute), Reason: "429 Too Many\x1b[2J Requests"},
-			{Registry: "ghcr.io", Spent: 3, ClosedUntil: after(-time.Minute), Reason: "long over"},
-			{Registry: "quay.io", Limit: 20, Window: "1s", Spent: 20, NextSlot: after(time.Second)},
+			{Registry: "docker.io", Limit: 100, Window: "6h", Spent: 97, Free: new(3), ClosedUntil: after(time.Minute), Reason: "429 Too Many\x1b[2J Requests",
+				ToPull: 412, EstimatedDone: after(17*time.Hour + 30*time.Minute)},
+			{Registry: "ghcr.io", ClosedUntil: after(-time.Minute), Reason: "long over", ToPullAtLeast: true},
+			{Registry: "quay.io", Limit: 20, Window: "1s", Spent: 20, Free: new(0), NextSlot: after(time.Second), ToPull: 7, ToPullAtLeast: true, EstimatedDone: after(time.Second)},
+			{Registry: "registry.example.com:5000", Limit: 5, Window: "1s"},
 		},
 	}
 	var out strings.Builder
@@ -64,15 +67,18 @@ func TestStatus(t *testing.T) {
 	require.Equal(t, `Run 20260301-124800-000-abcd of default: running
   started   2026-03-01 13:48:00 CET (12m ago)
   chunks    24: 4 done, 2 running, 3 snoozed, 15 waiting
-  images    456: 100 copied, 3 tagged, 10 unchanged, 0 skipped, 1 failed
+  images    456: 100 copied, 3 tagged, 10 unchanged, 1 failed
   pulls     120
   copied    1.2 GiB
   next due  2026-03-01 17:12:00 CET (in 3h12m)
+  done      about 2026-03-02 07:30:00 CET (in 17h30m)
 
-  REGISTRY   BUDGET      SPENT  STATE
-  docker.io  100 per 6h  97     closed until 2026-03-01 14:01:00 CET (in 1m): 429 Too Many [2J Requests
-  ghcr.io    unlimited   3      open
-  quay.io    20 per 1s   20     spent until 2026-03-01 14:00:01 CET (in 1s)
+  REGISTRY                   BUDGET      SPENT  FREE  TO PULL  DONE       STATE
+  docker.io                  100 per 6h     97     3     ~412  in 17h30m  closed for 1m
+  ghcr.io                    none known      -     -  unknown  -          open
+  quay.io                    20 per 1s      20     0      ~7+  in 1s      spent, next slot in 1s
+  registry.example.com:5000  5 per 1s        -     -        0  -          open
+  docker.io is closed until 2026-03-01 14:01:00 CET: 429 Too Many [2J Requests
 
 See what failed with: planner failed
 `, out.String())
@@ -85,11 +91,23 @@ See what failed with: planner failed
 	require.Equal(t, `Run r of default: done
   started   2026-03-01 12:00:00 CET (2h ago)
   finished  2026-03-01 13:00:00 CET (took 1h)
-  chunks    1: 1 done, 0 running, 0 snoozed, 0 waiting
-  images    0: 0 copied, 0 tagged, 0 unchanged, 0 skipped, 0 failed
+  chunks    1: 1 done
+  images    0
   pulls     0
   copied    0 B
 `, out.String())
+}
+
+func TestEstimate(t *testing.T) {
+	at := after(90 * time.Minute)
+	for want, s := range map[string]run.Status{
+		"about 2026-03-01 15:30:00 CET (in 1h30m)":                     {EstimatedDone: at},
+		"2026-03-01 15:30:00 CET (in 1h30m) at the earliest":           {EstimatedDone: at, EstimatedAtLeast: true},
+		"cannot be told before more is known of what is left":          {EstimatedAtLeast: true},
+		"as soon as it is copied: it waits for no budget and schedule": {},
+	} {
+		require.Equal(t, want, estimate(s, now))
+	}
 }
 
 func TestRuns(t *testing.T) {
@@ -100,10 +118,10 @@ func TestRuns(t *testing.T) {
 			Chunks: run.Chunks{Total: 24, Done: 24}, Images: run.Tally{Total: 812, Copied: 40, Failed: 2}, Pulls: 80},
 		{Run: "0", State: run.StateSuperseded, Started: now.Add(-50 * time.Hour), Chunks: run.Chunks{Total: 24}},
 	}, now)
-	require.Equal(t, `RUN  STATE                STARTED                  TOOK   CHUNKS  IMAGES  COPIED  FAILED  PULLS
-b    running              2026-03-01 13:58:30 CET  1m30s  4/24    0       0       0       0
-a    done, with failures  2026-02-28 12:00:00 CET  1h     24/24   812     40      2       80
-0    superseded           2026-02-27 12:00:00 CET  -      0/24    0       0       0       0
+	require.Equal(t, `RUN  STATE        TOOK  CHUNKS  IMAGES  COPIED  FAILED  PULLS
+b    running     1m30s    4/24       0       0       0      0
+a    done           1h   24/24     812      40       2     80
+0    superseded      -    0/24       0       0       0      0
 `, out.String())
 
 	out.Reset()

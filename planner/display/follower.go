@@ -109,7 +109,7 @@ func (f *Follower) print(now time.Time) {
 		return
 	}
 	f.printed, f.at = next, now
-	f.write(fmt.Sprintf("%s  %s\n", moment(now), strings.Join(present(done(*s), imagesText(*s), activity(*s, now), bytesText(*s)), "; ")))
+	f.write(fmt.Sprintf("%s  %s\n", moment(now), strings.Join(present(done(*s), imagesText(*s), activity(*s, now), toGo(*s, now), bytesText(*s)), "; ")))
 }
 
 func (f *Follower) write(text string) { _, _ = io.WriteString(f.w, text) }

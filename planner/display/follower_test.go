@@ -43,6 +43,9 @@ func TestFollowerFitsTheTerminal(t *testing.T) {
 		f.Update(busy)
 		require.Equal(t, "\r\x1b[K"+want, out.String(), width)
 	}
+	busy := busy
+	busy.EstimatedDone = after(3*time.Hour + 12*time.Minute)
+	require.Equal(t, "[#####-----]  120/240 chunks  449/800 images, 1 failed  2 running  3h12m to go", line(busy, now, 79))
 	for width := range 150 {
 		require.LessOrEqual(t, len(line(busy, now, width)), width)
 	}
@@ -74,6 +77,10 @@ func TestFollowerOnATerminal(t *testing.T) {
 	clock = clock.Add(3 * time.Hour)
 	f.Update(s)
 	require.Equal(t, "<[##########----------]  1/2 chunks  waiting for a worker", take())
+
+	s.EstimatedDone, s.EstimatedAtLeast = after(10*time.Hour), true
+	f.Update(s)
+	require.Equal(t, "<[##########----------]  1/2 chunks  waiting for a worker  6h+ to go", take())
 
 	f.Update(run.Status{State: run.StateFailed, Chunks: run.Chunks{Total: 2, Done: 2}, Images: run.Tally{Total: 1, Failed: 1}})
 	f.Done()

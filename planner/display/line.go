@@ -17,12 +17,13 @@ const (
 // line tells as much as fits into the width.
 func line(s run.Status, now time.Time, width int) string {
 	long, short := bar(s.Chunks, longBar), bar(s.Chunks, shortBar)
-	count, doing := done(s), activity(s, now)
+	count, doing, left := done(s), activity(s, now), toGo(s, now)
 	for _, parts := range [][]string{
-		{long, count, imagesText(s), doing, bytesText(s)},
-		{long, count, imagesText(s), doing},
-		{short, count, briefImages(s), doing},
-		{count, briefImages(s), doing},
+		{long, count, imagesText(s), doing, left, bytesText(s)},
+		{long, count, imagesText(s), doing, left},
+		{short, count, briefImages(s), doing, left},
+		{count, briefImages(s), doing, left},
+		{count, doing, left},
 		{count, doing},
 		{count},
 	} {
@@ -78,6 +79,18 @@ func activity(s run.Status, now time.Time) string {
 		return "next chunk due " + relative(*s.NextDue, now)
 	}
 	return "waiting for a worker"
+}
+
+// toGo is how long the run has to wait yet, with a mark where it may be longer.
+func toGo(s run.Status, now time.Time) string {
+	if s.EstimatedDone == nil || !s.EstimatedDone.After(now) || s.NextDue != nil && s.EstimatedDone.Equal(*s.NextDue) {
+		return "" // a next chunk that is the last one is told of already
+	}
+	more := ""
+	if s.EstimatedAtLeast {
+		more = "+"
+	}
+	return span(s.EstimatedDone.Sub(now)) + more + " to go"
 }
 
 func bytesText(s run.Status) string {

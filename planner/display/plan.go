@@ -1,8 +1,8 @@
 package display
 
 import (
-	"fmt"
 	"io"
+	"strconv"
 	"time"
 )
 
@@ -23,20 +23,19 @@ func Plan(w io.Writer, planned []PlannedChunk, now time.Time) {
 		return
 	}
 	entries, last := 0, planned[0].Due
-	p.table(func(t io.Writer) {
-		_, _ = fmt.Fprintln(t, "CHUNK\tDUE\tREGISTRY\tENTRIES")
-		for _, c := range planned {
-			head := fmt.Sprintf("%d\t%s\t%s", c.Number, dueColumn(c.Due, now), c.Registry)
-			for _, entry := range c.Entries {
-				_, _ = fmt.Fprintf(t, "%s\t%s\n", head, entry)
-				head = "\t\t"
-			}
-			entries += len(c.Entries)
-			if c.Due.After(last) {
-				last = c.Due
-			}
+	var rows [][]string
+	for _, c := range planned {
+		head := []string{strconv.Itoa(c.Number), dueColumn(c.Due, now), c.Registry}
+		for _, entry := range c.Entries {
+			rows = append(rows, append(head, entry))
+			head = []string{"", "", ""}
 		}
-	})
+		entries += len(c.Entries)
+		if c.Due.After(last) {
+			last = c.Due
+		}
+	}
+	p.table(0, []column{number("CHUNK"), text("DUE"), text("REGISTRY"), text("ENTRIES")}, rows)
 	p.line("")
 	p.line("%s in %s, the last due %s.", count(entries, "entry", "entries"), chunks(len(planned)), due(last, now))
 }

@@ -3,6 +3,7 @@ package display
 import (
 	"fmt"
 	"io"
+	"strconv"
 	"time"
 
 	"github.com/osism/skopeo-worker/shared/run"
@@ -13,23 +14,26 @@ func Status(w io.Writer, s run.Status, now time.Time) {
 	var p page
 	defer p.to(w)
 	p.line("Run %s of %s: %s", s.Run, s.Name, stateText(s.State))
-	p.table(func(t io.Writer) {
-		row := func(name, format string, args ...any) {
-			_, _ = fmt.Fprintf(t, "  %s\t%s\n", name, fmt.Sprintf(format, args...))
-		}
-		row("started", "%s", momentAndRelative(s.Started, now))
-		if s.Finished != nil {
-			row("finished", "%s (took %s)", moment(*s.Finished), span(s.Finished.Sub(s.Started)))
-		}
-		c := s.Chunks
-		row("chunks", "%d: %d done, %d running, %d snoozed, %d waiting", c.Total, c.Done, c.Running, c.Snoozed, c.Waiting)
-		row("images", "%d: %s", s.Images.Total, list(outcomes(s.Images)))
-		row("pulls", "%d", s.Pulls)
-		row("copied", "%s", size(s.Bytes))
-		if s.NextDue != nil {
-			row("next due", "%s", dueColumn(*s.NextDue, now))
-		}
-	})
+	var rows [][]string
+	row := func(name, format string, args ...any) {
+		rows = append(rows, []string{name, fmt.Sprintf(format, args...)})
+	}
+	row("started", "%s", momentAndRelative(s.Started, now))
+	if s.Finished != nil {
+		row("finished", "%s (took %s)", moment(*s.Finished), span(s.Finished.Sub(s.Started)))
+	}
+	c := s.Chunks
+	row("chunks", "%s", sum(c.Total, []amount{{c.Done, "done"}, {c.Running, "running"}, {c.Snoozed, "snoozed"}, {c.Waiting, "waiting"}}))
+	row("images", "%s", sum(s.Images.Total, outcomes(s.Images)))
+	row("pulls", "%d", s.Pulls)
+	row("copied", "%s", size(s.Bytes))
+	if s.NextDue != nil {
+		row("next due", "%s", dueColumn(*s.NextDue, now))
+	}
+	if !s.Over() {
+		row("done", "%s", estimate(s, now))
+	}
+	p.table(imageIndent, []column{text(""), text("")}, rows)
 	registries(&p, s.Registries, now)
 	if s.Images.Failed > 0 {
 		p.line("")
@@ -37,41 +41,78 @@ func Status(w io.Writer, s run.Status, now time.Time) {
 	}
 }
 
-// registries shows what the source registries allow.
+// estimate is when the run will be done, as far as that can be told.
+func estimate(s run.Status, now time.Time) string {
+	switch {
+	case s.EstimatedDone != nil && s.EstimatedAtLeast:
+		return momentAndRelative(*s.EstimatedDone, now) + " at the earliest"
+	case s.EstimatedDone != nil:
+		return "about " + momentAndRelative(*s.EstimatedDone, now)
+	case s.EstimatedAtLeast:
+		return "cannot be told before more is known of what is left"
+	}
+	return "as soon as it is copied: it waits for no budget and schedule"
+}
+
+// registries shows what the source registries allow, and what is left there.
 func registries(p *page, all []run.Registry, now time.Time) {
 	if len(all) == 0 {
 		return
 	}
 	p.line("")
-	p.table(func(t io.Writer) {
-		_, _ = fmt.Fprintln(t, "  REGISTRY\tBUDGET\tSPENT\tSTATE")
-		for _, r := range all {
-			_, _ = fmt.Fprintf(t, "  %s\t%s\t%d\t%s\n", r.Registry, budget(r), r.Spent, registryState(r, now))
+	var rows [][]string
+	for _, r := range all {
+		spent, free := "-", "-" // nobody counts
+		if r.Free != nil {
+			spent, free = strconv.Itoa(r.Spent), strconv.Itoa(*r.Free)
 		}
-	})
+		done := "-"
+		if r.EstimatedDone != nil {
+			done = due(*r.EstimatedDone, now)
+		}
+		left := "~" + atLeast(r.ToPull, r.ToPullAtLeast) // never quite known
+		switch {
+		case r.ToPull == 0 && r.ToPullAtLeast:
+			left = "unknown"
+		case r.ToPull == 0:
+			left = "0"
+		}
+		rows = append(rows, []string{r.Registry, budget(r.Limit, r.Window), spent, free, left, done, registryState(r, now)})
+	}
+	p.table(imageIndent, []column{
+		text("REGISTRY"), text("BUDGET"), number("SPENT"), number("FREE"), number("TO PULL"), text("DONE"), text("STATE"),
+	}, rows)
+	for _, r := range all {
+		if r.ClosedUntil != nil && r.ClosedUntil.After(now) {
+			p.line("%*s%s is closed until %s: %s", imageIndent, "", r.Registry, moment(*r.ClosedUntil), printable(r.Reason))
+		}
+	}
 }
 
-func budget(r run.Registry) string {
-	if r.Limit == 0 {
-		return "unlimited"
+// atLeast is a number, with a mark where there is more.
+func atLeast(n int, more bool) string {
+	if more {
+		return strconv.Itoa(n) + "+"
 	}
-	window := r.Window
+	return strconv.Itoa(n)
+}
+
+func budget(limit int, window string) string {
+	if limit == 0 {
+		return "none known"
+	}
 	if d, err := time.ParseDuration(window); err == nil {
 		window = span(d)
 	}
-	return fmt.Sprintf("%d per %s", r.Limit, window)
+	return fmt.Sprintf("%d per %s", limit, window)
 }
 
 func registryState(r run.Registry, now time.Time) string {
 	switch {
 	case r.ClosedUntil != nil && r.ClosedUntil.After(now):
-		closed := "closed until " + momentAndRelative(*r.ClosedUntil, now)
-		if r.Reason != "" {
-			closed += ": " + printable(r.Reason)
-		}
-		return closed
+		return "closed for " + span(r.ClosedUntil.Sub(now))
 	case r.NextSlot != nil && r.NextSlot.After(now):
-		return "spent until " + momentAndRelative(*r.NextSlot, now)
+		return "spent, next slot " + relative(*r.NextSlot, now)
 	}
 	return "open"
 }
@@ -92,14 +133,20 @@ func Runs(w io.Writer, all []run.Status, now time.Time) {
 		p.line("Nothing has run in the last %d days.", int(run.Keep/day))
 		return
 	}
-	p.table(func(t io.Writer) {
-		_, _ = fmt.Fprintln(t, "RUN\tSTATE\tSTARTED\tTOOK\tCHUNKS\tIMAGES\tCOPIED\tFAILED\tPULLS")
-		for _, s := range all {
-			_, _ = fmt.Fprintf(t, "%s\t%s\t%s\t%s\t%d/%d\t%d\t%d\t%d\t%d\n",
-				s.Run, stateText(s.State), moment(s.Started), took(s, now),
-				s.Chunks.Done, s.Chunks.Total, s.Images.Total, s.Images.Copied, s.Images.Failed, s.Pulls)
+	var rows [][]string
+	for _, s := range all {
+		state := s.State
+		if state == run.StateFailed {
+			state = run.StateDone // how many failed has a column
 		}
-	})
+		rows = append(rows, []string{
+			s.Run, state, took(s, now), fmt.Sprintf("%d/%d", s.Chunks.Done, s.Chunks.Total),
+			strconv.Itoa(s.Images.Total), strconv.Itoa(s.Images.Copied), strconv.Itoa(s.Images.Failed), strconv.Itoa(s.Pulls),
+		})
+	}
+	p.table(0, []column{
+		text("RUN"), text("STATE"), number("TOOK"), number("CHUNKS"), number("IMAGES"), number("COPIED"), number("FAILED"), number("PULLS"),
+	}, rows)
 }
 
 // took is how long a run has taken so far. When a run ended is not known where no

@@ -4,15 +4,11 @@ import (
 	"fmt"
 	"io"
 	"strings"
-	"text/tabwriter"
 	"unicode"
 )
 
 // textWidth is where long texts are wrapped, in columns.
 const textWidth = 100
-
-// columnGap is the space between two columns of a table.
-const columnGap = 2
 
 // page collects what is shown, so that it is written in one piece.
 type page struct{ strings.Builder }
@@ -23,14 +19,6 @@ func (p *page) line(format string, args ...any) {
 
 // to writes the page. Nobody could be told of an error but on the same screen.
 func (p *page) to(w io.Writer) { _, _ = io.WriteString(w, p.String()) }
-
-// table aligns the cells that rows writes, with a tab behind each but the last
-// of a row.
-func (p *page) table(rows func(w io.Writer)) {
-	w := tabwriter.NewWriter(p, 0, 0, columnGap, ' ', 0)
-	rows(w)
-	_ = w.Flush()
-}
 
 // wrapped writes a text at an indent. Words are never cut: they may be digests or
 // addresses that someone wants to copy.

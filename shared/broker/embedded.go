@@ -19,12 +19,20 @@ const (
 	embeddedStore  = 64 << 30
 	// embeddedReady bounds the start; a large store is read through.
 	embeddedReady = time.Minute
+
+	lockFile = "lock"
 )
 
 // embedded is nats-server in this process, reachable by nobody else.
 type embedded struct {
 	server *server.Server
 	lock   *os.File
+}
+
+// Kept reports whether the folder holds the store of an embedded broker.
+func Kept(dir string) bool {
+	_, err := os.Stat(filepath.Join(dir, lockFile))
+	return err == nil
 }
 
 func startEmbedded(dir string) (*embedded, error) {
@@ -85,7 +93,7 @@ func (e *embedded) stop() {
 // lockFolder keeps two servers out of one store: nats-server itself would open it
 // twice. The kernel lets go of the lock when the process ends, however it ends.
 func lockFolder(dir string) (*os.File, error) {
-	path := filepath.Join(dir, "lock")
+	path := filepath.Join(dir, lockFile)
 	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE, 0o600)
 	if err != nil {
 		return nil, fmt.Errorf("%w: DATA_DIR: %w", ErrUnreachable, err)

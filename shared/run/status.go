@@ -39,30 +39,50 @@ type Chunks struct {
 	Done    int `json:"done"`
 }
 
-// Registry is what a source registry allows.
+// Registry is what a source registry allows, and what of a run is left there.
 type Registry struct {
 	Registry    string     `json:"registry"`
 	Limit       int        `json:"limit"`
 	Window      string     `json:"window"`
 	Spent       int        `json:"spent"`
+	Free        *int       `json:"free"` // nil where nobody counts
 	ClosedUntil *time.Time `json:"closed_until"`
 	Reason      string     `json:"reason"`
 	NextSlot    *time.Time `json:"next_slot"`
+	// ToPull are the manifests that are left to pull for the run, as far as they can be
+	// told; ToPullAtLeast says that there are more.
+	ToPull        int  `json:"to_pull"`
+	ToPullAtLeast bool `json:"to_pull_at_least"`
+	// EstimatedDone is when the budget allows the last of ToPull; nil where it is no
+	// obstacle.
+	EstimatedDone *time.Time `json:"estimated_done"`
 }
 
 // Status is how a run stands. Its JSON is part of the contract.
 type Status struct {
-	Name       string     `json:"name"`
-	Run        string     `json:"run"`
-	State      string     `json:"state"`
-	Chunks     Chunks     `json:"chunks"`
-	Images     Tally      `json:"images"`
-	Pulls      int        `json:"pulls"`
-	Bytes      int64      `json:"bytes"`
-	Started    time.Time  `json:"started"`
-	Finished   *time.Time `json:"finished"`
-	NextDue    *time.Time `json:"next_due"`
-	Registries []Registry `json:"registries"`
+	Name     string     `json:"name"`
+	Run      string     `json:"run"`
+	State    string     `json:"state"`
+	Chunks   Chunks     `json:"chunks"`
+	Images   Tally      `json:"images"`
+	Pulls    int        `json:"pulls"`
+	Bytes    int64      `json:"bytes"`
+	Started  time.Time  `json:"started"`
+	Finished *time.Time `json:"finished"`
+	NextDue  *time.Time `json:"next_due"`
+	// EstimatedDone is before when the run cannot be done, because a chunk is not due or
+	// a budget not free until then; nil where nothing but the work itself takes time.
+	EstimatedDone *time.Time `json:"estimated_done"`
+	// EstimatedAtLeast says that there is more to pull than could be told.
+	EstimatedAtLeast bool       `json:"estimated_at_least"`
+	Registries       []Registry `json:"registries"`
+}
+
+// NotBefore moves EstimatedDone on to t, where it is sooner.
+func (s *Status) NotBefore(t time.Time) {
+	if s.EstimatedDone == nil || s.EstimatedDone.Before(t) {
+		s.EstimatedDone = &t
+	}
 }
 
 // Over reports whether nothing of the run is left to do.
@@ -163,10 +183,15 @@ func (t *Tracker) Status(ctx context.Context) (Status, error) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	st := Status{Name: t.name, Run: t.id, Started: t.run.Started, Registries: []Registry{}}
-	bases := t.present(info.State.Subjects, &st)
+	bases, messages := t.present(info.State.Subjects, &st)
 	updated := t.count(bases, &st)
 	st.Chunks.Total = t.run.Chunks
 	st.State = t.state(st, len(bases) == 0)
+	if st.Over() {
+		st.EstimatedDone = nil
+	} else {
+		st.Registries = t.leftovers(messages)
+	}
 	if len(bases) == 0 && st.Over() {
 		switch {
 		case !updated.IsZero():
@@ -182,15 +207,16 @@ func (t *Tracker) Status(ctx context.Context) (Status, error) {
 var rank = map[string]int{Snoozed: 1, StateWaiting: 2, Running: 3}
 
 // present goes through the run's messages in the stream and returns the state of
-// each chunk that has any.
-func (t *Tracker) present(subjects map[string]uint64, st *Status) map[string]string {
-	bases := map[string]string{}
+// each chunk that has any, and the messages by the key of their progress.
+func (t *Tracker) present(subjects map[string]uint64, st *Status) (bases map[string]string, messages map[string]subject.Address) {
+	bases, messages = map[string]string{}, map[string]subject.Address{}
 	for subj := range subjects {
 		a, err := subject.ParseAddress(subj)
 		if err != nil {
 			continue
 		}
 		key := a.Registry + "." + a.Token
+		messages[key] = a
 		state, due := StateWaiting, time.Time{}
 		switch {
 		case strings.HasPrefix(subj, subject.Later+"."):
@@ -200,8 +226,11 @@ func (t *Tracker) present(subjects map[string]uint64, st *Status) map[string]str
 		case t.progress[key].State == Running:
 			state = Running
 		}
-		if !due.IsZero() && (st.NextDue == nil || due.Before(*st.NextDue)) {
-			st.NextDue = &due
+		if !due.IsZero() {
+			st.NotBefore(due)
+			if st.NextDue == nil || due.Before(*st.NextDue) {
+				st.NextDue = &due
+			}
 		}
 		base := a.Registry + "." + a.Number()
 		if rank[state] > rank[bases[base]] {
@@ -218,7 +247,7 @@ func (t *Tracker) present(subjects map[string]uint64, st *Status) map[string]str
 			st.Chunks.Running++
 		}
 	}
-	return bases
+	return bases, messages
 }
 
 // count sums up the progress and returns when it was last made.

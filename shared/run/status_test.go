@@ -244,7 +244,9 @@ func TestStatusKeys(t *testing.T) {
 		"chunks":{"total":0,"waiting":0,"running":0,"snoozed":0,"done":0},
 		"images":{"total":0,"copied":0,"tagged":0,"unchanged":0,"skipped":0,"failed":0},
 		"pulls":0,"bytes":0,"started":"0001-01-01T00:00:00Z","finished":null,"next_due":null,
-		"registries":[{"registry":"","limit":0,"window":"","spent":0,"closed_until":null,"reason":"","next_slot":null}]}`), ""), string(data))
+		"estimated_done":null,"estimated_at_least":false,
+		"registries":[{"registry":"","limit":0,"window":"","spent":0,"free":null,"closed_until":null,"reason":"","next_slot":null,
+			"to_pull":0,"to_pull_at_least":false,"estimated_done":null}]}`), ""), string(data))
 }
 
 func TestALongRun(t *testing.T) {

@@ -70,6 +70,29 @@ func (a Address) Number() string {
 	return n
 }
 
+// RegistryName decodes the registry. It reports false for one whose name was too
+// long to be kept.
+func (a Address) RegistryName() (string, bool) {
+	if a.Registry == "=e" {
+		return "", true
+	}
+	var b strings.Builder
+	for rest := a.Registry; rest != ""; {
+		plain, escaped, more := strings.Cut(rest, "=")
+		b.WriteString(plain)
+		if !more {
+			break
+		}
+		c, err := hex.DecodeString(escaped[:min(2, len(escaped))])
+		if err != nil || len(c) != 1 {
+			return "", false
+		}
+		b.Write(c)
+		rest = escaped[2:]
+	}
+	return b.String(), true
+}
+
 // OfRun matches every plan, later and chunk subject of a run with one filter,
 // so that one request tells whether the run is over.
 func OfRun(name, run string) string { return "mirror.*." + name + "." + run + ".>" }

@@ -53,6 +53,12 @@ func FuzzFailure(f *testing.F) {
 			require.Equal(t, a, got)
 		}
 		require.Equal(t, "12", a.Number())
+		if decoded, whole := a.RegistryName(); whole {
+			require.Equal(t, registry, decoded)
+		} else {
+			require.Greater(t, 3*len(registry), len(a.Registry))
+			require.Contains(t, a.Registry, "=h")
+		}
 	})
 }
 

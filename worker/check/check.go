@@ -9,8 +9,11 @@ import (
 
 	"golang.org/x/sync/errgroup"
 
+	"github.com/osism/skopeo-worker/shared/budget"
 	"github.com/osism/skopeo-worker/shared/message"
 	"github.com/osism/skopeo-worker/worker/mirror"
+	"github.com/osism/skopeo-worker/worker/platform"
+	"github.com/osism/skopeo-worker/worker/registry"
 	"github.com/osism/skopeo-worker/worker/resolve"
 )
 
@@ -24,11 +27,17 @@ const (
 
 // Checker compares repositories with their destination.
 type Checker struct {
-	// Resolver asks the sources. Its client's transport should be WithoutPulls: where
-	// a registry tells no digests, a client would pull.
+	// Resolver and Source ask the sources. The transport of their client should be
+	// WithoutPulls: where a registry tells no digests, a client would pull.
 	Resolver resolve.Resolver
+	Source   *registry.Client
 	// Mirror asks the destination. It needs no skopeo.
 	Mirror *mirror.Mirror
+	// Absent tells whether it is known that a manifest has nothing of what is wanted; nil
+	// is that nothing is known.
+	Absent func(ctx context.Context, digest string, wanted platform.Wanted) (bool, error)
+	// Outlook tells what a source registry allows; nil is that nothing is known.
+	Outlook func(ctx context.Context, registry string) (budget.Outlook, error)
 	// Backoff is the pause before the next try of what may pass.
 	Backoff func(attempt int) time.Duration
 	// Progress is told at the start and after each repository, never twice at once; nil
@@ -38,11 +47,11 @@ type Checker struct {
 
 // Check asks for the repositories of a list and returns a row for each pair of
 // source and destination, in the order of the list. What could not be found out is
-// in the rows; the error is ctx's.
+// in the rows; the error is ctx's, or of a broker that does not tell what is known.
 func (c *Checker) Check(ctx context.Context, list []message.Repository) (Report, error) {
 	groups := bySource(list)
-	t := &task{Checker: c, slots: make(chan struct{}, requests), silent: map[string]bool{}}
-	report := Report{Repositories: make([]Row, len(groups))}
+	t := &task{Checker: c, slots: make(chan struct{}, requests), silent: map[string]bool{}, samples: map[string]where{}}
+	report := Report{Repositories: make([]Row, len(groups)), Registries: []Registry{}}
 	var mu sync.Mutex
 	done := 0
 	progress := func() {
@@ -70,7 +79,7 @@ func (c *Checker) Check(ctx context.Context, list []message.Repository) (Report,
 		return Report{}, err
 	}
 	report.total()
-	return report, nil
+	return report, t.budgets(ctx, &report)
 }
 
 // bySource puts the entries of one repository that go to one destination together.
@@ -96,8 +105,9 @@ type task struct {
 	*Checker
 	slots chan struct{} // of requests to the destination
 
-	mu     sync.Mutex
-	silent map[string]bool // hosts that did not answer, however often they were asked
+	mu      sync.Mutex
+	silent  map[string]bool  // hosts that did not answer, however often they were asked
+	samples map[string]where // an image to be copied, by source registry
 }
 
 // row checks the entries of one repository.

@@ -57,6 +57,7 @@ func (s *site) over(network http.RoundTripper) *check.Checker {
 	source := registry.NewClient(registry.Options{Insecure: insecure, Transport: check.WithoutPulls(network)})
 	return &check.Checker{
 		Resolver: &resolve.Upstream{Registry: source, Listing: listing.New(listing.Options{Registry: source, Transport: network})},
+		Source:   source,
 		Mirror:   &mirror.Mirror{Registry: registry.NewClient(registry.Options{Insecure: insecure})},
 		Backoff: func(attempt int) time.Duration {
 			s.pauses <- attempt
@@ -124,7 +125,7 @@ func TestEveryOutcome(t *testing.T) {
 	require.Len(t, report.Repositories, 1, "the entries of a repository share a row")
 	require.Equal(t, check.Row{
 		Repository: s.from.Host() + "/" + tool, Destination: s.to.Host() + "/" + tool,
-		Counts: check.Counts{Copy: 2, Tag: 4, Unchanged: 2, Pulls: 2, PullsAtLeast: true},
+		Counts: check.Counts{Copy: 2, Tag: 4, Unchanged: 2, Pulls: 2, PullsAtLeast: true, BytesAtLeast: true},
 		Failed: []check.Failed{},
 	}, report.Repositories[0])
 	require.Equal(t, check.Totals{Repositories: 1, Counts: report.Repositories[0].Counts}, report.Totals)
@@ -154,7 +155,7 @@ func TestNewRepository(t *testing.T) {
 	s := newSite(t)
 	require.NoError(t, s.from.AddSynthetic(tool, registrytest.Synthetic{Tags: registrytest.Numbered("%03d", 300)}))
 	report := s.check(t, s.entry(tool))
-	require.Equal(t, check.Counts{Copy: 300, Pulls: 300}, report.Totals.Counts)
+	require.Equal(t, check.Counts{Copy: 300, Pulls: 300, BytesAtLeast: true}, report.Totals.Counts)
 	require.Equal(t, 1, s.to.Count(heads))
 	require.Equal(t, 1, s.to.Count(lists))
 }
@@ -175,7 +176,7 @@ func TestPlatforms(t *testing.T) {
 	entry := s.entry(tool)
 	entry.Selection = &selection.Selection{Platforms: []string{amd64}}
 	report := s.check(t, entry)
-	require.Equal(t, check.Counts{Copy: 1, Tag: 1, Unchanged: 1, Skipped: 1, Pulls: 1, PullsAtLeast: true}, report.Totals.Counts)
+	require.Equal(t, check.Counts{Copy: 1, Tag: 1, Unchanged: 1, Skipped: 1, Pulls: 1, PullsAtLeast: true, BytesAtLeast: true}, report.Totals.Counts)
 }
 
 // TestListedPlatforms: where the listing tells the platforms of an index, they are
@@ -188,10 +189,12 @@ func TestListedPlatforms(t *testing.T) {
 	index(t, internet.Hub, tool, "foreign", arm64)
 	image(t, internet.Hub, tool, "single", "1")
 	entry := message.Repository{Source: "docker.io/" + tool, Destination: s.to.Host() + "/" + tool}
-	require.Equal(t, check.Counts{Copy: 3, Pulls: 3 + 2 + 1, PullsAtLeast: true}, s.check(t, entry).Totals.Counts)
+	counts := s.check(t, entry).Totals.Counts
+	require.Equal(t, []any{3, 3 + 2 + 1, true}, []any{counts.Copy, counts.Pulls, counts.PullsAtLeast})
 
 	entry.Selection = &selection.Selection{Platforms: []string{amd64}}
-	require.Equal(t, check.Counts{Copy: 2, Skipped: 1, Pulls: 2 + 1, PullsAtLeast: true}, s.check(t, entry).Totals.Counts)
+	counts = s.check(t, entry).Totals.Counts
+	require.Equal(t, []any{2, 1, 2 + 1, true}, []any{counts.Copy, counts.Skipped, counts.Pulls, counts.PullsAtLeast})
 	require.Zero(t, internet.Hub.Pulls())
 }
 
@@ -238,7 +241,7 @@ func TestFailures(t *testing.T) {
 
 	report := s.check(t, s.entry(tool), s.entry("no/such"), named)
 	require.Equal(t, check.Totals{
-		Repositories: 3, Counts: check.Counts{Copy: 1, Unchanged: 1, Pulls: 1, PullsAtLeast: true}, Failed: 5,
+		Repositories: 3, Counts: check.Counts{Copy: 1, Unchanged: 1, Pulls: 1, PullsAtLeast: true, BytesAtLeast: true}, Failed: 5,
 	}, report.Totals)
 	reasons := map[string]string{}
 	for _, row := range report.Repositories {

@@ -36,13 +36,13 @@ func (t *task) compare(ctx context.Context, row *Row, images []*image) {
 		key := [2]string{image.digest, image.selection}
 		j := index[key]
 		if j == nil {
-			j = &job{}
+			j = &job{image: image}
 			index[key] = j
 			jobs = append(jobs, j)
 		}
 		if have[i].current {
 			row.Unchanged++
-			j.known = true
+			j.at = have[i].digest
 			continue
 		}
 		j.images = append(j.images, image)
@@ -51,6 +51,8 @@ func (t *task) compare(ctx context.Context, row *Row, images []*image) {
 	for _, j := range jobs {
 		row.count(j)
 	}
+	t.sample(row.Repository, jobs)
+	t.refer(ctx, row, jobs)
 }
 
 // look asks the destination for each tag, the first one alone: where nothing is

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 
-	"github.com/google/go-containerregistry/pkg/v1/types"
 	"golang.org/x/sync/errgroup"
 
 	"github.com/osism/skopeo-worker/worker/registry"
@@ -12,8 +11,9 @@ import (
 
 // job is one digest, with all the tags that are not up to date.
 type job struct {
+	image   *image // one of those with the digest
 	images  []*image
-	known   bool // the destination has it under another tag
+	at      string // digest that it has at the destination; nothing: it is to be copied
 	verdict verdict
 	err     error
 }
@@ -32,20 +32,9 @@ func (t *task) judgeAll(ctx context.Context, destination string, jobs []*job, em
 	var group errgroup.Group
 	group.SetLimit(requests)
 	for _, j := range jobs {
-		switch {
-		case len(j.images) == 0:
-		case j.known:
-			j.verdict = tagging
-		case j.images[0].unwanted():
-			j.verdict = skipping
-		case empty:
-			j.verdict = copying
-		default:
+		if len(j.images) > 0 {
 			group.Go(func() error {
-				j.err = t.insist(ctx, destination, t.slot(func() (err error) {
-					j.verdict, err = t.judge(ctx, destination, j.images[0])
-					return err
-				}))
+				j.err = t.judge(ctx, destination, j, empty)
 				return nil
 			})
 		}
@@ -53,26 +42,54 @@ func (t *task) judgeAll(ctx context.Context, destination string, jobs []*job, em
 	_ = group.Wait() // the errors are in the jobs
 }
 
-// judge asks for the digest: under another name, it only has to be tagged. An index
-// of just some platforms is made anew from the source's, which takes pulls.
-func (t *task) judge(ctx context.Context, destination string, i *image) (verdict, error) {
+// judge finds out what a digest needs, most of the time without a question.
+func (t *task) judge(ctx context.Context, destination string, j *job, empty bool) (err error) {
+	absent := false
+	switch {
+	case j.at != "":
+		j.verdict = tagging
+		return nil
+	case j.image.unwanted():
+		j.verdict = skipping
+		return nil
+	case t.Absent != nil && !j.image.wanted.All():
+		absent, err = t.Absent(ctx, j.image.digest, j.image.wanted)
+	}
+	switch {
+	case err != nil:
+		return err
+	case absent:
+		j.verdict = skipping
+		return nil
+	case empty:
+		return nil
+	}
+	return t.insist(ctx, destination, t.slot(func() error { return t.seek(ctx, destination, j) }))
+}
+
+// seek asks the destination for the digest: under another name, it only has to be
+// tagged. An index of just some platforms is made anew from the source's, which takes
+// pulls.
+func (t *task) seek(ctx context.Context, destination string, j *job) error {
+	i := j.image
 	d, err := t.Mirror.Registry.Head(ctx, destination, i.digest)
 	switch {
 	case errors.Is(err, registry.ErrNotFound):
-		return copying, nil
+		return nil
 	case err != nil:
-		return copying, err
-	case i.wanted.All():
-		return tagging, nil
-	case !isImage(d.MediaType):
-		return copying, nil
+		return err
+	case !i.wanted.All() && !isImage(d.MediaType):
+		return nil
+	case !i.wanted.All():
+		// It may have been copied to learn its platform, and left without a tag.
+		wanted, err := t.Mirror.Wants(ctx, destination, i.digest, i.wanted)
+		if err != nil || !wanted {
+			j.verdict = skipping
+			return err
+		}
 	}
-	// It may have been copied to learn its platform, and left without a tag.
-	wanted, err := t.Mirror.Wants(ctx, destination, i.digest, i.wanted)
-	if err == nil && !wanted {
-		return skipping, nil
-	}
-	return tagging, err
+	j.verdict, j.at = tagging, i.digest
+	return nil
 }
 
 // count adds what becomes of the images of a job.
@@ -89,43 +106,10 @@ func (r *Row) count(j *job) {
 	case j.verdict == skipping:
 		r.Skipped += n
 		// A worker that does not remember it yet gets the index to learn it.
-		r.PullsAtLeast = r.PullsAtLeast || j.images[0].unwanted()
+		r.PullsAtLeast = r.PullsAtLeast || j.image.unwanted()
 	default:
-		pulls, atLeast := j.images[0].pulls()
 		r.Copy++
 		r.Tag += n - 1
-		r.Pulls += pulls
-		r.PullsAtLeast = r.PullsAtLeast || atLeast
+		r.cost(j.image)
 	}
-}
-
-// unwanted tells whether the listing has told the platforms, and none is wanted.
-func (i *image) unwanted() bool { return len(i.platforms) > 0 && i.covered() == 0 }
-
-// covered counts the wanted ones of the platforms that the listing told.
-func (i *image) covered() int {
-	n := 0
-	for _, p := range i.platforms {
-		if i.wanted.Covers(p) {
-			n++
-		}
-	}
-	return n
-}
-
-// pulls is how many manifests a copy gets from the source. What an index lists is
-// known only as far as a listing told its platforms: attestations are in none.
-func (i *image) pulls() (n int, atLeast bool) {
-	switch {
-	case isImage(i.mediaType):
-		return 1, false
-	case types.MediaType(i.mediaType).IsIndex(), len(i.platforms) > 1:
-		return 1 + i.covered(), true
-	}
-	return 1, true
-}
-
-func isImage(mediaType string) bool {
-	kind := types.MediaType(mediaType)
-	return kind.IsImage() || kind.IsSchema1()
 }

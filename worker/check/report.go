@@ -2,8 +2,9 @@ package check
 
 // Report is what mirroring would do. Its JSON is part of the command line's contract.
 type Report struct {
-	Repositories []Row  `json:"repositories"`
-	Totals       Totals `json:"totals"`
+	Repositories []Row      `json:"repositories"`
+	Registries   []Registry `json:"registries"` // of what there is to pull; never nil
+	Totals       Totals     `json:"totals"`
 }
 
 // Row is one repository of the list.
@@ -19,6 +20,8 @@ type Totals struct {
 	Repositories int `json:"repositories"`
 	Counts
 	Failed int `json:"failed"`
+	// Seconds are those of the registry that takes longest.
+	Seconds *int `json:"seconds"`
 }
 
 // Counts are numbers of images, and what they cost.
@@ -27,14 +30,18 @@ type Counts struct {
 	Tag       int `json:"tag"`       // content that it has, or will have, under another name
 	Unchanged int `json:"unchanged"` // the destination is up to date
 	Skipped   int `json:"skipped"`   // nothing of it is wanted
-	// Pulls are the manifests to get from the source: one for an image, and for an
-	// index one more for each platform that the source's listing told.
+	// Referrers are signatures, SBOMs and attestations that the destination lacks.
+	Referrers int `json:"referrers"`
+	// Pulls are the manifests to get from the source: one for an image and for a referrer,
+	// and for an index one more for each platform that the source's listing told.
 	Pulls int `json:"pulls"`
 	// PullsAtLeast says that there are more pulls than could be told without one:
 	// manifests in an index, or what could not be checked.
 	PullsAtLeast bool `json:"pulls_at_least"`
-	// Bytes are what the copies bring; nil where that is not known.
-	Bytes *int64 `json:"bytes"`
+	// Bytes are the layers of the copies, as far as the source's listing told; nil where
+	// it told nothing. BytesAtLeast says that there are more.
+	Bytes        *int64 `json:"bytes"`
+	BytesAtLeast bool   `json:"bytes_at_least"`
 }
 
 // Failed is an image, or a repository, that could not be checked.
@@ -44,42 +51,41 @@ type Failed struct {
 }
 
 // ToDo reports whether mirroring would change the destination.
-func (r Report) ToDo() bool { return r.Totals.Copy+r.Totals.Tag > 0 }
+func (r Report) ToDo() bool { return r.Totals.Copy+r.Totals.Tag+r.Totals.Referrers > 0 }
 
 // settle adds what follows from the rest of the row.
 func (r *Row) settle() {
-	if len(r.Failed) > 0 {
-		r.PullsAtLeast = true
-	} else if r.Copy == 0 {
-		// Sizes stand in manifests, and those of the source are not pulled.
+	switch {
+	case len(r.Failed) > 0:
+		r.PullsAtLeast, r.BytesAtLeast = true, true
+	case r.Copy+r.Referrers == 0:
 		r.Bytes = new(int64)
 	}
 }
 
 func (r *Report) total() {
-	var bytes int64
-	known := true
+	r.Totals = Totals{Repositories: len(r.Repositories)}
 	for _, row := range r.Repositories {
 		r.Totals.add(row.Counts)
 		r.Totals.Failed += len(row.Failed)
-		if row.Bytes == nil {
-			known = false
-			continue
-		}
-		bytes += *row.Bytes
 	}
-	r.Totals.Repositories = len(r.Repositories)
-	if known {
-		r.Totals.Bytes = &bytes
+	if b := r.Totals.Bytes; b == nil && !r.Totals.BytesAtLeast {
+		r.Totals.Bytes = new(int64)
+	} else if b != nil && *b == 0 && r.Totals.BytesAtLeast {
+		r.Totals.Bytes = nil
 	}
 }
 
-// add sums up all but Bytes.
 func (c *Counts) add(o Counts) {
 	c.Copy += o.Copy
 	c.Tag += o.Tag
 	c.Unchanged += o.Unchanged
 	c.Skipped += o.Skipped
+	c.Referrers += o.Referrers
 	c.Pulls += o.Pulls
 	c.PullsAtLeast = c.PullsAtLeast || o.PullsAtLeast
+	if o.Bytes != nil {
+		c.addBytes(*o.Bytes)
+	}
+	c.BytesAtLeast = c.BytesAtLeast || o.BytesAtLeast
 }

@@ -6,6 +6,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/osism/skopeo-worker/shared/budget"
 	"github.com/osism/skopeo-worker/worker/outcome"
 	"github.com/osism/skopeo-worker/worker/registry"
 )
@@ -14,9 +15,7 @@ const (
 	// attempts is how often something is tried that may pass. With pauses of 1, 2 and
 	// 4 seconds that outlasts a hiccup, and somebody is waiting.
 	attempts = 4
-	// limitedAttempts is how often a registry is asked that limits us, over two minutes.
-	// quay.io allows 5 listings a second, and nothing paces a check: a list of some
-	// hundred repositories runs into that, and has to get through.
+	// limitedAttempts is how often a registry is asked that refuses us, over two minutes.
 	limitedAttempts = 8
 	// maxPause is the longest time that a registry which limits us is waited for.
 	maxPause = time.Minute
@@ -26,23 +25,28 @@ const (
 // answer in the end is then asked once for everything else.
 func (t *task) insist(ctx context.Context, repository string, request func() error) error {
 	host, _, _ := strings.Cut(repository, "/")
-	for attempt := 1; ; attempt++ {
+	for attempt := 1; ; {
 		err := request()
 		if err == nil || !mayPass(err) {
 			return err
 		}
-		most := attempts
-		if errors.Is(err, registry.ErrLimited) {
-			most = limitedAttempts
-		}
 		after := outcome.RetryAfter(err)
-		if attempt >= most || after > maxPause || t.isSilent(host) {
-			if !answered(err) {
-				t.noteSilent(host)
-			}
+		if after > maxPause {
 			return err
 		}
-		timer := time.NewTimer(max(min(t.Backoff(attempt), maxPause), after))
+		tried := attempt
+		// Whose turn has not come has not been refused: a list of some hundred
+		// repositories has to get through.
+		if spent := (*budget.SpentError)(nil); !errors.As(err, &spent) {
+			if attempt >= most(err) || t.isSilent(host) {
+				if !answered(err) {
+					t.noteSilent(host)
+				}
+				return err
+			}
+			attempt++
+		}
+		timer := time.NewTimer(max(min(t.Backoff(tried), maxPause), after))
 		select {
 		case <-timer.C:
 		case <-ctx.Done():
@@ -50,6 +54,14 @@ func (t *task) insist(ctx context.Context, repository string, request func() err
 			return ctx.Err()
 		}
 	}
+}
+
+// most is how often something is tried that fails like this.
+func most(err error) int {
+	if errors.Is(err, registry.ErrLimited) {
+		return limitedAttempts
+	}
+	return attempts
 }
 
 // mayPass tells whether a failure is worth another try.

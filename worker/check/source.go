@@ -19,9 +19,10 @@ type image struct {
 	source    string // as the list would name it
 	tag       string // at the destination
 	digest    string
-	mediaType string   // empty where it is not known
-	platforms []string // all that the listing told, mostly none
+	mediaType string // empty where it is not known
+	listed    resolve.Listed
 	wanted    platform.Wanted
+	referrers bool   // what refers to it is wanted, too
 	selection string // the same for the same wanted
 }
 
@@ -58,8 +59,9 @@ func (t *task) resolve(ctx context.Context, r message.Repository) resolved {
 			tag:       reference.Reference{Tag: i.Tag, Digest: i.Digest}.DestinationTag(),
 			digest:    i.Digest,
 			mediaType: i.MediaType,
-			platforms: found.Platforms[i.Tag],
+			listed:    found.Listed[i.Tag],
 			wanted:    platform.Wanted{Platforms: contents.Platforms, WithoutAttestations: contents.WithoutAttestations},
+			referrers: chosen.Referrers,
 			selection: hash,
 		})
 	}
@@ -78,7 +80,7 @@ func (t *task) ask(ctx context.Context, r message.Repository) (resolve.Result, e
 			return err
 		}
 		if !listed {
-			listed, found.Platforms = true, got.Platforms
+			listed, found.Listed = true, got.Listed
 		}
 		found.Images = append(found.Images, got.Images...)
 		found.Skipped += got.Skipped

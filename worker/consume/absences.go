@@ -11,6 +11,7 @@ import (
 
 	"github.com/osism/skopeo-worker/shared/broker"
 	"github.com/osism/skopeo-worker/shared/run"
+	"github.com/osism/skopeo-worker/worker/chunk"
 	"github.com/osism/skopeo-worker/worker/platform"
 )
 
@@ -21,7 +22,8 @@ const absenceBucket = "mirror_absent"
 // absences implements chunk.Absences. Losing one costs a pull.
 type absences struct{ kv jetstream.KeyValue }
 
-func openAbsences(ctx context.Context, b *broker.Broker) (*absences, error) {
+// OpenAbsences returns what the workers of a broker have noted.
+func OpenAbsences(ctx context.Context, b *broker.Broker) (chunk.Absences, error) {
 	kv, err := b.Bucket(ctx, jetstream.KeyValueConfig{
 		Bucket:      absenceBucket,
 		Description: "skopeo-worker: manifests without a wanted platform",

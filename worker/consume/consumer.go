@@ -58,7 +58,7 @@ func New(ctx context.Context, b *broker.Broker, w *chunk.Worker, m *metrics.Metr
 	if err != nil {
 		return nil, err
 	}
-	absences, err := openAbsences(ctx, b)
+	absences, err := OpenAbsences(ctx, b)
 	if err != nil {
 		return nil, err
 	}

@@ -14,6 +14,7 @@ import (
 	"github.com/osism/skopeo-worker/shared/broker"
 	"github.com/osism/skopeo-worker/shared/failure"
 	"github.com/osism/skopeo-worker/shared/message"
+	"github.com/osism/skopeo-worker/worker/chunk"
 	"github.com/osism/skopeo-worker/worker/platform"
 )
 
@@ -105,8 +106,8 @@ func (i insistentResolutions) Superseded(ctx context.Context, c message.Chunk, r
 
 // insistentAbsences does the same for absences.
 type insistentAbsences struct {
-	*absences
-	log *slog.Logger
+	absences chunk.Absences
+	log      *slog.Logger
 }
 
 func (i insistentAbsences) Absent(ctx context.Context, digest string, w platform.Wanted) (absent bool, err error) {

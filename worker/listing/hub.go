@@ -1,6 +1,7 @@
 package listing
 
 import (
+	"cmp"
 	"context"
 	_ "crypto/sha256" // the digest algorithms that the OCI specification registers
 	_ "crypto/sha512"
@@ -64,6 +65,7 @@ type hubTag struct {
 	MediaType   string     `json:"media_type"`
 	LastUpdated string     `json:"last_updated"` // what the listing is ordered by
 	LastPushed  string     `json:"tag_last_pushed"`
+	FullSize    int64      `json:"full_size"`
 	Images      []hubImage `json:"images"`
 }
 
@@ -72,6 +74,7 @@ type hubImage struct {
 	OS           string `json:"os"`
 	Architecture string `json:"architecture"`
 	Variant      string `json:"variant"`
+	Size         int64  `json:"size"`
 }
 
 func readHub(body []byte) (page, error) {
@@ -89,7 +92,7 @@ func readHub(body []byte) (page, error) {
 	for _, t := range answer.Results {
 		found.tags = append(found.tags, Tag{
 			Name: t.Name, Digest: validDigest(t.Digest), MediaType: t.MediaType,
-			Updated: hubTime(t.LastUpdated, t.LastPushed), Platforms: hubPlatforms(t.Images),
+			Updated: hubTime(t.LastUpdated, t.LastPushed), Size: hubSize(t), Platforms: hubPlatforms(t.Images),
 		})
 	}
 	return found, nil
@@ -107,8 +110,8 @@ func hubTime(candidates ...string) time.Time {
 
 // hubPlatforms is none where one of the images does not tell: what has a
 // platform we do not know must not be skipped for the others.
-func hubPlatforms(images []hubImage) []string {
-	var platforms []string
+func hubPlatforms(images []hubImage) []Platform {
+	var platforms []Platform
 	for _, image := range images {
 		if image.OS == unknown {
 			continue
@@ -116,12 +119,25 @@ func hubPlatforms(images []hubImage) []string {
 		if image.OS == "" || image.Architecture == "" {
 			return nil
 		}
-		platform := strings.TrimSuffix(image.OS+"/"+image.Architecture+"/"+image.Variant, "/")
-		if !slices.Contains(platforms, platform) {
-			platforms = append(platforms, platform)
+		name := strings.TrimSuffix(image.OS+"/"+image.Architecture+"/"+image.Variant, "/")
+		i := slices.IndexFunc(platforms, func(p Platform) bool { return p.Name == name })
+		if i < 0 { // or another version of Windows
+			i = len(platforms)
+			platforms = append(platforms, Platform{Name: name})
 		}
+		platforms[i].Size += image.Size
 	}
 	return platforms
+}
+
+// hubSize is that of all images. full_size is for what has none: of an index it is not
+// known to be the sum.
+func hubSize(t hubTag) int64 {
+	sum := int64(0)
+	for _, image := range t.Images {
+		sum += image.Size
+	}
+	return cmp.Or(sum, t.FullSize)
 }
 
 // validDigest is empty for what is not a digest.

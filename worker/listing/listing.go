@@ -14,10 +14,17 @@ import (
 // zero. All of it is a hint: the tag may have moved since.
 type Tag struct {
 	Name      string
-	Digest    string    // of what the tag names; where it is empty, a HEAD tells it
-	MediaType string    // of what the tag names
-	Updated   time.Time // when the tag was last pushed
-	Platforms []string  // os/architecture[/variant], each once; empty = not told
+	Digest    string     // of what the tag names; where it is empty, a HEAD tells it
+	MediaType string     // of what the tag names
+	Updated   time.Time  // when the tag was last pushed
+	Size      int64      // bytes of all layers below it; of shared ones, each time
+	Platforms []Platform // each once; empty = not told
+}
+
+// Platform is one of those below a tag.
+type Platform struct {
+	Name string // os/architecture[/variant]
+	Size int64  // bytes of its layers
 }
 
 // windows is the operating system that mirrors of Linux images leave out.
@@ -26,7 +33,7 @@ const windows = "windows/"
 // WindowsOnly says whether the upstream tells of platforms, all of them Windows.
 func (t Tag) WindowsOnly() bool {
 	for _, platform := range t.Platforms {
-		if !strings.HasPrefix(platform, windows) {
+		if !strings.HasPrefix(platform.Name, windows) {
 			return false
 		}
 	}

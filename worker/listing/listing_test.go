@@ -3,12 +3,14 @@ package listing_test
 import (
 	"bytes"
 	"context"
+	"encoding/json"
 	"log/slog"
 	"net/http"
 	"strings"
 	"testing"
 	"time"
 
+	v1 "github.com/google/go-containerregistry/pkg/v1"
 	"github.com/google/go-containerregistry/pkg/v1/types"
 	"github.com/osism/skopeo-worker/worker/listing"
 	"github.com/osism/skopeo-worker/worker/outcome"
@@ -100,6 +102,22 @@ func both(t *testing.T, test func(t *testing.T, repository string)) {
 	}
 }
 
+// layersSize is that of all layers of the manifests.
+func layersSize(t *testing.T, r *registrytest.Registry, repository string, digests ...string) (sum int64) {
+	t.Helper()
+	for _, digest := range digests {
+		payload, err := r.Manifest(repository, digest)
+		require.NoError(t, err)
+		var manifest v1.Manifest
+		require.NoError(t, json.Unmarshal(payload, &manifest))
+		for _, layer := range manifest.Layers {
+			sum += layer.Size
+		}
+	}
+	require.Positive(t, sum)
+	return sum
+}
+
 func TestHubTellsEverything(t *testing.T) {
 	s := start(t, registrytest.BulkAPI{}, registrytest.BulkAPI{Inactive: []string{"old"}})
 	_, path := s.upstream(inHub)
@@ -116,14 +134,23 @@ func TestHubTellsEverything(t *testing.T) {
 		require.True(t, s.Hub.SetTagTime(path, tag, at.Add(time.Duration(i)*time.Hour)))
 	}
 
+	of := func(digest string) (children []string) {
+		found, err := s.Hub.Children(path, digest)
+		require.NoError(t, err)
+		for _, child := range found {
+			children = append(children, child.Digest.String())
+		}
+		return children
+	}
+	size := func(digest string) int64 { return layersSize(t, s.Hub, path, append(of(digest), digest)...) }
 	got, err := s.list(t.Context(), inHub)
 	require.NoError(t, err)
 	require.NotEmpty(t, got[0].Digest)
 	require.Empty(t, got[0].Platforms, "a chart has none")
 	require.Equal(t, []listing.Tag{
-		{"1.0-windows", win, string(types.OCIImageIndex), at.Add(2 * time.Hour), []string{windows}},
-		{"1.0", index, string(types.OCIImageIndex), at.Add(time.Hour), []string{amd64, arm64v8}},
-		{"old", old, string(types.OCIManifestSchema1), at, []string{arm64v8}},
+		{"1.0-windows", win, string(types.OCIImageIndex), at.Add(2 * time.Hour), size(win), []listing.Platform{{windows, size(of(win)[0])}}},
+		{"1.0", index, string(types.OCIImageIndex), at.Add(time.Hour), size(index), []listing.Platform{{amd64, size(of(index)[0])}, {arm64v8, size(of(index)[1])}}},
+		{"old", old, string(types.OCIManifestSchema1), at, size(old), []listing.Platform{{arm64v8, size(old)}}},
 	}, got[1:])
 	require.True(t, got[1].WindowsOnly(), "its attestations are not a platform")
 	require.False(t, got[2].WindowsOnly())
@@ -151,7 +178,8 @@ func TestQuayTellsDigestsAndTimes(t *testing.T) {
 	got, err := s.list(t.Context(), inQuay)
 	require.NoError(t, err)
 	require.Equal(t, []string{"moved", "ending"}, namesOf(got))
-	require.Equal(t, listing.Tag{Name: "moved", Digest: index, Updated: at}, got[0])
+	require.Equal(t, listing.Tag{Name: "moved", Digest: index, Updated: at}, got[0], "nobody tells the size of an index")
+	require.Equal(t, layersSize(t, r, path, got[1].Digest), got[1].Size)
 	require.True(t, s.For(inQuay).NewestFirst())
 	requests := r.Requests()
 	require.Len(t, requests, 1)
@@ -265,10 +293,10 @@ func TestLimitsAndServersInTroubleAreErrors(t *testing.T) {
 	}{
 		"quay's own":    {status: 429, err: registry.ErrLimited, class: outcome.Limited},
 		"seconds":       {429, http.Header{"Retry-After": {"7"}}, registry.ErrLimited, outcome.Limited, 7 * time.Second, 7 * time.Second},
-		"date":          {429, http.Header{"Retry-After": {in(30 * time.Second)}}, registry.ErrLimited, outcome.Limited, 20 * time.Second, 30 * time.Second},
-		"unix time":     {429, http.Header{"Retry-After": {soon(30)}}, registry.ErrLimited, outcome.Limited, 20 * time.Second, 30 * time.Second},
-		"reset":         {429, http.Header{"X-Ratelimit-Reset": {soon(30)}}, registry.ErrLimited, outcome.Limited, 20 * time.Second, 30 * time.Second},
-		"before":        {429, http.Header{"X-Retry-After": {soon(30)}}, registry.ErrLimited, outcome.Limited, 20 * time.Second, 30 * time.Second},
+		"date":          {429, http.Header{"Retry-After": {in(30 * time.Minute)}}, registry.ErrLimited, outcome.Limited, 20 * time.Minute, 30 * time.Minute},
+		"unix time":     {429, http.Header{"Retry-After": {soon(30 * 60)}}, registry.ErrLimited, outcome.Limited, 20 * time.Minute, 30 * time.Minute},
+		"reset":         {429, http.Header{"X-Ratelimit-Reset": {soon(30 * 60)}}, registry.ErrLimited, outcome.Limited, 20 * time.Minute, 30 * time.Minute},
+		"before":        {429, http.Header{"X-Retry-After": {soon(30 * 60)}}, registry.ErrLimited, outcome.Limited, 20 * time.Minute, 30 * time.Minute},
 		"an hour":       {429, http.Header{"Retry-After": {"86400"}}, registry.ErrLimited, outcome.Limited, time.Hour, time.Hour},
 		"server":        {status: 500, err: registry.ErrUnavailable, class: outcome.Transient},
 		"busy":          {503, http.Header{"Retry-After": {"5"}}, registry.ErrUnavailable, outcome.Transient, 5 * time.Second, 5 * time.Second},

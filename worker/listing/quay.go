@@ -52,6 +52,7 @@ func quayURL(repository reference.Reference, page int) url.URL {
 type quayTag struct {
 	Name         string `json:"name"`
 	Digest       string `json:"manifest_digest"`
+	Size         int64  `json:"size"`     // of its layers; null of an index
 	Start        int64  `json:"start_ts"` // unix time
 	End          int64  `json:"end_ts"`   // unix time
 	LastModified string `json:"last_modified"`
@@ -76,7 +77,7 @@ func readQuay(body []byte) (page, error) {
 			continue
 		}
 		found.tags = append(found.tags, Tag{
-			Name: t.Name, Digest: validDigest(t.Digest), Updated: quayTime(t.Start, t.LastModified),
+			Name: t.Name, Digest: validDigest(t.Digest), Updated: quayTime(t.Start, t.LastModified), Size: t.Size,
 		})
 	}
 	return found, nil

@@ -142,16 +142,28 @@ func (r *Registry) row(repository string, l life) row {
 	found.mediaType = below.MediaType
 	if found.index = below.Manifests != nil; found.index {
 		found.children = slices.DeleteFunc(below.Manifests, func(d v1.Descriptor) bool { return d.Platform == nil })
+		for i, child := range found.children {
+			_, payload, _ := r.manifest(repository, child.Digest.String())
+			found.children[i].Size = layersSize(payload)
+		}
 		return found
 	}
 	image := describe("", payload)
-	image.Size = 0
-	for _, layer := range below.Layers {
-		image.Size += layer.Size
-	}
+	image.Size = layersSize(payload)
 	image.Platform = r.platformOf(repository, below.Config)
 	found.size, found.children = image.Size, []v1.Descriptor{image}
 	return found
+}
+
+// layersSize is the size that both APIs tell of an image; 0 for what is none.
+func layersSize(payload []byte) int64 {
+	var image contents
+	_ = json.Unmarshal(payload, &image) // has no layers where it fails
+	sum := int64(0)
+	for _, layer := range image.Layers {
+		sum += layer.Size
+	}
+	return sum
 }
 
 // platformOf reads an image's configuration; what is none has no platform.

@@ -62,21 +62,21 @@ func (u *Upstream) digests(ctx context.Context, repository string, tags []listin
 			result.Skipped++
 		default:
 			result.Images = append(result.Images, image(tag.Name, found[i]))
-			result.note(tag)
+			result.note(tag.Name, Listed{Size: tag.Size, Platforms: tag.Platforms})
 		}
 	}
 	return result, nil
 }
 
-// note keeps the platforms that the listing told of a tag.
-func (r *Result) note(tag listing.Tag) {
-	if len(tag.Platforms) == 0 {
+// note keeps what the listing told of a tag.
+func (r *Result) note(tag string, told Listed) {
+	if told.Size == 0 && len(told.Platforms) == 0 {
 		return
 	}
-	if r.Platforms == nil {
-		r.Platforms = map[string][]string{}
+	if r.Listed == nil {
+		r.Listed = map[string]Listed{}
 	}
-	r.Platforms[tag.Name] = tag.Platforms
+	r.Listed[tag] = told
 }
 
 // answered tells whether the registry itself has answered.

@@ -17,9 +17,14 @@ type Result struct {
 	Missed  []Missed // tags whose digest is still to be found out
 	Skipped int      // tags that were listed and then were gone, or are for Windows only
 	Pulls   int      // manifests that had to be pulled to learn their digest
-	// Platforms are those of the tags whose listing tells all of them, by tag. They are
-	// as the listing writes them, os/architecture[/variant].
-	Platforms map[string][]string
+	// Listed is what the listing told of tags beside their digests, by tag.
+	Listed map[string]Listed
+}
+
+// Listed is what a listing tells of a tag. It is zero where it does not.
+type Listed struct {
+	Size      int64
+	Platforms []listing.Platform
 }
 
 // Missed is a tag that was listed and could not be looked up. Err is of the package
@@ -90,6 +95,9 @@ func (u *Upstream) whole(ctx context.Context, r message.Repository) (Result, err
 		return Result{}, err
 	}
 	result.Images = append(result.Images, companions.Images...)
+	for tag, told := range companions.Listed {
+		result.note(tag, told)
+	}
 	result.Missed = append(result.Missed, companions.Missed...)
 	result.Skipped += companions.Skipped
 	result.Pulls += companions.Pulls

@@ -1,21 +1,75 @@
 package service
 
 import (
+	"context"
 	"log/slog"
 
+	"github.com/osism/skopeo-worker/shared/broker"
+	"github.com/osism/skopeo-worker/shared/budget"
+	"github.com/osism/skopeo-worker/shared/message"
 	"github.com/osism/skopeo-worker/worker/check"
 	"github.com/osism/skopeo-worker/worker/chunk"
+	"github.com/osism/skopeo-worker/worker/consume"
+	"github.com/osism/skopeo-worker/worker/credential"
 	"github.com/osism/skopeo-worker/worker/mirror"
 	"github.com/osism/skopeo-worker/worker/registry"
+	"github.com/osism/skopeo-worker/worker/throttle"
 )
 
-// NewChecker returns what compares as a worker does, and copies nothing. It needs
-// neither a broker nor skopeo.
-func NewChecker(r Registries, log *slog.Logger) *check.Checker {
-	network := registry.NewTransport(r.Insecure)
-	return &check.Checker{
-		Resolver: r.upstream(r.client(check.WithoutPulls(network)), network, log),
+// Checker compares as a worker does, and copies nothing. It needs no skopeo.
+type Checker struct {
+	*check.Checker
+
+	guard  *throttle.Throttle
+	budget *budget.Store
+}
+
+// NewChecker returns a checker that spends from the budgets of the broker, and knows
+// what its workers have noted. The limits, by registry, go before what is known there.
+func NewChecker(ctx context.Context, b *broker.Broker, r Registries, limits map[string]budget.Limit, log *slog.Logger) (*Checker, error) {
+	absences, err := consume.OpenAbsences(ctx, b)
+	if err != nil {
+		return nil, err
+	}
+	store, err := budget.Open(ctx, b, log)
+	if err != nil {
+		return nil, err
+	}
+	who := identity(credential.New())
+	guard := &throttle.Throttle{Budget: store, Identity: who, Log: log}
+	network := guard.Transport(registry.NewTransport(r.Insecure))
+	source := r.client(check.WithoutPulls(network))
+	return &Checker{guard: guard, budget: store, Checker: &check.Checker{
+		Resolver: r.upstream(source, network, log),
+		Source:   source,
 		Mirror:   &mirror.Mirror{Registry: r.client(network)},
-		Backoff:  chunk.Backoff,
+		Absent:   absences.Absent,
+		Outlook: func(ctx context.Context, registry string) (budget.Outlook, error) {
+			return store.Outlook(ctx, registry, who(registry), limits[registry])
+		},
+		Backoff: chunk.Backoff,
+	}}, nil
+}
+
+// Check asks for the repositories of a list.
+func (c *Checker) Check(ctx context.Context, list []message.Repository) (check.Report, error) {
+	noteDestinations(c.guard, list)
+	return c.Checker.Check(ctx, list)
+}
+
+// Close ends following what the broker knows.
+func (c *Checker) Close() { c.budget.Close() }
+
+// noteDestinations tells the guard of the registries that are written to, where
+// nothing is read from them.
+func noteDestinations(guard *throttle.Throttle, list []message.Repository) {
+	sources := map[string]bool{}
+	for _, r := range list {
+		sources[throttle.Registry(r.Source)] = true
+	}
+	for _, r := range list {
+		if !sources[throttle.Registry(r.Destination)] {
+			guard.Destination(r.Destination)
+		}
 	}
 }

@@ -64,11 +64,7 @@ func (s *Service) consumer(ctx context.Context, b *broker.Broker, c Config, r Re
 		MaxAttempts: c.MaxAttempts,
 		Backoff:     chunk.Backoff,
 		Prepare: func(ctx context.Context, c message.Chunk) error {
-			for _, r := range c.Repositories {
-				if throttle.Registry(r.Destination) != c.Registry {
-					guard.Destination(r.Destination)
-				}
-			}
+			noteDestinations(guard, c.Repositories)
 			return s.budget.CatchUp(ctx)
 		},
 		Log: log,

@@ -1,0 +1,107 @@
+package check
+
+import (
+	"context"
+	"maps"
+	"math"
+	"slices"
+	"time"
+
+	"github.com/osism/skopeo-worker/shared/budget"
+	"github.com/osism/skopeo-worker/worker/throttle"
+)
+
+// Registry is what there is to pull from one source registry, and how long what it
+// allows makes that take.
+type Registry struct {
+	Registry     string        `json:"registry"`
+	Limit        int           `json:"limit"` // 0: none is known
+	Window       string        `json:"window"`
+	Origin       budget.Origin `json:"origin"`
+	Free         *int          `json:"free"` // nil where nobody counts them
+	Pulls        int           `json:"pulls"`
+	PullsAtLeast bool          `json:"pulls_at_least"`
+	Seconds      *int          `json:"seconds"` // nil where no limit is known
+}
+
+// where is an image that is to be copied.
+type where struct{ repository, digest string }
+
+// sample notes an image for each registry, about which it can be asked what it allows.
+func (t *task) sample(repository string, jobs []*job) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	name := throttle.Registry(repository)
+	for _, j := range jobs {
+		if _, known := t.samples[name]; !known && len(j.images) > 0 && j.verdict == copying && j.err == nil {
+			t.samples[name] = where{repository, j.image.digest}
+		}
+	}
+}
+
+// budgets adds to a report what the registries allow, and how long that makes it take.
+func (t *task) budgets(ctx context.Context, r *Report) error {
+	all := map[string]*Registry{}
+	for _, row := range r.Repositories {
+		if row.Pulls == 0 {
+			continue
+		}
+		name := throttle.Registry(row.Repository)
+		if all[name] == nil {
+			all[name] = &Registry{Registry: name}
+		}
+		all[name].Pulls += row.Pulls
+		all[name].PullsAtLeast = all[name].PullsAtLeast || row.PullsAtLeast
+	}
+	for _, name := range slices.Sorted(maps.Keys(all)) {
+		if t.Outlook != nil {
+			if err := t.allowance(ctx, all[name]); err != nil {
+				return err
+			}
+		}
+		r.Registries = append(r.Registries, *all[name])
+		if s := all[name].Seconds; s != nil {
+			r.Totals.NotBefore(time.Duration(*s) * time.Second)
+		}
+	}
+	return nil
+}
+
+// allowance finds out what a registry allows. Its answer to a HEAD may tell, which
+// the budget learns; where it does not answer, what was known before counts.
+func (t *task) allowance(ctx context.Context, r *Registry) error {
+	if at, ok := t.samples[r.Registry]; ok {
+		_, _ = t.Source.Head(ctx, at.repository, at.digest)
+	}
+	o, err := t.Outlook(ctx, r.Registry)
+	if err != nil {
+		return err
+	}
+	wait, err := o.Wait(ctx, r.Pulls)
+	if err != nil {
+		return err
+	}
+	if o.Origin != budget.None {
+		r.Limit, r.Window, r.Origin = o.Limit.Requests, o.Window(), o.Origin
+	}
+	if o.Counted {
+		free := o.Free()
+		r.Free = &free
+	}
+	if o.Origin != budget.None || wait > 0 {
+		r.Seconds = seconds(wait)
+	}
+	return nil
+}
+
+// NotBefore notes that a run takes so long, for one reason among others.
+func (t *Totals) NotBefore(d time.Duration) {
+	if s := seconds(d); *s > 0 && (t.Seconds == nil || *t.Seconds < *s) {
+		t.Seconds = s
+	}
+}
+
+func seconds(d time.Duration) *int {
+	s := int(math.Ceil(d.Seconds()))
+	return &s
+}

@@ -1,0 +1,93 @@
+package check_test
+
+import (
+	"testing"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/osism/skopeo-worker/shared/selection"
+	"github.com/osism/skopeo-worker/worker/check"
+	"github.com/osism/skopeo-worker/worker/registrytest"
+)
+
+const (
+	signature = "application/vnd.dev.sigstore.bundle.v0.3+json"
+	sbom      = "application/spdx+json"
+)
+
+func refer(t *testing.T, digest, kind string, all ...*registrytest.Registry) (referrer string) {
+	t.Helper()
+	for _, r := range all {
+		var err error
+		referrer, err = r.PushReferrer(tool, digest, kind)
+		require.NoError(t, err)
+	}
+	return referrer
+}
+
+// TestReferrers: what refers to images that are unchanged, tagged and copied is
+// counted, recursively, and what the destination has of it is not.
+func TestReferrers(t *testing.T) {
+	s := newSite(t, registrytest.WithReferrersAPI(1))
+	s.both(t, "unchanged")
+	unchanged, err := s.from.Digest(tool, "unchanged")
+	require.NoError(t, err)
+	bill := refer(t, unchanged, sbom, s.from, s.to)
+	refer(t, bill, signature, s.from)
+	refer(t, image(t, s.from, tool, "copied", "2"), sbom, s.from)
+	both := index(t, s.from, tool, "multi", amd64, arm64)
+	index(t, s.to, tool, "older-multi", amd64, arm64)
+	children, err := s.from.Children(tool, both)
+	require.NoError(t, err)
+	for _, d := range []string{both, children[1].Digest.String()} {
+		refer(t, d, signature, s.from)
+	}
+	entry := s.entry(tool)
+	entry.Selection = &selection.Selection{Referrers: true}
+	require.Empty(t, s.check(t, entry).Repositories[0].Failed)
+	require.Equal(t, check.Counts{Copy: 1, Tag: 1, Unchanged: 1, Referrers: 4, Pulls: 1 + 4, BytesAtLeast: true}, s.check(t, entry).Totals.Counts)
+
+	require.Equal(t, check.Counts{Copy: 1, Tag: 1, Unchanged: 1, Pulls: 1, BytesAtLeast: true}, s.check(t, s.entry(tool)).Totals.Counts,
+		"nobody has asked for them")
+
+	// Of an index that is to be copied, what is below it is not known.
+	index(t, s.from, tool, "new", amd64)
+	counts := s.check(t, entry).Totals.Counts
+	require.Equal(t, []any{2, 4, 2 + 4, true}, []any{counts.Copy, counts.Referrers, counts.Pulls, counts.PullsAtLeast})
+
+	// An index of just some platforms leaves no place for what refers to the whole.
+	only := s.entry(tool)
+	only.Selection = &selection.Selection{Referrers: true, List: []string{"multi"}, Platforms: []string{amd64}}
+	require.Zero(t, s.check(t, only).Totals.Referrers)
+}
+
+// TestReferrersToDo: a new signature alone is something to do.
+func TestReferrersToDo(t *testing.T) {
+	s := newSite(t, registrytest.WithReferrersAPI(0))
+	s.both(t, "1")
+	entry := s.entry(tool)
+	entry.Selection = &selection.Selection{Referrers: true}
+	require.False(t, s.check(t, entry).ToDo())
+	digest, err := s.from.Digest(tool, "1")
+	require.NoError(t, err)
+	refer(t, digest, signature, s.from)
+	require.True(t, s.check(t, entry).ToDo())
+
+	s.from.Inject(registrytest.Fault{Match: registrytest.Kinds(registrytest.KindReferrers), Status: 403})
+	report := s.check(t, entry)
+	require.Len(t, report.Repositories[0].Failed, 1)
+	require.Contains(t, report.Repositories[0].Failed[0].Reason, "list referrers of")
+}
+
+// TestReferrersBehindATag: without the referrers API, that there are some can be seen,
+// and which takes a pull.
+func TestReferrersBehindATag(t *testing.T) {
+	s := newSite(t)
+	s.both(t, "1", "2")
+	digest, err := s.from.Digest(tool, "1")
+	require.NoError(t, err)
+	refer(t, digest, signature, s.from)
+	entry := s.entry(tool)
+	entry.Selection = &selection.Selection{Referrers: true}
+	require.Equal(t, check.Counts{Unchanged: 2, Pulls: 1, PullsAtLeast: true, BytesAtLeast: true}, s.check(t, entry).Totals.Counts)
+}
