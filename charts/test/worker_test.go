@@ -135,6 +135,11 @@ func TestCABundleAddsToTheSystems(t *testing.T) {
 	}
 }
 
+func TestReplicasCanBeLeftToKubectl(t *testing.T) {
+	require.Zero(t, *worker(t, render(t, least, "worker: {replicas: 0}")).Replicas)
+	require.Nil(t, worker(t, render(t, least, "worker: {replicas: null}")).Replicas)
+}
+
 func TestAutoscaling(t *testing.T) {
 	r := render(t, least, "worker: {autoscaling: {enabled: true, maxReplicas: 9}}")
 	require.Nil(t, worker(t, r).Replicas, "an upgrade would undo what the autoscaler did")
