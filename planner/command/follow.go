@@ -61,9 +61,13 @@ func (se *session) watch(ctx context.Context, id string, out io.Writer) (run.Sta
 	defer follower.Done()
 	defer se.logs.through(follower.Above)()
 	known := true
+	var estimated estimate
 	for {
 		start := time.Now()
-		status, err := se.describe(ctx, tracker)
+		status, err := tracker.Status(ctx)
+		if err == nil && !status.Over() {
+			err = estimated.add(ctx, se, &status)
+		}
 		switch {
 		case err == nil:
 			follower.Update(status)
@@ -80,6 +84,29 @@ func (se *session) watch(ctx context.Context, id string, out io.Writer) (run.Sta
 		case <-poll(time.Since(start)):
 		}
 	}
+}
+
+// estimateInterval is how long an estimate is shown before a new one is made, which
+// asks the broker for every budget.
+const estimateInterval = 5 * time.Second
+
+// estimate is when a run can be done, as it was last made.
+type estimate struct {
+	at      time.Time
+	done    *time.Time
+	atLeast bool
+}
+
+// add makes an estimate where the last one is old, and adds it to the status.
+func (e *estimate) add(ctx context.Context, se *session, status *run.Status) error {
+	if time.Since(e.at) >= estimateInterval {
+		if err := se.budget.Describe(ctx, status); err != nil {
+			return err
+		}
+		*e = estimate{time.Now(), status.EstimatedDone, status.EstimatedAtLeast}
+	}
+	status.EstimatedDone, status.EstimatedAtLeast = e.done, e.atLeast
+	return nil
 }
 
 func interrupted(ctx context.Context, id string) error {

@@ -38,6 +38,9 @@ func statusCommand() *cobra.Command {
 			}
 			if watch && !format.json {
 				status, err := se.watch(ctx, r.ID, out)
+				if err == nil {
+					err = se.budget.Describe(ctx, &status)
+				}
 				if err != nil {
 					return err
 				}
@@ -48,6 +51,9 @@ func statusCommand() *cobra.Command {
 				return se.stream(ctx, r.ID, out)
 			}
 			status, err := se.status(ctx, r.ID)
+			if err == nil {
+				err = se.budget.Describe(ctx, &status)
+			}
 			if err != nil {
 				return err
 			}
@@ -72,16 +78,7 @@ func (se *session) status(ctx context.Context, id string) (run.Status, error) {
 		return run.Status{}, err
 	}
 	defer tracker.Stop()
-	return se.describe(ctx, tracker)
-}
-
-// describe is the status of a run with what the registries allow.
-func (se *session) describe(ctx context.Context, tracker *run.Tracker) (run.Status, error) {
-	status, err := tracker.Status(ctx)
-	if err == nil {
-		err = se.budget.Describe(ctx, &status)
-	}
-	return status, err
+	return tracker.Status(ctx)
 }
 
 // stream prints the status as JSON, one object a line, each time it changes.
@@ -94,7 +91,10 @@ func (se *session) stream(ctx context.Context, id string, out io.Writer) error {
 	changes := newLineWriter(out)
 	for {
 		start := time.Now()
-		status, err := se.describe(ctx, tracker)
+		status, err := tracker.Status(ctx)
+		if err == nil {
+			err = se.budget.Describe(ctx, &status)
+		}
 		if err == nil {
 			err = changes.write(status)
 		}
