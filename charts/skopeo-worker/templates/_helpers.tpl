@@ -66,7 +66,7 @@ annotations:
 
 {{- define "skopeo-worker.ownImage" -}}
 {{- $v := .root.Values -}}
-image: {{ include "skopeo-worker.image" (dict "root" .root "registry" $v.image.registry "repository" .image.repository "tag" ($v.image.tag | default .root.Chart.AppVersion) "digest" .image.digest) | quote }}
+image: {{ include "skopeo-worker.image" (dict "root" .root "registry" $v.image.registry "repository" .image.repository "tag" (coalesce .image.tag $v.image.tag .root.Chart.AppVersion) "digest" .image.digest) | quote }}
 imagePullPolicy: {{ $v.image.pullPolicy }}
 {{- end }}
 
