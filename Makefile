@@ -7,7 +7,7 @@ PACKAGES := $(MODULES:%=./%/...)
 .DEFAULT_GOAL := build
 # Two installations at once would meet in apt-get's lock.
 .NOTPARALLEL:
-.PHONY: build test demo mirror bench lint tidy help require-go require-cc require-skopeo require-urls
+.PHONY: build test demo mirror bench lint tidy chart-test chart-docs help require-go require-cc require-skopeo require-urls
 
 build: require-go ## build bin/planner and bin/worker
 	$(GO) build -o bin/ ./planner ./worker
@@ -25,15 +25,31 @@ bench: require-go require-skopeo ## measure speed and memory
 	$(GO) test -p 1 -run '^$$' -bench . -benchtime 1x -timeout 30m $(PACKAGES)
 
 lint: require-go ## check format and code
-	@unformatted=$$(gofmt -l $(MODULES)); test -z "$$unformatted" || { echo "gofmt would change:" $$unformatted >&2; exit 1; }
+	@unformatted=$$(gofmt -l $(MODULES) charts); test -z "$$unformatted" || { echo "gofmt would change:" $$unformatted >&2; exit 1; }
 	$(GO) vet $(PACKAGES)
 	$(GO) run $(STATICCHECK) $(PACKAGES)
+	$(CHART_TEST) vet . && GOWORK=off $(GO) run $(STATICCHECK) .
 
 tidy: require-go ## check that each go.mod names what its module needs, and nothing else
 	@for module in $(MODULES); do echo "$(GO) mod tidy -diff ($$module)"; (cd $$module && $(GO) mod tidy -diff) || exit 1; done
+	$(CHART_TEST) mod tidy -diff
+
+# Helm, and what knows the API of Kubernetes, are in a module of their own, so that
+# the others stay free of them.
+CHART_TEST := cd charts/test && GOWORK=off $(GO)
+CHART_DOCS := $(CHART_TEST) tool helm-docs --chart-search-root ../skopeo-worker \
+	--sort-values-order file --skip-version-footer --log-level warning
+
+# The chart is outside of the module, so Go does not see that it has changed: -count=1.
+chart-test: require-go ## lint, render and check the Helm chart
+	$(CHART_TEST) test -count=1 -timeout 14m .
+	@$(CHART_DOCS) --dry-run | diff ../skopeo-worker/README.md - || { echo "the chart's README is not that of its values: run make chart-docs" >&2; exit 1; }
+
+chart-docs: require-go ## write the chart's README from the comments of its values
+	$(CHART_DOCS)
 
 help: ## show the targets
-	@sed -n 's/^\([a-z]*\):.*## \(.*\)/\1\t\2/p' $(MAKEFILE_LIST) | expand -t 12
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1\t\2/p' $(MAKEFILE_LIST) | expand -t 12
 
 require-go:
 	@scripts/require-go

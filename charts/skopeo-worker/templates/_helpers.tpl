@@ -113,12 +113,25 @@ topologySpreadConstraints:
 {{- if not $v.destination }}
 {{- fail "destination is empty: set it to the registry to mirror to, as registry.example.com/mirror" }}
 {{- end }}
-{{- $lists := compact (list (ternary "list" "" (not (empty $v.list))) (ternary "source.url" "" (not (empty $v.source.url))) (ternary "source.existingSecret" "" (not (empty $v.source.existingSecret)))) }}
-{{- if ne (len $lists) 1 }}
-{{- fail (printf "set exactly one of list, source.url and source.existingSecret; set are: %s" (join ", " $lists | default "none")) }}
+{{- $lists := include "skopeo-worker.given" (dict "list" $v.list "source.url" $v.source.url "source.existingSecret" $v.source.existingSecret) }}
+{{- if or (not $lists) (contains "," $lists) }}
+{{- fail (printf "set exactly one of list, source.url and source.existingSecret; set are: %s" ($lists | default "none")) }}
+{{- end }}
+{{- $c := $v.registries.credentials }}
+{{- $given := include "skopeo-worker.given" (dict "existingSecret" $c.existingSecret "logins" $c.logins "authFile" $c.authFile) }}
+{{- if contains "," $given }}
+{{- fail (printf "registries.credentials: set one of %s" $given) }}
+{{- end }}
+{{- $ca := $v.caBundle }}
+{{- $given := include "skopeo-worker.given" (dict "existingConfigMap" $ca.existingConfigMap "existingSecret" $ca.existingSecret "pem" $ca.pem) }}
+{{- if contains "," $given }}
+{{- fail (printf "caBundle: set one of %s" $given) }}
 {{- end }}
 {{- if eq (empty $v.nats.url) (not $v.nats.install) }}
 {{- fail "set either nats.url, the broker to use, or nats.install=true, to install one" }}
+{{- end }}
+{{- if and $v.nats.install (not (regexMatch "^[A-Za-z0-9]*$" $v.nats.auth.password)) }}
+{{- fail "nats.auth.password must be letters and digits: it is part of the URLs by which servers find one another" }}
 {{- end }}
 {{- if and $v.worker.autoscaling.enabled $v.worker.keda.enabled }}
 {{- fail "enable worker.autoscaling or worker.keda, not both: each would undo what the other does" }}
@@ -130,6 +143,13 @@ topologySpreadConstraints:
 {{- fail "enable metrics.podMonitor or metrics.serviceMonitor, not both: everything would be counted twice" }}
 {{- end }}
 {{- include "skopeo-worker.checkServers" . }}
+{{- end }}
+
+{{/* The names of what is not empty. */}}
+{{- define "skopeo-worker.given" -}}
+{{- $names := list }}
+{{- range $name, $value := . }}{{ if $value }}{{ $names = append $names $name }}{{ end }}{{ end }}
+{{- join ", " $names }}
 {{- end }}
 
 {{/*

@@ -1,4 +1,4 @@
-{{/* A planner's pod: root, and args. */}}
+{{/* A planner's pod: root, and containers with their name and args. */}}
 {{- define "skopeo-worker.plannerPod" -}}
 {{- $p := .root.Values.planner -}}
 {{- include "skopeo-worker.podSpec" (dict "root" .root "component" "planner" "values" $p "podSecurityContext" .root.Values.podSecurityContext) }}

@@ -29,7 +29,7 @@
 {{- end }}
 {{- if or $v.proxy.http $v.proxy.https }}
 - name: NO_PROXY
-  value: {{ $v.proxy.no | quote }}
+  value: {{ $v.proxy.noProxy | quote }}
 {{- end }}
 {{- with $v.extraEnv }}
 {{ toYaml . }}
@@ -136,7 +136,7 @@
 - name: {{ .name }}
   secret:
     secretName: {{ .secret }}
-    defaultMode: 0440
+    defaultMode: 288 # 0440
     items:
       {{- range .keys }}
       - {key: {{ . }}, path: {{ . }}}
@@ -162,7 +162,7 @@
 - name: registries
   secret:
     secretName: {{ . }}
-    defaultMode: 0440
+    defaultMode: 288 # 0440
     items:
       - {key: {{ include "skopeo-worker.credentialsKey" $root }}, path: auth.json}
 {{- end }}

@@ -1,0 +1,158 @@
+package charttest
+
+import (
+	"encoding/json"
+	"os"
+	"path/filepath"
+	"regexp"
+	"strings"
+	"testing"
+
+	monitoring "github.com/prometheus-operator/prometheus-operator/pkg/apis/monitoring/v1"
+	"github.com/prometheus/prometheus/promql/parser"
+	"github.com/stretchr/testify/require"
+	core "k8s.io/api/core/v1"
+)
+
+func TestMonitors(t *testing.T) {
+	r := render(t, least, "metrics: {podMonitor: {enabled: true, labels: {release: prometheus}}}")
+	pods := find[*monitoring.PodMonitor](t, r, "worker")
+	require.Equal(t, "prometheus", pods.Labels["release"])
+	require.Equal(t, *worker(t, r).Selector, pods.Spec.Selector)
+	require.Equal(t, worker(t, r).Template.Spec.Containers[0].Ports[0].Name, *pods.Spec.PodMetricsEndpoints[0].Port)
+
+	r = render(t, least, "metrics: {serviceMonitor: {enabled: true}}")
+	services := find[*monitoring.ServiceMonitor](t, r, "worker")
+	service := find[*core.Service](t, r, "worker")
+	for key, value := range services.Spec.Selector.MatchLabels {
+		require.Equal(t, value, service.Labels[key])
+	}
+	require.Equal(t, service.Spec.Ports[0].Name, services.Spec.Endpoints[0].Port)
+}
+
+// metrics are the labels of each metric that a worker serves.
+var metrics = map[string][]string{
+	"skopeo_worker_build_info":                           {"version"},
+	"skopeo_worker_images_total":                         {"registry", "outcome"},
+	"skopeo_worker_pulls_total":                          {"registry"},
+	"skopeo_worker_copied_bytes_total":                   {"registry"},
+	"skopeo_worker_copy_duration_seconds_bucket":         {"registry", "le"},
+	"skopeo_worker_chunk_duration_seconds_bucket":        {"le"},
+	"skopeo_worker_chunks_total":                         {"outcome"},
+	"skopeo_worker_registry_requests_total":              {"registry", "kind", "code"},
+	"skopeo_worker_budget_limit_pulls":                   {"registry"},
+	"skopeo_worker_budget_spent_pulls":                   {"registry"},
+	"skopeo_worker_budget_free_pulls":                    {"registry"},
+	"skopeo_worker_registry_closed":                      {"registry"},
+	"skopeo_worker_registry_next_slot_timestamp_seconds": {"registry"},
+	"skopeo_worker_queued_chunks":                        {"state"},
+	"skopeo_worker_oldest_due_chunk_timestamp_seconds":   {},
+	"skopeo_worker_failed_images":                        {"mirror"},
+	"skopeo_worker_last_run_timestamp_seconds":           {"mirror"},
+	"skopeo_worker_last_success_timestamp_seconds":       {"mirror"},
+	"skopeo_worker_run_images":                           {"mirror", "outcome"},
+	"skopeo_worker_run_pulls":                            {"mirror"},
+	"skopeo_worker_run_state":                            {"mirror", "state"},
+	"skopeo_worker_broker_up":                            {},
+}
+
+// checkQuery parses PromQL and looks whether there is what it asks for.
+func checkQuery(t *testing.T, query string) {
+	t.Helper()
+	expression, err := parser.NewParser(parser.Options{}).ParseExpr(query)
+	require.NoError(t, err, query)
+	selectors := 0
+	parser.Inspect(expression, func(n parser.Node, path []parser.Node) error {
+		v, ok := n.(*parser.VectorSelector)
+		if !ok {
+			return nil
+		}
+		selectors++
+		labels, known := metrics[v.Name]
+		require.True(t, known, "no metric %s in %s", v.Name, query)
+		labels = append(labels, "namespace", "__name__")
+		for _, m := range v.LabelMatchers {
+			require.Contains(t, labels, m.Name, query)
+		}
+		for _, above := range path {
+			if a, ok := above.(*parser.AggregateExpr); ok {
+				require.Subset(t, labels, a.Grouping, query)
+			}
+		}
+		return nil
+	})
+	require.Positive(t, selectors, query)
+}
+
+func TestAlerts(t *testing.T) {
+	rule := find[*monitoring.PrometheusRule](t, render(t, least, "metrics: {rules: {enabled: true, alertLabels: {team: mirrors}}}"), "worker")
+	names := map[string]bool{}
+	for _, r := range rule.Spec.Groups[0].Rules {
+		names[r.Alert] = true
+		checkQuery(t, r.Expr.String())
+		require.Contains(t, r.Expr.String(), `{namespace="mirrors"`, r.Alert)
+		require.NotEmpty(t, r.Labels["severity"], r.Alert)
+		require.Equal(t, "mirrors", r.Labels["team"], r.Alert)
+		require.NotEmpty(t, r.Annotations["summary"], r.Alert)
+		for _, command := range regexp.MustCompile(`kubectl [^:]*`).FindAllString(r.Annotations["description"], -1) {
+			require.True(t, strings.HasPrefix(command, "kubectl -n mirrors "), command)
+		}
+	}
+	for _, name := range []string{"RunTooOld", "ImagesFailing", "RegistryClosed", "BudgetExhausted", "ChunkOverdue", "BrokerDown", "Absent"} {
+		require.True(t, names["SkopeoWorker"+name], name)
+	}
+
+	toZero := render(t, least, "metrics: {rules: {enabled: true}}\nworker: {keda: {enabled: true}}")
+	for _, r := range find[*monitoring.PrometheusRule](t, toZero, "worker").Spec.Groups[0].Rules {
+		require.NotEqual(t, "SkopeoWorkerAbsent", r.Alert, "with KEDA none is as it should be")
+	}
+}
+
+type panel struct {
+	ID      int
+	Type    string
+	Title   string
+	GridPos struct{ X, Y, W, H int }
+	Targets []struct{ Expr string }
+}
+
+func TestDashboard(t *testing.T) {
+	file, err := os.ReadFile(filepath.Join(chartDir, "dashboards", "skopeo-worker.json"))
+	require.NoError(t, err)
+	var dashboard struct {
+		UID        string
+		Panels     []panel
+		Templating struct {
+			List []struct{ Name, Definition string }
+		}
+	}
+	require.NoError(t, json.Unmarshal(file, &dashboard))
+	ids, taken, queries := map[int]bool{}, map[[2]int]string{}, 0
+	for _, p := range dashboard.Panels {
+		require.False(t, ids[p.ID], p.Title)
+		ids[p.ID] = true
+		for x := p.GridPos.X; x < p.GridPos.X+p.GridPos.W; x++ {
+			for y := p.GridPos.Y; y < p.GridPos.Y+p.GridPos.H; y++ {
+				require.Less(t, x, 24, p.Title)
+				require.Empty(t, taken[[2]int{x, y}], "below %s", p.Title)
+				taken[[2]int{x, y}] = p.Title
+			}
+		}
+		for _, target := range p.Targets {
+			queries++
+			checkQuery(t, strings.ReplaceAll(target.Expr, "$__rate_interval", "5m"))
+		}
+	}
+	require.Greater(t, queries, 20)
+	for _, v := range dashboard.Templating.List {
+		if v.Definition != "" {
+			checkQuery(t, strings.TrimPrefix(strings.Split(v.Definition, ", ")[0], "label_values("))
+		}
+	}
+
+	r := render(t, least, "metrics: {dashboard: {enabled: true, annotations: {folder: Mirrors}}}")
+	shipped := find[*core.ConfigMap](t, r, "dashboard")
+	require.Equal(t, "1", shipped.Labels["grafana_dashboard"])
+	require.Equal(t, "Mirrors", shipped.Annotations["folder"])
+	require.JSONEq(t, string(file), shipped.Data["skopeo-worker.json"])
+}
