@@ -2,6 +2,7 @@ package acceptance
 
 import (
 	"fmt"
+	"slices"
 	"testing"
 	"time"
 
@@ -45,27 +46,82 @@ func TestFleetKeepsALimit(t *testing.T) {
 }
 
 // TestIndexAboveTheLimit: an index of more manifests than a window allows is copied
-// over several windows, and nothing is pulled twice for it.
+// over several windows, the index last, and nothing is pulled twice for it.
 func TestIndexAboveTheLimit(t *testing.T) {
 	t.Parallel()
-	s, _ := newFleet(t, registrytest.WithPullLimit(4, 2*time.Second))
-	var platforms []string
-	for i := range 9 {
-		platforms = append(platforms, fmt.Sprintf("linux/arch%d", i))
-	}
-	var images []registrytest.Image
-	for _, p := range platforms {
-		images = append(images, registrytest.Image{Version: "1", Platform: p})
-	}
-	_, err := s.source.PushIndex("team/large", "1", registrytest.Index{Images: images})
-	require.NoError(t, err)
+	const limit = 10
+	s, _ := newFleet(t, registrytest.WithPullLimit(limit, 2*time.Second))
+	children := s.pushIndex("team/large", 20)
 	s.write("team/large:1")
 	s.worker()
 	s.planner("plan", "--wait").exits(0)
 
 	s.requireMirrored("team/large")
 	require.Zero(t, s.source.Count(refusals))
-	require.Equal(t, 1+len(platforms), s.source.Pulls())
+	require.Equal(t, 1+children, s.source.Pulls())
+	var last registrytest.Request
+	for _, r := range s.destination.Requests() {
+		if puts(r) {
+			last = r
+		}
+	}
+	require.Equal(t, "1", last.Reference)
+}
+
+// pushIndex stores an index of so many images under the tag 1.
+func (s *site) pushIndex(repository string, children int) int {
+	s.t.Helper()
+	var images []registrytest.Image
+	for i := range children {
+		images = append(images, registrytest.Image{Version: "1", Platform: fmt.Sprintf("linux/arch%d", i)})
+	}
+	_, err := s.source.PushIndex(repository, "1", registrytest.Index{Images: images})
+	require.NoError(s.t, err)
+	return children
+}
+
+// TestNeitherNameStarves: beside a chunk of many images, and beside a large index, that
+// spend all that there is, one image of another name comes soon.
+func TestNeitherNameStarves(t *testing.T) {
+	t.Parallel()
+	const limit = 6
+	for name, c := range map[string]struct {
+		workers int
+		push    func(s *site)
+	}{
+		"one worker":      {1, func(s *site) { s.push("team/many", registrytest.Numbered("%d", 24)...) }},
+		"several workers": {3, func(s *site) { s.push("team/many", registrytest.Numbered("%d", 24)...) }},
+		"a large index":   {2, func(s *site) { s.pushIndex("team/many", 23) }},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			s, _ := newFleet(t, registrytest.WithPullLimit(limit, 2*time.Second))
+			c.push(s)
+			s.push("other/one", "1")
+			for range c.workers {
+				s.worker()
+			}
+			s.write("team/many")
+			many := s.with("MIRROR_NAME", "many").planner("plan", "--wait")
+			s.waitFor(distinct(limit, pulls, reference))
+			s.write("other/one:1")
+			s.with("MIRROR_NAME", "one").planner("plan", "--wait").exits(0)
+			many.exits(0)
+
+			s.requireMirrored("team/many", "other/one")
+			require.Zero(t, s.source.Count(refusals))
+			var order []string
+			for _, r := range s.source.Requests() {
+				if pulls(r) {
+					order = append(order, r.Repository)
+				}
+			}
+			require.Len(t, order, 25)
+			place := slices.Index(order, "other/one")
+			t.Logf("the one image was pulled as number %d of %d", place+1, len(order))
+			require.Less(t, place, 3*limit, "the window that was spent, one in which it waits, and its turn")
+		})
+	}
 }
 
 // TestRefusedRegistryIsLeftAlone: 429 without a limit that anybody told is no

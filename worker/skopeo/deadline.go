@@ -18,12 +18,15 @@ func WithPullDeadline(ctx context.Context, deadline time.Time) context.Context {
 	return context.WithValue(ctx, deadlineKey{}, deadline)
 }
 
-// pullTimer calls late at the context's deadline, if there is one. The function that
-// is returned stops it.
+// pullTimer calls late at the context's deadline, if there is one, and at once where it
+// has passed: this process was suspended. The function that is returned stops it.
 func pullTimer(ctx context.Context, late func()) (stop func()) {
 	deadline, ok := ctx.Value(deadlineKey{}).(time.Time)
 	if !ok {
 		return func() {}
+	}
+	if !time.Now().Before(deadline) {
+		late()
 	}
 	timer := time.AfterFunc(time.Until(deadline), late)
 	return func() { timer.Stop() }

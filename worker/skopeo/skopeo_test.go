@@ -209,6 +209,11 @@ func TestPullDeadline(t *testing.T) {
 	require.ErrorIs(t, copyImage(late, r, from, to, digest), skopeo.ErrLate)
 	remove()
 
+	// A process that was suspended asks for nothing.
+	from.ResetRequests()
+	require.ErrorIs(t, copyImage(skopeo.WithPullDeadline(t.Context(), time.Now()), r, from, to, digest), skopeo.ErrLate)
+	require.Empty(t, from.Requests())
+
 	held := make(chan struct{})
 	from.Inject(registrytest.Fault{Match: registrytest.Kinds(registrytest.KindBlobGet), Gate: held})
 	deadline, cancel := context.WithTimeout(t.Context(), 3*time.Second)

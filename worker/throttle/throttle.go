@@ -151,6 +151,9 @@ func (t *Throttle) permit(ctx context.Context, call budget.Call) (token budget.T
 // the deadline: it would arrive when its token does not count any more.
 func writtenBy(request *http.Request, deadline time.Time) *http.Request {
 	ctx, abort := context.WithCancelCause(request.Context())
+	if !time.Now().Before(deadline) { // this process was suspended
+		abort(skopeo.ErrLate)
+	}
 	timer := time.AfterFunc(time.Until(deadline), func() { abort(skopeo.ErrLate) })
 	context.AfterFunc(request.Context(), func() { abort(nil) })
 	return request.WithContext(httptrace.WithClientTrace(ctx, &httptrace.ClientTrace{
