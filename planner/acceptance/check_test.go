@@ -71,10 +71,10 @@ func TestCheck(t *testing.T) {
 	require.Contains(t, p.exits(1), s.source.Host()+"/osism/gone: not found")
 	table := rows(p)
 	require.Equal(t, []string{
-		"REPOSITORY COPY TAG UNCHANGED FAILED PULLS BYTES",
-		s.source.Host() + "/osism/tool 2 0 0 0 2 unknown",
-		s.source.Host() + "/osism/gone 0 0 0 1 0+ unknown",
-		"total 2 0 0 1 2+ unknown",
+		"REPOSITORY COPY UNCHANGED FAILED PULLS BYTES",
+		s.source.Host() + "/osism/tool 2 0 0 2 unknown",
+		s.source.Host() + "/osism/gone 0 0 1 0+ unknown",
+		"total 2 0 1 2+ unknown",
 	}, table[:4])
 
 	s.write("osism/tool")

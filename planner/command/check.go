@@ -6,8 +6,6 @@ import (
 	"io"
 	"log/slog"
 	"os"
-	"sync/atomic"
-	"time"
 
 	"github.com/spf13/cobra"
 
@@ -18,9 +16,6 @@ import (
 	"github.com/osism/skopeo-worker/worker/check"
 	"github.com/osism/skopeo-worker/worker/service"
 )
-
-// countInterval is how often somebody who waits at a terminal is told how far it is.
-const countInterval = 3 * time.Second
 
 func checkCommand() *cobra.Command {
 	var s settings
@@ -70,6 +65,12 @@ func checkCommand() *cobra.Command {
 
 // check compares the list with the destination.
 func (p *planned) check(ctx context.Context, s *settings, warnings io.Writer) (check.Report, error) {
+	var line *display.Drawn
+	if f, ok := warnings.(*os.File); ok && display.IsTerminal(f) {
+		line = display.NewDrawn(f)
+		defer line.Clear()
+		warnings = line.Above(f)
+	}
 	log := s.log.Logger(warnings)
 	b, done, err := shared(ctx, s.broker, log)
 	if err != nil {
@@ -85,14 +86,8 @@ func (p *planned) check(ctx context.Context, s *settings, warnings io.Writer) (c
 	for _, c := range p.chunks {
 		all = append(all, c.Repositories()...)
 	}
-	if f, ok := warnings.(*os.File); ok && display.IsTerminal(f) {
-		var done, total atomic.Int64
-		checker.Progress = func(d, t int) { done.Store(int64(d)); total.Store(int64(t)) }
-		counting, stop := context.WithCancel(ctx)
-		defer stop()
-		go every(counting, countInterval, func() {
-			_, _ = fmt.Fprintf(f, "%d of %d repositories checked\n", done.Load(), total.Load())
-		})
+	if line != nil {
+		checker.Progress = func(done, total int) { line.Draw(fmt.Sprintf("%d of %d repositories checked", done, total)) }
 	}
 	report, err := checker.Check(ctx, all)
 	if n := len(p.chunks); n > 0 {
@@ -108,7 +103,7 @@ func shared(ctx context.Context, c broker.Config, log *slog.Logger) (b *broker.B
 	remove := func() {}
 	if c.Embedded() && !broker.Kept(c.DataDir) {
 		if c.DataDir, err = os.MkdirTemp("", "skopeo-worker-check-"); err != nil {
-			return nil, nil, err
+			return nil, nil, fmt.Errorf("a check without a broker keeps its budget in TMPDIR: %w", err)
 		}
 		remove = func() { _ = os.RemoveAll(c.DataDir) }
 	}
@@ -118,18 +113,4 @@ func shared(ctx context.Context, c broker.Config, log *slog.Logger) (b *broker.B
 		return nil, nil, err
 	}
 	return b, func() { b.Close(); remove() }, nil
-}
-
-// every calls do at an interval until ctx ends.
-func every(ctx context.Context, interval time.Duration, do func()) {
-	ticker := time.NewTicker(interval)
-	defer ticker.Stop()
-	for {
-		select {
-		case <-ctx.Done():
-			return
-		case <-ticker.C:
-			do()
-		}
-	}
 }

@@ -22,7 +22,7 @@ func statusCommand() *cobra.Command {
 	var watch bool
 	c := &cobra.Command{
 		Use:   "status [RUN]",
-		Short: "Show how a run stands: chunks, images, pulls, what is due when",
+		Short: "Show how a run stands: chunks, images, pulls, budgets, when it can be done",
 		Long:  "Show how a run stands, the newest one where none is named, and the runs before it.",
 		Args:  atMostOne,
 		RunE: func(cmd *cobra.Command, args []string) error {

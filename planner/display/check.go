@@ -78,7 +78,7 @@ func checkColumns() []checkColumn {
 	}
 	return []checkColumn{
 		{"COPY", false, count(func(c check.Counts) int { return c.Copy })},
-		{"TAG", false, count(func(c check.Counts) int { return c.Tag })},
+		{"TAG", true, count(func(c check.Counts) int { return c.Tag })},
 		{"UNCHANGED", false, count(func(c check.Counts) int { return c.Unchanged })},
 		{"SKIPPED", true, count(func(c check.Counts) int { return c.Skipped })},
 		{"REFERRERS", true, count(func(c check.Counts) int { return c.Referrers })},

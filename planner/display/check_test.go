@@ -53,9 +53,9 @@ Budgets and schedule make it take 3d12h+.
 
 	out.Reset()
 	Check(&out, check.Report{Repositories: r.Repositories[1:2], Totals: check.Totals{Repositories: 1, Counts: r.Repositories[1].Counts}})
-	require.Equal(t, `REPOSITORY          COPY  TAG  UNCHANGED  PULLS  BYTES
-quay.io/osism/tool     0    0          7      0    0 B
-total                  0    0          7      0    0 B
+	require.Equal(t, `REPOSITORY          COPY  UNCHANGED  PULLS  BYTES
+quay.io/osism/tool     0          7      0    0 B
+total                  0          7      0    0 B
 
 Nothing to do in 1 repository.
 `, out.String())
@@ -63,9 +63,9 @@ Nothing to do in 1 repository.
 	out.Reset()
 	Check(&out, check.Report{Repositories: []check.Row{{Repository: "a/b", Counts: check.Counts{Referrers: 2, Pulls: 2, BytesAtLeast: true}}},
 		Totals: check.Totals{Repositories: 1, Counts: check.Counts{Referrers: 2, Pulls: 2, BytesAtLeast: true}}})
-	require.Equal(t, `REPOSITORY  COPY  TAG  UNCHANGED  REFERRERS  PULLS    BYTES
-a/b            0    0          0          2      2  unknown
-total          0    0          0          2      2  unknown
+	require.Equal(t, `REPOSITORY  COPY  UNCHANGED  REFERRERS  PULLS    BYTES
+a/b            0          0          2      2  unknown
+total          0          0          2      2  unknown
 
 To copy: 0 images, 2 referrers. To tag: 0 images. In 1 repository.
 `, out.String())

@@ -145,8 +145,9 @@ func TestFailures(t *testing.T) {
 	Failures(&out, []failure.Record{osism, gone})
 	require.Equal(t, `quay.io/osism/osism (chunk 4 of run 20260301-124800-000-abcd, 2026-03-01 14:00:00 CET)
   quay.io/osism/osism:1.0, 5 attempts:
-      writing blob sha256:0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef: the
-      destination answered 500 Internal Server Error [31m
+      writing blob
+      sha256:0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef:
+      the destination answered 500 Internal Server Error [31m
   quay.io/osism/osism:1.1, 1 attempt:
       manifest unknown
 

@@ -7,8 +7,8 @@ import (
 	"unicode"
 )
 
-// textWidth is where long texts are wrapped, in columns.
-const textWidth = 100
+// textWidth is where long texts are wrapped, in columns: that of a narrow terminal.
+const textWidth = defaultWidth
 
 // page collects what is shown, so that it is written in one piece.
 type page struct{ strings.Builder }
