@@ -167,6 +167,23 @@ func ensureConsumer(ctx context.Context, s jetstream.Stream, ackWait time.Durati
 
 // Bucket opens a key-value bucket, and creates it where there is none.
 func (b *Broker) Bucket(ctx context.Context, c jetstream.KeyValueConfig) (jetstream.KeyValue, error) {
+	for tries := 1; ; tries++ {
+		kv, err := b.bucket(ctx, c)
+		if err == nil {
+			return kv, nil
+		}
+		// A cluster that has just started, and is asked for the same by all of a
+		// deployment at once, leaves some of them without an answer.
+		if !errors.Is(err, context.DeadlineExceeded) || ctx.Err() != nil || tries == bucketTries {
+			return nil, fmt.Errorf("bucket %s: %w", c.Bucket, err)
+		}
+	}
+}
+
+// bucketTries is how often a bucket is asked for.
+const bucketTries = 3
+
+func (b *Broker) bucket(ctx context.Context, c jetstream.KeyValueConfig) (jetstream.KeyValue, error) {
 	kv, err := b.JS.KeyValue(ctx, c.Bucket)
 	if errors.Is(err, jetstream.ErrBucketNotFound) {
 		c.Replicas = b.Replicas
@@ -175,8 +192,5 @@ func (b *Broker) Bucket(ctx context.Context, c jetstream.KeyValueConfig) (jetstr
 			kv, err = b.JS.KeyValue(ctx, c.Bucket)
 		}
 	}
-	if err != nil {
-		return nil, fmt.Errorf("bucket %s: %w", c.Bucket, err)
-	}
-	return kv, nil
+	return kv, err
 }
