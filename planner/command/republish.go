@@ -130,6 +130,9 @@ func (se *session) republish(ctx context.Context, w *wanted, out io.Writer) (run
 	if putErr := se.runs.Put(ctx, r); err == nil {
 		err = putErr
 	}
+	if err == nil && done.Chunks == 0 && len(done.Taken) == 0 {
+		_, _ = fmt.Fprintln(out, "Nothing to republish any more: somebody else was faster.")
+	}
 	if err == nil && done.Chunks > 0 {
 		_, _ = fmt.Fprintf(out, "Republished %s in %s as run %s.\n",
 			count(done.Images, "image", "images"), count(done.Chunks, "chunk", "chunks"), r.ID)
