@@ -1,11 +1,13 @@
 package broker_test
 
 import (
+	"context"
 	"testing"
 	"time"
 
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
+	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 	"golang.org/x/sync/errgroup"
 
@@ -32,6 +34,16 @@ func ours(t *testing.T, s *brokertest.Server) jetstream.StreamConfig {
 	return c
 }
 
+// create makes a stream. nats-server removes the files of one that was deleted a little
+// later, and until then may refuse another one of the name.
+func create(t *testing.T, js jetstream.JetStream, c jetstream.StreamConfig) {
+	t.Helper()
+	require.EventuallyWithT(t, func(t *assert.CollectT) {
+		_, err := js.CreateStream(context.Background(), c)
+		assert.NoError(t, err)
+	}, 10*time.Second, 10*time.Millisecond)
+}
+
 func TestStreamOfSomebodyElse(t *testing.T) {
 	s := brokertest.Start(t)
 	js := somebody(t, s)
@@ -52,9 +64,8 @@ func TestStreamOfSomebodyElse(t *testing.T) {
 	} {
 		c := our
 		change(&c)
-		_, err := js.CreateStream(t.Context(), c)
-		require.NoError(t, err, says)
-		err = fails(t, s.Config())
+		create(t, js, c)
+		err := fails(t, s.Config())
 		require.ErrorIs(t, err, broker.ErrForeignStream, says)
 		require.ErrorContains(t, err, says)
 		require.NoError(t, js.DeleteStream(t.Context(), c.Name))
@@ -67,8 +78,7 @@ func TestStreamIsCompleted(t *testing.T) {
 	c := ours(t, s)
 	c.AllowMsgSchedules, c.AllowAtomicPublish, c.AllowDirect = false, false, false
 	c.Metadata = map[string]string{"owner": "ops"}
-	_, err := js.CreateStream(t.Context(), c)
-	require.NoError(t, err)
+	create(t, js, c)
 
 	got := brokertest.Open(t, s.Config()).Stream.CachedInfo().Config
 	require.True(t, got.AllowMsgSchedules && got.AllowAtomicPublish && got.AllowDirect)
