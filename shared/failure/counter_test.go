@@ -1,0 +1,53 @@
+package failure
+
+import (
+	"fmt"
+	"testing"
+	"time"
+
+	"github.com/nats-io/nats.go/jetstream"
+	"github.com/stretchr/testify/require"
+
+	"github.com/osism/skopeo-worker/shared/subject"
+)
+
+// TestCounter: it says what a list would, whatever becomes of the records.
+func TestCounter(t *testing.T) {
+	s, b := open(t)
+	c := s.Counter()
+	counts := func(want int, requests int) {
+		t.Helper()
+		before := b.Conn.Stats().OutMsgs
+		got, err := c.Count(t.Context())
+		require.NoError(t, err)
+		require.EqualValues(t, requests, b.Conn.Stats().OutMsgs-before, "requests")
+		require.Equal(t, want, got[name])
+		require.Len(t, sources(t, s), want)
+	}
+	counts(0, 1)
+	require.NoError(t, s.Add(t.Context(), name, record("r1", 1, 2, 3)))
+	for i := range 100 {
+		r := record("r1", 1)
+		r.Repository = fmt.Sprintf("quay.io/osism/%d", i)
+		r.Images[0].Source = r.Repository + ":1"
+		require.NoError(t, s.Add(t.Context(), name, r))
+	}
+	require.NoError(t, s.Add(t.Context(), "other", record("r1", 1)))
+	counts(103, 1)
+	n, err := s.Subtract(t.Context(), name, registry, repository, func(s string) bool { return s == source(1) })
+	require.NoError(t, err)
+	require.Equal(t, 1, n)
+	counts(102, 1)
+	done, err := s.Republish(t.Context(), name, "r2", func(r Record) bool { return r.Repository == repository })
+	require.NoError(t, err)
+	require.Equal(t, 2, done.Images)
+	counts(100, 1)
+	got, err := c.Count(t.Context())
+	require.NoError(t, err)
+	require.Equal(t, 1, got["other"])
+
+	// Whoever has not asked for long may have missed a tombstone.
+	require.NoError(t, b.Stream.Purge(t.Context(), jetstream.WithPurgeSubject(subject.OfName(subject.Failed, name))))
+	c.asked = time.Now().Add(-tombstoneTTL)
+	counts(0, 1)
+}
