@@ -30,6 +30,10 @@ func mirrorCommand() *cobra.Command {
 			if err != nil {
 				return err
 			}
+			e, err := service.Listen(s.metrics.Addr, Version)
+			if err != nil {
+				return err
+			}
 			se, err := connect(ctx, &s, cmd.ErrOrStderr())
 			if err != nil {
 				return err
@@ -55,7 +59,7 @@ func mirrorCommand() *cobra.Command {
 				_, _ = fmt.Fprintf(out, "Mirroring %s in %s as run %s.\n",
 					count(r.Entries, "entry", "entries"), count(r.Chunks, "chunk", "chunks"), r.ID)
 			}
-			return se.work(ctx, &s, r, out)
+			return e.Serve(ctx, func(ctx context.Context) error { return se.work(ctx, &s, e, r, out) })
 		},
 	}
 	addForce(c, &force)
@@ -84,8 +88,8 @@ func (se *session) unfinished(ctx context.Context, p *planned) (run.Run, error) 
 }
 
 // work runs a worker in this process until the run is over.
-func (se *session) work(ctx context.Context, s *settings, r run.Run, out io.Writer) error {
-	w, err := service.New(ctx, Version, se.Broker, s.worker, s.registries, se.log)
+func (se *session) work(ctx context.Context, s *settings, e *service.Endpoint, r run.Run, out io.Writer) error {
+	w, err := service.New(ctx, e, se.Broker, s.worker, s.registries, se.log)
 	if err != nil {
 		return err
 	}
@@ -101,13 +105,6 @@ func (se *session) work(ctx context.Context, s *settings, r run.Run, out io.Writ
 		}
 		ended <- err
 	}()
-	if s.metrics.Addr != "" {
-		go func() {
-			if err := w.Serve(working, s.metrics.Addr, se.Broker); err != nil {
-				failed(err)
-			}
-		}()
-	}
 	err = se.follow(following, r.ID, out)
 	stop()
 	if errors.Is(err, errUnfinished) && ctx.Err() != nil {

@@ -12,6 +12,7 @@ import (
 	"github.com/osism/skopeo-worker/shared/failure"
 	"github.com/osism/skopeo-worker/shared/reference"
 	"github.com/osism/skopeo-worker/shared/run"
+	"github.com/osism/skopeo-worker/worker/service"
 )
 
 func republishCommand() *cobra.Command {
@@ -33,11 +34,19 @@ func republishCommand() *cobra.Command {
 				return err
 			}
 			defer se.Close()
-			r, err := se.republish(ctx, w, out)
-			if err != nil || r.Chunks == 0 || !s.broker.Embedded() {
+			if !s.broker.Embedded() {
+				_, err = se.republish(ctx, w, out)
 				return err
 			}
-			return se.work(ctx, &s, r, out)
+			e, err := service.Listen(s.metrics.Addr, Version)
+			if err != nil {
+				return err
+			}
+			r, err := se.republish(ctx, w, out)
+			if err != nil || r.Chunks == 0 {
+				return err
+			}
+			return e.Serve(ctx, func(ctx context.Context) error { return se.work(ctx, &s, e, r, out) })
 		},
 	}
 	c.Flags().BoolVar(&all, "all", false, "every failure")

@@ -5,10 +5,10 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"os"
 
 	"github.com/spf13/cobra"
-	"golang.org/x/sync/errgroup"
 
 	"github.com/osism/skopeo-worker/shared/broker"
 	"github.com/osism/skopeo-worker/shared/config"
@@ -81,7 +81,17 @@ func noArguments(_ *cobra.Command, args []string) error {
 }
 
 func run(ctx context.Context, s settings) error {
+	e, err := service.Listen(s.metrics.Addr, Version)
+	if err != nil {
+		return err
+	}
 	log := s.log.Logger(os.Stderr)
+	log.Info("serving /metrics, /healthz and /readyz", "address", e.Addr())
+	// A worker that waits for its broker is alive, and says so.
+	return e.Serve(ctx, func(ctx context.Context) error { return work(ctx, s, e, log) })
+}
+
+func work(ctx context.Context, s settings, e *service.Endpoint, log *slog.Logger) error {
 	host, _ := os.Hostname()
 	b, err := broker.Open(ctx, s.broker, broker.Options{Client: "worker " + host, Log: log})
 	if err != nil {
@@ -91,17 +101,14 @@ func run(ctx context.Context, s settings) error {
 	if s.broker.Embedded() {
 		log.Warn("NATS_URL is not set: working on the embedded broker, which nobody else can reach meanwhile", "DATA_DIR", s.broker.DataDir)
 	}
-	w, err := service.New(ctx, Version, b, s.worker, s.registries, log)
+	w, err := service.New(ctx, e, b, s.worker, s.registries, log)
 	if err != nil {
 		return err
 	}
-	group, ctx := errgroup.WithContext(ctx)
-	group.Go(func() error { return w.Serve(ctx, s.metrics.Addr, b) })
-	group.Go(func() error { return w.Run(ctx) })
 	announced := context.AfterFunc(ctx, func() { log.Info("worker is stopping: no new chunk is taken, running copies get a moment to finish") })
 	defer announced()
-	log.Info("worker is running", "version", Version, "concurrency", s.worker.Concurrency, "metrics", s.metrics.Addr)
-	return group.Wait()
+	log.Info("worker is running", "version", Version, "concurrency", s.worker.Concurrency)
+	return w.Run(ctx)
 }
 
 // ExitCode is the code the process ends with for an error.

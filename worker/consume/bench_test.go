@@ -96,6 +96,26 @@ func start(t *testing.T, c *Consumer) (stop func()) {
 	return stop
 }
 
+// counted is what a worker has counted of its chunks or images with this outcome.
+func counted(t *testing.T, c *Consumer, metric, outcome string) (n int) {
+	t.Helper()
+	families, err := c.metrics.Registry.Gather()
+	require.NoError(t, err)
+	for _, family := range families {
+		for _, m := range family.GetMetric() {
+			if family.GetName() == metric && m.GetLabel()[0].GetValue() == outcome {
+				n += int(m.GetCounter().GetValue())
+			}
+		}
+	}
+	return n
+}
+
+const (
+	countedChunks = "skopeo_worker_chunks_total"
+	countedImages = "skopeo_worker_images_total"
+)
+
 func (b *bench) push(t *testing.T, tags ...string) {
 	t.Helper()
 	for _, tag := range tags {

@@ -17,6 +17,7 @@ import (
 	"github.com/osism/skopeo-worker/shared/message"
 	"github.com/osism/skopeo-worker/shared/run"
 	"github.com/osism/skopeo-worker/shared/subject"
+	"github.com/osism/skopeo-worker/worker/metrics"
 	"github.com/osism/skopeo-worker/worker/registrytest"
 )
 
@@ -47,7 +48,8 @@ func TestSnoozedChunkCountsOnce(t *testing.T) {
 	defer b.from.Inject(registrytest.Fault{Match: registrytest.All(heads, registrytest.Ref("4")), Times: 2, Status: 429,
 		Header: http.Header{"Retry-After": {"1"}}})()
 	tracker := b.plan(t, b.chunk())
-	start(t, b.consumer(t))
+	c := b.consumer(t)
+	stop := start(t, c)
 	var snoozed run.Status
 	require.Eventually(t, func() bool {
 		var err error
@@ -62,6 +64,10 @@ func TestSnoozedChunkCountsOnce(t *testing.T) {
 	require.Equal(t, run.Chunks{Total: 1, Done: 1}, st.Chunks)
 	require.Equal(t, 4, b.from.Pulls())
 	b.mirrored(t, "1", "2", "3", "4")
+	stop()
+	require.Equal(t, 2, counted(t, c, countedChunks, metrics.ChunkSnoozed))
+	require.Equal(t, 1, counted(t, c, countedChunks, metrics.ChunkDone))
+	require.Equal(t, 4, counted(t, c, countedImages, "copied"))
 }
 
 // TestSIGTERM: what has not begun goes back at once, as due now, and another worker
@@ -82,6 +88,7 @@ func TestSIGTERM(t *testing.T) {
 	cancel()
 	close(gate)
 	require.NoError(t, <-ended)
+	require.Equal(t, 1, counted(t, first, countedChunks, metrics.ChunkInterrupted))
 	require.Len(t, b.subjects(t, subject.Chunk+".>"), 1)
 	require.Empty(t, b.subjects(t, subject.Later+".>"))
 

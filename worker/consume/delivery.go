@@ -87,20 +87,33 @@ func (d *delivery) do(ctx context.Context, c message.Chunk, fresh bool) (outcome
 	if err != nil {
 		return "", err
 	}
-	outcome = metrics.ChunkDone
 	for _, part := range result.Parts {
-		outcome = metrics.ChunkSplit
 		if err := d.remainder(ctx, c, part, 0); err != nil {
 			return "", err
 		}
 	}
 	if len(result.Left) > 0 {
-		outcome = metrics.ChunkSnoozed
 		if err := d.remainder(ctx, c, result.Left, result.After); err != nil {
 			return "", err
 		}
 	}
-	return outcome, d.done(ctx)
+	return d.outcome(result), d.done(ctx)
+}
+
+// outcome tells the metrics what became of the chunk.
+func (d *delivery) outcome(r chunk.Result) string {
+	switch {
+	case len(r.Parts) > 0:
+		return metrics.ChunkSplit
+	case len(r.Left) == 0:
+		return metrics.ChunkDone
+	}
+	select {
+	case <-d.stopping:
+		return metrics.ChunkInterrupted
+	default:
+		return metrics.ChunkSnoozed
+	}
 }
 
 // done stores the final progress and acknowledges the message. An acknowledgement

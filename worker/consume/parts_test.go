@@ -6,6 +6,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/osism/skopeo-worker/shared/run"
+	"github.com/osism/skopeo-worker/worker/metrics"
 	"github.com/osism/skopeo-worker/worker/registrytest"
 )
 
@@ -27,8 +28,10 @@ func TestPartsAreShared(t *testing.T) {
 		}
 		return len(held) >= 2
 	})
-	for range 3 {
-		start(t, b.consumer(t))
+	workers := []*Consumer{b.consumer(t), b.consumer(t), b.consumer(t)}
+	var stop []func()
+	for _, c := range workers {
+		stop = append(stop, start(t, c))
 	}
 	tracker := b.plan(t, b.chunk())
 	<-shared
@@ -46,4 +49,10 @@ func TestPartsAreShared(t *testing.T) {
 	require.Equal(t, distinct, b.from.Pulls())
 	b.mirrored(t, names...)
 	require.Empty(t, b.subjects(t, "mirror.chunk.>"))
+	split := 0
+	for i, c := range workers {
+		stop[i]()
+		split += counted(t, c, countedChunks, metrics.ChunkSplit)
+	}
+	require.Equal(t, 1, split)
 }

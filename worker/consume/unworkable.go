@@ -44,11 +44,12 @@ func (d *delivery) poison(ctx context.Context, c message.Chunk) error {
 		}
 		failed += len(record.Images)
 	}
-	return d.gaveUp(ctx, failed)
+	return d.gaveUp(ctx, c.Registry, failed)
 }
 
-// gaveUp ends the message with images that were recorded as failed.
-func (d *delivery) gaveUp(ctx context.Context, images int) error {
+// gaveUp ends the message with images of a registry that were recorded as failed.
+func (d *delivery) gaveUp(ctx context.Context, registry string, images int) error {
+	d.metrics.Images(registry, "failed", images)
 	d.Progress(run.Tally{Total: images, Failed: images}, 0, 0)
 	return d.done(ctx)
 }
@@ -102,5 +103,5 @@ func (d *delivery) reject(ctx context.Context, cause error) error {
 	if err != nil {
 		return err
 	}
-	return d.gaveUp(ctx, 1)
+	return d.gaveUp(ctx, unreadableRegistry, 1)
 }

@@ -13,6 +13,7 @@ import (
 	"github.com/osism/skopeo-worker/shared/message"
 	"github.com/osism/skopeo-worker/shared/run"
 	"github.com/osism/skopeo-worker/shared/subject"
+	"github.com/osism/skopeo-worker/worker/metrics"
 )
 
 // TestPoison: five deliveries without an outcome, and the sixth records all there is
@@ -28,8 +29,12 @@ func TestPoison(t *testing.T) {
 	for range maxDeliveries {
 		require.NoError(t, b.receive(t).Nak())
 	}
-	start(t, b.consumer(t))
+	worker := b.consumer(t)
+	stop := start(t, worker)
 	st := over(t, tracker)
+	stop()
+	require.Equal(t, 1, counted(t, worker, countedChunks, metrics.ChunkUnworkable))
+	require.Equal(t, 3, counted(t, worker, countedImages, "failed"))
 	require.Equal(t, run.Tally{Total: 3, Failed: 3}, st.Images)
 	require.Empty(t, b.from.Requests())
 	records := b.failures(t)

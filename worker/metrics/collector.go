@@ -2,6 +2,7 @@ package metrics
 
 import (
 	"context"
+	"sync/atomic"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -23,7 +24,7 @@ var (
 	closed       = describe("registry_closed", "1 while the fleet leaves the registry alone, because it has refused.", "registry")
 	nextSlot     = describe("registry_next_slot_timestamp_seconds", "When the next pull is free; absent where one is now.", "registry")
 	queued       = describe("queued_chunks", "Chunks by state: waiting (planned for later), snoozed, due, running.", "state")
-	oldestDue    = describe("oldest_due_chunk_timestamp_seconds", "Since when the oldest chunk is due that is not done; absent where there is none.")
+	oldestDue    = describe("oldest_due_chunk_timestamp_seconds", "Since when the oldest chunk is due that no worker has; absent where none is due.")
 	failedNow    = describe("failed_images", "Images that have failed and wait to be republished.", "mirror")
 	lastRun      = describe("last_run_timestamp_seconds", "When the newest run began.", "mirror")
 	lastSuccess  = describe("last_success_timestamp_seconds", "When the last run ended that had no failures.", "mirror")
@@ -36,8 +37,11 @@ var runStates = []string{
 	run.StateWaiting, run.StateRunning, run.StateSnoozed, run.StateDone, run.StateFailed, run.StateCancelled, run.StateSuperseded,
 }
 
+// fleet collects what is known of the fleet, once there is a broker to ask.
+type fleet struct{ atomic.Pointer[Fleet] }
+
 // Describe implements prometheus.Collector.
-func (f *Fleet) Describe(out chan<- *prometheus.Desc) {
+func (f *fleet) Describe(out chan<- *prometheus.Desc) {
 	for _, d := range []*prometheus.Desc{
 		brokerUp, budgetLimit, budgetSpent, budgetFree, budgetWindow, closed, nextSlot, queued, oldestDue,
 		failedNow, lastRun, lastSuccess, runImages, runPulls, runState,
@@ -47,7 +51,15 @@ func (f *Fleet) Describe(out chan<- *prometheus.Desc) {
 }
 
 // Collect implements prometheus.Collector.
-func (f *Fleet) Collect(out chan<- prometheus.Metric) {
+func (f *fleet) Collect(out chan<- prometheus.Metric) {
+	if known := f.Load(); known != nil {
+		known.collect(out)
+		return
+	}
+	gauge(out, brokerUp, 0)
+}
+
+func (f *Fleet) collect(out chan<- prometheus.Metric) {
 	ctx, cancel := context.WithTimeout(context.Background(), lookTimeout)
 	defer cancel()
 	p, err := f.look(ctx)
@@ -58,7 +70,11 @@ func (f *Fleet) Collect(out chan<- prometheus.Metric) {
 	}
 	gauge(out, brokerUp, 1)
 	for _, r := range p.Registries {
-		collectRegistry(out, r, f.budget.Now())
+		collectRegistry(out, r, f.now())
+		delete(p.Seen, r.Registry)
+	}
+	for registry := range p.Seen {
+		gauge(out, closed, 0, registry)
 	}
 	for state, n := range map[string]int{"waiting": p.Waiting, "snoozed": p.Snoozed, "due": p.Due, "running": p.Running} {
 		gauge(out, queued, float64(n), state)

@@ -2,11 +2,11 @@ package metrics
 
 import (
 	"context"
+	"crypto/rand"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"log/slog"
-	"sync"
 	"time"
 
 	"github.com/nats-io/nats.go/jetstream"
@@ -22,24 +22,35 @@ const (
 	bucketFleet = "mirror_metrics"
 	keyFleet    = "fleet"
 
-	// keepPicture is how old a picture may be: one look at the broker serves every
-	// scrape of every worker for as long as Prometheus waits between two of one.
-	keepPicture = 15 * time.Second
-	// lookTimeout bounds a scrape. It is below Prometheus's own of 10 s.
-	lookTimeout = 8 * time.Second
+	// renewAfter is how old the picture is when the worker that took it takes another:
+	// it is asked every 15 s or so, and has only to read what has changed.
+	renewAfter = 10 * time.Second
+	// takeOver is how old it is when any other worker does.
+	takeOver = 45 * time.Second
+	// lookTimeout bounds a scrape to half of what Prometheus gives it.
+	lookTimeout = 5 * time.Second
+	// keepRegistry is how long a registry is told of which nothing is known any more.
+	keepRegistry = 24 * time.Hour
 )
+
+// errNoBroker is returned at once where the connection is down: waiting for it would
+// cost the scrape what the worker knows by itself.
+var errNoBroker = errors.New("the broker is not connected")
 
 // Fleet looks at how the whole fleet stands. What one worker has found out is kept at
 // the broker for the others.
 type Fleet struct {
+	id       string // of this worker, among those that take pictures
 	broker   *broker.Broker
 	budget   *budget.Store
-	runs     *run.Store
-	failures *failure.Store
+	runs     *run.Ledger
+	failures *failure.Counter
 	kv       jetstream.KeyValue
 	log      *slog.Logger
+	now      func() time.Time // by the broker's clock
 
-	looking sync.Mutex
+	turn         chan struct{}   // a mutex that a context can end waiting for
+	unsuccessful map[uint64]bool // runs that ended otherwise, by the revision of their entry
 }
 
 // NewFleet opens what Fleet looks at.
@@ -52,84 +63,126 @@ func NewFleet(ctx context.Context, b *broker.Broker, s *budget.Store, log *slog.
 	if err != nil {
 		return nil, err
 	}
-	return &Fleet{broker: b, budget: s, runs: runs, failures: failure.NewStore(b), kv: kv, log: log}, nil
+	return &Fleet{
+		id: rand.Text(), broker: b, budget: s, runs: runs.Ledger(), failures: failure.NewStore(b).Counter(),
+		kv: kv, log: log, now: s.Now, turn: make(chan struct{}, 1),
+	}, nil
 }
 
 // picture is how the fleet stood at some moment.
 type picture struct {
-	Registries []run.Registry    `json:"registries"`
-	Waiting    int               `json:"waiting"`
-	Snoozed    int               `json:"snoozed"`
-	Due        int               `json:"due"`
-	Running    int               `json:"running"`
-	OldestDue  *time.Time        `json:"oldest_due,omitempty"`
-	Mirrors    map[string]mirror `json:"mirrors"`
+	By         string               `json:"by"` // who took it
+	Registries []run.Registry       `json:"registries"`
+	Seen       map[string]time.Time `json:"seen"` // when each registry was last in Registries
+	Waiting    int                  `json:"waiting"`
+	Snoozed    int                  `json:"snoozed"`
+	Due        int                  `json:"due"`
+	Running    int                  `json:"running"`
+	OldestDue  *time.Time           `json:"oldest_due,omitempty"`
+	Mirrors    map[string]mirror    `json:"mirrors"`
 }
 
 // look returns the last picture, or takes one where that is too old.
 func (f *Fleet) look(ctx context.Context) (picture, error) {
-	f.looking.Lock()
-	defer f.looking.Unlock()
+	if !f.broker.Conn.IsConnected() {
+		return picture{}, errNoBroker
+	}
+	select {
+	case f.turn <- struct{}{}:
+		defer func() { <-f.turn }()
+	case <-ctx.Done():
+		return picture{}, ctx.Err()
+	}
 	var last picture
+	var revision uint64
 	entry, err := f.kv.Get(ctx, keyFleet)
 	switch {
 	case errors.Is(err, jetstream.ErrKeyNotFound):
 	case err != nil:
 		return last, fmt.Errorf("reading how the fleet stands: %w", err)
 	default:
+		revision = entry.Revision()
 		if err := json.Unmarshal(entry.Value(), &last); err != nil {
 			f.log.Warn("what was known of the fleet cannot be read", "error", err)
 			last = picture{}
-		} else if f.budget.Now().Sub(entry.Created()) < keepPicture {
+		}
+		age := f.now().Sub(entry.Created())
+		if age < renewAfter || age < takeOver && last.By != f.id {
 			return last, nil
 		}
 	}
-	now, err := f.take(ctx, last.Mirrors)
+	next, err := f.take(ctx, last)
 	if err != nil {
 		return last, err
 	}
-	data, err := json.Marshal(now)
-	if err != nil {
-		return last, err
-	}
-	if _, err := f.kv.Put(ctx, keyFleet, data); err != nil {
-		return last, fmt.Errorf("storing how the fleet stands: %w", err)
-	}
-	return now, nil
+	return next, f.keep(ctx, next, revision)
 }
 
-// take asks the broker for everything; known is what was known of the mirror names.
-func (f *Fleet) take(ctx context.Context, known map[string]mirror) (p picture, err error) {
+// keep stores the picture for the others, unless one of them was faster.
+func (f *Fleet) keep(ctx context.Context, p picture, revision uint64) error {
+	data, err := json.Marshal(p)
+	if err == nil {
+		_, err = f.kv.Update(ctx, keyFleet, data, revision)
+	}
+	if err != nil && !errors.Is(err, jetstream.ErrKeyExists) && !errors.Is(err, jetstream.ErrKeyRevisionMismatch) {
+		return fmt.Errorf("storing how the fleet stands: %w", err)
+	}
+	return nil
+}
+
+// take asks the broker for everything.
+func (f *Fleet) take(ctx context.Context, last picture) (p picture, err error) {
+	p.By = f.id
 	if p.Registries, err = f.budget.Report(ctx); err != nil {
 		return p, err
 	}
-	if p.Waiting, err = f.count(ctx, subject.Plan); err != nil {
+	p.Seen = f.seen(last.Seen, p.Registries)
+	if p.Waiting, err = f.broker.Count(ctx, subject.Plan+".>"); err != nil {
 		return p, err
 	}
-	if p.Snoozed, err = f.count(ctx, subject.Later); err != nil {
+	if p.Snoozed, err = f.broker.Count(ctx, subject.Later+".>"); err != nil {
 		return p, err
 	}
-	workers, err := f.broker.Consumer.Info(ctx)
-	if err != nil {
-		return p, fmt.Errorf("asking for the consumer: %w", err)
+	if err = f.queue(ctx, &p); err != nil {
+		return p, err
 	}
-	p.Due, p.Running = int(workers.NumPending), workers.NumAckPending
-	oldest, err := f.broker.Stream.GetMsg(ctx, 1, jetstream.WithGetMsgSubject(subject.Chunk+".>"))
-	switch {
-	case err == nil:
-		p.OldestDue = &oldest.Time
-	case !errors.Is(err, jetstream.ErrMsgNotFound):
-		return p, fmt.Errorf("asking for the oldest chunk: %w", err)
-	}
-	p.Mirrors, err = f.mirrors(ctx, known)
+	p.Mirrors, err = f.mirrors(ctx, last.Mirrors)
 	return p, err
 }
 
-// count counts the messages below a subject, of which each has its own.
-func (f *Fleet) count(ctx context.Context, root string) (int, error) {
-	info, err := f.broker.Stream.Info(ctx, jetstream.WithSubjectFilter(root+".>"))
-	if err != nil {
-		return 0, fmt.Errorf("counting %s: %w", root, err)
+// seen notes which registries there are, so that one that is open again is told as
+// that, and not as unknown.
+func (f *Fleet) seen(before map[string]time.Time, now []run.Registry) map[string]time.Time {
+	seen := map[string]time.Time{}
+	for registry, at := range before {
+		if f.now().Sub(at) < keepRegistry {
+			seen[registry] = at
+		}
 	}
-	return len(info.State.Subjects), nil
+	for _, r := range now {
+		seen[r.Registry] = f.now()
+	}
+	return seen
+}
+
+// queue adds what the consumer tells: the chunks that are due, and those that workers
+// have.
+func (f *Fleet) queue(ctx context.Context, p *picture) error {
+	workers, err := f.broker.Consumer.Info(ctx)
+	if err != nil {
+		return fmt.Errorf("asking for the consumer: %w", err)
+	}
+	p.Due, p.Running = int(workers.NumPending), workers.NumAckPending
+	if p.Due == 0 {
+		return nil
+	}
+	oldest, err := f.broker.Stream.GetMsg(ctx, workers.Delivered.Stream+1, jetstream.WithGetMsgSubject(subject.Chunk+".>"))
+	if errors.Is(err, jetstream.ErrMsgNotFound) {
+		return nil // somebody has just taken it
+	}
+	if err != nil {
+		return fmt.Errorf("asking for the oldest chunk: %w", err)
+	}
+	p.OldestDue = &oldest.Time
+	return nil
 }

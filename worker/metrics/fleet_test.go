@@ -2,18 +2,15 @@ package metrics
 
 import (
 	"context"
+	"encoding/json"
 	"fmt"
 	"log/slog"
-	"os"
-	"regexp"
 	"strings"
 	"testing"
 	"time"
 
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
-	"github.com/prometheus/client_golang/prometheus"
-	"github.com/prometheus/client_golang/prometheus/testutil"
 	"github.com/stretchr/testify/require"
 
 	"github.com/osism/skopeo-worker/shared/broker"
@@ -47,28 +44,36 @@ func newStand(t *testing.T, b *broker.Broker) *stand {
 	return &stand{b, limits, runs}
 }
 
-func (s *stand) fleet(t *testing.T) (*Fleet, *prometheus.Registry) {
+// fleet is what one of the workers knows, and serves.
+func (s *stand) fleet(t *testing.T) (*Fleet, *Metrics) {
 	t.Helper()
 	f, err := NewFleet(t.Context(), s.Broker, s.budget, slog.New(slog.DiscardHandler))
 	require.NoError(t, err)
-	r := prometheus.NewPedanticRegistry()
-	require.NoError(t, r.Register(f))
-	return f, r
+	m := New("test")
+	m.Watch(f)
+	return f, m
 }
 
-// ran stores a run of one chunk that has ended.
-func (s *stand) ran(t *testing.T, name, kind string, ended time.Time, images run.Tally) {
+// later makes time pass for a worker.
+func later(f *Fleet, d time.Duration) {
+	now := f.now
+	f.now = func() time.Time { return now().Add(d) }
+}
+
+// ran stores a run of one chunk that has ended, and returns it.
+func (s *stand) ran(t *testing.T, name, kind string, ended time.Time, images run.Tally) run.Run {
 	t.Helper()
 	r := run.Run{Name: name, ID: run.NewID(ended), Kind: kind, Chunks: 1, Started: ended.Add(-time.Hour), Published: true}
 	require.NoError(t, s.runs.Put(t.Context(), r))
 	a := subject.NewAddress(name, r.ID, registry, "000001")
 	require.NoError(t, s.runs.Record(t.Context(), a, run.Progress{State: run.Done, Images: images, Pulls: 3, Updated: ended}))
+	return r
 }
 
 // says checks the named metrics, without their help and type.
-func says(t *testing.T, r prometheus.Gatherer, name string, want ...string) {
+func says(t *testing.T, m *Metrics, name string, want ...string) {
 	t.Helper()
-	families, err := r.Gather()
+	families, err := m.Registry.Gather()
 	require.NoError(t, err)
 	var got []string
 	for _, family := range families {
@@ -76,18 +81,27 @@ func says(t *testing.T, r prometheus.Gatherer, name string, want ...string) {
 			continue
 		}
 		for _, m := range family.GetMetric() {
-			var labels []string
+			var words []string
 			for _, l := range m.GetLabel() {
-				labels = append(labels, l.GetValue())
+				words = append(words, l.GetValue())
 			}
-			got = append(got, strings.TrimSpace(fmt.Sprintf("%s %v", strings.Join(labels, " "), m.GetGauge().GetValue())))
+			got = append(got, strings.Join(append(words, fmt.Sprint(m.GetGauge().GetValue())), " "))
 		}
 	}
 	require.Equal(t, want, got, name)
 }
 
-func TestFleet(t *testing.T) {
-	s := newStand(t, brokertest.Embedded(t))
+// unix is a time as a metric has it.
+func unix(at time.Time) string { return fmt.Sprint(float64(at.UnixMilli()) / 1000) }
+
+// ended is when the first of a stand's runs has ended.
+var ended = time.Now().UTC().Add(-48 * time.Hour).Truncate(time.Second)
+
+// busy makes a stand of which there is everything to tell: of two registries, one spent
+// and one closed; of a mirror with a good and a bad run, and of another one. It returns
+// when its due chunk became due.
+func busy(t *testing.T, s *stand) (due time.Time) {
+	t.Helper()
 	ctx := t.Context()
 	require.NoError(t, s.budget.SetLimits(ctx, "nightly", map[string]budget.Limit{registry: {Requests: 2, Window: time.Hour}}))
 	for range 2 {
@@ -95,15 +109,16 @@ func TestFleet(t *testing.T) {
 		require.NoError(t, err)
 	}
 	require.NoError(t, s.budget.Refused(ctx, budget.Call{Registry: "quay.io", Kind: budget.API, Started: time.Now()}, time.Minute, "429"))
-	yesterday := time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)
-	s.ran(t, "nightly", run.KindPlan, yesterday, run.Tally{Total: 4, Copied: 3, Unchanged: 1})
-	s.ran(t, "nightly", run.KindPlan, yesterday.Add(24*time.Hour), run.Tally{Total: 4, Unchanged: 2, Failed: 2})
-	s.ran(t, "nightly", run.KindRepublish, yesterday.Add(25*time.Hour), run.Tally{Total: 1, Copied: 1})
-	s.ran(t, "other", run.KindPlan, yesterday, run.Tally{Total: 1, Failed: 1})
-	require.NoError(t, failure.NewStore(s.Broker).Add(ctx, "nightly", failure.Record{
-		Repository: "docker.io/library/nginx", Registry: registry, Run: "r", FailedAt: yesterday,
-		Images: []failure.Image{{Source: "docker.io/library/nginx:1"}, {Source: "docker.io/library/nginx:2"}},
-	}))
+	s.ran(t, "nightly", run.KindPlan, ended, run.Tally{Total: 4, Copied: 3, Unchanged: 1})
+	s.ran(t, "nightly", run.KindPlan, ended.Add(24*time.Hour), run.Tally{Total: 4, Unchanged: 2, Failed: 2})
+	s.ran(t, "nightly", run.KindRepublish, ended.Add(25*time.Hour), run.Tally{Total: 1, Copied: 1})
+	s.ran(t, "other", run.KindPlan, ended, run.Tally{Total: 1, Failed: 1})
+	for _, name := range []string{"nightly", "longago"} {
+		require.NoError(t, failure.NewStore(s.Broker).Add(ctx, name, failure.Record{
+			Repository: "docker.io/library/nginx", Registry: registry, Run: "r",
+			Images: []failure.Image{{Source: "docker.io/library/nginx:1"}, {Source: "docker.io/library/nginx:2"}},
+		}))
+	}
 	address := func(token string) subject.Address { return subject.NewAddress("nightly", "next", registry, token) }
 	for i, m := range []*nats.Msg{
 		broker.Scheduled(subject.Plan, address("000001"), time.Now().Add(time.Hour), nil),
@@ -115,96 +130,192 @@ func TestFleet(t *testing.T) {
 		_, err := s.Publish(ctx, m)
 		require.NoError(t, err, i)
 	}
-	first, err := s.Stream.GetMsg(ctx, 1, jetstream.WithGetMsgSubject(subject.Chunk+".>"))
+	_, err := s.Consumer.Next() // a worker takes the first one
 	require.NoError(t, err)
-	m, err := s.Consumer.Next()
+	m, err := s.Stream.GetLastMsgForSubject(ctx, address("000005").Under(subject.Chunk))
 	require.NoError(t, err)
-
-	_, metrics := s.fleet(t)
-	says(t, metrics, "broker_up", "1")
-	says(t, metrics, "budget_limit_pulls", "docker.io 2")
-	says(t, metrics, "budget_spent_pulls", "docker.io 2")
-	says(t, metrics, "budget_free_pulls", "docker.io 0")
-	says(t, metrics, "budget_window_seconds", "docker.io 3600")
-	says(t, metrics, "registry_closed", "docker.io 0", "quay.io 1")
-	says(t, metrics, "queued_chunks", "due 1", "running 1", "snoozed 1", "waiting 2")
-	says(t, metrics, "oldest_due_chunk_timestamp_seconds", fmt.Sprint(float64(first.Time.UnixMilli())/1000))
-	says(t, metrics, "failed_images", "nightly 2", "other 0")
-	says(t, metrics, "last_success_timestamp_seconds", fmt.Sprintf("nightly %v", float64(yesterday.Unix())))
-	says(t, metrics, "last_run_timestamp_seconds", fmt.Sprintf("nightly %v", float64(yesterday.Add(23*time.Hour).Unix())),
-		fmt.Sprintf("other %v", float64(yesterday.Add(-time.Hour).Unix())))
-	says(t, metrics, "run_pulls", "nightly 3", "other 3")
-	says(t, metrics, "run_images", "nightly copied 0", "nightly failed 2", "nightly skipped 0", "nightly tagged 0", "nightly unchanged 2",
-		"other copied 0", "other failed 1", "other skipped 0", "other tagged 0", "other unchanged 0")
-	problems, err := testutil.GatherAndLint(metrics)
-	require.NoError(t, err)
-	require.Empty(t, problems)
-	require.NoError(t, m.Ack())
+	return m.Time
 }
 
-// TestOneLookServesAll workers, and what it has seen of runs is kept longer than runs.
+func TestFleet(t *testing.T) {
+	s := newStand(t, brokertest.Embedded(t))
+	due := busy(t, s)
+	_, m := s.fleet(t)
+	says(t, m, "broker_up", "1")
+	says(t, m, "budget_limit_pulls", "docker.io 2")
+	says(t, m, "budget_spent_pulls", "docker.io 2")
+	says(t, m, "budget_free_pulls", "docker.io 0")
+	says(t, m, "budget_window_seconds", "docker.io 3600")
+	says(t, m, "registry_closed", "docker.io 0", "quay.io 1")
+	says(t, m, "queued_chunks", "due 1", "running 1", "snoozed 1", "waiting 2")
+	says(t, m, "oldest_due_chunk_timestamp_seconds", unix(due))
+	says(t, m, "failed_images", "longago 2", "nightly 2", "other 0")
+	says(t, m, "last_success_timestamp_seconds", "nightly "+unix(ended))
+	says(t, m, "last_run_timestamp_seconds", "nightly "+unix(ended.Add(23*time.Hour)), "other "+unix(ended.Add(-time.Hour)))
+	says(t, m, "run_pulls", "nightly 3", "other 3")
+	says(t, m, "run_images", "nightly copied 0", "nightly failed 2", "nightly skipped 0", "nightly tagged 0", "nightly unchanged 2",
+		"other copied 0", "other failed 1", "other skipped 0", "other tagged 0", "other unchanged 0")
+	says(t, m, "run_state", "nightly cancelled 0", "nightly done 0", "nightly failed 1", "nightly running 0", "nightly snoozed 0",
+		"nightly superseded 0", "nightly waiting 0", "other cancelled 0", "other done 0", "other failed 1", "other running 0",
+		"other snoozed 0", "other superseded 0", "other waiting 0")
+}
+
+// TestOpenAgain: a registry that was closed is told as open, though nothing is known of
+// it any more, for a day.
+func TestOpenAgain(t *testing.T) {
+	s := newStand(t, brokertest.Embedded(t))
+	f, m := s.fleet(t)
+	require.NoError(t, s.budget.Refused(t.Context(), budget.Call{Registry: "quay.io", Kind: budget.API, Started: time.Now()}, time.Second, "429"))
+	says(t, m, "registry_closed", "quay.io 1")
+	require.Eventually(t, func() bool {
+		known, err := s.budget.Report(t.Context())
+		return err == nil && len(known) == 0
+	}, patience, tick)
+	says(t, m, "registry_closed", "quay.io 0")
+	later(f, renewAfter)
+	says(t, m, "registry_closed", "quay.io 0")
+	later(f, keepRegistry)
+	says(t, m, "registry_closed")
+}
+
+// TestLastSuccess: it is told of a name as long as it has runs, whatever became of the
+// run itself, and of no run that is not over.
+func TestLastSuccess(t *testing.T) {
+	s := newStand(t, brokertest.Embedded(t))
+	f, m := s.fleet(t)
+	says(t, m, "last_success_timestamp_seconds")
+	const name = "nightly"
+	look := func(want string) {
+		t.Helper()
+		later(f, renewAfter)
+		says(t, m, "last_success_timestamp_seconds", name+" "+want)
+	}
+	good := s.ran(t, name, run.KindPlan, ended, run.Tally{Total: 1, Copied: 1})
+	look(unix(ended))
+	newest := s.ran(t, name, run.KindPlan, ended.Add(time.Hour), run.Tally{Total: 1, Copied: 1})
+	newest.Ended = run.StateSuperseded
+	require.NoError(t, s.runs.Put(t.Context(), newest))
+	look(unix(ended))
+	newest = s.ran(t, name, run.KindPlan, ended.Add(2*time.Hour), run.Tally{Total: 2, Copied: 1})
+	a := subject.NewAddress(name, newest.ID, registry, "000001-7")
+	_, err := s.Publish(t.Context(), broker.Scheduled(subject.Later, a, time.Now().Add(time.Hour), nil))
+	require.NoError(t, err)
+	look(unix(ended))
+	says(t, m, "run_state", "nightly cancelled 0", "nightly done 0", "nightly failed 0", "nightly running 0", "nightly snoozed 1",
+		"nightly superseded 0", "nightly waiting 0")
+
+	// Another worker knows it from the broker, and not from the run, which is gone.
+	bucket, err := s.JS.KeyValue(t.Context(), run.Bucket)
+	require.NoError(t, err)
+	require.NoError(t, bucket.Purge(t.Context(), name+"."+good.ID))
+	f, m = s.fleet(t)
+	later(f, takeOver)
+	look(unix(ended))
+	require.NoError(t, s.Stream.Purge(t.Context(), jetstream.WithPurgeSubject(a.Under(subject.Later))))
+	look(unix(ended.Add(2 * time.Hour)))
+	s.ran(t, name, run.KindPlan, ended.Add(3*time.Hour), run.Tally{Total: 2, Failed: 1})
+	look(unix(ended.Add(2 * time.Hour)))
+}
+
+// TestOneLookServesAll: whoever has taken the last picture takes the next one, and
+// another worker only where it does not.
 func TestOneLookServesAll(t *testing.T) {
 	s := newStand(t, brokertest.Embedded(t))
-	f, metrics := s.fleet(t)
-	says(t, metrics, "last_success_timestamp_seconds")
-	at := time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)
-	s.ran(t, "nightly", run.KindPlan, at, run.Tally{})
-	_, other := s.fleet(t)
+	first, of := s.fleet(t)
+	second, other := s.fleet(t)
+	by := func() string {
+		entry, err := first.kv.Get(t.Context(), keyFleet)
+		require.NoError(t, err)
+		var p picture
+		require.NoError(t, json.Unmarshal(entry.Value(), &p))
+		return p.By
+	}
+	says(t, of, "queued_chunks", "due 0", "running 0", "snoozed 0", "waiting 0")
+	_, err := s.Publish(t.Context(), nats.NewMsg(subject.NewAddress("n", "r", registry, "1").Under(subject.Chunk)))
+	require.NoError(t, err)
+	later(second, takeOver-time.Second)
 	sent := s.Conn.Stats().OutMsgs
-	says(t, other, "last_success_timestamp_seconds")
+	says(t, other, "queued_chunks", "due 0", "running 0", "snoozed 0", "waiting 0")
 	require.EqualValues(t, 1, s.Conn.Stats().OutMsgs-sent, "requests of a scrape")
+	says(t, of, "queued_chunks", "due 0", "running 0", "snoozed 0", "waiting 0")
+	require.Equal(t, first.id, by())
+	later(first, renewAfter)
+	says(t, of, "queued_chunks", "due 1", "running 0", "snoozed 0", "waiting 0")
+	require.Equal(t, first.id, by())
+	says(t, other, "queued_chunks", "due 1", "running 0", "snoozed 0", "waiting 0")
+	later(second, time.Second)
+	says(t, other, "broker_up", "1")
+	require.Equal(t, second.id, by())
 
-	known, err := f.mirrors(t.Context(), nil)
-	require.NoError(t, err)
-	require.Equal(t, at, known["nightly"].LastSuccess)
-	s.ran(t, "nightly", run.KindPlan, at.Add(time.Hour), run.Tally{Total: 1, Failed: 1})
-	runs, err := f.runs.List(t.Context(), "nightly")
-	require.NoError(t, err)
-	after, err := f.mirror(t.Context(), runs[:1], known["nightly"]) // the older one has expired
-	require.NoError(t, err)
-	require.Equal(t, at, after.LastSuccess)
-	require.Equal(t, runs[0].ID, after.Settled)
+	// Two may take one at once. Neither fails for it.
+	require.NoError(t, first.keep(t.Context(), picture{}, 1))
+	require.Equal(t, second.id, by())
 }
 
+// TestALookIsCheap: with thousands of chunks, it costs what it does with few.
+func TestALookIsCheap(t *testing.T) {
+	s := newStand(t, brokertest.Embedded(t))
+	busy(t, s)
+	now := time.Now().UTC()
+	r := run.Run{Name: "nightly", ID: run.NewID(now), Kind: run.KindPlan, Started: now, Published: true}
+	require.NoError(t, s.runs.Put(t.Context(), r))
+	f, m := s.fleet(t)
+	n := 0
+	grow := func(by int) {
+		var msgs []*nats.Msg
+		for range by {
+			n++
+			a := subject.NewAddress("nightly", r.ID, registry, fmt.Sprint(n))
+			msgs = append(msgs, broker.Scheduled(subject.Plan, a, now.Add(time.Hour), make([]byte, 1000)))
+		}
+		_, err := s.PublishAll(t.Context(), msgs)
+		require.NoError(t, err)
+	}
+	look := func() nats.Statistics {
+		later(f, renewAfter)
+		before := s.Conn.Stats()
+		says(t, m, "queued_chunks", "due 1", "running 1", "snoozed 1", fmt.Sprintf("waiting %d", n+2))
+		after := s.Conn.Stats()
+		return nats.Statistics{OutMsgs: after.OutMsgs - before.OutMsgs, InMsgs: after.InMsgs - before.InMsgs, InBytes: after.InBytes - before.InBytes}
+	}
+	grow(1)
+	look()
+	few := look()
+	grow(5000)
+	many := look()
+	t.Logf("a look: %+v", many)
+	require.Equal(t, few.OutMsgs, many.OutMsgs)
+	require.InDelta(t, few.InMsgs, many.InMsgs, 2)
+	require.Less(t, many.InBytes, few.InBytes+1024)
+}
+
+// TestFleetWithoutABroker: a scrape says so at once, and still tells what the worker
+// knows by itself.
 func TestFleetWithoutABroker(t *testing.T) {
+	waiting := New("test")
+	says(t, waiting, "broker_up", "0")
 	server := brokertest.Start(t)
 	s := newStand(t, brokertest.Open(t, server.Config()))
-	f, metrics := s.fleet(t)
-	says(t, metrics, "broker_up", "1")
+	f, m := s.fleet(t)
+	says(t, m, "broker_up", "1")
 	server.Stop()
 	require.Eventually(t, func() bool { return !s.Conn.IsConnected() }, patience, tick)
-	ctx, cancel := context.WithTimeout(t.Context(), time.Second)
-	defer cancel()
-	_, err := f.look(ctx)
-	require.Error(t, err)
+	_, err := f.look(context.Background())
+	require.ErrorIs(t, err, errNoBroker)
+	says(t, m, "broker_up", "0")
+	says(t, m, "queued_chunks")
+	says(t, m, "build_info", "test 1")
 	server.Restart()
-	require.Eventually(t, s.Conn.IsConnected, patience, tick)
-	says(t, metrics, "broker_up", "1")
-}
+	require.Eventually(t, func() bool {
+		p, err := f.look(t.Context())
+		return err == nil && p.By == f.id
+	}, patience, tick)
+	says(t, m, "broker_up", "1")
 
-var row = regexp.MustCompile(`(?m)^\| (skopeo_worker_\w+) \| (\w+) \| ([a-z, ]*) ?\|`)
-
-// TestDocs: docs/metrics.md lists what there is, and nothing else.
-func TestDocs(t *testing.T) {
-	text, err := os.ReadFile("../../docs/metrics.md")
-	require.NoError(t, err)
-	documented := map[string]string{}
-	for _, m := range row.FindAllStringSubmatch(string(text), -1) {
-		documented[m[1]] = strings.TrimSpace(m[3])
-	}
-	described := make(chan *prometheus.Desc, 100)
-	m := New("test")
-	for _, c := range []prometheus.Collector{m.images, m.pulls, m.bytes, m.copies, m.chunks, m.outcomes, m.requests, m.info, new(Fleet)} {
-		c.Describe(described)
-	}
-	close(described)
-	exposed := map[string]string{}
-	desc := regexp.MustCompile(`fqName: "(\w+)".*constLabels: \{(\w*).*variableLabels: \{(.*)\}\}`)
-	for d := range described {
-		found := desc.FindStringSubmatch(d.String())
-		require.NotNil(t, found, d.String())
-		labels := strings.ReplaceAll(found[3], ",", ", ")
-		exposed[found[1]] = strings.TrimSpace(found[2] + labels)
-	}
-	require.Equal(t, exposed, documented)
+	// A scrape behind one that is stuck gives up, too.
+	f.turn <- struct{}{}
+	late, cancel := context.WithCancel(t.Context())
+	cancel()
+	_, err = f.look(late)
+	require.ErrorIs(t, err, context.Canceled)
 }

@@ -15,11 +15,12 @@ const namespace = "skopeo_worker"
 
 // The outcomes of a chunk's delivery.
 const (
-	ChunkDone       = "done"
-	ChunkSnoozed    = "snoozed"    // what is left of it has a later time
-	ChunkSplit      = "split"      // others take parts of it
-	ChunkUnworkable = "unworkable" // recorded as a failure without a try
-	ChunkReturned   = "returned"   // the broker could not be told: it comes again
+	ChunkDone        = "done"
+	ChunkSnoozed     = "snoozed"     // what is left of it has a later time
+	ChunkSplit       = "split"       // others take parts of it
+	ChunkInterrupted = "interrupted" // the worker was told to stop; what is left is due now
+	ChunkUnworkable  = "unworkable"  // recorded as a failure without a try
+	ChunkReturned    = "returned"    // the broker could not be told: it comes again
 )
 
 // Metrics are a worker's own; several workers are summed up. All methods are safe for
@@ -34,7 +35,7 @@ type Metrics struct {
 	chunks   prometheus.Histogram
 	outcomes *prometheus.CounterVec
 	requests *prometheus.CounterVec
-	info     prometheus.GaugeFunc
+	fleet    fleet
 }
 
 // New returns metrics in a registry of their own, beside Go's and the process's.
@@ -47,7 +48,7 @@ func New(version string) *Metrics {
 		images:   counter("images_total", "Images by outcome: copied, tagged, unchanged, skipped or failed.", "registry", "outcome"),
 		pulls:    counter("pulls_total", "Manifests pulled from source registries.", "registry"),
 		bytes:    counter("copied_bytes_total", "Size of the content copied, as its manifests tell it.", "registry"),
-		outcomes: counter("chunks_total", "Deliveries of chunks by outcome: done, snoozed, split, unworkable or returned.", "outcome"),
+		outcomes: counter("chunks_total", "Deliveries of chunks by outcome: done, snoozed, split, interrupted, unworkable or returned.", "outcome"),
 		requests: counter("registry_requests_total", "Requests of our own to registries, by what they ask for and the status code of the answer (error: none came).", "registry", "kind", "code"),
 		copies: prometheus.NewHistogramVec(prometheus.HistogramOpts{
 			Namespace: namespace, Name: "copy_duration_seconds", Help: "Time a skopeo process took, by source registry.",
@@ -58,16 +59,24 @@ func New(version string) *Metrics {
 			Buckets: prometheus.ExponentialBuckets(0.1, 4, 9), // 0.1 s to 2 h
 		}),
 	}
-	m.info = prometheus.NewGaugeFunc(prometheus.GaugeOpts{
-		Namespace: namespace, Name: "build_info", Help: "Always 1; the label tells the version.", ConstLabels: prometheus.Labels{"version": version},
-	}, func() float64 { return 1 })
-	m.Registry.MustRegister(m.images, m.pulls, m.bytes, m.copies, m.chunks, m.outcomes, m.requests, m.info,
+	info := prometheus.NewGaugeVec(prometheus.GaugeOpts{Namespace: namespace, Name: "build_info", Help: "Always 1; the label tells the version."}, []string{"version"})
+	info.WithLabelValues(version).Set(1)
+	for _, outcome := range []string{ChunkDone, ChunkSnoozed, ChunkSplit, ChunkInterrupted, ChunkUnworkable, ChunkReturned} {
+		m.outcomes.WithLabelValues(outcome) // from 0 on, so that the first one is an increase
+	}
+	m.Registry.MustRegister(m.images, m.pulls, m.bytes, m.copies, m.chunks, m.outcomes, m.requests, info, &m.fleet,
 		collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	return m
 }
 
-// Image counts the outcome of an image from the source registry.
-func (m *Metrics) Image(registry, outcome string) { m.images.WithLabelValues(registry, outcome).Inc() }
+// Watch adds how the whole fleet stands. Until then, it is told as a broker that could
+// not be asked.
+func (m *Metrics) Watch(f *Fleet) { m.fleet.Store(f) }
+
+// Images counts the outcome of n images from the source registry.
+func (m *Metrics) Images(registry, outcome string, n int) {
+	m.images.WithLabelValues(registry, outcome).Add(float64(n))
+}
 
 // Spent adds the pulls made at the source registry and the bytes copied. A chunk's
 // sums can fall when it is tried again; counters never do.

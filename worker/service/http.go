@@ -6,39 +6,86 @@ import (
 	"fmt"
 	"net"
 	"net/http"
+	"sync/atomic"
 	"time"
 
 	"github.com/nats-io/nats.go"
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 
-	"github.com/osism/skopeo-worker/shared/broker"
+	"github.com/osism/skopeo-worker/worker/metrics"
 )
 
 // headerTimeout bounds what a client of the metrics may take to ask.
 const headerTimeout = 5 * time.Second
 
-// Serve answers on the address until ctx ends: /metrics; /healthz, which answers
-// while the process lives; /readyz, while the broker is reached.
-func (s *Service) Serve(ctx context.Context, addr string, b *broker.Broker) error {
-	listener, err := net.Listen("tcp", addr)
-	if err != nil {
-		return fmt.Errorf("METRICS_ADDR: %w", err)
-	}
-	server := &http.Server{Handler: s.handler(b), ReadHeaderTimeout: headerTimeout}
-	stop := context.AfterFunc(ctx, func() { _ = server.Close() })
-	defer stop()
-	if err := server.Serve(listener); !errors.Is(err, http.ErrServerClosed) {
-		return fmt.Errorf("serving METRICS_ADDR: %w", err)
-	}
-	return nil
+// Endpoint tells how a worker is, from before it has a broker until after its last
+// chunk: /metrics; /healthz, which answers while the process lives, so that nobody
+// restarts a worker that waits for its broker; /readyz, while the broker is reached.
+type Endpoint struct {
+	Metrics *metrics.Metrics
+
+	listener net.Listener // nil: nobody can ask
+	server   http.Server
+	conn     atomic.Pointer[nats.Conn]
 }
 
-func (s *Service) handler(b *broker.Broker) http.Handler {
+// Listen returns the endpoint of a worker of this version at an address; where that is
+// empty, one that nobody can ask.
+func Listen(addr, version string) (*Endpoint, error) {
+	e := &Endpoint{Metrics: metrics.New(version)}
+	if addr == "" {
+		return e, nil
+	}
+	var err error
+	if e.listener, err = net.Listen("tcp", addr); err != nil {
+		return nil, fmt.Errorf("METRICS_ADDR: %w", err)
+	}
+	e.server = http.Server{Handler: e.handler(), ReadHeaderTimeout: headerTimeout}
+	return e, nil
+}
+
+// Addr is where the endpoint listens; nothing where it does not.
+func (e *Endpoint) Addr() string {
+	if e.listener == nil {
+		return ""
+	}
+	return e.listener.Addr().String()
+}
+
+// Serve answers until work returns, whose context also ends where nobody can be
+// answered any more. It returns the error of either.
+func (e *Endpoint) Serve(ctx context.Context, work func(context.Context) error) error {
+	if e.listener == nil {
+		return work(ctx)
+	}
+	ctx, stop := context.WithCancelCause(ctx)
+	defer stop(nil)
+	served := make(chan error, 1)
+	go func() {
+		err := e.server.Serve(e.listener)
+		if errors.Is(err, http.ErrServerClosed) {
+			err = nil
+		} else {
+			err = fmt.Errorf("serving METRICS_ADDR: %w", err)
+		}
+		stop(err)
+		served <- err
+	}()
+	err := work(ctx)
+	_ = e.server.Close()
+	return errors.Join(err, <-served)
+}
+
+func (e *Endpoint) handler() http.Handler {
 	mux := http.NewServeMux()
-	mux.Handle("GET /metrics", promhttp.HandlerFor(s.Metrics.Registry, promhttp.HandlerOpts{}))
+	mux.Handle("GET /metrics", promhttp.HandlerFor(e.Metrics.Registry, promhttp.HandlerOpts{}))
 	mux.HandleFunc("GET /healthz", func(w http.ResponseWriter, _ *http.Request) { _, _ = fmt.Fprintln(w, "ok") })
 	mux.HandleFunc("GET /readyz", func(w http.ResponseWriter, _ *http.Request) {
-		if status := b.Conn.Status(); status != nats.CONNECTED {
+		status := nats.CONNECTING
+		if conn := e.conn.Load(); conn != nil {
+			status = conn.Status()
+		}
+		if status != nats.CONNECTED {
 			http.Error(w, "broker: "+status.String(), http.StatusServiceUnavailable)
 			return
 		}

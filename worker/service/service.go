@@ -23,15 +23,16 @@ import (
 // Service is a worker.
 type Service struct {
 	Consumer *consume.Consumer
-	Metrics  *metrics.Metrics
 
-	budget *budget.Store
+	metrics *metrics.Metrics
+	budget  *budget.Store
 }
 
-// New checks that there is a skopeo, and returns a worker of this version on the broker.
-func New(ctx context.Context, version string, b *broker.Broker, c Config, r Registries, log *slog.Logger) (*Service, error) {
+// New checks that there is a skopeo, and returns a worker on the broker. From then on,
+// the endpoint tells how it stands with the broker.
+func New(ctx context.Context, e *Endpoint, b *broker.Broker, c Config, r Registries, log *slog.Logger) (*Service, error) {
 	runner := &skopeo.Runner{Path: c.Skopeo, Insecure: r.Insecure, Timeout: c.CopyTimeout}
-	installed, err := runner.Version(ctx)
+	version, err := runner.Version(ctx)
 	if err != nil {
 		return nil, err
 	}
@@ -39,27 +40,30 @@ func New(ctx context.Context, version string, b *broker.Broker, c Config, r Regi
 	if err != nil {
 		return nil, err
 	}
-	s := &Service{Metrics: metrics.New(version), budget: store}
+	s := &Service{metrics: e.Metrics, budget: store}
+	var fleet *metrics.Fleet
 	if s.Consumer, err = s.consumer(ctx, b, c, r, runner, log); err == nil {
-		err = s.watchFleet(ctx, b, log)
+		fleet, err = metrics.NewFleet(ctx, b, store, log)
 	}
 	if err != nil {
 		store.Close()
 		return nil, err
 	}
-	log.Debug("worker is ready", "skopeo", installed, "concurrency", c.Concurrency)
+	e.Metrics.Watch(fleet)
+	e.conn.Store(b.Conn)
+	log.Debug("worker is ready", "skopeo", version, "concurrency", c.Concurrency)
 	return s, nil
 }
 
 // consumer puts together what works chunks off.
 func (s *Service) consumer(ctx context.Context, b *broker.Broker, c Config, r Registries, runner *skopeo.Runner, log *slog.Logger) (*consume.Consumer, error) {
-	observe := func(registry string, kind budget.Kind, status int) { s.Metrics.Request(registry, string(kind), status) }
+	observe := func(registry string, kind budget.Kind, status int) { s.metrics.Request(registry, string(kind), status) }
 	guard := &throttle.Throttle{Budget: s.budget, Identity: identity(credential.New()), Log: log, Observe: observe}
 	transport := guard.Transport(registry.NewTransport(r.Insecure))
 	client := r.client(transport)
 	return consume.New(ctx, b, &chunk.Worker{
 		Resolver:    r.upstream(client, transport, log),
-		Mirror:      &mirror.Mirror{Registry: client, Skopeo: runner, Guard: timed(guard.Copy, s.Metrics)},
+		Mirror:      &mirror.Mirror{Registry: client, Skopeo: runner, Guard: timed(guard.Copy, s.metrics)},
 		Concurrency: c.Concurrency,
 		MaxAttempts: c.MaxAttempts,
 		Backoff:     chunk.Backoff,
@@ -68,16 +72,7 @@ func (s *Service) consumer(ctx context.Context, b *broker.Broker, c Config, r Re
 			return s.budget.CatchUp(ctx)
 		},
 		Log: log,
-	}, s.Metrics, log)
-}
-
-// watchFleet adds to the metrics how the whole fleet stands.
-func (s *Service) watchFleet(ctx context.Context, b *broker.Broker, log *slog.Logger) error {
-	fleet, err := metrics.NewFleet(ctx, b, s.budget, log)
-	if err != nil {
-		return err
-	}
-	return s.Metrics.Registry.Register(fleet)
+	}, s.metrics, log)
 }
 
 // Run takes chunks until ctx ends, and then finishes as it should.

@@ -2,17 +2,19 @@ package service
 
 import (
 	"context"
+	"errors"
 	"io"
 	"log/slog"
+	"net"
 	"net/http"
-	"net/http/httptest"
+	"strings"
 	"testing"
 	"time"
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/osism/skopeo-worker/shared/broker"
 	"github.com/osism/skopeo-worker/shared/brokertest"
-	"github.com/osism/skopeo-worker/worker/metrics"
 	"github.com/osism/skopeo-worker/worker/skopeo"
 )
 
@@ -21,9 +23,19 @@ const (
 	often    = 10 * time.Millisecond
 )
 
-func ask(t *testing.T, server *httptest.Server, path string) (int, string) {
+var quiet = slog.New(slog.DiscardHandler)
+
+func listen(t *testing.T) *Endpoint {
 	t.Helper()
-	response, err := server.Client().Get(server.URL + path)
+	e, err := Listen("127.0.0.1:0", "test")
+	require.NoError(t, err)
+	return e
+}
+
+// ask returns what the endpoint answers.
+func ask(t *testing.T, e *Endpoint, path string) (int, string) {
+	t.Helper()
+	response, err := http.Get("http://" + e.Addr() + path)
 	require.NoError(t, err)
 	defer response.Body.Close()
 	body, err := io.ReadAll(response.Body)
@@ -31,66 +43,94 @@ func ask(t *testing.T, server *httptest.Server, path string) (int, string) {
 	return response.StatusCode, string(body)
 }
 
-// TestProbes: a worker without its broker lives, and is not ready.
-func TestProbes(t *testing.T) {
-	broker := brokertest.Start(t)
-	b := brokertest.Open(t, broker.Config())
-	s := &Service{Metrics: metrics.New("test")}
-	server := httptest.NewServer(s.handler(b))
-	defer server.Close()
-
-	s.Metrics.Image("quay.io", "copied")
-	s.Metrics.Spent("quay.io", 3, 2048)
-	s.Metrics.Spent("quay.io", -1, -1) // a counter that goes down would end the process
-	s.Metrics.Chunk(time.Second, metrics.ChunkDone)
-	status, body := ask(t, server, "/metrics")
-	require.Equal(t, http.StatusOK, status)
-	for _, line := range []string{
-		`skopeo_worker_images_total{outcome="copied",registry="quay.io"} 1`,
-		`skopeo_worker_pulls_total{registry="quay.io"} 3`,
-		`skopeo_worker_copied_bytes_total{registry="quay.io"} 2048`,
-		`skopeo_worker_chunk_duration_seconds_count 1`,
-		`go_goroutines `,
-	} {
-		require.Contains(t, body, line)
-	}
-	for _, path := range []string{"/healthz", "/readyz"} {
-		status, _ = ask(t, server, path)
-		require.Equal(t, http.StatusOK, status, path)
-	}
-
-	ready := func() bool {
-		status, _ := ask(t, server, "/readyz")
-		return status == http.StatusOK
-	}
-	broker.Stop()
-	require.Eventually(t, func() bool { return !ready() }, deadline, often)
-	status, _ = ask(t, server, "/healthz")
-	require.Equal(t, http.StatusOK, status)
-	broker.Restart()
-	require.Eventually(t, ready, deadline, often)
+func worker(ctx context.Context, e *Endpoint, b *broker.Broker, skopeo string) (*Service, error) {
+	c := Config{Concurrency: 1, MaxAttempts: 1, CopyTimeout: time.Minute, Skopeo: skopeo}
+	return New(ctx, e, b, c, Registries{}, quiet)
 }
 
-func TestServe(t *testing.T) {
-	s := &Service{Metrics: metrics.New("test")}
-	b := brokertest.Embedded(t)
-	require.ErrorContains(t, s.Serve(t.Context(), "127.0.0.1:none", b), "METRICS_ADDR")
-	ctx, cancel := context.WithCancel(t.Context())
-	ended := make(chan error, 1)
-	go func() { ended <- s.Serve(ctx, "127.0.0.1:0", b) }()
-	cancel()
+// TestProbes: a worker that waits for its broker lives and is not ready, whether it has
+// not had one yet or has lost it. It answers until its work is done.
+func TestProbes(t *testing.T) {
+	server := brokertest.Start(t)
+	server.Stop()
+	e, config := listen(t), server.Config()
+	finish, ended := make(chan struct{}), make(chan error, 1)
+	ctx, stop := context.WithCancel(t.Context())
+	go func() {
+		ended <- e.Serve(ctx, func(ctx context.Context) error {
+			b, err := broker.Open(ctx, config, broker.Options{Client: t.Name(), Log: quiet})
+			if err != nil {
+				return err
+			}
+			defer b.Close()
+			s, err := worker(ctx, e, b, "skopeo")
+			if err != nil {
+				return err
+			}
+			err = s.Run(ctx)
+			<-finish
+			return err
+		})
+	}()
+	stands := func(ready int, broker string) {
+		t.Helper()
+		require.Eventually(t, func() bool {
+			status, _ := ask(t, e, "/readyz")
+			return status == ready
+		}, deadline, often)
+		status, _ := ask(t, e, "/healthz")
+		require.Equal(t, http.StatusOK, status)
+		require.Eventually(t, func() bool { // the broker takes a moment to open its streams
+			_, body := ask(t, e, "/metrics")
+			require.Contains(t, body, "go_goroutines ")
+			return strings.Contains(body, "\nskopeo_worker_broker_up "+broker+"\n")
+		}, deadline, often)
+	}
+	stands(http.StatusServiceUnavailable, "0")
+	server.Restart()
+	stands(http.StatusOK, "1")
+	server.Stop()
+	stands(http.StatusServiceUnavailable, "0")
+	server.Restart()
+	stands(http.StatusOK, "1")
+
+	stop()
+	stands(http.StatusOK, "1")
+	close(finish)
 	require.NoError(t, <-ended)
+	_, err := net.Dial("tcp", e.Addr())
+	require.Error(t, err)
+}
+
+func TestListen(t *testing.T) {
+	taken := listen(t)
+	_, err := Listen(taken.Addr(), "test")
+	require.ErrorContains(t, err, "METRICS_ADDR")
+
+	// A worker that can't be asked any more ends.
+	ended := make(chan error, 1)
+	go func() {
+		ended <- taken.Serve(t.Context(), func(ctx context.Context) error {
+			<-ctx.Done()
+			return nil
+		})
+	}()
+	require.NoError(t, taken.listener.Close())
+	require.ErrorIs(t, <-ended, net.ErrClosed)
+
+	nobody, err := Listen("", "test")
+	require.NoError(t, err)
+	require.Empty(t, nobody.Addr())
+	failed := errors.New("failed")
+	require.ErrorIs(t, nobody.Serve(t.Context(), func(context.Context) error { return failed }), failed)
 }
 
 // TestNew: a worker without a skopeo does not take chunks only to fail them.
 func TestNew(t *testing.T) {
 	b := brokertest.Embedded(t)
-	c := Config{Concurrency: 1, MaxAttempts: 1, CopyTimeout: time.Minute, Skopeo: "/no/such/skopeo"}
-	_, err := New(t.Context(), "test", b, c, Registries{}, slog.New(slog.DiscardHandler))
+	_, err := worker(t.Context(), listen(t), b, "/no/such/skopeo")
 	require.ErrorIs(t, err, skopeo.ErrNotInstalled)
-
-	c.Skopeo = "skopeo"
-	s, err := New(t.Context(), "test", b, c, Registries{}, slog.New(slog.DiscardHandler))
+	s, err := worker(t.Context(), listen(t), b, "skopeo")
 	require.NoError(t, err)
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()

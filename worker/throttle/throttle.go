@@ -96,7 +96,7 @@ func (t *transport) RoundTrip(request *http.Request) (*http.Response, error) {
 	}
 	call.Started = time.Now()
 	response, err := t.network.RoundTrip(request)
-	t.observe(call, response)
+	t.observe(request, call.Kind, response)
 	if errors.Is(context.Cause(request.Context()), skopeo.ErrLate) {
 		err = errors.Join(skopeo.ErrLate, err)
 	}
@@ -120,15 +120,20 @@ func (t *transport) RoundTrip(request *http.Request) (*http.Response, error) {
 	return response, nil
 }
 
-func (t *Throttle) observe(call budget.Call, response *http.Response) {
+// observe tells of a request under the name of the registry that was asked: where that
+// one redirects to, such as the hosts of its blobs, is of any number.
+func (t *Throttle) observe(request *http.Request, kind budget.Kind, response *http.Response) {
 	if t.Observe == nil {
 		return
+	}
+	for request.Response != nil && request.Response.Request != nil {
+		request = request.Response.Request
 	}
 	status := 0
 	if response != nil {
 		status = response.StatusCode
 	}
-	t.Observe(call.Registry, call.Kind, status)
+	t.Observe(Registry(request.URL.Host), kind, status)
 }
 
 // permit waits for a turn, some seconds at most. The token of a pull stays spent

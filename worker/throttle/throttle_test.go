@@ -3,8 +3,11 @@ package throttle_test
 import (
 	"context"
 	"errors"
+	"fmt"
 	"log/slog"
 	"net/http"
+	"net/http/httptest"
+	"strings"
 	"testing"
 	"time"
 
@@ -81,6 +84,31 @@ func TestDestinationIsNotExplored(t *testing.T) {
 	var spent *budget.SpentError
 	_, err = client.Get(t.Context(), r.Host()+"/"+repository, "1")
 	require.ErrorAs(t, err, &spent)
+}
+
+// TestObserve: a request is told with its answer, and one that was redirected under the
+// name of the registry that was asked. What is not sent is not told.
+func TestObserve(t *testing.T) {
+	r := registrytest.New(t)
+	front := httptest.NewServer(http.RedirectHandler(r.URL()+"/v2/", http.StatusTemporaryRedirect))
+	defer front.Close()
+	asked := strings.TrimPrefix(front.URL, "http://")
+	th, _ := newThrottle(t, r)
+	var told []string
+	th.Observe = func(registry string, kind budget.Kind, status int) {
+		told = append(told, fmt.Sprint(registry, " ", kind, " ", status))
+	}
+	client := http.Client{Transport: th.Transport(http.DefaultTransport)}
+	response, err := client.Head(front.URL + "/v2/a/manifests/1")
+	require.NoError(t, err)
+	require.NoError(t, response.Body.Close())
+	front.Close()
+	_, err = client.Head(front.URL + "/v2/a/manifests/1")
+	require.Error(t, err)
+	require.NoError(t, th.Budget.Refused(t.Context(), budget.Call{Registry: asked, Kind: budget.Pull, Started: time.Now()}, time.Minute, "enough"))
+	_, err = client.Head(front.URL + "/v2/a/manifests/1")
+	require.Error(t, err)
+	require.Equal(t, []string{asked + " manifest 307", asked + " other 200", asked + " manifest 0"}, told)
 }
 
 // TestRefusalClosesTheRegistry: after a 429 nothing is sent any more, by whomever, and
