@@ -30,7 +30,7 @@ func mirrorCommand() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			e, err := service.Listen(s.metrics.Addr, Version)
+			e, err := service.Listen(s.metrics.Addr, Version, s.log.Logger(cmd.ErrOrStderr()))
 			if err != nil {
 				return err
 			}

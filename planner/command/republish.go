@@ -38,7 +38,7 @@ func republishCommand() *cobra.Command {
 				_, err = se.republish(ctx, w, out)
 				return err
 			}
-			e, err := service.Listen(s.metrics.Addr, Version)
+			e, err := service.Listen(s.metrics.Addr, Version, s.log.Logger(cmd.ErrOrStderr()))
 			if err != nil {
 				return err
 			}

@@ -81,12 +81,11 @@ func noArguments(_ *cobra.Command, args []string) error {
 }
 
 func run(ctx context.Context, s settings) error {
-	e, err := service.Listen(s.metrics.Addr, Version)
+	log := s.log.Logger(os.Stderr)
+	e, err := service.Listen(s.metrics.Addr, Version, log)
 	if err != nil {
 		return err
 	}
-	log := s.log.Logger(os.Stderr)
-	log.Info("serving /metrics, /healthz and /readyz", "address", e.Addr())
 	// A worker that waits for its broker is alive, and says so.
 	return e.Serve(ctx, func(ctx context.Context) error { return work(ctx, s, e, log) })
 }

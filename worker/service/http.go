@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"net"
 	"net/http"
 	"sync/atomic"
@@ -31,7 +32,7 @@ type Endpoint struct {
 
 // Listen returns the endpoint of a worker of this version at an address; where that is
 // empty, one that nobody can ask.
-func Listen(addr, version string) (*Endpoint, error) {
+func Listen(addr, version string, log *slog.Logger) (*Endpoint, error) {
 	e := &Endpoint{Metrics: metrics.New(version)}
 	if addr == "" {
 		return e, nil
@@ -41,6 +42,7 @@ func Listen(addr, version string) (*Endpoint, error) {
 		return nil, fmt.Errorf("METRICS_ADDR: %w", err)
 	}
 	e.server = http.Server{Handler: e.handler(), ReadHeaderTimeout: headerTimeout}
+	log.Info("serving /metrics, /healthz and /readyz", "address", e.Addr())
 	return e, nil
 }
 

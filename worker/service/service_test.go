@@ -27,7 +27,7 @@ var quiet = slog.New(slog.DiscardHandler)
 
 func listen(t *testing.T) *Endpoint {
 	t.Helper()
-	e, err := Listen("127.0.0.1:0", "test")
+	e, err := Listen("127.0.0.1:0", "test", quiet)
 	require.NoError(t, err)
 	return e
 }
@@ -104,7 +104,7 @@ func TestProbes(t *testing.T) {
 
 func TestListen(t *testing.T) {
 	taken := listen(t)
-	_, err := Listen(taken.Addr(), "test")
+	_, err := Listen(taken.Addr(), "test", quiet)
 	require.ErrorContains(t, err, "METRICS_ADDR")
 
 	// A worker that can't be asked any more ends.
@@ -118,7 +118,7 @@ func TestListen(t *testing.T) {
 	require.NoError(t, taken.listener.Close())
 	require.ErrorIs(t, <-ended, net.ErrClosed)
 
-	nobody, err := Listen("", "test")
+	nobody, err := Listen("", "test", quiet)
 	require.NoError(t, err)
 	require.Empty(t, nobody.Addr())
 	failed := errors.New("failed")
