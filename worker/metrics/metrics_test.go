@@ -95,4 +95,7 @@ func TestDocs(t *testing.T) {
 		served[family.GetName()] = strings.Join(words, " ")
 	}
 	require.Equal(t, served, documented)
+	for _, name := range regexp.MustCompile(namespace+`_\w+`).FindAllString(string(text), -1) {
+		require.Contains(t, documented, strings.TrimSuffix(name, "_bucket"), "an example")
+	}
 }
