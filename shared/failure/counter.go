@@ -33,11 +33,11 @@ func (c *Counter) Count(ctx context.Context) (map[string]int, error) {
 	}
 	var err error
 	c.last, err = c.store.b.Changes(ctx, broker.StreamName, subject.Failed+".>", c.last, func(m *jetstream.RawStreamMsg) error {
-		p, err := parse(m.Subject, m.Sequence, m.Header, m.Data)
-		if err == nil {
+		// What cannot be read, planner failed tells. It must not hide the others.
+		if p, err := parse(m.Subject, m.Sequence, m.Header, m.Data); err == nil {
 			c.images[m.Subject] = len(p.record.Images)
 		}
-		return err
+		return nil
 	})
 	if err != nil {
 		return nil, err

@@ -5,6 +5,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 	"github.com/stretchr/testify/require"
 
@@ -45,6 +46,14 @@ func TestCounter(t *testing.T) {
 	got, err := c.Count(t.Context())
 	require.NoError(t, err)
 	require.Equal(t, 1, got["other"])
+
+	// One that nobody can read hides no other.
+	garbage := nats.NewMsg(subject.Failure("garbage", registry, repository, 1))
+	garbage.Data = []byte("{")
+	_, err = b.Publish(t.Context(), garbage)
+	require.NoError(t, err)
+	require.NoError(t, s.Add(t.Context(), name, record("r1", 9)))
+	counts(101, 1)
 
 	// Whoever has not asked for long may have missed a tombstone.
 	require.NoError(t, b.Stream.Purge(t.Context(), jetstream.WithPurgeSubject(subject.OfName(subject.Failed, name))))

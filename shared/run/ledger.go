@@ -3,7 +3,6 @@ package run
 import (
 	"context"
 	"encoding/json"
-	"fmt"
 	"slices"
 	"strings"
 	"time"
@@ -48,13 +47,11 @@ func (s *Store) Ledger() *Ledger {
 func (l *Ledger) List(ctx context.Context) (map[string][]Entry, error) {
 	l.before, l.progress = l.progress, map[string]*progressOf{}
 	var err error
-	l.last, err = l.store.changes(ctx, "*.*", l.last, func(key string, revision uint64, data []byte) error {
+	l.last, err = l.store.changes(ctx, "*.*", l.last, func(key string, revision uint64, data []byte) {
 		e := Entry{Revision: revision}
-		if err := json.Unmarshal(data, &e.Run); err != nil {
-			return fmt.Errorf("reading run %s: %w", key, err)
+		if json.Unmarshal(data, &e.Run) == nil {
+			l.runs[key] = e
 		}
-		l.runs[key] = e
-		return nil
 	})
 	if err != nil {
 		return nil, err
@@ -131,25 +128,22 @@ func (l *Ledger) update(ctx context.Context, e Entry) (p *progressOf, err error)
 		p = &progressOf{messages: map[string]Progress{}}
 	}
 	l.progress[e.key()] = p
-	p.last, err = l.store.changes(ctx, e.key()+".>", p.last, func(key string, _ uint64, data []byte) error {
+	p.last, err = l.store.changes(ctx, e.key()+".>", p.last, func(key string, _ uint64, data []byte) {
 		var m Progress
-		if err := json.Unmarshal(data, &m); err != nil {
-			return fmt.Errorf("reading the progress %s: %w", key, err)
+		if json.Unmarshal(data, &m) == nil {
+			p.messages[key] = m
 		}
-		p.messages[key] = m
-		return nil
 	})
 	return p, err
 }
 
 // changes calls see with each entry of the bucket that was put after the revision,
 // and returns that of the last one.
-func (s *Store) changes(ctx context.Context, keys string, after uint64, see func(key string, revision uint64, data []byte) error) (uint64, error) {
+func (s *Store) changes(ctx context.Context, keys string, after uint64, see func(key string, revision uint64, data []byte)) (uint64, error) {
 	const prefix = "$KV." + Bucket + "."
 	return s.b.Changes(ctx, "KV_"+Bucket, prefix+keys, after, func(m *jetstream.RawStreamMsg) error {
-		if m.Header.Get("KV-Operation") != "" {
-			return nil // a marker: nothing of ours is deleted, it expires
-		}
-		return see(strings.TrimPrefix(m.Subject, prefix), m.Sequence, m.Data)
+		// Nothing of ours is deleted, it expires; markers have no data to read.
+		see(strings.TrimPrefix(m.Subject, prefix), m.Sequence, m.Data)
+		return nil
 	})
 }

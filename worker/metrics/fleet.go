@@ -105,9 +105,7 @@ func (f *Fleet) look(ctx context.Context) (picture, error) {
 		if err := json.Unmarshal(entry.Value(), &last); err != nil {
 			f.log.Warn("what was known of the fleet cannot be read", "error", err)
 			last = picture{}
-		}
-		age := f.now().Sub(entry.Created())
-		if age < renewAfter || age < takeOver && last.By != f.id {
+		} else if age := f.now().Sub(entry.Created()); age < renewAfter || age < takeOver && last.By != f.id {
 			return last, nil
 		}
 	}

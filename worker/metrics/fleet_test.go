@@ -247,6 +247,11 @@ func TestOneLookServesAll(t *testing.T) {
 	says(t, other, "broker_up", "1")
 	require.Equal(t, second.id, by())
 
+	// What nobody can read is taken anew, however young it is.
+	_, err = first.kv.PutString(t.Context(), keyFleet, "{")
+	require.NoError(t, err)
+	says(t, other, "queued_chunks", "due 1", "running 0", "snoozed 0", "waiting 0")
+
 	// Two may take one at once. Neither fails for it.
 	require.NoError(t, first.keep(t.Context(), picture{}, 1))
 	require.Equal(t, second.id, by())
