@@ -324,3 +324,34 @@ func TestFleetWithoutABroker(t *testing.T) {
 	_, err = f.look(late)
 	require.ErrorIs(t, err, context.Canceled)
 }
+
+// TestFleetOnACluster: whoever leads the stream, and though replicas that are behind may
+// answer, it comes to the same.
+func TestFleetOnACluster(t *testing.T) {
+	cluster := brokertest.StartCluster(t)
+	s := newStand(t, brokertest.Open(t, cluster.Config()))
+	busy(t, s)
+	_, m := s.fleet(t)
+	tells := func() {
+		t.Helper()
+		require.Eventually(t, func() bool {
+			f, another := s.fleet(t)
+			later(f, takeOver)
+			families, err := another.Registry.Gather()
+			told := map[string]float64{}
+			for _, family := range families {
+				for _, m := range family.GetMetric() {
+					told[family.GetName()] += m.GetGauge().GetValue()
+				}
+			}
+			return err == nil && told["skopeo_worker_broker_up"] == 1 && told["skopeo_worker_queued_chunks"] == 5 &&
+				told["skopeo_worker_failed_images"] == 4 && told["skopeo_worker_run_pulls"] == 6 &&
+				told["skopeo_worker_last_success_timestamp_seconds"] == float64(ended.Unix())
+		}, patience, tick)
+	}
+	tells()
+	cluster.StepDown(broker.StreamName)
+	cluster.StepDown("KV_" + run.Bucket)
+	tells()
+	says(t, m, "queued_chunks", "due 1", "running 1", "snoozed 1", "waiting 2")
+}
