@@ -54,7 +54,7 @@ func TestBrokerRefusesUs(t *testing.T) {
 	wrong := s.with("NATS_URL", "nats://planner:"+secret+"@"+address)
 	started := time.Now()
 	require.Contains(t, wrong.refuses(3), "planner: the broker refuses the credentials at nats://"+address)
-	worker := start(t, wrong.env, "", "worker").exits(3)
+	worker := start(t, wrong.served().env, "", "worker").exits(3)
 	require.Contains(t, worker, "worker: the broker refuses the credentials at nats://"+address)
 	require.NotContains(t, worker, secret)
 	require.Less(t, time.Since(started), 10*time.Second, "it waits for nothing")

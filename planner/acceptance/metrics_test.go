@@ -144,7 +144,7 @@ func TestMirrorServesMetrics(t *testing.T) {
 	s.push("osism/tool", "1")
 	s.write("osism/tool")
 	open := s.gate(blobs)
-	p := s.planner("mirror")
+	p := s.served().planner("mirror")
 	s.waitFor(blobs)
 	require.EqualValues(t, 1, p.scrape()[`run_state{mirror="default",state="running"}`])
 	taken := s.with("METRICS_ADDR", address.FindStringSubmatch(p.all.String())[1], "DATA_DIR", t.TempDir())

@@ -42,7 +42,6 @@ func newSite(t *testing.T, source ...registrytest.Option) *site {
 		"MIRROR_DEST_URL":     s.destination.Host() + "/" + prefix,
 		"INSECURE_REGISTRIES": s.source.Host() + "," + s.destination.Host(),
 		"DATA_DIR":            filepath.Join(t.TempDir(), "data"),
-		"METRICS_ADDR":        "127.0.0.1:0",
 	}
 	return s
 }
@@ -98,10 +97,13 @@ func (s *site) planner(arguments ...string) *process {
 	return start(s.t, s.env, "", "planner", arguments...)
 }
 
+// served is the site with an address for metrics, as a worker needs one.
+func (s *site) served() *site { return s.with("METRICS_ADDR", "127.0.0.1:0") }
+
 // worker starts a worker and waits until it takes chunks.
 func (s *site) worker() *process {
 	s.t.Helper()
-	p := start(s.t, s.env, "", "worker")
+	p := start(s.t, s.served().env, "", "worker")
 	p.says("worker is running")
 	return p
 }

@@ -65,7 +65,7 @@ func TestUpgradeAndRollbackInMidRun(t *testing.T) {
 	s.write("osism/tool")
 	s.env["WORKER_CONCURRENCY"] = "1"
 	newWorker := func() *process {
-		p := start(t, s.env, "", filepath.Join(newer, "worker"))
+		p := start(t, s.served().env, "", filepath.Join(newer, "worker"))
 		p.says("worker is running")
 		return p
 	}
