@@ -13,6 +13,8 @@ const (
 	streamWindow   = "mirror_window_"
 	metaRegistry   = "registry"
 	metaIdentity   = "identity"
+	metaSlack      = "slack"
+	metaUntil      = "slack_until"
 	separator      = "==" // which no encoded token has in it
 	keySet         = "set"
 	keyLearned     = "learned"

@@ -28,6 +28,7 @@ func (e *SpentError) Error() string {
 // Token is the permission for one request: one manifest. The zero token is that of
 // a registry without a limit.
 type Token struct {
+	store    *Store
 	window   *window
 	stream   jetstream.Stream
 	sequence uint64
@@ -93,16 +94,16 @@ func (s *Store) Take(ctx context.Context, registry, identity string) (Token, err
 }
 
 func (w *window) take(ctx context.Context, s *Store, limit Limit) (Token, error) {
-	stream, err := w.adjust(ctx, s, limit)
+	a, err := w.adjust(ctx, s, limit)
 	if err != nil {
 		return Token{}, err
 	}
-	if until, yields, err := w.yield(ctx, s, stream, limit); err != nil {
+	if until, yields, err := w.yield(ctx, s, a.stream, limit); err != nil {
 		return Token{}, err
 	} else if yields {
 		return Token{}, w.spent(ctx, s, until, fmt.Sprintf("its budget of %s is shared with another mirror, whose turn it is", limit))
 	}
-	t := Token{window: w, stream: stream, slack: slack(limit.Window), taken: s.clock.local(), now: s.clock.local}
+	t := Token{store: s, window: w, stream: a.stream, slack: a.loose.at(limit.Window, s.Now()), taken: s.clock.local(), now: s.clock.local}
 	ack, err := s.b.JS.Publish(ctx, w.subject(ctx), nil, jetstream.WithExpectStream(w.name))
 	switch {
 	case err == nil:

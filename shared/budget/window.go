@@ -18,32 +18,7 @@ import (
 	"github.com/osism/skopeo-worker/shared/broker"
 )
 
-// slack is how much longer than the registry's window W we count a token: the
-// tenth part of it, and within these bounds.
-//
-// A token is dated t when the broker stores it, and its request is dated a when it
-// reaches the registry. That is later, and by no more than the slack s, because what
-// may come later is aborted (Token.Deadline): t <= a <= t+s. The broker holds at most
-// L tokens and drops none before it is W+s old, so of any L+1 tokens the last, t2, is
-// at least W+s after the first, t1. Their requests are then
-//
-//	a2 - a1 >= t2 - (t1+s) >= (W+s) - s = W
-//
-// apart, and so no L+1 requests fit into a window of length W, in whatever order
-// they arrive. Nobody's clock is in this but the broker's, and that as a difference
-// only. We count a token's life from before the broker dated it, which errs on the
-// safe side. A limit that is lowered holds for what is taken from then on: what was
-// taken before stays in the window until it is W+s old.
-func slack(window time.Duration) time.Duration {
-	return min(max(window/10, minSlack), maxSlack)
-}
-
 const (
-	// minSlack lets a process of skopeo start, which takes up to 200 ms where eight
-	// do at once, and ask for its manifest.
-	minSlack = time.Second
-	// maxSlack is more than any request takes that is not lost.
-	maxSlack = 30 * time.Second
 	// expiryDelay is the latest that a message goes after its age: nats-server looks
 	// every 250 ms, by a clock that ticks every 100 ms (filestore.go, ats.go).
 	expiryDelay = 350 * time.Millisecond
@@ -64,12 +39,15 @@ type window struct {
 
 	believing sync.Mutex
 	believed  belief
+
+	late atomic.Int32 // requests in a row that were not sent in time
 }
 
 // adjustment is what the stream was last seen to be.
 type adjustment struct {
 	limit  Limit
 	stream jetstream.Stream
+	loose  loose
 }
 
 func (s *Store) window(registry, identity string) *window {
@@ -96,14 +74,14 @@ func (w *window) forget() { w.adjusted.Store(nil) }
 // adjust makes sure that the stream has the limit, or whatever else it has become
 // in the meantime: who is behind must not undo what others have set. Messages above
 // a lowered limit stay, for they were spent.
-func (w *window) adjust(ctx context.Context, s *Store, limit Limit) (jetstream.Stream, error) {
+func (w *window) adjust(ctx context.Context, s *Store, limit Limit) (*adjustment, error) {
 	if a := w.adjusted.Load(); a != nil && a.limit == limit {
-		return a.stream, nil
+		return a, nil
 	}
 	w.adjusting.Lock()
 	defer w.adjusting.Unlock()
 	if a := w.adjusted.Load(); a != nil && a.limit == limit {
-		return a.stream, nil
+		return a, nil
 	}
 	for {
 		if err := s.list(ctx, s.limits); err != nil {
@@ -117,8 +95,9 @@ func (w *window) adjust(ctx context.Context, s *Store, limit Limit) (jetstream.S
 			return nil, fmt.Errorf("the budget of %s: %w", w.registry, err)
 		}
 		if !changed {
-			w.adjusted.Store(&adjustment{limit: limit, stream: stream})
-			return stream, nil
+			a := &adjustment{limit: limit, stream: stream, loose: looseOf(stream.CachedInfo().Config.Metadata)}
+			w.adjusted.Store(a)
+			return a, nil
 		}
 	}
 }
@@ -127,7 +106,7 @@ func (w *window) adjust(ctx context.Context, s *Store, limit Limit) (jetstream.S
 func (w *window) ensure(ctx context.Context, s *Store, limit Limit) (jetstream.Stream, bool, error) {
 	stream, err := s.b.JS.Stream(ctx, w.name)
 	if errors.Is(err, jetstream.ErrStreamNotFound) {
-		stream, err = s.b.JS.CreateStream(ctx, w.config(jetstream.StreamConfig{Replicas: s.b.Replicas}, limit))
+		stream, err = s.b.JS.CreateStream(ctx, w.config(jetstream.StreamConfig{Replicas: s.b.Replicas}, limit, s.Now()))
 		if errors.Is(err, jetstream.ErrStreamNameAlreadyInUse) {
 			err = nil // another worker was faster: look again
 		}
@@ -137,7 +116,7 @@ func (w *window) ensure(ctx context.Context, s *Store, limit Limit) (jetstream.S
 		return nil, false, err
 	}
 	have := stream.CachedInfo().Config
-	want := w.config(have, limit)
+	want := w.config(have, limit, s.Now())
 	if slices.Equal(have.Subjects, want.Subjects) && have.MaxMsgs == want.MaxMsgs && have.MaxAge == want.MaxAge && have.Discard == want.Discard {
 		return stream, false, nil
 	}
@@ -146,14 +125,15 @@ func (w *window) ensure(ctx context.Context, s *Store, limit Limit) (jetstream.S
 }
 
 // config is the stream's configuration; what else somebody has set stays.
-func (w *window) config(c jetstream.StreamConfig, limit Limit) jetstream.StreamConfig {
+func (w *window) config(c jetstream.StreamConfig, limit Limit, now time.Time) jetstream.StreamConfig {
 	c.Name = w.name
 	c.Description = "skopeo-worker: what was spent of the budget of " + w.registry
 	c.Subjects = []string{w.subjects + ".*"}
-	c.Metadata = map[string]string{metaRegistry: w.registry, metaIdentity: w.identity}
+	loose := looseOf(c.Metadata)
+	c.Metadata = loose.in(map[string]string{metaRegistry: w.registry, metaIdentity: w.identity})
 	c.Storage = jetstream.FileStorage
 	c.MaxMsgs = int64(limit.Requests)
-	c.MaxAge = limit.Window + slack(limit.Window)
+	c.MaxAge = loose.age(limit.Window, now)
 	c.Discard = jetstream.DiscardNew
 	c.Duplicates = min(limit.Window, maxDuplicates)
 	c.AllowAtomicPublish = true
@@ -176,11 +156,11 @@ func full(err error) bool {
 // slot returns when k tokens will be free: when the oldest messages that are in
 // their way have gone.
 func (w *window) slot(ctx context.Context, s *Store, limit Limit, k int) (time.Time, error) {
-	stream, err := w.adjust(ctx, s, limit)
+	a, err := w.adjust(ctx, s, limit)
 	if err != nil {
 		return time.Time{}, err
 	}
-	info, err := stream.Info(ctx, jetstream.WithDeletedDetails(true))
+	info, err := a.stream.Info(ctx, jetstream.WithDeletedDetails(true))
 	if err != nil {
 		return time.Time{}, fmt.Errorf("asking for the budget of %s: %w", w.registry, err)
 	}
@@ -189,14 +169,14 @@ func (w *window) slot(ctx context.Context, s *Store, limit Limit, k int) (time.T
 	if n <= 0 {
 		return info.TimeStamp, nil
 	}
-	m, err := stream.GetMsg(ctx, nth(info.State, n))
+	m, err := a.stream.GetMsg(ctx, nth(info.State, n))
 	if errors.Is(err, jetstream.ErrMsgNotFound) { // it has just gone
 		return info.TimeStamp.Add(expiryDelay), nil
 	}
 	if err != nil {
 		return time.Time{}, fmt.Errorf("asking for the next slot of %s: %w", w.registry, err)
 	}
-	return m.Time.Add(limit.Window + slack(limit.Window) + expiryDelay), nil
+	return m.Time.Add(a.loose.age(limit.Window, s.Now()) + expiryDelay), nil
 }
 
 // nth is the sequence of the n-th oldest message, counted from 1, in a stream with
@@ -239,12 +219,12 @@ func (w *window) believe(ctx context.Context, s *Store, limit Limit, remaining i
 	if w.believed.remaining == remaining && now.Sub(w.believed.at) < believeAgain {
 		return nil
 	}
-	stream, err := w.adjust(ctx, s, limit)
+	a, err := w.adjust(ctx, s, limit)
 	if err != nil {
 		return err
 	}
 	for range believeTries {
-		info, err := stream.Info(ctx)
+		info, err := a.stream.Info(ctx)
 		if err != nil {
 			return fmt.Errorf("asking for the budget of %s: %w", w.registry, err)
 		}

@@ -120,10 +120,12 @@ func TestSkopeoWithTokens(t *testing.T) {
 
 	_, err = copyByDigest(t, src, dst, "team/app", dgst, plain...)
 	require.Error(t, err, "a stranger may pull only")
+	src.ResetRequests()
 	output, err := copyByDigest(t, src, dst, "team/app", dgst, append(plain, "--dest-creds", "user:secret")...)
 	require.NoError(t, err, output)
 	require.NoError(t, dst.Check("team/app", dgst))
 	require.Positive(t, src.Count(registrytest.Kinds(registrytest.KindToken)))
+	require.Equal(t, 1, src.Pulls(), "it has its token before it asks for the manifest")
 }
 
 func TestSkopeoRecorded(t *testing.T) {

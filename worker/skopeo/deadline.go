@@ -12,8 +12,8 @@ var ErrLate = errors.New("did not ask for the manifest in time")
 
 type deadlineKey struct{}
 
-// WithPullDeadline gives copies under the context a time by which they must have got
-// the manifest from the source. What they do after that may take longer.
+// WithPullDeadline gives copies under the context a time by which they must have asked
+// the source for the manifest. What they do after that may take longer.
 func WithPullDeadline(ctx context.Context, deadline time.Time) context.Context {
 	return context.WithValue(ctx, deadlineKey{}, deadline)
 }

@@ -204,7 +204,7 @@ func TestArguments(t *testing.T) {
 // that has may take as long as it likes.
 func TestPullDeadline(t *testing.T) {
 	from, to, digest, r := pair(t)
-	remove := from.Inject(registrytest.Fault{Match: registrytest.Kinds(registrytest.KindManifestGet), Hang: true})
+	remove := from.Inject(registrytest.Fault{Match: registrytest.Kinds(registrytest.KindPing), Hang: true})
 	late := skopeo.WithPullDeadline(t.Context(), time.Now().Add(100*time.Millisecond))
 	require.ErrorIs(t, copyImage(late, r, from, to, digest), skopeo.ErrLate)
 	remove()
@@ -215,7 +215,7 @@ func TestPullDeadline(t *testing.T) {
 	require.Empty(t, from.Requests())
 
 	held := make(chan struct{})
-	from.Inject(registrytest.Fault{Match: registrytest.Kinds(registrytest.KindBlobGet), Gate: held})
+	from.Inject(registrytest.Fault{Match: registrytest.Kinds(registrytest.KindManifestGet), Gate: held})
 	deadline, cancel := context.WithTimeout(t.Context(), 3*time.Second)
 	defer cancel()
 	by, _ := deadline.Deadline()

@@ -40,9 +40,10 @@ type limit struct {
 func (l *limit) Error() string { return fmt.Sprintf("%v to %s", ErrLimited, l.host) }
 func (l *limit) Unwrap() error { return ErrLimited }
 
-// pulledLine is what skopeo says, at debug level, once it has the manifest. The first
-// text is the same in versions 1.9.3 and 1.18; any request for a blob comes later.
-var pulledLine = regexp.MustCompile(`Content-Type from manifest GET|(?:GET|HEAD) https?://\S+/blobs/`)
+// pulledLine is what skopeo says, at debug level, just before it asks for the manifest,
+// on a connection that it has and with a token that it has. Ended after that, the copy
+// would have cost a pull in vain. Whatever it asks of blobs comes later.
+var pulledLine = regexp.MustCompile(`GET https?://\S+/manifests/|(?:GET|HEAD) https?://\S+/blobs/`)
 
 // stderr keeps the last of what is written to it, and reports limits and the pull.
 type stderr struct {

@@ -98,11 +98,12 @@ func (t *transport) RoundTrip(request *http.Request) (*http.Response, error) {
 	response, err := t.network.RoundTrip(request)
 	t.observe(request, call.Kind, response)
 	if errors.Is(context.Cause(request.Context()), skopeo.ErrLate) {
-		err = errors.Join(skopeo.ErrLate, err)
+		err = errors.Join(skopeo.ErrLate, err, token.Late(ctx))
 	}
 	if err != nil {
 		return nil, err
 	}
+	token.InTime()
 	if response.StatusCode == http.StatusTooManyRequests {
 		if closed := t.refused(ctx, call, retryafter.In(response.Header, time.Now()), "429 Too Many Requests"); closed != nil {
 			// How long the fleet leaves it alone, where it does not say itself.
@@ -238,7 +239,10 @@ func (t *Throttle) Copy(ctx context.Context, source, destination string, run fun
 	var failed *skopeo.Error
 	switch {
 	case err == nil:
+		token.InTime()
 		t.Budget.Succeeded(call)
+	case errors.Is(err, skopeo.ErrLate):
+		err = errors.Join(err, token.Late(ctx))
 	case errors.Is(err, skopeo.ErrNotInstalled):
 		err = errors.Join(err, token.GiveBack(ctx))
 	case errors.As(err, &failed) && errors.Is(err, skopeo.ErrLimited):
