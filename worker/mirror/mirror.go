@@ -211,8 +211,11 @@ func (c *copying) small(ctx context.Context, manifest registry.Manifest) error {
 // image lets skopeo copy a manifest with what it refers to.
 func (c *copying) image(ctx context.Context, d registry.Descriptor) error {
 	run := func(ctx context.Context) error {
-		c.pulls.Add(1)
-		return c.Skopeo.Copy(ctx, c.source, d.Digest, c.destination)
+		err := c.Skopeo.Copy(ctx, c.source, d.Digest, c.destination)
+		if !errors.Is(err, skopeo.ErrLate) && !errors.Is(err, skopeo.ErrNotInstalled) { // else it has asked for nothing
+			c.pulls.Add(1)
+		}
+		return err
 	}
 	var err error
 	if c.Guard != nil {

@@ -5,6 +5,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	v1 "github.com/google/go-containerregistry/pkg/v1"
 	"github.com/google/go-containerregistry/pkg/v1/types"
@@ -221,6 +222,18 @@ func TestAttestationsTakeNoProcess(t *testing.T) {
 	require.Equal(t, 3, p.from.Count(gets))
 	require.NotZero(t, copied.Bytes)
 	p.same(t, "1")
+}
+
+// TestLateCopyIsNoPull: it was ended before it asked for the manifest.
+func TestLateCopyIsNoPull(t *testing.T) {
+	p := newPair(t)
+	digest, err := p.from.PushImage(repository, "1", registrytest.Image{})
+	require.NoError(t, err)
+	late := skopeo.WithPullDeadline(t.Context(), time.Now())
+	copied, err := p.Copy(late, p.source(), p.destination(), registry.Descriptor{Digest: digest, MediaType: string(types.OCIManifestSchema1)}, platform.Wanted{})
+	require.ErrorIs(t, err, skopeo.ErrLate)
+	require.Zero(t, copied.Pulls)
+	require.Zero(t, p.from.Count(gets))
 }
 
 func TestWhatCannotBeCopied(t *testing.T) {
