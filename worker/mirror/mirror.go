@@ -244,12 +244,27 @@ func (c *copying) whole(ctx context.Context, read, put registry.Manifest, entrie
 	return err
 }
 
-// index copies what the index lists and then puts it, byte by byte.
+// index copies what the index lists and then puts it, byte by byte. What is about its
+// images is copied beside them; the images one after the other, because those of one
+// index may share layers. An error of the ones does not end the others: what is under
+// way has taken its pull.
 func (c *copying) index(ctx context.Context, index registry.Manifest, entries []registry.Entry, depth int) error {
-	for _, entry := range entries {
-		if err := c.manifest(ctx, wanting{entry.Descriptor, platform.Attestation(entry), depth + 1}); err != nil {
-			return err
-		}
+	var group errgroup.Group
+	for _, about := range []bool{false, true} {
+		group.Go(func() error {
+			for _, entry := range entries {
+				if platform.Attestation(entry) != about {
+					continue
+				}
+				if err := c.manifest(ctx, wanting{entry.Descriptor, about, depth + 1}); err != nil {
+					return err
+				}
+			}
+			return nil
+		})
+	}
+	if err := group.Wait(); err != nil {
+		return err
 	}
 	return c.Registry.Put(ctx, c.destination, index.Digest, index)
 }

@@ -2,6 +2,7 @@ package mirror_test
 
 import (
 	"fmt"
+	"net/http"
 	"slices"
 	"strings"
 	"testing"
@@ -221,6 +222,37 @@ func TestAttestationsTakeNoProcess(t *testing.T) {
 	require.Equal(t, 3, copied.Pulls)
 	require.Equal(t, 3, p.from.Count(gets))
 	require.NotZero(t, copied.Bytes)
+	p.same(t, "1")
+}
+
+// TestAttestationsGoBesideImages: one that fails does not end the copy of the image,
+// whose pull would be lost.
+func TestAttestationsGoBesideImages(t *testing.T) {
+	p := newPair(t)
+	_, err := p.from.PushIndex(repository, "1", registrytest.MultiPlatform("1", "linux/amd64"))
+	require.NoError(t, err)
+	index, err := p.Registry.Get(t.Context(), p.source(), "1")
+	require.NoError(t, err)
+	entries, err := index.Entries()
+	require.NoError(t, err)
+	require.Len(t, entries, 2)
+	require.True(t, platform.Attestation(entries[1]))
+	image, attestation := entries[0].Digest, registrytest.All(gets, registrytest.Ref(entries[1].Digest))
+	refused := make(chan struct{})
+	defer p.from.Inject(registrytest.Fault{Match: registrytest.All(gets, registrytest.Ref(image)), Gate: refused})()
+	remove := p.from.Inject(registrytest.Fault{Match: attestation, Status: http.StatusInternalServerError})
+	asked := p.from.Notify(attestation)
+	go func() { <-asked; close(refused) }()
+	p.from.ResetRequests()
+	_, err = p.mirror(t, "1")
+	require.ErrorContains(t, err, entries[1].Digest)
+	require.NoError(t, p.to.Check(destination, image))
+
+	remove()
+	p.from.ResetRequests()
+	_, err = p.mirror(t, "1")
+	require.NoError(t, err)
+	require.Zero(t, p.from.Count(registrytest.All(gets, registrytest.Ref(image))))
 	p.same(t, "1")
 }
 
