@@ -149,19 +149,22 @@ func (b *Broker) prepare(ctx context.Context) error {
 		return err
 	}
 	ackWait := AckWait
-	if b.embedded != nil {
+	if b.Embedded() {
 		ackWait = embeddedAckWait
 	}
 	b.Consumer, err = ensureConsumer(ctx, b.Stream, ackWait)
 	return err
 }
 
+// Embedded reports whether the broker runs in this process, which is then its only user.
+func (b *Broker) Embedded() bool { return b.embedded != nil }
+
 // Close ends the connection, and the embedded broker with it.
 func (b *Broker) Close() {
 	if b.Conn != nil {
 		b.Conn.Close()
 	}
-	if b.embedded != nil {
+	if b.Embedded() {
 		b.embedded.stop()
 	}
 }

@@ -94,15 +94,16 @@ func (s *schedule) set(m member, from, to standing) {
 	}
 }
 
-// families are the images of one organisation and those of one repository; among
-// both, those whose tags begin alike, up to a separator, and those of one variant:
-// what was released together is built on one base. One digest that several entries
-// of the list name is a family, too.
+// families are all images, those of one variant, those of one organisation and those
+// of one repository; among the latter two, those whose tags begin alike, up to a
+// separator, and those of one variant: what was released together is built on one base.
+// One digest that several entries of the list name is a family, too.
 func families(j *job) []string {
 	repository := j.repository.Destination
 	organisation := repository[:strings.LastIndexByte(repository, '/')+1]
-	all := []string{organisation, repository, repository + "@" + j.digest}
+	all := []string{"", organisation, repository, repository + "@" + j.digest}
 	for _, image := range j.all() {
+		all = append(all, ":"+variant(image.Tag))
 		for _, alike := range append(beginnings(image.Tag), variant(image.Tag)) {
 			all = append(all, organisation+":"+alike, repository+":"+alike)
 		}

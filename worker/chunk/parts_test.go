@@ -98,3 +98,14 @@ func TestTooMuchForOne(t *testing.T) {
 	require.Zero(t, b.from.Count(heads), "the digests of a fresh part are believed")
 	require.Equal(t, b.images.Copied, b.from.Pulls())
 }
+
+// TestNobodyToShareWith: who is alone does all of it.
+func TestNobodyToShareWith(t *testing.T) {
+	b := newBench(t)
+	b.Alone = true
+	require.NoError(t, b.from.AddSynthetic(repository, registrytest.Synthetic{Tags: registrytest.Numbered("%03d", maxCopies+1)}))
+	result := b.do(t, b.entry(""))
+	require.Empty(t, result.Parts)
+	require.Empty(t, result.Left)
+	require.Equal(t, run.Tally{Total: maxCopies + 1, Copied: maxCopies + 1}, b.images)
+}

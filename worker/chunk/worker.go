@@ -66,6 +66,7 @@ type Worker struct {
 	Absences    Absences
 	Concurrency int // copies at once
 	MaxAttempts int
+	Alone       bool // there is nobody to take parts of a chunk
 	Backoff     func(attempt int) time.Duration
 	// Prepare is called with each chunk before it is begun; nil is nobody.
 	Prepare func(ctx context.Context, c message.Chunk) error
@@ -205,7 +206,7 @@ func (t *task) round(ctx context.Context, todo []message.Repository) error {
 	if err != nil {
 		return err
 	}
-	if t.first && len(jobs) > maxCopies {
+	if t.first && !t.Alone && len(jobs) > maxCopies {
 		copies, others, err := t.sift(ctx, jobs)
 		if err != nil {
 			return err
