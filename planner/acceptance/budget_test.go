@@ -8,6 +8,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/osism/skopeo-worker/shared/brokertest"
 	"github.com/osism/skopeo-worker/shared/run"
 	"github.com/osism/skopeo-worker/worker/registrytest"
 )
@@ -43,6 +44,37 @@ func TestFleetKeepsALimit(t *testing.T) {
 	require.Len(t, status.Registries, 1)
 	require.Equal(t, s.source.Host(), status.Registries[0].Registry)
 	require.Equal(t, limit, status.Registries[0].Limit)
+}
+
+// TestFleetKeepsTheRatesOfQuay: eight workers that begin at once ask quay.io's API, and
+// it for manifests, no faster than it allows; of the bursts that it bears there are
+// fewer here.
+func TestFleetKeepsTheRatesOfQuay(t *testing.T) {
+	t.Parallel()
+	const workers, repositories = 8, 40
+	o := newOnline(t, []registrytest.Option{
+		registrytest.WithRequestLimit(5, 5, registrytest.KindBulkList),
+		registrytest.WithRequestLimit(50, 10, registrytest.KindManifestGet, registrytest.KindManifestHead),
+	}, nil)
+	o.env["NATS_URL"] = brokertest.Start(t).URL()
+	o.env["CHUNK_SIZE"] = "1"
+	var entries []string
+	for i := range repositories {
+		name := fmt.Sprintf("osism/service%d", i)
+		_, err := o.Quay.PushImage(name, "1", registrytest.Image{Version: name})
+		require.NoError(t, err)
+		entries = append(entries, "quay.io/"+name)
+	}
+	o.writeOnline(entries...)
+	for range workers {
+		o.worker()
+	}
+	o.planner("plan", "--wait").exits(0)
+
+	require.Equal(t, run.Tally{Total: repositories, Copied: repositories}, o.status().Images)
+	require.Zero(t, o.Quay.Count(refusals))
+	require.Equal(t, repositories, o.Quay.Count(listings))
+	require.Equal(t, repositories, o.Quay.Pulls())
 }
 
 // TestIndexAboveTheLimit: an index of more manifests than a window allows is copied
