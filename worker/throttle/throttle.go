@@ -104,6 +104,7 @@ func (t *transport) RoundTrip(request *http.Request) (*http.Response, error) {
 		return nil, err
 	}
 	token.InTime()
+	t.learn(ctx, call.Registry, response.Header)
 	if response.StatusCode == http.StatusTooManyRequests {
 		if closed := t.refused(ctx, call, retryafter.In(response.Header, time.Now()), "429 Too Many Requests"); closed != nil {
 			// How long the fleet leaves it alone, where it does not say itself.
@@ -113,12 +114,18 @@ func (t *transport) RoundTrip(request *http.Request) (*http.Response, error) {
 		return response, nil
 	}
 	t.Budget.Succeeded(call)
-	if quota, told := budget.ParseQuota(response.Header); told {
-		if err := t.Budget.Learn(ctx, call.Registry, t.identity(call.Registry), quota); err != nil && ctx.Err() == nil {
-			t.Log.Debug("noting what a registry allows", "registry", call.Registry, "error", err)
-		}
-	}
 	return response, nil
+}
+
+// learn notes the limit that an answer tells, a refusal's too.
+func (t *Throttle) learn(ctx context.Context, registry string, header http.Header) {
+	quota, told := budget.ParseQuota(header)
+	if !told {
+		return
+	}
+	if err := t.Budget.Learn(ctx, registry, t.identity(registry), quota); err != nil && ctx.Err() == nil {
+		t.Log.Debug("noting what a registry allows", "registry", registry, "error", err)
+	}
 }
 
 // observe tells of a request under the name of the registry that was asked: where that

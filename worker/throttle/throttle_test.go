@@ -138,6 +138,22 @@ func TestRefusalClosesTheRegistry(t *testing.T) {
 	require.Equal(t, seen, r.Count(registrytest.Any))
 }
 
+// TestRefusalTellsTheLimit: somebody behind the same address has spent it all before we
+// came.
+func TestRefusalTellsTheLimit(t *testing.T) {
+	const limit = 7
+	r := registrytest.New(t, registrytest.WithPullLimit(limit, time.Minute))
+	_, err := r.PushImage(repository, "1", registrytest.Image{})
+	require.NoError(t, err)
+	r.SpendPulls(limit)
+	th, client := newThrottle(t, r)
+	_, err = client.Get(t.Context(), r.Host()+"/"+repository, "1")
+	require.Error(t, err)
+	known, origin := th.Budget.Limit(r.Host(), "")
+	require.Equal(t, budget.Learned, origin)
+	require.Equal(t, budget.Limit{Requests: limit, Window: time.Minute}, known)
+}
+
 // TestCopySpendsAndReports: a copy takes a token; a 429 that skopeo met closes the
 // registry it came from.
 func TestCopySpendsAndReports(t *testing.T) {
