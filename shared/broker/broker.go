@@ -145,15 +145,16 @@ func (b *Broker) prepare(ctx context.Context) error {
 	if err = checkJetStream(ctx, b.JS); err != nil {
 		return err
 	}
-	if b.Stream, err = ensureStream(ctx, b.JS, b.Replicas); err != nil {
-		return err
-	}
 	ackWait := AckWait
 	if b.Embedded() {
 		ackWait = embeddedAckWait
 	}
-	b.Consumer, err = ensureConsumer(ctx, b.Stream, ackWait)
-	return err
+	return Answered(ctx, func() error {
+		if b.Stream, err = ensureStream(ctx, b.JS, b.Replicas); err == nil {
+			b.Consumer, err = ensureConsumer(ctx, b.Stream, ackWait)
+		}
+		return err
+	})
 }
 
 // Embedded reports whether the broker runs in this process, which is then its only user.

@@ -165,23 +165,29 @@ func ensureConsumer(ctx context.Context, s jetstream.Stream, ackWait time.Durati
 	return c, nil
 }
 
-// Bucket opens a key-value bucket, and creates it where there is none.
-func (b *Broker) Bucket(ctx context.Context, c jetstream.KeyValueConfig) (jetstream.KeyValue, error) {
-	for tries := 1; ; tries++ {
-		kv, err := b.bucket(ctx, c)
-		if err == nil {
-			return kv, nil
-		}
-		// A cluster that has just started, and is asked for the same by all of a
-		// deployment at once, leaves some of them without an answer.
-		if !errors.Is(err, context.DeadlineExceeded) || ctx.Err() != nil || tries == bucketTries {
-			return nil, fmt.Errorf("bucket %s: %w", c.Bucket, err)
+// Answered makes a request again that the broker has not answered in time: a cluster
+// that has just started, and is asked for the same by all of a deployment at once, leaves
+// some of them without an answer.
+func Answered(ctx context.Context, request func() error) error {
+	const most = 3
+	for n := 1; ; n++ {
+		if err := request(); !errors.Is(err, context.DeadlineExceeded) || ctx.Err() != nil || n == most {
+			return err
 		}
 	}
 }
 
-// bucketTries is how often a bucket is asked for.
-const bucketTries = 3
+// Bucket opens a key-value bucket, and creates it where there is none.
+func (b *Broker) Bucket(ctx context.Context, c jetstream.KeyValueConfig) (kv jetstream.KeyValue, err error) {
+	err = Answered(ctx, func() error {
+		kv, err = b.bucket(ctx, c)
+		return err
+	})
+	if err != nil {
+		return nil, fmt.Errorf("bucket %s: %w", c.Bucket, err)
+	}
+	return kv, nil
+}
 
 func (b *Broker) bucket(ctx context.Context, c jetstream.KeyValueConfig) (jetstream.KeyValue, error) {
 	kv, err := b.JS.KeyValue(ctx, c.Bucket)

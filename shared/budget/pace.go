@@ -46,26 +46,33 @@ func (s *Store) pull(ctx context.Context, registry string) error {
 	return s.Pace(ctx, registry, Pull)
 }
 
-func (s *Store) openPace(ctx context.Context) (jetstream.Stream, error) {
-	stream, err := s.b.JS.Stream(ctx, streamPace)
-	if errors.Is(err, jetstream.ErrStreamNotFound) {
-		stream, err = s.b.JS.CreateStream(ctx, jetstream.StreamConfig{
-			Name:              streamPace,
-			Description:       "skopeo-worker: when the next requests may be sent",
-			Subjects:          []string{subjectPace + ".*.*"},
-			Storage:           jetstream.FileStorage,
-			Replicas:          s.b.Replicas,
-			MaxAge:            keepPace,
-			MaxMsgsPerSubject: paceHistory,
-		})
+func (s *Store) openPace(ctx context.Context) (stream jetstream.Stream, err error) {
+	err = broker.Answered(ctx, func() error {
+		stream, err = s.b.JS.Stream(ctx, streamPace)
+		if errors.Is(err, jetstream.ErrStreamNotFound) {
+			stream, err = s.b.JS.CreateStream(ctx, s.paceConfig())
+		}
 		if errors.Is(err, jetstream.ErrStreamNameAlreadyInUse) {
 			stream, err = s.b.JS.Stream(ctx, streamPace)
 		}
-	}
+		return err
+	})
 	if err != nil {
 		return nil, fmt.Errorf("stream %s: %w", streamPace, err)
 	}
 	return stream, nil
+}
+
+func (s *Store) paceConfig() jetstream.StreamConfig {
+	return jetstream.StreamConfig{
+		Name:              streamPace,
+		Description:       "skopeo-worker: when the next requests may be sent",
+		Subjects:          []string{subjectPace + ".*.*"},
+		Storage:           jetstream.FileStorage,
+		Replicas:          s.b.Replicas,
+		MaxAge:            keepPace,
+		MaxMsgsPerSubject: paceHistory,
+	}
 }
 
 // reservation is a message: count requests, one every interval, the first no earlier
