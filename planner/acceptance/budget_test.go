@@ -53,7 +53,7 @@ func TestFleetKeepsTheRatesOfQuay(t *testing.T) {
 	t.Parallel()
 	const workers, repositories = 8, 40
 	o := newOnline(t, []registrytest.Option{
-		registrytest.WithRequestLimit(5, 5, registrytest.KindBulkList),
+		registrytest.WithRequestLimit(5, 10, registrytest.KindBulkList),
 		registrytest.WithRequestLimit(50, 10, registrytest.KindManifestGet, registrytest.KindManifestHead),
 	}, nil)
 	o.env["NATS_URL"] = brokertest.Start(t).URL()
