@@ -17,7 +17,7 @@ import (
 // that point to it.
 type job struct {
 	repository message.Repository
-	digest     string
+	digest     string // nothing: it is looked up when it is the job's turn
 	mediaType  string
 	images     []message.Image // to be tagged
 	current    []message.Image // tagged already: only what refers to them is looked for
@@ -37,6 +37,9 @@ func (t *task) copy(ctx context.Context, j *job) error {
 	if t.stopping() || t.limits(r.Source) || t.limits(r.Destination) {
 		t.later(r, j.all(), 0)
 		return nil
+	}
+	if j.digest == "" {
+		return t.late(ctx, j)
 	}
 	if err := t.lookAgain(ctx, j); err != nil || len(j.all()) == 0 {
 		return err
@@ -71,6 +74,22 @@ func (t *task) copy(ctx context.Context, j *job) error {
 	}
 	t.unchanged(r, j.current)
 	return t.tag(ctx, j, copied.Digest)
+}
+
+// late resolves and compares a job before it is done.
+func (t *task) late(ctx context.Context, j *job) error {
+	resolved, r := t.now(), j.repository
+	var err error
+	if r.Images, err = t.refresh(ctx, r, j.images); err != nil {
+		return err
+	}
+	jobs, err := t.compare(ctx, r, resolved)
+	for _, j := range jobs {
+		if err == nil {
+			err = t.copy(ctx, j)
+		}
+	}
+	return err
 }
 
 // bring makes sure that the destination has the job's content.

@@ -71,21 +71,33 @@ func (t *task) resolve(ctx context.Context, r message.Repository) (message.Repos
 }
 
 // known returns the images with digests that may be believed. Those of a fresh
-// delivery are; what has none is looked up.
+// delivery are; the others are looked up, now or when it is their turn.
 func (t *task) known(ctx context.Context, r message.Repository) ([]message.Image, error) {
-	if !t.first || !t.Fresh {
-		return t.refresh(ctx, r, r.Images)
-	}
 	var young, unknown []message.Image
 	for _, image := range r.Images {
-		if image.Digest != "" {
+		if image.Digest != "" && t.first && t.Fresh {
 			young = append(young, image)
 		} else {
 			unknown = append(unknown, image)
 		}
 	}
+	if t.lazy() {
+		t.mu.Lock()
+		defer t.mu.Unlock()
+		for _, image := range unknown {
+			t.unknown = append(t.unknown, &job{repository: r, images: []message.Image{image}})
+		}
+		return young, nil
+	}
 	found, err := t.refresh(ctx, r, unknown)
 	return append(young, found...), err
+}
+
+// lazy tells whether digests are looked up one by one. A remainder mostly comes from a
+// budget that is spent, and soon is again: what was looked up for all of it would be for
+// nothing. What may be too much for one worker must be known to be split.
+func (t *task) lazy() bool {
+	return t.first && t.Remainder && (t.Alone || t.Chunk.Images() <= maxCopies)
 }
 
 // refresh looks the tags up again and returns the images with the digests of now.

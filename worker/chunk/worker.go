@@ -111,6 +111,7 @@ type task struct {
 	next    []message.Repository // for the next round
 	after   time.Duration
 	limited map[string]bool // registries that have limited us
+	unknown []*job          // whose digests are looked up at their turn
 	parts   [][]message.Repository
 }
 
@@ -215,6 +216,7 @@ func (t *task) round(ctx context.Context, todo []message.Repository) error {
 			t.parts, jobs = parts(copies), others
 		}
 	}
+	jobs, t.unknown = append(jobs, t.unknown...), nil
 	return inFamilies(jobs, t.Concurrency, func(j *job) error { return t.copy(ctx, j) })
 }
 
