@@ -23,8 +23,10 @@ func (y *story) tells(l *Ledger, state string, final bool) Status {
 	require.NoError(y.t, err)
 	require.Equal(y.t, state, st.State)
 	require.Equal(y.t, final, last)
-	require.Eventually(y.t, func() bool { return y.now().Images == st.Images }, patience, 5*time.Millisecond)
-	require.Equal(y.t, y.now().State, st.State)
+	require.Eventually(y.t, func() bool { // the tracker is told a little later
+		now := y.now()
+		return now.Images == st.Images && now.State == st.State
+	}, patience, 5*time.Millisecond, "the tracker says otherwise: %+v", st)
 	require.Equal(y.t, y.now().Pulls, st.Pulls)
 	require.Equal(y.t, y.now().Bytes, st.Bytes)
 	require.Equal(y.t, y.now().Finished, st.Finished)
