@@ -29,18 +29,24 @@ type job struct {
 // all are the images of the job.
 func (j *job) all() []message.Image { return slices.Concat(j.images, j.current) }
 
+// begin does a job, unless nothing is to be begun any more.
+func (t *task) begin(ctx context.Context, j *job) error {
+	r := j.repository
+	switch {
+	case t.stopping(), t.limits(r.Source), t.limits(r.Destination):
+		t.later(r, j.all(), 0)
+		return nil
+	case j.digest == "":
+		return t.late(ctx, j)
+	}
+	return t.copy(ctx, j)
+}
+
 // copy does a job: the content where the destination does not have it, what refers
 // to it, then the tags. The tags are looked up again before and after, where that
 // was long ago.
 func (t *task) copy(ctx context.Context, j *job) error {
 	r := j.repository
-	if t.stopping() || t.limits(r.Source) || t.limits(r.Destination) {
-		t.later(r, j.all(), 0)
-		return nil
-	}
-	if j.digest == "" {
-		return t.late(ctx, j)
-	}
 	if err := t.lookAgain(ctx, j); err != nil || len(j.all()) == 0 {
 		return err
 	}

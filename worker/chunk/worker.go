@@ -217,7 +217,7 @@ func (t *task) round(ctx context.Context, todo []message.Repository) error {
 		}
 	}
 	jobs, t.unknown = append(jobs, t.unknown...), nil
-	return inFamilies(jobs, t.Concurrency, func(j *job) error { return t.copy(ctx, j) })
+	return inFamilies(jobs, t.Concurrency, func(j *job) error { return t.begin(ctx, j) })
 }
 
 // forgive takes what was seen at the destination out of the failure records.
