@@ -47,8 +47,7 @@ func TestFleetKeepsALimit(t *testing.T) {
 }
 
 // TestFleetKeepsTheRatesOfQuay: eight workers that begin at once ask quay.io's API, and
-// it for manifests, no faster than it allows; of the bursts that it bears there are
-// fewer here.
+// it for manifests, no faster than it allows. It bears larger bursts than this one does.
 func TestFleetKeepsTheRatesOfQuay(t *testing.T) {
 	t.Parallel()
 	const workers, repositories = 8, 40

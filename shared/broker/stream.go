@@ -167,7 +167,7 @@ func ensureConsumer(ctx context.Context, s jetstream.Stream, ackWait time.Durati
 
 // Answered makes a request again that the broker has not answered in time: a cluster
 // that has just started, and is asked for the same by all of a deployment at once, leaves
-// some of them without an answer.
+// some of them without an answer. Three times requestTimeout outlasts an election.
 func Answered(ctx context.Context, request func() error) error {
 	const most = 3
 	for n := 1; ; n++ {

@@ -37,7 +37,7 @@ func (t *task) begin(ctx context.Context, j *job) error {
 		t.later(r, j.all(), 0)
 		return nil
 	case j.digest == "":
-		return t.late(ctx, j)
+		return t.copyUnknown(ctx, j)
 	}
 	return t.copy(ctx, j)
 }
@@ -82,20 +82,23 @@ func (t *task) copy(ctx context.Context, j *job) error {
 	return t.tag(ctx, j, copied.Digest)
 }
 
-// late resolves and compares a job before it is done.
-func (t *task) late(ctx context.Context, j *job) error {
+// copyUnknown does a job whose digest was not looked up before.
+func (t *task) copyUnknown(ctx context.Context, j *job) error {
 	resolved, r := t.now(), j.repository
 	var err error
 	if r.Images, err = t.refresh(ctx, r, j.images); err != nil {
 		return err
 	}
 	jobs, err := t.compare(ctx, r, resolved)
+	if err != nil {
+		return err
+	}
 	for _, j := range jobs {
-		if err == nil {
-			err = t.copy(ctx, j)
+		if err := t.copy(ctx, j); err != nil {
+			return err
 		}
 	}
-	return err
+	return nil
 }
 
 // bring makes sure that the destination has the job's content.

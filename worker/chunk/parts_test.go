@@ -109,3 +109,16 @@ func TestNobodyToShareWith(t *testing.T) {
 	require.Empty(t, result.Left)
 	require.Equal(t, run.Tally{Total: maxCopies + 1, Copied: maxCopies + 1}, b.images)
 }
+
+// TestMuchThatIsLeftIsShared: it is looked up at once, to be split.
+func TestMuchThatIsLeftIsShared(t *testing.T) {
+	b := newBench(t)
+	names := registrytest.Numbered("%03d", maxCopies+1)
+	require.NoError(t, b.from.AddSynthetic(repository, registrytest.Synthetic{Tags: names}))
+	left := b.entry("")
+	for _, name := range names {
+		left.Images = append(left.Images, message.Image{Tag: name})
+	}
+	require.NotEmpty(t, b.deliver(t, Delivery{Chunk: b.chunk(left), Remainder: true}).Parts)
+	require.Zero(t, b.from.Pulls())
+}

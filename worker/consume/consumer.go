@@ -66,6 +66,7 @@ func New(ctx context.Context, b *broker.Broker, w *chunk.Worker, m *metrics.Metr
 		return nil, err
 	}
 	c := &Consumer{broker: b, runs: runs, failures: failure.NewStore(b), resolutions: resolutions, worker: w, metrics: m, log: log, now: time.Now}
+	w.Alone = b.Embedded()
 	w.Failures = insistent{c.failures, log}
 	w.Resolutions = insistentResolutions{resolutions, log}
 	w.Absences = insistentAbsences{absences, log}

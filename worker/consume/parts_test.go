@@ -5,6 +5,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/osism/skopeo-worker/shared/brokertest"
 	"github.com/osism/skopeo-worker/shared/run"
 	"github.com/osism/skopeo-worker/worker/metrics"
 	"github.com/osism/skopeo-worker/worker/registrytest"
@@ -15,7 +16,7 @@ import (
 // twice.
 func TestPartsAreShared(t *testing.T) {
 	const tags, distinct = 300, 100
-	b := embedded(t)
+	b := newBench(t, brokertest.Open(t, brokertest.Start(t).Config()))
 	names := registrytest.Numbered("%03d", tags)
 	require.NoError(t, b.from.AddSynthetic(repository, registrytest.Synthetic{Tags: names, Distinct: distinct}))
 	gate := make(chan struct{})
@@ -55,4 +56,17 @@ func TestPartsAreShared(t *testing.T) {
 		split += counted(t, c, countedChunks, metrics.ChunkSplit)
 	}
 	require.Equal(t, 1, split)
+}
+
+// TestEmbeddedBrokerSplitsNothing: nobody else could take a part.
+func TestEmbeddedBrokerSplitsNothing(t *testing.T) {
+	const tags = 81
+	b := embedded(t)
+	require.NoError(t, b.from.AddSynthetic(repository, registrytest.Synthetic{Tags: registrytest.Numbered("%03d", tags)}))
+	c := b.consumer(t)
+	stop := start(t, c)
+	st := over(t, b.plan(t, b.chunk()))
+	require.Equal(t, run.Tally{Total: tags, Copied: tags}, st.Images)
+	stop()
+	require.Zero(t, counted(t, c, countedChunks, metrics.ChunkSplit))
 }

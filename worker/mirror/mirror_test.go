@@ -242,7 +242,14 @@ func TestAttestationsGoBesideImages(t *testing.T) {
 	defer p.from.Inject(registrytest.Fault{Match: registrytest.All(gets, registrytest.Ref(image)), Gate: refused})()
 	remove := p.from.Inject(registrytest.Fault{Match: attestation, Status: http.StatusInternalServerError})
 	asked := p.from.Notify(attestation)
-	go func() { <-asked; close(refused) }()
+	go func() {
+		defer close(refused)
+		select {
+		case <-asked:
+		case <-time.After(time.Minute):
+			t.Error("the attestation waits for the image")
+		}
+	}()
 	p.from.ResetRequests()
 	_, err = p.mirror(t, "1")
 	require.ErrorContains(t, err, entries[1].Digest)

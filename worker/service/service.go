@@ -66,7 +66,6 @@ func (s *Service) consumer(ctx context.Context, b *broker.Broker, c Config, r Re
 		Mirror:      &mirror.Mirror{Registry: client, Skopeo: runner, Guard: timed(guard.Copy, s.metrics)},
 		Concurrency: c.Concurrency,
 		MaxAttempts: c.MaxAttempts,
-		Alone:       b.Embedded(),
 		Backoff:     chunk.Backoff,
 		Prepare: func(ctx context.Context, c message.Chunk) error {
 			noteDestinations(guard, c.Repositories)
