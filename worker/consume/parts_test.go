@@ -2,6 +2,7 @@ package consume
 
 import (
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/require"
 
@@ -35,7 +36,12 @@ func TestPartsAreShared(t *testing.T) {
 		stop = append(stop, start(t, c))
 	}
 	tracker := b.plan(t, b.chunk())
-	<-shared
+	select {
+	case <-shared:
+	case <-time.After(deadline):
+		close(gate)
+		t.Fatal("one worker has all of it")
+	}
 	st, err := tracker.Status(t.Context())
 	require.NoError(t, err)
 	require.Equal(t, run.StateRunning, st.State)
