@@ -59,7 +59,6 @@ type Broker struct {
 	Consumer jetstream.Consumer
 	Replicas int
 
-	leader   nats.JetStreamContext // asks leaders only, where JS asks replicas, too
 	embedded *embedded
 }
 
@@ -137,9 +136,6 @@ func (b *Broker) prepare(ctx context.Context) error {
 		return err
 	}
 	if b.JS, err = jetstream.New(b.Conn, jetstream.WithDefaultTimeout(requestTimeout)); err != nil {
-		return fmt.Errorf("opening JetStream: %w", err)
-	}
-	if b.leader, err = b.Conn.JetStream(); err != nil {
 		return fmt.Errorf("opening JetStream: %w", err)
 	}
 	if err = checkJetStream(ctx, b.JS); err != nil {

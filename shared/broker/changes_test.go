@@ -3,6 +3,7 @@ package broker_test
 import (
 	"context"
 	"errors"
+	"fmt"
 	"testing"
 	"time"
 
@@ -99,4 +100,58 @@ func TestChanges(t *testing.T) {
 	require.EqualValues(t, 2, at)
 	_, err = b.Changes(t.Context(), "none", "mirror.plan.>", 0, func(*jetstream.RawStreamMsg) error { return nil })
 	require.Error(t, err)
+}
+
+// TestAliens: whoever can publish can put a message there whose header looks like an
+// answer of the broker, or like no header at all. The others are read as ever.
+func TestAliens(t *testing.T) {
+	server := brokertest.Start(t)
+	b := brokertest.Open(t, server.Config())
+	headers := []string{
+		"", "garbage\r\n", "NATS/1.0\r\ngarbage\r\n\r\n", "NATS/1.0\r\n: x\r\n\r\n",
+		"NATS/1.0 404 No Messages\r\n\r\n", "NATS/1.0\r\nStatus: 204\r\nDescription: EOB\r\n\r\n", "NATS/1.0 503\r\n\r\n",
+		"NATS/1.0\r\nNats-Num-Pending: 0\r\nNats-Sequence: 7000\r\nNats-Subject: mirror.other\r\nNats-Time-Stamp: never\r\nNats-Stream: X\r\n\r\n",
+		"NATS/1.0\r\nA: b",
+	}
+	var want []string
+	for i, header := range headers {
+		for _, data := range []string{"", "data"} {
+			subj := fmt.Sprintf("mirror.failed.%d.%s", i, data+"x")
+			server.Alien(t, subj, header, []byte(data))
+			want = append(want, subj+" "+data)
+		}
+		subj := fmt.Sprintf("mirror.failed.%d.after", i)
+		m := nats.NewMsg(subj)
+		m.Data = []byte("ours")
+		_, err := b.Publish(t.Context(), m)
+		require.NoError(t, err)
+		want = append(want, subj+" ours")
+	}
+	server.Alien(t, "mirror.failed.*", "", nil)
+	want = append(want, "mirror.failed.* ")
+	server.Alien(t, "mirror.failed.\x1b[2J\xff", "", nil)
+	want = append(want, "mirror.failed.\x1b[2J\xff ")
+
+	var got []string
+	var sequences []uint64
+	last, err := b.Changes(t.Context(), broker.StreamName, "mirror.failed.>", 0, func(m *jetstream.RawStreamMsg) error {
+		got = append(got, m.Subject+" "+string(m.Data))
+		sequences = append(sequences, m.Sequence)
+		require.WithinDuration(t, time.Now(), m.Time, time.Minute)
+		return nil
+	})
+	require.NoError(t, err)
+	require.Equal(t, want, got)
+	require.EqualValues(t, len(want), last)
+	for i, sequence := range sequences {
+		require.EqualValues(t, i+1, sequence)
+	}
+	for _, subj := range []string{"mirror.failed.1.datax", "mirror.failed.2.datax", "mirror.failed.4.datax", "mirror.failed.7.datax"} {
+		m, err := b.Last(t.Context(), broker.StreamName, subj)
+		require.NoError(t, err)
+		require.Equal(t, subj, m.Subject)
+		require.Equal(t, "data", string(m.Data))
+	}
+	_, err = b.Last(t.Context(), broker.StreamName, "mirror.failed.none")
+	require.ErrorIs(t, err, jetstream.ErrMsgNotFound)
 }

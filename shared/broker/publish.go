@@ -97,22 +97,6 @@ func (b *Broker) PublishAll(ctx context.Context, msgs []*nats.Msg) (first uint64
 	return first, nil
 }
 
-// Last returns the last message of a subject as the stream's leader has it, or
-// jetstream.ErrMsgNotFound. Stream.GetLastMsgForSubject is answered by any replica,
-// and may be behind.
-func (b *Broker) Last(ctx context.Context, subject string) (*jetstream.RawStreamMsg, error) {
-	ctx, cancel := context.WithTimeout(ctx, requestTimeout)
-	defer cancel()
-	m, err := b.leader.GetLastMsg(StreamName, subject, nats.Context(ctx))
-	if errors.Is(err, nats.ErrMsgNotFound) {
-		return nil, jetstream.ErrMsgNotFound
-	}
-	if err != nil {
-		return nil, fmt.Errorf("reading %s: %w", subject, err)
-	}
-	return &jetstream.RawStreamMsg{Subject: m.Subject, Sequence: m.Sequence, Header: m.Header, Data: m.Data, Time: m.Time}, nil
-}
-
 // ErrConflict is returned where a message was expected to be the last of its
 // subject and is not: somebody else was faster.
 var ErrConflict = errors.New("changed by somebody else in the meantime")

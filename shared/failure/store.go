@@ -169,7 +169,7 @@ func (s *Store) read(ctx context.Context, name, registry, repository string) ([]
 	}
 	var pages []*page
 	for _, subj := range append(slices.Collect(maps.Keys(further.State.Subjects)), first) {
-		m, err := s.b.Last(ctx, subj)
+		m, err := s.b.Last(ctx, broker.StreamName, subj)
 		if errors.Is(err, jetstream.ErrMsgNotFound) {
 			continue
 		}
