@@ -86,7 +86,8 @@ func classifyAnswer(asked *registry.Error) Class {
 		}
 	}
 	// ErrUnavailable: 5xx, timeouts, resets, DNS, refused connections.
-	// ErrUnexpected: mostly the page of a proxy whose registry is away.
+	// ErrPage: a proxy whose registry is away, or a registry that has just started.
+	// ErrUnexpected: mostly the same.
 	return Transient
 }
 

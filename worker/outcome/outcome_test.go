@@ -205,6 +205,8 @@ func TestRequests(t *testing.T) {
 		{name: "429 HTML", fault: registrytest.Fault{Match: get, Status: 429, Body: page}, class: outcome.Limited},
 		{name: "500", fault: registrytest.Fault{Match: get, Status: 500}, class: outcome.Transient},
 		{name: "reset", fault: registrytest.Fault{Match: get, Reset: true}, class: outcome.Transient},
+		{name: "a page", fault: registrytest.Fault{Match: get, Status: 200, Body: page}, class: outcome.Transient},
+		{name: "nothing", fault: registrytest.Fault{Match: get, Status: 200}, class: outcome.Transient},
 		{name: "other content", fault: registrytest.Fault{Match: get, Status: 200, Body: "{}",
 			Header: http.Header{"Docker-Content-Digest": {missing}}}, class: outcome.Final},
 	} {

@@ -2,7 +2,6 @@ package registry
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"net/http"
 
@@ -18,17 +17,17 @@ const maxConfigSize = 4 << 20
 func (c *Client) Config(ctx context.Context, repository, reference string) ([]byte, error) {
 	got, err := c.send(ctx, call{
 		op: OpGet, repository: repository, reference: reference, method: http.MethodGet,
-		scope: transport.PullScope, path: "blobs/" + reference, limit: maxConfigSize,
+		scope: transport.PullScope, path: "blobs/" + reference, limit: maxConfigSize, instead: aBlob,
 	})
 	if err != nil {
 		return nil, err
 	}
 	wanted, err := digest.Parse(reference)
-	if err == nil && wanted.Algorithm().FromBytes(got.body) != wanted {
-		err = errors.New("the content has another one")
-	}
 	if err != nil {
 		return nil, &Error{Op: OpGet, Repository: repository, Reference: reference, Err: fmt.Errorf("%w: %w", ErrDigestMismatch, err)}
+	}
+	if wanted.Algorithm().FromBytes(got.body) != wanted {
+		return nil, &Error{Op: OpGet, Repository: repository, Reference: reference, Err: otherBlob(got.status, got.body, wanted)}
 	}
 	return got.body, nil
 }

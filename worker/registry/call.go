@@ -26,14 +26,15 @@ type call struct {
 	accept      string
 	contentType string
 	body        []byte
-	limit       int64 // of the answer's body, in bytes
+	limit       int64  // of the answer's body, in bytes
+	instead     string // what the answer is, for a pageError; JSON but of a receipt
 
 	// Only of blobs, which may be large:
-	url    *url.URL              // instead of path and query
-	stream io.Reader             // instead of body; sent once
-	size   int64                 // of stream
-	into   func(io.Reader) error // reads the answer's body, instead of answer.body
-	within time.Duration         // instead of requestTimeout
+	url    *url.URL                      // instead of path and query
+	stream io.Reader                     // instead of body; sent once
+	size   int64                         // of stream
+	into   func(answer, io.Reader) error // reads the answer's body, instead of answer.body
+	within time.Duration                 // instead of requestTimeout
 }
 
 // answer is what a registry answered, read to its end.
@@ -107,8 +108,12 @@ func exchange(ctx context.Context, session *session, at location, call call) (an
 	}
 	defer response.Body.Close()
 	got := answer{status: response.StatusCode, header: response.Header, size: response.ContentLength, url: response.Request.URL}
+	if response.StatusCode/100 == 2 && response.Request.Method != call.method {
+		// A redirect that turns a PUT into a GET stores nothing.
+		return answer{}, &pageError{got.status, "a redirect to " + response.Request.URL.Host, call.instead}
+	}
 	if call.into != nil && response.StatusCode/100 == 2 {
-		return got, call.into(response.Body)
+		return got, call.into(got, response.Body)
 	}
 	body, err := io.ReadAll(io.LimitReader(response.Body, call.limit+1))
 	if err != nil {
@@ -121,11 +126,27 @@ func exchange(ctx context.Context, session *session, at location, call call) (an
 			cause:      refusal(response.StatusCode, diagnose(body)),
 		}
 	}
-	if int64(len(body)) > call.limit {
+	if int64(len(body)) > call.limit && (call.instead == aBlob || !isMarkup(body)) {
 		return answer{}, fmt.Errorf("%w: more than %d bytes", ErrTooLarge, call.limit)
 	}
 	got.body = body
+	if came := call.page(got); came != "" {
+		return answer{}, &pageError{got.status, came, call.instead}
+	}
 	return got, nil
+}
+
+// page describes what came where it is not what was asked for, and is empty otherwise.
+func (call call) page(got answer) string {
+	switch {
+	case call.method == http.MethodHead:
+		return "" // there is nothing to look at
+	case call.instead == aReceipt && isMarkup(got.body):
+		return markup(got.body)
+	case call.instead == aReceipt, call.instead == aBlob:
+		return ""
+	}
+	return notJSON(got.body)
 }
 
 func (call call) request(ctx context.Context, at location) (*http.Request, error) {

@@ -23,6 +23,7 @@ var (
 	ErrBadManifest    = errors.New("bad manifest")            // cannot be read
 	ErrTooLarge       = errors.New("too large")               // a manifest or page beyond any sense
 	ErrUnexpected     = errors.New("unexpected answer")       // not what the OCI specification says
+	ErrPage           = errors.New("no answer of a registry") // a success that is a page for people, or nothing
 	ErrCredentials    = errors.New("credentials")             // they could not be read
 	ErrName           = errors.New("not a repository")        // the name does not parse
 	ErrNoReferrersAPI = errors.New("no referrers API")        // only Referrers returns it

@@ -41,7 +41,7 @@ var accept = strings.Join([]string{
 func (c *Client) Head(ctx context.Context, repository, reference string) (Descriptor, error) {
 	got, err := c.send(ctx, call{
 		op: OpHead, repository: repository, reference: reference, method: http.MethodHead,
-		scope: transport.PullScope, path: "manifests/" + reference, accept: accept, limit: maxErrorSize,
+		scope: transport.PullScope, path: "manifests/" + reference, accept: accept, limit: maxErrorSize, instead: aManifest,
 	})
 	failed := (*Error)(nil)
 	if errors.As(err, &failed) && failed.Status == http.StatusMethodNotAllowed {
@@ -83,7 +83,7 @@ func (c *Client) Get(ctx context.Context, repository, reference string) (Manifes
 func (c *Client) get(ctx context.Context, op, repository, reference string) (Manifest, error) {
 	got, err := c.send(ctx, call{
 		op: op, repository: repository, reference: reference, method: http.MethodGet,
-		scope: transport.PullScope, path: "manifests/" + reference, accept: accept, limit: maxManifestSize,
+		scope: transport.PullScope, path: "manifests/" + reference, accept: accept, limit: maxManifestSize, instead: aManifest,
 	})
 	if err != nil {
 		return Manifest{}, err
@@ -95,22 +95,30 @@ func (c *Client) get(ctx context.Context, op, repository, reference string) (Man
 	return m, nil
 }
 
-// read checks an answer and takes the manifest out of it.
+// read checks an answer and takes the manifest out of it. JSON of another kind is a
+// pageError unless a digest vouches for it.
 func read(got answer, reference string) (Manifest, error) {
 	declared := got.header.Get(digestHeader)
-	verified := digest.FromBytes(got.body)
+	verified, vouched := digest.FromBytes(got.body), false
+	another := &pageError{got.status, anotherKind, aManifest}
 	for _, expected := range []string{declared, reference} {
 		wanted, err := digest.Parse(expected)
 		if err != nil {
 			continue // a tag, or a header that is absent
 		}
 		if actual := wanted.Algorithm().FromBytes(got.body); actual != wanted {
+			if _, err := mediaType(got.body, nil); err != nil && declared == "" {
+				return Manifest{}, another
+			}
 			return Manifest{}, fmt.Errorf("%w: the content of %s has the digest %s", ErrDigestMismatch, wanted, actual)
 		}
-		verified = wanted
+		verified, vouched = wanted, true
 	}
 	kind, err := mediaType(got.body, got.header)
-	if err != nil {
+	switch {
+	case err != nil && !vouched:
+		return Manifest{}, another
+	case err != nil:
 		return Manifest{}, err
 	}
 	return Manifest{Raw: got.body, MediaType: kind, Digest: verified.String()}, nil

@@ -2,6 +2,7 @@ package registry
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net/http"
 
@@ -17,18 +18,35 @@ func (c *Client) Put(ctx context.Context, repository, reference string, m Manife
 	got, err := c.send(ctx, call{
 		op: OpPut, repository: repository, reference: reference, method: http.MethodPut,
 		scope: transport.PushScope, path: "manifests/" + reference,
-		contentType: m.MediaType, body: m.Raw, limit: maxErrorSize,
+		contentType: m.MediaType, body: m.Raw, limit: maxErrorSize, instead: aReceipt,
 	})
 	if err != nil {
 		return err
 	}
 	stored, err := digest.Parse(got.header.Get(digestHeader))
 	if err != nil {
-		return nil // the header is optional
+		return c.stored(ctx, repository, reference, m, got)
 	}
 	if ours := stored.Algorithm().FromBytes(m.Raw); ours != stored {
 		return &Error{Op: OpPut, Repository: repository, Reference: reference,
 			Err: fmt.Errorf("%w: the registry stored %s instead of %s", ErrDigestMismatch, stored, ours)}
 	}
 	return nil
+}
+
+// stored makes sure that a success without a digest, which is optional, was one. Where
+// it is not the 201 of the specification, the registry is asked: some say another
+// status, and so does a page.
+func (c *Client) stored(ctx context.Context, repository, reference string, m Manifest, got answer) error {
+	if got.status == http.StatusCreated {
+		return nil
+	}
+	held, err := c.Head(ctx, repository, reference)
+	if err == nil && digest.Digest(held.Digest).Algorithm().FromBytes(m.Raw).String() == held.Digest {
+		return nil
+	}
+	if err == nil || errors.Is(err, ErrNotFound) {
+		return &Error{Op: OpPut, Repository: repository, Reference: reference, Err: noReceipt(got)}
+	}
+	return err
 }

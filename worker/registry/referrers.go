@@ -63,14 +63,9 @@ func (l *referrersList) page(ctx context.Context) ([]Entry, error) {
 	if !l.begun && l.referrers.isMissing(host) {
 		return nil, ErrNoReferrersAPI
 	}
-	got, err := l.send(ctx, call{
-		op: OpReferrers, repository: l.repository, reference: l.subject, method: http.MethodGet,
-		scope: transport.PullScope, path: "referrers/" + l.subject, query: l.query,
-		accept: string(types.OCIImageIndex), limit: maxManifestSize,
-	})
-	var index Manifest
-	if err == nil {
-		index, err = readIndex(got)
+	index, got, err := l.ask(ctx)
+	if !l.begun && errors.Is(err, ErrPage) {
+		index, got, err = l.askAgain(ctx, err)
 	}
 	if !l.begun && lacksAPI(err) {
 		if !errors.Is(err, errNoRepository) {
@@ -89,6 +84,38 @@ func (l *referrersList) page(ctx context.Context) ([]Entry, error) {
 	return index.Entries()
 }
 
+// ask asks for the page of the query.
+func (l *referrersList) ask(ctx context.Context) (Manifest, answer, error) {
+	got, err := l.send(ctx, call{
+		op: OpReferrers, repository: l.repository, reference: l.subject, method: http.MethodGet,
+		scope: transport.PullScope, path: "referrers/" + l.subject, query: l.query,
+		accept: string(types.OCIImageIndex), limit: maxManifestSize, instead: aReferrers,
+	})
+	if err != nil {
+		return Manifest{}, answer{}, err
+	}
+	index, err := readIndex(got)
+	return index, got, err
+}
+
+// askAgain decides what a page means. A registry that does not know the route may show
+// its website there; or it shows a page everywhere, for now. So it is asked for what
+// every registry has, and then once more.
+func (l *referrersList) askAgain(ctx context.Context, page error) (Manifest, answer, error) {
+	_, err := l.Head(ctx, l.repository, l.subject)
+	if errors.Is(err, ErrPage) {
+		return Manifest{}, answer{}, page
+	}
+	if err != nil && !errors.Is(err, ErrNotFound) {
+		return Manifest{}, answer{}, err
+	}
+	index, got, err := l.ask(ctx)
+	if errors.Is(err, ErrPage) {
+		err = errWebsite
+	}
+	return index, got, err
+}
+
 // fail makes an *Error of what is none yet.
 func (l *referrersList) fail(err error) error {
 	if named := (*Error)(nil); errors.As(err, &named) {
@@ -97,13 +124,13 @@ func (l *referrersList) fail(err error) error {
 	return &Error{Op: OpReferrers, Repository: l.repository, Reference: l.subject, Err: err}
 }
 
-// errNoIndex is an answer that is no index: a page of a website, for one.
-var errNoIndex = fmt.Errorf("%w: not an index", ErrUnexpected)
+// errWebsite is the page of a registry that answers everything else.
+var errWebsite = fmt.Errorf("%w: a website", ErrUnexpected)
 
 func readIndex(got answer) (Manifest, error) {
 	kind, err := mediaType(got.body, got.header)
 	if err != nil || !types.MediaType(kind).IsIndex() {
-		return Manifest{}, errNoIndex
+		return Manifest{}, &pageError{got.status, anotherKind, aReferrers}
 	}
 	return Manifest{Raw: got.body, MediaType: kind}, nil
 }
@@ -112,7 +139,7 @@ func readIndex(got answer) (Manifest, error) {
 // OCI distribution specification has 404 for that; registries that do not know
 // the route also answer as to a malformed request, or with their website.
 func lacksAPI(err error) bool {
-	if errors.Is(err, errNoIndex) {
+	if errors.Is(err, errWebsite) {
 		return true
 	}
 	failed := (*Error)(nil)

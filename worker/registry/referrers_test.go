@@ -71,11 +71,15 @@ func TestNoReferrersAPI(t *testing.T) {
 				r.Inject(fault)
 			}
 			c := insecure(r, nil)
+			asked := 1
+			if name == "a website" {
+				asked = 2 // it may be the page of an outage
+			}
 			for range 3 {
 				_, err := referrers(t.Context(), c, r.Host()+"/"+repository, digest)
 				require.ErrorIs(t, err, registry.ErrNoReferrersAPI)
 			}
-			require.Equal(t, 1, r.Count(registrytest.Kinds(registrytest.KindReferrers)), "it is remembered")
+			require.Equal(t, asked, r.Count(registrytest.Kinds(registrytest.KindReferrers)), "it is remembered")
 		})
 	}
 	t.Run("of one repository", func(t *testing.T) {

@@ -160,6 +160,7 @@ func TestHeadFallsBackToGet(t *testing.T) {
 
 func TestErrors(t *testing.T) {
 	const missing = "sha256:1111111111111111111111111111111111111111111111111111111111111111"
+	const emptyObject = "sha256:44136fa355b3678a1146ad16f7e8649e94fb4fc21fe77e8310c060f61caaff8a" // of {}
 	html := "<html><head><title>429 Too Many Requests</title></head><body><h1>429</h1></body></html>"
 	body := func(code, message string) string {
 		answer, err := json.Marshal(map[string]any{"errors": []map[string]string{{"code": code, "message": message}}})
@@ -196,8 +197,8 @@ func TestErrors(t *testing.T) {
 			text: "get REPO:1: unavailable: unexpected EOF"},
 		{name: "other content", fault: registrytest.Fault{Status: 200, Body: "{}",
 			Header: http.Header{"Docker-Content-Digest": {missing}}}, is: registry.ErrDigestMismatch},
-		{name: "no manifest", fault: registrytest.Fault{Status: 200, Body: "{}"}, is: registry.ErrBadManifest,
-			text: "get REPO:1: bad manifest: neither an image nor an index"},
+		{name: "no manifest", fault: registrytest.Fault{Status: 200, Body: "{}", Header: http.Header{"Docker-Content-Digest": {emptyObject}}},
+			is: registry.ErrBadManifest, text: "get REPO:1: bad manifest: neither an image nor an index"},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			t.Parallel()

@@ -53,22 +53,36 @@ func (c *Client) Tags(ctx context.Context, repository string) iter.Seq2[string, 
 func (c *Client) tagPage(ctx context.Context, repository, query string) (tags []string, next string, err error) {
 	got, err := c.send(ctx, call{
 		op: OpTags, repository: repository, method: http.MethodGet,
-		scope: transport.PullScope, path: "tags/list", query: query, limit: maxPageSize,
+		scope: transport.PullScope, path: "tags/list", query: query, limit: maxPageSize, instead: aTagList,
 	})
 	if err != nil {
 		return nil, "", err
 	}
-	var page struct {
-		Tags []string `json:"tags"`
-	}
-	if err := json.Unmarshal(got.body, &page); err != nil {
-		return nil, "", &Error{Op: OpTags, Repository: repository, Err: fmt.Errorf("%w: %w", ErrUnexpected, err)}
+	tags, listed := readTags(got.body)
+	if !listed {
+		return nil, "", &Error{Op: OpTags, Repository: repository, Err: &pageError{got.status, anotherKind, aTagList}}
 	}
 	if next = nextQuery(got.header); next == query {
 		return nil, "", &Error{Op: OpTags, Repository: repository,
 			Err: fmt.Errorf("%w: the next page is the same page", ErrUnexpected)}
 	}
-	return page.Tags, next, nil
+	return tags, next, nil
+}
+
+// readTags reads a page, and reports whether it is one. A page may name just the
+// repository, where that has no tags.
+func readTags(body []byte) (tags []string, listed bool) {
+	var fields map[string]json.RawMessage
+	if json.Unmarshal(body, &fields) != nil {
+		return nil, false
+	}
+	names, listed := fields["tags"]
+	if !listed {
+		_, listed = fields["name"]
+		return nil, listed
+	}
+	err := json.Unmarshal(names, &tags)
+	return tags, err == nil
 }
 
 // nextQuery returns the query of the next page. The rest of the link is the

@@ -10,43 +10,64 @@ import (
 	"time"
 
 	"github.com/google/go-containerregistry/pkg/v1/remote/transport"
+	"github.com/opencontainers/go-digest"
 )
 
 // blobTimeout bounds the transfer of a blob: a large SBOM on a slow line takes
 // minutes, and a trickle must not hold a worker for ever.
 const blobTimeout = 30 * time.Minute
 
-// CopyBlob brings a blob from one repository to another, unless it is there. The
-// destination checks its digest, as the OCI distribution specification demands.
+// CopyBlob brings a blob from one repository to another, unless it is there. Content
+// that is not the blob's is never handed on.
 func (c *Client) CopyBlob(ctx context.Context, source, destination string, blob Descriptor) error {
-	_, err := c.send(ctx, call{
-		op: OpHead, repository: destination, reference: blob.Digest, method: http.MethodHead,
-		scope: transport.PullScope, path: "blobs/" + blob.Digest, limit: maxErrorSize,
-	})
-	if !errors.Is(err, ErrNotFound) {
+	there, err := c.hasBlob(ctx, destination, blob)
+	if err != nil || there {
 		return err
 	}
 	// What the destination says must not be taken for the source's word.
 	var uploaded error
 	_, err = c.send(ctx, call{
 		op: OpGet, repository: source, reference: blob.Digest, method: http.MethodGet,
-		scope: transport.PullScope, path: "blobs/" + blob.Digest, limit: maxErrorSize, within: blobTimeout,
-		into: func(content io.Reader) error {
+		scope: transport.PullScope, path: "blobs/" + blob.Digest, limit: maxErrorSize, instead: aBlob, within: blobTimeout,
+		into: func(got answer, body io.Reader) error {
+			content, err := checkBlob(got, body, blob)
+			if err != nil {
+				return err
+			}
 			uploaded = c.upload(ctx, destination, blob, content)
-			return uploaded
+			return content.failed
 		},
 	})
-	if uploaded != nil {
-		return uploaded
+	if err != nil {
+		return err
 	}
-	return err
+	return uploaded
+}
+
+// hasBlob looks a blob up. A success that says neither the digest nor the size is none
+// of a registry, or of one that does not say enough: then it is to be uploaded.
+func (c *Client) hasBlob(ctx context.Context, repository string, blob Descriptor) (bool, error) {
+	got, err := c.send(ctx, call{
+		op: OpHead, repository: repository, reference: blob.Digest, method: http.MethodHead,
+		scope: transport.PullScope, path: "blobs/" + blob.Digest, limit: maxErrorSize, instead: aBlob,
+	})
+	if errors.Is(err, ErrNotFound) {
+		return false, nil
+	}
+	if err != nil {
+		return false, err
+	}
+	if said := got.header.Get(digestHeader); said != "" {
+		return said == blob.Digest, nil
+	}
+	return got.size == blob.Size && declaredType(got.header) != "text/html", nil
 }
 
 // upload puts a blob in one piece: a POST that opens the upload, a PUT that ends it.
 func (c *Client) upload(ctx context.Context, repository string, blob Descriptor, content io.Reader) error {
 	put := call{
 		op: OpPut, repository: repository, reference: blob.Digest, method: http.MethodPost,
-		scope: transport.PushScope, path: "blobs/uploads/", limit: maxErrorSize,
+		scope: transport.PushScope, path: "blobs/uploads/", limit: maxErrorSize, instead: aReceipt,
 	}
 	opened, err := c.send(ctx, put)
 	if err != nil {
@@ -62,8 +83,59 @@ func (c *Client) upload(ctx context.Context, repository string, blob Descriptor,
 	query.Set("digest", blob.Digest)
 	put.url.RawQuery = query.Encode()
 	put.method, put.contentType, put.within = http.MethodPut, "application/octet-stream", blobTimeout
-	// A reader of another type keeps net/http from closing the source's answer.
-	put.stream, put.size = io.LimitReader(content, blob.Size), blob.Size
-	_, err = c.send(ctx, put)
+	put.stream, put.size = content, blob.Size
+	got, err := c.send(ctx, put)
+	if err != nil || got.status == http.StatusCreated || got.header.Get(digestHeader) == blob.Digest {
+		return err
+	}
+	// Some registries say another status; so does what is none.
+	there, err := c.hasBlob(ctx, repository, blob)
+	if err == nil && !there {
+		err = &Error{Op: OpPut, Repository: repository, Reference: blob.Digest, Err: noReceipt(got)}
+	}
 	return err
+}
+
+// blobReader is a blob on its way. Its last byte is handed on only if all of them
+// have the digest.
+type blobReader struct {
+	body     io.Reader
+	blob     Descriptor
+	status   int
+	verifier digest.Verifier
+	begin    []byte // of what came
+	read     int64
+	failed   error // why it is not the blob, or could not be read
+}
+
+// checkBlob returns the content of an answer as a reader of the blob.
+func checkBlob(got answer, body io.Reader, blob Descriptor) (*blobReader, error) {
+	wanted, err := digest.Parse(blob.Digest)
+	if err != nil {
+		return nil, fmt.Errorf("%w: %w", ErrDigestMismatch, err)
+	}
+	return &blobReader{body: body, blob: blob, status: got.status, verifier: wanted.Verifier()}, nil
+}
+
+// beginning is how much of a page is looked at.
+const beginning = 1 << 10
+
+func (b *blobReader) Read(p []byte) (int, error) {
+	if b.failed != nil {
+		return 0, b.failed
+	}
+	n, err := b.body.Read(p)
+	b.read += int64(n)
+	b.begin = append(b.begin, p[:min(n, beginning-len(b.begin))]...)
+	_, _ = b.verifier.Write(p[:n]) // a hash takes everything
+	switch {
+	case err != nil && err != io.EOF:
+		b.failed = fmt.Errorf("%w: %w", ErrUnavailable, err)
+	case b.read > b.blob.Size, b.read == b.blob.Size && !b.verifier.Verified(), err == io.EOF && b.read < b.blob.Size:
+		b.failed = otherBlob(b.status, b.begin, digest.Digest(b.blob.Digest))
+	}
+	if b.failed != nil {
+		return 0, b.failed
+	}
+	return n, err
 }

@@ -57,7 +57,7 @@ func TestCopyBlobFails(t *testing.T) {
 				_, err := from.BreakBlob(repository, blob.Digest)
 				require.NoError(t, err)
 			}},
-		"cut off at the source": {is: registry.ErrUnavailable, blamed: "put TO",
+		"cut off at the source": {is: registry.ErrUnavailable, blamed: "get FROM",
 			spoil: func(_ *testing.T, from, _ *registrytest.Registry, _ *registry.Descriptor) {
 				from.Inject(registrytest.Fault{Match: blobGets, TruncateBody: true})
 			}},
@@ -74,7 +74,7 @@ func TestCopyBlobFails(t *testing.T) {
 				opens := func(r registrytest.Request) bool { return r.Method == http.MethodPost }
 				to.Inject(registrytest.Fault{Match: opens, Status: http.StatusAccepted})
 			}},
-		"content of another digest": {is: registry.ErrRejected, blamed: "put TO",
+		"content of another digest": {is: registry.ErrDigestMismatch, blamed: "get FROM",
 			spoil: func(_ *testing.T, from, _ *registrytest.Registry, blob *registry.Descriptor) {
 				from.Inject(registrytest.Fault{Match: blobGets, Status: http.StatusOK, Body: string(bytes.Repeat([]byte("x"), int(blob.Size)))})
 			}},
