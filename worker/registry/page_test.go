@@ -114,8 +114,9 @@ func TestBlobsThatArePages(t *testing.T) {
 				if at == "get" {
 					struck = from
 				}
-				page.Match = match
-				remove := struck.Inject(page)
+				struckBy := page
+				struckBy.Match = match
+				remove := struck.Inject(struckBy)
 				err := c.CopyBlob(t.Context(), from.Host()+"/"+repository, to.Host()+"/mirror", blob)
 				if at == "head" {
 					require.NoError(t, err, "it is uploaded")
