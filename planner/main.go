@@ -10,6 +10,7 @@ import (
 	"syscall"
 
 	"github.com/osism/skopeo-worker/planner/command"
+	"github.com/osism/skopeo-worker/shared/redact"
 )
 
 func main() {
@@ -19,7 +20,7 @@ func main() {
 	context.AfterFunc(ctx, stop)
 	err := command.New().ExecuteContext(ctx)
 	if text := command.Message(err); text != "" {
-		fmt.Fprintln(os.Stderr, "planner:", text)
+		fmt.Fprintln(os.Stderr, "planner:", redact.Text(text))
 	}
 	if err != nil {
 		os.Exit(command.ExitCode(err))

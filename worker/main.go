@@ -8,6 +8,7 @@ import (
 	"os/signal"
 	"syscall"
 
+	"github.com/osism/skopeo-worker/shared/redact"
 	"github.com/osism/skopeo-worker/worker/command"
 )
 
@@ -17,7 +18,7 @@ func main() {
 	// A second signal ends the process at once.
 	context.AfterFunc(ctx, stop)
 	if err := command.New().ExecuteContext(ctx); err != nil {
-		fmt.Fprintln(os.Stderr, "worker:", err)
+		fmt.Fprintln(os.Stderr, "worker:", redact.Text(err.Error()))
 		os.Exit(command.ExitCode(err))
 	}
 }

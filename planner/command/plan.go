@@ -111,7 +111,7 @@ func prepare(ctx context.Context, s *settings, stdin io.Reader, warnings io.Writ
 		_, _ = fmt.Fprintln(warnings, "warning:", w)
 	}
 	p := &planned{
-		owner:       plan.Owner{Source: list.Redact(s.job.Source), Destination: s.job.destination.String()},
+		owner:       plan.Owner{Source: list.Shown(s.job.Source), Destination: s.job.destination.String()},
 		name:        s.name.Name,
 		destination: s.job.destination.String(),
 		selection:   s.job.slice(),

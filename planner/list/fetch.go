@@ -10,7 +10,12 @@ import (
 	"os"
 	"strings"
 	"time"
+
+	"github.com/osism/skopeo-worker/shared/redact"
 )
+
+// stdin is the source that stands for standard input.
+const stdin = "-"
 
 var (
 	// ErrUnreachable is a source that could not be read, now or ever.
@@ -58,22 +63,31 @@ func (f Fetcher) Fetch(ctx context.Context, source string) ([]byte, error) {
 	}
 	u, err := url.Parse(source)
 	if err != nil {
-		return nil, fmt.Errorf("%w: %s is not a URL", ErrBadSource, Redact(source))
+		return nil, fmt.Errorf("%w: %s is not a URL", ErrBadSource, Shown(source))
 	}
 	switch u.Scheme {
 	case "http", "https":
 		if u.Hostname() == "" {
-			return nil, fmt.Errorf("%w: %s has no host", ErrBadSource, Redact(source))
+			return nil, fmt.Errorf("%w: %s has no host", ErrBadSource, Shown(source))
 		}
 		return f.fetchHTTP(ctx, u)
 	case "file":
 		if u.Host != "" && u.Host != "localhost" || u.Path == "" {
-			return nil, fmt.Errorf("%w: expected file:///path, found %s", ErrBadSource, Redact(source))
+			return nil, fmt.Errorf("%w: expected file:///path, found %s", ErrBadSource, Shown(source))
 		}
 		return f.readFile(ctx, source, u.Path)
 	default:
-		return nil, fmt.Errorf("%w: scheme %q of %s, expected http, https, file, a path, or - for standard input", ErrBadSource, u.Scheme, Redact(source))
+		return nil, fmt.Errorf("%w: scheme %q of %s, expected http, https, file, a path, or - for standard input", ErrBadSource, u.Scheme, Shown(source))
 	}
+}
+
+// Shown returns a source of a list as people may see it: without user information and
+// without the values of its query.
+func Shown(source string) string {
+	if source == stdin {
+		return "standard input"
+	}
+	return redact.URL(source)
 }
 
 // looksLikeURL takes http:/host for a URL with a mistake in it, not for a file.
@@ -94,7 +108,7 @@ func (f Fetcher) readFile(ctx context.Context, source, path string) ([]byte, err
 		return nil, fmt.Errorf("%w: it is empty", ErrBadSource)
 	}
 	if info, err := os.Stat(path); err == nil && info.IsDir() {
-		return nil, fmt.Errorf("%w: %s is a directory", ErrBadSource, Redact(source))
+		return nil, fmt.Errorf("%w: %s is a directory", ErrBadSource, Shown(source))
 	}
 	return f.read(ctx, source, func() ([]byte, error) {
 		file, err := os.Open(path)
@@ -120,7 +134,7 @@ func (f Fetcher) read(ctx context.Context, source string, read func() ([]byte, e
 	}()
 	select {
 	case <-ctx.Done():
-		return nil, fmt.Errorf("read list %s: %w", Redact(source), context.Cause(ctx))
+		return nil, fmt.Errorf("read list %s: %w", Shown(source), context.Cause(ctx))
 	case r := <-done:
 		return r.data, readError(source, r.err)
 	}
@@ -148,12 +162,12 @@ func readError(source string, err error) error {
 	var path *os.PathError
 	switch {
 	case errors.Is(err, errTooLarge):
-		return &Error{Source: Redact(source), Problems: []Problem{*tooLarge()}}
+		return &Error{Source: Shown(source), Problems: []Problem{*tooLarge()}}
 	case errors.Is(err, errHTML):
-		return &Error{Source: Redact(source), Problems: []Problem{{Message: htmlPage}}}
+		return &Error{Source: Shown(source), Problems: []Problem{{Message: htmlPage}}}
 	case errors.As(err, &path):
 		// The path may be a mistyped URL, and the source is named already.
 		err = path.Err
 	}
-	return fmt.Errorf("%w: %s: %s", ErrUnreachable, Redact(source), scrub(err))
+	return fmt.Errorf("%w: %s: %s", ErrUnreachable, Shown(source), redact.Text(err.Error()))
 }

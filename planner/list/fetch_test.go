@@ -285,16 +285,11 @@ func TestFetchFiles(t *testing.T) {
 	require.EqualError(t, err, "the list could not be read: "+filepath.Join(dir, "none")+": no such file or directory")
 }
 
-func TestRedact(t *testing.T) {
+func TestShown(t *testing.T) {
 	for text, want := range map[string]string{
-		"-":                                  "standard input",
-		"lists/a@b.yml":                      "lists/a@b.yml",
-		"https://example.com/list.yml":       "https://example.com/list.yml",
-		"https://u:p@example.com/l?a=1&b=2#": "https://example.com/l?xxxxx",
-		"https://token@example.com/l#frag":   "https://example.com/l",
-		"https://u:p/w@example.com/l":        "https://xxxxx",
-		"u:p@example.com/l":                  "xxxxx@example.com/l",
+		"-":                           "standard input",
+		"https://u:p@example.com/l?a": "https://example.com/l?xxxxx",
 	} {
-		require.Equal(t, want, list.Redact(text))
+		require.Equal(t, want, list.Shown(text))
 	}
 }

@@ -47,7 +47,7 @@ func (f Fetcher) fetchHTTP(ctx context.Context, u *url.URL) ([]byte, error) {
 			err = errTimeout
 		}
 		if ctx.Err() != nil {
-			return nil, fmt.Errorf("read list %s: %w", Redact(u.String()), context.Cause(ctx))
+			return nil, fmt.Errorf("read list %s: %w", Shown(u.String()), context.Cause(ctx))
 		}
 		if errors.As(err, new(permanent)) {
 			return nil, readError(u.String(), err)

@@ -40,7 +40,7 @@ type List struct {
 // what the list was fetched from and stands, redacted, in every message. The error
 // is an *Error with every problem there is.
 func Parse(data []byte, source string, dest reference.Destination, defaults selection.Selection) (List, error) {
-	source = Redact(source)
+	source = Shown(source)
 	root, problem := document(data)
 	if problem != nil {
 		return List{}, &Error{Source: source, Problems: []Problem{*problem}}

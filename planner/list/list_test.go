@@ -129,7 +129,7 @@ func TestParseReportsEverythingAtOnce(t *testing.T) {
 		`12: invalid reference "quay.io:0/a/b": port "0" is impossible, expected a number from 1 to 65535`,
 		`13: invalid reference "quay.io/a/b:-x": tag "-x" is impossible`,
 		`14: invalid reference "Quay.io/A/b": repository names are lower case`,
-		`15: invalid reference "***@quay.io/a/b": only a digest may follow an @`,
+		`15: invalid reference "xxxxx@quay.io/a/b": only a digest may follow an @`,
 		"17: quay.io/x/y:1" + sha + " names a tag that quay.io/x/y in line 16 mirrors too, they would overwrite each other",
 		"19: quay.io/p/q:1" + shaB + " and quay.io/p/q:1" + sha + " in line 18 would overwrite each other as 127.0.0.1:5000/mirror/p/q:1",
 		"20: quay.io/p/q:1 and quay.io/p/q:1" + sha + " in line 18 would overwrite each other",

@@ -22,6 +22,7 @@ import (
 
 	"github.com/osism/skopeo-worker/shared/broker"
 	"github.com/osism/skopeo-worker/shared/brokertest"
+	"github.com/osism/skopeo-worker/shared/redact"
 )
 
 func file(t *testing.T, name string, content []byte) string {
@@ -98,6 +99,9 @@ func TestNKey(t *testing.T) {
 	}
 	brokertest.Open(t, broker.Config{URL: s.URL(), Replicas: 1, NKey: seed(pair)})
 	require.ErrorIs(t, fails(t, broker.Config{URL: s.URL(), NKey: seed(other)}), broker.ErrCredentials)
+	text, err := pair.Seed()
+	require.NoError(t, err)
+	require.Equal(t, "seed xxxxx", redact.Text("seed "+string(text)))
 }
 
 func user(t *testing.T) nkeys.KeyPair {
@@ -131,6 +135,7 @@ func TestCreds(t *testing.T) {
 	s := brokertest.Start(t, func(o *server.Options) {
 		o.TrustedKeys, o.AccountResolver, o.SystemAccount = []string{operatorKey}, resolver, systemKey
 	})
+	var secrets []string
 	creds := func(signer nkeys.KeyPair) string {
 		pair, key := public(nkeys.CreateUser())
 		token, err := jwt.NewUserClaims(key).Encode(signer)
@@ -139,9 +144,13 @@ func TestCreds(t *testing.T) {
 		require.NoError(t, err)
 		text, err := jwt.FormatUserConfig(token, seed)
 		require.NoError(t, err)
+		secrets = append(secrets, token, string(seed))
 		return file(t, "user.creds", text)
 	}
 	brokertest.Open(t, broker.Config{URL: s.URL(), Replicas: 1, Creds: creds(account)})
 	stranger, _ := public(nkeys.CreateAccount())
 	require.ErrorIs(t, fails(t, broker.Config{URL: s.URL(), Creds: creds(stranger)}), broker.ErrCredentials)
+	for _, secret := range secrets {
+		require.Equal(t, "is xxxxx", redact.Text("is "+secret))
+	}
 }

@@ -7,10 +7,14 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"os"
+	"strings"
 	"time"
 
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
+
+	"github.com/osism/skopeo-worker/shared/redact"
 )
 
 var (
@@ -104,7 +108,7 @@ func (b *Broker) reach(ctx context.Context, c Config, o Options) error {
 	for start := time.Now(); ; {
 		if b.Conn == nil {
 			if b.Conn, err = nats.Connect(c.URL, opts...); err != nil {
-				b.Conn, err = nil, explain(c.redacted(), err)
+				b.Conn, err = nil, explain(c.shown(), err)
 			}
 		}
 		if err == nil {
@@ -192,6 +196,7 @@ func clientOptions(c Config) ([]nats.Option, error) {
 		}
 		opts = append(opts, o)
 	}
+	noteKeys(c.Creds, c.NKey)
 	if c.Creds != "" {
 		add("NATS_CREDS", nats.UserCredentials(c.Creds))
 	}
@@ -215,6 +220,22 @@ func clientOptions(c Config) ([]nats.Option, error) {
 		add("NATS_CERT and NATS_KEY", nats.ClientCert(c.Cert, c.Key))
 	}
 	return opts, errors.Join(bad...)
+}
+
+// keyLength is more than any word in a file with keys has, in bytes, and less than a seed.
+const keyLength = 40
+
+// noteKeys makes the seeds and JWTs in files known to package redact. A file that cannot
+// be read is somebody else's error.
+func noteKeys(paths ...string) {
+	for _, path := range paths {
+		text, _ := os.ReadFile(path)
+		for word := range strings.FieldsSeq(string(text)) {
+			if len(word) >= keyLength {
+				redact.Add(word)
+			}
+		}
+	}
 }
 
 // try applies an option and reads the credentials that it would read later.

@@ -6,6 +6,7 @@ import (
 	"strings"
 
 	"github.com/osism/skopeo-worker/shared/config"
+	"github.com/osism/skopeo-worker/shared/redact"
 )
 
 // Config says where the broker is and how to be let in.
@@ -59,10 +60,7 @@ func (c *Config) Validate() []error {
 }
 
 func validServer(s string) bool {
-	if !strings.Contains(s, "://") {
-		s = "nats://" + s
-	}
-	u, err := url.Parse(s)
+	u, err := url.Parse(withScheme(s))
 	if err != nil || u.Hostname() == "" {
 		return false
 	}
@@ -73,16 +71,19 @@ func validServer(s string) bool {
 	return false
 }
 
-// redacted is the URL without what must not be shown. It takes the text as it is:
-// a URL may lack its scheme.
-func (c *Config) redacted() string {
+// shown is the URL as people may see it.
+func (c *Config) shown() string {
 	servers := strings.Split(c.URL, ",")
 	for i, s := range servers {
-		scheme, rest, found := strings.Cut(strings.TrimSpace(s), "://")
-		if !found {
-			scheme, rest = "nats", scheme
-		}
-		servers[i] = scheme + "://" + rest[strings.LastIndexByte(rest, '@')+1:]
+		servers[i] = redact.URL(withScheme(strings.TrimSpace(s)))
 	}
 	return strings.Join(servers, ",")
+}
+
+// withScheme is a server as a URL: its scheme may be left out.
+func withScheme(server string) string {
+	if !strings.Contains(server, "://") {
+		return "nats://" + server
+	}
+	return server
 }

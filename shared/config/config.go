@@ -12,6 +12,8 @@ import (
 	"text/tabwriter"
 
 	"github.com/kelseyhightower/envconfig"
+
+	"github.com/osism/skopeo-worker/shared/redact"
 )
 
 // ErrInvalid is returned by Load; its text names each variable, one to a line.
@@ -42,8 +44,10 @@ func Bad(variable, value, expected string) error {
 
 // Load fills the structs that settings point to. A field has the tags envconfig
 // (the variable's name), default, desc (for Help) and expect (what to say when
-// the value does not parse). A variable set to nothing counts as not set.
+// the value does not parse). A variable set to nothing counts as not set. What the
+// environment has of secrets is made known to package redact first.
 func Load(settings ...any) error {
+	redact.AddEnvironment(os.Environ())
 	var problems []error
 	for _, s := range settings {
 		bad := load(reflect.ValueOf(s).Elem())

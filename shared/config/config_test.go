@@ -2,7 +2,10 @@ package config_test
 
 import (
 	"bytes"
+	"errors"
+	"fmt"
 	"log/slog"
+	"net/url"
 	"strings"
 	"testing"
 	"time"
@@ -126,4 +129,27 @@ func TestLog(t *testing.T) {
 	log.Warn("loud", "n", 1)
 	require.Contains(t, out.String(), `"msg":"loud","n":1}`)
 	require.NotContains(t, out.String(), "quiet")
+}
+
+// TestLogHasNoSecrets: whatever a library puts into an error or an attribute.
+func TestLogHasNoSecrets(t *testing.T) {
+	const secret = `s3cret&"pass`
+	settings(t, map[string]string{"NATS_USER": "worker", "NATS_PASSWORD": secret})
+	require.NoError(t, config.Load(new(broker.Config)))
+	for _, format := range []string{"text", "json"} {
+		l := config.Log{Level: slog.LevelDebug, Format: format}
+		var out bytes.Buffer
+		log := l.Logger(&out).With("password", secret)
+		log.Debug("got "+secret, "error", fmt.Errorf("refused: %w", errors.New(secret)), "list", []string{"a", secret},
+			"bytes", []byte(secret), "url", &url.URL{Scheme: "https", User: url.UserPassword("bob", "unknown"), Host: "quay.io"},
+			slog.Group("all", "map", map[string]string{"a": secret}, "number", 7, "plain", []string{"a", "b"}))
+		require.NotContains(t, out.String(), "s3cret")
+		require.NotContains(t, out.String(), "unknown")
+		require.Contains(t, out.String(), "got xxxxx")
+		require.Contains(t, out.String(), "refused: xxxxx")
+		require.Contains(t, out.String(), "https://quay.io")
+		if format == "json" {
+			require.Contains(t, out.String(), `"number":7,"plain":["a","b"]`)
+		}
+	}
 }

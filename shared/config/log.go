@@ -4,6 +4,8 @@ import (
 	"io"
 	"log/slog"
 	"strings"
+
+	"github.com/osism/skopeo-worker/shared/redact"
 )
 
 // Log is how a command logs.
@@ -20,11 +22,29 @@ func (l *Log) Validate() []error {
 	return nil
 }
 
-// Logger writes to w.
+// Logger writes to w, without secrets.
 func (l *Log) Logger(w io.Writer) *slog.Logger {
-	options := &slog.HandlerOptions{Level: l.Level}
+	options := &slog.HandlerOptions{Level: l.Level, ReplaceAttr: withoutSecrets}
 	if strings.EqualFold(l.Format, "json") {
 		return slog.New(slog.NewJSONHandler(w, options))
 	}
 	return slog.New(slog.NewTextHandler(w, options))
+}
+
+// withoutSecrets is for slog.HandlerOptions: it sees the message and every attribute.
+func withoutSecrets(_ []string, a slog.Attr) slog.Attr {
+	var text string
+	switch value := a.Value.Any().(type) {
+	case string:
+		text = value
+	case []byte:
+		text = string(value)
+	default:
+		text = a.Value.String()
+	}
+	// What has no secrets keeps its type, and with it how the handler writes it.
+	if clean := redact.Text(text); clean != text {
+		a.Value = slog.StringValue(clean)
+	}
+	return a
 }

@@ -108,7 +108,7 @@ func misplacedAt(s string) bool {
 // password, and not at any length.
 func quote(s string) string {
 	if misplacedAt(s) {
-		s = "***" + s[strings.LastIndex(s, "@"):]
+		s = "xxxxx" + s[strings.LastIndex(s, "@"):]
 	}
 	if len(s) > maxQuoted {
 		return strconv.Quote(s[:maxQuoted]) + "…"

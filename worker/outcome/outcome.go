@@ -9,8 +9,8 @@ import (
 	"time"
 
 	"github.com/osism/skopeo-worker/shared/budget"
+	"github.com/osism/skopeo-worker/shared/redact"
 	"github.com/osism/skopeo-worker/worker/credential"
-	"github.com/osism/skopeo-worker/worker/redact"
 	"github.com/osism/skopeo-worker/worker/registry"
 	"github.com/osism/skopeo-worker/worker/skopeo"
 	"github.com/osism/skopeo-worker/worker/throttle"

@@ -6,7 +6,7 @@ import (
 	"strings"
 	"time"
 
-	"github.com/osism/skopeo-worker/worker/redact"
+	"github.com/osism/skopeo-worker/shared/redact"
 )
 
 // What went wrong, for errors.Is.

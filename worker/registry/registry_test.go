@@ -190,7 +190,7 @@ func TestErrors(t *testing.T) {
 		{name: "limited by another status", fault: registrytest.Fault{Status: 503, Body: body("TOOMANYREQUESTS", "slow down")},
 			is: registry.ErrLimited, text: "get REPO:1: too many requests: slow down (503)"},
 		{name: "500", fault: registrytest.Fault{Status: 500, Body: "oops https://s3.example/x?sig=abc"}, is: registry.ErrUnavailable,
-			text: "get REPO:1: unavailable: oops https://s3.example/x (500)"},
+			text: "get REPO:1: unavailable: oops https://s3.example/x?xxxxx (500)"},
 		{name: "400", fault: registrytest.Fault{Status: 400}, is: registry.ErrRejected, text: "get REPO:1: rejected (400)"},
 		{name: "reset", fault: registrytest.Fault{Reset: true}, is: registry.ErrUnavailable},
 		{name: "cut", fault: registrytest.Fault{TruncateBody: true}, is: registry.ErrUnavailable,

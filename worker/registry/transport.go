@@ -95,6 +95,7 @@ func (g *guard) RoundTrip(request *http.Request) (*http.Response, error) {
 		request = request.Clone(request.Context())
 		request.Body = body
 	}
+	noteSecrets(request)
 	response, err := g.inner.RoundTrip(request)
 	if err == nil {
 		noteRetryAfter(response, g.now())

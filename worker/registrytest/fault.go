@@ -10,6 +10,7 @@ import (
 	"net/http/httptest"
 	"slices"
 	"strconv"
+	"strings"
 	"sync"
 	"time"
 )
@@ -31,6 +32,9 @@ type Fault struct {
 	Status int // answer with this, Header and Body
 	Header http.Header
 	Body   string
+	// Echo is the body instead, made of the request's Authorization header: nothing, or
+	// a scheme and a value.
+	Echo func(scheme, value string) string
 
 	TruncateBody bool // send the headers and half of the body, then cut
 }
@@ -103,11 +107,19 @@ func (f Fault) answers(w http.ResponseWriter, req *http.Request) bool {
 	case f.Status != 0:
 		maps.Copy(w.Header(), f.Header.Clone())
 		w.WriteHeader(f.Status)
-		_, _ = io.WriteString(w, f.Body) // the client may be gone
+		_, _ = io.WriteString(w, f.body(req)) // the client may be gone
 	default:
 		return false
 	}
 	return true
+}
+
+func (f Fault) body(req *http.Request) string {
+	if f.Echo == nil {
+		return f.Body
+	}
+	scheme, value, _ := strings.Cut(req.Header.Get("Authorization"), " ")
+	return f.Echo(scheme, value)
 }
 
 // reset closes the connection without the goodbye that close sends: lingering

@@ -10,7 +10,7 @@ import (
 	"strings"
 	"time"
 
-	"github.com/osism/skopeo-worker/worker/redact"
+	"github.com/osism/skopeo-worker/shared/redact"
 )
 
 // noExitCode is the exit code of a process that did not exit by itself.
@@ -64,7 +64,7 @@ func reason(stderr []byte, err error) string {
 		}
 	}
 	for _, found := range []string{fatal, last} {
-		if found = redact.Line(found); found != "" {
+		if found = redact.Foreign(found); found != "" {
 			return found
 		}
 	}

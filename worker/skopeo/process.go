@@ -9,7 +9,7 @@ import (
 	"syscall"
 	"time"
 
-	"github.com/osism/skopeo-worker/worker/redact"
+	"github.com/osism/skopeo-worker/shared/redact"
 )
 
 // errTimeout is the cause of a copy's end when Timeout has passed.

@@ -177,7 +177,7 @@ func TestReasons(t *testing.T) {
 		"a crash":       {`echo "panic: nil" >&2; echo "goroutine 1" >&2; exit 2`, "panic: nil"},
 		"silence":       {`exit 3`, "skopeo failed and did not say why (exit status 3)"},
 		"a signal":      {`kill -KILL $$`, "skopeo was ended by a signal: killed"},
-		"secrets":       {log + `fatal msg="Get https://bob:hunter2@quay.io/v2?sig=1: Bearer eyJhbGciOiJSUz"' >&2; exit 1`, "Get https://quay.io/v2 Bearer ***"},
+		"secrets":       {log + `fatal msg="Get https://bob:hunter2@quay.io/v2?sig=1: Bearer eyJhbGciOiJSUz"' >&2; exit 1`, "Get https://quay.io/v2?xxxxx: Bearer xxxxx"},
 		"after a flood": {`i=0; while [ $i -lt 3000 ]; do echo "a line that is long enough to fill it"; i=$((i+1)); done >&2; ` + log + `fatal msg="the end"' >&2; exit 1`, "the end"},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -221,4 +221,31 @@ func TestPullDeadline(t *testing.T) {
 	by, _ := deadline.Deadline()
 	context.AfterFunc(deadline, func() { close(held) })
 	require.NoError(t, copyImage(skopeo.WithPullDeadline(t.Context(), by), r, from, to, digest))
+}
+
+// TestEchoedToken: a registry shows the token that skopeo got for itself, which nobody
+// else knows.
+func TestEchoedToken(t *testing.T) {
+	var sent string
+	for name, write := range map[string]func(scheme, value string) string{
+		"header": func(scheme, value string) string { return scheme + " " + value },
+		"text":   func(_, value string) string { return "no " + value },
+		"JSON": func(_, value string) string {
+			return `{"errors":[{"code":"DENIED","message":"token ` + value + ` is not good for this"}]}`
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			_, to, digest, r := pair(t)
+			guarded := registrytest.New(t, registrytest.WithTokenAuth(registrytest.TokenAuth{Anonymous: true}))
+			r.Insecure = append(r.Insecure, guarded.Host())
+			guarded.Inject(registrytest.Fault{Match: registrytest.Kinds(registrytest.KindManifestGet), Status: http.StatusForbidden,
+				Echo: func(scheme, value string) string { sent = value; return write(scheme, value) }})
+			err := copyImage(t.Context(), r, guarded, to, digest)
+			require.Error(t, err)
+			require.NotEmpty(t, sent)
+			require.NotContains(t, err.Error(), sent[:8])
+			require.Contains(t, err.Error(), "xxxxx")
+			require.Contains(t, err.Error(), digest)
+		})
+	}
 }

@@ -16,7 +16,7 @@ import (
 	"time"
 
 	"github.com/osism/skopeo-worker/shared/budget"
-	"github.com/osism/skopeo-worker/worker/redact"
+	"github.com/osism/skopeo-worker/shared/redact"
 	"github.com/osism/skopeo-worker/worker/retryafter"
 	"github.com/osism/skopeo-worker/worker/skopeo"
 )

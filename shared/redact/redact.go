@@ -1,6 +1,6 @@
-// Package redact turns what a registry or a tool said into one line that can
-// be shown to a person and kept in a record: no secrets, no line breaks, no
-// more than MaxLength bytes.
+// Package redact takes secrets out of what people read: logs, errors, failure
+// records. It takes out the secrets that were used, which it is given (Add), in
+// every spelling that a server may echo them in, and whatever looks like one.
 package redact
 
 import (
@@ -14,8 +14,8 @@ import (
 // reads, small enough for thousands of them in one failure record of 512 KiB.
 const MaxLength = 1024
 
-// mask stands where a secret was.
-const mask = "***"
+// mask stands where a secret was, as net/url has it.
+const mask = "xxxxx"
 
 var (
 	// userinfo is the user:password@ of a URL. The password may itself hold an @.
@@ -23,23 +23,36 @@ var (
 
 	// query is a URL's query string: signed storage URLs carry their signature
 	// there (X-Amz-Signature, sig, X-Goog-Signature), token URLs an account.
-	query = regexp.MustCompile(`([a-zA-Z][a-zA-Z0-9+.-]*://[^\s"'<>?]+)\?[^\s"'<>]*`)
+	query = regexp.MustCompile(`([a-zA-Z][a-zA-Z0-9+.-]*://[^\s"'<>?]+)\?[^\s"'<>]*[^\s"'<>:]`)
 
 	// scheme is an Authorization header's value. What follows may be a word of
 	// a sentence ("basic authentication required"), so looksRandom decides.
 	scheme = regexp.MustCompile(`(?i)\b(bearer|basic)\s+([a-z0-9._~+/=-]{8,})`)
 
 	// assignment is a secret by its name, in a query, a form or JSON.
-	assignment = regexp.MustCompile(`(?i)((?:password|passwd|secret|[a-z_]*token|sig|x-(?:amz|goog)-[a-z-]+)` +
+	assignment = regexp.MustCompile(`(?i)((?:password|passwd|secret|token|sig|x-(?:amz|goog)-[a-z-]+)` +
 		`(?:=|"\s*:\s*"))[^\s"'&,;]+`)
+
+	// jwt is a token of the kind that most registries give out: the base64 of
+	// {" begins its header.
+	jwt = regexp.MustCompile(`\beyJ[A-Za-z0-9_-]+(?:\.[A-Za-z0-9_-]*){1,4}`)
+
+	// printed is what a credential helper printed when it failed, as the client of
+	// docker-credential-helpers quotes it.
+	printed = regexp.MustCompile("(?s)(error getting credentials - err: [^,]*, out: )`.*")
 )
 
 // Line returns text as one line without secrets, cut to MaxLength bytes.
 func Line(text string) string {
 	// The patterns are linear in their input; a registry can send megabytes.
-	text = cut(text, 8*MaxLength)
-	text = userinfo.ReplaceAllString(text, "$1")
-	text = query.ReplaceAllString(text, "$1")
+	return cut(oneLine(Text(cut(text, 8*MaxLength))), MaxLength)
+}
+
+// Text returns text without secrets. Its lines stay as they are.
+func Text(text string) string {
+	text = known.mask(strings.ToValidUTF8(text, ""))
+	text = printed.ReplaceAllString(text, "$1"+mask)
+	text = jwt.ReplaceAllString(text, mask)
 	text = scheme.ReplaceAllStringFunc(text, func(match string) string {
 		parts := scheme.FindStringSubmatch(match)
 		if !looksRandom(parts[2]) {
@@ -47,8 +60,14 @@ func Line(text string) string {
 		}
 		return parts[1] + " " + mask
 	})
-	text = assignment.ReplaceAllString(text, "${1}"+mask)
-	return cut(oneLine(text), MaxLength)
+	if strings.Contains(text, "://") {
+		text = userinfo.ReplaceAllString(text, "$1")
+		text = query.ReplaceAllString(text, "$1?"+mask)
+	}
+	if strings.ContainsAny(text, `="`) { // most log lines have neither, and it is the slow one
+		text = assignment.ReplaceAllString(text, "${1}"+mask)
+	}
+	return text
 }
 
 // looksRandom tells a token from a word: words have no digits, no padding and
@@ -63,12 +82,14 @@ func oneLine(s string) string {
 			return ' '
 		}
 		return r
-	}, strings.ToValidUTF8(s, ""))
+	}, s)
 	return strings.Join(strings.Fields(s), " ")
 }
 
+// ellipsis stands where a text was cut.
+const ellipsis = "…"
+
 func cut(s string, limit int) string {
-	const ellipsis = "…"
 	if len(s) <= limit {
 		return s
 	}

@@ -1,0 +1,174 @@
+package redact
+
+import (
+	"encoding/base64"
+	"slices"
+	"strings"
+	"sync"
+)
+
+const (
+	// minLength is the shortest secret in bytes that is taken out: a shorter one is
+	// part of too many words, and no secret.
+	minLength = 4
+
+	// wordLength is how long a secret is that is taken out wherever it stands. A
+	// shorter one has to stand alone, and is not looked for in base64.
+	wordLength = 6
+
+	// maxNeedle is how much of a secret is looked for, in bytes. What is longer is a
+	// token or a key in base64, and its end is found where its alphabet ends.
+	maxNeedle = 512
+
+	// maxRecent is how many secrets that come and go are known at once: more than a
+	// client keeps tokens. Each takes some 3 KiB.
+	maxRecent = 1024
+)
+
+// known are the secrets of this process: they are the same for all its parts, which
+// is why they are here and not passed around.
+var known = newSecrets()
+
+// Add makes secrets known until the process ends: those it was started with.
+func Add(secrets ...string) {
+	for _, secret := range secrets {
+		known.add(secret, false)
+	}
+}
+
+// AddLogin is Add for a password, and for how it looks beside its user in an
+// Authorization header where it is too short to be found there by itself.
+func AddLogin(user, password string) { Add(login(user, password)...) }
+
+// AddRecentLogin is AddLogin for a password that comes and goes.
+func AddRecentLogin(user, password string) { AddRecent(login(user, password)...) }
+
+func login(user, password string) []string {
+	if password == "" || len(password) >= wordLength {
+		return []string{password}
+	}
+	pair := []byte(user + ":" + password)
+	return []string{password, base64.RawStdEncoding.EncodeToString(pair), base64.RawURLEncoding.EncodeToString(pair)}
+}
+
+// AddRecent makes secrets known that come and go, such as the passwords in a file that
+// changes, and tokens. The last 1,024 different ones are.
+func AddRecent(secrets ...string) {
+	for _, secret := range secrets {
+		known.add(secret, true)
+	}
+}
+
+// secrets finds secrets in a text in one pass, however many they are.
+type secrets struct {
+	mu     sync.RWMutex
+	kept   map[string]bool // true: recent
+	recent []string        // the oldest first
+
+	needles map[key][]needle
+	users   map[needle]int // how many secrets look for it
+}
+
+// key is how needles begin.
+type key [minLength]byte
+
+func newSecrets() *secrets {
+	return &secrets{kept: make(map[string]bool), needles: make(map[key][]needle), users: make(map[needle]int)}
+}
+
+func (s *secrets) add(secret string, recent bool) {
+	if len(secret) < minLength {
+		return
+	}
+	secret = secret[:min(len(secret), maxNeedle)]
+	s.mu.RLock()
+	_, have := s.kept[secret]
+	s.mu.RUnlock()
+	if have {
+		return
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if _, have := s.kept[secret]; have {
+		return
+	}
+	s.kept[secret] = recent
+	for _, n := range needlesOf(secret) {
+		if s.users[n]++; s.users[n] == 1 {
+			k := key([]byte(n.text[:minLength]))
+			s.needles[k] = append(s.needles[k], n)
+		}
+	}
+	if !recent {
+		return
+	}
+	s.recent = append(s.recent, secret)
+	if len(s.recent) > maxRecent {
+		s.forget(s.recent[0])
+		s.recent = slices.Delete(s.recent, 0, 1)
+	}
+}
+
+func (s *secrets) forget(secret string) {
+	delete(s.kept, secret)
+	for _, n := range needlesOf(secret) {
+		if s.users[n]--; s.users[n] > 0 {
+			continue
+		}
+		delete(s.users, n)
+		k := key([]byte(n.text[:minLength]))
+		s.needles[k] = slices.DeleteFunc(s.needles[k], func(other needle) bool { return other == n })
+		if len(s.needles[k]) == 0 {
+			delete(s.needles, k)
+		}
+	}
+}
+
+// mask puts the mask where text has a secret.
+func (s *secrets) mask(text string) string {
+	var masked strings.Builder
+	done := 0 // up to here, text is in masked
+	for _, found := range s.find(text) {
+		masked.WriteString(text[done:found.start])
+		masked.WriteString(mask)
+		done = found.end
+	}
+	masked.WriteString(text[done:])
+	return masked.String()
+}
+
+// span is a part of a text.
+type span struct{ start, end int }
+
+// find returns where the secrets are, in order and with something between them.
+func (s *secrets) find(text string) (all []span) {
+	s.mu.RLock()
+	defer s.mu.RUnlock()
+	if len(s.needles) == 0 {
+		return nil
+	}
+	for i := 0; i+minLength <= len(text); i++ {
+		found, ok := s.at(text, i)
+		if !ok {
+			continue
+		}
+		for len(all) > 0 && all[len(all)-1].end >= found.start {
+			last := all[len(all)-1]
+			all = all[:len(all)-1]
+			found = span{min(last.start, found.start), max(last.end, found.end)}
+		}
+		all = append(all, found)
+	}
+	return all
+}
+
+// at finds the longest secret that begins at i.
+func (s *secrets) at(text string, i int) (found span, ok bool) {
+	found = span{i, i}
+	for _, n := range s.needles[key([]byte(text[i:i+minLength]))] {
+		if here, is := n.in(text, i); is {
+			found, ok = span{min(found.start, here.start), max(found.end, here.end)}, true
+		}
+	}
+	return found, ok
+}

@@ -1,0 +1,132 @@
+package redact
+
+import (
+	"encoding/base64"
+	"encoding/json"
+	"html"
+	"net/url"
+	"strconv"
+	"strings"
+)
+
+// needle is one spelling of a secret.
+type needle struct {
+	text string
+	// word says that it has to stand alone.
+	word bool
+	// left and right say that it is a piece of something longer that is as secret.
+	left, right bool
+}
+
+// in finds the needle at i, or what is there of it where the text was cut.
+func (n needle) in(text string, i int) (found span, ok bool) {
+	start, end := i, i
+	for end < len(text) && end-i < len(n.text) && text[end] == n.text[end-i] {
+		end++
+	}
+	whole := end-i == len(n.text)
+	switch {
+	case !whole && !isCut(text[end:]):
+		return span{}, false
+	case n.word && (!whole || i > 0 && isWord(text[i-1]) || end < len(text) && isWord(text[end])):
+		return span{}, false
+	}
+	for n.left && start > 0 && isToken(text[start-1]) {
+		start--
+	}
+	for n.right && end < len(text) && (isToken(text[end]) || text[end] == '/') {
+		end++
+	}
+	return span{start, end}, true
+}
+
+// isCut reports whether a text that goes on like this was cut here.
+func isCut(rest string) bool {
+	return strings.HasPrefix(rest, "...") || strings.HasPrefix(rest, ellipsis)
+}
+
+func isWord(c byte) bool {
+	return c >= '0' && c <= '9' || c >= 'a' && c <= 'z' || c >= 'A' && c <= 'Z' || c == '_' || c >= 0x80
+}
+
+// isToken is the alphabets of base64 without the slash, in a URL as well, and the
+// dots of a JWT.
+func isToken(c byte) bool { return isWord(c) && c < 0x80 || strings.IndexByte("+-=%.~", c) >= 0 }
+
+// needlesOf returns the spellings of a secret in which servers and programs may echo
+// it: as it is, and as it is in URLs, JSON, HTML, Go's quotes and base64.
+func needlesOf(secret string) []needle {
+	if len(secret) < wordLength {
+		return []needle{{text: secret, word: true}}
+	}
+	// What is longer was cut.
+	long := len(secret) == maxNeedle
+	seen := make(map[needle]bool)
+	var all []needle
+	add := func(n needle) {
+		if len(n.text) >= minLength && !seen[n] {
+			seen[n] = true
+			all = append(all, n)
+		}
+	}
+	for _, text := range spellings(secret) {
+		add(needle{text: text, right: long})
+	}
+	for _, text := range insideBase64(secret) {
+		add(needle{text: text, left: true, right: true})
+		add(needle{text: url.QueryEscape(text), left: true, right: true})
+		add(needle{text: lowerEscapes(url.QueryEscape(text)), left: true, right: true})
+	}
+	return all
+}
+
+func spellings(secret string) []string {
+	inQuery, inPath := url.QueryEscape(secret), url.PathEscape(secret)
+	inHTML := html.EscapeString(secret)
+	return []string{
+		secret,
+		inQuery, lowerEscapes(inQuery), inPath, lowerEscapes(inPath),
+		inJSON(secret, true), inJSON(secret, false),
+		inHTML, strings.NewReplacer("&#34;", "&quot;", "&#39;", "&apos;").Replace(inHTML),
+		unquoted(strconv.Quote(secret)), unquoted(strconv.QuoteToASCII(secret)),
+	}
+}
+
+// lowerEscapes is the other way to write %2F.
+func lowerEscapes(escaped string) string {
+	b := []byte(escaped)
+	for i := 0; i+2 < len(b); i++ {
+		if b[i] == '%' {
+			copy(b[i+1:], strings.ToLower(string(b[i+1:i+3])))
+			i += 2
+		}
+	}
+	return string(b)
+}
+
+func inJSON(secret string, forHTML bool) string {
+	var text strings.Builder
+	encoder := json.NewEncoder(&text)
+	encoder.SetEscapeHTML(forHTML)
+	_ = encoder.Encode(secret) // a string can be encoded
+	return unquoted(strings.TrimSpace(text.String()))
+}
+
+func unquoted(s string) string { return s[1 : len(s)-1] }
+
+// insideBase64 returns what of the secret shows in the base64 of any text that has it
+// in it, such as user:password. How it shows depends on where in a group of three
+// bytes it begins. Its first and last character also hold bits of what is around.
+func insideBase64(secret string) []string {
+	var all []string
+	for before := range 3 {
+		text := make([]byte, before, before+len(secret))
+		text = append(text, secret...)
+		first := (before*8 + 5) / 6 // the first character without bits of what is before
+		after := len(text) * 8 / 6  // the first one with bits of what comes after
+		for _, encoding := range []*base64.Encoding{base64.RawStdEncoding, base64.RawURLEncoding} {
+			all = append(all, encoding.EncodeToString(text)[first:after])
+		}
+	}
+	return all
+}
