@@ -37,6 +37,11 @@ type closure struct {
 	Duration time.Duration `json:"duration"`
 	Count    int           `json:"count"` // refusals since the last success; 0: it has succeeded
 
+	// Of an outage:
+	Activity Activity  `json:"activity,omitempty"`
+	Since    time.Time `json:"since,omitzero"`   // its begin; zero: the registry limits us
+	Prober   string    `json:"prober,omitempty"` // the process that may use the registry
+
 	at time.Time // by the broker's clock
 }
 
@@ -69,7 +74,7 @@ func (s *Store) lastClosure(registry string) (closure, bool) {
 // none has succeeded since.
 func (s *Store) probing(registry string, kind Kind) bool {
 	c, ok := s.lastClosure(registry)
-	return ok && c.Count > 0 && countedAs(registry, c.Kind) == countedAs(registry, kind) && s.Now().Sub(c.at) < maxClosure
+	return ok && c.Count > 0 && c.Since.IsZero() && countedAs(registry, c.Kind) == countedAs(registry, kind) && s.Now().Sub(c.at) < maxClosure
 }
 
 // permit returns a *SpentError where the registry is closed.
@@ -94,13 +99,16 @@ func (s *Store) Refused(ctx context.Context, call Call, retryAfter time.Duration
 		}
 		now := s.Now()
 		next := closure{Registry: call.Registry, Kind: call.Kind, Reason: reason, Duration: retryAfter, Count: last.Count + 1}
+		if last.away(now) { // being told to wait is no sign that it is back
+			next.Activity, next.Since = last.Activity, last.Since
+		}
 		if last.Count > 0 && started.Before(last.until()) {
 			if !now.Add(retryAfter).After(last.until()) {
 				return nil
 			}
 			next.Count = last.Count
 		} else if retryAfter == 0 {
-			next.Duration = backoff(next.Count, s.jitter)
+			next.Duration = backoff(next.Count, maxBackoff, s.jitter)
 		}
 		err = s.writeClosure(ctx, next, revision)
 		if errors.Is(err, jetstream.ErrKeyRevisionMismatch) {
@@ -115,11 +123,11 @@ func (s *Store) Refused(ctx context.Context, call Call, retryAfter time.Duration
 }
 
 // backoff is how long a registry is closed that has refused us count times in a row:
-// any time from minBackoff to a ceiling that doubles up to maxBackoff.
-func backoff(count int, jitter func(time.Duration) time.Duration) time.Duration {
+// any time from minBackoff to a ceiling that doubles up to the most.
+func backoff(count int, most time.Duration, jitter func(time.Duration) time.Duration) time.Duration {
 	ceiling := minBackoff
 	for range count {
-		ceiling = min(2*ceiling, maxBackoff)
+		ceiling = min(2*ceiling, most)
 	}
 	return minBackoff + jitter(ceiling-minBackoff)
 }
@@ -141,7 +149,7 @@ func (s *Store) Succeeded(call Call) {
 // endsBackoff reports whether there is a backoff that the call's success ends.
 func (s *Store) endsBackoff(call Call) bool {
 	last, ok := s.lastClosure(call.Registry)
-	return ok && last.Count > 0 && countedAs(call.Registry, last.Kind) == countedAs(call.Registry, call.Kind) &&
+	return ok && last.Count > 0 && last.Since.IsZero() && countedAs(call.Registry, last.Kind) == countedAs(call.Registry, call.Kind) &&
 		!s.clock.broker(call.Started).Before(last.until())
 }
 

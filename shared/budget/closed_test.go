@@ -88,8 +88,8 @@ func TestBackoffGrows(t *testing.T) {
 	longest := func(d time.Duration) time.Duration { return d }
 	shortest := func(time.Duration) time.Duration { return 0 }
 	for count, ceiling := range map[int]time.Duration{1: 4 * time.Second, 2: 8 * time.Second, 5: 64 * time.Second, 9: maxBackoff, 1000: maxBackoff} {
-		require.Equal(t, ceiling, backoff(count, longest))
-		require.Equal(t, minBackoff, backoff(count, shortest))
+		require.Equal(t, ceiling, backoff(count, maxBackoff, longest))
+		require.Equal(t, minBackoff, backoff(count, maxBackoff, shortest))
 	}
 }
 

@@ -119,7 +119,7 @@ func (m *simulation) arrive(started time.Time) {
 		switch {
 		case refused && fresh:
 			m.count++
-			closed := backoff(m.count, func(d time.Duration) time.Duration { return time.Duration(m.random.Int64N(int64(d))) })
+			closed := backoff(m.count, maxBackoff, func(d time.Duration) time.Duration { return time.Duration(m.random.Int64N(int64(d))) })
 			m.found = m.found.refused(m.now, closure{Count: m.count, Duration: closed}, firstRate)
 			m.closed = m.now.Add(closed)
 		case !refused && fresh:

@@ -56,12 +56,8 @@ func (s *Store) standings(ctx context.Context) (map[string]standing, error) {
 		all[registry] = standing{row, identity}
 	}
 	for registry, known := range all {
-		if c, closed := s.closure(registry); closed {
-			until := c.until()
-			known.ClosedUntil, known.Reason = &until, c.Reason
-			if known.NextSlot == nil || known.NextSlot.Before(until) {
-				known.NextSlot = &until
-			}
+		if c, ok := s.lastClosure(registry); ok {
+			c.describe(&known.Registry, s.Now())
 		}
 		all[registry] = known
 	}
@@ -132,7 +128,7 @@ func (s *Store) known() map[string]standing {
 	now := s.Now()
 	rows := map[string]standing{}
 	for _, c := range s.view.closed {
-		if c.Count > 0 && now.Before(c.until()) {
+		if c.Count > 0 && now.Before(c.until()) || c.away(now) {
 			rows[c.Registry] = standing{Registry: run.Registry{Registry: c.Registry}}
 		}
 	}

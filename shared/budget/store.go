@@ -8,6 +8,7 @@ package budget
 
 import (
 	"context"
+	crand "crypto/rand"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -31,6 +32,7 @@ const relistRetry = time.Second
 
 // Store is one process's view of the shared budget. It is safe for concurrent use.
 type Store struct {
+	id    string // of this process, among those that probe
 	b     *broker.Broker
 	log   *slog.Logger
 	clock clock
@@ -58,7 +60,7 @@ func Open(ctx context.Context, b *broker.Broker, log *slog.Logger) (*Store, erro
 
 func open(ctx context.Context, b *broker.Broker, log *slog.Logger, now func() time.Time) (*Store, error) {
 	s := &Store{
-		b: b, log: log, clock: clock{local: now},
+		id: crand.Text(), b: b, log: log, clock: clock{local: now},
 		jitter:  func(d time.Duration) time.Duration { return rand.N(d) },
 		view:    newView(),
 		windows: map[string]*window{},

@@ -39,7 +39,8 @@ type Chunks struct {
 	Done    int `json:"done"`
 }
 
-// Registry is what a source registry allows, and what of a run is left there.
+// Registry is what a registry allows, and what of a run is left there. A destination is
+// one where it is closed.
 type Registry struct {
 	Registry    string     `json:"registry"`
 	Limit       int        `json:"limit"`
@@ -47,6 +48,9 @@ type Registry struct {
 	Spent       int        `json:"spent"`
 	Free        *int       `json:"free"` // nil where nobody counts
 	ClosedUntil *time.Time `json:"closed_until"`
+	// ClosedSince is since when the registry is away; nil where it is not. It is
+	// away until a probe finds it back, which ClosedUntil is the time for.
+	ClosedSince *time.Time `json:"closed_since,omitempty"`
 	Reason      string     `json:"reason"`
 	NextSlot    *time.Time `json:"next_slot"`
 	// ToPull are the manifests that are left to pull for the run, as far as they can be

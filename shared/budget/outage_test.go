@@ -1,0 +1,181 @@
+package budget
+
+import (
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/osism/skopeo-worker/shared/brokertest"
+)
+
+// outage is that the registry has just failed to do something.
+func outage(s *Store, a Activity) Outage {
+	return Outage{Registry: registry, Activity: a, Reason: "503", Started: s.clock.local()}
+}
+
+// isAway waits until the store has heard whether the registry is away.
+func isAway(t *testing.T, s *Store, want bool) {
+	t.Helper()
+	require.Eventually(t, func() bool {
+		_, away := s.AwaySince(registry)
+		return (away != nil) == want
+	}, patience, tick)
+}
+
+// TestAwayUntilAProbe: nobody asks a registry that is away, also after its time, but for
+// one worker; what that one finds out counts for all.
+func TestAwayUntilAProbe(t *testing.T) {
+	t.Parallel()
+	b := brokertest.Embedded(t)
+	clock := &movable{}
+	one, two := openedAt(t, b, clock.now), openedAt(t, b, clock.now)
+	_, err := one.Probe(t.Context(), registry)
+	require.NoError(t, err, "it is open")
+
+	before := outage(two, Push)
+	require.NoError(t, one.Away(t.Context(), outage(one, Push)))
+	isAway(t, two, true)
+	for _, s := range []*Store{one, two} {
+		_, err := s.Probe(t.Context(), registry)
+		require.Equal(t, "503", requireSpent(t, err).Reason)
+		requireSpent(t, s.Pace(t.Context(), registry, Tags))
+	}
+	first, _, err := one.readClosure(t.Context(), registry)
+	require.NoError(t, err)
+	require.NoError(t, two.Away(t.Context(), before), "it started before and says nothing new")
+
+	clock.move(first.Duration + time.Second)
+	activity, err := two.Probe(t.Context(), registry)
+	require.NoError(t, err)
+	require.Equal(t, Push, activity)
+	_, err = one.Probe(t.Context(), registry)
+	spent := requireSpent(t, err)
+	require.LessOrEqual(t, spent.Slot.Sub(one.Now()), probeLease)
+	activity, err = two.Probe(t.Context(), registry)
+	require.NoError(t, err, "the permission stays")
+	require.Equal(t, Push, activity)
+
+	// It fails, and the time grows; what it was away for stays.
+	longest := func(d time.Duration) time.Duration { return d }
+	two.jitter = longest
+	require.NoError(t, two.Away(t.Context(), outage(two, Push)))
+	second, _, err := one.readClosure(t.Context(), registry)
+	require.NoError(t, err)
+	require.Equal(t, 2, second.Count)
+	require.Equal(t, 8*time.Second, second.Duration)
+	require.WithinDuration(t, first.Since, second.Since, 0)
+
+	// The next prober dies: another one probes after its lease.
+	clock.move(second.Duration + time.Second)
+	_, err = one.Probe(t.Context(), registry)
+	require.NoError(t, err)
+	clock.move(probeLease + time.Second)
+	_, err = two.Probe(t.Context(), registry)
+	require.NoError(t, err)
+
+	two.Back(registry, Look, clock.now())
+	isAway(t, two, true) // that it can be looked at was never in doubt
+	two.Back(registry, Push, clock.now())
+	isAway(t, two, false)
+	isAway(t, one, false)
+	_, err = one.Probe(t.Context(), registry)
+	require.NoError(t, err)
+}
+
+// TestAwayIsReported with its begin, also while nobody has a reason to probe.
+func TestAwayIsReported(t *testing.T) {
+	t.Parallel()
+	clock := &movable{}
+	s := openedAt(t, brokertest.Embedded(t), clock.now)
+	require.NoError(t, s.Away(t.Context(), outage(s, Answer)))
+	for range 2 {
+		rows, err := s.Report(t.Context())
+		require.NoError(t, err)
+		require.Len(t, rows, 1)
+		require.Equal(t, registry, rows[0].Registry)
+		require.Equal(t, "503", rows[0].Reason)
+		require.NotNil(t, rows[0].ClosedSince)
+		require.NotNil(t, rows[0].ClosedUntil)
+		clock.move(10 * time.Minute)
+	}
+	// Any answer ends it, of a request that started after it was closed.
+	s.Back(registry, Fetch, clock.now())
+	rows, err := s.Report(t.Context())
+	require.NoError(t, err)
+	require.Empty(t, rows)
+}
+
+// TestLimitWhileAway: a 429 makes an outage longer and does not end it, and the other way round.
+func TestLimitWhileAway(t *testing.T) {
+	t.Parallel()
+	clock := &movable{}
+	s := openedAt(t, brokertest.Embedded(t), clock.now)
+	// What it has asked for counts.
+	require.NoError(t, s.Refused(t.Context(), Call{Registry: "quay.io", Kind: Manifest, Started: clock.now()}, time.Hour, "too many"))
+	require.NoError(t, s.Away(t.Context(), Outage{Registry: "quay.io", Activity: Look, Reason: "503", Started: clock.now()}))
+	until, _, _ := s.Closed("quay.io")
+	require.InDelta(t, 3600, until.Sub(s.Now()).Seconds(), 1)
+
+	require.NoError(t, s.Away(t.Context(), outage(s, Push)))
+	require.NoError(t, s.Refused(t.Context(), Call{Registry: registry, Kind: Manifest, Started: clock.now()}, time.Minute, "too many"))
+	until, _, closed := s.Closed(registry)
+	require.True(t, closed)
+	require.InDelta(t, 60, until.Sub(s.Now()).Seconds(), 1)
+	clock.move(time.Minute + time.Second)
+	s.Succeeded(Call{Registry: registry, Kind: Manifest, Started: clock.now()})
+	activity, err := s.Probe(t.Context(), registry)
+	require.NoError(t, err)
+	require.Equal(t, Push, activity)
+}
+
+// TestAwayIsForgotten by all once the broker has forgotten it.
+func TestAwayIsForgotten(t *testing.T) {
+	t.Parallel()
+	s := opened(t, brokertest.Embedded(t), 0)
+	require.NoError(t, s.Away(t.Context(), outage(s, Look)))
+	require.NoError(t, s.closures.Purge(t.Context(), token(registry)))
+	s.mu.Lock()
+	c := s.view.closed[token(registry)]
+	c.Count, c.Since, c.at, c.Duration = 1, s.Now(), s.Now(), 0 // what a watch that misses the end still believes
+	s.view.closed[token(registry)] = c
+	s.mu.Unlock()
+	activity, err := s.Probe(t.Context(), registry)
+	require.NoError(t, err)
+	require.Empty(t, activity)
+	isAway(t, s, false)
+}
+
+// TestOneProbes: of many that ask at once, one may.
+func TestOneProbes(t *testing.T) {
+	t.Parallel()
+	b := brokertest.Embedded(t)
+	clock := &movable{}
+	var stores []*Store
+	for range 5 {
+		stores = append(stores, openedAt(t, b, clock.now))
+	}
+	require.NoError(t, stores[0].Away(t.Context(), outage(stores[0], Answer)))
+	for _, s := range stores {
+		isAway(t, s, true)
+	}
+	c, _, err := stores[0].readClosure(t.Context(), registry)
+	require.NoError(t, err)
+	clock.move(c.Duration + time.Second) // the broker dates by its own clock, so no more than that
+	asked := make(chan error, len(stores))
+	for _, s := range stores {
+		go func() {
+			_, err := s.Probe(t.Context(), registry)
+			asked <- err
+		}()
+	}
+	allowed := 0
+	for range stores {
+		if err := <-asked; err == nil {
+			allowed++
+		} else {
+			requireSpent(t, err)
+		}
+	}
+	require.Equal(t, 1, allowed)
+}
