@@ -74,6 +74,12 @@ func TestNATSCredentialsAreFound(t *testing.T) {
 	require.False(t, has[*core.Secret](render(t, outside(""))), "nothing to tell")
 }
 
+// natsConf is the configuration file of the servers.
+func natsConf(t *testing.T, r *rendering) string {
+	t.Helper()
+	return find[*core.ConfigMap](t, r, "nats").Data["nats.conf"]
+}
+
 // configuration is what a server reads of its file, with the environment of its pod.
 func configuration(t *testing.T, r *rendering, user, password string) map[string]any {
 	t.Helper()
@@ -86,7 +92,7 @@ func configuration(t *testing.T, r *rendering, user, password string) map[string
 	for name, value := range values {
 		t.Setenv(name, value)
 	}
-	parsed, err := conf.Parse(find[*core.ConfigMap](t, r, "nats").Data["nats.conf"])
+	parsed, err := conf.Parse(natsConf(t, r))
 	require.NoError(t, err)
 	return parsed
 }

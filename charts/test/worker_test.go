@@ -49,12 +49,12 @@ func TestUsersCanBeLeftToTheCluster(t *testing.T) {
 
 func TestImages(t *testing.T) {
 	for values, want := range map[string][2]string{
-		"{}": {"ghcr.io/osism/skopeo-worker/worker:0.1.0", "docker.io/library/nats:2.15.2"},
-		"global: {imageRegistry: 'r.example:5000/hub'}":              {"r.example:5000/hub/osism/skopeo-worker/worker:0.1.0", "r.example:5000/hub/library/nats:2.15.2"},
-		"image: {registry: localhost:5000, tag: dev}":                {"localhost:5000/osism/skopeo-worker/worker:dev", "docker.io/library/nats:2.15.2"},
-		"image: {registry: ''}":                                      {"osism/skopeo-worker/worker:0.1.0", "docker.io/library/nats:2.15.2"},
-		"nats: {server: {image: {registry: r.example}}}":             {"ghcr.io/osism/skopeo-worker/worker:0.1.0", "r.example/library/nats:2.15.2"},
-		"worker: {image: {repository: w, digest: '" + digest + "'}}": {"ghcr.io/w@" + digest, "docker.io/library/nats:2.15.2"},
+		"{}": {"ghcr.io/osism/skopeo-worker/worker:0.1.0", "docker.io/library/nats:2.15.3"},
+		"global: {imageRegistry: 'r.example:5000/hub'}":              {"r.example:5000/hub/osism/skopeo-worker/worker:0.1.0", "r.example:5000/hub/library/nats:2.15.3"},
+		"image: {registry: localhost:5000, tag: dev}":                {"localhost:5000/osism/skopeo-worker/worker:dev", "docker.io/library/nats:2.15.3"},
+		"image: {registry: ''}":                                      {"osism/skopeo-worker/worker:0.1.0", "docker.io/library/nats:2.15.3"},
+		"nats: {server: {image: {registry: r.example}}}":             {"ghcr.io/osism/skopeo-worker/worker:0.1.0", "r.example/library/nats:2.15.3"},
+		"worker: {image: {repository: w, digest: '" + digest + "'}}": {"ghcr.io/w@" + digest, "docker.io/library/nats:2.15.3"},
 	} {
 		r := render(t, least, values)
 		require.Equal(t, want[0], worker(t, r).Template.Spec.Containers[0].Image, values)

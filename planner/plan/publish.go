@@ -85,6 +85,11 @@ func (p *Publisher) undo(ctx context.Context, r run.Run) error {
 // supersede drops what older runs of the name have planned and not begun: what is
 // in the stream below the plan's own first message.
 func (p *Publisher) supersede(ctx context.Context, r run.Run, first uint64) error {
+	if first <= 1 {
+		// There is nothing older. Servers before 2.14.2 purge everything where they are
+		// asked for what is below sequence 1 (nats-server#4696), our own plan with it.
+		return nil
+	}
 	plans := subject.OfName(subject.Plan, r.Name)
 	info, err := p.Broker.Stream.Info(ctx, jetstream.WithSubjectFilter(plans))
 	if err != nil {

@@ -63,13 +63,14 @@ type Broker struct {
 	Consumer jetstream.Consumer
 	Replicas int
 
+	versions versions
 	embedded *embedded
 }
 
 // Open connects to the broker, or starts the embedded one, and makes sure of
 // stream and consumer.
 func Open(ctx context.Context, c Config, o Options) (*Broker, error) {
-	b := &Broker{Replicas: c.Replicas}
+	b := &Broker{Replicas: c.Replicas, versions: versions{log: o.Log}}
 	var err error
 	if c.Embedded() {
 		err = b.embed(ctx, c, o)
@@ -99,16 +100,18 @@ func (b *Broker) embed(ctx context.Context, c Config, o Options) error {
 // reach connects to a broker, and waits for one that does not answer yet: it may
 // be starting, or its cluster without a leader.
 func (b *Broker) reach(ctx context.Context, c Config, o Options) error {
-	opts, err := clientOptions(c)
+	credentials, err := clientOptions(c)
 	if err != nil {
 		return err
 	}
-	opts = append(options(o), opts...)
+	opts := append(options(o), credentials...)
 	waiting := false
 	for start := time.Now(); ; {
 		if b.Conn == nil {
 			if b.Conn, err = nats.Connect(c.URL, opts...); err != nil {
 				b.Conn, err = nil, explain(c.shown(), err)
+			} else {
+				err = b.versions.others(ctx, b.Conn, c.userinfo(), credentials)
 			}
 		}
 		if err == nil {
@@ -131,12 +134,8 @@ func (b *Broker) reach(ctx context.Context, c Config, o Options) error {
 }
 
 func (b *Broker) prepare(ctx context.Context) error {
-	var err error
-	version := b.Conn.ConnectedServerVersion()
-	if version == "" {
-		return fmt.Errorf("%w: the connection was lost", ErrUnreachable)
-	}
-	if err = checkVersion(version); err != nil {
+	err := b.versions.connected(b.Conn)
+	if err != nil {
 		return err
 	}
 	if b.JS, err = jetstream.New(b.Conn, jetstream.WithDefaultTimeout(requestTimeout)); err != nil {
@@ -145,16 +144,27 @@ func (b *Broker) prepare(ctx context.Context) error {
 	if err = checkJetStream(ctx, b.JS); err != nil {
 		return err
 	}
+	return Answered(ctx, func() error {
+		b.Stream, b.Consumer, err = b.ensure(ctx)
+		return err
+	})
+}
+
+// ensure makes sure of stream and consumer, and checks the server that leads the stream.
+func (b *Broker) ensure(ctx context.Context) (jetstream.Stream, jetstream.Consumer, error) {
 	ackWait := AckWait
 	if b.Embedded() {
 		ackWait = embeddedAckWait
 	}
-	return Answered(ctx, func() error {
-		if b.Stream, err = ensureStream(ctx, b.JS, b.Replicas); err == nil {
-			b.Consumer, err = ensureConsumer(ctx, b.Stream, ackWait)
-		}
-		return err
-	})
+	stream, err := ensureStream(ctx, b.JS, b.Replicas)
+	if err == nil {
+		err = b.versions.leader(stream.CachedInfo())
+	}
+	if err != nil {
+		return nil, nil, err
+	}
+	consumer, err := ensureConsumer(ctx, stream, ackWait)
+	return stream, consumer, err
 }
 
 // Embedded reports whether the broker runs in this process, which is then its only user.

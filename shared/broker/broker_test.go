@@ -1,10 +1,8 @@
 package broker_test
 
 import (
-	"bufio"
 	"bytes"
 	"context"
-	"io"
 	"log/slog"
 	"net"
 	"os"
@@ -135,29 +133,6 @@ func TestCredentialFiles(t *testing.T) {
 func TestNoJetStream(t *testing.T) {
 	s := brokertest.Start(t, func(o *server.Options) { o.JetStream = false })
 	require.ErrorIs(t, fails(t, s.Config()), broker.ErrNoJetStream)
-}
-
-func TestTooOld(t *testing.T) {
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	require.NoError(t, err)
-	t.Cleanup(func() { _ = l.Close() })
-	go func() {
-		for {
-			c, err := l.Accept()
-			if err != nil {
-				return
-			}
-			_, _ = io.WriteString(c, `INFO {"server_id":"old","version":"2.10.0","max_payload":1048576,"headers":true}`+"\r\n")
-			for lines := bufio.NewScanner(c); lines.Scan(); {
-				if lines.Text() == "PING" {
-					_, _ = io.WriteString(c, "PONG\r\n")
-				}
-			}
-		}
-	}()
-	err = fails(t, broker.Config{URL: "nats://" + l.Addr().String()})
-	require.EqualError(t, err, "the broker is too old: nats-server 2.10.0, needed is 2.14 or newer")
-	require.ErrorIs(t, err, broker.ErrTooOld)
 }
 
 func TestReplicasNeedACluster(t *testing.T) {

@@ -71,6 +71,17 @@ func validServer(s string) bool {
 	return false
 }
 
+// userinfo is who the URL says we are, nil where it does not. Servers that the broker
+// names take the same.
+func (c *Config) userinfo() *url.Userinfo {
+	for _, s := range strings.Split(c.URL, ",") {
+		if u, err := url.Parse(withScheme(strings.TrimSpace(s))); err == nil && u.User != nil {
+			return u.User
+		}
+	}
+	return nil
+}
+
 // shown is the URL as people may see it.
 func (c *Config) shown() string {
 	servers := strings.Split(c.URL, ",")

@@ -35,15 +35,10 @@ func Kept(dir string) bool {
 	return err == nil
 }
 
-func startEmbedded(dir string) (*embedded, error) {
-	if err := os.MkdirAll(dir, 0o700); err != nil {
-		return nil, fmt.Errorf("%w: DATA_DIR: %w", ErrUnreachable, err)
-	}
-	lock, err := lockFolder(dir)
-	if err != nil {
-		return nil, err
-	}
-	s, err := server.NewServer(&server.Options{
+// EmbeddedOptions are what the embedded broker in the folder is set to. The chart sets
+// its servers to the same; its tests compare them.
+func EmbeddedOptions(dir string) *server.Options {
+	return &server.Options{
 		ServerName:             "embedded",
 		DontListen:             true,
 		NoSigs:                 true,
@@ -54,7 +49,18 @@ func startEmbedded(dir string) (*embedded, error) {
 		JetStreamMaxStore:      embeddedStore,
 		// A power cut must not take an acknowledged message with it.
 		SyncAlways: true,
-	})
+	}
+}
+
+func startEmbedded(dir string) (*embedded, error) {
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return nil, fmt.Errorf("%w: DATA_DIR: %w", ErrUnreachable, err)
+	}
+	lock, err := lockFolder(dir)
+	if err != nil {
+		return nil, err
+	}
+	s, err := server.NewServer(EmbeddedOptions(dir))
 	e := &embedded{server: s, lock: lock}
 	if err != nil {
 		e.stop()

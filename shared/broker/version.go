@@ -1,26 +1,144 @@
 package broker
 
 import (
+	"context"
 	"fmt"
-	"strconv"
+	"log/slog"
+	"net"
+	"net/url"
+	"slices"
 	"strings"
+	"sync"
+
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+	"golang.org/x/mod/semver"
 )
 
-// The first server whose schedules, atomic batches and message TTLs work
-// together as the system needs them.
 const (
-	minMajor = 2
-	minMinor = 14
+	// minVersion is the first server that keeps what the system stores: 2.14.0 and 2.14.1
+	// purge a whole subject where nothing of it is meant, below sequence 1 (nats-server#4696),
+	// and before 2.14.4 batches store schedules and expected sequences wrongly
+	// (nats-server#8305, #8376).
+	minVersion = "v2.14.4"
+	// syncVersion is the first server that syncs always where it is set to: before, a
+	// compaction did not (nats-server#8475).
+	syncVersion = "v2.15.2"
+	// metaVersion is where the leader of a stream states its version (ADR-44).
+	metaVersion = "_nats.ver"
 )
 
-func checkVersion(version string) error {
-	parts := strings.SplitN(version, ".", 3)
-	if len(parts) == 3 {
-		major, err1 := strconv.Atoi(parts[0])
-		minor, err2 := strconv.Atoi(parts[1])
-		if err1 == nil && err2 == nil && (major > minMajor || major == minMajor && minor >= minMinor) {
-			return nil
+// release is a server's version as semver compares it. Servers leave out the v, and
+// -fips is another build of a release, not something before it.
+func release(version string) (string, bool) {
+	v := "v" + strings.TrimPrefix(strings.TrimSuffix(version, "-fips"), "v")
+	return v, semver.IsValid(v)
+}
+
+// checkVersion returns ErrTooOld for a version below minVersion, or one that cannot be
+// read. It reports true where the server may lose what it has acknowledged in a power cut.
+func checkVersion(server, version string) (unsynced bool, err error) {
+	v, ok := release(version)
+	switch {
+	case !ok:
+		return false, fmt.Errorf("%w: the version of %s cannot be read: %q; needed is nats-server %s or newer", ErrTooOld, server, version, minVersion[1:])
+	case semver.Compare(v, minVersion) < 0:
+		return false, fmt.Errorf("%w: %s is nats-server %s, which loses plans and failures: upgrade it to %s or newer, best to %s or newer",
+			ErrTooOld, server, version, minVersion[1:], syncVersion[1:])
+	}
+	return semver.Compare(v, syncVersion) < 0, nil
+}
+
+// versions checks the servers of a broker.
+type versions struct {
+	log    *slog.Logger
+	warned sync.Map // servers with their versions
+}
+
+func (v *versions) check(server, version string) error {
+	unsynced, err := checkVersion(server, version)
+	if !unsynced {
+		return err
+	}
+	if _, warned := v.warned.LoadOrStore(server+" "+version, true); !warned {
+		v.log.Warn("in a power cut the broker may lose what it has acknowledged: before "+syncVersion[1:]+
+			" nats-server does not sync everything, even with sync_interval: always", "server", server, "version", version)
+	}
+	return nil
+}
+
+// connected checks the server that the connection leads to now.
+func (v *versions) connected(conn *nats.Conn) error {
+	version, name, at := conn.ConnectedServerVersion(), conn.ConnectedServerName(), conn.ConnectedUrlRedacted()
+	if version == "" {
+		return fmt.Errorf("%w: the connection was lost", ErrUnreachable)
+	}
+	return v.check(serverName(name, at), version)
+}
+
+func serverName(name, at string) string {
+	if u, err := url.Parse(at); err == nil && u.Host != "" {
+		at = u.Host
+	}
+	return fmt.Sprintf("server %s (%s)", name, at)
+}
+
+// leader checks the server that leads the stream, which may be another one than the
+// connection leads to.
+func (v *versions) leader(info *jetstream.StreamInfo) error {
+	version := info.Config.Metadata[metaVersion]
+	if version == "" || info.Cluster == nil || info.Cluster.Leader == "" {
+		return nil // it is the only server
+	}
+	return v.check("server "+info.Cluster.Leader, version)
+}
+
+// others checks the servers that the configuration names and those that the connected
+// one has named, each at every address of its host name. One that does not answer is
+// left out: it is checked when the connection leads there, or when it leads the stream.
+func (v *versions) others(ctx context.Context, conn *nats.Conn, user *url.Userinfo, opts []nats.Option) error {
+	for _, text := range conn.Servers() {
+		u, err := url.Parse(text)
+		if err != nil {
+			continue
+		}
+		u.User = user
+		addresses, err := net.DefaultResolver.LookupHost(ctx, u.Hostname())
+		if err != nil {
+			continue
+		}
+		for _, address := range addresses {
+			if err := v.other(conn, u, address, opts); err != nil {
+				return err
+			}
 		}
 	}
-	return fmt.Errorf("%w: nats-server %s, needed is %d.%d or newer", ErrTooOld, version, minMajor, minMinor)
+	return nil
+}
+
+// other checks one server, unless it is the connected one.
+func (v *versions) other(conn *nats.Conn, u *url.URL, address string, opts []nats.Option) error {
+	opts = append(slices.Clone(opts), nats.Name(conn.Opts.Name+", to check the version"),
+		nats.SetCustomDialer(only(address)), nats.NoReconnect(), nats.IgnoreDiscoveredServers())
+	probe, err := nats.Connect(u.String(), opts...)
+	if err != nil {
+		v.log.Debug("a server of the broker was not checked", "server", u.Host, "address", address, "error", err)
+		return nil
+	}
+	defer probe.Close()
+	if probe.ConnectedServerId() == conn.ConnectedServerId() {
+		return nil
+	}
+	return v.connected(probe)
+}
+
+// only dials one address of a server's host name.
+type only string
+
+// Dial implements nats.CustomDialer.
+func (o only) Dial(network, address string) (net.Conn, error) {
+	if host, _, err := net.SplitHostPort(address); err != nil || host != string(o) {
+		return nil, &net.AddrError{Err: "not the address to check", Addr: address}
+	}
+	return (&net.Dialer{Timeout: dialTimeout}).Dial(network, address)
 }

@@ -118,6 +118,8 @@ port: 4222
 http_port: 8222
 jetstream {
   store_dir: /data
+  # A power cut must not take an acknowledged message with it.
+  sync_interval: always
   max_memory_store: 64Mi
   max_file_store: {{ $s.persistence.size }}
 }

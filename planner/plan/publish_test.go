@@ -1,0 +1,49 @@
+package plan
+
+import (
+	"testing"
+	"time"
+
+	"github.com/nats-io/nats.go"
+	"github.com/stretchr/testify/require"
+
+	"github.com/osism/skopeo-worker/planner/list"
+	"github.com/osism/skopeo-worker/shared/brokertest"
+	"github.com/osism/skopeo-worker/shared/reference"
+	"github.com/osism/skopeo-worker/shared/run"
+	"github.com/osism/skopeo-worker/shared/selection"
+)
+
+const name = "site"
+
+// chunks are two entries in two chunks, due in an hour.
+func chunks(t *testing.T) []Chunk {
+	destination, err := reference.ParseDestination("registry.example/hub")
+	require.NoError(t, err)
+	l, err := list.Parse([]byte("containers: [quay.io/osism/osism:1, quay.io/osism/osism:2]"), "list", destination, selection.Selection{})
+	require.NoError(t, err)
+	return Selection{Size: 1}.Split(l.Entries, time.Now().Add(time.Hour))
+}
+
+// TestTheFirstPlanPurgesNothing: servers differ in what they take a purge below the
+// first message of a stream for.
+func TestTheFirstPlanPurgesNothing(t *testing.T) {
+	b := brokertest.Embedded(t)
+	runs, err := run.Open(t.Context(), b)
+	require.NoError(t, err)
+	purges, err := b.Conn.SubscribeSync("$JS.API.STREAM.PURGE.>")
+	require.NoError(t, err)
+	p := Publisher{Broker: b, Runs: runs}
+	publish := func(id string) int {
+		_, err := p.Publish(t.Context(), run.Run{Name: name, ID: id, Kind: run.KindPlan, Started: time.Now()}, chunks(t), true)
+		require.NoError(t, err)
+		require.NoError(t, b.Conn.Flush())
+		n, _, err := purges.Pending()
+		require.NoError(t, err)
+		return n
+	}
+	require.Zero(t, publish("r1"))
+	require.Equal(t, 1, publish("r2"))
+	_, err = purges.NextMsg(nats.DefaultTimeout)
+	require.NoError(t, err)
+}

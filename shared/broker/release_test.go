@@ -1,0 +1,65 @@
+package broker_test
+
+import (
+	"bytes"
+	"log/slog"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/osism/skopeo-worker/shared/broker"
+	"github.com/osism/skopeo-worker/shared/brokertest"
+)
+
+const (
+	// tooOld loses the first plan of a stream.
+	tooOld = "2.14.1"
+	// unsynced is new enough, and loses what it has acknowledged in a power cut.
+	unsynced = "2.14.4"
+)
+
+func TestTooOld(t *testing.T) {
+	s := brokertest.StartRelease(t, tooOld)
+	err := fails(t, s.Config())
+	require.ErrorIs(t, err, broker.ErrTooOld)
+	require.EqualError(t, err, "the broker is too old: server release ("+strings.TrimPrefix(s.URL(), "nats://")+
+		") is nats-server 2.14.1, which loses plans and failures: upgrade it to 2.14.4 or newer, best to 2.15.2 or newer")
+}
+
+func TestWarnsOfPowerCuts(t *testing.T) {
+	open := func(c broker.Config) string {
+		var log bytes.Buffer
+		b, err := broker.Open(t.Context(), c, broker.Options{Client: t.Name(), Log: slog.New(slog.NewTextHandler(&log, nil))})
+		require.NoError(t, err)
+		b.Close()
+		return log.String()
+	}
+	said := open(brokertest.StartRelease(t, unsynced).Config())
+	require.Equal(t, 1, strings.Count(said, "power cut"), said)
+	require.Contains(t, said, "version="+unsynced)
+	require.Empty(t, open(brokertest.Start(t).Config()))
+}
+
+// TestOneOfManyIsTooOld: all servers count, though a connection leads to one only.
+func TestOneOfManyIsTooOld(t *testing.T) {
+	c := brokertest.StartCluster(t)
+	brokertest.Open(t, c.Config()).Close()
+	old := c.Join(tooOld)
+	for name, url := range map[string]string{"told by another": c.Nodes[0].URL(), "configured": c.Nodes[0].URL() + "," + old.URL()} {
+		t.Run(name, func(t *testing.T) {
+			// The other servers hear of it a moment later than it is ready.
+			var err error
+			for deadline := time.Now().Add(patience); err == nil && time.Now().Before(deadline); {
+				var b *broker.Broker
+				b, err = broker.Open(t.Context(), broker.Config{URL: url, Replicas: 3}, broker.Options{Client: t.Name(), Log: slog.New(slog.DiscardHandler)})
+				if err == nil {
+					b.Close()
+				}
+			}
+			require.ErrorIs(t, err, broker.ErrTooOld)
+			require.ErrorContains(t, err, "server release (")
+		})
+	}
+}

@@ -1,0 +1,117 @@
+package brokertest
+
+import (
+	"bytes"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/nats-io/nats.go"
+
+	"github.com/osism/skopeo-worker/shared/broker"
+)
+
+// Release is a released nats-server with JetStream, as a process that listens on
+// loopback.
+type Release struct {
+	t       testing.TB
+	path    string
+	flags   []string
+	port    int
+	command *exec.Cmd
+}
+
+// StartRelease builds a released nats-server and starts it with further flags, on a
+// free port, with a store of its own. It is stopped when the test ends. The test is
+// skipped where the module proxy cannot be reached: the release is none of our
+// dependencies.
+func StartRelease(t testing.TB, version string, flags ...string) *Release {
+	t.Helper()
+	port, _ := free(t)
+	return StartReleaseAt(t, version, t.TempDir(), port, flags...)
+}
+
+// StartReleaseAt is StartRelease with a store and a port that another server had
+// before.
+func StartReleaseAt(t testing.TB, version, store string, port int, flags ...string) *Release {
+	t.Helper()
+	r := &Release{t: t, path: build(t, version), port: port, flags: append([]string{
+		"-a", "127.0.0.1", "-p", strconv.Itoa(port), "-js", "-sd", store, "-n", "release",
+	}, flags...)}
+	r.start()
+	t.Cleanup(r.Stop)
+	return r
+}
+
+// build returns the path of the command. The build cache of go makes all builds but
+// the first one short.
+func build(t testing.TB, version string) string {
+	t.Helper()
+	bin := t.TempDir()
+	install := exec.Command("go", "install", "github.com/nats-io/nats-server/v2@v"+version)
+	install.Dir = bin
+	install.Env = append(os.Environ(), "GOBIN="+bin, "GOWORK=off", "GOFLAGS=")
+	out, err := install.CombinedOutput()
+	if err != nil && bytes.Contains(out, []byte("dial tcp")) {
+		t.Skipf("needs the module proxy: %s", out)
+	}
+	if err != nil {
+		t.Fatalf("building nats-server %s: %v\n%s", version, err, out)
+	}
+	return filepath.Join(bin, "nats-server")
+}
+
+func (r *Release) start() {
+	r.t.Helper()
+	r.command = exec.Command(r.path, r.flags...)
+	var log bytes.Buffer
+	r.command.Stderr = &log
+	if err := r.command.Start(); err != nil {
+		r.t.Fatalf("starting nats-server: %v", err)
+	}
+	for deadline := time.Now().Add(ready); ; time.Sleep(look) {
+		conn, err := nats.Connect(r.URL(), nats.NoReconnect(), nats.IgnoreDiscoveredServers())
+		if err == nil {
+			conn.Close()
+			return
+		}
+		if time.Now().After(deadline) {
+			r.Stop()
+			r.t.Fatalf("nats-server does not start: %v\n%s", err, log.String())
+		}
+	}
+}
+
+// URL returns where clients connect.
+func (r *Release) URL() string {
+	return "nats://" + net.JoinHostPort("127.0.0.1", strconv.Itoa(r.port))
+}
+
+// Config returns the configuration with which the broker is opened.
+func (r *Release) Config() broker.Config { return broker.Config{URL: r.URL(), Replicas: 1} }
+
+// Stop ends the server; its store stays. Stopping twice does no harm.
+func (r *Release) Stop() {
+	if r.command.ProcessState != nil {
+		return
+	}
+	_ = r.command.Process.Signal(syscall.SIGTERM)
+	_ = r.command.Wait()
+}
+
+// Join starts a released server as a further node of the cluster.
+func (c *Cluster) Join(version string) *Release {
+	c.t.Helper()
+	_, route := free(c.t)
+	routes := make([]string, len(c.Nodes))
+	for i, s := range c.Nodes {
+		routes[i] = s.options.Routes[i].String()
+	}
+	return StartRelease(c.t, version, "--cluster_name", "brokertest", "--cluster", route.String(), "--routes", strings.Join(routes, ","))
+}
