@@ -9,14 +9,17 @@ import (
 // rule gives messages of skopeo a class. Patterns match its own words and those
 // of registries where they stand in a message, after ": ", so that neither a
 // repository's name nor a digest looks like one of them. Status codes come in
-// three forms: "StatusCode: 404, …", "HTTP status: 404 Not Found" and "status
-// code from registry 404 (Not Found)".
+// four forms: "StatusCode: 404, …", "HTTP status: 404 Not Found", "status code from
+// registry 404 (Not Found)" and "from destination repository NAME: 404 (Not Found)".
 type rule struct {
 	pattern *regexp.Regexp
 	class   Class
 }
 
-const status = `(?:StatusCode: |HTTP status: |invalid status code from registry )`
+const status = `(?:StatusCode: |HTTP status: |invalid status code from registry |from destination repository \S+: )`
+
+// said is where the words of a registry begin.
+const said = `(?:^|: |/blobs/uploads/\S+ )`
 
 var (
 	// plainHTTP is a registry without TLS, as Go's client and its TLS see it.
@@ -49,7 +52,7 @@ var rules = []rule{
 	{regexp.MustCompile(`(?i)(?:^|: )(?:manifest|name|repository name|blob) unknown|` + status + `404`), Final},
 
 	// Who we are, or what we may do.
-	{regexp.MustCompile(`(?i)(?:^|: )(?:unauthorized|denied|authentication required|invalid username/password)\b|` +
+	{regexp.MustCompile(`(?i)` + said + `(?:unauthorized|denied|authentication required|invalid username/password)\b|` +
 		status + `40[13]`), Final},
 
 	// The manifest or a layer is not what its digest says.
@@ -57,7 +60,7 @@ var rules = []rule{
 
 	// A manifest that the destination refuses, that skopeo cannot read, or
 	// could only copy by changing it.
-	{regexp.MustCompile(`(?i)(?:^|: )(?:manifest|tag|name|size) invalid|(?:^|: )unsupported\b|unsupported (?:MIME|manifest|schema|media)|` +
+	{regexp.MustCompile(`(?i)` + said + `(?:(?:manifest|tag|name|size) invalid|unsupported\b)|unsupported (?:MIME|manifest|schema|media)|` +
 		`must be converted to type|invalid reference format|` + status + `4\d\d`), Final},
 
 	// A containers-policy.json(5) that somebody wrote.

@@ -23,8 +23,9 @@ type Error struct {
 	Reason string
 	// ExitCode is skopeo's; -1 where a signal ended it or it never started.
 	ExitCode int
-	// Registry is the host, as it is in the repository, that the failure came
-	// from: the source's or the destination's. It is empty where neither did.
+	// Side is where the failure came from, and Registry the host of that side, as it
+	// is in the repository: empty where it came from neither.
+	Side     Side
 	Registry string
 	// RetryAfter is what a registry that answered 429 asks to wait, as far as
 	// skopeo told: at most a minute; 0 where unknown.
@@ -33,6 +34,16 @@ type Error struct {
 	// error, an exit or a signal.
 	Err error
 }
+
+// Side is one of the registries of a copy.
+type Side int
+
+// The sides.
+const (
+	Neither Side = iota
+	Source
+	Destination
+)
 
 func (e *Error) Error() string { return e.Reason }
 func (e *Error) Unwrap() error { return e.Err }
@@ -89,20 +100,20 @@ func parse(line string) (level, message string) {
 var atDestination = regexp.MustCompile(`(?i)^(?:writing |uploading |initializing destination|` +
 	`trying to reuse blob|checking whether a blob|Invalid destination name)`)
 
-// host returns the registry that err is about.
-func (e *Error) host(source, destination string) string {
+// blame says which of the registries the failure came from.
+func (e *Error) blame(source, destination string) {
 	limited := (*limit)(nil)
 	switch {
 	case errors.As(e.Err, &limited):
+		e.Side, e.Registry = Source, source
 		if limited.host == destination {
-			return destination
+			e.Side, e.Registry = Destination, destination
 		}
-		return source
 	case e.ExitCode <= 0:
-		return ""
+		e.Side, e.Registry = Neither, ""
 	case atDestination.MatchString(e.Reason) && !strings.Contains(e.Reason, "happened during read"):
-		return destination // reading is from the source, even while writing
+		e.Side, e.Registry = Destination, destination // reading is from the source, even while writing
 	default:
-		return source
+		e.Side, e.Registry = Source, source
 	}
 }

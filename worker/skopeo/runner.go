@@ -84,7 +84,7 @@ func (r *Runner) Copy(ctx context.Context, source, digest, destination string) e
 	arguments = append(arguments, "docker://"+source+"@"+digest, "docker://"+destination+"@"+digest)
 	err := r.run(ctx, arguments)
 	if failed := (*Error)(nil); errors.As(err, &failed) {
-		failed.Registry = failed.host(hostOf(source), hostOf(destination))
+		failed.blame(hostOf(source), hostOf(destination))
 	}
 	return err
 }

@@ -1,0 +1,118 @@
+package outcome
+
+import (
+	"crypto/x509"
+	"errors"
+	"net/http"
+	"regexp"
+
+	"github.com/osism/skopeo-worker/worker/registry"
+	"github.com/osism/skopeo-worker/worker/skopeo"
+	"github.com/osism/skopeo-worker/worker/throttle"
+)
+
+// Suspicion is that a failure may not be about the image, but about its registry:
+// others would fail alike. One failure alone does not tell.
+type Suspicion struct {
+	Registry    string // as throttle.Registry names it
+	Destination bool   // skopeo failed there; of requests of our own, who asks knows
+	Why         Why
+}
+
+// Why a registry fails.
+type Why int
+
+const (
+	// Trouble is a registry that does not answer as one: no connection, 5xx, a page
+	// for people. A registry that is read-only counts as one.
+	Trouble Why = iota
+	// Full is a registry without space, or a quota that is used up.
+	Full
+	// Refused is what we may not do.
+	Refused
+)
+
+func (w Why) String() string { return [...]string{"trouble", "full", "refused"}[w] }
+
+// Suspect returns what a failure of the packages registry and skopeo may say of a
+// registry, and false where it can only be about the image, or about us.
+func Suspect(err error) (Suspicion, bool) {
+	if Classify(err) == Limited || Classify(err) == Interrupted {
+		return Suspicion{}, false
+	}
+	if asked := (*registry.Error)(nil); errors.As(err, &asked) {
+		why, ok := suspectAnswer(asked)
+		return Suspicion{Registry: throttle.Registry(asked.Repository), Why: why}, ok
+	}
+	if copied := (*skopeo.Error)(nil); errors.As(err, &copied) && copied.Side != skopeo.Neither {
+		destination := copied.Side == skopeo.Destination
+		why, ok := suspectCopy(copied.Reason, destination)
+		return Suspicion{Registry: throttle.Registry(copied.Registry), Destination: destination, Why: why}, ok
+	}
+	return Suspicion{}, false
+}
+
+func suspectAnswer(asked *registry.Error) (Why, bool) {
+	text := asked.Err.Error()
+	switch {
+	case asked.Status == http.StatusInsufficientStorage, asked.Status/100 == 4 && fullWords.MatchString(text):
+		return Full, true
+	case errors.Is(asked, registry.ErrUnavailable), errors.Is(asked, registry.ErrUnexpected), errors.Is(asked, registry.ErrPage):
+		return Trouble, true
+	case errors.Is(asked, registry.ErrCertificate):
+		expired := x509.CertificateInvalidError{}
+		return Trouble, errors.As(asked, &expired) && expired.Reason == x509.Expired
+	case asked.Status/100 == 4 && readOnlyWords.MatchString(text), asked.Op == registry.OpPut && asked.Status == http.StatusMethodNotAllowed:
+		return Trouble, true
+	case errors.Is(asked, registry.ErrUnauthorized), errors.Is(asked, registry.ErrDenied), asked.Status == http.StatusRequestEntityTooLarge:
+		return Refused, !immutableWords.MatchString(text)
+	}
+	return 0, false
+}
+
+// Words of registries, as the messages of their errors have them.
+var (
+	fullWords = regexp.MustCompile(`(?i)\bquota\b|\binsufficient storage\b|` +
+		`\b(?:storage|disk|capacity)\b.*\b(?:exceed|full|limit)|\bexceed.*\b(?:storage|capacity|upper limit)`)
+	readOnlyWords  = regexp.MustCompile(`(?i)\bread[- ]?only\b|\bmaintenance\b`)
+	immutableWords = regexp.MustCompile(`(?i)immutab|already exists|overwrit`)
+)
+
+// names are what skopeo's messages name: repositories, URLs, files.
+var names = regexp.MustCompile(`repository \S+:|\S*/\S*`)
+
+// suspicions of skopeo's messages are tried in order; the first that matches counts.
+var suspicions = []struct {
+	words   *regexp.Regexp // of the message without its names
+	pattern *regexp.Regexp
+	at      skopeo.Side // Neither: at both
+	suspect bool
+	why     Why
+}{
+	{words: regexp.MustCompile(`(?i)no space left on device`)}, // on this machine
+	{words: immutableWords},
+	{words: fullWords, pattern: regexp.MustCompile(status + `507`), suspect: true, why: Full},
+	// Every other layer would be refused alike.
+	{words: readOnlyWords, pattern: regexp.MustCompile(`(?i)^writing blob: .*(?:` + said + `unsupported\b|` + status + `405)`),
+		at: skopeo.Destination, suspect: true, why: Trouble},
+	{pattern: regexp.MustCompile(status + `(?:5\d\d|408|20[04] )|certificate has expired|stopped after \d+ redirects|` +
+		// No answer, or half of one.
+		`connection refused|connection reset|broken pipe|no such host|server misbehaving|network is unreachable|no route to host|` +
+		`i/o timeout|TLS handshake timeout|Client\.Timeout|context deadline exceeded|unexpected EOF|: EOF$|GOAWAY|: tls: |` +
+		`server closed idle connection|use of closed network connection`), suspect: true, why: Trouble},
+	{pattern: regexp.MustCompile(`(?i)` + said + `(?:unauthorized|denied|authentication required|invalid username/password)\b|` +
+		status + `4(?:0[13]|13)`), suspect: true, why: Refused},
+}
+
+func suspectCopy(text string, destination bool) (Why, bool) {
+	words := names.ReplaceAllString(text, "")
+	for _, s := range suspicions {
+		if s.at == skopeo.Destination && !destination {
+			continue
+		}
+		if s.words != nil && s.words.MatchString(words) || s.pattern != nil && s.pattern.MatchString(text) {
+			return s.why, s.suspect
+		}
+	}
+	return 0, false
+}

@@ -1,0 +1,167 @@
+package outcome_test
+
+import (
+	"errors"
+	"net/http"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/osism/skopeo-worker/worker/outcome"
+	"github.com/osism/skopeo-worker/worker/registry"
+	"github.com/osism/skopeo-worker/worker/registrytest"
+	"github.com/osism/skopeo-worker/worker/skopeo"
+)
+
+const (
+	trouble = "trouble"
+	full    = "full"
+	refused = "refused"
+	none    = ""
+)
+
+// suspicion names what an error is suspected of, "" for nothing.
+func suspicion(err error) (outcome.Suspicion, string) {
+	s, ok := outcome.Suspect(err)
+	if !ok {
+		return s, none
+	}
+	return s, s.Why.String()
+}
+
+// The names of these repositories are words of registries; they must not be read as such.
+const trapped = "quota/read-only/denied"
+
+// TestSuspectedCopies makes the real skopeo fail at either side.
+func TestSuspectedCopies(t *testing.T) {
+	get, layer := registrytest.Kinds(registrytest.KindManifestGet), registrytest.Kinds(registrytest.KindBlobGet)
+	upload := func(r registrytest.Request) bool { return r.Method == http.MethodPost || r.Method == http.MethodPatch }
+	blob, manifest := registrytest.Kinds(registrytest.KindBlobUpload), registrytest.Kinds(registrytest.KindManifestPut)
+	look := registrytest.Kinds(registrytest.KindBlobHead)
+	html := http.Header{"Content-Type": {"text/html"}}
+	for name, test := range map[string]struct {
+		fault       registrytest.Fault
+		destination bool
+		want        string
+	}{
+		"source 503":                       {registrytest.Fault{Status: 503}, false, trouble},
+		"source manifest 502":              {registrytest.Fault{Match: get, Status: 502, Body: page}, false, trouble},
+		"source layer 500":                 {registrytest.Fault{Match: layer, Status: 500}, false, trouble},
+		"source reset":                     {registrytest.Fault{Match: layer, Reset: true}, false, trouble},
+		"source cut":                       {registrytest.Fault{Match: layer, TruncateBody: true}, false, trouble},
+		"source manifest cut":              {registrytest.Fault{Match: get, TruncateBody: true}, false, trouble},
+		"source 401":                       {registrytest.Fault{Match: get, Status: 401}, false, refused},
+		"source 403":                       {registrytest.Fault{Match: get, Status: 403, Body: body("DENIED", "no")}, false, refused},
+		"source layer 403":                 {registrytest.Fault{Match: layer, Status: 403}, false, refused},
+		"source 404":                       {registrytest.Fault{Match: get, Status: 404}, false, none},
+		"source layer 404":                 {registrytest.Fault{Match: layer, Status: 404}, false, none},
+		"source other layer":               {registrytest.Fault{Match: layer, Status: 200, Body: "{}"}, false, none},
+		"source 429":                       {registrytest.Fault{Match: get, Status: 429}, false, none},
+		"destination 503":                  {registrytest.Fault{Status: 503}, true, trouble},
+		"destination looks 503":            {registrytest.Fault{Match: look, Status: 503}, true, trouble},
+		"destination reset":                {registrytest.Fault{Match: upload, Reset: true}, true, trouble},
+		"destination page":                 {registrytest.Fault{Match: upload, Status: 200, Header: html, Body: page}, true, trouble},
+		"destination blob 500":             {registrytest.Fault{Match: blob, Status: 500}, true, trouble},
+		"destination manifest 502":         {registrytest.Fault{Match: manifest, Status: 502}, true, trouble},
+		"read-only 405":                    {registrytest.Fault{Match: upload, Status: 405, Body: body("UNSUPPORTED", "The operation is unsupported.")}, true, trouble},
+		"read-only 405 page":               {registrytest.Fault{Match: upload, Status: 405, Body: "<title>405 Not Allowed</title>"}, true, trouble},
+		"read-only 403":                    {registrytest.Fault{Match: upload, Status: 403, Body: body("DENIED", "the system is in read only mode")}, true, trouble},
+		"maintenance":                      {registrytest.Fault{Match: blob, Status: 403, Body: body("DENIED", "down for maintenance")}, true, trouble},
+		"507":                              {registrytest.Fault{Match: blob, Status: 507}, true, full},
+		"manifest 507":                     {registrytest.Fault{Match: manifest, Status: 507}, true, full},
+		"quota":                            {registrytest.Fault{Match: upload, Status: 403, Body: body("DENIED", "Quota has been exceeded on namespace")}, true, full},
+		"quota 413":                        {registrytest.Fault{Match: blob, Status: 413, Body: body("DENIED", "quota exceeded")}, true, full},
+		"Harbor's quota":                   {registrytest.Fault{Match: manifest, Status: 403, Body: body("DENIED", "adding 10.0 MiB of storage resource, which when updated to current usage of 95.0 MiB will exceed the configured upper limit of 100.0 MiB.")}, true, full},
+		"too large":                        {registrytest.Fault{Match: blob, Status: 413, Body: "<title>413 Request Entity Too Large</title>"}, true, refused},
+		"push 401":                         {registrytest.Fault{Match: upload, Status: 401}, true, refused},
+		"push 403":                         {registrytest.Fault{Match: blob, Status: 403, Body: body("DENIED", "no")}, true, refused},
+		"immutable":                        {registrytest.Fault{Match: manifest, Status: 403, Body: body("DENIED", "tag is immutable")}, true, none},
+		"bad manifest":                     {registrytest.Fault{Match: manifest, Status: 400, Body: body("MANIFEST_INVALID", "bad")}, true, none},
+		"unsupported manifest":             {registrytest.Fault{Match: manifest, Status: 400, Body: body("UNSUPPORTED", "media type")}, true, none},
+		"destination without a repository": {registrytest.Fault{Match: upload, Status: 404, Body: body("NAME_UNKNOWN", "no")}, true, none},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			src, dst := registrytest.New(t), registrytest.New(t)
+			digest, err := src.PushImage(trapped, "1", registrytest.Image{Layers: []registrytest.Layer{{Seed: name, Size: 1 << 20}}})
+			require.NoError(t, err)
+			faulty := src
+			if test.destination {
+				faulty = dst
+			}
+			faulty.Inject(test.fault)
+			r := &skopeo.Runner{Insecure: []string{src.Host(), dst.Host()}}
+			err = r.Copy(t.Context(), src.Host()+"/"+trapped, digest, dst.Host()+"/"+trapped)
+			require.Error(t, err)
+			found, why := suspicion(err)
+			require.Equal(t, test.want, why, err)
+			if why != none {
+				require.Equal(t, faulty.Host(), found.Registry, err)
+				require.Equal(t, test.destination, found.Destination, err)
+			}
+		})
+	}
+}
+
+// TestSuspectedRequests are ours.
+func TestSuspectedRequests(t *testing.T) {
+	html := http.Header{"Content-Type": {"text/html"}}
+	for name, test := range map[string]struct {
+		fault registrytest.Fault
+		stop  bool
+		get   string // instead of what a PUT is suspected of
+		put   string
+	}{
+		"refused":     {stop: true, get: trouble, put: trouble},
+		"503":         {fault: registrytest.Fault{Status: 503}, get: trouble, put: trouble},
+		"reset":       {fault: registrytest.Fault{Reset: true}, get: trouble, put: trouble},
+		"a page":      {fault: registrytest.Fault{Status: 200, Header: html, Body: page}, get: trouble, put: trouble},
+		"507":         {fault: registrytest.Fault{Status: 507}, get: full, put: full},
+		"quota":       {fault: registrytest.Fault{Status: 403, Body: body("DENIED", "quota exceeded")}, get: full, put: full},
+		"read-only":   {fault: registrytest.Fault{Status: 405}, get: none, put: trouble},
+		"maintenance": {fault: registrytest.Fault{Status: 403, Body: body("DENIED", "read-only")}, get: trouble, put: trouble},
+		"401":         {fault: registrytest.Fault{Status: 401}, get: refused, put: refused},
+		"403":         {fault: registrytest.Fault{Status: 403}, get: refused, put: refused},
+		"404":         {fault: registrytest.Fault{Status: 404}, get: none, put: none},
+		"409":         {fault: registrytest.Fault{Status: 409}, get: none, put: none},
+		"429":         {fault: registrytest.Fault{Status: 429}, get: none, put: none},
+		"immutable":   {fault: registrytest.Fault{Status: 403, Body: body("DENIED", "the tag already exists and is immutable")}, get: none, put: none},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			r := registrytest.New(t)
+			client := registry.NewClient(registry.Options{Insecure: []string{r.Host()}})
+			test.fault.Match = registrytest.In(trapped)
+			r.Inject(test.fault)
+			if test.stop {
+				r.Stop()
+			}
+			_, err := client.Get(t.Context(), r.Host()+"/"+trapped, "1")
+			found, why := suspicion(err)
+			require.Equal(t, test.get, why, err)
+			if why != none {
+				require.Equal(t, r.Host(), found.Registry)
+			}
+			err = client.Put(t.Context(), r.Host()+"/"+trapped, "1", registry.Manifest{Raw: []byte("{}"), MediaType: "application/vnd.oci.image.manifest.v1+json"})
+			_, why = suspicion(err)
+			require.Equal(t, test.put, why, err)
+		})
+	}
+	_, why := suspicion(errors.New("what nobody knows"))
+	require.Empty(t, why)
+	// An unknown error of skopeo is the image's.
+	_, why = suspicion(&skopeo.Error{ExitCode: 1, Side: skopeo.Source, Registry: "quay.io", Reason: "copying image: a sentence of a later skopeo"})
+	require.Empty(t, why)
+}
+
+// TestExpiredCertificate: it is renewed, unlike one that nobody here knows.
+func TestExpiredCertificate(t *testing.T) {
+	text := "pinging container registry quay.io: Get \"https://quay.io/v2/\": x509: certificate has expired or is not yet valid"
+	_, why := suspicion(&skopeo.Error{ExitCode: 1, Side: skopeo.Source, Registry: "quay.io", Reason: "initializing source docker://quay.io/a: " + text})
+	require.Equal(t, trouble, why)
+	stranger := registrytest.New(t, registrytest.WithTLS())
+	_, err := registry.NewClient(registry.Options{}).Head(t.Context(), stranger.Host()+"/"+trapped, "1")
+	require.ErrorIs(t, err, registry.ErrCertificate)
+	_, why = suspicion(err)
+	require.Empty(t, why)
+}
