@@ -147,19 +147,19 @@ func TestSettings(t *testing.T) {
 	insecure := []string{to.Host(), private.Host(), stopped.Host()}
 	for name, test := range map[string]struct {
 		host   string
-		runner skopeo.Runner
+		runner *skopeo.Runner
 		class  outcome.Class
 		reason string // its end
 	}{
-		"plain HTTP": {plain.Host(), skopeo.Runner{}, outcome.Final, ": http: server gave HTTP response to HTTPS client; add " +
+		"plain HTTP": {plain.Host(), &skopeo.Runner{}, outcome.Final, ": http: server gave HTTP response to HTTPS client; add " +
 			plain.Host() + " to INSECURE_REGISTRIES to allow plain HTTP"},
-		"unknown CA": {encrypted.Host(), skopeo.Runner{}, outcome.Final, "; name its CA in SSL_CERT_FILE, or add " +
+		"unknown CA": {encrypted.Host(), &skopeo.Runner{}, outcome.Final, "; name its CA in SSL_CERT_FILE, or add " +
 			encrypted.Host() + " to INSECURE_REGISTRIES"},
-		"no credentials": {private.Host(), skopeo.Runner{}, outcome.Final,
+		"no credentials": {private.Host(), &skopeo.Runner{}, outcome.Final,
 			"invalid username/password: unauthorized: incorrect username or password"},
-		"refused":   {stopped.Host(), skopeo.Runner{}, outcome.Transient, "connect: connection refused"},
-		"no name":   {"registry.invalid", skopeo.Runner{}, outcome.Transient, "no such host"},
-		"no skopeo": {plain.Host(), skopeo.Runner{Path: "/no/such"}, outcome.Transient, "install skopeo, or set SKOPEO_PATH"},
+		"refused":   {stopped.Host(), &skopeo.Runner{}, outcome.Transient, "connect: connection refused"},
+		"no name":   {"registry.invalid", &skopeo.Runner{}, outcome.Transient, "no such host"},
+		"no skopeo": {plain.Host(), &skopeo.Runner{Path: "/no/such"}, outcome.Transient, "install skopeo, or set SKOPEO_PATH"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			test.runner.Insecure = insecure
@@ -237,6 +237,8 @@ func TestOtherErrors(t *testing.T) {
 		Reason: "reading manifest sha256:404429 in quay.io/denied/unauthorized: EOF"}))
 	require.Equal(t, outcome.Final, outcome.Classify(&skopeo.Error{ExitCode: 1,
 		Reason: `copying image: Manifest list must be converted to type "x" to be written to destination, but we cannot modify it`}))
+	require.Equal(t, outcome.Final, outcome.Classify(&skopeo.Error{ExitCode: 1,
+		Reason: "Error loading trust policy: open /etc/containers/policy.json: permission denied"}))
 	require.Equal(t, "x: Get https://quay.io/v2/: EOF", outcome.Reason(fmt.Errorf("x:\n%w", errors.New("Get https://a:b@quay.io/v2/: EOF"))))
 
 	path := filepath.Join(t.TempDir(), "auth.json")

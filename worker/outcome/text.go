@@ -63,8 +63,8 @@ var rules = []rule{
 	{regexp.MustCompile(`(?i)` + said + `(?:(?:manifest|tag|name|size) invalid|unsupported\b)|unsupported (?:MIME|manifest|schema|media)|` +
 		`must be converted to type|invalid reference format|` + status + `4\d\d`), Final},
 
-	// A containers-policy.json(5) that somebody wrote.
-	{regexp.MustCompile(`Source image rejected`), Final},
+	// A containers-policy.json(5) that refuses the image, or that cannot be read.
+	{regexp.MustCompile(`Source image rejected|loading trust policy`), Final},
 
 	// Settings.
 	{plainHTTP, Final},

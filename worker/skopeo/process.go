@@ -78,7 +78,7 @@ func (r *Runner) run(ctx context.Context, arguments []string) error {
 	case err == nil:
 		return nil
 	case ctx.Err() != nil:
-		return &Error{Reason: "interrupted", ExitCode: noExitCode, Err: ctx.Err()}
+		return interrupted(ctx)
 	case errors.As(cause, &limited):
 		return &Error{Reason: limited.Error(), ExitCode: noExitCode, RetryAfter: limited.retryAfter, Err: limited}
 	case errors.Is(cause, ErrLate):
@@ -86,9 +86,19 @@ func (r *Runner) run(ctx context.Context, arguments []string) error {
 	case errors.Is(cause, errTimeout):
 		return &Error{Reason: fmt.Sprintf("gave up after %s", r.Timeout), ExitCode: noExitCode, Err: errTimeout}
 	case !started:
-		err = r.explain(err)
-		return &Error{Reason: redact.Line(err.Error()), ExitCode: noExitCode, Err: err}
+		return failedToStart(ctx, r.explain(err))
 	default:
 		return &Error{Reason: reason(said.tail.Bytes(), err), ExitCode: p.ProcessState.ExitCode(), Err: err}
 	}
+}
+
+func interrupted(ctx context.Context) *Error {
+	return &Error{Reason: "interrupted", ExitCode: noExitCode, Err: ctx.Err()}
+}
+
+func failedToStart(ctx context.Context, err error) *Error {
+	if ctx.Err() != nil {
+		return interrupted(ctx)
+	}
+	return &Error{Reason: redact.Line(err.Error()), ExitCode: noExitCode, Err: err}
 }

@@ -7,9 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
-	"os"
 	"os/exec"
-	"path/filepath"
 	"strings"
 	"time"
 )
@@ -24,9 +22,6 @@ const (
 	// defaultGrace is what a process gets between SIGTERM and SIGKILL. skopeo
 	// has nothing to save; it only has to close its connections.
 	defaultGrace = 5 * time.Second
-
-	// systemPolicy is containers-policy.json(5)'s file for the whole system.
-	systemPolicy = "/etc/containers/policy.json"
 
 	versionPrefix = "skopeo version "
 )
@@ -45,6 +40,9 @@ type Runner struct {
 	Timeout time.Duration
 	// Grace is the time between SIGTERM and SIGKILL; 0 is 5 s.
 	Grace time.Duration
+
+	root   string // of the system's files, for tests
+	policy asked
 }
 
 // Version returns the version of the installed skopeo, such as "1.9.3".
@@ -68,12 +66,11 @@ func (r *Runner) Version(ctx context.Context) (string, error) {
 // *Error; it wraps ctx's error where ctx ended the copy, and
 // context.DeadlineExceeded where Timeout did.
 func (r *Runner) Copy(ctx context.Context, source, digest, destination string) error {
-	arguments := []string{"--debug"} // for limitLine
-	if !hasPolicy() {
-		// skopeo refuses to work without a policy, and its packages ship one
-		// that accepts everything. One that somebody wrote is obeyed.
-		arguments = append(arguments, "--insecure-policy")
+	policy, err := r.policyArguments(ctx)
+	if err != nil {
+		return failedToStart(ctx, err)
 	}
+	arguments := append([]string{"--debug"}, policy...) // debug for limitLine
 	arguments = append(arguments, "copy", "--preserve-digests")
 	if r.insecure(source) {
 		arguments = append(arguments, "--src-tls-verify=false")
@@ -82,7 +79,7 @@ func (r *Runner) Copy(ctx context.Context, source, digest, destination string) e
 		arguments = append(arguments, "--dest-tls-verify=false")
 	}
 	arguments = append(arguments, "docker://"+source+"@"+digest, "docker://"+destination+"@"+digest)
-	err := r.run(ctx, arguments)
+	err = r.run(ctx, arguments)
 	if failed := (*Error)(nil); errors.As(err, &failed) {
 		failed.blame(hostOf(source), hostOf(destination))
 	}
@@ -117,18 +114,4 @@ func (r *Runner) explain(err error) error {
 		return fmt.Errorf("%w: there is no program %q; install skopeo, or set SKOPEO_PATH", ErrNotInstalled, r.path())
 	}
 	return fmt.Errorf("running %s: %w", r.path(), err)
-}
-
-// hasPolicy looks where skopeo does.
-func hasPolicy() bool {
-	paths := []string{systemPolicy}
-	if home, err := os.UserHomeDir(); err == nil {
-		paths = append(paths, filepath.Join(home, ".config", "containers", "policy.json"))
-	}
-	for _, path := range paths {
-		if _, err := os.Stat(path); err == nil {
-			return true
-		}
-	}
-	return false
 }

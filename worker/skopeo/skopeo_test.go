@@ -190,13 +190,9 @@ func TestReasons(t *testing.T) {
 func TestArguments(t *testing.T) {
 	r := script(t, `echo "$@" >&2; exit 1`)
 	r.Insecure = []string{"c.example:5000"}
-	t.Setenv("HOME", t.TempDir())
-	policy := "--insecure-policy "
-	if _, err := os.Stat("/etc/containers/policy.json"); err == nil {
-		policy = ""
-	}
+	withoutPolicy(t, r)
 	err := r.Copy(t.Context(), "a.example/b", "sha256:0", "c.example:5000/d")
-	require.EqualError(t, err, "--debug "+policy+"copy --preserve-digests --dest-tls-verify=false "+
+	require.EqualError(t, err, "--debug copy --preserve-digests --dest-tls-verify=false "+
 		"docker://a.example/b@sha256:0 docker://c.example:5000/d@sha256:0")
 }
 

@@ -1,0 +1,120 @@
+package skopeo_test
+
+import (
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/osism/skopeo-worker/worker/skopeo"
+	"github.com/stretchr/testify/require"
+)
+
+const (
+	accept = `{"default":[{"type":"insecureAcceptAnything"}]}`
+	reject = `{"default":[{"type":"reject"}]}`
+)
+
+// withoutPolicy gives the runner a machine without a policy, and returns its root.
+func withoutPolicy(t *testing.T, r *skopeo.Runner) (root string) {
+	t.Helper()
+	root = t.TempDir()
+	t.Setenv("HOME", filepath.Join(root, "home"))
+	t.Setenv("XDG_CONFIG_HOME", filepath.Join(root, "config"))
+	t.Setenv("CONTAINERS_POLICY_JSON", "")
+	r.SetRoot(root)
+	return root
+}
+
+// places are where a policy may be, the one that counts first.
+var places = []string{
+	"named.json", "config/containers/policy.json", "home/.config/containers/policy.json",
+	"etc/containers/policy.json", "usr/share/containers/policy.json",
+}
+
+func write(t *testing.T, path, text string) {
+	t.Helper()
+	require.NoError(t, os.MkdirAll(filepath.Dir(path), 0o700))
+	require.NoError(t, os.WriteFile(path, []byte(text), 0o600))
+}
+
+// TestPolicy: of several policies the first one counts, for a skopeo that would not look
+// there as for one that would.
+func TestPolicy(t *testing.T) {
+	for i, place := range places {
+		for policy, allowed := range map[string]bool{accept: true, reject: false} {
+			t.Run(place, func(t *testing.T) {
+				from, to, digest, r := pair(t)
+				root := withoutPolicy(t, r)
+				write(t, filepath.Join(root, place), policy)
+				for _, later := range places[i+1:] {
+					write(t, filepath.Join(root, later), map[bool]string{true: reject, false: accept}[allowed])
+				}
+				if place == "named.json" {
+					t.Setenv("CONTAINERS_POLICY_JSON", filepath.Join(root, place))
+				}
+				err := copyImage(t.Context(), r, from, to, digest)
+				if allowed {
+					require.NoError(t, err)
+					return
+				}
+				require.ErrorContains(t, err, "Source image rejected")
+				_, err = to.Manifest(destination, digest)
+				require.Error(t, err, "nothing is written")
+			})
+		}
+	}
+}
+
+// TestPolicyThatCannotBeRead: skopeo says what is wrong with it, and nothing is copied.
+func TestPolicyThatCannotBeRead(t *testing.T) {
+	for _, place := range slices.Concat(places, []string{"missing.json"}) {
+		for name, spoil := range map[string]func(path string) error{
+			"a folder":  func(path string) error { return os.MkdirAll(path, 0o700) },
+			"no policy": func(path string) error { write(t, path, "{"); return nil },
+		} {
+			t.Run(place+" is "+name, func(t *testing.T) {
+				from, to, digest, r := pair(t)
+				root := withoutPolicy(t, r)
+				path := filepath.Join(root, place)
+				if place != "missing.json" {
+					require.NoError(t, spoil(path))
+				}
+				if filepath.Dir(place) == "." {
+					t.Setenv("CONTAINERS_POLICY_JSON", path)
+				}
+				err := copyImage(t.Context(), r, from, to, digest)
+				require.ErrorContains(t, err, "Error loading trust policy: ")
+				require.Empty(t, to.Requests())
+			})
+		}
+	}
+}
+
+// TestSkopeoKnowsOfAnotherPolicy: --insecure-policy is only for a skopeo that says itself
+// that it finds none.
+func TestSkopeoKnowsOfAnotherPolicy(t *testing.T) {
+	for _, test := range []struct{ said, want string }{
+		{"Error loading trust policy: open /opt/etc/containers/policy.json: no such file or directory", "--insecure-policy "},
+		{`Error loading trust policy: no policy.json file found at any of the following: "/a", "/b"`, "--insecure-policy "},
+		{`Error loading trust policy: config file not found: no policy.json file found; searched paths: ["/a" "/b"]`, "--insecure-policy "},
+		{"Error loading trust policy: open /opt/etc/containers/policy.json: permission denied", ""},
+		{`Error loading trust policy: invalid policy in "/opt/etc/containers/policy.json": unexpected EOF`, ""},
+		{"Invalid source name dir:/dev/null/nowhere: lstat /dev/null/nowhere: not a directory", ""},
+	} {
+		asked := filepath.Join(t.TempDir(), "asked")
+		r := script(t, `case "$1" in copy) echo x >>`+asked+`; cat >&2 <<'EOF'
+time="2026-01-01T00:00:00Z" level=fatal msg="`+strings.ReplaceAll(test.said, `"`, `\"`)+`"
+EOF
+;; *) echo "$@" >&2;; esac; exit 1`)
+		withoutPolicy(t, r)
+		for range 2 {
+			err := r.Copy(t.Context(), "a.example/b", "sha256:0", "c.example/d")
+			require.EqualError(t, err, "--debug "+test.want+"copy --preserve-digests docker://a.example/b@sha256:0 docker://c.example/d@sha256:0")
+		}
+		times, err := os.ReadFile(asked)
+		require.NoError(t, err)
+		require.Equal(t, "x\n", string(times), "it is asked once")
+	}
+}
