@@ -43,7 +43,7 @@ type amount struct {
 // outcomes are the images of a run by what became of them.
 func outcomes(t run.Tally) []amount {
 	return []amount{
-		{t.Copied, "copied"}, {t.Tagged, "tagged"}, {t.Unchanged, "unchanged"}, {t.Skipped, "skipped"}, {t.Failed, "failed"},
+		{t.Copied, "copied"}, {t.Tagged, "tagged"}, {t.Unchanged, "unchanged"}, {t.Skipped, "skipped"}, {t.Vanished, "vanished"}, {t.Failed, "failed"},
 	}
 }
 

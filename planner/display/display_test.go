@@ -189,6 +189,7 @@ Run r1 ended with failures after 3m12s: 426 images in 3 chunks.
   tagged          2
   unchanged     400
   skipped         0
+  vanished        0
   failed         12
   pulls          20
 

@@ -12,7 +12,7 @@ import (
 // Version is the newest version of the message this build understands. It is
 // raised when an older worker would do the wrong thing with a message, or lose a
 // field of it in what it leaves for later.
-const Version = 1
+const Version = 2
 
 // MaxSize is the size in bytes above which a message is split: half of what a
 // NATS server takes by default (1 MiB).
@@ -50,6 +50,9 @@ type Repository struct {
 	Digest      string  `json:"digest,omitempty"` // the list pins it: never resolved again
 	Images      []Image `json:"images,omitempty"`
 	Attempts    int     `json:"attempts,omitempty"` // tries of the listing so far
+	// Found says that the source has one of the entry's tags at least. Until then, those
+	// that it denies may be all there are.
+	Found bool `json:"found,omitempty"`
 	// Selection is which tags are mirrored, and what of each; nil is everything.
 	Selection *selection.Selection `json:"selection,omitempty"`
 }

@@ -70,6 +70,7 @@ type Tally struct {
 	Tagged    int `json:"tagged"`
 	Unchanged int `json:"unchanged"`
 	Skipped   int `json:"skipped"`
+	Vanished  int `json:"vanished"` // the source has listed the tag, and denies it
 	Failed    int `json:"failed"`
 }
 
@@ -79,11 +80,14 @@ func (t *Tally) add(o Tally) {
 	t.Tagged += o.Tagged
 	t.Unchanged += o.Unchanged
 	t.Skipped += o.Skipped
+	t.Vanished += o.Vanished
 	t.Failed += o.Failed
 }
 
 // Ended counts the images that have an outcome.
-func (t Tally) Ended() int { return t.Copied + t.Tagged + t.Unchanged + t.Skipped + t.Failed }
+func (t Tally) Ended() int {
+	return t.Copied + t.Tagged + t.Unchanged + t.Skipped + t.Vanished + t.Failed
+}
 
 // The states of one message.
 const (

@@ -2,7 +2,6 @@ package check
 
 import (
 	"context"
-	"errors"
 
 	"github.com/osism/skopeo-worker/shared/failure"
 	"github.com/osism/skopeo-worker/shared/message"
@@ -10,7 +9,6 @@ import (
 	"github.com/osism/skopeo-worker/shared/selection"
 	"github.com/osism/skopeo-worker/worker/outcome"
 	"github.com/osism/skopeo-worker/worker/platform"
-	"github.com/osism/skopeo-worker/worker/registry"
 	"github.com/osism/skopeo-worker/worker/resolve"
 )
 
@@ -43,12 +41,9 @@ func (t *task) resolve(ctx context.Context, r message.Repository) resolved {
 	if r.Selection != nil {
 		chosen = *r.Selection
 	}
+	// Without a pull, no tag is known to have vanished: see ErrPull.
 	result := resolved{skipped: found.Skipped}
 	for _, m := range found.Missed {
-		if errors.Is(m.Err, registry.ErrNotFound) && len(chosen.List) == 0 {
-			result.skipped++ // deleted since it was listed
-			continue
-		}
 		result.failed = append(result.failed, failed(failure.Source(r, m.Tag), m.Err))
 	}
 	contents := chosen.Contents()

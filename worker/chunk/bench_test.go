@@ -33,11 +33,12 @@ const (
 )
 
 var (
-	heads = registrytest.Kinds(registrytest.KindManifestHead)
-	gets  = registrytest.Kinds(registrytest.KindManifestGet)
-	puts  = registrytest.Kinds(registrytest.KindManifestPut)
-	lists = registrytest.Kinds(registrytest.KindTags)
-	blobs = registrytest.Kinds(registrytest.KindBlobGet)
+	heads     = registrytest.Kinds(registrytest.KindManifestHead)
+	gets      = registrytest.Kinds(registrytest.KindManifestGet)
+	manifests = registrytest.Kinds(registrytest.KindManifestHead, registrytest.KindManifestGet)
+	puts      = registrytest.Kinds(registrytest.KindManifestPut)
+	lists     = registrytest.Kinds(registrytest.KindTags)
+	blobs     = registrytest.Kinds(registrytest.KindBlobGet)
 )
 
 // bench is a worker between two registries, with everything it tells.
@@ -164,12 +165,12 @@ func (b *bench) deliverWithin(t *testing.T, work context.Context, d Delivery) Re
 	require.NoError(t, err)
 	require.Equal(t, b.images.Total, b.images.Ended(), "what is left is counted by whoever gets it: %+v", b.images)
 	require.Equal(t, map[string]int{"copied": b.images.Copied, "tagged": b.images.Tagged, "unchanged": b.images.Unchanged,
-		"skipped": b.images.Skipped, "failed": b.images.Failed}, withZeros(b.outcomes))
+		"skipped": b.images.Skipped, "vanished": b.images.Vanished, "failed": b.images.Failed}, withZeros(b.outcomes))
 	return result
 }
 
 func withZeros(outcomes map[string]int) map[string]int {
-	for _, o := range []string{"copied", "tagged", "unchanged", "skipped", "failed"} {
+	for _, o := range []string{"copied", "tagged", "unchanged", "skipped", "vanished", "failed"} {
 		outcomes[o] += 0
 	}
 	return outcomes

@@ -120,5 +120,6 @@ func (t *task) look(r message.Repository) ([]there, []error) {
 
 // seen notes that the image is at the destination.
 func (t *task) seen(r message.Repository, tag string) {
+	t.entries.found(r)
 	t.mirrored.add(r.Source, failure.Source(r, tag))
 }

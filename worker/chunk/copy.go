@@ -134,6 +134,7 @@ func (t *task) isAbsent(ctx context.Context, j *job) (bool, error) {
 // skip counts a job of which nothing is wanted.
 func (t *task) skip(j *job) {
 	n := len(j.all())
+	t.entries.found(j.repository)
 	t.count("skipped", n, func(p *progress) { p.images.Skipped += n })
 }
 

@@ -37,8 +37,10 @@ func TestATagNeverGoesBackwards(t *testing.T) {
 	// A tag that has vanished is none of our business where all are mirrored, and a
 	// failure where the list names it.
 	require.NoError(t, b.from.Untag(repository, "1"))
-	b.deliver(t, Delivery{Chunk: b.chunk(b.resolved("1", older))})
-	require.Equal(t, run.Tally{Total: 1, Skipped: 1}, b.images)
+	open := b.resolved("1", older)
+	open.Found = true
+	b.deliver(t, Delivery{Chunk: b.chunk(open)})
+	require.Equal(t, run.Tally{Total: 1, Vanished: 1}, b.images)
 	named := b.resolved("1", older)
 	named.Tag = "1"
 	b.deliver(t, Delivery{Chunk: b.chunk(named)})
@@ -130,8 +132,8 @@ func TestLeftIsLookedUpInTurn(t *testing.T) {
 	b.reset()
 	result = b.deliver(t, Delivery{Chunk: b.chunk(result.Left...), Remainder: true})
 	require.Empty(t, result.Left)
-	require.Equal(t, run.Tally{Total: len(names) + 1, Copied: len(names) - 1, Tagged: 1, Skipped: 1}, b.images)
+	require.Equal(t, run.Tally{Total: len(names) + 1, Copied: len(names) - 1, Tagged: 1, Vanished: 1}, b.images)
 	require.Equal(t, len(names)+1, b.from.Count(heads))
-	require.Equal(t, len(names)-1, b.from.Pulls())
+	require.Equal(t, len(names)-1+1, b.from.Pulls(), "and to see that one is gone")
 	b.mirrored(t, names...)
 }

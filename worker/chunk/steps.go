@@ -16,6 +16,7 @@ import (
 // believed any more.
 func (t *task) resolveAll(ctx context.Context, todo []message.Repository) ([]message.Repository, error) {
 	resolved := make([]message.Repository, len(todo))
+	missed := make([][]try, len(todo))
 	var group errgroup.Group
 	group.SetLimit(requests)
 	for i, r := range todo {
@@ -25,7 +26,7 @@ func (t *task) resolveAll(ctx context.Context, todo []message.Repository) ([]mes
 			case t.stopping(), t.limits(r.Source):
 				t.later(r, r.Images, 0)
 			case len(r.Images) == 0:
-				resolved[i], err = t.resolve(ctx, r)
+				resolved[i], missed[i], err = t.resolve(ctx, r)
 			default:
 				resolved[i] = r
 				resolved[i].Images, err = t.known(ctx, r)
@@ -33,41 +34,58 @@ func (t *task) resolveAll(ctx context.Context, todo []message.Repository) ([]mes
 			return err
 		})
 	}
-	return resolved, group.Wait()
+	if err := group.Wait(); err != nil {
+		return nil, err
+	}
+	// Last, because one that has to wait makes everything wait that is not resolved.
+	for i, tries := range missed {
+		if err := t.failed(ctx, resolved[i], tries...); err != nil {
+			return nil, err
+		}
+	}
+	return resolved, nil
 }
 
-// resolve asks the source what the repository holds.
-func (t *task) resolve(ctx context.Context, r message.Repository) (message.Repository, error) {
+// resolve asks the source what the repository holds, and returns it with its images,
+// and those that could not be looked up.
+func (t *task) resolve(ctx context.Context, r message.Repository) (message.Repository, []try, error) {
 	found, err := t.Resolver.Resolve(t.work, r)
+	t.note(func(p *progress) { p.pulls += found.Pulls })
 	if err != nil {
 		if after, again := t.retry(r, err, &r.Attempts); again {
 			t.log.Info("will be listed again", "repository", r.Source, "attempts", r.Attempts, "reason", outcome.Reason(err))
 			t.later(r, nil, after)
-			return message.Repository{}, nil
+			return message.Repository{}, nil, nil
 		}
 		t.note(func(p *progress) { p.images.Total++ })
 		itself := message.Image{Tag: r.Tag, Digest: r.Digest, Attempts: r.Attempts}
-		return message.Repository{}, t.giveUp(ctx, r, try{itself, err})
+		return message.Repository{}, nil, t.giveUp(ctx, r, try{itself, err})
 	}
-	if r.Tag == "" && r.Digest == "" {
-		t.mirrored.add(r.Source, r.Source) // it could be listed
-	}
+	t.entries.note(r, func(s *standingOf) { s.listed = true })
 	t.count("skipped", found.Skipped, func(p *progress) {
-		p.images.Total += len(found.Images) + len(found.Missed) + found.Skipped
+		p.images.Total += len(found.Images) + len(found.Missed) + len(found.Vanished) + found.Skipped
 		p.images.Skipped += found.Skipped
-		p.pulls += found.Pulls
 	})
+	if found.Skipped > 0 {
+		t.entries.found(r)
+	}
+	for _, tag := range found.Vanished {
+		t.vanished(r, tag)
+	}
 	if !t.Chunk.Republished {
 		if err := t.Resolutions.Resolved(ctx, t.Chunk, r); err != nil {
-			return message.Repository{}, err
+			return message.Repository{}, nil, err
 		}
 	}
 	missed := make([]try, len(found.Missed))
 	for i, m := range found.Missed {
 		missed[i] = try{message.Image{Tag: m.Tag}, m.Err}
+		if errors.Is(m.Err, registry.ErrLimited) {
+			t.limit(r, m.Err)
+		}
 	}
 	r.Images = found.Images
-	return r, t.failed(ctx, r, missed...)
+	return r, missed, nil
 }
 
 // known returns the images with digests that may be believed. Those of a fresh
@@ -108,7 +126,7 @@ func (t *task) refresh(ctx context.Context, r message.Repository, images []messa
 	}
 	fresh := slices.Clone(images)
 	errs := t.ask(r, r.Source, len(images), func(i int) error {
-		d, err := t.Mirror.Registry.Head(t.work, r.Source, images[i].Tag)
+		d, err := t.Mirror.Registry.Find(t.work, r.Source, images[i].Tag)
 		if d.Pulled {
 			t.note(func(p *progress) { p.pulls++ })
 		}
@@ -146,8 +164,8 @@ func (t *task) ask(r message.Repository, repository string, n int, request func(
 	return errs
 }
 
-// settle returns the images without an error, and sees to the others. A tag that is
-// gone from a repository that is mirrored as a whole is no failure.
+// settle returns the images without an error, and sees to the others. A tag that has
+// vanished is no failure, unless the list names it.
 func (t *task) settle(ctx context.Context, r message.Repository, images []message.Image, errs []error) ([]message.Image, error) {
 	var good []message.Image
 	var bad []try
@@ -157,8 +175,8 @@ func (t *task) settle(ctx context.Context, r message.Repository, images []messag
 			good = append(good, image)
 		case errors.Is(err, errLeft):
 			t.later(r, []message.Image{image}, 0)
-		case errors.Is(err, registry.ErrNotFound) && r.Tag == "" && r.Digest == "":
-			t.count("skipped", 1, func(p *progress) { p.images.Skipped++ })
+		case errors.Is(err, registry.ErrNotFound) && open(r):
+			t.vanished(r, image.Tag)
 		default:
 			bad = append(bad, try{image, err})
 		}

@@ -106,6 +106,7 @@ type task struct {
 	progress progress
 	mirrored mirrored
 	held     holdings
+	entries  entries
 
 	mu      sync.Mutex
 	next    []message.Repository // for the next round
@@ -143,6 +144,9 @@ func (w *Worker) Do(ctx, work context.Context, d Delivery) (Result, error) {
 			break
 		}
 		t.after, t.first = 0, false
+	}
+	if err := t.judge(ctx, append(t.parts, todo)...); err != nil {
+		return Result{}, err
 	}
 	if err := t.forgive(ctx); err != nil {
 		return Result{}, err

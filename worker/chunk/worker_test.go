@@ -74,6 +74,29 @@ func TestOneFailureHidesNothing(t *testing.T) {
 	require.Equal(t, b.to.Host()+"/"+destination+":3", b.kept.records[source+":3"].Destination)
 }
 
+// TestOneUnreadableManifest fails alone, and says what is wrong with it.
+func TestOneUnreadableManifest(t *testing.T) {
+	seven := registrytest.All(manifests, registrytest.Ref("7"))
+	for name, fault := range map[string]registrytest.Fault{
+		"nothing": {Match: seven, Status: 200},
+		"a page":  {Match: seven, Status: 200, Header: http.Header{"Content-Type": {"text/html"}}, Body: "<html><title>Welcome</title></html>"},
+		"broken":  {Match: seven, Status: 200, Body: `{"schemaVersion":2,"manifests":7}`},
+		"reset":   {Match: seven, Reset: true},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			b := newBench(t)
+			b.push(t, registrytest.Numbered("%d", 12)...)
+			defer b.from.Inject(fault)()
+			require.Empty(t, b.do(t, b.entry("")).Left)
+			require.Equal(t, run.Tally{Total: 12, Copied: 11, Failed: 1}, b.images)
+			failed := b.kept.only(t)
+			require.Equal(t, b.from.Host()+"/"+repository+":7", failed.Source)
+			require.Contains(t, failed.Reason, "look up "+failed.Source+": ")
+		})
+	}
+}
+
 // TestFailuresOfARepositoryAreOneWrite, however many tags there are.
 func TestFailuresOfARepositoryAreOneWrite(t *testing.T) {
 	b := newBench(t)
@@ -102,7 +125,8 @@ func TestTries(t *testing.T) {
 		"hanging HEAD":    {fault: registrytest.Fault{Match: heads, Hang: true, Times: always}, attempts: attempts, requests: attempts},
 		"hanging copy":    {fault: registrytest.Fault{Match: gets, Hang: true, Times: always}, attempts: attempts, requests: attempts},
 		"hangs once":      {fault: registrytest.Fault{Match: gets, Hang: true, Times: 1}},
-		"404":             {fault: registrytest.Fault{Match: heads, Status: 404, Times: always}, attempts: 1, requests: 1},
+		"404":             {fault: registrytest.Fault{Match: manifests, Status: 404, Times: always}, attempts: 1, requests: 2},
+		"404 to the HEAD": {fault: registrytest.Fault{Match: heads, Status: 404, Times: always}},
 		"401":             {fault: registrytest.Fault{Match: gets, Status: 401, Times: always}, attempts: 1},
 		"403":             {fault: registrytest.Fault{Match: gets, Status: 403, Times: always}, attempts: 1, requests: 1},
 		"bad manifest":    {fault: registrytest.Fault{Match: gets, Status: 200, Body: "{}", Times: always}, attempts: 1, requests: 1},

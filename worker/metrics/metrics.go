@@ -45,7 +45,7 @@ func New(version string) *Metrics {
 	}
 	m := &Metrics{
 		Registry: prometheus.NewRegistry(),
-		images:   counter("images_total", "Images by outcome: copied, tagged, unchanged, skipped or failed.", "registry", "outcome"),
+		images:   counter("images_total", "Images by outcome: copied, tagged, unchanged, skipped, vanished or failed.", "registry", "outcome"),
 		pulls:    counter("pulls_total", "Manifests pulled from source registries.", "registry"),
 		bytes:    counter("copied_bytes_total", "Size of the content copied, as its manifests tell it.", "registry"),
 		outcomes: counter("chunks_total", "Deliveries of chunks by outcome: done, snoozed, split, interrupted, unworkable or returned.", "outcome"),

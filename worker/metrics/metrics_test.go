@@ -47,7 +47,7 @@ skopeo_worker_chunks_total{outcome="unworkable"} 0
 # HELP skopeo_worker_copied_bytes_total Size of the content copied, as its manifests tell it.
 # TYPE skopeo_worker_copied_bytes_total counter
 skopeo_worker_copied_bytes_total{registry="docker.io"} 2048
-# HELP skopeo_worker_images_total Images by outcome: copied, tagged, unchanged, skipped or failed.
+# HELP skopeo_worker_images_total Images by outcome: copied, tagged, unchanged, skipped, vanished or failed.
 # TYPE skopeo_worker_images_total counter
 skopeo_worker_images_total{outcome="copied",registry="docker.io"} 2
 # HELP skopeo_worker_pulls_total Manifests pulled from source registries.

@@ -58,9 +58,10 @@ type Indexes interface {
 	KeepIndex(ctx context.Context, index registry.Manifest)
 }
 
-// Tagged returns the digest that the destination has under the tag, or nothing.
+// Tagged returns the digest that the destination has under the tag, or nothing. Where
+// HEAD denied what is there, it would be copied and put again each time.
 func (m *Mirror) Tagged(ctx context.Context, destination, tag string) (string, error) {
-	d, err := m.Registry.Head(ctx, destination, tag)
+	d, err := m.Registry.Find(ctx, destination, tag)
 	if errors.Is(err, registry.ErrNotFound) {
 		return "", nil
 	}
@@ -171,12 +172,12 @@ func (c *copying) read(ctx context.Context, w wanting) (registry.Manifest, error
 	}
 	if d.MediaType == "" {
 		// A listing, or a digest that the list pins, comes without one.
-		head, err := c.Registry.Head(ctx, c.source, d.Digest)
-		if err != nil {
-			return registry.Manifest{}, err
-		}
+		head, err := c.Registry.Find(ctx, c.source, d.Digest)
 		if head.Pulled {
 			c.pulls.Add(1)
+		}
+		if err != nil {
+			return registry.Manifest{}, err
 		}
 		d.MediaType = head.MediaType
 	}

@@ -25,7 +25,8 @@ var emptyIndex = registry.Manifest{
 // Announce makes the referrers in the list, all of which the destination must
 // hold, found there. A registry with the referrers API finds them itself. In any
 // other it is the duty of who pushes them: the index under the fallback tag.
-// Nothing is put where nothing is missing. The error may be ErrOccupied.
+// Nothing is put where nothing is missing, and nothing that is there is lost: what HEAD
+// denies is asked for by GET. The error may be ErrOccupied.
 //
 // Clients can only replace the index as a whole, so of two that write at once one
 // may be lost; the next Announce repairs that.
@@ -39,7 +40,7 @@ func Announce(ctx context.Context, client *registry.Client, destination string, 
 	}
 	tag := FallbackTag(list.Subject)
 	var held registry.Manifest
-	head, err := client.Head(ctx, destination, tag)
+	head, err := client.Find(ctx, destination, tag)
 	if err == nil {
 		if head.Digest == list.Tagged.Digest && list.tagged() {
 			return nil

@@ -28,9 +28,10 @@ type Options struct {
 // Client talks to registries. It keeps connections and tokens, so a process
 // has one. It is safe for concurrent use.
 type Client struct {
-	insecure  hostSet
-	sessions  *sessions
-	referrers referrersAPI
+	insecure    hostSet
+	sessions    *sessions
+	noReferrers *memory // registries without the referrers API
+	denials     *memory // registries that answer HEAD with 404 where GET has an answer
 }
 
 // NewClient returns a client. It does not talk to anyone yet.
@@ -52,6 +53,7 @@ func NewClient(options Options) *Client {
 			inner:    transport.NewUserAgent(&pings{inner: guarded, now: time.Now, kept: make(map[string]pong)}, options.UserAgent),
 			kept:     make(map[string]*session),
 		},
-		referrers: referrersAPI{now: time.Now, missing: make(map[string]time.Time)},
+		noReferrers: newMemory(time.Now),
+		denials:     newMemory(time.Now),
 	}
 }

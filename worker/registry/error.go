@@ -3,6 +3,7 @@ package registry
 import (
 	"errors"
 	"fmt"
+	"net/http"
 	"strings"
 	"time"
 
@@ -43,7 +44,7 @@ type Error struct {
 	Op         string        // one of the Op constants
 	Repository string        // as it was asked for
 	Reference  string        // tag or digest; empty for a repository as a whole
-	Status     int           // HTTP status; 0 where there was no answer
+	Status     int           // HTTP status, of a success too; 0 where there was no answer
 	RetryAfter time.Duration // what the registry asks to wait; 0 where it does not say
 	Err        error         // wraps one of the errors above
 }
@@ -51,7 +52,7 @@ type Error struct {
 // Error is one line without secrets.
 func (e *Error) Error() string {
 	text := fmt.Sprintf("%s %s: %v", e.Op, join(e.Repository, e.Reference), e.Err)
-	if e.Status != 0 {
+	if e.Status >= http.StatusMultipleChoices {
 		text += fmt.Sprintf(" (%d)", e.Status)
 	}
 	return redact.Line(text)

@@ -36,15 +36,45 @@ var accept = strings.Join([]string{
 }, ", ")
 
 // Head looks a tag or digest up without a pull, and with one where the registry
-// leaves no other way: it does not serve HEAD, or without the digest.
-// ErrNotFound says that there is no such manifest or no such repository.
+// leaves no other way: it does not serve HEAD, or without the digest, or it has been
+// seen to deny what it has. ErrNotFound says that there is no such manifest or no such
+// repository, as far as HEAD tells: see Find.
 func (c *Client) Head(ctx context.Context, repository, reference string) (Descriptor, error) {
+	d, err := c.head(ctx, repository, reference)
+	if !errors.Is(err, ErrNotFound) || d.Pulled {
+		return d, err
+	}
+	if host, _ := c.host(repository); c.denials.isKnown(host) {
+		return c.headByGet(ctx, repository, reference)
+	}
+	return d, err
+}
+
+// Find is Head for what somebody has named: where HEAD denies it, a GET has the last
+// word, which is a pull. Some registries answer HEAD with 404 until a GET has made them
+// fetch the manifest, and some always.
+func (c *Client) Find(ctx context.Context, repository, reference string) (Descriptor, error) {
+	d, err := c.head(ctx, repository, reference)
+	if !errors.Is(err, ErrNotFound) || d.Pulled {
+		return d, err
+	}
+	d, err = c.headByGet(ctx, repository, reference)
+	if host, _ := c.host(repository); err == nil {
+		c.denials.note(host)
+	}
+	if failed := (*Error)(nil); !d.Pulled && errors.As(err, &failed) {
+		failed.Err = fmt.Errorf("HEAD says not found, and GET has no answer: %w", failed.Err)
+	}
+	return d, err
+}
+
+// head asks with a HEAD request, and with GET where there is no answer to that.
+func (c *Client) head(ctx context.Context, repository, reference string) (Descriptor, error) {
 	got, err := c.send(ctx, call{
 		op: OpHead, repository: repository, reference: reference, method: http.MethodHead,
 		scope: transport.PullScope, path: "manifests/" + reference, accept: accept, limit: maxErrorSize, instead: aManifest,
 	})
-	failed := (*Error)(nil)
-	if errors.As(err, &failed) && failed.Status == http.StatusMethodNotAllowed {
+	if servesNoHead(err) {
 		return c.headByGet(ctx, repository, reference)
 	}
 	if err != nil {
@@ -65,10 +95,27 @@ func (c *Client) Head(ctx context.Context, repository, reference string) (Descri
 	}, nil
 }
 
+// servesNoHead tells whether a HEAD was refused as such, and not for what it asked.
+func servesNoHead(err error) bool {
+	failed := (*Error)(nil)
+	if !errors.As(err, &failed) {
+		return false
+	}
+	switch failed.Status {
+	case http.StatusBadRequest, http.StatusMethodNotAllowed, http.StatusNotAcceptable, http.StatusNotImplemented:
+		return true
+	default:
+		return false
+	}
+}
+
+// headByGet looks up with a GET. The descriptor of an error tells no more than whether
+// it was a pull.
 func (c *Client) headByGet(ctx context.Context, repository, reference string) (Descriptor, error) {
 	m, err := c.get(ctx, OpHead, repository, reference)
 	if err != nil {
-		return Descriptor{}, err
+		failed := (*Error)(nil)
+		return Descriptor{Pulled: errors.As(err, &failed) && failed.Status != 0}, err
 	}
 	return Descriptor{Digest: m.Digest, MediaType: m.MediaType, Size: int64(len(m.Raw)), Pulled: true}, nil
 }
@@ -90,7 +137,7 @@ func (c *Client) get(ctx context.Context, op, repository, reference string) (Man
 	}
 	m, err := read(got, reference)
 	if err != nil {
-		return Manifest{}, &Error{Op: op, Repository: repository, Reference: reference, Err: err}
+		return Manifest{}, &Error{Op: op, Repository: repository, Reference: reference, Status: got.status, Err: err}
 	}
 	return m, nil
 }

@@ -6,17 +6,11 @@ import (
 	"fmt"
 	"iter"
 	"net/http"
-	"sync"
-	"time"
 
 	"github.com/google/go-containerregistry/pkg/v1/remote/transport"
 	"github.com/google/go-containerregistry/pkg/v1/types"
 	"github.com/opencontainers/go-digest"
 )
-
-// missingFor is how long a registry that has no referrers API is not asked
-// again: a worker lives for months, and registries learn it by an upgrade.
-const missingFor = time.Hour
 
 // Referrers lists what refers to a digest by its subject field, in the
 // registry's order, asking for a page when the one before has been used. An
@@ -52,15 +46,14 @@ type referrersList struct {
 
 // page returns the next page.
 func (l *referrersList) page(ctx context.Context) ([]Entry, error) {
-	at, err := l.locate(l.repository)
+	host, err := l.host(l.repository)
 	if err != nil {
 		return nil, err
 	}
 	if err := digest.Digest(l.subject).Validate(); err != nil {
 		return nil, fmt.Errorf("%w: %w", ErrRejected, err) // a 400 would look like a missing API
 	}
-	host := at.registry.Name()
-	if !l.begun && l.referrers.isMissing(host) {
+	if !l.begun && l.noReferrers.isKnown(host) {
 		return nil, ErrNoReferrersAPI
 	}
 	index, got, err := l.ask(ctx)
@@ -69,7 +62,7 @@ func (l *referrersList) page(ctx context.Context) ([]Entry, error) {
 	}
 	if !l.begun && lacksAPI(err) {
 		if !errors.Is(err, errNoRepository) {
-			l.referrers.miss(host)
+			l.noReferrers.note(host)
 		}
 		return nil, ErrNoReferrersAPI
 	}
@@ -152,25 +145,4 @@ func lacksAPI(err error) bool {
 	default:
 		return false
 	}
-}
-
-// referrersAPI remembers the registries that do not have it.
-type referrersAPI struct {
-	now func() time.Time
-
-	mu      sync.Mutex
-	missing map[string]time.Time // when that was found out
-}
-
-func (a *referrersAPI) isMissing(host string) bool {
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	since, known := a.missing[host]
-	return known && a.now().Sub(since) < missingFor
-}
-
-func (a *referrersAPI) miss(host string) {
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	a.missing[host] = a.now()
 }

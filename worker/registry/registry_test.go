@@ -134,17 +134,21 @@ func TestCredentialsRotate(t *testing.T) {
 }
 
 func TestHeadFallsBackToGet(t *testing.T) {
+	refuses := func(status int) func(t *testing.T) *registrytest.Registry {
+		return func(t *testing.T) *registrytest.Registry {
+			r := registrytest.New(t)
+			r.Inject(registrytest.Fault{Match: registrytest.Kinds(registrytest.KindManifestHead), Status: status})
+			return r
+		}
+	}
 	for name, start := range map[string]func(t *testing.T) *registrytest.Registry{
 		"no digest": func(t *testing.T) *registrytest.Registry {
 			return registrytest.New(t, registrytest.WithoutDigestHeader())
 		},
-		"no HEAD": func(t *testing.T) *registrytest.Registry {
-			r := registrytest.New(t)
-			r.Inject(registrytest.Fault{
-				Match: registrytest.Kinds(registrytest.KindManifestHead), Status: http.StatusMethodNotAllowed,
-			})
-			return r
-		},
+		"400": refuses(http.StatusBadRequest),
+		"405": refuses(http.StatusMethodNotAllowed),
+		"406": refuses(http.StatusNotAcceptable),
+		"501": refuses(http.StatusNotImplemented),
 	} {
 		t.Run(name, func(t *testing.T) {
 			r := start(t)
@@ -154,6 +158,47 @@ func TestHeadFallsBackToGet(t *testing.T) {
 			require.Equal(t, registry.Descriptor{
 				Digest: digest, MediaType: string(types.OCIManifestSchema1), Size: int64(len(raw)), Pulled: true,
 			}, head)
+		})
+	}
+}
+
+// TestFindBelievesGET: where HEAD denies a manifest, GET has the last word, and from then
+// on in every question to that registry.
+func TestFindBelievesGET(t *testing.T) {
+	heads := registrytest.Kinds(registrytest.KindManifestHead)
+	for name, start := range map[string]func(t *testing.T) *registrytest.Registry{
+		"always": func(t *testing.T) *registrytest.Registry {
+			r := registrytest.New(t)
+			r.Inject(registrytest.Fault{Match: heads, Status: http.StatusNotFound})
+			return r
+		},
+		"until a GET": func(t *testing.T) *registrytest.Registry {
+			return registrytest.New(t, registrytest.WithHeadAfterGet())
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			r := start(t)
+			c, source := insecure(r, nil), r.Host()+"/"+repository
+			one, _ := pushImage(t, r, "1")
+			two, _ := pushImage(t, r, "2")
+			_, err := c.Head(t.Context(), source, "2")
+			require.ErrorIs(t, err, registry.ErrNotFound)
+			require.Zero(t, r.Pulls())
+
+			found, err := c.Find(t.Context(), source, "1")
+			require.NoError(t, err)
+			require.Equal(t, one, found.Digest)
+			require.True(t, found.Pulled)
+			found, err = c.Head(t.Context(), source, "2")
+			require.NoError(t, err)
+			require.Equal(t, two, found.Digest)
+			require.Equal(t, 2, r.Pulls())
+
+			for _, look := range []func(context.Context, string, string) (registry.Descriptor, error){c.Find, c.Head} {
+				none, err := look(t.Context(), source, "none")
+				require.ErrorIs(t, err, registry.ErrNotFound)
+				require.Equal(t, registry.Descriptor{Pulled: true}, none, "the GET has been made")
+			}
 		})
 	}
 }

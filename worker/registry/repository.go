@@ -49,6 +49,15 @@ func (c *Client) locate(repository string) (location, error) {
 	return location{registry: registry, repository: parsed}, nil
 }
 
+// host is the registry that is asked for a repository.
+func (c *Client) host(repository string) (string, error) {
+	at, err := c.locate(repository)
+	if err != nil {
+		return "", err
+	}
+	return at.registry.Name(), nil
+}
+
 // hostSet is a set of registries as a user writes them: host or host:port.
 type hostSet map[string]bool
 

@@ -41,6 +41,10 @@ func (r *Registry) answer(w http.ResponseWriter, req *http.Request, request Requ
 	if r.pulls != nil && r.pulls.refuses(w, request) {
 		return
 	}
+	if r.settings.headAfterGet && r.got.denies(request) {
+		writeError(w, http.StatusNotFound, "MANIFEST_UNKNOWN", "manifest unknown")
+		return
+	}
 	if request.Kind == KindTags && r.settings.tagPage > 0 {
 		req = shortPage(req, r.settings.tagPage)
 	}
@@ -77,6 +81,7 @@ func (w *responseWriter) WriteHeader(status int) {
 			w.Header().Del("Etag") // distribution puts the digest there, too
 		}
 		w.registry.pushed(w.entry.request, status, w.Header().Get("Docker-Content-Digest"))
+		w.registry.got.answered(w.entry.request, status)
 		w.registry.record.answered(w.entry, status)
 	}
 	w.ResponseWriter.WriteHeader(status)

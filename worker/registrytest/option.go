@@ -20,6 +20,7 @@ type settings struct {
 	latency         time.Duration
 	tagPage         int
 	noDigestHeader  bool
+	headAfterGet    bool
 	partialIndexes  bool
 	referrersAPI    bool
 	referrersPage   int
@@ -69,6 +70,12 @@ func WithTagPage(n int) Option {
 // manifest HEADs, which the specification allows.
 func WithoutDigestHeader() Option {
 	return func(s *settings) { s.noDigestHeader = true }
+}
+
+// WithHeadAfterGet answers a HEAD of a manifest with 404 until a GET of the same
+// reference has been answered, as proxies do that fetch on GET only.
+func WithHeadAfterGet() Option {
+	return func(s *settings) { s.headAfterGet = true }
 }
 
 // WithPartialIndexes accepts an index although manifests below it are missing.

@@ -3,7 +3,28 @@ package registrytest
 import (
 	"net/http"
 	"strconv"
+	"sync"
 )
+
+// got are the references that were answered to GET.
+type got struct{ references sync.Map }
+
+func (g *got) key(request Request) string { return request.Repository + "@" + request.Reference }
+
+// denies tells whether a HEAD is answered as if there were no such manifest.
+func (g *got) denies(request Request) bool {
+	if request.Kind != KindManifestHead {
+		return false
+	}
+	_, known := g.references.Load(g.key(request))
+	return !known
+}
+
+func (g *got) answered(request Request, status int) {
+	if request.Kind == KindManifestGet && status == http.StatusOK {
+		g.references.Store(g.key(request), true)
+	}
+}
 
 // shortPage asks for at most limit tags, whatever the client asked for.
 func shortPage(req *http.Request, limit int) *http.Request {

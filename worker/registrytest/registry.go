@@ -50,6 +50,7 @@ type Registry struct {
 	pulls    *pullLimit
 	tokens   *tokenService
 	history  history
+	got      got
 
 	// serving is held for reading by every request and for writing by Stop, so
 	// that nothing touches the storage once Stop has returned.

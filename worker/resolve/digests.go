@@ -3,27 +3,28 @@ package resolve
 import (
 	"context"
 	"errors"
-	"sync/atomic"
+	"sync"
 
 	"golang.org/x/sync/errgroup"
 
+	"github.com/osism/skopeo-worker/shared/budget"
 	"github.com/osism/skopeo-worker/worker/listing"
+	"github.com/osism/skopeo-worker/worker/outcome"
 	"github.com/osism/skopeo-worker/worker/registry"
 )
 
-// heads bounds the HEAD requests of one repository that are under way at once.
+// heads bounds the requests of one repository that are under way at once, and those in
+// a row that may go without an answer before no more are made.
 const heads = 16
 
-// digests looks up the tags that the listing told no digest of. An answer that
-// concerns one tag leaves that tag to the caller, so that it does not hide the
-// others; without an answer there is no result. A registry that limits us is asked
-// no more: the rest is left, too. A tag that is not found was deleted since the
-// listing, unless it was named.
+// digests looks up the tags that the listing told no digest of. What is wrong with one
+// tag is in the result and hides no other. The error is that of one of the tags where the
+// registry has answered for none, or ctx's.
 func (u *Upstream) digests(ctx context.Context, repository string, tags []listing.Tag, named bool) (Result, error) {
 	found := make([]registry.Descriptor, len(tags))
 	missed := make([]error, len(tags))
-	var limited atomic.Pointer[error]
-	group, ctx := errgroup.WithContext(ctx)
+	var asked patience
+	var group errgroup.Group
 	group.SetLimit(heads)
 	for i, tag := range tags {
 		if tag.Digest != "" {
@@ -31,41 +32,31 @@ func (u *Upstream) digests(ctx context.Context, repository string, tags []listin
 			continue
 		}
 		group.Go(func() error {
-			if err := limited.Load(); err != nil {
-				missed[i] = *err
-				return nil
+			if missed[i] = asked.over(); missed[i] == nil {
+				found[i], missed[i] = u.Registry.Find(ctx, repository, tag.Name)
+				asked.note(missed[i])
 			}
-			var err error
-			found[i], err = u.Registry.Head(ctx, repository, tag.Name)
-			switch {
-			case errors.Is(err, registry.ErrNotFound) && !named:
-				return nil
-			case errors.Is(err, registry.ErrLimited):
-				limited.Store(&err)
-			case err != nil && !answered(err):
-				return err
-			}
-			missed[i] = err
 			return nil
 		})
 	}
-	if err := group.Wait(); err != nil {
-		return Result{}, err
+	_ = group.Wait() // the errors are in missed
+	if ctx.Err() != nil {
+		return Result{}, ctx.Err()
 	}
 	var result Result
 	for i, tag := range tags {
 		result.Pulls += pulls(found[i])
 		switch {
+		case errors.Is(missed[i], registry.ErrNotFound) && !named:
+			result.Vanished = append(result.Vanished, tag.Name)
 		case missed[i] != nil:
 			result.Missed = append(result.Missed, Missed{Tag: tag.Name, Err: missed[i]})
-		case found[i].Digest == "":
-			result.Skipped++
 		default:
 			result.Images = append(result.Images, image(tag.Name, found[i]))
 			result.note(tag.Name, Listed{Size: tag.Size, Platforms: tag.Platforms})
 		}
 	}
-	return result, nil
+	return result, asked.inVain()
 }
 
 // note keeps what the listing told of a tag.
@@ -79,8 +70,65 @@ func (r *Result) note(tag string, told Listed) {
 	r.Listed[tag] = told
 }
 
-// answered tells whether the registry itself has answered.
-func answered(err error) bool {
+// patience decides when a registry is asked no more: it limits us, or is away.
+type patience struct {
+	mu       sync.Mutex
+	answered bool
+	first    error // of those that came without an answer
+	silent   int   // of those in a row
+	why      error
+}
+
+// over returns why nothing more is asked, or nil.
+func (p *patience) over() error {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.why
+}
+
+// note learns from the outcome of a request.
+func (p *patience) note(err error) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	switch {
+	case limits(err):
+		p.why = err
+	case unanswered(err):
+		p.silent++
+		if p.silent >= heads {
+			p.why = err
+		}
+	case outcome.Classify(err) == outcome.Limited:
+	default:
+		p.answered, p.silent = true, 0
+		return
+	}
+	if p.first == nil {
+		p.first = err
+	}
+}
+
+// inVain returns the first error where no tag had an answer.
+func (p *patience) inVain() error {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.answered {
+		return nil
+	}
+	return p.first
+}
+
+// limits tells whether an error says to ask nothing for a while. A budget of pulls that
+// is spent does not: it stops no HEAD, and where the registry is closed, each request
+// says so at once.
+func limits(err error) bool {
+	var spent *budget.SpentError
+	return outcome.Classify(err) == outcome.Limited && !errors.As(err, &spent)
+}
+
+// unanswered tells whether an error says nothing of the tag that was asked for, because
+// nobody has answered.
+func unanswered(err error) bool {
 	var asked *registry.Error
-	return errors.As(err, &asked) && asked.Status != 0
+	return errors.Is(err, registry.ErrUnavailable) && errors.As(err, &asked) && asked.Status == 0
 }

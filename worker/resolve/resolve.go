@@ -4,6 +4,7 @@ package resolve
 
 import (
 	"context"
+	"fmt"
 
 	"github.com/osism/skopeo-worker/shared/message"
 	"github.com/osism/skopeo-worker/shared/selection"
@@ -13,10 +14,12 @@ import (
 
 // Result is what a repository holds.
 type Result struct {
-	Images  []message.Image
-	Missed  []Missed // tags whose digest is still to be found out
-	Skipped int      // tags that were listed and then were gone, or are for Windows only
-	Pulls   int      // manifests that had to be pulled to learn their digest
+	Images []message.Image
+	Missed []Missed // tags whose digest is still to be found out
+	// Vanished are the tags that the registry has listed and then denied, to GET too.
+	Vanished []string
+	Skipped  int // tags for Windows only
+	Pulls    int // manifests that had to be pulled to learn their digest
 	// Listed is what the listing told of tags beside their digests, by tag.
 	Listed map[string]Listed
 }
@@ -34,7 +37,15 @@ type Missed struct {
 	Err error
 }
 
-// Resolver lists what is to be mirrored of a repository.
+// AllDenied returns the failure of a repository whose tags were listed and then all
+// denied. It is a *registry.Error that wraps registry.ErrNotFound.
+func AllDenied(repository string, tags int) error {
+	return &registry.Error{Op: registry.OpTags, Repository: repository, Err: fmt.Errorf(
+		"%w: the registry lists tags, and denies all %d that were asked for", registry.ErrNotFound, tags)}
+}
+
+// Resolver lists what is to be mirrored of a repository. The pulls are right where there
+// is an error, too.
 type Resolver interface {
 	Resolve(ctx context.Context, r message.Repository) (Result, error)
 }
@@ -47,15 +58,15 @@ type Upstream struct {
 }
 
 // Resolve implements Resolver. What the list pins to a digest is not asked for, and
-// for a tag there is one HEAD.
+// for a tag there is one HEAD, and a GET where that denies it.
 func (u *Upstream) Resolve(ctx context.Context, r message.Repository) (Result, error) {
 	switch {
 	case r.Digest != "":
 		return Result{Images: []message.Image{{Tag: r.Tag, Digest: r.Digest}}}, nil
 	case r.Tag != "":
-		d, err := u.Registry.Head(ctx, r.Source, r.Tag)
+		d, err := u.Registry.Find(ctx, r.Source, r.Tag)
 		if err != nil {
-			return Result{}, err
+			return Result{Pulls: pulls(d)}, err
 		}
 		return Result{Images: []message.Image{image(r.Tag, d)}, Pulls: pulls(d)}, nil
 	case r.Selection != nil && len(r.Selection.List) > 0:
@@ -64,7 +75,8 @@ func (u *Upstream) Resolve(ctx context.Context, r message.Repository) (Result, e
 		for i, tag := range r.Selection.List {
 			tags[i].Name = tag
 		}
-		return u.digests(ctx, r.Source, tags, true)
+		result, _ := u.digests(ctx, r.Source, tags, true)
+		return result, ctx.Err()
 	}
 	return u.whole(ctx, r)
 }
@@ -87,19 +99,19 @@ func (u *Upstream) whole(ctx context.Context, r message.Repository) (Result, err
 	}
 	result, err := u.digests(ctx, r.Source, p.picked(), false)
 	if err != nil {
-		return Result{}, err
+		return Result{Pulls: result.Pulls}, err
 	}
-	result.Skipped += p.windows
-	companions, err := u.digests(ctx, r.Source, p.companionsOf(result.Images), false)
-	if err != nil {
-		return Result{}, err
+	result.Skipped = p.windows
+	companions, _ := u.digests(ctx, r.Source, p.companionsOf(result.Images), false)
+	if ctx.Err() != nil {
+		return Result{}, ctx.Err()
 	}
 	result.Images = append(result.Images, companions.Images...)
 	for tag, told := range companions.Listed {
 		result.note(tag, told)
 	}
 	result.Missed = append(result.Missed, companions.Missed...)
-	result.Skipped += companions.Skipped
+	result.Vanished = append(result.Vanished, companions.Vanished...)
 	result.Pulls += companions.Pulls
 	return result, nil
 }

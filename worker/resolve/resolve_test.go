@@ -3,12 +3,14 @@ package resolve_test
 import (
 	"net/http"
 	"runtime"
+	"strings"
 	"testing"
 
 	"github.com/google/go-containerregistry/pkg/v1/types"
 	"github.com/stretchr/testify/require"
 
 	"github.com/osism/skopeo-worker/shared/message"
+	"github.com/osism/skopeo-worker/shared/selection"
 	"github.com/osism/skopeo-worker/worker/listing"
 	"github.com/osism/skopeo-worker/worker/registry"
 	"github.com/osism/skopeo-worker/worker/registrytest"
@@ -20,6 +22,8 @@ const repository = "osism/tool"
 var (
 	heads = registrytest.Kinds(registrytest.KindManifestHead)
 	lists = registrytest.Kinds(registrytest.KindTags)
+
+	manifests = registrytest.Kinds(registrytest.KindManifestHead, registrytest.KindManifestGet)
 )
 
 func newResolver(t *testing.T, options ...registrytest.Option) (*resolve.Upstream, *registrytest.Registry, message.Repository) {
@@ -46,11 +50,11 @@ func tagsOf(images []message.Image) []string {
 }
 
 // TestWholeRepository: over short pages, each tag once though one was listed twice,
-// without a pull, and without what was gone by the time of its HEAD.
+// without a pull but for what was gone by the time of its HEAD.
 func TestWholeRepository(t *testing.T) {
 	o, r, wanted := newResolver(t, registrytest.WithTagPage(2))
 	push(t, r, "1", "2", "3", "4", "5")
-	gone := registrytest.All(heads, registrytest.Ref("3"))
+	gone := registrytest.All(manifests, registrytest.Ref("3"))
 	defer r.Inject(registrytest.Fault{Match: gone, Status: 404})()
 	// The second page begins with the end of the first.
 	asked := 0
@@ -66,10 +70,10 @@ func TestWholeRepository(t *testing.T) {
 	found, err := o.Resolve(t.Context(), wanted)
 	require.NoError(t, err)
 	require.Equal(t, []string{"1", "2", "4", "5"}, tagsOf(found.Images))
-	require.Equal(t, 1, found.Skipped)
+	require.Equal(t, []string{"3"}, found.Vanished)
 	require.Empty(t, found.Missed)
-	require.Zero(t, found.Pulls)
-	require.Zero(t, r.Pulls())
+	require.Equal(t, 1, found.Pulls, "to see that it is gone")
+	require.Equal(t, 1, r.Pulls())
 	require.Equal(t, 5, r.Count(heads))
 	for _, i := range found.Images {
 		digest, err := r.Digest(repository, i.Tag)
@@ -115,23 +119,91 @@ func TestPullsOfARegistryWithoutDigests(t *testing.T) {
 	require.Equal(t, 2, r.Pulls())
 }
 
-// TestOneTagDoesNotHideTheOthers, unless the registry does not answer at all.
+// TestOneTagDoesNotHideTheOthers, whatever is wrong with it, unless the registry answers
+// for none.
 func TestOneTagDoesNotHideTheOthers(t *testing.T) {
-	o, r, wanted := newResolver(t)
-	push(t, r, "1", "2", "3")
-	bad := registrytest.All(heads, registrytest.Ref("2"))
-	remove := r.Inject(registrytest.Fault{Match: bad, Status: 500})
-	found, err := o.Resolve(t.Context(), wanted)
-	require.NoError(t, err)
-	require.Equal(t, []string{"1", "3"}, tagsOf(found.Images))
-	require.Len(t, found.Missed, 1)
-	require.Equal(t, "2", found.Missed[0].Tag)
-	require.ErrorIs(t, found.Missed[0].Err, registry.ErrUnavailable)
+	bad := registrytest.All(manifests, registrytest.Ref("2"))
+	for name, fault := range map[string]registrytest.Fault{
+		"500":           {Match: bad, Status: 500},
+		"reset":         {Match: bad, Reset: true},
+		"403":           {Match: bad, Status: 403},
+		"nothing":       {Match: bad, Status: 200},
+		"a page":        {Match: bad, Status: 200, Header: http.Header{"Content-Type": {"text/html"}}, Body: "<html>Welcome</html>"},
+		"no manifest":   {Match: bad, Status: 200, Body: "{}"},
+		"broken":        {Match: bad, Status: 200, Body: `{"schemaVersion":2,"manifests":7}`},
+		"other content": {Match: bad, Status: 200, Body: "{}", Header: http.Header{"Docker-Content-Digest": {"sha256:" + strings.Repeat("1", 63)}}},
+		"cut":           {Match: registrytest.All(bad, registrytest.Kinds(registrytest.KindManifestGet)), TruncateBody: true},
+	} {
+		for selected, s := range map[string]*selection.Selection{
+			"": nil, ", listed": {List: []string{"1", "2", "3"}}, ", filtered": {Include: []string{"."}},
+			", limited": {Limit: 3}, ", versions": {Semver: ">=1"},
+		} {
+			t.Run(name+selected, func(t *testing.T) {
+				o, r, wanted := newResolver(t, registrytest.WithoutDigestHeader())
+				wanted.Selection = s
+				push(t, r, "1", "2", "3")
+				defer r.Inject(fault)()
+				found, err := o.Resolve(t.Context(), wanted)
+				require.NoError(t, err)
+				require.ElementsMatch(t, []string{"1", "3"}, tagsOf(found.Images))
+				require.Len(t, found.Missed, 1)
+				require.Equal(t, "2", found.Missed[0].Tag)
+				require.ErrorContains(t, found.Missed[0].Err, repository+":2: ")
+			})
+		}
+	}
+}
 
-	remove()
-	defer r.Inject(registrytest.Fault{Match: bad, Reset: true})()
-	_, err = o.Resolve(t.Context(), wanted)
-	require.ErrorIs(t, err, registry.ErrUnavailable)
+// TestRegistryThatIsAway is asked no more after a while, before it has answered and after.
+func TestRegistryThatIsAway(t *testing.T) {
+	const tags = 500
+	for name, test := range map[string]struct {
+		until  string // the last tag that has an answer
+		images int    // at most
+	}{"from the start": {}, "in the middle": {until: "099", images: 100}} {
+		t.Run(name, func(t *testing.T) {
+			o, r, wanted := newResolver(t)
+			require.NoError(t, r.AddSynthetic(repository, registrytest.Synthetic{Tags: registrytest.Numbered("%03d", tags)}))
+			away := func(q registrytest.Request) bool { return heads(q) && q.Reference > test.until }
+			defer r.Inject(registrytest.Fault{Match: away, Reset: true})()
+			found, err := o.Resolve(t.Context(), wanted)
+			require.Less(t, r.Count(heads), 200)
+			if test.until == "" {
+				require.ErrorIs(t, err, registry.ErrUnavailable)
+				return
+			}
+			require.NoError(t, err)
+			require.LessOrEqual(t, len(found.Images), test.images)
+			require.Greater(t, len(found.Images), test.images-16, "but for those that were under way")
+			require.Len(t, found.Missed, tags-len(found.Images))
+			for _, m := range found.Missed {
+				require.ErrorIs(t, m.Err, registry.ErrUnavailable)
+			}
+		})
+	}
+}
+
+// TestHEADLies: what it denies is asked for by GET, of what was listed and of what the
+// list names.
+func TestHEADLies(t *testing.T) {
+	for name, options := range map[string][]registrytest.Option{"until a GET": {registrytest.WithHeadAfterGet()}, "always": nil} {
+		t.Run(name, func(t *testing.T) {
+			o, r, wanted := newResolver(t, options...)
+			push(t, r, "1", "2")
+			if options == nil {
+				defer r.Inject(registrytest.Fault{Match: heads, Status: 404})()
+			}
+			for _, w := range []message.Repository{wanted, {Source: wanted.Source, Tag: "1"}, {Source: wanted.Source, Selection: &selection.Selection{List: []string{"1", "2"}}}} {
+				r.ResetRequests()
+				found, err := o.Resolve(t.Context(), w)
+				require.NoError(t, err)
+				require.NotEmpty(t, found.Images)
+				require.Empty(t, found.Missed)
+				require.Empty(t, found.Vanished)
+				require.Equal(t, r.Pulls(), found.Pulls)
+			}
+		})
+	}
 }
 
 // TestLimited: a registry that has had enough is asked no more, and what it has told
