@@ -31,11 +31,11 @@ func TestRoundTrip(t *testing.T) {
 
 func TestDecodeRefuses(t *testing.T) {
 	for data, want := range map[string]error{
-		`{"version":2,"repositories":"in a form of the future"}`: ErrNewer,
-		`{"version":1,"name":"n","run":"r","registry":"q"} tail`: ErrMalformed,
-		`{"version":1,"name":"n","run":"r"}`:                     ErrMalformed,
-		`{"version":1,"name":"n","run":"r","registry":3}`:        ErrMalformed,
-		`{"version":0,"name":"n","run":"r","registry":"q"}`:      ErrMalformed,
+		fmt.Sprintf(`{"version":%d,"repositories":"in a form of the future"}`, Version+1): ErrNewer,
+		`{"version":1,"name":"n","run":"r","registry":"q"} tail`:                          ErrMalformed,
+		`{"version":1,"name":"n","run":"r"}`:                                              ErrMalformed,
+		`{"version":1,"name":"n","run":"r","registry":3}`:                                 ErrMalformed,
+		`{"version":0,"name":"n","run":"r","registry":"q"}`:                               ErrMalformed,
 		`{"version":"1"}`: ErrMalformed,
 		`null`:            ErrMalformed,
 		`[]`:              ErrMalformed,
@@ -45,8 +45,8 @@ func TestDecodeRefuses(t *testing.T) {
 		_, err := Decode([]byte(data))
 		require.ErrorIs(t, err, want, data)
 	}
-	_, err := Decode([]byte(`{"version":2}`))
-	require.EqualError(t, err, "the message is of a newer version: 2, this build understands 1")
+	_, err := Decode(fmt.Appendf(nil, `{"version":%d}`, Version+1))
+	require.EqualError(t, err, fmt.Sprintf("the message is of a newer version: %d, this build understands %d", Version+1, Version))
 }
 
 // TestSplit holds for chunks of many shapes: nothing is lost or moved, no piece is
