@@ -78,6 +78,7 @@ func TestPlannerReadsItsValues(t *testing.T) {
 			"RATE_LIMITS":         "docker.io=100/6h,quay.io=20/1s",
 			"INSECURE_REGISTRIES": "registry.example.com:5000",
 			"QUAY_HOSTS":          "quay.example.com",
+			"CHILD_ENV":           "VAULT_ADDR,CI_*",
 			"HTTPS_PROXY":         "http://proxy.example.com:3128",
 			"NO_PROXY":            "localhost,127.0.0.1,.svc,.cluster.local",
 			"SSL_CERT_FILE":       "/ca/extra.pem",

@@ -14,6 +14,7 @@ import (
 	"github.com/osism/skopeo-worker/shared/config"
 	"github.com/osism/skopeo-worker/shared/message"
 	"github.com/osism/skopeo-worker/worker/check"
+	"github.com/osism/skopeo-worker/worker/environment"
 	"github.com/osism/skopeo-worker/worker/service"
 )
 
@@ -31,6 +32,7 @@ func checkCommand() *cobra.Command {
 			if err := config.Load(&s.job, &s.broker, &s.registries, &s.log); err != nil {
 				return err
 			}
+			environment.Confine(s.registries.ChildEnv)
 			p, err := prepare(cmd.Context(), &s, cmd.InOrStdin(), warnings)
 			if err != nil {
 				return err

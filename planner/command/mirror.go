@@ -10,6 +10,7 @@ import (
 
 	"github.com/osism/skopeo-worker/shared/config"
 	"github.com/osism/skopeo-worker/shared/run"
+	"github.com/osism/skopeo-worker/worker/environment"
 	"github.com/osism/skopeo-worker/worker/service"
 )
 
@@ -26,6 +27,7 @@ func mirrorCommand() *cobra.Command {
 			if err := config.Load(&s.job, &s.name, &s.broker, &s.worker, &s.metrics, &s.registries, &s.log); err != nil {
 				return err
 			}
+			environment.Confine(s.registries.ChildEnv)
 			p, err := prepare(ctx, &s, cmd.InOrStdin(), cmd.ErrOrStderr())
 			if err != nil {
 				return err

@@ -12,6 +12,7 @@ import (
 	"github.com/osism/skopeo-worker/shared/failure"
 	"github.com/osism/skopeo-worker/shared/reference"
 	"github.com/osism/skopeo-worker/shared/run"
+	"github.com/osism/skopeo-worker/worker/environment"
 	"github.com/osism/skopeo-worker/worker/service"
 )
 
@@ -34,6 +35,7 @@ func republishCommand() *cobra.Command {
 				return err
 			}
 			defer se.Close()
+			environment.Confine(s.registries.ChildEnv)
 			if !s.broker.Embedded() {
 				_, err = se.republish(ctx, w, out)
 				return err

@@ -12,6 +12,7 @@ import (
 
 	"github.com/osism/skopeo-worker/shared/broker"
 	"github.com/osism/skopeo-worker/shared/config"
+	"github.com/osism/skopeo-worker/worker/environment"
 	"github.com/osism/skopeo-worker/worker/service"
 	"github.com/osism/skopeo-worker/worker/skopeo"
 )
@@ -65,6 +66,7 @@ containers/auth.json, docker's config.json, credential helpers.`,
 			if err := config.Load(s.all()...); err != nil {
 				return err
 			}
+			environment.Confine(s.registries.ChildEnv)
 			return run(cmd.Context(), s)
 		},
 	}

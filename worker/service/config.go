@@ -7,6 +7,7 @@ import (
 
 	"github.com/osism/skopeo-worker/shared/config"
 	"github.com/osism/skopeo-worker/shared/reference"
+	"github.com/osism/skopeo-worker/worker/environment"
 )
 
 // Config is how a worker works.
@@ -36,11 +37,20 @@ func (c *Config) Validate() []error {
 type Registries struct {
 	Insecure  []string `envconfig:"INSECURE_REGISTRIES" expect:"hosts, separated by commas" desc:"hosts, separated by commas, to talk to without TLS verification, plain HTTP included"`
 	QuayHosts []string `envconfig:"QUAY_HOSTS" expect:"hosts, separated by commas" desc:"hosts, separated by commas, that are a Quay of their own: their API tells the digests of 100 tags at once"`
+	ChildEnv  []string `envconfig:"CHILD_ENV" expect:"names of variables, separated by commas" desc:"variables, separated by commas, that skopeo and credential helpers get beside the usual ones; a name may end in *"`
 }
 
 // Validate implements config.Validator.
 func (r *Registries) Validate() []error {
-	return append(checkHosts("INSECURE_REGISTRIES", r.Insecure), checkHosts("QUAY_HOSTS", r.QuayHosts)...)
+	bad := append(checkHosts("INSECURE_REGISTRIES", r.Insecure), checkHosts("QUAY_HOSTS", r.QuayHosts)...)
+	for i, name := range r.ChildEnv {
+		r.ChildEnv[i] = strings.TrimSpace(name)
+		if !environment.Valid(r.ChildEnv[i]) {
+			bad = append(bad, config.Bad("CHILD_ENV", name, "names of variables, separated by commas, which may end in *, and none of NATS_* and MIRROR_*"))
+			break
+		}
+	}
+	return bad
 }
 
 // checkHosts takes spaces out of a list of hosts.

@@ -28,8 +28,8 @@ const (
 
 // Runner runs skopeo. It is safe for concurrent use; each call is a process.
 //
-// Processes inherit this one's environment, and with it proxies, CAs and where
-// credentials are: nothing secret is on a command line.
+// Processes inherit this one's environment, which package environment confines, and with
+// it proxies, CAs and where credentials are: nothing secret is on a command line.
 type Runner struct {
 	// Path is the program, looked for in PATH where it has no slash; empty is "skopeo".
 	Path string

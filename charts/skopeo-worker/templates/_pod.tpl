@@ -14,6 +14,10 @@
 - name: QUAY_HOSTS
   value: {{ join "," . | quote }}
 {{- end }}
+{{- with $v.registries.childEnv }}
+- name: CHILD_ENV
+  value: {{ join "," . | quote }}
+{{- end }}
 {{- if include "skopeo-worker.caSource" . }}
 # Besides the system's bundle, which is a file and so does not give way to folders.
 - name: SSL_CERT_DIR
