@@ -9,6 +9,8 @@ import (
 	"log/slog"
 	"os"
 	"strings"
+	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/nats-io/nats.go"
@@ -63,14 +65,21 @@ type Broker struct {
 	Consumer jetstream.Consumer
 	Replicas int
 
+	log      *slog.Logger
 	versions versions
 	embedded *embedded
+
+	// When the stream and the consumer were created, as this process knows them.
+	streamCreated, consumerCreated atomic.Int64
+
+	owning sync.Mutex
+	owned  map[string]Maker // by stream
 }
 
 // Open connects to the broker, or starts the embedded one, and makes sure of
 // stream and consumer.
 func Open(ctx context.Context, c Config, o Options) (*Broker, error) {
-	b := &Broker{Replicas: c.Replicas, versions: versions{log: o.Log}}
+	b := &Broker{Replicas: c.Replicas, log: o.Log, versions: versions{log: o.Log}, owned: map[string]Maker{}}
 	var err error
 	if c.Embedded() {
 		err = b.embed(ctx, c, o)
@@ -144,10 +153,15 @@ func (b *Broker) prepare(ctx context.Context) error {
 	if err = checkJetStream(ctx, b.JS); err != nil {
 		return err
 	}
-	return Answered(ctx, func() error {
+	err = Answered(ctx, func() error {
 		b.Stream, b.Consumer, err = b.ensure(ctx)
 		return err
 	})
+	if err == nil {
+		b.streamCreated.Store(b.Stream.CachedInfo().Created.UnixNano())
+		b.consumerCreated.Store(b.Consumer.CachedInfo().Created.UnixNano())
+	}
+	return err
 }
 
 // ensure makes sure of stream and consumer, and checks the server that leads the stream.

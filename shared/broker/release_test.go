@@ -63,3 +63,15 @@ func TestOneOfManyIsTooOld(t *testing.T) {
 		})
 	}
 }
+
+// TestBecomesTooOld: a server that is replaced by an older one under a worker.
+func TestBecomesTooOld(t *testing.T) {
+	s := brokertest.Start(t)
+	b := brokertest.Open(t, s.Config())
+	ended := make(chan error, 1)
+	go func() { ended <- b.Keep(t.Context()) }()
+	s.BecomeRelease(tooOld)
+	err := <-ended
+	require.ErrorIs(t, err, broker.ErrTooOld)
+	require.ErrorContains(t, err, "nats-server "+tooOld)
+}

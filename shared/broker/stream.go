@@ -176,27 +176,3 @@ func Answered(ctx context.Context, request func() error) error {
 		}
 	}
 }
-
-// Bucket opens a key-value bucket, and creates it where there is none.
-func (b *Broker) Bucket(ctx context.Context, c jetstream.KeyValueConfig) (kv jetstream.KeyValue, err error) {
-	err = Answered(ctx, func() error {
-		kv, err = b.bucket(ctx, c)
-		return err
-	})
-	if err != nil {
-		return nil, fmt.Errorf("bucket %s: %w", c.Bucket, err)
-	}
-	return kv, nil
-}
-
-func (b *Broker) bucket(ctx context.Context, c jetstream.KeyValueConfig) (jetstream.KeyValue, error) {
-	kv, err := b.JS.KeyValue(ctx, c.Bucket)
-	if errors.Is(err, jetstream.ErrBucketNotFound) {
-		c.Replicas = b.Replicas
-		kv, err = b.JS.CreateKeyValue(ctx, c)
-		if errors.Is(err, jetstream.ErrBucketExists) {
-			kv, err = b.JS.KeyValue(ctx, c.Bucket)
-		}
-	}
-	return kv, err
-}

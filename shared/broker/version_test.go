@@ -1,9 +1,11 @@
 package broker
 
 import (
+	"log/slog"
 	"testing"
 
 	"github.com/nats-io/nats-server/v2/server"
+	"github.com/nats-io/nats.go/jetstream"
 	"github.com/stretchr/testify/require"
 )
 
@@ -29,6 +31,27 @@ func TestCheckVersion(t *testing.T) {
 		require.ErrorContains(t, err, "the version of n1 cannot be read: ", version)
 		require.ErrorContains(t, err, "needed is nats-server 2.14.4 or newer", version)
 	}
+}
+
+// A connection may lead to another server than the stream's leader.
+func TestLeaderVersion(t *testing.T) {
+	v := versions{log: slog.New(slog.DiscardHandler)}
+	info := &jetstream.StreamInfo{Cluster: &jetstream.ClusterInfo{Leader: "n2"}}
+	for version, err := range map[string]error{"": nil, "2.14.4": nil, "2.15.3": nil, "2.14.1": ErrTooOld} {
+		info.Config.Metadata = map[string]string{metaVersion: version}
+		require.ErrorIs(t, v.leader(info), err, version)
+	}
+	require.ErrorContains(t, v.leader(&jetstream.StreamInfo{
+		Config: jetstream.StreamConfig{Metadata: map[string]string{metaVersion: "2.14.1"}}, Cluster: info.Cluster,
+	}), "server n2 is nats-server 2.14.1")
+	require.NotEmpty(t, embeddedStream(t).Config.Metadata[metaVersion], "the server says it under another key")
+}
+
+func embeddedStream(t *testing.T) *jetstream.StreamInfo {
+	b, err := Open(t.Context(), Config{DataDir: t.TempDir()}, Options{Log: slog.New(slog.DiscardHandler)})
+	require.NoError(t, err)
+	t.Cleanup(b.Close)
+	return b.Stream.CachedInfo()
 }
 
 // The broker in this process has none of the faults that others are warned of.

@@ -34,12 +34,17 @@ type Release struct {
 func StartRelease(t testing.TB, version string, flags ...string) *Release {
 	t.Helper()
 	port, _ := free(t)
-	return StartReleaseAt(t, version, t.TempDir(), port, flags...)
+	return startRelease(t, version, t.TempDir(), port, flags...)
 }
 
-// StartReleaseAt is StartRelease with a store and a port that another server had
-// before.
-func StartReleaseAt(t testing.TB, version, store string, port int, flags ...string) *Release {
+// BecomeRelease stops the server, and starts a released one on its port and its store.
+func (s *Server) BecomeRelease(version string) *Release {
+	s.t.Helper()
+	s.Stop()
+	return startRelease(s.t, version, s.options.StoreDir, s.options.Port)
+}
+
+func startRelease(t testing.TB, version, store string, port int, flags ...string) *Release {
 	t.Helper()
 	r := &Release{t: t, path: build(t, version), port: port, flags: append([]string{
 		"-a", "127.0.0.1", "-p", strconv.Itoa(port), "-js", "-sd", store, "-n", "release",

@@ -48,19 +48,29 @@ func (s *Store) pull(ctx context.Context, registry string) error {
 
 func (s *Store) openPace(ctx context.Context) (stream jetstream.Stream, err error) {
 	err = broker.Answered(ctx, func() error {
-		stream, err = s.b.JS.Stream(ctx, streamPace)
-		if errors.Is(err, jetstream.ErrStreamNotFound) {
-			stream, err = s.b.JS.CreateStream(ctx, s.paceConfig())
-		}
-		if errors.Is(err, jetstream.ErrStreamNameAlreadyInUse) {
-			stream, err = s.b.JS.Stream(ctx, streamPace)
-		}
+		stream, _, err = s.makePace(ctx)
 		return err
 	})
 	if err != nil {
 		return nil, fmt.Errorf("stream %s: %w", streamPace, err)
 	}
+	s.b.Own(streamPace, func(ctx context.Context) (bool, error) {
+		_, made, err := s.makePace(ctx)
+		return made, err
+	})
 	return stream, nil
+}
+
+func (s *Store) makePace(ctx context.Context) (stream jetstream.Stream, made bool, err error) {
+	stream, err = s.b.JS.Stream(ctx, streamPace)
+	if errors.Is(err, jetstream.ErrStreamNotFound) {
+		stream, err = s.b.JS.CreateStream(ctx, s.paceConfig())
+		made = err == nil
+	}
+	if errors.Is(err, jetstream.ErrStreamNameAlreadyInUse) {
+		stream, err = s.b.JS.Stream(ctx, streamPace)
+	}
+	return stream, made, err
 }
 
 func (s *Store) paceConfig() jetstream.StreamConfig {

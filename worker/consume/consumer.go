@@ -33,6 +33,9 @@ const (
 	heartbeats = 4
 	// pullExpiry is how long one pull request waits at the broker.
 	pullExpiry = 30 * time.Second
+	// pullHeartbeat is how often the broker shows meanwhile that it still knows of it;
+	// after two that are missing, it is asked again.
+	pullHeartbeat = 5 * time.Second
 )
 
 // Consumer works chunks off until it is told to stop.
@@ -76,37 +79,51 @@ func New(ctx context.Context, b *broker.Broker, w *chunk.Worker, m *metrics.Metr
 // Run takes chunks until ctx ends. Then no new one is taken, running copies get a
 // time of grace, and what is not finished goes back to the queue.
 func (c *Consumer) Run(ctx context.Context) error {
-	messages, err := c.broker.Consumer.Messages(
-		jetstream.PullMaxMessages(1), // the default prefetch would hoard chunks
-		jetstream.PullExpiry(pullExpiry),
-	)
-	if err != nil {
-		return fmt.Errorf("consuming chunks: %w", err)
-	}
 	group, ctx := errgroup.WithContext(ctx)
-	group.Go(func() error {
-		<-ctx.Done()
-		messages.Drain()
-		return nil
-	})
 	group.Go(func() error { c.sweep(ctx); return nil })
-	group.Go(func() error { return c.loop(ctx, messages) })
+	group.Go(func() error { return c.broker.Keep(ctx) })
+	group.Go(func() error { return c.consume(ctx) })
 	return group.Wait()
 }
 
-func (c *Consumer) loop(ctx context.Context, messages jetstream.MessagesContext) error {
+// consume takes chunks until ctx ends, and begins again where somebody has deleted the
+// consumer at the broker.
+func (c *Consumer) consume(ctx context.Context) error {
+	for {
+		err := c.pull(ctx)
+		if ctx.Err() != nil && errors.Is(err, jetstream.ErrMsgIteratorClosed) {
+			return nil
+		}
+		if !errors.Is(err, jetstream.ErrConsumerDeleted) {
+			return fmt.Errorf("consuming chunks: %w", err)
+		}
+		c.log.Warn("the consumer was deleted at the broker, making it again", "consumer", broker.ConsumerName)
+		if err := insist(ctx, c.log, c.broker.Ensure); err != nil && ctx.Err() == nil {
+			return err
+		}
+	}
+}
+
+// pull takes chunks until the broker or ctx ends it, and returns why.
+func (c *Consumer) pull(ctx context.Context) error {
+	messages, err := c.broker.Consumer.Messages(
+		jetstream.PullMaxMessages(1), // the default prefetch would hoard chunks
+		jetstream.PullExpiry(pullExpiry),
+		jetstream.PullHeartbeat(pullHeartbeat),
+	)
+	if err != nil {
+		return err
+	}
+	defer messages.Stop()
+	defer context.AfterFunc(ctx, messages.Drain)()
 	for {
 		m, err := messages.Next()
 		switch {
 		case err == nil:
 			// One that came while the pull was being drained goes back at once.
 			c.take(ctx, m)
-		case ctx.Err() != nil && errors.Is(err, jetstream.ErrMsgIteratorClosed):
-			return nil
-		case errors.Is(err, jetstream.ErrConsumerDeleted), errors.Is(err, jetstream.ErrConsumerNotFound):
-			return fmt.Errorf("consumer %s was deleted at the broker: %w", broker.ConsumerName, err)
-		case errors.Is(err, jetstream.ErrMsgIteratorClosed):
-			return fmt.Errorf("consuming chunks: %w", err)
+		case errors.Is(err, jetstream.ErrMsgIteratorClosed), errors.Is(err, jetstream.ErrConsumerDeleted):
+			return err
 		default:
 			c.log.Debug("waiting for chunks", "error", err)
 		}

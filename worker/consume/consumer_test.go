@@ -11,7 +11,6 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 	"github.com/stretchr/testify/require"
 
-	"github.com/osism/skopeo-worker/shared/broker"
 	"github.com/osism/skopeo-worker/shared/brokertest"
 	"github.com/osism/skopeo-worker/shared/failure"
 	"github.com/osism/skopeo-worker/shared/message"
@@ -142,20 +141,6 @@ func TestBrokerRestartsWhileAChunkIsWorkedOn(t *testing.T) {
 	require.Equal(t, 3, b.from.Pulls())
 	require.Len(t, b.failures(t), 1)
 	b.mirrored(t, "1", "3")
-}
-
-// TestConsumerThatIsDeleted ends the worker, so that somebody notices.
-func TestConsumerThatIsDeleted(t *testing.T) {
-	b := embedded(t)
-	c := b.consumer(t)
-	ended := make(chan error, 1)
-	go func() { ended <- c.Run(t.Context()) }()
-	require.Eventually(t, func() bool {
-		info, err := b.Consumer.Info(t.Context())
-		return err == nil && info.NumWaiting == 1
-	}, deadline, often)
-	require.NoError(t, b.Stream.DeleteConsumer(t.Context(), broker.ConsumerName))
-	require.ErrorContains(t, <-ended, "deleted")
 }
 
 // TestTwoWorkersHoldOneChunk: an acknowledgement is no fence, and the second one

@@ -5,9 +5,11 @@ import (
 	"errors"
 	"fmt"
 	"sync"
+	"time"
 
 	"github.com/nats-io/nats.go/jetstream"
 
+	"github.com/osism/skopeo-worker/shared/broker"
 	"github.com/osism/skopeo-worker/shared/message"
 	"github.com/osism/skopeo-worker/shared/run"
 	"github.com/osism/skopeo-worker/shared/subject"
@@ -25,7 +27,8 @@ type delivery struct {
 	sequence uint64
 	stopping <-chan struct{}
 	work     context.Context
-	pieces   int // published in place of this message so far
+	pieces   int    // published in place of this message so far
+	mark     string // in the names of these pieces
 
 	storing sync.Mutex // held while the progress is on its way: an older one must not come last
 
@@ -125,5 +128,33 @@ func (d *delivery) done(ctx context.Context) error {
 	if err := insist(ctx, d.log, patient(d.broker.Conn, d.store)); err != nil {
 		d.log.Warn("the status will be incomplete", "error", err)
 	}
-	return insist(ctx, d.log, patient(d.broker.Conn, d.msg.DoubleAck))
+	return insist(ctx, d.log, patient(d.broker.Conn, d.acknowledge))
+}
+
+// ackTimeout is how long the broker gets to answer an acknowledgement.
+const ackTimeout = 5 * time.Second
+
+// acknowledge takes the message out of the queue. A consumer that was deleted and made
+// again knows nothing of this delivery: it ignores an acknowledgement of what it has not
+// delivered yet, and would give the message to another worker. What is done is deleted
+// then.
+func (d *delivery) acknowledge(ctx context.Context) error {
+	waiting, cancel := context.WithTimeout(ctx, ackTimeout)
+	defer cancel()
+	refused := d.msg.DoubleAck(waiting)
+	if refused == nil || ctx.Err() != nil || !d.broker.Conn.IsConnected() {
+		return refused
+	}
+	// A stream that was made again has other messages under the same sequences.
+	m, err := d.broker.Next(ctx, broker.StreamName, d.msg.Subject(), d.sequence)
+	if errors.Is(err, jetstream.ErrMsgNotFound) || err == nil && m.Sequence != d.sequence {
+		return nil // it is gone: somebody else was done with it, too
+	}
+	if err == nil {
+		err = d.broker.Stream.DeleteMsg(ctx, d.sequence)
+	}
+	if err != nil && !errors.Is(err, jetstream.ErrMsgNotFound) {
+		return errors.Join(refused, err)
+	}
+	return nil
 }

@@ -2,8 +2,10 @@ package consume
 
 import (
 	"context"
+	"crypto/rand"
 	"errors"
 	"fmt"
+	"strings"
 	"time"
 
 	"github.com/nats-io/nats.go"
@@ -46,18 +48,23 @@ func (d *delivery) remainder(ctx context.Context, c message.Chunk, left []messag
 	return nil
 }
 
-// nextToken names the i-th remainder of this message. No two deliveries of a
-// message share a name: a schedule's subject must never be written twice.
+// nextToken names the i-th remainder of this delivery. No two deliveries of a message
+// share a name: a schedule's subject must never be written twice, and what another
+// delivery has left may be something else. Deliveries are counted from 1 again where
+// their consumer was deleted, so the names have something random.
 func (d *delivery) nextToken(i int) string {
-	token := fmt.Sprintf("%s-%d", d.address.Number(), d.sequence)
-	if d.number > 1 || i > 0 {
-		token += fmt.Sprintf("-%d", d.number)
+	if d.mark == "" {
+		d.mark = strings.ToLower(rand.Text()[:markLength])
 	}
+	token := fmt.Sprintf("%s-%d-%s", d.address.Number(), d.sequence, d.mark)
 	if i > 0 {
 		token += fmt.Sprintf("-%d", i+1)
 	}
 	return token
 }
+
+// markLength makes a mark of 40 bits, five to a letter.
+const markLength = 8
 
 // publish stores a message for the address, due now or after a while.
 func (d *delivery) publish(ctx context.Context, a subject.Address, after time.Duration, header nats.Header, data []byte) error {
