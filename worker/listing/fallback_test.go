@@ -16,7 +16,7 @@ import (
 	"testing"
 	"time"
 
-	"github.com/google/go-containerregistry/pkg/authn"
+	"github.com/osism/skopeo-worker/worker/containers"
 	"github.com/osism/skopeo-worker/worker/listing"
 	"github.com/osism/skopeo-worker/worker/outcome"
 	"github.com/osism/skopeo-worker/worker/registry"
@@ -138,9 +138,11 @@ func TestNoAnswer(t *testing.T) {
 
 type keychain struct{}
 
-func (keychain) Resolve(authn.Resource) (authn.Authenticator, error) {
-	return &authn.Basic{Username: "bob", Password: "hunter2"}, nil
+func (keychain) Find(context.Context, string) (containers.Credential, error) {
+	return containers.Credential{Username: "bob", Password: "hunter2"}, nil
 }
+
+func (keychain) Forget(string) {}
 
 // TestQuayOfOnesOwn has a Quay in plain HTTP on a port, private.
 func TestQuayOfOnesOwn(t *testing.T) {

@@ -10,7 +10,6 @@ import (
 
 	"github.com/osism/skopeo-worker/shared/budget"
 	"github.com/osism/skopeo-worker/shared/redact"
-	"github.com/osism/skopeo-worker/worker/credential"
 	"github.com/osism/skopeo-worker/worker/registry"
 	"github.com/osism/skopeo-worker/worker/skopeo"
 	"github.com/osism/skopeo-worker/worker/throttle"
@@ -70,7 +69,6 @@ var permanent = []error{
 	registry.ErrBadManifest,
 	registry.ErrTooLarge,
 	registry.ErrName,
-	credential.ErrFile, // needs somebody to mend the file; a helper that fails may be asked again
 }
 
 func classifyAnswer(asked *registry.Error) Class {

@@ -66,32 +66,71 @@ func (c *Client) send(ctx context.Context, call call) (answer, error) {
 	if failed := (*failure)(nil); errors.As(err, &failed) {
 		named.Status, named.RetryAfter, named.Err = failed.status, failed.retryAfter, failed.cause
 	}
+	if page := (*pageError)(nil); errors.As(err, &page) {
+		named.Status = page.status
+	}
+	if errors.Is(err, errStale) {
+		named.Err = fmt.Errorf("%w: %w", errStale, named.Err)
+	}
 	return answer{}, named
 }
 
-// attempt sends a call in a session. A session that was kept gets a second
-// chance when it is refused: its credentials may have changed since.
+// attempt sends a call in a session. One that is refused in a session that was kept gets
+// a second chance in a new one: tokens and credentials end, and registries answer 401,
+// 403 or 400 to those that have.
 func (c *Client) attempt(ctx context.Context, call call) (answer, error) {
 	at, err := c.locate(call.repository)
 	if err != nil {
 		return answer{}, err
 	}
 	h := handshake{location: at, scope: at.repository.Scope(call.scope)}
-	for {
-		session, kept, err := c.sessions.get(ctx, h)
+	for first := true; ; first = false {
+		session, kept, err := c.sessions.get(ctx, h, !first)
 		if err != nil {
 			return answer{}, err
 		}
 		got, err := exchange(ctx, session, at, call)
-		if !errors.Is(err, ErrUnauthorized) {
+		status := refusedWith(err)
+		switch {
+		case status == 0:
 			return got, err
+		case !first && session.doubt == nil:
+			session.settle(status, c.sessions.now())
+		case !first:
+		case (kept || session.doubt != nil) && !(call.looks() && session.isSettled(status, c.sessions.now())):
+			c.sessions.drop(h, session)
+			if call.stream != nil {
+				return answer{}, fmt.Errorf("%w: %w", errStale, err) // it is read by now
+			}
+			continue
 		}
-		c.sessions.drop(h.key(), session)
-		if !kept {
-			return got, err
+		if session.doubt != nil && status == http.StatusUnauthorized {
+			// It asked for no credentials and does not take us without.
+			return answer{}, session.doubt
 		}
+		return got, err
 	}
 }
+
+// errStale is a request that can't be sent again although it was refused in a session
+// that was kept.
+var errStale = errors.New("the session has ended")
+
+// refusedWith is the status of a refusal that may be about the session, and otherwise 0.
+func refusedWith(err error) int {
+	refused := (*failure)(nil)
+	if !errors.As(err, &refused) {
+		return 0
+	}
+	switch refused.status {
+	case http.StatusBadRequest, http.StatusUnauthorized, http.StatusForbidden:
+		return refused.status
+	}
+	return 0
+}
+
+// looks reports whether the call changes nothing.
+func (call call) looks() bool { return call.method == http.MethodGet || call.method == http.MethodHead }
 
 // exchange sends one request and reads its answer.
 func exchange(ctx context.Context, session *session, at location, call call) (answer, error) {
@@ -123,7 +162,7 @@ func exchange(ctx context.Context, session *session, at location, call call) (an
 		return answer{}, &failure{
 			status:     response.StatusCode,
 			retryAfter: time.Duration(wait.Load()),
-			cause:      refusal(response.StatusCode, diagnose(body)),
+			cause:      refusal(response.StatusCode, diagnose(body), session.login),
 		}
 	}
 	if int64(len(body)) > call.limit && (call.instead == aBlob || !isMarkup(body)) {

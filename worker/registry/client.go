@@ -4,11 +4,13 @@
 package registry
 
 import (
+	"context"
 	"net/http"
 	"time"
 
-	"github.com/google/go-containerregistry/pkg/authn"
 	"github.com/google/go-containerregistry/pkg/v1/remote/transport"
+
+	"github.com/osism/skopeo-worker/worker/containers"
 )
 
 // Options configure a Client. The zero value talks to public registries
@@ -18,9 +20,11 @@ type Options struct {
 	// verification, or in plain HTTP where they do not speak TLS.
 	Insecure []string
 	// Keychain finds credentials; nil is anonymous.
-	Keychain authn.Keychain
+	Keychain Keychain
 	// UserAgent is what we call ourselves.
 	UserAgent string
+	// Clock is the time; nil is time.Now.
+	Clock func() time.Time
 	// Transport is the network; nil is NewTransport(Insecure).
 	Transport http.RoundTripper
 }
@@ -43,17 +47,31 @@ func NewClient(options Options) *Client {
 	}
 	keychain := options.Keychain
 	if keychain == nil {
-		keychain = authn.NewMultiKeychain() // of none: anonymous
+		keychain = nobody{}
 	}
-	guarded := &guard{insecure: insecure, inner: network, now: time.Now}
+	now := options.Clock
+	if now == nil {
+		now = time.Now
+	}
+	named := transport.NewUserAgent(&guard{insecure: insecure, inner: network, now: now}, options.UserAgent)
 	return &Client{
 		insecure: insecure,
 		sessions: &sessions{
-			keychain: keychain,
-			inner:    transport.NewUserAgent(&pings{inner: guarded, now: time.Now, kept: make(map[string]pong)}, options.UserAgent),
-			kept:     make(map[string]*session),
+			keychain:   keychain,
+			network:    named,
+			challenges: &challenges{network: named, now: now, kept: make(map[string]challenge)},
+			now:        now,
+			kept:       make(map[string]*session),
 		},
-		noReferrers: newMemory(time.Now),
-		denials:     newMemory(time.Now),
+		noReferrers: newMemory(now),
+		denials:     newMemory(now),
 	}
 }
+
+// nobody is a keychain without credentials.
+type nobody struct{}
+
+func (nobody) Find(context.Context, string) (containers.Credential, error) {
+	return containers.Credential{}, nil
+}
+func (nobody) Forget(string) {}

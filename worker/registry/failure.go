@@ -15,6 +15,8 @@ import (
 	"strings"
 
 	"github.com/google/go-containerregistry/pkg/v1/remote/transport"
+
+	"github.com/osism/skopeo-worker/worker/containers"
 )
 
 // errSlow is the cause of a request's end when requestTimeout has passed.
@@ -27,16 +29,43 @@ type diagnosis struct {
 	Message string `json:"message"`
 }
 
+// login is what a request was sent with.
+type login struct {
+	credential containers.Credential
+	stage      stage
+}
+
+// stage is how far the credentials of a login have come.
+type stage int
+
+const (
+	presented stage = iota // nobody has said yet whether they are right
+	granted                // a token server has taken them
+)
+
+// String says whose fault a refusal may be.
+func (l login) String() string {
+	from := l.credential.Origin
+	switch {
+	case l.credential.Anonymous():
+		// Docker Hub and quay.io say the same of a repository that does not exist.
+		return "no credentials were found, or there is no such repository"
+	case l.stage == granted:
+		return "the credentials of " + from + " do not allow it, or there is no such repository"
+	default:
+		return "the credentials of " + from + " were refused"
+	}
+}
+
 // refusal explains an answer that is not a success.
-func refusal(status int, found diagnosis) error {
+func refusal(status int, found diagnosis, as login) error {
 	sentinel := sentinelOf(status, found.Code)
 	text := found.Message
 	if text == "" {
 		text = strings.ToLower(strings.ReplaceAll(found.Code, "_", " "))
 	}
-	if errors.Is(sentinel, ErrUnauthorized) {
-		// Docker Hub and quay.io say the same of a repository that does not exist.
-		text = strings.TrimPrefix(text+", ", ", ") + "credentials are missing, or there is no such repository"
+	if errors.Is(sentinel, ErrUnauthorized) || errors.Is(sentinel, ErrDenied) && !as.credential.Anonymous() {
+		text = strings.TrimPrefix(text+"; ", "; ") + as.String()
 	}
 	if text == "" || strings.EqualFold(text, sentinel.Error()) {
 		return sentinel
@@ -113,9 +142,8 @@ func trouble(ctx context.Context, host string, err error) (status int, explained
 	if errors.Is(context.Cause(ctx), errSlow) {
 		return 0, fmt.Errorf("%w: %w", ErrUnavailable, errSlow)
 	}
-	var refused *transport.Error
-	if errors.As(err, &refused) {
-		return refused.StatusCode, tokenRefusal(host, refused)
+	if refused := (*transport.Error)(nil); errors.As(err, &refused) {
+		return refused.StatusCode, pingRefusal(host, refused)
 	}
 	if wrapped := (*url.Error)(nil); errors.As(err, &wrapped) {
 		err = wrapped.Err // the rest is the URL, which the caller names better
@@ -123,9 +151,9 @@ func trouble(ctx context.Context, host string, err error) (status int, explained
 	var untrusted *tls.CertificateVerificationError
 	var broken net.Error
 	switch {
-	case errors.Is(err, context.Canceled), errors.Is(err, ErrPlainHTTP), errors.Is(err, ErrCredentials):
+	case errors.Is(err, context.Canceled), errors.Is(err, ErrPage), errors.Is(err, ErrPlainHTTP), errors.Is(err, ErrCredentials), errors.Is(err, ErrUnexpected):
 		return 0, err
-	case errors.Is(err, http.ErrSchemeMismatch):
+	case speaksHTTP(err):
 		return 0, plainHTTP(host)
 	case errors.As(err, &untrusted):
 		return 0, fmt.Errorf("%w: %w; name its CA in SSL_CERT_FILE, or add %s to INSECURE_REGISTRIES",
@@ -137,17 +165,17 @@ func trouble(ctx context.Context, host string, err error) (status int, explained
 	}
 }
 
-// tokenRefusal explains a failed handshake, which another host may have
-// answered than the registry.
-func tokenRefusal(host string, refused *transport.Error) error {
+// pingRefusal explains a ping that failed, which another host may have answered than
+// the registry.
+func pingRefusal(host string, refused *transport.Error) error {
 	var found diagnosis
 	if len(refused.Errors) > 0 {
 		first := refused.Errors[0]
 		found = diagnosis{Code: string(first.Code), Message: plainText(first.Message)}
 	}
-	err := refusal(refused.StatusCode, found)
+	err := refusal(refused.StatusCode, found, login{})
 	if refused.Request != nil && refused.Request.URL.Host != host {
-		return fmt.Errorf("token server %s: %w", refused.Request.URL.Host, err)
+		return fmt.Errorf("%s: %w", refused.Request.URL.Host, err)
 	}
 	return err
 }

@@ -2,6 +2,7 @@ package registry
 
 import (
 	"bytes"
+	"cmp"
 	"encoding/json"
 	"fmt"
 
@@ -51,11 +52,7 @@ func otherBlob(status int, body []byte, wanted digest.Digest) error {
 
 // noReceipt is why a success does not mean that anything was stored.
 func noReceipt(got answer) error {
-	came := notJSON(got.body)
-	if came == "" {
-		came = anotherKind
-	}
-	return &pageError{got.status, came, aReceipt}
+	return &pageError{got.status, cmp.Or(notJSON(got.body), anotherKind), aReceipt}
 }
 
 // notJSON describes a body that is no JSON object, in the words of a pageError. It is

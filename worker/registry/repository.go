@@ -24,6 +24,9 @@ type location struct {
 // path is the repository's path at the registry, "library/nginx".
 func (l location) path() string { return l.repository.RepositoryStr() }
 
+// credentialsOf is the name under which its credentials are looked for.
+func (l location) credentialsOf() string { return l.repository.Name() }
+
 // locate reads a repository such as "quay.io/osism/osism".
 func (c *Client) locate(repository string) (location, error) {
 	host, path, _ := strings.Cut(repository, "/")

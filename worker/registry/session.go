@@ -5,27 +5,51 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
-	"net/url"
+	"strings"
 	"sync"
+	"time"
 
-	"github.com/google/go-containerregistry/pkg/authn"
-	"github.com/google/go-containerregistry/pkg/v1/remote/transport"
 	"golang.org/x/sync/singleflight"
+
+	"github.com/osism/skopeo-worker/worker/containers"
 )
 
 // maxSessions bounds what a worker that lives for months remembers. A session
 // is a token of some kilobytes; a list has some hundreds of repositories.
 const maxSessions = 1024
 
-// session sends requests with the token for one action on one repository.
-type session struct{ http.Client }
+// settledFor is how long a look that a new session was refused, too, is not repeated
+// with yet another session.
+const settledFor = time.Minute
+
+// Keychain finds credentials; containers.Keychain is one.
+type Keychain interface {
+	// Find returns the credentials of a repository, "quay.io/osism/osism"; those of
+	// nobody where there are none.
+	Find(ctx context.Context, repository string) (containers.Credential, error)
+	// Forget makes Find look again.
+	Forget(repository string)
+}
+
+// session sends requests with what one registry wants for one action on one repository.
+type session struct {
+	http.Client
+	login login
+	renew time.Time  // when it is to be opened again; zero: when it is refused
+	doubt *pageError // instead of a challenge
+
+	mu      sync.Mutex
+	settled map[int]time.Time // statuses that a new session got, too
+}
 
 // sessions keeps the sessions of a client, so that a token is fetched once and
 // not for each request.
 type sessions struct {
-	keychain authn.Keychain
-	inner    http.RoundTripper
-	flight   singleflight.Group
+	keychain   Keychain
+	network    http.RoundTripper
+	challenges *challenges
+	now        func() time.Time
+	flight     singleflight.Group
 
 	mu   sync.Mutex
 	kept map[string]*session
@@ -39,23 +63,50 @@ type handshake struct {
 
 func (h handshake) key() string { return h.location.registry.Name() + " " + h.scope }
 
-// get returns a session and whether it was there before. Callers that ask for
-// the same one at the same time share one handshake, which goes on when one of
-// them leaves.
-func (s *sessions) get(ctx context.Context, h handshake) (*session, bool, error) {
-	key := h.key()
-	if found := s.find(key); found != nil {
+// get returns a session and whether it was there before. Where the credentials are
+// refused that the keychain remembers, it is asked again, unless it has just been.
+func (s *sessions) get(ctx context.Context, h handshake, asked bool) (opened *session, kept bool, err error) {
+	known, err := s.credential(ctx, h)
+	if err != nil {
+		return nil, false, err
+	}
+	opened, kept, err = s.with(ctx, h, known)
+	if asked || refusedWith(err) == 0 {
+		return opened, kept, err
+	}
+	s.keychain.Forget(h.location.credentialsOf())
+	other, failed := s.credential(ctx, h)
+	if failed != nil || other == known {
+		return opened, kept, err
+	}
+	return s.with(ctx, h, other)
+}
+
+func (s *sessions) credential(ctx context.Context, h handshake) (containers.Credential, error) {
+	known, err := s.keychain.Find(ctx, h.location.credentialsOf())
+	if err != nil {
+		return known, fmt.Errorf("%w: %w", ErrCredentials, err)
+	}
+	return known, nil
+}
+
+// with returns a session with these credentials, and whether it was there before.
+// Callers that ask for the same one at the same time share one handshake, which goes
+// on when one of them leaves.
+func (s *sessions) with(ctx context.Context, h handshake, known containers.Credential) (*session, bool, error) {
+	if found := s.find(h, known); found != nil {
 		return found, true, nil
 	}
-	result := s.flight.DoChan(key, func() (any, error) {
-		if found := s.find(key); found != nil {
+	flight := strings.Join([]string{h.key(), known.Username, known.Password, known.IdentityToken}, "\x00")
+	result := s.flight.DoChan(flight, func() (any, error) {
+		if found := s.find(h, known); found != nil {
 			return found, nil
 		}
-		opened, err := s.open(context.WithoutCancel(ctx), h)
+		opened, err := s.open(context.WithoutCancel(ctx), h, known)
 		if err != nil {
 			return nil, err
 		}
-		s.keep(key, opened)
+		s.keep(h, opened)
 		return opened, nil
 	})
 	select {
@@ -69,60 +120,96 @@ func (s *sessions) get(ctx context.Context, h handshake) (*session, bool, error)
 	}
 }
 
-// open asks the registry how it authenticates, finds the credentials, and gets
-// a token.
-func (s *sessions) open(ctx context.Context, h handshake) (*session, error) {
+// open asks the registry how it authenticates, and gets a token where it wants one.
+func (s *sessions) open(ctx context.Context, h handshake, known containers.Credential) (*session, error) {
 	ctx, cancel := context.WithTimeoutCause(ctx, requestTimeout, errSlow)
 	defer cancel()
 	ctx, wait := withWait(ctx)
-	credentials, err := authn.Resolve(ctx, s.keychain, h.location.repository)
-	if err != nil {
-		return nil, fmt.Errorf("%w: %w", ErrCredentials, err)
+	opened, err := s.handshake(ctx, h, known)
+	if failed := (*failure)(nil); errors.As(err, &failed) {
+		failed.retryAfter = time.Duration(wait.Load())
+		return nil, err
 	}
-	authenticated, err := transport.NewWithContext(ctx, h.location.registry, credentials, s.inner, []string{h.scope})
 	if err != nil {
-		return nil, unanswered(ctx, h.location, wait, overHTTPS(err))
+		return nil, unanswered(ctx, h.location, wait, err)
 	}
-	return &session{http.Client{Transport: authenticated}}, nil
+	return opened, nil
 }
 
-// overHTTPS returns what went wrong over HTTPS, where go-containerregistry has
-// also tried plain HTTP and the guard has refused that.
-func overHTTPS(err error) error {
-	if !errors.Is(err, ErrPlainHTTP) {
-		return err
+func (s *sessions) handshake(ctx context.Context, h handshake, known containers.Credential) (*session, error) {
+	registry := h.location.registry
+	asked, err := s.challenges.of(ctx, registry)
+	if err != nil {
+		return nil, err
 	}
-	var refused *transport.Error
-	if errors.As(err, &refused) {
-		return refused
+	opened := &session{login: login{known, presented}, doubt: asked.doubt, settled: make(map[int]time.Time)}
+	sender := &authorized{network: s.network, host: registry.RegistryStr(), scheme: "https"}
+	if asked.Insecure {
+		sender.scheme = "http"
 	}
-	var first *url.Error // of the two attempts, HTTPS comes first
-	if errors.As(err, &first) {
-		return first
+	switch {
+	case strings.EqualFold(asked.Scheme, "bearer"):
+		server, err := newTokenServer(s.network, registry.RegistryStr(), asked, s.now)
+		if err != nil {
+			return nil, err
+		}
+		token, err := server.token(ctx, known, h.scope)
+		if err != nil {
+			return nil, err
+		}
+		opened.renew, opened.login.stage = token.renew, granted
+		sender.header = "Bearer " + token.value
+	case known.Username != "" && known.Password != "":
+		sender.header = basic(known)
 	}
-	return err
+	opened.Client = http.Client{Transport: sender}
+	return opened, nil
 }
 
-func (s *sessions) find(key string) *session {
+// find returns a session that is still good, and was opened with these credentials.
+func (s *sessions) find(h handshake, known containers.Credential) *session {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return s.kept[key]
+	found := s.kept[h.key()]
+	if found == nil || found.login.credential != known || !found.renew.IsZero() && !s.now().Before(found.renew) {
+		return nil
+	}
+	return found
 }
 
-func (s *sessions) keep(key string, opened *session) {
+func (s *sessions) keep(h handshake, opened *session) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if len(s.kept) >= maxSessions {
 		clear(s.kept) // rare, and a handshake is cheap: not worth an order of use
 	}
-	s.kept[key] = opened
+	s.kept[h.key()] = opened
 }
 
-// drop forgets a session whose token or credentials are no longer taken.
-func (s *sessions) drop(key string, refused *session) {
+// drop forgets a session that was refused, and where it came from: its token or its
+// credentials may have ended, and what asked for none may have been no registry.
+func (s *sessions) drop(h handshake, refused *session) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.kept[key] == refused {
-		delete(s.kept, key)
+	if s.kept[h.key()] != refused {
+		return // somebody else has
 	}
+	delete(s.kept, h.key())
+	s.keychain.Forget(h.location.credentialsOf())
+	s.challenges.forget(h.location.registry)
+}
+
+// settle notes that the session, which was new, was refused like the one before: it is
+// not the session.
+func (s *session) settle(status int, now time.Time) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.settled[status] = now.Add(settledFor)
+}
+
+// isSettled reports whether that was found out not long ago.
+func (s *session) isSettled(status int, now time.Time) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return now.Before(s.settled[status])
 }

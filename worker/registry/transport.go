@@ -3,8 +3,10 @@ package registry
 import (
 	"context"
 	"crypto/tls"
+	"fmt"
 	"net"
 	"net/http"
+	"strings"
 	"sync/atomic"
 	"time"
 
@@ -85,7 +87,7 @@ func (g *guard) RoundTrip(request *http.Request) (*http.Response, error) {
 		if request.Body != nil {
 			request.Body.Close()
 		}
-		return nil, plainHTTP(request.URL.Host)
+		return nil, inPlain(request)
 	}
 	if request.GetBody != nil {
 		body, err := request.GetBody()
@@ -101,6 +103,17 @@ func (g *guard) RoundTrip(request *http.Request) (*http.Response, error) {
 		noteRetryAfter(response, g.now())
 	}
 	return response, err
+}
+
+// inPlain is why a request is not sent over plain HTTP. What a redirect asks for is not
+// the registry's: a captive portal sends everything to its login page. Only blobs have
+// storage of their own.
+func inPlain(request *http.Request) error {
+	from := request.Response // the redirect
+	if from == nil || from.Request.URL.Host == request.URL.Host || strings.Contains(from.Request.URL.Path, "/blobs/") {
+		return plainHTTP(request.URL.Host)
+	}
+	return fmt.Errorf("%w: a redirect (%d) to http://%s", ErrPage, from.StatusCode, request.URL.Host)
 }
 
 // waitKey finds in a context where to note a Retry-After: the errors of

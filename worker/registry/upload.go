@@ -20,6 +20,14 @@ const blobTimeout = 30 * time.Minute
 // CopyBlob brings a blob from one repository to another, unless it is there. Content
 // that is not the blob's is never handed on.
 func (c *Client) CopyBlob(ctx context.Context, source, destination string, blob Descriptor) error {
+	err := c.copyBlob(ctx, source, destination, blob)
+	if errors.Is(err, errStale) {
+		return c.copyBlob(ctx, source, destination, blob)
+	}
+	return err
+}
+
+func (c *Client) copyBlob(ctx context.Context, source, destination string, blob Descriptor) error {
 	there, err := c.hasBlob(ctx, destination, blob)
 	if err != nil || there {
 		return err

@@ -5,9 +5,9 @@ import (
 	"net/http"
 	"testing"
 
-	"github.com/google/go-containerregistry/pkg/authn"
 	"github.com/stretchr/testify/require"
 
+	"github.com/osism/skopeo-worker/worker/containers"
 	"github.com/osism/skopeo-worker/worker/registry"
 	"github.com/osism/skopeo-worker/worker/registrytest"
 )
@@ -24,7 +24,7 @@ func between(t *testing.T, content []byte) (from, to *registrytest.Registry, c *
 	digest, err := from.PushBlob(repository, content)
 	require.NoError(t, err)
 	c = registry.NewClient(registry.Options{Insecure: []string{from.Host(), to.Host()},
-		Keychain: &fixed{AuthConfig: authn.AuthConfig{Username: "user", Password: "secret"}}})
+		Keychain: &fixed{Credential: containers.Credential{Username: "user", Password: "secret"}}})
 	return from, to, c, registry.Descriptor{Digest: digest, Size: int64(len(content))}
 }
 
@@ -91,4 +91,12 @@ func TestCopyBlobFails(t *testing.T) {
 			require.ErrorIs(t, err, registry.ErrNotFound)
 		})
 	}
+}
+
+// TestCopyBlobInASessionThatEnds: the content is read again.
+func TestCopyBlobInASessionThatEnds(t *testing.T) {
+	from, to, c, blob := between(t, []byte("what an image is made of"))
+	to.Inject(registrytest.Fault{Match: registrytest.Kinds(registrytest.KindBlobUpload), Status: http.StatusUnauthorized, Times: 1})
+	require.NoError(t, c.CopyBlob(t.Context(), from.Host()+"/"+repository, to.Host()+"/mirror", blob))
+	require.Equal(t, 2, from.Count(blobGets))
 }

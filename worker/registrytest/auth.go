@@ -51,9 +51,13 @@ func needed(req *http.Request, request Request) []access {
 func (r *Registry) unauthorized(w http.ResponseWriter, req *http.Request, request Request) bool {
 	switch {
 	case r.settings.basicAuth != nil:
-		user, password, _ := req.BasicAuth()
-		if r.settings.basicAuth.match(user, password) {
+		user, password, given := req.BasicAuth()
+		if r.login.Load().match(user, password) {
 			return false
+		}
+		if status := r.settings.basicRefusal; given && status != 0 {
+			writeError(w, status, "DENIED", "your authorization token has expired")
+			return true
 		}
 		w.Header().Set("WWW-Authenticate", `Basic realm="registrytest"`)
 	case r.tokens != nil:
@@ -61,6 +65,10 @@ func (r *Registry) unauthorized(w http.ResponseWriter, req *http.Request, reques
 		token, _ := strings.CutPrefix(req.Header.Get("Authorization"), "Bearer ")
 		if r.tokens.allows(token, needs) {
 			return false
+		}
+		if status := r.settings.tokenAuth.EndedStatus; token != "" && status != 0 && r.tokens.ended(token) {
+			writeError(w, status, "DENIED", "your authorization token has expired")
+			return true
 		}
 		w.Header().Set("WWW-Authenticate", r.challenge(needs))
 	default:
@@ -100,3 +108,6 @@ func writeError(w http.ResponseWriter, status int, code, message string) {
 		"errors": []map[string]string{{"code": code, "message": message}},
 	})
 }
+
+// missable is a request that WithMissingStatus is about.
+var missable = Kinds(KindTags, KindManifestHead, KindManifestGet, KindReferrers)

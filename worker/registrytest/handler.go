@@ -38,6 +38,10 @@ func (r *Registry) answer(w http.ResponseWriter, req *http.Request, request Requ
 	if r.serveBulk(w, req, request) || r.unauthorized(w, req, request) {
 		return
 	}
+	if status := r.settings.missingStatus; status != 0 && missable(request) && !r.exists(request.Repository) {
+		writeError(w, status, "DENIED", "requested access to the resource is denied")
+		return
+	}
 	if r.pulls != nil && r.pulls.refuses(w, request) {
 		return
 	}

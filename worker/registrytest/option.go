@@ -16,6 +16,8 @@ type settings struct {
 	tlsHosts        []string
 	authority       *authority // of an Internet
 	basicAuth       *credentials
+	basicRefusal    int
+	missingStatus   int
 	tokenAuth       *TokenAuth
 	latency         time.Duration
 	tagPage         int
@@ -47,6 +49,18 @@ func WithTLS(hosts ...string) Option {
 // WithBasicAuth asks every request for this user and password.
 func WithBasicAuth(user, password string) Option {
 	return func(s *settings) { s.basicAuth = &credentials{user, password} }
+}
+
+// WithBasicRefusal answers wrong credentials with another status than 401, as ECR does
+// with 403 when they have ended.
+func WithBasicRefusal(status int) Option {
+	return func(s *settings) { s.basicRefusal = status }
+}
+
+// WithMissingStatus answers a look at tags and manifests of a repository that does not
+// exist with this status, so that nobody learns whether it does.
+func WithMissingStatus(status int) Option {
+	return func(s *settings) { s.missingStatus = status }
 }
 
 // WithTokenAuth asks every request for a bearer token of the registry's own

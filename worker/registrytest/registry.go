@@ -20,6 +20,7 @@ import (
 	"net/http"
 	"os"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
@@ -49,6 +50,7 @@ type Registry struct {
 	faults   faults
 	pulls    *pullLimit
 	tokens   *tokenService
+	login    atomic.Pointer[credentials] // of basicAuth
 	history  history
 	got      got
 
@@ -73,8 +75,9 @@ func Start(options ...Option) (*Registry, error) {
 	if s.pullLimit > 0 {
 		r.pulls = &pullLimit{limit: s.pullLimit, window: s.pullWindow, now: s.now, silent: s.silentLimit}
 	}
+	r.login.Store(s.basicAuth)
 	if s.tokenAuth != nil {
-		r.tokens = newTokenService(*s.tokenAuth, s.now)
+		r.tokens = newTokenService(*s.tokenAuth, r.exists, s.now)
 	}
 	if r.tls = s.authority; s.tls && r.tls == nil {
 		authority, err := newAuthority(s.tlsHosts)

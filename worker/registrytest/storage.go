@@ -235,3 +235,30 @@ func (r *Registry) Untag(repository, tag string) error {
 	r.history.untagged(repository, tag, r.settings.now())
 	return nil
 }
+
+// exists says whether a repository was ever pushed a manifest to, or has one made up.
+func (r *Registry) exists(name string) bool {
+	if r.synthetic(name) != nil {
+		return true
+	}
+	repo, err := r.repository(name)
+	if err != nil {
+		return false
+	}
+	ctx := context.Background()
+	manifests, err := repo.Manifests(ctx)
+	if err != nil {
+		return false
+	}
+	found := false
+	enumerator, ok := manifests.(distribution.ManifestEnumerator)
+	if !ok {
+		return false
+	}
+	errFound := errors.New("found")
+	_ = enumerator.Enumerate(ctx, func(digest.Digest) error { // an error is that there are none
+		found = true
+		return errFound
+	})
+	return found
+}

@@ -3,7 +3,9 @@ package registrytest
 import (
 	"crypto/rand"
 	"encoding/json"
+	"maps"
 	"net/http"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -17,17 +19,33 @@ const tokenServiceName = "registrytest"
 // TokenAuth is a token service at /token.
 type TokenAuth struct {
 	User, Password string
+	IdentityToken  string        // also taken, as a refresh token of OAuth2
 	Anonymous      bool          // give out tokens for pulling without credentials
 	Expiry         time.Duration // of a token; 0 = DefaultTokenExpiry
+	Untold         bool          // leave out how long a token lives
 	Realm          string        // the URL clients are sent to; empty = the registry's own
+
+	// CreateOnPush grants nothing on a repository that does not exist, but to who asks
+	// to push: for them it is made. Quay does that.
+	CreateOnPush bool
+	// RefusePush is the status with which a scope is refused that has push in it; 0 is
+	// none. Others grant what is allowed of a scope.
+	RefusePush int
+	// EndedStatus is with what a token is refused that has ended: 400 without a challenge
+	// at public.ecr.aws, 403 at others; 0 = 401.
+	EndedStatus int
 }
 
 // tokenService gives out opaque tokens and remembers what they allow.
 type tokenService struct {
 	auth   TokenAuth
+	exists func(repository string) bool
 	now    func() time.Time
-	mu     sync.Mutex
-	tokens map[string]grant
+
+	mu      sync.Mutex
+	login   credentials
+	tokens  map[string]grant
+	created map[string]bool // by CreateOnPush
 }
 
 type grant struct {
@@ -35,11 +53,33 @@ type grant struct {
 	actions map[string][]string // by repository
 }
 
-func newTokenService(auth TokenAuth, now func() time.Time) *tokenService {
+func newTokenService(auth TokenAuth, exists func(string) bool, now func() time.Time) *tokenService {
 	if auth.Expiry == 0 {
 		auth.Expiry = DefaultTokenExpiry
 	}
-	return &tokenService{auth: auth, now: now, tokens: map[string]grant{}}
+	return &tokenService{
+		auth: auth, exists: exists, now: now,
+		login: credentials{auth.User, auth.Password}, tokens: map[string]grant{}, created: map[string]bool{},
+	}
+}
+
+// SetLogin replaces the user and password that are taken from now on, as a rotation
+// does; those of before are refused. It panics without authentication.
+func (r *Registry) SetLogin(user, password string) {
+	if r.tokens == nil {
+		r.login.Store(&credentials{user, password})
+		return
+	}
+	r.tokens.mu.Lock()
+	defer r.tokens.mu.Unlock()
+	r.tokens.login = credentials{user, password}
+}
+
+// Created is the repositories that CreateOnPush made.
+func (r *Registry) Created() []string {
+	r.tokens.mu.Lock()
+	defer r.tokens.mu.Unlock()
+	return slices.Sorted(maps.Keys(r.tokens.created))
 }
 
 // ExpireTokens makes every token given out so far invalid, as time does. It
@@ -56,23 +96,37 @@ func (s *tokenService) serve(w http.ResponseWriter, req *http.Request) {
 		writeError(w, http.StatusBadRequest, "UNSUPPORTED", err.Error())
 		return
 	}
-	user, password, given := req.BasicAuth()
-	if req.PostForm.Get("grant_type") == "password" {
-		user, password, given = req.PostForm.Get("username"), req.PostForm.Get("password"), true
-	}
-	known := given && credentials{s.auth.User, s.auth.Password}.match(user, password)
+	known, given := s.knows(req)
 	if !known && (given || !s.auth.Anonymous) {
 		writeError(w, http.StatusUnauthorized, "UNAUTHORIZED", "incorrect username or password")
 		return
 	}
-	token := s.issue(strings.Fields(strings.Join(req.Form["scope"], " ")), known)
+	scopes := strings.Fields(strings.Join(req.Form["scope"], " "))
+	if s.auth.RefusePush != 0 && slices.ContainsFunc(scopes, func(scope string) bool { return strings.Contains(scope, "push") }) {
+		writeError(w, s.auth.RefusePush, "DENIED", "requested access to the resource is denied")
+		return
+	}
+	token := s.issue(scopes, known)
+	answer := map[string]any{"token": token, "access_token": token, "issued_at": s.now().UTC().Format(time.RFC3339)}
+	if !s.auth.Untold {
+		answer["expires_in"] = int(s.auth.Expiry.Seconds())
+	}
 	w.Header().Set("Content-Type", "application/json")
-	_ = json.NewEncoder(w).Encode(map[string]any{ // the client may be gone
-		"token":        token,
-		"access_token": token,
-		"expires_in":   int(s.auth.Expiry.Seconds()),
-		"issued_at":    s.now().UTC().Format(time.RFC3339),
-	})
+	_ = json.NewEncoder(w).Encode(answer) // the client may be gone
+}
+
+// knows says whether credentials are right, and whether there are any.
+func (s *tokenService) knows(req *http.Request) (known, given bool) {
+	user, password, given := req.BasicAuth()
+	switch req.PostForm.Get("grant_type") {
+	case "password":
+		user, password, given = req.PostForm.Get("username"), req.PostForm.Get("password"), true
+	case "refresh_token":
+		return s.auth.IdentityToken != "" && req.PostForm.Get("refresh_token") == s.auth.IdentityToken, true
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return given && s.login.match(user, password), given
 }
 
 // issue grants what was asked for; to strangers, pulling only.
@@ -84,7 +138,11 @@ func (s *tokenService) issue(scopes []string, known bool) string {
 		if !ok || i < 0 {
 			continue
 		}
-		for _, action := range strings.Split(name[i+1:], ",") {
+		wanted := strings.Split(name[i+1:], ",")
+		if s.auth.CreateOnPush && !s.provides(name[:i], known && slices.Contains(wanted, "push")) {
+			continue
+		}
+		for _, action := range wanted {
 			if known || action == "pull" {
 				actions[name[:i]] = append(actions[name[:i]], action)
 			}
@@ -95,6 +153,25 @@ func (s *tokenService) issue(scopes []string, known bool) string {
 	defer s.mu.Unlock()
 	s.tokens[token] = grant{expires: s.now().Add(s.auth.Expiry), actions: actions}
 	return token
+}
+
+// provides says whether there is such a repository, and makes it where that is asked.
+func (s *tokenService) provides(repository string, create bool) bool {
+	exists := s.exists(repository)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if create && !exists {
+		s.created[repository] = true
+	}
+	return exists || s.created[repository]
+}
+
+// ended says whether a token is none that is valid, whatever it allows.
+func (s *tokenService) ended(token string) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	granted, ok := s.tokens[token]
+	return !ok || !s.now().Before(granted.expires)
 }
 
 func (s *tokenService) allows(token string, needs []access) bool {

@@ -10,7 +10,7 @@ import (
 	"github.com/osism/skopeo-worker/worker/check"
 	"github.com/osism/skopeo-worker/worker/chunk"
 	"github.com/osism/skopeo-worker/worker/consume"
-	"github.com/osism/skopeo-worker/worker/credential"
+	"github.com/osism/skopeo-worker/worker/containers"
 	"github.com/osism/skopeo-worker/worker/mirror"
 	"github.com/osism/skopeo-worker/worker/registry"
 	"github.com/osism/skopeo-worker/worker/throttle"
@@ -35,14 +35,15 @@ func NewChecker(ctx context.Context, b *broker.Broker, r Registries, limits map[
 	if err != nil {
 		return nil, err
 	}
-	who := identity(credential.New())
+	keychain := containers.New()
+	who := identity(keychain)
 	guard := &throttle.Throttle{Budget: store, Identity: who, Log: log}
 	network := guard.Transport(registry.NewTransport(r.Insecure))
-	source := r.client(check.WithoutPulls(network))
+	source := r.client(check.WithoutPulls(network), keychain)
 	return &Checker{guard: guard, budget: store, Checker: &check.Checker{
 		Resolver: r.upstream(source, network, log),
 		Source:   source,
-		Mirror:   &mirror.Mirror{Registry: r.client(network)},
+		Mirror:   &mirror.Mirror{Registry: r.client(network, keychain)},
 		Absent:   absences.Absent,
 		Outlook: func(ctx context.Context, registry string) (budget.Outlook, error) {
 			return store.Outlook(ctx, registry, who(registry), limits[registry])

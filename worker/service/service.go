@@ -12,7 +12,7 @@ import (
 	"github.com/osism/skopeo-worker/shared/message"
 	"github.com/osism/skopeo-worker/worker/chunk"
 	"github.com/osism/skopeo-worker/worker/consume"
-	"github.com/osism/skopeo-worker/worker/credential"
+	"github.com/osism/skopeo-worker/worker/containers"
 	"github.com/osism/skopeo-worker/worker/metrics"
 	"github.com/osism/skopeo-worker/worker/mirror"
 	"github.com/osism/skopeo-worker/worker/registry"
@@ -58,9 +58,10 @@ func New(ctx context.Context, e *Endpoint, b *broker.Broker, c Config, r Registr
 // consumer puts together what works chunks off.
 func (s *Service) consumer(ctx context.Context, b *broker.Broker, c Config, r Registries, runner *skopeo.Runner, log *slog.Logger) (*consume.Consumer, error) {
 	observe := func(registry string, kind budget.Kind, status int) { s.metrics.Request(registry, string(kind), status) }
-	guard := &throttle.Throttle{Budget: s.budget, Identity: identity(credential.New()), Log: log, Observe: observe}
+	keychain := containers.New()
+	guard := &throttle.Throttle{Budget: s.budget, Identity: identity(keychain), Log: log, Observe: observe}
 	transport := guard.Transport(registry.NewTransport(r.Insecure))
-	client := r.client(transport)
+	client := r.client(transport, keychain)
 	return consume.New(ctx, b, &chunk.Worker{
 		Resolver:    r.upstream(client, transport, log),
 		Mirror:      &mirror.Mirror{Registry: client, Skopeo: runner, Guard: timed(guard.Copy, s.metrics)},

@@ -1,12 +1,11 @@
 package service
 
 import (
+	"context"
 	"log/slog"
 	"net/http"
 
-	"github.com/google/go-containerregistry/pkg/name"
-
-	"github.com/osism/skopeo-worker/worker/credential"
+	"github.com/osism/skopeo-worker/worker/containers"
 	"github.com/osism/skopeo-worker/worker/listing"
 	"github.com/osism/skopeo-worker/worker/registry"
 	"github.com/osism/skopeo-worker/worker/resolve"
@@ -17,8 +16,8 @@ const userAgent = "skopeo-worker"
 
 // client talks to registries over the transport, with the credentials of whoever runs
 // this process.
-func (r Registries) client(transport http.RoundTripper) *registry.Client {
-	return registry.NewClient(registry.Options{Insecure: r.Insecure, Keychain: credential.New(), UserAgent: userAgent, Transport: transport})
+func (r Registries) client(transport http.RoundTripper, keychain *containers.Keychain) *registry.Client {
+	return registry.NewClient(registry.Options{Insecure: r.Insecure, Keychain: keychain, UserAgent: userAgent, Transport: transport})
 }
 
 // upstream finds out what repositories hold.
@@ -30,20 +29,12 @@ func (r Registries) upstream(client *registry.Client, transport http.RoundTrippe
 
 // identity tells who a registry counts us as: the user whose credentials we have
 // there, or else nobody, whom it counts by address.
-func identity(keychain *credential.Keychain) func(registry string) string {
+func identity(keychain *containers.Keychain) func(registry string) string {
 	return func(registry string) string {
-		host, err := name.NewRegistry(registry)
+		found, err := keychain.Find(context.Background(), registry)
 		if err != nil {
 			return ""
 		}
-		found, err := keychain.Resolve(host)
-		if err != nil {
-			return ""
-		}
-		config, err := found.Authorization()
-		if err != nil {
-			return ""
-		}
-		return config.Username
+		return found.Username
 	}
 }

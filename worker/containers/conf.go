@@ -1,0 +1,56 @@
+package containers
+
+import (
+	"errors"
+	"fmt"
+	"sync"
+	"time"
+
+	"go.podman.io/image/v5/pkg/sysregistriesv2"
+)
+
+// ErrConf says that registries.conf cannot be read or understood.
+var ErrConf = errors.New("registries.conf")
+
+// conf is containers-registries.conf(5). What the library has read, it keeps for the
+// whole process, so this is one for all.
+var conf registriesConf
+
+type registriesConf struct {
+	mu   sync.Mutex
+	read time.Time
+}
+
+// forget makes the files be read again.
+func (c *registriesConf) forget() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.read = time.Time{}
+}
+
+// refresh reads the files where that was too long ago.
+func (c *registriesConf) refresh(now time.Time) error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if age := now.Sub(c.read); age >= 0 && age < answersFor {
+		return nil
+	}
+	sysregistriesv2.InvalidateCache()
+	if _, err := sysregistriesv2.TryUpdatingCache(nil); err != nil {
+		return fmt.Errorf("%w: %w", ErrConf, err)
+	}
+	c.read = now
+	return nil
+}
+
+// helpers returns the helpers that are asked for credentials, in their order.
+func (c *registriesConf) helpers(now time.Time) ([]string, error) {
+	if err := c.refresh(now); err != nil {
+		return nil, err
+	}
+	helpers, err := sysregistriesv2.CredentialHelpers(nil)
+	if err != nil {
+		return nil, fmt.Errorf("%w: %w", ErrConf, err)
+	}
+	return helpers, nil
+}

@@ -1,0 +1,141 @@
+package registry
+
+import (
+	"bytes"
+	"cmp"
+	"context"
+	"crypto/tls"
+	"errors"
+	"io"
+	"net/http"
+	"sync"
+	"time"
+
+	"github.com/google/go-containerregistry/pkg/name"
+	"github.com/google/go-containerregistry/pkg/v1/remote/transport"
+)
+
+// challengeFor is how long a registry's way of authenticating is believed.
+const challengeFor = time.Hour
+
+// aChallenge is what a ping asks for, in the words of a pageError.
+const aChallenge = "an API version check"
+
+// challenges asks registries how they authenticate, and remembers it: it is asked before
+// each token, so for every repository, and the answer is always the same.
+type challenges struct {
+	network http.RoundTripper
+	now     func() time.Time
+
+	mu   sync.Mutex
+	kept map[string]challenge // by registry
+}
+
+// challenge is how a registry authenticates.
+type challenge struct {
+	transport.Challenge
+	until time.Time
+	// doubt is set where the registry asked for nothing and said nothing: what is no
+	// registry says so, too.
+	doubt *pageError
+}
+
+// of asks a registry with GET /v2/, or remembers.
+func (c *challenges) of(ctx context.Context, registry name.Registry) (challenge, error) {
+	c.mu.Lock()
+	known, ok := c.kept[registry.Name()]
+	c.mu.Unlock()
+	if ok && c.now().Before(known.until) {
+		return known, nil
+	}
+	ping := &pinging{network: c.network, failed: make(map[string]error)}
+	found, err := transport.Ping(ctx, registry, ping)
+	if err != nil {
+		return challenge{}, ping.failure(err)
+	}
+	asked := challenge{Challenge: *found, until: c.now().Add(challengeFor), doubt: ping.doubtful()}
+	if asked.doubt == nil {
+		c.mu.Lock()
+		c.kept[registry.Name()] = asked
+		c.mu.Unlock()
+	}
+	return asked, nil
+}
+
+// forget makes a registry be asked again.
+func (c *challenges) forget(registry name.Registry) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	delete(c.kept, registry.Name())
+}
+
+// pinging looks at what comes of one ping, over HTTPS and plain HTTP.
+type pinging struct {
+	network http.RoundTripper
+
+	mu     sync.Mutex
+	doubt  *pageError
+	failed map[string]error // by scheme
+}
+
+// failure is why a ping failed. Both ways may have been tried: HTTPS counts, unless that
+// was answered in plain HTTP, and we may speak it.
+func (p *pinging) failure(err error) error {
+	if refused := (*transport.Error)(nil); errors.As(err, &refused) {
+		return refused
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	https, http := p.failed["https"], p.failed["http"]
+	if https == nil || http != nil && speaksHTTP(https) && !errors.Is(http, ErrPlainHTTP) {
+		https = http
+	}
+	return cmp.Or(https, err)
+}
+
+// speaksHTTP reports whether HTTPS was answered in plain HTTP, in the words of net/http's
+// transport or of its client.
+func speaksHTTP(err error) bool {
+	var record tls.RecordHeaderError
+	return errors.Is(err, http.ErrSchemeMismatch) || errors.As(err, &record) && string(record.RecordHeader[:]) == "HTTP/"
+}
+
+func (p *pinging) doubtful() *pageError {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.doubt
+}
+
+func (p *pinging) RoundTrip(request *http.Request) (*http.Response, error) {
+	response, err := p.look(request)
+	if err != nil {
+		p.mu.Lock()
+		defer p.mu.Unlock()
+		p.failed[request.URL.Scheme] = err
+	}
+	return response, err
+}
+
+// look sends the ping and looks at the answer.
+func (p *pinging) look(request *http.Request) (*http.Response, error) {
+	response, err := p.network.RoundTrip(request)
+	if err != nil || response.StatusCode/100 != 2 {
+		return response, err
+	}
+	body, err := io.ReadAll(io.LimitReader(response.Body, maxErrorSize))
+	response.Body.Close()
+	if err != nil {
+		return nil, err
+	}
+	response.Body = io.NopCloser(bytes.NewReader(body))
+	page := &pageError{response.StatusCode, cmp.Or(notJSON(body), anotherKind), aChallenge}
+	if isMarkup(body) || response.StatusCode != http.StatusOK {
+		return nil, page
+	}
+	if response.Header.Get("Docker-Distribution-API-Version") == "" && string(bytes.TrimSpace(body)) != "{}" {
+		p.mu.Lock()
+		defer p.mu.Unlock()
+		p.doubt = page
+	}
+	return response, nil
+}

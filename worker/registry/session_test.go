@@ -1,0 +1,242 @@
+package registry_test
+
+import (
+	"net/http"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/osism/skopeo-worker/worker/containers"
+	"github.com/osism/skopeo-worker/worker/registry"
+	"github.com/osism/skopeo-worker/worker/registrytest"
+)
+
+var (
+	tokenRequests = registrytest.Kinds(registrytest.KindToken)
+	headRequests  = registrytest.Kinds(registrytest.KindManifestHead)
+	pings         = registrytest.Kinds(registrytest.KindPing)
+)
+
+// TestEndedSessions: whatever a registry says to credentials that have ended, they are
+// looked for again, and the request is sent once more.
+func TestEndedSessions(t *testing.T) {
+	token := func(status int) registrytest.Option {
+		return registrytest.WithTokenAuth(registrytest.TokenAuth{User: "bob", Password: "old", EndedStatus: status})
+	}
+	for name, test := range map[string]struct {
+		options []registrytest.Option
+		end     func(r *registrytest.Registry, k *fixed)
+	}{
+		"401": {[]registrytest.Option{token(0)}, func(r *registrytest.Registry, _ *fixed) { r.ExpireTokens() }},
+		"400": {[]registrytest.Option{token(400)}, func(r *registrytest.Registry, _ *fixed) { r.ExpireTokens() }},
+		"403": {[]registrytest.Option{token(403)}, func(r *registrytest.Registry, _ *fixed) { r.ExpireTokens() }},
+		"token and password": {[]registrytest.Option{token(400)}, func(r *registrytest.Registry, k *fixed) {
+			r.ExpireTokens()
+			r.SetLogin("bob", "new")
+			k.next = "new"
+		}},
+		"password": {[]registrytest.Option{registrytest.WithBasicAuth("bob", "old")}, func(r *registrytest.Registry, k *fixed) {
+			r.SetLogin("bob", "new")
+			k.next = "new"
+		}},
+		"password, answered 403": {[]registrytest.Option{registrytest.WithBasicAuth("bob", "old"), registrytest.WithBasicRefusal(403)},
+			func(r *registrytest.Registry, k *fixed) {
+				r.SetLogin("bob", "new")
+				k.next = "new"
+			}},
+		"a file that has changed": {[]registrytest.Option{registrytest.WithBasicAuth("bob", "old")}, func(r *registrytest.Registry, k *fixed) {
+			r.SetLogin("bob", "new")
+			k.set("bob", "new")
+		}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			r := registrytest.New(t, test.options...)
+			digest, raw := pushImage(t, r, "1")
+			keychain := new(fixed)
+			keychain.set("bob", "old")
+			c := insecure(r, keychain)
+			repository := r.Host() + "/" + repository
+			m := registry.Manifest{Raw: raw, Digest: digest, MediaType: "application/vnd.oci.image.manifest.v1+json"}
+			for _, ask := range []func() error{
+				func() error { _, err := c.Head(t.Context(), repository, "1"); return err },
+				func() error { _, err := c.Get(t.Context(), repository, "1"); return err },
+				func() error { _, err := tags(t.Context(), c, repository); return err },
+				func() error { return c.Put(t.Context(), repository, "2", m) },
+			} {
+				r.SetLogin("bob", "old")
+				keychain.set("bob", "old")
+				require.NoError(t, ask())
+				test.end(r, keychain)
+				require.NoError(t, ask())
+			}
+		})
+	}
+}
+
+// TestRefusedSessions: what a new session is refused, too, is not asked for with yet
+// another one, and the reason says where the credentials came from.
+func TestRefusedSessions(t *testing.T) {
+	for status, want := range map[int]string{400: "", 401: "the credentials of a test do not allow it", 403: "the credentials of a test do not allow it"} {
+		r := registrytest.New(t, registrytest.WithTokenAuth(registrytest.TokenAuth{User: "bob", Password: "old"}))
+		pushImage(t, r, "1")
+		keychain := new(fixed)
+		keychain.set("bob", "old")
+		c := insecure(r, keychain)
+		repository := r.Host() + "/" + repository
+		lists := registrytest.Kinds(registrytest.KindTags)
+		r.Inject(registrytest.Fault{Match: lists, Status: status})
+		_, err := tags(t.Context(), c, repository)
+		require.ErrorContains(t, err, want)
+		require.Equal(t, 1, r.Count(lists), "it was a new session")
+		for range 5 {
+			_, err = tags(t.Context(), c, repository)
+			require.ErrorContains(t, err, want)
+		}
+		require.Equal(t, 1+2+4, r.Count(lists), "once with another session, and then no more")
+		require.Equal(t, 2, r.Count(tokenRequests))
+	}
+}
+
+// TestWrongPassword: the reason names the registry that refused, and where the password
+// is written.
+func TestWrongPassword(t *testing.T) {
+	for name, option := range map[string]registrytest.Option{
+		"token": registrytest.WithTokenAuth(registrytest.TokenAuth{User: "bob", Password: "right"}),
+		"basic": registrytest.WithBasicAuth("bob", "right"),
+	} {
+		t.Run(name, func(t *testing.T) {
+			r := registrytest.New(t, option)
+			pushImage(t, r, "1")
+			keychain := &fixed{Credential: containers.Credential{Username: "bob", Password: "wrong", Origin: `/auth.json, entry "x"`}}
+			_, err := insecure(r, keychain).Get(t.Context(), r.Host()+"/"+repository, "1")
+			require.ErrorIs(t, err, registry.ErrUnauthorized)
+			require.ErrorContains(t, err, `the credentials of /auth.json, entry "x" were refused (401)`)
+			require.NotContains(t, err.Error(), "no such repository")
+			_, err = insecure(r, nil).Get(t.Context(), r.Host()+"/"+repository, "1")
+			require.ErrorContains(t, err, "no credentials were found, or there is no such repository (401)")
+		})
+	}
+}
+
+// TestRenewal: a token is renewed before it ends, with a margin for requests under way.
+func TestRenewal(t *testing.T) {
+	for name, test := range map[string]struct {
+		auth         registrytest.TokenAuth
+		good, renews time.Duration
+	}{
+		"as it says":      {registrytest.TokenAuth{Anonymous: true, Expiry: 5 * time.Minute}, 289 * time.Second, 291 * time.Second},
+		"short":           {registrytest.TokenAuth{Anonymous: true, Expiry: 4 * time.Second}, 2 * time.Second, 3 * time.Second},
+		"it does not say": {registrytest.TokenAuth{Anonymous: true, Expiry: time.Minute, Untold: true}, 49 * time.Second, 51 * time.Second},
+	} {
+		t.Run(name, func(t *testing.T) {
+			var offset atomic.Int64
+			start := time.Now()
+			clock := func() time.Time { return start.Add(time.Duration(offset.Load())) }
+			r := registrytest.New(t, registrytest.WithTokenAuth(test.auth), registrytest.WithClock(clock))
+			pushImage(t, r, "1")
+			c := registry.NewClient(registry.Options{Insecure: []string{r.Host()}, Clock: clock})
+			look := func() {
+				t.Helper()
+				_, err := c.Head(t.Context(), r.Host()+"/"+repository, "1")
+				require.NoError(t, err)
+			}
+			look()
+			offset.Store(int64(test.good))
+			look()
+			require.Equal(t, 1, r.Count(tokenRequests))
+			offset.Store(int64(test.renews))
+			look()
+			require.Equal(t, 2, r.Count(tokenRequests))
+			require.Zero(t, r.Count(registrytest.All(headRequests, registrytest.Answered(http.StatusUnauthorized))))
+		})
+	}
+}
+
+// TestIdentityTokens are exchanged the OAuth2 way, or where a token server does not know
+// that, stand behind a user and a password.
+func TestIdentityTokens(t *testing.T) {
+	r := registrytest.New(t, registrytest.WithTokenAuth(registrytest.TokenAuth{User: "bob", Password: "hunter2", IdentityToken: "opaque"}))
+	pushImage(t, r, "1")
+	keychain := &fixed{Credential: containers.Credential{IdentityToken: "opaque"}}
+	_, err := insecure(r, keychain).Head(t.Context(), r.Host()+"/"+repository, "1")
+	require.NoError(t, err)
+
+	keychain.Username, keychain.Password = "bob", "hunter2"
+	r.Inject(registrytest.Fault{Match: func(r registrytest.Request) bool { return tokenRequests(r) && r.Method == http.MethodPost }, Status: 404})
+	_, err = insecure(r, keychain).Head(t.Context(), r.Host()+"/"+repository, "1")
+	require.NoError(t, err)
+}
+
+// TestTokenServerElsewhere: a registry may have its tokens at another address of the same
+// network, as GitLab has.
+func TestTokenServerElsewhere(t *testing.T) {
+	server := registrytest.New(t, registrytest.WithTokenAuth(registrytest.TokenAuth{Anonymous: true}))
+	r := registrytest.New(t, registrytest.WithTokenAuth(registrytest.TokenAuth{Anonymous: true, Realm: server.URL() + "/token"}))
+	c := registry.NewClient(registry.Options{Insecure: []string{r.Host(), server.Host()}})
+	_, err := c.Head(t.Context(), r.Host()+"/"+repository, "1")
+	require.ErrorIs(t, err, registry.ErrUnauthorized, "that one's tokens are not known here")
+	require.Equal(t, 1, server.Count(tokenRequests))
+
+	r = registrytest.New(t, registrytest.WithTokenAuth(registrytest.TokenAuth{Realm: "http://169.254.169.254/latest"}))
+	_, err = insecure(r, nil).Head(t.Context(), r.Host()+"/"+repository, "1")
+	require.ErrorContains(t, err, "169.254.169.254 is link-local")
+}
+
+// TestPagesAtTheHandshake are not taken for a registry that wants no credentials, nor for
+// a token, and are not remembered.
+func TestPagesAtTheHandshake(t *testing.T) {
+	for at, kind := range map[string]registrytest.Kind{"ping": registrytest.KindPing, "token": registrytest.KindToken} {
+		for name, page := range pages {
+			t.Run(at+"/"+name, func(t *testing.T) {
+				t.Parallel()
+				r := registrytest.New(t, registrytest.WithTokenAuth(registrytest.TokenAuth{Anonymous: true}))
+				pushImage(t, r, "1")
+				c := insecure(r, nil)
+				page.Match = registrytest.Kinds(kind)
+				remove := r.Inject(page.Fault)
+				_, err := c.Head(t.Context(), r.Host()+"/"+repository, "1")
+				require.ErrorIs(t, err, registry.ErrPage)
+				remove()
+				_, err = c.Head(t.Context(), r.Host()+"/"+repository, "1")
+				require.NoError(t, err, "as soon as it is over")
+			})
+		}
+	}
+}
+
+// TestPingOfAPageThatPasses: a registry that has just asked for nothing is asked again
+// when it refuses us without.
+func TestPingOfAPageThatPasses(t *testing.T) {
+	r := registrytest.New(t, registrytest.WithTokenAuth(registrytest.TokenAuth{Anonymous: true}))
+	pushImage(t, r, "1")
+	r.Inject(registrytest.Fault{Match: pings, Status: 200, Times: 1})
+	_, err := insecure(r, nil).Head(t.Context(), r.Host()+"/"+repository, "1")
+	require.NoError(t, err)
+}
+
+// TestRegistriesThatSayLittle answer a ping with nothing, and need not ask for anything.
+func TestRegistriesThatSayLittle(t *testing.T) {
+	r := registrytest.New(t)
+	pushImage(t, r, "1")
+	r.Inject(registrytest.Fault{Match: pings, Status: 200})
+	_, err := insecure(r, nil).Head(t.Context(), r.Host()+"/"+repository, "1")
+	require.NoError(t, err)
+}
+
+// TestPortals: a redirect to a login page in plain HTTP is no registry that speaks plain
+// HTTP.
+func TestPortals(t *testing.T) {
+	r := registrytest.New(t)
+	pushImage(t, r, "1")
+	portal := registrytest.Fault{Status: http.StatusFound, Header: http.Header{"Location": {"http://portal.invalid/login"}}}
+	for _, kind := range []registrytest.Kind{registrytest.KindPing, registrytest.KindManifestGet} {
+		portal.Match = registrytest.Kinds(kind)
+		remove := r.Inject(portal)
+		_, err := insecure(r, nil).Get(t.Context(), r.Host()+"/"+repository, "1")
+		require.ErrorIs(t, err, registry.ErrPage)
+		require.ErrorContains(t, err, "a redirect (302) to http://portal.invalid")
+		remove()
+	}
+}
