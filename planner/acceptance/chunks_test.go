@@ -1,6 +1,7 @@
 package acceptance
 
 import (
+	"path"
 	"slices"
 	"strings"
 	"testing"
@@ -37,7 +38,7 @@ func stored(t *testing.T, b *broker.Broker) map[string]message.Chunk {
 // sources are the last parts of the names in a chunk.
 func sources(c message.Chunk) (names []string) {
 	for _, r := range c.Repositories {
-		names = append(names, r.Source[strings.LastIndex(r.Source, "/")+1:])
+		names = append(names, path.Base(r.Source.Path()))
 	}
 	return names
 }

@@ -80,10 +80,10 @@ func newWanted(args []string, byChunk bool, chunk int, all bool) (*wanted, error
 	for _, arg := range args {
 		name := arg
 		if r, err := reference.Parse(arg); err == nil {
-			if r.Tag != "" || r.Digest != "" {
+			if !r.Tag.IsZero() || !r.Digest.IsZero() {
 				return nil, fmt.Errorf("%w: %s: name the repository, without tag and digest: all its failures are republished", errUsage, arg)
 			}
-			name = r.Repository()
+			name = r.Repository.String()
 		}
 		w.repositories[name] = false
 	}

@@ -6,6 +6,7 @@ import (
 	"strconv"
 	"time"
 
+	"github.com/osism/skopeo-worker/shared/reference"
 	"github.com/osism/skopeo-worker/worker/check"
 )
 
@@ -130,15 +131,15 @@ func takesText(seconds int, more bool) string {
 // checkNames returns the names of rows: with the destination, where a repository
 // goes to more than one.
 func checkNames(rows []check.Row) func(check.Row) string {
-	times := map[string]int{}
+	times := map[reference.Repository]int{}
 	for _, row := range rows {
 		times[row.Repository]++
 	}
 	return func(row check.Row) string {
 		if times[row.Repository] > 1 {
-			return row.Repository + " to " + row.Destination
+			return row.Repository.String() + " to " + row.Destination.String()
 		}
-		return row.Repository
+		return row.Repository.String()
 	}
 }
 

@@ -6,6 +6,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/osism/skopeo-worker/shared/reference"
 	"github.com/osism/skopeo-worker/worker/check"
 )
 
@@ -13,11 +14,11 @@ func TestCheck(t *testing.T) {
 	gone := check.Failed{Image: "quay.io/osism/gone", Reason: "list tags of quay.io/osism/gone: not found\x1b[31m (404)"}
 	r := check.Report{
 		Repositories: []check.Row{
-			{Repository: "quay.io/osism/tool", Destination: "a/tool", Counts: check.Counts{
+			{Repository: reference.MustRepository("quay.io/osism/tool"), Destination: reference.MustRepository("a:1/tool"), Counts: check.Counts{
 				Copy: 3, Tag: 1, Unchanged: 200, Skipped: 2, Pulls: 9, PullsAtLeast: true, Bytes: new(int64(5 << 20)), BytesAtLeast: true,
 			}},
-			{Repository: "quay.io/osism/tool", Destination: "a/other", Counts: check.Counts{Unchanged: 7, Bytes: new(int64(0))}},
-			{Repository: "quay.io/osism/gone", Destination: "a/gone", Counts: check.Counts{PullsAtLeast: true, BytesAtLeast: true}, Failed: []check.Failed{gone}},
+			{Repository: reference.MustRepository("quay.io/osism/tool"), Destination: reference.MustRepository("a:1/other"), Counts: check.Counts{Unchanged: 7, Bytes: new(int64(0))}},
+			{Repository: reference.MustRepository("quay.io/osism/gone"), Destination: reference.MustRepository("a:1/gone"), Counts: check.Counts{PullsAtLeast: true, BytesAtLeast: true}, Failed: []check.Failed{gone}},
 		},
 		Registries: []check.Registry{
 			{Registry: "docker.io", Limit: 100, Window: "6h", Origin: "header", Free: new(97), Pulls: 1412, PullsAtLeast: true, Seconds: new(302400)},
@@ -30,11 +31,11 @@ func TestCheck(t *testing.T) {
 	}
 	var out strings.Builder
 	Check(&out, r)
-	require.Equal(t, `REPOSITORY                     COPY  TAG  UNCHANGED  SKIPPED  FAILED  PULLS     BYTES
-quay.io/osism/tool to a/tool      3    1        200        2       0     9+  5.0 MiB+
-quay.io/osism/tool to a/other     0    0          7        0       0      0       0 B
-quay.io/osism/gone                0    0          0        0       1     0+   unknown
-total                             3    1        207        2       1     9+  5.0 MiB+
+	require.Equal(t, `REPOSITORY                       COPY  TAG  UNCHANGED  SKIPPED  FAILED  PULLS     BYTES
+quay.io/osism/tool to a:1/tool      3    1        200        2       0     9+  5.0 MiB+
+quay.io/osism/tool to a:1/other     0    0          7        0       0      0       0 B
+quay.io/osism/gone                  0    0          0        0       1     0+   unknown
+total                               3    1        207        2       1     9+  5.0 MiB+
 
 REGISTRY   BUDGET      TOLD BY        FREE  PULLS   TAKES
 docker.io  100 per 6h  header           97  1412+  3d12h+
@@ -61,10 +62,10 @@ Nothing to do in 1 repository.
 `, out.String())
 
 	out.Reset()
-	Check(&out, check.Report{Repositories: []check.Row{{Repository: "a/b", Counts: check.Counts{Referrers: 2, Pulls: 2, BytesAtLeast: true}}},
+	Check(&out, check.Report{Repositories: []check.Row{{Repository: reference.MustRepository("a:1/b"), Counts: check.Counts{Referrers: 2, Pulls: 2, BytesAtLeast: true}}},
 		Totals: check.Totals{Repositories: 1, Counts: check.Counts{Referrers: 2, Pulls: 2, BytesAtLeast: true}}})
 	require.Equal(t, `REPOSITORY  COPY  UNCHANGED  REFERRERS  PULLS    BYTES
-a/b            0          0          2      2  unknown
+a:1/b          0          0          2      2  unknown
 total          0          0          2      2  unknown
 
 To copy: 0 images, 2 referrers. To tag: 0 images. In 1 repository.

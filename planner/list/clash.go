@@ -4,12 +4,17 @@ import (
 	"fmt"
 	"slices"
 
+	"github.com/osism/skopeo-worker/shared/reference"
 	"github.com/osism/skopeo-worker/shared/selection"
 )
 
 // unique drops the entries that repeat an earlier one.
 func unique(entries []Entry) (kept []Entry, duplicates []Problem) {
-	type identity struct{ name, destination, selection string }
+	type identity struct {
+		name        string
+		destination reference.Repository
+		selection   string
+	}
 	first := make(map[identity]int, len(entries))
 	kept = make([]Entry, 0, len(entries))
 	for _, e := range entries {
@@ -28,7 +33,7 @@ func unique(entries []Entry) (kept []Entry, duplicates []Problem) {
 // far as that can be told before the tags are known.
 func clashes(entries []Entry) []Problem {
 	c := clash{
-		owner: map[string]*Entry{}, every: map[string]*Entry{}, patterns: map[string][]pattern{},
+		owner: map[reference.Repository]*Entry{}, every: map[reference.Repository]*Entry{}, patterns: map[reference.Repository][]pattern{},
 		selected: map[target]*Entry{}, claimed: map[target]*Entry{},
 	}
 	own := make([]*Entry, 0, len(entries))
@@ -51,16 +56,19 @@ func clashes(entries []Entry) []Problem {
 }
 
 type clash struct {
-	owner    map[string]*Entry    // by repository at the destination
-	every    map[string]*Entry    // those for every tag, by repository at the destination
-	patterns map[string][]pattern // those whose tags are still to be found out
-	selected map[target]*Entry    // the same, by what they choose
-	claimed  map[target]*Entry    // by tag
+	owner    map[reference.Repository]*Entry    // by repository at the destination
+	every    map[reference.Repository]*Entry    // those for every tag, by repository at the destination
+	patterns map[reference.Repository][]pattern // those whose tags are still to be found out
+	selected map[target]*Entry                  // the same, by what they choose
+	claimed  map[target]*Entry                  // by tag
 	problems []Problem
 }
 
 // target is a tag, or the hash of a selection of tags, at the destination.
-type target struct{ repository, tag string }
+type target struct {
+	repository reference.Repository
+	tag        string
+}
 
 type pattern struct {
 	*Entry
@@ -78,10 +86,10 @@ func (c *clash) foreign(e *Entry) bool {
 		c.owner[e.Destination] = e
 		return false
 	}
-	if first.Repository() == e.Repository() {
+	if first.Repository == e.Repository {
 		return false
 	}
-	c.fail(e, "%s and %s in line %d would both be mirrored to %s", e.Repository(), first.Repository(), first.Line, e.Destination)
+	c.fail(e, "%s and %s in line %d would both be mirrored to %s", e.Repository, first.Repository, first.Line, e.Destination)
 	return true
 }
 
@@ -135,15 +143,15 @@ func (c *clash) against(e *Entry) {
 
 // tags are the ones that an entry names; none where they are still to be found out.
 func (e Entry) tags() []string {
-	if tag := e.DestinationTag(); tag != "" {
-		return []string{tag}
+	if tag := e.DestinationTag(); !tag.IsZero() {
+		return []string{tag.String()}
 	}
 	return e.Selection.List
 }
 
 // named reports whether the tags that an entry names are the source's: that of a
 // digest is made up.
-func (e Entry) named() bool { return e.Tag != "" || e.Digest == "" }
+func (e Entry) named() bool { return !e.Tag.IsZero() || e.Digest.IsZero() }
 
 // differ tells whether two entries make different images of one tag, and in what.
 func differ(a, b Entry) string {

@@ -60,7 +60,7 @@ func (r *reader) entry(node *yaml.Node) Entry {
 		return e
 	}
 	r.image(&e, e.Line, value.Value)
-	r.destination(&e, e.Line, e.Path)
+	r.destination(&e, e.Line, e.Repository.Path())
 	return e
 }
 
@@ -88,7 +88,7 @@ func (r *reader) mapping(e *Entry, value *yaml.Node) {
 	}
 	r.check(e, lines)
 	if f, ok := fields[keyDestination]; !ok {
-		r.destination(e, e.Line, e.Path)
+		r.destination(e, e.Line, e.Repository.Path())
 	} else if path, ok := r.text(f); ok {
 		r.destination(e, f.line, path)
 	}
@@ -121,7 +121,7 @@ func (r *reader) image(e *Entry, line int, text string) {
 		return
 	}
 	e.Reference, e.Text = ref, text
-	if ref.Tag != "" || ref.Digest != "" {
+	if !ref.Tag.IsZero() || !ref.Digest.IsZero() {
 		e.Selection = e.Selection.Contents()
 	}
 }
@@ -129,13 +129,13 @@ func (r *reader) image(e *Entry, line int, text string) {
 // destination sets where the image goes: the path of the source, or one of the
 // entry's own. Without an image there is nothing to say about it.
 func (r *reader) destination(e *Entry, line int, path string) {
-	if path == "" && e.Path == "" {
+	if path == "" && e.Repository.Path() == "" {
 		return
 	}
 	name := r.dest.Repository(path)
 	target, err := reference.Parse(name)
 	switch {
-	case path != e.Path && (err != nil || target.Repository() != name || target.Tag != "" || target.Digest != ""):
+	case path != e.Repository.Path() && (err != nil || target.Repository.String() != name || !target.Tag.IsZero() || !target.Digest.IsZero()):
 		why := "expected a repository's path, without host, tag and digest"
 		if err != nil {
 			_, reason, _ := strings.Cut(err.Error(), `": `)
@@ -143,8 +143,8 @@ func (r *reader) destination(e *Entry, line int, path string) {
 		}
 		r.fail(line, "%s: %q is impossible, %s", keyDestination, path, why)
 	case err != nil:
-		r.fail(line, "%s can't be named at the destination: %v", e.Repository(), err)
+		r.fail(line, "%s can't be named at the destination: %v", e.Repository, err)
 	default:
-		e.Destination = target.Repository()
+		e.Destination = target.Repository
 	}
 }

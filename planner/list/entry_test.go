@@ -69,10 +69,10 @@ containers:
 	require.NoError(t, err)
 	amd64 := []string{"linux/amd64"}
 	require.Equal(t, []list.Entry{
-		{Reference: reference.Reference{Registry: "docker.io", Path: "library/nginx"}, Line: 6, Text: "docker.io/nginx", Destination: "127.0.0.1:5000/mirror/web/nginx"},
-		{Reference: reference.Reference{Registry: "quay.io", Path: "a/b"}, Line: 8, Text: "quay.io/a/b", Destination: "127.0.0.1:5000/mirror/a/b",
+		{Reference: reference.Reference{Repository: reference.MustRepository("docker.io/library/nginx")}, Line: 6, Text: "docker.io/nginx", Destination: reference.MustRepository("127.0.0.1:5000/mirror/web/nginx")},
+		{Reference: reference.Reference{Repository: reference.MustRepository("quay.io/a/b")}, Line: 8, Text: "quay.io/a/b", Destination: reference.MustRepository("127.0.0.1:5000/mirror/a/b"),
 			Selection: selection.Selection{Limit: 3, Platforms: amd64}},
-		{Reference: reference.Reference{Registry: "quay.io", Path: "a/c"}, Line: 10, Text: "quay.io/a/c", Destination: "127.0.0.1:5000/mirror/a/c",
+		{Reference: reference.Reference{Repository: reference.MustRepository("quay.io/a/c")}, Line: 10, Text: "quay.io/a/c", Destination: reference.MustRepository("127.0.0.1:5000/mirror/a/c"),
 			Selection: selection.Selection{Limit: 4, Platforms: amd64, WithoutAttestations: true}},
 	}, l.Entries)
 }

@@ -19,7 +19,7 @@ type Entry struct {
 	// Text is the image as it was written.
 	Text string
 	// Destination is the repository that it is mirrored to, host included.
-	Destination string
+	Destination reference.Repository
 	// Selection is which tags are mirrored, and what of each. With a tag or a digest
 	// it has Contents only: what is named is mirrored, whatever the defaults say.
 	Selection selection.Selection

@@ -32,19 +32,19 @@ func TestParseRealShape(t *testing.T) {
 	require.Empty(t, l.Warnings)
 	require.Len(t, l.Entries, 22)
 	require.Equal(t, list.Entry{
-		Reference:   reference.Reference{Registry: "quay.io", Path: "osism/ansible"},
+		Reference:   reference.Reference{Repository: reference.MustRepository("quay.io/osism/ansible")},
 		Line:        10,
 		Text:        "quay.io/osism/ansible",
-		Destination: "127.0.0.1:5000/mirror/osism/ansible",
+		Destination: reference.MustRepository("127.0.0.1:5000/mirror/osism/ansible"),
 	}, l.Entries[0])
 	byText := map[string]list.Entry{}
 	for _, e := range l.Entries {
 		byText[e.Text] = e
 	}
 	require.Equal(t, "docker.io/library/redis:7.2", byText["redis:7.2"].String())
-	require.Equal(t, "127.0.0.1:5000/mirror/library/redis", byText["redis:7.2"].Destination)
+	require.Equal(t, "127.0.0.1:5000/mirror/library/redis", byText["redis:7.2"].Destination.String())
 	require.Equal(t, "docker.io/grafana/grafana", byText["registry-1.docker.io/grafana/grafana"].String())
-	require.Equal(t, "sha256-0123456789ab", byText["docker.io/library/traefik"+sha].DestinationTag())
+	require.Equal(t, "sha256-0123456789ab", byText["docker.io/library/traefik"+sha].DestinationTag().String())
 }
 
 func TestParseAccepts(t *testing.T) {
@@ -226,11 +226,11 @@ func FuzzParse(f *testing.F) {
 			again, err := reference.Parse(e.String())
 			require.NoError(t, err)
 			require.Equal(t, e.Reference, again)
-			target, err := reference.Parse(e.Destination)
+			target, err := reference.ParseRepository(e.Destination.String())
 			require.NoError(t, err)
-			require.Equal(t, e.Destination, target.Repository())
+			require.Equal(t, e.Destination, target)
 			require.NoError(t, e.Selection.Validate())
-			id := e.String() + " " + e.Destination + " " + e.Selection.Hash()
+			id := e.String() + " " + e.Destination.String() + " " + e.Selection.Hash()
 			require.False(t, seen[id], "%s is there twice", e)
 			seen[id] = true
 		}

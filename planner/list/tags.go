@@ -20,7 +20,7 @@ func (r *reader) tags(e *Entry, f field, lines map[string][]int) {
 		r.fail(f.line, "%s: expected a mapping with some of %s, found %s", keyTags, enumerate(tagKeys), describe(f.node))
 		return
 	}
-	if e.Tag != "" || e.Digest != "" {
+	if !e.Tag.IsZero() || !e.Digest.IsZero() {
 		r.fail(f.line, "%s: %s names one image already, leave out its tag and digest, or %s", keyTags, e.Text, keyTags)
 	}
 	fields := r.fields(f.node, tagKeys, keyTags, entryKeys)

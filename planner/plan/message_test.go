@@ -14,7 +14,7 @@ import (
 // TestMessageCarriesTheSelection: to the workers and back, and nothing where it is
 // everything.
 func TestMessageCarriesTheSelection(t *testing.T) {
-	all := list.Entry{Reference: reference.Reference{Registry: "quay.io", Path: "a/b"}, Destination: "127.0.0.1:5000/a/b"}
+	all := list.Entry{Reference: reference.Reference{Repository: reference.MustRepository("quay.io/a/b")}, Destination: reference.MustRepository("127.0.0.1:5000/a/b")}
 	some := all
 	some.Selection = selection.Selection{
 		Include: []string{"1"}, Exclude: []string{"2"}, Semver: ">=1", Limit: 3,

@@ -56,11 +56,11 @@ func group(slice []list.Entry, number int, due time.Time) []Chunk {
 	var chunks []Chunk
 	index := map[string]int{}
 	for _, e := range slice {
-		i, known := index[e.Registry]
+		i, known := index[e.Repository.Registry()]
 		if !known {
 			i = len(chunks)
-			index[e.Registry] = i
-			chunks = append(chunks, Chunk{Number: number, Registry: e.Registry, Due: due})
+			index[e.Repository.Registry()] = i
+			chunks = append(chunks, Chunk{Number: number, Registry: e.Repository.Registry(), Due: due})
 		}
 		chunks[i].Entries = append(chunks[i].Entries, e)
 	}
@@ -78,7 +78,7 @@ func (c Chunk) Repositories() []message.Repository {
 	var all []message.Repository
 	for _, e := range c.Entries {
 		all = append(all, message.Repository{
-			Source: e.Repository(), Destination: e.Destination, Tag: e.Tag, Digest: e.Digest, Selection: e.Selection.Pointer(),
+			Source: e.Repository, Destination: e.Destination, Tag: e.Tag, Digest: e.Digest, Selection: e.Selection.Pointer(),
 		})
 	}
 	return all

@@ -92,7 +92,7 @@ func parseLimit(item string) (registry string, limit Limit, expected string) {
 	// A bare word would be taken for a repository of Docker Hub.
 	host = strings.TrimSpace(host)
 	r, err := reference.Parse(host + "/" + anyPath)
-	if err != nil || r.Path != anyPath {
+	if err != nil || r.Repository.Path() != anyPath {
 		return "", Limit{}, "the host name of a registry before the =, such as docker.io"
 	}
 	if limit.Requests, err = strconv.Atoi(strings.TrimSpace(requests)); err != nil || limit.Requests < 1 || limit.Requests > maxRequests {
@@ -101,7 +101,7 @@ func parseLimit(item string) (registry string, limit Limit, expected string) {
 	if limit.Window, err = time.ParseDuration(strings.TrimSpace(window)); err != nil || !limit.valid() {
 		return "", Limit{}, fmt.Sprintf("a window from %s to %s after the /, such as 6h, 90m or 10s", short(minWindow), short(maxWindow))
 	}
-	return r.Registry, limit, ""
+	return r.Repository.Registry(), limit, ""
 }
 
 // Quota is what a registry says of its limit, and of what is left of it.

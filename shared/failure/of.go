@@ -8,31 +8,24 @@ import (
 // Of makes the record of images of one repository of a chunk; without images, of
 // the repository itself.
 func Of(c message.Chunk, r message.Repository, images []message.Image, reason string) Record {
-	record := Record{Repository: r.Source, Registry: c.Registry, Chunk: c.Number, Run: c.Run}
-	chosen := r.Selection
+	record := Record{Repository: r.Source.String(), Registry: c.Registry, Chunk: c.Number, Run: c.Run}
 	if len(images) == 0 {
 		images = []message.Image{{Tag: r.Tag, Digest: r.Digest, Attempts: r.Attempts}}
-	} else if chosen != nil {
-		chosen = chosen.Contents().Pointer()
 	}
 	for _, i := range images {
-		f := Image{Source: Source(r, i.Tag), Destination: r.Destination, Attempts: i.Attempts, Reason: reason, Selection: chosen}
-		if tag := (reference.Reference{Tag: i.Tag, Digest: r.Digest}).DestinationTag(); tag != "" {
-			f.Destination += ":" + tag
+		chosen := r.Selection
+		if chosen != nil && !i.Tag.IsZero() { // else it is the repository: which tags, is still to be chosen
+			chosen = chosen.Contents().Pointer()
 		}
-		record.Images = append(record.Images, f)
+		to := reference.Reference{Repository: r.Destination, Tag: reference.Reference{Tag: i.Tag, Digest: r.Digest}.DestinationTag()}
+		record.Images = append(record.Images, Image{
+			Source: Source(r, i.Tag), Destination: to.String(), Attempts: i.Attempts, Reason: reason, Selection: chosen,
+		})
 	}
 	return record
 }
 
 // Source names an image, or without a tag the repository, as the list would.
-func Source(r message.Repository, tag string) string {
-	s := r.Source
-	if tag != "" {
-		s += ":" + tag
-	}
-	if r.Digest != "" {
-		s += "@" + r.Digest
-	}
-	return s
+func Source(r message.Repository, tag reference.Tag) string {
+	return reference.Reference{Repository: r.Source, Tag: tag, Digest: r.Digest}.String()
 }

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"slices"
-	"strings"
 
 	"github.com/nats-io/nats.go"
 
@@ -105,16 +104,16 @@ func Token(index int) string { return fmt.Sprintf("r%06d", index) }
 func chunk(name, run string, r Record) (message.Chunk, error) {
 	c := message.Chunk{Name: name, Run: run, Number: r.Chunk, Registry: r.Registry, Republished: true}
 	for _, i := range r.Images {
-		ref, err := reference.Parse(i.Source)
+		from, err := reference.ParseCanonical(i.Source)
 		if err != nil {
-			return c, fmt.Errorf("republishing %s: %w", i.Source, err)
+			return c, fmt.Errorf("republishing %q: %w", i.Source, err)
 		}
-		destination := i.Destination
-		if slash, colon := strings.LastIndexByte(destination, '/'), strings.LastIndexByte(destination, ':'); colon > slash {
-			destination = destination[:colon]
+		to, err := reference.ParseCanonical(i.Destination)
+		if err != nil {
+			return c, fmt.Errorf("republishing %q: its destination: %w", i.Source, err)
 		}
 		c.Repositories = append(c.Repositories, message.Repository{
-			Source: ref.Repository(), Destination: destination, Tag: ref.Tag, Digest: ref.Digest, Selection: i.Selection,
+			Source: from.Repository, Destination: to.Repository, Tag: from.Tag, Digest: from.Digest, Selection: i.Selection,
 		})
 	}
 	return c, nil

@@ -11,6 +11,7 @@ import (
 
 	"github.com/osism/skopeo-worker/shared/broker"
 	"github.com/osism/skopeo-worker/shared/message"
+	"github.com/osism/skopeo-worker/shared/reference"
 	"github.com/osism/skopeo-worker/shared/subject"
 )
 
@@ -30,12 +31,12 @@ func TestRepublish(t *testing.T) {
 	const digest = "sha256:0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef"
 	s, b := open(t)
 	failed := message.Chunk{Name: name, Run: "r1", Number: 3, Registry: registry}
-	resolved := message.Repository{Source: repository, Destination: "dest:5000/osism/osism"}
-	require.NoError(t, s.Add(t.Context(), name, Of(failed, resolved, []message.Image{{Tag: "1.0", Digest: digest, Attempts: 5}}, "timeout")))
+	resolved := message.Repository{Source: reference.MustRepository(repository), Destination: reference.MustRepository("dest:5000/osism/osism")}
+	require.NoError(t, s.Add(t.Context(), name, Of(failed, resolved, []message.Image{{Tag: reference.MustTag("1.0"), Digest: reference.MustDigest(digest), Attempts: 5}}, "timeout")))
 	for _, r := range []message.Repository{
-		{Source: "quay.io/osism/all", Destination: "dest:5000/osism/all"},
-		{Source: "quay.io/osism/pinned", Destination: "dest/osism/pinned", Digest: digest},
-		{Source: "quay.io/osism/both", Destination: "dest/osism/both", Tag: "2.0", Digest: digest},
+		{Source: reference.MustRepository("quay.io/osism/all"), Destination: reference.MustRepository("dest:5000/osism/all")},
+		{Source: reference.MustRepository("quay.io/osism/pinned"), Destination: reference.MustRepository("dest:5000/osism/pinned"), Digest: reference.MustDigest(digest)},
+		{Source: reference.MustRepository("quay.io/osism/both"), Destination: reference.MustRepository("dest:5000/osism/both"), Tag: reference.MustTag("2.0"), Digest: reference.MustDigest(digest)},
 	} {
 		require.NoError(t, s.Add(t.Context(), name, Of(failed, r, nil, "gone")))
 	}
@@ -54,12 +55,12 @@ func TestRepublish(t *testing.T) {
 			Version: message.Version, Name: name, Run: "r2", Number: 3, Registry: registry, Republished: true, Repositories: c.Repositories,
 		}, c)
 		require.Len(t, c.Repositories, 1)
-		got[c.Repositories[0].Source] = c.Repositories[0]
+		got[c.Repositories[0].Source.String()] = c.Repositories[0]
 	}
 	require.Equal(t, map[string]message.Repository{
-		repository:             {Source: repository, Destination: "dest:5000/osism/osism", Tag: "1.0"},
-		"quay.io/osism/all":    {Source: "quay.io/osism/all", Destination: "dest:5000/osism/all"},
-		"quay.io/osism/pinned": {Source: "quay.io/osism/pinned", Destination: "dest/osism/pinned", Digest: digest},
+		repository:             {Source: reference.MustRepository(repository), Destination: reference.MustRepository("dest:5000/osism/osism"), Tag: reference.MustTag("1.0")},
+		"quay.io/osism/all":    {Source: reference.MustRepository("quay.io/osism/all"), Destination: reference.MustRepository("dest:5000/osism/all")},
+		"quay.io/osism/pinned": {Source: reference.MustRepository("quay.io/osism/pinned"), Destination: reference.MustRepository("dest:5000/osism/pinned"), Digest: reference.MustDigest(digest)},
 	}, got)
 	require.Equal(t, []string{"quay.io/osism/both:2.0@" + digest}, sources(t, s))
 }

@@ -6,6 +6,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/osism/skopeo-worker/shared/message"
+	"github.com/osism/skopeo-worker/shared/reference"
 	"github.com/osism/skopeo-worker/shared/selection"
 )
 
@@ -13,21 +14,21 @@ import (
 func TestSelectionIsKept(t *testing.T) {
 	chosen := selection.Selection{Include: []string{"1"}, Limit: 5, Platforms: []string{"linux/amd64"}, WithoutAttestations: true, Referrers: true}
 	c := message.Chunk{Name: "default", Run: "r", Number: 3, Registry: "quay.io"}
-	r := message.Repository{Source: "quay.io/a/b", Destination: "127.0.0.1:5000/m/a/b", Selection: &chosen}
+	r := message.Repository{Source: reference.MustRepository("quay.io/a/b"), Destination: reference.MustRepository("127.0.0.1:5000/m/a/b"), Selection: &chosen}
 
 	again, err := chunk("default", "r2", Of(c, r, nil, "no listing"))
 	require.NoError(t, err)
 	require.Equal(t, []message.Repository{r}, again.Repositories)
 
-	again, err = chunk("default", "r2", Of(c, r, []message.Image{{Tag: "1.0"}}, "no copy"))
+	again, err = chunk("default", "r2", Of(c, r, []message.Image{{Tag: reference.MustTag("1.0")}}, "no copy"))
 	require.NoError(t, err)
-	r.Tag = "1.0"
+	r.Tag = reference.MustTag("1.0")
 	contents := chosen.Contents()
 	r.Selection = &contents
 	require.Equal(t, []message.Repository{r}, again.Repositories)
 
 	r.Selection = &selection.Selection{Limit: 5}
-	again, err = chunk("default", "r2", Of(c, r, []message.Image{{Tag: "1.0"}}, "no copy"))
+	again, err = chunk("default", "r2", Of(c, r, []message.Image{{Tag: reference.MustTag("1.0")}}, "no copy"))
 	require.NoError(t, err)
 	require.Nil(t, again.Repositories[0].Selection)
 }

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 
+	"github.com/osism/skopeo-worker/shared/reference"
 	"github.com/osism/skopeo-worker/shared/selection"
 )
 
@@ -44,14 +45,14 @@ type Chunk struct {
 // means every tag that its selection matches. With Images it has been resolved, and
 // only these are left.
 type Repository struct {
-	Source      string  `json:"source"`      // docker.io/library/nginx
-	Destination string  `json:"destination"` // host[:port]/prefix/library/nginx
-	Tag         string  `json:"tag,omitempty"`
-	Digest      string  `json:"digest,omitempty"` // the list pins it: never resolved again
-	Images      []Image `json:"images,omitempty"`
-	Attempts    int     `json:"attempts,omitempty"` // tries of the listing so far
-	// Found says that the source has one of the entry's tags at least. Until then, those
-	// that it denies may be all there are.
+	Source      reference.Repository `json:"source"`      // docker.io/library/nginx
+	Destination reference.Repository `json:"destination"` // host[:port]/prefix/library/nginx
+	Tag         reference.Tag        `json:"tag,omitzero"`
+	Digest      reference.Digest     `json:"digest,omitzero"` // the list pins it: never resolved again
+	Images      []Image              `json:"images,omitempty"`
+	Attempts    int                  `json:"attempts,omitempty"` // tries of the listing so far
+	// Found says that the source has one of the entry's tags at least, or that the
+	// repository was given up. Until then, those that it denies may be all there are.
 	Found bool `json:"found,omitempty"`
 	// Selection is which tags are mirrored, and what of each; nil is everything.
 	Selection *selection.Selection `json:"selection,omitempty"`
@@ -60,10 +61,10 @@ type Repository struct {
 // Image is a tag with the digest it had when it was resolved. The digest is a
 // hint: it is looked up again when it is old.
 type Image struct {
-	Tag       string `json:"tag"`
-	Digest    string `json:"digest"`
-	MediaType string `json:"media_type,omitempty"`
-	Attempts  int    `json:"attempts,omitempty"` // tries so far
+	Tag       reference.Tag    `json:"tag"`
+	Digest    reference.Digest `json:"digest"`
+	MediaType string           `json:"media_type,omitempty"`
+	Attempts  int              `json:"attempts,omitempty"` // tries so far
 }
 
 // Images counts what is known to be in the chunk; a repository that is still to
@@ -105,7 +106,23 @@ func Decode(data []byte) (Chunk, error) {
 	if c.Name == "" || c.Run == "" || c.Registry == "" {
 		return Chunk{}, fmt.Errorf("%w: name, run or registry is missing", ErrMalformed)
 	}
+	for i, r := range c.Repositories {
+		if err := r.check(c.Registry); err != nil {
+			return Chunk{}, fmt.Errorf("%w: repository %d: %w", ErrMalformed, i+1, err)
+		}
+	}
 	return c, nil
+}
+
+// check says what the types of a repository's fields do not.
+func (r Repository) check(registry string) error {
+	switch {
+	case r.Source.IsZero() || r.Destination.IsZero():
+		return errors.New("source or destination is missing")
+	case r.Source.Registry() != registry:
+		return fmt.Errorf("%s is not of %q", r.Source, registry)
+	}
+	return nil
 }
 
 // Split returns the chunk in as many pieces as it takes for each to stay below

@@ -8,16 +8,18 @@ import (
 	"testing"
 
 	"github.com/stretchr/testify/require"
+
+	"github.com/osism/skopeo-worker/shared/reference"
 )
 
 func TestRoundTrip(t *testing.T) {
 	want := Chunk{
 		Version: Version, Name: "default", Run: "r1", Number: 3, Registry: "quay.io", Republished: true,
 		Repositories: []Repository{
-			{Source: "quay.io/osism/osism", Destination: "dest:5000/p/osism/osism", Attempts: 2},
-			{Source: "quay.io/osism/a", Destination: "dest:5000/p/osism/a", Tag: "1.0", Digest: "sha256:1", Images: []Image{
-				{Tag: "1.0", Digest: "sha256:1", MediaType: "application/vnd.oci.image.index.v1+json", Attempts: 1},
-				{Tag: "latest", Digest: "sha256:2"},
+			{Source: reference.MustRepository("quay.io/osism/osism"), Destination: reference.MustRepository("dest:5000/p/osism/osism"), Attempts: 2},
+			{Source: reference.MustRepository("quay.io/osism/a"), Destination: reference.MustRepository("dest:5000/p/osism/a"), Tag: reference.MustTag("1.0"), Digest: reference.MustDigest("sha256:1111111111111111111111111111111111111111111111111111111111111111"), Images: []Image{
+				{Tag: reference.MustTag("1.0"), Digest: reference.MustDigest("sha256:1111111111111111111111111111111111111111111111111111111111111111"), MediaType: "application/vnd.oci.image.index.v1+json", Attempts: 1},
+				{Tag: reference.MustTag("latest"), Digest: reference.MustDigest("sha256:2222222222222222222222222222222222222222222222222222222222222222")},
 			}},
 		},
 	}
@@ -57,9 +59,9 @@ func TestSplit(t *testing.T) {
 	for range 50 {
 		c := Chunk{Name: "default", Run: "r1", Number: 1 + random.IntN(9), Registry: "quay.io", Republished: random.IntN(2) == 0}
 		for i := range random.IntN(12) {
-			r := Repository{Source: fmt.Sprintf("quay.io/a/%d", i), Destination: fmt.Sprintf("dest/a/%d", i), Attempts: random.IntN(3)}
+			r := Repository{Source: reference.MustRepository(fmt.Sprintf("quay.io/a/%d", i)), Destination: reference.MustRepository(fmt.Sprintf("dest:5000/a/%d", i)), Attempts: random.IntN(3)}
 			for j := range random.IntN(80) {
-				r.Images = append(r.Images, Image{Tag: strings.Repeat("t", random.IntN(128)) + fmt.Sprint(j), Digest: "sha256:" + fmt.Sprint(j)})
+				r.Images = append(r.Images, Image{Tag: reference.MustTag(strings.Repeat("t", random.IntN(126)) + fmt.Sprint(j)), Digest: reference.DigestOf([]byte{byte(j)})})
 			}
 			c.Repositories = append(c.Repositories, r)
 		}
@@ -105,7 +107,7 @@ func TestSplitLeavesWhatFits(t *testing.T) {
 
 func TestSplitOfWhatCannotBe(t *testing.T) {
 	c := Chunk{Name: "default", Run: "r1", Number: 7, Registry: "quay.io", Repositories: []Repository{
-		{Source: "quay.io/a"}, {Source: strings.Repeat("a", MaxSize)},
+		{Source: reference.MustRepository("quay.io/a")}, {Source: reference.MustRepository("quay.io/a"), Images: []Image{{MediaType: strings.Repeat("a", MaxSize)}}},
 	}}
 	_, err := Split(c)
 	require.ErrorIs(t, err, ErrTooLarge)

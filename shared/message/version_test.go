@@ -11,23 +11,24 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/osism/skopeo-worker/shared/reference"
 	"github.com/osism/skopeo-worker/shared/selection"
 )
 
 // formats are chunks that have every field of their version.
 var formats = map[int]Chunk{
 	1: {Version: 1, Name: "default", Run: "20260101-000000-000-0000", Number: 3, Registry: "quay.io", Republished: true, Repositories: []Repository{{
-		Source: "quay.io/osism/osism", Destination: "registry.example.com/mirror/osism/osism", Tag: "1.0", Digest: "sha256:1", Attempts: 1,
-		Images: []Image{{Tag: "1.0", Digest: "sha256:1", MediaType: "application/vnd.oci.image.index.v1+json", Attempts: 2}},
+		Source: reference.MustRepository("quay.io/osism/osism"), Destination: reference.MustRepository("registry.example.com/mirror/osism/osism"), Tag: reference.MustTag("1.0"), Digest: reference.MustDigest("sha256:1111111111111111111111111111111111111111111111111111111111111111"), Attempts: 1,
+		Images: []Image{{Tag: reference.MustTag("1.0"), Digest: reference.MustDigest("sha256:1111111111111111111111111111111111111111111111111111111111111111"), MediaType: "application/vnd.oci.image.index.v1+json", Attempts: 2}},
 		Selection: &selection.Selection{
 			Include: []string{"1"}, Exclude: []string{"2"}, Semver: ">=1", List: []string{"1.0"}, Limit: 5,
 			Platforms: []string{"linux/amd64"}, WithoutAttestations: true, Referrers: true,
 		},
 	}}},
 	2: {Version: 2, Name: "default", Run: "20260101-000000-000-0000", Number: 3, Registry: "quay.io", Republished: true, Repositories: []Repository{{
-		Source: "quay.io/osism/osism", Destination: "registry.example.com/mirror/osism/osism", Tag: "1.0", Digest: "sha256:1", Attempts: 1,
+		Source: reference.MustRepository("quay.io/osism/osism"), Destination: reference.MustRepository("registry.example.com/mirror/osism/osism"), Tag: reference.MustTag("1.0"), Digest: reference.MustDigest("sha256:1111111111111111111111111111111111111111111111111111111111111111"), Attempts: 1,
 		Found:  true,
-		Images: []Image{{Tag: "1.0", Digest: "sha256:1", MediaType: "application/vnd.oci.image.index.v1+json", Attempts: 2}},
+		Images: []Image{{Tag: reference.MustTag("1.0"), Digest: reference.MustDigest("sha256:1111111111111111111111111111111111111111111111111111111111111111"), MediaType: "application/vnd.oci.image.index.v1+json", Attempts: 2}},
 		Selection: &selection.Selection{
 			Include: []string{"1"}, Exclude: []string{"2"}, Semver: ">=1", List: []string{"1.0"}, Limit: 5,
 			Platforms: []string{"linux/amd64"}, WithoutAttestations: true, Referrers: true,

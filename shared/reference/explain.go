@@ -68,8 +68,8 @@ func explain(rest string, err error) string {
 		return "the tag after the colon is missing"
 	case len(tag) > maxTag:
 		return fmt.Sprintf("the tag is longer than %d characters", maxTag)
-	case hasTag && dist.TagRegexp.FindString(tag) != tag:
-		return fmt.Sprintf("tag %q is impossible, expected letters, digits, '_', '.' and '-', starting with neither '.' nor '-'", tag)
+	case hasTag && !tagGrammar.MatchString(tag):
+		return fmt.Sprintf("tag %q is impossible, %s", tag, ExpectedTag)
 	case hasDigest:
 		return fmt.Sprintf("digest %q is impossible, %s", digest, expectedDigest)
 	}
@@ -110,6 +110,12 @@ func quote(s string) string {
 	if misplacedAt(s) {
 		s = "xxxxx" + s[strings.LastIndex(s, "@"):]
 	}
+	return Quote(s)
+}
+
+// Quote shows a text from anybody: on one line, without anything that a terminal obeys,
+// and not at any length.
+func Quote(s string) string {
 	if len(s) > maxQuoted {
 		return strconv.Quote(s[:maxQuoted]) + "…"
 	}

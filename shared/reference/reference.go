@@ -3,12 +3,8 @@
 package reference
 
 import (
-	// The digest algorithms a reference may name are those linked in.
-	_ "crypto/sha256"
-	_ "crypto/sha512"
 	"errors"
 	"fmt"
-	"strings"
 
 	dist "github.com/distribution/reference"
 )
@@ -27,13 +23,9 @@ var ErrInvalid = errors.New("invalid reference")
 // Reference names a repository and at most one tag and one digest. With
 // neither it stands for every tag of the repository.
 type Reference struct {
-	// Registry is the host, lower case, with a port if one was written. All
-	// names of Docker Hub are DockerHub here.
-	Registry string
-	// Path is the repository below the registry, "library/nginx".
-	Path   string
-	Tag    string
-	Digest string
+	Repository Repository
+	Tag        Tag
+	Digest     Digest
 }
 
 // Parse reads host/path[:tag][@digest]. Its error wraps ErrInvalid, says in
@@ -61,29 +53,38 @@ func Parse(s string) (Reference, error) {
 	if len(named.Name()) > dist.RepositoryNameTotalLengthMax {
 		return Reference{}, invalid(s, whyTooLong)
 	}
-	r := Reference{Registry: dist.Domain(named), Path: dist.Path(named)}
+	r := Reference{Repository: Repository{registry: dist.Domain(named), path: dist.Path(named)}}
 	if tagged, ok := named.(dist.Tagged); ok {
-		r.Tag = tagged.Tag()
+		if r.Tag, err = ParseTag(tagged.Tag()); err != nil {
+			return Reference{}, invalid(s, err.Error())
+		}
 	}
 	if digested, ok := named.(dist.Digested); ok {
-		r.Digest = digested.Digest().String()
+		if r.Digest, err = ParseDigest(digested.Digest().String()); err != nil {
+			return Reference{}, invalid(s, err.Error())
+		}
 	}
 	return r, nil
 }
 
-// Repository is the registry and the path, "docker.io/library/nginx".
-func (r Reference) Repository() string {
-	return r.Registry + "/" + r.Path
+// ParseCanonical is Parse for what String has written: another spelling is an error, so
+// that nothing is mirrored from or to where it does not say.
+func ParseCanonical(s string) (Reference, error) {
+	r, err := Parse(s)
+	if err == nil && r.String() != s {
+		return Reference{}, invalid(s, "expected "+r.String())
+	}
+	return r, err
 }
 
 // String is the canonical spelling. Parse gives the same reference for it.
 func (r Reference) String() string {
-	s := r.Repository()
-	if r.Tag != "" {
-		s += ":" + r.Tag
+	s := r.Repository.String()
+	if !r.Tag.IsZero() {
+		s += ":" + r.Tag.String()
 	}
-	if r.Digest != "" {
-		s += "@" + r.Digest
+	if !r.Digest.IsZero() {
+		s += "@" + r.Digest.String()
 	}
 	return s
 }
@@ -92,12 +93,11 @@ func (r Reference) String() string {
 // named by digest alone gets one made of the digest, such as
 // "sha256-0123456789ab", because registries collect what has no tag. It is
 // empty for a whole repository, whose tags keep their names.
-func (r Reference) DestinationTag() string {
-	if r.Tag != "" || r.Digest == "" {
+func (r Reference) DestinationTag() Tag {
+	if !r.Tag.IsZero() || r.Digest.IsZero() {
 		return r.Tag
 	}
-	algorithm, hex, _ := strings.Cut(r.Digest, ":")
-	return algorithm + "-" + hex[:min(digestTagHex, len(hex))]
+	return Tag{r.Digest.Algorithm() + "-" + r.Digest.Hex()[:digestTagHex]}
 }
 
 func invalid(s, why string) error {

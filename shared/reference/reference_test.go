@@ -17,7 +17,7 @@ const (
 
 func TestParse(t *testing.T) {
 	hub := func(path string) reference.Reference {
-		return reference.Reference{Registry: "docker.io", Path: path}
+		return reference.Reference{Repository: reference.MustRepository("docker.io/" + path)}
 	}
 	for text, want := range map[string]reference.Reference{
 		"nginx":                              hub("library/nginx"),
@@ -27,14 +27,14 @@ func TestParse(t *testing.T) {
 		"index.docker.io/library/nginx":      hub("library/nginx"),
 		"registry-1.docker.io/nginx":         hub("library/nginx"),
 		"registry-1.docker.io/library/nginx": hub("library/nginx"),
-		"quay.io/osism/a/b/c_d__e--f.g":      {Registry: "quay.io", Path: "osism/a/b/c_d__e--f.g"},
-		"QUAY.io/osism/x:V1.0_rc-1":          {Registry: "quay.io", Path: "osism/x", Tag: "V1.0_rc-1"},
-		"127.0.0.1:5000/x:1@" + digest256:    {Registry: "127.0.0.1:5000", Path: "x", Tag: "1", Digest: digest256},
-		"localhost/x@" + digest512:           {Registry: "localhost", Path: "x", Digest: digest512},
-		"registry:65535/x":                   {Registry: "registry:65535", Path: "x"},
-		"[FD00::1]:5000/x":                   {Registry: "[fd00::1]:5000", Path: "x"},
-		"[::1]/x":                            {Registry: "[::1]", Path: "x"},
-		"nginx:" + strings.Repeat("t", 128):  {Registry: "docker.io", Path: "library/nginx", Tag: strings.Repeat("t", 128)},
+		"quay.io/osism/a/b/c_d__e--f.g":      {Repository: reference.MustRepository("quay.io/osism/a/b/c_d__e--f.g")},
+		"QUAY.io/osism/x:V1.0_rc-1":          {Repository: reference.MustRepository("quay.io/osism/x"), Tag: reference.MustTag("V1.0_rc-1")},
+		"127.0.0.1:5000/x:1@" + digest256:    {Repository: reference.MustRepository("127.0.0.1:5000/x"), Tag: reference.MustTag("1"), Digest: reference.MustDigest(digest256)},
+		"localhost/x@" + digest512:           {Repository: reference.MustRepository("localhost/x"), Digest: reference.MustDigest(digest512)},
+		"registry:65535/x":                   {Repository: reference.MustRepository("registry:65535/x")},
+		"[FD00::1]:5000/x":                   {Repository: reference.MustRepository("[fd00::1]:5000/x")},
+		"[::1]/x":                            {Repository: reference.MustRepository("[::1]/x")},
+		"nginx:" + strings.Repeat("t", 128):  {Repository: reference.MustRepository("docker.io/library/nginx"), Tag: reference.MustTag(strings.Repeat("t", 128))},
 	} {
 		t.Run(text, func(t *testing.T) {
 			got, err := reference.Parse(text)
@@ -129,7 +129,7 @@ func TestDestinationTag(t *testing.T) {
 	} {
 		r, err := reference.Parse(text)
 		require.NoError(t, err, text)
-		require.Equal(t, want, r.DestinationTag(), text)
+		require.Equal(t, want, r.DestinationTag().String(), text)
 	}
 }
 
@@ -151,7 +151,7 @@ func TestParseDestination(t *testing.T) {
 		require.Equal(t, want, again)
 		r, err := reference.Parse(got.Repository("library/nginx"))
 		require.NoError(t, err, text)
-		require.Equal(t, got.Repository("library/nginx"), r.Repository())
+		require.Equal(t, got.Repository("library/nginx"), r.Repository.String())
 	}
 }
 

@@ -8,10 +8,9 @@ import (
 	"slices"
 
 	"github.com/Masterminds/semver/v3"
-)
 
-// tag is the grammar of tags in the OCI distribution specification, 1.1.
-var tag = regexp.MustCompile(`^[a-zA-Z0-9_][a-zA-Z0-9._-]{0,127}$`)
+	"github.com/osism/skopeo-worker/shared/reference"
+)
 
 // Matcher is a Selection that is ready to be used, by any number of goroutines.
 type Matcher struct {
@@ -63,7 +62,7 @@ func (s Selection) Compile() (*Matcher, error) {
 func (s Selection) checkList() []Problem {
 	var problems []Problem
 	for i, t := range s.List {
-		if !tag.MatchString(t) {
+		if _, err := reference.ParseTag(t); err != nil {
 			problems = append(problems, Problem{"list", i, fmt.Sprintf("tag %q is impossible", t)})
 		}
 	}

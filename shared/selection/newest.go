@@ -6,11 +6,13 @@ import (
 	"time"
 
 	"github.com/Masterminds/semver/v3"
+
+	"github.com/osism/skopeo-worker/shared/reference"
 )
 
 // Candidate is a tag that Match has passed.
 type Candidate struct {
-	Tag string
+	Tag reference.Tag
 	// Updated is when the upstream last changed the tag; zero where it tells no times.
 	Updated time.Time
 }
@@ -29,7 +31,7 @@ func (m *Matcher) Newest(c []Candidate) []Candidate {
 	ordered := make([]ranked, len(c))
 	for i := range c {
 		ordered[i] = ranked{Candidate: c[i]}
-		ordered[i].version, _ = semver.NewVersion(c[i].Tag)
+		ordered[i].version, _ = semver.NewVersion(c[i].Tag.String())
 	}
 	slices.SortFunc(ordered, func(a, b ranked) int {
 		if timed && !a.Updated.Equal(b.Updated) {
@@ -56,11 +58,11 @@ type ranked struct {
 func compareVersions(a, b ranked) int {
 	switch {
 	case a.version != nil && b.version != nil:
-		return cmp.Or(b.version.Compare(a.version), cmp.Compare(a.Tag, b.Tag))
+		return cmp.Or(b.version.Compare(a.version), cmp.Compare(a.Tag.String(), b.Tag.String()))
 	case a.version != nil:
 		return -1
 	case b.version != nil:
 		return 1
 	}
-	return cmp.Compare(a.Tag, b.Tag)
+	return cmp.Compare(a.Tag.String(), b.Tag.String())
 }

@@ -10,6 +10,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/osism/skopeo-worker/shared/reference"
 	"github.com/osism/skopeo-worker/shared/selection"
 )
 
@@ -85,10 +86,10 @@ func TestNewest(t *testing.T) {
 		in    []selection.Candidate
 		want  []string
 	}{
-		"by time": {2, []selection.Candidate{{"a", day(1)}, {"1.0", day(3)}, {"2.0", day(2)}}, []string{"1.0", "2.0"}},
-		"equal times by version": {0, []selection.Candidate{{"b", day(1)}, {"a", day(1)}, {"1.0", day(1)}, {"2.0", day(1)}, {"x", day(2)}},
+		"by time": {2, []selection.Candidate{{reference.MustTag("a"), day(1)}, {reference.MustTag("1.0"), day(3)}, {reference.MustTag("2.0"), day(2)}}, []string{"1.0", "2.0"}},
+		"equal times by version": {0, []selection.Candidate{{reference.MustTag("b"), day(1)}, {reference.MustTag("a"), day(1)}, {reference.MustTag("1.0"), day(1)}, {reference.MustTag("2.0"), day(1)}, {reference.MustTag("x"), day(2)}},
 			[]string{"x", "2.0", "1.0", "a", "b"}},
-		"one without a time": {2, []selection.Candidate{{"1.9", day(3)}, {"1.10", day(1)}, {"2", time.Time{}}}, []string{"2", "1.10"}},
+		"one without a time": {2, []selection.Candidate{{reference.MustTag("1.9"), day(3)}, {reference.MustTag("1.10"), day(1)}, {reference.MustTag("2"), time.Time{}}}, []string{"2", "1.10"}},
 		"versions": {0, untimed("latest", "1.9.0", "2.0.0-rc.2", "v2.0.0", "2.0.0-rc.10", "1.10", "edge", "v1.10.1", "1.25.3.4", "1.10.0"),
 			[]string{"v2.0.0", "2.0.0-rc.10", "2.0.0-rc.2", "v1.10.1", "1.10", "1.10.0", "1.9.0", "1.25.3.4", "edge", "latest"}},
 		"versions before names": {3, untimed("zzz", "0.1", "a", "0.0.1-alpha"), []string{"0.1", "0.0.1-alpha", "a"}},
@@ -102,7 +103,7 @@ func TestNewest(t *testing.T) {
 				given := slices.Clone(test.in)
 				var got []string
 				for _, c := range m.Newest(test.in) {
-					got = append(got, c.Tag)
+					got = append(got, c.Tag.String())
 				}
 				require.Equal(t, test.want, got)
 				require.Equal(t, given, test.in, "the caller's slice was changed")
@@ -114,7 +115,7 @@ func TestNewest(t *testing.T) {
 func untimed(tags ...string) []selection.Candidate {
 	var c []selection.Candidate
 	for _, tag := range tags {
-		c = append(c, selection.Candidate{Tag: tag})
+		c = append(c, selection.Candidate{Tag: reference.MustTag(tag)})
 	}
 	return c
 }
@@ -123,7 +124,7 @@ func TestCompanion(t *testing.T) {
 	for _, suffix := range []string{"", ".sig", ".att", ".sbom"} {
 		digest, ok := selection.Companion("sha256-" + hex64 + suffix)
 		require.True(t, ok, suffix)
-		require.Equal(t, "sha256:"+hex64, digest)
+		require.Equal(t, "sha256:"+hex64, digest.String())
 	}
 	for _, tag := range []string{"latest", "sha256-0123456789ab", "sha256-" + hex64 + ".sig2", "sha256-" + hex64 + ".txt", "sha256-" + strings.ToUpper(hex64), "xsha256-" + hex64} {
 		_, ok := selection.Companion(tag)

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/osism/skopeo-worker/shared/budget"
+	"github.com/osism/skopeo-worker/shared/reference"
 	"github.com/osism/skopeo-worker/worker/throttle"
 )
 
@@ -25,13 +26,16 @@ type Registry struct {
 }
 
 // where is an image that is to be copied.
-type where struct{ repository, digest string }
+type where struct {
+	repository reference.Repository
+	digest     reference.Digest
+}
 
 // sample notes an image for each registry, about which it can be asked what it allows.
-func (t *task) sample(repository string, jobs []*job) {
+func (t *task) sample(repository reference.Repository, jobs []*job) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	name := throttle.Registry(repository)
+	name := throttle.Registry(repository.Registry())
 	for _, j := range jobs {
 		if _, known := t.samples[name]; !known && len(j.images) > 0 && j.verdict == copying && j.err == nil {
 			t.samples[name] = where{repository, j.image.digest}
@@ -46,7 +50,7 @@ func (t *task) budgets(ctx context.Context, r *Report) error {
 		if row.Pulls == 0 {
 			continue
 		}
-		name := throttle.Registry(row.Repository)
+		name := throttle.Registry(row.Repository.Registry())
 		if all[name] == nil {
 			all[name] = &Registry{Registry: name}
 		}

@@ -12,6 +12,7 @@ import (
 	"github.com/osism/skopeo-worker/shared/brokertest"
 	"github.com/osism/skopeo-worker/shared/budget"
 	"github.com/osism/skopeo-worker/shared/message"
+	"github.com/osism/skopeo-worker/shared/reference"
 	"github.com/osism/skopeo-worker/shared/selection"
 	"github.com/osism/skopeo-worker/worker/check"
 	"github.com/osism/skopeo-worker/worker/platform"
@@ -68,7 +69,7 @@ func TestAllowance(t *testing.T) {
 	}
 	internet.Hub.SpendPulls(4)
 	entry := func(registry string) message.Repository {
-		return message.Repository{Source: registry + "/" + tool, Destination: s.to.Host() + "/" + registry}
+		return message.Repository{Source: reference.MustRepository(registry + "/" + tool), Destination: reference.MustRepository(s.to.Host() + "/" + registry)}
 	}
 	list := []message.Repository{entry("docker.io"), entry("quay.io"), s.entry(tool)}
 	report := s.check(t, list...)
@@ -110,7 +111,7 @@ func TestListedSizes(t *testing.T) {
 	}
 	bytes := func(registry string, platforms ...string) check.Counts {
 		return s.check(t, message.Repository{
-			Source: registry + "/" + tool, Destination: s.to.Host() + "/" + tool, Selection: &selection.Selection{Platforms: platforms},
+			Source: reference.MustRepository(registry + "/" + tool), Destination: reference.MustRepository(s.to.Host() + "/" + tool), Selection: &selection.Selection{Platforms: platforms},
 		}).Totals.Counts
 	}
 	const archive = 8 << 10 // what a layer is larger than its file at most
@@ -141,8 +142,8 @@ func TestKnownAbsences(t *testing.T) {
 	entry := s.entry(tool)
 	entry.Selection = &selection.Selection{Platforms: []string{amd64}}
 	require.Equal(t, 2, s.check(t, entry).Totals.Copy)
-	s.Absent = func(_ context.Context, digest string, wanted platform.Wanted) (bool, error) {
-		return digest == absent && wanted.Covers(amd64) && !wanted.Covers(arm64), nil
+	s.Absent = func(_ context.Context, digest reference.Digest, wanted platform.Wanted) (bool, error) {
+		return digest.String() == absent && wanted.Covers(amd64) && !wanted.Covers(arm64), nil
 	}
 	require.Equal(t, check.Counts{Copy: 1, Skipped: 1, Pulls: 1, PullsAtLeast: true, BytesAtLeast: true}, s.check(t, entry).Totals.Counts)
 }

@@ -11,6 +11,7 @@ import (
 
 	"github.com/osism/skopeo-worker/shared/budget"
 	"github.com/osism/skopeo-worker/shared/message"
+	"github.com/osism/skopeo-worker/shared/reference"
 	"github.com/osism/skopeo-worker/worker/mirror"
 	"github.com/osism/skopeo-worker/worker/platform"
 	"github.com/osism/skopeo-worker/worker/registry"
@@ -35,7 +36,7 @@ type Checker struct {
 	Mirror *mirror.Mirror
 	// Absent tells whether it is known that a manifest has nothing of what is wanted; nil
 	// is that nothing is known.
-	Absent func(ctx context.Context, digest string, wanted platform.Wanted) (bool, error)
+	Absent func(ctx context.Context, digest reference.Digest, wanted platform.Wanted) (bool, error)
 	// Outlook tells what a source registry allows; nil is that nothing is known.
 	Outlook func(ctx context.Context, registry string) (budget.Outlook, error)
 	// Backoff is the pause before the next try of what may pass.
@@ -84,7 +85,7 @@ func (c *Checker) Check(ctx context.Context, list []message.Repository) (Report,
 
 // bySource puts the entries of one repository that go to one destination together.
 func bySource(list []message.Repository) [][]message.Repository {
-	type pair struct{ source, destination string }
+	type pair struct{ source, destination reference.Repository }
 	var groups [][]message.Repository
 	index := map[pair]int{}
 	for _, r := range list {
@@ -124,7 +125,7 @@ func (t *task) row(ctx context.Context, entries []message.Repository) Row {
 	}
 	_ = group.Wait() // what went wrong is in found
 	var images []*image
-	seen := map[string]bool{}
+	seen := map[reference.Tag]bool{}
 	for _, f := range found {
 		row.Skipped += f.skipped
 		row.Failed = append(row.Failed, f.failed...)

@@ -10,6 +10,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/osism/skopeo-worker/shared/message"
+	"github.com/osism/skopeo-worker/shared/reference"
 	"github.com/osism/skopeo-worker/shared/selection"
 	"github.com/osism/skopeo-worker/worker/check"
 	"github.com/osism/skopeo-worker/worker/listing"
@@ -91,7 +92,7 @@ func index(t *testing.T, r *registrytest.Registry, repository, tag string, platf
 }
 
 func (s *site) entry(repository string) message.Repository {
-	return message.Repository{Source: s.from.Host() + "/" + repository, Destination: s.to.Host() + "/" + repository}
+	return message.Repository{Source: reference.MustRepository(s.from.Host() + "/" + repository), Destination: reference.MustRepository(s.to.Host() + "/" + repository)}
 }
 
 func (s *site) check(t *testing.T, list ...message.Repository) check.Report {
@@ -117,14 +118,14 @@ func TestEveryOutcome(t *testing.T) {
 	image(t, s.to, tool, "4", "older")
 	s.to.ResetRequests()
 	pinned := s.entry(tool)
-	var err error
-	pinned.Digest, err = s.from.Digest(tool, "3")
+	digest, err := s.from.Digest(tool, "3")
 	require.NoError(t, err)
+	pinned.Digest = reference.MustDigest(digest)
 
 	report := s.check(t, s.entry(tool), pinned)
 	require.Len(t, report.Repositories, 1, "the entries of a repository share a row")
 	require.Equal(t, check.Row{
-		Repository: s.from.Host() + "/" + tool, Destination: s.to.Host() + "/" + tool,
+		Repository: reference.MustRepository(s.from.Host() + "/" + tool), Destination: reference.MustRepository(s.to.Host() + "/" + tool),
 		Counts: check.Counts{Copy: 2, Tag: 4, Unchanged: 2, Pulls: 2, PullsAtLeast: true, BytesAtLeast: true},
 		Failed: []check.Failed{},
 	}, report.Repositories[0])
@@ -188,7 +189,7 @@ func TestListedPlatforms(t *testing.T) {
 	index(t, internet.Hub, tool, "both", amd64, arm64)
 	index(t, internet.Hub, tool, "foreign", arm64)
 	image(t, internet.Hub, tool, "single", "1")
-	entry := message.Repository{Source: "docker.io/" + tool, Destination: s.to.Host() + "/" + tool}
+	entry := message.Repository{Source: reference.MustRepository("docker.io/" + tool), Destination: reference.MustRepository(s.to.Host() + "/" + tool)}
 	counts := s.check(t, entry).Totals.Counts
 	require.Equal(t, []any{3, 3 + 2 + 1, true}, []any{counts.Copy, counts.Pulls, counts.PullsAtLeast})
 
@@ -268,12 +269,12 @@ func TestSilentDestination(t *testing.T) {
 		repository := tool + strings.Repeat("x", len(list))
 		image(t, s.from, repository, "1", "1")
 		image(t, s.from, repository, "2", "2")
-		list = append(list, message.Repository{Source: s.from.Host() + "/" + repository, Destination: gone + "/" + repository})
+		list = append(list, message.Repository{Source: reference.MustRepository(s.from.Host() + "/" + repository), Destination: reference.MustRepository(gone + "/" + repository)})
 	}
 	report := s.check(t, list...)
 	for i, row := range report.Repositories {
 		require.Len(t, row.Failed, 1)
-		require.Equal(t, list[i].Destination, row.Failed[0].Image)
+		require.Equal(t, list[i].Destination.String(), row.Failed[0].Image)
 		require.Contains(t, row.Failed[0].Reason, "unavailable")
 		require.Nil(t, row.Bytes)
 	}

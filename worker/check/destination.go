@@ -6,14 +6,21 @@ import (
 
 	"golang.org/x/sync/errgroup"
 
+	"github.com/osism/skopeo-worker/shared/reference"
 	"github.com/osism/skopeo-worker/worker/registry"
 )
 
 // there is what the destination has under a tag.
 type there struct {
-	digest  string // nothing: no such tag
-	current bool   // it is what the source has
+	digest  reference.Digest // zero: no such tag
+	current bool             // it is what the source has
 	err     error
+}
+
+// wanting is a digest with what of it is wanted.
+type wanting struct {
+	digest    reference.Digest
+	selection string
 }
 
 // compare asks the destination for the images of a row and counts them.
@@ -23,17 +30,17 @@ func (t *task) compare(ctx context.Context, row *Row, images []*image) {
 	}
 	have, empty := t.look(ctx, row.Destination, images)
 	if err := have[0].err; err != nil && ofAll(err) {
-		row.Failed = append(row.Failed, failed(row.Destination, err))
+		row.Failed = append(row.Failed, failed(row.Destination.String(), err))
 		return
 	}
 	var jobs []*job
-	index := map[[2]string]*job{}
+	index := map[wanting]*job{}
 	for i, image := range images {
 		if err := have[i].err; err != nil {
 			row.Failed = append(row.Failed, failed(image.source, err))
 			continue
 		}
-		key := [2]string{image.digest, image.selection}
+		key := wanting{image.digest, image.selection}
 		j := index[key]
 		if j == nil {
 			j = &job{image: image}
@@ -57,7 +64,7 @@ func (t *task) compare(ctx context.Context, row *Row, images []*image) {
 
 // look asks the destination for each tag, the first one alone: where nothing is
 // there at all, or nothing can be asked, the others need not be asked for.
-func (t *task) look(ctx context.Context, destination string, images []*image) (have []there, empty bool) {
+func (t *task) look(ctx context.Context, destination reference.Repository, images []*image) (have []there, empty bool) {
 	have = make([]there, len(images))
 	ask := func(i int) {
 		image := images[i]
@@ -70,7 +77,7 @@ func (t *task) look(ctx context.Context, destination string, images []*image) (h
 	if err := have[0].err; err != nil && ofAll(err) {
 		return have, false
 	}
-	if have[0].err == nil && have[0].digest == "" {
+	if have[0].err == nil && have[0].digest.IsZero() {
 		err := t.insist(ctx, destination, t.slot(func() (err error) {
 			empty, err = t.Mirror.Empty(ctx, destination)
 			return err

@@ -6,6 +6,7 @@ import (
 
 	"golang.org/x/sync/errgroup"
 
+	"github.com/osism/skopeo-worker/shared/reference"
 	"github.com/osism/skopeo-worker/worker/registry"
 )
 
@@ -13,7 +14,7 @@ import (
 type job struct {
 	image   *image // one of those with the digest
 	images  []*image
-	at      string // digest that it has at the destination; nothing: it is to be copied
+	at      reference.Digest // that it has at the destination; zero: it is to be copied
 	verdict verdict
 	err     error
 }
@@ -28,7 +29,7 @@ const (
 )
 
 // judgeAll finds out what each digest needs.
-func (t *task) judgeAll(ctx context.Context, destination string, jobs []*job, empty bool) {
+func (t *task) judgeAll(ctx context.Context, destination reference.Repository, jobs []*job, empty bool) {
 	var group errgroup.Group
 	group.SetLimit(requests)
 	for _, j := range jobs {
@@ -43,10 +44,10 @@ func (t *task) judgeAll(ctx context.Context, destination string, jobs []*job, em
 }
 
 // judge finds out what a digest needs, most of the time without a question.
-func (t *task) judge(ctx context.Context, destination string, j *job, empty bool) (err error) {
+func (t *task) judge(ctx context.Context, destination reference.Repository, j *job, empty bool) (err error) {
 	absent := false
 	switch {
-	case j.at != "":
+	case !j.at.IsZero():
 		j.verdict = tagging
 		return nil
 	case j.image.unwanted():
@@ -70,7 +71,7 @@ func (t *task) judge(ctx context.Context, destination string, j *job, empty bool
 // seek asks the destination for the digest: under another name, it only has to be
 // tagged. An index of just some platforms is made anew from the source's, which takes
 // pulls.
-func (t *task) seek(ctx context.Context, destination string, j *job) error {
+func (t *task) seek(ctx context.Context, destination reference.Repository, j *job) error {
 	i := j.image
 	d, err := t.Mirror.Registry.Head(ctx, destination, i.digest)
 	switch {

@@ -7,6 +7,7 @@ import (
 
 	"golang.org/x/sync/errgroup"
 
+	"github.com/osism/skopeo-worker/shared/reference"
 	"github.com/osism/skopeo-worker/worker/platform"
 	"github.com/osism/skopeo-worker/worker/referrers"
 	"github.com/osism/skopeo-worker/worker/registry"
@@ -51,9 +52,9 @@ func (t *task) referrers(ctx context.Context, row *Row, j *job) (Counts, error) 
 // subjects are the manifests whose referrers are mirrored with an image: its own, and
 // those below it, which are known as soon as it is at the destination. What refers to
 // the source's own index has no place beside an index of just some platforms.
-func (t *task) subjects(ctx context.Context, destination string, j *job) (subjects []string, all bool, err error) {
+func (t *task) subjects(ctx context.Context, destination reference.Repository, j *job) (subjects []reference.Digest, all bool, err error) {
 	i := j.image
-	if j.at == "" {
+	if j.at.IsZero() {
 		if i.wanted.All() || isImage(i.mediaType) {
 			subjects = append(subjects, i.digest)
 		}
@@ -82,7 +83,7 @@ func (t *task) subjects(ctx context.Context, destination string, j *job) (subjec
 // referrersOf counts what refers to a manifest, and to that, and so on. Where the
 // registry has no referrers API, the list of them is a manifest: that there is one can
 // be seen, and what is in it takes a pull.
-func (t *task) referrersOf(ctx context.Context, row *Row, subject string, found *Counts) error {
+func (t *task) referrersOf(ctx context.Context, row *Row, subject reference.Digest, found *Counts) error {
 	var entries []registry.Entry
 	finder := referrers.Finder{Registry: t.Source}
 	err := t.insist(ctx, row.Repository, func() error {

@@ -1,5 +1,7 @@
 package check
 
+import "github.com/osism/skopeo-worker/shared/reference"
+
 // Report is what mirroring would do. Its JSON is part of the command line's contract.
 type Report struct {
 	Repositories []Row      `json:"repositories"`
@@ -9,8 +11,8 @@ type Report struct {
 
 // Row is one repository of the list.
 type Row struct {
-	Repository  string `json:"repository"`
-	Destination string `json:"destination"`
+	Repository  reference.Repository `json:"repository"`
+	Destination reference.Repository `json:"destination"`
 	Counts
 	Failed []Failed `json:"failed"` // never nil
 }

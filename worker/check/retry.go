@@ -3,10 +3,10 @@ package check
 import (
 	"context"
 	"errors"
-	"strings"
 	"time"
 
 	"github.com/osism/skopeo-worker/shared/budget"
+	"github.com/osism/skopeo-worker/shared/reference"
 	"github.com/osism/skopeo-worker/worker/outcome"
 	"github.com/osism/skopeo-worker/worker/registry"
 )
@@ -23,8 +23,8 @@ const (
 
 // insist makes a request, and again where its failure may pass. A host that did not
 // answer in the end is then asked once for everything else.
-func (t *task) insist(ctx context.Context, repository string, request func() error) error {
-	host, _, _ := strings.Cut(repository, "/")
+func (t *task) insist(ctx context.Context, repository reference.Repository, request func() error) error {
+	host := repository.Registry()
 	for attempt := 1; ; {
 		err := request()
 		if err == nil || !mayPass(err) {

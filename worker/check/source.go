@@ -14,9 +14,9 @@ import (
 
 // image is a tag of the source.
 type image struct {
-	source    string // as the list would name it
-	tag       string // at the destination
-	digest    string
+	source    string        // as the list would name it
+	tag       reference.Tag // at the destination
+	digest    reference.Digest
 	mediaType string // empty where it is not known
 	listed    resolve.Listed
 	wanted    platform.Wanted
@@ -43,6 +43,9 @@ func (t *task) resolve(ctx context.Context, r message.Repository) resolved {
 	}
 	// Without a pull, no tag is known to have vanished: see ErrPull.
 	result := resolved{skipped: found.Skipped}
+	if found.Invalid != nil {
+		result.failed = append(result.failed, failed(r.Source.String(), found.Invalid))
+	}
 	for _, m := range found.Missed {
 		result.failed = append(result.failed, failed(failure.Source(r, m.Tag), m.Err))
 	}
@@ -75,7 +78,7 @@ func (t *task) ask(ctx context.Context, r message.Repository) (resolve.Result, e
 			return err
 		}
 		if !listed {
-			listed, found.Listed = true, got.Listed
+			listed, found.Listed, found.Invalid = true, got.Listed, got.Invalid
 		}
 		found.Images = append(found.Images, got.Images...)
 		found.Skipped += got.Skipped
@@ -86,7 +89,7 @@ func (t *task) ask(ctx context.Context, r message.Repository) (resolve.Result, e
 				found.Missed = append(found.Missed, m)
 				continue
 			}
-			missed, again = append(missed, m), append(again, m.Tag)
+			missed, again = append(missed, m), append(again, m.Tag.String())
 		}
 		if len(missed) == 0 {
 			return nil

@@ -64,7 +64,7 @@ func (t *task) retry(r message.Repository, err error, attempts *int) (after time
 // giveUp records images as failed, before anything else happens to the chunk. All
 // of a repository go into one record, and cost one write.
 func (t *task) giveUp(ctx context.Context, r message.Repository, final ...try) error {
-	if final[0].image.Tag != "" {
+	if !final[0].image.Tag.IsZero() {
 		t.entries.found(r)
 	}
 	record := failure.Of(t.Chunk, r, []message.Image{final[0].image}, outcome.Reason(final[0].err))

@@ -14,6 +14,7 @@ import (
 
 	"github.com/osism/skopeo-worker/shared/failure"
 	"github.com/osism/skopeo-worker/shared/message"
+	"github.com/osism/skopeo-worker/shared/reference"
 	"github.com/osism/skopeo-worker/shared/run"
 	"github.com/osism/skopeo-worker/worker/listing"
 	"github.com/osism/skopeo-worker/worker/mirror"
@@ -95,13 +96,13 @@ func (b *bench) Superseded(_ context.Context, c message.Chunk, _ message.Reposit
 	return b.newest > c.Run, nil
 }
 
-func (b *bench) Absent(_ context.Context, digest string, w platform.Wanted) (bool, error) {
+func (b *bench) Absent(_ context.Context, digest reference.Digest, w platform.Wanted) (bool, error) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	return b.absent[fmt.Sprint(digest, w)], nil
 }
 
-func (b *bench) NoteAbsent(_ context.Context, digest string, w platform.Wanted) error {
+func (b *bench) NoteAbsent(_ context.Context, digest reference.Digest, w platform.Wanted) error {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	b.absent[fmt.Sprint(digest, w)] = true
@@ -136,9 +137,16 @@ func (b *bench) move(t *testing.T, tag, version string) string {
 	return digest
 }
 
-// entry is the repository as a list has it; all is the whole of it.
+// entry is the repository as a list has it, without a tag the whole of it.
 func (b *bench) entry(tag string) message.Repository {
-	return message.Repository{Source: b.from.Host() + "/" + repository, Destination: b.to.Host() + "/" + destination, Tag: tag}
+	r := message.Repository{
+		Source:      reference.MustRepository(b.from.Host() + "/" + repository),
+		Destination: reference.MustRepository(b.to.Host() + "/" + destination),
+	}
+	if tag != "" {
+		r.Tag = reference.MustTag(tag)
+	}
+	return r
 }
 
 func (b *bench) chunk(entries ...message.Repository) message.Chunk {

@@ -8,6 +8,7 @@ import (
 
 	"github.com/osism/skopeo-worker/shared/failure"
 	"github.com/osism/skopeo-worker/shared/message"
+	"github.com/osism/skopeo-worker/shared/reference"
 )
 
 // compareAll returns what there is to do at the destination, one job for each digest
@@ -42,7 +43,7 @@ func (t *task) sift(ctx context.Context, jobs []*job) (copies, others []*job, er
 		switch {
 		case err != nil:
 			return nil, nil, err
-		case absent || j.at != "":
+		case absent || !j.at.IsZero():
 			others = append(others, j)
 		default:
 			copies = append(copies, j)
@@ -53,8 +54,8 @@ func (t *task) sift(ctx context.Context, jobs []*job) (copies, others []*job, er
 
 // there is what the destination has under a tag.
 type there struct {
-	digest  string // nothing: no such tag
-	current bool   // it is what the source has
+	digest  reference.Digest // zero: no such tag
+	current bool             // it is what the source has
 }
 
 // compare asks the destination for the tags of a repository.
@@ -70,7 +71,7 @@ func (t *task) compare(ctx context.Context, r message.Repository, resolved time.
 		}
 		differ, failed = append(differ, image), append(failed, errs[i])
 	}
-	jobs := map[string]*job{}
+	jobs := map[reference.Digest]*job{}
 	var ordered []*job
 	of := func(image message.Image) *job {
 		j := jobs[image.Digest]
@@ -110,7 +111,7 @@ func (t *task) look(r message.Repository) ([]there, []error) {
 		return have, t.ask(r, r.Destination, len(r.Images), ask)
 	}
 	errs := t.ask(r, r.Destination, 1, ask)
-	if errs[0] == nil && have[0].digest == "" {
+	if errs[0] == nil && have[0].digest.IsZero() {
 		if empty, err := t.Mirror.Empty(t.work, r.Destination); err == nil && empty {
 			return have, make([]error, len(have))
 		}
@@ -119,7 +120,7 @@ func (t *task) look(r message.Repository) ([]there, []error) {
 }
 
 // seen notes that the image is at the destination.
-func (t *task) seen(r message.Repository, tag string) {
+func (t *task) seen(r message.Repository, tag reference.Tag) {
 	t.entries.found(r)
 	t.mirrored.add(r.Source, failure.Source(r, tag))
 }

@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/osism/skopeo-worker/shared/message"
+	"github.com/osism/skopeo-worker/shared/reference"
 	"github.com/osism/skopeo-worker/worker/mirror"
 	"github.com/osism/skopeo-worker/worker/outcome"
 	"github.com/osism/skopeo-worker/worker/platform"
@@ -17,12 +18,12 @@ import (
 // that point to it.
 type job struct {
 	repository message.Repository
-	digest     string // nothing: it is looked up when it is the job's turn
+	digest     reference.Digest // zero: it is looked up when it is the job's turn
 	mediaType  string
-	images     []message.Image // to be tagged
-	current    []message.Image // tagged already: only what refers to them is looked for
-	at         string          // digest that it has at the destination, where that is known
-	pulled     bool            // it was not there, and is now
+	images     []message.Image  // to be tagged
+	current    []message.Image  // tagged already: only what refers to them is looked for
+	at         reference.Digest // digest that it has at the destination, where that is known
+	pulled     bool             // it was not there, and is now
 	resolved   time.Time
 }
 
@@ -36,7 +37,7 @@ func (t *task) begin(ctx context.Context, j *job) error {
 	case t.stopping(), t.limits(r.Source), t.limits(r.Destination):
 		t.later(r, j.all(), 0)
 		return nil
-	case j.digest == "":
+	case j.digest.IsZero():
 		return t.copyUnknown(ctx, j)
 	}
 	return t.copy(ctx, j)
@@ -50,7 +51,7 @@ func (t *task) copy(ctx context.Context, j *job) error {
 	if err := t.lookAgain(ctx, j); err != nil || len(j.all()) == 0 {
 		return err
 	}
-	if j.at == "" {
+	if j.at.IsZero() {
 		j.at = t.held.at(j)
 	}
 	if absent, err := t.isAbsent(ctx, j); err != nil {
@@ -105,7 +106,7 @@ func (t *task) copyUnknown(ctx context.Context, j *job) error {
 func (t *task) bring(j *job) (mirror.Copied, error) {
 	r := j.repository
 	copied := mirror.Copied{Digest: j.at}
-	if j.at == "" {
+	if j.at.IsZero() {
 		var err error
 		copied, err = t.Mirror.Copy(t.work, r.Source, r.Destination, registry.Descriptor{Digest: j.digest, MediaType: j.mediaType}, wanted(r))
 		if err != nil {
@@ -125,7 +126,7 @@ func (t *task) bring(j *job) (mirror.Copied, error) {
 
 // isAbsent tells whether it is known that nothing of the job is wanted.
 func (t *task) isAbsent(ctx context.Context, j *job) (bool, error) {
-	if w := wanted(j.repository); !w.All() && j.at == "" {
+	if w := wanted(j.repository); !w.All() && j.at.IsZero() {
 		return t.Absences.Absent(ctx, j.digest, w)
 	}
 	return false, nil
@@ -147,7 +148,7 @@ func (t *task) unchanged(r message.Repository, images []message.Image) {
 }
 
 // tag puts the job's tags on what is at the destination by now.
-func (t *task) tag(ctx context.Context, j *job, digest string) error {
+func (t *task) tag(ctx context.Context, j *job, digest reference.Digest) error {
 	copied := j.pulled
 	for _, image := range j.images {
 		if err := t.Mirror.Tag(t.work, j.repository.Destination, digest, destinationTag(image)); err != nil {
@@ -206,7 +207,7 @@ func (t *task) gone(ctx context.Context, j *job, cause error) error {
 	for i := range images {
 		images[i].Attempts++
 	}
-	if j.repository.Digest == "" {
+	if j.repository.Digest.IsZero() {
 		var err error
 		if images, err = t.refresh(ctx, j.repository, images); err != nil {
 			return err

@@ -7,6 +7,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/osism/skopeo-worker/shared/message"
+	"github.com/osism/skopeo-worker/shared/reference"
 	"github.com/osism/skopeo-worker/shared/run"
 	"github.com/osism/skopeo-worker/worker/registrytest"
 )
@@ -14,7 +15,7 @@ import (
 // resolved is the repository with one tag as it was found earlier.
 func (b *bench) resolved(tag, digest string) message.Repository {
 	r := b.entry("")
-	r.Images = []message.Image{{Tag: tag, Digest: digest}}
+	r.Images = []message.Image{{Tag: reference.MustTag(tag), Digest: reference.MustDigest(digest)}}
 	return r
 }
 
@@ -42,7 +43,7 @@ func TestATagNeverGoesBackwards(t *testing.T) {
 	b.deliver(t, Delivery{Chunk: b.chunk(open)})
 	require.Equal(t, run.Tally{Total: 1, Vanished: 1}, b.images)
 	named := b.resolved("1", older)
-	named.Tag = "1"
+	named.Tag = reference.MustTag("1")
 	b.deliver(t, Delivery{Chunk: b.chunk(named)})
 	require.Equal(t, run.Tally{Total: 1, Failed: 1}, b.images)
 }
@@ -53,7 +54,7 @@ func TestFreshDigestsAreBelieved(t *testing.T) {
 	digest := b.move(t, "1", "1")
 	b.push(t, "2")
 	r := b.resolved("1", digest)
-	r.Images = append(r.Images, message.Image{Tag: "2"})
+	r.Images = append(r.Images, message.Image{Tag: reference.MustTag("2")})
 	b.do(t, r)
 	require.Equal(t, run.Tally{Total: 2, Copied: 2}, b.images)
 	require.Zero(t, b.from.Count(registrytest.All(heads, registrytest.Ref("1"))))
@@ -119,7 +120,7 @@ func TestLeftIsLookedUpInTurn(t *testing.T) {
 	b.move(t, "02", "moved")
 	left := b.entry("")
 	for _, name := range append(names, "gone") {
-		left.Images = append(left.Images, message.Image{Tag: name})
+		left.Images = append(left.Images, message.Image{Tag: reference.MustTag(name)})
 	}
 	remove := b.from.Inject(registrytest.Fault{Match: gets, Status: 429, Header: map[string][]string{"Retry-After": {"60"}}})
 	result := b.deliver(t, Delivery{Chunk: b.chunk(left), Remainder: true})

@@ -99,12 +99,13 @@ func (s *schedule) set(m member, from, to standing) {
 // separator, and those of one variant: what was released together is built on one base.
 // One digest that several entries of the list name is a family, too.
 func families(j *job) []string {
-	repository := j.repository.Destination
+	repository := j.repository.Destination.String()
 	organisation := repository[:strings.LastIndexByte(repository, '/')+1]
-	all := []string{"", organisation, repository, repository + "@" + j.digest}
+	all := []string{"", organisation, repository, repository + "@" + j.digest.String()}
 	for _, image := range j.all() {
-		all = append(all, ":"+variant(image.Tag))
-		for _, alike := range append(beginnings(image.Tag), variant(image.Tag)) {
+		tag := image.Tag.String()
+		all = append(all, ":"+variant(tag))
+		for _, alike := range append(beginnings(tag), variant(tag)) {
 			all = append(all, organisation+":"+alike, repository+":"+alike)
 		}
 	}

@@ -11,11 +11,12 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/osism/skopeo-worker/shared/message"
+	"github.com/osism/skopeo-worker/shared/reference"
 	"github.com/osism/skopeo-worker/worker/registrytest"
 )
 
 func jobOf(name, tag string) *job {
-	return &job{repository: message.Repository{Destination: "mirror/" + name}, digest: name + tag, images: []message.Image{{Tag: tag}}}
+	return &job{repository: message.Repository{Destination: reference.MustRepository("mirror.example.com/" + name)}, digest: reference.DigestOf([]byte(name + tag)), images: []message.Image{{Tag: reference.MustTag(tag)}}}
 }
 
 // TestFirstOfAFamily has ended before any other of it begins; after that they go
@@ -36,7 +37,7 @@ func TestFirstOfAFamily(t *testing.T) {
 			mu.Lock()
 			for _, f := range families(j) {
 				if begun[f] > 0 && ended[f] == 0 {
-					early = append(early, j.digest+" of "+f)
+					early = append(early, j.digest.String()+" of "+f)
 				}
 				begun[f]++
 			}
@@ -50,8 +51,8 @@ func TestFirstOfAFamily(t *testing.T) {
 			return nil
 		}))
 		require.Empty(t, early)
-		require.Equal(t, 12, ended["mirror/a/"])
-		require.Equal(t, 4, ended["mirror/b/"])
+		require.Equal(t, 12, ended["mirror.example.com/a/"])
+		require.Equal(t, 4, ended["mirror.example.com/b/"])
 		// One is alone, then the other organisation begins with one, and then there is
 		// enough for every slot.
 		require.Equal(t, 5*time.Second, time.Since(began))
@@ -76,7 +77,7 @@ func TestLayersTravelOnce(t *testing.T) {
 	names := append(registrytest.Numbered("team/service%d", 4), "other/service")
 	var entries []message.Repository
 	for _, name := range names {
-		entries = append(entries, message.Repository{Source: b.from.Host() + "/" + name, Destination: b.to.Host() + "/mirror/" + name})
+		entries = append(entries, message.Repository{Source: reference.MustRepository(b.from.Host() + "/" + name), Destination: reference.MustRepository(b.to.Host() + "/mirror/" + name)})
 	}
 	for _, release := range []string{"2024.1", "2024.2"} {
 		var group errgroup.Group

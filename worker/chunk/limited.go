@@ -3,11 +3,11 @@ package chunk
 import (
 	"errors"
 	"math/rand/v2"
-	"strings"
 	"time"
 
 	"github.com/osism/skopeo-worker/shared/budget"
 	"github.com/osism/skopeo-worker/shared/message"
+	"github.com/osism/skopeo-worker/shared/reference"
 	"github.com/osism/skopeo-worker/worker/outcome"
 	"github.com/osism/skopeo-worker/worker/registry"
 	"github.com/osism/skopeo-worker/worker/skopeo"
@@ -20,14 +20,14 @@ const limitedPause = time.Minute
 
 // limit notes that a registry limits us, and returns how long to wait.
 func (t *task) limit(r message.Repository, err error) time.Duration {
-	host := hostOf(r.Source)
+	host := r.Source.Registry()
 	asked, copied, spent := (*registry.Error)(nil), (*skopeo.Error)(nil), (*budget.SpentError)(nil)
 	switch {
 	case errors.As(err, &spent):
 		host = spent.Registry
 	case errors.As(err, &asked):
-		host = hostOf(asked.Repository)
-	case errors.As(err, &copied) && copied.Registry == hostOf(r.Destination):
+		host = asked.Repository.Registry()
+	case errors.As(err, &copied) && copied.Registry == r.Destination.Registry():
 		host = copied.Registry
 	}
 	t.mu.Lock()
@@ -57,13 +57,8 @@ func (t *task) turn(after time.Duration) time.Duration {
 
 // limits tells whether the registry of the repository has limited us in this
 // delivery: asking on would only make it worse.
-func (t *task) limits(repository string) bool {
+func (t *task) limits(repository reference.Repository) bool {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	return t.limited[hostOf(repository)]
-}
-
-func hostOf(repository string) string {
-	host, _, _ := strings.Cut(repository, "/")
-	return host
+	return t.limited[repository.Registry()]
 }

@@ -8,6 +8,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/osism/skopeo-worker/shared/message"
+	"github.com/osism/skopeo-worker/shared/reference"
 	"github.com/osism/skopeo-worker/shared/run"
 	"github.com/osism/skopeo-worker/shared/selection"
 	"github.com/osism/skopeo-worker/worker/registrytest"
@@ -21,12 +22,12 @@ func TestPartsLoseNothing(t *testing.T) {
 		var jobs []*job
 		expected := map[string]string{}
 		for e := range 1 + random.IntN(5) {
-			entry := message.Repository{Source: fmt.Sprintf("quay.io/a/%d", e%3), Destination: fmt.Sprintf("mirror/a/%d", e%3), Selection: &selection.Selection{Limit: e}}
+			entry := message.Repository{Source: reference.MustRepository(fmt.Sprintf("quay.io/a/%d", e%3)), Destination: reference.MustRepository(fmt.Sprintf("mirror.example.com/a/%d", e%3)), Selection: &selection.Selection{Limit: e}}
 			for d := range random.IntN(2 * partCopies) {
-				j := &job{repository: entry, digest: fmt.Sprintf("sha256:%d-%d", e, d)}
+				j := &job{repository: entry, digest: reference.DigestOf(fmt.Appendf(nil, "%d-%d", e, d))}
 				for i := range 1 + random.IntN(3) {
-					image := message.Image{Tag: fmt.Sprintf("%d-%d-%d", e, d, i), Digest: j.digest}
-					expected[image.Tag] = j.digest
+					image := message.Image{Tag: reference.MustTag(fmt.Sprintf("%d-%d-%d", e, d, i)), Digest: j.digest}
+					expected[image.Tag.String()] = j.digest.String()
 					if i == 2 {
 						j.current = append(j.current, image)
 					} else {
@@ -43,13 +44,13 @@ func TestPartsLoseNothing(t *testing.T) {
 			for _, r := range part {
 				require.NotEmpty(t, r.Images)
 				for _, image := range r.Images {
-					require.Empty(t, got[image.Tag], "%s is in two parts", image.Tag)
-					got[image.Tag] = image.Digest
-					require.Equal(t, fmt.Sprint(r.Selection.Limit), image.Tag[:1], "it has left its entry")
-					if before, ok := home[image.Digest]; ok {
+					require.Empty(t, got[image.Tag.String()], "%s is in two parts", image.Tag)
+					got[image.Tag.String()] = image.Digest.String()
+					require.Equal(t, fmt.Sprint(r.Selection.Limit), image.Tag.String()[:1], "it has left its entry")
+					if before, ok := home[image.Digest.String()]; ok {
 						require.Equal(t, before, i, "a job was cut")
 					}
-					home[image.Digest] = i
+					home[image.Digest.String()] = i
 				}
 			}
 		}
@@ -65,7 +66,7 @@ func TestTooMuchForOne(t *testing.T) {
 	require.NoError(t, b.from.AddSynthetic(repository, registrytest.Synthetic{Tags: registrytest.Numbered("%03d", tags), Distinct: distinct}))
 	defer b.from.Inject(registrytest.Fault{Match: registrytest.All(heads, registrytest.Ref("042")), Status: 500})()
 	first := b.entry("")
-	first.Images = []message.Image{{Tag: "000"}}
+	first.Images = []message.Image{{Tag: reference.MustTag("000")}}
 	require.Empty(t, b.do(t, first).Left)
 	b.reset()
 
@@ -73,19 +74,19 @@ func TestTooMuchForOne(t *testing.T) {
 	require.Zero(t, b.from.Pulls())
 	// 000 and the other tags of its digest.
 	require.Equal(t, run.Tally{Total: 2, Tagged: 1, Unchanged: 1}, b.images)
-	require.Equal(t, []message.Image{{Tag: "042", Attempts: 1}}, result.Left[0].Images)
+	require.Equal(t, []message.Image{{Tag: reference.MustTag("042"), Attempts: 1}}, result.Left[0].Images)
 	require.Len(t, result.Parts, 3)
 	found := map[string]bool{}
 	for _, part := range result.Parts {
 		require.Len(t, part, 1)
 		digests := map[string]bool{}
 		for _, image := range part[0].Images {
-			require.False(t, found[image.Tag])
-			found[image.Tag] = true
-			digests[image.Digest] = true
-			want, err := b.from.Digest(repository, image.Tag)
+			require.False(t, found[image.Tag.String()])
+			found[image.Tag.String()] = true
+			digests[image.Digest.String()] = true
+			want, err := b.from.Digest(repository, image.Tag.String())
 			require.NoError(t, err)
-			require.Equal(t, want, image.Digest)
+			require.Equal(t, want, image.Digest.String())
 		}
 		require.LessOrEqual(t, len(digests), partCopies)
 	}
@@ -117,7 +118,7 @@ func TestMuchThatIsLeftIsShared(t *testing.T) {
 	require.NoError(t, b.from.AddSynthetic(repository, registrytest.Synthetic{Tags: names}))
 	left := b.entry("")
 	for _, name := range names {
-		left.Images = append(left.Images, message.Image{Tag: name})
+		left.Images = append(left.Images, message.Image{Tag: reference.MustTag(name)})
 	}
 	require.NotEmpty(t, b.deliver(t, Delivery{Chunk: b.chunk(left), Remainder: true}).Parts)
 	require.Zero(t, b.from.Pulls())

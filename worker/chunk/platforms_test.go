@@ -6,6 +6,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/osism/skopeo-worker/shared/message"
+	"github.com/osism/skopeo-worker/shared/reference"
 	"github.com/osism/skopeo-worker/shared/run"
 	"github.com/osism/skopeo-worker/shared/selection"
 	"github.com/osism/skopeo-worker/worker/platform"
@@ -141,7 +142,7 @@ func TestNothingWanted(t *testing.T) {
 		tags, err := b.to.Tags(destination)
 		require.True(t, err != nil || len(tags) == 0, "%v", tags)
 	}
-	absent, err := b.Absent(t.Context(), index, platform.Wanted{Platforms: amd64.Platforms})
+	absent, err := b.Absent(t.Context(), reference.MustDigest(index), platform.Wanted{Platforms: amd64.Platforms})
 	require.NoError(t, err)
 	require.False(t, absent, "it has others")
 }

@@ -33,14 +33,14 @@ type progress struct {
 // registry and repository of their failure record.
 type mirrored struct {
 	mu           sync.Mutex
-	repositories map[string]map[string]bool
+	repositories map[reference.Repository]map[string]bool
 }
 
-func (m *mirrored) add(repository, source string) {
+func (m *mirrored) add(repository reference.Repository, source string) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	if m.repositories == nil {
-		m.repositories = map[string]map[string]bool{}
+		m.repositories = map[reference.Repository]map[string]bool{}
 	}
 	if m.repositories[repository] == nil {
 		m.repositories[repository] = map[string]bool{}
@@ -52,37 +52,39 @@ func (m *mirrored) add(repository, source string) {
 // entry of the list need not copy what another one has brought there.
 type holdings struct {
 	mu      sync.Mutex
-	digests map[holding]string
+	digests map[holding]reference.Digest
 }
 
 // holding is a digest of the source with what of it is wanted.
 type holding struct {
-	destination, digest, platforms string
-	withoutAttestations            bool
+	destination         reference.Repository
+	digest              reference.Digest
+	platforms           string
+	withoutAttestations bool
 }
 
-func holdingOf(r message.Repository, digest string) holding {
+func holdingOf(r message.Repository, digest reference.Digest) holding {
 	w := wanted(r)
 	return holding{r.Destination, digest, strings.Join(w.Platforms, ","), w.WithoutAttestations}
 }
 
-func (h *holdings) add(r message.Repository, digest, at string) {
+func (h *holdings) add(r message.Repository, digest, at reference.Digest) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	if h.digests == nil {
-		h.digests = map[holding]string{}
+		h.digests = map[holding]reference.Digest{}
 	}
 	h.digests[holdingOf(r, digest)] = at
 }
 
 // at is the digest that the job's content has at the destination, where that is known.
-func (h *holdings) at(j *job) string {
+func (h *holdings) at(j *job) reference.Digest {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	return h.digests[holdingOf(j.repository, j.digest)]
 }
 
 // destinationTag is the tag an image gets at the destination.
-func destinationTag(i message.Image) string {
+func destinationTag(i message.Image) reference.Tag {
 	return reference.Reference{Tag: i.Tag, Digest: i.Digest}.DestinationTag()
 }

@@ -8,6 +8,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/osism/skopeo-worker/shared/message"
+	"github.com/osism/skopeo-worker/shared/reference"
 	"github.com/osism/skopeo-worker/worker/outcome"
 	"github.com/osism/skopeo-worker/worker/registry"
 )
@@ -61,7 +62,7 @@ func (t *task) resolve(ctx context.Context, r message.Repository) (message.Repos
 		itself := message.Image{Tag: r.Tag, Digest: r.Digest, Attempts: r.Attempts}
 		return message.Repository{}, nil, t.giveUp(ctx, r, try{itself, err})
 	}
-	t.entries.note(r, func(s *standingOf) { s.listed = true })
+	t.entries.note(r, func(s *standingOf) { s.listed, s.invalid = true, found.Invalid })
 	t.count("skipped", found.Skipped, func(p *progress) {
 		p.images.Total += len(found.Images) + len(found.Missed) + len(found.Vanished) + found.Skipped
 		p.images.Skipped += found.Skipped
@@ -93,7 +94,7 @@ func (t *task) resolve(ctx context.Context, r message.Repository) (message.Repos
 func (t *task) known(ctx context.Context, r message.Repository) ([]message.Image, error) {
 	var young, unknown []message.Image
 	for _, image := range r.Images {
-		if image.Digest != "" && t.first && t.Fresh {
+		if !image.Digest.IsZero() && t.first && t.Fresh {
 			young = append(young, image)
 		} else {
 			unknown = append(unknown, image)
@@ -121,7 +122,7 @@ func (t *task) lazy() bool {
 // refresh looks the tags up again and returns the images with the digests of now.
 // What the list pins stays as it is.
 func (t *task) refresh(ctx context.Context, r message.Repository, images []message.Image) ([]message.Image, error) {
-	if r.Digest != "" {
+	if !r.Digest.IsZero() {
 		return images, nil
 	}
 	fresh := slices.Clone(images)
@@ -141,7 +142,7 @@ var errLeft = errors.New("left for later")
 
 // ask makes n small requests to a repository, many at once, and returns their
 // errors.
-func (t *task) ask(r message.Repository, repository string, n int, request func(i int) error) []error {
+func (t *task) ask(r message.Repository, repository reference.Repository, n int, request func(i int) error) []error {
 	errs := make([]error, n)
 	var group errgroup.Group
 	group.SetLimit(requests)

@@ -9,6 +9,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/osism/skopeo-worker/shared/message"
+	"github.com/osism/skopeo-worker/shared/reference"
 	"github.com/osism/skopeo-worker/shared/run"
 	"github.com/osism/skopeo-worker/shared/selection"
 	"github.com/osism/skopeo-worker/worker/listing"
@@ -104,7 +105,7 @@ func TestNamedTagsDoNotVanish(t *testing.T) {
 	require.Equal(t, run.Tally{Total: 2, Copied: 1, Failed: 1}, b.images)
 	require.Equal(t, b.from.Host()+"/"+repository+":2", b.kept.only(t).Source)
 	left := b.selected("", listed)
-	left.Images = []message.Image{{Tag: "2"}}
+	left.Images = []message.Image{{Tag: reference.MustTag("2")}}
 	b.deliver(t, Delivery{Chunk: b.chunk(left), Remainder: true})
 	require.Equal(t, run.Tally{Total: 1, Failed: 1}, b.images)
 }

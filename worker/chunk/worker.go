@@ -12,6 +12,7 @@ import (
 	"github.com/osism/skopeo-worker/shared/budget"
 	"github.com/osism/skopeo-worker/shared/failure"
 	"github.com/osism/skopeo-worker/shared/message"
+	"github.com/osism/skopeo-worker/shared/reference"
 	"github.com/osism/skopeo-worker/shared/run"
 	"github.com/osism/skopeo-worker/worker/mirror"
 	"github.com/osism/skopeo-worker/worker/platform"
@@ -47,8 +48,8 @@ type Resolutions interface {
 // Absences remembers which manifests have nothing for the wanted platforms, so that
 // they are not pulled again to learn it again.
 type Absences interface {
-	Absent(ctx context.Context, digest string, wanted platform.Wanted) (bool, error)
-	NoteAbsent(ctx context.Context, digest string, wanted platform.Wanted) error
+	Absent(ctx context.Context, digest reference.Digest, wanted platform.Wanted) (bool, error)
+	NoteAbsent(ctx context.Context, digest reference.Digest, wanted platform.Wanted) error
 }
 
 // Observer is told of the work as it goes on.
@@ -166,11 +167,11 @@ func (w *Worker) Do(ctx, work context.Context, d Delivery) (Result, error) {
 // are when the images' time comes.
 func undated(left []message.Repository) []message.Repository {
 	for _, r := range left {
-		if r.Digest != "" {
+		if !r.Digest.IsZero() {
 			continue
 		}
 		for i := range r.Images {
-			r.Images[i].Digest, r.Images[i].MediaType = "", ""
+			r.Images[i].Digest, r.Images[i].MediaType = reference.Digest{}, ""
 		}
 	}
 	return left
@@ -227,7 +228,7 @@ func (t *task) round(ctx context.Context, todo []message.Repository) error {
 // forgive takes what was seen at the destination out of the failure records.
 func (t *task) forgive(ctx context.Context) error {
 	for repository, sources := range t.mirrored.repositories {
-		n, err := t.Failures.Subtract(ctx, t.Chunk.Name, t.Chunk.Registry, repository, func(s string) bool { return sources[s] })
+		n, err := t.Failures.Subtract(ctx, t.Chunk.Name, t.Chunk.Registry, repository.String(), func(s string) bool { return sources[s] })
 		if err != nil {
 			return err
 		}

@@ -12,6 +12,7 @@ import (
 
 	"github.com/osism/skopeo-worker/shared/failure"
 	"github.com/osism/skopeo-worker/shared/message"
+	"github.com/osism/skopeo-worker/shared/reference"
 	"github.com/osism/skopeo-worker/shared/run"
 	"github.com/osism/skopeo-worker/worker/registrytest"
 )
@@ -58,16 +59,16 @@ func TestOneFailureHidesNothing(t *testing.T) {
 	require.NoError(t, err)
 	defer b.from.Inject(registrytest.Fault{Match: registrytest.All(heads, registrytest.Ref("3")), Status: 500})()
 	missing := b.entry("")
-	missing.Source, missing.Destination = b.from.Host()+"/no/such", b.to.Host()+"/mirror/no/such"
+	missing.Source, missing.Destination = reference.MustRepository(b.from.Host()+"/no/such"), reference.MustRepository(b.to.Host()+"/mirror/no/such")
 
 	require.Empty(t, b.do(t, missing, b.entry("")).Left)
 	b.mirrored(t, "1", "4")
 	require.Equal(t, run.Tally{Total: 5, Copied: 2, Failed: 3}, b.images)
 	source := b.from.Host() + "/" + repository
 	require.Len(t, b.kept.records, 3)
-	require.Equal(t, failure.Image{Source: missing.Source, Destination: missing.Destination, Attempts: 1,
-		Reason: b.kept.records[missing.Source].Reason}, b.kept.records[missing.Source])
-	require.Contains(t, b.kept.records[missing.Source].Reason, "not found")
+	require.Equal(t, failure.Image{Source: missing.Source.String(), Destination: missing.Destination.String(), Attempts: 1,
+		Reason: b.kept.records[missing.Source.String()].Reason}, b.kept.records[missing.Source.String()])
+	require.Contains(t, b.kept.records[missing.Source.String()].Reason, "not found")
 	require.Equal(t, 1, b.kept.records[source+":2"].Attempts)
 	require.Contains(t, b.kept.records[source+":2"].Reason, "blob")
 	require.Equal(t, attempts, b.kept.records[source+":3"].Attempts)
@@ -170,7 +171,7 @@ func TestAttemptsCountAcrossSnoozes(t *testing.T) {
 				require.Equal(t, time.Duration(n)*time.Hour, result.After)
 				require.Len(t, result.Left, 1)
 				if name == "image" {
-					require.Equal(t, []message.Image{{Tag: "1", Attempts: n}}, result.Left[0].Images)
+					require.Equal(t, []message.Image{{Tag: reference.MustTag("1"), Attempts: n}}, result.Left[0].Images)
 				} else {
 					require.Equal(t, n, result.Left[0].Attempts)
 				}
@@ -278,8 +279,8 @@ func TestPinned(t *testing.T) {
 	digest := b.move(t, "1", "old")
 	b.move(t, "1", "new")
 	bare, tagged, missing := b.entry(""), b.entry("1"), b.entry("2")
-	bare.Digest, tagged.Digest = digest, digest
-	missing.Digest = "sha256:1111111111111111111111111111111111111111111111111111111111111111"
+	bare.Digest, tagged.Digest = reference.MustDigest(digest), reference.MustDigest(digest)
+	missing.Digest = reference.MustDigest("sha256:1111111111111111111111111111111111111111111111111111111111111111")
 	require.Empty(t, b.do(t, bare, tagged, missing).Left)
 	require.Equal(t, 2, b.images.Copied+b.images.Tagged)
 	for _, tag := range []string{"1", "sha256-" + digest[len("sha256:"):][:12]} {
@@ -288,7 +289,7 @@ func TestPinned(t *testing.T) {
 		require.Equal(t, digest, got)
 	}
 	failed := b.kept.only(t)
-	require.Equal(t, failure.Image{Source: missing.Source + ":2@" + missing.Digest, Destination: missing.Destination + ":2",
+	require.Equal(t, failure.Image{Source: missing.Source.String() + ":2@" + missing.Digest.String(), Destination: missing.Destination.String() + ":2",
 		Attempts: 1, Reason: failed.Reason}, failed)
 	require.Empty(t, b.do(t, bare, tagged).Left)
 	require.Equal(t, run.Tally{Total: 2, Unchanged: 2}, b.images)
@@ -299,7 +300,7 @@ func TestNewerRuns(t *testing.T) {
 	b := newBench(t)
 	b.push(t, "1", "2")
 	resolved, unresolved := b.entry(""), b.entry("")
-	resolved.Images = []message.Image{{Tag: "1"}, {Tag: "2"}}
+	resolved.Images = []message.Image{{Tag: reference.MustTag("1")}, {Tag: reference.MustTag("2")}}
 	b.newest = "3"
 	d := Delivery{Chunk: b.chunk(resolved, unresolved), Remainder: true}
 	require.Empty(t, b.deliver(t, d).Left)
@@ -371,7 +372,7 @@ func TestStopping(t *testing.T) {
 	require.Equal(t, run.Tally{Total: 1, Copied: 1}, b.images)
 	require.Zero(t, result.After)
 	require.Len(t, result.Left, 1)
-	require.Equal(t, []message.Image{{Tag: "2"}, {Tag: "3"}}, result.Left[0].Images)
+	require.Equal(t, []message.Image{{Tag: reference.MustTag("2")}, {Tag: reference.MustTag("3")}}, result.Left[0].Images)
 
 	result = b.deliver(t, Delivery{Chunk: b.chunk(result.Left[0], b.entry("")), Stopping: stopping})
 	require.Zero(t, b.images)
@@ -393,6 +394,6 @@ func TestInterrupted(t *testing.T) {
 	result := b.deliverWithin(t, work, Delivery{Chunk: b.chunk(b.entry("")), Fresh: true})
 	require.Zero(t, b.images)
 	require.Len(t, result.Left, 1)
-	require.ElementsMatch(t, []message.Image{{Tag: "1"}, {Tag: "2"}}, result.Left[0].Images)
+	require.ElementsMatch(t, []message.Image{{Tag: reference.MustTag("1")}, {Tag: reference.MustTag("2")}}, result.Left[0].Images)
 	require.Empty(t, b.kept.records)
 }

@@ -10,6 +10,7 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 
 	"github.com/osism/skopeo-worker/shared/broker"
+	"github.com/osism/skopeo-worker/shared/reference"
 	"github.com/osism/skopeo-worker/shared/run"
 	"github.com/osism/skopeo-worker/worker/chunk"
 	"github.com/osism/skopeo-worker/worker/platform"
@@ -32,12 +33,12 @@ func OpenAbsences(ctx context.Context, b *broker.Broker) (chunk.Absences, error)
 	return &absences{kv: kv}, err
 }
 
-func absenceKey(digest string, w platform.Wanted) string {
+func absenceKey(digest reference.Digest, w platform.Wanted) string {
 	sum := sha256.Sum256(fmt.Appendf(nil, "%s\n%q\n%t", digest, w.Platforms, w.WithoutAttestations))
 	return hex.EncodeToString(sum[:16])
 }
 
-func (a *absences) Absent(ctx context.Context, digest string, w platform.Wanted) (bool, error) {
+func (a *absences) Absent(ctx context.Context, digest reference.Digest, w platform.Wanted) (bool, error) {
 	_, err := a.kv.Get(ctx, absenceKey(digest, w))
 	if errors.Is(err, jetstream.ErrKeyNotFound) {
 		return false, nil
@@ -48,8 +49,8 @@ func (a *absences) Absent(ctx context.Context, digest string, w platform.Wanted)
 	return true, nil
 }
 
-func (a *absences) NoteAbsent(ctx context.Context, digest string, w platform.Wanted) error {
-	if _, err := a.kv.PutString(ctx, absenceKey(digest, w), digest); err != nil {
+func (a *absences) NoteAbsent(ctx context.Context, digest reference.Digest, w platform.Wanted) error {
+	if _, err := a.kv.PutString(ctx, absenceKey(digest, w), digest.String()); err != nil {
 		return fmt.Errorf("noting that %s has no wanted platform: %w", digest, err)
 	}
 	return nil

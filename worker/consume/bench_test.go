@@ -15,6 +15,7 @@ import (
 	"github.com/osism/skopeo-worker/shared/brokertest"
 	"github.com/osism/skopeo-worker/shared/failure"
 	"github.com/osism/skopeo-worker/shared/message"
+	"github.com/osism/skopeo-worker/shared/reference"
 	"github.com/osism/skopeo-worker/shared/run"
 	"github.com/osism/skopeo-worker/shared/subject"
 	"github.com/osism/skopeo-worker/worker/chunk"
@@ -126,7 +127,7 @@ func (b *bench) push(t *testing.T, tags ...string) {
 
 func (b *bench) chunk(images ...message.Image) message.Chunk {
 	return message.Chunk{Name: name, Run: runID, Number: 1, Registry: b.from.Host(), Repositories: []message.Repository{{
-		Source: b.from.Host() + "/" + repository, Destination: b.to.Host() + "/" + destination, Images: images,
+		Source: reference.MustRepository(b.from.Host() + "/" + repository), Destination: reference.MustRepository(b.to.Host() + "/" + destination), Images: images,
 	}}}
 }
 

@@ -14,6 +14,7 @@ import (
 	"github.com/osism/skopeo-worker/shared/brokertest"
 	"github.com/osism/skopeo-worker/shared/failure"
 	"github.com/osism/skopeo-worker/shared/message"
+	"github.com/osism/skopeo-worker/shared/reference"
 	"github.com/osism/skopeo-worker/shared/run"
 	"github.com/osism/skopeo-worker/shared/subject"
 	"github.com/osism/skopeo-worker/worker/metrics"
@@ -179,7 +180,7 @@ func TestCrashBetweenPublishAndAck(t *testing.T) {
 	impatient(t, b.Broker, 50*time.Millisecond)
 	b.push(t, "1")
 	remove := b.from.Inject(registrytest.Fault{Match: heads, Status: 429, Header: http.Header{"Retry-After": {"3600"}}})
-	b.plan(t, b.chunk(message.Image{Tag: "1"}))
+	b.plan(t, b.chunk(message.Image{Tag: reference.MustTag("1")}))
 	c := b.consumer(t)
 
 	crashed, die := context.WithCancel(t.Context())
@@ -198,7 +199,7 @@ func TestCrashBetweenPublishAndAck(t *testing.T) {
 		require.NoError(t, err)
 		left, err := message.Decode(m.Data)
 		require.NoError(t, err)
-		require.Equal(t, []message.Image{{Tag: "1"}}, left.Repositories[0].Images)
+		require.Equal(t, []message.Image{{Tag: reference.MustTag("1")}}, left.Repositories[0].Images)
 	}
 
 	remove()
@@ -230,7 +231,7 @@ func TestLargeRemainderIsSplit(t *testing.T) {
 	b := embedded(t)
 	var images []message.Image
 	for i := range 6000 {
-		images = append(images, message.Image{Tag: fmt.Sprintf("%05d-%s", i, strings.Repeat("x", 120))})
+		images = append(images, message.Image{Tag: reference.MustTag(fmt.Sprintf("%05d-%s", i, strings.Repeat("x", 120)))})
 	}
 	tracker := b.plan(t, b.chunk())
 	d := delivery{Consumer: b.consumer(t), address: b.address("000001"), number: 1, sequence: 7}
@@ -245,8 +246,8 @@ func TestLargeRemainderIsSplit(t *testing.T) {
 		piece, err := message.Decode(m.Data)
 		require.NoError(t, err)
 		for _, i := range piece.Repositories[0].Images {
-			require.False(t, seen[i.Tag])
-			seen[i.Tag] = true
+			require.False(t, seen[i.Tag.String()])
+			seen[i.Tag.String()] = true
 		}
 	}
 	require.Len(t, seen, len(images))
@@ -266,13 +267,13 @@ func TestSuperseded(t *testing.T) {
 	require.NoError(t, c.worker.Resolutions.Resolved(t.Context(), newer, newer.Repositories[0]))
 	older := b.chunk()
 	require.NoError(t, c.worker.Resolutions.Resolved(t.Context(), older, older.Repositories[0]), "it stays the newer one's")
-	tracker := b.plan(t, b.chunk(message.Image{Tag: "1"}))
+	tracker := b.plan(t, b.chunk(message.Image{Tag: reference.MustTag("1")}))
 	start(t, c)
 	require.Equal(t, run.Tally{Total: 1, Skipped: 1}, over(t, tracker).Images)
 	require.Empty(t, b.from.Requests())
 
 	other := older.Repositories[0]
-	other.Tag = "1"
+	other.Tag = reference.MustTag("1")
 	superseded, err := c.worker.Resolutions.Superseded(t.Context(), older, other)
 	require.NoError(t, err)
 	require.False(t, superseded, "another entry")

@@ -12,6 +12,7 @@ import (
 
 	"github.com/osism/skopeo-worker/shared/broker"
 	"github.com/osism/skopeo-worker/shared/message"
+	"github.com/osism/skopeo-worker/shared/reference"
 	"github.com/osism/skopeo-worker/shared/run"
 	"github.com/osism/skopeo-worker/shared/subject"
 	"github.com/osism/skopeo-worker/worker/registrytest"
@@ -49,7 +50,7 @@ func (b *bench) planEach(t *testing.T, tags ...string) *run.Tracker {
 	require.NoError(t, b.runs.Put(t.Context(), run.Run{Name: name, ID: runID, Kind: run.KindPlan, Chunks: len(tags), Entries: len(tags),
 		Started: now, FirstDue: now, Published: true}))
 	for i, tag := range tags {
-		c := b.chunk(message.Image{Tag: tag})
+		c := b.chunk(message.Image{Tag: reference.MustTag(tag)})
 		c.Number = i + 1
 		data, err := c.Encode()
 		require.NoError(t, err)

@@ -4,14 +4,13 @@ import (
 	"bytes"
 	"context"
 	"log/slog"
-	"strings"
 	"time"
 
 	"github.com/nats-io/nats.go/jetstream"
-	"github.com/opencontainers/go-digest"
 
 	"github.com/osism/skopeo-worker/shared/broker"
 	"github.com/osism/skopeo-worker/shared/message"
+	"github.com/osism/skopeo-worker/shared/reference"
 	"github.com/osism/skopeo-worker/worker/registry"
 )
 
@@ -37,17 +36,16 @@ func openIndexes(ctx context.Context, b *broker.Broker, log *slog.Logger) (*inde
 	return &indexes{kv: kv, log: log}, err
 }
 
-func indexKey(digest string) string { return strings.ReplaceAll(digest, ":", "-") }
+func indexKey(digest reference.Digest) string { return digest.Algorithm() + "-" + digest.Hex() }
 
 // Index implements mirror.Indexes. What was kept is only believed if it has the digest.
-func (i *indexes) Index(ctx context.Context, wanted string) (registry.Manifest, bool) {
+func (i *indexes) Index(ctx context.Context, wanted reference.Digest) (registry.Manifest, bool) {
 	entry, err := i.kv.Get(ctx, indexKey(wanted))
 	if err != nil {
 		return registry.Manifest{}, false
 	}
 	mediaType, raw, _ := bytes.Cut(entry.Value(), []byte("\n"))
-	d, err := digest.Parse(wanted)
-	if err != nil || d.Algorithm().FromBytes(raw) != d {
+	if wanted.Of(raw) != wanted {
 		return registry.Manifest{}, false
 	}
 	return registry.Manifest{Raw: raw, MediaType: string(mediaType), Digest: wanted}, true

@@ -14,6 +14,7 @@ import (
 	"github.com/osism/skopeo-worker/shared/broker"
 	"github.com/osism/skopeo-worker/shared/failure"
 	"github.com/osism/skopeo-worker/shared/message"
+	"github.com/osism/skopeo-worker/shared/reference"
 	"github.com/osism/skopeo-worker/worker/chunk"
 	"github.com/osism/skopeo-worker/worker/platform"
 )
@@ -110,7 +111,7 @@ type insistentAbsences struct {
 	log      *slog.Logger
 }
 
-func (i insistentAbsences) Absent(ctx context.Context, digest string, w platform.Wanted) (absent bool, err error) {
+func (i insistentAbsences) Absent(ctx context.Context, digest reference.Digest, w platform.Wanted) (absent bool, err error) {
 	err = insist(ctx, i.log, func(ctx context.Context) error {
 		absent, err = i.absences.Absent(ctx, digest, w)
 		return err
@@ -118,6 +119,6 @@ func (i insistentAbsences) Absent(ctx context.Context, digest string, w platform
 	return absent, err
 }
 
-func (i insistentAbsences) NoteAbsent(ctx context.Context, digest string, w platform.Wanted) error {
+func (i insistentAbsences) NoteAbsent(ctx context.Context, digest reference.Digest, w platform.Wanted) error {
 	return insist(ctx, i.log, func(ctx context.Context) error { return i.absences.NoteAbsent(ctx, digest, w) })
 }

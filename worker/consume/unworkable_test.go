@@ -11,6 +11,7 @@ import (
 
 	"github.com/osism/skopeo-worker/shared/failure"
 	"github.com/osism/skopeo-worker/shared/message"
+	"github.com/osism/skopeo-worker/shared/reference"
 	"github.com/osism/skopeo-worker/shared/run"
 	"github.com/osism/skopeo-worker/shared/subject"
 	"github.com/osism/skopeo-worker/worker/metrics"
@@ -21,9 +22,9 @@ import (
 func TestPoison(t *testing.T) {
 	b := embedded(t)
 	b.push(t, "1", "2")
-	c := b.chunk(message.Image{Tag: "1"}, message.Image{Tag: "2", Attempts: 2})
+	c := b.chunk(message.Image{Tag: reference.MustTag("1")}, message.Image{Tag: reference.MustTag("2"), Attempts: 2})
 	unresolved := c.Repositories[0]
-	unresolved.Source, unresolved.Images = b.from.Host()+"/other", nil
+	unresolved.Source, unresolved.Images = reference.MustRepository(b.from.Host()+"/other"), nil
 	c.Repositories = append(c.Repositories, unresolved)
 	tracker := b.plan(t, c)
 	for range maxDeliveries {

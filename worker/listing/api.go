@@ -12,6 +12,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/osism/skopeo-worker/shared/reference"
 	"github.com/osism/skopeo-worker/worker/registry"
 	"github.com/osism/skopeo-worker/worker/retryafter"
 )
@@ -59,7 +60,7 @@ func (a *api) follow(request *http.Request, via []*http.Request) error {
 
 // get returns the body of an answer. Its error is a *registry.Error, about the
 // tags of the repository; any status but 2xx is one.
-func (a *api) get(ctx context.Context, repository string, target url.URL) ([]byte, error) {
+func (a *api) get(ctx context.Context, repository reference.Repository, target url.URL) ([]byte, error) {
 	ctx, cancel := context.WithTimeoutCause(ctx, answerTimeout, errSlow)
 	defer cancel()
 	response, err := a.send(ctx, target)

@@ -43,16 +43,25 @@ var causes = []error{
 	registry.ErrCertificate, registry.ErrUnavailable,
 }
 
+// errNameless is why an answer is none: names are what a listing is for.
+var errNameless = errors.New("a tag without a name in the answer")
+
 // page is one answer.
 type page struct {
-	tags []Tag
+	tags []found
 	more bool // there is another page, or the answer does not tell
+}
+
+// found is a tag on a page, with the name as it was sent.
+type found struct {
+	Tag
+	name string
 }
 
 // source is one bulk API.
 type source struct {
 	// target is the URL of a page, counted from 1.
-	target func(repository reference.Reference, page int) url.URL
+	target func(repository reference.Repository, page int) url.URL
 	// read reads an answer. Its error says why it is none of this API.
 	read func(body []byte) (page, error)
 	// notFoundEnds says that a page past the end is answered with 404.
@@ -65,25 +74,25 @@ type source struct {
 // tags lists with a source. Being limited and a server in trouble end the
 // listing, because they pass. After any other failure the OCI API has the last
 // word on the repository.
-func (b *bulk) tags(ctx context.Context, repository string, from source) iter.Seq2[Tag, error] {
+func (b *bulk) tags(ctx context.Context, repository reference.Repository, from source) iter.Seq2[Tag, error] {
 	return func(yield func(Tag, error) bool) {
-		parsed, err := reference.Parse(repository)
-		if err != nil {
-			yield(Tag{}, named(repository, fmt.Errorf("%w: %w", registry.ErrName, err)))
-			return
-		}
 		seen := names{}
-		for tag, err := range b.pages(ctx, parsed, from) {
+		for tag, err := range b.pages(ctx, repository, from) {
+			invalid := (*registry.TagError)(nil)
 			switch {
 			case err == nil:
-				if tag.Name != "" && seen.add(tag.Name) && !yield(tag, nil) {
+				if seen.add(tag.Name) && !yield(tag, nil) {
+					return
+				}
+			case errors.As(err, &invalid):
+				if !yield(Tag{}, err) {
 					return
 				}
 			case from.ends(err, len(seen) > 0):
 				yield(Tag{}, err)
 				return
 			default:
-				b.complain(parsed, err, len(seen) > 0)
+				b.complain(repository, err, len(seen) > 0)
 				b.oci.rest(ctx, repository, seen)(yield)
 				return
 			}
@@ -101,12 +110,11 @@ func (s source) ends(err error, later bool) bool {
 }
 
 // pages yields the tags of all pages as they are, an error last.
-func (b *bulk) pages(ctx context.Context, repository reference.Reference, from source) iter.Seq2[Tag, error] {
+func (b *bulk) pages(ctx context.Context, repository reference.Repository, from source) iter.Seq2[Tag, error] {
 	return func(yield func(Tag, error) bool) {
-		name := repository.Repository()
 		var before []byte
 		for n := 1; ; n++ {
-			body, err := b.api.get(ctx, name, from.target(repository, n))
+			body, err := b.api.get(ctx, repository, from.target(repository, n))
 			if n > 1 && from.notFoundEnds && errors.Is(err, registry.ErrNotFound) {
 				return // tags were deleted since the page before announced this one
 			}
@@ -115,17 +123,18 @@ func (b *bulk) pages(ctx context.Context, repository reference.Reference, from s
 				return
 			}
 			if bytes.Equal(body, before) { // both APIs number their pages in the answer
-				yield(Tag{}, named(name, fmt.Errorf("%w: the next page is the same page", registry.ErrUnexpected)))
+				yield(Tag{}, named(repository, fmt.Errorf("%w: the next page is the same page", registry.ErrUnexpected)))
 				return
 			}
 			before = body
 			found, err := from.read(body)
 			if err != nil {
-				yield(Tag{}, named(name, fmt.Errorf("%w: %w", registry.ErrUnexpected, err)))
+				yield(Tag{}, named(repository, fmt.Errorf("%w: %w", registry.ErrUnexpected, err)))
 				return
 			}
-			for _, tag := range found.tags {
-				if !yield(tag, nil) {
+			for _, listed := range found.tags {
+				var err error
+				if listed.Name, err = registry.ParseTag(listed.name); !yield(listed.Tag, err) {
 					return
 				}
 			}
@@ -138,8 +147,8 @@ func (b *bulk) pages(ctx context.Context, repository reference.Reference, from s
 
 // complain says that a bulk API cannot be used, once for each cause: a list has
 // hundreds of repositories.
-func (b *bulk) complain(repository reference.Reference, err error, later bool) {
-	said := complaint{registry: repository.Registry, status: statusOf(err), later: later}
+func (b *bulk) complain(repository reference.Repository, err error, later bool) {
+	said := complaint{registry: repository.Registry(), status: statusOf(err), later: later}
 	if i := slices.IndexFunc(causes, func(cause error) bool { return errors.Is(err, cause) }); i >= 0 {
 		said.cause = causes[i]
 	}
@@ -147,7 +156,7 @@ func (b *bulk) complain(repository reference.Reference, err error, later bool) {
 		return
 	}
 	b.log.Warn("the bulk tag listing cannot be used; listing with the OCI API, which takes a request a tag",
-		"registry", repository.Registry, "later_page", later, "cause", err)
+		"registry", repository.Registry(), "later_page", later, "cause", err)
 }
 
 // statusOf is 0 where there was no answer.
@@ -159,6 +168,6 @@ func statusOf(err error) int {
 }
 
 // named is an error about a repository as a whole.
-func named(repository string, err error) *registry.Error {
+func named(repository reference.Repository, err error) *registry.Error {
 	return &registry.Error{Op: registry.OpTags, Repository: repository, Err: err}
 }

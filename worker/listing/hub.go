@@ -3,8 +3,6 @@ package listing
 import (
 	"cmp"
 	"context"
-	_ "crypto/sha256" // the digest algorithms that the OCI specification registers
-	_ "crypto/sha512"
 	"encoding/json"
 	"errors"
 	"iter"
@@ -14,7 +12,6 @@ import (
 	"strings"
 	"time"
 
-	"github.com/opencontainers/go-digest"
 	"github.com/osism/skopeo-worker/shared/reference"
 )
 
@@ -35,7 +32,7 @@ type Hub struct{ bulk *bulk }
 
 // Tags implements Lister. A tag that Docker Hub calls inactive can still be
 // pulled, and is yielded.
-func (h *Hub) Tags(ctx context.Context, repository string) iter.Seq2[Tag, error] {
+func (h *Hub) Tags(ctx context.Context, repository reference.Repository) iter.Seq2[Tag, error] {
 	return h.bulk.tags(ctx, repository, source{
 		target: hubURL, read: readHub, notFoundEnds: true, elsewhere: true,
 	})
@@ -44,8 +41,8 @@ func (h *Hub) Tags(ctx context.Context, repository string) iter.Seq2[Tag, error]
 // NewestFirst implements Lister.
 func (h *Hub) NewestFirst() bool { return true }
 
-func hubURL(repository reference.Reference, page int) url.URL {
-	namespace, name, _ := strings.Cut(repository.Path, "/")
+func hubURL(repository reference.Repository, page int) url.URL {
+	namespace, name, _ := strings.Cut(repository.Path(), "/")
 	path := hubPath + namespace + "/repositories/"
 	return url.URL{
 		Host:    hubHost,
@@ -88,14 +85,17 @@ func readHub(body []byte) (page, error) {
 	if answer.Results == nil {
 		return page{}, errors.New("no results in the answer")
 	}
-	found := page{more: answer.Next != "" && len(answer.Results) > 0}
+	listed := page{more: answer.Next != "" && len(answer.Results) > 0}
 	for _, t := range answer.Results {
-		found.tags = append(found.tags, Tag{
-			Name: t.Name, Digest: validDigest(t.Digest), MediaType: t.MediaType,
+		if t.Name == "" {
+			return page{}, errNameless
+		}
+		listed.tags = append(listed.tags, found{name: t.Name, Tag: Tag{
+			Digest: digestOf(t.Digest), MediaType: t.MediaType,
 			Updated: hubTime(t.LastUpdated, t.LastPushed), Size: hubSize(t), Platforms: hubPlatforms(t.Images),
-		})
+		}})
 	}
-	return found, nil
+	return listed, nil
 }
 
 // hubTime is the first of several times that can be read, zero for none.
@@ -140,10 +140,8 @@ func hubSize(t hubTag) int64 {
 	return cmp.Or(sum, t.FullSize)
 }
 
-// validDigest is empty for what is not a digest.
-func validDigest(s string) string {
-	if digest.Digest(s).Validate() != nil {
-		return ""
-	}
-	return s
+// digestOf is the zero value for what is not a digest: a HEAD tells it then.
+func digestOf(s string) reference.Digest {
+	digest, _ := reference.ParseDigest(s)
+	return digest
 }

@@ -12,6 +12,7 @@ import (
 
 	v1 "github.com/google/go-containerregistry/pkg/v1"
 	"github.com/google/go-containerregistry/pkg/v1/types"
+	"github.com/osism/skopeo-worker/shared/reference"
 	"github.com/osism/skopeo-worker/worker/listing"
 	"github.com/osism/skopeo-worker/worker/outcome"
 	"github.com/osism/skopeo-worker/worker/registry"
@@ -71,7 +72,7 @@ func (s *setup) push(t *testing.T, repository string, tags ...string) {
 // list is what a lister yields, up to an error.
 func (s *setup) list(ctx context.Context, repository string) ([]listing.Tag, error) {
 	var all []listing.Tag
-	for tag, err := range s.For(repository).Tags(ctx, repository) {
+	for tag, err := range s.For(reference.MustRepository(repository)).Tags(ctx, reference.MustRepository(repository)) {
 		if err != nil {
 			return all, err
 		}
@@ -90,7 +91,7 @@ func (s *setup) names(t *testing.T, repository string) []string {
 func namesOf(tags []listing.Tag) []string {
 	names := []string{}
 	for _, tag := range tags {
-		names = append(names, tag.Name)
+		names = append(names, tag.Name.String())
 	}
 	return names
 }
@@ -148,14 +149,14 @@ func TestHubTellsEverything(t *testing.T) {
 	require.NotEmpty(t, got[0].Digest)
 	require.Empty(t, got[0].Platforms, "a chart has none")
 	require.Equal(t, []listing.Tag{
-		{"1.0-windows", win, string(types.OCIImageIndex), at.Add(2 * time.Hour), size(win), []listing.Platform{{windows, size(of(win)[0])}}},
-		{"1.0", index, string(types.OCIImageIndex), at.Add(time.Hour), size(index), []listing.Platform{{amd64, size(of(index)[0])}, {arm64v8, size(of(index)[1])}}},
-		{"old", old, string(types.OCIManifestSchema1), at, size(old), []listing.Platform{{arm64v8, size(old)}}},
+		{reference.MustTag("1.0-windows"), reference.MustDigest(win), string(types.OCIImageIndex), at.Add(2 * time.Hour), size(win), []listing.Platform{{windows, size(of(win)[0])}}},
+		{reference.MustTag("1.0"), reference.MustDigest(index), string(types.OCIImageIndex), at.Add(time.Hour), size(index), []listing.Platform{{amd64, size(of(index)[0])}, {arm64v8, size(of(index)[1])}}},
+		{reference.MustTag("old"), reference.MustDigest(old), string(types.OCIManifestSchema1), at, size(old), []listing.Platform{{arm64v8, size(old)}}},
 	}, got[1:])
 	require.True(t, got[1].WindowsOnly(), "its attestations are not a platform")
 	require.False(t, got[2].WindowsOnly())
 	require.False(t, got[0].WindowsOnly(), "not told")
-	require.True(t, s.For(inHub).NewestFirst())
+	require.True(t, s.For(reference.MustRepository(inHub)).NewestFirst())
 	requests := s.Hub.Requests()
 	require.Len(t, requests, 1)
 	require.Equal(t, "/v2/namespaces/library/repositories/nginx/tags", requests[0].Path)
@@ -178,9 +179,9 @@ func TestQuayTellsDigestsAndTimes(t *testing.T) {
 	got, err := s.list(t.Context(), inQuay)
 	require.NoError(t, err)
 	require.Equal(t, []string{"moved", "ending"}, namesOf(got))
-	require.Equal(t, listing.Tag{Name: "moved", Digest: index, Updated: at}, got[0], "nobody tells the size of an index")
-	require.Equal(t, layersSize(t, r, path, got[1].Digest), got[1].Size)
-	require.True(t, s.For(inQuay).NewestFirst())
+	require.Equal(t, listing.Tag{Name: reference.MustTag("moved"), Digest: reference.MustDigest(index), Updated: at}, got[0], "nobody tells the size of an index")
+	require.Equal(t, layersSize(t, r, path, got[1].Digest.String()), got[1].Size)
+	require.True(t, s.For(reference.MustRepository(inQuay)).NewestFirst())
 	requests := r.Requests()
 	require.Len(t, requests, 1)
 	require.Equal(t, "/api/v1/repository/osism/deep/tool/tag/", requests[0].Path)
@@ -193,8 +194,8 @@ func TestFieldsCanBeMissing(t *testing.T) {
 		s.push(t, repository, "a", "b", "c")
 		got, err := s.list(t.Context(), repository)
 		require.NoError(t, err)
-		require.Equal(t, listing.Tag{Name: "c"}, got[0])
-		require.Equal(t, "b", got[1].Name)
+		require.Equal(t, listing.Tag{Name: reference.MustTag("c")}, got[0])
+		require.Equal(t, "b", got[1].Name.String())
 		require.Empty(t, got[1].Digest)
 		require.False(t, got[1].Updated.IsZero())
 		require.NotEmpty(t, got[2].Digest)
@@ -207,7 +208,7 @@ func TestPagesAreReadWhenNeeded(t *testing.T) {
 		r, path := s.upstream(repository)
 		require.NoError(t, r.AddSynthetic(path, registrytest.Synthetic{Tags: registrytest.Numbered("%03d", 250)}))
 		n := 0
-		for tag, err := range s.For(repository).Tags(t.Context(), repository) {
+		for tag, err := range s.For(reference.MustRepository(repository)).Tags(t.Context(), reference.MustRepository(repository)) {
 			require.NoError(t, err)
 			require.NotEmpty(t, tag.Digest)
 			if n++; n == 100 {
@@ -265,11 +266,11 @@ func TestTwentyThousandTags(t *testing.T) {
 			registrytest.Synthetic{Tags: registrytest.Numbered("%05d", 20_000), Distinct: 3}))
 		seen := map[string]bool{}
 		yielded, told := 0, 0
-		for tag, err := range s.For(repository).Tags(t.Context(), repository) {
+		for tag, err := range s.For(reference.MustRepository(repository)).Tags(t.Context(), reference.MustRepository(repository)) {
 			require.NoError(t, err)
-			seen[tag.Name] = true
+			seen[tag.Name.String()] = true
 			yielded++
-			if tag.Digest != "" {
+			if !tag.Digest.IsZero() {
 				told++
 			}
 		}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"iter"
 
+	"github.com/osism/skopeo-worker/shared/reference"
 	"github.com/osism/skopeo-worker/worker/registry"
 )
 
@@ -15,7 +16,7 @@ type OCI struct {
 
 // Tags implements Lister. A push in the middle of a listing can show a tag on
 // two pages; it is yielded once.
-func (o *OCI) Tags(ctx context.Context, repository string) iter.Seq2[Tag, error] {
+func (o *OCI) Tags(ctx context.Context, repository reference.Repository) iter.Seq2[Tag, error] {
 	return o.rest(ctx, repository, names{})
 }
 
@@ -23,12 +24,14 @@ func (o *OCI) Tags(ctx context.Context, repository string) iter.Seq2[Tag, error]
 func (o *OCI) NewestFirst() bool { return false }
 
 // rest yields the tags that have not been seen.
-func (o *OCI) rest(ctx context.Context, repository string, seen names) iter.Seq2[Tag, error] {
+func (o *OCI) rest(ctx context.Context, repository reference.Repository, seen names) iter.Seq2[Tag, error] {
 	return func(yield func(Tag, error) bool) {
 		for name, err := range o.Registry.Tags(ctx, repository) {
 			if err != nil {
-				yield(Tag{}, err)
-				return
+				if !yield(Tag{}, err) {
+					return
+				}
+				continue // it is the last item, or about one name
 			}
 			if seen.add(name) && !yield(Tag{Name: name}, nil) {
 				return

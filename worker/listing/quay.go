@@ -27,7 +27,7 @@ type Quay struct{ bulk *bulk }
 
 // Tags implements Lister. Tags that have ended are left out; those that will
 // end are not.
-func (q *Quay) Tags(ctx context.Context, repository string) iter.Seq2[Tag, error] {
+func (q *Quay) Tags(ctx context.Context, repository reference.Repository) iter.Seq2[Tag, error] {
 	return q.bulk.tags(ctx, repository, source{target: quayURL, read: readQuay})
 }
 
@@ -35,10 +35,10 @@ func (q *Quay) Tags(ctx context.Context, repository string) iter.Seq2[Tag, error
 // (quay/quay, data/model/oci/tag.py, list_repository_tag_history).
 func (q *Quay) NewestFirst() bool { return true }
 
-func quayURL(repository reference.Reference, page int) url.URL {
+func quayURL(repository reference.Repository, page int) url.URL {
 	return url.URL{
-		Host: repository.Registry,
-		Path: quayPath + repository.Path + quaySuffix,
+		Host: repository.Registry(),
+		Path: quayPath + repository.Path() + quaySuffix,
 		RawQuery: url.Values{
 			"limit":          {strconv.Itoa(tagsPerPage)},
 			"page":           {strconv.Itoa(page)},
@@ -71,16 +71,19 @@ func readQuay(body []byte) (page, error) {
 		return page{}, errors.New("no tags in the answer")
 	}
 	now := time.Now()
-	found := page{more: len(answer.Tags) > 0 && (answer.HasAdditional == nil || *answer.HasAdditional)}
+	listed := page{more: len(answer.Tags) > 0 && (answer.HasAdditional == nil || *answer.HasAdditional)}
 	for _, t := range answer.Tags {
+		if t.Name == "" {
+			return page{}, errNameless
+		}
 		if end := quayTime(t.End, t.Expiration); !end.IsZero() && !end.After(now) {
 			continue
 		}
-		found.tags = append(found.tags, Tag{
-			Name: t.Name, Digest: validDigest(t.Digest), Updated: quayTime(t.Start, t.LastModified), Size: t.Size,
-		})
+		listed.tags = append(listed.tags, found{name: t.Name, Tag: Tag{
+			Digest: digestOf(t.Digest), Updated: quayTime(t.Start, t.LastModified), Size: t.Size,
+		}})
 	}
-	return found, nil
+	return listed, nil
 }
 
 // quayTime is one of the two forms in which Quay tells a time, zero for none.

@@ -60,21 +60,18 @@ func New(options Options) *Selection {
 
 // For returns the lister that tells most about a repository: Hub for docker.io,
 // Quay for quay.io and the QuayHosts, else OCI.
-func (s *Selection) For(repository string) Lister {
-	parsed, err := reference.Parse(repository)
-	switch {
-	case err != nil:
-		return s.oci // it says what is wrong with the name
-	case parsed.Registry == reference.DockerHub:
+func (s *Selection) For(repository reference.Repository) Lister {
+	switch host := repository.Registry(); {
+	case host == reference.DockerHub:
 		return s.hub
-	case s.quayHosts[parsed.Registry]:
+	case s.quayHosts[host]:
 		return s.quay
 	default:
 		return s.oci
 	}
 }
 
-// hostSet is hosts as users write them, in the spelling of reference.Parse.
+// hostSet is hosts as users write them, in the spelling of reference.Repository.
 func hostSet(hosts []string) map[string]bool {
 	set := make(map[string]bool, len(hosts))
 	for _, host := range hosts {

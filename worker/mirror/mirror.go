@@ -14,6 +14,7 @@ import (
 	"golang.org/x/sync/errgroup"
 	"golang.org/x/sync/singleflight"
 
+	"github.com/osism/skopeo-worker/shared/reference"
 	"github.com/osism/skopeo-worker/worker/platform"
 	"github.com/osism/skopeo-worker/worker/registry"
 	"github.com/osism/skopeo-worker/worker/skopeo"
@@ -33,7 +34,7 @@ const maxDepth = 8
 type Copied struct {
 	// Digest is what is to be tagged: the source's own, or that of an index of just
 	// some platforms.
-	Digest string
+	Digest reference.Digest
 	Pulls  int   // manifests pulled from the source
 	Bytes  int64 // size of the content copied, as its manifests tell it
 }
@@ -43,7 +44,7 @@ type Mirror struct {
 	Registry *registry.Client
 	Skopeo   *skopeo.Runner
 	// Guard runs a copy of one manifest when the registries allow it; nil is at once.
-	Guard func(ctx context.Context, source, destination string, run func(context.Context) error) error
+	Guard func(ctx context.Context, source, destination reference.Repository, run func(context.Context) error) error
 	// Indexes keeps indexes of which not all could be copied; nil is nobody.
 	Indexes Indexes
 
@@ -54,25 +55,28 @@ type Mirror struct {
 // Indexes keeps indexes until the rest of their manifests can be copied, so that they
 // are not pulled again. Losing one costs a pull.
 type Indexes interface {
-	Index(ctx context.Context, digest string) (registry.Manifest, bool)
+	Index(ctx context.Context, digest reference.Digest) (registry.Manifest, bool)
 	KeepIndex(ctx context.Context, index registry.Manifest)
 }
 
-// Tagged returns the digest that the destination has under the tag, or nothing. Where
-// HEAD denied what is there, it would be copied and put again each time.
-func (m *Mirror) Tagged(ctx context.Context, destination, tag string) (string, error) {
+// Tagged returns the digest that the destination has under the tag, zero where it has
+// none. Where HEAD denied what is there, it would be copied and put again each time.
+func (m *Mirror) Tagged(ctx context.Context, destination reference.Repository, tag reference.Tag) (reference.Digest, error) {
 	d, err := m.Registry.Find(ctx, destination, tag)
 	if errors.Is(err, registry.ErrNotFound) {
-		return "", nil
+		return reference.Digest{}, nil
 	}
 	return d.Digest, err
 }
 
 // Empty reports whether the destination repository has no tags.
-func (m *Mirror) Empty(ctx context.Context, destination string) (bool, error) {
+func (m *Mirror) Empty(ctx context.Context, destination reference.Repository) (bool, error) {
 	for _, err := range m.Registry.Tags(ctx, destination) {
-		if errors.Is(err, registry.ErrNotFound) {
+		switch {
+		case errors.Is(err, registry.ErrNotFound):
 			return true, nil
+		case errors.Is(err, reference.ErrInvalidTag): // it has something
+			return false, nil
 		}
 		return false, err
 	}
@@ -81,7 +85,7 @@ func (m *Mirror) Empty(ctx context.Context, destination string) (bool, error) {
 
 // Tag puts the tag on a manifest that the destination repository holds. Nothing is
 // asked of the source.
-func (m *Mirror) Tag(ctx context.Context, destination, digest, tag string) error {
+func (m *Mirror) Tag(ctx context.Context, destination reference.Repository, digest reference.Digest, tag reference.Tag) error {
 	manifest, err := m.copied(ctx, destination, digest)
 	if err != nil {
 		return fmt.Errorf("reading what is to be tagged %s: %w", tag, err)
@@ -91,7 +95,7 @@ func (m *Mirror) Tag(ctx context.Context, destination, digest, tag string) error
 
 // copied reads back what must be at the destination. That it is not there is no
 // word about the source's digest, so the error does not wrap the registry's.
-func (m *Mirror) copied(ctx context.Context, destination, digest string) (registry.Manifest, error) {
+func (m *Mirror) copied(ctx context.Context, destination reference.Repository, digest reference.Digest) (registry.Manifest, error) {
 	manifest, err := m.Registry.Get(ctx, destination, digest)
 	if errors.Is(err, registry.ErrNotFound) {
 		return manifest, fmt.Errorf("%w: %v", ErrVanished, err)
@@ -103,7 +107,7 @@ func (m *Mirror) copied(ctx context.Context, destination, digest string) (regist
 // by digest. What the destination repository has is not asked of the source: then
 // it takes no pull. The pulls are also right where there is an error, which is
 // platform.ErrNoPlatform where nothing of it is wanted.
-func (m *Mirror) Copy(ctx context.Context, source, destination string, d registry.Descriptor, wanted platform.Wanted) (Copied, error) {
+func (m *Mirror) Copy(ctx context.Context, source, destination reference.Repository, d registry.Descriptor, wanted platform.Wanted) (Copied, error) {
 	c := &copying{Mirror: m, source: source, destination: destination}
 	copied := d.Digest
 	var err error
@@ -118,7 +122,7 @@ func (m *Mirror) Copy(ctx context.Context, source, destination string, d registr
 // copying is one Copy under way.
 type copying struct {
 	*Mirror
-	source, destination string
+	source, destination reference.Repository
 	pulls, bytes        atomic.Int64
 }
 
@@ -134,7 +138,7 @@ func (c *copying) manifest(ctx context.Context, w wanting) error {
 	if w.depth > maxDepth {
 		return c.bad(w.Digest, ErrTooDeep)
 	}
-	_, err, _ := c.flights.Do(c.destination+"@"+w.Digest, func() (any, error) {
+	_, err, _ := c.flights.Do(c.destination.String()+"@"+w.Digest.String(), func() (any, error) {
 		_, err := c.Registry.Head(ctx, c.destination, w.Digest)
 		if errors.Is(err, registry.ErrNotFound) {
 			err = c.fetch(ctx, w)
@@ -271,7 +275,7 @@ func (c *copying) index(ctx context.Context, index registry.Manifest, entries []
 }
 
 // bad says that the source's manifest is one that no try will copy.
-func (c *copying) bad(digest string, err error) error {
+func (c *copying) bad(digest reference.Digest, err error) error {
 	if !errors.Is(err, registry.ErrBadManifest) {
 		err = fmt.Errorf("%w: %w", registry.ErrBadManifest, err)
 	}

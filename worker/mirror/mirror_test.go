@@ -13,6 +13,7 @@ import (
 	"github.com/stretchr/testify/require"
 	"golang.org/x/sync/errgroup"
 
+	"github.com/osism/skopeo-worker/shared/reference"
 	"github.com/osism/skopeo-worker/worker/mirror"
 	"github.com/osism/skopeo-worker/worker/outcome"
 	"github.com/osism/skopeo-worker/worker/platform"
@@ -53,13 +54,13 @@ func (p *pair) destination() string { return p.to.Host() + "/" + destination }
 // mirror brings what a tag names today to the destination, and tags it there.
 func (p *pair) mirror(t *testing.T, tag string) (mirror.Copied, error) {
 	t.Helper()
-	d, err := p.Registry.Head(t.Context(), p.source(), tag)
+	d, err := p.Registry.Head(t.Context(), reference.MustRepository(p.source()), reference.MustTag(tag))
 	require.NoError(t, err)
-	cost, err := p.Copy(t.Context(), p.source(), p.destination(), d, platform.Wanted{})
+	cost, err := p.Copy(t.Context(), reference.MustRepository(p.source()), reference.MustRepository(p.destination()), d, platform.Wanted{})
 	if err != nil {
 		return cost, err
 	}
-	return cost, p.Tag(t.Context(), p.destination(), d.Digest, tag)
+	return cost, p.Tag(t.Context(), reference.MustRepository(p.destination()), d.Digest, reference.MustTag(tag))
 }
 
 // same requires that the destination holds the source's tag whole, byte for byte.
@@ -144,9 +145,9 @@ func TestEveryKindOfContent(t *testing.T) {
 			p.to.ResetRequests()
 			digest, err := p.from.Digest(repository, tag)
 			require.NoError(t, err)
-			cost, err = p.Copy(t.Context(), p.source(), p.destination(), registry.Descriptor{Digest: digest}, platform.Wanted{})
+			cost, err = p.Copy(t.Context(), reference.MustRepository(p.source()), reference.MustRepository(p.destination()), registry.Descriptor{Digest: reference.MustDigest(digest)}, platform.Wanted{})
 			require.NoError(t, err)
-			require.Equal(t, mirror.Copied{Digest: digest}, cost, "it is there: nothing is asked of the source")
+			require.Equal(t, mirror.Copied{Digest: reference.MustDigest(digest)}, cost, "it is there: nothing is asked of the source")
 			require.Empty(t, p.from.Requests())
 			require.Zero(t, p.to.Count(puts))
 		})
@@ -192,11 +193,11 @@ func TestTypesThatAreNotTold(t *testing.T) {
 	require.NoError(t, err)
 	for i, kind := range []string{"text/plain", ""} {
 		to := fmt.Sprint(destination, i)
-		_, err := p.Copy(t.Context(), p.source(), p.to.Host()+"/"+to, registry.Descriptor{Digest: digest, MediaType: kind}, platform.Wanted{})
+		_, err := p.Copy(t.Context(), reference.MustRepository(p.source()), reference.MustRepository(p.to.Host()+"/"+to), registry.Descriptor{Digest: reference.MustDigest(digest), MediaType: kind}, platform.Wanted{})
 		require.NoError(t, err)
 		require.NoError(t, p.to.Check(to, digest))
 	}
-	cost, err := p.Copy(t.Context(), p.source(), p.destination(), registry.Descriptor{Digest: image, MediaType: "text/plain"}, platform.Wanted{})
+	cost, err := p.Copy(t.Context(), reference.MustRepository(p.source()), reference.MustRepository(p.destination()), registry.Descriptor{Digest: reference.MustDigest(image), MediaType: "text/plain"}, platform.Wanted{})
 	require.NoError(t, err)
 	require.Equal(t, 1, cost.Pulls, "who has pulled it copies it")
 	require.NoError(t, p.to.Check(destination, image))
@@ -218,7 +219,7 @@ func TestAttestationsTakeNoProcess(t *testing.T) {
 	p.from.ResetRequests()
 	copied, err := p.mirror(t, "1")
 	require.NoError(t, err)
-	require.Equal(t, digest, copied.Digest)
+	require.Equal(t, digest, copied.Digest.String())
 	require.Equal(t, 3, copied.Pulls)
 	require.Equal(t, 3, p.from.Count(gets))
 	require.NotZero(t, copied.Bytes)
@@ -231,15 +232,15 @@ func TestAttestationsGoBesideImages(t *testing.T) {
 	p := newPair(t)
 	_, err := p.from.PushIndex(repository, "1", registrytest.MultiPlatform("1", "linux/amd64"))
 	require.NoError(t, err)
-	index, err := p.Registry.Get(t.Context(), p.source(), "1")
+	index, err := p.Registry.Get(t.Context(), reference.MustRepository(p.source()), reference.MustTag("1"))
 	require.NoError(t, err)
 	entries, err := index.Entries()
 	require.NoError(t, err)
 	require.Len(t, entries, 2)
 	require.True(t, platform.Attestation(entries[1]))
-	image, attestation := entries[0].Digest, registrytest.All(gets, registrytest.Ref(entries[1].Digest))
+	image, attestation := entries[0].Digest, registrytest.All(gets, registrytest.Ref(entries[1].Digest.String()))
 	refused := make(chan struct{})
-	defer p.from.Inject(registrytest.Fault{Match: registrytest.All(gets, registrytest.Ref(image)), Gate: refused})()
+	defer p.from.Inject(registrytest.Fault{Match: registrytest.All(gets, registrytest.Ref(image.String())), Gate: refused})()
 	remove := p.from.Inject(registrytest.Fault{Match: attestation, Status: http.StatusInternalServerError})
 	asked := p.from.Notify(attestation)
 	go func() {
@@ -252,14 +253,14 @@ func TestAttestationsGoBesideImages(t *testing.T) {
 	}()
 	p.from.ResetRequests()
 	_, err = p.mirror(t, "1")
-	require.ErrorContains(t, err, entries[1].Digest)
-	require.NoError(t, p.to.Check(destination, image))
+	require.ErrorContains(t, err, entries[1].Digest.String())
+	require.NoError(t, p.to.Check(destination, image.String()))
 
 	remove()
 	p.from.ResetRequests()
 	_, err = p.mirror(t, "1")
 	require.NoError(t, err)
-	require.Zero(t, p.from.Count(registrytest.All(gets, registrytest.Ref(image))))
+	require.Zero(t, p.from.Count(registrytest.All(gets, registrytest.Ref(image.String()))))
 	p.same(t, "1")
 }
 
@@ -269,7 +270,7 @@ func TestLateCopyIsNoPull(t *testing.T) {
 	digest, err := p.from.PushImage(repository, "1", registrytest.Image{})
 	require.NoError(t, err)
 	late := skopeo.WithPullDeadline(t.Context(), time.Now())
-	copied, err := p.Copy(late, p.source(), p.destination(), registry.Descriptor{Digest: digest, MediaType: string(types.OCIManifestSchema1)}, platform.Wanted{})
+	copied, err := p.Copy(late, reference.MustRepository(p.source()), reference.MustRepository(p.destination()), registry.Descriptor{Digest: reference.MustDigest(digest), MediaType: string(types.OCIManifestSchema1)}, platform.Wanted{})
 	require.ErrorIs(t, err, skopeo.ErrLate)
 	require.Zero(t, copied.Pulls)
 	require.Zero(t, p.from.Count(gets))
@@ -329,9 +330,9 @@ func TestWhatCannotBeCopied(t *testing.T) {
 			t.Parallel()
 			p := newPair(t, registrytest.WithPartialIndexes())
 			test.push(t, p)
-			d, err := p.Registry.Head(t.Context(), p.source(), "1")
+			d, err := p.Registry.Head(t.Context(), reference.MustRepository(p.source()), reference.MustTag("1"))
 			require.NoError(t, err)
-			_, err = p.Copy(t.Context(), p.source(), p.destination(), d, platform.Wanted{})
+			_, err = p.Copy(t.Context(), reference.MustRepository(p.source()), reference.MustRepository(p.destination()), d, platform.Wanted{})
 			require.Error(t, err)
 			if test.is != nil {
 				require.ErrorIs(t, err, test.is)
@@ -339,7 +340,7 @@ func TestWhatCannotBeCopied(t *testing.T) {
 			require.Equal(t, test.class.String(), outcome.Classify(err).String(), "%v", err)
 			require.Contains(t, outcome.Reason(err), test.reason)
 			require.NotContains(t, outcome.Reason(err), "\n")
-			_, err = p.to.Digest(destination, d.Digest)
+			_, err = p.to.Digest(destination, d.Digest.String())
 			require.ErrorIs(t, err, registrytest.ErrNotFound, "what is not whole must not seem to be there")
 		})
 	}

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 
+	"github.com/osism/skopeo-worker/shared/reference"
 	"github.com/osism/skopeo-worker/worker/platform"
 	"github.com/osism/skopeo-worker/worker/referrers"
 	"github.com/osism/skopeo-worker/worker/registry"
@@ -18,7 +19,7 @@ var ErrReferrers = errors.New("mirroring what refers to it")
 // mirrored index, to the destination, recursively and by digest. copied is the
 // digest that the image has at the destination. What refers to the source's own
 // index has no place beside an index of just some platforms.
-func (m *Mirror) CopyReferrers(ctx context.Context, source, destination, digest, copied string) (Copied, error) {
+func (m *Mirror) CopyReferrers(ctx context.Context, source, destination reference.Repository, digest, copied reference.Digest) (Copied, error) {
 	c := &copying{Mirror: m, source: source, destination: destination}
 	err := c.referrers(ctx, digest, copied)
 	if err != nil {
@@ -27,7 +28,7 @@ func (m *Mirror) CopyReferrers(ctx context.Context, source, destination, digest,
 	return Copied{Digest: copied, Pulls: int(c.pulls.Load()), Bytes: c.bytes.Load()}, err
 }
 
-func (c *copying) referrers(ctx context.Context, digest, copied string) error {
+func (c *copying) referrers(ctx context.Context, digest, copied reference.Digest) error {
 	manifest, err := c.Registry.Get(ctx, c.destination, copied)
 	if err != nil {
 		return err
@@ -36,7 +37,7 @@ func (c *copying) referrers(ctx context.Context, digest, copied string) error {
 	if err != nil {
 		return err
 	}
-	var subjects []string
+	var subjects []reference.Digest
 	if copied == digest {
 		subjects = append(subjects, digest)
 	}
@@ -45,7 +46,7 @@ func (c *copying) referrers(ctx context.Context, digest, copied string) error {
 			subjects = append(subjects, child.Digest)
 		}
 	}
-	finder := referrers.Finder{Registry: c.Registry, Pulled: func(string) { c.pulls.Add(1) }}
+	finder := referrers.Finder{Registry: c.Registry, Pulled: func(reference.Repository) { c.pulls.Add(1) }}
 	for _, subject := range subjects {
 		err := finder.Walk(ctx, c.source, subject, func(found referrers.List) error {
 			for _, entry := range found.Referrers {

@@ -8,26 +8,27 @@ import (
 
 	"github.com/google/go-containerregistry/pkg/v1/types"
 
+	"github.com/osism/skopeo-worker/shared/reference"
 	"github.com/osism/skopeo-worker/worker/platform"
 	"github.com/osism/skopeo-worker/worker/registry"
 )
 
 // subset copies what is wanted of the manifest and returns the digest that it has at
 // the destination.
-func (c *copying) subset(ctx context.Context, d registry.Descriptor, wanted platform.Wanted) (string, error) {
+func (c *copying) subset(ctx context.Context, d registry.Descriptor, wanted platform.Wanted) (reference.Digest, error) {
 	index, err := c.read(ctx, wanting{Descriptor: d})
 	if err != nil {
-		return "", err
+		return reference.Digest{}, err
 	}
 	if !index.IsIndex() {
 		return d.Digest, c.wantedImage(ctx, d, wanted)
 	}
 	subset, entries, err := wanted.Subset(index)
 	if errors.Is(err, platform.ErrNoPlatform) {
-		return "", fmt.Errorf("%s@%s: %w", c.source, d.Digest, err)
+		return reference.Digest{}, fmt.Errorf("%s@%s: %w", c.source, d.Digest, err)
 	}
 	if err != nil {
-		return "", c.bad(d.Digest, err)
+		return reference.Digest{}, c.bad(d.Digest, err)
 	}
 	return subset.Digest, c.whole(ctx, index, subset, entries, 0)
 }
@@ -48,15 +49,15 @@ func (c *copying) wantedImage(ctx context.Context, d registry.Descriptor, wanted
 
 // Wants tells whether an image at the destination, which is in no index, is for a
 // wanted platform. It asks for the image's configuration there.
-func (m *Mirror) Wants(ctx context.Context, destination, digest string, wanted platform.Wanted) (bool, error) {
+func (m *Mirror) Wants(ctx context.Context, destination reference.Repository, digest reference.Digest, wanted platform.Wanted) (bool, error) {
 	manifest, err := m.copied(ctx, destination, digest)
 	if err != nil {
 		return false, err
 	}
 	var image struct {
 		Config struct {
-			MediaType string `json:"mediaType"`
-			Digest    string `json:"digest"`
+			MediaType string           `json:"mediaType"`
+			Digest    reference.Digest `json:"digest"`
 		} `json:"config"`
 	}
 	if err := json.Unmarshal(manifest.Raw, &image); err != nil {
@@ -74,14 +75,14 @@ func (m *Mirror) Wants(ctx context.Context, destination, digest string, wanted p
 
 // Current reports whether the destination's tag is up to date for the source's
 // digest, and the digest that it names. It takes one request at the destination.
-func (m *Mirror) Current(ctx context.Context, destination, tag, digest string, wanted platform.Wanted) (bool, string, error) {
+func (m *Mirror) Current(ctx context.Context, destination reference.Repository, tag reference.Tag, digest reference.Digest, wanted platform.Wanted) (bool, reference.Digest, error) {
 	if wanted.All() {
 		have, err := m.Tagged(ctx, destination, tag)
 		return err == nil && have == digest, have, err
 	}
 	manifest, err := m.Registry.Get(ctx, destination, tag)
 	if errors.Is(err, registry.ErrNotFound) {
-		return false, "", nil
+		return false, reference.Digest{}, nil
 	}
 	return err == nil && wanted.Current(manifest, digest), manifest.Digest, err
 }

@@ -5,6 +5,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/osism/skopeo-worker/shared/reference"
 	"github.com/osism/skopeo-worker/worker/platform"
 	"github.com/osism/skopeo-worker/worker/registry"
 	"github.com/osism/skopeo-worker/worker/registrytest"
@@ -20,19 +21,19 @@ func TestSomePlatforms(t *testing.T) {
 	require.NoError(t, err)
 	p.from.ResetRequests()
 
-	copied, err := p.Copy(t.Context(), p.source(), p.destination(), registry.Descriptor{Digest: digest}, amd64)
+	copied, err := p.Copy(t.Context(), reference.MustRepository(p.source()), reference.MustRepository(p.destination()), registry.Descriptor{Digest: reference.MustDigest(digest)}, amd64)
 	require.NoError(t, err)
 	require.NotEqual(t, digest, copied.Digest)
 	require.Equal(t, 3, copied.Pulls, "the index, one image, its attestation")
 	require.Equal(t, 3, p.from.Pulls())
-	require.NoError(t, p.Tag(t.Context(), p.destination(), copied.Digest, "1"))
+	require.NoError(t, p.Tag(t.Context(), reference.MustRepository(p.destination()), copied.Digest, reference.MustTag("1")))
 	require.NoError(t, p.to.Check(destination, "1"))
 	children, err := p.to.Children(destination, "1")
 	require.NoError(t, err)
 	require.Len(t, children, 2)
 
 	p.to.ResetRequests()
-	current, have, err := p.Current(t.Context(), p.destination(), "1", digest, amd64)
+	current, have, err := p.Current(t.Context(), reference.MustRepository(p.destination()), reference.MustTag("1"), reference.MustDigest(digest), amd64)
 	require.NoError(t, err)
 	require.True(t, current)
 	require.Equal(t, copied.Digest, have)
@@ -43,7 +44,7 @@ func TestSomePlatforms(t *testing.T) {
 		"every platform":   {},
 		"all but attested": {WithoutAttestations: true},
 	} {
-		current, _, err := p.Current(t.Context(), p.destination(), "1", digest, other)
+		current, _, err := p.Current(t.Context(), reference.MustRepository(p.destination()), reference.MustTag("1"), reference.MustDigest(digest), other)
 		require.NoError(t, err, name)
 		require.False(t, current, name)
 	}
@@ -59,16 +60,16 @@ func TestNoWantedPlatform(t *testing.T) {
 	require.NoError(t, err)
 	p.from.ResetRequests()
 
-	copied, err := p.Copy(t.Context(), p.source(), p.destination(), registry.Descriptor{Digest: index}, amd64)
+	copied, err := p.Copy(t.Context(), reference.MustRepository(p.source()), reference.MustRepository(p.destination()), registry.Descriptor{Digest: reference.MustDigest(index)}, amd64)
 	require.ErrorIs(t, err, platform.ErrNoPlatform)
 	require.Equal(t, 1, copied.Pulls)
 	for range 2 {
-		_, err = p.Copy(t.Context(), p.source(), p.destination(), registry.Descriptor{Digest: image}, amd64)
+		_, err = p.Copy(t.Context(), reference.MustRepository(p.source()), reference.MustRepository(p.destination()), registry.Descriptor{Digest: reference.MustDigest(image)}, amd64)
 		require.ErrorIs(t, err, platform.ErrNoPlatform)
 	}
 	require.Equal(t, 2, p.from.Pulls())
 
-	copied, err = p.Copy(t.Context(), p.source(), p.destination(), registry.Descriptor{Digest: image}, platform.Wanted{Platforms: []string{"linux/arm64"}})
+	copied, err = p.Copy(t.Context(), reference.MustRepository(p.source()), reference.MustRepository(p.destination()), registry.Descriptor{Digest: reference.MustDigest(image)}, platform.Wanted{Platforms: []string{"linux/arm64"}})
 	require.NoError(t, err)
-	require.Equal(t, image, copied.Digest, "an image keeps its digest")
+	require.Equal(t, image, copied.Digest.String(), "an image keeps its digest")
 }

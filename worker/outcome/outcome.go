@@ -5,11 +5,11 @@ package outcome
 import (
 	"context"
 	"errors"
-	"strings"
 	"time"
 
 	"github.com/osism/skopeo-worker/shared/budget"
 	"github.com/osism/skopeo-worker/shared/redact"
+	"github.com/osism/skopeo-worker/shared/reference"
 	"github.com/osism/skopeo-worker/worker/registry"
 	"github.com/osism/skopeo-worker/worker/skopeo"
 	"github.com/osism/skopeo-worker/worker/throttle"
@@ -69,14 +69,17 @@ var permanent = []error{
 	registry.ErrBadManifest,
 	registry.ErrTooLarge,
 	registry.ErrName,
+	reference.ErrInvalidTag,
 }
 
 func classifyAnswer(asked *registry.Error) Class {
 	switch {
 	case errors.Is(asked, registry.ErrLimited):
 		return Limited
-	case errors.Is(asked, registry.ErrNotFound) && asked.Op != registry.OpPut && strings.Contains(asked.Reference, ":"):
-		return Gone // by digest; a tag that is not found does not exist
+	case errors.Is(asked, registry.ErrNotFound) && asked.Op != registry.OpPut:
+		if _, byDigest := asked.Reference.(reference.Digest); byDigest {
+			return Gone // a tag that is not found does not exist
+		}
 	}
 	for _, final := range permanent {
 		if errors.Is(asked, final) {

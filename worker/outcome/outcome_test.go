@@ -12,6 +12,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/osism/skopeo-worker/shared/reference"
 	"github.com/osism/skopeo-worker/worker/containers"
 	"github.com/osism/skopeo-worker/worker/outcome"
 	"github.com/osism/skopeo-worker/worker/registry"
@@ -122,7 +123,7 @@ func TestCopies(t *testing.T) {
 				dst.Inject(test.dst)
 			}
 			r := &skopeo.Runner{Insecure: []string{src.Host(), dst.Host()}}
-			err = r.Copy(t.Context(), src.Host()+"/"+source, digest, dst.Host()+"/"+destination)
+			err = r.Copy(t.Context(), reference.MustRepository(src.Host()+"/"+source), reference.MustDigest(digest), reference.MustRepository(dst.Host()+"/"+destination))
 			neutral := strings.NewReplacer(src.Host(), "SRC", dst.Host(), "DST", digest, "DIGEST")
 			reason := ports.ReplaceAllString(outcome.Reason(err), "")
 			if version == wordsOf {
@@ -163,7 +164,7 @@ func TestSettings(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			test.runner.Insecure = insecure
-			err := test.runner.Copy(t.Context(), test.host+"/"+source, missing, to.Host()+"/"+destination)
+			err := test.runner.Copy(t.Context(), reference.MustRepository(test.host+"/"+source), reference.MustDigest(missing), reference.MustRepository(to.Host()+"/"+destination))
 			require.Regexp(t, regexp.QuoteMeta(test.reason)+"$", outcome.Reason(err))
 			require.Equal(t, test.class.String(), outcome.Classify(err).String())
 		})
@@ -174,15 +175,15 @@ func TestTimeoutAndCancel(t *testing.T) {
 	src, dst := registrytest.New(t), registrytest.New(t)
 	src.Inject(registrytest.Fault{Hang: true})
 	r := &skopeo.Runner{Insecure: []string{src.Host(), dst.Host()}, Timeout: 200 * time.Millisecond}
-	err := r.Copy(t.Context(), src.Host()+"/"+source, missing, dst.Host()+"/"+destination)
+	err := r.Copy(t.Context(), reference.MustRepository(src.Host()+"/"+source), reference.MustDigest(missing), reference.MustRepository(dst.Host()+"/"+destination))
 	require.Equal(t, outcome.Transient, outcome.Classify(err))
 	require.Equal(t, "gave up after 200ms", outcome.Reason(err))
 
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
-	err = r.Copy(ctx, src.Host()+"/"+source, missing, dst.Host()+"/"+destination)
+	err = r.Copy(ctx, reference.MustRepository(src.Host()+"/"+source), reference.MustDigest(missing), reference.MustRepository(dst.Host()+"/"+destination))
 	require.Equal(t, outcome.Interrupted, outcome.Classify(err))
-	_, err = registry.NewClient(registry.Options{Insecure: r.Insecure}).Head(ctx, src.Host()+"/"+source, "1")
+	_, err = registry.NewClient(registry.Options{Insecure: r.Insecure}).Head(ctx, reference.MustRepository(src.Host()+"/"+source), reference.MustTag("1"))
 	require.Equal(t, outcome.Interrupted, outcome.Classify(err))
 }
 
@@ -191,12 +192,12 @@ func TestRequests(t *testing.T) {
 	for _, test := range []struct {
 		name      string
 		fault     registrytest.Fault
-		reference string
+		reference reference.TagOrDigest
 		class     outcome.Class
 		wait      time.Duration
 	}{
-		{name: "no tag", reference: "2", class: outcome.Final},
-		{name: "no digest", reference: missing, class: outcome.Gone},
+		{name: "no tag", reference: reference.MustTag("2"), class: outcome.Final},
+		{name: "no digest", reference: reference.MustDigest(missing), class: outcome.Gone},
 		{name: "401", fault: registrytest.Fault{Match: get, Status: 401}, class: outcome.Final},
 		{name: "403", fault: registrytest.Fault{Match: get, Status: 403}, class: outcome.Final},
 		{name: "400", fault: registrytest.Fault{Match: get, Status: 400}, class: outcome.Final},
@@ -217,11 +218,11 @@ func TestRequests(t *testing.T) {
 			if test.fault.Match != nil {
 				src.Inject(test.fault)
 			}
-			if test.reference == "" {
-				test.reference = "1"
+			if test.reference == nil {
+				test.reference = reference.MustTag("1")
 			}
 			_, err = registry.NewClient(registry.Options{Insecure: []string{src.Host()}}).
-				Get(t.Context(), src.Host()+"/"+source, test.reference)
+				Get(t.Context(), reference.MustRepository(src.Host()+"/"+source), test.reference)
 			require.Equal(t, test.class.String(), outcome.Classify(err).String(), "%v", err)
 			require.Equal(t, test.wait, outcome.RetryAfter(err))
 		})
@@ -244,7 +245,7 @@ func TestOtherErrors(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "auth.json")
 	require.NoError(t, os.WriteFile(path, []byte("hunter2"), 0o600))
 	t.Setenv("REGISTRY_AUTH_FILE", path)
-	_, err := registry.NewClient(registry.Options{Keychain: containers.New()}).Head(t.Context(), "registry.invalid/a/b", "1")
+	_, err := registry.NewClient(registry.Options{Keychain: containers.New()}).Head(t.Context(), reference.MustRepository("registry.invalid/a/b"), reference.MustTag("1"))
 	require.Equal(t, outcome.Transient, outcome.Classify(err), "somebody may be writing it just now")
 	require.Equal(t, "look up registry.invalid/a/b:1: credentials: credentials file "+path+": not valid JSON at byte 1", outcome.Reason(err))
 }

@@ -42,7 +42,7 @@ func Suspect(err error) (Suspicion, bool) {
 	}
 	if asked := (*registry.Error)(nil); errors.As(err, &asked) {
 		why, ok := suspectAnswer(asked)
-		return Suspicion{Registry: throttle.Registry(asked.Repository), Why: why}, ok
+		return Suspicion{Registry: throttle.Registry(asked.Repository.Registry()), Why: why}, ok
 	}
 	if copied := (*skopeo.Error)(nil); errors.As(err, &copied) && copied.Side != skopeo.Neither {
 		destination := copied.Side == skopeo.Destination

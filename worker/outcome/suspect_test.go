@@ -7,6 +7,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/osism/skopeo-worker/shared/reference"
 	"github.com/osism/skopeo-worker/worker/outcome"
 	"github.com/osism/skopeo-worker/worker/registry"
 	"github.com/osism/skopeo-worker/worker/registrytest"
@@ -91,7 +92,7 @@ func TestSuspectedCopies(t *testing.T) {
 			}
 			faulty.Inject(test.fault)
 			r := &skopeo.Runner{Insecure: []string{src.Host(), dst.Host()}}
-			err = r.Copy(t.Context(), src.Host()+"/"+trapped, digest, dst.Host()+"/"+trapped)
+			err = r.Copy(t.Context(), reference.MustRepository(src.Host()+"/"+trapped), reference.MustDigest(digest), reference.MustRepository(dst.Host()+"/"+trapped))
 			require.Error(t, err)
 			found, why := suspicion(err)
 			require.Equal(t, test.want, why, err)
@@ -136,13 +137,13 @@ func TestSuspectedRequests(t *testing.T) {
 			if test.stop {
 				r.Stop()
 			}
-			_, err := client.Get(t.Context(), r.Host()+"/"+trapped, "1")
+			_, err := client.Get(t.Context(), reference.MustRepository(r.Host()+"/"+trapped), reference.MustTag("1"))
 			found, why := suspicion(err)
 			require.Equal(t, test.get, why, err)
 			if why != none {
 				require.Equal(t, r.Host(), found.Registry)
 			}
-			err = client.Put(t.Context(), r.Host()+"/"+trapped, "1", registry.Manifest{Raw: []byte("{}"), MediaType: "application/vnd.oci.image.manifest.v1+json"})
+			err = client.Put(t.Context(), reference.MustRepository(r.Host()+"/"+trapped), reference.MustTag("1"), registry.Manifest{Raw: []byte("{}"), MediaType: "application/vnd.oci.image.manifest.v1+json"})
 			_, why = suspicion(err)
 			require.Equal(t, test.put, why, err)
 		})
@@ -160,7 +161,7 @@ func TestExpiredCertificate(t *testing.T) {
 	_, why := suspicion(&skopeo.Error{ExitCode: 1, Side: skopeo.Source, Registry: "quay.io", Reason: "initializing source docker://quay.io/a: " + text})
 	require.Equal(t, trouble, why)
 	stranger := registrytest.New(t, registrytest.WithTLS())
-	_, err := registry.NewClient(registry.Options{}).Head(t.Context(), stranger.Host()+"/"+trapped, "1")
+	_, err := registry.NewClient(registry.Options{}).Head(t.Context(), reference.MustRepository(stranger.Host()+"/"+trapped), reference.MustTag("1"))
 	require.ErrorIs(t, err, registry.ErrCertificate)
 	_, why = suspicion(err)
 	require.Empty(t, why)

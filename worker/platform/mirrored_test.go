@@ -4,6 +4,7 @@ import (
 	"os/exec"
 	"testing"
 
+	"github.com/osism/skopeo-worker/shared/reference"
 	"github.com/osism/skopeo-worker/worker/platform"
 	"github.com/osism/skopeo-worker/worker/registry"
 	"github.com/osism/skopeo-worker/worker/registrytest"
@@ -34,20 +35,20 @@ func TestMirroredSubset(t *testing.T) {
 			source, destination := src.Host()+"/app", dst.Host()+"/app"
 			wanted := platform.Wanted{Platforms: []string{"linux/amd64", "linux/arm64"}}
 
-			whole, err := client.Get(t.Context(), source, "1")
+			whole, err := client.Get(t.Context(), reference.MustRepository(source), reference.MustTag("1"))
 			require.NoError(t, err)
 			subset, children, err := wanted.Subset(whole)
 			require.NoError(t, err)
 			require.Len(t, children, test.children)
-			require.ErrorIs(t, client.Put(t.Context(), destination, "1", subset), registry.ErrRejected, "it would be sparse")
+			require.ErrorIs(t, client.Put(t.Context(), reference.MustRepository(destination), reference.MustTag("1"), subset), registry.ErrRejected, "it would be sparse")
 			for _, child := range children {
-				require.NoError(t, runner.Copy(t.Context(), source, child.Digest, destination))
+				require.NoError(t, runner.Copy(t.Context(), reference.MustRepository(source), child.Digest, reference.MustRepository(destination)))
 			}
-			require.NoError(t, client.Put(t.Context(), destination, "1", subset))
+			require.NoError(t, client.Put(t.Context(), reference.MustRepository(destination), reference.MustTag("1"), subset))
 			require.NoError(t, dst.Check("app", "1"))
 
 			src.ResetRequests()
-			there, err := client.Get(t.Context(), destination, "1")
+			there, err := client.Get(t.Context(), reference.MustRepository(destination), reference.MustTag("1"))
 			require.NoError(t, err)
 			require.Equal(t, subset, there)
 			require.True(t, wanted.Current(there, whole.Digest))
@@ -60,7 +61,7 @@ func TestMirroredSubset(t *testing.T) {
 					"docker://"+destination+":1", "docker://"+next.Host()+"/app:1")
 				copied, err := next.Digest("app", "1")
 				require.NoError(t, err)
-				require.Equal(t, subset.Digest, copied)
+				require.Equal(t, subset.Digest.String(), copied)
 			}
 		})
 	}

@@ -65,7 +65,7 @@ func (w Wanted) choose(entries []registry.Entry) ([]registry.Entry, error) {
 	subjects := make(map[string]bool) // what an attestation can go with
 	for _, entry := range entries {
 		if !Attestation(entry) && matches(entry) {
-			subjects[entry.Digest] = true
+			subjects[entry.Digest.String()] = true
 		}
 	}
 	var kept []registry.Entry

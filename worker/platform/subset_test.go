@@ -9,7 +9,7 @@ import (
 	"testing"
 
 	"github.com/google/go-containerregistry/pkg/v1/types"
-	"github.com/opencontainers/go-digest"
+	"github.com/osism/skopeo-worker/shared/reference"
 	"github.com/osism/skopeo-worker/worker/platform"
 	"github.com/osism/skopeo-worker/worker/registry"
 	"github.com/stretchr/testify/require"
@@ -19,7 +19,7 @@ import (
 func number(n int) string { return "sha256:" + strings.Repeat(fmt.Sprintf("%02d", n), 32) }
 
 func manifest(mediaType types.MediaType, raw string) registry.Manifest {
-	return registry.Manifest{Raw: []byte(raw), MediaType: string(mediaType), Digest: digest.FromString(raw).String()}
+	return registry.Manifest{Raw: []byte(raw), MediaType: string(mediaType), Digest: reference.DigestOf([]byte(raw))}
 }
 
 func compact(t *testing.T, raw []byte) string {
@@ -102,7 +102,7 @@ func TestSubset(t *testing.T) {
 				`"io.osism.skopeo-worker.platforms":%q,"io.osism.skopeo-worker.source":%q,"org.opencontainers.image.title":"<tool>"},`+
 				`"manifests":[%s],"mediaType":"application/vnd.oci.image.index.v1+json","schemaVersion":2,"x":"<y>"}`,
 				!test.wanted.WithoutAttestations, platforms, source.Digest, strings.Join(test.kept, ",")), string(subset.Raw))
-			require.Equal(t, digest.FromBytes(subset.Raw).String(), subset.Digest)
+			require.Equal(t, reference.DigestOf(subset.Raw), subset.Digest)
 			require.Equal(t, source.MediaType, subset.MediaType)
 		})
 	}
@@ -129,7 +129,7 @@ func TestSubsetOfWhatIsNoIndex(t *testing.T) {
 	require.Empty(t, children)
 	require.Equal(t, image, same)
 	require.True(t, wanted.Current(image, image.Digest))
-	require.False(t, wanted.Current(image, number(1)))
+	require.False(t, wanted.Current(image, reference.MustDigest(number(1))))
 	_, _, err = wanted.Subset(manifest(types.OCIImageIndex, `{"manifests":[{"digest":"x"}]}`))
 	require.ErrorIs(t, err, registry.ErrBadManifest)
 }
@@ -141,7 +141,7 @@ func TestCurrent(t *testing.T) {
 	require.NoError(t, err)
 	require.True(t, wanted.Current(subset, source.Digest))
 
-	require.False(t, wanted.Current(subset, number(1)), "the source has changed")
+	require.False(t, wanted.Current(subset, reference.MustDigest(number(1))), "the source has changed")
 	require.False(t, platform.Wanted{}.Current(subset, source.Digest))
 	require.False(t, platform.Wanted{Platforms: []string{"linux/arm64"}}.Current(subset, source.Digest))
 	require.False(t, platform.Wanted{Platforms: wanted.Platforms, WithoutAttestations: true}.Current(subset, source.Digest))

@@ -8,6 +8,7 @@ import (
 	"strconv"
 	"strings"
 
+	"github.com/osism/skopeo-worker/shared/reference"
 	"github.com/osism/skopeo-worker/worker/registry"
 )
 
@@ -36,7 +37,7 @@ func (w Wanted) All() bool { return len(w.Platforms) == 0 && !w.WithoutAttestati
 // the source's manifest with this digest. Nothing is asked of the source: either
 // it is a rewritten index, which says what it was made of, or it is the source's
 // own, of which nothing would be left out.
-func (w Wanted) Current(atDestination registry.Manifest, sourceDigest string) bool {
+func (w Wanted) Current(atDestination registry.Manifest, sourceDigest reference.Digest) bool {
 	if atDestination.Digest == sourceDigest {
 		subset, _, err := w.Subset(atDestination)
 		return err == nil && subset.Digest == sourceDigest
@@ -56,9 +57,9 @@ func (w Wanted) Current(atDestination registry.Manifest, sourceDigest string) bo
 	return maps.Equal(index.Annotations, w.annotations(sourceDigest))
 }
 
-func (w Wanted) annotations(sourceDigest string) map[string]string {
+func (w Wanted) annotations(sourceDigest reference.Digest) map[string]string {
 	return map[string]string{
-		AnnotationSource:       sourceDigest,
+		AnnotationSource:       sourceDigest.String(),
 		AnnotationPlatforms:    w.platforms(),
 		AnnotationAttestations: strconv.FormatBool(!w.WithoutAttestations),
 	}

@@ -9,6 +9,7 @@ import (
 
 	"github.com/google/go-containerregistry/pkg/v1/types"
 
+	"github.com/osism/skopeo-worker/shared/reference"
 	"github.com/osism/skopeo-worker/worker/registry"
 )
 
@@ -30,7 +31,7 @@ var emptyIndex = registry.Manifest{
 //
 // Clients can only replace the index as a whole, so of two that write at once one
 // may be lost; the next Announce repairs that.
-func Announce(ctx context.Context, client *registry.Client, destination string, list List) error {
+func Announce(ctx context.Context, client *registry.Client, destination reference.Repository, list List) error {
 	if len(list.Referrers) == 0 {
 		return nil
 	}
@@ -61,7 +62,7 @@ func Announce(ctx context.Context, client *registry.Client, destination string, 
 }
 
 // serves tells whether the registry has the referrers API.
-func serves(ctx context.Context, client *registry.Client, repository, digest string) (bool, error) {
+func serves(ctx context.Context, client *registry.Client, repository reference.Repository, digest reference.Digest) (bool, error) {
 	for _, err := range client.Referrers(ctx, repository, digest) {
 		if errors.Is(err, registry.ErrNoReferrersAPI) {
 			return false, nil
@@ -103,7 +104,7 @@ func Fallback(held registry.Manifest, list List) (index registry.Manifest, chang
 	if len(missing) == 0 {
 		return held, false, nil
 	}
-	slices.SortFunc(missing, func(a, b registry.Entry) int { return cmp.Compare(a.Digest, b.Digest) })
+	slices.SortFunc(missing, func(a, b registry.Entry) int { return cmp.Compare(a.Digest.String(), b.Digest.String()) })
 	index, err = held.WithEntries(append(entries, missing...), nil)
 	return index, true, err
 }

@@ -9,6 +9,7 @@ import (
 
 	"github.com/google/go-containerregistry/pkg/v1/types"
 
+	"github.com/osism/skopeo-worker/shared/reference"
 	"github.com/osism/skopeo-worker/worker/registry"
 )
 
@@ -24,12 +25,12 @@ type Finder struct {
 	Registry *registry.Client
 	// Pulled is told of every pull, just before it is made; nil is nobody. The
 	// referrers API takes none, the fallback tag takes one where it exists.
-	Pulled func(repository string)
+	Pulled func(repository reference.Repository)
 }
 
 // List is what refers directly to one manifest.
 type List struct {
-	Subject   string           // digest
+	Subject   reference.Digest
 	Referrers []registry.Entry // each digest once, in the registry's order
 	// Tagged is the index under FallbackTag(Subject) that they were found in; the
 	// zero value where the referrers API told.
@@ -40,7 +41,7 @@ type List struct {
 // the referrers API, and looks under the fallback tag where there is none. As
 // the OCI distribution specification says, a fallback tag that is no OCI index
 // lists nothing.
-func (f *Finder) Find(ctx context.Context, repository, digest string) (List, error) {
+func (f *Finder) Find(ctx context.Context, repository reference.Repository, digest reference.Digest) (List, error) {
 	found := List{Subject: digest}
 	for entry, err := range f.Registry.Referrers(ctx, repository, digest) {
 		if errors.Is(err, registry.ErrNoReferrersAPI) {
@@ -58,7 +59,7 @@ func (f *Finder) Find(ctx context.Context, repository, digest string) (List, err
 }
 
 // findTagged reads the fallback tag. It looks before it pulls: most images have none.
-func (f *Finder) findTagged(ctx context.Context, repository, digest string) (List, error) {
+func (f *Finder) findTagged(ctx context.Context, repository reference.Repository, digest reference.Digest) (List, error) {
 	found := List{Subject: digest}
 	head, err := f.Registry.Head(ctx, repository, FallbackTag(digest))
 	if errors.Is(err, registry.ErrNotFound) {
@@ -97,7 +98,7 @@ func (l *List) add(entry registry.Entry) {
 	}
 }
 
-func (l *List) has(digest string) bool {
+func (l *List) has(digest reference.Digest) bool {
 	for _, entry := range l.Referrers {
 		if entry.Digest == digest {
 			return true
@@ -110,9 +111,9 @@ func (l *List) has(digest string) bool {
 // and so on: once for each manifest that anything refers to, subjects before
 // their referrers. It ends at visit's first error. ErrTooMany ends it above 1,000
 // referrers.
-func (f *Finder) Walk(ctx context.Context, repository, digest string, visit func(List) error) error {
-	seen := map[string]bool{digest: true}
-	for next := []string{digest}; len(next) > 0; next = next[1:] {
+func (f *Finder) Walk(ctx context.Context, repository reference.Repository, digest reference.Digest, visit func(List) error) error {
+	seen := map[reference.Digest]bool{digest: true}
+	for next := []reference.Digest{digest}; len(next) > 0; next = next[1:] {
 		list, err := f.Find(ctx, repository, next[0])
 		if err != nil {
 			return err
@@ -136,6 +137,6 @@ func (f *Finder) Walk(ctx context.Context, repository, digest string, visit func
 	return nil
 }
 
-func tooMany(repository, digest string) error {
+func tooMany(repository reference.Repository, digest reference.Digest) error {
 	return fmt.Errorf("%s@%s: %w: more than %d", repository, digest, ErrTooMany, maxReferrers)
 }

@@ -9,6 +9,7 @@ import (
 
 	v1 "github.com/google/go-containerregistry/pkg/v1"
 	"github.com/google/go-containerregistry/pkg/v1/types"
+	"github.com/osism/skopeo-worker/shared/reference"
 	"github.com/osism/skopeo-worker/worker/referrers"
 	"github.com/osism/skopeo-worker/worker/registry"
 	"github.com/osism/skopeo-worker/worker/registrytest"
@@ -50,7 +51,7 @@ func push(t *testing.T, r *registrytest.Registry) family {
 func digests(list referrers.List) []string {
 	var all []string
 	for _, entry := range list.Referrers {
-		all = append(all, entry.Digest)
+		all = append(all, entry.Digest.String())
 	}
 	slices.Sort(all)
 	return all
@@ -66,17 +67,17 @@ func TestFind(t *testing.T) {
 			r := registrytest.New(t, options...)
 			family := push(t, r)
 			pulled := 0
-			finder := referrers.Finder{Registry: client(r), Pulled: func(string) { pulled++ }}
+			finder := referrers.Finder{Registry: client(r), Pulled: func(reference.Repository) { pulled++ }}
 			repository := r.Host() + "/app"
 
-			list, err := finder.Find(t.Context(), repository, family.image)
+			list, err := finder.Find(t.Context(), reference.MustRepository(repository), reference.MustDigest(family.image))
 			require.NoError(t, err)
 			require.Equal(t, sorted(family.sbom, family.signature), digests(list))
 			require.Equal(t, options == nil, list.Tagged.Raw != nil)
 
 			var visited [][]string
-			require.NoError(t, finder.Walk(t.Context(), repository, family.image, func(list referrers.List) error {
-				visited = append(visited, append([]string{list.Subject}, digests(list)...))
+			require.NoError(t, finder.Walk(t.Context(), reference.MustRepository(repository), reference.MustDigest(family.image), func(list referrers.List) error {
+				visited = append(visited, append([]string{list.Subject.String()}, digests(list)...))
 				return nil
 			}))
 			require.Equal(t, [][]string{
@@ -85,16 +86,16 @@ func TestFind(t *testing.T) {
 			require.Equal(t, r.Pulls(), pulled)
 
 			r.ResetRequests()
-			none, err := finder.Find(t.Context(), repository, family.signed)
+			none, err := finder.Find(t.Context(), reference.MustRepository(repository), reference.MustDigest(family.signed))
 			require.NoError(t, err)
 			require.Empty(t, none.Referrers)
 			require.Len(t, r.Requests(), 1, "of an image without referrers")
 			require.Zero(t, r.Pulls())
 
 			stop := errors.New("stop")
-			require.ErrorIs(t, finder.Walk(t.Context(), repository, family.image, func(referrers.List) error { return stop }), stop)
+			require.ErrorIs(t, finder.Walk(t.Context(), reference.MustRepository(repository), reference.MustDigest(family.image), func(referrers.List) error { return stop }), stop)
 			r.Inject(registrytest.Fault{Status: http.StatusInternalServerError})
-			_, err = finder.Find(t.Context(), repository, family.image)
+			_, err = finder.Find(t.Context(), reference.MustRepository(repository), reference.MustDigest(family.image))
 			require.ErrorIs(t, err, registry.ErrUnavailable)
 		})
 	}
@@ -115,7 +116,7 @@ func TestWalkEnds(t *testing.T) {
 			}
 			index += `{"mediaType":"` + string(types.OCIManifestSchema1) + `","size":1,"digest":"` + digest + `"}`
 		}
-		_, err := r.PushManifest("app", referrers.FallbackTag(subject), types.OCIImageIndex, []byte(index+"]}"))
+		_, err := r.PushManifest("app", referrers.FallbackTag(reference.MustDigest(subject)).String(), types.OCIImageIndex, []byte(index+"]}"))
 		require.NoError(t, err)
 	}
 	finder := referrers.Finder{Registry: client(r)}
@@ -123,14 +124,14 @@ func TestWalkEnds(t *testing.T) {
 	list(two, one)
 	subjects := 0
 	count := func(referrers.List) error { subjects++; return nil }
-	require.NoError(t, finder.Walk(t.Context(), r.Host()+"/app", one, count))
+	require.NoError(t, finder.Walk(t.Context(), reference.MustRepository(r.Host()+"/app"), reference.MustDigest(one), count))
 	require.Equal(t, 2, subjects)
 
 	list(one, slices.Repeat([]string{two}, 1001)...)
-	require.ErrorIs(t, finder.Walk(t.Context(), r.Host()+"/app", one, count), referrers.ErrTooMany)
+	require.ErrorIs(t, finder.Walk(t.Context(), reference.MustRepository(r.Host()+"/app"), reference.MustDigest(one), count), referrers.ErrTooMany)
 
-	require.NoError(t, r.Tag("app", referrers.FallbackTag(one), two))
-	require.NoError(t, finder.Walk(t.Context(), r.Host()+"/app", one, count), "an image lists nothing")
+	require.NoError(t, r.Tag("app", referrers.FallbackTag(reference.MustDigest(one)).String(), two))
+	require.NoError(t, finder.Walk(t.Context(), reference.MustRepository(r.Host()+"/app"), reference.MustDigest(one), count), "an image lists nothing")
 }
 
 // TestMirrored: what refers to an image is found at the destination, whatever the
@@ -148,22 +149,22 @@ func TestMirrored(t *testing.T) {
 			source, destination := src.Host()+"/app", dst.Host()+"/app"
 			finder := referrers.Finder{Registry: c}
 			mirror := func() error {
-				return finder.Walk(t.Context(), source, family.image, func(list referrers.List) error {
+				return finder.Walk(t.Context(), reference.MustRepository(source), reference.MustDigest(family.image), func(list referrers.List) error {
 					for _, entry := range list.Referrers {
-						if err := runner.Copy(t.Context(), source, entry.Digest, destination); err != nil {
+						if err := runner.Copy(t.Context(), reference.MustRepository(source), entry.Digest, reference.MustRepository(destination)); err != nil {
 							return err
 						}
 					}
-					return referrers.Announce(t.Context(), c, destination, list)
+					return referrers.Announce(t.Context(), c, reference.MustRepository(destination), list)
 				})
 			}
-			require.NoError(t, runner.Copy(t.Context(), source, family.image, destination))
+			require.NoError(t, runner.Copy(t.Context(), reference.MustRepository(source), reference.MustDigest(family.image), reference.MustRepository(destination)))
 			require.NoError(t, mirror())
 
-			list, err := finder.Find(t.Context(), destination, family.image)
+			list, err := finder.Find(t.Context(), reference.MustRepository(destination), reference.MustDigest(family.image))
 			require.NoError(t, err)
 			require.Equal(t, sorted(family.sbom, family.signature), digests(list))
-			list, err = finder.Find(t.Context(), destination, family.sbom)
+			list, err = finder.Find(t.Context(), reference.MustRepository(destination), reference.MustDigest(family.sbom))
 			require.NoError(t, err)
 			require.Equal(t, []string{family.signed}, digests(list))
 			tags, err := dst.Tags("app")
@@ -172,18 +173,18 @@ func TestMirrored(t *testing.T) {
 				return
 			}
 			require.NoError(t, err)
-			require.Equal(t, sorted(referrers.FallbackTag(family.image), referrers.FallbackTag(family.sbom)), tags)
+			require.Equal(t, sorted(referrers.FallbackTag(reference.MustDigest(family.image)).String(), referrers.FallbackTag(reference.MustDigest(family.sbom)).String()), tags)
 			for _, tag := range tags {
 				require.NoError(t, dst.Check("app", tag))
 			}
 			if test.source == nil {
-				same, err := src.Digest("app", referrers.FallbackTag(family.image))
+				same, err := src.Digest("app", referrers.FallbackTag(reference.MustDigest(family.image)).String())
 				require.NoError(t, err)
 				require.Equal(t, same, taggedDigest(t, dst, family.image))
 			}
 			dst.ResetRequests()
-			require.NoError(t, finder.Walk(t.Context(), source, family.image, func(list referrers.List) error {
-				return referrers.Announce(t.Context(), c, destination, list)
+			require.NoError(t, finder.Walk(t.Context(), reference.MustRepository(source), reference.MustDigest(family.image), func(list referrers.List) error {
+				return referrers.Announce(t.Context(), c, reference.MustRepository(destination), list)
 			}))
 			require.Zero(t, dst.Count(registrytest.Kinds(registrytest.KindManifestPut)), "nothing is missing")
 		})
@@ -192,7 +193,7 @@ func TestMirrored(t *testing.T) {
 
 func taggedDigest(t *testing.T, r *registrytest.Registry, digest string) string {
 	t.Helper()
-	tagged, err := r.Digest("app", referrers.FallbackTag(digest))
+	tagged, err := r.Digest("app", referrers.FallbackTag(reference.MustDigest(digest)).String())
 	require.NoError(t, err)
 	return tagged
 }
@@ -206,40 +207,40 @@ func TestAnnounceKeepsWhatIsThere(t *testing.T) {
 	require.NoError(t, err)
 	own, err := dst.PushReferrer("app", family.image, "a/own")
 	require.NoError(t, err)
-	before, err := dst.Children("app", referrers.FallbackTag(family.image))
+	before, err := dst.Children("app", referrers.FallbackTag(reference.MustDigest(family.image)).String())
 	require.NoError(t, err)
 	runner := skopeo.Runner{Insecure: []string{src.Host(), dst.Host()}}
 	finder := referrers.Finder{Registry: c}
-	list, err := finder.Find(t.Context(), src.Host()+"/app", family.image)
+	list, err := finder.Find(t.Context(), reference.MustRepository(src.Host()+"/app"), reference.MustDigest(family.image))
 	require.NoError(t, err)
 	for _, entry := range list.Referrers {
-		require.NoError(t, runner.Copy(t.Context(), src.Host()+"/app", entry.Digest, dst.Host()+"/app"))
+		require.NoError(t, runner.Copy(t.Context(), reference.MustRepository(src.Host()+"/app"), entry.Digest, reference.MustRepository(dst.Host()+"/app")))
 	}
-	require.NoError(t, referrers.Announce(t.Context(), c, dst.Host()+"/app", list))
+	require.NoError(t, referrers.Announce(t.Context(), c, reference.MustRepository(dst.Host()+"/app"), list))
 
-	after, err := dst.Children("app", referrers.FallbackTag(family.image))
+	after, err := dst.Children("app", referrers.FallbackTag(reference.MustDigest(family.image)).String())
 	require.NoError(t, err)
-	theirs, err := src.Children("app", referrers.FallbackTag(family.image))
+	theirs, err := src.Children("app", referrers.FallbackTag(reference.MustDigest(family.image)).String())
 	require.NoError(t, err)
 	slices.SortFunc(theirs, func(a, b v1.Descriptor) int { return slices.Compare([]byte(a.Digest.Hex), []byte(b.Digest.Hex)) })
 	require.Equal(t, own, after[0].Digest.String())
 	require.Equal(t, append(before, theirs...), after)
 
-	require.NoError(t, dst.Tag("app", referrers.FallbackTag(family.image), own))
-	require.ErrorIs(t, referrers.Announce(t.Context(), c, dst.Host()+"/app", list), referrers.ErrOccupied)
-	require.NoError(t, referrers.Announce(context.Background(), c, dst.Host()+"/app", referrers.List{Subject: absent}), "nothing to say")
+	require.NoError(t, dst.Tag("app", referrers.FallbackTag(reference.MustDigest(family.image)).String(), own))
+	require.ErrorIs(t, referrers.Announce(t.Context(), c, reference.MustRepository(dst.Host()+"/app"), list), referrers.ErrOccupied)
+	require.NoError(t, referrers.Announce(context.Background(), c, reference.MustRepository(dst.Host()+"/app"), referrers.List{Subject: reference.MustDigest(absent)}), "nothing to say")
 }
 
 func TestFallback(t *testing.T) {
 	entry := func(n string) registry.Entry {
 		digest := "sha256:" + n + absent[8:]
-		return registry.Entry{Descriptor: registry.Descriptor{Digest: digest}, Raw: []byte(`{ "digest":"` + digest + `","artifactType":"a/b" }`)}
+		return registry.Entry{Descriptor: registry.Descriptor{Digest: reference.MustDigest(digest)}, Raw: []byte(`{ "digest":"` + digest + `","artifactType":"a/b" }`)}
 	}
 	a, b := entry("a"), entry("b")
 	one, changed, err := referrers.Fallback(registry.Manifest{}, referrers.List{Referrers: []registry.Entry{b, a}})
 	require.NoError(t, err)
 	require.True(t, changed)
-	require.Equal(t, `{"manifests":[{"digest":"`+a.Digest+`","artifactType":"a/b"},{"digest":"`+b.Digest+`","artifactType":"a/b"}],`+
+	require.Equal(t, `{"manifests":[{"digest":"`+a.Digest.String()+`","artifactType":"a/b"},{"digest":"`+b.Digest.String()+`","artifactType":"a/b"}],`+
 		`"mediaType":"application/vnd.oci.image.index.v1+json","schemaVersion":2}`, string(one.Raw))
 	two, _, err := referrers.Fallback(registry.Manifest{}, referrers.List{Referrers: []registry.Entry{a, b}})
 	require.NoError(t, err)
@@ -251,5 +252,5 @@ func TestFallback(t *testing.T) {
 	// What could not be mirrored is not announced, though the source lists it.
 	some, _, err := referrers.Fallback(registry.Manifest{}, referrers.List{Referrers: []registry.Entry{a}, Tagged: one})
 	require.NoError(t, err)
-	require.NotContains(t, string(some.Raw), b.Digest)
+	require.NotContains(t, string(some.Raw), b.Digest.String())
 }

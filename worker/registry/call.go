@@ -11,17 +11,19 @@ import (
 	"net/url"
 	"sync/atomic"
 	"time"
+
+	"github.com/osism/skopeo-worker/shared/reference"
 )
 
 // call is one request to one repository.
 type call struct {
 	op         string // for Error
-	repository string
-	reference  string
+	repository reference.Repository
+	reference  reference.TagOrDigest // nil: of the repository as a whole
 
 	method      string
 	scope       string // transport.PullScope or transport.PushScope
-	path        string // below /v2/<repository>/
+	path        string // tagsList, uploads, or what the reference is below
 	query       string // encoded
 	accept      string
 	contentType string
@@ -35,6 +37,28 @@ type call struct {
 	size   int64                         // of stream
 	into   func(answer, io.Reader) error // reads the answer's body, instead of answer.body
 	within time.Duration                 // instead of requestTimeout
+}
+
+// The paths of calls, below /v2/<repository>/.
+const (
+	tagsList  = "tags/list"
+	manifests = "manifests/"
+	referrers = "referrers/"
+	blobs     = "blobs/"
+	uploads   = "blobs/uploads/"
+)
+
+// target is the path of a call. It is made of names as the OCI distribution specification
+// allows them: none has a dot segment, or anything that ends a path.
+func (call call) target(at location) (string, error) {
+	path := "/v2/" + at.path() + "/" + call.path
+	switch {
+	case call.path == tagsList, call.path == uploads:
+		return path, nil
+	case call.reference == nil || call.reference.IsZero():
+		return "", fmt.Errorf("%w: neither a tag nor a digest", ErrName)
+	}
+	return path + call.reference.String(), nil
 }
 
 // answer is what a registry answered, read to its end.
@@ -191,10 +215,14 @@ func (call call) page(got answer) string {
 func (call call) request(ctx context.Context, at location) (*http.Request, error) {
 	target := call.url
 	if target == nil {
+		path, err := call.target(at)
+		if err != nil {
+			return nil, err
+		}
 		target = &url.URL{
 			Scheme:   "https", // the session makes it http where the handshake found that
 			Host:     at.registry.RegistryStr(),
-			Path:     "/v2/" + at.path() + "/" + call.path,
+			Path:     path,
 			RawQuery: call.query,
 		}
 	}

@@ -6,6 +6,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/osism/skopeo-worker/shared/reference"
 	"github.com/osism/skopeo-worker/worker/registry"
 	"github.com/osism/skopeo-worker/worker/registrytest"
 )
@@ -18,7 +19,7 @@ func TestPingOnce(t *testing.T) {
 		repository := fmt.Sprintf("team/app%d", i)
 		_, err := r.PushImage(repository, "1", registrytest.Image{})
 		require.NoError(t, err)
-		_, err = client.Head(t.Context(), r.Host()+"/"+repository, "1")
+		_, err = client.Head(t.Context(), reference.MustRepository(r.Host()+"/"+repository), reference.MustTag("1"))
 		require.NoError(t, err)
 	}
 	require.Equal(t, 1, r.Count(registrytest.Kinds(registrytest.KindPing)))

@@ -6,7 +6,7 @@ import (
 	"fmt"
 	"maps"
 
-	"github.com/opencontainers/go-digest"
+	"github.com/osism/skopeo-worker/shared/reference"
 )
 
 // Entry is a descriptor as an index writes it.
@@ -68,7 +68,7 @@ func (m Manifest) WithEntries(entries []Entry, annotations map[string]string) (M
 	if err != nil {
 		return Manifest{}, err
 	}
-	return Manifest{Raw: raw, MediaType: m.MediaType, Digest: digest.FromBytes(raw).String()}, nil
+	return Manifest{Raw: raw, MediaType: m.MediaType, Digest: reference.DigestOf(raw)}, nil
 }
 
 // annotated adds annotations to those there are, which may be absent.

@@ -4,10 +4,10 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
-	"strings"
 	"time"
 
 	"github.com/osism/skopeo-worker/shared/redact"
+	"github.com/osism/skopeo-worker/shared/reference"
 )
 
 // What went wrong, for errors.Is.
@@ -41,12 +41,12 @@ const (
 
 // Error says what was asked of which registry and why it failed.
 type Error struct {
-	Op         string        // one of the Op constants
-	Repository string        // as it was asked for
-	Reference  string        // tag or digest; empty for a repository as a whole
-	Status     int           // HTTP status, of a success too; 0 where there was no answer
-	RetryAfter time.Duration // what the registry asks to wait; 0 where it does not say
-	Err        error         // wraps one of the errors above
+	Op         string // one of the Op constants
+	Repository reference.Repository
+	Reference  reference.TagOrDigest // nil for a repository as a whole
+	Status     int                   // HTTP status; 0 where there was no answer
+	RetryAfter time.Duration         // what the registry asks to wait; 0 where it does not say
+	Err        error                 // wraps one of the errors above
 }
 
 // Error is one line without secrets.
@@ -61,15 +61,15 @@ func (e *Error) Error() string {
 func (e *Error) Unwrap() error { return e.Err }
 
 // join writes a reference as a user would.
-func join(repository, reference string) string {
-	switch {
-	case reference == "":
-		return repository
-	case strings.Contains(reference, ":"):
-		return repository + "@" + reference
-	default:
-		return repository + ":" + reference
+func join(repository reference.Repository, name reference.TagOrDigest) string {
+	whole := reference.Reference{Repository: repository}
+	switch name := name.(type) {
+	case reference.Tag:
+		whole.Tag = name
+	case reference.Digest:
+		whole.Digest = name
 	}
+	return whole.String()
 }
 
 func plainHTTP(host string) error {

@@ -2,8 +2,6 @@ package registry
 
 import (
 	"context"
-	_ "crypto/sha256" // the digest algorithms that the OCI specification registers
-	_ "crypto/sha512"
 	"errors"
 	"fmt"
 	"net/http"
@@ -11,7 +9,8 @@ import (
 
 	"github.com/google/go-containerregistry/pkg/v1/remote/transport"
 	"github.com/google/go-containerregistry/pkg/v1/types"
-	"github.com/opencontainers/go-digest"
+
+	"github.com/osism/skopeo-worker/shared/reference"
 )
 
 const (
@@ -39,13 +38,13 @@ var accept = strings.Join([]string{
 // leaves no other way: it does not serve HEAD, or without the digest, or it has been
 // seen to deny what it has. ErrNotFound says that there is no such manifest or no such
 // repository, as far as HEAD tells: see Find.
-func (c *Client) Head(ctx context.Context, repository, reference string) (Descriptor, error) {
-	d, err := c.head(ctx, repository, reference)
+func (c *Client) Head(ctx context.Context, repository reference.Repository, name reference.TagOrDigest) (Descriptor, error) {
+	d, err := c.head(ctx, repository, name)
 	if !errors.Is(err, ErrNotFound) || d.Pulled {
 		return d, err
 	}
 	if host, _ := c.host(repository); c.denials.isKnown(host) {
-		return c.headByGet(ctx, repository, reference)
+		return c.headByGet(ctx, repository, name)
 	}
 	return d, err
 }
@@ -53,12 +52,12 @@ func (c *Client) Head(ctx context.Context, repository, reference string) (Descri
 // Find is Head for what somebody has named: where HEAD denies it, a GET has the last
 // word, which is a pull. Some registries answer HEAD with 404 until a GET has made them
 // fetch the manifest, and some always.
-func (c *Client) Find(ctx context.Context, repository, reference string) (Descriptor, error) {
-	d, err := c.head(ctx, repository, reference)
+func (c *Client) Find(ctx context.Context, repository reference.Repository, name reference.TagOrDigest) (Descriptor, error) {
+	d, err := c.head(ctx, repository, name)
 	if !errors.Is(err, ErrNotFound) || d.Pulled {
 		return d, err
 	}
-	d, err = c.headByGet(ctx, repository, reference)
+	d, err = c.headByGet(ctx, repository, name)
 	if host, _ := c.host(repository); err == nil {
 		c.denials.note(host)
 	}
@@ -69,27 +68,27 @@ func (c *Client) Find(ctx context.Context, repository, reference string) (Descri
 }
 
 // head asks with a HEAD request, and with GET where there is no answer to that.
-func (c *Client) head(ctx context.Context, repository, reference string) (Descriptor, error) {
+func (c *Client) head(ctx context.Context, repository reference.Repository, name reference.TagOrDigest) (Descriptor, error) {
 	got, err := c.send(ctx, call{
-		op: OpHead, repository: repository, reference: reference, method: http.MethodHead,
-		scope: transport.PullScope, path: "manifests/" + reference, accept: accept, limit: maxErrorSize, instead: aManifest,
+		op: OpHead, repository: repository, reference: name, method: http.MethodHead,
+		scope: transport.PullScope, path: manifests, accept: accept, limit: maxErrorSize, instead: aManifest,
 	})
 	if servesNoHead(err) {
-		return c.headByGet(ctx, repository, reference)
+		return c.headByGet(ctx, repository, name)
 	}
 	if err != nil {
 		return Descriptor{}, err
 	}
-	found, err := digest.Parse(got.header.Get(digestHeader))
+	found, err := reference.ParseDigest(got.header.Get(digestHeader))
 	if err != nil {
-		return c.headByGet(ctx, repository, reference)
+		return c.headByGet(ctx, repository, name)
 	}
-	if wanted, err := digest.Parse(reference); err == nil && wanted.Algorithm() == found.Algorithm() && wanted != found {
-		return Descriptor{}, &Error{Op: OpHead, Repository: repository, Reference: reference,
+	if wanted, ok := name.(reference.Digest); ok && wanted.Algorithm() == found.Algorithm() && wanted != found {
+		return Descriptor{}, &Error{Op: OpHead, Repository: repository, Reference: name,
 			Err: fmt.Errorf("%w: the registry answered with %s", ErrDigestMismatch, found)}
 	}
 	return Descriptor{
-		Digest:    found.String(),
+		Digest:    found,
 		MediaType: declaredType(got.header),
 		Size:      max(got.size, 0),
 	}, nil
@@ -111,8 +110,8 @@ func servesNoHead(err error) bool {
 
 // headByGet looks up with a GET. The descriptor of an error tells no more than whether
 // it was a pull.
-func (c *Client) headByGet(ctx context.Context, repository, reference string) (Descriptor, error) {
-	m, err := c.get(ctx, OpHead, repository, reference)
+func (c *Client) headByGet(ctx context.Context, repository reference.Repository, name reference.TagOrDigest) (Descriptor, error) {
+	m, err := c.get(ctx, OpHead, repository, name)
 	if err != nil {
 		failed := (*Error)(nil)
 		return Descriptor{Pulled: errors.As(err, &failed) && failed.Status != 0}, err
@@ -123,38 +122,38 @@ func (c *Client) headByGet(ctx context.Context, repository, reference string) (D
 // Get returns the manifest of a tag or digest, at most 16 MiB of it, after its
 // content has been checked against the reference, if that is a digest, and
 // against the digest the registry gives.
-func (c *Client) Get(ctx context.Context, repository, reference string) (Manifest, error) {
-	return c.get(ctx, OpGet, repository, reference)
+func (c *Client) Get(ctx context.Context, repository reference.Repository, name reference.TagOrDigest) (Manifest, error) {
+	return c.get(ctx, OpGet, repository, name)
 }
 
-func (c *Client) get(ctx context.Context, op, repository, reference string) (Manifest, error) {
+func (c *Client) get(ctx context.Context, op string, repository reference.Repository, name reference.TagOrDigest) (Manifest, error) {
 	got, err := c.send(ctx, call{
-		op: op, repository: repository, reference: reference, method: http.MethodGet,
-		scope: transport.PullScope, path: "manifests/" + reference, accept: accept, limit: maxManifestSize, instead: aManifest,
+		op: op, repository: repository, reference: name, method: http.MethodGet,
+		scope: transport.PullScope, path: manifests, accept: accept, limit: maxManifestSize, instead: aManifest,
 	})
 	if err != nil {
 		return Manifest{}, err
 	}
-	m, err := read(got, reference)
+	m, err := read(got, name)
 	if err != nil {
-		return Manifest{}, &Error{Op: op, Repository: repository, Reference: reference, Status: got.status, Err: err}
+		return Manifest{}, &Error{Op: op, Repository: repository, Reference: name, Status: got.status, Err: err}
 	}
 	return m, nil
 }
 
 // read checks an answer and takes the manifest out of it. JSON of another kind is a
 // pageError unless a digest vouches for it.
-func read(got answer, reference string) (Manifest, error) {
-	declared := got.header.Get(digestHeader)
-	verified, vouched := digest.FromBytes(got.body), false
+func read(got answer, name reference.TagOrDigest) (Manifest, error) {
+	verified, vouched := reference.DigestOf(got.body), false
 	another := &pageError{got.status, anotherKind, aManifest}
-	for _, expected := range []string{declared, reference} {
-		wanted, err := digest.Parse(expected)
-		if err != nil {
-			continue // a tag, or a header that is absent
+	declared, _ := reference.ParseDigest(got.header.Get(digestHeader)) // it may be absent
+	asked, _ := name.(reference.Digest)                                // or a tag
+	for _, wanted := range []reference.Digest{declared, asked} {
+		if wanted.IsZero() {
+			continue
 		}
-		if actual := wanted.Algorithm().FromBytes(got.body); actual != wanted {
-			if _, err := mediaType(got.body, nil); err != nil && declared == "" {
+		if actual := wanted.Of(got.body); actual != wanted {
+			if _, err := mediaType(got.body, nil); err != nil && declared.IsZero() {
 				return Manifest{}, another
 			}
 			return Manifest{}, fmt.Errorf("%w: the content of %s has the digest %s", ErrDigestMismatch, wanted, actual)
@@ -168,5 +167,5 @@ func read(got answer, reference string) (Manifest, error) {
 	case err != nil:
 		return Manifest{}, err
 	}
-	return Manifest{Raw: got.body, MediaType: kind, Digest: verified.String()}, nil
+	return Manifest{Raw: got.body, MediaType: kind, Digest: verified}, nil
 }

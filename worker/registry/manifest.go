@@ -8,12 +8,13 @@ import (
 	"strings"
 
 	"github.com/google/go-containerregistry/pkg/v1/types"
-	"github.com/opencontainers/go-digest"
+
+	"github.com/osism/skopeo-worker/shared/reference"
 )
 
 // Descriptor says what a reference stands for.
 type Descriptor struct {
-	Digest    string
+	Digest    reference.Digest
 	MediaType string
 	Size      int64  // in bytes; 0 where the registry does not say
 	Platform  string // os/architecture[/variant]; only of an index's children that name one
@@ -24,7 +25,7 @@ type Descriptor struct {
 type Manifest struct {
 	Raw       []byte
 	MediaType string
-	Digest    string
+	Digest    reference.Digest
 }
 
 // content is what the manifests of OCI and Docker have in common, image and
@@ -72,20 +73,22 @@ func (m Manifest) Children() ([]Descriptor, error) {
 	}
 	children := make([]Descriptor, 0, len(index.Manifests))
 	for i, child := range index.Manifests {
-		if err := digest.Digest(child.Digest).Validate(); err != nil {
+		described, err := child.descriptor()
+		if err != nil {
 			return nil, fmt.Errorf("%w: child %d: %w", ErrBadManifest, i+1, err)
 		}
-		children = append(children, child.descriptor())
+		children = append(children, described)
 	}
 	return children, nil
 }
 
-func (c childContent) descriptor() Descriptor {
-	described := Descriptor{Digest: c.Digest, MediaType: c.MediaType, Size: c.Size}
+func (c childContent) descriptor() (Descriptor, error) {
+	digest, err := reference.ParseDigest(c.Digest)
+	described := Descriptor{Digest: digest, MediaType: c.MediaType, Size: c.Size}
 	if p := c.Platform; p != nil && p.OS != "" {
 		described.Platform = strings.TrimSuffix(p.OS+"/"+p.Architecture+"/"+p.Variant, "/")
 	}
-	return described
+	return described, err
 }
 
 // ContentSize is the size in bytes of what an image manifest refers to, its
@@ -119,11 +122,12 @@ func (m Manifest) Blobs() ([]Descriptor, error) {
 	}
 	var blobs []Descriptor
 	for _, b := range listed {
-		if err := digest.Digest(b.Digest).Validate(); err != nil {
-			return nil, fmt.Errorf("%w: blob %q: %w", ErrBadManifest, b.Digest, err)
+		digest, err := reference.ParseDigest(b.Digest)
+		if err != nil {
+			return nil, fmt.Errorf("%w: blob: %w", ErrBadManifest, err)
 		}
 		if kind := types.MediaType(b.MediaType); !kind.IsLayer() || kind.IsDistributable() {
-			blobs = append(blobs, Descriptor{Digest: b.Digest, MediaType: b.MediaType, Size: b.Size})
+			blobs = append(blobs, Descriptor{Digest: digest, MediaType: b.MediaType, Size: b.Size})
 		}
 	}
 	return blobs, nil

@@ -6,7 +6,7 @@ import (
 	"encoding/json"
 	"fmt"
 
-	"github.com/opencontainers/go-digest"
+	"github.com/osism/skopeo-worker/shared/reference"
 )
 
 // pageError is a success that no registry answers: a captive portal, a proxy or a
@@ -40,7 +40,7 @@ const anotherKind = "JSON of another kind"
 const maxTitle = 80
 
 // otherBlob is why a body is not the blob with the digest.
-func otherBlob(status int, body []byte, wanted digest.Digest) error {
+func otherBlob(status int, body []byte, wanted reference.Digest) error {
 	switch {
 	case len(body) == 0:
 		return &pageError{status, "nothing", aBlob}

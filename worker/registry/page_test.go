@@ -9,6 +9,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/osism/skopeo-worker/shared/reference"
 	"github.com/osism/skopeo-worker/worker/registry"
 	"github.com/osism/skopeo-worker/worker/registrytest"
 )
@@ -45,23 +46,23 @@ func TestPages(t *testing.T) {
 			return err
 		}, "a list of tags"},
 		"look up a tag": {[]registrytest.Kind{head, get}, func(ctx context.Context, c *registry.Client, repository string, _ registry.Manifest) error {
-			_, err := c.Head(ctx, repository, "1")
+			_, err := c.Head(ctx, reference.MustRepository(repository), reference.MustTag("1"))
 			return err
 		}, "a manifest"},
 		"get a tag": {[]registrytest.Kind{get}, func(ctx context.Context, c *registry.Client, repository string, _ registry.Manifest) error {
-			_, err := c.Get(ctx, repository, "1")
+			_, err := c.Get(ctx, reference.MustRepository(repository), reference.MustTag("1"))
 			return err
 		}, "a manifest"},
 		"look up a digest": {[]registrytest.Kind{head, get}, func(ctx context.Context, c *registry.Client, repository string, m registry.Manifest) error {
-			_, err := c.Head(ctx, repository, m.Digest)
+			_, err := c.Head(ctx, reference.MustRepository(repository), m.Digest)
 			return err
 		}, "a manifest"},
 		"get a digest": {[]registrytest.Kind{get}, func(ctx context.Context, c *registry.Client, repository string, m registry.Manifest) error {
-			_, err := c.Get(ctx, repository, m.Digest)
+			_, err := c.Get(ctx, reference.MustRepository(repository), m.Digest)
 			return err
 		}, "a manifest"},
 		"put": {[]registrytest.Kind{registrytest.KindManifestPut}, func(ctx context.Context, c *registry.Client, repository string, m registry.Manifest) error {
-			return c.Put(ctx, repository, "2", m)
+			return c.Put(ctx, reference.MustRepository(repository), reference.MustTag("2"), m)
 		}, "a receipt"},
 	} {
 		for name, page := range pages {
@@ -72,7 +73,7 @@ func TestPages(t *testing.T) {
 				c := insecure(r, nil)
 				page.Match = registrytest.Kinds(test.kinds...)
 				defer r.Inject(page.Fault)()
-				err := test.ask(t.Context(), c, r.Host()+"/"+repository, registry.Manifest{Raw: raw, Digest: digest, MediaType: "application/vnd.oci.image.manifest.v1+json"})
+				err := test.ask(t.Context(), c, r.Host()+"/"+repository, registry.Manifest{Raw: raw, Digest: reference.MustDigest(digest), MediaType: "application/vnd.oci.image.manifest.v1+json"})
 				require.ErrorIs(t, err, registry.ErrPage)
 				require.ErrorContains(t, err, page.says+" instead of "+test.want)
 				require.NotContains(t, err.Error(), "mismatch")
@@ -88,13 +89,13 @@ func TestPutsThatSayOtherThan201(t *testing.T) {
 	digest, raw := pushImage(t, r, "1")
 	c := insecure(r, nil)
 	repository := r.Host() + "/" + repository
-	m := registry.Manifest{Raw: raw, Digest: digest, MediaType: "application/vnd.oci.image.manifest.v1+json"}
+	m := registry.Manifest{Raw: raw, Digest: reference.MustDigest(digest), MediaType: "application/vnd.oci.image.manifest.v1+json"}
 	defer r.Inject(registrytest.Fault{Match: registrytest.Kinds(registrytest.KindManifestPut), Status: http.StatusOK})()
-	require.NoError(t, c.Put(t.Context(), repository, "1", m), "it is there")
-	require.ErrorIs(t, c.Put(t.Context(), repository, "2", m), registry.ErrPage)
+	require.NoError(t, c.Put(t.Context(), reference.MustRepository(repository), reference.MustTag("1"), m), "it is there")
+	require.ErrorIs(t, c.Put(t.Context(), reference.MustRepository(repository), reference.MustTag("2"), m), registry.ErrPage)
 	other, _ := pushImage(t, r, "2")
 	require.NotEqual(t, other, digest)
-	require.ErrorIs(t, c.Put(t.Context(), repository, "2", m), registry.ErrPage, "another one is there")
+	require.ErrorIs(t, c.Put(t.Context(), reference.MustRepository(repository), reference.MustTag("2"), m), registry.ErrPage, "another one is there")
 }
 
 // TestBlobsThatArePages are neither taken for blobs nor for being stored.
@@ -117,7 +118,7 @@ func TestBlobsThatArePages(t *testing.T) {
 				struckBy := page
 				struckBy.Match = match
 				remove := struck.Inject(struckBy)
-				err := c.CopyBlob(t.Context(), from.Host()+"/"+repository, to.Host()+"/mirror", blob)
+				err := c.CopyBlob(t.Context(), reference.MustRepository(from.Host()+"/"+repository), reference.MustRepository(to.Host()+"/mirror"), blob)
 				if at == "head" {
 					require.NoError(t, err, "it is uploaded")
 				} else if at == "open" && name == "nothing" {
@@ -126,8 +127,8 @@ func TestBlobsThatArePages(t *testing.T) {
 					require.ErrorIs(t, err, registry.ErrPage)
 				}
 				remove()
-				require.NoError(t, c.CopyBlob(t.Context(), from.Host()+"/"+repository, to.Host()+"/mirror", blob))
-				got, err := c.Config(t.Context(), to.Host()+"/mirror", blob.Digest)
+				require.NoError(t, c.CopyBlob(t.Context(), reference.MustRepository(from.Host()+"/"+repository), reference.MustRepository(to.Host()+"/mirror"), blob))
+				got, err := c.Config(t.Context(), reference.MustRepository(to.Host()+"/mirror"), blob.Digest)
 				require.NoError(t, err)
 				require.Equal(t, "what an image is made of", string(got))
 			})
@@ -142,9 +143,9 @@ func TestContentTypesOfPages(t *testing.T) {
 	typed := registrytest.Fault{Match: registrytest.Kinds(registrytest.KindManifestGet, registrytest.KindManifestHead), Status: 200,
 		Header: http.Header{"Content-Type": {"text/html; charset=utf-8"}}, Body: string(raw)}
 	defer r.Inject(typed)()
-	found, err := insecure(r, nil).Head(t.Context(), r.Host()+"/"+repository, "1")
+	found, err := insecure(r, nil).Head(t.Context(), reference.MustRepository(r.Host()+"/"+repository), reference.MustTag("1"))
 	require.NoError(t, err)
-	require.Equal(t, digest, found.Digest)
+	require.Equal(t, digest, found.Digest.String())
 }
 
 // TestRedirectedPuts: a redirect to a login page turns a PUT into a GET.
@@ -159,7 +160,7 @@ func TestRedirectedPuts(t *testing.T) {
 	r.Inject(registrytest.Fault{Match: registrytest.Kinds(registrytest.KindManifestPut), Status: http.StatusFound,
 		Header: http.Header{"Location": {portal.URL + "/login"}}})
 	c := registry.NewClient(registry.Options{Insecure: []string{r.Host(), host}})
-	err := c.Put(t.Context(), r.Host()+"/"+repository, "2", registry.Manifest{Raw: raw, Digest: digest, MediaType: "application/vnd.oci.image.manifest.v1+json"})
+	err := c.Put(t.Context(), reference.MustRepository(r.Host()+"/"+repository), reference.MustTag("2"), registry.Manifest{Raw: raw, Digest: reference.MustDigest(digest), MediaType: "application/vnd.oci.image.manifest.v1+json"})
 	require.ErrorIs(t, err, registry.ErrPage)
 	require.ErrorContains(t, err, "answered 200 with a redirect to "+host+" instead of a receipt")
 }

@@ -7,28 +7,29 @@ import (
 	"net/http"
 
 	"github.com/google/go-containerregistry/pkg/v1/remote/transport"
-	"github.com/opencontainers/go-digest"
+
+	"github.com/osism/skopeo-worker/shared/reference"
 )
 
 // Put stores a manifest, byte for byte, under a tag or its digest. What the
 // manifest refers to must be there already. Nothing else is written: no
 // fallback tags for referrers, for they are tags of the source and mirrored as
 // such.
-func (c *Client) Put(ctx context.Context, repository, reference string, m Manifest) error {
+func (c *Client) Put(ctx context.Context, repository reference.Repository, name reference.TagOrDigest, m Manifest) error {
 	got, err := c.send(ctx, call{
-		op: OpPut, repository: repository, reference: reference, method: http.MethodPut,
-		scope: transport.PushScope, path: "manifests/" + reference,
+		op: OpPut, repository: repository, reference: name, method: http.MethodPut,
+		scope: transport.PushScope, path: manifests,
 		contentType: m.MediaType, body: m.Raw, limit: maxErrorSize, instead: aReceipt,
 	})
 	if err != nil {
 		return err
 	}
-	stored, err := digest.Parse(got.header.Get(digestHeader))
+	stored, err := reference.ParseDigest(got.header.Get(digestHeader))
 	if err != nil {
-		return c.stored(ctx, repository, reference, m, got)
+		return c.stored(ctx, repository, name, m, got)
 	}
-	if ours := stored.Algorithm().FromBytes(m.Raw); ours != stored {
-		return &Error{Op: OpPut, Repository: repository, Reference: reference,
+	if ours := stored.Of(m.Raw); ours != stored {
+		return &Error{Op: OpPut, Repository: repository, Reference: name,
 			Err: fmt.Errorf("%w: the registry stored %s instead of %s", ErrDigestMismatch, stored, ours)}
 	}
 	return nil
@@ -37,16 +38,16 @@ func (c *Client) Put(ctx context.Context, repository, reference string, m Manife
 // stored makes sure that a success without a digest, which is optional, was one. Where
 // it is not the 201 of the specification, the registry is asked: some say another
 // status, and so does a page.
-func (c *Client) stored(ctx context.Context, repository, reference string, m Manifest, got answer) error {
+func (c *Client) stored(ctx context.Context, repository reference.Repository, name reference.TagOrDigest, m Manifest, got answer) error {
 	if got.status == http.StatusCreated {
 		return nil
 	}
-	held, err := c.Head(ctx, repository, reference)
-	if err == nil && digest.Digest(held.Digest).Algorithm().FromBytes(m.Raw).String() == held.Digest {
+	held, err := c.Head(ctx, repository, name)
+	if err == nil && held.Digest.Of(m.Raw) == held.Digest {
 		return nil
 	}
 	if err == nil || errors.Is(err, ErrNotFound) {
-		return &Error{Op: OpPut, Repository: repository, Reference: reference, Err: noReceipt(got)}
+		return &Error{Op: OpPut, Repository: repository, Reference: name, Err: noReceipt(got)}
 	}
 	return err
 }

@@ -9,14 +9,15 @@ import (
 
 	"github.com/google/go-containerregistry/pkg/v1/remote/transport"
 	"github.com/google/go-containerregistry/pkg/v1/types"
-	"github.com/opencontainers/go-digest"
+
+	"github.com/osism/skopeo-worker/shared/reference"
 )
 
 // Referrers lists what refers to a digest by its subject field, in the
 // registry's order, asking for a page when the one before has been used. An
 // error is the last item. ErrNoReferrersAPI, which is remembered for an hour,
 // says to look under the fallback tag. This is not a pull.
-func (c *Client) Referrers(ctx context.Context, repository, subject string) iter.Seq2[Entry, error] {
+func (c *Client) Referrers(ctx context.Context, repository reference.Repository, subject reference.Digest) iter.Seq2[Entry, error] {
 	return func(yield func(Entry, error) bool) {
 		list := referrersList{Client: c, repository: repository, subject: subject}
 		for more := true; more; {
@@ -38,7 +39,8 @@ func (c *Client) Referrers(ctx context.Context, repository, subject string) iter
 // referrersList is one listing under way.
 type referrersList struct {
 	*Client
-	repository, subject string
+	repository reference.Repository
+	subject    reference.Digest
 
 	query string // of the next page; empty for the first, and after the last
 	begun bool
@@ -49,9 +51,6 @@ func (l *referrersList) page(ctx context.Context) ([]Entry, error) {
 	host, err := l.host(l.repository)
 	if err != nil {
 		return nil, err
-	}
-	if err := digest.Digest(l.subject).Validate(); err != nil {
-		return nil, fmt.Errorf("%w: %w", ErrRejected, err) // a 400 would look like a missing API
 	}
 	if !l.begun && l.noReferrers.isKnown(host) {
 		return nil, ErrNoReferrersAPI
@@ -81,7 +80,7 @@ func (l *referrersList) page(ctx context.Context) ([]Entry, error) {
 func (l *referrersList) ask(ctx context.Context) (Manifest, answer, error) {
 	got, err := l.send(ctx, call{
 		op: OpReferrers, repository: l.repository, reference: l.subject, method: http.MethodGet,
-		scope: transport.PullScope, path: "referrers/" + l.subject, query: l.query,
+		scope: transport.PullScope, path: referrers, query: l.query,
 		accept: string(types.OCIImageIndex), limit: maxManifestSize, instead: aReferrers,
 	})
 	if err != nil {

@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/google/go-containerregistry/pkg/v1/types"
+	"github.com/osism/skopeo-worker/shared/reference"
 	"github.com/osism/skopeo-worker/worker/containers"
 	"github.com/osism/skopeo-worker/worker/registry"
 	"github.com/osism/skopeo-worker/worker/registrytest"
@@ -70,11 +71,11 @@ func pushImage(t *testing.T, r *registrytest.Registry, tag string) (string, []by
 
 func tags(ctx context.Context, c *registry.Client, repository string) ([]string, error) {
 	var all []string
-	for tag, err := range c.Tags(ctx, repository) {
+	for tag, err := range c.Tags(ctx, reference.MustRepository(repository)) {
 		if err != nil {
 			return all, err
 		}
-		all = append(all, tag)
+		all = append(all, tag.String())
 	}
 	return all, nil
 }
@@ -89,21 +90,21 @@ func TestHeadGetPutTags(t *testing.T) {
 	digest, raw := pushImage(t, r, "1.0")
 	source := r.Host() + "/" + repository
 
-	head, err := c.Head(ctx, source, "1.0")
+	head, err := c.Head(ctx, reference.MustRepository(source), reference.MustTag("1.0"))
 	require.NoError(t, err)
 	require.Equal(t, registry.Descriptor{
-		Digest: digest, MediaType: string(types.OCIManifestSchema1), Size: int64(len(raw)),
+		Digest: reference.MustDigest(digest), MediaType: string(types.OCIManifestSchema1), Size: int64(len(raw)),
 	}, head)
 	require.Zero(t, r.Pulls())
 
-	m, err := c.Get(ctx, source, digest)
+	m, err := c.Get(ctx, reference.MustRepository(source), reference.MustDigest(digest))
 	require.NoError(t, err)
-	require.Equal(t, registry.Manifest{Raw: raw, MediaType: string(types.OCIManifestSchema1), Digest: digest}, m)
+	require.Equal(t, registry.Manifest{Raw: raw, MediaType: string(types.OCIManifestSchema1), Digest: reference.MustDigest(digest)}, m)
 	require.EqualValues(t, 37+len("layer of 1.0"), m.ContentSize())
 	require.False(t, m.IsIndex())
 
 	for _, tag := range []string{"1.1", "1.2", "1.3", "latest"} {
-		require.NoError(t, c.Put(ctx, source, tag, m))
+		require.NoError(t, c.Put(ctx, reference.MustRepository(source), reference.MustTag(tag), m))
 		stored, err := r.Digest(repository, tag)
 		require.NoError(t, err)
 		require.Equal(t, digest, stored)
@@ -115,7 +116,7 @@ func TestHeadGetPutTags(t *testing.T) {
 	// One token to pull, one to push.
 	require.Equal(t, 2, r.Count(registrytest.Kinds(registrytest.KindToken)))
 	r.ExpireTokens()
-	require.NoError(t, c.Put(ctx, source, "after", m), "the body is sent again with the new token")
+	require.NoError(t, c.Put(ctx, reference.MustRepository(source), reference.MustTag("after"), m), "the body is sent again with the new token")
 	require.Equal(t, 3, r.Count(registrytest.Kinds(registrytest.KindToken)))
 	require.Contains(t, r.Requests()[0].UserAgent, "test")
 }
@@ -140,10 +141,10 @@ func TestHeadFallsBackToGet(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			r := start(t)
 			digest, raw := pushImage(t, r, "1")
-			head, err := insecure(r, nil).Head(t.Context(), r.Host()+"/"+repository, "1")
+			head, err := insecure(r, nil).Head(t.Context(), reference.MustRepository(r.Host()+"/"+repository), reference.MustTag("1"))
 			require.NoError(t, err)
 			require.Equal(t, registry.Descriptor{
-				Digest: digest, MediaType: string(types.OCIManifestSchema1), Size: int64(len(raw)), Pulled: true,
+				Digest: reference.MustDigest(digest), MediaType: string(types.OCIManifestSchema1), Size: int64(len(raw)), Pulled: true,
 			}, head)
 		})
 	}
@@ -168,21 +169,21 @@ func TestFindBelievesGET(t *testing.T) {
 			c, source := insecure(r, nil), r.Host()+"/"+repository
 			one, _ := pushImage(t, r, "1")
 			two, _ := pushImage(t, r, "2")
-			_, err := c.Head(t.Context(), source, "2")
+			_, err := c.Head(t.Context(), reference.MustRepository(source), reference.MustTag("2"))
 			require.ErrorIs(t, err, registry.ErrNotFound)
 			require.Zero(t, r.Pulls())
 
-			found, err := c.Find(t.Context(), source, "1")
+			found, err := c.Find(t.Context(), reference.MustRepository(source), reference.MustTag("1"))
 			require.NoError(t, err)
-			require.Equal(t, one, found.Digest)
+			require.Equal(t, one, found.Digest.String())
 			require.True(t, found.Pulled)
-			found, err = c.Head(t.Context(), source, "2")
+			found, err = c.Head(t.Context(), reference.MustRepository(source), reference.MustTag("2"))
 			require.NoError(t, err)
-			require.Equal(t, two, found.Digest)
+			require.Equal(t, two, found.Digest.String())
 			require.Equal(t, 2, r.Pulls())
 
-			for _, look := range []func(context.Context, string, string) (registry.Descriptor, error){c.Find, c.Head} {
-				none, err := look(t.Context(), source, "none")
+			for _, look := range []func(context.Context, reference.Repository, reference.TagOrDigest) (registry.Descriptor, error){c.Find, c.Head} {
+				none, err := look(t.Context(), reference.MustRepository(source), reference.MustTag("none"))
 				require.ErrorIs(t, err, registry.ErrNotFound)
 				require.Equal(t, registry.Descriptor{Pulled: true}, none, "the GET has been made")
 			}
@@ -202,13 +203,13 @@ func TestErrors(t *testing.T) {
 	for _, test := range []struct {
 		name  string
 		fault registrytest.Fault
-		ref   string
+		ref   reference.TagOrDigest
 		is    error
 		text  string // with REPO for host and repository
 		wait  time.Duration
 	}{
-		{name: "no such tag", ref: "2", is: registry.ErrNotFound, text: "get REPO:2: not found: manifest unknown (404)"},
-		{name: "no such digest", ref: missing, is: registry.ErrNotFound,
+		{name: "no such tag", ref: reference.MustTag("2"), is: registry.ErrNotFound, text: "get REPO:2: not found: manifest unknown (404)"},
+		{name: "no such digest", ref: reference.MustDigest(missing), is: registry.ErrNotFound,
 			text: "get REPO@" + missing + ": not found: manifest unknown (404)"},
 		{name: "401", fault: registrytest.Fault{Status: 401, Body: body("UNAUTHORIZED", "access denied")}, is: registry.ErrUnauthorized,
 			text: "get REPO:1: unauthorized: access denied; no credentials were found, or there is no such repository (401)"},
@@ -236,12 +237,12 @@ func TestErrors(t *testing.T) {
 			t.Parallel()
 			r := registrytest.New(t)
 			pushImage(t, r, "1")
-			if test.ref == "" {
-				test.ref = "1"
+			if test.ref == nil {
+				test.ref = reference.MustTag("1")
 				test.fault.Match = registrytest.Kinds(registrytest.KindManifestGet)
 				r.Inject(test.fault)
 			}
-			_, err := insecure(r, nil).Get(t.Context(), r.Host()+"/"+repository, test.ref)
+			_, err := insecure(r, nil).Get(t.Context(), reference.MustRepository(r.Host()+"/"+repository), test.ref)
 			require.ErrorIs(t, err, test.is)
 			if test.text != "" {
 				require.EqualError(t, err, strings.ReplaceAll(test.text, "REPO", r.Host()+"/"+repository))
@@ -260,7 +261,7 @@ func TestLimitedAtTheHandshake(t *testing.T) {
 	r := registrytest.New(t, registrytest.WithTokenAuth(registrytest.TokenAuth{Anonymous: true}))
 	r.Inject(registrytest.Fault{Match: registrytest.Kinds(registrytest.KindToken), Status: 429,
 		Header: http.Header{"Retry-After": {"9"}}})
-	_, err := insecure(r, nil).Head(t.Context(), r.Host()+"/"+repository, "1")
+	_, err := insecure(r, nil).Head(t.Context(), reference.MustRepository(r.Host()+"/"+repository), reference.MustTag("1"))
 	require.ErrorIs(t, err, registry.ErrLimited)
 	var named *registry.Error
 	require.ErrorAs(t, err, &named)
@@ -274,7 +275,7 @@ func TestCancelled(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
 	asked := r.Notify(registrytest.Any)
 	go func() { <-asked; cancel() }()
-	_, err := insecure(r, nil).Head(ctx, r.Host()+"/"+repository, "1")
+	_, err := insecure(r, nil).Head(ctx, reference.MustRepository(r.Host()+"/"+repository), reference.MustTag("1"))
 	require.ErrorIs(t, err, context.Canceled)
 }
 
@@ -282,14 +283,14 @@ func TestPlainHTTPIsRefused(t *testing.T) {
 	r := registrytest.New(t, registrytest.WithBasicAuth("bob", "hunter2"))
 	keychain := new(fixed)
 	keychain.set("bob", "hunter2")
-	_, err := registry.NewClient(registry.Options{Keychain: keychain}).Head(t.Context(), r.Host()+"/"+repository, "1")
+	_, err := registry.NewClient(registry.Options{Keychain: keychain}).Head(t.Context(), reference.MustRepository(r.Host()+"/"+repository), reference.MustTag("1"))
 	require.EqualError(t, err, "look up "+r.Host()+"/"+repository+":1: "+r.Host()+
 		" speaks plain HTTP; add it to INSECURE_REGISTRIES to allow that")
 	require.ErrorIs(t, err, registry.ErrPlainHTTP)
 	require.Empty(t, r.Requests(), "nothing was sent in clear")
 
 	r.Stop()
-	_, err = registry.NewClient(registry.Options{}).Head(t.Context(), r.Host()+"/"+repository, "1")
+	_, err = registry.NewClient(registry.Options{}).Head(t.Context(), reference.MustRepository(r.Host()+"/"+repository), reference.MustTag("1"))
 	require.ErrorIs(t, err, registry.ErrUnavailable)
 	require.NotErrorIs(t, err, registry.ErrPlainHTTP)
 	require.ErrorContains(t, err, "connection refused")
@@ -299,13 +300,13 @@ func TestCertificates(t *testing.T) {
 	r := registrytest.New(t, registrytest.WithTLS())
 	digest, _ := pushImage(t, r, "1")
 	source := r.Host() + "/" + repository
-	_, err := registry.NewClient(registry.Options{}).Head(t.Context(), source, "1")
+	_, err := registry.NewClient(registry.Options{}).Head(t.Context(), reference.MustRepository(source), reference.MustTag("1"))
 	require.ErrorIs(t, err, registry.ErrCertificate)
 	require.ErrorContains(t, err, "add "+r.Host()+" to INSECURE_REGISTRIES")
 
-	head, err := insecure(r, nil).Head(t.Context(), source, "1")
+	head, err := insecure(r, nil).Head(t.Context(), reference.MustRepository(source), reference.MustTag("1"))
 	require.NoError(t, err)
-	require.Equal(t, digest, head.Digest)
+	require.Equal(t, digest, head.Digest.String())
 	all, err := tags(t.Context(), insecure(r, nil), source)
 	require.NoError(t, err)
 	require.Equal(t, []string{"1"}, all)
@@ -324,15 +325,10 @@ func TestDockerHub(t *testing.T) {
 		return containers.Credential{}
 	})
 	c := registry.NewClient(registry.Options{Transport: network, Keychain: keychain})
-	for _, repository := range []string{"docker.io/library/nginx", "docker.io/nginx", "registry-1.docker.io/library/nginx"} {
-		_, err := c.Head(t.Context(), repository, "1")
-		require.Error(t, err)
-		require.Equal(t, "index.docker.io/library/nginx", named, "where docker login keeps credentials")
-	}
-	for _, url := range asked {
-		require.Equal(t, "https://registry-1.docker.io/v2/", url)
-	}
-	require.Len(t, asked, 3)
+	_, err := c.Head(t.Context(), reference.MustRepository("docker.io/library/nginx"), reference.MustTag("1"))
+	require.Error(t, err)
+	require.Equal(t, "index.docker.io/library/nginx", named, "where docker login keeps credentials")
+	require.Equal(t, []string{"https://registry-1.docker.io/v2/"}, asked)
 }
 
 type roundTripper func(*http.Request) (*http.Response, error)
@@ -386,7 +382,10 @@ func TestTagsOfNoRepository(t *testing.T) {
 	r := registrytest.New(t)
 	_, err := tags(t.Context(), insecure(r, nil), r.Host()+"/no/such")
 	require.EqualError(t, err, "list tags of "+r.Host()+"/no/such: not found: repository name not known to registry (404)")
-	_, err = tags(t.Context(), insecure(r, nil), r.Host()+"/No Such")
+	for _, err := range insecure(r, nil).Tags(t.Context(), reference.Repository{}) {
+		require.ErrorIs(t, err, registry.ErrName)
+	}
+	_, err = insecure(r, nil).Head(t.Context(), reference.MustRepository(r.Host()+"/no/such"), reference.Tag{})
 	require.ErrorIs(t, err, registry.ErrName)
 }
 
@@ -399,8 +398,8 @@ func TestChildren(t *testing.T) {
 	children, err := index.Children()
 	require.NoError(t, err)
 	require.Equal(t, []registry.Descriptor{
-		{Digest: digest, MediaType: string(types.DockerManifestSchema2), Size: 7, Platform: "linux/arm64/v8"},
-		{Digest: digest, MediaType: string(types.OCIImageIndex), Size: 8},
+		{Digest: reference.MustDigest(digest), MediaType: string(types.DockerManifestSchema2), Size: 7, Platform: "linux/arm64/v8"},
+		{Digest: reference.MustDigest(digest), MediaType: string(types.OCIImageIndex), Size: 8},
 	}, children)
 
 	index.Raw = []byte(`{"manifests":[{"digest":"sha256:../../x"}]}`)
@@ -415,7 +414,7 @@ func TestParallelCallersShareOneHandshake(t *testing.T) {
 	var group errgroup.Group
 	for range 20 {
 		group.Go(func() error {
-			_, err := c.Head(t.Context(), r.Host()+"/"+repository, "1")
+			_, err := c.Head(t.Context(), reference.MustRepository(r.Host()+"/"+repository), reference.MustTag("1"))
 			return err
 		})
 	}

@@ -5,6 +5,8 @@ import (
 	"strings"
 
 	"github.com/google/go-containerregistry/pkg/name"
+
+	"github.com/osism/skopeo-worker/shared/reference"
 )
 
 // dockerHub is where the OCI API of docker.io is served. docker.io and
@@ -27,17 +29,17 @@ func (l location) path() string { return l.repository.RepositoryStr() }
 // credentialsOf is the name under which its credentials are looked for.
 func (l location) credentialsOf() string { return l.repository.Name() }
 
-// locate reads a repository such as "quay.io/osism/osism".
-func (c *Client) locate(repository string) (location, error) {
-	host, path, _ := strings.Cut(repository, "/")
+// locate finds out where a repository is reached.
+func (c *Client) locate(repository reference.Repository) (location, error) {
+	host, known := repository.Registry(), repository.String()
 	options := []name.Option{name.WeakValidation}
 	if c.insecure.has(host) {
 		options = append(options, name.Insecure)
 	}
 	if hubNames[host] {
-		repository = name.DefaultRegistry + "/" + path
+		known = name.DefaultRegistry + "/" + repository.Path()
 	}
-	parsed, err := name.NewRepository(repository, options...)
+	parsed, err := name.NewRepository(known, options...)
 	if err != nil {
 		return location{}, fmt.Errorf("%w: %w", ErrName, err)
 	}
@@ -53,7 +55,7 @@ func (c *Client) locate(repository string) (location, error) {
 }
 
 // host is the registry that is asked for a repository.
-func (c *Client) host(repository string) (string, error) {
+func (c *Client) host(repository reference.Repository) (string, error) {
 	at, err := c.locate(repository)
 	if err != nil {
 		return "", err

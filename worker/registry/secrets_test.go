@@ -6,6 +6,7 @@ import (
 	"net/url"
 	"testing"
 
+	"github.com/osism/skopeo-worker/shared/reference"
 	"github.com/osism/skopeo-worker/worker/registrytest"
 	"github.com/stretchr/testify/require"
 )
@@ -48,7 +49,7 @@ func TestEchoedCredentials(t *testing.T) {
 				keychain := new(fixed)
 				keychain.set(user, password)
 				r.Inject(registrytest.Fault{Match: registrytest.Kinds(test.kind), Status: http.StatusForbidden, Echo: echo(write)})
-				_, err := insecure(r, keychain).Get(t.Context(), r.Host()+"/"+repository, "1")
+				_, err := insecure(r, keychain).Get(t.Context(), reference.MustRepository(r.Host()+"/"+repository), reference.MustTag("1"))
 				require.Error(t, err)
 				for _, secret := range append(sent, password, inBase64) {
 					require.NotContains(t, err.Error(), secret)

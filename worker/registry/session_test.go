@@ -8,6 +8,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/osism/skopeo-worker/shared/reference"
 	"github.com/osism/skopeo-worker/worker/containers"
 	"github.com/osism/skopeo-worker/worker/registry"
 	"github.com/osism/skopeo-worker/worker/registrytest"
@@ -58,12 +59,20 @@ func TestEndedSessions(t *testing.T) {
 			keychain.set("bob", "old")
 			c := insecure(r, keychain)
 			repository := r.Host() + "/" + repository
-			m := registry.Manifest{Raw: raw, Digest: digest, MediaType: "application/vnd.oci.image.manifest.v1+json"}
+			m := registry.Manifest{Raw: raw, Digest: reference.MustDigest(digest), MediaType: "application/vnd.oci.image.manifest.v1+json"}
 			for _, ask := range []func() error{
-				func() error { _, err := c.Head(t.Context(), repository, "1"); return err },
-				func() error { _, err := c.Get(t.Context(), repository, "1"); return err },
+				func() error {
+					_, err := c.Head(t.Context(), reference.MustRepository(repository), reference.MustTag("1"))
+					return err
+				},
+				func() error {
+					_, err := c.Get(t.Context(), reference.MustRepository(repository), reference.MustTag("1"))
+					return err
+				},
 				func() error { _, err := tags(t.Context(), c, repository); return err },
-				func() error { return c.Put(t.Context(), repository, "2", m) },
+				func() error {
+					return c.Put(t.Context(), reference.MustRepository(repository), reference.MustTag("2"), m)
+				},
 			} {
 				r.SetLogin("bob", "old")
 				keychain.set("bob", "old")
@@ -110,11 +119,11 @@ func TestWrongPassword(t *testing.T) {
 			r := registrytest.New(t, option)
 			pushImage(t, r, "1")
 			keychain := &fixed{Credential: containers.Credential{Username: "bob", Password: "wrong", Origin: `/auth.json, entry "x"`}}
-			_, err := insecure(r, keychain).Get(t.Context(), r.Host()+"/"+repository, "1")
+			_, err := insecure(r, keychain).Get(t.Context(), reference.MustRepository(r.Host()+"/"+repository), reference.MustTag("1"))
 			require.ErrorIs(t, err, registry.ErrUnauthorized)
 			require.ErrorContains(t, err, `the credentials of /auth.json, entry "x" were refused (401)`)
 			require.NotContains(t, err.Error(), "no such repository")
-			_, err = insecure(r, nil).Get(t.Context(), r.Host()+"/"+repository, "1")
+			_, err = insecure(r, nil).Get(t.Context(), reference.MustRepository(r.Host()+"/"+repository), reference.MustTag("1"))
 			require.ErrorContains(t, err, "no credentials were found, or there is no such repository (401)")
 		})
 	}
@@ -139,7 +148,7 @@ func TestRenewal(t *testing.T) {
 			c := registry.NewClient(registry.Options{Insecure: []string{r.Host()}, Clock: clock})
 			look := func() {
 				t.Helper()
-				_, err := c.Head(t.Context(), r.Host()+"/"+repository, "1")
+				_, err := c.Head(t.Context(), reference.MustRepository(r.Host()+"/"+repository), reference.MustTag("1"))
 				require.NoError(t, err)
 			}
 			look()
@@ -160,12 +169,12 @@ func TestIdentityTokens(t *testing.T) {
 	r := registrytest.New(t, registrytest.WithTokenAuth(registrytest.TokenAuth{User: "bob", Password: "hunter2", IdentityToken: "opaque"}))
 	pushImage(t, r, "1")
 	keychain := &fixed{Credential: containers.Credential{IdentityToken: "opaque"}}
-	_, err := insecure(r, keychain).Head(t.Context(), r.Host()+"/"+repository, "1")
+	_, err := insecure(r, keychain).Head(t.Context(), reference.MustRepository(r.Host()+"/"+repository), reference.MustTag("1"))
 	require.NoError(t, err)
 
 	keychain.Username, keychain.Password = "bob", "hunter2"
 	r.Inject(registrytest.Fault{Match: func(r registrytest.Request) bool { return tokenRequests(r) && r.Method == http.MethodPost }, Status: 404})
-	_, err = insecure(r, keychain).Head(t.Context(), r.Host()+"/"+repository, "1")
+	_, err = insecure(r, keychain).Head(t.Context(), reference.MustRepository(r.Host()+"/"+repository), reference.MustTag("1"))
 	require.NoError(t, err)
 }
 
@@ -175,12 +184,12 @@ func TestTokenServerElsewhere(t *testing.T) {
 	server := registrytest.New(t, registrytest.WithTokenAuth(registrytest.TokenAuth{Anonymous: true}))
 	r := registrytest.New(t, registrytest.WithTokenAuth(registrytest.TokenAuth{Anonymous: true, Realm: server.URL() + "/token"}))
 	c := registry.NewClient(registry.Options{Insecure: []string{r.Host(), server.Host()}})
-	_, err := c.Head(t.Context(), r.Host()+"/"+repository, "1")
+	_, err := c.Head(t.Context(), reference.MustRepository(r.Host()+"/"+repository), reference.MustTag("1"))
 	require.ErrorIs(t, err, registry.ErrUnauthorized, "that one's tokens are not known here")
 	require.Equal(t, 1, server.Count(tokenRequests))
 
 	r = registrytest.New(t, registrytest.WithTokenAuth(registrytest.TokenAuth{Realm: "http://169.254.169.254/latest"}))
-	_, err = insecure(r, nil).Head(t.Context(), r.Host()+"/"+repository, "1")
+	_, err = insecure(r, nil).Head(t.Context(), reference.MustRepository(r.Host()+"/"+repository), reference.MustTag("1"))
 	require.ErrorContains(t, err, "169.254.169.254 is link-local")
 }
 
@@ -196,10 +205,10 @@ func TestPagesAtTheHandshake(t *testing.T) {
 				c := insecure(r, nil)
 				page.Match = registrytest.Kinds(kind)
 				remove := r.Inject(page.Fault)
-				_, err := c.Head(t.Context(), r.Host()+"/"+repository, "1")
+				_, err := c.Head(t.Context(), reference.MustRepository(r.Host()+"/"+repository), reference.MustTag("1"))
 				require.ErrorIs(t, err, registry.ErrPage)
 				remove()
-				_, err = c.Head(t.Context(), r.Host()+"/"+repository, "1")
+				_, err = c.Head(t.Context(), reference.MustRepository(r.Host()+"/"+repository), reference.MustTag("1"))
 				require.NoError(t, err, "as soon as it is over")
 			})
 		}
@@ -212,7 +221,7 @@ func TestPingOfAPageThatPasses(t *testing.T) {
 	r := registrytest.New(t, registrytest.WithTokenAuth(registrytest.TokenAuth{Anonymous: true}))
 	pushImage(t, r, "1")
 	r.Inject(registrytest.Fault{Match: pings, Status: 200, Times: 1})
-	_, err := insecure(r, nil).Head(t.Context(), r.Host()+"/"+repository, "1")
+	_, err := insecure(r, nil).Head(t.Context(), reference.MustRepository(r.Host()+"/"+repository), reference.MustTag("1"))
 	require.NoError(t, err)
 }
 
@@ -221,7 +230,7 @@ func TestRegistriesThatSayLittle(t *testing.T) {
 	r := registrytest.New(t)
 	pushImage(t, r, "1")
 	r.Inject(registrytest.Fault{Match: pings, Status: 200})
-	_, err := insecure(r, nil).Head(t.Context(), r.Host()+"/"+repository, "1")
+	_, err := insecure(r, nil).Head(t.Context(), reference.MustRepository(r.Host()+"/"+repository), reference.MustTag("1"))
 	require.NoError(t, err)
 }
 
@@ -234,7 +243,7 @@ func TestPortals(t *testing.T) {
 	for _, kind := range []registrytest.Kind{registrytest.KindPing, registrytest.KindManifestGet} {
 		portal.Match = registrytest.Kinds(kind)
 		remove := r.Inject(portal)
-		_, err := insecure(r, nil).Get(t.Context(), r.Host()+"/"+repository, "1")
+		_, err := insecure(r, nil).Get(t.Context(), reference.MustRepository(r.Host()+"/"+repository), reference.MustTag("1"))
 		require.ErrorIs(t, err, registry.ErrPage)
 		require.ErrorContains(t, err, "a redirect (302) to http://portal.invalid")
 		remove()

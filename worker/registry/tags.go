@@ -11,6 +11,8 @@ import (
 	"strconv"
 
 	"github.com/google/go-containerregistry/pkg/v1/remote/transport"
+
+	"github.com/osism/skopeo-worker/shared/reference"
 )
 
 const (
@@ -28,19 +30,21 @@ var nextLink = regexp.MustCompile(`<([^>]*)>\s*;[^,]*\brel="?next\b`)
 
 // Tags lists a repository's tags in the registry's order, asking for a page
 // when the one before has been used. A tag that is pushed meanwhile may come
-// twice or not at all. An error is the last item. A repository without tags
-// has none; one that does not exist is ErrNotFound.
-func (c *Client) Tags(ctx context.Context, repository string) iter.Seq2[string, error] {
-	return func(yield func(string, error) bool) {
+// twice or not at all. A *TagError is about one name, and the listing goes on; any
+// other error is the last item. A repository without tags has none; one that does not
+// exist is ErrNotFound.
+func (c *Client) Tags(ctx context.Context, repository reference.Repository) iter.Seq2[reference.Tag, error] {
+	return func(yield func(reference.Tag, error) bool) {
 		query := url.Values{"n": {strconv.Itoa(tagsPerPage)}}.Encode()
 		for query != "" {
-			tags, next, err := c.tagPage(ctx, repository, query)
+			names, next, err := c.tagPage(ctx, repository, query)
 			if err != nil {
-				yield("", err)
+				yield(reference.Tag{}, err)
 				return
 			}
-			for _, tag := range tags {
-				if !yield(tag, nil) {
+			for _, name := range names {
+				tag, err := ParseTag(name)
+				if !yield(tag, err) {
 					return
 				}
 			}
@@ -50,10 +54,10 @@ func (c *Client) Tags(ctx context.Context, repository string) iter.Seq2[string, 
 }
 
 // tagPage returns a page and the query of the next one, empty for the last.
-func (c *Client) tagPage(ctx context.Context, repository, query string) (tags []string, next string, err error) {
+func (c *Client) tagPage(ctx context.Context, repository reference.Repository, query string) (names []string, next string, err error) {
 	got, err := c.send(ctx, call{
 		op: OpTags, repository: repository, method: http.MethodGet,
-		scope: transport.PullScope, path: "tags/list", query: query, limit: maxPageSize, instead: aTagList,
+		scope: transport.PullScope, path: tagsList, query: query, limit: maxPageSize, instead: aTagList,
 	})
 	if err != nil {
 		return nil, "", err

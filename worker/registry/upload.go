@@ -11,6 +11,8 @@ import (
 
 	"github.com/google/go-containerregistry/pkg/v1/remote/transport"
 	"github.com/opencontainers/go-digest"
+
+	"github.com/osism/skopeo-worker/shared/reference"
 )
 
 // blobTimeout bounds the transfer of a blob: a large SBOM on a slow line takes
@@ -19,7 +21,7 @@ const blobTimeout = 30 * time.Minute
 
 // CopyBlob brings a blob from one repository to another, unless it is there. Content
 // that is not the blob's is never handed on.
-func (c *Client) CopyBlob(ctx context.Context, source, destination string, blob Descriptor) error {
+func (c *Client) CopyBlob(ctx context.Context, source, destination reference.Repository, blob Descriptor) error {
 	err := c.copyBlob(ctx, source, destination, blob)
 	if errors.Is(err, errStale) {
 		return c.copyBlob(ctx, source, destination, blob)
@@ -27,7 +29,7 @@ func (c *Client) CopyBlob(ctx context.Context, source, destination string, blob 
 	return err
 }
 
-func (c *Client) copyBlob(ctx context.Context, source, destination string, blob Descriptor) error {
+func (c *Client) copyBlob(ctx context.Context, source, destination reference.Repository, blob Descriptor) error {
 	there, err := c.hasBlob(ctx, destination, blob)
 	if err != nil || there {
 		return err
@@ -36,12 +38,9 @@ func (c *Client) copyBlob(ctx context.Context, source, destination string, blob 
 	var uploaded error
 	_, err = c.send(ctx, call{
 		op: OpGet, repository: source, reference: blob.Digest, method: http.MethodGet,
-		scope: transport.PullScope, path: "blobs/" + blob.Digest, limit: maxErrorSize, instead: aBlob, within: blobTimeout,
+		scope: transport.PullScope, path: blobs, limit: maxErrorSize, instead: aBlob, within: blobTimeout,
 		into: func(got answer, body io.Reader) error {
-			content, err := checkBlob(got, body, blob)
-			if err != nil {
-				return err
-			}
+			content := &blobReader{body: body, blob: blob, status: got.status, verifier: blob.Digest.Verifier()}
 			uploaded = c.upload(ctx, destination, blob, content)
 			return content.failed
 		},
@@ -54,10 +53,10 @@ func (c *Client) copyBlob(ctx context.Context, source, destination string, blob 
 
 // hasBlob looks a blob up. A success that says neither the digest nor the size is none
 // of a registry, or of one that does not say enough: then it is to be uploaded.
-func (c *Client) hasBlob(ctx context.Context, repository string, blob Descriptor) (bool, error) {
+func (c *Client) hasBlob(ctx context.Context, repository reference.Repository, blob Descriptor) (bool, error) {
 	got, err := c.send(ctx, call{
 		op: OpHead, repository: repository, reference: blob.Digest, method: http.MethodHead,
-		scope: transport.PullScope, path: "blobs/" + blob.Digest, limit: maxErrorSize, instead: aBlob,
+		scope: transport.PullScope, path: blobs, limit: maxErrorSize, instead: aBlob,
 	})
 	if errors.Is(err, ErrNotFound) {
 		return false, nil
@@ -66,16 +65,16 @@ func (c *Client) hasBlob(ctx context.Context, repository string, blob Descriptor
 		return false, err
 	}
 	if said := got.header.Get(digestHeader); said != "" {
-		return said == blob.Digest, nil
+		return said == blob.Digest.String(), nil
 	}
 	return got.size == blob.Size && declaredType(got.header) != "text/html", nil
 }
 
 // upload puts a blob in one piece: a POST that opens the upload, a PUT that ends it.
-func (c *Client) upload(ctx context.Context, repository string, blob Descriptor, content io.Reader) error {
+func (c *Client) upload(ctx context.Context, repository reference.Repository, blob Descriptor, content io.Reader) error {
 	put := call{
 		op: OpPut, repository: repository, reference: blob.Digest, method: http.MethodPost,
-		scope: transport.PushScope, path: "blobs/uploads/", limit: maxErrorSize, instead: aReceipt,
+		scope: transport.PushScope, path: uploads, limit: maxErrorSize, instead: aReceipt,
 	}
 	opened, err := c.send(ctx, put)
 	if err != nil {
@@ -88,12 +87,12 @@ func (c *Client) upload(ctx context.Context, repository string, blob Descriptor,
 	}
 	put.url = opened.url.ResolveReference(location)
 	query := put.url.Query()
-	query.Set("digest", blob.Digest)
+	query.Set("digest", blob.Digest.String())
 	put.url.RawQuery = query.Encode()
 	put.method, put.contentType, put.within = http.MethodPut, "application/octet-stream", blobTimeout
 	put.stream, put.size = content, blob.Size
 	got, err := c.send(ctx, put)
-	if err != nil || got.status == http.StatusCreated || got.header.Get(digestHeader) == blob.Digest {
+	if err != nil || got.status == http.StatusCreated || got.header.Get(digestHeader) == blob.Digest.String() {
 		return err
 	}
 	// Some registries say another status; so does what is none.
@@ -116,15 +115,6 @@ type blobReader struct {
 	failed   error // why it is not the blob, or could not be read
 }
 
-// checkBlob returns the content of an answer as a reader of the blob.
-func checkBlob(got answer, body io.Reader, blob Descriptor) (*blobReader, error) {
-	wanted, err := digest.Parse(blob.Digest)
-	if err != nil {
-		return nil, fmt.Errorf("%w: %w", ErrDigestMismatch, err)
-	}
-	return &blobReader{body: body, blob: blob, status: got.status, verifier: wanted.Verifier()}, nil
-}
-
 // beginning is how much of a page is looked at.
 const beginning = 1 << 10
 
@@ -140,7 +130,7 @@ func (b *blobReader) Read(p []byte) (int, error) {
 	case err != nil && err != io.EOF:
 		b.failed = fmt.Errorf("%w: %w", ErrUnavailable, err)
 	case b.read > b.blob.Size, b.read == b.blob.Size && !b.verifier.Verified(), err == io.EOF && b.read < b.blob.Size:
-		b.failed = otherBlob(b.status, b.begin, digest.Digest(b.blob.Digest))
+		b.failed = otherBlob(b.status, b.begin, b.blob.Digest)
 	}
 	if b.failed != nil {
 		return 0, b.failed

@@ -7,6 +7,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/osism/skopeo-worker/shared/reference"
 	"github.com/osism/skopeo-worker/worker/containers"
 	"github.com/osism/skopeo-worker/worker/registry"
 	"github.com/osism/skopeo-worker/worker/registrytest"
@@ -25,7 +26,7 @@ func between(t *testing.T, content []byte) (from, to *registrytest.Registry, c *
 	require.NoError(t, err)
 	c = registry.NewClient(registry.Options{Insecure: []string{from.Host(), to.Host()},
 		Keychain: &fixed{Credential: containers.Credential{Username: "user", Password: "secret"}}})
-	return from, to, c, registry.Descriptor{Digest: digest, Size: int64(len(content))}
+	return from, to, c, registry.Descriptor{Digest: reference.MustDigest(digest), Size: int64(len(content))}
 }
 
 func TestCopyBlob(t *testing.T) {
@@ -33,9 +34,9 @@ func TestCopyBlob(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			from, to, c, blob := between(t, content)
 			for range 2 {
-				require.NoError(t, c.CopyBlob(t.Context(), from.Host()+"/"+repository, to.Host()+"/mirror", blob))
+				require.NoError(t, c.CopyBlob(t.Context(), reference.MustRepository(from.Host()+"/"+repository), reference.MustRepository(to.Host()+"/mirror"), blob))
 			}
-			got, err := c.Config(t.Context(), to.Host()+"/mirror", blob.Digest)
+			got, err := c.Config(t.Context(), reference.MustRepository(to.Host()+"/mirror"), blob.Digest)
 			if name != "large" { // more than a configuration may have
 				require.NoError(t, err)
 				require.Equal(t, string(content), string(got))
@@ -54,7 +55,7 @@ func TestCopyBlobFails(t *testing.T) {
 	}{
 		"missing at the source": {is: registry.ErrNotFound, blamed: "get FROM",
 			spoil: func(t *testing.T, from, _ *registrytest.Registry, blob *registry.Descriptor) {
-				_, err := from.BreakBlob(repository, blob.Digest)
+				_, err := from.BreakBlob(repository, blob.Digest.String())
 				require.NoError(t, err)
 			}},
 		"cut off at the source": {is: registry.ErrUnavailable, blamed: "get FROM",
@@ -83,11 +84,11 @@ func TestCopyBlobFails(t *testing.T) {
 			from, to, c, blob := between(t, []byte("what an image is made of"))
 			test.spoil(t, from, to, &blob)
 			source, destination := from.Host()+"/"+repository, to.Host()+"/mirror"
-			err := c.CopyBlob(t.Context(), source, destination, blob)
+			err := c.CopyBlob(t.Context(), reference.MustRepository(source), reference.MustRepository(destination), blob)
 			require.ErrorIs(t, err, test.is)
 			want := map[string]string{"get FROM": "get " + source, "put TO": "put " + destination}[test.blamed]
-			require.ErrorContains(t, err, want+"@"+blob.Digest)
-			_, err = c.Config(t.Context(), destination, blob.Digest)
+			require.ErrorContains(t, err, want+"@"+blob.Digest.String())
+			_, err = c.Config(t.Context(), reference.MustRepository(destination), blob.Digest)
 			require.ErrorIs(t, err, registry.ErrNotFound)
 		})
 	}
@@ -97,6 +98,6 @@ func TestCopyBlobFails(t *testing.T) {
 func TestCopyBlobInASessionThatEnds(t *testing.T) {
 	from, to, c, blob := between(t, []byte("what an image is made of"))
 	to.Inject(registrytest.Fault{Match: registrytest.Kinds(registrytest.KindBlobUpload), Status: http.StatusUnauthorized, Times: 1})
-	require.NoError(t, c.CopyBlob(t.Context(), from.Host()+"/"+repository, to.Host()+"/mirror", blob))
+	require.NoError(t, c.CopyBlob(t.Context(), reference.MustRepository(from.Host()+"/"+repository), reference.MustRepository(to.Host()+"/mirror"), blob))
 	require.Equal(t, 2, from.Count(blobGets))
 }

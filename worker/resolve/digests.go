@@ -8,6 +8,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/osism/skopeo-worker/shared/budget"
+	"github.com/osism/skopeo-worker/shared/reference"
 	"github.com/osism/skopeo-worker/worker/listing"
 	"github.com/osism/skopeo-worker/worker/outcome"
 	"github.com/osism/skopeo-worker/worker/registry"
@@ -20,14 +21,14 @@ const heads = 16
 // digests looks up the tags that the listing told no digest of. What is wrong with one
 // tag is in the result and hides no other. The error is that of one of the tags where the
 // registry has answered for none, or ctx's.
-func (u *Upstream) digests(ctx context.Context, repository string, tags []listing.Tag, named bool) (Result, error) {
+func (u *Upstream) digests(ctx context.Context, repository reference.Repository, tags []listing.Tag, named bool) (Result, error) {
 	found := make([]registry.Descriptor, len(tags))
 	missed := make([]error, len(tags))
 	var asked patience
 	var group errgroup.Group
 	group.SetLimit(heads)
 	for i, tag := range tags {
-		if tag.Digest != "" {
+		if !tag.Digest.IsZero() {
 			found[i] = registry.Descriptor{Digest: tag.Digest, MediaType: tag.MediaType}
 			continue
 		}
@@ -60,12 +61,12 @@ func (u *Upstream) digests(ctx context.Context, repository string, tags []listin
 }
 
 // note keeps what the listing told of a tag.
-func (r *Result) note(tag string, told Listed) {
+func (r *Result) note(tag reference.Tag, told Listed) {
 	if told.Size == 0 && len(told.Platforms) == 0 {
 		return
 	}
 	if r.Listed == nil {
-		r.Listed = map[string]Listed{}
+		r.Listed = map[reference.Tag]Listed{}
 	}
 	r.Listed[tag] = told
 }

@@ -7,6 +7,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/osism/skopeo-worker/shared/message"
+	"github.com/osism/skopeo-worker/shared/reference"
 	"github.com/osism/skopeo-worker/shared/selection"
 	"github.com/osism/skopeo-worker/worker/listing"
 	"github.com/osism/skopeo-worker/worker/registry"
@@ -30,16 +31,16 @@ func TestLimitEndsTheListing(t *testing.T) {
 	o, internet := newOnline(t)
 	tags := registrytest.Numbered("v1.%05d", 20_000)
 	require.NoError(t, internet.Quay.AddSynthetic("osism/huge", registrytest.Synthetic{Tags: tags}))
-	wanted := message.Repository{Source: "quay.io/osism/huge", Selection: &selection.Selection{Include: []string{".*5$"}, Limit: 12}}
+	wanted := message.Repository{Source: reference.MustRepository("quay.io/osism/huge"), Selection: &selection.Selection{Include: []string{".*5$"}, Limit: 12}}
 	found, err := o.Resolve(t.Context(), wanted)
 	require.NoError(t, err)
 	require.Len(t, found.Images, 12)
-	require.Equal(t, "v1.19995", found.Images[0].Tag)
+	require.Equal(t, "v1.19995", found.Images[0].Tag.String())
 	require.Equal(t, 2, internet.Quay.Count(pages), "ten on each page")
 	require.Zero(t, internet.Quay.Count(heads))
 
 	internet.Quay.ResetRequests()
-	wanted = message.Repository{Source: "quay.io/" + repository, Selection: &selection.Selection{Limit: 1}}
+	wanted = message.Repository{Source: reference.MustRepository("quay.io/" + repository), Selection: &selection.Selection{Limit: 1}}
 	push(t, internet.Quay, "1", "2")
 	digest, err := internet.Quay.Digest(repository, "2")
 	require.NoError(t, err)
@@ -64,7 +65,7 @@ func TestLimitedInTheMiddle(t *testing.T) {
 	o, internet := newOnline(t, registrytest.WithQuayAPI(registrytest.BulkAPI{PageLimit: 2}))
 	push(t, internet.Quay, "1", "2", "3")
 	defer internet.Quay.Inject(registrytest.Fault{Match: registrytest.All(pages, registrytest.Page(2)), Status: http.StatusTooManyRequests})()
-	_, err := o.Resolve(t.Context(), message.Repository{Source: "quay.io/" + repository})
+	_, err := o.Resolve(t.Context(), message.Repository{Source: reference.MustRepository("quay.io/" + repository)})
 	require.ErrorIs(t, err, registry.ErrLimited)
 	require.Zero(t, internet.Quay.Count(lists))
 }

@@ -4,9 +4,11 @@ package resolve
 
 import (
 	"context"
+	"errors"
 	"fmt"
 
 	"github.com/osism/skopeo-worker/shared/message"
+	"github.com/osism/skopeo-worker/shared/reference"
 	"github.com/osism/skopeo-worker/shared/selection"
 	"github.com/osism/skopeo-worker/worker/listing"
 	"github.com/osism/skopeo-worker/worker/registry"
@@ -17,11 +19,14 @@ type Result struct {
 	Images []message.Image
 	Missed []Missed // tags whose digest is still to be found out
 	// Vanished are the tags that the registry has listed and then denied, to GET too.
-	Vanished []string
-	Skipped  int // tags for Windows only
-	Pulls    int // manifests that had to be pulled to learn their digest
+	Vanished []reference.Tag
+	// Invalid is about names that the registry lists and no tag can have; nil where there
+	// are none. It is an *registry.Error about the repository, and quotes them.
+	Invalid error
+	Skipped int // tags for Windows only
+	Pulls   int // manifests that had to be pulled to learn their digest
 	// Listed is what the listing told of tags beside their digests, by tag.
-	Listed map[string]Listed
+	Listed map[reference.Tag]Listed
 }
 
 // Listed is what a listing tells of a tag. It is zero where it does not.
@@ -33,13 +38,13 @@ type Listed struct {
 // Missed is a tag that was listed and could not be looked up. Err is of the package
 // registry.
 type Missed struct {
-	Tag string
+	Tag reference.Tag
 	Err error
 }
 
 // AllDenied returns the failure of a repository whose tags were listed and then all
 // denied. It is a *registry.Error that wraps registry.ErrNotFound.
-func AllDenied(repository string, tags int) error {
+func AllDenied(repository reference.Repository, tags int) error {
 	return &registry.Error{Op: registry.OpTags, Repository: repository, Err: fmt.Errorf(
 		"%w: the registry lists tags, and denies all %d that were asked for", registry.ErrNotFound, tags)}
 }
@@ -61,9 +66,9 @@ type Upstream struct {
 // for a tag there is one HEAD, and a GET where that denies it.
 func (u *Upstream) Resolve(ctx context.Context, r message.Repository) (Result, error) {
 	switch {
-	case r.Digest != "":
+	case !r.Digest.IsZero():
 		return Result{Images: []message.Image{{Tag: r.Tag, Digest: r.Digest}}}, nil
-	case r.Tag != "":
+	case !r.Tag.IsZero():
 		d, err := u.Registry.Find(ctx, r.Source, r.Tag)
 		if err != nil {
 			return Result{Pulls: pulls(d)}, err
@@ -73,7 +78,10 @@ func (u *Upstream) Resolve(ctx context.Context, r message.Repository) (Result, e
 		// Named one by one, and so missed one by one.
 		tags := make([]listing.Tag, len(r.Selection.List))
 		for i, tag := range r.Selection.List {
-			tags[i].Name = tag
+			var err error
+			if tags[i].Name, err = reference.ParseTag(tag); err != nil {
+				return Result{}, &registry.Error{Op: registry.OpHead, Repository: r.Source, Err: err}
+			}
 		}
 		result, _ := u.digests(ctx, r.Source, tags, true)
 		return result, ctx.Err()
@@ -89,6 +97,10 @@ func (u *Upstream) whole(ctx context.Context, r message.Repository) (Result, err
 	}
 	lister := u.Listing.For(r.Source)
 	for tag, err := range lister.Tags(ctx, r.Source) {
+		if invalid := (*registry.TagError)(nil); errors.As(err, &invalid) {
+			p.refuse(invalid.Name)
+			continue
+		}
 		if err != nil {
 			return Result{}, err
 		}
@@ -102,6 +114,7 @@ func (u *Upstream) whole(ctx context.Context, r message.Repository) (Result, err
 		return Result{Pulls: result.Pulls}, err
 	}
 	result.Skipped = p.windows
+	result.Invalid = p.invalid.about(r.Source)
 	companions, _ := u.digests(ctx, r.Source, p.companionsOf(result.Images), false)
 	if ctx.Err() != nil {
 		return Result{}, ctx.Err()
@@ -123,11 +136,12 @@ type pick struct {
 	limit      int
 	referrers  bool // what refers to an image is found and copied on its own
 
-	tags       map[string]listing.Tag
+	tags       map[reference.Tag]listing.Tag
 	candidates []selection.Candidate
-	timeless   bool                     // a candidate came without a time
-	companions map[string][]listing.Tag // by the digest they belong to
+	timeless   bool                               // a candidate came without a time
+	companions map[reference.Digest][]listing.Tag // by the digest they belong to
 	windows    int
+	invalid    invalid
 }
 
 func newPick(s *selection.Selection) (*pick, error) {
@@ -137,17 +151,17 @@ func newPick(s *selection.Selection) (*pick, error) {
 	matcher, err := s.Compile()
 	return &pick{
 		matcher: matcher, everything: s.Tags().IsZero(), limit: s.Limit, referrers: s.Referrers,
-		tags: map[string]listing.Tag{}, companions: map[string][]listing.Tag{},
+		tags: map[reference.Tag]listing.Tag{}, companions: map[reference.Digest][]listing.Tag{},
 	}, err
 }
 
 func (p *pick) add(tag listing.Tag) {
-	if digest, companion := selection.Companion(tag.Name); companion && (!p.everything || p.referrers) {
+	if digest, companion := selection.Companion(tag.Name.String()); companion && (!p.everything || p.referrers) {
 		p.companions[digest] = append(p.companions[digest], tag)
 		return
 	}
 	switch {
-	case !p.matcher.Match(tag.Name):
+	case !p.matcher.Match(tag.Name.String()):
 	case tag.WindowsOnly():
 		p.windows++
 	default:
@@ -180,7 +194,7 @@ func (p *pick) companionsOf(images []message.Image) []listing.Tag {
 	var tags []listing.Tag
 	for _, i := range images {
 		for _, tag := range p.companions[i.Digest] {
-			if !p.referrers || len(tag.Name) > len("sha256-")+64 {
+			if !p.referrers || len(tag.Name.String()) > len("sha256-")+64 {
 				tags = append(tags, tag)
 			}
 		}
@@ -189,7 +203,7 @@ func (p *pick) companionsOf(images []message.Image) []listing.Tag {
 	return tags
 }
 
-func image(tag string, d registry.Descriptor) message.Image {
+func image(tag reference.Tag, d registry.Descriptor) message.Image {
 	return message.Image{Tag: tag, Digest: d.Digest, MediaType: d.MediaType}
 }
 

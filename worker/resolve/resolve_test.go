@@ -10,6 +10,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/osism/skopeo-worker/shared/message"
+	"github.com/osism/skopeo-worker/shared/reference"
 	"github.com/osism/skopeo-worker/shared/selection"
 	"github.com/osism/skopeo-worker/worker/listing"
 	"github.com/osism/skopeo-worker/worker/registry"
@@ -30,7 +31,7 @@ func newResolver(t *testing.T, options ...registrytest.Option) (*resolve.Upstrea
 	t.Helper()
 	r := registrytest.New(t, options...)
 	client := registry.NewClient(registry.Options{Insecure: []string{r.Host()}})
-	return &resolve.Upstream{Registry: client, Listing: listing.New(listing.Options{Registry: client})}, r, message.Repository{Source: r.Host() + "/" + repository}
+	return &resolve.Upstream{Registry: client, Listing: listing.New(listing.Options{Registry: client})}, r, message.Repository{Source: reference.MustRepository(r.Host() + "/" + repository)}
 }
 
 func push(t *testing.T, r *registrytest.Registry, tags ...string) {
@@ -44,7 +45,7 @@ func push(t *testing.T, r *registrytest.Registry, tags ...string) {
 func tagsOf(images []message.Image) []string {
 	var tags []string
 	for _, i := range images {
-		tags = append(tags, i.Tag)
+		tags = append(tags, i.Tag.String())
 	}
 	return tags
 }
@@ -70,15 +71,15 @@ func TestWholeRepository(t *testing.T) {
 	found, err := o.Resolve(t.Context(), wanted)
 	require.NoError(t, err)
 	require.Equal(t, []string{"1", "2", "4", "5"}, tagsOf(found.Images))
-	require.Equal(t, []string{"3"}, found.Vanished)
+	require.Equal(t, []reference.Tag{reference.MustTag("3")}, found.Vanished)
 	require.Empty(t, found.Missed)
 	require.Equal(t, 1, found.Pulls, "to see that it is gone")
 	require.Equal(t, 1, r.Pulls())
 	require.Equal(t, 5, r.Count(heads))
 	for _, i := range found.Images {
-		digest, err := r.Digest(repository, i.Tag)
+		digest, err := r.Digest(repository, i.Tag.String())
 		require.NoError(t, err)
-		require.Equal(t, message.Image{Tag: i.Tag, Digest: digest, MediaType: string(types.OCIManifestSchema1)}, i)
+		require.Equal(t, message.Image{Tag: i.Tag, Digest: reference.MustDigest(digest), MediaType: string(types.OCIManifestSchema1)}, i)
 	}
 }
 
@@ -88,23 +89,23 @@ func TestTagAndDigest(t *testing.T) {
 	digest, err := r.Digest(repository, "1")
 	require.NoError(t, err)
 
-	wanted.Tag = "1"
+	wanted.Tag = reference.MustTag("1")
 	found, err := o.Resolve(t.Context(), wanted)
 	require.NoError(t, err)
-	require.Equal(t, []message.Image{{Tag: "1", Digest: digest, MediaType: string(types.OCIManifestSchema1)}}, found.Images)
+	require.Equal(t, []message.Image{{Tag: reference.MustTag("1"), Digest: reference.MustDigest(digest), MediaType: string(types.OCIManifestSchema1)}}, found.Images)
 	require.Zero(t, r.Count(lists))
 
-	wanted.Tag = "3"
+	wanted.Tag = reference.MustTag("3")
 	_, err = o.Resolve(t.Context(), wanted)
 	require.ErrorIs(t, err, registry.ErrNotFound)
-	_, err = o.Resolve(t.Context(), message.Repository{Source: r.Host() + "/no/such"})
+	_, err = o.Resolve(t.Context(), message.Repository{Source: reference.MustRepository(r.Host() + "/no/such")})
 	require.ErrorIs(t, err, registry.ErrNotFound)
 
 	r.ResetRequests()
-	wanted.Tag, wanted.Digest = "2", digest
+	wanted.Tag, wanted.Digest = reference.MustTag("2"), reference.MustDigest(digest)
 	found, err = o.Resolve(t.Context(), wanted)
 	require.NoError(t, err)
-	require.Equal(t, []message.Image{{Tag: "2", Digest: digest}}, found.Images)
+	require.Equal(t, []message.Image{{Tag: reference.MustTag("2"), Digest: reference.MustDigest(digest)}}, found.Images)
 	require.Empty(t, r.Requests(), "the list has said it all")
 }
 
@@ -147,7 +148,7 @@ func TestOneTagDoesNotHideTheOthers(t *testing.T) {
 				require.NoError(t, err)
 				require.ElementsMatch(t, []string{"1", "3"}, tagsOf(found.Images))
 				require.Len(t, found.Missed, 1)
-				require.Equal(t, "2", found.Missed[0].Tag)
+				require.Equal(t, "2", found.Missed[0].Tag.String())
 				require.ErrorContains(t, found.Missed[0].Err, repository+":2: ")
 			})
 		}
@@ -193,7 +194,7 @@ func TestHEADLies(t *testing.T) {
 			if options == nil {
 				defer r.Inject(registrytest.Fault{Match: heads, Status: 404})()
 			}
-			for _, w := range []message.Repository{wanted, {Source: wanted.Source, Tag: "1"}, {Source: wanted.Source, Selection: &selection.Selection{List: []string{"1", "2"}}}} {
+			for _, w := range []message.Repository{wanted, {Source: wanted.Source, Tag: reference.MustTag("1")}, {Source: wanted.Source, Selection: &selection.Selection{List: []string{"1", "2"}}}} {
 				r.ResetRequests()
 				found, err := o.Resolve(t.Context(), w)
 				require.NoError(t, err)

@@ -10,6 +10,7 @@ import (
 	"github.com/osism/skopeo-worker/shared/broker"
 	"github.com/osism/skopeo-worker/shared/budget"
 	"github.com/osism/skopeo-worker/shared/message"
+	"github.com/osism/skopeo-worker/shared/reference"
 	"github.com/osism/skopeo-worker/worker/chunk"
 	"github.com/osism/skopeo-worker/worker/consume"
 	"github.com/osism/skopeo-worker/worker/containers"
@@ -83,14 +84,14 @@ func (s *Service) Run(ctx context.Context) error {
 }
 
 // guard runs a copy once it may; see mirror.Mirror.
-type guard = func(ctx context.Context, source, destination string, run func(context.Context) error) error
+type guard = func(ctx context.Context, source, destination reference.Repository, run func(context.Context) error) error
 
 // timed measures the copies themselves, without their waits.
 func timed(wait guard, m *metrics.Metrics) guard {
-	return func(ctx context.Context, source, destination string, run func(context.Context) error) error {
+	return func(ctx context.Context, source, destination reference.Repository, run func(context.Context) error) error {
 		return wait(ctx, source, destination, func(ctx context.Context) error {
 			start := time.Now()
-			defer func() { m.Copy(throttle.Registry(source), time.Since(start)) }()
+			defer func() { m.Copy(throttle.Registry(source.Registry()), time.Since(start)) }()
 			return run(ctx)
 		})
 	}

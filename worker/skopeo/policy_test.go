@@ -7,6 +7,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/osism/skopeo-worker/shared/reference"
 	"github.com/osism/skopeo-worker/worker/skopeo"
 	"github.com/stretchr/testify/require"
 )
@@ -110,8 +111,8 @@ EOF
 ;; *) echo "$@" >&2;; esac; exit 1`)
 		withoutPolicy(t, r)
 		for range 2 {
-			err := r.Copy(t.Context(), "a.example/b", "sha256:0", "c.example/d")
-			require.EqualError(t, err, "--debug "+test.want+"copy --preserve-digests docker://a.example/b@sha256:0 docker://c.example/d@sha256:0")
+			err := r.Copy(t.Context(), reference.MustRepository("a.example/b"), reference.DigestOf(nil), reference.MustRepository("c.example/d"))
+			require.EqualError(t, err, "--debug "+test.want+"copy --preserve-digests docker://a.example/b@"+reference.DigestOf(nil).String()+" docker://c.example/d@"+reference.DigestOf(nil).String())
 		}
 		times, err := os.ReadFile(asked)
 		require.NoError(t, err)

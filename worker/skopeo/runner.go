@@ -10,6 +10,8 @@ import (
 	"os/exec"
 	"strings"
 	"time"
+
+	"github.com/osism/skopeo-worker/shared/reference"
 )
 
 // ErrNotInstalled says that there is no skopeo where it was looked for.
@@ -65,7 +67,7 @@ func (r *Runner) Version(ctx context.Context) (string, error) {
 // without a tag. It tries once, and gives up at the first 429. The error is an
 // *Error; it wraps ctx's error where ctx ended the copy, and
 // context.DeadlineExceeded where Timeout did.
-func (r *Runner) Copy(ctx context.Context, source, digest, destination string) error {
+func (r *Runner) Copy(ctx context.Context, source reference.Repository, digest reference.Digest, destination reference.Repository) error {
 	policy, err := r.policyArguments(ctx)
 	if err != nil {
 		return failedToStart(ctx, err)
@@ -78,10 +80,10 @@ func (r *Runner) Copy(ctx context.Context, source, digest, destination string) e
 	if r.insecure(destination) {
 		arguments = append(arguments, "--dest-tls-verify=false")
 	}
-	arguments = append(arguments, "docker://"+source+"@"+digest, "docker://"+destination+"@"+digest)
+	arguments = append(arguments, "docker://"+source.String()+"@"+digest.String(), "docker://"+destination.String()+"@"+digest.String())
 	err = r.run(ctx, arguments)
 	if failed := (*Error)(nil); errors.As(err, &failed) {
-		failed.blame(hostOf(source), hostOf(destination))
+		failed.blame(source.Registry(), destination.Registry())
 	}
 	return err
 }
@@ -93,19 +95,13 @@ func (r *Runner) path() string {
 	return r.Path
 }
 
-func (r *Runner) insecure(repository string) bool {
-	host := hostOf(repository)
+func (r *Runner) insecure(repository reference.Repository) bool {
 	for _, insecure := range r.Insecure {
-		if strings.EqualFold(host, insecure) {
+		if strings.EqualFold(repository.Registry(), insecure) {
 			return true
 		}
 	}
 	return false
-}
-
-func hostOf(repository string) string {
-	host, _, _ := strings.Cut(repository, "/")
-	return host
 }
 
 // explain tells a skopeo that could not be started from one that failed.

@@ -14,6 +14,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/osism/skopeo-worker/shared/reference"
 	"github.com/osism/skopeo-worker/worker/registrytest"
 	"github.com/osism/skopeo-worker/worker/skopeo"
 	"github.com/stretchr/testify/require"
@@ -34,7 +35,7 @@ func pair(t *testing.T) (from, to *registrytest.Registry, digest string, r *skop
 }
 
 func copyImage(ctx context.Context, r *skopeo.Runner, from, to *registrytest.Registry, digest string) error {
-	return r.Copy(ctx, from.Host()+"/"+source, digest, to.Host()+"/"+destination)
+	return r.Copy(ctx, reference.MustRepository(from.Host()+"/"+source), reference.MustDigest(digest), reference.MustRepository(to.Host()+"/"+destination))
 }
 
 func TestVersion(t *testing.T) {
@@ -126,7 +127,9 @@ func TestGroupIsKilled(t *testing.T) {
 	r.Grace = 100 * time.Millisecond
 	ctx, cancel := context.WithCancel(t.Context())
 	ended := make(chan error, 1)
-	go func() { ended <- r.Copy(ctx, "a.example/b", "sha256:0", "c.example/d") }()
+	go func() {
+		ended <- r.Copy(ctx, reference.MustRepository("a.example/b"), reference.DigestOf(nil), reference.MustRepository("c.example/d"))
+	}()
 	line, err := os.ReadFile(pids)
 	require.NoError(t, err)
 	cancel()
@@ -146,7 +149,7 @@ func gone(pid string) bool {
 func TestNoOrphans(t *testing.T) {
 	const role, pids = "SKOPEO_TEST_PARENT", "SKOPEO_TEST_PIDS"
 	if path := os.Getenv(role); path != "" {
-		_ = (&skopeo.Runner{Path: path}).Copy(context.Background(), "a.example/b", "sha256:0", "c.example/d")
+		_ = (&skopeo.Runner{Path: path}).Copy(context.Background(), reference.MustRepository("a.example/b"), reference.DigestOf(nil), reference.MustRepository("c.example/d"))
 		return
 	}
 	r := script(t, `echo $$ >"$`+pids+`"; exec sleep 600`)
@@ -181,7 +184,7 @@ func TestReasons(t *testing.T) {
 		"after a flood": {`i=0; while [ $i -lt 3000 ]; do echo "a line that is long enough to fill it"; i=$((i+1)); done >&2; ` + log + `fatal msg="the end"' >&2; exit 1`, "the end"},
 	} {
 		t.Run(name, func(t *testing.T) {
-			err := script(t, test.script).Copy(t.Context(), "a.example/b", "sha256:0", "c.example/d")
+			err := script(t, test.script).Copy(t.Context(), reference.MustRepository("a.example/b"), reference.DigestOf(nil), reference.MustRepository("c.example/d"))
 			require.EqualError(t, err, test.reason)
 		})
 	}
@@ -191,9 +194,10 @@ func TestArguments(t *testing.T) {
 	r := script(t, `echo "$@" >&2; exit 1`)
 	r.Insecure = []string{"c.example:5000"}
 	withoutPolicy(t, r)
-	err := r.Copy(t.Context(), "a.example/b", "sha256:0", "c.example:5000/d")
+	digest := reference.DigestOf(nil)
+	err := r.Copy(t.Context(), reference.MustRepository("a.example/b"), digest, reference.MustRepository("c.example:5000/d"))
 	require.EqualError(t, err, "--debug copy --preserve-digests --dest-tls-verify=false "+
-		"docker://a.example/b@sha256:0 docker://c.example:5000/d@sha256:0")
+		"docker://a.example/b@"+digest.String()+" docker://c.example:5000/d@"+digest.String())
 }
 
 // TestPullDeadline: a copy that has not asked for its manifest in time ends, and one

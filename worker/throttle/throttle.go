@@ -17,6 +17,7 @@ import (
 
 	"github.com/osism/skopeo-worker/shared/budget"
 	"github.com/osism/skopeo-worker/shared/redact"
+	"github.com/osism/skopeo-worker/shared/reference"
 	"github.com/osism/skopeo-worker/worker/retryafter"
 	"github.com/osism/skopeo-worker/worker/skopeo"
 )
@@ -50,7 +51,9 @@ type Throttle struct {
 
 // Destination notes that a registry is written to. It is the operator's own: unless it
 // tells a limit, none is looked for by starting slowly.
-func (t *Throttle) Destination(repository string) { t.destinations.Store(Registry(repository), nil) }
+func (t *Throttle) Destination(repository reference.Repository) {
+	t.destinations.Store(Registry(repository.Registry()), nil)
+}
 
 // free tells whether manifests are read at the registry without a token.
 func (t *Throttle) free(registry string) bool {
@@ -61,9 +64,9 @@ func (t *Throttle) free(registry string) bool {
 	return origin == budget.None
 }
 
-// Registry is the registry that a host, or the host of a repository, belongs to.
-func Registry(name string) string {
-	host, _, _ := strings.Cut(strings.ToLower(name), "/")
+// Registry is the registry that a host belongs to.
+func Registry(host string) string {
+	host = strings.ToLower(host)
 	if hubHosts[host] {
 		return dockerHub
 	}
@@ -229,8 +232,8 @@ func kindOf(request *http.Request) budget.Kind {
 
 // Copy runs a skopeo process that pulls one manifest of the source, once there is a
 // token for it and neither registry is closed.
-func (t *Throttle) Copy(ctx context.Context, source, destination string, run func(context.Context) error) error {
-	from, to := Registry(source), Registry(destination)
+func (t *Throttle) Copy(ctx context.Context, source, destination reference.Repository, run func(context.Context) error) error {
+	from, to := Registry(source.Registry()), Registry(destination.Registry())
 	if closed := t.closed(to); closed != nil {
 		return closed
 	}

@@ -15,6 +15,7 @@ import (
 
 	"github.com/osism/skopeo-worker/shared/brokertest"
 	"github.com/osism/skopeo-worker/shared/budget"
+	"github.com/osism/skopeo-worker/shared/reference"
 	"github.com/osism/skopeo-worker/worker/registry"
 	"github.com/osism/skopeo-worker/worker/registrytest"
 	"github.com/osism/skopeo-worker/worker/skopeo"
@@ -37,7 +38,7 @@ func newThrottle(t *testing.T, r *registrytest.Registry) (*throttle.Throttle, *r
 func TestNames(t *testing.T) {
 	for name, want := range map[string]string{
 		"registry-1.docker.io": "docker.io", "auth.docker.io": "docker.io", "hub.docker.com": "docker.io",
-		"docker.io/library/nginx": "docker.io", "QUAY.io/osism/osism": "quay.io", "127.0.0.1:5000/a/b": "127.0.0.1:5000",
+		"docker.io": "docker.io", "QUAY.io": "quay.io", "127.0.0.1:5000": "127.0.0.1:5000",
 	} {
 		require.Equal(t, want, throttle.Registry(name), name)
 	}
@@ -51,13 +52,13 @@ func TestHeadersMakeTheBudget(t *testing.T) {
 	_, err := r.PushImage(repository, "1", registrytest.Image{})
 	require.NoError(t, err)
 	_, client := newThrottle(t, r)
-	_, err = client.Head(t.Context(), r.Host()+"/"+repository, "1")
+	_, err = client.Head(t.Context(), reference.MustRepository(r.Host()+"/"+repository), reference.MustTag("1"))
 	require.NoError(t, err)
 	for range limit {
-		_, err = client.Get(t.Context(), r.Host()+"/"+repository, "1")
+		_, err = client.Get(t.Context(), reference.MustRepository(r.Host()+"/"+repository), reference.MustTag("1"))
 		require.NoError(t, err)
 	}
-	_, err = client.Get(t.Context(), r.Host()+"/"+repository, "1")
+	_, err = client.Get(t.Context(), reference.MustRepository(r.Host()+"/"+repository), reference.MustTag("1"))
 	var spent *budget.SpentError
 	require.ErrorAs(t, err, &spent)
 	require.Equal(t, r.Host(), spent.Registry)
@@ -72,9 +73,9 @@ func TestDestinationIsNotExplored(t *testing.T) {
 	_, err := r.PushImage(repository, "1", registrytest.Image{})
 	require.NoError(t, err)
 	th, client := newThrottle(t, r)
-	th.Destination(r.Host() + "/" + repository)
+	th.Destination(reference.MustRepository(r.Host() + "/" + repository))
 	for range 100 {
-		_, err = client.Get(t.Context(), r.Host()+"/"+repository, "1")
+		_, err = client.Get(t.Context(), reference.MustRepository(r.Host()+"/"+repository), reference.MustTag("1"))
 		require.NoError(t, err)
 	}
 	_, origin := th.Budget.Limit(r.Host(), "")
@@ -82,7 +83,7 @@ func TestDestinationIsNotExplored(t *testing.T) {
 	call := budget.Call{Registry: r.Host(), Kind: budget.Pull, Started: time.Now()}
 	require.NoError(t, th.Budget.Refused(t.Context(), call, time.Minute, "enough"))
 	var spent *budget.SpentError
-	_, err = client.Get(t.Context(), r.Host()+"/"+repository, "1")
+	_, err = client.Get(t.Context(), reference.MustRepository(r.Host()+"/"+repository), reference.MustTag("1"))
 	require.ErrorAs(t, err, &spent)
 }
 
@@ -119,17 +120,17 @@ func TestRefusalClosesTheRegistry(t *testing.T) {
 	require.NoError(t, err)
 	th, client := newThrottle(t, r)
 	r.Inject(registrytest.Fault{Match: registrytest.Kinds(registrytest.KindManifestHead), Times: 1, Status: http.StatusTooManyRequests})
-	_, err = client.Head(t.Context(), r.Host()+"/"+repository, "1")
+	_, err = client.Head(t.Context(), reference.MustRepository(r.Host()+"/"+repository), reference.MustTag("1"))
 	refused := (*registry.Error)(nil)
 	require.ErrorAs(t, err, &refused)
 	require.GreaterOrEqual(t, refused.RetryAfter, 2*time.Second)
 
 	seen := r.Count(registrytest.Any)
 	var spent *budget.SpentError
-	_, err = client.Head(t.Context(), r.Host()+"/"+repository, "1")
+	_, err = client.Head(t.Context(), reference.MustRepository(r.Host()+"/"+repository), reference.MustTag("1"))
 	require.ErrorAs(t, err, &spent)
 	for _, pair := range [][2]string{{r.Host(), "other.example.com"}, {"other.example.com", r.Host()}} {
-		err = th.Copy(t.Context(), pair[0]+"/a", pair[1]+"/a", func(context.Context) error {
+		err = th.Copy(t.Context(), reference.MustRepository(pair[0]+"/a"), reference.MustRepository(pair[1]+"/a"), func(context.Context) error {
 			t.Error("copied from or to a closed registry")
 			return nil
 		})
@@ -147,7 +148,7 @@ func TestRefusalTellsTheLimit(t *testing.T) {
 	require.NoError(t, err)
 	r.SpendPulls(limit)
 	th, client := newThrottle(t, r)
-	_, err = client.Get(t.Context(), r.Host()+"/"+repository, "1")
+	_, err = client.Get(t.Context(), reference.MustRepository(r.Host()+"/"+repository), reference.MustTag("1"))
 	require.Error(t, err)
 	known, origin := th.Budget.Limit(r.Host(), "")
 	require.Equal(t, budget.Learned, origin)
@@ -160,13 +161,13 @@ func TestCopySpendsAndReports(t *testing.T) {
 	th, _ := newThrottle(t, registrytest.New(t))
 	limits := map[string]budget.Limit{"quay.example.com": {Requests: 1, Window: time.Minute}}
 	require.NoError(t, th.Budget.SetLimits(t.Context(), "default", limits))
-	require.NoError(t, th.Copy(t.Context(), "quay.example.com/a", "dest.example.com/a", func(context.Context) error { return nil }))
+	require.NoError(t, th.Copy(t.Context(), reference.MustRepository("quay.example.com/a"), reference.MustRepository("dest.example.com/a"), func(context.Context) error { return nil }))
 	var spent *budget.SpentError
-	err := th.Copy(t.Context(), "quay.example.com/a", "dest.example.com/a", func(context.Context) error { return nil })
+	err := th.Copy(t.Context(), reference.MustRepository("quay.example.com/a"), reference.MustRepository("dest.example.com/a"), func(context.Context) error { return nil })
 	require.ErrorAs(t, err, &spent)
 
 	met := &skopeo.Error{Reason: "too many requests", Registry: "dest.example.com", RetryAfter: time.Minute, Err: skopeo.ErrLimited}
-	err = th.Copy(t.Context(), "free.example.com/a", "dest.example.com/a", func(context.Context) error { return met })
+	err = th.Copy(t.Context(), reference.MustRepository("free.example.com/a"), reference.MustRepository("dest.example.com/a"), func(context.Context) error { return met })
 	require.ErrorIs(t, err, skopeo.ErrLimited)
 	require.ErrorAs(t, err, &spent)
 	require.Equal(t, "dest.example.com", spent.Registry)
@@ -185,6 +186,6 @@ func TestNoBrokerNoPermission(t *testing.T) {
 	require.NoError(t, store.SetLimits(t.Context(), "default", map[string]budget.Limit{"quay.example.com": {Requests: 9, Window: time.Minute}}))
 	server.Stop()
 	th := &throttle.Throttle{Budget: store, Log: slog.New(slog.DiscardHandler)}
-	err = th.Copy(t.Context(), "quay.example.com/a", "dest.example.com/a", func(context.Context) error { return errors.New("copied") })
+	err = th.Copy(t.Context(), reference.MustRepository("quay.example.com/a"), reference.MustRepository("dest.example.com/a"), func(context.Context) error { return errors.New("copied") })
 	require.ErrorIs(t, err, throttle.ErrBroker)
 }
