@@ -16,8 +16,8 @@ import (
 )
 
 // Fault is something that goes wrong with matching requests. First Delay and
-// Gate hold the request up; then the first of Hang, Reset, Status and
-// TruncateBody that is set happens. With none of them the request goes on as
+// Gate hold the request up; then the first of Hang, Reset, Status,
+// TruncateBody and Drip that is set happens. With none of them the request goes on as
 // usual.
 type Fault struct {
 	Match Match // nil matches every request; Status is 0 when it is asked
@@ -37,6 +37,10 @@ type Fault struct {
 	Echo func(scheme, value string) string
 
 	TruncateBody bool // send the headers and half of the body, then cut
+
+	// Drip sends the headers, then as many bytes of the body as each number says, and
+	// the rest once it is closed.
+	Drip <-chan int
 }
 
 // faults are the ones injected, in order. The zero value has none.
@@ -150,6 +154,30 @@ func truncate(w http.ResponseWriter, answer func(http.ResponseWriter)) {
 	_, _ = w.Write(body[:len(body)/2])
 	_ = http.NewResponseController(w).Flush()
 	panic(http.ErrAbortHandler)
+}
+
+// drip answers with the body in pieces.
+func drip(w http.ResponseWriter, req *http.Request, pieces <-chan int, answer func(http.ResponseWriter)) {
+	whole := httptest.NewRecorder()
+	answer(whole)
+	left := whole.Body.Bytes()
+	maps.Copy(w.Header(), whole.Header())
+	w.Header().Set("Content-Length", strconv.Itoa(len(left)))
+	w.WriteHeader(whole.Code)
+	for open := true; open; {
+		_ = http.NewResponseController(w).Flush()
+		var n int
+		select {
+		case n, open = <-pieces:
+		case <-req.Context().Done():
+			panic(http.ErrAbortHandler)
+		}
+		if n = min(n, len(left)); !open {
+			n = len(left)
+		}
+		_, _ = w.Write(left[:n])
+		left = left[n:]
+	}
 }
 
 // pause waits, or less where the request ends.

@@ -3,6 +3,7 @@ package registrytest_test
 import (
 	"context"
 	"io"
+	"net"
 	"net/http"
 	"sync"
 	"syscall"
@@ -10,6 +11,7 @@ import (
 	"time"
 
 	"github.com/osism/skopeo-worker/worker/registrytest"
+	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 )
 
@@ -69,6 +71,57 @@ func TestFaults(t *testing.T) {
 		require.Equal(t, http.StatusOK, res.StatusCode)
 		require.GreaterOrEqual(t, time.Since(start), 50*time.Millisecond)
 	})
+}
+
+func TestDrip(t *testing.T) {
+	r := registrytest.New(t)
+	digest, err := r.PushBlob("app", []byte("0123456789"))
+	require.NoError(t, err)
+	pieces := make(chan int)
+	r.Inject(registrytest.Fault{Drip: pieces})
+	res, err := http.Get(r.URL() + "/v2/app/blobs/" + digest)
+	require.NoError(t, err)
+	defer res.Body.Close()
+	require.EqualValues(t, 10, res.ContentLength)
+	read := func(n int) string {
+		buffer := make([]byte, n)
+		_, err := io.ReadFull(res.Body, buffer)
+		require.NoError(t, err)
+		return string(buffer)
+	}
+	pieces <- 3
+	require.Equal(t, "012", read(3))
+	pieces <- 4
+	require.Equal(t, "3456", read(4))
+	close(pieces)
+	require.Equal(t, "789", read(3))
+	rest, err := io.ReadAll(res.Body)
+	require.NoError(t, err)
+	require.Empty(t, rest)
+}
+
+func TestRelay(t *testing.T) {
+	r := registrytest.New(t)
+	relay := registrytest.NewRelay(t, r)
+	answered := make(chan int, 1)
+	ask := func() {
+		res, err := http.Get("http://" + relay.Host() + "/v2/")
+		if assert.NoError(t, err) {
+			_ = res.Body.Close()
+			answered <- res.StatusCode
+		}
+	}
+	ask()
+	require.Equal(t, http.StatusOK, <-answered)
+	relay.Freeze()
+	r.ResetRequests()
+	go ask()
+	conn, err := net.Dial("tcp", relay.Host())
+	require.NoError(t, err, "connections are accepted all the same")
+	require.NoError(t, conn.Close())
+	require.Empty(t, r.Requests())
+	relay.Thaw()
+	require.Equal(t, http.StatusOK, <-answered)
 }
 
 func TestHangEndsWithClientOrRegistry(t *testing.T) {

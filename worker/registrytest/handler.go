@@ -19,6 +19,8 @@ func (r *Registry) serve(w http.ResponseWriter, req *http.Request) {
 	case fault.answers(rw, req):
 	case fault.TruncateBody:
 		truncate(rw, func(w http.ResponseWriter) { r.answer(w, req, request) })
+	case fault.Drip != nil:
+		drip(rw, req, fault.Drip, func(w http.ResponseWriter) { r.answer(w, req, request) })
 	default:
 		r.answer(rw, req, request)
 	}
