@@ -52,7 +52,7 @@ func New(version string) *Metrics {
 		requests: counter("registry_requests_total", "Requests of our own to registries, by what they ask for and the status code of the answer (error: none came).", "registry", "kind", "code"),
 		copies: prometheus.NewHistogramVec(prometheus.HistogramOpts{
 			Namespace: namespace, Name: "copy_duration_seconds", Help: "Time a skopeo process took, by source registry.",
-			Buckets: prometheus.ExponentialBuckets(0.1, 4, 8), // 0.1 s to 27 min; COPY_TIMEOUT is 30 min
+			Buckets: prometheus.ExponentialBuckets(0.1, 4, 8), // 0.1 s to 27 min
 		}, []string{"registry"}),
 		chunks: prometheus.NewHistogram(prometheus.HistogramOpts{
 			Namespace: namespace, Name: "chunk_duration_seconds", Help: "Time a chunk took, from its delivery to its acknowledgement.",

@@ -12,10 +12,11 @@ import (
 
 // Config is how a worker works.
 type Config struct {
-	Concurrency int           `envconfig:"WORKER_CONCURRENCY" default:"8" expect:"a whole number, 1 or more" desc:"skopeo processes at once"`
-	Skopeo      string        `envconfig:"SKOPEO_PATH" default:"skopeo" desc:"the skopeo to run"`
-	MaxAttempts int           `envconfig:"MAX_ATTEMPTS" default:"5" expect:"a whole number, 1 or more" desc:"tries of an image in a run before it is a failure"`
-	CopyTimeout time.Duration `envconfig:"COPY_TIMEOUT" default:"30m" expect:"a duration such as 30m, more than 0" desc:"how long one skopeo process may take, before it counts as a failed try"`
+	Concurrency  int           `envconfig:"WORKER_CONCURRENCY" default:"8" expect:"a whole number, 1 or more" desc:"skopeo processes at once"`
+	Skopeo       string        `envconfig:"SKOPEO_PATH" default:"skopeo" desc:"the skopeo to run"`
+	MaxAttempts  int           `envconfig:"MAX_ATTEMPTS" default:"5" expect:"a whole number, 1 or more" desc:"tries of an image in a run before it is a failure"`
+	StallTimeout time.Duration `envconfig:"STALL_TIMEOUT" default:"2m" expect:"a duration such as 2m, more than 0" desc:"how long a copy may move no byte, before it counts as a failed try"`
+	CopyTimeout  time.Duration `envconfig:"COPY_TIMEOUT" default:"0s" expect:"a duration such as 12h, 0 or more" desc:"how long a copy may take, whatever it moves, before it counts as a failed try; 0: for ever"`
 }
 
 // Validate implements config.Validator.
@@ -27,8 +28,11 @@ func (c *Config) Validate() []error {
 	if c.MaxAttempts < 1 {
 		bad = append(bad, config.Bad("MAX_ATTEMPTS", "", "a whole number, 1 or more"))
 	}
-	if c.CopyTimeout <= 0 {
-		bad = append(bad, config.Bad("COPY_TIMEOUT", "", "a duration such as 30m, more than 0"))
+	if c.StallTimeout <= 0 {
+		bad = append(bad, config.Bad("STALL_TIMEOUT", "", "a duration such as 2m, more than 0"))
+	}
+	if c.CopyTimeout < 0 {
+		bad = append(bad, config.Bad("COPY_TIMEOUT", "", "a duration such as 12h, 0 or more"))
 	}
 	return bad
 }

@@ -11,6 +11,7 @@ import (
 	"github.com/osism/skopeo-worker/shared/budget"
 	"github.com/osism/skopeo-worker/shared/message"
 	"github.com/osism/skopeo-worker/shared/reference"
+	"github.com/osism/skopeo-worker/worker/child"
 	"github.com/osism/skopeo-worker/worker/chunk"
 	"github.com/osism/skopeo-worker/worker/consume"
 	"github.com/osism/skopeo-worker/worker/containers"
@@ -32,11 +33,12 @@ type Service struct {
 // New checks that there is a skopeo, and returns a worker on the broker. From then on,
 // the endpoint tells how it stands with the broker.
 func New(ctx context.Context, e *Endpoint, b *broker.Broker, c Config, r Registries, log *slog.Logger) (*Service, error) {
-	runner := &skopeo.Runner{Path: c.Skopeo, Insecure: r.Insecure, Timeout: c.CopyTimeout}
+	runner := &skopeo.Runner{Path: c.Skopeo, Insecure: r.Insecure, Stall: c.StallTimeout, Timeout: c.CopyTimeout}
 	version, err := runner.Version(ctx)
 	if err != nil {
 		return nil, err
 	}
+	watchOver(log)
 	store, err := budget.Open(ctx, b, log)
 	if err != nil {
 		return nil, err
@@ -54,6 +56,16 @@ func New(ctx context.Context, e *Endpoint, b *broker.Broker, c Config, r Registr
 	e.conn.Store(b.Conn)
 	log.Debug("worker is ready", "skopeo", version, "concurrency", c.Concurrency)
 	return s, nil
+}
+
+// watchOver starts what ends processes with this one, and says where they cannot be ended.
+func watchOver(log *slog.Logger) {
+	if err := child.SeesBytes(); err != nil {
+		log.Warn("STALL_TIMEOUT does not hold for skopeo on this machine; set COPY_TIMEOUT", "error", err)
+	}
+	if err := child.Guard(); err != nil {
+		log.Warn("what skopeo has started goes on where this process is killed", "error", err)
+	}
 }
 
 // consumer puts together what works chunks off.

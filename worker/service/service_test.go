@@ -44,7 +44,7 @@ func ask(t *testing.T, e *Endpoint, path string) (int, string) {
 }
 
 func worker(ctx context.Context, e *Endpoint, b *broker.Broker, skopeo string) (*Service, error) {
-	c := Config{Concurrency: 1, MaxAttempts: 1, CopyTimeout: time.Minute, Skopeo: skopeo}
+	c := Config{Concurrency: 1, MaxAttempts: 1, StallTimeout: time.Minute, Skopeo: skopeo}
 	return New(ctx, e, b, c, Registries{}, quiet)
 }
 

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/osism/skopeo-worker/shared/redact"
+	"github.com/osism/skopeo-worker/worker/child"
 )
 
 // noExitCode is the exit code of a process that did not exit by itself.
@@ -104,6 +105,7 @@ var atDestination = regexp.MustCompile(`(?i)^(?:writing |uploading |initializing
 func (e *Error) blame(source, destination string) {
 	limited := (*limit)(nil)
 	switch {
+	case errors.Is(e.Err, child.ErrStalled): // it is said already
 	case errors.As(e.Err, &limited):
 		e.Side, e.Registry = Source, source
 		if limited.host == destination {

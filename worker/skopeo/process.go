@@ -4,53 +4,18 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"os/exec"
-	"runtime"
-	"syscall"
 	"time"
 
 	"github.com/osism/skopeo-worker/shared/redact"
+	"github.com/osism/skopeo-worker/worker/child"
+	"github.com/osism/skopeo-worker/worker/meter"
 )
 
 // errTimeout is the cause of a copy's end when Timeout has passed.
 var errTimeout = fmt.Errorf("took too long: %w", context.DeadlineExceeded)
 
-// process is a skopeo that ends with its context: a SIGTERM to its group, then
-// a SIGKILL after the grace.
-type process struct {
-	*exec.Cmd
-	grace  time.Duration
-	killer *time.Timer
-}
-
-func (r *Runner) process(ctx context.Context, arguments []string) *process {
-	p := &process{Cmd: exec.CommandContext(ctx, r.path(), arguments...), grace: r.Grace}
-	if p.grace == 0 {
-		p.grace = defaultGrace
-	}
-	isolate(p.Cmd)
-	p.Cancel = p.end
-	// The group is dead by then. What has left it may still hold stderr open.
-	p.WaitDelay = p.grace + time.Second
-	return p
-}
-
-func (p *process) end() error {
-	p.killer = time.AfterFunc(p.grace, func() { signalGroup(p.Process, syscall.SIGKILL) })
-	return signalGroup(p.Process, syscall.SIGTERM)
-}
-
-// wait is Wait, after which the process id may be somebody else's.
-func (p *process) wait() error {
-	err := p.Wait()
-	if p.killer != nil {
-		p.killer.Stop()
-	}
-	return err
-}
-
 // run runs skopeo to its end, or to its first 429.
-func (r *Runner) run(ctx context.Context, arguments []string) error {
+func (r *Runner) run(ctx context.Context, source, destination string, arguments []string) error {
 	within, stop := context.WithCancelCause(ctx)
 	defer stop(nil)
 	if r.Timeout > 0 {
@@ -58,22 +23,23 @@ func (r *Runner) run(ctx context.Context, arguments []string) error {
 		within, cancel = context.WithTimeoutCause(within, r.Timeout, errTimeout)
 		defer cancel()
 	}
-	p := r.process(within, arguments)
+	p := child.New(within, r.path(), arguments...)
+	p.Stall, p.Moved = r.Stall, func(sent int64) { meter.Add(ctx, sent) }
+	if r.Grace > 0 {
+		p.Grace = r.Grace
+	}
 	inTime := pullTimer(ctx, func() { stop(ErrLate) })
 	defer inTime()
-	said := &stderr{limited: func(l *limit) { stop(l) }, pulled: inTime}
+	said := &stderr{limited: func(l *limit) { stop(l) }, pulled: inTime, silent: func(silence time.Duration) {
+		if r.Stall > 0 && silence >= r.Stall {
+			stop(errSilentSource)
+		}
+	}}
 	p.Stderr = said
 
-	// A process that dies with its parent dies with the thread that started
-	// it: the thread must live until Wait returns.
-	runtime.LockOSThread()
-	defer runtime.UnlockOSThread()
-	err := p.Start()
-	started := err == nil
-	if started {
-		err = p.wait()
-	}
-	limited := (*limit)(nil)
+	err := p.Run()
+	started := p.Process != nil
+	limited, stalled := (*limit)(nil), (*child.StalledError)(nil)
 	switch cause := context.Cause(within); {
 	case err == nil:
 		return nil
@@ -85,6 +51,10 @@ func (r *Runner) run(ctx context.Context, arguments []string) error {
 		return &Error{Reason: ErrLate.Error(), ExitCode: noExitCode, Err: ErrLate}
 	case errors.Is(cause, errTimeout):
 		return &Error{Reason: fmt.Sprintf("gave up after %s", r.Timeout), ExitCode: noExitCode, Err: errTimeout}
+	case errors.Is(cause, errSilentSource):
+		return r.stalledAt(Source, source)
+	case errors.As(err, &stalled):
+		return r.stalledAt(said.requests.waitFor(stalled.Unsent, source, destination))
 	case !started:
 		return failedToStart(ctx, r.explain(err))
 	default:

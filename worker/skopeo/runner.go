@@ -21,10 +21,6 @@ const (
 	// defaultPath is looked for in PATH.
 	defaultPath = "skopeo"
 
-	// defaultGrace is what a process gets between SIGTERM and SIGKILL. skopeo
-	// has nothing to save; it only has to close its connections.
-	defaultGrace = 5 * time.Second
-
 	versionPrefix = "skopeo version "
 )
 
@@ -38,9 +34,12 @@ type Runner struct {
 	// Insecure are the registries, host[:port], to talk to without TLS
 	// verification, or in plain HTTP.
 	Insecure []string
-	// Timeout ends a copy that takes longer; 0 is none.
+	// Stall ends a copy that moves no byte for so long; 0 is none. child.SeesBytes says
+	// whether that can be seen.
+	Stall time.Duration
+	// Timeout ends a copy that takes longer, whatever it moves; 0 is none.
 	Timeout time.Duration
-	// Grace is the time between SIGTERM and SIGKILL; 0 is 5 s.
+	// Grace is the time between SIGTERM and SIGKILL; 0 is that of package child.
 	Grace time.Duration
 
 	root   string // of the system's files, for tests
@@ -65,8 +64,8 @@ func (r *Runner) Version(ctx context.Context) (string, error) {
 // Copy copies the manifest with this digest, and what it refers to, from one
 // repository to another ("quay.io/osism/osism"), under the same digest and
 // without a tag. It tries once, and gives up at the first 429. The error is an
-// *Error; it wraps ctx's error where ctx ended the copy, and
-// context.DeadlineExceeded where Timeout did.
+// *Error; it wraps ctx's error where ctx ended the copy, child.ErrStalled where Stall did,
+// and context.DeadlineExceeded where Timeout did.
 func (r *Runner) Copy(ctx context.Context, source reference.Repository, digest reference.Digest, destination reference.Repository) error {
 	policy, err := r.policyArguments(ctx)
 	if err != nil {
@@ -81,7 +80,7 @@ func (r *Runner) Copy(ctx context.Context, source reference.Repository, digest r
 		arguments = append(arguments, "--dest-tls-verify=false")
 	}
 	arguments = append(arguments, "docker://"+source.String()+"@"+digest.String(), "docker://"+destination.String()+"@"+digest.String())
-	err = r.run(ctx, arguments)
+	err = r.run(ctx, source.Registry(), destination.Registry(), arguments)
 	if failed := (*Error)(nil); errors.As(err, &failed) {
 		failed.blame(source.Registry(), destination.Registry())
 	}

@@ -45,12 +45,21 @@ func (l *limit) Unwrap() error { return ErrLimited }
 // would have cost a pull in vain. Whatever it asks of blobs comes later.
 var pulledLine = regexp.MustCompile(`GET https?://\S+/manifests/|(?:GET|HEAD) https?://\S+/blobs/`)
 
-// stderr keeps the last of what is written to it, and reports limits and the pull.
+// brokenLine is what newer versions of skopeo say, at debug level, of a source that has
+// closed the connection in the middle of a blob, with the milliseconds since its first
+// byte was asked for and since any came. Where none has come for a minute they always
+// connect again, for ever: each time, some bytes of headers are moved.
+var brokenLine = regexp.MustCompile(`decision inputs: total \d+ @([0-9.]+) ms, last retry .*, last progress @ ?([0-9.]+|NaN) ms`)
+
+// stderr keeps the last of what is written to it, and reports limits, the pull, and how
+// long a source has been silent that has closed the connection.
 type stderr struct {
-	limited func(*limit)
-	pulled  func()
-	tail    bytes.Buffer
-	line    []byte // the one not yet ended
+	limited  func(*limit)
+	pulled   func()
+	silent   func(time.Duration)
+	requests requests
+	tail     bytes.Buffer
+	line     []byte // the one not yet ended
 }
 
 func (s *stderr) Write(p []byte) (int, error) {
@@ -61,16 +70,35 @@ func (s *stderr) Write(p []byte) (int, error) {
 	for part := range bytes.Lines(p) {
 		s.line = append(s.line, part[:min(len(part), maxLine-len(s.line))]...)
 		if part[len(part)-1] == '\n' {
-			if found := findLimit(s.line); found != nil {
-				s.limited(found)
-			}
-			if pulledLine.Match(s.line) {
-				s.pulled()
-			}
+			s.look()
 			s.line = s.line[:0]
 		}
 	}
 	return len(p), nil
+}
+
+// look finds what is of interest in a line.
+func (s *stderr) look() {
+	if found := findLimit(s.line); found != nil {
+		s.limited(found)
+	}
+	if pulledLine.Match(s.line) {
+		s.pulled()
+	}
+	if found := brokenLine.FindSubmatch(s.line); found != nil {
+		s.silent(milliseconds(found[2], found[1]))
+	}
+	s.requests.note(s.line)
+}
+
+// milliseconds is the first of the texts that is a number.
+func milliseconds(texts ...[]byte) time.Duration {
+	for _, text := range texts {
+		if n, err := strconv.ParseFloat(string(text), 64); err == nil && n == n {
+			return time.Duration(n * float64(time.Millisecond))
+		}
+	}
+	return 0
 }
 
 func findLimit(line []byte) *limit {

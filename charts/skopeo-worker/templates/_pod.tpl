@@ -103,6 +103,8 @@
   value: {{ .Values.worker.skopeoPath | quote }}
 - name: MAX_ATTEMPTS
   value: {{ .Values.worker.maxAttempts | int64 | quote }}
+- name: STALL_TIMEOUT
+  value: {{ .Values.worker.stallTimeout | quote }}
 - name: COPY_TIMEOUT
   value: {{ .Values.worker.copyTimeout | quote }}
 {{- end }}

@@ -1,0 +1,72 @@
+package acceptance
+
+import (
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/osism/skopeo-worker/worker/registrytest"
+)
+
+// wrapped makes the site run skopeo in the background, in a session of its own, and
+// returns what reads the pids of wrappers and skopeos so far.
+func (s *site) wrapped() (pids func() []string) {
+	s.t.Helper()
+	skopeo, err := exec.LookPath("skopeo")
+	require.NoError(s.t, err)
+	dir := s.t.TempDir()
+	wrapper, noted := filepath.Join(dir, "wrapper"), filepath.Join(dir, "pids")
+	script := fmt.Sprintf("#!/bin/sh\n[ \"$1\" = --debug ] || exec %[1]s \"$@\"\nsetsid %[1]s \"$@\" &\necho $$ $! >>%[2]s\nwait $!\n", skopeo, noted)
+	require.NoError(s.t, os.WriteFile(wrapper, []byte(script), 0o700))
+	s.env["SKOPEO_PATH"] = wrapper
+	return func() []string {
+		text, _ := os.ReadFile(noted)
+		return strings.Fields(string(text))
+	}
+}
+
+// TestKilledWithWrapper: kill -9 of a worker leaves nothing of what a wrapper has started.
+func TestKilledWithWrapper(t *testing.T) {
+	t.Parallel()
+	s, _ := newFleet(t)
+	s.push("osism/one", "1")
+	s.write("osism/one")
+	open := s.gate(blobs)
+	for name, first := range map[string]func(*site) *process{
+		"worker": func(s *site) *process { s.plan(); return s.worker() },
+		"mirror": func(s *site) *process { return s.with("NATS_URL", "").planner("mirror") },
+	} {
+		s.source.ResetRequests()
+		pids := s.wrapped()
+		p := first(s)
+		s.waitFor(blobs)
+		require.Eventually(t, func() bool { return len(pids()) == 2 }, patience, tick)
+		for _, pid := range pids() {
+			require.True(t, alive(pid), name)
+		}
+		p.kill()
+		for _, pid := range pids() {
+			require.Eventually(t, func() bool { return !alive(pid) }, patience, tick, "what a wrapper has started outlives the "+name)
+		}
+	}
+	open()
+}
+
+// TestStalled: a source that goes silent in the middle of a blob costs one try of the
+// image, and not the worker.
+func TestStalled(t *testing.T) {
+	t.Parallel()
+	s := newSite(t)
+	s.push("osism/one", "1")
+	s.write("osism/one")
+	s.env["STALL_TIMEOUT"] = "2s"
+	s.source.Inject(registrytest.Fault{Match: blobs, Times: 1, Drip: make(chan int)})
+	said := s.planner("mirror").exits(0)
+	require.Contains(t, said, "stalled: no byte moved for 2s")
+	s.requireMirrored("osism/one")
+}

@@ -1,0 +1,25 @@
+// Package meter counts the bytes that a copy moves, while it moves them.
+package meter
+
+import (
+	"context"
+	"sync/atomic"
+)
+
+// Meter counts bytes. Its zero value has counted none, and it is safe for concurrent use.
+type Meter struct{ bytes atomic.Int64 }
+
+// Bytes is how many were moved so far.
+func (m *Meter) Bytes() int64 { return m.bytes.Load() }
+
+type key struct{}
+
+// With gives what is copied under the context a meter.
+func With(ctx context.Context, m *Meter) context.Context { return context.WithValue(ctx, key{}, m) }
+
+// Add counts bytes that were moved under the context, if it has a meter.
+func Add(ctx context.Context, bytes int64) {
+	if m, ok := ctx.Value(key{}).(*Meter); ok {
+		m.bytes.Add(bytes)
+	}
+}
