@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"net/netip"
 	"net/url"
 	"os"
 	"strings"
@@ -38,7 +39,7 @@ const (
 type Fetcher struct {
 	// Transport defaults to http.DefaultTransport, which heeds HTTPS_PROXY,
 	// NO_PROXY and SSL_CERT_FILE.
-	Transport http.RoundTripper
+	Transport *http.Transport
 	// Stdin defaults to os.Stdin.
 	Stdin io.Reader
 	// Timeout is for one try, 30 seconds by default.
@@ -48,6 +49,8 @@ type Fetcher struct {
 	// Backoff is the pause before a retry, counted from 1. It defaults to a
 	// random time up to 1, 2, 4 … seconds.
 	Backoff func(retry int) time.Duration
+
+	lookup func(ctx context.Context, host string) ([]netip.Addr, error) // for tests
 }
 
 // Fetch reads a list from an http, https or file URL, a file, or standard

@@ -217,7 +217,7 @@ func TestFetchRefusesUnknownCertificate(t *testing.T) {
 	require.NotContains(t, err.Error(), "tries")
 
 	f := impatient()
-	f.Transport = server.Client().Transport
+	f.Transport = server.Client().Transport.(*http.Transport)
 	data, err := f.Fetch(t.Context(), server.URL)
 	require.NoError(t, err)
 	require.Equal(t, body, string(data))

@@ -38,8 +38,10 @@ func (f Fetcher) fetchHTTP(ctx context.Context, u *url.URL) ([]byte, error) {
 	if backoff == nil {
 		backoff = fullJitter
 	}
+	network := f.network()
+	defer network.proxied.CloseIdleConnections()
 	for try := 1; ; try++ {
-		data, err := f.try(whole, u)
+		data, err := f.try(whole, network, u)
 		if err == nil {
 			return data, nil
 		}
@@ -59,7 +61,7 @@ func (f Fetcher) fetchHTTP(ctx context.Context, u *url.URL) ([]byte, error) {
 }
 
 // try makes one request and reads its answer to the end.
-func (f Fetcher) try(ctx context.Context, u *url.URL) ([]byte, error) {
+func (f Fetcher) try(ctx context.Context, network *network, u *url.URL) ([]byte, error) {
 	ctx, cancel := context.WithTimeout(ctx, orDefault(f.Timeout, tryTimeout))
 	defer cancel()
 	// Credentials travel as a header, so that no error of net/http can show
@@ -75,7 +77,7 @@ func (f Fetcher) try(ctx context.Context, u *url.URL) ([]byte, error) {
 		password, _ := u.User.Password()
 		req.SetBasicAuth(u.User.Username(), password)
 	}
-	client := http.Client{Transport: f.Transport, CheckRedirect: checkRedirect}
+	client := http.Client{Transport: network, CheckRedirect: checkRedirect}
 	resp, err := client.Do(req)
 	if err != nil {
 		return nil, requestError(err)
@@ -95,12 +97,11 @@ func (f Fetcher) try(ctx context.Context, u *url.URL) ([]byte, error) {
 }
 
 // checkRedirect keeps credentials, and the query in the Referer, from anyone
-// but the host they were meant for.
+// but the host they were meant for, and the list from being read without TLS
+// where it was to be read with it.
 func checkRedirect(req *http.Request, via []*http.Request) error {
 	req.Header.Del("Referer")
-	origin := via[0].URL
-	downgraded := origin.Scheme == "https" && req.URL.Scheme != "https"
-	if req.URL.Host != origin.Host || downgraded {
+	if req.URL.Host != via[0].URL.Host {
 		req.Header.Del("Authorization")
 	}
 	if len(via) > maxRedirects {
@@ -108,6 +109,9 @@ func checkRedirect(req *http.Request, via []*http.Request) error {
 	}
 	if req.URL.Scheme != "http" && req.URL.Scheme != "https" {
 		return permanent{fmt.Errorf("redirected to a %s URL", req.URL.Scheme)}
+	}
+	if via[len(via)-1].URL.Scheme == "https" && req.URL.Scheme == "http" {
+		return refuse(req.URL, "which is not https")
 	}
 	return nil
 }
@@ -117,6 +121,9 @@ func requestError(err error) error {
 	var wrapped *url.Error
 	if errors.As(err, &wrapped) {
 		err = wrapped.Err
+	}
+	if refused := (*refusedRedirect)(nil); errors.As(err, &refused) {
+		return permanent{refused} // without where it was dialled
 	}
 	if errors.As(err, new(*tls.CertificateVerificationError)) {
 		return permanent{err}

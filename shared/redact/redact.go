@@ -23,7 +23,7 @@ var (
 
 	// query is a URL's query string: signed storage URLs carry their signature
 	// there (X-Amz-Signature, sig, X-Goog-Signature), token URLs an account.
-	query = regexp.MustCompile(`([a-zA-Z][a-zA-Z0-9+.-]*://[^\s"'<>?]+)\?[^\s"'<>]*[^\s"'<>:]`)
+	query = regexp.MustCompile(`([a-zA-Z][a-zA-Z0-9+.-]*://[^\s"'<>?]+)\?[^\s"'<>]*[^\s"'<>:;,.)]`)
 
 	// scheme is an Authorization header's value. What follows may be a word of
 	// a sentence ("basic authentication required"), so looksRandom decides.
