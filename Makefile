@@ -1,5 +1,6 @@
 GO ?= go
 STATICCHECK ?= honnef.co/go/tools/cmd/staticcheck@v0.8.2
+GOLANGCI    ?= github.com/golangci/golangci-lint/v2/cmd/golangci-lint@v2.15.0
 
 # What --version says, and the tag of the images.
 VERSION      ?= $(shell git describe --tags --always --dirty 2>/dev/null | sed 's/^v//' | grep . || echo dev)
@@ -12,10 +13,12 @@ LDFLAGS  := $(foreach module,planner worker,-X github.com/osism/skopeo-worker/$(
 .DEFAULT_GOAL := build
 # Two installations at once would meet in apt-get's lock.
 .NOTPARALLEL:
-.PHONY: build test demo mirror bench lint tidy images dist chart-test chart-docs help require-go require-cc require-skopeo require-urls
+.PHONY: build check test demo mirror bench fmt lint tidy images dist chart-test chart-docs help require-go require-cc require-skopeo require-urls
 
 build: require-go ## build bin/planner and bin/worker
 	$(GO) build -ldflags "$(LDFLAGS)" -o bin/ ./planner ./worker
+
+check: lint tidy test chart-test ## all that a change must pass: format, linters, tidy, tests, chart
 
 test: require-go require-cc require-skopeo ## run all tests, with the race detector
 	$(GO) test -race -timeout 14m $(PACKAGES)
@@ -29,10 +32,14 @@ mirror: require-urls build require-skopeo ## mirror the list at MIRROR_SOURCE_UR
 bench: require-go require-skopeo ## measure speed and memory
 	$(GO) test -p 1 -run '^$$' -bench . -benchtime 1x -timeout 30m $(PACKAGES)
 
+fmt: require-go ## format the code
+	gofmt -w $(MODULES) charts
+
 lint: require-go ## check format and code
 	@unformatted=$$(gofmt -l $(MODULES) charts); test -z "$$unformatted" || { echo "gofmt would change:" $$unformatted >&2; exit 1; }
 	$(GO) vet $(PACKAGES)
 	$(GO) run $(STATICCHECK) $(PACKAGES)
+	$(GO) run $(GOLANGCI) run $(PACKAGES)
 	$(CHART_TEST) vet . && GOWORK=off $(GO) run $(STATICCHECK) .
 
 tidy: require-go ## check that each go.mod names what its module needs, and nothing else
