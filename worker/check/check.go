@@ -32,7 +32,7 @@ type Checker struct {
 	// WithoutPulls: where a registry tells no digests, a client would pull.
 	Resolver resolve.Resolver
 	Source   *registry.Client
-	// Mirror asks the destination. It needs no skopeo.
+	// Mirror asks the destination: it has a client that compares, and no skopeo.
 	Mirror *mirror.Mirror
 	// Absent tells whether it is known that a manifest has nothing of what is wanted; nil
 	// is that nothing is known.

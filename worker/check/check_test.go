@@ -59,7 +59,7 @@ func (s *site) over(network http.RoundTripper) *check.Checker {
 	return &check.Checker{
 		Resolver: &resolve.Upstream{Registry: source, Listing: listing.New(listing.Options{Registry: source, Transport: network})},
 		Source:   source,
-		Mirror:   &mirror.Mirror{Registry: registry.NewClient(registry.Options{Insecure: insecure})},
+		Mirror:   &mirror.Mirror{Destination: registry.NewClient(registry.Options{Insecure: insecure}).Comparing()},
 		Backoff: func(attempt int) time.Duration {
 			s.pauses <- attempt
 			return 0
@@ -236,7 +236,7 @@ func TestFailures(t *testing.T) {
 	digest := image(t, s.from, tool, "5", "5")
 	s.from.Inject(registrytest.Fault{Match: registrytest.All(heads, registrytest.Ref("1")), Status: 500})
 	s.to.Inject(registrytest.Fault{Match: registrytest.All(heads, registrytest.Ref("2")), Status: 500})
-	s.to.Inject(registrytest.Fault{Match: registrytest.All(heads, registrytest.Ref(digest)), Status: 403})
+	s.to.Inject(registrytest.Fault{Match: registrytest.All(heads, registrytest.Ref(digest)), Status: 502})
 	named := s.entry("osism/named")
 	named.Selection = &selection.Selection{List: []string{"gone"}}
 
@@ -253,7 +253,7 @@ func TestFailures(t *testing.T) {
 	require.Len(t, reasons, 5)
 	require.Contains(t, reasons[tool+":1"], "unavailable")
 	require.Contains(t, reasons[tool+":2"], "look up "+s.to.Host()+"/"+tool+":2")
-	require.Contains(t, reasons[tool+":5"], "denied")
+	require.Contains(t, reasons[tool+":5"], "unavailable (502)")
 	require.Contains(t, reasons["no/such"], "not found")
 	require.Contains(t, reasons["osism/named:gone"], "not found")
 }

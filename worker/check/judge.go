@@ -2,7 +2,6 @@ package check
 
 import (
 	"context"
-	"errors"
 
 	"golang.org/x/sync/errgroup"
 
@@ -73,9 +72,9 @@ func (t *task) judge(ctx context.Context, destination reference.Repository, j *j
 // pulls.
 func (t *task) seek(ctx context.Context, destination reference.Repository, j *job) error {
 	i := j.image
-	d, err := t.Mirror.Registry.Head(ctx, destination, i.digest)
+	d, err := t.Mirror.Destination.Head(ctx, destination, i.digest)
 	switch {
-	case errors.Is(err, registry.ErrNotFound):
+	case registry.Absent(err):
 		return nil
 	case err != nil:
 		return err

@@ -65,7 +65,7 @@ func (t *task) subjects(ctx context.Context, destination reference.Repository, j
 	}
 	var manifest registry.Manifest
 	err = t.insist(ctx, destination, t.slot(func() (err error) {
-		manifest, err = t.Mirror.Registry.Get(ctx, destination, j.at)
+		manifest, err = t.Mirror.Destination.Get(ctx, destination, j.at)
 		return err
 	}))
 	if err != nil {
@@ -102,10 +102,10 @@ func (t *task) referrersOf(ctx context.Context, row *Row, subject reference.Dige
 			return err
 		}
 		err = t.insist(ctx, row.Destination, t.slot(func() error {
-			_, err := t.Mirror.Registry.Head(ctx, row.Destination, entry.Digest)
+			_, err := t.Mirror.Destination.Head(ctx, row.Destination, entry.Digest)
 			return err
 		}))
-		if errors.Is(err, registry.ErrNotFound) {
+		if registry.Absent(err) {
 			found.Referrers++
 			found.cost(&image{mediaType: entry.MediaType})
 			err = nil

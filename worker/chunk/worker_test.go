@@ -102,7 +102,7 @@ func TestOneUnreadableManifest(t *testing.T) {
 func TestFailuresOfARepositoryAreOneWrite(t *testing.T) {
 	b := newBench(t)
 	b.push(t, "1", "2", "3", "4")
-	defer b.to.Inject(registrytest.Fault{Match: heads, Status: 403})()
+	defer b.to.Inject(registrytest.Fault{Match: heads, Status: 409})()
 	b.do(t, b.entry(""))
 	require.Equal(t, run.Tally{Total: 4, Failed: 4}, b.images)
 	require.Len(t, b.kept.records, 4)

@@ -42,7 +42,9 @@ type Copied struct {
 // Mirror copies with skopeo, and does the rest itself.
 type Mirror struct {
 	Registry *registry.Client
-	Skopeo   *skopeo.Runner
+	// Destination asks the destination; nil is Registry.Writing().
+	Destination *registry.Client
+	Skopeo      *skopeo.Runner
 	// Guard runs a copy of one manifest when the registries allow it; nil is at once.
 	Guard func(ctx context.Context, source, destination reference.Repository, run func(context.Context) error) error
 	// Indexes keeps indexes of which not all could be copied; nil is nobody.
@@ -59,11 +61,19 @@ type Indexes interface {
 	KeepIndex(ctx context.Context, index registry.Manifest)
 }
 
+// to is the client for the destination.
+func (m *Mirror) to() *registry.Client {
+	if m.Destination == nil {
+		return m.Registry.Writing()
+	}
+	return m.Destination
+}
+
 // Tagged returns the digest that the destination has under the tag, zero where it has
 // none. Where HEAD denied what is there, it would be copied and put again each time.
 func (m *Mirror) Tagged(ctx context.Context, destination reference.Repository, tag reference.Tag) (reference.Digest, error) {
-	d, err := m.Registry.Find(ctx, destination, tag)
-	if errors.Is(err, registry.ErrNotFound) {
+	d, err := m.to().Find(ctx, destination, tag)
+	if registry.Absent(err) {
 		return reference.Digest{}, nil
 	}
 	return d.Digest, err
@@ -71,9 +81,9 @@ func (m *Mirror) Tagged(ctx context.Context, destination reference.Repository, t
 
 // Empty reports whether the destination repository has no tags.
 func (m *Mirror) Empty(ctx context.Context, destination reference.Repository) (bool, error) {
-	for _, err := range m.Registry.Tags(ctx, destination) {
+	for _, err := range m.to().Tags(ctx, destination) {
 		switch {
-		case errors.Is(err, registry.ErrNotFound):
+		case registry.Absent(err):
 			return true, nil
 		case errors.Is(err, reference.ErrInvalidTag): // it has something
 			return false, nil
@@ -90,13 +100,13 @@ func (m *Mirror) Tag(ctx context.Context, destination reference.Repository, dige
 	if err != nil {
 		return fmt.Errorf("reading what is to be tagged %s: %w", tag, err)
 	}
-	return m.Registry.Put(ctx, destination, tag, manifest)
+	return m.to().Put(ctx, destination, tag, manifest)
 }
 
 // copied reads back what must be at the destination. That it is not there is no
 // word about the source's digest, so the error does not wrap the registry's.
 func (m *Mirror) copied(ctx context.Context, destination reference.Repository, digest reference.Digest) (registry.Manifest, error) {
-	manifest, err := m.Registry.Get(ctx, destination, digest)
+	manifest, err := m.to().Get(ctx, destination, digest)
 	if errors.Is(err, registry.ErrNotFound) {
 		return manifest, fmt.Errorf("%w: %v", ErrVanished, err)
 	}
@@ -139,8 +149,8 @@ func (c *copying) manifest(ctx context.Context, w wanting) error {
 		return c.bad(w.Digest, ErrTooDeep)
 	}
 	_, err, _ := c.flights.Do(c.destination.String()+"@"+w.Digest.String(), func() (any, error) {
-		_, err := c.Registry.Head(ctx, c.destination, w.Digest)
-		if errors.Is(err, registry.ErrNotFound) {
+		_, err := c.to().Head(ctx, c.destination, w.Digest)
+		if registry.Absent(err) {
 			err = c.fetch(ctx, w)
 		}
 		return nil, err
@@ -210,7 +220,7 @@ func (c *copying) small(ctx context.Context, manifest registry.Manifest) error {
 		return err
 	}
 	c.bytes.Add(manifest.ContentSize())
-	return c.Registry.Put(ctx, c.destination, manifest.Digest, manifest)
+	return c.to().Put(ctx, c.destination, manifest.Digest, manifest)
 }
 
 // image lets skopeo copy a manifest with what it refers to.
@@ -271,7 +281,7 @@ func (c *copying) index(ctx context.Context, index registry.Manifest, entries []
 	if err := group.Wait(); err != nil {
 		return err
 	}
-	return c.Registry.Put(ctx, c.destination, index.Digest, index)
+	return c.to().Put(ctx, c.destination, index.Digest, index)
 }
 
 // bad says that the source's manifest is one that no try will copy.

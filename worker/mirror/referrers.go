@@ -29,7 +29,7 @@ func (m *Mirror) CopyReferrers(ctx context.Context, source, destination referenc
 }
 
 func (c *copying) referrers(ctx context.Context, digest, copied reference.Digest) error {
-	manifest, err := c.Registry.Get(ctx, c.destination, copied)
+	manifest, err := c.to().Get(ctx, c.destination, copied)
 	if err != nil {
 		return err
 	}
@@ -54,7 +54,7 @@ func (c *copying) referrers(ctx context.Context, digest, copied reference.Digest
 					return err
 				}
 			}
-			return referrers.Announce(ctx, c.Registry, c.destination, found)
+			return referrers.Announce(ctx, c.to(), c.destination, found)
 		})
 		if err != nil {
 			return err

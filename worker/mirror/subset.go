@@ -66,7 +66,7 @@ func (m *Mirror) Wants(ctx context.Context, destination reference.Repository, di
 	if !types.MediaType(image.Config.MediaType).IsConfig() {
 		return true, nil // an artifact is for every platform
 	}
-	config, err := m.Registry.Config(ctx, destination, image.Config.Digest)
+	config, err := m.to().Config(ctx, destination, image.Config.Digest)
 	if err != nil {
 		return false, fmt.Errorf("reading the configuration of what was copied: %w", err)
 	}
@@ -80,8 +80,8 @@ func (m *Mirror) Current(ctx context.Context, destination reference.Repository, 
 		have, err := m.Tagged(ctx, destination, tag)
 		return err == nil && have == digest, have, err
 	}
-	manifest, err := m.Registry.Get(ctx, destination, tag)
-	if errors.Is(err, registry.ErrNotFound) {
+	manifest, err := m.to().Get(ctx, destination, tag)
+	if registry.Absent(err) {
 		return false, reference.Digest{}, nil
 	}
 	return err == nil && wanted.Current(manifest, digest), manifest.Digest, err

@@ -42,13 +42,15 @@ func Announce(ctx context.Context, client *registry.Client, destination referenc
 	tag := FallbackTag(list.Subject)
 	var held registry.Manifest
 	head, err := client.Find(ctx, destination, tag)
-	if err == nil {
+	switch {
+	case err == nil:
 		if head.Digest == list.Tagged.Digest && list.tagged() {
 			return nil
 		}
-		held, err = client.Get(ctx, destination, head.Digest)
-	}
-	if err != nil && !errors.Is(err, registry.ErrNotFound) {
+		if held, err = client.Get(ctx, destination, head.Digest); err != nil && !errors.Is(err, registry.ErrNotFound) {
+			return err
+		}
+	case !registry.Absent(err):
 		return err
 	}
 	index, changed, err := Fallback(held, list)

@@ -107,9 +107,8 @@ func (c *Client) attempt(ctx context.Context, call call) (answer, error) {
 	if err != nil {
 		return answer{}, err
 	}
-	h := handshake{location: at, scope: at.repository.Scope(call.scope)}
 	for first := true; ; first = false {
-		session, kept, err := c.sessions.get(ctx, h, !first)
+		h, session, kept, err := c.session(ctx, at, call, !first)
 		if err != nil {
 			return answer{}, err
 		}
@@ -121,7 +120,7 @@ func (c *Client) attempt(ctx context.Context, call call) (answer, error) {
 		case !first && session.doubt == nil:
 			session.settle(status, c.sessions.now())
 		case !first:
-		case (kept || session.doubt != nil) && !(call.looks() && session.isSettled(status, c.sessions.now())):
+		case (kept || session.doubt != nil) && !(call.method == http.MethodHead && session.isSettled(status, c.sessions.now())):
 			c.sessions.drop(h, session)
 			if call.stream != nil {
 				return answer{}, fmt.Errorf("%w: %w", errStale, err) // it is read by now
@@ -132,7 +131,7 @@ func (c *Client) attempt(ctx context.Context, call call) (answer, error) {
 			// It asked for no credentials and does not take us without.
 			return answer{}, session.doubt
 		}
-		return got, err
+		return answer{}, c.seen(ctx, session, at, call, err)
 	}
 }
 

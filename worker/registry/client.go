@@ -36,6 +36,8 @@ type Client struct {
 	sessions    *sessions
 	noReferrers *memory // registries without the referrers API
 	denials     *memory // registries that answer HEAD with 404 where GET has an answer
+	noPush      *memory // handshakes that are refused with the scope to push
+	role        role
 }
 
 // NewClient returns a client. It does not talk to anyone yet.
@@ -65,6 +67,7 @@ func NewClient(options Options) *Client {
 		},
 		noReferrers: newMemory(now),
 		denials:     newMemory(now),
+		noPush:      newMemory(now),
 	}
 }
 

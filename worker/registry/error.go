@@ -27,6 +27,7 @@ var (
 	ErrPage           = errors.New("no answer of a registry") // a success that is a page for people, or nothing
 	ErrCredentials    = errors.New("credentials")             // they could not be read
 	ErrName           = errors.New("not a repository")        // the name does not parse
+	ErrHidden         = errors.New("not to be seen")          // beside a 401 or 403 of a destination; see Writing
 	ErrNoReferrersAPI = errors.New("no referrers API")        // only Referrers returns it
 )
 

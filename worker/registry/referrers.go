@@ -60,7 +60,7 @@ func (l *referrersList) page(ctx context.Context) ([]Entry, error) {
 		index, got, err = l.askAgain(ctx, err)
 	}
 	if !l.begun && lacksAPI(err) {
-		if !errors.Is(err, errNoRepository) {
+		if !errors.Is(err, errNoRepository) && !errors.Is(err, ErrHidden) {
 			l.noReferrers.note(host)
 		}
 		return nil, ErrNoReferrersAPI
@@ -131,7 +131,7 @@ func readIndex(got answer) (Manifest, error) {
 // OCI distribution specification has 404 for that; registries that do not know
 // the route also answer as to a malformed request, or with their website.
 func lacksAPI(err error) bool {
-	if errors.Is(err, errWebsite) {
+	if errors.Is(err, errWebsite) || errors.Is(err, ErrHidden) {
 		return true
 	}
 	failed := (*Error)(nil)

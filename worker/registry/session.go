@@ -35,11 +35,15 @@ type Keychain interface {
 type session struct {
 	http.Client
 	login login
+	basic bool       // the registry wants a user and a password with each request
 	renew time.Time  // when it is to be opened again; zero: when it is refused
 	doubt *pageError // instead of a challenge
 
 	mu      sync.Mutex
 	settled map[int]time.Time // statuses that a new session got, too
+
+	asking          sync.Mutex
+	answered, right bool // whether user and password are taken
 }
 
 // sessions keeps the sessions of a client, so that a token is fetched once and
@@ -142,7 +146,7 @@ func (s *sessions) handshake(ctx context.Context, h handshake, known containers.
 	if err != nil {
 		return nil, err
 	}
-	opened := &session{login: login{known, presented}, doubt: asked.doubt, settled: make(map[int]time.Time)}
+	opened := &session{login: login{known, presented}, doubt: asked.doubt, basic: strings.EqualFold(asked.Scheme, "basic"), settled: make(map[int]time.Time)}
 	sender := &authorized{network: s.network, host: registry.RegistryStr(), scheme: "https"}
 	if asked.Insecure {
 		sender.scheme = "http"

@@ -87,24 +87,26 @@ func TestEndedSessions(t *testing.T) {
 // TestRefusedSessions: what a new session is refused, too, is not asked for with yet
 // another one, and the reason says where the credentials came from.
 func TestRefusedSessions(t *testing.T) {
-	for status, want := range map[int]string{400: "", 401: "the credentials of a test do not allow it", 403: "the credentials of a test do not allow it"} {
+	for _, status := range []int{401, 403} {
+		const want = "the credentials of a test do not allow it"
 		r := registrytest.New(t, registrytest.WithTokenAuth(registrytest.TokenAuth{User: "bob", Password: "old"}))
 		pushImage(t, r, "1")
 		keychain := new(fixed)
 		keychain.set("bob", "old")
 		c := insecure(r, keychain)
-		repository := r.Host() + "/" + repository
-		lists := registrytest.Kinds(registrytest.KindTags)
-		r.Inject(registrytest.Fault{Match: lists, Status: status})
-		_, err := tags(t.Context(), c, repository)
+		repository := reference.MustRepository(r.Host() + "/" + repository)
+		r.Inject(registrytest.Fault{Match: headRequests, Status: status})
+		_, err := c.Head(t.Context(), repository, reference.MustTag("1"))
 		require.ErrorContains(t, err, want)
-		require.Equal(t, 1, r.Count(lists), "it was a new session")
+		require.Equal(t, 1, r.Count(headRequests), "it was a new session")
 		for range 5 {
-			_, err = tags(t.Context(), c, repository)
+			_, err = c.Head(t.Context(), repository, reference.MustTag("1"))
 			require.ErrorContains(t, err, want)
 		}
-		require.Equal(t, 1+2+4, r.Count(lists), "once with another session, and then no more")
+		require.Equal(t, 1+2+4, r.Count(headRequests), "once with another session, and then no more")
 		require.Equal(t, 2, r.Count(tokenRequests))
+		_, err = c.Get(t.Context(), repository, reference.MustTag("1"))
+		require.NoError(t, err)
 	}
 }
 

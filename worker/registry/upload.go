@@ -30,7 +30,8 @@ func (c *Client) CopyBlob(ctx context.Context, source, destination reference.Rep
 }
 
 func (c *Client) copyBlob(ctx context.Context, source, destination reference.Repository, blob Descriptor) error {
-	there, err := c.hasBlob(ctx, destination, blob)
+	to := c.Writing()
+	there, err := to.hasBlob(ctx, destination, blob)
 	if err != nil || there {
 		return err
 	}
@@ -41,7 +42,7 @@ func (c *Client) copyBlob(ctx context.Context, source, destination reference.Rep
 		scope: transport.PullScope, path: blobs, limit: maxErrorSize, instead: aBlob, within: blobTimeout,
 		into: func(got answer, body io.Reader) error {
 			content := &blobReader{body: body, blob: blob, status: got.status, verifier: blob.Digest.Verifier()}
-			uploaded = c.upload(ctx, destination, blob, content)
+			uploaded = to.upload(ctx, destination, blob, content)
 			return content.failed
 		},
 	})
@@ -58,7 +59,7 @@ func (c *Client) hasBlob(ctx context.Context, repository reference.Repository, b
 		op: OpHead, repository: repository, reference: blob.Digest, method: http.MethodHead,
 		scope: transport.PullScope, path: blobs, limit: maxErrorSize, instead: aBlob,
 	})
-	if errors.Is(err, ErrNotFound) {
+	if Absent(err) {
 		return false, nil
 	}
 	if err != nil {

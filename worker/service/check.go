@@ -43,7 +43,7 @@ func NewChecker(ctx context.Context, b *broker.Broker, r Registries, limits map[
 	return &Checker{guard: guard, budget: store, Checker: &check.Checker{
 		Resolver: r.upstream(source, network, log),
 		Source:   source,
-		Mirror:   &mirror.Mirror{Registry: r.client(network, keychain)},
+		Mirror:   &mirror.Mirror{Destination: r.client(network, keychain).Comparing()},
 		Absent:   absences.Absent,
 		Outlook: func(ctx context.Context, registry string) (budget.Outlook, error) {
 			return store.Outlook(ctx, registry, who(registry), limits[registry])
