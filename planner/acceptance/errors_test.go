@@ -115,8 +115,8 @@ func TestBadConfiguration(t *testing.T) {
 	} {
 		require.Contains(t, said, variable)
 	}
-	worker := start(t, s.with("WORKER_CONCURRENCY", "0", "MAX_ATTEMPTS", "few", "METRICS_ADDR", "here").env, "", "worker").exits(2)
-	for _, variable := range []string{"WORKER_CONCURRENCY", "MAX_ATTEMPTS", "METRICS_ADDR"} {
+	worker := start(t, s.with("WORKER_CONCURRENCY", "0", "MAX_ATTEMPTS", "few", "METRICS_ADDR", "here", "CHILD_ENV", "PATH,NATS_PASSWORD").env, "", "worker").exits(2)
+	for _, variable := range []string{"WORKER_CONCURRENCY", "MAX_ATTEMPTS", "METRICS_ADDR", "CHILD_ENV"} {
 		require.Contains(t, worker, variable)
 	}
 }

@@ -31,7 +31,7 @@ type planted map[string]string
 func plant() planted {
 	p := planted{}
 	for _, place := range []string{
-		"NATS_PASSWORD", "NATS_URL", "NATS_TOKEN", "MIRROR_SOURCE_URL", "query", "auth.json", "helper", "failing-helper", "proxy", "AWS",
+		"NATS_PASSWORD", "NATS_URL", "NATS_TOKEN", "MIRROR_SOURCE_URL", "query", "auth.json", "helper", "failing-helper", "proxy", "AWS", "CI", "others",
 	} {
 		p[place] = "s3cr&t/" + place + "+of=ours"
 	}
@@ -88,6 +88,8 @@ func newNosy(t *testing.T) *nosy {
 	n.env["LOG_LEVEL"] = "debug"
 	n.env["MAX_ATTEMPTS"] = "1"
 	n.env["AWS_SECRET_ACCESS_KEY"] = n.planted["AWS"]
+	n.env["CI_JOB_TOKEN"], n.env["CHILD_ENV"] = n.planted["CI"], "CI_*"
+	n.env["DATABASE_PASSWORD"] = n.planted["others"]
 	n.watchChildren()
 	n.giveCredentials(broken.Host())
 	n.tellTales()
@@ -285,7 +287,7 @@ func (n *nosy) searchFiles(store string) {
 }
 
 // searchChildren looks at what skopeo and the helpers were started with. A proxy's
-// password is of use to nobody but them, and so are those of clouds.
+// password is of use to nobody but them, and so are those of clouds and what CHILD_ENV names.
 func (n *nosy) searchChildren() {
 	n.t.Helper()
 	seen := map[string]int{}
@@ -299,10 +301,10 @@ func (n *nosy) searchChildren() {
 		case ".cmdline":
 			require.Empty(n.t, n.planted.in(string(text)), name)
 		case ".environ":
-			require.Empty(n.t, n.planted.except("proxy", "AWS").in(string(text)), name)
+			require.Empty(n.t, n.planted.except("proxy", "AWS", "CI").in(string(text)), name)
 			require.NotContains(n.t, string(text), "NATS_")
 			require.NotContains(n.t, string(text), "MIRROR_")
-			for _, needed := range []string{"PATH=", "HOME=", "REGISTRY_AUTH_FILE=", "HTTP_PROXY=", "https_proxy=", "AWS_SECRET_ACCESS_KEY="} {
+			for _, needed := range []string{"PATH=", "HOME=", "REGISTRY_AUTH_FILE=", "HTTP_PROXY=", "https_proxy=", "AWS_SECRET_ACCESS_KEY=", "CI_JOB_TOKEN="} {
 				require.Contains(n.t, "\x00"+string(text), "\x00"+needed, name)
 			}
 		default:

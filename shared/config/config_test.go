@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
+	stdlog "log"
 	"log/slog"
 	"net/url"
 	"strings"
@@ -139,13 +140,17 @@ func TestLogHasNoSecrets(t *testing.T) {
 	for _, format := range []string{"text", "json"} {
 		l := config.Log{Level: slog.LevelDebug, Format: format}
 		var out bytes.Buffer
+		before := slog.Default()
+		t.Cleanup(func() { slog.SetDefault(before) })
 		log := l.Logger(&out).With("password", secret)
+		stdlog.Print("a library sent ", secret)
 		log.Debug("got "+secret, "error", fmt.Errorf("refused: %w", errors.New(secret)), "list", []string{"a", secret},
 			"bytes", []byte(secret), "url", &url.URL{Scheme: "https", User: url.UserPassword("bob", "unknown"), Host: "quay.io"},
 			slog.Group("all", "map", map[string]string{"a": secret}, "number", 7, "plain", []string{"a", "b"}))
 		require.NotContains(t, out.String(), "s3cret")
 		require.NotContains(t, out.String(), "unknown")
 		require.Contains(t, out.String(), "got xxxxx")
+		require.Contains(t, out.String(), "a library sent xxxxx")
 		require.Contains(t, out.String(), "refused: xxxxx")
 		require.Contains(t, out.String(), "https://quay.io")
 		if format == "json" {

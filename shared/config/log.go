@@ -22,8 +22,15 @@ func (l *Log) Validate() []error {
 	return nil
 }
 
-// Logger writes to w, without secrets.
+// Logger writes to w, without secrets. What libraries log, such as net/http where GODEBUG
+// asks it to, goes there from now on.
 func (l *Log) Logger(w io.Writer) *slog.Logger {
+	log := l.logger(w)
+	slog.SetDefault(log)
+	return log
+}
+
+func (l *Log) logger(w io.Writer) *slog.Logger {
 	options := &slog.HandlerOptions{Level: l.Level, ReplaceAttr: withoutSecrets}
 	if strings.EqualFold(l.Format, "json") {
 		return slog.New(slog.NewJSONHandler(w, options))

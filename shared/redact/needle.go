@@ -84,7 +84,7 @@ func spellings(secret string) []string {
 	inQuery, inPath := url.QueryEscape(secret), url.PathEscape(secret)
 	inHTML := html.EscapeString(secret)
 	return []string{
-		secret,
+		secret, strings.Join(strings.Fields(secret), " "),
 		inQuery, lowerEscapes(inQuery), inPath, lowerEscapes(inPath),
 		inJSON(secret, true), inJSON(secret, false),
 		inHTML, strings.NewReplacer("&#34;", "&quot;", "&#39;", "&apos;").Replace(inHTML),
