@@ -47,4 +47,5 @@ func (e *Error) Error() string {
 	return strings.Join(lines, "\n")
 }
 
+// Is makes it an ErrBadList.
 func (e *Error) Is(target error) bool { return target == ErrBadList }
