@@ -13,7 +13,7 @@ LDFLAGS  := $(foreach module,planner worker,-X github.com/osism/skopeo-worker/$(
 .DEFAULT_GOAL := build
 # Two installations at once would meet in apt-get's lock.
 .NOTPARALLEL:
-.PHONY: build check test demo mirror bench fmt lint tidy images dist chart-test chart-docs help require-go require-cc require-skopeo require-urls
+.PHONY: build check test chaos demo mirror bench fmt lint tidy images dist chart-test chart-docs help require-go require-cc require-skopeo require-urls
 
 build: require-go ## build bin/planner and bin/worker
 	$(GO) build -ldflags "$(LDFLAGS)" -o bin/ ./planner ./worker
@@ -22,6 +22,13 @@ check: lint tidy test chart-test ## all that a change must pass: format, linters
 
 test: require-go require-cc require-skopeo ## run all tests, with the race detector
 	$(GO) test -race -timeout 14m $(PACKAGES)
+
+# How long make chaos makes things go wrong, and the seed of a run to repeat; 0: a new one.
+CHAOS_FOR ?= 2m
+SEED      ?= 0
+
+chaos: require-go require-skopeo ## kill, cut, stall, fill and lie for CHAOS_FOR, then see that nothing is lost; SEED= repeats one
+	$(GO) test -count=1 -v -timeout 60m ./planner/acceptance -run '^TestChaos$$' -chaos.for $(CHAOS_FOR) -chaos.seed $(SEED)
 
 demo: build require-skopeo ## mirror a small catalogue between two registries on this machine
 	$(GO) run ./planner/demo

@@ -1,0 +1,171 @@
+package acceptance
+
+import (
+	"fmt"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/nats-io/nats.go"
+	"github.com/stretchr/testify/require"
+
+	"github.com/osism/skopeo-worker/shared/broker"
+)
+
+const (
+	brokerDisk = 48 << 20
+	skopeoDisk = 16 << 20
+)
+
+// brokerProcess is nats-server as a process of its own.
+type brokerProcess struct {
+	t       *testing.T
+	dir     string // its store
+	small   bool   // the store is on a disk of its own
+	address string
+	relay   *relay
+
+	mu      sync.Mutex
+	command *exec.Cmd
+}
+
+// buildBroker builds the nats-server that the planner embeds.
+var buildBroker = sync.OnceValues(func() (string, error) {
+	path := filepath.Join(bin, "nats-server")
+	output, err := exec.Command("go", "build", "-o", path, "github.com/nats-io/nats-server/v2").CombinedOutput()
+	if err != nil {
+		return "", fmt.Errorf("building nats-server: %w: %s", err, output)
+	}
+	return path, nil
+})
+
+func startBroker(t *testing.T, dir string) *brokerProcess {
+	t.Helper()
+	b := &brokerProcess{t: t, dir: dir, small: isSmallDisk(dir)}
+	b.start()
+	t.Cleanup(b.kill)
+	return b
+}
+
+// start starts the server, and returns when it answers.
+func (b *brokerProcess) start() {
+	b.t.Helper()
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.command != nil {
+		return // another fault was faster
+	}
+	path, err := buildBroker()
+	require.NoError(b.t, err)
+	b.address = freeAddress(b.t)
+	config := filepath.Join(b.t.TempDir(), "nats.conf")
+	require.NoError(b.t, os.WriteFile(config, fmt.Appendf(nil,
+		"listen: %q\njetstream { store_dir: %q, sync_interval: always }\n", b.address, b.dir), 0o600))
+	b.command = exec.Command(path, "-c", config)
+	require.NoError(b.t, b.command.Start())
+	require.Eventually(b.t, func() bool {
+		connection, err := nats.Connect("nats://" + b.address)
+		if err != nil {
+			return false
+		}
+		defer connection.Close()
+		js, err := connection.JetStream()
+		if err == nil {
+			_, err = js.AccountInfo()
+		}
+		return err == nil
+	}, patience, tick)
+	if b.relay != nil {
+		b.relay.aim(b.address)
+	}
+}
+
+// kill is a kill -9.
+func (b *brokerProcess) kill() {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.command == nil {
+		return
+	}
+	_ = b.command.Process.Kill()
+	_ = b.command.Wait()
+	b.command = nil
+}
+
+func (b *brokerProcess) suspend(length time.Duration) {
+	b.mu.Lock() // so that nobody waits for a start meanwhile
+	defer b.mu.Unlock()
+	if b.command == nil {
+		return
+	}
+	_ = b.command.Process.Signal(syscall.SIGSTOP)
+	time.Sleep(length)
+	_ = b.command.Process.Signal(syscall.SIGCONT)
+}
+
+func (b *brokerProcess) config() broker.Config {
+	return broker.Config{URL: "nats://" + b.address, Replicas: 1}
+}
+
+func freeAddress(t *testing.T) string {
+	t.Helper()
+	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	require.NoError(t, err)
+	defer listener.Close()
+	return listener.Addr().String()
+}
+
+// smallDisk returns an empty folder: on a disk of its own of so many bytes, if the
+// system lets us mount one.
+func smallDisk(t *testing.T, size int) string {
+	t.Helper()
+	dir := t.TempDir()
+	if err := syscall.Mount("tmpfs", dir, "tmpfs", 0, fmt.Sprintf("size=%d", size)); err != nil {
+		t.Logf("no disk is filled, because mounting one needs a right: %v", err)
+		return dir
+	}
+	t.Cleanup(func() { _ = syscall.Unmount(dir, syscall.MNT_DETACH) })
+	return dir
+}
+
+func isSmallDisk(dir string) bool {
+	var here, above syscall.Stat_t
+	return syscall.Stat(dir, &here) == nil && syscall.Stat(filepath.Dir(dir), &above) == nil && here.Dev != above.Dev
+}
+
+// acks counts what the workers acknowledge. The broker's own counts start again with it.
+type acks struct {
+	mu       sync.Mutex
+	messages map[string]bool // by sequence in the stream
+	again    int             // acknowledgements of a delivery that was not the first
+}
+
+// watch counts until the test ends.
+func (a *acks) watch(t *testing.T, b *brokerProcess) {
+	t.Helper()
+	a.messages = map[string]bool{}
+	connection, err := nats.Connect("nats://"+b.relay.host(), nats.MaxReconnects(-1), nats.ReconnectWait(tick))
+	require.NoError(t, err)
+	t.Cleanup(connection.Close)
+	_, err = connection.Subscribe("$JS.ACK."+broker.StreamName+"."+broker.ConsumerName+".>", func(m *nats.Msg) {
+		tokens := strings.Split(m.Subject, ".")
+		if string(m.Data) == "+WPI" || len(tokens) < 6 {
+			return // a heartbeat
+		}
+		delivery, _ := strconv.Atoi(tokens[4])
+		a.mu.Lock()
+		defer a.mu.Unlock()
+		a.messages[tokens[5]] = true
+		if delivery > 1 {
+			a.again++
+		}
+	})
+	require.NoError(t, err)
+}

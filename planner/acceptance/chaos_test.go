@@ -1,0 +1,222 @@
+package acceptance
+
+import (
+	"encoding/json"
+	"flag"
+	"fmt"
+	"math/rand/v2"
+	"path/filepath"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/osism/skopeo-worker/shared/run"
+	"github.com/osism/skopeo-worker/worker/registrytest"
+)
+
+var (
+	chaosFor  = flag.Duration("chaos.for", 10*time.Second, "how long TestChaos makes things go wrong")
+	chaosSeed = flag.Uint64("chaos.seed", 0, "repeats the faults of an earlier TestChaos; 0: new ones")
+)
+
+const (
+	// chaosWorkers is how many workers run at a time.
+	chaosWorkers = 4
+	// chaosAtOnce is how many things go wrong at a time.
+	chaosAtOnce = 3
+	// settling bounds the time from the last fault to the end of the run: registries that
+	// were closed are tried again after minutes.
+	settling = 10 * time.Minute
+)
+
+// chaos is a site of which every part fails now and then.
+type chaos struct {
+	*site
+	schedule *rand.Rand // only of the goroutine that chooses faults
+	broker   *brokerProcess
+	skopeo   string // the folder of skopeo's caches and temporary files
+
+	toSource, toDestination, toBroker *relay
+
+	entries []string        // repository[:tag] of the list
+	broken  map[string]bool // repository:tag of what the source holds in part only
+	images  int
+
+	mu      sync.Mutex
+	dice    *rand.Rand // of requests
+	workers []*process
+	strikes map[string]*strikes // by the name of the fault
+	acks    acks
+}
+
+// TestChaos: whatever fails, at the end every image is at the destination with its
+// digest, or is a failure whose reason is a fault that struck it.
+func TestChaos(t *testing.T) {
+	seed := *chaosSeed
+	if seed == 0 {
+		seed = rand.Uint64()
+	}
+	t.Logf("chaos: SEED=%d", seed)
+	c := newChaos(t, seed)
+	id := c.plan()
+	for range chaosWorkers {
+		c.employ()
+	}
+	c.fail(*chaosFor)
+	c.settle(id)
+	c.dismiss()
+	t.Log(c.verify(id, *chaosFor, seed))
+}
+
+func newChaos(t *testing.T, seed uint64) *chaos {
+	t.Helper()
+	c := &chaos{
+		site:     newSite(t),
+		schedule: rand.New(rand.NewPCG(seed, 1)),
+		dice:     rand.New(rand.NewPCG(seed, 2)),
+		broken:   map[string]bool{},
+		strikes:  map[string]*strikes{},
+		skopeo:   smallDisk(t, skopeoDisk),
+	}
+	c.broker = startBroker(t, smallDisk(t, brokerDisk))
+	c.toSource = newRelay(t, c.source.Host())
+	c.toDestination = newRelay(t, c.destination.Host())
+	c.toBroker = newRelay(t, c.broker.address)
+	c.broker.relay = c.toBroker
+	shortenAckWait(t, c.broker.config())
+	c.acks.watch(t, c.broker)
+	c.env["NATS_URL"] = "nats://" + c.toBroker.host()
+	c.env["MIRROR_DEST_URL"] = c.toDestination.host() + "/" + prefix
+	c.env["INSECURE_REGISTRIES"] = c.toSource.host() + "," + c.toDestination.host()
+	c.env["CHUNK_SIZE"] = "2"
+	c.env["WORKER_CONCURRENCY"] = "3"
+	c.env["STALL_TIMEOUT"] = "5s"
+	c.env["HOME"], c.env["TMPDIR"] = c.skopeo, c.skopeo
+	c.stock()
+	return c
+}
+
+// stock fills the source: single images and indexes, with layers that repositories
+// share, and tags that share a digest. Two images lack a layer.
+func (c *chaos) stock() {
+	c.t.Helper()
+	const tags = 10
+	repositories := 12
+	if *chaosFor >= time.Minute {
+		repositories = 24
+	}
+	base := registrytest.Layer{Seed: "chaos base", Size: 256 << 10}
+	for i := range repositories {
+		repository := fmt.Sprintf("team%d/service%d", i%4, i)
+		for j := range tags {
+			version := fmt.Sprintf("%d-%d", i, j)
+			own := registrytest.Layer{Seed: version, Size: 32 << 10}
+			image := registrytest.Image{Version: version, Docker: i%3 == 0, Layers: []registrytest.Layer{base, own}}
+			var err error
+			switch {
+			case j == tags-1:
+				var digest string
+				digest, err = c.source.Digest(repository, "v0")
+				require.NoError(c.t, err)
+				err = c.source.Tag(repository, "latest", digest)
+			case j%4 == 3:
+				_, err = c.source.PushIndex(repository, fmt.Sprintf("v%d", j), registrytest.MultiPlatform(version, "linux/amd64", "linux/arm64"))
+			default:
+				_, err = c.source.PushImage(repository, fmt.Sprintf("v%d", j), image)
+			}
+			require.NoError(c.t, err)
+			c.images++
+		}
+		c.entries = append(c.entries, repository)
+	}
+	for _, repository := range []string{c.entries[1], c.entries[2]} {
+		_, _, err := c.source.BreakImage(repository, "v1")
+		require.NoError(c.t, err)
+		c.broken[repository+":v1"] = true
+	}
+	var list strings.Builder
+	list.WriteString("containers:\n")
+	for _, e := range c.entries {
+		fmt.Fprintf(&list, "  - %s/%s\n", c.toSource.host(), e)
+	}
+	c.writeList(list.String())
+}
+
+// employ starts a worker.
+func (c *chaos) employ() {
+	c.t.Helper()
+	p := start(c.t, c.served().env, "", "worker")
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.workers = append(c.workers, p)
+}
+
+// fail makes things go wrong, some at a time, and returns when all is well again.
+func (c *chaos) fail(duration time.Duration) {
+	c.t.Helper()
+	over := time.After(duration)
+	faults := c.faults()
+	var group sync.WaitGroup
+	running := make(chan struct{}, chaosAtOnce)
+	for {
+		f := faults[c.schedule.IntN(len(faults))]
+		length := 300*time.Millisecond + time.Duration(c.schedule.Int64N(int64(3*time.Second)))
+		pause := time.NewTimer(time.Duration(c.schedule.Int64N(int64(500 * time.Millisecond))))
+		select {
+		case running <- struct{}{}:
+			group.Go(func() {
+				defer func() { <-running }()
+				c.begin(f.name)
+				f.strike(length)
+			})
+		case <-over:
+			group.Wait()
+			return
+		}
+		<-pause.C
+	}
+}
+
+// settle waits for the end of the run.
+func (c *chaos) settle(id string) {
+	c.t.Helper()
+	deadline := time.Now().Add(settling)
+	var last run.Status
+	for time.Now().Before(deadline) {
+		p := c.planner("status", "-o", "json", id)
+		<-p.ended
+		if p.exitCode == 0 && json.Unmarshal([]byte(p.stdout.String()), &last) == nil && last.Over() {
+			require.Contains(c.t, []string{run.StateDone, run.StateFailed}, last.State)
+			return
+		}
+		time.Sleep(time.Second)
+	}
+	require.Failf(c.t, "the run does not end", "%+v", last)
+}
+
+// dismiss stops the workers as an operator would.
+func (c *chaos) dismiss() {
+	c.t.Helper()
+	for _, w := range c.workers {
+		select {
+		case <-w.ended:
+			require.Equal(c.t, -1, w.exitCode, "a worker ended by itself: %s", w.all.String())
+		default:
+			w.signal(syscall.SIGTERM)
+			w.exits(0)
+		}
+	}
+}
+
+// leftovers are the processes, by their command, that were started below the site and
+// are there still, and the temporary files of skopeo.
+func (c *chaos) leftovers() []string {
+	c.t.Helper()
+	left, err := filepath.Glob(filepath.Join(c.skopeo, "container_images_*"))
+	require.NoError(c.t, err)
+	return append(left, processesWith(c.t, "HOME="+c.skopeo)...)
+}
