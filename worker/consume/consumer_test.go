@@ -161,6 +161,24 @@ func TestTwoWorkersHoldOneChunk(t *testing.T) {
 	require.Equal(t, 1, b.from.Pulls())
 }
 
+// TestRemainderOfAnAcknowledgedChunk: a worker that comes late to a chunk that another
+// one has done leaves nothing of it behind.
+func TestRemainderOfAnAcknowledgedChunk(t *testing.T) {
+	b := embedded(t)
+	impatient(t, b.Broker, 50*time.Millisecond)
+	b.push(t, "1")
+	b.plan(t, b.chunk())
+	one := b.receive(t)
+	two := b.receive(t)
+	c := b.consumer(t)
+	c.take(t.Context(), one)
+	b.mirrored(t, "1")
+	stopped, stop := context.WithCancel(t.Context())
+	stop() // so that everything is left
+	c.take(stopped, two)
+	require.Empty(t, b.subjects(t, subject.OfRun(name, runID)))
+}
+
 // unacked is a message whose worker dies when it acknowledges.
 type unacked struct {
 	jetstream.Msg

@@ -90,17 +90,36 @@ func (d *delivery) do(ctx context.Context, c message.Chunk, fresh bool) (outcome
 	if err != nil {
 		return "", err
 	}
-	for _, part := range result.Parts {
-		if err := d.remainder(ctx, c, part, 0); err != nil {
-			return "", err
-		}
-	}
-	if len(result.Left) > 0 {
-		if err := d.remainder(ctx, c, result.Left, result.After); err != nil {
-			return "", err
-		}
+	if err := d.leave(ctx, c, result); err != nil {
+		return "", err
 	}
 	return d.outcome(result), d.done(ctx)
+}
+
+// leave publishes the parts of the chunk and what is left of it. If another worker has
+// acknowledged the message meanwhile, it has done so itself, and a run that is over must
+// not begin again.
+func (d *delivery) leave(ctx context.Context, c message.Chunk, result chunk.Result) error {
+	if len(result.Parts) == 0 && len(result.Left) == 0 {
+		return nil
+	}
+	acknowledged := false
+	err := insist(ctx, d.log, func(ctx context.Context) (err error) {
+		acknowledged, err = d.acknowledged(ctx)
+		return err
+	})
+	if err != nil || acknowledged {
+		return err
+	}
+	for _, part := range result.Parts {
+		if err := d.remainder(ctx, c, part, 0); err != nil {
+			return err
+		}
+	}
+	if len(result.Left) == 0 {
+		return nil
+	}
+	return d.remainder(ctx, c, result.Left, result.After)
 }
 
 // outcome tells the metrics what became of the chunk.
@@ -145,10 +164,9 @@ func (d *delivery) acknowledge(ctx context.Context) error {
 	if refused == nil || ctx.Err() != nil || !d.broker.Conn.IsConnected() {
 		return refused
 	}
-	// A stream that was made again has other messages under the same sequences.
-	m, err := d.broker.Next(ctx, broker.StreamName, d.msg.Subject(), d.sequence)
-	if errors.Is(err, jetstream.ErrMsgNotFound) || err == nil && m.Sequence != d.sequence {
-		return nil // it is gone: somebody else was done with it, too
+	gone, err := d.gone(ctx)
+	if gone {
+		return nil // somebody else was done with it, too
 	}
 	if err == nil {
 		err = d.broker.Stream.DeleteMsg(ctx, d.sequence)
@@ -157,4 +175,29 @@ func (d *delivery) acknowledge(ctx context.Context) error {
 		return errors.Join(refused, err)
 	}
 	return nil
+}
+
+// gone reports whether the stream does not hold the message any more. A stream that was
+// made again has other messages under the same sequences.
+func (d *delivery) gone(ctx context.Context) (bool, error) {
+	m, err := d.broker.Next(ctx, broker.StreamName, d.msg.Subject(), d.sequence)
+	if errors.Is(err, jetstream.ErrMsgNotFound) {
+		return true, nil
+	}
+	return err == nil && m.Sequence != d.sequence, err
+}
+
+// acknowledged reports whether another worker has acknowledged the message. A message
+// that is gone with its whole stream was not.
+func (d *delivery) acknowledged(ctx context.Context) (bool, error) {
+	gone, err := d.gone(ctx)
+	if err != nil || !gone {
+		return false, err
+	}
+	meta, err := d.msg.Metadata()
+	if err != nil {
+		return false, err
+	}
+	info, err := d.broker.Stream.Info(ctx)
+	return err == nil && info.Created.Before(meta.Timestamp), err
 }
