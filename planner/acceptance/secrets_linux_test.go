@@ -69,22 +69,22 @@ func (p planted) except(places ...string) planted {
 type nosy struct {
 	*site
 	planted
-	seen    string // folder in which children write down their arguments and variables
-	mu      sync.Mutex
-	sent    []string      // tokens that were echoed
-	fetched *atomic.Int32 // requests for the list with its credentials
-	via     *atomic.Int32 // requests to the proxy with its password
-	all     []*process
+	seen string // folder in which children write down their arguments and variables
+	mu   sync.Mutex
+	sent []string      // tokens that were echoed
+	list *atomic.Int32 // requests for the list with its credentials
+	via  *atomic.Int32 // requests to the proxy with its password
+	all  []*process
 }
 
 func newNosy(t *testing.T) *nosy {
 	t.Helper()
-	n := &nosy{planted: plant(), seen: t.TempDir(), fetched: new(atomic.Int32), via: new(atomic.Int32)}
+	n := &nosy{planted: plant(), seen: t.TempDir(), list: new(atomic.Int32), via: new(atomic.Int32)}
 	n.site = newSite(t, registrytest.WithTokenAuth(registrytest.TokenAuth{User: "puller", Password: n.planted["auth.json"]}))
 	n.destination = registrytest.New(t, registrytest.WithBasicAuth("pusher", n.planted["helper"]))
 	broken := registrytest.New(t, registrytest.WithBasicAuth("nobody", "knows"))
 	n.env["MIRROR_DEST_URL"] = n.destination.Host() + "/" + prefix
-	n.env["INSECURE_REGISTRIES"] = strings.Join([]string{n.source.Host(), n.destination.Host(), broken.Host(), "far.example"}, ",")
+	n.env["INSECURE_REGISTRIES"] = strings.Join([]string{n.site.source.Host(), n.destination.Host(), broken.Host(), "far.example"}, ",")
 	n.env["LOG_LEVEL"] = "debug"
 	n.env["MAX_ATTEMPTS"] = "1"
 	n.env["AWS_SECRET_ACCESS_KEY"] = n.planted["AWS"]
@@ -101,7 +101,7 @@ func newNosy(t *testing.T) *nosy {
 	_, err := broken.PushImage("osism/helper", "1", registrytest.Image{})
 	require.NoError(t, err)
 	n.write("osism/good", "osism/manifest", "osism/listing", "osism/layer", "osism/put")
-	text, err := os.ReadFile(n.list)
+	text, err := os.ReadFile(n.site.list)
 	require.NoError(t, err)
 	n.serveList(string(text) + "  - " + broken.Host() + "/osism/helper:1\n  - far.example/lib/x:1\n")
 	return n
@@ -133,7 +133,7 @@ printf '{"ServerURL":"%s","Username":"pusher","Secret":"`+n.planted["helper"]+`"
 	path := filepath.Join(n.t.TempDir(), "auth.json")
 	login := base64.StdEncoding.EncodeToString([]byte("puller:" + n.planted["auth.json"]))
 	text := fmt.Sprintf(`{"auths":{%q:{"auth":%q}},"credHelpers":{%q:"works",%q:"breaks"}}`,
-		n.source.Host(), login, n.destination.Host(), broken)
+		n.site.source.Host(), login, n.destination.Host(), broken)
 	require.NoError(n.t, os.WriteFile(path, []byte(text), 0o600))
 	n.env["REGISTRY_AUTH_FILE"] = path
 }
@@ -158,9 +158,9 @@ func (n *nosy) tellTales() {
 		match registrytest.Match
 		echo  func(scheme, value string) string
 	}{
-		{n.source, of("osism/manifest", pulls), token},
-		{n.source, of("osism/listing", registrytest.Kinds(registrytest.KindTags)), token},
-		{n.source, of("osism/layer", blobs), header},
+		{n.site.source, of("osism/manifest", pulls), token},
+		{n.site.source, of("osism/listing", registrytest.Kinds(registrytest.KindTags)), token},
+		{n.site.source, of("osism/layer", blobs), header},
 		{n.destination, of(prefix+"/osism/put", registrytest.Kinds(registrytest.KindManifestPut)), decoded},
 	} {
 		fault.at.Inject(registrytest.Fault{Match: fault.match, Status: http.StatusForbidden, Echo: fault.echo})
@@ -196,7 +196,7 @@ func (n *nosy) serveList(text string) {
 			http.Error(w, "no", http.StatusForbidden)
 			return
 		}
-		n.fetched.Add(1)
+		n.list.Add(1)
 		_, _ = w.Write([]byte(text))
 	}))
 	n.t.Cleanup(lists.Close)
@@ -225,7 +225,7 @@ func (n *nosy) fails() {
 		}
 		return n.via.Load() > 0
 	}, patience, tick)
-	require.Positive(n.t, n.fetched.Load())
+	require.Positive(n.t, n.list.Load())
 	require.NotEmpty(n.t, n.tokens())
 }
 
@@ -245,7 +245,7 @@ func (n *nosy) planner(arguments ...string) *process {
 // hides requires that the text shows no secret.
 func (n *nosy) hides(what, text string) {
 	n.t.Helper()
-	require.Empty(n.t, n.in(text), "%s\n%s", what, text)
+	require.Empty(n.t, n.planted.in(text), "%s\n%s", what, text)
 	for _, token := range n.tokens() {
 		require.NotContains(n.t, text, token, what)
 	}
@@ -280,7 +280,7 @@ func (n *nosy) searchFiles(store string) {
 		}
 		files++
 		text, err := os.ReadFile(path)
-		require.Empty(n.t, n.in(string(text)), path)
+		require.Empty(n.t, n.planted.in(string(text)), path)
 		return err
 	}))
 	require.Positive(n.t, files)
@@ -299,9 +299,9 @@ func (n *nosy) searchChildren() {
 		require.NoError(n.t, err)
 		switch filepath.Ext(name) {
 		case ".cmdline":
-			require.Empty(n.t, n.in(string(text)), name)
+			require.Empty(n.t, n.planted.in(string(text)), name)
 		case ".environ":
-			require.Empty(n.t, n.except("proxy", "AWS", "CI").in(string(text)), name)
+			require.Empty(n.t, n.planted.except("proxy", "AWS", "CI").in(string(text)), name)
 			require.NotContains(n.t, string(text), "NATS_")
 			require.NotContains(n.t, string(text), "MIRROR_")
 			for _, needed := range []string{"PATH=", "HOME=", "REGISTRY_AUTH_FILE=", "HTTP_PROXY=", "https_proxy=", "AWS_SECRET_ACCESS_KEY=", "CI_JOB_TOKEN="} {

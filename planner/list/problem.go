@@ -47,5 +47,4 @@ func (e *Error) Error() string {
 	return strings.Join(lines, "\n")
 }
 
-// Is makes it an ErrBadList.
 func (e *Error) Is(target error) bool { return target == ErrBadList }

@@ -186,7 +186,9 @@ func isLocal(host string) bool { return host == "localhost" || strings.HasSuffix
 // do not: 2130706433, 0x7f.1 (URL Standard, "ends in a number").
 func endsInNumber(host string) bool {
 	last := host[strings.LastIndexByte(host, '.')+1:]
-	digits, hex := strings.CutPrefix(last, "0x")
-	isDigit := func(r rune) bool { return r >= '0' && r <= '9' || hex && r >= 'a' && r <= 'f' }
-	return last != "" && strings.TrimFunc(digits, isDigit) == ""
+	digits := strings.TrimPrefix(last, "0x")
+	hex := len(digits) < len(last)
+	return last != "" && !strings.ContainsFunc(digits, func(r rune) bool {
+		return !(r >= '0' && r <= '9' || hex && r >= 'a' && r <= 'f')
+	})
 }

@@ -116,7 +116,7 @@ func TestVanishedInAListingWithDigests(t *testing.T) {
 	b := newBenchBetween(t, quay, registrytest.New(t))
 	insecure := []string{quay.Host()}
 	b.Resolver = &resolve.Upstream{Registry: b.Mirror.Registry, Listing: listing.New(listing.Options{
-		Registry: b.Mirror.Registry, QuayHosts: insecure, Insecure: insecure,
+		Registry: b.Mirror.Registry, QuayHosts: insecure,
 	})}
 	b.push(t, "1", "2", "3")
 	remove := b.from.Inject(registrytest.Fault{Match: manifests, Status: 404})

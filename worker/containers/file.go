@@ -126,8 +126,7 @@ func complaint(err error) string {
 const nowhere = "/nonexistent"
 
 // find lets containers/image look into this file alone. The helpers of registries.conf
-// are kept out of it: it would run them without a time limit, with all of our
-// environment, and with our stderr.
+// are kept out of it: it would run them without a time limit, and with our stderr.
 func (f authFile) find(key string, in content) (Credential, error) {
 	look := types.SystemContext{AuthFilePath: f.path, SystemRegistriesConfPath: os.DevNull, SystemRegistriesConfDirPath: nowhere}
 	if f.legacy {

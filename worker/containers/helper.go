@@ -1,16 +1,18 @@
 package containers
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
 	"io"
 	"os/exec"
-	"syscall"
 	"time"
 
 	"github.com/docker/docker-credential-helpers/client"
 	"github.com/docker/docker-credential-helpers/credentials"
+
+	"github.com/osism/skopeo-worker/worker/child"
 )
 
 // ErrHelper says that a credential helper failed. It names the helper and never what it
@@ -25,7 +27,7 @@ const (
 	// person at a keyboard has no use here.
 	helperTimeout = 30 * time.Second
 
-	// helperGrace is how long what a helper has started may hold its output open.
+	// helperGrace is how long a helper that hangs may take to end by itself.
 	helperGrace = time.Second
 
 	// identityTokenUser is the user name by which helpers mark an identity token.
@@ -33,15 +35,18 @@ const (
 )
 
 // program is a helper's process, as the client of docker-credential-helpers
-// wants it, but ended with its context.
-type program struct{ *exec.Cmd }
+// wants it, but ended with its context. What it says on stderr may be a secret.
+type program struct{ *child.Process }
 
+// Input implements client.Program.
 func (p program) Input(in io.Reader) { p.Stdin = in }
 
-// endTogether ends what a helper has started with it.
-func endTogether(command *exec.Cmd) {
-	command.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
-	command.Cancel = func() error { return syscall.Kill(-command.Process.Pid, syscall.SIGKILL) }
+// Output implements client.Program.
+func (p program) Output() ([]byte, error) {
+	var said bytes.Buffer
+	p.Stdout = &said
+	err := p.Run()
+	return said.Bytes(), err
 }
 
 // askHelper gets a registry's credentials from a helper; those of nobody where it knows
@@ -54,10 +59,9 @@ func askHelper(ctx context.Context, patience time.Duration, helper, registry str
 		return Credential{}, fmt.Errorf("%w %s for %s: not found in PATH", ErrHelper, name, registry)
 	}
 	found, err := client.Get(func(args ...string) client.Program {
-		command := exec.CommandContext(ctx, name, args...)
-		command.WaitDelay = helperGrace
-		endTogether(command)
-		return program{command}
+		process := child.New(ctx, name, args...)
+		process.Grace = helperGrace
+		return program{process}
 	}, registry)
 	switch {
 	case credentials.IsErrCredentialsNotFound(err):

@@ -37,12 +37,12 @@ var errSlow = fmt.Errorf("no complete answer within %s", answerTimeout)
 type api struct {
 	client    http.Client
 	userAgent string
-	insecure  map[string]bool
+	insecure  func(host string) (bool, error)
 	plain     sync.Map // insecure hosts that answered in plain HTTP
 }
 
 func newAPI(options Options) *api {
-	a := &api{userAgent: options.UserAgent, insecure: hostSet(options.Insecure)}
+	a := &api{userAgent: options.UserAgent, insecure: options.Registry.Insecure}
 	a.client = http.Client{Transport: options.Transport, CheckRedirect: a.follow}
 	return a
 }
@@ -52,7 +52,10 @@ func (a *api) follow(request *http.Request, via []*http.Request) error {
 	if len(via) >= maxRedirects {
 		return fmt.Errorf("%w: more than %d redirects", registry.ErrUnexpected, maxRedirects)
 	}
-	if request.URL.Scheme != "https" && !a.insecure[request.URL.Host] {
+	if insecure, err := a.insecure(request.URL.Host); request.URL.Scheme != "https" && !insecure {
+		if err != nil {
+			return err
+		}
 		return fmt.Errorf("redirected to %s, which %w", request.URL.Host, registry.ErrPlainHTTP)
 	}
 	return nil
@@ -95,7 +98,10 @@ func (a *api) send(ctx context.Context, target url.URL) (*http.Response, error) 
 		target.Scheme = "http"
 	}
 	response, err := a.once(ctx, target)
-	if err == nil || target.Scheme == "http" || !a.insecure[target.Host] || ctx.Err() != nil {
+	if err == nil || target.Scheme == "http" || ctx.Err() != nil {
+		return response, err
+	}
+	if insecure, unknown := a.insecure(target.Host); unknown != nil || !insecure {
 		return response, err
 	}
 	target.Scheme = "http"

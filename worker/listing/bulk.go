@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"iter"
 	"log/slog"
+	"net/http"
 	"net/url"
 	"slices"
 	"sync"
@@ -39,7 +40,7 @@ type complaint struct {
 
 // causes are why an API cannot be used that did not refuse us.
 var causes = []error{
-	registry.ErrUnexpected, registry.ErrTooLarge, registry.ErrPlainHTTP,
+	registry.ErrUnexpected, registry.ErrPage, registry.ErrTooLarge, registry.ErrPlainHTTP,
 	registry.ErrCertificate, registry.ErrUnavailable,
 }
 
@@ -76,6 +77,10 @@ type source struct {
 // word on the repository.
 func (b *bulk) tags(ctx context.Context, repository reference.Repository, from source) iter.Seq2[Tag, error] {
 	return func(yield func(Tag, error) bool) {
+		if err := b.oci.Registry.Allowed(repository); err != nil {
+			yield(Tag{}, named(repository, err))
+			return
+		}
 		seen := names{}
 		for tag, err := range b.pages(ctx, repository, from) {
 			invalid := (*registry.TagError)(nil)
@@ -114,7 +119,8 @@ func (b *bulk) pages(ctx context.Context, repository reference.Repository, from 
 	return func(yield func(Tag, error) bool) {
 		var before []byte
 		for n := 1; ; n++ {
-			body, err := b.api.get(ctx, repository, from.target(repository, n))
+			target := from.target(repository, n)
+			body, err := b.api.get(ctx, repository, target)
 			if n > 1 && from.notFoundEnds && errors.Is(err, registry.ErrNotFound) {
 				return // tags were deleted since the page before announced this one
 			}
@@ -127,6 +133,10 @@ func (b *bulk) pages(ctx context.Context, repository reference.Repository, from 
 				return
 			}
 			before = body
+			if err := registry.Page(http.StatusOK, body, "a page of tags"); err != nil {
+				yield(Tag{}, named(repository, fmt.Errorf("%s %w", target.Host, err)))
+				return
+			}
 			found, err := from.read(body)
 			if err != nil {
 				yield(Tag{}, named(repository, fmt.Errorf("%w: %w", registry.ErrUnexpected, err)))

@@ -157,7 +157,7 @@ func TestQuayOfOnesOwn(t *testing.T) {
 			insecure := []string{r.Host()}
 			s := &setup{Selection: listing.New(listing.Options{
 				Registry:  registry.NewClient(registry.Options{Insecure: insecure, Keychain: keychain{}}),
-				QuayHosts: []string{" " + strings.ToUpper(r.Host())}, Insecure: insecure,
+				QuayHosts: []string{" " + strings.ToUpper(r.Host())},
 			})}
 			for range 2 {
 				got, err := s.list(t.Context(), r.Host()+"/team/tool")
@@ -210,7 +210,7 @@ func TestSamePageForEver(t *testing.T) {
 	host := strings.TrimPrefix(server.URL, "http://")
 	s := &setup{Selection: listing.New(listing.Options{
 		Registry:  registry.NewClient(registry.Options{Insecure: []string{host}}),
-		QuayHosts: []string{host}, Insecure: []string{host},
+		QuayHosts: []string{host},
 	})}
 	require.Equal(t, []string{"a", "b"}, s.names(t, host+"/x/y"))
 	api := "/api/v1/repository/x/y/tag/"

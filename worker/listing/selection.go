@@ -20,13 +20,10 @@ type Options struct {
 	Registry *registry.Client
 	// QuayHosts are the registries besides quay.io, host[:port], that are Quay.
 	QuayHosts []string
-	// Insecure are the registries, host[:port], to talk to without TLS
-	// verification, or in plain HTTP where they do not speak TLS.
-	Insecure []string
 	// UserAgent is what we call ourselves.
 	UserAgent string
-	// Transport is the network; nil is registry.NewTransport(Insecure). What
-	// paces or counts requests wraps it.
+	// Transport is the network; nil is registry.NewTransport(nil). What paces or counts
+	// requests wraps it.
 	Transport http.RoundTripper
 	// Log is told once for each registry and cause that its bulk listing cannot
 	// be used; nil is slog.Default().
@@ -47,7 +44,7 @@ func New(options Options) *Selection {
 		options.Log = slog.Default()
 	}
 	if options.Transport == nil {
-		options.Transport = registry.NewTransport(options.Insecure)
+		options.Transport = registry.NewTransport(nil)
 	}
 	shared := &bulk{api: newAPI(options), oci: &OCI{options.Registry}, log: options.Log}
 	return &Selection{

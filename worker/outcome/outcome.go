@@ -60,9 +60,10 @@ func Classify(err error) Class {
 // the same one.
 var permanent = []error{
 	registry.ErrNotFound,
-	registry.ErrUnauthorized,   // credentials do not mend themselves
-	registry.ErrDenied,         // nor do permissions
-	registry.ErrRejected,       // the registry has understood and does not want it
+	registry.ErrUnauthorized, // credentials do not mend themselves
+	registry.ErrDenied,       // nor do permissions
+	registry.ErrRejected,     // the registry has understood and does not want it
+	registry.ErrBlocked,
 	registry.ErrPlainHTTP,      // needs INSECURE_REGISTRIES
 	registry.ErrCertificate,    // needs a CA, or INSECURE_REGISTRIES
 	registry.ErrDigestMismatch, // content at rest is wrong: connections that break end in errors of their own

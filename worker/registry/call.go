@@ -159,7 +159,7 @@ func (call call) looks() bool { return call.method == http.MethodGet || call.met
 func exchange(ctx context.Context, session *session, at location, call call) (answer, error) {
 	ctx, cancel := context.WithTimeoutCause(ctx, cmp.Or(call.within, requestTimeout), errSlow)
 	defer cancel()
-	ctx, wait := withWait(ctx)
+	ctx, wait := withWait(at.with(ctx))
 	request, err := call.request(ctx, at)
 	if err != nil {
 		return answer{}, err

@@ -6,6 +6,7 @@ package registry
 import (
 	"context"
 	"net/http"
+	"strings"
 	"time"
 
 	"github.com/google/go-containerregistry/pkg/v1/remote/transport"
@@ -17,7 +18,8 @@ import (
 // anonymously and over verified TLS.
 type Options struct {
 	// Insecure are the registries, host[:port], to talk to without TLS
-	// verification, or in plain HTTP where they do not speak TLS.
+	// verification, or in plain HTTP where they do not speak TLS, beside those of
+	// registries.conf.
 	Insecure []string
 	// Keychain finds credentials; nil is anonymous.
 	Keychain Keychain
@@ -32,7 +34,7 @@ type Options struct {
 // Client talks to registries. It keeps connections and tokens, so a process
 // has one. It is safe for concurrent use.
 type Client struct {
-	insecure    hostSet
+	trust       trust
 	sessions    *sessions
 	noReferrers *memory // registries without the referrers API
 	denials     *memory // registries that answer HEAD with 404 where GET has an answer
@@ -42,7 +44,7 @@ type Client struct {
 
 // NewClient returns a client. It does not talk to anyone yet.
 func NewClient(options Options) *Client {
-	insecure := newHostSet(options.Insecure)
+	trust := trust{newHostSet(options.Insecure)}
 	network := options.Transport
 	if network == nil {
 		network = NewTransport(options.Insecure)
@@ -55,9 +57,9 @@ func NewClient(options Options) *Client {
 	if now == nil {
 		now = time.Now
 	}
-	named := transport.NewUserAgent(&guard{insecure: insecure, inner: network, now: now}, options.UserAgent)
+	named := transport.NewUserAgent(&guard{trust: trust, inner: network, now: now}, options.UserAgent)
 	return &Client{
-		insecure: insecure,
+		trust: trust,
 		sessions: &sessions{
 			keychain:   keychain,
 			network:    named,
@@ -70,6 +72,9 @@ func NewClient(options Options) *Client {
 		noPush:      newMemory(now),
 	}
 }
+
+// Insecure reports whether a host need not have TLS, or a certificate that can be verified.
+func (c *Client) Insecure(host string) (bool, error) { return c.trust.of(strings.ToLower(host), host) }
 
 // nobody is a keychain without credentials.
 type nobody struct{}

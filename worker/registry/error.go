@@ -12,13 +12,14 @@ import (
 
 // What went wrong, for errors.Is.
 var (
-	ErrNotFound       = errors.New("not found")               // 404, or the registry knows no such name or manifest
-	ErrUnauthorized   = errors.New("unauthorized")            // 401
-	ErrDenied         = errors.New("denied")                  // 403
-	ErrLimited        = errors.New("too many requests")       // 429
-	ErrUnavailable    = errors.New("unavailable")             // 5xx, or no answer at all
-	ErrRejected       = errors.New("rejected")                // any other status
-	ErrPlainHTTP      = errors.New("speaks plain HTTP")       // not in INSECURE_REGISTRIES
+	ErrNotFound       = errors.New("not found")         // 404, or the registry knows no such name or manifest
+	ErrUnauthorized   = errors.New("unauthorized")      // 401
+	ErrDenied         = errors.New("denied")            // 403
+	ErrLimited        = errors.New("too many requests") // 429
+	ErrUnavailable    = errors.New("unavailable")       // 5xx, or no answer at all
+	ErrRejected       = errors.New("rejected")          // any other status
+	ErrPlainHTTP      = errors.New("speaks plain HTTP") // not in INSECURE_REGISTRIES
+	ErrBlocked        = errors.New("blocked in registries.conf")
 	ErrCertificate    = errors.New("certificate not trusted") // TLS verification failed
 	ErrDigestMismatch = errors.New("digest mismatch")         // content and digest disagree
 	ErrBadManifest    = errors.New("bad manifest")            // cannot be read

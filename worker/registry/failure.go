@@ -151,7 +151,8 @@ func trouble(ctx context.Context, host string, err error) (status int, explained
 	var untrusted *tls.CertificateVerificationError
 	var broken net.Error
 	switch {
-	case errors.Is(err, context.Canceled), errors.Is(err, ErrPage), errors.Is(err, ErrPlainHTTP), errors.Is(err, ErrCredentials), errors.Is(err, ErrUnexpected):
+	case errors.Is(err, context.Canceled), errors.Is(err, ErrPage), errors.Is(err, ErrPlainHTTP), errors.Is(err, ErrCredentials), errors.Is(err, ErrUnexpected),
+		errors.Is(err, containers.ErrConf), errors.Is(err, containers.ErrCertificates):
 		return 0, err
 	case speaksHTTP(err):
 		return 0, plainHTTP(host)

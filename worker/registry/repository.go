@@ -7,6 +7,7 @@ import (
 	"github.com/google/go-containerregistry/pkg/name"
 
 	"github.com/osism/skopeo-worker/shared/reference"
+	"github.com/osism/skopeo-worker/worker/containers"
 )
 
 // dockerHub is where the OCI API of docker.io is served. docker.io and
@@ -21,6 +22,8 @@ var hubNames = map[string]bool{"docker.io": true, name.DefaultRegistry: true, do
 type location struct {
 	registry   name.Registry   // the host that is asked
 	repository name.Repository // the name that credentials are kept under
+	named      string          // the registry's name in references
+	insecure   bool
 }
 
 // path is the repository's path at the registry, "library/nginx".
@@ -32,8 +35,16 @@ func (l location) credentialsOf() string { return l.repository.Name() }
 // locate finds out where a repository is reached.
 func (c *Client) locate(repository reference.Repository) (location, error) {
 	host, known := repository.Registry(), repository.String()
+	settings, err := containers.SettingsOf(known)
+	if err != nil {
+		return location{}, err
+	}
+	if settings.Blocked {
+		return location{}, fmt.Errorf("%s is %w", known, ErrBlocked)
+	}
+	insecure := settings.Insecure || c.trust.named.has(host)
 	options := []name.Option{name.WeakValidation}
-	if c.insecure.has(host) {
+	if insecure {
 		options = append(options, name.Insecure)
 	}
 	if hubNames[host] {
@@ -51,7 +62,13 @@ func (c *Client) locate(repository reference.Repository) (location, error) {
 	if err != nil {
 		return location{}, fmt.Errorf("%w: %w", ErrName, err)
 	}
-	return location{registry: registry, repository: parsed}, nil
+	return location{registry: registry, repository: parsed, named: repository.Registry(), insecure: insecure}, nil
+}
+
+// Allowed returns why a repository is not to be talked to; it may be ErrBlocked.
+func (c *Client) Allowed(repository reference.Repository) error {
+	_, err := c.locate(repository)
+	return err
 }
 
 // host is the registry that is asked for a repository.

@@ -2,15 +2,11 @@ package registry_test
 
 import (
 	"encoding/base64"
-	"encoding/json"
 	"net/http"
-	"net/http/httptest"
 	"net/url"
-	"strings"
 	"testing"
 
 	"github.com/osism/skopeo-worker/shared/reference"
-	"github.com/osism/skopeo-worker/worker/registry"
 	"github.com/osism/skopeo-worker/worker/registrytest"
 	"github.com/stretchr/testify/require"
 )
@@ -62,25 +58,4 @@ func TestEchoedCredentials(t *testing.T) {
 			require.NotEmpty(t, sent)
 		})
 	}
-}
-
-// TestEchoedTokens: of the tokens in an answer only one is used, and all are secret.
-func TestEchoedTokens(t *testing.T) {
-	tokens := []string{"the-first-token-of-all", "the-other-token-of-all", "the-token-to-renew-it-with"}
-	var server *httptest.Server
-	server = httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		switch {
-		case r.URL.Path == "/token":
-			_ = json.NewEncoder(w).Encode(map[string]any{"token": tokens[0], "access_token": tokens[1], "refresh_token": tokens[2]})
-		case r.Header.Get("Authorization") == "":
-			w.Header().Set("WWW-Authenticate", `Bearer realm="`+server.URL+`/token"`)
-			w.WriteHeader(http.StatusUnauthorized)
-		default:
-			http.Error(w, "none of "+strings.Join(tokens, ", "), http.StatusForbidden)
-		}
-	}))
-	t.Cleanup(server.Close)
-	host := strings.TrimPrefix(server.URL, "http://")
-	_, err := registry.NewClient(registry.Options{Insecure: []string{host}}).Get(t.Context(), reference.MustRepository(host+"/"+repository), reference.MustTag("1"))
-	require.ErrorContains(t, err, "none of xxxxx, xxxxx, xxxxx")
 }

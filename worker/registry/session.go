@@ -128,7 +128,7 @@ func (s *sessions) with(ctx context.Context, h handshake, known containers.Crede
 func (s *sessions) open(ctx context.Context, h handshake, known containers.Credential) (*session, error) {
 	ctx, cancel := context.WithTimeoutCause(ctx, requestTimeout, errSlow)
 	defer cancel()
-	ctx, wait := withWait(ctx)
+	ctx, wait := withWait(h.location.with(ctx))
 	opened, err := s.handshake(ctx, h, known)
 	if failed := (*failure)(nil); errors.As(err, &failed) {
 		failed.retryAfter = time.Duration(wait.Load())

@@ -15,7 +15,6 @@ import (
 	"strings"
 	"time"
 
-	"github.com/osism/skopeo-worker/shared/redact"
 	"github.com/osism/skopeo-worker/worker/containers"
 )
 
@@ -168,13 +167,10 @@ func (s *tokenServer) read(body []byte, err error, asked time.Time) (token, erro
 	var found struct {
 		Token       string `json:"token"`
 		AccessToken string `json:"access_token"`
-		// Never used, and as secret.
-		RefreshToken string `json:"refresh_token"`
 		// Some write a text.
 		ExpiresIn json.RawMessage `json:"expires_in"`
 	}
 	err = json.Unmarshal(bytes.TrimSpace(body), &found)
-	redact.AddRecent(found.Token, found.AccessToken, found.RefreshToken)
 	if found.Token == "" {
 		found.Token = found.AccessToken
 	}

@@ -1,8 +1,8 @@
 package registry
 
 import (
+	"cmp"
 	"context"
-	"crypto/tls"
 	"fmt"
 	"net"
 	"net/http"
@@ -42,8 +42,9 @@ const (
 
 // NewTransport returns the network side of a Client: keep-alive connections,
 // timeouts, proxies from the environment (HTTP_PROXY, HTTPS_PROXY, NO_PROXY),
-// the system's CAs (or SSL_CERT_FILE's), and no TLS verification for the
-// insecure hosts. What paces or counts requests wraps it.
+// the system's CAs (or SSL_CERT_FILE's) and those of certs.d, and no TLS verification for
+// the insecure hosts, nor for those of registries.conf. What paces or counts requests
+// wraps it.
 func NewTransport(insecure []string) http.RoundTripper {
 	verified := http.DefaultTransport.(*http.Transport).Clone()
 	verified.DialContext = (&net.Dialer{Timeout: dialTimeout, KeepAlive: pingAfter}).DialContext
@@ -53,23 +54,7 @@ func NewTransport(insecure []string) http.RoundTripper {
 	verified.MaxIdleConns = 0
 	verified.HTTP2 = &http.HTTP2Config{SendPingTimeout: pingAfter, PingTimeout: pingTimeout}
 
-	unverified := verified.Clone()
-	unverified.TLSClientConfig = &tls.Config{InsecureSkipVerify: true}
-	return &byHost{insecure: newHostSet(insecure), verified: verified, unverified: unverified}
-}
-
-// byHost chooses the TLS settings by the host a request goes to, so that an
-// insecure registry does not weaken the others, redirects included.
-type byHost struct {
-	insecure             hostSet
-	verified, unverified http.RoundTripper
-}
-
-func (t *byHost) RoundTrip(request *http.Request) (*http.Response, error) {
-	if t.insecure.has(request.URL.Host) {
-		return t.unverified.RoundTrip(request)
-	}
-	return t.verified.RoundTrip(request)
+	return &byHost{trust: trust{newHostSet(insecure)}, plain: verified, now: time.Now, kept: make(map[settings]*secured)}
 }
 
 // guard is between the authentication and the network. It keeps credentials
@@ -77,17 +62,20 @@ func (t *byHost) RoundTrip(request *http.Request) (*http.Response, error) {
 // addresses, and gives every attempt of a request its whole body, which
 // go-containerregistry does not when it sends a request again with a new token.
 type guard struct {
-	insecure hostSet
-	inner    http.RoundTripper
-	now      func() time.Time
+	trust
+	inner http.RoundTripper
+	now   func() time.Time
 }
 
 func (g *guard) RoundTrip(request *http.Request) (*http.Response, error) {
-	if request.URL.Scheme == "http" && !g.insecure.has(request.URL.Host) {
-		if request.Body != nil {
-			request.Body.Close()
+	if request.URL.Scheme == "http" {
+		allowed, err := g.allows(request)
+		if !allowed {
+			if request.Body != nil {
+				request.Body.Close()
+			}
+			return nil, cmp.Or(err, inPlain(request))
 		}
-		return nil, inPlain(request)
 	}
 	if request.GetBody != nil {
 		body, err := request.GetBody()

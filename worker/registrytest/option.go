@@ -14,6 +14,7 @@ type settings struct {
 	dir             string
 	tls             bool
 	tlsHosts        []string
+	tlsClients      bool
 	authority       *authority // of an Internet
 	basicAuth       *credentials
 	basicRefusal    int
@@ -44,6 +45,12 @@ func WithDirectory(dir string) Option {
 // given hosts, signed by an authority of its own; see CA and WriteCA.
 func WithTLS(hosts ...string) Option {
 	return func(s *settings) { s.tls, s.tlsHosts = true, hosts }
+}
+
+// WithClientCertificates wants clients to show a certificate of the authority; see
+// WriteClient. It takes WithTLS.
+func WithClientCertificates() Option {
+	return func(s *settings) { s.tlsClients = true }
 }
 
 // WithBasicAuth asks every request for this user and password.

@@ -173,7 +173,7 @@ func (r *Registry) listen(address string) error {
 	r.server, r.cancel, r.address = server, cancel, listener.Addr().String()
 	r.mu.Unlock()
 	if r.tls != nil {
-		listener = tls.NewListener(listener, r.tls.serverConfig())
+		listener = tls.NewListener(listener, r.tls.serverConfig(r.settings.tlsClients))
 	}
 	go server.Serve(listener) //nolint:errcheck // it always ends with ErrServerClosed
 	return nil

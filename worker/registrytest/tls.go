@@ -8,8 +8,10 @@ import (
 	"crypto/x509"
 	"crypto/x509/pkix"
 	"encoding/pem"
+	"fmt"
 	"math/big"
 	"net"
+	"os"
 	"time"
 )
 
@@ -23,6 +25,7 @@ const clockSkew = time.Hour
 type authority struct {
 	pem    []byte
 	server tls.Certificate
+	client tls.Certificate
 }
 
 func newAuthority(hosts []string) (*authority, error) {
@@ -36,8 +39,16 @@ func newAuthority(hosts []string) (*authority, error) {
 	if err != nil {
 		return nil, err
 	}
+	sign := func(leaf *x509.Certificate, usage x509.ExtKeyUsage) (tls.Certificate, error) {
+		leaf.KeyUsage, leaf.ExtKeyUsage = x509.KeyUsageDigitalSignature, []x509.ExtKeyUsage{usage}
+		key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+		if err != nil {
+			return tls.Certificate{}, err
+		}
+		der, err := x509.CreateCertificate(rand.Reader, leaf, ca, key.Public(), caKey)
+		return tls.Certificate{Certificate: [][]byte{der, caDER}, PrivateKey: key}, err
+	}
 	leaf := template(2, "registrytest")
-	leaf.KeyUsage, leaf.ExtKeyUsage = x509.KeyUsageDigitalSignature, []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth}
 	for _, host := range append([]string{"127.0.0.1", "localhost"}, hosts...) {
 		if ip := net.ParseIP(host); ip != nil {
 			leaf.IPAddresses = append(leaf.IPAddresses, ip)
@@ -45,18 +56,28 @@ func newAuthority(hosts []string) (*authority, error) {
 			leaf.DNSNames = append(leaf.DNSNames, host)
 		}
 	}
-	leafKey, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
-	if err != nil {
+	made := &authority{pem: pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: caDER})}
+	if made.server, err = sign(leaf, x509.ExtKeyUsageServerAuth); err != nil {
 		return nil, err
 	}
-	leafDER, err := x509.CreateCertificate(rand.Reader, leaf, ca, leafKey.Public(), caKey)
+	made.client, err = sign(template(3, "registrytest client"), x509.ExtKeyUsageClientAuth)
+	return made, err
+}
+
+// WriteClient writes a certificate that WithClientCertificates takes, and its key.
+func (r *Registry) WriteClient(certificate, key string) error {
+	der, err := x509.MarshalPKCS8PrivateKey(r.tls.client.PrivateKey)
 	if err != nil {
-		return nil, err
+		return err
 	}
-	return &authority{
-		pem:    pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: caDER}),
-		server: tls.Certificate{Certificate: [][]byte{leafDER, caDER}, PrivateKey: leafKey},
-	}, nil
+	for path, block := range map[string]*pem.Block{
+		certificate: {Type: "CERTIFICATE", Bytes: r.tls.client.Certificate[0]}, key: {Type: "PRIVATE KEY", Bytes: der},
+	} {
+		if err := os.WriteFile(path, pem.EncodeToMemory(block), 0o600); err != nil {
+			return fmt.Errorf("write a certificate for clients of %s: %w", r.Host(), err)
+		}
+	}
+	return nil
 }
 
 func template(serial int64, name string) *x509.Certificate {
@@ -69,6 +90,11 @@ func template(serial int64, name string) *x509.Certificate {
 	}
 }
 
-func (a *authority) serverConfig() *tls.Config {
-	return &tls.Config{Certificates: []tls.Certificate{a.server}, MinVersion: tls.VersionTLS12}
+func (a *authority) serverConfig(clients bool) *tls.Config {
+	config := &tls.Config{Certificates: []tls.Certificate{a.server}, MinVersion: tls.VersionTLS12}
+	if clients {
+		config.ClientAuth, config.ClientCAs = tls.RequireAndVerifyClientCert, x509.NewCertPool()
+		config.ClientCAs.AppendCertsFromPEM(a.pem)
+	}
+	return config
 }

@@ -12,6 +12,29 @@ import (
 // ErrConf says that registries.conf cannot be read or understood.
 var ErrConf = errors.New("registries.conf")
 
+// Settings are what containers-registries.conf(5) says of a repository.
+type Settings struct {
+	Insecure bool // need not have TLS, or a certificate that can be verified
+	Blocked  bool // is not to be talked to
+}
+
+// SettingsOf returns what registries.conf says of a repository ("quay.io/osism/osism") or
+// of a registry as a whole. What has changed counts within 5 seconds. The error is
+// ErrConf.
+func SettingsOf(repository string) (Settings, error) {
+	if err := conf.refresh(time.Now()); err != nil {
+		return Settings{}, err
+	}
+	found, err := sysregistriesv2.FindRegistry(nil, normalize(repository))
+	if err != nil {
+		return Settings{}, fmt.Errorf("%w: %w", ErrConf, err)
+	}
+	if found == nil {
+		return Settings{}, nil
+	}
+	return Settings{Insecure: found.Insecure, Blocked: found.Blocked}, nil
+}
+
 // conf is containers-registries.conf(5). What the library has read, it keeps for the
 // whole process, so this is one for all.
 var conf registriesConf
