@@ -43,7 +43,7 @@ type site struct {
 func newSite(t *testing.T, options ...registrytest.Option) *site {
 	t.Helper()
 	s := &site{from: registrytest.New(t, options...), to: registrytest.New(t), pauses: make(chan int, 1000)}
-	s.Checker = s.over(registry.NewTransport([]string{s.from.Host()}))
+	s.Checker = s.over(registry.NewTransport([]string{s.from.Host()}, registry.DefaultStall))
 	// Whatever a check does, it pulls nothing and changes nothing.
 	t.Cleanup(func() {
 		require.Zero(t, s.from.Pulls())

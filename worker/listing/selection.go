@@ -22,8 +22,8 @@ type Options struct {
 	QuayHosts []string
 	// UserAgent is what we call ourselves.
 	UserAgent string
-	// Transport is the network; nil is registry.NewTransport(nil). What paces or counts
-	// requests wraps it.
+	// Transport is the network; nil is registry.NewTransport(nil, registry.DefaultStall). What paces
+	// or counts requests wraps it.
 	Transport http.RoundTripper
 	// Log is told once for each registry and cause that its bulk listing cannot
 	// be used; nil is slog.Default().
@@ -44,7 +44,7 @@ func New(options Options) *Selection {
 		options.Log = slog.Default()
 	}
 	if options.Transport == nil {
-		options.Transport = registry.NewTransport(nil)
+		options.Transport = registry.NewTransport(nil, registry.DefaultStall)
 	}
 	shared := &bulk{api: newAPI(options), oci: &OCI{options.Registry}, log: options.Log}
 	return &Selection{

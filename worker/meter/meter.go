@@ -3,6 +3,7 @@ package meter
 
 import (
 	"context"
+	"io"
 	"sync/atomic"
 )
 
@@ -22,4 +23,18 @@ func Add(ctx context.Context, bytes int64) {
 	if m, ok := ctx.Value(key{}).(*Meter); ok {
 		m.bytes.Add(bytes)
 	}
+}
+
+// Reader counts what is read through it under the context.
+func Reader(ctx context.Context, r io.Reader) io.Reader { return reader{r, ctx} }
+
+type reader struct {
+	io.Reader
+	ctx context.Context
+}
+
+func (r reader) Read(p []byte) (int, error) {
+	n, err := r.Reader.Read(p)
+	Add(r.ctx, int64(n))
+	return n, err
 }

@@ -97,7 +97,7 @@ var suspicions = []struct {
 		at: skopeo.Destination, suspect: true, why: Trouble},
 	{pattern: regexp.MustCompile(status + `(?:5\d\d|408|20[04] )|certificate has expired|stopped after \d+ redirects|` +
 		// No answer, or half of one.
-		`connection refused|connection reset|broken pipe|no such host|server misbehaving|network is unreachable|no route to host|` +
+		`^stalled: |connection refused|connection reset|broken pipe|no such host|server misbehaving|network is unreachable|no route to host|` +
 		`i/o timeout|TLS handshake timeout|Client\.Timeout|context deadline exceeded|unexpected EOF|: EOF$|GOAWAY|: tls: |` +
 		`server closed idle connection|use of closed network connection`), suspect: true, why: Trouble},
 	{pattern: regexp.MustCompile(`(?i)` + said + `(?:unauthorized|denied|authentication required|invalid username/password)\b|` +

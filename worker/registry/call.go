@@ -2,7 +2,6 @@ package registry
 
 import (
 	"bytes"
-	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -36,7 +35,8 @@ type call struct {
 	stream io.Reader                     // instead of body; sent once
 	size   int64                         // of stream
 	into   func(answer, io.Reader) error // reads the answer's body, instead of answer.body
-	within time.Duration                 // instead of requestTimeout
+	large  bool                          // it may take as long as within says; 0: as it takes
+	within time.Duration
 }
 
 // The paths of calls, below /v2/<repository>/.
@@ -157,8 +157,15 @@ func (call call) looks() bool { return call.method == http.MethodGet || call.met
 
 // exchange sends one request and reads its answer.
 func exchange(ctx context.Context, session *session, at location, call call) (answer, error) {
-	ctx, cancel := context.WithTimeoutCause(ctx, cmp.Or(call.within, requestTimeout), errSlow)
-	defer cancel()
+	within := requestTimeout
+	if call.large {
+		within = call.within
+	}
+	if within > 0 {
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithTimeoutCause(ctx, within, slow(within))
+		defer cancel()
+	}
 	ctx, wait := withWait(at.with(ctx))
 	request, err := call.request(ctx, at)
 	if err != nil {

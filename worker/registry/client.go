@@ -27,7 +27,10 @@ type Options struct {
 	UserAgent string
 	// Clock is the time; nil is time.Now.
 	Clock func() time.Time
-	// Transport is the network; nil is NewTransport(Insecure).
+	// CopyTimeout bounds the transfer of a blob, whatever it moves; 0: it takes as long
+	// as it takes.
+	CopyTimeout time.Duration
+	// Transport is the network; nil is NewTransport(Insecure, DefaultStall).
 	Transport http.RoundTripper
 }
 
@@ -35,6 +38,7 @@ type Options struct {
 // has one. It is safe for concurrent use.
 type Client struct {
 	trust       trust
+	copyTimeout time.Duration
 	sessions    *sessions
 	noReferrers *memory // registries without the referrers API
 	denials     *memory // registries that answer HEAD with 404 where GET has an answer
@@ -47,7 +51,7 @@ func NewClient(options Options) *Client {
 	trust := trust{newHostSet(options.Insecure)}
 	network := options.Transport
 	if network == nil {
-		network = NewTransport(options.Insecure)
+		network = NewTransport(options.Insecure, DefaultStall)
 	}
 	keychain := options.Keychain
 	if keychain == nil {
@@ -59,7 +63,8 @@ func NewClient(options Options) *Client {
 	}
 	named := transport.NewUserAgent(&guard{trust: trust, inner: network, now: now}, options.UserAgent)
 	return &Client{
-		trust: trust,
+		trust:       trust,
+		copyTimeout: options.CopyTimeout,
 		sessions: &sessions{
 			keychain:   keychain,
 			network:    named,

@@ -13,14 +13,19 @@ import (
 	"net/url"
 	"regexp"
 	"strings"
+	"time"
 
 	"github.com/google/go-containerregistry/pkg/v1/remote/transport"
 
 	"github.com/osism/skopeo-worker/worker/containers"
 )
 
-// errSlow is the cause of a request's end when requestTimeout has passed.
-var errSlow = fmt.Errorf("no complete answer within %s: %w", requestTimeout, context.DeadlineExceeded)
+// errSlow is the cause of a request's end when it has taken too long in all.
+var errSlow = errors.New("no complete answer within")
+
+func slow(within time.Duration) error {
+	return fmt.Errorf("%w %s: %w", errSlow, within, context.DeadlineExceeded)
+}
 
 // diagnosis is one error in the body the OCI distribution specification
 // defines for failed requests.
@@ -139,8 +144,8 @@ func plainText(page string) string {
 // trouble explains why there was no answer from host; status is that of a
 // token server's refusal.
 func trouble(ctx context.Context, host string, err error) (status int, explained error) {
-	if errors.Is(context.Cause(ctx), errSlow) {
-		return 0, fmt.Errorf("%w: %w", ErrUnavailable, errSlow)
+	if cause := context.Cause(ctx); errors.Is(cause, errSlow) {
+		return 0, fmt.Errorf("%w: %w", ErrUnavailable, cause)
 	}
 	if refused := (*transport.Error)(nil); errors.As(err, &refused) {
 		return refused.StatusCode, pingRefusal(host, refused)

@@ -126,7 +126,7 @@ func (s *sessions) with(ctx context.Context, h handshake, known containers.Crede
 
 // open asks the registry how it authenticates, and gets a token where it wants one.
 func (s *sessions) open(ctx context.Context, h handshake, known containers.Credential) (*session, error) {
-	ctx, cancel := context.WithTimeoutCause(ctx, requestTimeout, errSlow)
+	ctx, cancel := context.WithTimeoutCause(ctx, requestTimeout, slow(requestTimeout))
 	defer cancel()
 	ctx, wait := withWait(h.location.with(ctx))
 	opened, err := s.handshake(ctx, h, known)

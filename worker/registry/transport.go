@@ -21,7 +21,7 @@ const (
 	// tlsTimeout covers the handshake, as in net/http's own default.
 	tlsTimeout = 10 * time.Second
 
-	// headerTimeout is how long a registry may think. Pull-through caches and
+	// headerTimeout is how long a registry may think, but of a blob. Pull-through caches and
 	// registries on object storage fetch a manifest from afar before they answer.
 	headerTimeout = time.Minute
 
@@ -41,20 +41,20 @@ const (
 )
 
 // NewTransport returns the network side of a Client: keep-alive connections,
-// timeouts, proxies from the environment (HTTP_PROXY, HTTPS_PROXY, NO_PROXY),
-// the system's CAs (or SSL_CERT_FILE's) and those of certs.d, and no TLS verification for
-// the insecure hosts, nor for those of registries.conf. What paces or counts requests
-// wraps it.
-func NewTransport(insecure []string) http.RoundTripper {
+// timeouts, an end of what moves no byte for as long as stall, proxies from the environment
+// (HTTP_PROXY, HTTPS_PROXY, NO_PROXY), the system's CAs (or SSL_CERT_FILE's) and those of
+// certs.d, and no TLS verification for the insecure hosts, nor for those of
+// registries.conf. What paces or counts requests wraps it.
+func NewTransport(insecure []string, stall time.Duration) http.RoundTripper {
 	verified := http.DefaultTransport.(*http.Transport).Clone()
 	verified.DialContext = (&net.Dialer{Timeout: dialTimeout, KeepAlive: pingAfter}).DialContext
 	verified.TLSHandshakeTimeout = tlsTimeout
-	verified.ResponseHeaderTimeout = headerTimeout
 	verified.MaxIdleConnsPerHost = idlePerHost
 	verified.MaxIdleConns = 0
 	verified.HTTP2 = &http.HTTP2Config{SendPingTimeout: pingAfter, PingTimeout: pingTimeout}
 
-	return &byHost{trust: trust{newHostSet(insecure)}, plain: verified, now: time.Now, kept: make(map[settings]*secured)}
+	network := &byHost{trust: trust{newHostSet(insecure)}, plain: verified, now: time.Now, kept: make(map[settings]*secured)}
+	return &stalling{inner: network, limit: stall}
 }
 
 // guard is between the authentication and the network. It keeps credentials

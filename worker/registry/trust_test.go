@@ -19,8 +19,8 @@ func TestCertificatesThatChange(t *testing.T) {
 	t.Setenv("XDG_CONFIG_HOME", filepath.Join(home, ".config"))
 	r := registrytest.New(t, registrytest.WithTLS())
 	now := time.Now()
-	network := NewTransport(nil).(*byHost)
-	network.now = func() time.Time { return now }
+	network := NewTransport(nil, DefaultStall)
+	network.(*stalling).inner.(*byHost).now = func() time.Time { return now }
 	get := func() error {
 		response, err := (&http.Client{Transport: network}).Get(r.URL() + "/v2/")
 		if err == nil {

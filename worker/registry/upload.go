@@ -7,17 +7,14 @@ import (
 	"io"
 	"net/http"
 	"net/url"
-	"time"
+	"sync"
 
 	"github.com/google/go-containerregistry/pkg/v1/remote/transport"
 	"github.com/opencontainers/go-digest"
 
 	"github.com/osism/skopeo-worker/shared/reference"
+	"github.com/osism/skopeo-worker/worker/meter"
 )
-
-// blobTimeout bounds the transfer of a blob: a large SBOM on a slow line takes
-// minutes, and a trickle must not hold a worker for ever.
-const blobTimeout = 30 * time.Minute
 
 // CopyBlob brings a blob from one repository to another, unless it is there. Content
 // that is not the blob's is never handed on.
@@ -39,11 +36,11 @@ func (c *Client) copyBlob(ctx context.Context, source, destination reference.Rep
 	var uploaded error
 	_, err = c.send(ctx, call{
 		op: OpGet, repository: source, reference: blob.Digest, method: http.MethodGet,
-		scope: transport.PullScope, path: blobs, limit: maxErrorSize, instead: aBlob, within: blobTimeout,
+		scope: transport.PullScope, path: blobs, limit: maxErrorSize, instead: aBlob, large: true, within: c.copyTimeout,
 		into: func(got answer, body io.Reader) error {
 			content := &blobReader{body: body, blob: blob, status: got.status, verifier: blob.Digest.Verifier()}
 			uploaded = to.upload(ctx, destination, blob, content)
-			return content.failed
+			return content.failure()
 		},
 	})
 	if err != nil {
@@ -90,8 +87,8 @@ func (c *Client) upload(ctx context.Context, repository reference.Repository, bl
 	query := put.url.Query()
 	query.Set("digest", blob.Digest.String())
 	put.url.RawQuery = query.Encode()
-	put.method, put.contentType, put.within = http.MethodPut, "application/octet-stream", blobTimeout
-	put.stream, put.size = content, blob.Size
+	put.method, put.contentType, put.within = http.MethodPut, "application/octet-stream", c.copyTimeout
+	put.large, put.stream, put.size = true, meter.Reader(ctx, content), blob.Size
 	got, err := c.send(ctx, put)
 	if err != nil || got.status == http.StatusCreated || got.header.Get(digestHeader) == blob.Digest.String() {
 		return err
@@ -113,15 +110,29 @@ type blobReader struct {
 	verifier digest.Verifier
 	begin    []byte // of what came
 	read     int64
-	failed   error // why it is not the blob, or could not be read
+
+	mu     sync.Mutex // a request that has ended may still be reading
+	failed error      // why it is not the blob, or could not be read
 }
 
 // beginning is how much of a page is looked at.
 const beginning = 1 << 10
 
+func (b *blobReader) failure() error {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.failed
+}
+
+func (b *blobReader) fail(err error) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.failed = err
+}
+
 func (b *blobReader) Read(p []byte) (int, error) {
-	if b.failed != nil {
-		return 0, b.failed
+	if err := b.failure(); err != nil {
+		return 0, err
 	}
 	n, err := b.body.Read(p)
 	b.read += int64(n)
@@ -129,12 +140,12 @@ func (b *blobReader) Read(p []byte) (int, error) {
 	_, _ = b.verifier.Write(p[:n]) // a hash takes everything
 	switch {
 	case err != nil && err != io.EOF:
-		b.failed = fmt.Errorf("%w: %w", ErrUnavailable, err)
+		b.fail(fmt.Errorf("%w: %w", ErrUnavailable, err))
 	case b.read > b.blob.Size, b.read == b.blob.Size && !b.verifier.Verified(), err == io.EOF && b.read < b.blob.Size:
-		b.failed = otherBlob(b.status, b.begin, b.blob.Digest)
+		b.fail(otherBlob(b.status, b.begin, b.blob.Digest))
 	}
-	if b.failed != nil {
-		return 0, b.failed
+	if err := b.failure(); err != nil {
+		return 0, err
 	}
 	return n, err
 }

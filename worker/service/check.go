@@ -38,12 +38,12 @@ func NewChecker(ctx context.Context, b *broker.Broker, r Registries, limits map[
 	keychain := containers.New()
 	who := identity(keychain)
 	guard := &throttle.Throttle{Budget: store, Identity: who, Log: log}
-	network := guard.Transport(registry.NewTransport(r.Insecure))
-	source := r.client(check.WithoutPulls(network), keychain)
+	network := guard.Transport(registry.NewTransport(r.Insecure, registry.DefaultStall))
+	source := r.client(check.WithoutPulls(network), keychain, 0)
 	return &Checker{guard: guard, budget: store, Checker: &check.Checker{
 		Resolver: r.upstream(source, network, log),
 		Source:   source,
-		Mirror:   &mirror.Mirror{Destination: r.client(network, keychain).Comparing()},
+		Mirror:   &mirror.Mirror{Destination: r.client(network, keychain, 0).Comparing()},
 		Absent:   absences.Absent,
 		Outlook: func(ctx context.Context, registry string) (budget.Outlook, error) {
 			return store.Outlook(ctx, registry, who(registry), limits[registry])

@@ -73,8 +73,8 @@ func (s *Service) consumer(ctx context.Context, b *broker.Broker, c Config, r Re
 	observe := func(registry string, kind budget.Kind, status int) { s.metrics.Request(registry, string(kind), status) }
 	keychain := containers.New()
 	guard := &throttle.Throttle{Budget: s.budget, Identity: identity(keychain), Log: log, Observe: observe}
-	transport := guard.Transport(registry.NewTransport(r.Insecure))
-	client := r.client(transport, keychain)
+	transport := guard.Transport(registry.NewTransport(r.Insecure, c.StallTimeout))
+	client := r.client(transport, keychain, c.CopyTimeout)
 	return consume.New(ctx, b, &chunk.Worker{
 		Resolver:    r.upstream(client, transport, log),
 		Mirror:      &mirror.Mirror{Registry: client, Skopeo: runner, Guard: timed(guard.Copy, s.metrics)},

@@ -4,6 +4,7 @@ import (
 	"context"
 	"log/slog"
 	"net/http"
+	"time"
 
 	"github.com/osism/skopeo-worker/worker/containers"
 	"github.com/osism/skopeo-worker/worker/listing"
@@ -15,9 +16,9 @@ import (
 const userAgent = "skopeo-worker"
 
 // client talks to registries over the transport, with the credentials of whoever runs
-// this process.
-func (r Registries) client(transport http.RoundTripper, keychain *containers.Keychain) *registry.Client {
-	return registry.NewClient(registry.Options{Insecure: r.Insecure, Keychain: keychain, UserAgent: userAgent, Transport: transport})
+// this process. A blob that it copies may take as long as copyTimeout; 0: as it takes.
+func (r Registries) client(transport http.RoundTripper, keychain *containers.Keychain, copyTimeout time.Duration) *registry.Client {
+	return registry.NewClient(registry.Options{Insecure: r.Insecure, Keychain: keychain, UserAgent: userAgent, CopyTimeout: copyTimeout, Transport: transport})
 }
 
 // upstream finds out what repositories hold.

@@ -32,7 +32,7 @@ func newThrottle(t *testing.T, r *registrytest.Registry) (*throttle.Throttle, *r
 	t.Cleanup(store.Close)
 	th := &throttle.Throttle{Budget: store, Log: slog.New(slog.DiscardHandler)}
 	insecure := []string{r.Host()}
-	return th, registry.NewClient(registry.Options{Insecure: insecure, Transport: th.Transport(registry.NewTransport(insecure))})
+	return th, registry.NewClient(registry.Options{Insecure: insecure, Transport: th.Transport(registry.NewTransport(insecure, registry.DefaultStall))})
 }
 
 func TestNames(t *testing.T) {

@@ -1,0 +1,151 @@
+package registry_test
+
+import (
+	"bytes"
+	"context"
+	"net/http"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/osism/skopeo-worker/shared/reference"
+	"github.com/osism/skopeo-worker/worker/meter"
+	"github.com/osism/skopeo-worker/worker/registry"
+	"github.com/osism/skopeo-worker/worker/registrytest"
+)
+
+// stall is longer than a busy machine takes for a request.
+const stall = time.Second
+
+var (
+	small = bytes.Repeat([]byte("sbom "), 200)
+	// large is more than the buffers between two processes hold.
+	large = bytes.Repeat([]byte("sbom "), 3<<20)
+)
+
+func posts(r registrytest.Request) bool { return r.Method == http.MethodPost }
+
+// impatient is a client that waits for stall.
+func impatient(hosts ...string) *registry.Client {
+	return registry.NewClient(registry.Options{Insecure: hosts, Transport: registry.NewTransport(hosts, stall)})
+}
+
+// TestCopyBlobStalls: whoever is silent ends the copy, at whatever moment, and has the
+// blame.
+func TestCopyBlobStalls(t *testing.T) {
+	partly := make(chan int, 1)
+	partly <- len(large) / 2
+	const source, destination = "get ", "put "
+	for name, test := range map[string]struct {
+		blamed string
+		fault  registrytest.Fault
+	}{
+		"source before the answer":      {source, registrytest.Fault{Match: blobGets, Hang: true}},
+		"source in the middle":          {source, registrytest.Fault{Match: blobGets, Drip: partly}},
+		"destination before the upload": {destination, registrytest.Fault{Match: posts, Hang: true}},
+		"destination in the middle":     {destination, registrytest.Fault{Match: blobUploads, Hang: true}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			from, to := registrytest.New(t), registrytest.New(t)
+			digest, err := from.PushBlob(repository, large)
+			require.NoError(t, err)
+			struck := map[string]*registrytest.Registry{source: from, destination: to}
+			struck[test.blamed].Inject(test.fault)
+			err = copyBlob(t.Context(), impatient(from.Host(), to.Host()), from.Host(), to.Host(), digest, large)
+			names := map[string]string{source: from.Host() + "/" + repository, destination: to.Host() + "/mirror"}
+			require.EqualError(t, err, test.blamed+names[test.blamed]+"@"+digest+": unavailable: stalled: no byte moved for 1s")
+			require.ErrorIs(t, err, registry.ErrStalled)
+			require.ErrorIs(t, err, registry.ErrUnavailable)
+		})
+	}
+}
+
+func copyBlob(ctx context.Context, c *registry.Client, from, to, digest string, content []byte) error {
+	return c.CopyBlob(ctx, reference.MustRepository(from+"/"+repository), reference.MustRepository(to+"/mirror"),
+		registry.Descriptor{Digest: reference.MustDigest(digest), Size: int64(len(content))})
+}
+
+// TestFrozen: on a dead connection, kept or new, with TLS or in a blob.
+func TestFrozen(t *testing.T) {
+	head := func(c *registry.Client, host string) error {
+		_, err := c.Head(t.Context(), reference.MustRepository(host+"/"+repository), reference.MustTag("1"))
+		return err
+	}
+	t.Run("handshake", func(t *testing.T) {
+		relay := registrytest.NewRelay(t, registrytest.New(t, registrytest.WithTLS()))
+		relay.Freeze()
+		require.ErrorIs(t, head(impatient(relay.Host()), relay.Host()), registry.ErrStalled)
+	})
+	t.Run("kept connection", func(t *testing.T) {
+		r := registrytest.New(t)
+		_, err := r.PushImage(repository, "1", registrytest.Image{})
+		require.NoError(t, err)
+		relay := registrytest.NewRelay(t, r)
+		c := impatient(relay.Host())
+		require.NoError(t, head(c, relay.Host()))
+		relay.Freeze()
+		require.ErrorIs(t, head(c, relay.Host()), registry.ErrStalled)
+		relay.Thaw()
+		require.NoError(t, head(c, relay.Host()))
+	})
+	for _, side := range []string{"get ", "put "} {
+		t.Run("blob "+side, func(t *testing.T) {
+			from, to := registrytest.New(t), registrytest.New(t)
+			digest, err := from.PushBlob(repository, large)
+			require.NoError(t, err)
+			struck, match, hosts := from, blobGets, []string{from.Host(), to.Host()}
+			i := 0
+			if side == "put " {
+				struck, match, i = to, blobUploads, 1
+			}
+			relay := registrytest.NewRelay(t, struck)
+			hosts[i] = relay.Host()
+			seen, frozen := struck.Notify(match), make(chan struct{})
+			struck.Inject(registrytest.Fault{Match: match, Gate: frozen})
+			go func() { <-seen; relay.Freeze(); close(frozen) }()
+			err = copyBlob(t.Context(), impatient(hosts...), hosts[0], hosts[1], digest, large)
+			require.ErrorIs(t, err, registry.ErrStalled)
+			require.ErrorContains(t, err, side+relay.Host())
+		})
+	}
+}
+
+// slow is a registry that sends a blob byte by byte for longer than anybody waits for the
+// next one.
+func slow(t *testing.T, content []byte) (r *registrytest.Registry, digest string) {
+	t.Helper()
+	r = registrytest.New(t)
+	digest, err := r.PushBlob(repository, content)
+	require.NoError(t, err)
+	bytes := make(chan int)
+	r.Inject(registrytest.Fault{Match: blobGets, Drip: bytes})
+	go func() {
+		defer close(bytes)
+		for end := time.Now().Add(4 * stall); time.Now().Before(end); time.Sleep(stall / 20) {
+			select {
+			case bytes <- 1:
+			case <-t.Context().Done():
+				return
+			}
+		}
+	}()
+	return r, digest
+}
+
+// TestCopyBlobSlowly: what moves goes on, however long it takes and however little it is.
+func TestCopyBlobSlowly(t *testing.T) {
+	from, digest := slow(t, small)
+	to, m := registrytest.New(t), new(meter.Meter)
+	require.NoError(t, copyBlob(meter.With(t.Context(), m), impatient(from.Host(), to.Host()), from.Host(), to.Host(), digest, small))
+	require.EqualValues(t, len(small), m.Bytes())
+}
+
+// TestCopyTimeout: it goes on for as long as somebody says.
+func TestCopyTimeout(t *testing.T) {
+	from, digest := slow(t, small)
+	to := registrytest.New(t)
+	c := registry.NewClient(registry.Options{Insecure: []string{from.Host(), to.Host()}, CopyTimeout: stall})
+	require.ErrorContains(t, copyBlob(t.Context(), c, from.Host(), to.Host(), digest, small), "unavailable: no complete answer within 1s")
+}
