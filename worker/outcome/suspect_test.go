@@ -4,6 +4,7 @@ import (
 	"errors"
 	"net/http"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/require"
 
@@ -58,6 +59,8 @@ func TestSuspectedCopies(t *testing.T) {
 		"source layer 404":                 {registrytest.Fault{Match: layer, Status: 404}, false, none},
 		"source other layer":               {registrytest.Fault{Match: layer, Status: 200, Body: "{}"}, false, none},
 		"source 429":                       {registrytest.Fault{Match: get, Status: 429}, false, none},
+		"source silent":                    {registrytest.Fault{Match: get, Hang: true}, false, trouble},
+		"destination silent":               {registrytest.Fault{Match: look, Hang: true}, true, trouble},
 		"destination 503":                  {registrytest.Fault{Status: 503}, true, trouble},
 		"destination looks 503":            {registrytest.Fault{Match: look, Status: 503}, true, trouble},
 		"destination reset":                {registrytest.Fault{Match: upload, Reset: true}, true, trouble},
@@ -91,7 +94,7 @@ func TestSuspectedCopies(t *testing.T) {
 				faulty = dst
 			}
 			faulty.Inject(test.fault)
-			r := &skopeo.Runner{Insecure: []string{src.Host(), dst.Host()}}
+			r := &skopeo.Runner{Insecure: []string{src.Host(), dst.Host()}, Stall: 4 * time.Second}
 			err = r.Copy(t.Context(), reference.MustRepository(src.Host()+"/"+trapped), reference.MustDigest(digest), reference.MustRepository(dst.Host()+"/"+trapped))
 			require.Error(t, err)
 			found, why := suspicion(err)
