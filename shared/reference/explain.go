@@ -117,7 +117,7 @@ func quote(s string) string {
 // and not at any length.
 func Quote(s string) string {
 	if len(s) > maxQuoted {
-		return strconv.Quote(s[:maxQuoted]) + "…"
+		return strconv.QuoteToASCII(s[:maxQuoted]) + "…"
 	}
-	return strconv.Quote(s)
+	return strconv.QuoteToASCII(s)
 }

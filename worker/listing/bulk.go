@@ -1,7 +1,6 @@
 package listing
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -40,7 +39,7 @@ type complaint struct {
 
 // causes are why an API cannot be used that did not refuse us.
 var causes = []error{
-	registry.ErrUnexpected, registry.ErrPage, registry.ErrTooLarge, registry.ErrPlainHTTP,
+	registry.ErrUnexpected, registry.ErrPage, registry.ErrPagination, registry.ErrTooLarge, registry.ErrPlainHTTP,
 	registry.ErrCertificate, registry.ErrUnavailable,
 }
 
@@ -49,9 +48,15 @@ var errNameless = errors.New("a tag without a name in the answer")
 
 // page is one answer.
 type page struct {
-	tags []found
-	more bool // there is another page, or the answer does not tell
+	tags  []found
+	items int  // tags, those that are left out included
+	more  bool // there is another page, or the answer does not tell
+	// content is the answer without the number of its page.
+	content string
 }
+
+// maxItems is how many tags an answer may have, and images a tag.
+const maxItems = 10 * tagsPerPage
 
 // found is a tag on a page, with the name as it was sent.
 type found struct {
@@ -110,15 +115,34 @@ func (s source) ends(err error, later bool) bool {
 	if errors.Is(err, registry.ErrUnavailable) {
 		return later || !s.elsewhere || statusOf(err) != 0
 	}
-	return errors.Is(err, registry.ErrLimited) ||
+	return errors.Is(err, registry.ErrLimited) || errors.Is(err, registry.ErrTooMany) ||
 		errors.Is(err, context.Canceled) || errors.Is(err, context.DeadlineExceeded)
+}
+
+// turn reads the next page. Its error wraps one of the package registry.
+func (s source) turn(body []byte, turned *registry.Pages) (page, error) {
+	found, err := s.read(body)
+	if err != nil {
+		return page{}, fmt.Errorf("%w: %v", registry.ErrUnexpected, err)
+	}
+	if err := turned.Has(found.items); err != nil {
+		return page{}, err
+	}
+	if found.items == 0 {
+		return found, nil
+	}
+	return found, turned.Holds(found.content)
 }
 
 // pages yields the tags of all pages as they are, an error last.
 func (b *bulk) pages(ctx context.Context, repository reference.Repository, from source) iter.Seq2[Tag, error] {
 	return func(yield func(Tag, error) bool) {
-		var before []byte
+		var turned registry.Pages
 		for n := 1; ; n++ {
+			if err := turned.At(""); err != nil {
+				yield(Tag{}, named(repository, err))
+				return
+			}
 			target := from.target(repository, n)
 			body, err := b.api.get(ctx, repository, target)
 			if n > 1 && from.notFoundEnds && errors.Is(err, registry.ErrNotFound) {
@@ -128,18 +152,13 @@ func (b *bulk) pages(ctx context.Context, repository reference.Repository, from 
 				yield(Tag{}, err)
 				return
 			}
-			if bytes.Equal(body, before) { // both APIs number their pages in the answer
-				yield(Tag{}, named(repository, fmt.Errorf("%w: the next page is the same page", registry.ErrUnexpected)))
-				return
-			}
-			before = body
 			if err := registry.Page(http.StatusOK, body, "a page of tags"); err != nil {
 				yield(Tag{}, named(repository, fmt.Errorf("%s %w", target.Host, err)))
 				return
 			}
-			found, err := from.read(body)
+			found, err := from.turn(body, &turned)
 			if err != nil {
-				yield(Tag{}, named(repository, fmt.Errorf("%w: %w", registry.ErrUnexpected, err)))
+				yield(Tag{}, named(repository, err))
 				return
 			}
 			for _, listed := range found.tags {

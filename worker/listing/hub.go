@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/osism/skopeo-worker/shared/reference"
+	"github.com/osism/skopeo-worker/worker/registry"
 )
 
 // hubHost and hubPath are where Docker Hub lists tags
@@ -57,13 +58,13 @@ func hubURL(repository reference.Repository, page int) url.URL {
 
 // hubTag is what we read of a tag. Each field can be absent or null.
 type hubTag struct {
-	Name        string     `json:"name"`
-	Digest      string     `json:"digest"`
-	MediaType   string     `json:"media_type"`
-	LastUpdated string     `json:"last_updated"` // what the listing is ordered by
-	LastPushed  string     `json:"tag_last_pushed"`
-	FullSize    int64      `json:"full_size"`
-	Images      []hubImage `json:"images"`
+	Name        string    `json:"name"`
+	Digest      string    `json:"digest"`
+	MediaType   string    `json:"media_type"`
+	LastUpdated string    `json:"last_updated"` // what the listing is ordered by
+	LastPushed  string    `json:"tag_last_pushed"`
+	FullSize    int64     `json:"full_size"`
+	Images      hubImages `json:"images"`
 }
 
 // hubImage is one manifest below a tag, attestations included.
@@ -74,19 +75,30 @@ type hubImage struct {
 	Size         int64  `json:"size"`
 }
 
+type hubImages []hubImage
+
+func (i *hubImages) UnmarshalJSON(data []byte) (err error) {
+	*i, err = registry.ReadList[hubImage](data, maxItems)
+	return err
+}
+
 func readHub(body []byte) (page, error) {
 	var answer struct {
-		Next    string   `json:"next"` // a URL; null on the last page
-		Results []hubTag `json:"results"`
+		Next    string          `json:"next"` // a URL; null on the last page
+		Results json.RawMessage `json:"results"`
 	}
 	if err := json.Unmarshal(body, &answer); err != nil {
 		return page{}, err
 	}
-	if answer.Results == nil {
+	results, err := registry.ReadList[hubTag](answer.Results, maxItems)
+	if err != nil {
+		return page{}, err
+	}
+	if results == nil {
 		return page{}, errors.New("no results in the answer")
 	}
-	listed := page{more: answer.Next != "" && len(answer.Results) > 0}
-	for _, t := range answer.Results {
+	listed := page{items: len(results), more: answer.Next != "", content: string(answer.Results)}
+	for _, t := range results {
 		if t.Name == "" {
 			return page{}, errNameless
 		}

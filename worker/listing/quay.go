@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/osism/skopeo-worker/shared/reference"
+	"github.com/osism/skopeo-worker/worker/registry"
 )
 
 // quayPath is where Quay lists tags, with the repository between the two. Paths
@@ -61,18 +62,25 @@ type quayTag struct {
 
 func readQuay(body []byte) (page, error) {
 	var answer struct {
-		Tags          []quayTag `json:"tags"`
-		HasAdditional *bool     `json:"has_additional"`
+		Tags          json.RawMessage `json:"tags"`
+		HasAdditional *bool           `json:"has_additional"`
 	}
 	if err := json.Unmarshal(body, &answer); err != nil {
 		return page{}, err
 	}
-	if answer.Tags == nil {
+	tags, err := registry.ReadList[quayTag](answer.Tags, maxItems)
+	if err != nil {
+		return page{}, err
+	}
+	if tags == nil {
 		return page{}, errors.New("no tags in the answer")
 	}
 	now := time.Now()
-	listed := page{more: len(answer.Tags) > 0 && (answer.HasAdditional == nil || *answer.HasAdditional)}
-	for _, t := range answer.Tags {
+	listed := page{items: len(tags), more: len(tags) > 0, content: string(answer.Tags)}
+	if answer.HasAdditional != nil {
+		listed.more = *answer.HasAdditional
+	}
+	for _, t := range tags {
 		if t.Name == "" {
 			return page{}, errNameless
 		}

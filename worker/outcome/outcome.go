@@ -69,6 +69,7 @@ var permanent = []error{
 	registry.ErrDigestMismatch, // content at rest is wrong: connections that break end in errors of their own
 	registry.ErrBadManifest,
 	registry.ErrTooLarge,
+	registry.ErrTooMany,
 	registry.ErrName,
 	reference.ErrInvalidTag,
 }

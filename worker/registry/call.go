@@ -51,14 +51,21 @@ const (
 // target is the path of a call. It is made of names as the OCI distribution specification
 // allows them: none has a dot segment, or anything that ends a path.
 func (call call) target(at location) (string, error) {
-	path := "/v2/" + at.path() + "/" + call.path
-	switch {
-	case call.path == tagsList, call.path == uploads:
-		return path, nil
-	case call.reference == nil || call.reference.IsZero():
+	if call.isNamed() && (call.reference == nil || call.reference.IsZero()) {
 		return "", fmt.Errorf("%w: neither a tag nor a digest", ErrName)
 	}
-	return path + call.reference.String(), nil
+	return "/v2/" + at.path() + "/" + call.below(), nil
+}
+
+// isNamed reports whether the reference is in the path.
+func (call call) isNamed() bool { return call.path != tagsList && call.path != uploads }
+
+// below is the path below /v2/<repository>/.
+func (call call) below() string {
+	if call.isNamed() {
+		return call.path + call.reference.String()
+	}
+	return call.path
 }
 
 // answer is what a registry answered, read to its end.

@@ -24,6 +24,8 @@ var (
 	ErrDigestMismatch = errors.New("digest mismatch")         // content and digest disagree
 	ErrBadManifest    = errors.New("bad manifest")            // cannot be read
 	ErrTooLarge       = errors.New("too large")               // a manifest or page beyond any sense
+	ErrTooMany        = errors.New("too many")                // tags, pages or entries beyond any sense
+	ErrPagination     = errors.New("no end of the list")      // its pages can't be followed to the last
 	ErrUnexpected     = errors.New("unexpected answer")       // not what the OCI specification says
 	ErrPage           = errors.New("no answer of a registry") // a success that is a page for people, or nothing
 	ErrCredentials    = errors.New("credentials")             // they could not be read
@@ -61,6 +63,14 @@ func (e *Error) Error() string {
 }
 
 func (e *Error) Unwrap() error { return e.Err }
+
+// about makes an *Error of an error that is none yet.
+func about(err error, op string, repository reference.Repository, name reference.TagOrDigest) error {
+	if named := (*Error)(nil); err == nil || errors.As(err, &named) {
+		return err
+	}
+	return &Error{Op: op, Repository: repository, Reference: name, Err: err}
+}
 
 // join writes a reference as a user would.
 func join(repository reference.Repository, name reference.TagOrDigest) string {

@@ -31,12 +31,24 @@ type Manifest struct {
 // content is what the manifests of OCI and Docker have in common, image and
 // index alike.
 type content struct {
-	SchemaVersion int              `json:"schemaVersion"`
-	MediaType     string           `json:"mediaType"`
-	Manifests     []childContent   `json:"manifests"`
-	Config        *blobContent     `json:"config"`
-	Layers        []blobContent    `json:"layers"`
-	FSLayers      *json.RawMessage `json:"fsLayers"` // Docker schema 1
+	SchemaVersion int               `json:"schemaVersion"`
+	MediaType     string            `json:"mediaType"`
+	Manifests     few[childContent] `json:"manifests"`
+	Config        *blobContent      `json:"config"`
+	Layers        few[blobContent]  `json:"layers"`
+	FSLayers      *json.RawMessage  `json:"fsLayers"` // Docker schema 1
+}
+
+// maxEntries is how many entries an index has at most, and layers an image. Tools make
+// some hundreds.
+const maxEntries = 10_000
+
+// few are the items of an array that has no more than maxEntries.
+type few[T any] []T
+
+func (f *few[T]) UnmarshalJSON(data []byte) (err error) {
+	*f, err = ReadList[T](data, maxEntries)
+	return err
 }
 
 type blobContent struct {

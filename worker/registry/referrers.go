@@ -23,7 +23,7 @@ func (c *Client) Referrers(ctx context.Context, repository reference.Repository,
 		for more := true; more; {
 			entries, err := list.page(ctx)
 			if err != nil {
-				yield(Entry{}, list.fail(err))
+				yield(Entry{}, about(err, OpReferrers, repository, subject))
 				return
 			}
 			for _, entry := range entries {
@@ -42,6 +42,7 @@ type referrersList struct {
 	repository reference.Repository
 	subject    reference.Digest
 
+	pages Pages
 	query string // of the next page; empty for the first, and after the last
 	begun bool
 }
@@ -54,6 +55,9 @@ func (l *referrersList) page(ctx context.Context) ([]Entry, error) {
 	}
 	if !l.begun && l.noReferrers.isKnown(host) {
 		return nil, ErrNoReferrersAPI
+	}
+	if err := l.pages.At(l.call().below() + "?" + l.query); err != nil {
+		return nil, err
 	}
 	index, got, err := l.ask(ctx)
 	if !l.begun && errors.Is(err, ErrPage) {
@@ -68,21 +72,30 @@ func (l *referrersList) page(ctx context.Context) ([]Entry, error) {
 	if err != nil {
 		return nil, err
 	}
-	next := nextQuery(got.header)
-	if l.begun && next == l.query && next != "" {
-		return nil, fmt.Errorf("%w: the next page is the same page", ErrUnexpected)
+	next, err := l.call().nextQuery(got)
+	if err != nil {
+		return nil, err
 	}
 	l.begun, l.query = true, next
-	return index.Entries()
+	entries, err := index.Entries()
+	if err != nil {
+		return nil, err
+	}
+	return entries, l.pages.Has(len(entries))
+}
+
+// call is that of the page of the query.
+func (l *referrersList) call() call {
+	return call{
+		op: OpReferrers, repository: l.repository, reference: l.subject, method: http.MethodGet,
+		scope: transport.PullScope, path: referrers, query: l.query,
+		accept: string(types.OCIImageIndex), limit: maxManifestSize, instead: aReferrers,
+	}
 }
 
 // ask asks for the page of the query.
 func (l *referrersList) ask(ctx context.Context) (Manifest, answer, error) {
-	got, err := l.send(ctx, call{
-		op: OpReferrers, repository: l.repository, reference: l.subject, method: http.MethodGet,
-		scope: transport.PullScope, path: referrers, query: l.query,
-		accept: string(types.OCIImageIndex), limit: maxManifestSize, instead: aReferrers,
-	})
+	got, err := l.send(ctx, l.call())
 	if err != nil {
 		return Manifest{}, answer{}, err
 	}
@@ -106,14 +119,6 @@ func (l *referrersList) askAgain(ctx context.Context, page error) (Manifest, ans
 		err = errWebsite
 	}
 	return index, got, err
-}
-
-// fail makes an *Error of what is none yet.
-func (l *referrersList) fail(err error) error {
-	if named := (*Error)(nil); errors.As(err, &named) {
-		return err
-	}
-	return &Error{Op: OpReferrers, Repository: l.repository, Reference: l.subject, Err: err}
 }
 
 // errWebsite is the page of a registry that answers everything else.

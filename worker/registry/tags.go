@@ -3,11 +3,10 @@ package registry
 import (
 	"context"
 	"encoding/json"
-	"fmt"
+	"errors"
 	"iter"
 	"net/http"
 	"net/url"
-	"regexp"
 	"strconv"
 
 	"github.com/google/go-containerregistry/pkg/v1/remote/transport"
@@ -21,23 +20,22 @@ const (
 	tagsPerPage = 1000
 
 	// maxPageSize bounds a page from a registry that ignores tagsPerPage and
-	// sends everything: 50,000 tags of the greatest length are 7 MB.
-	maxPageSize = 64 << 20
+	// sends everything: MaxTags of the greatest length are 33 MB.
+	maxPageSize = 40 << 20
 )
-
-// nextLink is the target of a Link header with rel="next" (RFC 8288).
-var nextLink = regexp.MustCompile(`<([^>]*)>\s*;[^,]*\brel="?next\b`)
 
 // Tags lists a repository's tags in the registry's order, asking for a page
 // when the one before has been used. A tag that is pushed meanwhile may come
 // twice or not at all. A *TagError is about one name, and the listing goes on; any
-// other error is the last item. A repository without tags has none; one that does not
-// exist is ErrNotFound.
+// other error is the last item: ErrPagination where the list can't be followed to its
+// end, ErrTooMany where there is none. A repository without tags has none; one that does
+// not exist is ErrNotFound.
 func (c *Client) Tags(ctx context.Context, repository reference.Repository) iter.Seq2[reference.Tag, error] {
 	return func(yield func(reference.Tag, error) bool) {
+		var pages Pages
 		query := url.Values{"n": {strconv.Itoa(tagsPerPage)}}.Encode()
 		for query != "" {
-			names, next, err := c.tagPage(ctx, repository, query)
+			names, next, err := c.tagPage(ctx, repository, query, &pages)
 			if err != nil {
 				yield(reference.Tag{}, err)
 				return
@@ -54,53 +52,55 @@ func (c *Client) Tags(ctx context.Context, repository reference.Repository) iter
 }
 
 // tagPage returns a page and the query of the next one, empty for the last.
-func (c *Client) tagPage(ctx context.Context, repository reference.Repository, query string) (names []string, next string, err error) {
-	got, err := c.send(ctx, call{
+func (c *Client) tagPage(ctx context.Context, repository reference.Repository, query string, pages *Pages) (names []string, next string, err error) {
+	asked := call{
 		op: OpTags, repository: repository, method: http.MethodGet,
 		scope: transport.PullScope, path: tagsList, query: query, limit: maxPageSize, instead: aTagList,
-	})
-	if err != nil {
-		return nil, "", err
 	}
-	tags, listed := readTags(got.body)
-	if !listed {
-		return nil, "", &Error{Op: OpTags, Repository: repository, Err: &pageError{got.status, anotherKind, aTagList}}
+	var got answer
+	if err = pages.At(query); err == nil {
+		got, err = c.send(ctx, asked)
 	}
-	if next = nextQuery(got.header); next == query {
-		return nil, "", &Error{Op: OpTags, Repository: repository,
-			Err: fmt.Errorf("%w: the next page is the same page", ErrUnexpected)}
+	if err == nil {
+		names, err = readTags(got)
 	}
-	return tags, next, nil
+	if err == nil {
+		err = pages.Has(len(names))
+	}
+	if err == nil {
+		err = pages.Holds(names...)
+	}
+	if err == nil {
+		next, err = asked.nextQuery(got)
+	}
+	return names, next, about(err, OpTags, repository, nil)
 }
 
-// readTags reads a page, and reports whether it is one. A page may name just the
-// repository, where that has no tags.
-func readTags(body []byte) (tags []string, listed bool) {
-	var fields map[string]json.RawMessage
-	if json.Unmarshal(body, &fields) != nil {
-		return nil, false
+// readTags reads a page. It may name just the repository, where that has no tags.
+func readTags(got answer) ([]string, error) {
+	another := &pageError{got.status, anotherKind, aTagList}
+	var page struct {
+		Name any      `json:"name"`
+		Tags tagNames `json:"tags"`
 	}
-	names, listed := fields["tags"]
-	if !listed {
-		_, listed = fields["name"]
-		return nil, listed
+	err := json.Unmarshal(got.body, &page)
+	switch {
+	case errors.Is(err, ErrTooMany):
+		return nil, err
+	case err != nil, !page.Tags.told && page.Name == nil:
+		return nil, another
 	}
-	err := json.Unmarshal(names, &tags)
-	return tags, err == nil
+	return page.Tags.names, nil
 }
 
-// nextQuery returns the query of the next page. The rest of the link is the
-// request that was just sent, except behind proxies that rename hosts, change
-// the scheme or add a prefix; there it is wrong.
-func nextQuery(header http.Header) string {
-	for _, value := range header.Values("Link") {
-		found := nextLink.FindStringSubmatch(value)
-		if found == nil {
-			continue
-		}
-		if link, err := url.Parse(found[1]); err == nil {
-			return link.RawQuery
-		}
-	}
-	return ""
+// tagNames are the names on a page.
+type tagNames struct {
+	names []string
+	told  bool
+}
+
+func (t *tagNames) UnmarshalJSON(data []byte) (err error) {
+	t.told = true
+	t.names, err = ReadList[string](data, MaxTags)
+	return err
 }

@@ -7,6 +7,7 @@ import (
 	"io"
 	"net/http"
 	"net/url"
+	"strings"
 	"sync"
 
 	"github.com/google/go-containerregistry/pkg/v1/remote/transport"
@@ -78,12 +79,9 @@ func (c *Client) upload(ctx context.Context, repository reference.Repository, bl
 	if err != nil {
 		return err
 	}
-	location, err := url.Parse(opened.header.Get("Location"))
-	if err != nil || *location == (url.URL{}) {
-		return &Error{Op: OpPut, Repository: repository, Reference: blob.Digest,
-			Err: fmt.Errorf("%w: the registry does not say where to put the blob", ErrUnexpected)}
+	if put.url, err = opened.location(); err != nil {
+		return about(err, OpPut, repository, blob.Digest)
 	}
-	put.url = opened.url.ResolveReference(location)
 	query := put.url.Query()
 	query.Set("digest", blob.Digest.String())
 	put.url.RawQuery = query.Encode()
@@ -99,6 +97,35 @@ func (c *Client) upload(ctx context.Context, repository reference.Repository, bl
 		err = &Error{Op: OpPut, Repository: repository, Reference: blob.Digest, Err: noReceipt(got)}
 	}
 	return err
+}
+
+// location is where an upload that was opened goes. It may be on another host, which
+// gets no credentials of ours.
+func (a answer) location() (*url.URL, error) {
+	text := a.header.Get("Location")
+	if text == "" {
+		return nil, fmt.Errorf("%w: the registry does not say where to put the blob", ErrUnexpected)
+	}
+	location, err := url.Parse(text)
+	if err != nil {
+		return nil, fmt.Errorf("%w: where the registry wants the blob is no URL", ErrUnexpected)
+	}
+	bad := fmt.Errorf("%w: the registry wants the blob at %s", ErrUnexpected, reference.Quote(location.Path))
+	if location.User != nil || location.Opaque != "" {
+		return nil, bad
+	}
+	// A front may take dot segments away, and with them the repository.
+	for segment := range strings.SplitSeq(location.Path, "/") {
+		if segment == "." || segment == ".." {
+			return nil, bad
+		}
+	}
+	location = a.url.ResolveReference(location)
+	location.Fragment, location.RawFragment = "", ""
+	if location.Scheme != "https" && location.Scheme != "http" || location.Host == "" {
+		return nil, bad
+	}
+	return location, nil
 }
 
 // blobReader is a blob on its way. Its last byte is handed on only if all of them

@@ -64,7 +64,11 @@ func (r *Registry) answer(w http.ResponseWriter, req *http.Request, request Requ
 	if s := r.synthetic(request.Repository); s != nil && s.serves(w, req, request) {
 		return
 	}
-	r.app.ServeHTTP(w, req)
+	if l := r.liar(request.Repository); l.names != nil && request.Kind == KindTags {
+		l.lie(w, func(w http.ResponseWriter) { r.app.ServeHTTP(w, req) })
+		return
+	}
+	r.app.ServeHTTP(w, r.unlie(req))
 }
 
 // responseWriter tells the record the status before the client can know it.

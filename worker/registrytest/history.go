@@ -135,6 +135,9 @@ func (r *Registry) chronicle(repository string, withDead bool) ([]life, error) {
 	for tag := range exists { // kept in a directory from another start
 		lives = append(lives, life{tag: tag, start: defaultCreated})
 	}
+	for _, name := range r.liar(repository).names {
+		lives = append(lives, life{tag: name, digest: r.liar(repository).digest, start: now})
+	}
 	slices.SortFunc(lives, func(a, b life) int {
 		return cmp.Or(b.start.Compare(a.start), cmp.Compare(b.number, a.number), strings.Compare(a.tag, b.tag))
 	})

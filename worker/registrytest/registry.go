@@ -63,6 +63,7 @@ type Registry struct {
 	server     *http.Server
 	cancel     context.CancelFunc
 	synthetics map[string]*synthetic
+	liars      map[string]liar
 }
 
 // Start runs a registry on a free port of 127.0.0.1 until Close.
@@ -71,7 +72,7 @@ func Start(options ...Option) (*Registry, error) {
 	for _, option := range options {
 		option(&s)
 	}
-	r := &Registry{settings: s, synthetics: map[string]*synthetic{}}
+	r := &Registry{settings: s, synthetics: map[string]*synthetic{}, liars: map[string]liar{}}
 	if s.pullLimit > 0 {
 		r.pulls = &pullLimit{limit: s.pullLimit, window: s.pullWindow, now: s.now, silent: s.silentLimit}
 	}

@@ -1,0 +1,110 @@
+package chunk
+
+import (
+	"fmt"
+	"net/http"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/osism/skopeo-worker/shared/message"
+	"github.com/osism/skopeo-worker/shared/reference"
+	"github.com/osism/skopeo-worker/shared/selection"
+	"github.com/osism/skopeo-worker/worker/listing"
+	"github.com/osism/skopeo-worker/worker/mirror"
+	"github.com/osism/skopeo-worker/worker/registry"
+	"github.com/osism/skopeo-worker/worker/registrytest"
+	"github.com/osism/skopeo-worker/worker/resolve"
+	"github.com/osism/skopeo-worker/worker/skopeo"
+)
+
+// hostileNames are what a source can list as tags. The first would be put over
+// victim/app:latest by a front that takes dot segments away.
+var hostileNames = []string{
+	"../../../../victim/app/manifests/latest", "../../../victim/app/manifests/latest", "..", ".", "", "-1", "a/b", "a b", "a:b", "a@b", "a?b", "a#b", "a%2e%2e%2fb", "latest\n", "a\x00b",
+	"\x1b[2J\x1b[31mred", "\u202egnp", "ä", "../../../../v2/victim/app/manifests/latest", strings.Repeat("a", 129), strings.Repeat("../", 4000), "+", "~", ";", "latest ", " latest",
+}
+
+// hostile is a bench whose source lists names that are none, whose destination is behind
+// a front, and holds somebody else's image.
+func hostile(t *testing.T, bulk bool) (b *bench, entry message.Repository, victim string) {
+	t.Helper()
+	b = newBenchBetween(t, registrytest.New(t, registrytest.WithQuayAPI(registrytest.BulkAPI{PageLimit: 7})), registrytest.New(t))
+	front := registrytest.NewFront(t, b.to)
+	insecure := []string{b.from.Host(), front}
+	client := registry.NewClient(registry.Options{Insecure: insecure, Transport: &http.Transport{ResponseHeaderTimeout: patience}})
+	options := listing.Options{Registry: client, Transport: &http.Transport{}}
+	if bulk {
+		options.QuayHosts = []string{b.from.Host()}
+	}
+	b.Resolver = &resolve.Upstream{Registry: client, Listing: listing.New(options)}
+	b.Mirror = &mirror.Mirror{Registry: client, Skopeo: &skopeo.Runner{Insecure: insecure, Timeout: 10 * time.Second}}
+	victim, err := b.to.PushImage("victim/app", "latest", registrytest.Image{Version: "the victim's"})
+	require.NoError(t, err)
+	for _, tag := range []string{"1", "2", "3"} {
+		b.move(t, tag, tag)
+	}
+	names := hostileNames
+	if bulk { // without a name, it is no listing
+		names = slices.DeleteFunc(slices.Clone(names), func(name string) bool { return name == "" })
+	}
+	require.NoError(t, b.from.Lie(repository, "1", names...))
+	entry = b.entry("")
+	entry.Destination = reference.MustRepository(front + "/" + destination)
+	return b, entry, victim
+}
+
+// untouched requires that only the mirror's own repository was written to.
+func (b *bench) untouched(t *testing.T, victim string) {
+	t.Helper()
+	now, err := b.to.Digest("victim/app", "latest")
+	require.NoError(t, err)
+	require.Equal(t, victim, now)
+	for _, r := range b.to.Requests() {
+		if r.Method != http.MethodGet && r.Method != http.MethodHead {
+			require.Equal(t, destination, r.Repository, "%s %s", r.Method, r.Path)
+		}
+	}
+}
+
+// TestHostileTags are a failure of their repository that quotes them, and keep no other
+// tag from being mirrored.
+func TestHostileTags(t *testing.T) {
+	for _, bulk := range []bool{false, true} {
+		t.Run(fmt.Sprint("bulk ", bulk), func(t *testing.T) {
+			b, entry, victim := hostile(t, bulk)
+			require.Empty(t, b.do(t, entry).Left)
+			b.mirrored(t, "1", "2", "3")
+			b.untouched(t, victim)
+			require.Equal(t, !bulk, b.from.Count(lists) > 0)
+			require.Equal(t, 4, b.images.Total)
+			require.Equal(t, 1, b.images.Failed)
+			failed := b.kept.only(t)
+			require.Equal(t, entry.Source.String(), failed.Source)
+			require.Equal(t, entry.Destination.String(), failed.Destination)
+			require.Contains(t, failed.Reason, `invalid tag: "`)
+			require.Contains(t, failed.Reason, " and 1 more; expected up to 128 letters, digits")
+			require.Equal(t, -1, strings.IndexFunc(failed.Reason, func(c rune) bool { return c < ' ' || c > '~' && c != '…' }), failed.Reason)
+
+			// The next run finds the same; one without them is none.
+			require.Empty(t, b.do(t, entry).Left)
+			b.kept.only(t)
+			require.NoError(t, b.from.Lie(repository, "1"))
+			require.Empty(t, b.do(t, entry).Left)
+			require.Empty(t, b.kept.records)
+		})
+	}
+}
+
+// TestHostileTagsAreNotWanted where the selection leaves them out: nobody waits for them.
+func TestHostileTagsAreNotWanted(t *testing.T) {
+	b, entry, victim := hostile(t, false)
+	entry.Selection = &selection.Selection{Include: []string{`\d`}}
+	require.Empty(t, b.do(t, entry).Left)
+	b.mirrored(t, "1", "2", "3")
+	b.untouched(t, victim)
+	require.Empty(t, b.kept.records)
+}

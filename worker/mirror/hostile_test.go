@@ -1,0 +1,109 @@
+package mirror_test
+
+import (
+	"fmt"
+	"net/http"
+	"testing"
+
+	"github.com/google/go-containerregistry/pkg/v1/types"
+	"github.com/stretchr/testify/require"
+
+	"github.com/osism/skopeo-worker/shared/reference"
+	"github.com/osism/skopeo-worker/worker/mirror"
+	"github.com/osism/skopeo-worker/worker/platform"
+	"github.com/osism/skopeo-worker/worker/registry"
+	"github.com/osism/skopeo-worker/worker/registrytest"
+)
+
+// TestHostileDigests: what a manifest refers to is a digest, or nothing of it is asked
+// for or put anywhere.
+func TestHostileDigests(t *testing.T) {
+	const attestation = `,"annotations":{"vnd.docker.reference.type":"attestation-manifest"}`
+	index := func(kind types.MediaType, digest, more string) []byte {
+		return fmt.Appendf(nil, `{"schemaVersion":2,"mediaType":%q,"manifests":[{"mediaType":%q,"size":2,"digest":%q%s}]}`,
+			types.OCIImageIndex, kind, digest, more)
+	}
+	image := func(layer string) []byte {
+		return fmt.Appendf(nil, `{"schemaVersion":2,"mediaType":%q,"config":{"mediaType":%q,"size":2,"digest":%q},"layers":[{"mediaType":"a/b","size":2,"digest":%q}]}`,
+			types.OCIManifestSchema1, types.OCIConfigJSON, reference.DigestOf([]byte("{}")), layer)
+	}
+	for _, digest := range []string{
+		"", "sha256:", "sha256:../../../../victim/app/manifests/latest", "../../../../victim/app/manifests/latest", "latest", "sha256:\n",
+		"md5:0123456789abcdef0123456789abcdef", "sha256:0123", reference.DigestOf(nil).String() + "0", "SHA256:" + reference.DigestOf(nil).Hex(),
+	} {
+		for name, push := range map[string]func(p *pair) (string, error){
+			"child": func(p *pair) (string, error) {
+				return p.from.PushManifest(repository, "1", types.OCIImageIndex, index(types.OCIManifestSchema1, digest, ""))
+			},
+			"child of a child": func(p *pair) (string, error) {
+				inner, err := p.from.PushManifest(repository, "", types.OCIImageIndex, index(types.OCIImageIndex, digest, ""))
+				if err != nil {
+					return "", err
+				}
+				return p.from.PushManifest(repository, "1", types.OCIImageIndex, index(types.OCIImageIndex, inner, ""))
+			},
+			"blob of an attestation": func(p *pair) (string, error) {
+				inner, err := p.from.PushManifest(repository, "", types.OCIManifestSchema1, image(digest))
+				if err != nil {
+					return "", err
+				}
+				return p.from.PushManifest(repository, "1", types.OCIImageIndex, index(types.OCIManifestSchema1, inner, attestation))
+			},
+		} {
+			t.Run(fmt.Sprintf("%q as a %s", digest, name), func(t *testing.T) {
+				p := newPair(t)
+				_, err := push(p)
+				require.NoError(t, err)
+				_, err = p.mirror(t, "1")
+				require.ErrorIs(t, err, registry.ErrBadManifest)
+				require.ErrorContains(t, err, reference.Quote(digest))
+				nothingWritten(t, p)
+			})
+		}
+	}
+}
+
+// TestHostileReferrers are none.
+func TestHostileReferrers(t *testing.T) {
+	p := newPair(t, registrytest.WithReferrersAPI(10))
+	digest, err := p.from.PushImage(repository, "1", registrytest.Image{})
+	require.NoError(t, err)
+	_, err = p.mirror(t, "1")
+	require.NoError(t, err)
+	p.to.ResetRequests()
+	p.from.Inject(registrytest.Fault{
+		Match: registrytest.Kinds(registrytest.KindReferrers), Status: http.StatusOK, Header: http.Header{"Content-Type": {string(types.OCIImageIndex)}},
+		Body: fmt.Sprintf(`{"schemaVersion":2,"mediaType":%q,"manifests":[{"mediaType":%q,"size":2,"digest":"sha256:../../../../victim/app/manifests/latest"}]}`,
+			types.OCIImageIndex, types.OCIManifestSchema1),
+	})
+	at := reference.MustDigest(digest)
+	_, err = p.CopyReferrers(t.Context(), reference.MustRepository(p.source()), reference.MustRepository(p.destination()), at, at)
+	require.ErrorIs(t, err, mirror.ErrReferrers)
+	require.ErrorIs(t, err, registry.ErrBadManifest)
+	nothingWritten(t, p)
+}
+
+// TestHostileDigestHeader: a header that is no digest says nothing.
+func TestHostileDigestHeader(t *testing.T) {
+	p := newPair(t)
+	digest, err := p.from.PushImage(repository, "1", registrytest.Image{})
+	require.NoError(t, err)
+	p.from.Inject(registrytest.Fault{
+		Match: registrytest.Kinds(registrytest.KindManifestHead), Status: http.StatusOK,
+		Header: http.Header{"Docker-Content-Digest": {"sha256:../../../../victim/app/manifests/latest"}, "Content-Type": {string(types.OCIManifestSchema1)}},
+	})
+	d, err := p.Registry.Head(t.Context(), reference.MustRepository(p.source()), reference.MustTag("1"))
+	require.NoError(t, err)
+	require.Equal(t, digest, d.Digest.String())
+	require.True(t, d.Pulled)
+	_, err = p.Copy(t.Context(), reference.MustRepository(p.source()), reference.MustRepository(p.destination()), d, platform.Wanted{})
+	require.NoError(t, err)
+}
+
+func nothingWritten(t *testing.T, p *pair) {
+	t.Helper()
+	for _, r := range append(p.to.Requests(), p.from.Requests()...) {
+		require.NotContains(t, r.Path, "victim")
+		require.Contains(t, []string{http.MethodGet, http.MethodHead}, r.Method, r.Path)
+	}
+}

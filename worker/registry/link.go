@@ -1,0 +1,191 @@
+package registry
+
+import (
+	"errors"
+	"fmt"
+	"net/http"
+	"net/url"
+	"regexp"
+	"slices"
+	"strings"
+
+	"github.com/osism/skopeo-worker/shared/reference"
+)
+
+// The parameters of a link that are looked at. A link without a relation is none
+// (RFC 8288, section 3.3), and one with an anchor is about another resource (section 3.2).
+const (
+	paramRel    = "rel"
+	paramAnchor = "anchor"
+)
+
+// relNext is the relation of a page to the one after it.
+const relNext = "next"
+
+// link is one of a Link header.
+type link struct {
+	target string
+	params []param
+}
+
+// param is a parameter of a link. Its name is in lower case.
+type param struct{ name, value string }
+
+// get returns the first parameter of a name: RFC 8288 ignores the others.
+func (l link) get(name string) (value string, ok bool) {
+	i := slices.IndexFunc(l.params, func(p param) bool { return p.name == name })
+	if i < 0 {
+		return "", false
+	}
+	return l.params[i].value, true
+}
+
+// relation is a name that is registered (RFC 8288, section 3.3), or a URI.
+var relation = regexp.MustCompile(`(?i)^[a-z](?:[a-z0-9.-]*|[a-z0-9+.-]*:\S+)$`)
+
+// next reports whether the link has the relation "next", among others and in any case.
+func (l link) next() (bool, error) {
+	value, _ := l.get(paramRel)
+	relations := strings.Fields(value)
+	if len(relations) == 0 {
+		return false, fmt.Errorf("%w: the Link to %s has no relation", ErrPagination, reference.Quote(l.target))
+	}
+	for _, r := range relations {
+		if !relation.MatchString(r) {
+			return false, fmt.Errorf("%w: the Link to %s has the relation %s", ErrPagination, reference.Quote(l.target), reference.Quote(r))
+		}
+	}
+	return slices.ContainsFunc(relations, func(r string) bool { return strings.EqualFold(r, relNext) }), nil
+}
+
+// nextQuery returns the query of the next page, empty after the last one. The rest of
+// the link is the request that was just sent, except behind proxies that rename hosts,
+// change the scheme or add a prefix; there it is wrong. The error is an ErrPagination: a
+// list that can't be followed to its end is not a list.
+func (call call) nextQuery(got answer) (string, error) {
+	links, err := parseLinks(got.header)
+	if err != nil {
+		return "", err
+	}
+	next := ""
+	for _, l := range links {
+		isNext, err := l.next()
+		if err != nil {
+			return "", err
+		}
+		if !isNext {
+			continue
+		}
+		query, err := call.queryOf(l, got.url)
+		if err != nil {
+			return "", err
+		}
+		if next != "" && next != query {
+			return "", fmt.Errorf("%w: there are two next pages, %s and %s", ErrPagination, reference.Quote(next), reference.Quote(query))
+		}
+		next = query
+	}
+	return next, nil
+}
+
+// queryOf returns the query of a link to the next page.
+func (call call) queryOf(l link, page *url.URL) (string, error) {
+	target, err := url.Parse(l.target)
+	if err != nil {
+		return "", fmt.Errorf("%w: the next page is no URL: %s", ErrPagination, reference.Quote(l.target))
+	}
+	target = page.ResolveReference(target)
+	_, elsewhere := l.get(paramAnchor)
+	if elsewhere || target.RawQuery == "" || !strings.HasSuffix(target.Path, "/"+call.below()) {
+		return "", fmt.Errorf("%w: the next page is not one of this list: %s", ErrPagination, reference.Quote(l.target))
+	}
+	return target.RawQuery, nil
+}
+
+// errLink is why a header is not as RFC 8288 has it.
+var errLink = errors.New(`expected <target>; rel="relation"`)
+
+// parseLinks reads all Link headers as RFC 8288, appendix B.2 does, but that it refuses
+// what that leaves out: a link that is not understood may be the one to the next page.
+func parseLinks(header http.Header) ([]link, error) {
+	var links []link
+	for _, value := range header.Values("Link") {
+		rest := value
+		for rest = skip(rest, " \t,"); rest != ""; rest = skip(rest, " \t,") {
+			var l link
+			var err error
+			if l, rest, err = cutLink(rest); err != nil {
+				return nil, fmt.Errorf("%w: the Link header %s: %w", ErrPagination, reference.Quote(value), err)
+			}
+			links = append(links, l)
+		}
+	}
+	return links, nil
+}
+
+// cutLink takes the first link off a header, which ends before a comma.
+func cutLink(s string) (l link, rest string, err error) {
+	inside, ok := strings.CutPrefix(s, "<")
+	if !ok {
+		return link{}, "", errLink
+	}
+	if l.target, rest, ok = strings.Cut(inside, ">"); !ok {
+		return link{}, "", errLink
+	}
+	for rest = skip(rest, " \t"); rest != "" && rest[0] != ','; rest = skip(rest, " \t") {
+		if rest[0] != ';' {
+			return link{}, "", errLink
+		}
+		var p param
+		if p, rest, err = cutParam(skip(rest[1:], " \t")); err != nil {
+			return link{}, "", err
+		}
+		if p.name != "" { // else nothing stands after a semicolon
+			l.params = append(l.params, p)
+		}
+	}
+	return l, rest, nil
+}
+
+// cutParam takes a parameter off a header, whose value may be missing, a token or
+// quoted.
+func cutParam(s string) (p param, rest string, err error) {
+	end := strings.IndexAny(s, "=;,")
+	if end < 0 {
+		end = len(s)
+	}
+	p.name = strings.ToLower(strings.TrimRight(s[:end], " \t"))
+	rest = s[end:]
+	if rest == "" || rest[0] != '=' {
+		return p, rest, nil
+	}
+	rest = skip(rest[1:], " \t")
+	if strings.HasPrefix(rest, `"`) {
+		p.value, rest, err = cutQuoted(rest[1:])
+		return p, rest, err
+	}
+	end = strings.IndexAny(rest, ";,")
+	if end < 0 {
+		end = len(rest)
+	}
+	p.value = strings.TrimRight(rest[:end], " \t")
+	return p, rest[end:], nil
+}
+
+// cutQuoted takes the rest of a quoted string off, in which a backslash stands before a
+// character that is meant as it is (RFC 9110, section 5.6.4).
+func cutQuoted(s string) (value, rest string, err error) {
+	var b strings.Builder
+	for i := 0; i < len(s); i++ {
+		switch {
+		case s[i] == '"':
+			return b.String(), s[i+1:], nil
+		case s[i] == '\\' && i+1 < len(s):
+			i++
+		}
+		b.WriteByte(s[i])
+	}
+	return "", "", errLink
+}
+
+func skip(s, cutset string) string { return strings.TrimLeft(s, cutset) }

@@ -1,0 +1,138 @@
+package registry_test
+
+import (
+	"encoding/json"
+	"fmt"
+	"net/http"
+	"net/http/httptest"
+	"strings"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/osism/skopeo-worker/shared/reference"
+	"github.com/osism/skopeo-worker/worker/registry"
+)
+
+// listed is a registry whose pages of a list are made on demand: what is on page n, from
+// 1, and the number of the next page, 0 after the last.
+type listed func(n int) (items []string, next int)
+
+// book serves lists, and counts the pages that were asked for.
+func book(t *testing.T, pages listed) (c *registry.Client, host string, turned *int) {
+	t.Helper()
+	turned = new(int)
+	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.URL.Path == "/v2/" {
+			return
+		}
+		*turned++
+		n := 1
+		_, _ = fmt.Sscan(r.URL.Query().Get("page"), &n)
+		items, next := pages(n)
+		if next > 0 {
+			w.Header().Set("Link", fmt.Sprintf(`<%s?page=%d>; rel="next"`, r.URL.Path, next))
+		}
+		if !strings.Contains(r.URL.Path, "/referrers/") {
+			_ = json.NewEncoder(w).Encode(map[string]any{"tags": items})
+			return
+		}
+		for i, item := range items {
+			items[i] = `{"mediaType":"application/vnd.oci.image.manifest.v1+json","size":1,"digest":"` + reference.DigestOf([]byte(item)).String() + `"}`
+		}
+		w.Header().Set("Content-Type", "application/vnd.oci.image.index.v1+json")
+		fmt.Fprintf(w, `{"schemaVersion":2,"mediaType":"application/vnd.oci.image.index.v1+json","manifests":[%s]}`, strings.Join(items, ","))
+	}))
+	t.Cleanup(server.Close)
+	host = server.Listener.Addr().String()
+	return registry.NewClient(registry.Options{Insecure: []string{host}}), host, turned
+}
+
+// some are n items of a page that no other page has.
+func some(page, n int) []string {
+	items := make([]string, n)
+	for i := range items {
+		items[i] = fmt.Sprintf("%d.%d", page, i)
+	}
+	return items
+}
+
+func TestListsWithoutEnd(t *testing.T) {
+	for name, test := range map[string]struct {
+		pages  listed
+		turned int
+		is     error
+		text   string
+	}{
+		"a page leads to itself":  {func(n int) ([]string, int) { return some(n, 1), 1 }, 2, registry.ErrPagination, " again"},
+		"two lead to each other":  {func(n int) ([]string, int) { return some(n, 1), 2 - (n+1)%2 }, 3, registry.ErrPagination, " again"},
+		"a thousand lead back":    {func(n int) ([]string, int) { return some(n, 1), n%1000 + 1 }, 1001, registry.ErrPagination, " again"},
+		"nothing is on them":      {func(n int) ([]string, int) { return nil, n + 1 }, 101, registry.ErrPagination, "101 pages in a row have nothing on them"},
+		"always more pages":       {func(n int) ([]string, int) { return some(n, 1), n + 1 }, 10_000, registry.ErrTooMany, "too many pages: the list has more than 10000"},
+		"always more on the page": {func(n int) ([]string, int) { return some(n, 1000), n + 1 }, 251, registry.ErrTooMany, "too many: the list has more than 250000"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			c, host, turned := book(t, test.pages)
+			_, err := tags(t.Context(), c, host+"/a")
+			require.ErrorIs(t, err, test.is)
+			require.ErrorContains(t, err, test.text)
+			require.Equal(t, test.turned, *turned)
+			_, err = referrers(t.Context(), c, host+"/a", reference.DigestOf(nil).String())
+			require.ErrorIs(t, err, test.is)
+			require.ErrorContains(t, err, test.text)
+		})
+	}
+}
+
+// TestSamePageUnderNewNames: a registry that does not know of pages is noticed at once.
+func TestSamePageUnderNewNames(t *testing.T) {
+	c, host, turned := book(t, func(n int) ([]string, int) { return some(n%3, 2), n + 1 })
+	all, err := tags(t.Context(), c, host+"/a")
+	require.ErrorIs(t, err, registry.ErrPagination)
+	require.ErrorContains(t, err, "list tags of "+host+"/a: no end of the list: page 4 is page 1 again")
+	require.Len(t, all, 6)
+	require.Equal(t, 4, *turned)
+}
+
+// TestLongLists: what is long and ends is listed, with empty pages in between.
+func TestLongLists(t *testing.T) {
+	c, host, _ := book(t, func(n int) ([]string, int) {
+		switch {
+		case n == 4_000:
+			return some(n, 1), 0
+		case n%2 == 0:
+			return nil, n + 1
+		}
+		return some(n, 124), n + 1
+	})
+	all, err := tags(t.Context(), c, host+"/a")
+	require.NoError(t, err)
+	require.Len(t, all, 2_000*124+1)
+}
+
+// TestPageOfTooMany: they are not even held in memory.
+func TestPageOfTooMany(t *testing.T) {
+	for name, body := range map[string]string{
+		"tags":    `{"tags":[` + strings.Repeat(`"",`, 8<<20) + `""]}`,
+		"objects": `{"manifests":[` + strings.Repeat(`{},`, 4<<20) + `{}]}`,
+	} {
+		t.Run(name, func(t *testing.T) {
+			server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+				if r.URL.Path != "/v2/" {
+					w.Header().Set("Content-Type", "application/vnd.oci.image.index.v1+json")
+					fmt.Fprint(w, body)
+				}
+			}))
+			defer server.Close()
+			host := server.Listener.Addr().String()
+			c := registry.NewClient(registry.Options{Insecure: []string{host}})
+			if name == "tags" {
+				_, err := tags(t.Context(), c, host+"/a")
+				require.ErrorIs(t, err, registry.ErrTooMany)
+				return
+			}
+			_, err := c.Get(t.Context(), reference.MustRepository(host+"/a"), reference.MustTag("1"))
+			require.Error(t, err)
+		})
+	}
+}
