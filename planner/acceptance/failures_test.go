@@ -89,6 +89,7 @@ func TestTwoOperatorsRepublish(t *testing.T) {
 	s.planner("plan", "--wait").exits(1)
 	worker.kill()
 	s.push("osism/tool", "1")
+	before := s.source.Pulls()
 
 	one, two := s.planner("republish", "--all"), s.planner("republish", "--all")
 	said := []string{one.exits(0), two.exits(0)}
@@ -97,13 +98,19 @@ func TestTwoOperatorsRepublish(t *testing.T) {
 	losers := slices.DeleteFunc(said, func(s string) bool { return strings.Contains(s, "Republished") })
 	require.Len(t, losers, 1)
 	require.Regexp(t, `somebody else was faster|Nothing to republish`, losers[0])
-	require.Len(t, stored(t, brokertest.Open(t, server.Config())), 1)
+	b := brokertest.Open(t, server.Config())
+	require.Len(t, stored(t, b), 1)
+	runs, err := run.Open(t.Context(), b)
+	require.NoError(t, err)
+	all, err := runs.List(t.Context(), "default")
+	require.NoError(t, err)
+	require.Len(t, all, 2, "the plan, and the republish that found something")
 
 	s.worker()
 	s.becomes(runID(t, winners[0]), run.StateDone)
 	s.requireMirrored("osism/tool")
 	require.Empty(t, s.failed())
-	require.Equal(t, 1, s.source.Pulls())
+	require.Equal(t, 1, s.source.Pulls()-before)
 }
 
 func TestDestinationUnreachable(t *testing.T) {

@@ -83,25 +83,6 @@ func TestBrokerRestartsInMidRun(t *testing.T) {
 	require.Empty(t, s.failed())
 }
 
-func TestSamePlanTwice(t *testing.T) {
-	t.Parallel()
-	s, _ := newFleet(t)
-	s.push("osism/tool", "1", "2")
-	s.push("osism/other", "1")
-	s.write("osism/tool", "osism/other")
-	one := s.plan()
-	// Due: a newer plan takes the place of what is not.
-	require.Eventually(t, func() bool { return s.status(one).NextDue == nil }, patience, tick)
-	two := s.plan()
-	require.Less(t, one, two, "the ids of runs sort by time")
-
-	s.worker()
-	s.becomes(one, run.StateDone)
-	s.becomes(two, run.StateDone)
-	s.requireMirrored("osism/tool", "osism/other")
-	require.Equal(t, 3, s.source.Pulls())
-}
-
 func TestNewerPlanSupersedesWhatIsNotDue(t *testing.T) {
 	t.Parallel()
 	s, server := newFleet(t)

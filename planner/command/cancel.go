@@ -5,15 +5,18 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/osism/skopeo-worker/planner/display"
 	"github.com/osism/skopeo-worker/planner/plan"
+	"github.com/osism/skopeo-worker/shared/run"
+	"github.com/osism/skopeo-worker/shared/subject"
 )
 
 func cancelCommand() *cobra.Command {
 	var s settings
 	return &cobra.Command{
 		Use:   "cancel [RUN]",
-		Short: "Drop what is not yet due",
-		Long:  "Drop what a run, the newest where none is named, has planned and what its chunks\nhave put off. What is due goes on. Republished images become failures again.",
+		Short: "Drop what is left of a run",
+		Long:  "Drop what is left of a run, the newest where none is named: what it has planned,\nwhat is due, and what its chunks have put off. A chunk that a worker has it may\nfinish. Republished images become failures again.",
 		Args:  atMostOne,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			ctx, out := cmd.Context(), cmd.OutOrStdout()
@@ -26,16 +29,20 @@ func cancelCommand() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			c := plan.Canceller{Broker: se.Broker, Runs: se.runs, Failures: se.failures}
-			dropped, err := c.Cancel(ctx, r)
+			left, err := se.Count(ctx, subject.OfRun(r.Name, r.ID))
 			if err != nil {
 				return err
 			}
-			if dropped == 0 {
-				_, _ = fmt.Fprintf(out, "Run %s has nothing that is not yet due.\n", r.ID)
+			if left == 0 {
+				_, _ = fmt.Fprintf(out, "Nothing of run %s is left to drop.\n", r.ID)
 				return nil
 			}
-			_, _ = fmt.Fprintf(out, "Cancelled run %s: %s dropped.\n", r.ID, count(dropped, "chunk", "chunks"))
+			ender := plan.Ender{Broker: se.Broker, Runs: se.runs, Failures: se.failures}
+			dropped, err := ender.End(ctx, r, run.StateCancelled)
+			if err != nil {
+				return err
+			}
+			display.Cancelled(out, r.ID, dropped)
 			return nil
 		},
 	}

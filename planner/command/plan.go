@@ -25,7 +25,7 @@ func planCommand() *cobra.Command {
 	c := &cobra.Command{
 		Use:   "plan",
 		Short: "Fetch the list, split it, publish it",
-		Long:  "Fetch the list, split it into chunks, and publish them to the broker, each due at\nits time. A plan of the whole list takes the place of what an older one has not\nbegun.",
+		Long:  "Fetch the list, split it into chunks, and publish them to the broker, each due at\nits time. A plan of the whole list takes the place of older ones that are not\nover.",
 		Args:  noArguments,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			ctx, out := cmd.Context(), cmd.OutOrStdout()

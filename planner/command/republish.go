@@ -12,6 +12,7 @@ import (
 	"github.com/osism/skopeo-worker/shared/failure"
 	"github.com/osism/skopeo-worker/shared/reference"
 	"github.com/osism/skopeo-worker/shared/run"
+	"github.com/osism/skopeo-worker/shared/subject"
 	"github.com/osism/skopeo-worker/worker/environment"
 	"github.com/osism/skopeo-worker/worker/service"
 )
@@ -138,8 +139,8 @@ func (se *session) republish(ctx context.Context, w *wanted, out io.Writer) (run
 		_, _ = fmt.Fprintf(out, "%s: somebody else was faster.\n", repository)
 	}
 	r.Chunks, r.Entries, r.Published = done.Chunks, done.Images, true
-	if putErr := se.runs.Put(ctx, r); err == nil {
-		err = putErr
+	if noted := se.noteRepublished(ctx, r); err == nil {
+		err = noted
 	}
 	if err == nil && done.Chunks == 0 && len(done.Taken) == 0 {
 		_, _ = fmt.Fprintln(out, "Nothing to republish any more: somebody else was faster.")
@@ -149,4 +150,22 @@ func (se *session) republish(ctx context.Context, w *wanted, out io.Writer) (run
 			count(done.Images, "image", "images"), count(done.Chunks, "chunk", "chunks"), r.ID)
 	}
 	return r, err
+}
+
+// noteRepublished stores what a republish has published. A run of which there is nothing
+// is none: it is taken back.
+func (se *session) noteRepublished(ctx context.Context, r run.Run) error {
+	if r.Chunks > 0 {
+		return se.runs.Put(ctx, r)
+	}
+	// The broker may have stored a chunk and its answer been lost.
+	left, err := se.Count(ctx, subject.OfRun(r.Name, r.ID))
+	if err != nil {
+		return err
+	}
+	begun, err := se.runs.AllProgress(ctx, r.Name, r.ID)
+	if err != nil || left > 0 || len(begun) > 0 {
+		return err
+	}
+	return se.runs.Delete(ctx, r.Name, r.ID)
 }

@@ -40,11 +40,16 @@ type amount struct {
 	what string
 }
 
-// outcomes are the images of a run by what became of them.
+// outcomes are the images of a run by what became of them. Only a run that was ended
+// has dropped any.
 func outcomes(t run.Tally) []amount {
-	return []amount{
+	all := []amount{
 		{t.Copied, "copied"}, {t.Tagged, "tagged"}, {t.Unchanged, "unchanged"}, {t.Skipped, "skipped"}, {t.Vanished, "vanished"}, {t.Failed, "failed"},
 	}
+	if t.Dropped > 0 {
+		all = append(all, amount{t.Dropped, "dropped"})
+	}
+	return all
 }
 
 // list puts amounts beside each other.

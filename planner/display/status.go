@@ -23,7 +23,7 @@ func Status(w io.Writer, s run.Status, now time.Time) {
 		row("finished", "%s (took %s)", moment(*s.Finished), span(s.Finished.Sub(s.Started)))
 	}
 	c := s.Chunks
-	row("chunks", "%s", sum(c.Total, []amount{{c.Done, "done"}, {c.Running, "running"}, {c.Snoozed, "snoozed"}, {c.Waiting, "waiting"}}))
+	row("chunks", "%s", sum(c.Total, []amount{{c.Done, "done"}, {c.Running, "running"}, {c.Snoozed, "snoozed"}, {c.Waiting, "waiting"}, {c.Dropped, "dropped"}}))
 	row("images", "%s", sum(s.Images.Total, outcomes(s.Images)))
 	row("pulls", "%d", s.Pulls)
 	row("copied", "%s", size(s.Bytes))

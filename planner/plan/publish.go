@@ -4,13 +4,13 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"strings"
 	"time"
 
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 
 	"github.com/osism/skopeo-worker/shared/broker"
+	"github.com/osism/skopeo-worker/shared/failure"
 	"github.com/osism/skopeo-worker/shared/message"
 	"github.com/osism/skopeo-worker/shared/run"
 	"github.com/osism/skopeo-worker/shared/subject"
@@ -25,9 +25,9 @@ type Publisher struct {
 	Runs   *run.Store
 }
 
-// Publish stores the chunks as schedules of the run. A full plan then takes the
-// place of what older runs of the name have not begun. The run is returned as it
-// was stored. Where Publish fails, the plan is taken back.
+// Publish stores the chunks as schedules of the run. A full plan then takes the place of
+// the name's older plans: what is left of them is dropped, once the new one is stored.
+// The run is returned as it was stored. Where Publish fails, the plan is taken back.
 func (p *Publisher) Publish(ctx context.Context, r run.Run, chunks []Chunk, full bool) (run.Run, error) {
 	msgs, err := schedules(r.Name, r.ID, chunks)
 	if err != nil {
@@ -49,8 +49,8 @@ func (p *Publisher) Publish(ctx context.Context, r run.Run, chunks []Chunk, full
 			return r, err
 		}
 	}
-	r.Published = true
-	return r, p.Runs.Put(ctx, r)
+	// A newer plan may have ended this run already.
+	return p.Runs.Update(ctx, r.Name, r.ID, func(r *run.Run) { r.Published = true })
 }
 
 func schedules(name, id string, chunks []Chunk) ([]*nats.Msg, error) {
@@ -75,39 +75,50 @@ func schedules(name, id string, chunks []Chunk) ([]*nats.Msg, error) {
 func (p *Publisher) undo(ctx context.Context, r run.Run) error {
 	ctx, cancel := context.WithTimeout(ctx, undoTimeout)
 	defer cancel()
-	if err := p.Broker.Stream.Purge(ctx, jetstream.WithPurgeSubject(subject.OfRunUnder(subject.Plan, r.Name, r.ID))); err != nil {
+	if _, err := p.ender().End(ctx, r, run.StateCancelled); err != nil {
 		return fmt.Errorf("taking run %s back: %w; planner cancel %s does so by hand", r.ID, err, r.ID)
 	}
-	r.Ended = run.StateCancelled
-	return p.Runs.Put(ctx, r)
+	return nil
 }
 
-// supersede drops what older runs of the name have planned and not begun: what is
-// in the stream below the plan's own first message.
+func (p *Publisher) ender() *Ender {
+	return &Ender{Broker: p.Broker, Runs: p.Runs, Failures: failure.NewStore(p.Broker)}
+}
+
+// supersede ends older plans of the name that are not over, or whose planner is still
+// publishing them; of what no run is known any more, it drops what is in the stream below
+// the plan's own first message. A republish is none of the list's plans.
 func (p *Publisher) supersede(ctx context.Context, r run.Run, first uint64) error {
+	info, err := p.Broker.Stream.Info(ctx, jetstream.WithSubjectFilter(subject.OfNameAnywhere(r.Name)))
+	if err != nil {
+		return fmt.Errorf("looking for older runs of %s: %w", r.Name, err)
+	}
+	unfinished := map[string]bool{}
+	for subj := range info.State.Subjects {
+		if a, err := subject.ParseAddress(subj); err == nil {
+			unfinished[a.Run] = true
+		}
+	}
+	runs, err := p.Runs.List(ctx, r.Name)
+	if err != nil {
+		return err
+	}
+	for _, older := range runs {
+		if older.ID >= r.ID || older.Kind != run.KindPlan || older.Ended != "" || older.Published && !unfinished[older.ID] {
+			continue
+		}
+		if _, err := p.ender().End(ctx, older, run.StateSuperseded); err != nil && !errors.Is(err, run.ErrNotFound) {
+			return err
+		}
+	}
 	if first <= 1 {
 		// There is nothing older. Servers before 2.14.2 purge everything where they are
 		// asked for what is below sequence 1 (nats-server#4696), our own plan with it.
 		return nil
 	}
 	plans := subject.OfName(subject.Plan, r.Name)
-	info, err := p.Broker.Stream.Info(ctx, jetstream.WithSubjectFilter(plans))
-	if err != nil {
-		return fmt.Errorf("looking for older runs of %s: %w", r.Name, err)
-	}
-	older := map[string]bool{}
-	for subj := range info.State.Subjects {
-		if a, err := subject.ParseAddress(subj); err == nil && strings.Compare(a.Run, r.ID) < 0 {
-			older[a.Run] = true
-		}
-	}
 	if err := p.Broker.Stream.Purge(ctx, jetstream.WithPurgeSubject(plans), jetstream.WithPurgeSequence(first)); err != nil {
 		return fmt.Errorf("dropping the older plans of %s: %w", r.Name, err)
-	}
-	for id := range older {
-		if err := p.Runs.End(ctx, r.Name, id, run.StateSuperseded); err != nil && !errors.Is(err, run.ErrNotFound) {
-			return err
-		}
 	}
 	return nil
 }

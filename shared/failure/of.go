@@ -5,6 +5,10 @@ import (
 	"github.com/osism/skopeo-worker/shared/reference"
 )
 
+// ReasonCancelled stands in the record of an image that was republished and cancelled
+// before it was tried again.
+const ReasonCancelled = "cancelled before it was tried again"
+
 // Of makes the record of images of one repository of a chunk; without images, of
 // the repository itself.
 func Of(c message.Chunk, r message.Repository, images []message.Image, reason string) Record {

@@ -48,9 +48,10 @@ func (l *Ledger) List(ctx context.Context) (map[string][]Entry, error) {
 	l.before, l.progress = l.progress, map[string]*progressOf{}
 	var err error
 	l.last, err = l.store.changes(ctx, "*.*", l.last, func(key string, revision uint64, data []byte) {
-		e := Entry{Revision: revision}
-		if json.Unmarshal(data, &e.Run) == nil {
-			l.runs[key] = e
+		if r, ok := parse(key, data); ok {
+			l.runs[key] = Entry{Run: r, Revision: revision}
+		} else {
+			delete(l.runs, key)
 		}
 	})
 	if err != nil {
@@ -140,9 +141,7 @@ func (l *Ledger) update(ctx context.Context, e Entry) (p *progressOf, err error)
 // changes calls see with each entry of the bucket that was put after the revision,
 // and returns that of the last one.
 func (s *Store) changes(ctx context.Context, keys string, after uint64, see func(key string, revision uint64, data []byte)) (uint64, error) {
-	const prefix = "$KV." + Bucket + "."
-	return s.b.Changes(ctx, "KV_"+Bucket, prefix+keys, after, func(m *jetstream.RawStreamMsg) error {
-		// Nothing of ours is deleted, it expires; markers have no data to read.
+	return s.b.Changes(ctx, stream, prefix+keys, after, func(m *jetstream.RawStreamMsg) error {
 		see(strings.TrimPrefix(m.Subject, prefix), m.Sequence, m.Data)
 		return nil
 	})

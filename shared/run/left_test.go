@@ -74,7 +74,7 @@ func TestWhatIsLeft(t *testing.T) {
 
 	y.r.Ended = StateCancelled
 	y.put()
-	st = y.becomes(StateCancelled, st.Chunks)
+	st = y.becomes(StateCancelled, Chunks{Total: 3, Done: 1, Dropped: 3})
 	require.Empty(t, st.Registries)
 	require.Nil(t, st.EstimatedDone)
 }

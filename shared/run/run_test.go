@@ -81,6 +81,29 @@ func TestRuns(t *testing.T) {
 	require.ErrorIs(t, s.End(t.Context(), name, "none", StateCancelled), ErrNotFound)
 }
 
+// TestRunThatIsTakenBack is none any more, for whoever has known it as well.
+func TestRunThatIsTakenBack(t *testing.T) {
+	s, _ := open(t)
+	now := time.Now()
+	kept, gone := Run{Name: name, ID: NewID(now), Started: now}, Run{Name: name, ID: NewID(now.Add(time.Second)), Started: now}
+	require.NoError(t, s.Put(t.Context(), kept))
+	require.NoError(t, s.Put(t.Context(), gone))
+	l := s.Ledger()
+	known := func() int {
+		runs, err := l.List(t.Context())
+		require.NoError(t, err)
+		return len(runs[name])
+	}
+	require.Equal(t, 2, known())
+	require.NoError(t, s.Delete(t.Context(), name, gone.ID))
+	require.Equal(t, 1, known())
+	got, err := s.Get(t.Context(), name, "")
+	require.NoError(t, err)
+	require.Equal(t, kept.ID, got.ID)
+	_, err = s.Get(t.Context(), name, gone.ID)
+	require.ErrorIs(t, err, ErrNotFound)
+}
+
 func TestProgress(t *testing.T) {
 	s, _ := open(t)
 	a := subject.NewAddress(name, "r1", strings.Repeat("registry.", 20), "1")

@@ -37,6 +37,9 @@ type Chunks struct {
 	Running int `json:"running"`
 	Snoozed int `json:"snoozed"`
 	Done    int `json:"done"`
+	// Dropped chunks are those of a run that was cancelled or superseded which no worker
+	// has: of some, a part may have been done.
+	Dropped int `json:"dropped"`
 }
 
 // Registry is what a registry allows, and what of a run is left there. A destination is
@@ -156,8 +159,7 @@ func (t *Tracker) apply(entry jetstream.KeyValueEntry) {
 	t.revision[entry.Key()] = entry.Revision()
 	key, ok := strings.CutPrefix(entry.Key(), t.name+"."+t.id+".")
 	if !ok {
-		var r Run
-		if json.Unmarshal(entry.Value(), &r) == nil {
+		if r, ok := parse(entry.Key(), entry.Value()); ok {
 			t.run = r
 		}
 		return
@@ -203,12 +205,15 @@ func (t *Tracker) Status(ctx context.Context) (Status, error) {
 		case st.Chunks.Total == 0: // there was nothing to do
 			st.Finished = &st.Started
 		}
+		if ended := t.run.EndedAt; !ended.IsZero() && (st.Finished == nil || st.Finished.Before(ended)) {
+			st.Finished = &ended
+		}
 	}
 	return st, nil
 }
 
 // rank orders the states of a chunk's messages: the chunk is in the highest.
-var rank = map[string]int{Snoozed: 1, StateWaiting: 2, Running: 3}
+var rank = map[string]int{Dropped: 1, Snoozed: 1, StateWaiting: 2, Running: 3}
 
 // present goes through the run's messages in the stream and returns the state of
 // each chunk that has any, and the messages by the key of their progress.
@@ -230,6 +235,9 @@ func (t *Tracker) present(subjects map[string]uint64, st *Status) (bases map[str
 		case t.progress[key].State == Running:
 			state = Running
 		}
+		if t.run.Ended != "" && state != Running {
+			state, due = Dropped, time.Time{} // by whoever receives it
+		}
 		if !due.IsZero() {
 			st.NotBefore(due)
 			if st.NextDue == nil || due.Before(*st.NextDue) {
@@ -249,6 +257,8 @@ func (t *Tracker) present(subjects map[string]uint64, st *Status) (bases map[str
 			st.Chunks.Waiting++
 		case Running:
 			st.Chunks.Running++
+		case Dropped:
+			st.Chunks.Dropped++
 		}
 	}
 	return bases, messages
@@ -256,12 +266,12 @@ func (t *Tracker) present(subjects map[string]uint64, st *Status) (bases map[str
 
 // count sums up the progress and returns when it was last made.
 func (t *Tracker) count(present map[string]string, st *Status) (updated time.Time) {
-	done := map[string]bool{}
+	over := map[string]bool{} // chunks that have no message left, and whether one was dropped
 	for key, p := range t.progress {
 		registry, token, _ := strings.Cut(key, ".")
 		base := registry + "." + subject.Address{Token: token}.Number()
 		if present[base] == "" {
-			done[base] = true
+			over[base] = over[base] || p.State == Dropped
 		}
 		st.Images.add(p.Images)
 		st.Pulls += p.Pulls
@@ -270,7 +280,17 @@ func (t *Tracker) count(present map[string]string, st *Status) (updated time.Tim
 			updated = p.Updated
 		}
 	}
-	st.Chunks.Done = len(done)
+	for _, dropped := range over {
+		if dropped {
+			st.Chunks.Dropped++
+		} else {
+			st.Chunks.Done++
+		}
+	}
+	// What was dropped and not noted was dropped all the same.
+	if untold := t.run.Chunks - len(over) - len(present); t.run.Ended != "" && untold > 0 {
+		st.Chunks.Dropped += untold
+	}
 	return updated
 }
 
@@ -286,7 +306,7 @@ func (t *Tracker) state(st Status, empty bool) string {
 		return StateSnoozed
 	case !t.run.Published && time.Since(t.run.Started) < publishing:
 		return StateWaiting
-	case st.Chunks.Done < st.Chunks.Total:
+	case st.Chunks.Done+st.Chunks.Dropped < st.Chunks.Total:
 		// The planner that dropped its messages did not live to say so.
 		return StateSuperseded
 	case st.Images.Failed > 0:

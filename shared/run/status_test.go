@@ -214,6 +214,46 @@ func TestEmptyPlan(t *testing.T) {
 	require.Equal(t, y.r.Started, *st.Finished)
 }
 
+// TestEndedBeforeItsChunks: what nobody has is dropped, at once where it was purged and
+// otherwise by whoever receives it; what a worker has may end; then the run has ended.
+func TestEndedBeforeItsChunks(t *testing.T) {
+	for _, state := range []string{StateCancelled, StateSuperseded} {
+		t.Run(state, func(t *testing.T) {
+			y := begin(t, "r1", "1", "2", "3", "4", "5")
+			for _, token := range []string{"1", "2", "3", "4"} {
+				y.fire(subject.Plan, token)
+			}
+			y.record("1", Progress{State: Done, Images: Tally{Total: 1, Copied: 1}})
+			y.gone(subject.Chunk, "1")
+			y.record("2", Progress{State: Running, Images: Tally{Total: 3}})
+			y.publish(subject.Later, "3-9")
+			y.record("3-9", Progress{State: Snoozed, Images: Tally{Total: 2}, Due: time.Now().Add(time.Hour)})
+			y.record("3", Progress{State: Done, Images: Tally{Total: 1, Copied: 1}})
+			y.gone(subject.Chunk, "3")
+			y.becomes(StateRunning, Chunks{Total: 5, Waiting: 2, Running: 1, Snoozed: 1, Done: 1})
+
+			require.NoError(t, y.s.End(t.Context(), name, "r1", state))
+			require.NoError(t, y.s.End(t.Context(), name, "r1", "another"), "the first word counts")
+			st := y.becomes(state, Chunks{Total: 5, Running: 1, Done: 1, Dropped: 3})
+			require.True(t, st.Over())
+			require.Nil(t, st.Finished)
+			require.Nil(t, st.NextDue)
+			y.gone(subject.Plan, "5") // and nobody noted it
+			y.record("4", Progress{State: Dropped, Images: Tally{Total: 4, Dropped: 4}})
+			y.gone(subject.Chunk, "4")
+			y.record("3-9", Progress{State: Dropped, Images: Tally{Total: 2, Dropped: 2}})
+			y.gone(subject.Later, "3-9")
+			y.becomes(state, Chunks{Total: 5, Running: 1, Done: 1, Dropped: 3})
+			y.record("2", Progress{State: Done, Images: Tally{Total: 3, Copied: 3}})
+			y.gone(subject.Chunk, "2")
+
+			st = y.becomes(state, Chunks{Total: 5, Done: 2, Dropped: 3})
+			require.Equal(t, Tally{Total: 11, Copied: 5, Dropped: 6}, st.Images)
+			require.WithinDuration(t, time.Now(), *st.Finished, time.Minute)
+		})
+	}
+}
+
 // TestOnlyItsOwn counts nothing of another run, name or registry's failures.
 func TestOnlyItsOwn(t *testing.T) {
 	y := begin(t, "r1", "1")
@@ -241,8 +281,8 @@ func TestStatusKeys(t *testing.T) {
 	data, err := json.Marshal(Status{Registries: []Registry{{}}})
 	require.NoError(t, err)
 	require.Equal(t, strings.Join(strings.Fields(`{"name":"","run":"","state":"",
-		"chunks":{"total":0,"waiting":0,"running":0,"snoozed":0,"done":0},
-		"images":{"total":0,"copied":0,"tagged":0,"unchanged":0,"skipped":0,"vanished":0,"failed":0},
+		"chunks":{"total":0,"waiting":0,"running":0,"snoozed":0,"done":0,"dropped":0},
+		"images":{"total":0,"copied":0,"tagged":0,"unchanged":0,"skipped":0,"vanished":0,"failed":0,"dropped":0},
 		"pulls":0,"bytes":0,"started":"0001-01-01T00:00:00Z","finished":null,"next_due":null,
 		"estimated_done":null,"estimated_at_least":false,
 		"registries":[{"registry":"","limit":0,"window":"","spent":0,"free":null,"closed_until":null,"reason":"","next_slot":null,

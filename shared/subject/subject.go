@@ -31,10 +31,17 @@ const (
 // ErrNotOurs is returned for a subject that this package did not build.
 var ErrNotOurs = errors.New("not a subject of this system")
 
-var mirrorName = regexp.MustCompile(`^[a-z0-9-]{1,32}$`)
+var (
+	mirrorName = regexp.MustCompile(`^[a-z0-9-]{1,32}$`)
+	// token is what encode makes, the id of a run, and the token of a chunk.
+	token = regexp.MustCompile(`^[A-Za-z0-9=_-]+$`)
+)
 
 // ValidName reports whether s can be a mirror name.
 func ValidName(s string) bool { return mirrorName.MatchString(s) }
+
+// ValidToken reports whether s can be a token of a subject of ours.
+func ValidToken(s string) bool { return token.MatchString(s) }
 
 // Address is the part of a chunk's subject that stays the same on its way from
 // plan or later to chunk.
@@ -52,7 +59,8 @@ func NewAddress(name, run, registry, token string) Address {
 // ParseAddress reads a plan, later or chunk subject back.
 func ParseAddress(subject string) (Address, error) {
 	t := strings.Split(subject, ".")
-	if len(t) != 6 || t[0] != "mirror" || t[1] != "plan" && t[1] != "later" && t[1] != "chunk" {
+	if len(t) != 6 || t[0] != "mirror" || t[1] != "plan" && t[1] != "later" && t[1] != "chunk" ||
+		!ValidName(t[2]) || !ValidToken(t[3]) || !ValidToken(t[4]) || !ValidToken(t[5]) {
 		return Address{}, fmt.Errorf("%w: %q", ErrNotOurs, subject)
 	}
 	return Address{Name: t[2], Run: t[3], Registry: t[4], Token: t[5]}, nil
@@ -96,6 +104,10 @@ func (a Address) RegistryName() (string, bool) {
 // OfRun matches every plan, later and chunk subject of a run with one filter,
 // so that one request tells whether the run is over.
 func OfRun(name, run string) string { return "mirror.*." + name + "." + run + ".>" }
+
+// OfNameAnywhere matches every plan, later and chunk subject of a mirror name, and those
+// of its failures.
+func OfNameAnywhere(name string) string { return "mirror.*." + name + ".>" }
 
 // OfName matches the subjects of a mirror name below root.
 func OfName(root, name string) string { return root + "." + name + ".>" }

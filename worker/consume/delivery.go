@@ -58,8 +58,8 @@ func (d *delivery) handle(ctx context.Context) (outcome string, err error) {
 	if errors.Is(err, message.ErrNewer) {
 		return metrics.ChunkSnoozed, d.postpone(ctx, err)
 	}
-	if err == nil && c.Name != d.address.Name {
-		err = fmt.Errorf("%w: it is of %s, its subject is not", message.ErrMalformed, c.Name)
+	if err == nil && (c.Name != d.address.Name || c.Run != d.address.Run) {
+		err = fmt.Errorf("%w: it is of run %s of %s, its subject is not", message.ErrMalformed, c.Run, c.Name)
 	}
 	if err != nil {
 		return metrics.ChunkUnworkable, d.reject(ctx, err)
@@ -67,6 +67,9 @@ func (d *delivery) handle(ctx context.Context) (outcome string, err error) {
 	d.registry = c.Registry
 	if d.earlier, err = d.runs.Progress(ctx, d.address); err != nil {
 		d.log.Warn("the status will be incomplete", "error", err)
+	}
+	if ended := d.ended(ctx, c); ended != "" {
+		return metrics.ChunkDropped, d.drop(ctx, c, ended)
 	}
 	if d.number > maxDeliveries {
 		return metrics.ChunkUnworkable, d.poison(ctx, c)
@@ -93,7 +96,7 @@ func (d *delivery) do(ctx context.Context, c message.Chunk, fresh bool) (outcome
 	if err := d.leave(ctx, c, result); err != nil {
 		return "", err
 	}
-	return d.outcome(result), d.done(ctx)
+	return d.outcome(result), d.end(ctx, run.Done)
 }
 
 // leave publishes the parts of the chunk and what is left of it. If another worker has
@@ -138,11 +141,11 @@ func (d *delivery) outcome(r chunk.Result) string {
 	}
 }
 
-// done stores the final progress and acknowledges the message. An acknowledgement
-// that the broker does not take costs a delivery that finds nothing left to do.
-func (d *delivery) done(ctx context.Context) error {
+// end stores the final progress and acknowledges the message. An acknowledgement that
+// the broker does not take costs a delivery that finds nothing left to do.
+func (d *delivery) end(ctx context.Context, state string) error {
 	d.mu.Lock()
-	d.progress.State = run.Done
+	d.progress.State = state
 	d.mu.Unlock()
 	if err := insist(ctx, d.log, patient(d.broker.Conn, d.store)); err != nil {
 		d.log.Warn("the status will be incomplete", "error", err)

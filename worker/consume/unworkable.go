@@ -51,7 +51,7 @@ func (d *delivery) poison(ctx context.Context, c message.Chunk) error {
 func (d *delivery) gaveUp(ctx context.Context, registry string, images int) error {
 	d.metrics.Images(registry, "failed", images)
 	d.Progress(run.Tally{Total: images, Failed: images}, 0, 0)
-	return d.done(ctx)
+	return d.end(ctx, run.Done)
 }
 
 // postpone gives a message of a newer version to a later worker, as it is.
@@ -76,7 +76,7 @@ func (d *delivery) postpone(ctx context.Context, cause error) error {
 	if err := d.publish(ctx, a, newerRetry, header, d.msg.Data()); err != nil {
 		return err
 	}
-	return d.done(ctx)
+	return d.end(ctx, run.Done)
 }
 
 // reject records a message that cannot be read, with its bytes.

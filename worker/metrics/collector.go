@@ -115,7 +115,7 @@ func collectMirror(out chan<- prometheus.Metric, name string, m mirror) {
 	gauge(out, runPulls, float64(s.Pulls), name)
 	for outcome, n := range map[string]int{
 		"copied": s.Images.Copied, "tagged": s.Images.Tagged, "unchanged": s.Images.Unchanged,
-		"skipped": s.Images.Skipped, "vanished": s.Images.Vanished, "failed": s.Images.Failed,
+		"skipped": s.Images.Skipped, "vanished": s.Images.Vanished, "failed": s.Images.Failed, "dropped": s.Images.Dropped,
 	} {
 		gauge(out, runImages, float64(n), name, outcome)
 	}

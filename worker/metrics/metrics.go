@@ -20,6 +20,7 @@ const (
 	ChunkSplit       = "split"       // others take parts of it
 	ChunkInterrupted = "interrupted" // the worker was told to stop; what is left is due now
 	ChunkUnworkable  = "unworkable"  // recorded as a failure without a try
+	ChunkDropped     = "dropped"     // its run was cancelled or superseded
 	ChunkReturned    = "returned"    // the broker could not be told: it comes again
 )
 
@@ -45,10 +46,10 @@ func New(version string) *Metrics {
 	}
 	m := &Metrics{
 		Registry: prometheus.NewRegistry(),
-		images:   counter("images_total", "Images by outcome: copied, tagged, unchanged, skipped, vanished or failed.", "registry", "outcome"),
+		images:   counter("images_total", "Images by outcome: copied, tagged, unchanged, skipped, vanished, failed or dropped (with their run).", "registry", "outcome"),
 		pulls:    counter("pulls_total", "Manifests pulled from source registries.", "registry"),
 		bytes:    counter("copied_bytes_total", "Size of the content copied, as its manifests tell it.", "registry"),
-		outcomes: counter("chunks_total", "Deliveries of chunks by outcome: done, snoozed, split, interrupted, unworkable or returned.", "outcome"),
+		outcomes: counter("chunks_total", "Deliveries of chunks by outcome: done, snoozed, split, interrupted, unworkable, dropped or returned.", "outcome"),
 		requests: counter("registry_requests_total", "Requests of our own to registries, by what they ask for and the status code of the answer (error: none came).", "registry", "kind", "code"),
 		copies: prometheus.NewHistogramVec(prometheus.HistogramOpts{
 			Namespace: namespace, Name: "copy_duration_seconds", Help: "Time a skopeo process took, by source registry.",
@@ -61,7 +62,7 @@ func New(version string) *Metrics {
 	}
 	info := prometheus.NewGaugeVec(prometheus.GaugeOpts{Namespace: namespace, Name: "build_info", Help: "Always 1; the label tells the version."}, []string{"version"})
 	info.WithLabelValues(version).Set(1)
-	for _, outcome := range []string{ChunkDone, ChunkSnoozed, ChunkSplit, ChunkInterrupted, ChunkUnworkable, ChunkReturned} {
+	for _, outcome := range []string{ChunkDone, ChunkSnoozed, ChunkSplit, ChunkInterrupted, ChunkUnworkable, ChunkDropped, ChunkReturned} {
 		m.outcomes.WithLabelValues(outcome) // from 0 on, so that the first one is an increase
 	}
 	m.Registry.MustRegister(m.images, m.pulls, m.bytes, m.copies, m.chunks, m.outcomes, m.requests, info, &m.fleet,

@@ -36,9 +36,10 @@ func TestMetrics(t *testing.T) {
 # HELP skopeo_worker_build_info Always 1; the label tells the version.
 # TYPE skopeo_worker_build_info gauge
 skopeo_worker_build_info{version="test"} 1
-# HELP skopeo_worker_chunks_total Deliveries of chunks by outcome: done, snoozed, split, interrupted, unworkable or returned.
+# HELP skopeo_worker_chunks_total Deliveries of chunks by outcome: done, snoozed, split, interrupted, unworkable, dropped or returned.
 # TYPE skopeo_worker_chunks_total counter
 skopeo_worker_chunks_total{outcome="done"} 1
+skopeo_worker_chunks_total{outcome="dropped"} 0
 skopeo_worker_chunks_total{outcome="interrupted"} 0
 skopeo_worker_chunks_total{outcome="returned"} 0
 skopeo_worker_chunks_total{outcome="snoozed"} 0
@@ -47,7 +48,7 @@ skopeo_worker_chunks_total{outcome="unworkable"} 0
 # HELP skopeo_worker_copied_bytes_total Size of the content copied, as its manifests tell it.
 # TYPE skopeo_worker_copied_bytes_total counter
 skopeo_worker_copied_bytes_total{registry="docker.io"} 2048
-# HELP skopeo_worker_images_total Images by outcome: copied, tagged, unchanged, skipped, vanished or failed.
+# HELP skopeo_worker_images_total Images by outcome: copied, tagged, unchanged, skipped, vanished, failed or dropped (with their run).
 # TYPE skopeo_worker_images_total counter
 skopeo_worker_images_total{outcome="copied",registry="docker.io"} 2
 # HELP skopeo_worker_pulls_total Manifests pulled from source registries.

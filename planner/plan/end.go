@@ -1,0 +1,124 @@
+package plan
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+	"time"
+
+	"github.com/nats-io/nats.go/jetstream"
+	"golang.org/x/sync/errgroup"
+
+	"github.com/osism/skopeo-worker/shared/broker"
+	"github.com/osism/skopeo-worker/shared/failure"
+	"github.com/osism/skopeo-worker/shared/message"
+	"github.com/osism/skopeo-worker/shared/run"
+	"github.com/osism/skopeo-worker/shared/subject"
+)
+
+// writers bounds the messages that are dropped at once.
+const writers = 16
+
+// Dropped is what ending a run has dropped of it.
+type Dropped struct {
+	Chunks   int // that nobody works on any more; those that are due, workers drop
+	Images   int // in them; a repository that is not resolved yet is one
+	UnderWay int // chunks that workers have, and may finish
+	Unread   int // messages of a newer version, which newer workers drop
+}
+
+// Ender ends runs before their chunks are all done.
+type Ender struct {
+	Broker   *broker.Broker
+	Runs     *run.Store
+	Failures *failure.Store
+}
+
+// End ends a run as run.StateCancelled or run.StateSuperseded, and drops what it has
+// planned and what its chunks have put off. What is due, workers drop when they receive
+// it: they hear of the end before anything is dropped here, so what becomes due meanwhile
+// is dropped as well. What a worker has it may finish. Republished images become failures
+// again before their message is dropped.
+func (e *Ender) End(ctx context.Context, r run.Run, state string) (Dropped, error) {
+	if err := e.Runs.End(ctx, r.Name, r.ID, state); err != nil {
+		return Dropped{}, err
+	}
+	progress, err := e.Runs.AllProgress(ctx, r.Name, r.ID)
+	if err != nil {
+		return Dropped{}, err
+	}
+	left := leftovers{running: map[string]bool{}, dropped: map[string]bool{}}
+	group, working := errgroup.WithContext(ctx)
+	group.SetLimit(writers)
+	_, err = e.Broker.Changes(ctx, broker.StreamName, subject.OfRun(r.Name, r.ID), 0, func(m *jetstream.RawStreamMsg) error {
+		a, err := subject.ParseAddress(m.Subject)
+		if err != nil {
+			return nil // nobody's
+		}
+		due := strings.HasPrefix(m.Subject, subject.Chunk+".")
+		chunk, err := message.Decode(m.Data)
+		switch {
+		case due && progress[a].State == run.Running:
+			left.running[base(a)] = true
+			return nil
+		case err != nil && strings.HasPrefix(m.Subject, subject.Later+"."):
+			left.unread++ // only a newer worker knows what is in it
+			return nil
+		}
+		left.dropped[base(a)] = true
+		left.images += chunk.Images()
+		if !due {
+			group.Go(func() error { return e.drop(working, a, m, chunk) })
+		}
+		return nil
+	})
+	if err := errors.Join(err, group.Wait()); err != nil {
+		return left.sum(), fmt.Errorf("dropping what is left of run %s: %w", r.ID, err)
+	}
+	if err := e.Broker.Stream.Purge(ctx, jetstream.WithPurgeSubject(subject.OfRunUnder(subject.Plan, r.Name, r.ID))); err != nil {
+		return left.sum(), fmt.Errorf("dropping the plan of run %s: %w", r.ID, err)
+	}
+	return left.sum(), nil
+}
+
+// drop notes that a message that is not due is dropped, and deletes a remainder, by its
+// sequence: one that has fired meanwhile is the workers'. The plan is purged as a whole.
+func (e *Ender) drop(ctx context.Context, a subject.Address, m *jetstream.RawStreamMsg, chunk message.Chunk) error {
+	if chunk.Republished {
+		for _, r := range chunk.Repositories {
+			if err := e.Failures.Add(ctx, chunk.Name, failure.Of(chunk, r, r.Images, failure.ReasonCancelled)); err != nil {
+				return err
+			}
+		}
+	}
+	images := chunk.Images()
+	if err := e.Runs.Record(ctx, a, run.Progress{
+		State: run.Dropped, Images: run.Tally{Total: images, Dropped: images}, Updated: time.Now().UTC(),
+	}); err != nil {
+		return err
+	}
+	if strings.HasPrefix(m.Subject, subject.Plan+".") {
+		return nil
+	}
+	if err := e.Broker.Stream.DeleteMsg(ctx, m.Sequence); err != nil && !errors.Is(err, jetstream.ErrMsgNotFound) {
+		return fmt.Errorf("dropping %s: %w", m.Subject, err)
+	}
+	return nil
+}
+
+// leftovers are the chunks of a run that is ended.
+type leftovers struct {
+	running, dropped map[string]bool // by base
+	images, unread   int
+}
+
+// base names the chunk of a message: its remainders and parts are of the same.
+func base(a subject.Address) string { return a.Registry + "." + a.Number() }
+
+func (l *leftovers) sum() Dropped {
+	for chunk := range l.running {
+		delete(l.dropped, chunk)
+	}
+	return Dropped{Chunks: len(l.dropped), Images: l.images, UnderWay: len(l.running), Unread: l.unread}
+}

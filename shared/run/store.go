@@ -1,0 +1,210 @@
+package run
+
+import (
+	"cmp"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/nats-io/nats.go/jetstream"
+
+	"github.com/osism/skopeo-worker/shared/broker"
+	"github.com/osism/skopeo-worker/shared/subject"
+)
+
+const (
+	// stream is the bucket's, and prefix what its subjects begin with.
+	stream = "KV_" + Bucket
+	prefix = "$KV." + Bucket + "."
+)
+
+// Store reads and writes runs.
+type Store struct {
+	kv jetstream.KeyValue
+	b  *broker.Broker
+}
+
+// Open returns the store of a broker, and creates its bucket where there is none.
+func Open(ctx context.Context, b *broker.Broker) (*Store, error) {
+	kv, err := b.Bucket(ctx, jetstream.KeyValueConfig{
+		Bucket:      Bucket,
+		Description: "skopeo-worker: runs and their progress",
+		TTL:         Keep,
+	})
+	if err != nil {
+		return nil, err
+	}
+	return &Store{kv: kv, b: b}, nil
+}
+
+// Put stores the run.
+func (s *Store) Put(ctx context.Context, r Run) error {
+	if err := s.put(ctx, r.Name+"."+r.ID, r); err != nil {
+		return fmt.Errorf("storing run %s: %w", r.ID, err)
+	}
+	return nil
+}
+
+func (s *Store) put(ctx context.Context, key string, value any) error {
+	data, err := json.Marshal(value)
+	if err != nil {
+		return err
+	}
+	_, err = s.kv.Put(ctx, key, data)
+	return err
+}
+
+// Delete takes back a run that has come to nothing.
+func (s *Store) Delete(ctx context.Context, name, id string) error {
+	if err := s.kv.Delete(ctx, name+"."+id); err != nil {
+		return fmt.Errorf("taking run %s back: %w", id, err)
+	}
+	return nil
+}
+
+// Record stores the progress of the message at the address.
+func (s *Store) Record(ctx context.Context, a subject.Address, p Progress) error {
+	if err := s.put(ctx, progressKey(a), p); err != nil {
+		return fmt.Errorf("storing the progress of chunk %s of run %s: %w", a.Token, a.Run, err)
+	}
+	return nil
+}
+
+// Progress returns what was last recorded of the message, and nothing where
+// nothing was.
+func (s *Store) Progress(ctx context.Context, a subject.Address) (Progress, error) {
+	var p Progress
+	entry, err := s.kv.Get(ctx, progressKey(a))
+	if errors.Is(err, jetstream.ErrKeyNotFound) {
+		return p, nil
+	}
+	if err == nil {
+		err = json.Unmarshal(entry.Value(), &p)
+	}
+	if err != nil {
+		return p, fmt.Errorf("reading the progress of chunk %s of run %s: %w", a.Token, a.Run, err)
+	}
+	return p, nil
+}
+
+// AllProgress returns what was last recorded of each message of a run.
+func (s *Store) AllProgress(ctx context.Context, name, id string) (map[subject.Address]Progress, error) {
+	all := map[subject.Address]Progress{}
+	_, err := s.changes(ctx, name+"."+id+".>", 0, func(key string, _ uint64, data []byte) {
+		var p Progress
+		registry, token, ok := strings.Cut(strings.TrimPrefix(key, name+"."+id+"."), ".")
+		if ok && json.Unmarshal(data, &p) == nil {
+			all[subject.Address{Name: name, Run: id, Registry: registry, Token: token}] = p
+		}
+	})
+	return all, err
+}
+
+func progressKey(a subject.Address) string {
+	return a.Name + "." + a.Run + "." + a.Registry + "." + a.Token
+}
+
+// Get returns a run by its id, or the newest of the mirror name where id is empty.
+func (s *Store) Get(ctx context.Context, name, id string) (Run, error) {
+	if id != "" {
+		e, err := s.entry(ctx, name, id)
+		return e.Run, err
+	}
+	runs, err := s.List(ctx, name)
+	if err != nil {
+		return Run{}, err
+	}
+	if len(runs) == 0 {
+		return Run{}, fmt.Errorf("%w: nothing has run under the name %s in the last %d days", ErrNotFound, name, int(Keep.Hours())/24)
+	}
+	return runs[0], nil
+}
+
+// entry reads a run as the bucket's leader has it: a replica that is behind would not
+// know that it was ended.
+func (s *Store) entry(ctx context.Context, name, id string) (Entry, error) {
+	unknown := fmt.Errorf("%w: %s under the name %s", ErrNotFound, id, name)
+	if !subject.ValidToken(id) {
+		return Entry{}, unknown
+	}
+	m, err := s.b.Last(ctx, stream, prefix+name+"."+id)
+	if errors.Is(err, jetstream.ErrMsgNotFound) {
+		return Entry{}, unknown
+	}
+	if err != nil {
+		return Entry{}, fmt.Errorf("reading run %s: %w", id, err)
+	}
+	r, ok := parse(name+"."+id, m.Data)
+	if !ok {
+		return Entry{}, unknown
+	}
+	return Entry{Run: r, Revision: m.Sequence}, nil
+}
+
+// parse reads a run from the entry with the given key. It reports false for what is
+// none, or none of that key: deleted entries, and what somebody else has put there.
+func parse(key string, data []byte) (Run, bool) {
+	var r Run
+	err := json.Unmarshal(data, &r)
+	return r, err == nil && subject.ValidName(r.Name) && key == r.Name+"."+r.ID
+}
+
+// List returns the runs of a mirror name, the newest first.
+func (s *Store) List(ctx context.Context, name string) ([]Run, error) {
+	watch, err := s.kv.Watch(ctx, name+".*", jetstream.IgnoreDeletes())
+	if err != nil {
+		return nil, fmt.Errorf("listing the runs of %s: %w", name, err)
+	}
+	defer func() { _ = watch.Stop() }()
+	var runs []Run
+	for entry := range watch.Updates() {
+		if entry == nil {
+			slices.SortFunc(runs, func(a, b Run) int { return strings.Compare(b.ID, a.ID) })
+			return runs, nil
+		}
+		if r, ok := parse(entry.Key(), entry.Value()); ok {
+			runs = append(runs, r)
+		}
+	}
+	return nil, fmt.Errorf("listing the runs of %s: %w", name, cmp.Or(context.Cause(ctx), errClosed))
+}
+
+// errClosed is why a watch ends that nobody has stopped.
+var errClosed = errors.New("the connection was closed")
+
+// Update changes a run, again and again until nobody else has changed it in between.
+func (s *Store) Update(ctx context.Context, name, id string, change func(*Run)) (Run, error) {
+	for {
+		e, err := s.entry(ctx, name, id)
+		if err != nil {
+			return Run{}, err
+		}
+		change(&e.Run)
+		data, err := json.Marshal(e.Run)
+		if err != nil {
+			return Run{}, err
+		}
+		_, err = s.kv.Update(ctx, e.key(), data, e.Revision)
+		if errors.Is(err, jetstream.ErrKeyRevisionMismatch) {
+			continue
+		}
+		if err != nil {
+			return Run{}, fmt.Errorf("storing run %s: %w", id, err)
+		}
+		return e.Run, nil
+	}
+}
+
+// End marks a run as cancelled or superseded. One that has been ended stays as it is.
+func (s *Store) End(ctx context.Context, name, id, state string) error {
+	_, err := s.Update(ctx, name, id, func(r *Run) {
+		if r.Ended == "" {
+			r.Ended, r.EndedAt = state, time.Now().UTC()
+		}
+	})
+	return err
+}
