@@ -69,7 +69,7 @@ func (e *Ender) End(ctx context.Context, r run.Run, state string) (Dropped, erro
 		left.dropped[base(a)] = true
 		left.images += chunk.Images()
 		if !due {
-			group.Go(func() error { return e.drop(working, a, m, chunk) })
+			group.Go(func() error { return e.drop(working, r, m, chunk) })
 		}
 		return nil
 	})
@@ -84,10 +84,14 @@ func (e *Ender) End(ctx context.Context, r run.Run, state string) (Dropped, erro
 
 // drop notes that a message that is not due is dropped, and deletes a remainder, by its
 // sequence: one that has fired meanwhile is the workers'. The plan is purged as a whole.
-func (e *Ender) drop(ctx context.Context, a subject.Address, m *jetstream.RawStreamMsg, chunk message.Chunk) error {
-	if chunk.Republished {
-		for _, r := range chunk.Repositories {
-			if err := e.Failures.Add(ctx, chunk.Name, failure.Of(chunk, r, r.Images, failure.ReasonCancelled)); err != nil {
+func (e *Ender) drop(ctx context.Context, r run.Run, m *jetstream.RawStreamMsg, chunk message.Chunk) error {
+	a, err := subject.ParseAddress(m.Subject)
+	if err != nil {
+		return err
+	}
+	if chunk.Republished || r.Kind == run.KindRepublish {
+		for _, repository := range chunk.Repositories {
+			if err := e.Failures.Add(ctx, chunk.Name, failure.Of(chunk, repository, repository.Images, failure.ReasonCancelled)); err != nil {
 				return err
 			}
 		}

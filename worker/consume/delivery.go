@@ -58,8 +58,8 @@ func (d *delivery) handle(ctx context.Context) (outcome string, err error) {
 	if errors.Is(err, message.ErrNewer) {
 		return metrics.ChunkSnoozed, d.postpone(ctx, err)
 	}
-	if err == nil && (c.Name != d.address.Name || c.Run != d.address.Run) {
-		err = fmt.Errorf("%w: it is of run %s of %s, its subject is not", message.ErrMalformed, c.Run, c.Name)
+	if err == nil && c.Name != d.address.Name {
+		err = fmt.Errorf("%w: it is of %s, its subject is not", message.ErrMalformed, c.Name)
 	}
 	if err != nil {
 		return metrics.ChunkUnworkable, d.reject(ctx, err)
@@ -68,8 +68,8 @@ func (d *delivery) handle(ctx context.Context) (outcome string, err error) {
 	if d.earlier, err = d.runs.Progress(ctx, d.address); err != nil {
 		d.log.Warn("the status will be incomplete", "error", err)
 	}
-	if ended := d.ended(ctx, c); ended != "" {
-		return metrics.ChunkDropped, d.drop(ctx, c, ended)
+	if r := d.run(ctx); r.Ended != "" && !(r.Ended == run.StateSuperseded && republished(r, c)) {
+		return metrics.ChunkDropped, d.drop(ctx, r, c)
 	}
 	if d.number > maxDeliveries {
 		return metrics.ChunkUnworkable, d.poison(ctx, c)

@@ -9,31 +9,34 @@ import (
 	"github.com/osism/skopeo-worker/shared/run"
 )
 
-// ended returns run.StateCancelled or run.StateSuperseded where the chunk's run has been
-// ended and the chunk is to be dropped. A run of which nothing is known any more has not
-// been: its work may then be done in vain, and is not lost.
-func (d *delivery) ended(ctx context.Context, c message.Chunk) string {
-	var r run.Run
+// run returns the run that the message was delivered by. A run of which nothing is known
+// any more has not been ended: its work may then be done in vain, and is not lost.
+func (d *delivery) run(ctx context.Context) (r run.Run) {
 	err := insist(ctx, d.log, patient(d.broker.Conn, func(ctx context.Context) (err error) {
-		if r, err = d.runs.Get(ctx, c.Name, c.Run); errors.Is(err, run.ErrNotFound) {
+		if r, err = d.runs.Get(ctx, d.address.Name, d.address.Run); errors.Is(err, run.ErrNotFound) {
 			err = nil
 		}
 		return err
 	}))
 	if err != nil {
-		d.log.Warn("whether the run was cancelled is not known", "run", c.Run, "error", err)
+		d.log.Warn("whether the run was cancelled is not known", "run", d.address.Run, "error", err)
 	}
-	if c.Republished && r.Ended == run.StateSuperseded {
-		return "" // it is no part of what the newer run does
-	}
-	return r.Ended
+	return r
 }
 
-// drop ends a chunk without trying any of it. What was republished is a failure again.
-func (d *delivery) drop(ctx context.Context, c message.Chunk, why string) error {
-	if c.Republished {
-		for _, r := range c.Repositories {
-			if err := d.worker.Failures.Add(ctx, c.Name, failure.Of(c, r, r.Images, failure.ReasonCancelled)); err != nil {
+// republished reports whether the chunk was delivered again by hand, and so is no part of
+// what a newer run does. One that was recorded because no worker could read it is
+// republished as it came, and says nothing of it itself.
+func republished(r run.Run, c message.Chunk) bool {
+	return c.Republished || r.Kind == run.KindRepublish
+}
+
+// drop ends a chunk of a run that was ended, without trying any of it. What was
+// republished is a failure again.
+func (d *delivery) drop(ctx context.Context, r run.Run, c message.Chunk) error {
+	if republished(r, c) {
+		for _, repository := range c.Repositories {
+			if err := d.worker.Failures.Add(ctx, c.Name, failure.Of(c, repository, repository.Images, failure.ReasonCancelled)); err != nil {
 				return err
 			}
 		}
@@ -43,7 +46,7 @@ func (d *delivery) drop(ctx context.Context, c message.Chunk, why string) error 
 	images.Total = max(images.Total, c.Images())
 	dropped := images.Total - images.Ended()
 	images.Dropped += dropped
-	d.log.Info("dropped a chunk", "run", c.Run, "chunk", c.Number, "registry", c.Registry, "images", dropped, "reason", "the run was "+why)
+	d.log.Info("dropped a chunk", "run", r.ID, "chunk", c.Number, "registry", c.Registry, "images", dropped, "reason", "the run was "+r.Ended)
 	d.metrics.Images(c.Registry, "dropped", dropped)
 	d.Progress(images, 0, 0)
 	return d.end(ctx, run.Dropped)

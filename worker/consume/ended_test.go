@@ -84,34 +84,58 @@ func TestChunkUnderWayMayFinish(t *testing.T) {
 }
 
 // TestRepublishThatIsCancelled: its images are failures again. A newer plan ends none.
+// Neither does the end of the run that a message has come from that is republished as it
+// was.
 func TestRepublishThatIsCancelled(t *testing.T) {
-	for state, want := range map[string]int{run.StateCancelled: 2, run.StateSuperseded: 0} {
-		t.Run(state, func(t *testing.T) {
-			b := embedded(t)
-			b.push(t, "1", "2")
-			c := b.chunk(message.Image{Tag: reference.MustTag("1")})
-			c.Republished = true
-			itself := b.chunk().Repositories[0]
-			itself.Tag = reference.MustTag("2")
-			c.Repositories = append(c.Repositories, itself)
-			b.plan(t, c)
-			require.NoError(t, b.runs.End(t.Context(), name, runID, state))
-			start(t, b.consumer(t))
-			require.Eventually(t, func() bool { return len(b.subjects(t, subject.OfRun(name, runID))) == 0 }, deadline, often)
-			var images []string
-			for _, r := range b.failures(t) {
-				for _, i := range r.Images {
-					require.Equal(t, "cancelled before it was tried again", i.Reason)
-					images = append(images, i.Source)
-				}
-			}
-			require.Len(t, images, want)
-			if want == 0 {
-				b.mirrored(t, "1", "2")
-			} else {
-				require.Empty(t, b.from.Requests())
-			}
-		})
+	for name, c := range map[string]struct {
+		state string
+		asIs  bool // the message says nothing of the republish
+		want  int  // failures
+	}{
+		"cancelled":           {run.StateCancelled, false, 2},
+		"superseded":          {run.StateSuperseded, false, 0},
+		"as it was":           {run.StateCancelled, true, 2},
+		"as it was, and old":  {"", true, 0},
+		"as it was, and kept": {run.StateSuperseded, true, 0},
+	} {
+		t.Run(name, func(t *testing.T) { republishIsEnded(t, c.state, c.asIs, c.want) })
+	}
+}
+
+func republishIsEnded(t *testing.T, state string, asIs bool, want int) {
+	b := embedded(t)
+	b.push(t, "1", "2")
+	c := b.chunk(message.Image{Tag: reference.MustTag("1")})
+	c.Republished = !asIs
+	itself := b.chunk().Repositories[0]
+	itself.Tag = reference.MustTag("2")
+	c.Repositories = append(c.Repositories, itself)
+	b.plan(t, c)
+	_, err := b.runs.Update(t.Context(), name, runID, func(r *run.Run) { r.Kind, r.Ended = run.KindRepublish, state })
+	require.NoError(t, err)
+	if asIs {
+		old := run.Run{Name: name, ID: "20251231-000000-000-0000", Kind: run.KindPlan, Ended: run.StateSuperseded}
+		require.NoError(t, b.runs.Put(t.Context(), old))
+		c.Run = old.ID
+		data, err := c.Encode()
+		require.NoError(t, err)
+		require.NoError(t, b.Stream.Purge(t.Context()))
+		b.send(t, b.address("r000001").Under(subject.Chunk), data)
+	}
+	start(t, b.consumer(t))
+	require.Eventually(t, func() bool { return len(b.subjects(t, subject.OfRun(name, runID))) == 0 }, deadline, often)
+	var images []string
+	for _, r := range b.failures(t) {
+		for _, i := range r.Images {
+			require.Equal(t, "cancelled before it was tried again", i.Reason)
+			images = append(images, i.Source)
+		}
+	}
+	require.Len(t, images, want)
+	if want == 0 {
+		b.mirrored(t, "1", "2")
+	} else {
+		require.Empty(t, b.from.Requests())
 	}
 }
 
