@@ -5,6 +5,7 @@ import (
 	"errors"
 	"net/http"
 	"strconv"
+	"strings"
 	"testing"
 	"time"
 
@@ -130,7 +131,11 @@ func TestTries(t *testing.T) {
 		"404 to the HEAD": {fault: registrytest.Fault{Match: heads, Status: 404, Times: always}},
 		"401":             {fault: registrytest.Fault{Match: gets, Status: 401, Times: always}, attempts: 1},
 		"403":             {fault: registrytest.Fault{Match: gets, Status: 403, Times: always}, attempts: 1, requests: 1},
-		"bad manifest":    {fault: registrytest.Fault{Match: gets, Status: 200, Body: "{}", Times: always}, attempts: 1, requests: 1},
+		"bad manifest": {fault: registrytest.Fault{Match: gets, Status: 200, Body: "{}", Times: always,
+			Header: http.Header{"Docker-Content-Digest": {"sha256:" + strings.Repeat("1", 64)}}}, attempts: 1, requests: 2},
+		"a page":       {fault: registrytest.Fault{Match: gets, Status: 200, Body: "<html>", Times: always}, attempts: attempts},
+		"a page once":  {fault: registrytest.Fault{Match: gets, Status: 200, Body: "<html>", Times: 1}},
+		"nothing once": {fault: registrytest.Fault{Match: gets, Status: 200, Times: 1}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()

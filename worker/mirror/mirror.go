@@ -239,7 +239,7 @@ func (c *copying) image(ctx context.Context, d registry.Descriptor) error {
 		err = run(ctx)
 	}
 	if err != nil {
-		return err
+		return c.doubted(ctx, d, err)
 	}
 	copied, err := c.copied(ctx, c.destination, d.Digest)
 	if err != nil {

@@ -106,7 +106,7 @@ func TestCopies(t *testing.T) {
 		{name: "other manifest", src: registrytest.Fault{Match: get, Status: 200, Body: "{}"}, class: outcome.Final, at: "SRC",
 			reason: "determining manifest MIME type for docker://SRC/osism/tool@DIGEST: " +
 				"Manifest does not match provided manifest digest DIGEST"},
-		{name: "other layer", src: registrytest.Fault{Match: layer, Status: 200, Body: "{}"}, class: outcome.Final, at: "SRC",
+		{name: "other layer", src: registrytest.Fault{Match: layer, Status: 200, Body: "{}"}, class: outcome.Transient, at: "SRC",
 			reason: "reading blob BLOB: Digest did not match, expected BLOB, got BLOB"},
 	} {
 		t.Run(test.name, func(t *testing.T) {

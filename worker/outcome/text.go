@@ -55,8 +55,11 @@ var rules = []rule{
 	{regexp.MustCompile(`(?i)` + said + `(?:unauthorized|denied|authentication required|invalid username/password)\b|` +
 		status + `40[13]`), Final},
 
-	// The manifest or a layer is not what its digest says.
-	{regexp.MustCompile(`(?i)does not match provided manifest digest|digest did not match|digest invalid`), Final},
+	// A layer is not what its digest says: mostly a page came instead.
+	{regexp.MustCompile(`(?i)digest did not match`), Transient},
+
+	// Nor is the manifest, or what the destination got.
+	{regexp.MustCompile(`(?i)does not match provided manifest digest|digest invalid`), Final},
 
 	// A manifest that the destination refuses, that skopeo cannot read, or
 	// could only copy by changing it.

@@ -103,7 +103,10 @@ func (c *Client) upload(ctx context.Context, repository reference.Repository, bl
 // gets no credentials of ours.
 func (a answer) location() (*url.URL, error) {
 	text := a.header.Get("Location")
-	if text == "" {
+	switch {
+	case text == "" && a.status != http.StatusAccepted:
+		return nil, noReceipt(a)
+	case text == "":
 		return nil, fmt.Errorf("%w: the registry does not say where to put the blob", ErrUnexpected)
 	}
 	location, err := url.Parse(text)
@@ -175,4 +178,46 @@ func (b *blobReader) Read(p []byte) (int, error) {
 		return 0, err
 	}
 	return n, err
+}
+
+// MayPush returns nil where the registry lets us push to a repository. It begins an
+// upload and ends it.
+func (c *Client) MayPush(ctx context.Context, repository reference.Repository) error {
+	begin := call{
+		op: OpPut, repository: repository, method: http.MethodPost,
+		scope: transport.PushScope, path: uploads, limit: maxErrorSize, instead: aReceipt,
+	}
+	begun, err := c.send(ctx, begin)
+	if err != nil {
+		return err
+	}
+	end := begin
+	end.method = http.MethodDelete
+	if end.url, err = begun.location(); err != nil {
+		return about(err, OpPut, repository, nil)
+	}
+	_, _ = c.send(ctx, end) // else the registry ends it some day
+	return nil
+}
+
+// LookAtBlob returns an error that wraps ErrPage where a page comes instead of a blob.
+// It reads no more than the beginning.
+func (c *Client) LookAtBlob(ctx context.Context, repository reference.Repository, blob reference.Digest) error {
+	_, err := c.send(ctx, call{
+		op: OpGet, repository: repository, reference: blob, method: http.MethodGet,
+		scope: transport.PullScope, path: blobs, limit: maxErrorSize, instead: aBlob,
+		into: func(got answer, body io.Reader) error {
+			begin, err := io.ReadAll(io.LimitReader(body, beginning))
+			switch {
+			case err != nil:
+				return fmt.Errorf("%w: %w", ErrUnavailable, err)
+			case len(begin) == 0:
+				return &pageError{got.status, "nothing", aBlob}
+			case isMarkup(begin):
+				return &pageError{got.status, markup(begin), aBlob}
+			}
+			return nil
+		},
+	})
+	return err
 }
