@@ -10,6 +10,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/osism/skopeo-worker/shared/run"
 	"github.com/osism/skopeo-worker/worker/registrytest"
 )
 
@@ -69,4 +70,32 @@ func TestStalled(t *testing.T) {
 	said := s.planner("mirror").exits(0)
 	require.Contains(t, said, "stalled: no byte moved for 2s")
 	s.requireMirrored("osism/one")
+}
+
+// TestUnderWay: whoever looks sees what is copied, how much of it, and by whom.
+func TestUnderWay(t *testing.T) {
+	t.Parallel()
+	s, _ := newFleet(t)
+	s.push("osism/one", "1")
+	s.write("osism/one")
+	open := s.gate(blobs)
+	s.plan()
+	s.worker()
+	var st run.Status
+	require.Eventually(t, func() bool {
+		st = s.status()
+		return len(st.UnderWay) == 1 && st.UnderWay[0].Bytes > 0
+	}, patience, tick)
+	host, err := os.Hostname()
+	require.NoError(t, err)
+	require.Equal(t, s.source.Host()+"/osism/one:1", st.UnderWay[0].Image)
+	require.Equal(t, s.destination.Host()+"/"+prefix+"/osism/one:1", st.UnderWay[0].Destination)
+	require.Equal(t, host, st.UnderWay[0].Worker)
+	said := s.planner("status").exits(0)
+	require.Regexp(t, `UNDER WAY +TO +MOVED +RATE +FOR +WORKER\n +`+s.source.Host()+`/osism/one:1 `, said)
+	watch := s.planner("status", "--watch")
+	watch.says("1 image under way: ")
+	open()
+	watch.exits(0)
+	require.Empty(t, s.status().UnderWay)
 }

@@ -35,6 +35,7 @@ type progress struct {
 	images run.Tally
 	pulls  int
 	bytes  int64
+	moving string
 }
 
 // NewFollower returns a follower that has nothing to show yet. width tells the
@@ -78,10 +79,10 @@ func (f *Follower) draw(now time.Time) {
 
 func (f *Follower) print(now time.Time) {
 	s := f.status
-	next := progress{s.State, s.Chunks, s.Images, s.Pulls, s.Bytes}
+	next := progress{s.State, s.Chunks, s.Images, s.Pulls, s.Bytes, moving(*s)}
 	if !f.at.IsZero() && next == f.printed {
 		return
 	}
 	f.printed, f.at = next, now
-	_, _ = fmt.Fprintf(f.Above(f.w), "%s  %s\n", moment(now), strings.Join(present(done(*s), imagesText(*s), activity(*s, now), toGo(*s, now), bytesText(*s)), "; "))
+	_, _ = fmt.Fprintf(f.Above(f.w), "%s  %s\n", moment(now), strings.Join(present(done(*s), imagesText(*s), activity(*s, now), moving(*s), toGo(*s, now), bytesText(*s)), "; "))
 }

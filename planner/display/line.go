@@ -17,10 +17,11 @@ const (
 // line tells as much as fits into the width.
 func line(s run.Status, now time.Time, width int) string {
 	long, short := bar(s.Chunks, longBar), bar(s.Chunks, shortBar)
-	count, doing, left := done(s), activity(s, now), toGo(s, now)
+	count, doing, left, moving := done(s), activity(s, now), toGo(s, now), moving(s)
 	for _, parts := range [][]string{
-		{long, count, imagesText(s), doing, left, bytesText(s)},
-		{long, count, imagesText(s), doing, left},
+		{long, count, imagesText(s), doing, moving, left, bytesText(s)},
+		{long, count, imagesText(s), doing, moving, left},
+		{short, count, briefImages(s), doing, moving, left},
 		{short, count, briefImages(s), doing, left},
 		{count, briefImages(s), doing, left},
 		{count, doing, left},

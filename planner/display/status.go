@@ -35,6 +35,7 @@ func Status(w io.Writer, s run.Status, now time.Time) {
 	}
 	p.table(imageIndent, []column{text(""), text("")}, rows)
 	registries(&p, s.Registries, now)
+	underWay(&p, s.UnderWay, now)
 	if s.Images.Failed > 0 {
 		p.line("")
 		p.line("See what failed with: planner failed")

@@ -101,4 +101,16 @@ type Progress struct {
 	Bytes   int64     `json:"bytes"`
 	Due     time.Time `json:"due,omitzero"` // of a snoozed message
 	Updated time.Time `json:"updated"`
+	// UnderWay are the copies of a running message, as of Updated.
+	UnderWay []Copy `json:"under_way,omitempty"`
+}
+
+// Copy is an image under way.
+type Copy struct {
+	Image       string    `json:"image"` // with one of its tags, as the list would have it
+	Destination string    `json:"destination"`
+	Worker      string    `json:"worker"` // host name
+	Bytes       int64     `json:"bytes"`  // that the destination has taken so far
+	Rate        int64     `json:"rate"`   // of late, in bytes a second
+	Since       time.Time `json:"since"`
 }

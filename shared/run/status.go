@@ -5,6 +5,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -83,6 +84,7 @@ type Status struct {
 	// EstimatedAtLeast says that there is more to pull than could be told.
 	EstimatedAtLeast bool       `json:"estimated_at_least"`
 	Registries       []Registry `json:"registries"`
+	UnderWay         []Copy     `json:"under_way"` // the oldest first
 }
 
 // NotBefore moves EstimatedDone on to t, where it is sooner.
@@ -188,7 +190,7 @@ func (t *Tracker) Status(ctx context.Context) (Status, error) {
 	}
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	st := Status{Name: t.name, Run: t.id, Started: t.run.Started, Registries: []Registry{}}
+	st := Status{Name: t.name, Run: t.id, Started: t.run.Started, Registries: []Registry{}, UnderWay: []Copy{}}
 	bases, messages := t.present(info.State.Subjects, &st)
 	updated := t.count(bases, &st)
 	st.Chunks.Total = t.run.Chunks
@@ -234,6 +236,7 @@ func (t *Tracker) present(subjects map[string]uint64, st *Status) (bases map[str
 			due = t.run.due(a.Number())
 		case t.progress[key].State == Running:
 			state = Running
+			st.UnderWay = append(st.UnderWay, t.progress[key].copies()...)
 		}
 		if t.run.Ended != "" && state != Running {
 			state, due = Dropped, time.Time{} // by whoever receives it
@@ -249,6 +252,9 @@ func (t *Tracker) present(subjects map[string]uint64, st *Status) (bases map[str
 			bases[base] = state
 		}
 	}
+	slices.SortFunc(st.UnderWay, func(a, b Copy) int {
+		return cmp.Or(a.Since.Compare(b.Since), cmp.Compare(a.Destination, b.Destination))
+	})
 	for _, state := range bases {
 		switch state {
 		case Snoozed:
@@ -262,6 +268,18 @@ func (t *Tracker) present(subjects map[string]uint64, st *Status) (bases map[str
 		}
 	}
 	return bases, messages
+}
+
+// copiesKnownFor is how long copies under way count as such since a worker has last told
+// of them, which it does every few seconds: one that has died is noticed within a minute.
+const copiesKnownFor = time.Minute
+
+// copies are those under way, as far as that is still known.
+func (p Progress) copies() []Copy {
+	if time.Since(p.Updated) > copiesKnownFor {
+		return nil
+	}
+	return p.UnderWay
 }
 
 // count sums up the progress and returns when it was last made.

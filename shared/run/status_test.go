@@ -139,8 +139,31 @@ func TestARunFromBeginningToEnd(t *testing.T) {
 	require.Equal(t, Status{
 		Name: name, Run: "r1", State: StateFailed, Chunks: Chunks{Total: 3, Done: 3},
 		Images: Tally{Total: 6, Copied: 1, Tagged: 1, Unchanged: 1, Skipped: 1, Failed: 2}, Pulls: 3, Bytes: 110,
-		Started: y.r.Started, Finished: &finished, Registries: []Registry{},
+		Started: y.r.Started, Finished: &finished, Registries: []Registry{}, UnderWay: []Copy{},
 	}, st)
+}
+
+// TestUnderWay: what is copied is known while its worker tells of it.
+func TestUnderWay(t *testing.T) {
+	y := begin(t, "r1", "1", "2", "3", "4")
+	for _, token := range []string{"1", "2", "3"} {
+		y.fire(subject.Plan, token)
+	}
+	now := time.Now().UTC().Truncate(time.Second)
+	copied := func(n int) Copy {
+		return Copy{Image: fmt.Sprint("quay.io/a:", n), Destination: fmt.Sprint("r.example/a:", n), Worker: "w", Bytes: 5, Rate: 1, Since: now.Add(-time.Duration(n) * time.Minute)}
+	}
+	y.record("1", Progress{State: Running, Updated: now, UnderWay: []Copy{copied(1), copied(3)}})
+	y.record("2", Progress{State: Running, Updated: now, UnderWay: []Copy{copied(2)}})
+	y.record("3", Progress{State: Running, Updated: now.Add(-2 * copiesKnownFor), UnderWay: []Copy{copied(4)}})
+	y.record("4", Progress{State: Running, Updated: now, UnderWay: []Copy{copied(5)}}) // it is back in its schedule
+	st := y.becomes(StateRunning, Chunks{Total: 4, Waiting: 1, Running: 3})
+	require.Equal(t, []Copy{copied(3), copied(2), copied(1)}, st.UnderWay)
+
+	y.record("1", Progress{State: Done, Updated: now})
+	y.gone(subject.Chunk, "1")
+	st = y.becomes(StateRunning, Chunks{Total: 4, Waiting: 1, Running: 2, Done: 1})
+	require.Equal(t, []Copy{copied(2)}, st.UnderWay)
 }
 
 // TestTheLastWord must not depend on how fast the watch is: with one that tells
@@ -278,7 +301,7 @@ func TestTrackNeedsARun(t *testing.T) {
 }
 
 func TestStatusKeys(t *testing.T) {
-	data, err := json.Marshal(Status{Registries: []Registry{{}}})
+	data, err := json.Marshal(Status{Registries: []Registry{{}}, UnderWay: []Copy{{}}})
 	require.NoError(t, err)
 	require.Equal(t, strings.Join(strings.Fields(`{"name":"","run":"","state":"",
 		"chunks":{"total":0,"waiting":0,"running":0,"snoozed":0,"done":0,"dropped":0},
@@ -286,7 +309,8 @@ func TestStatusKeys(t *testing.T) {
 		"pulls":0,"bytes":0,"started":"0001-01-01T00:00:00Z","finished":null,"next_due":null,
 		"estimated_done":null,"estimated_at_least":false,
 		"registries":[{"registry":"","limit":0,"window":"","spent":0,"free":null,"closed_until":null,"reason":"","next_slot":null,
-			"to_pull":0,"to_pull_at_least":false,"estimated_done":null}]}`), ""), string(data))
+			"to_pull":0,"to_pull_at_least":false,"estimated_done":null}],
+		"under_way":[{"image":"","destination":"","worker":"","bytes":0,"rate":0,"since":"0001-01-01T00:00:00Z"}]}`), ""), string(data))
 }
 
 func TestALongRun(t *testing.T) {

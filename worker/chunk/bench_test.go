@@ -17,6 +17,7 @@ import (
 	"github.com/osism/skopeo-worker/shared/reference"
 	"github.com/osism/skopeo-worker/shared/run"
 	"github.com/osism/skopeo-worker/worker/listing"
+	"github.com/osism/skopeo-worker/worker/meter"
 	"github.com/osism/skopeo-worker/worker/mirror"
 	"github.com/osism/skopeo-worker/worker/platform"
 	"github.com/osism/skopeo-worker/worker/registry"
@@ -56,6 +57,8 @@ type bench struct {
 	bytes    int64
 	outcomes map[string]int
 	absent   map[string]bool
+	copies   map[string]*meter.Meter
+	ended    []string // of the copies
 }
 
 func newBench(t *testing.T) *bench {
@@ -113,6 +116,21 @@ func (b *bench) Image(_, outcome string) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	b.outcomes[outcome]++
+}
+
+func (b *bench) Copying(image, destination string, moved *meter.Meter) func() {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.copies == nil {
+		b.copies = map[string]*meter.Meter{}
+	}
+	name := image + " to " + destination
+	b.copies[name] = moved
+	return func() {
+		b.mu.Lock()
+		defer b.mu.Unlock()
+		b.ended = append(b.ended, name)
+	}
 }
 
 func (b *bench) Progress(images run.Tally, pulls int, bytes int64) {

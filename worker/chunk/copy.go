@@ -6,8 +6,10 @@ import (
 	"slices"
 	"time"
 
+	"github.com/osism/skopeo-worker/shared/failure"
 	"github.com/osism/skopeo-worker/shared/message"
 	"github.com/osism/skopeo-worker/shared/reference"
+	"github.com/osism/skopeo-worker/worker/meter"
 	"github.com/osism/skopeo-worker/worker/mirror"
 	"github.com/osism/skopeo-worker/worker/outcome"
 	"github.com/osism/skopeo-worker/worker/platform"
@@ -105,10 +107,28 @@ func (t *task) copyUnknown(ctx context.Context, j *job) error {
 // bring makes sure that the destination has the job's content.
 func (t *task) bring(j *job) (mirror.Copied, error) {
 	r := j.repository
+	if j.at.IsZero() || r.Selection != nil && r.Selection.Referrers {
+		work, ended := t.watched(j)
+		defer ended()
+		return t.transfer(work, j)
+	}
+	return mirror.Copied{Digest: j.at}, nil
+}
+
+// watched lets the observer see what a job moves under the context.
+func (t *task) watched(j *job) (work context.Context, ended func()) {
+	moved, image := new(meter.Meter), j.all()[0]
+	ended = t.Observer.Copying(failure.Source(j.repository, image.Tag), j.repository.Destination.String()+":"+destinationTag(image).String(), moved)
+	return meter.With(t.work, moved), ended
+}
+
+// transfer brings what the destination lacks of the job's content, and what refers to it.
+func (t *task) transfer(work context.Context, j *job) (mirror.Copied, error) {
+	r := j.repository
 	copied := mirror.Copied{Digest: j.at}
 	if j.at.IsZero() {
 		var err error
-		copied, err = t.Mirror.Copy(t.work, r.Source, r.Destination, registry.Descriptor{Digest: j.digest, MediaType: j.mediaType}, wanted(r))
+		copied, err = t.Mirror.Copy(work, r.Source, r.Destination, registry.Descriptor{Digest: j.digest, MediaType: j.mediaType}, wanted(r))
 		if err != nil {
 			return copied, err
 		}
@@ -118,7 +138,7 @@ func (t *task) bring(j *job) (mirror.Copied, error) {
 	if r.Selection == nil || !r.Selection.Referrers {
 		return copied, nil
 	}
-	more, err := t.Mirror.CopyReferrers(t.work, r.Source, r.Destination, j.digest, copied.Digest)
+	more, err := t.Mirror.CopyReferrers(work, r.Source, r.Destination, j.digest, copied.Digest)
 	copied.Pulls += more.Pulls
 	copied.Bytes += more.Bytes
 	return copied, err

@@ -138,3 +138,22 @@ func TestLeftIsLookedUpInTurn(t *testing.T) {
 	require.Equal(t, len(names)-1+1, b.from.Pulls(), "and to see that one is gone")
 	b.mirrored(t, names...)
 }
+
+// TestCopying: what is copied is seen, with the bytes that it moves, and what is only
+// tagged is not.
+func TestCopying(t *testing.T) {
+	b := newBench(t)
+	b.index(t, "1", "1", "1.0")
+	b.do(t, b.entry(""))
+	require.Len(t, b.copies, 1)
+	name := b.from.Host() + "/" + repository + ":1 to " + b.to.Host() + "/" + destination + ":1"
+	require.Contains(t, b.copies, name)
+	require.Positive(t, b.copies[name].Bytes())
+	require.Equal(t, []string{name}, b.ended)
+
+	b.index(t, "1", "2")
+	b.copies, b.ended = nil, nil
+	b.do(t, b.entry(""))
+	require.Equal(t, run.Tally{Total: 3, Tagged: 1, Unchanged: 2}, b.images)
+	require.Empty(t, b.copies)
+}

@@ -14,6 +14,7 @@ import (
 	"github.com/osism/skopeo-worker/shared/message"
 	"github.com/osism/skopeo-worker/shared/reference"
 	"github.com/osism/skopeo-worker/shared/run"
+	"github.com/osism/skopeo-worker/worker/meter"
 	"github.com/osism/skopeo-worker/worker/mirror"
 	"github.com/osism/skopeo-worker/worker/platform"
 	"github.com/osism/skopeo-worker/worker/resolve"
@@ -56,6 +57,9 @@ type Absences interface {
 type Observer interface {
 	Image(registry, outcome string)
 	Progress(images run.Tally, pulls int, bytes int64)
+	// Copying is called when the copy of an image begins, with what counts its bytes,
+	// and what it returns when the copy has ended.
+	Copying(image, destination string, moved *meter.Meter) (ended func())
 }
 
 // Worker works chunks off.

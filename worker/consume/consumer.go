@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"os"
 	"time"
 
 	"github.com/nats-io/nats.go/jetstream"
@@ -47,6 +48,7 @@ type Consumer struct {
 	worker      *chunk.Worker
 	metrics     *metrics.Metrics
 	log         *slog.Logger
+	host        string
 	now         func() time.Time
 }
 
@@ -68,7 +70,8 @@ func New(ctx context.Context, b *broker.Broker, w *chunk.Worker, m *metrics.Metr
 	if w.Mirror.Indexes, err = openIndexes(ctx, b, log); err != nil {
 		return nil, err
 	}
-	c := &Consumer{broker: b, runs: runs, failures: failure.NewStore(b), resolutions: resolutions, worker: w, metrics: m, log: log, now: time.Now}
+	host, _ := os.Hostname()
+	c := &Consumer{host: host, broker: b, runs: runs, failures: failure.NewStore(b), resolutions: resolutions, worker: w, metrics: m, log: log, now: time.Now}
 	w.Alone = b.Embedded()
 	w.Failures = insistent{c.failures, log}
 	w.Resolutions = insistentResolutions{resolutions, log}

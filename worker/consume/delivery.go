@@ -30,6 +30,8 @@ type delivery struct {
 	pieces   int    // published in place of this message so far
 	mark     string // in the names of these pieces
 
+	copies copies // under way
+
 	storing sync.Mutex // held while the progress is on its way: an older one must not come last
 
 	mu       sync.Mutex

@@ -5,6 +5,7 @@ import (
 	"time"
 
 	"github.com/osism/skopeo-worker/shared/run"
+	"github.com/osism/skopeo-worker/worker/meter"
 )
 
 // reportInterval bounds how often the progress of a chunk is stored.
@@ -24,13 +25,22 @@ func (d *delivery) Progress(images run.Tally, pulls int, bytes int64) {
 	d.progress, d.changed = p, true
 }
 
+// Copying implements chunk.Observer.
+func (d *delivery) Copying(image, destination string, moved *meter.Meter) (ended func()) {
+	d.mu.Lock()
+	d.changed = true
+	d.mu.Unlock()
+	return d.copies.begin(run.Copy{Image: image, Destination: destination, Worker: d.host, Since: d.now().UTC()}, moved)
+}
+
 // report stores the progress while the chunk is worked on.
 func (d *delivery) report(ctx context.Context) {
 	ticker := time.NewTicker(reportInterval)
 	defer ticker.Stop()
 	for ctx.Err() == nil {
 		d.mu.Lock()
-		due := d.changed && d.progress.State == run.Running
+		moving := d.copies.any() && d.now().Sub(d.progress.Updated) >= copiesInterval
+		due := (d.changed || moving) && d.progress.State == run.Running
 		d.mu.Unlock()
 		if due {
 			if err := d.store(ctx); err != nil && ctx.Err() == nil {
@@ -54,6 +64,9 @@ func (d *delivery) store(ctx context.Context) error {
 	d.mu.Lock()
 	d.progress.Updated, d.changed = d.now().UTC(), false
 	p := d.progress
+	if p.State == run.Running {
+		p.UnderWay = d.copies.list(p.Updated)
+	}
 	d.mu.Unlock()
 	return d.runs.Record(ctx, d.address, p)
 }
