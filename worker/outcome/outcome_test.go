@@ -230,6 +230,8 @@ func TestRequests(t *testing.T) {
 }
 
 func TestOtherErrors(t *testing.T) {
+	require.Equal(t, outcome.Transient, outcome.Classify(&skopeo.Error{ExitCode: 1,
+		Reason: "initializing source docker://quay.io/a: Requesting bearer token: invalid status code from registry 404 (Not Found)"}))
 	require.Equal(t, outcome.Transient, outcome.Classify(errors.New("no idea")))
 	require.Equal(t, outcome.Transient, outcome.Classify(&skopeo.Error{ExitCode: 1, Reason: "some words of a later skopeo"}))
 	require.Equal(t, outcome.Transient, outcome.Classify(&skopeo.Error{ExitCode: 1,

@@ -37,6 +37,9 @@ var rules = []rule{
 	// The registry is ill, whatever else the page says.
 	{regexp.MustCompile(status + `(?:5\d\d|408)`), Transient},
 
+	// A token server that is not there says nothing about the image.
+	{regexp.MustCompile(`(?i)requesting bearer token: ` + status + `4(?:04|05|10)`), Transient},
+
 	// This worker's disk is full: another worker, or this one later, can do it.
 	{regexp.MustCompile(`no space left on device`), Transient},
 

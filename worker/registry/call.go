@@ -183,6 +183,9 @@ func exchange(ctx context.Context, session *session, at location, call call) (an
 		return answer{}, unanswered(ctx, at, wait, err)
 	}
 	defer response.Body.Close()
+	if response.StatusCode/100 == 3 {
+		return answer{}, &pageError{response.StatusCode, "a redirect that leads nowhere", call.instead}
+	}
 	got := answer{status: response.StatusCode, header: response.Header, size: response.ContentLength, url: response.Request.URL}
 	if response.StatusCode/100 == 2 && response.Request.Method != call.method {
 		// A redirect that turns a PUT into a GET stores nothing.
@@ -261,6 +264,5 @@ func (call call) request(ctx context.Context, at location) (*http.Request, error
 
 // unanswered explains err, which came instead of an answer.
 func unanswered(ctx context.Context, at location, wait *atomic.Int64, err error) error {
-	status, cause := trouble(ctx, at.registry.RegistryStr(), err)
-	return &failure{status: status, retryAfter: time.Duration(wait.Load()), cause: cause}
+	return &failure{retryAfter: time.Duration(wait.Load()), cause: trouble(ctx, at.registry.RegistryStr(), err)}
 }

@@ -51,7 +51,11 @@ func (c *challenges) of(ctx context.Context, registry name.Registry) (challenge,
 	ping := &pinging{network: c.network, failed: make(map[string]error)}
 	found, err := transport.Ping(ctx, registry, ping)
 	if err != nil {
-		return challenge{}, ping.failure(err)
+		err = ping.failure(err)
+		if refused := (*transport.Error)(nil); errors.As(err, &refused) {
+			return challenge{}, pingRefusal(registry.RegistryStr(), refused)
+		}
+		return challenge{}, err
 	}
 	asked := challenge{Challenge: *found, until: c.now().Add(challengeFor), doubt: ping.doubtful()}
 	if asked.doubt == nil {

@@ -141,14 +141,10 @@ func plainText(page string) string {
 	return strings.Join(strings.Fields(html.UnescapeString(page)), " ")
 }
 
-// trouble explains why there was no answer from host; status is that of a
-// token server's refusal.
-func trouble(ctx context.Context, host string, err error) (status int, explained error) {
+// trouble explains why there was no answer from host.
+func trouble(ctx context.Context, host string, err error) error {
 	if cause := context.Cause(ctx); errors.Is(cause, errSlow) {
-		return 0, fmt.Errorf("%w: %w", ErrUnavailable, cause)
-	}
-	if refused := (*transport.Error)(nil); errors.As(err, &refused) {
-		return refused.StatusCode, pingRefusal(host, refused)
+		return fmt.Errorf("%w: %w", ErrUnavailable, cause)
 	}
 	if wrapped := (*url.Error)(nil); errors.As(err, &wrapped) {
 		err = wrapped.Err // the rest is the URL, which the caller names better
@@ -158,22 +154,22 @@ func trouble(ctx context.Context, host string, err error) (status int, explained
 	switch {
 	case errors.Is(err, context.Canceled), errors.Is(err, ErrPage), errors.Is(err, ErrPlainHTTP), errors.Is(err, ErrCredentials), errors.Is(err, ErrUnexpected),
 		errors.Is(err, containers.ErrConf), errors.Is(err, containers.ErrCertificates):
-		return 0, err
+		return err
 	case speaksHTTP(err):
-		return 0, plainHTTP(host)
+		return plainHTTP(host)
 	case errors.As(err, &untrusted):
-		return 0, fmt.Errorf("%w: %w; name its CA in SSL_CERT_FILE, or add %s to INSECURE_REGISTRIES",
+		return fmt.Errorf("%w: %w; name its CA in SSL_CERT_FILE, or add %s to INSECURE_REGISTRIES",
 			ErrCertificate, untrusted.Err, host)
 	case errors.As(err, &broken), errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF):
-		return 0, fmt.Errorf("%w: %w", ErrUnavailable, err)
+		return fmt.Errorf("%w: %w", ErrUnavailable, err)
 	default:
-		return 0, fmt.Errorf("%w: %w", ErrUnexpected, err)
+		return fmt.Errorf("%w: %w", ErrUnexpected, err)
 	}
 }
 
 // pingRefusal explains a ping that failed, which another host may have answered than
 // the registry.
-func pingRefusal(host string, refused *transport.Error) error {
+func pingRefusal(host string, refused *transport.Error) *failure {
 	var found diagnosis
 	if len(refused.Errors) > 0 {
 		first := refused.Errors[0]
@@ -181,7 +177,17 @@ func pingRefusal(host string, refused *transport.Error) error {
 	}
 	err := refusal(refused.StatusCode, found, login{})
 	if refused.Request != nil && refused.Request.URL.Host != host {
-		return fmt.Errorf("%s: %w", refused.Request.URL.Host, err)
+		err = fmt.Errorf("%s: %w", refused.Request.URL.Host, err)
 	}
-	return err
+	return handshakeFailure(refused.StatusCode, err)
+}
+
+// handshakeFailure is the failure of a handshake. That something is not found then is no
+// word about what was to be asked for.
+func handshakeFailure(status int, err error) *failure {
+	missing := errors.Is(err, ErrNotFound) && !errors.Is(err, errNoRepository)
+	if missing || errors.Is(err, ErrRejected) && status != http.StatusBadRequest {
+		return &failure{cause: fmt.Errorf("%w: the login: %v (%d)", ErrUnexpected, err, status)}
+	}
+	return &failure{status: status, cause: err}
 }

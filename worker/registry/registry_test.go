@@ -26,7 +26,8 @@ const repository = "osism/deep/path/tool"
 type fixed struct {
 	sync.Mutex
 	containers.Credential
-	next string // the password that is found once the one before is forgotten
+	next  string // the password that is found once the one before is forgotten
+	fails error
 }
 
 func (f *fixed) set(user, password string) {
@@ -38,7 +39,7 @@ func (f *fixed) set(user, password string) {
 func (f *fixed) Find(context.Context, string) (containers.Credential, error) {
 	f.Lock()
 	defer f.Unlock()
-	return f.Credential, nil
+	return f.Credential, f.fails
 }
 
 func (f *fixed) Forget(string) {

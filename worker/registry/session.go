@@ -72,6 +72,10 @@ func (h handshake) key() string { return h.location.registry.Name() + " " + h.sc
 func (s *sessions) get(ctx context.Context, h handshake, asked bool) (opened *session, kept bool, err error) {
 	known, err := s.credential(ctx, h)
 	if err != nil {
+		// A helper may fail for a while, or somebody writes the file just now.
+		if found := s.good(h); found != nil && ctx.Err() == nil {
+			return found, true, nil
+		}
 		return nil, false, err
 	}
 	opened, kept, err = s.with(ctx, h, known)
@@ -172,10 +176,18 @@ func (s *sessions) handshake(ctx context.Context, h handshake, known containers.
 
 // find returns a session that is still good, and was opened with these credentials.
 func (s *sessions) find(h handshake, known containers.Credential) *session {
+	if found := s.good(h); found != nil && found.login.credential == known {
+		return found
+	}
+	return nil
+}
+
+// good returns a session that has not ended as far as we know.
+func (s *sessions) good(h handshake) *session {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	found := s.kept[h.key()]
-	if found == nil || found.login.credential != known || !found.renew.IsZero() && !s.now().Before(found.renew) {
+	if found == nil || !found.renew.IsZero() && !s.now().Before(found.renew) {
 		return nil
 	}
 	return found

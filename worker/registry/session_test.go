@@ -241,6 +241,10 @@ func TestRegistriesThatSayLittle(t *testing.T) {
 func TestPortals(t *testing.T) {
 	r := registrytest.New(t)
 	pushImage(t, r, "1")
+	nowhere := registrytest.Fault{Match: registrytest.Kinds(registrytest.KindManifestGet), Status: http.StatusFound, Times: 1}
+	r.Inject(nowhere)
+	_, err := insecure(r, nil).Get(t.Context(), reference.MustRepository(r.Host()+"/"+repository), reference.MustTag("1"))
+	require.ErrorIs(t, err, registry.ErrPage)
 	portal := registrytest.Fault{Status: http.StatusFound, Header: http.Header{"Location": {"http://portal.invalid/login"}}}
 	for _, kind := range []registrytest.Kind{registrytest.KindPing, registrytest.KindManifestGet} {
 		portal.Match = registrytest.Kinds(kind)
@@ -250,4 +254,46 @@ func TestPortals(t *testing.T) {
 		require.ErrorContains(t, err, "a redirect (302) to http://portal.invalid")
 		remove()
 	}
+}
+
+// TestHandshakesThatFail say nothing of what was to be asked for.
+func TestHandshakesThatFail(t *testing.T) {
+	for _, kind := range []registrytest.Kind{registrytest.KindPing, registrytest.KindToken} {
+		for _, status := range []int{404, 405, 410} {
+			r := registrytest.New(t, registrytest.WithTokenAuth(registrytest.TokenAuth{Anonymous: true}), registrytest.WithReferrersAPI(0))
+			digest, _ := pushImage(t, r, "1")
+			remove := r.Inject(registrytest.Fault{Match: registrytest.Kinds(kind), Status: status, Body: "404 page not found"})
+			c := insecure(r, nil).Writing()
+			repository := reference.MustRepository(r.Host() + "/" + repository)
+			_, err := c.Head(t.Context(), repository, reference.MustTag("1"))
+			require.ErrorIs(t, err, registry.ErrUnexpected)
+			require.False(t, registry.Absent(err))
+			require.ErrorContains(t, err, "the login: ")
+			_, err = referrers(t.Context(), c, repository.String(), digest)
+			require.ErrorIs(t, err, registry.ErrUnexpected)
+			remove()
+			_, err = referrers(t.Context(), c, repository.String(), digest)
+			require.NoError(t, err)
+		}
+	}
+}
+
+// TestKeychainsThatFail do not end a session that is good.
+func TestKeychainsThatFail(t *testing.T) {
+	r := registrytest.New(t, registrytest.WithTokenAuth(registrytest.TokenAuth{User: "bob", Password: "old"}))
+	pushImage(t, r, "1")
+	keychain := new(fixed)
+	keychain.set("bob", "old")
+	c := insecure(r, keychain)
+	look := func() error {
+		_, err := c.Head(t.Context(), reference.MustRepository(r.Host()+"/"+repository), reference.MustTag("1"))
+		return err
+	}
+	require.NoError(t, look())
+	keychain.fails = containers.ErrHelper
+	require.NoError(t, look())
+	r.ExpireTokens()
+	require.ErrorIs(t, look(), registry.ErrCredentials)
+	keychain.fails = nil
+	require.NoError(t, look())
 }

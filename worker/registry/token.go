@@ -161,6 +161,9 @@ func (s *tokenServer) send(request *http.Request, known containers.Credential) (
 
 // read takes the token out of an answer.
 func (s *tokenServer) read(body []byte, err error, asked time.Time) (token, error) {
+	if refused := (*failure)(nil); errors.As(err, &refused) {
+		return token{}, handshakeFailure(refused.status, refused.cause)
+	}
 	if err != nil {
 		return token{}, err
 	}
