@@ -73,7 +73,7 @@ func (t *task) subjects(ctx context.Context, destination reference.Repository, j
 	}
 	children, err := manifest.Entries()
 	for _, child := range children {
-		if !platform.Attestation(child) {
+		if !platform.Attestation(child) && child.Kind() != registry.IsBlob {
 			subjects = append(subjects, child.Digest)
 		}
 	}

@@ -8,6 +8,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"regexp"
 	"sync/atomic"
 
 	"github.com/google/go-containerregistry/pkg/v1/types"
@@ -239,7 +240,7 @@ func (c *copying) image(ctx context.Context, d registry.Descriptor) error {
 		err = run(ctx)
 	}
 	if err != nil {
-		return c.doubted(ctx, d, err)
+		return c.explained(ctx, d, c.doubted(ctx, d, err))
 	}
 	copied, err := c.copied(ctx, c.destination, d.Digest)
 	if err != nil {
@@ -247,6 +248,26 @@ func (c *copying) image(ctx context.Context, d registry.Descriptor) error {
 	}
 	c.bytes.Add(copied.ContentSize())
 	return nil
+}
+
+// refusedManifest are skopeo's words where the destination does not want a manifest that
+// it has been sent.
+var refusedManifest = regexp.MustCompile(`(?i)^(?:writing|uploading) manifest\b.*(?:\b(?:manifest|size|tag) (?:invalid|unknown)|\bunsupported\b|: StatusCode: 4(?:0[04-6]|15|22)\b)`)
+
+// explained adds to a failure of skopeo's the media types that the destination may not
+// know: few say themselves. It takes a pull.
+func (c *copying) explained(ctx context.Context, d registry.Descriptor, err error) error {
+	failed := (*skopeo.Error)(nil)
+	if !errors.As(err, &failed) || failed.Side != skopeo.Destination || !refusedManifest.MatchString(failed.Reason) {
+		return err
+	}
+	manifest, getErr := c.Registry.Get(ctx, c.source, d.Digest)
+	if getErr != nil {
+		manifest = registry.Manifest{MediaType: d.MediaType}
+	} else {
+		c.pulls.Add(1)
+	}
+	return fmt.Errorf("%w; the manifest is %s", err, manifest.Types())
 }
 
 // whole copies what an index that was read lists, and puts what is to be put in its
@@ -260,18 +281,15 @@ func (c *copying) whole(ctx context.Context, read, put registry.Manifest, entrie
 }
 
 // index copies what the index lists and then puts it, byte by byte. What is about its
-// images is copied beside them; the images one after the other, because those of one
-// index may share layers. An error of the ones does not end the others: what is under
-// way has taken its pull.
+// images, and its blobs, are copied beside them; the images one after the other, because
+// those of one index may share layers. An error of the ones does not end the others: what
+// is under way has taken its pull.
 func (c *copying) index(ctx context.Context, index registry.Manifest, entries []registry.Entry, depth int) error {
 	var group errgroup.Group
-	for _, about := range []bool{false, true} {
+	for _, together := range bySort(entries) {
 		group.Go(func() error {
-			for _, entry := range entries {
-				if platform.Attestation(entry) != about {
-					continue
-				}
-				if err := c.manifest(ctx, wanting{entry.Descriptor, about, depth + 1}); err != nil {
+			for _, entry := range together {
+				if err := c.entry(ctx, wanting{entry.Descriptor, platform.Attestation(entry), depth + 1}); err != nil {
 					return err
 				}
 			}
@@ -282,6 +300,56 @@ func (c *copying) index(ctx context.Context, index registry.Manifest, entries []
 		return err
 	}
 	return c.to().Put(ctx, c.destination, index.Digest, index)
+}
+
+// bySort tells images, what is about them, and blobs apart.
+func bySort(entries []registry.Entry) (sorts [3][]registry.Entry) {
+	for _, entry := range entries {
+		sort := 0
+		switch {
+		case platform.Attestation(entry):
+			sort = 1
+		case entry.Kind() == registry.IsBlob:
+			sort = 2
+		}
+		sorts[sort] = append(sorts[sort], entry)
+	}
+	return sorts
+}
+
+// entry makes sure that the destination has what an index lists. Of a media type that
+// nobody knows, the source is asked: for a manifest first, then for a blob.
+func (c *copying) entry(ctx context.Context, w wanting) error {
+	switch w.Kind() {
+	case registry.IsManifest:
+		return c.manifest(ctx, w)
+	case registry.IsBlob:
+		return c.blob(ctx, w.Descriptor)
+	}
+	head, err := c.Registry.Head(ctx, c.source, w.Digest)
+	if head.Pulled {
+		c.pulls.Add(1)
+	}
+	if errors.Is(err, registry.ErrNotFound) {
+		if err = c.blob(ctx, w.Descriptor); !errors.Is(err, registry.ErrNotFound) {
+			return err
+		}
+	}
+	w.MediaType = "" // it says nothing of how to copy a manifest
+	return c.manifest(ctx, w)
+}
+
+// blob copies a blob that an index lists: of BuildKit's cache, the layers and their
+// description. What only its publisher may distribute stays there.
+func (c *copying) blob(ctx context.Context, d registry.Descriptor) error {
+	if !d.Distributable() {
+		return nil
+	}
+	err := c.Registry.CopyBlob(ctx, c.source, c.destination, d)
+	if err == nil {
+		c.bytes.Add(d.Size)
+	}
+	return err
 }
 
 // bad says that the source's manifest is one that no try will copy.

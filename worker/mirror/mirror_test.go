@@ -40,7 +40,10 @@ type pair struct {
 
 func newPair(t *testing.T, options ...registrytest.Option) *pair {
 	t.Helper()
-	from, to := registrytest.New(t, options...), registrytest.New(t)
+	return newPairBetween(registrytest.New(t, options...), registrytest.New(t))
+}
+
+func newPairBetween(from, to *registrytest.Registry) *pair {
 	insecure := []string{from.Host(), to.Host()}
 	return &pair{from: from, to: to, Mirror: &mirror.Mirror{
 		Registry: registry.NewClient(registry.Options{Insecure: insecure}),
@@ -54,7 +57,7 @@ func (p *pair) destination() string { return p.to.Host() + "/" + destination }
 // mirror brings what a tag names today to the destination, and tags it there.
 func (p *pair) mirror(t *testing.T, tag string) (mirror.Copied, error) {
 	t.Helper()
-	d, err := p.Registry.Head(t.Context(), reference.MustRepository(p.source()), reference.MustTag(tag))
+	d, err := p.Registry.Find(t.Context(), reference.MustRepository(p.source()), reference.MustTag(tag))
 	require.NoError(t, err)
 	cost, err := p.Copy(t.Context(), reference.MustRepository(p.source()), reference.MustRepository(p.destination()), d, platform.Wanted{})
 	if err != nil {

@@ -42,7 +42,7 @@ func (c *copying) referrers(ctx context.Context, digest, copied reference.Digest
 		subjects = append(subjects, digest)
 	}
 	for _, child := range children {
-		if !platform.Attestation(child) {
+		if !platform.Attestation(child) && child.Kind() != registry.IsBlob {
 			subjects = append(subjects, child.Digest)
 		}
 	}

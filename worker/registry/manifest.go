@@ -33,6 +33,7 @@ type Manifest struct {
 type content struct {
 	SchemaVersion int               `json:"schemaVersion"`
 	MediaType     string            `json:"mediaType"`
+	ArtifactType  string            `json:"artifactType"`
 	Manifests     few[childContent] `json:"manifests"`
 	Config        *blobContent      `json:"config"`
 	Layers        few[blobContent]  `json:"layers"`
@@ -72,9 +73,8 @@ type childContent struct {
 // Docker manifest list.
 func (m Manifest) IsIndex() bool { return types.MediaType(m.MediaType).IsIndex() }
 
-// Children are the manifests an index lists, in its order, indexes among them
-// included but not descended into. An image has none. The error is
-// ErrBadManifest.
+// Children are what an index lists, in its order: manifests, indexes among them included
+// but not descended into, and blobs. An image has none. The error is ErrBadManifest.
 func (m Manifest) Children() ([]Descriptor, error) {
 	if !m.IsIndex() {
 		return nil, nil
@@ -138,8 +138,8 @@ func (m Manifest) Blobs() ([]Descriptor, error) {
 		if err != nil {
 			return nil, fmt.Errorf("%w: blob: %w", ErrBadManifest, err)
 		}
-		if kind := types.MediaType(b.MediaType); !kind.IsLayer() || kind.IsDistributable() {
-			blobs = append(blobs, Descriptor{Digest: digest, MediaType: b.MediaType, Size: b.Size})
+		if d := (Descriptor{Digest: digest, MediaType: b.MediaType, Size: b.Size}); d.Distributable() {
+			blobs = append(blobs, d)
 		}
 	}
 	return blobs, nil

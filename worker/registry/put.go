@@ -21,6 +21,10 @@ func (c *Client) Put(ctx context.Context, repository reference.Repository, name 
 		scope: transport.PushScope, path: manifests,
 		contentType: m.MediaType, body: m.Raw, limit: maxErrorSize, instead: aReceipt,
 	})
+	if refused := (*Error)(nil); errors.As(err, &refused) && (errors.Is(err, ErrRejected) || errors.Is(err, ErrNotFound)) {
+		// "manifest invalid" is all that many say of a media type that they do not know.
+		refused.Err = fmt.Errorf("%w; the manifest is %s", refused.Err, m.Types())
+	}
 	if err != nil {
 		return err
 	}
@@ -42,7 +46,7 @@ func (c *Client) stored(ctx context.Context, repository reference.Repository, na
 	if got.status == http.StatusCreated {
 		return nil
 	}
-	held, err := c.Head(ctx, repository, name)
+	held, err := c.Find(ctx, repository, name)
 	if err == nil && held.Digest.Of(m.Raw) == held.Digest {
 		return nil
 	}

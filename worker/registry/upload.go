@@ -57,7 +57,7 @@ func (c *Client) hasBlob(ctx context.Context, repository reference.Repository, b
 		op: OpHead, repository: repository, reference: blob.Digest, method: http.MethodHead,
 		scope: transport.PullScope, path: blobs, limit: maxErrorSize, instead: aBlob,
 	})
-	if Absent(err) {
+	if Absent(err) || servesNoHead(err) {
 		return false, nil
 	}
 	if err != nil {

@@ -18,6 +18,7 @@ const (
 	mediaTypeHelmConfig = types.MediaType("application/vnd.cncf.helm.config.v1+json")
 	mediaTypeHelmChart  = types.MediaType("application/vnd.cncf.helm.chart.content.v1.tar+gzip")
 	mediaTypeCosign     = types.MediaType("application/vnd.dev.cosign.simplesigning.v1+json")
+	mediaTypeCache      = types.MediaType("application/vnd.buildkit.cacheconfig.v0")
 	mediaTypeEmpty      = types.MediaType("application/vnd.oci.empty.v1+json")
 )
 
@@ -42,6 +43,46 @@ func (r *Registry) PushChart(repository, version string) (string, error) {
 		Layers:        []v1.Descriptor{describe(mediaTypeHelmChart, chart.content)},
 		Annotations:   map[string]string{"org.opencontainers.image.title": name, "org.opencontainers.image.version": version},
 	}, config, chart.content)
+	return manifest.Digest.String(), err
+}
+
+// Cache describes a cache that BuildKit exports to a registry.
+type Cache struct {
+	Docker bool // a Docker list of Docker layers, as older versions made it
+	Layers []Layer
+	Type   types.MediaType // of the layers, instead of their own
+	Images []Image         // that something else put beside them
+}
+
+// PushCache stores a build cache as BuildKit does: an index of layers and of a
+// configuration, all of them blobs.
+func (r *Registry) PushCache(repository, tag string, cache Cache) (string, error) {
+	index := v1.IndexManifest{SchemaVersion: 2, MediaType: types.OCIImageIndex}
+	if cache.Docker {
+		index.MediaType = types.DockerManifestList
+	}
+	for _, image := range cache.Images {
+		described, err := r.pushImage(repository, "", image)
+		if err != nil {
+			return "", err
+		}
+		index.Manifests = append(index.Manifests, described)
+	}
+	var blobs [][]byte
+	for _, layer := range cache.Layers {
+		one, err := layer.build(cache.Docker)
+		if err != nil {
+			return "", err
+		}
+		if cache.Type != "" {
+			one.descriptor.MediaType = cache.Type
+		}
+		one.descriptor.Annotations = map[string]string{"containerd.io/uncompressed": one.diffID.String()}
+		index.Manifests, blobs = append(index.Manifests, one.descriptor), append(blobs, one.content)
+	}
+	config := []byte(`{"layers":[],"records":[]}`)
+	index.Manifests, blobs = append(index.Manifests, describe(mediaTypeCache, config)), append(blobs, config)
+	manifest, err := r.pushJSON(repository, tag, index.MediaType, index, blobs...)
 	return manifest.Digest.String(), err
 }
 

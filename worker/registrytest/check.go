@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 
+	v1 "github.com/google/go-containerregistry/pkg/v1"
 	"github.com/opencontainers/go-digest"
 )
 
@@ -23,6 +24,10 @@ func (r *Registry) Check(repository, ref string) error {
 	}
 	var problems []error
 	for _, child := range below.Manifests {
+		if isBlob(child) {
+			problems = append(problems, r.checkBlob(repository, child.Digest.String()))
+			continue
+		}
 		problems = append(problems, r.Check(repository, child.Digest.String()))
 	}
 	if below.Config != nil {
@@ -32,6 +37,11 @@ func (r *Registry) Check(repository, ref string) error {
 		problems = append(problems, r.checkBlob(repository, layer.Digest.String()))
 	}
 	return errors.Join(problems...)
+}
+
+// isBlob tells whether an index lists a blob, as BuildKit's cache does.
+func isBlob(d v1.Descriptor) bool {
+	return !d.MediaType.IsIndex() && !d.MediaType.IsImage() && !d.MediaType.IsSchema1()
 }
 
 func (r *Registry) checkBlob(repository, dgst string) error {

@@ -51,6 +51,10 @@ func (r *Registry) answer(w http.ResponseWriter, req *http.Request, request Requ
 		writeError(w, http.StatusNotFound, "MANIFEST_UNKNOWN", "manifest unknown")
 		return
 	}
+	if request.Kind == KindManifestPut && r.settings.refuses(req) {
+		writeError(w, r.settings.refusedStatus, "MANIFEST_INVALID", "manifest invalid")
+		return
+	}
 	if request.Kind == KindTags && r.settings.tagPage > 0 {
 		req = shortPage(req, r.settings.tagPage)
 	}

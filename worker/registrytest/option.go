@@ -24,6 +24,8 @@ type settings struct {
 	tagPage         int
 	noDigestHeader  bool
 	headAfterGet    bool
+	refusedType     string
+	refusedStatus   int
 	partialIndexes  bool
 	referrersAPI    bool
 	referrersPage   int
@@ -97,6 +99,12 @@ func WithoutDigestHeader() Option {
 // reference has been answered, as proxies do that fetch on GET only.
 func WithHeadAfterGet() Option {
 	return func(s *settings) { s.headAfterGet = true }
+}
+
+// WithoutMediaType refuses manifests with this media type in them, with a status and
+// without a word of what is wrong.
+func WithoutMediaType(mediaType string, status int) Option {
+	return func(s *settings) { s.refusedType, s.refusedStatus = mediaType, status }
 }
 
 // WithPartialIndexes accepts an index although manifests below it are missing.

@@ -1,6 +1,8 @@
 package registrytest
 
 import (
+	"bytes"
+	"io"
 	"net/http"
 	"strconv"
 	"sync"
@@ -24,6 +26,17 @@ func (g *got) answered(request Request, status int) {
 	if request.Kind == KindManifestGet && status == http.StatusOK {
 		g.references.Store(g.key(request), true)
 	}
+}
+
+// refuses tells whether a manifest is refused for a media type in it. It leaves the
+// request as it was.
+func (s *settings) refuses(req *http.Request) bool {
+	if s.refusedType == "" {
+		return false
+	}
+	body, _ := io.ReadAll(req.Body) // a client that is gone gets no answer
+	req.Body = io.NopCloser(bytes.NewReader(body))
+	return bytes.Contains(body, []byte(`"`+s.refusedType+`"`))
 }
 
 // shortPage asks for at most limit tags, whatever the client asked for.

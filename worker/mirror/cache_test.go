@@ -1,0 +1,205 @@
+package mirror_test
+
+import (
+	"encoding/json"
+	"net/http"
+	"strconv"
+	"strings"
+	"testing"
+
+	v1 "github.com/google/go-containerregistry/pkg/v1"
+	"github.com/google/go-containerregistry/pkg/v1/types"
+	"github.com/stretchr/testify/require"
+
+	"github.com/osism/skopeo-worker/shared/reference"
+	"github.com/osism/skopeo-worker/worker/outcome"
+	"github.com/osism/skopeo-worker/worker/platform"
+	"github.com/osism/skopeo-worker/worker/registry"
+	"github.com/osism/skopeo-worker/worker/registrytest"
+)
+
+const (
+	cacheConfig = "application/vnd.buildkit.cacheconfig.v0"
+	foreign     = "application/vnd.example.unheard-of"
+)
+
+var cache = registrytest.Cache{Layers: []registrytest.Layer{{Seed: "a", Size: 5000}, {Seed: "b", Size: 5000}}}
+
+// newCachePair is a pair whose destination takes an index of blobs: distribution 3 does
+// where validation.manifests.indexes.platforms is none.
+func newCachePair(t *testing.T, source ...registrytest.Option) *pair {
+	t.Helper()
+	return newPairBetween(registrytest.New(t, source...), registrytest.New(t, registrytest.WithPartialIndexes()))
+}
+
+// TestCache: what BuildKit exports arrives byte for byte, for one pull.
+func TestCache(t *testing.T) {
+	docker, newer, empty := cache, cache, registrytest.Cache{}
+	docker.Docker = true
+	newer.Type = "application/vnd.docker.image.rootfs.diff.tar.zstd"
+	for name, c := range map[string]registrytest.Cache{
+		"OCI": cache, "Docker": docker, "layers of a new type": newer, "without layers": empty,
+	} {
+		t.Run(name, func(t *testing.T) {
+			p := newCachePair(t)
+			_, err := p.from.PushCache(repository, "1", c)
+			require.NoError(t, err)
+			cost, err := p.mirror(t, "1")
+			require.NoError(t, err)
+			p.same(t, "1")
+			require.Equal(t, 1, cost.Pulls)
+			require.Equal(t, 1, p.from.Pulls())
+
+			p.from.ResetRequests()
+			p.to.ResetRequests()
+			_, err = p.mirror(t, "1")
+			require.NoError(t, err)
+			require.Zero(t, p.from.Count(gets))
+			require.Zero(t, p.to.Count(registrytest.Kinds(registrytest.KindBlobUpload)))
+		})
+	}
+}
+
+// TestCacheOfSomePlatforms: blobs have no platform, and stay beside the images that are
+// wanted.
+func TestCacheOfSomePlatforms(t *testing.T) {
+	for name, test := range map[string]struct {
+		images []registrytest.Image
+		left   int
+	}{
+		"cache":            {left: 3},
+		"cache and images": {images: []registrytest.Image{{Platform: "linux/amd64"}, {Platform: "linux/arm64"}}, left: 4},
+	} {
+		t.Run(name, func(t *testing.T) {
+			p := newCachePair(t)
+			mixed := cache
+			mixed.Images = test.images
+			digest, err := p.from.PushCache(repository, "cache", mixed)
+			require.NoError(t, err)
+			cost, err := p.Copy(t.Context(), reference.MustRepository(p.source()), reference.MustRepository(p.destination()), registry.Descriptor{Digest: reference.MustDigest(digest)}, platform.Wanted{Platforms: []string{"linux/amd64"}})
+			require.NoError(t, err)
+			require.NoError(t, p.to.Check(destination, cost.Digest.String()))
+			children, err := p.to.Children(destination, cost.Digest.String())
+			require.NoError(t, err)
+			require.Len(t, children, test.left)
+			require.Greater(t, cost.Bytes, int64(2*5000))
+		})
+	}
+}
+
+// TestTypesNobodyKnows: the source is asked what an entry is, a manifest first, and what
+// its HEAD denies counts as one where GET has it.
+func TestTypesNobodyKnows(t *testing.T) {
+	for name, options := range map[string][]registrytest.Option{"": nil, "HEAD after GET": {registrytest.WithHeadAfterGet()}} {
+		t.Run(name, func(t *testing.T) {
+			p := newCachePair(t, options...)
+			image, err := p.from.PushImage(repository, "", registrytest.Image{})
+			require.NoError(t, err)
+			raw, err := p.from.Manifest(repository, image)
+			require.NoError(t, err)
+			blob, err := p.from.PushBlob(repository, []byte("a blob"))
+			require.NoError(t, err)
+			index := push(t, p.from, "1", entry(image, len(raw)), entry(blob, len("a blob")))
+			_, err = p.mirror(t, "1")
+			require.NoError(t, err)
+			_, err = p.to.Digest(destination, image)
+			require.NoError(t, err)
+			require.NoError(t, p.to.Check(destination, image))
+			require.Equal(t, index, tagged(t, p.to, "1"))
+
+			missing := push(t, p.from, "2", entry("sha256:"+strings.Repeat("1", 64), 5))
+			_, err = p.Copy(t.Context(), reference.MustRepository(p.source()), reference.MustRepository(p.destination()), registry.Descriptor{Digest: reference.MustDigest(missing)}, platform.Wanted{})
+			require.ErrorIs(t, err, registry.ErrNotFound)
+		})
+	}
+}
+
+func entry(digest string, size int) v1.Descriptor {
+	hash, _ := v1.NewHash(digest)
+	return v1.Descriptor{MediaType: foreign, Size: int64(size), Digest: hash}
+}
+
+// push stores an index of entries.
+func push(t *testing.T, r *registrytest.Registry, tag string, entries ...v1.Descriptor) string {
+	t.Helper()
+	raw, err := json.Marshal(v1.IndexManifest{SchemaVersion: 2, MediaType: types.OCIImageIndex, Manifests: entries})
+	require.NoError(t, err)
+	digest, err := r.PushManifest(repository, tag, types.OCIImageIndex, raw)
+	require.NoError(t, err)
+	return digest
+}
+
+func tagged(t *testing.T, r *registrytest.Registry, tag string) string {
+	t.Helper()
+	digest, err := r.Digest(destination, tag)
+	require.NoError(t, err)
+	return digest
+}
+
+// TestRefusedMediaTypes are named, where the destination does not, whoever has put the
+// manifest.
+func TestRefusedMediaTypes(t *testing.T) {
+	for name, test := range map[string]struct {
+		refused string
+		push    func(r *registrytest.Registry) (string, error)
+	}{
+		"cache": {cacheConfig, func(r *registrytest.Registry) (string, error) {
+			return r.PushCache(repository, "1", cache)
+		}},
+		"index": {string(types.OCIImageIndex), func(r *registrytest.Registry) (string, error) {
+			return r.PushIndex(repository, "1", registrytest.MultiPlatform("1", "linux/amd64"))
+		}},
+		"image": {string(types.OCIManifestSchema1), func(r *registrytest.Registry) (string, error) {
+			return r.PushImage(repository, "1", registrytest.Image{})
+		}},
+		"chart": {"application/vnd.cncf.helm.config.v1+json", func(r *registrytest.Registry) (string, error) {
+			return r.PushChart(repository, "1")
+		}},
+		"zstd": {string(types.OCILayerZStd), func(r *registrytest.Registry) (string, error) {
+			return r.PushImage(repository, "1", registrytest.Image{Layers: []registrytest.Layer{{Seed: "z", Size: 5000, Zstd: true}}})
+		}},
+	} {
+		for _, status := range []int{http.StatusBadRequest, http.StatusNotFound, http.StatusUnsupportedMediaType, http.StatusUnprocessableEntity} {
+			t.Run(name+strconv.Itoa(status), func(t *testing.T) {
+				t.Parallel()
+				p := newPairBetween(registrytest.New(t), registrytest.New(t, registrytest.WithoutMediaType(test.refused, status)))
+				_, err := test.push(p.from)
+				require.NoError(t, err)
+				cost, err := p.mirror(t, "1")
+				require.Error(t, err)
+				require.Equal(t, outcome.Final, outcome.Classify(err))
+				require.Contains(t, outcome.Reason(err), test.refused)
+				require.Contains(t, outcome.Reason(err), p.to.Host())
+				require.Equal(t, p.from.Pulls(), cost.Pulls)
+			})
+		}
+	}
+}
+
+// TestDestinationThatWantsManifests: distribution 3 refuses an index of blobs unless it is
+// configured otherwise, and calls the blobs unknown.
+func TestDestinationThatWantsManifests(t *testing.T) {
+	p := newPair(t)
+	_, err := p.from.PushCache(repository, "1", cache)
+	require.NoError(t, err)
+	_, err = p.mirror(t, "1")
+	require.Equal(t, outcome.Final, outcome.Classify(err))
+	require.ErrorContains(t, err, cacheConfig)
+}
+
+// TestBlobThatIsGone is no reason to take the index for gone.
+func TestBlobThatIsGone(t *testing.T) {
+	p := newCachePair(t)
+	digest, err := p.from.PushCache(repository, "1", cache)
+	require.NoError(t, err)
+	children, err := p.from.Children(repository, digest)
+	require.NoError(t, err)
+	mend, err := p.from.BreakBlob(repository, children[0].Digest.String())
+	require.NoError(t, err)
+	_, err = p.mirror(t, "1")
+	require.ErrorContains(t, err, children[0].Digest.String())
+	require.NoError(t, mend())
+	_, err = p.mirror(t, "1")
+	require.NoError(t, err)
+	p.same(t, "1")
+}
