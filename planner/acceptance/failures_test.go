@@ -112,29 +112,3 @@ func TestTwoOperatorsRepublish(t *testing.T) {
 	require.Empty(t, s.failed())
 	require.Equal(t, 1, s.source.Pulls()-before)
 }
-
-func TestDestinationUnreachable(t *testing.T) {
-	t.Parallel()
-	s, _ := newFleet(t)
-	s.env["MAX_ATTEMPTS"] = "2"
-	s.push("osism/tool", "1", "2")
-	s.write("osism/tool")
-	s.destination.Stop()
-	s.worker()
-
-	require.Contains(t, s.planner("plan", "--wait").exits(1), "connection refused")
-	records := s.failed()
-	require.Len(t, records, 1)
-	require.Len(t, records[0].Images, 2)
-	for _, i := range records[0].Images {
-		require.Equal(t, 2, i.Attempts)
-		require.Contains(t, i.Reason, s.destination.Host())
-		require.Contains(t, i.Reason, "connection refused")
-	}
-	require.Zero(t, s.source.Pulls())
-
-	require.NoError(t, s.destination.Restart())
-	s.becomes(s.republish("--all"), run.StateDone)
-	require.Empty(t, s.failed())
-	s.requireMirrored("osism/tool")
-}

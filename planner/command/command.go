@@ -106,6 +106,7 @@ type session struct {
 	failures *failure.Store
 	budget   *budget.Store
 	name     string
+	outage   time.Duration // how long a run is followed that waits for a registry; 0: for ever
 	log      *slog.Logger
 	logs     *redirect
 }
@@ -135,7 +136,7 @@ func connect(ctx context.Context, s *settings, logTo io.Writer) (*session, error
 		b.Close()
 		return nil, err
 	}
-	return &session{Broker: b, runs: runs, failures: failure.NewStore(b), budget: limits, name: s.name.Name, log: log, logs: logs}, nil
+	return &session{Broker: b, runs: runs, failures: failure.NewStore(b), budget: limits, name: s.name.Name, outage: s.outages.Timeout, log: log, logs: logs}, nil
 }
 
 func openBroker(ctx context.Context, c broker.Config, log *slog.Logger) (*broker.Broker, error) {

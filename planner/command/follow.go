@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"strings"
 	"time"
 
 	"github.com/osism/skopeo-worker/planner/display"
@@ -31,7 +32,8 @@ func poll(took time.Duration) <-chan time.Time {
 func (se *session) follow(ctx context.Context, id string, out io.Writer) error {
 	start := time.Now()
 	last, err := se.watch(ctx, id, out)
-	if err != nil {
+	away := (*awayError)(nil)
+	if err != nil && !errors.As(err, &away) {
 		return err
 	}
 	// The summary is worth a moment even where the time is up.
@@ -42,6 +44,8 @@ func (se *session) follow(ctx context.Context, id string, out io.Writer) error {
 	}
 	display.Summary(out, last, ofRun(failures, last), time.Since(start))
 	switch {
+	case away != nil:
+		return away
 	case last.State == run.StateCancelled, last.State == run.StateSuperseded:
 		return fmt.Errorf("%w: run %s was %s", errUnfinished, last.Run, last.State)
 	case last.Images.Failed > 0:
@@ -62,6 +66,7 @@ func (se *session) watch(ctx context.Context, id string, out io.Writer) (run.Sta
 	defer se.logs.through(follower.Above)()
 	known := true
 	var estimated estimate
+	following := se.budget.Now()
 	for {
 		start := time.Now()
 		status, err := tracker.Status(ctx)
@@ -74,6 +79,9 @@ func (se *session) watch(ctx context.Context, id string, out io.Writer) (run.Sta
 			if status.Over() {
 				return status, nil
 			}
+			if away := se.away(status, following); away != nil {
+				return status, away
+			}
 		case ctx.Err() == nil && known:
 			se.log.Warn("the status is not known for now", "error", err)
 		}
@@ -84,6 +92,46 @@ func (se *session) watch(ctx context.Context, id string, out io.Writer) (run.Sta
 		case <-poll(time.Since(start)):
 		}
 	}
+}
+
+// awayError is returned where all that is left of a run has waited for too long for
+// registries that are away. It is errUnfinished.
+type awayError struct {
+	run      string
+	outages  []string // which registry is away, since when, and why
+	left, of int      // chunks
+	next     string   // what goes on with them
+}
+
+func (e *awayError) Error() string {
+	return fmt.Sprintf("%v: %s; %d of %s of run %s left: %s", errUnfinished,
+		strings.Join(e.outages, "; "), e.left, count(e.of, "chunk", "chunks"), e.run, e.next)
+}
+
+func (e *awayError) Unwrap() error { return errUnfinished }
+
+// away returns an error where the run waits for registries that are away, and has for
+// OUTAGE_TIMEOUT since it was followed.
+func (se *session) away(status run.Status, following time.Time) error {
+	if se.outage == 0 || len(status.Away) == 0 {
+		return nil
+	}
+	e := &awayError{run: status.Run, left: status.Chunks.Total - status.Chunks.Done, of: status.Chunks.Total, next: "workers go on when it is back"}
+	for _, registry := range status.Away {
+		outage := se.budget.IsAway(registry)
+		if outage == nil {
+			return nil // it has just come back
+		}
+		since := outage.Since
+		if since.Before(following) {
+			since = following
+		}
+		if se.budget.Now().Sub(since) < se.outage {
+			return nil
+		}
+		e.outages = append(e.outages, outage.Error())
+	}
+	return e
 }
 
 // estimateInterval is how long an estimate is shown before a new one is made, which

@@ -24,7 +24,7 @@ func mirrorCommand() *cobra.Command {
 		Args:  noArguments,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			ctx, out := cmd.Context(), cmd.OutOrStdout()
-			if err := config.Load(&s.job, &s.name, &s.broker, &s.worker, &s.metrics, &s.registries, &s.log); err != nil {
+			if err := config.Load(&s.job, &s.name, &s.broker, &s.outages, &s.worker, &s.metrics, &s.registries, &s.log); err != nil {
 				return err
 			}
 			environment.Confine(s.registries.ChildEnv)
@@ -112,6 +112,9 @@ func (se *session) work(ctx context.Context, s *settings, e *service.Endpoint, r
 	if errors.Is(err, errUnfinished) && ctx.Err() != nil {
 		_, _ = fmt.Fprintln(out, "Stopping: running copies get a moment to finish.")
 		err = fmt.Errorf("%w: interrupted; the same command goes on with run %s", errUnfinished, r.ID)
+	}
+	if away := (*awayError)(nil); errors.As(err, &away) {
+		away.next = "the same command goes on"
 	}
 	return errors.Join(err, <-ended)
 }

@@ -32,7 +32,7 @@ func planCommand() *cobra.Command {
 			if timeout < 0 || timeout > 0 && !wait {
 				return fmt.Errorf("%w: --timeout takes a duration above 0 and goes with --wait", errUsage)
 			}
-			if err := config.Load(&s.job, &s.name, &s.broker, &s.log); err != nil {
+			if err := config.Load(&s.job, &s.name, &s.broker, &s.outages, &s.log); err != nil {
 				return err
 			}
 			if wait && s.broker.Embedded() && !dryRun {

@@ -31,7 +31,7 @@ func republishCommand() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			se, err := open(ctx, &s, cmd.ErrOrStderr(), &s.worker, &s.metrics, &s.registries)
+			se, err := open(ctx, &s, cmd.ErrOrStderr(), &s.outages, &s.worker, &s.metrics, &s.registries)
 			if err != nil {
 				return err
 			}

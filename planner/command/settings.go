@@ -115,12 +115,26 @@ func (j *job) slice() plan.Selection {
 	return plan.Selection{Size: j.Size, Number: j.Number, Interval: j.Interval}
 }
 
+// outages says how long a command that follows a run waits for registries.
+type outages struct {
+	Timeout time.Duration `envconfig:"OUTAGE_TIMEOUT" default:"24h" expect:"a duration such as 24h, more than 0" desc:"how long plan --wait and mirror wait for registries that are away before they end as unfinished; what is left is kept"`
+}
+
+// Validate implements config.Validator.
+func (o *outages) Validate() []error {
+	if o.Timeout <= 0 {
+		return []error{config.Bad("OUTAGE_TIMEOUT", "", "a duration such as 24h, more than 0")}
+	}
+	return nil
+}
+
 // settings are all variables of the planner. Those of the worker only matter
 // where the planner works itself.
 type settings struct {
 	job        job
 	name       mirrorName
 	broker     broker.Config
+	outages    outages
 	worker     service.Config
 	metrics    service.OptionalMetrics
 	registries service.Registries
@@ -130,14 +144,14 @@ type settings struct {
 func (s *settings) help() string {
 	var b strings.Builder
 	b.WriteString("Configuration is by environment:\n\n")
-	b.WriteString(config.Help(&s.job, &s.name, &s.broker, &s.log))
+	b.WriteString(config.Help(&s.job, &s.name, &s.broker, &s.outages, &s.log))
 	b.WriteString("\nWhere this process talks to registries itself (planner check and mirror, and republish\nwithout NATS_URL):\n\n")
 	b.WriteString(config.Help(&s.registries))
 	b.WriteString("\nWhere it works itself (planner mirror, and republish without NATS_URL):\n\n")
 	b.WriteString(config.Help(&s.worker, &s.metrics))
 	b.WriteString("\nExit codes: 0 done; 1 some images failed, kept for republish (of check: could not be\n" +
 		"checked); 2 wrong usage or bad input, nothing was published; 3 the list or the broker\n" +
-		"could not be reached; 4 unfinished: timed out, cancelled, superseded or interrupted; of\n" +
-		"check --exit-code: there is something to do.")
+		"could not be reached; 4 unfinished: timed out, cancelled, superseded or interrupted, or a\n" +
+		"registry is away; of check --exit-code: there is something to do.")
 	return b.String()
 }

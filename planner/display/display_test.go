@@ -60,6 +60,7 @@ func TestStatus(t *testing.T) {
 			{Registry: "ghcr.io", ClosedUntil: after(-time.Minute), Reason: "long over", ToPullAtLeast: true},
 			{Registry: "quay.io", Limit: 20, Window: "1s", Spent: 20, Free: new(0), NextSlot: after(time.Second), ToPull: 7, ToPullAtLeast: true, EstimatedDone: after(time.Second)},
 			{Registry: "registry.example.com:5000", Limit: 5, Window: "1s"},
+			{Registry: "target.example.com", ClosedSince: after(-3 * time.Hour), ClosedUntil: after(-time.Second), Reason: "unavailable (503)"},
 		},
 	}
 	var out strings.Builder
@@ -78,7 +79,9 @@ func TestStatus(t *testing.T) {
   ghcr.io                    none known      -     -  unknown  -          open
   quay.io                    20 per 1s      20     0      ~7+  in 1s      spent, next slot in 1s
   registry.example.com:5000  5 per 1s        -     -        0  -          open
+  target.example.com         none known      -     -        0  -          away for 3h
   docker.io is closed until 2026-03-01 14:01:00 CET: 429 Too Many [2J Requests
+  target.example.com has been away since 2026-03-01 11:00:00 CET: unavailable (503)
 
 See what failed with: planner failed
 `, out.String())

@@ -53,7 +53,7 @@ func TestFollowerFitsTheTerminal(t *testing.T) {
 
 func TestFollowerOnATerminal(t *testing.T) {
 	var out strings.Builder
-	clock, width := now, 80
+	clock, width := now, 100
 	f := follower(&out, true, &width, &clock)
 	take := func() string {
 		defer out.Reset()
@@ -77,6 +77,11 @@ func TestFollowerOnATerminal(t *testing.T) {
 	clock = clock.Add(3 * time.Hour)
 	f.Update(s)
 	require.Equal(t, "<[##########----------]  1/2 chunks  waiting for a worker", take())
+
+	s.Away = []string{"quay.io", "target.example.com"}
+	f.Update(s)
+	require.Equal(t, "<[##########----------]  1/2 chunks  waiting for quay.io, target.example.com to be back", take())
+	s.Away = nil
 
 	s.EstimatedDone, s.EstimatedAtLeast = after(10*time.Hour), true
 	f.Update(s)

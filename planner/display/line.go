@@ -76,6 +76,8 @@ func activity(s run.Status, now time.Time) string {
 		return stateText(s.State)
 	case s.Chunks.Running > 0:
 		return fmt.Sprintf("%d running", s.Chunks.Running)
+	case len(s.Away) > 0:
+		return "waiting for " + strings.Join(s.Away, ", ") + " to be back"
 	case s.NextDue != nil && s.NextDue.After(now):
 		return "next chunk due " + relative(*s.NextDue, now)
 	}

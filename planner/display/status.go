@@ -84,7 +84,10 @@ func registries(p *page, all []run.Registry, now time.Time) {
 		text("REGISTRY"), text("BUDGET"), number("SPENT"), number("FREE"), number("TO PULL"), text("DONE"), text("STATE"),
 	}, rows)
 	for _, r := range all {
-		if r.ClosedUntil != nil && r.ClosedUntil.After(now) {
+		switch {
+		case r.ClosedSince != nil:
+			p.line("%*s%s has been away since %s: %s", imageIndent, "", r.Registry, moment(*r.ClosedSince), printable(r.Reason))
+		case r.ClosedUntil != nil && r.ClosedUntil.After(now):
 			p.line("%*s%s is closed until %s: %s", imageIndent, "", r.Registry, moment(*r.ClosedUntil), printable(r.Reason))
 		}
 	}
@@ -110,6 +113,8 @@ func budget(limit int, window string) string {
 
 func registryState(r run.Registry, now time.Time) string {
 	switch {
+	case r.ClosedSince != nil:
+		return "away for " + span(now.Sub(*r.ClosedSince))
 	case r.ClosedUntil != nil && r.ClosedUntil.After(now):
 		return "closed for " + span(r.ClosedUntil.Sub(now))
 	case r.NextSlot != nil && r.NextSlot.After(now):

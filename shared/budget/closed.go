@@ -47,6 +47,15 @@ type closure struct {
 
 func (c closure) until() time.Time { return c.at.Add(c.Duration) }
 
+// spent is what those are answered who want to use the registry.
+func (c closure) spent(now time.Time) *SpentError {
+	e := &SpentError{Registry: c.Registry, Slot: later(c.until(), c.leased()), Reason: c.Reason}
+	if c.away(now) {
+		e.Since = c.Since
+	}
+	return e
+}
+
 // Closed tells whether the registry is closed, source or destination, until when by
 // the broker's clock, and why. It costs nothing.
 func (s *Store) Closed(registry string) (until time.Time, reason string, closed bool) {
@@ -80,7 +89,7 @@ func (s *Store) probing(registry string, kind Kind) bool {
 // permit returns a *SpentError where the registry is closed.
 func (s *Store) permit(registry string) error {
 	if c, closed := s.closure(registry); closed {
-		return &SpentError{Registry: registry, Slot: c.until(), Reason: c.Reason}
+		return c.spent(s.Now())
 	}
 	return nil
 }

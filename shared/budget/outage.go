@@ -15,7 +15,7 @@ const (
 	// maxOutageBackoff bounds the time between two probes of a registry that is away. A
 	// probe costs a request or a copy, and the fleet is back at work so soon after the
 	// registry is.
-	maxOutageBackoff = time.Minute
+	maxOutageBackoff = 30 * time.Second
 	// probeLease is how long a worker that probes keeps the others waiting, unless it
 	// renews the lease: where it dies, another one probes after that.
 	probeLease = 10 * time.Second
@@ -53,8 +53,8 @@ func (c closure) leased() time.Time {
 	return c.at.Add(probeLease)
 }
 
-// Away closes a registry for the fleet, by exponential backoff with full jitter of a
-// minute at most. It stays closed until Back: after that time, one worker at a time may
+// Away closes a registry for the fleet, by exponential backoff with full jitter of half
+// a minute at most. It stays closed until Back: after that time, one worker at a time may
 // probe it. What started before the registry was last closed says nothing new.
 func (s *Store) Away(ctx context.Context, o Outage) error {
 	started := s.clock.broker(o.Started)
@@ -101,7 +101,6 @@ func (s *Store) Probe(ctx context.Context, registry string) (Activity, error) {
 			return "", err
 		}
 		now := s.Now()
-		spent := &SpentError{Registry: registry, Reason: last.Reason}
 		switch {
 		case !last.away(now):
 			s.forgetClosure(registry, revision)
@@ -109,11 +108,9 @@ func (s *Store) Probe(ctx context.Context, registry string) (Activity, error) {
 		case last.Prober == s.id && now.Before(last.leased().Add(-probeLease/2)):
 			return last.Activity, nil
 		case last.Prober != "" && last.Prober != s.id && now.Before(last.leased()):
-			spent.Slot = last.leased()
-			return "", spent
+			return "", last.spent(now)
 		case last.Prober == "" && now.Before(last.until()):
-			spent.Slot = last.until()
-			return "", spent
+			return "", last.spent(now)
 		}
 		last.Prober, last.Duration = s.id, 0
 		if err = s.writeClosure(ctx, last, revision); err == nil {
@@ -125,14 +122,14 @@ func (s *Store) Probe(ctx context.Context, registry string) (Activity, error) {
 	}
 }
 
-// AwaySince returns a *SpentError where the registry is away, whoever may probe it, and
-// since when it is. It costs nothing.
-func (s *Store) AwaySince(registry string) (since time.Time, away *SpentError) {
+// IsAway returns what those are answered who want to use a registry that is away, whoever
+// may probe it, and nil where it is not. It costs nothing.
+func (s *Store) IsAway(registry string) *SpentError {
 	c, ok := s.lastClosure(registry)
-	if !ok || !c.away(s.Now()) {
-		return time.Time{}, nil
+	if now := s.Now(); ok && c.away(now) {
+		return c.spent(now)
 	}
-	return c.Since, &SpentError{Registry: registry, Slot: later(c.until(), c.leased()), Reason: c.Reason}
+	return nil
 }
 
 // Back reopens a registry that was away: it has done what it did not do, in answer to a

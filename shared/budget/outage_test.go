@@ -18,7 +18,7 @@ func outage(s *Store, a Activity) Outage {
 func isAway(t *testing.T, s *Store, want bool) {
 	t.Helper()
 	require.Eventually(t, func() bool {
-		_, away := s.AwaySince(registry)
+		away := s.IsAway(registry)
 		return (away != nil) == want
 	}, patience, tick)
 }

@@ -18,10 +18,14 @@ type SpentError struct {
 	Registry string
 	Slot     time.Time // by the broker's clock
 	Reason   string
+	Since    time.Time // when an outage began, by the broker's clock; zero: it is a limit
 }
 
 // Error is one line.
 func (e *SpentError) Error() string {
+	if !e.Since.IsZero() {
+		return fmt.Sprintf("%s has been away since %s: %s", e.Registry, e.Since.UTC().Format(time.RFC3339), e.Reason)
+	}
 	return fmt.Sprintf("%s allows nothing until %s: %s", e.Registry, e.Slot.UTC().Format(time.RFC3339), e.Reason)
 }
 

@@ -99,7 +99,8 @@ type Progress struct {
 	Images  Tally     `json:"images"`
 	Pulls   int       `json:"pulls"`
 	Bytes   int64     `json:"bytes"`
-	Due     time.Time `json:"due,omitzero"` // of a snoozed message
+	Due     time.Time `json:"due,omitzero"`   // of a snoozed message
+	Away    string    `json:"away,omitempty"` // the registry that a snoozed message waits for, where that is away
 	Updated time.Time `json:"updated"`
 	// UnderWay are the copies of a running message, as of Updated.
 	UnderWay []Copy `json:"under_way,omitempty"`

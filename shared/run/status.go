@@ -5,6 +5,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"maps"
 	"slices"
 	"strconv"
 	"strings"
@@ -85,6 +86,9 @@ type Status struct {
 	EstimatedAtLeast bool       `json:"estimated_at_least"`
 	Registries       []Registry `json:"registries"`
 	UnderWay         []Copy     `json:"under_way"` // the oldest first
+	// Away are the registries that all that is left waits for because they are away. It
+	// is empty where anything can be done.
+	Away []string `json:"-"`
 }
 
 // NotBefore moves EstimatedDone on to t, where it is sooner.
@@ -221,6 +225,7 @@ var rank = map[string]int{Dropped: 1, Snoozed: 1, StateWaiting: 2, Running: 3}
 // each chunk that has any, and the messages by the key of their progress.
 func (t *Tracker) present(subjects map[string]uint64, st *Status) (bases map[string]string, messages map[string]subject.Address) {
 	bases, messages = map[string]string{}, map[string]subject.Address{}
+	away, others := map[string]bool{}, false
 	for subj := range subjects {
 		a, err := subject.ParseAddress(subj)
 		if err != nil {
@@ -251,6 +256,14 @@ func (t *Tracker) present(subjects map[string]uint64, st *Status) (bases map[str
 		if rank[state] > rank[bases[base]] {
 			bases[base] = state
 		}
+		if registry := t.progress[key].Away; state == Snoozed && registry != "" {
+			away[registry] = true
+		} else {
+			others = true
+		}
+	}
+	if !others {
+		st.Away = slices.Sorted(maps.Keys(away))
 	}
 	slices.SortFunc(st.UnderWay, func(a, b Copy) int {
 		return cmp.Or(a.Since.Compare(b.Since), cmp.Compare(a.Destination, b.Destination))

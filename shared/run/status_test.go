@@ -89,6 +89,24 @@ func (y *story) becomes(state string, chunks Chunks) Status {
 	return y.now()
 }
 
+// TestAllWaitsForARegistry: it does where every message of the run does.
+func TestAllWaitsForARegistry(t *testing.T) {
+	y := begin(t, "r1", "1", "2")
+	y.r.Published = true
+	y.put()
+	require.Empty(t, y.now().Away)
+	for i, token := range []string{"1", "2"} {
+		y.fire(subject.Plan, token)
+		y.record(token+"-7", Progress{State: Snoozed, Due: y.r.Started, Away: []string{"quay.io", "target.example.com"}[i]})
+		y.publish(subject.Later, token+"-7")
+		y.gone(subject.Chunk, token)
+	}
+	st := y.becomes(StateSnoozed, Chunks{Total: 2, Snoozed: 2})
+	require.Equal(t, []string{"quay.io", "target.example.com"}, st.Away)
+	y.record("2-7", Progress{State: Snoozed, Due: y.r.Started})
+	require.Eventually(t, func() bool { return len(y.now().Away) == 0 }, patience, 5*time.Millisecond, "the other one waits for a budget")
+}
+
 func TestARunFromBeginningToEnd(t *testing.T) {
 	y := begin(t, "r1", "1", "2", "3")
 	st := y.becomes(StateWaiting, Chunks{Total: 3, Waiting: 3})

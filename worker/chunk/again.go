@@ -53,13 +53,22 @@ func (t *task) retry(r message.Repository, err error, attempts *int) (after time
 	case outcome.Limited:
 		// Being limited never fails an image.
 		return t.limit(r, err), true
-	case outcome.Transient:
-		*attempts++
-		return t.Backoff(*attempts), *attempts < t.MaxAttempts
+	}
+	if after, away := t.blamed(r, err); away {
+		return after, true
 	}
 	*attempts++
-	return 0, false
+	if outcome.Classify(err) == outcome.Transient {
+		return t.Backoff(*attempts), *attempts < t.MaxAttempts
+	}
+	// Others may be refused the same way: then it is the registry, and is waited for.
+	_, suspected := outcome.Suspect(err)
+	return secondLook, suspected && t.Registries != nil && *attempts == 1 && t.MaxAttempts > 1
 }
+
+// secondLook is when what a registry has refused is tried for the second and last time.
+// By then the worker has come to other images.
+const secondLook = 10 * time.Second
 
 // giveUp records images as failed, before anything else happens to the chunk. All
 // of a repository go into one record, and cost one write.

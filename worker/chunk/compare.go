@@ -65,7 +65,7 @@ func (t *task) compare(ctx context.Context, r message.Repository, resolved time.
 	var failed []error
 	for i, image := range r.Images {
 		if errs[i] == nil && have[i].current {
-			t.held.add(r, image.Digest, have[i].digest)
+			t.has(r, image.Digest, have[i].digest)
 			current = append(current, image)
 			continue
 		}

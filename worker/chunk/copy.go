@@ -133,7 +133,7 @@ func (t *task) transfer(work context.Context, j *job) (mirror.Copied, error) {
 			return copied, err
 		}
 		j.pulled = copied.Pulls > 0
-		t.held.add(r, j.digest, copied.Digest)
+		t.has(r, j.digest, copied.Digest)
 	}
 	if r.Selection == nil || !r.Selection.Referrers {
 		return copied, nil

@@ -36,6 +36,9 @@ func (t *task) limit(r message.Repository, err error) time.Duration {
 		t.limited = map[string]bool{}
 	}
 	t.limited[host] = true
+	if spent != nil && !spent.Since.IsZero() {
+		t.away = spent.Registry
+	}
 	if after := outcome.RetryAfter(err); after > 0 {
 		return after + t.turn(after)
 	}

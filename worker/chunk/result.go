@@ -16,6 +16,8 @@ type Result struct {
 	// left where it has no repositories.
 	Left  []message.Repository
 	After time.Duration
+	// Away is the registry that it waits for, where that is away.
+	Away string
 	// Parts is what is too much for one worker, cut into pieces that any worker can
 	// take now. The digests in it are fresh.
 	Parts [][]message.Repository

@@ -69,7 +69,8 @@ type Worker struct {
 	Failures    Failures
 	Resolutions Resolutions
 	Absences    Absences
-	Concurrency int // copies at once
+	Registries  Registries // nil: none is ever closed
+	Concurrency int        // copies at once
 	MaxAttempts int
 	Alone       bool // there is nobody to take parts of a chunk
 	Backoff     func(attempt int) time.Duration
@@ -117,6 +118,7 @@ type task struct {
 	next    []message.Repository // for the next round
 	after   time.Duration
 	limited map[string]bool // registries that have limited us
+	away    string          // the one of them that is away
 	unknown []*job          // whose digests are looked up at their turn
 	parts   [][]message.Repository
 }
@@ -140,10 +142,15 @@ func (w *Worker) Do(ctx, work context.Context, d Delivery) (Result, error) {
 		return Result{}, err
 	}
 	for {
-		if err := t.round(ctx, todo); err != nil {
+		now, then := t.admit(todo)
+		if err := t.round(ctx, now); err != nil {
 			return Result{}, err
 		}
-		todo, t.next = t.next, nil
+		if len(then) > 0 && len(t.parts) == 0 {
+			todo = then
+			continue
+		}
+		todo, t.next = append(then, t.next...), nil
 		// Others wait for the parts.
 		if len(todo) == 0 || len(t.parts) > 0 || !t.again(ctx) {
 			break
@@ -164,7 +171,7 @@ func (w *Worker) Do(ctx, work context.Context, d Delivery) (Result, error) {
 	if t.stopping() {
 		t.after = 0
 	}
-	return Result{Left: undated(todo), After: t.after, Parts: t.parts}, nil
+	return Result{Left: undated(todo), After: t.after, Away: t.away, Parts: t.parts}, nil
 }
 
 // undated takes the digests out that were looked up: nobody will know how old they

@@ -253,7 +253,7 @@ func TestLargeRemainderIsSplit(t *testing.T) {
 	}
 	tracker := b.plan(t, b.chunk())
 	d := delivery{Consumer: b.consumer(t), address: b.address("000001"), number: 1, sequence: 7}
-	require.NoError(t, d.remainder(t.Context(), b.chunk(images...), b.chunk(images...).Repositories, time.Hour))
+	require.NoError(t, d.remainder(t.Context(), b.chunk(images...), b.chunk(images...).Repositories, time.Hour, ""))
 	later := b.subjects(t, subject.Later+".>")
 	require.Greater(t, len(later), 1)
 	seen := map[string]bool{}

@@ -117,14 +117,14 @@ func (d *delivery) leave(ctx context.Context, c message.Chunk, result chunk.Resu
 		return err
 	}
 	for _, part := range result.Parts {
-		if err := d.remainder(ctx, c, part, 0); err != nil {
+		if err := d.remainder(ctx, c, part, 0, ""); err != nil {
 			return err
 		}
 	}
 	if len(result.Left) == 0 {
 		return nil
 	}
-	return d.remainder(ctx, c, result.Left, result.After)
+	return d.remainder(ctx, c, result.Left, result.After, result.Away)
 }
 
 // outcome tells the metrics what became of the chunk.

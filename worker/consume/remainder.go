@@ -18,8 +18,8 @@ import (
 )
 
 // remainder publishes what is left, or a part, before the message is acknowledged:
-// due now, or after a while.
-func (d *delivery) remainder(ctx context.Context, c message.Chunk, left []message.Repository, after time.Duration) error {
+// due now, or after a while, which may be for a registry that is away.
+func (d *delivery) remainder(ctx context.Context, c message.Chunk, left []message.Repository, after time.Duration, away string) error {
 	c.Repositories = left
 	pieces, err := message.Split(c)
 	if err != nil {
@@ -33,7 +33,7 @@ func (d *delivery) remainder(ctx context.Context, c message.Chunk, left []messag
 		a := d.address
 		a.Token = d.nextToken(d.pieces)
 		d.pieces++
-		progress := run.Progress{State: run.Snoozed, Due: d.now().Add(after).UTC(), Updated: d.now().UTC()}
+		progress := run.Progress{State: run.Snoozed, Due: d.now().Add(after).UTC(), Away: away, Updated: d.now().UTC()}
 		for _, r := range piece.Repositories {
 			progress.Images.Total += len(r.Images)
 		}

@@ -68,6 +68,9 @@ func (s *Selection) For(repository reference.Repository) Lister {
 	}
 }
 
+// OCI returns the lister that every registry has, whatever else it offers.
+func (s *Selection) OCI() Lister { return s.oci }
+
 // hostSet is hosts as users write them, in the spelling of reference.Repository.
 func hostSet(hosts []string) map[string]bool {
 	set := make(map[string]bool, len(hosts))

@@ -21,7 +21,8 @@ var (
 	budgetSpent  = describe("budget_spent_pulls", "Pulls of the window that are spent.", "registry")
 	budgetFree   = describe("budget_free_pulls", "Pulls of the window that are left.", "registry")
 	budgetWindow = describe("budget_window_seconds", "Length of the window.", "registry")
-	closed       = describe("registry_closed", "1 while the fleet leaves the registry alone, because it has refused.", "registry")
+	closed       = describe("registry_closed", "1 while the fleet leaves the registry alone, because it limits us or is away.", "registry")
+	awaySince    = describe("registry_away_since_timestamp_seconds", "Since when the registry is away; absent where it is not.", "registry")
 	nextSlot     = describe("registry_next_slot_timestamp_seconds", "When the next pull is free; absent where one is now.", "registry")
 	queued       = describe("queued_chunks", "Chunks by state: waiting (planned for later), snoozed, due, running.", "state")
 	oldestDue    = describe("oldest_due_chunk_timestamp_seconds", "Since when the oldest chunk is due that no worker has; absent where none is due.")
@@ -43,7 +44,7 @@ type fleet struct{ atomic.Pointer[Fleet] }
 // Describe implements prometheus.Collector.
 func (f *fleet) Describe(out chan<- *prometheus.Desc) {
 	for _, d := range []*prometheus.Desc{
-		brokerUp, budgetLimit, budgetSpent, budgetFree, budgetWindow, closed, nextSlot, queued, oldestDue,
+		brokerUp, budgetLimit, budgetSpent, budgetFree, budgetWindow, closed, awaySince, nextSlot, queued, oldestDue,
 		failedNow, lastRun, lastSuccess, runImages, runPulls, runState,
 	} {
 		out <- d
@@ -96,7 +97,10 @@ func collectRegistry(out chan<- prometheus.Metric, r run.Registry, now time.Time
 			gauge(out, budgetWindow, window.Seconds(), r.Registry)
 		}
 	}
-	gauge(out, closed, flag(r.ClosedUntil != nil && r.ClosedUntil.After(now)), r.Registry)
+	gauge(out, closed, flag(r.ClosedSince != nil || r.ClosedUntil != nil && r.ClosedUntil.After(now)), r.Registry)
+	if r.ClosedSince != nil {
+		moment(out, awaySince, *r.ClosedSince, r.Registry)
+	}
 	if r.NextSlot != nil && r.NextSlot.After(now) {
 		moment(out, nextSlot, *r.NextSlot, r.Registry)
 	}

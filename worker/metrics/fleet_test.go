@@ -97,8 +97,8 @@ func unix(at time.Time) string { return fmt.Sprint(float64(at.UnixMilli()) / 100
 // ended is when the first of a stand's runs has ended.
 var ended = time.Now().UTC().Add(-48 * time.Hour).Truncate(time.Second)
 
-// busy makes a stand of which there is everything to tell: of two registries, one spent
-// and one closed; of a mirror with a good and a bad run, and of another one. It returns
+// busy makes a stand of which there is everything to tell: of three registries, one
+// spent, one closed and one away; of a mirror with a good and a bad run, and of another one. It returns
 // when its due chunk became due.
 func busy(t *testing.T, s *stand) (due time.Time) {
 	t.Helper()
@@ -109,6 +109,7 @@ func busy(t *testing.T, s *stand) (due time.Time) {
 		require.NoError(t, err)
 	}
 	require.NoError(t, s.budget.Refused(ctx, budget.Call{Registry: "quay.io", Kind: budget.API, Started: time.Now()}, time.Minute, "429"))
+	require.NoError(t, s.budget.Away(ctx, budget.Outage{Registry: "target.example.com", Activity: budget.Push, Reason: "507", Started: time.Now()}))
 	s.ran(t, "nightly", run.KindPlan, ended, run.Tally{Total: 4, Copied: 3, Unchanged: 1})
 	s.ran(t, "nightly", run.KindPlan, ended.Add(24*time.Hour), run.Tally{Total: 4, Unchanged: 2, Failed: 2})
 	s.ran(t, "nightly", run.KindRepublish, ended.Add(25*time.Hour), run.Tally{Total: 1, Copied: 1})
@@ -146,7 +147,7 @@ func TestFleet(t *testing.T) {
 	says(t, m, "budget_spent_pulls", "docker.io 2")
 	says(t, m, "budget_free_pulls", "docker.io 0")
 	says(t, m, "budget_window_seconds", "docker.io 3600")
-	says(t, m, "registry_closed", "docker.io 0", "quay.io 1")
+	says(t, m, "registry_closed", "docker.io 0", "quay.io 1", "target.example.com 1")
 	says(t, m, "queued_chunks", "due 1", "running 1", "snoozed 1", "waiting 2")
 	says(t, m, "oldest_due_chunk_timestamp_seconds", unix(due))
 	says(t, m, "failed_images", "longago 2", "nightly 2", "other 0")
@@ -158,6 +159,19 @@ func TestFleet(t *testing.T) {
 	says(t, m, "run_state", "nightly cancelled 0", "nightly done 0", "nightly failed 1", "nightly running 0", "nightly snoozed 0",
 		"nightly superseded 0", "nightly waiting 0", "other cancelled 0", "other done 0", "other failed 1", "other running 0",
 		"other snoozed 0", "other superseded 0", "other waiting 0")
+}
+
+// TestAway: a registry that is away is closed until somebody has found it back, whenever
+// that is tried.
+func TestAway(t *testing.T) {
+	s := newStand(t, brokertest.Embedded(t))
+	_, m := s.fleet(t)
+	require.NoError(t, s.budget.Away(t.Context(), budget.Outage{Registry: registry, Activity: budget.Push, Reason: "507", Started: time.Now()}))
+	rows, err := s.budget.Report(t.Context())
+	require.NoError(t, err)
+	require.Len(t, rows, 1)
+	says(t, m, "registry_closed", "docker.io 1")
+	says(t, m, "registry_away_since_timestamp_seconds", "docker.io "+unix(*rows[0].ClosedSince))
 }
 
 // TestOpenAgain: a registry that was closed is told as open, though nothing is known of

@@ -47,7 +47,7 @@ type Mirror struct {
 	Destination *registry.Client
 	Skopeo      *skopeo.Runner
 	// Guard runs a copy of one manifest when the registries allow it; nil is at once.
-	Guard func(ctx context.Context, source, destination reference.Repository, run func(context.Context) error) error
+	Guard func(ctx context.Context, source, destination reference.Repository, digest reference.Digest, run func(context.Context) error) error
 	// Indexes keeps indexes of which not all could be copied; nil is nobody.
 	Indexes Indexes
 
@@ -235,7 +235,7 @@ func (c *copying) image(ctx context.Context, d registry.Descriptor) error {
 	}
 	var err error
 	if c.Guard != nil {
-		err = c.Guard(ctx, c.source, c.destination, run)
+		err = c.Guard(ctx, c.source, c.destination, d.Digest, run)
 	} else {
 		err = run(ctx)
 	}

@@ -99,7 +99,9 @@ var suspicions = []struct {
 		// No answer, or half of one.
 		`^stalled: |connection refused|connection reset|broken pipe|no such host|server misbehaving|network is unreachable|no route to host|` +
 		`i/o timeout|TLS handshake timeout|Client\.Timeout|context deadline exceeded|unexpected EOF|: EOF$|GOAWAY|: tls: |` +
-		`server closed idle connection|use of closed network connection`), suspect: true, why: Trouble},
+		`server closed idle connection|use of closed network connection|` +
+		// A page for people has another digest.
+		`(?i:does not match provided manifest digest|digest did not match)`), suspect: true, why: Trouble},
 	{pattern: regexp.MustCompile(`(?i)` + said + `(?:unauthorized|denied|authentication required|invalid username/password)\b|` +
 		status + `4(?:0[13]|13)`), suspect: true, why: Refused},
 }

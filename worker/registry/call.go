@@ -87,12 +87,34 @@ type failure struct {
 func (f *failure) Error() string { return f.cause.Error() }
 func (f *failure) Unwrap() error { return f.cause }
 
-// send makes a call. Its error is an *Error; any status but 2xx is one.
+// send makes a call, as the guard allows it. Its error wraps an *Error; any status but
+// 2xx is one.
 func (c *Client) send(ctx context.Context, call call) (answer, error) {
-	got, err := c.attempt(ctx, call)
-	if err == nil {
-		return got, nil
+	if c.guard == nil {
+		return c.sendNow(ctx, call)
 	}
+	var got answer
+	request := Request{Op: call.op, Repository: call.repository, Reference: call.reference, Blob: call.instead == aBlob || call.path == uploads}
+	err := c.guard(ctx, request, func() (err error) {
+		got, err = c.sendNow(ctx, call)
+		return err
+	})
+	if named := (*Error)(nil); err != nil && !errors.As(err, &named) {
+		err = call.fail(err)
+	}
+	return got, err
+}
+
+func (c *Client) sendNow(ctx context.Context, call call) (answer, error) {
+	got, err := c.attempt(ctx, call)
+	if err != nil {
+		return answer{}, call.fail(err)
+	}
+	return got, nil
+}
+
+// fail names what failed.
+func (call call) fail(err error) *Error {
 	named := &Error{Op: call.op, Repository: call.repository, Reference: call.reference, Err: err}
 	if failed := (*failure)(nil); errors.As(err, &failed) {
 		named.Status, named.RetryAfter, named.Err = failed.status, failed.retryAfter, failed.cause
@@ -103,7 +125,7 @@ func (c *Client) send(ctx context.Context, call call) (answer, error) {
 	if errors.Is(err, errStale) {
 		named.Err = fmt.Errorf("%w: %w", errStale, named.Err)
 	}
-	return answer{}, named
+	return named
 }
 
 // attempt sends a call in a session. One that is refused in a session that was kept gets

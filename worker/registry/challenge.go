@@ -38,6 +38,7 @@ type challenge struct {
 	// doubt is set where the registry asked for nothing and said nothing: what is no
 	// registry says so, too.
 	doubt *pageError
+	mute  bool // the registry refuses us, and does not say what it wants
 }
 
 // of asks a registry with GET /v2/, or remembers.
@@ -57,7 +58,7 @@ func (c *challenges) of(ctx context.Context, registry name.Registry) (challenge,
 		}
 		return challenge{}, err
 	}
-	asked := challenge{Challenge: *found, until: c.now().Add(challengeFor), doubt: ping.doubtful()}
+	asked := challenge{Challenge: *found, until: c.now().Add(challengeFor), doubt: ping.doubtful(), mute: ping.isMute()}
 	if asked.doubt == nil {
 		c.mu.Lock()
 		c.kept[registry.Name()] = asked
@@ -79,6 +80,7 @@ type pinging struct {
 
 	mu     sync.Mutex
 	doubt  *pageError
+	mute   bool
 	failed map[string]error // by scheme
 }
 
@@ -110,6 +112,12 @@ func (p *pinging) doubtful() *pageError {
 	return p.doubt
 }
 
+func (p *pinging) isMute() bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.mute
+}
+
 func (p *pinging) RoundTrip(request *http.Request) (*http.Response, error) {
 	response, err := p.look(request)
 	if err != nil {
@@ -123,6 +131,11 @@ func (p *pinging) RoundTrip(request *http.Request) (*http.Response, error) {
 // look sends the ping and looks at the answer.
 func (p *pinging) look(request *http.Request) (*http.Response, error) {
 	response, err := p.network.RoundTrip(request)
+	if err == nil && response.StatusCode == http.StatusUnauthorized && response.Header.Get("WWW-Authenticate") == "" {
+		p.mu.Lock()
+		defer p.mu.Unlock()
+		p.mute = true
+	}
 	if err != nil || response.StatusCode/100 != 2 {
 		return response, err
 	}

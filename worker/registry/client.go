@@ -11,6 +11,7 @@ import (
 
 	"github.com/google/go-containerregistry/pkg/v1/remote/transport"
 
+	"github.com/osism/skopeo-worker/shared/reference"
 	"github.com/osism/skopeo-worker/worker/containers"
 )
 
@@ -32,6 +33,17 @@ type Options struct {
 	CopyTimeout time.Duration
 	// Transport is the network; nil is NewTransport(Insecure, DefaultStall).
 	Transport http.RoundTripper
+	// Guard is called with each request before it is sent, and sends it, or returns
+	// why not; nil sends all at once.
+	Guard func(ctx context.Context, request Request, send func() error) error
+}
+
+// Request is one that a client is about to send.
+type Request struct {
+	Op         string // one of the Op constants
+	Repository reference.Repository
+	Reference  reference.TagOrDigest // nil for a repository as a whole
+	Blob       bool                  // the reference is that of a blob
 }
 
 // Client talks to registries. It keeps connections and tokens, so a process
@@ -39,6 +51,7 @@ type Options struct {
 type Client struct {
 	trust       trust
 	copyTimeout time.Duration
+	guard       func(ctx context.Context, request Request, send func() error) error
 	sessions    *sessions
 	noReferrers *memory // registries without the referrers API
 	denials     *memory // registries that answer HEAD with 404 where GET has an answer
@@ -65,6 +78,7 @@ func NewClient(options Options) *Client {
 	return &Client{
 		trust:       trust,
 		copyTimeout: options.CopyTimeout,
+		guard:       options.Guard,
 		sessions: &sessions{
 			keychain:   keychain,
 			network:    named,

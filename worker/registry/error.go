@@ -41,6 +41,7 @@ const (
 	OpGet       = "get"
 	OpPut       = "put"
 	OpReferrers = "list referrers of"
+	OpReach     = "reach" // the registry, whatever the repository
 )
 
 // Error says what was asked of which registry and why it failed.
@@ -55,7 +56,11 @@ type Error struct {
 
 // Error is one line without secrets.
 func (e *Error) Error() string {
-	text := fmt.Sprintf("%s %s: %v", e.Op, join(e.Repository, e.Reference), e.Err)
+	of := join(e.Repository, e.Reference)
+	if e.Op == OpReach {
+		of = e.Repository.Registry()
+	}
+	text := fmt.Sprintf("%s %s: %v", e.Op, of, e.Err)
 	if e.Status >= http.StatusMultipleChoices {
 		text += fmt.Sprintf(" (%d)", e.Status)
 	}

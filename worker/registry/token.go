@@ -117,7 +117,9 @@ func (s *tokenServer) plain(ctx context.Context, known containers.Credential, sc
 	if s.service != "" {
 		query.Set("service", s.service)
 	}
-	query.Add("scope", scope)
+	if scope != "" {
+		query.Add("scope", scope)
+	}
 	if known.Username != "" {
 		query.Set("account", known.Username)
 	}

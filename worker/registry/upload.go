@@ -69,6 +69,11 @@ func (c *Client) hasBlob(ctx context.Context, repository reference.Repository, b
 	return got.size == blob.Size && declaredType(got.header) != "text/html", nil
 }
 
+// PutBlob uploads a blob, whether it is there or not.
+func (c *Client) PutBlob(ctx context.Context, repository reference.Repository, blob Descriptor, content io.Reader) error {
+	return c.upload(ctx, repository, blob, content)
+}
+
 // upload puts a blob in one piece: a POST that opens the upload, a PUT that ends it.
 func (c *Client) upload(ctx context.Context, repository reference.Repository, blob Descriptor, content io.Reader) error {
 	put := call{

@@ -89,6 +89,10 @@ func (u *Upstream) Resolve(ctx context.Context, r message.Repository) (Result, e
 	return u.whole(ctx, r)
 }
 
+// bulkTries is how often a listing of the upstream's own is tried that is in trouble,
+// before that of the OCI API is: what tells digests may be away where the rest is not.
+const bulkTries = 2
+
 // whole lists the repository and picks what the selection wants.
 func (u *Upstream) whole(ctx context.Context, r message.Repository) (Result, error) {
 	p, err := newPick(r.Selection)
@@ -96,6 +100,9 @@ func (u *Upstream) whole(ctx context.Context, r message.Repository) (Result, err
 		return Result{}, err
 	}
 	lister := u.Listing.For(r.Source)
+	if r.Attempts >= bulkTries {
+		lister = u.Listing.OCI()
+	}
 	for tag, err := range lister.Tags(ctx, r.Source) {
 		if invalid := (*registry.TagError)(nil); errors.As(err, &invalid) {
 			p.refuse(invalid.Name)

@@ -39,11 +39,11 @@ func NewChecker(ctx context.Context, b *broker.Broker, r Registries, limits map[
 	who := identity(keychain)
 	guard := &throttle.Throttle{Budget: store, Identity: who, Log: log}
 	network := guard.Transport(registry.NewTransport(r.Insecure, registry.DefaultStall))
-	source := r.client(check.WithoutPulls(network), keychain, 0)
+	source := r.client(check.WithoutPulls(network), keychain, 0, nil)
 	return &Checker{guard: guard, budget: store, Checker: &check.Checker{
 		Resolver: r.upstream(source, network, log),
 		Source:   source,
-		Mirror:   &mirror.Mirror{Destination: r.client(network, keychain, 0).Comparing()},
+		Mirror:   &mirror.Mirror{Destination: r.client(network, keychain, 0, nil).Comparing()},
 		Absent:   absences.Absent,
 		Outlook: func(ctx context.Context, registry string) (budget.Outlook, error) {
 			return store.Outlook(ctx, registry, who(registry), limits[registry])

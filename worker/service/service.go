@@ -17,6 +17,7 @@ import (
 	"github.com/osism/skopeo-worker/worker/containers"
 	"github.com/osism/skopeo-worker/worker/metrics"
 	"github.com/osism/skopeo-worker/worker/mirror"
+	"github.com/osism/skopeo-worker/worker/outage"
 	"github.com/osism/skopeo-worker/worker/registry"
 	"github.com/osism/skopeo-worker/worker/skopeo"
 	"github.com/osism/skopeo-worker/worker/throttle"
@@ -74,10 +75,12 @@ func (s *Service) consumer(ctx context.Context, b *broker.Broker, c Config, r Re
 	keychain := containers.New()
 	guard := &throttle.Throttle{Budget: s.budget, Identity: identity(keychain), Log: log, Observe: observe}
 	transport := guard.Transport(registry.NewTransport(r.Insecure, c.StallTimeout))
-	client := r.client(transport, keychain, c.CopyTimeout)
+	registries := &outage.Tracker{Budget: s.budget, Registry: r.client(transport, keychain, c.CopyTimeout, nil), IsDestination: guard.IsDestination, Log: log}
+	client := r.client(transport, keychain, c.CopyTimeout, registries.Guard)
 	return consume.New(ctx, b, &chunk.Worker{
 		Resolver:    r.upstream(client, transport, log),
-		Mirror:      &mirror.Mirror{Registry: client, Skopeo: runner, Guard: timed(guard.Copy, s.metrics)},
+		Mirror:      &mirror.Mirror{Registry: client, Skopeo: runner, Guard: guarded(registries, timed(guard.Copy, s.metrics))},
+		Registries:  registries,
 		Concurrency: c.Concurrency,
 		MaxAttempts: c.MaxAttempts,
 		Backoff:     chunk.Backoff,
@@ -95,7 +98,16 @@ func (s *Service) Run(ctx context.Context) error {
 	return s.Consumer.Run(ctx)
 }
 
-// guard runs a copy once it may; see mirror.Mirror.
+// guarded has the tracker watch the copies, and end them where a registry is away.
+func guarded(registries *outage.Tracker, wait guard) func(ctx context.Context, source, destination reference.Repository, digest reference.Digest, run func(context.Context) error) error {
+	return func(ctx context.Context, source, destination reference.Repository, digest reference.Digest, run func(context.Context) error) error {
+		return registries.Copy(ctx, source, destination, digest, func(ctx context.Context) error {
+			return wait(ctx, source, destination, run)
+		})
+	}
+}
+
+// guard runs a copy once it may.
 type guard = func(ctx context.Context, source, destination reference.Repository, run func(context.Context) error) error
 
 // timed measures the copies themselves, without their waits.

@@ -16,9 +16,12 @@ import (
 const userAgent = "skopeo-worker"
 
 // client talks to registries over the transport, with the credentials of whoever runs
-// this process. A blob that it copies may take as long as copyTimeout; 0: as it takes.
-func (r Registries) client(transport http.RoundTripper, keychain *containers.Keychain, copyTimeout time.Duration) *registry.Client {
-	return registry.NewClient(registry.Options{Insecure: r.Insecure, Keychain: keychain, UserAgent: userAgent, CopyTimeout: copyTimeout, Transport: transport})
+// this process, as the guard lets it; nil is always. A blob that it copies may take as
+// long as copyTimeout; 0: as it takes.
+func (r Registries) client(transport http.RoundTripper, keychain *containers.Keychain, copyTimeout time.Duration, guard func(context.Context, registry.Request, func() error) error) *registry.Client {
+	return registry.NewClient(registry.Options{
+		Insecure: r.Insecure, Keychain: keychain, UserAgent: userAgent, CopyTimeout: copyTimeout, Transport: transport, Guard: guard,
+	})
 }
 
 // upstream finds out what repositories hold.

@@ -55,9 +55,15 @@ func (t *Throttle) Destination(repository reference.Repository) {
 	t.destinations.Store(Registry(repository.Registry()), nil)
 }
 
+// IsDestination reports whether a registry is written to.
+func (t *Throttle) IsDestination(registry string) bool {
+	_, destination := t.destinations.Load(registry)
+	return destination
+}
+
 // free tells whether manifests are read at the registry without a token.
 func (t *Throttle) free(registry string) bool {
-	if _, destination := t.destinations.Load(registry); !destination {
+	if !t.IsDestination(registry) {
 		return false
 	}
 	_, origin := t.Budget.Limit(registry, t.identity(registry))
@@ -210,6 +216,9 @@ func (t *Throttle) closed(registry string) *budget.SpentError {
 	until, reason, closed := t.Budget.Closed(registry)
 	if !closed {
 		return nil
+	}
+	if away := t.Budget.IsAway(registry); away != nil {
+		return away
 	}
 	return &budget.SpentError{Registry: registry, Slot: until, Reason: reason}
 }

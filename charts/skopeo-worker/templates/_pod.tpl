@@ -60,6 +60,8 @@
   value: {{ $p.chunkNumber | int64 | quote }}
 - name: CHUNK_INTERVAL
   value: {{ $p.chunkInterval | quote }}
+- name: OUTAGE_TIMEOUT
+  value: {{ $p.outageTimeout | quote }}
 {{- with $p.filter }}
 - name: FILTER
   value: {{ . | quote }}

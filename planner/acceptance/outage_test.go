@@ -1,0 +1,238 @@
+package acceptance
+
+import (
+	"fmt"
+	"net/http"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/osism/skopeo-worker/shared/run"
+	"github.com/osism/skopeo-worker/worker/registrytest"
+)
+
+// outages are the ways in which a registry is away, with what the reason says of each.
+var (
+	pushing = func(r registrytest.Request) bool {
+		return r.Method == http.MethodPost || r.Method == http.MethodPut || r.Method == http.MethodPatch
+	}
+	page = registrytest.Fault{Status: 200, Header: http.Header{"Content-Type": {"text/html"}}, Body: "<html><title>Sign in</title></html>"}
+)
+
+func denied(status int, message string) registrytest.Fault {
+	return registrytest.Fault{Match: pushing, Status: status, Body: fmt.Sprintf(`{"errors":[{"code":"DENIED","message":%q}]}`, message)}
+}
+
+// closedRegistry waits until the fleet has closed the registry, and returns how status
+// shows it.
+func (s *site) closedRegistry(host string) run.Registry {
+	s.t.Helper()
+	var closed run.Registry
+	require.Eventually(s.t, func() bool {
+		for _, r := range s.status().Registries {
+			if r.Registry == host && r.ClosedSince != nil {
+				closed = r
+				return true
+			}
+		}
+		return false
+	}, patience, tick, "%s is never closed", host)
+	return closed
+}
+
+// TestOutage: a registry goes away under three workers in the middle of a run, and comes
+// back. Nothing is given up, little is asked meanwhile, and the run ends soon after.
+func TestOutage(t *testing.T) {
+	for name, test := range map[string]struct {
+		fault  registrytest.Fault
+		source bool
+		stop   bool
+		reason string
+	}{
+		"destination 503":       {fault: registrytest.Fault{Status: 503}, reason: "503"},
+		"destination refused":   {stop: true, reason: "connection refused"},
+		"destination page":      {fault: page, reason: "HTML page"},
+		"destination 507":       {fault: registrytest.Fault{Match: pushing, Status: 507}, reason: "507"},
+		"destination quota":     {fault: denied(403, "quota exceeded"), reason: "quota exceeded"},
+		"destination quota 413": {fault: denied(413, "storage quota exceeded"), reason: "quota exceeded"},
+		"destination 405":       {fault: registrytest.Fault{Match: pushing, Status: 405}, reason: "405"},
+		"destination read-only": {fault: denied(403, "the system is in read only mode"), reason: "read only"},
+		"destination login":     {fault: registrytest.Fault{Match: pushing, Status: 401}, reason: "unauthorized"},
+		"source 503":            {fault: registrytest.Fault{Status: 503}, source: true, reason: "503"},
+		"source refused":        {stop: true, source: true, reason: "connection refused"},
+		"source page":           {fault: page, source: true, reason: "HTML page"},
+		"source 401":            {fault: registrytest.Fault{Status: 401}, source: true, reason: "unauthorized"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			const repositories, tags, chunk = 24, 3, 2
+			s, _ := newFleet(t)
+			s.env["CHUNK_SIZE"] = fmt.Sprint(chunk)
+			var names []string
+			for i := range repositories {
+				name := fmt.Sprintf("osism/service%02d", i)
+				s.push(name, registrytest.Numbered("%d", tags)...)
+				names = append(names, name)
+			}
+			s.write(names...)
+			away := s.destination
+			if test.source {
+				away = s.source
+			}
+			back := away.Restart
+			strike := away.Stop
+			if !test.stop {
+				strike = func() {
+					remove := away.Inject(test.fault)
+					back = func() error { remove(); return nil }
+				}
+			}
+			copied := s.destination.Notify(registrytest.All(registrytest.Kinds(registrytest.KindManifestPut), registrytest.Answered(201)))
+			for range 3 {
+				s.worker()
+			}
+			plan := s.planner("plan", "--wait")
+			<-copied
+			strike()
+			closed := s.closedRegistry(away.Host())
+			require.Contains(t, closed.Reason, test.reason)
+
+			// What was under way ends; then nobody asks but for probes.
+			s.becomes("", run.StateSnoozed)
+			s.source.ResetRequests()
+			s.destination.ResetRequests()
+			begin := time.Now()
+			require.Eventually(t, func() bool { return time.Since(begin) > 6*time.Second }, patience, tick)
+			asked := s.source.Count(registrytest.Any) + s.destination.Count(registrytest.Any)
+			require.LessOrEqual(t, asked, 60, "requests in six seconds")
+			require.Empty(t, s.failed())
+
+			require.NoError(t, back())
+			require.Contains(t, plan.exits(0), "is done")
+			s.requireMirrored(names...)
+			require.Empty(t, s.failed())
+			images := s.status().Images
+			require.Equal(t, repositories*tags, images.Total)
+			require.Zero(t, images.Failed)
+		})
+	}
+}
+
+// TestOutageTimeout: a run that waits for too long ends as unfinished and says for what;
+// what is left goes on when the registry is back.
+func TestOutageTimeout(t *testing.T) {
+	t.Parallel()
+	s, _ := newFleet(t)
+	s.env["OUTAGE_TIMEOUT"] = "2s"
+	s.push("osism/tool", "1", "2")
+	s.write("osism/tool")
+	s.destination.Stop()
+	s.worker()
+	said := s.planner("plan", "--wait").exits(4)
+	id := runID(t, said)
+	require.Regexp(t, `planner: unfinished: `+s.destination.Host()+` has been away since \S+: .*connection refused; 1 of 1 chunk of run `+id+` left: workers go on when it is back\n`, said)
+	require.Contains(t, said, "What is left is kept")
+	require.Equal(t, run.StateSnoozed, s.status(id).State)
+	text := s.planner("status").exits(0)
+	require.Regexp(t, s.destination.Host()+` +none known .* away for \d+s`, text)
+	require.Contains(t, text, s.destination.Host()+" has been away since ")
+	require.Empty(t, s.failed())
+
+	require.NoError(t, s.destination.Restart())
+	s.becomes(id, run.StateDone)
+	s.requireMirrored("osism/tool")
+	require.Empty(t, s.failed())
+	require.Empty(t, s.status(id).Registries)
+}
+
+// TestMirrorGoesOnAfterAnOutage: on one machine it is the next run of the command that
+// goes on.
+func TestMirrorGoesOnAfterAnOutage(t *testing.T) {
+	t.Parallel()
+	s := newSite(t)
+	s.env["OUTAGE_TIMEOUT"] = "1s"
+	s.push("osism/tool", "1", "2")
+	s.write("osism/tool")
+	remove := s.destination.Inject(registrytest.Fault{Status: 503})
+	said := s.planner("mirror").exits(4)
+	id := runID(t, said)
+	require.Regexp(t, `planner: unfinished: `+s.destination.Host()+` has been away since .*503.*; 1 of 1 chunk of run `+id+` left: the same command goes on\n`, said)
+	remove()
+	said = s.with("OUTAGE_TIMEOUT", "1h").planner("mirror").exits(0)
+	require.Contains(t, said, "Going on with run "+id)
+	s.requireMirrored("osism/tool")
+	require.Empty(t, s.failed())
+}
+
+// TestOthersGoOn: a registry that is away keeps no chunk of another one.
+func TestOthersGoOn(t *testing.T) {
+	t.Parallel()
+	s, _ := newFleet(t)
+	s.env["CHUNK_SIZE"] = "1"
+	other := registrytest.New(t)
+	s.env["INSECURE_REGISTRIES"] += "," + other.Host()
+	s.push("osism/tool", "1")
+	text := "containers:\n"
+	for i := range 5 {
+		_, err := other.PushImage(fmt.Sprintf("osism/other%d", i), "1", registrytest.Image{})
+		require.NoError(t, err)
+		text += fmt.Sprintf("  - %s/osism/other%d\n", other.Host(), i)
+	}
+	s.writeList(text + "  - " + s.source.Host() + "/osism/tool\n")
+	other.Stop()
+	s.worker()
+	plan := s.planner("plan", "--wait")
+	plan.says("Published run")
+	closed := s.closedRegistry(other.Host())
+	require.Contains(t, closed.Reason, "connection refused")
+	require.Eventually(t, func() bool { return s.status().Images.Copied == 1 }, patience, tick)
+	s.requireMirrored("osism/tool")
+	require.NoError(t, other.Restart())
+	plan.exits(0)
+	require.Equal(t, 6, s.status().Images.Copied)
+}
+
+// TestWhatFailsByItself still ends as a failure with its reason, while all others are
+// mirrored: an image whose layer is broken for ever, and repositories that refuse us.
+func TestWhatFailsByItself(t *testing.T) {
+	t.Parallel()
+	s, _ := newFleet(t)
+	s.env["CHUNK_SIZE"], s.env["MAX_ATTEMPTS"] = "1", "3"
+	s.push("osism/broken", "1", "2")
+	layer, mend, err := s.source.BreakImage("osism/broken", "2")
+	require.NoError(t, err)
+	require.NoError(t, mend())
+	s.source.Inject(registrytest.Fault{Match: registrytest.Ref(layer), Status: 500})
+	names := []string{"osism/a", "osism/b", "osism/c"}
+	refused := map[string]bool{}
+	for i := range 4 {
+		name := fmt.Sprintf("osism/refused%d", i)
+		s.push(name, "1")
+		refused[prefix+"/"+name] = true
+	}
+	for _, name := range names {
+		s.push(name, "1", "2")
+	}
+	s.destination.Inject(registrytest.Fault{Match: func(r registrytest.Request) bool { return pushing(r) && refused[r.Repository] }, Status: 403})
+	s.write("osism/a", "osism/refused0", "osism/refused1", "osism/broken", "osism/refused2", "osism/refused3", "osism/b", "osism/c")
+	for range 3 {
+		s.worker()
+	}
+	said := s.planner("plan", "--wait").exits(1)
+	require.Contains(t, said, "ended with failures")
+	s.requireMirrored(names...)
+	images := s.status().Images
+	require.Equal(t, 5, images.Failed)
+	require.Equal(t, 7, images.Copied+images.Tagged)
+	for _, record := range s.failed() {
+		require.Len(t, record.Images, 1)
+		if image := record.Images[0]; record.Repository == s.source.Host()+"/osism/broken" {
+			require.Contains(t, image.Reason, "500")
+			require.Equal(t, 3, image.Attempts)
+		} else {
+			require.Contains(t, image.Reason, "403")
+			require.Equal(t, 2, image.Attempts)
+		}
+	}
+}

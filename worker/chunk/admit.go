@@ -1,0 +1,70 @@
+package chunk
+
+import (
+	"context"
+	"time"
+
+	"github.com/osism/skopeo-worker/shared/message"
+	"github.com/osism/skopeo-worker/shared/reference"
+	"github.com/osism/skopeo-worker/worker/outcome"
+)
+
+// Registries knows which registries are closed for the fleet, and finds it out.
+type Registries interface {
+	// Open returns an error that is outcome.Limited where one of the repositories'
+	// registries is closed, and true where one is away and this worker is to find out
+	// whether it is back.
+	Open(ctx context.Context, repositories ...reference.Repository) (probing bool, err error)
+	// Blames returns such an error where a failure may be the fault of a registry that is
+	// away by now, and otherwise nil.
+	Blames(ctx context.Context, err error) error
+	// Known notes that the destination has the digest.
+	Known(source, destination reference.Repository, digest reference.Digest)
+}
+
+// admit returns what is to be done now, and what after it. While a registry is probed,
+// that is one repository after the other: the first may tell that nothing else has to be
+// tried. What needs a closed registry is left for later.
+func (t *task) admit(todo []message.Repository) (now, then []message.Repository) {
+	if t.Registries == nil {
+		return todo, nil
+	}
+	probed := false
+	for _, r := range todo {
+		if t.stopping() || t.limits(r.Source) || t.limits(r.Destination) {
+			t.later(r, r.Images, 0)
+			continue
+		}
+		probing, err := t.Registries.Open(t.work, r.Source, r.Destination)
+		switch {
+		case err != nil:
+			t.log.Info("waits for a registry", "repository", r.Source, "reason", outcome.Reason(err))
+			t.later(r, r.Images, t.limit(r, err))
+		case probing && probed:
+			then = append(then, r)
+		default:
+			now, probed = append(now, r), probed || probing
+		}
+	}
+	return now, then
+}
+
+// blamed returns how long to wait where a failure is the fault of a registry that is
+// away: then it is no try of the image.
+func (t *task) blamed(r message.Repository, err error) (after time.Duration, away bool) {
+	if t.Registries == nil {
+		return 0, false
+	}
+	if closed := t.Registries.Blames(t.work, err); closed != nil {
+		return t.limit(r, closed), true
+	}
+	return 0, false
+}
+
+// has notes that the destination has the digest for one of the source.
+func (t *task) has(r message.Repository, digest, at reference.Digest) {
+	t.held.add(r, digest, at)
+	if t.Registries != nil {
+		t.Registries.Known(r.Source, r.Destination, at)
+	}
+}

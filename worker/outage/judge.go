@@ -1,0 +1,131 @@
+package outage
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"time"
+
+	"github.com/osism/skopeo-worker/shared/budget"
+	"github.com/osism/skopeo-worker/shared/reference"
+	"github.com/osism/skopeo-worker/worker/outcome"
+	"github.com/osism/skopeo-worker/worker/registry"
+)
+
+// ownFor is how long a failure is taken for that of a repository and not of its registry,
+// once that was found out.
+const ownFor = 10 * time.Minute
+
+// streak is what has failed at a place since something has worked there.
+type streak struct {
+	images       map[subject]bool
+	repositories map[reference.Repository]bool
+}
+
+// owner is a repository that fails by itself.
+type owner struct {
+	place
+	repository reference.Repository
+}
+
+// worked notes that something has been done at a place.
+func (t *Tracker) worked(p place, started time.Time) {
+	t.mu.Lock()
+	delete(t.streaks, p)
+	t.mu.Unlock()
+	t.Budget.Back(p.registry, p.activity, started)
+}
+
+// failed decides whether a failure is that of the registry, which is then closed. It
+// returns the failure, with a *budget.SpentError where the registry is closed by now:
+// then it says nothing of the image.
+func (t *Tracker) failed(ctx context.Context, p place, of subject, why outcome.Why, started time.Time, cause error) error {
+	// One at a time: what the first one finds out is true for those that wait.
+	turn := t.turn(&t.judging, p.registry)
+	if err := take(ctx, turn); err != nil {
+		return cause
+	}
+	defer func() { <-turn }()
+	err := t.judge(ctx, p, of, why, started, cause)
+	if closed := spent(err); closed != nil {
+		return fmt.Errorf("%w: %w", closed, cause)
+	}
+	return cause
+}
+
+// judge returns a *budget.SpentError where the registry is closed.
+func (t *Tracker) judge(ctx context.Context, p place, of subject, why outcome.Why, started time.Time, cause error) error {
+	if why == outcome.Refused && p.activity == budget.Look && t.IsDestination != nil && t.IsDestination(p.registry) {
+		return nil // it may only not be there yet: the push tells
+	}
+	waits, err := t.permit(ctx, p.registry)
+	if err != nil {
+		return err
+	}
+	if err := t.reach(ctx, of.repository, started, errors.Is(cause, registry.ErrPage)); err != nil {
+		return err
+	}
+	probed := waits == p.activity
+	if t.isOwn(p, of.repository) || !t.add(p, of, why) && !probed {
+		return nil
+	}
+	if t.works(ctx, p, of.repository, why) {
+		t.disown(p, of.repository)
+		if probed {
+			t.Budget.Back(p.registry, p.activity, started)
+		}
+		return nil
+	}
+	return t.away(ctx, p, started, cause)
+}
+
+// add adds a failure to the streak of a place, and reports whether enough has failed.
+func (t *Tracker) add(p place, of subject, why outcome.Why) bool {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.streaks == nil {
+		t.streaks = map[place]*streak{}
+	}
+	s := t.streaks[p]
+	if s == nil {
+		s = &streak{images: map[subject]bool{}, repositories: map[reference.Repository]bool{}}
+		t.streaks[p] = s
+	}
+	s.images[of], s.repositories[of.repository] = true, true
+	if why == outcome.Refused {
+		return len(s.repositories) >= enough
+	}
+	return len(s.images) >= enough
+}
+
+// isOwn reports whether a repository is known to fail by itself.
+func (t *Tracker) isOwn(p place, repository reference.Repository) bool {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return time.Now().Before(t.own[owner{p, repository}])
+}
+
+// forget ends the streaks of a registry.
+func (t *Tracker) forget(registry string) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	maps.DeleteFunc(t.streaks, func(p place, _ *streak) bool { return p.registry == registry })
+}
+
+// disown notes that the repositories of a streak, and this one, fail by themselves.
+func (t *Tracker) disown(p place, repository reference.Repository) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	until := time.Now().Add(ownFor)
+	if t.own == nil {
+		t.own = map[owner]time.Time{}
+	}
+	t.own[owner{p, repository}] = until
+	if s := t.streaks[p]; s != nil {
+		for repository := range s.repositories {
+			t.own[owner{p, repository}] = until
+		}
+	}
+	delete(t.streaks, p)
+}

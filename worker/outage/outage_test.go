@@ -1,0 +1,351 @@
+package outage_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net/http"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/osism/skopeo-worker/shared/broker"
+	"github.com/osism/skopeo-worker/shared/brokertest"
+	"github.com/osism/skopeo-worker/shared/budget"
+	"github.com/osism/skopeo-worker/shared/reference"
+	"github.com/osism/skopeo-worker/worker/outage"
+	"github.com/osism/skopeo-worker/worker/registry"
+	"github.com/osism/skopeo-worker/worker/registrytest"
+	"github.com/osism/skopeo-worker/worker/skopeo"
+	"github.com/osism/skopeo-worker/worker/throttle"
+)
+
+const (
+	// patience bounds what takes seconds: a registry is closed for four at first.
+	patience = 30 * time.Second
+	tick     = 50 * time.Millisecond
+	// silence is how long a registry that says nothing is waited for.
+	silence = 300 * time.Millisecond
+)
+
+var (
+	heads  = registrytest.Kinds(registrytest.KindManifestHead)
+	puts   = registrytest.Kinds(registrytest.KindManifestPut)
+	pings  = registrytest.Kinds(registrytest.KindPing)
+	layers = registrytest.Kinds(registrytest.KindBlobGet)
+	html   = http.Header{"Content-Type": {"text/html"}}
+)
+
+// worker is what one worker asks registries with.
+type worker struct {
+	*outage.Tracker
+	client *registry.Client
+}
+
+func newWorker(t *testing.T, b *broker.Broker, insecure ...string) *worker {
+	t.Helper()
+	store, err := budget.Open(t.Context(), b, slog.New(slog.DiscardHandler))
+	require.NoError(t, err)
+	t.Cleanup(store.Close)
+	th := &throttle.Throttle{Budget: store, Log: slog.New(slog.DiscardHandler)}
+	network := th.Transport(&http.Transport{ResponseHeaderTimeout: silence})
+	w := &worker{Tracker: &outage.Tracker{
+		Budget: store, IsDestination: th.IsDestination, Log: slog.New(slog.NewTextHandler(t.Output(), &slog.HandlerOptions{Level: slog.LevelDebug})),
+		Registry: registry.NewClient(registry.Options{Insecure: insecure, Transport: network}),
+	}}
+	w.client = registry.NewClient(registry.Options{Insecure: insecure, Transport: network, Guard: w.Guard})
+	return w
+}
+
+// at is a repository of a registry.
+func at(r *registrytest.Registry, path string) reference.Repository {
+	return reference.MustRepository(r.Host() + "/" + path)
+}
+
+// pushed returns a registry with an image 1 in each of these repositories.
+func pushed(t *testing.T, repositories ...string) *registrytest.Registry {
+	t.Helper()
+	r := registrytest.New(t)
+	for _, name := range repositories {
+		_, err := r.PushImage(name, "1", registrytest.Image{Version: name})
+		require.NoError(t, err)
+	}
+	return r
+}
+
+// closed reports whether the error says that the registry is closed.
+func closed(err error) bool {
+	var spent *budget.SpentError
+	return errors.As(err, &spent)
+}
+
+// put puts the image that the repository has there again, as another one.
+func (w *worker) put(t *testing.T, r *registrytest.Registry, repository, tag string) error {
+	t.Helper()
+	raw, err := r.Manifest(repository, "1")
+	require.NoError(t, err)
+	return w.client.Put(t.Context(), at(r, repository), reference.MustTag(tag), registry.Manifest{Raw: raw, MediaType: "application/vnd.oci.image.manifest.v1+json"})
+}
+
+// TestAway: a registry that does not answer as one is closed by the first failure, asked
+// no more but for probes, and open again soon after it is back.
+func TestAway(t *testing.T) {
+	for name, fault := range map[string]registrytest.Fault{
+		"connection refused": {},
+		"503":                {Status: 503},
+		"502 with a page":    {Status: 502, Header: html, Body: "<html>Bad Gateway</html>"},
+		"500":                {Status: 500},
+		"reset":              {Reset: true},
+		"silence":            {Hang: true},
+		"a page":             {Status: 200, Header: html, Body: "<html>Sign in</html>"},
+		"401":                {Status: 401},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			r := pushed(t, "a", "b", "c")
+			b := brokertest.Embedded(t)
+			one, two := newWorker(t, b, r.Host()), newWorker(t, b, r.Host())
+			look := func(w *worker, repository string) error {
+				_, err := w.client.Head(t.Context(), at(r, repository), reference.MustTag("1"))
+				return err
+			}
+			require.NoError(t, look(one, "a"))
+			back := r.Restart
+			if name == "connection refused" {
+				r.Stop()
+			} else {
+				remove := r.Inject(fault)
+				back = func() error { remove(); return nil }
+			}
+			require.True(t, closed(look(one, "a")))
+			away := one.Budget.IsAway(r.Host())
+			require.NotNil(t, away)
+			require.WithinDuration(t, time.Now(), away.Since, time.Minute)
+			require.Eventually(t, func() bool { away := two.Budget.IsAway(r.Host()); return away != nil }, patience, tick)
+			r.ResetRequests()
+			for range 100 {
+				require.True(t, closed(look(one, "b")))
+				require.True(t, closed(look(two, "c")))
+			}
+			require.LessOrEqual(t, r.Count(registrytest.Any), 4, "probes only")
+			require.NoError(t, back())
+			for _, w := range []*worker{one, two} {
+				require.Eventually(t, func() bool { return look(w, "a") == nil }, patience, tick)
+			}
+		})
+	}
+}
+
+// TestPushesFail while everything can be looked at: after a few images, or repositories
+// where they are refused, the registry is closed; a push alone finds it back.
+func TestPushesFail(t *testing.T) {
+	body := func(code, message string) string {
+		return fmt.Sprintf(`{"errors":[{"code":%q,"message":%q}]}`, code, message)
+	}
+	for name, test := range map[string]struct {
+		fault        registrytest.Fault
+		repositories int // that failed; with an image each
+	}{
+		"503":         {registrytest.Fault{Status: 503}, 3},
+		"507":         {registrytest.Fault{Status: 507}, 3},
+		"a page":      {registrytest.Fault{Status: 200, Header: html, Body: "<html>"}, 3},
+		"quota":       {registrytest.Fault{Status: 403, Body: body("DENIED", "quota exceeded")}, 3},
+		"413":         {registrytest.Fault{Status: 413, Body: body("DENIED", "storage limit exceeded")}, 3},
+		"read-only":   {registrytest.Fault{Status: 405, Body: body("UNSUPPORTED", "the registry is read-only")}, 3},
+		"maintenance": {registrytest.Fault{Status: 403, Body: body("DENIED", "read only mode")}, 3},
+		"401":         {registrytest.Fault{Status: 401}, 3},
+		"403":         {registrytest.Fault{Status: 403, Body: body("DENIED", "no")}, 3},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			r := pushed(t, "a", "b", "c", "d")
+			w := newWorker(t, brokertest.Embedded(t), r.Host())
+			require.NoError(t, w.put(t, r, "d", "2"))
+			// It was fine; where the same fails by now, it is the registry.
+			digest, err := r.Digest("d", "1")
+			require.NoError(t, err)
+			w.Known(reference.MustRepository("source.example.com/d"), at(r, "d"), reference.MustDigest(digest))
+			test.fault.Match = func(q registrytest.Request) bool { return q.Method == http.MethodPut || q.Method == http.MethodPost }
+			remove := r.Inject(test.fault)
+			for i, repository := range []string{"a", "b", "c"} {
+				require.Equal(t, i+1 == test.repositories, closed(w.put(t, r, repository, "2")), repository)
+			}
+			require.True(t, closed(w.put(t, r, "d", "2")))
+			_, err = w.client.Head(t.Context(), at(r, "a"), reference.MustTag("1"))
+			require.True(t, closed(err), "nothing is asked meanwhile")
+			remove()
+			require.Eventually(t, func() bool {
+				probing, err := w.Open(t.Context(), at(r, "a"))
+				return probing && err == nil
+			}, patience, tick)
+			_, err = w.client.Head(t.Context(), at(r, "a"), reference.MustTag("1"))
+			require.NoError(t, err, "whoever probes may look")
+			away := w.Budget.IsAway(r.Host())
+			require.NotNil(t, away, "that is no proof")
+			require.NoError(t, w.put(t, r, "a", "2"))
+			away = w.Budget.IsAway(r.Host())
+			require.Nil(t, away)
+		})
+	}
+}
+
+// TestRepositoriesFailByThemselves: what fails in a few repositories is theirs where an
+// image of another one, or another image, shows that the registry works.
+func TestRepositoriesFailByThemselves(t *testing.T) {
+	for name, fault := range map[string]registrytest.Fault{
+		"403":       {Status: 403},
+		"401":       {Status: 401},
+		"immutable": {Status: 403, Body: `{"errors":[{"code":"DENIED","message":"the tag is immutable"}]}`},
+		"500":       {Status: 500},
+		"read-only": {Status: 405},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			broken := []string{"a", "b", "c", "d", "e"}
+			r := pushed(t, append(broken, "fine")...)
+			w := newWorker(t, brokertest.Embedded(t), r.Host())
+			digest, err := r.Digest("fine", "1")
+			require.NoError(t, err)
+			w.Known(reference.MustRepository("source.example.com/fine"), at(r, "fine"), reference.MustDigest(digest))
+			fault.Match = func(q registrytest.Request) bool {
+				return q.Method != http.MethodGet && q.Method != http.MethodHead && q.Repository != "fine"
+			}
+			r.Inject(fault)
+			for range 3 {
+				for _, repository := range broken {
+					err := w.put(t, r, repository, "2")
+					require.Error(t, err)
+					require.False(t, closed(err))
+					require.NoError(t, w.Blames(t.Context(), err))
+				}
+			}
+			require.NoError(t, w.put(t, r, "fine", "2"))
+			require.LessOrEqual(t, r.Count(registrytest.All(puts, registrytest.In("fine"))), 3, "it is tried once for all of them")
+		})
+	}
+}
+
+// TestOneRepositoryIsRefused: with however many images, and nothing to compare with.
+func TestOneRepositoryIsRefused(t *testing.T) {
+	r := pushed(t, "a", "b")
+	w := newWorker(t, brokertest.Embedded(t), r.Host())
+	r.Inject(registrytest.Fault{Match: registrytest.All(puts, registrytest.In("a")), Status: 403})
+	for _, tag := range registrytest.Numbered("%d", 20) {
+		require.False(t, closed(w.put(t, r, "a", tag)))
+	}
+	require.NoError(t, w.put(t, r, "b", "2"))
+}
+
+// TestOneImageFails for ever, and no other.
+func TestOneImageFails(t *testing.T) {
+	r := pushed(t, "a", "b")
+	w := newWorker(t, brokertest.Embedded(t), r.Host())
+	r.Inject(registrytest.Fault{Match: registrytest.All(heads, registrytest.Ref("2")), Status: 500})
+	for range 10 {
+		_, err := w.client.Head(t.Context(), at(r, "a"), reference.MustTag("2"))
+		require.Error(t, err)
+		require.False(t, closed(err))
+	}
+	_, err := w.client.Head(t.Context(), at(r, "b"), reference.MustTag("1"))
+	require.NoError(t, err)
+}
+
+// TestSourceFails at its manifests or at its layers; what both sides have is tried there.
+func TestSourceFails(t *testing.T) {
+	failed := func(host string) *skopeo.Error {
+		return &skopeo.Error{ExitCode: 1, Side: skopeo.Source, Registry: host, Err: errors.New("exit status 1"),
+			Reason: "reading blob: Error fetching blob: invalid status code from registry 500 (Internal Server Error)"}
+	}
+	for name, test := range map[string]struct {
+		fault registrytest.Fault
+		want  bool
+	}{
+		"all layers":      {registrytest.Fault{Match: layers, Status: 500}, true},
+		"all manifests":   {registrytest.Fault{Match: heads, Status: 500}, true},
+		"of these images": {registrytest.Fault{Match: registrytest.In("none")}, false},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			from, to := pushed(t, "fine"), pushed(t, "mirror/fine")
+			same := registrytest.Image{Layers: []registrytest.Layer{{Seed: "same", Size: 1 << 10}}}
+			digest, err := from.PushImage("fine", "1", same)
+			require.NoError(t, err)
+			_, err = to.PushImage("mirror/fine", "1", same)
+			require.NoError(t, err)
+			w := newWorker(t, brokertest.Embedded(t), from.Host(), to.Host())
+			w.Known(at(from, "fine"), at(to, "mirror/fine"), reference.MustDigest(digest))
+			from.Inject(test.fault)
+			for i, repository := range []string{"a", "b", "c", "d"} {
+				err := w.Copy(t.Context(), at(from, repository), at(to, "mirror/"+repository), reference.MustDigest(digest), func(context.Context) error {
+					return failed(from.Host())
+				})
+				require.Error(t, err)
+				require.Equal(t, test.want && i >= 2, closed(err), repository)
+			}
+			away := w.Budget.IsAway(to.Host())
+			require.Nil(t, away, "the destination is fine")
+		})
+	}
+}
+
+// TestCopyThatDoesNotSay which side it waits for: both are asked.
+func TestCopyThatDoesNotSay(t *testing.T) {
+	from, to := registrytest.New(t), registrytest.New(t)
+	w := newWorker(t, brokertest.Embedded(t), from.Host(), to.Host())
+	ended := func(context.Context) error {
+		return &skopeo.Error{ExitCode: -1, Reason: "gave up after 30m", Err: context.DeadlineExceeded}
+	}
+	copied := func() error { return w.Copy(t.Context(), at(from, "a"), at(to, "a"), reference.DigestOf(nil), ended) }
+	require.False(t, closed(copied()))
+	to.Inject(registrytest.Fault{Hang: true})
+	require.True(t, closed(copied()))
+	away := w.Budget.IsAway(to.Host())
+	require.NotNil(t, away)
+	away = w.Budget.IsAway(from.Host())
+	require.Nil(t, away)
+}
+
+// TestOneProbeAtATime: of what waits for a registry, one is tried; the others go on with
+// what comes of it.
+func TestOneProbeAtATime(t *testing.T) {
+	r := registrytest.New(t)
+	w := newWorker(t, brokertest.Embedded(t), r.Host())
+	require.NoError(t, w.Budget.Away(t.Context(), budget.Outage{Registry: r.Host(), Activity: budget.Push, Reason: "full", Started: time.Now()}))
+	full := &skopeo.Error{ExitCode: 1, Side: skopeo.Destination, Registry: r.Host(), Err: errors.New("exit status 1"),
+		Reason: "writing blob: uploading layer to x received unexpected HTTP status: 507 Insufficient Storage"}
+	var running, most, tried atomic.Int32
+	attempt := func(result error) []error {
+		require.Eventually(t, func() bool { _, err := w.Open(t.Context(), at(r, "a")); return err == nil }, patience, tick)
+		running.Store(0)
+		most.Store(0)
+		tried.Store(0)
+		ended := make(chan error)
+		for i := range 8 {
+			go func() {
+				ended <- w.Copy(t.Context(), reference.MustRepository("source.example.com/a"), at(r, "a"), reference.DigestOf([]byte{byte(i)}), func(context.Context) error {
+					tried.Add(1)
+					n := running.Add(1)
+					most.Store(max(most.Load(), n))
+					defer running.Add(-1)
+					return result
+				})
+			}()
+		}
+		var errs []error
+		for range 8 {
+			errs = append(errs, <-ended)
+		}
+		return errs
+	}
+	for _, err := range attempt(full) {
+		require.True(t, closed(err))
+	}
+	require.EqualValues(t, 1, tried.Load())
+	for _, err := range attempt(nil) {
+		require.NoError(t, err)
+	}
+	require.EqualValues(t, 8, tried.Load())
+}

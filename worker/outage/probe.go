@@ -1,0 +1,114 @@
+package outage
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	"github.com/osism/skopeo-worker/shared/budget"
+	"github.com/osism/skopeo-worker/shared/reference"
+	"github.com/osism/skopeo-worker/worker/outcome"
+	"github.com/osism/skopeo-worker/worker/throttle"
+)
+
+// enter waits until something may be done at a registry. While that one is away, what is
+// done is a probe where this worker has the lease to make one, and the only one at a
+// time; what else is done there does not count and need not wait. leave ends it.
+func (t *Tracker) enter(ctx context.Context, p place, repository reference.Repository) (leave func(), err error) {
+	for {
+		waits, err := t.permit(ctx, p.registry)
+		if err != nil {
+			return nil, err
+		}
+		if waits == "" || waits != budget.Answer && waits != p.activity {
+			return func() {}, nil
+		}
+		turn := t.turn(&t.probings, p.registry)
+		if err := take(ctx, turn); err != nil {
+			return nil, err
+		}
+		// The probe before may have succeeded, or failed.
+		again, err := t.permit(ctx, p.registry)
+		switch {
+		case err != nil:
+			<-turn
+			return nil, err
+		case again != waits:
+			<-turn
+		case waits == budget.Answer:
+			err := t.reach(ctx, repository, time.Now(), false)
+			<-turn
+			if err != nil {
+				return nil, err
+			}
+		default:
+			stop := t.hold(ctx, p.registry)
+			return func() { stop(); <-turn }, nil
+		}
+	}
+}
+
+// hold keeps the lease to probe.
+func (t *Tracker) hold(ctx context.Context, registry string) (stop func()) {
+	ctx, stop = context.WithCancel(ctx)
+	go func() {
+		ticker := time.NewTicker(renewal)
+		defer ticker.Stop()
+		for {
+			select {
+			case <-ctx.Done():
+				return
+			case <-ticker.C:
+				if _, err := t.permit(ctx, registry); err != nil {
+					t.Log.Debug("renewing the lease to probe a registry", "registry", registry, "error", err)
+				}
+			}
+		}
+	}()
+	return stop
+}
+
+// reach asks the registry whether it is alive, unless it has said so since. Where it is
+// not, it is closed, and the error is a *budget.SpentError; another one says that it
+// could not be found out. An answer that may be none of a registry is enough, unless it
+// is to be sure.
+func (t *Tracker) reach(ctx context.Context, repository reference.Repository, since time.Time, sure bool) error {
+	registry := registryOf(repository)
+	t.mu.Lock()
+	alive := t.alive[registry]
+	t.mu.Unlock()
+	if alive.After(since) {
+		return nil
+	}
+	asked := time.Now()
+	err := t.Registry.Alive(ctx, repository, sure)
+	if _, suspected := outcome.Suspect(err); suspected {
+		return t.away(ctx, place{registry, budget.Answer}, asked, err)
+	}
+	if class := outcome.Classify(err); err != nil && (class == outcome.Limited || class == outcome.Interrupted) {
+		return err
+	}
+	// Whatever else it says, it has answered.
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.alive == nil {
+		t.alive = map[string]time.Time{}
+	}
+	t.alive[registry] = asked
+	t.Budget.Back(registry, budget.Answer, asked)
+	return nil
+}
+
+// away closes the registry, and returns a *budget.SpentError, or why that could not be
+// told to the fleet.
+func (t *Tracker) away(ctx context.Context, p place, started time.Time, cause error) error {
+	o := budget.Outage{Registry: p.registry, Activity: p.activity, Reason: outcome.Reason(cause), Started: started}
+	if err := t.Budget.Away(ctx, o); err != nil {
+		return fmt.Errorf("%w %s: %w", throttle.ErrBroker, p.registry, err)
+	}
+	t.forget(p.registry)
+	if closed := t.Budget.IsAway(p.registry); closed != nil {
+		return closed
+	}
+	return nil // it is back already
+}

@@ -1,0 +1,160 @@
+package outage
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"slices"
+
+	"github.com/osism/skopeo-worker/shared/budget"
+	"github.com/osism/skopeo-worker/shared/reference"
+	"github.com/osism/skopeo-worker/worker/outcome"
+	"github.com/osism/skopeo-worker/worker/platform"
+	"github.com/osism/skopeo-worker/worker/registry"
+)
+
+const (
+	// maxSpecimens is how many are remembered of a registry, one a repository.
+	maxSpecimens = 8
+	// maxTries is how many of them are looked at for a verdict.
+	maxTries = 3
+)
+
+// specimen is an image that both sides had not long ago. What fails with others is tried
+// with it: where that works, the others fail by themselves.
+type specimen struct {
+	source, destination reference.Repository
+	digest              reference.Digest // at the destination
+}
+
+// Known notes that the destination repository has the digest, which it has or could have
+// from the source repository.
+func (t *Tracker) Known(source, destination reference.Repository, digest reference.Digest) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.known == nil {
+		t.known = map[string][]specimen{}
+	}
+	known := specimen{source, destination, digest}
+	for _, name := range []string{registryOf(source), registryOf(destination)} {
+		all := slices.DeleteFunc(t.known[name], func(s specimen) bool {
+			return s == known || s.source == source && s.destination == destination
+		})
+		t.known[name] = append(all, known)[max(0, len(all)+1-maxSpecimens):]
+	}
+}
+
+// works reports whether what has failed at a place works there with an image of another
+// repository, or of the same one where there is no other: that is no proof of the
+// contrary. Where several repositories are full, all are.
+func (t *Tracker) works(ctx context.Context, p place, repository reference.Repository, why outcome.Why) bool {
+	failing := t.failing(p, repository)
+	if why == outcome.Full && len(failing) >= enough {
+		return false
+	}
+	others, same := t.specimens(p, failing)
+	if why == outcome.Full {
+		same = nil // what is there already takes no space
+	}
+	for i, s := range append(others, same...) {
+		if i == maxTries {
+			break
+		}
+		err := t.try(ctx, p, s)
+		if err == nil {
+			return true
+		}
+		suspicion, suspected := outcome.Suspect(err)
+		if suspected && suspicion.Registry == p.registry && i < len(others) {
+			return false
+		}
+		t.Log.Debug("an image that was fine tells nothing of its registry", "registry", p.registry, "error", err)
+	}
+	return false
+}
+
+// failing are the repositories that have failed at a place.
+func (t *Tracker) failing(p place, repository reference.Repository) map[reference.Repository]bool {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	all := map[reference.Repository]bool{repository: true}
+	if s := t.streaks[p]; s != nil {
+		for name := range s.repositories {
+			all[name] = true
+		}
+	}
+	return all
+}
+
+// specimens returns those of other repositories and those of the ones that fail, the
+// latest first.
+func (t *Tracker) specimens(p place, failing map[reference.Repository]bool) (others, same []specimen) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	for _, s := range slices.Backward(t.known[p.registry]) {
+		if failing[s.source] || failing[s.destination] {
+			same = append(same, s)
+		} else {
+			others = append(others, s)
+		}
+	}
+	return others, same
+}
+
+// errSpecimen is a specimen that has nothing to try it with.
+var errSpecimen = errors.New("it has no configuration")
+
+// try does with the specimen what has failed at the place. At the destination it changes
+// nothing: the same is put again.
+func (t *Tracker) try(ctx context.Context, p place, s specimen) error {
+	manifest, config, err := t.read(ctx, s)
+	if err != nil {
+		return err
+	}
+	atSource := registryOf(s.source) == p.registry && p.activity != budget.Push
+	if !atSource && p.activity != budget.Push {
+		return nil // it has just been read
+	}
+	if atSource {
+		if _, err = t.Registry.Head(ctx, s.source, manifest.Digest); err == nil && p.activity == budget.Fetch {
+			_, err = t.Registry.Config(ctx, s.source, config.Digest)
+		}
+		return err
+	}
+	content, err := t.Registry.Writing().Config(ctx, s.destination, config.Digest)
+	if err != nil {
+		return err
+	}
+	config.Size = int64(len(content))
+	if err = t.Registry.Writing().PutBlob(ctx, s.destination, config, bytes.NewReader(content)); err != nil {
+		return err
+	}
+	return t.Registry.Writing().Put(ctx, s.destination, manifest.Digest, manifest)
+}
+
+// read gets the manifest of an image, the first one of an index, and its configuration's
+// descriptor, from the destination: that is no pull.
+func (t *Tracker) read(ctx context.Context, s specimen) (manifest registry.Manifest, config registry.Descriptor, err error) {
+	manifest, err = t.Registry.Writing().Get(ctx, s.destination, s.digest)
+	if err == nil && manifest.IsIndex() {
+		var entries []registry.Entry
+		if entries, err = manifest.Entries(); err == nil {
+			entries = slices.DeleteFunc(entries, platform.Attestation)
+			if len(entries) == 0 {
+				return manifest, config, errSpecimen
+			}
+			manifest, err = t.Registry.Writing().Get(ctx, s.destination, entries[0].Digest)
+		}
+	}
+	var blobs []registry.Descriptor
+	if err == nil {
+		blobs, err = manifest.Blobs()
+	}
+	if err == nil && len(blobs) == 0 {
+		err = errSpecimen
+	}
+	if err != nil {
+		return manifest, config, err
+	}
+	return manifest, blobs[len(blobs)-1], nil // the configuration comes last
+}
