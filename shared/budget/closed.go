@@ -66,10 +66,11 @@ func (s *Store) Closed(registry string) (until time.Time, reason string, closed 
 	return c.until(), c.Reason, true
 }
 
-// closure returns the registry's closure, where it is closed.
+// closure returns the registry's closure, where it is closed. It is not for this process
+// while that probes it: the broker's clock is ahead of ours, by what an answer takes.
 func (s *Store) closure(registry string) (closure, bool) {
 	c, ok := s.lastClosure(registry)
-	return c, ok && c.Count > 0 && s.Now().Before(c.until())
+	return c, ok && c.Count > 0 && c.Prober != s.id && s.Now().Before(c.until())
 }
 
 func (s *Store) lastClosure(registry string) (closure, bool) {

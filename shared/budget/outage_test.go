@@ -179,3 +179,22 @@ func TestOneProbes(t *testing.T) {
 	}
 	require.Equal(t, 1, allowed)
 }
+
+// TestProberIsNotClosed although the broker's clock is ahead of its own.
+func TestProberIsNotClosed(t *testing.T) {
+	t.Parallel()
+	b := brokertest.Embedded(t)
+	clock := &movable{}
+	one, two := openedAt(t, b, clock.now), openedAt(t, b, clock.now)
+	require.NoError(t, one.Away(t.Context(), outage(one, Push)))
+	isAway(t, two, true)
+	c, _, err := one.readClosure(t.Context(), registry)
+	require.NoError(t, err)
+	clock.move(c.Duration + time.Second)
+	_, err = two.Probe(t.Context(), registry)
+	require.NoError(t, err)
+	clock.move(-c.Duration - 2*time.Second)
+	require.NoError(t, two.Pace(t.Context(), registry, Tags))
+	two.Back(registry, Push, clock.now())
+	isAway(t, one, false)
+}
