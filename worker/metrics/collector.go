@@ -14,21 +14,21 @@ func describe(name, help string, labels ...string) *prometheus.Desc {
 	return prometheus.NewDesc(prometheus.BuildFQName(namespace, "", name), help, labels, nil)
 }
 
-// What every worker says alike of the fleet.
+// The metrics of the fleet: every worker exports the same values.
 var (
-	brokerUp     = describe("broker_up", "1 where the broker has told how the fleet stands; where it has not, there is nothing of the fleet.")
+	brokerUp     = describe("broker_up", "1 if the worker could query the broker; if 0, the other metrics of the fleet are missing.")
 	budgetLimit  = describe("budget_limit_pulls", "Pulls that the registry allows in a window.", "registry")
 	budgetSpent  = describe("budget_spent_pulls", "Pulls of the window that are spent.", "registry")
 	budgetFree   = describe("budget_free_pulls", "Pulls of the window that are left.", "registry")
 	budgetWindow = describe("budget_window_seconds", "Length of the window.", "registry")
-	closed       = describe("registry_closed", "1 while the fleet leaves the registry alone, because it limits us or is away.", "registry")
-	awaySince    = describe("registry_away_since_timestamp_seconds", "Since when the registry is away; absent where it is not.", "registry")
-	nextSlot     = describe("registry_next_slot_timestamp_seconds", "When the next pull is free; absent where one is now.", "registry")
+	closed       = describe("registry_closed", "1 while the fleet sends the registry no requests because it limits them or is away.", "registry")
+	awaySince    = describe("registry_away_since_timestamp_seconds", "When the registry went away; absent if it is not away.", "registry")
+	nextSlot     = describe("registry_next_slot_timestamp_seconds", "When the next pull is allowed; absent if one is allowed now.", "registry")
 	queued       = describe("queued_chunks", "Chunks by state: waiting (planned for later), snoozed, due, running.", "state")
-	oldestDue    = describe("oldest_due_chunk_timestamp_seconds", "Since when the oldest chunk is due that no worker has; absent where none is due.")
-	failedNow    = describe("failed_images", "Images that have failed and wait to be republished.", "mirror")
+	oldestDue    = describe("oldest_due_chunk_timestamp_seconds", "When the oldest chunk that no worker has became due; absent if none is due.")
+	failedNow    = describe("failed_images", "Failed images that can be republished.", "mirror")
 	lastRun      = describe("last_run_timestamp_seconds", "When the newest run began.", "mirror")
-	lastSuccess  = describe("last_success_timestamp_seconds", "When the last run ended that had no failures.", "mirror")
+	lastSuccess  = describe("last_success_timestamp_seconds", "When the last complete run without failures ended; absent if there was none.", "mirror")
 	runImages    = describe("run_images", "Images of the newest run by outcome.", "mirror", "outcome")
 	runPulls     = describe("run_pulls", "Manifests pulled by the newest run.", "mirror")
 	runState     = describe("run_state", "1 for the state that the newest run is in, 0 for the others.", "mirror", "state")
@@ -38,7 +38,7 @@ var runStates = []string{
 	run.StateWaiting, run.StateRunning, run.StateSnoozed, run.StateDone, run.StateFailed, run.StateCancelled, run.StateSuperseded,
 }
 
-// fleet collects what is known of the fleet, once there is a broker to ask.
+// fleet collects the metrics of the fleet once the broker is connected.
 type fleet struct{ atomic.Pointer[Fleet] }
 
 // Describe implements prometheus.Collector.

@@ -1,5 +1,5 @@
-// Package metrics tells Prometheus what a worker does, and how the fleet stands.
-// docs/metrics.md lists all of it.
+// Package metrics exports what a worker does, and the state of the fleet, to
+// Prometheus. docs/metrics.md lists all metrics.
 package metrics
 
 import (
@@ -16,12 +16,12 @@ const namespace = "skopeo_worker"
 // The outcomes of a chunk's delivery.
 const (
 	ChunkDone        = "done"
-	ChunkSnoozed     = "snoozed"     // what is left of it has a later time
-	ChunkSplit       = "split"       // others take parts of it
-	ChunkInterrupted = "interrupted" // the worker was told to stop; what is left is due now
+	ChunkSnoozed     = "snoozed"     // the rest is requeued for later
+	ChunkSplit       = "split"       // other workers take parts of it
+	ChunkInterrupted = "interrupted" // the worker was stopped; the rest is due now
 	ChunkUnworkable  = "unworkable"  // recorded as a failure without a try
 	ChunkDropped     = "dropped"     // its run was cancelled or superseded
-	ChunkReturned    = "returned"    // the broker could not be told: it comes again
+	ChunkReturned    = "returned"    // the broker did not accept the result; the chunk is delivered again
 )
 
 // Metrics are a worker's own; several workers are summed up. All methods are safe for
@@ -48,19 +48,19 @@ func New(version string) *Metrics {
 		Registry: prometheus.NewRegistry(),
 		images:   counter("images_total", "Images by outcome: copied, tagged, unchanged, skipped, vanished, failed or dropped (with their run).", "registry", "outcome"),
 		pulls:    counter("pulls_total", "Manifests pulled from source registries.", "registry"),
-		bytes:    counter("copied_bytes_total", "Size of the content copied, as its manifests tell it.", "registry"),
+		bytes:    counter("copied_bytes_total", "Size of the copied content, from its manifests.", "registry"),
 		outcomes: counter("chunks_total", "Deliveries of chunks by outcome: done, snoozed, split, interrupted, unworkable, dropped or returned.", "outcome"),
-		requests: counter("registry_requests_total", "Requests of our own to registries, by what they ask for and the status code of the answer (error: none came).", "registry", "kind", "code"),
+		requests: counter("registry_requests_total", "Requests to registries that the worker itself sends, by kind and status code (error: no answer).", "registry", "kind", "code"),
 		copies: prometheus.NewHistogramVec(prometheus.HistogramOpts{
-			Namespace: namespace, Name: "copy_duration_seconds", Help: "Time a skopeo process took, by source registry.",
+			Namespace: namespace, Name: "copy_duration_seconds", Help: "Run time of a skopeo process, by source registry.",
 			Buckets: prometheus.ExponentialBuckets(0.1, 4, 8), // 0.1 s to 27 min
 		}, []string{"registry"}),
 		chunks: prometheus.NewHistogram(prometheus.HistogramOpts{
-			Namespace: namespace, Name: "chunk_duration_seconds", Help: "Time a chunk took, from its delivery to its acknowledgement.",
+			Namespace: namespace, Name: "chunk_duration_seconds", Help: "Time from the delivery of a chunk to its acknowledgement.",
 			Buckets: prometheus.ExponentialBuckets(0.1, 4, 9), // 0.1 s to 2 h
 		}),
 	}
-	info := prometheus.NewGaugeVec(prometheus.GaugeOpts{Namespace: namespace, Name: "build_info", Help: "Always 1; the label tells the version."}, []string{"version"})
+	info := prometheus.NewGaugeVec(prometheus.GaugeOpts{Namespace: namespace, Name: "build_info", Help: "Always 1; the label holds the version."}, []string{"version"})
 	info.WithLabelValues(version).Set(1)
 	for _, outcome := range []string{ChunkDone, ChunkSnoozed, ChunkSplit, ChunkInterrupted, ChunkUnworkable, ChunkDropped, ChunkReturned} {
 		m.outcomes.WithLabelValues(outcome) // from 0 on, so that the first one is an increase
@@ -70,8 +70,7 @@ func New(version string) *Metrics {
 	return m
 }
 
-// Watch adds how the whole fleet stands. Until then, it is told as a broker that could
-// not be asked.
+// Watch adds the metrics of the fleet. Until then, broker_up is 0.
 func (m *Metrics) Watch(f *Fleet) { m.fleet.Store(f) }
 
 // Images counts the outcome of n images from the source registry.
@@ -86,18 +85,18 @@ func (m *Metrics) Spent(registry string, pulls int, bytes int64) {
 	m.bytes.WithLabelValues(registry).Add(float64(max(0, bytes)))
 }
 
-// Copy tells how long a skopeo process took that copied from the registry.
+// Copy records how long a skopeo process that copied from the registry took.
 func (m *Metrics) Copy(registry string, took time.Duration) {
 	m.copies.WithLabelValues(registry).Observe(took.Seconds())
 }
 
-// Chunk tells how long a delivery took and what became of it.
+// Chunk records how long a delivery took and its outcome.
 func (m *Metrics) Chunk(took time.Duration, outcome string) {
 	m.chunks.Observe(took.Seconds())
 	m.outcomes.WithLabelValues(outcome).Inc()
 }
 
-// Request counts a request of our own; status 0 is one without an answer.
+// Request counts a request that the worker itself sent; status 0 means no answer.
 func (m *Metrics) Request(registry, kind string, status int) {
 	code := "error"
 	if status > 0 {

@@ -33,7 +33,7 @@ func full(t *testing.T) *Metrics {
 func TestMetrics(t *testing.T) {
 	m := full(t)
 	require.NoError(t, testutil.GatherAndCompare(m.Registry, strings.NewReader(`
-# HELP skopeo_worker_build_info Always 1; the label tells the version.
+# HELP skopeo_worker_build_info Always 1; the label holds the version.
 # TYPE skopeo_worker_build_info gauge
 skopeo_worker_build_info{version="test"} 1
 # HELP skopeo_worker_chunks_total Deliveries of chunks by outcome: done, snoozed, split, interrupted, unworkable, dropped or returned.
@@ -45,7 +45,7 @@ skopeo_worker_chunks_total{outcome="returned"} 0
 skopeo_worker_chunks_total{outcome="snoozed"} 0
 skopeo_worker_chunks_total{outcome="split"} 0
 skopeo_worker_chunks_total{outcome="unworkable"} 0
-# HELP skopeo_worker_copied_bytes_total Size of the content copied, as its manifests tell it.
+# HELP skopeo_worker_copied_bytes_total Size of the copied content, from its manifests.
 # TYPE skopeo_worker_copied_bytes_total counter
 skopeo_worker_copied_bytes_total{registry="docker.io"} 2048
 # HELP skopeo_worker_images_total Images by outcome: copied, tagged, unchanged, skipped, vanished, failed or dropped (with their run).
@@ -54,7 +54,7 @@ skopeo_worker_images_total{outcome="copied",registry="docker.io"} 2
 # HELP skopeo_worker_pulls_total Manifests pulled from source registries.
 # TYPE skopeo_worker_pulls_total counter
 skopeo_worker_pulls_total{registry="docker.io"} 3
-# HELP skopeo_worker_registry_requests_total Requests of our own to registries, by what they ask for and the status code of the answer (error: none came).
+# HELP skopeo_worker_registry_requests_total Requests to registries that the worker itself sends, by kind and status code (error: no answer).
 # TYPE skopeo_worker_registry_requests_total counter
 skopeo_worker_registry_requests_total{code="200",kind="pull",registry="docker.io"} 1
 skopeo_worker_registry_requests_total{code="error",kind="pull",registry="docker.io"} 1
