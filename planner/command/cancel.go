@@ -18,7 +18,7 @@ func cancelCommand() *cobra.Command {
 		Short: "Drop what is left of a run",
 		Long:  "Drop what is left of a run, the newest where none is named: what it has planned,\nwhat is due, and what its chunks have put off. A chunk that a worker has it may\nfinish. Republished images become failures again.",
 		Args:  atMostOne,
-		RunE: func(cmd *cobra.Command, args []string) error {
+		RunE: s.explained(func(cmd *cobra.Command, args []string) error {
 			ctx, out := cmd.Context(), cmd.OutOrStdout()
 			se, err := open(ctx, &s, cmd.ErrOrStderr())
 			if err != nil {
@@ -44,6 +44,6 @@ func cancelCommand() *cobra.Command {
 			}
 			display.Cancelled(out, r.ID, dropped)
 			return nil
-		},
+		}),
 	}
 }

@@ -27,7 +27,7 @@ func checkCommand() *cobra.Command {
 		Short: "Compare the list with the destination, copy nothing",
 		Long:  "Resolve the whole list and compare it with the destination, as the workers would,\nand show by repository what there is to do, what it costs, and how long the budgets\nmake it take. Nothing is copied or pulled. No broker is needed; where there is one,\nthe requests count with those of its workers.",
 		Args:  noArguments,
-		RunE: func(cmd *cobra.Command, _ []string) error {
+		RunE: s.explained(func(cmd *cobra.Command, _ []string) error {
 			out, warnings := cmd.OutOrStdout(), cmd.ErrOrStderr()
 			if err := config.Load(&s.job, &s.broker, &s.registries, &s.log); err != nil {
 				return err
@@ -58,7 +58,7 @@ func checkCommand() *cobra.Command {
 				return errToDo
 			}
 			return nil
-		},
+		}),
 	}
 	format.add(c)
 	c.Flags().BoolVar(&exitCode, "exit-code", false, "exit with 4 where there is something to do")

@@ -47,6 +47,17 @@ func New() *cobra.Command {
 	return root
 }
 
+// explained says of a command's error what there is to do at the broker.
+func (s *settings) explained(run func(*cobra.Command, []string) error) func(*cobra.Command, []string) error {
+	return func(cmd *cobra.Command, args []string) error {
+		err := run(cmd, args)
+		if s.broker.Embedded() {
+			return broker.Explain(err, s.broker.DataDir)
+		}
+		return broker.Explain(err, "")
+	}
+}
+
 // noArguments is cobra.NoArgs as our kind of error.
 func noArguments(_ *cobra.Command, args []string) error {
 	if len(args) > 0 {

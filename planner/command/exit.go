@@ -57,6 +57,8 @@ func ExitCode(err error) int {
 	switch {
 	case err == nil:
 		return 0
+	case is(broker.ErrFull):
+		return exitUnreachable
 	case is(errFailed):
 		return exitFailed
 	case is(errToDo):

@@ -15,7 +15,7 @@ func failedCommand() *cobra.Command {
 		Short: "List the failures by repository, each image with its reason",
 		Long:  "List the images that were tried and given up, by repository, each with its reason.\nThey stay until they are republished, or until a run finds them mirrored.",
 		Args:  noArguments,
-		RunE: func(cmd *cobra.Command, _ []string) error {
+		RunE: s.explained(func(cmd *cobra.Command, _ []string) error {
 			se, err := open(cmd.Context(), &s, cmd.ErrOrStderr())
 			if err != nil {
 				return err
@@ -33,7 +33,7 @@ func failedCommand() *cobra.Command {
 			}
 			display.Failures(cmd.OutOrStdout(), records)
 			return nil
-		},
+		}),
 	}
 	format.add(c)
 	return c

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/osism/skopeo-worker/planner/display"
+	"github.com/osism/skopeo-worker/shared/broker"
 	"github.com/osism/skopeo-worker/shared/run"
 )
 
@@ -67,6 +68,7 @@ func (se *session) watch(ctx context.Context, id string, out io.Writer) (run.Sta
 	known := true
 	var estimated estimate
 	following := se.budget.Now()
+	var room room
 	for {
 		start := time.Now()
 		status, err := tracker.Status(ctx)
@@ -82,6 +84,7 @@ func (se *session) watch(ctx context.Context, id string, out io.Writer) (run.Sta
 			if away := se.away(status, following); away != nil {
 				return status, away
 			}
+			room.look(ctx, se)
 		case ctx.Err() == nil && known:
 			se.log.Warn("the status is not known for now", "error", err)
 		}
@@ -155,6 +158,25 @@ func (e *estimate) add(ctx context.Context, se *session, status *run.Status) err
 	}
 	status.EstimatedDone, status.EstimatedAtLeast = e.done, e.atLeast
 	return nil
+}
+
+// room is whether the broker has any left, as was last seen.
+type room struct {
+	at   time.Time
+	none bool
+}
+
+// look says so where the broker has no room any more: the run waits without an end.
+func (r *room) look(ctx context.Context, se *session) {
+	if time.Since(r.at) < estimateInterval {
+		return
+	}
+	err := se.Writable(ctx)
+	none := errors.Is(err, broker.ErrFull)
+	if none && !r.none {
+		se.log.Error("the run does not go on", "error", err)
+	}
+	r.at, r.none = time.Now(), none
 }
 
 func interrupted(ctx context.Context, id string) error {

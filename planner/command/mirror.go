@@ -22,7 +22,7 @@ func mirrorCommand() *cobra.Command {
 		Short: "Plan and work on one machine, with nothing else",
 		Long:  "Do on one machine what planner and workers do on many: fetch the list, split it,\nand mirror it with a worker in this process, over an embedded broker in DATA_DIR\n(or over NATS_URL, where it is set). A run that was interrupted goes on.",
 		Args:  noArguments,
-		RunE: func(cmd *cobra.Command, _ []string) error {
+		RunE: s.explained(func(cmd *cobra.Command, _ []string) error {
 			ctx, out := cmd.Context(), cmd.OutOrStdout()
 			if err := config.Load(&s.job, &s.name, &s.broker, &s.outages, &s.worker, &s.metrics, &s.registries, &s.log); err != nil {
 				return err
@@ -62,7 +62,7 @@ func mirrorCommand() *cobra.Command {
 					count(r.Entries, "entry", "entries"), count(r.Chunks, "chunk", "chunks"), r.ID)
 			}
 			return e.Serve(ctx, func(ctx context.Context) error { return se.work(ctx, &s, e, r, out) })
-		},
+		}),
 	}
 	addForce(c, &force)
 	return c
@@ -113,8 +113,13 @@ func (se *session) work(ctx context.Context, s *settings, e *service.Endpoint, r
 		_, _ = fmt.Fprintln(out, "Stopping: running copies get a moment to finish.")
 		err = fmt.Errorf("%w: interrupted; the same command goes on with run %s", errUnfinished, r.ID)
 	}
-	if away := (*awayError)(nil); errors.As(err, &away) {
+	away := (*awayError)(nil)
+	if errors.As(err, &away) {
 		away.next = "the same command goes on"
 	}
-	return errors.Join(err, <-ended)
+	worked := <-ended
+	if worked != nil && away == nil && errors.Is(err, errUnfinished) && ctx.Err() == nil {
+		return worked // it is why following ended, too
+	}
+	return errors.Join(err, worked)
 }

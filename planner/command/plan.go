@@ -27,7 +27,7 @@ func planCommand() *cobra.Command {
 		Short: "Fetch the list, split it, publish it",
 		Long:  "Fetch the list, split it into chunks, and publish them to the broker, each due at\nits time. A plan of the whole list takes the place of older ones that are not\nover.",
 		Args:  noArguments,
-		RunE: func(cmd *cobra.Command, _ []string) error {
+		RunE: s.explained(func(cmd *cobra.Command, _ []string) error {
 			ctx, out := cmd.Context(), cmd.OutOrStdout()
 			if timeout < 0 || timeout > 0 && !wait {
 				return fmt.Errorf("%w: --timeout takes a duration above 0 and goes with --wait", errUsage)
@@ -72,7 +72,7 @@ func planCommand() *cobra.Command {
 				defer cancel()
 			}
 			return se.follow(ctx, r.ID, out)
-		},
+		}),
 	}
 	c.Flags().BoolVar(&dryRun, "dry-run", false, "print the chunks, publish nothing")
 	c.Flags().BoolVar(&wait, "wait", false, "follow the run to its end")

@@ -25,7 +25,7 @@ func republishCommand() *cobra.Command {
 		Use:   "republish REPOSITORY… | --chunk N | --all",
 		Short: "Deliver failures again, only what failed",
 		Long:  "Deliver failures again: those of the named repositories, those of a chunk, or all.\nOnly what failed is tried. Without NATS_URL it is worked off at once, in this\nprocess.",
-		RunE: func(cmd *cobra.Command, args []string) error {
+		RunE: s.explained(func(cmd *cobra.Command, args []string) error {
 			ctx, out := cmd.Context(), cmd.OutOrStdout()
 			w, err := newWanted(args, cmd.Flags().Changed("chunk"), chunk, all)
 			if err != nil {
@@ -50,7 +50,7 @@ func republishCommand() *cobra.Command {
 				return err
 			}
 			return e.Serve(ctx, func(ctx context.Context) error { return se.work(ctx, &s, e, r, out) })
-		},
+		}),
 	}
 	c.Flags().BoolVar(&all, "all", false, "every failure")
 	c.Flags().IntVar(&chunk, "chunk", 0, "the failures of the chunk with this `number`")

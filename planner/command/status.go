@@ -25,7 +25,7 @@ func statusCommand() *cobra.Command {
 		Short: "Show how a run stands: chunks, images, pulls, budgets, when it can be done",
 		Long:  "Show how a run stands, the newest one where none is named, and the runs before it.",
 		Args:  atMostOne,
-		RunE: func(cmd *cobra.Command, args []string) error {
+		RunE: s.explained(func(cmd *cobra.Command, args []string) error {
 			ctx, out := cmd.Context(), cmd.OutOrStdout()
 			se, err := open(ctx, &s, cmd.ErrOrStderr())
 			if err != nil {
@@ -65,7 +65,7 @@ func statusCommand() *cobra.Command {
 				return nil
 			}
 			return se.showOlder(ctx, r.ID, out)
-		},
+		}),
 	}
 	format.add(c)
 	c.Flags().BoolVar(&watch, "watch", false, "follow the run to its end")

@@ -66,6 +66,7 @@ type Broker struct {
 	Replicas int
 
 	log      *slog.Logger
+	dataDir  string // of the embedded one
 	versions versions
 	embedded *embedded
 
@@ -88,14 +89,14 @@ func Open(ctx context.Context, c Config, o Options) (*Broker, error) {
 	}
 	if err != nil {
 		b.Close()
-		return nil, err
+		return nil, b.Explain(err)
 	}
 	return b, nil
 }
 
 // embed starts a broker in this process.
 func (b *Broker) embed(ctx context.Context, c Config, o Options) error {
-	b.Replicas = 1
+	b.Replicas, b.dataDir = 1, c.DataDir
 	var err error
 	if b.embedded, err = startEmbedded(c.DataDir); err != nil {
 		return err
@@ -130,7 +131,7 @@ func (b *Broker) reach(ctx context.Context, c Config, o Options) error {
 			return err
 		}
 		if !waiting {
-			o.Log.Warn("waiting for the broker", "error", err)
+			o.Log.Warn("waiting for the broker", "error", b.Explain(err))
 			waiting = true
 		}
 		select {

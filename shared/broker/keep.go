@@ -11,24 +11,46 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 )
 
-// keepInterval is how often Keep looks: what is missing is made again within seconds.
-const keepInterval = 5 * time.Second
+const (
+	// keepInterval is how often Keep looks: what is missing is made again within seconds.
+	keepInterval = 5 * time.Second
+	// roomEvery is how many of these looks it takes until Keep sees whether a broker that
+	// others use, too, stores what it gets.
+	roomEvery = 3
+)
 
 // Keep makes again what somebody deletes at the broker, and checks the servers that
 // the connection leads to, until ctx ends. It returns ErrTooOld and ErrForeignStream
-// where the broker may no longer be used; one that is away is waited for.
+// where the broker may no longer be used, and ErrFull where an embedded one does not
+// store anything before it is started again; one that is away is waited for.
 func (b *Broker) Keep(ctx context.Context) error {
 	connected := b.Conn.StatusChanged(nats.CONNECTED)
 	defer b.Conn.RemoveStatusListener(connected)
 	ticker := time.NewTicker(keepInterval)
 	defer ticker.Stop()
-	for {
+	full := false
+	for look := 0; ; look++ {
 		err := b.Ensure(ctx)
-		if errors.Is(err, ErrTooOld) || errors.Is(err, ErrForeignStream) {
-			return err
+		// Of several servers with a copy each, one that has no room gives way by itself.
+		room := err == nil && b.Replicas == 1 && (b.Embedded() || look%roomEvery == 0)
+		if room {
+			err = b.Writable(ctx)
 		}
-		if err != nil && ctx.Err() == nil {
+		switch {
+		case ctx.Err() != nil:
+			return nil
+		case errors.Is(err, ErrTooOld), errors.Is(err, ErrForeignStream), b.Embedded() && errors.Is(err, ErrFull):
+			return err
+		case errors.Is(err, ErrFull):
+			if !full {
+				b.log.Error("the broker stores nothing", "error", err)
+			}
+			full = true
+		case err != nil:
 			b.log.Debug("looking for what is missing at the broker", "error", err)
+		case room && full:
+			b.log.Info("the broker has room again")
+			full = false
 		}
 		select {
 		case <-ctx.Done():
@@ -99,20 +121,20 @@ func bucketStream(bucket string) string { return "KV_" + bucket }
 // again.
 func (b *Broker) Bucket(ctx context.Context, c jetstream.KeyValueConfig) (kv jetstream.KeyValue, err error) {
 	err = Answered(ctx, func() error {
-		kv, _, err = b.bucket(ctx, c)
+		kv, _, err = b.openBucket(ctx, c)
 		return err
 	})
 	if err != nil {
 		return nil, fmt.Errorf("bucket %s: %w", c.Bucket, err)
 	}
 	b.Own(bucketStream(c.Bucket), func(ctx context.Context) (bool, error) {
-		_, made, err := b.bucket(ctx, c)
+		_, made, err := b.openBucket(ctx, c)
 		return made, err
 	})
-	return kv, nil
+	return bucket{kv, b}, nil
 }
 
-func (b *Broker) bucket(ctx context.Context, c jetstream.KeyValueConfig) (kv jetstream.KeyValue, made bool, err error) {
+func (b *Broker) openBucket(ctx context.Context, c jetstream.KeyValueConfig) (kv jetstream.KeyValue, made bool, err error) {
 	kv, err = b.JS.KeyValue(ctx, c.Bucket)
 	if errors.Is(err, jetstream.ErrBucketNotFound) {
 		c.Replicas = b.Replicas

@@ -66,19 +66,33 @@ func (b *Broker) Fire(ctx context.Context, schedule *jetstream.RawStreamMsg) err
 	m.Header.Set(jetstream.ExpectedLastSubjSeqSubjHeader, schedule.Subject)
 	m.Data = schedule.Data
 	if _, err := b.JS.PublishMsg(ctx, m); err != nil {
-		return fmt.Errorf("firing the overdue %s: %w", schedule.Subject, Conflict(err))
+		return fmt.Errorf("firing the overdue %s: %w", schedule.Subject, b.unstored(ctx, err))
 	}
 	return nil
+}
+
+// unstored makes of an error what callers know it by.
+func (b *Broker) unstored(ctx context.Context, err error) error {
+	return Conflict(b.Unstored(ctx, StreamName, err))
 }
 
 // Publish stores one message and waits until the broker has it.
 func (b *Broker) Publish(ctx context.Context, m *nats.Msg) (uint64, error) {
 	ack, err := b.JS.PublishMsg(ctx, m)
 	if err != nil {
-		return 0, fmt.Errorf("publishing %s: %w", m.Subject, Conflict(err))
+		return 0, fmt.Errorf("publishing %s: %w", m.Subject, b.unstored(ctx, err))
 	}
 	return ack.Sequence, nil
 }
+
+const (
+	// codeIncomplete is nats-server's JSAtomicPublishIncompleteBatchErr: it has lost a
+	// batch on its way, and stored nothing of it. Another leader knows nothing of a batch
+	// that was begun before; a server that has no space for it says the same.
+	codeIncomplete = 10176
+	// batchTries outlast two changes of the leader.
+	batchTries = 3
+)
 
 // PublishAll stores the messages in atomic batches, each all or nothing, and
 // returns the sequence of the first. Where a batch fails, the ones before it are
@@ -87,8 +101,14 @@ func (b *Broker) PublishAll(ctx context.Context, msgs []*nats.Msg) (first uint64
 	for start := 0; start < len(msgs); start += maxBatch {
 		batch := msgs[start:min(start+maxBatch, len(msgs))]
 		ack, err := jetstreamext.PublishMsgBatch(ctx, b.JS, batch)
+		for n := 1; code(err) == codeIncomplete && n < batchTries && ctx.Err() == nil; n++ {
+			ack, err = jetstreamext.PublishMsgBatch(ctx, b.JS, batch)
+		}
+		if code(err) == codeIncomplete {
+			err = fmt.Errorf("%w: %w", errNoRoom, err)
+		}
 		if err != nil {
-			return first, fmt.Errorf("publishing messages %d to %d of %d: %w", start+1, start+len(batch), len(msgs), Conflict(err))
+			return first, fmt.Errorf("publishing messages %d to %d of %d: %w", start+1, start+len(batch), len(msgs), b.unstored(ctx, err))
 		}
 		if first == 0 {
 			first = ack.Sequence - uint64(len(batch)) + 1

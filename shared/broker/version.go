@@ -55,12 +55,17 @@ type versions struct {
 	warned sync.Map // servers with their versions
 }
 
-func (v *versions) check(server, version string) error {
+// check checks a server by its name; where may be empty.
+func (v *versions) check(name, where, version string) error {
+	server := "server " + name
+	if where != "" {
+		server += " (" + where + ")"
+	}
 	unsynced, err := checkVersion(server, version)
 	if !unsynced {
 		return err
 	}
-	if _, warned := v.warned.LoadOrStore(server+" "+version, true); !warned {
+	if _, warned := v.warned.LoadOrStore(name+" "+version, true); !warned {
 		v.log.Warn("in a power cut the broker may lose what it has acknowledged: before "+syncVersion[1:]+
 			" nats-server does not sync everything, even with sync_interval: always", "server", server, "version", version)
 	}
@@ -73,14 +78,11 @@ func (v *versions) connected(conn *nats.Conn) error {
 	if version == "" {
 		return fmt.Errorf("%w: the connection was lost", ErrUnreachable)
 	}
-	return v.check(serverName(name, at), version)
-}
-
-func serverName(name, at string) string {
-	if u, err := url.Parse(at); err == nil && u.Host != "" {
-		at = u.Host
+	where := ""
+	if u, err := url.Parse(at); err == nil {
+		where = u.Host
 	}
-	return fmt.Sprintf("server %s (%s)", name, at)
+	return v.check(name, where, version)
 }
 
 // leader checks the server that leads the stream, which may be another one than the
@@ -90,7 +92,7 @@ func (v *versions) leader(info *jetstream.StreamInfo) error {
 	if version == "" || info.Cluster == nil || info.Cluster.Leader == "" {
 		return nil // it is the only server
 	}
-	return v.check("server "+info.Cluster.Leader, version)
+	return v.check(info.Cluster.Leader, "", version)
 }
 
 // others checks the servers that the configuration names and those that the connected

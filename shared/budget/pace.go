@@ -205,7 +205,7 @@ func (l *lane) publish(ctx context.Context, s *Store, r reservation) error {
 	ack, err := s.b.JS.PublishMsg(ctx, &nats.Msg{Subject: l.subject, Data: data},
 		jetstream.WithExpectStream(streamPace), jetstream.WithExpectLastSequencePerSubject(last))
 	if err != nil {
-		return fmt.Errorf("reserving requests to %s: %w", l.registry, broker.Conflict(err))
+		return fmt.Errorf("reserving requests to %s: %w", l.registry, broker.Conflict(s.b.Unstored(ctx, streamPace, err)))
 	}
 	// The broker has stored it by now. When, only the message tells.
 	received := s.clock.local()

@@ -120,7 +120,7 @@ func (w *window) take(ctx context.Context, s *Store, limit Limit) (Token, error)
 	default:
 		// Somebody may have removed the stream: the next token makes sure of it.
 		w.forget()
-		return Token{}, fmt.Errorf("taking a token of %s: %w", w.registry, err)
+		return Token{}, fmt.Errorf("taking a token of %s: %w", w.registry, s.b.Unstored(ctx, w.name, err))
 	}
 	t.sequence = ack.Sequence
 	if !t.Fresh() {

@@ -18,6 +18,9 @@ const (
 	Later  = "mirror.later"  // schedules of the workers: remainders
 	Chunk  = "mirror.chunk"  // due chunks, what the workers consume
 	Failed = "mirror.failed" // failure records, one repository each
+
+	// Nothing is a subject without messages: no name is encoded like it.
+	Nothing = Plan + ".=nothing"
 )
 
 // Lengths of an encoded token. With a mirror name of 32 bytes, the longest

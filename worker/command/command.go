@@ -104,12 +104,12 @@ func work(ctx context.Context, s settings, e *service.Endpoint, log *slog.Logger
 	}
 	w, err := service.New(ctx, e, b, s.worker, s.registries, log)
 	if err != nil {
-		return err
+		return b.Explain(err)
 	}
 	announced := context.AfterFunc(ctx, func() { log.Info("worker is stopping: no new chunk is taken, running copies get a moment to finish") })
 	defer announced()
 	log.Info("worker is running", "version", Version, "concurrency", s.worker.Concurrency)
-	return w.Run(ctx)
+	return b.Explain(w.Run(ctx))
 }
 
 // ExitCode is the code the process ends with for an error.
@@ -118,7 +118,7 @@ func ExitCode(err error) int {
 	case err == nil:
 		return 0
 	case errors.Is(err, broker.ErrUnreachable), errors.Is(err, broker.ErrCredentials), errors.Is(err, broker.ErrNoJetStream),
-		errors.Is(err, broker.ErrTooOld), errors.Is(err, broker.ErrForeignStream), errors.Is(err, broker.ErrInUse):
+		errors.Is(err, broker.ErrTooOld), errors.Is(err, broker.ErrForeignStream), errors.Is(err, broker.ErrInUse), errors.Is(err, broker.ErrFull):
 		return exitUnreachable
 	case errors.Is(err, errUsage), errors.Is(err, config.ErrInvalid), errors.Is(err, skopeo.ErrNotInstalled):
 		return exitUsage

@@ -227,7 +227,7 @@ func embedded(t *testing.T) *bench {
 	return newBench(t, brokertest.Embedded(t))
 }
 
-// notifying returns a logger that tells when the broker has not answered.
+// notifying returns a logger that tells when the broker had no room.
 func notifying(refused chan<- struct{}) *slog.Logger { return slog.New(notifier{refused}) }
 
 type notifier struct{ refused chan<- struct{} }
@@ -236,7 +236,7 @@ func (n notifier) Enabled(context.Context, slog.Level) bool { return true }
 func (n notifier) WithAttrs([]slog.Attr) slog.Handler       { return n }
 func (n notifier) WithGroup(string) slog.Handler            { return n }
 func (n notifier) Handle(_ context.Context, r slog.Record) error {
-	if strings.Contains(r.Message, "trying again") {
+	if strings.Contains(r.Message, "the broker's disk is full") {
 		select {
 		case n.refused <- struct{}{}:
 		default:

@@ -140,6 +140,12 @@ func (c *Consumer) take(ctx context.Context, m jetstream.Msg) {
 	tell, stopTelling := context.WithCancel(context.WithoutCancel(ctx))
 	defer stopTelling()
 	unhook := context.AfterFunc(ctx, func() {
+		if errors.Is(context.Cause(ctx), broker.ErrFull) {
+			// Nothing that copies bring about could be stored.
+			stopWork()
+			stopTelling()
+			return
+		}
 		time.AfterFunc(grace, stopWork)
 		time.AfterFunc(grace+farewell, stopTelling)
 	})
@@ -164,7 +170,7 @@ func (c *Consumer) take(ctx context.Context, m jetstream.Msg) {
 	c.metrics.Chunk(time.Since(start), outcome)
 	if err != nil {
 		// Not acknowledged: it comes back, to us or to another worker.
-		c.log.Error("left a chunk to the next delivery", "subject", m.Subject(), "error", err)
+		c.log.Error("left a chunk to the next delivery", "subject", m.Subject(), "error", c.broker.Explain(err))
 		_ = m.Nak()
 	}
 }

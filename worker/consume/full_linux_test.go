@@ -1,32 +1,23 @@
 package consume
 
 import (
-	"os"
-	"path/filepath"
-	"syscall"
 	"testing"
 
 	"github.com/nats-io/nats-server/v2/server"
 	"github.com/stretchr/testify/require"
 
+	"github.com/osism/skopeo-worker/shared/broker"
 	"github.com/osism/skopeo-worker/shared/brokertest"
 	"github.com/osism/skopeo-worker/shared/run"
 	"github.com/osism/skopeo-worker/shared/subject"
 )
 
-// storeSize is enough for an empty broker, and soon filled.
-const storeSize = "size=6m"
-
 // TestFullStore: while the broker's disk is full nothing is lost. nats-server stops
 // writing until it is restarted; then everything goes on, in the same worker.
 func TestFullStore(t *testing.T) {
-	dir := t.TempDir()
-	if err := syscall.Mount("tmpfs", dir, "tmpfs", 0, storeSize); err != nil {
-		t.Skipf("needs the right to mount: %v", err)
-	}
-	t.Cleanup(func() { _ = syscall.Unmount(dir, syscall.MNT_DETACH) })
-	broker := brokertest.Start(t, func(o *server.Options) { o.StoreDir = dir })
-	b := newBench(t, brokertest.Open(t, broker.Config()))
+	disk := brokertest.NewSmall(t)
+	s := brokertest.Start(t, func(o *server.Options) { o.StoreDir = disk.Path })
+	b := newBench(t, brokertest.Open(t, s.Config()))
 	b.push(t, "1", "2", "3")
 	_, _, err := b.from.BreakImage(repository, "2")
 	require.NoError(t, err)
@@ -34,28 +25,43 @@ func TestFullStore(t *testing.T) {
 	refused := make(chan struct{}, 1)
 	b.log = notifying(refused)
 	c := b.consumer(t)
-	filler := filepath.Join(dir, "filler")
-	fill(t, filler)
+	disk.Fill()
 
 	start(t, c)
 	<-refused
-	require.NoError(t, os.Remove(filler))
-	broker.Restart()
+	require.ErrorIs(t, b.Writable(t.Context()), broker.ErrFull)
+	disk.Free()
+	require.ErrorIs(t, b.Writable(t.Context()), broker.ErrFull, "until it is started again")
+	s.Restart()
 	require.Equal(t, run.Tally{Total: 3, Copied: 2, Failed: 1}, over(t, tracker).Images)
 	require.Len(t, b.failures(t), 1)
 	b.mirrored(t, "1", "3")
 	require.Empty(t, b.subjects(t, subject.OfRun(name, runID)))
+	require.NoError(t, b.Writable(t.Context()))
 }
 
-// fill writes to a file until the disk is full.
-func fill(t *testing.T, path string) {
-	t.Helper()
-	f, err := os.Create(path)
+// TestFullEmbeddedStore ends the worker: nobody else can start its broker again.
+func TestFullEmbeddedStore(t *testing.T) {
+	disk := brokertest.NewSmall(t)
+	b := newBench(t, brokertest.Open(t, broker.Config{DataDir: disk.Path}))
+	b.push(t, "1", "2")
+	c := b.consumer(t)
+	tracker := b.plan(t, b.chunk())
+	disk.Fill()
+	err := c.Run(t.Context())
+	require.ErrorIs(t, err, broker.ErrFull)
+	require.ErrorContains(t, err, "the broker's disk is full (DATA_DIR="+disk.Path+"): make room, and run the command again")
+	tracker.Stop()
+	b.Close()
+
+	disk.Free()
+	b.Broker = brokertest.Open(t, broker.Config{DataDir: disk.Path})
+	b.runs, err = run.Open(t.Context(), b.Broker)
 	require.NoError(t, err)
-	block := make([]byte, os.Getpagesize())
-	for err == nil {
-		_, err = f.Write(block)
-	}
-	require.ErrorIs(t, err, syscall.ENOSPC)
-	require.NoError(t, f.Close())
+	tracker, err = b.runs.Track(t.Context(), name, runID)
+	require.NoError(t, err)
+	t.Cleanup(tracker.Stop)
+	start(t, b.consumer(t))
+	require.Equal(t, 2, over(t, tracker).Images.Total)
+	b.mirrored(t, "1", "2")
 }

@@ -31,10 +31,14 @@ const patience = 10
 func insist(ctx context.Context, log *slog.Logger, tell func(context.Context) error) error {
 	for {
 		err := tell(ctx)
-		if err == nil || hopeless(err) {
+		if err == nil || hopeless(err) || ctx.Err() != nil {
 			return err
 		}
-		log.Warn("the broker does not answer, trying again", "error", err)
+		if broker.Full(err) {
+			log.Error("the broker's disk is full, trying again", "error", err)
+		} else {
+			log.Warn("the broker does not answer, trying again", "error", err)
+		}
 		select {
 		case <-ctx.Done():
 			return err
@@ -50,7 +54,7 @@ func hopeless(err error) bool {
 	var refused *jetstream.APIError
 	return errors.Is(err, broker.ErrConflict) || errors.Is(err, errGivenUp) ||
 		errors.Is(err, nats.ErrConnectionClosed) || // by ourselves: we reconnect for ever
-		errors.As(err, &refused) && refused.Code < http.StatusInternalServerError
+		errors.As(err, &refused) && refused.Code < http.StatusInternalServerError && !broker.Full(err)
 }
 
 // patient is a tell for insist that outlasts a broker that is away, but not one that

@@ -27,7 +27,11 @@ func (c *Consumer) sweep(ctx context.Context) {
 		case <-ctx.Done():
 			return
 		case <-ticker.C:
-			if err := c.Sweep(ctx, c.now()); err != nil && ctx.Err() == nil {
+			switch err := c.Sweep(ctx, c.now()); {
+			case err == nil || ctx.Err() != nil:
+			case errors.Is(err, broker.ErrFull):
+				c.log.Error("the broker stores nothing", "error", err)
+			default:
 				c.log.Warn("looking for overdue chunks", "error", err)
 			}
 		}
@@ -38,7 +42,7 @@ func (c *Consumer) sweep(ctx context.Context) {
 func (c *Consumer) Sweep(ctx context.Context, now time.Time) error {
 	claimed, err := c.runs.ClaimSweep(ctx, now, sweepInterval)
 	if err != nil || !claimed {
-		return err
+		return c.broker.Explain(err)
 	}
 	suspects, err := c.runs.Overdue(ctx, now.Add(-overdue))
 	if err != nil {
