@@ -28,7 +28,7 @@ func TestBadValuesAreRefused(t *testing.T) {
 		"a bad name":               {"mirrorName: Nightly Mirror", "at '/mirrorName'"},
 		"a bad level":              {"log: {level: loud}", "value must be one of 'debug', 'info', 'warn', 'error'"},
 		"too little time to stop":  {"worker: {terminationGracePeriodSeconds: 10}", "minimum: got 10, want 30"},
-		"no destination":           {"destination: ''", "destination is empty: set it to the registry to mirror to"},
+		"no destination":           {"destination: ''", "destination is empty: set it to the destination registry"},
 		"no list":                  {"list: []", "set exactly one of list, source.url and source.existingSecret; set are: none"},
 		"two lists":                {"source: {url: https://example.com/images.yml}", "set exactly one of list, source.url and source.existingSecret; set are: list, source.url"},
 		"no broker":                {"nats: {install: false}", "set either nats.url, the broker to use, or nats.install=true"},

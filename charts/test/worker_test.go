@@ -166,7 +166,7 @@ func TestKEDA(t *testing.T) {
 		"activationLagThreshold":       "0",
 		"useHttps":                     "false",
 	}, s.Triggers[0].Metadata)
-	require.Contains(t, r.notes, "KEDA runs 0 to 4 of them")
+	require.Contains(t, r.notes, "KEDA runs 0 to 4 workers")
 
 	own := find[*ScaledObject](t, render(t, `
 destination: registry.example.com

@@ -2,7 +2,7 @@
 {{- default .Chart.Name .Values.nameOverride | trunc 40 | trimSuffix "-" }}
 {{- end }}
 
-{{/* What all names begin with. Short, because a CronJob's name leaves 11 characters to its Jobs. */}}
+{{/* The prefix of all names. It is short, because a CronJob's name leaves 11 characters to its Jobs. */}}
 {{- define "skopeo-worker.fullname" -}}
 {{- if .Values.fullnameOverride }}
 {{- .Values.fullnameOverride | trunc 40 | trimSuffix "-" }}
@@ -17,7 +17,7 @@
 {{- .Values.serviceAccount.name | default (ternary (include "skopeo-worker.fullname" .) "default" .Values.serviceAccount.create) }}
 {{- end }}
 
-{{/* What never changes in an object's life: selectors are made of it. */}}
+{{/* Labels that never change during an object's life: selectors use them. */}}
 {{- define "skopeo-worker.selector" -}}
 app.kubernetes.io/name: {{ include "skopeo-worker.name" .root }}
 app.kubernetes.io/instance: {{ .root.Release.Name }}
@@ -70,7 +70,7 @@ image: {{ include "skopeo-worker.image" (dict "root" .root "registry" $v.image.r
 imagePullPolicy: {{ $v.image.pullPolicy }}
 {{- end }}
 
-{{/* What every pod has: root, component, values (of the component), and podSecurityContext. */}}
+{{/* The spec that all pods share: root, component, values (of the component), and podSecurityContext. */}}
 {{- define "skopeo-worker.podSpec" -}}
 serviceAccountName: {{ include "skopeo-worker.serviceAccountName" .root }}
 automountServiceAccountToken: false
@@ -107,11 +107,11 @@ topologySpreadConstraints:
 {{- end }}
 {{- end }}
 
-{{/* What must be said of the mirror, and what goes together. */}}
+{{/* Checks that required values are set and that values do not contradict each other. */}}
 {{- define "skopeo-worker.check" -}}
 {{- $v := .Values -}}
 {{- if not $v.destination }}
-{{- fail "destination is empty: set it to the registry to mirror to, as registry.example.com/mirror" }}
+{{- fail "destination is empty: set it to the destination registry, as registry.example.com/mirror" }}
 {{- end }}
 {{- $lists := include "skopeo-worker.given" (dict "list" $v.list "source.url" $v.source.url "source.existingSecret" $v.source.existingSecret) }}
 {{- if or (not $lists) (contains "," $lists) }}
@@ -131,21 +131,21 @@ topologySpreadConstraints:
 {{- fail "set either nats.url, the broker to use, or nats.install=true, to install one" }}
 {{- end }}
 {{- if and $v.nats.install (not (regexMatch "^[A-Za-z0-9]*$" $v.nats.auth.password)) }}
-{{- fail "nats.auth.password must be letters and digits: it is part of the URLs by which servers find one another" }}
+{{- fail "nats.auth.password must be letters and digits: it is part of the URLs by which the servers connect to each other" }}
 {{- end }}
 {{- if and $v.worker.autoscaling.enabled $v.worker.keda.enabled }}
-{{- fail "enable worker.autoscaling or worker.keda, not both: each would undo what the other does" }}
+{{- fail "enable worker.autoscaling or worker.keda, not both: they would undo each other's changes" }}
 {{- end }}
 {{- if and $v.worker.keda.enabled (not $v.nats.install) (not $v.worker.keda.monitoringEndpoint) }}
-{{- fail "worker.keda needs worker.keda.monitoringEndpoint, host:port of the monitoring of the broker at nats.url" }}
+{{- fail "worker.keda needs worker.keda.monitoringEndpoint: host:port of the monitoring of the broker at nats.url" }}
 {{- end }}
 {{- if and $v.metrics.podMonitor.enabled $v.metrics.serviceMonitor.enabled }}
-{{- fail "enable metrics.podMonitor or metrics.serviceMonitor, not both: everything would be counted twice" }}
+{{- fail "enable metrics.podMonitor or metrics.serviceMonitor, not both: Prometheus would count everything twice" }}
 {{- end }}
 {{- include "skopeo-worker.checkServers" . }}
 {{- end }}
 
-{{/* The names of what is not empty. */}}
+{{/* The names of the values that are not empty. */}}
 {{- define "skopeo-worker.given" -}}
 {{- $names := list }}
 {{- range $name, $value := . }}{{ if $value }}{{ $names = append $names $name }}{{ end }}{{ end }}

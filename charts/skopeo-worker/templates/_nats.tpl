@@ -23,8 +23,8 @@ nats://{{ include "skopeo-worker.fullname" . }}-nats.{{ .Release.Namespace }}.sv
 {{- end }}
 
 {{/*
-The password of the broker we install: the one given, the one there is, or a new
-one. It is made once in a rendering, because the checksums depend on it.
+The password of the broker that we install: the value, or the one of the existing
+Secret, or a new one. It is made once per rendering, because the checksums depend on it.
 */}}
 {{- define "skopeo-worker.natsPassword" -}}
 {{- $auth := .Values.nats.auth -}}
@@ -36,7 +36,7 @@ one. It is made once in a rendering, because the checksums depend on it.
 {{- $auth.password | default $auth.made }}
 {{- end }}
 
-{{/* The data of the Secret with the NATS credentials, empty where it is not ours to make. */}}
+{{/* The data of the Secret with the NATS credentials; empty if the chart does not create it. */}}
 {{- define "skopeo-worker.natsAuthData" -}}
 {{- $auth := .Values.nats.auth -}}
 {{- $type := include "skopeo-worker.natsAuthType" . -}}
@@ -54,13 +54,13 @@ one. It is made once in a rendering, because the checksums depend on it.
 {{- end }}
 {{- end }}
 
-{{/* Whether the Secret for TLS is ours to make. */}}
+{{/* Whether the chart creates the Secret for TLS. */}}
 {{- define "skopeo-worker.natsTLSMade" -}}
 {{- $tls := .Values.nats.tls -}}
 {{- if and (not $tls.existingSecret) (or $tls.ca $tls.cert) }}true{{ end }}
 {{- end }}
 
-{{/* Which files for TLS there are: a JSON list of ca, cert and key. */}}
+{{/* The files for TLS that are set: a JSON list of ca, cert and key. */}}
 {{- define "skopeo-worker.natsTLSFiles" -}}
 {{- $tls := .Values.nats.tls -}}
 {{- $files := list -}}
@@ -110,7 +110,7 @@ one. It is made once in a rendering, because the checksums depend on it.
 {{- toJson $files }}
 {{- end }}
 
-{{/* Configuration of the servers we install. */}}
+{{/* Configuration of the servers that the chart installs. */}}
 {{- define "skopeo-worker.natsConf" -}}
 {{- $s := .Values.nats.server -}}
 server_name: $POD_NAME
@@ -118,7 +118,7 @@ port: 4222
 http_port: 8222
 jetstream {
   store_dir: /data
-  # A power cut must not take an acknowledged message with it.
+  # A power cut must not lose an acknowledged message.
   sync_interval: always
   max_memory_store: 64Mi
   max_file_store: {{ $s.persistence.size }}
@@ -131,7 +131,7 @@ authorization {
 cluster {
   name: {{ include "skopeo-worker.fullname" . }}
   port: 6222
-  # Clients and KEDA know servers by their names, not by the addresses of pods.
+  # Clients and KEDA connect to servers by name, not by the addresses of pods.
   no_advertise: true
   authorization {
     user: $QUOTED_USER

@@ -1,4 +1,4 @@
-{{/* A planner's pod: root, and containers with their name and args. */}}
+{{/* The spec of a planner pod: root, and containers with their name and args. */}}
 {{- define "skopeo-worker.plannerPod" -}}
 {{- $p := .root.Values.planner -}}
 {{- include "skopeo-worker.podSpec" (dict "root" .root "component" "planner" "values" $p "podSecurityContext" .root.Values.podSecurityContext) }}
@@ -28,9 +28,8 @@ volumes:
 {{- end }}
 
 {{/*
-A Job that plans. Only where the list or the broker cannot be reached (exit code 3)
-does it help to try again; a bad list stays bad, and images that failed are kept for
-republish.
+A Job that plans. A retry helps only if the list or the broker cannot be reached (exit
+code 3): an invalid list stays invalid, and failed images are kept for republish.
 */}}
 {{- define "skopeo-worker.plannerJob" -}}
 {{- $p := .Values.planner -}}

@@ -19,7 +19,8 @@
   value: {{ join "," . | quote }}
 {{- end }}
 {{- if include "skopeo-worker.caSource" . }}
-# Besides the system's bundle, which is a file and so does not give way to folders.
+# SSL_CERT_DIR replaces the system's folders but not its bundle file, so these CAs are
+# added to that bundle.
 - name: SSL_CERT_DIR
   value: /etc/ssl/certs:/etc/skopeo-worker/ca
 {{- end }}
@@ -40,7 +41,7 @@
 {{- end }}
 {{- end }}
 
-{{/* What to mirror, and how: planner and console. */}}
+{{/* Environment that says what to mirror and how: planner and console. */}}
 {{- define "skopeo-worker.mirrorEnv" -}}
 {{- $v := .Values -}}
 {{- $p := $v.planner -}}
@@ -87,7 +88,7 @@
 {{- end }}
 {{- end }}
 
-{{/* Environment of what talks to registries and has a scratch folder: worker and console. */}}
+{{/* Environment of the pods that send requests to registries and have a scratch volume: worker and console. */}}
 {{- define "skopeo-worker.registryEnv" -}}
 - name: HOME
   value: /var/lib/skopeo-worker
@@ -111,7 +112,7 @@
   value: {{ .Values.worker.copyTimeout | quote }}
 {{- end }}
 
-{{/* Name of the Secret with the registries' credentials, empty where there is none. */}}
+{{/* Name of the Secret with the registries' credentials; empty if there is none. */}}
 {{- define "skopeo-worker.credentialsSecret" -}}
 {{- $c := .Values.registries.credentials -}}
 {{- if $c.existingSecret }}{{ $c.existingSecret }}
@@ -124,7 +125,7 @@
 {{- if $c.existingSecret }}{{ $c.key }}{{ else if $c.logins }}.dockerconfigjson{{ else }}auth.json{{ end }}
 {{- end }}
 
-{{/* Where the further CAs are, as the source of a volume; empty where there are none. */}}
+{{/* The volume source of the additional CAs; empty if there are none. */}}
 {{- define "skopeo-worker.caSource" -}}
 {{- $ca := .Values.caBundle -}}
 {{- $items := list (dict "key" $ca.key "path" "ca.crt") -}}
@@ -137,7 +138,7 @@
 {{- end }}
 {{- end }}
 
-{{/* Volumes: root, and what is wanted besides the broker's and the CAs: list, registries. */}}
+{{/* Volumes: root, and which to add to those of the broker and the CAs: list, registries. */}}
 {{- define "skopeo-worker.volumes" -}}
 {{- $root := .root -}}
 {{- range include "skopeo-worker.natsFiles" $root | fromJsonArray }}
@@ -177,7 +178,7 @@
 {{- end }}
 {{- end }}
 
-{{/* Mounts of the same. Never by subPath: what changes in a Secret has to show. */}}
+{{/* Mounts of these volumes. Never by subPath: a mount by subPath does not follow a changed Secret. */}}
 {{- define "skopeo-worker.volumeMounts" -}}
 {{- $root := .root -}}
 {{- range include "skopeo-worker.natsFiles" $root | fromJsonArray }}
@@ -207,8 +208,8 @@
 {{- end }}
 
 {{/*
-Changes with the credentials that pods get as environment, so that they are started
-again with new ones. Files change by themselves.
+Checksum of the credentials that pods get as environment, so that a change restarts the
+pods. Files change without a restart.
 */}}
 {{- define "skopeo-worker.checksums" -}}
 {{- with include "skopeo-worker.natsAuthData" . }}
