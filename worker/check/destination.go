@@ -7,6 +7,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/osism/skopeo-worker/shared/reference"
+	"github.com/osism/skopeo-worker/worker/mirror"
 	"github.com/osism/skopeo-worker/worker/registry"
 )
 
@@ -69,7 +70,7 @@ func (t *task) look(ctx context.Context, destination reference.Repository, image
 	ask := func(i int) {
 		image := images[i]
 		have[i].err = t.insist(ctx, destination, t.slot(func() (err error) {
-			have[i].current, have[i].digest, err = t.Mirror.Current(ctx, destination, image.tag, image.digest, image.wanted)
+			have[i].current, have[i].digest, err = t.Mirror.Current(ctx, mirror.Target{Repository: destination, Tag: image.tag, Referrers: image.referrers}, image.digest, image.wanted)
 			return err
 		}))
 	}

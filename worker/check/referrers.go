@@ -85,7 +85,10 @@ func (t *task) subjects(ctx context.Context, destination reference.Repository, j
 // be seen, and what is in it takes a pull.
 func (t *task) referrersOf(ctx context.Context, row *Row, subject reference.Digest, found *Counts) error {
 	var entries []registry.Entry
-	finder := referrers.Finder{Registry: t.Source}
+	finder := referrers.Finder{Registry: t.Source, Held: func(ctx context.Context, digest reference.Digest) (registry.Manifest, bool) {
+		m, err := t.Mirror.Destination.Get(ctx, row.Destination, digest)
+		return m, err == nil
+	}}
 	err := t.insist(ctx, row.Repository, func() error {
 		entries = nil
 		return finder.Walk(ctx, row.Repository, subject, func(list referrers.List) error {

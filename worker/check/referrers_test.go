@@ -80,7 +80,8 @@ func TestReferrersToDo(t *testing.T) {
 }
 
 // TestReferrersBehindATag: without the referrers API, that there are some can be seen,
-// and which takes a pull.
+// and which takes a pull, unless the destination has the list, too. The list is a tag like
+// any other.
 func TestReferrersBehindATag(t *testing.T) {
 	s := newSite(t)
 	s.both(t, "1", "2")
@@ -89,5 +90,8 @@ func TestReferrersBehindATag(t *testing.T) {
 	refer(t, digest, signature, s.from)
 	entry := s.entry(tool)
 	entry.Selection = &selection.Selection{Referrers: true}
-	require.Equal(t, check.Counts{Unchanged: 2, Pulls: 1, PullsAtLeast: true, BytesAtLeast: true}, s.check(t, entry).Totals.Counts)
+	require.Equal(t, check.Counts{Copy: 1, Unchanged: 2, Pulls: 2, PullsAtLeast: true, BytesAtLeast: true}, s.check(t, entry).Totals.Counts)
+
+	refer(t, digest, signature, s.to)
+	require.Equal(t, check.Counts{Unchanged: 3, Bytes: new(int64)}, s.check(t, entry).Totals.Counts)
 }

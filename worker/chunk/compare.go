@@ -82,7 +82,7 @@ func (t *task) compare(ctx context.Context, r message.Repository, resolved time.
 		}
 		return j
 	}
-	if r.Selection != nil && r.Selection.Referrers {
+	if bringsReferrers(r) {
 		for _, image := range current {
 			j := of(image)
 			j.current = append(j.current, image)
@@ -104,7 +104,7 @@ func (t *task) look(r message.Repository) ([]there, []error) {
 	have := make([]there, len(r.Images))
 	ask := func(i int) (err error) {
 		image := r.Images[i]
-		have[i].current, have[i].digest, err = t.Mirror.Current(t.work, r.Destination, destinationTag(image), image.Digest, wanted(r))
+		have[i].current, have[i].digest, err = t.Mirror.Current(t.work, target(r, image), image.Digest, wanted(r))
 		return err
 	}
 	if len(r.Images) < 2 {

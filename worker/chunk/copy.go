@@ -72,7 +72,7 @@ func (t *task) copy(ctx context.Context, j *job) error {
 		}
 		return t.Absences.NoteAbsent(ctx, j.digest, wanted(r))
 	case errors.Is(err, mirror.ErrReferrers):
-		return t.failed(ctx, r, tries(j.all(), err)...)
+		return t.incomplete(ctx, j, copied.Digest, err)
 	case outcome.Classify(err) == outcome.Gone:
 		return t.gone(ctx, j, err)
 	case err != nil:
@@ -107,7 +107,7 @@ func (t *task) copyUnknown(ctx context.Context, j *job) error {
 // bring makes sure that the destination has the job's content.
 func (t *task) bring(j *job) (mirror.Copied, error) {
 	r := j.repository
-	if j.at.IsZero() || r.Selection != nil && r.Selection.Referrers {
+	if j.at.IsZero() || bringsReferrers(r) {
 		work, ended := t.watched(j)
 		defer ended()
 		return t.transfer(work, j)
@@ -135,7 +135,7 @@ func (t *task) transfer(work context.Context, j *job) (mirror.Copied, error) {
 		j.pulled = copied.Pulls > 0
 		t.has(r, j.digest, copied.Digest)
 	}
-	if r.Selection == nil || !r.Selection.Referrers {
+	if !bringsReferrers(r) {
 		return copied, nil
 	}
 	more, err := t.Mirror.CopyReferrers(work, r.Source, r.Destination, j.digest, copied.Digest)
@@ -171,7 +171,7 @@ func (t *task) unchanged(r message.Repository, images []message.Image) {
 func (t *task) tag(ctx context.Context, j *job, digest reference.Digest) error {
 	copied := j.pulled
 	for _, image := range j.images {
-		if err := t.Mirror.Tag(t.work, j.repository.Destination, digest, destinationTag(image)); err != nil {
+		if err := t.Mirror.Tag(t.work, target(j.repository, image), digest); err != nil {
 			if err := t.failed(ctx, j.repository, try{image, err}); err != nil {
 				return err
 			}
@@ -188,12 +188,39 @@ func (t *task) tag(ctx context.Context, j *job, digest reference.Digest) error {
 	return nil
 }
 
+// incomplete tags what is at the destination, and keeps the images for another try of what
+// refers to them, or gives them up.
+func (t *task) incomplete(ctx context.Context, j *job, digest reference.Digest, cause error) error {
+	if err := t.lookAgain(ctx, j); err != nil {
+		return err
+	}
+	failed := tries(j.current, cause)
+	for _, image := range j.images {
+		err := cause
+		if outcome.Classify(cause) != outcome.Interrupted {
+			if untagged := t.Mirror.Tag(t.work, target(j.repository, image), digest); untagged != nil {
+				err = untagged
+			}
+		}
+		failed = append(failed, try{image, err})
+	}
+	return t.failed(ctx, j.repository, failed...)
+}
+
 // wanted is what of each image of the repository is mirrored.
 func wanted(r message.Repository) platform.Wanted {
 	if r.Selection == nil {
 		return platform.Wanted{}
 	}
 	return platform.Wanted{Platforms: r.Selection.Platforms, WithoutAttestations: r.Selection.WithoutAttestations}
+}
+
+// bringsReferrers tells whether what refers to an image is mirrored, too.
+func bringsReferrers(r message.Repository) bool { return r.Selection != nil && r.Selection.Referrers }
+
+// target is where an image is mirrored to.
+func target(r message.Repository, image message.Image) mirror.Target {
+	return mirror.Target{Repository: r.Destination, Tag: destinationTag(image), Referrers: bringsReferrers(r)}
 }
 
 // lookAgain leaves the job with the images whose tags still have its digest, where

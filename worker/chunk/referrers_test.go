@@ -51,8 +51,13 @@ func TestReferrers(t *testing.T) {
 			require.NoError(t, err)
 			child := b.refer(t, children[0].Digest.String(), signature)
 
+			lists := 0 // of referrers, which are tags like any other
+			if name != "API" {
+				lists = 3
+			}
 			require.Empty(t, b.do(t, b.selected("", withReferrers)).Left)
-			require.Equal(t, run.Tally{Total: 3, Copied: 2, Tagged: 1}, b.images)
+			require.Equal(t, 3+lists, b.images.Copied+b.images.Tagged)
+			require.Equal(t, 3+lists, b.images.Total)
 			require.Equal(t, b.from.Pulls(), b.pulls)
 			b.mirrored(t, "1", "alias", "2")
 			b.requireAt(t, bill, signed, child)
@@ -65,45 +70,57 @@ func TestReferrers(t *testing.T) {
 
 			b.reset()
 			require.Empty(t, b.do(t, b.selected("", withReferrers)).Left)
-			require.Equal(t, run.Tally{Total: 3, Unchanged: 3}, b.images)
+			require.Equal(t, run.Tally{Total: 3 + lists, Unchanged: 3 + lists}, b.images)
 			require.Zero(t, b.to.Count(puts))
-			if name == "API" {
-				require.Zero(t, b.from.Pulls())
-			}
-			require.Equal(t, b.from.Pulls(), b.pulls)
+			require.Zero(t, b.from.Pulls())
+			require.Zero(t, b.pulls)
 
 			newer := b.refer(t, image, signature)
 			b.move(t, "latest", "1")
 			b.reset()
 			require.Empty(t, b.do(t, b.selected("", withReferrers)).Left)
-			require.Equal(t, run.Tally{Total: 4, Tagged: 1, Unchanged: 3}, b.images)
+			require.Equal(t, []int{4 + lists, 0}, []int{b.images.Total, b.images.Failed})
 			require.Equal(t, 1, b.from.Count(registrytest.All(gets, registrytest.Ref(newer))))
 			b.requireAt(t, newer)
 			b.mirrored(t, "latest")
+			if name != "API" {
+				b.mirrored(t, "sha256-"+image[len("sha256:"):])
+			}
 		})
 	}
 }
 
-// TestReferrerThatCannotBeCopied makes its image fail, and says why.
+// TestReferrerThatCannotBeCopied makes its image a failure that says why, and keeps
+// neither the image nor what else refers to it away.
 func TestReferrerThatCannotBeCopied(t *testing.T) {
-	b := newBench(t)
-	image := b.move(t, "1", "1")
-	b.push(t, "2")
-	bill := b.refer(t, image, sbom)
-	remove := b.from.Inject(registrytest.Fault{Match: registrytest.All(gets, registrytest.Ref(bill)), Status: 403})
-	require.Empty(t, b.do(t, b.selected("", withReferrers)).Left)
-	require.Equal(t, run.Tally{Total: 2, Copied: 1, Failed: 1}, b.images)
-	failed := b.kept.only(t)
-	require.Equal(t, b.from.Host()+"/"+repository+":1", failed.Source)
-	require.Contains(t, failed.Reason, "mirroring what refers to it: ")
-	require.Contains(t, failed.Reason, "403")
-	b.mirrored(t, "2")
+	for name, fault := range map[string]registrytest.Fault{
+		"denied": {Status: 403}, "broken": {Status: 500}, "empty": {Status: 200}, "a page": {Status: 200, Body: "<html></html>"},
+		"another": {Status: 200, Body: "{}"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			b := newBenchBetween(t, registrytest.New(t, registrytest.WithReferrersAPI(0)), registrytest.New(t))
+			image := b.move(t, "1", "1")
+			b.push(t, "2")
+			bill := b.refer(t, image, sbom)
+			signed, other := b.refer(t, bill, signature), b.refer(t, image, signature)
+			fault.Match = registrytest.All(gets, registrytest.Ref(bill))
+			remove := b.from.Inject(fault)
+			require.Empty(t, b.do(t, b.selected("", withReferrers)).Left)
+			require.Equal(t, run.Tally{Total: 2, Copied: 1, Failed: 1}, b.images)
+			failed := b.kept.only(t)
+			require.Equal(t, b.from.Host()+"/"+repository+":1", failed.Source)
+			require.Contains(t, failed.Reason, "mirroring what refers to it: ")
+			require.Contains(t, failed.Reason, bill)
+			b.mirrored(t, "1", "2")
+			b.requireAt(t, other, signed)
 
-	remove()
-	require.Empty(t, b.do(t, b.selected("", withReferrers)).Left)
-	require.Equal(t, run.Tally{Total: 2, Tagged: 1, Unchanged: 1}, b.images)
-	require.Empty(t, b.kept.records)
-	b.requireAt(t, bill)
+			remove()
+			require.Empty(t, b.do(t, b.selected("", withReferrers)).Left)
+			require.Equal(t, run.Tally{Total: 2, Unchanged: 2}, b.images)
+			require.Empty(t, b.kept.records)
+			b.requireAt(t, bill)
+		})
+	}
 }
 
 // TestSignaturesFollowTheirImage, by cosign's tags, whatever the selection says of

@@ -64,7 +64,7 @@ func TestDestinationsThatHideWhatIsMissing(t *testing.T) {
 			have, err := p.Tagged(t.Context(), reference.MustRepository(p.destination()), reference.MustTag("image"))
 			require.NoError(t, err)
 			require.True(t, have.IsZero())
-			current, have, err := p.Current(t.Context(), reference.MustRepository(p.destination()), reference.MustTag("image"), reference.MustDigest(index), platform.Wanted{Platforms: []string{"linux/amd64"}})
+			current, have, err := p.Current(t.Context(), p.target("image"), reference.MustDigest(index), platform.Wanted{Platforms: []string{"linux/amd64"}})
 			require.NoError(t, err)
 			require.False(t, current)
 			require.True(t, have.IsZero())

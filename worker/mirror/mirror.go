@@ -9,6 +9,7 @@ import (
 	"errors"
 	"fmt"
 	"regexp"
+	"sync"
 	"sync/atomic"
 
 	"github.com/google/go-containerregistry/pkg/v1/types"
@@ -53,6 +54,9 @@ type Mirror struct {
 
 	// flights makes one copy of what several tags or indexes need at once.
 	flights singleflight.Group
+	// announcing is held while an index of referrers is replaced, by the first byte of
+	// the subject.
+	announcing [256]sync.Mutex
 }
 
 // Indexes keeps indexes until the rest of their manifests can be copied, so that they
@@ -92,16 +96,6 @@ func (m *Mirror) Empty(ctx context.Context, destination reference.Repository) (b
 		return false, err
 	}
 	return true, nil
-}
-
-// Tag puts the tag on a manifest that the destination repository holds. Nothing is
-// asked of the source.
-func (m *Mirror) Tag(ctx context.Context, destination reference.Repository, digest reference.Digest, tag reference.Tag) error {
-	manifest, err := m.copied(ctx, destination, digest)
-	if err != nil {
-		return fmt.Errorf("reading what is to be tagged %s: %w", tag, err)
-	}
-	return m.to().Put(ctx, destination, tag, manifest)
 }
 
 // copied reads back what must be at the destination. That it is not there is no

@@ -54,6 +54,10 @@ func newPairBetween(from, to *registrytest.Registry) *pair {
 func (p *pair) source() string      { return p.from.Host() + "/" + repository }
 func (p *pair) destination() string { return p.to.Host() + "/" + destination }
 
+func (p *pair) target(tag string) mirror.Target {
+	return mirror.Target{Repository: reference.MustRepository(p.destination()), Tag: reference.MustTag(tag)}
+}
+
 // mirror brings what a tag names today to the destination, and tags it there.
 func (p *pair) mirror(t *testing.T, tag string) (mirror.Copied, error) {
 	t.Helper()
@@ -63,7 +67,7 @@ func (p *pair) mirror(t *testing.T, tag string) (mirror.Copied, error) {
 	if err != nil {
 		return cost, err
 	}
-	return cost, p.Tag(t.Context(), reference.MustRepository(p.destination()), d.Digest, reference.MustTag(tag))
+	return cost, p.Tag(t.Context(), p.target(tag), d.Digest)
 }
 
 // same requires that the destination holds the source's tag whole, byte for byte.

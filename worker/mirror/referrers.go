@@ -46,19 +46,41 @@ func (c *copying) referrers(ctx context.Context, digest, copied reference.Digest
 			subjects = append(subjects, child.Digest)
 		}
 	}
-	finder := referrers.Finder{Registry: c.Registry, Pulled: func(reference.Repository) { c.pulls.Add(1) }}
+	finder := referrers.Finder{Registry: c.Registry, Pulled: func(reference.Repository) { c.pulls.Add(1) }, Held: c.held}
+	var failed referrers.Failures
 	for _, subject := range subjects {
 		err := finder.Walk(ctx, c.source, subject, func(found referrers.List) error {
-			for _, entry := range found.Referrers {
-				if err := c.manifest(ctx, wanting{Descriptor: registry.Descriptor{Digest: entry.Digest, MediaType: entry.MediaType}, about: true}); err != nil {
-					return err
-				}
-			}
-			return referrers.Announce(ctx, c.to(), c.destination, found)
+			return c.announce(ctx, found, &failed)
 		})
-		if err != nil {
+		if err != nil && !failed.Add(err) {
 			return err
 		}
 	}
-	return nil
+	return failed.Err()
+}
+
+// held reads a manifest at the destination, where it takes no pull.
+func (c *copying) held(ctx context.Context, digest reference.Digest) (registry.Manifest, bool) {
+	m, err := c.to().Get(ctx, c.destination, digest)
+	return m, err == nil
+}
+
+// announce brings what refers to one manifest, and makes it found. What can't be brought
+// keeps nothing else away.
+func (c *copying) announce(ctx context.Context, found referrers.List, failed *referrers.Failures) error {
+	brought := found
+	brought.Referrers = nil
+	for _, entry := range found.Referrers {
+		err := c.manifest(ctx, wanting{Descriptor: registry.Descriptor{Digest: entry.Digest, MediaType: entry.MediaType}, about: true})
+		switch {
+		case err == nil:
+			brought.Referrers = append(brought.Referrers, entry)
+		case !failed.Add(err):
+			return err
+		}
+	}
+	lock := c.announcement(found.Subject)
+	lock.Lock()
+	defer lock.Unlock()
+	return referrers.Announce(ctx, c.to(), c.destination, brought)
 }

@@ -72,17 +72,3 @@ func (m *Mirror) Wants(ctx context.Context, destination reference.Repository, di
 	}
 	return wanted.Image(config)
 }
-
-// Current reports whether the destination's tag is up to date for the source's
-// digest, and the digest that it names. It takes one request at the destination.
-func (m *Mirror) Current(ctx context.Context, destination reference.Repository, tag reference.Tag, digest reference.Digest, wanted platform.Wanted) (bool, reference.Digest, error) {
-	if wanted.All() {
-		have, err := m.Tagged(ctx, destination, tag)
-		return err == nil && have == digest, have, err
-	}
-	manifest, err := m.to().Get(ctx, destination, tag)
-	if registry.Absent(err) {
-		return false, reference.Digest{}, nil
-	}
-	return err == nil && wanted.Current(manifest, digest), manifest.Digest, err
-}

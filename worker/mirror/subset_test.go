@@ -26,14 +26,14 @@ func TestSomePlatforms(t *testing.T) {
 	require.NotEqual(t, digest, copied.Digest)
 	require.Equal(t, 3, copied.Pulls, "the index, one image, its attestation")
 	require.Equal(t, 3, p.from.Pulls())
-	require.NoError(t, p.Tag(t.Context(), reference.MustRepository(p.destination()), copied.Digest, reference.MustTag("1")))
+	require.NoError(t, p.Tag(t.Context(), p.target("1"), copied.Digest))
 	require.NoError(t, p.to.Check(destination, "1"))
 	children, err := p.to.Children(destination, "1")
 	require.NoError(t, err)
 	require.Len(t, children, 2)
 
 	p.to.ResetRequests()
-	current, have, err := p.Current(t.Context(), reference.MustRepository(p.destination()), reference.MustTag("1"), reference.MustDigest(digest), amd64)
+	current, have, err := p.Current(t.Context(), p.target("1"), reference.MustDigest(digest), amd64)
 	require.NoError(t, err)
 	require.True(t, current)
 	require.Equal(t, copied.Digest, have)
@@ -44,7 +44,7 @@ func TestSomePlatforms(t *testing.T) {
 		"every platform":   {},
 		"all but attested": {WithoutAttestations: true},
 	} {
-		current, _, err := p.Current(t.Context(), reference.MustRepository(p.destination()), reference.MustTag("1"), reference.MustDigest(digest), other)
+		current, _, err := p.Current(t.Context(), p.target("1"), reference.MustDigest(digest), other)
 		require.NoError(t, err, name)
 		require.False(t, current, name)
 	}

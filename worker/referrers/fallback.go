@@ -3,6 +3,7 @@ package referrers
 import (
 	"cmp"
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"slices"
@@ -16,6 +17,10 @@ import (
 // ErrOccupied is returned where the fallback tag is on something that is no OCI
 // index. The OCI distribution specification forbids to replace it.
 var ErrOccupied = errors.New("the tag for referrers is on something else")
+
+// AnnotationSource is on an index of referrers that has others beside the source's. It is
+// the digest of the source's index.
+const AnnotationSource = "io.osism.skopeo-worker.referrers"
 
 // emptyIndex is what a list begins with where there is none.
 var emptyIndex = registry.Manifest{
@@ -78,15 +83,14 @@ func serves(ctx context.Context, client *registry.Client, repository reference.R
 // another than the one held, which is the zero Manifest where there is none. The
 // same input gives the same digest.
 //
-// Nobody else's referrers are lost: what is held keeps its place and its fields,
-// and what is missing comes after it in the order of the digests. Where nothing is
-// held and the source's index lists just the list's referrers, that is taken as it
-// is: the tag then has the source's digest, as any mirrored tag. The errors are
-// ErrOccupied and registry.ErrBadManifest.
+// Where the source has an index under that tag, lists just the list's referrers in it,
+// and nothing else is held, that index is taken as it is: the tag then has the source's
+// digest, as any mirrored tag. Nobody else's referrers are lost: what is held keeps its
+// place and its fields, and what is missing comes after it in the order of the digests.
+// An annotation then says which index of the source is in it: see Current. The errors
+// are ErrOccupied and registry.ErrBadManifest.
 func Fallback(held registry.Manifest, list List) (index registry.Manifest, changed bool, err error) {
 	switch {
-	case held.Raw == nil && list.tagged():
-		return list.Tagged, true, nil
 	case held.Raw == nil:
 		held = emptyIndex
 	case held.MediaType != string(types.OCIImageIndex):
@@ -96,6 +100,9 @@ func Fallback(held registry.Manifest, list List) (index registry.Manifest, chang
 	if err != nil {
 		return registry.Manifest{}, false, err
 	}
+	if list.tagged() && !slices.ContainsFunc(entries, func(entry registry.Entry) bool { return !list.has(entry.Digest) }) {
+		return list.Tagged, held.Digest != list.Tagged.Digest, nil
+	}
 	there := List{Referrers: entries}
 	var missing []registry.Entry
 	for _, entry := range list.Referrers {
@@ -103,12 +110,51 @@ func Fallback(held registry.Manifest, list List) (index registry.Manifest, chang
 			missing = append(missing, entry)
 		}
 	}
-	if len(missing) == 0 {
+	if len(missing) == 0 && (!list.tagged() || Current(held, list.Tagged.Digest)) {
 		return held, false, nil
 	}
 	slices.SortFunc(missing, func(a, b registry.Entry) int { return cmp.Compare(a.Digest.String(), b.Digest.String()) })
-	index, err = held.WithEntries(append(entries, missing...), nil)
+	var made map[string]string
+	if list.tagged() {
+		made = map[string]string{AnnotationSource: list.Tagged.Digest.String()}
+	}
+	index, err = held.WithEntries(append(entries, missing...), made)
 	return index, true, err
+}
+
+// Current reports whether an index under a fallback tag has all that is in the source's
+// index with the digest.
+func Current(held registry.Manifest, source reference.Digest) bool {
+	if held.Digest == source {
+		return true
+	}
+	var index struct {
+		Annotations map[string]string `json:"annotations"`
+	}
+	return held.MediaType == string(types.OCIImageIndex) && json.Unmarshal(held.Raw, &index) == nil &&
+		index.Annotations[AnnotationSource] == source.String()
+}
+
+// Retag returns what a fallback tag is to be put on to mirror the source's, where held is
+// under it now: the Fallback of what the source's index lists, and what the source has
+// as it is where either of the two is no list of referrers. Images may have such tags, too.
+func Retag(held, source registry.Manifest) (registry.Manifest, error) {
+	list := List{Tagged: source}
+	for _, m := range []registry.Manifest{held, source} {
+		if m.MediaType != string(types.OCIImageIndex) {
+			return source, nil
+		}
+		entries, err := m.Entries()
+		if err != nil || slices.ContainsFunc(entries, func(entry registry.Entry) bool { return entry.Platform != "" }) {
+			return source, nil
+		}
+		list.Referrers = nil
+		for _, entry := range entries {
+			list.add(entry)
+		}
+	}
+	index, _, err := Fallback(held, list)
+	return index, err
 }
 
 // tagged tells whether the index it was found in lists just the referrers that

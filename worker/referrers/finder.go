@@ -26,6 +26,8 @@ type Finder struct {
 	// Pulled is told of every pull, just before it is made; nil is nobody. The
 	// referrers API takes none, the fallback tag takes one where it exists.
 	Pulled func(repository reference.Repository)
+	// Held returns a manifest that is at hand without a pull; nil is that none is.
+	Held func(ctx context.Context, digest reference.Digest) (m registry.Manifest, held bool)
 }
 
 // List is what refers directly to one manifest.
@@ -58,7 +60,8 @@ func (f *Finder) Find(ctx context.Context, repository reference.Repository, dige
 	return found, nil
 }
 
-// findTagged reads the fallback tag. It looks before it pulls: most images have none.
+// findTagged reads the fallback tag. It looks before it pulls: most images have none, and
+// of the others the index has mostly been mirrored before.
 func (f *Finder) findTagged(ctx context.Context, repository reference.Repository, digest reference.Digest) (List, error) {
 	found := List{Subject: digest}
 	head, err := f.Registry.Head(ctx, repository, FallbackTag(digest))
@@ -71,10 +74,7 @@ func (f *Finder) findTagged(ctx context.Context, repository reference.Repository
 	if head.MediaType != string(types.OCIImageIndex) {
 		return found, nil
 	}
-	if f.Pulled != nil {
-		f.Pulled(repository)
-	}
-	if found.Tagged, err = f.Registry.Get(ctx, repository, head.Digest); err != nil {
+	if found.Tagged, err = f.get(ctx, repository, head.Digest); err != nil {
 		return List{}, err
 	}
 	entries, err := found.Tagged.Entries()
@@ -88,6 +88,19 @@ func (f *Finder) findTagged(ctx context.Context, repository reference.Repository
 		found.add(entry)
 	}
 	return found, nil
+}
+
+// get reads a manifest, with a pull where it is not at hand.
+func (f *Finder) get(ctx context.Context, repository reference.Repository, digest reference.Digest) (registry.Manifest, error) {
+	if f.Held != nil {
+		if m, held := f.Held(ctx, digest); held {
+			return m, nil
+		}
+	}
+	if f.Pulled != nil {
+		f.Pulled(repository)
+	}
+	return f.Registry.Get(ctx, repository, digest)
 }
 
 // add leaves out what is listed already: pages overlap when something is pushed
@@ -109,15 +122,13 @@ func (l *List) has(digest reference.Digest) bool {
 
 // Walk calls visit with what refers to a digest, then with what refers to that,
 // and so on: once for each manifest that anything refers to, subjects before
-// their referrers. It ends at visit's first error. ErrTooMany ends it above 1,000
-// referrers.
+// their referrers. It ends at visit's first error that Failures does not take, and with
+// ErrTooMany above 1,000 referrers. A list that can't be read hides no other.
 func (f *Finder) Walk(ctx context.Context, repository reference.Repository, digest reference.Digest, visit func(List) error) error {
 	seen := map[reference.Digest]bool{digest: true}
+	var failed Failures
 	for next := []reference.Digest{digest}; len(next) > 0; next = next[1:] {
 		list, err := f.Find(ctx, repository, next[0])
-		if err != nil {
-			return err
-		}
 		for _, entry := range list.Referrers {
 			if !seen[entry.Digest] {
 				seen[entry.Digest] = true
@@ -127,14 +138,14 @@ func (f *Finder) Walk(ctx context.Context, repository reference.Repository, dige
 		if len(seen) > maxReferrers+1 {
 			return tooMany(repository, digest)
 		}
-		if len(list.Referrers) == 0 {
-			continue
+		if err == nil && len(list.Referrers) > 0 {
+			err = visit(list)
 		}
-		if err := visit(list); err != nil {
+		if err != nil && !failed.Add(err) {
 			return err
 		}
 	}
-	return nil
+	return failed.Err()
 }
 
 func tooMany(repository reference.Repository, digest reference.Digest) error {

@@ -2,6 +2,7 @@ package referrers
 
 import (
 	"github.com/osism/skopeo-worker/shared/reference"
+	"github.com/osism/skopeo-worker/shared/selection"
 )
 
 // maxEncoded limits the hex digits in a referrers tag: OCI distribution specification
@@ -29,4 +30,10 @@ func CompanionTags(digest reference.Digest) []reference.Tag {
 		}
 	}
 	return tags
+}
+
+// IsFallback tells whether a tag is the FallbackTag of a digest.
+func IsFallback(tag reference.Tag) bool {
+	digest, companion := selection.Companion(tag.String())
+	return companion && tag == FallbackTag(digest)
 }

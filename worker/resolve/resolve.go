@@ -141,7 +141,6 @@ type pick struct {
 	matcher    *selection.Matcher
 	everything bool
 	limit      int
-	referrers  bool // what refers to an image is found and copied on its own
 
 	tags       map[reference.Tag]listing.Tag
 	candidates []selection.Candidate
@@ -157,13 +156,13 @@ func newPick(s *selection.Selection) (*pick, error) {
 	}
 	matcher, err := s.Compile()
 	return &pick{
-		matcher: matcher, everything: s.Tags().IsZero(), limit: s.Limit, referrers: s.Referrers,
+		matcher: matcher, everything: s.Tags().IsZero(), limit: s.Limit,
 		tags: map[reference.Tag]listing.Tag{}, companions: map[reference.Digest][]listing.Tag{},
 	}, err
 }
 
 func (p *pick) add(tag listing.Tag) {
-	if digest, companion := selection.Companion(tag.Name.String()); companion && (!p.everything || p.referrers) {
+	if digest, companion := selection.Companion(tag.Name.String()); companion && !p.everything {
 		p.companions[digest] = append(p.companions[digest], tag)
 		return
 	}
@@ -195,16 +194,11 @@ func (p *pick) picked() []listing.Tag {
 	return tags
 }
 
-// companionsOf returns cosign's tags of the images. The fallback tag of referrers
-// is left to who copies those.
+// companionsOf returns the tags that belong to the images.
 func (p *pick) companionsOf(images []message.Image) []listing.Tag {
 	var tags []listing.Tag
 	for _, i := range images {
-		for _, tag := range p.companions[i.Digest] {
-			if !p.referrers || len(tag.Name.String()) > len("sha256-")+64 {
-				tags = append(tags, tag)
-			}
-		}
+		tags = append(tags, p.companions[i.Digest]...)
 		delete(p.companions, i.Digest) // two tags may share a digest
 	}
 	return tags

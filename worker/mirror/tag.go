@@ -1,0 +1,104 @@
+package mirror
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strconv"
+	"sync"
+
+	"github.com/osism/skopeo-worker/shared/reference"
+	"github.com/osism/skopeo-worker/shared/selection"
+	"github.com/osism/skopeo-worker/worker/platform"
+	"github.com/osism/skopeo-worker/worker/referrers"
+	"github.com/osism/skopeo-worker/worker/registry"
+)
+
+// Target is a tag at the destination.
+type Target struct {
+	Repository reference.Repository
+	Tag        reference.Tag
+	// Referrers says that a list of referrers under the tag keeps what the destination
+	// has of its own.
+	Referrers bool
+}
+
+// lists tells whether there may be a list of referrers under the tag.
+func (t Target) lists() bool { return t.Referrers && referrers.IsFallback(t.Tag) }
+
+// Current reports whether the destination's tag is up to date for the source's digest, and
+// the digest that it names, zero where it names nothing that can be read. It takes one
+// request at the destination, and two for a list of referrers that is another one than
+// the source's.
+func (m *Mirror) Current(ctx context.Context, to Target, digest reference.Digest, wanted platform.Wanted) (bool, reference.Digest, error) {
+	current, have, err := m.current(ctx, to, digest, wanted)
+	if err != nil && m.unreadable(ctx, to, err) {
+		return false, reference.Digest{}, nil
+	}
+	return current, have, err
+}
+
+func (m *Mirror) current(ctx context.Context, to Target, digest reference.Digest, wanted platform.Wanted) (bool, reference.Digest, error) {
+	if wanted.All() {
+		have, err := m.Tagged(ctx, to.Repository, to.Tag)
+		if err != nil || have.IsZero() || have == digest || !to.lists() {
+			return err == nil && have == digest, have, err
+		}
+	}
+	manifest, err := m.to().Get(ctx, to.Repository, to.Tag)
+	if registry.Absent(err) {
+		return false, reference.Digest{}, nil
+	}
+	if err != nil {
+		return false, reference.Digest{}, err
+	}
+	return wanted.Current(manifest, digest) || to.lists() && referrers.Current(manifest, digest), manifest.Digest, nil
+}
+
+// unreadable tells whether an error is about what is under a tag, rather than about the
+// destination: then it is as good as nothing, and is replaced. A page in its place may
+// as well be that of a proxy, unless the repository answers otherwise.
+func (m *Mirror) unreadable(ctx context.Context, to Target, err error) bool {
+	switch {
+	case errors.Is(err, registry.ErrBadManifest), errors.Is(err, registry.ErrDigestMismatch), errors.Is(err, registry.ErrTooLarge):
+		return true
+	case errors.Is(err, registry.ErrPage):
+		_, err := m.Empty(ctx, to.Repository)
+		return err == nil
+	}
+	return false
+}
+
+// Tag puts the tag on a manifest that the destination repository holds. Nothing is
+// asked of the source.
+func (m *Mirror) Tag(ctx context.Context, to Target, digest reference.Digest) error {
+	manifest, err := m.copied(ctx, to.Repository, digest)
+	if err != nil {
+		return fmt.Errorf("reading what is to be tagged %s: %w", to.Tag, err)
+	}
+	if !to.lists() {
+		return m.to().Put(ctx, to.Repository, to.Tag, manifest)
+	}
+	subject, _ := selection.Companion(to.Tag.String())
+	lock := m.announcement(subject)
+	lock.Lock()
+	defer lock.Unlock()
+	held, err := m.to().Get(ctx, to.Repository, to.Tag)
+	if err != nil && !registry.Absent(err) && !m.unreadable(ctx, to, err) {
+		return fmt.Errorf("reading what %s lists: %w", to.Tag, err)
+	}
+	if manifest, err = referrers.Retag(held, manifest); err != nil {
+		return fmt.Errorf("adding to what %s lists: %w", to.Tag, err)
+	}
+	if manifest.Digest == held.Digest {
+		return nil
+	}
+	return m.to().Put(ctx, to.Repository, to.Tag, manifest)
+}
+
+// announcement is the lock of what lists the referrers of a digest: of two that replace
+// it at once, one would be lost.
+func (m *Mirror) announcement(subject reference.Digest) *sync.Mutex {
+	first, _ := strconv.ParseUint(subject.Hex()[:2], 16, 8)
+	return &m.announcing[first]
+}
