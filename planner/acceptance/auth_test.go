@@ -96,9 +96,9 @@ func TestWrongPassword(t *testing.T) {
 	s.push("osism/one", "1")
 	s.write("osism/one")
 	said := strings.Join(strings.Fields(s.planner("check").exits(1)), " ") // it wraps lines
-	require.Contains(t, said, fmt.Sprintf("the credentials of %s, entry %q were refused", auth, s.destination.Host()))
+	require.Contains(t, said, fmt.Sprintf("the registry refused the credentials of entry %q in %s", s.destination.Host(), auth))
 	p := s.planner("mirror")
-	p.says(fmt.Sprintf("entry \\\"%s\\\" were refused", s.destination.Host()))
+	p.says(fmt.Sprintf("entry \\\"%s\\\" in %s", s.destination.Host(), auth))
 	require.Zero(t, s.source.Pulls())
 }
 

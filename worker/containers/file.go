@@ -139,7 +139,7 @@ func (f authFile) find(key string, in content) (Credential, error) {
 	}
 	return Credential{
 		Username: found.Username, Password: found.Password, IdentityToken: found.IdentityToken,
-		Origin: fmt.Sprintf("%s, entry %q", f.path, entry),
+		Origin: fmt.Sprintf("entry %q in %s", entry, f.path),
 	}, nil
 }
 

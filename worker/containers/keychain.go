@@ -145,7 +145,7 @@ func (k *Keychain) search(ctx context.Context, key string) (Credential, error) {
 			found, err = k.searchFiles(ctx, key)
 		} else {
 			found, err = k.ask(ctx, question{helper, registryOf(key)})
-			found.Origin = helperPrefix + helper + ", which registries.conf names"
+			found.Origin = helperPrefix + helper + " (of registries.conf)"
 		}
 		if err != nil {
 			failed = append(failed, err)
@@ -168,7 +168,7 @@ func (k *Keychain) searchFiles(ctx context.Context, key string) (Credential, err
 		var found Credential
 		if helper, ok := content.Helpers[registryOf(key)]; ok {
 			found, err = k.ask(ctx, question{helper, registryOf(key)})
-			found.Origin = fmt.Sprintf("%s%s, which %s names", helperPrefix, helper, file.path)
+			found.Origin = fmt.Sprintf("%s%s (of %s)", helperPrefix, helper, file.path)
 		} else {
 			found, err = file.find(key, content)
 		}

@@ -132,7 +132,7 @@ func TestScopes(t *testing.T) {
 	} {
 		require.Equal(t, want[0], user(t, k, repository), repository)
 		if found, _ := k.Find(t.Context(), repository); want[0] != "" {
-			require.Equal(t, fmt.Sprintf("%s, entry %q", path, want[1]), found.Origin)
+			require.Equal(t, fmt.Sprintf("entry %q in %s", want[1], path), found.Origin)
 		}
 	}
 	write(t, path, auths(entry("docker.io/osism", "osism-on-hub"), entry("docker.io", "hub2")))
@@ -191,7 +191,7 @@ func TestHelpers(t *testing.T) {
 	require.Equal(t, 1, calls(), "one answer does for a registry")
 	found, err := k.Find(t.Context(), "docker.io/library/nginx")
 	require.NoError(t, err)
-	require.Equal(t, "docker-credential-one, which "+path+" names", found.Origin)
+	require.Equal(t, "docker-credential-one (of "+path+")", found.Origin)
 	require.Empty(t, user(t, k, "none.example/a"))
 	require.Empty(t, user(t, k, "quay.io/a"))
 	found, err = k.Find(t.Context(), "identity.example/a")

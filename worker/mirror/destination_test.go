@@ -119,7 +119,7 @@ func TestWrongPasswordAtTheDestination(t *testing.T) {
 			require.NoError(t, err)
 			_, err = p.Tagged(t.Context(), reference.MustRepository(p.destination()), reference.MustTag("image"))
 			require.ErrorIs(t, err, registry.ErrUnauthorized)
-			require.ErrorContains(t, err, fmt.Sprintf("the credentials of %s, entry %q were refused", os.Getenv("REGISTRY_AUTH_FILE"), p.to.Host()+"/mirror"))
+			require.ErrorContains(t, err, fmt.Sprintf("the registry refused the credentials of entry %q in %s", p.to.Host()+"/mirror", os.Getenv("REGISTRY_AUTH_FILE")))
 			_, err = p.mirror(t, "image")
 			require.ErrorIs(t, err, registry.ErrUnauthorized)
 			require.Zero(t, p.from.Pulls())

@@ -129,7 +129,7 @@ func TestWhatSkopeoIsRightAbout(t *testing.T) {
 			p.to.Inject(registrytest.Fault{Match: func(r registrytest.Request) bool { return r.Method == http.MethodPost }, Status: status})
 			_, err = p.mirror(t, "1")
 			require.ErrorIs(t, err, registry.ErrUnauthorized)
-			require.ErrorContains(t, err, "auth.json, entry")
+			require.ErrorContains(t, err, `/mirror" in `)
 			require.Equal(t, outcome.Final, outcome.Classify(err), err)
 		})
 	}

@@ -58,7 +58,7 @@ func (l login) String() string {
 	case l.stage == granted:
 		return "the credentials of " + from + " do not allow it, or there is no such repository"
 	default:
-		return "the credentials of " + from + " were refused"
+		return "the registry refused the credentials of " + from
 	}
 }
 

@@ -120,10 +120,10 @@ func TestWrongPassword(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			r := registrytest.New(t, option)
 			pushImage(t, r, "1")
-			keychain := &fixed{Credential: containers.Credential{Username: "bob", Password: "wrong", Origin: `/auth.json, entry "x"`}}
+			keychain := &fixed{Credential: containers.Credential{Username: "bob", Password: "wrong", Origin: `entry "x" in /auth.json`}}
 			_, err := insecure(r, keychain).Get(t.Context(), reference.MustRepository(r.Host()+"/"+repository), reference.MustTag("1"))
 			require.ErrorIs(t, err, registry.ErrUnauthorized)
-			require.ErrorContains(t, err, `the credentials of /auth.json, entry "x" were refused (401)`)
+			require.ErrorContains(t, err, `the registry refused the credentials of entry "x" in /auth.json (401)`)
 			require.NotContains(t, err.Error(), "no such repository")
 			_, err = insecure(r, nil).Get(t.Context(), reference.MustRepository(r.Host()+"/"+repository), reference.MustTag("1"))
 			require.ErrorContains(t, err, "no credentials were found, or there is no such repository (401)")
@@ -174,6 +174,12 @@ func TestIdentityTokens(t *testing.T) {
 	_, err := insecure(r, keychain).Head(t.Context(), reference.MustRepository(r.Host()+"/"+repository), reference.MustTag("1"))
 	require.NoError(t, err)
 
+	keychain.IdentityToken, keychain.Origin = "revoked", "a test"
+	r.Inject(registrytest.Fault{Match: tokenRequests, Status: 400, Body: `{"error":"invalid_grant"}`, Times: 1})
+	_, err = insecure(r, keychain).Head(t.Context(), reference.MustRepository(r.Host()+"/"+repository), reference.MustTag("1"))
+	require.ErrorIs(t, err, registry.ErrUnauthorized)
+	require.ErrorContains(t, err, "the registry refused the credentials of a test")
+	keychain.IdentityToken = "opaque"
 	keychain.Username, keychain.Password = "bob", "hunter2"
 	r.Inject(registrytest.Fault{Match: func(r registrytest.Request) bool { return tokenRequests(r) && r.Method == http.MethodPost }, Status: 404})
 	_, err = insecure(r, keychain).Head(t.Context(), reference.MustRepository(r.Host()+"/"+repository), reference.MustTag("1"))

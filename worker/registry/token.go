@@ -156,7 +156,11 @@ func (s *tokenServer) send(request *http.Request, known containers.Credential) (
 		return nil, err
 	}
 	if response.StatusCode/100 != 2 {
-		return nil, &failure{status: response.StatusCode, cause: s.named(refusal(response.StatusCode, diagnose(body), login{known, presented}))}
+		status := response.StatusCode
+		if status == http.StatusBadRequest && !known.Anonymous() {
+			status = http.StatusUnauthorized // in the words of OAuth2
+		}
+		return nil, &failure{status: status, cause: s.named(refusal(status, diagnose(body), login{known, presented}))}
 	}
 	return body, nil
 }
