@@ -183,7 +183,9 @@ func TestHelpers(t *testing.T) {
 	helper(t, dir, "identity", `printf '{"Username":"<token>","Secret":"opaque"}'`)
 	write(t, path, `{"auths":{"quay.io":{}},"credHelpers":
 		{"docker.io":"one","none.example":"none","break.example":"break","gone.example":"gone","identity.example":"identity"}}`)
+	now := time.Now()
 	k := containers.New()
+	k.SetClock(func() time.Time { return now })
 	for range 3 {
 		require.Equal(t, "one of docker.io", user(t, k, "docker.io/library/nginx"))
 		require.Equal(t, "one of docker.io", user(t, k, "docker.io/osism/tool"))
@@ -211,6 +213,9 @@ func TestHelpers(t *testing.T) {
 	require.Equal(t, "one of docker.io", user(t, k, "docker.io/library/nginx"))
 	k.Forget("docker.io/library/nginx")
 	require.Equal(t, "another of docker.io", user(t, k, "docker.io/library/nginx"))
+	helper(t, dir, "one", answers("a third"))
+	now = now.Add(10 * time.Second)
+	require.Equal(t, "a third of docker.io", user(t, k, "docker.io/library/nginx"))
 }
 
 // TestManyAskAtOnce: a helper runs once for all of them.
@@ -221,7 +226,9 @@ func TestManyAskAtOnce(t *testing.T) {
 	t.Setenv("PATH", dir+":"+os.Getenv("PATH"))
 	calls := helper(t, dir, "slow", `sleep 0.2; `+answers("slow"))
 	write(t, path, `{"credHelpers":{"quay.io":"slow"}}`)
+	now := time.Now()
 	k := containers.New()
+	k.SetClock(func() time.Time { return now })
 	var group sync.WaitGroup
 	for i := range 20 {
 		group.Go(func() {

@@ -83,6 +83,10 @@ func TestDestinationsThatHideWhatIsMissing(t *testing.T) {
 			require.NoError(t, err)
 			require.NoError(t, p.to.Check(destination, signature))
 			require.Equal(t, 1, p.from.Count(registrytest.All(gets, registrytest.Ref(index))), "nothing is pulled twice")
+			if name == "quay" {
+				looks := registrytest.Kinds(registrytest.KindManifestHead, registrytest.KindManifestGet, registrytest.KindTags)
+				require.Zero(t, p.to.Count(registrytest.All(looks, registrytest.Answered(http.StatusUnauthorized))), "who may push may look")
+			}
 		})
 	}
 }
