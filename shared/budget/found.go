@@ -67,12 +67,13 @@ func (f found) refused(now time.Time, c closure, known float64) found {
 	if !limited {
 		rate = known
 	}
-	// Refused again before any success, it was full still: that says nothing about
+	// Requests that were under way together are refused together: that is one refusal.
+	// And refused again before any success, it was full still: that says nothing about
 	// the rate at which we came, and is no reason to go faster either.
-	if c.Count == 1 || !f.Refused {
+	if together := f.Refused && now.Before(f.From); !together && (c.Count == 1 || !f.Refused) {
 		f.Rate, f.Refused = max(rate/2, slowest), true
 	}
-	f.From = now.Add(c.Duration)
+	f.From = later(f.From, now.Add(c.Duration))
 	return f
 }
 

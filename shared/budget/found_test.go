@@ -269,3 +269,16 @@ func TestReport(t *testing.T) {
 	require.WithinDuration(t, s.Now().Add(time.Hour+maxSlack), *rows[2].NextSlot, 2*time.Second)
 	require.Nil(t, rows[2].ClosedUntil)
 }
+
+// TestRefusedTogether: requests that were under way together are refused together, each
+// a little later than the one before, and halve the rate once.
+func TestRefusedTogether(t *testing.T) {
+	b := brokertest.Embedded(t)
+	s := opened(t, b, 0)
+	for range 13 {
+		require.NoError(t, s.Refused(t.Context(), Call{Registry: "registry.example.com", Kind: Pull, Started: time.Now()}, time.Minute, "429"))
+	}
+	s.mu.RLock()
+	defer s.mu.RUnlock()
+	require.InDelta(t, firstRate/2, s.view.found[foundKey("registry.example.com", Pull)].Rate, 0.01)
+}

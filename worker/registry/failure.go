@@ -17,6 +17,7 @@ import (
 
 	"github.com/google/go-containerregistry/pkg/v1/remote/transport"
 
+	"github.com/osism/skopeo-worker/shared/budget"
 	"github.com/osism/skopeo-worker/worker/containers"
 )
 
@@ -152,7 +153,7 @@ func trouble(ctx context.Context, host string, err error) error {
 	var untrusted *tls.CertificateVerificationError
 	var broken net.Error
 	switch {
-	case errors.Is(err, context.Canceled), errors.Is(err, ErrPage), errors.Is(err, ErrPlainHTTP), errors.Is(err, ErrCredentials), errors.Is(err, ErrUnexpected),
+	case errors.Is(err, context.Canceled), errors.Is(err, ErrPage), errors.Is(err, ErrPlainHTTP), errors.Is(err, ErrCredentials), errors.Is(err, ErrUnexpected), errors.Is(err, ErrUnavailable),
 		errors.Is(err, containers.ErrConf), errors.Is(err, containers.ErrCertificates):
 		return err
 	case speaksHTTP(err):
@@ -162,6 +163,8 @@ func trouble(ctx context.Context, host string, err error) error {
 			ErrCertificate, untrusted.Err, host)
 	case errors.As(err, &broken), errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF):
 		return fmt.Errorf("%w: %w", ErrUnavailable, err)
+	case errors.As(err, new(*budget.SpentError)):
+		return err // the request was not sent
 	default:
 		return fmt.Errorf("%w: %w", ErrUnexpected, err)
 	}
