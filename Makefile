@@ -13,7 +13,7 @@ LDFLAGS  := $(foreach module,planner worker,-X github.com/osism/skopeo-worker/$(
 .DEFAULT_GOAL := build
 # Two installations at once would meet in apt-get's lock.
 .NOTPARALLEL:
-.PHONY: build check test chaos demo mirror bench fmt lint tidy images dist chart-test chart-docs help require-go require-cc require-skopeo require-urls
+.PHONY: build check test fuzz chaos demo mirror bench fmt lint tidy images dist chart-test chart-docs help require-go require-cc require-skopeo require-urls
 
 build: require-go ## build bin/planner and bin/worker
 	$(GO) build -ldflags "$(LDFLAGS)" -o bin/ ./planner ./worker
@@ -22,6 +22,13 @@ check: lint tidy test chart-test ## all that a change must pass: format, linters
 
 test: require-go require-cc require-skopeo ## run all tests, with the race detector
 	$(GO) test -race -timeout 14m $(PACKAGES)
+
+# How long each target of make fuzz runs, and which: a pattern.
+FUZZTIME ?= 5s
+FUZZ     ?= .
+
+fuzz: require-go ## fuzz every parser of what comes from outside, each for FUZZTIME
+	@GO='$(GO)' FUZZTIME='$(FUZZTIME)' FUZZ='$(FUZZ)' scripts/fuzz
 
 # How long make chaos makes things go wrong, and the seed of a run to repeat; 0: a new one.
 CHAOS_FOR ?= 2m

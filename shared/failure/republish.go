@@ -82,7 +82,14 @@ func payload(name, run string, p *page) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
-	return c.Encode()
+	data, err := c.Encode()
+	if err != nil {
+		return nil, err
+	}
+	if _, err := message.Decode(data); err != nil { // no worker could read it
+		return nil, fmt.Errorf("republishing %s: %w", reference.Quote(p.record.Repository), err)
+	}
+	return data, nil
 }
 
 func (s *Store) republish(ctx context.Context, name, run string, index int, p *page, data []byte) error {
@@ -106,11 +113,11 @@ func chunk(name, run string, r Record) (message.Chunk, error) {
 	for _, i := range r.Images {
 		from, err := reference.ParseCanonical(i.Source)
 		if err != nil {
-			return c, fmt.Errorf("republishing %q: %w", i.Source, err)
+			return c, fmt.Errorf("republishing %s: %w", reference.Quote(i.Source), err)
 		}
 		to, err := reference.ParseCanonical(i.Destination)
 		if err != nil {
-			return c, fmt.Errorf("republishing %q: its destination: %w", i.Source, err)
+			return c, fmt.Errorf("republishing %s: its destination: %w", reference.Quote(i.Source), err)
 		}
 		c.Repositories = append(c.Repositories, message.Repository{
 			Source: from.Repository, Destination: to.Repository, Tag: from.Tag, Digest: from.Digest, Selection: i.Selection,

@@ -35,7 +35,7 @@ func ParseDestination(s string) (Destination, error) {
 	case why != "":
 	case !strings.ContainsAny(host, ".:") && !strings.EqualFold(host, localhost):
 		// Without a dot or a port, docker and skopeo take it for a namespace of Docker Hub.
-		why = fmt.Sprintf("host %q has neither a dot nor a port, write %s:443 or its full name", host, host)
+		why = fmt.Sprintf("host %s has neither a dot nor a port, write %s:443 or its full name", Quote(host), host)
 	case len(s) > dist.RepositoryNameTotalLengthMax:
 		why = whyTooLong
 	case hasPrefix:
@@ -69,8 +69,8 @@ func refuseDestination(s string) string {
 	if strings.Contains(s, "@") {
 		return "neither credentials nor a digest belong here, " + expectedDestination
 	}
-	if scheme, _, ok := strings.Cut(s, "://"); ok {
-		return fmt.Sprintf("write host[:port]/prefix without %s://", scheme)
+	if scheme := schemeOf(s); scheme != "" {
+		return "write host[:port]/prefix without " + scheme
 	}
 	if strings.ContainsFunc(s, unicode.IsSpace) {
 		return "it has white space in it"

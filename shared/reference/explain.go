@@ -45,14 +45,19 @@ func refuse(s string) string {
 			return fmt.Sprintf("it has %q in it, which no reference may have", c)
 		}
 	}
-	if scheme, _, ok := strings.Cut(s, "://"); ok && !strings.ContainsAny(scheme, "/@:") {
-		return fmt.Sprintf("write host/path without %s://", scheme)
+	if scheme := schemeOf(s); scheme != "" {
+		return "write host/path without " + scheme
 	}
 	if misplacedAt(s) {
 		return "only a digest may follow an @, " + expectedDigest + "; credentials do not belong here"
 	}
 	return ""
 }
+
+// scheme is that of a URL (RFC 3986, section 3.1). None in use is longer.
+var scheme = regexp.MustCompile(`^[a-zA-Z][a-zA-Z0-9+.-]{0,15}://`)
+
+func schemeOf(s string) string { return scheme.FindString(s) }
 
 // explain puts into words why the library refused a reference without its host.
 func explain(rest string, err error) string {
@@ -69,9 +74,9 @@ func explain(rest string, err error) string {
 	case len(tag) > maxTag:
 		return fmt.Sprintf("the tag is longer than %d characters", maxTag)
 	case hasTag && !tagGrammar.MatchString(tag):
-		return fmt.Sprintf("tag %q is impossible, %s", tag, ExpectedTag)
+		return fmt.Sprintf("tag %s is impossible, %s", Quote(tag), ExpectedTag)
 	case hasDigest:
-		return fmt.Sprintf("digest %q is impossible, %s", digest, expectedDigest)
+		return fmt.Sprintf("digest %s is impossible, %s", Quote(digest), expectedDigest)
 	}
 	return err.Error()
 }
@@ -91,7 +96,7 @@ func explainPath(path string) string {
 		}
 		// Behind a host, so that the library takes the component for none.
 		if _, err := dist.WithName(DockerHub + "/" + component); errors.Is(err, dist.ErrReferenceInvalidFormat) {
-			return fmt.Sprintf("%q is impossible in a repository name, expected lower-case letters and digits with single '.', '_', '__' or dashes between them", component)
+			return Quote(component) + " is impossible in a repository name, expected lower-case letters and digits with single '.', '_', '__' or dashes between them"
 		}
 	}
 	return ""

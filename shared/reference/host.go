@@ -47,10 +47,10 @@ func canonicalHost(host string) string {
 func explainHost(hostport string) string {
 	host, port, hasPort := cutPort(hostport)
 	if hasPort && !validPort(port) {
-		return fmt.Sprintf("port %q is impossible, expected a number from 1 to %d", port, maxPort)
+		return fmt.Sprintf("port %s is impossible, expected a number from 1 to %d", Quote(port), maxPort)
 	}
 	if !validHost(host) {
-		return fmt.Sprintf("%q is not a host name", host)
+		return Quote(host) + " is not a host name"
 	}
 	return ""
 }

@@ -96,14 +96,12 @@ func TestBulkWithoutEnd(t *testing.T) {
 
 // TestBulkOfTooMany: nobody has as many, whatever the API.
 func TestBulkOfTooMany(t *testing.T) {
-	both(t, func(t *testing.T, repository string) {
-		network := &scripted{script: func(n int) ([]any, bool) { return some(n, 100), true }}
-		all, err := network.setup().list(t.Context(), repository)
-		require.ErrorIs(t, err, registry.ErrTooMany)
-		require.EqualError(t, err, "list tags of "+repository+": too many: the list has more than 250000")
-		require.Len(t, all, 250_000)
-		require.Equal(t, 2_501, network.pages)
-	})
+	network := &scripted{script: func(n int) ([]any, bool) { return some(n, 1000), true }}
+	all, err := network.setup().list(t.Context(), inQuay)
+	require.ErrorIs(t, err, registry.ErrTooMany)
+	require.EqualError(t, err, "list tags of "+inQuay+": too many: the list has more than 250000")
+	require.Len(t, all, 250_000)
+	require.Equal(t, 251, network.pages)
 }
 
 // TestBulkNamesThatAreNone keep no other from being listed, on whatever page.

@@ -99,6 +99,9 @@ func quayTime(unix int64, text string) time.Time {
 	if unix > 0 {
 		return time.Unix(unix, 0).UTC()
 	}
+	if text == "" { // most of the time
+		return time.Time{}
+	}
 	date, err := mail.ParseDate(text) // RFC 2822
 	if err != nil {
 		return time.Time{}

@@ -94,12 +94,13 @@ func (call call) queryOf(l link, page *url.URL) (string, error) {
 	if err != nil {
 		return "", fmt.Errorf("%w: the next page is no URL: %s", ErrPagination, reference.Quote(l.target))
 	}
+	query := target.RawQuery // without one of its own, it would be this page
 	target = page.ResolveReference(target)
 	_, elsewhere := l.get(paramAnchor)
-	if elsewhere || target.RawQuery == "" || !strings.HasSuffix(target.Path, "/"+call.below()) {
+	if elsewhere || query == "" || !strings.HasSuffix(target.Path, "/"+call.below()) {
 		return "", fmt.Errorf("%w: the next page is not one of this list: %s", ErrPagination, reference.Quote(l.target))
 	}
-	return target.RawQuery, nil
+	return query, nil
 }
 
 // errLink is why a header is not as RFC 8288 has it.

@@ -87,6 +87,8 @@ func TestLinksThatCannotBeRead(t *testing.T) {
 		`<%>; rel="next"`:                             "is no URL",
 		`</v2/team/app/tags/list>; rel="next"`:        "not one of this list",
 		`</v2/team/app/tags/list/2?last=b>; rel=next`: "not one of this list",
+		`<#a>; rel="next"`:                            "not one of this list",
+		`<>; rel="next"`:                              "not one of this list",
 		`</v2/_catalog?last=b>; rel="next"`:           "not one of this list",
 		`<https://evil.example.com?last=b>; rel=next`: "not one of this list",
 		here + `; rel="next"; anchor="#a"`:            "not one of this list",

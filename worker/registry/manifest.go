@@ -3,6 +3,7 @@ package registry
 import (
 	"encoding/json"
 	"fmt"
+	"math"
 	"mime"
 	"net/http"
 	"strings"
@@ -110,12 +111,15 @@ func (m Manifest) ContentSize() int64 {
 	if m.IsIndex() || json.Unmarshal(m.Raw, &image) != nil {
 		return 0
 	}
-	var size int64
+	listed := image.Layers
 	if image.Config != nil {
-		size = image.Config.Size
+		listed = append(listed, *image.Config)
 	}
-	for _, layer := range image.Layers {
-		size += layer.Size
+	var size int64
+	for _, blob := range listed {
+		if blob.Size > 0 && blob.Size <= math.MaxInt64-size { // else it is made up
+			size += blob.Size
+		}
 	}
 	return size
 }

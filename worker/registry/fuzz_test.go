@@ -1,0 +1,102 @@
+package registry
+
+import (
+	"encoding/json"
+	"net/http"
+	"strconv"
+	"strings"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/osism/skopeo-worker/shared/reference"
+)
+
+// showable requires that any terminal can show what an error says.
+func showable(t *testing.T, err error) {
+	t.Helper()
+	text := (&Error{Op: OpTags, Repository: reference.MustRepository("quay.io/a/b"), Err: err}).Error()
+	require.Equal(t, -1, strings.IndexFunc(text, func(c rune) bool { return !strconv.IsPrint(c) }), "%q", text)
+}
+
+// FuzzLinks: a Link header leads to a page that was named in it, or to an error, or
+// nowhere.
+func FuzzLinks(f *testing.F) {
+	f.Fuzz(func(t *testing.T, value string) {
+		query, err := nextOf(value)
+		if err != nil {
+			require.ErrorIs(t, err, ErrPagination)
+			require.Empty(t, query)
+			showable(t, err)
+			return
+		}
+		require.Contains(t, value, query)
+	})
+}
+
+// FuzzTags: a page of names becomes tags, and names that are quoted.
+func FuzzTags(f *testing.F) {
+	f.Fuzz(func(t *testing.T, body []byte) {
+		names, err := readTags(answer{status: http.StatusOK, body: body})
+		if err != nil {
+			require.Nil(t, names)
+			showable(t, err)
+		}
+		for _, name := range names {
+			tag, err := ParseTag(name)
+			if err != nil {
+				require.ErrorAs(t, err, new(*TagError))
+				showable(t, err)
+				continue
+			}
+			require.Equal(t, name, tag.String())
+		}
+	})
+}
+
+// FuzzManifest: what a manifest refers to are digests, and an index that is put together
+// again lists the same.
+func FuzzManifest(f *testing.F) {
+	f.Fuzz(func(t *testing.T, contentType, digest string, body []byte) {
+		got := answer{status: http.StatusOK, header: http.Header{"Content-Type": {contentType}, digestHeader: {digest}}, body: body}
+		m, err := read(got, reference.MustTag("1"))
+		if err != nil {
+			showable(t, err)
+			return
+		}
+		require.Equal(t, m.Digest, m.Digest.Of(body))
+		require.GreaterOrEqual(t, m.ContentSize(), int64(0))
+		blobs, err := m.Blobs()
+		for _, blob := range blobs {
+			require.NoError(t, err)
+			require.False(t, blob.Digest.IsZero())
+		}
+		entries, err := m.Entries()
+		if err != nil {
+			require.ErrorIs(t, err, ErrBadManifest)
+			return
+		}
+		again, err := m.WithEntries(entries, map[string]string{"a": "b"})
+		if err != nil || !m.IsIndex() {
+			return
+		}
+		require.True(t, json.Valid(again.Raw))
+		same, err := again.Entries()
+		require.NoError(t, err)
+		require.Len(t, same, len(entries))
+		for i, entry := range entries {
+			require.False(t, entry.Digest.IsZero())
+			require.Equal(t, entry.Descriptor, same[i].Descriptor)
+		}
+	})
+}
+
+// FuzzPage: whatever comes instead of an answer is explained in one line.
+func FuzzPage(f *testing.F) {
+	f.Fuzz(func(t *testing.T, body []byte) {
+		showable(t, refusal(http.StatusUnauthorized, diagnose(body), login{}))
+		if err := Page(http.StatusOK, body, aManifest); err != nil {
+			showable(t, err)
+		}
+	})
+}

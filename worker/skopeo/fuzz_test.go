@@ -1,0 +1,39 @@
+package skopeo
+
+import (
+	"errors"
+	"strings"
+	"testing"
+	"time"
+	"unicode"
+
+	"github.com/stretchr/testify/require"
+)
+
+// FuzzStderr: whatever skopeo writes, and in whatever pieces, is read line by line.
+func FuzzStderr(f *testing.F) {
+	f.Fuzz(func(t *testing.T, text []byte, cut uint16) {
+		var told []string
+		note := func(what string) { told = append(told, what) }
+		collect := func(pieces ...[]byte) *stderr {
+			told = nil
+			s := &stderr{
+				limited: func(l *limit) { require.GreaterOrEqual(t, l.retryAfter, time.Duration(0)); note(l.Error()) },
+				pulled:  func() { note("pulled") },
+				silent:  func(d time.Duration) { note(d.String()) },
+			}
+			for _, piece := range pieces {
+				n, err := s.Write(piece)
+				require.NoError(t, err)
+				require.Equal(t, len(piece), n)
+			}
+			return s
+		}
+		at := min(int(cut), len(text))
+		whole := collect(text)
+		before := told
+		require.Equal(t, whole.tail.String(), collect(text[:at], text[at:]).tail.String())
+		require.Equal(t, before, told)
+		require.Equal(t, -1, strings.IndexFunc(reason(text, errors.New("exit status 1")), unicode.IsControl))
+	})
+}
