@@ -129,7 +129,7 @@ func TestWrongUsage(t *testing.T) {
 		{"plan", "--wiat"}:       "planner: wrong usage: unknown flag: --wiat\n",
 		{"plan", "now"}:          "planner: wrong usage: unexpected \"now\"\n",
 		{"mirror", "now"}:        "planner: wrong usage: unexpected \"now\"\n",
-		{"plan", "--timeout=1s"}: "planner: wrong usage: --timeout takes a duration above 0 and goes with --wait\n",
+		{"plan", "--timeout=1s"}: "planner: wrong usage: --timeout needs --wait and a duration above 0\n",
 	} {
 		require.Equal(t, expected, s.planner(arguments[:]...).exits(2))
 	}
@@ -146,7 +146,7 @@ func TestUnfinishedPlans(t *testing.T) {
 	s.writeList(noWorkerList())
 	said := s.planner("plan", "--wait", "--timeout", "1s").exits(4)
 	timedOut := runID(t, said)
-	require.Contains(t, said, "planner: unfinished: --timeout 1s; planner status "+timedOut+" tells how it goes on\n")
+	require.Contains(t, said, "planner: unfinished: --timeout 1s; planner status "+timedOut+" shows its progress\n")
 	require.Equal(t, run.StateWaiting, s.status(timedOut).State)
 
 	s.env["CHUNK_SIZE"], s.env["CHUNK_INTERVAL"] = "4", "1h"
@@ -154,7 +154,7 @@ func TestUnfinishedPlans(t *testing.T) {
 	plan.says("waiting for a worker")
 	plan.signal(syscall.SIGINT)
 	said = plan.exits(4)
-	require.Contains(t, said, "planner: unfinished: interrupted; planner status "+runID(t, said)+" tells how it goes on\n")
+	require.Contains(t, said, "planner: unfinished: interrupted; planner status "+runID(t, said)+" shows its progress\n")
 
 	plan = s.planner("plan", "--wait")
 	plan.says("Published run")
@@ -170,7 +170,7 @@ func TestMirrorNameIsTaken(t *testing.T) {
 	s.plan()
 	other := s.with("MIRROR_DEST_URL", "other.example.com/"+prefix)
 	require.Contains(t, other.refuses(2), "planner: the mirror name is taken: MIRROR_NAME=default mirrors "+s.list+" to "+s.env["MIRROR_DEST_URL"]+
-		": set another MIRROR_NAME, or say --force to make it mirror "+s.list+" to other.example.com/"+prefix+"\n")
+		": set another MIRROR_NAME, or pass --force to make it mirror "+s.list+" to other.example.com/"+prefix+"\n")
 	other.with("MIRROR_NAME", "other").plan()
 	other.refuses(0, "--force")
 	s.refuses(2)

@@ -48,7 +48,7 @@ func TestFullDiskUnderMirror(t *testing.T) {
 	}
 	disk.Free()
 	said = s.planner("mirror").exits(0)
-	require.Contains(t, said, "Going on with run")
+	require.Contains(t, said, "Continuing run")
 	s.requireMirrored("osism/tool")
 	require.Equal(t, run.StateDone, s.status().State)
 }

@@ -111,7 +111,7 @@ func TestKilledMirror(t *testing.T) {
 	open()
 	said := s.planner("mirror").exits(1)
 
-	require.Contains(t, said, "Going on with run "+runID(t, first.all.String()))
+	require.Contains(t, said, "Continuing run "+runID(t, first.all.String()))
 	s.requireMirrored("osism/early", "osism/late")
 	require.Equal(t, 2, s.source.Count(of("osism/early", pulls)))
 	require.LessOrEqual(t, s.source.Count(of("osism/late", pulls)), 3)

@@ -52,11 +52,11 @@ func TestInterruptedMirrorGoesOn(t *testing.T) {
 	open()
 	said := first.exits(4)
 	interrupted := runID(t, said)
-	require.Contains(t, said, "interrupted; the same command goes on with run "+interrupted)
+	require.Contains(t, said, "interrupted; the same command continues run "+interrupted)
 	require.Equal(t, 1, s.source.Pulls())
 
 	said = s.planner("mirror").exits(0)
-	require.Contains(t, said, "Going on with run "+interrupted)
+	require.Contains(t, said, "Continuing run "+interrupted)
 	s.requireMirrored("osism/tool", "osism/other")
 	require.Equal(t, 4, s.source.Pulls())
 	require.Equal(t, run.Tally{Total: 4, Copied: 4}, s.status().Images)

@@ -15,8 +15,8 @@ func cancelCommand() *cobra.Command {
 	var s settings
 	return &cobra.Command{
 		Use:   "cancel [RUN]",
-		Short: "Drop what is left of a run",
-		Long:  "Drop what is left of a run, the newest where none is named: what it has planned,\nwhat is due, and what its chunks have put off. A chunk that a worker has it may\nfinish. Republished images become failures again.",
+		Short: "Cancel chunks of a run that have not started",
+		Long:  "Cancel the chunks of a run that have not started: planned, due and snoozed ones.\nWithout RUN, cancel the newest run. A worker may finish a chunk that it has already.\nRepublished images become failures again.",
 		Args:  atMostOne,
 		RunE: s.explained(func(cmd *cobra.Command, args []string) error {
 			ctx, out := cmd.Context(), cmd.OutOrStdout()
@@ -34,7 +34,7 @@ func cancelCommand() *cobra.Command {
 				return err
 			}
 			if left == 0 {
-				_, _ = fmt.Fprintf(out, "Nothing of run %s is left to drop.\n", r.ID)
+				_, _ = fmt.Fprintf(out, "Run %s has nothing left to cancel.\n", r.ID)
 				return nil
 			}
 			ender := plan.Ender{Broker: se.Broker, Runs: se.runs, Failures: se.failures}

@@ -24,8 +24,8 @@ func checkCommand() *cobra.Command {
 	var exitCode bool
 	c := &cobra.Command{
 		Use:   "check",
-		Short: "Compare the list with the destination, copy nothing",
-		Long:  "Resolve the whole list and compare it with the destination, as the workers would,\nand show by repository what there is to do, what it costs, and how long the budgets\nmake it take. Nothing is copied or pulled. No broker is needed; where there is one,\nthe requests count with those of its workers.",
+		Short: "Show what a run would do and cost; copies nothing",
+		Long:  "Resolve the whole list, compare it with the destination as the workers do, and show\nfor each repository what a run would copy, how many pulls that costs, and how long\nthe budgets make it take. Nothing is copied or pulled. No broker is needed; if there\nis one, the requests count toward the budgets of its workers.",
 		Args:  noArguments,
 		RunE: s.explained(func(cmd *cobra.Command, _ []string) error {
 			out, warnings := cmd.OutOrStdout(), cmd.ErrOrStderr()
@@ -61,7 +61,7 @@ func checkCommand() *cobra.Command {
 		}),
 	}
 	format.add(c)
-	c.Flags().BoolVar(&exitCode, "exit-code", false, "exit with 4 where there is something to do")
+	c.Flags().BoolVar(&exitCode, "exit-code", false, "exit with code 4 if there is something to do")
 	return c
 }
 
@@ -105,7 +105,7 @@ func shared(ctx context.Context, c broker.Config, log *slog.Logger) (b *broker.B
 	remove := func() {}
 	if c.Embedded() && !broker.Kept(c.DataDir) {
 		if c.DataDir, err = os.MkdirTemp("", "skopeo-worker-check-"); err != nil {
-			return nil, nil, fmt.Errorf("a check without a broker keeps its budget in TMPDIR: %w", err)
+			return nil, nil, fmt.Errorf("create a folder for the budget of the check in TMPDIR: %w", err)
 		}
 		remove = func() { _ = os.RemoveAll(c.DataDir) }
 	}

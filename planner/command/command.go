@@ -33,7 +33,7 @@ func New() *cobra.Command {
 	root := &cobra.Command{
 		Use:           "planner",
 		Short:         "Mirror lists of container images",
-		Long:          "Mirror lists of container images: plan chunks of work for the workers, and see\nwhat becomes of them.\n\n" + s.help(),
+		Long:          "Mirror lists of container images: split a list into chunks, publish them to the\nworkers, and show and control the runs.\n\n" + s.help(),
 		Version:       Version,
 		SilenceUsage:  true,
 		SilenceErrors: true,

@@ -12,8 +12,8 @@ func failedCommand() *cobra.Command {
 	var format formatFlag
 	c := &cobra.Command{
 		Use:   "failed",
-		Short: "List the failures by repository, each image with its reason",
-		Long:  "List the images that were tried and given up, by repository, each with its reason.\nThey stay until they are republished, or until a run finds them mirrored.",
+		Short: "List failed images by repository, with their errors",
+		Long:  "List the failed images by repository, each with its error. A failure is kept until\nit is republished, or until a run finds the image mirrored.",
 		Args:  noArguments,
 		RunE: s.explained(func(cmd *cobra.Command, _ []string) error {
 			se, err := open(cmd.Context(), &s, cmd.ErrOrStderr())

@@ -86,7 +86,7 @@ func (se *session) watch(ctx context.Context, id string, out io.Writer) (run.Sta
 			}
 			room.look(ctx, se)
 		case ctx.Err() == nil && known:
-			se.log.Warn("the status is not known for now", "error", err)
+			se.log.Warn("cannot read the status of the run; trying again", "error", err)
 		}
 		known = err == nil
 		select {
@@ -119,7 +119,7 @@ func (se *session) away(status run.Status, following time.Time) error {
 	if se.outage == 0 || len(status.Away) == 0 {
 		return nil
 	}
-	e := &awayError{run: status.Run, left: status.Chunks.Total - status.Chunks.Done, of: status.Chunks.Total, next: "workers go on when it is back"}
+	e := &awayError{run: status.Run, left: status.Chunks.Total - status.Chunks.Done, of: status.Chunks.Total, next: "workers continue when it is back"}
 	for _, registry := range status.Away {
 		outage := se.budget.IsAway(registry)
 		if outage == nil {
@@ -174,7 +174,7 @@ func (r *room) look(ctx context.Context, se *session) {
 	err := se.Writable(ctx)
 	none := errors.Is(err, broker.ErrFull)
 	if none && !r.none {
-		se.log.Error("the run does not go on", "error", err)
+		se.log.Error("the run cannot continue", "error", err)
 	}
 	r.at, r.none = time.Now(), none
 }
@@ -184,7 +184,7 @@ func interrupted(ctx context.Context, id string) error {
 	if errors.Is(cause, context.Canceled) {
 		cause = errors.New("interrupted")
 	}
-	return fmt.Errorf("%w: %w; planner status %s tells how it goes on", errUnfinished, cause, id)
+	return fmt.Errorf("%w: %w; planner status %s shows its progress", errUnfinished, cause, id)
 }
 
 func newFollower(out io.Writer) *display.Follower {

@@ -19,8 +19,8 @@ func mirrorCommand() *cobra.Command {
 	var force bool
 	c := &cobra.Command{
 		Use:   "mirror",
-		Short: "Plan and work on one machine, with nothing else",
-		Long:  "Do on one machine what planner and workers do on many: fetch the list, split it,\nand mirror it with a worker in this process, over an embedded broker in DATA_DIR\n(or over NATS_URL, where it is set). A run that was interrupted goes on.",
+		Short: "Plan and mirror in one process, without a broker or workers",
+		Long:  "Fetch the list, split it, and mirror it with a worker in this process. The broker is\nembedded and stores its data in DATA_DIR; if NATS_URL is set, that broker is used.\nThe same command continues an interrupted run.",
 		Args:  noArguments,
 		RunE: s.explained(func(cmd *cobra.Command, _ []string) error {
 			ctx, out := cmd.Context(), cmd.OutOrStdout()
@@ -53,7 +53,7 @@ func mirrorCommand() *cobra.Command {
 			}
 			switch {
 			case goesOn:
-				_, _ = fmt.Fprintf(out, "Going on with run %s.\n", r.ID)
+				_, _ = fmt.Fprintf(out, "Continuing run %s.\n", r.ID)
 			case r.Chunks == 0:
 				_, _ = fmt.Fprintf(out, "Nothing to mirror: there is no chunk %d.\n", s.job.Number)
 				return nil
@@ -111,11 +111,11 @@ func (se *session) work(ctx context.Context, s *settings, e *service.Endpoint, r
 	stop()
 	if errors.Is(err, errUnfinished) && ctx.Err() != nil {
 		_, _ = fmt.Fprintln(out, "Stopping: running copies get a moment to finish.")
-		err = fmt.Errorf("%w: interrupted; the same command goes on with run %s", errUnfinished, r.ID)
+		err = fmt.Errorf("%w: interrupted; the same command continues run %s", errUnfinished, r.ID)
 	}
 	away := (*awayError)(nil)
 	if errors.As(err, &away) {
-		away.next = "the same command goes on"
+		away.next = "the same command continues it"
 	}
 	worked := <-ended
 	if worked != nil && away == nil && errors.Is(err, errUnfinished) && ctx.Err() == nil {

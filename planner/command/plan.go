@@ -24,19 +24,19 @@ func planCommand() *cobra.Command {
 	var timeout time.Duration
 	c := &cobra.Command{
 		Use:   "plan",
-		Short: "Fetch the list, split it, publish it",
-		Long:  "Fetch the list, split it into chunks, and publish them to the broker, each due at\nits time. A plan of the whole list takes the place of older ones that are not\nover.",
+		Short: "Fetch the list, split it into chunks, publish them",
+		Long:  "Fetch the list, split it into chunks, and publish them to the broker, each with its\ndelivery time. A plan of the whole list supersedes the unfinished older plans of its\nMIRROR_NAME.",
 		Args:  noArguments,
 		RunE: s.explained(func(cmd *cobra.Command, _ []string) error {
 			ctx, out := cmd.Context(), cmd.OutOrStdout()
 			if timeout < 0 || timeout > 0 && !wait {
-				return fmt.Errorf("%w: --timeout takes a duration above 0 and goes with --wait", errUsage)
+				return fmt.Errorf("%w: --timeout needs --wait and a duration above 0", errUsage)
 			}
 			if err := config.Load(&s.job, &s.name, &s.broker, &s.outages, &s.log); err != nil {
 				return err
 			}
 			if wait && s.broker.Embedded() && !dryRun {
-				return fmt.Errorf("%w: without NATS_URL there are no workers to wait for: planner mirror plans and works", errUsage)
+				return fmt.Errorf("%w: --wait needs NATS_URL, because without a broker there are no workers; planner mirror plans and mirrors in one process", errUsage)
 			}
 			p, err := prepare(ctx, &s, cmd.InOrStdin(), cmd.ErrOrStderr())
 			if err != nil {
@@ -61,7 +61,7 @@ func planCommand() *cobra.Command {
 			_, _ = fmt.Fprintf(out, "Published run %s: %s in %s, the last due %s.\n",
 				r.ID, count(r.Entries, "entry", "entries"), count(r.Chunks, "chunk", "chunks"), p.chunks[len(p.chunks)-1].Due.Local().Format(time.RFC1123))
 			if s.broker.Embedded() {
-				_, _ = fmt.Fprintf(out, "It waits in DATA_DIR=%s: planner mirror works it off.\n", s.broker.DataDir)
+				_, _ = fmt.Fprintf(out, "It is stored in DATA_DIR=%s; planner mirror processes it.\n", s.broker.DataDir)
 			}
 			if !wait {
 				return nil
@@ -74,15 +74,15 @@ func planCommand() *cobra.Command {
 			return se.follow(ctx, r.ID, out)
 		}),
 	}
-	c.Flags().BoolVar(&dryRun, "dry-run", false, "print the chunks, publish nothing")
+	c.Flags().BoolVar(&dryRun, "dry-run", false, "print the chunks; publish nothing")
 	c.Flags().BoolVar(&wait, "wait", false, "follow the run to its end")
-	c.Flags().DurationVar(&timeout, "timeout", 0, "with --wait: give up following after this `duration`; the run goes on")
+	c.Flags().DurationVar(&timeout, "timeout", 0, "with --wait: stop following after this `duration`; the run continues")
 	addForce(c, &force)
 	return c
 }
 
 func addForce(c *cobra.Command, force *bool) {
-	c.Flags().BoolVar(force, "force", false, "take MIRROR_NAME even where it belongs to another list or destination")
+	c.Flags().BoolVar(force, "force", false, "use MIRROR_NAME even if it is tied to another list or destination")
 }
 
 // planned is a list, read and split.

@@ -23,8 +23,8 @@ func republishCommand() *cobra.Command {
 	var chunk int
 	c := &cobra.Command{
 		Use:   "republish REPOSITORY… | --chunk N | --all",
-		Short: "Deliver failures again, only what failed",
-		Long:  "Deliver failures again: those of the named repositories, those of a chunk, or all.\nOnly what failed is tried. Without NATS_URL it is worked off at once, in this\nprocess.",
+		Short: "Retry failed images",
+		Long:  "Retry failed images: those of the named repositories, those of a chunk, or all.\nWithout NATS_URL, this process mirrors them at once.",
 		RunE: s.explained(func(cmd *cobra.Command, args []string) error {
 			ctx, out := cmd.Context(), cmd.OutOrStdout()
 			w, err := newWanted(args, cmd.Flags().Changed("chunk"), chunk, all)
@@ -52,8 +52,8 @@ func republishCommand() *cobra.Command {
 			return e.Serve(ctx, func(ctx context.Context) error { return se.work(ctx, &s, e, r, out) })
 		}),
 	}
-	c.Flags().BoolVar(&all, "all", false, "every failure")
-	c.Flags().IntVar(&chunk, "chunk", 0, "the failures of the chunk with this `number`")
+	c.Flags().BoolVar(&all, "all", false, "all failures")
+	c.Flags().IntVar(&chunk, "chunk", 0, "failures of the chunk with this `number`")
 	return c
 }
 
@@ -72,17 +72,17 @@ func newWanted(args []string, byChunk bool, chunk int, all bool) (*wanted, error
 		}
 	}
 	if ways != 1 {
-		return nil, fmt.Errorf("%w: name repositories, or --chunk N, or --all", errUsage)
+		return nil, fmt.Errorf("%w: expected repositories, --chunk N, or --all", errUsage)
 	}
 	if byChunk && chunk < 1 {
-		return nil, fmt.Errorf("%w: --chunk takes a number from 1", errUsage)
+		return nil, fmt.Errorf("%w: --chunk needs a number, 1 or more", errUsage)
 	}
 	w := &wanted{repositories: map[string]bool{}, chunk: chunk, all: all}
 	for _, arg := range args {
 		name := arg
 		if r, err := reference.Parse(arg); err == nil {
 			if !r.Tag.IsZero() || !r.Digest.IsZero() {
-				return nil, fmt.Errorf("%w: %s: name the repository, without tag and digest: all its failures are republished", errUsage, arg)
+				return nil, fmt.Errorf("%w: %s: expected a repository without tag and digest; all its failures are republished", errUsage, arg)
 			}
 			name = r.Repository.String()
 		}
@@ -136,14 +136,14 @@ func (se *session) republish(ctx context.Context, w *wanted, out io.Writer) (run
 	}
 	done, err := se.failures.Republish(ctx, se.name, r.ID, w.match)
 	for _, repository := range done.Taken {
-		_, _ = fmt.Fprintf(out, "%s: somebody else was faster.\n", repository)
+		_, _ = fmt.Fprintf(out, "%s: already republished by another process.\n", repository)
 	}
 	r.Chunks, r.Entries, r.Published = done.Chunks, done.Images, true
 	if noted := se.noteRepublished(ctx, r); err == nil {
 		err = noted
 	}
 	if err == nil && done.Chunks == 0 && len(done.Taken) == 0 {
-		_, _ = fmt.Fprintln(out, "Nothing to republish any more: somebody else was faster.")
+		_, _ = fmt.Fprintln(out, "Nothing left to republish: another process has republished it already.")
 	}
 	if err == nil && done.Chunks > 0 {
 		_, _ = fmt.Fprintf(out, "Republished %s in %s as run %s.\n",

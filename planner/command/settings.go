@@ -18,7 +18,7 @@ import (
 
 // mirrorName is the variable that every command needs.
 type mirrorName struct {
-	Name string `envconfig:"MIRROR_NAME" default:"default" desc:"name of this mirror, so that several can share a broker"`
+	Name string `envconfig:"MIRROR_NAME" default:"default" desc:"name of this mirror; mirrors that share a broker need different names"`
 }
 
 // Validate implements config.Validator.
@@ -33,16 +33,16 @@ func (m *mirrorName) Validate() []error {
 type job struct {
 	Source   string        `envconfig:"MIRROR_SOURCE_URL" required:"true" expect:"the http(s) URL or the path of the list, or - for standard input" desc:"http(s) URL or path of the list, or - for standard input"`
 	Dest     string        `envconfig:"MIRROR_DEST_URL" required:"true" expect:"host[:port][/prefix] of the destination" desc:"host[:port][/prefix] of the destination registry"`
-	Size     int           `envconfig:"CHUNK_SIZE" default:"10" expect:"a whole number, 0 or more" desc:"entries a chunk; 0: the whole list is one chunk"`
-	Number   int           `envconfig:"CHUNK_NUMBER" default:"0" expect:"a whole number, 0 or more" desc:"only this chunk, counted from 1, due now; 0: all"`
-	Interval time.Duration `envconfig:"CHUNK_INTERVAL" default:"0s" expect:"a duration such as 90s, 10m or 4h" desc:"chunk k is due (k-1) times this after the first"`
+	Size     int           `envconfig:"CHUNK_SIZE" default:"10" expect:"a whole number, 0 or more" desc:"entries per chunk; 0: the whole list is one chunk"`
+	Number   int           `envconfig:"CHUNK_NUMBER" default:"0" expect:"a whole number, 0 or more" desc:"publish only this chunk, counted from 1, due now; 0: all"`
+	Interval time.Duration `envconfig:"CHUNK_INTERVAL" default:"0s" expect:"a duration such as 90s, 10m or 4h" desc:"chunk k is due (k-1) times this after chunk 1"`
 
-	Filter       string `envconfig:"FILTER" desc:"regular expression (RE2), matched at the start of the tag: only these tags"`
-	Limit        int    `envconfig:"LIMIT" default:"0" expect:"a whole number, 0 or more" desc:"at most this many tags a repository, the newest first; 0: all"`
-	Platforms    string `envconfig:"PLATFORMS" desc:"only these, os/arch[/variant] with commas between them: linux/amd64,linux/arm64"`
+	Filter       string `envconfig:"FILTER" desc:"mirror only tags that this regular expression (RE2) matches at their start"`
+	Limit        int    `envconfig:"LIMIT" default:"0" expect:"a whole number, 0 or more" desc:"mirror at most this many tags per repository, newest first; 0: all"`
+	Platforms    string `envconfig:"PLATFORMS" desc:"mirror only these platforms, as linux/amd64,linux/arm64; empty: all"`
 	Attestations bool   `envconfig:"ATTESTATIONS" default:"true" expect:"true or false" desc:"mirror the attestation manifests of an index"`
 	Referrers    bool   `envconfig:"REFERRERS" default:"false" expect:"true or false" desc:"mirror what refers to an image: signatures, SBOMs, attestations"`
-	RateLimits   string `envconfig:"RATE_LIMITS" desc:"pulls that registries allow in a window, as docker.io=100/6h,quay.io=20/1s; they go before what registries say of themselves"`
+	RateLimits   string `envconfig:"RATE_LIMITS" desc:"pulls that registries allow in a window, as docker.io=100/6h,quay.io=20/1s; overrides what their headers say"`
 
 	destination reference.Destination
 	limits      map[string]budget.Limit
@@ -91,7 +91,7 @@ func (j *job) choose() []error {
 		}
 		var err error
 		if j.defaults.Platforms, err = selection.ParsePlatforms(items); err != nil {
-			bad = append(bad, config.Bad("PLATFORMS", "", "os/arch[/variant] with commas between them: "+reason(err)))
+			bad = append(bad, config.Bad("PLATFORMS", "", "os/arch[/variant], separated by commas: "+reason(err)))
 		}
 	}
 	return bad
@@ -117,7 +117,7 @@ func (j *job) slice() plan.Selection {
 
 // outages says how long a command that follows a run waits for registries.
 type outages struct {
-	Timeout time.Duration `envconfig:"OUTAGE_TIMEOUT" default:"24h" expect:"a duration such as 24h, more than 0" desc:"how long plan --wait and mirror wait for registries that are away before they end as unfinished; what is left is kept"`
+	Timeout time.Duration `envconfig:"OUTAGE_TIMEOUT" default:"24h" expect:"a duration such as 24h, more than 0" desc:"how long plan --wait and mirror wait for registries that are away before they exit as unfinished; what is left is kept"`
 }
 
 // Validate implements config.Validator.
@@ -128,8 +128,8 @@ func (o *outages) Validate() []error {
 	return nil
 }
 
-// settings are all variables of the planner. Those of the worker only matter
-// where the planner works itself.
+// settings are all variables of the planner. Those of the worker matter only for
+// commands that copy images.
 type settings struct {
 	job        job
 	name       mirrorName
@@ -143,15 +143,18 @@ type settings struct {
 
 func (s *settings) help() string {
 	var b strings.Builder
-	b.WriteString("Configuration is by environment:\n\n")
+	b.WriteString("Environment variables:\n\n")
 	b.WriteString(config.Help(&s.job, &s.name, &s.broker, &s.outages, &s.log))
-	b.WriteString("\nWhere this process talks to registries itself (planner check and mirror, and republish\nwithout NATS_URL):\n\n")
+	b.WriteString("\nOnly for commands that send requests to registries (check; mirror; republish without\nNATS_URL):\n\n")
 	b.WriteString(config.Help(&s.registries))
-	b.WriteString("\nWhere it works itself (planner mirror, and republish without NATS_URL):\n\n")
+	b.WriteString("\nOnly for commands that copy images (mirror; republish without NATS_URL):\n\n")
 	b.WriteString(config.Help(&s.worker, &s.metrics))
-	b.WriteString("\nExit codes: 0 done; 1 some images failed, kept for republish (of check: could not be\n" +
-		"checked); 2 wrong usage or bad input, nothing was published; 3 the list or the broker\n" +
-		"could not be reached; 4 unfinished: timed out, cancelled, superseded or interrupted, or a\n" +
-		"registry is away; of check --exit-code: there is something to do.")
+	b.WriteString("\nExit codes:\n" +
+		"  0  done\n" +
+		"  1  some images failed and are kept for republish; check: something could not be checked\n" +
+		"  2  wrong usage or bad input; nothing was published\n" +
+		"  3  the list or the broker could not be reached\n" +
+		"  4  unfinished: timed out, cancelled, superseded or interrupted, or a registry is away;\n" +
+		"     check --exit-code: there is something to do")
 	return b.String()
 }

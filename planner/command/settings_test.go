@@ -63,8 +63,8 @@ func TestBadVariablesAreNamed(t *testing.T) {
 		`ATTESTATIONS="maybe": expected true or false`,
 		`REFERRERS="2": expected true or false`,
 		`LIMIT="-1": expected a whole number, 0 or more`,
-		`FILTER: expected a regular expression (RE2): "(" is no regular expression: missing closing ): (`,
-		`PLATFORMS: expected os/arch[/variant] with commas between them: platform "linux/amd46": there is no architecture "amd46", expected amd64, arm64 or another GOARCH; "" is no platform, expected os/arch[/variant] such as linux/amd64`,
+		`FILTER: expected a regular expression (RE2): "(" is not a regular expression: missing closing ): (`,
+		`PLATFORMS: expected os/arch[/variant], separated by commas: platform "linux/amd46": unknown architecture "amd46", expected amd64, arm64 or another GOARCH; "" is not a platform, expected os/arch[/variant] such as linux/amd64`,
 	}, strings.Split(err.Error(), "\n")[1:])
 
 	_, err = planOf(t, "", map[string]string{"LIMIT": "many"})

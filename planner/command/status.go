@@ -22,8 +22,8 @@ func statusCommand() *cobra.Command {
 	var watch bool
 	c := &cobra.Command{
 		Use:   "status [RUN]",
-		Short: "Show how a run stands: chunks, images, pulls, budgets, when it can be done",
-		Long:  "Show how a run stands, the newest one where none is named, and the runs before it.",
+		Short: "Show a run: state, chunks, images, pulls, budgets, estimated end",
+		Long:  "Show the state of a run: chunks, images, pulls, budgets, and when it can be done.\nWithout RUN, show the newest run and a table of older ones.",
 		Args:  atMostOne,
 		RunE: s.explained(func(cmd *cobra.Command, args []string) error {
 			ctx, out := cmd.Context(), cmd.OutOrStdout()

@@ -23,7 +23,7 @@ func Check(w io.Writer, r check.Report) {
 	checkRegistries(&p, r.Registries)
 	if r.Totals.PullsAtLeast || r.Totals.Bytes != nil && r.Totals.BytesAtLeast {
 		p.line("")
-		p.line("+ at least: without a pull, not all that an index lists is known")
+		p.line("+ at least: the contents of some indexes are known only after a pull")
 	}
 	if r.Totals.Failed > 0 {
 		p.line("")
@@ -38,7 +38,7 @@ func Check(w io.Writer, r check.Report) {
 	p.line("")
 	p.line("%s", conclusion(r))
 	if s := r.Totals.Seconds; s != nil && r.ToDo() {
-		p.line("Budgets and schedule make it take %s.", takesText(*s, r.Totals.PullsAtLeast))
+		p.line("Budgets and schedule allow it to finish in %s.", takesText(*s, r.Totals.PullsAtLeast))
 	}
 }
 
@@ -116,7 +116,7 @@ func checkRegistries(p *page, all []check.Registry) {
 		}
 		rows = append(rows, []string{printable(r.Registry), budget(r.Limit, r.Window), string(r.Origin), free, atLeast(r.Pulls, r.PullsAtLeast), takes})
 	}
-	p.table(0, []column{text("REGISTRY"), text("BUDGET"), text("TOLD BY"), number("FREE"), number("PULLS"), number("TAKES")}, rows)
+	p.table(0, []column{text("REGISTRY"), text("BUDGET"), text("LIMIT FROM"), number("FREE"), number("PULLS"), number("TAKES")}, rows)
 }
 
 // takesText is how long something takes, with a mark where it may be longer.
@@ -153,7 +153,7 @@ func conclusion(r check.Report) string {
 		}
 		return fmt.Sprintf("To copy: %s. To tag: %s. In %s.", copies, images(r.Totals.Tag), in)
 	case r.Totals.Failed > 0:
-		return fmt.Sprintf("Nothing to do in what could be checked of %s.", in)
+		return fmt.Sprintf("Nothing to do in the checked part of %s.", in)
 	default:
 		return fmt.Sprintf("Nothing to do in %s.", in)
 	}

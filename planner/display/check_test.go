@@ -37,19 +37,19 @@ quay.io/osism/tool to a:1/other     0    0          7        0       0      0   
 quay.io/osism/gone                  0    0          0        0       1     0+   unknown
 total                               3    1        207        2       1     9+  5.0 MiB+
 
-REGISTRY   BUDGET      TOLD BY        FREE  PULLS   TAKES
+REGISTRY   BUDGET      LIMIT FROM     FREE  PULLS   TAKES
 docker.io  100 per 6h  header           97  1412+  3d12h+
 ghcr.io    none known                    -      7       -
 quay.io    45 per 1s   documentation     -      9      0s
 
-+ at least: without a pull, not all that an index lists is known
++ at least: the contents of some indexes are known only after a pull
 
 1 could not be checked:
   quay.io/osism/gone:
       list tags of quay.io/osism/gone: not found [31m (404)
 
 To copy: 3 images. To tag: 1 image. In 3 repositories.
-Budgets and schedule make it take 3d12h+.
+Budgets and schedule allow it to finish in 3d12h+.
 `, out.String())
 
 	out.Reset()

@@ -65,7 +65,7 @@ func TestStatus(t *testing.T) {
 	}
 	var out strings.Builder
 	Status(&out, s, now)
-	require.Equal(t, `Run 20260301-124800-000-abcd of default: running
+	require.Equal(t, `Mirror "default", run 20260301-124800-000-abcd: running
   started   2026-03-01 13:48:00 CET (12m ago)
   chunks    24: 4 done, 2 running, 3 snoozed, 15 waiting
   images    456: 100 copied, 3 tagged, 10 unchanged, 1 failed
@@ -83,7 +83,7 @@ func TestStatus(t *testing.T) {
   docker.io is closed until 2026-03-01 14:01:00 CET: 429 Too Many [2J Requests
   target.example.com has been away since 2026-03-01 11:00:00 CET: unavailable (503)
 
-See what failed with: planner failed
+List the failures with: planner failed
 `, out.String())
 
 	out.Reset()
@@ -91,7 +91,7 @@ See what failed with: planner failed
 		Name: "default", Run: "r", State: run.StateDone, Chunks: run.Chunks{Total: 1, Done: 1},
 		Started: now.Add(-2 * time.Hour), Finished: after(-time.Hour),
 	}, now)
-	require.Equal(t, `Run r of default: done
+	require.Equal(t, `Mirror "default", run r: done
   started   2026-03-01 12:00:00 CET (2h ago)
   finished  2026-03-01 13:00:00 CET (took 1h)
   chunks    1: 1 done
@@ -104,10 +104,10 @@ See what failed with: planner failed
 func TestEstimate(t *testing.T) {
 	at := after(90 * time.Minute)
 	for want, s := range map[string]run.Status{
-		"about 2026-03-01 15:30:00 CET (in 1h30m)":                     {EstimatedDone: at},
-		"2026-03-01 15:30:00 CET (in 1h30m) at the earliest":           {EstimatedDone: at, EstimatedAtLeast: true},
-		"cannot be told before more is known of what is left":          {EstimatedAtLeast: true},
-		"as soon as it is copied: it waits for no budget and schedule": {},
+		"about 2026-03-01 15:30:00 CET (in 1h30m)":                         {EstimatedDone: at},
+		"2026-03-01 15:30:00 CET (in 1h30m) at the earliest":               {EstimatedDone: at, EstimatedAtLeast: true},
+		"unknown until more chunks are resolved":                           {EstimatedAtLeast: true},
+		"as soon as everything is copied; no budget or schedule delays it": {},
 	} {
 		require.Equal(t, want, estimate(s, now))
 	}
@@ -129,7 +129,7 @@ a    done           1h   24/24     812      40       2     80
 
 	out.Reset()
 	Runs(&out, nil, now)
-	require.Equal(t, "Nothing has run in the last 30 days.\n", out.String())
+	require.Equal(t, "No runs in the last 30 days.\n", out.String())
 }
 
 func TestFailures(t *testing.T) {
@@ -158,7 +158,7 @@ docker.io/library/gone (run 20260301-130000-000-0001)
   docker.io/library/gone (the repository itself), 1 attempt:
       no such repository
 
-3 images of 2 repositories failed. Once the cause is mended, try again with:
+3 images of 2 repositories failed. Once you have fixed the cause, retry with:
   planner republish --all
 `, out.String())
 
@@ -199,15 +199,15 @@ Run r1 ended with failures after 3m12s: 426 images in 3 chunks.
 12 images failed:
 `+shown.String()+`  … and 2 more
 
-See them all with:    planner failed
-Try them again with:  planner republish quay.io/a/b
+List all with:    planner failed
+Retry them with:  planner republish quay.io/a/b
 `, out.String())
 }
 
 func TestSummaryHeadline(t *testing.T) {
 	for state, want := range map[string]string{
 		run.StateDone:       "Run r is done after 5s: 2 images in 3 chunks.",
-		run.StateSnoozed:    "Run r is unfinished after 5s: 1 of 3 chunks done. What is left is kept, and goes on with the next worker.",
+		run.StateSnoozed:    "Run r is unfinished after 5s: 1 of 3 chunks done. The rest is kept; the next worker continues it.",
 		run.StateSuperseded: "Run r was superseded after 5s: 1 of 3 chunks done.",
 	} {
 		var out strings.Builder

@@ -30,7 +30,7 @@ func Failures(w io.Writer, records []failure.Record) {
 		}
 		p.line("")
 	}
-	p.line("%s of %s failed. Once the cause is mended, try again with:",
+	p.line("%s of %s failed. Once you have fixed the cause, retry with:",
 		images(failed(records)), count(len(records), "repository", "repositories"))
 	p.line("  %s", republish(records))
 }

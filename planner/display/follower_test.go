@@ -80,7 +80,7 @@ func TestFollowerOnATerminal(t *testing.T) {
 
 	s.Away = []string{"quay.io", "target.example.com"}
 	f.Update(s)
-	require.Equal(t, "<[##########----------]  1/2 chunks  waiting for quay.io, target.example.com to be back", take())
+	require.Equal(t, "<[##########----------]  1/2 chunks  waiting for quay.io, target.example.com (away)", take())
 	s.Away = nil
 
 	s.EstimatedDone, s.EstimatedAtLeast = after(10*time.Hour), true

@@ -77,7 +77,7 @@ func activity(s run.Status, now time.Time) string {
 	case s.Chunks.Running > 0:
 		return fmt.Sprintf("%d running", s.Chunks.Running)
 	case len(s.Away) > 0:
-		return "waiting for " + strings.Join(s.Away, ", ") + " to be back"
+		return "waiting for " + strings.Join(s.Away, ", ") + " (away)"
 	case s.NextDue != nil && s.NextDue.After(now):
 		return "next chunk due " + relative(*s.NextDue, now)
 	}

@@ -9,11 +9,11 @@ import (
 	"github.com/osism/skopeo-worker/shared/run"
 )
 
-// Status shows how a run stands.
+// Status shows the state of a run.
 func Status(w io.Writer, s run.Status, now time.Time) {
 	var p page
 	defer p.to(w)
-	p.line("Run %s of %s: %s", s.Run, s.Name, stateText(s.State))
+	p.line("Mirror %q, run %s: %s", s.Name, s.Run, stateText(s.State))
 	var rows [][]string
 	row := func(name, format string, args ...any) {
 		rows = append(rows, []string{name, fmt.Sprintf(format, args...)})
@@ -38,7 +38,7 @@ func Status(w io.Writer, s run.Status, now time.Time) {
 	underWay(&p, s.UnderWay, now)
 	if s.Images.Failed > 0 {
 		p.line("")
-		p.line("See what failed with: planner failed")
+		p.line("List the failures with: planner failed")
 	}
 }
 
@@ -50,9 +50,9 @@ func estimate(s run.Status, now time.Time) string {
 	case s.EstimatedDone != nil:
 		return "about " + momentAndRelative(*s.EstimatedDone, now)
 	case s.EstimatedAtLeast:
-		return "cannot be told before more is known of what is left"
+		return "unknown until more chunks are resolved"
 	}
-	return "as soon as it is copied: it waits for no budget and schedule"
+	return "as soon as everything is copied; no budget or schedule delays it"
 }
 
 // registries shows what the source registries allow, and what is left there.
@@ -136,7 +136,7 @@ func Runs(w io.Writer, all []run.Status, now time.Time) {
 	var p page
 	defer p.to(w)
 	if len(all) == 0 {
-		p.line("Nothing has run in the last %d days.", int(run.Keep/day))
+		p.line("No runs in the last %d days.", int(run.Keep/day))
 		return
 	}
 	var rows [][]string

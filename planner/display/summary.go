@@ -34,7 +34,7 @@ func headline(p *page, s run.Status, took time.Duration) {
 	p.line("")
 	switch {
 	case !s.Over():
-		p.line("Run %s is unfinished after %s: %d of %s done. What is left is kept, and goes on with the next worker.",
+		p.line("Run %s is unfinished after %s: %d of %s done. The rest is kept; the next worker continues it.",
 			s.Run, span(took), s.Chunks.Done, chunks(s.Chunks.Total))
 	case s.State == run.StateCancelled || s.State == run.StateSuperseded:
 		p.line("Run %s was %s after %s: %d of %s done.", s.Run, s.State, span(took), s.Chunks.Done, chunks(s.Chunks.Total))
@@ -64,6 +64,6 @@ func firstFailures(p *page, failures []failure.Record) {
 		p.line("  … and %d more", all-shown)
 	}
 	p.line("")
-	p.line("See them all with:    planner failed")
-	p.line("Try them again with:  %s", republish(failures))
+	p.line("List all with:    planner failed")
+	p.line("Retry them with:  %s", republish(failures))
 }

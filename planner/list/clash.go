@@ -20,7 +20,7 @@ func unique(entries []Entry) (kept []Entry, duplicates []Problem) {
 	for _, e := range entries {
 		id := identity{e.String(), e.Destination, e.Selection.Hash()}
 		if line, again := first[id]; again {
-			duplicates = append(duplicates, Problem{Line: e.Line, Message: fmt.Sprintf("%s is in line %d already, it is mirrored once", e, line)})
+			duplicates = append(duplicates, Problem{Line: e.Line, Message: fmt.Sprintf("%s is already in line %d; it is mirrored once", e, line)})
 			continue
 		}
 		first[id] = e.Line

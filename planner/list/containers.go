@@ -32,7 +32,7 @@ func containers(root *yaml.Node) ([]*yaml.Node, []Problem) {
 			continue
 		}
 		if first, again := seen[name.Value]; again {
-			problems = append(problems, Problem{Line: line, Message: fmt.Sprintf("key %q is there twice, first in line %d", name.Value, first)})
+			problems = append(problems, Problem{Line: line, Message: fmt.Sprintf("duplicate key %q, first in line %d", name.Value, first)})
 			continue
 		}
 		seen[name.Value] = line
@@ -44,7 +44,7 @@ func containers(root *yaml.Node) ([]*yaml.Node, []Problem) {
 		}
 	}
 	if value == nil {
-		return nil, append(problems, Problem{Message: fmt.Sprintf("there is no key %q%s", key, near)})
+		return nil, append(problems, Problem{Message: fmt.Sprintf("the key %q is missing%s", key, near)})
 	}
 	nodes, problem := sequence(value)
 	if problem != nil {
@@ -59,7 +59,7 @@ func sequence(value *yaml.Node) ([]*yaml.Node, *Problem) {
 	case node.Kind != yaml.SequenceNode && node.ShortTag() != "!!null":
 		return nil, &Problem{Line: value.Line, Message: fmt.Sprintf("expected a list under %q, found %s", key, describe(node))}
 	case len(node.Content) == 0:
-		return nil, &Problem{Line: value.Line, Message: fmt.Sprintf("there are no entries under %q", key)}
+		return nil, &Problem{Line: value.Line, Message: fmt.Sprintf("the list under %q is empty", key)}
 	}
 	return node.Content, nil
 }

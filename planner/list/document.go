@@ -60,7 +60,7 @@ func checkText(data []byte) *Problem {
 		return &Problem{Message: "the list is in UTF-16, expected UTF-8"}
 	}
 	if i := bytes.IndexFunc(data, isControl); i >= 0 {
-		return &Problem{Line: lineAt(data, i), Message: fmt.Sprintf("control character 0x%02x; this is no text file", data[i])}
+		return &Problem{Line: lineAt(data, i), Message: fmt.Sprintf("control character 0x%02x; this is not a text file", data[i])}
 	}
 	if i := invalidUTF8(data); i >= 0 {
 		return &Problem{Line: lineAt(data, i), Message: fmt.Sprintf("byte 0x%02x is not UTF-8; is the list in another encoding?", data[i])}

@@ -71,7 +71,7 @@ func (r *reader) mapping(e *Entry, value *yaml.Node) {
 			r.image(e, f.line, text)
 		}
 	} else {
-		r.fail(e.Line, "there is no key %q", keyImage)
+		r.fail(e.Line, "the key %q is missing", keyImage)
 	}
 	lines := map[string][]int{}
 	if f, ok := fields[keyTags]; ok {
@@ -141,7 +141,7 @@ func (r *reader) destination(e *Entry, line int, path string) {
 			_, reason, _ := strings.Cut(err.Error(), `": `)
 			why += ": " + reason
 		}
-		r.fail(line, "%s: %q is impossible, %s", keyDestination, path, why)
+		r.fail(line, "%s: %q is invalid, %s", keyDestination, path, why)
 	case err != nil:
 		r.fail(line, "%s can't be named at the destination: %v", e.Repository, err)
 	default:

@@ -21,8 +21,8 @@ const stdin = "-"
 var (
 	// ErrUnreachable is a source that could not be read, now or ever.
 	ErrUnreachable = errors.New("the list could not be read")
-	// ErrBadSource is a text that names no source.
-	ErrBadSource = errors.New("no source of a list")
+	// ErrBadSource is returned if MIRROR_SOURCE_URL is neither a URL, a file nor "-".
+	ErrBadSource = errors.New("MIRROR_SOURCE_URL")
 )
 
 const (
@@ -66,7 +66,7 @@ func (f Fetcher) Fetch(ctx context.Context, source string) ([]byte, error) {
 	}
 	u, err := url.Parse(source)
 	if err != nil {
-		return nil, fmt.Errorf("%w: %s is not a URL", ErrBadSource, Shown(source))
+		return nil, fmt.Errorf("%w: %s is not a valid URL", ErrBadSource, Shown(source))
 	}
 	switch u.Scheme {
 	case "http", "https":
@@ -80,7 +80,7 @@ func (f Fetcher) Fetch(ctx context.Context, source string) ([]byte, error) {
 		}
 		return f.readFile(ctx, source, u.Path)
 	default:
-		return nil, fmt.Errorf("%w: scheme %q of %s, expected http, https, file, a path, or - for standard input", ErrBadSource, u.Scheme, Shown(source))
+		return nil, fmt.Errorf("%w: %s has the scheme %q; expected http, https, file, a path, or - for standard input", ErrBadSource, Shown(source), u.Scheme)
 	}
 }
 
@@ -108,10 +108,10 @@ func (f Fetcher) readStdin() ([]byte, error) {
 
 func (f Fetcher) readFile(ctx context.Context, source, path string) ([]byte, error) {
 	if path == "" {
-		return nil, fmt.Errorf("%w: it is empty", ErrBadSource)
+		return nil, fmt.Errorf("%w: expected a file or URL, found nothing", ErrBadSource)
 	}
 	if info, err := os.Stat(path); err == nil && info.IsDir() {
-		return nil, fmt.Errorf("%w: %s is a directory", ErrBadSource, Shown(source))
+		return nil, fmt.Errorf("%w: %s is a directory; expected a file or URL", ErrBadSource, Shown(source))
 	}
 	return f.read(ctx, source, func() ([]byte, error) {
 		file, err := os.Open(path)

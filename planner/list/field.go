@@ -39,7 +39,7 @@ func (r *reader) fields(node *yaml.Node, keys []string, parent string, other []s
 		case key.Kind != yaml.ScalarNode:
 			r.fail(line, "expected a key, one of %s, found %s", enumerate(keys), describe(key))
 		case again:
-			r.fail(line, "key %q is there twice, first in line %d", name, first.line)
+			r.fail(line, "duplicate key %q, first in line %d", name, first.line)
 		case !slices.Contains(keys, key.Value):
 			r.fail(line, "unknown key %q%s", name, suggest(key.Value, keys, other))
 		default:
@@ -88,7 +88,7 @@ func (r *reader) items(f field) (items []string, lines []int) {
 		return nil, nil
 	}
 	if len(f.node.Content) == 0 {
-		r.fail(f.line, "%s: the list is empty; leave out the key where there is nothing to say", f.name)
+		r.fail(f.line, "%s: the list is empty; leave out the key instead", f.name)
 	}
 	for _, node := range f.node.Content {
 		item := resolve(node)

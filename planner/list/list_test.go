@@ -80,8 +80,8 @@ func TestParseWarnsOfDuplicates(t *testing.T) {
 	require.NoError(t, err)
 	require.Len(t, l.Entries, 2)
 	require.Equal(t, []string{
-		named + ":4: docker.io/library/nginx is in line 2 already, it is mirrored once",
-		named + ":5: docker.io/library/nginx is in line 2 already, it is mirrored once",
+		named + ":4: docker.io/library/nginx is already in line 2; it is mirrored once",
+		named + ":5: docker.io/library/nginx is already in line 2; it is mirrored once",
 	}, l.Warnings)
 }
 
@@ -122,19 +122,19 @@ func TestParseReportsEverythingAtOnce(t *testing.T) {
 		"6: " + expected + "the boolean yes",
 		"7: " + expected + "a list",
 		`8: unknown key "nginx", expected one of image, tags, platforms, attestations, referrers, destination`,
-		`8: there is no key "image"`,
+		`8: the key "image" is missing`,
 		"9: " + expected + "the date 2024-01-31",
 		"10: " + expected + "a value tagged !image",
 		"11: docker.io/library/nginx and quay.io/library/nginx in line 2 would both be mirrored to 127.0.0.1:5000/mirror/library/nginx",
-		`12: invalid reference "quay.io:0/a/b": port "0" is impossible, expected a number from 1 to 65535`,
-		`13: invalid reference "quay.io/a/b:-x": tag "-x" is impossible`,
+		`12: invalid reference "quay.io:0/a/b": port "0" is invalid, expected a number from 1 to 65535`,
+		`13: invalid reference "quay.io/a/b:-x": tag "-x" is invalid`,
 		`14: invalid reference "Quay.io/A/b": repository names are lower case`,
 		`15: invalid reference "xxxxx@quay.io/a/b": only a digest may follow an @`,
 		"17: quay.io/x/y:1" + sha + " names a tag that quay.io/x/y in line 16 mirrors too, they would overwrite each other",
 		"19: quay.io/p/q:1" + shaB + " and quay.io/p/q:1" + sha + " in line 18 would overwrite each other as 127.0.0.1:5000/mirror/p/q:1",
 		"20: quay.io/p/q:1 and quay.io/p/q:1" + sha + " in line 18 would overwrite each other",
 		"21: docker.io/library/" + strings.Repeat("a", 235) + " can't be named at the destination",
-		`23: key "pypi" is there twice, first in line 22`,
+		`23: duplicate key "pypi", first in line 22`,
 	}
 	got := strings.Split(err.Error(), "\n")
 	require.Len(t, got, len(want), err)
@@ -148,16 +148,16 @@ func TestParseRefuses(t *testing.T) {
 		"empty":               {"", "s: the list is empty"},
 		"comments only":       {"# nothing\n", "s: the list is empty"},
 		"empty document":      {"---\n", "s: the list is empty"},
-		"no key":              {"pypi: []\n", `s: there is no key "containers"`},
-		"near miss":           {"a: 1\nimages: []\n", `s: there is no key "containers"; is "images" in line 2 meant?`},
+		"no key":              {"pypi: []\n", `s: the key "containers" is missing`},
+		"near miss":           {"a: 1\nimages: []\n", `s: the key "containers" is missing; is "images" in line 2 meant?`},
 		"near miss by case":   {"Containers: []\n", `is "Containers" in line 1 meant?`},
 		"a list":              {"- nginx\n", `s:1: expected a mapping with the key "containers", found a list`},
 		"a string":            {"Not Found", `s:1: expected a mapping with the key "containers", found a string`},
-		"no entries":          {"a: 1\ncontainers: []\n", `s:2: there are no entries under "containers"`},
-		"null":                {"containers:\n", `s:1: there are no entries under "containers"`},
+		"no entries":          {"a: 1\ncontainers: []\n", `s:2: the list under "containers" is empty`},
+		"null":                {"containers:\n", `s:1: the list under "containers" is empty`},
 		"mapping":             {"containers:\n  nginx: 1\n", `s:2: expected a list under "containers", found a mapping`},
 		"string":              {"containers: nginx\n", `s:1: expected a list under "containers", found a string`},
-		"key twice":           {"containers: [a]\nb: 1\ncontainers: [c]\n", `s:3: key "containers" is there twice, first in line 1`},
+		"key twice":           {"containers: [a]\nb: 1\ncontainers: [c]\n", `s:3: duplicate key "containers", first in line 1`},
 		"second document":     {"containers: [a]\n---\nb: 1\n", "s:2: a second YAML document starts here, expected one"},
 		"scanner's line":      {"containers:\n- a\n- @b\n", "s:3: broken YAML: found character that cannot start any token"},
 		"parser's line":       {"containers:\n- a\n- [b\n- c\n", "s:3: broken YAML: did not find expected ',' or ']'"},
@@ -167,7 +167,7 @@ func TestParseRefuses(t *testing.T) {
 		"latin-1":             {"a: 1\n# caf\xe9\ncontainers: [a]\n", "s:2: byte 0xe9 is not UTF-8"},
 		"UTF-16":              {utf16Text("\ufeffcontainers: [a]\n"), "s: the list is in UTF-16, expected UTF-8"},
 		"UTF-16 without mark": {utf16Text("containers: [a]\n"), "s: the list is in UTF-16, expected UTF-8"},
-		"NUL":                 {"containers:\n- a\x00\n", "s:2: control character 0x00; this is no text file"},
+		"NUL":                 {"containers:\n- a\x00\n", "s:2: control character 0x00; this is not a text file"},
 		"too large":           {"# " + strings.Repeat("x", list.MaxBytes), "s: the list is larger than 16 MiB"},
 		"bomb":                {bomb() + "containers: [a]\n", "the list expands to more than 1000000 YAML nodes"},
 		"bomb as entries":     {bomb() + "containers: *l8\n", "the list expands to more than 1000000 YAML nodes"},

@@ -25,7 +25,7 @@ type refusedRedirect struct {
 }
 
 func (r *refusedRedirect) Error() string {
-	return fmt.Sprintf("redirected to %s, %s: where that is right, set MIRROR_SOURCE_URL to that URL itself", r.to, r.why)
+	return fmt.Sprintf("redirected to %s, %s: if that is intended, set MIRROR_SOURCE_URL to that URL", r.to, r.why)
 }
 
 func refuse(to *url.URL, why string) error {
@@ -142,7 +142,7 @@ func (n *network) inspectName(ctx context.Context, hop hop) error {
 	case err == nil:
 		return hop.check(at)
 	case endsInNumber(host), strings.ContainsFunc(host, func(r rune) bool { return r > unicode.MaxASCII }):
-		return refuse(hop.to, "which is a host that is written in an unusual way")
+		return refuse(hop.to, "which is an IP address in an unusual notation")
 	case isLocal(host):
 		return hop.check(netip.AddrFrom4([4]byte{127, 0, 0, 1}))
 	case slices.Contains(metadataNames, host):

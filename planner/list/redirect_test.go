@@ -69,7 +69,7 @@ func TestRedirectsThatAreRefused(t *testing.T) {
 		require.ErrorIs(t, err, list.ErrUnreachable, to)
 		message := "the list could not be read: https://example.com/images.yml: redirected to " + to + "/list.yml?xxxxx, " + why
 		require.True(t, strings.HasPrefix(err.Error(), message), "%s\n%s", err, message)
-		require.True(t, strings.HasSuffix(err.Error(), ": where that is right, set MIRROR_SOURCE_URL to that URL itself"), err)
+		require.True(t, strings.HasSuffix(err.Error(), ": if that is intended, set MIRROR_SOURCE_URL to that URL"), err)
 	}
 	require.Zero(t, plainRequests.Load())
 	require.Zero(t, secureRequests.Load())

@@ -21,7 +21,7 @@ func (r *reader) tags(e *Entry, f field, lines map[string][]int) {
 		return
 	}
 	if !e.Tag.IsZero() || !e.Digest.IsZero() {
-		r.fail(f.line, "%s: %s names one image already, leave out its tag and digest, or %s", keyTags, e.Text, keyTags)
+		r.fail(f.line, "%s: %s already names one image; remove its tag and digest, or %s", keyTags, e.Text, keyTags)
 	}
 	fields := r.fields(f.node, tagKeys, keyTags, entryKeys)
 	if _, exactly := fields[keyList]; exactly {

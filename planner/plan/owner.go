@@ -45,14 +45,14 @@ func Claim(ctx context.Context, b *broker.Broker, name string, owner Owner, forc
 	}
 	entry, err := kv.Get(ctx, name)
 	if err != nil {
-		return fmt.Errorf("asking who the name %s belongs to: %w", name, err)
+		return fmt.Errorf("read the list and destination of the name %s: %w", name, err)
 	}
 	var have Owner
 	if err := json.Unmarshal(entry.Value(), &have); err != nil {
-		return fmt.Errorf("asking who the name %s belongs to: %w", name, err)
+		return fmt.Errorf("read the list and destination of the name %s: %w", name, err)
 	}
 	if have != owner {
-		return fmt.Errorf("%w: MIRROR_NAME=%s mirrors %s to %s: set another MIRROR_NAME, or say --force to make it mirror %s to %s",
+		return fmt.Errorf("%w: MIRROR_NAME=%s mirrors %s to %s: set another MIRROR_NAME, or pass --force to make it mirror %s to %s",
 			ErrNameTaken, name, have.Source, have.Destination, owner.Source, owner.Destination)
 	}
 	return nil

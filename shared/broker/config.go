@@ -9,19 +9,19 @@ import (
 	"github.com/osism/skopeo-worker/shared/redact"
 )
 
-// Config says where the broker is and how to be let in.
+// Config is the address of the broker and the credentials for it.
 type Config struct {
-	URL      string `envconfig:"NATS_URL" desc:"nats:// or tls:// URL of the broker, several separated by commas; empty: an embedded broker in DATA_DIR"`
+	URL      string `envconfig:"NATS_URL" desc:"URL of the broker (nats://, tls://, ws:// or wss://), several separated by commas; empty: an embedded broker in DATA_DIR"`
 	Creds    string `envconfig:"NATS_CREDS" desc:"file with NATS credentials"`
 	NKey     string `envconfig:"NATS_NKEY" desc:"file with an NKey seed"`
-	User     string `envconfig:"NATS_USER" desc:"user name at the broker"`
-	Password string `envconfig:"NATS_PASSWORD" desc:"and its password"`
+	User     string `envconfig:"NATS_USER" desc:"user name for the broker"`
+	Password string `envconfig:"NATS_PASSWORD" desc:"password for NATS_USER"`
 	Token    string `envconfig:"NATS_TOKEN" desc:"token for the broker"`
-	CA       string `envconfig:"NATS_CA" desc:"file with the CA certificates the broker is checked against"`
+	CA       string `envconfig:"NATS_CA" desc:"file with the CA certificates that verify the broker"`
 	Cert     string `envconfig:"NATS_CERT" desc:"file with the client certificate"`
-	Key      string `envconfig:"NATS_KEY" desc:"file with the client certificate's key"`
+	Key      string `envconfig:"NATS_KEY" desc:"file with the key of NATS_CERT"`
 	Replicas int    `envconfig:"NATS_REPLICAS" default:"1" expect:"1, 3 or 5" desc:"replicas of streams and buckets: 1, 3 or 5"`
-	DataDir  string `envconfig:"DATA_DIR" default:"./data" desc:"the embedded broker's store, where there is no NATS_URL"`
+	DataDir  string `envconfig:"DATA_DIR" default:"./data" desc:"folder of the embedded broker, used if NATS_URL is empty"`
 }
 
 // Embedded reports whether the broker runs in this process.
@@ -47,14 +47,14 @@ func (c *Config) Validate() []error {
 			continue
 		}
 		if info, err := os.Stat(f.path); err != nil || info.IsDir() {
-			bad = append(bad, config.Bad(f.variable, f.path, "the path of a file that can be read"))
+			bad = append(bad, config.Bad(f.variable, f.path, "the path of a readable file"))
 		}
 	}
 	if (c.Cert == "") != (c.Key == "") {
 		bad = append(bad, config.Bad("NATS_CERT", "", "both NATS_CERT and NATS_KEY, or neither"))
 	}
 	if c.Password != "" && c.User == "" {
-		bad = append(bad, config.Bad("NATS_USER", "", "a user name to go with NATS_PASSWORD"))
+		bad = append(bad, config.Bad("NATS_USER", "", "the user name for NATS_PASSWORD"))
 	}
 	return bad
 }

@@ -80,9 +80,9 @@ TEST_INTERVAL="soon": expected a duration such as 90s
 TEST_SIZE: expected a whole number, 0 or more
 NATS_REPLICAS="many": expected 1, 3 or 5
 NATS_URL: expected nats://host:4222, or tls://, ws:// or wss://, several separated by commas
-NATS_CREDS="/nowhere/user.creds": expected the path of a file that can be read
+NATS_CREDS="/nowhere/user.creds": expected the path of a readable file
 NATS_CERT: expected both NATS_CERT and NATS_KEY, or neither
-NATS_USER: expected a user name to go with NATS_PASSWORD
+NATS_USER: expected the user name for NATS_PASSWORD
 LOG_LEVEL="loud": expected debug, info, warn or error
 LOG_FORMAT="xml": expected text or json`, err.Error())
 }

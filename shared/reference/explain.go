@@ -74,9 +74,9 @@ func explain(rest string, err error) string {
 	case len(tag) > maxTag:
 		return fmt.Sprintf("the tag is longer than %d characters", maxTag)
 	case hasTag && !tagGrammar.MatchString(tag):
-		return fmt.Sprintf("tag %s is impossible, %s", Quote(tag), ExpectedTag)
+		return fmt.Sprintf("tag %s is invalid, %s", Quote(tag), ExpectedTag)
 	case hasDigest:
-		return fmt.Sprintf("digest %s is impossible, %s", Quote(digest), expectedDigest)
+		return fmt.Sprintf("digest %s is invalid, %s", Quote(digest), expectedDigest)
 	}
 	return err.Error()
 }
@@ -96,7 +96,7 @@ func explainPath(path string) string {
 		}
 		// Behind a host, so that the library takes the component for none.
 		if _, err := dist.WithName(DockerHub + "/" + component); errors.Is(err, dist.ErrReferenceInvalidFormat) {
-			return Quote(component) + " is impossible in a repository name, expected lower-case letters and digits with single '.', '_', '__' or dashes between them"
+			return Quote(component) + " is invalid in a repository name, expected lower-case letters and digits with single '.', '_', '__' or dashes between them"
 		}
 	}
 	return ""

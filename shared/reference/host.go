@@ -47,7 +47,7 @@ func canonicalHost(host string) string {
 func explainHost(hostport string) string {
 	host, port, hasPort := cutPort(hostport)
 	if hasPort && !validPort(port) {
-		return fmt.Sprintf("port %s is impossible, expected a number from 1 to %d", Quote(port), maxPort)
+		return fmt.Sprintf("port %s is invalid, expected a number from 1 to %d", Quote(port), maxPort)
 	}
 	if !validHost(host) {
 		return Quote(host) + " is not a host name"

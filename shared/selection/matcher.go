@@ -32,7 +32,7 @@ func (s Selection) Compile() (*Matcher, error) {
 	if s.Semver != "" {
 		var err error
 		if m.semver, err = semver.NewConstraint(s.Semver); err != nil {
-			problems = append(problems, Problem{"semver", Whole, fmt.Sprintf(`%q is no version constraint such as ">=1.2 <3"`, s.Semver)})
+			problems = append(problems, Problem{"semver", Whole, fmt.Sprintf(`%q is not a version constraint such as ">=1.2 <3"`, s.Semver)})
 		}
 	}
 	problems = append(problems, s.checkList()...)
@@ -63,13 +63,13 @@ func (s Selection) checkList() []Problem {
 	var problems []Problem
 	for i, t := range s.List {
 		if _, err := reference.ParseTag(t); err != nil {
-			problems = append(problems, Problem{"list", i, fmt.Sprintf("tag %q is impossible", t)})
+			problems = append(problems, Problem{"list", i, fmt.Sprintf("tag %q is invalid", t)})
 		}
 	}
 	others := s
 	others.List = nil
 	if len(s.List) > 0 && others.restricted() {
-		problems = append(problems, Problem{"list", Whole, "it names exactly the tags that are mirrored, with include, exclude, semver or limit beside it that is unclear"})
+		problems = append(problems, Problem{"list", Whole, "cannot be combined with include, exclude, semver or limit"})
 	}
 	return problems
 }
@@ -108,11 +108,11 @@ func expression(text string) (*regexp.Regexp, string) {
 func explain(text string, err error) string {
 	var parse *syntax.Error
 	if !errors.As(err, &parse) {
-		return fmt.Sprintf("%q is no regular expression: %v", text, err)
+		return fmt.Sprintf("%q is not a regular expression: %v", text, err)
 	}
-	why := fmt.Sprintf("%q is no regular expression: %s: %s", text, parse.Code, parse.Expr)
+	why := fmt.Sprintf("%q is not a regular expression: %s: %s", text, parse.Code, parse.Expr)
 	if parse.Code == syntax.ErrInvalidPerlOp {
-		why += " (RE2 looks neither ahead nor behind; exclude says what to leave out)"
+		why += " (RE2 has no lookahead or lookbehind; use exclude instead)"
 	}
 	return why
 }

@@ -50,17 +50,17 @@ func parsePlatform(item string) (platform, why string) {
 	parts := strings.Split(item, "/")
 	switch {
 	case len(parts) < 2 || len(parts) > 3 || slices.Contains(parts, ""):
-		return "", fmt.Sprintf("%q is no platform, expected os/arch[/variant] such as linux/amd64", item)
+		return "", fmt.Sprintf("%q is not a platform, expected os/arch[/variant] such as linux/amd64", item)
 	case strings.ToLower(item) != item:
 		return "", fmt.Sprintf("platform %q: write it in lower case, %s", item, strings.ToLower(item))
 	case !slices.Contains(systems, parts[0]):
-		return "", fmt.Sprintf("platform %q: there is no operating system %q, expected linux or another GOOS", item, parts[0])
+		return "", fmt.Sprintf("platform %q: unknown operating system %q, expected linux or another GOOS", item, parts[0])
 	case !slices.Contains(architectures, parts[1]):
-		return "", fmt.Sprintf("platform %q: there is no architecture %q, expected amd64, arm64 or another GOARCH", item, parts[1])
+		return "", fmt.Sprintf("platform %q: unknown architecture %q, expected amd64, arm64 or another GOARCH", item, parts[1])
 	case len(parts) == 2:
 		return normalize(parts[0], parts[1], ""), ""
 	case !variant.MatchString(parts[2]):
-		return "", fmt.Sprintf("platform %q: variant %q is impossible", item, parts[2])
+		return "", fmt.Sprintf("platform %q: variant %q is invalid", item, parts[2])
 	}
 	return normalize(parts[0], parts[1], parts[2]), ""
 }

@@ -61,18 +61,18 @@ func TestValidateTellsEverything(t *testing.T) {
 	}.Validate()
 	require.ErrorIs(t, err, selection.ErrInvalid)
 	require.Equal(t, []string{
-		"include[1]: \"a)(b\" is no regular expression: unexpected ): a)(b",
-		"include[2]: \"(?!rc)\" is no regular expression: invalid or unsupported Perl syntax: (?! (RE2 looks neither ahead nor behind; exclude says what to leave out)",
+		"include[1]: \"a)(b\" is not a regular expression: unexpected ): a)(b",
+		"include[2]: \"(?!rc)\" is not a regular expression: invalid or unsupported Perl syntax: (?! (RE2 has no lookahead or lookbehind; use exclude instead)",
 		"include[3]: it is empty, write .* for every tag",
-		"exclude[0]: \"(a)\\\\1\" is no regular expression: invalid escape sequence: \\1",
-		"exclude[1]: \"a{1001}\" is no regular expression: invalid repeat count: {1001}",
-		"semver: \"newest\" is no version constraint such as \">=1.2 <3\"",
-		"list[1]: tag \"b c\" is impossible",
-		"list[2]: tag \"" + strings.Repeat("a", 129) + "\" is impossible",
-		"list: it names exactly the tags that are mirrored, with include, exclude, semver or limit beside it that is unclear",
+		"exclude[0]: \"(a)\\\\1\" is not a regular expression: invalid escape sequence: \\1",
+		"exclude[1]: \"a{1001}\" is not a regular expression: invalid repeat count: {1001}",
+		"semver: \"newest\" is not a version constraint such as \">=1.2 <3\"",
+		"list[1]: tag \"b c\" is invalid",
+		"list[2]: tag \"" + strings.Repeat("a", 129) + "\" is invalid",
+		"list: cannot be combined with include, exclude, semver or limit",
 		"limit: -1 is less than nothing, expected 0 or more",
-		"platforms[1]: \"linux\" is no platform, expected os/arch[/variant] such as linux/amd64",
-		"platforms[2]: platform \"linux/amd46\": there is no architecture \"amd46\", expected amd64, arm64 or another GOARCH",
+		"platforms[1]: \"linux\" is not a platform, expected os/arch[/variant] such as linux/amd64",
+		"platforms[2]: platform \"linux/amd46\": unknown architecture \"amd46\", expected amd64, arm64 or another GOARCH",
 	}, strings.Split(err.Error(), "\n"))
 	large := selection.Selection{Include: []string{strings.Repeat("a", selection.MaxBytes)}}
 	require.ErrorContains(t, large.Validate(), "selection: it takes")
@@ -147,11 +147,11 @@ func TestParsePlatforms(t *testing.T) {
 		"linux/":          "expected os/arch[/variant]",
 		"linux/arm/v7/x":  "expected os/arch[/variant]",
 		"Linux/amd64":     "write it in lower case, linux/amd64",
-		"linus/amd64":     `there is no operating system "linus"`,
-		"linux/arm46":     `there is no architecture "arm46"`,
-		"linux/arm/v 7":   `variant "v 7" is impossible`,
-		"linux/amd64\n":   `there is no architecture "amd64\n"`,
-		"linux/amd64/v1 ": `variant "v1 " is impossible`,
+		"linus/amd64":     `unknown operating system "linus"`,
+		"linux/arm46":     `unknown architecture "arm46"`,
+		"linux/arm/v 7":   `variant "v 7" is invalid`,
+		"linux/amd64\n":   `unknown architecture "amd64\n"`,
+		"linux/amd64/v1 ": `variant "v1 " is invalid`,
 	} {
 		_, err := selection.ParsePlatforms([]string{"linux/amd64", item})
 		require.ErrorIs(t, err, selection.ErrInvalid, item)

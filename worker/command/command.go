@@ -48,15 +48,15 @@ func New() *cobra.Command {
 	var s settings
 	c := &cobra.Command{
 		Use:   "worker",
-		Short: "Take chunks of images from the broker and mirror them, until told to stop",
-		Long: `Take chunks of images from the broker and mirror them with skopeo, until told to
-stop. Any number of workers share the work. On SIGTERM no new chunk is taken,
-running copies get 20 s, and what is not finished goes back to the queue.
+		Short: "Take chunks of images from the broker and mirror them until stopped",
+		Long: `Take chunks of images from the broker and mirror them with skopeo until stopped. Any
+number of workers share the work. On SIGTERM the worker takes no new chunk, gives
+running copies 20 s to finish, and requeues the rest.
 
-Configuration is by environment:
+Environment variables:
 
 ` + config.Help(s.all()...) + `
-Credentials of registries are found where skopeo finds them: REGISTRY_AUTH_FILE,
+The worker finds credentials of registries where skopeo finds them: REGISTRY_AUTH_FILE,
 containers/auth.json, docker's config.json, credential helpers.`,
 		Version:       Version,
 		Args:          noArguments,

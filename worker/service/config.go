@@ -10,13 +10,13 @@ import (
 	"github.com/osism/skopeo-worker/worker/environment"
 )
 
-// Config is how a worker works.
+// Config are the settings of a worker.
 type Config struct {
-	Concurrency  int           `envconfig:"WORKER_CONCURRENCY" default:"8" expect:"a whole number, 1 or more" desc:"skopeo processes at once"`
-	Skopeo       string        `envconfig:"SKOPEO_PATH" default:"skopeo" desc:"the skopeo to run"`
-	MaxAttempts  int           `envconfig:"MAX_ATTEMPTS" default:"5" expect:"a whole number, 1 or more" desc:"tries of an image in a run before it is a failure"`
-	StallTimeout time.Duration `envconfig:"STALL_TIMEOUT" default:"2m" expect:"a duration such as 2m, more than 0" desc:"how long a copy may move no byte, before it counts as a failed try"`
-	CopyTimeout  time.Duration `envconfig:"COPY_TIMEOUT" default:"0s" expect:"a duration such as 12h, 0 or more" desc:"how long a copy may take, whatever it moves, before it counts as a failed try; 0: for ever"`
+	Concurrency  int           `envconfig:"WORKER_CONCURRENCY" default:"8" expect:"a whole number, 1 or more" desc:"skopeo processes that a worker runs at once"`
+	Skopeo       string        `envconfig:"SKOPEO_PATH" default:"skopeo" desc:"name or path of skopeo, 1.9.3 or newer"`
+	MaxAttempts  int           `envconfig:"MAX_ATTEMPTS" default:"5" expect:"a whole number, 1 or more" desc:"how often an image is tried in a run before it is a failure"`
+	StallTimeout time.Duration `envconfig:"STALL_TIMEOUT" default:"2m" expect:"a duration such as 2m, more than 0" desc:"a copy that moves no byte for this long is ended and counts as a failed try"`
+	CopyTimeout  time.Duration `envconfig:"COPY_TIMEOUT" default:"0s" expect:"a duration such as 12h, 0 or more" desc:"a copy that takes longer than this is ended and counts as a failed try; 0: no limit"`
 }
 
 // Validate implements config.Validator.
@@ -37,11 +37,11 @@ func (c *Config) Validate() []error {
 	return bad
 }
 
-// Registries is how registries are spoken to.
+// Registries are the settings for requests to registries.
 type Registries struct {
-	Insecure  []string `envconfig:"INSECURE_REGISTRIES" expect:"hosts, separated by commas" desc:"hosts, separated by commas, to talk to without TLS verification, plain HTTP included"`
-	QuayHosts []string `envconfig:"QUAY_HOSTS" expect:"hosts, separated by commas" desc:"hosts, separated by commas, that are a Quay of their own: their API tells the digests of 100 tags at once"`
-	ChildEnv  []string `envconfig:"CHILD_ENV" expect:"names of variables, separated by commas" desc:"variables, separated by commas, that skopeo and credential helpers get beside the usual ones; a name may end in *"`
+	Insecure  []string `envconfig:"INSECURE_REGISTRIES" expect:"hosts, separated by commas" desc:"hosts, separated by commas, whose certificates are not verified and that may speak plain HTTP"`
+	QuayHosts []string `envconfig:"QUAY_HOSTS" expect:"hosts, separated by commas" desc:"hosts, separated by commas, that run Quay: their API returns the digests of 100 tags at once"`
+	ChildEnv  []string `envconfig:"CHILD_ENV" expect:"names of variables, separated by commas" desc:"variables, separated by commas, that skopeo and credential helpers get in addition to the usual ones; a name may end in *"`
 }
 
 // Validate implements config.Validator.
@@ -68,7 +68,7 @@ func checkHosts(variable string, hosts []string) []error {
 	return nil
 }
 
-// Metrics is where a worker tells how it is.
+// Metrics is the address of the metrics and probes of a worker.
 type Metrics struct {
 	Addr string `envconfig:"METRICS_ADDR" default:":9090" desc:"address of /metrics, /healthz and /readyz"`
 }
@@ -76,10 +76,10 @@ type Metrics struct {
 // Validate implements config.Validator.
 func (m *Metrics) Validate() []error { return checkAddress(m.Addr) }
 
-// OptionalMetrics is where metrics are served by a process that works for the time of a
-// run only: nowhere, unless somebody wants to watch it.
+// OptionalMetrics is the optional address of the metrics of a process that runs only as
+// long as its run.
 type OptionalMetrics struct {
-	Addr string `envconfig:"METRICS_ADDR" desc:"address of /metrics, /healthz and /readyz while it works; empty: none"`
+	Addr string `envconfig:"METRICS_ADDR" desc:"address of /metrics, /healthz and /readyz while it runs; empty: none"`
 }
 
 // Validate implements config.Validator.
