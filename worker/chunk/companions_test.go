@@ -94,3 +94,116 @@ func TestListOfReferrers(t *testing.T) {
 	require.Equal(t, slices.Sorted(slices.Values([]string{first, second, own})), listed())
 	quiet()
 }
+
+// TestCompanionsOfEveryManifest: those of a platform's manifest and of companions come,
+// too, however the tags are chosen, and a quiet night costs no pull.
+func TestCompanionsOfEveryManifest(t *testing.T) {
+	for name, test := range map[string]struct {
+		tag string
+		selection.Selection
+	}{
+		"filter":               {"", selection.Selection{Include: []string{"v"}}},
+		"filter and referrers": {"", selection.Selection{Include: []string{"v"}, Referrers: true}},
+		"limit":                {"", selection.Selection{Limit: 1}},
+		"list":                 {"", selection.Selection{List: []string{"v2"}}},
+		"tag and referrers":    {"v2", selection.Selection{Referrers: true}},
+		"platforms":            {"", selection.Selection{List: []string{"v2"}, Platforms: []string{"linux/amd64"}}},
+	} {
+		for _, lists := range []bool{true, false} {
+			if !lists && test.Selection.List == nil && test.tag == "" {
+				continue
+			}
+			t.Run(name, func(t *testing.T) {
+				b := newBench(t)
+				b.move(t, "1", "1")
+				index := b.index(t, "2", "v2")
+				children, err := b.from.Children(repository, index)
+				require.NoError(t, err)
+				sign := func(digest string) string {
+					t.Helper()
+					_, err := b.from.PushSignature(repository, digest)
+					require.NoError(t, err)
+					return registrytest.SignatureTag(digest)
+				}
+				child := sign(children[0].Digest.String())
+				signature, err := b.from.Digest(repository, child)
+				require.NoError(t, err)
+				signed, whole := sign(signature), sign(index)
+				other := sign(gone)
+				if !lists {
+					b.from.Inject(registrytest.Fault{Match: registrytest.Kinds(registrytest.KindTags), Status: 403})
+				}
+				entry := b.selected(test.tag, test.Selection)
+				require.Empty(t, b.do(t, entry).Left)
+				require.Equal(t, run.Tally{Total: 4, Copied: 4}, b.images)
+				b.mirrored(t, child, signed, whole)
+				tags, err := b.to.Tags(destination)
+				require.NoError(t, err)
+				require.NotContains(t, tags, other)
+
+				b.reset()
+				require.Empty(t, b.do(t, entry).Left)
+				require.Equal(t, run.Tally{Total: 4, Unchanged: 4}, b.images)
+				require.Zero(t, b.from.Pulls())
+				if lists {
+					require.Equal(t, 1, b.from.Count(registrytest.Kinds(registrytest.KindTags)))
+				}
+			})
+		}
+	}
+}
+
+// TestCompanionsThatCanNotBeFound: an image is not done without them.
+func TestCompanionsThatCanNotBeFound(t *testing.T) {
+	chosen := selection.Selection{List: []string{"1"}}
+	setup := func(t *testing.T) (*bench, string) {
+		b := newBench(t)
+		digest := b.index(t, "1", "1")
+		children, err := b.from.Children(repository, digest)
+		require.NoError(t, err)
+		_, err = b.from.PushSignature(repository, children[1].Digest.String())
+		require.NoError(t, err)
+		return b, registrytest.SignatureTag(children[1].Digest.String())
+	}
+	lists := registrytest.Kinds(registrytest.KindTags)
+	t.Run("limited", func(t *testing.T) {
+		b, signature := setup(t)
+		mend := b.from.Inject(registrytest.Fault{Match: lists, Status: 429})
+		result := b.do(t, b.selected("", chosen))
+		require.Len(t, result.Left, 1)
+		require.Empty(t, b.kept.records)
+		mend()
+		require.Empty(t, b.deliver(t, Delivery{Chunk: b.chunk(result.Left...), Fresh: true, Remainder: true}).Left)
+		require.Equal(t, run.Tally{Total: 2, Copied: 1, Unchanged: 1}, b.images)
+		b.mirrored(t, "1", signature)
+	})
+	t.Run("broken", func(t *testing.T) {
+		b, signature := setup(t)
+		mend := b.from.Inject(registrytest.Fault{Match: lists, Status: 500})
+		require.Empty(t, b.do(t, b.selected("", chosen)).Left)
+		require.Equal(t, b.from.Host()+"/"+repository+":1", b.kept.only(t).Source)
+		b.mirrored(t, "1")
+		mend()
+		require.Empty(t, b.do(t, b.selected("", chosen)).Left)
+		require.Empty(t, b.kept.records)
+		b.mirrored(t, "1", signature)
+	})
+	t.Run("of a time", func(t *testing.T) {
+		b, signature := setup(t)
+		b.from.Inject(registrytest.Fault{Match: lists, Status: 500, Times: 1})
+		require.Empty(t, b.do(t, b.selected("", chosen)).Left)
+		require.Empty(t, b.kept.records)
+		b.mirrored(t, "1", signature)
+	})
+	t.Run("copied in vain", func(t *testing.T) {
+		b, signature := setup(t)
+		mend := b.from.Inject(registrytest.Fault{Match: registrytest.All(gets, registrytest.Ref(signature)), Status: 403})
+		defer mend()
+		digest, err := b.from.Digest(repository, signature)
+		require.NoError(t, err)
+		defer b.from.Inject(registrytest.Fault{Match: registrytest.All(gets, registrytest.Ref(digest)), Status: 403})()
+		require.Empty(t, b.do(t, b.selected("", chosen)).Left)
+		require.Equal(t, b.from.Host()+"/"+repository+":"+signature, b.kept.only(t).Source)
+		require.Equal(t, run.Tally{Total: 2, Copied: 1, Failed: 1}, b.images)
+	})
+}

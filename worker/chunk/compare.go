@@ -66,6 +66,9 @@ func (t *task) compare(ctx context.Context, r message.Repository, resolved time.
 	for i, image := range r.Images {
 		if errs[i] == nil && have[i].current {
 			t.has(r, image.Digest, have[i].digest)
+			if !bringsReferrers(r) {
+				t.companions.claim(r, have[i].digest, image)
+			}
 			current = append(current, image)
 			continue
 		}

@@ -81,6 +81,7 @@ func (t *task) copy(ctx context.Context, j *job) error {
 	if err := t.lookAgain(ctx, j); err != nil {
 		return err
 	}
+	t.companions.claim(r, copied.Digest, j.all()...)
 	t.unchanged(r, j.current)
 	return t.tag(ctx, j, copied.Digest)
 }
@@ -194,6 +195,7 @@ func (t *task) incomplete(ctx context.Context, j *job, digest reference.Digest, 
 	if err := t.lookAgain(ctx, j); err != nil {
 		return err
 	}
+	t.companions.claim(j.repository, digest, j.all()...)
 	failed := tries(j.current, cause)
 	for _, image := range j.images {
 		err := cause

@@ -50,6 +50,13 @@ func (m *mirrored) add(repository reference.Repository, source string) {
 	m.repositories[repository][source] = true
 }
 
+// remove forgets an image.
+func (m *mirrored) remove(repository reference.Repository, source string) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	delete(m.repositories[repository], source)
+}
+
 // holdings remembers what the destination has of the source's digests, so that one
 // entry of the list need not copy what another one has brought there.
 type holdings struct {

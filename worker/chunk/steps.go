@@ -85,6 +85,7 @@ func (t *task) resolve(ctx context.Context, r message.Repository) (message.Repos
 			t.limit(r, m.Err)
 		}
 	}
+	t.companions.note(r, found)
 	r.Images = found.Images
 	return r, missed, nil
 }

@@ -105,14 +105,15 @@ type task struct {
 	*Worker
 	Delivery
 	// work ends when a copy under way must end; the broker is still told then.
-	work     context.Context
-	log      *slog.Logger
-	first    bool          // the first round: digests of a fresh delivery are young
-	slots    chan struct{} // of small requests
-	progress progress
-	mirrored mirrored
-	held     holdings
-	entries  entries
+	work       context.Context
+	log        *slog.Logger
+	first      bool          // the first round: digests of a fresh delivery are young
+	slots      chan struct{} // of small requests
+	progress   progress
+	mirrored   mirrored
+	held       holdings
+	entries    entries
+	companions companions
 
 	mu      sync.Mutex
 	next    []message.Repository // for the next round
@@ -206,6 +207,7 @@ func (t *task) wanted(ctx context.Context) ([]message.Repository, error) {
 			}
 		}
 		t.note(func(p *progress) { p.images.Total += len(r.Images) })
+		t.companions.expect(r, r.Images)
 		todo = append(todo, r)
 	}
 	return todo, nil
@@ -233,7 +235,10 @@ func (t *task) round(ctx context.Context, todo []message.Repository) error {
 		}
 	}
 	jobs, t.unknown = append(jobs, t.unknown...), nil
-	return inFamilies(jobs, t.Concurrency, func(j *job) error { return t.begin(ctx, j) })
+	if err := inFamilies(jobs, t.Concurrency, func(j *job) error { return t.begin(ctx, j) }); err != nil {
+		return err
+	}
+	return t.accompany(ctx)
 }
 
 // forgive takes what was seen at the destination out of the failure records.

@@ -7,6 +7,8 @@ import (
 	"strconv"
 	"sync"
 
+	"github.com/google/go-containerregistry/pkg/v1/types"
+
 	"github.com/osism/skopeo-worker/shared/reference"
 	"github.com/osism/skopeo-worker/shared/selection"
 	"github.com/osism/skopeo-worker/worker/platform"
@@ -94,6 +96,34 @@ func (m *Mirror) Tag(ctx context.Context, to Target, digest reference.Digest) er
 		return nil
 	}
 	return m.to().Put(ctx, to.Repository, to.Tag, manifest)
+}
+
+// Below returns the manifests that an index at the destination lists, those of the indexes
+// in it included; none for an image. It is not a pull.
+func (m *Mirror) Below(ctx context.Context, destination reference.Repository, digest reference.Digest) ([]reference.Digest, error) {
+	var all []reference.Digest
+	seen := map[reference.Digest]bool{digest: true}
+	for next := []reference.Digest{digest}; len(next) > 0; next = next[1:] {
+		index, err := m.copied(ctx, destination, next[0])
+		if err != nil {
+			return nil, err
+		}
+		children, err := index.Children()
+		if err != nil {
+			return nil, err
+		}
+		for _, child := range children {
+			if child.Kind() != registry.IsManifest || seen[child.Digest] {
+				continue
+			}
+			seen[child.Digest] = true
+			all = append(all, child.Digest)
+			if types.MediaType(child.MediaType).IsIndex() {
+				next = append(next, child.Digest)
+			}
+		}
+	}
+	return all, nil
 }
 
 // announcement is the lock of what lists the referrers of a digest: of two that replace

@@ -27,6 +27,9 @@ type Result struct {
 	Pulls   int // manifests that had to be pulled to learn their digest
 	// Listed is what the listing told of tags beside their digests, by tag.
 	Listed map[reference.Tag]Listed
+	// Companions were listed, and belong to none of the images; nil where nothing was
+	// listed. They may belong to a manifest below one.
+	Companions Companions
 }
 
 // Listed is what a listing tells of a tag. It is zero where it does not.
@@ -133,6 +136,7 @@ func (u *Upstream) whole(ctx context.Context, r message.Repository) (Result, err
 	result.Missed = append(result.Missed, companions.Missed...)
 	result.Vanished = append(result.Vanished, companions.Vanished...)
 	result.Pulls += companions.Pulls
+	result.Companions = p.companions
 	return result, nil
 }
 
@@ -144,8 +148,8 @@ type pick struct {
 
 	tags       map[reference.Tag]listing.Tag
 	candidates []selection.Candidate
-	timeless   bool                               // a candidate came without a time
-	companions map[reference.Digest][]listing.Tag // by the digest they belong to
+	timeless   bool // a candidate came without a time
+	companions Companions
 	windows    int
 	invalid    invalid
 }
@@ -157,13 +161,12 @@ func newPick(s *selection.Selection) (*pick, error) {
 	matcher, err := s.Compile()
 	return &pick{
 		matcher: matcher, everything: s.Tags().IsZero(), limit: s.Limit,
-		tags: map[reference.Tag]listing.Tag{}, companions: map[reference.Digest][]listing.Tag{},
+		tags: map[reference.Tag]listing.Tag{}, companions: Companions{},
 	}, err
 }
 
 func (p *pick) add(tag listing.Tag) {
-	if digest, companion := selection.Companion(tag.Name.String()); companion && !p.everything {
-		p.companions[digest] = append(p.companions[digest], tag)
+	if !p.everything && p.companions.add(tag) {
 		return
 	}
 	switch {

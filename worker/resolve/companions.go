@@ -1,0 +1,72 @@
+package resolve
+
+import (
+	"context"
+	"errors"
+
+	"github.com/osism/skopeo-worker/shared/message"
+	"github.com/osism/skopeo-worker/shared/reference"
+	"github.com/osism/skopeo-worker/shared/selection"
+	"github.com/osism/skopeo-worker/worker/listing"
+	"github.com/osism/skopeo-worker/worker/referrers"
+	"github.com/osism/skopeo-worker/worker/registry"
+)
+
+// Companions are tags by the digest of the manifest that they belong to: see
+// selection.Companion.
+type Companions map[reference.Digest][]listing.Tag
+
+// add keeps a tag that belongs to a manifest, and is false for any other.
+func (c Companions) add(tag listing.Tag) bool {
+	digest, companion := selection.Companion(tag.Name.String())
+	if companion {
+		c[digest] = append(c[digest], tag)
+	}
+	return companion
+}
+
+// anyCompanion matches the tags of companions.
+const anyCompanion = `sha256-[0-9a-f]{64}(\.(sig|att|sbom))?$`
+
+// BringsCompanions tells whether the manifests of an entry of the list bring their
+// companions: where tags are chosen, and where what refers to one image is wanted. Where
+// no tags are chosen, each is mirrored anyway.
+func BringsCompanions(r message.Repository) bool {
+	s := r.Selection
+	named := !r.Tag.IsZero() || !r.Digest.IsZero()
+	return s != nil && (named && s.Referrers || !named && !s.Tags().IsZero())
+}
+
+// OfCompanions is the entry of the companions that the manifests of another entry bring.
+// Like those of any open entry, they may vanish.
+func OfCompanions(r message.Repository) message.Repository {
+	contents := r.Selection.Contents()
+	contents.Include = []string{anyCompanion}
+	return message.Repository{Source: r.Source, Destination: r.Destination, Selection: &contents, Found: true}
+}
+
+// AreCompanions tells whether an entry is one of OfCompanions.
+func AreCompanions(r message.Repository) bool {
+	return r.Selection != nil && len(r.Selection.Include) == 1 && r.Selection.Include[0] == anyCompanion
+}
+
+// ListCompanions lists the companions that a repository has, whatever they belong to. The
+// error is of the package registry.
+func ListCompanions(ctx context.Context, client *registry.Client, repository reference.Repository) (Companions, error) {
+	found := Companions{}
+	for name, err := range client.Tags(ctx, repository) {
+		if errors.Is(err, reference.ErrInvalidTag) {
+			continue // it is none, and a listing of the repository says so
+		}
+		if err != nil {
+			return nil, err
+		}
+		found.add(listing.Tag{Name: name})
+	}
+	return found, nil
+}
+
+// PossibleCompanions are the tags that the companions of a manifest have, if there are any.
+func PossibleCompanions(digest reference.Digest) []reference.Tag {
+	return append(referrers.CompanionTags(digest), referrers.FallbackTag(digest))
+}
