@@ -20,6 +20,10 @@ func TestSelectionIsKept(t *testing.T) {
 	require.NoError(t, err)
 	require.Equal(t, []message.Repository{r}, again.Repositories)
 
+	again, err = chunk("default", "r2", Of(c, r, []message.Image{{Attempts: 5}}, "no listing, the last of five times"))
+	require.NoError(t, err)
+	require.Equal(t, []message.Repository{r}, again.Repositories)
+
 	again, err = chunk("default", "r2", Of(c, r, []message.Image{{Tag: reference.MustTag("1.0")}}, "no copy"))
 	require.NoError(t, err)
 	r.Tag = reference.MustTag("1.0")

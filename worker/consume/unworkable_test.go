@@ -54,7 +54,15 @@ func TestGarbage(t *testing.T) {
 	other.Name = "other"
 	foreign, err := other.Encode()
 	require.NoError(t, err)
+	hostileTag, err := b.chunk(message.Image{Tag: reference.MustTag("HERE")}).Encode()
+	require.NoError(t, err)
+	hostileTag = bytes.Replace(hostileTag, []byte("HERE"), []byte("../../../victim/app/manifests/latest"), 1)
+	hostileDestination, err := b.chunk().Encode()
+	require.NoError(t, err)
+	hostileDestination = bytes.Replace(hostileDestination, []byte(b.to.Host()+"/"), []byte(b.to.Host()+"/../"), 1)
 	garbage := map[string][]byte{
+		subject.NewAddress(name, runID, "quay.io", "000003").Under(subject.Chunk): hostileTag,
+		subject.NewAddress(name, runID, "quay.io", "000004").Under(subject.Chunk): hostileDestination,
 		"mirror.chunk.x": []byte("not ours"),
 		subject.NewAddress(name, runID, "quay.io", "000001").Under(subject.Chunk): []byte(`{"version":1`),
 		subject.NewAddress(name, runID, "quay.io", "000002").Under(subject.Chunk): foreign,

@@ -63,6 +63,39 @@ func TestHostileDigests(t *testing.T) {
 	}
 }
 
+// TestHostileLayers: what skopeo makes of them is nothing elsewhere either.
+func TestHostileLayers(t *testing.T) {
+	for _, layer := range []string{
+		"sha256:../../../../victim/app/manifests/latest", "../../../../victim/app/manifests/latest", "sha256:../../../../../v2/victim/app/blobs/uploads/",
+	} {
+		t.Run(layer, func(t *testing.T) {
+			p := newPair(t)
+			front := registrytest.NewFront(t, p.to)
+			p.Skopeo.Insecure = append(p.Skopeo.Insecure, front)
+			p.Registry = registry.NewClient(registry.Options{Insecure: p.Skopeo.Insecure})
+			victim, err := p.to.PushImage("victim/app", "latest", registrytest.Image{})
+			require.NoError(t, err)
+			config, err := p.from.PushBlob(repository, []byte("{}"))
+			require.NoError(t, err)
+			digest, err := p.from.PushManifest(repository, "1", types.OCIManifestSchema1, fmt.Appendf(nil,
+				`{"schemaVersion":2,"mediaType":%q,"config":{"mediaType":%q,"size":2,"digest":%q},"layers":[{"mediaType":%q,"size":2,"digest":%q}]}`,
+				types.OCIManifestSchema1, types.OCIConfigJSON, config, types.OCILayer, layer))
+			require.NoError(t, err)
+			_, err = p.Copy(t.Context(), reference.MustRepository(p.source()), reference.MustRepository(front+"/"+destination),
+				registry.Descriptor{Digest: reference.MustDigest(digest), MediaType: string(types.OCIManifestSchema1)}, platform.Wanted{})
+			require.Error(t, err)
+			now, err := p.to.Digest("victim/app", "latest")
+			require.NoError(t, err)
+			require.Equal(t, victim, now)
+			for _, r := range p.to.Requests() {
+				if r.Method != http.MethodGet && r.Method != http.MethodHead {
+					require.Equal(t, destination, r.Repository, "%s %s", r.Method, r.Path)
+				}
+			}
+		})
+	}
+}
+
 // TestHostileReferrers are none.
 func TestHostileReferrers(t *testing.T) {
 	p := newPair(t, registrytest.WithReferrersAPI(10))

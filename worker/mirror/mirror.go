@@ -32,6 +32,13 @@ var ErrVanished = errors.New("the destination does not have what was just put th
 // maxDepth is far beyond what tools build (BuildKit: 1), and ends a hostile nesting.
 const maxDepth = 8
 
+// maxManifests is how many manifests are copied for one image at most, what refers to it
+// included. Tools make some hundreds; every index may have thousands.
+const maxManifests = 10_000
+
+// blobs bounds those of one manifest that are under way at once.
+const blobs = 16
+
 // Copied is what a copy brought and took.
 type Copied struct {
 	// Digest is what is to be tagged: the source's own, or that of an index of just
@@ -129,6 +136,7 @@ type copying struct {
 	*Mirror
 	source, destination reference.Repository
 	pulls, bytes        atomic.Int64
+	manifests           atomic.Int64
 }
 
 // wanting is a manifest that the destination is to have.
@@ -142,6 +150,9 @@ type wanting struct {
 func (c *copying) manifest(ctx context.Context, w wanting) error {
 	if w.depth > maxDepth {
 		return c.bad(w.Digest, ErrTooDeep)
+	}
+	if c.manifests.Add(1) > maxManifests {
+		return c.bad(w.Digest, fmt.Errorf("%w manifests: an image has no more than %d", registry.ErrTooMany, maxManifests))
 	}
 	_, err, _ := c.flights.Do(c.destination.String()+"@"+w.Digest.String(), func() (any, error) {
 		_, err := c.to().Head(ctx, c.destination, w.Digest)
@@ -203,12 +214,13 @@ func (c *copying) read(ctx context.Context, w wanting) (registry.Manifest, error
 // small copies a manifest that was pulled, with what it refers to: skopeo would pull
 // it again.
 func (c *copying) small(ctx context.Context, manifest registry.Manifest) error {
-	blobs, err := manifest.Blobs()
+	listed, err := manifest.Blobs()
 	if err != nil {
 		return c.bad(manifest.Digest, err)
 	}
 	group, together := errgroup.WithContext(ctx)
-	for _, blob := range blobs {
+	group.SetLimit(blobs)
+	for _, blob := range listed {
 		group.Go(func() error { return c.Registry.CopyBlob(together, c.source, c.destination, blob) })
 	}
 	if err := group.Wait(); err != nil {

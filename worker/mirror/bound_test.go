@@ -1,0 +1,20 @@
+package mirror
+
+import (
+	"testing"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/osism/skopeo-worker/shared/reference"
+	"github.com/osism/skopeo-worker/worker/registry"
+)
+
+// TestImagesHaveABound, however their indexes lead from one to the next.
+func TestImagesHaveABound(t *testing.T) {
+	c := &copying{Mirror: &Mirror{}, source: reference.MustRepository("quay.io/a/b")}
+	c.manifests.Store(maxManifests)
+	err := c.manifest(t.Context(), wanting{Descriptor: registry.Descriptor{Digest: reference.DigestOf(nil)}})
+	require.ErrorIs(t, err, registry.ErrTooMany)
+	require.ErrorIs(t, err, registry.ErrBadManifest)
+	require.ErrorContains(t, err, "too many manifests: an image has no more than 10000")
+}
