@@ -49,6 +49,9 @@ func (se *session) follow(ctx context.Context, id string, out io.Writer) error {
 		return away
 	case last.State == run.StateCancelled, last.State == run.StateSuperseded:
 		return fmt.Errorf("%w: run %s was %s", errUnfinished, last.Run, last.State)
+	case last.State == run.StateLost:
+		return fmt.Errorf("%w: run %s has lost %s: plan again, and see what became of the broker's stream %s",
+			errUnfinished, last.Run, count(last.Chunks.Lost, "chunk", "chunks"), broker.StreamName)
 	case last.Images.Failed > 0:
 		return errFailed
 	}

@@ -209,9 +209,10 @@ func TestSummaryHeadline(t *testing.T) {
 		run.StateDone:       "Run r is done after 5s: 2 images in 3 chunks.",
 		run.StateSnoozed:    "Run r is unfinished after 5s: 1 of 3 chunks done. The rest is kept; the next worker continues it.",
 		run.StateSuperseded: "Run r was superseded after 5s: 1 of 3 chunks done.",
+		run.StateLost:       "Run r has LOST 2 of 3 chunks after 5s; 1 done. What is lost is neither done nor at the broker, and nobody has ended the run: plan again.",
 	} {
 		var out strings.Builder
-		Summary(&out, run.Status{Run: "r", State: state, Chunks: run.Chunks{Total: 3, Done: 1}, Images: run.Tally{Total: 2}}, nil, 5*time.Second)
+		Summary(&out, run.Status{Run: "r", State: state, Chunks: run.Chunks{Total: 3, Done: 1, Lost: 2}, Images: run.Tally{Total: 2}}, nil, 5*time.Second)
 		require.Equal(t, want, strings.Split(out.String(), "\n")[1])
 		require.NotContains(t, out.String(), "planner failed")
 	}

@@ -23,7 +23,7 @@ func Status(w io.Writer, s run.Status, now time.Time) {
 		row("finished", "%s (took %s)", moment(*s.Finished), span(s.Finished.Sub(s.Started)))
 	}
 	c := s.Chunks
-	row("chunks", "%s", sum(c.Total, []amount{{c.Done, "done"}, {c.Running, "running"}, {c.Snoozed, "snoozed"}, {c.Waiting, "waiting"}, {c.Dropped, "dropped"}}))
+	row("chunks", "%s", sum(c.Total, []amount{{c.Done, "done"}, {c.Running, "running"}, {c.Snoozed, "snoozed"}, {c.Waiting, "waiting"}, {c.Dropped, "dropped"}, {c.Lost, "lost"}}))
 	row("images", "%s", sum(s.Images.Total, outcomes(s.Images)))
 	row("pulls", "%d", s.Pulls)
 	row("copied", "%s", size(s.Bytes))
@@ -36,6 +36,10 @@ func Status(w io.Writer, s run.Status, now time.Time) {
 	p.table(imageIndent, []column{text(""), text("")}, rows)
 	registries(&p, s.Registries, now)
 	underWay(&p, s.UnderWay, now)
+	if s.Chunks.Lost > 0 {
+		p.line("")
+		p.line("%d of %s LOST. %s", s.Chunks.Lost, chunks(s.Chunks.Total), whatIsLost)
+	}
 	if s.Images.Failed > 0 {
 		p.line("")
 		p.line("List the failures with: planner failed")

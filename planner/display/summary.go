@@ -30,6 +30,9 @@ func Summary(w io.Writer, s run.Status, failures []failure.Record, took time.Dur
 	}
 }
 
+// whatIsLost is what there is to say of chunks that are lost.
+const whatIsLost = "What is lost is neither done nor at the broker, and nobody has ended the run: plan again."
+
 func headline(p *page, s run.Status, took time.Duration) {
 	p.line("")
 	switch {
@@ -38,6 +41,9 @@ func headline(p *page, s run.Status, took time.Duration) {
 			s.Run, span(took), s.Chunks.Done, chunks(s.Chunks.Total))
 	case s.State == run.StateCancelled || s.State == run.StateSuperseded:
 		p.line("Run %s was %s after %s: %d of %s done.", s.Run, s.State, span(took), s.Chunks.Done, chunks(s.Chunks.Total))
+	case s.State == run.StateLost:
+		p.line("Run %s has LOST %d of %s after %s; %d done. %s",
+			s.Run, s.Chunks.Lost, chunks(s.Chunks.Total), span(took), s.Chunks.Done, whatIsLost)
 	default:
 		ended := "is done"
 		if s.State == run.StateFailed {

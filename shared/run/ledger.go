@@ -81,7 +81,9 @@ func (l *Ledger) Status(ctx context.Context, e Entry) (st Status, final bool, er
 	}
 	if left == 0 {
 		st, err = l.store.status(ctx, e)
-		return st, err == nil && st.Over() && (e.Published || time.Since(e.Started) > keepUnpublished), err
+		// What is lost may come back, with a backup of the stream.
+		final = err == nil && st.Over() && st.State != StateLost && (e.Published || time.Since(e.Started) > keepUnpublished)
+		return st, final, err
 	}
 	snoozed, err := l.store.b.Count(ctx, subject.OfRunUnder(subject.Later, e.Name, e.ID))
 	if err != nil {

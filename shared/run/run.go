@@ -106,6 +106,9 @@ type Progress struct {
 	UnderWay []Copy `json:"under_way,omitempty"`
 }
 
+// Over reports whether a worker is done with the message.
+func (p Progress) Over() bool { return p.State == Done || p.State == Dropped }
+
 // Copy is an image under way.
 type Copy struct {
 	Image       string    `json:"image"` // with one of its tags, as the list would have it

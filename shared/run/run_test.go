@@ -107,7 +107,7 @@ func TestRunThatIsTakenBack(t *testing.T) {
 func TestProgress(t *testing.T) {
 	s, _ := open(t)
 	a := subject.NewAddress(name, "r1", strings.Repeat("registry.", 20), "1")
-	got, err := s.Progress(t.Context(), a)
+	got, _, err := s.Progress(t.Context(), a)
 	require.NoError(t, err)
 	require.Equal(t, Progress{}, got)
 	want := Progress{
@@ -115,7 +115,7 @@ func TestProgress(t *testing.T) {
 		Due: time.Date(2026, 1, 2, 3, 4, 5, 6, time.UTC), Updated: time.Date(2026, 1, 2, 0, 0, 0, 0, time.UTC),
 	}
 	require.NoError(t, s.Record(t.Context(), a, want))
-	got, err = s.Progress(t.Context(), a)
+	got, _, err = s.Progress(t.Context(), a)
 	require.NoError(t, err)
 	require.Equal(t, want, got)
 	require.Equal(t, 5, got.Images.Ended())

@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"maps"
 	"slices"
@@ -26,6 +27,7 @@ const (
 	StateFailed     = "failed" // over, with failures
 	StateCancelled  = "cancelled"
 	StateSuperseded = "superseded"
+	StateLost       = "lost" // over, though chunks of it were neither done nor dropped
 )
 
 // publishing is how long a plan may take between its entry in the bucket and its
@@ -42,6 +44,9 @@ type Chunks struct {
 	// Dropped chunks are those of a run that was cancelled or superseded which no worker
 	// has: of some, a part may have been done.
 	Dropped int `json:"dropped"`
+	// Lost chunks are those that the broker does not hold any more, or never got, though
+	// no worker has said that it is done with them, and nobody has ended the run.
+	Lost int `json:"lost"`
 }
 
 // Registry is what a registry allows, and what of a run is left there. A destination is
@@ -113,6 +118,7 @@ type Tracker struct {
 	run      Run
 	progress map[string]Progress // by <registry>.<token>
 	revision map[string]uint64   // of each entry applied
+	lost     int                 // chunks, by the word of the bucket's leader
 }
 
 // Track follows a run until Stop. It returns once it has read what is there.
@@ -181,10 +187,14 @@ func (t *Tracker) Status(ctx context.Context) (Status, error) {
 	// One filter for plan, later and chunk: a message on its way from one to the
 	// next is in the answer at least once.
 	info, err := t.store.b.Stream.Info(ctx, jetstream.WithSubjectFilter(subject.OfRun(t.name, t.id)))
-	if err != nil {
+	var subjects map[string]uint64
+	switch {
+	case err == nil:
+		subjects = info.State.Subjects
+	case !errors.Is(err, jetstream.ErrStreamNotFound): // somebody has deleted it, with all that was in it
 		return Status{}, fmt.Errorf("asking the broker for run %s: %w", t.id, err)
 	}
-	if len(info.State.Subjects) == 0 {
+	if len(subjects) == 0 {
 		// The watch may be behind the stream, and the last word must not be wrong.
 		watch, err := t.read(ctx)
 		if err != nil {
@@ -192,11 +202,26 @@ func (t *Tracker) Status(ctx context.Context) (Status, error) {
 		}
 		_ = watch.Stop()
 	}
+	st, missing := t.status(subjects)
+	if len(missing) > 0 && (st.Over() || st.Chunks.Lost != t.lost) {
+		if err := t.confirm(ctx, missing); err != nil {
+			return Status{}, err
+		}
+		st, _ = t.status(subjects)
+		t.lost = st.Chunks.Lost
+	}
+	return st, nil
+}
+
+// status is how the run stands by what is known, with the messages in the stream. It
+// returns the registries and numbers of the chunks that seem to be lost, too; one that
+// nothing was ever told of is "".
+func (t *Tracker) status(subjects map[string]uint64) (Status, map[string]bool) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	st := Status{Name: t.name, Run: t.id, Started: t.run.Started, Registries: []Registry{}, UnderWay: []Copy{}}
-	bases, messages := t.present(info.State.Subjects, &st)
-	updated := t.count(bases, &st)
+	bases, messages := t.present(subjects, &st)
+	updated, missing := t.count(bases, &st)
 	st.Chunks.Total = t.run.Chunks
 	st.State = t.state(st, len(bases) == 0)
 	if st.Over() {
@@ -215,7 +240,7 @@ func (t *Tracker) Status(ctx context.Context) (Status, error) {
 			st.Finished = &ended
 		}
 	}
-	return st, nil
+	return st, missing
 }
 
 // rank orders the states of a chunk's messages: the chunk is in the highest.
@@ -295,14 +320,15 @@ func (p Progress) copies() []Copy {
 	return p.UnderWay
 }
 
-// count sums up the progress and returns when it was last made.
-func (t *Tracker) count(present map[string]string, st *Status) (updated time.Time) {
-	over := map[string]bool{} // chunks that have no message left, and whether one was dropped
+// count sums up the progress, and returns when it was last made and which chunks seem to
+// be lost.
+func (t *Tracker) count(present map[string]string, st *Status) (updated time.Time, missing map[string]bool) {
+	over := map[string]string{} // chunks that have no message left, with what became of them
 	for key, p := range t.progress {
 		registry, token, _ := strings.Cut(key, ".")
 		base := registry + "." + subject.Address{Token: token}.Number()
-		if present[base] == "" {
-			over[base] = over[base] || p.State == Dropped
+		if present[base] == "" && worst[p.State] >= worst[over[base]] {
+			over[base] = p.State
 		}
 		st.Images.add(p.Images)
 		st.Pulls += p.Pulls
@@ -311,18 +337,36 @@ func (t *Tracker) count(present map[string]string, st *Status) (updated time.Tim
 			updated = p.Updated
 		}
 	}
-	for _, dropped := range over {
-		if dropped {
-			st.Chunks.Dropped++
-		} else {
+	missing = map[string]bool{}
+	for base, state := range over {
+		switch {
+		case state == Done:
 			st.Chunks.Done++
+		case state == Dropped || t.run.Ended != "": // what was dropped and not noted was dropped all the same
+			st.Chunks.Dropped++
+		default:
+			st.Chunks.Lost++
+			missing[base] = true
 		}
 	}
-	// What was dropped and not noted was dropped all the same.
-	if untold := t.run.Chunks - len(over) - len(present); t.run.Ended != "" && untold > 0 {
-		st.Chunks.Dropped += untold
+	if untold := t.run.Chunks - len(over) - len(present); untold > 0 {
+		if t.run.Ended != "" {
+			st.Chunks.Dropped += untold
+		} else if !t.publishing() {
+			st.Chunks.Lost += untold
+			missing[""] = true
+		}
 	}
-	return updated
+	return updated, missing
+}
+
+// worst orders what became of the messages of a chunk that has none left: the chunk is
+// as the worst of them. One that was running or snoozed is gone without an outcome.
+var worst = map[string]int{Done: 1, Dropped: 2, Running: 3, Snoozed: 3}
+
+// publishing reports whether more of the run may be on its way.
+func (t *Tracker) publishing() bool {
+	return !t.run.Published && time.Since(t.run.Started) < publishing
 }
 
 func (t *Tracker) state(st Status, empty bool) string {
@@ -335,11 +379,10 @@ func (t *Tracker) state(st Status, empty bool) string {
 		return StateWaiting
 	case !empty:
 		return StateSnoozed
-	case !t.run.Published && time.Since(t.run.Started) < publishing:
+	case t.publishing():
 		return StateWaiting
-	case st.Chunks.Done+st.Chunks.Dropped < st.Chunks.Total:
-		// The planner that dropped its messages did not live to say so.
-		return StateSuperseded
+	case st.Chunks.Lost > 0:
+		return StateLost
 	case st.Images.Failed > 0:
 		return StateFailed
 	}

@@ -225,7 +225,8 @@ func TestEndsOfARun(t *testing.T) {
 		StateDone:       func(y *story) { y.record("1", Progress{State: Done, Images: Tally{Total: 1, Copied: 1}}) },
 		StateFailed:     func(y *story) { y.record("1", Progress{State: Done, Images: Tally{Total: 1, Failed: 1}}) },
 		StateCancelled:  func(y *story) { y.r.Ended = StateCancelled },
-		StateSuperseded: func(*story) {},                          // and nobody said so
+		StateSuperseded: func(y *story) { y.r.Ended = StateSuperseded },
+		StateLost:       func(*story) {},                          // and nobody said why
 		StateWaiting:    func(y *story) { y.r.Published = false }, // about to be published
 	} {
 		t.Run(want, func(t *testing.T) {
@@ -240,7 +241,7 @@ func TestEndsOfARun(t *testing.T) {
 			if want == StateWaiting {
 				y.r.Started = long
 				y.put()
-				require.Equal(t, StateSuperseded, y.now().State)
+				require.Equal(t, StateLost, y.now().State, "its planner did not live to publish it all")
 			}
 		})
 	}
@@ -322,7 +323,7 @@ func TestStatusKeys(t *testing.T) {
 	data, err := json.Marshal(Status{Registries: []Registry{{}}, UnderWay: []Copy{{}}})
 	require.NoError(t, err)
 	require.Equal(t, strings.Join(strings.Fields(`{"name":"","run":"","state":"",
-		"chunks":{"total":0,"waiting":0,"running":0,"snoozed":0,"done":0,"dropped":0},
+		"chunks":{"total":0,"waiting":0,"running":0,"snoozed":0,"done":0,"dropped":0,"lost":0},
 		"images":{"total":0,"copied":0,"tagged":0,"unchanged":0,"skipped":0,"vanished":0,"failed":0,"dropped":0},
 		"pulls":0,"bytes":0,"started":"0001-01-01T00:00:00Z","finished":null,"next_due":null,
 		"estimated_done":null,"estimated_at_least":false,

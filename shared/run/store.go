@@ -74,21 +74,43 @@ func (s *Store) Record(ctx context.Context, a subject.Address, p Progress) error
 	return nil
 }
 
-// Progress returns what was last recorded of the message, and nothing where
-// nothing was.
-func (s *Store) Progress(ctx context.Context, a subject.Address) (Progress, error) {
-	var p Progress
-	entry, err := s.kv.Get(ctx, progressKey(a))
-	if errors.Is(err, jetstream.ErrKeyNotFound) {
-		return p, nil
+// ErrOvertaken is returned where another worker has recorded something of the same message
+// in the meantime.
+var ErrOvertaken = errors.New("another worker has the chunk, or is done with it")
+
+// Report stores the progress of the message at the address where last is the revision
+// of what was recorded of it before, 0 where nothing was, and returns the new one. It
+// returns ErrOvertaken where it is not: a worker that has lost its chunk for a while must
+// not hide that another one is done with it.
+func (s *Store) Report(ctx context.Context, a subject.Address, p Progress, last uint64) (uint64, error) {
+	data, err := json.Marshal(p)
+	if err != nil {
+		return last, err
 	}
-	if err == nil {
-		err = json.Unmarshal(entry.Value(), &p)
+	revision, err := s.kv.Update(ctx, progressKey(a), data, last)
+	if errors.Is(err, jetstream.ErrKeyRevisionMismatch) || errors.Is(err, jetstream.ErrKeyExists) || errors.Is(broker.Conflict(err), broker.ErrConflict) {
+		err = ErrOvertaken
 	}
 	if err != nil {
-		return p, fmt.Errorf("reading the progress of chunk %s of run %s: %w", a.Token, a.Run, err)
+		return last, fmt.Errorf("storing the progress of chunk %s of run %s: %w", a.Token, a.Run, err)
 	}
-	return p, nil
+	return revision, nil
+}
+
+// Progress returns what was last recorded of the message, with its revision, as the
+// bucket's leader has it, and nothing where nothing was.
+func (s *Store) Progress(ctx context.Context, a subject.Address) (p Progress, revision uint64, err error) {
+	m, err := s.b.Last(ctx, stream, prefix+progressKey(a))
+	if errors.Is(err, jetstream.ErrMsgNotFound) {
+		return p, 0, nil
+	}
+	if err == nil {
+		err = json.Unmarshal(m.Data, &p)
+	}
+	if err != nil {
+		return p, 0, fmt.Errorf("reading the progress of chunk %s of run %s: %w", a.Token, a.Run, err)
+	}
+	return p, m.Sequence, nil
 }
 
 // AllProgress returns what was last recorded of each message of a run.

@@ -71,7 +71,7 @@ func (s *Store) due(ctx context.Context, subj string, runs map[string]Run) (time
 		return time.Time{}, nil
 	}
 	if strings.HasPrefix(subj, subject.Later+".") {
-		p, err := s.Progress(ctx, a)
+		p, _, err := s.Progress(ctx, a)
 		return p.Due, err
 	}
 	key := a.Name + "." + a.Run

@@ -32,7 +32,9 @@ type delivery struct {
 
 	copies copies // under way
 
-	storing sync.Mutex // held while the progress is on its way: an older one must not come last
+	storing   sync.Mutex // held while the progress is on its way: an older one must not come last
+	revision  uint64     // of what was last recorded of the message, as far as we know
+	overtaken bool       // another worker is done with the message
 
 	mu       sync.Mutex
 	progress run.Progress
@@ -67,7 +69,7 @@ func (d *delivery) handle(ctx context.Context) (outcome string, err error) {
 		return metrics.ChunkUnworkable, d.reject(ctx, err)
 	}
 	d.registry = c.Registry
-	if d.earlier, err = d.runs.Progress(ctx, d.address); err != nil {
+	if d.earlier, d.revision, err = d.runs.Progress(ctx, d.address); err != nil {
 		d.log.Warn("the status will be incomplete", "error", err)
 	}
 	if r := d.run(ctx); r.Ended != "" && !(r.Ended == run.StateSuperseded && republished(r, c)) {
@@ -192,17 +194,14 @@ func (d *delivery) gone(ctx context.Context) (bool, error) {
 	return err == nil && m.Sequence != d.sequence, err
 }
 
-// acknowledged reports whether another worker has acknowledged the message. A message
-// that is gone with its whole stream was not.
+// acknowledged reports whether another worker is done with the message and has
+// acknowledged it. It has recorded that before. A message that is gone otherwise is one
+// that somebody has deleted, with its stream or without.
 func (d *delivery) acknowledged(ctx context.Context) (bool, error) {
 	gone, err := d.gone(ctx)
 	if err != nil || !gone {
 		return false, err
 	}
-	meta, err := d.msg.Metadata()
-	if err != nil {
-		return false, err
-	}
-	info, err := d.broker.Stream.Info(ctx)
-	return err == nil && info.Created.Before(meta.Timestamp), err
+	recorded, _, err := d.runs.Progress(ctx, d.address)
+	return recorded.Over() || d.earlier.Over(), err
 }

@@ -37,15 +37,21 @@ func (d *delivery) remainder(ctx context.Context, c message.Chunk, left []messag
 		for _, r := range piece.Repositories {
 			progress.Images.Total += len(r.Images)
 		}
-		record := func(ctx context.Context) error { return d.runs.Record(ctx, a, progress) }
-		if err := insist(ctx, d.log, patient(d.broker.Conn, record)); err != nil {
-			d.log.Warn("the status will be incomplete", "error", err)
-		}
+		d.note(ctx, a, progress)
 		if err := d.publish(ctx, a, after, nil, data); err != nil {
 			return err
 		}
 	}
 	return nil
+}
+
+// note records the progress of a message before it is published: where that is lost, the
+// run knows that there was one.
+func (d *delivery) note(ctx context.Context, a subject.Address, p run.Progress) {
+	record := func(ctx context.Context) error { return d.runs.Record(ctx, a, p) }
+	if err := insist(ctx, d.log, patient(d.broker.Conn, record)); err != nil {
+		d.log.Warn("the status will be incomplete", "error", err)
+	}
 }
 
 // nextToken names the i-th remainder of this delivery. No two deliveries of a message

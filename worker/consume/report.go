@@ -2,6 +2,7 @@ package consume
 
 import (
 	"context"
+	"errors"
 	"time"
 
 	"github.com/osism/skopeo-worker/shared/run"
@@ -68,5 +69,30 @@ func (d *delivery) store(ctx context.Context) error {
 		p.UnderWay = d.copies.list(p.Updated)
 	}
 	d.mu.Unlock()
-	return d.runs.Record(ctx, d.address, p)
+	if p.State != run.Running {
+		return d.runs.Record(ctx, d.address, p) // the last word
+	}
+	if d.overtaken {
+		return nil
+	}
+	revision, err := d.runs.Report(ctx, d.address, p, d.revision)
+	if errors.Is(err, run.ErrOvertaken) {
+		return d.overtake(ctx)
+	}
+	d.revision = revision
+	return err
+}
+
+// overtake finds out who else has recorded something of the message: a worker that is
+// done with it, which is the last word, or one that has it, too.
+func (d *delivery) overtake(ctx context.Context) error {
+	recorded, revision, err := d.runs.Progress(ctx, d.address)
+	if err != nil {
+		return err
+	}
+	d.revision, d.overtaken = revision, recorded.Over()
+	d.mu.Lock()
+	d.changed = true
+	d.mu.Unlock()
+	return nil
 }

@@ -38,7 +38,8 @@ func (c *Consumer) sweep(ctx context.Context) {
 	}
 }
 
-// Sweep looks once. Of many workers, one a minute does.
+// Sweep looks once, for runs that have lost chunks, too. Of many workers, one a minute
+// does.
 func (c *Consumer) Sweep(ctx context.Context, now time.Time) error {
 	claimed, err := c.runs.ClaimSweep(ctx, now, sweepInterval)
 	if err != nil || !claimed {
@@ -48,7 +49,7 @@ func (c *Consumer) Sweep(ctx context.Context, now time.Time) error {
 	if err != nil {
 		return err
 	}
-	var failed []error
+	failed := []error{c.lost(ctx)}
 	for _, subj := range suspects {
 		failed = append(failed, c.fire(ctx, subj, now))
 	}

@@ -73,6 +73,7 @@ func (d *delivery) postpone(ctx context.Context, cause error) error {
 		}
 	}
 	header.Set(headerFirstSeen, first.UTC().Format(time.RFC3339))
+	d.note(ctx, a, run.Progress{State: run.Snoozed, Due: d.now().Add(newerRetry).UTC(), Updated: d.now().UTC()})
 	if err := d.publish(ctx, a, newerRetry, header, d.msg.Data()); err != nil {
 		return err
 	}

@@ -35,7 +35,7 @@ var (
 )
 
 var runStates = []string{
-	run.StateWaiting, run.StateRunning, run.StateSnoozed, run.StateDone, run.StateFailed, run.StateCancelled, run.StateSuperseded,
+	run.StateWaiting, run.StateRunning, run.StateSnoozed, run.StateDone, run.StateFailed, run.StateCancelled, run.StateSuperseded, run.StateLost,
 }
 
 // fleet collects the metrics of the fleet once the broker is connected.

@@ -156,8 +156,8 @@ func TestFleet(t *testing.T) {
 	says(t, m, "run_pulls", "nightly 3", "other 3")
 	says(t, m, "run_images", "nightly copied 0", "nightly dropped 0", "nightly failed 2", "nightly skipped 0", "nightly tagged 0", "nightly unchanged 2", "nightly vanished 0",
 		"other copied 0", "other dropped 0", "other failed 1", "other skipped 0", "other tagged 0", "other unchanged 0", "other vanished 0")
-	says(t, m, "run_state", "nightly cancelled 0", "nightly done 0", "nightly failed 1", "nightly running 0", "nightly snoozed 0",
-		"nightly superseded 0", "nightly waiting 0", "other cancelled 0", "other done 0", "other failed 1", "other running 0",
+	says(t, m, "run_state", "nightly cancelled 0", "nightly done 0", "nightly failed 1", "nightly lost 0", "nightly running 0", "nightly snoozed 0",
+		"nightly superseded 0", "nightly waiting 0", "other cancelled 0", "other done 0", "other failed 1", "other lost 0", "other running 0",
 		"other snoozed 0", "other superseded 0", "other waiting 0")
 }
 
@@ -215,7 +215,7 @@ func TestLastSuccess(t *testing.T) {
 	_, err := s.Publish(t.Context(), broker.Scheduled(subject.Later, a, time.Now().Add(time.Hour), nil))
 	require.NoError(t, err)
 	look(unix(ended))
-	says(t, m, "run_state", "nightly cancelled 0", "nightly done 0", "nightly failed 0", "nightly running 0", "nightly snoozed 1",
+	says(t, m, "run_state", "nightly cancelled 0", "nightly done 0", "nightly failed 0", "nightly lost 0", "nightly running 0", "nightly snoozed 1",
 		"nightly superseded 0", "nightly waiting 0")
 
 	// Another worker knows it from the broker, and not from the run, which is gone.

@@ -1,0 +1,272 @@
+package run
+
+import (
+	"fmt"
+	"math/rand/v2"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/osism/skopeo-worker/shared/broker"
+	"github.com/osism/skopeo-worker/shared/subject"
+)
+
+// published is a run of so many chunks, all due.
+func published(t *testing.T, chunks int) *story {
+	y := begin(t, "r1")
+	y.r.Chunks, y.r.Published = chunks, true
+	y.put()
+	for i := range chunks {
+		y.publish(subject.Chunk, fmt.Sprint(i+1))
+	}
+	return y
+}
+
+// TestLost: chunks that are gone, and nobody has said why.
+func TestLost(t *testing.T) {
+	finished := time.Now().UTC().Truncate(time.Second)
+	done := Progress{State: Done, Images: Tally{Total: 1, Copied: 1}, Updated: finished}
+	failed := Progress{State: Done, Images: Tally{Total: 1, Failed: 1}, Updated: finished}
+	end := func(y *story, token string, p Progress) {
+		y.record(token, p)
+		y.gone(subject.Chunk, token)
+	}
+	for what, c := range map[string]struct {
+		happens func(*story)
+		want    Chunks
+	}{
+		"all before they are begun": {func(y *story) { require.NoError(t, y.b.Stream.Purge(t.Context())) }, Chunks{Total: 3, Lost: 3}},
+		"the stream":                {func(y *story) { require.NoError(t, y.b.JS.DeleteStream(t.Context(), broker.StreamName)) }, Chunks{Total: 3, Lost: 3}},
+		"one of three": {func(y *story) {
+			end(y, "1", done)
+			end(y, "3", failed)
+			y.gone(subject.Chunk, "2")
+		}, Chunks{Total: 3, Done: 2, Lost: 1}},
+		"one that a worker has": {func(y *story) {
+			end(y, "1", done)
+			end(y, "3", done)
+			y.record("2", Progress{State: Running, Images: Tally{Total: 5, Copied: 4}})
+			y.gone(subject.Chunk, "2")
+		}, Chunks{Total: 3, Done: 2, Lost: 1}},
+		"a remainder": {func(y *story) {
+			end(y, "1", done)
+			end(y, "3", done)
+			y.record("2-7", Progress{State: Snoozed, Images: Tally{Total: 2}})
+			y.publish(subject.Later, "2-7")
+			end(y, "2", done)
+			y.gone(subject.Later, "2-7")
+		}, Chunks{Total: 3, Done: 2, Lost: 1}},
+		"a part before it is known": {func(y *story) {
+			end(y, "1", done)
+			end(y, "3", done)
+			y.record("2-7", Progress{State: Snoozed})
+			end(y, "2", done)
+		}, Chunks{Total: 3, Done: 2, Lost: 1}},
+	} {
+		t.Run(what, func(t *testing.T) {
+			y := published(t, 3)
+			c.happens(y)
+			st := y.now()
+			require.Equal(t, StateLost, st.State)
+			require.True(t, st.Over())
+			require.Equal(t, c.want, st.Chunks)
+			if c.want.Done > 0 {
+				require.Equal(t, finished, *st.Finished)
+			}
+
+			// A backup brings it back, and a worker works it off.
+			if what == "one of three" {
+				y.publish(subject.Chunk, "2")
+				require.Equal(t, StateWaiting, y.now().State)
+				require.Zero(t, y.now().Chunks.Lost)
+				end(y, "2", done)
+				require.Equal(t, StateFailed, y.now().State)
+			}
+		})
+	}
+}
+
+// TestLostWhileOthersGoOn: it is told before the end.
+func TestLostWhileOthersGoOn(t *testing.T) {
+	y := published(t, 3)
+	y.gone(subject.Chunk, "2")
+	st := y.now()
+	require.Equal(t, StateWaiting, st.State)
+	require.Equal(t, Chunks{Total: 3, Waiting: 2, Lost: 1}, st.Chunks)
+	require.False(t, st.Over())
+	require.NoError(t, y.s.End(t.Context(), name, "r1", StateCancelled))
+	y.becomes(StateCancelled, Chunks{Total: 3, Dropped: 3})
+}
+
+// TestNothingIsLostWhileItIsPublished, though the planner has not published all.
+func TestNothingIsLostWhileItIsPublished(t *testing.T) {
+	y := published(t, 3)
+	y.r.Chunks, y.r.Published = 10, false
+	y.put()
+	y.becomes(StateWaiting, Chunks{Total: 10, Waiting: 3})
+}
+
+// TestALateWatchLosesNothing: a worker has recorded that it is done, and the watch has
+// not told of it.
+func TestALateWatchLosesNothing(t *testing.T) {
+	y := published(t, 2)
+	y.record("1", Progress{State: Running})
+	y.becomes(StateRunning, Chunks{Total: 2, Running: 1, Waiting: 1})
+	y.Stop()
+	y.record("1", Progress{State: Done})
+	y.gone(subject.Chunk, "1")
+	require.Equal(t, Chunks{Total: 2, Waiting: 1, Done: 1}, y.now().Chunks)
+	y.record("2", Progress{State: Done})
+	y.gone(subject.Chunk, "2")
+	require.Equal(t, StateDone, y.now().State)
+}
+
+// TestALostBucketIsNoEnd: of a run whose bucket was deleted, nobody knows that it is done.
+func TestALostBucketIsNoEnd(t *testing.T) {
+	y := published(t, 2)
+	y.record("1", Progress{State: Done})
+	y.gone(subject.Chunk, "1")
+	y.becomes(StateWaiting, Chunks{Total: 2, Waiting: 1, Done: 1})
+	require.NoError(t, y.b.JS.DeleteKeyValue(t.Context(), Bucket))
+	y.gone(subject.Chunk, "2")
+	_, err := y.Status(t.Context())
+	require.ErrorContains(t, err, "stream not found")
+	require.NoError(t, y.b.Ensure(t.Context()))
+	require.Equal(t, StateLost, y.now().State)
+	y.record("2", Progress{State: Done})
+	require.Equal(t, StateDone, y.now().State, "an entry of the new bucket counts")
+}
+
+// TestReport: a worker that comes back late does not hide that another one is done.
+func TestReport(t *testing.T) {
+	y := published(t, 1)
+	a := y.address("1")
+	first, err := y.s.Report(t.Context(), a, Progress{State: Running}, 0)
+	require.NoError(t, err)
+	second, err := y.s.Report(t.Context(), a, Progress{State: Running, Pulls: 1}, first)
+	require.NoError(t, err)
+	y.record("1", Progress{State: Done})
+	_, err = y.s.Report(t.Context(), a, Progress{State: Running, Pulls: 2}, second)
+	require.ErrorIs(t, err, ErrOvertaken)
+	_, err = y.s.Report(t.Context(), a, Progress{State: Running, Pulls: 2}, 0)
+	require.ErrorIs(t, err, ErrOvertaken)
+	got, revision, err := y.s.Progress(t.Context(), a)
+	require.NoError(t, err)
+	require.True(t, got.Over())
+	require.Greater(t, revision, second)
+}
+
+// fleet is what workers do to the messages of a run, as the worker does it: what is left
+// is recorded, then published; what is done is recorded, then acknowledged. A message can
+// be delivered to several, who then all go on.
+type fleet struct {
+	*story
+	random *rand.Rand
+	live   map[string]string // messages by their token, with their root
+	held   []string          // deliveries
+	next   int
+	lost   map[string]bool // tokens that are gone with nobody holding them
+}
+
+func (f *fleet) any(tokens map[string]string) string {
+	var all []string
+	for token := range tokens {
+		all = append(all, token)
+	}
+	return all[f.random.IntN(len(all))]
+}
+
+func (f *fleet) step() {
+	switch n := f.random.IntN(10); {
+	case n < 4 && len(f.live) > 0: // a delivery
+		token := f.any(f.live)
+		if f.live[token] == subject.Later {
+			f.gone(subject.Later, token)
+			f.publish(subject.Chunk, token)
+			f.live[token] = subject.Chunk
+		}
+		f.record(token, Progress{State: Running})
+		f.held = append(f.held, token)
+	case n < 8 && len(f.held) > 0: // its end
+		i := f.random.IntN(len(f.held))
+		token := f.held[i]
+		f.held = append(f.held[:i], f.held[i+1:]...)
+		if f.random.IntN(3) == 0 { // it dies
+			if f.live[token] == "" && !f.has(token) {
+				f.lose(token)
+			}
+			return
+		}
+		if f.random.IntN(4) == 0 && f.live[token] != "" {
+			f.next++
+			rest := fmt.Sprintf("%s-%d", subject.Address{Token: token}.Number(), f.next)
+			f.record(rest, Progress{State: Snoozed})
+			f.publish(subject.Later, rest)
+			f.live[rest] = subject.Later
+		}
+		f.record(token, Progress{State: Done})
+		delete(f.lost, token)
+		if f.live[token] != "" {
+			f.gone(subject.Chunk, token)
+			delete(f.live, token)
+		}
+	case n == 8 && len(f.live) > 0 && f.random.IntN(3) == 0: // somebody deletes a message
+		token := f.any(f.live)
+		f.gone(f.live[token], token)
+		delete(f.live, token)
+		if !f.has(token) {
+			f.lose(token)
+		}
+	}
+}
+
+func (f *fleet) has(token string) bool {
+	for _, held := range f.held {
+		if held == token {
+			return true
+		}
+	}
+	return false
+}
+
+// lose notes a message that is gone with nobody left who has it, unless somebody was done
+// with it before.
+func (f *fleet) lose(token string) {
+	p, _, err := f.s.Progress(f.t.Context(), f.address(token))
+	require.NoError(f.t, err)
+	if p.State != Done {
+		f.lost[token] = true
+	}
+}
+
+// TestWhateverHappens a run ends as lost if, and only if, a message is gone that no worker
+// has said to be done with, and never before all others are done.
+func TestWhateverHappens(t *testing.T) {
+	const chunks = 4
+	ends := map[string]int{}
+	for seed := range uint64(40) {
+		t.Run(fmt.Sprint(seed), func(t *testing.T) {
+			f := &fleet{story: published(t, chunks), random: rand.New(rand.NewPCG(seed, 0)), live: map[string]string{}, lost: map[string]bool{}}
+			for i := range chunks {
+				f.live[fmt.Sprint(i+1)] = subject.Chunk
+			}
+			for len(f.live)+len(f.held) > 0 {
+				f.step()
+				if len(f.live) > 0 && f.random.IntN(5) == 0 {
+					require.False(t, f.now().Over(), f.live)
+				}
+			}
+			st, want := f.now(), StateDone
+			lost := map[string]bool{}
+			for token := range f.lost {
+				lost[subject.Address{Token: token}.Number()], want = true, StateLost
+			}
+			require.Equal(t, want, st.State)
+			require.Equal(t, Chunks{Total: chunks, Done: chunks - len(lost), Lost: len(lost)}, st.Chunks)
+			ends[st.State]++
+		})
+	}
+	require.NotZero(t, ends[StateDone], "no seed ends well")
+	require.NotZero(t, ends[StateLost], "no seed loses anything")
+}
