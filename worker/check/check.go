@@ -137,7 +137,17 @@ func (t *task) row(ctx context.Context, entries []message.Repository) Row {
 			}
 		}
 	}
-	t.compare(ctx, &row, images)
+	listed := lists{}
+	for len(images) > 0 {
+		jobs := t.compare(ctx, &row, images)
+		images = nil
+		for _, image := range t.companions(ctx, &row, jobs, listed) {
+			if !seen[image.tag] {
+				seen[image.tag] = true
+				images = append(images, image)
+			}
+		}
+	}
 	row.settle()
 	return row
 }

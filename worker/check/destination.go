@@ -3,6 +3,7 @@ package check
 import (
 	"context"
 	"errors"
+	"slices"
 
 	"golang.org/x/sync/errgroup"
 
@@ -24,15 +25,13 @@ type wanting struct {
 	selection string
 }
 
-// compare asks the destination for the images of a row and counts them.
-func (t *task) compare(ctx context.Context, row *Row, images []*image) {
-	if len(images) == 0 {
-		return
-	}
+// compare asks the destination for the images of a row and counts them. It returns them by
+// their digests.
+func (t *task) compare(ctx context.Context, row *Row, images []*image) []*job {
 	have, empty := t.look(ctx, row.Destination, images)
 	if err := have[0].err; err != nil && ofAll(err) {
 		row.Failed = append(row.Failed, failed(row.Destination.String(), err))
-		return
+		return nil
 	}
 	var jobs []*job
 	index := map[wanting]*job{}
@@ -61,6 +60,7 @@ func (t *task) compare(ctx context.Context, row *Row, images []*image) {
 	}
 	t.sample(row.Repository, jobs)
 	t.refer(ctx, row, jobs)
+	return jobs
 }
 
 // look asks the destination for each tag, the first one alone: where nothing is
@@ -99,9 +99,20 @@ func (t *task) look(ctx context.Context, destination reference.Repository, image
 	return have, false
 }
 
+// wholly are failures of a destination rather than of one tag. A page in place of a tag is
+// no failure where the destination answers otherwise.
+var wholly = []error{
+	registry.ErrUnauthorized, registry.ErrDenied, registry.ErrLimited, registry.ErrBlocked, registry.ErrPlainHTTP,
+	registry.ErrCertificate, registry.ErrCredentials, registry.ErrPage,
+}
+
 // ofAll tells whether a failure is about the destination rather than one tag.
 func ofAll(err error) bool {
-	return !answered(err) || errors.Is(err, registry.ErrUnauthorized) || errors.Is(err, registry.ErrDenied) || errors.Is(err, registry.ErrLimited)
+	asked := (*registry.Error)(nil)
+	if !errors.As(err, &asked) || asked.Status == 0 && errors.Is(err, registry.ErrUnavailable) {
+		return true
+	}
+	return slices.ContainsFunc(wholly, func(cause error) bool { return errors.Is(err, cause) })
 }
 
 // slot is the request with the others of its destination bounded.

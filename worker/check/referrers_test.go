@@ -1,6 +1,7 @@
 package check_test
 
 import (
+	"strings"
 	"testing"
 
 	"github.com/stretchr/testify/require"
@@ -94,4 +95,44 @@ func TestReferrersBehindATag(t *testing.T) {
 
 	refer(t, digest, signature, s.to)
 	require.Equal(t, check.Counts{Unchanged: 3, Bytes: new(int64)}, s.check(t, entry).Totals.Counts)
+}
+
+// TestCompanions: signatures that have tags of their own are counted with what they
+// belong to, below an index as soon as the destination has it.
+func TestCompanions(t *testing.T) {
+	for name, chosen := range map[string]selection.Selection{
+		"filter": {Include: []string{"v"}}, "list": {List: []string{"v1"}}, "list and referrers": {List: []string{"v1"}, Referrers: true},
+	} {
+		for _, lists := range []int{200, 403} {
+			if lists != 200 && chosen.List == nil {
+				continue
+			}
+			t.Run(name, func(t *testing.T) {
+				s := newSite(t)
+				digest := index(t, s.from, tool, "v1", amd64, arm64)
+				children, err := s.from.Children(tool, digest)
+				require.NoError(t, err)
+				for _, digest := range []string{digest, children[0].Digest.String(), "sha256:" + strings.Repeat("1", 64)} {
+					_, err := s.from.PushSignature(tool, digest)
+					require.NoError(t, err)
+				}
+				if lists != 200 {
+					s.from.Inject(registrytest.Fault{Match: registrytest.Kinds(registrytest.KindTags), Status: lists})
+				}
+				entry := s.entry(tool)
+				entry.Selection = &chosen
+				counts := s.check(t, entry).Totals.Counts
+				require.Equal(t, []any{2, true}, []any{counts.Copy, counts.PullsAtLeast}, "what is below the index is not known")
+
+				index(t, s.to, tool, "v1", amd64, arm64)
+				counts = s.check(t, entry).Totals.Counts
+				require.Equal(t, []int{2, 1}, []int{counts.Copy, counts.Unchanged})
+				for _, digest := range []string{digest, children[0].Digest.String()} {
+					_, err := s.to.PushSignature(tool, digest)
+					require.NoError(t, err)
+				}
+				require.Equal(t, check.Counts{Unchanged: 3, Bytes: new(int64)}, s.check(t, entry).Totals.Counts)
+			})
+		}
+	}
 }

@@ -22,6 +22,9 @@ type image struct {
 	wanted    platform.Wanted
 	referrers bool   // what refers to it is wanted, too
 	selection string // the same for the same wanted
+	entry     message.Repository
+	// companions are those that the entry's listing has shown; nil where there was none.
+	companions resolve.Companions
 }
 
 // resolved is what an entry of the list means today.
@@ -61,6 +64,7 @@ func (t *task) resolve(ctx context.Context, r message.Repository) resolved {
 			wanted:    platform.Wanted{Platforms: contents.Platforms, WithoutAttestations: contents.WithoutAttestations},
 			referrers: chosen.Referrers,
 			selection: hash,
+			entry:     r, companions: found.Companions,
 		})
 	}
 	return result
@@ -78,7 +82,7 @@ func (t *task) ask(ctx context.Context, r message.Repository) (resolve.Result, e
 			return err
 		}
 		if !listed {
-			listed, found.Listed, found.Invalid = true, got.Listed, got.Invalid
+			listed, found.Listed, found.Invalid, found.Companions = true, got.Listed, got.Invalid, got.Companions
 		}
 		found.Images = append(found.Images, got.Images...)
 		found.Skipped += got.Skipped
