@@ -2,6 +2,7 @@ package listing
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"iter"
@@ -57,6 +58,29 @@ type page struct {
 
 // maxItems is how many tags an answer may have, and images a tag.
 const maxItems = 10 * tagsPerPage
+
+// readEntries reads the entries of a page. Of one that can't be read but for its name, a
+// HEAD finds out the rest. It is nil where there is no list.
+func readEntries[T any](list json.RawMessage, named func(name string) T) ([]T, error) {
+	raw, err := registry.ReadList[json.RawMessage](list, maxItems)
+	if err != nil || raw == nil {
+		return nil, err
+	}
+	entries := make([]T, len(raw))
+	for i, text := range raw {
+		if json.Unmarshal(text, &entries[i]) == nil {
+			continue
+		}
+		var only struct {
+			Name string `json:"name"`
+		}
+		if err := json.Unmarshal(text, &only); err != nil {
+			return nil, err
+		}
+		entries[i] = named(only.Name)
+	}
+	return entries, nil
+}
 
 // found is a tag on a page, with the name as it was sent.
 type found struct {

@@ -90,7 +90,7 @@ func readHub(body []byte) (page, error) {
 	if err := json.Unmarshal(body, &answer); err != nil {
 		return page{}, err
 	}
-	results, err := registry.ReadList[hubTag](answer.Results, maxItems)
+	results, err := readEntries(answer.Results, func(name string) hubTag { return hubTag{Name: name} })
 	if err != nil {
 		return page{}, err
 	}

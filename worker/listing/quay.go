@@ -11,7 +11,6 @@ import (
 	"time"
 
 	"github.com/osism/skopeo-worker/shared/reference"
-	"github.com/osism/skopeo-worker/worker/registry"
 )
 
 // quayPath is where Quay lists tags, with the repository between the two. Paths
@@ -68,7 +67,7 @@ func readQuay(body []byte) (page, error) {
 	if err := json.Unmarshal(body, &answer); err != nil {
 		return page{}, err
 	}
-	tags, err := registry.ReadList[quayTag](answer.Tags, maxItems)
+	tags, err := readEntries(answer.Tags, func(name string) quayTag { return quayTag{Name: name} })
 	if err != nil {
 		return page{}, err
 	}
