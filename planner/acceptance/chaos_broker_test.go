@@ -17,6 +17,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/osism/skopeo-worker/shared/broker"
+	"github.com/osism/skopeo-worker/worker/registrytest"
 )
 
 const (
@@ -30,7 +31,7 @@ type brokerProcess struct {
 	dir     string // its store
 	small   bool   // the store is on a disk of its own
 	address string
-	relay   *relay
+	relay   *registrytest.Relay // the way to it that can fail
 
 	mu      sync.Mutex
 	command *exec.Cmd
@@ -48,7 +49,8 @@ var buildBroker = sync.OnceValues(func() (string, error) {
 
 func startBroker(t *testing.T, dir string) *brokerProcess {
 	t.Helper()
-	b := &brokerProcess{t: t, dir: dir, small: isSmallDisk(dir)}
+	b := &brokerProcess{t: t, dir: dir, small: isSmallDisk(dir), address: freeAddress(t)}
+	b.relay = registrytest.NewRelay(t, func() string { return b.address })
 	b.start()
 	t.Cleanup(b.kill)
 	return b
@@ -64,7 +66,6 @@ func (b *brokerProcess) start() {
 	}
 	path, err := buildBroker()
 	require.NoError(b.t, err)
-	b.address = freeAddress(b.t)
 	config := filepath.Join(b.t.TempDir(), "nats.conf")
 	require.NoError(b.t, os.WriteFile(config, fmt.Appendf(nil,
 		"listen: %q\njetstream { store_dir: %q, sync_interval: always }\n", b.address, b.dir), 0o600))
@@ -82,9 +83,6 @@ func (b *brokerProcess) start() {
 		}
 		return err == nil
 	}, patience, tick)
-	if b.relay != nil {
-		b.relay.aim(b.address)
-	}
 }
 
 // kill is a kill -9.
@@ -151,7 +149,7 @@ type acks struct {
 func (a *acks) watch(t *testing.T, b *brokerProcess) {
 	t.Helper()
 	a.messages = map[string]bool{}
-	connection, err := nats.Connect("nats://"+b.relay.host(), nats.MaxReconnects(-1), nats.ReconnectWait(tick))
+	connection, err := nats.Connect("nats://"+b.relay.Host(), nats.MaxReconnects(-1), nats.ReconnectWait(tick))
 	require.NoError(t, err)
 	t.Cleanup(connection.Close)
 	_, err = connection.Subscribe("$JS.ACK."+broker.StreamName+"."+broker.ConsumerName+".>", func(m *nats.Msg) {

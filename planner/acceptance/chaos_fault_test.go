@@ -40,10 +40,10 @@ func (c *chaos) faults() []fault {
 		{"broker killed", unreachable, func(length time.Duration) { c.broker.kill(); time.Sleep(length); c.broker.start() }},
 		{"broker suspended", unreachable, func(length time.Duration) { c.broker.suspend(length) }},
 	}
-	for name, r := range map[string]*relay{"source": c.toSource, "destination": c.toDestination, "broker": c.toBroker} {
+	for name, r := range map[string]*registrytest.Relay{"source": c.toSource, "destination": c.toDestination, "broker": c.toBroker} {
 		faults = append(faults,
 			fault{name + " cut", unreachable, func(length time.Duration) { cutAgain(r, length) }},
-			fault{name + " stalled", unreachable, func(length time.Duration) { r.stall(); time.Sleep(length); r.resume() }},
+			fault{name + " stalled", unreachable, func(length time.Duration) { r.Freeze(); time.Sleep(length); r.Thaw() }},
 		)
 	}
 	if c.broker.small {
@@ -182,9 +182,9 @@ func (c *chaos) suspend(p *process, length time.Duration) {
 	_ = p.command.Process.Signal(syscall.SIGCONT)
 }
 
-func cutAgain(r *relay, length time.Duration) {
+func cutAgain(r *registrytest.Relay, length time.Duration) {
 	for over := time.Now().Add(length); time.Now().Before(over); time.Sleep(length / 4) {
-		r.cut()
+		r.Cut()
 	}
 }
 

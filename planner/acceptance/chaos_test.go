@@ -40,7 +40,7 @@ type chaos struct {
 	broker   *brokerProcess
 	skopeo   string // the folder of skopeo's caches and temporary files
 
-	toSource, toDestination, toBroker *relay
+	toSource, toDestination, toBroker *registrytest.Relay
 
 	entries []string        // repository[:tag] of the list
 	broken  map[string]bool // repository:tag of what the source holds in part only
@@ -83,15 +83,14 @@ func newChaos(t *testing.T, seed uint64) *chaos {
 		skopeo:   smallDisk(t, skopeoDisk),
 	}
 	c.broker = startBroker(t, smallDisk(t, brokerDisk))
-	c.toSource = newRelay(t, c.source.Host())
-	c.toDestination = newRelay(t, c.destination.Host())
-	c.toBroker = newRelay(t, c.broker.address)
-	c.broker.relay = c.toBroker
+	c.toSource = registrytest.NewRelay(t, c.source.Host)
+	c.toDestination = registrytest.NewRelay(t, c.destination.Host)
+	c.toBroker = c.broker.relay
 	shortenAckWait(t, c.broker.config())
 	c.acks.watch(t, c.broker)
-	c.env["NATS_URL"] = "nats://" + c.toBroker.host()
-	c.env["MIRROR_DEST_URL"] = c.toDestination.host() + "/" + prefix
-	c.env["INSECURE_REGISTRIES"] = c.toSource.host() + "," + c.toDestination.host()
+	c.env["NATS_URL"] = "nats://" + c.toBroker.Host()
+	c.env["MIRROR_DEST_URL"] = c.toDestination.Host() + "/" + prefix
+	c.env["INSECURE_REGISTRIES"] = c.toSource.Host() + "," + c.toDestination.Host()
 	c.env["CHUNK_SIZE"] = "2"
 	c.env["WORKER_CONCURRENCY"] = "3"
 	c.env["STALL_TIMEOUT"] = "5s"
@@ -141,7 +140,7 @@ func (c *chaos) stock() {
 	var list strings.Builder
 	list.WriteString("containers:\n")
 	for _, e := range c.entries {
-		fmt.Fprintf(&list, "  - %s/%s\n", c.toSource.host(), e)
+		fmt.Fprintf(&list, "  - %s/%s\n", c.toSource.Host(), e)
 	}
 	c.writeList(list.String())
 }

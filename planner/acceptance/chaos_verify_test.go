@@ -2,6 +2,7 @@ package acceptance
 
 import (
 	"bytes"
+	"encoding/json"
 	"fmt"
 	"maps"
 	"os"
@@ -11,7 +12,9 @@ import (
 	"testing"
 	"time"
 
+	v1 "github.com/google/go-containerregistry/pkg/v1"
 	"github.com/nats-io/nats.go/jetstream"
+	"github.com/opencontainers/go-digest"
 	"github.com/stretchr/testify/require"
 
 	"github.com/osism/skopeo-worker/shared/brokertest"
@@ -24,7 +27,7 @@ func (c *chaos) verify(id string, faults time.Duration, seed uint64) string {
 	failed, givenUp := map[string]string{}, 0
 	for _, record := range c.failed() {
 		for _, image := range record.Images {
-			failed[strings.TrimPrefix(image.Source, c.toSource.host()+"/")] = image.Reason
+			failed[strings.TrimPrefix(image.Source, c.toSource.Host()+"/")] = image.Reason
 		}
 	}
 	for image := range c.broken {
@@ -94,13 +97,49 @@ func (c *chaos) report(faults time.Duration, seed uint64, givenUp int) string {
 	for _, name := range slices.Sorted(maps.Keys(c.strikes)) {
 		fmt.Fprintf(&b, "  %-28s %d\n", name, c.strikes[name].times)
 	}
-	status := c.status()
+	needed := c.content()
 	c.acks.mu.Lock()
 	defer c.acks.mu.Unlock()
 	fmt.Fprintf(&b, "images %d, deliveries %d, redeliveries %d, given up %d, lost 0, bytes wasted %d of %d, leaked 0",
 		c.images, len(c.acks.messages)+c.acks.again, c.acks.again, givenUp,
-		max(0, c.toSource.received.Load()-status.Bytes), c.toSource.received.Load())
+		c.toSource.Received()-needed, c.toSource.Received())
 	return b.String()
+}
+
+// content is the size of what the source holds, each manifest and blob once: the least
+// that a fleet could have got.
+func (c *chaos) content() (sum int64) {
+	c.t.Helper()
+	sizes := map[string]int64{}
+	var add func(repository, name string)
+	add = func(repository, name string) {
+		raw, err := c.source.Manifest(repository, name)
+		require.NoError(c.t, err)
+		sizes[digest.FromBytes(raw).String()] = int64(len(raw))
+		var manifest struct {
+			Config    v1.Descriptor
+			Layers    []v1.Descriptor
+			Manifests []v1.Descriptor
+		}
+		require.NoError(c.t, json.Unmarshal(raw, &manifest))
+		for _, blob := range append(manifest.Layers, manifest.Config) {
+			sizes[blob.Digest.String()] = blob.Size
+		}
+		for _, child := range manifest.Manifests {
+			add(repository, child.Digest.String())
+		}
+	}
+	for _, repository := range c.entries {
+		tags, err := c.source.Tags(repository)
+		require.NoError(c.t, err)
+		for _, tag := range tags {
+			add(repository, tag)
+		}
+	}
+	for _, size := range sizes {
+		sum += size
+	}
+	return sum
 }
 
 // processesWith are the living processes with this in their environment.

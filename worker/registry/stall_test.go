@@ -74,7 +74,7 @@ func TestFrozen(t *testing.T) {
 		return err
 	}
 	t.Run("handshake", func(t *testing.T) {
-		relay := registrytest.NewRelay(t, registrytest.New(t, registrytest.WithTLS()))
+		relay := registrytest.NewRelay(t, registrytest.New(t, registrytest.WithTLS()).Host)
 		relay.Freeze()
 		require.ErrorIs(t, head(impatient(relay.Host()), relay.Host()), registry.ErrStalled)
 	})
@@ -82,7 +82,7 @@ func TestFrozen(t *testing.T) {
 		r := registrytest.New(t)
 		_, err := r.PushImage(repository, "1", registrytest.Image{})
 		require.NoError(t, err)
-		relay := registrytest.NewRelay(t, r)
+		relay := registrytest.NewRelay(t, r.Host)
 		c := impatient(relay.Host())
 		require.NoError(t, head(c, relay.Host()))
 		relay.Freeze()
@@ -100,7 +100,7 @@ func TestFrozen(t *testing.T) {
 			if side == "put " {
 				struck, match, i = to, blobUploads, 1
 			}
-			relay := registrytest.NewRelay(t, struck)
+			relay := registrytest.NewRelay(t, struck.Host)
 			hosts[i] = relay.Host()
 			seen, frozen := struck.Notify(match), make(chan struct{})
 			struck.Inject(registrytest.Fault{Match: match, Gate: frozen})

@@ -133,6 +133,10 @@ func reset(w http.ResponseWriter) {
 	if err != nil {
 		panic(http.ErrAbortHandler)
 	}
+	resetConn(conn)
+}
+
+func resetConn(conn net.Conn) {
 	tcp := conn
 	if secure, ok := conn.(*tls.Conn); ok {
 		tcp = secure.NetConn()

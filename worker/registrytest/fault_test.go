@@ -102,7 +102,7 @@ func TestDrip(t *testing.T) {
 
 func TestRelay(t *testing.T) {
 	r := registrytest.New(t)
-	relay := registrytest.NewRelay(t, r)
+	relay := registrytest.NewRelay(t, r.Host)
 	answered := make(chan int, 1)
 	ask := func() {
 		res, err := http.Get("http://" + relay.Host() + "/v2/")

@@ -4,15 +4,17 @@ import (
 	"io"
 	"net"
 	"sync"
+	"sync/atomic"
 	"testing"
 )
 
-// Relay is a way to a registry that can be frozen: then it goes on to accept connections
-// and keeps those there are, and not a byte passes, as where a machine has gone silent or
-// a process is suspended.
+// Relay forwards connections on loopback, and fails as a network does. A frozen relay
+// accepts connections and keeps those it has, but no byte passes, as if the machine behind
+// it had gone silent or the process were suspended.
 type Relay struct {
 	listener net.Listener
 	target   func() string
+	received atomic.Int64
 
 	mu     sync.Mutex
 	gate   chan struct{} // closed: open
@@ -20,14 +22,15 @@ type Relay struct {
 	closed bool
 }
 
-// NewRelay starts a relay to a registry, for as long as the test takes.
-func NewRelay(t testing.TB, to *Registry) *Relay {
+// NewRelay starts a relay until the end of the test. target returns the address of each new
+// connection.
+func NewRelay(t testing.TB, target func() string) *Relay {
 	t.Helper()
 	listener, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatalf("start a relay: %v", err)
 	}
-	r := &Relay{listener: listener, target: to.Host, gate: make(chan struct{}), conns: map[net.Conn]struct{}{}}
+	r := &Relay{listener: listener, target: target, gate: make(chan struct{}), conns: map[net.Conn]struct{}{}}
 	close(r.gate)
 	go r.accept()
 	t.Cleanup(r.close)
@@ -37,11 +40,27 @@ func NewRelay(t testing.TB, to *Registry) *Relay {
 // Host is the relay's "127.0.0.1:port".
 func (r *Relay) Host() string { return r.listener.Addr().String() }
 
+// Received is how many bytes have come from the target.
+func (r *Relay) Received() int64 { return r.received.Load() }
+
+// Cut resets every connection.
+func (r *Relay) Cut() {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for c := range r.conns {
+		resetConn(c)
+	}
+}
+
 // Freeze stops every byte, until Thaw.
 func (r *Relay) Freeze() {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	r.gate = make(chan struct{})
+	select {
+	case <-r.gate:
+		r.gate = make(chan struct{})
+	default: // frozen already
+	}
 }
 
 // Thaw lets bytes pass again after Freeze.
@@ -74,14 +93,14 @@ func (r *Relay) accept() {
 		}
 		far, err := net.Dial("tcp", r.target())
 		if err != nil {
-			_ = near.Close()
+			resetConn(near) // as a closed port answers
 			continue
 		}
 		if !r.keep(near, far) {
 			return
 		}
-		go r.pass(far, near)
-		go r.pass(near, far)
+		go r.pass(far, near, nil)
+		go r.pass(near, far, &r.received)
 	}
 }
 
@@ -100,10 +119,13 @@ func (r *Relay) keep(conns ...net.Conn) bool {
 }
 
 // pass moves bytes while the gate is open, and the end of the connection, too.
-func (r *Relay) pass(to, from net.Conn) {
-	_, _ = io.Copy(gated{r, to}, from)
+func (r *Relay) pass(to, from net.Conn, count *atomic.Int64) {
+	_, _ = io.Copy(gated{r, to, count}, from)
 	r.wait()
 	_, _ = to.Close(), from.Close()
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	delete(r.conns, to)
 }
 
 func (r *Relay) wait() {
@@ -116,9 +138,13 @@ func (r *Relay) wait() {
 type gated struct {
 	relay *Relay
 	io.Writer
+	count *atomic.Int64 // nil: the bytes are not counted
 }
 
 func (g gated) Write(p []byte) (int, error) {
 	g.relay.wait()
+	if g.count != nil {
+		g.count.Add(int64(len(p)))
+	}
 	return g.Writer.Write(p)
 }

@@ -128,7 +128,7 @@ func TestFrozen(t *testing.T) {
 		"handshake": nil, "request": registrytest.Kinds(registrytest.KindPing), "blob": registrytest.Kinds(registrytest.KindBlobGet),
 	} {
 		from, to := registrytest.New(t), registrytest.New(t)
-		relay := registrytest.NewRelay(t, from)
+		relay := registrytest.NewRelay(t, from.Host)
 		freeze(relay, from, match)
 		all = append(all, begin(t, "source "+name, from, large, [2]string{relay.Host(), to.Host()}, relay.Host()))
 	}
@@ -136,7 +136,7 @@ func TestFrozen(t *testing.T) {
 		"handshake": nil, "request": registrytest.Kinds(registrytest.KindPing), "blob": patches,
 	} {
 		from, to := registrytest.New(t), registrytest.New(t)
-		relay := registrytest.NewRelay(t, to)
+		relay := registrytest.NewRelay(t, to.Host)
 		freeze(relay, to, match)
 		all = append(all, begin(t, "destination "+name, from, large, [2]string{from.Host(), relay.Host()}, relay.Host()))
 	}
