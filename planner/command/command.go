@@ -3,7 +3,6 @@ package command
 
 import (
 	"context"
-	"encoding/json"
 	"fmt"
 	"io"
 	"log/slog"
@@ -104,12 +103,6 @@ func (f *formatFlag) Set(s string) error {
 
 func (f *formatFlag) add(c *cobra.Command) { c.Flags().VarP(f, "output", "o", "print `json`") }
 
-func printJSON(w io.Writer, v any) error {
-	e := json.NewEncoder(w)
-	e.SetIndent("", "  ")
-	return e.Encode(v)
-}
-
 // session is an open broker with what the commands keep there.
 type session struct {
 	*broker.Broker
@@ -147,7 +140,7 @@ func connect(ctx context.Context, s *settings, logTo io.Writer) (*session, error
 		b.Close()
 		return nil, err
 	}
-	return &session{Broker: b, runs: runs, failures: failure.NewStore(b), budget: limits, name: s.name.Name, outage: s.outages.Timeout, log: log, logs: logs}, nil
+	return &session{Broker: b, runs: runs, failures: failure.NewStore(b, log), budget: limits, name: s.name.Name, outage: s.outages.Timeout, log: log, logs: logs}, nil
 }
 
 func openBroker(ctx context.Context, c broker.Config, log *slog.Logger) (*broker.Broker, error) {

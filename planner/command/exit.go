@@ -7,6 +7,7 @@ import (
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 
+	"github.com/osism/skopeo-worker/planner/display"
 	"github.com/osism/skopeo-worker/planner/list"
 	"github.com/osism/skopeo-worker/planner/plan"
 	"github.com/osism/skopeo-worker/shared/broker"
@@ -41,7 +42,7 @@ func Message(err error) string {
 	if err == nil || errors.Is(err, errFailed) || errors.Is(err, errToDo) {
 		return ""
 	}
-	return err.Error()
+	return display.Printable(err.Error())
 }
 
 // ExitCode is the code the process ends with for an error.

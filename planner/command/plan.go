@@ -140,7 +140,7 @@ func (p *planned) publish(ctx context.Context, se *session, force bool) (run.Run
 	if p.selection.Full() {
 		r.Interval = p.selection.Interval
 	}
-	publisher := plan.Publisher{Broker: se.Broker, Runs: se.runs}
+	publisher := plan.Publisher{Broker: se.Broker, Runs: se.runs, Failures: se.failures}
 	return publisher.Publish(ctx, r, p.chunks, p.selection.Full())
 }
 

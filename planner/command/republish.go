@@ -115,11 +115,18 @@ func (se *session) republish(ctx context.Context, w *wanted, out io.Writer) (run
 	if err != nil {
 		return run.Run{}, err
 	}
-	found := 0
+	found, unreadable := 0, 0
 	for _, r := range records {
-		if w.match(r) {
+		switch {
+		case !r.Unreadable && w.match(r):
 			found++
+		case r.Unreadable && w.all:
+			unreadable++
 		}
+	}
+	if unreadable > 0 {
+		_, _ = fmt.Fprintf(out, "%s: see planner failed.\n",
+			count(unreadable, "message among the failures cannot be read and stays", "messages among the failures cannot be read and stay"))
 	}
 	if missing := w.missing(); len(missing) > 0 {
 		return run.Run{}, fmt.Errorf("%w: no failures of %s are recorded under the name %s; planner failed lists them",

@@ -169,6 +169,19 @@ docker.io/library/gone (run 20260301-130000-000-0001)
 	out.Reset()
 	Failures(&out, nil)
 	require.Equal(t, "There are no failed images.\n", out.String())
+
+	out.Reset()
+	Failures(&out, []failure.Record{{Repository: "message 7 on mirror.failed.x\x1b[2J", FailedAt: now, Unreadable: true, Images: []failure.Image{
+		{Reason: "this is no failure record (unexpected end of JSON input): \"\\x1b[31m\""},
+	}}})
+	require.Equal(t, `There are no failed images.
+
+message 7 on mirror.failed.x [2J (2026-03-01 14:00:00 CET)
+      this is no failure record (unexpected end of JSON input): "\x1b[31m"
+
+1 message among the failures cannot be read. To drop one:
+  planner forget 'message 7 on mirror.failed.x [2J'
+`, out.String())
 }
 
 func TestSummary(t *testing.T) {

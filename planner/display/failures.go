@@ -15,14 +15,27 @@ const (
 	reasonIndent = 6
 )
 
-// Failures shows what was given up, by repository, and how to try it again.
+// Failures shows what was given up, by repository, and how to try it again; then the
+// messages that cannot be read, and how to drop them.
 func Failures(w io.Writer, records []failure.Record) {
 	var p page
 	defer p.to(w)
-	if len(records) == 0 {
+	readable, unreadable := apart(records, func(r failure.Record) bool { return !r.Unreadable })
+	if len(readable) == 0 {
 		p.line("There are no failed images.")
-		return
+	} else {
+		p.records(readable)
+		p.line("%s of %s failed. Once you have fixed the cause, retry with:",
+			images(failed(readable)), count(len(readable), "repository", "repositories"))
+		p.line("  %s", republish(readable))
 	}
+	if len(unreadable) > 0 {
+		p.line("")
+		p.unreadable(unreadable)
+	}
+}
+
+func (p *page) records(records []failure.Record) {
 	for _, r := range records {
 		p.line("%s (%s)", printable(r.Repository), origin(r))
 		for _, i := range r.Images {
@@ -30,9 +43,31 @@ func Failures(w io.Writer, records []failure.Record) {
 		}
 		p.line("")
 	}
-	p.line("%s of %s failed. Once you have fixed the cause, retry with:",
-		images(failed(records)), count(len(records), "repository", "repositories"))
-	p.line("  %s", republish(records))
+}
+
+// unreadable shows what somebody else has put among the failures.
+func (p *page) unreadable(records []failure.Record) {
+	for _, r := range records {
+		p.line("%s (%s)", printable(r.Repository), moment(r.FailedAt))
+		for _, i := range r.Images {
+			p.wrapped(reasonIndent, i.Reason)
+		}
+		p.line("")
+	}
+	p.line("%s among the failures cannot be read. To drop one:", count(len(records), "message", "messages"))
+	p.line("  planner forget '%s'", printable(records[0].Repository))
+}
+
+// apart splits records in two.
+func apart(records []failure.Record, first func(failure.Record) bool) (these, others []failure.Record) {
+	for _, r := range records {
+		if first(r) {
+			these = append(these, r)
+		} else {
+			others = append(others, r)
+		}
+	}
+	return these, others
 }
 
 // image shows one image that was given up.

@@ -82,7 +82,7 @@ func registries(p *page, all []run.Registry, now time.Time) {
 		case r.ToPull == 0:
 			left = "0"
 		}
-		rows = append(rows, []string{r.Registry, budget(r.Limit, r.Window), spent, free, left, done, registryState(r, now)})
+		rows = append(rows, []string{printable(r.Registry), budget(r.Limit, r.Window), spent, free, left, done, registryState(r, now)})
 	}
 	p.table(imageIndent, []column{
 		text("REGISTRY"), text("BUDGET"), number("SPENT"), number("FREE"), number("TO PULL"), text("DONE"), text("STATE"),
@@ -90,9 +90,9 @@ func registries(p *page, all []run.Registry, now time.Time) {
 	for _, r := range all {
 		switch {
 		case r.ClosedSince != nil:
-			p.line("%*s%s has been away since %s: %s", imageIndent, "", r.Registry, moment(*r.ClosedSince), printable(r.Reason))
+			p.line("%*s%s has been away since %s: %s", imageIndent, "", printable(r.Registry), moment(*r.ClosedSince), printable(r.Reason))
 		case r.ClosedUntil != nil && r.ClosedUntil.After(now):
-			p.line("%*s%s is closed until %s: %s", imageIndent, "", r.Registry, moment(*r.ClosedUntil), printable(r.Reason))
+			p.line("%*s%s is closed until %s: %s", imageIndent, "", printable(r.Registry), moment(*r.ClosedUntil), printable(r.Reason))
 		}
 	}
 }

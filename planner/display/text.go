@@ -18,7 +18,17 @@ func (p *page) line(format string, args ...any) {
 }
 
 // to writes the page. Nobody could be told of an error but on the same screen.
-func (p *page) to(w io.Writer) { _, _ = io.WriteString(w, p.String()) }
+func (p *page) to(w io.Writer) { _, _ = io.WriteString(w, Printable(p.String())) }
+
+// Printable takes out of lines what is not to be seen: names, reasons and what is kept at
+// the broker may be anybody's, and may not steer the terminal.
+func Printable(lines string) string {
+	all := strings.Split(lines, "\n")
+	for i, line := range all {
+		all[i] = printable(line)
+	}
+	return strings.Join(all, "\n")
+}
 
 // wrapped writes a text at an indent. Words are never cut: they may be digests or
 // addresses that someone wants to copy.
@@ -39,8 +49,7 @@ func (p *page) wrapped(indent int, text string) {
 	p.line("%s%s", margin, line)
 }
 
-// printable takes out control characters: reasons quote what registries and
-// skopeo say, and that may not steer the terminal.
+// printable is the same for what is one line.
 func printable(s string) string {
 	return strings.Map(func(r rune) rune {
 		if unicode.IsPrint(r) {

@@ -2,6 +2,7 @@ package plan
 
 import (
 	"fmt"
+	"log/slog"
 	"testing"
 	"time"
 
@@ -34,7 +35,7 @@ func newDesk(t *testing.T) *desk {
 	b := brokertest.Embedded(t)
 	runs, err := run.Open(t.Context(), b)
 	require.NoError(t, err)
-	return &desk{Publisher: &Publisher{Broker: b, Runs: runs}, t: t, start: time.Now()}
+	return &desk{Publisher: &Publisher{Broker: b, Runs: runs, Failures: failure.NewStore(b, slog.New(slog.DiscardHandler))}, t: t, start: time.Now()}
 }
 
 // run is one that begins so many seconds after the first.
@@ -149,7 +150,7 @@ func TestCancelOfARepublish(t *testing.T) {
 	dropped, err := d.ender().End(t.Context(), r, run.StateCancelled)
 	require.NoError(t, err)
 	require.Equal(t, Dropped{Chunks: 1, Images: 1}, dropped)
-	records, err := failure.NewStore(d.Broker).List(t.Context(), name)
+	records, err := failure.NewStore(d.Broker, slog.New(slog.DiscardHandler)).List(t.Context(), name)
 	require.NoError(t, err)
 	require.Len(t, records, 1)
 	require.Equal(t, "quay.io/a/b:1", records[0].Images[0].Source)

@@ -21,8 +21,9 @@ const undoTimeout = 10 * time.Second
 
 // Publisher publishes plans.
 type Publisher struct {
-	Broker *broker.Broker
-	Runs   *run.Store
+	Broker   *broker.Broker
+	Runs     *run.Store
+	Failures *failure.Store
 }
 
 // Publish stores the chunks as schedules of the run. A full plan then takes the place of
@@ -82,7 +83,7 @@ func (p *Publisher) undo(ctx context.Context, r run.Run) error {
 }
 
 func (p *Publisher) ender() *Ender {
-	return &Ender{Broker: p.Broker, Runs: p.Runs, Failures: failure.NewStore(p.Broker)}
+	return &Ender{Broker: p.Broker, Runs: p.Runs, Failures: p.Failures}
 }
 
 // supersede ends older plans of the name that are not over, or whose planner is still

@@ -46,6 +46,14 @@ func Due(h nats.Header) (due time.Time, target string, ok bool) {
 	return due, h.Get(headerScheduleTarget), found && err == nil
 }
 
+// Target reads of a scheduled message what it becomes; nothing, where it is none.
+func Target(h nats.Header) string {
+	if h.Get(headerSchedule) == "" {
+		return ""
+	}
+	return h.Get(headerScheduleTarget)
+}
+
 // Fire does by hand what the server does when a schedule comes due: it publishes
 // the target and purges the schedule, in one message and only while the schedule
 // with this sequence is still there. It returns ErrConflict where it is not.

@@ -176,7 +176,7 @@ func (c *cluster) failures(t *testing.T) {
 	var writers sync.WaitGroup
 	for i, b := range c.brokers {
 		writers.Go(func() {
-			store := failure.NewStore(b)
+			store := failure.NewStore(b, slog.New(slog.DiscardHandler))
 			for n := range each {
 				record := failure.Record{Repository: registry + "/app", Registry: registry, Chunk: 1, Run: "r", Images: []failure.Image{
 					{Source: fmt.Sprintf("%s/app:%d-%d", registry, i, n), Reason: "no"},
@@ -194,7 +194,7 @@ func (c *cluster) failures(t *testing.T) {
 	}
 	c.StepDown(broker.StreamName)
 	writers.Wait()
-	records, err := failure.NewStore(c.brokers[0]).List(t.Context(), mirrorName)
+	records, err := failure.NewStore(c.brokers[0], slog.New(slog.DiscardHandler)).List(t.Context(), mirrorName)
 	require.NoError(t, err)
 	require.Len(t, records, 1)
 	require.Len(t, records[0].Images, each*len(c.brokers))

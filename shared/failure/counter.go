@@ -2,7 +2,6 @@ package failure
 
 import (
 	"context"
-	"strings"
 	"time"
 
 	"github.com/nats-io/nats.go/jetstream"
@@ -14,39 +13,48 @@ import (
 // Counter counts the failures that are kept. It asks the broker only for what has
 // changed since it was last asked itself. It is not safe for concurrent use.
 type Counter struct {
-	store  *Store
-	images map[string]int // by the subject of their page
-	last   uint64
-	asked  time.Time
+	store   *Store
+	images  map[string]int // by the subject of their page
+	foreign int
+	last    uint64
+	asked   time.Time
+}
+
+// Counts is what a Counter has counted.
+type Counts struct {
+	Images     map[string]int // that have failed, by mirror name; a name without any may be missing
+	Unreadable int            // messages among the failures that are no records
 }
 
 // Counter returns one that has counted nothing yet.
 func (s *Store) Counter() *Counter { return &Counter{store: s} }
 
-// Count returns how many images each mirror name has that failed. A name without any
-// may be missing.
-func (c *Counter) Count(ctx context.Context) (map[string]int, error) {
+// Count returns what is kept now.
+func (c *Counter) Count(ctx context.Context) (Counts, error) {
 	start := time.Now()
-	// A record that is gone is told by its tombstone, for as long as that stays.
-	if start.Sub(c.asked) > c.store.ttl/2 {
-		c.images, c.last = map[string]int{}, 0
+	// A record that is gone is told by its tombstone, for as long as that stays; nothing
+	// tells that what cannot be read is gone.
+	if start.Sub(c.asked) > c.store.ttl/2 || c.foreign > 0 {
+		c.images, c.foreign, c.last = map[string]int{}, 0, 0
 	}
 	var err error
 	c.last, err = c.store.b.Changes(ctx, broker.StreamName, subject.Failed+".>", c.last, func(m *jetstream.RawStreamMsg) error {
-		// What cannot be read, planner failed tells. It must not hide the others.
-		if p, err := parse(m.Subject, m.Sequence, m.Header, m.Data); err == nil {
-			c.images[m.Subject] = len(p.record.Images)
+		if record, _, err := parse(m); err == nil {
+			c.images[m.Subject] = len(record.Images)
+		} else {
+			c.foreign++
 		}
 		return nil
 	})
 	if err != nil {
-		return nil, err
+		return Counts{}, err
 	}
 	c.asked = start
-	byName := map[string]int{}
+	counts := Counts{Images: map[string]int{}, Unreadable: c.foreign}
 	for subj, images := range c.images {
-		name, _, _ := strings.Cut(strings.TrimPrefix(subj, subject.Failed+"."), ".")
-		byName[name] += images
+		if name, _, _, err := subject.ParseFailure(subj); err == nil {
+			counts.Images[name] += images
+		}
 	}
-	return byName, nil
+	return counts, nil
 }

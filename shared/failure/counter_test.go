@@ -22,7 +22,7 @@ func TestCounter(t *testing.T) {
 		got, err := c.Count(t.Context())
 		require.NoError(t, err)
 		require.EqualValues(t, requests, b.Conn.Stats().OutMsgs-before, "requests")
-		require.Equal(t, want, got[name])
+		require.Equal(t, want, got.Images[name])
 		require.Len(t, sources(t, s), want)
 	}
 	counts(0, 1)
@@ -45,7 +45,7 @@ func TestCounter(t *testing.T) {
 	counts(100, 1)
 	got, err := c.Count(t.Context())
 	require.NoError(t, err)
-	require.Equal(t, 1, got["other"])
+	require.Equal(t, 1, got.Images["other"])
 
 	// One that nobody can read hides no other.
 	garbage := nats.NewMsg(subject.Failure("garbage", registry, repository, 1))
@@ -54,6 +54,15 @@ func TestCounter(t *testing.T) {
 	require.NoError(t, err)
 	require.NoError(t, s.Add(t.Context(), name, record("r1", 9)))
 	counts(101, 1)
+	counts(101, 1)
+	got, err = c.Count(t.Context())
+	require.NoError(t, err)
+	require.Equal(t, 1, got.Unreadable)
+	require.Zero(t, got.Images["garbage"])
+	require.NoError(t, b.Stream.Purge(t.Context(), jetstream.WithPurgeSubject(garbage.Subject)))
+	got, err = c.Count(t.Context())
+	require.NoError(t, err)
+	require.Zero(t, got.Unreadable)
 
 	// Whoever has not asked for long may have missed a tombstone.
 	require.NoError(t, b.Stream.Purge(t.Context(), jetstream.WithPurgeSubject(subject.OfName(subject.Failed, name))))

@@ -3,14 +3,14 @@ package failure
 import (
 	"bytes"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"slices"
-	"strconv"
-	"strings"
 
-	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
 
 	"github.com/osism/skopeo-worker/shared/message"
+	"github.com/osism/skopeo-worker/shared/subject"
 )
 
 const (
@@ -28,40 +28,62 @@ type versioned struct {
 }
 
 // page is one message of a record. Sequence is the last of its subject: of the
-// record, of its tombstone, or 0 where there is neither.
+// record, of its tombstone, of what somebody else has put there, or 0 where there is
+// nothing.
 type page struct {
 	number   int
 	sequence uint64
 	record   Record
-	size     int  // bytes of the encoded images
-	changed  bool // is to be written
-	newer    bool // is of a newer format: what of it can be read is shown, and it stays as it is
+	size     int       // bytes of the encoded images
+	changed  bool      // is to be written
+	newer    bool      // is of a newer format: what of it can be read is shown, and it stays as it is
+	foreign  []foreign // what cannot be read, on the same subject
 }
 
-func parse(subj string, sequence uint64, header nats.Header, data []byte) (*page, error) {
-	p := &page{number: pageNumber(subj), sequence: sequence}
-	if header.Get(headerTombstone) != "" {
-		return p, nil
+// read takes a message of the page's subject, which come in the order of their
+// sequences.
+func (p *page) read(m *jetstream.RawStreamMsg) {
+	p.sequence = m.Sequence
+	record, newer, err := parse(m)
+	if err != nil {
+		p.foreign = append(p.foreign, foreign{m, err})
+		return
 	}
-	var content versioned
-	err := json.Unmarshal(data, &content) // goes on after a field of another type
-	p.record, p.newer = content.Record, content.Version > recordVersion
-	if err != nil && !p.newer {
-		return nil, fmt.Errorf("reading the failure record %s: %w", subj, err)
-	}
-	for _, i := range p.record.Images {
+	p.record, p.newer, p.size = record, newer, 0
+	for _, i := range record.Images {
 		p.size += size(i)
 	}
-	return p, nil
 }
 
-// pageNumber is the sixth token of a failure's subject, and 1 where there is none.
-func pageNumber(subj string) int {
-	t := strings.Split(subj, ".")
-	if n, err := strconv.Atoi(t[len(t)-1]); err == nil && len(t) == 6 {
-		return n
+// Why something that can be read is no record.
+var (
+	errNoRecord = errors.New("it is not the record of its subject")
+	errTooNew   = errors.New("a newer version may read it")
+)
+
+// parse reads a page; of a tombstone, an empty one. newer reports that it is of a newer
+// format, of which not everything need be understood.
+func parse(m *jetstream.RawStreamMsg) (r Record, newer bool, err error) {
+	name, _, number, err := subject.ParseFailure(m.Subject)
+	if err != nil {
+		return r, false, err
 	}
-	return 1
+	if m.Header.Get(headerTombstone) != "" && len(m.Data) == 0 {
+		return r, false, nil
+	}
+	var content versioned
+	err = json.Unmarshal(m.Data, &content) // goes on after a field of another type
+	r, newer = content.Record, content.Version > recordVersion
+	if err != nil && !newer {
+		return r, false, err
+	}
+	if newer && !r.complete() {
+		return r, false, errTooNew
+	}
+	if !r.complete() || !newer && subject.Failure(name, r.Registry, r.Repository, number) != m.Subject {
+		return r, false, errNoRecord
+	}
+	return r, newer, nil
 }
 
 func (p *page) encode() ([]byte, error) {
@@ -74,13 +96,16 @@ func (p *page) encode() ([]byte, error) {
 
 // takes reports whether images that came with the given message, or with none, may
 // stand on the page. A message is republished as it is, and everything on its page
-// with it.
+// with it. What cannot be read keeps its page, too.
 func (p *page) takes(message []byte) bool {
 	if p.newer {
 		return false
 	}
+	if len(p.record.Images) == 0 {
+		return len(p.foreign) == 0
+	}
 	have := p.record.Message
-	return len(p.record.Images) == 0 || (have == nil) == (message == nil) && bytes.Equal(have, message)
+	return (have == nil) == (message == nil) && bytes.Equal(have, message)
 }
 
 func (p *page) add(message []byte, image Image) {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 
 	"github.com/nats-io/nats.go"
@@ -31,22 +32,18 @@ type Republished struct {
 // is, and told with the error, after all others.
 func (s *Store) Republish(ctx context.Context, name, run string, wanted func(Record) bool) (Republished, error) {
 	var done Republished
-	byRepository, err := s.all(ctx, name)
+	all, err := s.all(ctx, name)
 	if err != nil {
 		return done, err
 	}
-	subjects := make([]string, 0, len(byRepository))
-	for subj := range byRepository {
-		subjects = append(subjects, subj)
-	}
-	slices.Sort(subjects)
 	var left []error
-	for _, subj := range subjects {
-		whole, ok := merge(byRepository[subj])
+	for _, subj := range slices.Sorted(maps.Keys(all.records)) {
+		pages := all.records[subj]
+		whole, ok := merge(pages)
 		if !ok || !wanted(whole) {
 			continue
 		}
-		for _, p := range byRepository[subj] {
+		for _, p := range pages {
 			if len(p.record.Images) == 0 {
 				continue
 			}
@@ -58,6 +55,7 @@ func (s *Store) Republish(ctx context.Context, name, run string, wanted func(Rec
 			err = s.republish(ctx, name, run, done.Chunks+1, p, data)
 			switch {
 			case err == nil:
+				p.changed = true
 				done.Chunks++
 				done.Images += len(p.record.Images)
 			case !errors.Is(err, broker.ErrConflict):
@@ -66,6 +64,7 @@ func (s *Store) Republish(ctx context.Context, name, run string, wanted func(Rec
 				done.Taken = append(done.Taken, whole.Repository)
 			}
 		}
+		s.overwritten(pages)
 	}
 	return done, errors.Join(left...)
 }

@@ -1,22 +1,18 @@
 package failure
 
 import (
-	"cmp"
 	"context"
 	"errors"
 	"fmt"
-	"maps"
+	"log/slog"
 	"math/rand/v2"
-	"slices"
-	"strconv"
-	"strings"
 	"time"
 
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
-	"golang.org/x/sync/errgroup"
 
 	"github.com/osism/skopeo-worker/shared/broker"
+	"github.com/osism/skopeo-worker/shared/message"
 	"github.com/osism/skopeo-worker/shared/subject"
 )
 
@@ -28,20 +24,21 @@ const (
 	tombstoneTTL = time.Minute
 	// conflictWait is the longest pause after a collision with another writer.
 	conflictWait = 20 * time.Millisecond
-	// readers bounds the requests of List that are under way at once.
-	readers = 16
 )
 
 // Store reads and writes failure records. Every write is a compare-and-set on
 // the repository's record, so that any number of workers and operators can write.
 type Store struct {
 	b     *broker.Broker
+	log   *slog.Logger
 	limit int           // bytes of a page
 	ttl   time.Duration // of a tombstone
 }
 
 // NewStore returns the store of a broker.
-func NewStore(b *broker.Broker) *Store { return &Store{b: b, limit: maxPage, ttl: tombstoneTTL} }
+func NewStore(b *broker.Broker, log *slog.Logger) *Store {
+	return &Store{b: b, log: log, limit: maxPage, ttl: tombstoneTTL}
+}
 
 // Add records the images of r as failed now, beside what is recorded of the same
 // repository. An image that is recorded already is replaced. Reasons are cut where
@@ -116,6 +113,9 @@ func (s *Store) update(ctx context.Context, name, registry, repository string, c
 			msgs = append(msgs, m)
 		}
 		err = s.write(ctx, msgs)
+		if err == nil {
+			s.overwritten(pages)
+		}
 		if !errors.Is(err, broker.ErrConflict) {
 			return err
 		}
@@ -123,6 +123,18 @@ func (s *Store) update(ctx context.Context, name, registry, repository string, c
 		case <-ctx.Done():
 			return context.Cause(ctx)
 		case <-time.After(rand.N(conflictWait)):
+		}
+	}
+}
+
+// overwritten names what is gone with the pages that were written and cannot be read.
+func (s *Store) overwritten(pages []*page) {
+	for _, p := range pages {
+		for _, f := range p.foreign {
+			if p.changed {
+				s.log.Warn("overwrote what is no failure record",
+					"message", MessageName(f.message.Sequence, f.message.Subject), "content", message.Excerpt(f.message.Data))
+			}
 		}
 	}
 }
@@ -156,93 +168,4 @@ func (s *Store) tombstone(subj string, sequence uint64) *nats.Msg {
 	m.Header.Set(headerTombstone, "1")
 	m.Header.Set(jetstream.MsgTTLHeader, s.ttl.String())
 	return broker.ExpectLast(m, sequence)
-}
-
-// read returns the pages of a repository, tombstones included: their sequences
-// are what a write has to expect. It asks the stream's leader: a replica that is
-// behind would hide what was recorded just now.
-func (s *Store) read(ctx context.Context, name, registry, repository string) ([]*page, error) {
-	first := subject.Failure(name, registry, repository, 1)
-	further, err := s.b.Stream.Info(ctx, jetstream.WithSubjectFilter(first+".*"))
-	if err != nil {
-		return nil, fmt.Errorf("reading %s: %w", first, err)
-	}
-	var pages []*page
-	for _, subj := range append(slices.Collect(maps.Keys(further.State.Subjects)), first) {
-		m, err := s.b.Last(ctx, broker.StreamName, subj)
-		if errors.Is(err, jetstream.ErrMsgNotFound) {
-			continue
-		}
-		if err != nil {
-			return nil, err
-		}
-		p, err := parse(m.Subject, m.Sequence, m.Header, m.Data)
-		if err != nil {
-			return nil, err
-		}
-		pages = append(pages, p)
-	}
-	slices.SortFunc(pages, func(a, b *page) int { return cmp.Compare(a.number, b.number) })
-	return pages, nil
-}
-
-// List returns the records of a mirror name, sorted by repository.
-func (s *Store) List(ctx context.Context, name string) ([]Record, error) {
-	byRepository, err := s.all(ctx, name)
-	if err != nil {
-		return nil, err
-	}
-	var records []Record
-	for _, pages := range byRepository {
-		if r, ok := merge(pages); ok {
-			records = append(records, r)
-		}
-	}
-	slices.SortFunc(records, func(a, b Record) int {
-		return cmp.Or(cmp.Compare(a.Registry, b.Registry), cmp.Compare(a.Repository, b.Repository))
-	})
-	return records, nil
-}
-
-// all returns every page of a mirror name, by the subject of its record.
-func (s *Store) all(ctx context.Context, name string) (map[string][]*page, error) {
-	info, err := s.b.Stream.Info(ctx, jetstream.WithSubjectFilter(subject.OfName(subject.Failed, name)))
-	if err != nil {
-		return nil, fmt.Errorf("listing the failures of %s: %w", name, err)
-	}
-	subjects := make([]string, 0, len(info.State.Subjects))
-	for subj := range info.State.Subjects {
-		subjects = append(subjects, subj)
-	}
-	slices.Sort(subjects)
-	pages := make([]*page, len(subjects))
-	group, ctx := errgroup.WithContext(ctx)
-	group.SetLimit(readers)
-	for i, subj := range subjects {
-		group.Go(func() error {
-			m, err := s.b.Stream.GetLastMsgForSubject(ctx, subj)
-			if errors.Is(err, jetstream.ErrMsgNotFound) {
-				return nil // its tombstone has expired
-			}
-			if err != nil {
-				return fmt.Errorf("reading %s: %w", subj, err)
-			}
-			pages[i], err = parse(subj, m.Sequence, m.Header, m.Data)
-			return err
-		})
-	}
-	if err := group.Wait(); err != nil {
-		return nil, err
-	}
-	records := map[string][]*page{}
-	for i, p := range pages {
-		if p != nil {
-			record := strings.TrimSuffix(subjects[i], "."+strconv.Itoa(p.number))
-			if p.number == 1 {
-				record = subjects[i]
-			}
-			records[record] = append(records[record], p)
-		}
-	}
-	return records, nil
 }

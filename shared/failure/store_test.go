@@ -3,6 +3,7 @@ package failure
 import (
 	"context"
 	"fmt"
+	"log/slog"
 	"strings"
 	"testing"
 	"time"
@@ -48,7 +49,7 @@ func tags(n int) (tags []any) {
 
 func open(t *testing.T) (*Store, *broker.Broker) {
 	b := brokertest.Embedded(t)
-	return NewStore(b), b
+	return NewStore(b, slog.New(slog.DiscardHandler)), b
 }
 
 // sources lists the images of every record of the name.
@@ -130,7 +131,7 @@ func TestManyWriters(t *testing.T) {
 		"cluster":    {maxPage, func() *broker.Broker { return brokertest.Open(t, brokertest.StartCluster(t).Config()) }},
 	} {
 		t.Run(name, func(t *testing.T) {
-			s := NewStore(test.broker())
+			s := NewStore(test.broker(), slog.New(slog.DiscardHandler))
 			s.limit = test.limit
 			manyWriters(t, s)
 		})
@@ -303,15 +304,4 @@ func TestNewerRecord(t *testing.T) {
 	kept, err := b.Stream.GetLastMsgForSubject(t.Context(), m.Subject)
 	require.NoError(t, err)
 	require.Equal(t, m.Data, kept.Data)
-}
-
-func TestWhatIsNoRecord(t *testing.T) {
-	s, b := open(t)
-	m := nats.NewMsg(subject.Failure(name, registry, repository, 2))
-	m.Data = []byte("no record")
-	_, err := b.Publish(t.Context(), m)
-	require.NoError(t, err)
-	require.ErrorContains(t, s.Add(t.Context(), name, record("r1", "3")), m.Subject)
-	_, err = s.List(t.Context(), name)
-	require.ErrorContains(t, err, m.Subject)
 }

@@ -2,7 +2,6 @@ package run
 
 import (
 	"context"
-	"encoding/json"
 	"slices"
 	"strings"
 	"time"
@@ -132,8 +131,7 @@ func (l *Ledger) update(ctx context.Context, e Entry) (p *progressOf, err error)
 	}
 	l.progress[e.key()] = p
 	p.last, err = l.store.changes(ctx, e.key()+".>", p.last, func(key string, _ uint64, data []byte) {
-		var m Progress
-		if json.Unmarshal(data, &m) == nil {
+		if m, ok := parseProgress(data); ok {
 			p.messages[key] = m
 		}
 	})

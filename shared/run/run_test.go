@@ -120,3 +120,56 @@ func TestProgress(t *testing.T) {
 	require.Equal(t, want, got)
 	require.Equal(t, 5, got.Images.Ended())
 }
+
+// TestForeignEntries: what somebody else has put into the bucket is no run and no
+// progress, and hides none.
+func TestForeignEntries(t *testing.T) {
+	server := brokertest.Start(t)
+	b := brokertest.Open(t, server.Config())
+	s, err := Open(t.Context(), b)
+	require.NoError(t, err)
+	now := time.Now().UTC()
+	r := Run{Name: name, ID: NewID(now), Kind: KindPlan, Chunks: 1, Started: now, Published: true}
+	require.NoError(t, s.Put(t.Context(), r))
+	a := subject.NewAddress(name, r.ID, "quay.io", "1")
+	require.NoError(t, s.Record(t.Context(), a, Progress{State: Done, Images: Tally{Total: 1, Copied: 1}}))
+	run := `{"name":"default","run":"20991231-000000-000-0000","kind":"plan"}`
+	for _, header := range []string{"", "NATS/1.0\r\nnone\r\n\r\n", "NATS/1.0\r\nNats-Sequence: 1\r\nNats-Subject: x\r\n\r\n"} {
+		for _, key := range []string{
+			name + ".x", name + ".20991231-000000-000-0001", "other.20991231-000000-000-0000", "NO.x", name + ".\x1b[2J", name, sweepKey,
+			name + "." + r.ID + ".quay=2Eio.2", name + "." + r.ID + ".quay=2Eio", name + "." + r.ID + ".a.b.c",
+		} {
+			for _, data := range []string{"", "\xff\xfe", "[]", "{}", run} {
+				server.Alien(t, prefix+key, header, []byte(data))
+			}
+		}
+	}
+	runs, err := s.List(t.Context(), name)
+	require.NoError(t, err)
+	require.Equal(t, []Run{r}, runs)
+	_, err = s.Get(t.Context(), name, "x")
+	require.ErrorIs(t, err, ErrNotFound)
+	p, _, err := s.Progress(t.Context(), subject.NewAddress(name, r.ID, "quay.io", "2"))
+	require.NoError(t, err)
+	require.Zero(t, p.Images)
+	tracker, err := s.Track(t.Context(), name, r.ID)
+	require.NoError(t, err)
+	t.Cleanup(tracker.Stop)
+	st, err := tracker.Status(t.Context())
+	require.NoError(t, err)
+	require.Equal(t, StateDone, st.State)
+	require.Equal(t, Tally{Total: 1, Copied: 1}, st.Images)
+	require.Equal(t, Chunks{Total: 1, Done: 1}, st.Chunks)
+	l := s.Ledger()
+	for range 2 {
+		known, err := l.List(t.Context())
+		require.NoError(t, err)
+		require.Len(t, known, 1)
+		require.Len(t, known[name], 1)
+	}
+	_, err = s.ClaimSweep(t.Context(), now.Add(time.Hour), time.Minute)
+	require.NoError(t, err)
+	_, err = s.Overdue(t.Context(), now)
+	require.NoError(t, err)
+	require.NoError(t, s.End(t.Context(), name, r.ID, StateCancelled))
+}

@@ -3,7 +3,6 @@ package run
 import (
 	"cmp"
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"maps"
@@ -176,8 +175,7 @@ func (t *Tracker) apply(entry jetstream.KeyValueEntry) {
 		}
 		return
 	}
-	var p Progress
-	if json.Unmarshal(entry.Value(), &p) == nil {
+	if p, ok := parseProgress(entry.Value()); ok {
 		t.progress[key] = p
 	}
 }

@@ -26,6 +26,9 @@ const (
 type Store struct {
 	kv jetstream.KeyValue
 	b  *broker.Broker
+	// read returns the last message of a key as the bucket's leader has it. A replica may
+	// be behind, and would not know of a run that it was ended.
+	read func(ctx context.Context, key string) (*jetstream.RawStreamMsg, error)
 }
 
 // Open returns the store of a broker, and creates its bucket where there is none.
@@ -38,7 +41,10 @@ func Open(ctx context.Context, b *broker.Broker) (*Store, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &Store{kv: kv, b: b}, nil
+	read := func(ctx context.Context, key string) (*jetstream.RawStreamMsg, error) {
+		return b.Last(ctx, stream, prefix+key)
+	}
+	return &Store{kv: kv, b: b, read: read}, nil
 }
 
 // Put stores the run.
@@ -98,28 +104,35 @@ func (s *Store) Report(ctx context.Context, a subject.Address, p Progress, last 
 }
 
 // Progress returns what was last recorded of the message, with its revision, as the
-// bucket's leader has it, and nothing where nothing was.
+// bucket's leader has it. It returns nothing if nothing was recorded, or if somebody else
+// has put something there.
 func (s *Store) Progress(ctx context.Context, a subject.Address) (p Progress, revision uint64, err error) {
-	m, err := s.b.Last(ctx, stream, prefix+progressKey(a))
+	m, err := s.read(ctx, progressKey(a))
 	if errors.Is(err, jetstream.ErrMsgNotFound) {
 		return p, 0, nil
-	}
-	if err == nil {
-		err = json.Unmarshal(m.Data, &p)
 	}
 	if err != nil {
 		return p, 0, fmt.Errorf("reading the progress of chunk %s of run %s: %w", a.Token, a.Run, err)
 	}
+	p, _ = parseProgress(m.Data)
 	return p, m.Sequence, nil
+}
+
+// parseProgress reads the progress of a message. It reports false for what is none.
+func parseProgress(data []byte) (Progress, bool) {
+	var p Progress
+	if json.Unmarshal(data, &p) != nil || !slices.Contains([]string{Running, Snoozed, Done, Dropped}, p.State) {
+		return Progress{}, false
+	}
+	return p, true
 }
 
 // AllProgress returns what was last recorded of each message of a run.
 func (s *Store) AllProgress(ctx context.Context, name, id string) (map[subject.Address]Progress, error) {
 	all := map[subject.Address]Progress{}
 	_, err := s.changes(ctx, name+"."+id+".>", 0, func(key string, _ uint64, data []byte) {
-		var p Progress
-		registry, token, ok := strings.Cut(strings.TrimPrefix(key, name+"."+id+"."), ".")
-		if ok && json.Unmarshal(data, &p) == nil {
+		registry, token, _ := strings.Cut(strings.TrimPrefix(key, name+"."+id+"."), ".")
+		if p, ok := parseProgress(data); ok {
 			all[subject.Address{Name: name, Run: id, Registry: registry, Token: token}] = p
 		}
 	})
@@ -146,14 +159,13 @@ func (s *Store) Get(ctx context.Context, name, id string) (Run, error) {
 	return runs[0], nil
 }
 
-// entry reads a run as the bucket's leader has it: a replica that is behind would not
-// know that it was ended.
+// entry reads a run.
 func (s *Store) entry(ctx context.Context, name, id string) (Entry, error) {
 	unknown := fmt.Errorf("%w: %s under the name %s", ErrNotFound, id, name)
 	if !subject.ValidToken(id) {
 		return Entry{}, unknown
 	}
-	m, err := s.b.Last(ctx, stream, prefix+name+"."+id)
+	m, err := s.read(ctx, name+"."+id)
 	if errors.Is(err, jetstream.ErrMsgNotFound) {
 		return Entry{}, unknown
 	}

@@ -24,16 +24,16 @@ func (s *Store) ClaimSweep(ctx context.Context, now time.Time, interval time.Dur
 	if err != nil {
 		return false, err
 	}
-	entry, err := s.kv.Get(ctx, sweepKey)
+	last, err := s.read(ctx, sweepKey)
 	switch {
-	case errors.Is(err, jetstream.ErrKeyNotFound):
+	case errors.Is(err, jetstream.ErrMsgNotFound):
 		_, err = s.kv.Create(ctx, sweepKey, data)
 	case err == nil:
 		// Callers' tickers are not in step with each other, nor their clocks.
-		if now.Sub(entry.Created()) < interval*9/10 {
+		if now.Sub(last.Time) < interval*9/10 {
 			return false, nil
 		}
-		_, err = s.kv.Update(ctx, sweepKey, data, entry.Revision())
+		_, err = s.kv.Update(ctx, sweepKey, data, last.Sequence)
 	}
 	if errors.Is(err, jetstream.ErrKeyExists) || errors.Is(err, jetstream.ErrKeyRevisionMismatch) {
 		return false, nil // another worker was faster
@@ -42,7 +42,8 @@ func (s *Store) ClaimSweep(ctx context.Context, now time.Time, interval time.Dur
 }
 
 // Overdue returns the subjects of schedules that, by what is known of their runs,
-// should have fired before the given time. The schedules themselves tell for sure.
+// should have fired before the given time, and of what is none. What is there tells for
+// sure. It is a filter for all schedules where there is a subject that means another one.
 func (s *Store) Overdue(ctx context.Context, before time.Time) ([]string, error) {
 	var suspects []string
 	runs := map[string]Run{}
@@ -51,32 +52,41 @@ func (s *Store) Overdue(ctx context.Context, before time.Time) ([]string, error)
 		if err != nil {
 			return nil, fmt.Errorf("listing schedules: %w", err)
 		}
+		var below []string
 		for subj := range info.State.Subjects {
-			due, err := s.due(ctx, subj, runs)
+			a, err := subject.ParseAddress(subj)
+			if err != nil {
+				// Of a wildcard, or of what is no UTF-8 and so was not told as it is.
+				if strings.ContainsAny(subj, "*>\ufffd") {
+					below = []string{root + ".>"}
+					break
+				}
+				below = append(below, subj)
+				continue
+			}
+			due, err := s.due(ctx, root, a, runs)
 			if err != nil {
 				return nil, err
 			}
 			if due.Before(before) {
-				suspects = append(suspects, subj)
+				below = append(below, subj)
 			}
 		}
+		suspects = append(suspects, below...)
 	}
 	return suspects, nil
 }
 
 // due tells when a schedule is to fire; the zero time where that is not known.
-func (s *Store) due(ctx context.Context, subj string, runs map[string]Run) (time.Time, error) {
-	a, err := subject.ParseAddress(subj)
-	if err != nil {
-		return time.Time{}, nil
-	}
-	if strings.HasPrefix(subj, subject.Later+".") {
+func (s *Store) due(ctx context.Context, root string, a subject.Address, runs map[string]Run) (time.Time, error) {
+	if root == subject.Later {
 		p, _, err := s.Progress(ctx, a)
 		return p.Due, err
 	}
 	key := a.Name + "." + a.Run
 	r, known := runs[key]
 	if !known {
+		var err error
 		r, err = s.Get(ctx, a.Name, a.Run)
 		if err != nil && !errors.Is(err, ErrNotFound) {
 			return time.Time{}, err

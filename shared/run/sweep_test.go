@@ -15,19 +15,6 @@ import (
 	"github.com/osism/skopeo-worker/shared/subject"
 )
 
-// together has all callers read before any of them writes.
-type together struct {
-	jetstream.KeyValue
-	callers *sync.WaitGroup
-}
-
-func (k together) Get(ctx context.Context, key string) (jetstream.KeyValueEntry, error) {
-	entry, err := k.KeyValue.Get(ctx, key)
-	k.callers.Done()
-	k.callers.Wait()
-	return entry, err
-}
-
 func TestClaimSweep(t *testing.T) {
 	const (
 		interval = time.Second
@@ -37,7 +24,12 @@ func TestClaimSweep(t *testing.T) {
 	claims := func() int32 {
 		var callers sync.WaitGroup
 		callers.Add(workers)
-		all := &Store{kv: together{s.kv, &callers}, b: b}
+		all := &Store{kv: s.kv, b: b, read: func(ctx context.Context, key string) (*jetstream.RawStreamMsg, error) {
+			m, err := s.read(ctx, key)
+			callers.Done() // all have read before any of them writes
+			callers.Wait()
+			return m, err
+		}}
 		var claims atomic.Int32
 		var group errgroup.Group
 		for range workers {

@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"regexp"
+	"strconv"
 	"strings"
 )
 
@@ -21,6 +22,8 @@ const (
 
 	// Nothing is a subject without messages: no name is encoded like it.
 	Nothing = Plan + ".=nothing"
+
+	Roots = "mirror.*" // the roots themselves, on which nothing of ours is
 )
 
 // Lengths of an encoded token. With a mirror name of 32 bytes, the longest
@@ -126,6 +129,24 @@ func Failure(name, registry, repository string, page int) string {
 		s += fmt.Sprintf(".%d", page)
 	}
 	return s
+}
+
+// ParseFailure reads the subject of a failure record's page back: the mirror name, the
+// subject of the record's first page, and which page it is.
+func ParseFailure(subject string) (name, record string, page int, err error) {
+	t := strings.Split(subject, ".")
+	page = 1
+	if len(t) == 6 {
+		page, err = strconv.Atoi(t[5])
+		if err != nil || page < 2 || strconv.Itoa(page) != t[5] {
+			return "", "", 0, fmt.Errorf("%w: %q", ErrNotOurs, subject)
+		}
+		t = t[:5]
+	}
+	if len(t) != 5 || t[0]+"."+t[1] != Failed || !ValidName(t[2]) || !ValidToken(t[3]) || !ValidToken(t[4]) {
+		return "", "", 0, fmt.Errorf("%w: %q", ErrNotOurs, subject)
+	}
+	return t[2], strings.Join(t, "."), page, nil
 }
 
 // encode makes one subject token of s, injectively: what is not a lower-case

@@ -37,6 +37,15 @@ func FuzzFailure(f *testing.F) {
 		require.Equal(t, registry == otherRegistry && repository == otherRepository, one == other)
 
 		page := subject.Failure(name, registry, repository, 1234567890)
+		ofName, record, number, err := subject.ParseFailure(page)
+		require.NoError(t, err)
+		require.Equal(t, name, ofName)
+		require.Equal(t, one, record)
+		require.Equal(t, 1234567890, number)
+		_, record, number, err = subject.ParseFailure(one)
+		require.NoError(t, err)
+		require.Equal(t, one, record)
+		require.Equal(t, 1, number)
 		require.Less(t, len(page), maxSubject)
 		tokens := strings.Split(page, ".")
 		require.Len(t, tokens, 6)
@@ -77,8 +86,19 @@ func TestForeignSubjects(t *testing.T) {
 	for _, s := range []string{
 		"", "mirror.chunk.default.r1.quay=2Eio", "mirror.chunk.default.r1.quay.io.3",
 		"mirror.failed.default.quay=2Eio.osism.2", "other.chunk.default.r1.quay=2Eio.3",
+		"mirror.plan", "mirror.plan.foo", "mirror.plan.No_Name.r1.quay=2Eio.3", "mirror.plan.default.*.quay=2Eio.3",
+		"mirror.later.default.r1..3", "mirror.later.default.r1.quay=2Eio.\x1b[31m", "mirror.later.default.r1.quay=2Eio.>",
 	} {
 		_, err := subject.ParseAddress(s)
+		require.ErrorIs(t, err, subject.ErrNotOurs, s)
+	}
+	for _, s := range []string{
+		"", "mirror.failed", "mirror.failed.x", "mirror.failed.default.quay=2Eio", "mirror.failed.default.quay=2Eio.a.b",
+		"mirror.failed.default.quay=2Eio.a.1", "mirror.failed.default.quay=2Eio.a.02", "mirror.failed.default.quay=2Eio.a.-2",
+		"mirror.failed.default.quay=2Eio.a.2.3", "mirror.failed.No_Name.quay=2Eio.a", "mirror.failed.default.*.a",
+		"mirror.failed.default.quay=2Eio.\x1b[31m", "mirror.chunk.default.quay=2Eio.a",
+	} {
+		_, _, _, err := subject.ParseFailure(s)
 		require.ErrorIs(t, err, subject.ErrNotOurs, s)
 	}
 }

@@ -184,7 +184,7 @@ func (b *bench) subjects(t *testing.T, filter string) []string {
 
 func (b *bench) failures(t *testing.T) []failure.Record {
 	t.Helper()
-	records, err := failure.NewStore(b.Broker).List(t.Context(), name)
+	records, err := failure.NewStore(b.Broker, slog.New(slog.DiscardHandler)).List(t.Context(), name)
 	require.NoError(t, err)
 	return records
 }

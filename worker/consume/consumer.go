@@ -73,7 +73,7 @@ func New(ctx context.Context, b *broker.Broker, w *chunk.Worker, m *metrics.Metr
 		return nil, err
 	}
 	host, _ := os.Hostname()
-	c := &Consumer{host: host, broker: b, runs: runs, ledger: runs.Ledger(), settled: map[uint64]bool{}, failures: failure.NewStore(b), resolutions: resolutions, worker: w, metrics: m, log: log, now: time.Now}
+	c := &Consumer{host: host, broker: b, runs: runs, ledger: runs.Ledger(), settled: map[uint64]bool{}, failures: failure.NewStore(b, log), resolutions: resolutions, worker: w, metrics: m, log: log, now: time.Now}
 	w.Alone = b.Embedded()
 	w.Failures = insistent{c.failures, log}
 	w.Resolutions = insistentResolutions{resolutions, log}

@@ -3,11 +3,16 @@ package consume
 import (
 	"context"
 	"errors"
+	"slices"
+	"strings"
 	"time"
 
 	"github.com/nats-io/nats.go/jetstream"
 
 	"github.com/osism/skopeo-worker/shared/broker"
+	"github.com/osism/skopeo-worker/shared/failure"
+	"github.com/osism/skopeo-worker/shared/message"
+	"github.com/osism/skopeo-worker/shared/subject"
 )
 
 const (
@@ -17,29 +22,31 @@ const (
 	overdue = time.Minute
 )
 
-// sweep fires the schedules that the server did not: those that came due while its
-// store was full stay where they are until it restarts.
+// sweep looks at once, and again and again, for schedules that the server did not fire,
+// and for what is none.
 func (c *Consumer) sweep(ctx context.Context) {
 	ticker := time.NewTicker(sweepInterval)
 	defer ticker.Stop()
 	for {
+		switch err := c.Sweep(ctx, c.now()); {
+		case err == nil || ctx.Err() != nil:
+		case errors.Is(err, broker.ErrFull):
+			c.log.Error("the broker stores nothing", "error", err)
+		default:
+			c.log.Warn("looking for overdue chunks", "error", err)
+		}
 		select {
 		case <-ctx.Done():
 			return
 		case <-ticker.C:
-			switch err := c.Sweep(ctx, c.now()); {
-			case err == nil || ctx.Err() != nil:
-			case errors.Is(err, broker.ErrFull):
-				c.log.Error("the broker stores nothing", "error", err)
-			default:
-				c.log.Warn("looking for overdue chunks", "error", err)
-			}
 		}
 	}
 }
 
 // Sweep looks once, for runs that have lost chunks, too. Of many workers, one a minute
-// does.
+// does. Schedules that came due while the server's store was full stay where they are
+// until it restarts: Sweep fires them. What somebody else has put in their place it drops,
+// since nobody would ever receive it.
 func (c *Consumer) Sweep(ctx context.Context, now time.Time) error {
 	claimed, err := c.runs.ClaimSweep(ctx, now, sweepInterval)
 	if err != nil || !claimed {
@@ -50,30 +57,46 @@ func (c *Consumer) Sweep(ctx context.Context, now time.Time) error {
 		return err
 	}
 	failed := []error{c.lost(ctx)}
-	for _, subj := range suspects {
-		failed = append(failed, c.fire(ctx, subj, now))
+	for _, subj := range append(suspects, subject.Roots) {
+		_, err := c.broker.Changes(ctx, broker.StreamName, subj, 0, func(m *jetstream.RawStreamMsg) error {
+			failed = append(failed, c.settle(ctx, m, now))
+			return nil
+		})
+		failed = append(failed, err)
 	}
 	return errors.Join(failed...)
 }
 
-func (c *Consumer) fire(ctx context.Context, subj string, now time.Time) error {
-	m, err := c.broker.Stream.GetLastMsgForSubject(ctx, subj)
-	if errors.Is(err, jetstream.ErrMsgNotFound) {
-		return nil // it fired just now
-	}
-	if err != nil {
-		return err
+// settle fires a schedule that is overdue, and drops a message that is none.
+func (c *Consumer) settle(ctx context.Context, m *jetstream.RawStreamMsg, now time.Time) error {
+	if stray(m) {
+		c.log.Warn("dropped a message that is no schedule of ours",
+			"message", failure.MessageName(m.Sequence, m.Subject), "content", message.Excerpt(m.Data))
+		if err := c.broker.Stream.DeleteMsg(ctx, m.Sequence); err != nil && !errors.Is(err, jetstream.ErrMsgNotFound) {
+			return err
+		}
+		return nil
 	}
 	due, _, ok := broker.Due(m.Header)
 	if !ok || now.Sub(due) < overdue {
 		return nil
 	}
-	err = c.broker.Fire(ctx, m)
+	err := c.broker.Fire(ctx, m)
 	if errors.Is(err, broker.ErrConflict) {
-		return nil
+		return nil // it has fired meanwhile
 	}
 	if err == nil {
-		c.log.Warn("a chunk was overdue", "subject", subj, "due", due)
+		c.log.Warn("a chunk was overdue", "subject", m.Subject, "due", due)
 	}
 	return err
+}
+
+// stray reports whether a message has no business where schedules are. All of ours, of
+// whatever version, have six tokens, and become a chunk of the same address.
+func stray(m *jetstream.RawStreamMsg) bool {
+	if !strings.Contains(strings.TrimPrefix(m.Subject, "mirror."), ".") {
+		return slices.Contains([]string{subject.Plan, subject.Later, subject.Chunk, subject.Failed}, m.Subject)
+	}
+	a, err := subject.ParseAddress(m.Subject)
+	return err != nil || broker.Target(m.Header) != a.Under(subject.Chunk)
 }

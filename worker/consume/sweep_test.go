@@ -1,13 +1,19 @@
 package consume
 
 import (
+	"bytes"
+	"errors"
+	"log/slog"
+	"strings"
 	"testing"
 	"time"
 
+	"github.com/nats-io/nats.go/jetstream"
 	"github.com/stretchr/testify/require"
 	"golang.org/x/sync/errgroup"
 
 	"github.com/osism/skopeo-worker/shared/broker"
+	"github.com/osism/skopeo-worker/shared/brokertest"
 	"github.com/osism/skopeo-worker/shared/run"
 	"github.com/osism/skopeo-worker/shared/subject"
 )
@@ -39,15 +45,25 @@ func TestSweep(t *testing.T) {
 	suspects, err := one.runs.Overdue(t.Context(), late)
 	require.NoError(t, err)
 	require.Len(t, suspects, 2)
+	settle := func(c *Consumer, subj string, now time.Time) error {
+		m, err := b.Last(t.Context(), broker.StreamName, subj)
+		if errors.Is(err, jetstream.ErrMsgNotFound) {
+			return nil
+		}
+		if err != nil {
+			return err
+		}
+		return c.settle(t.Context(), m, now)
+	}
 	for _, s := range suspects { // the schedule itself has the last word
-		require.NoError(t, one.fire(t.Context(), s, soon))
+		require.NoError(t, settle(one, s, soon))
 	}
 	require.Empty(t, b.subjects(t, subject.Chunk+".>"))
 	var group errgroup.Group
 	for _, c := range []*Consumer{one, two, one, two} {
 		group.Go(func() error { return c.Sweep(t.Context(), late) })
 		for _, s := range suspects {
-			group.Go(func() error { return c.fire(t.Context(), s, late) })
+			group.Go(func() error { return settle(c, s, late) })
 		}
 	}
 	require.NoError(t, group.Wait())
@@ -68,4 +84,38 @@ func TestSweepGoesOn(t *testing.T) {
 	require.NoError(t, err)
 	require.NoError(t, b.consumer(t).Sweep(t.Context(), time.Now().Add(2*time.Hour)))
 	require.Len(t, b.subjects(t, subject.Chunk+".>"), 2)
+	require.Empty(t, b.subjects(t, subject.Later+".>"))
+}
+
+// TestStraysAreSwept, with their bytes in the log; and of all that is ours, nothing is.
+func TestStraysAreSwept(t *testing.T) {
+	server := brokertest.Start(t)
+	b := newBench(t, brokertest.Open(t, server.Config()))
+	var log bytes.Buffer
+	b.log = slog.New(slog.NewTextHandler(&log, nil))
+	schedule(t, b)
+	newer := broker.Scheduled(subject.Plan, subject.NewAddress("other", runID, "quay.io", "000001"), time.Now(), []byte(`{"version":99}`))
+	newer.Header.Set("Nats-Schedule", "@every 1h") // as a later version may have it
+	_, err := b.Publish(t.Context(), newer)
+	require.NoError(t, err)
+	before := b.subjects(t, "mirror.>")
+	planned := b.address("000001").Under(subject.Plan) // ours, and upon it one that is not
+	strays := []string{
+		"mirror.plan", "mirror.later", "mirror.chunk", "mirror.failed", "mirror.plan.foo", "mirror.plan.*", "mirror.later.>", "mirror.later.\xff.x",
+		"mirror.plan.default." + runID + ".x", "mirror.plan.default." + runID + ".x.1.2", "mirror.later.other.r1.x.1", "mirror.plan.NO.r1.x.1", planned,
+	}
+	for i, stray := range strays {
+		server.Alien(t, stray, []string{"", "NATS/1.0\r\nnone\r\n\r\n", "NATS/1.0\r\nStatus: 404\r\n\r\n"}[i%3], []byte("\x1b[31m stray"))
+	}
+	server.Alien(t, "mirror.unknown.x", "", nil) // a later version may know it
+	c := b.consumer(t)
+	require.NoError(t, c.Sweep(t.Context(), time.Now().Add(2*time.Minute)))
+	require.Equal(t, len(strays), strings.Count(log.String(), "dropped a message that is no schedule of ours"), log.String())
+	require.Equal(t, len(strays), strings.Count(log.String(), `\\x1b[31m stray`))
+	require.NotContains(t, log.String(), "\x1b")
+	require.ElementsMatch(t, append(before, "mirror.unknown.x"), b.subjects(t, "mirror.>"))
+
+	// The server has taken what was upon ours for what takes its place.
+	require.NoError(t, c.Sweep(t.Context(), time.Now().Add(2*time.Hour)))
+	require.Len(t, b.subjects(t, subject.OfRunUnder(subject.Chunk, name, runID)), 2)
 }

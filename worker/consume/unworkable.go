@@ -26,8 +26,6 @@ const (
 	// unreadableName is the mirror name that unreadable messages on a subject without
 	// one are recorded under: the default one, where people look first.
 	unreadableName = "default"
-	// unreadableRegistry stands for the registry of such a message.
-	unreadableRegistry = "unknown"
 )
 
 // errPoison is the reason recorded for a message that never had an outcome.
@@ -84,10 +82,10 @@ func (d *delivery) postpone(ctx context.Context, cause error) error {
 func (d *delivery) reject(ctx context.Context, cause error) error {
 	name, registry := d.address.Name, d.address.Registry
 	if !subject.ValidName(name) {
-		name, registry = unreadableName, unreadableRegistry
+		name, registry = unreadableName, failure.UnknownRegistry
 	}
-	source := fmt.Sprintf("message %d on %s", d.sequence, d.msg.Subject())
-	d.log.Error("cannot read a message", "subject", d.msg.Subject(), "error", cause)
+	source := failure.MessageName(d.sequence, d.msg.Subject())
+	d.log.Error("cannot read a message", "message", source, "error", cause)
 	reason, data := cause.Error(), append([]byte{}, d.msg.Data()...) // never nil, which means no message
 	if len(data) > message.MaxSize {
 		// None of ours is as large, and a record must fit into a message itself.
@@ -104,5 +102,5 @@ func (d *delivery) reject(ctx context.Context, cause error) error {
 	if err != nil {
 		return err
 	}
-	return d.gaveUp(ctx, unreadableRegistry, 1)
+	return d.gaveUp(ctx, failure.UnknownRegistry, 1)
 }

@@ -27,6 +27,7 @@ var (
 	queued       = describe("queued_chunks", "Chunks by state: waiting (planned for later), snoozed, due, running.", "state")
 	oldestDue    = describe("oldest_due_chunk_timestamp_seconds", "When the oldest chunk that no worker has became due; absent if none is due.")
 	failedNow    = describe("failed_images", "Failed images that can be republished.", "mirror")
+	unreadable   = describe("unreadable_records", "Messages among the failure records that cannot be read.")
 	lastRun      = describe("last_run_timestamp_seconds", "When the newest run began.", "mirror")
 	lastSuccess  = describe("last_success_timestamp_seconds", "When the last complete run without failures ended; absent if there was none.", "mirror")
 	runImages    = describe("run_images", "Images of the newest run by outcome.", "mirror", "outcome")
@@ -45,7 +46,7 @@ type fleet struct{ atomic.Pointer[Fleet] }
 func (f *fleet) Describe(out chan<- *prometheus.Desc) {
 	for _, d := range []*prometheus.Desc{
 		brokerUp, budgetLimit, budgetSpent, budgetFree, budgetWindow, closed, awaySince, nextSlot, queued, oldestDue,
-		failedNow, lastRun, lastSuccess, runImages, runPulls, runState,
+		failedNow, unreadable, lastRun, lastSuccess, runImages, runPulls, runState,
 	} {
 		out <- d
 	}
@@ -83,6 +84,7 @@ func (f *Fleet) collect(out chan<- prometheus.Metric) {
 	if p.OldestDue != nil {
 		moment(out, oldestDue, *p.OldestDue)
 	}
+	gauge(out, unreadable, float64(p.Unreadable))
 	for name, m := range p.Mirrors {
 		collectMirror(out, name, m)
 	}

@@ -64,7 +64,7 @@ func NewFleet(ctx context.Context, b *broker.Broker, s *budget.Store, log *slog.
 		return nil, err
 	}
 	return &Fleet{
-		id: rand.Text(), broker: b, budget: s, runs: runs.Ledger(), failures: failure.NewStore(b).Counter(),
+		id: rand.Text(), broker: b, budget: s, runs: runs.Ledger(), failures: failure.NewStore(b, log).Counter(),
 		kv: kv, log: log, now: s.Now, turn: make(chan struct{}, 1),
 	}, nil
 }
@@ -79,6 +79,7 @@ type picture struct {
 	Due        int                  `json:"due"`
 	Running    int                  `json:"running"`
 	OldestDue  *time.Time           `json:"oldest_due,omitempty"`
+	Unreadable int                  `json:"unreadable"` // messages among the failures
 	Mirrors    map[string]mirror    `json:"mirrors"`
 }
 
@@ -144,7 +145,12 @@ func (f *Fleet) take(ctx context.Context, last picture) (p picture, err error) {
 	if err = f.queue(ctx, &p); err != nil {
 		return p, err
 	}
-	p.Mirrors, err = f.mirrors(ctx, last.Mirrors)
+	failed, err := f.failures.Count(ctx)
+	if err != nil {
+		return p, err
+	}
+	p.Unreadable = failed.Unreadable
+	p.Mirrors, err = f.mirrors(ctx, last.Mirrors, failed)
 	return p, err
 }
 

@@ -115,7 +115,7 @@ func busy(t *testing.T, s *stand) (due time.Time) {
 	s.ran(t, "nightly", run.KindRepublish, ended.Add(25*time.Hour), run.Tally{Total: 1, Copied: 1})
 	s.ran(t, "other", run.KindPlan, ended, run.Tally{Total: 1, Failed: 1})
 	for _, name := range []string{"nightly", "longago"} {
-		require.NoError(t, failure.NewStore(s.Broker).Add(ctx, name, failure.Record{
+		require.NoError(t, failure.NewStore(s.Broker, slog.New(slog.DiscardHandler)).Add(ctx, name, failure.Record{
 			Repository: "docker.io/library/nginx", Registry: registry, Run: "r",
 			Images: []failure.Image{{Source: "docker.io/library/nginx:1"}, {Source: "docker.io/library/nginx:2"}},
 		}))

@@ -5,6 +5,7 @@ import (
 	"slices"
 	"time"
 
+	"github.com/osism/skopeo-worker/shared/failure"
 	"github.com/osism/skopeo-worker/shared/run"
 )
 
@@ -21,12 +22,8 @@ type mirror struct {
 
 // mirrors looks at every mirror name that has run as long as runs are kept, or has
 // failures.
-func (f *Fleet) mirrors(ctx context.Context, known map[string]mirror) (map[string]mirror, error) {
+func (f *Fleet) mirrors(ctx context.Context, known map[string]mirror, failed failure.Counts) (map[string]mirror, error) {
 	runs, err := f.runs.List(ctx)
-	if err != nil {
-		return nil, err
-	}
-	failed, err := f.failures.Count(ctx)
 	if err != nil {
 		return nil, err
 	}
@@ -40,7 +37,7 @@ func (f *Fleet) mirrors(ctx context.Context, known map[string]mirror) (map[strin
 		}
 	}
 	f.unsuccessful = unsuccessful
-	for name, images := range failed {
+	for name, images := range failed.Images {
 		if m, ok := all[name]; ok || images > 0 {
 			m.Failed = images
 			all[name] = m
