@@ -9,6 +9,7 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 
 	"github.com/osism/skopeo-worker/shared/broker"
+	"github.com/osism/skopeo-worker/shared/message"
 )
 
 // nameBucket holds who each mirror name belongs to.
@@ -48,8 +49,9 @@ func Claim(ctx context.Context, b *broker.Broker, name string, owner Owner, forc
 		return fmt.Errorf("read the list and destination of the name %s: %w", name, err)
 	}
 	var have Owner
-	if err := json.Unmarshal(entry.Value(), &have); err != nil {
-		return fmt.Errorf("read the list and destination of the name %s: %w", name, err)
+	if json.Unmarshal(entry.Value(), &have) != nil || have == (Owner{}) {
+		return fmt.Errorf("%w: the broker's entry for MIRROR_NAME=%s cannot be read: %s: set another MIRROR_NAME, or pass --force to make it mirror %s to %s",
+			ErrNameTaken, name, message.Excerpt(entry.Value()), owner.Source, owner.Destination)
 	}
 	if have != owner {
 		return fmt.Errorf("%w: MIRROR_NAME=%s mirrors %s to %s: set another MIRROR_NAME, or pass --force to make it mirror %s to %s",

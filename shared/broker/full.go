@@ -117,36 +117,3 @@ func (b *Broker) Unstored(ctx context.Context, stream string, err error) error {
 	}
 	return err
 }
-
-// bucket is a key-value bucket that says why it stores nothing.
-type bucket struct {
-	jetstream.KeyValue
-	b *Broker
-}
-
-func (k bucket) unstored(ctx context.Context, revision uint64, err error) (uint64, error) {
-	return revision, k.b.Unstored(ctx, bucketStream(k.Bucket()), err)
-}
-
-// Put implements jetstream.KeyValue.
-func (k bucket) Put(ctx context.Context, key string, value []byte) (uint64, error) {
-	revision, err := k.KeyValue.Put(ctx, key, value)
-	return k.unstored(ctx, revision, err)
-}
-
-// PutString implements jetstream.KeyValue.
-func (k bucket) PutString(ctx context.Context, key, value string) (uint64, error) {
-	return k.Put(ctx, key, []byte(value))
-}
-
-// Create implements jetstream.KeyValue.
-func (k bucket) Create(ctx context.Context, key string, value []byte, opts ...jetstream.KVCreateOpt) (uint64, error) {
-	revision, err := k.KeyValue.Create(ctx, key, value, opts...)
-	return k.unstored(ctx, revision, err)
-}
-
-// Update implements jetstream.KeyValue.
-func (k bucket) Update(ctx context.Context, key string, value []byte, revision uint64) (uint64, error) {
-	revision, err := k.KeyValue.Update(ctx, key, value, revision)
-	return k.unstored(ctx, revision, err)
-}

@@ -194,12 +194,12 @@ func (s *Store) readClosure(ctx context.Context, registry string) (closure, uint
 	if errors.Is(err, jetstream.ErrKeyNotFound) {
 		return closure{}, 0, nil
 	}
-	var c closure
-	if err == nil {
-		err = json.Unmarshal(entry.Value(), &c)
-	}
 	if err != nil {
 		return closure{}, 0, fmt.Errorf("asking whether %s is closed: %w", registry, err)
+	}
+	var c closure
+	if json.Unmarshal(entry.Value(), &c) != nil {
+		return closure{}, entry.Revision(), nil // somebody else has put it there
 	}
 	c.at = entry.Created()
 	s.apply(entry)

@@ -149,7 +149,9 @@ func (s *Store) changeRate(ctx context.Context, registry string, kind Kind, chan
 		entry, err := s.limits.Get(ctx, key)
 		if err == nil {
 			revision = entry.Revision()
-			err = json.Unmarshal(entry.Value(), &f)
+			if json.Unmarshal(entry.Value(), &f) != nil {
+				f = found{} // somebody else has put it there
+			}
 		} else if errors.Is(err, jetstream.ErrKeyNotFound) {
 			err = nil
 		}

@@ -227,20 +227,41 @@ func (l *lane) read(ctx context.Context, s *Store) error {
 	if l.known {
 		return nil
 	}
-	m, err := s.pace.GetLastMsgForSubject(ctx, l.subject)
+	m, err := s.b.Last(ctx, streamPace, l.subject)
 	if errors.Is(err, jetstream.ErrMsgNotFound) {
 		l.last, l.next, l.known = 0, time.Time{}, true
 		return nil
 	}
-	var r reservation
-	if err == nil {
-		err = json.Unmarshal(m.Data, &r)
-	}
 	if err != nil {
 		return fmt.Errorf("asking when %s may be asked: %w", l.registry, err)
 	}
-	l.last, l.next, l.known = m.Sequence, r.end(m.Time), true
+	next, ok := readReservation(m)
+	// Where somebody else has put something there, what was reserved before still counts.
+	for from := uint64(1); !ok; {
+		earlier, err := s.b.Next(ctx, streamPace, l.subject, from)
+		if errors.Is(err, jetstream.ErrMsgNotFound) {
+			break
+		}
+		if err != nil {
+			return fmt.Errorf("asking when %s may be asked: %w", l.registry, err)
+		}
+		if end, ok := readReservation(earlier); ok {
+			next = later(next, end)
+		}
+		m, from = earlier, earlier.Sequence+1
+	}
+	l.last, l.next, l.known = m.Sequence, next, true
 	return nil
+}
+
+// readReservation returns when a reservation ends. It reports false for what is none:
+// none is for longer than it is kept.
+func readReservation(m *jetstream.RawStreamMsg) (end time.Time, ok bool) {
+	var r reservation
+	if json.Unmarshal(m.Data, &r) != nil || r.Count < 1 || r.Every <= 0 || r.Every > keepPace/time.Duration(r.Count) {
+		return time.Time{}, false
+	}
+	return r.end(m.Time), true
 }
 
 // free is when, by the broker's clock, the next request may be reserved.

@@ -2,6 +2,7 @@ package budget
 
 import (
 	"encoding/json"
+	"errors"
 	"strings"
 	"time"
 
@@ -53,21 +54,25 @@ func (s *Store) apply(entry jetstream.KeyValueEntry) {
 	kind, _, _ := strings.Cut(entry.Key(), ".")
 	switch {
 	case entry.Bucket() == bucketClosed:
-		err = put(v.closed, entry, func(c *closure) { c.at = entry.Created() })
+		err = put(v.closed, entry, func(c *closure) bool { c.at = entry.Created(); return c.Duration >= 0 })
 	case kind == keyFound:
-		err = put(v.found, entry, nil)
+		err = put(v.found, entry, func(f *found) bool { return f.Rate >= 0 })
 	case kind == keyTurn:
-		err = put(v.turns, entry, nil)
+		err = put(v.turns, entry, func(*turn) bool { return true })
 	default:
-		err = put(v.told, entry, func(t *told) { t.at = entry.Created() })
+		err = put(v.told, entry, func(t *told) bool { t.at = entry.Created(); return t.Limit.Requests > 0 && t.Limit.Window > 0 })
 	}
 	if err != nil {
 		s.log.Warn("an entry of the shared budget cannot be read", "bucket", entry.Bucket(), "key", entry.Key(), "error", err)
 	}
 }
 
-// put stores an entry's value under its key, or removes it.
-func put[T any](m map[string]T, entry jetstream.KeyValueEntry, complete func(*T)) error {
+// errNoEntry is why something that can be read is no entry of ours.
+var errNoEntry = errors.New("it is not what its key says")
+
+// put stores an entry's value under its key, or removes it. complete reports whether it
+// can be what it is said to be.
+func put[T any](m map[string]T, entry jetstream.KeyValueEntry, complete func(*T) bool) error {
 	if entry.Operation() != jetstream.KeyValuePut {
 		delete(m, entry.Key())
 		return nil
@@ -76,8 +81,8 @@ func put[T any](m map[string]T, entry jetstream.KeyValueEntry, complete func(*T)
 	if err := json.Unmarshal(entry.Value(), &value); err != nil {
 		return err
 	}
-	if complete != nil {
-		complete(&value)
+	if !complete(&value) {
+		return errNoEntry
 	}
 	m[entry.Key()] = value
 	return nil

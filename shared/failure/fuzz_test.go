@@ -1,8 +1,10 @@
 package failure
 
 import (
+	"encoding/json"
 	"testing"
 
+	"github.com/nats-io/nats.go/jetstream"
 	"github.com/stretchr/testify/require"
 
 	"github.com/osism/skopeo-worker/shared/message"
@@ -12,10 +14,18 @@ import (
 // FuzzRecord: whatever is in a record, what is delivered again is a message that a worker
 // can read, or the one that came; and the record can be written again.
 func FuzzRecord(f *testing.F) {
-	subj := subject.Failure("default", "quay.io", "quay.io/osism/osism", 1)
 	f.Fuzz(func(t *testing.T, data []byte) {
-		p, err := parse(subj, 1, nil, data)
-		if err != nil {
+		var content versioned
+		_ = json.Unmarshal(data, &content) // and whatever it is, it is in its place
+		subj := subject.Failure("default", content.Registry, content.Repository, 1)
+		read := func(data []byte) *page {
+			p := &page{number: 1}
+			p.read(&jetstream.RawStreamMsg{Subject: subj, Data: data})
+			return p
+		}
+		p := read(data)
+		if len(p.foreign) > 0 {
+			require.LessOrEqual(t, len(p.foreign[0].record().Message), keptBytes)
 			return
 		}
 		sent, err := payload("default", "r2", p)
@@ -26,8 +36,8 @@ func FuzzRecord(f *testing.F) {
 		}
 		encoded, err := p.encode()
 		require.NoError(t, err)
-		again, err := parse(subj, 1, nil, encoded)
-		require.NoError(t, err)
+		again := read(encoded)
+		require.Empty(t, again.foreign)
 		require.Equal(t, p.size, again.size)
 		same, err := again.encode()
 		require.NoError(t, err)

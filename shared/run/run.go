@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
+	"regexp"
 	"time"
 )
 
@@ -54,6 +55,11 @@ func NewID(now time.Time) string {
 	now = now.UTC()
 	return fmt.Sprintf("%s-%03d-%04x", now.Format("20060102-150405"), now.Nanosecond()/int(time.Millisecond), rand.N(1<<16))
 }
+
+var id = regexp.MustCompile(`^\d{8}-\d{6}-\d{3}-[0-9a-f]{4}$`)
+
+// ValidID reports whether NewID may have made s.
+func ValidID(s string) bool { return id.MatchString(s) }
 
 // Tally counts the outcomes of images.
 type Tally struct {

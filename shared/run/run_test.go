@@ -33,6 +33,8 @@ func TestNewID(t *testing.T) {
 		ids = append(ids, NewID(now.Add(time.Duration(i)*time.Millisecond)))
 	}
 	require.True(t, slices.IsSorted(ids), ids)
+	require.True(t, ValidID(ids[0]))
+	require.False(t, ValidID(ids[0]+"x"))
 	require.Regexp(t, `^20270101-005959-998-[0-9a-f]{4}$`, ids[0])
 	a, err := subject.ParseAddress(subject.NewAddress(name, ids[0], "quay.io", "1").Under(subject.Chunk))
 	require.NoError(t, err)

@@ -39,14 +39,14 @@ func absenceKey(digest reference.Digest, w platform.Wanted) string {
 }
 
 func (a *absences) Absent(ctx context.Context, digest reference.Digest, w platform.Wanted) (bool, error) {
-	_, err := a.kv.Get(ctx, absenceKey(digest, w))
+	entry, err := a.kv.Get(ctx, absenceKey(digest, w))
 	if errors.Is(err, jetstream.ErrKeyNotFound) {
 		return false, nil
 	}
 	if err != nil {
 		return false, fmt.Errorf("asking what is known of %s: %w", digest, err)
 	}
-	return true, nil
+	return string(entry.Value()) == digest.String(), nil // else somebody else has put it there
 }
 
 func (a *absences) NoteAbsent(ctx context.Context, digest reference.Digest, w platform.Wanted) error {

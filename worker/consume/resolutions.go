@@ -66,5 +66,8 @@ func (s *resolutions) newest(ctx context.Context, name string, r message.Reposit
 	if err != nil {
 		return "", fmt.Errorf("asking who resolved %s last: %w", r.Source, err)
 	}
-	return string(entry.Value()), nil
+	if id := string(entry.Value()); run.ValidID(id) {
+		return id, nil
+	}
+	return "", nil // somebody else has put it there
 }

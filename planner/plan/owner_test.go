@@ -1,0 +1,29 @@
+package plan
+
+import (
+	"testing"
+
+	"github.com/nats-io/nats.go"
+	"github.com/stretchr/testify/require"
+
+	"github.com/osism/skopeo-worker/shared/brokertest"
+)
+
+// TestOwnerThatCannotBeRead: whoever it is, only force takes the name from them.
+func TestOwnerThatCannotBeRead(t *testing.T) {
+	b := brokertest.Embedded(t)
+	owner := Owner{Source: "https://example.com/list.yml", Destination: "dest:5000"}
+	require.NoError(t, Claim(t.Context(), b, "other", owner, false)) // which makes the bucket
+	for _, garbage := range []string{"", "\x1b[2J", "[]", "{}"} {
+		m := nats.NewMsg("$KV." + nameBucket + "." + name)
+		m.Data = []byte(garbage)
+		_, err := b.Publish(t.Context(), m)
+		require.NoError(t, err)
+		err = Claim(t.Context(), b, name, owner, false)
+		require.ErrorIs(t, err, ErrNameTaken)
+		require.ErrorContains(t, err, "--force")
+		require.NotContains(t, err.Error(), "\x1b")
+		require.NoError(t, Claim(t.Context(), b, name, owner, true))
+		require.NoError(t, Claim(t.Context(), b, name, owner, false))
+	}
+}

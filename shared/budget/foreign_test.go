@@ -1,0 +1,56 @@
+package budget
+
+import (
+	"context"
+	"errors"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/osism/skopeo-worker/shared/brokertest"
+)
+
+// TestForeignEntries: garbage in the place of a rate, a closure or a reservation is as if
+// there was nothing, but what was reserved before it still counts.
+func TestForeignEntries(t *testing.T) {
+	for name, garbage := range map[string]struct{ header, data string }{
+		"bytes":       {"", "\x1b\xff"},
+		"other shape": {"", `[{}]`},
+		"nonsense":    {"", `{"count":1000000,"every":3600000000000,"rate":-1,"duration":-1,"limit":{}}`},
+		"header":      {"NATS/1.0\r\nnone\r\n\r\n", "{}"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			server := brokertest.Start(t)
+			b := brokertest.Open(t, server.Config())
+			s := opened(t, b, 0)
+			const registry = "registry.example"
+			require.NoError(t, s.Pace(t.Context(), quay, Tags))
+			before, err := s.lane(quay, Tags).free(t.Context(), s)
+			require.NoError(t, err)
+			alien := func(subject string) { server.Alien(t, subject, garbage.header, []byte(garbage.data)) }
+			alien(s.lane(quay, Tags).subject)
+			alien("$KV." + bucketLimits + "." + foundKey(registry, Pull))
+			alien("$KV." + bucketLimits + "." + keySet + ".default." + token(registry))
+			alien("$KV." + bucketClosed + "." + token(registry))
+
+			s = opened(t, b, 0)
+			after, err := s.lane(quay, Tags).free(t.Context(), s)
+			require.NoError(t, err)
+			require.True(t, before.Equal(after), "%s, and then %s", before, after)
+			var spent *SpentError
+			ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+			defer cancel()
+			if err := s.Pace(ctx, quay, Tags); !errors.As(err, &spent) {
+				require.NoError(t, err)
+			}
+			_, origin := s.told(registry, "")
+			require.Equal(t, None, origin)
+			_, err = s.Take(ctx, registry, "")
+			require.NoError(t, err)
+			require.NoError(t, s.Refused(ctx, Call{Registry: registry, Kind: Pull, Started: time.Now()}, time.Minute, "429"))
+			_, _, closed := s.Closed(registry)
+			require.True(t, closed)
+		})
+	}
+}
