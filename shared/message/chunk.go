@@ -106,6 +106,9 @@ func Decode(data []byte) (Chunk, error) {
 	if c.Name == "" || c.Run == "" || c.Registry == "" {
 		return Chunk{}, fmt.Errorf("%w: name, run or registry is missing", ErrMalformed)
 	}
+	if _, err := reference.ParseRepository(c.Registry + "/any/path"); err != nil {
+		return Chunk{}, fmt.Errorf("%w: %s is no registry", ErrMalformed, reference.Quote(c.Registry))
+	}
 	for i, r := range c.Repositories {
 		if err := r.check(c.Registry); err != nil {
 			return Chunk{}, fmt.Errorf("%w: repository %d: %w", ErrMalformed, i+1, err)

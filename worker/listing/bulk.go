@@ -147,7 +147,7 @@ func (s source) ends(err error, later bool) bool {
 func (s source) turn(body []byte, turned *registry.Pages) (page, error) {
 	found, err := s.read(body)
 	if err != nil {
-		return page{}, fmt.Errorf("%w: %v", registry.ErrUnexpected, err)
+		return page{}, fmt.Errorf("%w: %s", registry.ErrUnexpected, err.Error())
 	}
 	if err := turned.Has(found.items); err != nil {
 		return page{}, err

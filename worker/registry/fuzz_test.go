@@ -3,6 +3,7 @@ package registry
 import (
 	"encoding/json"
 	"net/http"
+	"net/url"
 	"strconv"
 	"strings"
 	"testing"
@@ -31,6 +32,26 @@ func FuzzLinks(f *testing.F) {
 			return
 		}
 		require.Contains(t, value, query)
+	})
+}
+
+// FuzzLocation: a blob goes where a URL says, and a front makes no other place of it.
+func FuzzLocation(f *testing.F) {
+	opened, err := url.Parse("https://registry.example.com/v2/mirror/app/blobs/uploads/")
+	require.NoError(f, err)
+	f.Fuzz(func(t *testing.T, value string) {
+		to, err := answer{header: http.Header{"Location": {value}}, url: opened}.location()
+		if err != nil {
+			require.Nil(t, to)
+			showable(t, err)
+			return
+		}
+		require.Contains(t, []string{"http", "https"}, to.Scheme)
+		require.NotEmpty(t, to.Host)
+		require.Nil(t, to.User)
+		require.Empty(t, to.Fragment)
+		require.NotContains(t, "/"+to.Path+"/", "/../")
+		require.NotContains(t, "/"+to.Path+"/", "/./")
 	})
 }
 
