@@ -47,4 +47,5 @@ func (e *Error) Error() string {
 	return strings.Join(lines, "\n")
 }
 
+// Is makes every Error an ErrBadList.
 func (e *Error) Is(target error) bool { return target == ErrBadList }

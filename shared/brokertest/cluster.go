@@ -61,7 +61,7 @@ func free(t testing.TB) (int, *url.URL) {
 	if err != nil {
 		t.Fatalf("looking for a port: %v", err)
 	}
-	defer l.Close()
+	defer func() { _ = l.Close() }()
 	return l.Addr().(*net.TCPAddr).Port, &url.URL{Scheme: "nats", Host: l.Addr().String()}
 }
 

@@ -61,7 +61,7 @@ func Open(ctx context.Context, b *broker.Broker, log *slog.Logger) (*Store, erro
 func open(ctx context.Context, b *broker.Broker, log *slog.Logger, now func() time.Time) (*Store, error) {
 	s := &Store{
 		id: crand.Text(), b: b, log: log, clock: clock{local: now},
-		jitter:  func(d time.Duration) time.Duration { return rand.N(d) },
+		jitter:  rand.N[time.Duration],
 		view:    newView(),
 		windows: map[string]*window{},
 		lanes:   map[string]*lane{},
@@ -108,7 +108,7 @@ func (s *Store) follow(limits, closures jetstream.KeyWatcher) {
 	defer relist.Stop()
 	for {
 		var entry jetstream.KeyValueEntry
-		ok := true
+		var ok bool
 		select {
 		case <-s.life.Done():
 			return
@@ -123,7 +123,9 @@ func (s *Store) follow(limits, closures jetstream.KeyWatcher) {
 		case <-connected:
 			// A broker that was restarted has forgotten its watches, which they find
 			// out after some seconds only.
-			limits, closures = stop(limits), stop(closures)
+			stop(limits)
+			stop(closures)
+			limits, closures = nil, nil
 			relist.Reset(0)
 		case <-relist.C:
 			next := relistInterval
@@ -164,12 +166,11 @@ func updates(w jetstream.KeyWatcher) <-chan jetstream.KeyValueEntry {
 	return w.Updates()
 }
 
-// stop ends a watch, and returns that there is none.
-func stop(w jetstream.KeyWatcher) jetstream.KeyWatcher {
+// stop ends a watch, if there is one.
+func stop(w jetstream.KeyWatcher) {
 	if w != nil {
 		_ = w.Stop()
 	}
-	return nil
 }
 
 // relist reads the broker's clock and both buckets, and has every window's

@@ -87,7 +87,7 @@ func merge(pages []*page) (Record, bool) {
 		if len(p.record.Images) == 0 {
 			continue
 		}
-		images := append(whole.Images, p.record.Images...)
+		images := slices.Concat(whole.Images, p.record.Images)
 		if p.record.FailedAt.After(whole.FailedAt) || whole.Repository == "" {
 			whole = p.record
 		}

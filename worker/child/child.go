@@ -71,7 +71,7 @@ func (p *Process) Run() error {
 	p.Env = append(p.Environ(), variable+"="+p.mark)
 	var killer *time.Timer
 	p.Cancel = func() error {
-		killer = time.AfterFunc(p.Grace, func() { p.signal(syscall.SIGKILL) })
+		killer = time.AfterFunc(p.Grace, func() { _ = p.signal(syscall.SIGKILL) })
 		return p.signal(syscall.SIGTERM)
 	}
 	// All is dead by then. What could not be found may still hold stderr open.

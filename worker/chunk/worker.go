@@ -151,7 +151,7 @@ func (w *Worker) Do(ctx, work context.Context, d Delivery) (Result, error) {
 			todo = then
 			continue
 		}
-		todo, t.next = append(then, t.next...), nil
+		todo, t.next = slices.Concat(then, t.next), nil
 		// Others wait for the parts.
 		if len(todo) == 0 || len(t.parts) > 0 || !t.again(ctx) {
 			break

@@ -34,7 +34,6 @@ const (
 var (
 	heads  = registrytest.Kinds(registrytest.KindManifestHead)
 	puts   = registrytest.Kinds(registrytest.KindManifestPut)
-	pings  = registrytest.Kinds(registrytest.KindPing)
 	layers = registrytest.Kinds(registrytest.KindBlobGet)
 	html   = http.Header{"Content-Type": {"text/html"}}
 )

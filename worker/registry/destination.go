@@ -88,7 +88,7 @@ func (c *Client) seen(ctx context.Context, session *session, at location, call c
 			return cmp.Or(err, refusal)
 		}
 	}
-	failed := *refusal.(*failure)
+	failed := *refusal.(*failure) //nolint:errorlint // what exchange returns is one
 	failed.cause = &hiddenError{failed.cause}
 	return &failed
 }

@@ -11,6 +11,7 @@ import (
 // Kind is what an entry of an index stands for.
 type Kind int
 
+// The kinds.
 const (
 	Unknown Kind = iota // of a media type that nobody knows
 	IsManifest

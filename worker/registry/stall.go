@@ -158,7 +158,7 @@ func (b *receiving) Read(p []byte) (int, error) {
 	b.silence.wait(b.limit)
 	defer b.silence.rest()
 	n, err := b.ReadCloser.Read(p)
-	if err != nil && err != io.EOF {
+	if err != nil && !errors.Is(err, io.EOF) {
 		err = stalledOr(b.ctx, err)
 	}
 	return n, err
