@@ -173,6 +173,6 @@ func TestRefusedRegistryIsLeftAlone(t *testing.T) {
 
 	s.requireMirrored("team/app")
 	require.Equal(t, 1, s.source.Count(refusals))
-	worker.says("a registry refuses us and is left alone")
+	worker.says("a registry limits requests and is closed")
 	require.Empty(t, s.failed())
 }

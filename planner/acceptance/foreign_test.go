@@ -24,7 +24,7 @@ func TestForeignMessagesHoldUpNothing(t *testing.T) {
 	const garbage = "\x1b[2J\xff\u009b31m"
 	server.Alien(t, "mirror.plan.foo", "", []byte(garbage))
 	worker := s.worker()
-	worker.says("dropped a message that is no schedule of ours")
+	worker.says("deleted a foreign message among the schedules")
 	s.planner("plan", "--wait").exits(1)
 	header := "NATS/1.0\r\nno header\r\n\r\n"
 	tool := subject.Failure("default", s.source.Host(), s.source.Host()+"/osism/missing", 1)

@@ -30,7 +30,7 @@ func TestLostRun(t *testing.T) {
 	status := s.status()
 	require.Equal(t, run.StateLost, status.State)
 	require.Equal(t, run.Chunks{Total: 3, Done: 1, Lost: 2}, status.Chunks)
-	worker.says("somebody has deleted the stream")
+	worker.says("the stream was deleted at the broker")
 
 	s.env["CHUNK_INTERVAL"] = "0s"
 	s.planner("plan", "--wait").exits(0)

@@ -89,5 +89,5 @@ func TestMirrorWithoutSkopeo(t *testing.T) {
 	s.write("osism/tool")
 	said := s.with("SKOPEO_PATH", "/no/such/skopeo").planner("mirror").exits(2)
 	require.True(t, strings.HasSuffix(said,
-		"planner: skopeo is not installed: there is no program \"/no/such/skopeo\"; install skopeo, or set SKOPEO_PATH\n"), said)
+		"planner: skopeo is not installed: program \"/no/such/skopeo\" not found; install skopeo, or set SKOPEO_PATH\n"), said)
 }

@@ -378,7 +378,7 @@ func metricsAt(t *testing.T, address string) string {
 // gaveUp reports whether a process has given up all that is told.
 func (n *nosy) gaveUp(p *process) bool {
 	for _, repository := range told {
-		if !regexp.MustCompile(`msg="gave up".* image=\S+/` + repository + `\b`).MatchString(p.all.String()) {
+		if !regexp.MustCompile(`msg="an image failed".* image=\S+/` + repository + `\b`).MatchString(p.all.String()) {
 			return false
 		}
 	}

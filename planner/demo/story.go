@@ -125,7 +125,7 @@ func (s *story) republish(ctx context.Context) error {
 	if err := s.contents.Mend(); err != nil {
 		return fmt.Errorf("mending %s: %w", s.broken(), err)
 	}
-	say("Now somebody has mended the image at the source. It alone is tried again:")
+	say("Now the image is repaired at the source. Only this image is retried:")
 	repository := s.source.Host() + "/" + s.contents.BrokenRepository
 	if err := s.planner.run(ctx, exitDone, "republish", repository); err != nil {
 		return err

@@ -172,12 +172,12 @@ docker.io/library/gone (run 20260301-130000-000-0001)
 
 	out.Reset()
 	Failures(&out, []failure.Record{{Repository: "message 7 on mirror.failed.x\x1b[2J", FailedAt: now, Unreadable: true, Images: []failure.Image{
-		{Reason: "this is no failure record (unexpected end of JSON input): \"\\x1b[31m\""},
+		{Reason: "this is not a failure record (unexpected end of JSON input): \"\\x1b[31m\""},
 	}}})
 	require.Equal(t, `There are no failed images.
 
 message 7 on mirror.failed.x [2J (2026-03-01 14:00:00 CET)
-      this is no failure record (unexpected end of JSON input): "\x1b[31m"
+      this is not a failure record (unexpected end of JSON input): "\x1b[31m"
 
 1 message among the failures cannot be read. To drop one:
   planner forget 'message 7 on mirror.failed.x [2J'
@@ -222,7 +222,7 @@ func TestSummaryHeadline(t *testing.T) {
 		run.StateDone:       "Run r is done after 5s: 2 images in 3 chunks.",
 		run.StateSnoozed:    "Run r is unfinished after 5s: 1 of 3 chunks done. The rest is kept; the next worker continues it.",
 		run.StateSuperseded: "Run r was superseded after 5s: 1 of 3 chunks done.",
-		run.StateLost:       "Run r has LOST 2 of 3 chunks after 5s; 1 done. What is lost is neither done nor at the broker, and nobody has ended the run: plan again.",
+		run.StateLost:       "Run r has LOST 2 of 3 chunks after 5s; 1 done. Lost chunks are neither done nor at the broker, and the run was not ended: plan again.",
 	} {
 		var out strings.Builder
 		Summary(&out, run.Status{Run: "r", State: state, Chunks: run.Chunks{Total: 3, Done: 1, Lost: 2}, Images: run.Tally{Total: 2}}, nil, 5*time.Second)

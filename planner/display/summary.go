@@ -31,7 +31,7 @@ func Summary(w io.Writer, s run.Status, failures []failure.Record, took time.Dur
 }
 
 // whatIsLost is what there is to say of chunks that are lost.
-const whatIsLost = "What is lost is neither done nor at the broker, and nobody has ended the run: plan again."
+const whatIsLost = "Lost chunks are neither done nor at the broker, and the run was not ended: plan again."
 
 func headline(p *page, s run.Status, took time.Duration) {
 	p.line("")

@@ -28,7 +28,7 @@ type Owner struct {
 // Claim makes the name the owner's. Another owner's is only taken by force: two
 // lists under one name would each undo the other's plan.
 func Claim(ctx context.Context, b *broker.Broker, name string, owner Owner, force bool) error {
-	kv, err := b.Bucket(ctx, jetstream.KeyValueConfig{Bucket: nameBucket, Description: "skopeo-worker: who a mirror name belongs to"})
+	kv, err := b.Bucket(ctx, jetstream.KeyValueConfig{Bucket: nameBucket, Description: "skopeo-worker: lists and destinations of mirror names"})
 	if err != nil {
 		return err
 	}

@@ -205,7 +205,7 @@ func explain(server string, err error) error {
 		return fmt.Errorf("%w at %s: see NATS_CA, NATS_CERT and NATS_KEY: %w", ErrCredentials, server, err)
 	}
 	if errors.Is(err, nats.ErrNoServers) {
-		err = fmt.Errorf("nobody answers there: %w", err)
+		err = fmt.Errorf("no answer: %w", err)
 	}
 	return fmt.Errorf("%w at %s (NATS_URL): %w", ErrUnreachable, server, err)
 }

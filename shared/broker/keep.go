@@ -71,10 +71,10 @@ func (b *Broker) Ensure(ctx context.Context) error {
 		return err
 	}
 	if created := s.CachedInfo().Created; b.streamCreated.Swap(created.UnixNano()) != created.UnixNano() {
-		b.log.Error("somebody has deleted the stream: it was made again, without the chunks and failures that it held", "stream", StreamName)
+		b.log.Error("the stream was deleted at the broker; created it again, without its chunks and failures", "stream", StreamName)
 	}
 	if created := c.CachedInfo().Created; b.consumerCreated.Swap(created.UnixNano()) != created.UnixNano() {
-		b.log.Warn("somebody has deleted the consumer: it was made again; chunks that workers have are given to others, too", "consumer", ConsumerName)
+		b.log.Warn("the consumer was deleted at the broker; created it again; chunks that workers have are delivered to other workers, too", "consumer", ConsumerName)
 	}
 	return b.ensureOwned(ctx)
 }
@@ -108,7 +108,7 @@ func (b *Broker) ensureOwned(ctx context.Context) error {
 			return fmt.Errorf("making stream %s again: %w", name, err)
 		}
 		if made {
-			b.log.Error("somebody has deleted a stream: it was made again, without what it held", "stream", name)
+			b.log.Error("a stream was deleted at the broker; created it again, empty", "stream", name)
 		}
 	}
 	return nil

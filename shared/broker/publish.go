@@ -60,7 +60,7 @@ func Target(h nats.Header) string {
 func (b *Broker) Fire(ctx context.Context, schedule *jetstream.RawStreamMsg) error {
 	_, target, ok := Due(schedule.Header)
 	if !ok {
-		return fmt.Errorf("%w: message %d on %s is no schedule", ErrForeignStream, schedule.Sequence, schedule.Subject)
+		return fmt.Errorf("%w: message %d on %s is not a schedule", ErrForeignStream, schedule.Sequence, schedule.Subject)
 	}
 	m := nats.NewMsg(target)
 	for k, v := range schedule.Header {
@@ -127,7 +127,7 @@ func (b *Broker) PublishAll(ctx context.Context, msgs []*nats.Msg) (first uint64
 
 // ErrConflict is returned where a message was expected to be the last of its
 // subject and is not: somebody else was faster.
-var ErrConflict = errors.New("changed by somebody else in the meantime")
+var ErrConflict = errors.New("changed by another process in the meantime")
 
 // The two codes of a wrong last sequence: of a single server, and of a cluster
 // where another write of the subject is still under way.

@@ -127,7 +127,7 @@ func (s *Store) Refused(ctx context.Context, call Call, retryAfter time.Duration
 		if err != nil {
 			return fmt.Errorf("closing %s: %w", call.Registry, err)
 		}
-		s.log.Warn("a registry refuses us and is left alone", "registry", call.Registry, "for", next.Duration, "reason", reason)
+		s.log.Warn("a registry limits requests and is closed", "registry", call.Registry, "for", next.Duration, "reason", reason)
 		return s.slowDown(ctx, next)
 	}
 }

@@ -80,7 +80,7 @@ func (s *Store) Away(ctx context.Context, o Outage) error {
 		if err != nil {
 			return fmt.Errorf("closing %s: %w", o.Registry, err)
 		}
-		s.log.Warn("a registry is away and is left alone", "registry", o.Registry, "for", next.Duration.Round(time.Second),
+		s.log.Warn("a registry is away and is closed", "registry", o.Registry, "for", next.Duration.Round(time.Second),
 			"since", next.Since.Format(time.RFC3339), "fails_to", o.Activity, "reason", o.Reason)
 		return nil
 	}
@@ -144,7 +144,7 @@ func (s *Store) Back(registry string, activity Activity, started time.Time) {
 	s.log.Info("a registry is back", "registry", registry, "after", s.Now().Sub(c.Since).Round(time.Second))
 	s.running.Go(func() {
 		if err := s.reopen(s.life, registry); err != nil {
-			s.log.Debug("telling the others that a registry is back", "registry", registry, "error", err)
+			s.log.Debug("cannot announce that a registry is back", "registry", registry, "error", err)
 		}
 	})
 }

@@ -230,7 +230,7 @@ func (w *window) believe(ctx context.Context, s *Store, limit Limit, remaining i
 		}
 		missing := limit.Requests - int(info.State.Msgs) - remaining
 		if missing > 0 {
-			s.log.Info("somebody else spends from the same budget", "registry", w.registry, "spent", missing, "left", remaining)
+			s.log.Info("other clients spend pulls of the same budget", "registry", w.registry, "spent", missing, "left", remaining)
 			err = w.fill(ctx, s, info.State.LastSeq, missing)
 		}
 		if err == nil || full(err) { // full: others have taken what was left

@@ -30,7 +30,7 @@ func (f foreign) record() Record {
 		Message:    f.message.Data[:min(len(f.message.Data), keptBytes)],
 		Unreadable: true,
 		Images: []Image{{
-			Source: name, Reason: fmt.Sprintf("this is no failure record (%v): %s", f.why, message.Excerpt(f.message.Data)),
+			Source: name, Reason: fmt.Sprintf("this is not a failure record (%v): %s", f.why, message.Excerpt(f.message.Data)),
 		}},
 	}
 }

@@ -87,7 +87,7 @@ func TestForeignMessages(t *testing.T) {
 			require.LessOrEqual(t, len(r.Message), keptBytes)
 			require.Len(t, r.Images, 1)
 			require.Equal(t, r.Repository, r.Images[0].Source)
-			require.Regexp(t, `^this is no failure record \(.+\): "`, r.Images[0].Reason)
+			require.Regexp(t, `^this is not a failure record \(.+\): "`, r.Images[0].Reason)
 			text := r.Repository + r.Images[0].Reason
 			require.Less(t, len(text), 2000)
 			require.NotContains(t, text, "\x1b")
@@ -127,7 +127,7 @@ func TestForeignMessages(t *testing.T) {
 	require.Equal(t, 1, n)
 	kept("1", "3")
 	require.Equal(t, want-len(bodies()), unreadable())
-	require.Equal(t, len(bodies()), strings.Count(log.String(), "overwrote what is no failure record"))
+	require.Equal(t, len(bodies()), strings.Count(log.String(), "overwrote a foreign message among the failure records"))
 	require.Contains(t, log.String(), `\\xff\\xfe\\x00{`)
 
 	// What has a page to itself keeps it.

@@ -132,7 +132,7 @@ func (s *Store) overwritten(pages []*page) {
 	for _, p := range pages {
 		for _, f := range p.foreign {
 			if p.changed {
-				s.log.Warn("overwrote what is no failure record",
+				s.log.Warn("overwrote a foreign message among the failure records",
 					"message", MessageName(f.message.Sequence, f.message.Subject), "content", message.Excerpt(f.message.Data))
 			}
 		}

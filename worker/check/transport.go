@@ -8,7 +8,7 @@ import (
 
 // ErrPull is returned for what only a pull would tell: the digests of a registry that
 // answers HEAD without them, or whether a tag has vanished that HEAD denies.
-var ErrPull = errors.New("only a pull would tell, and a check pulls nothing")
+var ErrPull = errors.New("the digest is known only after a pull, and a check pulls nothing")
 
 // WithoutPulls returns a transport that refuses to get manifests, which is what
 // registries count as pulls.

@@ -38,7 +38,7 @@ func (t *task) admit(todo []message.Repository) (now, then []message.Repository)
 		probing, err := t.Registries.Open(t.work, r.Source, r.Destination)
 		switch {
 		case err != nil:
-			t.log.Info("waits for a registry", "repository", r.Source, "reason", outcome.Reason(err))
+			t.log.Info("a repository waits for a registry", "repository", r.Source, "reason", outcome.Reason(err))
 			t.later(r, r.Images, t.limit(r, err))
 		case probing && probed:
 			then = append(then, r)

@@ -34,7 +34,7 @@ func (t *task) failed(ctx context.Context, r message.Repository, failed ...try) 
 			final = append(final, f)
 			continue
 		}
-		t.log.Info("will be tried again", "image", failure.Source(r, f.image.Tag), "attempts", f.image.Attempts, "reason", outcome.Reason(f.err))
+		t.log.Info("an image will be retried", "image", failure.Source(r, f.image.Tag), "attempts", f.image.Attempts, "reason", outcome.Reason(f.err))
 		t.later(r, []message.Image{f.image}, after)
 	}
 	if len(final) == 0 {
@@ -81,7 +81,7 @@ func (t *task) giveUp(ctx context.Context, r message.Repository, final ...try) e
 		record.Images = append(record.Images, failure.Of(t.Chunk, r, []message.Image{f.image}, outcome.Reason(f.err)).Images...)
 	}
 	for _, f := range record.Images {
-		t.log.Warn("gave up", "image", f.Source, "attempts", f.Attempts, "reason", f.Reason)
+		t.log.Warn("an image failed", "image", f.Source, "attempts", f.Attempts, "reason", f.Reason)
 	}
 	if err := t.Failures.Add(ctx, t.Chunk.Name, record); err != nil {
 		return err

@@ -54,7 +54,7 @@ func (t *task) resolve(ctx context.Context, r message.Repository) (message.Repos
 	t.note(func(p *progress) { p.pulls += found.Pulls })
 	if err != nil {
 		if after, again := t.retry(r, err, &r.Attempts); again {
-			t.log.Info("will be listed again", "repository", r.Source, "attempts", r.Attempts, "reason", outcome.Reason(err))
+			t.log.Info("a repository will be listed again", "repository", r.Source, "attempts", r.Attempts, "reason", outcome.Reason(err))
 			t.later(r, nil, after)
 			return message.Repository{}, nil, nil
 		}

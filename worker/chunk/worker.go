@@ -249,7 +249,7 @@ func (t *task) forgive(ctx context.Context) error {
 			return err
 		}
 		if n > 0 {
-			t.log.Info("mirrored at last", "repository", repository, "images", n)
+			t.log.Info("images that had failed are mirrored", "repository", repository, "images", n)
 		}
 	}
 	return nil

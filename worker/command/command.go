@@ -100,7 +100,7 @@ func work(ctx context.Context, s settings, e *service.Endpoint, log *slog.Logger
 	}
 	defer b.Close()
 	if s.broker.Embedded() {
-		log.Warn("NATS_URL is not set: working on the embedded broker, which nobody else can reach meanwhile", "DATA_DIR", s.broker.DataDir)
+		log.Warn("NATS_URL is not set: using the embedded broker in DATA_DIR, which no other process can use meanwhile", "DATA_DIR", s.broker.DataDir)
 	}
 	w, err := service.New(ctx, e, b, s.worker, s.registries, log)
 	if err != nil {

@@ -102,7 +102,7 @@ func (c *Consumer) consume(ctx context.Context) error {
 		if !errors.Is(err, jetstream.ErrConsumerDeleted) {
 			return fmt.Errorf("consuming chunks: %w", err)
 		}
-		c.log.Warn("the consumer was deleted at the broker, making it again", "consumer", broker.ConsumerName)
+		c.log.Warn("the consumer was deleted at the broker; creating it again", "consumer", broker.ConsumerName)
 		if err := insist(ctx, c.log, c.broker.Ensure); err != nil && ctx.Err() == nil {
 			return err
 		}

@@ -181,7 +181,7 @@ func TestEverythingIsDeleted(t *testing.T) {
 	require.Equal(t, run.StateDone, st.State)
 	require.Equal(t, run.Tally{Total: 1, Copied: 1}, st.Images)
 	b.mirrored(t, "1")
-	require.Contains(t, said.String(), "somebody has deleted the stream")
+	require.Contains(t, said.String(), "the stream was deleted at the broker")
 	require.Contains(t, said.String(), "stream=KV_"+run.Bucket)
 }
 

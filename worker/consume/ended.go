@@ -19,7 +19,7 @@ func (d *delivery) run(ctx context.Context) (r run.Run) {
 		return err
 	}))
 	if err != nil {
-		d.log.Warn("whether the run was cancelled is not known", "run", d.address.Run, "error", err)
+		d.log.Warn("cannot read whether the run was cancelled", "run", d.address.Run, "error", err)
 	}
 	return r
 }

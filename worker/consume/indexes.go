@@ -30,7 +30,7 @@ type indexes struct {
 func openIndexes(ctx context.Context, b *broker.Broker, log *slog.Logger) (*indexes, error) {
 	kv, err := b.Bucket(ctx, jetstream.KeyValueConfig{
 		Bucket:      indexBucket,
-		Description: "skopeo-worker: indexes of which not all could be copied yet",
+		Description: "skopeo-worker: indexes that are copied over several windows",
 		TTL:         keepIndex,
 	})
 	return &indexes{kv: kv, log: log}, err

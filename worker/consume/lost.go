@@ -37,7 +37,7 @@ func (c *Consumer) lostOf(ctx context.Context, e run.Entry) error {
 		return err
 	}
 	if status.State == run.StateLost {
-		c.log.Error("chunks of a run are lost: they are neither done nor at the broker, and nobody has ended the run; plan again",
+		c.log.Error("chunks of a run are lost: they are neither done nor at the broker, and the run was not ended; plan again",
 			"mirror", e.Name, "run", e.ID, "lost", status.Chunks.Lost, "chunks", status.Chunks.Total)
 	}
 	c.settled[e.Revision] = final || status.State == run.StateLost

@@ -70,7 +70,7 @@ func (c *Consumer) Sweep(ctx context.Context, now time.Time) error {
 // settle fires a schedule that is overdue, and drops a message that is none.
 func (c *Consumer) settle(ctx context.Context, m *jetstream.RawStreamMsg, now time.Time) error {
 	if stray(m) {
-		c.log.Warn("dropped a message that is no schedule of ours",
+		c.log.Warn("deleted a foreign message among the schedules",
 			"message", failure.MessageName(m.Sequence, m.Subject), "content", message.Excerpt(m.Data))
 		if err := c.broker.Stream.DeleteMsg(ctx, m.Sequence); err != nil && !errors.Is(err, jetstream.ErrMsgNotFound) {
 			return err

@@ -33,7 +33,7 @@ var errPoison = fmt.Errorf("%d deliveries without an outcome: the worker died, o
 
 // poison records every image of the chunk as failed.
 func (d *delivery) poison(ctx context.Context, c message.Chunk) error {
-	d.log.Error("gave up a chunk", "run", c.Run, "chunk", c.Number, "deliveries", d.number-1)
+	d.log.Error("recorded a chunk as failed", "run", c.Run, "chunk", c.Number, "deliveries", d.number-1)
 	failed := 0
 	for _, r := range c.Repositories {
 		record := failure.Of(c, r, r.Images, errPoison.Error())

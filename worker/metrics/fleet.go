@@ -59,7 +59,7 @@ func NewFleet(ctx context.Context, b *broker.Broker, s *budget.Store, log *slog.
 	if err != nil {
 		return nil, err
 	}
-	kv, err := b.Bucket(ctx, jetstream.KeyValueConfig{Bucket: bucketFleet, Description: "skopeo-worker: how the fleet stands, for Prometheus"})
+	kv, err := b.Bucket(ctx, jetstream.KeyValueConfig{Bucket: bucketFleet, Description: "skopeo-worker: metrics of the fleet"})
 	if err != nil {
 		return nil, err
 	}
@@ -104,7 +104,7 @@ func (f *Fleet) look(ctx context.Context) (picture, error) {
 	default:
 		revision = entry.Revision()
 		if err := json.Unmarshal(entry.Value(), &last); err != nil {
-			f.log.Warn("what was known of the fleet cannot be read", "error", err)
+			f.log.Warn("cannot read the stored metrics of the fleet", "error", err)
 			last = picture{}
 		} else if age := f.now().Sub(entry.Created()); age < renewAfter || age < takeOver && last.By != f.id {
 			return last, nil

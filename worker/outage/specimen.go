@@ -68,7 +68,7 @@ func (t *Tracker) works(ctx context.Context, p place, repository reference.Repos
 		if suspected && suspicion.Registry == p.registry && i < len(others) {
 			return false
 		}
-		t.Log.Debug("an image that was fine tells nothing of its registry", "registry", p.registry, "error", err)
+		t.Log.Debug("a working image cannot be used to test its registry", "registry", p.registry, "error", err)
 	}
 	return false
 }

@@ -55,9 +55,9 @@ func (l login) String() string {
 	switch {
 	case l.credential.Anonymous():
 		// Docker Hub and quay.io say the same of a repository that does not exist.
-		return "no credentials were found, or there is no such repository"
+		return "no credentials were found, or the repository does not exist"
 	case l.stage == granted:
-		return "the credentials of " + from + " do not allow it, or there is no such repository"
+		return "the credentials of " + from + " do not allow it, or the repository does not exist"
 	default:
 		return "the registry refused the credentials of " + from
 	}

@@ -92,7 +92,7 @@ func (call call) nextQuery(got answer) (string, error) {
 func (call call) queryOf(l link, page *url.URL) (string, error) {
 	target, err := url.Parse(l.target)
 	if err != nil {
-		return "", fmt.Errorf("%w: the next page is no URL: %s", ErrPagination, reference.Quote(l.target))
+		return "", fmt.Errorf("%w: the link to the next page is not a URL: %s", ErrPagination, reference.Quote(l.target))
 	}
 	query := target.RawQuery // without one of its own, it would be this page
 	target = page.ResolveReference(target)

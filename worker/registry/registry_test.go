@@ -213,7 +213,7 @@ func TestErrors(t *testing.T) {
 		{name: "no such digest", ref: reference.MustDigest(missing), is: registry.ErrNotFound,
 			text: "get REPO@" + missing + ": not found: manifest unknown (404)"},
 		{name: "401", fault: registrytest.Fault{Status: 401, Body: body("UNAUTHORIZED", "access denied")}, is: registry.ErrUnauthorized,
-			text: "get REPO:1: unauthorized: access denied; no credentials were found, or there is no such repository (401)"},
+			text: "get REPO:1: unauthorized: access denied; no credentials were found, or the repository does not exist (401)"},
 		{name: "403", fault: registrytest.Fault{Status: 403, Body: body("DENIED", "")}, is: registry.ErrDenied,
 			text: "get REPO:1: denied (403)"},
 		{name: "429 JSON", fault: registrytest.Fault{Status: 429, Header: http.Header{"Retry-After": {"17"}},

@@ -124,9 +124,9 @@ func TestWrongPassword(t *testing.T) {
 			_, err := insecure(r, keychain).Get(t.Context(), reference.MustRepository(r.Host()+"/"+repository), reference.MustTag("1"))
 			require.ErrorIs(t, err, registry.ErrUnauthorized)
 			require.ErrorContains(t, err, `the registry refused the credentials of entry "x" in /auth.json (401)`)
-			require.NotContains(t, err.Error(), "no such repository")
+			require.NotContains(t, err.Error(), "the repository does not exist")
 			_, err = insecure(r, nil).Get(t.Context(), reference.MustRepository(r.Host()+"/"+repository), reference.MustTag("1"))
-			require.ErrorContains(t, err, "no credentials were found, or there is no such repository (401)")
+			require.ErrorContains(t, err, "no credentials were found, or the repository does not exist (401)")
 		})
 	}
 }

@@ -116,7 +116,7 @@ func (a answer) location() (*url.URL, error) {
 	}
 	location, err := url.Parse(text)
 	if err != nil {
-		return nil, fmt.Errorf("%w: where the registry wants the blob is no URL", ErrUnexpected)
+		return nil, fmt.Errorf("%w: the upload location is not a URL", ErrUnexpected)
 	}
 	bad := fmt.Errorf("%w: the registry wants the blob at %s", ErrUnexpected, reference.Quote(location.Path))
 	if location.User != nil || location.Opaque != "" {

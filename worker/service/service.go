@@ -62,10 +62,10 @@ func New(ctx context.Context, e *Endpoint, b *broker.Broker, c Config, r Registr
 // watchOver starts what ends processes with this one, and says where they cannot be ended.
 func watchOver(log *slog.Logger) {
 	if err := child.SeesBytes(); err != nil {
-		log.Warn("STALL_TIMEOUT does not hold for skopeo on this machine; set COPY_TIMEOUT", "error", err)
+		log.Warn("STALL_TIMEOUT has no effect on skopeo on this machine; set COPY_TIMEOUT", "error", err)
 	}
 	if err := child.Guard(); err != nil {
-		log.Warn("what skopeo has started goes on where this process is killed", "error", err)
+		log.Warn("if this process is killed, its skopeo processes keep running", "error", err)
 	}
 }
 

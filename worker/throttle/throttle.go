@@ -24,7 +24,7 @@ import (
 
 // ErrBroker is returned where the broker could not be asked whether a request is
 // allowed. It is no permission, and no failure of an image.
-var ErrBroker = errors.New("the broker does not tell whether the registry may be asked")
+var ErrBroker = errors.New("cannot check the registry's budget at the broker")
 
 // dockerHub is the name under which every host of Docker Hub is one registry.
 const dockerHub = "docker.io"
@@ -206,7 +206,7 @@ func (t *Throttle) explain(ctx context.Context, registry string, err error) erro
 // refused closes the registry for the fleet, and returns until when.
 func (t *Throttle) refused(ctx context.Context, call budget.Call, after time.Duration, reason string) *budget.SpentError {
 	if err := t.Budget.Refused(ctx, call, after, redact.Line(reason)); err != nil {
-		t.Log.Warn("cannot tell the other workers that a registry refuses us", "registry", call.Registry, "error", err)
+		t.Log.Warn("cannot close a registry for the other workers", "registry", call.Registry, "error", err)
 	}
 	return t.closed(call.Registry)
 }
