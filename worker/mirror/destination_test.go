@@ -144,3 +144,30 @@ func TestComparingCreatesNothing(t *testing.T) {
 	require.True(t, empty)
 	require.Empty(t, p.to.Created())
 }
+
+// TestReferrersBelowNestedIndexes come like those of the indexes around them.
+func TestReferrersBelowNestedIndexes(t *testing.T) {
+	p := newPair(t, registrytest.WithReferrersAPI(0))
+	top, err := p.from.PushIndex(repository, "index", registrytest.Index{
+		Indexes: []registrytest.Index{{Images: []registrytest.Image{{Platform: "linux/amd64"}}}},
+	})
+	require.NoError(t, err)
+	nested, err := p.from.Children(repository, top)
+	require.NoError(t, err)
+	images, err := p.from.Children(repository, nested[0].Digest.String())
+	require.NoError(t, err)
+	var signatures []string
+	for _, subject := range []string{top, nested[0].Digest.String(), images[0].Digest.String()} {
+		signature, err := p.from.PushReferrer(repository, subject, "application/vnd.example.signature")
+		require.NoError(t, err)
+		signatures = append(signatures, signature)
+	}
+	_, err = p.mirror(t, "index")
+	require.NoError(t, err)
+	at := reference.MustDigest(top)
+	_, err = p.CopyReferrers(t.Context(), reference.MustRepository(p.source()), reference.MustRepository(p.destination()), at, at)
+	require.NoError(t, err)
+	for _, signature := range signatures {
+		require.NoError(t, p.to.Check(destination, signature))
+	}
+}

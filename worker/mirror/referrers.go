@@ -5,6 +5,8 @@ import (
 	"errors"
 	"fmt"
 
+	"github.com/google/go-containerregistry/pkg/v1/types"
+
 	"github.com/osism/skopeo-worker/shared/reference"
 	"github.com/osism/skopeo-worker/worker/platform"
 	"github.com/osism/skopeo-worker/worker/referrers"
@@ -41,11 +43,11 @@ func (c *copying) referrers(ctx context.Context, digest, copied reference.Digest
 	if copied == digest {
 		subjects = append(subjects, digest)
 	}
-	for _, child := range children {
-		if !platform.Attestation(child) && child.Kind() != registry.IsBlob {
-			subjects = append(subjects, child.Digest)
-		}
+	below, err := c.subjects(ctx, children)
+	if err != nil {
+		return err
 	}
+	subjects = append(subjects, below...)
 	finder := referrers.Finder{Registry: c.Registry, Pulled: func(reference.Repository) { c.pulls.Add(1) }, Held: c.held}
 	var failed referrers.Failures
 	for _, subject := range subjects {
@@ -57,6 +59,34 @@ func (c *copying) referrers(ctx context.Context, digest, copied reference.Digest
 		}
 	}
 	return failed.Err()
+}
+
+// subjects returns the manifests of an index at the destination that something may refer
+// to, those of the indexes in it included.
+func (c *copying) subjects(ctx context.Context, children []registry.Entry) ([]reference.Digest, error) {
+	var all []reference.Digest
+	seen := map[reference.Digest]bool{}
+	for next := children; len(next) > 0; next = next[1:] {
+		child := next[0]
+		if platform.Attestation(child) || child.Kind() == registry.IsBlob || seen[child.Digest] {
+			continue
+		}
+		seen[child.Digest] = true
+		all = append(all, child.Digest)
+		if !types.MediaType(child.MediaType).IsIndex() {
+			continue
+		}
+		index, err := c.copied(ctx, c.destination, child.Digest)
+		if err != nil {
+			return nil, err
+		}
+		entries, err := index.Entries()
+		if err != nil {
+			return nil, err
+		}
+		next = append(next, entries...)
+	}
+	return all, nil
 }
 
 // held reads a manifest at the destination, where it takes no pull.
