@@ -238,6 +238,15 @@ func TestOtherErrors(t *testing.T) {
 		Reason: "writing blob: write /var/tmp/x: no space left on device"}))
 	require.Equal(t, outcome.Transient, outcome.Classify(&skopeo.Error{ExitCode: 1,
 		Reason: "reading manifest sha256:404429 in quay.io/denied/unauthorized: EOF"}))
+	for _, ended := range []string{
+		"reading blob x: Error fetching blob: invalid status code from registry 400 (Bad Request)",
+		"trying to reuse blob x at destination: failed to read from destination repository p/a/app: 400 (Bad Request)",
+		"writing blob: failed to read from destination repository p/a/app: 400 (Bad Request)",
+	} {
+		require.Equal(t, outcome.Transient, outcome.Classify(&skopeo.Error{ExitCode: 1, Reason: ended}), ended)
+	}
+	require.Equal(t, outcome.Final, outcome.Classify(&skopeo.Error{ExitCode: 1,
+		Reason: "writing manifest: uploading manifest x to quay.io/a: StatusCode: 400, no"}))
 	require.Equal(t, outcome.Final, outcome.Classify(&skopeo.Error{ExitCode: 1,
 		Reason: `copying image: Manifest list must be converted to type "x" to be written to destination, but we cannot modify it`}))
 	require.Equal(t, outcome.Final, outcome.Classify(&skopeo.Error{ExitCode: 1,

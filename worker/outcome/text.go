@@ -58,6 +58,10 @@ var rules = []rule{
 	{regexp.MustCompile(`(?i)` + said + `(?:unauthorized|denied|authentication required|invalid username/password)\b|` +
 		status + `40[13]`), Final},
 
+	// Some registries answer so to a session or to credentials that have ended, and only
+	// a manifest that is put can be a bad request by itself.
+	{regexp.MustCompile(`(?i)^(?:reading|trying to reuse|checking|writing blob|initializing)\b.*` + status + `400`), Transient},
+
 	// A layer is not what its digest says: mostly a page came instead.
 	{regexp.MustCompile(`(?i)digest did not match`), Transient},
 
