@@ -32,10 +32,11 @@ const (
 )
 
 var (
-	heads  = registrytest.Kinds(registrytest.KindManifestHead)
-	puts   = registrytest.Kinds(registrytest.KindManifestPut)
-	layers = registrytest.Kinds(registrytest.KindBlobGet)
-	html   = http.Header{"Content-Type": {"text/html"}}
+	heads     = registrytest.Kinds(registrytest.KindManifestHead)
+	puts      = registrytest.Kinds(registrytest.KindManifestPut)
+	manifests = registrytest.Kinds(registrytest.KindManifestHead, registrytest.KindManifestGet)
+	layers    = registrytest.Kinds(registrytest.KindBlobGet)
+	html      = http.Header{"Content-Type": {"text/html"}}
 )
 
 // worker is what one worker asks registries with.
@@ -263,7 +264,7 @@ func TestSourceFails(t *testing.T) {
 		want  bool
 	}{
 		"all layers":      {registrytest.Fault{Match: layers, Status: 500}, true},
-		"all manifests":   {registrytest.Fault{Match: heads, Status: 500}, true},
+		"all manifests":   {registrytest.Fault{Match: manifests, Status: 500}, true},
 		"of these images": {registrytest.Fault{Match: registrytest.In("none")}, false},
 	} {
 		t.Run(name, func(t *testing.T) {

@@ -11,6 +11,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/osism/skopeo-worker/shared/budget"
 	"github.com/osism/skopeo-worker/shared/reference"
 )
 
@@ -107,6 +108,15 @@ func (c *Client) send(ctx context.Context, call call) (answer, error) {
 
 func (c *Client) sendNow(ctx context.Context, call call) (answer, error) {
 	got, err := c.attempt(ctx, call)
+	if c.deniesHead(call, err) {
+		get := call
+		get.method, get.limit = http.MethodGet, maxManifestSize
+		if byGet, failed := c.attempt(ctx, get); failed == nil {
+			got, err = byGet, nil
+		} else if limited := (*budget.SpentError)(nil); errors.Is(failed, ErrLimited) || errors.As(failed, &limited) {
+			err = failed
+		}
+	}
 	if err != nil {
 		return answer{}, call.fail(err)
 	}
@@ -149,7 +159,7 @@ func (c *Client) attempt(ctx context.Context, call call) (answer, error) {
 		case !first && session.doubt == nil:
 			session.settle(status, c.sessions.now())
 		case !first:
-		case (kept || session.doubt != nil) && !(call.method == http.MethodHead && session.isSettled(status, c.sessions.now())):
+		case (kept || session.doubt != nil) && !(call.op == OpHead && session.isSettled(status, c.sessions.now())):
 			c.sessions.drop(h, session)
 			if call.stream != nil {
 				return answer{}, fmt.Errorf("%w: %w", errStale, err) // it is read by now

@@ -79,6 +79,13 @@ func (c *Client) head(ctx context.Context, repository reference.Repository, name
 	if err != nil {
 		return Descriptor{}, err
 	}
+	if len(got.body) > 0 {
+		m, err := read(got, name)
+		if err != nil {
+			return Descriptor{Pulled: true}, &Error{Op: OpHead, Repository: repository, Reference: name, Status: got.status, Err: err}
+		}
+		return pulled(m), nil
+	}
 	found, err := reference.ParseDigest(got.header.Get(digestHeader))
 	if err != nil {
 		return c.headByGet(ctx, repository, name)
@@ -108,6 +115,25 @@ func servesNoHead(err error) bool {
 	}
 }
 
+// deniesHead reports whether a HEAD was refused as it would be whatever was asked. Some
+// registries serve GET all the same, and a GET says so before the guard hears of it: else
+// a registry that is well would be closed. What is written to says with 403 that
+// something may not be there.
+func (c *Client) deniesHead(call call, err error) bool {
+	failed := (*failure)(nil)
+	if call.path != manifests || call.method != http.MethodHead || !errors.As(err, &failed) {
+		return false
+	}
+	switch failed.status {
+	case http.StatusInternalServerError, http.StatusNotImplemented:
+		return true
+	case http.StatusForbidden:
+		return c.role == source
+	default:
+		return false
+	}
+}
+
 // headByGet looks up with a GET. The descriptor of an error tells no more than whether
 // it was a pull.
 func (c *Client) headByGet(ctx context.Context, repository reference.Repository, name reference.TagOrDigest) (Descriptor, error) {
@@ -116,7 +142,12 @@ func (c *Client) headByGet(ctx context.Context, repository reference.Repository,
 		failed := (*Error)(nil)
 		return Descriptor{Pulled: errors.As(err, &failed) && failed.Status != 0}, err
 	}
-	return Descriptor{Digest: m.Digest, MediaType: m.MediaType, Size: int64(len(m.Raw)), Pulled: true}, nil
+	return pulled(m), nil
+}
+
+// pulled describes a manifest that took a pull.
+func pulled(m Manifest) Descriptor {
+	return Descriptor{Digest: m.Digest, MediaType: m.MediaType, Size: int64(len(m.Raw)), Pulled: true}
 }
 
 // Get returns the manifest of a tag or digest, at most 16 MiB of it, after its

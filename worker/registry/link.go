@@ -44,6 +44,8 @@ func (l link) get(name string) (value string, ok bool) {
 var relation = regexp.MustCompile(`(?i)^[a-z](?:[a-z0-9.-]*|[a-z0-9+.-]*:\S+)$`)
 
 // next reports whether the link has the relation "next", among others and in any case.
+// RFC 8288 has parsers ignore what follows the first rel. Where that is "next", the list
+// would end too early, so it is an error.
 func (l link) next() (bool, error) {
 	value, _ := l.get(paramRel)
 	relations := strings.Fields(value)
@@ -55,8 +57,18 @@ func (l link) next() (bool, error) {
 			return false, fmt.Errorf("%w: the Link to %s has the relation %s", ErrPagination, reference.Quote(l.target), reference.Quote(r))
 		}
 	}
-	return slices.ContainsFunc(relations, func(r string) bool { return strings.EqualFold(r, relNext) }), nil
+	if slices.ContainsFunc(relations, isNext) {
+		return true, nil
+	}
+	for _, p := range l.params {
+		if p.name == paramRel && slices.ContainsFunc(strings.Fields(p.value), isNext) {
+			return false, fmt.Errorf("%w: the Link to %s has the relation next after another rel", ErrPagination, reference.Quote(l.target))
+		}
+	}
+	return false, nil
 }
+
+func isNext(relation string) bool { return strings.EqualFold(relation, relNext) }
 
 // nextQuery returns the query of the next page, empty after the last one. The rest of
 // the link is the request that was just sent, except behind proxies that rename hosts,
@@ -69,11 +81,11 @@ func (call call) nextQuery(got answer) (string, error) {
 	}
 	next := ""
 	for _, l := range links {
-		isNext, err := l.next()
+		following, err := l.next()
 		if err != nil {
 			return "", err
 		}
-		if !isNext {
+		if !following {
 			continue
 		}
 		query, err := call.queryOf(l, got.url)
@@ -91,7 +103,7 @@ func (call call) nextQuery(got answer) (string, error) {
 // queryOf returns the query of a link to the next page.
 func (call call) queryOf(l link, page *url.URL) (string, error) {
 	target, err := url.Parse(l.target)
-	if err != nil {
+	if err != nil || strings.Contains(l.target, " ") {
 		return "", fmt.Errorf("%w: the link to the next page is not a URL: %s", ErrPagination, reference.Quote(l.target))
 	}
 	query := target.RawQuery // without one of its own, it would be this page

@@ -85,6 +85,8 @@ func TestLinksThatCannotBeRead(t *testing.T) {
 		`</v2/team/app/tags/list?last=b; rel="next"`:  "expected <target>",
 		`<:>; rel="next"`:                             "is not a URL",
 		`<%>; rel="next"`:                             "is not a URL",
+		`< ?last=b >; rel="next"`:                     "is not a URL",
+		here + `; rel=prev; rel="last next"`:          "next after another rel",
 		`</v2/team/app/tags/list>; rel="next"`:        "not one of this list",
 		`</v2/team/app/tags/list/2?last=b>; rel=next`: "not one of this list",
 		`<#a>; rel="next"`:                            "not one of this list",

@@ -82,20 +82,21 @@ func TestPages(t *testing.T) {
 	}
 }
 
-// TestPutsThatSayOtherThan201: what is stored is believed of the registry, not of the
-// status.
-func TestPutsThatSayOtherThan201(t *testing.T) {
-	r := registrytest.New(t)
-	digest, raw := pushImage(t, r, "1")
-	c := insecure(r, nil)
-	repository := r.Host() + "/" + repository
-	m := registry.Manifest{Raw: raw, Digest: reference.MustDigest(digest), MediaType: "application/vnd.oci.image.manifest.v1+json"}
-	defer r.Inject(registrytest.Fault{Match: registrytest.Kinds(registrytest.KindManifestPut), Status: http.StatusOK})()
-	require.NoError(t, c.Put(t.Context(), reference.MustRepository(repository), reference.MustTag("1"), m), "it is there")
-	require.ErrorIs(t, c.Put(t.Context(), reference.MustRepository(repository), reference.MustTag("2"), m), registry.ErrPage)
-	other, _ := pushImage(t, r, "2")
-	require.NotEqual(t, other, digest)
-	require.ErrorIs(t, c.Put(t.Context(), reference.MustRepository(repository), reference.MustTag("2"), m), registry.ErrPage, "another one is there")
+// TestPutsWithoutDigest: what is stored is believed of the registry, not of the status.
+func TestPutsWithoutDigest(t *testing.T) {
+	for _, status := range []int{http.StatusOK, http.StatusCreated, http.StatusAccepted, http.StatusNoContent} {
+		r := registrytest.New(t)
+		digest, raw := pushImage(t, r, "1")
+		c := insecure(r, nil)
+		repository := r.Host() + "/" + repository
+		m := registry.Manifest{Raw: raw, Digest: reference.MustDigest(digest), MediaType: "application/vnd.oci.image.manifest.v1+json"}
+		r.Inject(registrytest.Fault{Match: registrytest.Kinds(registrytest.KindManifestPut), Status: status})
+		require.NoError(t, c.Put(t.Context(), reference.MustRepository(repository), reference.MustTag("1"), m), "it is there")
+		require.ErrorIs(t, c.Put(t.Context(), reference.MustRepository(repository), reference.MustTag("2"), m), registry.ErrPage)
+		other, _ := pushImage(t, r, "2")
+		require.NotEqual(t, other, digest)
+		require.ErrorIs(t, c.Put(t.Context(), reference.MustRepository(repository), reference.MustTag("2"), m), registry.ErrPage, "another one is there")
+	}
 }
 
 // TestBlobsThatArePages are neither taken for blobs nor for being stored.

@@ -39,13 +39,9 @@ func (c *Client) Put(ctx context.Context, repository reference.Repository, name 
 	return nil
 }
 
-// stored makes sure that a success without a digest, which is optional, was one. Where
-// it is not the 201 of the specification, the registry is asked: some say another
-// status, and so does a page.
+// stored makes sure that a success without a digest, which is optional, was one: the
+// registry is asked. A page says success, too.
 func (c *Client) stored(ctx context.Context, repository reference.Repository, name reference.TagOrDigest, m Manifest, got answer) error {
-	if got.status == http.StatusCreated {
-		return nil
-	}
 	held, err := c.Find(ctx, repository, name)
 	if err == nil && held.Digest.Of(m.Raw) == held.Digest {
 		return nil

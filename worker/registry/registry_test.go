@@ -135,6 +135,8 @@ func TestHeadFallsBackToGet(t *testing.T) {
 			return registrytest.New(t, registrytest.WithoutDigestHeader())
 		},
 		"400": refuses(http.StatusBadRequest),
+		"403": refuses(http.StatusForbidden),
+		"500": refuses(http.StatusInternalServerError),
 		"405": refuses(http.StatusMethodNotAllowed),
 		"406": refuses(http.StatusNotAcceptable),
 		"501": refuses(http.StatusNotImplemented),
@@ -148,6 +150,30 @@ func TestHeadFallsBackToGet(t *testing.T) {
 				Digest: reference.MustDigest(digest), MediaType: string(types.OCIManifestSchema1), Size: int64(len(raw)), Pulled: true,
 			}, head)
 		})
+	}
+}
+
+// TestDeniedHeadsAreNoFailures of the registry: the guard, which may close it, hears of
+// none where GET has an answer, and of the one that HEAD got where it has not.
+func TestDeniedHeadsAreNoFailures(t *testing.T) {
+	for _, status := range []int{http.StatusForbidden, http.StatusInternalServerError, http.StatusNotImplemented} {
+		r := registrytest.New(t)
+		digest, _ := pushImage(t, r, "1")
+		r.Inject(registrytest.Fault{Match: registrytest.Kinds(registrytest.KindManifestHead), Status: status})
+		var heard []error
+		c := registry.NewClient(registry.Options{Insecure: []string{r.Host()}, Guard: func(_ context.Context, _ registry.Request, send func() error) error {
+			err := send()
+			heard = append(heard, err)
+			return err
+		}})
+		found, err := c.Head(t.Context(), reference.MustRepository(r.Host()+"/"+repository), reference.MustTag("1"))
+		require.NoError(t, err)
+		require.Equal(t, digest, found.Digest.String())
+		require.Equal(t, []error{nil}, heard)
+		r.Inject(registrytest.Fault{Match: registrytest.Kinds(registrytest.KindManifestGet), Status: http.StatusBadGateway})
+		_, err = c.Head(t.Context(), reference.MustRepository(r.Host()+"/"+repository), reference.MustTag("1"))
+		require.Error(t, err)
+		require.Error(t, heard[1])
 	}
 }
 

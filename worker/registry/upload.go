@@ -130,6 +130,12 @@ func (a answer) location() (*url.URL, error) {
 	}
 	location = a.url.ResolveReference(location)
 	location.Fragment, location.RawFragment = "", ""
+	// Below /v2/ are the repositories, and this is to end up in its own. Some
+	// registries take uploads elsewhere.
+	own := strings.TrimSuffix(strings.TrimPrefix(a.url.Path, "/v2"), "uploads/")
+	if strings.HasPrefix(location.Path, "/v2/") && !strings.Contains(location.Path, own) {
+		return nil, bad
+	}
 	if location.Scheme != "https" && location.Scheme != "http" || location.Host == "" {
 		return nil, bad
 	}
