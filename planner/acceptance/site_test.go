@@ -143,6 +143,7 @@ func (s *site) becomes(run, state string) {
 type failedImage struct {
 	Source, Destination, Reason string
 	Attempts                    int
+	LeftList                    string `json:"left_list"`
 }
 
 type failedRepository struct {

@@ -38,7 +38,7 @@ func New() *cobra.Command {
 		SilenceErrors: true,
 	}
 	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return fmt.Errorf("%w: %w", errUsage, err) })
-	root.AddCommand(planCommand(), mirrorCommand(), checkCommand(), statusCommand(), failedCommand(), republishCommand(), cancelCommand())
+	root.AddCommand(planCommand(), mirrorCommand(), checkCommand(), statusCommand(), failedCommand(), republishCommand(), cancelCommand(), forgetCommand())
 	for _, c := range root.Commands() {
 		// Every page of help has every variable.
 		c.Long += "\n\n" + s.help()
@@ -108,6 +108,7 @@ type session struct {
 	*broker.Broker
 	runs     *run.Store
 	failures *failure.Store
+	counter  *failure.Counter
 	budget   *budget.Store
 	name     string
 	outage   time.Duration // how long a run is followed that waits for a registry; 0: for ever
@@ -140,7 +141,10 @@ func connect(ctx context.Context, s *settings, logTo io.Writer) (*session, error
 		b.Close()
 		return nil, err
 	}
-	return &session{Broker: b, runs: runs, failures: failure.NewStore(b, log), budget: limits, name: s.name.Name, outage: s.outages.Timeout, log: log, logs: logs}, nil
+	failures := failure.NewStore(b, log)
+	return &session{
+		Broker: b, runs: runs, failures: failures, counter: failures.Counter(), budget: limits, name: s.name.Name, outage: s.outages.Timeout, log: log, logs: logs,
+	}, nil
 }
 
 func openBroker(ctx context.Context, c broker.Config, log *slog.Logger) (*broker.Broker, error) {

@@ -46,10 +46,10 @@ func mirrorCommand() *cobra.Command {
 				return err
 			}
 			goesOn := r.ID != ""
-			if !goesOn {
-				if r, err = p.publish(ctx, se, force); err != nil {
-					return err
-				}
+			if goesOn {
+				p.markLeft(ctx, se) // the planner that published it may have been killed before
+			} else if r, err = p.publish(ctx, se, force); err != nil {
+				return err
 			}
 			switch {
 			case goesOn:

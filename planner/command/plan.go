@@ -15,6 +15,7 @@ import (
 	"github.com/osism/skopeo-worker/planner/plan"
 	"github.com/osism/skopeo-worker/shared/budget"
 	"github.com/osism/skopeo-worker/shared/config"
+	"github.com/osism/skopeo-worker/shared/reference"
 	"github.com/osism/skopeo-worker/shared/run"
 )
 
@@ -95,6 +96,7 @@ type planned struct {
 	chunks      []plan.Chunk
 	limits      map[string]budget.Limit
 	fingerprint string
+	has         func(reference.Reference) bool // the list
 }
 
 // prepare fetches, checks and splits the list. Nothing is published where it fails.
@@ -117,6 +119,7 @@ func prepare(ctx context.Context, s *settings, stdin io.Reader, warnings io.Writ
 		selection:   s.job.slice(),
 		limits:      s.job.limits,
 		started:     time.Now(),
+		has:         l.Has(),
 	}
 	p.chunks = p.selection.Split(l.Entries, p.started)
 	hash := sha256.New()
@@ -141,7 +144,26 @@ func (p *planned) publish(ctx context.Context, se *session, force bool) (run.Run
 		r.Interval = p.selection.Interval
 	}
 	publisher := plan.Publisher{Broker: se.Broker, Runs: se.runs, Failures: se.failures}
-	return publisher.Publish(ctx, r, p.chunks, p.selection.Full())
+	r, err := publisher.Publish(ctx, r, p.chunks, p.selection.Full())
+	if err == nil {
+		p.markLeft(ctx, se)
+	}
+	return r, err
+}
+
+// markLeft marks the failures that the list does not have any more, if the plan is of all
+// of it. What fails here, the next plan does.
+func (p *planned) markLeft(ctx context.Context, se *session) {
+	if !p.selection.Full() {
+		return
+	}
+	marked, err := se.failures.MarkLeft(ctx, p.name, p.has, p.started)
+	if marked > 0 {
+		se.log.Info("failed images have left the list", "images", marked)
+	}
+	if err != nil {
+		se.log.Warn("failed images that have left the list are not marked", "error", err)
+	}
 }
 
 func (p *planned) table() []display.PlannedChunk {

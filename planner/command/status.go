@@ -39,7 +39,7 @@ func statusCommand() *cobra.Command {
 			if watch && !format.json {
 				status, err := se.watch(ctx, r.ID, out)
 				if err == nil {
-					err = se.budget.Describe(ctx, &status)
+					err = se.describe(ctx, &status)
 				}
 				if err != nil {
 					return err
@@ -52,7 +52,7 @@ func statusCommand() *cobra.Command {
 			}
 			status, err := se.status(ctx, r.ID)
 			if err == nil {
-				err = se.budget.Describe(ctx, &status)
+				err = se.describe(ctx, &status)
 			}
 			if err != nil {
 				return err
@@ -81,6 +81,21 @@ func (se *session) status(ctx context.Context, id string) (run.Status, error) {
 	return tracker.Status(ctx)
 }
 
+// describe adds to the status of a run what else is known: of the registries, and of the
+// failures that are kept.
+func (se *session) describe(ctx context.Context, status *run.Status) error {
+	if err := se.budget.Describe(ctx, status); err != nil {
+		return err
+	}
+	kept, err := se.counter.Count(ctx)
+	if err != nil {
+		return fmt.Errorf("count the failures: %w", err)
+	}
+	of := kept.Images[status.Name]
+	status.Failures = run.Failures{Images: of.Listed, LeftList: of.LeftList, Unreadable: kept.Unreadable}
+	return nil
+}
+
 // stream prints the status as JSON, one object a line, each time it changes.
 func (se *session) stream(ctx context.Context, id string, out io.Writer) error {
 	tracker, err := se.runs.Track(ctx, se.name, id)
@@ -93,7 +108,7 @@ func (se *session) stream(ctx context.Context, id string, out io.Writer) error {
 		start := time.Now()
 		status, err := tracker.Status(ctx)
 		if err == nil {
-			err = se.budget.Describe(ctx, &status)
+			err = se.describe(ctx, &status)
 		}
 		if err == nil {
 			err = changes.write(status)

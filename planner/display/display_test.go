@@ -132,6 +132,21 @@ a    done           1h   24/24     812      40       2     80
 	require.Equal(t, "No runs in the last 30 days.\n", out.String())
 }
 
+func TestStatusCountsFailures(t *testing.T) {
+	s := run.Status{Name: "default", Run: "r1", State: run.StateDone, Started: now, Finished: after(time.Minute)}
+	show := func() string {
+		var out strings.Builder
+		Status(&out, s, now)
+		return out.String()
+	}
+	require.NotContains(t, show(), "failure")
+	s.Failures = run.Failures{Images: 12, LeftList: 3, Unreadable: 1}
+	require.Contains(t, show(), "\n  failures  12 kept for republish, 3 left the list, 1 unreadable\n")
+	require.Contains(t, show(), "\n\nList the failures with: planner failed\n")
+	s.Failures = run.Failures{LeftList: 3}
+	require.Contains(t, show(), "\n  failures  3 left the list\n")
+}
+
 func TestFailures(t *testing.T) {
 	osism := failure.Record{
 		Repository: "quay.io/osism/osism", Chunk: 4, Run: "20260301-124800-000-abcd", FailedAt: now,
@@ -170,6 +185,26 @@ docker.io/library/gone (run 20260301-130000-000-0001)
 	Failures(&out, nil)
 	require.Equal(t, "There are no failed images.\n", out.String())
 
+	osism.Images[0].LeftList = now.Add(-time.Hour)
+	out.Reset()
+	Failures(&out, []failure.Record{osism})
+	require.Equal(t, `quay.io/osism/osism (chunk 4 of run 20260301-124800-000-abcd, 2026-03-01 14:00:00 CET)
+  quay.io/osism/osism:1.1, 1 attempt:
+      manifest unknown
+
+1 image of 1 repository failed. Once you have fixed the cause, retry with:
+  planner republish quay.io/osism/osism
+
+quay.io/osism/osism (chunk 4 of run 20260301-124800-000-abcd, 2026-03-01 14:00:00 CET)
+  quay.io/osism/osism:1.0, 5 attempts, left the list by 2026-03-01 13:00:00 CET:
+      writing blob
+      sha256:0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef:
+      the destination answered 500 Internal Server Error [31m
+
+The list no longer has 1 failed image of 1 repository; kept for 30d. Delete now with:
+  planner forget --left-list
+`, out.String())
+
 	out.Reset()
 	Failures(&out, []failure.Record{{Repository: "message 7 on mirror.failed.x\x1b[2J", FailedAt: now, Unreadable: true, Images: []failure.Image{
 		{Reason: "this is not a failure record (unexpected end of JSON input): \"\\x1b[31m\""},
@@ -179,7 +214,7 @@ docker.io/library/gone (run 20260301-130000-000-0001)
 message 7 on mirror.failed.x [2J (2026-03-01 14:00:00 CET)
       this is not a failure record (unexpected end of JSON input): "\x1b[31m"
 
-1 message among the failures cannot be read. To drop one:
+1 message among the failures cannot be read. Delete one with:
   planner forget 'message 7 on mirror.failed.x [2J'
 `, out.String())
 }

@@ -3,6 +3,7 @@ package display
 import (
 	"fmt"
 	"io"
+	"slices"
 	"strings"
 
 	"github.com/osism/skopeo-worker/shared/failure"
@@ -15,24 +16,51 @@ const (
 	reasonIndent = 6
 )
 
-// Failures shows what was given up, by repository, and how to try it again; then the
-// messages that cannot be read, and how to drop them.
+// Failures shows what failed, by repository, and how to retry it; then the failures that
+// have left the list, and the messages that cannot be read, and how to delete them.
 func Failures(w io.Writer, records []failure.Record) {
 	var p page
 	defer p.to(w)
-	readable, unreadable := apart(records, func(r failure.Record) bool { return !r.Unreadable })
-	if len(readable) == 0 {
+	var unreadable []failure.Record
+	readable := slices.DeleteFunc(slices.Clone(records), func(r failure.Record) bool {
+		if r.Unreadable {
+			unreadable = append(unreadable, r)
+		}
+		return r.Unreadable
+	})
+	listed := only(readable, func(i failure.Image) bool { return i.LeftList.IsZero() })
+	left := only(readable, func(i failure.Image) bool { return !i.LeftList.IsZero() })
+	if len(listed) == 0 {
 		p.line("There are no failed images.")
 	} else {
-		p.records(readable)
+		p.records(listed)
 		p.line("%s of %s failed. Once you have fixed the cause, retry with:",
-			images(failed(readable)), count(len(readable), "repository", "repositories"))
-		p.line("  %s", republish(readable))
+			images(failed(listed)), count(len(listed), "repository", "repositories"))
+		p.line("  %s", republish(listed))
+	}
+	if len(left) > 0 {
+		p.line("")
+		p.records(left)
+		p.line("The list no longer has %s of %s; kept for %s. Delete now with:",
+			count(failed(left), "failed image", "failed images"), count(len(left), "repository", "repositories"), span(failure.KeepLeft))
+		p.line("  planner forget --left-list")
 	}
 	if len(unreadable) > 0 {
 		p.line("")
 		p.unreadable(unreadable)
 	}
+}
+
+// only returns the records with the images that wanted reports true for.
+func only(records []failure.Record, wanted func(failure.Image) bool) []failure.Record {
+	var some []failure.Record
+	for _, r := range records {
+		r.Images = slices.DeleteFunc(slices.Clone(r.Images), func(i failure.Image) bool { return !wanted(i) })
+		if len(r.Images) > 0 {
+			some = append(some, r)
+		}
+	}
+	return some
 }
 
 func (p *page) records(records []failure.Record) {
@@ -54,20 +82,8 @@ func (p *page) unreadable(records []failure.Record) {
 		}
 		p.line("")
 	}
-	p.line("%s among the failures cannot be read. To drop one:", count(len(records), "message", "messages"))
+	p.line("%s among the failures cannot be read. Delete one with:", count(len(records), "message", "messages"))
 	p.line("  planner forget '%s'", printable(records[0].Repository))
-}
-
-// apart splits records in two.
-func apart(records []failure.Record, first func(failure.Record) bool) (these, others []failure.Record) {
-	for _, r := range records {
-		if first(r) {
-			these = append(these, r)
-		} else {
-			others = append(others, r)
-		}
-	}
-	return these, others
 }
 
 // image shows one image that was given up.
@@ -76,7 +92,11 @@ func (p *page) image(i failure.Image, repository string) {
 	if what == repository {
 		what += " (the repository itself)"
 	}
-	p.line("%*s%s, %s:", imageIndent, "", printable(what), count(i.Attempts, "attempt", "attempts"))
+	left := ""
+	if !i.LeftList.IsZero() {
+		left = ", left the list by " + moment(i.LeftList)
+	}
+	p.line("%*s%s, %s%s:", imageIndent, "", printable(what), count(i.Attempts, "attempt", "attempts"), left)
 	p.wrapped(reasonIndent, i.Reason)
 }
 

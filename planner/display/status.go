@@ -33,6 +33,10 @@ func Status(w io.Writer, s run.Status, now time.Time) {
 	if !s.Over() {
 		row("done", "%s", estimate(s, now))
 	}
+	f := s.Failures
+	if kept := list(known([]amount{{f.Images, "kept for republish"}, {f.LeftList, "left the list"}, {f.Unreadable, "unreadable"}})); kept != "" {
+		row("failures", "%s", kept)
+	}
 	p.table(imageIndent, []column{text(""), text("")}, rows)
 	registries(&p, s.Registries, now)
 	underWay(&p, s.UnderWay, now)
@@ -40,7 +44,7 @@ func Status(w io.Writer, s run.Status, now time.Time) {
 		p.line("")
 		p.line("%d of %s LOST. %s", s.Chunks.Lost, chunks(s.Chunks.Total), whatIsLost)
 	}
-	if s.Images.Failed > 0 {
+	if s.Images.Failed > 0 || s.Failures != (run.Failures{}) {
 		p.line("")
 		p.line("List the failures with: planner failed")
 	}

@@ -105,7 +105,7 @@ func (e *Ender) drop(ctx context.Context, r run.Run, m *jetstream.RawStreamMsg, 
 	if strings.HasPrefix(m.Subject, subject.Plan+".") {
 		return nil
 	}
-	if err := e.Broker.Stream.DeleteMsg(ctx, m.Sequence); err != nil && !errors.Is(err, jetstream.ErrMsgNotFound) {
+	if err := e.Broker.Delete(ctx, m.Sequence); err != nil && !errors.Is(err, jetstream.ErrMsgNotFound) {
 		return fmt.Errorf("dropping %s: %w", m.Subject, err)
 	}
 	return nil

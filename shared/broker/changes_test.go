@@ -155,3 +155,18 @@ func TestAliens(t *testing.T) {
 	_, err = b.Last(t.Context(), broker.StreamName, "mirror.failed.none")
 	require.ErrorIs(t, err, jetstream.ErrMsgNotFound)
 }
+
+func TestDelete(t *testing.T) {
+	b := brokertest.Embedded(t)
+	plan(t, b, 0, 3)
+	require.NoError(t, b.Delete(t.Context(), 2))
+	require.ErrorIs(t, b.Delete(t.Context(), 2), jetstream.ErrMsgNotFound)
+	require.ErrorIs(t, b.Delete(t.Context(), 9), jetstream.ErrMsgNotFound)
+	n, err := b.Count(t.Context(), "mirror.plan.>")
+	require.NoError(t, err)
+	require.Equal(t, 2, n)
+	require.NoError(t, b.JS.DeleteStream(t.Context(), broker.StreamName))
+	err = b.Delete(t.Context(), 1)
+	require.Error(t, err)
+	require.NotErrorIs(t, err, jetstream.ErrMsgNotFound)
+}

@@ -3,11 +3,14 @@ package broker
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"time"
 
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
+
+	"github.com/osism/skopeo-worker/shared/subject"
 )
 
 // Last returns the last message of a subject as the stream's leader has it, or
@@ -62,4 +65,18 @@ func (b *Broker) get(ctx context.Context, stream, subject string, which map[stri
 		header = nil
 	}
 	return &jetstream.RawStreamMsg{Subject: m.Subject, Sequence: m.Sequence, Header: header, Data: m.Data, Time: m.Time}, nil
+}
+
+// Delete takes a message out of the stream. It returns jetstream.ErrMsgNotFound if it is not
+// there any more, which the server does not tell from other reasons.
+func (b *Broker) Delete(ctx context.Context, sequence uint64) error {
+	err := b.Stream.DeleteMsg(ctx, sequence)
+	if err == nil {
+		return nil
+	}
+	m, found := b.Next(ctx, StreamName, subject.All, sequence)
+	if errors.Is(found, jetstream.ErrMsgNotFound) || found == nil && m.Sequence != sequence {
+		return jetstream.ErrMsgNotFound
+	}
+	return fmt.Errorf("deleting message %d: %w", sequence, err)
 }

@@ -14,7 +14,7 @@ import (
 // changed since it was last asked itself. It is not safe for concurrent use.
 type Counter struct {
 	store   *Store
-	images  map[string]int // by the subject of their page
+	images  map[string]Count // by the subject of their page
 	foreign int
 	last    uint64
 	asked   time.Time
@@ -22,8 +22,30 @@ type Counter struct {
 
 // Counts is what a Counter has counted.
 type Counts struct {
-	Images     map[string]int // that have failed, by mirror name; a name without any may be missing
-	Unreadable int            // messages among the failures that are no records
+	Images     map[string]Count // that have failed, by mirror name; a name without any may be missing
+	Unreadable int              // messages among the failures that are no records
+}
+
+// Count counts failed images.
+type Count struct {
+	Listed   int // that the list has, as far as is known
+	LeftList int // that it does not have any more
+}
+
+func (c *Count) add(o Count) {
+	c.Listed += o.Listed
+	c.LeftList += o.LeftList
+}
+
+func countOf(r Record) (c Count) {
+	for _, i := range r.Images {
+		if i.LeftList.IsZero() {
+			c.Listed++
+		} else {
+			c.LeftList++
+		}
+	}
+	return c
 }
 
 // Counter returns one that has counted nothing yet.
@@ -35,12 +57,12 @@ func (c *Counter) Count(ctx context.Context) (Counts, error) {
 	// A record that is gone is told by its tombstone, for as long as that stays; nothing
 	// tells that what cannot be read is gone.
 	if start.Sub(c.asked) > c.store.ttl/2 || c.foreign > 0 {
-		c.images, c.foreign, c.last = map[string]int{}, 0, 0
+		c.images, c.foreign, c.last = map[string]Count{}, 0, 0
 	}
 	var err error
 	c.last, err = c.store.b.Changes(ctx, broker.StreamName, subject.Failed+".>", c.last, func(m *jetstream.RawStreamMsg) error {
 		if record, _, err := parse(m); err == nil {
-			c.images[m.Subject] = len(record.Images)
+			c.images[m.Subject] = countOf(record)
 		} else {
 			c.foreign++
 		}
@@ -50,10 +72,12 @@ func (c *Counter) Count(ctx context.Context) (Counts, error) {
 		return Counts{}, err
 	}
 	c.asked = start
-	counts := Counts{Images: map[string]int{}, Unreadable: c.foreign}
+	counts := Counts{Images: map[string]Count{}, Unreadable: c.foreign}
 	for subj, images := range c.images {
 		if name, _, _, err := subject.ParseFailure(subj); err == nil {
-			counts.Images[name] += images
+			sum := counts.Images[name]
+			sum.add(images)
+			counts.Images[name] = sum
 		}
 	}
 	return counts, nil

@@ -22,7 +22,7 @@ func TestCounter(t *testing.T) {
 		got, err := c.Count(t.Context())
 		require.NoError(t, err)
 		require.EqualValues(t, requests, b.Conn.Stats().OutMsgs-before, "requests")
-		require.Equal(t, want, got.Images[name])
+		require.Equal(t, Count{Listed: want}, got.Images[name])
 		require.Len(t, sources(t, s), want)
 	}
 	counts(0, 1)
@@ -45,7 +45,7 @@ func TestCounter(t *testing.T) {
 	counts(100, 1)
 	got, err := c.Count(t.Context())
 	require.NoError(t, err)
-	require.Equal(t, 1, got.Images["other"])
+	require.Equal(t, Count{Listed: 1}, got.Images["other"])
 
 	// One that nobody can read hides no other.
 	garbage := nats.NewMsg(subject.Failure("garbage", registry, repository, 1))

@@ -118,7 +118,7 @@ func TestForeignMessages(t *testing.T) {
 	kept("1", "2", "3")
 	counts, err := s.Counter().Count(t.Context())
 	require.NoError(t, err)
-	require.Equal(t, map[string]int{name: 3}, counts.Images)
+	require.Equal(t, map[string]Count{name: {Listed: 3}}, counts.Images)
 	require.Equal(t, want+len(bodies()), counts.Unreadable)
 
 	// What lies upon a record goes with its next write, and is named.

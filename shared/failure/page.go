@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"time"
 
 	"github.com/nats-io/nats.go/jetstream"
 
@@ -154,8 +155,10 @@ func put(pages []*page, message []byte, image Image, limit int) []*page {
 	return append(pages, p)
 }
 
-// size is what an image takes in its page.
+// size is what an image takes in its page. There is room for the mark of one that left
+// the list.
 func size(i Image) int {
+	i.LeftList = time.Unix(1, 0).UTC() // to the second, as it is marked
 	data, _ := json.Marshal(i)
 	return len(data) + len(",")
 }

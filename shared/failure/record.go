@@ -19,6 +19,9 @@ type Image struct {
 	Destination string `json:"destination"` // registry.example.com/osism/osism:1.0
 	Attempts    int    `json:"attempts"`
 	Reason      string `json:"reason"`
+	// LeftList is when a plan of the whole list first found that the list does not have
+	// the image any more; zero if it has.
+	LeftList time.Time `json:"left_list,omitzero"`
 	// Selection is what a republish needs: of a repository, which tags are mirrored,
 	// and of an image, what of it. Nil is everything.
 	Selection *selection.Selection `json:"selection,omitempty"`

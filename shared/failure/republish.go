@@ -15,7 +15,7 @@ import (
 	"github.com/osism/skopeo-worker/shared/subject"
 )
 
-// ErrNewer is returned by Republish where a record was written by a newer version.
+// ErrNewer is returned by Republish and Forget if a record was written by a newer version.
 var ErrNewer = errors.New("recorded by a newer version, whose planner can republish it")
 
 // Republished is the outcome of Republish.

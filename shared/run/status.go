@@ -90,9 +90,19 @@ type Status struct {
 	EstimatedAtLeast bool       `json:"estimated_at_least"`
 	Registries       []Registry `json:"registries"`
 	UnderWay         []Copy     `json:"under_way"` // the oldest first
+	// Failures are those kept under the mirror name, of whatever run.
+	Failures Failures `json:"failures"`
 	// Away are the registries that all that is left waits for because they are away. It
 	// is empty where anything can be done.
 	Away []string `json:"-"`
+}
+
+// Failures counts what is kept of failures under a mirror name. Whoever shows a status
+// fills it in.
+type Failures struct {
+	Images     int `json:"images"`     // failed images that the list has
+	LeftList   int `json:"left_list"`  // failed images that it does not have any more
+	Unreadable int `json:"unreadable"` // messages among them that are no records
 }
 
 // NotBefore moves EstimatedDone on to t, where it is sooner.

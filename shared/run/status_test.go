@@ -329,7 +329,8 @@ func TestStatusKeys(t *testing.T) {
 		"estimated_done":null,"estimated_at_least":false,
 		"registries":[{"registry":"","limit":0,"window":"","spent":0,"free":null,"closed_until":null,"reason":"","next_slot":null,
 			"to_pull":0,"to_pull_at_least":false,"estimated_done":null}],
-		"under_way":[{"image":"","destination":"","worker":"","bytes":0,"rate":0,"since":"0001-01-01T00:00:00Z"}]}`), ""), string(data))
+		"under_way":[{"image":"","destination":"","worker":"","bytes":0,"rate":0,"since":"0001-01-01T00:00:00Z"}],
+		"failures":{"images":0,"left_list":0,"unreadable":0}}`), ""), string(data))
 }
 
 func TestALongRun(t *testing.T) {

@@ -176,7 +176,7 @@ func (d *delivery) acknowledge(ctx context.Context) error {
 		return nil // somebody else was done with it, too
 	}
 	if err == nil {
-		err = d.broker.Stream.DeleteMsg(ctx, d.sequence)
+		err = d.broker.Delete(ctx, d.sequence)
 	}
 	if err != nil && !errors.Is(err, jetstream.ErrMsgNotFound) {
 		return errors.Join(refused, err)

@@ -72,7 +72,7 @@ func (c *Consumer) settle(ctx context.Context, m *jetstream.RawStreamMsg, now ti
 	if stray(m) {
 		c.log.Warn("deleted a foreign message among the schedules",
 			"message", failure.MessageName(m.Sequence, m.Subject), "content", message.Excerpt(m.Data))
-		if err := c.broker.Stream.DeleteMsg(ctx, m.Sequence); err != nil && !errors.Is(err, jetstream.ErrMsgNotFound) {
+		if err := c.broker.Delete(ctx, m.Sequence); err != nil && !errors.Is(err, jetstream.ErrMsgNotFound) {
 			return err
 		}
 		return nil

@@ -26,7 +26,8 @@ var (
 	nextSlot     = describe("registry_next_slot_timestamp_seconds", "When the next pull is allowed; absent if one is allowed now.", "registry")
 	queued       = describe("queued_chunks", "Chunks by state: waiting (planned for later), snoozed, due, running.", "state")
 	oldestDue    = describe("oldest_due_chunk_timestamp_seconds", "When the oldest chunk that no worker has became due; absent if none is due.")
-	failedNow    = describe("failed_images", "Failed images that can be republished.", "mirror")
+	failedNow    = describe("failed_images", "Failed images that the list has and that can be republished.", "mirror")
+	failedLeft   = describe("failed_images_left_list", "Failed images that the list does not have any more.", "mirror")
 	unreadable   = describe("unreadable_records", "Messages among the failure records that cannot be read.")
 	lastRun      = describe("last_run_timestamp_seconds", "When the newest run began.", "mirror")
 	lastSuccess  = describe("last_success_timestamp_seconds", "When the last complete run without failures ended; absent if there was none.", "mirror")
@@ -46,7 +47,7 @@ type fleet struct{ atomic.Pointer[Fleet] }
 func (f *fleet) Describe(out chan<- *prometheus.Desc) {
 	for _, d := range []*prometheus.Desc{
 		brokerUp, budgetLimit, budgetSpent, budgetFree, budgetWindow, closed, awaySince, nextSlot, queued, oldestDue,
-		failedNow, unreadable, lastRun, lastSuccess, runImages, runPulls, runState,
+		failedNow, failedLeft, unreadable, lastRun, lastSuccess, runImages, runPulls, runState,
 	} {
 		out <- d
 	}
@@ -110,6 +111,7 @@ func collectRegistry(out chan<- prometheus.Metric, r run.Registry, now time.Time
 
 func collectMirror(out chan<- prometheus.Metric, name string, m mirror) {
 	gauge(out, failedNow, float64(m.Failed), name)
+	gauge(out, failedLeft, float64(m.LeftList), name)
 	if !m.LastSuccess.IsZero() {
 		moment(out, lastSuccess, m.LastSuccess, name)
 	}

@@ -17,6 +17,7 @@ import (
 	"github.com/osism/skopeo-worker/shared/brokertest"
 	"github.com/osism/skopeo-worker/shared/budget"
 	"github.com/osism/skopeo-worker/shared/failure"
+	"github.com/osism/skopeo-worker/shared/reference"
 	"github.com/osism/skopeo-worker/shared/run"
 	"github.com/osism/skopeo-worker/shared/subject"
 )
@@ -120,6 +121,15 @@ func busy(t *testing.T, s *stand) (due time.Time) {
 			Images: []failure.Image{{Source: "docker.io/library/nginx:1"}, {Source: "docker.io/library/nginx:2"}},
 		}))
 	}
+	gone := reference.MustTag("2")
+	require.Eventually(t, func() bool { // a replica that is behind may answer
+		n, err := failure.NewStore(s.Broker, slog.New(slog.DiscardHandler)).MarkLeft(ctx, "nightly", func(r reference.Reference) bool { return r.Tag != gone }, time.Now())
+		return err == nil && n == 1
+	}, patience, tick)
+	for _, foreign := range []string{"mirror.failed.x", subject.Failure("nightly", registry, "docker.io/library/other", 1)} {
+		_, err := s.Publish(ctx, nats.NewMsg(foreign))
+		require.NoError(t, err)
+	}
 	address := func(token string) subject.Address { return subject.NewAddress("nightly", "next", registry, token) }
 	for i, m := range []*nats.Msg{
 		broker.Scheduled(subject.Plan, address("000001"), time.Now().Add(time.Hour), nil),
@@ -150,7 +160,9 @@ func TestFleet(t *testing.T) {
 	says(t, m, "registry_closed", "docker.io 0", "quay.io 1", "target.example.com 1")
 	says(t, m, "queued_chunks", "due 1", "running 1", "snoozed 1", "waiting 2")
 	says(t, m, "oldest_due_chunk_timestamp_seconds", unix(due))
-	says(t, m, "failed_images", "longago 2", "nightly 2", "other 0")
+	says(t, m, "failed_images", "longago 2", "nightly 1", "other 0")
+	says(t, m, "failed_images_left_list", "longago 0", "nightly 1", "other 0")
+	says(t, m, "unreadable_records", "2")
 	says(t, m, "last_success_timestamp_seconds", "nightly "+unix(ended))
 	says(t, m, "last_run_timestamp_seconds", "nightly "+unix(ended.Add(23*time.Hour)), "other "+unix(ended.Add(-time.Hour)))
 	says(t, m, "run_pulls", "nightly 3", "other 3")
@@ -359,7 +371,7 @@ func TestFleetOnACluster(t *testing.T) {
 				}
 			}
 			return err == nil && told["skopeo_worker_broker_up"] == 1 && told["skopeo_worker_queued_chunks"] == 5 &&
-				told["skopeo_worker_failed_images"] == 4 && told["skopeo_worker_run_pulls"] == 6 &&
+				told["skopeo_worker_failed_images"] == 3 && told["skopeo_worker_failed_images_left_list"] == 1 && told["skopeo_worker_run_pulls"] == 6 &&
 				told["skopeo_worker_last_success_timestamp_seconds"] == float64(ended.Unix())
 		}, patience, tick)
 	}

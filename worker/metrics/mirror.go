@@ -11,8 +11,9 @@ import (
 
 // mirror is how a mirror name stands.
 type mirror struct {
-	Failed int        `json:"failed"` // images
-	Newest run.Status `json:"newest"`
+	Failed   int        `json:"failed"`    // images that the list has
+	LeftList int        `json:"left_list"` // failed images that it does not have any more
+	Newest   run.Status `json:"newest"`
 	// Revision is that of the newest run's entry, where Newest is its last word.
 	Revision uint64 `json:"revision,omitempty"`
 	// LastSuccess outlives the run, which is not kept for ever.
@@ -38,8 +39,8 @@ func (f *Fleet) mirrors(ctx context.Context, known map[string]mirror, failed fai
 	}
 	f.unsuccessful = unsuccessful
 	for name, images := range failed.Images {
-		if m, ok := all[name]; ok || images > 0 {
-			m.Failed = images
+		if m, ok := all[name]; ok || images != (failure.Count{}) {
+			m.Failed, m.LeftList = images.Listed, images.LeftList
 			all[name] = m
 		}
 	}
