@@ -10,6 +10,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/osism/skopeo-worker/shared/run"
+	"github.com/osism/skopeo-worker/worker/registrytest"
 )
 
 func TestMirrorOnOneMachine(t *testing.T) {
@@ -83,11 +84,23 @@ func TestDataDirIsForOne(t *testing.T) {
 	s.requireMirrored("osism/tool")
 }
 
+// TestMirrorWithoutSkopeo says how to go on without it, and does.
 func TestMirrorWithoutSkopeo(t *testing.T) {
 	t.Parallel()
 	s := newSite(t)
+	s.push("osism/tool", "1", "2")
+	_, err := s.source.PushIndex("osism/tool", "3", registrytest.MultiPlatform("3", "linux/amd64", "linux/arm64"))
+	require.NoError(t, err)
 	s.write("osism/tool")
-	said := s.with("SKOPEO_PATH", "/no/such/skopeo").planner("mirror").exits(2)
-	require.True(t, strings.HasSuffix(said,
-		"planner: skopeo is not installed: program \"/no/such/skopeo\" not found; install skopeo, or set SKOPEO_PATH\n"), said)
+	s = s.with("SKOPEO_PATH", "/no/such/skopeo")
+	said := s.planner("mirror").exits(2)
+	require.True(t, strings.HasSuffix(said, "planner: skopeo is not installed: program \"/no/such/skopeo\" not found; "+
+		"install skopeo, set SKOPEO_PATH, or copy without it: COPY_ENGINE=builtin\n"), said)
+
+	s = s.with("COPY_ENGINE", "builtin")
+	s.planner("mirror").exits(0)
+	s.requireMirrored("osism/tool")
+	require.Equal(t, run.Tally{Total: 3, Copied: 3}, s.status().Images)
+	require.Equal(t, 7, s.status().Pulls)
+	require.Equal(t, 7, s.source.Pulls())
 }

@@ -13,6 +13,7 @@ import (
 	"github.com/osism/skopeo-worker/shared/broker"
 	"github.com/osism/skopeo-worker/shared/config"
 	"github.com/osism/skopeo-worker/shared/run"
+	"github.com/osism/skopeo-worker/worker/policy"
 	"github.com/osism/skopeo-worker/worker/skopeo"
 )
 
@@ -66,7 +67,7 @@ func ExitCode(err error) int {
 		return exitToDo
 	case is(errUnfinished, context.Canceled):
 		return exitUnfinished
-	case is(errUsage, config.ErrInvalid, list.ErrBadList, list.ErrBadSource, plan.ErrNameTaken, run.ErrNotFound, skopeo.ErrNotInstalled):
+	case is(errUsage, config.ErrInvalid, list.ErrBadList, list.ErrBadSource, plan.ErrNameTaken, run.ErrNotFound, skopeo.ErrNotInstalled, policy.ErrUnenforceable):
 		return exitUsage
 	case is(list.ErrUnreachable, broker.ErrUnreachable, broker.ErrCredentials, broker.ErrNoJetStream, broker.ErrTooOld,
 		broker.ErrForeignStream, broker.ErrInUse, context.DeadlineExceeded, nats.ErrTimeout, nats.ErrNoResponders,

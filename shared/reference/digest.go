@@ -7,6 +7,7 @@ import (
 	_ "crypto/sha512"
 	"errors"
 	"fmt"
+	"hash"
 	"strings"
 
 	"github.com/opencontainers/go-digest"
@@ -40,8 +41,13 @@ func (d Digest) Of(content []byte) Digest {
 	return Digest{digest.Algorithm(d.Algorithm()).FromBytes(content).String()}
 }
 
-// Verifier checks content that is written to it piece by piece.
-func (d Digest) Verifier() digest.Verifier { return digest.Digest(d.text).Verifier() }
+// Hash is a new hash of the digest's algorithm. IsSum compares its sum.
+func (d Digest) Hash() hash.Hash { return digest.Digest(d.text).Algorithm().Hash() }
+
+// IsSum reports whether what was written to the hash has this digest.
+func (d Digest) IsSum(h hash.Hash) bool {
+	return !d.IsZero() && digest.NewDigest(digest.Algorithm(d.Algorithm()), h).String() == d.text
+}
 
 // String is the digest's text, empty for the zero value.
 func (d Digest) String() string { return d.text }

@@ -23,7 +23,6 @@ import (
 	"github.com/osism/skopeo-worker/worker/registry"
 	"github.com/osism/skopeo-worker/worker/registrytest"
 	"github.com/osism/skopeo-worker/worker/resolve"
-	"github.com/osism/skopeo-worker/worker/skopeo"
 )
 
 const (
@@ -73,7 +72,7 @@ func newBenchBetween(t *testing.T, from, to *registrytest.Registry) *bench {
 	client := registry.NewClient(registry.Options{Insecure: insecure, Transport: &http.Transport{ResponseHeaderTimeout: patience}})
 	b.Worker = &Worker{
 		Resolver:    &resolve.Upstream{Registry: client, Listing: listing.New(listing.Options{Registry: client})},
-		Mirror:      &mirror.Mirror{Registry: client, Skopeo: &skopeo.Runner{Insecure: insecure, Timeout: 10 * time.Second}},
+		Mirror:      &mirror.Mirror{Registry: client, Engine: engine(insecure, 10*time.Second)},
 		Failures:    b.kept,
 		Resolutions: b,
 		Absences:    b,

@@ -18,7 +18,6 @@ import (
 	"github.com/osism/skopeo-worker/worker/registry"
 	"github.com/osism/skopeo-worker/worker/registrytest"
 	"github.com/osism/skopeo-worker/worker/resolve"
-	"github.com/osism/skopeo-worker/worker/skopeo"
 )
 
 // hostileNames are what a source can list as tags. The first would be put over
@@ -41,7 +40,7 @@ func hostile(t *testing.T, bulk bool) (b *bench, entry message.Repository, victi
 		options.QuayHosts = []string{b.from.Host()}
 	}
 	b.Resolver = &resolve.Upstream{Registry: client, Listing: listing.New(options)}
-	b.Mirror = &mirror.Mirror{Registry: client, Skopeo: &skopeo.Runner{Insecure: insecure, Timeout: 10 * time.Second}}
+	b.Mirror = &mirror.Mirror{Registry: client, Engine: engine(insecure, 10*time.Second)}
 	victim, err := b.to.PushImage("victim/app", "latest", registrytest.Image{Version: "the victim's"})
 	require.NoError(t, err)
 	for _, tag := range []string{"1", "2", "3"} {

@@ -13,6 +13,7 @@ import (
 	"github.com/osism/skopeo-worker/shared/broker"
 	"github.com/osism/skopeo-worker/shared/config"
 	"github.com/osism/skopeo-worker/worker/environment"
+	"github.com/osism/skopeo-worker/worker/policy"
 	"github.com/osism/skopeo-worker/worker/service"
 	"github.com/osism/skopeo-worker/worker/skopeo"
 )
@@ -49,7 +50,7 @@ func New() *cobra.Command {
 	c := &cobra.Command{
 		Use:   "worker",
 		Short: "Take chunks of images from the broker and mirror them until stopped",
-		Long: `Take chunks of images from the broker and mirror them with skopeo until stopped. Any
+		Long: `Take chunks of images from the broker and mirror them until stopped. Any
 number of workers share the work. On SIGTERM the worker takes no new chunk, gives
 running copies 20 s to finish, and requeues the rest.
 
@@ -120,7 +121,8 @@ func ExitCode(err error) int {
 	case errors.Is(err, broker.ErrUnreachable), errors.Is(err, broker.ErrCredentials), errors.Is(err, broker.ErrNoJetStream),
 		errors.Is(err, broker.ErrTooOld), errors.Is(err, broker.ErrForeignStream), errors.Is(err, broker.ErrInUse), errors.Is(err, broker.ErrFull):
 		return exitUnreachable
-	case errors.Is(err, errUsage), errors.Is(err, config.ErrInvalid), errors.Is(err, skopeo.ErrNotInstalled):
+	case errors.Is(err, errUsage), errors.Is(err, config.ErrInvalid), errors.Is(err, skopeo.ErrNotInstalled),
+		errors.Is(err, policy.ErrUnenforceable):
 		return exitUsage
 	}
 	return exitFailed

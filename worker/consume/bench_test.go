@@ -67,7 +67,7 @@ func (b *bench) consumer(t *testing.T) *Consumer {
 	client := registry.NewClient(registry.Options{Insecure: insecure})
 	c, err := New(t.Context(), b.Broker, &chunk.Worker{
 		Resolver:    &resolve.Upstream{Registry: client, Listing: listing.New(listing.Options{Registry: client})},
-		Mirror:      &mirror.Mirror{Registry: client, Skopeo: &skopeo.Runner{Insecure: insecure}},
+		Mirror:      &mirror.Mirror{Registry: client, Engine: &skopeo.Runner{Insecure: insecure}},
 		Concurrency: 2,
 		MaxAttempts: 3,
 		Backoff:     func(int) time.Duration { return 0 },

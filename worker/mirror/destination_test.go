@@ -17,7 +17,6 @@ import (
 	"github.com/osism/skopeo-worker/worker/platform"
 	"github.com/osism/skopeo-worker/worker/registry"
 	"github.com/osism/skopeo-worker/worker/registrytest"
-	"github.com/osism/skopeo-worker/worker/skopeo"
 )
 
 const user, password = "robot", "correct-horse"
@@ -34,7 +33,7 @@ func newLoggedIn(t *testing.T, password string, options ...registrytest.Option) 
 	insecure := []string{from.Host(), to.Host()}
 	return &pair{from: from, to: to, Mirror: &mirror.Mirror{
 		Registry: registry.NewClient(registry.Options{Insecure: insecure, Keychain: containers.New()}),
-		Skopeo:   &skopeo.Runner{Insecure: insecure},
+		Engine:   engine(insecure),
 	}}
 }
 

@@ -71,8 +71,8 @@ func TestHostileLayers(t *testing.T) {
 		t.Run(layer, func(t *testing.T) {
 			p := newPair(t)
 			front := registrytest.NewFront(t, p.to)
-			p.Skopeo.Insecure = append(p.Skopeo.Insecure, front)
-			p.Registry = registry.NewClient(registry.Options{Insecure: p.Skopeo.Insecure})
+			insecure := []string{p.from.Host(), p.to.Host(), front}
+			p.Engine, p.Registry = engine(insecure), registry.NewClient(registry.Options{Insecure: insecure})
 			victim, err := p.to.PushImage("victim/app", "latest", registrytest.Image{})
 			require.NoError(t, err)
 			config, err := p.from.PushBlob(repository, []byte("{}"))

@@ -1,25 +1,24 @@
 // Package mirror brings one digest from a source repository to a destination
-// repository: manifests by digest, indexes put as they are, tags last. skopeo copies
-// images; what is about images (attestations, signatures, SBOMs) is small and many,
-// and a process for each would cost more than the copy.
+// repository: manifests by digest, indexes put as they are, tags last. An Engine may copy
+// images; what is about images (attestations, signatures, SBOMs) is small and many, and a
+// process for each would cost more than the copy.
 package mirror
 
 import (
 	"context"
 	"errors"
 	"fmt"
-	"regexp"
 	"sync"
 	"sync/atomic"
 
 	"github.com/google/go-containerregistry/pkg/v1/types"
 	"golang.org/x/sync/errgroup"
-	"golang.org/x/sync/singleflight"
 
 	"github.com/osism/skopeo-worker/shared/reference"
+	"github.com/osism/skopeo-worker/worker/flight"
 	"github.com/osism/skopeo-worker/worker/platform"
 	"github.com/osism/skopeo-worker/worker/registry"
-	"github.com/osism/skopeo-worker/worker/skopeo"
+	"github.com/osism/skopeo-worker/worker/transfer"
 )
 
 // ErrTooDeep is returned for an index inside an index inside an index, and so on.
@@ -36,9 +35,6 @@ const maxDepth = 8
 // included. Tools make some hundreds; every index may have thousands.
 const maxManifests = 10_000
 
-// blobs bounds those of one manifest that are under way at once.
-const blobs = 16
-
 // Copied is what a copy brought and took.
 type Copied struct {
 	// Digest is what is to be tagged: the source's own, or that of an index of just
@@ -48,22 +44,32 @@ type Copied struct {
 	Bytes  int64 // size of the content copied, as its manifests tell it
 }
 
-// Mirror copies with skopeo, and does the rest itself.
+// Mirror copies.
 type Mirror struct {
 	Registry *registry.Client
 	// Destination asks the destination; nil is Registry.Writing().
 	Destination *registry.Client
-	Skopeo      *skopeo.Runner
+	// Engine copies images; nil: this process does, as it copies everything else.
+	Engine Engine
 	// Guard runs a copy of one manifest when the registries allow it; nil is at once.
 	Guard func(ctx context.Context, source, destination reference.Repository, digest reference.Digest, run func(context.Context) error) error
 	// Indexes keeps indexes of which not all could be copied; nil is nobody.
 	Indexes Indexes
 
 	// flights makes one copy of what several tags or indexes need at once.
-	flights singleflight.Group
+	flights flight.Group[manifestAt]
 	// announcing is held while an index of referrers is replaced, by the first byte of
 	// the subject.
 	announcing [256]sync.Mutex
+
+	once  sync.Once
+	blobs *transfer.Blobs
+}
+
+// manifestAt is a manifest in a repository.
+type manifestAt struct {
+	repository reference.Repository
+	digest     reference.Digest
 }
 
 // Indexes keeps indexes until the rest of their manifests can be copied, so that they
@@ -79,6 +85,12 @@ func (m *Mirror) to() *registry.Client {
 		return m.Registry.Writing()
 	}
 	return m.Destination
+}
+
+// moving is what moves blobs.
+func (m *Mirror) moving() *transfer.Blobs {
+	m.once.Do(func() { m.blobs = transfer.New(m.Registry) })
+	return m.blobs
 }
 
 // Tagged returns the digest that the destination has under the tag, zero where it has
@@ -142,8 +154,9 @@ type copying struct {
 // wanting is a manifest that the destination is to have.
 type wanting struct {
 	registry.Descriptor
-	about bool // it is about another one
-	depth int  // of indexes around it
+	about bool              // it is about another one
+	depth int               // of indexes around it
+	read  registry.Manifest // without content where it was not pulled yet
 }
 
 // manifest makes sure that the destination has the manifest.
@@ -154,14 +167,13 @@ func (c *copying) manifest(ctx context.Context, w wanting) error {
 	if c.manifests.Add(1) > maxManifests {
 		return c.bad(w.Digest, fmt.Errorf("%w manifests: an image has no more than %d", registry.ErrTooMany, maxManifests))
 	}
-	_, err, _ := c.flights.Do(c.destination.String()+"@"+w.Digest.String(), func() (any, error) {
+	return c.flights.Do(ctx, manifestAt{c.destination, w.Digest}, func() error {
 		_, err := c.to().Head(ctx, c.destination, w.Digest)
 		if registry.Absent(err) {
 			err = c.fetch(ctx, w)
 		}
-		return nil, err
+		return err
 	})
-	return err
 }
 
 func (c *copying) fetch(ctx context.Context, w wanting) error {
@@ -169,10 +181,13 @@ func (c *copying) fetch(ctx context.Context, w wanting) error {
 	switch {
 	case err != nil:
 		return err
-	case manifest.Raw == nil, types.MediaType(manifest.MediaType).IsSchema1():
-		return c.image(ctx, w.Descriptor)
-	case !manifest.IsIndex():
-		return c.small(ctx, manifest)
+	case manifest.Raw == nil, c.Engine != nil && types.MediaType(manifest.MediaType).IsSchema1():
+		return c.byEngine(ctx, w.Descriptor)
+	case manifest.IsIndex():
+	case c.Engine != nil || w.about:
+		return c.image(ctx, manifest)
+	default:
+		return c.guarded(ctx, manifest.Digest, func(ctx context.Context) error { return c.image(ctx, manifest) })
 	}
 	entries, err := manifest.Entries()
 	if err != nil {
@@ -181,15 +196,41 @@ func (c *copying) fetch(ctx context.Context, w wanting) error {
 	return c.whole(ctx, manifest, manifest, entries, w.depth)
 }
 
-// read pulls the manifest where skopeo is not to do it: where it is about another
-// one, and where it is an index, or may be.
+// read pulls the manifest, unless the engine is to: it does that for images.
 func (c *copying) read(ctx context.Context, w wanting) (registry.Manifest, error) {
-	d := w.Descriptor
-	if c.Indexes != nil {
-		if index, kept := c.Indexes.Index(ctx, d.Digest); kept {
-			return index, nil
+	if w.read.Raw != nil {
+		return w.read, nil
+	}
+	if index, kept := c.kept(ctx, w.Digest); kept {
+		return index, nil
+	}
+	if c.Engine != nil && !w.about {
+		if image, err := c.isImage(ctx, &w.Descriptor); err != nil || image {
+			return registry.Manifest{}, err
 		}
 	}
+	return c.pull(ctx, w.Digest)
+}
+
+// kept returns the index where an earlier copy has kept it.
+func (c *copying) kept(ctx context.Context, digest reference.Digest) (registry.Manifest, bool) {
+	if c.Indexes == nil {
+		return registry.Manifest{}, false
+	}
+	return c.Indexes.Index(ctx, digest)
+}
+
+func (c *copying) pull(ctx context.Context, digest reference.Digest) (registry.Manifest, error) {
+	manifest, err := c.Registry.Get(ctx, c.source, digest)
+	if asked := (*registry.Error)(nil); err == nil || errors.As(err, &asked) && asked.Status != 0 {
+		c.pulls.Add(1)
+	}
+	return manifest, err
+}
+
+// isImage reports whether a manifest is known to be that of an image, and asks the source
+// for its type where nobody has said.
+func (c *copying) isImage(ctx context.Context, d *registry.Descriptor) (bool, error) {
 	if d.MediaType == "" {
 		// A listing, or a digest that the list pins, comes without one.
 		head, err := c.Registry.Find(ctx, c.source, d.Digest)
@@ -197,83 +238,25 @@ func (c *copying) read(ctx context.Context, w wanting) (registry.Manifest, error
 			c.pulls.Add(1)
 		}
 		if err != nil {
-			return registry.Manifest{}, err
+			return false, err
 		}
 		d.MediaType = head.MediaType
 	}
-	if kind := types.MediaType(d.MediaType); !w.about && (kind.IsImage() || kind.IsSchema1()) {
-		return registry.Manifest{}, nil
-	}
-	manifest, err := c.Registry.Get(ctx, c.source, d.Digest)
-	if asked := (*registry.Error)(nil); err == nil || errors.As(err, &asked) && asked.Status != 0 {
-		c.pulls.Add(1)
-	}
-	return manifest, err
+	kind := types.MediaType(d.MediaType)
+	return kind.IsImage() || kind.IsSchema1(), nil
 }
 
-// small copies a manifest that was pulled, with what it refers to: skopeo would pull
-// it again.
-func (c *copying) small(ctx context.Context, manifest registry.Manifest) error {
-	listed, err := manifest.Blobs()
+// image copies a manifest that was pulled, with what it refers to.
+func (c *copying) image(ctx context.Context, manifest registry.Manifest) error {
+	blobs, err := manifest.Blobs()
 	if err != nil {
 		return c.bad(manifest.Digest, err)
 	}
-	group, together := errgroup.WithContext(ctx)
-	group.SetLimit(blobs)
-	for _, blob := range listed {
-		group.Go(func() error { return c.Registry.CopyBlob(together, c.source, c.destination, blob) })
-	}
-	if err := group.Wait(); err != nil {
+	if err := c.moving().Copy(ctx, c.source, c.destination, blobs...); err != nil {
 		return err
 	}
 	c.bytes.Add(manifest.ContentSize())
 	return c.to().Put(ctx, c.destination, manifest.Digest, manifest)
-}
-
-// image lets skopeo copy a manifest with what it refers to.
-func (c *copying) image(ctx context.Context, d registry.Descriptor) error {
-	run := func(ctx context.Context) error {
-		err := c.Skopeo.Copy(ctx, c.source, d.Digest, c.destination)
-		if !errors.Is(err, skopeo.ErrLate) && !errors.Is(err, skopeo.ErrNotInstalled) { // else it has asked for nothing
-			c.pulls.Add(1)
-		}
-		return err
-	}
-	var err error
-	if c.Guard != nil {
-		err = c.Guard(ctx, c.source, c.destination, d.Digest, run)
-	} else {
-		err = run(ctx)
-	}
-	if err != nil {
-		return c.explained(ctx, d, c.doubted(ctx, d, err))
-	}
-	copied, err := c.copied(ctx, c.destination, d.Digest)
-	if err != nil {
-		return fmt.Errorf("reading what was copied: %w", err)
-	}
-	c.bytes.Add(copied.ContentSize())
-	return nil
-}
-
-// refusedManifest are skopeo's words where the destination does not want a manifest that
-// it has been sent.
-var refusedManifest = regexp.MustCompile(`(?i)^(?:writing|uploading) manifest\b.*(?:\b(?:manifest|size|tag) (?:invalid|unknown)|\bunsupported\b|: StatusCode: 4(?:0[04-6]|15|22)\b)`)
-
-// explained adds to a failure of skopeo's the media types that the destination may not
-// know: few say themselves. It takes a pull.
-func (c *copying) explained(ctx context.Context, d registry.Descriptor, err error) error {
-	failed := (*skopeo.Error)(nil)
-	if !errors.As(err, &failed) || failed.Side != skopeo.Destination || !refusedManifest.MatchString(failed.Reason) {
-		return err
-	}
-	manifest, getErr := c.Registry.Get(ctx, c.source, d.Digest)
-	if getErr != nil {
-		manifest = registry.Manifest{MediaType: d.MediaType}
-	} else {
-		c.pulls.Add(1)
-	}
-	return fmt.Errorf("%w; the manifest is %s", err, manifest.Types())
 }
 
 // whole copies what an index that was read lists, and puts what is to be put in its
@@ -295,7 +278,7 @@ func (c *copying) index(ctx context.Context, index registry.Manifest, entries []
 	for _, together := range bySort(entries) {
 		group.Go(func() error {
 			for _, entry := range together {
-				if err := c.entry(ctx, wanting{entry.Descriptor, platform.Attestation(entry), depth + 1}); err != nil {
+				if err := c.entry(ctx, wanting{Descriptor: entry.Descriptor, about: platform.Attestation(entry), depth: depth + 1}); err != nil {
 					return err
 				}
 			}
@@ -351,7 +334,7 @@ func (c *copying) blob(ctx context.Context, d registry.Descriptor) error {
 	if !d.Distributable() {
 		return nil
 	}
-	err := c.Registry.CopyBlob(ctx, c.source, c.destination, d)
+	err := c.moving().Copy(ctx, c.source, c.destination, d)
 	if err == nil {
 		c.bytes.Add(d.Size)
 	}

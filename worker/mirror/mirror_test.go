@@ -47,7 +47,7 @@ func newPairBetween(from, to *registrytest.Registry) *pair {
 	insecure := []string{from.Host(), to.Host()}
 	return &pair{from: from, to: to, Mirror: &mirror.Mirror{
 		Registry: registry.NewClient(registry.Options{Insecure: insecure}),
-		Skopeo:   &skopeo.Runner{Insecure: insecure},
+		Engine:   engine(insecure),
 	}}
 }
 
@@ -214,7 +214,7 @@ func TestTypesThatAreNotTold(t *testing.T) {
 // there to copy the rest.
 func TestAttestationsTakeNoProcess(t *testing.T) {
 	p := newPair(t)
-	p.Skopeo = &skopeo.Runner{Path: "/no/such/skopeo"}
+	p.Engine = &skopeo.Runner{Path: "/no/such/skopeo"}
 	index := registrytest.MultiPlatform("1", "linux/amd64", "linux/arm64")
 	digest, err := p.from.PushIndex(repository, "1", index)
 	require.NoError(t, err)
@@ -274,6 +274,7 @@ func TestAttestationsGoBesideImages(t *testing.T) {
 // TestLateCopyIsNoPull: it was ended before it asked for the manifest.
 func TestLateCopyIsNoPull(t *testing.T) {
 	p := newPair(t)
+	p.Engine = &skopeo.Runner{Insecure: []string{p.from.Host(), p.to.Host()}}
 	digest, err := p.from.PushImage(repository, "1", registrytest.Image{})
 	require.NoError(t, err)
 	late := skopeo.WithPullDeadline(t.Context(), time.Now())
@@ -297,7 +298,7 @@ func TestWhatCannotBeCopied(t *testing.T) {
 		is     error
 		reason string
 	}{
-		"broken image": {class: outcome.Final, reason: "reading blob sha256:",
+		"broken image": {class: outcome.Final, reason: "blob ",
 			push: func(t *testing.T, p *pair) {
 				_, err := p.from.PushImage(repository, "1", registrytest.Image{})
 				require.NoError(t, err)
@@ -312,7 +313,7 @@ func TestWhatCannotBeCopied(t *testing.T) {
 				require.NoError(t, err)
 				require.NoError(t, p.from.DeleteManifest(repository, children[1].Digest.String()))
 			}},
-		"broken attestation": {class: outcome.Gone, is: registry.ErrNotFound, reason: "get 127.0.0.1:",
+		"broken attestation": {class: outcome.Final, is: registry.ErrNotFound, reason: "get blob 127.0.0.1:",
 			push: func(t *testing.T, p *pair) {
 				_, err := p.from.PushIndex(repository, "1", registrytest.MultiPlatform("1", "linux/amd64"))
 				require.NoError(t, err)

@@ -16,12 +16,20 @@ import (
 // subset copies what is wanted of the manifest and returns the digest that it has at
 // the destination.
 func (c *copying) subset(ctx context.Context, d registry.Descriptor, wanted platform.Wanted) (reference.Digest, error) {
-	index, err := c.read(ctx, wanting{Descriptor: d})
-	if err != nil {
-		return reference.Digest{}, err
+	w := wanting{Descriptor: d}
+	index, kept := c.kept(ctx, d.Digest)
+	if !kept {
+		image, err := c.isImage(ctx, &w.Descriptor)
+		if err == nil && !image {
+			w.read, err = c.pull(ctx, d.Digest)
+			index = w.read
+		}
+		if err != nil {
+			return reference.Digest{}, err
+		}
 	}
 	if !index.IsIndex() {
-		return d.Digest, c.wantedImage(ctx, d, wanted)
+		return d.Digest, c.wantedImage(ctx, w, wanted)
 	}
 	subset, entries, err := wanted.Subset(index)
 	if errors.Is(err, platform.ErrNoPlatform) {
@@ -36,15 +44,15 @@ func (c *copying) subset(ctx context.Context, d registry.Descriptor, wanted plat
 // wantedImage copies an image that is in no index. Its platform is in its
 // configuration, which is read where it costs no pull: at the destination, after
 // the copy. Without a tag, what was copied in vain is collected there.
-func (c *copying) wantedImage(ctx context.Context, d registry.Descriptor, wanted platform.Wanted) error {
-	if err := c.manifest(ctx, wanting{Descriptor: d}); err != nil {
+func (c *copying) wantedImage(ctx context.Context, w wanting, wanted platform.Wanted) error {
+	if err := c.manifest(ctx, w); err != nil {
 		return err
 	}
-	matches, err := c.Wants(ctx, c.destination, d.Digest, wanted)
+	matches, err := c.Wants(ctx, c.destination, w.Digest, wanted)
 	if err != nil || matches {
 		return err
 	}
-	return fmt.Errorf("%s@%s: %w", c.source, d.Digest, platform.ErrNoPlatform)
+	return fmt.Errorf("%s@%s: %w", c.source, w.Digest, platform.ErrNoPlatform)
 }
 
 // Wants tells whether an image at the destination, which is in no index, is for a

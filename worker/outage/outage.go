@@ -72,7 +72,7 @@ func (t *Tracker) Guard(ctx context.Context, request registry.Request, send func
 	switch {
 	case request.Op == registry.OpPut:
 		p.activity = budget.Push
-	case request.Blob && request.Op == registry.OpGet:
+	case request.Op == registry.OpGetBlob:
 		p.activity = budget.Fetch
 	}
 	if request.Blob {

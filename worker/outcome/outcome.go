@@ -78,7 +78,7 @@ func classifyAnswer(asked *registry.Error) Class {
 	switch {
 	case errors.Is(asked, registry.ErrLimited):
 		return Limited
-	case errors.Is(asked, registry.ErrNotFound) && asked.Op != registry.OpPut:
+	case errors.Is(asked, registry.ErrNotFound) && asked.Op != registry.OpPut && asked.Op != registry.OpGetBlob:
 		if _, byDigest := asked.Reference.(reference.Digest); byDigest {
 			return Gone // a tag that is not found does not exist
 		}

@@ -16,14 +16,14 @@ const maxConfigSize = 4 << 20
 // image, after its content has been checked against the digest.
 func (c *Client) Config(ctx context.Context, repository reference.Repository, blob reference.Digest) ([]byte, error) {
 	got, err := c.send(ctx, call{
-		op: OpGet, repository: repository, reference: blob, method: http.MethodGet,
+		op: OpGetBlob, repository: repository, reference: blob, method: http.MethodGet,
 		scope: transport.PullScope, path: blobs, limit: maxConfigSize, instead: aBlob,
 	})
 	if err != nil {
 		return nil, err
 	}
 	if blob.Of(got.body) != blob {
-		return nil, &Error{Op: OpGet, Repository: repository, Reference: blob, Err: otherBlob(got.status, got.body, blob)}
+		return nil, &Error{Op: OpGetBlob, Repository: repository, Reference: blob, Err: otherBlob(got.status, got.body, blob)}
 	}
 	return got.body, nil
 }

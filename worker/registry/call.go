@@ -32,11 +32,14 @@ type call struct {
 	instead     string // what the answer is, for a pageError; JSON but of a receipt
 
 	// Only of blobs, which may be large:
-	url    *url.URL                      // instead of path and query
-	stream io.Reader                     // instead of body; sent once
-	size   int64                         // of stream
-	into   func(answer, io.Reader) error // reads the answer's body, instead of answer.body
-	large  bool                          // it may take as long as within says; 0: as it takes
+	url    *url.URL             // instead of path and query
+	stream io.Reader            // instead of body; sent once
+	size   int64                // of stream; negative: it is not known
+	offset int64                // of stream in the blob
+	opens  bool                 // the answer's body is read later
+	from   int64                // offset in the blob from which on the answer is wanted
+	mount  reference.Repository // it is taken from there, if there is one
+	large  bool                 // it may take as long as within says; 0: as it takes
 	within time.Duration
 }
 
@@ -76,6 +79,7 @@ type answer struct {
 	body   []byte
 	size   int64 // Content-Length; negative where there was none
 	url    *url.URL
+	opened *opened // instead of body
 }
 
 // failure is why a call failed, before it is known as whose.
@@ -91,19 +95,45 @@ func (f *failure) Unwrap() error { return f.cause }
 // send makes a call, as the guard allows it. Its error wraps an *Error; any status but
 // 2xx is one.
 func (c *Client) send(ctx context.Context, call call) (answer, error) {
-	if c.guard == nil {
+	switch {
+	case c.guard == nil:
 		return c.sendNow(ctx, call)
+	case call.opens:
+		return c.sendOpen(ctx, call)
 	}
 	var got answer
-	request := Request{Op: call.op, Repository: call.repository, Reference: call.reference, Blob: call.instead == aBlob || call.path == uploads}
-	err := c.guard(ctx, request, func() (err error) {
+	var declined error
+	err := c.guard(ctx, call.guarded(), func() (err error) {
 		got, err = c.sendNow(ctx, call)
+		if !call.mount.IsZero() && IsDeclined(err) {
+			declined, err = err, nil
+		}
 		return err
 	})
-	if named := (*Error)(nil); err != nil && !errors.As(err, &named) {
-		err = call.fail(err)
+	if err == nil {
+		err = declined
 	}
-	return got, err
+	return got, call.named(err)
+}
+
+// guarded is what the guard knows of a call.
+func (call call) guarded() Request {
+	return Request{Op: call.op, Repository: call.repository, Reference: call.reference, Blob: call.instead == aBlob || call.path == uploads}
+}
+
+// named returns an error that wraps an *Error.
+func (call call) named(err error) error {
+	if named := (*Error)(nil); err != nil && !errors.As(err, &named) {
+		return call.fail(err)
+	}
+	return err
+}
+
+// IsDeclined reports whether the error of Begin is that the registry does not take a blob
+// from another repository. That is no trouble: it can be sent the blob.
+func IsDeclined(err error) bool {
+	failed := (*Error)(nil)
+	return errors.As(err, &failed) && failed.Status/100 == 4 && !errors.Is(err, ErrLimited)
 }
 
 func (c *Client) sendNow(ctx context.Context, call call) (answer, error) {
@@ -132,8 +162,8 @@ func (call call) fail(err error) *Error {
 	if page := (*pageError)(nil); errors.As(err, &page) {
 		named.Status = page.status
 	}
-	if errors.Is(err, errStale) {
-		named.Err = fmt.Errorf("%w: %w", errStale, named.Err)
+	if errors.Is(err, ErrEnded) {
+		named.Err = fmt.Errorf("%w: %w", ErrEnded, named.Err)
 	}
 	return named
 }
@@ -158,11 +188,11 @@ func (c *Client) attempt(ctx context.Context, call call) (answer, error) {
 			return got, err
 		case !first && session.doubt == nil:
 			session.settle(status, c.sessions.now())
-		case !first:
+		case !first, call.method == http.MethodDelete: // which takes a permission of its own
 		case (kept || session.doubt != nil) && !(call.op == OpHead && session.isSettled(status, c.sessions.now())):
 			c.sessions.drop(h, session)
 			if call.stream != nil {
-				return answer{}, fmt.Errorf("%w: %w", errStale, err) // it is read by now
+				return answer{}, fmt.Errorf("%w: %w", ErrEnded, err) // it is read by now
 			}
 			continue
 		}
@@ -174,9 +204,9 @@ func (c *Client) attempt(ctx context.Context, call call) (answer, error) {
 	}
 }
 
-// errStale is a request that can't be sent again although it was refused in a session
-// that was kept.
-var errStale = errors.New("the session has ended")
+// ErrEnded is a request with a part of a blob, which can't be sent again, although it was
+// refused in a session that was kept. Another one may not be.
+var ErrEnded = errors.New("the session has ended")
 
 // refusedWith is the status of a refusal that may be about the session, and otherwise 0.
 func refusedWith(err error) int {
@@ -196,15 +226,12 @@ func (call call) looks() bool { return call.method == http.MethodGet || call.met
 
 // exchange sends one request and reads its answer.
 func exchange(ctx context.Context, session *session, at location, call call) (answer, error) {
-	within := requestTimeout
-	if call.large {
-		within = call.within
-	}
-	if within > 0 {
-		var cancel context.CancelFunc
-		ctx, cancel = context.WithTimeoutCause(ctx, within, slow(within))
-		defer cancel()
-	}
+	ctx, end := call.bounded(ctx)
+	defer func() {
+		if end != nil {
+			end()
+		}
+	}()
 	ctx, wait := withWait(at.with(ctx))
 	request, err := call.request(ctx, at)
 	if err != nil {
@@ -214,17 +241,19 @@ func exchange(ctx context.Context, session *session, at location, call call) (an
 	if err != nil {
 		return answer{}, unanswered(ctx, at, wait, err)
 	}
+	got := answer{status: response.StatusCode, header: response.Header, size: response.ContentLength, url: response.Request.URL}
+	if call.opens && response.StatusCode/100 == 2 {
+		got.opened = &opened{body: response.Body, status: got.status, call: call, at: at, ctx: ctx, end: end}
+		end = nil
+		return got, nil
+	}
 	defer response.Body.Close()
 	if response.StatusCode/100 == 3 {
 		return answer{}, &pageError{response.StatusCode, "a redirect that leads nowhere", call.instead}
 	}
-	got := answer{status: response.StatusCode, header: response.Header, size: response.ContentLength, url: response.Request.URL}
 	if response.StatusCode/100 == 2 && response.Request.Method != call.method {
 		// A redirect that turns a PUT into a GET stores nothing.
 		return answer{}, &pageError{got.status, "a redirect to " + response.Request.URL.Host, call.instead}
-	}
-	if call.into != nil && response.StatusCode/100 == 2 {
-		return got, call.into(got, response.Body)
 	}
 	body, err := io.ReadAll(io.LimitReader(response.Body, call.limit+1))
 	if err != nil {
@@ -245,6 +274,19 @@ func exchange(ctx context.Context, session *session, at location, call call) (an
 		return answer{}, &pageError{got.status, came, call.instead}
 	}
 	return got, nil
+}
+
+// bounded is the context of one request, which takes no longer than it may. The function
+// that is returned ends it.
+func (call call) bounded(ctx context.Context) (context.Context, func()) {
+	within := requestTimeout
+	if call.large {
+		within = call.within
+	}
+	if within <= 0 {
+		return context.WithCancel(ctx)
+	}
+	return context.WithTimeoutCause(ctx, within, slow(within))
 }
 
 // page describes what came where it is not what was asked for, and is empty otherwise.
@@ -283,7 +325,15 @@ func (call call) request(ctx context.Context, at location) (*http.Request, error
 		return nil, fmt.Errorf("%w: %w", ErrName, err)
 	}
 	if call.stream != nil {
-		request.ContentLength = call.size
+		call.describe(request)
+	}
+	if call.opens {
+		// A registry's storage may say that a layer is compressed, and the client would
+		// unpack it.
+		request.Header.Set("Accept-Encoding", "identity")
+	}
+	if call.from > 0 {
+		request.Header.Set("Range", fmt.Sprintf("bytes=%d-", call.from))
 	}
 	if call.accept != "" {
 		request.Header.Set("Accept", call.accept)
@@ -292,6 +342,14 @@ func (call call) request(ctx context.Context, at location) (*http.Request, error
 		request.Header.Set("Content-Type", call.contentType)
 	}
 	return request, nil
+}
+
+// describe says which part of a blob a request sends.
+func (call call) describe(request *http.Request) {
+	request.ContentLength = call.size
+	if call.offset > 0 && call.size > 0 {
+		request.Header.Set("Content-Range", fmt.Sprintf("%d-%d", call.offset, call.offset+call.size-1))
+	}
 }
 
 // unanswered explains err, which came instead of an answer.

@@ -49,18 +49,29 @@ type hiddenError struct{ refusal error }
 func (e *hiddenError) Error() string   { return e.refusal.Error() }
 func (e *hiddenError) Unwrap() []error { return []error{ErrHidden, e.refusal} }
 
-// scoped is the scope of a call, where the registry is not only read from.
-func (c *Client) scoped(call call) string {
+// scopes are the scopes of a call, with spaces between them. A registry that is not only
+// read from is asked for more than the call needs; one that takes a blob from another of
+// its repositories, for that one, too.
+func (c *Client) scopes(at location, call call) string {
+	action := call.scope
 	if c.role == destination {
-		return pushScope
+		action = pushScope
 	}
-	return call.scope
+	scope := at.repository.Scope(action)
+	if call.mount.IsZero() {
+		return scope
+	}
+	from, err := c.locate(call.mount)
+	if err != nil {
+		return scope
+	}
+	return scope + " " + from.repository.Scope(transport.PullScope)
 }
 
 // session returns a session for a call. A token server may refuse to let somebody push
 // who may well look.
 func (c *Client) session(ctx context.Context, at location, call call, asked bool) (handshake, *session, bool, error) {
-	h := handshake{location: at, scope: at.repository.Scope(c.scoped(call))}
+	h := handshake{location: at, scope: c.scopes(at, call)}
 	looks := c.role == destination && call.looks()
 	if looks && c.noPush.isKnown(h.key()) {
 		h.scope = at.repository.Scope(transport.PullScope)

@@ -39,6 +39,7 @@ const (
 	OpTags      = "list tags of"
 	OpHead      = "look up"
 	OpGet       = "get"
+	OpGetBlob   = "get blob"
 	OpPut       = "put"
 	OpReferrers = "list referrers of"
 	OpReach     = "reach" // the registry, whatever the repository

@@ -13,6 +13,7 @@ import (
 	"github.com/osism/skopeo-worker/worker/containers"
 	"github.com/osism/skopeo-worker/worker/registry"
 	"github.com/osism/skopeo-worker/worker/registrytest"
+	"github.com/osism/skopeo-worker/worker/transfer"
 )
 
 // TestLocations: a blob goes where the registry says, and nowhere that a front would make
@@ -54,7 +55,7 @@ func TestLocations(t *testing.T) {
 			to.Inject(registrytest.Fault{Match: uploads, Status: http.StatusAccepted,
 				Header: http.Header{"Location": {strings.ReplaceAll(location, "ELSEWHERE", host)}}})
 			to.Inject(registrytest.Fault{Match: registrytest.Kinds(registrytest.KindBlobUpload), Status: http.StatusCreated})
-			err := c.CopyBlob(t.Context(), reference.MustRepository(from.Host()+"/"+repository), reference.MustRepository(to.Host()+"/mirror"), blob)
+			err := transfer.New(c).Copy(t.Context(), reference.MustRepository(from.Host()+"/"+repository), reference.MustRepository(to.Host()+"/mirror"), blob)
 			for _, r := range to.Requests() {
 				require.NotContains(t, r.Path, "victim")
 			}

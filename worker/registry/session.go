@@ -62,7 +62,7 @@ type sessions struct {
 // handshake is a session's key and what it takes to open it.
 type handshake struct {
 	location location
-	scope    string
+	scope    string // several have spaces between them
 }
 
 func (h handshake) key() string { return h.location.registry.Name() + " " + h.scope }

@@ -13,6 +13,7 @@ import (
 	"github.com/osism/skopeo-worker/worker/meter"
 	"github.com/osism/skopeo-worker/worker/registry"
 	"github.com/osism/skopeo-worker/worker/registrytest"
+	"github.com/osism/skopeo-worker/worker/transfer"
 )
 
 // stall is longer than a busy machine takes for a request.
@@ -36,7 +37,7 @@ func impatient(hosts ...string) *registry.Client {
 func TestCopyBlobStalls(t *testing.T) {
 	partly := make(chan int, 1)
 	partly <- len(large) / 2
-	const source, destination = "get ", "put "
+	const source, destination = "get blob ", "put "
 	for name, test := range map[string]struct {
 		blamed string
 		fault  registrytest.Fault
@@ -63,7 +64,7 @@ func TestCopyBlobStalls(t *testing.T) {
 }
 
 func copyBlob(ctx context.Context, c *registry.Client, from, to, digest string, content []byte) error {
-	return c.CopyBlob(ctx, reference.MustRepository(from+"/"+repository), reference.MustRepository(to+"/mirror"),
+	return transfer.New(c).Copy(ctx, reference.MustRepository(from+"/"+repository), reference.MustRepository(to+"/mirror"),
 		registry.Descriptor{Digest: reference.MustDigest(digest), Size: int64(len(content))})
 }
 
@@ -90,7 +91,7 @@ func TestFrozen(t *testing.T) {
 		relay.Thaw()
 		require.NoError(t, head(c, relay.Host()))
 	})
-	for _, side := range []string{"get ", "put "} {
+	for _, side := range []string{"get blob ", "put "} {
 		t.Run("blob "+side, func(t *testing.T) {
 			from, to := registrytest.New(t), registrytest.New(t)
 			digest, err := from.PushBlob(repository, large)

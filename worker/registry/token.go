@@ -88,7 +88,7 @@ func allowed(target *url.URL) error {
 	return nil
 }
 
-// token asks for a token of this scope.
+// token asks for a token of these scopes, which have spaces between them.
 func (s *tokenServer) token(ctx context.Context, known containers.Credential, scope string) (token, error) {
 	asked := s.now()
 	plain, err := s.plain(ctx, known, scope)
@@ -117,8 +117,8 @@ func (s *tokenServer) plain(ctx context.Context, known containers.Credential, sc
 	if s.service != "" {
 		query.Set("service", s.service)
 	}
-	if scope != "" {
-		query.Add("scope", scope)
+	for one := range strings.FieldsSeq(scope) {
+		query.Add("scope", one)
 	}
 	if known.Username != "" {
 		query.Set("account", known.Username)

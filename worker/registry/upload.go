@@ -2,57 +2,21 @@ package registry
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"io"
 	"net/http"
 	"net/url"
+	"strconv"
 	"strings"
-	"sync"
 
 	"github.com/google/go-containerregistry/pkg/v1/remote/transport"
-	"github.com/opencontainers/go-digest"
 
 	"github.com/osism/skopeo-worker/shared/reference"
-	"github.com/osism/skopeo-worker/worker/meter"
 )
 
-// CopyBlob brings a blob from one repository to another, unless it is there. Content
-// that is not the blob's is never handed on.
-func (c *Client) CopyBlob(ctx context.Context, source, destination reference.Repository, blob Descriptor) error {
-	err := c.copyBlob(ctx, source, destination, blob)
-	if errors.Is(err, errStale) {
-		return c.copyBlob(ctx, source, destination, blob)
-	}
-	return err
-}
-
-func (c *Client) copyBlob(ctx context.Context, source, destination reference.Repository, blob Descriptor) error {
-	to := c.Writing()
-	there, err := to.hasBlob(ctx, destination, blob)
-	if err != nil || there {
-		return err
-	}
-	// What the destination says must not be taken for the source's word.
-	var uploaded error
-	_, err = c.send(ctx, call{
-		op: OpGet, repository: source, reference: blob.Digest, method: http.MethodGet,
-		scope: transport.PullScope, path: blobs, limit: maxErrorSize, instead: aBlob, large: true, within: c.copyTimeout,
-		into: func(got answer, body io.Reader) error {
-			content := &blobReader{body: body, blob: blob, status: got.status, verifier: blob.Digest.Verifier()}
-			uploaded = to.upload(ctx, destination, blob, content)
-			return content.failure()
-		},
-	})
-	if err != nil {
-		return err
-	}
-	return uploaded
-}
-
-// hasBlob looks a blob up. A success that says neither the digest nor the size is none
+// HasBlob looks a blob up. A success that says neither the digest nor the size is none
 // of a registry, or of one that does not say enough: then it is to be uploaded.
-func (c *Client) hasBlob(ctx context.Context, repository reference.Repository, blob Descriptor) (bool, error) {
+func (c *Client) HasBlob(ctx context.Context, repository reference.Repository, blob Descriptor) (bool, error) {
 	got, err := c.send(ctx, call{
 		op: OpHead, repository: repository, reference: blob.Digest, method: http.MethodHead,
 		scope: transport.PullScope, path: blobs, limit: maxErrorSize, instead: aBlob,
@@ -63,45 +27,168 @@ func (c *Client) hasBlob(ctx context.Context, repository reference.Repository, b
 	if err != nil {
 		return false, err
 	}
-	if said := got.header.Get(digestHeader); said != "" {
-		return said == blob.Digest.String(), nil
+	said, err := reference.ParseDigest(got.header.Get(digestHeader))
+	if err == nil && said.Algorithm() == blob.Digest.Algorithm() {
+		return said == blob.Digest, nil
 	}
-	return got.size == blob.Size && declaredType(got.header) != "text/html", nil
+	return blob.Size > 0 && got.size == blob.Size && declaredType(got.header) != "text/html", nil
 }
 
-// PutBlob uploads a blob, whether it is there or not.
-func (c *Client) PutBlob(ctx context.Context, repository reference.Repository, blob Descriptor, content io.Reader) error {
-	return c.upload(ctx, repository, blob, content)
+// Upload is a blob that a registry has begun to take. It is not safe for concurrent use.
+type Upload struct {
+	client     *Client
+	repository reference.Repository
+	blob       reference.Digest
+	location   *url.URL // where it goes on
 }
 
-// upload puts a blob in one piece: a POST that opens the upload, a PUT that ends it.
-func (c *Client) upload(ctx context.Context, repository reference.Repository, blob Descriptor, content io.Reader) error {
-	put := call{
-		op: OpPut, repository: repository, reference: blob.Digest, method: http.MethodPost,
+// Begin asks a registry to take a blob. If from is not zero, the registry may take it
+// from there, which is another of its repositories: then the blob is there, and the
+// upload is nil.
+func (c *Client) Begin(ctx context.Context, repository reference.Repository, blob reference.Digest, from reference.Repository) (*Upload, error) {
+	u := &Upload{client: c, repository: repository, blob: blob}
+	begin := u.call(http.MethodPost)
+	if !from.IsZero() {
+		at, err := c.locate(from)
+		if err != nil {
+			return nil, about(err, OpPut, repository, blob)
+		}
+		begin.mount = from
+		begin.query = url.Values{"mount": {blob.String()}, "from": {at.path()}}.Encode()
+	}
+	got, err := c.send(ctx, begin)
+	if err != nil {
+		return nil, err
+	}
+	if !from.IsZero() && got.status == http.StatusCreated {
+		return nil, nil
+	}
+	if u.location, err = got.location(); err != nil {
+		return nil, about(err, OpPut, repository, blob)
+	}
+	return u, nil
+}
+
+// call is a request about the upload.
+func (u *Upload) call(method string) call {
+	return call{
+		op: OpPut, repository: u.repository, reference: u.blob, method: method, url: u.location,
 		scope: transport.PushScope, path: uploads, limit: maxErrorSize, instead: aReceipt,
 	}
-	opened, err := c.send(ctx, put)
+}
+
+// piece is a request that sends a part of the blob.
+func (u *Upload) piece(method string, content io.Reader, offset, size int64) call {
+	piece := u.call(method)
+	piece.contentType, piece.large, piece.within = "application/octet-stream", true, u.client.copyTimeout
+	if size != 0 {
+		piece.stream, piece.offset, piece.size = content, offset, size
+	}
+	return piece
+}
+
+// Append sends a part of the blob, which begins at the offset; a negative size is not
+// known. It returns how much of the blob the registry has then, negative where it does
+// not say.
+func (u *Upload) Append(ctx context.Context, content io.Reader, offset, size int64) (has int64, err error) {
+	got, err := u.client.send(ctx, u.piece(http.MethodPatch, content, offset, size))
 	if err != nil {
-		return err
+		return 0, err
 	}
-	if put.url, err = opened.location(); err != nil {
-		return about(err, OpPut, repository, blob.Digest)
+	if err := u.moved(got); err != nil {
+		return 0, err
 	}
-	query := put.url.Query()
-	query.Set("digest", blob.Digest.String())
-	put.url.RawQuery = query.Encode()
-	put.method, put.contentType, put.within = http.MethodPut, "application/octet-stream", c.copyTimeout
-	put.large, put.stream, put.size = true, meter.Reader(ctx, content), blob.Size
-	got, err := c.send(ctx, put)
-	if err != nil || got.status == http.StatusCreated || got.header.Get(digestHeader) == blob.Digest.String() {
+	if has, ok := received(got.header); ok {
+		return has, nil
+	}
+	return -1, nil
+}
+
+// moved notes where the upload goes on. Where nothing is said of that, it is the same
+// place.
+func (u *Upload) moved(got answer) error {
+	if got.header.Get("Location") == "" && (got.status == http.StatusAccepted || got.status == http.StatusNoContent) {
+		return nil
+	}
+	location, err := got.location()
+	if err != nil {
+		return about(err, OpPut, u.repository, u.blob)
+	}
+	u.location = location
+	return nil
+}
+
+// received reads how many bytes of a blob a registry has from its Range header, "0-99".
+// "0-0" is what many say of none.
+func received(header http.Header) (int64, bool) {
+	text := header.Get("Range")
+	first, last, ok := strings.Cut(strings.TrimPrefix(text, "bytes="), "-")
+	end, err := strconv.ParseInt(last, 10, 64)
+	switch {
+	case !ok || err != nil || first != "0" || end < 0:
+		return 0, false
+	case end == 0:
+		return 0, true
+	}
+	return end + 1, true
+}
+
+// Offset asks the registry how many bytes of the blob it has.
+func (u *Upload) Offset(ctx context.Context) (int64, error) {
+	got, err := u.client.send(ctx, u.call(http.MethodGet))
+	if err != nil {
+		return 0, err
+	}
+	has, ok := received(got.header)
+	if !ok {
+		return 0, about(fmt.Errorf("%w: the registry does not say what it has of the blob", ErrUnexpected), OpPut, u.repository, u.blob)
+	}
+	return has, u.moved(got)
+}
+
+// Finish sends the rest of the blob, which begins at the offset, and makes the registry
+// store it; a negative size is not known.
+func (u *Upload) Finish(ctx context.Context, content io.Reader, offset, size int64) error {
+	put := u.piece(http.MethodPut, content, offset, size)
+	end := *u.location
+	query := end.Query()
+	query.Set("digest", u.blob.String())
+	end.RawQuery = query.Encode()
+	put.url = &end
+	got, err := u.client.send(ctx, put)
+	if err != nil || got.status == http.StatusCreated || got.header.Get(digestHeader) == u.blob.String() {
 		return err
 	}
 	// Some registries say another status; so does what is none.
-	there, err := c.hasBlob(ctx, repository, blob)
+	there, err := u.client.HasBlob(ctx, u.repository, Descriptor{Digest: u.blob, Size: offset + size})
 	if err == nil && !there {
-		err = &Error{Op: OpPut, Repository: repository, Reference: blob.Digest, Err: noReceipt(got)}
+		err = about(noReceipt(got), OpPut, u.repository, u.blob)
 	}
 	return err
+}
+
+// Cancel asks the registry to forget what it has of the blob. Many want a permission for
+// that which nobody has who may only push; then they forget it some day.
+func (u *Upload) Cancel(ctx context.Context) { _, _ = u.client.sendNow(ctx, u.call(http.MethodDelete)) }
+
+// PutBlob uploads a blob, whether it is there or not.
+func (c *Client) PutBlob(ctx context.Context, repository reference.Repository, blob Descriptor, content io.Reader) error {
+	u, err := c.Begin(ctx, repository, blob.Digest, reference.Repository{})
+	if err != nil {
+		return err
+	}
+	return u.Finish(ctx, content, 0, blob.Size)
+}
+
+// MayPush returns nil where the registry lets us push to a repository. It begins an
+// upload and ends it.
+func (c *Client) MayPush(ctx context.Context, repository reference.Repository) error {
+	u, err := c.Begin(ctx, repository, reference.Digest{}, reference.Repository{})
+	if err != nil {
+		return err
+	}
+	u.Cancel(ctx)
+	return nil
 }
 
 // location is where an upload that was opened goes. It may be on another host, which
@@ -140,95 +227,4 @@ func (a answer) location() (*url.URL, error) {
 		return nil, bad
 	}
 	return location, nil
-}
-
-// blobReader is a blob on its way. Its last byte is handed on only if all of them
-// have the digest.
-type blobReader struct {
-	body     io.Reader
-	blob     Descriptor
-	status   int
-	verifier digest.Verifier
-	begin    []byte // of what came
-	read     int64
-
-	mu     sync.Mutex // a request that has ended may still be reading
-	failed error      // why it is not the blob, or could not be read
-}
-
-// beginning is how much of a page is looked at.
-const beginning = 1 << 10
-
-func (b *blobReader) failure() error {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return b.failed
-}
-
-func (b *blobReader) fail(err error) {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	b.failed = err
-}
-
-func (b *blobReader) Read(p []byte) (int, error) {
-	if err := b.failure(); err != nil {
-		return 0, err
-	}
-	n, err := b.body.Read(p)
-	b.read += int64(n)
-	b.begin = append(b.begin, p[:min(n, beginning-len(b.begin))]...)
-	_, _ = b.verifier.Write(p[:n]) // a hash takes everything
-	switch {
-	case err != nil && err != io.EOF:
-		b.fail(fmt.Errorf("%w: %w", ErrUnavailable, err))
-	case b.read > b.blob.Size, b.read == b.blob.Size && !b.verifier.Verified(), err == io.EOF && b.read < b.blob.Size:
-		b.fail(otherBlob(b.status, b.begin, b.blob.Digest))
-	}
-	if err := b.failure(); err != nil {
-		return 0, err
-	}
-	return n, err
-}
-
-// MayPush returns nil where the registry lets us push to a repository. It begins an
-// upload and ends it.
-func (c *Client) MayPush(ctx context.Context, repository reference.Repository) error {
-	begin := call{
-		op: OpPut, repository: repository, method: http.MethodPost,
-		scope: transport.PushScope, path: uploads, limit: maxErrorSize, instead: aReceipt,
-	}
-	begun, err := c.send(ctx, begin)
-	if err != nil {
-		return err
-	}
-	end := begin
-	end.method = http.MethodDelete
-	if end.url, err = begun.location(); err != nil {
-		return about(err, OpPut, repository, nil)
-	}
-	_, _ = c.send(ctx, end) // else the registry ends it some day
-	return nil
-}
-
-// LookAtBlob returns an error that wraps ErrPage where a page comes instead of a blob.
-// It reads no more than the beginning.
-func (c *Client) LookAtBlob(ctx context.Context, repository reference.Repository, blob reference.Digest) error {
-	_, err := c.send(ctx, call{
-		op: OpGet, repository: repository, reference: blob, method: http.MethodGet,
-		scope: transport.PullScope, path: blobs, limit: maxErrorSize, instead: aBlob,
-		into: func(got answer, body io.Reader) error {
-			begin, err := io.ReadAll(io.LimitReader(body, beginning))
-			switch {
-			case err != nil:
-				return fmt.Errorf("%w: %w", ErrUnavailable, err)
-			case len(begin) == 0:
-				return &pageError{got.status, "nothing", aBlob}
-			case isMarkup(begin):
-				return &pageError{got.status, markup(begin), aBlob}
-			}
-			return nil
-		},
-	})
-	return err
 }

@@ -11,6 +11,7 @@ import (
 	"github.com/osism/skopeo-worker/worker/containers"
 	"github.com/osism/skopeo-worker/worker/registry"
 	"github.com/osism/skopeo-worker/worker/registrytest"
+	"github.com/osism/skopeo-worker/worker/transfer"
 )
 
 var (
@@ -34,7 +35,7 @@ func TestCopyBlob(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			from, to, c, blob := between(t, content)
 			for range 2 {
-				require.NoError(t, c.CopyBlob(t.Context(), reference.MustRepository(from.Host()+"/"+repository), reference.MustRepository(to.Host()+"/mirror"), blob))
+				require.NoError(t, transfer.New(c).Copy(t.Context(), reference.MustRepository(from.Host()+"/"+repository), reference.MustRepository(to.Host()+"/mirror"), blob))
 			}
 			got, err := c.Config(t.Context(), reference.MustRepository(to.Host()+"/mirror"), blob.Digest)
 			if name != "large" { // more than a configuration may have
@@ -53,16 +54,16 @@ func TestCopyBlobFails(t *testing.T) {
 		is     error
 		blamed string
 	}{
-		"missing at the source": {is: registry.ErrNotFound, blamed: "get FROM",
+		"missing at the source": {is: registry.ErrNotFound, blamed: "get blob FROM",
 			spoil: func(t *testing.T, from, _ *registrytest.Registry, blob *registry.Descriptor) {
 				_, err := from.BreakBlob(repository, blob.Digest.String())
 				require.NoError(t, err)
 			}},
-		"cut off at the source": {is: registry.ErrUnavailable, blamed: "get FROM",
+		"cut off at the source": {is: registry.ErrUnavailable, blamed: "get blob FROM",
 			spoil: func(_ *testing.T, from, _ *registrytest.Registry, _ *registry.Descriptor) {
 				from.Inject(registrytest.Fault{Match: blobGets, TruncateBody: true})
 			}},
-		"limited at the source": {is: registry.ErrLimited, blamed: "get FROM",
+		"limited at the source": {is: registry.ErrLimited, blamed: "get blob FROM",
 			spoil: func(_ *testing.T, from, _ *registrytest.Registry, _ *registry.Descriptor) {
 				from.Inject(registrytest.Fault{Match: blobGets, Status: http.StatusTooManyRequests})
 			}},
@@ -75,7 +76,7 @@ func TestCopyBlobFails(t *testing.T) {
 				opens := func(r registrytest.Request) bool { return r.Method == http.MethodPost }
 				to.Inject(registrytest.Fault{Match: opens, Status: http.StatusAccepted})
 			}},
-		"content of another digest": {is: registry.ErrDigestMismatch, blamed: "get FROM",
+		"content of another digest": {is: registry.ErrDigestMismatch, blamed: "get blob FROM",
 			spoil: func(_ *testing.T, from, _ *registrytest.Registry, blob *registry.Descriptor) {
 				from.Inject(registrytest.Fault{Match: blobGets, Status: http.StatusOK, Body: string(bytes.Repeat([]byte("x"), int(blob.Size)))})
 			}},
@@ -84,9 +85,9 @@ func TestCopyBlobFails(t *testing.T) {
 			from, to, c, blob := between(t, []byte("what an image is made of"))
 			test.spoil(t, from, to, &blob)
 			source, destination := from.Host()+"/"+repository, to.Host()+"/mirror"
-			err := c.CopyBlob(t.Context(), reference.MustRepository(source), reference.MustRepository(destination), blob)
+			err := transfer.New(c).Copy(t.Context(), reference.MustRepository(source), reference.MustRepository(destination), blob)
 			require.ErrorIs(t, err, test.is)
-			want := map[string]string{"get FROM": "get " + source, "put TO": "put " + destination}[test.blamed]
+			want := map[string]string{"get blob FROM": "get blob " + source, "put TO": "put " + destination}[test.blamed]
 			require.ErrorContains(t, err, want+"@"+blob.Digest.String())
 			_, err = c.Config(t.Context(), reference.MustRepository(destination), blob.Digest)
 			require.ErrorIs(t, err, registry.ErrNotFound)
@@ -98,6 +99,6 @@ func TestCopyBlobFails(t *testing.T) {
 func TestCopyBlobInASessionThatEnds(t *testing.T) {
 	from, to, c, blob := between(t, []byte("what an image is made of"))
 	to.Inject(registrytest.Fault{Match: registrytest.Kinds(registrytest.KindBlobUpload), Status: http.StatusUnauthorized, Times: 1})
-	require.NoError(t, c.CopyBlob(t.Context(), reference.MustRepository(from.Host()+"/"+repository), reference.MustRepository(to.Host()+"/mirror"), blob))
+	require.NoError(t, transfer.New(c).Copy(t.Context(), reference.MustRepository(from.Host()+"/"+repository), reference.MustRepository(to.Host()+"/mirror"), blob))
 	require.Equal(t, 2, from.Count(blobGets))
 }

@@ -46,11 +46,11 @@ func (r *Registry) BreakBlob(repository, dgst string) (mend func() error, err er
 	if err != nil {
 		return nil, err
 	}
-	ctx := context.Background()
-	content, err := repo.Blobs(ctx).Get(ctx, digest.Digest(dgst))
+	content, err := r.Blob(repository, dgst)
 	if err != nil {
-		return nil, r.missing(err, "find blob %s in %s", dgst, repository)
+		return nil, err
 	}
+	ctx := context.Background()
 	if err := repo.Blobs(ctx).Delete(ctx, digest.Digest(dgst)); err != nil {
 		return nil, r.missing(err, "delete blob %s from %s", dgst, repository)
 	}

@@ -17,7 +17,7 @@ import (
 
 // Fault is something that goes wrong with matching requests. First Delay and
 // Gate hold the request up; then the first of Hang, Reset, Status,
-// TruncateBody and Drip that is set happens. With none of them the request goes on as
+// TruncateBody, CutUpload and Drip that is set happens. With none of them the request goes on as
 // usual.
 type Fault struct {
 	Match Match // nil matches every request; Status is 0 when it is asked
@@ -36,7 +36,8 @@ type Fault struct {
 	// a scheme and a value.
 	Echo func(scheme, value string) string
 
-	TruncateBody bool // send the headers and half of the body, then cut
+	TruncateBody bool  // send the headers and half of the body, then cut
+	CutUpload    int64 // take so many bytes of the request's body, and keep them, then cut
 
 	// Drip sends the headers, then as many bytes of the body as each number says, and
 	// the rest once it is closed.
@@ -159,6 +160,23 @@ func truncate(w http.ResponseWriter, answer func(http.ResponseWriter)) {
 	_ = http.NewResponseController(w).Flush()
 	panic(http.ErrAbortHandler)
 }
+
+// cutUpload has the request answered as if its body had ended too early, and resets the
+// connection instead of answering.
+func cutUpload(w http.ResponseWriter, req *http.Request, size int64, answer func(http.ResponseWriter, *http.Request)) {
+	req = req.WithContext(req.Context())
+	req.Body = struct {
+		io.Reader
+		io.Closer
+	}{io.MultiReader(io.LimitReader(req.Body, size), broken{}), req.Body}
+	answer(httptest.NewRecorder(), req)
+	reset(w)
+}
+
+// broken is a connection that was cut.
+type broken struct{}
+
+func (broken) Read([]byte) (int, error) { return 0, io.ErrUnexpectedEOF }
 
 // drip answers with the body in pieces.
 func drip(w http.ResponseWriter, req *http.Request, pieces <-chan int, answer func(http.ResponseWriter)) {

@@ -19,6 +19,8 @@ func (r *Registry) serve(w http.ResponseWriter, req *http.Request) {
 	case fault.answers(rw, req):
 	case fault.TruncateBody:
 		truncate(rw, func(w http.ResponseWriter) { r.answer(w, req, request) })
+	case fault.CutUpload > 0:
+		cutUpload(rw, req, fault.CutUpload, func(w http.ResponseWriter, req *http.Request) { r.answer(w, req, request) })
 	case fault.Drip != nil:
 		drip(rw, req, fault.Drip, func(w http.ResponseWriter) { r.answer(w, req, request) })
 	default:
@@ -54,6 +56,9 @@ func (r *Registry) answer(w http.ResponseWriter, req *http.Request, request Requ
 	if request.Kind == KindManifestPut && r.settings.refuses(req) {
 		writeError(w, r.settings.refusedStatus, "MANIFEST_INVALID", "manifest invalid")
 		return
+	}
+	if r.settings.noRanges {
+		req.Header.Del("Range")
 	}
 	if request.Kind == KindTags && r.settings.tagPage > 0 {
 		req = shortPage(req, r.settings.tagPage)

@@ -66,6 +66,7 @@ func parse(req *http.Request) Request {
 		Path:      req.URL.Path,
 		Kind:      KindOther,
 		Accept:    strings.Join(req.Header.Values("Accept"), ", "),
+		Range:     req.Header.Get("Range") + req.Header.Get("Content-Range"),
 		UserAgent: req.UserAgent(),
 	}
 	name, ok := strings.CutPrefix(r.Path, apiRoot)

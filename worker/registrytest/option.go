@@ -23,6 +23,7 @@ type settings struct {
 	latency         time.Duration
 	tagPage         int
 	noDigestHeader  bool
+	noRanges        bool
 	headAfterGet    bool
 	refusedType     string
 	refusedStatus   int
@@ -93,6 +94,11 @@ func WithTagPage(n int) Option {
 // manifest HEADs, which the specification allows.
 func WithoutDigestHeader() Option {
 	return func(s *settings) { s.noDigestHeader = true }
+}
+
+// WithoutRanges sends all of a blob where a part was asked for.
+func WithoutRanges() Option {
+	return func(s *settings) { s.noRanges = true }
 }
 
 // WithHeadAfterGet answers a HEAD of a manifest with 404 until a GET of the same

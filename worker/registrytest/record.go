@@ -39,6 +39,7 @@ type Request struct {
 	Page       int    // of a bulk listing, from 1; else 0
 	Status     int    // 0 until it is answered, and for good where it never is
 	Accept     string // all Accept headers, joined by ", "
+	Range      string // Range, or Content-Range of an upload
 	UserAgent  string
 }
 

@@ -27,6 +27,7 @@ import (
 
 	"github.com/distribution/distribution/v3"
 	"github.com/distribution/distribution/v3/registry/handlers"
+	"github.com/distribution/distribution/v3/registry/storage/driver"
 )
 
 // ErrNotFound is wrapped by errors about a repository, tag, digest or blob
@@ -44,6 +45,7 @@ const rebindInterval = 20 * time.Millisecond
 type Registry struct {
 	settings settings
 	app      *handlers.App
+	driver   driver.StorageDriver
 	storage  distribution.Namespace
 	tls      *authority
 	record   recorder
@@ -136,6 +138,12 @@ func (r *Registry) Stop() {
 	cancel()
 	_ = server.Close() // listener and connections are gone, whatever it says
 	r.serving.Lock()   // wait for the requests under way; see serving
+	defer r.serving.Unlock()
+}
+
+// Settle waits until no request is under way, those included whose client is gone.
+func (r *Registry) Settle() {
+	r.serving.Lock()
 	defer r.serving.Unlock()
 }
 

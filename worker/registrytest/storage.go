@@ -62,7 +62,7 @@ func (r *Registry) openStorage() error {
 	if r.settings.partialIndexes {
 		config.Validation.Manifests.Indexes.Platforms = "none"
 	}
-	r.storage, r.app = namespace, handlers.NewApp(context.Background(), config)
+	r.driver, r.storage, r.app = shared, namespace, handlers.NewApp(context.Background(), config)
 	return nil
 }
 
@@ -163,20 +163,6 @@ func (r *Registry) missing(err error, format string, args ...any) error {
 		return fmt.Errorf("%s: %w", doing, ErrNotFound)
 	}
 	return fmt.Errorf("%s: %w", doing, err)
-}
-
-// PushBlob stores a blob in a repository and returns its digest.
-func (r *Registry) PushBlob(repository string, content []byte) (string, error) {
-	repo, err := r.repository(repository)
-	if err != nil {
-		return "", err
-	}
-	ctx := context.Background()
-	stored, err := repo.Blobs(ctx).Put(ctx, "application/octet-stream", content)
-	if err != nil {
-		return "", fmt.Errorf("push a blob to %s: %w", repository, err)
-	}
-	return stored.Digest.String(), nil
 }
 
 // PushManifest stores a manifest or index as it is, whether or not the

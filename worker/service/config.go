@@ -12,16 +12,26 @@ import (
 
 // Config are the settings of a worker.
 type Config struct {
-	Concurrency  int           `envconfig:"WORKER_CONCURRENCY" default:"8" expect:"a whole number, 1 or more" desc:"skopeo processes that a worker runs at once"`
-	Skopeo       string        `envconfig:"SKOPEO_PATH" default:"skopeo" desc:"name or path of skopeo, 1.9.3 or newer"`
+	Concurrency  int           `envconfig:"WORKER_CONCURRENCY" default:"8" expect:"a whole number, 1 or more" desc:"images that a worker copies at once"`
+	Engine       string        `envconfig:"COPY_ENGINE" default:"skopeo" expect:"skopeo or builtin" desc:"what copies images: skopeo, or builtin to copy them without it"`
+	Skopeo       string        `envconfig:"SKOPEO_PATH" default:"skopeo" desc:"name or path of skopeo, 1.9.3 or newer; unused with COPY_ENGINE=builtin"`
 	MaxAttempts  int           `envconfig:"MAX_ATTEMPTS" default:"5" expect:"a whole number, 1 or more" desc:"how often an image is tried in a run before it is a failure"`
 	StallTimeout time.Duration `envconfig:"STALL_TIMEOUT" default:"2m" expect:"a duration such as 2m, more than 0" desc:"a copy that moves no byte for this long is ended and counts as a failed try"`
 	CopyTimeout  time.Duration `envconfig:"COPY_TIMEOUT" default:"0s" expect:"a duration such as 12h, 0 or more" desc:"a copy that takes longer than this is ended and counts as a failed try; 0: no limit"`
 }
 
+// The values of COPY_ENGINE.
+const (
+	EngineSkopeo  = "skopeo"
+	EngineBuiltin = "builtin"
+)
+
 // Validate implements config.Validator.
 func (c *Config) Validate() []error {
 	var bad []error
+	if c.Engine != EngineSkopeo && c.Engine != EngineBuiltin {
+		bad = append(bad, config.Bad("COPY_ENGINE", c.Engine, "skopeo or builtin"))
+	}
 	if c.Concurrency < 1 {
 		bad = append(bad, config.Bad("WORKER_CONCURRENCY", "", "a whole number, 1 or more"))
 	}

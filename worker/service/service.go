@@ -5,13 +5,10 @@ package service
 import (
 	"context"
 	"log/slog"
-	"time"
 
 	"github.com/osism/skopeo-worker/shared/broker"
 	"github.com/osism/skopeo-worker/shared/budget"
 	"github.com/osism/skopeo-worker/shared/message"
-	"github.com/osism/skopeo-worker/shared/reference"
-	"github.com/osism/skopeo-worker/worker/child"
 	"github.com/osism/skopeo-worker/worker/chunk"
 	"github.com/osism/skopeo-worker/worker/consume"
 	"github.com/osism/skopeo-worker/worker/containers"
@@ -19,7 +16,6 @@ import (
 	"github.com/osism/skopeo-worker/worker/mirror"
 	"github.com/osism/skopeo-worker/worker/outage"
 	"github.com/osism/skopeo-worker/worker/registry"
-	"github.com/osism/skopeo-worker/worker/skopeo"
 	"github.com/osism/skopeo-worker/worker/throttle"
 )
 
@@ -31,22 +27,20 @@ type Service struct {
 	budget  *budget.Store
 }
 
-// New checks that there is a skopeo, and returns a worker on the broker. From then on,
-// the endpoint tells how it stands with the broker.
+// New checks that there is what copies images, and returns a worker on the broker. From
+// then on, the endpoint tells how it stands with the broker.
 func New(ctx context.Context, e *Endpoint, b *broker.Broker, c Config, r Registries, log *slog.Logger) (*Service, error) {
-	runner := &skopeo.Runner{Path: c.Skopeo, Insecure: r.Insecure, Stall: c.StallTimeout, Timeout: c.CopyTimeout}
-	version, err := runner.Version(ctx)
+	engine, err := c.engine(ctx, r, log)
 	if err != nil {
 		return nil, err
 	}
-	watchOver(log)
 	store, err := budget.Open(ctx, b, log)
 	if err != nil {
 		return nil, err
 	}
 	s := &Service{metrics: e.Metrics, budget: store}
 	var fleet *metrics.Fleet
-	if s.Consumer, err = s.consumer(ctx, b, c, r, runner, log); err == nil {
+	if s.Consumer, err = s.consumer(ctx, b, c, r, engine, log); err == nil {
 		fleet, err = metrics.NewFleet(ctx, b, store, log)
 	}
 	if err != nil {
@@ -55,22 +49,12 @@ func New(ctx context.Context, e *Endpoint, b *broker.Broker, c Config, r Registr
 	}
 	e.Metrics.Watch(fleet)
 	e.conn.Store(b.Conn)
-	log.Debug("worker is ready", "skopeo", version, "concurrency", c.Concurrency)
+	log.Debug("worker is ready", "engine", c.Engine, "concurrency", c.Concurrency)
 	return s, nil
 }
 
-// watchOver starts what ends processes with this one, and says where they cannot be ended.
-func watchOver(log *slog.Logger) {
-	if err := child.SeesBytes(); err != nil {
-		log.Warn("STALL_TIMEOUT has no effect on skopeo on this machine; set COPY_TIMEOUT", "error", err)
-	}
-	if err := child.Guard(); err != nil {
-		log.Warn("if this process is killed, its skopeo processes keep running", "error", err)
-	}
-}
-
 // consumer puts together what works chunks off.
-func (s *Service) consumer(ctx context.Context, b *broker.Broker, c Config, r Registries, runner *skopeo.Runner, log *slog.Logger) (*consume.Consumer, error) {
+func (s *Service) consumer(ctx context.Context, b *broker.Broker, c Config, r Registries, engine mirror.Engine, log *slog.Logger) (*consume.Consumer, error) {
 	observe := func(registry string, kind budget.Kind, status int) { s.metrics.Request(registry, string(kind), status) }
 	keychain := containers.New()
 	guard := &throttle.Throttle{Budget: s.budget, Identity: identity(keychain), Log: log, Observe: observe}
@@ -79,7 +63,7 @@ func (s *Service) consumer(ctx context.Context, b *broker.Broker, c Config, r Re
 	client := r.client(transport, keychain, c.CopyTimeout, registries.Guard)
 	return consume.New(ctx, b, &chunk.Worker{
 		Resolver:    r.upstream(client, transport, log),
-		Mirror:      &mirror.Mirror{Registry: client, Skopeo: runner, Guard: guarded(registries, timed(guard.Copy, s.metrics))},
+		Mirror:      &mirror.Mirror{Registry: client, Engine: engine, Guard: s.copying(c, guard, registries)},
 		Registries:  registries,
 		Concurrency: c.Concurrency,
 		MaxAttempts: c.MaxAttempts,
@@ -96,27 +80,4 @@ func (s *Service) consumer(ctx context.Context, b *broker.Broker, c Config, r Re
 func (s *Service) Run(ctx context.Context) error {
 	defer s.budget.Close()
 	return s.Consumer.Run(ctx)
-}
-
-// guarded has the tracker watch the copies, and end them where a registry is away.
-func guarded(registries *outage.Tracker, wait guard) func(ctx context.Context, source, destination reference.Repository, digest reference.Digest, run func(context.Context) error) error {
-	return func(ctx context.Context, source, destination reference.Repository, digest reference.Digest, run func(context.Context) error) error {
-		return registries.Copy(ctx, source, destination, digest, func(ctx context.Context) error {
-			return wait(ctx, source, destination, run)
-		})
-	}
-}
-
-// guard runs a copy once it may.
-type guard = func(ctx context.Context, source, destination reference.Repository, run func(context.Context) error) error
-
-// timed measures the copies themselves, without their waits.
-func timed(wait guard, m *metrics.Metrics) guard {
-	return func(ctx context.Context, source, destination reference.Repository, run func(context.Context) error) error {
-		return wait(ctx, source, destination, func(ctx context.Context) error {
-			start := time.Now()
-			defer func() { m.Copy(throttle.Registry(source.Registry()), time.Since(start)) }()
-			return run(ctx)
-		})
-	}
 }

@@ -7,6 +7,8 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
+	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 	"time"
@@ -15,6 +17,7 @@ import (
 
 	"github.com/osism/skopeo-worker/shared/broker"
 	"github.com/osism/skopeo-worker/shared/brokertest"
+	"github.com/osism/skopeo-worker/worker/policy"
 	"github.com/osism/skopeo-worker/worker/skopeo"
 )
 
@@ -44,7 +47,10 @@ func ask(t *testing.T, e *Endpoint, path string) (int, string) {
 }
 
 func worker(ctx context.Context, e *Endpoint, b *broker.Broker, skopeo string) (*Service, error) {
-	c := Config{Concurrency: 1, MaxAttempts: 1, StallTimeout: time.Minute, Skopeo: skopeo}
+	c := Config{Concurrency: 1, MaxAttempts: 1, StallTimeout: time.Minute, Engine: EngineSkopeo, Skopeo: skopeo}
+	if skopeo == "" {
+		c.Engine = EngineBuiltin
+	}
 	return New(ctx, e, b, c, Registries{}, quiet)
 }
 
@@ -130,9 +136,18 @@ func TestNew(t *testing.T) {
 	b := brokertest.Embedded(t)
 	_, err := worker(t.Context(), listen(t), b, "/no/such/skopeo")
 	require.ErrorIs(t, err, skopeo.ErrNotInstalled)
-	s, err := worker(t.Context(), listen(t), b, "skopeo")
-	require.NoError(t, err)
-	ctx, cancel := context.WithCancel(t.Context())
-	cancel()
-	require.NoError(t, s.Run(ctx))
+	for _, skopeo := range []string{"skopeo", ""} {
+		s, err := worker(t.Context(), listen(t), b, skopeo)
+		require.NoError(t, err)
+		ctx, cancel := context.WithCancel(t.Context())
+		cancel()
+		require.NoError(t, s.Run(ctx))
+	}
+
+	// Nor does one that cannot hold images to a policy.
+	strict := filepath.Join(t.TempDir(), "policy.json")
+	require.NoError(t, os.WriteFile(strict, []byte(`{"default":[{"type":"reject"}]}`), 0o600))
+	t.Setenv("CONTAINERS_POLICY_JSON", strict)
+	_, err = worker(t.Context(), listen(t), b, "")
+	require.ErrorIs(t, err, policy.ErrUnenforceable)
 }

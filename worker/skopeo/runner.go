@@ -106,7 +106,7 @@ func (r *Runner) insecure(repository reference.Repository) bool {
 // explain tells a skopeo that could not be started from one that failed.
 func (r *Runner) explain(err error) error {
 	if errors.Is(err, exec.ErrNotFound) || errors.Is(err, fs.ErrNotExist) || errors.Is(err, fs.ErrPermission) {
-		return fmt.Errorf("%w: program %q not found; install skopeo, or set SKOPEO_PATH", ErrNotInstalled, r.path())
+		return fmt.Errorf("%w: program %q not found; install skopeo, set SKOPEO_PATH, or copy without it: COPY_ENGINE=builtin", ErrNotInstalled, r.path())
 	}
 	return fmt.Errorf("running %s: %w", r.path(), err)
 }

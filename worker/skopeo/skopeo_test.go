@@ -46,7 +46,7 @@ func TestVersion(t *testing.T) {
 	_, err = (&skopeo.Runner{Path: "/no/such/skopeo"}).Version(t.Context())
 	require.ErrorIs(t, err, skopeo.ErrNotInstalled)
 	require.EqualError(t, err,
-		`skopeo is not installed: program "/no/such/skopeo" not found; install skopeo, or set SKOPEO_PATH`)
+		`skopeo is not installed: program "/no/such/skopeo" not found; install skopeo, set SKOPEO_PATH, or copy without it: COPY_ENGINE=builtin`)
 
 	_, err = (&skopeo.Runner{Path: "true"}).Version(t.Context())
 	require.EqualError(t, err, "true does not answer as skopeo does; check SKOPEO_PATH")

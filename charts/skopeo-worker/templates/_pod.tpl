@@ -102,6 +102,8 @@
 {{- end }}
 - name: WORKER_CONCURRENCY
   value: {{ .Values.worker.concurrency | int64 | quote }}
+- name: COPY_ENGINE
+  value: {{ .Values.worker.copyEngine | quote }}
 - name: SKOPEO_PATH
   value: {{ .Values.worker.skopeoPath | quote }}
 - name: MAX_ATTEMPTS

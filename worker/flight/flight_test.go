@@ -1,0 +1,67 @@
+package flight_test
+
+import (
+	"context"
+	"errors"
+	"testing"
+	"testing/synctest"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/osism/skopeo-worker/worker/flight"
+)
+
+// TestOneDoesItForAll: everybody gets the error of the one that did it, and the next one
+// after that does it again.
+func TestOneDoesItForAll(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var group flight.Group[string]
+		failed, land := errors.New("failed"), make(chan struct{})
+		done := 0
+		for range 10 {
+			go func() {
+				err := group.Do(t.Context(), "a", func() error { done++; <-land; return failed })
+				require.ErrorIs(t, err, failed)
+			}()
+		}
+		synctest.Wait()
+		require.NoError(t, group.Do(t.Context(), "b", func() error { return nil }), "other keys do not wait")
+		close(land)
+		synctest.Wait()
+		require.Equal(t, 1, done)
+		require.NoError(t, group.Do(t.Context(), "a", func() error { return nil }))
+	})
+}
+
+// TestOneLeaves: the others are not taken along, whether it did it or waited.
+func TestOneLeaves(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var group flight.Group[string]
+		leaves, leave := context.WithCancel(t.Context())
+		land, done := make(chan struct{}), 0
+		do := func(ctx context.Context) error {
+			return group.Do(ctx, "a", func() error {
+				done++
+				select {
+				case <-ctx.Done():
+					return ctx.Err()
+				case <-land:
+					return nil
+				}
+			})
+		}
+		go func() { require.ErrorIs(t, do(leaves), context.Canceled) }()
+		synctest.Wait()
+		for range 3 {
+			go func() { require.NoError(t, do(t.Context())) }()
+		}
+		synctest.Wait()
+		leave()
+		synctest.Wait()
+		require.Equal(t, 2, done, "one of the others does it")
+		require.ErrorIs(t, do(leaves), context.Canceled)
+		close(land)
+		synctest.Wait()
+		require.Equal(t, 2, done)
+	})
+}

@@ -1,0 +1,173 @@
+package registry
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"strconv"
+	"strings"
+
+	"github.com/google/go-containerregistry/pkg/v1/remote/transport"
+
+	"github.com/osism/skopeo-worker/shared/reference"
+)
+
+// beginning is how much of a page is looked at.
+const beginning = 1 << 10
+
+// Content is a blob as a registry sends it. Nothing of it is checked. Its read errors wrap
+// an *Error, but for io.EOF. It must be closed, and is not safe for concurrent use.
+type Content struct {
+	From int64 // offset of the first byte
+	Size int64 // of the whole blob, as far as the registry says; else -1
+
+	*opened
+}
+
+// Open asks for a blob from an offset on. A registry that does not serve parts sends all
+// of it: From is 0 then.
+func (c *Client) Open(ctx context.Context, repository reference.Repository, blob reference.Digest, from int64) (*Content, error) {
+	get := call{
+		op: OpGetBlob, repository: repository, reference: blob, method: http.MethodGet,
+		scope: transport.PullScope, path: blobs, limit: maxErrorSize, instead: aBlob,
+		large: true, within: c.copyTimeout, opens: true, from: from,
+	}
+	got, err := c.send(ctx, get)
+	switch failed := (*Error)(nil); {
+	case from > 0 && errors.As(err, &failed) && failed.Status == http.StatusRequestedRangeNotSatisfiable:
+		return c.Open(ctx, repository, blob, 0)
+	case err != nil:
+		return nil, err
+	}
+	content := &Content{Size: got.size, opened: got.opened}
+	switch {
+	case got.status == http.StatusOK:
+		return content, nil
+	case got.status == http.StatusPartialContent && from > 0:
+		if whole, ok := contentRange(got.header.Get("Content-Range"), from); ok {
+			content.From, content.Size = from, whole
+			return content, nil
+		}
+		_ = content.Close()
+		return c.Open(ctx, repository, blob, 0) // it sends something else
+	}
+	_ = content.Close()
+	return nil, about(fmt.Errorf("%w: answered %d instead of the blob", ErrUnexpected, got.status), OpGetBlob, repository, blob)
+}
+
+// contentRange reads a Content-Range and returns the size of the whole, -1 where it does
+// not say. It is false unless the range goes from the offset to the end.
+func contentRange(text string, from int64) (whole int64, ok bool) {
+	text, ok = strings.CutPrefix(strings.TrimSpace(text), "bytes ")
+	part, of, _ := strings.Cut(text, "/")
+	first, last, _ := strings.Cut(part, "-")
+	begin, err := strconv.ParseInt(strings.TrimSpace(first), 10, 64)
+	end, errEnd := strconv.ParseInt(strings.TrimSpace(last), 10, 64)
+	if !ok || err != nil || errEnd != nil || begin != from || end < begin {
+		return 0, false
+	}
+	if of = strings.TrimSpace(of); of == "*" {
+		return -1, true
+	}
+	whole, err = strconv.ParseInt(of, 10, 64)
+	return whole, err == nil && end == whole-1
+}
+
+// Another is the error of a source that has sent something else than the blob, which
+// begins like this.
+func (c *Content) Another(begin []byte) error {
+	wanted, _ := c.call.reference.(reference.Digest) // Open has nothing else
+	return c.judged(about(otherBlob(c.status, begin, wanted), OpGetBlob, c.call.repository, wanted))
+}
+
+// Short is the error of a source that has ended before the blob has.
+func (c *Content) Short() error {
+	return c.judged(about(fmt.Errorf("%w: %w", ErrUnavailable, io.ErrUnexpectedEOF), c.call.op, c.call.repository, c.call.reference))
+}
+
+// LookAtBlob returns an error that wraps ErrPage where a page comes instead of a blob.
+// It reads no more than the beginning.
+func (c *Client) LookAtBlob(ctx context.Context, repository reference.Repository, blob reference.Digest) error {
+	content, err := c.Open(ctx, repository, blob, 0)
+	if err != nil {
+		return err
+	}
+	defer content.Close()
+	begin, err := io.ReadAll(io.LimitReader(content, beginning))
+	if err == nil && (len(begin) == 0 || isMarkup(begin)) {
+		err = content.Another(begin)
+	}
+	return err
+}
+
+// sendOpen makes a call whose answer is read later. The guard watches that, too: what it
+// makes of a failure is what the reader gets.
+func (c *Client) sendOpen(ctx context.Context, call call) (answer, error) {
+	type sent struct {
+		got answer
+		err error
+	}
+	began, ended := make(chan sent, 1), make(chan error, 1)
+	read, judged := make(chan error, 1), make(chan struct{})
+	go func() {
+		defer close(judged)
+		ended <- c.guard(ctx, call.guarded(), func() error {
+			got, err := c.sendNow(ctx, call)
+			if err != nil {
+				return err
+			}
+			got.opened.judge = func(err error) error {
+				read <- err
+				return call.named(<-ended)
+			}
+			began <- sent{got, nil}
+			return <-read
+		})
+	}()
+	select {
+	case s := <-began:
+		return s.got, nil
+	case <-judged:
+		return answer{}, call.named(<-ended)
+	}
+}
+
+// opened is the body of an answer that is read after its call has returned.
+type opened struct {
+	body   io.ReadCloser
+	status int
+	call   call
+	at     location
+	ctx    context.Context
+	end    func()
+	judge  func(err error) error // returns what the guard makes of the end; nil: nobody watches
+	over   bool                  // it was called
+}
+
+// Read implements io.Reader.
+func (o *opened) Read(p []byte) (int, error) {
+	n, err := o.body.Read(p)
+	if err != nil && err != io.EOF {
+		err = about(trouble(o.ctx, o.at.registry.RegistryStr(), err), o.call.op, o.call.repository, o.call.reference)
+		err = o.judged(err)
+	}
+	return n, err
+}
+
+// judged returns what the guard makes of an error; nil is the end without one.
+func (o *opened) judged(err error) error {
+	if o.judge == nil || o.over {
+		return err
+	}
+	o.over = true
+	return o.judge(err)
+}
+
+// Close ends the transfer.
+func (o *opened) Close() error {
+	defer o.end()
+	_ = o.judged(nil)
+	return o.body.Close()
+}

@@ -1,0 +1,87 @@
+package service
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"time"
+
+	"github.com/osism/skopeo-worker/shared/reference"
+	"github.com/osism/skopeo-worker/worker/child"
+	"github.com/osism/skopeo-worker/worker/mirror"
+	"github.com/osism/skopeo-worker/worker/outage"
+	"github.com/osism/skopeo-worker/worker/policy"
+	"github.com/osism/skopeo-worker/worker/skopeo"
+	"github.com/osism/skopeo-worker/worker/throttle"
+)
+
+// engine returns what copies images, nil where this process does, once it is known that
+// it can.
+func (c Config) engine(ctx context.Context, r Registries, log *slog.Logger) (mirror.Engine, error) {
+	if c.Engine == EngineBuiltin {
+		return nil, policy.Enforceable("")
+	}
+	runner := &skopeo.Runner{Path: c.Skopeo, Insecure: r.Insecure, Stall: c.StallTimeout, Timeout: c.CopyTimeout}
+	version, err := runner.Version(ctx)
+	if err != nil {
+		return nil, err
+	}
+	log.Debug("skopeo copies images", "version", version)
+	watchOver(log)
+	return runner, nil
+}
+
+// watchOver starts what ends processes with this one, and says where they cannot be ended.
+func watchOver(log *slog.Logger) {
+	if err := child.SeesBytes(); err != nil {
+		log.Warn("STALL_TIMEOUT has no effect on skopeo on this machine; set COPY_TIMEOUT", "error", err)
+	}
+	if err := child.Guard(); err != nil {
+		log.Warn("if this process is killed, its skopeo processes keep running", "error", err)
+	}
+}
+
+// guard runs a copy of an image once it may; see mirror.Mirror.
+type guard = func(ctx context.Context, source, destination reference.Repository, digest reference.Digest, run func(context.Context) error) error
+
+// copying is the guard of the engine. Of the builtin one, every request asks the budget
+// and the tracker itself; skopeo's are asked for as a whole.
+func (s *Service) copying(c Config, requests *throttle.Throttle, registries *outage.Tracker) guard {
+	if c.Engine == EngineBuiltin {
+		return func(ctx context.Context, source, _ reference.Repository, _ reference.Digest, run func(context.Context) error) error {
+			return within(ctx, c.CopyTimeout, s.timed(source, run))
+		}
+	}
+	return func(ctx context.Context, source, destination reference.Repository, digest reference.Digest, run func(context.Context) error) error {
+		return registries.Copy(ctx, source, destination, digest, func(ctx context.Context) error {
+			return requests.Copy(ctx, source, destination, s.timed(source, run))
+		})
+	}
+}
+
+// timed measures a copy itself, without its waits.
+func (s *Service) timed(source reference.Repository, run func(context.Context) error) func(context.Context) error {
+	return func(ctx context.Context) error {
+		start := time.Now()
+		defer func() { s.metrics.Copy(throttle.Registry(source.Registry()), time.Since(start)) }()
+		return run(ctx)
+	}
+}
+
+// errTooLong is the cause of a copy's end when its time is over.
+var errTooLong = errors.New("gave up after")
+
+// within ends a copy that takes longer; 0 is never.
+func within(ctx context.Context, limit time.Duration, run func(context.Context) error) error {
+	if limit <= 0 {
+		return run(ctx)
+	}
+	over := fmt.Errorf("%w %s", errTooLong, limit)
+	ctx, cancel := context.WithTimeoutCause(ctx, limit, over)
+	defer cancel()
+	if err := run(ctx); err == nil || !errors.Is(context.Cause(ctx), errTooLong) {
+		return err
+	}
+	return over
+}

@@ -1,0 +1,143 @@
+package transfer
+
+import (
+	"slices"
+	"sync"
+	"time"
+
+	lru "github.com/hashicorp/golang-lru/v2"
+
+	"github.com/osism/skopeo-worker/shared/reference"
+)
+
+const (
+	// heldFor is how long it is believed that a destination holds a blob: what nothing
+	// refers to is collected there.
+	heldFor = time.Hour
+
+	// maxHeld bounds what is remembered, some 300 bytes each.
+	maxHeld = 20000
+
+	// maxHolders is how many repositories are remembered to hold the same blob.
+	maxHolders = 4
+
+	// maxDenied is how often in a row a registry may not take a blob from a repository
+	// that holds it, before it is not asked to for as long as heldFor.
+	maxDenied = 3
+
+	// proven is a registry that has taken the last one.
+	proven = -1
+)
+
+// held remembers which repositories of destinations hold which blobs.
+type held struct {
+	now func() time.Time
+
+	mu     sync.Mutex
+	places *lru.Cache[place, time.Time]
+	// holders are the repositories of a registry that hold a blob, the latest first.
+	holders *lru.Cache[shelf, []reference.Repository]
+	habits  map[string]habit // by registry
+}
+
+// shelf is a blob in a registry.
+type shelf struct {
+	registry string
+	digest   reference.Digest
+}
+
+// habit is how often in a row a registry has not taken a blob from another repository, or
+// proven, and when that was last.
+type habit struct {
+	denied int
+	last   time.Time
+}
+
+func newHeld() *held {
+	h := &held{now: time.Now, habits: make(map[string]habit)}
+	// The only error is that of a size below 1.
+	h.places, _ = lru.New[place, time.Time](maxHeld)
+	h.holders, _ = lru.New[shelf, []reference.Repository](maxHeld)
+	return h
+}
+
+func (p place) shelf() shelf { return shelf{p.repository.Registry(), p.digest} }
+
+func (h *held) has(p place) bool {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return h.isFresh(p)
+}
+
+func (h *held) isFresh(p place) bool {
+	since, known := h.places.Get(p)
+	return known && h.now().Sub(since) < heldFor
+}
+
+func (h *held) add(p place) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.places.Add(p, h.now())
+	known, _ := h.holders.Get(p.shelf())
+	others := slices.DeleteFunc(slices.Clone(known), func(r reference.Repository) bool { return r == p.repository })
+	others = others[:min(len(others), maxHolders-1)]
+	h.holders.Add(p.shelf(), append([]reference.Repository{p.repository}, others...))
+}
+
+func (h *held) forget(p place) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.places.Remove(p)
+	known, _ := h.holders.Get(p.shelf())
+	h.holders.Add(p.shelf(), slices.DeleteFunc(slices.Clone(known), func(r reference.Repository) bool { return r == p.repository }))
+}
+
+// elsewhere returns a repository of the same registry that holds the blob, zero where
+// none is known, or where the registry is not worth asking.
+func (h *held) elsewhere(p place) reference.Repository {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if h.denies(p.repository.Registry()) {
+		return reference.Repository{}
+	}
+	known, _ := h.holders.Get(p.shelf())
+	for _, r := range known {
+		if r != p.repository && h.isFresh(place{r, p.digest}) {
+			return r
+		}
+	}
+	return reference.Repository{}
+}
+
+// mounts reports whether the registry is worth asking.
+func (h *held) mounts(registry string) bool {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return !h.denies(registry)
+}
+
+func (h *held) denies(registry string) bool {
+	d := h.habits[registry]
+	return d.denied >= maxDenied && h.now().Sub(d.last) < heldFor
+}
+
+// isProven reports whether the registry has taken the last blob that it was to take.
+func (h *held) isProven(registry string) bool {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return h.habits[registry].denied == proven
+}
+
+// mounted notes whether the registry has taken the blob from the repository.
+func (h *held) mounted(from place, taken bool) {
+	if !taken {
+		h.forget(from)
+	}
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	d := habit{proven, h.now()}
+	if !taken {
+		d.denied = max(h.habits[from.repository.Registry()].denied, 0) + 1
+	}
+	h.habits[from.repository.Registry()] = d
+}

@@ -1,0 +1,102 @@
+package transfer_test
+
+import (
+	"net/http"
+	"strconv"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/osism/skopeo-worker/worker/registrytest"
+)
+
+// TestMount: what another repository of the destination is known to have is asked of
+// nobody else, and once that has worked, in one request.
+func TestMount(t *testing.T) {
+	p := newPair(t)
+	blob, content := p.push(t, 5*mib)
+	require.NoError(t, p.Copy(t.Context(), p.source(), p.destination("a"), blob))
+	for _, name := range []string{"b", "c/d", "e"} {
+		p.to.ResetRequests()
+		require.NoError(t, p.Copy(t.Context(), p.source(), p.destination(name), blob))
+		p.holds(t, name, blob, content)
+		require.Equal(t, 1, p.to.Count(registrytest.All(mounts, registrytest.Answered(http.StatusCreated))))
+		require.Equal(t, map[string]int{"b": 1}[name], p.to.Count(heads))
+		require.Zero(t, p.to.Count(puts))
+	}
+	require.Equal(t, 1, p.from.Count(gets))
+}
+
+// TestMountFromTheSource: both may be at one registry.
+func TestMountFromTheSource(t *testing.T) {
+	p := newPair(t)
+	content := random(1000)
+	digest, err := p.to.PushBlob(repository, content)
+	require.NoError(t, err)
+	blob, _ := p.push(t, 1000)
+	require.Equal(t, digest, blob.Digest.String())
+	require.NoError(t, p.Copy(t.Context(), p.destination(repository), p.destination("mirror"), blob))
+	p.holds(t, "mirror", blob, content)
+	require.Zero(t, p.to.Count(gets))
+}
+
+// TestMountsThatBecomeUploads: the blob is sent to the upload that the destination has
+// begun, and none is left.
+func TestMountsThatBecomeUploads(t *testing.T) {
+	for _, size := range []int{1000, 5 * mib} {
+		p := newPair(t)
+		blob, content := p.push(t, size)
+		other, _ := p.push(t, 10)
+		require.NoError(t, p.Copy(t.Context(), p.source(), p.destination("a"), blob, other))
+		require.NoError(t, p.Copy(t.Context(), p.source(), p.destination("b"), other), "it is a registry that can")
+		_, err := p.to.BreakBlob("a", blob.Digest.String())
+		require.NoError(t, err)
+		p.to.ResetRequests()
+		require.NoError(t, p.Copy(t.Context(), p.source(), p.destination("b"), blob))
+		p.holds(t, "b", blob, content)
+		require.Equal(t, 1, p.to.Count(begins))
+		require.Equal(t, 1, p.to.Count(registrytest.All(mounts, registrytest.Answered(http.StatusAccepted))))
+		require.Zero(t, p.to.Count(method(http.MethodDelete)))
+		uploads, err := p.to.Uploads("b")
+		require.NoError(t, err)
+		require.Zero(t, uploads)
+
+		require.NoError(t, p.Copy(t.Context(), p.source(), p.destination("c"), blob), "b has it now")
+		require.Equal(t, 2, p.from.Count(registrytest.All(gets, registrytest.Ref(blob.Digest.String()))))
+	}
+}
+
+// TestMountsThatAreRefused: the blob is sent, and after some times it is at once.
+func TestMountsThatAreRefused(t *testing.T) {
+	for _, status := range []int{http.StatusBadRequest, http.StatusUnauthorized, http.StatusForbidden, http.StatusNotFound, http.StatusMethodNotAllowed} {
+		t.Run(strconv.Itoa(status), func(t *testing.T) {
+			p := newPair(t)
+			blob, content := p.push(t, 1000)
+			p.to.Inject(registrytest.Fault{Match: mounts, Status: status})
+			asked := 0
+			for _, name := range []string{"a", "b", "c", "d", "e", "f"} {
+				p.to.ResetRequests()
+				require.NoError(t, p.Copy(t.Context(), p.source(), p.destination(name), blob))
+				p.holds(t, name, blob, content)
+				if p.to.Count(mounts) > 0 {
+					asked++
+				}
+			}
+			require.Equal(t, 3, asked)
+		})
+	}
+}
+
+// TestMountsThatFail otherwise are the failure.
+func TestMountsThatFail(t *testing.T) {
+	p := newPair(t)
+	blob, _ := p.push(t, 1000)
+	require.NoError(t, p.Copy(t.Context(), p.source(), p.destination("a"), blob))
+	for _, status := range []int{http.StatusTooManyRequests, http.StatusInternalServerError} {
+		p.to.Inject(registrytest.Fault{Match: mounts, Status: status, Times: 1})
+		require.ErrorContains(t, p.Copy(t.Context(), p.source(), p.destination("b"), blob), strconv.Itoa(status))
+		require.Equal(t, 1, p.from.Count(gets))
+	}
+	require.NoError(t, p.Copy(t.Context(), p.source(), p.destination("b"), blob))
+	require.Equal(t, 1, p.from.Count(gets))
+}

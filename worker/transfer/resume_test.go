@@ -1,0 +1,220 @@
+package transfer_test
+
+import (
+	"fmt"
+	"net/http"
+	"strings"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/osism/skopeo-worker/worker/registry"
+	"github.com/osism/skopeo-worker/worker/registrytest"
+)
+
+// ranges are the parts that requests were about, empty for all of a blob.
+func ranges(r *registrytest.Registry, match registrytest.Match) (ranges []string) {
+	for _, request := range r.Requests() {
+		if match(request) {
+			ranges = append(ranges, request.Range)
+		}
+	}
+	return ranges
+}
+
+// TestCutsAtTheSource: what is missing is asked for, and if the source has no parts, all of
+// it again; the destination notices nothing.
+func TestCutsAtTheSource(t *testing.T) {
+	const size = 8 * mib
+	half := fmt.Sprintf("bytes=%d-", size/2)
+	part := registrytest.All(gets, func(r registrytest.Request) bool { return r.Range != "" })
+	for name, test := range map[string]struct {
+		options []registrytest.Option
+		fault   registrytest.Fault // of the second request
+		asked   []string
+	}{
+		"parts":    {asked: []string{"", half}},
+		"no parts": {options: []registrytest.Option{registrytest.WithoutRanges()}, asked: []string{"", half}},
+		"another part": {asked: []string{"", half, ""}, fault: registrytest.Fault{Status: http.StatusPartialContent,
+			Header: http.Header{"Content-Range": {fmt.Sprintf("bytes 0-%d/%d", size-1, size)}}, Body: strings.Repeat("x", size)}},
+		"a part that ends early": {asked: []string{"", half, ""}, fault: registrytest.Fault{Status: http.StatusPartialContent,
+			Header: http.Header{"Content-Range": {fmt.Sprintf("bytes %d-%d/%d", size/2, size-2, size)}}, Body: strings.Repeat("x", size/2-1)}},
+		"a part of nothing": {asked: []string{"", half, ""}, fault: registrytest.Fault{Status: http.StatusPartialContent, Body: "x"}},
+		"416":               {asked: []string{"", half, ""}, fault: registrytest.Fault{Status: http.StatusRequestedRangeNotSatisfiable}},
+		"the wrong bytes": {asked: []string{"", half, ""}, fault: registrytest.Fault{Status: http.StatusPartialContent,
+			Header: http.Header{"Content-Range": {fmt.Sprintf("bytes %d-%d/%d", size/2, size-1, size)}}, Body: strings.Repeat("x", size/2)}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			p := newPair(t, test.options...)
+			blob, content := p.push(t, size)
+			p.from.Inject(registrytest.Fault{Match: gets, TruncateBody: true, Times: 1})
+			if test.fault.Status != 0 {
+				test.fault.Match, test.fault.Times = part, 1
+				p.from.Inject(test.fault)
+			}
+			require.NoError(t, p.Copy(t.Context(), p.source(), p.destination("a"), blob))
+			p.holds(t, "a", blob, content)
+			require.Equal(t, test.asked, ranges(p.from, gets))
+			begun := 1
+			if name == "the wrong bytes" {
+				begun = 2 // the destination has them
+			}
+			require.Equal(t, begun, p.to.Count(begins))
+			require.Equal(t, 1, p.to.Count(puts))
+		})
+	}
+}
+
+// TestCutsWithoutEnd: one that comes before much was sent since the last one is a failure,
+// and the next try goes on where that one ended.
+func TestCutsWithoutEnd(t *testing.T) {
+	p := newPair(t)
+	blob, content := p.push(t, 8*mib)
+	remove := p.from.Inject(registrytest.Fault{Match: gets, TruncateBody: true})
+	begun := 0
+	for last := 0; ; {
+		p.to.ResetRequests()
+		err := p.Copy(t.Context(), p.source(), p.destination("a"), blob)
+		require.ErrorIs(t, err, registry.ErrUnavailable)
+		require.ErrorContains(t, err, "get blob "+p.source().String())
+		asked := p.from.Count(gets)
+		require.Greater(t, asked, last)
+		p.to.Settle() // it has noticed the cut
+		begun += p.to.Count(begins)
+		if last = asked; last > 6 {
+			break
+		}
+	}
+	remove()
+	p.to.ResetRequests()
+	require.NoError(t, p.Copy(t.Context(), p.source(), p.destination("a"), blob))
+	p.holds(t, "a", blob, content)
+	require.Equal(t, 1, begun)
+	require.Zero(t, p.to.Count(begins))
+	require.NotContains(t, ranges(p.from, gets)[1:], "", "nothing is begun anew")
+}
+
+// TestCutsAtTheDestination: it is sent what it does not have, which is asked of the source.
+func TestCutsAtTheDestination(t *testing.T) {
+	const size, taken = 8 * mib, 5*mib + 12345
+	for name, test := range map[string]struct {
+		match       registrytest.Match
+		size, taken int64
+		asked, sent []string
+	}{
+		"large": {match: patches, size: size, taken: taken,
+			asked: []string{"", fmt.Sprintf("bytes=%d-", 5*mib)}, sent: []string{"", fmt.Sprintf("%d-%d", taken, size-1)}},
+		"small":   {match: puts, size: 3 * mib, taken: 2*mib + 1, asked: []string{"", fmt.Sprintf("bytes=%d-", 2*mib)}, sent: []string{"", fmt.Sprintf("%d-%d", 2*mib+1, 3*mib-1)}},
+		"smaller": {match: puts, size: 1000, taken: 10, asked: []string{"", ""}, sent: []string{"", "10-999"}},
+		"at once": {match: puts, size: 1000, taken: 1, asked: []string{"", ""}, sent: []string{"", ""}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			p := newPair(t)
+			blob, content := p.push(t, int(test.size))
+			p.to.Inject(registrytest.Fault{Match: test.match, CutUpload: test.taken, Times: 1})
+			require.NoError(t, p.Copy(t.Context(), p.source(), p.destination("a"), blob))
+			p.holds(t, "a", blob, content)
+			require.Equal(t, test.asked, ranges(p.from, gets))
+			require.Equal(t, test.sent, ranges(p.to, func(r registrytest.Request) bool { return patches(r) || puts(r) }))
+		})
+	}
+}
+
+// sent are the requests that were about an upload.
+func sent(r *registrytest.Registry) (methods []string) {
+	for _, request := range r.Requests() {
+		if request.Kind == registrytest.KindBlobUpload || request.Kind == registrytest.KindOther {
+			methods = append(methods, request.Method)
+		}
+	}
+	return methods
+}
+
+// TestTheNextTryGoesOn with what a failed one has left at the destination.
+func TestTheNextTryGoesOn(t *testing.T) {
+	for name, test := range map[string]struct {
+		fault registrytest.Fault
+		is    error
+		next  []string // nil: as much as had been sent by then
+		gets  int      // of both tries
+	}{
+		"503 at the end": {is: registry.ErrUnavailable, gets: 1, next: []string{"GET", "PUT"},
+			fault: registrytest.Fault{Match: puts, Status: http.StatusServiceUnavailable, Times: 1}},
+		"429 at the end": {is: registry.ErrLimited, gets: 1, next: []string{"GET", "PUT"},
+			fault: registrytest.Fault{Match: puts, Status: http.StatusTooManyRequests, Times: 1}},
+		"a page at the end": {is: registry.ErrPage, gets: 1, next: []string{"GET", "PUT"},
+			fault: registrytest.Fault{Match: puts, Status: http.StatusOK, Header: http.Header{"Content-Type": {"text/html"}}, Body: "<html>", Times: 1}},
+		"503 in the middle": {is: registry.ErrUnavailable, gets: 2,
+			fault: registrytest.Fault{Match: patches, Status: http.StatusServiceUnavailable, Times: 1}},
+		"denied at the end": {is: registry.ErrDenied, gets: 2, next: []string{"POST", "PATCH", "PUT"},
+			fault: registrytest.Fault{Match: puts, Status: http.StatusForbidden, Times: 2}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			p := newPair(t)
+			blob, content := p.push(t, 6*mib)
+			p.to.Inject(test.fault)
+			err := p.Copy(t.Context(), p.source(), p.destination("a"), blob)
+			require.ErrorIs(t, err, test.is)
+			require.ErrorContains(t, err, "put "+p.destination("a").String())
+			p.lacks(t, "a", blob)
+			p.to.ResetRequests()
+			require.NoError(t, p.Copy(t.Context(), p.source(), p.destination("a"), blob))
+			p.holds(t, "a", blob, content)
+			if test.next != nil {
+				require.Equal(t, test.next, sent(p.to))
+			}
+			require.Equal(t, test.gets, p.from.Count(gets))
+		})
+	}
+}
+
+// TestUploadsThatAreForgotten are begun anew, once.
+func TestUploadsThatAreForgotten(t *testing.T) {
+	for _, size := range []int{1000, 6 * mib} {
+		p := newPair(t)
+		blob, content := p.push(t, size)
+		p.to.Inject(registrytest.Fault{Match: puts, Status: http.StatusNotFound, Times: 1})
+		require.NoError(t, p.Copy(t.Context(), p.source(), p.destination("a"), blob))
+		p.holds(t, "a", blob, content)
+		require.Equal(t, 2, p.to.Count(begins))
+
+		p.restart()
+		p.to.Inject(registrytest.Fault{Match: puts, Status: http.StatusNotFound})
+		err := p.Copy(t.Context(), p.source(), p.destination("b"), blob)
+		require.ErrorIs(t, err, registry.ErrNotFound)
+		require.ErrorContains(t, err, "put "+p.destination("b").String())
+		require.Equal(t, 4, p.to.Count(begins))
+	}
+}
+
+// TestTokensThatEnd in the middle of a blob: what was sent is not lost.
+func TestTokensThatEnd(t *testing.T) {
+	for name, match := range map[string]registrytest.Match{"in the middle": patches, "at the end": puts, "at the beginning": begins} {
+		for _, size := range []int{1000, 6 * mib} {
+			t.Run(fmt.Sprint(name, " ", size), func(t *testing.T) {
+				p := newPair(t)
+				blob, content := p.push(t, size)
+				p.to.Inject(registrytest.Fault{Match: match, Status: http.StatusUnauthorized, Times: 1})
+				require.NoError(t, p.Copy(t.Context(), p.source(), p.destination("a"), blob))
+				p.holds(t, "a", blob, content)
+				require.LessOrEqual(t, p.from.Count(gets), 2)
+			})
+		}
+	}
+}
+
+// TestContentOfAnotherDigest never becomes a blob, whatever is cut.
+func TestContentOfAnotherDigest(t *testing.T) {
+	const size = 6 * mib
+	p := newPair(t)
+	blob, _ := p.push(t, size)
+	p.from.Inject(registrytest.Fault{Match: gets, TruncateBody: true, Times: 1})
+	p.from.Inject(registrytest.Fault{Match: gets, Status: http.StatusPartialContent, Body: strings.Repeat("x", size/2),
+		Header: http.Header{"Content-Range": {fmt.Sprintf("bytes %d-%d/%d", size/2, size-1, size)}}, Times: 1})
+	p.from.Inject(registrytest.Fault{Match: gets, Status: http.StatusOK, Body: strings.Repeat("x", size)})
+	err := p.Copy(t.Context(), p.source(), p.destination("a"), blob)
+	require.ErrorIs(t, err, registry.ErrDigestMismatch)
+	require.ErrorContains(t, err, "get blob "+p.source().String())
+	p.lacks(t, "a", blob)
+	require.Equal(t, 3, p.from.Count(gets))
+}

@@ -1,0 +1,251 @@
+package transfer
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/http"
+	"time"
+
+	"github.com/osism/skopeo-worker/shared/reference"
+	"github.com/osism/skopeo-worker/worker/meter"
+	"github.com/osism/skopeo-worker/worker/registry"
+)
+
+const (
+	// small is the size up to which a blob is sent together with the end of its upload,
+	// which saves a request. What is larger is sent before, so that an end that fails
+	// does not lose it.
+	small = 4 << 20
+
+	// advance is how much must have been moved since the last cut for another one to be
+	// gone on after at once. Otherwise it is a failure, which is tried again later.
+	advance = 1 << 20
+
+	// settling is how long a destination gets to notice a cut and to count what it has,
+	// before it is asked for that.
+	settling = 200 * time.Millisecond
+
+	// cancelWithin bounds how long a destination is asked to forget an upload.
+	cancelWithin = 10 * time.Second
+)
+
+// transfer is one blob on its way.
+type transfer struct {
+	*Blobs
+	source, destination reference.Repository
+	blob                registry.Descriptor
+
+	upload *registry.Upload // nil: none is under way
+	sum    *sum             // of what was read from the source
+	// reads and writes are how far the blob was at the last cut on either side.
+	reads, writes cuts
+	pieces        bool // it was not sent in one piece
+	anew          bool // it was begun from its first byte once more
+}
+
+// cuts are the interruptions of one side.
+type cuts struct {
+	any bool
+	at  int64
+}
+
+// advanced notes a cut, and reports whether enough was moved since the one before.
+func (c *cuts) advanced(to int64) bool {
+	if c.any && to-c.at < advance {
+		return false
+	}
+	*c = cuts{any: true, at: to}
+	return true
+}
+
+// isCut reports whether a registry was there and then was not, in the middle of a blob.
+// One that was silent for so long that it counts as a failure is none.
+func isCut(ctx context.Context, err error) bool {
+	failed := (*registry.Error)(nil)
+	return ctx.Err() == nil && errors.As(err, &failed) && failed.Status == 0 &&
+		(errors.Is(err, registry.ErrUnavailable) || errors.Is(err, registry.ErrUnexpected)) &&
+		!errors.Is(err, registry.ErrStalled) && !errors.Is(err, context.DeadlineExceeded)
+}
+
+// run brings the blob. What it has begun and another try can go on with is kept.
+func (t *transfer) run(ctx context.Context) error {
+	at := place{t.destination, t.blob.Digest}
+	t.upload, t.sum = t.begun.take(at)
+	if t.pieces = t.upload != nil; !t.pieces {
+		if there, err := t.isThere(ctx); err != nil || there {
+			return err
+		}
+		t.sum = newSum(t.blob.Digest)
+	}
+	err := t.send(ctx)
+	for err != nil && t.recovers(ctx, err) {
+		err = t.send(ctx)
+	}
+	switch {
+	case err == nil || t.upload == nil:
+	case mayPass(ctx, err):
+		t.begun.keep(at, t.upload, t.sum)
+	default:
+		t.cancel(ctx)
+	}
+	return err
+}
+
+// isThere finds that the destination has the blob, or makes it take it from another of its
+// repositories. A destination that begins an upload instead is sent the blob.
+func (t *transfer) isThere(ctx context.Context) (bool, error) {
+	from := t.holder(place{t.destination, t.blob.Digest})
+	if from.IsZero() || !t.held.isProven(from.Registry()) {
+		// One that only begins uploads would be sent what it has.
+		if there, err := t.to.HasBlob(ctx, t.destination, t.blob); err != nil || there || from.IsZero() {
+			return there, err
+		}
+	}
+	upload, err := t.to.Begin(ctx, t.destination, t.blob.Digest, from)
+	if err != nil && !registry.IsDeclined(err) {
+		return false, err
+	}
+	taken := err == nil && upload == nil
+	t.held.mounted(place{from, t.blob.Digest}, taken)
+	t.upload = upload
+	return taken, nil
+}
+
+// holder is a repository that the destination can take the blob from.
+func (t *transfer) holder(at place) reference.Repository {
+	if t.source.Registry() == t.destination.Registry() && t.source != t.destination && t.held.mounts(t.source.Registry()) {
+		return t.source
+	}
+	return t.held.elsewhere(at)
+}
+
+// mayPass reports whether what was begun can be of use to another try.
+func mayPass(ctx context.Context, err error) bool {
+	for _, passes := range []error{registry.ErrUnavailable, registry.ErrUnexpected, registry.ErrLimited, registry.ErrPage, registry.ErrEnded} {
+		if errors.Is(err, passes) {
+			return true
+		}
+	}
+	return ctx.Err() != nil
+}
+
+// send sends what the destination does not have of the blob.
+func (t *transfer) send(ctx context.Context) error {
+	has, err := t.resume(ctx)
+	if err != nil {
+		return err
+	}
+	if has > 0 && has == t.sum.n && t.sum.verified() {
+		return t.upload.Finish(ctx, nil, has, 0)
+	}
+	c, err := t.open(ctx, has)
+	if err != nil {
+		return err
+	}
+	defer c.close()
+	if t.upload == nil {
+		if t.upload, err = t.to.Begin(ctx, t.destination, t.blob.Digest, reference.Repository{}); err != nil {
+			return err
+		}
+	}
+	err = t.push(ctx, c, has)
+	// What the destination says of a source that fails must not be taken for the cause.
+	if failed := c.failure(); failed != nil {
+		return failed
+	}
+	return err
+}
+
+// resume asks the destination how much of the blob it has, where it may have some.
+func (t *transfer) resume(ctx context.Context) (int64, error) {
+	if t.upload == nil || t.sum.n == 0 {
+		return 0, nil
+	}
+	has, err := t.upload.Offset(ctx)
+	switch {
+	case err == nil && 0 < has && has <= t.sum.n:
+		return has, nil
+	case err != nil && mayPass(ctx, err) && !errors.Is(err, registry.ErrUnexpected):
+		return 0, err
+	case err == nil:
+		// Many say the same of one byte as of none, and others of what is still on its way.
+		t.cancel(ctx)
+	}
+	t.upload = nil
+	return 0, nil
+}
+
+// push sends the content, from the offset on, and makes the destination store the blob.
+func (t *transfer) push(ctx context.Context, c *content, offset int64) error {
+	body, left := meter.Reader(ctx, c), int64(-1)
+	if c.total >= 0 {
+		left = c.total - offset
+	}
+	if c.total >= 0 && left <= small {
+		return t.upload.Finish(ctx, body, offset, left)
+	}
+	has, err := t.upload.Append(ctx, body, offset, left)
+	if err != nil {
+		return err
+	}
+	n, whole := c.came()
+	if !whole || has >= 0 && has != n {
+		return &registry.Error{Op: registry.OpPut, Repository: t.destination, Reference: t.blob.Digest, Err: errLost}
+	}
+	return t.upload.Finish(ctx, nil, n, 0)
+}
+
+// errLost is a destination that says that it has taken a part of a blob, and has not.
+var errLost = fmt.Errorf("%w: the registry has lost a part of the blob", registry.ErrUnavailable)
+
+// recovers reports whether to send once more, after an error, what the destination does
+// not have by then.
+func (t *transfer) recovers(ctx context.Context, err error) bool {
+	failed := (*registry.Error)(nil)
+	if ctx.Err() != nil || !errors.As(err, &failed) {
+		return false
+	}
+	put := failed.Op == registry.OpPut
+	ended := errors.Is(err, registry.ErrEnded) || failed.Status == http.StatusRequestedRangeNotSatisfiable
+	if put && (ended || isCut(ctx, err)) && t.writes.advanced(t.sum.n) {
+		return ended || pause(ctx, settling)
+	}
+	pieces := t.pieces || t.reads.any || t.writes.any
+	switch {
+	case t.anew:
+		return false
+	case put && errors.Is(err, registry.ErrNotFound) && t.upload != nil: // it does not know the upload any more
+		t.upload = nil
+	case pieces && (errors.Is(err, registry.ErrDigestMismatch) || put && errors.Is(err, registry.ErrRejected)): // they do not make the blob
+		t.cancel(ctx)
+	default:
+		return false
+	}
+	t.anew = true
+	t.sum.back(0)
+	return true
+}
+
+// pause waits, and is false where ctx has ended before.
+func pause(ctx context.Context, d time.Duration) bool {
+	timer := time.NewTimer(d)
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+		return true
+	case <-ctx.Done():
+		return false
+	}
+}
+
+// cancel makes the destination forget the upload.
+func (t *transfer) cancel(ctx context.Context) {
+	if t.upload == nil {
+		return
+	}
+	ctx, end := context.WithTimeout(context.WithoutCancel(ctx), cancelWithin)
+	defer end()
+	t.upload.Cancel(ctx)
+	t.upload = nil
+}
