@@ -235,7 +235,7 @@ func TestFailures(t *testing.T) {
 	image(t, s.from, tool, "4", "4")
 	digest := image(t, s.from, tool, "5", "5")
 	s.from.Inject(registrytest.Fault{Match: registrytest.All(heads, registrytest.Ref("1")), Status: 500})
-	s.to.Inject(registrytest.Fault{Match: registrytest.All(heads, registrytest.Ref("2")), Status: 500})
+	s.to.Inject(registrytest.Fault{Match: registrytest.All(heads, registrytest.Ref("2")), Status: 502})
 	s.to.Inject(registrytest.Fault{Match: registrytest.All(heads, registrytest.Ref(digest)), Status: 502})
 	named := s.entry("osism/named")
 	named.Selection = &selection.Selection{List: []string{"gone"}}

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"sync"
 
+	"github.com/google/go-containerregistry/pkg/v1/types"
 	"golang.org/x/sync/errgroup"
 
 	"github.com/osism/skopeo-worker/shared/reference"
@@ -63,21 +64,32 @@ func (t *task) subjects(ctx context.Context, destination reference.Repository, j
 	if j.at == i.digest {
 		subjects = append(subjects, i.digest)
 	}
-	var manifest registry.Manifest
-	err = t.insist(ctx, destination, t.slot(func() (err error) {
-		manifest, err = t.Mirror.Destination.Get(ctx, destination, j.at)
-		return err
-	}))
-	if err != nil {
-		return nil, false, err
-	}
-	children, err := manifest.Entries()
-	for _, child := range children {
-		if !platform.Attestation(child) && child.Kind() != registry.IsBlob {
+	seen := map[reference.Digest]bool{}
+	for next := []reference.Digest{j.at}; len(next) > 0; next = next[1:] {
+		var manifest registry.Manifest
+		err = t.insist(ctx, destination, t.slot(func() (err error) {
+			manifest, err = t.Mirror.Destination.Get(ctx, destination, next[0])
+			return err
+		}))
+		if err != nil {
+			return nil, false, err
+		}
+		children, err := manifest.Entries()
+		if err != nil {
+			return nil, false, err
+		}
+		for _, child := range children {
+			if platform.Attestation(child) || child.Kind() == registry.IsBlob || seen[child.Digest] {
+				continue
+			}
+			seen[child.Digest] = true
 			subjects = append(subjects, child.Digest)
+			if types.MediaType(child.MediaType).IsIndex() {
+				next = append(next, child.Digest)
+			}
 		}
 	}
-	return subjects, true, err
+	return subjects, true, nil
 }
 
 // referrersOf counts what refers to a manifest, and to that, and so on. Where the

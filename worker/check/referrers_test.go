@@ -62,6 +62,25 @@ func TestReferrers(t *testing.T) {
 	require.Zero(t, s.check(t, only).Totals.Referrers)
 }
 
+// TestReferrersBelowNestedIndexes are counted like those of the indexes around them.
+func TestReferrersBelowNestedIndexes(t *testing.T) {
+	s := newSite(t, registrytest.WithReferrersAPI(0))
+	nested := registrytest.Index{Indexes: []registrytest.Index{{Images: []registrytest.Image{{Platform: amd64}}}}}
+	top, err := s.from.PushIndex(tool, "1", nested)
+	require.NoError(t, err)
+	_, err = s.to.PushIndex(tool, "1", nested)
+	require.NoError(t, err)
+	s.to.ResetRequests()
+	below, err := s.from.Children(tool, top)
+	require.NoError(t, err)
+	images, err := s.from.Children(tool, below[0].Digest.String())
+	require.NoError(t, err)
+	refer(t, images[0].Digest.String(), signature, s.from)
+	entry := s.entry(tool)
+	entry.Selection = &selection.Selection{Referrers: true}
+	require.Equal(t, 1, s.check(t, entry).Totals.Referrers)
+}
+
 // TestReferrersToDo: a new signature alone is something to do.
 func TestReferrersToDo(t *testing.T) {
 	s := newSite(t, registrytest.WithReferrersAPI(0))
