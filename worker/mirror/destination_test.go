@@ -45,6 +45,7 @@ func TestDestinationsThatHideWhatIsMissing(t *testing.T) {
 		"quay":           {registrytest.WithTokenAuth(registrytest.TokenAuth{User: user, Password: password, CreateOnPush: true})},
 		"token 401":      {token, registrytest.WithMissingStatus(http.StatusUnauthorized)},
 		"token 403":      {token, registrytest.WithMissingStatus(http.StatusForbidden)},
+		"token 400":      {token, registrytest.WithMissingStatus(http.StatusBadRequest)},
 		"token 404":      {token, registrytest.WithMissingStatus(http.StatusNotFound)},
 		"password 401":   {basic, registrytest.WithMissingStatus(http.StatusUnauthorized)},
 		"password 403":   {basic, registrytest.WithMissingStatus(http.StatusForbidden)},

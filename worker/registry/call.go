@@ -143,7 +143,7 @@ func (c *Client) sendNow(ctx context.Context, call call) (answer, error) {
 		get.method, get.limit = http.MethodGet, maxManifestSize
 		if byGet, failed := c.attempt(ctx, get); failed == nil {
 			got, err = byGet, nil
-		} else if limited := (*budget.SpentError)(nil); errors.Is(failed, ErrLimited) || errors.As(failed, &limited) {
+		} else if isLastWord(failed) {
 			err = failed
 		}
 	}
@@ -151,6 +151,16 @@ func (c *Client) sendNow(ctx context.Context, call call) (answer, error) {
 		return answer{}, call.fail(err)
 	}
 	return got, nil
+}
+
+// isLastWord reports whether the failure of a GET counts, rather than that of the HEAD
+// before it.
+func isLastWord(err error) bool {
+	spent := (*budget.SpentError)(nil)
+	if failed := (*failure)(nil); errors.As(err, &failed) && failed.status == http.StatusNotFound {
+		return true
+	}
+	return errors.Is(err, ErrLimited) || errors.As(err, &spent)
 }
 
 // fail names what failed.

@@ -90,8 +90,7 @@ func (c *Client) session(ctx context.Context, at location, call call, asked bool
 // seen returns what a refusal means that a new session got, too. At a destination, a
 // look that is refused although we are who we say is one at what may not exist.
 func (c *Client) seen(ctx context.Context, session *session, at location, call call, refusal error) error {
-	status := refusedWith(refusal)
-	if c.role == source || !call.looks() || status == http.StatusBadRequest {
+	if c.role == source || !call.looks() {
 		return refusal
 	}
 	if session.basic {

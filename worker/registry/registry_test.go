@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net/http"
 	"net/http/httptest"
+	"strconv"
 	"strings"
 	"sync"
 	"testing"
@@ -170,10 +171,13 @@ func TestDeniedHeadsAreNoFailures(t *testing.T) {
 		require.NoError(t, err)
 		require.Equal(t, digest, found.Digest.String())
 		require.Equal(t, []error{nil}, heard)
+		_, err = c.Head(t.Context(), reference.MustRepository(r.Host()+"/"+repository), reference.MustTag("2"))
+		require.ErrorIs(t, err, registry.ErrNotFound)
+		require.ErrorIs(t, heard[1], registry.ErrNotFound)
 		r.Inject(registrytest.Fault{Match: registrytest.Kinds(registrytest.KindManifestGet), Status: http.StatusBadGateway})
 		_, err = c.Head(t.Context(), reference.MustRepository(r.Host()+"/"+repository), reference.MustTag("1"))
 		require.Error(t, err)
-		require.Error(t, heard[1])
+		require.ErrorContains(t, heard[2], strconv.Itoa(status))
 	}
 }
 
