@@ -64,7 +64,7 @@ func TestTooMuchForOne(t *testing.T) {
 	const tags, distinct = 2*maxCopies + 50, maxCopies + 25
 	b := newBench(t)
 	require.NoError(t, b.from.AddSynthetic(repository, registrytest.Synthetic{Tags: registrytest.Numbered("%03d", tags), Distinct: distinct}))
-	defer b.from.Inject(registrytest.Fault{Match: registrytest.All(heads, registrytest.Ref("042")), Status: 500})()
+	defer b.from.Inject(registrytest.Fault{Match: registrytest.All(heads, registrytest.Ref("042")), Status: 502})()
 	first := b.entry("")
 	first.Images = []message.Image{{Tag: reference.MustTag("000")}}
 	require.Empty(t, b.do(t, first).Left)

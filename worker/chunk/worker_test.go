@@ -58,7 +58,7 @@ func TestOneFailureHidesNothing(t *testing.T) {
 	b.push(t, "1", "2", "3", "4")
 	_, _, err := b.from.BreakImage(repository, "2")
 	require.NoError(t, err)
-	defer b.from.Inject(registrytest.Fault{Match: registrytest.All(heads, registrytest.Ref("3")), Status: 500})()
+	defer b.from.Inject(registrytest.Fault{Match: registrytest.All(heads, registrytest.Ref("3")), Status: 502})()
 	missing := b.entry("")
 	missing.Source, missing.Destination = reference.MustRepository(b.from.Host()+"/no/such"), reference.MustRepository(b.to.Host()+"/mirror/no/such")
 
@@ -120,7 +120,8 @@ func TestTries(t *testing.T) {
 	}{
 		"500 for a while": {fault: registrytest.Fault{Match: gets, Status: 500, Times: attempts - 1}},
 		"500":             {fault: registrytest.Fault{Match: gets, Status: 500, Times: always}, attempts: attempts, requests: attempts},
-		"500 to the HEAD": {fault: registrytest.Fault{Match: heads, Status: 500, Times: always}, attempts: attempts, requests: attempts},
+		"502 to the HEAD": {fault: registrytest.Fault{Match: heads, Status: 502, Times: always}, attempts: attempts, requests: attempts},
+		"500 to the HEAD": {fault: registrytest.Fault{Match: heads, Status: 500, Times: always}},
 		"reset":           {fault: registrytest.Fault{Match: gets, Reset: true, Times: always}, attempts: attempts},
 		"reset once":      {fault: registrytest.Fault{Match: blobs, Reset: true, Times: 1}},
 		"cut once":        {fault: registrytest.Fault{Match: gets, TruncateBody: true, Times: 1}},
