@@ -44,6 +44,9 @@ func (c *Client) Alive(ctx context.Context, repository reference.Repository, sur
 func (s *sessions) alive(ctx context.Context, at location, reach call, sure bool) error {
 	asked := &challenges{network: s.network, now: s.now, kept: make(map[string]challenge)}
 	found, err := asked.of(ctx, at.registry)
+	if failed := (*failure)(nil); errors.As(err, &failed) {
+		return err
+	}
 	if err != nil {
 		ctx, wait := withWait(ctx)
 		return unanswered(ctx, at, wait, err)

@@ -72,6 +72,7 @@ func TestAlive(t *testing.T) {
 			}
 			require.ErrorIs(t, err, test.want)
 			require.Contains(t, err.Error(), "reach "+r.Host()+": ")
+			require.NotContains(t, err.Error(), "unexpected")
 			var named *registry.Error
 			require.ErrorAs(t, err, &named)
 			require.Equal(t, repository, named.Repository)
