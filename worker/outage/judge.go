@@ -33,6 +33,10 @@ type owner struct {
 func (t *Tracker) worked(p place, started time.Time) {
 	t.mu.Lock()
 	delete(t.streaks, p)
+	if t.trusted == nil {
+		t.trusted = map[string]bool{}
+	}
+	t.trusted[p.registry] = true
 	t.mu.Unlock()
 	t.Budget.Back(p.registry, p.activity, started)
 }
@@ -67,11 +71,13 @@ func (t *Tracker) judge(ctx context.Context, p place, of subject, why outcome.Wh
 		return err
 	}
 	probed := waits == p.activity
-	if t.isOwn(p, of.repository) || !t.add(p, of, why) && !probed {
+	s := t.add(p, of, why)
+	switch {
+	case why == outcome.Full && (probed || s.repositories >= enough): // what is there already takes no space: it tells nothing
+	case t.isOwn(p, of.repository), !probed && !s.enough(p, why):
 		return nil
-	}
-	if t.works(ctx, p, of.repository, why) {
-		t.disown(p, of.repository)
+	case t.works(ctx, p, of.repository, why):
+		t.disown(p, of.repository, why)
 		if probed {
 			t.Budget.Back(p.registry, p.activity, started)
 		}
@@ -80,23 +86,37 @@ func (t *Tracker) judge(ctx context.Context, p place, of subject, why outcome.Wh
 	return t.away(ctx, p, started, cause)
 }
 
-// add adds a failure to the streak of a place, and reports whether enough has failed.
-func (t *Tracker) add(p place, of subject, why outcome.Why) bool {
+// size is how much has failed in a streak.
+type size struct{ images, repositories int }
+
+// enough reports whether the registry is to be suspected.
+func (s size) enough(p place, why outcome.Why) bool {
+	switch {
+	case why == outcome.Refused:
+		return s.repositories >= enough
+	case why == outcome.Trouble, p.activity != budget.Push:
+		return s.images >= enough
+	}
+	return true // it says itself that it takes nothing
+}
+
+// add adds a failure to the streak of a place, and returns how much has failed alike.
+func (t *Tracker) add(p place, of subject, why outcome.Why) size {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	if t.streaks == nil {
-		t.streaks = map[place]*streak{}
+		t.streaks = map[place]map[outcome.Why]*streak{}
 	}
-	s := t.streaks[p]
+	if t.streaks[p] == nil {
+		t.streaks[p] = map[outcome.Why]*streak{}
+	}
+	s := t.streaks[p][why]
 	if s == nil {
 		s = &streak{images: map[subject]bool{}, repositories: map[reference.Repository]bool{}}
-		t.streaks[p] = s
+		t.streaks[p][why] = s
 	}
 	s.images[of], s.repositories[of.repository] = true, true
-	if why == outcome.Refused {
-		return len(s.repositories) >= enough
-	}
-	return len(s.images) >= enough
+	return size{len(s.images), len(s.repositories)}
 }
 
 // isOwn reports whether a repository is known to fail by itself.
@@ -106,26 +126,29 @@ func (t *Tracker) isOwn(p place, repository reference.Repository) bool {
 	return time.Now().Before(t.own[owner{p, repository}])
 }
 
-// forget ends the streaks of a registry.
+// forget forgets what has failed at a registry, which is closed by now.
 func (t *Tracker) forget(registry string) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	maps.DeleteFunc(t.streaks, func(p place, _ *streak) bool { return p.registry == registry })
+	maps.DeleteFunc(t.streaks, func(p place, _ map[outcome.Why]*streak) bool { return p.registry == registry })
+	maps.DeleteFunc(t.own, func(o owner, _ time.Time) bool { return o.registry == registry })
 }
 
-// disown notes that the repositories of a streak, and this one, fail by themselves.
-func (t *Tracker) disown(p place, repository reference.Repository) {
+// disown notes that the repositories of a streak, and this one, fail by themselves. Of
+// those that are full, the streak goes on: another one may show that all are.
+func (t *Tracker) disown(p place, repository reference.Repository, why outcome.Why) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	until := time.Now().Add(ownFor)
+	now := time.Now()
+	maps.DeleteFunc(t.own, func(_ owner, until time.Time) bool { return now.After(until) })
 	if t.own == nil {
 		t.own = map[owner]time.Time{}
 	}
-	t.own[owner{p, repository}] = until
-	if s := t.streaks[p]; s != nil {
+	t.own[owner{p, repository}] = now.Add(ownFor)
+	if s := t.streaks[p][why]; s != nil && why != outcome.Full {
 		for repository := range s.repositories {
-			t.own[owner{p, repository}] = until
+			t.own[owner{p, repository}] = now.Add(ownFor)
 		}
+		delete(t.streaks[p], why)
 	}
-	delete(t.streaks, p)
 }

@@ -19,9 +19,10 @@ import (
 )
 
 // enough is how many different images, or repositories where we may not do something,
-// have to fail in a row, with nothing that works between them, for the registry to be
-// suspected. It is what a worker loses time with in an outage, and what a registry must
-// not have broken at the same time to stay open where nothing else is known of it.
+// have to fail alike in a row, with nothing that works between them, for the registry to
+// be suspected. It is what a worker loses time with in an outage, and what a registry must
+// not have broken at the same time to stay open where nothing else is known of it. Of a
+// registry that says itself that it is full or read-only, one image is enough.
 const enough = 3
 
 // renewal is how often a worker that probes renews its lease: some times in one.
@@ -39,10 +40,11 @@ type Tracker struct {
 	Log           *slog.Logger
 
 	mu       sync.Mutex
-	streaks  map[place]*streak
+	streaks  map[place]map[outcome.Why]*streak
 	own      map[owner]time.Time
 	known    map[string][]specimen // by registry
 	alive    map[string]time.Time  // when a registry was last asked that was, by registry
+	trusted  map[string]bool       // registries that have done anything
 	judging  map[string]chan struct{}
 	probings map[string]chan struct{}
 }
@@ -85,7 +87,7 @@ func (t *Tracker) Guard(ctx context.Context, request registry.Request, send func
 	defer leave()
 	started := time.Now()
 	err = send()
-	suspicion, suspected := outcome.Suspect(err)
+	suspicion, suspected := t.suspect(err)
 	switch {
 	case suspected:
 		return t.failed(ctx, p, of, suspicion.Why, started, err)
@@ -118,7 +120,7 @@ func (t *Tracker) Copy(ctx context.Context, source, destination reference.Reposi
 	defer leaveDestination()
 	started := time.Now()
 	err = run(ctx)
-	suspicion, suspected := outcome.Suspect(err)
+	suspicion, suspected := t.suspect(err)
 	switch {
 	case err == nil:
 		t.worked(from, started)
@@ -171,7 +173,7 @@ const lately = 5 * time.Second
 // registry that is away by now, and otherwise nil. Of a request that the tracker has not
 // watched, it finds out.
 func (t *Tracker) Blames(ctx context.Context, err error) error {
-	suspicion, suspected := outcome.Suspect(err)
+	suspicion, suspected := t.suspect(err)
 	if !suspected {
 		return nil
 	}
@@ -184,6 +186,18 @@ func (t *Tracker) Blames(ctx context.Context, err error) error {
 		}
 	}
 	return nil
+}
+
+// suspect returns what a failure may say of its registry. Settings are wrong from the
+// beginning: where a registry has spoken TLS as it should before, it is in trouble.
+func (t *Tracker) suspect(err error) (outcome.Suspicion, bool) {
+	suspicion, suspected := outcome.Suspect(err)
+	if suspected || !outcome.Untrusted(err) {
+		return suspicion, suspected
+	}
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return suspicion, t.trusted[suspicion.Registry]
 }
 
 // spent returns the *budget.SpentError in an error, or nil.

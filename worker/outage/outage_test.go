@@ -147,15 +147,15 @@ func TestPushesFail(t *testing.T) {
 	}
 	for name, test := range map[string]struct {
 		fault        registrytest.Fault
-		repositories int // that failed; with an image each
+		repositories int // that fail before it is closed, with an image each
 	}{
 		"503":         {registrytest.Fault{Status: 503}, 3},
-		"507":         {registrytest.Fault{Status: 507}, 3},
+		"507":         {registrytest.Fault{Status: 507}, 1},
 		"a page":      {registrytest.Fault{Status: 200, Header: html, Body: "<html>"}, 3},
-		"quota":       {registrytest.Fault{Status: 403, Body: body("DENIED", "quota exceeded")}, 3},
-		"413":         {registrytest.Fault{Status: 413, Body: body("DENIED", "storage limit exceeded")}, 3},
-		"read-only":   {registrytest.Fault{Status: 405, Body: body("UNSUPPORTED", "the registry is read-only")}, 3},
-		"maintenance": {registrytest.Fault{Status: 403, Body: body("DENIED", "read only mode")}, 3},
+		"quota":       {registrytest.Fault{Status: 403, Body: body("DENIED", "quota exceeded")}, 1},
+		"413":         {registrytest.Fault{Status: 413, Body: body("DENIED", "storage limit exceeded")}, 1},
+		"read-only":   {registrytest.Fault{Status: 405, Body: body("UNSUPPORTED", "the registry is read-only")}, 1},
+		"maintenance": {registrytest.Fault{Status: 403, Body: body("DENIED", "read only mode")}, 1},
 		"401":         {registrytest.Fault{Status: 401}, 3},
 		"403":         {registrytest.Fault{Status: 403, Body: body("DENIED", "no")}, 3},
 	} {
@@ -171,7 +171,7 @@ func TestPushesFail(t *testing.T) {
 			test.fault.Match = func(q registrytest.Request) bool { return q.Method == http.MethodPut || q.Method == http.MethodPost }
 			remove := r.Inject(test.fault)
 			for i, repository := range []string{"a", "b", "c"} {
-				require.Equal(t, i+1 == test.repositories, closed(w.put(t, r, repository, "2")), repository)
+				require.Equal(t, i+1 >= test.repositories, closed(w.put(t, r, repository, "2")), repository)
 			}
 			require.True(t, closed(w.put(t, r, "d", "2")))
 			_, err = w.client.Head(t.Context(), at(r, "a"), reference.MustTag("1"))
@@ -223,7 +223,45 @@ func TestRepositoriesFailByThemselves(t *testing.T) {
 				}
 			}
 			require.NoError(t, w.put(t, r, "fine", "2"))
-			require.LessOrEqual(t, r.Count(registrytest.All(puts, registrytest.In("fine"))), 3, "it is tried once for all of them")
+			require.LessOrEqual(t, r.Count(registrytest.All(puts, registrytest.In("fine"))), len(broken)+1, "it is tried once for each of them")
+		})
+	}
+}
+
+// TestFullOfWhatIsNew: a quota takes what is there already, so that a few repositories
+// have to tell that it is not one of their own.
+func TestFullOfWhatIsNew(t *testing.T) {
+	r := pushed(t, "a", "b", "c", "fine")
+	w := newWorker(t, brokertest.Embedded(t), r.Host())
+	digest, err := r.Digest("fine", "1")
+	require.NoError(t, err)
+	w.Known(reference.MustRepository("source.example.com/fine"), at(r, "fine"), reference.MustDigest(digest))
+	remove := r.Inject(registrytest.Fault{Match: func(q registrytest.Request) bool { return q.Method == http.MethodPut && q.Repository != "fine" },
+		Status: 403, Body: `{"errors":[{"code":"DENIED","message":"quota exceeded"}]}`})
+	for _, repository := range []string{"a", "b"} {
+		for _, tag := range registrytest.Numbered("%d", 5) {
+			require.False(t, closed(w.put(t, r, repository, tag)))
+		}
+	}
+	require.True(t, closed(w.put(t, r, "c", "2")))
+	remove()
+	require.Eventually(t, func() bool { return w.put(t, r, "c", "2") == nil }, patience, tick)
+	require.Nil(t, w.Budget.IsAway(r.Host()))
+}
+
+// TestStrangeCertificate: of a registry that has worked it is trouble, and else a setting.
+func TestStrangeCertificate(t *testing.T) {
+	for name, worked := range map[string]bool{"from the beginning": false, "later": true} {
+		t.Run(name, func(t *testing.T) {
+			r := registrytest.New(t, registrytest.WithTLS())
+			w := newWorker(t, brokertest.Embedded(t))
+			if worked {
+				require.NoError(t, w.Copy(t.Context(), at(r, "a"), reference.MustRepository("target.example.com/a"), reference.DigestOf(nil),
+					func(context.Context) error { return nil }))
+			}
+			_, err := w.client.Head(t.Context(), at(r, "a"), reference.MustTag("1"))
+			require.ErrorIs(t, err, registry.ErrCertificate)
+			require.Equal(t, worked, closed(err))
 		})
 	}
 }

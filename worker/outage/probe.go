@@ -82,7 +82,7 @@ func (t *Tracker) reach(ctx context.Context, repository reference.Repository, si
 	}
 	asked := time.Now()
 	err := t.Registry.Alive(ctx, repository, sure)
-	if _, suspected := outcome.Suspect(err); suspected {
+	if _, suspected := t.suspect(err); suspected {
 		return t.away(ctx, place{registry, budget.Answer}, asked, err)
 	}
 	if class := outcome.Classify(err); err != nil && (class == outcome.Limited || class == outcome.Interrupted) {

@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"slices"
+	"time"
 
 	"github.com/osism/skopeo-worker/shared/budget"
 	"github.com/osism/skopeo-worker/shared/reference"
@@ -44,14 +45,16 @@ func (t *Tracker) Known(source, destination reference.Repository, digest referen
 	}
 }
 
+// controlTimeout bounds what is done with an image that was fine: small requests only.
+const controlTimeout = 30 * time.Second
+
 // works reports whether what has failed at a place works there with an image of another
 // repository, or of the same one where there is no other: that is no proof of the
-// contrary. Where several repositories are full, all are.
+// contrary.
 func (t *Tracker) works(ctx context.Context, p place, repository reference.Repository, why outcome.Why) bool {
-	failing := t.failing(p, repository)
-	if why == outcome.Full && len(failing) >= enough {
-		return false
-	}
+	ctx, cancel := context.WithTimeout(ctx, controlTimeout)
+	defer cancel()
+	failing := t.failing(p, repository, why)
 	others, same := t.specimens(p, failing)
 	if why == outcome.Full {
 		same = nil // what is there already takes no space
@@ -64,7 +67,7 @@ func (t *Tracker) works(ctx context.Context, p place, repository reference.Repos
 		if err == nil {
 			return true
 		}
-		suspicion, suspected := outcome.Suspect(err)
+		suspicion, suspected := t.suspect(err)
 		if suspected && suspicion.Registry == p.registry && i < len(others) {
 			return false
 		}
@@ -74,11 +77,11 @@ func (t *Tracker) works(ctx context.Context, p place, repository reference.Repos
 }
 
 // failing are the repositories that have failed at a place.
-func (t *Tracker) failing(p place, repository reference.Repository) map[reference.Repository]bool {
+func (t *Tracker) failing(p place, repository reference.Repository, why outcome.Why) map[reference.Repository]bool {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	all := map[reference.Repository]bool{repository: true}
-	if s := t.streaks[p]; s != nil {
+	if s := t.streaks[p][why]; s != nil {
 		for name := range s.repositories {
 			all[name] = true
 		}

@@ -24,15 +24,17 @@ type Why int
 
 const (
 	// Trouble is a registry that does not answer as one: no connection, 5xx, a page
-	// for people. A registry that is read-only counts as one.
+	// for people.
 	Trouble Why = iota
+	// ReadOnly is a registry that takes nothing for now.
+	ReadOnly
 	// Full is a registry without space, or a quota that is used up.
 	Full
 	// Refused is what we may not do.
 	Refused
 )
 
-func (w Why) String() string { return [...]string{"trouble", "full", "refused"}[w] }
+func (w Why) String() string { return [...]string{"trouble", "read-only", "full", "refused"}[w] }
 
 // Suspect returns what a failure of the packages registry and skopeo may say of a
 // registry, and false where it can only be about the image, or about us.
@@ -52,18 +54,28 @@ func Suspect(err error) (Suspicion, bool) {
 	return Suspicion{}, false
 }
 
+// Untrusted reports whether a failure is that of a registry which does not speak TLS, or
+// has a certificate that cannot be verified.
+func Untrusted(err error) bool {
+	if asked := (*registry.Error)(nil); errors.As(err, &asked) {
+		return errors.Is(asked, registry.ErrCertificate) || errors.Is(asked, registry.ErrPlainHTTP)
+	}
+	copied := (*skopeo.Error)(nil)
+	return errors.As(err, &copied) && (plainHTTP.MatchString(copied.Reason) || untrusted.MatchString(copied.Reason))
+}
+
 func suspectAnswer(asked *registry.Error) (Why, bool) {
 	text := asked.Err.Error()
 	switch {
-	case asked.Status == http.StatusInsufficientStorage, asked.Status/100 == 4 && fullWords.MatchString(text):
+	case asked.Status == http.StatusInsufficientStorage, asked.Status >= http.StatusBadRequest && fullWords.MatchString(text):
 		return Full, true
+	case asked.Status >= http.StatusBadRequest && readOnlyWords.MatchString(text), asked.Op == registry.OpPut && asked.Status == http.StatusMethodNotAllowed:
+		return ReadOnly, true
 	case errors.Is(asked, registry.ErrUnavailable), errors.Is(asked, registry.ErrUnexpected), errors.Is(asked, registry.ErrPage):
 		return Trouble, true
 	case errors.Is(asked, registry.ErrCertificate):
 		expired := x509.CertificateInvalidError{}
 		return Trouble, errors.As(asked, &expired) && expired.Reason == x509.Expired
-	case asked.Status/100 == 4 && readOnlyWords.MatchString(text), asked.Op == registry.OpPut && asked.Status == http.StatusMethodNotAllowed:
-		return Trouble, true
 	case errors.Is(asked, registry.ErrUnauthorized), errors.Is(asked, registry.ErrDenied), asked.Status == http.StatusRequestEntityTooLarge:
 		return Refused, !immutableWords.MatchString(text)
 	}
@@ -72,7 +84,7 @@ func suspectAnswer(asked *registry.Error) (Why, bool) {
 
 // Words of registries, as the messages of their errors have them.
 var (
-	fullWords = regexp.MustCompile(`(?i)\bquota\b|\binsufficient storage\b|` +
+	fullWords = regexp.MustCompile(`(?i)\bquota\b|\binsufficient storage\b|\bno space left\b|` +
 		`\b(?:storage|disk|capacity)\b.*\b(?:exceed|full|limit)|\bexceed.*\b(?:storage|capacity|upper limit)`)
 	readOnlyWords  = regexp.MustCompile(`(?i)\bread[- ]?only\b|\bmaintenance\b`)
 	immutableWords = regexp.MustCompile(`(?i)immutab|already exists|overwrit`)
@@ -94,7 +106,7 @@ var suspicions = []struct {
 	{words: fullWords, pattern: regexp.MustCompile(status + `507`), suspect: true, why: Full},
 	// Every other layer would be refused alike.
 	{words: readOnlyWords, pattern: regexp.MustCompile(`(?i)^writing blob: .*(?:` + said + `unsupported\b|` + status + `405)`),
-		at: skopeo.Destination, suspect: true, why: Trouble},
+		at: skopeo.Destination, suspect: true, why: ReadOnly},
 	{pattern: regexp.MustCompile(status + `(?:5\d\d|408|20[04] )|certificate has expired|stopped after \d+ redirects|` +
 		// No answer, or half of one.
 		`^stalled: |connection refused|connection reset|broken pipe|no such host|server misbehaving|network is unreachable|no route to host|` +

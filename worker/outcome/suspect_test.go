@@ -17,6 +17,7 @@ import (
 
 const (
 	trouble = "trouble"
+	locked  = "read-only"
 	full    = "full"
 	refused = "refused"
 	none    = ""
@@ -68,10 +69,10 @@ func TestSuspectedCopies(t *testing.T) {
 		"destination page":                 {registrytest.Fault{Match: upload, Status: 200, Header: html, Body: page}, true, trouble},
 		"destination blob 500":             {registrytest.Fault{Match: blob, Status: 500}, true, trouble},
 		"destination manifest 502":         {registrytest.Fault{Match: manifest, Status: 502}, true, trouble},
-		"read-only 405":                    {registrytest.Fault{Match: upload, Status: 405, Body: body("UNSUPPORTED", "The operation is unsupported.")}, true, trouble},
-		"read-only 405 page":               {registrytest.Fault{Match: upload, Status: 405, Body: "<title>405 Not Allowed</title>"}, true, trouble},
-		"read-only 403":                    {registrytest.Fault{Match: upload, Status: 403, Body: body("DENIED", "the system is in read only mode")}, true, trouble},
-		"maintenance":                      {registrytest.Fault{Match: blob, Status: 403, Body: body("DENIED", "down for maintenance")}, true, trouble},
+		"read-only 405":                    {registrytest.Fault{Match: upload, Status: 405, Body: body("UNSUPPORTED", "The operation is unsupported.")}, true, locked},
+		"read-only 405 page":               {registrytest.Fault{Match: upload, Status: 405, Body: "<title>405 Not Allowed</title>"}, true, locked},
+		"read-only 403":                    {registrytest.Fault{Match: upload, Status: 403, Body: body("DENIED", "the system is in read only mode")}, true, locked},
+		"maintenance":                      {registrytest.Fault{Match: blob, Status: 403, Body: body("DENIED", "down for maintenance")}, true, locked},
 		"507":                              {registrytest.Fault{Match: blob, Status: 507}, true, full},
 		"manifest 507":                     {registrytest.Fault{Match: manifest, Status: 507}, true, full},
 		"quota":                            {registrytest.Fault{Match: upload, Status: 403, Body: body("DENIED", "Quota has been exceeded on namespace")}, true, full},
@@ -117,20 +118,22 @@ func TestSuspectedRequests(t *testing.T) {
 		get   string // instead of what a PUT is suspected of
 		put   string
 	}{
-		"refused":     {stop: true, get: trouble, put: trouble},
-		"503":         {fault: registrytest.Fault{Status: 503}, get: trouble, put: trouble},
-		"reset":       {fault: registrytest.Fault{Reset: true}, get: trouble, put: trouble},
-		"a page":      {fault: registrytest.Fault{Status: 200, Header: html, Body: page}, get: trouble, put: trouble},
-		"507":         {fault: registrytest.Fault{Status: 507}, get: full, put: full},
-		"quota":       {fault: registrytest.Fault{Status: 403, Body: body("DENIED", "quota exceeded")}, get: full, put: full},
-		"read-only":   {fault: registrytest.Fault{Status: 405}, get: none, put: trouble},
-		"maintenance": {fault: registrytest.Fault{Status: 403, Body: body("DENIED", "read-only")}, get: trouble, put: trouble},
-		"401":         {fault: registrytest.Fault{Status: 401}, get: refused, put: refused},
-		"403":         {fault: registrytest.Fault{Status: 403}, get: refused, put: refused},
-		"404":         {fault: registrytest.Fault{Status: 404}, get: none, put: none},
-		"409":         {fault: registrytest.Fault{Status: 409}, get: none, put: none},
-		"429":         {fault: registrytest.Fault{Status: 429}, get: none, put: none},
-		"immutable":   {fault: registrytest.Fault{Status: 403, Body: body("DENIED", "the tag already exists and is immutable")}, get: none, put: none},
+		"refused":       {stop: true, get: trouble, put: trouble},
+		"503":           {fault: registrytest.Fault{Status: 503}, get: trouble, put: trouble},
+		"reset":         {fault: registrytest.Fault{Reset: true}, get: trouble, put: trouble},
+		"a page":        {fault: registrytest.Fault{Status: 200, Header: html, Body: page}, get: trouble, put: trouble},
+		"507":           {fault: registrytest.Fault{Status: 507}, get: full, put: full},
+		"quota":         {fault: registrytest.Fault{Status: 403, Body: body("DENIED", "quota exceeded")}, get: full, put: full},
+		"read-only":     {fault: registrytest.Fault{Status: 405}, get: none, put: locked},
+		"maintenance":   {fault: registrytest.Fault{Status: 403, Body: body("DENIED", "read-only")}, get: locked, put: locked},
+		"500 read-only": {fault: registrytest.Fault{Status: 500, Body: body("UNKNOWN", "read-only file system")}, get: locked, put: locked},
+		"500 full":      {fault: registrytest.Fault{Status: 500, Body: body("UNKNOWN", "no space left on device")}, get: full, put: full},
+		"401":           {fault: registrytest.Fault{Status: 401}, get: refused, put: refused},
+		"403":           {fault: registrytest.Fault{Status: 403}, get: refused, put: refused},
+		"404":           {fault: registrytest.Fault{Status: 404}, get: none, put: none},
+		"409":           {fault: registrytest.Fault{Status: 409}, get: none, put: none},
+		"429":           {fault: registrytest.Fault{Status: 429}, get: none, put: none},
+		"immutable":     {fault: registrytest.Fault{Status: 403, Body: body("DENIED", "the tag already exists and is immutable")}, get: none, put: none},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
