@@ -2,6 +2,7 @@ package chunk
 
 import (
 	"context"
+	"slices"
 	"time"
 
 	"github.com/osism/skopeo-worker/shared/message"
@@ -59,6 +60,71 @@ func (t *task) blamed(r message.Repository, err error) (after time.Duration, awa
 		return t.limit(r, closed), true
 	}
 	return 0, false
+}
+
+// doubt is a try that was the last one, and whose failure may yet turn out to be the
+// fault of a registry.
+type doubt struct {
+	repository message.Repository
+	try
+	listing bool // of the repository, instead of an image
+}
+
+// doubtful reports whether a failure may be the fault of a registry.
+func (t *task) doubtful(err error) bool {
+	_, suspected := outcome.Suspect(err)
+	return suspected && t.Registries != nil
+}
+
+func (t *task) doubt(d doubt) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.doubts = append(t.doubts, d)
+}
+
+// decide gives up what was in doubt, unless the rest of the round has shown that a
+// registry is away: then it was no try.
+func (t *task) decide(ctx context.Context) error {
+	doubts := t.doubts
+	t.doubts = nil
+	for len(doubts) > 0 {
+		first := doubts[0]
+		var final []try
+		doubts = slices.DeleteFunc(doubts, func(d doubt) bool {
+			same := d.listing == first.listing && sameEntry(d.repository, first.repository)
+			if same && !t.absolve(d) {
+				final = append(final, d.try)
+			}
+			return same
+		})
+		if len(final) == 0 {
+			continue
+		}
+		if first.listing {
+			t.note(func(p *progress) { p.images.Total += len(final) })
+		}
+		if err := t.giveUp(ctx, first.repository, final...); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// absolve keeps what was in doubt for later where a registry is away, and reports whether
+// it is.
+func (t *task) absolve(d doubt) bool {
+	after, away := t.blamed(d.repository, d.err)
+	switch {
+	case !away:
+		return false
+	case d.listing:
+		d.repository.Attempts--
+		t.later(d.repository, nil, after)
+	default:
+		d.image.Attempts--
+		t.later(d.repository, []message.Image{d.image}, after)
+	}
+	return true
 }
 
 // has notes that the destination has the digest for one of the source.

@@ -30,6 +30,10 @@ func (t *task) failed(ctx context.Context, r message.Repository, failed ...try) 
 	var final []try
 	for _, f := range failed {
 		after, again := t.retry(r, f.err, &f.image.Attempts)
+		if !again && t.doubtful(f.err) {
+			t.doubt(doubt{repository: r, try: f})
+			continue
+		}
 		if !again {
 			final = append(final, f)
 			continue
@@ -62,8 +66,7 @@ func (t *task) retry(r message.Repository, err error, attempts *int) (after time
 		return t.Backoff(*attempts), *attempts < t.MaxAttempts
 	}
 	// Others may be refused the same way: then it is the registry, and is waited for.
-	_, suspected := outcome.Suspect(err)
-	return secondLook, suspected && t.Registries != nil && *attempts == 1 && t.MaxAttempts > 1
+	return secondLook, t.doubtful(err) && *attempts == 1 && t.MaxAttempts > 1
 }
 
 // secondLook is when what a registry has refused is tried for the second and last time.

@@ -58,9 +58,13 @@ func (t *task) resolve(ctx context.Context, r message.Repository) (message.Repos
 			t.later(r, nil, after)
 			return message.Repository{}, nil, nil
 		}
+		itself := try{message.Image{Tag: r.Tag, Digest: r.Digest, Attempts: r.Attempts}, err}
+		if t.doubtful(err) {
+			t.doubt(doubt{repository: r, try: itself, listing: true})
+			return message.Repository{}, nil, nil
+		}
 		t.note(func(p *progress) { p.images.Total++ })
-		itself := message.Image{Tag: r.Tag, Digest: r.Digest, Attempts: r.Attempts}
-		return message.Repository{}, nil, t.giveUp(ctx, r, try{itself, err})
+		return message.Repository{}, nil, t.giveUp(ctx, r, itself)
 	}
 	t.entries.note(r, func(s *standingOf) { s.listed, s.invalid = true, found.Invalid })
 	t.count("skipped", found.Skipped, func(p *progress) {

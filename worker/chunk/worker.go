@@ -120,6 +120,7 @@ type task struct {
 	after   time.Duration
 	limited map[string]bool // registries that have limited us
 	away    string          // the one of them that is away
+	doubts  []doubt         // to be given up at the end of the round
 	unknown []*job          // whose digests are looked up at their turn
 	parts   [][]message.Repository
 }
@@ -238,7 +239,10 @@ func (t *task) round(ctx context.Context, todo []message.Repository) error {
 	if err := inFamilies(jobs, t.Concurrency, func(j *job) error { return t.begin(ctx, j) }); err != nil {
 		return err
 	}
-	return t.accompany(ctx)
+	if err := t.accompany(ctx); err != nil {
+		return err
+	}
+	return t.decide(ctx)
 }
 
 // forgive takes what was seen at the destination out of the failure records.

@@ -44,14 +44,14 @@ func (t *Tracker) worked(p place, started time.Time) {
 // failed decides whether a failure is that of the registry, which is then closed. It
 // returns the failure, with a *budget.SpentError where the registry is closed by now:
 // then it says nothing of the image.
-func (t *Tracker) failed(ctx context.Context, p place, of subject, why outcome.Why, started time.Time, cause error) error {
+func (t *Tracker) failed(ctx context.Context, p place, of subject, s outcome.Suspicion, started time.Time, cause error) error {
 	// One at a time: what the first one finds out is true for those that wait.
 	turn := t.turn(&t.judging, p.registry)
 	if err := take(ctx, turn); err != nil {
 		return cause
 	}
 	defer func() { <-turn }()
-	err := t.judge(ctx, p, of, why, started, cause)
+	err := t.judge(ctx, p, of, s, started, cause)
 	if closed := spent(err); closed != nil {
 		return fmt.Errorf("%w: %w", closed, cause)
 	}
@@ -59,8 +59,9 @@ func (t *Tracker) failed(ctx context.Context, p place, of subject, why outcome.W
 }
 
 // judge returns a *budget.SpentError where the registry is closed.
-func (t *Tracker) judge(ctx context.Context, p place, of subject, why outcome.Why, started time.Time, cause error) error {
-	if why == outcome.Refused && p.activity == budget.Look && t.IsDestination != nil && t.IsDestination(p.registry) {
+func (t *Tracker) judge(ctx context.Context, p place, of subject, suspicion outcome.Suspicion, started time.Time, cause error) error {
+	why := suspicion.Why
+	if (why == outcome.Unauthorized || why == outcome.Denied) && p.activity == budget.Look && t.IsDestination != nil && t.IsDestination(p.registry) {
 		return nil // it may only not be there yet: the push tells
 	}
 	waits, err := t.permit(ctx, p.registry)
@@ -74,7 +75,7 @@ func (t *Tracker) judge(ctx context.Context, p place, of subject, why outcome.Wh
 	s := t.add(p, of, why)
 	switch {
 	case why == outcome.Full && (probed || s.repositories >= enough): // what is there already takes no space: it tells nothing
-	case t.isOwn(p, of.repository), !probed && !s.enough(p, why):
+	case t.isOwn(p, of.repository), !probed && !s.enough(p, suspicion):
 		return nil
 	case t.works(ctx, p, of.repository, why):
 		t.disown(p, of.repository, why)
@@ -89,15 +90,19 @@ func (t *Tracker) judge(ctx context.Context, p place, of subject, why outcome.Wh
 // size is how much has failed in a streak.
 type size struct{ images, repositories int }
 
-// enough reports whether the registry is to be suspected.
-func (s size) enough(p place, why outcome.Why) bool {
-	switch {
-	case why == outcome.Refused:
+// enough reports whether the registry is to be suspected. What it says of its sources'
+// repositories to strangers, it says of those that do not exist.
+func (s size) enough(p place, suspicion outcome.Suspicion) bool {
+	push := p.activity == budget.Push
+	switch suspicion.Why {
+	case outcome.Full, outcome.ReadOnly:
+		return push || s.images >= enough
+	case outcome.Unauthorized:
+		return s.repositories >= enough || push && s.images >= enough
+	case outcome.Denied:
 		return s.repositories >= enough
-	case why == outcome.Trouble, p.activity != budget.Push:
-		return s.images >= enough
 	}
-	return true // it says itself that it takes nothing
+	return s.images >= enough || suspicion.Blind
 }
 
 // add adds a failure to the streak of a place, and returns how much has failed alike.

@@ -22,7 +22,8 @@ import (
 // have to fail alike in a row, with nothing that works between them, for the registry to
 // be suspected. It is what a worker loses time with in an outage, and what a registry must
 // not have broken at the same time to stay open where nothing else is known of it. Of a
-// registry that says itself that it is full or read-only, one image is enough.
+// registry that says itself that it is full or read-only, or fails before it knows what is
+// pushed, one image is enough.
 const enough = 3
 
 // renewal is how often a worker that probes renews its lease: some times in one.
@@ -90,7 +91,7 @@ func (t *Tracker) Guard(ctx context.Context, request registry.Request, send func
 	suspicion, suspected := t.suspect(err)
 	switch {
 	case suspected:
-		return t.failed(ctx, p, of, suspicion.Why, started, err)
+		return t.failed(ctx, p, of, suspicion, started, err)
 	case err == nil && p.activity == budget.Push && request.Blob:
 		// What holds its layers need not be taken.
 	case err == nil, p.activity == budget.Look && answered(err):
@@ -127,9 +128,9 @@ func (t *Tracker) Copy(ctx context.Context, source, destination reference.Reposi
 		t.worked(to, started)
 		return nil
 	case suspected && suspicion.Destination:
-		err = t.failed(ctx, to, subject{destination, digest}, suspicion.Why, started, err)
+		err = t.failed(ctx, to, subject{destination, digest}, suspicion, started, err)
 	case suspected:
-		err = t.failed(ctx, from, subject{source, digest}, suspicion.Why, started, err)
+		err = t.failed(ctx, from, subject{source, digest}, suspicion, started, err)
 	}
 	if outcome.Classify(err) != outcome.Transient {
 		return err

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"net/http"
 	"regexp"
+	"strings"
 
 	"github.com/osism/skopeo-worker/worker/registry"
 	"github.com/osism/skopeo-worker/worker/skopeo"
@@ -17,6 +18,9 @@ type Suspicion struct {
 	Registry    string // as throttle.Registry names it
 	Destination bool   // skopeo failed there; of requests of our own, who asks knows
 	Why         Why
+	// Blind is that skopeo had not told the destination yet what it brings: that cannot
+	// be what is wrong.
+	Blind bool
 }
 
 // Why a registry fails.
@@ -30,11 +34,15 @@ const (
 	ReadOnly
 	// Full is a registry without space, or a quota that is used up.
 	Full
-	// Refused is what we may not do.
-	Refused
+	// Unauthorized is that a registry wants other credentials.
+	Unauthorized
+	// Denied is what we may not do, whoever we are.
+	Denied
 )
 
-func (w Why) String() string { return [...]string{"trouble", "read-only", "full", "refused"}[w] }
+func (w Why) String() string {
+	return [...]string{"trouble", "read-only", "full", "unauthorized", "denied"}[w]
+}
 
 // Suspect returns what a failure of the packages registry and skopeo may say of a
 // registry, and false where it can only be about the image, or about us.
@@ -49,7 +57,10 @@ func Suspect(err error) (Suspicion, bool) {
 	if copied := (*skopeo.Error)(nil); errors.As(err, &copied) && copied.Side != skopeo.Neither {
 		destination := copied.Side == skopeo.Destination
 		why, ok := suspectCopy(copied.Reason, destination)
-		return Suspicion{Registry: throttle.Registry(copied.Registry), Destination: destination, Why: why}, ok
+		return Suspicion{
+			Registry: throttle.Registry(copied.Registry), Destination: destination, Why: why,
+			Blind: destination && strings.Contains(copied.Reason, "initiating layer upload"),
+		}, ok
 	}
 	return Suspicion{}, false
 }
@@ -76,8 +87,10 @@ func suspectAnswer(asked *registry.Error) (Why, bool) {
 	case errors.Is(asked, registry.ErrCertificate):
 		expired := x509.CertificateInvalidError{}
 		return Trouble, errors.As(asked, &expired) && expired.Reason == x509.Expired
-	case errors.Is(asked, registry.ErrUnauthorized), errors.Is(asked, registry.ErrDenied), asked.Status == http.StatusRequestEntityTooLarge:
-		return Refused, !immutableWords.MatchString(text)
+	case errors.Is(asked, registry.ErrUnauthorized):
+		return Unauthorized, true
+	case errors.Is(asked, registry.ErrDenied), asked.Status == http.StatusRequestEntityTooLarge:
+		return Denied, !immutableWords.MatchString(text)
 	}
 	return 0, false
 }
@@ -114,8 +127,9 @@ var suspicions = []struct {
 		`server closed idle connection|use of closed network connection|` +
 		// A page for people has another digest.
 		`(?i:does not match provided manifest digest|digest did not match)`), suspect: true, why: Trouble},
-	{pattern: regexp.MustCompile(`(?i)` + said + `(?:unauthorized|denied|authentication required|invalid username/password)\b|` +
-		status + `4(?:0[13]|13)`), suspect: true, why: Refused},
+	{pattern: regexp.MustCompile(`(?i)` + said + `(?:unauthorized|authentication required|invalid username/password)\b|` + status + `401`),
+		suspect: true, why: Unauthorized},
+	{pattern: regexp.MustCompile(`(?i)` + said + `denied\b|` + status + `4(?:03|13)`), suspect: true, why: Denied},
 }
 
 func suspectCopy(text string, destination bool) (Why, bool) {

@@ -3,6 +3,7 @@ package outcome_test
 import (
 	"errors"
 	"net/http"
+	"strings"
 	"testing"
 	"time"
 
@@ -19,7 +20,8 @@ const (
 	trouble = "trouble"
 	locked  = "read-only"
 	full    = "full"
-	refused = "refused"
+	unknown = "unauthorized"
+	refused = "denied"
 	none    = ""
 )
 
@@ -53,7 +55,7 @@ func TestSuspectedCopies(t *testing.T) {
 		"source reset":                     {registrytest.Fault{Match: layer, Reset: true}, false, trouble},
 		"source cut":                       {registrytest.Fault{Match: layer, TruncateBody: true}, false, trouble},
 		"source manifest cut":              {registrytest.Fault{Match: get, TruncateBody: true}, false, trouble},
-		"source 401":                       {registrytest.Fault{Match: get, Status: 401}, false, refused},
+		"source 401":                       {registrytest.Fault{Match: get, Status: 401}, false, unknown},
 		"source 403":                       {registrytest.Fault{Match: get, Status: 403, Body: body("DENIED", "no")}, false, refused},
 		"source layer 403":                 {registrytest.Fault{Match: layer, Status: 403}, false, refused},
 		"source 404":                       {registrytest.Fault{Match: get, Status: 404}, false, none},
@@ -79,7 +81,7 @@ func TestSuspectedCopies(t *testing.T) {
 		"quota 413":                        {registrytest.Fault{Match: blob, Status: 413, Body: body("DENIED", "quota exceeded")}, true, full},
 		"Harbor's quota":                   {registrytest.Fault{Match: manifest, Status: 403, Body: body("DENIED", "adding 10.0 MiB of storage resource, which when updated to current usage of 95.0 MiB will exceed the configured upper limit of 100.0 MiB.")}, true, full},
 		"too large":                        {registrytest.Fault{Match: blob, Status: 413, Body: "<title>413 Request Entity Too Large</title>"}, true, refused},
-		"push 401":                         {registrytest.Fault{Match: upload, Status: 401}, true, refused},
+		"push 401":                         {registrytest.Fault{Match: upload, Status: 401}, true, unknown},
 		"push 403":                         {registrytest.Fault{Match: blob, Status: 403, Body: body("DENIED", "no")}, true, refused},
 		"immutable":                        {registrytest.Fault{Match: manifest, Status: 403, Body: body("DENIED", "tag is immutable")}, true, none},
 		"bad manifest":                     {registrytest.Fault{Match: manifest, Status: 400, Body: body("MANIFEST_INVALID", "bad")}, true, none},
@@ -104,6 +106,7 @@ func TestSuspectedCopies(t *testing.T) {
 			if why != none {
 				require.Equal(t, faulty.Host(), found.Registry, err)
 				require.Equal(t, test.destination, found.Destination, err)
+				require.Equal(t, strings.Contains(err.Error(), "initiating layer upload"), found.Blind, err)
 			}
 		})
 	}
@@ -128,7 +131,7 @@ func TestSuspectedRequests(t *testing.T) {
 		"maintenance":   {fault: registrytest.Fault{Status: 403, Body: body("DENIED", "read-only")}, get: locked, put: locked},
 		"500 read-only": {fault: registrytest.Fault{Status: 500, Body: body("UNKNOWN", "read-only file system")}, get: locked, put: locked},
 		"500 full":      {fault: registrytest.Fault{Status: 500, Body: body("UNKNOWN", "no space left on device")}, get: full, put: full},
-		"401":           {fault: registrytest.Fault{Status: 401}, get: refused, put: refused},
+		"401":           {fault: registrytest.Fault{Status: 401}, get: unknown, put: unknown},
 		"403":           {fault: registrytest.Fault{Status: 403}, get: refused, put: refused},
 		"404":           {fault: registrytest.Fault{Status: 404}, get: none, put: none},
 		"409":           {fault: registrytest.Fault{Status: 409}, get: none, put: none},

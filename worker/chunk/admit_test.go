@@ -1,0 +1,188 @@
+package chunk
+
+import (
+	"context"
+	"net/http"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/osism/skopeo-worker/shared/budget"
+	"github.com/osism/skopeo-worker/shared/message"
+	"github.com/osism/skopeo-worker/shared/reference"
+	"github.com/osism/skopeo-worker/shared/run"
+	"github.com/osism/skopeo-worker/worker/outcome"
+	"github.com/osism/skopeo-worker/worker/registrytest"
+)
+
+// fleet is what a test says of the registries.
+type fleet struct {
+	mu      sync.Mutex
+	away    map[string]bool
+	probing map[string]bool
+	opened  [][]reference.Repository
+	known   []reference.Digest
+	blame   func(failures int) bool // whether the registry is away after so many failures
+	failed  int
+}
+
+func (f *fleet) spent(registry string) error {
+	return &budget.SpentError{Registry: registry, Slot: time.Now().Add(time.Minute), Since: time.Now(), Reason: "503"}
+}
+
+func (f *fleet) Open(_ context.Context, repositories ...reference.Repository) (bool, error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.opened = append(f.opened, repositories)
+	probing := false
+	for _, r := range repositories {
+		if f.away[r.Registry()] {
+			return false, f.spent(r.Registry())
+		}
+		probing = probing || f.probing[r.Registry()]
+	}
+	return probing, nil
+}
+
+func (f *fleet) Blames(_ context.Context, err error) error {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	suspicion, suspected := outcome.Suspect(err)
+	if !suspected || f.blame == nil {
+		return nil
+	}
+	f.failed++
+	if f.blame(f.failed) {
+		return f.spent(suspicion.Registry)
+	}
+	return nil
+}
+
+func (f *fleet) Known(_, _ reference.Repository, digest reference.Digest) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.known = append(f.known, digest)
+}
+
+// TestClosedRegistryIsLeftAlone, whichever side it is, and what needs no closed one goes on.
+func TestClosedRegistryIsLeftAlone(t *testing.T) {
+	for name, at := range map[string]func(*bench) *registrytest.Registry{
+		"source":      func(b *bench) *registrytest.Registry { return b.from },
+		"destination": func(b *bench) *registrytest.Registry { return b.to },
+	} {
+		t.Run(name, func(t *testing.T) {
+			b := newBench(t)
+			b.push(t, "1", "2")
+			b.Registries = &fleet{away: map[string]bool{at(b).Host(): true}}
+			result := b.do(t, b.entry(""))
+			require.Len(t, result.Left, 1)
+			require.Zero(t, result.Left[0].Attempts)
+			require.Equal(t, at(b).Host(), result.Away)
+			require.Greater(t, result.After, 50*time.Second)
+			require.Empty(t, b.from.Requests())
+			require.Empty(t, b.to.Requests())
+			require.Empty(t, b.kept.records)
+
+			other := registrytest.New(t)
+			r := b.entry("")
+			r.Destination = reference.MustRepository(other.Host() + "/a")
+			b.Registries = &fleet{away: map[string]bool{other.Host(): true}}
+			result = b.do(t, r, b.entry(""))
+			require.Equal(t, []message.Repository{r}, result.Left)
+			require.Equal(t, run.Tally{Total: 2, Copied: 2}, b.images)
+			require.Len(t, b.Registries.(*fleet).known, 2)
+		})
+	}
+}
+
+// TestProbedOneByOne: what fails in the first repository leaves the others alone.
+func TestProbedOneByOne(t *testing.T) {
+	b := newBench(t)
+	var entries []message.Repository
+	for _, name := range []string{"a", "b", "c"} {
+		_, err := b.from.PushImage(name, "1", registrytest.Image{Version: name})
+		require.NoError(t, err)
+		r := b.entry("")
+		r.Source = reference.MustRepository(b.from.Host() + "/" + name)
+		r.Destination = reference.MustRepository(b.to.Host() + "/" + name)
+		entries = append(entries, r)
+	}
+	registries := &fleet{probing: map[string]bool{b.to.Host(): true}, blame: func(int) bool { return true }}
+	b.Registries = registries
+	remove := b.to.Inject(registrytest.Fault{Match: puts, Status: http.StatusInsufficientStorage})
+	result := b.do(t, entries...)
+	require.Len(t, result.Left, 3)
+	require.Equal(t, b.to.Host(), result.Away)
+	require.Equal(t, 1, b.from.Count(lists))
+	require.Empty(t, b.kept.records)
+
+	remove()
+	require.Empty(t, b.do(t, entries...).Left)
+	require.Equal(t, run.Tally{Total: 3, Copied: 3}, b.images)
+}
+
+// TestDoubt: what failed for the last time is given up at the end of a round, unless that
+// has shown that the registry is away. Then it was no try.
+func TestDoubt(t *testing.T) {
+	const images = 4
+	for name, test := range map[string]struct {
+		fault registrytest.Fault
+		blame int // failures after which the registry is away; 0: it never is
+	}{
+		"away in the end": {registrytest.Fault{Match: puts, Status: 500}, images},
+		"never away":      {registrytest.Fault{Match: puts, Status: 500}, images * 100},
+		"refused":         {registrytest.Fault{Match: puts, Status: 403}, images},
+	} {
+		t.Run(name, func(t *testing.T) {
+			b := newBench(t)
+			b.MaxAttempts = 1
+			b.push(t, registrytest.Numbered("%d", images)...)
+			b.Registries = &fleet{blame: func(failures int) bool { return failures >= test.blame }}
+			b.to.Inject(test.fault)
+			result := b.do(t, b.entry(""))
+			if test.blame > images {
+				require.Empty(t, result.Left)
+				require.Equal(t, run.Tally{Total: images, Failed: images}, b.images)
+				return
+			}
+			require.Empty(t, b.kept.records)
+			require.Len(t, result.Left, 1)
+			require.Len(t, result.Left[0].Images, images)
+			for _, i := range result.Left[0].Images {
+				require.Zero(t, i.Attempts)
+			}
+		})
+	}
+	t.Run("listing", func(t *testing.T) {
+		b := newBench(t)
+		b.MaxAttempts = 1
+		b.push(t, "1")
+		b.Registries = &fleet{blame: func(failures int) bool { return failures >= 2 }}
+		b.from.Inject(registrytest.Fault{Match: lists, Status: 500})
+		result := b.do(t, b.entry(""))
+		require.Len(t, result.Left, 1)
+		require.Zero(t, result.Left[0].Attempts)
+		require.Empty(t, b.kept.records)
+	})
+}
+
+// TestSecondLook: what is refused is tried a second time, after others have had a turn.
+func TestSecondLook(t *testing.T) {
+	b := newBench(t)
+	b.Registries = &fleet{}
+	b.push(t, "1")
+	remove := b.to.Inject(registrytest.Fault{Match: puts, Status: 403})
+	result := b.do(t, b.entry(""))
+	require.Equal(t, secondLook, result.After)
+	require.Empty(t, result.Away)
+	require.Len(t, result.Left, 1)
+	require.Equal(t, 1, result.Left[0].Images[0].Attempts)
+	left := result.Left
+	require.Empty(t, b.do(t, left...).Left)
+	require.Equal(t, 2, b.kept.only(t).Attempts)
+	remove()
+	require.Empty(t, b.do(t, left...).Left)
+	require.Equal(t, run.Tally{Total: 1, Copied: 1}, b.images)
+}
