@@ -6,6 +6,7 @@ import (
 	"context"
 	"crypto/tls"
 	"errors"
+	"fmt"
 	"io"
 	"net/http"
 	"sync"
@@ -81,6 +82,7 @@ type pinging struct {
 	mu     sync.Mutex
 	doubt  *pageError
 	mute   bool
+	moved  bool             // the last answer over plain HTTP was a redirect
 	failed map[string]error // by scheme
 }
 
@@ -93,7 +95,10 @@ func (p *pinging) failure(err error) error {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	https, http := p.failed["https"], p.failed["http"]
-	if https == nil || http != nil && speaksHTTP(https) && !errors.Is(http, ErrPlainHTTP) {
+	switch {
+	case speaksHTTP(https) && p.moved:
+		return fmt.Errorf("%w: GET /v2/ is redirected for ever", ErrUnexpected)
+	case https == nil || http != nil && speaksHTTP(https) && !errors.Is(http, ErrPlainHTTP):
 		https = http
 	}
 	return cmp.Or(https, err)
@@ -120,10 +125,13 @@ func (p *pinging) isMute() bool {
 
 func (p *pinging) RoundTrip(request *http.Request) (*http.Response, error) {
 	response, err := p.look(request)
+	p.mu.Lock()
+	defer p.mu.Unlock()
 	if err != nil {
-		p.mu.Lock()
-		defer p.mu.Unlock()
 		p.failed[request.URL.Scheme] = err
+	}
+	if request.URL.Scheme == "http" {
+		p.moved = err == nil && response.StatusCode/100 == 3
 	}
 	return response, err
 }

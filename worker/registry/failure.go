@@ -182,6 +182,9 @@ func pingRefusal(host string, refused *transport.Error) *failure {
 	if refused.Request != nil && refused.Request.URL.Host != host {
 		err = fmt.Errorf("%s: %w", refused.Request.URL.Host, err)
 	}
+	if refused.StatusCode == http.StatusBadRequest { // nothing was sent that could be bad
+		return &failure{cause: fmt.Errorf("%w: GET /v2/: %v (%d)", ErrUnexpected, err, refused.StatusCode)}
+	}
 	return handshakeFailure(refused.StatusCode, err)
 }
 
