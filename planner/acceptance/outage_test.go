@@ -59,6 +59,10 @@ func TestOutage(t *testing.T) {
 		"destination 405":       {fault: registrytest.Fault{Match: pushing, Status: 405}, reason: "405"},
 		"destination read-only": {fault: denied(403, "the system is in read only mode"), reason: "read only"},
 		"destination login":     {fault: registrytest.Fault{Match: pushing, Status: 401}, reason: "unauthorized"},
+		"destination silent":    {fault: registrytest.Fault{Hang: true}, reason: "3s"},
+		"destination gone":      {fault: registrytest.Fault{Status: 404, Body: "404 page not found"}, reason: "404"},
+		"source gone":           {fault: registrytest.Fault{Status: 404, Body: "404 page not found"}, source: true, reason: "404"},
+		"source silent":         {fault: registrytest.Fault{Hang: true}, source: true, reason: "3s"},
 		"source 503":            {fault: registrytest.Fault{Status: 503}, source: true, reason: "503"},
 		"source refused":        {stop: true, source: true, reason: "connection refused"},
 		"source page":           {fault: page, source: true, reason: "HTML page"},
@@ -68,7 +72,7 @@ func TestOutage(t *testing.T) {
 			t.Parallel()
 			const repositories, tags, chunk = 24, 3, 2
 			s, _ := newFleet(t)
-			s.env["CHUNK_SIZE"] = fmt.Sprint(chunk)
+			s.env["CHUNK_SIZE"], s.env["STALL_TIMEOUT"] = fmt.Sprint(chunk), "3s"
 			var names []string
 			for i := range repositories {
 				name := fmt.Sprintf("osism/service%02d", i)

@@ -66,6 +66,13 @@ func (t *task) resolve(ctx context.Context, r message.Repository) (message.Repos
 		t.note(func(p *progress) { p.images.Total++ })
 		return message.Repository{}, nil, t.giveUp(ctx, r, itself)
 	}
+	if len(found.Vanished) > 0 {
+		denied := &registry.Error{Op: registry.OpHead, Repository: r.Source, Reference: found.Vanished[0], Err: registry.ErrNotFound}
+		if after, away := t.blamed(r, denied); away {
+			t.later(r, nil, after)
+			return message.Repository{}, nil, nil
+		}
+	}
 	t.entries.note(r, func(s *standingOf) { s.listed, s.invalid = true, found.Invalid })
 	t.count("skipped", found.Skipped, func(p *progress) {
 		p.images.Total += len(found.Images) + len(found.Missed) + len(found.Vanished) + found.Skipped
@@ -182,7 +189,11 @@ func (t *task) settle(ctx context.Context, r message.Repository, images []messag
 		case errors.Is(err, errLeft):
 			t.later(r, []message.Image{image}, 0)
 		case errors.Is(err, registry.ErrNotFound) && open(r):
-			t.vanished(r, image.Tag)
+			if after, away := t.blamed(r, err); away {
+				t.later(r, []message.Image{image}, after)
+			} else {
+				t.vanished(r, image.Tag)
+			}
 		default:
 			bad = append(bad, try{image, err})
 		}

@@ -175,7 +175,7 @@ const lately = 5 * time.Second
 // watched, it finds out.
 func (t *Tracker) Blames(ctx context.Context, err error) error {
 	suspicion, suspected := t.suspect(err)
-	if !suspected {
+	if !suspected && !outcome.Missing(err) {
 		return nil
 	}
 	if away := t.Budget.IsAway(suspicion.Registry); away != nil {

@@ -277,6 +277,29 @@ func TestOneRepositoryIsRefused(t *testing.T) {
 	require.NoError(t, w.put(t, r, "b", "2"))
 }
 
+// TestNothingIsThere: what is in front of a registry says so of everything, and a registry
+// that is there of what is not.
+func TestNothingIsThere(t *testing.T) {
+	r := pushed(t, "a")
+	w := newWorker(t, brokertest.Embedded(t), r.Host())
+	look := func() error {
+		_, err := w.client.Head(t.Context(), at(r, "a"), reference.MustTag("2"))
+		require.ErrorIs(t, err, registry.ErrNotFound)
+		return w.Blames(t.Context(), err)
+	}
+	require.NoError(t, look())
+	r.ResetRequests()
+	require.NoError(t, look())
+	require.Zero(t, r.Count(pings), "it has just said that it is alive")
+
+	r = pushed(t, "a")
+	w = newWorker(t, brokertest.Embedded(t), r.Host())
+	_, err := w.client.Head(t.Context(), at(r, "a"), reference.MustTag("1"))
+	require.NoError(t, err)
+	r.Inject(registrytest.Fault{Status: 404, Body: "404 page not found"})
+	require.True(t, closed(look()))
+}
+
 // TestOneImageFails for ever, and no other.
 func TestOneImageFails(t *testing.T) {
 	r := pushed(t, "a", "b")

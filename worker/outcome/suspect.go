@@ -65,6 +65,13 @@ func Suspect(err error) (Suspicion, bool) {
 	return Suspicion{}, false
 }
 
+// Missing reports whether a failure is that something is not there. What is in front of
+// a registry that is away says so of everything.
+func Missing(err error) bool {
+	asked := (*registry.Error)(nil)
+	return errors.As(err, &asked) && errors.Is(asked, registry.ErrNotFound)
+}
+
 // Untrusted reports whether a failure is that of a registry which does not speak TLS, or
 // has a certificate that cannot be verified.
 func Untrusted(err error) bool {
@@ -120,7 +127,7 @@ var suspicions = []struct {
 	// Every other layer would be refused alike.
 	{words: readOnlyWords, pattern: regexp.MustCompile(`(?i)^writing blob: .*(?:` + said + `unsupported\b|` + status + `405)`),
 		at: skopeo.Destination, suspect: true, why: ReadOnly},
-	{pattern: regexp.MustCompile(status + `(?:5\d\d|408|20[04] )|certificate has expired|stopped after \d+ redirects|` +
+	{pattern: regexp.MustCompile(noRegistry + `|` + status + `(?:5\d\d|408|20[04] )|certificate has expired|stopped after \d+ redirects|` +
 		// No answer, or half of one.
 		`^stalled: |connection refused|connection reset|broken pipe|no such host|server misbehaving|network is unreachable|no route to host|` +
 		`i/o timeout|TLS handshake timeout|Client\.Timeout|context deadline exceeded|unexpected EOF|: EOF$|GOAWAY|: tls: |` +

@@ -66,6 +66,8 @@ func TestSuspectedCopies(t *testing.T) {
 		"source silent":                    {registrytest.Fault{Match: get, Hang: true}, false, trouble},
 		"destination silent":               {registrytest.Fault{Match: look, Hang: true}, true, trouble},
 		"destination 503":                  {registrytest.Fault{Status: 503}, true, trouble},
+		"source without a backend":         {registrytest.Fault{Status: 404, Body: "404 page not found"}, false, trouble},
+		"destination without a backend":    {registrytest.Fault{Status: 404, Body: "404 page not found"}, true, trouble},
 		"destination looks 503":            {registrytest.Fault{Match: look, Status: 503}, true, trouble},
 		"destination reset":                {registrytest.Fault{Match: upload, Reset: true}, true, trouble},
 		"destination page":                 {registrytest.Fault{Match: upload, Status: 200, Header: html, Body: page}, true, trouble},

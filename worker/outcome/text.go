@@ -18,6 +18,10 @@ type rule struct {
 
 const status = `(?:StatusCode: |HTTP status: |invalid status code from registry |from destination repository \S+: )`
 
+// noRegistry is what GET /v2/ is answered with by what is in front of a registry that is
+// away.
+const noRegistry = `pinging container registry \S+: invalid status code`
+
 // said is where the words of a registry begin.
 const said = `(?:^|: |/blobs/uploads/\S+ )`
 
@@ -34,8 +38,8 @@ var rules = []rule{
 	// A limit first: it comes with any status, and around other words.
 	{regexp.MustCompile(`(?i)toomanyrequests|too many requests|` + status + `429`), Limited},
 
-	// The registry is ill, whatever else the page says.
-	{regexp.MustCompile(status + `(?:5\d\d|408)`), Transient},
+	// The registry is ill, whatever else the page says, or none at all.
+	{regexp.MustCompile(status + `(?:5\d\d|408)|` + noRegistry), Transient},
 
 	// A token server that is not there says nothing about the image.
 	{regexp.MustCompile(`(?i)requesting bearer token: ` + status + `4(?:04|05|10)`), Transient},
