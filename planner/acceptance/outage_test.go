@@ -136,7 +136,7 @@ func TestOutageTimeout(t *testing.T) {
 	said := s.planner("plan", "--wait").exits(4)
 	id := runID(t, said)
 	require.Regexp(t, `planner: unfinished: `+s.destination.Host()+` has been away since \S+: .*connection refused; 1 of 1 chunk of run `+id+` left: workers continue when it is back\n`, said)
-	require.Contains(t, said, "What is left is kept")
+	require.Contains(t, said, "The rest is kept")
 	require.Equal(t, run.StateSnoozed, s.status(id).State)
 	text := s.planner("status").exits(0)
 	require.Regexp(t, s.destination.Host()+` +none known .* away for \d+s`, text)

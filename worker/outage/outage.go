@@ -132,7 +132,7 @@ func (t *Tracker) Copy(ctx context.Context, source, destination reference.Reposi
 	case suspected:
 		err = t.failed(ctx, from, subject{source, digest}, suspicion, started, err)
 	}
-	if outcome.Classify(err) != outcome.Transient {
+	if outcome.Classify(err) != outcome.Transient && !outcome.Missing(err) {
 		return err
 	}
 	// What has waited for one side may look as if it had waited for the other.

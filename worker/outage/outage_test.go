@@ -298,6 +298,18 @@ func TestNothingIsThere(t *testing.T) {
 	require.NoError(t, err)
 	r.Inject(registrytest.Fault{Status: 404, Body: "404 page not found"})
 	require.True(t, closed(look()))
+
+	r, to := pushed(t, "a"), registrytest.New(t)
+	w = newWorker(t, brokertest.Embedded(t), r.Host(), to.Host())
+	copied := func() error {
+		return w.Copy(t.Context(), at(r, "a"), at(to, "a"), reference.DigestOf(nil), func(context.Context) error {
+			return &skopeo.Error{ExitCode: 1, Side: skopeo.Source, Registry: r.Host(), Err: errors.New("exit status 1"),
+				Reason: "reading blob: Error fetching blob: invalid status code from registry 404 (Not Found)"}
+		})
+	}
+	require.False(t, closed(copied()))
+	r.Inject(registrytest.Fault{Status: 404, Body: "404 page not found"})
+	require.True(t, closed(copied()))
 }
 
 // TestOneImageFails for ever, and no other.

@@ -68,9 +68,14 @@ func Suspect(err error) (Suspicion, bool) {
 // Missing reports whether a failure is that something is not there. What is in front of
 // a registry that is away says so of everything.
 func Missing(err error) bool {
-	asked := (*registry.Error)(nil)
-	return errors.As(err, &asked) && errors.Is(asked, registry.ErrNotFound)
+	if asked := (*registry.Error)(nil); errors.As(err, &asked) {
+		return errors.Is(asked, registry.ErrNotFound)
+	}
+	copied := (*skopeo.Error)(nil)
+	return errors.As(err, &copied) && missing.MatchString(copied.Reason)
 }
+
+var missing = regexp.MustCompile(`(?i)` + said + `(?:manifest|name|repository name|blob) unknown|` + status + `404`)
 
 // Untrusted reports whether a failure is that of a registry which does not speak TLS, or
 // has a certificate that cannot be verified.
