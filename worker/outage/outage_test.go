@@ -34,6 +34,7 @@ const (
 var (
 	heads     = registrytest.Kinds(registrytest.KindManifestHead)
 	puts      = registrytest.Kinds(registrytest.KindManifestPut)
+	pings     = registrytest.Kinds(registrytest.KindPing)
 	manifests = registrytest.Kinds(registrytest.KindManifestHead, registrytest.KindManifestGet)
 	layers    = registrytest.Kinds(registrytest.KindBlobGet)
 	html      = http.Header{"Content-Type": {"text/html"}}
