@@ -154,10 +154,11 @@ func (c *chaos) explains(repository, reason string) bool {
 	return false
 }
 
-// anyWorker is one that runs.
+// anyWorker returns one that runs, or the last one if all have ended.
 func (c *chaos) anyWorker() *process {
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	last := c.workers[len(c.workers)-1]
 	running := slices.DeleteFunc(slices.Clone(c.workers), func(p *process) bool {
 		select {
 		case <-p.ended:
@@ -166,6 +167,9 @@ func (c *chaos) anyWorker() *process {
 			return false
 		}
 	})
+	if len(running) == 0 {
+		return last
+	}
 	return running[c.dice.IntN(len(running))]
 }
 

@@ -67,6 +67,7 @@ func TestChaos(t *testing.T) {
 		c.employ()
 	}
 	c.fail(*chaosFor)
+	c.requireWorkers()
 	c.settle(id)
 	c.dismiss()
 	t.Log(c.verify(id, *chaosFor, seed))
@@ -197,13 +198,25 @@ func (c *chaos) settle(id string) {
 	require.Failf(c.t, "the run does not end", "%+v", last)
 }
 
-// dismiss stops the workers as an operator would.
-func (c *chaos) dismiss() {
+// requireWorkers checks that no worker has ended that was not killed.
+func (c *chaos) requireWorkers() {
 	c.t.Helper()
 	for _, w := range c.workers {
 		select {
 		case <-w.ended:
 			require.Equal(c.t, -1, w.exitCode, "a worker ended by itself: %s", w.all.String())
+		default:
+		}
+	}
+}
+
+// dismiss stops the workers as an operator would.
+func (c *chaos) dismiss() {
+	c.t.Helper()
+	c.requireWorkers()
+	for _, w := range c.workers {
+		select {
+		case <-w.ended:
 		default:
 			w.signal(syscall.SIGTERM)
 			w.exits(0)
