@@ -146,13 +146,23 @@ func (c *chaos) stock() {
 	c.writeList(list.String())
 }
 
-// employ starts a worker.
+// exitUnreachable is how a worker ends that cannot reach the broker when it starts.
+const exitUnreachable = 3
+
+// employ starts a worker, and another one in its place if the broker does not answer then,
+// as a supervisor does.
 func (c *chaos) employ() {
 	c.t.Helper()
 	p := start(c.t, c.served().env, "", "worker")
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.workers = append(c.workers, p)
+	go func() {
+		<-p.ended
+		if p.exitCode == exitUnreachable && c.t.Context().Err() == nil {
+			c.employ()
+		}
+	}()
 }
 
 // fail makes things go wrong, some at a time, and returns when all is well again.
@@ -204,7 +214,8 @@ func (c *chaos) requireWorkers() {
 	for _, w := range c.workers {
 		select {
 		case <-w.ended:
-			require.Equal(c.t, -1, w.exitCode, "a worker ended by itself: %s", w.all.String())
+			require.Contains(c.t, []int{-1, exitUnreachable}, w.exitCode, "a worker ended by itself: %s", w.all.String())
+			require.False(c.t, w.exitCode == exitUnreachable && strings.Contains(w.all.String(), "worker is running"), "a worker ended by itself: %s", w.all.String())
 		default:
 		}
 	}
