@@ -103,8 +103,11 @@ func TestKilledMirror(t *testing.T) {
 	first := s.planner("mirror")
 	first.says("Mirroring 3 entries in 1 chunk as run ")
 	s.waitFor(of("osism/late", blobs))
-	processes := children(t, first)
-	require.Len(t, processes, 1)
+	var processes []string
+	require.Eventually(t, func() bool { // the skopeo before it may not have ended yet
+		processes = children(t, first)
+		return len(processes) == 1
+	}, patience, tick)
 
 	first.kill()
 	require.Eventually(t, func() bool { return !alive(processes[0]) }, patience, tick, "skopeo outlives its worker")
