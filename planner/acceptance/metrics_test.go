@@ -49,7 +49,7 @@ func (p *process) scrape() map[string]float64 {
 // closed registry have put off are told as they are; so is a broker that went away.
 func TestMetrics(t *testing.T) {
 	t.Parallel()
-	s, broker := newFleet(t, registrytest.WithPullLimit(4, time.Hour))
+	s, broker := newFleet(t, registrytest.WithPullLimit(5, time.Hour))
 	other := registrytest.New(t)
 	other.Inject(registrytest.Fault{Match: registrytest.Any, Status: http.StatusTooManyRequests, Header: http.Header{"Retry-After": {"600"}}})
 	s.env["INSECURE_REGISTRIES"] += "," + other.Host()
@@ -81,13 +81,13 @@ func TestMetrics(t *testing.T) {
 		`images_total{outcome="copied",` + source + `}`:    4,
 		`images_total{outcome="unchanged",` + source + `}`: 2,
 		`images_total{outcome="failed",` + source + `}`:    1,
-		`pulls_total{` + source + `}`:                      4,
+		`pulls_total{` + source + `}`:                      5,
 		`copy_duration_seconds_count{` + source + `}`:      4,
 		`chunk_duration_seconds_count`:                     4,
 		`chunks_total{outcome="done"}`:                     2,
 		`chunks_total{outcome="snoozed"}`:                  2,
-		`budget_limit_pulls{` + source + `}`:               4,
-		`budget_spent_pulls{` + source + `}`:               4,
+		`budget_limit_pulls{` + source + `}`:               5,
+		`budget_spent_pulls{` + source + `}`:               5, // a GET has denied osism/none:1, too
 		`budget_free_pulls{` + source + `}`:                0,
 		`budget_window_seconds{` + source + `}`:            3600,
 		`registry_closed{` + source + `}`:                  0,
@@ -106,7 +106,7 @@ func TestMetrics(t *testing.T) {
 		`run_images{mirror="nightly",outcome="failed"}`:    1,
 		`run_images{mirror="nightly",outcome="unchanged"}`: 2,
 		`run_images{mirror="weekly",outcome="copied"}`:     2,
-		`run_pulls{mirror="nightly"}`:                      0,
+		`run_pulls{mirror="nightly"}`:                      1,
 		`run_pulls{mirror="weekly"}`:                       2,
 	} {
 		require.Contains(t, told, sample)
