@@ -55,12 +55,9 @@ type versions struct {
 	warned sync.Map // servers with their versions
 }
 
-// check checks a server by its name; where may be empty.
-func (v *versions) check(name, where, version string) error {
-	server := "server " + name
-	if where != "" {
-		server += " (" + where + ")"
-	}
+// check checks a server by its name, which no other server has; server is what people
+// call it.
+func (v *versions) check(name, server, version string) error {
 	unsynced, err := checkVersion(server, version)
 	if !unsynced {
 		return err
@@ -78,11 +75,14 @@ func (v *versions) connected(conn *nats.Conn) error {
 	if version == "" {
 		return fmt.Errorf("%w: the connection was lost", ErrUnreachable)
 	}
-	where := ""
-	if u, err := url.Parse(at); err == nil {
-		where = u.Host
+	server := "server " + name
+	if u, err := url.Parse(at); err == nil && u.Host != "" {
+		server += " (" + u.Host + ")"
+		if name == conn.ConnectedServerId() { // nobody has named it
+			server = "the server at " + u.Host
+		}
 	}
-	return v.check(name, where, version)
+	return v.check(name, server, version)
 }
 
 // leader checks the server that leads the stream, which may be another one than the
@@ -92,7 +92,7 @@ func (v *versions) leader(info *jetstream.StreamInfo) error {
 	if version == "" || info.Cluster == nil || info.Cluster.Leader == "" {
 		return nil // it is the only server
 	}
-	return v.check(info.Cluster.Leader, "", version)
+	return v.check(info.Cluster.Leader, "server "+info.Cluster.Leader, version)
 }
 
 // others checks the servers that the configuration names and those that the connected
