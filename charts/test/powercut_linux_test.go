@@ -9,18 +9,32 @@ import (
 	"github.com/osism/skopeo-worker/shared/brokertest"
 )
 
-// TestServerOutlivesAPowerCut: what the chart's broker has acknowledged is on the disk.
-func TestServerOutlivesAPowerCut(t *testing.T) {
-	set := serverOptions(t)
-	brokertest.PowerCut(t, func(t *testing.T, path string) *broker.Broker {
-		s := brokertest.Start(t, func(o *server.Options) {
-			host := o.Host
-			*o = *set.Clone()
-			o.Host, o.Port, o.HTTPPort, o.StoreDir = host, server.RANDOM_PORT, 0, path
-			o.NoLog, o.NoSigs = true, true
+// TestServersOutliveAPowerCut: what the chart's broker has acknowledged is on its disks.
+func TestServersOutliveAPowerCut(t *testing.T) {
+	one := serverOptions(t)
+	three := serverOptions(t, "nats: {server: {replicas: 3}}")
+	t.Run("one server", func(t *testing.T) {
+		t.Parallel()
+		brokertest.PowerCut(t, 1, func(t *testing.T, paths []string) *broker.Broker {
+			s := brokertest.Start(t, func(o *server.Options) {
+				host := o.Host
+				*o = *one.Clone()
+				o.Host, o.Port, o.HTTPPort, o.StoreDir = host, server.RANDOM_PORT, 0, paths[0]
+				o.NoLog, o.NoSigs = true, true
+			})
+			c := s.Config()
+			c.User, c.Password = one.Username, one.Password
+			return brokertest.Open(t, c)
 		})
-		c := s.Config()
-		c.User, c.Password = set.Username, set.Password
-		return brokertest.Open(t, c)
+	})
+	t.Run("three servers", func(t *testing.T) {
+		t.Parallel()
+		brokertest.PowerCut(t, 3, func(t *testing.T, paths []string) *broker.Broker {
+			c := brokertest.StartCluster(t, func(node int, o *server.Options) {
+				o.StoreDir, o.SyncAlways, o.SyncInterval = paths[node], three.SyncAlways, three.SyncInterval
+				o.JetStreamMaxMemory, o.JetStreamMaxStore = three.JetStreamMaxMemory, three.JetStreamMaxStore
+			})
+			return brokertest.Open(t, c.Config())
+		})
 	})
 }

@@ -41,7 +41,7 @@ func TestFullDiskUnderMirror(t *testing.T) {
 	disk.Fill()
 	open()
 	said := first.exits(3)
-	require.Contains(t, said, "planner: the broker's disk is full (DATA_DIR="+dir+"): make room, and run the command again")
+	require.Contains(t, said, "planner: the broker's disk is full (DATA_DIR="+dir+"): free some space, then run the command again")
 
 	for _, command := range []string{"mirror", "plan"} {
 		require.Contains(t, s.planner(command).exits(3), "planner: the broker's disk is full", "as long as there is no room")
@@ -57,7 +57,7 @@ func TestFullDiskUnderMirror(t *testing.T) {
 // broker was started again with room. Nothing is lost.
 func TestFullDiskUnderTheBroker(t *testing.T) {
 	t.Parallel()
-	const full = "the broker's disk is full: make room there, and start nats-server again"
+	const full = "the broker's disk is full: free some space, then restart nats-server"
 	disk := brokertest.NewSmall(t)
 	broker := brokertest.Start(t, func(o *server.Options) { o.StoreDir = disk.Path })
 	s := newSite(t)

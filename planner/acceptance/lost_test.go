@@ -25,7 +25,7 @@ func TestLostRun(t *testing.T) {
 	require.NoError(t, b.JS.DeleteStream(t.Context(), broker.StreamName))
 	said := waiting.exits(4)
 	require.Contains(t, said, "has LOST 2 of 3 chunks")
-	require.Contains(t, said, "planner: unfinished: run "+runID(t, said)+" has lost 2 chunks: plan again, and see what became of the broker's stream MIRROR")
+	require.Contains(t, said, "planner: unfinished: run "+runID(t, said)+" has lost 2 chunks: plan again, and find out who deleted messages of stream MIRROR at the broker")
 	require.Contains(t, s.planner("status").exits(0), "2 of 3 chunks LOST")
 	status := s.status()
 	require.Equal(t, run.StateLost, status.State)

@@ -24,8 +24,8 @@ func TestOldestBroker(t *testing.T) {
 	require.NoError(t, err)
 	s.write("osism/tool:1", "osism/tool:2", "osism/broken:1")
 	worker := s.worker()
-	worker.says("level=WARN msg=\"in a power cut")
-	require.Contains(t, s.planner("plan", "--wait").exits(1), "level=WARN msg=\"in a power cut")
+	worker.says("level=WARN msg=\"nats-server before 2.15.2 can lose")
+	require.Contains(t, s.planner("plan", "--wait").exits(1), "level=WARN msg=\"nats-server before 2.15.2 can lose")
 	require.Equal(t, run.Chunks{Total: 3, Done: 3}, s.status().Chunks)
 
 	require.NoError(t, mend())

@@ -46,7 +46,7 @@ func New() *cobra.Command {
 	return root
 }
 
-// explained says of a command's error what there is to do at the broker.
+// explained adds what to do about a full disk of the broker to the error of a command.
 func (s *settings) explained(run func(*cobra.Command, []string) error) func(*cobra.Command, []string) error {
 	return func(cmd *cobra.Command, args []string) error {
 		err := run(cmd, args)

@@ -50,7 +50,7 @@ func (se *session) follow(ctx context.Context, id string, out io.Writer) error {
 	case last.State == run.StateCancelled, last.State == run.StateSuperseded:
 		return fmt.Errorf("%w: run %s was %s", errUnfinished, last.Run, last.State)
 	case last.State == run.StateLost:
-		return fmt.Errorf("%w: run %s has lost %s: plan again, and see what became of the broker's stream %s",
+		return fmt.Errorf("%w: run %s has lost %s: plan again, and find out who deleted messages of stream %s at the broker",
 			errUnfinished, last.Run, count(last.Chunks.Lost, "chunk", "chunks"), broker.StreamName)
 	case last.Images.Failed > 0:
 		return errFailed
@@ -163,13 +163,13 @@ func (e *estimate) add(ctx context.Context, se *session, status *run.Status) err
 	return nil
 }
 
-// room is whether the broker has any left, as was last seen.
+// room is whether the broker had any left at the last check.
 type room struct {
 	at   time.Time
 	none bool
 }
 
-// look says so where the broker has no room any more: the run waits without an end.
+// look logs that the broker has no room left: the run does not end by itself then.
 func (r *room) look(ctx context.Context, se *session) {
 	if time.Since(r.at) < estimateInterval {
 		return

@@ -119,7 +119,7 @@ func (se *session) work(ctx context.Context, s *settings, e *service.Endpoint, r
 	}
 	worked := <-ended
 	if worked != nil && away == nil && errors.Is(err, errUnfinished) && ctx.Err() == nil {
-		return worked // it is why following ended, too
+		return worked // the reason that following ended
 	}
 	return errors.Join(err, worked)
 }

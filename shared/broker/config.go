@@ -71,8 +71,8 @@ func validServer(s string) bool {
 	return false
 }
 
-// userinfo is who the URL says we are, nil where it does not. Servers that the broker
-// names take the same.
+// userinfo is the user in the URL, or nil. Servers that the broker announces take the
+// same.
 func (c *Config) userinfo() *url.Userinfo {
 	for _, s := range strings.Split(c.URL, ",") {
 		if u, err := url.Parse(withScheme(strings.TrimSpace(s))); err == nil && u.User != nil {

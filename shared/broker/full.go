@@ -16,12 +16,12 @@ import (
 	"github.com/osism/skopeo-worker/shared/subject"
 )
 
-// ErrFull is returned where the broker cannot store anything any more. Nothing that it
-// has acknowledged is lost.
+// ErrFull is returned if the broker has no space left to store anything. It still has
+// what it has acknowledged.
 var ErrFull = errors.New("the broker's disk is full")
 
-// Error codes of nats-server for storage that is used up, up to a limit of the server
-// (max_file_store) or of the account. What its disk says is in the text of others.
+// Error codes of nats-server for a limit of storage that is reached, of the server
+// (max_file_store) or of the account, and texts of other errors for a disk that is full.
 const (
 	codeAccountFull = 10002 // JSAccountResourcesExceededErr
 	codeServerFull  = 10023 // JSInsufficientResourcesErr
@@ -32,24 +32,23 @@ const (
 	textNoStore       = "error creating store" // of a stream or a consumer, for whatever reason
 )
 
-// Explain returns err as ErrFull, with what to do, where that is what it says.
+// Explain returns err as ErrFull, with what to do, if it comes from a full disk.
 func (b *Broker) Explain(err error) error { return Explain(err, b.dataDir) }
 
-// Explain is that of a broker which is embedded in dataDir, or somewhere else where
-// dataDir is empty.
+// Explain does so for a broker that is embedded in dataDir; empty stands for another one.
 func Explain(err error, dataDir string) error {
-	why, todo := "", "make room there, and start nats-server again: it stores nothing until then"
+	why, todo := "", "free some space, then restart nats-server, which stores nothing until then"
 	if dataDir != "" {
-		why, todo = " (DATA_DIR="+dataDir+")", "make room, and run the command again"
+		why, todo = " (DATA_DIR="+dataDir+")", "free some space, then run the command again"
 	}
 	if err == nil || errors.Is(err, errExplained) {
 		return err
 	}
 	switch {
 	case slices.Contains([]jetstream.ErrorCode{codeAccountFull, codeServerFull, codeStorageFull}, code(err)):
-		why, todo = ", or as much of it as the server or the account may use", "make room, or raise the limit"
+		why, todo = ", or a limit of its storage is reached", "free some space, or raise the limit (max_file_store, or that of the account)"
 	case strings.Contains(err.Error(), textNoStore):
-		why = ", or cannot be written" + why
+		why = " or not writable" + why
 	case errors.Is(err, errNoRoom), errors.Is(err, syscall.ENOSPC), errors.Is(err, syscall.EDQUOT),
 		strings.Contains(err.Error(), textNoSpace), strings.Contains(err.Error(), textQuotaExceeded):
 	default:
@@ -58,8 +57,8 @@ func Explain(err error, dataDir string) error {
 	return explained{fmt.Errorf("%w%s: %s: %w", ErrFull, why, todo, err)}
 }
 
-// errNoRoom is what a batch is refused with where the server does not say why.
-var errNoRoom = errors.New("it has no room for a batch of messages")
+// errNoRoom is the reason of a batch that the server refuses without a reason.
+var errNoRoom = errors.New("no space for a batch of messages")
 
 // Full reports whether Explain would return ErrFull.
 func Full(err error) bool { return errors.Is(Explain(err, ""), ErrFull) }
@@ -72,12 +71,11 @@ type explained struct{ error }
 func (e explained) Unwrap() error        { return e.error }
 func (e explained) Is(target error) bool { return target == errExplained }
 
-// probeTimeout bounds the question whether a stream stores anything.
+// probeTimeout bounds the check of one stream.
 const probeTimeout = 5 * time.Second
 
-// Writable returns ErrFull where nats-server has stopped storing messages of a stream
-// that this process needs, because its disk was full, and another error where that cannot
-// be found out. It changes nothing.
+// Writable returns ErrFull if a stream that this process needs stores nothing because the
+// disk was full, and another error if the check fails. It changes nothing.
 func (b *Broker) Writable(ctx context.Context) error {
 	b.owning.Lock()
 	streams := slices.AppendSeq([]string{StreamName}, maps.Keys(b.owned))
@@ -90,9 +88,9 @@ func (b *Broker) Writable(ctx context.Context) error {
 	return nil
 }
 
-// writable asks the stream for a change that changes nothing. One that could not write
-// answers each with why, until the server is started again; only to what is published it
-// answers nothing at all.
+// writable asks the stream for a purge of nothing. A stream that once failed to write
+// refuses every change with the reason until the server is restarted; it does not answer
+// messages, though.
 func (b *Broker) writable(ctx context.Context, stream string) error {
 	ctx, cancel := context.WithTimeout(ctx, probeTimeout)
 	defer cancel()
@@ -106,8 +104,8 @@ func (b *Broker) writable(ctx context.Context, stream string) error {
 	return err
 }
 
-// Unstored adds to the error of what was to be stored in a stream why there was no
-// answer, where the stream says so; Full and Explain then know it.
+// Unstored adds the reason to the error of a message or an entry that the stream did not
+// answer, if its disk was full. Full and Explain recognise it.
 func (b *Broker) Unstored(ctx context.Context, stream string, err error) error {
 	if !errors.Is(err, context.DeadlineExceeded) && !errors.Is(err, nats.ErrTimeout) || !b.Conn.IsConnected() {
 		return err

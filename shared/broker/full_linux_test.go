@@ -29,7 +29,7 @@ const unanswered = 2 * time.Second
 // TestFullDisk: whatever is stored fails with the same words, whether nats-server says
 // why or nothing at all, and goes on once it is started again with room.
 func TestFullDisk(t *testing.T) {
-	const inDisk = "the broker's disk is full: make room there, and start nats-server again: it stores nothing until then: "
+	const inDisk = "the broker's disk is full: free some space, then restart nats-server, which stores nothing until then: "
 	disk := brokertest.NewSmall(t)
 	s := brokertest.Start(t, func(o *server.Options) { o.StoreDir = disk.Path })
 	b := brokertest.Open(t, s.Config())
@@ -102,14 +102,14 @@ func TestOpenOnAFullDisk(t *testing.T) {
 	dir := filepath.Join(disk.Path, "data")
 	err := fails(t, broker.Config{DataDir: dir})
 	require.ErrorIs(t, err, broker.ErrFull)
-	require.ErrorContains(t, err, "the broker's disk is full, or cannot be written (DATA_DIR="+dir+"): make room, and run the command again")
+	require.ErrorContains(t, err, "the broker's disk is full or not writable (DATA_DIR="+dir+"): free some space, then run the command again")
 }
 
 func TestExplain(t *testing.T) {
 	for text, err := range map[string]error{
-		"the broker's disk is full: make room there, and start nats-server again: it stores nothing until then: x: no space left on device":                                                            fmt.Errorf("x: %w", syscall.ENOSPC),
-		"the broker's disk is full: make room there, and start nats-server again: it stores nothing until then: disk quota exceeded":                                                                   syscall.EDQUOT,
-		"the broker's disk is full, or as much of it as the server or the account may use: make room, or raise the limit: nats: API error: code=503 err_code=10023 description=insufficient resources": &jetstream.APIError{Code: 503, ErrorCode: 10023, Description: "insufficient resources"},
+		"the broker's disk is full: free some space, then restart nats-server, which stores nothing until then: x: no space left on device":                                                                                          fmt.Errorf("x: %w", syscall.ENOSPC),
+		"the broker's disk is full: free some space, then restart nats-server, which stores nothing until then: disk quota exceeded":                                                                                                 syscall.EDQUOT,
+		"the broker's disk is full, or a limit of its storage is reached: free some space, or raise the limit (max_file_store, or that of the account): nats: API error: code=503 err_code=10023 description=insufficient resources": &jetstream.APIError{Code: 503, ErrorCode: 10023, Description: "insufficient resources"},
 	} {
 		explained := broker.Explain(err, "")
 		require.ErrorIs(t, explained, broker.ErrFull)

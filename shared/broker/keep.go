@@ -12,17 +12,16 @@ import (
 )
 
 const (
-	// keepInterval is how often Keep looks: what is missing is made again within seconds.
+	// keepInterval is how often Keep looks, so that what is missing is back within seconds.
 	keepInterval = 5 * time.Second
-	// roomEvery is how many of these looks it takes until Keep sees whether a broker that
-	// others use, too, stores what it gets.
+	// roomEvery is how many looks at a shared broker lie between two checks of its disk.
 	roomEvery = 3
 )
 
-// Keep makes again what somebody deletes at the broker, and checks the servers that
-// the connection leads to, until ctx ends. It returns ErrTooOld and ErrForeignStream
-// where the broker may no longer be used, and ErrFull where an embedded one does not
-// store anything before it is started again; one that is away is waited for.
+// Keep recreates what is deleted at the broker, and checks the versions of its servers,
+// until ctx ends. It returns ErrTooOld or ErrForeignStream if the broker must not be used
+// any longer, and ErrFull if it is embedded and its disk was full, because only a restart
+// helps then. It waits for a broker that is away.
 func (b *Broker) Keep(ctx context.Context) error {
 	connected := b.Conn.StatusChanged(nats.CONNECTED)
 	defer b.Conn.RemoveStatusListener(connected)
@@ -31,7 +30,7 @@ func (b *Broker) Keep(ctx context.Context) error {
 	full := false
 	for look := 0; ; look++ {
 		err := b.Ensure(ctx)
-		// Of several servers with a copy each, one that has no room gives way by itself.
+		// With several replicas, a server without room leaves the lead to another one.
 		room := err == nil && b.Replicas == 1 && (b.Embedded() || look%roomEvery == 0)
 		if room {
 			err = b.Writable(ctx)
@@ -43,13 +42,13 @@ func (b *Broker) Keep(ctx context.Context) error {
 			return err
 		case errors.Is(err, ErrFull):
 			if !full {
-				b.log.Error("the broker stores nothing", "error", err)
+				b.log.Error("the broker cannot store messages", "error", err)
 			}
 			full = true
 		case err != nil:
-			b.log.Debug("looking for what is missing at the broker", "error", err)
+			b.log.Debug("checking the broker", "error", err)
 		case room && full:
-			b.log.Info("the broker has room again")
+			b.log.Info("the broker stores messages again")
 			full = false
 		}
 		select {
@@ -61,7 +60,7 @@ func (b *Broker) Keep(ctx context.Context) error {
 	}
 }
 
-// Ensure checks the servers as Keep does, once, and makes what is missing.
+// Ensure does once what Keep does again and again, except for the disk.
 func (b *Broker) Ensure(ctx context.Context) error {
 	if err := b.versions.connected(b.Conn); err != nil {
 		return err
@@ -79,10 +78,10 @@ func (b *Broker) Ensure(ctx context.Context) error {
 	return b.ensureOwned(ctx)
 }
 
-// Maker makes a stream where it is missing, and reports whether it was.
+// Maker creates a stream if it is missing, and reports whether it was.
 type Maker func(context.Context) (made bool, err error)
 
-// Own has Keep make a stream again that this process needs besides StreamName.
+// Own makes Keep recreate a stream that this process needs besides StreamName.
 func (b *Broker) Own(stream string, m Maker) {
 	b.owning.Lock()
 	defer b.owning.Unlock()
@@ -105,7 +104,7 @@ func (b *Broker) ensureOwned(ctx context.Context) error {
 	for name, m := range missing {
 		made, err := m(ctx)
 		if err != nil {
-			return fmt.Errorf("making stream %s again: %w", name, err)
+			return fmt.Errorf("recreating stream %s: %w", name, err)
 		}
 		if made {
 			b.log.Error("a stream was deleted at the broker; created it again, empty", "stream", name)
@@ -117,8 +116,7 @@ func (b *Broker) ensureOwned(ctx context.Context) error {
 // bucketStream is the stream of a bucket (ADR-8).
 func bucketStream(bucket string) string { return "KV_" + bucket }
 
-// Bucket opens a key-value bucket, and creates it where there is none. Keep makes it
-// again.
+// Bucket opens a key-value bucket, and creates it if it is missing. Keep recreates it.
 func (b *Broker) Bucket(ctx context.Context, c jetstream.KeyValueConfig) (kv jetstream.KeyValue, err error) {
 	err = Answered(ctx, func() error {
 		kv, _, err = b.openBucket(ctx, c)

@@ -10,7 +10,7 @@ import (
 // TestEmbeddedOutlivesAPowerCut: what the embedded broker has acknowledged is on the disk.
 func TestEmbeddedOutlivesAPowerCut(t *testing.T) {
 	t.Parallel()
-	brokertest.PowerCut(t, func(t *testing.T, path string) *broker.Broker {
-		return brokertest.Open(t, broker.Config{DataDir: path, Replicas: 1})
+	brokertest.PowerCut(t, 1, func(t *testing.T, paths []string) *broker.Broker {
+		return brokertest.Open(t, broker.Config{DataDir: paths[0], Replicas: 1})
 	})
 }

@@ -94,9 +94,9 @@ func (b *Broker) Publish(ctx context.Context, m *nats.Msg) (uint64, error) {
 }
 
 const (
-	// codeIncomplete is nats-server's JSAtomicPublishIncompleteBatchErr: it has lost a
-	// batch on its way, and stored nothing of it. Another leader knows nothing of a batch
-	// that was begun before; a server that has no space for it says the same.
+	// codeIncomplete is nats-server's JSAtomicPublishIncompleteBatchErr: it has stored
+	// nothing of the batch. A new leader does not know a batch that was begun before, and a
+	// server without space for a batch gives the same answer.
 	codeIncomplete = 10176
 	// batchTries outlast two changes of the leader.
 	batchTries = 3

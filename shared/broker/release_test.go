@@ -25,7 +25,7 @@ func TestTooOld(t *testing.T) {
 	err := fails(t, s.Config())
 	require.ErrorIs(t, err, broker.ErrTooOld)
 	require.EqualError(t, err, "the broker is too old: server release ("+strings.TrimPrefix(s.URL(), "nats://")+
-		") is nats-server 2.14.1, which loses plans and failures: upgrade it to 2.14.4 or newer, best to 2.15.2 or newer")
+		") runs nats-server 2.14.1, which loses plans and failures: upgrade it to 2.14.4 or newer (to survive power cuts, 2.15.2 or newer)")
 }
 
 func TestWarnsOfPowerCuts(t *testing.T) {
@@ -47,9 +47,9 @@ func TestOneOfManyIsTooOld(t *testing.T) {
 	c := brokertest.StartCluster(t)
 	brokertest.Open(t, c.Config()).Close()
 	old := c.Join(tooOld)
-	for name, url := range map[string]string{"told by another": c.Nodes[0].URL(), "configured": c.Nodes[0].URL() + "," + old.URL()} {
+	for name, url := range map[string]string{"announced": c.Nodes[0].URL(), "configured": c.Nodes[0].URL() + "," + old.URL()} {
 		t.Run(name, func(t *testing.T) {
-			// The other servers hear of it a moment later than it is ready.
+			// The other servers learn of it a moment after it is ready.
 			var err error
 			for deadline := time.Now().Add(patience); err == nil && time.Now().Before(deadline); {
 				var b *broker.Broker

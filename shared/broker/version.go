@@ -9,22 +9,24 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"time"
 
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 	"golang.org/x/mod/semver"
+	"golang.org/x/sync/errgroup"
 )
 
 const (
-	// minVersion is the first server that keeps what the system stores: 2.14.0 and 2.14.1
-	// purge a whole subject where nothing of it is meant, below sequence 1 (nats-server#4696),
-	// and before 2.14.4 batches store schedules and expected sequences wrongly
-	// (nats-server#8305, #8376).
+	// minVersion is the first server that keeps what the system stores. 2.14.0 and 2.14.1
+	// take a purge up to sequence 1, which is a purge of nothing, for one of everything
+	// (nats-server#4696). Before 2.14.4, batches store schedules and check expected
+	// sequences wrongly (nats-server#8305, #8376).
 	minVersion = "v2.14.4"
-	// syncVersion is the first server that syncs always where it is set to: before, a
+	// syncVersion is the first server that always syncs if it is set to. Before, a
 	// compaction did not (nats-server#8475).
 	syncVersion = "v2.15.2"
-	// metaVersion is where the leader of a stream states its version (ADR-44).
+	// metaVersion is the key of the version of a stream's leader (ADR-44).
 	metaVersion = "_nats.ver"
 )
 
@@ -36,14 +38,14 @@ func release(version string) (string, bool) {
 }
 
 // checkVersion returns ErrTooOld for a version below minVersion, or one that cannot be
-// read. It reports true where the server may lose what it has acknowledged in a power cut.
+// read. It reports true if the server may lose what it has acknowledged in a power cut.
 func checkVersion(server, version string) (unsynced bool, err error) {
 	v, ok := release(version)
 	switch {
 	case !ok:
-		return false, fmt.Errorf("%w: the version of %s cannot be read: %q; needed is nats-server %s or newer", ErrTooOld, server, version, minVersion[1:])
+		return false, fmt.Errorf("%w: the version of %s is unreadable: %q; expected nats-server %s or newer", ErrTooOld, server, version, minVersion[1:])
 	case semver.Compare(v, minVersion) < 0:
-		return false, fmt.Errorf("%w: %s is nats-server %s, which loses plans and failures: upgrade it to %s or newer, best to %s or newer",
+		return false, fmt.Errorf("%w: %s runs nats-server %s, which loses plans and failures: upgrade it to %s or newer (to survive power cuts, %s or newer)",
 			ErrTooOld, server, version, minVersion[1:], syncVersion[1:])
 	}
 	return semver.Compare(v, syncVersion) < 0, nil
@@ -55,16 +57,16 @@ type versions struct {
 	warned sync.Map // servers with their versions
 }
 
-// check checks a server by its name, which no other server has; server is what people
-// call it.
+// check checks the version of a server. Its name is unique; server is how messages refer
+// to it.
 func (v *versions) check(name, server, version string) error {
 	unsynced, err := checkVersion(server, version)
 	if !unsynced {
 		return err
 	}
 	if _, warned := v.warned.LoadOrStore(name+" "+version, true); !warned {
-		v.log.Warn("in a power cut the broker may lose what it has acknowledged: before "+syncVersion[1:]+
-			" nats-server does not sync everything, even with sync_interval: always", "server", server, "version", version)
+		v.log.Warn("nats-server before "+syncVersion[1:]+" can lose acknowledged messages in a power cut, even with sync_interval: always",
+			"server", server, "version", version)
 	}
 	return nil
 }
@@ -85,8 +87,7 @@ func (v *versions) connected(conn *nats.Conn) error {
 	return v.check(name, server, version)
 }
 
-// leader checks the server that leads the stream, which may be another one than the
-// connection leads to.
+// leader checks the server that leads the stream, which need not be the connected one.
 func (v *versions) leader(info *jetstream.StreamInfo) error {
 	version := info.Config.Metadata[metaVersion]
 	if version == "" || info.Cluster == nil || info.Cluster.Leader == "" {
@@ -95,10 +96,15 @@ func (v *versions) leader(info *jetstream.StreamInfo) error {
 	return v.check(info.Cluster.Leader, "server "+info.Cluster.Leader, version)
 }
 
-// others checks the servers that the configuration names and those that the connected
-// one has named, each at every address of its host name. One that does not answer is
-// left out: it is checked when the connection leads there, or when it leads the stream.
+// othersTimeout bounds the check of each server that is not connected. Servers may
+// announce addresses that only they can reach.
+const othersTimeout = 2 * time.Second
+
+// others checks the servers in the configuration and those that the connected server has
+// announced, each at every address of its host name. It skips a server that does not
+// answer: that one is checked once it is connected, or leads the stream.
 func (v *versions) others(ctx context.Context, conn *nats.Conn, user *url.Userinfo, opts []nats.Option) error {
+	var group errgroup.Group
 	for _, text := range conn.Servers() {
 		u, err := url.Parse(text)
 		if err != nil {
@@ -110,18 +116,16 @@ func (v *versions) others(ctx context.Context, conn *nats.Conn, user *url.Userin
 			continue
 		}
 		for _, address := range addresses {
-			if err := v.other(conn, u, address, opts); err != nil {
-				return err
-			}
+			group.Go(func() error { return v.other(conn, u, address, opts) })
 		}
 	}
-	return nil
+	return group.Wait()
 }
 
 // other checks one server, unless it is the connected one.
 func (v *versions) other(conn *nats.Conn, u *url.URL, address string, opts []nats.Option) error {
 	opts = append(slices.Clone(opts), nats.Name(conn.Opts.Name+", to check the version"),
-		nats.SetCustomDialer(only(address)), nats.NoReconnect(), nats.IgnoreDiscoveredServers())
+		nats.Timeout(othersTimeout), nats.SetCustomDialer(only(address)), nats.NoReconnect(), nats.IgnoreDiscoveredServers())
 	probe, err := nats.Connect(u.String(), opts...)
 	if err != nil {
 		v.log.Debug("a server of the broker was not checked", "server", u.Host, "address", address, "error", err)
@@ -142,5 +146,5 @@ func (o only) Dial(network, address string) (net.Conn, error) {
 	if host, _, err := net.SplitHostPort(address); err != nil || host != string(o) {
 		return nil, &net.AddrError{Err: "not the address to check", Addr: address}
 	}
-	return (&net.Dialer{Timeout: dialTimeout}).Dial(network, address)
+	return (&net.Dialer{Timeout: othersTimeout}).Dial(network, address)
 }

@@ -23,13 +23,13 @@ func TestCheckVersion(t *testing.T) {
 	for _, version := range []string{"2.14.3", "2.14.4-RC.1", "2.14.0", "2.14.0-RC.1", "2.14", "v2.14.3", "2.14.3-fips", "2.13.9", "2.4.14", "2", "1.99.0", "0.14.0"} {
 		_, err := checkVersion("n1", version)
 		require.ErrorIs(t, err, ErrTooOld, version)
-		require.EqualError(t, err, "the broker is too old: n1 is nats-server "+version+", which loses plans and failures: upgrade it to 2.14.4 or newer, best to 2.15.2 or newer")
+		require.EqualError(t, err, "the broker is too old: n1 runs nats-server "+version+", which loses plans and failures: upgrade it to 2.14.4 or newer (to survive power cuts, 2.15.2 or newer)")
 	}
 	for _, version := range []string{"", "two.14.0", "2.x.0", "2.14.4.1", "2.015.3", "2.15.3\n"} {
 		_, err := checkVersion("n1", version)
 		require.ErrorIs(t, err, ErrTooOld, version)
-		require.ErrorContains(t, err, "the version of n1 cannot be read: ", version)
-		require.ErrorContains(t, err, "needed is nats-server 2.14.4 or newer", version)
+		require.ErrorContains(t, err, "the version of n1 is unreadable: ", version)
+		require.ErrorContains(t, err, "expected nats-server 2.14.4 or newer", version)
 	}
 }
 
@@ -43,7 +43,7 @@ func TestLeaderVersion(t *testing.T) {
 	}
 	require.ErrorContains(t, v.leader(&jetstream.StreamInfo{
 		Config: jetstream.StreamConfig{Metadata: map[string]string{metaVersion: "2.14.1"}}, Cluster: info.Cluster,
-	}), "server n2 is nats-server 2.14.1")
+	}), "server n2 runs nats-server 2.14.1")
 	require.NotEmpty(t, embeddedStream(t).Config.Metadata[metaVersion], "the server says it under another key")
 }
 

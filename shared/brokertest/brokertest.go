@@ -3,7 +3,6 @@
 package brokertest
 
 import (
-	"context"
 	"log/slog"
 	"net"
 	"testing"
@@ -14,12 +13,9 @@ import (
 	"github.com/osism/skopeo-worker/shared/broker"
 )
 
-const (
-	// ready bounds the start of a server and the opening of a broker.
-	ready = 30 * time.Second
-	// patience is how long Open tries a broker that does not answer.
-	patience = 10 * time.Second
-)
+// ready bounds the start of a server and the opening of a broker: a cluster on a busy
+// machine takes several elections.
+const ready = 2 * time.Minute
 
 // Embedded returns a broker that runs in this process, with a store of its own.
 // It is closed when the test ends.
@@ -32,11 +28,10 @@ func Embedded(t testing.TB) *broker.Broker {
 // test may close it before.
 func Open(t testing.TB, c broker.Config) *broker.Broker {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), ready)
-	defer cancel()
-	b, err := broker.Open(ctx, c, broker.Options{
+	// A context with a deadline would leave a request that nobody answers all of the time.
+	b, err := broker.Open(t.Context(), c, broker.Options{
 		Client:   t.Name(),
-		Patience: patience,
+		Patience: ready,
 		Log:      slog.New(slog.DiscardHandler),
 	})
 	if err != nil {

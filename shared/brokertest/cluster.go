@@ -28,8 +28,8 @@ type Cluster struct {
 }
 
 // StartCluster starts a cluster, and waits until it has a leader. It is stopped when
-// the test ends.
-func StartCluster(t testing.TB) *Cluster {
+// the test ends. Each function changes the options of the node with that index.
+func StartCluster(t testing.TB, options ...func(node int, o *server.Options)) *Cluster {
 	t.Helper()
 	c := &Cluster{t: t}
 	ports, routes := make([]int, nodes), make([]*url.URL, nodes)
@@ -41,6 +41,9 @@ func StartCluster(t testing.TB) *Cluster {
 		s.options.ServerName = fmt.Sprintf("brokertest%d", i+1)
 		s.options.Cluster = server.ClusterOpts{Name: "brokertest", Host: s.options.Host, Port: port}
 		s.options.Routes = routes
+		for _, change := range options {
+			change(i, s.options)
+		}
 		s.start()
 		t.Cleanup(s.Stop)
 		c.Nodes = append(c.Nodes, s)

@@ -18,7 +18,7 @@ type Disk struct {
 }
 
 // NewDisk returns an empty disk. It is unmounted when the test ends. The test is
-// skipped where it may not mount.
+// skipped if it may not mount.
 func NewDisk(t testing.TB) *Disk {
 	t.Helper()
 	d := &Disk{t: t, image: filepath.Join(t.TempDir(), "image")}
@@ -33,8 +33,8 @@ func NewDisk(t testing.TB) *Disk {
 	return d
 }
 
-// AfterPowerCut returns another disk with what would be on this one if the power went
-// off now: what has been written and not synced is not in the file yet.
+// AfterPowerCut returns a copy of the disk as it would be if the power failed now: what
+// has been written, but not synced, is not in the file yet.
 func (d *Disk) AfterPowerCut() *Disk {
 	d.t.Helper()
 	c := &Disk{t: d.t, image: filepath.Join(d.t.TempDir(), "image")}
@@ -50,8 +50,7 @@ func (d *Disk) mount() {
 	d.t.Cleanup(func() { _ = exec.Command("umount", "-l", d.Path).Run() })
 }
 
-// run skips the test where the command fails: it does nothing that can go wrong with
-// the right to mount.
+// run skips the test if the command fails, which takes nothing but the right to mount.
 func run(t testing.TB, name string, arguments ...string) {
 	t.Helper()
 	if out, err := exec.Command(name, arguments...).CombinedOutput(); err != nil {

@@ -19,7 +19,7 @@ type Small struct {
 }
 
 // NewSmall returns an empty disk. It is unmounted when the test ends. The test is
-// skipped where it may not mount.
+// skipped if it may not mount.
 func NewSmall(t testing.TB) *Small {
 	t.Helper()
 	s := &Small{t: t, Path: t.TempDir()}

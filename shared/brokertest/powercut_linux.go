@@ -18,12 +18,16 @@ const (
 	powerCutLater = 20 * time.Second
 )
 
-// PowerCut stores a plan on a broker whose store is on a disk of its own, cuts the
-// power at once and once more 20 s later, and requires of both disks that the broker
-// started on them has every message. open starts the broker with its store below a path.
-func PowerCut(t *testing.T, open func(t *testing.T, path string) *broker.Broker) {
-	disk := NewDisk(t)
-	b := open(t, disk.Path)
+// PowerCut stores a plan on a broker with that many servers, each with a disk of its own.
+// It cuts the power of all at once, right after the plan and again 20 s later. Both times
+// the broker that is started on the disks must have every message. open starts the broker
+// with the stores of its servers at the paths.
+func PowerCut(t *testing.T, servers int, open func(t *testing.T, paths []string) *broker.Broker) {
+	disks := make([]*Disk, servers)
+	for i := range disks {
+		disks[i] = NewDisk(t)
+	}
+	b := open(t, paths(disks))
 	var want []string
 	for i := range powerCutChunks {
 		a := subject.NewAddress("power", "cut", "quay.io", fmt.Sprint(i+1))
@@ -33,12 +37,13 @@ func PowerCut(t *testing.T, open func(t *testing.T, path string) *broker.Broker)
 		}
 		want = append(want, m.Subject)
 	}
-	now := disk.AfterPowerCut()
+	now := afterPowerCut(disks)
 	time.Sleep(powerCutLater)
-	later := disk.AfterPowerCut()
-	for name, disk := range map[string]*Disk{"at once": now, "later": later} {
+	later := afterPowerCut(disks)
+	b.Close()
+	for name, disks := range map[string][]*Disk{"at once": now, "later": later} {
 		t.Run(name, func(t *testing.T) {
-			b := open(t, disk.Path)
+			b := open(t, paths(disks))
 			info, err := b.Stream.Info(t.Context(), jetstream.WithSubjectFilter(subject.Plan+".>"))
 			if err != nil {
 				t.Fatal(err)
@@ -50,4 +55,20 @@ func PowerCut(t *testing.T, open func(t *testing.T, path string) *broker.Broker)
 			}
 		})
 	}
+}
+
+func paths(disks []*Disk) []string {
+	all := make([]string, len(disks))
+	for i, d := range disks {
+		all[i] = d.Path
+	}
+	return all
+}
+
+func afterPowerCut(disks []*Disk) []*Disk {
+	all := make([]*Disk, len(disks))
+	for i, d := range disks {
+		all[i] = d.AfterPowerCut()
+	}
+	return all
 }

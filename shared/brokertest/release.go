@@ -29,8 +29,8 @@ type Release struct {
 
 // StartRelease builds a released nats-server and starts it with further flags, on a
 // free port, with a store of its own. It is stopped when the test ends. The test is
-// skipped where the module proxy cannot be reached: the release is none of our
-// dependencies.
+// skipped if the module proxy cannot be reached, because the release is not a
+// dependency.
 func StartRelease(t testing.TB, version string, flags ...string) *Release {
 	t.Helper()
 	port, _ := free(t)

@@ -80,7 +80,7 @@ func (l *Ledger) Status(ctx context.Context, e Entry) (st Status, final bool, er
 	}
 	if left == 0 {
 		st, err = l.store.status(ctx, e)
-		// What is lost may come back, with a backup of the stream.
+		// Lost chunks come back if somebody restores the stream.
 		final = err == nil && st.Over() && st.State != StateLost && (e.Published || time.Since(e.Started) > keepUnpublished)
 		return st, final, err
 	}

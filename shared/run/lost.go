@@ -17,13 +17,12 @@ import (
 // readers bounds the requests of confirm that are under way at once.
 const readers = 16
 
-// confirm reads again what the bucket's leader holds of the chunks that seem to be lost,
-// and of the run. A watch is late, and a replica that it reads from may be behind: a
-// worker records that a chunk is done before it acknowledges it, and has done so even
-// where the watch does not know yet.
+// confirm reads what the bucket's leader holds of the run, and of the chunks that seem to
+// be lost. A watch is late, and the replica that it reads from may be behind. The leader
+// is not: a worker records that a chunk is done before it acknowledges it.
 func (t *Tracker) confirm(ctx context.Context, missing map[string]bool) error {
 	e, err := t.store.entry(ctx, t.name, t.id)
-	if err != nil && !errors.Is(err, ErrNotFound) { // it is forgotten, or the bucket was deleted
+	if err != nil && !errors.Is(err, ErrNotFound) { // it has expired, or the bucket was recreated
 		return err
 	}
 	own := prefix + t.name + "." + t.id + "."

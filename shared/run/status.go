@@ -26,7 +26,7 @@ const (
 	StateFailed     = "failed" // over, with failures
 	StateCancelled  = "cancelled"
 	StateSuperseded = "superseded"
-	StateLost       = "lost" // over, though chunks of it were neither done nor dropped
+	StateLost       = "lost" // over, with chunks that are neither done nor dropped
 )
 
 // publishing is how long a plan may take between its entry in the bucket and its
@@ -43,8 +43,8 @@ type Chunks struct {
 	// Dropped chunks are those of a run that was cancelled or superseded which no worker
 	// has: of some, a part may have been done.
 	Dropped int `json:"dropped"`
-	// Lost chunks are those that the broker does not hold any more, or never got, though
-	// no worker has said that it is done with them, and nobody has ended the run.
+	// Lost chunks are not done, and the broker does not hold them, though nobody has ended
+	// the run.
 	Lost int `json:"lost"`
 }
 
@@ -221,9 +221,8 @@ func (t *Tracker) Status(ctx context.Context) (Status, error) {
 	return st, nil
 }
 
-// status is how the run stands by what is known, with the messages in the stream. It
-// returns the registries and numbers of the chunks that seem to be lost, too; one that
-// nothing was ever told of is "".
+// status returns how the run stands, given its messages in the stream, and which chunks
+// seem to be lost, by registry and number; "" stands for those without a record.
 func (t *Tracker) status(subjects map[string]uint64) (Status, map[string]bool) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -368,8 +367,8 @@ func (t *Tracker) count(present map[string]string, st *Status) (updated time.Tim
 	return updated, missing
 }
 
-// worst orders what became of the messages of a chunk that has none left: the chunk is
-// as the worst of them. One that was running or snoozed is gone without an outcome.
+// worst orders the last states of a chunk's messages after all of them are gone: the
+// worst is the chunk's. One that was running or snoozed has been lost.
 var worst = map[string]int{Done: 1, Dropped: 2, Running: 3, Snoozed: 3}
 
 // publishing reports whether more of the run may be on its way.

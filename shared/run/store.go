@@ -80,14 +80,13 @@ func (s *Store) Record(ctx context.Context, a subject.Address, p Progress) error
 	return nil
 }
 
-// ErrOvertaken is returned where another worker has recorded something of the same message
-// in the meantime.
+// ErrOvertaken is returned if another worker has recorded progress of the same message in
+// the meantime.
 var ErrOvertaken = errors.New("another worker has the chunk, or is done with it")
 
-// Report stores the progress of the message at the address where last is the revision
-// of what was recorded of it before, 0 where nothing was, and returns the new one. It
-// returns ErrOvertaken where it is not: a worker that has lost its chunk for a while must
-// not hide that another one is done with it.
+// Report stores the progress of the message at the address if last is still the revision
+// of what is recorded, 0 if nothing is, and returns the new revision. Otherwise it returns
+// ErrOvertaken: a worker that was suspended must not hide that another one is done.
 func (s *Store) Report(ctx context.Context, a subject.Address, p Progress, last uint64) (uint64, error) {
 	data, err := json.Marshal(p)
 	if err != nil {

@@ -34,8 +34,8 @@ const (
 	heartbeats = 4
 	// pullExpiry is how long one pull request waits at the broker.
 	pullExpiry = 30 * time.Second
-	// pullHeartbeat is how often the broker shows meanwhile that it still knows of it;
-	// after two that are missing, it is asked again.
+	// pullHeartbeat is the interval of the broker's heartbeats meanwhile. After two that
+	// are missing, the request is sent again.
 	pullHeartbeat = 5 * time.Second
 )
 
@@ -91,8 +91,8 @@ func (c *Consumer) Run(ctx context.Context) error {
 	return group.Wait()
 }
 
-// consume takes chunks until ctx ends, and begins again where somebody has deleted the
-// consumer at the broker.
+// consume takes chunks until ctx ends. If the consumer is deleted at the broker, it
+// recreates it and goes on.
 func (c *Consumer) consume(ctx context.Context) error {
 	for {
 		err := c.pull(ctx)
@@ -143,7 +143,7 @@ func (c *Consumer) take(ctx context.Context, m jetstream.Msg) {
 	defer stopTelling()
 	unhook := context.AfterFunc(ctx, func() {
 		if errors.Is(context.Cause(ctx), broker.ErrFull) {
-			// Nothing that copies bring about could be stored.
+			// The outcome of copies could not be stored.
 			stopWork()
 			stopTelling()
 			return

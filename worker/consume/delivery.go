@@ -160,10 +160,9 @@ func (d *delivery) end(ctx context.Context, state string) error {
 // ackTimeout is how long the broker gets to answer an acknowledgement.
 const ackTimeout = 5 * time.Second
 
-// acknowledge takes the message out of the queue. A consumer that was deleted and made
-// again knows nothing of this delivery: it ignores an acknowledgement of what it has not
-// delivered yet, and would give the message to another worker. What is done is deleted
-// then.
+// acknowledge takes the message out of the queue. A consumer that was recreated ignores
+// the acknowledgement of a message that it has not delivered itself, and would deliver it
+// to another worker. So the worker deletes a message that it cannot acknowledge.
 func (d *delivery) acknowledge(ctx context.Context) error {
 	waiting, cancel := context.WithTimeout(ctx, ackTimeout)
 	defer cancel()
@@ -185,7 +184,7 @@ func (d *delivery) acknowledge(ctx context.Context) error {
 }
 
 // gone reports whether the stream does not hold the message any more. A stream that was
-// made again has other messages under the same sequences.
+// recreated has other messages with the same sequences.
 func (d *delivery) gone(ctx context.Context) (bool, error) {
 	m, err := d.broker.Next(ctx, broker.StreamName, d.msg.Subject(), d.sequence)
 	if errors.Is(err, jetstream.ErrMsgNotFound) {
@@ -194,9 +193,8 @@ func (d *delivery) gone(ctx context.Context) (bool, error) {
 	return err == nil && m.Sequence != d.sequence, err
 }
 
-// acknowledged reports whether another worker is done with the message and has
-// acknowledged it. It has recorded that before. A message that is gone otherwise is one
-// that somebody has deleted, with its stream or without.
+// acknowledged reports whether another worker has finished and acknowledged the message,
+// which it records first. Any other message that is gone was deleted at the broker.
 func (d *delivery) acknowledged(ctx context.Context) (bool, error) {
 	gone, err := d.gone(ctx)
 	if err != nil || !gone {

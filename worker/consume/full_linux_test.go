@@ -50,7 +50,7 @@ func TestFullEmbeddedStore(t *testing.T) {
 	disk.Fill()
 	err := c.Run(t.Context())
 	require.ErrorIs(t, err, broker.ErrFull)
-	require.ErrorContains(t, err, "the broker's disk is full (DATA_DIR="+disk.Path+"): make room, and run the command again")
+	require.ErrorContains(t, err, "the broker's disk is full (DATA_DIR="+disk.Path+"): free some space, then run the command again")
 	tracker.Stop()
 	b.Close()
 

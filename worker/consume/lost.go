@@ -6,8 +6,8 @@ import (
 	"github.com/osism/skopeo-worker/shared/run"
 )
 
-// lost says which of the newest runs have lost chunks, each once. Nobody else may look:
-// the planner ends with its plan.
+// lost logs which of the newest runs have lost chunks, each once. The planner, which
+// ends with its plan, cannot.
 func (c *Consumer) lost(ctx context.Context) error {
 	names, err := c.ledger.List(ctx)
 	if err != nil {

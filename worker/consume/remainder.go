@@ -45,8 +45,7 @@ func (d *delivery) remainder(ctx context.Context, c message.Chunk, left []messag
 	return nil
 }
 
-// note records the progress of a message before it is published: where that is lost, the
-// run knows that there was one.
+// note records a message before it is published, so that its loss is noticed.
 func (d *delivery) note(ctx context.Context, a subject.Address, p run.Progress) {
 	record := func(ctx context.Context) error { return d.runs.Record(ctx, a, p) }
 	if err := insist(ctx, d.log, patient(d.broker.Conn, record)); err != nil {

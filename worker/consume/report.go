@@ -83,8 +83,8 @@ func (d *delivery) store(ctx context.Context) error {
 	return err
 }
 
-// overtake finds out who else has recorded something of the message: a worker that is
-// done with it, which is the last word, or one that has it, too.
+// overtake reads what another worker has recorded of the message. If that one is done with
+// it, this worker records nothing more until it is done itself.
 func (d *delivery) overtake(ctx context.Context) error {
 	recorded, revision, err := d.runs.Progress(ctx, d.address)
 	if err != nil {

@@ -31,7 +31,7 @@ func (c *Consumer) sweep(ctx context.Context) {
 		switch err := c.Sweep(ctx, c.now()); {
 		case err == nil || ctx.Err() != nil:
 		case errors.Is(err, broker.ErrFull):
-			c.log.Error("the broker stores nothing", "error", err)
+			c.log.Error("the broker cannot store messages", "error", err)
 		default:
 			c.log.Warn("looking for overdue chunks", "error", err)
 		}
