@@ -87,6 +87,33 @@ func TestLost(t *testing.T) {
 	}
 }
 
+// TestHeld: a chunk whose message is gone is not lost as long as a worker is busy with it.
+func TestHeld(t *testing.T) {
+	y := published(t, 2)
+	y.record("1", Progress{State: Done})
+	y.gone(subject.Chunk, "1")
+	now := time.Now().UTC()
+	y.record("2", Progress{State: Running, Updated: now})
+	y.gone(subject.Chunk, "2")
+	st := y.becomes(StateRunning, Chunks{Total: 2, Done: 1, Running: 1})
+	require.False(t, st.Over())
+	require.Nil(t, st.Finished)
+	for state, p := range map[string]Progress{
+		StateDone: {State: Done, Updated: now},
+		StateLost: {State: Running, Updated: now.Add(-2 * workingFor)}, // it has died since
+	} {
+		y.record("2", p)
+		require.Equal(t, state, y.now().State)
+	}
+
+	// The watch must not hide that it is done.
+	y.record("2", Progress{State: Running, Updated: now})
+	require.Equal(t, StateRunning, y.now().State)
+	y.Stop()
+	y.record("2", Progress{State: Done})
+	require.Equal(t, StateDone, y.now().State)
+}
+
 // TestLostWhileOthersGoOn: it is told before the end.
 func TestLostWhileOthersGoOn(t *testing.T) {
 	y := published(t, 3)

@@ -127,6 +127,7 @@ type Tracker struct {
 	run      Run
 	progress map[string]Progress // by <registry>.<token>
 	revision map[string]uint64   // of each entry applied
+	sure     map[string]uint64   // of each entry that the bucket's leader had like this, by key
 	lost     int                 // chunks, by the word of the bucket's leader
 }
 
@@ -136,7 +137,7 @@ func (s *Store) Track(ctx context.Context, name, id string) (*Tracker, error) {
 	if err != nil {
 		return nil, err
 	}
-	t := &Tracker{store: s, name: name, id: r.ID, run: r, progress: map[string]Progress{}, revision: map[string]uint64{}}
+	t := &Tracker{store: s, name: name, id: r.ID, run: r, progress: map[string]Progress{}, revision: map[string]uint64{}, sure: map[string]uint64{}}
 	if t.watch, err = t.read(ctx); err != nil {
 		return nil, err
 	}
@@ -211,7 +212,7 @@ func (t *Tracker) Status(ctx context.Context) (Status, error) {
 		_ = watch.Stop()
 	}
 	st, missing := t.status(subjects)
-	if len(missing) > 0 && (st.Over() || st.Chunks.Lost != t.lost) {
+	if len(missing) > 0 && (st.Over() || st.Chunks.Lost != t.lost || t.unsure(missing)) {
 		if err := t.confirm(ctx, missing); err != nil {
 			return Status{}, err
 		}
@@ -222,13 +223,17 @@ func (t *Tracker) Status(ctx context.Context) (Status, error) {
 }
 
 // status returns how the run stands, given its messages in the stream, and which chunks
-// seem to be lost, by registry and number; "" stands for those without a record.
+// have no message and seem not to be done, by registry and number; "" stands for those
+// without a record.
 func (t *Tracker) status(subjects map[string]uint64) (Status, map[string]bool) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	st := Status{Name: t.name, Run: t.id, Started: t.run.Started, Registries: []Registry{}, UnderWay: []Copy{}}
 	bases, messages := t.present(subjects, &st)
 	updated, missing := t.count(bases, &st)
+	for _, chunk := range t.held(messages) {
+		missing[chunk] = true
+	}
 	st.Chunks.Total = t.run.Chunks
 	st.State = t.state(st, len(bases) == 0)
 	if st.Over() {
@@ -294,6 +299,9 @@ func (t *Tracker) present(subjects map[string]uint64, st *Status) (bases map[str
 			others = true
 		}
 	}
+	for _, chunk := range t.held(messages) {
+		bases[chunk], others = Running, true
+	}
 	if !others {
 		st.Away = slices.Sorted(maps.Keys(away))
 	}
@@ -326,50 +334,6 @@ func (p Progress) copies() []Copy {
 	}
 	return p.UnderWay
 }
-
-// count sums up the progress, and returns when it was last made and which chunks seem to
-// be lost.
-func (t *Tracker) count(present map[string]string, st *Status) (updated time.Time, missing map[string]bool) {
-	over := map[string]string{} // chunks that have no message left, with what became of them
-	for key, p := range t.progress {
-		registry, token, _ := strings.Cut(key, ".")
-		base := registry + "." + subject.Address{Token: token}.Number()
-		if present[base] == "" && worst[p.State] >= worst[over[base]] {
-			over[base] = p.State
-		}
-		st.Images.add(p.Images)
-		st.Pulls += p.Pulls
-		st.Bytes += p.Bytes
-		if p.Updated.After(updated) {
-			updated = p.Updated
-		}
-	}
-	missing = map[string]bool{}
-	for base, state := range over {
-		switch {
-		case state == Done:
-			st.Chunks.Done++
-		case state == Dropped || t.run.Ended != "": // what was dropped and not noted was dropped all the same
-			st.Chunks.Dropped++
-		default:
-			st.Chunks.Lost++
-			missing[base] = true
-		}
-	}
-	if untold := t.run.Chunks - len(over) - len(present); untold > 0 {
-		if t.run.Ended != "" {
-			st.Chunks.Dropped += untold
-		} else if !t.publishing() {
-			st.Chunks.Lost += untold
-			missing[""] = true
-		}
-	}
-	return updated, missing
-}
-
-// worst orders the last states of a chunk's messages after all of them are gone: the
-// worst is the chunk's. One that was running or snoozed has been lost.
-var worst = map[string]int{Done: 1, Dropped: 2, Running: 3, Snoozed: 3}
 
 // publishing reports whether more of the run may be on its way.
 func (t *Tracker) publishing() bool {
