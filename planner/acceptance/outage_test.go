@@ -45,11 +45,16 @@ func (s *site) closedRegistry(host string) run.Registry {
 // back. Nothing is given up, little is asked meanwhile, and the run ends soon after.
 func TestOutage(t *testing.T) {
 	for name, test := range map[string]struct {
-		fault  registrytest.Fault
-		source bool
-		stop   bool
-		reason string
+		fault   registrytest.Fault
+		source  bool
+		stop    bool
+		builtin bool
+		reason  string
 	}{
+		"builtin, 507":          {builtin: true, fault: registrytest.Fault{Match: pushing, Status: 507}, reason: "507"},
+		"builtin, push 503":     {builtin: true, fault: registrytest.Fault{Match: pushing, Status: 503}, reason: "503"},
+		"builtin, layers 500":   {builtin: true, fault: registrytest.Fault{Match: blobs, Status: 500}, source: true, reason: "500"},
+		"builtin, source 503":   {builtin: true, fault: registrytest.Fault{Status: 503}, source: true, reason: "503"},
 		"destination 503":       {fault: registrytest.Fault{Status: 503}, reason: "503"},
 		"destination refused":   {stop: true, reason: "connection refused"},
 		"destination page":      {fault: page, reason: "HTML page"},
@@ -73,6 +78,9 @@ func TestOutage(t *testing.T) {
 			const repositories, tags, chunk = 24, 3, 2
 			s, _ := newFleet(t)
 			s.env["CHUNK_SIZE"], s.env["STALL_TIMEOUT"] = fmt.Sprint(chunk), "3s"
+			if test.builtin {
+				s.env["COPY_ENGINE"] = "builtin"
+			}
 			var names []string
 			for i := range repositories {
 				name := fmt.Sprintf("osism/service%02d", i)

@@ -41,6 +41,8 @@ type closure struct {
 	Activity Activity  `json:"activity,omitempty"`
 	Since    time.Time `json:"since,omitzero"`   // its begin; zero: the registry limits us
 	Prober   string    `json:"prober,omitempty"` // the process that may use the registry
+	Closer   string    `json:"closer,omitempty"` // the process that closed it last
+	Opener   string    `json:"opener,omitempty"` // the process that found it back, once the outage is over
 
 	at time.Time // by the broker's clock
 }

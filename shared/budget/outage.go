@@ -19,6 +19,10 @@ const (
 	// probeLease is how long a worker that probes keeps the others waiting, unless it
 	// renews the lease: where it dies, another one probes after that.
 	probeLease = 10 * time.Second
+	// cutOffFor is how long after another process has found a registry back a new outage
+	// that the same process sees as before is taken for its own: what it does not reach,
+	// others do.
+	cutOffFor = 5 * time.Minute
 )
 
 // Activity is what a registry is for, and does not do while it is away.
@@ -55,7 +59,8 @@ func (c closure) leased() time.Time {
 
 // Away closes a registry for the fleet, by exponential backoff with full jitter of half
 // a minute at most. It stays closed until Back: after that time, one worker at a time may
-// probe it. What started before the registry was last closed says nothing new.
+// probe it. What started before the registry was last closed says nothing new. The error
+// is a *SpentError, and the registry stays open, if only this process is cut off from it.
 func (s *Store) Away(ctx context.Context, o Outage) error {
 	started := s.clock.broker(o.Started)
 	for {
@@ -70,7 +75,11 @@ func (s *Store) Away(ctx context.Context, o Outage) error {
 				return nil
 			}
 			next.Since, next.Count = last.Since, last.Count+1
+		} else if last.Closer == s.id && last.Opener != s.id && last.Opener != "" && now.Sub(last.at) < cutOffFor {
+			s.log.Warn("cut off from a registry that other workers reach", "registry", o.Registry, "fails_to", o.Activity, "reason", o.Reason)
+			return &SpentError{Registry: o.Registry, Slot: now, Reason: o.Reason, Since: now, CutOff: true}
 		}
+		next.Closer = s.id
 		// It may have asked for a longer time before.
 		next.Duration = max(backoff(next.Count, maxOutageBackoff, s.jitter), last.until().Sub(now))
 		err = s.writeClosure(ctx, next, revision)
@@ -156,7 +165,7 @@ func (s *Store) reopen(ctx context.Context, registry string) error {
 		if err != nil || !last.away(s.Now()) {
 			return err
 		}
-		err = s.writeClosure(ctx, closure{Registry: registry}, revision)
+		err = s.writeClosure(ctx, closure{Registry: registry, Closer: last.Closer, Opener: s.id}, revision)
 		if !errors.Is(err, jetstream.ErrKeyRevisionMismatch) {
 			return err
 		}

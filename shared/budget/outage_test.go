@@ -198,3 +198,33 @@ func TestProberIsNotClosed(t *testing.T) {
 	two.Back(registry, Push, clock.now())
 	isAway(t, one, false)
 }
+
+// TestCutOff: a process whose outage another one has ended does not close the registry
+// again for all, where it sees the same soon after.
+func TestCutOff(t *testing.T) {
+	t.Parallel()
+	b := brokertest.Embedded(t)
+	clock := &movable{}
+	one, two := openedAt(t, b, clock.now), openedAt(t, b, clock.now)
+	back := func(closer, opener *Store) {
+		require.NoError(t, closer.Away(t.Context(), outage(closer, Answer)))
+		isAway(t, opener, true)
+		c, _, err := opener.readClosure(t.Context(), registry)
+		require.NoError(t, err)
+		clock.move(c.Duration + time.Second)
+		_, err = opener.Probe(t.Context(), registry)
+		require.NoError(t, err)
+		opener.Back(registry, Answer, clock.now())
+		isAway(t, closer, false)
+		isAway(t, opener, false)
+	}
+	back(one, one) // its own word is no reason to doubt itself
+	back(one, two)
+	spent := requireSpent(t, one.Away(t.Context(), outage(one, Answer)))
+	require.True(t, spent.CutOff)
+	require.Nil(t, one.IsAway(registry))
+	back(two, one) // what the others see counts
+	require.True(t, requireSpent(t, two.Away(t.Context(), outage(two, Answer))).CutOff)
+	clock.move(cutOffFor)
+	require.NoError(t, two.Away(t.Context(), outage(two, Answer)), "that was long ago")
+}

@@ -19,6 +19,8 @@ type SpentError struct {
 	Slot     time.Time // by the broker's clock
 	Reason   string
 	Since    time.Time // when an outage began, by the broker's clock; zero: it is a limit
+	// CutOff is that only this process does not reach the registry.
+	CutOff bool
 }
 
 // Error is one line.

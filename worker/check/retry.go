@@ -37,7 +37,8 @@ func (t *task) insist(ctx context.Context, repository reference.Repository, requ
 		tried := attempt
 		// Whose turn has not come has not been refused: a list of some hundred
 		// repositories has to get through.
-		if spent := (*budget.SpentError)(nil); !errors.As(err, &spent) {
+		// But nobody tells when a registry is back that is away.
+		if spent := (*budget.SpentError)(nil); !errors.As(err, &spent) || !spent.Since.IsZero() {
 			if attempt >= most(err) || t.isSilent(host) {
 				if !answered(err) {
 					t.noteSilent(host)

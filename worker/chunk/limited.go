@@ -36,7 +36,11 @@ func (t *task) limit(r message.Repository, err error) time.Duration {
 		t.limited = map[string]bool{}
 	}
 	t.limited[host] = true
-	if spent != nil && !spent.Since.IsZero() {
+	switch {
+	case spent == nil || spent.Since.IsZero():
+	case spent.CutOff:
+		t.cutOff = true
+	default:
 		t.away = spent.Registry
 	}
 	if after := outcome.RetryAfter(err); after > 0 {

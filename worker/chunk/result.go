@@ -18,6 +18,8 @@ type Result struct {
 	After time.Duration
 	// Away is the registry that it waits for, where that is away.
 	Away string
+	// CutOff is that only this worker does not reach a registry that was needed.
+	CutOff bool
 	// Parts is what is too much for one worker, cut into pieces that any worker can
 	// take now. The digests in it are fresh.
 	Parts [][]message.Repository

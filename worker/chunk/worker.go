@@ -120,6 +120,7 @@ type task struct {
 	after   time.Duration
 	limited map[string]bool // registries that have limited us
 	away    string          // the one of them that is away
+	cutOff  bool            // one of them only is for us
 	doubts  []doubt         // to be given up at the end of the round
 	unknown []*job          // whose digests are looked up at their turn
 	parts   [][]message.Repository
@@ -173,7 +174,7 @@ func (w *Worker) Do(ctx, work context.Context, d Delivery) (Result, error) {
 	if t.stopping() {
 		t.after = 0
 	}
-	return Result{Left: undated(todo), After: t.after, Away: t.away, Parts: t.parts}, nil
+	return Result{Left: undated(todo), After: t.after, Away: t.away, CutOff: t.cutOff, Parts: t.parts}, nil
 }
 
 // undated takes the digests out that were looked up: nobody will know how old they

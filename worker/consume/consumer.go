@@ -32,6 +32,9 @@ const (
 	freshFor = 5 * time.Minute
 	// heartbeats in one AckWait: three may be lost.
 	heartbeats = 4
+	// cutOffPause is how long a worker takes no chunk that does not reach a registry which
+	// others reach: else it would take one after the other, only to give them back.
+	cutOffPause = 30 * time.Second
 	// pullExpiry is how long one pull request waits at the broker.
 	pullExpiry = 30 * time.Second
 	// pullHeartbeat is the interval of the broker's heartbeats meanwhile. After two that
@@ -52,6 +55,7 @@ type Consumer struct {
 	log         *slog.Logger
 	host        string
 	now         func() time.Time
+	pause       time.Duration // of a worker that is cut off
 }
 
 // New returns a consumer that works with w. It sets what of w depends on the
@@ -73,7 +77,7 @@ func New(ctx context.Context, b *broker.Broker, w *chunk.Worker, m *metrics.Metr
 		return nil, err
 	}
 	host, _ := os.Hostname()
-	c := &Consumer{host: host, broker: b, runs: runs, ledger: runs.Ledger(), settled: map[uint64]bool{}, failures: failure.NewStore(b, log), resolutions: resolutions, worker: w, metrics: m, log: log, now: time.Now}
+	c := &Consumer{host: host, broker: b, runs: runs, ledger: runs.Ledger(), settled: map[uint64]bool{}, failures: failure.NewStore(b, log), resolutions: resolutions, worker: w, metrics: m, log: log, now: time.Now, pause: cutOffPause}
 	w.Alone = b.Embedded()
 	w.Failures = insistent{c.failures, log}
 	w.Resolutions = insistentResolutions{resolutions, log}
@@ -126,7 +130,9 @@ func (c *Consumer) pull(ctx context.Context) error {
 		switch {
 		case err == nil:
 			// One that came while the pull was being drained goes back at once.
-			c.take(ctx, m)
+			if cutOff := c.take(ctx, m); cutOff {
+				c.rest(ctx)
+			}
 		case errors.Is(err, jetstream.ErrMsgIteratorClosed), errors.Is(err, jetstream.ErrConsumerDeleted):
 			return err
 		default:
@@ -135,8 +141,19 @@ func (c *Consumer) pull(ctx context.Context) error {
 	}
 }
 
-// take works one message off, and keeps it ours meanwhile.
-func (c *Consumer) take(ctx context.Context, m jetstream.Msg) {
+// rest leaves the chunks to workers that reach all registries, for a while.
+func (c *Consumer) rest(ctx context.Context) {
+	timer := time.NewTimer(c.pause)
+	defer timer.Stop()
+	select {
+	case <-ctx.Done():
+	case <-timer.C:
+	}
+}
+
+// take works one message off, and keeps it ours meanwhile. It reports whether only this
+// worker does not reach a registry that was needed.
+func (c *Consumer) take(ctx context.Context, m jetstream.Msg) (cutOff bool) {
 	work, stopWork := context.WithCancel(context.WithoutCancel(ctx))
 	defer stopWork()
 	tell, stopTelling := context.WithCancel(context.WithoutCancel(ctx))
@@ -175,4 +192,5 @@ func (c *Consumer) take(ctx context.Context, m jetstream.Msg) {
 		c.log.Error("left a chunk to the next delivery", "subject", m.Subject(), "error", c.broker.Explain(err))
 		_ = m.Nak()
 	}
+	return d.cutOff
 }

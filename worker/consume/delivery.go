@@ -31,6 +31,7 @@ type delivery struct {
 	mark     string // in the names of these pieces
 
 	copies copies // under way
+	cutOff bool   // only this worker does not reach a registry that was needed
 
 	storing   sync.Mutex // held while the progress is on its way: an older one must not come last
 	revision  uint64     // of what was last recorded of the message, as far as we know
@@ -100,6 +101,7 @@ func (d *delivery) do(ctx context.Context, c message.Chunk, fresh bool) (outcome
 	if err := d.leave(ctx, c, result); err != nil {
 		return "", err
 	}
+	d.cutOff = result.CutOff
 	return d.outcome(result), d.end(ctx, run.Done)
 }
 

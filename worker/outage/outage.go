@@ -78,8 +78,8 @@ func (t *Tracker) Guard(ctx context.Context, request registry.Request, send func
 	case request.Op == registry.OpGetBlob:
 		p.activity = budget.Fetch
 	}
-	if request.Blob {
-		of.image = nil // an image has several
+	if request.Blob { // an image has several
+		of.image = imageOf(ctx)
 	}
 	leave, err := t.enter(ctx, p, request.Repository)
 	if err != nil {
@@ -91,6 +91,7 @@ func (t *Tracker) Guard(ctx context.Context, request registry.Request, send func
 	suspicion, suspected := t.suspect(err)
 	switch {
 	case suspected:
+		suspicion.Blind = request.Opens
 		return t.failed(ctx, p, of, suspicion, started, err)
 	case err == nil && p.activity == budget.Push && request.Blob:
 		// What holds its layers need not be taken.
@@ -98,6 +99,23 @@ func (t *Tracker) Guard(ctx context.Context, request registry.Request, send func
 		t.worked(p, started)
 	}
 	return err
+}
+
+// imageKey finds in a context which image is copied.
+type imageKey struct{}
+
+// WithImage returns a context in which requests for blobs are for the image with this
+// digest.
+func WithImage(ctx context.Context, digest reference.Digest) context.Context {
+	return context.WithValue(ctx, imageKey{}, digest)
+}
+
+// imageOf is nil where it is not known which image it is.
+func imageOf(ctx context.Context) reference.TagOrDigest {
+	if digest, ok := ctx.Value(imageKey{}).(reference.Digest); ok {
+		return digest
+	}
+	return nil
 }
 
 // answered reports whether the registry itself has answered, and not to slow down.

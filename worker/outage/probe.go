@@ -104,6 +104,9 @@ func (t *Tracker) reach(ctx context.Context, repository reference.Repository, si
 func (t *Tracker) away(ctx context.Context, p place, started time.Time, cause error) error {
 	o := budget.Outage{Registry: p.registry, Activity: p.activity, Reason: outcome.Reason(cause), Started: started}
 	if err := t.Budget.Away(ctx, o); err != nil {
+		if closed := spent(err); closed != nil {
+			return closed
+		}
 		return fmt.Errorf("%w %s: %w", throttle.ErrBroker, p.registry, err)
 	}
 	t.forget(p.registry)

@@ -18,8 +18,8 @@ type Suspicion struct {
 	Registry    string // as throttle.Registry names it
 	Destination bool   // skopeo failed there; of requests of our own, who asks knows
 	Why         Why
-	// Blind is that skopeo had not told the destination yet what it brings: that cannot
-	// be what is wrong.
+	// Blind is that the destination did not know yet what comes: that cannot be what is
+	// wrong. Of requests of our own, who asks knows.
 	Blind bool
 }
 

@@ -118,7 +118,10 @@ func (c *Client) send(ctx context.Context, call call) (answer, error) {
 
 // guarded is what the guard knows of a call.
 func (call call) guarded() Request {
-	return Request{Op: call.op, Repository: call.repository, Reference: call.reference, Blob: call.instead == aBlob || call.path == uploads}
+	return Request{
+		Op: call.op, Repository: call.repository, Reference: call.reference,
+		Blob: call.instead == aBlob || call.path == uploads, Opens: call.path == uploads && call.method == http.MethodPost,
+	}
 }
 
 // named returns an error that wraps an *Error.

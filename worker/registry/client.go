@@ -44,6 +44,7 @@ type Request struct {
 	Repository reference.Repository
 	Reference  reference.TagOrDigest // nil for a repository as a whole
 	Blob       bool                  // the reference is that of a blob
+	Opens      bool                  // an upload, before the registry knows of what
 }
 
 // Client talks to registries. It keeps connections and tokens, so a process

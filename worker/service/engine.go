@@ -49,8 +49,8 @@ type guard = func(ctx context.Context, source, destination reference.Repository,
 // and the tracker itself; skopeo's are asked for as a whole.
 func (s *Service) copying(c Config, requests *throttle.Throttle, registries *outage.Tracker) guard {
 	if c.Engine == EngineBuiltin {
-		return func(ctx context.Context, source, _ reference.Repository, _ reference.Digest, run func(context.Context) error) error {
-			return within(ctx, c.CopyTimeout, s.timed(source, run))
+		return func(ctx context.Context, source, _ reference.Repository, digest reference.Digest, run func(context.Context) error) error {
+			return within(outage.WithImage(ctx, digest), c.CopyTimeout, s.timed(source, run))
 		}
 	}
 	return func(ctx context.Context, source, destination reference.Repository, digest reference.Digest, run func(context.Context) error) error {
