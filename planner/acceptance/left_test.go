@@ -94,7 +94,7 @@ func TestForget(t *testing.T) {
 
 	said := s.planner("forget", host+"/osism/one:2").exits(0)
 	require.Contains(t, said, "Deleted 1 failure.\n")
-	require.Contains(t, said, `msg="dropped a failure" mirror=default image=`+host+"/osism/one:2")
+	require.Contains(t, said, `msg="deleted a failure" mirror=default image=`+host+"/osism/one:2")
 	_, listed := s.marked()
 	require.Equal(t, []string{"osism/gone", "osism/one:1"}, listed[:2])
 

@@ -36,8 +36,8 @@ func (l *lineWriter) write(v any) error {
 	return err
 }
 
-// visible escapes what JSON may hold as it is and a terminal would obey or hide: what is
-// kept at the broker may be anybody's. The value stays the same.
+// visible escapes characters that are valid in JSON but that a terminal would obey or hide:
+// anyone can have put them at the broker. The value stays the same.
 func visible(data []byte) []byte {
 	var out bytes.Buffer
 	for _, r := range string(data) {

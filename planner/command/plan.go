@@ -151,8 +151,8 @@ func (p *planned) publish(ctx context.Context, se *session, force bool) (run.Run
 	return r, err
 }
 
-// markLeft marks the failures that the list does not have any more, if the plan is of all
-// of it. What fails here, the next plan does.
+// markLeft marks the failures of images that the list no longer has, if this is a plan of
+// the whole list. If it fails, the next plan does it.
 func (p *planned) markLeft(ctx context.Context, se *session) {
 	if !p.selection.Full() {
 		return

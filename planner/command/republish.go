@@ -159,13 +159,13 @@ func (se *session) republish(ctx context.Context, w *wanted, out io.Writer) (run
 	return r, err
 }
 
-// noteRepublished stores what a republish has published. A run of which there is nothing
-// is none: it is taken back.
+// noteRepublished stores what a republish has published. A run that has published nothing
+// is deleted.
 func (se *session) noteRepublished(ctx context.Context, r run.Run) error {
 	if r.Chunks > 0 {
 		return se.runs.Put(ctx, r)
 	}
-	// The broker may have stored a chunk and its answer been lost.
+	// The broker may have stored a chunk although its answer was lost.
 	left, err := se.Count(ctx, subject.OfRun(r.Name, r.ID))
 	if err != nil {
 		return err

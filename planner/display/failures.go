@@ -73,7 +73,7 @@ func (p *page) records(records []failure.Record) {
 	}
 }
 
-// unreadable shows what somebody else has put among the failures.
+// unreadable shows the messages that cannot be read.
 func (p *page) unreadable(records []failure.Record) {
 	for _, r := range records {
 		p.line("%s (%s)", printable(r.Repository), moment(r.FailedAt))

@@ -20,8 +20,8 @@ func (p *page) line(format string, args ...any) {
 // to writes the page. Nobody could be told of an error but on the same screen.
 func (p *page) to(w io.Writer) { _, _ = io.WriteString(w, Printable(p.String())) }
 
-// Printable takes out of lines what is not to be seen: names, reasons and what is kept at
-// the broker may be anybody's, and may not steer the terminal.
+// Printable replaces what is not printable in lines by spaces: names, reasons and messages
+// at the broker can come from anyone, and must not control the terminal.
 func Printable(lines string) string {
 	all := strings.Split(lines, "\n")
 	for i, line := range all {
@@ -49,7 +49,7 @@ func (p *page) wrapped(indent int, text string) {
 	p.line("%s%s", margin, line)
 }
 
-// printable is the same for what is one line.
+// printable is Printable for a single line.
 func printable(s string) string {
 	return strings.Map(func(r rune) rune {
 		if unicode.IsPrint(r) {

@@ -5,11 +5,11 @@ import (
 	"github.com/osism/skopeo-worker/shared/selection"
 )
 
-// Has returns a function that reports whether the list has an image, or without a tag and
-// a digest, a repository as a whole. A whole repository has the tags that its selection
-// matches: which of them are the newest, and so within a limit, only the source knows. A
-// tag that belongs to another image, such as a signature, counts as one of the list if any
-// image of its repository is.
+// Has returns a function that reports whether the list has an image or, for a reference
+// without tag and digest, a whole repository. An entry for a whole repository has the tags
+// that its selection matches. Its limit does not count, because only the source knows which
+// tags are the newest. The list has a tag that belongs to another image, such as a
+// signature, if it has any image of that repository.
 func (l List) Has() func(reference.Reference) bool {
 	type whole struct {
 		matchers []*selection.Matcher

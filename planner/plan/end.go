@@ -20,10 +20,10 @@ import (
 // writers bounds the messages that are dropped at once.
 const writers = 16
 
-// Dropped is what ending a run has dropped of it.
+// Dropped counts what End has dropped of a run.
 type Dropped struct {
-	Chunks   int // that nobody works on any more; those that are due, workers drop
-	Images   int // in them; a repository that is not resolved yet is one
+	Chunks   int // that no worker has; workers drop those that are due
+	Images   int // in these chunks; a repository that is not resolved yet counts as one
 	UnderWay int // chunks that workers have, and may finish
 	Unread   int // messages of a newer version, which newer workers drop
 }
@@ -35,11 +35,10 @@ type Ender struct {
 	Failures *failure.Store
 }
 
-// End ends a run as run.StateCancelled or run.StateSuperseded, and drops what it has
-// planned and what its chunks have put off. What is due, workers drop when they receive
-// it: they hear of the end before anything is dropped here, so what becomes due meanwhile
-// is dropped as well. What a worker has it may finish. Republished images become failures
-// again before their message is dropped.
+// End ends a run as run.StateCancelled or run.StateSuperseded. It first marks the run, so
+// that workers drop every chunk of it that they receive from then on, and then drops the
+// chunks that are planned or snoozed. A chunk that a worker has it may finish. Republished
+// images become failures again before their message is dropped.
 func (e *Ender) End(ctx context.Context, r run.Run, state string) (Dropped, error) {
 	if err := e.Runs.End(ctx, r.Name, r.ID, state); err != nil {
 		return Dropped{}, err
@@ -54,7 +53,7 @@ func (e *Ender) End(ctx context.Context, r run.Run, state string) (Dropped, erro
 	_, err = e.Broker.Changes(ctx, broker.StreamName, subject.OfRun(r.Name, r.ID), 0, func(m *jetstream.RawStreamMsg) error {
 		a, err := subject.ParseAddress(m.Subject)
 		if err != nil {
-			return nil // nobody's
+			return nil // not a chunk's
 		}
 		due := strings.HasPrefix(m.Subject, subject.Chunk+".")
 		chunk, err := message.Decode(m.Data)
@@ -63,7 +62,7 @@ func (e *Ender) End(ctx context.Context, r run.Run, state string) (Dropped, erro
 			left.running[base(a)] = true
 			return nil
 		case err != nil && strings.HasPrefix(m.Subject, subject.Later+"."):
-			left.unread++ // only a newer worker knows what is in it
+			left.unread++ // only a newer worker can read it
 			return nil
 		}
 		left.dropped[base(a)] = true
@@ -82,8 +81,9 @@ func (e *Ender) End(ctx context.Context, r run.Run, state string) (Dropped, erro
 	return left.sum(), nil
 }
 
-// drop notes that a message that is not due is dropped, and deletes a remainder, by its
-// sequence: one that has fired meanwhile is the workers'. The plan is purged as a whole.
+// drop records that a message that is not due is dropped. It deletes a remainder by its
+// sequence: if the remainder has fired meanwhile, a worker drops the chunk. End purges
+// planned chunks all at once.
 func (e *Ender) drop(ctx context.Context, r run.Run, m *jetstream.RawStreamMsg, chunk message.Chunk) error {
 	a, err := subject.ParseAddress(m.Subject)
 	if err != nil {

@@ -26,8 +26,8 @@ type Publisher struct {
 	Failures *failure.Store
 }
 
-// Publish stores the chunks as schedules of the run. A full plan then takes the place of
-// the name's older plans: what is left of them is dropped, once the new one is stored.
+// Publish stores the chunks as schedules of the run. A full plan then supersedes the older
+// plans of the name: when the new one is stored, what is left of them is dropped.
 // The run is returned as it was stored. Where Publish fails, the plan is taken back.
 func (p *Publisher) Publish(ctx context.Context, r run.Run, chunks []Chunk, full bool) (run.Run, error) {
 	msgs, err := schedules(r.Name, r.ID, chunks)
@@ -86,9 +86,9 @@ func (p *Publisher) ender() *Ender {
 	return &Ender{Broker: p.Broker, Runs: p.Runs, Failures: p.Failures}
 }
 
-// supersede ends older plans of the name that are not over, or whose planner is still
-// publishing them; of what no run is known any more, it drops what is in the stream below
-// the plan's own first message. A republish is none of the list's plans.
+// supersede ends the older plans of the name that are not over, or that are still being
+// published. If a run is not known any more, supersede purges its planned chunks, which are
+// in the stream below the first message of the new plan. A republish is not a plan.
 func (p *Publisher) supersede(ctx context.Context, r run.Run, first uint64) error {
 	info, err := p.Broker.Stream.Info(ctx, jetstream.WithSubjectFilter(subject.OfNameAnywhere(r.Name)))
 	if err != nil {

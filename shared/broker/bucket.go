@@ -13,8 +13,7 @@ import (
 const headerOperation = "KV-Operation"
 
 // bucket is a key-value bucket that says why it stores nothing. Its Get asks the leader,
-// because a replica may be behind, and no header that somebody else has put there is in
-// its way.
+// because a replica may be behind, and does not fail on a foreign header.
 type bucket struct {
 	jetstream.KeyValue
 	b *Broker
@@ -27,7 +26,7 @@ func (k bucket) Get(ctx context.Context, key string) (jetstream.KeyValueEntry, e
 	case errors.Is(err, jetstream.ErrMsgNotFound), err == nil && m.Header.Get(headerOperation) != "":
 		return nil, jetstream.ErrKeyNotFound
 	case code(err) == jetstream.JSErrCodeStreamNotFound:
-		// It is made again; meanwhile it is as one that does not answer.
+		// Workers create it again. Until then, the broker counts as unreachable.
 		return nil, fmt.Errorf("%w: bucket %s: %v", ErrUnreachable, k.Bucket(), err)
 	case err != nil:
 		return nil, err

@@ -27,15 +27,15 @@ const (
 	statusNone   = "404" // nothing matches
 )
 
-// errForged marks an answer from which it does not follow which message it is, because
-// that has a header of its own that is in the way.
+// errForged marks an answer that does not say which message it is, because a header of
+// that message is in the way.
 var errForged = errors.New("a message whose header hides what it is")
 
 // Changes calls see with each message below the subject that the stream has stored
 // since the sequence after, in their order, and returns the last sequence seen: what
 // to go on from the next time. It costs one request for every thousand messages.
-// A replica may answer that is behind its leader: what it has not told comes the next
-// time. A message that somebody else has put there does no harm to the others.
+// A replica that is behind its leader may answer: what is missing comes the next time.
+// A message with a foreign header does not keep the others from being read.
 func (b *Broker) Changes(ctx context.Context, stream, subject string, after uint64, see func(*jetstream.RawStreamMsg) error) (last uint64, err error) {
 	for more := true; more; {
 		after, more, err = b.changes(ctx, stream, subject, after, see)
@@ -103,14 +103,14 @@ func (b *Broker) changes(ctx context.Context, stream, subject string, after uint
 	case status == statusNone:
 		return after, false, nil
 	case status != statusEnd:
-		// The answers end without an error, too, where the broker does not answer in time.
+		// The answers also end without an error if the broker does not answer in time.
 		return after, false, fmt.Errorf("%w: its answer is not complete (status %q)", ErrUnreachable, status)
 	}
 	return after, pending > 0, nil
 }
 
-// direct reads an answer of the stream's direct access, and how many follow. What the
-// server says stands below what the message itself says in its header.
+// direct reads an answer of the stream's direct access, and how many follow. The server
+// appends its headers to those of the message, so the last of a name is the server's.
 func direct(answer *nats.Msg) (m *jetstream.RawStreamMsg, pending int, err error) {
 	last := func(key string) string {
 		if all := answer.Header.Values(key); len(all) > 0 {

@@ -26,9 +26,9 @@ func (b *Broker) Next(ctx context.Context, stream, subject string, from uint64) 
 	return b.get(ctx, stream, subject, map[string]any{"seq": from, "next_by_subj": subject})
 }
 
-// get asks the leader for one message. What nats.go offers for this fails where a
-// header cannot be read, or says something that only the server says otherwise;
-// anybody can publish such a message. Here it has no header.
+// get asks the leader for one message. nats.go fails if it cannot parse the header of a
+// message, or if the header has a name that the server uses in its answers. Anyone can
+// publish such a message. A header that cannot be parsed is left out here.
 func (b *Broker) get(ctx context.Context, stream, subject string, which map[string]any) (*jetstream.RawStreamMsg, error) {
 	ctx, cancel := context.WithTimeout(ctx, requestTimeout)
 	defer cancel()
@@ -67,8 +67,8 @@ func (b *Broker) get(ctx context.Context, stream, subject string, which map[stri
 	return &jetstream.RawStreamMsg{Subject: m.Subject, Sequence: m.Sequence, Header: header, Data: m.Data, Time: m.Time}, nil
 }
 
-// Delete takes a message out of the stream. It returns jetstream.ErrMsgNotFound if it is not
-// there any more, which the server does not tell from other reasons.
+// Delete deletes a message of the stream. It returns jetstream.ErrMsgNotFound if the
+// message is not there any more: the server has the same error code for every reason.
 func (b *Broker) Delete(ctx context.Context, sequence uint64) error {
 	err := b.Stream.DeleteMsg(ctx, sequence)
 	if err == nil {

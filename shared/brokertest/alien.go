@@ -11,9 +11,9 @@ import (
 	"testing"
 )
 
-// Alien publishes a message as anybody can who reaches the server: the header is sent
-// as it is, however little of a header it may be, and the subject may be one that
-// clients refuse. It returns once a stream has stored it.
+// Alien publishes a message as anyone can who reaches the server. The header is sent as it
+// is and need not be valid, and the subject may be one that clients refuse. It returns once
+// a stream has stored the message.
 func (s *Server) Alien(t testing.TB, subject, header string, data []byte) {
 	t.Helper()
 	server, err := url.Parse(s.URL())

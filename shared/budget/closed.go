@@ -201,7 +201,7 @@ func (s *Store) readClosure(ctx context.Context, registry string) (closure, uint
 	}
 	var c closure
 	if json.Unmarshal(entry.Value(), &c) != nil {
-		return closure{}, entry.Revision(), nil // somebody else has put it there
+		return closure{}, entry.Revision(), nil // not written by a worker
 	}
 	c.at = entry.Created()
 	s.apply(entry)

@@ -150,7 +150,7 @@ func (s *Store) changeRate(ctx context.Context, registry string, kind Kind, chan
 		if err == nil {
 			revision = entry.Revision()
 			if json.Unmarshal(entry.Value(), &f) != nil {
-				f = found{} // somebody else has put it there
+				f = found{} // not written by a worker
 			}
 		} else if errors.Is(err, jetstream.ErrKeyNotFound) {
 			err = nil

@@ -236,7 +236,7 @@ func (l *lane) read(ctx context.Context, s *Store) error {
 		return fmt.Errorf("asking when %s may be asked: %w", l.registry, err)
 	}
 	next, ok := readReservation(m)
-	// Where somebody else has put something there, what was reserved before still counts.
+	// If the last message is not a reservation, those before it still count.
 	for from := uint64(1); !ok; {
 		earlier, err := s.b.Next(ctx, streamPace, l.subject, from)
 		if errors.Is(err, jetstream.ErrMsgNotFound) {
@@ -254,8 +254,8 @@ func (l *lane) read(ctx context.Context, s *Store) error {
 	return nil
 }
 
-// readReservation returns when a reservation ends. It reports false for what is none:
-// none is for longer than it is kept.
+// readReservation returns when a reservation ends. It returns false if the message is not a
+// reservation: none is for longer than it is kept.
 func readReservation(m *jetstream.RawStreamMsg) (end time.Time, ok bool) {
 	var r reservation
 	if json.Unmarshal(m.Data, &r) != nil || r.Count < 1 || r.Every <= 0 || r.Every > keepPace/time.Duration(r.Count) {

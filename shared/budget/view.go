@@ -67,11 +67,11 @@ func (s *Store) apply(entry jetstream.KeyValueEntry) {
 	}
 }
 
-// errNoEntry is why something that can be read is no entry of ours.
-var errNoEntry = errors.New("it is not what its key says")
+// errNoEntry is returned for valid JSON that no worker or planner has written.
+var errNoEntry = errors.New("not an entry of its key")
 
-// put stores an entry's value under its key, or removes it. complete reports whether it
-// can be what it is said to be.
+// put stores an entry's value under its key, or removes it. complete fills in the rest of
+// the value and returns false if it is not valid.
 func put[T any](m map[string]T, entry jetstream.KeyValueEntry, complete func(*T) bool) error {
 	if entry.Operation() != jetstream.KeyValuePut {
 		delete(m, entry.Key())

@@ -23,13 +23,13 @@ type Counter struct {
 // Counts is what a Counter has counted.
 type Counts struct {
 	Images     map[string]Count // that have failed, by mirror name; a name without any may be missing
-	Unreadable int              // messages among the failures that are no records
+	Unreadable int              // messages under the failures' subjects that are not records
 }
 
 // Count counts failed images.
 type Count struct {
-	Listed   int // that the list has, as far as is known
-	LeftList int // that it does not have any more
+	Listed   int // images of the list
+	LeftList int // images that have left the list
 }
 
 func (c *Count) add(o Count) {
@@ -54,8 +54,8 @@ func (s *Store) Counter() *Counter { return &Counter{store: s} }
 // Count returns what is kept now.
 func (c *Counter) Count(ctx context.Context) (Counts, error) {
 	start := time.Now()
-	// A record that is gone is told by its tombstone, for as long as that stays; nothing
-	// tells that what cannot be read is gone.
+	// A tombstone shows for a while that a record is gone. Nothing shows that an
+	// unreadable message is gone.
 	if start.Sub(c.asked) > c.store.ttl/2 || c.foreign > 0 {
 		c.images, c.foreign, c.last = map[string]Count{}, 0, 0
 	}

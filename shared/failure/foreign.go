@@ -9,18 +9,17 @@ import (
 	"github.com/osism/skopeo-worker/shared/message"
 )
 
-// keptBytes is how many bytes of a message that is no record are in what List makes of
-// it.
+// keptBytes is how many bytes of an unreadable message List returns.
 const keptBytes = 4 << 10
 
-// foreign is a message among the failures that cannot be read. It stays until somebody
-// forgets it.
+// foreign is a message under the failures' subjects that is not a record. It stays until
+// Forget deletes it or a record on its subject is written.
 type foreign struct {
 	message *jetstream.RawStreamMsg
 	why     error
 }
 
-// record shows the message as a failure of its own.
+// record presents the message as a record of its own.
 func (f foreign) record() Record {
 	name := MessageName(f.message.Sequence, f.message.Subject)
 	return Record{
@@ -35,10 +34,10 @@ func (f foreign) record() Record {
 	}
 }
 
-// UnknownRegistry stands for the registry of a message that cannot be read.
+// UnknownRegistry is the registry of an unreadable message.
 const UnknownRegistry = "unknown"
 
-// MessageName is the name of a message that cannot be read, in place of its repository's.
+// MessageName names an unreadable message. It stands in place of a repository's name.
 func MessageName(sequence uint64, subject string) string {
 	if quoted := strconv.QuoteToASCII(subject); quoted != `"`+subject+`"` {
 		subject = quoted

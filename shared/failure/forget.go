@@ -16,16 +16,16 @@ import (
 
 // Forgotten is the outcome of Forget.
 type Forgotten struct {
-	Images     int      // dropped
-	Unreadable int      // messages dropped that were no records
-	Changed    []string // repositories that were written meanwhile, of which nothing was dropped
+	Images     int      // deleted
+	Unreadable int      // unreadable messages deleted
+	Changed    []string // repositories whose record changed meanwhile; it was left as it is
 }
 
-// Forget drops the failures that unwanted reports true for, each with a line in the log.
-// All that goes of a repository goes at once, and only if nobody has written its record
-// since it was read: a failure that is newer than the one that unwanted has seen stays.
-// Of a record of a newer version, only everything or nothing can be dropped; if it is less,
-// it stays, and Forget returns ErrNewer after all others.
+// Forget deletes the failures for which unwanted returns true, and logs each. Those of one
+// repository are deleted in one atomic write, and only if the record has not changed since
+// it was read: a failure that a worker has recorded meanwhile is never deleted. A record of
+// a newer version is deleted as a whole or not at all; if unwanted wants only a part of it,
+// Forget leaves it and returns ErrNewer when it is done with all others.
 func (s *Store) Forget(ctx context.Context, name string, unwanted func(Record, Image) bool) (Forgotten, error) {
 	var done Forgotten
 	all, err := s.all(ctx, name)
@@ -55,18 +55,18 @@ func (s *Store) Forget(ctx context.Context, name string, unwanted func(Record, I
 			continue
 		}
 		switch err := s.b.Delete(ctx, f.message.Sequence); {
-		case errors.Is(err, jetstream.ErrMsgNotFound): // it went with a record
+		case errors.Is(err, jetstream.ErrMsgNotFound): // a record on its subject was just deleted
 		case err != nil:
-			return done, fmt.Errorf("dropping %s: %w", r.Repository, err)
+			return done, fmt.Errorf("deleting %s: %w", r.Repository, err)
 		default:
-			s.log.Warn("dropped what is no failure record", "message", r.Repository, "content", message.Excerpt(f.message.Data))
+			s.log.Warn("deleted a message that is not a failure record", "message", r.Repository, "content", message.Excerpt(f.message.Data))
 		}
 		done.Unreadable++
 	}
 	return done, errors.Join(left...)
 }
 
-// forget drops images of one repository and returns how many.
+// forget deletes images of one repository and returns how many.
 func (s *Store) forget(ctx context.Context, name string, whole Record, pages []*page, unwanted func(Record, Image) bool) (int, error) {
 	var dropped []Image
 	var msgs []*nats.Msg
@@ -95,11 +95,11 @@ func (s *Store) forget(ctx context.Context, name string, whole Record, pages []*
 		return 0, nil
 	}
 	if err := s.write(ctx, msgs); err != nil {
-		return 0, fmt.Errorf("dropping the failures of %s: %w", whole.Repository, err)
+		return 0, fmt.Errorf("deleting the failures of %s: %w", whole.Repository, err)
 	}
 	s.overwritten(pages)
 	for _, i := range dropped {
-		s.log.Warn("dropped a failure", attributes(name, whole, i)...)
+		s.log.Warn("deleted a failure", attributes(name, whole, i)...)
 	}
 	return len(dropped), nil
 }

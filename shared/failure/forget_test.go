@@ -27,7 +27,7 @@ func TestForget(t *testing.T) {
 	require.NoError(t, err)
 	require.Equal(t, Forgotten{Images: 2}, done)
 	require.Len(t, sources(t, s), 9)
-	require.Equal(t, 2, strings.Count(log.String(), `msg="dropped a failure" mirror=default`))
+	require.Equal(t, 2, strings.Count(log.String(), `msg="deleted a failure" mirror=default`))
 	for _, text := range []string{"image=" + source("0003"), "image=" + source("0009"), `reason="manifest unknown"`, "run=r1"} {
 		require.Contains(t, log.String(), text)
 	}
@@ -65,7 +65,7 @@ func TestForgetAndAWorker(t *testing.T) {
 	require.NoError(t, err)
 	require.Equal(t, Forgotten{Images: 1, Changed: []string{repository}}, done)
 	require.Equal(t, []string{source("1"), source("2")}, sources(t, s))
-	require.Equal(t, 1, strings.Count(log.String(), "dropped a failure"))
+	require.Equal(t, 1, strings.Count(log.String(), "deleted a failure"))
 	done, err = s.Forget(t.Context(), name, all)
 	require.NoError(t, err)
 	require.Equal(t, Forgotten{Images: 2}, done)

@@ -10,14 +10,15 @@ import (
 	"github.com/osism/skopeo-worker/shared/reference"
 )
 
-// KeepLeft is how long a failure is kept after its entry has left the list: as long as
-// runs are, and long enough to notice that half of a list is missing.
+// KeepLeft is how long a failure is kept after a plan has found that its image has left
+// the list. It is as long as runs are kept, and long enough to notice that half of a list
+// is missing.
 const KeepLeft = 30 * 24 * time.Hour
 
-// MarkLeft marks the failures of a mirror name that the whole list does not have any more,
-// and takes the mark from those that it has again. It returns how many it has marked. A
-// failure that was marked KeepLeft ago is dropped, with a line in the log. What is not an
-// image of a list, such as a message that no worker could read, stays as it is.
+// MarkLeft marks the failures of images that the whole list no longer has, and removes the
+// mark from those that it has again. It returns how many it has marked. A failure that was
+// marked longer than KeepLeft ago is deleted and logged. A message that no worker could read
+// is not an image of a list, and stays as it is.
 func (s *Store) MarkLeft(ctx context.Context, name string, has func(reference.Reference) bool, now time.Time) (int, error) {
 	all, err := s.all(ctx, name)
 	if err != nil {
@@ -54,13 +55,13 @@ func (s *Store) markLeft(ctx context.Context, name string, whole Record, has fun
 		return 0, err
 	}
 	for _, i := range dropped {
-		s.log.Warn("dropped a failure that left the list long ago", attributes(name, whole, i)...)
+		s.log.Warn("deleted a failure that left the list long ago", attributes(name, whole, i)...)
 	}
 	return marked, nil
 }
 
-// mark marks the images of the page, or takes the mark from them. It returns how many it
-// has marked, and the images that it has taken out.
+// mark marks the images of the page, or removes the mark. It returns how many it has
+// marked, and the images that it has deleted.
 func (p *page) mark(has func(reference.Reference) bool, now time.Time) (marked int, dropped []Image) {
 	if p.newer || p.record.Message != nil {
 		return 0, nil

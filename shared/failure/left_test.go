@@ -89,7 +89,7 @@ func TestMarkLeft(t *testing.T) {
 	require.Empty(t, log.String())
 	mark(0, KeepLeft+time.Second, source("0001"), source("0009"), source("0002"))
 	require.Equal(t, map[string]time.Time{source("0001"): now.Add(KeepLeft), source("0002"): now.Add(time.Hour)}, left(t, s))
-	require.Equal(t, 1, strings.Count(log.String(), "dropped a failure that left the list long ago"))
+	require.Equal(t, 1, strings.Count(log.String(), "deleted a failure that left the list long ago"))
 	require.Contains(t, log.String(), "image="+source("0009"))
 	require.Len(t, sources(t, s), 10, "9 of the repository, and what no worker could read")
 }

@@ -28,9 +28,8 @@ type versioned struct {
 	Record
 }
 
-// page is one message of a record. Sequence is the last of its subject: of the
-// record, of its tombstone, of what somebody else has put there, or 0 where there is
-// nothing.
+// page is one message of a record. Sequence is the last of its subject: of the record,
+// of its tombstone, or of a foreign message; 0 if there is none.
 type page struct {
 	number   int
 	sequence uint64
@@ -38,10 +37,10 @@ type page struct {
 	size     int       // bytes of the encoded images
 	changed  bool      // is to be written
 	newer    bool      // is of a newer format: what of it can be read is shown, and it stays as it is
-	foreign  []foreign // what cannot be read, on the same subject
+	foreign  []foreign // unreadable messages on the same subject
 }
 
-// read takes a message of the page's subject, which come in the order of their
+// read takes in a message of the page's subject. Messages come in the order of their
 // sequences.
 func (p *page) read(m *jetstream.RawStreamMsg) {
 	p.sequence = m.Sequence
@@ -56,7 +55,7 @@ func (p *page) read(m *jetstream.RawStreamMsg) {
 	}
 }
 
-// Why something that can be read is no record.
+// Why a message with valid JSON is not a record.
 var (
 	errNoRecord = errors.New("it is not the record of its subject")
 	errTooNew   = errors.New("a newer version may read it")
@@ -97,7 +96,7 @@ func (p *page) encode() ([]byte, error) {
 
 // takes reports whether images that came with the given message, or with none, may
 // stand on the page. A message is republished as it is, and everything on its page
-// with it. What cannot be read keeps its page, too.
+// with it. A page that holds only an unreadable message takes nothing.
 func (p *page) takes(message []byte) bool {
 	if p.newer {
 		return false

@@ -42,8 +42,8 @@ func (s *Store) read(ctx context.Context, name, registry, repository string) ([]
 	return pages, nil
 }
 
-// page reads a page from its last message, or where that is not ours, from all there
-// are: below it may be one that is.
+// page reads a page from the last message of its subject. If that is unreadable, it reads
+// all of them: an older one may be the record.
 func (s *Store) page(ctx context.Context, subj string, number int) (*page, error) {
 	m, err := s.b.Last(ctx, broker.StreamName, subj)
 	if err != nil {
@@ -67,7 +67,7 @@ func (s *Store) page(ctx context.Context, subj string, number int) (*page, error
 }
 
 // List returns the records of a mirror name, sorted by repository. After them come the
-// messages that cannot be read: those in the name's place, and those that are in nobody's.
+// unreadable messages: those on subjects of the name, and those on subjects of no name.
 func (s *Store) List(ctx context.Context, name string) ([]Record, error) {
 	all, err := s.all(ctx, name)
 	if err != nil {
@@ -94,7 +94,7 @@ type contents struct {
 	foreign []foreign          // in the order of the stream
 }
 
-// all returns every page of a mirror name, and what cannot be read.
+// all returns every page of a mirror name, and the unreadable messages.
 func (s *Store) all(ctx context.Context, name string) (contents, error) {
 	found := contents{records: map[string][]*page{}}
 	pages := map[string]*page{}

@@ -52,12 +52,12 @@ type Record struct {
 	// Message is a message that no worker could read, as it came; of one larger
 	// than message.MaxSize, which is none of ours, the beginning.
 	Message []byte `json:"message,omitzero"`
-	// Unreadable marks what List makes of a message that is no record. Only the beginning
-	// of it is in Message.
+	// Unreadable is true if this stands for a message that is not a record. Message holds
+	// its beginning.
 	Unreadable bool `json:"unreadable,omitempty"`
 }
 
-// complete reports whether the record has what every record has.
+// complete reports whether the record has the fields that every record has.
 func (r Record) complete() bool {
 	return r.Repository != "" && len(r.Images) > 0 && !r.Unreadable &&
 		!slices.ContainsFunc(r.Images, func(i Image) bool { return i.Source == "" })

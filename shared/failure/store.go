@@ -127,7 +127,7 @@ func (s *Store) update(ctx context.Context, name, registry, repository string, c
 	}
 }
 
-// overwritten names what is gone with the pages that were written and cannot be read.
+// overwritten logs the unreadable messages that the pages just written have replaced.
 func (s *Store) overwritten(pages []*page) {
 	for _, p := range pages {
 		for _, f := range p.foreign {

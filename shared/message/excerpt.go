@@ -5,12 +5,11 @@ import (
 	"strconv"
 )
 
-// excerptBytes is how many bytes are shown of a message that cannot be read: enough to
-// tell whose it is, and one line.
+// excerptBytes is how many bytes of an unreadable message are shown: enough to recognise
+// it, and few enough for one line.
 const excerptBytes = 128
 
-// Excerpt shows the beginning of what cannot be read, quoted: in ASCII, and without
-// control characters.
+// Excerpt returns the beginning of data, quoted: in ASCII, and without control characters.
 func Excerpt(data []byte) string {
 	if len(data) <= excerptBytes {
 		return strconv.QuoteToASCII(string(data))

@@ -42,9 +42,8 @@ type Run struct {
 	// Fingerprint stands for the list and how it was split, so that `planner mirror`
 	// knows the run that it did not finish.
 	Fingerprint string `json:"fingerprint,omitempty"`
-	// Ended is StateCancelled or StateSuperseded where someone has ended the run before
-	// its chunks were all done, and EndedAt when. What workers still receive of such a
-	// run they drop.
+	// Ended is StateCancelled or StateSuperseded if the run was ended before all of its
+	// chunks were done, and EndedAt is when. Workers drop the chunks of such a run.
 	Ended   string    `json:"ended,omitempty"`
 	EndedAt time.Time `json:"ended_at,omitzero"`
 }
@@ -70,8 +69,8 @@ type Tally struct {
 	Skipped   int `json:"skipped"`
 	Vanished  int `json:"vanished"` // the source has listed the tag, and denies it
 	Failed    int `json:"failed"`
-	// Dropped images are those of a run that was cancelled or superseded before they
-	// were tried. A repository that nobody had resolved by then is one.
+	// Dropped images were not tried, or not tried again, because their run was cancelled
+	// or superseded. A repository that was not resolved by then counts as one.
 	Dropped int `json:"dropped"`
 }
 

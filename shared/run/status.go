@@ -40,8 +40,8 @@ type Chunks struct {
 	Running int `json:"running"`
 	Snoozed int `json:"snoozed"`
 	Done    int `json:"done"`
-	// Dropped chunks are those of a run that was cancelled or superseded which no worker
-	// has: of some, a part may have been done.
+	// Dropped chunks belong to a run that was cancelled or superseded, and no worker has
+	// them. Some of their images may have been mirrored.
 	Dropped int `json:"dropped"`
 	// Lost chunks are not done, and the broker does not hold them, though nobody has ended
 	// the run.
@@ -90,19 +90,19 @@ type Status struct {
 	EstimatedAtLeast bool       `json:"estimated_at_least"`
 	Registries       []Registry `json:"registries"`
 	UnderWay         []Copy     `json:"under_way"` // the oldest first
-	// Failures are those kept under the mirror name, of whatever run.
+	// Failures are kept under the mirror name, whichever run they come from.
 	Failures Failures `json:"failures"`
 	// Away are the registries that all that is left waits for because they are away. It
 	// is empty where anything can be done.
 	Away []string `json:"-"`
 }
 
-// Failures counts what is kept of failures under a mirror name. Whoever shows a status
+// Failures counts the failures that are kept under a mirror name. Whoever shows a status
 // fills it in.
 type Failures struct {
-	Images     int `json:"images"`     // failed images that the list has
-	LeftList   int `json:"left_list"`  // failed images that it does not have any more
-	Unreadable int `json:"unreadable"` // messages among them that are no records
+	Images     int `json:"images"`     // failed images of the list
+	LeftList   int `json:"left_list"`  // failed images that have left the list
+	Unreadable int `json:"unreadable"` // messages among the failures that are not records
 }
 
 // NotBefore moves EstimatedDone on to t, where it is sooner.
@@ -281,7 +281,7 @@ func (t *Tracker) present(subjects map[string]uint64, st *Status) (bases map[str
 			st.UnderWay = append(st.UnderWay, t.progress[key].copies()...)
 		}
 		if t.run.Ended != "" && state != Running {
-			state, due = Dropped, time.Time{} // by whoever receives it
+			state, due = Dropped, time.Time{} // whoever receives it drops it
 		}
 		if !due.IsZero() {
 			st.NotBefore(due)

@@ -64,10 +64,10 @@ func (s *Store) put(ctx context.Context, key string, value any) error {
 	return err
 }
 
-// Delete takes back a run that has come to nothing.
+// Delete deletes a run that has published nothing.
 func (s *Store) Delete(ctx context.Context, name, id string) error {
 	if err := s.kv.Delete(ctx, name+"."+id); err != nil {
-		return fmt.Errorf("taking run %s back: %w", id, err)
+		return fmt.Errorf("deleting run %s: %w", id, err)
 	}
 	return nil
 }
@@ -103,8 +103,8 @@ func (s *Store) Report(ctx context.Context, a subject.Address, p Progress, last 
 }
 
 // Progress returns what was last recorded of the message, with its revision, as the
-// bucket's leader has it. It returns nothing if nothing was recorded, or if somebody else
-// has put something there.
+// bucket's leader has it. If nothing was recorded, or the entry is not a progress, p is
+// empty.
 func (s *Store) Progress(ctx context.Context, a subject.Address) (p Progress, revision uint64, err error) {
 	m, err := s.read(ctx, progressKey(a))
 	if errors.Is(err, jetstream.ErrMsgNotFound) {
@@ -117,7 +117,7 @@ func (s *Store) Progress(ctx context.Context, a subject.Address) (p Progress, re
 	return p, m.Sequence, nil
 }
 
-// parseProgress reads the progress of a message. It reports false for what is none.
+// parseProgress reads the progress of a message. It returns false if data is not one.
 func parseProgress(data []byte) (Progress, bool) {
 	var p Progress
 	if json.Unmarshal(data, &p) != nil || !slices.Contains([]string{Running, Snoozed, Done, Dropped}, p.State) {
@@ -178,8 +178,8 @@ func (s *Store) entry(ctx context.Context, name, id string) (Entry, error) {
 	return Entry{Run: r, Revision: m.Sequence}, nil
 }
 
-// parse reads a run from the entry with the given key. It reports false for what is
-// none, or none of that key: deleted entries, and what somebody else has put there.
+// parse reads a run from the entry with the given key. It returns false if the entry was
+// deleted, is not a run, or is one of another key.
 func parse(key string, data []byte) (Run, bool) {
 	var r Run
 	err := json.Unmarshal(data, &r)

@@ -42,8 +42,9 @@ func (s *Store) ClaimSweep(ctx context.Context, now time.Time, interval time.Dur
 }
 
 // Overdue returns the subjects of schedules that, by what is known of their runs,
-// should have fired before the given time, and of what is none. What is there tells for
-// sure. It is a filter for all schedules where there is a subject that means another one.
+// should have fired before the given time, and subjects that are not those of schedules.
+// The caller decides by the messages themselves. If one of the subjects cannot be used as a
+// filter, Overdue returns one for all schedules under the same root.
 func (s *Store) Overdue(ctx context.Context, before time.Time) ([]string, error) {
 	var suspects []string
 	runs := map[string]Run{}
@@ -56,7 +57,7 @@ func (s *Store) Overdue(ctx context.Context, before time.Time) ([]string, error)
 		for subj := range info.State.Subjects {
 			a, err := subject.ParseAddress(subj)
 			if err != nil {
-				// Of a wildcard, or of what is no UTF-8 and so was not told as it is.
+				// A wildcard, or not UTF-8 and so changed in the broker's answer.
 				if strings.ContainsAny(subj, "*>\ufffd") {
 					below = []string{root + ".>"}
 					break

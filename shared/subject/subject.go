@@ -23,7 +23,7 @@ const (
 	// Nothing is a subject without messages: no name is encoded like it.
 	Nothing = Plan + ".=nothing"
 
-	Roots = "mirror.*" // the roots themselves, on which nothing of ours is
+	Roots = "mirror.*" // the roots themselves, on which there should be no message
 )
 
 // Lengths of an encoded token. With a mirror name of 32 bytes, the longest

@@ -46,7 +46,7 @@ func (a *absences) Absent(ctx context.Context, digest reference.Digest, w platfo
 	if err != nil {
 		return false, fmt.Errorf("asking what is known of %s: %w", digest, err)
 	}
-	return string(entry.Value()) == digest.String(), nil // else somebody else has put it there
+	return string(entry.Value()) == digest.String(), nil // else no worker has written it
 }
 
 func (a *absences) NoteAbsent(ctx context.Context, digest reference.Digest, w platform.Wanted) error {

@@ -9,8 +9,8 @@ import (
 	"github.com/osism/skopeo-worker/shared/run"
 )
 
-// run returns the run that the message was delivered by. A run of which nothing is known
-// any more has not been ended: its work may then be done in vain, and is not lost.
+// run returns the run that delivered the message. If nothing is known of the run, it counts
+// as not ended: work may then be done in vain, but none is lost.
 func (d *delivery) run(ctx context.Context) (r run.Run) {
 	err := insist(ctx, d.log, patient(d.broker.Conn, func(ctx context.Context) (err error) {
 		if r, err = d.runs.Get(ctx, d.address.Name, d.address.Run); errors.Is(err, run.ErrNotFound) {
@@ -24,15 +24,15 @@ func (d *delivery) run(ctx context.Context) (r run.Run) {
 	return r
 }
 
-// republished reports whether the chunk was delivered again by hand, and so is no part of
-// what a newer run does. One that was recorded because no worker could read it is
-// republished as it came, and says nothing of it itself.
+// republished reports whether a republish delivered the chunk, so that no newer plan takes
+// its place. A message that was recorded because no worker could read it is republished
+// unchanged, so only its run shows that it was republished.
 func republished(r run.Run, c message.Chunk) bool {
 	return c.Republished || r.Kind == run.KindRepublish
 }
 
-// drop ends a chunk of a run that was ended, without trying any of it. What was
-// republished is a failure again.
+// drop ends a chunk of a run that was ended, without trying any of its images. Images that
+// were republished become failures again.
 func (d *delivery) drop(ctx context.Context, r run.Run, c message.Chunk) error {
 	if republished(r, c) {
 		for _, repository := range c.Repositories {

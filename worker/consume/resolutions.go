@@ -69,5 +69,5 @@ func (s *resolutions) newest(ctx context.Context, name string, r message.Reposit
 	if id := string(entry.Value()); run.ValidID(id) {
 		return id, nil
 	}
-	return "", nil // somebody else has put it there
+	return "", nil // not written by a worker
 }

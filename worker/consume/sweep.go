@@ -22,8 +22,7 @@ const (
 	overdue = time.Minute
 )
 
-// sweep looks at once, and again and again, for schedules that the server did not fire,
-// and for what is none.
+// sweep calls Sweep at once, and then once a minute.
 func (c *Consumer) sweep(ctx context.Context) {
 	ticker := time.NewTicker(sweepInterval)
 	defer ticker.Stop()
@@ -45,8 +44,8 @@ func (c *Consumer) sweep(ctx context.Context) {
 
 // Sweep looks once, for runs that have lost chunks, too. Of many workers, one a minute
 // does. Schedules that came due while the server's store was full stay where they are
-// until it restarts: Sweep fires them. What somebody else has put in their place it drops,
-// since nobody would ever receive it.
+// until it restarts: Sweep fires them. It deletes messages that are not schedules, because
+// no worker would ever receive them.
 func (c *Consumer) Sweep(ctx context.Context, now time.Time) error {
 	claimed, err := c.runs.ClaimSweep(ctx, now, sweepInterval)
 	if err != nil || !claimed {
@@ -67,7 +66,7 @@ func (c *Consumer) Sweep(ctx context.Context, now time.Time) error {
 	return errors.Join(failed...)
 }
 
-// settle fires a schedule that is overdue, and drops a message that is none.
+// settle fires a schedule that is overdue, and deletes a message that is not a schedule.
 func (c *Consumer) settle(ctx context.Context, m *jetstream.RawStreamMsg, now time.Time) error {
 	if stray(m) {
 		c.log.Warn("deleted a foreign message among the schedules",
@@ -91,8 +90,9 @@ func (c *Consumer) settle(ctx context.Context, m *jetstream.RawStreamMsg, now ti
 	return err
 }
 
-// stray reports whether a message has no business where schedules are. All of ours, of
-// whatever version, have six tokens, and become a chunk of the same address.
+// stray reports whether a message under the schedules' subjects, or on one of the roots, is
+// not a schedule. The subject of a schedule has six tokens in every version, and the
+// schedule's target is the chunk with the same address.
 func stray(m *jetstream.RawStreamMsg) bool {
 	if !strings.Contains(strings.TrimPrefix(m.Subject, "mirror."), ".") {
 		return slices.Contains([]string{subject.Plan, subject.Later, subject.Chunk, subject.Failed}, m.Subject)

@@ -11,8 +11,8 @@ import (
 
 // mirror is how a mirror name stands.
 type mirror struct {
-	Failed   int        `json:"failed"`    // images that the list has
-	LeftList int        `json:"left_list"` // failed images that it does not have any more
+	Failed   int        `json:"failed"`    // failed images of the list
+	LeftList int        `json:"left_list"` // failed images that have left the list
 	Newest   run.Status `json:"newest"`
 	// Revision is that of the newest run's entry, where Newest is its last word.
 	Revision uint64 `json:"revision,omitempty"`
