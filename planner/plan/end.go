@@ -25,7 +25,7 @@ type Dropped struct {
 	Chunks   int // that no worker has; workers drop those that are due
 	Images   int // in these chunks; a repository that is not resolved yet counts as one
 	UnderWay int // chunks that workers have, and may finish
-	Unread   int // messages of a newer version, which newer workers drop
+	Unread   int // republished messages of a newer version, which newer workers drop
 }
 
 // Ender ends runs before their chunks are all done.
@@ -61,8 +61,8 @@ func (e *Ender) End(ctx context.Context, r run.Run, state string) (Dropped, erro
 		case due && progress[a].State == run.Running:
 			left.running[base(a)] = true
 			return nil
-		case err != nil && strings.HasPrefix(m.Subject, subject.Later+"."):
-			left.unread++ // only a newer worker can read it
+		case err != nil && r.Kind == run.KindRepublish:
+			left.unread++ // only a newer worker can make failures of it again
 			return nil
 		}
 		left.dropped[base(a)] = true

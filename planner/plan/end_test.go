@@ -125,9 +125,9 @@ func TestCancel(t *testing.T) {
 
 	dropped, err := d.ender().End(t.Context(), r, run.StateCancelled)
 	require.NoError(t, err)
-	require.Equal(t, Dropped{Chunks: 5, Images: 8, UnderWay: 1, Unread: 1}, dropped)
+	require.Equal(t, Dropped{Chunks: 5, Images: 8, UnderWay: 1}, dropped)
 	require.Empty(t, d.subjects(subject.Plan, r))
-	require.Equal(t, []string{"000009-9"}, d.subjects(subject.Later, r))
+	require.Empty(t, d.subjects(subject.Later, r))
 	require.Len(t, d.subjects(subject.Chunk, r), 3)
 	st := d.status(r)
 	require.Equal(t, run.StateCancelled, st.State)
@@ -137,7 +137,7 @@ func TestCancel(t *testing.T) {
 
 	again, err := d.ender().End(t.Context(), r, run.StateCancelled)
 	require.NoError(t, err)
-	require.Equal(t, Dropped{Chunks: 2, Images: 2, UnderWay: 1, Unread: 1}, again)
+	require.Equal(t, Dropped{Chunks: 2, Images: 2, UnderWay: 1}, again)
 }
 
 // TestCancelOfARepublish: its images are failures again.
@@ -147,15 +147,16 @@ func TestCancelOfARepublish(t *testing.T) {
 	require.NoError(t, d.Runs.Put(t.Context(), r))
 	d.remainder(r, "r000001-7", encoded(t, message.Chunk{Name: name, Run: r.ID, Number: 4, Registry: registry, Republished: true,
 		Repositories: []message.Repository{{Source: source, Destination: target, Tag: reference.MustTag("1")}}}))
+	d.remainder(r, "r000002-8", []byte(`{"version":99}`))
 	dropped, err := d.ender().End(t.Context(), r, run.StateCancelled)
 	require.NoError(t, err)
-	require.Equal(t, Dropped{Chunks: 1, Images: 1}, dropped)
+	require.Equal(t, Dropped{Chunks: 1, Images: 1, Unread: 1}, dropped)
 	records, err := failure.NewStore(d.Broker, slog.New(slog.DiscardHandler)).List(t.Context(), name)
 	require.NoError(t, err)
 	require.Len(t, records, 1)
 	require.Equal(t, "quay.io/a/b:1", records[0].Images[0].Source)
 	require.Equal(t, failure.ReasonCancelled, records[0].Images[0].Reason)
-	require.Empty(t, d.subjects(subject.Later, r))
+	require.Equal(t, []string{"r000002-8"}, d.subjects(subject.Later, r))
 }
 
 // TestSupersede: a plan of the whole list ends older plans of its name that are not over,

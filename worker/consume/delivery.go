@@ -61,6 +61,10 @@ func (d *delivery) handle(ctx context.Context) (outcome string, err error) {
 	}
 	c, err := message.Decode(d.msg.Data())
 	if errors.Is(err, message.ErrNewer) {
+		if r := d.run(ctx); r.Ended != "" && r.Kind == run.KindPlan { // nothing of it is needed any more
+			c.Registry, _ = d.address.RegistryName()
+			return metrics.ChunkDropped, d.drop(ctx, r, c)
+		}
 		return metrics.ChunkSnoozed, d.postpone(ctx, err)
 	}
 	if err == nil && c.Name != d.address.Name {

@@ -36,6 +36,7 @@ func TestChunkOfAnEndedRun(t *testing.T) {
 				require.NoError(t, b.receive(t).Nak())
 			}
 			require.NoError(t, b.runs.End(t.Context(), name, runID, state))
+			b.send(t, b.address("000003").Under(subject.Chunk), []byte(`{"version":99}`))
 
 			c := b.consumer(t)
 			stop := start(t, c)
@@ -48,7 +49,7 @@ func TestChunkOfAnEndedRun(t *testing.T) {
 			require.NotNil(t, st.Finished)
 			require.Empty(t, b.from.Requests())
 			require.Empty(t, b.failures(t))
-			require.Equal(t, 3, counted(t, c, countedChunks, metrics.ChunkDropped))
+			require.Equal(t, 4, counted(t, c, countedChunks, metrics.ChunkDropped))
 			require.Equal(t, 5, counted(t, c, countedImages, "dropped"))
 		})
 	}
