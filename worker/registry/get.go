@@ -32,6 +32,7 @@ var accept = strings.Join([]string{
 	string(types.DockerManifestSchema2),
 	string(types.DockerManifestList),
 	string(types.DockerManifestSchema1Signed),
+	string(types.DockerManifestSchema1),
 }, ", ")
 
 // Head looks a tag or digest up without a pull, and with one where the registry
@@ -175,7 +176,7 @@ func (c *Client) get(ctx context.Context, op string, repository reference.Reposi
 // read checks an answer and takes the manifest out of it. JSON of another kind is a
 // pageError unless a digest vouches for it.
 func read(got answer, name reference.TagOrDigest) (Manifest, error) {
-	verified, vouched := reference.DigestOf(got.body), false
+	verified, vouched := digestAs(reference.DigestOf(nil), got.body), false
 	another := &pageError{got.status, anotherKind, aManifest}
 	declared, _ := reference.ParseDigest(got.header.Get(digestHeader)) // it may be absent
 	asked, _ := name.(reference.Digest)                                // or a tag
@@ -183,7 +184,7 @@ func read(got answer, name reference.TagOrDigest) (Manifest, error) {
 		if wanted.IsZero() {
 			continue
 		}
-		if actual := wanted.Of(got.body); actual != wanted {
+		if actual := digestAs(wanted, got.body); actual != wanted {
 			if _, err := mediaType(got.body, nil); err != nil && declared.IsZero() {
 				return Manifest{}, another
 			}

@@ -38,7 +38,12 @@ type content struct {
 	Manifests     few[childContent] `json:"manifests"`
 	Config        *blobContent      `json:"config"`
 	Layers        few[blobContent]  `json:"layers"`
-	FSLayers      *json.RawMessage  `json:"fsLayers"` // Docker schema 1
+	FSLayers      few[fsLayer]      `json:"fsLayers"`   // Docker schema 1
+	Signatures    *json.RawMessage  `json:"signatures"` // of it
+}
+
+type fsLayer struct {
+	BlobSum string `json:"blobSum"`
 }
 
 // maxEntries is how many entries an index has at most, and layers an image. Tools make
@@ -54,9 +59,10 @@ func (f *few[T]) UnmarshalJSON(data []byte) (err error) {
 }
 
 type blobContent struct {
-	MediaType string `json:"mediaType"`
-	Digest    string `json:"digest"`
-	Size      int64  `json:"size"`
+	MediaType string           `json:"mediaType"`
+	Digest    string           `json:"digest"`
+	Size      int64            `json:"size"`
+	URLs      *json.RawMessage `json:"urls"`
 }
 
 type childContent struct {
@@ -124,9 +130,9 @@ func (m Manifest) ContentSize() int64 {
 	return size
 }
 
-// Blobs are what an image manifest refers to, its configuration and its layers,
-// without those that only their publisher may distribute. An index has none. The
-// error is ErrBadManifest.
+// Blobs are what an image manifest refers to, its configuration and its layers, without
+// those that only their publisher may distribute and that say where they are. An index has
+// none. The error is ErrBadManifest.
 func (m Manifest) Blobs() ([]Descriptor, error) {
 	var image content
 	if err := json.Unmarshal(m.Raw, &image); err != nil {
@@ -136,13 +142,16 @@ func (m Manifest) Blobs() ([]Descriptor, error) {
 	if image.Config != nil {
 		listed = append(listed, *image.Config)
 	}
+	for _, layer := range image.FSLayers {
+		listed = append(listed, blobContent{Digest: layer.BlobSum})
+	}
 	var blobs []Descriptor
 	for _, b := range listed {
 		digest, err := reference.ParseDigest(b.Digest)
 		if err != nil {
 			return nil, fmt.Errorf("%w: blob: %w", ErrBadManifest, err)
 		}
-		if d := (Descriptor{Digest: digest, MediaType: b.MediaType, Size: b.Size}); d.Distributable() {
+		if d := (Descriptor{Digest: digest, MediaType: b.MediaType, Size: b.Size}); d.Distributable() || b.URLs == nil {
 			blobs = append(blobs, d)
 		}
 	}
@@ -170,6 +179,8 @@ func mediaType(raw []byte, header http.Header) (string, error) {
 		return string(types.OCIImageIndex), nil
 	case found.Config != nil:
 		return string(types.OCIManifestSchema1), nil
+	case found.FSLayers != nil && found.Signatures == nil:
+		return string(types.DockerManifestSchema1), nil
 	case found.FSLayers != nil:
 		return string(types.DockerManifestSchema1Signed), nil
 	default:

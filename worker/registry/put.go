@@ -28,11 +28,11 @@ func (c *Client) Put(ctx context.Context, repository reference.Repository, name 
 	if err != nil {
 		return err
 	}
-	stored, err := reference.ParseDigest(got.header.Get(digestHeader))
+	stored, err := storedAs(got.header)
 	if err != nil {
 		return c.stored(ctx, repository, name, m, got)
 	}
-	if ours := stored.Of(m.Raw); ours != stored {
+	if ours := digestAs(stored, m.Raw); ours != stored {
 		return &Error{Op: OpPut, Repository: repository, Reference: name,
 			Err: fmt.Errorf("%w: the registry stored %s instead of %s", ErrDigestMismatch, stored, ours)}
 	}
@@ -43,7 +43,7 @@ func (c *Client) Put(ctx context.Context, repository reference.Repository, name 
 // registry is asked. A page says success, too.
 func (c *Client) stored(ctx context.Context, repository reference.Repository, name reference.TagOrDigest, m Manifest, got answer) error {
 	held, err := c.Find(ctx, repository, name)
-	if err == nil && held.Digest.Of(m.Raw) == held.Digest {
+	if err == nil && digestAs(held.Digest, m.Raw) == held.Digest {
 		return nil
 	}
 	if err == nil || errors.Is(err, ErrNotFound) {

@@ -38,6 +38,9 @@ type contents struct {
 	Config    *v1.Descriptor  `json:"config"`
 	Layers    []v1.Descriptor `json:"layers"`
 	Manifests []v1.Descriptor `json:"manifests"`
+	FSLayers  []struct {      // Docker schema 1
+		BlobSum string `json:"blobSum"`
+	} `json:"fsLayers"`
 }
 
 // BreakBlob takes a blob from a repository; mend puts it back.

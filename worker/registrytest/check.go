@@ -33,6 +33,9 @@ func (r *Registry) Check(repository, ref string) error {
 	if below.Config != nil {
 		problems = append(problems, r.checkBlob(repository, below.Config.Digest.String()))
 	}
+	for _, layer := range below.FSLayers {
+		problems = append(problems, r.checkBlob(repository, layer.BlobSum))
+	}
 	for _, layer := range below.Layers {
 		problems = append(problems, r.checkBlob(repository, layer.Digest.String()))
 	}

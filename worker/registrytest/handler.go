@@ -70,6 +70,9 @@ func (r *Registry) answer(w http.ResponseWriter, req *http.Request, request Requ
 		}
 		w = &subjectWriter{ResponseWriter: w, registry: r, request: request}
 	}
+	if r.settings.oddManifests && r.odd.serves(w, req, request) {
+		return
+	}
 	if s := r.synthetic(request.Repository); s != nil && s.serves(w, req, request) {
 		return
 	}

@@ -24,6 +24,7 @@ type settings struct {
 	tagPage         int
 	noDigestHeader  bool
 	noRanges        bool
+	oddManifests    bool
 	headAfterGet    bool
 	refusedType     string
 	refusedStatus   int
@@ -94,6 +95,12 @@ func WithTagPage(n int) Option {
 // manifest HEADs, which the specification allows.
 func WithoutDigestHeader() Option {
 	return func(s *settings) { s.noDigestHeader = true }
+}
+
+// WithOddManifests also holds what distribution does not: manifests of Docker's schema 1,
+// and those under a digest that is not SHA-256. It does not look at what they refer to.
+func WithOddManifests() Option {
+	return func(s *settings) { s.oddManifests = true }
 }
 
 // WithoutRanges sends all of a blob where a part was asked for.

@@ -55,6 +55,7 @@ type Registry struct {
 	login    atomic.Pointer[credentials] // of basicAuth
 	history  history
 	got      got
+	odd      oddities
 
 	// serving is held for reading by every request and for writing by Stop, so
 	// that nothing touches the storage once Stop has returned.

@@ -59,6 +59,7 @@ func (r *Registry) openStorage() error {
 	}}
 	config.HTTP.Secret = sharedDriver // signs upload sessions; a fixed one spares a warning
 	config.Validation.Manifests.Indexes.Platforms = "all"
+	config.Validation.Manifests.URLs.Allow = []string{"^https://"} // of foreign layers
 	if r.settings.partialIndexes {
 		config.Validation.Manifests.Indexes.Platforms = "none"
 	}
@@ -99,11 +100,12 @@ func (r *Registry) Tags(repository string) ([]string, error) {
 	if err != nil {
 		return nil, err
 	}
+	odd := r.odd.tags(repository)
 	tags, err := repo.Tags(context.Background()).All(context.Background())
-	if err != nil {
+	if err != nil && len(odd) == 0 {
 		return nil, r.missing(err, "list the tags of %s", repository)
 	}
-	return tags, nil
+	return slices.Compact(slices.Sorted(slices.Values(append(tags, odd...)))), nil
 }
 
 // Digest is the digest that a tag names ("sha256:…"), or a digest itself. It
@@ -125,6 +127,9 @@ func (r *Registry) manifest(repository, ref string) (dgst string, payload []byte
 		if dgst, payload, ok := s.manifest(ref); ok {
 			return dgst, payload, nil
 		}
+	}
+	if m, ok := r.odd.find(repository, ref); ok {
+		return m.digest, m.payload, nil
 	}
 	repo, err := r.repository(repository)
 	if err != nil {

@@ -1,0 +1,100 @@
+package mirror_test
+
+import (
+	"crypto/sha512"
+	"fmt"
+	"testing"
+
+	"github.com/google/go-containerregistry/pkg/v1/types"
+	"github.com/stretchr/testify/require"
+
+	"github.com/osism/skopeo-worker/shared/reference"
+	"github.com/osism/skopeo-worker/worker/platform"
+	"github.com/osism/skopeo-worker/worker/registry"
+	"github.com/osism/skopeo-worker/worker/registrytest"
+)
+
+// newOddPair is a pair for what skopeo does not copy: of schema 1 it would change the name,
+// and 1.9.3 knows only SHA-256.
+func newOddPair(t *testing.T) *pair {
+	t.Helper()
+	p := newPairBetween(registrytest.New(t, registrytest.WithOddManifests()), registrytest.New(t, registrytest.WithOddManifests()))
+	p.Engine = nil
+	return p
+}
+
+// TestSchema1 arrives byte for byte, signatures included, although its digest leaves them
+// out.
+func TestSchema1(t *testing.T) {
+	p := newOddPair(t)
+	digest, err := p.from.PushSchema1(repository, "1", registrytest.Layer{Seed: "a", Size: 5000}, registrytest.Layer{Seed: "b", Size: 5000})
+	require.NoError(t, err)
+	cost, err := p.mirror(t, "1")
+	require.NoError(t, err)
+	p.same(t, "1")
+	require.Equal(t, digest, cost.Digest.String())
+	require.Equal(t, 1, cost.Pulls)
+	require.Equal(t, 1, p.from.Count(gets))
+}
+
+// TestForeignLayers stay where their publisher has them.
+func TestForeignLayers(t *testing.T) {
+	for _, kinds := range [][3]types.MediaType{
+		{types.DockerManifestSchema2, types.DockerConfigJSON, types.DockerForeignLayer},
+		{types.OCIManifestSchema1, types.OCIConfigJSON, types.OCIRestrictedLayer},
+	} {
+		t.Run(string(kinds[0]), func(t *testing.T) {
+			p := newPair(t)
+			config, err := p.from.PushBlob(repository, []byte(`{"architecture":"amd64","os":"windows","rootfs":{"type":"layers","diff_ids":[]}}`))
+			require.NoError(t, err)
+			_, err = p.from.PushManifest(repository, "1", kinds[0], fmt.Appendf(nil, `{"schemaVersion":2,"mediaType":%q,"config":{"mediaType":%q,"size":%d,"digest":%q},`+
+				`"layers":[{"mediaType":%q,"size":5,"digest":%q,"urls":["https://example.com/base.tgz"]}]}`,
+				kinds[0], kinds[1], 80, config, kinds[2], reference.DigestOf([]byte("elsewhere"))))
+			require.NoError(t, err)
+			_, err = p.mirror(t, "1")
+			require.NoError(t, err)
+			want, err := p.from.Digest(repository, "1")
+			require.NoError(t, err)
+			got, err := p.to.Digest(destination, "1")
+			require.NoError(t, err)
+			require.Equal(t, want, got)
+		})
+	}
+}
+
+// TestForeignLayersWithoutURLs are nowhere else, and so are copied.
+func TestForeignLayersWithoutURLs(t *testing.T) {
+	p := newPair(t)
+	config, err := p.from.PushBlob(repository, []byte("{}"))
+	require.NoError(t, err)
+	layer, err := p.from.PushBlob(repository, []byte("a layer"))
+	require.NoError(t, err)
+	_, err = p.from.PushManifest(repository, "1", types.OCIManifestSchema1, fmt.Appendf(nil,
+		`{"schemaVersion":2,"mediaType":%q,"config":{"mediaType":%q,"size":2,"digest":%q},"layers":[{"mediaType":%q,"size":7,"digest":%q}]}`,
+		types.OCIManifestSchema1, types.OCIConfigJSON, config, types.OCIRestrictedLayer, layer))
+	require.NoError(t, err)
+	_, err = p.mirror(t, "1")
+	require.NoError(t, err)
+	p.same(t, "1")
+}
+
+// TestOtherDigests: manifests and blobs under SHA-512.
+func TestOtherDigests(t *testing.T) {
+	p := newOddPair(t)
+	push := func(content string) string {
+		digest := fmt.Sprintf("sha512:%x", sha512.Sum512([]byte(content)))
+		require.NoError(t, p.from.LinkBlob(repository, digest, []byte(content)))
+		return digest
+	}
+	raw := fmt.Sprintf(`{"schemaVersion":2,"mediaType":%q,"config":{"mediaType":%q,"size":2,"digest":%q},"layers":[{"mediaType":%q,"size":7,"digest":%q}]}`,
+		types.OCIManifestSchema1, types.OCIConfigJSON, push("{}"), types.OCILayer, push("a layer"))
+	digest, err := p.from.PushOdd(repository, fmt.Sprintf("sha512:%x", sha512.Sum512([]byte(raw))), types.OCIManifestSchema1, []byte(raw))
+	require.NoError(t, err)
+	copied, err := p.Copy(t.Context(), reference.MustRepository(p.source()), reference.MustRepository(p.destination()), registry.Descriptor{Digest: reference.MustDigest(digest)}, platform.Wanted{})
+	require.NoError(t, err)
+	require.Equal(t, digest, copied.Digest.String())
+	got, err := p.to.Manifest(destination, digest)
+	require.NoError(t, err)
+	require.Equal(t, raw, string(got))
+	require.NoError(t, p.to.Check(destination, digest))
+}
