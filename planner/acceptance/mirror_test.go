@@ -2,6 +2,8 @@ package acceptance
 
 import (
 	"fmt"
+	"os"
+	"path/filepath"
 	"strings"
 	"syscall"
 	"testing"
@@ -10,6 +12,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/osism/skopeo-worker/shared/run"
+	"github.com/osism/skopeo-worker/worker/policy"
 	"github.com/osism/skopeo-worker/worker/registrytest"
 )
 
@@ -103,4 +106,32 @@ func TestMirrorWithoutSkopeo(t *testing.T) {
 	require.Equal(t, run.Tally{Total: 3, Copied: 3}, s.status().Images)
 	require.Equal(t, 7, s.status().Pulls)
 	require.Equal(t, 7, s.source.Pulls())
+}
+
+// TestSignaturePolicy: with COPY_ENGINE=builtin, a program that can check signatures copies
+// nothing that the policy rejects, and one that cannot does not start.
+func TestSignaturePolicy(t *testing.T) {
+	t.Parallel()
+	s := newSite(t)
+	s.push("osism/tool", "1", "2")
+	s.push("osism/other", "1")
+	s.write("osism/tool", "osism/other")
+	path := filepath.Join(t.TempDir(), "policy.json")
+	require.NoError(t, os.WriteFile(path, fmt.Appendf(nil,
+		`{"default":[{"type":"insecureAcceptAnything"}],"transports":{"docker":{%q:[{"type":"reject"}]}}}`, s.source.Host()+"/osism/tool"), 0o600))
+	s = s.with("COPY_ENGINE", "builtin", "CONTAINERS_POLICY_JSON", path, "SKOPEO_PATH", "/no/such/skopeo")
+	if !policy.CanVerify {
+		said := s.planner("mirror").exits(2)
+		require.Contains(t, said, "planner: this program cannot enforce the signature policy: "+path+" asks for more than insecureAcceptAnything; "+
+			"set COPY_ENGINE=skopeo, or build with -tags containers_image_openpgp\n")
+		return
+	}
+	s.planner("mirror").exits(1)
+	s.requireMirrored("osism/other")
+	require.Equal(t, run.Tally{Total: 3, Copied: 1, Failed: 2}, s.status().Images)
+	for _, image := range s.failed()[0].Images {
+		require.Equal(t, 1, image.Attempts)
+		require.Contains(t, image.Reason, "rejected by the signature policy "+path)
+	}
+	require.Zero(t, s.source.Count(of("osism/tool", blobs)))
 }

@@ -12,8 +12,6 @@ import (
 	"sync/atomic"
 
 	"github.com/google/go-containerregistry/pkg/v1/types"
-	"golang.org/x/sync/errgroup"
-
 	"github.com/osism/skopeo-worker/shared/reference"
 	"github.com/osism/skopeo-worker/worker/flight"
 	"github.com/osism/skopeo-worker/worker/platform"
@@ -51,6 +49,9 @@ type Mirror struct {
 	Destination *registry.Client
 	// Engine copies images; nil: this process does, as it copies everything else.
 	Engine Engine
+	// Verifier holds images to the signature policy that no engine copies; nil: there is
+	// none.
+	Verifier Verifier
 	// Guard runs a copy of one manifest when the registries allow it; nil is at once.
 	Guard func(ctx context.Context, source, destination reference.Repository, digest reference.Digest, run func(context.Context) error) error
 	// Indexes keeps indexes of which not all could be copied; nil is nobody.
@@ -187,6 +188,9 @@ func (c *copying) fetch(ctx context.Context, w wanting) error {
 	case c.Engine != nil || w.about:
 		return c.image(ctx, manifest)
 	default:
+		if err := c.verify(ctx, manifest); err != nil {
+			return err
+		}
 		return c.guarded(ctx, manifest.Digest, func(ctx context.Context) error { return c.image(ctx, manifest) })
 	}
 	entries, err := manifest.Entries()
@@ -257,88 +261,6 @@ func (c *copying) image(ctx context.Context, manifest registry.Manifest) error {
 	}
 	c.bytes.Add(manifest.ContentSize())
 	return c.to().Put(ctx, c.destination, manifest.Digest, manifest)
-}
-
-// whole copies what an index that was read lists, and puts what is to be put in its
-// place. Where not all could be copied, the index is kept.
-func (c *copying) whole(ctx context.Context, read, put registry.Manifest, entries []registry.Entry, depth int) error {
-	err := c.index(ctx, put, entries, depth)
-	if err != nil && c.Indexes != nil {
-		c.Indexes.KeepIndex(ctx, read)
-	}
-	return err
-}
-
-// index copies what the index lists and then puts it, byte by byte. What is about its
-// images, and its blobs, are copied beside them; the images one after the other, because
-// those of one index may share layers. An error of the ones does not end the others: what
-// is under way has taken its pull.
-func (c *copying) index(ctx context.Context, index registry.Manifest, entries []registry.Entry, depth int) error {
-	var group errgroup.Group
-	for _, together := range bySort(entries) {
-		group.Go(func() error {
-			for _, entry := range together {
-				if err := c.entry(ctx, wanting{Descriptor: entry.Descriptor, about: platform.Attestation(entry), depth: depth + 1}); err != nil {
-					return err
-				}
-			}
-			return nil
-		})
-	}
-	if err := group.Wait(); err != nil {
-		return err
-	}
-	return c.to().Put(ctx, c.destination, index.Digest, index)
-}
-
-// bySort tells images, what is about them, and blobs apart.
-func bySort(entries []registry.Entry) (sorts [3][]registry.Entry) {
-	for _, entry := range entries {
-		sort := 0
-		switch {
-		case platform.Attestation(entry):
-			sort = 1
-		case entry.Kind() == registry.IsBlob:
-			sort = 2
-		}
-		sorts[sort] = append(sorts[sort], entry)
-	}
-	return sorts
-}
-
-// entry makes sure that the destination has what an index lists. Of a media type that
-// nobody knows, the source is asked: for a manifest first, then for a blob.
-func (c *copying) entry(ctx context.Context, w wanting) error {
-	switch w.Kind() {
-	case registry.IsManifest:
-		return c.manifest(ctx, w)
-	case registry.IsBlob:
-		return c.blob(ctx, w.Descriptor)
-	}
-	head, err := c.Registry.Head(ctx, c.source, w.Digest)
-	if head.Pulled {
-		c.pulls.Add(1)
-	}
-	if errors.Is(err, registry.ErrNotFound) {
-		if err = c.blob(ctx, w.Descriptor); !errors.Is(err, registry.ErrNotFound) {
-			return err
-		}
-	}
-	w.MediaType = "" // it says nothing of how to copy a manifest
-	return c.manifest(ctx, w)
-}
-
-// blob copies a blob that an index lists: of BuildKit's cache, the layers and their
-// description. What only its publisher may distribute stays there.
-func (c *copying) blob(ctx context.Context, d registry.Descriptor) error {
-	if !d.Distributable() {
-		return nil
-	}
-	err := c.moving().Copy(ctx, c.source, c.destination, d)
-	if err == nil {
-		c.bytes.Add(d.Size)
-	}
-	return err
 }
 
 // bad says that the source's manifest is one that no try will copy.

@@ -10,6 +10,7 @@ import (
 	"github.com/osism/skopeo-worker/shared/budget"
 	"github.com/osism/skopeo-worker/shared/redact"
 	"github.com/osism/skopeo-worker/shared/reference"
+	"github.com/osism/skopeo-worker/worker/policy"
 	"github.com/osism/skopeo-worker/worker/registry"
 	"github.com/osism/skopeo-worker/worker/skopeo"
 	"github.com/osism/skopeo-worker/worker/throttle"
@@ -72,6 +73,9 @@ var permanent = []error{
 	registry.ErrTooMany,
 	registry.ErrName,
 	reference.ErrInvalidTag,
+	policy.ErrRejected,
+	policy.ErrUnreadable,
+	policy.ErrUnenforceable,
 }
 
 func classifyAnswer(asked *registry.Error) Class {

@@ -43,33 +43,46 @@ func TestFind(t *testing.T) {
 	require.Equal(t, named, policy.Find(root), "whoever reads it says that it is missing")
 }
 
-func TestEnforceable(t *testing.T) {
+// TestLoad: what asks for nothing is as good as none, and what this program cannot check
+// is an error.
+func TestLoad(t *testing.T) {
 	const accept, signed = `[{"type":"insecureAcceptAnything"}]`, `[{"type":"signedBy","keyType":"GPGKeys","keyPath":"/k"}]`
-	for text, enforceable := range map[string]bool{
-		`{"default":` + accept + `}`: true,
-		`{"default":` + accept + `,"transports":{"docker":{"quay.io":` + accept + `}}}`:                                true,
-		`{"default":` + accept + `,"transports":{"docker-daemon":{"":` + accept + `},"dir":{"":[{"type":"reject"}]}}}`: true,
-		`{"default":[{"type":"reject"}]}`: false,
-		`{"default":` + signed + `}`:      false,
-		`{"default":` + accept + `,"transports":{"docker":{"quay.io/osism":` + signed + `}}}`: false,
-		`{"default":[{"type":"insecureAcceptAnything"},{"type":"reject"}]}`:                   false,
-		`{"default":[]}`: false,
-		`{}`:             false,
+	for text, strict := range map[string]bool{
+		`{"default":` + accept + `}`: false,
+		`{"default":` + accept + `,"transports":{"docker":{"quay.io":` + accept + `}}}`:                                false,
+		`{"default":` + accept + `,"transports":{"docker-daemon":{"":` + accept + `},"dir":{"":[{"type":"reject"}]}}}`: false,
+		`{"default":[{"type":"reject"}]}`: true,
+		`{"default":` + signed + `}`:      true,
+		`{"default":` + accept + `,"transports":{"docker":{"quay.io/osism":` + signed + `}}}`: true,
+		`{"default":[{"type":"insecureAcceptAnything"},{"type":"reject"}]}`:                   true,
+		`{"default":[]}`: true,
+		`{}`:             true,
 	} {
 		root := machine(t)
-		write(t, filepath.Join(root, "etc/containers/policy.json"), text)
-		err := policy.Enforceable(root)
-		if enforceable {
-			require.NoError(t, err, text)
-		} else {
+		path := filepath.Join(root, "etc/containers/policy.json")
+		write(t, path, text)
+		p, err := policy.Load(root)
+		if strict && !policy.CanVerify {
 			require.ErrorIs(t, err, policy.ErrUnenforceable, text)
-			require.ErrorContains(t, err, root+"/etc/containers/policy.json")
+			require.ErrorContains(t, err, path)
+			continue
+		}
+		require.NoError(t, err, text)
+		require.Equal(t, strict, p.IsStrict(), text)
+		if strict {
+			require.Equal(t, policy.Policy{Path: path, Text: []byte(text)}, p)
 		}
 	}
 	root := machine(t)
-	require.NoError(t, policy.Enforceable(root), "there is none")
+	p, err := policy.Load(root)
+	require.NoError(t, err)
+	require.False(t, p.IsStrict(), "there is none")
 	write(t, filepath.Join(root, "etc/containers/policy.json"), "{")
-	require.ErrorContains(t, policy.Enforceable(root), root+"/etc/containers/policy.json")
+	_, err = policy.Load(root)
+	require.ErrorIs(t, err, policy.ErrUnreadable)
+	require.ErrorContains(t, err, root+"/etc/containers/policy.json")
 	t.Setenv("CONTAINERS_POLICY_JSON", filepath.Join(root, "missing.json"))
-	require.ErrorIs(t, policy.Enforceable(root), os.ErrNotExist)
+	_, err = policy.Load(root)
+	require.ErrorIs(t, err, policy.ErrUnreadable)
+	require.ErrorIs(t, err, os.ErrNotExist)
 }

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"net/http"
 	"time"
 
 	"github.com/osism/skopeo-worker/shared/reference"
@@ -12,15 +13,18 @@ import (
 	"github.com/osism/skopeo-worker/worker/mirror"
 	"github.com/osism/skopeo-worker/worker/outage"
 	"github.com/osism/skopeo-worker/worker/policy"
+	"github.com/osism/skopeo-worker/worker/registry"
 	"github.com/osism/skopeo-worker/worker/skopeo"
 	"github.com/osism/skopeo-worker/worker/throttle"
+	"github.com/osism/skopeo-worker/worker/verify"
 )
 
 // engine returns what copies images, nil where this process does, once it is known that
 // it can.
 func (c Config) engine(ctx context.Context, r Registries, log *slog.Logger) (mirror.Engine, error) {
 	if c.Engine == EngineBuiltin {
-		return nil, policy.Enforceable("")
+		_, err := policy.Load("")
+		return nil, err
 	}
 	runner := &skopeo.Runner{Path: c.Skopeo, Insecure: r.Insecure, Stall: c.StallTimeout, Timeout: c.CopyTimeout}
 	version, err := runner.Version(ctx)
@@ -30,6 +34,14 @@ func (c Config) engine(ctx context.Context, r Registries, log *slog.Logger) (mir
 	log.Debug("skopeo copies images", "version", version)
 	watchOver(log)
 	return runner, nil
+}
+
+// verifier is what holds images to the signature policy that skopeo does not copy.
+func (c Config) verifier(client *registry.Client, network http.RoundTripper) mirror.Verifier {
+	if c.Engine != EngineBuiltin {
+		return nil
+	}
+	return verify.New(client, network)
 }
 
 // watchOver starts what ends processes with this one, and says where they cannot be ended.

@@ -63,7 +63,7 @@ func (s *Service) consumer(ctx context.Context, b *broker.Broker, c Config, r Re
 	client := r.client(transport, keychain, c.CopyTimeout, registries.Guard)
 	return consume.New(ctx, b, &chunk.Worker{
 		Resolver:    r.upstream(client, transport, log),
-		Mirror:      &mirror.Mirror{Registry: client, Engine: engine, Guard: s.copying(c, guard, registries)},
+		Mirror:      &mirror.Mirror{Registry: client, Engine: engine, Verifier: c.verifier(client, transport), Guard: s.copying(c, guard, registries)},
 		Registries:  registries,
 		Concurrency: c.Concurrency,
 		MaxAttempts: c.MaxAttempts,
