@@ -83,7 +83,7 @@ func TestFullDiskUnderTheBroker(t *testing.T) {
 
 	disk.Free()
 	broker.Restart()
-	following.exits(0)
+	following.exitsWithin(redelivery, 0)
 	s.requireMirrored("osism/other")
 	require.Len(t, s.failed(), 1)
 	s.becomes(s.republish("--all"), run.StateDone)

@@ -11,6 +11,8 @@ import (
 	"time"
 
 	"github.com/stretchr/testify/require"
+
+	"github.com/osism/skopeo-worker/shared/broker"
 )
 
 const (
@@ -18,6 +20,9 @@ const (
 	// workers' consumer (a minute): no test passes because a chunk was given up
 	// for lost, unless it says so.
 	patience = 45 * time.Second
+	// redelivery is for what follows the restart of a broker. A chunk that it was
+	// sending then comes again only after AckWait.
+	redelivery = broker.AckWait + patience
 	// tick is how often a condition without an event of its own is looked at.
 	tick = 100 * time.Millisecond
 	// closing is what the pipes of an ended process get to be read to their end.
@@ -71,9 +76,14 @@ func start(t *testing.T, env map[string]string, stdin, name string, arguments ..
 // exits waits for the end of the process, and returns all that it said.
 func (p *process) exits(code int) string {
 	p.t.Helper()
+	return p.exitsWithin(patience, code)
+}
+
+func (p *process) exitsWithin(wait time.Duration, code int) string {
+	p.t.Helper()
 	select {
 	case <-p.ended:
-	case <-time.After(patience):
+	case <-time.After(wait):
 		require.Fail(p.t, "the process does not end", p.all.String())
 	}
 	require.Equal(p.t, code, p.exitCode, p.all.String())
