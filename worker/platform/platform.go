@@ -2,9 +2,16 @@
 package platform
 
 import (
+	"encoding/json"
 	"errors"
+	"fmt"
+	"maps"
 	"slices"
+	"strconv"
 	"strings"
+
+	"github.com/osism/skopeo-worker/shared/reference"
+	"github.com/osism/skopeo-worker/worker/registry"
 )
 
 var (
@@ -56,4 +63,92 @@ func (p platform) covers(image platform) bool {
 		image.variant = variants[image.arch]
 	}
 	return p.os == image.os && p.arch == image.arch && (p.variant == "" || p.variant == image.variant)
+}
+
+// Annotations of an index that was rewritten, under a name of this project's own
+// as the OCI image specification asks. They tell what it was made of and how, so
+// that one GET at the destination says whether it is up to date.
+const (
+	AnnotationSource       = "io.osism.skopeo-worker.source"       // digest of the source's index
+	AnnotationPlatforms    = "io.osism.skopeo-worker.platforms"    // normalised, with commas; "all" for every one
+	AnnotationAttestations = "io.osism.skopeo-worker.attestations" // "true" or "false"
+)
+
+// every is AnnotationPlatforms where only attestations were left out.
+const every = "all"
+
+// Wanted is what of an index is mirrored.
+type Wanted struct {
+	Platforms           []string // os/arch[/variant] from selection.ParsePlatforms; empty is all
+	WithoutAttestations bool
+}
+
+// All tells whether everything is wanted, so that no index is ever rewritten.
+func (w Wanted) All() bool { return len(w.Platforms) == 0 && !w.WithoutAttestations }
+
+// Current tells whether the manifest at the destination is what Subset makes of
+// the source's manifest with this digest. Nothing is asked of the source: either
+// it is a rewritten index, which says what it was made of, or it is the source's
+// own, of which nothing would be left out.
+func (w Wanted) Current(atDestination registry.Manifest, sourceDigest reference.Digest) bool {
+	if atDestination.Digest == sourceDigest {
+		subset, _, err := w.Subset(atDestination)
+		return err == nil && subset.Digest == sourceDigest
+	}
+	if w.All() || !atDestination.IsIndex() {
+		return false
+	}
+	var index struct {
+		Annotations map[string]string `json:"annotations"`
+	}
+	if json.Unmarshal(atDestination.Raw, &index) != nil {
+		return false
+	}
+	maps.DeleteFunc(index.Annotations, func(key, _ string) bool {
+		return key != AnnotationSource && key != AnnotationPlatforms && key != AnnotationAttestations
+	})
+	return maps.Equal(index.Annotations, w.annotations(sourceDigest))
+}
+
+func (w Wanted) annotations(sourceDigest reference.Digest) map[string]string {
+	return map[string]string{
+		AnnotationSource:       sourceDigest.String(),
+		AnnotationPlatforms:    w.platforms(),
+		AnnotationAttestations: strconv.FormatBool(!w.WithoutAttestations),
+	}
+}
+
+func (w Wanted) platforms() string {
+	if len(w.Platforms) == 0 {
+		return every
+	}
+	return strings.Join(w.Platforms, ",")
+}
+
+// Image tells whether a single image, which is in no index, is for a wanted
+// platform, by its configuration: a blob of the media types that go-containerregistry's
+// MediaType.IsConfig knows. One that names no platform is, as in an index. The
+// error is ErrConfig.
+func (w Wanted) Image(config []byte) (matches bool, err error) {
+	var image struct {
+		OS           string `json:"os"`
+		Architecture string `json:"architecture"`
+		Variant      string `json:"variant"`
+	}
+	if err := json.Unmarshal(config, &image); err != nil {
+		return false, fmt.Errorf("%w: %w", ErrConfig, err)
+	}
+	return image.OS == "" || w.covers(read([]string{image.OS, image.Architecture, image.Variant})), nil
+}
+
+// Covers tells whether an image for the platform, os/arch[/variant] as an upstream
+// writes it, is wanted.
+func (w Wanted) Covers(platform string) bool { return w.covers(read(strings.Split(platform, "/"))) }
+
+// covers tells whether an image for the platform is wanted: same system and
+// architecture, and same variant where the wanted platform has one.
+func (w Wanted) covers(image platform) bool {
+	return len(w.Platforms) == 0 || slices.ContainsFunc(w.Platforms, func(wanted string) bool {
+		return read(strings.Split(wanted, "/")).covers(image)
+	})
 }

@@ -1,13 +1,26 @@
 package registry
 
 import (
+	"context"
+	"crypto/tls"
+	"encoding/json"
 	"errors"
 	"fmt"
+	"html"
+	"io"
+	"net"
 	"net/http"
+	"net/url"
+	"regexp"
+	"strings"
 	"time"
 
+	"github.com/google/go-containerregistry/pkg/v1/remote/transport"
+
+	"github.com/osism/skopeo-worker/shared/budget"
 	"github.com/osism/skopeo-worker/shared/redact"
 	"github.com/osism/skopeo-worker/shared/reference"
+	"github.com/osism/skopeo-worker/worker/containers"
 )
 
 // What went wrong, for errors.Is.
@@ -92,4 +105,181 @@ func join(repository reference.Repository, name reference.TagOrDigest) string {
 
 func plainHTTP(host string) error {
 	return fmt.Errorf("%s %w; add it to INSECURE_REGISTRIES to allow that", host, ErrPlainHTTP)
+}
+
+// errSlow is the cause of a request's end when it has taken too long in all.
+var errSlow = errors.New("no complete answer within")
+
+func slow(within time.Duration) error {
+	return fmt.Errorf("%w %s: %w", errSlow, within, context.DeadlineExceeded)
+}
+
+// diagnosis is one error in the body the OCI distribution specification
+// defines for failed requests.
+type diagnosis struct {
+	Code    string `json:"code"`
+	Message string `json:"message"`
+}
+
+// login is what a request was sent with.
+type login struct {
+	credential containers.Credential
+	stage      stage
+}
+
+// stage is how far the credentials of a login have come.
+type stage int
+
+const (
+	presented stage = iota // nobody has said yet whether they are right
+	granted                // a token server has taken them
+)
+
+// String says whose fault a refusal may be.
+func (l login) String() string {
+	from := l.credential.Origin
+	switch {
+	case l.credential.Anonymous():
+		// Docker Hub and quay.io say the same of a repository that does not exist.
+		return "no credentials were found, or the repository does not exist"
+	case l.stage == granted:
+		return "the credentials of " + from + " do not allow it, or the repository does not exist"
+	default:
+		return "the registry refused the credentials of " + from
+	}
+}
+
+// refusal explains an answer that is not a success.
+func refusal(status int, found diagnosis, as login) error {
+	sentinel := sentinelOf(status, found.Code)
+	text := found.Message
+	if text == "" {
+		text = strings.ToLower(strings.ReplaceAll(found.Code, "_", " "))
+	}
+	if errors.Is(sentinel, ErrUnauthorized) || errors.Is(sentinel, ErrDenied) && !as.credential.Anonymous() {
+		text = strings.TrimPrefix(text+"; ", "; ") + as.String()
+	}
+	if text == "" || strings.EqualFold(text, sentinel.Error()) {
+		return sentinel
+	}
+	return fmt.Errorf("%w: %s", sentinel, text)
+}
+
+// errNoRepository is the ErrNotFound of a repository as a whole.
+var errNoRepository = fmt.Errorf("%w", ErrNotFound)
+
+func sentinelOf(status int, code string) error {
+	switch code {
+	case "TOOMANYREQUESTS":
+		return ErrLimited
+	case "NAME_UNKNOWN":
+		return errNoRepository
+	case "MANIFEST_UNKNOWN":
+		return ErrNotFound
+	}
+	switch {
+	case status == http.StatusNotFound:
+		return ErrNotFound
+	case status == http.StatusUnauthorized:
+		return ErrUnauthorized
+	case status == http.StatusForbidden:
+		return ErrDenied
+	case status == http.StatusTooManyRequests:
+		return ErrLimited
+	case status == http.StatusRequestTimeout, status >= http.StatusInternalServerError:
+		return ErrUnavailable
+	default:
+		return ErrRejected
+	}
+}
+
+// diagnose finds the registry's own words in the body of a failed request:
+// the first error of the JSON that the specification asks for, the title of an
+// HTML page, or the text itself.
+func diagnose(body []byte) diagnosis {
+	var answer struct {
+		Errors []diagnosis `json:"errors"`
+		// Token servers and proxies use forms of their own.
+		Details string `json:"details"`
+		Message string `json:"message"`
+	}
+	if json.Unmarshal(body, &answer) == nil {
+		if len(answer.Errors) > 0 {
+			first := answer.Errors[0]
+			return diagnosis{Code: first.Code, Message: plainText(first.Message)}
+		}
+		return diagnosis{Message: plainText(strings.TrimSpace(answer.Details + " " + answer.Message))}
+	}
+	return diagnosis{Message: plainText(string(body))}
+}
+
+var (
+	title  = regexp.MustCompile(`(?is)<title[^>]*>(.*?)</title>`)
+	hidden = regexp.MustCompile(`(?is)<(?:script|style)\b.*?</(?:script|style)>|<!--.*?-->`)
+	tag    = regexp.MustCompile(`(?s)<[a-zA-Z/!][^>]*>`)
+)
+
+// plainText is a page's title, or its text without markup.
+func plainText(page string) string {
+	if found := title.FindStringSubmatch(page); found != nil {
+		page = found[1]
+	}
+	page = tag.ReplaceAllString(hidden.ReplaceAllString(page, " "), " ")
+	return strings.Join(strings.Fields(html.UnescapeString(page)), " ")
+}
+
+// trouble explains why there was no answer from host.
+func trouble(ctx context.Context, host string, err error) error {
+	if cause := context.Cause(ctx); errors.Is(cause, errSlow) {
+		return fmt.Errorf("%w: %w", ErrUnavailable, cause)
+	}
+	if wrapped := (*url.Error)(nil); errors.As(err, &wrapped) {
+		err = wrapped.Err // the rest is the URL, which the caller names better
+	}
+	var untrusted *tls.CertificateVerificationError
+	var broken net.Error
+	switch {
+	case errors.Is(err, context.Canceled), errors.Is(err, ErrPage), errors.Is(err, ErrPlainHTTP), errors.Is(err, ErrCredentials), errors.Is(err, ErrUnexpected), errors.Is(err, ErrUnavailable),
+		errors.Is(err, containers.ErrConf), errors.Is(err, containers.ErrCertificates):
+		return err
+	case speaksHTTP(err):
+		return plainHTTP(host)
+	case errors.As(err, &untrusted):
+		return fmt.Errorf("%w: %w; name its CA in SSL_CERT_FILE, or add %s to INSECURE_REGISTRIES",
+			ErrCertificate, untrusted.Err, host)
+	case errors.As(err, &broken), errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF):
+		return fmt.Errorf("%w: %w", ErrUnavailable, err)
+	case errors.As(err, new(*budget.SpentError)):
+		return err // the request was not sent
+	default:
+		return fmt.Errorf("%w: %w", ErrUnexpected, err)
+	}
+}
+
+// pingRefusal explains a ping that failed, which another host may have answered than
+// the registry.
+func pingRefusal(host string, refused *transport.Error) *failure {
+	var found diagnosis
+	if len(refused.Errors) > 0 {
+		first := refused.Errors[0]
+		found = diagnosis{Code: string(first.Code), Message: plainText(first.Message)}
+	}
+	err := refusal(refused.StatusCode, found, login{})
+	if refused.Request != nil && refused.Request.URL.Host != host {
+		err = fmt.Errorf("%s: %w", refused.Request.URL.Host, err)
+	}
+	if refused.StatusCode == http.StatusBadRequest { // nothing was sent that could be bad
+		return &failure{cause: fmt.Errorf("%w: GET /v2/: %v (%d)", ErrUnexpected, err, refused.StatusCode)}
+	}
+	return handshakeFailure(refused.StatusCode, err)
+}
+
+// handshakeFailure is the failure of a handshake. That something is not found then is no
+// word about what was to be asked for.
+func handshakeFailure(status int, err error) *failure {
+	missing := errors.Is(err, ErrNotFound) && !errors.Is(err, errNoRepository)
+	if missing || errors.Is(err, ErrRejected) && status != http.StatusBadRequest {
+		return &failure{cause: fmt.Errorf("%w: the login: %v (%d)", ErrUnexpected, err, status)}
+	}
+	return &failure{status: status, cause: err}
 }

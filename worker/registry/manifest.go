@@ -1,11 +1,14 @@
 package registry
 
 import (
+	"bytes"
 	"encoding/json"
 	"fmt"
+	"maps"
 	"math"
 	"mime"
 	"net/http"
+	"slices"
 	"strings"
 
 	"github.com/google/go-containerregistry/pkg/v1/types"
@@ -195,4 +198,165 @@ func declaredType(header http.Header) string {
 		return ""
 	}
 	return declared
+}
+
+// Entry is a descriptor as an index writes it.
+type Entry struct {
+	Descriptor
+	Annotations map[string]string
+	Raw         json.RawMessage // all of it, what we do not know included
+}
+
+// Entries are what an index lists, in its order: Children, with all that is
+// written about them. An image has none. The error is ErrBadManifest.
+func (m Manifest) Entries() ([]Entry, error) {
+	children, err := m.Children()
+	if err != nil || len(children) == 0 {
+		return nil, err
+	}
+	var index struct {
+		Manifests []json.RawMessage `json:"manifests"`
+	}
+	if err := json.Unmarshal(m.Raw, &index); err != nil {
+		return nil, fmt.Errorf("%w: %w", ErrBadManifest, err)
+	}
+	entries := make([]Entry, len(children))
+	for i, child := range children {
+		var more struct {
+			Annotations map[string]string `json:"annotations"`
+		}
+		if err := json.Unmarshal(index.Manifests[i], &more); err != nil {
+			return nil, fmt.Errorf("%w: child %d: %w", ErrBadManifest, i+1, err)
+		}
+		entries[i] = Entry{Descriptor: child, Annotations: more.Annotations, Raw: index.Manifests[i]}
+	}
+	return entries, nil
+}
+
+// WithEntries returns the index with these entries instead of its own, and
+// these annotations beside its own. Everything else is kept; white space and the
+// order of the index's own fields are not. The same input gives the same digest.
+// The error is ErrBadManifest.
+func (m Manifest) WithEntries(entries []Entry, annotations map[string]string) (Manifest, error) {
+	fields := make(map[string]json.RawMessage)
+	if err := json.Unmarshal(m.Raw, &fields); err != nil {
+		return Manifest{}, fmt.Errorf("%w: %w", ErrBadManifest, err)
+	}
+	listed := make([]json.RawMessage, len(entries))
+	for i, entry := range entries {
+		listed[i] = entry.Raw
+	}
+	var err error
+	if fields["manifests"], err = encode(listed); err != nil {
+		return Manifest{}, err
+	}
+	if len(annotations) > 0 {
+		if fields["annotations"], err = annotated(fields["annotations"], annotations); err != nil {
+			return Manifest{}, err
+		}
+	}
+	raw, err := encode(fields)
+	if err != nil {
+		return Manifest{}, err
+	}
+	return Manifest{Raw: raw, MediaType: m.MediaType, Digest: reference.DigestOf(raw)}, nil
+}
+
+// annotated adds annotations to those there are, which may be absent.
+func annotated(there json.RawMessage, annotations map[string]string) (json.RawMessage, error) {
+	all := make(map[string]string)
+	if there != nil {
+		if err := json.Unmarshal(there, &all); err != nil {
+			return nil, fmt.Errorf("%w: annotations: %w", ErrBadManifest, err)
+		}
+	}
+	if all == nil { // null
+		all = make(map[string]string)
+	}
+	maps.Copy(all, annotations)
+	return encode(all)
+}
+
+// encode is json.Marshal that leaves the text of strings alone.
+func encode(value any) ([]byte, error) {
+	var text bytes.Buffer
+	encoder := json.NewEncoder(&text)
+	encoder.SetEscapeHTML(false)
+	if err := encoder.Encode(value); err != nil {
+		return nil, fmt.Errorf("%w: %w", ErrBadManifest, err)
+	}
+	return bytes.TrimSuffix(text.Bytes(), []byte("\n")), nil
+}
+
+// Kind is what an entry of an index stands for.
+type Kind int
+
+// The kinds.
+const (
+	Unknown Kind = iota // of a media type that nobody knows
+	IsManifest
+	IsBlob
+)
+
+// Media types that go-containerregistry does not know.
+const (
+	// artifactManifest is that of OCI image specification 1.1 before its release.
+	artifactManifest = types.MediaType("application/vnd.oci.artifact.manifest.v1+json")
+	// cacheConfig is that of BuildKit (cache/remotecache/v1 of its sources), which
+	// exports its cache as an index of layers and of this.
+	cacheConfig = types.MediaType("application/vnd.buildkit.cacheconfig.v0")
+)
+
+// Kind tells what the descriptor stands for, by its media type.
+func (d Descriptor) Kind() Kind {
+	switch t := types.MediaType(d.MediaType); {
+	case t.IsIndex(), t.IsImage(), t.IsSchema1(), t == artifactManifest:
+		return IsManifest
+	case t.IsLayer(), t.IsConfig(), t == cacheConfig:
+		return IsBlob
+	default:
+		return Unknown
+	}
+}
+
+// Distributable tells whether others than its publisher may hand a blob on.
+func (d Descriptor) Distributable() bool { return types.MediaType(d.MediaType).IsDistributable() }
+
+const (
+	// maxTypes is how many media types of a manifest are named: those of an image are few.
+	maxTypes = 5
+	// maxType is how many characters of each: RFC 6838 has 127 for either half, and nobody
+	// comes near it.
+	maxType = 100
+)
+
+// Types names the media types of a manifest and of what it refers to, each once, the
+// first ones: what a registry that does not want the manifest may not know.
+func (m Manifest) Types() string {
+	var found content
+	_ = json.Unmarshal(m.Raw, &found) // a manifest that cannot be read has its own type at least
+	var within []string
+	add := func(mediaType string) {
+		mediaType = shorten(mediaType, maxType)
+		if mediaType != "" && !slices.Contains(within, mediaType) {
+			within = append(within, mediaType)
+		}
+	}
+	add(found.ArtifactType)
+	if found.Config != nil {
+		add(found.Config.MediaType)
+	}
+	for _, layer := range found.Layers {
+		add(layer.MediaType)
+	}
+	for _, child := range found.Manifests {
+		add(child.MediaType)
+	}
+	if len(within) == 0 {
+		return m.MediaType
+	}
+	if len(within) > maxTypes {
+		within = append(within[:maxTypes], "…")
+	}
+	return m.MediaType + " with " + strings.Join(within, ", ")
 }

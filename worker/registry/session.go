@@ -1,16 +1,21 @@
 package registry
 
 import (
+	"cmp"
 	"context"
+	"encoding/base64"
 	"errors"
 	"fmt"
+	"net"
 	"net/http"
+	"net/url"
 	"strings"
 	"sync"
 	"time"
 
 	"golang.org/x/sync/singleflight"
 
+	"github.com/google/go-containerregistry/pkg/v1/remote/transport"
 	"github.com/osism/skopeo-worker/worker/containers"
 )
 
@@ -228,4 +233,145 @@ func (s *session) isSettled(status int, now time.Time) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return now.Before(s.settled[status])
+}
+
+// authorized sends a session's requests. What authenticates them goes to the registry
+// itself only, not to where that redirects; and so does the scheme that the registry
+// was found to speak, which links of a registry behind a proxy often have wrong.
+type authorized struct {
+	network http.RoundTripper
+	host    string
+	scheme  string
+	header  string // Authorization; empty: none
+}
+
+func (a *authorized) RoundTrip(request *http.Request) (*http.Response, error) {
+	if withPort(request.URL.Host, a.scheme) == withPort(a.host, a.scheme) {
+		request = request.Clone(request.Context())
+		request.URL.Scheme = a.scheme
+		if a.header != "" {
+			request.Header.Set("Authorization", a.header)
+		}
+	}
+	return a.network.RoundTrip(request)
+}
+
+func basic(known containers.Credential) string {
+	return "Basic " + base64.StdEncoding.EncodeToString([]byte(known.Username+":"+known.Password))
+}
+
+// withPort writes out a host's port, so that those of one server are equal.
+func withPort(host, scheme string) string {
+	if _, _, err := net.SplitHostPort(host); err == nil {
+		return host
+	}
+	port := "443"
+	if scheme == "http" {
+		port = "80"
+	}
+	return host + ":" + port
+}
+
+// rememberFor is how long a habit of a registry is believed: a worker lives for months,
+// and an upgrade can change it.
+const rememberFor = time.Hour
+
+// memory keeps which registries have a habit.
+type memory struct {
+	now func() time.Time
+
+	mu    sync.Mutex
+	known map[string]time.Time // by host, when it was found out
+}
+
+func newMemory(now func() time.Time) *memory {
+	return &memory{now: now, known: make(map[string]time.Time)}
+}
+
+func (m *memory) isKnown(host string) bool {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	since, known := m.known[host]
+	return known && m.now().Sub(since) < rememberFor
+}
+
+func (m *memory) note(host string) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.known[host] = m.now()
+}
+
+// scopes are the scopes of a call, with spaces between them. A registry that is not only
+// read from is asked for more than the call needs; one that takes a blob from another of
+// its repositories, for that one, too.
+func (c *Client) scopes(at location, call call) string {
+	action := call.scope
+	if c.role == destination {
+		action = pushScope
+	}
+	scope := at.repository.Scope(action)
+	if call.mount.IsZero() {
+		return scope
+	}
+	from, err := c.locate(call.mount)
+	if err != nil {
+		return scope
+	}
+	return scope + " " + from.repository.Scope(transport.PullScope)
+}
+
+// session returns a session for a call. A token server may refuse to let somebody push
+// who may well look.
+func (c *Client) session(ctx context.Context, at location, call call, asked bool) (handshake, *session, bool, error) {
+	h := handshake{location: at, scope: c.scopes(at, call)}
+	looks := c.role == destination && call.looks()
+	if looks && c.noPush.isKnown(h.key()) {
+		h.scope = at.repository.Scope(transport.PullScope)
+	}
+	opened, kept, err := c.sessions.get(ctx, h, asked)
+	if looks && refusedWith(err) != 0 {
+		pull := handshake{location: at, scope: at.repository.Scope(transport.PullScope)}
+		if opened, kept, failed := c.sessions.get(ctx, pull, true); failed == nil {
+			c.noPush.note(h.key())
+			return pull, opened, kept, nil
+		}
+	}
+	return h, opened, kept, err
+}
+
+// seen returns what a refusal means that a new session got, too. At a destination, a
+// look that is refused although we are who we say is one at what may not exist.
+func (c *Client) seen(ctx context.Context, session *session, at location, call call, refusal error) error {
+	if c.role == source || !call.looks() {
+		return refusal
+	}
+	if session.basic {
+		if taken, err := session.taken(ctx, at); err != nil || !taken {
+			return cmp.Or(err, refusal)
+		}
+	}
+	failed := *refusal.(*failure) //nolint:errorlint // what exchange returns is one
+	failed.cause = &hiddenError{failed.cause}
+	return &failed
+}
+
+// taken asks a registry that wants a user and a password whether it takes ours; once,
+// for as long as the session lives.
+func (s *session) taken(ctx context.Context, at location) (bool, error) {
+	s.asking.Lock()
+	defer s.asking.Unlock()
+	if s.answered {
+		return s.right, nil
+	}
+	root := &url.URL{Scheme: "https", Host: at.registry.RegistryStr(), Path: "/v2/"}
+	_, err := exchange(ctx, s, at, call{method: http.MethodGet, url: root, limit: maxErrorSize, instead: aReceipt})
+	failed := (*failure)(nil)
+	switch {
+	case err == nil, errors.As(err, &failed) && failed.status == http.StatusNotFound:
+		s.right = true
+	case refusedWith(err) == 0:
+		return false, err
+	}
+	s.answered = true
+	return s.right, nil
 }

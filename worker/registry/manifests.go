@@ -5,10 +5,13 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"path"
 	"strings"
 
 	"github.com/google/go-containerregistry/pkg/v1/remote/transport"
 	"github.com/google/go-containerregistry/pkg/v1/types"
+	"github.com/opencontainers/go-digest"
+	"go.podman.io/image/v5/manifest"
 
 	"github.com/osism/skopeo-worker/shared/reference"
 )
@@ -200,4 +203,68 @@ func read(got answer, name reference.TagOrDigest) (Manifest, error) {
 		return Manifest{}, err
 	}
 	return Manifest{Raw: got.body, MediaType: kind, Digest: verified}, nil
+}
+
+// Put stores a manifest, byte for byte, under a tag or its digest. What the
+// manifest refers to must be there already. Nothing else is written: no
+// fallback tags for referrers, for they are tags of the source and mirrored as
+// such.
+func (c *Client) Put(ctx context.Context, repository reference.Repository, name reference.TagOrDigest, m Manifest) error {
+	got, err := c.send(ctx, call{
+		op: OpPut, repository: repository, reference: name, method: http.MethodPut,
+		scope: transport.PushScope, path: manifests,
+		contentType: m.MediaType, body: m.Raw, limit: maxErrorSize, instead: aReceipt,
+	})
+	if refused := (*Error)(nil); errors.As(err, &refused) && (errors.Is(err, ErrRejected) || errors.Is(err, ErrNotFound)) {
+		// "manifest invalid" is all that many say of a media type that they do not know.
+		refused.Err = fmt.Errorf("%w; the manifest is %s", refused.Err, m.Types())
+	}
+	if err != nil {
+		return err
+	}
+	stored, err := storedAs(got.header)
+	if err != nil {
+		return c.stored(ctx, repository, name, m, got)
+	}
+	if ours := digestAs(stored, m.Raw); ours != stored {
+		return &Error{Op: OpPut, Repository: repository, Reference: name,
+			Err: fmt.Errorf("%w: the registry stored %s instead of %s", ErrDigestMismatch, stored, ours)}
+	}
+	return nil
+}
+
+// stored makes sure that a success without a digest, which is optional, was one: the
+// registry is asked. A page says success, too.
+func (c *Client) stored(ctx context.Context, repository reference.Repository, name reference.TagOrDigest, m Manifest, got answer) error {
+	held, err := c.Find(ctx, repository, name)
+	if err == nil && digestAs(held.Digest, m.Raw) == held.Digest {
+		return nil
+	}
+	if err == nil || errors.Is(err, ErrNotFound) {
+		return &Error{Op: OpPut, Repository: repository, Reference: name, Err: noReceipt(got)}
+	}
+	return err
+}
+
+// digestAs is the digest of a manifest by the algorithm of another digest. That of a signed
+// manifest of Docker's schema 1 leaves the signatures out.
+func digestAs(other reference.Digest, raw []byte) reference.Digest {
+	unsigned, err := manifest.DigestWithAlgorithm(raw, digest.Algorithm(other.Algorithm()))
+	if err != nil {
+		return other.Of(raw)
+	}
+	found, err := reference.ParseDigest(unsigned.String())
+	if err != nil {
+		return other.Of(raw)
+	}
+	return found
+}
+
+// storedAs is the digest under which a registry says that it has stored a manifest.
+func storedAs(header http.Header) (reference.Digest, error) {
+	stored, err := reference.ParseDigest(header.Get(digestHeader))
+	if err != nil {
+		return reference.ParseDigest(path.Base(header.Get("Location")))
+	}
+	return stored, nil
 }
