@@ -109,7 +109,7 @@ func shared(ctx context.Context, c broker.Config, log *slog.Logger) (b *broker.B
 		}
 		remove = func() { _ = os.RemoveAll(c.DataDir) }
 	}
-	b, err = openBroker(ctx, c, log)
+	b, err = openBroker(ctx, c, join, log)
 	if err != nil {
 		remove()
 		return nil, nil, err

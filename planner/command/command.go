@@ -116,18 +116,31 @@ type session struct {
 	logs     *redirect
 }
 
-// open loads the settings that every command needs, besides others, and connects.
-func open(ctx context.Context, s *settings, out io.Writer, others ...any) (*session, error) {
-	if err := config.Load(append([]any{&s.name, &s.broker, &s.log}, others...)...); err != nil {
+// open loads the settings that every command needs, and connects.
+func open(ctx context.Context, s *settings, out io.Writer) (*session, error) {
+	if err := config.Load(&s.name, &s.broker, &s.log); err != nil {
 		return nil, err
 	}
-	return connect(ctx, s, out)
+	return connect(ctx, s, join, out)
 }
 
-func connect(ctx context.Context, s *settings, logTo io.Writer) (*session, error) {
+// use is how a command uses the embedded broker in DATA_DIR.
+type use int
+
+const (
+	// join is for commands that only look and publish: if another process has DATA_DIR,
+	// they use its broker.
+	join use = iota
+	// own is for commands that have a worker of their own: there must not be another.
+	own
+	// joinOrOwn is for commands that have a worker unless another process has one.
+	joinOrOwn
+)
+
+func connect(ctx context.Context, s *settings, u use, logTo io.Writer) (*session, error) {
 	logs := &redirect{to: logTo}
 	log := s.log.Logger(logs)
-	b, err := openBroker(ctx, s.broker, log)
+	b, err := openBroker(ctx, s.broker, u, log)
 	if err != nil {
 		return nil, err
 	}
@@ -147,9 +160,11 @@ func connect(ctx context.Context, s *settings, logTo io.Writer) (*session, error
 	}, nil
 }
 
-func openBroker(ctx context.Context, c broker.Config, log *slog.Logger) (*broker.Broker, error) {
+func openBroker(ctx context.Context, c broker.Config, u use, log *slog.Logger) (*broker.Broker, error) {
 	host, _ := os.Hostname()
-	return broker.Open(ctx, c, broker.Options{Client: "planner " + host, Patience: patience, Log: log})
+	return broker.Open(ctx, c, broker.Options{
+		Client: "planner " + host, Patience: patience, Log: log, Join: u != own, Share: u != join,
+	})
 }
 
 // Close ends the session.

@@ -36,7 +36,7 @@ func mirrorCommand() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			se, err := connect(ctx, &s, cmd.ErrOrStderr())
+			se, err := connect(ctx, &s, own, cmd.ErrOrStderr())
 			if err != nil {
 				return err
 			}

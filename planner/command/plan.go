@@ -36,9 +36,6 @@ func planCommand() *cobra.Command {
 			if err := config.Load(&s.job, &s.name, &s.broker, &s.outages, &s.log); err != nil {
 				return err
 			}
-			if wait && s.broker.Embedded() && !dryRun {
-				return fmt.Errorf("%w: --wait needs NATS_URL, because without a broker there are no workers; planner mirror plans and mirrors in one process", errUsage)
-			}
 			p, err := prepare(ctx, &s, cmd.InOrStdin(), cmd.ErrOrStderr())
 			if err != nil {
 				return err
@@ -47,11 +44,14 @@ func planCommand() *cobra.Command {
 				display.Plan(out, p.table(), time.Now())
 				return nil
 			}
-			se, err := connect(ctx, &s, cmd.ErrOrStderr())
+			se, err := connect(ctx, &s, join, cmd.ErrOrStderr())
 			if err != nil {
 				return err
 			}
 			defer se.Close()
+			if wait && se.Embedded() {
+				return fmt.Errorf("%w: --wait needs workers: NATS_URL, or a planner serve that has DATA_DIR; planner mirror plans and mirrors in one process", errUsage)
+			}
 			r, err := p.publish(ctx, se, force)
 			if err != nil || r.Chunks == 0 {
 				if err == nil {
@@ -61,7 +61,7 @@ func planCommand() *cobra.Command {
 			}
 			_, _ = fmt.Fprintf(out, "Published run %s: %s in %s, the last due %s.\n",
 				r.ID, count(r.Entries, "entry", "entries"), count(r.Chunks, "chunk", "chunks"), p.chunks[len(p.chunks)-1].Due.Local().Format(time.RFC1123))
-			if s.broker.Embedded() {
+			if se.Embedded() {
 				_, _ = fmt.Fprintf(out, "It is stored in DATA_DIR=%s; planner mirror processes it.\n", s.broker.DataDir)
 			}
 			if !wait {

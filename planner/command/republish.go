@@ -9,6 +9,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/osism/skopeo-worker/shared/config"
 	"github.com/osism/skopeo-worker/shared/failure"
 	"github.com/osism/skopeo-worker/shared/reference"
 	"github.com/osism/skopeo-worker/shared/run"
@@ -24,20 +25,23 @@ func republishCommand() *cobra.Command {
 	c := &cobra.Command{
 		Use:   "republish REPOSITORY… | --chunk N | --all",
 		Short: "Retry failed images",
-		Long:  "Retry failed images: those of the named repositories, those of a chunk, or all.\nWithout NATS_URL, this process mirrors them at once.",
+		Long:  "Retry failed images: those of the named repositories, those of a chunk, or all.\nWithout NATS_URL, this process mirrors them at once, or leaves them\nto the planner serve or mirror that has DATA_DIR.",
 		RunE: s.explained(func(cmd *cobra.Command, args []string) error {
 			ctx, out := cmd.Context(), cmd.OutOrStdout()
 			w, err := newWanted(args, cmd.Flags().Changed("chunk"), chunk, all)
 			if err != nil {
 				return err
 			}
-			se, err := open(ctx, &s, cmd.ErrOrStderr(), &s.outages, &s.worker, &s.metrics, &s.registries)
+			if err := config.Load(&s.name, &s.broker, &s.log, &s.outages, &s.worker, &s.metrics, &s.registries); err != nil {
+				return err
+			}
+			environment.Confine(s.registries.ChildEnv)
+			se, err := connect(ctx, &s, joinOrOwn, cmd.ErrOrStderr())
 			if err != nil {
 				return err
 			}
 			defer se.Close()
-			environment.Confine(s.registries.ChildEnv)
-			if !s.broker.Embedded() {
+			if !se.Embedded() {
 				_, err = se.republish(ctx, w, out)
 				return err
 			}

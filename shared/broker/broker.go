@@ -55,6 +55,13 @@ type Options struct {
 	// long as the context lives.
 	Patience time.Duration
 	Log      *slog.Logger
+
+	// Share lets other processes of the same user use the embedded broker of this one
+	// while it runs, through a socket in DATA_DIR.
+	Share bool
+	// Join uses the embedded broker of another process if that process has DATA_DIR and
+	// shares it.
+	Join bool
 }
 
 // Broker is a connection to JetStream with the stream and the consumer in place.
@@ -66,9 +73,9 @@ type Broker struct {
 	Replicas int
 
 	log      *slog.Logger
-	dataDir  string // of the embedded one
+	dataDir  string // of the embedded one, in this process or in another one
 	versions versions
-	embedded *embedded
+	embedded *embedded // nil: it runs in another process
 
 	// When the stream and the consumer were created, as this process knows them.
 	streamCreated, consumerCreated atomic.Int64
@@ -94,11 +101,14 @@ func Open(ctx context.Context, c Config, o Options) (*Broker, error) {
 	return b, nil
 }
 
-// embed starts a broker in this process.
+// embed starts a broker in this process, or joins that of another one.
 func (b *Broker) embed(ctx context.Context, c Config, o Options) error {
 	b.Replicas, b.dataDir = 1, c.DataDir
 	var err error
-	if b.embedded, err = startEmbedded(c.DataDir); err != nil {
+	if b.embedded, err = startEmbedded(c.DataDir, o); err != nil {
+		if o.Join && errors.Is(err, ErrInUse) {
+			return b.join(ctx, c, o, err)
+		}
 		return err
 	}
 	if b.Conn, err = nats.Connect("", append(options(o), nats.InProcessServer(b.embedded.server))...); err != nil {
@@ -168,7 +178,7 @@ func (b *Broker) prepare(ctx context.Context) error {
 // ensure makes sure of stream and consumer, and checks the server that leads the stream.
 func (b *Broker) ensure(ctx context.Context) (jetstream.Stream, jetstream.Consumer, error) {
 	ackWait := AckWait
-	if b.Embedded() {
+	if b.dataDir != "" {
 		ackWait = embeddedAckWait
 	}
 	stream, err := ensureStream(ctx, b.JS, b.Replicas)
@@ -182,7 +192,7 @@ func (b *Broker) ensure(ctx context.Context) (jetstream.Stream, jetstream.Consum
 	return stream, consumer, err
 }
 
-// Embedded reports whether the broker runs in this process, which is then its only user.
+// Embedded reports whether the broker runs in this process, which then has the only worker.
 func (b *Broker) Embedded() bool { return b.embedded != nil }
 
 // Close ends the connection, and the embedded broker with it.

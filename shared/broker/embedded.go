@@ -23,10 +23,11 @@ const (
 	lockFile = "lock"
 )
 
-// embedded is nats-server in this process, reachable by nobody else.
+// embedded is nats-server in this process. It listens on no port.
 type embedded struct {
 	server *server.Server
 	lock   *os.File
+	socket *socket // nil: no other process can use it
 }
 
 // Kept reports whether the folder holds the store of an embedded broker.
@@ -52,7 +53,7 @@ func EmbeddedOptions(dir string) *server.Options {
 	}
 }
 
-func startEmbedded(dir string) (*embedded, error) {
+func startEmbedded(dir string, o Options) (*embedded, error) {
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return nil, fmt.Errorf("%w: DATA_DIR: %w", ErrUnreachable, err)
 	}
@@ -60,8 +61,14 @@ func startEmbedded(dir string) (*embedded, error) {
 	if err != nil {
 		return nil, err
 	}
+	e := &embedded{lock: lock}
+	if o.Share {
+		if e.socket, err = listenSocket(dir); err != nil {
+			o.Log.Warn("other planner commands cannot use DATA_DIR while this one runs: no socket", "DATA_DIR", dir, "error", err)
+		}
+	}
 	s, err := server.NewServer(EmbeddedOptions(dir))
-	e := &embedded{server: s, lock: lock}
+	e.server = s
 	if err != nil {
 		e.stop()
 		return nil, fmt.Errorf("%w: the embedded broker in DATA_DIR=%s: %w", ErrUnreachable, dir, err)
@@ -73,6 +80,9 @@ func startEmbedded(dir string) (*embedded, error) {
 	if log.text != "" || !s.ReadyForConnections(embeddedReady) {
 		e.stop()
 		return nil, fmt.Errorf("%w: the embedded broker in DATA_DIR=%s does not start: is the folder writable, and is there space? %s", ErrUnreachable, dir, log.text)
+	}
+	if e.socket != nil {
+		go e.socket.serve(s, o.Log)
 	}
 	return e, nil
 }
@@ -89,6 +99,9 @@ func (f *fatal) Debugf(string, ...any)          {}
 func (f *fatal) Tracef(string, ...any)          {}
 
 func (e *embedded) stop() {
+	if e.socket != nil {
+		e.socket.close()
+	}
 	if e.server != nil {
 		e.server.Shutdown()
 		e.server.WaitForShutdown()
