@@ -57,7 +57,7 @@ func (s *site) over(network http.RoundTripper) *check.Checker {
 	insecure := []string{s.from.Host(), s.to.Host()}
 	source := registry.NewClient(registry.Options{Insecure: insecure, Transport: check.WithoutPulls(network)})
 	return &check.Checker{
-		Resolver: &resolve.Upstream{Registry: source, Listing: listing.New(listing.Options{Registry: source, Transport: network})},
+		Resolver: &resolve.Upstream{Registry: source, Listing: listing.New(listing.Options{Registry: source})},
 		Source:   source,
 		Mirror:   &mirror.Mirror{Destination: registry.NewClient(registry.Options{Insecure: insecure}).Comparing()},
 		Backoff: func(attempt int) time.Duration {

@@ -35,7 +35,7 @@ func hostile(t *testing.T, bulk bool) (b *bench, entry message.Repository, victi
 	front := registrytest.NewFront(t, b.to)
 	insecure := []string{b.from.Host(), front}
 	client := registry.NewClient(registry.Options{Insecure: insecure, Transport: &http.Transport{ResponseHeaderTimeout: patience}})
-	options := listing.Options{Registry: client, Transport: &http.Transport{}}
+	options := listing.Options{Registry: client}
 	if bulk {
 		options.QuayHosts = []string{b.from.Host()}
 	}

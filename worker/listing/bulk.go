@@ -2,22 +2,19 @@ package listing
 
 import (
 	"context"
-	"crypto/tls"
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"iter"
 	"log/slog"
-	"net/http"
 	"net/url"
 	"slices"
 	"sync"
-	"time"
 
+	"github.com/osism/skopeo-worker/shared/budget"
 	"github.com/osism/skopeo-worker/shared/reference"
 	"github.com/osism/skopeo-worker/worker/registry"
-	"github.com/osism/skopeo-worker/worker/retryafter"
+	"github.com/osism/skopeo-worker/worker/throttle"
 )
 
 // tagsPerPage is the most that both quay.io and Docker Hub give in an answer.
@@ -26,7 +23,6 @@ const tagsPerPage = 100
 // bulk lists with an API that tells of many tags at once, and hands over to the
 // OCI API where that one does not answer.
 type bulk struct {
-	api *api
 	oci *OCI
 	log *slog.Logger
 
@@ -110,10 +106,6 @@ type source struct {
 // word on the repository.
 func (b *bulk) tags(ctx context.Context, repository reference.Repository, from source) iter.Seq2[Tag, error] {
 	return func(yield func(Tag, error) bool) {
-		if err := b.oci.Registry.Allowed(repository); err != nil {
-			yield(Tag{}, named(repository, err))
-			return
-		}
 		seen := names{}
 		for tag, err := range b.pages(ctx, repository, from) {
 			invalid := (*registry.TagError)(nil)
@@ -126,7 +118,7 @@ func (b *bulk) tags(ctx context.Context, repository reference.Repository, from s
 				if !yield(Tag{}, err) {
 					return
 				}
-			case from.ends(err, len(seen) > 0):
+			case from.ends(ctx, err, len(seen) > 0):
 				yield(Tag{}, err)
 				return
 			default:
@@ -138,13 +130,16 @@ func (b *bulk) tags(ctx context.Context, repository reference.Repository, from s
 	}
 }
 
-// ends says whether a failure is not to be mended by the OCI API.
-func (s source) ends(err error, later bool) bool {
-	if errors.Is(err, registry.ErrUnavailable) {
-		return later || !s.elsewhere || statusOf(err) != 0
+// final are the failures after which the OCI API would fail, too.
+var final = []error{registry.ErrBlocked, registry.ErrLimited, registry.ErrTooMany, throttle.ErrBroker, context.Canceled}
+
+// ends reports whether a failure ends the listing. After any other, the OCI API is used.
+func (s source) ends(ctx context.Context, err error, later bool) bool {
+	is := func(target error) bool { return errors.Is(err, target) }
+	if ctx.Err() != nil || slices.ContainsFunc(final, is) || errors.As(err, new(*budget.SpentError)) {
+		return true
 	}
-	return errors.Is(err, registry.ErrLimited) || errors.Is(err, registry.ErrTooMany) ||
-		errors.Is(err, context.Canceled) || errors.Is(err, context.DeadlineExceeded)
+	return is(registry.ErrUnavailable) && (later || !s.elsewhere || statusOf(err) != 0)
 }
 
 // turn reads the next page. Its error wraps one of the package registry.
@@ -171,17 +166,12 @@ func (b *bulk) pages(ctx context.Context, repository reference.Repository, from 
 				yield(Tag{}, named(repository, err))
 				return
 			}
-			target := from.target(repository, n)
-			body, err := b.api.get(ctx, repository, target)
+			body, err := b.oci.Registry.GetTagPage(ctx, repository, from.target(repository, n))
 			if n > 1 && from.notFoundEnds && errors.Is(err, registry.ErrNotFound) {
 				return // tags were deleted since the page before announced this one
 			}
 			if err != nil {
 				yield(Tag{}, err)
-				return
-			}
-			if err := registry.Page(http.StatusOK, body, "a page of tags"); err != nil {
-				yield(Tag{}, named(repository, fmt.Errorf("%s %w", target.Host, err)))
 				return
 			}
 			found, err := from.turn(body, &turned)
@@ -227,167 +217,4 @@ func statusOf(err error) int {
 // named is an error about a repository as a whole.
 func named(repository reference.Repository, err error) *registry.Error {
 	return &registry.Error{Op: registry.OpTags, Repository: repository, Err: err}
-}
-
-const (
-	// answerTimeout bounds a request from its first byte to the last of the
-	// answer, so that a trickle cannot hold a worker. It is that of the OCI API.
-	answerTimeout = 2 * time.Minute
-
-	// maxAnswerSize bounds a page. Docker Hub tells about 400 bytes of each image
-	// below a tag: 100 tags of 40 platforms and attestations are 2 MB.
-	maxAnswerSize = 16 << 20
-
-	// maxRedirects is net/http's own, which a CheckRedirect of ours replaces.
-	maxRedirects = 10
-)
-
-// errSlow is the cause of a request's end when answerTimeout has passed.
-var errSlow = fmt.Errorf("no complete answer within %s", answerTimeout)
-
-// api sends GET requests to APIs other than OCI's, without credentials.
-type api struct {
-	client    http.Client
-	userAgent string
-	insecure  func(host string) (bool, error)
-	plain     sync.Map // insecure hosts that answered in plain HTTP
-}
-
-func newAPI(options Options) *api {
-	a := &api{userAgent: options.UserAgent, insecure: options.Registry.Insecure}
-	a.client = http.Client{Transport: options.Transport, CheckRedirect: a.follow}
-	return a
-}
-
-// follow keeps redirects from leaving TLS.
-func (a *api) follow(request *http.Request, via []*http.Request) error {
-	if len(via) >= maxRedirects {
-		return fmt.Errorf("%w: more than %d redirects", registry.ErrUnexpected, maxRedirects)
-	}
-	if insecure, err := a.insecure(request.URL.Host); request.URL.Scheme != "https" && !insecure {
-		if err != nil {
-			return err
-		}
-		return fmt.Errorf("redirected to %s, which %w", request.URL.Host, registry.ErrPlainHTTP)
-	}
-	return nil
-}
-
-// get returns the body of an answer. Its error is a *registry.Error, about the
-// tags of the repository; any status but 2xx is one.
-func (a *api) get(ctx context.Context, repository reference.Repository, target url.URL) ([]byte, error) {
-	ctx, cancel := context.WithTimeoutCause(ctx, answerTimeout, errSlow)
-	defer cancel()
-	response, err := a.send(ctx, target)
-	if err != nil {
-		return nil, named(repository, trouble(ctx, target.Host, err))
-	}
-	defer response.Body.Close()
-	body, err := io.ReadAll(io.LimitReader(response.Body, maxAnswerSize+1))
-	if err != nil {
-		return nil, named(repository, trouble(ctx, target.Host, err))
-	}
-	if response.StatusCode/100 != 2 {
-		return nil, &registry.Error{
-			Op:         registry.OpTags,
-			Repository: repository,
-			Status:     response.StatusCode,
-			RetryAfter: retryafter.In(response.Header, time.Now()),
-			Err:        refusal(target.Host, response.StatusCode, body),
-		}
-	}
-	if len(body) > maxAnswerSize {
-		return nil, named(repository, fmt.Errorf("%w: more than %d bytes from %s",
-			registry.ErrTooLarge, maxAnswerSize, target.Host))
-	}
-	return body, nil
-}
-
-// send tries HTTPS, and plain HTTP after it where the host may speak that.
-func (a *api) send(ctx context.Context, target url.URL) (*http.Response, error) {
-	target.Scheme = "https"
-	if _, plain := a.plain.Load(target.Host); plain {
-		target.Scheme = "http"
-	}
-	response, err := a.once(ctx, target)
-	if err == nil || target.Scheme == "http" || ctx.Err() != nil {
-		return response, err
-	}
-	if insecure, unknown := a.insecure(target.Host); unknown != nil || !insecure {
-		return response, err
-	}
-	target.Scheme = "http"
-	response, plainErr := a.once(ctx, target)
-	if plainErr != nil {
-		return nil, err
-	}
-	a.plain.Store(target.Host, true)
-	return response, nil
-}
-
-func (a *api) once(ctx context.Context, target url.URL) (*http.Response, error) {
-	request, err := http.NewRequestWithContext(ctx, http.MethodGet, target.String(), nil)
-	if err != nil {
-		return nil, err
-	}
-	request.Header.Set("Accept", "application/json")
-	request.Header.Set("User-Agent", a.userAgent)
-	return a.client.Do(request)
-}
-
-// trouble explains why there was no answer. What a proxy or a missing CA does to
-// one host, another may not have: only the network is unavailable.
-func trouble(ctx context.Context, host string, err error) error {
-	if wrapped := (*url.Error)(nil); errors.As(err, &wrapped) {
-		err = wrapped.Err // the rest is the URL
-	}
-	var untrusted *tls.CertificateVerificationError
-	switch {
-	case errors.Is(context.Cause(ctx), errSlow):
-		return fmt.Errorf("%w: %s: %w", registry.ErrUnavailable, host, errSlow)
-	case ctx.Err() != nil:
-		return ctx.Err()
-	case errors.Is(err, http.ErrSchemeMismatch):
-		return fmt.Errorf("%s %w; add it to INSECURE_REGISTRIES to allow that", host, registry.ErrPlainHTTP)
-	case errors.Is(err, registry.ErrPlainHTTP), errors.Is(err, registry.ErrUnexpected):
-		return err
-	case errors.As(err, &untrusted):
-		return fmt.Errorf("%w: %s: %w", registry.ErrCertificate, host, untrusted.Err)
-	default:
-		return fmt.Errorf("%w: %w", registry.ErrUnavailable, err)
-	}
-}
-
-// refusal explains an answer that is not a success, in the API's own words where
-// it has some.
-func refusal(host string, status int, body []byte) error {
-	var answer struct {
-		Message      string `json:"message"`       // Docker Hub
-		ErrorMessage string `json:"error_message"` // Quay
-	}
-	err := fmt.Errorf("%w by %s", sentinelOf(status), host)
-	if json.Unmarshal(body, &answer) != nil {
-		return err // a page for people
-	}
-	if text := answer.Message + answer.ErrorMessage; text != "" {
-		return fmt.Errorf("%w: %s", err, text)
-	}
-	return err
-}
-
-func sentinelOf(status int) error {
-	switch {
-	case status == http.StatusUnauthorized:
-		return registry.ErrUnauthorized
-	case status == http.StatusForbidden:
-		return registry.ErrDenied
-	case status == http.StatusNotFound:
-		return registry.ErrNotFound
-	case status == http.StatusTooManyRequests:
-		return registry.ErrLimited
-	case status == http.StatusRequestTimeout, status >= http.StatusInternalServerError:
-		return registry.ErrUnavailable
-	default:
-		return registry.ErrRejected
-	}
 }

@@ -1,6 +1,7 @@
 package listing_test
 
 import (
+	"bytes"
 	"context"
 	"crypto/tls"
 	"crypto/x509"
@@ -16,12 +17,14 @@ import (
 	"testing"
 	"time"
 
+	"github.com/osism/skopeo-worker/shared/budget"
 	"github.com/osism/skopeo-worker/shared/reference"
 	"github.com/osism/skopeo-worker/worker/containers"
 	"github.com/osism/skopeo-worker/worker/listing"
 	"github.com/osism/skopeo-worker/worker/outcome"
 	"github.com/osism/skopeo-worker/worker/registry"
 	"github.com/osism/skopeo-worker/worker/registrytest"
+	"github.com/osism/skopeo-worker/worker/throttle"
 	"github.com/stretchr/testify/require"
 )
 
@@ -155,7 +158,7 @@ func TestQuayOfOnesOwn(t *testing.T) {
 			digest, err := r.PushImage("team/tool", "1", registrytest.Image{})
 			require.NoError(t, err)
 			insecure := []string{r.Host()}
-			s := &setup{Selection: listing.New(listing.Options{
+			s := &setup{Listers: listing.New(listing.Options{
 				Registry:  registry.NewClient(registry.Options{Insecure: insecure, Keychain: keychain{}}),
 				QuayHosts: []string{" " + strings.ToUpper(r.Host())},
 			})}
@@ -184,9 +187,9 @@ func TestPlainHTTPNeedsPermission(t *testing.T) {
 		t.Cleanup(server.Close)
 		host := strings.TrimPrefix(strings.TrimPrefix(server.URL, "http://"), "https://")
 		transport := &http.Transport{TLSClientConfig: &tls.Config{RootCAs: x509.NewCertPool()}}
-		s := &setup{Selection: listing.New(listing.Options{
+		s := &setup{Listers: listing.New(listing.Options{
 			Registry:  registry.NewClient(registry.Options{Transport: transport}),
-			Transport: transport, QuayHosts: []string{host},
+			QuayHosts: []string{host},
 		})}
 		_, err := s.list(t.Context(), host+"/team/tool")
 		require.ErrorIs(t, err, c.err)
@@ -208,7 +211,7 @@ func TestSamePageForEver(t *testing.T) {
 	}))
 	t.Cleanup(server.Close)
 	host := strings.TrimPrefix(server.URL, "http://")
-	s := &setup{Selection: listing.New(listing.Options{
+	s := &setup{Listers: listing.New(listing.Options{
 		Registry:  registry.NewClient(registry.Options{Insecure: []string{host}}),
 		QuayHosts: []string{host},
 	})}
@@ -217,23 +220,68 @@ func TestSamePageForEver(t *testing.T) {
 	require.Equal(t, []string{api, api}, slices.DeleteFunc(paths, func(p string) bool { return p != api }))
 }
 
-// spy is a transport that keeps the URLs it was asked for.
+// refusing is a transport that sends no request.
+type refusing struct{ err error }
+
+func (r refusing) RoundTrip(*http.Request) (*http.Response, error) { return nil, r.err }
+
+// TestRequestThatIsNotSent: the OCI API would not be asked, either.
+func TestRequestThatIsNotSent(t *testing.T) {
+	for _, refused := range []error{&budget.SpentError{Registry: "a registry"}, throttle.ErrBroker, context.Canceled} {
+		both(t, func(t *testing.T, repository string) {
+			var log bytes.Buffer
+			s := &setup{Listers: listing.New(listing.Options{
+				Registry: registry.NewClient(registry.Options{Transport: refusing{refused}}),
+				Log:      slog.New(slog.NewTextHandler(&log, nil)),
+			})}
+			_, err := s.list(t.Context(), repository)
+			require.ErrorIs(t, err, refused)
+			require.Empty(t, log.String())
+		})
+	}
+}
+
+// TestNoCredentialsForOtherAPIs, and an error names the API's host.
+func TestNoCredentialsForOtherAPIs(t *testing.T) {
+	var log bytes.Buffer
+	internet := registrytest.NewInternet(t, nil, nil)
+	network := &spy{RoundTripper: internet.Transport}
+	s := &setup{Listers: listing.New(listing.Options{
+		Registry: registry.NewClient(registry.Options{Transport: network, Keychain: keychain{}}),
+		Log:      slog.New(slog.NewTextHandler(&log, nil)),
+	})}
+	for r, repository := range map[*registrytest.Registry]string{internet.Hub: inHub, internet.Quay: inQuay} {
+		r.Inject(registrytest.Fault{Match: bulk, Status: http.StatusUnauthorized, Body: `{"error_message":"who are you?"}`})
+		_, _ = s.list(t.Context(), repository)
+	}
+	require.Len(t, network.anonymous, 2)
+	require.Contains(t, log.String(), "list tags of docker.io/library/nginx: hub.docker.com: unauthorized: who are you?; this API is used without credentials (401)")
+	require.Contains(t, log.String(), "list tags of quay.io/osism/deep/tool: unauthorized: who are you?; this API is used without credentials (401)")
+}
+
+// spy is a transport that keeps the URLs of bulk listings.
 type spy struct {
 	http.RoundTripper
-	urls []string
+	urls      []string
+	anonymous []string // those that were requested without credentials
 }
 
 func (s *spy) RoundTrip(request *http.Request) (*http.Response, error) {
-	s.urls = append(s.urls, request.URL.String())
+	if request.URL.Query().Has("page") {
+		s.urls = append(s.urls, request.URL.String())
+		if request.Header.Get("Authorization") == "" {
+			s.anonymous = append(s.anonymous, request.URL.String())
+		}
+	}
 	return s.RoundTripper.RoundTrip(request)
 }
 
 func TestURLs(t *testing.T) {
 	internet := registrytest.NewInternet(t, nil, nil)
 	network := &spy{RoundTripper: internet.Transport}
-	s := &setup{Selection: listing.New(listing.Options{
-		Registry:  registry.NewClient(registry.Options{Transport: internet.Transport}),
-		Transport: network, Log: slog.New(slog.DiscardHandler),
+	s := &setup{Listers: listing.New(listing.Options{
+		Registry: registry.NewClient(registry.Options{Transport: network}),
+		Log:      slog.New(slog.DiscardHandler),
 	})}
 	for _, repository := range []string{"docker.io/a/b", "docker.io/a/b/c", "quay.io/a/b", "quay.io/a/b/c"} {
 		_, err := s.list(t.Context(), repository)

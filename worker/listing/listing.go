@@ -7,7 +7,6 @@ import (
 	"context"
 	"iter"
 	"log/slog"
-	"net/http"
 	"strings"
 	"time"
 
@@ -115,34 +114,26 @@ type Options struct {
 	Registry *registry.Client
 	// QuayHosts are the registries besides quay.io, host[:port], that are Quay.
 	QuayHosts []string
-	// UserAgent is what we call ourselves.
-	UserAgent string
-	// Transport is the network; nil is registry.NewTransport(nil, registry.DefaultStall). What paces
-	// or counts requests wraps it.
-	Transport http.RoundTripper
 	// Log is told once for each registry and cause that its bulk listing cannot
 	// be used; nil is slog.Default().
 	Log *slog.Logger
 }
 
-// Selection is the listers there are. It is safe for concurrent use.
-type Selection struct {
+// Listers are the listers of all registries. It is safe for concurrent use.
+type Listers struct {
 	oci       *OCI
 	quay      *Quay
 	hub       *Hub
 	quayHosts map[string]bool
 }
 
-// New returns a selection. It does not talk to anyone yet.
-func New(options Options) *Selection {
+// New returns the listers. It sends no request.
+func New(options Options) *Listers {
 	if options.Log == nil {
 		options.Log = slog.Default()
 	}
-	if options.Transport == nil {
-		options.Transport = registry.NewTransport(nil, registry.DefaultStall)
-	}
-	shared := &bulk{api: newAPI(options), oci: &OCI{options.Registry}, log: options.Log}
-	return &Selection{
+	shared := &bulk{oci: &OCI{options.Registry}, log: options.Log}
+	return &Listers{
 		oci:       shared.oci,
 		quay:      &Quay{shared},
 		hub:       &Hub{shared},
@@ -152,7 +143,7 @@ func New(options Options) *Selection {
 
 // For returns the lister that tells most about a repository: Hub for docker.io,
 // Quay for quay.io and the QuayHosts, else OCI.
-func (s *Selection) For(repository reference.Repository) Lister {
+func (s *Listers) For(repository reference.Repository) Lister {
 	switch host := repository.Registry(); {
 	case host == reference.DockerHub:
 		return s.hub
@@ -164,7 +155,7 @@ func (s *Selection) For(repository reference.Repository) Lister {
 }
 
 // OCI returns the lister that every registry has, whatever else it offers.
-func (s *Selection) OCI() Lister { return s.oci }
+func (s *Listers) OCI() Lister { return s.oci }
 
 // hostSet is hosts as users write them, in the spelling of reference.Repository.
 func hostSet(hosts []string) map[string]bool {

@@ -56,8 +56,8 @@ func (s *scripted) RoundTrip(request *http.Request) (*http.Response, error) {
 }
 
 func (s *scripted) setup() *setup {
-	return &setup{Selection: listing.New(listing.Options{
-		Registry: registry.NewClient(registry.Options{Transport: s}), Transport: s, Log: slog.New(slog.DiscardHandler),
+	return &setup{Listers: listing.New(listing.Options{
+		Registry: registry.NewClient(registry.Options{Transport: s}), Log: slog.New(slog.DiscardHandler),
 	})}
 }
 

@@ -60,6 +60,7 @@ type Client struct {
 	noReferrers *memory // registries without the referrers API
 	denials     *memory // registries that answer HEAD with 404 where GET has an answer
 	noPush      *memory // handshakes that are refused with the scope to push
+	plainHTTP   *memory // insecure hosts whose API speaks plain HTTP
 	role        role
 }
 
@@ -93,11 +94,9 @@ func NewClient(options Options) *Client {
 		noReferrers: newMemory(now),
 		denials:     newMemory(now),
 		noPush:      newMemory(now),
+		plainHTTP:   newMemory(now),
 	}
 }
-
-// Insecure reports whether a host need not have TLS, or a certificate that can be verified.
-func (c *Client) Insecure(host string) (bool, error) { return c.trust.of(strings.ToLower(host), host) }
 
 // nobody is a keychain without credentials.
 type nobody struct{}
@@ -162,10 +161,19 @@ func (c *Client) locate(repository reference.Repository) (location, error) {
 	return location{registry: registry, repository: parsed, named: repository.Registry(), insecure: insecure}, nil
 }
 
-// Allowed returns why a repository is not to be talked to; it may be ErrBlocked.
-func (c *Client) Allowed(repository reference.Repository) error {
-	_, err := c.locate(repository)
-	return err
+// locateAPI returns where an API of a repository's registry is reached, which may have
+// another host.
+func (c *Client) locateAPI(repository reference.Repository, host string) (location, error) {
+	at, err := c.locate(repository)
+	if err != nil || host == at.registry.RegistryStr() {
+		return at, err
+	}
+	at.named = host
+	if at.insecure, err = c.trust.of(host, host); err != nil {
+		return location{}, err
+	}
+	at.registry, err = name.NewRegistry(host, name.WeakValidation)
+	return at, err
 }
 
 // host is the registry that is asked for a repository.

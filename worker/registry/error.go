@@ -133,12 +133,15 @@ type stage int
 const (
 	presented stage = iota // nobody has said yet whether they are right
 	granted                // a token server has taken them
+	withheld               // they were not sent
 )
 
 // String says whose fault a refusal may be.
 func (l login) String() string {
 	from := l.credential.Origin
 	switch {
+	case l.stage == withheld:
+		return "this API is used without credentials"
 	case l.credential.Anonymous():
 		// Docker Hub and quay.io say the same of a repository that does not exist.
 		return "no credentials were found, or the repository does not exist"
@@ -199,16 +202,17 @@ func sentinelOf(status int, code string) error {
 func diagnose(body []byte) diagnosis {
 	var answer struct {
 		Errors []diagnosis `json:"errors"`
-		// Token servers and proxies use forms of their own.
-		Details string `json:"details"`
-		Message string `json:"message"`
+		// Token servers, proxies, Docker Hub's API and Quay's use forms of their own.
+		Details      string `json:"details"`
+		Message      string `json:"message"`
+		ErrorMessage string `json:"error_message"`
 	}
 	if json.Unmarshal(body, &answer) == nil {
 		if len(answer.Errors) > 0 {
 			first := answer.Errors[0]
 			return diagnosis{Code: first.Code, Message: plainText(first.Message)}
 		}
-		return diagnosis{Message: plainText(strings.TrimSpace(answer.Details + " " + answer.Message))}
+		return diagnosis{Message: plainText(strings.TrimSpace(answer.Details + " " + answer.Message + " " + answer.ErrorMessage))}
 	}
 	return diagnosis{Message: plainText(string(body))}
 }

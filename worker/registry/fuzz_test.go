@@ -116,8 +116,8 @@ func FuzzManifest(f *testing.F) {
 func FuzzPage(f *testing.F) {
 	f.Fuzz(func(t *testing.T, body []byte) {
 		showable(t, refusal(http.StatusUnauthorized, diagnose(body), login{}))
-		if err := Page(http.StatusOK, body, aManifest); err != nil {
-			showable(t, err)
+		if came := notJSON(body); came != "" {
+			showable(t, &pageError{http.StatusOK, came, aManifest})
 		}
 	})
 }

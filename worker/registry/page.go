@@ -24,19 +24,11 @@ func (e *pageError) Error() string {
 
 func (e *pageError) Unwrap() error { return ErrPage }
 
-// Page returns why the body of a success is no JSON object, and nil for one that is. The
-// error wraps ErrPage; instead is what was asked for, as part of a sentence.
-func Page(status int, body []byte, instead string) error {
-	if came := notJSON(body); came != "" {
-		return &pageError{status, came, instead}
-	}
-	return nil
-}
-
 // What is asked for, in the words of a pageError.
 const (
 	aManifest  = "a manifest"
 	aTagList   = "a list of tags"
+	aTagPage   = "a page of tags"
 	aReferrers = "a list of referrers"
 	aBlob      = "the blob"
 	aReceipt   = "a receipt" // of what was put

@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"iter"
 	"net/http"
 	"net/url"
@@ -121,4 +122,57 @@ func ParseTag(name string) (reference.Tag, error) {
 		return reference.Tag{}, &TagError{Name: name, Err: err}
 	}
 	return tag, nil
+}
+
+// GetTagPage returns a page of tags from an API other than OCI's: a JSON object of at
+// most 16 MiB. The API may have another host than the registry, so the request carries no
+// credentials and no Guard watches it. The error is an *Error. It wraps ErrPage if the
+// answer is not a JSON object.
+func (c *Client) GetTagPage(ctx context.Context, repository reference.Repository, target url.URL) ([]byte, error) {
+	target.Scheme = "https"
+	get := call{
+		op: OpTags, repository: repository, method: http.MethodGet, url: &target,
+		accept: "application/json", limit: maxManifestSize, instead: aTagPage,
+	}
+	at, err := c.locateAPI(repository, target.Host)
+	if err != nil {
+		return nil, get.fail(err)
+	}
+	got, err := c.exchangeOpenly(ctx, at, get)
+	if err == nil {
+		return got.body, nil
+	}
+	named := get.fail(err)
+	if target.Host != repository.Registry() {
+		named.Err = fmt.Errorf("%s: %w", target.Host, named.Err)
+	}
+	return nil, named
+}
+
+// exchangeOpenly sends a request without credentials. If an insecure host does not answer
+// over HTTPS, it uses plain HTTP; if that works, it does so for the next hour.
+func (c *Client) exchangeOpenly(ctx context.Context, at location, call call) (answer, error) {
+	send := func(scheme string) (answer, error) {
+		sender := &authorized{network: c.sessions.network, host: call.url.Host, scheme: scheme}
+		return exchange(ctx, &session{Client: http.Client{Transport: sender}, login: login{stage: withheld}}, at, call)
+	}
+	if c.plainHTTP.isKnown(call.url.Host) {
+		return send("http")
+	}
+	got, err := send("https")
+	if !at.insecure || !isUnanswered(err) {
+		return got, err
+	}
+	byHTTP, failed := send("http")
+	if isUnanswered(failed) {
+		return got, err
+	}
+	c.plainHTTP.note(call.url.Host)
+	return byHTTP, failed
+}
+
+// isUnanswered reports whether an error of exchange came instead of an answer.
+func isUnanswered(err error) bool {
+	failed := (*failure)(nil)
+	return errors.As(err, &failed) && failed.status == 0
 }

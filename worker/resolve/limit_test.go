@@ -21,7 +21,7 @@ func newOnline(t *testing.T, quay ...registrytest.Option) (*resolve.Upstream, *r
 	t.Helper()
 	internet := registrytest.NewInternet(t, quay, nil)
 	client := registry.NewClient(registry.Options{Transport: internet.Transport})
-	return &resolve.Upstream{Registry: client, Listing: listing.New(listing.Options{Registry: client, Transport: internet.Transport})}, internet
+	return &resolve.Upstream{Registry: client, Listing: listing.New(listing.Options{Registry: client})}, internet
 }
 
 // TestLimitEndsTheListing, where it comes newest first; a signature, which is newer

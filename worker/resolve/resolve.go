@@ -62,7 +62,7 @@ type Resolver interface {
 // tags/list, and HEAD for the digests that a listing does not tell.
 type Upstream struct {
 	Registry *registry.Client
-	Listing  *listing.Selection
+	Listing  *listing.Listers
 }
 
 // Resolve implements Resolver. What the list pins to a digest is not asked for, and

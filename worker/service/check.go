@@ -41,7 +41,7 @@ func NewChecker(ctx context.Context, b *broker.Broker, r Registries, limits map[
 	network := guard.Transport(registry.NewTransport(r.Insecure, registry.DefaultStall))
 	source := r.client(check.WithoutPulls(network), keychain, 0, nil)
 	return &Checker{guard: guard, budget: store, Checker: &check.Checker{
-		Resolver: r.upstream(source, network, log),
+		Resolver: r.upstream(source, log),
 		Source:   source,
 		Mirror:   &mirror.Mirror{Destination: r.client(network, keychain, 0, nil).Comparing()},
 		Absent:   absences.Absent,

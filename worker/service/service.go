@@ -62,7 +62,7 @@ func (s *Service) consumer(ctx context.Context, b *broker.Broker, c Config, r Re
 	registries := &outage.Tracker{Budget: s.budget, Registry: r.client(transport, keychain, c.CopyTimeout, nil), IsDestination: guard.IsDestination, Log: log}
 	client := r.client(transport, keychain, c.CopyTimeout, registries.Guard)
 	return consume.New(ctx, b, &chunk.Worker{
-		Resolver:    r.upstream(client, transport, log),
+		Resolver:    r.upstream(client, log),
 		Mirror:      &mirror.Mirror{Registry: client, Engine: engine, Verifier: c.verifier(client, transport), Guard: s.copying(c, guard, registries)},
 		Registries:  registries,
 		Concurrency: c.Concurrency,

@@ -25,9 +25,9 @@ func (r Registries) client(transport http.RoundTripper, keychain *containers.Key
 }
 
 // upstream finds out what repositories hold.
-func (r Registries) upstream(client *registry.Client, transport http.RoundTripper, log *slog.Logger) *resolve.Upstream {
+func (r Registries) upstream(client *registry.Client, log *slog.Logger) *resolve.Upstream {
 	return &resolve.Upstream{Registry: client, Listing: listing.New(listing.Options{
-		Registry: client, QuayHosts: r.QuayHosts, UserAgent: userAgent, Transport: transport, Log: log,
+		Registry: client, QuayHosts: r.QuayHosts, Log: log,
 	})}
 }
 
