@@ -27,9 +27,6 @@ type Registries interface {
 // that is one repository after the other: the first may tell that nothing else has to be
 // tried. What needs a closed registry is left for later.
 func (t *task) admit(todo []message.Repository) (now, then []message.Repository) {
-	if t.Registries == nil {
-		return todo, nil
-	}
 	probed := false
 	for _, r := range todo {
 		if t.stopping() || t.limits(r.Source) || t.limits(r.Destination) {
@@ -53,9 +50,6 @@ func (t *task) admit(todo []message.Repository) (now, then []message.Repository)
 // blamed returns how long to wait where a failure is the fault of a registry that is
 // away: then it is no try of the image.
 func (t *task) blamed(r message.Repository, err error) (after time.Duration, away bool) {
-	if t.Registries == nil {
-		return 0, false
-	}
 	if closed := t.Registries.Blames(t.work, err); closed != nil {
 		return t.limit(r, closed), true
 	}
@@ -73,7 +67,7 @@ type doubt struct {
 // doubtful reports whether a failure may be the fault of a registry.
 func (t *task) doubtful(err error) bool {
 	_, suspected := outcome.Suspect(err)
-	return suspected && t.Registries != nil
+	return suspected
 }
 
 func (t *task) doubt(d doubt) {
@@ -130,7 +124,5 @@ func (t *task) absolve(d doubt) bool {
 // has notes that the destination has the digest for one of the source.
 func (t *task) has(r message.Repository, digest, at reference.Digest) {
 	t.held.add(r, digest, at)
-	if t.Registries != nil {
-		t.Registries.Known(r.Source, r.Destination, at)
-	}
+	t.Registries.Known(r.Source, r.Destination, at)
 }

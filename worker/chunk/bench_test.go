@@ -70,18 +70,22 @@ func newBenchBetween(t *testing.T, from, to *registrytest.Registry) *bench {
 	b := &bench{from: from, to: to, kept: &keeper{records: map[string]failure.Image{}}, absent: map[string]bool{}}
 	insecure := []string{b.from.Host(), b.to.Host()}
 	client := registry.NewClient(registry.Options{Insecure: insecure, Transport: &http.Transport{ResponseHeaderTimeout: patience}})
-	b.Worker = &Worker{
+	var err error
+	b.Worker, err = New(Parts{
 		Resolver:    &resolve.Upstream{Registry: client, Listing: listing.New(listing.Options{Registry: client})},
 		Mirror:      &mirror.Mirror{Registry: client, Engine: engine(insecure, 10*time.Second)},
 		Failures:    b.kept,
 		Resolutions: b,
 		Absences:    b,
+		Registries:  &fleet{},
 		Concurrency: 4,
 		MaxAttempts: attempts,
 		Backoff:     func(int) time.Duration { return 0 },
+		Prepare:     func(context.Context, message.Chunk) error { return nil },
 		Log:         slog.New(slog.DiscardHandler),
-		clock:       func() time.Time { return time.Now().Add(time.Duration(b.advanced.Load())) },
-	}
+	})
+	require.NoError(t, err)
+	b.now = func() time.Time { return time.Now().Add(time.Duration(b.advanced.Load())) }
 	return b
 }
 
@@ -174,6 +178,17 @@ func (b *bench) chunk(entries ...message.Repository) message.Chunk {
 func (b *bench) do(t *testing.T, entries ...message.Repository) Result {
 	t.Helper()
 	return b.deliver(t, Delivery{Chunk: b.chunk(entries...), Fresh: true})
+}
+
+// doAgain works a chunk off, and then what is tried a second time because a registry has
+// refused it.
+func (b *bench) doAgain(t *testing.T, entries ...message.Repository) Result {
+	t.Helper()
+	result := b.do(t, entries...)
+	if result.After != secondLook {
+		return result
+	}
+	return b.deliver(t, Delivery{Chunk: b.chunk(result.Left...), Remainder: true})
 }
 
 // deliver works a delivery off, and requires that its numbers add up.

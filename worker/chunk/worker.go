@@ -4,6 +4,8 @@ package chunk
 
 import (
 	"context"
+	"errors"
+	"fmt"
 	"log/slog"
 	"slices"
 	"sync"
@@ -62,30 +64,47 @@ type Observer interface {
 	Copying(image, destination string, moved *meter.Meter) (ended func())
 }
 
-// Worker works chunks off.
-type Worker struct {
+// Parts is everything that a worker needs. None is optional.
+type Parts struct {
 	Resolver    resolve.Resolver
 	Mirror      *mirror.Mirror
 	Failures    Failures
 	Resolutions Resolutions
 	Absences    Absences
-	Registries  Registries // nil: none is ever closed
-	Concurrency int        // copies at once
-	MaxAttempts int
-	Alone       bool // there is nobody to take parts of a chunk
-	Backoff     func(attempt int) time.Duration
-	// Prepare is called with each chunk before it is begun; nil is nobody.
+	Registries  Registries
+	Concurrency int  // copies at once
+	MaxAttempts int  // of an image in a run
+	Alone       bool // no other worker takes parts of a chunk
+	// Backoff returns how long an image waits after this many tries.
+	Backoff func(attempt int) time.Duration
+	// Prepare is called with each chunk before work on it starts. An error is only logged.
 	Prepare func(ctx context.Context, c message.Chunk) error
 	Log     *slog.Logger
-
-	clock func() time.Time // nil: the real one
 }
 
-func (w *Worker) now() time.Time {
-	if w.clock == nil {
-		return time.Now()
+// ErrIncomplete is returned by New if a part is missing.
+var ErrIncomplete = errors.New("a part of the worker is missing")
+
+// Worker works off chunks. Only New makes one that works.
+type Worker struct {
+	Parts
+	now func() time.Time
+}
+
+// New returns a worker made of the parts. If one is missing, the error is ErrIncomplete and
+// names it.
+func New(p Parts) (*Worker, error) {
+	for name, missing := range map[string]bool{
+		"Resolver": p.Resolver == nil, "Mirror": p.Mirror == nil, "Failures": p.Failures == nil,
+		"Resolutions": p.Resolutions == nil, "Absences": p.Absences == nil, "Registries": p.Registries == nil,
+		"Concurrency": p.Concurrency < 1, "MaxAttempts": p.MaxAttempts < 1,
+		"Backoff": p.Backoff == nil, "Prepare": p.Prepare == nil, "Log": p.Log == nil,
+	} {
+		if missing {
+			return nil, fmt.Errorf("%w: %s", ErrIncomplete, name)
+		}
 	}
-	return w.clock()
+	return &Worker{Parts: p, now: time.Now}, nil
 }
 
 // Delivery is a chunk as it came.
@@ -135,10 +154,8 @@ func (w *Worker) Do(ctx, work context.Context, d Delivery) (Result, error) {
 		Worker: w, Delivery: d, work: budget.ForMirror(work, d.Chunk.Name), first: true, slots: make(chan struct{}, requests),
 		log: w.Log.With("run", d.Chunk.Run, "chunk", d.Chunk.Number),
 	}
-	if w.Prepare != nil {
-		if err := w.Prepare(ctx, d.Chunk); err != nil {
-			t.log.Debug("what registries allow may be out of date", "error", err)
-		}
+	if err := w.Prepare(ctx, d.Chunk); err != nil {
+		t.log.Debug("what registries allow may be out of date", "error", err)
 	}
 	todo, err := t.wanted(ctx)
 	if err != nil {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"net/http"
+	"reflect"
 	"strconv"
 	"strings"
 	"testing"
@@ -110,7 +111,24 @@ func TestFailuresOfARepositoryAreOneWrite(t *testing.T) {
 	require.Equal(t, 1, b.kept.writes)
 }
 
-// TestTries: what may pass is tried MaxAttempts times, what can't once.
+// TestNew: a worker that lacks a part is not made.
+func TestNew(t *testing.T) {
+	parts := reflect.ValueOf(newBench(t).Parts)
+	for i := range parts.NumField() {
+		field := parts.Type().Field(i)
+		if field.Type.Kind() == reflect.Bool {
+			continue
+		}
+		lacking := parts.Interface().(Parts)
+		reflect.ValueOf(&lacking).Elem().Field(i).SetZero()
+		_, err := New(lacking)
+		require.ErrorIs(t, err, ErrIncomplete)
+		require.ErrorContains(t, err, field.Name)
+	}
+}
+
+// TestTries: what may pass is tried MaxAttempts times, what a registry refuses twice, and
+// what cannot pass once.
 func TestTries(t *testing.T) {
 	const always = 0
 	for name, test := range map[string]struct {
@@ -130,8 +148,8 @@ func TestTries(t *testing.T) {
 		"hangs once":      {fault: registrytest.Fault{Match: gets, Hang: true, Times: 1}},
 		"404":             {fault: registrytest.Fault{Match: manifests, Status: 404, Times: always}, attempts: 1, requests: 2},
 		"404 to the HEAD": {fault: registrytest.Fault{Match: heads, Status: 404, Times: always}},
-		"401":             {fault: registrytest.Fault{Match: gets, Status: 401, Times: always}, attempts: 1},
-		"403":             {fault: registrytest.Fault{Match: gets, Status: 403, Times: always}, attempts: 1, requests: 1},
+		"401":             {fault: registrytest.Fault{Match: gets, Status: 401, Times: always}, attempts: 2},
+		"403":             {fault: registrytest.Fault{Match: gets, Status: 403, Times: always}, attempts: 2, requests: 2},
 		"bad manifest": {fault: registrytest.Fault{Match: gets, Status: 200, Body: "{}", Times: always,
 			Header: http.Header{"Docker-Content-Digest": {"sha256:" + strings.Repeat("1", 64)}}}, attempts: 1, requests: 2},
 		"a page":       {fault: registrytest.Fault{Match: gets, Status: 200, Body: "<html>", Times: always}, attempts: attempts},
@@ -144,7 +162,7 @@ func TestTries(t *testing.T) {
 			b.Mirror.Engine = engine([]string{b.from.Host(), b.to.Host()}, patience)
 			b.push(t, "1")
 			defer b.from.Inject(test.fault)()
-			require.Empty(t, b.do(t, b.entry("1")).Left)
+			require.Empty(t, b.doAgain(t, b.entry("1")).Left)
 			if test.attempts == 0 {
 				require.Equal(t, run.Tally{Total: 1, Copied: 1}, b.images)
 				require.Empty(t, b.kept.records)
@@ -158,7 +176,7 @@ func TestTries(t *testing.T) {
 			require.NotContains(t, failed.Reason, "\n")
 			switch {
 			case builtin && name == "403":
-				test.requests++ // with a new session
+				test.requests *= 2 // each with a new session
 			case builtin && name == "bad manifest":
 				test.requests-- // there is nobody else to ask
 			}
@@ -341,11 +359,11 @@ func TestDestinationsThatRefuse(t *testing.T) {
 		reason   string
 	}{
 		"unreachable":      {stop: true, attempts: attempts, reason: "connection refused"},
-		"401":              {fault: registrytest.Fault{Status: 401}, attempts: 1, reason: "unauthorized"},
+		"401":              {fault: registrytest.Fault{Status: 401}, attempts: 2, reason: "unauthorized"},
 		"500":              {fault: registrytest.Fault{Match: uploads, Status: 500}, attempts: attempts, reason: "500"},
 		"500 to a tag":     {fault: registrytest.Fault{Match: registrytest.All(puts, registrytest.Ref("1")), Status: 500}, attempts: attempts, reason: "500"},
-		"read-only":        {fault: registrytest.Fault{Match: uploads, Status: 405, Body: `{"errors":[{"code":"UNSUPPORTED","message":"read only"}]}`}, attempts: 1, reason: "read only"},
-		"quota":            {fault: registrytest.Fault{Match: uploads, Status: 403, Body: `{"errors":[{"code":"DENIED","message":"quota exceeded"}]}`}, attempts: 1, reason: "quota exceeded"},
+		"read-only":        {fault: registrytest.Fault{Match: uploads, Status: 405, Body: `{"errors":[{"code":"UNSUPPORTED","message":"read only"}]}`}, attempts: 2, reason: "read only"},
+		"quota":            {fault: registrytest.Fault{Match: uploads, Status: 403, Body: `{"errors":[{"code":"DENIED","message":"quota exceeded"}]}`}, attempts: 2, reason: "quota exceeded"},
 		"quota for layers": {fault: registrytest.Fault{Match: registrytest.Kinds(registrytest.KindBlobUpload), Status: 507}, attempts: attempts, reason: "507"},
 		"no space":         {fault: registrytest.Fault{Match: puts, Status: 507}, attempts: attempts, reason: "507"},
 	} {
@@ -358,7 +376,7 @@ func TestDestinationsThatRefuse(t *testing.T) {
 			} else {
 				b.to.Inject(test.fault)
 			}
-			require.Empty(t, b.do(t, b.entry("")).Left)
+			require.Empty(t, b.doAgain(t, b.entry("")).Left)
 			failed := b.kept.only(t)
 			require.Equal(t, test.attempts, failed.Attempts)
 			require.Contains(t, failed.Reason, test.reason)

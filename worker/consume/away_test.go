@@ -15,10 +15,10 @@ import (
 )
 
 // outage is what a worker finds of every registry.
-type outage struct{ *budget.SpentError }
+type outage struct{ closed error }
 
 func (o outage) Open(context.Context, ...reference.Repository) (bool, error) {
-	return false, o.SpentError
+	return false, o.closed
 }
 func (o outage) Blames(context.Context, error) error                 { return nil }
 func (o outage) Known(_, _ reference.Repository, _ reference.Digest) {}

@@ -65,14 +65,24 @@ func (b *bench) consumer(t *testing.T) *Consumer {
 	t.Helper()
 	insecure := []string{b.from.Host(), b.to.Host()}
 	client := registry.NewClient(registry.Options{Insecure: insecure})
-	c, err := New(t.Context(), b.Broker, &chunk.Worker{
+	stores, err := OpenStores(t.Context(), b.Broker, b.log)
+	require.NoError(t, err)
+	worker, err := chunk.New(chunk.Parts{
 		Resolver:    &resolve.Upstream{Registry: client, Listing: listing.New(listing.Options{Registry: client})},
-		Mirror:      &mirror.Mirror{Registry: client, Engine: &skopeo.Runner{Insecure: insecure}},
+		Mirror:      &mirror.Mirror{Registry: client, Engine: &skopeo.Runner{Insecure: insecure}, Indexes: stores.Indexes},
+		Failures:    stores.Failures,
+		Resolutions: stores.Resolutions,
+		Absences:    stores.Absences,
+		Registries:  outage{},
 		Concurrency: 2,
 		MaxAttempts: 3,
+		Alone:       b.Embedded(),
 		Backoff:     func(int) time.Duration { return 0 },
+		Prepare:     func(context.Context, message.Chunk) error { return nil },
 		Log:         b.log,
-	}, metrics.New("test"), b.log)
+	})
+	require.NoError(t, err)
+	c, err := New(t.Context(), b.Broker, worker, stores.Failures, metrics.New("test"), b.log)
 	require.NoError(t, err)
 	return c
 }

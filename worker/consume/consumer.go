@@ -18,6 +18,7 @@ import (
 	"github.com/osism/skopeo-worker/shared/run"
 	"github.com/osism/skopeo-worker/worker/chunk"
 	"github.com/osism/skopeo-worker/worker/metrics"
+	"github.com/osism/skopeo-worker/worker/mirror"
 )
 
 const (
@@ -44,45 +45,59 @@ const (
 
 // Consumer works chunks off until it is told to stop.
 type Consumer struct {
-	broker      *broker.Broker
-	runs        *run.Store
-	ledger      *run.Ledger     // of the sweep
-	settled     map[uint64]bool // runs that the sweep need not look at again, by their revision
-	failures    *failure.Store
-	resolutions *resolutions
-	worker      *chunk.Worker
-	metrics     *metrics.Metrics
-	log         *slog.Logger
-	host        string
-	now         func() time.Time
-	pause       time.Duration // of a worker that is cut off
+	broker   *broker.Broker
+	runs     *run.Store
+	ledger   *run.Ledger     // of the sweep
+	settled  map[uint64]bool // runs that the sweep need not look at again, by their revision
+	failures chunk.Failures
+	worker   *chunk.Worker
+	metrics  *metrics.Metrics
+	log      *slog.Logger
+	host     string
+	now      func() time.Time
+	pause    time.Duration // of a worker that is cut off
 }
 
-// New returns a consumer that works with w. It sets what of w depends on the
-// broker.
-func New(ctx context.Context, b *broker.Broker, w *chunk.Worker, m *metrics.Metrics, log *slog.Logger) (*Consumer, error) {
+// Stores are what the workers of a broker keep there. They repeat what the broker does not
+// answer.
+type Stores struct {
+	Failures    chunk.Failures
+	Resolutions chunk.Resolutions
+	Absences    chunk.Absences
+	Indexes     mirror.Indexes
+}
+
+// OpenStores returns the stores of a broker.
+func OpenStores(ctx context.Context, b *broker.Broker, log *slog.Logger) (s Stores, err error) {
+	resolutions, err := openResolutions(ctx, b)
+	if err != nil {
+		return s, err
+	}
+	absences, err := OpenAbsences(ctx, b)
+	if err != nil {
+		return s, err
+	}
+	indexes, err := openIndexes(ctx, b, log)
+	if err != nil {
+		return s, err
+	}
+	return Stores{
+		Failures:    insistent{failure.NewStore(b, log), log},
+		Resolutions: insistentResolutions{resolutions, log},
+		Absences:    insistentAbsences{absences, log},
+		Indexes:     indexes,
+	}, nil
+}
+
+// New returns a consumer whose chunks the worker works off, and which records in failures
+// the images of chunks that no worker can work off.
+func New(ctx context.Context, b *broker.Broker, w *chunk.Worker, failures chunk.Failures, m *metrics.Metrics, log *slog.Logger) (*Consumer, error) {
 	runs, err := run.Open(ctx, b)
 	if err != nil {
 		return nil, err
 	}
-	resolutions, err := openResolutions(ctx, b)
-	if err != nil {
-		return nil, err
-	}
-	absences, err := OpenAbsences(ctx, b)
-	if err != nil {
-		return nil, err
-	}
-	if w.Mirror.Indexes, err = openIndexes(ctx, b, log); err != nil {
-		return nil, err
-	}
 	host, _ := os.Hostname()
-	c := &Consumer{host: host, broker: b, runs: runs, ledger: runs.Ledger(), settled: map[uint64]bool{}, failures: failure.NewStore(b, log), resolutions: resolutions, worker: w, metrics: m, log: log, now: time.Now, pause: cutOffPause}
-	w.Alone = b.Embedded()
-	w.Failures = insistent{c.failures, log}
-	w.Resolutions = insistentResolutions{resolutions, log}
-	w.Absences = insistentAbsences{absences, log}
-	return c, nil
+	return &Consumer{host: host, broker: b, runs: runs, ledger: runs.Ledger(), settled: map[uint64]bool{}, failures: failures, worker: w, metrics: m, log: log, now: time.Now, pause: cutOffPause}, nil
 }
 
 // Run takes chunks until ctx ends. Then no new one is taken, running copies get a

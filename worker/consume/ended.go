@@ -36,7 +36,7 @@ func republished(r run.Run, c message.Chunk) bool {
 func (d *delivery) drop(ctx context.Context, r run.Run, c message.Chunk) error {
 	if republished(r, c) {
 		for _, repository := range c.Repositories {
-			if err := d.worker.Failures.Add(ctx, c.Name, failure.Of(c, repository, repository.Images, failure.ReasonCancelled)); err != nil {
+			if err := d.failures.Add(ctx, c.Name, failure.Of(c, repository, repository.Images, failure.ReasonCancelled)); err != nil {
 				return err
 			}
 		}

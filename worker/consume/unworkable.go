@@ -37,7 +37,7 @@ func (d *delivery) poison(ctx context.Context, c message.Chunk) error {
 	failed := 0
 	for _, r := range c.Repositories {
 		record := failure.Of(c, r, r.Images, errPoison.Error())
-		if err := d.worker.Failures.Add(ctx, c.Name, record); err != nil {
+		if err := d.failures.Add(ctx, c.Name, record); err != nil {
 			return err
 		}
 		failed += len(record.Images)
@@ -92,7 +92,7 @@ func (d *delivery) reject(ctx context.Context, cause error) error {
 		reason += fmt.Sprintf("; only the first %d of its %d bytes are kept", message.MaxSize, len(data))
 		data = data[:message.MaxSize]
 	}
-	err := d.worker.Failures.Add(ctx, name, failure.Record{
+	err := d.failures.Add(ctx, name, failure.Record{
 		Repository: source,
 		Registry:   registry,
 		Run:        d.address.Run,

@@ -61,19 +61,31 @@ func (s *Service) consumer(ctx context.Context, b *broker.Broker, c Config, r Re
 	transport := guard.Transport(registry.NewTransport(r.Insecure, c.StallTimeout))
 	registries := &outage.Tracker{Budget: s.budget, Registry: r.client(transport, keychain, c.CopyTimeout, nil), IsDestination: guard.IsDestination, Log: log}
 	client := r.client(transport, keychain, c.CopyTimeout, registries.Guard)
-	return consume.New(ctx, b, &chunk.Worker{
+	stores, err := consume.OpenStores(ctx, b, log)
+	if err != nil {
+		return nil, err
+	}
+	worker, err := chunk.New(chunk.Parts{
 		Resolver:    r.upstream(client, log),
-		Mirror:      &mirror.Mirror{Registry: client, Engine: engine, Verifier: c.verifier(client, transport), Guard: s.copying(c, guard, registries)},
+		Mirror:      &mirror.Mirror{Registry: client, Engine: engine, Verifier: c.verifier(client, transport), Guard: s.copying(c, guard, registries), Indexes: stores.Indexes},
+		Failures:    stores.Failures,
+		Resolutions: stores.Resolutions,
+		Absences:    stores.Absences,
 		Registries:  registries,
 		Concurrency: c.Concurrency,
 		MaxAttempts: c.MaxAttempts,
+		Alone:       b.Embedded(),
 		Backoff:     chunk.Backoff,
 		Prepare: func(ctx context.Context, c message.Chunk) error {
 			noteDestinations(guard, c.Repositories)
 			return s.budget.CatchUp(ctx)
 		},
 		Log: log,
-	}, s.metrics, log)
+	})
+	if err != nil {
+		return nil, err
+	}
+	return consume.New(ctx, b, worker, stores.Failures, s.metrics, log)
 }
 
 // Run takes chunks until ctx ends, and then finishes as it should.
