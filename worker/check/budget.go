@@ -9,6 +9,7 @@ import (
 
 	"github.com/osism/skopeo-worker/shared/budget"
 	"github.com/osism/skopeo-worker/shared/reference"
+	"github.com/osism/skopeo-worker/worker/compare"
 	"github.com/osism/skopeo-worker/worker/throttle"
 )
 
@@ -32,19 +33,17 @@ type where struct {
 }
 
 // sample notes an image for each registry, about which it can be asked what it allows.
-func (t *task) sample(repository reference.Repository, jobs []*job) {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	name := throttle.Registry(repository.Registry())
-	for _, j := range jobs {
-		if _, known := t.samples[name]; !known && len(j.images) > 0 && j.verdict == copying && j.err == nil {
-			t.samples[name] = where{repository, j.image.digest}
-		}
+func (f *forecast) sample(j *compare.Job) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	name := throttle.Registry(j.Entry.Source.Registry())
+	if _, known := f.samples[name]; !known {
+		f.samples[name] = where{j.Entry.Source, j.Digest}
 	}
 }
 
 // budgets adds to a report what the registries allow, and how long that makes it take.
-func (t *task) budgets(ctx context.Context, r *Report) error {
+func (f *forecast) budgets(ctx context.Context, r *Report) error {
 	all := map[string]*Registry{}
 	for _, row := range r.Repositories {
 		if row.Pulls == 0 {
@@ -58,8 +57,8 @@ func (t *task) budgets(ctx context.Context, r *Report) error {
 		all[name].PullsAtLeast = all[name].PullsAtLeast || row.PullsAtLeast
 	}
 	for _, name := range slices.Sorted(maps.Keys(all)) {
-		if t.Outlook != nil {
-			if err := t.allowance(ctx, all[name]); err != nil {
+		if f.Outlook != nil {
+			if err := f.allowance(ctx, all[name]); err != nil {
 				return err
 			}
 		}
@@ -73,11 +72,11 @@ func (t *task) budgets(ctx context.Context, r *Report) error {
 
 // allowance finds out what a registry allows. Its answer to a HEAD may tell, which
 // the budget learns; where it does not answer, what was known before counts.
-func (t *task) allowance(ctx context.Context, r *Registry) error {
-	if at, ok := t.samples[r.Registry]; ok {
-		_, _ = t.Source.Head(ctx, at.repository, at.digest)
+func (f *forecast) allowance(ctx context.Context, r *Registry) error {
+	if at, ok := f.samples[r.Registry]; ok {
+		_, _ = f.Mirror.Registry.Head(ctx, at.repository, at.digest)
 	}
-	o, err := t.Outlook(ctx, r.Registry)
+	o, err := f.Outlook(ctx, r.Registry)
 	if err != nil {
 		return err
 	}

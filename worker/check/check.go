@@ -10,11 +10,12 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/osism/skopeo-worker/shared/budget"
+	"github.com/osism/skopeo-worker/shared/failure"
 	"github.com/osism/skopeo-worker/shared/message"
 	"github.com/osism/skopeo-worker/shared/reference"
+	"github.com/osism/skopeo-worker/worker/compare"
 	"github.com/osism/skopeo-worker/worker/mirror"
 	"github.com/osism/skopeo-worker/worker/platform"
-	"github.com/osism/skopeo-worker/worker/registry"
 	"github.com/osism/skopeo-worker/worker/resolve"
 )
 
@@ -26,32 +27,31 @@ const (
 	requests = 16
 )
 
-// Checker compares repositories with their destination.
+// Checker forecasts what a run would do.
 type Checker struct {
-	// Resolver and Source ask the sources. The transport of their client should be
-	// WithoutPulls: where a registry tells no digests, a client would pull.
 	Resolver resolve.Resolver
-	Source   *registry.Client
-	// Mirror asks the destination: it has a client that compares, and no skopeo.
+	// Mirror asks both sides; its engine is not used. The transport of its client for the
+	// sources must be WithoutPulls: if a registry does not answer HEAD with a digest, a client
+	// would pull. Its client for the destinations compares.
 	Mirror *mirror.Mirror
-	// Absent tells whether it is known that a manifest has nothing of what is wanted; nil
-	// is that nothing is known.
+	// Absent reports whether it is known that a manifest has nothing of what is wanted. If
+	// nil, nothing is known.
 	Absent func(ctx context.Context, digest reference.Digest, wanted platform.Wanted) (bool, error)
-	// Outlook tells what a source registry allows; nil is that nothing is known.
+	// Outlook returns what a source registry allows. If nil, nothing is known.
 	Outlook func(ctx context.Context, registry string) (budget.Outlook, error)
 	// Backoff is the pause before the next try of what may pass.
 	Backoff func(attempt int) time.Duration
-	// Progress is told at the start and after each repository, never twice at once; nil
-	// is allowed.
+	// Progress is called at the start and after each repository, never twice at once. It is
+	// optional.
 	Progress func(done, total int)
 }
 
 // Check asks for the repositories of a list and returns a row for each pair of
 // source and destination, in the order of the list. What could not be found out is
-// in the rows; the error is ctx's, or of a broker that does not tell what is known.
+// in the rows; the error is ctx's, or of a broker that does not answer.
 func (c *Checker) Check(ctx context.Context, list []message.Repository) (Report, error) {
 	groups := bySource(list)
-	t := &task{Checker: c, slots: make(chan struct{}, requests), silent: map[string]bool{}, samples: map[string]where{}}
+	f := c.forecast()
 	report := Report{Repositories: make([]Row, len(groups)), Registries: []Registry{}}
 	var mu sync.Mutex
 	done := 0
@@ -64,8 +64,8 @@ func (c *Checker) Check(ctx context.Context, list []message.Repository) (Report,
 	var group errgroup.Group
 	group.SetLimit(repositories)
 	for i, entries := range groups {
-		group.Go(func() error {
-			report.Repositories[i] = t.row(ctx, entries)
+		group.Go(func() (err error) {
+			report.Repositories[i], err = f.row(ctx, entries)
 			if ctx.Err() != nil {
 				return context.Cause(ctx)
 			}
@@ -73,14 +73,14 @@ func (c *Checker) Check(ctx context.Context, list []message.Repository) (Report,
 			defer mu.Unlock()
 			done++
 			progress()
-			return nil
+			return err
 		})
 	}
 	if err := group.Wait(); err != nil {
 		return Report{}, err
 	}
 	report.total()
-	return report, t.budgets(ctx, &report)
+	return report, f.budgets(ctx, &report)
 }
 
 // bySource puts the entries of one repository that go to one destination together.
@@ -101,53 +101,108 @@ func bySource(list []message.Repository) [][]message.Repository {
 	return groups
 }
 
-// task is one Check under way.
-type task struct {
+// forecast is one Check under way. It implements compare.Asker.
+type forecast struct {
 	*Checker
-	slots chan struct{} // of requests to the destination
+	comparer *compare.Comparer
+	slots    chan struct{} // of requests to destinations
 
-	mu      sync.Mutex
-	silent  map[string]bool  // hosts that did not answer, however often they were asked
-	samples map[string]where // an image to be copied, by source registry
+	mu           sync.Mutex
+	silent       map[string]bool                            // hosts that did not answer, however often they were asked
+	destinations map[reference.Repository]*destinationError // that were asked; nil if they answered
+	samples      map[string]where                           // an image to be copied, by source registry
 }
 
-// row checks the entries of one repository.
-func (t *task) row(ctx context.Context, entries []message.Repository) Row {
+func (c *Checker) forecast() *forecast {
+	f := &forecast{
+		Checker: c, slots: make(chan struct{}, requests), silent: map[string]bool{},
+		destinations: map[reference.Repository]*destinationError{}, samples: map[string]where{},
+	}
+	absent := c.Absent
+	if absent == nil {
+		absent = func(context.Context, reference.Digest, platform.Wanted) (bool, error) { return false, nil }
+	}
+	f.comparer = &compare.Comparer{Mirror: c.Mirror, Asker: f, Absent: absent, Predict: true}
+	return f
+}
+
+// row forecasts the entries of one repository.
+func (f *forecast) row(ctx context.Context, entries []message.Repository) (Row, error) {
 	row := Row{Repository: entries[0].Source, Destination: entries[0].Destination, Failed: []Failed{}}
-	found := make([]resolved, len(entries))
+	c := counting{f, &row}
+	found, errs := make([]resolve.Result, len(entries)), make([]error, len(entries))
 	var group errgroup.Group
 	group.SetLimit(requests)
 	for i, entry := range entries {
 		group.Go(func() error {
-			found[i] = t.resolve(ctx, entry)
+			found[i], errs[i] = f.resolve(ctx, entry)
 			return nil
 		})
 	}
-	_ = group.Wait() // what went wrong is in found
-	var images []*image
-	seen := map[reference.Tag]bool{}
-	for _, f := range found {
-		row.Skipped += f.skipped
-		row.Failed = append(row.Failed, f.failed...)
-		for _, image := range f.images {
-			// Two selections of one repository may share tags.
-			if !seen[image.tag] {
-				seen[image.tag] = true
-				images = append(images, image)
-			}
+	_ = group.Wait() // the errors are in errs
+	for i := range entries {
+		// Without a pull, no tag is known to have vanished: see ErrPull.
+		if entries[i].Images = c.resolved(entries[i], found[i], errs[i]); ctx.Err() != nil {
+			return row, ctx.Err()
 		}
 	}
-	listed := lists{}
-	for len(images) > 0 {
-		jobs := t.compare(ctx, &row, images)
-		images = nil
-		for _, image := range t.companions(ctx, &row, jobs, listed) {
-			if !seen[image.tag] {
-				seen[image.tag] = true
-				images = append(images, image)
+	for len(entries) > 0 {
+		jobs, err := f.comparer.Compare(ctx, entries)
+		if err != nil {
+			return row, err
+		}
+		for _, j := range jobs {
+			if err := j.Handle(ctx, c); err != nil {
+				return row, err
 			}
 		}
+		c.refer(ctx, jobs)
+		entries = c.companions(ctx, jobs)
 	}
 	row.settle()
-	return row
+	return row, nil
+}
+
+// resolved counts what an entry means today, and returns its images.
+func (c counting) resolved(r message.Repository, found resolve.Result, err error) []message.Image {
+	if err != nil {
+		c.fail(failure.Source(r, r.Tag), err)
+		return nil
+	}
+	c.row.Skipped += found.Skipped
+	if found.Invalid != nil {
+		c.fail(r.Source.String(), found.Invalid)
+	}
+	for _, m := range found.Missed {
+		c.fail(failure.Source(r, m.Tag), m.Err)
+	}
+	return c.forecast.comparer.Resolved(r, found)
+}
+
+// companions returns the companions of the jobs' images that are to be compared, too.
+func (c counting) companions(ctx context.Context, jobs []*compare.Job) []message.Repository {
+	var bearers []compare.Bearer
+	for _, j := range jobs {
+		if j.Verdict != compare.Skip && j.Verdict != compare.Failed {
+			bearers = append(bearers, j.Bears(j.At)...)
+		}
+	}
+	found := c.forecast.comparer.Companions(ctx, bearers)
+	c.row.PullsAtLeast, c.row.BytesAtLeast = c.row.PullsAtLeast || found.Hidden, c.row.BytesAtLeast || found.Hidden
+	for _, u := range found.Failed {
+		c.fail(failure.Source(u.Entry, u.Image.Tag), u.Err)
+	}
+	for i, r := range found.Entries {
+		errs := c.forecast.comparer.LookUp(ctx, r, r.Images)
+		var images []message.Image
+		for k, image := range r.Images {
+			if errs[k] == nil {
+				images = append(images, image)
+			} else {
+				c.fail(failure.Source(r, image.Tag), errs[k])
+			}
+		}
+		found.Entries[i].Images = images
+	}
+	return found.Entries
 }

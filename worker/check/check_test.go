@@ -58,8 +58,7 @@ func (s *site) over(network http.RoundTripper) *check.Checker {
 	source := registry.NewClient(registry.Options{Insecure: insecure, Transport: check.WithoutPulls(network)})
 	return &check.Checker{
 		Resolver: &resolve.Upstream{Registry: source, Listing: listing.New(listing.Options{Registry: source})},
-		Source:   source,
-		Mirror:   &mirror.Mirror{Destination: registry.NewClient(registry.Options{Insecure: insecure}).Comparing()},
+		Mirror:   &mirror.Mirror{Registry: source, Destination: registry.NewClient(registry.Options{Insecure: insecure}).Comparing()},
 		Backoff: func(attempt int) time.Duration {
 			s.pauses <- attempt
 			return 0

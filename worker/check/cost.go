@@ -1,54 +1,40 @@
 package check
 
-import "github.com/google/go-containerregistry/pkg/v1/types"
+import (
+	"github.com/google/go-containerregistry/pkg/v1/types"
 
-// unwanted tells whether the listing has told the platforms, and none is wanted.
-func (i *image) unwanted() bool {
-	n, _ := i.covered()
-	return len(i.listed.Platforms) > 0 && n == 0
-}
+	"github.com/osism/skopeo-worker/worker/compare"
+)
 
-// covered counts the wanted ones of the platforms that the listing told, with the
-// size of their layers.
-func (i *image) covered() (n int, size int64) {
-	for _, p := range i.listed.Platforms {
-		if i.wanted.Covers(p.Name) {
-			n++
-			size += p.Size
-		}
-	}
-	return n, size
-}
-
-// pulls is how many manifests a copy gets from the source. What an index lists is
-// known only as far as a listing told its platforms: attestations are in none.
-func (i *image) pulls() (n int, atLeast bool) {
+// pulls is how many manifests a copy gets from the source. How many an index lists is known
+// only if the source's listing has its platforms, and never of attestations.
+func pulls(j *compare.Job) (n int, atLeast bool) {
+	covered, _ := j.Covered()
 	switch {
-	case isImage(i.mediaType):
+	case j.IsImage():
 		return 1, false
-	case types.MediaType(i.mediaType).IsIndex(), len(i.listed.Platforms) > 1:
-		n, _ := i.covered()
-		return 1 + n, true
+	case types.MediaType(j.MediaType).IsIndex(), len(j.Listed.Platforms) > 1:
+		return 1 + covered, true
 	}
 	return 1, true
 }
 
-// bytes is the size of what a copy brings, as far as the listing told; 0: it did not.
-func (i *image) bytes() int64 {
-	if len(i.wanted.Platforms) == 0 || len(i.listed.Platforms) == 0 {
-		return i.listed.Size
+// size is how many bytes a copy brings; 0 if the source's listing does not have it.
+func size(j *compare.Job) int64 {
+	if len(compare.Wanted(j.Entry).Platforms) == 0 || len(j.Listed.Platforms) == 0 {
+		return j.Listed.Size
 	}
-	_, size := i.covered()
-	return size
+	_, covered := j.Covered()
+	return covered
 }
 
 // cost adds what a copy takes.
-func (c *Counts) cost(i *image) {
-	pulls, atLeast := i.pulls()
-	c.Pulls += pulls
+func (c *Counts) cost(j *compare.Job) {
+	n, atLeast := pulls(j)
+	c.Pulls += n
 	c.PullsAtLeast = c.PullsAtLeast || atLeast
-	if size := i.bytes(); size > 0 {
-		c.addBytes(size)
+	if n := size(j); n > 0 {
+		c.addBytes(n)
 	} else {
 		c.BytesAtLeast = true
 	}
@@ -59,9 +45,4 @@ func (c *Counts) addBytes(n int64) {
 		c.Bytes = new(int64)
 	}
 	*c.Bytes += n
-}
-
-func isImage(mediaType string) bool {
-	kind := types.MediaType(mediaType)
-	return kind.IsImage() || kind.IsSchema1()
 }

@@ -104,6 +104,16 @@ func (m *Mirror) Tagged(ctx context.Context, destination reference.Repository, t
 	return d.Digest, err
 }
 
+// Holds reports whether the destination has the digest, under whatever tag or none, and
+// what it says of it.
+func (m *Mirror) Holds(ctx context.Context, destination reference.Repository, digest reference.Digest) (registry.Descriptor, bool, error) {
+	d, err := m.to().Head(ctx, destination, digest)
+	if registry.Absent(err) {
+		return registry.Descriptor{}, false, nil
+	}
+	return d, err == nil, err
+}
+
 // Empty reports whether the destination repository has no tags.
 func (m *Mirror) Empty(ctx context.Context, destination reference.Repository) (bool, error) {
 	for _, err := range m.to().Tags(ctx, destination) {

@@ -31,23 +31,10 @@ func (m *Mirror) CopyReferrers(ctx context.Context, source, destination referenc
 }
 
 func (c *copying) referrers(ctx context.Context, digest, copied reference.Digest) error {
-	manifest, err := c.to().Get(ctx, c.destination, copied)
+	subjects, err := c.Subjects(ctx, c.destination, digest, copied)
 	if err != nil {
 		return err
 	}
-	children, err := manifest.Entries()
-	if err != nil {
-		return err
-	}
-	var subjects []reference.Digest
-	if copied == digest {
-		subjects = append(subjects, digest)
-	}
-	below, err := c.subjects(ctx, children)
-	if err != nil {
-		return err
-	}
-	subjects = append(subjects, below...)
 	finder := referrers.Finder{Registry: c.Registry, Pulled: func(reference.Repository) { c.pulls.Add(1) }, Held: c.held}
 	var failed referrers.Failures
 	for _, subject := range subjects {
@@ -61,30 +48,35 @@ func (c *copying) referrers(ctx context.Context, digest, copied reference.Digest
 	return failed.Err()
 }
 
-// subjects returns the manifests of an index at the destination that something may refer
-// to, those of the indexes in it included.
-func (c *copying) subjects(ctx context.Context, children []registry.Entry) ([]reference.Digest, error) {
+// Subjects returns the manifests whose referrers are mirrored with an image: its own, and
+// those of an index at the destination, nested ones included. copied is the digest that the
+// image has there. What refers to the source's own index has no place beside an index of
+// just some platforms.
+func (m *Mirror) Subjects(ctx context.Context, destination reference.Repository, digest, copied reference.Digest) ([]reference.Digest, error) {
 	var all []reference.Digest
+	if copied == digest {
+		all = append(all, digest)
+	}
 	seen := map[reference.Digest]bool{}
-	for next := children; len(next) > 0; next = next[1:] {
-		child := next[0]
-		if platform.Attestation(child) || child.Kind() == registry.IsBlob || seen[child.Digest] {
-			continue
-		}
-		seen[child.Digest] = true
-		all = append(all, child.Digest)
-		if !types.MediaType(child.MediaType).IsIndex() {
-			continue
-		}
-		index, err := c.copied(ctx, c.destination, child.Digest)
+	for next := []reference.Digest{copied}; len(next) > 0; next = next[1:] {
+		manifest, err := m.copied(ctx, destination, next[0])
 		if err != nil {
 			return nil, err
 		}
-		entries, err := index.Entries()
+		children, err := manifest.Entries()
 		if err != nil {
 			return nil, err
 		}
-		next = append(next, entries...)
+		for _, child := range children {
+			if platform.Attestation(child) || child.Kind() == registry.IsBlob || seen[child.Digest] {
+				continue
+			}
+			seen[child.Digest] = true
+			all = append(all, child.Digest)
+			if types.MediaType(child.MediaType).IsIndex() {
+				next = append(next, child.Digest)
+			}
+		}
 	}
 	return all, nil
 }

@@ -42,8 +42,7 @@ func NewChecker(ctx context.Context, b *broker.Broker, r Registries, limits map[
 	source := r.client(check.WithoutPulls(network), keychain, 0, nil)
 	return &Checker{guard: guard, budget: store, Checker: &check.Checker{
 		Resolver: r.upstream(source, log),
-		Source:   source,
-		Mirror:   &mirror.Mirror{Destination: r.client(network, keychain, 0, nil).Comparing()},
+		Mirror:   &mirror.Mirror{Registry: source, Destination: r.client(network, keychain, 0, nil).Comparing()},
 		Absent:   absences.Absent,
 		Outlook: func(ctx context.Context, registry string) (budget.Outlook, error) {
 			return store.Outlook(ctx, registry, who(registry), limits[registry])

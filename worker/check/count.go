@@ -1,0 +1,66 @@
+package check
+
+import (
+	"context"
+	"errors"
+
+	"github.com/osism/skopeo-worker/shared/failure"
+	"github.com/osism/skopeo-worker/worker/compare"
+	"github.com/osism/skopeo-worker/worker/outcome"
+)
+
+// counting counts the jobs of a repository by their verdicts. It implements compare.Cases.
+type counting struct {
+	forecast *forecast
+	row      *Row
+}
+
+// Copy counts the first tag as a copy. The other tags are then put on what it brings.
+func (c counting) Copy(_ context.Context, j *compare.Job) error {
+	c.row.Copy++
+	c.row.Tag += len(j.Images) - 1
+	c.row.cost(j)
+	c.forecast.sample(j)
+	return nil
+}
+
+// Tag counts tags to be put on what the destination has, or will have.
+func (c counting) Tag(_ context.Context, j *compare.Job) error {
+	c.row.Tag += len(j.Images)
+	c.row.Unchanged += len(j.Current)
+	return nil
+}
+
+// Unchanged counts tags that are up to date.
+func (c counting) Unchanged(_ context.Context, j *compare.Job) error {
+	c.row.Unchanged += len(j.Current)
+	return nil
+}
+
+// Skip counts images of which nothing is wanted. If only the source's listing says so, a
+// worker pulls the index to be sure.
+func (c counting) Skip(_ context.Context, j *compare.Job) error {
+	c.row.Skipped += len(j.Images)
+	c.row.PullsAtLeast = c.row.PullsAtLeast || j.Unwanted()
+	return nil
+}
+
+// Failed adds what could not be found out. If no tag of the destination could be asked for,
+// that is one failure.
+func (c counting) Failed(_ context.Context, j *compare.Job) error {
+	if whole := (*destinationError)(nil); errors.As(j.Why, &whole) {
+		if !whole.reported {
+			whole.reported = true
+			c.fail(j.Entry.Destination.String(), j.Why)
+		}
+		return nil
+	}
+	for _, image := range j.Images {
+		c.fail(failure.Source(j.Entry, image.Tag), j.Why)
+	}
+	return nil
+}
+
+func (c counting) fail(name string, err error) {
+	c.row.Failed = append(c.row.Failed, Failed{Image: name, Reason: outcome.Reason(err)})
+}

@@ -1,0 +1,47 @@
+package check
+
+import (
+	"context"
+
+	"github.com/osism/skopeo-worker/shared/message"
+	"github.com/osism/skopeo-worker/shared/selection"
+	"github.com/osism/skopeo-worker/worker/resolve"
+)
+
+// resolve returns what an entry of the list means today. Tags whose digest was missed and may be had the next time
+// are asked for again by name; the error is about the entry as a whole.
+func (f *forecast) resolve(ctx context.Context, r message.Repository) (resolve.Result, error) {
+	var found resolve.Result
+	var missed []resolve.Missed
+	listed, next := false, r
+	err := f.insist(ctx, r.Source, func() error {
+		got, err := f.Resolver.Resolve(ctx, next)
+		if err != nil {
+			return err
+		}
+		if !listed {
+			listed, found.Listed, found.Invalid, found.Companions = true, got.Listed, got.Invalid, got.Companions
+		}
+		found.Images = append(found.Images, got.Images...)
+		found.Skipped += got.Skipped
+		missed = nil
+		var again []string
+		for _, m := range got.Missed {
+			if !mayPass(m.Err) {
+				found.Missed = append(found.Missed, m)
+				continue
+			}
+			missed, again = append(missed, m), append(again, m.Tag.String())
+		}
+		if len(missed) == 0 {
+			return nil
+		}
+		next = message.Repository{Source: r.Source, Selection: &selection.Selection{List: again}}
+		return missed[0].Err
+	})
+	if !listed {
+		return resolve.Result{}, err
+	}
+	found.Missed = append(found.Missed, missed...)
+	return found, nil
+}

@@ -1,0 +1,386 @@
+// Package compare decides what the images of an entry of the list need at the destination,
+// for a run and for a forecast alike. It asks registries and changes nothing there.
+package compare
+
+import (
+	"context"
+	"sync"
+
+	"github.com/google/go-containerregistry/pkg/v1/types"
+	"golang.org/x/sync/errgroup"
+
+	"github.com/osism/skopeo-worker/shared/message"
+	"github.com/osism/skopeo-worker/shared/reference"
+	"github.com/osism/skopeo-worker/worker/mirror"
+	"github.com/osism/skopeo-worker/worker/platform"
+	"github.com/osism/skopeo-worker/worker/resolve"
+)
+
+// AtOnce is how many small requests a Comparer makes at once for one repository. The Asker
+// bounds those of all repositories.
+const AtOnce = 16
+
+// Asker makes the requests of a Comparer. It decides when one is made, and whether again.
+type Asker interface {
+	// Ask makes a request to a repository, which is for an entry. It returns an error of
+	// its own if it does not make the request.
+	Ask(ctx context.Context, entry message.Repository, repository reference.Repository, request func() error) error
+	// Pulled counts a pull that a request has taken.
+	Pulled()
+}
+
+// Comparer compares images with their destination. It is for one chunk, or one forecast:
+// it remembers what the destinations have and what it has decided.
+type Comparer struct {
+	Mirror *mirror.Mirror // asks both sides
+	Asker  Asker
+	// Absent reports whether it is known that a manifest has nothing of what is wanted. Its
+	// error ends a comparison.
+	Absent func(ctx context.Context, digest reference.Digest, wanted platform.Wanted) (bool, error)
+	// Predict skips images of which a listing says that no platform is wanted. A run has to
+	// read the index itself to be sure.
+	Predict bool
+
+	companions companions
+
+	mu      sync.Mutex
+	decided map[content]reference.Digest // what the destination has; zero if a job copies it
+	known   map[place]bool               // tags that are mirrored
+	listed  map[place]resolve.Listed
+}
+
+// Job is one digest of an entry, with all tags of the entry that name it.
+type Job struct {
+	Entry     message.Repository // without its images
+	Digest    reference.Digest   // zero if it is not looked up yet
+	MediaType string             // empty if unknown
+	Listed    resolve.Listed     // what the listing says of it
+	Verdict   Verdict
+	Why       error            // of Skip and Failed
+	Images    []message.Image  // that the verdict is about, unless it is Unchanged
+	Current   []message.Image  // whose tags are up to date
+	At        reference.Digest // that the content has at the destination; zero if it has none
+}
+
+// All returns all images of the job.
+func (j *Job) All() []message.Image {
+	return append(j.Images[:len(j.Images):len(j.Images)], j.Current...)
+}
+
+// IsImage reports whether the digest is known to be of an image, rather than of an index.
+func (j *Job) IsImage() bool { return isImage(j.MediaType) }
+
+func isImage(mediaType string) bool {
+	kind := types.MediaType(mediaType)
+	return kind.IsImage() || kind.IsSchema1()
+}
+
+// Resolved notes what an entry means today, and returns its images without those that
+// another entry mirrors to the same tag.
+func (c *Comparer) Resolved(r message.Repository, found resolve.Result) []message.Image {
+	images := c.Expect(r, found.Images)
+	c.companions.note(r, found.Companions)
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for _, i := range images {
+		if listed, known := found.Listed[i.Tag]; known {
+			set(&c.listed, placeOf(r, i), listed)
+		}
+	}
+	return images
+}
+
+// Expect notes images that are mirrored, and returns those that were not expected yet.
+func (c *Comparer) Expect(r message.Repository, images []message.Image) (others []message.Image) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for _, i := range images {
+		if at := placeOf(r, i); !c.known[at] {
+			set(&c.known, at, true)
+			others = append(others, i)
+		}
+	}
+	return others
+}
+
+// Hold notes that the destination has the content of a job, and the digest of it there.
+func (c *Comparer) Hold(j *Job, at reference.Digest) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	set(&c.decided, contentOf(j.Entry, j.Digest), at)
+}
+
+// held returns the digest that the content of a job has at the destination. It is zero if
+// an earlier job is to bring it there; then coming is true.
+func (c *Comparer) held(j *Job) (at reference.Digest, coming bool) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	at, coming = c.decided[contentOf(j.Entry, j.Digest)]
+	return at, coming
+}
+
+// Compare returns what the images of the entries need, in their order: one job for each
+// digest of an entry, and one for each image that the destination was asked for in vain.
+// The error is Absent's.
+func (c *Comparer) Compare(ctx context.Context, entries []message.Repository) ([]*Job, error) {
+	var destinations [][]message.Repository
+	index := map[reference.Repository]int{}
+	for _, r := range entries {
+		i, known := index[r.Destination]
+		if !known {
+			i = len(destinations)
+			index[r.Destination] = i
+			destinations = append(destinations, nil)
+		}
+		destinations[i] = append(destinations[i], r)
+	}
+	jobs := make([][]*Job, len(destinations))
+	var group errgroup.Group
+	group.SetLimit(AtOnce)
+	for i, entries := range destinations {
+		group.Go(func() (err error) {
+			jobs[i], err = c.compare(ctx, entries)
+			return err
+		})
+	}
+	if err := group.Wait(); err != nil {
+		return nil, err
+	}
+	var all []*Job
+	for _, j := range jobs {
+		all = append(all, j...)
+	}
+	return all, nil
+}
+
+// compare compares entries that have one destination.
+func (c *Comparer) compare(ctx context.Context, entries []message.Repository) ([]*Job, error) {
+	tags, empty := c.look(ctx, entries)
+	var jobs []*Job
+	for _, r := range entries {
+		images := r.Images
+		r.Images = nil
+		byDigest := map[reference.Digest]*Job{}
+		for i, image := range images {
+			if tags[i].err != nil {
+				jobs = append(jobs, &Job{Entry: r, Digest: image.Digest, Images: images[i : i+1 : i+1], Verdict: Failed, Why: tags[i].err})
+				continue
+			}
+			j := byDigest[image.Digest]
+			if j == nil {
+				j = &Job{Entry: r, Digest: image.Digest, MediaType: image.MediaType, Listed: c.listing(r, image), Verdict: Unchanged}
+				byDigest[image.Digest], jobs = j, append(jobs, j)
+			}
+			if tags[i].current {
+				j.Current, j.At = append(j.Current, image), tags[i].digest
+				c.Hold(j, j.At)
+			} else {
+				j.Images, j.Verdict = append(j.Images, image), 0
+			}
+		}
+		tags = tags[len(images):]
+	}
+	return jobs, c.decideAll(ctx, jobs, empty)
+}
+
+func (c *Comparer) listing(r message.Repository, i message.Image) resolve.Listed {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.listed[placeOf(r, i)]
+}
+
+// tagged is what the destination has under a tag.
+type tagged struct {
+	digest  reference.Digest // zero if there is no such tag
+	current bool             // it is what the source has
+	err     error
+}
+
+// look asks the destination for each tag, the first one alone: if that is missing, the
+// repository may have no tags at all. Then nothing else is asked.
+func (c *Comparer) look(ctx context.Context, entries []message.Repository) (tags []tagged, empty bool) {
+	var asks []func()
+	for _, r := range entries {
+		for range r.Images {
+			tags = append(tags, tagged{})
+		}
+	}
+	for _, r := range entries {
+		for _, image := range r.Images {
+			t := &tags[len(asks)]
+			asks = append(asks, func() {
+				t.err = c.Asker.Ask(ctx, r, r.Destination, func() (err error) {
+					t.current, t.digest, err = c.Mirror.Current(ctx, Target(r, image), image.Digest, Wanted(r))
+					return err
+				})
+			})
+		}
+	}
+	if len(asks) == 0 {
+		return nil, false
+	}
+	asks[0]()
+	if len(asks) > 1 && tags[0].err == nil && tags[0].digest.IsZero() {
+		err := c.Asker.Ask(ctx, entries[0], entries[0].Destination, func() (err error) {
+			empty, err = c.Mirror.Empty(ctx, entries[0].Destination)
+			return err
+		})
+		if err == nil && empty {
+			return tags, true
+		}
+	}
+	atOnce(len(asks)-1, func(i int) { asks[i+1]() })
+	return tags, false
+}
+
+// decideAll gives a verdict to the jobs that have none. Jobs of one content share it.
+func (c *Comparer) decideAll(ctx context.Context, jobs []*Job, empty bool) error {
+	byContent := map[content][]*Job{}
+	var first []*Job
+	for _, j := range jobs {
+		if j.Verdict != 0 {
+			continue
+		}
+		key := contentOf(j.Entry, j.Digest)
+		if byContent[key] == nil {
+			first = append(first, j)
+		}
+		byContent[key] = append(byContent[key], j)
+	}
+	errs := make([]error, len(first))
+	atOnce(len(first), func(i int) { errs[i] = c.decide(ctx, first[i], empty) })
+	for i, j := range first {
+		if errs[i] != nil {
+			return errs[i]
+		}
+		if j.Verdict == Copy {
+			c.Hold(j, reference.Digest{})
+		}
+		for _, other := range byContent[contentOf(j.Entry, j.Digest)][1:] {
+			other.Verdict, other.Why, other.At = j.Verdict, j.Why, j.At
+			if j.Verdict == Copy {
+				other.Verdict = Tag
+			}
+		}
+	}
+	return nil
+}
+
+// Decide gives a job a verdict again, with what is known by now.
+func (c *Comparer) Decide(ctx context.Context, j *Job) error {
+	if at, _ := c.held(j); at.IsZero() {
+		c.mu.Lock()
+		delete(c.decided, contentOf(j.Entry, j.Digest)) // nothing brings it any more
+		c.mu.Unlock()
+	}
+	return c.decide(ctx, j, false)
+}
+
+// decide gives a job a verdict, most of the time without a request.
+func (c *Comparer) decide(ctx context.Context, j *Job, empty bool) error {
+	at, coming := c.held(j)
+	wanted := Wanted(j.Entry)
+	switch {
+	case coming:
+		j.Verdict, j.At = Tag, at
+		return nil
+	case c.Predict && j.Unwanted():
+		j.Verdict, j.Why = Skip, platform.ErrNoPlatform
+		return nil
+	case !wanted.All():
+		if absent, err := c.Absent(ctx, j.Digest, wanted); err != nil || absent {
+			j.Verdict, j.Why = Skip, platform.ErrNoPlatform
+			return err
+		}
+	}
+	j.Verdict = Copy
+	if empty || !wanted.All() && types.MediaType(j.MediaType).IsIndex() {
+		return nil // the index of some platforms is made of the source's, which takes a pull
+	}
+	if err := c.Asker.Ask(ctx, j.Entry, j.Entry.Destination, func() error { return c.seek(ctx, j, wanted) }); err != nil {
+		j.Verdict, j.Why = Failed, err
+	}
+	return nil
+}
+
+// seek asks the destination for the digest.
+func (c *Comparer) seek(ctx context.Context, j *Job, wanted platform.Wanted) error {
+	destination := j.Entry.Destination
+	d, held, err := c.Mirror.Holds(ctx, destination, j.Digest)
+	if err != nil || !held || !wanted.All() && !isImage(d.MediaType) {
+		return err
+	}
+	if !wanted.All() {
+		// It may have been copied to learn its platform, and left without a tag.
+		wants, err := c.Mirror.Wants(ctx, destination, j.Digest, wanted)
+		if err != nil {
+			return err
+		}
+		if !wants {
+			j.Verdict, j.Why = Skip, platform.ErrNoPlatform
+			return nil
+		}
+	}
+	j.Verdict, j.At = Tag, j.Digest
+	return nil
+}
+
+// Covered counts the wanted ones among the platforms that the listing says of the job's
+// digest, with the size of their layers in bytes.
+func (j *Job) Covered() (n int, size int64) {
+	wanted := Wanted(j.Entry)
+	for _, p := range j.Listed.Platforms {
+		if wanted.Covers(p.Name) {
+			n++
+			size += p.Size
+		}
+	}
+	return n, size
+}
+
+// Unwanted reports whether the listing says the platforms of the digest, and none of them
+// is wanted.
+func (j *Job) Unwanted() bool {
+	n, _ := j.Covered()
+	return n == 0 && len(j.Listed.Platforms) > 0
+}
+
+// LookUp asks the source for the digests of those images that have none. Of each image,
+// there is an error, which may be nil.
+func (c *Comparer) LookUp(ctx context.Context, r message.Repository, images []message.Image) []error {
+	errs := make([]error, len(images))
+	atOnce(len(images), func(i int) {
+		if !images[i].Digest.IsZero() {
+			return
+		}
+		errs[i] = c.Asker.Ask(ctx, r, r.Source, func() error {
+			d, err := c.Mirror.Registry.Find(ctx, r.Source, images[i].Tag)
+			if d.Pulled {
+				c.Asker.Pulled()
+			}
+			images[i].Digest, images[i].MediaType = d.Digest, d.MediaType
+			return err
+		})
+	})
+	return errs
+}
+
+// atOnce calls do with 0 to n-1, AtOnce of them at a time.
+func atOnce(n int, do func(i int)) {
+	var group errgroup.Group
+	group.SetLimit(AtOnce)
+	for i := range n {
+		group.Go(func() error {
+			do(i)
+			return nil
+		})
+	}
+	_ = group.Wait() // do has no error
+}
+
+func set[K comparable, V any](m *map[K]V, key K, value V) {
+	if *m == nil {
+		*m = map[K]V{}
+	}
+	(*m)[key] = value
+}

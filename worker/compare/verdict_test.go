@@ -1,0 +1,32 @@
+package compare
+
+import (
+	"context"
+	"reflect"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+)
+
+// calls records which method of Cases was called.
+type calls []Verdict
+
+func (c *calls) Copy(context.Context, *Job) error      { *c = append(*c, Copy); return nil }
+func (c *calls) Tag(context.Context, *Job) error       { *c = append(*c, Tag); return nil }
+func (c *calls) Unchanged(context.Context, *Job) error { *c = append(*c, Unchanged); return nil }
+func (c *calls) Skip(context.Context, *Job) error      { *c = append(*c, Skip); return nil }
+func (c *calls) Failed(context.Context, *Job) error    { *c = append(*c, Failed); return nil }
+
+// TestEveryVerdict has a name, a method of Cases, and a case that calls it.
+func TestEveryVerdict(t *testing.T) {
+	require.Equal(t, verdicts, reflect.TypeFor[Cases]().NumMethod())
+	names := map[string]bool{}
+	for v := Verdict(1); v <= verdicts; v++ {
+		var called calls
+		require.NoError(t, (&Job{Verdict: v}).Handle(t.Context(), &called))
+		require.Equal(t, calls{v}, called)
+		names[v.String()] = true
+	}
+	require.Len(t, names, verdicts)
+	require.Panics(t, func() { _ = (&Job{}).Handle(t.Context(), &calls{}) })
+}
