@@ -215,6 +215,11 @@ func TestCutOff(t *testing.T) {
 		_, err = opener.Probe(t.Context(), registry)
 		require.NoError(t, err)
 		opener.Back(registry, Answer, clock.now())
+		// The opener takes it for open before the broker has stored that.
+		require.Eventually(t, func() bool {
+			c, _, err := opener.readClosure(t.Context(), registry)
+			return err == nil && c.Opener == opener.id
+		}, patience, tick)
 		isAway(t, closer, false)
 		isAway(t, opener, false)
 	}

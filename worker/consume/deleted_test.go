@@ -85,7 +85,7 @@ func TestConsumerIsDeletedUnderIdleWorkers(t *testing.T) {
 	st := over(t, b.plan(t, b.chunk()))
 	require.Equal(t, run.StateDone, st.State)
 	b.mirrored(t, "1")
-	require.Contains(t, said.String(), "recreating the consumer")
+	require.Contains(t, said.String(), "the consumer was deleted at the broker")
 }
 
 // TestConsumerIsDeletedUnderBusyWorkers, who are all busy for long: it is made again
