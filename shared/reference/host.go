@@ -35,15 +35,54 @@ func cutHost(s string) (host, rest string, ok bool) {
 	return "", s, false
 }
 
-// canonicalHost gives the one name by which a registry is known here.
-func canonicalHost(host string) string {
+// Hosts of Docker Hub (docs.docker.com/docker-hub and its API reference).
+const (
+	// DockerHub is the canonical name of its registry. An entry without a host is one of
+	// Docker Hub's.
+	DockerHub = "docker.io"
+	// DockerHubRegistry serves the OCI API of DockerHub.
+	DockerHubRegistry = "registry-1.docker.io"
+	// DockerHubAPI lists tags with their digests.
+	DockerHubAPI = "hub.docker.com"
+
+	dockerHubIndex  = "index.docker.io" // an older name, which credentials are kept under
+	dockerHubTokens = "auth.docker.io"
+)
+
+// CanonicalHost returns the one name of a registry, host[:port]: in lower case, and
+// DockerHub for the other names of Docker Hub's registry.
+func CanonicalHost(host string) string {
 	host = strings.ToLower(host)
-	switch host {
-	case "index.docker.io", "registry-1.docker.io":
+	if host == dockerHubIndex || host == DockerHubRegistry {
 		return DockerHub
 	}
 	return host
 }
+
+// RegistryOf returns the canonical name of the registry that a host belongs to: Docker Hub
+// has more hosts than those of its registry.
+func RegistryOf(host string) string {
+	host = CanonicalHost(host)
+	if host == dockerHubTokens || host == DockerHubAPI {
+		return DockerHub
+	}
+	return host
+}
+
+// Hosts are registries, host[:port], in the spelling of users.
+type Hosts map[string]bool
+
+// NewHosts returns a set of hosts.
+func NewHosts(hosts []string) Hosts {
+	set := make(Hosts, len(hosts))
+	for _, host := range hosts {
+		set[CanonicalHost(strings.TrimSpace(host))] = true
+	}
+	return set
+}
+
+// Has reports whether a host is among them, by whatever name.
+func (h Hosts) Has(host string) bool { return h[CanonicalHost(host)] }
 
 // explainHost says why a host with an optional port can't be one, or nothing.
 func explainHost(hostport string) string {
@@ -127,7 +166,7 @@ func ParseDestination(s string) (Destination, error) {
 	if why != "" {
 		return Destination{}, fmt.Errorf("%w %s: %s", ErrInvalidDestination, quote(s), why)
 	}
-	return Destination{Host: canonicalHost(host), Prefix: prefix}, nil
+	return Destination{Host: CanonicalHost(host), Prefix: prefix}, nil
 }
 
 // Repository is the name at the destination of a source's path,

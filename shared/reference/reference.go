@@ -9,10 +9,6 @@ import (
 	dist "github.com/distribution/reference"
 )
 
-// DockerHub is the canonical name of Docker Hub's registry. An entry without
-// a host is one of Docker Hub's.
-const DockerHub = "docker.io"
-
 // digestTagHex is how many hex digits of a digest name its tag at the
 // destination: 48 bits, so that two in one repository do not meet.
 const digestTagHex = 12
@@ -40,7 +36,7 @@ func Parse(s string) (Reference, error) {
 		if why := explainHost(host); why != "" {
 			return Reference{}, invalid(s, why)
 		}
-		name = canonicalHost(host) + "/" + rest
+		name = CanonicalHost(host) + "/" + rest
 	}
 	named, err := dist.ParseNormalizedNamed(name)
 	if err != nil {

@@ -179,3 +179,12 @@ func TestParseDestinationExplains(t *testing.T) {
 		})
 	}
 }
+
+func TestRegistryOf(t *testing.T) {
+	for name, want := range map[string]string{
+		"registry-1.docker.io": "docker.io", "auth.docker.io": "docker.io", "hub.docker.com": "docker.io",
+		"docker.io": "docker.io", "QUAY.io": "quay.io", "127.0.0.1:5000": "127.0.0.1:5000",
+	} {
+		require.Equal(t, want, reference.RegistryOf(name), name)
+	}
+}

@@ -1,6 +1,7 @@
 package selection
 
 import (
+	"cmp"
 	"fmt"
 	"regexp"
 	"slices"
@@ -8,27 +9,78 @@ import (
 )
 
 // systems and architectures are the values of GOOS and GOARCH that the OCI image
-// specification asks for, and the other names that containerd takes for them
-// (github.com/containerd/platforms, normalizeOS and normalizeArch).
+// specification asks for.
 var (
 	systems = []string{
 		"aix", "android", "darwin", "dragonfly", "freebsd", "illumos", "ios", "js", "linux", "netbsd",
 		"openbsd", "plan9", "solaris", "wasi", "wasip1", "windows",
-		"macos",
 	}
 	architectures = []string{
 		"386", "amd64", "arm", "arm64", "loong64", "mips", "mips64", "mips64le", "mipsle", "ppc64",
 		"ppc64le", "riscv64", "s390x", "wasm",
-		"i386", "x86_64", "x86-64", "aarch64", "armhf", "armel",
 	}
 )
+
+// The other names of systems and architectures that containerd accepts
+// (github.com/containerd/platforms, normalizeOS and normalizeArch). A name of an
+// architecture may include its variant.
+var (
+	otherSystems       = map[string]string{"macos": "darwin"}
+	otherArchitectures = map[string]string{
+		"i386": "386", "x86_64": "amd64", "x86-64": "amd64", "aarch64": "arm64", "armhf": "arm/v7", "armel": "arm/v6",
+	}
+)
+
+// defaultVariants are the variants of images that name none, as in containerd.
+var defaultVariants = map[string]string{"amd64": "v1", "arm": "v7", "arm64": "v8"}
+
+// Platform is what an image runs on. Its names are those of the OCI image specification,
+// unless they are unknown.
+type Platform struct {
+	OS           string `json:"os"`
+	Architecture string `json:"architecture"`
+	Variant      string `json:"variant"` // optional
+}
+
+// NewPlatform returns the platform with these names, in any spelling that containerd
+// accepts.
+func NewPlatform(os, architecture, variant string) Platform {
+	p := Platform{strings.ToLower(os), strings.ToLower(architecture), strings.ToLower(variant)}
+	p.OS = cmp.Or(otherSystems[p.OS], p.OS)
+	if name, ok := otherArchitectures[p.Architecture]; ok {
+		architecture, variant, _ := strings.Cut(name, "/")
+		p.Architecture, p.Variant = architecture, cmp.Or(variant, p.Variant)
+	}
+	if p.Variant != "" && strings.Trim(p.Variant, "0123456789") == "" {
+		p.Variant = "v" + p.Variant
+	}
+	return p
+}
+
+// SplitPlatform returns the platform os/arch[/variant].
+func SplitPlatform(text string) Platform {
+	parts := append(strings.Split(text, "/"), "", "")
+	return NewPlatform(parts[0], parts[1], parts[2])
+}
+
+// Covers reports whether an image for the other platform is one for p: one without a
+// variant covers all variants.
+func (p Platform) Covers(image Platform) bool {
+	image.Variant = cmp.Or(image.Variant, defaultVariants[image.Architecture])
+	return p.OS == image.OS && p.Architecture == image.Architecture && (p.Variant == "" || p.Variant == image.Variant)
+}
+
+// String is os/arch[/variant].
+func (p Platform) String() string {
+	return strings.TrimSuffix(p.OS+"/"+p.Architecture+"/"+p.Variant, "/")
+}
 
 var variant = regexp.MustCompile(`^[a-z0-9][a-z0-9._-]*$`)
 
 // ParsePlatforms reads os/arch[/variant], in lower case, and returns what it read
 // normalised, sorted and without duplicates. Its error is an *Error with every
-// problem, under the key "platforms". An architecture that nobody has is one: it
-// would quietly skip every image.
+// problem, under the key "platforms". An unknown architecture is one: it would skip every
+// image without a word.
 func ParsePlatforms(items []string) ([]string, error) {
 	var platforms []string
 	var problems []Problem
@@ -48,55 +100,21 @@ func ParsePlatforms(items []string) ([]string, error) {
 
 func parsePlatform(item string) (platform, why string) {
 	parts := strings.Split(item, "/")
+	p := SplitPlatform(item)
 	switch {
 	case len(parts) < 2 || len(parts) > 3 || slices.Contains(parts, ""):
 		return "", fmt.Sprintf("%q is not a platform, expected os/arch[/variant] such as linux/amd64", item)
 	case strings.ToLower(item) != item:
 		return "", fmt.Sprintf("platform %q: write it in lower case, %s", item, strings.ToLower(item))
-	case !slices.Contains(systems, parts[0]):
+	case !slices.Contains(systems, p.OS):
 		return "", fmt.Sprintf("platform %q: unknown operating system %q, expected linux or another GOOS", item, parts[0])
-	case !slices.Contains(architectures, parts[1]):
+	case !slices.Contains(architectures, p.Architecture):
 		return "", fmt.Sprintf("platform %q: unknown architecture %q, expected amd64, arm64 or another GOARCH", item, parts[1])
-	case len(parts) == 2:
-		return normalize(parts[0], parts[1], ""), ""
-	case !variant.MatchString(parts[2]):
+	case len(parts) == 3 && !variant.MatchString(parts[2]):
 		return "", fmt.Sprintf("platform %q: variant %q is invalid", item, parts[2])
+	case p.Architecture != "arm" && p.Variant == defaultVariants[p.Architecture]:
+		// linux/arm stands for all its variants, so linux/arm/v7 is another platform.
+		p.Variant = ""
 	}
-	return normalize(parts[0], parts[1], parts[2]), ""
-}
-
-// normalize gives one name to every spelling of a platform: containerd's rules, but
-// that linux/arm stays without a variant, which stands for every one of them, instead
-// of becoming linux/arm/v7.
-func normalize(os, architecture, variant string) string {
-	if os == "macos" {
-		os = "darwin"
-	}
-	switch architecture {
-	case "i386":
-		architecture, variant = "386", ""
-	case "x86_64", "x86-64", "amd64":
-		architecture = "amd64"
-		if variant == "v1" {
-			variant = ""
-		}
-	case "aarch64", "arm64":
-		architecture = "arm64"
-		if variant == "8" || variant == "v8" {
-			variant = ""
-		}
-	case "armhf":
-		architecture, variant = "arm", "v7"
-	case "armel":
-		architecture, variant = "arm", "v6"
-	case "arm":
-		switch variant {
-		case "5", "6", "7", "8":
-			variant = "v" + variant
-		}
-	}
-	if variant == "" {
-		return os + "/" + architecture
-	}
-	return os + "/" + architecture + "/" + variant
+	return p.String(), ""
 }

@@ -10,7 +10,6 @@ import (
 	"github.com/osism/skopeo-worker/shared/budget"
 	"github.com/osism/skopeo-worker/shared/reference"
 	"github.com/osism/skopeo-worker/worker/compare"
-	"github.com/osism/skopeo-worker/worker/throttle"
 )
 
 // Registry is what there is to pull from one source registry, and how long what it
@@ -36,7 +35,7 @@ type where struct {
 func (f *forecast) sample(j *compare.Job) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	name := throttle.Registry(j.Entry.Source.Registry())
+	name := j.Entry.Source.Registry()
 	if _, known := f.samples[name]; !known {
 		f.samples[name] = where{j.Entry.Source, j.Digest}
 	}
@@ -49,7 +48,7 @@ func (f *forecast) budgets(ctx context.Context, r *Report) error {
 		if row.Pulls == 0 {
 			continue
 		}
-		name := throttle.Registry(row.Repository.Registry())
+		name := row.Repository.Registry()
 		if all[name] == nil {
 			all[name] = &Registry{Registry: name}
 		}

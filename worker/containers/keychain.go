@@ -15,13 +15,14 @@ import (
 	"sync"
 	"time"
 
-	"github.com/distribution/reference"
+	dist "github.com/distribution/reference"
 	"github.com/docker/docker-credential-helpers/client"
 	"github.com/docker/docker-credential-helpers/credentials"
 	"go.podman.io/image/v5/pkg/sysregistriesv2"
 	"golang.org/x/sync/singleflight"
 
 	"github.com/osism/skopeo-worker/shared/redact"
+	"github.com/osism/skopeo-worker/shared/reference"
 	"github.com/osism/skopeo-worker/worker/child"
 )
 
@@ -210,14 +211,11 @@ func (k *Keychain) ask(ctx context.Context, asked question) (Credential, error) 
 // credentials; what is none stays as it is.
 func normalize(repository string) string {
 	host, path, inside := strings.Cut(repository, "/")
-	switch host {
-	case "index.docker.io", "registry-1.docker.io":
-		host = "docker.io"
-	}
+	host = reference.CanonicalHost(host)
 	if !inside {
 		return host
 	}
-	if named, err := reference.ParseNormalizedNamed(host + "/" + path); err == nil {
+	if named, err := dist.ParseNormalizedNamed(host + "/" + path); err == nil {
 		return named.Name()
 	}
 	return host + "/" + path

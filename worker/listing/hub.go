@@ -13,15 +13,13 @@ import (
 	"time"
 
 	"github.com/osism/skopeo-worker/shared/reference"
+	"github.com/osism/skopeo-worker/shared/selection"
 	"github.com/osism/skopeo-worker/worker/registry"
 )
 
-// hubHost and hubPath are where Docker Hub lists tags
+// hubPath is where Docker Hub lists tags
 // (docs.docker.com/reference/api/hub/latest, ListRepositoryTags).
-const (
-	hubHost = "hub.docker.com"
-	hubPath = "/v2/namespaces/"
-)
+const hubPath = "/v2/namespaces/"
 
 // unknown is the operating system of attestations in an index.
 const unknown = "unknown"
@@ -46,7 +44,7 @@ func hubURL(repository reference.Repository, page int) url.URL {
 	namespace, name, _ := strings.Cut(repository.Path(), "/")
 	path := hubPath + namespace + "/repositories/"
 	return url.URL{
-		Host:    hubHost,
+		Host:    reference.DockerHubAPI,
 		Path:    path + name + "/tags",
 		RawPath: path + url.PathEscape(name) + "/tags",
 		RawQuery: url.Values{
@@ -69,10 +67,8 @@ type hubTag struct {
 
 // hubImage is one manifest below a tag, attestations included.
 type hubImage struct {
-	OS           string `json:"os"`
-	Architecture string `json:"architecture"`
-	Variant      string `json:"variant"`
-	Size         int64  `json:"size"`
+	selection.Platform
+	Size int64 `json:"size"`
 }
 
 type hubImages []hubImage
@@ -131,7 +127,7 @@ func hubPlatforms(images []hubImage) []Platform {
 		if image.OS == "" || image.Architecture == "" {
 			return nil
 		}
-		name := strings.TrimSuffix(image.OS+"/"+image.Architecture+"/"+image.Variant, "/")
+		name := image.String()
 		i := slices.IndexFunc(platforms, func(p Platform) bool { return p.Name == name })
 		if i < 0 { // or another version of Windows
 			i = len(platforms)

@@ -124,7 +124,7 @@ type Listers struct {
 	oci       *OCI
 	quay      *Quay
 	hub       *Hub
-	quayHosts map[string]bool
+	quayHosts reference.Hosts
 }
 
 // New returns the listers. It sends no request.
@@ -137,7 +137,7 @@ func New(options Options) *Listers {
 		oci:       shared.oci,
 		quay:      &Quay{shared},
 		hub:       &Hub{shared},
-		quayHosts: hostSet(append([]string{quayIO}, options.QuayHosts...)),
+		quayHosts: reference.NewHosts(append([]string{quayIO}, options.QuayHosts...)),
 	}
 }
 
@@ -147,7 +147,7 @@ func (s *Listers) For(repository reference.Repository) Lister {
 	switch host := repository.Registry(); {
 	case host == reference.DockerHub:
 		return s.hub
-	case s.quayHosts[host]:
+	case s.quayHosts.Has(host):
 		return s.quay
 	default:
 		return s.oci
@@ -156,12 +156,3 @@ func (s *Listers) For(repository reference.Repository) Lister {
 
 // OCI returns the lister that every registry has, whatever else it offers.
 func (s *Listers) OCI() Lister { return s.oci }
-
-// hostSet is hosts as users write them, in the spelling of reference.Repository.
-func hostSet(hosts []string) map[string]bool {
-	set := make(map[string]bool, len(hosts))
-	for _, host := range hosts {
-		set[strings.ToLower(strings.TrimSpace(host))] = true
-	}
-	return set
-}

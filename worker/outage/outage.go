@@ -52,7 +52,7 @@ type Tracker struct {
 
 // place is what is done at a registry.
 type place struct {
-	registry string // as throttle.Registry names it
+	registry string // docker.io for all hosts of Docker Hub
 	activity budget.Activity
 }
 
@@ -62,15 +62,10 @@ type subject struct {
 	image      reference.TagOrDigest // nil: all of it
 }
 
-// registryOf is the registry of a repository, as throttle.Registry names it.
-func registryOf(repository reference.Repository) string {
-	return throttle.Registry(repository.Registry())
-}
-
 // Guard is called with each request of a client before it is sent; see
 // registry.Options.
 func (t *Tracker) Guard(ctx context.Context, request registry.Request, send func() error) error {
-	p := place{registryOf(request.Repository), budget.Look}
+	p := place{request.Repository.Registry(), budget.Look}
 	of := subject{request.Repository, request.Reference}
 	switch {
 	case request.Op == registry.OpPut:
@@ -126,7 +121,7 @@ func answered(err error) bool {
 
 // Copy runs a skopeo process that copies the manifest with this digest.
 func (t *Tracker) Copy(ctx context.Context, source, destination reference.Repository, digest reference.Digest, run func(context.Context) error) error {
-	from, to := place{registryOf(source), budget.Fetch}, place{registryOf(destination), budget.Push}
+	from, to := place{source.Registry(), budget.Fetch}, place{destination.Registry(), budget.Push}
 	leaveSource, err := t.enter(ctx, from, source)
 	if err != nil {
 		return err
@@ -167,7 +162,7 @@ func (t *Tracker) Copy(ctx context.Context, source, destination reference.Reposi
 // to probe it: then as little as possible should be begun before that has succeeded.
 func (t *Tracker) Open(ctx context.Context, repositories ...reference.Repository) (probing bool, err error) {
 	for _, repository := range repositories {
-		name := registryOf(repository)
+		name := repository.Registry()
 		waits, err := t.permit(ctx, name)
 		if err != nil {
 			return false, err

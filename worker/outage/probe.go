@@ -73,7 +73,7 @@ func (t *Tracker) hold(ctx context.Context, registry string) (stop func()) {
 // could not be found out. An answer that may be none of a registry is enough, unless it
 // is to be sure.
 func (t *Tracker) reach(ctx context.Context, repository reference.Repository, since time.Time, sure bool) error {
-	registry := registryOf(repository)
+	registry := repository.Registry()
 	t.mu.Lock()
 	alive := t.alive[registry]
 	t.mu.Unlock()

@@ -37,7 +37,7 @@ func (t *Tracker) Known(source, destination reference.Repository, digest referen
 		t.known = map[string][]specimen{}
 	}
 	known := specimen{source, destination, digest}
-	for _, name := range []string{registryOf(source), registryOf(destination)} {
+	for _, name := range []string{source.Registry(), destination.Registry()} {
 		all := slices.DeleteFunc(t.known[name], func(s specimen) bool {
 			return s == known || s.source == source && s.destination == destination
 		})
@@ -114,7 +114,7 @@ func (t *Tracker) try(ctx context.Context, p place, s specimen) error {
 	if err != nil {
 		return err
 	}
-	atSource := registryOf(s.source) == p.registry && p.activity != budget.Push
+	atSource := s.source.Registry() == p.registry && p.activity != budget.Push
 	if !atSource && p.activity != budget.Push {
 		return nil // it has just been read
 	}

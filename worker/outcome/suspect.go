@@ -7,15 +7,15 @@ import (
 	"regexp"
 	"strings"
 
+	"github.com/osism/skopeo-worker/shared/reference"
 	"github.com/osism/skopeo-worker/worker/registry"
 	"github.com/osism/skopeo-worker/worker/skopeo"
-	"github.com/osism/skopeo-worker/worker/throttle"
 )
 
 // Suspicion is that a failure may not be about the image, but about its registry:
 // others would fail alike. One failure alone does not tell.
 type Suspicion struct {
-	Registry    string // as throttle.Registry names it
+	Registry    string // docker.io for all hosts of Docker Hub
 	Destination bool   // skopeo failed there; of requests of our own, who asks knows
 	Why         Why
 	// Blind is that the destination did not know yet what comes: that cannot be what is
@@ -52,13 +52,13 @@ func Suspect(err error) (Suspicion, bool) {
 	}
 	if asked := (*registry.Error)(nil); errors.As(err, &asked) {
 		why, ok := suspectAnswer(asked)
-		return Suspicion{Registry: throttle.Registry(asked.Repository.Registry()), Why: why}, ok
+		return Suspicion{Registry: asked.Repository.Registry(), Why: why}, ok
 	}
 	if copied := (*skopeo.Error)(nil); errors.As(err, &copied) && copied.Side != skopeo.Neither {
 		destination := copied.Side == skopeo.Destination
 		why, ok := suspectCopy(copied.Reason, destination)
 		return Suspicion{
-			Registry: throttle.Registry(copied.Registry), Destination: destination, Why: why,
+			Registry: reference.RegistryOf(copied.Registry), Destination: destination, Why: why,
 			Blind: destination && strings.Contains(copied.Reason, "initiating layer upload"),
 		}, ok
 	}

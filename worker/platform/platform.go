@@ -11,6 +11,7 @@ import (
 	"strings"
 
 	"github.com/osism/skopeo-worker/shared/reference"
+	"github.com/osism/skopeo-worker/shared/selection"
 	"github.com/osism/skopeo-worker/worker/registry"
 )
 
@@ -20,50 +21,6 @@ var (
 	// ErrConfig is returned for what is not the configuration of an image.
 	ErrConfig = errors.New("not an image configuration")
 )
-
-// platform is what an image runs on, or what is wanted of one.
-type platform struct{ os, arch, variant string }
-
-// Other names of operating systems and architectures that images give, from
-// containerd's platforms package.
-var (
-	systems       = map[string]string{"macos": "darwin"}
-	architectures = map[string]string{
-		"x86_64": "amd64", "x86-64": "amd64", "i386": "386", "aarch64": "arm64", "armhf": "arm/v7", "armel": "arm/v6",
-	}
-)
-
-// variants are the ones meant by an architecture that names none; containerd has
-// the same.
-var variants = map[string]string{"amd64": "v1", "arm": "v7", "arm64": "v8"}
-
-// read takes a platform's parts as they come; what is missing is empty.
-func read(parts []string) platform {
-	parts = append(slices.Clip(parts), "", "", "")
-	p := platform{strings.ToLower(parts[0]), strings.ToLower(parts[1]), strings.ToLower(parts[2])}
-	if system, ok := systems[p.os]; ok {
-		p.os = system
-	}
-	if arch, ok := architectures[p.arch]; ok {
-		arch, variant, _ := strings.Cut(arch, "/")
-		p.arch = arch
-		if variant != "" {
-			p.variant = variant
-		}
-	}
-	if p.variant != "" && strings.Trim(p.variant, "0123456789") == "" {
-		p.variant = "v" + p.variant
-	}
-	return p
-}
-
-// covers tells whether an image for the other platform is one for p.
-func (p platform) covers(image platform) bool {
-	if image.variant == "" {
-		image.variant = variants[image.arch]
-	}
-	return p.os == image.os && p.arch == image.arch && (p.variant == "" || p.variant == image.variant)
-}
 
 // Annotations of an index that was rewritten, under a name of this project's own
 // as the OCI image specification asks. They tell what it was made of and how, so
@@ -125,30 +82,24 @@ func (w Wanted) platforms() string {
 	return strings.Join(w.Platforms, ",")
 }
 
-// Image tells whether a single image, which is in no index, is for a wanted
-// platform, by its configuration: a blob of the media types that go-containerregistry's
-// MediaType.IsConfig knows. One that names no platform is, as in an index. The
+// Image reports whether a single image, which is in no index, is for a wanted platform,
+// according to its configuration: a blob of a media type for which go-containerregistry's
+// MediaType.IsConfig is true. One that names no platform is wanted, as in an index. The
 // error is ErrConfig.
 func (w Wanted) Image(config []byte) (matches bool, err error) {
-	var image struct {
-		OS           string `json:"os"`
-		Architecture string `json:"architecture"`
-		Variant      string `json:"variant"`
-	}
+	var image selection.Platform
 	if err := json.Unmarshal(config, &image); err != nil {
 		return false, fmt.Errorf("%w: %w", ErrConfig, err)
 	}
-	return image.OS == "" || w.covers(read([]string{image.OS, image.Architecture, image.Variant})), nil
+	return image.OS == "" || w.covers(selection.NewPlatform(image.OS, image.Architecture, image.Variant)), nil
 }
 
-// Covers tells whether an image for the platform, os/arch[/variant] as an upstream
-// writes it, is wanted.
-func (w Wanted) Covers(platform string) bool { return w.covers(read(strings.Split(platform, "/"))) }
+// Covers reports whether an image for the platform, os/arch[/variant] in any spelling, is
+// wanted.
+func (w Wanted) Covers(platform string) bool { return w.covers(selection.SplitPlatform(platform)) }
 
-// covers tells whether an image for the platform is wanted: same system and
-// architecture, and same variant where the wanted platform has one.
-func (w Wanted) covers(image platform) bool {
+func (w Wanted) covers(image selection.Platform) bool {
 	return len(w.Platforms) == 0 || slices.ContainsFunc(w.Platforms, func(wanted string) bool {
-		return read(strings.Split(wanted, "/")).covers(image)
+		return selection.SplitPlatform(wanted).Covers(image)
 	})
 }

@@ -60,7 +60,7 @@ func (w Wanted) Subset(index registry.Manifest) (registry.Manifest, []registry.E
 // choose returns the entries to keep.
 func (w Wanted) choose(entries []registry.Entry) ([]registry.Entry, error) {
 	matches := func(entry registry.Entry) bool {
-		return entry.Platform == "" || w.covers(read(strings.Split(entry.Platform, "/")))
+		return entry.Platform == "" || w.Covers(entry.Platform)
 	}
 	subjects := make(map[string]bool) // what an attestation can go with
 	for _, entry := range entries {

@@ -8,7 +8,6 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
-	"strings"
 	"time"
 
 	"github.com/google/go-containerregistry/pkg/name"
@@ -66,7 +65,7 @@ type Client struct {
 
 // NewClient returns a client. It does not talk to anyone yet.
 func NewClient(options Options) *Client {
-	trust := trust{newHostSet(options.Insecure)}
+	trust := trust{reference.NewHosts(options.Insecure)}
 	network := options.Transport
 	if network == nil {
 		network = NewTransport(options.Insecure, DefaultStall)
@@ -106,13 +105,6 @@ func (nobody) Find(context.Context, string) (containers.Credential, error) {
 }
 func (nobody) Forget(string) {}
 
-// dockerHub is where the OCI API of docker.io is served. docker.io and
-// index.docker.io are names for it.
-const dockerHub = "registry-1.docker.io"
-
-// hubNames are the names of Docker Hub that appear in references.
-var hubNames = map[string]bool{"docker.io": true, name.DefaultRegistry: true, dockerHub: true}
-
 // location is where a repository is reached and under which name its
 // credentials are found; the two differ for Docker Hub only.
 type location struct {
@@ -138,21 +130,17 @@ func (c *Client) locate(repository reference.Repository) (location, error) {
 	if settings.Blocked {
 		return location{}, fmt.Errorf("%s is %w", known, ErrBlocked)
 	}
-	insecure := settings.Insecure || c.trust.named.has(host)
+	insecure := settings.Insecure || c.trust.named.Has(host)
 	options := []name.Option{name.WeakValidation}
 	if insecure {
 		options = append(options, name.Insecure)
 	}
-	if hubNames[host] {
-		known = name.DefaultRegistry + "/" + repository.Path()
+	if host == reference.DockerHub {
+		host, known = reference.DockerHubRegistry, name.DefaultRegistry+"/"+repository.Path()
 	}
 	parsed, err := name.NewRepository(known, options...)
 	if err != nil {
 		return location{}, fmt.Errorf("%w: %w", ErrName, err)
-	}
-	host = parsed.RegistryStr()
-	if hubNames[host] {
-		host = dockerHub
 	}
 	registry, err := name.NewRegistry(host, options...)
 	if err != nil {
@@ -184,25 +172,6 @@ func (c *Client) host(repository reference.Repository) (string, error) {
 	}
 	return at.registry.Name(), nil
 }
-
-// hostSet is a set of registries as a user writes them: host or host:port.
-type hostSet map[string]bool
-
-func newHostSet(hosts []string) hostSet {
-	set := make(hostSet, len(hosts))
-	for _, host := range hosts {
-		host = strings.ToLower(strings.TrimSpace(host))
-		if hubNames[host] {
-			for alias := range hubNames {
-				set[alias] = true
-			}
-		}
-		set[host] = true
-	}
-	return set
-}
-
-func (s hostSet) has(host string) bool { return s[strings.ToLower(host)] }
 
 // pushScope is what a destination is asked for, in the words of skopeo.
 const pushScope = "pull,push"

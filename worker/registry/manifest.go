@@ -14,6 +14,7 @@ import (
 	"github.com/google/go-containerregistry/pkg/v1/types"
 
 	"github.com/osism/skopeo-worker/shared/reference"
+	"github.com/osism/skopeo-worker/shared/selection"
 )
 
 // Descriptor says what a reference stands for.
@@ -69,14 +70,10 @@ type blobContent struct {
 }
 
 type childContent struct {
-	MediaType string `json:"mediaType"`
-	Digest    string `json:"digest"`
-	Size      int64  `json:"size"`
-	Platform  *struct {
-		OS           string `json:"os"`
-		Architecture string `json:"architecture"`
-		Variant      string `json:"variant"`
-	} `json:"platform"`
+	MediaType string              `json:"mediaType"`
+	Digest    string              `json:"digest"`
+	Size      int64               `json:"size"`
+	Platform  *selection.Platform `json:"platform"`
 }
 
 // IsIndex tells whether the manifest lists other manifests: an OCI index or a
@@ -108,7 +105,7 @@ func (c childContent) descriptor() (Descriptor, error) {
 	digest, err := reference.ParseDigest(c.Digest)
 	described := Descriptor{Digest: digest, MediaType: c.MediaType, Size: c.Size}
 	if p := c.Platform; p != nil && p.OS != "" {
-		described.Platform = strings.TrimSuffix(p.OS+"/"+p.Architecture+"/"+p.Variant, "/")
+		described.Platform = p.String()
 	}
 	return described, err
 }

@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"github.com/osism/skopeo-worker/shared/redact"
+	"github.com/osism/skopeo-worker/shared/reference"
 	"github.com/osism/skopeo-worker/worker/containers"
 	"github.com/osism/skopeo-worker/worker/retryafter"
 )
@@ -59,7 +60,7 @@ func NewTransport(insecure []string, stall time.Duration) http.RoundTripper {
 	verified.MaxIdleConns = 0
 	verified.HTTP2 = &http.HTTP2Config{SendPingTimeout: pingAfter, PingTimeout: pingTimeout}
 
-	network := &byHost{trust: trust{newHostSet(insecure)}, plain: verified, now: time.Now, kept: make(map[settings]*secured)}
+	network := &byHost{trust: trust{reference.NewHosts(insecure)}, plain: verified, now: time.Now, kept: make(map[settings]*secured)}
 	return &stalling{inner: network, limit: stall}
 }
 
@@ -148,11 +149,11 @@ func (l location) with(ctx context.Context) context.Context {
 
 // trust is which hosts need not have TLS, or a certificate that can be verified: those
 // of INSECURE_REGISTRIES, and those of registries.conf.
-type trust struct{ named hostSet }
+type trust struct{ named reference.Hosts }
 
 // of reports whether that holds for a repository, "quay.io/osism/osism", or for a host.
 func (t trust) of(host, repository string) (bool, error) {
-	if t.named.has(host) {
+	if t.named.Has(host) {
 		return true, nil
 	}
 	settings, err := containers.SettingsOf(repository)

@@ -65,10 +65,10 @@ func (c *Checker) Close() { c.budget.Close() }
 func noteDestinations(guard *throttle.Throttle, list []message.Repository) {
 	sources := map[string]bool{}
 	for _, r := range list {
-		sources[throttle.Registry(r.Source.Registry())] = true
+		sources[r.Source.Registry()] = true
 	}
 	for _, r := range list {
-		if !sources[throttle.Registry(r.Destination.Registry())] {
+		if !sources[r.Destination.Registry()] {
 			guard.Destination(r.Destination)
 		}
 	}

@@ -76,7 +76,7 @@ func (s *Service) copying(c Config, requests *throttle.Throttle, registries *out
 func (s *Service) timed(source reference.Repository, run func(context.Context) error) func(context.Context) error {
 	return func(ctx context.Context) error {
 		start := time.Now()
-		defer func() { s.metrics.Copy(throttle.Registry(source.Registry()), time.Since(start)) }()
+		defer func() { s.metrics.Copy(source.Registry(), time.Since(start)) }()
 		return run(ctx)
 	}
 }

@@ -6,6 +6,7 @@ import (
 	"regexp"
 	"strings"
 
+	"github.com/osism/skopeo-worker/shared/reference"
 	"github.com/osism/skopeo-worker/worker/child"
 )
 
@@ -22,9 +23,6 @@ func (r *Runner) stalledAt(side Side, host string) *Error {
 	}
 	return &Error{Reason: reason, ExitCode: noExitCode, Side: side, Registry: host, Err: child.ErrStalled}
 }
-
-// hubHost is where what is called hubName in a reference is served.
-const hubHost, hubName = "registry-1.docker.io", "docker.io"
 
 // requestLine is what skopeo says, at debug level, before each request.
 var requestLine = regexp.MustCompile(`msg="(GET|HEAD|POST|PATCH|PUT) https?://([^/\s"]+)([^\s"]*)`)
@@ -45,10 +43,7 @@ func (r *requests) note(line []byte) {
 	}
 	method, path := string(found[1]), string(found[3])
 	manifest := strings.Contains(path, "/manifests/")
-	r.host, r.manifest = string(found[2]), method == "PUT" && manifest
-	if r.host == hubHost {
-		r.host = hubName
-	}
+	r.host, r.manifest = reference.CanonicalHost(string(found[2])), method == "PUT" && manifest
 	switch {
 	case method == "GET" && strings.Contains(path, "/blobs/"):
 		r.fetching++

@@ -26,15 +26,6 @@ import (
 // allowed. It is no permission, and no failure of an image.
 var ErrBroker = errors.New("cannot check the registry's budget at the broker")
 
-// dockerHub is the name under which every host of Docker Hub is one registry.
-const dockerHub = "docker.io"
-
-// hubHosts are those hosts.
-var hubHosts = map[string]bool{
-	"docker.io": true, "index.docker.io": true, "registry-1.docker.io": true,
-	"auth.docker.io": true, "hub.docker.com": true,
-}
-
 // Throttle asks the fleet's budget.
 type Throttle struct {
 	Budget *budget.Store
@@ -52,7 +43,7 @@ type Throttle struct {
 // Destination notes that a registry is written to. It is the operator's own: unless it
 // tells a limit, none is looked for by starting slowly.
 func (t *Throttle) Destination(repository reference.Repository) {
-	t.destinations.Store(Registry(repository.Registry()), nil)
+	t.destinations.Store(repository.Registry(), nil)
 }
 
 // IsDestination reports whether a registry is written to.
@@ -70,15 +61,6 @@ func (t *Throttle) free(registry string) bool {
 	return origin == budget.None
 }
 
-// Registry is the registry that a host belongs to.
-func Registry(host string) string {
-	host = strings.ToLower(host)
-	if hubHosts[host] {
-		return dockerHub
-	}
-	return host
-}
-
 // Transport wraps the network for requests of our own.
 func (t *Throttle) Transport(network http.RoundTripper) http.RoundTripper {
 	return &transport{Throttle: t, network: network}
@@ -92,7 +74,7 @@ type transport struct {
 // RoundTrip sends the request when it is its turn, and learns from the answer.
 func (t *transport) RoundTrip(request *http.Request) (*http.Response, error) {
 	ctx := request.Context()
-	call := budget.Call{Registry: Registry(request.URL.Host), Kind: kindOf(request)}
+	call := budget.Call{Registry: reference.RegistryOf(request.URL.Host), Kind: kindOf(request)}
 	token, err := t.permit(ctx, call)
 	if err != nil {
 		if request.Body != nil {
@@ -150,7 +132,7 @@ func (t *Throttle) observe(request *http.Request, kind budget.Kind, response *ht
 	if response != nil {
 		status = response.StatusCode
 	}
-	t.Observe(Registry(request.URL.Host), kind, status)
+	t.Observe(reference.RegistryOf(request.URL.Host), kind, status)
 }
 
 // permit waits for a turn, some seconds at most. The token of a pull stays spent
@@ -227,7 +209,7 @@ func (t *Throttle) closed(registry string) *budget.SpentError {
 func kindOf(request *http.Request) budget.Kind {
 	path := request.URL.Path
 	switch {
-	case strings.HasPrefix(path, "/api/"), strings.EqualFold(request.URL.Hostname(), "hub.docker.com"):
+	case strings.HasPrefix(path, "/api/"), strings.EqualFold(request.URL.Hostname(), reference.DockerHubAPI):
 		return budget.API
 	case strings.HasSuffix(path, "/tags/list"):
 		return budget.Tags
@@ -242,7 +224,7 @@ func kindOf(request *http.Request) budget.Kind {
 // Copy runs a skopeo process that pulls one manifest of the source, once there is a
 // token for it and neither registry is closed.
 func (t *Throttle) Copy(ctx context.Context, source, destination reference.Repository, run func(context.Context) error) error {
-	from, to := Registry(source.Registry()), Registry(destination.Registry())
+	from, to := source.Registry(), destination.Registry()
 	if closed := t.closed(to); closed != nil {
 		return closed
 	}
@@ -266,7 +248,7 @@ func (t *Throttle) Copy(ctx context.Context, source, destination reference.Repos
 		err = errors.Join(err, token.GiveBack(ctx))
 	case errors.As(err, &failed) && errors.Is(err, skopeo.ErrLimited):
 		if failed.Registry != "" {
-			call.Registry = Registry(failed.Registry)
+			call.Registry = reference.RegistryOf(failed.Registry)
 		}
 		if closed := t.refused(ctx, call, failed.RetryAfter, failed.Reason); closed != nil {
 			err = fmt.Errorf("%w: %w", closed, err)

@@ -35,15 +35,6 @@ func newThrottle(t *testing.T, r *registrytest.Registry) (*throttle.Throttle, *r
 	return th, registry.NewClient(registry.Options{Insecure: insecure, Transport: th.Transport(registry.NewTransport(insecure, registry.DefaultStall))})
 }
 
-func TestNames(t *testing.T) {
-	for name, want := range map[string]string{
-		"registry-1.docker.io": "docker.io", "auth.docker.io": "docker.io", "hub.docker.com": "docker.io",
-		"docker.io": "docker.io", "QUAY.io": "quay.io", "127.0.0.1:5000": "127.0.0.1:5000",
-	} {
-		require.Equal(t, want, throttle.Registry(name), name)
-	}
-}
-
 // TestHeadersMakeTheBudget: a HEAD tells the limit, GETs spend it, and the one above it
 // is not sent.
 func TestHeadersMakeTheBudget(t *testing.T) {
