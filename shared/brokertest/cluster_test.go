@@ -82,7 +82,7 @@ func (c *cluster) window(t *testing.T, registry string) *jetstream.StreamInfo {
 func (c *cluster) limit(t *testing.T, registry string, limit budget.Limit) {
 	t.Helper()
 	require.NoError(t, c.stores[0].SetLimits(t.Context(), registry, map[string]budget.Limit{registry: limit}))
-	token, err := c.stores[0].Take(t.Context(), registry, "")
+	token, err := c.stores[0].Take(t.Context(), "", registry, "")
 	require.NoError(t, err)
 	require.NoError(t, token.GiveBack(t.Context()))
 	for _, s := range c.stores {
@@ -112,7 +112,7 @@ func (c *cluster) neverOverspent(t *testing.T) {
 	for i := range takers {
 		workers.Go(func() {
 			for ctx.Err() == nil && refused.Load() < takers {
-				_, err := c.stores[i%len(c.stores)].Take(ctx, registry, "")
+				_, err := c.stores[i%len(c.stores)].Take(ctx, "", registry, "")
 				switch {
 				case err == nil:
 					granted.Add(1)
@@ -229,7 +229,7 @@ func (c *cluster) outliveLeader(t *testing.T) {
 	require.NoError(t, err)
 	first := c.stores[0].Now()
 	for range limit.Requests {
-		_, err := c.stores[0].Take(t.Context(), other, "")
+		_, err := c.stores[0].Take(t.Context(), "", other, "")
 		require.NoError(t, err)
 	}
 	lost := c.Leader(c.window(t, other).Config.Name)
@@ -240,7 +240,7 @@ func (c *cluster) outliveLeader(t *testing.T) {
 	defer lost.Restart()
 
 	require.Eventually(t, func() bool {
-		_, err := c.stores[1].Take(t.Context(), other, "")
+		_, err := c.stores[1].Take(t.Context(), "", other, "")
 		return err == nil
 	}, patience, tick)
 	require.Greater(t, c.stores[1].Now().Sub(first), limit.Window)

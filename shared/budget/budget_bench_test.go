@@ -31,7 +31,7 @@ func BenchmarkTake(b *testing.B) {
 			b.SetParallelism(32)
 			b.RunParallel(func(pb *testing.PB) {
 				for pb.Next() {
-					if _, err := s.Take(b.Context(), registry, ""); err != nil {
+					if _, err := s.Take(b.Context(), "", registry, ""); err != nil {
 						b.Error(err)
 					}
 				}

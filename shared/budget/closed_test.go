@@ -29,7 +29,7 @@ func TestClosedForTheFleet(t *testing.T) {
 		until, reason, _ := s.Closed(registry)
 		require.Equal(t, "pull rate limit", reason)
 		require.WithinDuration(t, want, until, 200*time.Millisecond)
-		_, err := s.Take(t.Context(), registry, "")
+		_, err := s.Take(t.Context(), "", registry, "")
 		spent := requireSpent(t, err)
 		require.Equal(t, until, spent.Slot)
 		require.Equal(t, "pull rate limit", spent.Reason)

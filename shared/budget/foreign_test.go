@@ -46,7 +46,7 @@ func TestForeignEntries(t *testing.T) {
 			}
 			_, origin := s.told(registry, "")
 			require.Equal(t, None, origin)
-			_, err = s.Take(ctx, registry, "")
+			_, err = s.Take(ctx, "", registry, "")
 			require.NoError(t, err)
 			require.NoError(t, s.Refused(ctx, Call{Registry: registry, Kind: Pull, Started: time.Now()}, time.Minute, "429"))
 			_, _, closed := s.Closed(registry)

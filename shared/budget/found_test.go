@@ -193,7 +193,7 @@ func TestFleetFindsALimit(t *testing.T) {
 		s := stores[i%len(stores)]
 		workers.Go(func() {
 			for left.Load() > 0 {
-				_, err := s.Take(t.Context(), registry, "")
+				_, err := s.Take(t.Context(), "", registry, "")
 				var spent *SpentError
 				if errors.As(err, &spent) {
 					until(t.Context(), s, spent.Slot)
@@ -230,13 +230,13 @@ func TestNoLimitCostsNothing(t *testing.T) {
 	b := brokertest.Embedded(t)
 	clock := &movable{}
 	s := openedAt(t, b, clock.now)
-	_, err := s.Take(t.Context(), registry, "")
+	_, err := s.Take(t.Context(), "", registry, "")
 	require.NoError(t, err)
 	clock.move(time.Minute)
 	require.NoError(t, s.Pace(t.Context(), "docker.io", Manifest))
 	sent := b.Conn.Stats().OutMsgs
 	for range 100 {
-		_, err := s.Take(t.Context(), registry, "")
+		_, err := s.Take(t.Context(), "", registry, "")
 		require.NoError(t, err)
 		require.NoError(t, s.Pace(t.Context(), registry, Tags))
 		s.Succeeded(call(s))
@@ -251,7 +251,7 @@ func TestReport(t *testing.T) {
 	require.NoError(t, s.Learn(t.Context(), "docker.io", "", Quota{Limit{100, 6 * time.Hour}, 100}))
 	require.NoError(t, s.Learn(t.Context(), "docker.io", "account", Quota{Limit{200, 6 * time.Hour}, 7}))
 	for range 2 {
-		_, err := s.Take(t.Context(), registry, "")
+		_, err := s.Take(t.Context(), "", registry, "")
 		require.NoError(t, err)
 	}
 	rows, err := s.Report(t.Context())

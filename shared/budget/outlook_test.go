@@ -118,7 +118,7 @@ func TestOutlook(t *testing.T) {
 	require.Equal(t, []any{Learned, 0}, []any{o.Origin, o.Spent}, "nothing was taken yet")
 	var tokens []Token
 	for range 4 {
-		token, err := s.Take(t.Context(), registry, "")
+		token, err := s.Take(t.Context(), "", registry, "")
 		require.NoError(t, err)
 		tokens = append(tokens, token)
 	}
@@ -143,7 +143,7 @@ func TestDescribe(t *testing.T) {
 	t.Parallel()
 	s := opened(t, brokertest.Embedded(t), 0)
 	require.NoError(t, s.SetLimits(t.Context(), "default", map[string]Limit{registry: {4, time.Hour}, "spent.example": {1, time.Hour}}))
-	_, err := s.Take(t.Context(), "spent.example", "")
+	_, err := s.Take(t.Context(), "", "spent.example", "")
 	require.NoError(t, err)
 	describe := func(due time.Duration, rows ...run.Registry) run.Status {
 		status := run.Status{Registries: rows}

@@ -20,7 +20,7 @@ func TestSlackGrows(t *testing.T) {
 	take := func(s *Store) Token {
 		t.Helper()
 		require.NoError(t, s.CatchUp(t.Context()))
-		token, err := s.Take(t.Context(), registry, "")
+		token, err := s.Take(t.Context(), "", registry, "")
 		require.NoError(t, err)
 		info, err := token.stream.Info(t.Context())
 		require.NoError(t, err)

@@ -51,17 +51,46 @@ const (
 	abortQuarters = 3
 )
 
-// Fresh reports whether a request that starts now may still use the token. One that
-// is not fresh is given back, and another one taken.
-func (t Token) Fresh() bool {
-	return t.window == nil || t.now().Sub(t.taken) <= t.slack*startQuarters/4
+// fresh reports whether a request that starts now may still use the token.
+func (t Token) fresh() bool { return t.now().Sub(t.taken) <= t.slack*startQuarters/4 }
+
+// deadline is when, by the local clock, the request must have been sent.
+func (t Token) deadline() time.Time { return t.taken.Add(t.slack * abortQuarters / 4) }
+
+// ErrLate is the cause of the end of Token.Within's context. Nothing is wrong with what was
+// requested.
+var ErrLate = errors.New("the request was not sent in time, because this machine or its network is slow")
+
+// Within returns the context for the token's request. It ends with the cause ErrLate unless
+// Sent is called before the token's deadline. The token of such a request is not given back,
+// because the request may have arrived. Without a limit, there is no deadline.
+func (t Token) Within(ctx context.Context) context.Context {
+	if t.window == nil {
+		return ctx
+	}
+	return WithDeadline(ctx, t.deadline())
 }
 
-// Deadline is when, by the local clock, the request must have been sent. One that
-// may not have been is aborted, and its token is not given back: it may have
-// arrived. It reports false where there is no limit and so no deadline.
-func (t Token) Deadline() (time.Time, bool) {
-	return t.taken.Add(t.slack * abortQuarters / 4), t.window != nil
+// WithDeadline returns the context for a request that must have been sent by the deadline,
+// as Token.Within does.
+func WithDeadline(ctx context.Context, deadline time.Time) context.Context {
+	ctx, end := context.WithCancelCause(ctx)
+	if !time.Now().Before(deadline) { // this process was suspended
+		end(ErrLate)
+	}
+	timer := time.AfterFunc(time.Until(deadline), func() { end(ErrLate) })
+	context.AfterFunc(ctx, func() { timer.Stop() })
+	return context.WithValue(ctx, timerKey{}, timer)
+}
+
+type timerKey struct{}
+
+// Sent notes that the request of a context was sent. It may now take as long as it needs.
+// Without a deadline, and a second time, Sent does nothing.
+func Sent(ctx context.Context) {
+	if timer, ok := ctx.Value(timerKey{}).(*time.Timer); ok {
+		timer.Stop()
+	}
 }
 
 // GiveBack returns a token whose request was never sent, and never will be. A second
@@ -82,8 +111,8 @@ func (t Token) GiveBack(ctx context.Context) error {
 // spends it starts. It returns a *SpentError where nothing is allowed for now; any
 // other error is trouble with the broker, and no permission. A registry whose limit
 // has to be found makes it wait for some seconds at most; one that is known to have
-// none costs nothing.
-func (s *Store) Take(ctx context.Context, registry, identity string) (Token, error) {
+// none costs nothing. Mirror names take turns; an empty one does not wait for others.
+func (s *Store) Take(ctx context.Context, mirror, registry, identity string) (Token, error) {
 	if err := s.permit(registry); err != nil {
 		return Token{}, err
 	}
@@ -96,21 +125,21 @@ func (s *Store) Take(ctx context.Context, registry, identity string) (Token, err
 			return Token{}, err
 		}
 	}
-	return s.window(registry, identity).take(ctx, s, limit)
+	return s.window(registry, identity).take(ctx, s, mirror, limit)
 }
 
-func (w *window) take(ctx context.Context, s *Store, limit Limit) (Token, error) {
+func (w *window) take(ctx context.Context, s *Store, mirror string, limit Limit) (Token, error) {
 	a, err := w.adjust(ctx, s, limit)
 	if err != nil {
 		return Token{}, err
 	}
-	if until, yields, err := w.yield(ctx, s, a.stream, limit); err != nil {
+	if until, yields, err := w.yield(ctx, s, mirror, a.stream, limit); err != nil {
 		return Token{}, err
 	} else if yields {
-		return Token{}, w.spent(ctx, s, until, fmt.Sprintf("its budget of %s is shared with another mirror, whose turn it is", limit))
+		return Token{}, w.spent(ctx, s, mirror, until, fmt.Sprintf("its budget of %s is shared with another mirror, whose turn it is", limit))
 	}
 	t := Token{store: s, window: w, stream: a.stream, slack: a.loose.at(limit.Window, s.Now()), taken: s.clock.local(), now: s.clock.local}
-	ack, err := s.b.JS.Publish(ctx, w.subject(ctx), nil, jetstream.WithExpectStream(w.name))
+	ack, err := s.b.JS.Publish(ctx, w.subject(mirror), nil, jetstream.WithExpectStream(w.name))
 	switch {
 	case err == nil:
 	case full(err):
@@ -118,22 +147,22 @@ func (w *window) take(ctx context.Context, s *Store, limit Limit) (Token, error)
 		if err != nil {
 			return Token{}, err
 		}
-		return Token{}, w.spent(ctx, s, slot, fmt.Sprintf("its budget of %s is spent", limit))
+		return Token{}, w.spent(ctx, s, mirror, slot, fmt.Sprintf("its budget of %s is spent", limit))
 	default:
 		// Somebody may have removed the stream: the next token makes sure of it.
 		w.forget()
 		return Token{}, fmt.Errorf("taking a token of %s: %w", w.registry, s.b.Unstored(ctx, w.name, err))
 	}
 	t.sequence = ack.Sequence
-	if !t.Fresh() {
+	if !t.fresh() {
 		return Token{}, errors.Join(fmt.Errorf("taking a token of %s: %w: it took too long to answer", w.registry, broker.ErrUnreachable), t.GiveBack(ctx))
 	}
 	return t, nil
 }
 
 // spent refuses a token, and has the others know that somebody waits for it.
-func (w *window) spent(ctx context.Context, s *Store, slot time.Time, reason string) error {
-	if err := w.claim(ctx, s, slot); err != nil {
+func (w *window) spent(ctx context.Context, s *Store, mirror string, slot time.Time, reason string) error {
+	if err := w.claim(ctx, s, mirror, slot); err != nil {
 		return err
 	}
 	return &SpentError{Registry: w.registry, Slot: slot, Reason: reason}

@@ -27,19 +27,6 @@ func Spread(wait time.Duration) time.Duration {
 	return min(max(wait, 0)/spreadPart, maxSpread) + time.Second
 }
 
-// mirrorKey finds in a context for which mirror name something is asked.
-type mirrorKey struct{}
-
-// ForMirror returns a context in which tokens are taken for a mirror name.
-func ForMirror(ctx context.Context, name string) context.Context {
-	return context.WithValue(ctx, mirrorKey{}, name)
-}
-
-func mirrorOf(ctx context.Context) string {
-	name, _ := ctx.Value(mirrorKey{}).(string)
-	return name
-}
-
 // turn says that a mirror name was refused, and comes back by a time.
 type turn struct {
 	Registry string    `json:"registry"`
@@ -49,11 +36,11 @@ type turn struct {
 }
 
 // claim says to all that the mirror name waits for its turn at a slot.
-func (w *window) claim(ctx context.Context, s *Store, slot time.Time) error {
-	t := turn{Registry: w.registry, Identity: w.identity, Mirror: mirrorOf(ctx)}
-	if t.Mirror == "" {
+func (w *window) claim(ctx context.Context, s *Store, mirror string, slot time.Time) error {
+	if mirror == "" {
 		return nil
 	}
+	t := turn{Registry: w.registry, Identity: w.identity, Mirror: mirror}
 	key := keyTurn + "." + token(w.registry) + "." + token(w.identity) + "." + token(t.Mirror)
 	s.mu.RLock()
 	known := s.view.turns[key].Until
@@ -74,12 +61,12 @@ func (w *window) claim(ctx context.Context, s *Store, slot time.Time) error {
 
 // yield returns until when the mirror name has to leave what is free to others: they
 // wait, and it has had its part.
-func (w *window) yield(ctx context.Context, s *Store, stream jetstream.Stream, limit Limit) (until time.Time, yields bool, err error) {
-	others, until := s.waiting(w, mirrorOf(ctx))
+func (w *window) yield(ctx context.Context, s *Store, mirror string, stream jetstream.Stream, limit Limit) (until time.Time, yields bool, err error) {
+	others, until := s.waiting(w, mirror)
 	if others == 0 {
 		return time.Time{}, false, nil
 	}
-	subject := w.subject(ctx)
+	subject := w.subject(mirror)
 	info, err := stream.Info(ctx, jetstream.WithSubjectFilter(subject))
 	if err != nil {
 		return time.Time{}, false, fmt.Errorf("asking for the budget of %s: %w", w.registry, err)

@@ -1,7 +1,6 @@
 package budget
 
 import (
-	"context"
 	"testing"
 	"time"
 
@@ -17,15 +16,13 @@ func TestMirrorNamesTakeTurns(t *testing.T) {
 	b := brokertest.Embedded(t)
 	clock := new(movable)
 	greedy, modest := openedAt(t, b, clock.now), opened(t, b, time.Hour)
-	big, small := ForMirror(t.Context(), "big"), ForMirror(t.Context(), "small")
+	const big, small = "big", "small"
 	limit := Limit{5, time.Second}
 	require.NoError(t, greedy.SetLimits(t.Context(), "big", map[string]Limit{registry: limit}))
 	require.NoError(t, modest.CatchUp(t.Context()))
-	take := func(s *Store, ctx context.Context) error { _, err := s.Take(ctx, registry, ""); return err }
-	all := func(s *Store, ctx context.Context) (n int, refused *SpentError) {
+	all := func(s *Store, mirror string) (n int, refused *SpentError) {
 		for {
-			err := take(s, ctx)
-			if err != nil {
+			if _, err := s.Take(t.Context(), mirror, registry, ""); err != nil {
 				return n, requireSpent(t, err)
 			}
 			n++
@@ -57,19 +54,19 @@ func TestNobodyTakesTurnsAlone(t *testing.T) {
 	t.Parallel()
 	b := brokertest.Embedded(t)
 	stores := fleet(t, b, 2)
-	ctx := ForMirror(t.Context(), "default")
+	ctx := t.Context()
 	require.NoError(t, stores[0].SetLimits(ctx, "default", map[string]Limit{registry: {2, time.Hour}}))
 	for _, s := range stores {
 		require.NoError(t, s.CatchUp(ctx))
-		_, err := s.Take(ctx, registry, "")
+		_, err := s.Take(ctx, "default", registry, "")
 		require.NoError(t, err)
 	}
-	_, err := stores[0].Take(ctx, registry, "")
+	_, err := stores[0].Take(ctx, "default", registry, "")
 	require.Equal(t, "its budget of 2/1h is spent", requireSpent(t, err).Reason)
 	require.NoError(t, stores[1].CatchUp(ctx))
-	_, err = stores[1].Take(ctx, registry, "")
+	_, err = stores[1].Take(ctx, "default", registry, "")
 	require.Equal(t, "its budget of 2/1h is spent", requireSpent(t, err).Reason)
-	_, err = stores[1].Take(ForMirror(ctx, "other"), registry, "another account")
+	_, err = stores[1].Take(ctx, "other", registry, "another account")
 	require.NoError(t, err)
 }
 

@@ -65,8 +65,9 @@ func (s *Store) window(registry, identity string) *window {
 	return w
 }
 
-// subject is that of the tokens of the context's mirror name.
-func (w *window) subject(ctx context.Context) string { return w.subjects + "." + token(mirrorOf(ctx)) }
+// subject returns the subject of a mirror name's tokens. An empty name is for pulls of
+// other clients.
+func (w *window) subject(mirror string) string { return w.subjects + "." + token(mirror) }
 
 // forget has the configuration checked before the next token.
 func (w *window) forget() { w.adjusted.Store(nil) }
@@ -249,7 +250,7 @@ func (w *window) fill(ctx context.Context, s *Store, last uint64, n int) error {
 	for n > 0 {
 		batch := make([]*nats.Msg, min(n, maxBatch))
 		for i := range batch {
-			batch[i] = nats.NewMsg(w.subject(context.Background())) // nobody's of ours
+			batch[i] = nats.NewMsg(w.subject(""))
 		}
 		batch[0].Header.Set(jetstream.ExpectedLastSeqHeader, strconv.FormatUint(last, 10))
 		var err error

@@ -76,7 +76,7 @@ func TestTokensOfTheFleet(t *testing.T) {
 	for _, s := range stores {
 		for range 8 {
 			workers.Go(func() {
-				_, err := s.Take(t.Context(), registry, "")
+				_, err := s.Take(t.Context(), "", registry, "")
 				switch {
 				case err == nil:
 					taken.Add(1)
@@ -89,7 +89,7 @@ func TestTokensOfTheFleet(t *testing.T) {
 	workers.Wait()
 	require.EqualValues(t, 10, taken.Load())
 	require.EqualValues(t, 14, refused.Load())
-	_, err := stores[1].Take(t.Context(), registry, "another account")
+	_, err := stores[1].Take(t.Context(), "", registry, "another account")
 	require.NoError(t, err, "identities have budgets of their own")
 }
 
@@ -98,7 +98,7 @@ func TestTokenAtTheSlot(t *testing.T) {
 	t.Parallel()
 	s := opened(t, brokertest.Embedded(t), 5*time.Minute)
 	require.NoError(t, s.SetLimits(t.Context(), "default", map[string]Limit{registry: {1, 2 * time.Second}}))
-	take := func() error { _, err := s.Take(t.Context(), registry, ""); return err }
+	take := func() error { _, err := s.Take(t.Context(), "", registry, ""); return err }
 	for err := take(); err != nil; err = take() { // a machine too busy to answer in time
 		require.ErrorIs(t, err, broker.ErrUnreachable)
 	}
@@ -116,7 +116,7 @@ func TestGiveBackAndSlots(t *testing.T) {
 	var tokens []Token
 	var dates []time.Time
 	for range 4 {
-		token, err := s.Take(t.Context(), registry, "")
+		token, err := s.Take(t.Context(), "", registry, "")
 		require.NoError(t, err)
 		m, err := token.stream.GetMsg(t.Context(), token.sequence)
 		require.NoError(t, err)
@@ -128,7 +128,7 @@ func TestGiveBackAndSlots(t *testing.T) {
 		require.NoError(t, err)
 		return at
 	}
-	_, err := s.Take(t.Context(), registry, "")
+	_, err := s.Take(t.Context(), "", registry, "")
 	require.True(t, dates[0].Add(held).Equal(requireSpent(t, err).Slot))
 	require.True(t, dates[2].Add(held).Equal(slot(3)))
 	require.True(t, dates[3].Add(held).Equal(slot(20)), "more than the limit are never free")
@@ -138,26 +138,32 @@ func TestGiveBackAndSlots(t *testing.T) {
 	require.WithinDuration(t, s.Now(), slot(1), time.Second)
 	require.True(t, dates[0].Add(held).Equal(slot(2)))
 	require.True(t, dates[2].Add(held).Equal(slot(3)), "the gap is passed over")
-	_, err = s.Take(t.Context(), registry, "")
+	_, err = s.Take(t.Context(), "", registry, "")
 	require.NoError(t, err)
-	_, err = s.Take(t.Context(), registry, "")
+	_, err = s.Take(t.Context(), "", registry, "")
 	requireSpent(t, err)
 }
 
 func TestTokenGrowsOld(t *testing.T) {
 	now := time.Now()
 	token := Token{window: &window{}, slack: 4 * time.Second, taken: now, now: func() time.Time { return now }}
-	require.True(t, token.Fresh())
-	deadline, ok := token.Deadline()
-	require.True(t, ok)
-	require.Equal(t, now.Add(3*time.Second), deadline)
+	require.True(t, token.fresh())
+	require.Equal(t, now.Add(3*time.Second), token.deadline())
+	within := token.Within(t.Context())
+	require.NoError(t, within.Err())
+	Sent(within)
 	now = now.Add(time.Second + 1)
-	require.False(t, token.Fresh())
+	require.False(t, token.fresh())
+
+	token.taken = now.Add(-time.Hour)
+	require.ErrorIs(t, context.Cause(token.Within(t.Context())), ErrLate)
+	late := WithDeadline(t.Context(), now.Add(20*time.Millisecond))
+	<-late.Done()
+	require.ErrorIs(t, context.Cause(late), ErrLate)
 
 	free := Token{}
-	_, ok = free.Deadline()
-	require.False(t, ok)
-	require.True(t, free.Fresh())
+	require.NoError(t, free.Within(t.Context()).Err())
+	Sent(t.Context())
 	require.NoError(t, free.GiveBack(t.Context()))
 }
 
@@ -185,19 +191,19 @@ func TestLimitsChangeEverywhere(t *testing.T) {
 	set("default", map[string]Limit{registry: {2, time.Hour}})
 	is(Limit{2, time.Hour}, Set)
 	for range 2 {
-		_, err := two.Take(t.Context(), registry, "")
+		_, err := two.Take(t.Context(), "", registry, "")
 		require.NoError(t, err)
 	}
-	_, err := two.Take(t.Context(), registry, "")
+	_, err := two.Take(t.Context(), "", registry, "")
 	requireSpent(t, err)
 
 	// The stream is changed by who changes the limit, and nobody undoes it.
 	set("default", map[string]Limit{registry: {3, time.Hour}})
-	_, err = two.Take(t.Context(), registry, "")
+	_, err = two.Take(t.Context(), "", registry, "")
 	require.NoError(t, err)
 	set("default", map[string]Limit{registry: {1, time.Hour}})
 	require.NoError(t, one.relist(t.Context()))
-	_, err = one.Take(t.Context(), registry, "")
+	_, err = one.Take(t.Context(), "", registry, "")
 	requireSpent(t, err)
 	rows, err := one.Report(t.Context())
 	require.NoError(t, err)
@@ -235,7 +241,7 @@ func TestSomebodyElseSpends(t *testing.T) {
 	learn(2500)
 	require.Equal(t, 0, spent())
 	for range 10 {
-		_, err := stores[0].Take(t.Context(), registry, "")
+		_, err := stores[0].Take(t.Context(), "", registry, "")
 		require.NoError(t, err)
 	}
 	learn(2495)
@@ -245,11 +251,11 @@ func TestSomebodyElseSpends(t *testing.T) {
 	learn(2)
 	require.Equal(t, 2498, spent(), "in more than one batch")
 	for range 2 {
-		_, err := stores[1].Take(t.Context(), registry, "")
+		_, err := stores[1].Take(t.Context(), "", registry, "")
 		require.NoError(t, err)
 	}
 	learn(1)
-	_, err := stores[2].Take(t.Context(), registry, "")
+	_, err := stores[2].Take(t.Context(), "", registry, "")
 	requireSpent(t, err)
 }
 
@@ -325,7 +331,7 @@ func TestNeverOverTheLimit(t *testing.T) {
 // spender takes tokens and spends most of them.
 func spender(ctx context.Context, s *Store, r *sliding, spent *atomic.Int64) {
 	for ctx.Err() == nil {
-		token, err := s.Take(ctx, registry, "")
+		token, err := s.Take(ctx, "", registry, "")
 		var refused *SpentError
 		switch {
 		case errors.As(err, &refused):
@@ -342,7 +348,7 @@ func spender(ctx context.Context, s *Store, r *sliding, spent *atomic.Int64) {
 			_ = token.GiveBack(ctx)
 			continue
 		}
-		deadline, _ := token.Deadline()
+		deadline := token.deadline()
 		until(ctx, s, s.clock.broker(deadline.Add(-rand.N(deadline.Sub(token.taken)))))
 		if !s.clock.local().Before(deadline) {
 			continue // aborted

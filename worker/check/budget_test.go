@@ -55,7 +55,7 @@ func TestAllowance(t *testing.T) {
 	t.Cleanup(store.Close)
 	internet := registrytest.NewInternet(t, nil, []registrytest.Option{registrytest.WithPullLimit(10, 6*time.Hour)})
 	guard := &throttle.Throttle{Budget: store, Log: slog.New(slog.DiscardHandler)}
-	s.Checker = s.over(guard.Transport(internet.Transport))
+	s.Checker = s.over(guard.Transport(internet.Transport, ""))
 	set := map[string]budget.Limit{}
 	s.Outlook = func(ctx context.Context, registry string) (budget.Outlook, error) {
 		return store.Outlook(ctx, registry, "", set[registry])

@@ -45,6 +45,8 @@ var (
 // bench is a worker between two registries, with everything it tells.
 type bench struct {
 	*Worker
+	Resolver resolve.Resolver
+	Mirror   *mirror.Mirror
 	from, to *registrytest.Registry
 	kept     *keeper
 	newest   string // the run that has resolved everything last
@@ -70,10 +72,11 @@ func newBenchBetween(t *testing.T, from, to *registrytest.Registry) *bench {
 	b := &bench{from: from, to: to, kept: &keeper{records: map[string]failure.Image{}}, absent: map[string]bool{}}
 	insecure := []string{b.from.Host(), b.to.Host()}
 	client := registry.NewClient(registry.Options{Insecure: insecure, Transport: &http.Transport{ResponseHeaderTimeout: patience}})
+	b.Resolver = &resolve.Upstream{Registry: client, Listing: listing.New(listing.Options{Registry: client})}
+	b.Mirror = &mirror.Mirror{Registry: client, Engine: engine(insecure, 10*time.Second)}
 	var err error
 	b.Worker, err = New(Parts{
-		Resolver:    &resolve.Upstream{Registry: client, Listing: listing.New(listing.Options{Registry: client})},
-		Mirror:      &mirror.Mirror{Registry: client, Engine: engine(insecure, 10*time.Second)},
+		Connect:     func(string) (resolve.Resolver, *mirror.Mirror) { return b.Resolver, b.Mirror },
 		Failures:    b.kept,
 		Resolutions: b,
 		Absences:    b,

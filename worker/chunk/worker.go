@@ -11,7 +11,6 @@ import (
 	"sync"
 	"time"
 
-	"github.com/osism/skopeo-worker/shared/budget"
 	"github.com/osism/skopeo-worker/shared/failure"
 	"github.com/osism/skopeo-worker/shared/message"
 	"github.com/osism/skopeo-worker/shared/reference"
@@ -66,8 +65,9 @@ type Observer interface {
 
 // Parts is everything that a worker needs. None is optional.
 type Parts struct {
-	Resolver    resolve.Resolver
-	Mirror      *mirror.Mirror
+	// Connect returns what the chunks of a mirror name are worked off with. Their pulls
+	// count for that name.
+	Connect     func(mirrorName string) (resolve.Resolver, *mirror.Mirror)
 	Failures    Failures
 	Resolutions Resolutions
 	Absences    Absences
@@ -95,7 +95,7 @@ type Worker struct {
 // names it.
 func New(p Parts) (*Worker, error) {
 	for name, missing := range map[string]bool{
-		"Resolver": p.Resolver == nil, "Mirror": p.Mirror == nil, "Failures": p.Failures == nil,
+		"Connect": p.Connect == nil, "Failures": p.Failures == nil,
 		"Resolutions": p.Resolutions == nil, "Absences": p.Absences == nil, "Registries": p.Registries == nil,
 		"Concurrency": p.Concurrency < 1, "MaxAttempts": p.MaxAttempts < 1,
 		"Backoff": p.Backoff == nil, "Prepare": p.Prepare == nil, "Log": p.Log == nil,
@@ -123,6 +123,8 @@ type Delivery struct {
 type task struct {
 	*Worker
 	Delivery
+	Resolver resolve.Resolver
+	Mirror   *mirror.Mirror
 	// work ends when a copy under way must end; the broker is still told then.
 	work       context.Context
 	log        *slog.Logger
@@ -151,9 +153,10 @@ type task struct {
 // the chunk must not be acknowledged.
 func (w *Worker) Do(ctx, work context.Context, d Delivery) (Result, error) {
 	t := &task{
-		Worker: w, Delivery: d, work: budget.ForMirror(work, d.Chunk.Name), first: true, slots: make(chan struct{}, requests),
+		Worker: w, Delivery: d, work: work, first: true, slots: make(chan struct{}, requests),
 		log: w.Log.With("run", d.Chunk.Run, "chunk", d.Chunk.Number),
 	}
+	t.Resolver, t.Mirror = w.Connect(d.Chunk.Name)
 	if err := w.Prepare(ctx, d.Chunk); err != nil {
 		t.log.Debug("what registries allow may be out of date", "error", err)
 	}

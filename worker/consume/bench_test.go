@@ -67,9 +67,10 @@ func (b *bench) consumer(t *testing.T) *Consumer {
 	client := registry.NewClient(registry.Options{Insecure: insecure})
 	stores, err := OpenStores(t.Context(), b.Broker, b.log)
 	require.NoError(t, err)
+	resolver := &resolve.Upstream{Registry: client, Listing: listing.New(listing.Options{Registry: client})}
+	copier := &mirror.Mirror{Registry: client, Engine: &skopeo.Runner{Insecure: insecure}, Indexes: stores.Indexes}
 	worker, err := chunk.New(chunk.Parts{
-		Resolver:    &resolve.Upstream{Registry: client, Listing: listing.New(listing.Options{Registry: client})},
-		Mirror:      &mirror.Mirror{Registry: client, Engine: &skopeo.Runner{Insecure: insecure}, Indexes: stores.Indexes},
+		Connect:     func(string) (resolve.Resolver, *mirror.Mirror) { return resolver, copier },
 		Failures:    stores.Failures,
 		Resolutions: stores.Resolutions,
 		Absences:    stores.Absences,

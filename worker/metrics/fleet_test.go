@@ -106,7 +106,7 @@ func busy(t *testing.T, s *stand) (due time.Time) {
 	ctx := t.Context()
 	require.NoError(t, s.budget.SetLimits(ctx, "nightly", map[string]budget.Limit{registry: {Requests: 2, Window: time.Hour}}))
 	for range 2 {
-		_, err := s.budget.Take(ctx, registry, "")
+		_, err := s.budget.Take(ctx, "", registry, "")
 		require.NoError(t, err)
 	}
 	require.NoError(t, s.budget.Refused(ctx, budget.Call{Registry: "quay.io", Kind: budget.API, Started: time.Now()}, time.Minute, "429"))

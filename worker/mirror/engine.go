@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"regexp"
 
+	"github.com/osism/skopeo-worker/shared/budget"
 	"github.com/osism/skopeo-worker/shared/reference"
 	"github.com/osism/skopeo-worker/worker/registry"
 	"github.com/osism/skopeo-worker/worker/skopeo"
@@ -22,7 +23,7 @@ type Engine interface {
 func (c *copying) byEngine(ctx context.Context, d registry.Descriptor) error {
 	err := c.guarded(ctx, d.Digest, func(ctx context.Context) error {
 		err := c.Engine.Copy(ctx, c.source, d.Digest, c.destination)
-		if !errors.Is(err, skopeo.ErrLate) && !errors.Is(err, skopeo.ErrNotInstalled) { // else it has asked for nothing
+		if !errors.Is(err, budget.ErrLate) && !errors.Is(err, skopeo.ErrNotInstalled) { // else it has asked for nothing
 			c.pulls.Add(1)
 		}
 		return err

@@ -1,6 +1,7 @@
 package mirror_test
 
 import (
+	"context"
 	"fmt"
 	"net/http"
 	"slices"
@@ -13,6 +14,7 @@ import (
 	"github.com/stretchr/testify/require"
 	"golang.org/x/sync/errgroup"
 
+	"github.com/osism/skopeo-worker/shared/budget"
 	"github.com/osism/skopeo-worker/shared/reference"
 	"github.com/osism/skopeo-worker/worker/mirror"
 	"github.com/osism/skopeo-worker/worker/outcome"
@@ -277,9 +279,11 @@ func TestLateCopyIsNoPull(t *testing.T) {
 	p.Engine = &skopeo.Runner{Insecure: []string{p.from.Host(), p.to.Host()}}
 	digest, err := p.from.PushImage(repository, "1", registrytest.Image{})
 	require.NoError(t, err)
-	late := skopeo.WithPullDeadline(t.Context(), time.Now())
-	copied, err := p.Copy(late, reference.MustRepository(p.source()), reference.MustRepository(p.destination()), registry.Descriptor{Digest: reference.MustDigest(digest), MediaType: string(types.OCIManifestSchema1)}, platform.Wanted{})
-	require.ErrorIs(t, err, skopeo.ErrLate)
+	p.Guard = func(ctx context.Context, _, _ reference.Repository, _ reference.Digest, run func(context.Context) error) error {
+		return run(budget.WithDeadline(ctx, time.Now()))
+	}
+	copied, err := p.Copy(t.Context(), reference.MustRepository(p.source()), reference.MustRepository(p.destination()), registry.Descriptor{Digest: reference.MustDigest(digest), MediaType: string(types.OCIManifestSchema1)}, platform.Wanted{})
+	require.ErrorIs(t, err, budget.ErrLate)
 	require.Zero(t, copied.Pulls)
 	require.Zero(t, p.from.Count(gets))
 }

@@ -52,7 +52,7 @@ func newWorker(t *testing.T, b *broker.Broker, insecure ...string) *worker {
 	require.NoError(t, err)
 	t.Cleanup(store.Close)
 	th := &throttle.Throttle{Budget: store, Log: slog.New(slog.DiscardHandler)}
-	network := th.Transport(&http.Transport{ResponseHeaderTimeout: silence})
+	network := th.Transport(&http.Transport{ResponseHeaderTimeout: silence}, "")
 	w := &worker{Tracker: &outage.Tracker{
 		Budget: store, IsDestination: th.IsDestination, Log: slog.New(slog.NewTextHandler(t.Output(), &slog.HandlerOptions{Level: slog.LevelDebug})),
 		Registry: registry.NewClient(registry.Options{Insecure: insecure, Transport: network}),

@@ -45,7 +45,7 @@ func Classify(err error) Class {
 	if errors.Is(err, context.Canceled) {
 		return Interrupted
 	}
-	if spent := (*budget.SpentError)(nil); errors.As(err, &spent) || errors.Is(err, throttle.ErrBroker) || errors.Is(err, skopeo.ErrLate) {
+	if spent := (*budget.SpentError)(nil); errors.As(err, &spent) || errors.Is(err, throttle.ErrBroker) || errors.Is(err, budget.ErrLate) {
 		return Limited
 	}
 	if asked := (*registry.Error)(nil); errors.As(err, &asked) {
@@ -127,7 +127,7 @@ func RetryAfter(err error) time.Duration {
 	if errors.Is(err, throttle.ErrBroker) {
 		return brokerPause
 	}
-	if errors.Is(err, skopeo.ErrLate) {
+	if errors.Is(err, budget.ErrLate) {
 		return latePause
 	}
 	if asked := (*registry.Error)(nil); errors.As(err, &asked) {

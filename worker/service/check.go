@@ -38,7 +38,7 @@ func NewChecker(ctx context.Context, b *broker.Broker, r Registries, limits map[
 	keychain := containers.New()
 	who := identity(keychain)
 	guard := &throttle.Throttle{Budget: store, Identity: who, Log: log}
-	network := guard.Transport(registry.NewTransport(r.Insecure, registry.DefaultStall))
+	network := guard.Transport(registry.NewTransport(r.Insecure, registry.DefaultStall), "")
 	source := r.client(check.WithoutPulls(network), keychain, 0, nil)
 	return &Checker{guard: guard, budget: store, Checker: &check.Checker{
 		Resolver: r.upstream(source, log),

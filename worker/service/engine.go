@@ -15,7 +15,6 @@ import (
 	"github.com/osism/skopeo-worker/worker/policy"
 	"github.com/osism/skopeo-worker/worker/registry"
 	"github.com/osism/skopeo-worker/worker/skopeo"
-	"github.com/osism/skopeo-worker/worker/throttle"
 	"github.com/osism/skopeo-worker/worker/verify"
 )
 
@@ -57,26 +56,27 @@ func watchOver(log *slog.Logger) {
 // guard runs a copy of an image once it may; see mirror.Mirror.
 type guard = func(ctx context.Context, source, destination reference.Repository, digest reference.Digest, run func(context.Context) error) error
 
-// copying is the guard of the engine. Of the builtin one, every request asks the budget
-// and the tracker itself; skopeo's are asked for as a whole.
-func (s *Service) copying(c Config, requests *throttle.Throttle, registries *outage.Tracker) guard {
-	if c.Engine == EngineBuiltin {
+// copying returns the guard for the copies of a mirror name. A process of skopeo is one
+// pull for the budget, and one operation for the tracker of outages. With the builtin
+// engine, every request goes through both anyway.
+func (n *network) copying(mirrorName string) guard {
+	if n.config.Engine == EngineBuiltin {
 		return func(ctx context.Context, source, _ reference.Repository, digest reference.Digest, run func(context.Context) error) error {
-			return within(outage.WithImage(ctx, digest), c.CopyTimeout, s.timed(source, run))
+			return within(outage.WithImage(ctx, digest), n.config.CopyTimeout, n.timed(source, run))
 		}
 	}
 	return func(ctx context.Context, source, destination reference.Repository, digest reference.Digest, run func(context.Context) error) error {
-		return registries.Copy(ctx, source, destination, digest, func(ctx context.Context) error {
-			return requests.Copy(ctx, source, destination, s.timed(source, run))
+		return n.outages.Copy(ctx, source, destination, digest, func(ctx context.Context) error {
+			return n.throttle.Copy(ctx, mirrorName, source, destination, n.timed(source, run))
 		})
 	}
 }
 
-// timed measures a copy itself, without its waits.
-func (s *Service) timed(source reference.Repository, run func(context.Context) error) func(context.Context) error {
+// timed measures a copy without its waits.
+func (n *network) timed(source reference.Repository, run func(context.Context) error) func(context.Context) error {
 	return func(ctx context.Context) error {
 		start := time.Now()
-		defer func() { s.metrics.Copy(source.Registry(), time.Since(start)) }()
+		defer func() { n.metrics.Copy(source.Registry(), time.Since(start)) }()
 		return run(ctx)
 	}
 }

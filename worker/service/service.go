@@ -11,12 +11,8 @@ import (
 	"github.com/osism/skopeo-worker/shared/message"
 	"github.com/osism/skopeo-worker/worker/chunk"
 	"github.com/osism/skopeo-worker/worker/consume"
-	"github.com/osism/skopeo-worker/worker/containers"
 	"github.com/osism/skopeo-worker/worker/metrics"
 	"github.com/osism/skopeo-worker/worker/mirror"
-	"github.com/osism/skopeo-worker/worker/outage"
-	"github.com/osism/skopeo-worker/worker/registry"
-	"github.com/osism/skopeo-worker/worker/throttle"
 )
 
 // Service is a worker.
@@ -53,31 +49,25 @@ func New(ctx context.Context, e *Endpoint, b *broker.Broker, c Config, r Registr
 	return s, nil
 }
 
-// consumer puts together what works chunks off.
+// consumer returns what takes chunks and works them off.
 func (s *Service) consumer(ctx context.Context, b *broker.Broker, c Config, r Registries, engine mirror.Engine, log *slog.Logger) (*consume.Consumer, error) {
-	observe := func(registry string, kind budget.Kind, status int) { s.metrics.Request(registry, string(kind), status) }
-	keychain := containers.New()
-	guard := &throttle.Throttle{Budget: s.budget, Identity: identity(keychain), Log: log, Observe: observe}
-	transport := guard.Transport(registry.NewTransport(r.Insecure, c.StallTimeout))
-	registries := &outage.Tracker{Budget: s.budget, Registry: r.client(transport, keychain, c.CopyTimeout, nil), IsDestination: guard.IsDestination, Log: log}
-	client := r.client(transport, keychain, c.CopyTimeout, registries.Guard)
 	stores, err := consume.OpenStores(ctx, b, log)
 	if err != nil {
 		return nil, err
 	}
+	n := s.network(c, r, log)
 	worker, err := chunk.New(chunk.Parts{
-		Resolver:    r.upstream(client, log),
-		Mirror:      &mirror.Mirror{Registry: client, Engine: engine, Verifier: c.verifier(client, transport), Guard: s.copying(c, guard, registries), Indexes: stores.Indexes},
+		Connect:     n.connector(engine, stores.Indexes),
 		Failures:    stores.Failures,
 		Resolutions: stores.Resolutions,
 		Absences:    stores.Absences,
-		Registries:  registries,
+		Registries:  n.outages,
 		Concurrency: c.Concurrency,
 		MaxAttempts: c.MaxAttempts,
 		Alone:       b.Embedded(),
 		Backoff:     chunk.Backoff,
 		Prepare: func(ctx context.Context, c message.Chunk) error {
-			noteDestinations(guard, c.Repositories)
+			noteDestinations(n.throttle, c.Repositories)
 			return s.budget.CatchUp(ctx)
 		},
 		Log: log,

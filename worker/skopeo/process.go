@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"time"
 
+	"github.com/osism/skopeo-worker/shared/budget"
 	"github.com/osism/skopeo-worker/shared/redact"
 	"github.com/osism/skopeo-worker/worker/child"
 	"github.com/osism/skopeo-worker/worker/meter"
@@ -28,9 +29,7 @@ func (r *Runner) run(ctx context.Context, source, destination string, arguments 
 	if r.Grace > 0 {
 		p.Grace = r.Grace
 	}
-	inTime := pullTimer(ctx, func() { stop(ErrLate) })
-	defer inTime()
-	said := &stderr{limited: func(l *limit) { stop(l) }, pulled: inTime, silent: func(silence time.Duration) {
+	said := &stderr{limited: func(l *limit) { stop(l) }, pulled: func() { budget.Sent(ctx) }, silent: func(silence time.Duration) {
 		if r.Stall > 0 && silence >= r.Stall {
 			stop(errSilentSource)
 		}
@@ -47,8 +46,6 @@ func (r *Runner) run(ctx context.Context, source, destination string, arguments 
 		return interrupted(ctx)
 	case errors.As(cause, &limited):
 		return &Error{Reason: limited.Error(), ExitCode: noExitCode, RetryAfter: limited.retryAfter, Err: limited}
-	case errors.Is(cause, ErrLate):
-		return &Error{Reason: ErrLate.Error(), ExitCode: noExitCode, Err: ErrLate}
 	case errors.Is(cause, errTimeout):
 		return &Error{Reason: fmt.Sprintf("gave up after %s", r.Timeout), ExitCode: noExitCode, Err: errTimeout}
 	case errors.Is(cause, errSilentSource):
@@ -62,7 +59,11 @@ func (r *Runner) run(ctx context.Context, source, destination string, arguments 
 	}
 }
 
+// interrupted is the error of a copy that ctx has ended.
 func interrupted(ctx context.Context) *Error {
+	if errors.Is(context.Cause(ctx), budget.ErrLate) {
+		return &Error{Reason: budget.ErrLate.Error(), ExitCode: noExitCode, Err: budget.ErrLate}
+	}
 	return &Error{Reason: "interrupted", ExitCode: noExitCode, Err: ctx.Err()}
 }
 

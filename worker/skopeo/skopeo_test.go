@@ -14,6 +14,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/osism/skopeo-worker/shared/budget"
 	"github.com/osism/skopeo-worker/shared/reference"
 	"github.com/osism/skopeo-worker/worker/registrytest"
 	"github.com/osism/skopeo-worker/worker/skopeo"
@@ -205,13 +206,13 @@ func TestArguments(t *testing.T) {
 func TestPullDeadline(t *testing.T) {
 	from, to, digest, r := pair(t)
 	remove := from.Inject(registrytest.Fault{Match: registrytest.Kinds(registrytest.KindPing), Hang: true})
-	late := skopeo.WithPullDeadline(t.Context(), time.Now().Add(100*time.Millisecond))
-	require.ErrorIs(t, copyImage(late, r, from, to, digest), skopeo.ErrLate)
+	late := budget.WithDeadline(t.Context(), time.Now().Add(100*time.Millisecond))
+	require.ErrorIs(t, copyImage(late, r, from, to, digest), budget.ErrLate)
 	remove()
 
 	// A process that was suspended asks for nothing.
 	from.ResetRequests()
-	require.ErrorIs(t, copyImage(skopeo.WithPullDeadline(t.Context(), time.Now()), r, from, to, digest), skopeo.ErrLate)
+	require.ErrorIs(t, copyImage(budget.WithDeadline(t.Context(), time.Now()), r, from, to, digest), budget.ErrLate)
 	require.Empty(t, from.Requests())
 
 	held := make(chan struct{})
@@ -220,7 +221,7 @@ func TestPullDeadline(t *testing.T) {
 	defer cancel()
 	by, _ := deadline.Deadline()
 	context.AfterFunc(deadline, func() { close(held) })
-	require.NoError(t, copyImage(skopeo.WithPullDeadline(t.Context(), by), r, from, to, digest))
+	require.NoError(t, copyImage(budget.WithDeadline(t.Context(), by), r, from, to, digest))
 }
 
 // TestEchoedToken: a registry shows the token that skopeo got for itself, which nobody

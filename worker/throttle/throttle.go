@@ -61,14 +61,16 @@ func (t *Throttle) free(registry string) bool {
 	return origin == budget.None
 }
 
-// Transport wraps the network for requests of our own.
-func (t *Throttle) Transport(network http.RoundTripper) http.RoundTripper {
-	return &transport{Throttle: t, network: network}
+// Transport returns the network for the worker's own requests. Their pulls count for the
+// mirror name; if it is empty, for none.
+func (t *Throttle) Transport(network http.RoundTripper, mirror string) http.RoundTripper {
+	return &transport{Throttle: t, network: network, mirror: mirror}
 }
 
 type transport struct {
 	*Throttle
 	network http.RoundTripper
+	mirror  string
 }
 
 // RoundTrip sends the request when it is its turn, and learns from the answer.
@@ -82,14 +84,12 @@ func (t *transport) RoundTrip(request *http.Request) (*http.Response, error) {
 		}
 		return nil, err
 	}
-	if deadline, limited := token.Deadline(); limited {
-		request = writtenBy(request, deadline)
-	}
+	request = inTime(request, token)
 	call.Started = time.Now()
 	response, err := t.network.RoundTrip(request)
 	t.observe(request, call.Kind, response)
-	if errors.Is(context.Cause(request.Context()), skopeo.ErrLate) {
-		err = errors.Join(skopeo.ErrLate, err, token.Late(ctx))
+	if errors.Is(context.Cause(request.Context()), budget.ErrLate) {
+		err = errors.Join(budget.ErrLate, err, token.Late(ctx))
 	}
 	if err != nil {
 		return nil, err
@@ -137,7 +137,7 @@ func (t *Throttle) observe(request *http.Request, kind budget.Kind, response *ht
 
 // permit waits for a turn, some seconds at most. The token of a pull stays spent
 // where the request fails: it may have arrived.
-func (t *Throttle) permit(ctx context.Context, call budget.Call) (token budget.Token, err error) {
+func (t *transport) permit(ctx context.Context, call budget.Call) (token budget.Token, err error) {
 	switch {
 	case call.Kind != budget.Pull:
 		err = t.Budget.Pace(ctx, call.Registry, call.Kind)
@@ -146,27 +146,21 @@ func (t *Throttle) permit(ctx context.Context, call budget.Call) (token budget.T
 			err = closed
 		}
 	default:
-		token, err = t.fresh(ctx, call.Registry)
+		token, err = t.Budget.Take(ctx, t.mirror, call.Registry, t.identity(call.Registry))
 	}
 	return token, t.explain(ctx, call.Registry, err)
 }
 
-// writtenBy returns the request, which is aborted where it has not been written by
-// the deadline: it would arrive when its token does not count any more.
-func writtenBy(request *http.Request, deadline time.Time) *http.Request {
-	ctx, abort := context.WithCancelCause(request.Context())
-	if !time.Now().Before(deadline) { // this process was suspended
-		abort(skopeo.ErrLate)
+// inTime returns the request so that it is aborted if it is not sent before the token's
+// deadline: it would arrive when the token does not count any more.
+func inTime(request *http.Request, token budget.Token) *http.Request {
+	ctx := token.Within(request.Context())
+	if ctx == request.Context() {
+		return request
 	}
-	timer := time.AfterFunc(time.Until(deadline), func() { abort(skopeo.ErrLate) })
-	context.AfterFunc(request.Context(), func() { abort(nil) })
 	return request.WithContext(httptrace.WithClientTrace(ctx, &httptrace.ClientTrace{
-		WroteRequest: func(httptrace.WroteRequestInfo) { timer.Stop() },
+		WroteRequest: func(httptrace.WroteRequestInfo) { budget.Sent(ctx) },
 	}))
-}
-
-func (t *Throttle) take(ctx context.Context, registry string) (budget.Token, error) {
-	return t.Budget.Take(ctx, registry, t.identity(registry))
 }
 
 func (t *Throttle) identity(registry string) string {
@@ -221,28 +215,25 @@ func kindOf(request *http.Request) budget.Kind {
 	return budget.Other
 }
 
-// Copy runs a skopeo process that pulls one manifest of the source, once there is a
-// token for it and neither registry is closed.
-func (t *Throttle) Copy(ctx context.Context, source, destination reference.Repository, run func(context.Context) error) error {
+// Copy runs a skopeo process that pulls one manifest of the source for a mirror name. It
+// first takes a token for the pull, and makes sure that neither registry is closed.
+func (t *Throttle) Copy(ctx context.Context, mirror string, source, destination reference.Repository, run func(context.Context) error) error {
 	from, to := source.Registry(), destination.Registry()
 	if closed := t.closed(to); closed != nil {
 		return closed
 	}
-	token, err := t.fresh(ctx, from)
+	token, err := t.Budget.Take(ctx, mirror, from, t.identity(from))
 	if err != nil {
 		return t.explain(ctx, from, err)
 	}
 	call := budget.Call{Registry: from, Kind: budget.Pull, Started: time.Now()}
-	if deadline, limited := token.Deadline(); limited {
-		ctx = skopeo.WithPullDeadline(ctx, deadline)
-	}
-	err = run(ctx)
+	err = run(token.Within(ctx))
 	var failed *skopeo.Error
 	switch {
 	case err == nil:
 		token.InTime()
 		t.Budget.Succeeded(call)
-	case errors.Is(err, skopeo.ErrLate):
+	case errors.Is(err, budget.ErrLate):
 		err = errors.Join(err, token.Late(ctx))
 	case errors.Is(err, skopeo.ErrNotInstalled):
 		err = errors.Join(err, token.GiveBack(ctx))
@@ -255,17 +246,4 @@ func (t *Throttle) Copy(ctx context.Context, source, destination reference.Repos
 		}
 	}
 	return err
-}
-
-// fresh takes a token that is young enough for a process to be started with it.
-func (t *Throttle) fresh(ctx context.Context, registry string) (budget.Token, error) {
-	for {
-		token, err := t.take(ctx, registry)
-		if err != nil || token.Fresh() {
-			return token, err
-		}
-		if err := token.GiveBack(ctx); err != nil {
-			return token, err
-		}
-	}
 }

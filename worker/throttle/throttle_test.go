@@ -32,7 +32,7 @@ func newThrottle(t *testing.T, r *registrytest.Registry) (*throttle.Throttle, *r
 	t.Cleanup(store.Close)
 	th := &throttle.Throttle{Budget: store, Log: slog.New(slog.DiscardHandler)}
 	insecure := []string{r.Host()}
-	return th, registry.NewClient(registry.Options{Insecure: insecure, Transport: th.Transport(registry.NewTransport(insecure, registry.DefaultStall))})
+	return th, registry.NewClient(registry.Options{Insecure: insecure, Transport: th.Transport(registry.NewTransport(insecure, registry.DefaultStall), "")})
 }
 
 // TestHeadersMakeTheBudget: a HEAD tells the limit, GETs spend it, and the one above it
@@ -90,7 +90,7 @@ func TestObserve(t *testing.T) {
 	th.Observe = func(registry string, kind budget.Kind, status int) {
 		told = append(told, fmt.Sprint(registry, " ", kind, " ", status))
 	}
-	client := http.Client{Transport: th.Transport(http.DefaultTransport)}
+	client := http.Client{Transport: th.Transport(http.DefaultTransport, "")}
 	response, err := client.Head(front.URL + "/v2/a/manifests/1")
 	require.NoError(t, err)
 	require.NoError(t, response.Body.Close())
@@ -121,7 +121,7 @@ func TestRefusalClosesTheRegistry(t *testing.T) {
 	_, err = client.Head(t.Context(), reference.MustRepository(r.Host()+"/"+repository), reference.MustTag("1"))
 	require.ErrorAs(t, err, &spent)
 	for _, pair := range [][2]string{{r.Host(), "other.example.com"}, {"other.example.com", r.Host()}} {
-		err = th.Copy(t.Context(), reference.MustRepository(pair[0]+"/a"), reference.MustRepository(pair[1]+"/a"), func(context.Context) error {
+		err = th.Copy(t.Context(), "", reference.MustRepository(pair[0]+"/a"), reference.MustRepository(pair[1]+"/a"), func(context.Context) error {
 			t.Error("copied from or to a closed registry")
 			return nil
 		})
@@ -152,13 +152,13 @@ func TestCopySpendsAndReports(t *testing.T) {
 	th, _ := newThrottle(t, registrytest.New(t))
 	limits := map[string]budget.Limit{"quay.example.com": {Requests: 1, Window: time.Minute}}
 	require.NoError(t, th.Budget.SetLimits(t.Context(), "default", limits))
-	require.NoError(t, th.Copy(t.Context(), reference.MustRepository("quay.example.com/a"), reference.MustRepository("dest.example.com/a"), func(context.Context) error { return nil }))
+	require.NoError(t, th.Copy(t.Context(), "", reference.MustRepository("quay.example.com/a"), reference.MustRepository("dest.example.com/a"), func(context.Context) error { return nil }))
 	var spent *budget.SpentError
-	err := th.Copy(t.Context(), reference.MustRepository("quay.example.com/a"), reference.MustRepository("dest.example.com/a"), func(context.Context) error { return nil })
+	err := th.Copy(t.Context(), "", reference.MustRepository("quay.example.com/a"), reference.MustRepository("dest.example.com/a"), func(context.Context) error { return nil })
 	require.ErrorAs(t, err, &spent)
 
 	met := &skopeo.Error{Reason: "too many requests", Registry: "dest.example.com", RetryAfter: time.Minute, Err: skopeo.ErrLimited}
-	err = th.Copy(t.Context(), reference.MustRepository("free.example.com/a"), reference.MustRepository("dest.example.com/a"), func(context.Context) error { return met })
+	err = th.Copy(t.Context(), "", reference.MustRepository("free.example.com/a"), reference.MustRepository("dest.example.com/a"), func(context.Context) error { return met })
 	require.ErrorIs(t, err, skopeo.ErrLimited)
 	require.ErrorAs(t, err, &spent)
 	require.Equal(t, "dest.example.com", spent.Registry)
@@ -177,6 +177,6 @@ func TestNoBrokerNoPermission(t *testing.T) {
 	require.NoError(t, store.SetLimits(t.Context(), "default", map[string]budget.Limit{"quay.example.com": {Requests: 9, Window: time.Minute}}))
 	server.Stop()
 	th := &throttle.Throttle{Budget: store, Log: slog.New(slog.DiscardHandler)}
-	err = th.Copy(t.Context(), reference.MustRepository("quay.example.com/a"), reference.MustRepository("dest.example.com/a"), func(context.Context) error { return errors.New("copied") })
+	err = th.Copy(t.Context(), "", reference.MustRepository("quay.example.com/a"), reference.MustRepository("dest.example.com/a"), func(context.Context) error { return errors.New("copied") })
 	require.ErrorIs(t, err, throttle.ErrBroker)
 }

@@ -1,0 +1,90 @@
+package service
+
+import (
+	"context"
+	"log/slog"
+	"net/http"
+	"sync"
+	"time"
+
+	"github.com/osism/skopeo-worker/shared/budget"
+	"github.com/osism/skopeo-worker/worker/containers"
+	"github.com/osism/skopeo-worker/worker/listing"
+	"github.com/osism/skopeo-worker/worker/metrics"
+	"github.com/osism/skopeo-worker/worker/mirror"
+	"github.com/osism/skopeo-worker/worker/outage"
+	"github.com/osism/skopeo-worker/worker/registry"
+	"github.com/osism/skopeo-worker/worker/resolve"
+	"github.com/osism/skopeo-worker/worker/throttle"
+)
+
+// userAgent is what registries see in the worker's own requests.
+const userAgent = "skopeo-worker"
+
+// network is how a worker reaches registries, within their limits.
+type network struct {
+	config     Config
+	registries Registries
+	keychain   *containers.Keychain
+	transport  http.RoundTripper // without limits
+	throttle   *throttle.Throttle
+	outages    *outage.Tracker
+	metrics    *metrics.Metrics
+	log        *slog.Logger
+}
+
+func (s *Service) network(c Config, r Registries, log *slog.Logger) *network {
+	n := &network{config: c, registries: r, keychain: containers.New(), metrics: s.metrics, log: log}
+	n.transport = registry.NewTransport(r.Insecure, c.StallTimeout)
+	n.throttle = &throttle.Throttle{Budget: s.budget, Identity: identity(n.keychain), Log: log,
+		Observe: func(registry string, kind budget.Kind, status int) { s.metrics.Request(registry, string(kind), status) },
+	}
+	probes := r.client(n.throttle.Transport(n.transport, ""), n.keychain, c.CopyTimeout, nil)
+	n.outages = &outage.Tracker{Budget: s.budget, Registry: probes, IsDestination: n.throttle.IsDestination, Log: log}
+	return n
+}
+
+// connector returns chunk.Parts.Connect, which makes one client for each mirror name.
+func (n *network) connector(engine mirror.Engine, indexes mirror.Indexes) func(string) (resolve.Resolver, *mirror.Mirror) {
+	var mu sync.Mutex
+	resolvers, mirrors := map[string]resolve.Resolver{}, map[string]*mirror.Mirror{}
+	return func(mirrorName string) (resolve.Resolver, *mirror.Mirror) {
+		mu.Lock()
+		defer mu.Unlock()
+		if mirrors[mirrorName] == nil {
+			transport := n.throttle.Transport(n.transport, mirrorName)
+			client := n.registries.client(transport, n.keychain, n.config.CopyTimeout, n.outages.Guard)
+			resolvers[mirrorName] = n.registries.upstream(client, n.log)
+			mirrors[mirrorName] = &mirror.Mirror{Registry: client, Engine: engine, Verifier: n.config.verifier(client, transport), Guard: n.copying(mirrorName), Indexes: indexes}
+		}
+		return resolvers[mirrorName], mirrors[mirrorName]
+	}
+}
+
+// client returns a client for registries that uses the credentials of this process. If the
+// guard is not nil, it decides about every request. copyTimeout limits the copy of a blob;
+// 0 is no limit.
+func (r Registries) client(transport http.RoundTripper, keychain *containers.Keychain, copyTimeout time.Duration, guard func(context.Context, registry.Request, func() error) error) *registry.Client {
+	return registry.NewClient(registry.Options{
+		Insecure: r.Insecure, Keychain: keychain, UserAgent: userAgent, CopyTimeout: copyTimeout, Transport: transport, Guard: guard,
+	})
+}
+
+// upstream returns what finds tags and digests of repositories.
+func (r Registries) upstream(client *registry.Client, log *slog.Logger) *resolve.Upstream {
+	return &resolve.Upstream{Registry: client, Listing: listing.New(listing.Options{
+		Registry: client, QuayHosts: r.QuayHosts, Log: log,
+	})}
+}
+
+// identity returns the user name under which a registry counts pulls, or "" if it counts
+// them by address.
+func identity(keychain *containers.Keychain) func(registry string) string {
+	return func(registry string) string {
+		found, err := keychain.Find(context.Background(), registry)
+		if err != nil {
+			return ""
+		}
+		return found.Username
+	}
+}
