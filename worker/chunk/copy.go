@@ -25,7 +25,7 @@ type job struct {
 	images     []message.Image  // to be tagged
 	current    []message.Image  // tagged already: only what refers to them is looked for
 	at         reference.Digest // digest that it has at the destination, where that is known
-	pulled     bool             // it was not there, and is now
+	isNew      bool             // it was not there, and is now
 	resolved   time.Time
 }
 
@@ -133,7 +133,7 @@ func (t *task) transfer(work context.Context, j *job) (mirror.Copied, error) {
 		if err != nil {
 			return copied, err
 		}
-		j.pulled = copied.Pulls > 0
+		j.isNew = copied.New
 		t.has(r, j.digest, copied.Digest)
 	}
 	if !bringsReferrers(r) {
@@ -170,9 +170,12 @@ func (t *task) unchanged(r message.Repository, images []message.Image) {
 
 // tag puts the job's tags on what is at the destination by now.
 func (t *task) tag(ctx context.Context, j *job, digest reference.Digest) error {
-	copied := j.pulled
+	copied := j.isNew
 	for _, image := range j.images {
 		if err := t.Mirror.Tag(t.work, target(j.repository, image), digest); err != nil {
+			if errors.Is(err, mirror.ErrVanished) {
+				t.held.forget(j) // the next try copies it
+			}
 			if err := t.failed(ctx, j.repository, try{image, err}); err != nil {
 				return err
 			}

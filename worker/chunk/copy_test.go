@@ -157,3 +157,15 @@ func TestCopying(t *testing.T) {
 	require.Equal(t, run.Tally{Total: 3, Tagged: 1, Unchanged: 2}, b.images)
 	require.Empty(t, b.copies)
 }
+
+// TestDestinationThatLosesContent: what it does not have any more when it is to be tagged
+// is copied once more.
+func TestDestinationThatLosesContent(t *testing.T) {
+	b := newBench(t)
+	b.index(t, "1", "1")
+	defer b.to.Inject(registrytest.Fault{Match: registrytest.All(puts, registrytest.Ref("1")), Status: 404, Times: 1,
+		Body: `{"errors":[{"code":"MANIFEST_BLOB_UNKNOWN"}]}`})()
+	require.Empty(t, b.do(t, b.entry("")).Left)
+	require.Equal(t, run.Tally{Total: 1, Copied: 1}, b.images)
+	b.mirrored(t, "1")
+}

@@ -88,6 +88,12 @@ func (h *holdings) add(r message.Repository, digest, at reference.Digest) {
 	h.digests[holdingOf(r, digest)] = at
 }
 
+func (h *holdings) forget(j *job) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	delete(h.digests, holdingOf(j.repository, j.digest))
+}
+
 // at is the digest that the job's content has at the destination, where that is known.
 func (h *holdings) at(j *job) reference.Digest {
 	h.mu.Lock()

@@ -78,6 +78,7 @@ func TestCacheOfSomePlatforms(t *testing.T) {
 			require.NoError(t, err)
 			cost, err := p.Copy(t.Context(), reference.MustRepository(p.source()), reference.MustRepository(p.destination()), registry.Descriptor{Digest: reference.MustDigest(digest)}, platform.Wanted{Platforms: []string{"linux/amd64"}})
 			require.NoError(t, err)
+			require.NoError(t, p.Tag(t.Context(), p.target("cache"), cost.Digest))
 			require.NoError(t, p.to.Check(destination, cost.Digest.String()))
 			children, err := p.to.Children(destination, cost.Digest.String())
 			require.NoError(t, err)

@@ -13,8 +13,8 @@ import (
 
 // whole copies what an index that was read lists, and puts what is to be put in its
 // place. Where not all could be copied, the index is kept.
-func (c *copying) whole(ctx context.Context, read, put registry.Manifest, entries []registry.Entry, depth int) error {
-	err := c.index(ctx, put, entries, depth)
+func (c *copying) whole(ctx context.Context, read, put registry.Manifest, entries []registry.Entry, w wanting) error {
+	err := c.index(ctx, put, entries, w)
 	if err != nil && c.Indexes != nil {
 		c.Indexes.KeepIndex(ctx, read)
 	}
@@ -28,14 +28,14 @@ const imagesAtOnce = 4
 // images, and its blobs, are copied beside them, but after them where the signature policy
 // may reject these. An error of the ones does not end the others: what is under way has
 // taken its pull.
-func (c *copying) index(ctx context.Context, index registry.Manifest, entries []registry.Entry, depth int) error {
+func (c *copying) index(ctx context.Context, index registry.Manifest, entries []registry.Entry, w wanting) error {
 	sorts := bySort(entries)
 	strict, err := c.asks(ctx)
 	if err == nil && strict && len(sorts[0]) == 0 {
 		err = c.verify(ctx, index)
 	}
 	if err == nil && strict {
-		err = c.entries(ctx, sorts[0], depth)
+		err = c.entries(ctx, sorts[0], w.depth)
 		sorts[0] = nil
 	}
 	if err != nil {
@@ -43,12 +43,12 @@ func (c *copying) index(ctx context.Context, index registry.Manifest, entries []
 	}
 	var group errgroup.Group
 	for _, sort := range sorts {
-		group.Go(func() error { return c.entries(ctx, sort, depth) })
+		group.Go(func() error { return c.entries(ctx, sort, w.depth) })
 	}
 	if err := group.Wait(); err != nil {
 		return err
 	}
-	return c.to().Put(ctx, c.destination, index.Digest, index)
+	return c.put(ctx, index, w.isRoot())
 }
 
 // entries copies some of what an index lists. Engines copy one after the other, because

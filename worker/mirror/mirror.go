@@ -38,6 +38,7 @@ type Copied struct {
 	// Digest is what is to be tagged: the source's own, or that of an index of just
 	// some platforms.
 	Digest reference.Digest
+	New    bool  // the destination did not have it under this digest
 	Pulls  int   // manifests pulled from the source
 	Bytes  int64 // size of the content copied, as its manifests tell it
 }
@@ -54,6 +55,10 @@ type Mirror struct {
 	Verifier Verifier
 	// Guard runs a copy of one manifest when the registries allow it; nil is at once.
 	Guard func(ctx context.Context, source, destination reference.Repository, digest reference.Digest, run func(context.Context) error) error
+	// Free reports whether a source does not limit pulls. If so, an image whose tag the
+	// destination was just seen without is pulled, and the destination is not asked first
+	// whether it has parts of it. If nil, all sources limit pulls.
+	Free func(source reference.Repository) bool
 	// Indexes keeps indexes of which not all could be copied; nil is nobody.
 	Indexes Indexes
 
@@ -63,8 +68,9 @@ type Mirror struct {
 	// the subject.
 	announcing [256]sync.Mutex
 
-	once  sync.Once
-	blobs *transfer.Blobs
+	once   sync.Once
+	blobs  *transfer.Blobs
+	recent *recent
 }
 
 // manifestAt is a manifest in a repository.
@@ -88,16 +94,25 @@ func (m *Mirror) to() *registry.Client {
 	return m.Destination
 }
 
-// moving is what moves blobs.
-func (m *Mirror) moving() *transfer.Blobs {
-	m.once.Do(func() { m.blobs = transfer.New(m.Registry) })
-	return m.blobs
+func (m *Mirror) start() {
+	m.once.Do(func() {
+		m.recent = newRecent()
+		if m.Registry != nil { // else it only compares
+			m.blobs = transfer.New(m.Registry)
+		}
+	})
 }
 
-// Tagged returns the digest that the destination has under the tag, zero where it has
-// none. Where HEAD denied what is there, it would be copied and put again each time.
+// moving returns what moves blobs.
+func (m *Mirror) moving() *transfer.Blobs { m.start(); return m.blobs }
+
+// lately returns what was just put and seen.
+func (m *Mirror) lately() *recent { m.start(); return m.recent }
+
+// Tagged returns the digest that the destination has under the tag, zero if it has none.
+// If HEAD denied what is there, it would be copied and put again each time.
 func (m *Mirror) Tagged(ctx context.Context, destination reference.Repository, tag reference.Tag) (reference.Digest, error) {
-	d, err := m.to().Find(ctx, destination, tag)
+	d, err := m.to().Look(ctx, destination, tag)
 	if registry.Absent(err) {
 		return reference.Digest{}, nil
 	}
@@ -119,18 +134,24 @@ func (m *Mirror) Empty(ctx context.Context, destination reference.Repository) (b
 	for _, err := range m.to().Tags(ctx, destination) {
 		switch {
 		case registry.Absent(err):
+			m.lately().noTags(destination)
 			return true, nil
 		case errors.Is(err, reference.ErrInvalidTag): // it has something
 			return false, nil
 		}
 		return false, err
 	}
+	m.lately().noTags(destination)
 	return true, nil
 }
 
-// copied reads back what must be at the destination. That it is not there is no
-// word about the source's digest, so the error does not wrap the registry's.
+// copied returns a manifest that was copied to the destination, or is about to be put there
+// under its first tag. If the destination does not have it, that says nothing about the
+// source's digest, so the error does not wrap the registry's.
 func (m *Mirror) copied(ctx context.Context, destination reference.Repository, digest reference.Digest) (registry.Manifest, error) {
+	if known, ok := m.lately().get(manifestAt{destination, digest}); ok {
+		return known.Manifest, nil
+	}
 	manifest, err := m.to().Get(ctx, destination, digest)
 	if errors.Is(err, registry.ErrNotFound) {
 		return manifest, fmt.Errorf("%w: %v", ErrVanished, err)
@@ -138,12 +159,14 @@ func (m *Mirror) copied(ctx context.Context, destination reference.Repository, d
 	return manifest, err
 }
 
-// Copy brings the manifest to the destination, with everything wanted below it,
-// by digest. What the destination repository has is not asked of the source: then
-// it takes no pull. The pulls are also right where there is an error, which is
-// platform.ErrNoPlatform where nothing of it is wanted.
+// Copy brings everything wanted below the manifest to the destination, by digest. The
+// manifest itself may be left for Tag, which puts it under its first tag at once. What the
+// destination repository has is not pulled, unless Free says that pulls are not limited.
+// The pulls are also counted if there is an error, which is platform.ErrNoPlatform if
+// nothing of the image is wanted.
 func (m *Mirror) Copy(ctx context.Context, source, destination reference.Repository, d registry.Descriptor, wanted platform.Wanted) (Copied, error) {
 	c := &copying{Mirror: m, source: source, destination: destination}
+	c.unseen.Store(m.Free != nil && m.Free(source) && m.lately().lacks(manifestAt{destination, d.Digest}))
 	copied := d.Digest
 	var err error
 	if wanted.All() {
@@ -151,7 +174,7 @@ func (m *Mirror) Copy(ctx context.Context, source, destination reference.Reposit
 	} else {
 		copied, err = c.subset(ctx, d, wanted)
 	}
-	return Copied{Digest: copied, Pulls: int(c.pulls.Load()), Bytes: c.bytes.Load()}, err
+	return Copied{Digest: copied, New: c.isNew.Load(), Pulls: int(c.pulls.Load()), Bytes: c.bytes.Load()}, err
 }
 
 // copying is one Copy under way.
@@ -160,6 +183,8 @@ type copying struct {
 	source, destination reference.Repository
 	pulls, bytes        atomic.Int64
 	manifests           atomic.Int64
+	isNew               atomic.Bool // Copied.New
+	unseen              atomic.Bool // pull, without asking the destination first
 }
 
 // wanting is a manifest that the destination is to have.
@@ -170,6 +195,9 @@ type wanting struct {
 	read  registry.Manifest // without content where it was not pulled yet
 }
 
+// isRoot reports whether the manifest is the one that is to be tagged.
+func (w wanting) isRoot() bool { return w.depth == 0 && !w.about }
+
 // manifest makes sure that the destination has the manifest.
 func (c *copying) manifest(ctx context.Context, w wanting) error {
 	if w.depth > maxDepth {
@@ -178,12 +206,21 @@ func (c *copying) manifest(ctx context.Context, w wanting) error {
 	if c.manifests.Add(1) > maxManifests {
 		return c.bad(w.Digest, fmt.Errorf("%w manifests: an image has no more than %d", registry.ErrTooMany, maxManifests))
 	}
-	return c.flights.Do(ctx, manifestAt{c.destination, w.Digest}, func() error {
-		_, err := c.to().Head(ctx, c.destination, w.Digest)
-		if registry.Absent(err) {
-			err = c.fetch(ctx, w)
+	at := manifestAt{c.destination, w.Digest}
+	return c.flights.Do(ctx, at, func() error {
+		known, ok := c.lately().get(at)
+		if ok && (c.Engine == nil || w.about || known.IsIndex()) { // else it is the engine's
+			w.read = known.Manifest
 		}
-		return err
+		if !known.pending && (ok || !c.unseen.Load()) {
+			if _, err := c.to().Head(ctx, c.destination, w.Digest); !registry.Absent(err) {
+				return err
+			}
+		}
+		if w.isRoot() {
+			c.isNew.Store(true)
+		}
+		return c.fetch(ctx, w)
 	})
 }
 
@@ -196,18 +233,18 @@ func (c *copying) fetch(ctx context.Context, w wanting) error {
 		return c.byEngine(ctx, w.Descriptor)
 	case manifest.IsIndex():
 	case c.Engine != nil || w.about:
-		return c.image(ctx, manifest)
+		return c.image(ctx, w, manifest)
 	default:
 		if err := c.verify(ctx, manifest); err != nil {
 			return err
 		}
-		return c.guarded(ctx, manifest.Digest, func(ctx context.Context) error { return c.image(ctx, manifest) })
+		return c.guarded(ctx, manifest.Digest, func(ctx context.Context) error { return c.image(ctx, w, manifest) })
 	}
 	entries, err := manifest.Entries()
 	if err != nil {
 		return c.bad(manifest.Digest, err)
 	}
-	return c.whole(ctx, manifest, manifest, entries, w.depth)
+	return c.whole(ctx, manifest, manifest, entries, w)
 }
 
 // read pulls the manifest, unless the engine is to: it does that for images.
@@ -231,7 +268,11 @@ func (c *copying) kept(ctx context.Context, digest reference.Digest) (registry.M
 	if c.Indexes == nil {
 		return registry.Manifest{}, false
 	}
-	return c.Indexes.Index(ctx, digest)
+	index, kept := c.Indexes.Index(ctx, digest)
+	if kept {
+		c.unseen.Store(false) // some of it is there
+	}
+	return index, kept
 }
 
 func (c *copying) pull(ctx context.Context, digest reference.Digest) (registry.Manifest, error) {
@@ -261,7 +302,7 @@ func (c *copying) isImage(ctx context.Context, d *registry.Descriptor) (bool, er
 }
 
 // image copies a manifest that was pulled, with what it refers to.
-func (c *copying) image(ctx context.Context, manifest registry.Manifest) error {
+func (c *copying) image(ctx context.Context, w wanting, manifest registry.Manifest) error {
 	blobs, err := manifest.Blobs()
 	if err != nil {
 		return c.bad(manifest.Digest, err)
@@ -270,7 +311,35 @@ func (c *copying) image(ctx context.Context, manifest registry.Manifest) error {
 		return err
 	}
 	c.bytes.Add(manifest.ContentSize())
-	return c.to().Put(ctx, c.destination, manifest.Digest, manifest)
+	return c.put(ctx, manifest, w.isRoot())
+}
+
+// put puts a manifest by its digest, or leaves it for Tag.
+func (c *copying) put(ctx context.Context, manifest registry.Manifest, later bool) error {
+	at := manifestAt{c.destination, manifest.Digest}
+	// Under a tag, the registry chooses the algorithm of the digest.
+	later = later && manifest.Digest.Algorithm() == reference.DigestOf(nil).Algorithm()
+	if later && c.lately().keep(at, manifest, true) {
+		return nil
+	}
+	return c.putAs(ctx, at, manifest.Digest, manifest)
+}
+
+// putAs puts a manifest under its digest or a tag.
+func (m *Mirror) putAs(ctx context.Context, at manifestAt, name reference.TagOrDigest, manifest registry.Manifest) error {
+	if err := m.to().Put(ctx, at.repository, name, manifest); err != nil {
+		return m.lost(at, manifest, err)
+	}
+	m.lately().keep(at, manifest, false)
+	return nil
+}
+
+// settle puts a manifest by its digest that was left for Tag.
+func (m *Mirror) settle(ctx context.Context, at manifestAt) error {
+	if known, _ := m.lately().get(at); known.pending {
+		return m.putAs(ctx, at, at.digest, known.Manifest)
+	}
+	return nil
 }
 
 // bad says that the source's manifest is one that no try will copy.

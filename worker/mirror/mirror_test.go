@@ -204,11 +204,13 @@ func TestTypesThatAreNotTold(t *testing.T) {
 		to := fmt.Sprint(destination, i)
 		_, err := p.Copy(t.Context(), reference.MustRepository(p.source()), reference.MustRepository(p.to.Host()+"/"+to), registry.Descriptor{Digest: reference.MustDigest(digest), MediaType: kind}, platform.Wanted{})
 		require.NoError(t, err)
+		require.NoError(t, p.Tag(t.Context(), mirror.Target{Repository: reference.MustRepository(p.to.Host() + "/" + to), Tag: reference.MustTag("1")}, reference.MustDigest(digest)))
 		require.NoError(t, p.to.Check(to, digest))
 	}
 	cost, err := p.Copy(t.Context(), reference.MustRepository(p.source()), reference.MustRepository(p.destination()), registry.Descriptor{Digest: reference.MustDigest(image), MediaType: "text/plain"}, platform.Wanted{})
 	require.NoError(t, err)
 	require.Equal(t, 1, cost.Pulls, "who has pulled it copies it")
+	require.NoError(t, p.Tag(t.Context(), p.target("2"), reference.MustDigest(image)))
 	require.NoError(t, p.to.Check(destination, image))
 }
 
@@ -363,7 +365,11 @@ func TestDestinationThatForgets(t *testing.T) {
 	p := newPair(t)
 	_, err := p.from.PushImage(repository, "1", registrytest.Image{})
 	require.NoError(t, err)
-	defer p.to.Inject(registrytest.Fault{Match: gets, Status: 404})()
+	lost := registrytest.Fault{Match: gets, Status: 404}
+	if builtin { // nothing is read back
+		lost = registrytest.Fault{Match: puts, Status: 400, Body: `{"errors":[{"code":"MANIFEST_BLOB_UNKNOWN"}]}`}
+	}
+	defer p.to.Inject(lost)()
 	_, err = p.mirror(t, "1")
 	require.ErrorIs(t, err, mirror.ErrVanished)
 	require.Equal(t, outcome.Transient.String(), outcome.Classify(err).String())

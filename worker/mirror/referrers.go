@@ -39,6 +39,9 @@ func (c *copying) referrers(ctx context.Context, digest, copied reference.Digest
 	var failed referrers.Failures
 	for _, subject := range subjects {
 		err := finder.Walk(ctx, c.source, subject, func(found referrers.List) error {
+			if err := c.settle(ctx, manifestAt{c.destination, copied}); err != nil {
+				return err
+			}
 			return c.announce(ctx, found, &failed)
 		})
 		if err != nil && !failed.Add(err) {

@@ -38,7 +38,8 @@ func (c *copying) subset(ctx context.Context, d registry.Descriptor, wanted plat
 	if err != nil {
 		return reference.Digest{}, c.bad(d.Digest, err)
 	}
-	return subset.Digest, c.whole(ctx, index, subset, entries, 0)
+	c.isNew.Store(true)
+	return subset.Digest, c.whole(ctx, index, subset, entries, w)
 }
 
 // wantedImage copies an image that is in no index. Its platform is in its

@@ -34,6 +34,9 @@ func (t Target) lists() bool { return t.Referrers && referrers.IsFallback(t.Tag)
 // the source's.
 func (m *Mirror) Current(ctx context.Context, to Target, digest reference.Digest, wanted platform.Wanted) (bool, reference.Digest, error) {
 	current, have, err := m.current(ctx, to, digest, wanted)
+	if err == nil && have.IsZero() {
+		m.lately().missing(manifestAt{to.Repository, digest})
+	}
 	if err != nil && m.unreadable(ctx, to, err) {
 		return false, reference.Digest{}, nil
 	}
@@ -74,12 +77,17 @@ func (m *Mirror) unreadable(ctx context.Context, to Target, err error) bool {
 // Tag puts the tag on a manifest that the destination repository holds. Nothing is
 // asked of the source.
 func (m *Mirror) Tag(ctx context.Context, to Target, digest reference.Digest) error {
+	at := manifestAt{to.Repository, digest}
 	manifest, err := m.copied(ctx, to.Repository, digest)
 	if err != nil {
 		return fmt.Errorf("reading what is to be tagged %s: %w", to.Tag, err)
 	}
 	if !to.lists() {
-		return m.to().Put(ctx, to.Repository, to.Tag, manifest)
+		return m.putAs(ctx, at, to.Tag, manifest)
+	}
+	// The next run reads the source's list by its digest.
+	if err := m.settle(ctx, at); err != nil {
+		return err
 	}
 	subject, _ := selection.Companion(to.Tag.String())
 	lock := m.announcement(subject)
@@ -95,7 +103,31 @@ func (m *Mirror) Tag(ctx context.Context, to Target, digest reference.Digest) er
 	if manifest.Digest == held.Digest {
 		return nil
 	}
-	return m.to().Put(ctx, to.Repository, to.Tag, manifest)
+	return m.putAs(ctx, manifestAt{to.Repository, manifest.Digest}, to.Tag, manifest)
+}
+
+// lost returns the error of a put. It is ErrVanished if the destination does not have what
+// the manifest refers to and it had: then that is looked for again by the next try.
+func (m *Mirror) lost(at manifestAt, manifest registry.Manifest, err error) error {
+	if !errors.Is(err, registry.ErrBlobUnknown) {
+		return err
+	}
+	m.lately().forget(at)
+	children, badIndex := manifest.Children()
+	blobs, badImage := manifest.Blobs()
+	if badIndex != nil || badImage != nil {
+		return err
+	}
+	for _, child := range children {
+		if child.Kind() != registry.IsManifest {
+			return err // it wants manifests there
+		}
+		m.lately().forget(manifestAt{at.repository, child.Digest})
+	}
+	if m.Registry != nil {
+		m.moving().Forget(at.repository, blobs...)
+	}
+	return fmt.Errorf("%w: %v", ErrVanished, err)
 }
 
 // Below returns the manifests that an index at the destination lists, those of the indexes

@@ -58,6 +58,7 @@ type Client struct {
 	sessions    *sessions
 	noReferrers *memory // registries without the referrers API
 	denials     *memory // registries that answer HEAD with 404 where GET has an answer
+	heads       *memory // registries that have answered HEAD with a digest
 	noPush      *memory // handshakes that are refused with the scope to push
 	plainHTTP   *memory // insecure hosts whose API speaks plain HTTP
 	role        role
@@ -92,6 +93,7 @@ func NewClient(options Options) *Client {
 		},
 		noReferrers: newMemory(now),
 		denials:     newMemory(now),
+		heads:       newMemory(now),
 		noPush:      newMemory(now),
 		plainHTTP:   newMemory(now),
 	}

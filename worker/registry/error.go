@@ -43,6 +43,7 @@ var (
 	ErrPage           = errors.New("no answer of a registry") // a success that is a page for people, or nothing
 	ErrCredentials    = errors.New("credentials")             // they could not be read
 	ErrName           = errors.New("not a repository")        // the name does not parse
+	ErrBlobUnknown    = fmt.Errorf("%w", ErrRejected)         // of a manifest that refers to what is not there
 	ErrHidden         = errors.New("not to be seen")          // beside a 401 or 403 of a destination; see Writing
 	ErrNoReferrersAPI = errors.New("no referrers API")        // only Referrers returns it
 )
@@ -179,6 +180,8 @@ func sentinelOf(status int, code string) error {
 		return errNoRepository
 	case "MANIFEST_UNKNOWN":
 		return ErrNotFound
+	case "MANIFEST_BLOB_UNKNOWN":
+		return ErrBlobUnknown
 	}
 	switch {
 	case status == http.StatusNotFound:

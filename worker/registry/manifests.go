@@ -53,15 +53,36 @@ func (c *Client) Head(ctx context.Context, repository reference.Repository, name
 	return d, err
 }
 
-// Find is Head for what somebody has named: where HEAD denies it, a GET has the last
-// word, which is a pull. Some registries answer HEAD with 404 until a GET has made them
-// fetch the manifest, and some always.
+// Find is Head for what somebody has named: if HEAD denies it, a GET decides, which is a
+// pull. Some registries answer HEAD with 404 until a GET has made them fetch the manifest,
+// and some always.
 func (c *Client) Find(ctx context.Context, repository reference.Repository, name reference.TagOrDigest) (Descriptor, error) {
 	d, err := c.head(ctx, repository, name)
 	if !errors.Is(err, ErrNotFound) || d.Pulled {
 		return d, err
 	}
-	d, err = c.headByGet(ctx, repository, name)
+	return c.findByGet(ctx, repository, name)
+}
+
+// Look is Find for a comparison, in which a wrong ErrNotFound costs a needless copy but does
+// no harm. It believes the HEAD of a registry that has answered another one, and that was
+// not seen to deny anything, within the last hour.
+func (c *Client) Look(ctx context.Context, repository reference.Repository, name reference.TagOrDigest) (Descriptor, error) {
+	d, err := c.head(ctx, repository, name)
+	host, _ := c.host(repository)
+	switch {
+	case err == nil && !d.Pulled:
+		c.heads.note(host)
+		return d, nil
+	case !errors.Is(err, ErrNotFound), d.Pulled, c.heads.isKnown(host) && !c.denials.isKnown(host):
+		return d, err
+	}
+	return c.findByGet(ctx, repository, name)
+}
+
+// findByGet looks up what HEAD denies.
+func (c *Client) findByGet(ctx context.Context, repository reference.Repository, name reference.TagOrDigest) (Descriptor, error) {
+	d, err := c.headByGet(ctx, repository, name)
 	if host, _ := c.host(repository); err == nil {
 		c.denials.note(host)
 	}

@@ -222,6 +222,35 @@ func TestFindBelievesGET(t *testing.T) {
 	}
 }
 
+// TestLookBelievesHEAD only of a registry that has answered one, and denied nothing that
+// it has.
+func TestLookBelievesHEAD(t *testing.T) {
+	clock := time.Now()
+	r := registrytest.New(t)
+	c := registry.NewClient(registry.Options{Insecure: []string{r.Host()}, Clock: func() time.Time { return clock }}).Writing()
+	pushImage(t, r, "1")
+	pushImage(t, r, "2")
+	look := func(tag string, gets int) error {
+		r.ResetRequests()
+		_, err := c.Look(t.Context(), reference.MustRepository(r.Host()+"/"+repository), reference.MustTag(tag))
+		require.Equal(t, gets, r.Pulls(), tag)
+		return err
+	}
+	require.ErrorIs(t, look("none", 1), registry.ErrNotFound)
+	require.ErrorIs(t, look("none", 1), registry.ErrNotFound, "two that agree are no proof")
+	require.NoError(t, look("1", 0))
+	require.ErrorIs(t, look("none", 0), registry.ErrNotFound)
+	_, err := c.Find(t.Context(), reference.MustRepository(r.Host()+"/"+repository), reference.MustTag("none"))
+	require.ErrorIs(t, err, registry.ErrNotFound)
+	require.Equal(t, 1, r.Pulls(), "others are certain")
+
+	clock = clock.Add(time.Hour)
+	r.Inject(registrytest.Fault{Match: registrytest.All(registrytest.Kinds(registrytest.KindManifestHead), registrytest.Ref("2")), Status: http.StatusNotFound})
+	require.NoError(t, look("2", 1))
+	require.NoError(t, look("1", 0))
+	require.ErrorIs(t, look("none", 1), registry.ErrNotFound)
+}
+
 func TestErrors(t *testing.T) {
 	const missing = "sha256:1111111111111111111111111111111111111111111111111111111111111111"
 	const emptyObject = "sha256:44136fa355b3678a1146ad16f7e8649e94fb4fc21fe77e8310c060f61caaff8a" // of {}

@@ -55,7 +55,7 @@ func (n *network) connector(engine mirror.Engine, indexes mirror.Indexes) func(s
 			transport := n.throttle.Transport(n.transport, mirrorName)
 			client := n.registries.client(transport, n.keychain, n.config.CopyTimeout, n.outages.Guard)
 			resolvers[mirrorName] = n.registries.upstream(client, n.log)
-			mirrors[mirrorName] = &mirror.Mirror{Registry: client, Engine: engine, Verifier: n.config.verifier(client, transport), Guard: n.copying(mirrorName), Indexes: indexes}
+			mirrors[mirrorName] = &mirror.Mirror{Registry: client, Engine: engine, Verifier: n.config.verifier(client, transport), Free: n.throttle.Unlimited, Guard: n.copying(mirrorName), Indexes: indexes}
 		}
 		return resolvers[mirrorName], mirrors[mirrorName]
 	}

@@ -61,6 +61,14 @@ func (t *Throttle) free(registry string) bool {
 	return origin == budget.None
 }
 
+// Unlimited reports whether the registry of a repository is not known to limit pulls.
+// Docker Hub states its limit only in the answers to requests.
+func (t *Throttle) Unlimited(repository reference.Repository) bool {
+	registry := repository.Registry()
+	_, origin := t.Budget.Limit(registry, t.identity(registry))
+	return registry != reference.DockerHub && (origin == budget.None || origin == budget.Found)
+}
+
 // Transport returns the network for the worker's own requests. Their pulls count for the
 // mirror name; if it is empty, for none.
 func (t *Throttle) Transport(network http.RoundTripper, mirror string) http.RoundTripper {

@@ -57,6 +57,26 @@ func TestHeadersMakeTheBudget(t *testing.T) {
 	require.Equal(t, limit, r.Pulls())
 }
 
+// TestUnlimited is a registry that has not stated a limit of pulls. That of Docker Hub is
+// not known before.
+func TestUnlimited(t *testing.T) {
+	for limit, unlimited := range map[int]bool{0: true, 5: false} {
+		var options []registrytest.Option
+		if limit > 0 {
+			options = append(options, registrytest.WithPullLimit(limit, time.Hour))
+		}
+		r := registrytest.New(t, options...)
+		th, c := newThrottle(t, r)
+		source := reference.MustRepository(r.Host() + "/" + repository)
+		_, err := r.PushImage(repository, "1", registrytest.Image{})
+		require.NoError(t, err)
+		_, err = c.Head(t.Context(), source, reference.MustTag("1"))
+		require.NoError(t, err)
+		require.Equal(t, unlimited, th.Unlimited(source))
+		require.False(t, th.Unlimited(reference.MustRepository("docker.io/library/nginx")))
+	}
+}
+
 // TestDestinationIsNotExplored: reading at the destination writes nothing to the broker,
 // and still waits where the registry is closed.
 func TestDestinationIsNotExplored(t *testing.T) {

@@ -11,9 +11,14 @@ import (
 )
 
 const (
-	// heldFor is how long it is believed that a destination holds a blob: what nothing
-	// refers to is collected there.
-	heldFor = time.Hour
+	// heldFor is how long a blob that was sent or found is not looked up again. Garbage
+	// collectors leave what nothing refers to for longer: every client sends the blobs of
+	// an image before its manifest.
+	heldFor = 5 * time.Minute
+
+	// offeredFor is how long a registry is asked to mount a blob from a repository that
+	// held it. It checks that itself.
+	offeredFor = time.Hour
 
 	// maxHeld bounds what is remembered, some 300 bytes each.
 	maxHeld = 20000
@@ -22,7 +27,7 @@ const (
 	maxHolders = 4
 
 	// maxDenied is how often in a row a registry may not take a blob from a repository
-	// that holds it, before it is not asked to for as long as heldFor.
+	// that holds it, before it is not asked to for as long as offeredFor.
 	maxDenied = 3
 
 	// proven is a registry that has taken the last one.
@@ -66,12 +71,13 @@ func (p place) shelf() shelf { return shelf{p.repository.Registry(), p.digest} }
 func (h *held) has(p place) bool {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	return h.isFresh(p)
+	return h.isNewer(p, heldFor)
 }
 
-func (h *held) isFresh(p place) bool {
+// isNewer reports whether it was found or put there within so long.
+func (h *held) isNewer(p place, than time.Duration) bool {
 	since, known := h.places.Get(p)
-	return known && h.now().Sub(since) < heldFor
+	return known && h.now().Sub(since) < than
 }
 
 func (h *held) add(p place) {
@@ -102,7 +108,7 @@ func (h *held) elsewhere(p place) reference.Repository {
 	}
 	known, _ := h.holders.Get(p.shelf())
 	for _, r := range known {
-		if r != p.repository && h.isFresh(place{r, p.digest}) {
+		if r != p.repository && h.isNewer(place{r, p.digest}, offeredFor) {
 			return r
 		}
 	}
@@ -118,7 +124,7 @@ func (h *held) mounts(registry string) bool {
 
 func (h *held) denies(registry string) bool {
 	d := h.habits[registry]
-	return d.denied >= maxDenied && h.now().Sub(d.last) < heldFor
+	return d.denied >= maxDenied && h.now().Sub(d.last) < offeredFor
 }
 
 // isProven reports whether the registry has taken the last blob that it was to take.

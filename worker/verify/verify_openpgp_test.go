@@ -151,8 +151,12 @@ func (s *site) sign(t *testing.T, by *openpgp.Entity, name, digest string) {
 
 func (s *site) copy(t *testing.T, digest string) (mirror.Copied, error) {
 	t.Helper()
-	return s.Copy(t.Context(), s.source(), reference.MustRepository(s.to.Host()+"/mirror"),
-		registry.Descriptor{Digest: reference.MustDigest(digest)}, platform.Wanted{})
+	to := mirror.Target{Repository: reference.MustRepository(s.to.Host() + "/mirror"), Tag: reference.MustTag("1")}
+	copied, err := s.Copy(t.Context(), s.source(), to.Repository, registry.Descriptor{Digest: reference.MustDigest(digest)}, platform.Wanted{})
+	if err == nil {
+		err = s.Tag(t.Context(), to, copied.Digest)
+	}
+	return copied, err
 }
 
 func (s *site) source() reference.Repository {
