@@ -78,8 +78,7 @@ func newBenchBetween(t *testing.T, from, to *registrytest.Registry) *bench {
 	b.Worker, err = New(Parts{
 		Connect:     func(string) (resolve.Resolver, *mirror.Mirror) { return b.Resolver, b.Mirror },
 		Failures:    b.kept,
-		Resolutions: b,
-		Absences:    b,
+		Notes:       b,
 		Registries:  &fleet{},
 		Concurrency: 4,
 		MaxAttempts: attempts,

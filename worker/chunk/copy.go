@@ -70,7 +70,7 @@ func (t *task) copy(ctx context.Context, j *job) error {
 		if copied.Pulls == 0 {
 			return nil
 		}
-		return t.Absences.NoteAbsent(ctx, j.digest, wanted(r))
+		return t.Notes.NoteAbsent(ctx, j.digest, wanted(r))
 	case errors.Is(err, mirror.ErrReferrers):
 		return t.incomplete(ctx, j, copied.Digest, err)
 	case outcome.Classify(err) == outcome.Gone:
@@ -148,7 +148,7 @@ func (t *task) transfer(work context.Context, j *job) (mirror.Copied, error) {
 // isAbsent tells whether it is known that nothing of the job is wanted.
 func (t *task) isAbsent(ctx context.Context, j *job) (bool, error) {
 	if w := wanted(j.repository); !w.All() && j.at.IsZero() {
-		return t.Absences.Absent(ctx, j.digest, w)
+		return t.Notes.Absent(ctx, j.digest, w)
 	}
 	return false, nil
 }

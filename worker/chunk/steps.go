@@ -85,7 +85,7 @@ func (t *task) resolve(ctx context.Context, r message.Repository) (message.Repos
 		t.vanished(r, tag)
 	}
 	if !t.Chunk.Republished {
-		if err := t.Resolutions.Resolved(ctx, t.Chunk, r); err != nil {
+		if err := t.Notes.Resolved(ctx, t.Chunk, r); err != nil {
 			return message.Repository{}, nil, err
 		}
 	}

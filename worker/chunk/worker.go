@@ -39,19 +39,16 @@ type Failures interface {
 	Subtract(ctx context.Context, name, registry, repository string, mirrored func(source string) bool) (int, error)
 }
 
-// Resolutions remembers which run resolved what last.
-type Resolutions interface {
-	// Resolved notes that the run has resolved the repository.
-	Resolved(ctx context.Context, c message.Chunk, r message.Repository) error
-	// Superseded reports whether a newer run has.
-	Superseded(ctx context.Context, c message.Chunk, r message.Repository) (bool, error)
-}
-
-// Absences remembers which manifests have nothing for the wanted platforms, so that
-// they are not pulled again to learn it again.
-type Absences interface {
-	Absent(ctx context.Context, digest reference.Digest, wanted platform.Wanted) (bool, error)
+// Notes are what the workers of a fleet remember. Losing a note costs some requests.
+type Notes interface {
+	// Resolved notes that the chunk's run has resolved the entry.
+	Resolved(ctx context.Context, c message.Chunk, entry message.Repository) error
+	// Superseded reports whether a newer run has resolved the entry.
+	Superseded(ctx context.Context, c message.Chunk, entry message.Repository) (bool, error)
+	// NoteAbsent notes that an index has nothing of what is wanted, so that it is not pulled
+	// again. Absent reports whether that was noted.
 	NoteAbsent(ctx context.Context, digest reference.Digest, wanted platform.Wanted) error
+	Absent(ctx context.Context, digest reference.Digest, wanted platform.Wanted) (bool, error)
 }
 
 // Observer is told of the work as it goes on.
@@ -69,8 +66,7 @@ type Parts struct {
 	// count for that name.
 	Connect     func(mirrorName string) (resolve.Resolver, *mirror.Mirror)
 	Failures    Failures
-	Resolutions Resolutions
-	Absences    Absences
+	Notes       Notes
 	Registries  Registries
 	Concurrency int  // copies at once
 	MaxAttempts int  // of an image in a run
@@ -95,8 +91,7 @@ type Worker struct {
 // names it.
 func New(p Parts) (*Worker, error) {
 	for name, missing := range map[string]bool{
-		"Connect": p.Connect == nil, "Failures": p.Failures == nil,
-		"Resolutions": p.Resolutions == nil, "Absences": p.Absences == nil, "Registries": p.Registries == nil,
+		"Connect": p.Connect == nil, "Failures": p.Failures == nil, "Notes": p.Notes == nil, "Registries": p.Registries == nil,
 		"Concurrency": p.Concurrency < 1, "MaxAttempts": p.MaxAttempts < 1,
 		"Backoff": p.Backoff == nil, "Prepare": p.Prepare == nil, "Log": p.Log == nil,
 	} {
@@ -217,7 +212,7 @@ func (t *task) wanted(ctx context.Context) ([]message.Repository, error) {
 	var todo []message.Repository
 	for _, r := range t.Chunk.Repositories {
 		if (t.Remainder || len(r.Images) > 0) && !t.Chunk.Republished {
-			superseded, err := t.Resolutions.Superseded(ctx, t.Chunk, r)
+			superseded, err := t.Notes.Superseded(ctx, t.Chunk, r)
 			if err != nil {
 				return nil, err
 			}

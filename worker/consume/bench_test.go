@@ -65,15 +65,15 @@ func (b *bench) consumer(t *testing.T) *Consumer {
 	t.Helper()
 	insecure := []string{b.from.Host(), b.to.Host()}
 	client := registry.NewClient(registry.Options{Insecure: insecure})
-	stores, err := OpenStores(t.Context(), b.Broker, b.log)
+	notes, err := OpenNotes(t.Context(), b.Broker, b.log)
 	require.NoError(t, err)
+	failures := OpenFailures(b.Broker, b.log)
 	resolver := &resolve.Upstream{Registry: client, Listing: listing.New(listing.Options{Registry: client})}
-	copier := &mirror.Mirror{Registry: client, Engine: &skopeo.Runner{Insecure: insecure}, Indexes: stores.Indexes}
+	copier := &mirror.Mirror{Registry: client, Engine: &skopeo.Runner{Insecure: insecure}, Indexes: notes}
 	worker, err := chunk.New(chunk.Parts{
 		Connect:     func(string) (resolve.Resolver, *mirror.Mirror) { return resolver, copier },
-		Failures:    stores.Failures,
-		Resolutions: stores.Resolutions,
-		Absences:    stores.Absences,
+		Failures:    failures,
+		Notes:       notes,
 		Registries:  outage{},
 		Concurrency: 2,
 		MaxAttempts: 3,
@@ -83,7 +83,7 @@ func (b *bench) consumer(t *testing.T) *Consumer {
 		Log:         b.log,
 	})
 	require.NoError(t, err)
-	c, err := New(t.Context(), b.Broker, worker, stores.Failures, metrics.New("test"), b.log)
+	c, err := New(t.Context(), b.Broker, worker, failures, metrics.New("test"), b.log)
 	require.NoError(t, err)
 	return c
 }

@@ -14,11 +14,9 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/osism/skopeo-worker/shared/broker"
-	"github.com/osism/skopeo-worker/shared/failure"
 	"github.com/osism/skopeo-worker/shared/run"
 	"github.com/osism/skopeo-worker/worker/chunk"
 	"github.com/osism/skopeo-worker/worker/metrics"
-	"github.com/osism/skopeo-worker/worker/mirror"
 )
 
 const (
@@ -58,37 +56,6 @@ type Consumer struct {
 	pause    time.Duration // of a worker that is cut off
 }
 
-// Stores are what the workers of a broker keep there. They repeat what the broker does not
-// answer.
-type Stores struct {
-	Failures    chunk.Failures
-	Resolutions chunk.Resolutions
-	Absences    chunk.Absences
-	Indexes     mirror.Indexes
-}
-
-// OpenStores returns the stores of a broker.
-func OpenStores(ctx context.Context, b *broker.Broker, log *slog.Logger) (s Stores, err error) {
-	resolutions, err := openResolutions(ctx, b)
-	if err != nil {
-		return s, err
-	}
-	absences, err := OpenAbsences(ctx, b)
-	if err != nil {
-		return s, err
-	}
-	indexes, err := openIndexes(ctx, b, log)
-	if err != nil {
-		return s, err
-	}
-	return Stores{
-		Failures:    insistent{failure.NewStore(b, log), log},
-		Resolutions: insistentResolutions{resolutions, log},
-		Absences:    insistentAbsences{absences, log},
-		Indexes:     indexes,
-	}, nil
-}
-
 // New returns a consumer whose chunks the worker works off, and which records in failures
 // the images of chunks that no worker can work off.
 func New(ctx context.Context, b *broker.Broker, w *chunk.Worker, failures chunk.Failures, m *metrics.Metrics, log *slog.Logger) (*Consumer, error) {
@@ -122,7 +89,7 @@ func (c *Consumer) consume(ctx context.Context) error {
 			return fmt.Errorf("consuming chunks: %w", err)
 		}
 		c.log.Warn("the consumer was deleted at the broker; creating it again", "consumer", broker.ConsumerName)
-		if err := insist(ctx, c.log, c.broker.Ensure); err != nil && ctx.Err() == nil {
+		if err := retry(ctx, c.log, c.broker.Ensure); err != nil && ctx.Err() == nil {
 			return err
 		}
 	}

@@ -283,9 +283,9 @@ func TestSuperseded(t *testing.T) {
 	c := b.consumer(t)
 	newer := b.chunk()
 	newer.Run = "20260102-000000-000-0000"
-	require.NoError(t, c.worker.Resolutions.Resolved(t.Context(), newer, newer.Repositories[0]))
+	require.NoError(t, c.worker.Notes.Resolved(t.Context(), newer, newer.Repositories[0]))
 	older := b.chunk()
-	require.NoError(t, c.worker.Resolutions.Resolved(t.Context(), older, older.Repositories[0]), "it stays the newer one's")
+	require.NoError(t, c.worker.Notes.Resolved(t.Context(), older, older.Repositories[0]), "it stays the newer one's")
 	tracker := b.plan(t, b.chunk(message.Image{Tag: reference.MustTag("1")}))
 	start(t, c)
 	require.Equal(t, run.Tally{Total: 1, Skipped: 1}, over(t, tracker).Images)
@@ -293,7 +293,7 @@ func TestSuperseded(t *testing.T) {
 
 	other := older.Repositories[0]
 	other.Tag = reference.MustTag("1")
-	superseded, err := c.worker.Resolutions.Superseded(t.Context(), older, other)
+	superseded, err := c.worker.Notes.Superseded(t.Context(), older, other)
 	require.NoError(t, err)
 	require.False(t, superseded, "another entry")
 }

@@ -117,7 +117,7 @@ func (d *delivery) leave(ctx context.Context, c message.Chunk, result chunk.Resu
 		return nil
 	}
 	acknowledged := false
-	err := insist(ctx, d.log, func(ctx context.Context) (err error) {
+	err := retry(ctx, d.log, func(ctx context.Context) (err error) {
 		acknowledged, err = d.acknowledged(ctx)
 		return err
 	})
@@ -157,10 +157,10 @@ func (d *delivery) end(ctx context.Context, state string) error {
 	d.mu.Lock()
 	d.progress.State = state
 	d.mu.Unlock()
-	if err := insist(ctx, d.log, patient(d.broker.Conn, d.store)); err != nil {
+	if err := retry(ctx, d.log, optional(d.broker.Conn, d.store)); err != nil {
 		d.log.Warn("the status will be incomplete", "error", err)
 	}
-	return insist(ctx, d.log, patient(d.broker.Conn, d.acknowledge))
+	return retry(ctx, d.log, optional(d.broker.Conn, d.acknowledge))
 }
 
 // ackTimeout is how long the broker gets to answer an acknowledgement.

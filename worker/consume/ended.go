@@ -12,7 +12,7 @@ import (
 // run returns the run that delivered the message. If nothing is known of the run, it counts
 // as not ended: work may then be done in vain, but none is lost.
 func (d *delivery) run(ctx context.Context) (r run.Run) {
-	err := insist(ctx, d.log, patient(d.broker.Conn, func(ctx context.Context) (err error) {
+	err := retry(ctx, d.log, optional(d.broker.Conn, func(ctx context.Context) (err error) {
 		if r, err = d.runs.Get(ctx, d.address.Name, d.address.Run); errors.Is(err, run.ErrNotFound) {
 			err = nil
 		}

@@ -21,18 +21,18 @@ func TestForeignNotes(t *testing.T) {
 	digest := reference.DigestOf([]byte("an image"))
 	wanted := platform.Wanted{Platforms: []string{"linux/amd64"}}
 	for _, garbage := range []string{"", "~", "\xff\x1b", "99991231"} {
-		b.send(t, "$KV."+resolutionBucket+"."+resolutionKey(name, left.Repositories[0]), []byte(garbage))
-		superseded, err := c.worker.Resolutions.Superseded(t.Context(), left, left.Repositories[0])
+		b.send(t, "$KV."+resolvedBucket+"."+resolvedKey(name, left.Repositories[0]), []byte(garbage))
+		superseded, err := c.worker.Notes.Superseded(t.Context(), left, left.Repositories[0])
 		require.NoError(t, err)
 		require.False(t, superseded)
-		b.send(t, "$KV."+absenceBucket+"."+absenceKey(digest, wanted), []byte(garbage))
-		absent, err := c.worker.Absences.Absent(t.Context(), digest, wanted)
+		b.send(t, "$KV."+absentBucket+"."+absentKey(digest, wanted), []byte(garbage))
+		absent, err := c.worker.Notes.Absent(t.Context(), digest, wanted)
 		require.NoError(t, err)
 		require.False(t, absent)
 	}
-	require.NoError(t, c.worker.Resolutions.Resolved(t.Context(), left, left.Repositories[0]))
-	require.NoError(t, c.worker.Absences.NoteAbsent(t.Context(), digest, wanted))
-	absent, err := c.worker.Absences.Absent(t.Context(), digest, wanted)
+	require.NoError(t, c.worker.Notes.Resolved(t.Context(), left, left.Repositories[0]))
+	require.NoError(t, c.worker.Notes.NoteAbsent(t.Context(), digest, wanted))
+	absent, err := c.worker.Notes.Absent(t.Context(), digest, wanted)
 	require.NoError(t, err)
 	require.True(t, absent)
 	require.Equal(t, run.Tally{Total: 1, Copied: 1}, func() run.Tally {

@@ -48,7 +48,7 @@ func (d *delivery) remainder(ctx context.Context, c message.Chunk, left []messag
 // note records a message before it is published, so that its loss is noticed.
 func (d *delivery) note(ctx context.Context, a subject.Address, p run.Progress) {
 	record := func(ctx context.Context) error { return d.runs.Record(ctx, a, p) }
-	if err := insist(ctx, d.log, patient(d.broker.Conn, record)); err != nil {
+	if err := retry(ctx, d.log, optional(d.broker.Conn, record)); err != nil {
 		d.log.Warn("the status will be incomplete", "error", err)
 	}
 }
@@ -83,7 +83,7 @@ func (d *delivery) publish(ctx context.Context, a subject.Address, after time.Du
 	}
 	// Where only the broker's answer was lost, the next try finds it there.
 	m.Header.Set(jetstream.ExpectedLastSubjSeqHeader, "0")
-	return insist(ctx, d.log, func(ctx context.Context) error {
+	return retry(ctx, d.log, func(ctx context.Context) error {
 		_, err := d.broker.Publish(ctx, m)
 		if !errors.Is(err, broker.ErrConflict) {
 			return err

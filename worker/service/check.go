@@ -27,7 +27,7 @@ type Checker struct {
 // NewChecker returns a checker that spends from the budgets of the broker, and knows
 // what its workers have noted. The limits, by registry, go before what is known there.
 func NewChecker(ctx context.Context, b *broker.Broker, r Registries, limits map[string]budget.Limit, log *slog.Logger) (*Checker, error) {
-	absences, err := consume.OpenAbsences(ctx, b)
+	notes, err := consume.OpenNotes(ctx, b, log)
 	if err != nil {
 		return nil, err
 	}
@@ -43,7 +43,7 @@ func NewChecker(ctx context.Context, b *broker.Broker, r Registries, limits map[
 	return &Checker{guard: guard, budget: store, Checker: &check.Checker{
 		Resolver: r.upstream(source, log),
 		Mirror:   &mirror.Mirror{Registry: source, Destination: r.client(network, keychain, 0, nil).Comparing()},
-		Absent:   absences.Absent,
+		Absent:   notes.Once().Absent,
 		Outlook: func(ctx context.Context, registry string) (budget.Outlook, error) {
 			return store.Outlook(ctx, registry, who(registry), limits[registry])
 		},

@@ -51,16 +51,16 @@ func New(ctx context.Context, e *Endpoint, b *broker.Broker, c Config, r Registr
 
 // consumer returns what takes chunks and works them off.
 func (s *Service) consumer(ctx context.Context, b *broker.Broker, c Config, r Registries, engine mirror.Engine, log *slog.Logger) (*consume.Consumer, error) {
-	stores, err := consume.OpenStores(ctx, b, log)
+	notes, err := consume.OpenNotes(ctx, b, log)
 	if err != nil {
 		return nil, err
 	}
+	failures := consume.OpenFailures(b, log)
 	n := s.network(c, r, log)
 	worker, err := chunk.New(chunk.Parts{
-		Connect:     n.connector(engine, stores.Indexes),
-		Failures:    stores.Failures,
-		Resolutions: stores.Resolutions,
-		Absences:    stores.Absences,
+		Connect:     n.connector(engine, notes),
+		Failures:    failures,
+		Notes:       notes,
 		Registries:  n.outages,
 		Concurrency: c.Concurrency,
 		MaxAttempts: c.MaxAttempts,
@@ -75,7 +75,7 @@ func (s *Service) consumer(ctx context.Context, b *broker.Broker, c Config, r Re
 	if err != nil {
 		return nil, err
 	}
-	return consume.New(ctx, b, worker, stores.Failures, s.metrics, log)
+	return consume.New(ctx, b, worker, failures, s.metrics, log)
 }
 
 // Run takes chunks until ctx ends, and then finishes as it should.

@@ -1,0 +1,179 @@
+package consume
+
+import (
+	"bytes"
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"log/slog"
+	"time"
+
+	"github.com/nats-io/nats.go/jetstream"
+
+	"github.com/osism/skopeo-worker/shared/broker"
+	"github.com/osism/skopeo-worker/shared/message"
+	"github.com/osism/skopeo-worker/shared/reference"
+	"github.com/osism/skopeo-worker/shared/run"
+	"github.com/osism/skopeo-worker/shared/selection"
+	"github.com/osism/skopeo-worker/worker/platform"
+	"github.com/osism/skopeo-worker/worker/registry"
+)
+
+// Buckets of notes.
+const (
+	resolvedBucket = "mirror_resolved" // the newest run that has resolved an entry
+	absentBucket   = "mirror_absent"   // manifests without a wanted platform
+	indexBucket    = "mirror_indexes"  // indexes that are copied over several windows of a budget
+	// keepIndex is longer than any window that a registry is known to have (6 h).
+	keepIndex = 24 * time.Hour
+)
+
+// Notes are what the workers of a broker remember there. A note may be lost: that costs some
+// requests. What is not in the form of a note is ignored. Notes implements chunk.Notes and
+// mirror.Indexes.
+type Notes struct {
+	resolved, absent, indexes jetstream.KeyValue
+	log                       *slog.Logger
+	once                      bool
+}
+
+// OpenNotes returns the notes of a broker, which retry until the broker answers.
+func OpenNotes(ctx context.Context, b *broker.Broker, log *slog.Logger) (*Notes, error) {
+	n := &Notes{log: log}
+	for _, bucket := range []struct {
+		kv                *jetstream.KeyValue
+		name, description string
+		keep              time.Duration
+	}{
+		{&n.resolved, resolvedBucket, "the last run that resolved an entry", run.Keep},
+		{&n.absent, absentBucket, "manifests without a wanted platform", run.Keep},
+		{&n.indexes, indexBucket, "indexes that are copied over several windows", keepIndex},
+	} {
+		var err error
+		c := jetstream.KeyValueConfig{Bucket: bucket.name, Description: "skopeo-worker: " + bucket.description, TTL: bucket.keep}
+		if *bucket.kv, err = b.Bucket(ctx, c); err != nil {
+			return nil, err
+		}
+	}
+	return n, nil
+}
+
+// Once returns the notes without retries.
+func (n *Notes) Once() *Notes {
+	once := *n
+	once.once = true
+	return &once
+}
+
+func (n *Notes) retry(ctx context.Context, operation func(context.Context) error) error {
+	if n.once {
+		return operation(ctx)
+	}
+	return retry(ctx, n.log, operation)
+}
+
+// read returns a note, or nothing if there is none.
+func (n *Notes) read(ctx context.Context, bucket jetstream.KeyValue, key string) (note string, err error) {
+	err = n.retry(ctx, func(ctx context.Context) error {
+		entry, err := bucket.Get(ctx, key)
+		switch {
+		case errors.Is(err, jetstream.ErrKeyNotFound):
+			return nil
+		case err != nil:
+			return fmt.Errorf("reading a note in %s: %w", bucket.Bucket(), err)
+		}
+		note = string(entry.Value())
+		return nil
+	})
+	return note, err
+}
+
+func (n *Notes) write(ctx context.Context, bucket jetstream.KeyValue, key, note string) error {
+	return n.retry(ctx, func(ctx context.Context) error {
+		if _, err := bucket.PutString(ctx, key, note); err != nil {
+			return fmt.Errorf("writing a note in %s: %w", bucket.Bucket(), err)
+		}
+		return nil
+	})
+}
+
+// hash returns a key for a text of any length.
+func hash(text []byte) string {
+	sum := sha256.Sum256(text)
+	return hex.EncodeToString(sum[:16])
+}
+
+// resolvedKey is the key of an entry. Only the same entry, with the same selection and
+// destination, takes the place of one of an older run.
+func resolvedKey(name string, r message.Repository) string {
+	var chosen selection.Selection
+	if r.Selection != nil {
+		chosen = *r.Selection
+	}
+	return name + "." + hash(fmt.Appendf(nil, "%s\n%s\n%s\n%s\n%s", r.Source, r.Tag, r.Digest, r.Destination, chosen.Hash()))
+}
+
+// newest returns the newest run that has resolved an entry.
+func (n *Notes) newest(ctx context.Context, name string, r message.Repository) (string, error) {
+	id, err := n.read(ctx, n.resolved, resolvedKey(name, r))
+	if !run.ValidID(id) {
+		id = ""
+	}
+	return id, err
+}
+
+// Resolved implements chunk.Notes. Of two runs, the newer one stays.
+func (n *Notes) Resolved(ctx context.Context, c message.Chunk, r message.Repository) error {
+	newest, err := n.newest(ctx, c.Name, r)
+	if err != nil || newest >= c.Run {
+		return err
+	}
+	return n.write(ctx, n.resolved, resolvedKey(c.Name, r), c.Run)
+}
+
+// Superseded implements chunk.Notes.
+func (n *Notes) Superseded(ctx context.Context, c message.Chunk, r message.Repository) (bool, error) {
+	newest, err := n.newest(ctx, c.Name, r)
+	return newest > c.Run, err
+}
+
+func absentKey(digest reference.Digest, w platform.Wanted) string {
+	return hash(fmt.Appendf(nil, "%s\n%q\n%t", digest, w.Platforms, w.WithoutAttestations))
+}
+
+// Absent implements chunk.Notes.
+func (n *Notes) Absent(ctx context.Context, digest reference.Digest, w platform.Wanted) (bool, error) {
+	note, err := n.read(ctx, n.absent, absentKey(digest, w))
+	return note == digest.String(), err
+}
+
+// NoteAbsent implements chunk.Notes.
+func (n *Notes) NoteAbsent(ctx context.Context, digest reference.Digest, w platform.Wanted) error {
+	return n.write(ctx, n.absent, absentKey(digest, w), digest.String())
+}
+
+func indexKey(digest reference.Digest) string { return digest.Algorithm() + "-" + digest.Hex() }
+
+// Index implements mirror.Indexes. It does not retry, because the registry has the index,
+// too. A note counts only if it has the digest.
+func (n *Notes) Index(ctx context.Context, wanted reference.Digest) (registry.Manifest, bool) {
+	note, err := n.Once().read(ctx, n.indexes, indexKey(wanted))
+	mediaType, raw, _ := bytes.Cut([]byte(note), []byte("\n"))
+	if err != nil || wanted.Of(raw) != wanted {
+		return registry.Manifest{}, false
+	}
+	return registry.Manifest{Raw: raw, MediaType: string(mediaType), Digest: wanted}, true
+}
+
+// KeepIndex implements mirror.Indexes. It keeps no index that is too large for a message.
+func (n *Notes) KeepIndex(ctx context.Context, index registry.Manifest) {
+	if len(index.Raw) > message.MaxSize {
+		return
+	}
+	note := index.MediaType + "\n" + string(index.Raw)
+	if err := n.Once().write(context.WithoutCancel(ctx), n.indexes, indexKey(index.Digest), note); err != nil {
+		n.log.Debug("keeping an index", "digest", index.Digest, "error", err)
+	}
+}
