@@ -1,12 +1,15 @@
 package registrytest
 
 import (
+	"cmp"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"strings"
 
 	v1 "github.com/google/go-containerregistry/pkg/v1"
+	"github.com/google/go-containerregistry/pkg/v1/mutate"
+	"github.com/google/go-containerregistry/pkg/v1/static"
 	"github.com/google/go-containerregistry/pkg/v1/types"
 )
 
@@ -32,17 +35,22 @@ func (r *Registry) PushChart(repository, version string) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	chart, err := Layer{Seed: repository + " " + version, Size: defaultLayerSize}.build(false)
+	layer, err := Layer{Seed: repository + " " + version, Size: defaultLayerSize}.build(false)
 	if err != nil {
 		return "", err
 	}
+	chart, err := r.pushLayer(repository, layer)
+	if err != nil {
+		return "", err
+	}
+	chart.MediaType = mediaTypeHelmChart
 	manifest, err := r.pushJSON(repository, version, types.OCIManifestSchema1, v1.Manifest{
 		SchemaVersion: 2,
 		MediaType:     types.OCIManifestSchema1,
 		Config:        describe(mediaTypeHelmConfig, config),
-		Layers:        []v1.Descriptor{describe(mediaTypeHelmChart, chart.content)},
+		Layers:        []v1.Descriptor{chart},
 		Annotations:   map[string]string{"org.opencontainers.image.title": name, "org.opencontainers.image.version": version},
-	}, config, chart.content)
+	}, config)
 	return manifest.Digest.String(), err
 }
 
@@ -68,21 +76,26 @@ func (r *Registry) PushCache(repository, tag string, cache Cache) (string, error
 		}
 		index.Manifests = append(index.Manifests, described)
 	}
-	var blobs [][]byte
 	for _, layer := range cache.Layers {
-		one, err := layer.build(cache.Docker)
+		built, err := layer.build(cache.Docker)
 		if err != nil {
 			return "", err
 		}
-		if cache.Type != "" {
-			one.descriptor.MediaType = cache.Type
+		diffID, err := built.DiffID()
+		if err != nil {
+			return "", err
 		}
-		one.descriptor.Annotations = map[string]string{"containerd.io/uncompressed": one.diffID.String()}
-		index.Manifests, blobs = append(index.Manifests, one.descriptor), append(blobs, one.content)
+		described, err := r.pushLayer(repository, built)
+		if err != nil {
+			return "", err
+		}
+		described.MediaType = cmp.Or(cache.Type, described.MediaType)
+		described.Annotations = map[string]string{"containerd.io/uncompressed": diffID.String()}
+		index.Manifests = append(index.Manifests, described)
 	}
 	config := []byte(`{"layers":[],"records":[]}`)
-	index.Manifests, blobs = append(index.Manifests, describe(mediaTypeCache, config)), append(blobs, config)
-	manifest, err := r.pushJSON(repository, tag, index.MediaType, index, blobs...)
+	index.Manifests = append(index.Manifests, describe(mediaTypeCache, config))
+	manifest, err := r.pushJSON(repository, tag, index.MediaType, index, config)
 	return manifest.Digest.String(), err
 }
 
@@ -100,18 +113,14 @@ func (r *Registry) PushSignature(repository, dgst string) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	layer := describe(mediaTypeCosign, payload)
-	layer.Annotations = map[string]string{"dev.cosignproject.cosign/signature": "bm90IGEgc2lnbmF0dXJl"}
-	config, err := json.Marshal(v1.ConfigFile{RootFS: v1.RootFS{Type: "layers", DiffIDs: []v1.Hash{layer.Digest}}})
+	image, err := compose(false, v1.ConfigFile{}, mutate.Addendum{
+		Layer:       static.NewLayer(payload, mediaTypeCosign),
+		Annotations: map[string]string{"dev.cosignproject.cosign/signature": "bm90IGEgc2lnbmF0dXJl"},
+	})
 	if err != nil {
 		return "", err
 	}
-	manifest, err := r.pushJSON(repository, SignatureTag(dgst), types.OCIManifestSchema1, v1.Manifest{
-		SchemaVersion: 2,
-		MediaType:     types.OCIManifestSchema1,
-		Config:        describe(types.OCIConfigJSON, config),
-		Layers:        []v1.Descriptor{layer},
-	}, config, payload)
+	manifest, err := r.store(repository, SignatureTag(dgst), image)
 	return manifest.Digest.String(), err
 }
 

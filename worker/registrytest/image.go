@@ -1,11 +1,14 @@
 package registrytest
 
 import (
+	"cmp"
 	"encoding/json"
 	"fmt"
 	"time"
 
 	v1 "github.com/google/go-containerregistry/pkg/v1"
+	"github.com/google/go-containerregistry/pkg/v1/empty"
+	"github.com/google/go-containerregistry/pkg/v1/mutate"
 	"github.com/google/go-containerregistry/pkg/v1/types"
 )
 
@@ -40,38 +43,17 @@ func (r *Registry) pushImage(repository, tag string, image Image) (v1.Descriptor
 	if err != nil {
 		return v1.Descriptor{}, err
 	}
-	layers, err := image.layers(repository)
+	built, err := image.build(repository, platform)
 	if err != nil {
 		return v1.Descriptor{}, err
 	}
-	config, err := json.Marshal(image.config(platform, layers))
-	if err != nil {
-		return v1.Descriptor{}, err
-	}
-	manifest := v1.Manifest{
-		SchemaVersion: 2,
-		MediaType:     types.OCIManifestSchema1,
-		Config:        describe(types.OCIConfigJSON, config),
-		Subject:       image.Subject,
-	}
-	if image.Docker {
-		manifest.MediaType, manifest.Config.MediaType = types.DockerManifestSchema2, types.DockerConfigJSON
-	}
-	blobs := [][]byte{config}
-	for _, layer := range layers {
-		manifest.Layers = append(manifest.Layers, layer.descriptor)
-		blobs = append(blobs, layer.content)
-	}
-	descriptor, err := r.pushJSON(repository, tag, manifest.MediaType, manifest, blobs...)
+	descriptor, err := r.store(repository, tag, built)
 	descriptor.Platform = platform
 	return descriptor, err
 }
 
 func (i Image) platform() (*v1.Platform, error) {
-	name := i.Platform
-	if name == "" {
-		name = DefaultPlatform
-	}
+	name := cmp.Or(i.Platform, DefaultPlatform)
 	platform, err := v1.ParsePlatform(name)
 	if err != nil {
 		return nil, fmt.Errorf("platform %q: %w", name, err)
@@ -79,40 +61,80 @@ func (i Image) platform() (*v1.Platform, error) {
 	return platform, nil
 }
 
-func (i Image) layers(repository string) ([]built, error) {
+func (i Image) build(repository string, platform *v1.Platform) (v1.Image, error) {
 	layers := i.Layers
 	if len(layers) == 0 {
 		layers = []Layer{{Seed: fmt.Sprint(repository, " ", i.Version, " ", i.Platform), Size: defaultLayerSize}}
 	}
-	var all []built
+	created := v1.Time{Time: i.Created.UTC()}
+	if i.Created.IsZero() {
+		created.Time = defaultCreated
+	}
+	var added []mutate.Addendum
 	for _, layer := range layers {
-		one, err := layer.build(i.Docker)
+		built, err := layer.build(i.Docker)
 		if err != nil {
 			return nil, err
 		}
-		all = append(all, one)
+		added = append(added, mutate.Addendum{Layer: built, History: v1.History{Created: created, CreatedBy: "COPY data /"}})
 	}
-	return all, nil
+	image, err := compose(i.Docker, v1.ConfigFile{
+		Architecture: platform.Architecture, OS: platform.OS, Variant: platform.Variant, Created: created,
+		Config: v1.Config{Labels: map[string]string{"org.opencontainers.image.version": i.Version}},
+	}, added...)
+	if err == nil && i.Subject != nil {
+		image = mutate.Subject(image, *i.Subject).(v1.Image)
+	}
+	return image, err
 }
 
-func (i Image) config(platform *v1.Platform, layers []built) v1.ConfigFile {
-	created := i.Created
-	if created.IsZero() {
-		created = defaultCreated
+// compose makes an image from a configuration and layers.
+func compose(docker bool, config v1.ConfigFile, layers ...mutate.Addendum) (v1.Image, error) {
+	base := empty.Image // Docker schema 2
+	if !docker {
+		base = mutate.ConfigMediaType(mutate.MediaType(base, types.OCIManifestSchema1), types.OCIConfigJSON)
 	}
-	config := v1.ConfigFile{
-		Architecture: platform.Architecture,
-		OS:           platform.OS,
-		Variant:      platform.Variant,
-		Created:      v1.Time{Time: created.UTC()},
-		Config:       v1.Config{Labels: map[string]string{"org.opencontainers.image.version": i.Version}},
-		RootFS:       v1.RootFS{Type: "layers"},
+	config.RootFS.Type = "layers"
+	image, err := mutate.ConfigFile(base, &config)
+	if err != nil {
+		return nil, err
+	}
+	return mutate.Append(image, layers...)
+}
+
+// store stores an image with its blobs.
+func (r *Registry) store(repository, tag string, image v1.Image) (v1.Descriptor, error) {
+	if err := r.pushBlobs(repository, image); err != nil {
+		return v1.Descriptor{}, err
+	}
+	manifest, err := image.RawManifest()
+	if err != nil {
+		return v1.Descriptor{}, err
+	}
+	mediaType, err := image.MediaType()
+	if err != nil {
+		return v1.Descriptor{}, err
+	}
+	_, err = r.PushManifest(repository, tag, mediaType, manifest)
+	return describe(mediaType, manifest), err
+}
+
+// pushBlobs stores the layers and the configuration of an image.
+func (r *Registry) pushBlobs(repository string, image v1.Image) error {
+	layers, err := image.Layers()
+	if err != nil {
+		return err
 	}
 	for _, layer := range layers {
-		config.RootFS.DiffIDs = append(config.RootFS.DiffIDs, layer.diffID)
-		config.History = append(config.History, v1.History{Created: config.Created, CreatedBy: "COPY data /"})
+		if _, err := r.pushLayer(repository, layer); err != nil {
+			return err
+		}
 	}
-	return config
+	config, err := image.RawConfigFile()
+	if err == nil {
+		_, err = r.PushBlob(repository, config)
+	}
+	return err
 }
 
 // pushJSON stores blobs and the manifest above them.
@@ -126,8 +148,6 @@ func (r *Registry) pushJSON(repository, tag string, mediaType types.MediaType, m
 	if err != nil {
 		return v1.Descriptor{}, err
 	}
-	if _, err := r.PushManifest(repository, tag, mediaType, payload); err != nil {
-		return v1.Descriptor{}, err
-	}
-	return describe(mediaType, payload), nil
+	_, err = r.PushManifest(repository, tag, mediaType, payload)
+	return describe(mediaType, payload), err
 }

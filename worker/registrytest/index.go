@@ -6,6 +6,8 @@ import (
 	"maps"
 
 	v1 "github.com/google/go-containerregistry/pkg/v1"
+	"github.com/google/go-containerregistry/pkg/v1/mutate"
+	"github.com/google/go-containerregistry/pkg/v1/static"
 	"github.com/google/go-containerregistry/pkg/v1/types"
 )
 
@@ -93,22 +95,14 @@ func (r *Registry) pushAttestation(repository string, image v1.Hash) (v1.Descrip
 	if err != nil {
 		return v1.Descriptor{}, err
 	}
-	layer := describe(mediaTypeAttestation, statement)
-	layer.Annotations = map[string]string{annotationPredicate: provenancePredicate}
-	config, err := json.Marshal(v1.ConfigFile{
-		Architecture: unknownPlatform,
-		OS:           unknownPlatform,
-		RootFS:       v1.RootFS{Type: "layers", DiffIDs: []v1.Hash{layer.Digest}},
+	attestation, err := compose(false, v1.ConfigFile{Architecture: unknownPlatform, OS: unknownPlatform}, mutate.Addendum{
+		Layer:       static.NewLayer(statement, mediaTypeAttestation),
+		Annotations: map[string]string{annotationPredicate: provenancePredicate},
 	})
 	if err != nil {
 		return v1.Descriptor{}, err
 	}
-	descriptor, err := r.pushJSON(repository, "", types.OCIManifestSchema1, v1.Manifest{
-		SchemaVersion: 2,
-		MediaType:     types.OCIManifestSchema1,
-		Config:        describe(types.OCIConfigJSON, config),
-		Layers:        []v1.Descriptor{layer},
-	}, config, statement)
+	descriptor, err := r.store(repository, "", attestation)
 	descriptor.Annotations = map[string]string{annotationType: attestationType, annotationDigest: image.String()}
 	descriptor.Platform = &v1.Platform{Architecture: unknownPlatform, OS: unknownPlatform}
 	return descriptor, err

@@ -1,16 +1,16 @@
 package registrytest
 
 import (
-	"archive/tar"
-	"bytes"
 	"compress/gzip"
 	"crypto/sha256"
+	"encoding/binary"
 	"fmt"
 	"io"
-	"math/rand/v2"
+	"math/rand"
 
 	"github.com/google/go-containerregistry/pkg/compression"
 	v1 "github.com/google/go-containerregistry/pkg/v1"
+	"github.com/google/go-containerregistry/pkg/v1/random"
 	"github.com/google/go-containerregistry/pkg/v1/tarball"
 	"github.com/google/go-containerregistry/pkg/v1/types"
 )
@@ -23,19 +23,14 @@ type Layer struct {
 	Zstd bool   // compressed by zstd instead of gzip; always an OCI type
 }
 
-// built is a layer as the registry stores it.
-type built struct {
-	descriptor v1.Descriptor
-	diffID     v1.Hash
-	content    []byte
-}
-
-func (l Layer) build(docker bool) (built, error) {
-	archive, err := l.archive()
+func (l Layer) build(docker bool) (v1.Layer, error) {
+	seed := sha256.Sum256([]byte(l.Seed))
+	source := rand.NewSource(int64(binary.BigEndian.Uint64(seed[:]))) //nolint:gosec // layers must be reproducible
+	raw, err := random.Layer(int64(l.Size), types.OCIUncompressedLayer, random.WithSource(source))
 	if err != nil {
-		return built{}, fmt.Errorf("layer %q: %w", l.Seed, err)
+		return nil, fmt.Errorf("layer %q: %w", l.Seed, err)
 	}
-	// Random bytes do not shrink: the fastest level does.
+	// The fastest level will do: random bytes cannot be compressed.
 	options := []tarball.LayerOption{tarball.WithCompressionLevel(gzip.BestSpeed)}
 	switch {
 	case l.Zstd:
@@ -45,53 +40,30 @@ func (l Layer) build(docker bool) (built, error) {
 	default:
 		options = append(options, tarball.WithMediaType(types.OCILayer))
 	}
-	layer, err := tarball.LayerFromOpener(func() (io.ReadCloser, error) {
-		return io.NopCloser(bytes.NewReader(archive)), nil
-	}, options...)
+	layer, err := tarball.LayerFromOpener(raw.Uncompressed, options...)
 	if err != nil {
-		return built{}, fmt.Errorf("layer %q: %w", l.Seed, err)
+		return nil, fmt.Errorf("layer %q: %w", l.Seed, err)
 	}
-	return describeLayer(layer)
+	return layer, nil
 }
 
-func describeLayer(layer v1.Layer) (built, error) {
+// pushLayer stores a layer and returns its descriptor.
+func (r *Registry) pushLayer(repository string, layer v1.Layer) (v1.Descriptor, error) {
 	compressed, err := layer.Compressed()
 	if err != nil {
-		return built{}, err
+		return v1.Descriptor{}, err
 	}
 	defer compressed.Close()
 	content, err := io.ReadAll(compressed)
 	if err != nil {
-		return built{}, err
-	}
-	diffID, err := layer.DiffID()
-	if err != nil {
-		return built{}, err
+		return v1.Descriptor{}, err
 	}
 	mediaType, err := layer.MediaType()
 	if err != nil {
-		return built{}, err
+		return v1.Descriptor{}, err
 	}
-	return built{describe(mediaType, content), diffID, content}, nil
-}
-
-func (l Layer) archive() ([]byte, error) {
-	content := make([]byte, l.Size)
-	if _, err := rand.NewChaCha8(sha256.Sum256([]byte(l.Seed))).Read(content); err != nil {
-		return nil, err
-	}
-	var archive bytes.Buffer
-	w := tar.NewWriter(&archive)
-	if err := w.WriteHeader(&tar.Header{Name: "data", Mode: 0o644, Size: int64(l.Size)}); err != nil {
-		return nil, err
-	}
-	if _, err := w.Write(content); err != nil {
-		return nil, err
-	}
-	if err := w.Close(); err != nil {
-		return nil, err
-	}
-	return archive.Bytes(), nil
+	_, err = r.PushBlob(repository, content)
+	return describe(mediaType, content), err
 }
 
 // describe is the descriptor of a blob or manifest.

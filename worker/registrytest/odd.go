@@ -114,17 +114,18 @@ func (r *Registry) PushSchema1(repository, tag string, layers ...Layer) (string,
 	var listed, history []string
 	parent := ""
 	for i, layer := range slices.Concat(layers, layers[:1]) { // layers repeat
-		one, err := layer.build(true)
+		built, err := layer.build(true)
 		if err != nil {
 			return "", err
 		}
-		if _, err := r.PushBlob(repository, one.content); err != nil {
+		described, err := r.pushLayer(repository, built)
+		if err != nil {
 			return "", err
 		}
 		id := fmt.Sprintf("%064x", i+1)
 		compatible := fmt.Sprintf(`{"id":%q%s,"architecture":"amd64","os":"linux"}`, id, parent)
 		parent = fmt.Sprintf(`,"parent":%q`, id)
-		listed = append([]string{fmt.Sprintf(`{"blobSum": %q}`, one.descriptor.Digest)}, listed...)
+		listed = append([]string{fmt.Sprintf(`{"blobSum": %q}`, described.Digest)}, listed...)
 		history = append([]string{fmt.Sprintf(`{"v1Compatibility": %q}`, compatible)}, history...)
 	}
 	signed, err := sign(fmt.Appendf(nil, `{

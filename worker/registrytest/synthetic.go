@@ -9,7 +9,6 @@ import (
 	"strconv"
 
 	v1 "github.com/google/go-containerregistry/pkg/v1"
-	"github.com/google/go-containerregistry/pkg/v1/types"
 )
 
 // Synthetic describes a repository of very many tags. Its manifests are made
@@ -45,25 +44,18 @@ var syntheticPlatform = &v1.Platform{OS: "linux", Architecture: "amd64"}
 // AddSynthetic adds a repository of very many tags, 50,000 in 0.3 s. Nothing
 // can be pushed to it. Equal ones in two registries have equal digests.
 func (r *Registry) AddSynthetic(repository string, description Synthetic) error {
-	layer, err := Layer{Seed: "synthetic", Size: defaultLayerSize}.build(false)
+	image, err := Image{Layers: []Layer{{Seed: "synthetic", Size: defaultLayerSize}}}.build(repository, syntheticPlatform)
 	if err != nil {
 		return err
 	}
-	config, err := json.Marshal(Image{}.config(syntheticPlatform, []built{layer}))
+	if err := r.pushBlobs(repository, image); err != nil {
+		return err
+	}
+	base, err := image.Manifest()
 	if err != nil {
 		return err
 	}
-	for _, blob := range [][]byte{config, layer.content} {
-		if _, err := r.PushBlob(repository, blob); err != nil {
-			return err
-		}
-	}
-	s := newSynthetic(description, v1.Manifest{
-		SchemaVersion: 2,
-		MediaType:     types.OCIManifestSchema1,
-		Config:        describe(types.OCIConfigJSON, config),
-		Layers:        []v1.Descriptor{layer.descriptor},
-	})
+	s := newSynthetic(description, *base)
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.synthetics[repository] = s
