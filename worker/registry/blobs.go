@@ -14,11 +14,11 @@ import (
 	"github.com/osism/skopeo-worker/shared/reference"
 )
 
-// maxConfigSize bounds a configuration: it has a line for each layer and command.
+// maxConfigSize bounds a configuration. It has a line for each layer and command.
 const maxConfigSize = 4 << 20
 
-// Config returns a small blob, at most 4 MiB of it, such as the configuration of an
-// image, after its content has been checked against the digest.
+// Config returns a small blob such as the configuration of an image, at most 4 MiB of it,
+// after checking its digest.
 func (c *Client) Config(ctx context.Context, repository reference.Repository, blob reference.Digest) ([]byte, error) {
 	got, err := c.send(ctx, call{
 		op: OpGetBlob, repository: repository, reference: blob, method: http.MethodGet,
@@ -33,20 +33,20 @@ func (c *Client) Config(ctx context.Context, repository reference.Repository, bl
 	return got.body, nil
 }
 
-// beginning is how much of a page is looked at.
+// beginning is how much of a blob LookAtBlob reads, in bytes.
 const beginning = 1 << 10
 
-// Content is a blob as a registry sends it. Nothing of it is checked. Its read errors wrap
-// an *Error, but for io.EOF. It must be closed, and is not safe for concurrent use.
+// Content is a blob as a registry sends it, unchecked. Its read errors wrap an *Error, except
+// io.EOF. It must be closed, and is not safe for concurrent use.
 type Content struct {
 	From int64 // offset of the first byte
-	Size int64 // of the whole blob, as far as the registry says; else -1
+	Size int64 // of the whole blob; -1 if the registry does not state it
 
 	*opened
 }
 
-// Open asks for a blob from an offset on. A registry that does not serve parts sends all
-// of it: From is 0 then.
+// Open requests a blob from an offset on. If the registry does not serve parts, it sends the
+// whole blob and From is 0.
 func (c *Client) Open(ctx context.Context, repository reference.Repository, blob reference.Digest, from int64) (*Content, error) {
 	get := call{
 		op: OpGetBlob, repository: repository, reference: blob, method: http.MethodGet,
@@ -70,14 +70,14 @@ func (c *Client) Open(ctx context.Context, repository reference.Repository, blob
 			return content, nil
 		}
 		_ = content.Close()
-		return c.Open(ctx, repository, blob, 0) // it sends something else
+		return c.Open(ctx, repository, blob, 0) // the registry sends another part
 	}
 	_ = content.Close()
 	return nil, about(fmt.Errorf("%w: answered %d instead of the blob", ErrUnexpected, got.status), OpGetBlob, repository, blob)
 }
 
-// contentRange reads a Content-Range and returns the size of the whole, -1 where it does
-// not say. It is false unless the range goes from the offset to the end.
+// contentRange parses a Content-Range header and returns the size of the whole blob, -1 if
+// unknown. It returns false unless the range goes from the offset to the end.
 func contentRange(text string, from int64) (whole int64, ok bool) {
 	text, ok = strings.CutPrefix(strings.TrimSpace(text), "bytes ")
 	part, of, _ := strings.Cut(text, "/")
@@ -94,20 +94,20 @@ func contentRange(text string, from int64) (whole int64, ok bool) {
 	return whole, err == nil && end == whole-1
 }
 
-// Another is the error of a source that has sent something else than the blob, which
-// begins like this.
+// Another returns the error of a source that sent something else than the blob. begin is the
+// beginning of what it sent.
 func (c *Content) Another(begin []byte) error {
 	wanted, _ := c.call.reference.(reference.Digest) // Open has nothing else
 	return c.judged(about(otherBlob(c.status, begin, wanted), OpGetBlob, c.call.repository, wanted))
 }
 
-// Short is the error of a source that has ended before the blob has.
+// Short returns the error of a source that ended before the end of the blob.
 func (c *Content) Short() error {
 	return c.judged(about(fmt.Errorf("%w: %w", ErrUnavailable, io.ErrUnexpectedEOF), c.call.op, c.call.repository, c.call.reference))
 }
 
-// LookAtBlob returns an error that wraps ErrPage where a page comes instead of a blob.
-// It reads no more than the beginning.
+// LookAtBlob returns an error that wraps ErrPage if the registry sends an HTML page instead of
+// a blob. It reads only the beginning.
 func (c *Client) LookAtBlob(ctx context.Context, repository reference.Repository, blob reference.Digest) error {
 	content, err := c.Open(ctx, repository, blob, 0)
 	if err != nil {
@@ -121,8 +121,8 @@ func (c *Client) LookAtBlob(ctx context.Context, repository reference.Repository
 	return err
 }
 
-// sendOpen makes a call whose answer is read later. The guard watches that, too: what it
-// makes of a failure is what the reader gets.
+// sendOpen sends a call whose answer is read later. The guard watches the reading, too: the
+// reader gets the guard's error.
 func (c *Client) sendOpen(ctx context.Context, call call) (answer, error) {
 	type sent struct {
 		got answer
@@ -139,7 +139,7 @@ func (c *Client) sendOpen(ctx context.Context, call call) (answer, error) {
 			}
 			got.opened.judge = func(err error) error {
 				read <- err
-				return call.named(<-ended)
+				return call.wrap(<-ended)
 			}
 			began <- sent{got, nil}
 			return <-read
@@ -149,7 +149,7 @@ func (c *Client) sendOpen(ctx context.Context, call call) (answer, error) {
 	case s := <-began:
 		return s.got, nil
 	case <-judged:
-		return answer{}, call.named(<-ended)
+		return answer{}, call.wrap(<-ended)
 	}
 }
 
@@ -161,8 +161,8 @@ type opened struct {
 	at     location
 	ctx    context.Context
 	end    func()
-	judge  func(err error) error // returns what the guard makes of the end; nil: nobody watches
-	over   bool                  // it was called
+	judge  func(err error) error // ends the call and returns the guard's error; nil: no guard
+	over   bool                  // judge was called
 }
 
 // Read implements io.Reader.
@@ -175,7 +175,8 @@ func (o *opened) Read(p []byte) (int, error) {
 	return n, err
 }
 
-// judged returns what the guard makes of an error; nil is the end without one.
+// judged ends the call with an error, or successfully if it is nil, and returns the guard's
+// error.
 func (o *opened) judged(err error) error {
 	if o.judge == nil || o.over {
 		return err

@@ -15,32 +15,32 @@ import (
 	"github.com/osism/skopeo-worker/shared/reference"
 )
 
-// call is one request to one repository.
+// call is a request about a repository.
 type call struct {
-	op         string // for Error
+	op         string // one of the Op constants
 	repository reference.Repository
-	reference  reference.TagOrDigest // nil: of the repository as a whole
+	reference  reference.TagOrDigest // nil: the repository as a whole
 
 	method      string
 	scope       string // transport.PullScope or transport.PushScope
-	path        string // tagsList, uploads, or what the reference is below
+	path        string // tagsList, uploads, or a prefix of the reference
 	query       string // encoded
 	accept      string
 	contentType string
 	body        []byte
 	limit       int64  // of the answer's body, in bytes
-	instead     string // what the answer is, for a pageError; JSON but of a receipt
+	instead     string // name of the expected answer, for pageError; JSON, unless aReceipt or aBlob
 
-	// Only of blobs, which may be large:
+	// For blobs, which may be large:
 	url    *url.URL             // instead of path and query
 	stream io.Reader            // instead of body; sent once
-	size   int64                // of stream; negative: it is not known
+	size   int64                // of stream; negative: unknown
 	offset int64                // of stream in the blob
 	opens  bool                 // the answer's body is read later
-	from   int64                // offset in the blob from which on the answer is wanted
-	mount  reference.Repository // it is taken from there, if there is one
-	large  bool                 // it may take as long as within says; 0: as it takes
-	within time.Duration
+	from   int64                // offset in the blob at which the answer starts
+	mount  reference.Repository // optional; the registry may take the blob from there
+	large  bool                 // the limit is within instead of requestTimeout
+	within time.Duration        // 0: no limit
 }
 
 // The paths of calls, below /v2/<repository>/.
@@ -52,8 +52,8 @@ const (
 	uploads   = "blobs/uploads/"
 )
 
-// target is the path of a call. It is made of names as the OCI distribution specification
-// allows them: none has a dot segment, or anything that ends a path.
+// target returns the path of a call. Its parts follow the OCI distribution specification, so
+// they contain neither dot segments nor characters that end a path.
 func (call call) target(at location) (string, error) {
 	if call.isNamed() && (call.reference == nil || call.reference.IsZero()) {
 		return "", fmt.Errorf("%w: neither a tag nor a digest", ErrName)
@@ -61,10 +61,10 @@ func (call call) target(at location) (string, error) {
 	return "/v2/" + at.path() + "/" + call.below(), nil
 }
 
-// isNamed reports whether the reference is in the path.
+// isNamed reports whether the path contains the reference.
 func (call call) isNamed() bool { return call.path != tagsList && call.path != uploads }
 
-// below is the path below /v2/<repository>/.
+// below returns the path below /v2/<repository>/.
 func (call call) below() string {
 	if call.isNamed() {
 		return call.path + call.reference.String()
@@ -72,17 +72,17 @@ func (call call) below() string {
 	return call.path
 }
 
-// answer is what a registry answered, read to its end.
+// answer is a registry's answer to a call, read to its end unless opened is set.
 type answer struct {
 	status int
 	header http.Header
 	body   []byte
-	size   int64 // Content-Length; negative where there was none
+	size   int64 // Content-Length; negative if absent
 	url    *url.URL
-	opened *opened // instead of body
+	opened *opened // instead of body, if the call opens
 }
 
-// failure is why a call failed, before it is known as whose.
+// failure is the reason why a call failed. Error adds which call it was.
 type failure struct {
 	status     int
 	retryAfter time.Duration
@@ -92,8 +92,8 @@ type failure struct {
 func (f *failure) Error() string { return f.cause.Error() }
 func (f *failure) Unwrap() error { return f.cause }
 
-// send makes a call, as the guard allows it. Its error wraps an *Error; any status but
-// 2xx is one.
+// send sends a call when the guard permits it. Its error wraps an *Error; any status but 2xx
+// is an error.
 func (c *Client) send(ctx context.Context, call call) (answer, error) {
 	switch {
 	case c.guard == nil:
@@ -113,10 +113,10 @@ func (c *Client) send(ctx context.Context, call call) (answer, error) {
 	if err == nil {
 		err = declined
 	}
-	return got, call.named(err)
+	return got, call.wrap(err)
 }
 
-// guarded is what the guard knows of a call.
+// guarded returns what the guard gets to see.
 func (call call) guarded() Request {
 	return Request{
 		Op: call.op, Repository: call.repository, Reference: call.reference,
@@ -124,16 +124,16 @@ func (call call) guarded() Request {
 	}
 }
 
-// named returns an error that wraps an *Error.
-func (call call) named(err error) error {
+// wrap returns an error that wraps an *Error.
+func (call call) wrap(err error) error {
 	if named := (*Error)(nil); err != nil && !errors.As(err, &named) {
 		return call.fail(err)
 	}
 	return err
 }
 
-// IsDeclined reports whether the error of Begin is that the registry does not take a blob
-// from another repository. That is no trouble: it can be sent the blob.
+// IsDeclined reports whether the error of Begin means that the registry does not mount the
+// blob from another repository. The blob can be uploaded instead.
 func IsDeclined(err error) bool {
 	failed := (*Error)(nil)
 	return errors.As(err, &failed) && failed.Status/100 == 4 && !errors.Is(err, ErrLimited)
@@ -146,7 +146,7 @@ func (c *Client) sendNow(ctx context.Context, call call) (answer, error) {
 		get.method, get.limit = http.MethodGet, maxManifestSize
 		if byGet, failed := c.attempt(ctx, get); failed == nil {
 			got, err = byGet, nil
-		} else if isLastWord(failed) {
+		} else if outweighsHead(failed) {
 			err = failed
 		}
 	}
@@ -156,9 +156,9 @@ func (c *Client) sendNow(ctx context.Context, call call) (answer, error) {
 	return got, nil
 }
 
-// isLastWord reports whether the failure of a GET counts, rather than that of the HEAD
-// before it.
-func isLastWord(err error) bool {
+// outweighsHead reports whether the failure of a GET is returned instead of the failure of the
+// HEAD before it.
+func outweighsHead(err error) bool {
 	spent := (*budget.SpentError)(nil)
 	if failed := (*failure)(nil); errors.As(err, &failed) && failed.status == http.StatusNotFound {
 		return true
@@ -166,7 +166,7 @@ func isLastWord(err error) bool {
 	return errors.Is(err, ErrLimited) || errors.As(err, &spent)
 }
 
-// fail names what failed.
+// fail returns the *Error of a failure.
 func (call call) fail(err error) *Error {
 	named := &Error{Op: call.op, Repository: call.repository, Reference: call.reference, Err: err}
 	if failed := (*failure)(nil); errors.As(err, &failed) {
@@ -181,9 +181,9 @@ func (call call) fail(err error) *Error {
 	return named
 }
 
-// attempt sends a call in a session. One that is refused in a session that was kept gets
-// a second chance in a new one: tokens and credentials end, and registries answer 401,
-// 403 or 400 to those that have.
+// attempt sends a call in a session. If it is refused in a session that was kept, it opens a
+// new session and tries once more: tokens and credentials expire, and registries answer that
+// with 401, 403 or 400.
 func (c *Client) attempt(ctx context.Context, call call) (answer, error) {
 	at, err := c.locate(call.repository)
 	if err != nil {
@@ -201,27 +201,28 @@ func (c *Client) attempt(ctx context.Context, call call) (answer, error) {
 			return got, err
 		case !first && session.doubt == nil:
 			session.settle(status, c.sessions.now())
-		case !first, call.method == http.MethodDelete: // which takes a permission of its own
+		case !first, call.method == http.MethodDelete: // deleting needs a permission that clients rarely have
 		case (kept || session.doubt != nil) && !(call.op == OpHead && session.isSettled(status, c.sessions.now())):
 			c.sessions.drop(h, session)
 			if call.stream != nil {
-				return answer{}, fmt.Errorf("%w: %w", ErrEnded, err) // it is read by now
+				return answer{}, fmt.Errorf("%w: %w", ErrEnded, err) // the stream has been read
 			}
 			continue
 		}
 		if session.doubt != nil && status == http.StatusUnauthorized {
-			// It asked for no credentials and does not take us without.
+			// The registry did not request credentials, and refuses requests without.
 			return answer{}, session.doubt
 		}
-		return answer{}, c.seen(ctx, session, at, call, err)
+		return answer{}, c.explainRefusal(ctx, session, at, call, err)
 	}
 }
 
-// ErrEnded is a request with a part of a blob, which can't be sent again, although it was
-// refused in a session that was kept. Another one may not be.
+// ErrEnded is returned if a part of a blob was refused in a session that was kept. The part
+// has been read and cannot be sent again; a later request opens a new session.
 var ErrEnded = errors.New("the session has ended")
 
-// refusedWith is the status of a refusal that may be about the session, and otherwise 0.
+// refusedWith returns the status of a refusal for which the session may be the reason, and
+// otherwise 0.
 func refusedWith(err error) int {
 	refused := (*failure)(nil)
 	if !errors.As(err, &refused) {
@@ -234,10 +235,10 @@ func refusedWith(err error) int {
 	return 0
 }
 
-// looks reports whether the call changes nothing.
+// looks reports whether the call only reads.
 func (call call) looks() bool { return call.method == http.MethodGet || call.method == http.MethodHead }
 
-// exchange sends one request and reads its answer.
+// exchange sends a request and reads the answer.
 func exchange(ctx context.Context, session *session, at location, call call) (answer, error) {
 	ctx, end := call.bounded(ctx)
 	defer func() {
@@ -265,7 +266,7 @@ func exchange(ctx context.Context, session *session, at location, call call) (an
 		return answer{}, &pageError{response.StatusCode, "a redirect that leads nowhere", call.instead}
 	}
 	if response.StatusCode/100 == 2 && response.Request.Method != call.method {
-		// A redirect that turns a PUT into a GET stores nothing.
+		// A redirect that turns a PUT into a GET does not store anything.
 		return answer{}, &pageError{got.status, "a redirect to " + response.Request.URL.Host, call.instead}
 	}
 	body, err := io.ReadAll(io.LimitReader(response.Body, call.limit+1))
@@ -289,8 +290,7 @@ func exchange(ctx context.Context, session *session, at location, call call) (an
 	return got, nil
 }
 
-// bounded is the context of one request, which takes no longer than it may. The function
-// that is returned ends it.
+// bounded returns a context with the time limit of a request, and a function that ends it.
 func (call call) bounded(ctx context.Context) (context.Context, func()) {
 	within := requestTimeout
 	if call.large {
@@ -302,11 +302,11 @@ func (call call) bounded(ctx context.Context) (context.Context, func()) {
 	return context.WithTimeoutCause(ctx, within, slow(within))
 }
 
-// page describes what came where it is not what was asked for, and is empty otherwise.
+// page describes an answer that is not of the expected kind. It returns "" if it is.
 func (call call) page(got answer) string {
 	switch {
 	case call.method == http.MethodHead:
-		return "" // there is nothing to look at
+		return "" // no body
 	case call.instead == aReceipt && isMarkup(got.body):
 		return markup(got.body)
 	case call.instead == aReceipt, call.instead == aBlob:
@@ -323,7 +323,7 @@ func (call call) request(ctx context.Context, at location) (*http.Request, error
 			return nil, err
 		}
 		target = &url.URL{
-			Scheme:   "https", // the session makes it http where the handshake found that
+			Scheme:   "https", // the session replaces it if the registry speaks plain HTTP
 			Host:     at.registry.RegistryStr(),
 			Path:     path,
 			RawQuery: call.query,
@@ -341,8 +341,8 @@ func (call call) request(ctx context.Context, at location) (*http.Request, error
 		call.describe(request)
 	}
 	if call.opens {
-		// A registry's storage may say that a layer is compressed, and the client would
-		// unpack it.
+		// A registry's storage may declare a layer as compressed, and net/http would then
+		// decompress it.
 		request.Header.Set("Accept-Encoding", "identity")
 	}
 	if call.from > 0 {
@@ -357,7 +357,7 @@ func (call call) request(ctx context.Context, at location) (*http.Request, error
 	return request, nil
 }
 
-// describe says which part of a blob a request sends.
+// describe sets the headers of a part of a blob.
 func (call call) describe(request *http.Request) {
 	request.ContentLength = call.size
 	if call.offset > 0 && call.size > 0 {
@@ -365,7 +365,7 @@ func (call call) describe(request *http.Request) {
 	}
 }
 
-// unanswered explains err, which came instead of an answer.
+// unanswered returns the failure of a request without an answer.
 func unanswered(ctx context.Context, at location, wait *atomic.Int64, err error) error {
 	return &failure{retryAfter: time.Duration(wait.Load()), cause: trouble(ctx, at.registry.RegistryStr(), err)}
 }

@@ -19,14 +19,14 @@ import (
 	"github.com/osism/skopeo-worker/shared/reference"
 )
 
-// challengeFor is how long a registry's way of authenticating is believed.
+// challengeFor is how long a challenge is believed.
 const challengeFor = time.Hour
 
-// aChallenge is what a ping asks for, in the words of a pageError.
+// aChallenge names the answer to a ping in a pageError.
 const aChallenge = "an API version check"
 
-// challenges asks registries how they authenticate, and remembers it: it is asked before
-// each token, so for every repository, and the answer is always the same.
+// challenges asks registries how they authenticate. It keeps the answers, because each token
+// request needs one and they hardly ever change.
 type challenges struct {
 	network http.RoundTripper
 	now     func() time.Time
@@ -39,13 +39,13 @@ type challenges struct {
 type challenge struct {
 	transport.Challenge
 	until time.Time
-	// doubt is set where the registry asked for nothing and said nothing: what is no
-	// registry says so, too.
+	// doubt is set if the registry requested no credentials and did not identify itself as a
+	// registry. A server that is none answers like that, too.
 	doubt *pageError
-	mute  bool // the registry refuses us, and does not say what it wants
+	mute  bool // the registry answered 401 without a challenge
 }
 
-// of asks a registry with GET /v2/, or remembers.
+// of returns a registry's challenge. It sends GET /v2/ if none is kept.
 func (c *challenges) of(ctx context.Context, registry name.Registry) (challenge, error) {
 	c.mu.Lock()
 	known, ok := c.kept[registry.Name()]
@@ -71,26 +71,26 @@ func (c *challenges) of(ctx context.Context, registry name.Registry) (challenge,
 	return asked, nil
 }
 
-// forget makes a registry be asked again.
+// forget removes a registry's challenge.
 func (c *challenges) forget(registry name.Registry) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	delete(c.kept, registry.Name())
 }
 
-// pinging looks at what comes of one ping, over HTTPS and plain HTTP.
+// pinging records the answers to one ping, over HTTPS and plain HTTP.
 type pinging struct {
 	network http.RoundTripper
 
-	mu     sync.Mutex
-	doubt  *pageError
-	mute   bool
-	moved  bool             // the last answer over plain HTTP was a redirect
-	failed map[string]error // by scheme
+	mu         sync.Mutex
+	doubt      *pageError
+	mute       bool
+	redirected bool             // the last answer over plain HTTP was a redirect
+	failed     map[string]error // by scheme
 }
 
-// failure is why a ping failed. Both ways may have been tried: HTTPS counts, unless that
-// was answered in plain HTTP, and we may speak it.
+// failure returns why a ping failed. If both schemes were tried, it is the failure over HTTPS,
+// unless the server answered that in plain HTTP, which we may speak.
 func (p *pinging) failure(err error) error {
 	if refused := (*transport.Error)(nil); errors.As(err, &refused) {
 		return refused
@@ -99,16 +99,16 @@ func (p *pinging) failure(err error) error {
 	defer p.mu.Unlock()
 	https, http := p.failed["https"], p.failed["http"]
 	switch {
-	case speaksHTTP(https) && p.moved:
-		return fmt.Errorf("%w: GET /v2/ is redirected for ever", ErrUnexpected)
+	case speaksHTTP(https) && p.redirected:
+		return fmt.Errorf("%w: GET /v2/ is redirected endlessly", ErrUnexpected)
 	case https == nil || http != nil && speaksHTTP(https) && !errors.Is(http, ErrPlainHTTP):
 		https = http
 	}
 	return cmp.Or(https, err)
 }
 
-// speaksHTTP reports whether HTTPS was answered in plain HTTP, in the words of net/http's
-// transport or of its client.
+// speaksHTTP reports whether a server answered HTTPS in plain HTTP, according to the errors of
+// net/http's Transport and Client.
 func speaksHTTP(err error) bool {
 	var record tls.RecordHeaderError
 	return errors.Is(err, http.ErrSchemeMismatch) || errors.As(err, &record) && string(record.RecordHeader[:]) == "HTTP/"
@@ -134,12 +134,12 @@ func (p *pinging) RoundTrip(request *http.Request) (*http.Response, error) {
 		p.failed[request.URL.Scheme] = err
 	}
 	if request.URL.Scheme == "http" {
-		p.moved = err == nil && response.StatusCode/100 == 3
+		p.redirected = err == nil && response.StatusCode/100 == 3
 	}
 	return response, err
 }
 
-// look sends the ping and looks at the answer.
+// look sends the ping and examines the answer.
 func (p *pinging) look(request *http.Request) (*http.Response, error) {
 	response, err := p.network.RoundTrip(request)
 	if err == nil && response.StatusCode == http.StatusUnauthorized && response.Header.Get("WWW-Authenticate") == "" {
@@ -168,17 +168,17 @@ func (p *pinging) look(request *http.Request) (*http.Response, error) {
 	return response, nil
 }
 
-// aliveTimeout is how long a registry may take to say that it is there. It has nothing
-// to look up for that.
+// aliveTimeout is how long a registry may take to answer GET /v2/, for which it has nothing to
+// look up.
 const aliveTimeout = 15 * time.Second
 
-// errSilent is the cause of a request's end when aliveTimeout has passed.
+// errSilent is the cause of the context when aliveTimeout has passed.
 var errSilent = fmt.Errorf("no answer within %s: %w", aliveTimeout, context.DeadlineExceeded)
 
-// Alive asks the registry of a repository whether it answers as one, and whether it
-// takes our credentials: GET /v2/, and a token that is for no repository. Nothing of
-// earlier answers is believed. An answer that may be none of a registry is one, unless
-// it is to be sure. The error is an *Error about the registry as a whole.
+// Alive reports whether the registry of a repository answers as one, and whether it accepts
+// our credentials: it sends GET /v2/ and requests a token without a scope. It does not use
+// earlier answers. If sure is false, an answer that may not be a registry's is accepted. The
+// error is an *Error about the registry as a whole.
 func (c *Client) Alive(ctx context.Context, repository reference.Repository, sure bool) error {
 	reach := call{op: OpReach, repository: repository, method: http.MethodGet, limit: maxErrorSize, instead: aReceipt}
 	at, err := c.locate(repository)
@@ -199,8 +199,8 @@ func (c *Client) Alive(ctx context.Context, repository reference.Repository, sur
 }
 
 func (s *sessions) alive(ctx context.Context, at location, reach call, sure bool) error {
-	asked := &challenges{network: s.network, now: s.now, kept: make(map[string]challenge)}
-	found, err := asked.of(ctx, at.registry)
+	fresh := &challenges{network: s.network, now: s.now, kept: make(map[string]challenge)}
+	found, err := fresh.of(ctx, at.registry)
 	if failed := (*failure)(nil); errors.As(err, &failed) {
 		return err
 	}
@@ -212,10 +212,10 @@ func (s *sessions) alive(ctx context.Context, at location, reach call, sure bool
 		return found.doubt
 	}
 	if found.mute {
-		return &failure{status: http.StatusUnauthorized, cause: fmt.Errorf("%w: it does not say how to log in", ErrUnauthorized)}
+		return &failure{status: http.StatusUnauthorized, cause: fmt.Errorf("%w: the registry does not say how to log in", ErrUnauthorized)}
 	}
-	forgetful := &sessions{keychain: s.keychain, network: s.network, challenges: asked, now: s.now, kept: make(map[string]*session)}
-	opened, _, err := forgetful.get(ctx, handshake{location: at}, false)
+	temporary := &sessions{keychain: s.keychain, network: s.network, challenges: fresh, now: s.now, kept: make(map[string]*session)}
+	opened, _, err := temporary.get(ctx, handshake{location: at}, false)
 	if err == nil && opened.login.stage == presented && !opened.login.credential.Anonymous() {
 		_, err = exchange(ctx, opened, at, reach)
 	}
@@ -224,7 +224,8 @@ func (s *sessions) alive(ctx context.Context, at location, reach call, sure bool
 	case err == nil:
 		return nil
 	case errors.Is(err, ErrDenied), errors.Is(err, ErrUnauthorized) && failed == nil && known.Anonymous():
-		// That there is no token for nothing, or for strangers, says nothing of a repository.
+		// A token without a scope, or for anonymous clients, may be refused although a
+		// token for a repository would not be.
 		return nil
 	}
 	return err

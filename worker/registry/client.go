@@ -1,6 +1,6 @@
-// Package registry talks to OCI registries: it lists tags, looks manifests up, gets
-// and puts them, and copies small blobs. Copying images is not its job. It retries
-// nothing; errors say enough for the caller to decide.
+// Package registry is a client of OCI registries: it lists tags and referrers, and looks up,
+// gets and puts manifests and blobs. It does not retry; its errors say enough for the caller
+// to decide.
 package registry
 
 import (
@@ -17,54 +17,52 @@ import (
 	"github.com/osism/skopeo-worker/worker/containers"
 )
 
-// Options configure a Client. The zero value talks to public registries
-// anonymously and over verified TLS.
+// Options configure a Client. The zero value uses public registries anonymously, over verified
+// TLS.
 type Options struct {
-	// Insecure are the registries, host[:port], to talk to without TLS
-	// verification, or in plain HTTP where they do not speak TLS, beside those of
-	// registries.conf.
+	// Insecure are registries, host[:port], that are used without TLS verification, or in
+	// plain HTTP if they do not speak TLS, in addition to those of registries.conf.
 	Insecure []string
-	// Keychain finds credentials; nil is anonymous.
+	// Keychain finds credentials; if nil, the client is anonymous.
 	Keychain Keychain
-	// UserAgent is what we call ourselves.
+	// UserAgent is the beginning of the User-Agent header.
 	UserAgent string
-	// Clock is the time; nil is time.Now.
+	// Clock returns the time; if nil, time.Now is used.
 	Clock func() time.Time
-	// CopyTimeout bounds the transfer of a blob, whatever it moves; 0: it takes as long
-	// as it takes.
+	// CopyTimeout bounds the transfer of a blob; 0 is no limit.
 	CopyTimeout time.Duration
-	// Transport is the network; nil is NewTransport(Insecure, DefaultStall).
+	// Transport is the network; if nil, NewTransport(Insecure, DefaultStall) is used.
 	Transport http.RoundTripper
-	// Guard is called with each request before it is sent, and sends it, or returns
-	// why not; nil sends all at once.
+	// Guard, if not nil, is called instead of sending a request. It calls send, or returns why
+	// the request must not be sent.
 	Guard func(ctx context.Context, request Request, send func() error) error
 }
 
-// Request is one that a client is about to send.
+// Request is a request that a client is about to send.
 type Request struct {
 	Op         string // one of the Op constants
 	Repository reference.Repository
-	Reference  reference.TagOrDigest // nil for a repository as a whole
-	Blob       bool                  // the reference is that of a blob
-	Opens      bool                  // an upload, before the registry knows of what
+	Reference  reference.TagOrDigest // nil: the repository as a whole
+	Blob       bool                  // Reference is the digest of a blob
+	Opens      bool                  // begins an upload: the registry does not know yet what follows
 }
 
-// Client talks to registries. It keeps connections and tokens, so a process
-// has one. It is safe for concurrent use.
+// Client is a client of any number of registries. It keeps connections and tokens, so a
+// process needs only one. It is safe for concurrent use.
 type Client struct {
 	trust       trust
 	copyTimeout time.Duration
 	guard       func(ctx context.Context, request Request, send func() error) error
 	sessions    *sessions
 	noReferrers *memory // registries without the referrers API
-	denials     *memory // registries that answer HEAD with 404 where GET has an answer
+	denials     *memory // registries that answer HEAD with 404 for manifests that GET returns
 	heads       *memory // registries that have answered HEAD with a digest
-	noPush      *memory // handshakes that are refused with the scope to push
+	noPush      *memory // sessions that cannot be opened with the scope to push
 	plainHTTP   *memory // insecure hosts whose API speaks plain HTTP
 	role        role
 }
 
-// NewClient returns a client. It does not talk to anyone yet.
+// NewClient returns a client. It sends no request.
 func NewClient(options Options) *Client {
 	trust := trust{reference.NewHosts(options.Insecure)}
 	network := options.Transport
@@ -73,7 +71,7 @@ func NewClient(options Options) *Client {
 	}
 	keychain := options.Keychain
 	if keychain == nil {
-		keychain = nobody{}
+		keychain = anonymous{}
 	}
 	now := options.Clock
 	if now == nil {
@@ -99,19 +97,19 @@ func NewClient(options Options) *Client {
 	}
 }
 
-// nobody is a keychain without credentials.
-type nobody struct{}
+// anonymous is a Keychain without credentials.
+type anonymous struct{}
 
-func (nobody) Find(context.Context, string) (containers.Credential, error) {
+func (anonymous) Find(context.Context, string) (containers.Credential, error) {
 	return containers.Credential{}, nil
 }
-func (nobody) Forget(string) {}
+func (anonymous) Forget(string) {}
 
-// location is where a repository is reached and under which name its
-// credentials are found; the two differ for Docker Hub only.
+// location is the address of a repository and the name under which its credentials are kept.
+// The two differ for Docker Hub only.
 type location struct {
-	registry   name.Registry   // the host that is asked
-	repository name.Repository // the name that credentials are kept under
+	registry   name.Registry   // receives the requests
+	repository name.Repository // its credentials are kept under this name
 	named      string          // the registry's name in references
 	insecure   bool
 }
@@ -119,10 +117,10 @@ type location struct {
 // path is the repository's path at the registry, "library/nginx".
 func (l location) path() string { return l.repository.RepositoryStr() }
 
-// credentialsOf is the name under which its credentials are looked for.
+// credentialsOf returns the name under which the keychain finds its credentials.
 func (l location) credentialsOf() string { return l.repository.Name() }
 
-// locate finds out where a repository is reached.
+// locate returns the address of a repository. The error may be ErrBlocked.
 func (c *Client) locate(repository reference.Repository) (location, error) {
 	host, known := repository.Registry(), repository.String()
 	settings, err := containers.SettingsOf(known)
@@ -151,8 +149,8 @@ func (c *Client) locate(repository reference.Repository) (location, error) {
 	return location{registry: registry, repository: parsed, named: repository.Registry(), insecure: insecure}, nil
 }
 
-// locateAPI returns where an API of a repository's registry is reached, which may have
-// another host.
+// locateAPI returns the address of another API of the repository's registry. It may have a
+// host of its own.
 func (c *Client) locateAPI(repository reference.Repository, host string) (location, error) {
 	at, err := c.locate(repository)
 	if err != nil || host == at.registry.RegistryStr() {
@@ -166,7 +164,7 @@ func (c *Client) locateAPI(repository reference.Repository, host string) (locati
 	return at, err
 }
 
-// host is the registry that is asked for a repository.
+// host returns the host that receives the requests about a repository.
 func (c *Client) host(repository reference.Repository) (string, error) {
 	at, err := c.locate(repository)
 	if err != nil {
@@ -175,26 +173,26 @@ func (c *Client) host(repository reference.Repository) (string, error) {
 	return at.registry.Name(), nil
 }
 
-// pushScope is what a destination is asked for, in the words of skopeo.
+// pushScope is the scope that skopeo requests for a destination.
 const pushScope = "pull,push"
 
-// role is what a client's registries are to it.
+// role is what the client does with its registries.
 type role int
 
 const (
-	source      role = iota // read from
-	destination             // written to
-	candidate               // only compared with: nothing may be made there
+	source      role = iota // reads
+	destination             // writes
+	candidate               // compares, and must not create anything
 )
 
-// Writing returns the client for registries that are written to, with the same
-// connections. It asks them for the permission to push with every request: some, such as
-// Quay, make a repository for who may push, and do not let others see that it is
-// missing. Where a look is refused nevertheless, the error is ErrHidden.
+// Writing returns a client for destinations, which shares the connections. It requests the
+// scope to push even for reads: some registries, such as Quay, create a repository for clients
+// that may push, and hide from others that it is missing. If a read is refused nevertheless,
+// the error is ErrHidden.
 func (c *Client) Writing() *Client { return c.as(destination) }
 
-// Comparing returns the client for registries that others write to, with the same
-// connections. Where a look is refused, the error is ErrHidden.
+// Comparing returns a client that only reads from destinations. It shares the connections. If
+// a read is refused, the error is ErrHidden.
 func (c *Client) Comparing() *Client { return c.as(candidate) }
 
 func (c *Client) as(role role) *Client {
@@ -203,12 +201,11 @@ func (c *Client) as(role role) *Client {
 	return &other
 }
 
-// Absent reports whether an error of a look says that there is nothing, or, at a
-// destination, that there may be nothing: then a push decides.
+// Absent reports whether the error of a read means that the manifest or blob does not exist.
+// At a destination this includes ErrHidden: whether it may be created shows when it is pushed.
 func Absent(err error) bool { return errors.Is(err, ErrNotFound) || errors.Is(err, ErrHidden) }
 
-// hiddenError is the refusal of a look at what may not exist. It wraps ErrHidden and the
-// refusal.
+// hiddenError is a refused read at a destination. It wraps ErrHidden and the refusal.
 type hiddenError struct{ refusal error }
 
 func (e *hiddenError) Error() string   { return e.refusal.Error() }

@@ -23,32 +23,32 @@ import (
 	"github.com/osism/skopeo-worker/worker/containers"
 )
 
-// What went wrong, for errors.Is.
+// What went wrong. An Error wraps one of these.
 var (
-	ErrNotFound       = errors.New("not found")         // 404, or the registry knows no such name or manifest
+	ErrNotFound       = errors.New("not found")         // 404, or an error code of the same meaning
 	ErrUnauthorized   = errors.New("unauthorized")      // 401
 	ErrDenied         = errors.New("denied")            // 403
 	ErrLimited        = errors.New("too many requests") // 429
-	ErrUnavailable    = errors.New("unavailable")       // 5xx, or no answer at all
+	ErrUnavailable    = errors.New("unavailable")       // 5xx, or no answer
 	ErrRejected       = errors.New("rejected")          // any other status
 	ErrPlainHTTP      = errors.New("speaks plain HTTP") // not in INSECURE_REGISTRIES
 	ErrBlocked        = errors.New("blocked in registries.conf")
 	ErrCertificate    = errors.New("certificate not trusted") // TLS verification failed
 	ErrDigestMismatch = errors.New("digest mismatch")         // content and digest disagree
-	ErrBadManifest    = errors.New("bad manifest")            // cannot be read
-	ErrTooLarge       = errors.New("too large")               // a manifest or page beyond any sense
-	ErrTooMany        = errors.New("too many")                // tags, pages or entries beyond any sense
-	ErrPagination     = errors.New("no end of the list")      // its pages can't be followed to the last
-	ErrUnexpected     = errors.New("unexpected answer")       // not what the OCI specification says
-	ErrPage           = errors.New("no answer of a registry") // a success that is a page for people, or nothing
-	ErrCredentials    = errors.New("credentials")             // they could not be read
-	ErrName           = errors.New("not a repository")        // the name does not parse
-	ErrBlobUnknown    = fmt.Errorf("%w", ErrRejected)         // of a manifest that refers to what is not there
-	ErrHidden         = errors.New("not to be seen")          // beside a 401 or 403 of a destination; see Writing
+	ErrBadManifest    = errors.New("bad manifest")            // cannot be parsed
+	ErrTooLarge       = errors.New("too large")               // a manifest, page or small blob
+	ErrTooMany        = errors.New("too many")                // tags, pages or entries
+	ErrPagination     = errors.New("no end of the list")      // its last page cannot be reached
+	ErrUnexpected     = errors.New("unexpected answer")       // not as the OCI specification requires
+	ErrPage           = errors.New("no answer of a registry") // a success with an HTML page or nothing, mostly of a proxy
+	ErrCredentials    = errors.New("credentials")             // could not be read
+	ErrName           = errors.New("not a repository")        // the name is invalid
+	ErrBlobUnknown    = fmt.Errorf("%w", ErrRejected)         // a manifest refers to a blob or manifest that is missing
+	ErrHidden         = errors.New("not visible")             // 401 or 403 of a destination; see Writing
 	ErrNoReferrersAPI = errors.New("no referrers API")        // only Referrers returns it
 )
 
-// The operations an Error names.
+// The operations of an Error.
 const (
 	OpTags      = "list tags of"
 	OpHead      = "look up"
@@ -56,20 +56,20 @@ const (
 	OpGetBlob   = "get blob"
 	OpPut       = "put"
 	OpReferrers = "list referrers of"
-	OpReach     = "reach" // the registry, whatever the repository
+	OpReach     = "reach" // the registry
 )
 
-// Error says what was asked of which registry and why it failed.
+// Error is a failed request.
 type Error struct {
 	Op         string // one of the Op constants
 	Repository reference.Repository
-	Reference  reference.TagOrDigest // nil for a repository as a whole
-	Status     int                   // HTTP status; 0 where there was no answer
-	RetryAfter time.Duration         // what the registry asks to wait; 0 where it does not say
+	Reference  reference.TagOrDigest // nil: the repository as a whole
+	Status     int                   // HTTP status; 0 if there was no answer
+	RetryAfter time.Duration         // how long the registry asks to wait; 0 if it does not
 	Err        error                 // wraps one of the errors above
 }
 
-// Error is one line without secrets.
+// Error returns one line without secrets.
 func (e *Error) Error() string {
 	of := join(e.Repository, e.Reference)
 	if e.Op == OpReach {
@@ -84,7 +84,7 @@ func (e *Error) Error() string {
 
 func (e *Error) Unwrap() error { return e.Err }
 
-// about makes an *Error of an error that is none yet.
+// about wraps an error in an *Error, unless it wraps one already.
 func about(err error, op string, repository reference.Repository, name reference.TagOrDigest) error {
 	if named := (*Error)(nil); err == nil || errors.As(err, &named) {
 		return err
@@ -92,7 +92,7 @@ func about(err error, op string, repository reference.Repository, name reference
 	return &Error{Op: op, Repository: repository, Reference: name, Err: err}
 }
 
-// join writes a reference as a user would.
+// join returns a reference in the usual spelling.
 func join(repository reference.Repository, name reference.TagOrDigest) string {
 	whole := reference.Reference{Repository: repository}
 	switch name := name.(type) {
@@ -108,43 +108,43 @@ func plainHTTP(host string) error {
 	return fmt.Errorf("%s %w; add it to INSECURE_REGISTRIES to allow that", host, ErrPlainHTTP)
 }
 
-// errSlow is the cause of a request's end when it has taken too long in all.
+// errSlow is the cause of the context when a request has taken too long.
 var errSlow = errors.New("no complete answer within")
 
 func slow(within time.Duration) error {
 	return fmt.Errorf("%w %s: %w", errSlow, within, context.DeadlineExceeded)
 }
 
-// diagnosis is one error in the body the OCI distribution specification
-// defines for failed requests.
+// diagnosis is an error in the body of a failed request, as the OCI distribution specification
+// defines it.
 type diagnosis struct {
 	Code    string `json:"code"`
 	Message string `json:"message"`
 }
 
-// login is what a request was sent with.
+// login is how a request was authenticated.
 type login struct {
 	credential containers.Credential
 	stage      stage
 }
 
-// stage is how far the credentials of a login have come.
+// stage is what is known about the credentials of a login.
 type stage int
 
 const (
-	presented stage = iota // nobody has said yet whether they are right
-	granted                // a token server has taken them
+	presented stage = iota // they were sent
+	granted                // a token server has accepted them
 	withheld               // they were not sent
 )
 
-// String says whose fault a refusal may be.
+// String returns the likely reason for a refusal.
 func (l login) String() string {
 	from := l.credential.Origin
 	switch {
 	case l.stage == withheld:
 		return "this API is used without credentials"
 	case l.credential.Anonymous():
-		// Docker Hub and quay.io say the same of a repository that does not exist.
+		// Docker Hub and quay.io answer the same if a repository does not exist.
 		return "no credentials were found, or the repository does not exist"
 	case l.stage == granted:
 		return "the credentials of " + from + " do not allow it, or the repository does not exist"
@@ -153,7 +153,7 @@ func (l login) String() string {
 	}
 }
 
-// refusal explains an answer that is not a success.
+// refusal returns the error of an answer that is not a success.
 func refusal(status int, found diagnosis, as login) error {
 	sentinel := sentinelOf(status, found.Code)
 	text := found.Message
@@ -169,7 +169,7 @@ func refusal(status int, found diagnosis, as login) error {
 	return fmt.Errorf("%w: %s", sentinel, text)
 }
 
-// errNoRepository is the ErrNotFound of a repository as a whole.
+// errNoRepository is an ErrNotFound about the repository as a whole.
 var errNoRepository = fmt.Errorf("%w", ErrNotFound)
 
 func sentinelOf(status int, code string) error {
@@ -199,13 +199,12 @@ func sentinelOf(status int, code string) error {
 	}
 }
 
-// diagnose finds the registry's own words in the body of a failed request:
-// the first error of the JSON that the specification asks for, the title of an
-// HTML page, or the text itself.
+// diagnose extracts the registry's message from the body of a failed request: the first error
+// of the JSON that the specification requires, the title of an HTML page, or the text itself.
 func diagnose(body []byte) diagnosis {
 	var answer struct {
 		Errors []diagnosis `json:"errors"`
-		// Token servers, proxies, Docker Hub's API and Quay's use forms of their own.
+		// Token servers, proxies, Docker Hub's API and Quay's API have other fields.
 		Details      string `json:"details"`
 		Message      string `json:"message"`
 		ErrorMessage string `json:"error_message"`
@@ -226,7 +225,7 @@ var (
 	tag    = regexp.MustCompile(`(?s)<[a-zA-Z/!][^>]*>`)
 )
 
-// plainText is a page's title, or its text without markup.
+// plainText returns the title of a page, or its text without markup.
 func plainText(page string) string {
 	if found := title.FindStringSubmatch(page); found != nil {
 		page = found[1]
@@ -235,13 +234,13 @@ func plainText(page string) string {
 	return strings.Join(strings.Fields(html.UnescapeString(page)), " ")
 }
 
-// trouble explains why there was no answer from host.
+// trouble returns the error of a request that host did not answer.
 func trouble(ctx context.Context, host string, err error) error {
 	if cause := context.Cause(ctx); errors.Is(cause, errSlow) {
 		return fmt.Errorf("%w: %w", ErrUnavailable, cause)
 	}
 	if wrapped := (*url.Error)(nil); errors.As(err, &wrapped) {
-		err = wrapped.Err // the rest is the URL, which the caller names better
+		err = wrapped.Err // the caller describes the request
 	}
 	var untrusted *tls.CertificateVerificationError
 	var broken net.Error
@@ -263,8 +262,8 @@ func trouble(ctx context.Context, host string, err error) error {
 	}
 }
 
-// pingRefusal explains a ping that failed, which another host may have answered than
-// the registry.
+// pingRefusal returns the failure of a ping. Another host than the registry may have answered
+// it.
 func pingRefusal(host string, refused *transport.Error) *failure {
 	var found diagnosis
 	if len(refused.Errors) > 0 {
@@ -275,14 +274,14 @@ func pingRefusal(host string, refused *transport.Error) *failure {
 	if refused.Request != nil && refused.Request.URL.Host != host {
 		err = fmt.Errorf("%s: %w", refused.Request.URL.Host, err)
 	}
-	if refused.StatusCode == http.StatusBadRequest { // nothing was sent that could be bad
+	if refused.StatusCode == http.StatusBadRequest { // the ping contains nothing that could be bad
 		return &failure{cause: fmt.Errorf("%w: GET /v2/: %v (%d)", ErrUnexpected, err, refused.StatusCode)}
 	}
 	return handshakeFailure(refused.StatusCode, err)
 }
 
-// handshakeFailure is the failure of a handshake. That something is not found then is no
-// word about what was to be asked for.
+// handshakeFailure returns the failure of a login. A 404 there does not mean that the manifest
+// or repository does not exist.
 func handshakeFailure(status int, err error) *failure {
 	missing := errors.Is(err, ErrNotFound) && !errors.Is(err, errNoRepository)
 	if missing || errors.Is(err, ErrRejected) && status != http.StatusBadRequest {

@@ -17,47 +17,47 @@ import (
 	"github.com/osism/skopeo-worker/shared/selection"
 )
 
-// Descriptor says what a reference stands for.
+// Descriptor describes a manifest or blob.
 type Descriptor struct {
 	Digest    reference.Digest
 	MediaType string
-	Size      int64  // in bytes; 0 where the registry does not say
-	Platform  string // os/architecture[/variant]; only of an index's children that name one
-	Pulled    bool   // true where finding out took a GET, which counts as a pull
+	Size      int64  // in bytes; 0 if the registry does not state it
+	Platform  string // os/architecture[/variant]; only of an index's children, and optional
+	Pulled    bool   // looking it up took a GET, which counts as a pull
 }
 
-// Manifest is a manifest as the registry holds it, byte for byte.
+// Manifest is a manifest, byte for byte as the registry sent it.
 type Manifest struct {
 	Raw       []byte
 	MediaType string
 	Digest    reference.Digest
 }
 
-// content is what the manifests of OCI and Docker have in common, image and
-// index alike.
+// content has the fields that the manifests of OCI and Docker share, both of images and of
+// indexes.
 type content struct {
-	SchemaVersion int               `json:"schemaVersion"`
-	MediaType     string            `json:"mediaType"`
-	ArtifactType  string            `json:"artifactType"`
-	Manifests     few[childContent] `json:"manifests"`
-	Config        *blobContent      `json:"config"`
-	Layers        few[blobContent]  `json:"layers"`
-	FSLayers      few[fsLayer]      `json:"fsLayers"`   // Docker schema 1
-	Signatures    *json.RawMessage  `json:"signatures"` // of it
+	SchemaVersion int                   `json:"schemaVersion"`
+	MediaType     string                `json:"mediaType"`
+	ArtifactType  string                `json:"artifactType"`
+	Manifests     bounded[childContent] `json:"manifests"`
+	Config        *blobContent          `json:"config"`
+	Layers        bounded[blobContent]  `json:"layers"`
+	FSLayers      bounded[fsLayer]      `json:"fsLayers"`   // Docker schema 1
+	Signatures    *json.RawMessage      `json:"signatures"` // Docker schema 1
 }
 
 type fsLayer struct {
 	BlobSum string `json:"blobSum"`
 }
 
-// maxEntries is how many entries an index has at most, and layers an image. Tools make
-// some hundreds.
+// maxEntries is how many entries an index may have, and layers an image. Real ones have a few
+// hundred at most.
 const maxEntries = 10_000
 
-// few are the items of an array that has no more than maxEntries.
-type few[T any] []T
+// bounded is an array of at most maxEntries items.
+type bounded[T any] []T
 
-func (f *few[T]) UnmarshalJSON(data []byte) (err error) {
+func (f *bounded[T]) UnmarshalJSON(data []byte) (err error) {
 	*f, err = ReadList[T](data, maxEntries)
 	return err
 }
@@ -76,12 +76,12 @@ type childContent struct {
 	Platform  *selection.Platform `json:"platform"`
 }
 
-// IsIndex tells whether the manifest lists other manifests: an OCI index or a
-// Docker manifest list.
+// IsIndex reports whether the manifest lists other manifests: an OCI index or a Docker
+// manifest list.
 func (m Manifest) IsIndex() bool { return types.MediaType(m.MediaType).IsIndex() }
 
-// Children are what an index lists, in its order: manifests, indexes among them included
-// but not descended into, and blobs. An image has none. The error is ErrBadManifest.
+// Children returns the entries of an index in its order. They may be manifests, indexes, whose
+// entries are not included, and blobs. An image has none. The error is ErrBadManifest.
 func (m Manifest) Children() ([]Descriptor, error) {
 	if !m.IsIndex() {
 		return nil, nil
@@ -110,8 +110,8 @@ func (c childContent) descriptor() (Descriptor, error) {
 	return described, err
 }
 
-// ContentSize is the size in bytes of what an image manifest refers to, its
-// configuration and its layers. It is 0 for an index.
+// ContentSize returns the size in bytes of an image's configuration and layers. It is 0 for an
+// index.
 func (m Manifest) ContentSize() int64 {
 	var image content
 	if m.IsIndex() || json.Unmarshal(m.Raw, &image) != nil {
@@ -123,16 +123,15 @@ func (m Manifest) ContentSize() int64 {
 	}
 	var size int64
 	for _, blob := range listed {
-		if blob.Size > 0 && blob.Size <= math.MaxInt64-size { // else it is made up
+		if blob.Size > 0 && blob.Size <= math.MaxInt64-size { // ignore impossible sizes
 			size += blob.Size
 		}
 	}
 	return size
 }
 
-// Blobs are what an image manifest refers to, its configuration and its layers, without
-// those that only their publisher may distribute and that say where they are. An index has
-// none. The error is ErrBadManifest.
+// Blobs returns an image's configuration and layers, without layers that only their publisher
+// may distribute and that have URLs. An index has none. The error is ErrBadManifest.
 func (m Manifest) Blobs() ([]Descriptor, error) {
 	var image content
 	if err := json.Unmarshal(m.Raw, &image); err != nil {
@@ -158,10 +157,9 @@ func (m Manifest) Blobs() ([]Descriptor, error) {
 	return blobs, nil
 }
 
-// mediaType returns the media type of a manifest that was sent with a
-// Content-Type header. What the manifest says of itself is covered by its
-// digest and goes first; OCI manifests need not say anything, and registries
-// send text/plain.
+// mediaType returns the media type of a manifest that was sent with these headers. The
+// mediaType field goes first because the digest covers it. It is optional in OCI manifests,
+// and the Content-Type of some registries is text/plain.
 func mediaType(raw []byte, header http.Header) (string, error) {
 	var found content
 	if err := json.Unmarshal(raw, &found); err != nil {
@@ -188,7 +186,7 @@ func mediaType(raw []byte, header http.Header) (string, error) {
 	}
 }
 
-// declaredType is the Content-Type without its parameters, empty if unreadable.
+// declaredType returns the Content-Type without its parameters, or "" if it is invalid.
 func declaredType(header http.Header) string {
 	declared, _, err := mime.ParseMediaType(header.Get("Content-Type"))
 	if err != nil {
@@ -197,15 +195,15 @@ func declaredType(header http.Header) string {
 	return declared
 }
 
-// Entry is a descriptor as an index writes it.
+// Entry is an entry of an index.
 type Entry struct {
 	Descriptor
 	Annotations map[string]string
-	Raw         json.RawMessage // all of it, what we do not know included
+	Raw         json.RawMessage // the whole entry, unknown fields included
 }
 
-// Entries are what an index lists, in its order: Children, with all that is
-// written about them. An image has none. The error is ErrBadManifest.
+// Entries returns the entries of an index as Children does, with their annotations. An image
+// has none. The error is ErrBadManifest.
 func (m Manifest) Entries() ([]Entry, error) {
 	children, err := m.Children()
 	if err != nil || len(children) == 0 {
@@ -230,10 +228,9 @@ func (m Manifest) Entries() ([]Entry, error) {
 	return entries, nil
 }
 
-// WithEntries returns the index with these entries instead of its own, and
-// these annotations beside its own. Everything else is kept; white space and the
-// order of the index's own fields are not. The same input gives the same digest.
-// The error is ErrBadManifest.
+// WithEntries returns the index with these entries instead of its own, and with additional
+// annotations. All other fields are kept, but neither their order nor white space. Equal input
+// gives an equal digest. The error is ErrBadManifest.
 func (m Manifest) WithEntries(entries []Entry, annotations map[string]string) (Manifest, error) {
 	fields := make(map[string]json.RawMessage)
 	if err := json.Unmarshal(m.Raw, &fields); err != nil {
@@ -259,11 +256,11 @@ func (m Manifest) WithEntries(entries []Entry, annotations map[string]string) (M
 	return Manifest{Raw: raw, MediaType: m.MediaType, Digest: reference.DigestOf(raw)}, nil
 }
 
-// annotated adds annotations to those there are, which may be absent.
-func annotated(there json.RawMessage, annotations map[string]string) (json.RawMessage, error) {
+// annotated adds annotations to the existing ones, which are optional.
+func annotated(existing json.RawMessage, annotations map[string]string) (json.RawMessage, error) {
 	all := make(map[string]string)
-	if there != nil {
-		if err := json.Unmarshal(there, &all); err != nil {
+	if existing != nil {
+		if err := json.Unmarshal(existing, &all); err != nil {
 			return nil, fmt.Errorf("%w: annotations: %w", ErrBadManifest, err)
 		}
 	}
@@ -274,7 +271,7 @@ func annotated(there json.RawMessage, annotations map[string]string) (json.RawMe
 	return encode(all)
 }
 
-// encode is json.Marshal that leaves the text of strings alone.
+// encode is json.Marshal without escaping HTML characters in strings.
 func encode(value any) ([]byte, error) {
 	var text bytes.Buffer
 	encoder := json.NewEncoder(&text)
@@ -285,26 +282,27 @@ func encode(value any) ([]byte, error) {
 	return bytes.TrimSuffix(text.Bytes(), []byte("\n")), nil
 }
 
-// Kind is what an entry of an index stands for.
+// Kind is the kind of an entry of an index.
 type Kind int
 
-// The kinds.
+// The kinds of entries.
 const (
-	Unknown Kind = iota // of a media type that nobody knows
+	Unknown Kind = iota // an unknown media type
 	IsManifest
 	IsBlob
 )
 
 // Media types that go-containerregistry does not know.
 const (
-	// artifactManifest is that of OCI image specification 1.1 before its release.
+	// artifactManifest is the media type of artifacts in drafts of OCI image specification
+	// 1.1.
 	artifactManifest = types.MediaType("application/vnd.oci.artifact.manifest.v1+json")
-	// cacheConfig is that of BuildKit (cache/remotecache/v1 of its sources), which
-	// exports its cache as an index of layers and of this.
+	// cacheConfig is the configuration of a BuildKit cache, which is exported as an index of
+	// layers and of this blob (cache/remotecache/v1 of its sources).
 	cacheConfig = types.MediaType("application/vnd.buildkit.cacheconfig.v0")
 )
 
-// Kind tells what the descriptor stands for, by its media type.
+// Kind returns the kind of an entry according to its media type.
 func (d Descriptor) Kind() Kind {
 	switch t := types.MediaType(d.MediaType); {
 	case t.IsIndex(), t.IsImage(), t.IsSchema1(), t == artifactManifest:
@@ -316,22 +314,22 @@ func (d Descriptor) Kind() Kind {
 	}
 }
 
-// Distributable tells whether others than its publisher may hand a blob on.
+// Distributable reports whether a blob may be copied to other registries.
 func (d Descriptor) Distributable() bool { return types.MediaType(d.MediaType).IsDistributable() }
 
 const (
-	// maxTypes is how many media types of a manifest are named: those of an image are few.
+	// maxTypes is how many media types of a manifest Types returns.
 	maxTypes = 5
-	// maxType is how many characters of each: RFC 6838 has 127 for either half, and nobody
-	// comes near it.
+	// maxType is how many characters of each. RFC 6838 allows 127 for either half; real ones
+	// are shorter.
 	maxType = 100
 )
 
-// Types names the media types of a manifest and of what it refers to, each once, the
-// first ones: what a registry that does not want the manifest may not know.
+// Types returns the media types in a manifest, each once, up to a limit. A registry that
+// refuses the manifest may not accept one of them.
 func (m Manifest) Types() string {
 	var found content
-	_ = json.Unmarshal(m.Raw, &found) // a manifest that cannot be read has its own type at least
+	_ = json.Unmarshal(m.Raw, &found) // if it cannot be parsed, only its own type is known
 	var within []string
 	add := func(mediaType string) {
 		mediaType = shorten(mediaType, maxType)

@@ -17,18 +17,18 @@ import (
 )
 
 const (
-	// maxManifestSize bounds a manifest. The OCI distribution specification
-	// asks registries to accept 4 MiB; some take more.
+	// maxManifestSize bounds a manifest. The OCI distribution specification asks registries to
+	// accept 4 MiB; some accept more.
 	maxManifestSize = 16 << 20
 
-	// maxErrorSize bounds the answer of a request without one: errors only.
+	// maxErrorSize bounds answers without content, such as errors.
 	maxErrorSize = 64 << 10
 
 	digestHeader = "Docker-Content-Digest"
 )
 
-// accept is the same for HEAD and GET: a registry may answer another one with
-// another digest.
+// accept is the same for HEAD and GET: with another one, a registry may answer with another
+// digest.
 var accept = strings.Join([]string{
 	string(types.OCIManifestSchema1),
 	string(types.OCIImageIndex),
@@ -38,10 +38,10 @@ var accept = strings.Join([]string{
 	string(types.DockerManifestSchema1),
 }, ", ")
 
-// Head looks a tag or digest up without a pull, and with one where the registry
-// leaves no other way: it does not serve HEAD, or without the digest, or it has been
-// seen to deny what it has. ErrNotFound says that there is no such manifest or no such
-// repository, as far as HEAD tells: see Find.
+// Head looks up a tag or digest without a pull. It uses a GET, which is a pull, only if the
+// registry does not serve HEAD, leaves out the digest, or is known to answer HEAD with 404 for
+// existing manifests. ErrNotFound means that the manifest or the repository does not exist, as
+// far as HEAD shows; see Find.
 func (c *Client) Head(ctx context.Context, repository reference.Repository, name reference.TagOrDigest) (Descriptor, error) {
 	d, err := c.head(ctx, repository, name)
 	if !errors.Is(err, ErrNotFound) || d.Pulled {
@@ -53,9 +53,9 @@ func (c *Client) Head(ctx context.Context, repository reference.Repository, name
 	return d, err
 }
 
-// Find is Head for what somebody has named: if HEAD denies it, a GET decides, which is a
-// pull. Some registries answer HEAD with 404 until a GET has made them fetch the manifest,
-// and some always.
+// Find is Head for manifests that are expected to exist: if HEAD answers 404, it tries a GET,
+// which is a pull. Some registries answer HEAD with 404 until a GET has made them fetch the
+// manifest, and some always do.
 func (c *Client) Find(ctx context.Context, repository reference.Repository, name reference.TagOrDigest) (Descriptor, error) {
 	d, err := c.head(ctx, repository, name)
 	if !errors.Is(err, ErrNotFound) || d.Pulled {
@@ -92,7 +92,7 @@ func (c *Client) findByGet(ctx context.Context, repository reference.Repository,
 	return d, err
 }
 
-// head asks with a HEAD request, and with GET where there is no answer to that.
+// head sends a HEAD request, and a GET if that has no usable answer.
 func (c *Client) head(ctx context.Context, repository reference.Repository, name reference.TagOrDigest) (Descriptor, error) {
 	got, err := c.send(ctx, call{
 		op: OpHead, repository: repository, reference: name, method: http.MethodHead,
@@ -126,7 +126,7 @@ func (c *Client) head(ctx context.Context, repository reference.Repository, name
 	}, nil
 }
 
-// servesNoHead tells whether a HEAD was refused as such, and not for what it asked.
+// servesNoHead reports whether the registry refused a request because it is a HEAD.
 func servesNoHead(err error) bool {
 	failed := (*Error)(nil)
 	if !errors.As(err, &failed) {
@@ -140,10 +140,9 @@ func servesNoHead(err error) bool {
 	}
 }
 
-// deniesHead reports whether a HEAD was refused as it would be whatever was asked. Some
-// registries serve GET all the same, and a GET says so before the guard hears of it: else
-// a registry that is well would be closed. What is written to says with 403 that
-// something may not be there.
+// deniesHead reports whether a registry may refuse all HEADs of manifests. Some do and serve
+// GET, which is tried before the guard learns of the failure: otherwise it would close a
+// registry that works. A destination also answers 403 if something does not exist.
 func (c *Client) deniesHead(call call, err error) bool {
 	failed := (*failure)(nil)
 	if call.path != manifests || call.method != http.MethodHead || !errors.As(err, &failed) {
@@ -159,8 +158,8 @@ func (c *Client) deniesHead(call call, err error) bool {
 	}
 }
 
-// headByGet looks up with a GET. The descriptor of an error tells no more than whether
-// it was a pull.
+// headByGet looks up a tag or digest with a GET. If it returns an error, only Pulled of the
+// descriptor is valid.
 func (c *Client) headByGet(ctx context.Context, repository reference.Repository, name reference.TagOrDigest) (Descriptor, error) {
 	m, err := c.get(ctx, OpHead, repository, name)
 	if err != nil {
@@ -170,14 +169,13 @@ func (c *Client) headByGet(ctx context.Context, repository reference.Repository,
 	return pulled(m), nil
 }
 
-// pulled describes a manifest that took a pull.
+// pulled returns the descriptor of a manifest that was pulled.
 func pulled(m Manifest) Descriptor {
 	return Descriptor{Digest: m.Digest, MediaType: m.MediaType, Size: int64(len(m.Raw)), Pulled: true}
 }
 
-// Get returns the manifest of a tag or digest, at most 16 MiB of it, after its
-// content has been checked against the reference, if that is a digest, and
-// against the digest the registry gives.
+// Get returns the manifest of a tag or digest, at most 16 MiB of it. It checks the content
+// against the digest in the reference, if there is one, and against the digest in the answer.
 func (c *Client) Get(ctx context.Context, repository reference.Repository, name reference.TagOrDigest) (Manifest, error) {
 	return c.get(ctx, OpGet, repository, name)
 }
@@ -197,13 +195,13 @@ func (c *Client) get(ctx context.Context, op string, repository reference.Reposi
 	return m, nil
 }
 
-// read checks an answer and takes the manifest out of it. JSON of another kind is a
-// pageError unless a digest vouches for it.
+// read returns the manifest in an answer after checking its digest. JSON of another kind is a
+// pageError, unless its digest is right.
 func read(got answer, name reference.TagOrDigest) (Manifest, error) {
 	verified, vouched := digestAs(reference.DigestOf(nil), got.body), false
 	another := &pageError{got.status, anotherKind, aManifest}
-	declared, _ := reference.ParseDigest(got.header.Get(digestHeader)) // it may be absent
-	asked, _ := name.(reference.Digest)                                // or a tag
+	declared, _ := reference.ParseDigest(got.header.Get(digestHeader)) // optional
+	asked, _ := name.(reference.Digest)                                // zero for a tag
 	for _, wanted := range []reference.Digest{declared, asked} {
 		if wanted.IsZero() {
 			continue
@@ -226,10 +224,9 @@ func read(got answer, name reference.TagOrDigest) (Manifest, error) {
 	return Manifest{Raw: got.body, MediaType: kind, Digest: verified}, nil
 }
 
-// Put stores a manifest, byte for byte, under a tag or its digest. What the
-// manifest refers to must be there already. Nothing else is written: no
-// fallback tags for referrers, for they are tags of the source and mirrored as
-// such.
+// Put stores a manifest, byte for byte, under a tag or its digest. What the manifest refers to
+// must be stored already. Put does not maintain fallback tags for referrers: they are tags of
+// the source and mirrored as such.
 func (c *Client) Put(ctx context.Context, repository reference.Repository, name reference.TagOrDigest, m Manifest) error {
 	got, err := c.send(ctx, call{
 		op: OpPut, repository: repository, reference: name, method: http.MethodPut,
@@ -237,7 +234,7 @@ func (c *Client) Put(ctx context.Context, repository reference.Repository, name 
 		contentType: m.MediaType, body: m.Raw, limit: maxErrorSize, instead: aReceipt,
 	})
 	if refused := (*Error)(nil); errors.As(err, &refused) && (errors.Is(err, ErrRejected) || errors.Is(err, ErrNotFound)) {
-		// "manifest invalid" is all that many say of a media type that they do not know.
+		// Many registries answer an unknown media type with only "manifest invalid".
 		refused.Err = fmt.Errorf("%w; the manifest is %s", refused.Err, m.Types())
 	}
 	if err != nil {
@@ -254,8 +251,8 @@ func (c *Client) Put(ctx context.Context, repository reference.Repository, name 
 	return nil
 }
 
-// stored makes sure that a success without a digest, which is optional, was one: the
-// registry is asked. A page says success, too.
+// stored checks a success without a digest, which is optional, by looking up the manifest:
+// pages of proxies are successes, too.
 func (c *Client) stored(ctx context.Context, repository reference.Repository, name reference.TagOrDigest, m Manifest, got answer) error {
 	held, err := c.Find(ctx, repository, name)
 	if err == nil && digestAs(held.Digest, m.Raw) == held.Digest {
@@ -267,8 +264,8 @@ func (c *Client) stored(ctx context.Context, repository reference.Repository, na
 	return err
 }
 
-// digestAs is the digest of a manifest by the algorithm of another digest. That of a signed
-// manifest of Docker's schema 1 leaves the signatures out.
+// digestAs returns the digest of a manifest with the algorithm of another digest. The digest
+// of a signed manifest of Docker's schema 1 does not include the signatures.
 func digestAs(other reference.Digest, raw []byte) reference.Digest {
 	unsigned, err := manifest.DigestWithAlgorithm(raw, digest.Algorithm(other.Algorithm()))
 	if err != nil {
@@ -281,7 +278,8 @@ func digestAs(other reference.Digest, raw []byte) reference.Digest {
 	return found
 }
 
-// storedAs is the digest under which a registry says that it has stored a manifest.
+// storedAs returns the digest under which a registry has stored a manifest, according to its
+// answer.
 func storedAs(header http.Header) (reference.Digest, error) {
 	stored, err := reference.ParseDigest(header.Get(digestHeader))
 	if err != nil {

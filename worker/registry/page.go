@@ -9,13 +9,13 @@ import (
 	"github.com/osism/skopeo-worker/shared/reference"
 )
 
-// pageError is a success that no registry answers: a captive portal, a proxy or a
-// registry that has just started says 200 with a page for people or with nothing. It
-// wraps ErrPage.
+// pageError is a success that did not come from a registry, or that has the wrong body:
+// captive portals, proxies and registries that have just started answer 200 with an HTML page
+// or nothing. It wraps ErrPage.
 type pageError struct {
 	status  int
-	came    string // what came, as part of a sentence
-	instead string // what was asked for
+	came    string // what the body was
+	instead string // what was expected
 }
 
 func (e *pageError) Error() string {
@@ -24,23 +24,23 @@ func (e *pageError) Error() string {
 
 func (e *pageError) Unwrap() error { return ErrPage }
 
-// What is asked for, in the words of a pageError.
+// Names of the expected answer in a pageError.
 const (
 	aManifest  = "a manifest"
 	aTagList   = "a list of tags"
 	aTagPage   = "a page of tags"
 	aReferrers = "a list of referrers"
 	aBlob      = "the blob"
-	aReceipt   = "a receipt" // of what was put
+	aReceipt   = "a receipt" // the answer to a PUT or POST
 )
 
-// anotherKind is JSON of an API that is not the registry's.
+// anotherKind describes JSON of another API.
 const anotherKind = "JSON of another kind"
 
-// maxTitle bounds what is quoted of a page.
+// maxTitle is how many characters of a page's title an error quotes.
 const maxTitle = 80
 
-// otherBlob is why a body is not the blob with the digest.
+// otherBlob returns why a body is not the blob with the wanted digest.
 func otherBlob(status int, body []byte, wanted reference.Digest) error {
 	switch {
 	case len(body) == 0:
@@ -51,13 +51,12 @@ func otherBlob(status int, body []byte, wanted reference.Digest) error {
 	return fmt.Errorf("%w: what came for %s has another digest", ErrDigestMismatch, wanted)
 }
 
-// noReceipt is why a success does not mean that anything was stored.
+// noReceipt returns why a successful answer does not prove that something was stored.
 func noReceipt(got answer) error {
 	return &pageError{got.status, cmp.Or(notJSON(got.body), anotherKind), aReceipt}
 }
 
-// notJSON describes a body that is no JSON object, in the words of a pageError. It is
-// empty for one that is.
+// notJSON describes a body that is not a JSON object. It returns "" for one that is.
 func notJSON(body []byte) string {
 	trimmed := bytes.TrimSpace(body)
 	switch {
@@ -73,14 +72,13 @@ func notJSON(body []byte) string {
 	return ""
 }
 
-// isMarkup reports whether a body is HTML or XML. Nothing that a registry serves as an
-// answer of its own begins like that.
+// isMarkup reports whether a body is HTML or XML. No answer of a registry begins like that.
 func isMarkup(body []byte) bool {
 	text := bytes.TrimSpace(bytes.TrimPrefix(body, []byte("\xef\xbb\xbf")))
 	return len(text) > 0 && text[0] == '<'
 }
 
-// markup describes a page by its title, which names the portal or proxy that sent it.
+// markup describes a page by its title, which mostly names the portal or proxy that sent it.
 func markup(body []byte) string {
 	found := title.FindSubmatch(body)
 	if found == nil {
@@ -93,7 +91,7 @@ func markup(body []byte) string {
 	return fmt.Sprintf("the HTML page %q", shorten(heading, maxTitle))
 }
 
-// shorten cuts a text to so many characters.
+// shorten cuts a text to a number of characters.
 func shorten(text string, limit int) string {
 	runes := []rune(text)
 	if len(runes) <= limit {

@@ -16,28 +16,28 @@ import (
 	"github.com/osism/skopeo-worker/shared/reference"
 )
 
-// Bounds of a list that comes in pages. They are far beyond what there is: the largest
-// repositories of public registries have some 50,000 tags.
+// Bounds of a list in pages. They are far above real ones: the largest repositories of
+// public registries have some 50,000 tags.
 const (
-	// MaxTags is how many tags of a repository are listed at most.
+	// MaxTags is how many tags of a repository are listed.
 	MaxTags = 250_000
-	// MaxPages is how many pages a list has at most. Registries with short pages send
-	// some fifty tags on each.
+	// MaxPages is how many pages a list may have. Registries with short pages send some fifty
+	// tags on each.
 	MaxPages = 10_000
-	// maxEmpty is how many pages in a row may have nothing on them: registries leave out
-	// what we may not see.
+	// maxEmpty is how many pages in a row may be empty: registries leave out what we may not
+	// see.
 	maxEmpty = 100
 )
 
-// Pages notices a list that has no end, whose pages are counted from 1. The zero value is
-// before the first page.
+// Pages detects a list without an end. Pages are counted from 1; the zero value is before the
+// first page.
 type Pages struct {
 	pages, items, empty int
 	seen                map[[sha256.Size]byte]int // page by its position or content
 }
 
-// At notes where the next page is, "" where nothing tells it. The error is an
-// ErrPagination where a page was there before, whatever was in between.
+// At begins the next page. The position identifies it, "" if nothing does. The error is
+// ErrPagination if an earlier page had the same position, and ErrTooMany after MaxPages.
 func (p *Pages) At(position string) error {
 	if p.pages++; p.pages > MaxPages {
 		return fmt.Errorf("%w pages: the list has more than %d", ErrTooMany, MaxPages)
@@ -48,8 +48,8 @@ func (p *Pages) At(position string) error {
 	return p.note("at", position)
 }
 
-// Has notes how many items are on the page. The error is an ErrTooMany, or an
-// ErrPagination where one page after the other has none.
+// Has notes how many items the page has. The error is ErrTooMany after MaxTags, or
+// ErrPagination if too many pages in a row are empty.
 func (p *Pages) Has(items int) error {
 	p.items += items
 	if p.items > MaxTags {
@@ -64,8 +64,8 @@ func (p *Pages) Has(items int) error {
 	return nil
 }
 
-// Holds notes what is on the page. The error is an ErrPagination where another page held
-// the same.
+// Holds notes the content of the page. The error is ErrPagination if an earlier page had the
+// same content.
 func (p *Pages) Holds(items ...string) error {
 	if len(items) == 0 {
 		return nil
@@ -73,7 +73,7 @@ func (p *Pages) Holds(items ...string) error {
 	return p.note(append([]string{"holds"}, items...)...)
 }
 
-// note remembers a hash of the parts: positions and contents may be long.
+// note remembers a hash of the parts, because positions and contents may be long.
 func (p *Pages) note(parts ...string) error {
 	hash := sha256.New()
 	for _, part := range parts {
@@ -90,9 +90,9 @@ func (p *Pages) note(parts ...string) error {
 	return nil
 }
 
-// ReadList reads a JSON array of so many items at most; nil where it is null or absent.
-// The error is an ErrTooMany where there are more: they are not even read, because a few
-// bytes of JSON become many in memory.
+// ReadList parses a JSON array of at most limit items; it returns nil if the array is null or
+// absent. The error is ErrTooMany if there are more. They are not parsed, because a few bytes
+// of JSON can become many in memory.
 func ReadList[T any](data []byte, limit int) ([]T, error) {
 	if text := bytes.TrimSpace(data); len(text) == 0 || string(text) == "null" {
 		return nil, nil
@@ -118,17 +118,17 @@ func ReadList[T any](data []byte, limit int) ([]T, error) {
 	return list, nil
 }
 
-// The parameters of a link that are looked at. A link without a relation is none
-// (RFC 8288, section 3.3), and one with an anchor is about another resource (section 3.2).
+// The parameters of a link that matter. A link without a relation is invalid (RFC 8288,
+// section 3.3), and one with an anchor is about another resource (section 3.2).
 const (
 	paramRel    = "rel"
 	paramAnchor = "anchor"
 )
 
-// relNext is the relation of a page to the one after it.
+// relNext is the relation of a page to the next one.
 const relNext = "next"
 
-// link is one of a Link header.
+// link is a link of a Link header.
 type link struct {
 	target string
 	params []param
@@ -137,7 +137,7 @@ type link struct {
 // param is a parameter of a link. Its name is in lower case.
 type param struct{ name, value string }
 
-// get returns the first parameter of a name: RFC 8288 ignores the others.
+// get returns the first parameter with a name. RFC 8288 requires ignoring the others.
 func (l link) get(name string) (value string, ok bool) {
 	i := slices.IndexFunc(l.params, func(p param) bool { return p.name == name })
 	if i < 0 {
@@ -146,12 +146,12 @@ func (l link) get(name string) (value string, ok bool) {
 	return l.params[i].value, true
 }
 
-// relation is a name that is registered (RFC 8288, section 3.3), or a URI.
+// relation matches a registered name (RFC 8288, section 3.3) or a URI.
 var relation = regexp.MustCompile(`(?i)^[a-z](?:[a-z0-9.-]*|[a-z0-9+.-]*:\S+)$`)
 
-// next reports whether the link has the relation "next", among others and in any case.
-// RFC 8288 has parsers ignore what follows the first rel. Where that is "next", the list
-// would end too early, so it is an error.
+// next reports whether the link has the relation "next", among others and in any case. RFC
+// 8288 requires ignoring any rel after the first. If one of those is "next", the list would
+// end too early, so that is an error.
 func (l link) next() (bool, error) {
 	value, _ := l.get(paramRel)
 	relations := strings.Fields(value)
@@ -176,10 +176,10 @@ func (l link) next() (bool, error) {
 
 func isNext(relation string) bool { return strings.EqualFold(relation, relNext) }
 
-// nextQuery returns the query of the next page, empty after the last one. The rest of
-// the link is the request that was just sent, except behind proxies that rename hosts,
-// change the scheme or add a prefix; there it is wrong. The error is an ErrPagination: a
-// list that can't be followed to its end is not a list.
+// nextQuery returns the query of the next page, "" after the last one. Only the query of a
+// link is used: proxies that rename hosts, change the scheme or add a prefix make the rest
+// wrong, and it equals the request anyway. The error is ErrPagination: a list that cannot be
+// followed to its end is incomplete.
 func (call call) nextQuery(got answer) (string, error) {
 	links, err := parseLinks(got.header)
 	if err != nil {
@@ -212,7 +212,7 @@ func (call call) queryOf(l link, page *url.URL) (string, error) {
 	if err != nil || strings.Contains(l.target, " ") {
 		return "", fmt.Errorf("%w: the link to the next page is not a URL: %s", ErrPagination, reference.Quote(l.target))
 	}
-	query := target.RawQuery // without one of its own, it would be this page
+	query := target.RawQuery // the link's own: ResolveReference may take that of this page
 	target = page.ResolveReference(target)
 	_, elsewhere := l.get(paramAnchor)
 	if elsewhere || query == "" || !strings.HasSuffix(target.Path, "/"+call.below()) {
@@ -221,11 +221,11 @@ func (call call) queryOf(l link, page *url.URL) (string, error) {
 	return query, nil
 }
 
-// errLink is why a header is not as RFC 8288 has it.
+// errLink is returned for a header that does not follow RFC 8288.
 var errLink = errors.New(`expected <target>; rel="relation"`)
 
-// parseLinks reads all Link headers as RFC 8288, appendix B.2 does, but that it refuses
-// what that leaves out: a link that is not understood may be the one to the next page.
+// parseLinks parses all Link headers as in RFC 8288, appendix B.2. It returns an error for
+// links that the RFC skips: one of them may be the link to the next page.
 func parseLinks(header http.Header) ([]link, error) {
 	var links []link
 	for _, value := range header.Values("Link") {
@@ -242,7 +242,7 @@ func parseLinks(header http.Header) ([]link, error) {
 	return links, nil
 }
 
-// cutLink takes the first link off a header, which ends before a comma.
+// cutLink splits the first link off a header. The rest begins with a comma.
 func cutLink(s string) (l link, rest string, err error) {
 	inside, ok := strings.CutPrefix(s, "<")
 	if !ok {
@@ -259,15 +259,15 @@ func cutLink(s string) (l link, rest string, err error) {
 		if p, rest, err = cutParam(skip(rest[1:], " \t")); err != nil {
 			return link{}, "", err
 		}
-		if p.name != "" { // else nothing stands after a semicolon
+		if p.name != "" { // a semicolon may be the last character
 			l.params = append(l.params, p)
 		}
 	}
 	return l, rest, nil
 }
 
-// cutParam takes a parameter off a header, whose value may be missing, a token or
-// quoted.
+// cutParam splits a parameter off a header. Its value may be absent, a token or a quoted
+// string.
 func cutParam(s string) (p param, rest string, err error) {
 	end := strings.IndexAny(s, "=;,")
 	if end < 0 {
@@ -291,8 +291,8 @@ func cutParam(s string) (p param, rest string, err error) {
 	return p, rest[end:], nil
 }
 
-// cutQuoted takes the rest of a quoted string off, in which a backslash stands before a
-// character that is meant as it is (RFC 9110, section 5.6.4).
+// cutQuoted splits the rest of a quoted string off. A backslash escapes the next character
+// (RFC 9110, section 5.6.4).
 func cutQuoted(s string) (value, rest string, err error) {
 	var b strings.Builder
 	for i := 0; i < len(s); i++ {

@@ -13,10 +13,10 @@ import (
 	"github.com/osism/skopeo-worker/shared/reference"
 )
 
-// Referrers lists what refers to a digest by its subject field, in the
-// registry's order, asking for a page when the one before has been used. An
-// error is the last item. ErrNoReferrersAPI, which is remembered for an hour,
-// says to look under the fallback tag. This is not a pull.
+// Referrers lists the manifests whose subject is a digest, in the registry's order. It
+// requests a page when the one before has been used. This is not a pull. An error is the last
+// item. ErrNoReferrersAPI, which is remembered for an hour, means that referrers are listed
+// under the fallback tag.
 func (c *Client) Referrers(ctx context.Context, repository reference.Repository, subject reference.Digest) iter.Seq2[Entry, error] {
 	return func(yield func(Entry, error) bool) {
 		list := referrersList{Client: c, repository: repository, subject: subject}
@@ -36,14 +36,14 @@ func (c *Client) Referrers(ctx context.Context, repository reference.Repository,
 	}
 }
 
-// referrersList is one listing under way.
+// referrersList is a listing in progress.
 type referrersList struct {
 	*Client
 	repository reference.Repository
 	subject    reference.Digest
 
 	pages Pages
-	query string // of the next page; empty for the first, and after the last
+	query string // of the next page; "" for the first, and after the last
 	begun bool
 }
 
@@ -84,7 +84,7 @@ func (l *referrersList) page(ctx context.Context) ([]Entry, error) {
 	return entries, l.pages.Has(len(entries))
 }
 
-// call is that of the page of the query.
+// call returns the request for the next page.
 func (l *referrersList) call() call {
 	return call{
 		op: OpReferrers, repository: l.repository, reference: l.subject, method: http.MethodGet,
@@ -93,7 +93,7 @@ func (l *referrersList) call() call {
 	}
 }
 
-// ask asks for the page of the query.
+// ask requests the next page.
 func (l *referrersList) ask(ctx context.Context) (Manifest, answer, error) {
 	got, err := l.send(ctx, l.call())
 	if err != nil {
@@ -103,9 +103,9 @@ func (l *referrersList) ask(ctx context.Context) (Manifest, answer, error) {
 	return index, got, err
 }
 
-// askAgain decides what a page means. A registry that does not know the route may show
-// its website there; or it shows a page everywhere, for now. So it is asked for what
-// every registry has, and then once more.
+// askAgain finds out what an HTML page means. A registry without the route may show its
+// website there, or a proxy shows a page everywhere for now. So it looks up the subject, which
+// every registry supports, and then tries once more.
 func (l *referrersList) askAgain(ctx context.Context, page error) (Manifest, answer, error) {
 	_, err := l.Head(ctx, l.repository, l.subject)
 	if errors.Is(err, ErrPage) {
@@ -121,7 +121,7 @@ func (l *referrersList) askAgain(ctx context.Context, page error) (Manifest, ans
 	return index, got, err
 }
 
-// errWebsite is the page of a registry that answers everything else.
+// errWebsite is the HTML page of a registry that answers other requests.
 var errWebsite = fmt.Errorf("%w: a website", ErrUnexpected)
 
 func readIndex(got answer) (Manifest, error) {
@@ -132,9 +132,9 @@ func readIndex(got answer) (Manifest, error) {
 	return Manifest{Raw: got.body, MediaType: kind}, nil
 }
 
-// lacksAPI tells whether the first page failed because there is no such API. The
-// OCI distribution specification has 404 for that; registries that do not know
-// the route also answer as to a malformed request, or with their website.
+// lacksAPI reports whether the first page failed because the registry has no such API. The OCI
+// distribution specification requires 404; registries that do not know the route also answer
+// as to a malformed request, or with their website.
 func lacksAPI(err error) bool {
 	if errors.Is(err, errWebsite) || errors.Is(err, ErrHidden) {
 		return true

@@ -19,40 +19,39 @@ import (
 	"github.com/osism/skopeo-worker/worker/containers"
 )
 
-// maxSessions bounds what a worker that lives for months remembers. A session
-// is a token of some kilobytes; a list has some hundreds of repositories.
+// maxSessions bounds what a worker that runs for months remembers. A session holds a token of
+// some kilobytes; a list has some hundreds of repositories.
 const maxSessions = 1024
 
-// settledFor is how long a look that a new session was refused, too, is not repeated
-// with yet another session.
+// settledFor is how long a refusal that a new session got, too, is believed: during that time,
+// HEADs open no further session.
 const settledFor = time.Minute
 
-// Keychain finds credentials; containers.Keychain is one.
+// Keychain finds credentials. containers.Keychain is one.
 type Keychain interface {
-	// Find returns the credentials of a repository, "quay.io/osism/osism"; those of
-	// nobody where there are none.
+	// Find returns the credentials of a repository, such as "quay.io/osism/osism", or an
+	// anonymous credential if there are none.
 	Find(ctx context.Context, repository string) (containers.Credential, error)
-	// Forget makes Find look again.
+	// Forget makes the next Find look again.
 	Forget(repository string)
 }
 
-// session sends requests with what one registry wants for one action on one repository.
+// session sends requests that are authenticated for one action on one repository.
 type session struct {
 	http.Client
 	login login
-	basic bool       // the registry wants a user and a password with each request
-	renew time.Time  // when it is to be opened again; zero: when it is refused
-	doubt *pageError // instead of a challenge
+	basic bool       // the registry uses HTTP basic authentication
+	renew time.Time  // when the token must be renewed; zero: when it is refused
+	doubt *pageError // see challenge
 
 	mu      sync.Mutex
-	settled map[int]time.Time // statuses that a new session got, too
+	settled map[int]time.Time // refusals that a new session got, too, and until when they are believed
 
-	asking          sync.Mutex
-	answered, right bool // whether user and password are taken
+	checking          sync.Mutex
+	checked, accepted bool // whether the registry accepts user and password
 }
 
-// sessions keeps the sessions of a client, so that a token is fetched once and
-// not for each request.
+// sessions keeps the sessions of a client, so that a token serves many requests.
 type sessions struct {
 	keychain   Keychain
 	network    http.RoundTripper
@@ -64,20 +63,21 @@ type sessions struct {
 	kept map[string]*session
 }
 
-// handshake is a session's key and what it takes to open it.
+// handshake identifies a session.
 type handshake struct {
 	location location
-	scope    string // several have spaces between them
+	scope    string // several are separated by spaces
 }
 
 func (h handshake) key() string { return h.location.registry.Name() + " " + h.scope }
 
-// get returns a session and whether it was there before. Where the credentials are
-// refused that the keychain remembers, it is asked again, unless it has just been.
+// get returns a session and whether it was kept. If the registry refuses the credentials that
+// the keychain remembers, get makes the keychain look again, unless that has just been done
+// (asked).
 func (s *sessions) get(ctx context.Context, h handshake, asked bool) (opened *session, kept bool, err error) {
 	known, err := s.credential(ctx, h)
 	if err != nil {
-		// A helper may fail for a while, or somebody writes the file just now.
+		// A helper may fail temporarily, or the file may just be being written.
 		if found := s.good(h); found != nil && ctx.Err() == nil {
 			return found, true, nil
 		}
@@ -103,9 +103,8 @@ func (s *sessions) credential(ctx context.Context, h handshake) (containers.Cred
 	return known, nil
 }
 
-// with returns a session with these credentials, and whether it was there before.
-// Callers that ask for the same one at the same time share one handshake, which goes
-// on when one of them leaves.
+// with returns a session with these credentials, and whether it was kept. Concurrent callers
+// share one handshake, which continues if one of them is cancelled.
 func (s *sessions) with(ctx context.Context, h handshake, known containers.Credential) (*session, bool, error) {
 	if found := s.find(h, known); found != nil {
 		return found, true, nil
@@ -133,7 +132,8 @@ func (s *sessions) with(ctx context.Context, h handshake, known containers.Crede
 	}
 }
 
-// open asks the registry how it authenticates, and gets a token where it wants one.
+// open opens a session: it asks the registry how it authenticates and gets a token if one is
+// needed.
 func (s *sessions) open(ctx context.Context, h handshake, known containers.Credential) (*session, error) {
 	ctx, cancel := context.WithTimeoutCause(ctx, requestTimeout, slow(requestTimeout))
 	defer cancel()
@@ -179,7 +179,8 @@ func (s *sessions) handshake(ctx context.Context, h handshake, known containers.
 	return opened, nil
 }
 
-// find returns a session that is still good, and was opened with these credentials.
+// find returns a kept session that has not expired and was opened with these credentials, or
+// nil.
 func (s *sessions) find(h handshake, known containers.Credential) *session {
 	if found := s.good(h); found != nil && found.login.credential == known {
 		return found
@@ -187,7 +188,7 @@ func (s *sessions) find(h handshake, known containers.Credential) *session {
 	return nil
 }
 
-// good returns a session that has not ended as far as we know.
+// good returns a kept session that has not expired, or nil.
 func (s *sessions) good(h handshake) *session {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -202,47 +203,47 @@ func (s *sessions) keep(h handshake, opened *session) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if len(s.kept) >= maxSessions {
-		clear(s.kept) // rare, and a handshake is cheap: not worth an order of use
+		clear(s.kept) // handshakes are cheap and this is rare, so no least-recently-used order is kept
 	}
 	s.kept[h.key()] = opened
 }
 
-// drop forgets a session that was refused, and where it came from: its token or its
-// credentials may have ended, and what asked for none may have been no registry.
+// drop forgets a refused session, its credentials and its challenge. Each of them may be the
+// reason for the refusal.
 func (s *sessions) drop(h handshake, refused *session) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.kept[h.key()] != refused {
-		return // somebody else has
+		return // another request has dropped it
 	}
 	delete(s.kept, h.key())
 	s.keychain.Forget(h.location.credentialsOf())
 	s.challenges.forget(h.location.registry)
 }
 
-// settle notes that the session, which was new, was refused like the one before: it is
-// not the session.
+// settle notes that this session, which was new, got the same refusal as the one before it:
+// the session is not the reason.
 func (s *session) settle(status int, now time.Time) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.settled[status] = now.Add(settledFor)
 }
 
-// isSettled reports whether that was found out not long ago.
+// isSettled reports whether settle was called with the status within the last minute.
 func (s *session) isSettled(status int, now time.Time) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return now.Before(s.settled[status])
 }
 
-// authorized sends a session's requests. What authenticates them goes to the registry
-// itself only, not to where that redirects; and so does the scheme that the registry
-// was found to speak, which links of a registry behind a proxy often have wrong.
+// authorized sends a session's requests. It authenticates only those to the registry itself,
+// not those to hosts that it redirects to. It also sets the scheme that the registry speaks,
+// because registries behind a proxy often write links with the wrong one.
 type authorized struct {
 	network http.RoundTripper
 	host    string
 	scheme  string
-	header  string // Authorization; empty: none
+	header  string // Authorization; "" is none
 }
 
 func (a *authorized) RoundTrip(request *http.Request) (*http.Response, error) {
@@ -260,7 +261,7 @@ func basic(known containers.Credential) string {
 	return "Basic " + base64.StdEncoding.EncodeToString([]byte(known.Username+":"+known.Password))
 }
 
-// withPort writes out a host's port, so that those of one server are equal.
+// withPort returns the host with its port, so that equal servers compare equal.
 func withPort(host, scheme string) string {
 	if _, _, err := net.SplitHostPort(host); err == nil {
 		return host
@@ -272,16 +273,16 @@ func withPort(host, scheme string) string {
 	return host + ":" + port
 }
 
-// rememberFor is how long a habit of a registry is believed: a worker lives for months,
-// and an upgrade can change it.
+// rememberFor is how long a client believes what it has learnt about a registry: an upgrade
+// can change it.
 const rememberFor = time.Hour
 
-// memory keeps which registries have a habit.
+// memory keeps which registries behave in a certain way.
 type memory struct {
 	now func() time.Time
 
 	mu    sync.Mutex
-	known map[string]time.Time // by host, when it was found out
+	known map[string]time.Time // by host, when it was noticed
 }
 
 func newMemory(now func() time.Time) *memory {
@@ -301,9 +302,9 @@ func (m *memory) note(host string) {
 	m.known[host] = m.now()
 }
 
-// scopes are the scopes of a call, with spaces between them. A registry that is not only
-// read from is asked for more than the call needs; one that takes a blob from another of
-// its repositories, for that one, too.
+// scopes returns the scopes of a call, separated by spaces. A call to a destination requests
+// the scope to push as well; one that mounts a blob, also the scope to pull from the blob's
+// repository.
 func (c *Client) scopes(at location, call call) string {
 	action := call.scope
 	if c.role == destination {
@@ -320,8 +321,8 @@ func (c *Client) scopes(at location, call call) string {
 	return scope + " " + from.repository.Scope(transport.PullScope)
 }
 
-// session returns a session for a call. A token server may refuse to let somebody push
-// who may well look.
+// session returns a session for a call. If the token server refuses the scope to push, reads
+// use a session without it.
 func (c *Client) session(ctx context.Context, at location, call call, asked bool) (handshake, *session, bool, error) {
 	h := handshake{location: at, scope: c.scopes(at, call)}
 	looks := c.role == destination && call.looks()
@@ -339,39 +340,40 @@ func (c *Client) session(ctx context.Context, at location, call call, asked bool
 	return h, opened, kept, err
 }
 
-// seen returns what a refusal means that a new session got, too. At a destination, a
-// look that is refused although we are who we say is one at what may not exist.
-func (c *Client) seen(ctx context.Context, session *session, at location, call call, refusal error) error {
+// explainRefusal returns the meaning of a refusal that a new session got, too. If a
+// destination refuses a read although the credentials are right, the repository may not exist:
+// the error is then ErrHidden.
+func (c *Client) explainRefusal(ctx context.Context, session *session, at location, call call, refusal error) error {
 	if c.role == source || !call.looks() {
 		return refusal
 	}
 	if session.basic {
-		if taken, err := session.taken(ctx, at); err != nil || !taken {
+		if accepted, err := session.accepts(ctx, at); err != nil || !accepted {
 			return cmp.Or(err, refusal)
 		}
 	}
-	failed := *refusal.(*failure) //nolint:errorlint // what exchange returns is one
+	failed := *refusal.(*failure) //nolint:errorlint // exchange returns no other type with a status
 	failed.cause = &hiddenError{failed.cause}
 	return &failed
 }
 
-// taken asks a registry that wants a user and a password whether it takes ours; once,
-// for as long as the session lives.
-func (s *session) taken(ctx context.Context, at location) (bool, error) {
-	s.asking.Lock()
-	defer s.asking.Unlock()
-	if s.answered {
-		return s.right, nil
+// accepts reports whether a registry with basic authentication accepts the session's user and
+// password. It asks once.
+func (s *session) accepts(ctx context.Context, at location) (bool, error) {
+	s.checking.Lock()
+	defer s.checking.Unlock()
+	if s.checked {
+		return s.accepted, nil
 	}
 	root := &url.URL{Scheme: "https", Host: at.registry.RegistryStr(), Path: "/v2/"}
 	_, err := exchange(ctx, s, at, call{method: http.MethodGet, url: root, limit: maxErrorSize, instead: aReceipt})
 	failed := (*failure)(nil)
 	switch {
 	case err == nil, errors.As(err, &failed) && failed.status == http.StatusNotFound:
-		s.right = true
+		s.accepted = true
 	case refusedWith(err) == 0:
 		return false, err
 	}
-	s.answered = true
-	return s.right, nil
+	s.checked = true
+	return s.accepted, nil
 }

@@ -10,15 +10,15 @@ import (
 	"time"
 )
 
-// DefaultStall is how long a registry may be silent in the middle of a blob where nobody
-// says otherwise. It is STALL_TIMEOUT's default.
+// DefaultStall is the default of STALL_TIMEOUT: how long a transfer of a blob may move no
+// byte.
 const DefaultStall = 2 * time.Minute
 
-// ErrStalled says that a registry neither sent nor took a byte for too long. It is a
-// net.Error, and so ErrUnavailable as well.
+// ErrStalled is returned if a registry neither sent nor accepted a byte for too long. The
+// error is also an ErrUnavailable.
 var ErrStalled = errors.New("stalled")
 
-// stalledError is an ErrStalled with the time.
+// stalledError is an ErrStalled with the time. It is a net.Error.
 type stalledError struct{ after time.Duration }
 
 func (e *stalledError) Error() string {
@@ -32,28 +32,28 @@ func (*stalledError) Timeout() bool { return true }
 // Temporary implements net.Error.
 func (*stalledError) Temporary() bool { return true }
 
-// steps are how many times is looked before a registry has been silent for long enough.
-// Time is counted in steps: a clock goes on while this process is suspended.
+// steps is the number of timers in a time limit. With one timer, time during which this
+// process is suspended would count.
 const steps = 8
 
-// silence ends a request when nothing has happened for too long while it was waiting for
-// the other side. Waiting for anybody else does not count: of two registries that a blob
-// goes between, only the one that is silent is to blame.
+// silence cancels a request after too much time spent waiting for the other side. Waiting for
+// anything else does not count: if a blob is copied between two registries, only the silent
+// one is to blame.
 type silence struct {
 	end context.CancelCauseFunc
 
-	mu      sync.Mutex
-	timer   *time.Timer // nil: nothing is waited for
-	left    int         // steps
-	through bool        // nothing is waited for any more
+	mu     sync.Mutex
+	timer  *time.Timer // nil: not waiting
+	left   int         // steps
+	closed bool        // wait has no effect any more
 }
 
-// wait begins to wait for the other side, for so long at most.
+// wait begins to wait for the other side, at most for the limit.
 func (s *silence) wait(limit time.Duration) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.stop()
-	if s.through {
+	if s.closed {
 		return
 	}
 	s.left = steps
@@ -62,7 +62,7 @@ func (s *silence) wait(limit time.Duration) {
 		s.mu.Lock()
 		defer s.mu.Unlock()
 		if s.timer != timer {
-			return // it has just ended
+			return // the waiting has just ended
 		}
 		if s.left--; s.left > 0 {
 			timer.Reset(limit / steps)
@@ -80,12 +80,12 @@ func (s *silence) rest() {
 	s.stop()
 }
 
-// close ends it for good.
+// close ends the waiting for good.
 func (s *silence) close() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.stop()
-	s.through = true
+	s.closed = true
 }
 
 func (s *silence) stop() {
@@ -95,8 +95,8 @@ func (s *silence) stop() {
 	}
 }
 
-// stalling ends requests whose registry is silent: while it takes the body, before it
-// answers, and while it sends the answer.
+// stalling cancels requests whose registry is silent while it receives the body, before it
+// answers, or while it sends the answer.
 type stalling struct {
 	inner http.RoundTripper
 	limit time.Duration
@@ -109,7 +109,7 @@ func (t *stalling) RoundTrip(request *http.Request) (*http.Response, error) {
 	watched := request.WithContext(ctx)
 	if request.Body != nil && request.Body != http.NoBody {
 		if request.GetBody == nil {
-			limit = t.limit // a blob, which takes time to be stored
+			limit = t.limit // storing a blob takes time
 		}
 		watched.Body = &sending{request.Body, s, limit}
 	}
@@ -124,7 +124,7 @@ func (t *stalling) RoundTrip(request *http.Request) (*http.Response, error) {
 	return response, nil
 }
 
-// stalledOr returns why ctx has ended, where that is a silence, and otherwise err.
+// stalledOr returns the stalledError that has ended ctx, if there is one, and otherwise err.
 func stalledOr(ctx context.Context, err error) error {
 	if stalled := (*stalledError)(nil); errors.As(context.Cause(ctx), &stalled) {
 		return stalled
@@ -132,7 +132,7 @@ func stalledOr(ctx context.Context, err error) error {
 	return err
 }
 
-// sending is the body of a request. Between two reads the registry takes what was read.
+// sending is the body of a request. Between two reads, the registry receives what was read.
 type sending struct {
 	io.ReadCloser
 	silence *silence
@@ -145,8 +145,8 @@ func (b *sending) Read(p []byte) (int, error) {
 	return b.ReadCloser.Read(p)
 }
 
-// receiving is the body of an answer. Between two reads nothing is expected of the
-// registry: whoever reads may be slow.
+// receiving is the body of an answer. Between two reads nothing is expected of the registry:
+// the reader may be slow.
 type receiving struct {
 	io.ReadCloser
 	silence *silence

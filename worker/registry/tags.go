@@ -16,21 +16,21 @@ import (
 )
 
 const (
-	// tagsPerPage is what registries accept at most (ECR refuses more); many
-	// send shorter pages.
+	// tagsPerPage is the most that all registries accept (ECR refuses more). Many send shorter
+	// pages.
 	tagsPerPage = 1000
 
-	// maxPageSize bounds a page from a registry that ignores tagsPerPage and
-	// sends everything: MaxTags of the greatest length are 33 MB.
+	// maxPageSize bounds a page of a registry that ignores tagsPerPage and sends all tags:
+	// MaxTags of the greatest length are 33 MB.
 	maxPageSize = 40 << 20
 )
 
-// Tags lists a repository's tags in the registry's order, asking for a page
-// when the one before has been used. A tag that is pushed meanwhile may come
-// twice or not at all. A *TagError is about one name, and the listing goes on; any
-// other error is the last item: ErrPagination where the list can't be followed to its
-// end, ErrTooMany where there is none. A repository without tags has none; one that does
-// not exist is ErrNotFound.
+// Tags lists a repository's tags in the registry's order. It requests a page when the one
+// before has been used. A tag that is pushed meanwhile may be listed twice or not at all.
+//
+// A *TagError is about one name, and the listing goes on. Any other error is the last item:
+// ErrPagination if the last page cannot be reached, ErrTooMany if the list is too long,
+// ErrNotFound if the repository does not exist. A repository may have no tags.
 func (c *Client) Tags(ctx context.Context, repository reference.Repository) iter.Seq2[reference.Tag, error] {
 	return func(yield func(reference.Tag, error) bool) {
 		var pages Pages
@@ -52,7 +52,7 @@ func (c *Client) Tags(ctx context.Context, repository reference.Repository) iter
 	}
 }
 
-// tagPage returns a page and the query of the next one, empty for the last.
+// tagPage returns a page and the query of the next one, which is "" after the last page.
 func (c *Client) tagPage(ctx context.Context, repository reference.Repository, query string, pages *Pages) (names []string, next string, err error) {
 	asked := call{
 		op: OpTags, repository: repository, method: http.MethodGet,
@@ -77,7 +77,7 @@ func (c *Client) tagPage(ctx context.Context, repository reference.Repository, q
 	return names, next, about(err, OpTags, repository, nil)
 }
 
-// readTags reads a page. It may name just the repository, where that has no tags.
+// readTags parses a page. If a repository has no tags, the page may contain just its name.
 func readTags(got answer) ([]string, error) {
 	another := &pageError{got.status, anotherKind, aTagList}
 	var page struct {
@@ -88,34 +88,34 @@ func readTags(got answer) ([]string, error) {
 	switch {
 	case errors.Is(err, ErrTooMany):
 		return nil, err
-	case err != nil, !page.Tags.told && page.Name == nil:
+	case err != nil, !page.Tags.present && page.Name == nil:
 		return nil, another
 	}
 	return page.Tags.names, nil
 }
 
-// tagNames are the names on a page.
+// tagNames is the list of names on a page.
 type tagNames struct {
-	names []string
-	told  bool
+	names   []string
+	present bool
 }
 
 func (t *tagNames) UnmarshalJSON(data []byte) (err error) {
-	t.told = true
+	t.present = true
 	t.names, err = ReadList[string](data, MaxTags)
 	return err
 }
 
-// TagError is a name among the tags of a repository that no tag can have.
+// TagError is an invalid name among the tags of a repository.
 type TagError struct {
-	Name string // as the registry sent it: nobody knows what is in it
+	Name string // as the registry sent it; it may contain anything
 	Err  error  // wraps reference.ErrInvalidTag, and quotes the name
 }
 
 func (e *TagError) Error() string { return e.Err.Error() }
 func (e *TagError) Unwrap() error { return e.Err }
 
-// ParseTag reads a name that a registry lists as a tag. Its error is a *TagError.
+// ParseTag parses a name that a registry lists as a tag. Its error is a *TagError.
 func ParseTag(name string) (reference.Tag, error) {
 	tag, err := reference.ParseTag(name)
 	if err != nil {

@@ -19,35 +19,35 @@ import (
 )
 
 const (
-	// aToken is what a token server is asked for, in the words of a pageError.
+	// aToken names the answer of a token server in a pageError.
 	aToken = "a token"
 
-	// clientID is what we call ourselves to OAuth2 token servers.
+	// clientID identifies this program to OAuth2 token servers.
 	clientID = "skopeo-worker"
 
-	// defaultLife is how long a token lives that does not say (the Docker registry's
-	// token authentication specification).
+	// defaultLife is the lifetime of a token without expires_in (Docker registry token
+	// authentication specification).
 	defaultLife = time.Minute
 
-	// maxLife is how long a token is used at most, whatever it says: credentials that
-	// were taken back are to end some day.
+	// maxLife is the longest time for which a token is used, so that revoked credentials
+	// stop working at some time.
 	maxLife = 24 * time.Hour
 
-	// maxLead is how long before its end a token is renewed, at most: a request may wait
-	// for its turn for some seconds before it is sent.
+	// maxLead is the longest time before its end at which a token is renewed: a request may
+	// wait for some seconds before it is sent.
 	maxLead = 10 * time.Second
 )
 
-// errRealm is a challenge that names no token server that may be asked.
+// errRealm is returned for a challenge without a token server that may be used.
 var errRealm = errors.New("the registry names no usable token server")
 
 // token is a bearer token.
 type token struct {
 	value string
-	renew time.Time // when to ask for another one
+	renew time.Time // when to request another one
 }
 
-// tokenServer is where a registry sends for tokens.
+// tokenServer issues the tokens of a registry.
 type tokenServer struct {
 	client  http.Client
 	realm   *url.URL
@@ -56,8 +56,9 @@ type tokenServer struct {
 	now     func() time.Time
 }
 
-// newTokenServer reads a challenge. Link-local addresses are where clouds hand out what
-// belongs to this machine: no registry has its tokens there.
+// newTokenServer returns the token server of a challenge. It refuses link-local addresses:
+// clouds serve this machine's own credentials there, and no registry has its token server
+// there.
 func newTokenServer(network http.RoundTripper, of string, asked challenge, now func() time.Time) (*tokenServer, error) {
 	realm, err := url.Parse(asked.Parameters["realm"])
 	if err != nil || realm.Host == "" || realm.Scheme != "https" && realm.Scheme != "http" {
@@ -78,7 +79,7 @@ func newTokenServer(network http.RoundTripper, of string, asked challenge, now f
 	}, nil
 }
 
-// maxRedirects is net/http's own, which a CheckRedirect of ours replaces.
+// maxRedirects is net/http's default, which CheckRedirect replaces.
 const maxRedirects = 10
 
 func allowed(target *url.URL) error {
@@ -88,7 +89,7 @@ func allowed(target *url.URL) error {
 	return nil
 }
 
-// token asks for a token of these scopes, which have spaces between them.
+// token requests a token for these scopes, which are separated by spaces.
 func (s *tokenServer) token(ctx context.Context, known containers.Credential, scope string) (token, error) {
 	asked := s.now()
 	plain, err := s.plain(ctx, known, scope)
@@ -105,12 +106,12 @@ func (s *tokenServer) token(ctx context.Context, known containers.Credential, sc
 	}
 	body, err := s.send(exchange, known)
 	if refused := (*failure)(nil); errors.As(err, &refused) && refused.status == http.StatusNotFound {
-		body, err = s.send(plain, known) // not every token server has the OAuth2 way
+		body, err = s.send(plain, known) // not all token servers support OAuth2
 	}
 	return s.read(body, err, asked)
 }
 
-// plain is the way of every token server.
+// plain returns a request that all token servers support.
 func (s *tokenServer) plain(ctx context.Context, known containers.Credential, scope string) (*http.Request, error) {
 	target := *s.realm
 	query := target.Query()
@@ -131,7 +132,7 @@ func (s *tokenServer) plain(ctx context.Context, known containers.Credential, sc
 	return request, err
 }
 
-// exchange gives an identity token for a token, the OAuth2 way.
+// exchange returns an OAuth2 request that exchanges an identity token for a bearer token.
 func (s *tokenServer) exchange(ctx context.Context, known containers.Credential, scope string) (*http.Request, error) {
 	form := url.Values{
 		"grant_type": {"refresh_token"}, "refresh_token": {known.IdentityToken},
@@ -144,7 +145,7 @@ func (s *tokenServer) exchange(ctx context.Context, known containers.Credential,
 	return request, err
 }
 
-// send returns the body of a success.
+// send sends a request and returns the body of the answer.
 func (s *tokenServer) send(request *http.Request, known containers.Credential) ([]byte, error) {
 	response, err := s.client.Do(request)
 	if err != nil {
@@ -158,14 +159,14 @@ func (s *tokenServer) send(request *http.Request, known containers.Credential) (
 	if response.StatusCode/100 != 2 {
 		status := response.StatusCode
 		if status == http.StatusBadRequest && !known.Anonymous() {
-			status = http.StatusUnauthorized // in the words of OAuth2
+			status = http.StatusUnauthorized // OAuth2 answers 400 to wrong credentials
 		}
 		return nil, &failure{status: status, cause: s.named(refusal(status, diagnose(body), login{known, presented}))}
 	}
 	return body, nil
 }
 
-// read takes the token out of an answer.
+// read parses the token in an answer.
 func (s *tokenServer) read(body []byte, err error, asked time.Time) (token, error) {
 	if refused := (*failure)(nil); errors.As(err, &refused) {
 		return token{}, handshakeFailure(refused.status, refused.cause)
@@ -176,7 +177,7 @@ func (s *tokenServer) read(body []byte, err error, asked time.Time) (token, erro
 	var found struct {
 		Token       string `json:"token"`
 		AccessToken string `json:"access_token"`
-		// Some write a text.
+		// Some servers send a string.
 		ExpiresIn json.RawMessage `json:"expires_in"`
 	}
 	err = json.Unmarshal(bytes.TrimSpace(body), &found)
@@ -190,7 +191,8 @@ func (s *tokenServer) read(body []byte, err error, asked time.Time) (token, erro
 	return token{value: found.Token, renew: asked.Add(life - min(life/4, maxLead))}, nil
 }
 
-// lifeOf reads how many seconds a token lives.
+// lifeOf returns the lifetime of a token, whose expires_in is a number of seconds or a string
+// with one.
 func lifeOf(expiresIn json.RawMessage) time.Duration {
 	seconds, err := strconv.ParseFloat(strings.Trim(string(expiresIn), `"`), 64)
 	if err != nil || seconds <= 0 {
@@ -199,7 +201,7 @@ func lifeOf(expiresIn json.RawMessage) time.Duration {
 	return time.Duration(min(seconds, maxLife.Seconds()) * float64(time.Second))
 }
 
-// named says who answered, where that is another host than the registry.
+// named adds the token server's host to an error, unless it is the registry's.
 func (s *tokenServer) named(err error) error {
 	if s.realm.Host == s.of {
 		return err

@@ -21,37 +21,38 @@ import (
 )
 
 const (
-	// dialTimeout covers one connection attempt. Registries answer a SYN in
-	// well under a second; ten are what three lost SYNs and their resends take.
+	// dialTimeout bounds one connection attempt. Registries answer a SYN in well under a
+	// second; three lost SYNs and their retransmissions take ten.
 	dialTimeout = 10 * time.Second
 
-	// tlsTimeout covers the handshake, as in net/http's own default.
+	// tlsTimeout bounds the TLS handshake. It is net/http's default.
 	tlsTimeout = 10 * time.Second
 
-	// headerTimeout is how long a registry may think, but of a blob. Pull-through caches and
-	// registries on object storage fetch a manifest from afar before they answer.
+	// headerTimeout is how long a registry may take to answer, except to a part of a blob.
+	// Pull-through caches and registries on object storage fetch a manifest before they
+	// answer.
 	headerTimeout = time.Minute
 
-	// requestTimeout bounds a request from its first byte to the last of the
-	// answer's body, so that a trickle cannot hold a worker. Manifests and tag
-	// pages are at most some megabytes.
+	// requestTimeout bounds a request from its first byte to the last byte of the answer, so
+	// that a trickle cannot block a worker. Manifests and pages of tags have a few megabytes
+	// at most.
 	requestTimeout = 2 * time.Minute
 
-	// idlePerHost connections stay open to one registry: net/http's default of
-	// two makes parallel lookups over HTTP/1.1 dial again and again.
+	// idlePerHost connections to a registry stay open. With net/http's default of two,
+	// parallel lookups over HTTP/1.1 would dial again and again.
 	idlePerHost = 64
 
-	// pingAfter and pingTimeout find a dead HTTP/2 connection, which otherwise
-	// swallows every request until the kernel gives it up.
+	// pingAfter and pingTimeout detect a dead HTTP/2 connection. Otherwise all requests on it
+	// would hang until the kernel closes it.
 	pingAfter   = 30 * time.Second
 	pingTimeout = 15 * time.Second
 )
 
-// NewTransport returns the network side of a Client: keep-alive connections,
-// timeouts, an end of what moves no byte for as long as stall, proxies from the environment
-// (HTTP_PROXY, HTTPS_PROXY, NO_PROXY), the system's CAs (or SSL_CERT_FILE's) and those of
-// certs.d, and no TLS verification for the insecure hosts, nor for those of
-// registries.conf. What paces or counts requests wraps it.
+// NewTransport returns the network of a Client: it keeps connections, has timeouts, and ends
+// requests that move no byte for as long as stall. It uses the proxies of HTTP_PROXY,
+// HTTPS_PROXY and NO_PROXY, the CAs of the system (or of SSL_CERT_FILE) and of certs.d. It
+// does not verify the certificates of insecure hosts and of those that registries.conf calls
+// insecure.
 func NewTransport(insecure []string, stall time.Duration) http.RoundTripper {
 	verified := http.DefaultTransport.(*http.Transport).Clone()
 	verified.DialContext = (&net.Dialer{Timeout: dialTimeout, KeepAlive: pingAfter}).DialContext
@@ -64,10 +65,10 @@ func NewTransport(insecure []string, stall time.Duration) http.RoundTripper {
 	return &stalling{inner: network, limit: stall}
 }
 
-// guard is between the authentication and the network. It keeps credentials
-// off plain HTTP, which go-containerregistry allows for localhost and private
-// addresses, and gives every attempt of a request its whole body, which
-// go-containerregistry does not when it sends a request again with a new token.
+// guard is between the authentication and the network. It refuses to send credentials over
+// plain HTTP, which go-containerregistry permits for localhost and private addresses. It gives
+// every attempt of a request its whole body, which go-containerregistry does not do when it
+// repeats a request with a new token.
 type guard struct {
 	trust
 	inner http.RoundTripper
@@ -100,9 +101,9 @@ func (g *guard) RoundTrip(request *http.Request) (*http.Response, error) {
 	return response, err
 }
 
-// inPlain is why a request is not sent over plain HTTP. What a redirect asks for is not
-// the registry's: a captive portal sends everything to its login page. Only blobs have
-// storage of their own.
+// inPlain returns why a request is not sent over plain HTTP. If it comes from a redirect, a
+// captive portal may have answered, which redirects everything to its login page: that is
+// ErrPage. Only blobs may have storage on another host.
 func inPlain(request *http.Request) error {
 	from := request.Response // the redirect
 	if from == nil || from.Request.URL.Host == request.URL.Host || strings.Contains(from.Request.URL.Path, "/blobs/") {
@@ -111,7 +112,7 @@ func inPlain(request *http.Request) error {
 	return fmt.Errorf("%w: a redirect (%d) to http://%s", ErrPage, from.StatusCode, request.URL.Host)
 }
 
-// waitKey finds in a context where to note a Retry-After: the errors of
+// waitKey is the context key of where to note a Retry-After: the errors of
 // go-containerregistry's token exchange do not carry the answer's header.
 type waitKey struct{}
 
@@ -129,29 +130,30 @@ func noteRetryAfter(response *http.Response, now time.Time) {
 	}
 }
 
-// certificatesFor is how long the certificates of a host are taken as they are.
+// certificatesFor is how long the certificates of a host are not read again.
 const certificatesFor = 5 * time.Second
 
-// party is the registry that a request is about, in the request's context: where it is
-// sent may be another host, of its tokens or its blobs.
+// party is the registry that a request is about. The request may go to another host, of its
+// tokens or blobs.
 type party struct {
-	host     string // that is asked
-	name     string // under which its certificates are kept
+	host     string // receives the requests
+	name     string // its certificates are kept under this name
 	insecure bool
 }
 
 type partyKey struct{}
 
-// with puts the registry into the context of requests about it.
+// with adds the registry to the context of a request.
 func (l location) with(ctx context.Context) context.Context {
 	return context.WithValue(ctx, partyKey{}, party{l.registry.RegistryStr(), l.named, l.insecure})
 }
 
-// trust is which hosts need not have TLS, or a certificate that can be verified: those
-// of INSECURE_REGISTRIES, and those of registries.conf.
+// trust knows the hosts that may be used without TLS or without a verifiable certificate:
+// those of INSECURE_REGISTRIES and those of registries.conf.
 type trust struct{ named reference.Hosts }
 
-// of reports whether that holds for a repository, "quay.io/osism/osism", or for a host.
+// of reports whether a repository, such as "quay.io/osism/osism", or a host may be used like
+// that.
 func (t trust) of(host, repository string) (bool, error) {
 	if t.named.Has(host) {
 		return true, nil
@@ -160,7 +162,8 @@ func (t trust) of(host, repository string) (bool, error) {
 	return settings.Insecure, err
 }
 
-// allows reports whether a request may be sent in the clear, or to who knows whom.
+// allows reports whether a request may be sent without TLS or without a verifiable
+// certificate.
 func (t trust) allows(request *http.Request) (bool, error) {
 	host := request.URL.Host
 	if about, ok := request.Context().Value(partyKey{}).(party); ok && about.host == host {
@@ -169,25 +172,25 @@ func (t trust) allows(request *http.Request) (bool, error) {
 	return t.of(host, host)
 }
 
-// byHost chooses the TLS settings by the host a request goes to, so that an
-// insecure registry does not weaken the others, redirects included. The certificates of
-// a registry also hold for where it sends us, as for skopeo.
+// byHost chooses the TLS settings by the host of a request, redirects included, so that an
+// insecure registry does not weaken the others. The certificates of a registry also apply to
+// hosts that it redirects to, as in skopeo.
 type byHost struct {
 	trust
-	plain *http.Transport // without any of that
+	plain *http.Transport // verifies certificates, and has none of certs.d
 	now   func() time.Time
 
 	mu   sync.Mutex
 	kept map[settings]*secured
 }
 
-// settings are what a connection depends on.
+// settings are what the choice depends on.
 type settings struct {
 	host, registry string
 	insecure       bool
 }
 
-// secured is a transport with certificates, and when they were looked at.
+// secured is a transport with certificates, and the time at which they were read.
 type secured struct {
 	*http.Transport
 	certificates containers.Certificates
@@ -209,7 +212,7 @@ func (t *byHost) RoundTrip(request *http.Request) (*http.Response, error) {
 	return nil, err
 }
 
-// transport returns the transport for settings, with the certificates of now.
+// transport returns the transport for settings, with current certificates.
 func (t *byHost) transport(s settings) (*http.Transport, error) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -240,14 +243,14 @@ func (t *byHost) transport(s settings) (*http.Transport, error) {
 		kept.CloseIdleConnections()
 	}
 	if len(t.kept) >= maxSessions {
-		clear(t.kept) // hosts of blobs may be of any number
+		clear(t.kept) // blobs may be on any number of hosts
 	}
 	t.kept[s] = &secured{fresh, found, t.now()}
 	return fresh, nil
 }
 
-// noteSecrets makes the credentials in a request known, whose answer may show them:
-// passwords, tokens, and what a token server is asked with in a form.
+// noteSecrets makes the credentials in a request known to package redact, because the answer
+// may contain them: passwords, tokens, and the form of a token request.
 func noteSecrets(request *http.Request) {
 	kind, value, _ := strings.Cut(request.Header.Get("Authorization"), " ")
 	switch {
@@ -262,7 +265,7 @@ func noteSecrets(request *http.Request) {
 	}
 	body, err := request.GetBody()
 	if err != nil {
-		return // the request will say so
+		return // sending the request fails, too
 	}
 	defer body.Close()
 	text, err := io.ReadAll(io.LimitReader(body, maxErrorSize))

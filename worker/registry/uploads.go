@@ -14,8 +14,8 @@ import (
 	"github.com/osism/skopeo-worker/shared/reference"
 )
 
-// HasBlob looks a blob up. A success that says neither the digest nor the size is none
-// of a registry, or of one that does not say enough: then it is to be uploaded.
+// HasBlob reports whether a repository has a blob. A success with neither the digest nor the
+// size is not proof: then it returns false, and the blob is uploaded.
 func (c *Client) HasBlob(ctx context.Context, repository reference.Repository, blob Descriptor) (bool, error) {
 	got, err := c.send(ctx, call{
 		op: OpHead, repository: repository, reference: blob.Digest, method: http.MethodHead,
@@ -34,17 +34,17 @@ func (c *Client) HasBlob(ctx context.Context, repository reference.Repository, b
 	return blob.Size > 0 && got.size == blob.Size && declaredType(got.header) != "text/html", nil
 }
 
-// Upload is a blob that a registry has begun to take. It is not safe for concurrent use.
+// Upload is an upload of a blob that a registry has accepted. It is not safe for concurrent
+// use.
 type Upload struct {
 	client     *Client
 	repository reference.Repository
 	blob       reference.Digest
-	location   *url.URL // where it goes on
+	location   *url.URL // of the next request
 }
 
-// Begin asks a registry to take a blob. If from is not zero, the registry may take it
-// from there, which is another of its repositories: then the blob is there, and the
-// upload is nil.
+// Begin begins the upload of a blob. from is optional: the registry may mount the blob from
+// this repository, which must be its own. If it does, the upload is nil.
 func (c *Client) Begin(ctx context.Context, repository reference.Repository, blob reference.Digest, from reference.Repository) (*Upload, error) {
 	u := &Upload{client: c, repository: repository, blob: blob}
 	begin := u.call(http.MethodPost)
@@ -69,7 +69,7 @@ func (c *Client) Begin(ctx context.Context, repository reference.Repository, blo
 	return u, nil
 }
 
-// call is a request about the upload.
+// call returns a request about the upload.
 func (u *Upload) call(method string) call {
 	return call{
 		op: OpPut, repository: u.repository, reference: u.blob, method: method, url: u.location,
@@ -77,7 +77,7 @@ func (u *Upload) call(method string) call {
 	}
 }
 
-// piece is a request that sends a part of the blob.
+// piece returns a request that sends a part of the blob.
 func (u *Upload) piece(method string, content io.Reader, offset, size int64) call {
 	piece := u.call(method)
 	piece.contentType, piece.large, piece.within = "application/octet-stream", true, u.client.copyTimeout
@@ -87,9 +87,9 @@ func (u *Upload) piece(method string, content io.Reader, offset, size int64) cal
 	return piece
 }
 
-// Append sends a part of the blob, which begins at the offset; a negative size is not
-// known. It returns how much of the blob the registry has then, negative where it does
-// not say.
+// Append sends a part of the blob that begins at the offset. A negative size is unknown. It
+// returns how many bytes of the blob the registry has, or a negative number if the registry
+// does not state it.
 func (u *Upload) Append(ctx context.Context, content io.Reader, offset, size int64) (has int64, err error) {
 	got, err := u.client.send(ctx, u.piece(http.MethodPatch, content, offset, size))
 	if err != nil {
@@ -104,8 +104,8 @@ func (u *Upload) Append(ctx context.Context, content io.Reader, offset, size int
 	return -1, nil
 }
 
-// moved notes where the upload goes on. Where nothing is said of that, it is the same
-// place.
+// moved notes the location of the next request. It stays the same if the registry does not
+// send one.
 func (u *Upload) moved(got answer) error {
 	if got.header.Get("Location") == "" && (got.status == http.StatusAccepted || got.status == http.StatusNoContent) {
 		return nil
@@ -118,8 +118,8 @@ func (u *Upload) moved(got answer) error {
 	return nil
 }
 
-// received reads how many bytes of a blob a registry has from its Range header, "0-99".
-// "0-0" is what many say of none.
+// received returns how many bytes of a blob a registry has according to its Range header, such
+// as "0-99". Many send "0-0" for none.
 func received(header http.Header) (int64, bool) {
 	text := header.Get("Range")
 	first, last, ok := strings.Cut(strings.TrimPrefix(text, "bytes="), "-")
@@ -146,8 +146,8 @@ func (u *Upload) Offset(ctx context.Context) (int64, error) {
 	return has, u.moved(got)
 }
 
-// Finish sends the rest of the blob, which begins at the offset, and makes the registry
-// store it; a negative size is not known.
+// Finish sends the rest of the blob, which begins at the offset, and makes the registry store
+// it. A negative size is unknown.
 func (u *Upload) Finish(ctx context.Context, content io.Reader, offset, size int64) error {
 	put := u.piece(http.MethodPut, content, offset, size)
 	end := *u.location
@@ -159,7 +159,7 @@ func (u *Upload) Finish(ctx context.Context, content io.Reader, offset, size int
 	if err != nil || got.status == http.StatusCreated || got.header.Get(digestHeader) == u.blob.String() {
 		return err
 	}
-	// Some registries say another status; so does what is none.
+	// Some registries answer with another status, and so do proxies.
 	there, err := u.client.HasBlob(ctx, u.repository, Descriptor{Digest: u.blob, Size: offset + size})
 	if err == nil && !there {
 		err = about(noReceipt(got), OpPut, u.repository, u.blob)
@@ -167,11 +167,11 @@ func (u *Upload) Finish(ctx context.Context, content io.Reader, offset, size int
 	return err
 }
 
-// Cancel asks the registry to forget what it has of the blob. Many want a permission for
-// that which nobody has who may only push; then they forget it some day.
+// Cancel asks the registry to delete the upload. Many require a permission that clients rarely
+// have, and delete it themselves after some time.
 func (u *Upload) Cancel(ctx context.Context) { _, _ = u.client.sendNow(ctx, u.call(http.MethodDelete)) }
 
-// PutBlob uploads a blob, whether it is there or not.
+// PutBlob uploads a blob, whether or not the registry has it.
 func (c *Client) PutBlob(ctx context.Context, repository reference.Repository, blob Descriptor, content io.Reader) error {
 	u, err := c.Begin(ctx, repository, blob.Digest, reference.Repository{})
 	if err != nil {
@@ -180,8 +180,8 @@ func (c *Client) PutBlob(ctx context.Context, repository reference.Repository, b
 	return u.Finish(ctx, content, 0, blob.Size)
 }
 
-// MayPush returns nil where the registry lets us push to a repository. It begins an
-// upload and ends it.
+// MayPush returns nil if the registry permits pushing to a repository. It begins an upload and
+// cancels it.
 func (c *Client) MayPush(ctx context.Context, repository reference.Repository) error {
 	u, err := c.Begin(ctx, repository, reference.Digest{}, reference.Repository{})
 	if err != nil {
@@ -191,8 +191,7 @@ func (c *Client) MayPush(ctx context.Context, repository reference.Repository) e
 	return nil
 }
 
-// location is where an upload that was opened goes. It may be on another host, which
-// gets no credentials of ours.
+// location returns the URL of an upload. It may be on another host, which gets no credentials.
 func (a answer) location() (*url.URL, error) {
 	text := a.header.Get("Location")
 	switch {
