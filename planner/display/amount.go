@@ -43,11 +43,11 @@ type amount struct {
 // outcomes are the images of a run by what became of them. Only a run that was ended
 // has dropped any.
 func outcomes(t run.Tally) []amount {
-	all := []amount{
-		{t.Copied, "copied"}, {t.Tagged, "tagged"}, {t.Unchanged, "unchanged"}, {t.Skipped, "skipped"}, {t.Vanished, "vanished"}, {t.Failed, "failed"},
-	}
-	if t.Dropped > 0 {
-		all = append(all, amount{t.Dropped, "dropped"})
+	var all []amount
+	for _, o := range run.Outcomes {
+		if n := *t.Of(o); n > 0 || o != run.Dropped {
+			all = append(all, amount{n, string(o)})
+		}
 	}
 	return all
 }

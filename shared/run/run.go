@@ -74,20 +74,57 @@ type Tally struct {
 	Dropped int `json:"dropped"`
 }
 
+// Outcome is what became of an image.
+type Outcome string
+
+// The outcomes, beside Dropped. Each has a field of Tally.
+const (
+	Copied    Outcome = "copied"
+	Tagged    Outcome = "tagged"
+	Unchanged Outcome = "unchanged"
+	Skipped   Outcome = "skipped"
+	Vanished  Outcome = "vanished"
+	Failed    Outcome = "failed"
+)
+
+// Outcomes are all outcomes, in the order in which people see them.
+var Outcomes = [...]Outcome{Copied, Tagged, Unchanged, Skipped, Vanished, Failed, Dropped}
+
+// Of returns the number of images with an outcome, to be read or changed.
+func (t *Tally) Of(o Outcome) *int {
+	switch o {
+	case Copied:
+		return &t.Copied
+	case Tagged:
+		return &t.Tagged
+	case Unchanged:
+		return &t.Unchanged
+	case Skipped:
+		return &t.Skipped
+	case Vanished:
+		return &t.Vanished
+	case Failed:
+		return &t.Failed
+	case Dropped:
+		return &t.Dropped
+	}
+	panic("run: no field of Tally for " + string(o))
+}
+
 func (t *Tally) add(o Tally) {
 	t.Total += o.Total
-	t.Copied += o.Copied
-	t.Tagged += o.Tagged
-	t.Unchanged += o.Unchanged
-	t.Skipped += o.Skipped
-	t.Vanished += o.Vanished
-	t.Failed += o.Failed
-	t.Dropped += o.Dropped
+	for _, outcome := range Outcomes {
+		*t.Of(outcome) += *o.Of(outcome)
+	}
 }
 
 // Ended counts the images that have an outcome.
 func (t Tally) Ended() int {
-	return t.Copied + t.Tagged + t.Unchanged + t.Skipped + t.Vanished + t.Failed + t.Dropped
+	n := 0
+	for _, outcome := range Outcomes {
+		n += *t.Of(outcome)
+	}
+	return n
 }
 
 // The states of one message.

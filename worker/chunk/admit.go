@@ -7,6 +7,7 @@ import (
 
 	"github.com/osism/skopeo-worker/shared/message"
 	"github.com/osism/skopeo-worker/shared/reference"
+	"github.com/osism/skopeo-worker/worker/compare"
 	"github.com/osism/skopeo-worker/worker/outcome"
 )
 
@@ -26,18 +27,18 @@ type Registries interface {
 // admit returns what is to be done now, and what after it. While a registry is probed,
 // that is one repository after the other: the first may tell that nothing else has to be
 // tried. What needs a closed registry is left for later.
-func (t *task) admit(todo []message.Repository) (now, then []message.Repository) {
+func (e *execution) admit(todo []message.Repository) (now, then []message.Repository) {
 	probed := false
 	for _, r := range todo {
-		if t.stopping() || t.limits(r.Source) || t.limits(r.Destination) {
-			t.later(r, r.Images, 0)
+		if e.stopping() || e.isLimited(r.Source) || e.isLimited(r.Destination) {
+			e.postpone(r, r.Images, 0)
 			continue
 		}
-		probing, err := t.Registries.Open(t.work, r.Source, r.Destination)
+		probing, err := e.worker.Registries.Open(e.work, r.Source, r.Destination)
 		switch {
 		case err != nil:
-			t.log.Info("a repository waits for a registry", "repository", r.Source, "reason", outcome.Reason(err))
-			t.later(r, r.Images, t.limit(r, err))
+			e.log.Info("a repository waits for a registry", "repository", r.Source, "reason", outcome.Reason(err))
+			e.postpone(r, r.Images, e.limit(r, err))
 		case probing && probed:
 			then = append(then, r)
 		default:
@@ -49,9 +50,9 @@ func (t *task) admit(todo []message.Repository) (now, then []message.Repository)
 
 // blamed returns how long to wait where a failure is the fault of a registry that is
 // away: then it is no try of the image.
-func (t *task) blamed(r message.Repository, err error) (after time.Duration, away bool) {
-	if closed := t.Registries.Blames(t.work, err); closed != nil {
-		return t.limit(r, closed), true
+func (e *execution) blamed(r message.Repository, err error) (after time.Duration, away bool) {
+	if closed := e.worker.Registries.Blames(e.work, err); closed != nil {
+		return e.limit(r, closed), true
 	}
 	return 0, false
 }
@@ -60,34 +61,34 @@ func (t *task) blamed(r message.Repository, err error) (after time.Duration, awa
 // fault of a registry.
 type doubt struct {
 	repository message.Repository
-	try
+	attempt
 	listing bool // of the repository, instead of an image
 }
 
 // doubtful reports whether a failure may be the fault of a registry.
-func (t *task) doubtful(err error) bool {
+func (e *execution) doubtful(err error) bool {
 	_, suspected := outcome.Suspect(err)
 	return suspected
 }
 
-func (t *task) doubt(d doubt) {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	t.doubts = append(t.doubts, d)
+func (e *execution) doubt(d doubt) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	e.doubts = append(e.doubts, d)
 }
 
-// decide gives up what was in doubt, unless the rest of the round has shown that a
+// decideDoubts gives up what was in doubt, unless the rest of the round has shown that a
 // registry is away: then it was no try.
-func (t *task) decide(ctx context.Context) error {
-	doubts := t.doubts
-	t.doubts = nil
+func (e *execution) decideDoubts(ctx context.Context) error {
+	doubts := e.doubts
+	e.doubts = nil
 	for len(doubts) > 0 {
 		first := doubts[0]
-		var final []try
+		var final []attempt
 		doubts = slices.DeleteFunc(doubts, func(d doubt) bool {
-			same := d.listing == first.listing && sameEntry(d.repository, first.repository)
-			if same && !t.absolve(d) {
-				final = append(final, d.try)
+			same := d.listing == first.listing && compare.EntryOf(d.repository) == compare.EntryOf(first.repository)
+			if same && !e.absolve(d) {
+				final = append(final, d.attempt)
 			}
 			return same
 		})
@@ -95,9 +96,9 @@ func (t *task) decide(ctx context.Context) error {
 			continue
 		}
 		if first.listing {
-			t.note(func(p *progress) { p.images.Total += len(final) })
+			e.tally(func(p *progress) { p.images.Total += len(final) })
 		}
-		if err := t.giveUp(ctx, first.repository, final...); err != nil {
+		if err := e.giveUp(ctx, first.repository, final...); err != nil {
 			return err
 		}
 	}
@@ -106,23 +107,17 @@ func (t *task) decide(ctx context.Context) error {
 
 // absolve keeps what was in doubt for later where a registry is away, and reports whether
 // it is.
-func (t *task) absolve(d doubt) bool {
-	after, away := t.blamed(d.repository, d.err)
+func (e *execution) absolve(d doubt) bool {
+	after, away := e.blamed(d.repository, d.err)
 	switch {
 	case !away:
 		return false
 	case d.listing:
 		d.repository.Attempts--
-		t.later(d.repository, nil, after)
+		e.postpone(d.repository, nil, after)
 	default:
 		d.image.Attempts--
-		t.later(d.repository, []message.Image{d.image}, after)
+		e.postpone(d.repository, []message.Image{d.image}, after)
 	}
 	return true
-}
-
-// has notes that the destination has the digest for one of the source.
-func (t *task) has(r message.Repository, digest, at reference.Digest) {
-	t.held.add(r, digest, at)
-	t.Registries.Known(r.Source, r.Destination, at)
 }

@@ -117,10 +117,10 @@ func (b *bench) NoteAbsent(_ context.Context, digest reference.Digest, w platfor
 	return nil
 }
 
-func (b *bench) Image(_, outcome string) {
+func (b *bench) Image(_ string, o run.Outcome) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	b.outcomes[outcome]++
+	b.outcomes[string(o)]++
 }
 
 func (b *bench) Copying(image, destination string, moved *meter.Meter) func() {

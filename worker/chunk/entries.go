@@ -7,7 +7,8 @@ import (
 	"github.com/osism/skopeo-worker/shared/failure"
 	"github.com/osism/skopeo-worker/shared/message"
 	"github.com/osism/skopeo-worker/shared/reference"
-	"github.com/osism/skopeo-worker/shared/selection"
+	"github.com/osism/skopeo-worker/shared/run"
+	"github.com/osism/skopeo-worker/worker/compare"
 	"github.com/osism/skopeo-worker/worker/resolve"
 )
 
@@ -15,17 +16,11 @@ import (
 // A tag that vanishes is no failure; where all of them do, the repository is one.
 type entries struct {
 	mu    sync.Mutex
-	known map[entry]*standingOf
+	known map[compare.Entry]*entryState
 }
 
-// entry is one of the list.
-type entry struct {
-	source, destination reference.Repository
-	selection           *selection.Selection
-}
-
-// standingOf is what is known of an entry.
-type standingOf struct {
+// entryState is what is known of an entry.
+type entryState struct {
 	repository message.Repository // without images
 	listed     bool               // in this delivery
 	found      bool               // the source has one of its tags, as far as anybody has seen
@@ -33,63 +28,52 @@ type standingOf struct {
 	invalid    error              // names were listed that no tag can have
 }
 
-// whole tells whether the entry names neither a tag nor a digest.
-func whole(r message.Repository) bool { return r.Tag.IsZero() && r.Digest.IsZero() }
-
-// open tells whether the entry stands for as many tags as there are, rather than for
-// tags that it names.
-func open(r message.Repository) bool {
-	return whole(r) && (r.Selection == nil || len(r.Selection.List) == 0)
-}
-
-func entryOf(r message.Repository) entry { return entry{r.Source, r.Destination, r.Selection} }
-
 // note changes what is known of the entry that the repository comes from.
-func (e *entries) note(r message.Repository, change func(*standingOf)) {
-	if !whole(r) {
+func (e *entries) note(r message.Repository, change func(*entryState)) {
+	if !compare.IsRepository(r) {
 		return
 	}
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	if e.known == nil {
-		e.known = map[entry]*standingOf{}
+		e.known = map[compare.Entry]*entryState{}
 	}
-	s := e.known[entryOf(r)]
+	s := e.known[compare.EntryOf(r)]
 	if s == nil {
 		r.Images = nil
-		s = &standingOf{repository: r, found: r.Found}
-		e.known[entryOf(r)] = s
+		s = &entryState{repository: r, found: r.Found}
+		e.known[compare.EntryOf(r)] = s
 	}
 	change(s)
 }
 
 // found notes that the source has an image.
 func (e *entries) found(r message.Repository) {
-	e.note(r, func(s *standingOf) { s.found = true })
+	e.note(r, func(s *entryState) { s.found = true })
 }
 
 // vanished counts a tag that the source has listed and denies.
-func (t *task) vanished(r message.Repository, tag reference.Tag) {
-	t.log.Info("vanished: the source has listed the tag and denies it", "image", failure.Source(r, tag))
-	t.entries.note(r, func(s *standingOf) { s.vanished++ })
-	t.count("vanished", 1, func(p *progress) { p.images.Vanished++ })
+func (e *execution) vanished(r message.Repository, tag reference.Tag) {
+	e.log.Info("vanished: the source has listed the tag and denies it", "image", failure.Source(r, tag))
+	e.entries.note(r, func(s *entryState) { s.vanished++ })
+	e.count(run.Vanished, 1)
 }
 
-// judge decides on entries of which the source has denied all that was asked for, or has
+// judgeEntries decides on entries of which the source has denied all that was asked for, or has
 // listed what is none, and notes in what is left for later which ones are decided. What
 // somebody has republished was not listed just now.
-func (t *task) judge(ctx context.Context, left ...[]message.Repository) error {
+func (e *execution) judgeEntries(ctx context.Context, left ...[]message.Repository) error {
 	fine, failed := map[reference.Repository]bool{}, map[reference.Repository]bool{}
-	giveUp := func(s *standingOf, err error) error {
+	giveUp := func(s *entryState, err error) error {
 		failed[s.repository.Source] = true
-		t.note(func(p *progress) { p.images.Total++ })
-		return t.giveUp(ctx, s.repository, try{err: err})
+		e.tally(func(p *progress) { p.images.Total++ })
+		return e.giveUp(ctx, s.repository, attempt{err: err})
 	}
-	for key, s := range t.entries.known {
+	for key, s := range e.entries.known {
 		unfinished := false
 		for _, repositories := range left {
 			for i := range repositories {
-				if r := &repositories[i]; whole(*r) && entryOf(*r) == key {
+				if r := &repositories[i]; compare.IsRepository(*r) && compare.EntryOf(*r) == key {
 					r.Found, unfinished = s.found || s.invalid != nil, true
 				}
 			}
@@ -101,7 +85,7 @@ func (t *task) judge(ctx context.Context, left ...[]message.Repository) error {
 		case s.repository.Found: // this was decided before
 		case s.found || s.listed && s.vanished == 0:
 			fine[s.repository.Source] = true
-		case s.vanished > 0 && !unfinished && (s.listed || !t.Chunk.Republished):
+		case s.vanished > 0 && !unfinished && (s.listed || !e.delivery.Chunk.Republished):
 			err = giveUp(s, resolve.AllDenied(s.repository.Source, s.vanished))
 		}
 		if err != nil {
@@ -110,7 +94,7 @@ func (t *task) judge(ctx context.Context, left ...[]message.Repository) error {
 	}
 	for source := range fine {
 		if !failed[source] { // it is in the list twice
-			t.mirrored.add(source, source.String()) // it could be listed
+			e.mirrored.add(source, source.String()) // it could be listed
 		}
 	}
 	return nil

@@ -6,6 +6,8 @@ import (
 	"sync"
 
 	"golang.org/x/sync/errgroup"
+
+	"github.com/osism/skopeo-worker/worker/compare"
 )
 
 // schedule orders the copies of a chunk so that layers which images share travel
@@ -21,7 +23,7 @@ type schedule struct {
 
 // member is a job with the families it belongs to.
 type member struct {
-	*job
+	job      *compare.Job
 	families []string
 }
 
@@ -35,7 +37,7 @@ const (
 
 // inFamilies does the jobs, so many at once. An error ends it, as soon as what is
 // under way has ended.
-func inFamilies(jobs []*job, concurrency int, do func(*job) error) error {
+func inFamilies(jobs []*compare.Job, concurrency int, do func(*compare.Job) error) error {
 	s := &schedule{families: map[string]standing{}}
 	s.ended.L = &s.mu
 	for _, j := range jobs {
@@ -98,11 +100,11 @@ func (s *schedule) set(m member, from, to standing) {
 // of one repository; among the latter two, those whose tags begin alike, up to a
 // separator, and those of one variant: what was released together is built on one base.
 // One digest that several entries of the list name is a family, too.
-func families(j *job) []string {
-	repository := j.repository.Destination.String()
+func families(j *compare.Job) []string {
+	repository := j.Entry.Destination.String()
 	organisation := repository[:strings.LastIndexByte(repository, '/')+1]
-	all := []string{"", organisation, repository, repository + "@" + j.digest.String()}
-	for _, image := range j.all() {
+	all := []string{"", organisation, repository, repository + "@" + j.Digest.String()}
+	for _, image := range j.All() {
 		tag := image.Tag.String()
 		all = append(all, ":"+variant(tag))
 		for _, alike := range append(beginnings(tag), variant(tag)) {

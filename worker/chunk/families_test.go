@@ -12,18 +12,19 @@ import (
 
 	"github.com/osism/skopeo-worker/shared/message"
 	"github.com/osism/skopeo-worker/shared/reference"
+	"github.com/osism/skopeo-worker/worker/compare"
 	"github.com/osism/skopeo-worker/worker/registrytest"
 )
 
-func jobOf(name, tag string) *job {
-	return &job{repository: message.Repository{Destination: reference.MustRepository("mirror.example.com/" + name)}, digest: reference.DigestOf([]byte(name + tag)), images: []message.Image{{Tag: reference.MustTag(tag)}}}
+func jobOf(name, tag string) *compare.Job {
+	return &compare.Job{Entry: message.Repository{Destination: reference.MustRepository("mirror.example.com/" + name)}, Digest: reference.DigestOf([]byte(name + tag)), Images: []message.Image{{Tag: reference.MustTag(tag)}}}
 }
 
 // TestFirstOfAFamily has ended before any other of it begins; after that they go
 // side by side.
 func TestFirstOfAFamily(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		var jobs []*job
+		var jobs []*compare.Job
 		for _, name := range []string{"a/one", "a/two", "a/three", "b/one"} {
 			for _, tag := range []string{"1", "2", "3", "4"} {
 				jobs = append(jobs, jobOf(name, tag))
@@ -33,11 +34,11 @@ func TestFirstOfAFamily(t *testing.T) {
 		var early []string
 		begun, ended := map[string]int{}, map[string]int{}
 		began := time.Now()
-		require.NoError(t, inFamilies(jobs, 4, func(j *job) error {
+		require.NoError(t, inFamilies(jobs, 4, func(j *compare.Job) error {
 			mu.Lock()
 			for _, f := range families(j) {
 				if begun[f] > 0 && ended[f] == 0 {
-					early = append(early, j.digest.String()+" of "+f)
+					early = append(early, j.Digest.String()+" of "+f)
 				}
 				begun[f]++
 			}
@@ -63,7 +64,7 @@ func TestFirstOfAFamily(t *testing.T) {
 func TestBrokerTroubleEndsTheCopies(t *testing.T) {
 	broken := errors.New("no broker")
 	n := 0
-	err := inFamilies([]*job{jobOf("a/a", "1"), jobOf("a/a", "2"), jobOf("a/a", "3")}, 1, func(*job) error { n++; return broken })
+	err := inFamilies([]*compare.Job{jobOf("a/a", "1"), jobOf("a/a", "2"), jobOf("a/a", "3")}, 1, func(*compare.Job) error { n++; return broken })
 	require.ErrorIs(t, err, broken)
 	require.Equal(t, 1, n)
 }

@@ -19,7 +19,7 @@ import (
 const limitedPause = time.Minute
 
 // limit notes that a registry limits us, and returns how long to wait.
-func (t *task) limit(r message.Repository, err error) time.Duration {
+func (e *execution) limit(r message.Repository, err error) time.Duration {
 	host := r.Source.Registry()
 	asked, copied, spent := (*registry.Error)(nil), (*skopeo.Error)(nil), (*budget.SpentError)(nil)
 	switch {
@@ -30,42 +30,42 @@ func (t *task) limit(r message.Repository, err error) time.Duration {
 	case errors.As(err, &copied) && copied.Registry == r.Destination.Registry():
 		host = copied.Registry
 	}
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	if t.limited == nil {
-		t.limited = map[string]bool{}
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if e.limited == nil {
+		e.limited = map[string]bool{}
 	}
-	t.limited[host] = true
+	e.limited[host] = true
 	switch {
 	case spent == nil || spent.Since.IsZero():
 	case spent.CutOff:
-		t.cutOff = true
+		e.cutOff = true
 	default:
-		t.away = spent.Registry
+		e.away = spent.Registry
 	}
 	if after := outcome.RetryAfter(err); after > 0 {
-		return after + t.turn(after)
+		return after + e.turn(after)
 	}
 	return jitter(limitedPause)
 }
 
 // turn keeps those apart who were told the same moment: who has had nothing this time
 // comes in the first half, before those who have.
-func (t *task) turn(after time.Duration) time.Duration {
+func (e *execution) turn(after time.Duration) time.Duration {
 	half := budget.Spread(after) / 2
 	turn := rand.N(half)
-	t.progress.mu.Lock()
-	defer t.progress.mu.Unlock()
-	if t.progress.pulls > 0 {
+	e.progress.mu.Lock()
+	defer e.progress.mu.Unlock()
+	if e.progress.pulls > 0 {
 		turn += half
 	}
 	return turn
 }
 
-// limits tells whether the registry of the repository has limited us in this
+// isLimited reports whether the registry of the repository has limited us in this
 // delivery: asking on would only make it worse.
-func (t *task) limits(repository reference.Repository) bool {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	return t.limited[repository.Registry()]
+func (e *execution) isLimited(repository reference.Repository) bool {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	return e.limited[repository.Registry()]
 }

@@ -10,7 +10,7 @@ import (
 // TestWhoHadNothingComesFirst, and nobody in the same moment.
 func TestWhoHadNothingComesFirst(t *testing.T) {
 	const wait = time.Hour // a spread of a minute and a second
-	hungry, served := &task{}, &task{}
+	hungry, served := &execution{}, &execution{}
 	served.progress.pulls = 1
 	times := map[time.Duration]bool{}
 	for range 100 {

@@ -1,6 +1,9 @@
 package chunk
 
-import "github.com/osism/skopeo-worker/shared/message"
+import (
+	"github.com/osism/skopeo-worker/shared/message"
+	"github.com/osism/skopeo-worker/worker/compare"
+)
 
 const (
 	// partCopies is how many copies a part has: some minutes of work for one
@@ -12,27 +15,20 @@ const (
 )
 
 // parts cuts jobs into parts. A job is never cut: two workers would pull the same.
-func parts(jobs []*job) [][]message.Repository {
+func parts(jobs []*compare.Job) [][]message.Repository {
 	var all [][]message.Repository
 	for start := 0; start < len(jobs); start += partCopies {
 		var part []message.Repository
 		for _, j := range jobs[start:min(start+partCopies, len(jobs))] {
-			if n := len(part); n > 0 && sameEntry(part[n-1], j.repository) {
-				part[n-1].Images = append(part[n-1].Images, j.all()...)
+			if n := len(part); n > 0 && compare.EntryOf(part[n-1]) == compare.EntryOf(j.Entry) {
+				part[n-1].Images = append(part[n-1].Images, j.All()...)
 				continue
 			}
-			r := j.repository
-			r.Images = j.all()
+			r := j.Entry
+			r.Images = j.All()
 			part = append(part, r)
 		}
 		all = append(all, part)
 	}
 	return all
-}
-
-// sameEntry tells whether two repositories of a chunk come from one entry of the
-// list. The selection decides nothing that the others do not: two selections of one
-// repository may share their images.
-func sameEntry(a, b message.Repository) bool {
-	return a.Source == b.Source && a.Destination == b.Destination && a.Tag == b.Tag && a.Digest == b.Digest && a.Selection == b.Selection
 }

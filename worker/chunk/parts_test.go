@@ -11,6 +11,7 @@ import (
 	"github.com/osism/skopeo-worker/shared/reference"
 	"github.com/osism/skopeo-worker/shared/run"
 	"github.com/osism/skopeo-worker/shared/selection"
+	"github.com/osism/skopeo-worker/worker/compare"
 	"github.com/osism/skopeo-worker/worker/registrytest"
 )
 
@@ -19,19 +20,19 @@ import (
 func TestPartsLoseNothing(t *testing.T) {
 	random := rand.New(rand.NewPCG(1, 2))
 	for range 200 {
-		var jobs []*job
+		var jobs []*compare.Job
 		expected := map[string]string{}
 		for e := range 1 + random.IntN(5) {
 			entry := message.Repository{Source: reference.MustRepository(fmt.Sprintf("quay.io/a/%d", e%3)), Destination: reference.MustRepository(fmt.Sprintf("mirror.example.com/a/%d", e%3)), Selection: &selection.Selection{Limit: e}}
 			for d := range random.IntN(2 * partCopies) {
-				j := &job{repository: entry, digest: reference.DigestOf(fmt.Appendf(nil, "%d-%d", e, d))}
+				j := &compare.Job{Entry: entry, Digest: reference.DigestOf(fmt.Appendf(nil, "%d-%d", e, d))}
 				for i := range 1 + random.IntN(3) {
-					image := message.Image{Tag: reference.MustTag(fmt.Sprintf("%d-%d-%d", e, d, i)), Digest: j.digest}
-					expected[image.Tag.String()] = j.digest.String()
+					image := message.Image{Tag: reference.MustTag(fmt.Sprintf("%d-%d-%d", e, d, i)), Digest: j.Digest}
+					expected[image.Tag.String()] = j.Digest.String()
 					if i == 2 {
-						j.current = append(j.current, image)
+						j.Current = append(j.Current, image)
 					} else {
-						j.images = append(j.images, image)
+						j.Images = append(j.Images, image)
 					}
 				}
 				jobs = append(jobs, j)

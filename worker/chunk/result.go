@@ -1,7 +1,6 @@
 package chunk
 
 import (
-	"strings"
 	"sync"
 	"time"
 
@@ -57,51 +56,4 @@ func (m *mirrored) remove(repository reference.Repository, source string) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	delete(m.repositories[repository], source)
-}
-
-// holdings remembers what the destination has of the source's digests, so that one
-// entry of the list need not copy what another one has brought there.
-type holdings struct {
-	mu      sync.Mutex
-	digests map[holding]reference.Digest
-}
-
-// holding is a digest of the source with what of it is wanted.
-type holding struct {
-	destination         reference.Repository
-	digest              reference.Digest
-	platforms           string
-	withoutAttestations bool
-}
-
-func holdingOf(r message.Repository, digest reference.Digest) holding {
-	w := wanted(r)
-	return holding{r.Destination, digest, strings.Join(w.Platforms, ","), w.WithoutAttestations}
-}
-
-func (h *holdings) add(r message.Repository, digest, at reference.Digest) {
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	if h.digests == nil {
-		h.digests = map[holding]reference.Digest{}
-	}
-	h.digests[holdingOf(r, digest)] = at
-}
-
-func (h *holdings) forget(j *job) {
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	delete(h.digests, holdingOf(j.repository, j.digest))
-}
-
-// at is the digest that the job's content has at the destination, where that is known.
-func (h *holdings) at(j *job) reference.Digest {
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	return h.digests[holdingOf(j.repository, j.digest)]
-}
-
-// destinationTag is the tag an image gets at the destination.
-func destinationTag(i message.Image) reference.Tag {
-	return reference.Reference{Tag: i.Tag, Digest: i.Digest}.DestinationTag()
 }

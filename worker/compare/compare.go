@@ -5,6 +5,7 @@ package compare
 import (
 	"context"
 	"sync"
+	"time"
 
 	"github.com/google/go-containerregistry/pkg/v1/types"
 	"golang.org/x/sync/errgroup"
@@ -60,7 +61,11 @@ type Job struct {
 	Images    []message.Image  // that the verdict is about, unless it is Unchanged
 	Current   []message.Image  // whose tags are up to date
 	At        reference.Digest // that the content has at the destination; zero if it has none
+	Resolved  time.Time        // when the tags were looked up; set by the caller of Compare
 }
+
+// IsLacking reports whether the destination lacks the content of a job.
+func (j *Job) IsLacking() bool { return j.Verdict == Copy || j.Verdict == Tag && j.At.IsZero() }
 
 // All returns all images of the job.
 func (j *Job) All() []message.Image {
@@ -108,6 +113,13 @@ func (c *Comparer) Hold(j *Job, at reference.Digest) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	set(&c.decided, contentOf(j.Entry, j.Digest), at)
+}
+
+// Forget notes that the destination does not have the content of a job, whatever was known.
+func (c *Comparer) Forget(j *Job) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	delete(c.decided, contentOf(j.Entry, j.Digest))
 }
 
 // held returns the digest that the content of a job has at the destination. It is zero if
@@ -269,9 +281,7 @@ func (c *Comparer) decideAll(ctx context.Context, jobs []*Job, empty bool) error
 // Decide gives a job a verdict again, with what is known by now.
 func (c *Comparer) Decide(ctx context.Context, j *Job) error {
 	if at, _ := c.held(j); at.IsZero() {
-		c.mu.Lock()
-		delete(c.decided, contentOf(j.Entry, j.Digest)) // nothing brings it any more
-		c.mu.Unlock()
+		c.Forget(j) // nothing brings it any more
 	}
 	return c.decide(ctx, j, false)
 }

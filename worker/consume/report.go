@@ -13,7 +13,7 @@ import (
 const reportInterval = time.Second
 
 // Image implements chunk.Observer.
-func (d *delivery) Image(registry, outcome string) { d.metrics.Images(registry, outcome, 1) }
+func (d *delivery) Image(registry string, o run.Outcome) { d.metrics.Images(registry, string(o), 1) }
 
 // Progress implements chunk.Observer. Pulls of earlier deliveries were made, too.
 func (d *delivery) Progress(images run.Tally, pulls int, bytes int64) {

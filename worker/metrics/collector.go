@@ -121,11 +121,8 @@ func collectMirror(out chan<- prometheus.Metric, name string, m mirror) {
 	}
 	moment(out, lastRun, s.Started, name)
 	gauge(out, runPulls, float64(s.Pulls), name)
-	for outcome, n := range map[string]int{
-		"copied": s.Images.Copied, "tagged": s.Images.Tagged, "unchanged": s.Images.Unchanged,
-		"skipped": s.Images.Skipped, "vanished": s.Images.Vanished, "failed": s.Images.Failed, "dropped": s.Images.Dropped,
-	} {
-		gauge(out, runImages, float64(n), name, outcome)
+	for _, outcome := range run.Outcomes {
+		gauge(out, runImages, float64(*s.Images.Of(outcome)), name, string(outcome))
 	}
 	for _, state := range runStates {
 		gauge(out, runState, flag(s.State == state), name, state)

@@ -1,0 +1,290 @@
+package chunk
+
+import (
+	"context"
+	"errors"
+	"slices"
+	"time"
+
+	"github.com/osism/skopeo-worker/shared/failure"
+	"github.com/osism/skopeo-worker/shared/message"
+	"github.com/osism/skopeo-worker/shared/reference"
+	"github.com/osism/skopeo-worker/shared/run"
+	"github.com/osism/skopeo-worker/worker/compare"
+	"github.com/osism/skopeo-worker/worker/meter"
+	"github.com/osism/skopeo-worker/worker/mirror"
+	"github.com/osism/skopeo-worker/worker/outcome"
+	"github.com/osism/skopeo-worker/worker/platform"
+	"github.com/osism/skopeo-worker/worker/registry"
+)
+
+// compare returns what the repositories' images need, whose tags were looked up at the
+// given time or later.
+func (e *execution) compare(all []message.Repository, resolved time.Time) ([]*compare.Job, error) {
+	jobs, err := e.comparer.Compare(e.work, all)
+	for _, j := range jobs {
+		j.Resolved = resolved
+		if !j.At.IsZero() {
+			e.worker.Registries.Known(j.Entry.Source, j.Entry.Destination, j.At)
+		}
+	}
+	return jobs, err
+}
+
+// carryOut carries out the verdicts on jobs. It begins with those that take no transfer.
+func (e *execution) carryOut(ctx context.Context, jobs []*compare.Job) error {
+	var failed, transfers []*compare.Job
+	for _, j := range jobs {
+		switch {
+		case j.Verdict == compare.Failed:
+			failed = append(failed, j)
+		case j.Verdict == compare.Skip, j.Verdict == compare.Unchanged && !compare.BringsReferrers(j.Entry):
+			if err := j.Handle(ctx, e); err != nil {
+				return err
+			}
+		default:
+			transfers = append(transfers, j)
+		}
+	}
+	for len(failed) > 0 {
+		r := failed[0].Entry
+		var images []message.Image
+		var errs []error
+		failed = slices.DeleteFunc(failed, func(j *compare.Job) bool {
+			same := compare.EntryOf(j.Entry) == compare.EntryOf(r)
+			if same {
+				images, errs = append(images, j.Images...), append(errs, j.Why)
+			}
+			return same
+		})
+		if _, err := e.settle(ctx, r, images, errs); err != nil {
+			return err
+		}
+	}
+	return inFamilies(transfers, e.worker.Concurrency, func(j *compare.Job) error { return e.begin(ctx, j) })
+}
+
+// begin carries out a job when it is its turn, unless nothing is to be begun any more.
+func (e *execution) begin(ctx context.Context, j *compare.Job) error {
+	r := j.Entry
+	switch {
+	case e.stopping(), e.isLimited(r.Source), e.isLimited(r.Destination):
+		e.postpone(r, j.All(), 0)
+		return nil
+	case j.Digest.IsZero():
+		return e.lookUpAndBegin(ctx, j)
+	}
+	if err := e.lookAgain(ctx, j); err != nil || len(j.All()) == 0 {
+		return err
+	}
+	if j.Verdict == compare.Tag && j.At.IsZero() { // of a job before this one, which has ended
+		if err := e.comparer.Decide(e.work, j); err != nil {
+			return err
+		}
+	}
+	return j.Handle(ctx, e)
+}
+
+// lookUpAndBegin carries out a job whose digest was not looked up before.
+func (e *execution) lookUpAndBegin(ctx context.Context, j *compare.Job) error {
+	resolved, r := e.worker.now(), j.Entry
+	var err error
+	if r.Images, err = e.refresh(ctx, r, j.Images); err != nil {
+		return err
+	}
+	jobs, err := e.compare([]message.Repository{r}, resolved)
+	for _, j := range jobs {
+		if err == nil {
+			err = e.begin(ctx, j)
+		}
+	}
+	return err
+}
+
+// Copy implements compare.Cases. The first image of the job counts as copied, whichever job
+// has brought the content meanwhile.
+func (e *execution) Copy(ctx context.Context, j *compare.Job) error {
+	return e.complete(ctx, j, run.Copied)
+}
+
+// Tag implements compare.Cases.
+func (e *execution) Tag(ctx context.Context, j *compare.Job) error {
+	return e.complete(ctx, j, run.Tagged)
+}
+
+// Unchanged implements compare.Cases. Referrers may be new.
+func (e *execution) Unchanged(ctx context.Context, j *compare.Job) error {
+	return e.complete(ctx, j, run.Unchanged)
+}
+
+// Skip implements compare.Cases.
+func (e *execution) Skip(_ context.Context, j *compare.Job) error {
+	e.entries.found(j.Entry)
+	e.count(run.Skipped, len(j.All()))
+	return nil
+}
+
+// Failed implements compare.Cases.
+func (e *execution) Failed(ctx context.Context, j *compare.Job) error {
+	errs := make([]error, len(j.Images))
+	for i := range errs {
+		errs[i] = j.Why
+	}
+	_, err := e.settle(ctx, j.Entry, j.Images, errs)
+	return err
+}
+
+// complete brings the content of a job to the destination, then its referrers, then puts
+// its tags. Tags that were looked up long ago are looked up again before they are put.
+func (e *execution) complete(ctx context.Context, j *compare.Job, first run.Outcome) error {
+	r := j.Entry
+	copied, err := e.transfer(j)
+	e.tally(func(p *progress) { p.pulls += copied.Pulls; p.bytes += copied.Bytes })
+	switch {
+	case errors.Is(err, platform.ErrNoPlatform):
+		if err := e.Skip(ctx, j); err != nil || copied.Pulls == 0 {
+			return err
+		}
+		return e.worker.Notes.NoteAbsent(ctx, j.Digest, compare.Wanted(r))
+	case errors.Is(err, mirror.ErrReferrers):
+		return e.incomplete(ctx, j, copied.Digest, err)
+	case outcome.Classify(err) == outcome.Gone:
+		return e.gone(ctx, j, err)
+	case err != nil:
+		return e.failed(ctx, r, attemptsOf(j.All(), err)...)
+	}
+	if err := e.lookAgain(ctx, j); err != nil {
+		return err
+	}
+	e.bears(j, copied.Digest)
+	for _, image := range j.Current {
+		e.seen(r, image.Tag)
+	}
+	e.count(run.Unchanged, len(j.Current))
+	return e.tag(ctx, j, copied.Digest, first)
+}
+
+// transfer brings what the destination lacks of a job's content and of its referrers.
+func (e *execution) transfer(j *compare.Job) (mirror.Copied, error) {
+	r := j.Entry
+	copied := mirror.Copied{Digest: j.At}
+	if !j.At.IsZero() && !compare.BringsReferrers(r) {
+		return copied, nil
+	}
+	moved, image := new(meter.Meter), j.All()[0]
+	ended := e.delivery.Observer.Copying(failure.Source(r, image.Tag), r.Destination.String()+":"+compare.DestinationTag(image).String(), moved)
+	defer ended()
+	work := meter.With(e.work, moved)
+	if j.At.IsZero() {
+		var err error
+		copied, err = e.mirror.Copy(work, r.Source, r.Destination, registry.Descriptor{Digest: j.Digest, MediaType: j.MediaType}, compare.Wanted(r))
+		if err != nil {
+			return copied, err
+		}
+		e.comparer.Hold(j, copied.Digest)
+		e.worker.Registries.Known(r.Source, r.Destination, copied.Digest)
+	}
+	if !compare.BringsReferrers(r) {
+		return copied, nil
+	}
+	more, err := e.mirror.CopyReferrers(work, r.Source, r.Destination, j.Digest, copied.Digest)
+	copied.Pulls += more.Pulls
+	copied.Bytes += more.Bytes
+	return copied, err
+}
+
+// tag puts the job's tags on what is at the destination by now. The first one that can be
+// put has the given outcome.
+func (e *execution) tag(ctx context.Context, j *compare.Job, digest reference.Digest, first run.Outcome) error {
+	for _, image := range j.Images {
+		if err := e.mirror.Tag(e.work, compare.Target(j.Entry, image), digest); err != nil {
+			if errors.Is(err, mirror.ErrVanished) {
+				e.comparer.Forget(j) // the next try copies it
+			}
+			if err := e.failed(ctx, j.Entry, attempt{image, err}); err != nil {
+				return err
+			}
+			continue
+		}
+		e.seen(j.Entry, image.Tag)
+		e.count(first, 1)
+		first = run.Tagged
+	}
+	return nil
+}
+
+// incomplete tags what is at the destination, and keeps the images for another try of their
+// referrers, or gives them up.
+func (e *execution) incomplete(ctx context.Context, j *compare.Job, digest reference.Digest, cause error) error {
+	if err := e.lookAgain(ctx, j); err != nil {
+		return err
+	}
+	e.bears(j, digest)
+	failed := attemptsOf(j.Current, cause)
+	for _, image := range j.Images {
+		err := cause
+		if outcome.Classify(cause) != outcome.Interrupted {
+			if untagged := e.mirror.Tag(e.work, compare.Target(j.Entry, image), digest); untagged != nil {
+				err = untagged
+			}
+		}
+		failed = append(failed, attempt{image, err})
+	}
+	return e.failed(ctx, j.Entry, failed...)
+}
+
+// seen notes that the image is at the destination.
+func (e *execution) seen(r message.Repository, tag reference.Tag) {
+	e.entries.found(r)
+	e.mirrored.add(r.Source, failure.Source(r, tag))
+}
+
+// lookAgain leaves a job with the images whose tags still have its digest, if they were
+// looked up long ago. The others go to the next round.
+func (e *execution) lookAgain(ctx context.Context, j *compare.Job) error {
+	now := e.worker.now()
+	if now.Sub(j.Resolved) < staleAfter {
+		return nil
+	}
+	images, err := e.refresh(ctx, j.Entry, j.Images)
+	if err != nil {
+		return err
+	}
+	// What is tagged already stays as it is, whatever has happened since.
+	j.Images, j.Resolved = nil, now
+	for _, image := range images {
+		if image.Digest == j.Digest {
+			j.Images = append(j.Images, image)
+		} else {
+			e.postpone(j.Entry, []message.Image{image}, 0)
+		}
+	}
+	return nil
+}
+
+// gone handles a digest that the source does not have any more. A tag that has moved is
+// tried with its new digest, which counts as a try. Any other image cannot be copied.
+func (e *execution) gone(ctx context.Context, j *compare.Job, cause error) error {
+	images := slices.Clone(j.All())
+	for i := range images {
+		images[i].Attempts++
+	}
+	if j.Entry.Digest.IsZero() {
+		var err error
+		if images, err = e.refresh(ctx, j.Entry, images); err != nil {
+			return err
+		}
+	}
+	var final []attempt
+	for _, image := range images {
+		if image.Digest != j.Digest && image.Attempts < e.worker.MaxAttempts {
+			e.postpone(j.Entry, []message.Image{image}, 0)
+		} else {
+			final = append(final, attempt{image, cause})
+		}
+	}
+	if len(final) == 0 {
+		return nil
+	}
+	return e.giveUp(ctx, j.Entry, final...)
+}

@@ -1,0 +1,229 @@
+package chunk
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/osism/skopeo-worker/shared/message"
+	"github.com/osism/skopeo-worker/shared/reference"
+	"github.com/osism/skopeo-worker/shared/run"
+	"github.com/osism/skopeo-worker/worker/compare"
+	"github.com/osism/skopeo-worker/worker/mirror"
+	"github.com/osism/skopeo-worker/worker/outcome"
+	"github.com/osism/skopeo-worker/worker/platform"
+	"github.com/osism/skopeo-worker/worker/resolve"
+)
+
+// execution is one delivery under way. It carries out the verdicts on its jobs as their
+// compare.Cases, and makes their small requests as their compare.Asker.
+type execution struct {
+	worker   *Worker
+	delivery Delivery
+	resolver resolve.Resolver
+	mirror   *mirror.Mirror
+	comparer *compare.Comparer
+	// work ends when copies under way must end. The broker is still written to then.
+	work     context.Context
+	log      *slog.Logger
+	first    bool          // the first round: digests of a fresh delivery are young
+	slots    chan struct{} // of small requests
+	progress progress
+	mirrored mirrored
+	entries  entries
+
+	mu      sync.Mutex
+	next    []message.Repository // for the next round
+	after   time.Duration
+	limited map[string]bool // registries that have limited us
+	away    string          // the one of them that is away
+	cutOff  bool            // one of them only is for us
+	doubts  []doubt         // to be given up at the end of the round
+	lazy    []*compare.Job  // whose digests are looked up at their turn
+	bearers []compare.Bearer
+	parts   [][]message.Repository
+}
+
+// Do works a delivery off. Images that fail are tried again, up to MaxAttempts;
+// those that are given up are recorded before Do returns. When work ends, what is
+// under way is left for later. An error means that the broker does not answer: the chunk
+// must not be acknowledged.
+func (w *Worker) Do(ctx, work context.Context, d Delivery) (Result, error) {
+	e := &execution{
+		worker: w, delivery: d, work: work, first: true, slots: make(chan struct{}, requests),
+		log: w.Log.With("run", d.Chunk.Run, "chunk", d.Chunk.Number),
+	}
+	e.resolver, e.mirror = w.Connect(d.Chunk.Name)
+	e.comparer = &compare.Comparer{
+		Mirror: e.mirror, Asker: e,
+		// Unlike requests to registries, this does not end with work.
+		Absent: func(_ context.Context, digest reference.Digest, wanted platform.Wanted) (bool, error) {
+			return w.Notes.Absent(ctx, digest, wanted)
+		},
+	}
+	if err := w.Prepare(ctx, d.Chunk); err != nil {
+		e.log.Debug("what registries allow may be out of date", "error", err)
+	}
+	todo, err := e.outstanding(ctx)
+	if err != nil {
+		return Result{}, err
+	}
+	for {
+		now, then := e.admit(todo)
+		if err := e.round(ctx, now); err != nil {
+			return Result{}, err
+		}
+		if len(then) > 0 && len(e.parts) == 0 {
+			todo = then
+			continue
+		}
+		todo, e.next = slices.Concat(then, e.next), nil
+		// Others wait for the parts.
+		if len(todo) == 0 || len(e.parts) > 0 || !e.pause(ctx) {
+			break
+		}
+		e.after, e.first = 0, false
+	}
+	if err := e.judgeEntries(ctx, append(e.parts, todo)...); err != nil {
+		return Result{}, err
+	}
+	if err := e.forgive(ctx); err != nil {
+		return Result{}, err
+	}
+	e.tally(func(p *progress) {
+		for _, r := range slices.Concat(append(e.parts, todo)...) {
+			p.images.Total -= len(r.Images) // the delivery that gets them counts them
+		}
+	})
+	if e.stopping() {
+		e.after = 0
+	}
+	return Result{Left: undated(todo), After: e.after, Away: e.away, CutOff: e.cutOff, Parts: e.parts}, nil
+}
+
+// undated takes the digests out that were looked up: how old they are is unknown when it is
+// the images' turn.
+func undated(left []message.Repository) []message.Repository {
+	for _, r := range left {
+		if !r.Digest.IsZero() {
+			continue
+		}
+		for i := range r.Images {
+			r.Images[i].Digest, r.Images[i].MediaType = reference.Digest{}, ""
+		}
+	}
+	return left
+}
+
+// outstanding leaves out what a newer run has resolved since: its remainders would
+// only pile up on top of it.
+func (e *execution) outstanding(ctx context.Context) ([]message.Repository, error) {
+	var todo []message.Repository
+	for _, r := range e.delivery.Chunk.Repositories {
+		if (e.delivery.Remainder || len(r.Images) > 0) && !e.delivery.Chunk.Republished {
+			superseded, err := e.worker.Notes.Superseded(ctx, e.delivery.Chunk, r)
+			if err != nil {
+				return nil, err
+			}
+			if superseded {
+				n := max(1, len(r.Images)) // a repository that was never listed counts as one
+				e.log.Info("a newer run has taken over", "repository", r.Source, "images", n)
+				e.tally(func(p *progress) { p.images.Total += n })
+				e.count(run.Skipped, n)
+				continue
+			}
+		}
+		e.tally(func(p *progress) { p.images.Total += len(r.Images) })
+		e.comparer.Expect(r, r.Images)
+		todo = append(todo, r)
+	}
+	return todo, nil
+}
+
+// round resolves, compares and copies what there is to do, once. What is to be
+// tried again is in e.next after it.
+func (e *execution) round(ctx context.Context, todo []message.Repository) error {
+	start := e.worker.now()
+	resolved, err := e.resolveAll(ctx, todo)
+	if err != nil {
+		return err
+	}
+	jobs, err := e.compare(resolved, start)
+	if err != nil {
+		return err
+	}
+	if e.first && !e.worker.Alone {
+		var copies, others []*compare.Job
+		for _, j := range jobs {
+			if j.IsLacking() {
+				copies = append(copies, j)
+			} else {
+				others = append(others, j)
+			}
+		}
+		if len(copies) > maxCopies {
+			e.parts, jobs = parts(copies), others
+		}
+	}
+	jobs, e.lazy = append(jobs, e.lazy...), nil
+	if err := e.carryOut(ctx, jobs); err != nil {
+		return err
+	}
+	if err := e.accompany(ctx); err != nil {
+		return err
+	}
+	return e.decideDoubts(ctx)
+}
+
+// errLeft is returned for a request that was not made, since it would have been in vain.
+var errLeft = errors.New("left for later")
+
+// Ask implements compare.Asker. It makes the request once, unless nothing is to be begun any
+// more, or the registry limits us.
+func (e *execution) Ask(_ context.Context, entry message.Repository, repository reference.Repository, request func() error) error {
+	e.slots <- struct{}{}
+	defer func() { <-e.slots }()
+	if e.stopping() || e.isLimited(repository) {
+		return errLeft
+	}
+	err := request()
+	if outcome.Classify(err) == outcome.Limited {
+		e.limit(entry, err)
+	}
+	return err
+}
+
+// Pulled implements compare.Asker.
+func (e *execution) Pulled() { e.tally(func(p *progress) { p.pulls++ }) }
+
+// forgive takes what was seen at the destination out of the failure records.
+func (e *execution) forgive(ctx context.Context) error {
+	for repository, sources := range e.mirrored.repositories {
+		n, err := e.worker.Failures.Subtract(ctx, e.delivery.Chunk.Name, e.delivery.Chunk.Registry, repository.String(), func(s string) bool { return sources[s] })
+		if err != nil {
+			return err
+		}
+		if n > 0 {
+			e.log.Info("images that had failed are mirrored", "repository", repository, "images", n)
+		}
+	}
+	return nil
+}
+
+// count counts n images with an outcome.
+func (e *execution) count(o run.Outcome, n int) {
+	for range n {
+		e.delivery.Observer.Image(e.delivery.Chunk.Registry, o)
+	}
+	e.tally(func(p *progress) { *p.images.Of(o) += n })
+}
+
+func (e *execution) tally(change func(*progress)) {
+	e.progress.mu.Lock()
+	defer e.progress.mu.Unlock()
+	change(&e.progress)
+	e.delivery.Observer.Progress(e.progress.images, e.progress.pulls, e.progress.bytes)
+}

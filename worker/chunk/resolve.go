@@ -1,0 +1,175 @@
+package chunk
+
+import (
+	"context"
+	"errors"
+	"slices"
+
+	"golang.org/x/sync/errgroup"
+
+	"github.com/osism/skopeo-worker/shared/message"
+	"github.com/osism/skopeo-worker/shared/reference"
+	"github.com/osism/skopeo-worker/shared/run"
+	"github.com/osism/skopeo-worker/worker/compare"
+	"github.com/osism/skopeo-worker/worker/outcome"
+	"github.com/osism/skopeo-worker/worker/registry"
+)
+
+// resolveAll turns repositories into images, and looks up again what is not to be
+// believed any more.
+func (e *execution) resolveAll(ctx context.Context, todo []message.Repository) ([]message.Repository, error) {
+	resolved := make([]message.Repository, len(todo))
+	missed := make([][]attempt, len(todo))
+	var group errgroup.Group
+	group.SetLimit(requests)
+	for i, r := range todo {
+		group.Go(func() error {
+			var err error
+			switch {
+			case e.stopping(), e.isLimited(r.Source):
+				e.postpone(r, r.Images, 0)
+			case len(r.Images) == 0:
+				resolved[i], missed[i], err = e.resolve(ctx, r)
+			default:
+				resolved[i] = r
+				resolved[i].Images, err = e.known(ctx, r)
+			}
+			return err
+		})
+	}
+	if err := group.Wait(); err != nil {
+		return nil, err
+	}
+	// Last, because one that has to wait makes everything wait that is not resolved.
+	for i, tries := range missed {
+		if err := e.failed(ctx, resolved[i], tries...); err != nil {
+			return nil, err
+		}
+	}
+	return resolved, nil
+}
+
+// resolve asks the source what the repository holds, and returns it with its images,
+// and those that could not be looked up.
+func (e *execution) resolve(ctx context.Context, r message.Repository) (message.Repository, []attempt, error) {
+	found, err := e.resolver.Resolve(e.work, r)
+	e.tally(func(p *progress) { p.pulls += found.Pulls })
+	if err != nil {
+		if after, again := e.retry(r, err, &r.Attempts); again {
+			e.log.Info("a repository will be listed again", "repository", r.Source, "attempts", r.Attempts, "reason", outcome.Reason(err))
+			e.postpone(r, nil, after)
+			return message.Repository{}, nil, nil
+		}
+		itself := attempt{message.Image{Tag: r.Tag, Digest: r.Digest, Attempts: r.Attempts}, err}
+		if e.doubtful(err) {
+			e.doubt(doubt{repository: r, attempt: itself, listing: true})
+			return message.Repository{}, nil, nil
+		}
+		e.tally(func(p *progress) { p.images.Total++ })
+		return message.Repository{}, nil, e.giveUp(ctx, r, itself)
+	}
+	if len(found.Vanished) > 0 {
+		denied := &registry.Error{Op: registry.OpHead, Repository: r.Source, Reference: found.Vanished[0], Err: registry.ErrNotFound}
+		if after, away := e.blamed(r, denied); away {
+			e.postpone(r, nil, after)
+			return message.Repository{}, nil, nil
+		}
+	}
+	e.entries.note(r, func(s *entryState) { s.listed, s.invalid = true, found.Invalid })
+	e.tally(func(p *progress) {
+		p.images.Total += len(found.Images) + len(found.Missed) + len(found.Vanished) + found.Skipped
+	})
+	e.count(run.Skipped, found.Skipped)
+	if found.Skipped > 0 {
+		e.entries.found(r)
+	}
+	for _, tag := range found.Vanished {
+		e.vanished(r, tag)
+	}
+	if !e.delivery.Chunk.Republished {
+		if err := e.worker.Notes.Resolved(ctx, e.delivery.Chunk, r); err != nil {
+			return message.Repository{}, nil, err
+		}
+	}
+	missed := make([]attempt, len(found.Missed))
+	for i, m := range found.Missed {
+		missed[i] = attempt{message.Image{Tag: m.Tag}, m.Err}
+		if errors.Is(m.Err, registry.ErrLimited) {
+			e.limit(r, m.Err)
+		}
+	}
+	r.Images = e.comparer.Resolved(r, found)
+	return r, missed, nil
+}
+
+// known returns the images with digests that may be believed. Those of a fresh
+// delivery are; the others are looked up, now or when it is their turn.
+func (e *execution) known(ctx context.Context, r message.Repository) ([]message.Image, error) {
+	var young, unknown []message.Image
+	for _, image := range r.Images {
+		if !image.Digest.IsZero() && e.first && e.delivery.Fresh {
+			young = append(young, image)
+		} else {
+			unknown = append(unknown, image)
+		}
+	}
+	if e.isLazy() {
+		e.mu.Lock()
+		defer e.mu.Unlock()
+		for _, image := range unknown {
+			e.lazy = append(e.lazy, &compare.Job{Entry: r, Images: []message.Image{image}})
+		}
+		return young, nil
+	}
+	found, err := e.refresh(ctx, r, unknown)
+	return append(young, found...), err
+}
+
+// isLazy reports whether digests are looked up one by one. A remainder mostly comes from a
+// budget that is spent, and soon is again: what was looked up for all of it would be for
+// nothing. What may be too much for one worker must be known to be split.
+func (e *execution) isLazy() bool {
+	return e.first && e.delivery.Remainder && (e.worker.Alone || e.delivery.Chunk.Images() <= maxCopies)
+}
+
+// refresh looks the tags up again and returns the images with the digests of now.
+// What the list pins stays as it is.
+func (e *execution) refresh(ctx context.Context, r message.Repository, images []message.Image) ([]message.Image, error) {
+	if !r.Digest.IsZero() {
+		return images, nil
+	}
+	images = slices.Clone(images)
+	for i := range images {
+		images[i].Digest, images[i].MediaType = reference.Digest{}, ""
+	}
+	return e.lookUp(ctx, r, images)
+}
+
+// lookUp returns the images with their digests, and asks for those that have none.
+func (e *execution) lookUp(ctx context.Context, r message.Repository, images []message.Image) ([]message.Image, error) {
+	return e.settle(ctx, r, images, e.comparer.LookUp(e.work, r, images))
+}
+
+// settle returns the images without an error, and sees to the others. A tag that has
+// vanished is no failure, unless the list names it.
+func (e *execution) settle(ctx context.Context, r message.Repository, images []message.Image, errs []error) ([]message.Image, error) {
+	var good []message.Image
+	var bad []attempt
+	for i, image := range images {
+		switch err := errs[i]; {
+		case err == nil:
+			good = append(good, image)
+		case errors.Is(err, errLeft):
+			e.postpone(r, []message.Image{image}, 0)
+		case errors.Is(err, registry.ErrNotFound) && compare.IsOpen(r):
+			if after, away := e.blamed(r, err); away {
+				e.postpone(r, []message.Image{image}, after)
+			} else {
+				e.vanished(r, image.Tag)
+			}
+		default:
+			bad = append(bad, attempt{image, err})
+		}
+	}
+	return good, e.failed(ctx, r, bad...)
+}

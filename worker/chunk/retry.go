@@ -1,0 +1,153 @@
+package chunk
+
+import (
+	"context"
+	"math/rand/v2"
+	"time"
+
+	"github.com/osism/skopeo-worker/shared/failure"
+	"github.com/osism/skopeo-worker/shared/message"
+	"github.com/osism/skopeo-worker/shared/run"
+	"github.com/osism/skopeo-worker/worker/compare"
+	"github.com/osism/skopeo-worker/worker/outcome"
+)
+
+// attempt is an image with the error of its last try.
+type attempt struct {
+	image message.Image
+	err   error
+}
+
+// attemptsOf gives all images the same error.
+func attemptsOf(images []message.Image, err error) []attempt {
+	failed := make([]attempt, len(images))
+	for i, image := range images {
+		failed[i] = attempt{image, err}
+	}
+	return failed
+}
+
+// failed keeps images for another try, or gives them up.
+func (e *execution) failed(ctx context.Context, r message.Repository, failed ...attempt) error {
+	var final []attempt
+	for _, f := range failed {
+		after, again := e.retry(r, f.err, &f.image.Attempts)
+		if !again && e.doubtful(f.err) {
+			e.doubt(doubt{repository: r, attempt: f})
+			continue
+		}
+		if !again {
+			final = append(final, f)
+			continue
+		}
+		e.log.Info("an image will be retried", "image", failure.Source(r, f.image.Tag), "attempts", f.image.Attempts, "reason", outcome.Reason(f.err))
+		e.postpone(r, []message.Image{f.image}, after)
+	}
+	if len(final) == 0 {
+		return nil
+	}
+	return e.giveUp(ctx, r, final...)
+}
+
+// retry decides what becomes of a try that failed: true means that it is to be
+// tried again, after the time that is returned. attempts is counted up where the
+// try counts as one.
+func (e *execution) retry(r message.Repository, err error, attempts *int) (after time.Duration, again bool) {
+	switch outcome.Classify(err) {
+	case outcome.Interrupted:
+		return 0, true
+	case outcome.Limited:
+		// Being limited never fails an image.
+		return e.limit(r, err), true
+	}
+	if after, away := e.blamed(r, err); away {
+		return after, true
+	}
+	*attempts++
+	if outcome.Classify(err) == outcome.Transient {
+		return e.worker.Backoff(*attempts), *attempts < e.worker.MaxAttempts
+	}
+	// Others may be refused the same way: then it is the registry, and is waited for.
+	return secondLook, e.doubtful(err) && *attempts == 1 && e.worker.MaxAttempts > 1
+}
+
+// secondLook is when what a registry has refused is tried for the second and last time.
+// By then the worker has come to other images.
+const secondLook = 10 * time.Second
+
+// giveUp records images as failed, before anything else happens to the chunk. All
+// of a repository go into one record, and cost one write.
+func (e *execution) giveUp(ctx context.Context, r message.Repository, final ...attempt) error {
+	if !final[0].image.Tag.IsZero() {
+		e.entries.found(r)
+	}
+	record := failure.Of(e.delivery.Chunk, r, []message.Image{final[0].image}, outcome.Reason(final[0].err))
+	for _, f := range final[1:] {
+		record.Images = append(record.Images, failure.Of(e.delivery.Chunk, r, []message.Image{f.image}, outcome.Reason(f.err)).Images...)
+	}
+	for _, f := range record.Images {
+		e.log.Warn("an image failed", "image", f.Source, "attempts", f.Attempts, "reason", f.Reason)
+	}
+	if err := e.worker.Failures.Add(ctx, e.delivery.Chunk.Name, record); err != nil {
+		return err
+	}
+	e.count(run.Failed, len(final))
+	return nil
+}
+
+// postpone keeps images, or a repository that could not be resolved, for the next
+// round.
+func (e *execution) postpone(r message.Repository, images []message.Image, after time.Duration) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	e.after = max(e.after, after)
+	for i := range e.next {
+		n := &e.next[i]
+		if len(images) > 0 && len(n.Images) > 0 && compare.EntryOf(*n) == compare.EntryOf(r) {
+			n.Images = append(n.Images, images...)
+			return
+		}
+	}
+	r.Images = images
+	e.next = append(e.next, r)
+}
+
+// pause waits as long as the images of the next round have to. It reports whether that
+// round is to be in this delivery.
+func (e *execution) pause(ctx context.Context) bool {
+	if e.after > maxPause || len(e.limited) > 0 || e.stopping() {
+		return false
+	}
+	timer := time.NewTimer(e.after)
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+		return !e.stopping()
+	case <-e.delivery.Stopping:
+	case <-e.work.Done():
+	case <-ctx.Done():
+	}
+	return false
+}
+
+// stopping reports whether nothing new is to be begun.
+func (e *execution) stopping() bool {
+	select {
+	case <-e.delivery.Stopping:
+		return true
+	default:
+		return e.work.Err() != nil
+	}
+}
+
+// Backoff is the pause before the next try: 1, 2, 4 … seconds, a quarter more or
+// less so that the tries of many workers spread, at most 5 minutes.
+func Backoff(attempt int) time.Duration {
+	const most = 5 * time.Minute
+	d := min(most, time.Second<<min(attempt-1, 16))
+	return jitter(d)
+}
+
+func jitter(d time.Duration) time.Duration {
+	return d*3/4 + rand.N(d/2+1)
+}
