@@ -11,6 +11,7 @@ import (
 
 	"github.com/osism/skopeo-worker/planner/display"
 	"github.com/osism/skopeo-worker/shared/broker"
+	"github.com/osism/skopeo-worker/shared/estimate"
 	"github.com/osism/skopeo-worker/shared/run"
 )
 
@@ -69,14 +70,14 @@ func (se *session) watch(ctx context.Context, id string, out io.Writer) (run.Sta
 	defer follower.Done()
 	defer se.logs.through(follower.Above)()
 	known := true
-	var estimated estimate
+	var end estimatedEnd
 	following := se.budget.Now()
 	var room room
 	for {
 		start := time.Now()
 		status, err := tracker.Status(ctx)
 		if err == nil && !status.Over() {
-			err = estimated.add(ctx, se, &status)
+			err = end.add(ctx, se, &status)
 		}
 		switch {
 		case err == nil:
@@ -144,20 +145,20 @@ func (se *session) away(status run.Status, following time.Time) error {
 // asks the broker for every budget.
 const estimateInterval = 5 * time.Second
 
-// estimate is when a run can be done, as it was last made.
-type estimate struct {
+// estimatedEnd is the last estimate of when a run is done.
+type estimatedEnd struct {
 	at      time.Time
 	done    *time.Time
 	atLeast bool
 }
 
-// add makes an estimate where the last one is old, and adds it to the status.
-func (e *estimate) add(ctx context.Context, se *session, status *run.Status) error {
+// add adds the estimate to the status. It makes a new one if the last one is old.
+func (e *estimatedEnd) add(ctx context.Context, se *session, status *run.Status) error {
 	if time.Since(e.at) >= estimateInterval {
-		if err := se.budget.Describe(ctx, status); err != nil {
+		if err := estimate.Describe(ctx, se.budget, status); err != nil {
 			return err
 		}
-		*e = estimate{time.Now(), status.EstimatedDone, status.EstimatedAtLeast}
+		*e = estimatedEnd{time.Now(), status.EstimatedDone, status.EstimatedAtLeast}
 	}
 	status.EstimatedDone, status.EstimatedAtLeast = e.done, e.atLeast
 	return nil

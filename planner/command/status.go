@@ -9,6 +9,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/osism/skopeo-worker/planner/display"
+	"github.com/osism/skopeo-worker/shared/estimate"
 	"github.com/osism/skopeo-worker/shared/failure"
 	"github.com/osism/skopeo-worker/shared/run"
 )
@@ -84,7 +85,7 @@ func (se *session) status(ctx context.Context, id string) (run.Status, error) {
 // describe adds to the status of a run what else is known: of the registries, and of the
 // failures that are kept.
 func (se *session) describe(ctx context.Context, status *run.Status) error {
-	if err := se.budget.Describe(ctx, status); err != nil {
+	if err := estimate.Describe(ctx, se.budget, status); err != nil {
 		return err
 	}
 	kept, err := se.counter.Count(ctx)

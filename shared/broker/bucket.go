@@ -9,11 +9,12 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 )
 
-// headerOperation marks an entry that says that its key was deleted.
+// headerOperation is the header of a message that marks a key as deleted.
 const headerOperation = "KV-Operation"
 
-// bucket is a key-value bucket that says why it stores nothing. Its Get asks the leader,
-// because a replica may be behind, and does not fail on a foreign header.
+// bucket is a key-value bucket. Its Get asks the leader, because a replica may be behind,
+// and does not fail on a foreign header. Its errors say if a disk is full, and wrap
+// ErrConflict if a revision is not the last one.
 type bucket struct {
 	jetstream.KeyValue
 	b *Broker
@@ -21,7 +22,7 @@ type bucket struct {
 
 // Get implements jetstream.KeyValue.
 func (k bucket) Get(ctx context.Context, key string) (jetstream.KeyValueEntry, error) {
-	m, err := k.b.Last(ctx, bucketStream(k.Bucket()), "$KV."+k.Bucket()+"."+key)
+	m, err := k.b.Last(ctx, bucketStream(k.Bucket()), bucketSubjects(k.Bucket())+key)
 	switch {
 	case errors.Is(err, jetstream.ErrMsgNotFound), err == nil && m.Header.Get(headerOperation) != "":
 		return nil, jetstream.ErrKeyNotFound
@@ -40,22 +41,26 @@ type entry struct {
 	m           *jetstream.RawStreamMsg
 }
 
-func (e entry) Bucket() string                  { return e.bucket }
-func (e entry) Key() string                     { return e.key }
-func (e entry) Value() []byte                   { return e.m.Data }
-func (e entry) Revision() uint64                { return e.m.Sequence }
-func (e entry) Created() time.Time              { return e.m.Time }
-func (e entry) Delta() uint64                   { return 0 }
-func (e entry) Operation() jetstream.KeyValueOp { return jetstream.KeyValuePut }
-
-func (k bucket) unstored(ctx context.Context, revision uint64, err error) (uint64, error) {
-	return revision, k.b.Unstored(ctx, bucketStream(k.Bucket()), err)
+func (e entry) Bucket() string     { return e.bucket }
+func (e entry) Key() string        { return e.key }
+func (e entry) Value() []byte      { return e.m.Data }
+func (e entry) Revision() uint64   { return e.m.Sequence }
+func (e entry) Created() time.Time { return e.m.Time }
+func (e entry) Delta() uint64      { return 0 }
+func (e entry) Operation() jetstream.KeyValueOp {
+	switch e.m.Header.Get(headerOperation) {
+	case "":
+		return jetstream.KeyValuePut
+	case "PURGE":
+		return jetstream.KeyValuePurge
+	}
+	return jetstream.KeyValueDelete
 }
 
 // Put implements jetstream.KeyValue.
 func (k bucket) Put(ctx context.Context, key string, value []byte) (uint64, error) {
 	revision, err := k.KeyValue.Put(ctx, key, value)
-	return k.unstored(ctx, revision, err)
+	return revision, k.unstored(ctx, err)
 }
 
 // PutString implements jetstream.KeyValue.
@@ -66,11 +71,47 @@ func (k bucket) PutString(ctx context.Context, key, value string) (uint64, error
 // Create implements jetstream.KeyValue.
 func (k bucket) Create(ctx context.Context, key string, value []byte, opts ...jetstream.KVCreateOpt) (uint64, error) {
 	revision, err := k.KeyValue.Create(ctx, key, value, opts...)
-	return k.unstored(ctx, revision, err)
+	return revision, k.unstored(ctx, err)
 }
 
 // Update implements jetstream.KeyValue.
 func (k bucket) Update(ctx context.Context, key string, value []byte, revision uint64) (uint64, error) {
 	revision, err := k.KeyValue.Update(ctx, key, value, revision)
-	return k.unstored(ctx, revision, err)
+	return revision, k.unstored(ctx, err)
+}
+
+func (k bucket) unstored(ctx context.Context, err error) error {
+	if errors.Is(err, jetstream.ErrKeyExists) || errors.Is(err, jetstream.ErrKeyRevisionMismatch) {
+		return fmt.Errorf("%w (%w)", ErrConflict, err)
+	}
+	return Conflict(k.b.Unstored(ctx, bucketStream(k.Bucket()), err))
+}
+
+// Update sets the value of a key of a Bucket to what change returns, and returns the new
+// revision. change gets the current entry, or nil if there is none. Update calls it again
+// if another process has changed the entry in between. If change returns nil, the entry
+// stays as it is, and the revision is 0.
+func Update(ctx context.Context, kv jetstream.KeyValue, key string, change func(jetstream.KeyValueEntry) ([]byte, error)) (uint64, error) {
+	for {
+		last, err := kv.Get(ctx, key)
+		if errors.Is(err, jetstream.ErrKeyNotFound) {
+			last, err = nil, nil
+		}
+		var value []byte
+		if err == nil {
+			value, err = change(last)
+		}
+		if err != nil || value == nil {
+			return 0, err
+		}
+		var revision uint64
+		if last == nil {
+			revision, err = kv.Create(ctx, key, value)
+		} else {
+			revision, err = kv.Update(ctx, key, value, last.Revision())
+		}
+		if !errors.Is(err, ErrConflict) {
+			return revision, err
+		}
+	}
 }

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"math"
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/nats-io/nats.go"
@@ -15,62 +16,53 @@ import (
 )
 
 const (
-	// changesBatch and changesBytes bound what one request of Changes brings.
-	changesBatch = 1000
-	changesBytes = 4 << 20
-	// headerPending tells with each message of an answer how many follow.
-	headerPending = "Nats-Num-Pending"
-	// headerStatus has the status of an answer that is no message, in which case there
-	// is no jetstream.StreamHeader.
-	headerStatus = "Status"
-	statusEnd    = "204" // of the batch
-	statusNone   = "404" // nothing matches
+	// batchMessages and batchBytes bound the answer to one request for a batch.
+	batchMessages = 1000
+	batchBytes    = 4 << 20
+	// headerStatus is in an answer that is not a message and so has no
+	// jetstream.StreamHeader.
+	headerStatus    = "Status"
+	statusEnd       = "204" // of the batch
+	statusNone      = "404" // nothing matches
+	statusNoReplica = "503" // no replica of the stream answers yet
 )
 
-// errForged marks an answer that does not say which message it is, because a header of
-// that message is in the way.
+// errForged is returned for an answer that does not say which message it is, because a
+// header of the message is in the way.
 var errForged = errors.New("a message whose header hides what it is")
 
 // Changes calls see with each message below the subject that the stream has stored
-// since the sequence after, in their order, and returns the last sequence seen: what
-// to go on from the next time. It costs one request for every thousand messages.
-// A replica that is behind its leader may answer: what is missing comes the next time.
-// A message with a foreign header does not keep the others from being read.
+// after the given sequence, in order, up to the last one that the leader has. It returns
+// the last sequence seen, from which the next call goes on. If there is nothing new, it
+// costs one small request; otherwise two for every thousand messages, and one more. A
+// message with a foreign header does not keep the others from being read.
 func (b *Broker) Changes(ctx context.Context, stream, subject string, after uint64, see func(*jetstream.RawStreamMsg) error) (last uint64, err error) {
-	for more := true; more; {
-		after, more, err = b.changes(ctx, stream, subject, after, see)
-		if errors.Is(err, errForged) {
-			after, more, err = b.change(ctx, stream, subject, after, see)
+	for {
+		// Any replica answers a batch, and may be behind. So the leader is asked for the
+		// first message, and whether there is one more.
+		m, err := b.Next(ctx, stream, subject, after+1)
+		if errors.Is(err, jetstream.ErrMsgNotFound) {
+			return after, nil
 		}
-		if err != nil {
+		if err == nil {
+			err = see(m)
+		}
+		if err == nil {
+			after, err = b.batch(ctx, stream, subject, m.Sequence, see)
+		}
+		if err != nil && !errors.Is(err, errForged) {
 			return after, fmt.Errorf("reading what is new below %s: %w", subject, err)
 		}
 	}
-	return after, nil
 }
 
-// change goes on by one message.
-func (b *Broker) change(ctx context.Context, stream, subject string, after uint64, see func(*jetstream.RawStreamMsg) error) (last uint64, more bool, err error) {
-	m, err := b.Next(ctx, stream, subject, after+1)
-	if errors.Is(err, jetstream.ErrMsgNotFound) {
-		return after, false, nil
-	}
-	if err == nil {
-		err = see(m)
-	}
-	if err != nil {
-		return after, false, err
-	}
-	return m.Sequence, true, nil
-}
-
-// changes goes on by a batch.
-func (b *Broker) changes(ctx context.Context, stream, subject string, after uint64, see func(*jetstream.RawStreamMsg) error) (last uint64, more bool, err error) {
+// batch goes on by a batch of messages. It returns errForged before a forged one.
+func (b *Broker) batch(ctx context.Context, stream, subject string, after uint64, see func(*jetstream.RawStreamMsg) error) (last uint64, err error) {
 	request, err := json.Marshal(map[string]any{
-		"seq": after + 1, "next_by_subj": subject, "batch": changesBatch, "max_bytes": changesBytes,
+		"seq": after + 1, "next_by_subj": subject, "batch": batchMessages, "max_bytes": batchBytes,
 	})
 	if err != nil {
-		return after, false, err
+		return after, err
 	}
 	status := ""
 	answers, err := natsext.RequestMany(ctx, b.Conn, jetstream.DefaultAPIPrefix+"DIRECT.GET."+stream, request,
@@ -81,59 +73,66 @@ func (b *Broker) changes(ctx context.Context, stream, subject string, after uint
 			return status != ""
 		}))
 	if err != nil {
-		return after, false, err
+		return after, err
 	}
-	pending := 0
 	for answer, err := range answers {
 		var m *jetstream.RawStreamMsg
 		if err == nil {
-			m, pending, err = direct(answer)
+			m, err = direct(answer)
 		}
 		if err == nil {
 			err = see(m)
 		}
 		if err != nil {
-			return after, false, err
+			return after, err
 		}
 		after = m.Sequence
 	}
 	switch {
 	case ctx.Err() != nil:
-		return after, false, ctx.Err()
-	case status == statusNone:
-		return after, false, nil
-	case status != statusEnd:
-		// The answers also end without an error if the broker does not answer in time.
-		return after, false, fmt.Errorf("%w: its answer is not complete (status %q)", ErrUnreachable, status)
+		return after, ctx.Err()
+	case status == statusEnd, status == statusNone, status == statusNoReplica:
+		return after, nil
 	}
-	return after, pending > 0, nil
+	// The answers also end without an error if the broker does not answer in time.
+	return after, fmt.Errorf("%w: its answer is not complete (status %q)", ErrUnreachable, status)
 }
 
-// direct reads an answer of the stream's direct access, and how many follow. The server
-// appends its headers to those of the message, so the last of a name is the server's.
-func direct(answer *nats.Msg) (m *jetstream.RawStreamMsg, pending int, err error) {
+// direct reads an answer of the stream's direct access. The server appends its headers to
+// those of the message, so the last of a name is the server's.
+func direct(answer *nats.Msg) (*jetstream.RawStreamMsg, error) {
 	last := func(key string) string {
 		if all := answer.Header.Values(key); len(all) > 0 {
 			return all[len(all)-1]
 		}
 		return ""
 	}
-	m = &jetstream.RawStreamMsg{Subject: last(jetstream.SubjectHeader), Header: answer.Header, Data: answer.Data}
-	var errs [3]error
-	m.Sequence, errs[0] = strconv.ParseUint(last(jetstream.SequenceHeader), 10, 64)
-	m.Time, errs[1] = time.Parse(time.RFC3339Nano, last(jetstream.TimeStampHeaer))
-	pending, errs[2] = strconv.Atoi(last(headerPending))
-	if err := errors.Join(errs[:]...); err != nil || m.Subject == "" {
-		return nil, 0, errForged
+	m := &jetstream.RawStreamMsg{Subject: last(jetstream.SubjectHeader), Header: answer.Header, Data: answer.Data}
+	var errSequence, errTime error
+	m.Sequence, errSequence = strconv.ParseUint(last(jetstream.SequenceHeader), 10, 64)
+	m.Time, errTime = time.Parse(time.RFC3339Nano, last(jetstream.TimeStampHeaer))
+	if m.Subject == "" || errSequence != nil || errTime != nil {
+		return nil, errForged
 	}
-	return m, pending, nil
+	return m, nil
 }
 
-// Count returns how many subjects below the given one have messages, by the word of
-// the stream's leader. The answer is small, however many there are.
+// Entries calls see with each entry of the bucket below keys, such as "*.*" or ">", as
+// Changes does with messages; after is a revision. A key that was deleted is an entry
+// whose Operation is not jetstream.KeyValuePut.
+func (b *Broker) Entries(ctx context.Context, bucket, keys string, after uint64, see func(jetstream.KeyValueEntry)) (last uint64, err error) {
+	prefix := bucketSubjects(bucket)
+	return b.Changes(ctx, bucketStream(bucket), prefix+keys, after, func(m *jetstream.RawStreamMsg) error {
+		see(entry{bucket, strings.TrimPrefix(m.Subject, prefix), m})
+		return nil
+	})
+}
+
+// Count returns how many subjects below the given one have messages. It asks the stream's
+// leader. The answer is small, however many there are.
 func (b *Broker) Count(ctx context.Context, subject string) (int, error) {
 	// nats.go reads all pages, of 100,000 subjects each. A page beyond the last one
-	// has no subjects, and tells how many there are.
+	// has no subjects, but the total.
 	request, err := json.Marshal(map[string]any{"subjects_filter": subject, "offset": math.MaxInt32})
 	if err != nil {
 		return 0, err

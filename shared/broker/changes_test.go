@@ -53,20 +53,20 @@ func TestCount(t *testing.T) {
 	require.ErrorAs(t, err, &refused)
 }
 
-// TestChanges: each message is told once, in order, in as many requests as it takes.
+// TestChanges: each message is seen once, in order, in few requests.
 func TestChanges(t *testing.T) {
 	b := brokertest.Embedded(t)
 	last := uint64(0)
-	news := func() (told []string) {
+	news := func() (seen []string) {
 		t.Helper()
 		var err error
 		last, err = b.Changes(t.Context(), broker.StreamName, "mirror.plan.>", last, func(m *jetstream.RawStreamMsg) error {
 			require.Equal(t, "data", string(m.Data))
-			told = append(told, m.Subject)
+			seen = append(seen, m.Subject)
 			return nil
 		})
 		require.NoError(t, err)
-		return told
+		return seen
 	}
 	require.Empty(t, news())
 	plan(t, b, 0, 2500)
@@ -75,7 +75,7 @@ func TestChanges(t *testing.T) {
 	require.Len(t, all, 2500)
 	require.Equal(t, address(0).Under(subject.Plan), all[0])
 	require.Equal(t, address(2499).Under(subject.Plan), all[2499])
-	require.EqualValues(t, 3, b.Conn.Stats().OutMsgs-before)
+	require.EqualValues(t, 2*3+1, b.Conn.Stats().OutMsgs-before)
 	require.Empty(t, news())
 	_, err := b.Publish(t.Context(), nats.NewMsg(address(1).Under(subject.Chunk)))
 	require.NoError(t, err)

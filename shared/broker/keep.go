@@ -113,8 +113,10 @@ func (b *Broker) ensureOwned(ctx context.Context) error {
 	return nil
 }
 
-// bucketStream is the stream of a bucket (ADR-8).
-func bucketStream(bucket string) string { return "KV_" + bucket }
+// bucketStream returns the stream of a bucket, and bucketSubjects what its subjects begin
+// with (ADR-8).
+func bucketStream(bucket string) string   { return "KV_" + bucket }
+func bucketSubjects(bucket string) string { return "$KV." + bucket + "." }
 
 // Bucket opens a key-value bucket, and creates it if it is missing. Keep recreates it.
 func (b *Broker) Bucket(ctx context.Context, c jetstream.KeyValueConfig) (kv jetstream.KeyValue, err error) {

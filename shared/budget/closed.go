@@ -2,34 +2,29 @@ package budget
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"time"
-
-	"github.com/nats-io/nats.go/jetstream"
 )
 
 const (
-	// maxClosure is the longest that a registry can close itself for, however far
-	// away its Retry-After is.
+	// maxClosure is the longest time that a registry is closed, whatever its Retry-After.
 	maxClosure = time.Hour
-	// minBackoff and maxBackoff bound the time a registry is closed that does not
+	// minBackoff and maxBackoff bound the time that a registry is closed if it does not
 	// say for how long.
 	minBackoff = 2 * time.Second
 	maxBackoff = 15 * time.Minute
 )
 
-// Call is a request, of ours or skopeo's, and what became known of its registry by
-// its answer.
+// Call is a request to a registry, of this process or of skopeo.
 type Call struct {
 	Registry string
 	Kind     Kind
 	Started  time.Time // by the local clock: time.Now() before it was sent
 }
 
-// closure is why and for how long a registry is closed; after that, how often it
-// has refused us in a row.
+// closure is why and for how long a registry is closed. Later, it holds how often the
+// registry has refused requests in a row.
 type closure struct {
 	Registry string        `json:"registry"`
 	Kind     Kind          `json:"kind"`
@@ -39,7 +34,7 @@ type closure struct {
 
 	// Of an outage:
 	Activity Activity  `json:"activity,omitempty"`
-	Since    time.Time `json:"since,omitzero"`   // its begin; zero: the registry limits us
+	Since    time.Time `json:"since,omitzero"`   // its begin; zero: the registry limits requests
 	Prober   string    `json:"prober,omitempty"` // the process that may use the registry
 	Closer   string    `json:"closer,omitempty"` // the process that closed it last
 	Opener   string    `json:"opener,omitempty"` // the process that found it back, once the outage is over
@@ -47,19 +42,25 @@ type closure struct {
 	at time.Time // by the broker's clock
 }
 
+// stored implements value.
+func (c closure) stored(at time.Time) (closure, bool) {
+	c.at = at
+	return c, c.Duration >= 0
+}
+
 func (c closure) until() time.Time { return c.at.Add(c.Duration) }
 
-// spent is what those are answered who want to use the registry.
+// spent returns the error for a request to the closed registry.
 func (c closure) spent(now time.Time) *SpentError {
-	e := &SpentError{Registry: c.Registry, Slot: later(c.until(), c.leased()), Reason: c.Reason}
+	e := &SpentError{Registry: c.Registry, Slot: latest(c.until(), c.leased()), Reason: c.Reason}
 	if c.away(now) {
 		e.Since = c.Since
 	}
 	return e
 }
 
-// Closed tells whether the registry is closed, source or destination, until when by
-// the broker's clock, and why. It costs nothing.
+// Closed reports whether the registry, source or destination, is closed, until when by
+// the broker's clock, and why. It sends no request.
 func (s *Store) Closed(registry string) (until time.Time, reason string, closed bool) {
 	c, closed := s.closure(registry)
 	if !closed {
@@ -68,8 +69,8 @@ func (s *Store) Closed(registry string) (until time.Time, reason string, closed 
 	return c.until(), c.Reason, true
 }
 
-// closure returns the registry's closure, where it is closed. It is not for this process
-// while that probes it: the broker's clock is ahead of ours, by what an answer takes.
+// closure returns the registry's closure, if it is closed for this process. It is not for
+// the process that probes it: the broker's clock is ahead of its own by a round trip.
 func (s *Store) closure(registry string) (closure, bool) {
 	c, ok := s.lastClosure(registry)
 	return c, ok && c.Count > 0 && c.Prober != s.id && s.Now().Before(c.until())
@@ -82,6 +83,15 @@ func (s *Store) lastClosure(registry string) (closure, bool) {
 	return c, ok
 }
 
+// updateClosure changes the closure of a registry as update does.
+func (s *Store) updateClosure(ctx context.Context, registry string, change func(closure) (closure, bool, error)) error {
+	err := update(ctx, s, s.closures, token(registry), change)
+	if err != nil && !errors.As(err, new(*SpentError)) {
+		return fmt.Errorf("updating whether %s is closed: %w", registry, err)
+	}
+	return err
+}
+
 // probing reports whether the registry was reopened for this kind of requests, and
 // none has succeeded since.
 func (s *Store) probing(registry string, kind Kind) bool {
@@ -89,7 +99,7 @@ func (s *Store) probing(registry string, kind Kind) bool {
 	return ok && c.Count > 0 && c.Since.IsZero() && countedAs(registry, c.Kind) == countedAs(registry, kind) && s.Now().Sub(c.at) < maxClosure
 }
 
-// permit returns a *SpentError where the registry is closed.
+// permit returns a *SpentError if the registry is closed.
 func (s *Store) permit(registry string) error {
 	if c, closed := s.closure(registry); closed {
 		return c.spent(s.Now())
@@ -97,45 +107,38 @@ func (s *Store) permit(registry string) error {
 	return nil
 }
 
-// Refused closes the registry for the fleet: for retryAfter, an hour at most, or
-// where that is 0 or less, by exponential backoff with full jitter. The reason is
-// for people. What started before the registry was last reopened tells nothing new,
-// unless it asks for a longer time.
+// Refused closes the registry for the fleet: for retryAfter, an hour at most, or, if that
+// is 0 or less, by exponential backoff with full jitter. The reason is for people. A call
+// that started before the registry was last reopened changes nothing, unless it asks for
+// a longer time.
 func (s *Store) Refused(ctx context.Context, call Call, retryAfter time.Duration, reason string) error {
 	retryAfter = min(max(retryAfter, 0), maxClosure)
 	started := s.clock.broker(call.Started)
-	for {
-		last, revision, err := s.readClosure(ctx, call.Registry)
-		if err != nil {
-			return err
-		}
+	var next closure
+	closed := false
+	err := s.updateClosure(ctx, call.Registry, func(last closure) (closure, bool, error) {
 		now := s.Now()
-		next := closure{Registry: call.Registry, Kind: call.Kind, Reason: reason, Duration: retryAfter, Count: last.Count + 1}
-		if last.away(now) { // being told to wait is no sign that it is back
+		next, closed = closure{Registry: call.Registry, Kind: call.Kind, Reason: reason, Duration: retryAfter, Count: last.Count + 1}, true
+		if last.away(now) { // a 429 is no sign that it is back
 			next.Activity, next.Since = last.Activity, last.Since
 		}
 		if last.Count > 0 && started.Before(last.until()) {
-			if !now.Add(retryAfter).After(last.until()) {
-				return nil
-			}
 			next.Count = last.Count
+			closed = now.Add(retryAfter).After(last.until())
 		} else if retryAfter == 0 {
 			next.Duration = backoff(next.Count, maxBackoff, s.jitter)
 		}
-		err = s.writeClosure(ctx, next, revision)
-		if errors.Is(err, jetstream.ErrKeyRevisionMismatch) {
-			continue // another worker was faster: see what it has written
-		}
-		if err != nil {
-			return fmt.Errorf("closing %s: %w", call.Registry, err)
-		}
-		s.log.Warn("a registry limits requests and is closed", "registry", call.Registry, "for", next.Duration, "reason", reason)
-		return s.slowDown(ctx, next)
+		return next, closed, nil
+	})
+	if err != nil || !closed {
+		return err
 	}
+	s.log.Warn("a registry limits requests and is closed", "registry", call.Registry, "for", next.Duration, "reason", reason)
+	return s.slowDown(ctx, next)
 }
 
-// backoff is how long a registry is closed that has refused us count times in a row:
-// any time from minBackoff to a ceiling that doubles up to the most.
+// backoff returns how long a registry is closed that has refused count requests in a row:
+// any time from minBackoff to a ceiling that doubles up to most.
 func backoff(count int, most time.Duration, jitter func(time.Duration) time.Duration) time.Duration {
 	ceiling := minBackoff
 	for range count {
@@ -144,15 +147,18 @@ func backoff(count int, most time.Duration, jitter func(time.Duration) time.Dura
 	return minBackoff + jitter(ceiling-minBackoff)
 }
 
-// Succeeded resets the backoff, where there is one: a call of the kind that was
-// refused has started since the registry was reopened, and was answered. It costs
-// nothing where there is none to reset.
+// Succeeded resets the backoff if the call is of the kind that was refused, and started
+// after the registry was reopened. If there is no backoff, it sends no request.
 func (s *Store) Succeeded(call Call) {
-	if !s.endsBackoff(call) || s.life.Err() != nil || !s.claimReset(call) {
+	if !s.endsBackoff(call) || s.life.Err() != nil || !s.claimReset(call.Registry) {
 		return
 	}
 	s.running.Go(func() {
-		if err := s.reset(s.life, call.Registry); err != nil {
+		err := s.updateClosure(s.life, call.Registry, func(last closure) (closure, bool, error) {
+			// Another worker may have reset it, or closed the registry again.
+			return closure{Registry: call.Registry, Kind: last.Kind}, last.Count > 0 && !s.Now().Before(last.until()), nil
+		})
+		if err != nil {
 			s.log.Debug("resetting the backoff", "registry", call.Registry, "error", err)
 		}
 	})
@@ -165,11 +171,12 @@ func (s *Store) endsBackoff(call Call) bool {
 		!s.clock.broker(call.Started).Before(last.until())
 }
 
-// claimReset reports whether the caller is the one in this process to reset it.
-func (s *Store) claimReset(call Call) bool {
+// claimReset reports whether the caller is the first in this process to reset the
+// registry's closure.
+func (s *Store) claimReset(registry string) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	key := token(call.Registry)
+	key := token(registry)
 	c := s.view.closed[key]
 	claimed := c.Count > 0
 	c.Count = 0
@@ -177,53 +184,159 @@ func (s *Store) claimReset(call Call) bool {
 	return claimed
 }
 
-func (s *Store) reset(ctx context.Context, registry string) error {
-	last, revision, err := s.readClosure(ctx, registry)
-	// Another worker may have reset it, or closed the registry again.
-	if err != nil || last.Count == 0 || s.Now().Before(last.until()) {
-		return err
+const (
+	// maxOutageBackoff bounds the time between two probes of a registry that is away. A
+	// probe costs one request or copy, and the fleet works again that soon after the
+	// registry does.
+	maxOutageBackoff = 30 * time.Second
+	// probeLease is how long a worker that probes keeps the others waiting, unless it
+	// renews the lease. If it dies, another worker probes after that.
+	probeLease = 10 * time.Second
+	// cutOffFor bounds the time after which a new outage is taken for one of this process
+	// only: another process has found the registry back, and this one fails as before.
+	cutOffFor = 5 * time.Minute
+)
+
+// Activity is an operation that a registry fails at while it is away.
+type Activity string
+
+// The activities.
+const (
+	Answer Activity = "answer" // answer at all: GET /v2/, with the login
+	Look   Activity = "look"   // look up tags, manifests, referrers
+	Fetch  Activity = "fetch"  // copy from it
+	Push   Activity = "push"   // copy to it
+)
+
+// Outage describes a registry that fails for every client and every image.
+type Outage struct {
+	Registry string
+	Activity Activity
+	Reason   string    // for people
+	Started  time.Time // when the request that failed was sent: time.Now() before it
+}
+
+// away reports whether the closure is an outage that has not ended.
+func (c closure) away(now time.Time) bool {
+	return c.Count > 0 && !c.Since.IsZero() && now.Sub(c.at) < maxClosure
+}
+
+// leased returns until when the worker that probes keeps the others waiting.
+func (c closure) leased() time.Time {
+	if c.Prober == "" {
+		return time.Time{}
 	}
-	err = s.writeClosure(ctx, closure{Registry: registry, Kind: last.Kind}, revision)
-	if errors.Is(err, jetstream.ErrKeyRevisionMismatch) {
-		return nil
+	return c.at.Add(probeLease)
+}
+
+// Away closes a registry for the fleet, by exponential backoff with full jitter of half
+// a minute at most. It stays closed until Back: after that time, one worker at a time may
+// probe it. A request that started before the registry was last closed changes nothing.
+// If only this process does not reach the registry, the registry stays open, and the
+// error is a *SpentError.
+func (s *Store) Away(ctx context.Context, o Outage) error {
+	started := s.clock.broker(o.Started)
+	var next closure
+	closed := false
+	err := s.updateClosure(ctx, o.Registry, func(last closure) (closure, bool, error) {
+		closed = false
+		now := s.Now()
+		next = closure{Registry: o.Registry, Activity: o.Activity, Reason: o.Reason, Since: now, Count: 1, Closer: s.id}
+		if last.away(now) {
+			if last.Prober != s.id && started.Before(last.until()) {
+				return last, false, nil
+			}
+			next.Since, next.Count = last.Since, last.Count+1
+		} else if last.Closer == s.id && last.Opener != s.id && last.Opener != "" && now.Sub(last.at) < cutOffFor {
+			s.log.Warn("cut off from a registry that other workers reach", "registry", o.Registry, "fails_to", o.Activity, "reason", o.Reason)
+			return last, false, &SpentError{Registry: o.Registry, Slot: now, Reason: o.Reason, Since: now, CutOff: true}
+		}
+		// It may have asked for a longer time before.
+		next.Duration = max(backoff(next.Count, maxOutageBackoff, s.jitter), last.until().Sub(now))
+		closed = true
+		return next, true, nil
+	})
+	if closed && err == nil {
+		s.log.Warn("a registry is away and is closed", "registry", o.Registry, "for", next.Duration.Round(time.Second),
+			"since", next.Since.Format(time.RFC3339), "fails_to", o.Activity, "reason", o.Reason)
 	}
 	return err
 }
 
-// readClosure asks the broker, because a decision depends on it.
-func (s *Store) readClosure(ctx context.Context, registry string) (closure, uint64, error) {
-	entry, err := s.closures.Get(ctx, token(registry))
-	if errors.Is(err, jetstream.ErrKeyNotFound) {
-		return closure{}, 0, nil
+// Probe asks for permission to use a registry. It returns a *SpentError while the
+// registry is closed, and while another worker probes it. If the registry is away and
+// this worker is the one to probe it, Probe returns the activity that shows that the
+// registry is back; otherwise "". A worker that probes for longer than some seconds asks
+// again, which renews its lease. While the registry is open, no request is sent.
+func (s *Store) Probe(ctx context.Context, registry string) (Activity, error) {
+	if c, ok := s.lastClosure(registry); !ok || !c.away(s.Now()) {
+		return "", s.permit(registry)
 	}
+	var activity Activity
+	err := s.updateClosure(ctx, registry, func(last closure) (closure, bool, error) {
+		now := s.Now()
+		activity = ""
+		switch {
+		case !last.away(now):
+			if last.at.IsZero() {
+				s.forgetClosure(registry)
+			}
+			return last, false, s.permit(registry)
+		case last.Prober == s.id && now.Before(last.leased().Add(-probeLease/2)):
+			activity = last.Activity
+			return last, false, nil
+		case last.Prober != "" && last.Prober != s.id && now.Before(last.leased()),
+			last.Prober == "" && now.Before(last.until()):
+			return last, false, last.spent(now)
+		}
+		activity = last.Activity
+		last.Prober, last.Duration = s.id, 0
+		return last, true, nil
+	})
 	if err != nil {
-		return closure{}, 0, fmt.Errorf("asking whether %s is closed: %w", registry, err)
+		return "", err
 	}
-	var c closure
-	if json.Unmarshal(entry.Value(), &c) != nil {
-		return closure{}, entry.Revision(), nil // not written by a worker
-	}
-	c.at = entry.Created()
-	s.apply(entry)
-	return c, entry.Revision(), nil
+	return activity, nil
 }
 
-// writeClosure stores it for everybody, this process first, unless somebody else
-// was faster.
-func (s *Store) writeClosure(ctx context.Context, c closure, revision uint64) error {
-	data, err := json.Marshal(c)
-	if err != nil {
-		return err
-	}
-	key := token(c.Registry)
-	if revision, err = s.closures.Update(ctx, key, data, revision); err != nil {
-		return err
-	}
-	c.at = s.Now()
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if s.view.newer(bucketClosed, key, revision) {
-		s.view.closed[key] = c
+// IsAway returns the error for requests to a registry that is away, even if this process
+// may probe it, and nil if it is not away. It sends no request.
+func (s *Store) IsAway(registry string) *SpentError {
+	c, ok := s.lastClosure(registry)
+	if now := s.Now(); ok && c.away(now) {
+		return c.spent(now)
 	}
 	return nil
+}
+
+// Back reopens a registry that was away after a success: of the activity that it failed
+// at, in a request that started after it was last closed. If it is not away, no request
+// is sent.
+func (s *Store) Back(registry string, activity Activity, started time.Time) {
+	started = s.clock.broker(started)
+	ends := func(c closure) bool {
+		return c.away(s.Now()) && (c.Activity == Answer || c.Activity == activity) && (c.Prober == s.id || !started.Before(c.until()))
+	}
+	c, ok := s.lastClosure(registry)
+	if !ok || !ends(c) || s.life.Err() != nil || !s.claimReset(registry) {
+		return
+	}
+	s.log.Info("a registry is back", "registry", registry, "after", s.Now().Sub(c.Since).Round(time.Second))
+	s.running.Go(func() {
+		err := s.updateClosure(s.life, registry, func(last closure) (closure, bool, error) {
+			// It may have been closed again.
+			return closure{Registry: registry, Closer: last.Closer, Opener: s.id}, ends(last), nil
+		})
+		if err != nil {
+			s.log.Debug("cannot announce that a registry is back", "registry", registry, "error", err)
+		}
+	})
+}
+
+// forgetClosure drops a closure that the broker does not hold any more. A watch does not
+// show that an entry has expired.
+func (s *Store) forgetClosure(registry string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	delete(s.view.closed, token(registry))
 }

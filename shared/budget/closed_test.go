@@ -12,6 +12,16 @@ import (
 
 func call(s *Store) Call { return Call{Registry: registry, Kind: Pull, Started: s.clock.local()} }
 
+// atBroker returns the closure of a registry as the broker has it.
+func atBroker(t *testing.T, s *Store, registry string) (c closure, err error) {
+	t.Helper()
+	err = s.updateClosure(t.Context(), registry, func(last closure) (closure, bool, error) {
+		c = last
+		return last, false, nil
+	})
+	return c, err
+}
+
 func closed(s *Store) bool {
 	_, _, closed := s.Closed(registry)
 	return closed
@@ -40,12 +50,12 @@ func TestClosedForTheFleet(t *testing.T) {
 		_, _, other := s.Closed("quay.io")
 		require.False(t, other)
 	}
-	rows, err := stores[1].Report(t.Context())
+	rows, err := stores[1].Standings(t.Context())
 	require.NoError(t, err)
 	require.Len(t, rows, 1)
 	require.Equal(t, "pull rate limit", rows[0].Reason)
-	require.WithinDuration(t, want, *rows[0].ClosedUntil, 200*time.Millisecond)
-	require.Equal(t, *rows[0].ClosedUntil, *rows[0].NextSlot)
+	require.WithinDuration(t, want, rows[0].ClosedUntil, 200*time.Millisecond)
+	require.Equal(t, rows[0].ClosedUntil, rows[0].NextSlot)
 	// Everybody opens it again, by clocks that are minutes apart.
 	for _, s := range stores {
 		require.Eventually(t, func() bool { return !closed(s) }, patience, tick)
@@ -107,7 +117,7 @@ func TestBackoffOfTheFleet(t *testing.T) {
 		clock.move(until.Sub(s.Now()) + time.Second)
 	}
 	last := func() closure {
-		c, _, err := one.readClosure(t.Context(), registry)
+		c, err := atBroker(t, one, registry)
 		require.NoError(t, err)
 		return c
 	}

@@ -44,7 +44,7 @@ func TestForeignEntries(t *testing.T) {
 			if err := s.Pace(ctx, quay, Tags); !errors.As(err, &spent) {
 				require.NoError(t, err)
 			}
-			_, origin := s.told(registry, "")
+			_, origin := s.stated(registry, "")
 			require.Equal(t, None, origin)
 			_, err = s.Take(ctx, "", registry, "")
 			require.NoError(t, err)

@@ -52,7 +52,7 @@ type simulation struct {
 	next   time.Time // slot of the lane
 }
 
-func (m *simulation) later(d time.Duration, what func()) {
+func (m *simulation) latest(d time.Duration, what func()) {
 	heap.Push(&m.agenda, event{m.now.Add(d), what})
 }
 
@@ -62,7 +62,7 @@ func (m *simulation) run(workers, images int) time.Duration {
 	m.now, m.left = start, images
 	m.found = found{Rate: firstRate, From: start}
 	for range workers {
-		m.later(0, m.work)
+		m.latest(0, m.work)
 	}
 	for m.left > 0 {
 		e := heap.Pop(&m.agenda).(event)
@@ -74,7 +74,7 @@ func (m *simulation) run(workers, images int) time.Duration {
 
 func (m *simulation) work() {
 	if m.now.Before(m.closed) {
-		m.later(m.closed.Sub(m.now)+time.Duration(m.random.Int64N(int64(time.Second))), m.work)
+		m.latest(m.closed.Sub(m.now)+time.Duration(m.random.Int64N(int64(time.Second))), m.work)
 		return
 	}
 	rate, limited := m.found.current(m.now)
@@ -83,19 +83,19 @@ func (m *simulation) work() {
 	}
 	slot := m.now
 	if limited {
-		slot = later(m.next, m.now)
+		slot = latest(m.next, m.now)
 		if slot.Sub(m.now) > maxWait {
-			m.later(slot.Sub(m.now), m.work)
+			m.latest(slot.Sub(m.now), m.work)
 			return
 		}
 		m.next = slot.Add(interval(rate))
 	}
-	m.later(slot.Sub(m.now), func() {
+	m.latest(slot.Sub(m.now), func() {
 		if m.now.Before(m.closed) {
 			m.work()
 			return
 		}
-		m.later(m.delay(), func() { m.arrive(m.now) })
+		m.latest(m.delay(), func() { m.arrive(m.now) })
 	})
 }
 
@@ -114,7 +114,7 @@ func (m *simulation) arrive(started time.Time) {
 		m.pulls = append(m.pulls, m.now)
 		m.left--
 	}
-	m.later(m.delay(), func() {
+	m.latest(m.delay(), func() {
 		fresh := !started.Before(m.closed)
 		switch {
 		case refused && fresh:
@@ -219,10 +219,10 @@ func TestFleetFindsALimit(t *testing.T) {
 	limit, origin := stores[3].Limit(registry, "")
 	require.Equal(t, Found, origin)
 	require.InDelta(t, 12, limit.Requests, 8)
-	rows, err := stores[4].Report(t.Context())
+	rows, err := stores[4].Standings(t.Context())
 	require.NoError(t, err)
-	require.Equal(t, "1s", rows[0].Window)
-	require.InDelta(t, limit.Requests, rows[0].Limit, 2)
+	require.Equal(t, "1s", rows[0].Limit.Per())
+	require.InDelta(t, limit.Requests, rows[0].Limit.Requests, 2)
 }
 
 func TestNoLimitCostsNothing(t *testing.T) {
@@ -244,7 +244,7 @@ func TestNoLimitCostsNothing(t *testing.T) {
 	require.Equal(t, sent, b.Conn.Stats().OutMsgs)
 }
 
-func TestReport(t *testing.T) {
+func TestStandings(t *testing.T) {
 	t.Parallel()
 	s := opened(t, brokertest.Embedded(t), 0)
 	require.NoError(t, s.SetLimits(t.Context(), "default", map[string]Limit{registry: {2, time.Hour}, "quay.io": {20, time.Second}}))
@@ -254,20 +254,20 @@ func TestReport(t *testing.T) {
 		_, err := s.Take(t.Context(), "", registry, "")
 		require.NoError(t, err)
 	}
-	rows, err := s.Report(t.Context())
+	rows, err := s.Standings(t.Context())
 	require.NoError(t, err)
 	require.Len(t, rows, 3)
 	require.Equal(t, "docker.io", rows[0].Registry)
-	require.Equal(t, 200, rows[0].Limit)
+	require.Equal(t, 200, rows[0].Limit.Requests)
 	require.Equal(t, 193, rows[0].Spent)
-	require.Equal(t, "6h", rows[0].Window)
-	require.Nil(t, rows[0].NextSlot)
+	require.Equal(t, "6h", rows[0].Limit.Per())
+	require.Zero(t, rows[0].NextSlot)
 	require.Equal(t, "quay.io", rows[1].Registry)
 	require.Zero(t, rows[1].Spent)
 	require.Equal(t, registry, rows[2].Registry)
 	require.Equal(t, 2, rows[2].Spent)
-	require.WithinDuration(t, s.Now().Add(time.Hour+maxSlack), *rows[2].NextSlot, 2*time.Second)
-	require.Nil(t, rows[2].ClosedUntil)
+	require.WithinDuration(t, s.Now().Add(time.Hour+maxSlack), rows[2].NextSlot, 2*time.Second)
+	require.False(t, rows[2].Closed)
 }
 
 // TestRefusedTogether: requests that were under way together are refused together, each

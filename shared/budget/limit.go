@@ -1,26 +1,28 @@
 package budget
 
 import (
+	"context"
 	"errors"
 	"fmt"
-	"net/http"
-	"regexp"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
 
+	"github.com/nats-io/nats.go/jetstream"
+
 	"github.com/osism/skopeo-worker/shared/reference"
 )
 
-// Limit allows so many requests in any window of this length.
+// Limit is a number of requests that are allowed in any window of the given length.
 type Limit struct {
 	Requests int           `json:"requests"`
 	Window   time.Duration `json:"window"`
 }
 
-// The limits that make sense. Registries count in seconds; nats-server keeps
-// deduplication windows of 100 ms and more; and the longest window in use is
-// Docker Hub's of 6 h.
+// The limits that make sense. Registries count in seconds, nats-server keeps
+// deduplication windows of 100 ms and more, and the longest window in use is Docker
+// Hub's of 6 h.
 const (
 	maxRequests = 1_000_000
 	minWindow   = time.Second
@@ -31,13 +33,21 @@ func (l Limit) valid() bool {
 	return l.Requests >= 1 && l.Requests <= maxRequests && l.Window >= minWindow && l.Window <= maxWindow
 }
 
-// rate is in requests a second.
+// rate returns the limit in requests a second.
 func (l Limit) rate() float64 { return float64(l.Requests) / l.Window.Seconds() }
 
-// String is the limit as RATE_LIMITS has it, "100/6h".
+// String returns the limit as in RATE_LIMITS, "100/6h".
 func (l Limit) String() string { return strconv.Itoa(l.Requests) + "/" + short(l.Window) }
 
-// short leaves the zero minutes and seconds out that time.Duration writes.
+// Per returns the window as in RATE_LIMITS, "6h"; "" if there is none.
+func (l Limit) Per() string {
+	if l.Window == 0 {
+		return ""
+	}
+	return short(l.Window)
+}
+
+// short formats a duration without the zero minutes and seconds of time.Duration.
 func short(d time.Duration) string {
 	s := d.String()
 	if strings.HasSuffix(s, "m0s") {
@@ -52,9 +62,9 @@ func short(d time.Duration) string {
 // ErrLimit is returned by ParseLimits.
 var ErrLimit = errors.New("expected limits such as docker.io=100/6h,quay.io=20/1s")
 
-// ParseLimits reads RATE_LIMITS: registry=requests/window, several separated by
-// commas. Every name of a registry stands for its canonical one. Its error wraps
-// ErrLimit, names each bad item and says what was expected there.
+// ParseLimits reads RATE_LIMITS: registry=requests/window, separated by commas.
+// Every name of a registry stands for its canonical one. The error wraps ErrLimit, names
+// each bad item and says what was expected there.
 func ParseLimits(text string) (map[string]Limit, error) {
 	limits := map[string]Limit{}
 	var bad []error
@@ -79,10 +89,10 @@ func ParseLimits(text string) (map[string]Limit, error) {
 	return limits, nil
 }
 
-// anyPath makes a reference of a host name, to have it checked.
+// anyPath makes a reference of a host name, to check it.
 const anyPath = "any/path"
 
-// parseLimit reads one item, or tells what it should have been.
+// parseLimit reads one item, or returns what was expected in its place.
 func parseLimit(item string) (registry string, limit Limit, expected string) {
 	host, value, _ := strings.Cut(item, "=")
 	requests, window, slash := strings.Cut(value, "/")
@@ -104,40 +114,154 @@ func parseLimit(item string) (registry string, limit Limit, expected string) {
 	return r.Repository.Registry(), limit, ""
 }
 
-// Quota is what a registry says of its limit, and of what is left of it.
-type Quota struct {
-	Limit     Limit
-	Remaining int
-}
+// Origin is where a limit comes from.
+type Origin string
 
-// Docker Hub's headers, on HEAD and GET of a manifest
-// (docs.docker.com/docker-hub/usage/pulls, "View pull rate and limit").
+// The origins, the strongest first.
 const (
-	headerLimit     = "ratelimit-limit"     // 100;w=21600
-	headerRemaining = "ratelimit-remaining" // 76;w=21600
+	Set        Origin = "RATE_LIMITS"   // set by the operator
+	Learned    Origin = "header"        // sent by the registry
+	Documented Origin = "documentation" // a rate in the registry's documentation
+	Found      Origin = "refusals"      // a rate discovered by being refused
+	None       Origin = ""              // no limit is known
 )
 
-var quotaLimit = regexp.MustCompile(`^\s*(\d+)\s*;\s*w=(\d+)\s*$`)
+const (
+	// keepSet is how long RATE_LIMITS count after the last run of a planner with them: as
+	// long as runs are kept.
+	keepSet = 30 * 24 * time.Hour
+	// keepLearned is how long a header counts. An account that is upgraded gets no more
+	// headers.
+	keepLearned = 24 * time.Hour
+	// renewLearned is after how long a header is stored again, though it is the same.
+	renewLearned = keepLearned / 4
+)
 
-// ParseQuota reads Docker Hub's headers. It reports false where they are absent,
-// which means unlimited, or make no sense. Where what is left is not told, all is.
-func ParseQuota(h http.Header) (Quota, bool) {
-	found := quotaLimit.FindStringSubmatch(h.Get(headerLimit))
-	if found == nil {
-		return Quota{}, false
+// stated is a limit from RATE_LIMITS or a header.
+type stated struct {
+	Registry string `json:"registry"`
+	Identity string `json:"identity,omitempty"`
+	Limit    Limit  `json:"limit"`
+
+	at time.Time // by the broker's clock
+}
+
+// stored implements value.
+func (l stated) stored(at time.Time) (stated, bool) {
+	l.at = at
+	return l, l.Limit.Requests > 0 && l.Limit.Window > 0
+}
+
+// SetLimits stores RATE_LIMITS for a mirror name, in place of those stored before. A
+// changed limit counts at once, in every worker; the first one of a registry counts when a
+// worker has read it, at the latest when it catches up. If mirror names have different
+// limits for a registry, the lower rate counts, because they share its budget.
+func (s *Store) SetLimits(ctx context.Context, mirror string, limits map[string]Limit) error {
+	prefix := keySet + "." + mirror + "."
+	keys, err := s.limits.Keys(ctx, jetstream.IgnoreDeletes())
+	if err != nil && !errors.Is(err, jetstream.ErrNoKeysFound) {
+		return fmt.Errorf("reading the limits of %s: %w", mirror, err)
 	}
-	requests, errRequests := strconv.Atoi(found[1])
-	seconds, errSeconds := strconv.Atoi(found[2])
-	if errRequests != nil || errSeconds != nil || seconds > int(maxWindow/time.Second) {
-		return Quota{}, false
+	kept := map[string]bool{}
+	for registry, limit := range limits {
+		if !limit.valid() {
+			return fmt.Errorf("%w: %s=%s", ErrLimit, registry, limit)
+		}
+		kept[prefix+token(registry)] = true
+		if err := s.storeLimit(ctx, prefix+token(registry), stated{Registry: registry, Limit: limit}); err != nil {
+			return err
+		}
 	}
-	q := Quota{Limit: Limit{Requests: requests, Window: time.Duration(seconds) * time.Second}, Remaining: requests}
-	if !q.Limit.valid() {
-		return Quota{}, false
+	for _, key := range keys {
+		if strings.HasPrefix(key, prefix) && !kept[key] {
+			if err := s.limits.Delete(ctx, key); err != nil {
+				return fmt.Errorf("removing the limit %s: %w", key, err)
+			}
+		}
 	}
-	left, _, _ := strings.Cut(h.Get(headerRemaining), ";")
-	if remaining, err := strconv.Atoi(strings.TrimSpace(left)); err == nil {
-		q.Remaining = min(max(remaining, 0), requests)
+	return s.adjustAll(ctx)
+}
+
+// storeLimit stores a limit for the fleet.
+func (s *Store) storeLimit(ctx context.Context, key string, limit stated) error {
+	if err := s.store(ctx, s.limits, key, limit); err != nil {
+		return fmt.Errorf("storing the limit %s: %w", key, err)
 	}
-	return q, true
+	return nil
+}
+
+// Limit returns the known limit of the registry for an identity: what the registry counts
+// by. "" is the shared address of the fleet.
+func (s *Store) Limit(registry, identity string) (Limit, Origin) {
+	if limit, origin := s.stated(registry, identity); origin != None {
+		return limit, origin
+	}
+	if rate, ok := s.foundRate(registry, Pull); ok {
+		return asLimit(rate), Found
+	}
+	return Limit{}, None
+}
+
+// stated returns the limit from RATE_LIMITS or a header.
+func (s *Store) stated(registry, identity string) (Limit, Origin) {
+	now := s.Now()
+	s.mu.RLock()
+	defer s.mu.RUnlock()
+	return s.view.limit(registry, identity, now)
+}
+
+// limit returns the one of the stated limits that counts.
+func (v *view) limit(registry, identity string, now time.Time) (Limit, Origin) {
+	var limit Limit
+	origin := None
+	for key, t := range v.stated {
+		if t.Registry != registry {
+			continue
+		}
+		set := strings.HasPrefix(key, keySet+".")
+		switch {
+		case set && now.Sub(t.at) < keepSet && (origin != Set || t.Limit.rate() < limit.rate()):
+			limit, origin = t.Limit, Set
+		case !set && origin == None && t.Identity == identity && now.Sub(t.at) < keepLearned:
+			limit, origin = t.Limit, Learned
+		}
+	}
+	return limit, origin
+}
+
+// adjustAll applies the limits to all windows, so that a change counts for workers that
+// have not read it yet.
+func (s *Store) adjustAll(ctx context.Context) error {
+	if err := s.read(ctx, s.limits); err != nil {
+		return err
+	}
+	infos, err := s.streams(ctx)
+	if err != nil {
+		return err
+	}
+	for _, info := range infos {
+		registry, identity := info.Config.Metadata[metaRegistry], info.Config.Metadata[metaIdentity]
+		if limit, origin := s.stated(registry, identity); origin != None {
+			w := s.window(registry, identity)
+			w.forget()
+			if _, err := w.adjust(ctx, s, limit); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// streams returns the streams of all windows, sorted by name.
+func (s *Store) streams(ctx context.Context) ([]*jetstream.StreamInfo, error) {
+	lister := s.b.JS.ListStreams(ctx, jetstream.WithStreamListSubject(windowSubjects))
+	var infos []*jetstream.StreamInfo
+	for info := range lister.Info() {
+		infos = append(infos, info)
+	}
+	if err := lister.Err(); err != nil {
+		return nil, fmt.Errorf("listing the budgets: %w", err)
+	}
+	slices.SortFunc(infos, func(a, b *jetstream.StreamInfo) int { return strings.Compare(a.Config.Name, b.Config.Name) })
+	return infos, nil
 }

@@ -15,18 +15,18 @@ import (
 )
 
 const (
-	// maxWait is the longest that Pace and Take keep their caller, who holds a chunk.
+	// maxWait is the longest time that Pace and Take wait. Their caller holds a chunk.
 	maxWait = 3 * time.Second
-	// keepPace is how long the last reservation is kept, which is longer than the
-	// longest pause between two requests: that of the slowest rate.
+	// keepPace is how long reservations are kept: longer than the longest pause between
+	// two requests, that of the slowest rate.
 	keepPace = time.Hour
 	// paceHistory is how many reservations are kept until they have been read back.
 	paceHistory = 64
 )
 
 // Pace waits until a request of this kind may be sent, for some seconds at most. It
-// returns a *SpentError where that is too late, or where the registry is closed; any
-// other error is trouble with the broker. Where no rate is known it costs nothing.
+// returns a *SpentError if that is too late, or if the registry is closed. Any other error
+// comes from the broker. If no rate is known, it sends no request.
 func (s *Store) Pace(ctx context.Context, registry string, kind Kind) error {
 	if err := s.permit(registry); err != nil {
 		return err
@@ -38,7 +38,7 @@ func (s *Store) Pace(ctx context.Context, registry string, kind Kind) error {
 	return s.lane(registry, kind).wait(ctx, s, rate)
 }
 
-// pull paces the pulls of a registry that has told us no limit.
+// pull paces the pulls from a registry without a stated limit.
 func (s *Store) pull(ctx context.Context, registry string) error {
 	if err := s.explore(ctx, registry); err != nil {
 		return err
@@ -85,18 +85,18 @@ func (s *Store) paceConfig() jetstream.StreamConfig {
 	}
 }
 
-// reservation is a message: count requests, one every interval, the first no earlier
+// reservation is a message for Count requests, one every interval, the first no earlier
 // than After and no earlier than the broker has stored it. Each one follows the last,
-// under an expected sequence, so that all of them make one even sequence by the
-// broker's clock, whichever worker has reserved them.
+// under an expected sequence, so that those of all workers make one even sequence by the
+// broker's clock.
 type reservation struct {
 	After time.Time     `json:"after"`
 	Count int           `json:"count"`
 	Every time.Duration `json:"every"`
 }
 
-// start is when the first request may be sent. A reservation is never made further
-// ahead than maxWait: if it seems so, the broker's clock has been set back.
+// start returns when the first request may be sent. A reservation is never made further
+// ahead than maxWait: if it seems so, the broker's clock was set back.
 func (r reservation) start(stored time.Time) time.Time {
 	if ahead := r.After.Sub(stored); ahead > 0 && ahead <= 2*maxWait {
 		return r.After
@@ -104,17 +104,17 @@ func (r reservation) start(stored time.Time) time.Time {
 	return stored
 }
 
-// end is when the next reservation may start.
+// end returns when the next reservation may start.
 func (r reservation) end(stored time.Time) time.Time {
 	return r.start(stored).Add(time.Duration(r.Count) * r.Every)
 }
 
-// lane is the sequence of the requests of one kind to one registry.
+// lane is the sequence of requests of one kind to one registry.
 type lane struct {
 	registry, subject string
 
 	waiting atomic.Int64
-	turn    chan struct{} // a mutex that a context can end waiting for
+	turn    chan struct{} // a mutex; waiting for it ends with a context
 	slots   []time.Time   // reserved and not used, by the local clock
 	last    uint64        // sequence of the last reservation; 0: none
 	next    time.Time     // its end, by the broker's clock
@@ -150,8 +150,8 @@ func (l *lane) wait(ctx context.Context, s *Store, rate float64) error {
 	return s.permit(l.registry)
 }
 
-// slot returns a slot by the local clock. Whoever finds none reserves some for
-// everybody who waits in this process.
+// slot returns a slot by the local clock. If there is none, it reserves some for all that
+// wait in this process.
 func (l *lane) slot(ctx context.Context, s *Store, rate float64) (time.Time, error) {
 	l.waiting.Add(1)
 	defer l.waiting.Add(-1)
@@ -161,7 +161,7 @@ func (l *lane) slot(ctx context.Context, s *Store, rate float64) (time.Time, err
 	case <-ctx.Done():
 		return time.Time{}, context.Cause(ctx)
 	}
-	// A slot that nobody came for is lost: used later it would be too close to others.
+	// Unused slots are lost: used later, they would be too close to others.
 	for len(l.slots) > 0 && l.slots[0].Before(s.clock.local()) {
 		l.slots = l.slots[1:]
 	}
@@ -191,7 +191,7 @@ func (l *lane) reserve(ctx context.Context, s *Store, rate float64) error {
 		if !errors.Is(err, broker.ErrConflict) {
 			return err
 		}
-		// Another process was faster: follow it.
+		// Another process was faster: its reservation is followed.
 	}
 }
 
@@ -201,13 +201,13 @@ func (l *lane) publish(ctx context.Context, s *Store, r reservation) error {
 		return err
 	}
 	last := l.last
-	l.known = false // until we know what has become of it
+	l.known = false // until the reservation is known to be stored
 	ack, err := s.b.JS.PublishMsg(ctx, &nats.Msg{Subject: l.subject, Data: data},
 		jetstream.WithExpectStream(streamPace), jetstream.WithExpectLastSequencePerSubject(last))
 	if err != nil {
 		return fmt.Errorf("reserving requests to %s: %w", l.registry, broker.Conflict(s.b.Unstored(ctx, streamPace, err)))
 	}
-	// The broker has stored it by now. When, only the message tells.
+	// The broker has stored it by now. The message holds the time.
 	received := s.clock.local()
 	m, err := s.pace.GetMsg(ctx, ack.Sequence)
 	if err != nil {
@@ -222,7 +222,7 @@ func (l *lane) publish(ctx context.Context, s *Store, r reservation) error {
 	return nil
 }
 
-// read reads the last reservation, where it is not known.
+// read reads the last reservation if it is not known.
 func (l *lane) read(ctx context.Context, s *Store) error {
 	if l.known {
 		return nil
@@ -246,7 +246,7 @@ func (l *lane) read(ctx context.Context, s *Store) error {
 			return fmt.Errorf("asking when %s may be asked: %w", l.registry, err)
 		}
 		if end, ok := readReservation(earlier); ok {
-			next = later(next, end)
+			next = latest(next, end)
 		}
 		m, from = earlier, earlier.Sequence+1
 	}
@@ -255,7 +255,7 @@ func (l *lane) read(ctx context.Context, s *Store) error {
 }
 
 // readReservation returns when a reservation ends. It returns false if the message is not a
-// reservation: none is for longer than it is kept.
+// reservation: a reservation is never for longer than it is kept.
 func readReservation(m *jetstream.RawStreamMsg) (end time.Time, ok bool) {
 	var r reservation
 	if json.Unmarshal(m.Data, &r) != nil || r.Count < 1 || r.Every <= 0 || r.Every > keepPace/time.Duration(r.Count) {
@@ -264,7 +264,7 @@ func readReservation(m *jetstream.RawStreamMsg) (end time.Time, ok bool) {
 	return r.end(m.Time), true
 }
 
-// free is when, by the broker's clock, the next request may be reserved.
+// free returns when, by the broker's clock, the next request may be reserved.
 func (l *lane) free(ctx context.Context, s *Store) (time.Time, error) {
 	select {
 	case l.turn <- struct{}{}:

@@ -1,9 +1,8 @@
-// Package budget shares what the source registries allow among all workers of a
-// broker: pulls in a window, requests a second, and which registries are closed
-// for now.
+// Package budget shares what registries allow among all workers of a broker: pulls in a
+// window, requests a second, and which registries are closed for now.
 //
-// Every time that leaves this package is by the broker's clock, the one by which
-// schedules fire; Store.Now tells it. No worker's clock matters.
+// All times that this package returns are by the broker's clock, which also fires
+// schedules; Store.Now returns it. The clocks of workers do not matter.
 package budget
 
 import (
@@ -14,6 +13,7 @@ import (
 	"log/slog"
 	"math/rand/v2"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/nats-io/nats.go"
@@ -22,13 +22,16 @@ import (
 	"github.com/osism/skopeo-worker/shared/broker"
 )
 
-// relistInterval is how often everything is read again: the expiry of an entry is
-// not told to those who watch it.
-const relistInterval = time.Minute
-
-// relistRetry is the pause after a list that failed, as it does while a broker
-// that is back has not opened its streams yet.
-const relistRetry = time.Second
+const (
+	// refreshInterval is how often the broker's clock is read, and whether anything was
+	// missed or deleted.
+	refreshInterval = time.Minute
+	// refreshRetry is the pause after a refresh that failed. A broker that has just
+	// started may not have opened its streams yet.
+	refreshRetry = time.Second
+	// openTimeout bounds the wait of Open for buckets that were just created.
+	openTimeout = 10 * time.Second
+)
 
 // Store is one process's view of the shared budget. It is safe for concurrent use.
 type Store struct {
@@ -77,8 +80,9 @@ func open(ctx context.Context, b *broker.Broker, log *slog.Logger, now func() ti
 		return nil, err
 	}
 	// Not every server of a cluster knows yet what another worker has just created.
-	for end := time.Now().Add(listTimeout); ; time.Sleep(relistRetry / 10) {
-		if err = s.relist(ctx); !errors.Is(err, jetstream.ErrStreamNotFound) || time.Now().After(end) {
+	for end := time.Now().Add(openTimeout); ; time.Sleep(refreshRetry / 10) {
+		err = broker.Answered(ctx, func() error { return s.refresh(ctx) })
+		if !errors.Is(err, jetstream.ErrStreamNotFound) || time.Now().After(end) {
 			break
 		}
 	}
@@ -91,47 +95,76 @@ func open(ctx context.Context, b *broker.Broker, log *slog.Logger, now func() ti
 	return s, nil
 }
 
-// Close ends following. What the store has told stays true for a while only.
+// Close ends following. What the store returns is out of date soon after.
 func (s *Store) Close() {
 	s.stop()
 	s.running.Wait()
 }
 
-// Now is the time by the broker's clock, late by at most one round trip.
+// Now returns the time by the broker's clock, late by at most one round trip.
 func (s *Store) Now() time.Time { return s.clock.now() }
+
+// clock gives the broker's time: the last one that the broker has sent, and what has
+// passed since by this process's monotonic clock. A wrong local clock makes no difference.
+type clock struct {
+	local func() time.Time
+	at    atomic.Pointer[reading]
+}
+
+type reading struct{ broker, local time.Time }
+
+// set takes the time that the broker has just sent. The answer took some time, so the
+// broker is ahead of this clock, by at most one round trip.
+func (c *clock) set(broker time.Time) { c.at.Store(&reading{broker: broker, local: c.local()}) }
+
+func (c *clock) now() time.Time { return c.broker(c.local()) }
+
+// broker converts a local time into the broker's.
+func (c *clock) broker(local time.Time) time.Time {
+	at := c.at.Load()
+	return at.broker.Add(local.Sub(at.local))
+}
+
+// latest returns the later one of two times.
+func latest(a, b time.Time) time.Time {
+	if a.After(b) {
+		return a
+	}
+	return b
+}
 
 // follow keeps the view up to date until the store is closed.
 func (s *Store) follow(limits, closures jetstream.KeyWatcher) {
 	connected := s.b.Conn.StatusChanged(nats.CONNECTED)
 	defer s.b.Conn.RemoveStatusListener(connected)
-	relist := time.NewTimer(relistInterval)
-	defer relist.Stop()
+	refresh := time.NewTimer(refreshInterval)
+	defer refresh.Stop()
 	for {
-		var entry jetstream.KeyValueEntry
+		var e jetstream.KeyValueEntry
 		var ok bool
 		select {
 		case <-s.life.Done():
 			return
-		case entry, ok = <-updates(limits):
+		case e, ok = <-updates(limits):
 			if !ok {
 				limits = nil
 			}
-		case entry, ok = <-updates(closures):
+		case e, ok = <-updates(closures):
 			if !ok {
 				closures = nil
 			}
 		case <-connected:
-			// A broker that was restarted has forgotten its watches, which they find
-			// out after some seconds only.
+			// A restarted broker has forgotten its watches. They would notice only after
+			// some seconds.
 			stop(limits)
 			stop(closures)
 			limits, closures = nil, nil
-			relist.Reset(0)
-		case <-relist.C:
-			next := relistInterval
-			if err := s.relist(s.life); err != nil {
+			refresh.Reset(0)
+		case <-refresh.C:
+			next := refreshInterval
+			if err := s.refresh(s.life); err != nil {
 				s.log.Debug("reading the shared budget again", "error", err)
-				next = relistRetry
+				next = refreshRetry
 			}
 			if limits == nil {
 				limits = s.watch(s.limits)
@@ -139,16 +172,15 @@ func (s *Store) follow(limits, closures jetstream.KeyWatcher) {
 			if closures == nil {
 				closures = s.watch(s.closures)
 			}
-			relist.Reset(next)
+			refresh.Reset(next)
 		}
-		if entry != nil {
-			s.hear(entry)
+		if e != nil {
+			s.apply(entryOf(e), true)
 		}
 	}
 }
 
-// watch tells what is in the bucket and what changes from now on. It returns nil
-// where the broker does not answer.
+// watch follows a bucket from its beginning. It returns nil if the broker does not answer.
 func (s *Store) watch(kv jetstream.KeyValue) jetstream.KeyWatcher {
 	w, err := kv.WatchAll(s.life)
 	if err != nil {
@@ -158,7 +190,7 @@ func (s *Store) watch(kv jetstream.KeyValue) jetstream.KeyWatcher {
 	return w
 }
 
-// updates is what a watch tells; nothing, where there is none.
+// updates returns the channel of a watch. If w is nil, nothing ever comes.
 func updates(w jetstream.KeyWatcher) <-chan jetstream.KeyValueEntry {
 	if w == nil {
 		return nil
@@ -173,16 +205,28 @@ func stop(w jetstream.KeyWatcher) {
 	}
 }
 
-// relist reads the broker's clock and both buckets, and has every window's
-// configuration checked again before its next token.
-func (s *Store) relist(ctx context.Context) error {
+// refresh reads the broker's clock and what is new in both buckets, and has every
+// window's configuration checked again before its next token.
+func (s *Store) refresh(ctx context.Context) error {
 	info, err := s.pace.Info(ctx)
 	if err != nil {
 		return fmt.Errorf("asking the broker for the time: %w", err)
 	}
 	s.clock.set(info.TimeStamp)
 	for _, kv := range []jetstream.KeyValue{s.limits, s.closures} {
-		if err := s.list(ctx, kv); err != nil {
+		status, err := kv.Status(ctx)
+		if err != nil {
+			return fmt.Errorf("asking for bucket %s: %w", kv.Bucket(), err)
+		}
+		bucket, ok := status.(*jetstream.KeyValueBucketStatus)
+		if !ok {
+			continue
+		}
+		s.created(kv.Bucket(), bucket.StreamInfo().Created)
+		if bucket.StreamInfo().State.Msgs == 0 {
+			continue // a cluster may not answer more of a bucket that was just created
+		}
+		if err := s.read(ctx, kv); err != nil {
 			return err
 		}
 	}
@@ -194,74 +238,21 @@ func (s *Store) relist(ctx context.Context) error {
 	return nil
 }
 
-// CatchUp reads what this process has not heard of yet, so that whatever was told
-// before counts from now on. A worker that receives a chunk catches up with the
-// planner that has published it. It asks the broker twice, and reads only where
-// there is something new.
+// CatchUp reads what is new in the buckets, so that everything that was stored before
+// counts from now on. A worker that receives a chunk catches up with the planner that
+// has published it. If there is nothing new, it costs two small requests.
 func (s *Store) CatchUp(ctx context.Context) error {
-	for _, kv := range []jetstream.KeyValue{s.limits, s.closures} {
-		last, err := lastOf(ctx, kv)
-		if err != nil {
-			return err
-		}
-		if last <= s.heard(kv.Bucket()) {
-			continue
-		}
-		if err := s.list(ctx, kv); err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
-func (s *Store) heard(bucket string) uint64 {
-	s.mu.RLock()
-	defer s.mu.RUnlock()
-	return s.view.heard[bucket]
-}
-
-// list reads the bucket. In a cluster a replica that is behind may be the one that
-// tells: all that the leader has by now is waited for.
-func (s *Store) list(ctx context.Context, kv jetstream.KeyValue) error {
-	ctx, cancel := context.WithTimeout(ctx, listTimeout)
-	defer cancel()
-	last, err := lastOf(ctx, kv)
-	if err != nil {
+	if err := s.read(ctx, s.limits); err != nil {
 		return err
 	}
-	w, err := kv.WatchAll(ctx)
-	if err != nil {
-		return fmt.Errorf("reading bucket %s: %w", kv.Bucket(), err)
-	}
-	defer func() { _ = w.Stop() }()
-	for listed := false; !listed || s.heard(kv.Bucket()) < last; {
-		select {
-		case <-ctx.Done():
-			return fmt.Errorf("reading bucket %s: %w", kv.Bucket(), context.Cause(ctx))
-		case entry, ok := <-w.Updates():
-			if !ok {
-				return fmt.Errorf("reading bucket %s: %w", kv.Bucket(), broker.ErrUnreachable)
-			}
-			if listed = listed || entry == nil; entry != nil {
-				s.hear(entry)
-			}
-		}
-	}
-	return nil
+	return s.read(ctx, s.closures)
 }
 
-// lastOf is the revision of the bucket's last entry, as its leader knows it; 0 where
-// it is empty.
-func lastOf(ctx context.Context, kv jetstream.KeyValue) (uint64, error) {
-	status, err := kv.Status(ctx)
-	if err != nil {
-		return 0, fmt.Errorf("asking for bucket %s: %w", kv.Bucket(), err)
-	}
-	if bucket, ok := status.(*jetstream.KeyValueBucketStatus); ok && bucket.StreamInfo().State.Msgs > 0 {
-		return bucket.StreamInfo().State.LastSeq, nil
-	}
-	return 0, nil
+// read reads what is new in a bucket.
+func (s *Store) read(ctx context.Context, kv jetstream.KeyValue) error {
+	s.mu.RLock()
+	after := s.view.read[kv.Bucket()]
+	s.mu.RUnlock()
+	_, err := s.b.Entries(ctx, kv.Bucket(), ">", after, func(e jetstream.KeyValueEntry) { s.apply(entryOf(e), true) })
+	return err
 }
-
-// listTimeout bounds the reading of a bucket, which holds some dozens of entries.
-const listTimeout = 10 * time.Second

@@ -11,19 +11,19 @@ import (
 	"github.com/osism/skopeo-worker/shared/broker"
 )
 
-// SpentError says that a registry allows nothing for now: its budget is spent, or
-// it is closed. It is no failure of anything. Come back at the slot, or a random
-// while after it: everybody else who was refused does too.
+// SpentError is returned if a registry allows nothing for now: its budget is spent, or it
+// is closed. It does not count as a failure. Callers try again at the slot, or a random
+// time after it (Spread), because many were refused together.
 type SpentError struct {
 	Registry string
 	Slot     time.Time // by the broker's clock
 	Reason   string
 	Since    time.Time // when an outage began, by the broker's clock; zero: it is a limit
-	// CutOff is that only this process does not reach the registry.
+	// CutOff is true if only this process does not reach the registry.
 	CutOff bool
 }
 
-// Error is one line.
+// Error returns one line.
 func (e *SpentError) Error() string {
 	if !e.Since.IsZero() {
 		return fmt.Sprintf("%s has been away since %s: %s", e.Registry, e.Since.UTC().Format(time.RFC3339), e.Reason)
@@ -31,8 +31,8 @@ func (e *SpentError) Error() string {
 	return fmt.Sprintf("%s allows nothing until %s: %s", e.Registry, e.Slot.UTC().Format(time.RFC3339), e.Reason)
 }
 
-// Token is the permission for one request: one manifest. The zero token is that of
-// a registry without a limit.
+// Token is the permission for one request: one manifest. The zero token is for a registry
+// without a limit.
 type Token struct {
 	store    *Store
 	window   *window
@@ -43,9 +43,9 @@ type Token struct {
 	now      func() time.Time
 }
 
-// A token's slack is divided: the request starts in its first quarter, and what has
-// not been sent after three quarters is aborted, so that what was on its way by then
-// has the last quarter to arrive.
+// The slack of a token is divided: its request starts in the first quarter. After three
+// quarters, a request that was not sent is aborted, so that one that was sent has the last
+// quarter to arrive.
 const (
 	startQuarters = 1
 	abortQuarters = 3
@@ -54,7 +54,7 @@ const (
 // fresh reports whether a request that starts now may still use the token.
 func (t Token) fresh() bool { return t.now().Sub(t.taken) <= t.slack*startQuarters/4 }
 
-// deadline is when, by the local clock, the request must have been sent.
+// deadline returns when, by the local clock, the request must have been sent.
 func (t Token) deadline() time.Time { return t.taken.Add(t.slack * abortQuarters / 4) }
 
 // ErrLate is the cause of the end of Token.Within's context. Nothing is wrong with what was
@@ -93,13 +93,13 @@ func Sent(ctx context.Context) {
 	}
 }
 
-// GiveBack returns a token whose request was never sent, and never will be. A second
-// time does no harm.
+// GiveBack returns a token whose request was never sent and never will be. It may be called
+// twice.
 func (t Token) GiveBack(ctx context.Context) error {
 	if t.window == nil {
 		return nil
 	}
-	// ErrMsgDeleteUnsuccessful: it has gone already. Where it has not, it goes with age.
+	// ErrMsgDeleteUnsuccessful: it has expired already, or will.
 	err := t.stream.DeleteMsg(ctx, t.sequence)
 	if err != nil && !errors.Is(err, jetstream.ErrMsgNotFound) && !errors.Is(err, jetstream.ErrMsgDeleteUnsuccessful) {
 		return fmt.Errorf("giving a token of %s back: %w", t.window.registry, err)
@@ -108,15 +108,15 @@ func (t Token) GiveBack(ctx context.Context) error {
 }
 
 // Take takes a token for one manifest of the registry, just before the request that
-// spends it starts. It returns a *SpentError where nothing is allowed for now; any
-// other error is trouble with the broker, and no permission. A registry whose limit
-// has to be found makes it wait for some seconds at most; one that is known to have
-// none costs nothing. Mirror names take turns; an empty one does not wait for others.
+// spends it starts. It returns a *SpentError if nothing is allowed for now. Any other
+// error comes from the broker, and the request must not be sent either. If the limit is
+// not known, Take waits some seconds at most; if there is none, it sends no request.
+// Mirror names take turns; an empty name does not wait for others.
 func (s *Store) Take(ctx context.Context, mirror, registry, identity string) (Token, error) {
 	if err := s.permit(registry); err != nil {
 		return Token{}, err
 	}
-	limit, origin := s.told(registry, identity)
+	limit, origin := s.stated(registry, identity)
 	if origin == None {
 		return Token{}, s.pull(ctx, registry)
 	}
@@ -149,7 +149,7 @@ func (w *window) take(ctx context.Context, s *Store, mirror string, limit Limit)
 		}
 		return Token{}, w.spent(ctx, s, mirror, slot, fmt.Sprintf("its budget of %s is spent", limit))
 	default:
-		// Somebody may have removed the stream: the next token makes sure of it.
+		// The stream may have been deleted: the next token checks it.
 		w.forget()
 		return Token{}, fmt.Errorf("taking a token of %s: %w", w.registry, s.b.Unstored(ctx, w.name, err))
 	}
@@ -160,7 +160,7 @@ func (w *window) take(ctx context.Context, s *Store, mirror string, limit Limit)
 	return t, nil
 }
 
-// spent refuses a token, and has the others know that somebody waits for it.
+// spent refuses a token, and announces to the fleet that the mirror name waits for it.
 func (w *window) spent(ctx context.Context, s *Store, mirror string, slot time.Time, reason string) error {
 	if err := w.claim(ctx, s, mirror, slot); err != nil {
 		return err
@@ -168,8 +168,8 @@ func (w *window) spent(ctx context.Context, s *Store, mirror string, slot time.T
 	return &SpentError{Registry: w.registry, Slot: slot, Reason: reason}
 }
 
-// Slot returns when, by the broker's clock, k tokens will be free, or as many as
-// the limit has where it is less: now, where they are.
+// Slot returns when, by the broker's clock, k tokens are free, or as many as the limit
+// has: now if they are free already.
 func (s *Store) Slot(ctx context.Context, registry, identity string, k int) (time.Time, error) {
 	slot := s.Now()
 	if c, ok := s.closure(registry); ok {
@@ -177,19 +177,92 @@ func (s *Store) Slot(ctx context.Context, registry, identity string, k int) (tim
 	}
 	var next time.Time
 	var err error
-	if limit, origin := s.told(registry, identity); origin != None {
+	if limit, origin := s.stated(registry, identity); origin != None {
 		next, err = s.window(registry, identity).slot(ctx, s, limit, k)
 	} else if rate, limited := s.rate(registry, Pull); limited {
 		if next, err = s.lane(registry, Pull).free(ctx, s); err == nil {
-			next = later(next, slot).Add(time.Duration(k-1) * interval(rate))
+			next = latest(next, slot).Add(time.Duration(k-1) * interval(rate))
 		}
 	}
-	return later(next, slot), err
+	return latest(next, slot), err
 }
 
-func later(a, b time.Time) time.Time {
-	if a.After(b) {
-		return a
+// Mirror names share a budget by turns. A name that is refused announces until when it
+// will have come back. Until then, no other name takes more than an equal part of the
+// limit. A name that is alone has all of the limit, and sends no extra request.
+
+const (
+	// Those who were refused together come back within a spreadPart-th of their wait, and
+	// within maxSpread.
+	spreadPart = 10
+	maxSpread  = time.Minute
+	// handOver is the time between a chunk's due time and its first request.
+	handOver = 5 * time.Second
+)
+
+// Spread returns the time over which workers that wait so long spread their next tries.
+func Spread(wait time.Duration) time.Duration {
+	return min(max(wait, 0)/spreadPart, maxSpread) + time.Second
+}
+
+// turn is a mirror name that was refused and comes back by a time.
+type turn struct {
+	Registry string    `json:"registry"`
+	Identity string    `json:"identity,omitempty"`
+	Mirror   string    `json:"mirror"`
+	Until    time.Time `json:"until"` // by the broker's clock
+}
+
+// stored implements value.
+func (t turn) stored(time.Time) (turn, bool) { return t, true }
+
+// claim announces that the mirror name waits for its turn at a slot.
+func (w *window) claim(ctx context.Context, s *Store, mirror string, slot time.Time) error {
+	if mirror == "" {
+		return nil
 	}
-	return b
+	t := turn{Registry: w.registry, Identity: w.identity, Mirror: mirror}
+	key := keyTurn + "." + token(w.registry) + "." + token(w.identity) + "." + token(t.Mirror)
+	s.mu.RLock()
+	known := s.view.turns[key].Until
+	s.mu.RUnlock()
+	if known.After(slot) {
+		return nil
+	}
+	t.Until = slot.Add(Spread(slot.Sub(s.Now())) + handOver)
+	if err := s.store(ctx, s.limits, key, t); err != nil {
+		return fmt.Errorf("waiting for the budget of %s: %w", w.registry, err)
+	}
+	return nil
+}
+
+// yield reports whether the mirror name must leave free tokens to others, because they
+// wait and it has had its part, and until when.
+func (w *window) yield(ctx context.Context, s *Store, mirror string, stream jetstream.Stream, limit Limit) (until time.Time, yields bool, err error) {
+	others, until := s.waiting(w, mirror)
+	if others == 0 {
+		return time.Time{}, false, nil
+	}
+	subject := w.subject(mirror)
+	info, err := stream.Info(ctx, jetstream.WithSubjectFilter(subject))
+	if err != nil {
+		return time.Time{}, false, fmt.Errorf("asking for the budget of %s: %w", w.registry, err)
+	}
+	part := (limit.Requests + others) / (others + 1) // rounded up
+	return until, int(info.State.Subjects[subject]) >= part, nil
+}
+
+// waiting returns how many other mirror names wait for the budget, and when the last of
+// them will have come back.
+func (s *Store) waiting(w *window, mirror string) (others int, until time.Time) {
+	now := s.Now()
+	s.mu.RLock()
+	defer s.mu.RUnlock()
+	for _, t := range s.view.turns {
+		if t.Registry == w.registry && t.Identity == w.identity && t.Mirror != mirror && now.Before(t.Until) {
+			others++
+			until = latest(until, t.Until)
+		}
+	}
+	return others, until
 }

@@ -4,23 +4,19 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
-	"strconv"
 	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
 
-	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
-	"github.com/synadia-io/orbit.go/jetstreamext"
-
-	"github.com/osism/skopeo-worker/shared/broker"
 )
 
 const (
-	// expiryDelay is the latest that a message goes after its age: nats-server looks
-	// every 250 ms, by a clock that ticks every 100 ms (filestore.go, ats.go).
+	// expiryDelay is how long a message may outlive its age: nats-server looks every
+	// 250 ms, by a clock that ticks every 100 ms (filestore.go, ats.go).
 	expiryDelay = 350 * time.Millisecond
 	// maxDuplicates is the longest deduplication window nats-server sets by itself;
 	// it must not exceed the age of messages.
@@ -69,12 +65,12 @@ func (s *Store) window(registry, identity string) *window {
 // other clients.
 func (w *window) subject(mirror string) string { return w.subjects + "." + token(mirror) }
 
-// forget has the configuration checked before the next token.
+// forget makes the next token check the configuration.
 func (w *window) forget() { w.adjusted.Store(nil) }
 
-// adjust makes sure that the stream has the limit, or whatever else it has become
-// in the meantime: who is behind must not undo what others have set. Messages above
-// a lowered limit stay, for they were spent.
+// adjust makes sure that the stream has the limit, or the newer one that the broker has: a
+// worker that is behind must not undo what others have set. Messages above a lowered limit
+// stay, because they were spent.
 func (w *window) adjust(ctx context.Context, s *Store, limit Limit) (*adjustment, error) {
 	if a := w.adjusted.Load(); a != nil && a.limit == limit {
 		return a, nil
@@ -85,10 +81,10 @@ func (w *window) adjust(ctx context.Context, s *Store, limit Limit) (*adjustment
 		return a, nil
 	}
 	for {
-		if err := s.list(ctx, s.limits); err != nil {
+		if err := s.read(ctx, s.limits); err != nil {
 			return nil, err
 		}
-		if now, origin := s.told(w.registry, w.identity); origin != None {
+		if now, origin := s.stated(w.registry, w.identity); origin != None {
 			limit = now
 		}
 		stream, changed, err := w.ensure(ctx, s, limit)
@@ -125,7 +121,7 @@ func (w *window) ensure(ctx context.Context, s *Store, limit Limit) (jetstream.S
 	return stream, true, err
 }
 
-// config is the stream's configuration; what else somebody has set stays.
+// config returns the stream's configuration. It keeps what operators have set.
 func (w *window) config(c jetstream.StreamConfig, limit Limit, now time.Time) jetstream.StreamConfig {
 	c.Name = w.name
 	c.Description = "skopeo-worker: what was spent of the budget of " + w.registry
@@ -141,8 +137,8 @@ func (w *window) config(c jetstream.StreamConfig, limit Limit, now time.Time) je
 	return c
 }
 
-// codeStoreFailed is nats-server's JSStreamStoreFailedF: a message could not be
-// stored, for whatever reason; the text tells which (ErrMaxMsgs in store.go).
+// codeStoreFailed is nats-server's JSStreamStoreFailedF: a message could not be stored,
+// for the reason in the text (ErrMaxMsgs in store.go).
 const (
 	codeStoreFailed = 10077
 	textMaxMessages = "maximum messages exceeded"
@@ -154,34 +150,56 @@ func full(err error) bool {
 	return errors.As(err, &api) && api.ErrorCode == codeStoreFailed && strings.Contains(api.Description, textMaxMessages)
 }
 
-// slot returns when k tokens will be free: when the oldest messages that are in
-// their way have gone.
+// slot returns when k tokens will be free, or as many as the limit has.
 func (w *window) slot(ctx context.Context, s *Store, limit Limit, k int) (time.Time, error) {
 	a, err := w.adjust(ctx, s, limit)
 	if err != nil {
 		return time.Time{}, err
 	}
-	info, err := a.stream.Info(ctx, jetstream.WithDeletedDetails(true))
+	t, err := w.tokens(ctx, a.stream, a.loose.age(limit.Window, s.Now()))
 	if err != nil {
-		return time.Time{}, fmt.Errorf("asking for the budget of %s: %w", w.registry, err)
+		return time.Time{}, err
 	}
-	k = min(k, limit.Requests)
-	n := k - (limit.Requests - int(info.State.Msgs))
-	if n <= 0 {
-		return info.TimeStamp, nil
+	taken := min(k, limit.Requests) - (limit.Requests - t.spent())
+	if taken <= 0 {
+		return t.read, nil
 	}
-	m, err := a.stream.GetMsg(ctx, nth(info.State, n))
-	if errors.Is(err, jetstream.ErrMsgNotFound) { // it has just gone
-		return info.TimeStamp.Add(expiryDelay), nil
-	}
-	if err != nil {
-		return time.Time{}, fmt.Errorf("asking for the next slot of %s: %w", w.registry, err)
-	}
-	return m.Time.Add(a.loose.age(limit.Window, s.Now()) + expiryDelay), nil
+	return t.expires(ctx, taken)
 }
 
-// nth is the sequence of the n-th oldest message, counted from 1, in a stream with
-// gaps where tokens were given back.
+// tokens are those that a window holds.
+type tokens struct {
+	registry string
+	stream   jetstream.Stream
+	state    jetstream.StreamState
+	held     time.Duration // how long each of them is
+	read     time.Time     // when they were read, by the broker's clock
+}
+
+func (w *window) tokens(ctx context.Context, stream jetstream.Stream, age time.Duration) (tokens, error) {
+	info, err := stream.Info(ctx, jetstream.WithDeletedDetails(true))
+	if err != nil {
+		return tokens{}, fmt.Errorf("asking for the budget of %s: %w", w.registry, err)
+	}
+	return tokens{w.registry, stream, info.State, age + expiryDelay, info.TimeStamp}, nil
+}
+
+func (t tokens) spent() int { return int(t.state.Msgs) }
+
+// expires returns when the n-th oldest token expires, counted from 1.
+func (t tokens) expires(ctx context.Context, n int) (time.Time, error) {
+	m, err := t.stream.GetMsg(ctx, nth(t.state, n))
+	if errors.Is(err, jetstream.ErrMsgNotFound) { // it has just expired
+		return t.read.Add(expiryDelay), nil
+	}
+	if err != nil {
+		return time.Time{}, fmt.Errorf("asking for the next slot of %s: %w", t.registry, err)
+	}
+	return m.Time.Add(t.held), nil
+}
+
+// nth returns the sequence of the n-th oldest message, counted from 1, in a stream with
+// gaps for the tokens that were given back.
 func nth(state jetstream.StreamState, n int) uint64 {
 	sequence := state.FirstSeq + uint64(n) - 1
 	for _, gap := range state.Deleted { // in order
@@ -192,78 +210,117 @@ func nth(state jetstream.StreamState, n int) uint64 {
 	return sequence
 }
 
-// belief is the last header that was compared with the window.
-type belief struct {
-	remaining int
-	at        time.Time
+// slack returns how much longer than the registry's window W a token is held: a tenth of
+// W, within the bounds minSlack and maxSlack.
+//
+// A token is dated t when the broker stores it, and its request is dated a when it
+// reaches the registry. That is later, and by no more than the slack s, because a
+// request that may come later is aborted (Token.Deadline): t <= a <= t+s. The broker holds at most
+// L tokens and drops none before it is W+s old, so of any L+1 tokens the last, t2, is
+// at least W+s after the first, t1. Their requests are then
+//
+//	a2 - a1 >= t2 - (t1+s) >= (W+s) - s = W
+//
+// apart, and so no L+1 requests fit into a window of length W, in whatever order they
+// arrive. This uses only differences of the broker's clock. The age of a token is counted
+// from before the broker dated it, which is on the safe side. The clocks of a cluster's
+// nodes must agree, as with NTP: after a change of the leader, a token is dated by one and
+// dropped by another. A lowered limit holds for tokens that are taken from then on. Those
+// taken before stay in the window until they are W+s old.
+func slack(window time.Duration) time.Duration {
+	return min(max(window/10, minSlack), maxSlack)
 }
 
 const (
-	// believeAgain is when a header that says the same as the last one is compared
-	// with the window again.
-	believeAgain = 10 * time.Second
-	// believeTries bounds the attempts against workers that take tokens meanwhile;
-	// the next header is another chance.
-	believeTries = 3
+	// minSlack is enough for skopeo to start, which takes up to 200 ms if eight processes
+	// start at once, and to ask for its manifest.
+	minSlack = time.Second
+	// maxSlack is more than any request takes, unless it is lost.
+	maxSlack = 30 * time.Second
+	// lateInARow is how many requests must be late before the slack is doubled. One may be
+	// late because the machine is busy for a moment.
+	lateInARow = 3
+	// looseFor is how long it stays doubled.
+	looseFor = 10 * time.Minute
 )
 
-// believe takes from the window what somebody else has spent, so that no more than
-// remaining are left. What the fleet takes between the answer and now makes the
-// difference smaller, never larger.
-func (w *window) believe(ctx context.Context, s *Store, limit Limit, remaining int) error {
-	// One at a time: another one is asking the same.
-	if !w.believing.TryLock() {
+// loose is a larger slack, because requests take long: over a slow link, or on a busy
+// machine. It is for tokens that are taken before a time. A process that does not know it
+// yet is stricter than needed. The zero value is for none.
+type loose struct {
+	slack time.Duration
+	until time.Time // by the broker's clock
+}
+
+// looseOf reads it from a stream's metadata.
+func looseOf(metadata map[string]string) loose {
+	slack, _ := time.ParseDuration(metadata[metaSlack])
+	until, _ := time.Parse(time.RFC3339Nano, metadata[metaUntil])
+	return loose{slack, until}
+}
+
+// in adds it to a stream's metadata.
+func (l loose) in(metadata map[string]string) map[string]string {
+	if l.slack > 0 {
+		metadata[metaSlack], metadata[metaUntil] = l.slack.String(), l.until.Format(time.RFC3339Nano)
+	}
+	return metadata
+}
+
+// at returns the slack of a token that is taken now, and dated a moment later.
+func (l loose) at(window time.Duration, now time.Time) time.Duration {
+	if now.Add(l.slack).Before(l.until) {
+		return max(slack(window), l.slack)
+	}
+	return slack(window)
+}
+
+// age returns how long tokens are held: as long as the last token with the larger slack
+// needs.
+func (l loose) age(window time.Duration, now time.Time) time.Duration {
+	if now.Before(l.until.Add(window + l.slack)) {
+		return window + max(slack(window), l.slack)
+	}
+	return window + slack(window)
+}
+
+// InTime notes that the token's request was sent in time.
+func (t Token) InTime() {
+	if t.window != nil {
+		t.window.late.Store(0)
+	}
+}
+
+// Late notes that it was not. If that happens several times in a row, tokens are held for
+// longer, so that requests may take longer.
+func (t Token) Late(ctx context.Context) error {
+	if t.window == nil || t.window.late.Add(1) < lateInARow {
 		return nil
 	}
-	defer w.believing.Unlock()
-	now := s.clock.local()
-	if w.believed.remaining == remaining && now.Sub(w.believed.at) < believeAgain {
-		return nil
-	}
-	a, err := w.adjust(ctx, s, limit)
-	if err != nil {
-		return err
-	}
-	for range believeTries {
-		info, err := a.stream.Info(ctx)
-		if err != nil {
-			return fmt.Errorf("asking for the budget of %s: %w", w.registry, err)
-		}
-		missing := limit.Requests - int(info.State.Msgs) - remaining
-		if missing > 0 {
-			s.log.Info("other clients spend pulls of the same budget", "registry", w.registry, "spent", missing, "left", remaining)
-			err = w.fill(ctx, s, info.State.LastSeq, missing)
-		}
-		if err == nil || full(err) { // full: others have taken what was left
-			w.believed = belief{remaining: remaining, at: now}
-			return nil
-		}
-		if !errors.Is(err, broker.ErrConflict) {
-			return fmt.Errorf("taking from the budget of %s what others have spent: %w", w.registry, err)
-		}
+	t.window.late.Store(0)
+	if err := t.window.loosen(ctx, t.store, t.slack); err != nil {
+		return fmt.Errorf("holding the tokens of %s for longer: %w", t.window.registry, err)
 	}
 	return nil
 }
 
-// fill takes n tokens at once, unless somebody has taken one since last.
-func (w *window) fill(ctx context.Context, s *Store, last uint64, n int) error {
-	for n > 0 {
-		batch := make([]*nats.Msg, min(n, maxBatch))
-		for i := range batch {
-			batch[i] = nats.NewMsg(w.subject(""))
-		}
-		batch[0].Header.Set(jetstream.ExpectedLastSeqHeader, strconv.FormatUint(last, 10))
-		var err error
-		if len(batch) == 1 {
-			_, err = s.b.JS.PublishMsg(ctx, batch[0])
-		} else {
-			_, err = jetstreamext.PublishMsgBatch(ctx, s.b.JS, batch)
-		}
-		if err != nil {
-			return broker.Conflict(err)
-		}
-		last += uint64(len(batch))
-		n -= len(batch)
+// loosen doubles a slack that was too tight, unless another process has.
+func (w *window) loosen(ctx context.Context, s *Store, tight time.Duration) error {
+	w.adjusting.Lock()
+	defer w.adjusting.Unlock()
+	defer w.forget()
+	stream, err := s.b.JS.Stream(ctx, w.name)
+	if err != nil {
+		return err
 	}
-	return nil
+	limit, origin := s.stated(w.registry, w.identity)
+	c, now := stream.CachedInfo().Config, s.Now()
+	if origin == None || tight >= maxSlack || looseOf(c.Metadata).at(limit.Window, now) > tight {
+		return nil
+	}
+	wider := loose{min(2*tight, maxSlack), now.Add(looseFor)}
+	c.Metadata = wider.in(maps.Clone(c.Metadata))
+	s.log.Warn("requests take long to be sent, so tokens are held for longer", "registry", w.registry, "slack", wider.slack)
+	_, err = s.b.JS.UpdateStream(ctx, w.config(c, limit, now))
+	return err
 }

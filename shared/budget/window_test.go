@@ -202,10 +202,10 @@ func TestLimitsChangeEverywhere(t *testing.T) {
 	_, err = two.Take(t.Context(), "", registry, "")
 	require.NoError(t, err)
 	set("default", map[string]Limit{registry: {1, time.Hour}})
-	require.NoError(t, one.relist(t.Context()))
+	require.NoError(t, one.refresh(t.Context()))
 	_, err = one.Take(t.Context(), "", registry, "")
 	requireSpent(t, err)
-	rows, err := one.Report(t.Context())
+	rows, err := one.Standings(t.Context())
 	require.NoError(t, err)
 	require.Equal(t, 3, rows[1].Spent, "what was spent stays spent")
 
@@ -233,7 +233,7 @@ func TestSomebodyElseSpends(t *testing.T) {
 		workers.Wait()
 	}
 	spent := func() int {
-		rows, err := stores[0].Report(t.Context())
+		rows, err := stores[0].Standings(t.Context())
 		require.NoError(t, err)
 		require.Len(t, rows, 1)
 		return rows[0].Spent
@@ -270,7 +270,7 @@ func TestCatchUp(t *testing.T) {
 		require.NoError(t, planner.SetLimits(t.Context(), "default", map[string]Limit{registry: limit}))
 		require.NoError(t, planner.Refused(t.Context(), call(planner), time.Duration(n+1)*time.Minute, "no"))
 		// What it has read for another reason does not make it miss the rest.
-		_, _, err := worker.readClosure(t.Context(), registry)
+		_, err := atBroker(t, worker, registry)
 		require.NoError(t, err)
 		require.NoError(t, worker.CatchUp(t.Context()))
 		got, _ := worker.Limit(registry, "")
@@ -280,6 +280,26 @@ func TestCatchUp(t *testing.T) {
 	sent := b.Conn.Stats().OutMsgs
 	require.NoError(t, worker.CatchUp(t.Context()))
 	require.EqualValues(t, 2, b.Conn.Stats().OutMsgs-sent, "nothing new")
+}
+
+// TestRecreatedBuckets: revisions begin anew in a bucket that was deleted, and its entries
+// count.
+func TestRecreatedBuckets(t *testing.T) {
+	t.Parallel()
+	b := brokertest.Embedded(t)
+	worker := opened(t, b, 0)
+	worker.stop()
+	worker.running.Wait()
+	for n := range 3 {
+		require.NoError(t, worker.SetLimits(t.Context(), "default", map[string]Limit{registry: {n + 1, time.Hour}}))
+	}
+	require.NoError(t, worker.CatchUp(t.Context()))
+	require.NoError(t, b.JS.DeleteKeyValue(t.Context(), bucketLimits))
+	require.NoError(t, b.Ensure(t.Context()))
+	require.NoError(t, opened(t, b, 0).SetLimits(t.Context(), "default", map[string]Limit{registry: {7, time.Hour}}))
+	require.NoError(t, worker.refresh(t.Context()))
+	got, _ := worker.Limit(registry, "")
+	require.Equal(t, Limit{7, time.Hour}, got)
 }
 
 // TestNeverOverTheLimit runs a fleet against a registry that counts exactly: workers

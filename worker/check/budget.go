@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/osism/skopeo-worker/shared/budget"
+	"github.com/osism/skopeo-worker/shared/estimate"
 	"github.com/osism/skopeo-worker/shared/reference"
 	"github.com/osism/skopeo-worker/worker/compare"
 )
@@ -56,7 +57,7 @@ func (f *forecast) budgets(ctx context.Context, r *Report) error {
 		all[name].PullsAtLeast = all[name].PullsAtLeast || row.PullsAtLeast
 	}
 	for _, name := range slices.Sorted(maps.Keys(all)) {
-		if f.Outlook != nil {
+		if f.Allowance != nil {
 			if err := f.allowance(ctx, all[name]); err != nil {
 				return err
 			}
@@ -75,22 +76,23 @@ func (f *forecast) allowance(ctx context.Context, r *Registry) error {
 	if at, ok := f.samples[r.Registry]; ok {
 		_, _ = f.Mirror.Registry.Head(ctx, at.repository, at.digest)
 	}
-	o, err := f.Outlook(ctx, r.Registry)
+	a, err := f.Allowance(ctx, r.Registry)
 	if err != nil {
 		return err
 	}
-	wait, err := o.Wait(ctx, r.Pulls)
+	last, err := estimate.Last(ctx, a, r.Pulls)
 	if err != nil {
 		return err
 	}
-	if o.Origin != budget.None {
-		r.Limit, r.Window, r.Origin = o.Limit.Requests, o.Window(), o.Origin
+	wait := last.Sub(a.Now)
+	if a.Origin != budget.None {
+		r.Limit, r.Window, r.Origin = a.Limit.Requests, a.Limit.Per(), a.Origin
 	}
-	if o.Counted {
-		free := o.Free()
+	if a.Counted() {
+		free := a.Free()
 		r.Free = &free
 	}
-	if o.Origin != budget.None || wait > 0 {
+	if a.Origin != budget.None || wait > 0 {
 		r.Seconds = seconds(wait)
 	}
 	return nil

@@ -57,8 +57,8 @@ func TestAllowance(t *testing.T) {
 	guard := &throttle.Throttle{Budget: store, Log: slog.New(slog.DiscardHandler)}
 	s.Checker = s.over(guard.Transport(internet.Transport, ""))
 	set := map[string]budget.Limit{}
-	s.Outlook = func(ctx context.Context, registry string) (budget.Outlook, error) {
-		return store.Outlook(ctx, registry, "", set[registry])
+	s.Allowance = func(ctx context.Context, registry string) (budget.Allowance, error) {
+		return store.Allowance(ctx, registry, "", set[registry])
 	}
 	for i, tag := range registrytest.Numbered("%d", 25) {
 		image(t, internet.Hub, tool, tag, tag)

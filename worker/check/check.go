@@ -37,8 +37,8 @@ type Checker struct {
 	// Absent reports whether it is known that a manifest has nothing of what is wanted. If
 	// nil, nothing is known.
 	Absent func(ctx context.Context, digest reference.Digest, wanted platform.Wanted) (bool, error)
-	// Outlook returns what a source registry allows. If nil, nothing is known.
-	Outlook func(ctx context.Context, registry string) (budget.Outlook, error)
+	// Allowance returns what a source registry allows. If nil, nothing is known.
+	Allowance func(ctx context.Context, registry string) (budget.Allowance, error)
 	// Backoff is the pause before the next try of what may pass.
 	Backoff func(attempt int) time.Duration
 	// Progress is called at the start and after each repository, never twice at once. It is

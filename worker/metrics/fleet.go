@@ -13,6 +13,7 @@ import (
 
 	"github.com/osism/skopeo-worker/shared/broker"
 	"github.com/osism/skopeo-worker/shared/budget"
+	"github.com/osism/skopeo-worker/shared/estimate"
 	"github.com/osism/skopeo-worker/shared/failure"
 	"github.com/osism/skopeo-worker/shared/run"
 	"github.com/osism/skopeo-worker/shared/subject"
@@ -132,7 +133,7 @@ func (f *Fleet) keep(ctx context.Context, p picture, revision uint64) error {
 // take asks the broker for everything.
 func (f *Fleet) take(ctx context.Context, last picture) (p picture, err error) {
 	p.By = f.id
-	if p.Registries, err = f.budget.Report(ctx); err != nil {
+	if p.Registries, err = estimate.Registries(ctx, f.budget); err != nil {
 		return p, err
 	}
 	p.Seen = f.seen(last.Seen, p.Registries)

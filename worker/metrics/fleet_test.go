@@ -16,6 +16,7 @@ import (
 	"github.com/osism/skopeo-worker/shared/broker"
 	"github.com/osism/skopeo-worker/shared/brokertest"
 	"github.com/osism/skopeo-worker/shared/budget"
+	"github.com/osism/skopeo-worker/shared/estimate"
 	"github.com/osism/skopeo-worker/shared/failure"
 	"github.com/osism/skopeo-worker/shared/reference"
 	"github.com/osism/skopeo-worker/shared/run"
@@ -179,7 +180,7 @@ func TestAway(t *testing.T) {
 	s := newStand(t, brokertest.Embedded(t))
 	_, m := s.fleet(t)
 	require.NoError(t, s.budget.Away(t.Context(), budget.Outage{Registry: registry, Activity: budget.Push, Reason: "507", Started: time.Now()}))
-	rows, err := s.budget.Report(t.Context())
+	rows, err := estimate.Registries(t.Context(), s.budget)
 	require.NoError(t, err)
 	require.Len(t, rows, 1)
 	says(t, m, "registry_closed", "docker.io 1")
@@ -194,7 +195,7 @@ func TestOpenAgain(t *testing.T) {
 	require.NoError(t, s.budget.Refused(t.Context(), budget.Call{Registry: "quay.io", Kind: budget.API, Started: time.Now()}, time.Second, "429"))
 	says(t, m, "registry_closed", "quay.io 1")
 	require.Eventually(t, func() bool {
-		known, err := s.budget.Report(t.Context())
+		known, err := estimate.Registries(t.Context(), s.budget)
 		return err == nil && len(known) == 0
 	}, patience, tick)
 	says(t, m, "registry_closed", "quay.io 0")

@@ -44,8 +44,8 @@ func NewChecker(ctx context.Context, b *broker.Broker, r Registries, limits map[
 		Resolver: r.upstream(source, log),
 		Mirror:   &mirror.Mirror{Registry: source, Destination: r.client(network, keychain, 0, nil).Comparing()},
 		Absent:   notes.Once().Absent,
-		Outlook: func(ctx context.Context, registry string) (budget.Outlook, error) {
-			return store.Outlook(ctx, registry, who(registry), limits[registry])
+		Allowance: func(ctx context.Context, registry string) (budget.Allowance, error) {
+			return store.Allowance(ctx, registry, who(registry), limits[registry])
 		},
 		Backoff: chunk.Backoff,
 	}}, nil

@@ -1,6 +1,7 @@
-package budget
+package estimate
 
 import (
+	"log/slog"
 	"math/rand/v2"
 	"testing"
 	"time"
@@ -8,8 +9,22 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/osism/skopeo-worker/shared/brokertest"
+	"github.com/osism/skopeo-worker/shared/budget"
 	"github.com/osism/skopeo-worker/shared/run"
 )
+
+const (
+	registry = "registry.example:5000"
+	quay     = "quay.io"
+)
+
+func opened(t *testing.T) *budget.Store {
+	t.Helper()
+	s, err := budget.Open(t.Context(), brokertest.Embedded(t), slog.New(slog.DiscardHandler))
+	require.NoError(t, err)
+	t.Cleanup(s.Close)
+	return s
+}
 
 // seconds are times so many seconds after the epoch.
 func seconds(at ...int) []time.Time {
@@ -20,15 +35,15 @@ func seconds(at ...int) []time.Time {
 	return times
 }
 
-// last is lastPull of tokens that are all known, the oldest first.
-func last(t *testing.T, from time.Time, limit int, held time.Duration, spent []time.Time, n int) time.Time {
+// lastOf calls last for spent tokens, the oldest first.
+func lastOf(t *testing.T, from time.Time, limit int, held time.Duration, spent []time.Time, n int) time.Time {
 	t.Helper()
-	at, err := lastPull(from, limit, held, len(spent), n, func(i int) (time.Time, error) { return spent[i-1], nil })
+	at, err := last(from, limit, held, len(spent), n, func(i int) (time.Time, error) { return spent[i-1].Add(held), nil })
 	require.NoError(t, err)
 	return at
 }
 
-func TestLastPull(t *testing.T) {
+func TestLast(t *testing.T) {
 	const held, now = 100, 1000
 	for name, c := range map[string]struct {
 		limit int
@@ -54,14 +69,14 @@ func TestLastPull(t *testing.T) {
 		"and the next":                           {2, []int{910, 920, 930, 940, 950}, now, 4, 1150},
 		"a limit of one":                         {1, []int{999}, now, 3, 1299},
 	} {
-		got := last(t, seconds(c.from)[0], c.limit, held*time.Second, seconds(c.spent...), c.n)
+		got := lastOf(t, seconds(c.from)[0], c.limit, held*time.Second, seconds(c.spent...), c.n)
 		require.Equal(t, seconds(c.want)[0], got, name)
 	}
 }
 
-// TestLastPullIsExact: it is what pulling one by one, each as soon as the window
-// allows it, comes to.
-func TestLastPullIsExact(t *testing.T) {
+// TestLastIsExact compares last with pulls that are made one by one, each as soon as the
+// window allows it.
+func TestLastIsExact(t *testing.T) {
 	const held = 100 * time.Second
 	for seed := range uint64(500) {
 		random := rand.New(rand.NewPCG(seed, seed))
@@ -78,45 +93,48 @@ func TestLastPullIsExact(t *testing.T) {
 		for n := 1; n <= 4*limit; n++ {
 			at := from
 			if n := len(window) - limit; n >= 0 {
-				at = later(at, window[n].Add(held))
+				if freed := window[n].Add(held); freed.After(at) {
+					at = freed
+				}
 			}
 			window = append(window, at)
-			require.Equal(t, at, last(t, from, limit, held, spent, n), "seed %d, pull %d", seed, n)
+			require.Equal(t, at, lastOf(t, from, limit, held, spent, n), "seed %d, pull %d", seed, n)
 		}
 	}
 }
 
-func TestOutlook(t *testing.T) {
+// TestLastOfABudget: the last pull is made when the tokens of a real budget expire.
+func TestLastOfABudget(t *testing.T) {
 	t.Parallel()
-	s := opened(t, brokertest.Embedded(t), 0)
-	at := func(o Outlook, n int) time.Duration {
-		last, err := o.Last(t.Context(), n)
+	s := opened(t)
+	at := func(a budget.Allowance, n int) time.Duration {
+		last, err := Last(t.Context(), a, n)
 		require.NoError(t, err)
-		return last.Sub(o.from)
+		return last.Sub(a.Open)
 	}
-	look := func(registry string, set Limit) Outlook {
-		o, err := s.Outlook(t.Context(), registry, "", set)
+	look := func(registry string, set budget.Limit) budget.Allowance {
+		a, err := s.Allowance(t.Context(), registry, "", set)
 		require.NoError(t, err)
-		return o
+		return a
 	}
-	o := look(registry, Limit{})
-	require.Equal(t, None, o.Origin)
-	require.Zero(t, at(o, 1000))
+	a := look(registry, budget.Limit{})
+	require.Equal(t, budget.None, a.Origin)
+	require.Zero(t, at(a, 1000))
 
-	o = look(quay, Limit{})
-	require.Equal(t, []any{Limit{45, time.Second}, Documented, false}, []any{o.Limit, o.Origin, o.Counted})
-	require.Equal(t, 2*time.Second, at(o, 91))
+	a = look(quay, budget.Limit{})
+	require.Equal(t, []any{budget.Limit{Requests: 45, Window: time.Second}, budget.Documented, false}, []any{a.Limit, a.Origin, a.Counted()})
+	require.Equal(t, 2*time.Second, at(a, 91))
 
-	// Set without the broker's knowing, nothing is spent of it.
-	o = look(registry, Limit{4, time.Hour})
-	require.Equal(t, []any{Set, true, 4}, []any{o.Origin, o.Counted, o.Free()})
-	held := time.Hour + slack(time.Hour) + expiryDelay
-	require.Equal(t, 2*held, at(o, 9))
+	// Of a limit that the broker does not have, nothing is spent.
+	a = look(registry, budget.Limit{Requests: 4, Window: time.Hour})
+	require.Equal(t, []any{budget.Set, true, 4}, []any{a.Origin, a.Counted(), a.Free()})
+	held := a.Held
+	require.Equal(t, 2*held, at(a, 9))
 
-	require.NoError(t, s.Learn(t.Context(), registry, "", Quota{Limit: Limit{4, time.Hour}, Remaining: 4}))
-	o = look(registry, Limit{})
-	require.Equal(t, []any{Learned, 0}, []any{o.Origin, o.Spent}, "nothing was taken yet")
-	var tokens []Token
+	require.NoError(t, s.Learn(t.Context(), registry, "", budget.Quota{Limit: budget.Limit{Requests: 4, Window: time.Hour}, Remaining: 4}))
+	a = look(registry, budget.Limit{})
+	require.Equal(t, []any{budget.Learned, 0}, []any{a.Origin, a.Spent}, "nothing was taken yet")
+	var tokens []budget.Token
 	for range 4 {
 		token, err := s.Take(t.Context(), "", registry, "")
 		require.NoError(t, err)
@@ -124,34 +142,37 @@ func TestOutlook(t *testing.T) {
 	}
 	require.NoError(t, tokens[0].GiveBack(t.Context()))
 	require.NoError(t, tokens[2].GiveBack(t.Context()))
-	o = look(registry, Limit{})
-	require.Equal(t, []any{2, 2}, []any{o.Spent, o.Free()})
-	for i, token := range []Token{tokens[1], tokens[3]} {
-		m, err := token.stream.GetMsg(t.Context(), token.sequence)
+	a = look(registry, budget.Limit{})
+	require.Equal(t, []any{2, 2}, []any{a.Spent, a.Free()})
+	for i := range 2 {
+		want, err := a.Expires(t.Context(), 1+i)
 		require.NoError(t, err)
-		got, err := o.Last(t.Context(), 3+i)
+		require.WithinDuration(t, s.Now().Add(held), want, 10*time.Second)
+		got, err := Last(t.Context(), a, 3+i)
 		require.NoError(t, err)
-		require.Equal(t, m.Time.Add(held), got)
+		require.Equal(t, want, got)
 	}
 
-	require.NoError(t, s.Refused(t.Context(), Call{Registry: registry, Kind: Pull, Started: s.clock.local()}, 10*time.Minute, "429"))
-	require.WithinDuration(t, s.Now().Add(10*time.Minute), look(registry, Limit{}).from, time.Second)
+	require.NoError(t, s.Refused(t.Context(), budget.Call{Registry: registry, Kind: budget.Pull, Started: time.Now()}, 10*time.Minute, "429"))
+	require.WithinDuration(t, s.Now().Add(10*time.Minute), look(registry, budget.Limit{}).Open, time.Second)
 }
 
-// TestDescribe: what is left of a run, and what the registries allow, come together.
+// TestDescribe: the status shows what is left of a run and what the registries allow.
 func TestDescribe(t *testing.T) {
 	t.Parallel()
-	s := opened(t, brokertest.Embedded(t), 0)
-	require.NoError(t, s.SetLimits(t.Context(), "default", map[string]Limit{registry: {4, time.Hour}, "spent.example": {1, time.Hour}}))
+	s := opened(t)
+	require.NoError(t, s.SetLimits(t.Context(), "default", map[string]budget.Limit{registry: {Requests: 4, Window: time.Hour}, "spent.example": {Requests: 1, Window: time.Hour}}))
 	_, err := s.Take(t.Context(), "", "spent.example", "")
 	require.NoError(t, err)
 	describe := func(due time.Duration, rows ...run.Registry) run.Status {
 		status := run.Status{Registries: rows}
 		status.NotBefore(s.Now().Add(due))
-		require.NoError(t, s.Describe(t.Context(), &status))
+		require.NoError(t, Describe(t.Context(), s, &status))
 		return status
 	}
-	held := time.Hour + slack(time.Hour) + expiryDelay
+	hour, err := s.Allowance(t.Context(), registry, "", budget.Limit{})
+	require.NoError(t, err)
+	held := hour.Held
 
 	status := describe(-time.Minute, run.Registry{Registry: registry, ToPull: 4}, run.Registry{Registry: quay, ToPull: 450, ToPullAtLeast: true}, run.Registry{Registry: "free.example", ToPull: 1000})
 	require.True(t, status.EstimatedAtLeast)
@@ -162,7 +183,7 @@ func TestDescribe(t *testing.T) {
 	spent := status.Registries[3]
 	require.Equal(t, []any{"spent.example", 1, 0}, []any{spent.Registry, spent.Spent, *spent.Free})
 	require.WithinDuration(t, s.Now().Add(held), *spent.NextSlot, 10*time.Second)
-	require.Nil(t, spent.EstimatedDone, "the run wants nothing of it")
+	require.Nil(t, spent.EstimatedDone, "the run pulls nothing from it")
 	atQuay := status.Registries[1]
 	require.Equal(t, []any{45, "1s", 450}, []any{atQuay.Limit, atQuay.Window, atQuay.ToPull})
 	require.Equal(t, status.EstimatedDone, atQuay.EstimatedDone)
@@ -172,7 +193,7 @@ func TestDescribe(t *testing.T) {
 	require.WithinDuration(t, s.Now().Add(2*time.Hour), *status.EstimatedDone, 10*time.Second)
 
 	status = describe(-time.Minute, run.Registry{Registry: registry, ToPull: 3})
-	require.Nil(t, status.EstimatedDone, "nothing is in its way")
+	require.Nil(t, status.EstimatedDone, "nothing delays it")
 	status = describe(-time.Minute, run.Registry{Registry: "spent.example", ToPullAtLeast: true})
-	require.Equal(t, *status.Registries[1].NextSlot, *status.EstimatedDone, "whatever it is, it begins then")
+	require.Equal(t, *status.Registries[1].NextSlot, *status.EstimatedDone, "the first pull")
 }
