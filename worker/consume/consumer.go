@@ -1,5 +1,5 @@
-// Package consume takes chunks from the broker, one at a time, and makes sure
-// that whatever happens, an image is in a message or in a failure record.
+// Package consume takes chunks from the broker, one at a time. It makes sure that every
+// image of a chunk is in a message or in a failure record before the chunk is acknowledged.
 package consume
 
 import (
@@ -20,55 +20,58 @@ import (
 )
 
 const (
-	// maxDeliveries without an outcome make a message poison: it kills its worker.
+	// maxDeliveries is how often a chunk is tried whose deliveries have no outcome: it may
+	// crash its worker.
 	maxDeliveries = 5
-	// grace is what running copies get when the worker is told to stop; Kubernetes
+	// grace is how long running copies may go on after the worker was stopped. Kubernetes
 	// gives a pod 30 s in all.
 	grace = 20 * time.Second
-	// farewell is what remains to tell the broker what was not finished.
+	// farewell is the time after that to requeue what was not finished.
 	farewell = 8 * time.Second
-	// freshFor is how long after its delivery a digest in a message is believed.
+	// freshFor is how long after its publication a digest in a message is current.
 	freshFor = 5 * time.Minute
-	// heartbeats in one AckWait: three may be lost.
+	// heartbeats are sent so often in one AckWait that three may be lost.
 	heartbeats = 4
-	// cutOffPause is how long a worker takes no chunk that does not reach a registry which
-	// others reach: else it would take one after the other, only to give them back.
+	// cutOffPause is how long a worker takes no chunk after it alone did not reach a
+	// registry. Without it, the worker would take and requeue one chunk after the other.
 	cutOffPause = 30 * time.Second
 	// pullExpiry is how long one pull request waits at the broker.
 	pullExpiry = 30 * time.Second
-	// pullHeartbeat is the interval of the broker's heartbeats meanwhile. After two that
-	// are missing, the request is sent again.
+	// pullHeartbeat is the interval of the broker's heartbeats meanwhile. After two missing
+	// heartbeats, the request is sent again.
 	pullHeartbeat = 5 * time.Second
 )
 
-// Consumer works chunks off until it is told to stop.
+// Consumer takes chunks until it is stopped.
 type Consumer struct {
 	broker   *broker.Broker
 	runs     *run.Store
-	ledger   *run.Ledger     // of the sweep
-	settled  map[uint64]bool // runs that the sweep need not look at again, by their revision
 	failures chunk.Failures
 	worker   *chunk.Worker
 	metrics  *metrics.Metrics
 	log      *slog.Logger
-	host     string
+	host     string // of this process, in the progress of copies
 	now      func() time.Time
-	pause    time.Duration // of a worker that is cut off
+	pause    time.Duration // cutOffPause; tests shorten it
+
+	ledger  *run.Ledger     // the runs, for the search for lost chunks
+	settled map[uint64]bool // runs that need not be searched again, by revision
 }
 
-// New returns a consumer whose chunks the worker works off, and which records in failures
-// the images of chunks that no worker can work off.
+// New returns a consumer that gives chunks to the worker. Chunks that the worker cannot
+// work off are recorded in failures.
 func New(ctx context.Context, b *broker.Broker, w *chunk.Worker, failures chunk.Failures, m *metrics.Metrics, log *slog.Logger) (*Consumer, error) {
 	runs, err := run.Open(ctx, b)
 	if err != nil {
 		return nil, err
 	}
 	host, _ := os.Hostname()
-	return &Consumer{host: host, broker: b, runs: runs, ledger: runs.Ledger(), settled: map[uint64]bool{}, failures: failures, worker: w, metrics: m, log: log, now: time.Now, pause: cutOffPause}, nil
+	return &Consumer{broker: b, runs: runs, failures: failures, worker: w, metrics: m, log: log, host: host,
+		now: time.Now, pause: cutOffPause, ledger: runs.Ledger(), settled: map[uint64]bool{}}, nil
 }
 
-// Run takes chunks until ctx ends. Then no new one is taken, running copies get a
-// time of grace, and what is not finished goes back to the queue.
+// Run takes chunks until ctx ends. Then running copies have a time of grace, and what is
+// not finished is requeued.
 func (c *Consumer) Run(ctx context.Context) error {
 	group, ctx := errgroup.WithContext(ctx)
 	group.Go(func() error { c.sweep(ctx); return nil })
@@ -78,7 +81,7 @@ func (c *Consumer) Run(ctx context.Context) error {
 }
 
 // consume takes chunks until ctx ends. If the consumer is deleted at the broker, it
-// recreates it and goes on.
+// creates it again.
 func (c *Consumer) consume(ctx context.Context) error {
 	for {
 		err := c.pull(ctx)
@@ -95,10 +98,10 @@ func (c *Consumer) consume(ctx context.Context) error {
 	}
 }
 
-// pull takes chunks until the broker or ctx ends it, and returns why.
+// pull takes chunks until the broker or ctx ends it, and returns the reason.
 func (c *Consumer) pull(ctx context.Context) error {
 	messages, err := c.broker.Consumer.Messages(
-		jetstream.PullMaxMessages(1), // the default prefetch would hoard chunks
+		jetstream.PullMaxMessages(1), // by default, a worker would hold many chunks
 		jetstream.PullExpiry(pullExpiry),
 		jetstream.PullHeartbeat(pullHeartbeat),
 	)
@@ -111,7 +114,7 @@ func (c *Consumer) pull(ctx context.Context) error {
 		m, err := messages.Next()
 		switch {
 		case err == nil:
-			// One that came while the pull was being drained goes back at once.
+			// If ctx has ended meanwhile, the chunk is requeued at once.
 			if cutOff := c.take(ctx, m); cutOff {
 				c.rest(ctx)
 			}
@@ -123,7 +126,7 @@ func (c *Consumer) pull(ctx context.Context) error {
 	}
 }
 
-// rest leaves the chunks to workers that reach all registries, for a while.
+// rest leaves the chunks to other workers for a while.
 func (c *Consumer) rest(ctx context.Context) {
 	timer := time.NewTimer(c.pause)
 	defer timer.Stop()
@@ -133,22 +136,23 @@ func (c *Consumer) rest(ctx context.Context) {
 	}
 }
 
-// take works one message off, and keeps it ours meanwhile. It reports whether only this
-// worker does not reach a registry that was needed.
+// take works off one message, and sends heartbeats meanwhile so that the broker does not
+// deliver it again. It reports whether this worker alone does not reach a registry.
 func (c *Consumer) take(ctx context.Context, m jetstream.Msg) (cutOff bool) {
+	// work is the context of copies, storing that of requests to the broker.
 	work, stopWork := context.WithCancel(context.WithoutCancel(ctx))
 	defer stopWork()
-	tell, stopTelling := context.WithCancel(context.WithoutCancel(ctx))
-	defer stopTelling()
+	storing, stopStoring := context.WithCancel(context.WithoutCancel(ctx))
+	defer stopStoring()
 	unhook := context.AfterFunc(ctx, func() {
 		if errors.Is(context.Cause(ctx), broker.ErrFull) {
 			// The outcome of copies could not be stored.
 			stopWork()
-			stopTelling()
+			stopStoring()
 			return
 		}
 		time.AfterFunc(grace, stopWork)
-		time.AfterFunc(grace+farewell, stopTelling)
+		time.AfterFunc(grace+farewell, stopStoring)
 	})
 	defer unhook()
 
@@ -157,7 +161,7 @@ func (c *Consumer) take(ctx context.Context, m jetstream.Msg) (cutOff bool) {
 	go func() {
 		for {
 			select {
-			case <-tell.Done():
+			case <-storing.Done():
 				return
 			case <-beat.C:
 				_ = m.InProgress()
@@ -165,13 +169,12 @@ func (c *Consumer) take(ctx context.Context, m jetstream.Msg) (cutOff bool) {
 		}
 	}()
 
-	d := delivery{Consumer: c, msg: m, stopping: ctx.Done(), work: work}
+	d := delivery{consumer: c, msg: m, stopping: ctx.Done(), work: work}
 	start := time.Now()
-	outcome, err := d.handle(tell)
+	outcome, err := d.handle(storing)
 	c.metrics.Chunk(time.Since(start), outcome)
 	if err != nil {
-		// Not acknowledged: it comes back, to us or to another worker.
-		c.log.Error("left a chunk to the next delivery", "subject", m.Subject(), "error", c.broker.Explain(err))
+		c.log.Error("a chunk will be delivered again", "subject", m.Subject(), "error", c.broker.Explain(err))
 		_ = m.Nak()
 	}
 	return d.cutOff

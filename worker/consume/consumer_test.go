@@ -13,6 +13,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/osism/skopeo-worker/shared/brokertest"
+	"github.com/osism/skopeo-worker/shared/budget"
 	"github.com/osism/skopeo-worker/shared/failure"
 	"github.com/osism/skopeo-worker/shared/message"
 	"github.com/osism/skopeo-worker/shared/reference"
@@ -125,7 +126,7 @@ func TestHeartbeat(t *testing.T) {
 // TestBrokerRestartsWhileAChunkIsWorkedOn: the work is not lost, nor done twice.
 func TestBrokerRestartsWhileAChunkIsWorkedOn(t *testing.T) {
 	server := brokertest.Start(t)
-	b := newBench(t, brokertest.Open(t, server.Config()))
+	b := newHarness(t, brokertest.Open(t, server.Config()))
 	b.push(t, "1", "2", "3")
 	_, _, err := b.from.BreakImage(repository, "2")
 	require.NoError(t, err)
@@ -203,7 +204,7 @@ func TestCrashBetweenPublishAndAck(t *testing.T) {
 	c := b.consumer(t)
 
 	crashed, die := context.WithCancel(t.Context())
-	d := delivery{Consumer: c, work: t.Context(), msg: unacked{b.receive(t), die}}
+	d := delivery{consumer: c, work: t.Context(), msg: unacked{b.receive(t), die}}
 	_, err := d.handle(crashed)
 	require.Error(t, err)
 	require.Len(t, b.subjects(t, subject.Later+".>"), 1)
@@ -234,7 +235,7 @@ func TestCrashBetweenPublishAndAck(t *testing.T) {
 // finds it there.
 func TestRemainderIsPublishedOnce(t *testing.T) {
 	b := embedded(t)
-	d := delivery{Consumer: b.consumer(t), address: b.address("000001"), number: 1, sequence: 7}
+	d := delivery{consumer: b.consumer(t), address: b.address("000001"), number: 1, sequence: 7}
 	for _, after := range []time.Duration{0, time.Hour} {
 		for range 2 {
 			require.NoError(t, d.publish(t.Context(), d.address, after, nil, []byte("x")))
@@ -253,7 +254,7 @@ func TestLargeRemainderIsSplit(t *testing.T) {
 		images = append(images, message.Image{Tag: reference.MustTag(fmt.Sprintf("%05d-%s", i, strings.Repeat("x", 120)))})
 	}
 	tracker := b.plan(t, b.chunk())
-	d := delivery{Consumer: b.consumer(t), address: b.address("000001"), number: 1, sequence: 7}
+	d := delivery{consumer: b.consumer(t), address: b.address("000001"), number: 1, sequence: 7}
 	require.NoError(t, d.remainder(t.Context(), b.chunk(images...), b.chunk(images...).Repositories, time.Hour, ""))
 	later := b.subjects(t, subject.Later+".>")
 	require.Greater(t, len(later), 1)
@@ -318,4 +319,110 @@ func TestRepublish(t *testing.T) {
 	}, deadline, often)
 	require.Empty(t, b.failures(t))
 	b.mirrored(t, "1", "2")
+}
+
+// outage is what a worker finds of every registry.
+type outage struct{ closed error }
+
+func (o outage) Open(context.Context, ...reference.Repository) (bool, error) {
+	return false, o.closed
+}
+func (o outage) Blames(context.Context, error) error                 { return nil }
+func (o outage) Known(_, _ reference.Repository, _ reference.Digest) {}
+
+// TestWaitsForARegistry: what is left is recorded with the registry that it waits for.
+func TestWaitsForARegistry(t *testing.T) {
+	b := embedded(t)
+	b.push(t, "1")
+	c := b.consumer(t)
+	c.worker.Registries = outage{&budget.SpentError{Registry: b.to.Host(), Slot: time.Now().Add(time.Hour), Since: time.Now(), Reason: "503"}}
+	tracker := b.plan(t, b.chunk(message.Image{Tag: reference.MustTag("1")}))
+	start(t, c)
+	require.Eventually(t, func() bool {
+		st, err := tracker.Status(t.Context())
+		return err == nil && st.State == run.StateSnoozed && len(st.Away) == 1 && st.Away[0] == b.to.Host()
+	}, deadline, often)
+	require.Empty(t, b.from.Requests())
+}
+
+// TestCutOff: a worker that does not reach what others reach leaves the chunks to them.
+func TestCutOff(t *testing.T) {
+	b := embedded(t)
+	b.push(t, "1")
+	cutOff, other := b.consumer(t), b.consumer(t)
+	cutOff.worker.Registries = outage{&budget.SpentError{Registry: b.to.Host(), Slot: time.Now(), Since: time.Now(), Reason: "503", CutOff: true}}
+	cutOff.pause = time.Hour
+	tracker := b.plan(t, b.chunk())
+	stop := start(t, cutOff)
+	require.Eventually(t, func() bool { return counted(t, cutOff, countedChunks, metrics.ChunkSnoozed) == 1 }, deadline, often)
+	start(t, other)
+	require.Equal(t, run.Tally{Total: 1, Copied: 1}, over(t, tracker).Images)
+	stop()
+	require.Equal(t, 1, counted(t, cutOff, countedChunks, metrics.ChunkSnoozed))
+	require.Equal(t, 1, counted(t, other, countedChunks, metrics.ChunkDone))
+}
+
+// TestPartsAreShared: one repository with too many new tags for one worker keeps
+// several busy. They count as the one chunk they come from, and nothing is copied
+// twice.
+func TestPartsAreShared(t *testing.T) {
+	const tags, distinct = 300, 100
+	b := newHarness(t, brokertest.Open(t, brokertest.Start(t).Config()))
+	names := registrytest.Numbered("%03d", tags)
+	require.NoError(t, b.from.AddSynthetic(repository, registrytest.Synthetic{Tags: names, Distinct: distinct}))
+	gate := make(chan struct{})
+	b.from.Inject(registrytest.Fault{Match: gets, Gate: gate})
+	// Of a family the first is copied alone, so two at once are of two workers.
+	held := map[string]bool{}
+	shared := b.from.Notify(func(r registrytest.Request) bool {
+		if gets(r) {
+			held[r.Reference] = true
+		}
+		return len(held) >= 2
+	})
+	workers := []*Consumer{b.consumer(t), b.consumer(t), b.consumer(t)}
+	var stop []func()
+	for _, c := range workers {
+		stop = append(stop, start(t, c))
+	}
+	tracker := b.plan(t, b.chunk())
+	select {
+	case <-shared:
+	case <-time.After(deadline):
+		close(gate)
+		t.Fatal("one worker has all of it")
+	}
+	st, err := tracker.Status(t.Context())
+	require.NoError(t, err)
+	require.Equal(t, run.StateRunning, st.State)
+	require.Equal(t, run.Chunks{Total: 1, Running: 1}, st.Chunks)
+	close(gate)
+
+	st = over(t, tracker)
+	require.Equal(t, run.StateDone, st.State)
+	require.Equal(t, run.Chunks{Total: 1, Done: 1}, st.Chunks)
+	require.Equal(t, run.Tally{Total: tags, Copied: distinct, Tagged: tags - distinct}, st.Images)
+	require.Equal(t, distinct, st.Pulls)
+	require.Equal(t, distinct, b.from.Pulls())
+	b.mirrored(t, names...)
+	require.Empty(t, b.subjects(t, "mirror.chunk.>"))
+	split := 0
+	for i, c := range workers {
+		stop[i]()
+		split += counted(t, c, countedChunks, metrics.ChunkSplit)
+	}
+	require.Equal(t, 1, split)
+}
+
+// TestEmbeddedBrokerSplitsNothing: nobody else could take a part.
+func TestEmbeddedBrokerSplitsNothing(t *testing.T) {
+	const tags = 81
+	b := embedded(t)
+	require.NoError(t, b.from.AddSynthetic(repository, registrytest.Synthetic{Tags: registrytest.Numbered("%03d", tags)}))
+	c := b.consumer(t)
+	stop := start(t, c)
+	st := over(t, b.plan(t, b.chunk()))
+	require.Equal(t, run.Tally{Total: tags, Copied: tags}, st.Images)
+	stop()
+	require.Zero(t, counted(t, c, countedChunks, metrics.ChunkSplit))
 }

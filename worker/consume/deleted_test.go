@@ -36,15 +36,15 @@ func (t *transcript) String() string {
 	return t.text.String()
 }
 
-// tell has the workers of the bench write a transcript.
-func (b *bench) tell() *transcript {
+// tell returns a transcript of the log of the workers.
+func (b *harness) tell() *transcript {
 	var t transcript
 	b.log = slog.New(slog.NewTextHandler(&t, &slog.HandlerOptions{Level: slog.LevelWarn}))
 	return &t
 }
 
 // planEach publishes a run with a chunk for each tag, due now.
-func (b *bench) planEach(t *testing.T, tags ...string) *run.Tracker {
+func (b *harness) planEach(t *testing.T, tags ...string) *run.Tracker {
 	t.Helper()
 	now := time.Now().UTC()
 	require.NoError(t, b.runs.Put(t.Context(), run.Run{Name: name, ID: runID, Kind: run.KindPlan, Chunks: len(tags), Entries: len(tags),
@@ -63,7 +63,7 @@ func (b *bench) planEach(t *testing.T, tags ...string) *run.Tracker {
 }
 
 // waiting waits until so many workers wait for a chunk.
-func (b *bench) waiting(t *testing.T, n int) {
+func (b *harness) waiting(t *testing.T, n int) {
 	t.Helper()
 	require.Eventually(t, func() bool {
 		info, err := b.Consumer.Info(t.Context())
@@ -140,7 +140,7 @@ func TestDoneWithoutItsConsumer(t *testing.T) {
 	b.mirrored(t, "1")
 
 	// Nothing but its own message is deleted.
-	d := delivery{Consumer: c, msg: m, sequence: 1}
+	d := delivery{consumer: c, msg: m, sequence: 1}
 	require.NoError(t, b.Stream.Purge(t.Context()))
 	b.send(t, b.address("000002").Under(subject.Chunk), nil)
 	require.NoError(t, d.acknowledge(t.Context()))
@@ -154,7 +154,7 @@ func TestEverythingIsDeleted(t *testing.T) {
 	opened, err := broker.Open(t.Context(), broker.Config{DataDir: t.TempDir()}, broker.Options{Log: slog.New(slog.NewTextHandler(&said, nil))})
 	require.NoError(t, err)
 	t.Cleanup(opened.Close)
-	b := newBench(t, opened)
+	b := newHarness(t, opened)
 	b.push(t, "1")
 	start(t, b.consumer(t))
 	b.waiting(t, 1)

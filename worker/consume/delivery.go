@@ -17,34 +17,34 @@ import (
 	"github.com/osism/skopeo-worker/worker/metrics"
 )
 
-// delivery is one receipt of one message.
+// delivery is one delivery of one message.
 type delivery struct {
-	*Consumer
+	consumer *Consumer
 	msg      jetstream.Msg
 	address  subject.Address
 	registry string // of the source
-	number   uint64 // of this receipt, from 1
-	sequence uint64
+	number   uint64 // of this delivery, from 1
+	sequence uint64 // of the message in the stream
 	stopping <-chan struct{}
-	work     context.Context
-	pieces   int    // published in place of this message so far
-	mark     string // in the names of these pieces
+	work     context.Context // of copies
+	pieces   int             // published in place of this message so far
+	mark     string          // in the subjects of these pieces
 
 	copies copies // under way
-	cutOff bool   // only this worker does not reach a registry that was needed
+	cutOff bool   // this worker alone does not reach a registry
 
-	storing   sync.Mutex // held while the progress is on its way: an older one must not come last
-	revision  uint64     // of what was last recorded of the message, as far as we know
-	overtaken bool       // another worker is done with the message
+	storing   sync.Mutex // held while the progress is stored, so that an older one does not come last
+	revision  uint64     // of the last known progress of the message
+	overtaken bool       // another worker has finished the message
 
 	mu       sync.Mutex
 	progress run.Progress
-	earlier  run.Progress // what earlier deliveries of the message recorded
+	earlier  run.Progress // recorded by earlier deliveries of the message
 	changed  bool
 }
 
-// handle brings the message to an outcome, one of those of metrics, and acknowledges
-// it. Where it could not, it is metrics.ChunkReturned, with the reason.
+// handle brings the message to an outcome and acknowledges it. The outcome is one of those
+// of package metrics; with an error, it is metrics.ChunkReturned.
 func (d *delivery) handle(ctx context.Context) (outcome string, err error) {
 	defer func() {
 		if err != nil {
@@ -61,21 +61,21 @@ func (d *delivery) handle(ctx context.Context) (outcome string, err error) {
 	}
 	c, err := message.Decode(d.msg.Data())
 	if errors.Is(err, message.ErrNewer) {
-		if r := d.run(ctx); r.Ended != "" && r.Kind == run.KindPlan { // nothing of it is needed any more
+		if r := d.run(ctx); r.Ended != "" && r.Kind == run.KindPlan { // no image of it is needed any more
 			c.Registry, _ = d.address.RegistryName()
 			return metrics.ChunkDropped, d.drop(ctx, r, c)
 		}
 		return metrics.ChunkSnoozed, d.postpone(ctx, err)
 	}
 	if err == nil && c.Name != d.address.Name {
-		err = fmt.Errorf("%w: it is of %s, its subject is not", message.ErrMalformed, c.Name)
+		err = fmt.Errorf("%w: its mirror name is %s, that of its subject is not", message.ErrMalformed, c.Name)
 	}
 	if err != nil {
 		return metrics.ChunkUnworkable, d.reject(ctx, err)
 	}
 	d.registry = c.Registry
-	if d.earlier, d.revision, err = d.runs.Progress(ctx, d.address); err != nil {
-		d.log.Warn("the status will be incomplete", "error", err)
+	if d.earlier, d.revision, err = d.consumer.runs.Progress(ctx, d.address); err != nil {
+		d.consumer.log.Warn("the status will be incomplete", "error", err)
 	}
 	if r := d.run(ctx); r.Ended != "" && !(r.Ended == run.StateSuperseded && republished(r, c)) {
 		return metrics.ChunkDropped, d.drop(ctx, r, c)
@@ -83,16 +83,16 @@ func (d *delivery) handle(ctx context.Context) (outcome string, err error) {
 	if d.number > maxDeliveries {
 		return metrics.ChunkUnworkable, d.poison(ctx, c)
 	}
-	return d.do(ctx, c, d.number == 1 && d.now().Sub(meta.Timestamp) < freshFor)
+	return d.do(ctx, c, d.number == 1 && d.consumer.now().Sub(meta.Timestamp) < freshFor)
 }
 
-// do works the chunk off, and publishes what is left of it.
+// do works off the chunk, and publishes what is left of it.
 func (d *delivery) do(ctx context.Context, c message.Chunk, fresh bool) (outcome string, err error) {
 	reporting, stop := context.WithCancel(ctx)
 	defer stop()
 	d.Progress(run.Tally{}, 0, 0)
 	go d.report(reporting)
-	result, err := d.worker.Do(ctx, d.work, chunk.Delivery{
+	result, err := d.consumer.worker.Do(ctx, d.work, chunk.Delivery{
 		Chunk:     c,
 		Fresh:     fresh,
 		Remainder: d.address.Token != d.address.Number(),
@@ -109,33 +109,7 @@ func (d *delivery) do(ctx context.Context, c message.Chunk, fresh bool) (outcome
 	return d.outcome(result), d.end(ctx, run.Done)
 }
 
-// leave publishes the parts of the chunk and what is left of it. If another worker has
-// acknowledged the message meanwhile, it has done so itself, and a run that is over must
-// not begin again.
-func (d *delivery) leave(ctx context.Context, c message.Chunk, result chunk.Result) error {
-	if len(result.Parts) == 0 && len(result.Left) == 0 {
-		return nil
-	}
-	acknowledged := false
-	err := retry(ctx, d.log, func(ctx context.Context) (err error) {
-		acknowledged, err = d.acknowledged(ctx)
-		return err
-	})
-	if err != nil || acknowledged {
-		return err
-	}
-	for _, part := range result.Parts {
-		if err := d.remainder(ctx, c, part, 0, ""); err != nil {
-			return err
-		}
-	}
-	if len(result.Left) == 0 {
-		return nil
-	}
-	return d.remainder(ctx, c, result.Left, result.After, result.Away)
-}
-
-// outcome tells the metrics what became of the chunk.
+// outcome returns the outcome of a chunk for the metrics.
 func (d *delivery) outcome(r chunk.Result) string {
 	switch {
 	case len(r.Parts) > 0:
@@ -151,37 +125,42 @@ func (d *delivery) outcome(r chunk.Result) string {
 	}
 }
 
-// end stores the final progress and acknowledges the message. An acknowledgement that
-// the broker does not take costs a delivery that finds nothing left to do.
+// optional tries an operation at the broker that the chunk can do without.
+func (d *delivery) optional(ctx context.Context, operation func(context.Context) error) error {
+	return retry(ctx, d.consumer.log, optional(d.consumer.broker.Conn, operation))
+}
+
+// end stores the final progress and acknowledges the message. If the broker does not accept
+// the acknowledgement, the next delivery of the message finds nothing to do.
 func (d *delivery) end(ctx context.Context, state string) error {
 	d.mu.Lock()
 	d.progress.State = state
 	d.mu.Unlock()
-	if err := retry(ctx, d.log, optional(d.broker.Conn, d.store)); err != nil {
-		d.log.Warn("the status will be incomplete", "error", err)
+	if err := d.optional(ctx, d.store); err != nil {
+		d.consumer.log.Warn("the status will be incomplete", "error", err)
 	}
-	return retry(ctx, d.log, optional(d.broker.Conn, d.acknowledge))
+	return d.optional(ctx, d.acknowledge)
 }
 
-// ackTimeout is how long the broker gets to answer an acknowledgement.
+// ackTimeout is how long the broker may take to confirm an acknowledgement.
 const ackTimeout = 5 * time.Second
 
-// acknowledge takes the message out of the queue. A consumer that was recreated ignores
-// the acknowledgement of a message that it has not delivered itself, and would deliver it
-// to another worker. So the worker deletes a message that it cannot acknowledge.
+// acknowledge removes the message from the queue. A consumer that was created again ignores
+// the acknowledgement of a message that it has not delivered itself, and would deliver it to
+// another worker. So the worker deletes a message that it cannot acknowledge.
 func (d *delivery) acknowledge(ctx context.Context) error {
 	waiting, cancel := context.WithTimeout(ctx, ackTimeout)
 	defer cancel()
 	refused := d.msg.DoubleAck(waiting)
-	if refused == nil || ctx.Err() != nil || !d.broker.Conn.IsConnected() {
+	if refused == nil || ctx.Err() != nil || !d.consumer.broker.Conn.IsConnected() {
 		return refused
 	}
 	gone, err := d.gone(ctx)
 	if gone {
-		return nil // somebody else was done with it, too
+		return nil // another worker has finished it, too
 	}
 	if err == nil {
-		err = d.broker.Delete(ctx, d.sequence)
+		err = d.consumer.broker.Delete(ctx, d.sequence)
 	}
 	if err != nil && !errors.Is(err, jetstream.ErrMsgNotFound) {
 		return errors.Join(refused, err)
@@ -189,23 +168,23 @@ func (d *delivery) acknowledge(ctx context.Context) error {
 	return nil
 }
 
-// gone reports whether the stream does not hold the message any more. A stream that was
-// recreated has other messages with the same sequences.
+// gone reports whether the stream no longer holds the message. A stream that was created
+// again has other messages with the same sequences.
 func (d *delivery) gone(ctx context.Context) (bool, error) {
-	m, err := d.broker.Next(ctx, broker.StreamName, d.msg.Subject(), d.sequence)
+	m, err := d.consumer.broker.Next(ctx, broker.StreamName, d.msg.Subject(), d.sequence)
 	if errors.Is(err, jetstream.ErrMsgNotFound) {
 		return true, nil
 	}
 	return err == nil && m.Sequence != d.sequence, err
 }
 
-// acknowledged reports whether another worker has finished and acknowledged the message,
-// which it records first. Any other message that is gone was deleted at the broker.
+// acknowledged reports whether another worker has finished and acknowledged the message. Any
+// other message that is gone was deleted at the broker.
 func (d *delivery) acknowledged(ctx context.Context) (bool, error) {
 	gone, err := d.gone(ctx)
 	if err != nil || !gone {
 		return false, err
 	}
-	recorded, _, err := d.runs.Progress(ctx, d.address)
+	recorded, _, err := d.consumer.runs.Progress(ctx, d.address)
 	return recorded.Over() || d.earlier.Over(), err
 }

@@ -17,7 +17,7 @@ import (
 func TestFullStore(t *testing.T) {
 	disk := brokertest.NewSmall(t)
 	s := brokertest.Start(t, func(o *server.Options) { o.StoreDir = disk.Path })
-	b := newBench(t, brokertest.Open(t, s.Config()))
+	b := newHarness(t, brokertest.Open(t, s.Config()))
 	b.push(t, "1", "2", "3")
 	_, _, err := b.from.BreakImage(repository, "2")
 	require.NoError(t, err)
@@ -43,7 +43,7 @@ func TestFullStore(t *testing.T) {
 // TestFullEmbeddedStore ends the worker: nobody else can start its broker again.
 func TestFullEmbeddedStore(t *testing.T) {
 	disk := brokertest.NewSmall(t)
-	b := newBench(t, brokertest.Open(t, broker.Config{DataDir: disk.Path}))
+	b := newHarness(t, brokertest.Open(t, broker.Config{DataDir: disk.Path}))
 	b.push(t, "1", "2")
 	c := b.consumer(t)
 	tracker := b.plan(t, b.chunk())

@@ -15,10 +15,37 @@ import (
 	"github.com/osism/skopeo-worker/shared/message"
 	"github.com/osism/skopeo-worker/shared/run"
 	"github.com/osism/skopeo-worker/shared/subject"
+	"github.com/osism/skopeo-worker/worker/chunk"
 )
 
-// remainder publishes what is left, or a part, before the message is acknowledged:
-// due now, or after a while, which may be for a registry that is away.
+// leave publishes the parts of the chunk, and what is left of it, before the message is
+// acknowledged. If another worker has acknowledged the message meanwhile, that worker has
+// published them, and a run that is over must not begin again.
+func (d *delivery) leave(ctx context.Context, c message.Chunk, result chunk.Result) error {
+	if len(result.Parts) == 0 && len(result.Left) == 0 {
+		return nil
+	}
+	acknowledged := false
+	err := retry(ctx, d.consumer.log, func(ctx context.Context) (err error) {
+		acknowledged, err = d.acknowledged(ctx)
+		return err
+	})
+	if err != nil || acknowledged {
+		return err
+	}
+	for _, part := range result.Parts {
+		if err := d.remainder(ctx, c, part, 0, ""); err != nil {
+			return err
+		}
+	}
+	if len(result.Left) == 0 {
+		return nil
+	}
+	return d.remainder(ctx, c, result.Left, result.After, result.Away)
+}
+
+// remainder publishes repositories of the chunk as messages that are due after a while. away
+// is the registry that they wait for, if it is away.
 func (d *delivery) remainder(ctx context.Context, c message.Chunk, left []message.Repository, after time.Duration, away string) error {
 	c.Repositories = left
 	pieces, err := message.Split(c)
@@ -30,67 +57,70 @@ func (d *delivery) remainder(ctx context.Context, c message.Chunk, left []messag
 		if err != nil {
 			return err
 		}
-		a := d.address
-		a.Token = d.nextToken(d.pieces)
-		d.pieces++
-		progress := run.Progress{State: run.Snoozed, Due: d.now().Add(after).UTC(), Away: away, Updated: d.now().UTC()}
+		progress := run.Progress{Away: away}
 		for _, r := range piece.Repositories {
 			progress.Images.Total += len(r.Images)
 		}
-		d.note(ctx, a, progress)
-		if err := d.publish(ctx, a, after, nil, data); err != nil {
+		if err := d.snooze(ctx, after, progress, nil, data); err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
-// note records a message before it is published, so that its loss is noticed.
-func (d *delivery) note(ctx context.Context, a subject.Address, p run.Progress) {
-	record := func(ctx context.Context) error { return d.runs.Record(ctx, a, p) }
-	if err := retry(ctx, d.log, optional(d.broker.Conn, record)); err != nil {
-		d.log.Warn("the status will be incomplete", "error", err)
+// snooze records and publishes a message in place of the one that was delivered. It is
+// recorded first, so that its loss is noticed.
+func (d *delivery) snooze(ctx context.Context, after time.Duration, p run.Progress, header nats.Header, data []byte) error {
+	a := d.address
+	a.Token = d.nextToken()
+	now := d.consumer.now()
+	p.State, p.Due, p.Updated = run.Snoozed, now.Add(after).UTC(), now.UTC()
+	err := d.optional(ctx, func(ctx context.Context) error { return d.consumer.runs.Record(ctx, a, p) })
+	if err != nil {
+		d.consumer.log.Warn("the status will be incomplete", "error", err)
 	}
-}
-
-// nextToken names the i-th remainder of this delivery. No two deliveries of a message
-// share a name: a schedule's subject must never be written twice, and what another
-// delivery has left may be something else. Deliveries are counted from 1 again where
-// their consumer was deleted, so the names have something random.
-func (d *delivery) nextToken(i int) string {
-	if d.mark == "" {
-		d.mark = strings.ToLower(rand.Text()[:markLength])
-	}
-	token := fmt.Sprintf("%s-%d-%s", d.address.Number(), d.sequence, d.mark)
-	if i > 0 {
-		token += fmt.Sprintf("-%d", i+1)
-	}
-	return token
+	return d.publish(ctx, a, after, header, data)
 }
 
 // markLength makes a mark of 40 bits, five to a letter.
 const markLength = 8
 
-// publish stores a message for the address, due now or after a while.
+// nextToken returns the token of the next message that this delivery publishes. No other
+// delivery has the same: the subject of a schedule must not be written twice, and the other
+// delivery may have left something else. Because a consumer that was created again counts
+// deliveries from 1, tokens have a random part.
+func (d *delivery) nextToken() string {
+	if d.mark == "" {
+		d.mark = strings.ToLower(rand.Text()[:markLength])
+	}
+	token := fmt.Sprintf("%s-%d-%s", d.address.Number(), d.sequence, d.mark)
+	d.pieces++
+	if d.pieces > 1 {
+		token += fmt.Sprintf("-%d", d.pieces)
+	}
+	return token
+}
+
+// publish stores a message for the address that is due after a while, or now.
 func (d *delivery) publish(ctx context.Context, a subject.Address, after time.Duration, header nats.Header, data []byte) error {
 	m := nats.NewMsg(a.Under(subject.Chunk))
 	m.Data = data
 	if after > 0 {
-		m = broker.Scheduled(subject.Later, a, d.now().Add(after), data)
+		m = broker.Scheduled(subject.Later, a, d.consumer.now().Add(after), data)
 	}
 	for k, v := range header {
 		m.Header[k] = v
 	}
-	// Where only the broker's answer was lost, the next try finds it there.
+	// If only the broker's answer was lost, the next try finds the message.
 	m.Header.Set(jetstream.ExpectedLastSubjSeqHeader, "0")
-	return retry(ctx, d.log, func(ctx context.Context) error {
-		_, err := d.broker.Publish(ctx, m)
+	return retry(ctx, d.consumer.log, func(ctx context.Context) error {
+		_, err := d.consumer.broker.Publish(ctx, m)
 		if !errors.Is(err, broker.ErrConflict) {
 			return err
 		}
-		if _, err = d.broker.Stream.GetLastMsgForSubject(ctx, m.Subject); err != nil {
-			// Still on its way into the stream, or already out of it.
-			return fmt.Errorf("publishing %s: it is not there yet: %v", m.Subject, err)
+		if _, err = d.consumer.broker.Stream.GetLastMsgForSubject(ctx, m.Subject); err != nil {
+			// The message is not stored yet, or was already delivered.
+			return fmt.Errorf("publishing %s: it is not in the stream yet: %v", m.Subject, err)
 		}
 		return nil
 	})

@@ -12,11 +12,12 @@ import (
 	"github.com/osism/skopeo-worker/shared/broker"
 	"github.com/osism/skopeo-worker/shared/failure"
 	"github.com/osism/skopeo-worker/shared/message"
+	"github.com/osism/skopeo-worker/shared/run"
 	"github.com/osism/skopeo-worker/shared/subject"
 )
 
 const (
-	// sweepInterval is how often somebody in the fleet looks for stuck schedules.
+	// sweepInterval is how often one worker of the fleet sweeps.
 	sweepInterval = time.Minute
 	// overdue is how late a schedule must be to count as stuck.
 	overdue = time.Minute
@@ -42,10 +43,10 @@ func (c *Consumer) sweep(ctx context.Context) {
 	}
 }
 
-// Sweep looks once, for runs that have lost chunks, too. Of many workers, one a minute
-// does. Schedules that came due while the server's store was full stay where they are
-// until it restarts: Sweep fires them. It deletes messages that are not schedules, because
-// no worker would ever receive them.
+// Sweep fires overdue schedules, and logs runs that have lost chunks. One worker of the fleet
+// does so each minute; the others do nothing. A schedule that is due while the store is full
+// stays in the stream until nats-server restarts. Sweep also deletes messages that are not
+// schedules, because no worker would ever receive them.
 func (c *Consumer) Sweep(ctx context.Context, now time.Time) error {
 	claimed, err := c.runs.ClaimSweep(ctx, now, sweepInterval)
 	if err != nil || !claimed {
@@ -55,7 +56,7 @@ func (c *Consumer) Sweep(ctx context.Context, now time.Time) error {
 	if err != nil {
 		return err
 	}
-	failed := []error{c.lost(ctx)}
+	failed := []error{c.logLost(ctx)}
 	for _, subj := range append(suspects, subject.Roots) {
 		_, err := c.broker.Changes(ctx, broker.StreamName, subj, 0, func(m *jetstream.RawStreamMsg) error {
 			failed = append(failed, c.settle(ctx, m, now))
@@ -99,4 +100,42 @@ func stray(m *jetstream.RawStreamMsg) bool {
 	}
 	a, err := subject.ParseAddress(m.Subject)
 	return err != nil || broker.Target(m.Header) != a.Under(subject.Chunk)
+}
+
+// logLost logs the newest runs that have lost chunks, each once. The planner cannot, because
+// it ends with its plan.
+func (c *Consumer) logLost(ctx context.Context) error {
+	names, err := c.ledger.List(ctx)
+	if err != nil {
+		return err
+	}
+	for _, runs := range names {
+		seen := map[string]bool{} // a republish is newer than the plan, and does not replace it
+		for _, r := range runs {
+			if seen[r.Kind] {
+				continue
+			}
+			seen[r.Kind] = true
+			if err := c.logLostOf(ctx, r); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+func (c *Consumer) logLostOf(ctx context.Context, r run.Entry) error {
+	if c.settled[r.Revision] {
+		return nil
+	}
+	status, final, err := c.ledger.Status(ctx, r)
+	if err != nil {
+		return err
+	}
+	if status.State == run.StateLost {
+		c.log.Error("chunks of a run are lost: they are neither done nor at the broker, and the run was not ended; plan again",
+			"mirror", r.Name, "run", r.ID, "lost", status.Chunks.Lost, "chunks", status.Chunks.Total)
+	}
+	c.settled[r.Revision] = final || status.State == run.StateLost
+	return nil
 }

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"errors"
 	"log/slog"
+	"net/http"
 	"strings"
 	"testing"
 	"time"
@@ -14,12 +15,14 @@ import (
 
 	"github.com/osism/skopeo-worker/shared/broker"
 	"github.com/osism/skopeo-worker/shared/brokertest"
+	"github.com/osism/skopeo-worker/shared/message"
 	"github.com/osism/skopeo-worker/shared/run"
 	"github.com/osism/skopeo-worker/shared/subject"
+	"github.com/osism/skopeo-worker/worker/registrytest"
 )
 
 // schedule puts a remainder and a planned chunk into the stream, due in an hour.
-func schedule(t *testing.T, b *bench) {
+func schedule(t *testing.T, b *harness) {
 	t.Helper()
 	due := time.Now().Add(time.Hour)
 	require.NoError(t, b.runs.Put(t.Context(), run.Run{Name: name, ID: runID, Chunks: 2, Started: time.Now(), FirstDue: due, Published: true}))
@@ -90,7 +93,7 @@ func TestSweepGoesOn(t *testing.T) {
 // TestStraysAreSwept, with their bytes in the log; and of all that is ours, nothing is.
 func TestStraysAreSwept(t *testing.T) {
 	server := brokertest.Start(t)
-	b := newBench(t, brokertest.Open(t, server.Config()))
+	b := newHarness(t, brokertest.Open(t, server.Config()))
 	var log bytes.Buffer
 	b.log = slog.New(slog.NewTextHandler(&log, nil))
 	schedule(t, b)
@@ -118,4 +121,74 @@ func TestStraysAreSwept(t *testing.T) {
 	// The server has taken what was upon ours for what takes its place.
 	require.NoError(t, c.Sweep(t.Context(), time.Now().Add(2*time.Hour)))
 	require.Len(t, b.subjects(t, subject.OfRunUnder(subject.Chunk, name, runID)), 2)
+}
+
+// purge deletes the messages of the run, as somebody at the broker would.
+func (b *harness) purge(t *testing.T) {
+	t.Helper()
+	require.NoError(t, b.Stream.Purge(t.Context(), jetstream.WithPurgeSubject(subject.OfRun(name, runID))))
+}
+
+// TestPurgedUnderAWorker: what the worker has left of its chunk is published all the
+// same, and what nobody had is lost, and said to be.
+func TestPurgedUnderAWorker(t *testing.T) {
+	b := embedded(t)
+	b.push(t, "1", "2")
+	said := b.tell()
+	gate := make(chan struct{})
+	remove := b.from.Inject(registrytest.Fault{Match: registrytest.All(heads, registrytest.Ref("1")), Gate: gate, Times: 1, Status: 429,
+		Header: http.Header{"Retry-After": {"1"}}})
+	defer remove()
+	begun := b.from.Notify(heads)
+	tracker := b.planEach(t, "1", "2")
+	c := b.consumer(t)
+	start(t, c)
+	<-begun
+	b.purge(t)
+	close(gate)
+	// Until the worker has published what it has left, its chunk looks lost, too.
+	require.Eventually(t, func() bool {
+		st, err := tracker.Status(t.Context())
+		return err == nil && st.State == run.StateLost && st.Chunks == run.Chunks{Total: 2, Done: 1, Lost: 1}
+	}, deadline, often)
+	b.mirrored(t, "1")
+
+	for range 2 {
+		require.NoError(t, c.logLost(t.Context()))
+	}
+	require.Equal(t, 1, strings.Count(said.String(), "chunks of a run are lost"), said.String())
+	require.Contains(t, said.String(), "run="+runID+" lost=1 chunks=2")
+}
+
+// TestNothingIsSaidToBeLost of runs that are well, or that go on.
+func TestNothingIsSaidToBeLost(t *testing.T) {
+	b := embedded(t)
+	b.push(t, "1")
+	said := b.tell()
+	tracker := b.plan(t, b.chunk())
+	c := b.consumer(t)
+	require.NoError(t, c.logLost(t.Context()))
+	stop := start(t, c)
+	over(t, tracker)
+	stop()
+	require.NoError(t, c.logLost(t.Context()))
+	require.Empty(t, said.String())
+}
+
+// TestPostponedAndLost: a message that waits for a newer worker is one that can be lost.
+func TestPostponedAndLost(t *testing.T) {
+	b := embedded(t)
+	tracker := b.plan(t, message.Chunk{})
+	b.purge(t)
+	b.send(t, b.address("000001").Under(subject.Chunk), []byte(`{"version":1000}`))
+	c := b.consumer(t)
+	c.take(t.Context(), b.receive(t))
+	st, err := tracker.Status(t.Context())
+	require.NoError(t, err)
+	require.Equal(t, run.StateSnoozed, st.State)
+	require.WithinDuration(t, time.Now().Add(newerRetry), *st.NextDue, newerRetry/2)
+	b.purge(t)
+	st, err = tracker.Status(t.Context())
+	require.NoError(t, err)
+	require.Equal(t, run.StateLost, st.State)
 }

@@ -80,3 +80,30 @@ func TestUnderWay(t *testing.T) {
 	close(gate)
 	require.Empty(t, over(t, tracker).UnderWay)
 }
+
+// TestOvertaken: a worker that comes back late does not hide that another one is done.
+func TestOvertaken(t *testing.T) {
+	b := embedded(t)
+	c := b.consumer(t)
+	b.plan(t, b.chunk())
+	recorded := func() string {
+		p, _, err := b.runs.Progress(t.Context(), b.address("000001"))
+		require.NoError(t, err)
+		return p.State
+	}
+	late, other := delivery{consumer: c, address: b.address("000001")}, delivery{consumer: c, address: b.address("000001")}
+	for _, d := range []*delivery{&late, &other, &late} { // the second one first hears of the first
+		d.Progress(run.Tally{Total: 1}, 0, 0)
+		require.NoError(t, d.store(t.Context()))
+		require.Equal(t, run.Running, recorded())
+	}
+	other.progress.State = run.Done
+	require.NoError(t, other.store(t.Context()))
+	for range 2 {
+		late.Progress(run.Tally{Total: 1}, 0, 0)
+		require.NoError(t, late.store(t.Context()))
+		require.Equal(t, run.Done, recorded())
+	}
+	late.progress.State = run.Done
+	require.NoError(t, late.store(t.Context()), "the last word is stored")
+}

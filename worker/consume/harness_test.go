@@ -45,23 +45,23 @@ var (
 	blobs = registrytest.Kinds(registrytest.KindBlobGet)
 )
 
-// bench is a broker, two registries, and workers that are started on demand.
-type bench struct {
+// harness is a broker, two registries, and workers that are started on demand.
+type harness struct {
 	*broker.Broker
 	from, to *registrytest.Registry
 	runs     *run.Store
 	log      *slog.Logger
 }
 
-func newBench(t *testing.T, b *broker.Broker) *bench {
+func newHarness(t *testing.T, b *broker.Broker) *harness {
 	t.Helper()
 	runs, err := run.Open(t.Context(), b)
 	require.NoError(t, err)
-	return &bench{Broker: b, from: registrytest.New(t), to: registrytest.New(t), runs: runs, log: slog.New(slog.DiscardHandler)}
+	return &harness{Broker: b, from: registrytest.New(t), to: registrytest.New(t), runs: runs, log: slog.New(slog.DiscardHandler)}
 }
 
 // consumer returns one that is not started.
-func (b *bench) consumer(t *testing.T) *Consumer {
+func (b *harness) consumer(t *testing.T) *Consumer {
 	t.Helper()
 	insecure := []string{b.from.Host(), b.to.Host()}
 	client := registry.NewClient(registry.Options{Insecure: insecure})
@@ -128,7 +128,7 @@ const (
 	countedImages = "skopeo_worker_images_total"
 )
 
-func (b *bench) push(t *testing.T, tags ...string) {
+func (b *harness) push(t *testing.T, tags ...string) {
 	t.Helper()
 	for _, tag := range tags {
 		_, err := b.from.PushImage(repository, tag, registrytest.Image{Version: tag})
@@ -136,18 +136,18 @@ func (b *bench) push(t *testing.T, tags ...string) {
 	}
 }
 
-func (b *bench) chunk(images ...message.Image) message.Chunk {
+func (b *harness) chunk(images ...message.Image) message.Chunk {
 	return message.Chunk{Name: name, Run: runID, Number: 1, Registry: b.from.Host(), Repositories: []message.Repository{{
 		Source: reference.MustRepository(b.from.Host() + "/" + repository), Destination: reference.MustRepository(b.to.Host() + "/" + destination), Images: images,
 	}}}
 }
 
-func (b *bench) address(token string) subject.Address {
+func (b *harness) address(token string) subject.Address {
 	return subject.NewAddress(name, runID, b.from.Host(), token)
 }
 
 // plan publishes a run of one chunk, due now, and returns its tracker.
-func (b *bench) plan(t *testing.T, c message.Chunk) *run.Tracker {
+func (b *harness) plan(t *testing.T, c message.Chunk) *run.Tracker {
 	t.Helper()
 	data, err := c.Encode()
 	require.NoError(t, err)
@@ -161,7 +161,7 @@ func (b *bench) plan(t *testing.T, c message.Chunk) *run.Tracker {
 	return tracker
 }
 
-func (b *bench) send(t *testing.T, subj string, data []byte) {
+func (b *harness) send(t *testing.T, subj string, data []byte) {
 	t.Helper()
 	m := nats.NewMsg(subj)
 	m.Data = data
@@ -182,7 +182,7 @@ func over(t *testing.T, tracker *run.Tracker) run.Status {
 }
 
 // subjects are those of the run's messages in the stream.
-func (b *bench) subjects(t *testing.T, filter string) []string {
+func (b *harness) subjects(t *testing.T, filter string) []string {
 	t.Helper()
 	info, err := b.Stream.Info(t.Context(), jetstream.WithSubjectFilter(filter))
 	require.NoError(t, err)
@@ -193,7 +193,7 @@ func (b *bench) subjects(t *testing.T, filter string) []string {
 	return found
 }
 
-func (b *bench) failures(t *testing.T) []failure.Record {
+func (b *harness) failures(t *testing.T) []failure.Record {
 	t.Helper()
 	records, err := failure.NewStore(b.Broker, slog.New(slog.DiscardHandler)).List(t.Context(), name)
 	require.NoError(t, err)
@@ -201,7 +201,7 @@ func (b *bench) failures(t *testing.T) []failure.Record {
 }
 
 // receive takes one delivery as the loop would, without working it off.
-func (b *bench) receive(t *testing.T) jetstream.Msg {
+func (b *harness) receive(t *testing.T) jetstream.Msg {
 	t.Helper()
 	m, err := b.Consumer.Next(jetstream.FetchMaxWait(deadline))
 	require.NoError(t, err)
@@ -209,7 +209,7 @@ func (b *bench) receive(t *testing.T) jetstream.Msg {
 }
 
 // mirrored requires that the destination holds the tags as the source does.
-func (b *bench) mirrored(t *testing.T, tags ...string) {
+func (b *harness) mirrored(t *testing.T, tags ...string) {
 	t.Helper()
 	for _, tag := range tags {
 		want, err := b.from.Digest(repository, tag)
@@ -233,9 +233,9 @@ func impatient(t *testing.T, b *broker.Broker, wait time.Duration) {
 	b.Consumer = c
 }
 
-func embedded(t *testing.T) *bench {
+func embedded(t *testing.T) *harness {
 	t.Helper()
-	return newBench(t, brokertest.Embedded(t))
+	return newHarness(t, brokertest.Embedded(t))
 }
 
 // notifying returns a logger that tells when the broker had no room.
