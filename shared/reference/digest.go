@@ -1,8 +1,7 @@
 package reference
 
 import (
-	// The algorithms of digests are those linked in: what the OCI image specification
-	// registers.
+	// The algorithms that the OCI image specification registers.
 	_ "crypto/sha256"
 	_ "crypto/sha512"
 	"errors"
@@ -13,15 +12,13 @@ import (
 	"github.com/opencontainers/go-digest"
 )
 
-// ErrInvalidDigest is a text that is no digest.
+// ErrInvalidDigest is returned for a text that is not a digest.
 var ErrInvalidDigest = errors.New("invalid digest")
 
-// Digest is a digest of a known algorithm with as many hex digits as that gives. The
-// zero value is no digest at all.
+// Digest is a valid digest of a known algorithm. The zero value is no digest.
 type Digest struct{ text string }
 
-// ParseDigest reads a digest. Its error wraps ErrInvalidDigest and quotes the text,
-// which may come from anybody.
+// ParseDigest parses a digest. Its error wraps ErrInvalidDigest and quotes the text safely.
 func ParseDigest(s string) (Digest, error) {
 	if digest.Digest(s).Validate() != nil {
 		return Digest{}, fmt.Errorf("%w %s: %s", ErrInvalidDigest, Quote(s), expectedDigest)
@@ -29,36 +26,35 @@ func ParseDigest(s string) (Digest, error) {
 	return Digest{s}, nil
 }
 
-// MustDigest is ParseDigest for texts that are known to be digests, such as those of a
-// test. It panics where one is none.
+// MustDigest is ParseDigest for constants, as in tests. It panics if the text is invalid.
 func MustDigest(s string) Digest { return must(ParseDigest(s)) }
 
-// DigestOf is the SHA-256 digest of content.
+// DigestOf returns the SHA-256 digest of content.
 func DigestOf(content []byte) Digest { return Digest{digest.FromBytes(content).String()} }
 
-// Of is the digest of content by the same algorithm.
+// Of returns the digest of content with the same algorithm.
 func (d Digest) Of(content []byte) Digest {
 	return Digest{digest.Algorithm(d.Algorithm()).FromBytes(content).String()}
 }
 
-// Hash is a new hash of the digest's algorithm. IsSum compares its sum.
+// Hash returns a new hash with the digest's algorithm, for IsSum.
 func (d Digest) Hash() hash.Hash { return digest.Digest(d.text).Algorithm().Hash() }
 
-// IsSum reports whether what was written to the hash has this digest.
+// IsSum reports whether the content that was written to the hash has this digest.
 func (d Digest) IsSum(h hash.Hash) bool {
 	return !d.IsZero() && digest.NewDigest(digest.Algorithm(d.Algorithm()), h).String() == d.text
 }
 
-// String is the digest's text, empty for the zero value.
+// String returns the digest's text, "" for the zero value.
 func (d Digest) String() string { return d.text }
 
-// Algorithm is what stands before the colon.
+// Algorithm returns the part before the colon.
 func (d Digest) Algorithm() string {
 	algorithm, _, _ := strings.Cut(d.text, ":")
 	return algorithm
 }
 
-// Hex is what stands after the colon.
+// Hex returns the part after the colon.
 func (d Digest) Hex() string {
 	_, hex, _ := strings.Cut(d.text, ":")
 	return hex
@@ -67,10 +63,10 @@ func (d Digest) Hex() string {
 // IsZero reports whether there is no digest.
 func (d Digest) IsZero() bool { return d.text == "" }
 
-// MarshalText is for JSON and logs.
+// MarshalText implements encoding.TextMarshaler.
 func (d Digest) MarshalText() ([]byte, error) { return []byte(d.text), nil }
 
-// UnmarshalText is ParseDigest, but that an empty text is the zero value.
+// UnmarshalText is ParseDigest, except that an empty text gives the zero value.
 func (d *Digest) UnmarshalText(text []byte) error { return unmarshal(d, text, ParseDigest) }
 
 func (Digest) tagOrDigest() {}

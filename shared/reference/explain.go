@@ -11,16 +11,17 @@ import (
 	dist "github.com/distribution/reference"
 )
 
-// maxQuoted is how many bytes of a bad text an error shows.
+// maxQuoted is how many bytes of an invalid text an error contains.
 const maxQuoted = 160
 
-// maxTag is the longest tag (OCI distribution specification, "Pulling manifests").
+// maxTag is the length of the longest tag (OCI distribution specification, "Pulling
+// manifests").
 const maxTag = 128
 
-// hexName is a name that docker takes for an image id.
+// hexName matches a name that docker treats as an image id.
 var hexName = regexp.MustCompile(`^[a-f0-9]{64}$`)
 
-// digestLike is enough to tell a digest with a mistake in it from a host.
+// digestLike matches a digest that may be invalid, but not user information of a URL.
 var digestLike = regexp.MustCompile(`^sha[0-9]*:[^@/]*$`)
 
 const (
@@ -28,11 +29,11 @@ const (
 	expectedDigest = "expected sha256: and 64 or sha512: and 128 lower-case hex digits"
 )
 
-// whyTooLong states the limit for host and path together, that skopeo keeps
-// (OCI distribution specification, "Pulling manifests").
+// whyTooLong states the limit for host and path together, which skopeo enforces (OCI
+// distribution specification, "Pulling manifests").
 var whyTooLong = fmt.Sprintf("host and repository name are longer than %d characters", dist.RepositoryNameTotalLengthMax)
 
-// refuse says why a text can't be a reference whatever its parts are, or nothing.
+// refuse returns why a text cannot be a reference, whatever its parts are, or "".
 func refuse(s string) string {
 	if s == "" {
 		return "it is empty"
@@ -54,12 +55,12 @@ func refuse(s string) string {
 	return ""
 }
 
-// scheme is that of a URL (RFC 3986, section 3.1). None in use is longer.
+// scheme matches the scheme of a URL (RFC 3986, section 3.1). None in use is longer.
 var scheme = regexp.MustCompile(`^[a-zA-Z][a-zA-Z0-9+.-]{0,15}://`)
 
 func schemeOf(s string) string { return scheme.FindString(s) }
 
-// explain puts into words why the library refused a reference without its host.
+// explain returns why the library refused a reference without its host.
 func explain(rest string, err error) string {
 	name, digest, hasDigest := strings.Cut(rest, "@")
 	path, tag, hasTag := strings.Cut(name, ":")
@@ -94,7 +95,7 @@ func explainPath(path string) string {
 		if component == "" {
 			return "a slash with nothing before or after it"
 		}
-		// Behind a host, so that the library takes the component for none.
+		// With a host, so that the library does not treat the component as one.
 		if _, err := dist.WithName(DockerHub + "/" + component); errors.Is(err, dist.ErrReferenceInvalidFormat) {
 			return Quote(component) + " is invalid in a repository name, expected lower-case letters and digits with single '.', '_', '__' or dashes between them"
 		}
@@ -102,15 +103,14 @@ func explainPath(path string) string {
 	return ""
 }
 
-// misplacedAt says whether an @ stands before anything but the one digest. It
-// may end user information then.
+// misplacedAt reports whether something other than one digest follows an @. The text may
+// contain credentials then.
 func misplacedAt(s string) bool {
 	_, after, found := strings.Cut(s, "@")
 	return found && !digestLike.MatchString(after)
 }
 
-// quote shows a bad text in an error: without anything that may be a
-// password, and not at any length.
+// quote quotes an invalid text for an error, without anything that may be a password.
 func quote(s string) string {
 	if misplacedAt(s) {
 		s = "xxxxx" + s[strings.LastIndex(s, "@"):]
@@ -118,8 +118,8 @@ func quote(s string) string {
 	return Quote(s)
 }
 
-// Quote shows a text from anybody: on one line, without anything that a terminal obeys,
-// and not at any length.
+// Quote quotes a text from outside on one line, without control characters and at a limited
+// length.
 func Quote(s string) string {
 	if len(s) > maxQuoted {
 		return strconv.QuoteToASCII(s[:maxQuoted]) + "…"

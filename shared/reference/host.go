@@ -12,21 +12,20 @@ import (
 	dist "github.com/distribution/reference"
 )
 
-// localhost is the one host that needs neither a dot nor a port to be told
-// from a path component, as docker has it.
+// localhost is the only host without a dot or a port, as in docker.
 const localhost = "localhost"
 
-// maxHost is the longest host name (RFC 1035, section 2.3.4).
+// maxHost is the length of the longest host name (RFC 1035, section 2.3.4).
 const maxHost = 253
 
 // maxPort is the highest TCP port.
 const maxPort = 65535
 
-// domain is the library's own rule, for a whole text.
+// domain is the library's expression for hosts, for a whole text.
 var domain = regexp.MustCompile(`^(?:` + dist.DomainRegexp.String() + `)$`)
 
-// cutHost takes the host, port included, off a reference by docker's rule: a
-// first component is a host if it has a dot or a colon in it or is localhost.
+// cutHost splits the host, with its port, off a reference. As in docker, the first component
+// is a host if it contains a dot or a colon or is localhost.
 func cutHost(s string) (host, rest string, ok bool) {
 	first, rest, slash := strings.Cut(s, "/")
 	if slash && (strings.ContainsAny(first, ".:") || strings.EqualFold(first, localhost)) {
@@ -84,7 +83,7 @@ func NewHosts(hosts []string) Hosts {
 // Has reports whether a host is among them, by whatever name.
 func (h Hosts) Has(host string) bool { return h[CanonicalHost(host)] }
 
-// explainHost says why a host with an optional port can't be one, or nothing.
+// explainHost returns why a host with an optional port is invalid, or "".
 func explainHost(hostport string) string {
 	host, port, hasPort := cutPort(hostport)
 	if hasPort && !validPort(port) {
@@ -107,7 +106,7 @@ func cutPort(hostport string) (host, port string, ok bool) {
 	return strings.Cut(hostport, ":")
 }
 
-// validPort refuses leading zeros too: one port has one spelling.
+// validPort rejects leading zeros, so that a port has one spelling.
 func validPort(port string) bool {
 	n, err := strconv.ParseUint(port, 10, 16)
 	return err == nil && n > 0 && strconv.FormatUint(n, 10) == port
@@ -121,8 +120,8 @@ func validHost(host string) bool {
 		ip, err := netip.ParseAddr(strings.TrimSuffix(address, "]"))
 		return err == nil && ip.Is6()
 	}
-	// A last label of digits makes an IPv4 address of the name (RFC 3696,
-	// section 2): no top-level domain is a number.
+	// A name whose last label is a number is an IPv4 address: no top-level domain is a
+	// number (RFC 3696, section 2).
 	last := host[strings.LastIndex(host, ".")+1:]
 	if strings.Trim(last, "0123456789") == "" {
 		ip, err := netip.ParseAddr(host)
@@ -131,22 +130,22 @@ func validHost(host string) bool {
 	return true
 }
 
-// ErrInvalidDestination is a text that names no destination registry.
+// ErrInvalidDestination is returned for a text that is not a destination.
 var ErrInvalidDestination = errors.New("invalid destination")
 
 const expectedDestination = "expected host[:port][/prefix]"
 
-// Destination is the registry that is mirrored to, and the path below which
-// the repositories land there.
+// Destination is the registry that is mirrored to, and the path under which repositories are
+// stored there.
 type Destination struct {
-	// Host is lower case, with a port if one was written.
+	// Host is in lower case, with a port if there is one.
 	Host string
-	// Prefix has no slash at either end, and may be empty.
+	// Prefix has no slash at either end. It is optional.
 	Prefix string
 }
 
-// ParseDestination reads host[:port][/prefix]. Its error wraps
-// ErrInvalidDestination and shows no credentials.
+// ParseDestination parses host[:port][/prefix]. Its error wraps ErrInvalidDestination and
+// contains no credentials.
 func ParseDestination(s string) (Destination, error) {
 	if why := refuseDestination(s); why != "" {
 		return Destination{}, fmt.Errorf("%w %s: %s", ErrInvalidDestination, quote(s), why)
@@ -156,7 +155,7 @@ func ParseDestination(s string) (Destination, error) {
 	switch {
 	case why != "":
 	case !strings.ContainsAny(host, ".:") && !strings.EqualFold(host, localhost):
-		// Without a dot or a port, docker and skopeo take it for a namespace of Docker Hub.
+		// Without a dot or a port, docker and skopeo treat it as a namespace of Docker Hub.
 		why = fmt.Sprintf("host %s has neither a dot nor a port, write %s:443 or its full name", Quote(host), host)
 	case len(s) > dist.RepositoryNameTotalLengthMax:
 		why = whyTooLong
@@ -169,14 +168,13 @@ func ParseDestination(s string) (Destination, error) {
 	return Destination{Host: CanonicalHost(host), Prefix: prefix}, nil
 }
 
-// Repository is the name at the destination of a source's path,
-// "127.0.0.1:5000/mirror/library/nginx". A long prefix and a long path can
-// make a name that does not parse.
+// Repository returns the name of a repository at the destination, such as
+// "127.0.0.1:5000/mirror/library/nginx". It is invalid if prefix and path are too long.
 func (d Destination) Repository(path string) string {
 	return d.String() + "/" + path
 }
 
-// String is the canonical spelling. ParseDestination gives the same for it.
+// String returns the canonical spelling.
 func (d Destination) String() string {
 	if d.Prefix == "" {
 		return d.Host

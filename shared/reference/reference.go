@@ -1,5 +1,5 @@
-// Package reference names images: where they come from, as a list writes them,
-// and where they go. Every spelling of one repository gives one name.
+// Package reference parses the names of images: those of a list and those at a destination.
+// All spellings of a repository give the same name.
 package reference
 
 import (
@@ -9,23 +9,23 @@ import (
 	dist "github.com/distribution/reference"
 )
 
-// digestTagHex is how many hex digits of a digest name its tag at the
-// destination: 48 bits, so that two in one repository do not meet.
+// digestTagHex is how many hex digits of a digest are in its tag at the destination. 48 bits
+// are enough to tell the images of a repository apart.
 const digestTagHex = 12
 
-// ErrInvalid is a text that names no image.
+// ErrInvalid is returned for a text that is not the name of an image.
 var ErrInvalid = errors.New("invalid reference")
 
-// Reference names a repository and at most one tag and one digest. With
-// neither it stands for every tag of the repository.
+// Reference is a repository with an optional tag and an optional digest. Without them it
+// stands for all tags of the repository.
 type Reference struct {
 	Repository Repository
 	Tag        Tag
 	Digest     Digest
 }
 
-// Parse reads host/path[:tag][@digest]. Its error wraps ErrInvalid, says in
-// words what is wrong, and shows no credentials.
+// Parse parses host/path[:tag][@digest]. Its error wraps ErrInvalid, says what is wrong, and
+// contains no credentials.
 func Parse(s string) (Reference, error) {
 	if why := refuse(s); why != "" {
 		return Reference{}, invalid(s, why)
@@ -42,7 +42,7 @@ func Parse(s string) (Reference, error) {
 	if err != nil {
 		return Reference{}, invalid(s, explain(rest, err))
 	}
-	// The library takes a first component in upper case for a host.
+	// The library would treat a first component in upper case as a host.
 	if !hasHost && dist.Domain(named) != DockerHub {
 		return Reference{}, invalid(s, whyUpperCase)
 	}
@@ -63,8 +63,7 @@ func Parse(s string) (Reference, error) {
 	return r, nil
 }
 
-// ParseCanonical is Parse for what String has written: another spelling is an error, so
-// that nothing is mirrored from or to where it does not say.
+// ParseCanonical parses a reference in the spelling of String. Any other spelling is an error.
 func ParseCanonical(s string) (Reference, error) {
 	r, err := Parse(s)
 	if err == nil && r.String() != s {
@@ -73,7 +72,7 @@ func ParseCanonical(s string) (Reference, error) {
 	return r, err
 }
 
-// String is the canonical spelling. Parse gives the same reference for it.
+// String returns the canonical spelling.
 func (r Reference) String() string {
 	s := r.Repository.String()
 	if !r.Tag.IsZero() {
@@ -85,10 +84,9 @@ func (r Reference) String() string {
 	return s
 }
 
-// DestinationTag is the tag that the image gets at the destination. What is
-// named by digest alone gets one made of the digest, such as
-// "sha256-0123456789ab", because registries collect what has no tag. It is
-// empty for a whole repository, whose tags keep their names.
+// DestinationTag returns the tag of the image at the destination. A reference by digest alone
+// gets one made of the digest, such as "sha256-0123456789ab", because registries delete
+// manifests without a tag. It is zero for a whole repository, whose tags keep their names.
 func (r Reference) DestinationTag() Tag {
 	if !r.Tag.IsZero() || r.Digest.IsZero() {
 		return r.Tag
@@ -100,14 +98,14 @@ func invalid(s, why string) error {
 	return fmt.Errorf("%w %s: %s", ErrInvalid, quote(s), why)
 }
 
-// ErrInvalidRepository is a text that names no repository.
+// ErrInvalidRepository is returned for a text that is not a repository.
 var ErrInvalidRepository = errors.New("invalid repository")
 
-// Repository is a repository of a registry. The zero value is none at all.
+// Repository is a repository of a registry. The zero value is no repository.
 type Repository struct{ registry, path string }
 
-// ParseRepository reads host/path in the one spelling that String gives: nothing is
-// added to it. Its error wraps ErrInvalidRepository and shows no credentials.
+// ParseRepository parses host/path in the spelling of String. Its error wraps
+// ErrInvalidRepository and contains no credentials.
 func ParseRepository(s string) (Repository, error) {
 	r, err := ParseCanonical(s)
 	switch {
@@ -119,18 +117,18 @@ func ParseRepository(s string) (Repository, error) {
 	return r.Repository, nil
 }
 
-// MustRepository is ParseRepository for texts that are known to be repositories, such
-// as those of a test. It panics where one is none.
+// MustRepository is ParseRepository for constants, as in tests. It panics if the text is
+// invalid.
 func MustRepository(s string) Repository { return must(ParseRepository(s)) }
 
-// Registry is the host, lower case, with a port if one was written. All names of
-// Docker Hub are DockerHub here.
+// Registry returns the host in lower case, with a port if there is one. It is DockerHub for
+// all names of Docker Hub's registry.
 func (r Repository) Registry() string { return r.registry }
 
-// Path is the repository below the registry, "library/nginx".
+// Path returns the repository's name at the registry, such as "library/nginx".
 func (r Repository) Path() string { return r.path }
 
-// String is host/path, "docker.io/library/nginx", empty for the zero value.
+// String returns host/path, such as "docker.io/library/nginx", or "" for the zero value.
 func (r Repository) String() string {
 	if r.IsZero() {
 		return ""
@@ -141,10 +139,10 @@ func (r Repository) String() string {
 // IsZero reports whether there is no repository.
 func (r Repository) IsZero() bool { return r == Repository{} }
 
-// MarshalText is for JSON and logs.
+// MarshalText implements encoding.TextMarshaler.
 func (r Repository) MarshalText() ([]byte, error) { return []byte(r.String()), nil }
 
-// UnmarshalText is ParseRepository, but that an empty text is the zero value.
+// UnmarshalText is ParseRepository, except that an empty text gives the zero value.
 func (r *Repository) UnmarshalText(text []byte) error {
 	return unmarshal(r, text, ParseRepository)
 }

@@ -6,21 +6,19 @@ import (
 	"regexp"
 )
 
-// ErrInvalidTag is a text that is no tag.
+// ErrInvalidTag is returned for a text that is not a tag.
 var ErrInvalidTag = errors.New("invalid tag")
 
-// ExpectedTag says in words what a tag is.
+// ExpectedTag describes a valid tag.
 var ExpectedTag = fmt.Sprintf("expected up to %d letters, digits, '_', '.' and '-', starting with neither '.' nor '-'", maxTag)
 
-// tagGrammar is that of the OCI distribution specification 1.1, "Pulling manifests".
+// tagGrammar is the grammar of the OCI distribution specification 1.1, "Pulling manifests".
 var tagGrammar = regexp.MustCompile(`^[a-zA-Z0-9_][a-zA-Z0-9._-]{0,127}$`)
 
-// Tag is a tag that the OCI distribution specification allows. The zero value is no
-// tag at all.
+// Tag is a valid tag. The zero value is no tag.
 type Tag struct{ text string }
 
-// ParseTag reads a tag. Its error wraps ErrInvalidTag and quotes the text, which may
-// come from anybody.
+// ParseTag parses a tag. Its error wraps ErrInvalidTag and quotes the text safely.
 func ParseTag(s string) (Tag, error) {
 	if tagGrammar.MatchString(s) {
 		return Tag{s}, nil
@@ -28,32 +26,31 @@ func ParseTag(s string) (Tag, error) {
 	return Tag{}, fmt.Errorf("%w %s: %s", ErrInvalidTag, Quote(s), ExpectedTag)
 }
 
-// MustTag is ParseTag for texts that are known to be tags, such as those of a test. It
-// panics where one is none.
+// MustTag is ParseTag for constants, as in tests. It panics if the text is invalid.
 func MustTag(s string) Tag { return must(ParseTag(s)) }
 
-// String is the tag's text, empty for the zero value.
+// String returns the tag's text, "" for the zero value.
 func (t Tag) String() string { return t.text }
 
 // IsZero reports whether there is no tag.
 func (t Tag) IsZero() bool { return t.text == "" }
 
-// MarshalText is for JSON and logs.
+// MarshalText implements encoding.TextMarshaler.
 func (t Tag) MarshalText() ([]byte, error) { return []byte(t.text), nil }
 
-// UnmarshalText is ParseTag, but that an empty text is the zero value.
+// UnmarshalText is ParseTag, except that an empty text gives the zero value.
 func (t *Tag) UnmarshalText(text []byte) error { return unmarshal(t, text, ParseTag) }
 
 func (Tag) tagOrDigest() {}
 
-// TagOrDigest is what a manifest goes by in its repository: a Tag or a Digest.
+// TagOrDigest identifies a manifest in its repository. It is a Tag or a Digest.
 type TagOrDigest interface {
 	String() string
 	IsZero() bool
 	tagOrDigest()
 }
 
-// unmarshal reads a text that may be empty.
+// unmarshal parses a text that may be empty.
 func unmarshal[T any](into *T, text []byte, parse func(string) (T, error)) error {
 	var read T
 	if len(text) > 0 {

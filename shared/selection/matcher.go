@@ -14,7 +14,7 @@ import (
 	"github.com/osism/skopeo-worker/shared/reference"
 )
 
-// Matcher is a Selection that is ready to be used, by any number of goroutines.
+// Matcher is a Selection that is ready to be applied. It is safe for concurrent use.
 type Matcher struct {
 	everything       bool
 	include, exclude []*regexp.Regexp
@@ -23,8 +23,7 @@ type Matcher struct {
 	limit            int
 }
 
-// Compile returns the matcher of a selection, or an *Error with every problem
-// there is.
+// Compile returns the matcher of a selection, or an *Error with all problems.
 func (s Selection) Compile() (*Matcher, error) {
 	m := &Matcher{everything: !s.restricted(), limit: s.Limit}
 	var problems, more []Problem
@@ -39,7 +38,7 @@ func (s Selection) Compile() (*Matcher, error) {
 	}
 	problems = append(problems, s.checkList()...)
 	if s.Limit < 0 {
-		problems = append(problems, Problem{"limit", Whole, fmt.Sprintf("%d is less than nothing, expected 0 or more", s.Limit)})
+		problems = append(problems, Problem{"limit", Whole, fmt.Sprintf("%d is negative, expected 0 or more", s.Limit)})
 	}
 	if _, err := ParsePlatforms(s.Platforms); err != nil {
 		var bad *Error
@@ -47,7 +46,7 @@ func (s Selection) Compile() (*Matcher, error) {
 		problems = append(problems, bad.Problems...)
 	}
 	if size := len(s.encode()); size > MaxBytes {
-		problems = append(problems, Problem{"selection", Whole, fmt.Sprintf("it takes %d bytes, at most %d are possible; one expression can stand for many tags", size, MaxBytes)})
+		problems = append(problems, Problem{"selection", Whole, fmt.Sprintf("it has %d bytes, but at most %d are possible; an expression can replace many tags", size, MaxBytes)})
 	}
 	if len(problems) > 0 {
 		return nil, &Error{Problems: problems}
@@ -90,13 +89,13 @@ func expressions(key string, texts []string) ([]*regexp.Regexp, []Problem) {
 	return compiled, problems
 }
 
-// expression compiles a regular expression that is matched at the start of a tag,
-// or says why it can't.
+// expression compiles a regular expression that is matched at the start of a tag, or returns
+// why it is invalid.
 func expression(text string) (*regexp.Regexp, string) {
 	if text == "" {
-		return nil, "it is empty, write .* for every tag"
+		return nil, "it is empty; write .* for all tags"
 	}
-	// On its own first: what is unbalanced must not be balanced by our brackets.
+	// Compile it alone first: the parentheses that are added could make it valid.
 	if _, err := regexp.Compile(text); err != nil {
 		return nil, explain(text, err)
 	}
@@ -119,8 +118,8 @@ func explain(text string, err error) string {
 	return why
 }
 
-// Match reports whether a tag is mirrored, Limit aside. Where the selection is not
-// every tag, a Companion is only matched by List: otherwise it goes with its image.
+// Match reports whether a tag is mirrored, apart from Limit. Unless the selection has all
+// tags, a Companion only matches List: otherwise it is mirrored with its image.
 func (m *Matcher) Match(tag string) bool {
 	if m.everything {
 		return true
@@ -142,22 +141,21 @@ func (m *Matcher) Match(tag string) bool {
 	return err == nil && m.semver.Check(v)
 }
 
-// Candidate is a tag that Match has passed.
+// Candidate is a tag that Match has accepted.
 type Candidate struct {
 	Tag reference.Tag
-	// Updated is when the upstream last changed the tag; zero where it tells no times.
+	// Updated is when the tag was last changed; zero if unknown.
 	Updated time.Time
 }
 
-// Newest returns the candidates that Limit leaves, in this order:
+// Newest returns the candidates within Limit, in this order:
 //
-//  1. by time, newest first, where every candidate has one;
-//  2. where one of them has none, or two have the same: by semantic version,
-//     newest first. A leading v is allowed, and what is missing counts as 0, so
-//     that v1.2 is 1.2.0. Prereleases come right below their release: 2.0.0,
-//     2.0.0-rc.2, 2.0.0-rc.1, 1.9.0;
-//  3. names that are no version come after all that are;
-//  4. by name, in byte order, where nothing else decides.
+//  1. by time, newest first, if all candidates have one;
+//  2. if one has none, or two are equal: by semantic version, newest first. A leading v is
+//     allowed, and missing parts are 0, so that v1.2 is 1.2.0. Prereleases follow their
+//     release: 2.0.0, 2.0.0-rc.2, 2.0.0-rc.1, 1.9.0;
+//  3. names that are not versions after all that are;
+//  4. by name, in byte order.
 func (m *Matcher) Newest(c []Candidate) []Candidate {
 	timed := !slices.ContainsFunc(c, func(c Candidate) bool { return c.Updated.IsZero() })
 	ordered := make([]ranked, len(c))
@@ -181,7 +179,7 @@ func (m *Matcher) Newest(c []Candidate) []Candidate {
 	return newest
 }
 
-// ranked has the version of a candidate, nil where its tag is none.
+// ranked is a candidate with its version, which is nil if its tag is not one.
 type ranked struct {
 	Candidate
 	version *semver.Version
@@ -199,15 +197,14 @@ func compareVersions(a, b ranked) int {
 	return cmp.Compare(a.Tag.String(), b.Tag.String())
 }
 
-// companion is a tag that is made of the digest of what it belongs to: cosign's
-// (Triangulate in github.com/sigstore/cosign, pkg/oci/remote), and the referrers
-// tag of the OCI distribution specification, 1.1.
+// companion matches a tag made of the digest of another image: cosign's (Triangulate in
+// github.com/sigstore/cosign, pkg/oci/remote), and the referrers tag of the OCI distribution
+// specification 1.1.
 var companion = regexp.MustCompile(`^sha256-([0-9a-f]{64})(?:\.(?:sig|att|sbom))?$`)
 
-// Companion tells whether a tag is a signature, an attestation, an SBOM or the
-// list of referrers of an image, and the digest of that image. A mirrored tag
-// brings the companions of its digest, whatever the selection says of their names;
-// that is up to who mirrors it, who alone knows the digest.
+// Companion reports whether a tag is a signature, an attestation, an SBOM or the list of
+// referrers of an image, and returns the digest of that image. The companions of a mirrored
+// tag are mirrored with it, whether or not the selection matches their names.
 func Companion(tag string) (digest reference.Digest, ok bool) {
 	match := companion.FindStringSubmatch(tag)
 	if match == nil {

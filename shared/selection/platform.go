@@ -77,10 +77,10 @@ func (p Platform) String() string {
 
 var variant = regexp.MustCompile(`^[a-z0-9][a-z0-9._-]*$`)
 
-// ParsePlatforms reads os/arch[/variant], in lower case, and returns what it read
-// normalised, sorted and without duplicates. Its error is an *Error with every
-// problem, under the key "platforms". An unknown architecture is one: it would skip every
-// image without a word.
+// ParsePlatforms parses platforms in the form os/arch[/variant], in lower case. It returns
+// them in one spelling, sorted and without duplicates. Its error is an *Error with all
+// problems, under the key "platforms". Unknown architectures are errors, because a selection
+// with one would choose no image.
 func ParsePlatforms(items []string) ([]string, error) {
 	var platforms []string
 	var problems []Problem

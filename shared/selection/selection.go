@@ -1,5 +1,5 @@
-// Package selection says which tags of a repository are mirrored, and what of
-// each. The planner writes it, the workers go by it.
+// Package selection chooses which tags of a repository are mirrored, and which parts of each.
+// The planner writes selections, and the workers apply them.
 package selection
 
 import (
@@ -12,52 +12,50 @@ import (
 	"strings"
 )
 
-// MaxBytes is how large a selection may be as JSON. It travels with every message
-// of its repository, and an eighth of one leaves room for the images.
+// MaxBytes is how large a selection may be as JSON. It is in every message about its
+// repository; an eighth of a message leaves room for the images.
 const MaxBytes = 64 << 10
 
-// hashBytes of a SHA-256 name a selection: 128 bits, so that no two ever meet.
+// hashBytes is how many bytes of a SHA-256 identify a selection: 128 bits are enough.
 const hashBytes = 16
 
-// Selection says which tags of a repository are mirrored, and what of each. The
-// zero value is everything.
+// Selection chooses tags, and parts of each. The zero value chooses everything.
 //
-// A tag is mirrored where it matches Include (any of it), Semver, and nothing of
-// Exclude; Limit is counted after that. List stands alone. A mirrored tag brings
-// its signatures and attestations even where nothing here would match their tags:
-// see Companion.
+// A tag is mirrored if it matches any expression of Include, Semver, and no expression of
+// Exclude; Limit applies to the result. List cannot be combined with them. Signatures and
+// attestations of a mirrored tag are mirrored even if their tags do not match; see Companion.
 type Selection struct {
-	// Include and Exclude are regular expressions (RE2), matched at the start of
-	// the tag, not at its end: "1.2" matches 1.20.
+	// Include and Exclude are regular expressions (RE2). They are matched at the start of the
+	// tag, not at its end: "1.2" matches 1.20.
 	Include []string `json:"include,omitempty"`
 	Exclude []string `json:"exclude,omitempty"`
-	// Semver is a constraint such as ">=1.2 <3" or "~1.4 || ^2". A prerelease, and
-	// so "1.25-alpine", only satisfies one that names a prerelease itself.
+	// Semver is a constraint such as ">=1.2 <3" or "~1.4 || ^2". A prerelease such as
+	// "1.25-alpine" only satisfies constraints that name a prerelease.
 	Semver string `json:"semver,omitempty"`
-	// List is exactly these tags.
+	// List names the tags.
 	List []string `json:"list,omitempty"`
-	// Limit is how many tags are mirrored at most, the newest first; 0: all.
+	// Limit is how many tags are mirrored, the newest first; 0 is no limit.
 	Limit int `json:"limit,omitempty"`
 
-	// Platforms are os/arch[/variant], as ParsePlatforms gives them; none: all.
+	// Platforms are os/arch[/variant], as ParsePlatforms returns them; none: all.
 	Platforms []string `json:"platforms,omitempty"`
-	// WithoutAttestations leaves out the attestation manifests of an index.
+	// WithoutAttestations leaves out the attestations in an index.
 	WithoutAttestations bool `json:"without_attestations,omitempty"`
-	// Referrers mirrors what refers to an image too: signatures, SBOMs.
+	// Referrers includes the referrers of an image, such as signatures and SBOMs.
 	Referrers bool `json:"referrers,omitempty"`
 }
 
-// IsZero reports whether the selection is everything.
+// IsZero reports whether the selection chooses everything.
 func (s Selection) IsZero() bool {
 	return !s.restricted() && len(s.Platforms) == 0 && !s.WithoutAttestations && !s.Referrers
 }
 
-// restricted reports whether not every tag is mirrored.
+// restricted reports whether the selection leaves out tags.
 func (s Selection) restricted() bool {
 	return len(s.Include) > 0 || len(s.Exclude) > 0 || s.Semver != "" || len(s.List) > 0 || s.Limit != 0
 }
 
-// Pointer returns the selection as messages carry it: nil where it is everything.
+// Pointer returns the selection as messages carry it: nil if it chooses everything.
 func (s Selection) Pointer() *Selection {
 	if s.IsZero() {
 		return nil
@@ -65,19 +63,19 @@ func (s Selection) Pointer() *Selection {
 	return &s
 }
 
-// Tags is the part of the selection that says which tags.
+// Tags returns the part of the selection that chooses tags.
 func (s Selection) Tags() Selection {
 	return Selection{Include: s.Include, Exclude: s.Exclude, Semver: s.Semver, List: s.List, Limit: s.Limit}
 }
 
-// Contents is the part of the selection that says what of each tag: all that
+// Contents returns the part of the selection that chooses parts of a tag. It is all that
 // matters once the tag is known.
 func (s Selection) Contents() Selection {
 	return Selection{Platforms: s.Platforms, WithoutAttestations: s.WithoutAttestations, Referrers: s.Referrers}
 }
 
-// Hash is one for equal selections, whatever the order of their items, and stays
-// the same from build to build.
+// Hash returns the same text for equal selections, regardless of the order of their items. It
+// is the same in all versions.
 func (s Selection) Hash() string {
 	s.Include, s.Exclude, s.List, s.Platforms = set(s.Include), set(s.Exclude), set(s.List), set(s.Platforms)
 	s.Semver = strings.Join(strings.Fields(s.Semver), " ")
@@ -85,7 +83,7 @@ func (s Selection) Hash() string {
 	return hex.EncodeToString(sum[:hashBytes])
 }
 
-// encode cannot fail: there are only strings, numbers and booleans.
+// encode cannot fail: the fields are strings, numbers and booleans.
 func (s Selection) encode() []byte {
 	data, _ := json.Marshal(s)
 	return data
@@ -97,19 +95,19 @@ func set(items []string) []string {
 	return slices.Compact(items)
 }
 
-// ErrInvalid is a selection that means nothing.
+// ErrInvalid is returned for an invalid selection.
 var ErrInvalid = errors.New("invalid selection")
 
-// Whole is the index of a problem that is not one item's.
+// Whole is the index of a problem that does not concern one item.
 const Whole = -1
 
-// Problem is one mistake in a selection.
+// Problem is a mistake in a selection.
 type Problem struct {
-	// Key is the JSON name of the field: "include".
+	// Key is the JSON name of the field, such as "include".
 	Key string
-	// Index is the item's, from 0, or Whole.
+	// Index is the item's index from 0, or Whole.
 	Index int
-	// Text is what is wrong, without the key.
+	// Text says what is wrong. It does not contain the key.
 	Text string
 }
 
@@ -120,10 +118,10 @@ func (p Problem) String() string {
 	return fmt.Sprintf("%s[%d]: %s", p.Key, p.Index, p.Text)
 }
 
-// Error is every problem of a selection. It is an ErrInvalid.
+// Error has all problems of a selection. It is an ErrInvalid.
 type Error struct{ Problems []Problem }
 
-// Error has one text line for each problem.
+// Error returns a line for each problem.
 func (e *Error) Error() string {
 	lines := make([]string, len(e.Problems))
 	for i, p := range e.Problems {
@@ -135,7 +133,7 @@ func (e *Error) Error() string {
 // Is implements errors.Is.
 func (e *Error) Is(target error) bool { return target == ErrInvalid }
 
-// Validate returns nil, or an *Error with every problem there is.
+// Validate returns nil, or an *Error with all problems.
 func (s Selection) Validate() error {
 	_, err := s.Compile()
 	return err

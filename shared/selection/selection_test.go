@@ -63,14 +63,14 @@ func TestValidateTellsEverything(t *testing.T) {
 	require.Equal(t, []string{
 		"include[1]: \"a)(b\" is not a regular expression: unexpected ): a)(b",
 		"include[2]: \"(?!rc)\" is not a regular expression: invalid or unsupported Perl syntax: (?! (RE2 has no lookahead or lookbehind; use exclude instead)",
-		"include[3]: it is empty, write .* for every tag",
+		"include[3]: it is empty; write .* for all tags",
 		"exclude[0]: \"(a)\\\\1\" is not a regular expression: invalid escape sequence: \\1",
 		"exclude[1]: \"a{1001}\" is not a regular expression: invalid repeat count: {1001}",
 		"semver: \"newest\" is not a version constraint such as \">=1.2 <3\"",
 		"list[1]: tag \"b c\" is invalid",
 		"list[2]: tag \"" + strings.Repeat("a", 129) + "\" is invalid",
 		"list: cannot be combined with include, exclude, semver or limit",
-		"limit: -1 is less than nothing, expected 0 or more",
+		"limit: -1 is negative, expected 0 or more",
 		"platforms[1]: \"linux\" is not a platform, expected os/arch[/variant] such as linux/amd64",
 		"platforms[2]: platform \"linux/amd46\": unknown architecture \"amd46\", expected amd64, arm64 or another GOARCH",
 	}, strings.Split(err.Error(), "\n"))

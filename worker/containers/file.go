@@ -20,20 +20,20 @@ import (
 	"go.podman.io/storage/pkg/homedir"
 )
 
-// ErrFile says that a file cannot be read or understood. It names the file and never
-// what is in it.
+// ErrFile is returned if a file with credentials cannot be read. The error names the file and
+// does not contain its content.
 var ErrFile = errors.New("credentials file")
 
-// authFile is a file that may hold credentials.
+// authFile is a file that may have credentials.
 type authFile struct {
 	path     string
-	required bool // named by the user: its absence is an error
+	required bool // the user named it, so it must exist
 	legacy   bool // .dockercfg
 }
 
-// authFiles lists the files in the order of containers/image.
+// authFiles returns the files in the order of containers/image.
 func authFiles() []authFile {
-	// It is skopeo, and not containers/image, that looks at this variable.
+	// skopeo itself, not containers/image, reads this variable.
 	if path := os.Getenv("REGISTRY_AUTH_FILE"); path != "" {
 		return []authFile{{path: path, required: true}}
 	}
@@ -44,7 +44,7 @@ func authFiles() []authFile {
 		}
 		return fallback
 	}
-	var first string // where skopeo login writes
+	var first string // skopeo login writes it
 	switch session := os.Getenv("XDG_RUNTIME_DIR"); {
 	case runtime.GOOS != "linux":
 		first = filepath.Join(home, ".config/containers/auth.json")
@@ -61,14 +61,15 @@ func authFiles() []authFile {
 	}
 }
 
-// stamp is the state of a file: what changes when its content does.
+// stamp changes when the content of a file does.
 type stamp struct {
 	size     int64
 	modified time.Time
 	inode    uint64
 }
 
-// stamps looks at the files through symlinks: Kubernetes replaces one to replace a secret.
+// stamps returns the stamps of the files. It follows symbolic links, because Kubernetes
+// replaces a link to update a secret.
 func (k *Keychain) stamps() []stamp {
 	stamps := make([]stamp, len(k.files))
 	for i, file := range k.files {
@@ -79,7 +80,7 @@ func (k *Keychain) stamps() []stamp {
 	return stamps
 }
 
-// inode tells a file from one that was moved into its place.
+// inode distinguishes a file from another one that was moved to its path.
 func inode(info fs.FileInfo) uint64 {
 	if stat, ok := info.Sys().(*syscall.Stat_t); ok {
 		return stat.Ino
@@ -87,13 +88,13 @@ func inode(info fs.FileInfo) uint64 {
 	return 0
 }
 
-// content is what of a file is needed to know where in it a credential is.
+// content is the part of a file that is needed to find the entry of a repository.
 type content struct {
 	Entries map[string]json.RawMessage `json:"auths"`
 	Helpers map[string]string          `json:"credHelpers"`
 }
 
-// read returns what the file holds: nothing, where it does not exist.
+// read returns the content of the file. It is empty if the file does not exist.
 func (f authFile) read() (content, error) {
 	raw, err := os.ReadFile(f.path)
 	switch {
@@ -109,13 +110,13 @@ func (f authFile) read() (content, error) {
 		err = json.Unmarshal(raw, &found)
 	}
 	if err != nil {
-		return content{}, fmt.Errorf("%w %s: %s", ErrFile, f.path, complaint(err))
+		return content{}, fmt.Errorf("%w %s: %s", ErrFile, f.path, describe(err))
 	}
 	return found, nil
 }
 
-// complaint says what is wrong with a file without quoting it.
-func complaint(err error) string {
+// describe returns what is wrong with a file without quoting it.
+func describe(err error) string {
 	if syntax := (*json.SyntaxError)(nil); errors.As(err, &syntax) {
 		return fmt.Sprintf("not valid JSON at byte %d", syntax.Offset)
 	}
@@ -125,8 +126,9 @@ func complaint(err error) string {
 // nowhere is a folder that does not exist.
 const nowhere = "/nonexistent"
 
-// find lets containers/image look into this file alone. The helpers of registries.conf
-// are kept out of it: it would run them without a time limit, and with our stderr.
+// find returns the credentials that containers/image finds in this file alone. It does not use
+// the helpers of registries.conf: containers/image would run them without a timeout and with
+// our stderr.
 func (f authFile) find(key string, in content) (Credential, error) {
 	look := types.SystemContext{AuthFilePath: f.path, SystemRegistriesConfPath: os.DevNull, SystemRegistriesConfDirPath: nowhere}
 	if f.legacy {
@@ -134,7 +136,7 @@ func (f authFile) find(key string, in content) (Credential, error) {
 	}
 	entry := in.entry(key, f.legacy)
 	found, err := config.GetCredentials(&look, key)
-	if err != nil { // its words quote the file
+	if err != nil { // its text may quote the file
 		return Credential{}, fmt.Errorf("%w: entry %q is not in the format of containers-auth.json(5)", ErrFile, entry)
 	}
 	return Credential{
@@ -143,8 +145,8 @@ func (f authFile) find(key string, in content) (Credential, error) {
 	}, nil
 }
 
-// entry is the name of the entry that containers/image takes for a repository: that of
-// the longest path that holds it, or one that is a URL of its registry.
+// entry returns the name of the entry that containers/image uses for a repository: the longest
+// path that contains it, or a URL of its registry.
 func (c content) entry(key string, legacy bool) string {
 	for path := key; !legacy; {
 		if _, ok := c.Entries[path]; ok {

@@ -23,7 +23,7 @@ func TestHelpersThatHang(t *testing.T) {
 	require.NoError(t, os.WriteFile(auth, []byte(`{"credHelpers":{"quay.io":"hang"}}`), 0o600))
 	t.Setenv("REGISTRY_AUTH_FILE", auth)
 	k := New()
-	k.patience = 5 * time.Second
+	k.timeout = 5 * time.Second
 	_, err := k.Find(t.Context(), "quay.io/a")
 	require.EqualError(t, err, auth+": credential helper docker-credential-hang for quay.io: no answer within 5s")
 	pid, err := os.ReadFile(child)

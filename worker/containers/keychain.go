@@ -1,6 +1,6 @@
-// Package containers reads what the files of container tools say of a registry, with
-// the packages of containers/image, so that a registry is to us what it is to skopeo:
-// the same credentials, certificates and switches.
+// Package containers reads the configuration of container tools with the packages of
+// containers/image, so that a registry has the same credentials, certificates and settings
+// here as in skopeo.
 package containers
 
 import (
@@ -27,43 +27,43 @@ import (
 )
 
 const (
-	// answersFor is how long an answer of a helper, and what registries.conf says, are
-	// believed. What changes sooner is noticed when a registry refuses us.
+	// answersFor is how long the answer of a helper and the content of registries.conf are not
+	// read again. If a registry refuses the credentials, they are read again at once.
 	answersFor = 5 * time.Second
 
-	// maxMemo bounds what is remembered: a list has some hundreds of repositories.
+	// maxMemo bounds how many repositories have their credentials remembered. A list has some
+	// hundreds.
 	maxMemo = 4096
 )
 
-// Credential is what a registry is to know us by. The zero value is nobody.
+// Credential authenticates us to a registry. The zero value is anonymous.
 type Credential struct {
 	Username      string
 	Password      string
-	IdentityToken string // an OAuth2 refresh token, instead of both
-	Origin        string // where it was found: the file and its entry, or the helper
+	IdentityToken string // an OAuth2 refresh token, instead of user and password
+	Origin        string // the file and its entry, or the helper
 }
 
-// Anonymous reports whether there is nothing to authenticate with.
+// Anonymous reports whether the credential is empty.
 func (c Credential) Anonymous() bool {
 	return c.IdentityToken == "" && (c.Username == "" || c.Password == "")
 }
 
-// Keychain finds credentials in the files and with the helpers that
-// containers-auth.json(5) and containers-registries.conf(5) name. A file that has
-// changed counts at once, another answer of a helper within 10 seconds, or as soon as
-// the one before is forgotten. It is safe for concurrent use.
+// Keychain finds credentials in the files and with the helpers of containers-auth.json(5) and
+// containers-registries.conf(5). Changes of a file take effect at once, those of a helper's
+// answer within 10 seconds or when Forget is called. A Keychain is safe for concurrent use.
 type Keychain struct {
-	files    []authFile
-	now      func() time.Time
-	patience time.Duration // with helpers
-	flight   singleflight.Group
+	files   []authFile
+	now     func() time.Time
+	timeout time.Duration // of helpers
+	flight  singleflight.Group
 
 	mu      sync.Mutex
 	found   map[string]finding // by repository
 	answers map[question]answer
 }
 
-// finding is what was found for a repository, when, and in which state of the files.
+// finding is the result of a search, with its time and the state of the files.
 type finding struct {
 	credential Credential
 	err        error
@@ -71,28 +71,28 @@ type finding struct {
 	files      []stamp
 }
 
-// question is what a helper is asked.
+// question identifies an answer of a helper.
 type question struct{ helper, registry string }
 
-// answer is what it answered, and when.
+// answer is the answer of a helper, with its time.
 type answer struct {
 	credential Credential
 	err        error
 	at         time.Time
 }
 
-// New returns a keychain for the environment of this process: the file that
-// REGISTRY_AUTH_FILE names and no other, or else those of containers-auth.json(5) and
-// Docker's.
+// New returns a keychain for the environment of this process. It uses the file that
+// REGISTRY_AUTH_FILE names, or else those of containers-auth.json(5) and Docker's.
 func New() *Keychain {
 	return &Keychain{
-		files: authFiles(), now: time.Now, patience: helperTimeout,
+		files: authFiles(), now: time.Now, timeout: helperTimeout,
 		found: make(map[string]finding), answers: make(map[question]answer),
 	}
 }
 
-// Find returns the credentials of a repository ("quay.io/osism/osism") or of a registry
-// as a whole. Having none is no error. The errors are ErrFile and ErrHelper.
+// Find returns the credentials of a repository ("quay.io/osism/osism") or of a registry as a
+// whole. If there are none, they are anonymous, without an error. The errors are ErrFile and
+// ErrHelper.
 func (k *Keychain) Find(ctx context.Context, repository string) (Credential, error) {
 	key := normalize(repository)
 	files := k.stamps()
@@ -102,7 +102,7 @@ func (k *Keychain) Find(ctx context.Context, repository string) (Credential, err
 	if ok && k.now().Sub(known.at) < answersFor && slices.Equal(known.files, files) {
 		return known.credential, known.err
 	}
-	// Who asks at the same time shares one search, which goes on when one of them leaves.
+	// Concurrent callers share one search, which continues if one of them is cancelled.
 	result := k.flight.DoChan(key, func() (any, error) {
 		at := k.now()
 		credential, err := k.search(context.WithoutCancel(ctx), key)
@@ -122,8 +122,8 @@ func (k *Keychain) Find(ctx context.Context, repository string) (Credential, err
 	}
 }
 
-// Forget makes the next Find of the repository look at everything again, because what
-// was found was refused.
+// Forget makes the next Find of the repository read everything again, because a registry
+// refused the credentials.
 func (k *Keychain) Forget(repository string) {
 	key := normalize(repository)
 	k.mu.Lock()
@@ -137,8 +137,8 @@ func (k *Keychain) Forget(repository string) {
 	conf.forget()
 }
 
-// search goes through the helpers of registries.conf, of which the files are one, in
-// their order. As for containers/image, one that fails does not hide the next.
+// search asks the helpers of registries.conf in their order; the files count as one of them.
+// As in containers/image, the next one is asked if one fails.
 func (k *Keychain) search(ctx context.Context, key string) (Credential, error) {
 	helpers, err := conf.helpers(k.now())
 	if err != nil {
@@ -165,7 +165,7 @@ func (k *Keychain) search(ctx context.Context, key string) (Credential, error) {
 	return Credential{}, errors.Join(failed...)
 }
 
-// searchFiles returns what the first file says that knows the repository.
+// searchFiles returns the credentials in the first file that has some.
 func (k *Keychain) searchFiles(ctx context.Context, key string) (Credential, error) {
 	for _, file := range k.files {
 		content, err := file.read()
@@ -189,7 +189,7 @@ func (k *Keychain) searchFiles(ctx context.Context, key string) (Credential, err
 	return Credential{}, nil
 }
 
-// ask asks a helper, or remembers what it has answered to the same question.
+// ask returns a helper's answer, or the remembered one.
 func (k *Keychain) ask(ctx context.Context, asked question) (Credential, error) {
 	k.mu.Lock()
 	known, ok := k.answers[asked]
@@ -198,7 +198,7 @@ func (k *Keychain) ask(ctx context.Context, asked question) (Credential, error) 
 		return known.credential, known.err
 	}
 	result, err, _ := k.flight.Do(asked.helper+" "+asked.registry, func() (any, error) {
-		credential, err := askHelper(ctx, k.patience, asked.helper, asked.registry)
+		credential, err := askHelper(ctx, k.timeout, asked.helper, asked.registry)
 		k.mu.Lock()
 		defer k.mu.Unlock()
 		k.answers[asked] = answer{credential, err, k.now()}
@@ -207,8 +207,8 @@ func (k *Keychain) ask(ctx context.Context, asked question) (Credential, error) 
 	return result.(Credential), err
 }
 
-// normalize is the name of a repository under which containers/image looks for
-// credentials; what is none stays as it is.
+// normalize returns the name under which containers/image looks for a repository's
+// credentials. An invalid name is returned unchanged.
 func normalize(repository string) string {
 	host, path, inside := strings.Cut(repository, "/")
 	host = reference.CanonicalHost(host)
@@ -226,27 +226,26 @@ func registryOf(key string) string {
 	return host
 }
 
-// ErrHelper says that a credential helper failed. It names the helper and never what it
-// printed.
+// ErrHelper is returned if a credential helper failed. The error names the helper and does not
+// contain its output.
 var ErrHelper = errors.New("credential helper")
 
 const (
-	// helperPrefix and a suffix from the file are the name of the program.
+	// helperPrefix and a suffix in the file are the name of the program.
 	helperPrefix = "docker-credential-"
 
-	// helperTimeout is for helpers that ask a cloud; one that waits for a
-	// person at a keyboard has no use here.
+	// helperTimeout is enough for helpers that ask a cloud. It ends those that wait for input.
 	helperTimeout = 30 * time.Second
 
-	// helperGrace is how long a helper that hangs may take to end by itself.
+	// helperGrace is how long a helper may take to end after its timeout.
 	helperGrace = time.Second
 
-	// identityTokenUser is the user name by which helpers mark an identity token.
+	// identityTokenUser is the user name of an identity token.
 	identityTokenUser = "<token>"
 )
 
-// program is a helper's process, as the client of docker-credential-helpers
-// wants it, but ended with its context. What it says on stderr may be a secret.
+// program is a helper's process, as the client of docker-credential-helpers needs it, that
+// ends with its context. It keeps stderr out of errors, because that may contain a secret.
 type program struct{ *child.Process }
 
 // Input implements client.Program.
@@ -254,16 +253,16 @@ func (p program) Input(in io.Reader) { p.Stdin = in }
 
 // Output implements client.Program.
 func (p program) Output() ([]byte, error) {
-	var said bytes.Buffer
-	p.Stdout = &said
+	var output bytes.Buffer
+	p.Stdout = &output
 	err := p.Run()
-	return said.Bytes(), err
+	return output.Bytes(), err
 }
 
-// askHelper gets a registry's credentials from a helper; those of nobody where it knows
+// askHelper returns a registry's credentials from a helper, anonymous ones if the helper has
 // none.
-func askHelper(ctx context.Context, patience time.Duration, helper, registry string) (Credential, error) {
-	ctx, cancel := context.WithTimeoutCause(ctx, patience, fmt.Errorf("no answer within %s", patience))
+func askHelper(ctx context.Context, timeout time.Duration, helper, registry string) (Credential, error) {
+	ctx, cancel := context.WithTimeoutCause(ctx, timeout, fmt.Errorf("no answer within %s", timeout))
 	defer cancel()
 	name := helperPrefix + helper
 	if _, err := exec.LookPath(name); err != nil {

@@ -16,18 +16,17 @@ import (
 	"go.podman.io/storage/pkg/unshare"
 )
 
-// ErrConf says that registries.conf cannot be read or understood.
+// ErrConf is returned if registries.conf cannot be read.
 var ErrConf = errors.New("registries.conf")
 
-// Settings are what containers-registries.conf(5) says of a repository.
+// Settings are the settings of a repository in containers-registries.conf(5).
 type Settings struct {
-	Insecure bool // need not have TLS, or a certificate that can be verified
-	Blocked  bool // is not to be talked to
+	Insecure bool // plain HTTP and certificates that cannot be verified are allowed
+	Blocked  bool // must not be used
 }
 
-// SettingsOf returns what registries.conf says of a repository ("quay.io/osism/osism") or
-// of a registry as a whole. What has changed counts within 5 seconds. The error is
-// ErrConf.
+// SettingsOf returns the settings of a repository ("quay.io/osism/osism") or of a registry as
+// a whole. Changes take effect within 5 seconds. The error is ErrConf.
 func SettingsOf(repository string) (Settings, error) {
 	if err := conf.refresh(time.Now()); err != nil {
 		return Settings{}, err
@@ -42,8 +41,8 @@ func SettingsOf(repository string) (Settings, error) {
 	return Settings{Insecure: found.Insecure, Blocked: found.Blocked}, nil
 }
 
-// conf is containers-registries.conf(5). What the library has read, it keeps for the
-// whole process, so this is one for all.
+// conf is containers-registries.conf(5). The library keeps the content for the whole process,
+// so there is one.
 var conf registriesConf
 
 type registriesConf struct {
@@ -51,14 +50,14 @@ type registriesConf struct {
 	read time.Time
 }
 
-// forget makes the files be read again.
+// forget makes the next refresh read the files again.
 func (c *registriesConf) forget() {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.read = time.Time{}
 }
 
-// refresh reads the files where that was too long ago.
+// refresh reads the files if they were read too long ago.
 func (c *registriesConf) refresh(now time.Time) error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -73,7 +72,7 @@ func (c *registriesConf) refresh(now time.Time) error {
 	return nil
 }
 
-// helpers returns the helpers that are asked for credentials, in their order.
+// helpers returns the credential helpers in their order.
 func (c *registriesConf) helpers(now time.Time) ([]string, error) {
 	if err := c.refresh(now); err != nil {
 		return nil, err
@@ -85,15 +84,14 @@ func (c *registriesConf) helpers(now time.Time) ([]string, error) {
 	return helpers, nil
 }
 
-// ErrCertificates says that the certificates of a registry cannot be read.
+// ErrCertificates is returned if the certificates of a registry cannot be read.
 var ErrCertificates = errors.New("certificates")
 
 // dockerCertificates is where Docker keeps the certificates of registries.
 const dockerCertificates = "/etc/docker/certs.d"
 
-// Certificates are what containers-certs.d(5) has for a registry: further CAs, and
-// certificates of ours that it may ask for. The zero value is nothing. Equal ones have
-// the same content.
+// Certificates are a registry's further CAs and our client certificates, as in
+// containers-certs.d(5). The zero value has none. Values are equal if the files are.
 type Certificates struct {
 	folder string
 	state  string // of the files in it
@@ -121,7 +119,7 @@ func CertificatesOf(host string) (Certificates, error) {
 	return Certificates{}, nil
 }
 
-// stateOf changes when a file does, through symlinks.
+// stateOf returns a text that changes when a file does. It follows symbolic links.
 func stateOf(folder string, files []os.DirEntry) string {
 	var state strings.Builder
 	for _, file := range files {

@@ -297,24 +297,26 @@ func TestURLs(t *testing.T) {
 
 func TestFor(t *testing.T) {
 	s := listing.New(listing.Options{QuayHosts: []string{"registry.example.com:5000"}})
-	for repository, want := range map[string]listing.Lister{
-		"docker.io/library/nginx":             &listing.Hub{},
-		"quay.io/osism/osism":                 &listing.Quay{},
-		"registry.example.com:5000/team/tool": &listing.Quay{},
-		"registry.example.com/team/tool":      &listing.OCI{},
-		"ghcr.io/team/tool":                   &listing.OCI{},
-		"quay.io.example.com/team/tool":       &listing.OCI{},
+	hub, quay := s.For(reference.MustRepository("docker.io/library/nginx")), s.For(reference.MustRepository("quay.io/osism/osism"))
+	require.True(t, hub.NewestFirst())
+	require.True(t, quay.NewestFirst())
+	require.False(t, s.OCI().NewestFirst())
+	require.NotSame(t, hub, quay)
+	for repository, want := range map[string]*listing.Lister{
+		"registry.example.com:5000/team/tool": quay,
+		"registry.example.com/team/tool":      s.OCI(),
+		"ghcr.io/team/tool":                   s.OCI(),
+		"quay.io.example.com/team/tool":       s.OCI(),
 	} {
-		require.IsType(t, want, s.For(reference.MustRepository(repository)), repository)
+		require.Same(t, want, s.For(reference.MustRepository(repository)), repository)
 	}
-	require.False(t, (&listing.OCI{}).NewestFirst())
 }
 
 func TestOCIYieldsEachNameOnce(t *testing.T) {
 	s := start(t, registrytest.BulkAPI{}, registrytest.BulkAPI{})
 	s.push(t, inQuay, "a", "b")
 	s.Quay.Inject(registrytest.Fault{Match: registrytest.Kinds(registrytest.KindTags), Status: 200, Body: `{"tags":["b","a","b"]}`})
-	oci := &listing.OCI{Registry: registry.NewClient(registry.Options{Transport: s.Transport})}
+	oci := s.OCI()
 	var names []string
 	for tag, err := range oci.Tags(t.Context(), reference.MustRepository(inQuay)) {
 		require.NoError(t, err)

@@ -2,10 +2,8 @@ package listing
 
 import (
 	"cmp"
-	"context"
 	"encoding/json"
 	"errors"
-	"iter"
 	"net/url"
 	"slices"
 	"strconv"
@@ -17,28 +15,18 @@ import (
 	"github.com/osism/skopeo-worker/worker/registry"
 )
 
-// hubPath is where Docker Hub lists tags
+// hubPath and the namespace begin the path of Docker Hub's tag listing
 // (docs.docker.com/reference/api/hub/latest, ListRepositoryTags).
 const hubPath = "/v2/namespaces/"
 
-// unknown is the operating system of attestations in an index.
+// unknown is the operating system that an index has for attestations.
 const unknown = "unknown"
 
-// Hub lists with the API of Docker Hub: names, digests, times and platforms, in
-// order of the latest push. Strangers get the latest 1,000 tags of it (since
-// August 2026); the OCI API adds the names of the others.
-type Hub struct{ bulk *bulk }
-
-// Tags implements Lister. A tag that Docker Hub calls inactive can still be
-// pulled, and is yielded.
-func (h *Hub) Tags(ctx context.Context, repository reference.Repository) iter.Seq2[Tag, error] {
-	return h.bulk.tags(ctx, repository, source{
-		target: hubURL, read: readHub, notFoundEnds: true, elsewhere: true,
-	})
-}
-
-// NewestFirst implements Lister.
-func (h *Hub) NewestFirst() bool { return true }
+// hub is the API of Docker Hub. It lists names, digests, times and platforms. Without a
+// login it returns the newest 1,000 tags of a repository (since August 2026); the OCI API
+// adds the names of the others. A tag with the status "inactive" is listed, too: it can
+// still be pulled.
+var hub = bulkAPI{target: hubURL, read: readHub, notFoundEnds: true, elsewhere: true}
 
 func hubURL(repository reference.Repository, page int) url.URL {
 	namespace, name, _ := strings.Cut(repository.Path(), "/")
@@ -54,18 +42,18 @@ func hubURL(repository reference.Repository, page int) url.URL {
 	}
 }
 
-// hubTag is what we read of a tag. Each field can be absent or null.
+// hubTag is a tag of Docker Hub's listing. Each field can be absent or null.
 type hubTag struct {
 	Name        string    `json:"name"`
 	Digest      string    `json:"digest"`
 	MediaType   string    `json:"media_type"`
-	LastUpdated string    `json:"last_updated"` // what the listing is ordered by
+	LastUpdated string    `json:"last_updated"` // the order of the listing
 	LastPushed  string    `json:"tag_last_pushed"`
 	FullSize    int64     `json:"full_size"`
 	Images      hubImages `json:"images"`
 }
 
-// hubImage is one manifest below a tag, attestations included.
+// hubImage is a manifest of a tag, possibly an attestation.
 type hubImage struct {
 	selection.Platform
 	Size int64 `json:"size"`
@@ -106,7 +94,7 @@ func readHub(body []byte) (page, error) {
 	return listed, nil
 }
 
-// hubTime is the first of several times that can be read, zero for none.
+// hubTime returns the first candidate that is a time, or zero.
 func hubTime(candidates ...string) time.Time {
 	for _, text := range candidates {
 		if t, err := time.Parse(time.RFC3339, text); err == nil {
@@ -116,8 +104,8 @@ func hubTime(candidates ...string) time.Time {
 	return time.Time{}
 }
 
-// hubPlatforms is none where one of the images does not tell: what has a
-// platform we do not know must not be skipped for the others.
+// hubPlatforms returns no platform if that of one image is missing: a tag that may have other
+// platforms must not be skipped.
 func hubPlatforms(images []hubImage) []Platform {
 	var platforms []Platform
 	for _, image := range images {
@@ -129,7 +117,7 @@ func hubPlatforms(images []hubImage) []Platform {
 		}
 		name := image.String()
 		i := slices.IndexFunc(platforms, func(p Platform) bool { return p.Name == name })
-		if i < 0 { // or another version of Windows
+		if i < 0 { // otherwise it is another version of Windows
 			i = len(platforms)
 			platforms = append(platforms, Platform{Name: name})
 		}
@@ -138,8 +126,8 @@ func hubPlatforms(images []hubImage) []Platform {
 	return platforms
 }
 
-// hubSize is that of all images. full_size is for what has none: of an index it is not
-// known to be the sum.
+// hubSize returns the size of all images, or full_size if no image has a size. For an index,
+// full_size is not documented to be the sum.
 func hubSize(t hubTag) int64 {
 	sum := int64(0)
 	for _, image := range t.Images {
@@ -148,7 +136,7 @@ func hubSize(t hubTag) int64 {
 	return cmp.Or(sum, t.FullSize)
 }
 
-// digestOf is the zero value for what is not a digest: a HEAD tells it then.
+// digestOf returns a digest, or zero if the text is not one: a HEAD returns it then.
 func digestOf(s string) reference.Digest {
 	digest, _ := reference.ParseDigest(s)
 	return digest

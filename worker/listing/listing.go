@@ -1,31 +1,37 @@
-// Package listing lists what tags a repository has, with what the upstream
-// tells about them. quay.io and Docker Hub tell the digests of 100 tags in one
-// answer; every other registry tells names only.
+// Package listing lists the tags of repositories. The APIs of quay.io and Docker Hub
+// return the digests of 100 tags at once; the OCI API, which all registries have, returns
+// names only.
 package listing
 
 import (
 	"context"
+	"errors"
 	"iter"
 	"log/slog"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/osism/skopeo-worker/shared/reference"
 	"github.com/osism/skopeo-worker/worker/registry"
 )
 
-// Tag is a tag as a listing shows it. Fields the upstream does not tell are
-// zero. All of it is a hint: the tag may have moved since.
+// quayIO is the public Quay. Its OCI API and its own API have the same host
+// (docs.quay.io/api).
+const quayIO = "quay.io"
+
+// Tag is a tag as a listing shows it. Unknown fields are zero. All of them are hints: the
+// tag may have moved since.
 type Tag struct {
 	Name      reference.Tag
-	Digest    reference.Digest // of what the tag names; where it is empty, a HEAD tells it
-	MediaType string           // of what the tag names
+	Digest    reference.Digest // if zero, a HEAD returns it
+	MediaType string           // of the tag's manifest
 	Updated   time.Time        // when the tag was last pushed
-	Size      int64            // bytes of all layers below it; of shared ones, each time
-	Platforms []Platform       // each once; empty = not told
+	Size      int64            // bytes of all layers; shared ones count each time
+	Platforms []Platform       // each once
 }
 
-// Platform is one of those below a tag.
+// Platform is a platform of a tag.
 type Platform struct {
 	Name string // os/architecture[/variant]
 	Size int64  // bytes of its layers
@@ -34,7 +40,7 @@ type Platform struct {
 // windows is the operating system that mirrors of Linux images leave out.
 const windows = "windows/"
 
-// WindowsOnly says whether the upstream tells of platforms, all of them Windows.
+// WindowsOnly reports whether the tag's platforms are known and all of them are Windows.
 func (t Tag) WindowsOnly() bool {
 	for _, platform := range t.Platforms {
 		if !strings.HasPrefix(platform.Name, windows) {
@@ -44,87 +50,21 @@ func (t Tag) WindowsOnly() bool {
 	return len(t.Platforms) > 0
 }
 
-// Lister lists the tags of a repository.
-type Lister interface {
-	// Tags yields the tags page by page, each name once; stopping the iteration
-	// stops the listing. A *registry.TagError is about one name that no tag can have,
-	// and the listing goes on; any other error is the last item, and is a
-	// *registry.Error. A tag that is pushed or deleted meanwhile can keep itself or
-	// another one out until the next listing.
-	Tags(ctx context.Context, repository reference.Repository) iter.Seq2[Tag, error]
-
-	// NewestFirst reports whether the tags that have an Updated come in its
-	// order, the most recent first. One without ends that order: what comes after
-	// it may be more recent than what came before.
-	NewestFirst() bool
-}
-
-// names are the names seen so far in one listing. They are all it remembers.
-type names map[reference.Tag]struct{}
-
-// add is false for a name that was seen before.
-func (n names) add(name reference.Tag) bool {
-	if _, seen := n[name]; seen {
-		return false
-	}
-	n[name] = struct{}{}
-	return true
-}
-
-// OCI lists with what every registry has, tags/list: names only, in the
-// registry's order, which is lexical by the OCI distribution specification.
-type OCI struct {
-	Registry *registry.Client
-}
-
-// Tags implements Lister. A push in the middle of a listing can show a tag on
-// two pages; it is yielded once.
-func (o *OCI) Tags(ctx context.Context, repository reference.Repository) iter.Seq2[Tag, error] {
-	return o.rest(ctx, repository, names{})
-}
-
-// NewestFirst implements Lister.
-func (o *OCI) NewestFirst() bool { return false }
-
-// rest yields the tags that have not been seen.
-func (o *OCI) rest(ctx context.Context, repository reference.Repository, seen names) iter.Seq2[Tag, error] {
-	return func(yield func(Tag, error) bool) {
-		for name, err := range o.Registry.Tags(ctx, repository) {
-			if err != nil {
-				if !yield(Tag{}, err) {
-					return
-				}
-				continue // it is the last item, or about one name
-			}
-			if seen.add(name) && !yield(Tag{Name: name}, nil) {
-				return
-			}
-		}
-	}
-}
-
-// quayIO is the public Quay. Its OCI and its own API share the host
-// (docs.quay.io/api).
-const quayIO = "quay.io"
-
-// Options say how to list.
+// Options configure Listers.
 type Options struct {
-	// Registry speaks the OCI API: to registries that have nothing else, and
-	// where another API does not answer.
+	// Registry is the client for all requests.
 	Registry *registry.Client
-	// QuayHosts are the registries besides quay.io, host[:port], that are Quay.
+	// QuayHosts are registries, host[:port], that run Quay, in addition to quay.io.
 	QuayHosts []string
-	// Log is told once for each registry and cause that its bulk listing cannot
-	// be used; nil is slog.Default().
+	// Log gets one warning for each registry and reason if the API of Quay or Docker Hub
+	// cannot be used; if nil, it is slog.Default().
 	Log *slog.Logger
 }
 
-// Listers are the listers of all registries. It is safe for concurrent use.
+// Listers are the listers of all registries. They are safe for concurrent use.
 type Listers struct {
-	oci       *OCI
-	quay      *Quay
-	hub       *Hub
-	quayHosts reference.Hosts
+	hub, quay, oci *Lister
+	quayHosts      reference.Hosts
 }
 
 // New returns the listers. It sends no request.
@@ -132,27 +72,129 @@ func New(options Options) *Listers {
 	if options.Log == nil {
 		options.Log = slog.Default()
 	}
-	shared := &bulk{oci: &OCI{options.Registry}, log: options.Log}
+	warnings := &warnings{log: options.Log}
 	return &Listers{
-		oci:       shared.oci,
-		quay:      &Quay{shared},
-		hub:       &Hub{shared},
+		hub:       &Lister{options.Registry, &hub, warnings},
+		quay:      &Lister{options.Registry, &quay, warnings},
+		oci:       &Lister{options.Registry, nil, warnings},
 		quayHosts: reference.NewHosts(append([]string{quayIO}, options.QuayHosts...)),
 	}
 }
 
-// For returns the lister that tells most about a repository: Hub for docker.io,
-// Quay for quay.io and the QuayHosts, else OCI.
-func (s *Listers) For(repository reference.Repository) Lister {
+// For returns the lister that knows most about a repository.
+func (l *Listers) For(repository reference.Repository) *Lister {
 	switch host := repository.Registry(); {
 	case host == reference.DockerHub:
-		return s.hub
-	case s.quayHosts.Has(host):
-		return s.quay
+		return l.hub
+	case l.quayHosts.Has(host):
+		return l.quay
 	default:
-		return s.oci
+		return l.oci
 	}
 }
 
-// OCI returns the lister that every registry has, whatever else it offers.
-func (s *Listers) OCI() Lister { return s.oci }
+// OCI returns a lister that uses the OCI API only. It works with all registries.
+func (l *Listers) OCI() *Lister { return l.oci }
+
+// Lister lists the tags of a repository.
+type Lister struct {
+	registry *registry.Client
+	bulk     *bulkAPI // nil: the OCI API only
+	warnings *warnings
+}
+
+// NewestFirst reports whether tags with an Updated are listed in its order, the newest
+// first. A tag without one ends that order: tags after it may be newer than tags before it.
+func (l *Lister) NewestFirst() bool { return l.bulk != nil }
+
+// Tags lists the tags page by page, each name once. A *registry.TagError is about one
+// invalid name, and the listing goes on; any other error is the last item and wraps a
+// *registry.Error. If tags are pushed or deleted meanwhile, some may be missing.
+//
+// If the registry's own API limits requests or is in trouble, the listing ends with an
+// error, because that passes. After any other failure, the OCI API lists the other tags.
+func (l *Lister) Tags(ctx context.Context, repository reference.Repository) iter.Seq2[Tag, error] {
+	return func(yield func(Tag, error) bool) {
+		seen := names{}
+		if l.bulk == nil {
+			l.listOCI(ctx, repository, seen, yield)
+			return
+		}
+		for tag, err := range l.bulk.pages(ctx, l.registry, repository) {
+			switch {
+			case err == nil:
+				if seen.add(tag.Name) && !yield(tag, nil) {
+					return
+				}
+			case errors.As(err, new(*registry.TagError)):
+				if !yield(Tag{}, err) {
+					return
+				}
+			case l.bulk.ends(ctx, err, len(seen) > 0):
+				yield(Tag{}, err)
+				return
+			default:
+				l.warnings.warn(repository, err, len(seen) > 0)
+				l.listOCI(ctx, repository, seen, yield)
+				return
+			}
+		}
+	}
+}
+
+// listOCI lists the tags that have not been seen, with the OCI API.
+func (l *Lister) listOCI(ctx context.Context, repository reference.Repository, seen names, yield func(Tag, error) bool) {
+	for name, err := range l.registry.Tags(ctx, repository) {
+		if err == nil && !seen.add(name) {
+			continue // a push moves tags to the next page
+		}
+		if !yield(Tag{Name: name}, err) {
+			return
+		}
+	}
+}
+
+// names are the names seen in a listing.
+type names map[reference.Tag]struct{}
+
+// add reports whether the name is new.
+func (n names) add(name reference.Tag) bool {
+	_, seen := n[name]
+	n[name] = struct{}{}
+	return !seen
+}
+
+// warnings logs each reason for not using a bulk API once: a list has hundreds of
+// repositories.
+type warnings struct {
+	log    *slog.Logger
+	logged sync.Map // of reason
+}
+
+// reason is why a bulk API cannot be used. Reasons that come with a later page concern
+// only repositories with many tags.
+type reason struct {
+	registry string
+	status   int   // of an answer
+	cause    error // one of causes, if there was no answer
+	later    bool
+}
+
+// causes are failures of a bulk API other than a refusal.
+var causes = []error{
+	registry.ErrUnexpected, registry.ErrPage, registry.ErrPagination, registry.ErrTooLarge, registry.ErrPlainHTTP,
+	registry.ErrCertificate, registry.ErrUnavailable,
+}
+
+func (w *warnings) warn(repository reference.Repository, err error, later bool) {
+	found := reason{registry: repository.Registry(), status: statusOf(err), later: later}
+	for _, cause := range causes {
+		if found.cause == nil && errors.Is(err, cause) {
+			found.cause = cause
+		}
+	}
+	if _, known := w.logged.LoadOrStore(found, true); !known {
+		w.log.Warn("the registry's own tag listing cannot be used; using the OCI API, which takes a request for each tag",
+			"registry", repository.Registry(), "later_page", later, "cause", err)
+	}
+}

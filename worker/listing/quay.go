@@ -1,10 +1,8 @@
 package listing
 
 import (
-	"context"
 	"encoding/json"
 	"errors"
-	"iter"
 	"net/mail"
 	"net/url"
 	"strconv"
@@ -13,27 +11,18 @@ import (
 	"github.com/osism/skopeo-worker/shared/reference"
 )
 
-// quayPath is where Quay lists tags, with the repository between the two. Paths
-// and fields are those of ListRepositoryTags in quay/quay, endpoints/api/tag.py,
-// documented at docs.quay.io/api/swagger (listRepoTags).
 const (
+	// quayPath, the repository and quaySuffix are the path of Quay's tag listing. Path and
+	// fields are those of ListRepositoryTags in quay/quay, endpoints/api/tag.py, documented at
+	// docs.quay.io/api/swagger (listRepoTags).
 	quayPath   = "/api/v1/repository/"
 	quaySuffix = "/tag/"
 )
 
-// Quay lists with the API of quay.io, which self-hosted Quay has, too: names,
-// digests and times, in order of the latest push.
-type Quay struct{ bulk *bulk }
-
-// Tags implements Lister. Tags that have ended are left out; those that will
-// end are not.
-func (q *Quay) Tags(ctx context.Context, repository reference.Repository) iter.Seq2[Tag, error] {
-	return q.bulk.tags(ctx, repository, source{target: quayURL, read: readQuay})
-}
-
-// NewestFirst implements Lister. Quay orders by the start of a tag's life
-// (quay/quay, data/model/oci/tag.py, list_repository_tag_history).
-func (q *Quay) NewestFirst() bool { return true }
+// quay is the API of Quay, both of quay.io and self-hosted. It lists names, digests and
+// times, ordered by the start of a tag's life (quay/quay, data/model/oci/tag.py,
+// list_repository_tag_history). Expired tags are left out; those that will expire are not.
+var quay = bulkAPI{target: quayURL, read: readQuay}
 
 func quayURL(repository reference.Repository, page int) url.URL {
 	return url.URL{
@@ -47,12 +36,12 @@ func quayURL(repository reference.Repository, page int) url.URL {
 	}
 }
 
-// quayTag is what we read of a tag. Each field can be absent or null. Quay also
-// tells is_manifest_list, which is not enough for a media type.
+// quayTag is a tag of Quay's listing. Each field can be absent or null. Quay also sends
+// is_manifest_list, which is not enough for a media type.
 type quayTag struct {
 	Name         string `json:"name"`
 	Digest       string `json:"manifest_digest"`
-	Size         int64  `json:"size"`     // of its layers; null of an index
+	Size         int64  `json:"size"`     // of its layers; null for an index
 	Start        int64  `json:"start_ts"` // unix time
 	End          int64  `json:"end_ts"`   // unix time
 	LastModified string `json:"last_modified"`
@@ -93,12 +82,12 @@ func readQuay(body []byte) (page, error) {
 	return listed, nil
 }
 
-// quayTime is one of the two forms in which Quay tells a time, zero for none.
+// quayTime returns the time in one of Quay's two formats, or zero.
 func quayTime(unix int64, text string) time.Time {
 	if unix > 0 {
 		return time.Unix(unix, 0).UTC()
 	}
-	if text == "" { // most of the time
+	if text == "" { // the usual case
 		return time.Time{}
 	}
 	date, err := mail.ParseDate(text) // RFC 2822

@@ -1,4 +1,5 @@
-// Package platform makes an index of just some of the platforms of another.
+// Package platform chooses images by platform, and makes an index of some of the platforms of
+// another one.
 package platform
 
 import (
@@ -16,37 +17,36 @@ import (
 )
 
 var (
-	// ErrNoPlatform is returned for an index with none of the platforms.
+	// ErrNoPlatform is returned for an index with none of the wanted platforms.
 	ErrNoPlatform = errors.New("none of the platforms")
-	// ErrConfig is returned for what is not the configuration of an image.
+	// ErrConfig is returned if a blob is not the configuration of an image.
 	ErrConfig = errors.New("not an image configuration")
 )
 
-// Annotations of an index that was rewritten, under a name of this project's own
-// as the OCI image specification asks. They tell what it was made of and how, so
-// that one GET at the destination says whether it is up to date.
+// Annotations of a rewritten index. They record what it was made of and how, so that one
+// GET at the destination is enough to find out whether it is up to date.
 const (
 	AnnotationSource       = "io.osism.skopeo-worker.source"       // digest of the source's index
-	AnnotationPlatforms    = "io.osism.skopeo-worker.platforms"    // normalised, with commas; "all" for every one
+	AnnotationPlatforms    = "io.osism.skopeo-worker.platforms"    // normalised, separated by commas; "all" for all
 	AnnotationAttestations = "io.osism.skopeo-worker.attestations" // "true" or "false"
 )
 
-// every is AnnotationPlatforms where only attestations were left out.
+// every is AnnotationPlatforms if only attestations were left out.
 const every = "all"
 
-// Wanted is what of an index is mirrored.
+// Wanted is the part of an index that is mirrored.
 type Wanted struct {
-	Platforms           []string // os/arch[/variant] from selection.ParsePlatforms; empty is all
+	Platforms           []string // os/arch[/variant] from selection.ParsePlatforms; none: all
 	WithoutAttestations bool
 }
 
-// All tells whether everything is wanted, so that no index is ever rewritten.
+// All reports whether everything is wanted, so that no index is rewritten.
 func (w Wanted) All() bool { return len(w.Platforms) == 0 && !w.WithoutAttestations }
 
-// Current tells whether the manifest at the destination is what Subset makes of
-// the source's manifest with this digest. Nothing is asked of the source: either
-// it is a rewritten index, which says what it was made of, or it is the source's
-// own, of which nothing would be left out.
+// Current reports whether the manifest at the destination is what Subset makes of the source's
+// manifest with this digest. The source is not needed: the manifest is either a rewritten
+// index, whose annotations say what it was made of, or the source's own, of which nothing
+// would be left out.
 func (w Wanted) Current(atDestination registry.Manifest, sourceDigest reference.Digest) bool {
 	if atDestination.Digest == sourceDigest {
 		subset, _, err := w.Subset(atDestination)

@@ -10,34 +10,33 @@ import (
 	"github.com/osism/skopeo-worker/worker/registry"
 )
 
-// How BuildKit lists an attestation in an index: attestation-storage.md of its
-// documentation.
+// Annotations of an attestation in an index (attestation-storage.md of BuildKit's
+// documentation).
 const (
 	annotationType   = "vnd.docker.reference.type"
 	annotationDigest = "vnd.docker.reference.digest"
 	typeAttestation  = "attestation-manifest"
 )
 
-// Subset returns the index of what is wanted and what it lists, all
-// of which must be at the destination before it is put.
+// Subset returns an index of what is wanted, and its entries, all of which must be at the
+// destination before the index is put.
 //
-//   - A child is kept if its platform is wanted. One that names none is kept: an
-//     artifact, or an index, of which nothing else is known.
-//   - A nested index is kept whole or not at all; it is not looked into.
-//   - An attestation goes with the child it is about, unless attestations are not
-//     wanted. One about nothing in the index goes if platforms are chosen.
+//   - A child is kept if its platform is wanted, or if it has none: then it is an artifact,
+//     or an index, of which nothing else is known.
+//   - A nested index is kept whole or not at all.
+//   - An attestation is kept with its image, unless attestations are not wanted. One whose
+//     image is not in the index is left out if platforms are chosen.
 //
-// Where all of it is wanted, the source's index is returned as it is, under its
-// own digest. Otherwise kept descriptors, their order, the index's other fields
-// and its media type stay as they are, and annotations say what it was made of.
-// A Docker list gets them too, though its format knows none: Docker Hub serves
-// such lists to docker and containerd, and distribution, Quay and skopeo ignore
-// what they do not know; Google's registries refuse them (regclient#466). The
-// other way, an OCI index of Docker images, is refused by Quay before the fix of
+// If everything is wanted, Subset returns the index unchanged, under its own digest. Otherwise
+// kept descriptors, their order, the index's other fields and its media type are unchanged,
+// and annotations record what it was made of. A Docker list gets them, too, although its
+// format has none: Docker Hub serves such lists to docker and containerd, and distribution,
+// Quay and skopeo ignore unknown fields; Google's registries refuse them (regclient#466). The
+// alternative, an OCI index of Docker images, is refused by Quay before the fix of
 // PROJQUAY-11637 in 2026.
 //
-// An image is returned as it is; Image tells whether it is wanted. The errors
-// are ErrNoPlatform and registry.ErrBadManifest.
+// An image is returned unchanged; Image reports whether it is wanted. The errors are
+// ErrNoPlatform and registry.ErrBadManifest.
 func (w Wanted) Subset(index registry.Manifest) (registry.Manifest, []registry.Entry, error) {
 	entries, err := index.Entries()
 	if err != nil {
@@ -62,7 +61,7 @@ func (w Wanted) choose(entries []registry.Entry) ([]registry.Entry, error) {
 	matches := func(entry registry.Entry) bool {
 		return entry.Platform == "" || w.Covers(entry.Platform)
 	}
-	subjects := make(map[string]bool) // what an attestation can go with
+	subjects := make(map[string]bool) // of attestations that are kept
 	for _, entry := range entries {
 		if !Attestation(entry) && matches(entry) {
 			subjects[entry.Digest.String()] = true
@@ -85,18 +84,18 @@ func (w Wanted) choose(entries []registry.Entry) ([]registry.Entry, error) {
 	return kept, nil
 }
 
-// Attestation tells whether an index lists the manifest as BuildKit lists the
-// attestation of another one.
+// Attestation reports whether an entry of an index is an attestation of BuildKit's.
 func Attestation(entry registry.Entry) bool {
 	return entry.Annotations[annotationType] == typeAttestation
 }
 
-// isImage tells images, and indexes of them, from what comes along with them.
+// isImage reports whether an entry is an image or an index, as opposed to an attestation or an
+// artifact.
 func isImage(entry registry.Entry) bool {
 	return !Attestation(entry) && (entry.Platform != "" || types.MediaType(entry.MediaType).IsIndex())
 }
 
-// offer is what an index has instead of what is wanted.
+// offer lists the platforms of an index for an error.
 func offer(entries []registry.Entry) string {
 	var names []string
 	for _, entry := range entries {

@@ -1,5 +1,4 @@
-// Package policy finds the containers-policy.json(5) that says which images may be
-// copied, and holds copies to it.
+// Package policy finds the containers-policy.json(5) that decides which images may be copied.
 package policy
 
 import (
@@ -15,42 +14,39 @@ import (
 )
 
 const (
-	// variable names the policy instead of the folders (signature.DefaultPolicy of
-	// containers/image 5.42).
+	// variable names the policy file (signature.DefaultPolicy of containers/image 5.42).
 	variable = "CONTAINERS_POLICY_JSON"
 
-	// file is a policy below a folder with configuration.
+	// file is the path of a policy below a folder with configuration.
 	file = "containers/policy.json"
 )
 
-// folders have the policy of the administrator, and that of the distribution, which
-// skopeo reads since 1.24 (adminOverrideConfigPath and systemConfigPath of
-// containers/storage 1.65).
+// folders have the policy of the administrator and of the distribution. skopeo reads the
+// second since 1.24 (adminOverrideConfigPath and systemConfigPath of containers/storage 1.65).
 var folders = []string{"/etc", "/usr/share"}
 
-// Find returns the path of the policy, or nothing where there is none: the first one that
-// any version of skopeo finds, in the order of the newest. The root is that of the
-// system's files, / where it is empty.
+// Find returns the path of the policy, or "" if there is none: the first file that any version
+// of skopeo uses, in the order of the newest. root is the root of the system's files; "" is /.
 func Find(root string) string {
 	if path := os.Getenv(variable); path != "" {
 		return path
 	}
 	for _, path := range paths(root) {
-		if isThere(path) {
+		if exists(path) {
 			return path
 		}
 	}
 	return ""
 }
 
-// paths are the files in which a policy may be, the one that counts first.
+// paths returns the files that may be the policy, the first of which counts.
 func paths(root string) []string {
 	var paths []string
 	if config := os.Getenv("XDG_CONFIG_HOME"); config != "" {
 		paths = append(paths, filepath.Join(config, file))
 	}
-	// The newest skopeo does not look here where XDG_CONFIG_HOME is set. Those up to 1.23
-	// look here only.
+	// The newest skopeo does not read this file if XDG_CONFIG_HOME is set. Versions up to
+	// 1.23 read only this one.
 	if home := homeFolder(); home != "" {
 		paths = append(paths, filepath.Join(home, ".config", file))
 	}
@@ -60,14 +56,14 @@ func paths(root string) []string {
 	return paths
 }
 
-// isThere reports whether there is a file, or may be one that cannot be seen: whoever
-// reads it then says what is wrong with it.
-func isThere(path string) bool {
+// exists reports whether a file exists, or may exist but is not accessible: reading it then
+// fails with the reason.
+func exists(path string) bool {
 	_, err := os.Stat(path)
 	return !errors.Is(err, fs.ErrNotExist) && !errors.Is(err, syscall.ENOTDIR)
 }
 
-// homeFolder is where skopeo takes it from.
+// homeFolder returns the home folder that skopeo uses.
 func homeFolder() string {
 	if home := os.Getenv("HOME"); home != "" {
 		return home
@@ -78,27 +74,28 @@ func homeFolder() string {
 	return ""
 }
 
-// What may be wrong with a copy, for errors.Is.
+// Errors about a policy.
 var (
-	// ErrUnenforceable is a policy that this program cannot hold copies to.
+	// ErrUnenforceable is returned if this program cannot apply the policy.
 	ErrUnenforceable = errors.New("this program cannot enforce the signature policy")
-	// ErrUnreadable is a policy that cannot be read.
+	// ErrUnreadable is returned if the policy cannot be read.
 	ErrUnreadable = errors.New("the signature policy cannot be read")
-	// ErrRejected is an image that the policy does not allow to be copied.
+	// ErrRejected is returned for an image that the policy does not allow to be copied.
 	ErrRejected = errors.New("rejected by the signature policy")
 )
 
-// acceptAnything is the type of the requirement that is none.
+// acceptAnything is the type of the requirement that any image meets.
 const acceptAnything = "insecureAcceptAnything"
 
 // Policy is a containers-policy.json(5).
 type Policy struct {
-	Path string // empty: there is none, so that everything is accepted
+	Path string // "": there is none that rejects anything
 	Text []byte
 }
 
-// Load reads the policy that counts; the root is that of Find. Its error is ErrUnreadable,
-// or ErrUnenforceable where the policy asks for more than this program can check.
+// Load returns the policy that Find finds, or the zero value if it accepts any image. Its
+// error is ErrUnreadable, or ErrUnenforceable if this program cannot check what the policy
+// requires.
 func Load(root string) (Policy, error) {
 	path := Find(root)
 	if path == "" {
@@ -123,10 +120,10 @@ func Load(root string) (Policy, error) {
 	return p, nil
 }
 
-// IsStrict reports whether the policy asks something of any image.
+// IsStrict reports whether the policy may reject an image.
 func (p Policy) IsStrict() bool { return p.Path != "" }
 
-// isStrict reports whether the text does.
+// isStrict reports whether the text may reject an image.
 func (p Policy) isStrict() (bool, error) {
 	type requirements []struct {
 		Type string `json:"type"`

@@ -2,5 +2,5 @@
 
 package policy
 
-// CanVerify is whether this program can check signatures.
+// CanVerify reports whether this program can verify signatures.
 const CanVerify = true

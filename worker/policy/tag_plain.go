@@ -2,6 +2,6 @@
 
 package policy
 
-// CanVerify is whether this program can check signatures. What does that, in package
-// verify, needs the build tag: without it, containers/image needs cgo and gpgme.
+// CanVerify reports whether this program can verify signatures. Package verify needs the build
+// tag for that: without it, containers/image needs cgo and gpgme.
 const CanVerify = false
