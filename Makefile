@@ -19,14 +19,14 @@ export GOFLAGS := $(GOFLAGS) -tags=containers_image_openpgp
 .DEFAULT_GOAL := build
 # Two installations at once would meet in apt-get's lock.
 .NOTPARALLEL:
-.PHONY: build check test fuzz chaos demo mirror bench fmt lint tidy images dist chart-test chart-docs help require-go require-cc require-skopeo require-urls
+.PHONY: build check test fuzz chaos demo mirror bench fmt lint tidy images dist chart-test chart-docs help require-go require-cc require-skopeo require-chromium require-urls
 
 build: require-go ## build bin/planner and bin/worker
 	$(GO) build -ldflags "$(LDFLAGS)" -o bin/ ./planner ./worker
 
 check: lint tidy test chart-test ## all that a change must pass: format, linters, tidy, tests, chart
 
-test: require-go require-cc require-skopeo ## run all tests, with the race detector
+test: require-go require-cc require-skopeo require-chromium ## run all tests, with the race detector
 	$(GO) test -race -timeout 14m $(PACKAGES)
 
 # How long each target of make fuzz runs, and which: a pattern.
@@ -99,6 +99,10 @@ require-cc:
 
 require-skopeo:
 	@scripts/require "$${SKOPEO_PATH:-skopeo}" skopeo
+
+# The pages are tried in a browser.
+require-chromium:
+	@scripts/require chromium chromium
 
 require-urls:
 	@test -n "$$MIRROR_SOURCE_URL" || echo "MIRROR_SOURCE_URL is not set: the list, an http(s) URL or a file" >&2

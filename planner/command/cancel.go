@@ -1,7 +1,9 @@
 package command
 
 import (
+	"context"
 	"fmt"
+	"io"
 
 	"github.com/spf13/cobra"
 
@@ -19,31 +21,35 @@ func cancelCommand() *cobra.Command {
 		Long:  "Cancel the chunks of a run that have not started: planned, due and snoozed ones.\nWithout RUN, cancel the newest run. A worker may finish a chunk that it has already.\nRepublished images become failures again.",
 		Args:  atMostOne,
 		RunE: s.explained(func(cmd *cobra.Command, args []string) error {
-			ctx, out := cmd.Context(), cmd.OutOrStdout()
-			se, err := open(ctx, &s, cmd.ErrOrStderr())
+			se, err := open(cmd.Context(), &s, cmd.ErrOrStderr())
 			if err != nil {
 				return err
 			}
 			defer se.Close()
-			r, err := se.runs.Get(ctx, se.name, first(args))
-			if err != nil {
-				return err
-			}
-			left, err := se.Count(ctx, subject.OfRun(r.Name, r.ID))
-			if err != nil {
-				return err
-			}
-			if left == 0 {
-				_, _ = fmt.Fprintf(out, "Run %s has nothing left to cancel.\n", r.ID)
-				return nil
-			}
-			ender := plan.Ender{Broker: se.Broker, Runs: se.runs, Failures: se.failures}
-			dropped, err := ender.End(ctx, r, run.StateCancelled)
-			if err != nil {
-				return err
-			}
-			display.Cancelled(out, r.ID, dropped)
-			return nil
+			return se.cancel(cmd.Context(), first(args), cmd.OutOrStdout())
 		}),
 	}
+}
+
+// cancel ends a run; the newest one if id is empty.
+func (se *session) cancel(ctx context.Context, id string, out io.Writer) error {
+	r, err := se.runs.Get(ctx, se.name, id)
+	if err != nil {
+		return err
+	}
+	left, err := se.Count(ctx, subject.OfRun(r.Name, r.ID))
+	if err != nil {
+		return err
+	}
+	if left == 0 {
+		_, _ = fmt.Fprintf(out, "Run %s has nothing left to cancel.\n", r.ID)
+		return nil
+	}
+	ender := plan.Ender{Broker: se.Broker, Runs: se.runs, Failures: se.failures}
+	dropped, err := ender.End(ctx, r, run.StateCancelled)
+	if err != nil {
+		return err
+	}
+	display.Cancelled(out, r.ID, dropped)
+	return nil
 }

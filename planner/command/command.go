@@ -38,7 +38,7 @@ func New() *cobra.Command {
 		SilenceErrors: true,
 	}
 	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return fmt.Errorf("%w: %w", errUsage, err) })
-	root.AddCommand(planCommand(), mirrorCommand(), checkCommand(), statusCommand(), failedCommand(), republishCommand(), cancelCommand(), forgetCommand())
+	root.AddCommand(planCommand(), mirrorCommand(), serveCommand(), checkCommand(), statusCommand(), failedCommand(), republishCommand(), cancelCommand(), forgetCommand())
 	for _, c := range root.Commands() {
 		// Every page of help has every variable.
 		c.Long += "\n\n" + s.help()
@@ -135,6 +135,8 @@ const (
 	own
 	// joinOrOwn is for commands that have a worker unless another process has one.
 	joinOrOwn
+	// stay is own for a process that stays: it waits for the broker for as long as it takes.
+	stay
 )
 
 func connect(ctx context.Context, s *settings, u use, logTo io.Writer) (*session, error) {
@@ -162,9 +164,11 @@ func connect(ctx context.Context, s *settings, u use, logTo io.Writer) (*session
 
 func openBroker(ctx context.Context, c broker.Config, u use, log *slog.Logger) (*broker.Broker, error) {
 	host, _ := os.Hostname()
-	return broker.Open(ctx, c, broker.Options{
-		Client: "planner " + host, Patience: patience, Log: log, Join: u != own, Share: u != join,
-	})
+	o := broker.Options{Client: "planner " + host, Patience: patience, Log: log, Join: u == join || u == joinOrOwn, Share: u != join}
+	if u == stay {
+		o.Patience = 0
+	}
+	return broker.Open(ctx, c, o)
 }
 
 // Close ends the session.

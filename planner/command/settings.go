@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/osism/skopeo-worker/planner/plan"
+	"github.com/osism/skopeo-worker/planner/web"
 	"github.com/osism/skopeo-worker/shared/broker"
 	"github.com/osism/skopeo-worker/shared/budget"
 	"github.com/osism/skopeo-worker/shared/config"
@@ -138,6 +139,8 @@ type settings struct {
 	worker     service.Config
 	metrics    service.OptionalMetrics
 	registries service.Registries
+	timetable  timetable
+	web        web.Config
 	log        config.Log
 }
 
@@ -145,10 +148,12 @@ func (s *settings) help() string {
 	var b strings.Builder
 	b.WriteString("Environment variables:\n\n")
 	b.WriteString(config.Help(&s.job, &s.name, &s.broker, &s.outages, &s.log))
-	b.WriteString("\nOnly for commands that send requests to registries (check; mirror; republish without\nNATS_URL):\n\n")
+	b.WriteString("\nOnly for commands that send requests to registries (check; mirror; republish and serve\nwithout NATS_URL):\n\n")
 	b.WriteString(config.Help(&s.registries))
-	b.WriteString("\nOnly for commands that copy images (mirror; republish without NATS_URL):\n\n")
+	b.WriteString("\nOnly for commands that copy images (mirror; republish and serve without NATS_URL):\n\n")
 	b.WriteString(config.Help(&s.worker, &s.metrics))
+	b.WriteString("\nOnly for serve:\n\n")
+	b.WriteString(config.Help(&s.timetable, &s.web))
 	b.WriteString("\nExit codes:\n" +
 		"  0  done\n" +
 		"  1  some images failed and are kept for republish; check: something could not be checked\n" +

@@ -140,7 +140,8 @@ func (d dialer) Dial(string, string) (net.Conn, error) {
 		return nil, err
 	}
 	defer release()
-	return net.DialTimeout("unix", path, dialTimeout)
+	network := net.Dialer{Timeout: dialTimeout}
+	return network.DialContext(context.Background(), "unix", path)
 }
 
 // join connects to the broker that another process has embedded. If that process has no

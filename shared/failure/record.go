@@ -19,6 +19,9 @@ type Image struct {
 	Destination string `json:"destination"` // registry.example.com/osism/osism:1.0
 	Attempts    int    `json:"attempts"`
 	Reason      string `json:"reason"`
+	// FirstFailed is when the image was first recorded, by the run that failed first since
+	// it was mirrored or republished; to the second. It is zero in old records.
+	FirstFailed time.Time `json:"first_failed,omitzero"`
 	// LeftList is when a plan of the whole list first found that the list does not have
 	// the image any more; zero if it has.
 	LeftList time.Time `json:"left_list,omitzero"`

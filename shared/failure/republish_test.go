@@ -42,7 +42,7 @@ func TestRepublish(t *testing.T) {
 	}
 	records, err := s.List(t.Context(), name)
 	require.NoError(t, err)
-	require.Equal(t, []Image{{Source: "quay.io/osism/all", Destination: "dest:5000/osism/all", Reason: "gone"}}, records[0].Images)
+	require.Equal(t, []Image{{Source: "quay.io/osism/all", Destination: "dest:5000/osism/all", Reason: "gone"}}, undated(records[0].Images))
 
 	done, err := s.Republish(t.Context(), name, "r2", func(r Record) bool { return r.Repository != "quay.io/osism/both" })
 	require.NoError(t, err)

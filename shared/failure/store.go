@@ -54,6 +54,7 @@ func (s *Store) Add(ctx context.Context, name string, r Record) error {
 			return nil, err
 		}
 		for _, image := range images {
+			image.FirstFailed = firstFailed(pages, image, r.FailedAt)
 			pages = put(pages, r.Message, image, s.limit-len(envelope))
 		}
 		for _, p := range pages {
@@ -69,6 +70,22 @@ func (s *Store) Add(ctx context.Context, name string, r Record) error {
 		return fmt.Errorf("recording the failures of %s: %w", r.Repository, err)
 	}
 	return nil
+}
+
+// firstFailed is when an image that fails now was first recorded.
+func firstFailed(pages []*page, image Image, now time.Time) time.Time {
+	for _, p := range pages {
+		for _, known := range p.record.Images {
+			switch {
+			case p.newer || !known.same(image):
+			case !known.FirstFailed.IsZero():
+				return known.FirstFailed
+			default:
+				return p.record.FailedAt.Truncate(time.Second)
+			}
+		}
+	}
+	return now.Truncate(time.Second)
 }
 
 // Subtract takes the images whose source mirrored reports true for out of the

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -38,6 +39,45 @@ func record(run string, tags ...any) Record {
 		})
 	}
 	return r
+}
+
+// undated are the images without the time at which they first failed.
+func undated(images []Image) []Image {
+	images = slices.Clone(images)
+	for i := range images {
+		images[i].FirstFailed = time.Time{}
+	}
+	return images
+}
+
+// TestFirstFailed: an image that fails again keeps the time of its first failure, until it
+// is mirrored.
+func TestFirstFailed(t *testing.T) {
+	s, _ := open(t)
+	first := func() map[string]time.Time {
+		records, err := s.List(t.Context(), name)
+		require.NoError(t, err)
+		times := map[string]time.Time{}
+		for _, i := range records[0].Images {
+			times[i.Source] = i.FirstFailed
+		}
+		return times
+	}
+	require.NoError(t, s.Add(t.Context(), name, record("r1", "1")))
+	long := time.Now().Add(-time.Hour).UTC().Truncate(time.Second)
+	require.NoError(t, s.update(t.Context(), name, registry, repository, func(pages []*page) ([]*page, error) {
+		pages[0].record.Images[0].FirstFailed, pages[0].changed = long, true
+		return pages, nil
+	}))
+	before := time.Now().Truncate(time.Second)
+	require.NoError(t, s.Add(t.Context(), name, record("r2", "1", "2")))
+	require.Equal(t, long, first()[source("1")])
+	require.False(t, first()[source("2")].Before(before))
+
+	_, err := s.Subtract(t.Context(), name, registry, repository, func(of string) bool { return of == source("1") })
+	require.NoError(t, err)
+	require.NoError(t, s.Add(t.Context(), name, record("r3", "1")))
+	require.False(t, first()[source("1")].Before(before))
 }
 
 func tags(n int) (tags []any) {
@@ -177,7 +217,7 @@ func TestPages(t *testing.T) {
 		require.NoError(t, err)
 		require.Len(t, records, 1)
 		require.Equal(t, r.Run, records[0].Run)
-		require.Equal(t, r.Images, records[0].Images)
+		require.Equal(t, r.Images, undated(records[0].Images))
 	}
 	pages := stored(t, b, subject.Failed)
 	require.Greater(t, len(pages), 11, "page 10 sorts before page 2")

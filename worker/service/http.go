@@ -41,7 +41,7 @@ func Listen(addr, version string, log *slog.Logger) (*Endpoint, error) {
 	if e.listener, err = net.Listen("tcp", addr); err != nil {
 		return nil, fmt.Errorf("METRICS_ADDR: %w", err)
 	}
-	e.server = http.Server{Handler: e.handler(), ReadHeaderTimeout: headerTimeout}
+	e.server = http.Server{Handler: e.Handler(), ReadHeaderTimeout: headerTimeout}
 	log.Info("serving /metrics, /healthz and /readyz", "address", e.Addr())
 	return e, nil
 }
@@ -78,7 +78,8 @@ func (e *Endpoint) Serve(ctx context.Context, work func(context.Context) error) 
 	return errors.Join(err, <-served)
 }
 
-func (e *Endpoint) handler() http.Handler {
+// Handler serves the paths of the endpoint.
+func (e *Endpoint) Handler() http.Handler {
 	mux := http.NewServeMux()
 	mux.Handle("GET /metrics", promhttp.HandlerFor(e.Metrics.Registry, promhttp.HandlerOpts{}))
 	mux.HandleFunc("GET /healthz", func(w http.ResponseWriter, _ *http.Request) { _, _ = fmt.Fprintln(w, "ok") })

@@ -35,18 +35,26 @@ func New(ctx context.Context, e *Endpoint, b *broker.Broker, c Config, r Registr
 		return nil, err
 	}
 	s := &Service{metrics: e.Metrics, budget: store}
-	var fleet *metrics.Fleet
 	if s.Consumer, err = s.consumer(ctx, b, c, r, engine, log); err == nil {
-		fleet, err = metrics.NewFleet(ctx, b, store, log)
+		err = e.Watch(ctx, b, store, log)
 	}
 	if err != nil {
 		store.Close()
 		return nil, err
 	}
-	e.Metrics.Watch(fleet)
-	e.conn.Store(b.Conn)
 	log.Debug("worker is ready", "engine", c.Engine, "concurrency", c.Concurrency)
 	return s, nil
+}
+
+// Watch makes the endpoint show how the fleet stands, and whether the broker is reached.
+func (e *Endpoint) Watch(ctx context.Context, b *broker.Broker, store *budget.Store, log *slog.Logger) error {
+	fleet, err := metrics.NewFleet(ctx, b, store, log)
+	if err != nil {
+		return err
+	}
+	e.Metrics.Watch(fleet)
+	e.conn.Store(b.Conn)
+	return nil
 }
 
 // consumer returns what takes chunks and works them off.

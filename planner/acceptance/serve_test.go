@@ -1,0 +1,175 @@
+package acceptance
+
+import (
+	"fmt"
+	"io"
+	"net/http"
+	"net/url"
+	"os"
+	"regexp"
+	"strings"
+	"syscall"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/osism/skopeo-worker/shared/run"
+)
+
+// never is a schedule whose next time no test sees. A mirror without runs is planned at once.
+const never = "0 0 29 2 *"
+
+var pageURL = regexp.MustCompile(`serving the page" url=(http://\S+)/`)
+
+// serve starts planner serve, waits until it runs, and returns the address of its page.
+func (s *site) serve() (p *process, url string) {
+	s.t.Helper()
+	p = s.with("UI_ADDR", "127.0.0.1:0").planner("serve")
+	p.says("planner serve is running")
+	return p, pageURL.FindStringSubmatch(p.all.String())[1]
+}
+
+// get returns a page.
+func get(t *testing.T, url string) string {
+	t.Helper()
+	response, err := http.Get(url)
+	require.NoError(t, err)
+	defer response.Body.Close()
+	body, err := io.ReadAll(response.Body)
+	require.NoError(t, err)
+	require.Equal(t, http.StatusOK, response.StatusCode, string(body))
+	return string(body)
+}
+
+// post confirms an action and returns the page that follows.
+func post(t *testing.T, url string, values url.Values) string {
+	t.Helper()
+	response, err := http.PostForm(url, values)
+	require.NoError(t, err)
+	defer response.Body.Close()
+	body, err := io.ReadAll(response.Body)
+	require.NoError(t, err)
+	require.Equal(t, http.StatusOK, response.StatusCode, string(body))
+	return string(body)
+}
+
+// TestServeOnOneMachine: one command mirrors by itself, is looked at and steered by the
+// others and by its page, ends when it is asked to, and goes on where it was.
+func TestServeOnOneMachine(t *testing.T) {
+	t.Parallel()
+	s := newSite(t)
+	s.push("osism/tool", "1", "2")
+	s.write("osism/tool", "osism/missing")
+	s = s.with("MIRROR_SCHEDULE", never)
+	serve, page := s.serve()
+	require.Eventually(t, func() bool { return strings.Contains(get(t, page), "failing") }, patience, tick)
+	s.requireMirrored("osism/tool")
+	require.Equal(t, run.StateFailed, s.status().State)
+	require.Len(t, s.failed(), 1)
+	require.Contains(t, get(t, page+"/failures"), s.source.Host()+"/osism/missing")
+	require.Contains(t, get(t, page+"/runs"), "/runs/"+s.status().Run)
+	require.Contains(t, get(t, page+"/runs/"+s.status().Run), "done, with failures")
+	require.Contains(t, get(t, page+"/metrics"), "skopeo_worker_broker_up 1\n")
+	get(t, page+"/readyz")
+
+	// By command: the running process mirrors.
+	s.push("osism/missing", "1")
+	s.becomes(s.republish("--all"), run.StateDone)
+	s.requireMirrored("osism/missing")
+	require.Empty(t, s.failed())
+
+	// By the page.
+	s.write("osism/tool", "osism/missing", "osism/later")
+	require.Contains(t, post(t, page+"/actions/plan", nil), "Published run")
+	require.Eventually(t, func() bool { return len(s.failed()) == 1 }, patience, tick)
+	s.push("osism/later", "1")
+	done := post(t, page+"/actions/republish", url.Values{"repository": {s.source.Host() + "/osism/later"}})
+	require.Contains(t, done, "Republished 1 image in 1 chunk as run")
+	s.becomes(runID(t, done[strings.Index(done, "as run"):]), run.StateDone)
+	s.requireMirrored("osism/later")
+	serve.says(`msg="audit: action done" action=republish`)
+
+	// A run under way is left for the next process.
+	s.push("osism/tool", "3")
+	open := s.gate(blobs)
+	require.Contains(t, post(t, page+"/actions/plan", nil), "Published run")
+	s.waitFor(blobs)
+	require.Contains(t, post(t, page+"/actions/plan", nil), "it continues")
+	serve.signal(syscall.SIGTERM)
+	open()
+	require.Contains(t, serve.exits(0), "planner serve is running")
+	serve, page = s.serve()
+	require.Eventually(t, func() bool { return strings.Contains(get(t, page), "fresh") }, patience, tick)
+	s.requireMirrored("osism/tool")
+	serve.signal(syscall.SIGTERM)
+	serve.exits(0)
+}
+
+// TestServeWithBroker: with NATS_URL it plans and shows, and workers mirror.
+func TestServeWithBroker(t *testing.T) {
+	t.Parallel()
+	s, broker := newFleet(t)
+	s.push("osism/tool", "1")
+	s.write("osism/tool")
+	broker.Stop()
+	s = s.with("MIRROR_SCHEDULE", never)
+	serve := s.with("UI_ADDR", "127.0.0.1:0").planner("serve")
+	serve.says("waiting for the broker")
+	page := pageURL.FindStringSubmatch(serve.all.String())[1]
+	for path, status := range map[string]int{"/healthz": http.StatusOK, "/readyz": http.StatusServiceUnavailable, "/": http.StatusServiceUnavailable} {
+		response, err := http.Get(page + path)
+		require.NoError(t, err)
+		require.NoError(t, response.Body.Close())
+		require.Equal(t, status, response.StatusCode, path)
+	}
+	broker.Restart()
+	serve.says("planned by schedule")
+	require.Contains(t, get(t, page), "running")
+	require.Equal(t, run.StateWaiting, s.status().State)
+	s.worker()
+	require.Eventually(t, func() bool { return strings.Contains(get(t, page), "fresh") }, patience, tick)
+	s.requireMirrored("osism/tool")
+
+	// The list is away, which the page says, until somebody plans again.
+	require.NoError(t, os.Rename(s.list, s.list+".away"))
+	require.Contains(t, post(t, page+"/actions/plan", nil), "Not done.")
+	require.Contains(t, get(t, page), "Planning failed")
+	require.NoError(t, os.Rename(s.list+".away", s.list))
+	require.Contains(t, post(t, page+"/actions/plan", nil), "Published run")
+	require.NotContains(t, get(t, page), "Planning failed")
+	serve.signal(syscall.SIGTERM)
+	serve.exits(0)
+}
+
+// TestServeRefuses: the page is open to other machines only if it is protected.
+func TestServeRefuses(t *testing.T) {
+	t.Parallel()
+	s := newSite(t)
+	s.write("osism/tool")
+	for variables, said := range map[[4]string]string{
+		{"UI_ADDR", ":8080"}:                                  "UI_ADDR=\":8080\": expected a loopback address",
+		{"UI_ADDR", "0.0.0.0:0"}:                              "UI_PASSWORD_FILE, UI_TRUST_PROXY or UI_READ_ONLY=true is required",
+		{"UI_ADDR", "nowhere"}:                                "UI_ADDR",
+		{"UI_PASSWORD_FILE", "/no/such/file"}:                 "UI_PASSWORD_FILE",
+		{"UI_TRUST_PROXY", "X-User: x"}:                       "UI_TRUST_PROXY",
+		{"MIRROR_SCHEDULE", "every night"}:                    "MIRROR_SCHEDULE",
+		{"MIRROR_SCHEDULE", never, "MIRROR_TIMEZONE", "Mars"}: "MIRROR_TIMEZONE",
+		{"MIRROR_SOURCE_URL", "-"}:                            "MIRROR_SOURCE_URL",
+		{"MAX_AGE", "-1h"}:                                    "MAX_AGE",
+	} {
+		pairs := variables[:2]
+		if variables[2] != "" {
+			pairs = variables[:]
+		}
+		require.Contains(t, s.with(pairs...).planner("serve").exits(2), said, fmt.Sprint(variables))
+	}
+	open := s.with("UI_ADDR", "0.0.0.0:0", "UI_READ_ONLY", "true").planner("serve")
+	open.says("planner serve is running")
+	page := pageURL.FindStringSubmatch(open.all.String())[1]
+	response, err := http.PostForm(strings.Replace(page, "[::]", "127.0.0.1", 1)+"/actions/plan", nil)
+	require.NoError(t, err)
+	require.NoError(t, response.Body.Close())
+	require.Equal(t, http.StatusForbidden, response.StatusCode)
+	open.signal(syscall.SIGTERM)
+	open.exits(0)
+}

@@ -1,0 +1,177 @@
+package command
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/osism/skopeo-worker/planner/list"
+	"github.com/osism/skopeo-worker/planner/schedule"
+	"github.com/osism/skopeo-worker/planner/web"
+	"github.com/osism/skopeo-worker/shared/broker"
+	"github.com/osism/skopeo-worker/shared/run"
+)
+
+// planAgain is how long after a plan that failed, because the list or the broker was not
+// reached, the next one is tried: the last entry again and again, until the schedule has
+// its next time.
+var planAgain = []time.Duration{time.Minute, 5 * time.Minute, 15 * time.Minute}
+
+// planning plans while planner serve runs, by the schedule and when users ask for it.
+type planning struct {
+	settings *settings
+	session  *session
+	log      *slog.Logger
+
+	turn sync.Mutex // held by the one who plans
+
+	mu sync.Mutex
+	at web.Schedule
+}
+
+func (p *planning) state() web.Schedule {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.at
+}
+
+func (p *planning) note(change func(*web.Schedule)) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	change(&p.at)
+}
+
+// bySchedule plans at the times of the schedule, until ctx ends. What was due while no
+// process ran is planned at once; so is a mirror that has never run.
+func (p *planning) bySchedule(ctx context.Context, times schedule.Schedule) error {
+	next, err := p.first(ctx, times)
+	if err != nil {
+		return err
+	}
+	for tries := 0; ; {
+		p.note(func(s *web.Schedule) { s.Next = next })
+		if err := schedule.Wait(ctx, next); err != nil {
+			return nil
+		}
+		text, err := p.Plan(ctx)
+		now := time.Now()
+		next = times.Next(now)
+		switch {
+		case ctx.Err() != nil:
+			return nil
+		case err == nil:
+			p.log.Info("planned by schedule", "outcome", text, "next", next)
+			tries = 0
+		case errors.Is(err, list.ErrUnreachable), errors.Is(err, broker.ErrUnreachable), errors.Is(err, context.DeadlineExceeded):
+			if again := now.Add(planAgain[min(tries, len(planAgain)-1)]); again.Before(next) {
+				next = again
+			}
+			tries++
+			fallthrough
+		default:
+			p.log.Error("the mirror was not planned", "error", err, "next", next)
+		}
+	}
+}
+
+// first is when to plan first.
+func (p *planning) first(ctx context.Context, times schedule.Schedule) (time.Time, error) {
+	runs, err := p.session.runs.List(ctx, p.session.name)
+	if err != nil {
+		return time.Time{}, err
+	}
+	for _, r := range runs {
+		if r.Kind == run.KindPlan {
+			return times.Next(r.Started), nil
+		}
+	}
+	return time.Now(), nil
+}
+
+// Plan implements web.Actions. It continues a run of the same plan that is not over, as
+// planner mirror does, unless all that is left of it waits for registries that are away.
+func (p *planning) Plan(ctx context.Context) (text string, err error) {
+	p.turn.Lock()
+	defer p.turn.Unlock()
+	defer func() {
+		err = p.session.Explain(err)
+		p.note(func(s *web.Schedule) {
+			s.Tried, s.Error = time.Now(), ""
+			if err != nil && ctx.Err() == nil {
+				s.Error = err.Error()
+			}
+		})
+	}()
+	planned, err := prepare(ctx, p.settings, nil, warner{p.log})
+	if err != nil {
+		return "", err
+	}
+	r, err := p.session.unfinished(ctx, planned)
+	if err != nil {
+		return "", err
+	}
+	if r.ID != "" {
+		status, err := p.session.status(ctx, r.ID)
+		if err != nil {
+			return "", err
+		}
+		if !status.Over() && len(status.Away) == 0 {
+			planned.markLeft(ctx, p.session)
+			return fmt.Sprintf("Run %s has the same list and is not over; it continues.", r.ID), nil
+		}
+	}
+	r, err = planned.publish(ctx, p.session, false)
+	switch {
+	case err != nil:
+		return "", err
+	case r.Chunks == 0:
+		return "Nothing to publish: the plan has no chunk.", nil
+	}
+	return fmt.Sprintf("Published run %s: %s in %s.", r.ID, count(r.Entries, "entry", "entries"), count(r.Chunks, "chunk", "chunks")), nil
+}
+
+// warner logs the warnings about a list.
+type warner struct{ log *slog.Logger }
+
+func (w warner) Write(lines []byte) (int, error) {
+	for line := range strings.Lines(string(lines)) {
+		w.log.Warn(strings.TrimPrefix(strings.TrimSpace(line), "warning: "))
+	}
+	return len(lines), nil
+}
+
+// of is the session for another mirror name.
+func (p *planning) of(mirror string) *session {
+	other := *p.session
+	other.name = mirror
+	return &other
+}
+
+// Republish implements web.Actions.
+func (p *planning) Republish(ctx context.Context, mirror string, w web.Republish) (string, error) {
+	failures := &wanted{repositories: map[string]bool{}, all: w.Repository == ""}
+	if w.Repository != "" {
+		failures.repositories[w.Repository] = false
+	}
+	return said(func(out *bytes.Buffer) error {
+		_, err := p.of(mirror).republish(ctx, failures, out)
+		return err
+	})
+}
+
+// Cancel implements web.Actions.
+func (p *planning) Cancel(ctx context.Context, mirror, id string) (string, error) {
+	return said(func(out *bytes.Buffer) error { return p.of(mirror).cancel(ctx, id, out) })
+}
+
+// said is what an action prints, in a line.
+func said(do func(*bytes.Buffer) error) (string, error) {
+	var out bytes.Buffer
+	err := do(&out)
+	return strings.Join(strings.Fields(out.String()), " "), err
+}

@@ -1,0 +1,122 @@
+package command
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"time"
+
+	"github.com/spf13/cobra"
+	"golang.org/x/sync/errgroup"
+
+	"github.com/osism/skopeo-worker/planner/overview"
+	"github.com/osism/skopeo-worker/planner/schedule"
+	"github.com/osism/skopeo-worker/planner/web"
+	"github.com/osism/skopeo-worker/shared/config"
+	"github.com/osism/skopeo-worker/worker/environment"
+	"github.com/osism/skopeo-worker/worker/service"
+)
+
+// timetable is when planner serve plans by itself.
+type timetable struct {
+	Words string `envconfig:"MIRROR_SCHEDULE" desc:"when to plan, as cron has it: 30 2 * * *, or @daily; empty: never"`
+	Zone  string `envconfig:"MIRROR_TIMEZONE" desc:"time zone of MIRROR_SCHEDULE and of the page, as Europe/Berlin; empty: that of the machine"`
+
+	zone  *time.Location
+	times *schedule.Schedule // nil: never
+}
+
+// Validate implements config.Validator.
+func (t *timetable) Validate() []error {
+	t.zone = time.Local
+	if t.Zone != "" {
+		var err error
+		if t.zone, err = time.LoadLocation(t.Zone); err != nil {
+			return []error{config.Bad("MIRROR_TIMEZONE", t.Zone, "a time zone such as Europe/Berlin")}
+		}
+	}
+	if t.Words == "" {
+		return nil
+	}
+	times, err := schedule.Parse(t.Words, t.Zone)
+	if err != nil {
+		return []error{config.Bad("MIRROR_SCHEDULE", t.Words, "minute, hour, day of month, month and day of week, or @daily: "+err.Error())}
+	}
+	t.times = &times
+	return nil
+}
+
+func serveCommand() *cobra.Command {
+	var s settings
+	return &cobra.Command{
+		Use:   "serve",
+		Short: "Serve a page with the state of the mirrors, and plan by a schedule",
+		Long:  "Serve a page that shows the mirrors, their runs and failures, at UI_ADDR, and plan by\nMIRROR_SCHEDULE. Without NATS_URL, the broker is embedded and stores its data in\nDATA_DIR, and a worker in this process mirrors. Other commands on the same machine use\nthat broker.",
+		Args:  noArguments,
+		RunE: s.explained(func(cmd *cobra.Command, _ []string) error {
+			if err := config.Load(&s.job, &s.name, &s.broker, &s.worker, &s.metrics, &s.registries, &s.timetable, &s.web, &s.log); err != nil {
+				return err
+			}
+			if s.job.Source == "-" {
+				return fmt.Errorf("%w: MIRROR_SOURCE_URL=-: planner serve reads the list again and again; expected a URL or file", errUsage)
+			}
+			environment.Confine(s.registries.ChildEnv)
+			log := s.log.Logger(cmd.ErrOrStderr())
+			probes, err := service.Listen(s.metrics.Addr, Version, log)
+			if err != nil {
+				return err
+			}
+			page, err := web.Listen(s.web, Version, probes.Handler(), log)
+			if err != nil {
+				return err
+			}
+			return probes.Serve(cmd.Context(), func(ctx context.Context) error {
+				return page.Serve(ctx, func(ctx context.Context) error {
+					se, err := connect(ctx, &s, stay, cmd.ErrOrStderr())
+					if err != nil {
+						return unlessStopped(ctx, err)
+					}
+					defer se.Close()
+					return unlessStopped(ctx, se.serve(ctx, &s, probes, page, log))
+				})
+			})
+		}),
+	}
+}
+
+// unlessStopped is the error of a process that was not asked to end.
+func unlessStopped(ctx context.Context, err error) error {
+	if ctx.Err() != nil && errors.Is(err, context.Canceled) {
+		return nil
+	}
+	return err
+}
+
+// serve does all that planner serve does with the broker, until ctx ends.
+func (se *session) serve(ctx context.Context, s *settings, probes *service.Endpoint, page *web.Server, log *slog.Logger) error {
+	group, ctx := errgroup.WithContext(ctx)
+	if se.Embedded() {
+		w, err := service.New(ctx, probes, se.Broker, s.worker, s.registries, log)
+		if err != nil {
+			return err
+		}
+		group.Go(func() error { return w.Run(ctx) })
+	} else {
+		if err := probes.Watch(ctx, se.Broker, se.budget, log); err != nil {
+			return err
+		}
+		group.Go(func() error { return se.Keep(ctx) })
+	}
+	look := overview.New(overview.Sources{Runs: se.runs, Failures: se.failures, Budget: se.budget}, se.name, s.web.MaxAge)
+	defer look.Close()
+	planning := &planning{settings: s, session: se, log: log}
+	page.Show(&web.Site{
+		Mirror: se.name, Overview: look, Failures: se.failures, Actions: planning, Schedule: planning.state, Zone: s.timetable.zone,
+	})
+	if s.timetable.times != nil {
+		group.Go(func() error { return planning.bySchedule(ctx, *s.timetable.times) })
+	}
+	log.Info("planner serve is running", "version", Version, "mirror", se.name, "worker", se.Embedded())
+	return group.Wait()
+}

@@ -1,0 +1,244 @@
+// Package overview reads how the mirrors of a broker stand, for all who look at the page
+// of planner serve: many of them cost the broker as much as one.
+package overview
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"time"
+
+	"github.com/osism/skopeo-worker/shared/budget"
+	"github.com/osism/skopeo-worker/shared/estimate"
+	"github.com/osism/skopeo-worker/shared/failure"
+	"github.com/osism/skopeo-worker/shared/run"
+)
+
+const (
+	// fresh is how long what was read is shown to others.
+	fresh = time.Second
+	// timeout bounds a look at the broker.
+	timeout = 20 * time.Second
+	// lostAgain is when the chunks of a lost run are looked for again: an operator may have
+	// restored the stream.
+	lostAgain = time.Minute
+)
+
+// ErrUnknown is returned for a mirror name without runs and failures.
+var ErrUnknown = errors.New("unknown mirror name")
+
+// Sources are the stores that an overview is read from.
+type Sources struct {
+	Runs     *run.Store
+	Failures *failure.Store
+	Budget   *budget.Store
+}
+
+// Overview is how the mirrors stood at a time.
+type Overview struct {
+	At         time.Time      `json:"at"`
+	Mirrors    []Mirror       `json:"mirrors"`    // sorted by name
+	Registries []run.Registry `json:"registries"` // of which anything is known, sorted by name
+	// Unreadable messages are among the failures.
+	Unreadable int `json:"unreadable_failures"`
+}
+
+// Mirror returns the mirror of that name, or ErrUnknown.
+func (o Overview) Mirror(name string) (Mirror, error) {
+	i, found := slices.BinarySearchFunc(o.Mirrors, name, func(m Mirror, name string) int { return cmp.Compare(m.Name, name) })
+	if !found {
+		return Mirror{}, fmt.Errorf("%w: %s", ErrUnknown, name)
+	}
+	return o.Mirrors[i], nil
+}
+
+// Reader reads overviews. It is safe for concurrent use.
+type Reader struct {
+	sources Sources
+	own     string        // always shown
+	maxAge  time.Duration // after which a mirror is stale; 0: never
+	now     func() time.Time
+
+	turn     chan struct{} // held by the one who reads
+	ledger   *run.Ledger
+	counter  *failure.Counter
+	byName   map[string][]run.Entry
+	trackers map[string]tracker // of runs that are not over, by name and id
+	ended    map[string]ended   // by name and id
+	last     Overview
+}
+
+// tracker follows a run until cancel.
+type tracker struct {
+	*run.Tracker
+	cancel context.CancelFunc
+}
+
+// ended is the last status of a run that is over.
+type ended struct {
+	status   run.Status
+	revision uint64
+	until    time.Time // when to look again; zero: never
+}
+
+// New returns a reader. The mirror of the own name is there before it has any run. A
+// mirror whose last complete run ended longer than maxAge ago is stale; 0 is never.
+func New(s Sources, own string, maxAge time.Duration) *Reader {
+	r := &Reader{
+		sources: s, own: own, maxAge: maxAge, now: time.Now, turn: make(chan struct{}, 1),
+		ledger: s.Runs.Ledger(), counter: s.Failures.Counter(), trackers: map[string]tracker{}, ended: map[string]ended{},
+	}
+	return r
+}
+
+// Close ends following runs.
+func (r *Reader) Close() {
+	r.turn <- struct{}{}
+	defer func() { <-r.turn }()
+	for key := range r.trackers {
+		r.untrack(key)
+	}
+}
+
+// alone calls read while no other goroutine reads. It returns the error of ctx if that ends before.
+func (r *Reader) alone(ctx context.Context, read func(context.Context) error) error {
+	ctx, cancel := context.WithTimeout(ctx, timeout)
+	defer cancel()
+	select {
+	case r.turn <- struct{}{}:
+		defer func() { <-r.turn }()
+		return read(ctx)
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
+}
+
+// Now returns an overview that is not older than a second.
+func (r *Reader) Now(ctx context.Context) (o Overview, err error) {
+	err = r.alone(ctx, func(ctx context.Context) error {
+		o, err = r.refresh(ctx)
+		return err
+	})
+	return o, err
+}
+
+func (r *Reader) refresh(ctx context.Context) (Overview, error) {
+	now := r.now()
+	if now.Sub(r.last.At).Abs() < fresh {
+		return r.last, nil
+	}
+	byName, err := r.ledger.List(ctx)
+	if err != nil {
+		return Overview{}, fmt.Errorf("listing runs: %w", err)
+	}
+	r.byName = byName
+	r.forget()
+	kept, err := r.counter.Count(ctx)
+	if err != nil {
+		return Overview{}, fmt.Errorf("counting failures: %w", err)
+	}
+	o := Overview{At: now, Mirrors: []Mirror{}, Registries: []run.Registry{}, Unreadable: kept.Unreadable}
+	for _, name := range r.names(kept) {
+		m, err := r.mirror(ctx, name, kept.Images[name])
+		if err != nil {
+			return Overview{}, err
+		}
+		o.Mirrors = append(o.Mirrors, m)
+	}
+	registries, err := estimate.Registries(ctx, r.sources.Budget)
+	if err != nil {
+		return Overview{}, fmt.Errorf("reading budgets: %w", err)
+	}
+	o.Registries = append(o.Registries, registries...)
+	r.last = o
+	return o, nil
+}
+
+// names are all mirror names that anything is known of, sorted.
+func (r *Reader) names(kept failure.Counts) []string {
+	names := []string{r.own}
+	for name := range r.byName {
+		names = append(names, name)
+	}
+	for name, count := range kept.Images {
+		if count != (failure.Count{}) {
+			names = append(names, name)
+		}
+	}
+	slices.Sort(names)
+	return slices.Compact(names)
+}
+
+// forget drops what is known of runs that are no longer kept.
+func (r *Reader) forget() {
+	there := map[string]bool{}
+	for _, entries := range r.byName {
+		for _, e := range entries {
+			there[key(e)] = true
+		}
+	}
+	for k := range r.ended {
+		if !there[k] {
+			delete(r.ended, k)
+		}
+	}
+	for k := range r.trackers {
+		if !there[k] {
+			r.untrack(k)
+		}
+	}
+}
+
+func key(e run.Entry) string { return e.Name + "." + e.ID }
+
+func (r *Reader) untrack(key string) {
+	r.trackers[key].Stop()
+	r.trackers[key].cancel()
+	delete(r.trackers, key)
+}
+
+// status returns how a run stands. A run that is over is looked at once.
+func (r *Reader) status(ctx context.Context, e run.Entry) (run.Status, error) {
+	k := key(e)
+	if known, ok := r.ended[k]; ok && known.revision == e.Revision && (known.until.IsZero() || r.now().Before(known.until)) {
+		return known.status, nil
+	}
+	if err := r.track(ctx, e); err != nil {
+		return run.Status{}, err
+	}
+	status, err := r.trackers[k].Status(ctx)
+	if err != nil {
+		return run.Status{}, err
+	}
+	if status.Over() && (status.Finished != nil || status.State == run.StateLost) {
+		over := ended{status: status, revision: e.Revision}
+		if status.State == run.StateLost {
+			over.until = r.now().Add(lostAgain)
+		}
+		r.ended[k] = over
+		r.untrack(k)
+	}
+	return status, nil
+}
+
+// track follows a run, beyond the request that it is first asked for.
+func (r *Reader) track(ctx context.Context, e run.Entry) error {
+	if _, ok := r.trackers[key(e)]; ok {
+		return nil
+	}
+	following, cancel := context.WithCancel(context.WithoutCancel(ctx))
+	stop := context.AfterFunc(ctx, cancel)
+	t, err := r.sources.Runs.Track(following, e.Name, e.ID)
+	if err == nil && !stop() {
+		t.Stop()
+		err = context.Cause(ctx)
+	}
+	if err != nil {
+		cancel()
+		return err
+	}
+	r.trackers[key(e)] = tracker{t, cancel}
+	return nil
+}

@@ -1,0 +1,142 @@
+package web
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/http"
+	"net/url"
+
+	"github.com/osism/skopeo-worker/shared/run"
+	"github.com/osism/skopeo-worker/shared/subject"
+)
+
+// action is something that the page offers to do.
+type action struct {
+	Name       string
+	Mirror     string
+	Repository string // of republish; empty: all
+	Run        string // of cancel
+	back       string // the page that it is offered on
+}
+
+// errNotOffered is returned for an action that the page does not have.
+var errNotOffered = fmt.Errorf("%w: there is no such action", errBadRequest)
+
+// parseAction reads an action from a request. Names are held to what they may be before
+// anything is asked of the broker.
+func parseAction(site *Site, name string, values url.Values) (action, error) {
+	a := action{Name: name, Mirror: values.Get("mirror"), Repository: values.Get("repository"), Run: values.Get("run")}
+	if a.Mirror == "" {
+		a.Mirror = site.Mirror
+	}
+	if !subject.ValidName(a.Mirror) {
+		return a, errNotOffered
+	}
+	switch {
+	case name == "plan" && a.Mirror == site.Mirror:
+		a.back = "/"
+	case name == "republish":
+		a.back = "/failures"
+	case name == "cancel" && run.ValidID(a.Run):
+		a.back = "/runs/" + a.Run
+	default:
+		return a, errNotOffered
+	}
+	return a, nil
+}
+
+// Question is what a user confirms.
+func (a action) Question() string {
+	switch {
+	case a.Name == "plan":
+		return "Fetch the list and plan mirror " + a.Mirror + " now?"
+	case a.Name == "cancel":
+		return "Cancel the chunks of run " + a.Run + " that have not started?"
+	case a.Repository != "":
+		return "Retry the failed images of " + clean(a.Repository) + "?"
+	}
+	return "Retry all failed images of mirror " + a.Mirror + "?"
+}
+
+// Explanation is what follows.
+func (a action) Explanation() string {
+	switch a.Name {
+	case "plan":
+		return "The plan supersedes an older one that is unfinished. If that has the same list, it continues instead."
+	case "cancel":
+		return "A worker may finish a chunk that it has already. Republished images become failures again."
+	}
+	return "They are delivered to the workers at once, as a new run. Those that fail again are kept again."
+}
+
+// Button is the word on the button that does it.
+func (a action) Button() string {
+	return map[string]string{"plan": "Plan now", "cancel": "Cancel run", "republish": "Republish"}[a.Name]
+}
+
+// Back leads to the page that the action is offered on.
+func (a action) Back() string { return a.back }
+
+func (a action) do(ctx context.Context, actions Actions) (string, error) {
+	switch a.Name {
+	case "plan":
+		return actions.Plan(ctx)
+	case "cancel":
+		return actions.Cancel(ctx, a.Mirror, a.Run)
+	}
+	return actions.Republish(ctx, a.Mirror, Republish{Repository: a.Repository})
+}
+
+// confirm asks before an action: a link does nothing.
+func (*Server) confirm(site *Site, r *http.Request) (view, error) {
+	a, err := parseAction(site, r.PathValue("action"), r.URL.Query())
+	if err != nil {
+		return view{}, err
+	}
+	o, err := site.Overview.Now(r.Context())
+	if err != nil {
+		return view{}, err
+	}
+	return viewOf(o, a.Mirror, view{Template: "confirm", Title: a.Button(), Data: a})
+}
+
+// act does what was confirmed. An action that has begun is not ended by a client that goes.
+func (s *Server) act(w http.ResponseWriter, r *http.Request) {
+	site := s.site.Load()
+	if site == nil {
+		s.failed(w, r, errNotReady)
+		return
+	}
+	if s.config.ReadOnly {
+		s.fail(w, r, http.StatusForbidden, "UI_READ_ONLY is set: this page does nothing.")
+		return
+	}
+	if err := r.ParseForm(); err != nil {
+		s.failed(w, r, fmt.Errorf("%w: %w", errBadRequest, err))
+		return
+	}
+	a, err := parseAction(site, r.PathValue("action"), r.PostForm)
+	if err != nil {
+		s.failed(w, r, err)
+		return
+	}
+	audit := s.log.With("action", a.Name, "mirror", a.Mirror, "repository", a.Repository, "run", a.Run, "user", userOf(r), "address", r.RemoteAddr)
+	audit.Info("audit: action")
+	done, err := a.do(context.WithoutCancel(r.Context()), site.Actions)
+	if err != nil {
+		audit.Warn("audit: action failed", "error", err)
+		done = sentence(err)
+	} else {
+		audit.Info("audit: action done", "outcome", done)
+	}
+	query := url.Values{"note": {s.notes.put(done, err != nil)}}
+	if a.Mirror != site.Mirror {
+		query.Set("mirror", a.Mirror)
+	}
+	back := a.back
+	if errors.Is(err, run.ErrNotFound) {
+		back = "/runs"
+	}
+	http.Redirect(w, r, back+"?"+query.Encode(), http.StatusSeeOther)
+}

@@ -1,0 +1,98 @@
+package web
+
+import (
+	"context"
+	"flag"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/chromedp/cdproto/cdp"
+	"github.com/chromedp/cdproto/emulation"
+	"github.com/chromedp/cdproto/log"
+	"github.com/chromedp/cdproto/runtime"
+	"github.com/chromedp/chromedp"
+	"github.com/stretchr/testify/require"
+)
+
+// screenshots is where TestPages stores what the browser shows; empty: nowhere.
+var screenshots = flag.String("screenshots", "", "folder for screenshots of the pages")
+
+// browserTime bounds a test in a browser, whose start takes seconds on a busy machine.
+const browserTime = 2 * time.Minute
+
+// browser starts Chromium. Whatever a page throws or logs, and what its policy blocks,
+// fails the test.
+func browser(t *testing.T) context.Context {
+	t.Helper()
+	allocator, cancel := chromedp.NewExecAllocator(t.Context(), append(chromedp.DefaultExecAllocatorOptions[:], chromedp.ExecPath("chromium"), chromedp.NoSandbox)...)
+	t.Cleanup(cancel)
+	ctx, cancel := chromedp.NewContext(allocator)
+	t.Cleanup(cancel)
+	ctx, cancel = context.WithTimeout(ctx, browserTime)
+	t.Cleanup(cancel)
+	require.NoError(t, chromedp.Listen(ctx, func(event any) {
+		switch e := event.(type) {
+		case *runtime.EventExceptionThrown:
+			t.Errorf("the page throws: %s", e.ExceptionDetails.Text)
+		case *log.EventEntryAdded:
+			t.Errorf("the browser logs: %s (%s)", e.Entry.Text, e.Entry.URL)
+		}
+	}))
+	_, err := chromedp.Call(ctx, log.Enable, cdp.Empty{})
+	require.NoError(t, err)
+	return ctx
+}
+
+func do(t *testing.T, ctx context.Context, steps ...chromedp.Action[chromedp.Void]) {
+	t.Helper()
+	require.NoError(t, chromedp.Do(ctx, steps...))
+}
+
+// ask returns what an expression is in the page.
+func ask[T any](t *testing.T, ctx context.Context, expression string) T {
+	t.Helper()
+	value, err := chromedp.Run(ctx, chromedp.Evaluate[T](expression))
+	require.NoError(t, err)
+	return value
+}
+
+// sees loads a page at a width and returns what is wrong with it: what is wider than the
+// screen, and what a hostile name has made.
+func sees(t *testing.T, ctx context.Context, url, name string, width int64, dark bool) {
+	t.Helper()
+	scheme := "light"
+	if dark {
+		scheme = "dark"
+	}
+	_, err := chromedp.Call(ctx, emulation.SetEmulatedMedia, emulation.SetEmulatedMediaParams{
+		Features: []*emulation.MediaFeature{{Name: "prefers-color-scheme", Value: scheme}},
+	})
+	require.NoError(t, err)
+	do(t, ctx, chromedp.EmulateViewport(width, 900), chromedp.Navigate(url), chromedp.WaitVisible("main h1"))
+	require.LessOrEqual(t, ask[int](t, ctx, `document.documentElement.scrollWidth - innerWidth`), 0, "%s is wider than %d pixels", url, width)
+	require.Zero(t, ask[int](t, ctx, `document.images.length`))
+	require.Equal(t, 1, ask[int](t, ctx, `document.scripts.length`))
+	picture, err := chromedp.Run(ctx, chromedp.FullScreenshot(100))
+	require.NoError(t, err)
+	if *screenshots != "" {
+		require.NoError(t, os.WriteFile(filepath.Join(*screenshots, name+".png"), picture, 0o600))
+	}
+}
+
+func TestPages(t *testing.T) {
+	f := newFixture(t)
+	live := f.bad()
+	served := serve(t, Config{}, f.site, slog.New(slog.DiscardHandler))
+	ctx := browser(t)
+	for name, path := range map[string]string{
+		"now": "/", "failures": "/failures", "runs": "/runs", "run": "/runs/" + live, "confirm": "/actions/republish?repository=" + "quay.io/osism/gone",
+	} {
+		for suffix, width := range map[string]int64{"": 1280, "-phone": 390} {
+			sees(t, ctx, served.URL+path, name+suffix, width, strings.HasSuffix(name+suffix, "failures-phone") || name+suffix == "runs")
+		}
+	}
+}

@@ -1,0 +1,54 @@
+package web
+
+import (
+	"fmt"
+	"html/template"
+	"strings"
+)
+
+const (
+	barWidth, barHeight     = 120, 8
+	chartHeight, chartWidth = 48, 240
+)
+
+// bar draws how much of a whole is there. It says nothing that the text beside it does not.
+func bar(part, whole int) template.HTML {
+	filled := 0
+	if whole > 0 {
+		filled = min(max(part, 0)*barWidth/whole, barWidth)
+	}
+	return template.HTML(fmt.Sprintf( //nolint:gosec // made of numbers only
+		`<svg class="bar" viewBox="0 0 %d %d" width="%d" height="%d" preserveAspectRatio="none" aria-hidden="true"><rect class="track" width="%d" height="%d" rx="2"/><rect class="fill" width="%d" height="%d" rx="2"/></svg>`,
+		barWidth, barHeight, barWidth, barHeight, barWidth, barHeight, filled, barHeight))
+}
+
+// column is a value of a chart, and whether something was wrong there.
+type column struct {
+	value int64
+	bad   bool
+}
+
+// chart draws columns, the oldest first. It says nothing that the table does not.
+func chart(columns []column) template.HTML {
+	var most int64 = 1
+	for _, c := range columns {
+		most = max(most, c.value)
+	}
+	width := chartWidth / max(len(columns), 30)
+	var b strings.Builder
+	fmt.Fprintf(&b, `<svg class="chart" viewBox="0 0 %d %d" preserveAspectRatio="none" aria-hidden="true">`, chartWidth, chartHeight)
+	for i, c := range columns {
+		if c.value == 0 {
+			continue
+		}
+		height := max(c.value*(chartHeight-1)/most, 1)
+		class := ""
+		if c.bad {
+			class = ` class="bad"`
+		}
+		fmt.Fprintf(&b, `<rect%s x="%d" y="%d" width="%d" height="%d"/>`, class,
+			chartWidth-(len(columns)-i)*max(width, 1), chartHeight-height, max(width-1, 1), height)
+	}
+	b.WriteString("</svg>")
+	return template.HTML(b.String()) //nolint:gosec // made of numbers only
+}

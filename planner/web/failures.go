@@ -1,0 +1,163 @@
+package web
+
+import (
+	"cmp"
+	"net/http"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/osism/skopeo-worker/shared/failure"
+)
+
+// failuresPage is how many repositories a page has.
+const failuresPage = 50
+
+// failuresView is the page Failures.
+type failuresView struct {
+	Search       string
+	Repositories []repositoryRow
+	Found        int // repositories
+	Images       int // in all that were found
+	paging
+}
+
+// repositoryRow is a repository with its failures, those with equal reasons folded.
+type repositoryRow struct {
+	failure.Record
+	Name    string // for the links
+	Reasons []reasonRow
+	First   time.Time
+	Left    bool // all images have left the list
+}
+
+// reasonRow is a reason with the images that failed for it.
+type reasonRow struct {
+	Reason   string
+	Images   []failure.Image
+	Attempts int // of the image with the most
+}
+
+// Tags are the images of the reason, shortly.
+func (r reasonRow) Tags() []string {
+	var tags []string
+	for _, i := range r.Images {
+		tags = append(tags, tagOf(i.Source))
+	}
+	return tags
+}
+
+// tagOf is the tag or digest of a reference; all of it if it has neither.
+func tagOf(source string) string {
+	if _, digest, ok := strings.Cut(source, "@"); ok {
+		return short(digest)
+	}
+	if i := strings.LastIndexByte(source, ':'); i > strings.LastIndexByte(source, '/') {
+		return source[i+1:]
+	}
+	return "the repository itself"
+}
+
+func (*Server) failures(site *Site, r *http.Request) (view, error) {
+	mirror := mirrorOf(site, r)
+	o, err := site.Overview.Now(r.Context())
+	if err != nil {
+		return view{}, err
+	}
+	if _, err := o.Mirror(mirror); err != nil {
+		return view{}, err
+	}
+	records, err := site.Failures.List(r.Context(), mirror)
+	if err != nil {
+		return view{}, err
+	}
+	v := failuresView{Search: strings.TrimSpace(r.URL.Query().Get("q"))}
+	records = slices.DeleteFunc(records, func(r failure.Record) bool { return !matches(r, v.Search) })
+	v.Found = len(records)
+	for _, r := range records {
+		v.Images += len(r.Images)
+	}
+	if v.paging, err = newPaging(r, v.Found, failuresPage); err != nil {
+		return view{}, err
+	}
+	for _, r := range records[v.from:v.to] {
+		v.Repositories = append(v.Repositories, repositoryOf(r))
+	}
+	return viewOf(o, mirror, view{Template: "failures", Title: "Failures", Data: v})
+}
+
+// Searched is what the failures were searched for.
+func (v failuresView) Searched() string { return v.Search }
+
+// matches reports whether a record has the text in the name of an image or in a reason.
+func matches(r failure.Record, text string) bool {
+	text = strings.ToLower(text)
+	has := func(s string) bool { return strings.Contains(strings.ToLower(s), text) }
+	return has(r.Repository) || slices.ContainsFunc(r.Images, func(i failure.Image) bool { return has(i.Source) || has(i.Reason) })
+}
+
+// repositoryOf folds the equal reasons of a record. A reason that has the name of its image
+// in it is equal to that of another image if only the name differs.
+func repositoryOf(r failure.Record) repositoryRow {
+	row := repositoryRow{Record: r, Name: r.Repository, First: r.FailedAt, Left: true}
+	at := map[string]int{}
+	for _, i := range r.Images {
+		row.Left = row.Left && !i.LeftList.IsZero()
+		if !i.FirstFailed.IsZero() && i.FirstFailed.Before(row.First) {
+			row.First = i.FirstFailed
+		}
+		folded := i.Reason
+		if tag := tagOf(i.Source); len(tag) > 3 {
+			folded = strings.ReplaceAll(folded, tag, "…")
+		}
+		n, ok := at[folded]
+		if !ok {
+			n = len(row.Reasons)
+			at[folded] = n
+			row.Reasons = append(row.Reasons, reasonRow{Reason: i.Reason})
+		}
+		reason := &row.Reasons[n]
+		reason.Images = append(reason.Images, i)
+		reason.Attempts = max(reason.Attempts, i.Attempts)
+	}
+	slices.SortStableFunc(row.Reasons, func(a, b reasonRow) int { return cmp.Compare(len(b.Images), len(a.Images)) })
+	return row
+}
+
+// paging is which part of a list a page has.
+type paging struct {
+	Page, Pages int // from 1
+	from, to    int
+}
+
+// newPaging reads the number of the page from the query.
+func newPaging(r *http.Request, total, size int) (paging, error) {
+	p := paging{Page: 1, Pages: max(1, (total+size-1)/size)}
+	if text := r.URL.Query().Get("page"); text != "" {
+		n, err := strconv.Atoi(text)
+		if err != nil || n < 1 {
+			return p, errBadRequest
+		}
+		p.Page = min(n, p.Pages)
+	}
+	p.from = min((p.Page-1)*size, total)
+	p.to = min(p.from+size, total)
+	return p, nil
+}
+
+// Before and After are the numbers of the pages beside this one; empty if there is none.
+func (p paging) Before() string {
+	if p.Page <= 1 {
+		return ""
+	}
+	return strconv.Itoa(p.Page - 1)
+}
+
+// After is the number of the next page.
+func (p paging) After() string {
+	if p.Page >= p.Pages {
+		return ""
+	}
+	return strconv.Itoa(p.Page + 1)
+}

@@ -1,0 +1,123 @@
+package web
+
+import (
+	"cmp"
+	"net/http"
+	"slices"
+	"time"
+
+	"github.com/osism/skopeo-worker/planner/overview"
+	"github.com/osism/skopeo-worker/shared/run"
+)
+
+// nowView is the page Now.
+type nowView struct {
+	overview.Overview
+	Rows     []mirrorRow
+	Copies   copiesView
+	Schedule Schedule
+}
+
+// mirrorRow is a mirror with what the page works out of its status.
+type mirrorRow struct {
+	overview.Mirror
+	Own     bool
+	Running []runningRow
+}
+
+// runningRow is a run under way.
+type runningRow struct {
+	run.Status
+	Rate int64         // of its copies together, in bytes a second
+	Left time.Duration // until it is done at the pace so far; 0: not known
+}
+
+// copiesView is what workers are doing.
+type copiesView struct {
+	Workers []workerRow
+	At      time.Time
+}
+
+// workerRow is a worker with its copies.
+type workerRow struct {
+	Worker string
+	Rate   int64
+	Copies []run.Copy
+}
+
+func (*Server) now(site *Site, r *http.Request) (view, error) {
+	o, err := site.Overview.Now(r.Context())
+	if err != nil {
+		return view{}, err
+	}
+	v := nowView{Overview: o, Schedule: site.Schedule()}
+	var copies []run.Copy
+	for _, m := range o.Mirrors {
+		row := mirrorRow{Mirror: m, Own: m.Name == site.Mirror}
+		for _, status := range m.Current {
+			row.Running = append(row.Running, running(status, o.At))
+			copies = append(copies, status.UnderWay...)
+		}
+		v.Rows = append(v.Rows, row)
+	}
+	v.Copies = copiesView{byWorker(copies), o.At}
+	return viewOf(o, site.Mirror, view{Template: "now", Title: "Now", Live: true, Data: v})
+}
+
+// viewOf adds to a page what all of them have.
+func viewOf(o overview.Overview, mirror string, v view) (view, error) {
+	m, err := o.Mirror(mirror)
+	if err != nil {
+		return view{}, err
+	}
+	v.Mirror, v.Failed = mirror, m.Failures.Images
+	for _, m := range o.Mirrors {
+		v.Mirrors = append(v.Mirrors, m.Name)
+	}
+	return v, nil
+}
+
+// paceFrom is how many chunks must be done before their pace says anything.
+const paceFrom = 3
+
+func running(s run.Status, now time.Time) runningRow {
+	row := runningRow{Status: s}
+	for _, c := range s.UnderWay {
+		row.Rate += c.Rate
+	}
+	if left := s.Chunks.Total - s.Chunks.Done; s.Chunks.Done >= paceFrom && left > 0 {
+		row.Left = now.Sub(s.Started) / time.Duration(s.Chunks.Done) * time.Duration(left)
+	}
+	if s.EstimatedDone != nil {
+		row.Left = max(row.Left, s.EstimatedDone.Sub(now))
+	}
+	return row
+}
+
+// byWorker groups copies by their worker, sorted by name.
+func byWorker(copies []run.Copy) []workerRow {
+	var rows []workerRow
+	slices.SortStableFunc(copies, func(a, b run.Copy) int { return cmp.Compare(a.Worker, b.Worker) })
+	for _, c := range copies {
+		if len(rows) == 0 || rows[len(rows)-1].Worker != c.Worker {
+			rows = append(rows, workerRow{Worker: c.Worker})
+		}
+		last := &rows[len(rows)-1]
+		last.Rate += c.Rate
+		last.Copies = append(last.Copies, c)
+	}
+	return rows
+}
+
+// RegistryState is how a registry stands, in words.
+func (nowView) RegistryState(r run.Registry, now time.Time) string {
+	switch {
+	case r.ClosedSince != nil:
+		return "away"
+	case r.ClosedUntil != nil && r.ClosedUntil.After(now):
+		return "closed"
+	case r.NextSlot != nil && r.NextSlot.After(now):
+		return "spent"
+	}
+	return "open"
+}

@@ -1,0 +1,113 @@
+package web
+
+import (
+	"html/template"
+	"net/http"
+	"slices"
+	"time"
+
+	"github.com/osism/skopeo-worker/planner/overview"
+	"github.com/osism/skopeo-worker/shared/run"
+)
+
+const (
+	runsPage   = 60
+	chunksPage = 100
+)
+
+// runsView is the page Runs.
+type runsView struct {
+	Runs   []overview.Run
+	Usual  time.Duration
+	Charts []chartView
+	Total  int
+	paging
+}
+
+type chartView struct {
+	Title, Most string
+	Chart       template.HTML
+}
+
+func (*Server) runs(site *Site, r *http.Request) (view, error) {
+	mirror := mirrorOf(site, r)
+	o, err := site.Overview.Now(r.Context())
+	if err != nil {
+		return view{}, err
+	}
+	if _, err := o.Mirror(mirror); err != nil {
+		return view{}, err
+	}
+	_, total, err := site.Overview.Runs(r.Context(), mirror, 0, 0)
+	if err != nil {
+		return view{}, err
+	}
+	v := runsView{Total: total}
+	if v.paging, err = newPaging(r, total, runsPage); err != nil {
+		return view{}, err
+	}
+	if v.Runs, _, err = site.Overview.Runs(r.Context(), mirror, v.from, runsPage); err != nil {
+		return view{}, err
+	}
+	v.Usual = overview.Usual(v.Runs)
+	v.Charts = charts(v.Runs, o.At)
+	return viewOf(o, mirror, view{Template: "runs", Title: "Runs", Data: v})
+}
+
+// charts draw what the plans among the runs took and did, the oldest first.
+func charts(runs []overview.Run, now time.Time) []chartView {
+	measures := []struct {
+		title string
+		value func(overview.Run) int64
+		text  func(int64) string
+	}{
+		{"Duration", func(r overview.Run) int64 { return int64(r.Took(now)) }, func(n int64) string { return span(time.Duration(n)) }},
+		{"Images copied", func(r overview.Run) int64 { return int64(r.Status.Images.Copied) }, func(n int64) string { return number(int(n)) }},
+		{"Images failed", func(r overview.Run) int64 { return int64(r.Status.Images.Failed) }, func(n int64) string { return number(int(n)) }},
+		{"Bytes copied", func(r overview.Run) int64 { return r.Status.Bytes }, size},
+		{"Pulls", func(r overview.Run) int64 { return int64(r.Status.Pulls) }, func(n int64) string { return number(int(n)) }},
+	}
+	var views []chartView
+	for _, m := range measures {
+		var columns []column
+		var most int64
+		for _, r := range slices.Backward(runs) {
+			if r.Kind == run.KindPlan {
+				columns = append(columns, column{m.value(r), r.Status.State == run.StateFailed || r.Status.State == run.StateLost})
+				most = max(most, m.value(r))
+			}
+		}
+		if len(columns) > 1 {
+			views = append(views, chartView{m.title, m.text(most), chart(columns)})
+		}
+	}
+	return views
+}
+
+// runView is the page of a run.
+type runView struct {
+	overview.Run
+	Took    time.Duration
+	Chunks  []overview.Chunk
+	Running runningRow
+	Copies  copiesView
+	paging
+}
+
+func (*Server) run(site *Site, r *http.Request) (view, error) {
+	mirror, id := mirrorOf(site, r), r.PathValue("run")
+	o, err := site.Overview.Now(r.Context())
+	if err != nil {
+		return view{}, err
+	}
+	found, chunks, err := site.Overview.Run(r.Context(), mirror, id)
+	if err != nil {
+		return view{}, err
+	}
+	v := runView{Run: found, Took: found.Took(o.At), Running: running(found.Status, o.At), Copies: copiesView{byWorker(slices.Clone(found.Status.UnderWay)), o.At}}
+	if v.paging, err = newPaging(r, len(chunks), chunksPage); err != nil {
+		return view{}, err
+	}
+	v.Chunks = chunks[v.from:v.to]
+	return viewOf(o, mirror, view{Template: "run", Title: "Run " + found.ID, Live: !found.Status.Over(), Data: v})
+}

@@ -1,0 +1,247 @@
+// Package web serves the page of planner serve.
+package web
+
+import (
+	"bytes"
+	"context"
+	"embed"
+	"errors"
+	"fmt"
+	"html/template"
+	"io/fs"
+	"log/slog"
+	"net"
+	"net/http"
+	"strconv"
+	"sync/atomic"
+	"time"
+
+	"golang.org/x/net/netutil"
+
+	"github.com/osism/skopeo-worker/planner/overview"
+	"github.com/osism/skopeo-worker/shared/failure"
+	"github.com/osism/skopeo-worker/shared/run"
+)
+
+const (
+	// What a client may take: slow ones must not keep others out.
+	headerTimeout  = 5 * time.Second
+	readTimeout    = 10 * time.Second
+	writeTimeout   = time.Minute
+	idleTimeout    = time.Minute
+	maxHeader      = 16 << 10
+	maxBody        = 64 << 10
+	maxConnections = 512
+
+	// closing is what requests under way get when the process ends.
+	closing = 5 * time.Second
+)
+
+//go:embed templates/*.html static/*
+var files embed.FS
+
+// Site is what the page shows and does. It is there once the broker is.
+type Site struct {
+	Mirror   string // the mirror name of this process, which it can plan
+	Overview *overview.Reader
+	Failures *failure.Store
+	Actions  Actions
+	Schedule func() Schedule
+	Zone     *time.Location // of the times on the page
+}
+
+// Schedule is when the mirror is planned.
+type Schedule struct {
+	Next  time.Time // zero: not by this process
+	Tried time.Time // the last time; zero: not yet
+	Error string    // why that failed
+}
+
+// Actions do what the page offers. Each returns what it has done, in a sentence.
+type Actions interface {
+	Plan(ctx context.Context) (string, error)
+	Republish(ctx context.Context, mirror string, w Republish) (string, error)
+	Cancel(ctx context.Context, mirror, run string) (string, error)
+}
+
+// Republish is which failures of a mirror to retry.
+type Republish struct {
+	Repository string // empty: all
+}
+
+// Server serves the page.
+type Server struct {
+	config    Config
+	version   string
+	log       *slog.Logger
+	access    *access
+	listener  net.Listener
+	http      http.Server
+	site      atomic.Pointer[Site]
+	templates map[string]*template.Template
+	notes     notes
+}
+
+// Listen returns a server that listens and does not answer yet. Requests for metrics and
+// probes go to the given handler.
+func Listen(c Config, version string, probes http.Handler, log *slog.Logger) (*Server, error) {
+	s := &Server{config: c, version: version, log: log, access: newAccess(c)}
+	s.parseTemplates()
+	listener, err := net.Listen("tcp", c.Addr)
+	if err != nil {
+		return nil, fmt.Errorf("UI_ADDR: %w", err)
+	}
+	s.listener = listener
+	s.http = http.Server{
+		Handler: s.handler(probes), ReadHeaderTimeout: headerTimeout, ReadTimeout: readTimeout, WriteTimeout: writeTimeout,
+		IdleTimeout: idleTimeout, MaxHeaderBytes: maxHeader, ErrorLog: slog.NewLogLogger(log.Handler(), slog.LevelDebug),
+	}
+	log.Info("serving the page", "url", "http://"+s.Addr()+"/")
+	return s, nil
+}
+
+// Addr is where the server listens.
+func (s *Server) Addr() string { return s.listener.Addr().String() }
+
+// Show makes the server show the site. Before, it answers that the broker is not reached.
+func (s *Server) Show(site *Site) { s.site.Store(site) }
+
+// Serve answers until work returns, whose context also ends if nothing can be answered
+// any more. It returns the error of either.
+func (s *Server) Serve(ctx context.Context, work func(context.Context) error) error {
+	ctx, stop := context.WithCancelCause(ctx)
+	defer stop(nil)
+	served := make(chan error, 1)
+	go func() {
+		err := s.http.Serve(netutil.LimitListener(s.listener, maxConnections))
+		if errors.Is(err, http.ErrServerClosed) {
+			err = nil
+		} else {
+			err = fmt.Errorf("serving UI_ADDR: %w", err)
+		}
+		stop(err)
+		served <- err
+	}()
+	err := work(ctx)
+	end, cancel := context.WithTimeout(context.WithoutCancel(ctx), closing)
+	defer cancel()
+	if s.http.Shutdown(end) != nil {
+		_ = s.http.Close()
+	}
+	return errors.Join(err, <-served)
+}
+
+// handler puts the routes together. All but the probes, the login and the files that it
+// needs are for users only.
+func (s *Server) handler(probes http.Handler) http.Handler {
+	static, err := fs.Sub(files, "static")
+	if err != nil {
+		panic(err)
+	}
+	open := http.NewServeMux()
+	open.Handle("GET /healthz", probes)
+	open.Handle("GET /readyz", probes)
+	open.Handle("GET /static/", http.StripPrefix("/static/", http.FileServerFS(static)))
+	open.HandleFunc("GET /login", s.loginPage)
+	open.HandleFunc("POST /login", s.login)
+
+	users := http.NewServeMux()
+	users.Handle("GET /metrics", probes)
+	users.HandleFunc("GET /{$}", s.page(s.now))
+	users.HandleFunc("GET /failures", s.page(s.failures))
+	users.HandleFunc("GET /runs", s.page(s.runs))
+	users.HandleFunc("GET /runs/{run}", s.page(s.run))
+	users.HandleFunc("GET /actions/{action}", s.page(s.confirm))
+	users.HandleFunc("POST /actions/{action}", s.act)
+	users.HandleFunc("POST /logout", s.logout)
+	users.HandleFunc("/", func(w http.ResponseWriter, r *http.Request) {
+		s.fail(w, r, http.StatusNotFound, "There is no such page.")
+	})
+	open.Handle("/", s.forUsers(users))
+
+	crossOrigin := http.NewCrossOriginProtection()
+	limited := http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		r.Body = http.MaxBytesReader(w, r.Body, maxBody)
+		open.ServeHTTP(w, r)
+	})
+	return withHeaders(s.config.checkHost(crossOrigin.Handler(limited)))
+}
+
+// headers are those of every answer. The page needs nothing but its own files, runs in no
+// frame, and is stored by no cache.
+var headers = map[string]string{
+	"Content-Security-Policy":      "default-src 'none'; style-src 'self'; script-src 'self'; connect-src 'self'; img-src 'self'; form-action 'self'; frame-ancestors 'none'; base-uri 'none'",
+	"X-Frame-Options":              "DENY",
+	"X-Content-Type-Options":       "nosniff",
+	"Referrer-Policy":              "same-origin",
+	"Cross-Origin-Opener-Policy":   "same-origin",
+	"Cross-Origin-Resource-Policy": "same-origin",
+	"Permissions-Policy":           "camera=(), geolocation=(), microphone=()",
+	"Cache-Control":                "no-store",
+}
+
+func withHeaders(next http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		for name, value := range headers {
+			w.Header().Set(name, value)
+		}
+		next.ServeHTTP(w, r)
+	})
+}
+
+// errNotReady is shown until the broker is reached.
+var errNotReady = errors.New("the broker is not reached yet")
+
+// page serves what render returns: the data of a template.
+func (s *Server) page(render func(*Site, *http.Request) (view, error)) http.HandlerFunc {
+	return func(w http.ResponseWriter, r *http.Request) {
+		site := s.site.Load()
+		if site == nil {
+			s.failed(w, r, errNotReady)
+			return
+		}
+		v, err := render(site, r)
+		if err != nil {
+			s.failed(w, r, err)
+			return
+		}
+		s.show(w, r, http.StatusOK, v)
+	}
+}
+
+// failed answers with an error.
+func (s *Server) failed(w http.ResponseWriter, r *http.Request, err error) {
+	status := http.StatusServiceUnavailable
+	switch {
+	case errors.Is(err, run.ErrNotFound), errors.Is(err, overview.ErrUnknown):
+		status = http.StatusNotFound
+	case errors.Is(err, errBadRequest):
+		status = http.StatusBadRequest
+	case r.Context().Err() != nil:
+		return // the client is gone
+	default:
+		s.log.Warn("a page cannot be shown", "path", r.URL.Path, "error", err)
+	}
+	s.fail(w, r, status, sentence(err))
+}
+
+func (s *Server) fail(w http.ResponseWriter, r *http.Request, status int, text string) {
+	if status == http.StatusServiceUnavailable {
+		w.Header().Set("Retry-After", "5")
+	}
+	s.show(w, r, status, view{Template: "error", Title: strconv.Itoa(status) + " " + http.StatusText(status), Text: text})
+}
+
+// show renders the page as a whole before it sends anything.
+func (s *Server) show(w http.ResponseWriter, r *http.Request, status int, v view) {
+	s.complete(&v, r)
+	var page bytes.Buffer
+	if err := s.templates[v.Template].ExecuteTemplate(&page, "layout", v); err != nil {
+		s.log.Error("a page cannot be rendered", "path", r.URL.Path, "error", err)
+		http.Error(w, "The page cannot be rendered; see the log.", http.StatusInternalServerError)
+		return
+	}
+	w.Header().Set("Content-Type", "text/html; charset=utf-8")
+	w.WriteHeader(status)
+	_, _ = page.WriteTo(w)
+}

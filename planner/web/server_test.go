@@ -1,0 +1,405 @@
+package web
+
+import (
+	"bytes"
+	"fmt"
+	"io"
+	"log/slog"
+	"net/http"
+	"net/http/httptest"
+	"net/url"
+	"os"
+	"path/filepath"
+	"regexp"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+	"golang.org/x/crypto/bcrypt"
+	"golang.org/x/sync/errgroup"
+
+	"github.com/osism/skopeo-worker/shared/failure"
+	"github.com/osism/skopeo-worker/shared/run"
+)
+
+var quiet = slog.New(slog.DiscardHandler)
+
+// follow is a client that follows no redirects and, with a jar, keeps cookies. Its
+// transport takes the secure ones although the test server speaks plain HTTP.
+func client() *http.Client {
+	return &http.Client{CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }}
+}
+
+// answer sends a request and returns the answer with its text.
+func answer(t *testing.T, c *http.Client, method, url string, body url.Values, header ...string) (*http.Response, string) {
+	t.Helper()
+	r, err := http.NewRequestWithContext(t.Context(), method, url, strings.NewReader(body.Encode()))
+	require.NoError(t, err)
+	if body != nil {
+		r.Header.Set("Content-Type", "application/x-www-form-urlencoded")
+	}
+	r.Header.Set("Accept", "text/html")
+	for i := 0; i < len(header); i += 2 {
+		if header[i] == "Host" {
+			r.Host = header[i+1]
+		}
+		r.Header.Set(header[i], header[i+1])
+	}
+	response, err := c.Do(r)
+	require.NoError(t, err)
+	defer response.Body.Close()
+	text, err := io.ReadAll(response.Body)
+	require.NoError(t, err)
+	return response, string(text)
+}
+
+func get(t *testing.T, url string, header ...string) (*http.Response, string) {
+	t.Helper()
+	return answer(t, client(), http.MethodGet, url, nil, header...)
+}
+
+func post(t *testing.T, url string, body url.Values, header ...string) (*http.Response, string) {
+	t.Helper()
+	if body == nil {
+		body = map[string][]string{}
+	}
+	return answer(t, client(), http.MethodPost, url, body, header...)
+}
+
+// passwords writes the file of one user, as htpasswd -B does.
+func passwordFile(t *testing.T, user, password string) string {
+	t.Helper()
+	hash, err := bcrypt.GenerateFromPassword([]byte(password), bcrypt.MinCost)
+	require.NoError(t, err)
+	path := filepath.Join(t.TempDir(), "htpasswd")
+	require.NoError(t, os.WriteFile(path, []byte("# users\n"+user+":"+string(hash)+"\n"), 0o600))
+	return path
+}
+
+// TestHostileNames: what registries and lists call things is text on every page.
+func TestHostileNames(t *testing.T) {
+	f := newFixture(t)
+	live := f.bad()
+	served := serve(t, Config{}, f.site, quiet)
+	query := url.QueryEscape(script)
+	for _, path := range []string{
+		"/", "/failures", "/failures?q=" + query, "/failures?mirror=" + query, "/runs", "/runs?mirror=" + query, "/runs/" + live,
+		"/runs/" + url.PathEscape(script), "/actions/republish?repository=" + query, "/actions/" + url.PathEscape(script), "/login?to=" + query,
+		"/" + url.PathEscape(script), "/?note=" + query,
+	} {
+		response, text := get(t, served.URL+path)
+		require.NotContains(t, text, "<script>hostile", path)
+		require.NotContains(t, text, "<img", path)
+		require.NotContains(t, text, "\u202e", path)
+		require.NotContains(t, text, "\x1b", path)
+		require.NotRegexp(t, regexp.MustCompile(`(?i)\sstyle=|\son[a-z]+=["']|javascript:`), text, path)
+		for name, value := range headers {
+			require.Equal(t, value, response.Header.Get(name), path)
+		}
+	}
+	_, text := get(t, served.URL+"/")
+	require.Contains(t, text, "&lt;script&gt;hostile()&lt;/script&gt;")
+}
+
+// TestCounts: each page is whole with no run, one, and thousands of failures, and quick.
+func TestCounts(t *testing.T) {
+	f := newFixture(t)
+	served := serve(t, Config{}, f.site, quiet)
+	for path, want := range map[string]string{"/": "Nothing has run", "/failures": "no failed images", "/runs": "Nothing has run"} {
+		response, text := get(t, served.URL+path)
+		require.Equal(t, http.StatusOK, response.StatusCode)
+		require.Contains(t, text, want)
+	}
+	id := f.ran(mirror, 1, time.Hour, run.Tally{Total: 3, Copied: 3})
+	for path, want := range map[string]string{"/": "fresh", "/runs": "1 run of the last 30 days", "/runs/" + id: "6: 6 copied"} {
+		require.Eventually(t, func() bool { // what was read is shown for a second
+			_, text := get(t, served.URL+path)
+			return strings.Contains(text, want)
+		}, 10*time.Second, 50*time.Millisecond)
+	}
+	group, ctx := errgroup.WithContext(t.Context())
+	group.SetLimit(32)
+	for n := range 5000 {
+		group.Go(func() error {
+			repository := fmt.Sprintf("quay.io/osism/image-%04d", n)
+			return f.failures.Add(ctx, mirror, failure.Record{Repository: repository, Registry: "quay.io", Run: id, Images: []failure.Image{{Source: repository + ":1", Destination: "d/x:1", Reason: "away"}}})
+		})
+	}
+	require.NoError(t, group.Wait())
+	response, text := get(t, served.URL+"/failures?page=100")
+	require.Equal(t, http.StatusOK, response.StatusCode)
+	require.Equal(t, failuresPage, strings.Count(text, "<article"))
+	require.Contains(t, text, "Page 100 of 100")
+	require.Less(t, len(text), 200<<10)
+	_, text = get(t, served.URL+"/failures?q=image-0815")
+	require.Contains(t, text, "with “image-0815”")
+	require.Equal(t, 1, strings.Count(text, "<article"))
+	for _, page := range []string{"0", "-1", "x", "99999999999999999999"} {
+		response, _ := get(t, served.URL+"/failures?page="+page)
+		require.Equal(t, http.StatusBadRequest, response.StatusCode, page)
+	}
+}
+
+// TestUnknown: there is nothing besides the pages, and no file besides those of the page.
+func TestUnknown(t *testing.T) {
+	f := newFixture(t)
+	served := serve(t, Config{}, f.site, quiet)
+	for _, path := range []string{
+		"/nothing", "/runs/x", "/runs/../../etc/passwd", "/static/../server.go", "/static/%2e%2e/templates/now.html", "/static/..%2f..%2fgo.mod",
+		"/templates/now.html", "/failures?mirror=unknown", "/runs?mirror=..%2f", "/runs/20260101-000000-000-0000",
+	} {
+		response, text := get(t, served.URL+path)
+		require.Contains(t, []int{http.StatusNotFound, http.StatusBadRequest, http.StatusTemporaryRedirect, http.StatusMovedPermanently}, response.StatusCode, path)
+		require.NotContains(t, text, "package web", path)
+		require.NotContains(t, text, "{{", path)
+	}
+	for _, path := range []string{"/metrics", "/healthz", "/readyz"} {
+		_, text := get(t, served.URL+path)
+		require.Equal(t, "probe of "+path+"\n", text)
+	}
+	response, _ := get(t, served.URL+"/static/page.css")
+	require.Equal(t, "text/css; charset=utf-8", response.Header.Get("Content-Type"))
+
+	// Before there is a broker, the page says so.
+	waiting := serve(t, Config{}, nil, quiet)
+	response, text := get(t, waiting.URL+"/")
+	require.Equal(t, http.StatusServiceUnavailable, response.StatusCode)
+	require.Contains(t, text, "The broker is not reached yet.")
+}
+
+// TestActions: only a confirmation from the page itself does anything, and the log says who
+// did what.
+func TestActions(t *testing.T) {
+	f := newFixture(t)
+	var logged safeBuffer
+	served := serve(t, Config{}, f.site, slog.New(slog.NewTextHandler(&logged, nil)))
+	id := run.NewID(time.Now())
+	for _, path := range []string{"/actions/plan", "/actions/republish", "/actions/cancel?run=" + id} {
+		response, text := get(t, served.URL+path)
+		require.Equal(t, http.StatusOK, response.StatusCode)
+		require.Contains(t, text, `<form method="post"`)
+	}
+	for name, header := range map[string][]string{
+		"another site": {"Sec-Fetch-Site", "cross-site"}, "a sister": {"Sec-Fetch-Site", "same-site"}, "an old browser": {"Origin", "https://hostile.example"},
+	} {
+		response, _ := post(t, served.URL+"/actions/republish", nil, header...)
+		require.Equal(t, http.StatusForbidden, response.StatusCode, name)
+	}
+	for _, host := range []string{"hostile.example", "hostile.example:8080", "127.0.0.1.hostile.example", ""} {
+		if host == "" {
+			continue
+		}
+		for _, method := range []string{http.MethodGet, http.MethodPost} {
+			response, _ := answer(t, client(), method, served.URL+"/", nil, "Host", host)
+			require.Equal(t, http.StatusMisdirectedRequest, response.StatusCode, host)
+		}
+	}
+	for path, body := range map[string]url.Values{
+		"/actions/explode": nil, "/actions/cancel": {"run": {"../x"}}, "/actions/plan": {"mirror": {otherMirror}}, "/actions/republish": {"mirror": {"UP"}},
+	} {
+		response, _ := post(t, served.URL+path, body)
+		require.Equal(t, http.StatusBadRequest, response.StatusCode, path)
+	}
+	response, _ := post(t, served.URL+"/actions/republish", url.Values{"repository": {strings.Repeat("x", maxBody)}})
+	require.Equal(t, http.StatusBadRequest, response.StatusCode)
+	require.Empty(t, f.actions.all())
+
+	done := func(path string, body url.Values) string {
+		t.Helper()
+		response, _ := post(t, served.URL+path, body, "Sec-Fetch-Site", "same-origin")
+		require.Equal(t, http.StatusSeeOther, response.StatusCode)
+		f.ran(otherMirror, 1, time.Hour, run.Tally{})
+		f.ran(mirror, 1, time.Hour, run.Tally{})
+		_, text := get(t, served.URL+response.Header.Get("Location"))
+		return text
+	}
+	require.Contains(t, done("/actions/plan", nil), "Did plan.")
+	require.Contains(t, done("/actions/republish", url.Values{"repository": {"quay.io/x"}}), "Did republish nightly quay.io/x.")
+	require.Contains(t, done("/actions/republish", nil), "Did republish nightly .")
+	done("/actions/cancel", url.Values{"run": {id}})
+	require.Equal(t, []string{"plan", "republish nightly quay.io/x", "republish nightly ", "cancel nightly " + id}, f.actions.all())
+	require.Contains(t, logged.String(), `msg="audit: action done" action=republish mirror=nightly repository=quay.io/x run="" user=anonymous address=127.0.0.1:`)
+
+	response, _ = post(t, served.URL+"/actions/cancel", url.Values{"run": {id}, "mirror": {otherMirror}})
+	require.Equal(t, http.StatusSeeOther, response.StatusCode)
+	require.Contains(t, logged.String(), `msg="audit: action failed" action=cancel`)
+}
+
+func TestReadOnly(t *testing.T) {
+	f := newFixture(t)
+	live := f.bad()
+	served := serve(t, Config{Addr: "0.0.0.0:0", ReadOnly: true}, f.site, quiet)
+	for _, path := range []string{"/", "/failures", "/runs", "/runs/" + live} {
+		response, text := get(t, served.URL+path, "Host", "mirror.example.com")
+		require.Equal(t, http.StatusOK, response.StatusCode)
+		require.NotContains(t, text, "/actions/")
+		require.NotContains(t, text, `method="post"`)
+	}
+	for _, action := range []string{"plan", "republish", "cancel"} {
+		response, _ := post(t, served.URL+"/actions/"+action, url.Values{"run": {live}})
+		require.Equal(t, http.StatusForbidden, response.StatusCode)
+		_, text := get(t, served.URL+"/actions/"+action+"?run="+live)
+		require.NotContains(t, text, "<form")
+	}
+	require.Empty(t, f.actions.all())
+}
+
+// TestLogin: those who do not know a password see nothing, and may not guess for long.
+func TestLogin(t *testing.T) {
+	f := newFixture(t)
+	f.failed(mirror, "quay.io/secret/repository", "away", "1")
+	var logged safeBuffer
+	c := Config{Addr: "0.0.0.0:0", PasswordFile: passwordFile(t, "ada", "correct horse")}
+	served := serve(t, c, f.site, slog.New(slog.NewTextHandler(&logged, nil)))
+	response, _ := get(t, served.URL+"/failures?q=x")
+	require.Equal(t, "/login?to=%2Ffailures%3Fq%3Dx", response.Header.Get("Location"))
+	for _, path := range []string{"/", "/failures", "/runs", "/metrics", "/actions/plan", "/nothing"} {
+		response, text := get(t, served.URL+path, "Accept", "*/*")
+		require.Equal(t, http.StatusUnauthorized, response.StatusCode, path)
+		require.NotContains(t, text, "secret")
+	}
+	response, _ = post(t, served.URL+"/actions/plan", nil)
+	require.Equal(t, http.StatusUnauthorized, response.StatusCode)
+	response, _ = get(t, served.URL+"/healthz")
+	require.Equal(t, http.StatusOK, response.StatusCode)
+
+	logIn := func(user, password, to string) (*http.Response, string) {
+		t.Helper()
+		return post(t, served.URL+"/login", url.Values{"user": {user}, "password": {password}, "to": {to}}, "Sec-Fetch-Site", "same-origin")
+	}
+	response, _ = logIn("ada", "correct horse", "/failures")
+	require.Equal(t, http.StatusSeeOther, response.StatusCode)
+	require.Equal(t, "/failures", response.Header.Get("Location"))
+	cookie := response.Cookies()[0]
+	require.True(t, cookie.Secure && cookie.HttpOnly && cookie.SameSite == http.SameSiteLaxMode && cookie.Path == "/" && cookie.Domain == "")
+	session := "Cookie"
+	token := cookie.Name + "=" + cookie.Value
+	response, text := get(t, served.URL+"/failures", session, token)
+	require.Equal(t, http.StatusOK, response.StatusCode)
+	require.Contains(t, text, "quay.io/secret/repository")
+	require.Contains(t, text, "<span>ada</span>")
+	response, _ = post(t, served.URL+"/actions/plan", nil, session, token)
+	require.Equal(t, http.StatusSeeOther, response.StatusCode)
+	require.Contains(t, logged.String(), "action=plan mirror=nightly repository=\"\" run=\"\" user=ada")
+
+	// A script has its password with it.
+	basic := httptest.NewRequest(http.MethodGet, "/", nil)
+	basic.SetBasicAuth("ada", "correct horse")
+	response, _ = get(t, served.URL+"/metrics", "Authorization", basic.Header.Get("Authorization"))
+	require.Equal(t, http.StatusOK, response.StatusCode)
+
+	// A new password ends the sessions of the old one; so does logging out.
+	hash, err := bcrypt.GenerateFromPassword([]byte("battery"), bcrypt.MinCost)
+	require.NoError(t, err)
+	require.NoError(t, os.WriteFile(c.PasswordFile, []byte("ada:"+string(hash)+"\n# changed"), 0o600))
+	response, _ = get(t, served.URL+"/failures", session, token)
+	require.Equal(t, http.StatusSeeOther, response.StatusCode)
+	response, _ = logIn("ada", "battery", "//hostile.example/")
+	require.Equal(t, "/", response.Header.Get("Location"), "a login leads to no other site")
+	token = cookie.Name + "=" + response.Cookies()[0].Value
+	response, _ = post(t, served.URL+"/logout", nil, session, token)
+	require.Equal(t, http.StatusSeeOther, response.StatusCode)
+	response, _ = get(t, served.URL+"/failures", session, token)
+	require.Equal(t, http.StatusSeeOther, response.StatusCode)
+
+	// Guesses are few, and a right one after too many is not even looked at.
+	statuses := map[int]int{}
+	for _, user := range []string{"ada", "nobody", script, "ada", "ada", "ada", "ada", "ada"} {
+		response, text := logIn(user, "wrong", "/")
+		statuses[response.StatusCode]++
+		require.NotContains(t, text, "<script>hostile")
+	}
+	require.Positive(t, statuses[http.StatusUnauthorized])
+	require.Positive(t, statuses[http.StatusTooManyRequests])
+	response, _ = logIn("ada", "battery", "/")
+	require.Equal(t, http.StatusTooManyRequests, response.StatusCode)
+	require.NotEmpty(t, response.Header.Get("Retry-After"))
+	require.Contains(t, logged.String(), `msg="audit: login refused" user=ada`)
+	require.NotContains(t, logged.String(), "battery")
+	require.NotContains(t, logged.String(), "correct horse")
+}
+
+// TestTrustProxy: the proxy names the user; a request that it has not seen is refused.
+func TestTrustProxy(t *testing.T) {
+	f := newFixture(t)
+	var logged safeBuffer
+	served := serve(t, Config{Addr: "0.0.0.0:0", TrustProxy: "X-Forwarded-User"}, f.site, slog.New(slog.NewTextHandler(&logged, nil)))
+	for _, user := range []string{"", "a\u202eb", strings.Repeat("x", maxUser+1)} {
+		response, _ := get(t, served.URL+"/", "X-Forwarded-User", user)
+		require.Equal(t, http.StatusForbidden, response.StatusCode)
+	}
+	response, text := get(t, served.URL+"/", "X-Forwarded-User", "ada@example.com")
+	require.Equal(t, http.StatusOK, response.StatusCode)
+	require.Contains(t, text, "ada@example.com")
+	require.NotContains(t, text, "Log out")
+	_, _ = post(t, served.URL+"/actions/plan", nil, "X-Forwarded-User", "ada@example.com")
+	require.Contains(t, logged.String(), "user=ada@example.com")
+	response, _ = post(t, served.URL+"/login", url.Values{"user": {"ada"}})
+	require.Equal(t, http.StatusNotFound, response.StatusCode)
+}
+
+func TestPasswordFile(t *testing.T) {
+	hash, err := bcrypt.GenerateFromPassword([]byte("x"), bcrypt.MinCost)
+	require.NoError(t, err)
+	for text, problem := range map[string]string{
+		"":                 "no users",
+		"# nothing\n\n":    "no users",
+		"ada":              ":1: no user",
+		":" + string(hash): ":1: no user",
+		"ada:{SHA}x":       ":1: the hash of ada is not bcrypt",
+		"ada:$apr1$x$y":    "not bcrypt",
+		"a:" + string(hash) + "\na:" + string(hash): ":2: a is there twice",
+		"a:$2y$31$" + strings.Repeat("x", 53):       "cost 31",
+	} {
+		_, err := parseUsers("file", []byte(text))
+		require.ErrorContains(t, err, problem, text)
+		require.NotContains(t, err.Error(), string(hash))
+	}
+	all, err := parseUsers("file", []byte("\r\nada:"+string(hash)+"\r\n"))
+	require.NoError(t, err)
+	require.Len(t, all, 1)
+}
+
+func FuzzUsers(f *testing.F) {
+	f.Add([]byte("ada:$2y$05$abcdefghijklmnopqrstuuO5yZL0oOaGWTzR0bCW2AhPpDAz5.H6u\n#\n"))
+	f.Fuzz(func(t *testing.T, data []byte) {
+		all, err := parseUsers("file", data)
+		if err == nil && len(all) == 0 {
+			t.Fatal("no users and no error")
+		}
+	})
+}
+
+func FuzzLocal(f *testing.F) {
+	for _, path := range []string{"/failures?q=1", "//hostile.example", "/\\hostile.example", "https://hostile.example", "/%2f%2fhostile.example", "javascript:x"} {
+		f.Add(path)
+	}
+	base, err := url.Parse("http://127.0.0.1:8080/login")
+	require.NoError(f, err)
+	f.Fuzz(func(t *testing.T, path string) {
+		to, err := base.Parse(local(path))
+		if err != nil || to.Host != base.Host || to.Scheme != base.Scheme {
+			t.Fatalf("%q leads to %v", path, to)
+		}
+	})
+}
+
+// safeBuffer is a log that is written while it is read.
+type safeBuffer struct {
+	mu sync.Mutex
+	bytes.Buffer
+}
+
+func (b *safeBuffer) Write(p []byte) (int, error) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.Buffer.Write(p)
+}
+
+func (b *safeBuffer) String() string {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.Buffer.String()
+}

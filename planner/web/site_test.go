@@ -1,0 +1,194 @@
+package web
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net/http"
+	"net/http/httptest"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/osism/skopeo-worker/planner/overview"
+	"github.com/osism/skopeo-worker/shared/broker"
+	"github.com/osism/skopeo-worker/shared/brokertest"
+	"github.com/osism/skopeo-worker/shared/budget"
+	"github.com/osism/skopeo-worker/shared/failure"
+	"github.com/osism/skopeo-worker/shared/run"
+	"github.com/osism/skopeo-worker/shared/subject"
+)
+
+const (
+	mirror      = "nightly"
+	otherMirror = "weekly"
+	// script is what a hostile registry or list may call things.
+	script = `<script>hostile()</script>"'><img src=x onerror=hostile()>`
+	// turned has characters that turn the direction of writing, and one that a terminal obeys.
+	turned = "evil\u202egnp.exe\x1b[2J"
+)
+
+// fixture is a site on a broker with contents.
+type fixture struct {
+	t        *testing.T
+	b        *broker.Broker
+	runs     *run.Store
+	failures *failure.Store
+	budget   *budget.Store
+	site     *Site
+	actions  *recorder
+}
+
+func newFixture(t *testing.T) *fixture {
+	t.Helper()
+	quiet := slog.New(slog.DiscardHandler)
+	f := &fixture{t: t, b: brokertest.Embedded(t), actions: &recorder{}}
+	var err error
+	f.runs, err = run.Open(t.Context(), f.b)
+	require.NoError(t, err)
+	f.budget, err = budget.Open(t.Context(), f.b, quiet)
+	require.NoError(t, err)
+	t.Cleanup(f.budget.Close)
+	f.failures = failure.NewStore(f.b, quiet)
+	look := overview.New(overview.Sources{Runs: f.runs, Failures: f.failures, Budget: f.budget}, mirror, 36*time.Hour)
+	t.Cleanup(look.Close)
+	f.site = &Site{
+		Mirror: mirror, Overview: look, Failures: f.failures, Actions: f.actions, Zone: time.UTC,
+		Schedule: func() Schedule { return Schedule{Next: time.Now().Add(5 * time.Hour)} },
+	}
+	return f
+}
+
+// ran stores a run that is over, days ago, that took so long.
+func (f *fixture) ran(name string, days int, took time.Duration, images run.Tally) string {
+	f.t.Helper()
+	started := time.Now().UTC().Add(-time.Duration(days)*24*time.Hour - took)
+	r := run.Run{Name: name, ID: run.NewID(started), Kind: run.KindPlan, Chunks: 2, Entries: 20, Started: started, FirstDue: started, Published: true, Destination: "registry.example.com/mirror"}
+	require.NoError(f.t, f.runs.Put(f.t.Context(), r))
+	for _, chunk := range []string{"000001", "000002"} {
+		require.NoError(f.t, f.runs.Record(f.t.Context(), subject.NewAddress(name, r.ID, "quay.io", chunk), run.Progress{
+			State: run.Done, Images: images, Pulls: images.Copied + 1, Bytes: int64(images.Copied) * 180 << 20, Updated: started.Add(took),
+		}))
+	}
+	return r.ID
+}
+
+// runs stores a run of which three chunks of five are done, and one is under way.
+func (f *fixture) running(name string) string {
+	f.t.Helper()
+	ctx, started := f.t.Context(), time.Now().UTC().Add(-9*time.Minute)
+	r := run.Run{Name: name, ID: run.NewID(started), Kind: run.KindPlan, Chunks: 5, Entries: 50, Started: started, FirstDue: started, Published: true, Destination: "registry.example.com/mirror"}
+	require.NoError(f.t, f.runs.Put(ctx, r))
+	for n := 1; n <= 3; n++ {
+		require.NoError(f.t, f.runs.Record(ctx, subject.NewAddress(name, r.ID, "quay.io", fmt.Sprintf("%06d", n)), run.Progress{
+			State: run.Done, Images: run.Tally{Total: 130, Copied: 4, Unchanged: 125, Failed: 1}, Pulls: 6, Bytes: 700 << 20, Updated: time.Now().UTC(),
+		}))
+	}
+	address := subject.NewAddress(name, r.ID, "quay.io", "000004")
+	_, err := f.b.JS.Publish(ctx, address.Under(subject.Chunk), []byte("a chunk that nobody reads"))
+	require.NoError(f.t, err)
+	copies := []run.Copy{
+		{Image: "quay.io/osism/osism-ansible:9.2.0", Destination: "registry.example.com/mirror/osism/osism-ansible:9.2.0", Worker: "worker-1", Bytes: 312 << 20, Rate: 21 << 20, Since: time.Now().UTC().Add(-15 * time.Second)},
+		{Image: "quay.io/osism/" + script, Destination: "registry.example.com/mirror/" + turned, Worker: script, Bytes: 4 << 20, Rate: 900 << 10, Since: time.Now().UTC().Add(-4 * time.Second)},
+	}
+	require.NoError(f.t, f.runs.Record(ctx, address, run.Progress{
+		State: run.Running, Images: run.Tally{Total: 80, Copied: 10, Unchanged: 30}, Pulls: 12, Bytes: 900 << 20, Updated: time.Now().UTC(), UnderWay: copies,
+	}))
+	_, err = f.b.JS.Publish(ctx, subject.NewAddress(name, r.ID, "docker.io", "000005").Under(subject.Chunk), []byte("another"))
+	require.NoError(f.t, err)
+	return r.ID
+}
+
+// failed records images of a repository.
+func (f *fixture) failed(name, repository, reason string, tags ...string) {
+	f.t.Helper()
+	r := failure.Record{Repository: repository, Registry: "quay.io", Chunk: 3, Run: run.NewID(time.Now())}
+	for _, tag := range tags {
+		source := repository
+		if tag != "" {
+			source += ":" + tag
+		}
+		r.Images = append(r.Images, failure.Image{Source: source, Destination: "registry.example.com/mirror/x:" + tag, Attempts: 5, Reason: reason})
+	}
+	require.NoError(f.t, f.failures.Add(f.t.Context(), name, r))
+}
+
+// bad is a night on which everything goes wrong, with hostile names.
+func (f *fixture) bad() (live string) {
+	f.t.Helper()
+	ctx := f.t.Context()
+	for day := 14; day > 0; day-- {
+		images := run.Tally{Total: 420, Copied: (day*37)%23 + 1, Unchanged: 397}
+		if day == 3 || day == 9 {
+			images.Failed = day
+		}
+		f.ran(mirror, day, time.Duration(20+(day*13)%17)*time.Minute, images)
+	}
+	f.ran(otherMirror, 4, time.Hour, run.Tally{Total: 10, Unchanged: 10})
+	live = f.running(mirror)
+	f.failed(mirror, "quay.io/osism/kolla-ansible", "copying: writing blob: uploading layer to registry.example.com: received unexpected HTTP status: 507 Insufficient Storage", "2024.1", "2024.2", "2025.1", "latest")
+	f.failed(mirror, "quay.io/osism/gone", "the repository is denied: UNAUTHORIZED: access to the requested resource is not authorized", "")
+	f.failed(mirror, "quay.io/osism/"+script, "reason "+script, script, turned)
+	require.NoError(f.t, f.budget.SetLimits(ctx, mirror, map[string]budget.Limit{"docker.io": {Requests: 4, Window: 6 * time.Hour}, "quay.io": {Requests: 20, Window: time.Minute}}))
+	for range 4 {
+		_, err := f.budget.Take(ctx, mirror, "docker.io", "")
+		require.NoError(f.t, err)
+	}
+	require.NoError(f.t, f.budget.Away(ctx, budget.Outage{Registry: "registry.example.com", Activity: budget.Push, Reason: "507 Insufficient Storage: " + script, Started: time.Now()}))
+	require.NoError(f.t, f.budget.Refused(ctx, budget.Call{Registry: "ghcr.io", Kind: budget.Pull, Started: time.Now()}, 20*time.Minute, "429 Too Many Requests"))
+	return live
+}
+
+// recorder is Actions that records what it is asked for.
+type recorder struct {
+	mu   sync.Mutex
+	done []string
+}
+
+func (r *recorder) record(what string) (string, error) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.done = append(r.done, what)
+	return "Did " + what + ".", nil
+}
+
+func (r *recorder) all() []string {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return append([]string{}, r.done...)
+}
+
+func (r *recorder) Plan(context.Context) (string, error) { return r.record("plan") }
+
+func (r *recorder) Republish(_ context.Context, mirror string, w Republish) (string, error) {
+	return r.record("republish " + mirror + " " + w.Repository)
+}
+
+func (r *recorder) Cancel(_ context.Context, mirror, id string) (string, error) {
+	if mirror == otherMirror {
+		return "", errors.New("no such run: " + script)
+	}
+	return r.record("cancel " + mirror + " " + id)
+}
+
+// serve serves the site; nil is one without a broker yet.
+func serve(t *testing.T, c Config, site *Site, log *slog.Logger) *httptest.Server {
+	t.Helper()
+	if c.Addr == "" {
+		c.Addr = "127.0.0.1:0"
+	}
+	require.Empty(t, c.Validate())
+	probes := http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { _, _ = fmt.Fprintln(w, "probe of", r.URL.Path) })
+	s, err := Listen(c, "test", probes, log)
+	require.NoError(t, err)
+	if site != nil {
+		s.Show(site)
+	}
+	require.NoError(t, s.listener.Close())
+	served := httptest.NewServer(s.http.Handler)
+	t.Cleanup(served.Close)
+	return served
+}
