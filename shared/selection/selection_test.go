@@ -75,7 +75,7 @@ func TestValidateTellsEverything(t *testing.T) {
 		"platforms[2]: platform \"linux/amd46\": unknown architecture \"amd46\", expected amd64, arm64 or another GOARCH",
 	}, strings.Split(err.Error(), "\n"))
 	large := selection.Selection{Include: []string{strings.Repeat("a", selection.MaxBytes)}}
-	require.ErrorContains(t, large.Validate(), "selection: it takes")
+	require.ErrorContains(t, large.Validate(), "selection: it has")
 	require.NoError(t, selection.Selection{}.Validate())
 }
 
