@@ -177,7 +177,7 @@ func (e *execution) transfer(j *compare.Job) (mirror.Copied, error) {
 	work := meter.With(e.work, moved)
 	if j.At.IsZero() {
 		var err error
-		copied, err = e.mirror.Copy(work, r.Source, r.Destination, registry.Descriptor{Digest: j.Digest, MediaType: j.MediaType}, compare.Wanted(r))
+		copied, err = e.mirror.CopyImage(work, r.Source, r.Destination, registry.Descriptor{Digest: j.Digest, MediaType: j.MediaType}, compare.Wanted(r))
 		if err != nil {
 			return copied, err
 		}

@@ -322,7 +322,7 @@ func (c *Comparer) seek(ctx context.Context, j *Job, wanted platform.Wanted) err
 	}
 	if !wanted.All() {
 		// It may have been copied to learn its platform, and left without a tag.
-		wants, err := c.Mirror.Wants(ctx, destination, j.Digest, wanted)
+		wants, err := c.Mirror.HasPlatform(ctx, destination, j.Digest, wanted)
 		if err != nil {
 			return err
 		}

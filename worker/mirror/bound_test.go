@@ -11,9 +11,9 @@ import (
 
 // TestImagesHaveABound, however their indexes lead from one to the next.
 func TestImagesHaveABound(t *testing.T) {
-	c := &copying{Mirror: &Mirror{}, source: reference.MustRepository("quay.io/a/b")}
+	c := (&Mirror{}).copying(reference.MustRepository("quay.io/a/b"), reference.Repository{})
 	c.manifests.Store(maxManifests)
-	err := c.manifest(t.Context(), wanting{Descriptor: registry.Descriptor{Digest: reference.DigestOf(nil)}})
+	err := c.manifest(t.Context(), item{Descriptor: registry.Descriptor{Digest: reference.DigestOf(nil)}})
 	require.ErrorIs(t, err, registry.ErrTooMany)
 	require.ErrorIs(t, err, registry.ErrBadManifest)
 	require.ErrorContains(t, err, "too many manifests: an image has no more than 10000")

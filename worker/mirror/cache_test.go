@@ -26,7 +26,7 @@ const (
 var cache = registrytest.Cache{Layers: []registrytest.Layer{{Seed: "a", Size: 5000}, {Seed: "b", Size: 5000}}}
 
 // newCachePair is a pair whose destination takes an index of blobs: distribution 3 does
-// where validation.manifests.indexes.platforms is none.
+// if validation.manifests.indexes.platforms is none.
 func newCachePair(t *testing.T, source ...registrytest.Option) *pair {
 	t.Helper()
 	return newPairBetween(registrytest.New(t, source...), registrytest.New(t, registrytest.WithPartialIndexes()))
@@ -76,7 +76,7 @@ func TestCacheOfSomePlatforms(t *testing.T) {
 			mixed.Images = test.images
 			digest, err := p.from.PushCache(repository, "cache", mixed)
 			require.NoError(t, err)
-			cost, err := p.Copy(t.Context(), reference.MustRepository(p.source()), reference.MustRepository(p.destination()), registry.Descriptor{Digest: reference.MustDigest(digest)}, platform.Wanted{Platforms: []string{"linux/amd64"}})
+			cost, err := p.CopyImage(t.Context(), reference.MustRepository(p.source()), reference.MustRepository(p.destination()), registry.Descriptor{Digest: reference.MustDigest(digest)}, platform.Wanted{Platforms: []string{"linux/amd64"}})
 			require.NoError(t, err)
 			require.NoError(t, p.Tag(t.Context(), p.target("cache"), cost.Digest))
 			require.NoError(t, p.to.Check(destination, cost.Digest.String()))
@@ -88,9 +88,9 @@ func TestCacheOfSomePlatforms(t *testing.T) {
 	}
 }
 
-// TestTypesNobodyKnows: the source is asked what an entry is, a manifest first, and what
-// its HEAD denies counts as one where GET has it.
-func TestTypesNobodyKnows(t *testing.T) {
+// TestUnknownTypes: the source is asked what an entry is, a manifest first, and what its
+// HEAD denies counts as one if GET has it.
+func TestUnknownTypes(t *testing.T) {
 	for name, options := range map[string][]registrytest.Option{"": nil, "HEAD after GET": {registrytest.WithHeadAfterGet()}} {
 		t.Run(name, func(t *testing.T) {
 			p := newCachePair(t, options...)
@@ -109,7 +109,7 @@ func TestTypesNobodyKnows(t *testing.T) {
 			require.Equal(t, index, tagged(t, p.to, "1"))
 
 			missing := push(t, p.from, "2", entry("sha256:"+strings.Repeat("1", 64), 5))
-			_, err = p.Copy(t.Context(), reference.MustRepository(p.source()), reference.MustRepository(p.destination()), registry.Descriptor{Digest: reference.MustDigest(missing)}, platform.Wanted{})
+			_, err = p.CopyImage(t.Context(), reference.MustRepository(p.source()), reference.MustRepository(p.destination()), registry.Descriptor{Digest: reference.MustDigest(missing)}, platform.Wanted{})
 			require.ErrorIs(t, err, registry.ErrNotFound)
 		})
 	}
@@ -137,7 +137,7 @@ func tagged(t *testing.T, r *registrytest.Registry, tag string) string {
 	return digest
 }
 
-// TestRefusedMediaTypes are named, where the destination does not, whoever has put the
+// TestRefusedMediaTypes are named if the destination does not name them, whoever has put the
 // manifest.
 func TestRefusedMediaTypes(t *testing.T) {
 	for name, test := range map[string]struct {

@@ -131,8 +131,8 @@ func TestWrongPasswordAtTheDestination(t *testing.T) {
 	}
 }
 
-// TestComparingCreatesNothing: at a destination where asking to push makes a repository,
-// who only compares does not ask that.
+// TestComparingCreatesNothing: if a request for the permission to push makes a repository,
+// a comparison does not send one.
 func TestComparingCreatesNothing(t *testing.T) {
 	p := newLoggedIn(t, password, registrytest.WithTokenAuth(registrytest.TokenAuth{User: user, Password: password, CreateOnPush: true}))
 	p.Destination = p.Registry.Comparing()

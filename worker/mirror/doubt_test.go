@@ -25,7 +25,7 @@ func bySkopeo(kind registrytest.Kind) registrytest.Match {
 }
 
 // TestPagesThatSkopeoGets are trouble that may pass, whatever it takes them for, and are
-// named where they still come.
+// named if they still come.
 func TestPagesThatSkopeoGets(t *testing.T) {
 	auth := registrytest.TokenAuth{User: user, Password: password}
 	for name, page := range pages {

@@ -14,15 +14,15 @@ import (
 
 // Engine copies images.
 type Engine interface {
-	// Copy brings the manifest with this digest, which is no index, with all that it refers
-	// to, to the destination repository, under its digest and without a tag.
-	Copy(ctx context.Context, source reference.Repository, digest reference.Digest, destination reference.Repository) error
+	// CopyManifest copies the manifest with this digest, which is no index, and everything
+	// that it refers to, to the destination repository, under its digest and without a tag.
+	CopyManifest(ctx context.Context, source reference.Repository, digest reference.Digest, destination reference.Repository) error
 }
 
-// byEngine lets the engine copy a manifest with what it refers to.
+// byEngine lets the engine copy a manifest and everything that it refers to.
 func (c *copying) byEngine(ctx context.Context, d registry.Descriptor) error {
 	err := c.guarded(ctx, d.Digest, func(ctx context.Context) error {
-		err := c.Engine.Copy(ctx, c.source, d.Digest, c.destination)
+		err := c.mirror.Engine.CopyManifest(ctx, c.source, d.Digest, c.destination)
 		if !errors.Is(err, budget.ErrLate) && !errors.Is(err, skopeo.ErrNotInstalled) { // else it has asked for nothing
 			c.pulls.Add(1)
 		}
@@ -31,7 +31,7 @@ func (c *copying) byEngine(ctx context.Context, d registry.Descriptor) error {
 	if err != nil {
 		return c.explained(ctx, d, c.doubted(ctx, d, err))
 	}
-	copied, err := c.copied(ctx, c.destination, d.Digest)
+	copied, err := c.mirror.copied(ctx, c.destination, d.Digest)
 	if err != nil {
 		return fmt.Errorf("reading what was copied: %w", err)
 	}
@@ -39,18 +39,17 @@ func (c *copying) byEngine(ctx context.Context, d registry.Descriptor) error {
 	return nil
 }
 
-// refusedManifest are skopeo's words where the destination does not want a manifest that
-// it has been sent.
+// refusedManifest matches skopeo's words for a destination that does not accept a manifest.
 var refusedManifest = regexp.MustCompile(`(?i)^(?:writing|uploading) manifest\b.*(?:\b(?:manifest|size|tag) (?:invalid|unknown)|\bunsupported\b|: StatusCode: 4(?:0[04-6]|15|22)\b)`)
 
-// explained adds to a failure of skopeo's the media types that the destination may not
-// know: few say themselves. It takes a pull.
+// explained adds the media types of a manifest to skopeo's error, if the destination may not
+// know them: few registries name them. It takes a pull.
 func (c *copying) explained(ctx context.Context, d registry.Descriptor, err error) error {
 	failed := (*skopeo.Error)(nil)
 	if !errors.As(err, &failed) || failed.Side != skopeo.Destination || !refusedManifest.MatchString(failed.Reason) {
 		return err
 	}
-	manifest, getErr := c.Registry.Get(ctx, c.source, d.Digest)
+	manifest, getErr := c.mirror.Registry.Get(ctx, c.source, d.Digest)
 	if getErr != nil {
 		manifest = registry.Manifest{MediaType: d.MediaType}
 	} else {
@@ -59,10 +58,57 @@ func (c *copying) explained(ctx context.Context, d registry.Descriptor, err erro
 	return fmt.Errorf("%w; the manifest is %s", err, manifest.Types())
 }
 
-// guarded runs the copy of an image when the registries allow it.
-func (c *copying) guarded(ctx context.Context, digest reference.Digest, run func(context.Context) error) error {
-	if c.Guard == nil {
-		return run(ctx)
+// ErrPassed is returned if skopeo failed at something that works. It may have got a page of
+// a proxy, which it takes for a registry that asks for no credentials, or for a manifest.
+var ErrPassed = errors.New("skopeo failed at what works now")
+
+// What skopeo says if it may have got a page.
+var (
+	otherManifest = regexp.MustCompile(`does not match provided manifest digest`)
+	otherBlob     = regexp.MustCompile(`Digest did not match, expected (\S+), got `)
+	noJSON        = regexp.MustCompile(`invalid character '.+' looking for beginning of value|unexpected end of JSON input`)
+	noLogin       = regexp.MustCompile(`(?i): (?:unauthorized|authentication required|invalid username/password)\b`)
+	// login matches the steps that come first on either side.
+	login = regexp.MustCompile(`(?i)^(?:initializing (?:source|destination) |trying to reuse blob |checking whether a blob |` +
+		`writing blob: (?:initiating layer upload|trying to reuse blob|checking whether a blob) )`)
+)
+
+// doubted checks a failure of skopeo's that a page instead of an answer would explain. It
+// returns what it finds, ErrPassed if it finds nothing wrong, and otherwise the failure.
+func (c *copying) doubted(ctx context.Context, d registry.Descriptor, err error) error {
+	copied := (*skopeo.Error)(nil)
+	if !errors.As(err, &copied) || copied.ExitCode <= 0 {
+		return err
 	}
-	return c.Guard(ctx, c.source, c.destination, digest, run)
+	var found error
+	atLogin := noJSON.MatchString(copied.Reason) || login.MatchString(copied.Reason) && noLogin.MatchString(copied.Reason)
+	switch blob := otherBlob.FindStringSubmatch(copied.Reason); {
+	case blob != nil:
+		return c.doubtedBlob(ctx, blob[1], err)
+	case copied.Side == skopeo.Source && (otherManifest.MatchString(copied.Reason) || atLogin):
+		_, found = c.mirror.Registry.Get(ctx, c.source, d.Digest)
+		if asked := (*registry.Error)(nil); found == nil || errors.As(found, &asked) && asked.Status != 0 {
+			c.pulls.Add(1)
+		}
+	case copied.Side == skopeo.Destination && atLogin:
+		found = c.mirror.to().MayPush(ctx, c.destination)
+	default:
+		return err
+	}
+	if found != nil {
+		return found
+	}
+	return fmt.Errorf("%w: %s", ErrPassed, copied.Reason)
+}
+
+// doubtedBlob reads only the beginning of a blob of the source, which may be large.
+func (c *copying) doubtedBlob(ctx context.Context, digest string, err error) error {
+	blob, bad := reference.ParseDigest(digest)
+	if bad != nil {
+		return err
+	}
+	if found := c.mirror.Registry.LookAtBlob(ctx, c.source, blob); errors.Is(found, registry.ErrPage) {
+		return found
+	}
+	return err
 }

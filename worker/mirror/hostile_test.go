@@ -81,7 +81,7 @@ func TestHostileLayers(t *testing.T) {
 				`{"schemaVersion":2,"mediaType":%q,"config":{"mediaType":%q,"size":2,"digest":%q},"layers":[{"mediaType":%q,"size":2,"digest":%q}]}`,
 				types.OCIManifestSchema1, types.OCIConfigJSON, config, types.OCILayer, layer))
 			require.NoError(t, err)
-			_, err = p.Copy(t.Context(), reference.MustRepository(p.source()), reference.MustRepository(front+"/"+destination),
+			_, err = p.CopyImage(t.Context(), reference.MustRepository(p.source()), reference.MustRepository(front+"/"+destination),
 				registry.Descriptor{Digest: reference.MustDigest(digest), MediaType: string(types.OCIManifestSchema1)}, platform.Wanted{})
 			require.Error(t, err)
 			now, err := p.to.Digest("victim/app", "latest")
@@ -129,7 +129,7 @@ func TestHostileDigestHeader(t *testing.T) {
 	require.NoError(t, err)
 	require.Equal(t, digest, d.Digest.String())
 	require.True(t, d.Pulled)
-	_, err = p.Copy(t.Context(), reference.MustRepository(p.source()), reference.MustRepository(p.destination()), d, platform.Wanted{})
+	_, err = p.CopyImage(t.Context(), reference.MustRepository(p.source()), reference.MustRepository(p.destination()), d, platform.Wanted{})
 	require.NoError(t, err)
 }
 

@@ -90,7 +90,7 @@ func TestOtherDigests(t *testing.T) {
 		types.OCIManifestSchema1, types.OCIConfigJSON, push("{}"), types.OCILayer, push("a layer"))
 	digest, err := p.from.PushOdd(repository, fmt.Sprintf("sha512:%x", sha512.Sum512([]byte(raw))), types.OCIManifestSchema1, []byte(raw))
 	require.NoError(t, err)
-	copied, err := p.Copy(t.Context(), reference.MustRepository(p.source()), reference.MustRepository(p.destination()), registry.Descriptor{Digest: reference.MustDigest(digest)}, platform.Wanted{})
+	copied, err := p.CopyImage(t.Context(), reference.MustRepository(p.source()), reference.MustRepository(p.destination()), registry.Descriptor{Digest: reference.MustDigest(digest)}, platform.Wanted{})
 	require.NoError(t, err)
 	require.Equal(t, digest, copied.Digest.String())
 	got, err := p.to.Manifest(destination, digest)

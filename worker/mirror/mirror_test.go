@@ -65,7 +65,7 @@ func (p *pair) mirror(t *testing.T, tag string) (mirror.Copied, error) {
 	t.Helper()
 	d, err := p.Registry.Find(t.Context(), reference.MustRepository(p.source()), reference.MustTag(tag))
 	require.NoError(t, err)
-	cost, err := p.Copy(t.Context(), reference.MustRepository(p.source()), reference.MustRepository(p.destination()), d, platform.Wanted{})
+	cost, err := p.CopyImage(t.Context(), reference.MustRepository(p.source()), reference.MustRepository(p.destination()), d, platform.Wanted{})
 	if err != nil {
 		return cost, err
 	}
@@ -154,7 +154,7 @@ func TestEveryKindOfContent(t *testing.T) {
 			p.to.ResetRequests()
 			digest, err := p.from.Digest(repository, tag)
 			require.NoError(t, err)
-			cost, err = p.Copy(t.Context(), reference.MustRepository(p.source()), reference.MustRepository(p.destination()), registry.Descriptor{Digest: reference.MustDigest(digest)}, platform.Wanted{})
+			cost, err = p.CopyImage(t.Context(), reference.MustRepository(p.source()), reference.MustRepository(p.destination()), registry.Descriptor{Digest: reference.MustDigest(digest)}, platform.Wanted{})
 			require.NoError(t, err)
 			require.Equal(t, mirror.Copied{Digest: reference.MustDigest(digest)}, cost, "it is there: nothing is asked of the source")
 			require.Empty(t, p.from.Requests())
@@ -202,12 +202,12 @@ func TestTypesThatAreNotTold(t *testing.T) {
 	require.NoError(t, err)
 	for i, kind := range []string{"text/plain", ""} {
 		to := fmt.Sprint(destination, i)
-		_, err := p.Copy(t.Context(), reference.MustRepository(p.source()), reference.MustRepository(p.to.Host()+"/"+to), registry.Descriptor{Digest: reference.MustDigest(digest), MediaType: kind}, platform.Wanted{})
+		_, err := p.CopyImage(t.Context(), reference.MustRepository(p.source()), reference.MustRepository(p.to.Host()+"/"+to), registry.Descriptor{Digest: reference.MustDigest(digest), MediaType: kind}, platform.Wanted{})
 		require.NoError(t, err)
 		require.NoError(t, p.Tag(t.Context(), mirror.Target{Repository: reference.MustRepository(p.to.Host() + "/" + to), Tag: reference.MustTag("1")}, reference.MustDigest(digest)))
 		require.NoError(t, p.to.Check(to, digest))
 	}
-	cost, err := p.Copy(t.Context(), reference.MustRepository(p.source()), reference.MustRepository(p.destination()), registry.Descriptor{Digest: reference.MustDigest(image), MediaType: "text/plain"}, platform.Wanted{})
+	cost, err := p.CopyImage(t.Context(), reference.MustRepository(p.source()), reference.MustRepository(p.destination()), registry.Descriptor{Digest: reference.MustDigest(image), MediaType: "text/plain"}, platform.Wanted{})
 	require.NoError(t, err)
 	require.Equal(t, 1, cost.Pulls, "who has pulled it copies it")
 	require.NoError(t, p.Tag(t.Context(), p.target("2"), reference.MustDigest(image)))
@@ -284,7 +284,7 @@ func TestLateCopyIsNoPull(t *testing.T) {
 	p.Guard = func(ctx context.Context, _, _ reference.Repository, _ reference.Digest, run func(context.Context) error) error {
 		return run(budget.WithDeadline(ctx, time.Now()))
 	}
-	copied, err := p.Copy(t.Context(), reference.MustRepository(p.source()), reference.MustRepository(p.destination()), registry.Descriptor{Digest: reference.MustDigest(digest), MediaType: string(types.OCIManifestSchema1)}, platform.Wanted{})
+	copied, err := p.CopyImage(t.Context(), reference.MustRepository(p.source()), reference.MustRepository(p.destination()), registry.Descriptor{Digest: reference.MustDigest(digest), MediaType: string(types.OCIManifestSchema1)}, platform.Wanted{})
 	require.ErrorIs(t, err, budget.ErrLate)
 	require.Zero(t, copied.Pulls)
 	require.Zero(t, p.from.Count(gets))
@@ -346,7 +346,7 @@ func TestWhatCannotBeCopied(t *testing.T) {
 			test.push(t, p)
 			d, err := p.Registry.Head(t.Context(), reference.MustRepository(p.source()), reference.MustTag("1"))
 			require.NoError(t, err)
-			_, err = p.Copy(t.Context(), reference.MustRepository(p.source()), reference.MustRepository(p.destination()), d, platform.Wanted{})
+			_, err = p.CopyImage(t.Context(), reference.MustRepository(p.source()), reference.MustRepository(p.destination()), d, platform.Wanted{})
 			require.Error(t, err)
 			if test.is != nil {
 				require.ErrorIs(t, err, test.is)

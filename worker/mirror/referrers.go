@@ -2,8 +2,6 @@ package mirror
 
 import (
 	"context"
-	"errors"
-	"fmt"
 
 	"github.com/google/go-containerregistry/pkg/v1/types"
 
@@ -13,33 +11,18 @@ import (
 	"github.com/osism/skopeo-worker/worker/registry"
 )
 
-// ErrReferrers is wrapped around what keeps an image's signatures, SBOMs and
-// attestations from being mirrored with it.
-var ErrReferrers = errors.New("mirroring what refers to it")
-
-// CopyReferrers brings what refers to a mirrored image, or to the images of a
-// mirrored index, to the destination, recursively and by digest. copied is the
-// digest that the image has at the destination. What refers to the source's own
-// index has no place beside an index of just some platforms.
-func (m *Mirror) CopyReferrers(ctx context.Context, source, destination reference.Repository, digest, copied reference.Digest) (Copied, error) {
-	c := &copying{Mirror: m, source: source, destination: destination}
-	err := c.referrers(ctx, digest, copied)
-	if err != nil {
-		err = fmt.Errorf("%w: %w", ErrReferrers, err)
-	}
-	return Copied{Digest: copied, Pulls: int(c.pulls.Load()), Bytes: c.bytes.Load()}, err
-}
-
+// referrers copies what refers to an image at the destination. Its digest at the source is
+// another one if only some platforms are mirrored.
 func (c *copying) referrers(ctx context.Context, digest, copied reference.Digest) error {
-	subjects, err := c.Subjects(ctx, c.destination, digest, copied)
+	subjects, err := c.mirror.Subjects(ctx, c.destination, digest, copied)
 	if err != nil {
 		return err
 	}
-	finder := referrers.Finder{Registry: c.Registry, Pulled: func(reference.Repository) { c.pulls.Add(1) }, Held: c.held}
+	finder := referrers.Finder{Registry: c.mirror.Registry, Pulled: func(reference.Repository) { c.pulls.Add(1) }, Held: c.held}
 	var failed referrers.Failures
 	for _, subject := range subjects {
 		err := finder.Walk(ctx, c.source, subject, func(found referrers.List) error {
-			if err := c.settle(ctx, manifestAt{c.destination, copied}); err != nil {
+			if err := c.mirror.settle(ctx, c.at(copied)); err != nil {
 				return err
 			}
 			return c.announce(ctx, found, &failed)
@@ -84,28 +67,28 @@ func (m *Mirror) Subjects(ctx context.Context, destination reference.Repository,
 	return all, nil
 }
 
-// held reads a manifest at the destination, where it takes no pull.
+// held reads a manifest at the destination, which is no pull.
 func (c *copying) held(ctx context.Context, digest reference.Digest) (registry.Manifest, bool) {
-	m, err := c.to().Get(ctx, c.destination, digest)
+	m, err := c.mirror.to().Get(ctx, c.destination, digest)
 	return m, err == nil
 }
 
-// announce brings what refers to one manifest, and makes it found. What can't be brought
-// keeps nothing else away.
+// announce copies the referrers of one manifest, and lists them at the destination. If one
+// cannot be copied, the others are.
 func (c *copying) announce(ctx context.Context, found referrers.List, failed *referrers.Failures) error {
-	brought := found
-	brought.Referrers = nil
+	copied := found
+	copied.Referrers = nil
 	for _, entry := range found.Referrers {
-		err := c.manifest(ctx, wanting{Descriptor: registry.Descriptor{Digest: entry.Digest, MediaType: entry.MediaType}, about: true})
+		err := c.manifest(ctx, item{Descriptor: registry.Descriptor{Digest: entry.Digest, MediaType: entry.MediaType}, about: true})
 		switch {
 		case err == nil:
-			brought.Referrers = append(brought.Referrers, entry)
+			copied.Referrers = append(copied.Referrers, entry)
 		case !failed.Add(err):
 			return err
 		}
 	}
-	lock := c.announcement(found.Subject)
+	lock := c.mirror.announcement(found.Subject)
 	lock.Lock()
 	defer lock.Unlock()
-	return referrers.Announce(ctx, c.to(), c.destination, brought)
+	return referrers.Announce(ctx, c.mirror.to(), c.destination, copied)
 }

@@ -103,7 +103,7 @@ func TestOthersDeleteBeforeTheTag(t *testing.T) {
 	children, err := p.from.Children(repository, pushed)
 	require.NoError(t, err)
 	bring := func() {
-		_, err := p.Copy(t.Context(), reference.MustRepository(p.source()), reference.MustRepository(p.destination()), registry.Descriptor{Digest: digest}, platform.Wanted{})
+		_, err := p.CopyImage(t.Context(), reference.MustRepository(p.source()), reference.MustRepository(p.destination()), registry.Descriptor{Digest: digest}, platform.Wanted{})
 		require.NoError(t, err)
 	}
 	bring()
@@ -189,7 +189,7 @@ func TestPullsThatCount(t *testing.T) {
 // copyAndTag copies a digest and tags it.
 func (p *pair) copyAndTag(t *testing.T, digest reference.Digest, tag string) (mirror.Copied, error) {
 	t.Helper()
-	copied, err := p.Copy(t.Context(), reference.MustRepository(p.source()), reference.MustRepository(p.destination()), registry.Descriptor{Digest: digest}, platform.Wanted{})
+	copied, err := p.CopyImage(t.Context(), reference.MustRepository(p.source()), reference.MustRepository(p.destination()), registry.Descriptor{Digest: digest}, platform.Wanted{})
 	if err != nil {
 		return copied, err
 	}
@@ -204,7 +204,7 @@ func TestReferrersFindTheirSubject(t *testing.T) {
 	referrer, err := p.from.PushReferrer(repository, pushed, "application/vnd.example.signature")
 	require.NoError(t, err)
 	source, to, digest := reference.MustRepository(p.source()), reference.MustRepository(p.destination()), reference.MustDigest(pushed)
-	copied, err := p.Copy(t.Context(), source, to, registry.Descriptor{Digest: digest}, platform.Wanted{})
+	copied, err := p.CopyImage(t.Context(), source, to, registry.Descriptor{Digest: digest}, platform.Wanted{})
 	require.NoError(t, err)
 	_, err = p.CopyReferrers(t.Context(), source, to, digest, copied.Digest)
 	require.NoError(t, err)
@@ -226,7 +226,7 @@ func TestNestedRoots(t *testing.T) {
 	require.NoError(t, err)
 	_, err = p.from.PushIndex(repository, "2", registrytest.Index{Indexes: []registrytest.Index{inner}})
 	require.NoError(t, err)
-	_, err = p.Copy(t.Context(), reference.MustRepository(p.source()), reference.MustRepository(p.destination()), registry.Descriptor{Digest: reference.MustDigest(pushed)}, platform.Wanted{})
+	_, err = p.CopyImage(t.Context(), reference.MustRepository(p.source()), reference.MustRepository(p.destination()), registry.Descriptor{Digest: reference.MustDigest(pushed)}, platform.Wanted{})
 	require.NoError(t, err)
 	_, err = p.mirror(t, "2")
 	require.NoError(t, err)

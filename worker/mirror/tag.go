@@ -25,17 +25,66 @@ type Target struct {
 	Referrers bool
 }
 
-// lists tells whether there may be a list of referrers under the tag.
+// lists reports whether there may be a list of referrers under the tag.
 func (t Target) lists() bool { return t.Referrers && referrers.IsFallback(t.Tag) }
 
+// Tagged returns the digest that the destination has under the tag, zero if it has none.
+// If HEAD denied what is there, it would be copied and put again each time.
+func (m *Mirror) Tagged(ctx context.Context, destination reference.Repository, tag reference.Tag) (reference.Digest, error) {
+	d, err := m.to().Look(ctx, destination, tag)
+	if registry.Absent(err) {
+		return reference.Digest{}, nil
+	}
+	return d.Digest, err
+}
+
+// Holds reports whether the destination has the digest, under whatever tag or none, and
+// what it says of it.
+func (m *Mirror) Holds(ctx context.Context, destination reference.Repository, digest reference.Digest) (registry.Descriptor, bool, error) {
+	d, err := m.to().Head(ctx, destination, digest)
+	if registry.Absent(err) {
+		return registry.Descriptor{}, false, nil
+	}
+	return d, err == nil, err
+}
+
+// Empty reports whether the destination repository has no tags.
+func (m *Mirror) Empty(ctx context.Context, destination reference.Repository) (bool, error) {
+	for _, err := range m.to().Tags(ctx, destination) {
+		switch {
+		case registry.Absent(err):
+			m.recent().noTags(destination)
+			return true, nil
+		case errors.Is(err, reference.ErrInvalidTag): // it has something
+			return false, nil
+		}
+		return false, err
+	}
+	m.recent().noTags(destination)
+	return true, nil
+}
+
+// copied returns a manifest that was copied to the destination, or is about to be put there
+// under its first tag. If the destination does not have it, that says nothing about the
+// source's digest, so the error does not wrap the registry's.
+func (m *Mirror) copied(ctx context.Context, destination reference.Repository, digest reference.Digest) (registry.Manifest, error) {
+	if known, ok := m.recent().get(manifestAt{destination, digest}); ok {
+		return known.Manifest, nil
+	}
+	manifest, err := m.to().Get(ctx, destination, digest)
+	if errors.Is(err, registry.ErrNotFound) {
+		return manifest, fmt.Errorf("%w: %v", ErrVanished, err)
+	}
+	return manifest, err
+}
+
 // Current reports whether the destination's tag is up to date for the source's digest, and
-// the digest that it names, zero where it names nothing that can be read. It takes one
-// request at the destination, and two for a list of referrers that is another one than
-// the source's.
+// the digest that it names, zero if it names nothing that can be read. It takes one
+// request at the destination, and two for a list of referrers that differs from the source's.
 func (m *Mirror) Current(ctx context.Context, to Target, digest reference.Digest, wanted platform.Wanted) (bool, reference.Digest, error) {
 	current, have, err := m.current(ctx, to, digest, wanted)
 	if err == nil && have.IsZero() {
-		m.lately().missing(manifestAt{to.Repository, digest})
+		m.recent().missing(manifestAt{to.Repository, digest})
 	}
 	if err != nil && m.unreadable(ctx, to, err) {
 		return false, reference.Digest{}, nil
@@ -60,9 +109,9 @@ func (m *Mirror) current(ctx context.Context, to Target, digest reference.Digest
 	return wanted.Current(manifest, digest) || to.lists() && referrers.Current(manifest, digest), manifest.Digest, nil
 }
 
-// unreadable tells whether an error is about what is under a tag, rather than about the
-// destination: then it is as good as nothing, and is replaced. A page in its place may
-// as well be that of a proxy, unless the repository answers otherwise.
+// unreadable reports whether an error is about the content of a tag, rather than about the
+// destination: then it counts as missing, and is replaced. A page instead of it may be that
+// of a proxy, unless the repository answers otherwise.
 func (m *Mirror) unreadable(ctx context.Context, to Target, err error) bool {
 	switch {
 	case errors.Is(err, registry.ErrBadManifest), errors.Is(err, registry.ErrDigestMismatch), errors.Is(err, registry.ErrTooLarge):
@@ -74,8 +123,8 @@ func (m *Mirror) unreadable(ctx context.Context, to Target, err error) bool {
 	return false
 }
 
-// Tag puts the tag on a manifest that the destination repository holds. Nothing is
-// asked of the source.
+// Tag puts the tag on a manifest that CopyImage has copied, or that the destination
+// repository has. It sends no request to the source.
 func (m *Mirror) Tag(ctx context.Context, to Target, digest reference.Digest) error {
 	at := manifestAt{to.Repository, digest}
 	manifest, err := m.copied(ctx, to.Repository, digest)
@@ -83,7 +132,7 @@ func (m *Mirror) Tag(ctx context.Context, to Target, digest reference.Digest) er
 		return fmt.Errorf("reading what is to be tagged %s: %w", to.Tag, err)
 	}
 	if !to.lists() {
-		return m.putAs(ctx, at, to.Tag, manifest)
+		return m.put(ctx, at, to.Tag, manifest)
 	}
 	// The next run reads the source's list by its digest.
 	if err := m.settle(ctx, at); err != nil {
@@ -103,31 +152,7 @@ func (m *Mirror) Tag(ctx context.Context, to Target, digest reference.Digest) er
 	if manifest.Digest == held.Digest {
 		return nil
 	}
-	return m.putAs(ctx, manifestAt{to.Repository, manifest.Digest}, to.Tag, manifest)
-}
-
-// lost returns the error of a put. It is ErrVanished if the destination does not have what
-// the manifest refers to and it had: then that is looked for again by the next try.
-func (m *Mirror) lost(at manifestAt, manifest registry.Manifest, err error) error {
-	if !errors.Is(err, registry.ErrBlobUnknown) {
-		return err
-	}
-	m.lately().forget(at)
-	children, badIndex := manifest.Children()
-	blobs, badImage := manifest.Blobs()
-	if badIndex != nil || badImage != nil {
-		return err
-	}
-	for _, child := range children {
-		if child.Kind() != registry.IsManifest {
-			return err // it wants manifests there
-		}
-		m.lately().forget(manifestAt{at.repository, child.Digest})
-	}
-	if m.Registry != nil {
-		m.moving().Forget(at.repository, blobs...)
-	}
-	return fmt.Errorf("%w: %v", ErrVanished, err)
+	return m.put(ctx, manifestAt{to.Repository, manifest.Digest}, to.Tag, manifest)
 }
 
 // Below returns the manifests that an index at the destination lists, those of the indexes
@@ -158,8 +183,8 @@ func (m *Mirror) Below(ctx context.Context, destination reference.Repository, di
 	return all, nil
 }
 
-// announcement is the lock of what lists the referrers of a digest: of two that replace
-// it at once, one would be lost.
+// announcement returns the lock of the list of a digest's referrers. If two replaced it at
+// the same time, one change would be lost.
 func (m *Mirror) announcement(subject reference.Digest) *sync.Mutex {
 	first, _ := strconv.ParseUint(subject.Hex()[:2], 16, 8)
 	return &m.announcing[first]

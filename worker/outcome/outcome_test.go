@@ -123,7 +123,7 @@ func TestCopies(t *testing.T) {
 				dst.Inject(test.dst)
 			}
 			r := &skopeo.Runner{Insecure: []string{src.Host(), dst.Host()}}
-			err = r.Copy(t.Context(), reference.MustRepository(src.Host()+"/"+source), reference.MustDigest(digest), reference.MustRepository(dst.Host()+"/"+destination))
+			err = r.CopyManifest(t.Context(), reference.MustRepository(src.Host()+"/"+source), reference.MustDigest(digest), reference.MustRepository(dst.Host()+"/"+destination))
 			neutral := strings.NewReplacer(src.Host(), "SRC", dst.Host(), "DST", digest, "DIGEST")
 			reason := ports.ReplaceAllString(outcome.Reason(err), "")
 			if version == wordsOf {
@@ -164,7 +164,7 @@ func TestSettings(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			test.runner.Insecure = insecure
-			err := test.runner.Copy(t.Context(), reference.MustRepository(test.host+"/"+source), reference.MustDigest(missing), reference.MustRepository(to.Host()+"/"+destination))
+			err := test.runner.CopyManifest(t.Context(), reference.MustRepository(test.host+"/"+source), reference.MustDigest(missing), reference.MustRepository(to.Host()+"/"+destination))
 			require.Regexp(t, regexp.QuoteMeta(test.reason)+"$", outcome.Reason(err))
 			require.Equal(t, test.class.String(), outcome.Classify(err).String())
 		})
@@ -175,13 +175,13 @@ func TestTimeoutAndCancel(t *testing.T) {
 	src, dst := registrytest.New(t), registrytest.New(t)
 	src.Inject(registrytest.Fault{Hang: true})
 	r := &skopeo.Runner{Insecure: []string{src.Host(), dst.Host()}, Timeout: 200 * time.Millisecond}
-	err := r.Copy(t.Context(), reference.MustRepository(src.Host()+"/"+source), reference.MustDigest(missing), reference.MustRepository(dst.Host()+"/"+destination))
+	err := r.CopyManifest(t.Context(), reference.MustRepository(src.Host()+"/"+source), reference.MustDigest(missing), reference.MustRepository(dst.Host()+"/"+destination))
 	require.Equal(t, outcome.Transient, outcome.Classify(err))
 	require.Equal(t, "gave up after 200ms", outcome.Reason(err))
 
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
-	err = r.Copy(ctx, reference.MustRepository(src.Host()+"/"+source), reference.MustDigest(missing), reference.MustRepository(dst.Host()+"/"+destination))
+	err = r.CopyManifest(ctx, reference.MustRepository(src.Host()+"/"+source), reference.MustDigest(missing), reference.MustRepository(dst.Host()+"/"+destination))
 	require.Equal(t, outcome.Interrupted, outcome.Classify(err))
 	_, err = registry.NewClient(registry.Options{Insecure: r.Insecure}).Head(ctx, reference.MustRepository(src.Host()+"/"+source), reference.MustTag("1"))
 	require.Equal(t, outcome.Interrupted, outcome.Classify(err))

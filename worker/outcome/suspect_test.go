@@ -101,7 +101,7 @@ func TestSuspectedCopies(t *testing.T) {
 			}
 			faulty.Inject(test.fault)
 			r := &skopeo.Runner{Insecure: []string{src.Host(), dst.Host()}, Stall: 4 * time.Second}
-			err = r.Copy(t.Context(), reference.MustRepository(src.Host()+"/"+trapped), reference.MustDigest(digest), reference.MustRepository(dst.Host()+"/"+trapped))
+			err = r.CopyManifest(t.Context(), reference.MustRepository(src.Host()+"/"+trapped), reference.MustDigest(digest), reference.MustRepository(dst.Host()+"/"+trapped))
 			require.Error(t, err)
 			found, why := suspicion(err)
 			require.Equal(t, test.want, why, err)

@@ -236,7 +236,7 @@ func TestMirroredSubset(t *testing.T) {
 			require.Len(t, children, test.children)
 			require.ErrorIs(t, client.Put(t.Context(), reference.MustRepository(destination), reference.MustTag("1"), subset), registry.ErrRejected, "it would be sparse")
 			for _, child := range children {
-				require.NoError(t, runner.Copy(t.Context(), reference.MustRepository(source), child.Digest, reference.MustRepository(destination)))
+				require.NoError(t, runner.CopyManifest(t.Context(), reference.MustRepository(source), child.Digest, reference.MustRepository(destination)))
 			}
 			require.NoError(t, client.Put(t.Context(), reference.MustRepository(destination), reference.MustTag("1"), subset))
 			require.NoError(t, dst.Check("app", "1"))

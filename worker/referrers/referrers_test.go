@@ -151,14 +151,14 @@ func TestMirrored(t *testing.T) {
 			mirror := func() error {
 				return finder.Walk(t.Context(), reference.MustRepository(source), reference.MustDigest(family.image), func(list referrers.List) error {
 					for _, entry := range list.Referrers {
-						if err := runner.Copy(t.Context(), reference.MustRepository(source), entry.Digest, reference.MustRepository(destination)); err != nil {
+						if err := runner.CopyManifest(t.Context(), reference.MustRepository(source), entry.Digest, reference.MustRepository(destination)); err != nil {
 							return err
 						}
 					}
 					return referrers.Announce(t.Context(), c, reference.MustRepository(destination), list)
 				})
 			}
-			require.NoError(t, runner.Copy(t.Context(), reference.MustRepository(source), reference.MustDigest(family.image), reference.MustRepository(destination)))
+			require.NoError(t, runner.CopyManifest(t.Context(), reference.MustRepository(source), reference.MustDigest(family.image), reference.MustRepository(destination)))
 			require.NoError(t, mirror())
 
 			list, err := finder.Find(t.Context(), reference.MustRepository(destination), reference.MustDigest(family.image))
@@ -214,7 +214,7 @@ func TestAnnounceKeepsWhatIsThere(t *testing.T) {
 	list, err := finder.Find(t.Context(), reference.MustRepository(src.Host()+"/app"), reference.MustDigest(family.image))
 	require.NoError(t, err)
 	for _, entry := range list.Referrers {
-		require.NoError(t, runner.Copy(t.Context(), reference.MustRepository(src.Host()+"/app"), entry.Digest, reference.MustRepository(dst.Host()+"/app")))
+		require.NoError(t, runner.CopyManifest(t.Context(), reference.MustRepository(src.Host()+"/app"), entry.Digest, reference.MustRepository(dst.Host()+"/app")))
 	}
 	require.NoError(t, referrers.Announce(t.Context(), c, reference.MustRepository(dst.Host()+"/app"), list))
 

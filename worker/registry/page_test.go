@@ -120,14 +120,14 @@ func TestBlobsThatArePages(t *testing.T) {
 				struckBy := page
 				struckBy.Match = match
 				remove := struck.Inject(struckBy)
-				err := transfer.New(c).Copy(t.Context(), reference.MustRepository(from.Host()+"/"+repository), reference.MustRepository(to.Host()+"/mirror"), blob)
+				err := transfer.New(c).Send(t.Context(), reference.MustRepository(from.Host()+"/"+repository), reference.MustRepository(to.Host()+"/mirror"), blob)
 				if at == "head" {
 					require.NoError(t, err, "it is uploaded")
 				} else {
 					require.ErrorIs(t, err, registry.ErrPage)
 				}
 				remove()
-				require.NoError(t, transfer.New(c).Copy(t.Context(), reference.MustRepository(from.Host()+"/"+repository), reference.MustRepository(to.Host()+"/mirror"), blob))
+				require.NoError(t, transfer.New(c).Send(t.Context(), reference.MustRepository(from.Host()+"/"+repository), reference.MustRepository(to.Host()+"/mirror"), blob))
 				got, err := c.Config(t.Context(), reference.MustRepository(to.Host()+"/mirror"), blob.Digest)
 				require.NoError(t, err)
 				require.Equal(t, "what an image is made of", string(got))

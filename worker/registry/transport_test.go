@@ -115,7 +115,7 @@ func TestCopyBlobStalls(t *testing.T) {
 }
 
 func copyBlob(ctx context.Context, c *registry.Client, from, to, digest string, content []byte) error {
-	return transfer.New(c).Copy(ctx, reference.MustRepository(from+"/"+repository), reference.MustRepository(to+"/mirror"),
+	return transfer.New(c).Send(ctx, reference.MustRepository(from+"/"+repository), reference.MustRepository(to+"/mirror"),
 		registry.Descriptor{Digest: reference.MustDigest(digest), Size: int64(len(content))})
 }
 

@@ -38,7 +38,7 @@ func TestCopyBlob(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			from, to, c, blob := between(t, content)
 			for range 2 {
-				require.NoError(t, transfer.New(c).Copy(t.Context(), reference.MustRepository(from.Host()+"/"+repository), reference.MustRepository(to.Host()+"/mirror"), blob))
+				require.NoError(t, transfer.New(c).Send(t.Context(), reference.MustRepository(from.Host()+"/"+repository), reference.MustRepository(to.Host()+"/mirror"), blob))
 			}
 			got, err := c.Config(t.Context(), reference.MustRepository(to.Host()+"/mirror"), blob.Digest)
 			if name != "large" { // more than a configuration may have
@@ -88,7 +88,7 @@ func TestCopyBlobFails(t *testing.T) {
 			from, to, c, blob := between(t, []byte("what an image is made of"))
 			test.spoil(t, from, to, &blob)
 			source, destination := from.Host()+"/"+repository, to.Host()+"/mirror"
-			err := transfer.New(c).Copy(t.Context(), reference.MustRepository(source), reference.MustRepository(destination), blob)
+			err := transfer.New(c).Send(t.Context(), reference.MustRepository(source), reference.MustRepository(destination), blob)
 			require.ErrorIs(t, err, test.is)
 			want := map[string]string{"get blob FROM": "get blob " + source, "put TO": "put " + destination}[test.blamed]
 			require.ErrorContains(t, err, want+"@"+blob.Digest.String())
@@ -102,7 +102,7 @@ func TestCopyBlobFails(t *testing.T) {
 func TestCopyBlobInASessionThatEnds(t *testing.T) {
 	from, to, c, blob := between(t, []byte("what an image is made of"))
 	to.Inject(registrytest.Fault{Match: registrytest.Kinds(registrytest.KindBlobUpload), Status: http.StatusUnauthorized, Times: 1})
-	require.NoError(t, transfer.New(c).Copy(t.Context(), reference.MustRepository(from.Host()+"/"+repository), reference.MustRepository(to.Host()+"/mirror"), blob))
+	require.NoError(t, transfer.New(c).Send(t.Context(), reference.MustRepository(from.Host()+"/"+repository), reference.MustRepository(to.Host()+"/mirror"), blob))
 	require.Equal(t, 2, from.Count(blobGets))
 }
 
@@ -145,7 +145,7 @@ func TestLocations(t *testing.T) {
 			to.Inject(registrytest.Fault{Match: uploads, Status: http.StatusAccepted,
 				Header: http.Header{"Location": {strings.ReplaceAll(location, "ELSEWHERE", host)}}})
 			to.Inject(registrytest.Fault{Match: registrytest.Kinds(registrytest.KindBlobUpload), Status: http.StatusCreated})
-			err := transfer.New(c).Copy(t.Context(), reference.MustRepository(from.Host()+"/"+repository), reference.MustRepository(to.Host()+"/mirror"), blob)
+			err := transfer.New(c).Send(t.Context(), reference.MustRepository(from.Host()+"/"+repository), reference.MustRepository(to.Host()+"/mirror"), blob)
 			for _, r := range to.Requests() {
 				require.NotContains(t, r.Path, "victim")
 			}

@@ -111,7 +111,7 @@ EOF
 ;; *) echo "$@" >&2;; esac; exit 1`)
 		withoutPolicy(t, r)
 		for range 2 {
-			err := r.Copy(t.Context(), reference.MustRepository("a.example/b"), reference.DigestOf(nil), reference.MustRepository("c.example/d"))
+			err := r.CopyManifest(t.Context(), reference.MustRepository("a.example/b"), reference.DigestOf(nil), reference.MustRepository("c.example/d"))
 			require.EqualError(t, err, "--debug "+test.want+"copy --preserve-digests docker://a.example/b@"+reference.DigestOf(nil).String()+" docker://c.example/d@"+reference.DigestOf(nil).String())
 		}
 		times, err := os.ReadFile(asked)

@@ -61,13 +61,13 @@ func (r *Runner) Version(ctx context.Context) (string, error) {
 	return version, nil
 }
 
-// Copy copies the manifest with this digest, and what it refers to, from one
+// CopyManifest copies the manifest with this digest, and what it refers to, from one
 // repository to another ("quay.io/osism/osism"), under the same digest and
 // without a tag. It tries once, and gives up at the first 429. The error is an
 // *Error. If ctx ended the copy, it wraps ctx's error, or budget.ErrLate; if Stall did,
 // child.ErrStalled; if Timeout did, context.DeadlineExceeded. When skopeo requests the
-// manifest, Copy calls budget.Sent.
-func (r *Runner) Copy(ctx context.Context, source reference.Repository, digest reference.Digest, destination reference.Repository) error {
+// manifest, CopyManifest calls budget.Sent.
+func (r *Runner) CopyManifest(ctx context.Context, source reference.Repository, digest reference.Digest, destination reference.Repository) error {
 	policy, err := r.policyArguments(ctx)
 	if err != nil {
 		return failedToStart(ctx, err)

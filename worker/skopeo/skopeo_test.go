@@ -36,7 +36,7 @@ func pair(t *testing.T) (from, to *registrytest.Registry, digest string, r *skop
 }
 
 func copyImage(ctx context.Context, r *skopeo.Runner, from, to *registrytest.Registry, digest string) error {
-	return r.Copy(ctx, reference.MustRepository(from.Host()+"/"+source), reference.MustDigest(digest), reference.MustRepository(to.Host()+"/"+destination))
+	return r.CopyManifest(ctx, reference.MustRepository(from.Host()+"/"+source), reference.MustDigest(digest), reference.MustRepository(to.Host()+"/"+destination))
 }
 
 func TestVersion(t *testing.T) {
@@ -129,7 +129,7 @@ func TestGroupIsKilled(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
 	ended := make(chan error, 1)
 	go func() {
-		ended <- r.Copy(ctx, reference.MustRepository("a.example/b"), reference.DigestOf(nil), reference.MustRepository("c.example/d"))
+		ended <- r.CopyManifest(ctx, reference.MustRepository("a.example/b"), reference.DigestOf(nil), reference.MustRepository("c.example/d"))
 	}()
 	line, err := os.ReadFile(pids)
 	require.NoError(t, err)
@@ -150,7 +150,7 @@ func gone(pid string) bool {
 func TestNoOrphans(t *testing.T) {
 	const role, pids = "SKOPEO_TEST_PARENT", "SKOPEO_TEST_PIDS"
 	if path := os.Getenv(role); path != "" {
-		_ = (&skopeo.Runner{Path: path}).Copy(context.Background(), reference.MustRepository("a.example/b"), reference.DigestOf(nil), reference.MustRepository("c.example/d"))
+		_ = (&skopeo.Runner{Path: path}).CopyManifest(context.Background(), reference.MustRepository("a.example/b"), reference.DigestOf(nil), reference.MustRepository("c.example/d"))
 		return
 	}
 	r := script(t, `echo $$ >"$`+pids+`"; exec sleep 600`)
@@ -185,7 +185,7 @@ func TestReasons(t *testing.T) {
 		"after a flood": {`i=0; while [ $i -lt 3000 ]; do echo "a line that is long enough to fill it"; i=$((i+1)); done >&2; ` + log + `fatal msg="the end"' >&2; exit 1`, "the end"},
 	} {
 		t.Run(name, func(t *testing.T) {
-			err := script(t, test.script).Copy(t.Context(), reference.MustRepository("a.example/b"), reference.DigestOf(nil), reference.MustRepository("c.example/d"))
+			err := script(t, test.script).CopyManifest(t.Context(), reference.MustRepository("a.example/b"), reference.DigestOf(nil), reference.MustRepository("c.example/d"))
 			require.EqualError(t, err, test.reason)
 		})
 	}
@@ -196,7 +196,7 @@ func TestArguments(t *testing.T) {
 	r.Insecure = []string{"c.example:5000"}
 	withoutPolicy(t, r)
 	digest := reference.DigestOf(nil)
-	err := r.Copy(t.Context(), reference.MustRepository("a.example/b"), digest, reference.MustRepository("c.example:5000/d"))
+	err := r.CopyManifest(t.Context(), reference.MustRepository("a.example/b"), digest, reference.MustRepository("c.example:5000/d"))
 	require.EqualError(t, err, "--debug copy --preserve-digests --dest-tls-verify=false "+
 		"docker://a.example/b@"+digest.String()+" docker://c.example:5000/d@"+digest.String())
 }

@@ -31,7 +31,7 @@ func patches(r registrytest.Request) bool { return r.Method == http.MethodPatch 
 func opens(r registrytest.Request) bool { return r.Method == http.MethodPost }
 
 func copyBetween(ctx context.Context, r *skopeo.Runner, from, digest, to string) error {
-	return r.Copy(ctx, reference.MustRepository(from+"/"+repository), reference.MustDigest(digest), reference.MustRepository(to+"/mirror"))
+	return r.CopyManifest(ctx, reference.MustRepository(from+"/"+repository), reference.MustDigest(digest), reference.MustRepository(to+"/mirror"))
 }
 
 // stalling is a copy that is to stall, of many at once.
@@ -194,7 +194,7 @@ func TestSilentSource(t *testing.T) {
 		t.Run(silence, func(t *testing.T) {
 			r := script(t, fmt.Sprintf("cat >&2 <<'.'\n"+line+"\n.\n%s", silence, then))
 			r.Stall = 2 * time.Minute
-			err := r.Copy(t.Context(), reference.MustRepository("a.example/b"), reference.DigestOf(nil), reference.MustRepository("c.example/d"))
+			err := r.CopyManifest(t.Context(), reference.MustRepository("a.example/b"), reference.DigestOf(nil), reference.MustRepository("c.example/d"))
 			if then != "exit 0" {
 				require.EqualError(t, err, "stalled: no byte moved for 2m0s, waiting for a.example")
 			} else {

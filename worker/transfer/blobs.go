@@ -1,5 +1,5 @@
-// Package transfer moves blobs from one repository to another: as streams, checked while
-// they pass, each once, and not at all where the destination's registry has them already.
+// Package transfer copies blobs from one repository to another, as streams that are checked
+// on the way. It copies each blob once, and no blob that the destination has.
 package transfer
 
 import (
@@ -12,13 +12,15 @@ import (
 	"github.com/osism/skopeo-worker/worker/registry"
 )
 
-// atOnce is how many blobs are under way at once. One takes some 100 KB of memory.
-const atOnce = 32
+const (
+	// atOnce is how many blobs are copied at once. One takes some 100 KB of memory.
+	atOnce = 32
 
-// together is how many blobs of one image are under way at once.
-const together = 8
+	// together is how many blobs of one image are copied at once.
+	together = 8
+)
 
-// Blobs moves blobs. It is safe for concurrent use.
+// Blobs copies blobs. It is safe for concurrent use.
 type Blobs struct {
 	from, to *registry.Client
 	slots    chan struct{}
@@ -33,7 +35,7 @@ type place struct {
 	digest     reference.Digest
 }
 
-// New returns what moves blobs with a client.
+// New returns Blobs that use a client.
 func New(client *registry.Client) *Blobs {
 	return &Blobs{
 		from: client, to: client.Writing(),
@@ -41,9 +43,9 @@ func New(client *registry.Client) *Blobs {
 	}
 }
 
-// Copy makes sure that the destination has the blobs. Its error is a *registry.Error, or
-// wraps that of ctx. Content that has another digest never becomes a blob there.
-func (b *Blobs) Copy(ctx context.Context, source, destination reference.Repository, blobs ...registry.Descriptor) error {
+// Send makes sure that the destination has the blobs. Its error is a *registry.Error, or
+// wraps that of ctx. Content with another digest never becomes a blob there.
+func (b *Blobs) Send(ctx context.Context, source, destination reference.Repository, blobs ...registry.Descriptor) error {
 	group, shared := errgroup.WithContext(ctx)
 	group.SetLimit(together)
 	seen := make(map[reference.Digest]bool, len(blobs))
@@ -57,14 +59,14 @@ func (b *Blobs) Copy(ctx context.Context, source, destination reference.Reposito
 	return group.Wait()
 }
 
-// Forget makes Copy look again whether the destination has the blobs.
+// Forget makes Send look again whether the destination has the blobs.
 func (b *Blobs) Forget(destination reference.Repository, blobs ...registry.Descriptor) {
 	for _, blob := range blobs {
 		b.held.forget(place{destination, blob.Digest})
 	}
 }
 
-// copy brings one blob, or waits for who does.
+// copy copies one blob, or waits for another caller that does.
 func (b *Blobs) copy(ctx context.Context, source, destination reference.Repository, blob registry.Descriptor) error {
 	at := place{destination, blob.Digest}
 	return b.flights.Do(ctx, at, func() error {
@@ -77,7 +79,7 @@ func (b *Blobs) copy(ctx context.Context, source, destination reference.Reposito
 		case <-ctx.Done():
 			return ctx.Err()
 		}
-		t := &transfer{Blobs: b, source: source, destination: destination, blob: blob}
+		t := &transfer{blobs: b, source: source, destination: destination, blob: blob}
 		if err := t.run(ctx); err != nil {
 			return err
 		}

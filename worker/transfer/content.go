@@ -2,29 +2,32 @@ package transfer
 
 import (
 	"context"
+	"encoding"
 	"errors"
+	"hash"
 	"io"
 	"sync"
 
+	"github.com/osism/skopeo-worker/shared/reference"
 	"github.com/osism/skopeo-worker/worker/registry"
 )
 
-// errClosed is what a request reads that goes on after its end.
+// errClosed is returned to a request that still reads after the transfer has ended.
 var errClosed = errors.New("the transfer has ended")
 
 // beginning is how much of a page is looked at.
 const beginning = 1 << 10
 
-// content is a blob on its way from its source. It goes on after a cut, and hands on its
-// last byte only if all of them have the digest.
+// content reads a blob from its source. It continues after a cut, and returns the last byte
+// only if the blob has its digest.
 type content struct {
-	*transfer
-	ctx context.Context
-	end func()
+	transfer *transfer
+	ctx      context.Context
+	end      func()
 
 	mu      sync.Mutex // a request that has ended may still be reading
 	body    *registry.Content
-	total   int64  // of the blob; negative: it is not known
+	total   int64  // size of the blob; negative if it is not known
 	discard int64  // bytes to come that are in the sum already
 	skip    int64  // bytes to come that the destination has already
 	begin   []byte // of the blob
@@ -52,13 +55,13 @@ func (t *transfer) open(ctx context.Context, has int64) (*content, error) {
 
 // reopen asks the source for what is not in the sum yet.
 func (c *content) reopen() (err error) {
-	if c.body, err = c.from.Open(c.ctx, c.source, c.blob.Digest, c.sum.n); err == nil {
-		c.discard = c.sum.n - c.body.From
+	if c.body, err = c.transfer.blobs.from.Open(c.ctx, c.transfer.source, c.transfer.blob.Digest, c.transfer.sum.n); err == nil {
+		c.discard = c.transfer.sum.n - c.body.From
 	}
 	return err
 }
 
-// close ends it. Afterwards nobody reads, and the sum is that of what was read.
+// close ends the transfer. Afterwards nothing is read, and the sum is final.
 func (c *content) close() {
 	c.end()
 	c.mu.Lock()
@@ -69,8 +72,8 @@ func (c *content) close() {
 	}
 }
 
-// failure is why the content is not the blob, or could not be read; nil where that is
-// not known.
+// failure returns why the content is not the blob, or could not be read; nil if there was
+// no such failure.
 func (c *content) failure() error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -81,7 +84,7 @@ func (c *content) failure() error {
 func (c *content) came() (n int64, whole bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	return c.sum.n, c.whole
+	return c.transfer.sum.n, c.whole
 }
 
 // Read implements io.Reader.
@@ -97,7 +100,7 @@ func (c *content) Read(p []byte) (int, error) {
 		}
 		n, err := c.body.Read(p)
 		fresh := p[dropped(&c.discard, n):n]
-		c.sum.add(fresh)
+		c.transfer.sum.add(fresh)
 		c.begin = append(c.begin, fresh[:min(len(fresh), beginning-len(c.begin))]...)
 		c.judge(err)
 		next := fresh[dropped(&c.skip, len(fresh)):]
@@ -114,14 +117,14 @@ func dropped(left *int64, n int) int {
 	return drop
 }
 
-// judge looks at what was read by now, and at the error that came with it.
+// judge checks what was read by now, and handles the error that came with it.
 func (c *content) judge(err error) {
 	switch {
-	case c.sum.n == c.total, c.total < 0 && err == io.EOF:
-		if c.whole = c.sum.verified(); !c.whole {
+	case c.transfer.sum.n == c.total, c.total < 0 && err == io.EOF:
+		if c.whole = c.transfer.sum.verified(); !c.whole {
 			c.failed = c.body.Another(c.begin)
 		}
-	case c.total >= 0 && c.sum.n > c.total:
+	case c.total >= 0 && c.transfer.sum.n > c.total:
 		c.failed = c.body.Another(c.begin)
 	case err == io.EOF:
 		c.goOn(c.body.Short())
@@ -132,7 +135,7 @@ func (c *content) judge(err error) {
 
 // goOn asks the source for the rest after a cut.
 func (c *content) goOn(cut error) {
-	if !isCut(c.ctx, cut) || !c.reads.advanced(c.sum.n) {
+	if !isCut(c.ctx, cut) || !c.transfer.reads.advanced(c.transfer.sum.n) {
 		c.failed = cut
 		return
 	}
@@ -141,3 +144,55 @@ func (c *content) goOn(cut error) {
 		c.failed = err
 	}
 }
+
+// milestone is the number of bytes between two states to which a sum can go back.
+const milestone = 1 << 20
+
+// sum is the digest of the beginning of a blob. It can go back, so that bytes that are sent
+// again are counted once.
+type sum struct {
+	wanted reference.Digest
+	hash   hash.Hash
+	n      int64    // bytes in it
+	states [][]byte // of the hash, after each milestone
+}
+
+func newSum(wanted reference.Digest) *sum { return &sum{wanted: wanted, hash: wanted.Hash()} }
+
+// add counts the next bytes.
+func (s *sum) add(p []byte) {
+	for len(p) > 0 {
+		n := min(int64(len(p)), milestone-s.n%milestone)
+		_, _ = s.hash.Write(p[:n]) // a hash takes everything
+		s.n += n
+		p = p[n:]
+		if s.n%milestone == 0 {
+			s.keep()
+		}
+	}
+}
+
+func (s *sum) keep() {
+	state, err := s.hash.(encoding.BinaryMarshaler).MarshalBinary()
+	if err == nil && int64(len(s.states)) == s.n/milestone-1 {
+		s.states = append(s.states, state)
+	}
+}
+
+// back goes back to the last milestone at or before n.
+func (s *sum) back(n int64) {
+	s.states = s.states[:min(int64(len(s.states)), n/milestone)]
+	s.hash.Reset()
+	for len(s.states) > 0 {
+		last := s.states[len(s.states)-1]
+		if s.hash.(encoding.BinaryUnmarshaler).UnmarshalBinary(last) == nil {
+			break
+		}
+		s.states = s.states[:len(s.states)-1]
+		s.hash.Reset()
+	}
+	s.n = int64(len(s.states)) * milestone
+}
+
+// verified reports whether what was added is the blob.
+func (s *sum) verified() bool { return s.wanted.IsSum(s.hash) }

@@ -26,11 +26,11 @@ const (
 	// maxHolders is how many repositories are remembered to hold the same blob.
 	maxHolders = 4
 
-	// maxDenied is how often in a row a registry may not take a blob from a repository
-	// that holds it, before it is not asked to for as long as offeredFor.
+	// maxDenied is how many requests in a row a registry may refuse to mount a blob, before
+	// it is not asked again for as long as offeredFor.
 	maxDenied = 3
 
-	// proven is a registry that has taken the last one.
+	// proven stands for a registry that has mounted the last blob.
 	proven = -1
 )
 
@@ -51,8 +51,8 @@ type shelf struct {
 	digest   reference.Digest
 }
 
-// habit is how often in a row a registry has not taken a blob from another repository, or
-// proven, and when that was last.
+// habit is how many requests in a row a registry has refused to mount a blob, or proven, and
+// when the last one was.
 type habit struct {
 	denied int
 	last   time.Time
@@ -98,8 +98,8 @@ func (h *held) forget(p place) {
 	h.holders.Add(p.shelf(), slices.DeleteFunc(slices.Clone(known), func(r reference.Repository) bool { return r == p.repository }))
 }
 
-// elsewhere returns a repository of the same registry that holds the blob, zero where
-// none is known, or where the registry is not worth asking.
+// elsewhere returns a repository of the same registry that holds the blob. It is zero if
+// none is known, or if the registry does not mount blobs.
 func (h *held) elsewhere(p place) reference.Repository {
 	h.mu.Lock()
 	defer h.mu.Unlock()
@@ -115,7 +115,7 @@ func (h *held) elsewhere(p place) reference.Repository {
 	return reference.Repository{}
 }
 
-// mounts reports whether the registry is worth asking.
+// mounts reports whether the registry may mount blobs.
 func (h *held) mounts(registry string) bool {
 	h.mu.Lock()
 	defer h.mu.Unlock()
@@ -127,14 +127,14 @@ func (h *held) denies(registry string) bool {
 	return d.denied >= maxDenied && h.now().Sub(d.last) < offeredFor
 }
 
-// isProven reports whether the registry has taken the last blob that it was to take.
+// isProven reports whether the registry has mounted the last blob that it was asked to.
 func (h *held) isProven(registry string) bool {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	return h.habits[registry].denied == proven
 }
 
-// mounted notes whether the registry has taken the blob from the repository.
+// mounted notes whether the registry has mounted the blob from the repository.
 func (h *held) mounted(from place, taken bool) {
 	if !taken {
 		h.forget(from)

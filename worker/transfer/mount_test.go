@@ -10,15 +10,15 @@ import (
 	"github.com/osism/skopeo-worker/worker/registrytest"
 )
 
-// TestMount: what another repository of the destination is known to have is asked of
-// nobody else, and once that has worked, in one request.
+// TestMount: a blob that another repository of the destination is known to have is not
+// asked of the source. Once a mount has worked, it takes one request.
 func TestMount(t *testing.T) {
 	p := newPair(t)
 	blob, content := p.push(t, 5*mib)
-	require.NoError(t, p.Copy(t.Context(), p.source(), p.destination("a"), blob))
+	require.NoError(t, p.Send(t.Context(), p.source(), p.destination("a"), blob))
 	for _, name := range []string{"b", "c/d", "e"} {
 		p.to.ResetRequests()
-		require.NoError(t, p.Copy(t.Context(), p.source(), p.destination(name), blob))
+		require.NoError(t, p.Send(t.Context(), p.source(), p.destination(name), blob))
 		p.holds(t, name, blob, content)
 		require.Equal(t, 1, p.to.Count(registrytest.All(mounts, registrytest.Answered(http.StatusCreated))))
 		require.Equal(t, map[string]int{"b": 1}[name], p.to.Count(heads))
@@ -35,7 +35,7 @@ func TestMountFromTheSource(t *testing.T) {
 	require.NoError(t, err)
 	blob, _ := p.push(t, 1000)
 	require.Equal(t, digest, blob.Digest.String())
-	require.NoError(t, p.Copy(t.Context(), p.destination(repository), p.destination("mirror"), blob))
+	require.NoError(t, p.Send(t.Context(), p.destination(repository), p.destination("mirror"), blob))
 	p.holds(t, "mirror", blob, content)
 	require.Zero(t, p.to.Count(gets))
 }
@@ -47,12 +47,12 @@ func TestMountsThatBecomeUploads(t *testing.T) {
 		p := newPair(t)
 		blob, content := p.push(t, size)
 		other, _ := p.push(t, 10)
-		require.NoError(t, p.Copy(t.Context(), p.source(), p.destination("a"), blob, other))
-		require.NoError(t, p.Copy(t.Context(), p.source(), p.destination("b"), other), "it is a registry that can")
+		require.NoError(t, p.Send(t.Context(), p.source(), p.destination("a"), blob, other))
+		require.NoError(t, p.Send(t.Context(), p.source(), p.destination("b"), other), "it is a registry that can")
 		_, err := p.to.BreakBlob("a", blob.Digest.String())
 		require.NoError(t, err)
 		p.to.ResetRequests()
-		require.NoError(t, p.Copy(t.Context(), p.source(), p.destination("b"), blob))
+		require.NoError(t, p.Send(t.Context(), p.source(), p.destination("b"), blob))
 		p.holds(t, "b", blob, content)
 		require.Equal(t, 1, p.to.Count(begins))
 		require.Equal(t, 1, p.to.Count(registrytest.All(mounts, registrytest.Answered(http.StatusAccepted))))
@@ -61,7 +61,7 @@ func TestMountsThatBecomeUploads(t *testing.T) {
 		require.NoError(t, err)
 		require.Zero(t, uploads)
 
-		require.NoError(t, p.Copy(t.Context(), p.source(), p.destination("c"), blob), "b has it now")
+		require.NoError(t, p.Send(t.Context(), p.source(), p.destination("c"), blob), "b has it now")
 		require.Equal(t, 2, p.from.Count(registrytest.All(gets, registrytest.Ref(blob.Digest.String()))))
 	}
 }
@@ -76,7 +76,7 @@ func TestMountsThatAreRefused(t *testing.T) {
 			asked := 0
 			for _, name := range []string{"a", "b", "c", "d", "e", "f"} {
 				p.to.ResetRequests()
-				require.NoError(t, p.Copy(t.Context(), p.source(), p.destination(name), blob))
+				require.NoError(t, p.Send(t.Context(), p.source(), p.destination(name), blob))
 				p.holds(t, name, blob, content)
 				if p.to.Count(mounts) > 0 {
 					asked++
@@ -91,12 +91,12 @@ func TestMountsThatAreRefused(t *testing.T) {
 func TestMountsThatFail(t *testing.T) {
 	p := newPair(t)
 	blob, _ := p.push(t, 1000)
-	require.NoError(t, p.Copy(t.Context(), p.source(), p.destination("a"), blob))
+	require.NoError(t, p.Send(t.Context(), p.source(), p.destination("a"), blob))
 	for _, status := range []int{http.StatusTooManyRequests, http.StatusInternalServerError} {
 		p.to.Inject(registrytest.Fault{Match: mounts, Status: status, Times: 1})
-		require.ErrorContains(t, p.Copy(t.Context(), p.source(), p.destination("b"), blob), strconv.Itoa(status))
+		require.ErrorContains(t, p.Send(t.Context(), p.source(), p.destination("b"), blob), strconv.Itoa(status))
 		require.Equal(t, 1, p.from.Count(gets))
 	}
-	require.NoError(t, p.Copy(t.Context(), p.source(), p.destination("b"), blob))
+	require.NoError(t, p.Send(t.Context(), p.source(), p.destination("b"), blob))
 	require.Equal(t, 1, p.from.Count(gets))
 }

@@ -52,7 +52,7 @@ func TestCutsAtTheSource(t *testing.T) {
 				test.fault.Match, test.fault.Times = part, 1
 				p.from.Inject(test.fault)
 			}
-			require.NoError(t, p.Copy(t.Context(), p.source(), p.destination("a"), blob))
+			require.NoError(t, p.Send(t.Context(), p.source(), p.destination("a"), blob))
 			p.holds(t, "a", blob, content)
 			require.Equal(t, test.asked, ranges(p.from, gets))
 			begun := 1
@@ -74,7 +74,7 @@ func TestCutsWithoutEnd(t *testing.T) {
 	begun := 0
 	for last := 0; ; {
 		p.to.ResetRequests()
-		err := p.Copy(t.Context(), p.source(), p.destination("a"), blob)
+		err := p.Send(t.Context(), p.source(), p.destination("a"), blob)
 		require.ErrorIs(t, err, registry.ErrUnavailable)
 		require.ErrorContains(t, err, "get blob "+p.source().String())
 		asked := p.from.Count(gets)
@@ -87,7 +87,7 @@ func TestCutsWithoutEnd(t *testing.T) {
 	}
 	remove()
 	p.to.ResetRequests()
-	require.NoError(t, p.Copy(t.Context(), p.source(), p.destination("a"), blob))
+	require.NoError(t, p.Send(t.Context(), p.source(), p.destination("a"), blob))
 	p.holds(t, "a", blob, content)
 	require.Equal(t, 1, begun)
 	require.Zero(t, p.to.Count(begins))
@@ -112,7 +112,7 @@ func TestCutsAtTheDestination(t *testing.T) {
 			p := newPair(t)
 			blob, content := p.push(t, int(test.size))
 			p.to.Inject(registrytest.Fault{Match: test.match, CutUpload: test.taken, Times: 1})
-			require.NoError(t, p.Copy(t.Context(), p.source(), p.destination("a"), blob))
+			require.NoError(t, p.Send(t.Context(), p.source(), p.destination("a"), blob))
 			p.holds(t, "a", blob, content)
 			require.Equal(t, test.asked, ranges(p.from, gets))
 			require.Equal(t, test.sent, ranges(p.to, func(r registrytest.Request) bool { return patches(r) || puts(r) }))
@@ -153,12 +153,12 @@ func TestTheNextTryGoesOn(t *testing.T) {
 			p := newPair(t)
 			blob, content := p.push(t, 6*mib)
 			p.to.Inject(test.fault)
-			err := p.Copy(t.Context(), p.source(), p.destination("a"), blob)
+			err := p.Send(t.Context(), p.source(), p.destination("a"), blob)
 			require.ErrorIs(t, err, test.is)
 			require.ErrorContains(t, err, "put "+p.destination("a").String())
 			p.lacks(t, "a", blob)
 			p.to.ResetRequests()
-			require.NoError(t, p.Copy(t.Context(), p.source(), p.destination("a"), blob))
+			require.NoError(t, p.Send(t.Context(), p.source(), p.destination("a"), blob))
 			p.holds(t, "a", blob, content)
 			if test.next != nil {
 				require.Equal(t, test.next, sent(p.to))
@@ -174,13 +174,13 @@ func TestUploadsThatAreForgotten(t *testing.T) {
 		p := newPair(t)
 		blob, content := p.push(t, size)
 		p.to.Inject(registrytest.Fault{Match: puts, Status: http.StatusNotFound, Times: 1})
-		require.NoError(t, p.Copy(t.Context(), p.source(), p.destination("a"), blob))
+		require.NoError(t, p.Send(t.Context(), p.source(), p.destination("a"), blob))
 		p.holds(t, "a", blob, content)
 		require.Equal(t, 2, p.to.Count(begins))
 
 		p.restart()
 		p.to.Inject(registrytest.Fault{Match: puts, Status: http.StatusNotFound})
-		err := p.Copy(t.Context(), p.source(), p.destination("b"), blob)
+		err := p.Send(t.Context(), p.source(), p.destination("b"), blob)
 		require.ErrorIs(t, err, registry.ErrNotFound)
 		require.ErrorContains(t, err, "put "+p.destination("b").String())
 		require.Equal(t, 4, p.to.Count(begins))
@@ -195,7 +195,7 @@ func TestTokensThatEnd(t *testing.T) {
 				p := newPair(t)
 				blob, content := p.push(t, size)
 				p.to.Inject(registrytest.Fault{Match: match, Status: http.StatusUnauthorized, Times: 1})
-				require.NoError(t, p.Copy(t.Context(), p.source(), p.destination("a"), blob))
+				require.NoError(t, p.Send(t.Context(), p.source(), p.destination("a"), blob))
 				p.holds(t, "a", blob, content)
 				require.LessOrEqual(t, p.from.Count(gets), 2)
 			})
@@ -212,7 +212,7 @@ func TestContentOfAnotherDigest(t *testing.T) {
 	p.from.Inject(registrytest.Fault{Match: gets, Status: http.StatusPartialContent, Body: strings.Repeat("x", size/2),
 		Header: http.Header{"Content-Range": {fmt.Sprintf("bytes %d-%d/%d", size/2, size-1, size)}}, Times: 1})
 	p.from.Inject(registrytest.Fault{Match: gets, Status: http.StatusOK, Body: strings.Repeat("x", size)})
-	err := p.Copy(t.Context(), p.source(), p.destination("a"), blob)
+	err := p.Send(t.Context(), p.source(), p.destination("a"), blob)
 	require.ErrorIs(t, err, registry.ErrDigestMismatch)
 	require.ErrorContains(t, err, "get blob "+p.source().String())
 	p.lacks(t, "a", blob)

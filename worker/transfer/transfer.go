@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"sync"
 	"time"
 
 	"github.com/osism/skopeo-worker/shared/reference"
@@ -13,17 +14,17 @@ import (
 )
 
 const (
-	// small is the size up to which a blob is sent together with the end of its upload,
-	// which saves a request. What is larger is sent before, so that an end that fails
-	// does not lose it.
+	// small is the size up to which a blob is sent with the request that ends its upload,
+	// which saves a request. A larger one is sent before, so that it is not lost if that
+	// request fails.
 	small = 4 << 20
 
-	// advance is how much must have been moved since the last cut for another one to be
-	// gone on after at once. Otherwise it is a failure, which is tried again later.
+	// advance is how many bytes must have been moved since the last cut to continue after
+	// another one at once. Otherwise the copy fails, and is tried again later.
 	advance = 1 << 20
 
-	// settling is how long a destination gets to notice a cut and to count what it has,
-	// before it is asked for that.
+	// settling is how long a destination gets to notice a cut and to store what it has,
+	// before it is asked how much that is.
 	settling = 200 * time.Millisecond
 
 	// cancelWithin bounds how long a destination is asked to forget an upload.
@@ -32,19 +33,19 @@ const (
 
 // transfer is one blob on its way.
 type transfer struct {
-	*Blobs
+	blobs               *Blobs
 	source, destination reference.Repository
 	blob                registry.Descriptor
 
 	upload *registry.Upload // nil: none is under way
 	sum    *sum             // of what was read from the source
-	// reads and writes are how far the blob was at the last cut on either side.
+	// reads and writes are the positions of the last cut on either side.
 	reads, writes cuts
 	pieces        bool // it was not sent in one piece
 	anew          bool // it was begun from its first byte once more
 }
 
-// cuts are the interruptions of one side.
+// cuts are the cuts of the connection to one side.
 type cuts struct {
 	any bool
 	at  int64
@@ -59,8 +60,8 @@ func (c *cuts) advanced(to int64) bool {
 	return true
 }
 
-// isCut reports whether a registry was there and then was not, in the middle of a blob.
-// One that was silent for so long that it counts as a failure is none.
+// isCut reports whether a connection ended in the middle of a blob. A registry that was
+// silent for STALL_TIMEOUT has failed, and is no cut.
 func isCut(ctx context.Context, err error) bool {
 	failed := (*registry.Error)(nil)
 	return ctx.Err() == nil && errors.As(err, &failed) && failed.Status == 0 &&
@@ -68,10 +69,10 @@ func isCut(ctx context.Context, err error) bool {
 		!errors.Is(err, registry.ErrStalled) && !errors.Is(err, context.DeadlineExceeded)
 }
 
-// run brings the blob. What it has begun and another try can go on with is kept.
+// run copies the blob. An upload that another try can continue is kept.
 func (t *transfer) run(ctx context.Context) error {
 	at := place{t.destination, t.blob.Digest}
-	t.upload, t.sum = t.begun.take(at)
+	t.upload, t.sum = t.blobs.begun.take(at)
 	if t.pieces = t.upload != nil; !t.pieces {
 		if there, err := t.isThere(ctx); err != nil || there {
 			return err
@@ -85,39 +86,40 @@ func (t *transfer) run(ctx context.Context) error {
 	switch {
 	case err == nil || t.upload == nil:
 	case mayPass(ctx, err):
-		t.begun.keep(at, t.upload, t.sum)
+		t.blobs.begun.keep(at, t.upload, t.sum)
 	default:
 		t.cancel(ctx)
 	}
 	return err
 }
 
-// isThere finds that the destination has the blob, or makes it take it from another of its
-// repositories. A destination that begins an upload instead is sent the blob.
+// isThere reports whether the destination has the blob, or has mounted it from another of
+// its repositories. If the destination begins an upload instead, that is used.
 func (t *transfer) isThere(ctx context.Context) (bool, error) {
 	from := t.holder(place{t.destination, t.blob.Digest})
-	if from.IsZero() || !t.held.isProven(from.Registry()) {
+	if from.IsZero() || !t.blobs.held.isProven(from.Registry()) {
 		// One that only begins uploads would be sent what it has.
-		if there, err := t.to.HasBlob(ctx, t.destination, t.blob); err != nil || there || from.IsZero() {
+		if there, err := t.blobs.to.HasBlob(ctx, t.destination, t.blob); err != nil || there || from.IsZero() {
 			return there, err
 		}
 	}
-	upload, err := t.to.Begin(ctx, t.destination, t.blob.Digest, from)
+	upload, err := t.blobs.to.Begin(ctx, t.destination, t.blob.Digest, from)
 	if err != nil && !registry.IsDeclined(err) {
 		return false, err
 	}
 	taken := err == nil && upload == nil
-	t.held.mounted(place{from, t.blob.Digest}, taken)
+	t.blobs.held.mounted(place{from, t.blob.Digest}, taken)
 	t.upload = upload
 	return taken, nil
 }
 
-// holder is a repository that the destination can take the blob from.
+// holder returns a repository from which the destination can mount the blob, zero if there
+// is none.
 func (t *transfer) holder(at place) reference.Repository {
-	if t.source.Registry() == t.destination.Registry() && t.source != t.destination && t.held.mounts(t.source.Registry()) {
+	if t.source.Registry() == t.destination.Registry() && t.source != t.destination && t.blobs.held.mounts(t.source.Registry()) {
 		return t.source
 	}
-	return t.held.elsewhere(at)
+	return t.blobs.held.elsewhere(at)
 }
 
 // mayPass reports whether what was begun can be of use to another try.
@@ -145,19 +147,19 @@ func (t *transfer) send(ctx context.Context) error {
 	}
 	defer c.close()
 	if t.upload == nil {
-		if t.upload, err = t.to.Begin(ctx, t.destination, t.blob.Digest, reference.Repository{}); err != nil {
+		if t.upload, err = t.blobs.to.Begin(ctx, t.destination, t.blob.Digest, reference.Repository{}); err != nil {
 			return err
 		}
 	}
 	err = t.push(ctx, c, has)
-	// What the destination says of a source that fails must not be taken for the cause.
+	// If the source fails, the destination's error is only a consequence.
 	if failed := c.failure(); failed != nil {
 		return failed
 	}
 	return err
 }
 
-// resume asks the destination how much of the blob it has, where it may have some.
+// resume returns how much of the blob the destination has, and asks it if it may have some.
 func (t *transfer) resume(ctx context.Context) (int64, error) {
 	if t.upload == nil || t.sum.n == 0 {
 		return 0, nil
@@ -169,7 +171,8 @@ func (t *transfer) resume(ctx context.Context) (int64, error) {
 	case err != nil && mayPass(ctx, err) && !errors.Is(err, registry.ErrUnexpected):
 		return 0, err
 	case err == nil:
-		// Many say the same of one byte as of none, and others of what is still on its way.
+		// Many registries answer the same for one byte as for none, and others more than
+		// they have stored.
 		t.cancel(ctx)
 	}
 	t.upload = nil
@@ -196,11 +199,11 @@ func (t *transfer) push(ctx context.Context, c *content, offset int64) error {
 	return t.upload.Finish(ctx, nil, n, 0)
 }
 
-// errLost is a destination that says that it has taken a part of a blob, and has not.
+// errLost is returned if a destination has accepted a part of a blob, and does not have it.
 var errLost = fmt.Errorf("%w: the registry has lost a part of the blob", registry.ErrUnavailable)
 
-// recovers reports whether to send once more, after an error, what the destination does
-// not have by then.
+// recovers reports whether to continue after an error with what the destination does not
+// have by then.
 func (t *transfer) recovers(ctx context.Context, err error) bool {
 	failed := (*registry.Error)(nil)
 	if ctx.Err() != nil || !errors.As(err, &failed) {
@@ -227,7 +230,7 @@ func (t *transfer) recovers(ctx context.Context, err error) bool {
 	return true
 }
 
-// pause waits, and is false where ctx has ended before.
+// pause waits, and returns false if ctx ends before.
 func pause(ctx context.Context, d time.Duration) bool {
 	timer := time.NewTimer(d)
 	defer timer.Stop()
@@ -239,7 +242,7 @@ func pause(ctx context.Context, d time.Duration) bool {
 	}
 }
 
-// cancel makes the destination forget the upload.
+// cancel asks the destination to forget the upload.
 func (t *transfer) cancel(ctx context.Context) {
 	if t.upload == nil {
 		return
@@ -248,4 +251,58 @@ func (t *transfer) cancel(ctx context.Context) {
 	defer end()
 	t.upload.Cancel(ctx)
 	t.upload = nil
+}
+
+const (
+	// begunFor is how long an upload that failed is kept for the next try, which is longer
+	// than any pause before it. Registries forget uploads after hours or days.
+	begunFor = 30 * time.Minute
+
+	// maxBegun bounds how many are kept.
+	maxBegun = 256
+)
+
+// begun keeps uploads that may be continued later.
+type begun struct {
+	now func() time.Time
+
+	mu      sync.Mutex
+	uploads map[place]unfinished
+}
+
+// unfinished is an upload with what is known of what was sent.
+type unfinished struct {
+	upload *registry.Upload
+	sum    *sum
+	at     time.Time
+}
+
+func newBegun() *begun {
+	return &begun{now: time.Now, uploads: make(map[place]unfinished)}
+}
+
+// keep keeps an upload.
+func (b *begun) keep(p place, upload *registry.Upload, s *sum) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	for p, u := range b.uploads {
+		if b.now().Sub(u.at) >= begunFor {
+			delete(b.uploads, p)
+		}
+	}
+	if len(b.uploads) < maxBegun {
+		b.uploads[p] = unfinished{upload, s, b.now()}
+	}
+}
+
+// take returns the upload that was kept and forgets it; nil if there is none.
+func (b *begun) take(p place) (*registry.Upload, *sum) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	u := b.uploads[p]
+	delete(b.uploads, p)
+	if u.upload == nil || b.now().Sub(u.at) >= begunFor {
+		return nil, nil
+	}
+	return u.upload, u.sum
 }

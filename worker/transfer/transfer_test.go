@@ -111,7 +111,7 @@ func TestCopy(t *testing.T) {
 			p := newPair(t)
 			blob, content := p.push(t, size)
 			for range 2 {
-				require.NoError(t, p.Copy(t.Context(), p.source(), p.destination("a"), blob, blob))
+				require.NoError(t, p.Send(t.Context(), p.source(), p.destination("a"), blob, blob))
 				p.holds(t, "a", blob, content)
 				require.Equal(t, 1, p.from.Count(gets))
 				require.Equal(t, 1, p.to.Count(heads))
@@ -120,20 +120,20 @@ func TestCopy(t *testing.T) {
 				require.Equal(t, 1, p.to.Count(puts))
 			}
 			p.Forget(p.destination("a"), blob)
-			require.NoError(t, p.Copy(t.Context(), p.source(), p.destination("a"), blob))
+			require.NoError(t, p.Send(t.Context(), p.source(), p.destination("a"), blob))
 			require.Equal(t, 2, p.to.Count(heads))
 			require.Equal(t, 1, p.from.Count(gets))
 		})
 	}
 }
 
-// TestSizesThatNobodyKnows: old manifests do not say any.
-func TestSizesThatNobodyKnows(t *testing.T) {
+// TestUnknownSizes: old manifests do not state any.
+func TestUnknownSizes(t *testing.T) {
 	p := newPair(t)
 	for _, size := range []int{0, 1000, 5 * mib} {
 		blob, content := p.push(t, size)
 		blob.Size = 0
-		require.NoError(t, p.Copy(t.Context(), p.source(), p.destination("a"), blob))
+		require.NoError(t, p.Send(t.Context(), p.source(), p.destination("a"), blob))
 		p.holds(t, "a", blob, content)
 	}
 }
@@ -145,18 +145,18 @@ func TestOtherDigests(t *testing.T) {
 	blob := registry.Descriptor{Digest: reference.MustDigest(fmt.Sprintf("sha512:%x", sha512.Sum512(content))), Size: int64(len(content))}
 	require.NoError(t, p.from.LinkBlob(repository, blob.Digest.String(), content))
 	for range 2 {
-		require.NoError(t, p.Copy(t.Context(), p.source(), p.destination("a"), blob))
+		require.NoError(t, p.Send(t.Context(), p.source(), p.destination("a"), blob))
 		p.holds(t, "a", blob, content)
 		p.restart()
 	}
 	require.Equal(t, 1, p.from.Count(gets))
 
 	p.from.Inject(registrytest.Fault{Match: gets, Status: http.StatusOK, Body: strings.Repeat("x", len(content))})
-	require.ErrorIs(t, p.Copy(t.Context(), p.source(), p.destination("b"), blob), registry.ErrDigestMismatch)
+	require.ErrorIs(t, p.Send(t.Context(), p.source(), p.destination("b"), blob), registry.ErrDigestMismatch)
 	p.lacks(t, "b", blob)
 }
 
-// TestOnce: those who want the same blob at the same time share one transfer.
+// TestOnce: copies that need the same blob at the same time share one transfer.
 func TestOnce(t *testing.T) {
 	p := newPair(t)
 	blob, content := p.push(t, 5*mib)
@@ -165,7 +165,7 @@ func TestOnce(t *testing.T) {
 	asked := p.from.Notify(gets)
 	var group errgroup.Group
 	for range 10 {
-		group.Go(func() error { return p.Copy(t.Context(), p.source(), p.destination("a"), blob) })
+		group.Go(func() error { return p.Send(t.Context(), p.source(), p.destination("a"), blob) })
 	}
 	<-asked
 	close(gate)
@@ -186,9 +186,9 @@ func TestOneFails(t *testing.T) {
 	p.from.Inject(registrytest.Fault{Match: registrytest.All(gets, registrytest.Ref(missing.Digest.String())), Gate: fails})
 	asked := p.from.Notify(registrytest.Ref(shared.Digest.String()))
 	first, second := make(chan error), make(chan error)
-	go func() { first <- p.Copy(t.Context(), p.source(), p.destination("a"), shared, missing) }()
+	go func() { first <- p.Send(t.Context(), p.source(), p.destination("a"), shared, missing) }()
 	<-asked
-	go func() { second <- p.Copy(t.Context(), p.source(), p.destination("a"), shared) }()
+	go func() { second <- p.Send(t.Context(), p.source(), p.destination("a"), shared) }()
 	close(fails)
 	require.ErrorIs(t, <-first, registry.ErrNotFound)
 	close(gate)

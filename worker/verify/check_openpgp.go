@@ -23,7 +23,7 @@ import (
 // timeout bounds the verification of one image: some signatures of some kilobytes.
 const timeout = 2 * time.Minute
 
-// errNeeded is what an image answers that is only a name.
+// errNeeded is returned for an image of which only the name is known.
 var errNeeded = errors.New("signatures are needed")
 
 // nameOnly is an image of which no more than the name is known.
@@ -33,8 +33,8 @@ func (n nameOnly) Reference() types.ImageReference                { return n.Ima
 func (nameOnly) Manifest(context.Context) ([]byte, string, error) { return nil, "", errNeeded }
 func (nameOnly) Signatures(context.Context) ([][]byte, error)     { return nil, errNeeded }
 
-// asks reports whether more than the name is needed to know whether an image is allowed,
-// and returns an error where that is enough to reject it.
+// asks reports whether more than the name of an image is needed to decide about it. It
+// returns an error if the name is enough to reject it.
 func asks(ctx context.Context, p policy.Policy, source reference.Repository) (bool, error) {
 	ref, err := docker.ParseReference("//" + source.String() + "@" + reference.DigestOf(nil).String())
 	if err != nil {
@@ -70,7 +70,7 @@ func judge(ctx context.Context, p policy.Policy, image types.UnparsedImage) erro
 	return nil
 }
 
-// check asks the policy about an image of which the manifest is known.
+// check asks the policy about an image.
 func (v *Verifier) check(ctx context.Context, p policy.Policy, source reference.Repository, manifest registry.Manifest) error {
 	if more, err := asks(ctx, p, source); err != nil || !more {
 		return err
@@ -89,14 +89,14 @@ func (v *Verifier) check(ctx context.Context, p policy.Policy, source reference.
 	from, err := ref.NewImageSource(ctx, &types.SystemContext{
 		AuthFilePath:   os.Getenv("REGISTRY_AUTH_FILE"),
 		DockerProxyURL: way.url,
-		// The gate has a certificate that nobody has signed. It verifies those of others.
+		// The gate's own certificate is self-signed. The gate verifies those of registries.
 		DockerInsecureSkipTLSVerify: types.OptionalBoolTrue,
 	})
 	if err == nil {
 		err = judge(ctx, p, image.UnparsedInstance(from, nil))
 		_ = from.Close()
 	}
-	// What it says of an answer that did not come is no verdict.
+	// If an answer is missing, the result is no verdict.
 	failed := way.failure()
 	switch {
 	case err == nil:

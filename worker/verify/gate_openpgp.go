@@ -3,15 +3,21 @@
 package verify
 
 import (
+	"bytes"
 	"context"
+	"crypto/ecdsa"
+	"crypto/elliptic"
 	"crypto/rand"
 	"crypto/tls"
+	"crypto/x509"
 	"errors"
 	"fmt"
 	"io"
+	"math/big"
 	"net"
 	"net/http"
 	"net/url"
+	"strings"
 	"sync"
 	"time"
 
@@ -19,27 +25,27 @@ import (
 	"github.com/osism/skopeo-worker/worker/registry"
 )
 
-// gate is the only way of containers/image to registries: a proxy on loopback that asks
-// them with the client. So what it asks takes tokens of budgets, ends when nothing moves,
-// and uses the connections and credentials that there are. It is there while an image is
-// verified.
+// gate is the only way of containers/image to registries: a proxy on loopback that sends
+// its requests with the worker's client. So these take budget tokens, end after
+// STALL_TIMEOUT, and use the worker's connections and credentials. The gate is open while an
+// image is verified.
 type gate struct {
 	client  *registry.Client
-	forward http.Client // to what is no registry, such as a lookaside storage of signatures
+	forward http.Client // to other servers, such as a lookaside storage of signatures
 
 	mu     sync.Mutex
-	served *served // nil: nobody verifies
+	served *served // nil if no image is verified
 }
 
 func newGate(client *registry.Client, network http.RoundTripper) *gate {
 	return &gate{client: client, forward: http.Client{Transport: network}}
 }
 
-// served is a gate that listens.
+// served is an open gate.
 type served struct {
 	users       int
 	server      http.Server // of the proxy
-	inside      http.Server // of what is asked for through it
+	inside      http.Server // of the requests in tunnels
 	tunnels     *tunnels
 	address     net.Addr
 	certificate tls.Certificate
@@ -90,7 +96,7 @@ func (w *way) close() {
 	}
 }
 
-// fail notes that an answer did not come; the first reason counts.
+// fail notes why an answer is missing; the first reason counts.
 func (w *way) fail(err error) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -122,7 +128,8 @@ func (g *gate) listen() (*served, error) {
 	return s, nil
 }
 
-// proxy lets in who has the secret of a way: other processes of this machine have not.
+// proxy serves requests with the secret of a way, which no other process of this machine
+// has.
 func (s *served) proxy(w http.ResponseWriter, r *http.Request) {
 	found := s.wayOf(r.Header.Get("Proxy-Authorization"))
 	switch {
@@ -143,7 +150,7 @@ func (s *served) wayOf(authorization string) *way {
 	return w
 }
 
-// connect plays the server at the end of a tunnel.
+// connect opens a tunnel, and is the server at its end.
 func (s *served) connect(w http.ResponseWriter, of *way) {
 	conn, _, err := http.NewResponseController(w).Hijack()
 	if err != nil {
@@ -161,7 +168,7 @@ func (s *served) connect(w http.ResponseWriter, of *way) {
 
 type wayKey struct{}
 
-// answer answers what came through a tunnel.
+// answer serves a request in a tunnel.
 func answer(w http.ResponseWriter, r *http.Request) {
 	of, _ := r.Context().Value(wayKey{}).(*way)
 	of.serve(w, r, &url.URL{Scheme: "https", Host: r.Host, Path: r.URL.Path, RawQuery: r.URL.RawQuery})
@@ -173,7 +180,7 @@ type tunnel struct {
 	way *way
 }
 
-// tunnels is a listener for them.
+// tunnels is a listener that accepts tunnels.
 type tunnels struct {
 	address net.Addr
 	next    chan net.Conn
@@ -211,7 +218,7 @@ func (t *tunnels) Close() error { t.end(); return nil }
 // Addr implements net.Listener.
 func (t *tunnels) Addr() net.Addr { return t.address }
 
-// context notes whose connection it is.
+// context adds the way of the connection to the context.
 func (t *tunnels) context(ctx context.Context, c net.Conn) context.Context {
 	if c, ok := c.(tunnel); ok {
 		return context.WithValue(ctx, wayKey{}, c.way)
@@ -220,3 +227,128 @@ func (t *tunnels) context(ctx context.Context, c net.Conn) context.Context {
 }
 
 var errAsked = errors.New("asked for something that is not needed to verify signatures")
+
+// maxSignature is more than the 4 MiB that containers/image reads of a signature.
+const maxSignature = 5 << 20
+
+// serve answers a request for a target: with a manifest or blob of the registry if the
+// path is one of the distribution specification, and otherwise with the server's answer.
+func (w *way) serve(to http.ResponseWriter, r *http.Request, target *url.URL) {
+	name, isRegistry := strings.CutPrefix(target.Path, "/v2/")
+	switch {
+	case r.Method != http.MethodGet:
+		w.fail(fmt.Errorf("%w: %s %s", errAsked, r.Method, target.Host))
+		http.Error(to, errAsked.Error(), http.StatusMethodNotAllowed)
+	case !isRegistry:
+		w.forward(to, target)
+	case name == "":
+		to.Header().Set("Docker-Distribution-API-Version", "registry/2.0")
+		_, _ = io.WriteString(to, "{}") // the client may be gone
+	default:
+		w.fetch(to, target.Host, name)
+	}
+}
+
+// fetch answers with a manifest or a blob.
+func (w *way) fetch(to http.ResponseWriter, host, name string) {
+	content, mediaType, err := w.read(host, name)
+	switch {
+	case errors.Is(err, registry.ErrNotFound):
+		to.Header().Set("Content-Type", "application/json")
+		to.WriteHeader(http.StatusNotFound)
+		_, _ = io.WriteString(to, `{"errors":[{"code":"MANIFEST_UNKNOWN","message":"manifest unknown"}]}`)
+	case err != nil:
+		w.fail(err)
+		http.Error(to, "no answer", http.StatusBadGateway)
+	default:
+		to.Header().Set("Content-Type", mediaType)
+		_, _ = to.Write(content)
+	}
+}
+
+// read gets the manifest or blob that a path names.
+func (w *way) read(host, name string) ([]byte, string, error) {
+	resource, ref := cut(name, "/")
+	repository, kind := cut(resource, "/")
+	source, err := w.repository(host, repository)
+	if err != nil {
+		return nil, "", err
+	}
+	digest, err := reference.ParseDigest(ref)
+	switch {
+	case kind == "manifests" && err == nil && digest == w.manifest.Digest:
+		return w.manifest.Raw, w.manifest.MediaType, nil
+	case kind == "manifests" && err == nil:
+		manifest, err := w.gate.client.Get(w.ctx, source, digest)
+		return manifest.Raw, manifest.MediaType, err
+	case kind == "manifests":
+		tag, err := reference.ParseTag(ref)
+		if err != nil {
+			return nil, "", err
+		}
+		manifest, err := w.gate.client.Get(w.ctx, source, tag)
+		return manifest.Raw, manifest.MediaType, err
+	case kind == "blobs" && err == nil:
+		content, err := w.gate.client.Config(w.ctx, source, digest)
+		return content, "application/octet-stream", err
+	}
+	return nil, "", fmt.Errorf("%w: %s", errAsked, reference.Quote(name))
+}
+
+// cut cuts at the last separator.
+func cut(text, separator string) (before, after string) {
+	i := strings.LastIndex(text, separator)
+	if i < 0 {
+		return "", text
+	}
+	return text[:i], text[i+len(separator):]
+}
+
+// repository returns the repository of a request: the image's own, whatever name its host
+// has there, or that of a mirror in registries.conf.
+func (w *way) repository(host, name string) (reference.Repository, error) {
+	if name == w.source.Path() {
+		return w.source, nil
+	}
+	return reference.ParseRepository(host + "/" + name)
+}
+
+// forward answers with the answer of another server than a registry.
+func (w *way) forward(to http.ResponseWriter, target *url.URL) {
+	request, err := http.NewRequestWithContext(w.ctx, http.MethodGet, target.String(), nil)
+	if err != nil {
+		w.fail(err)
+		http.Error(to, "no answer", http.StatusBadGateway)
+		return
+	}
+	response, err := w.gate.forward.Do(request)
+	if err == nil {
+		defer response.Body.Close()
+	}
+	var body []byte
+	if err == nil {
+		body, err = io.ReadAll(io.LimitReader(response.Body, maxSignature))
+	}
+	if err == nil && (response.StatusCode/100 == 5 || response.StatusCode == http.StatusTooManyRequests) {
+		err = fmt.Errorf("%s answered %d", target.Host, response.StatusCode)
+	}
+	if err != nil {
+		w.fail(fmt.Errorf("reading signatures: %w", err))
+		http.Error(to, "no answer", http.StatusBadGateway)
+		return
+	}
+	to.Header().Set("Content-Type", response.Header.Get("Content-Type"))
+	to.WriteHeader(response.StatusCode)
+	_, _ = io.Copy(to, bytes.NewReader(body))
+}
+
+// selfSigned makes a certificate that is only ever shown on loopback.
+func selfSigned() (tls.Certificate, error) {
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		return tls.Certificate{}, err
+	}
+	template := &x509.Certificate{SerialNumber: big.NewInt(1), NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().AddDate(10, 0, 0)}
+	der, err := x509.CreateCertificate(rand.Reader, template, template, &key.PublicKey, key)
+	return tls.Certificate{Certificate: [][]byte{der}, PrivateKey: key}, err
+}

@@ -11,7 +11,7 @@ import (
 	"github.com/osism/skopeo-worker/worker/registry"
 )
 
-// gate is not there: policy.Load returns no policy that asks for anything.
+// gate is not used: policy.Load returns no policy that asks for anything.
 type gate struct{}
 
 func newGate(*registry.Client, http.RoundTripper) *gate { return nil }

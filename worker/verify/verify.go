@@ -11,20 +11,20 @@ import (
 	"github.com/osism/skopeo-worker/worker/registry"
 )
 
-// Verifier asks the policy. Its zero value must not be used; see New.
+// Verifier asks the policy. New returns one; its zero value must not be used.
 type Verifier struct {
 	root string // of the system's files, for tests
 	gate *gate
 }
 
-// New returns a verifier that asks registries for signatures with the client, and other
-// servers over the network.
+// New returns a verifier that gets signatures from registries with the client, and from
+// other servers over the network.
 func New(client *registry.Client, network http.RoundTripper) *Verifier {
 	return &Verifier{gate: newGate(client, network)}
 }
 
-// Asks reports whether the policy asks something of images of the repository that may take
-// more than a look at its name. The error is that of Verify, where that is known already.
+// Asks reports whether the policy asks more of images of the repository than their name.
+// The error is that of Verify, if that is known already.
 func (v *Verifier) Asks(ctx context.Context, source reference.Repository) (bool, error) {
 	p, err := policy.Load(v.root)
 	if err != nil || !p.IsStrict() {
@@ -34,9 +34,9 @@ func (v *Verifier) Asks(ctx context.Context, source reference.Repository) (bool,
 	return asks, named(source, reference.Digest{}, err)
 }
 
-// Verify returns nil where the policy allows a manifest of the source to be copied. What
-// it asks for signatures goes by the client, and so takes tokens of budgets. The error is
-// that of a request, or wraps policy.ErrRejected, ErrUnreadable or ErrUnenforceable.
+// Verify returns nil if the policy allows a manifest of the source to be copied. Its
+// requests for signatures take budget tokens. The error is that of a request, or wraps
+// policy.ErrRejected, ErrUnreadable or ErrUnenforceable.
 func (v *Verifier) Verify(ctx context.Context, source reference.Repository, manifest registry.Manifest) error {
 	p, err := policy.Load(v.root)
 	if err == nil && p.IsStrict() {
@@ -45,7 +45,7 @@ func (v *Verifier) Verify(ctx context.Context, source reference.Repository, mani
 	return named(source, manifest.Digest, err)
 }
 
-// named says of which image an error is.
+// named adds the image to an error.
 func named(source reference.Repository, digest reference.Digest, err error) error {
 	if known := (*registry.Error)(nil); err == nil || errors.As(err, &known) {
 		return err

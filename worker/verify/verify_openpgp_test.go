@@ -152,7 +152,7 @@ func (s *site) sign(t *testing.T, by *openpgp.Entity, name, digest string) {
 func (s *site) copy(t *testing.T, digest string) (mirror.Copied, error) {
 	t.Helper()
 	to := mirror.Target{Repository: reference.MustRepository(s.to.Host() + "/mirror"), Tag: reference.MustTag("1")}
-	copied, err := s.Copy(t.Context(), s.source(), to.Repository, registry.Descriptor{Digest: reference.MustDigest(digest)}, platform.Wanted{})
+	copied, err := s.CopyImage(t.Context(), s.source(), to.Repository, registry.Descriptor{Digest: reference.MustDigest(digest)}, platform.Wanted{})
 	if err == nil {
 		err = s.Tag(t.Context(), to, copied.Digest)
 	}
@@ -193,7 +193,7 @@ func (s *site) accepted(t *testing.T, digest string) {
 
 func (s *site) bySkopeo(ctx context.Context, digest string) error {
 	runner := &skopeo.Runner{Insecure: []string{s.from.Host(), s.to.Host()}}
-	return runner.Copy(ctx, s.source(), reference.MustDigest(digest), reference.MustRepository(s.to.Host()+"/by-skopeo"))
+	return runner.CopyManifest(ctx, s.source(), reference.MustDigest(digest), reference.MustRepository(s.to.Host()+"/by-skopeo"))
 }
 
 func push(t *testing.T, s *site) string {

@@ -21,7 +21,7 @@ func TestSomePlatforms(t *testing.T) {
 	require.NoError(t, err)
 	p.from.ResetRequests()
 
-	copied, err := p.Copy(t.Context(), reference.MustRepository(p.source()), reference.MustRepository(p.destination()), registry.Descriptor{Digest: reference.MustDigest(digest)}, amd64)
+	copied, err := p.CopyImage(t.Context(), reference.MustRepository(p.source()), reference.MustRepository(p.destination()), registry.Descriptor{Digest: reference.MustDigest(digest)}, amd64)
 	require.NoError(t, err)
 	require.NotEqual(t, digest, copied.Digest)
 	require.Equal(t, 3, copied.Pulls, "the index, one image, its attestation")
@@ -60,16 +60,16 @@ func TestNoWantedPlatform(t *testing.T) {
 	require.NoError(t, err)
 	p.from.ResetRequests()
 
-	copied, err := p.Copy(t.Context(), reference.MustRepository(p.source()), reference.MustRepository(p.destination()), registry.Descriptor{Digest: reference.MustDigest(index)}, amd64)
+	copied, err := p.CopyImage(t.Context(), reference.MustRepository(p.source()), reference.MustRepository(p.destination()), registry.Descriptor{Digest: reference.MustDigest(index)}, amd64)
 	require.ErrorIs(t, err, platform.ErrNoPlatform)
 	require.Equal(t, 1, copied.Pulls)
 	for range 2 {
-		_, err = p.Copy(t.Context(), reference.MustRepository(p.source()), reference.MustRepository(p.destination()), registry.Descriptor{Digest: reference.MustDigest(image)}, amd64)
+		_, err = p.CopyImage(t.Context(), reference.MustRepository(p.source()), reference.MustRepository(p.destination()), registry.Descriptor{Digest: reference.MustDigest(image)}, amd64)
 		require.ErrorIs(t, err, platform.ErrNoPlatform)
 	}
 	require.Equal(t, 2, p.from.Pulls())
 
-	copied, err = p.Copy(t.Context(), reference.MustRepository(p.source()), reference.MustRepository(p.destination()), registry.Descriptor{Digest: reference.MustDigest(image)}, platform.Wanted{Platforms: []string{"linux/arm64"}})
+	copied, err = p.CopyImage(t.Context(), reference.MustRepository(p.source()), reference.MustRepository(p.destination()), registry.Descriptor{Digest: reference.MustDigest(image)}, platform.Wanted{Platforms: []string{"linux/arm64"}})
 	require.NoError(t, err)
 	require.Equal(t, image, copied.Digest.String(), "an image keeps its digest")
 }
