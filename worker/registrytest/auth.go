@@ -1,12 +1,16 @@
 package registrytest
 
 import (
+	"crypto/rand"
 	"crypto/subtle"
 	"encoding/json"
 	"fmt"
+	"maps"
 	"net/http"
 	"slices"
 	"strings"
+	"sync"
+	"time"
 )
 
 type credentials struct{ user, password string }
@@ -111,3 +115,181 @@ func writeError(w http.ResponseWriter, status int, code, message string) {
 
 // missable is a request that WithMissingStatus is about.
 var missable = Kinds(KindTags, KindManifestHead, KindManifestGet, KindReferrers)
+
+// DefaultTokenExpiry is how long Docker Hub's tokens live.
+const DefaultTokenExpiry = 300 * time.Second
+
+const tokenServiceName = "registrytest"
+
+// TokenAuth is a token service at /token.
+type TokenAuth struct {
+	User, Password string
+	IdentityToken  string        // also taken, as a refresh token of OAuth2
+	Anonymous      bool          // give out tokens for pulling without credentials
+	Expiry         time.Duration // of a token; 0 = DefaultTokenExpiry
+	Untold         bool          // leave out how long a token lives
+	Realm          string        // the URL clients are sent to; empty = the registry's own
+
+	// CreateOnPush grants nothing on a repository that does not exist, but to who asks
+	// to push: for them it is made. Quay does that.
+	CreateOnPush bool
+	// RefusePush is the status with which a scope is refused that has push in it; 0 is
+	// none. Others grant what is allowed of a scope.
+	RefusePush int
+	// EndedStatus is with what a token is refused that has ended: 400 without a challenge
+	// at public.ecr.aws, 403 at others; 0 = 401.
+	EndedStatus int
+}
+
+// tokenService gives out opaque tokens and remembers what they allow.
+type tokenService struct {
+	auth   TokenAuth
+	exists func(repository string) bool
+	now    func() time.Time
+
+	mu      sync.Mutex
+	login   credentials
+	tokens  map[string]grant
+	created map[string]bool // by CreateOnPush
+}
+
+type grant struct {
+	expires time.Time
+	actions map[string][]string // by repository
+}
+
+func newTokenService(auth TokenAuth, exists func(string) bool, now func() time.Time) *tokenService {
+	if auth.Expiry == 0 {
+		auth.Expiry = DefaultTokenExpiry
+	}
+	return &tokenService{
+		auth: auth, exists: exists, now: now,
+		login: credentials{auth.User, auth.Password}, tokens: map[string]grant{}, created: map[string]bool{},
+	}
+}
+
+// SetLogin replaces the user and password that are taken from now on, as a rotation
+// does; those of before are refused. It panics without authentication.
+func (r *Registry) SetLogin(user, password string) {
+	if r.tokens == nil {
+		r.login.Store(&credentials{user, password})
+		return
+	}
+	r.tokens.mu.Lock()
+	defer r.tokens.mu.Unlock()
+	r.tokens.login = credentials{user, password}
+}
+
+// Created is the repositories that CreateOnPush made.
+func (r *Registry) Created() []string {
+	r.tokens.mu.Lock()
+	defer r.tokens.mu.Unlock()
+	return slices.Sorted(maps.Keys(r.tokens.created))
+}
+
+// ExpireTokens makes every token given out so far invalid, as time does. It
+// panics without WithTokenAuth.
+func (r *Registry) ExpireTokens() {
+	r.tokens.mu.Lock()
+	defer r.tokens.mu.Unlock()
+	clear(r.tokens.tokens)
+}
+
+// serve answers GET with basic credentials, and POST with a password grant.
+func (s *tokenService) serve(w http.ResponseWriter, req *http.Request) {
+	if err := req.ParseForm(); err != nil {
+		writeError(w, http.StatusBadRequest, "UNSUPPORTED", err.Error())
+		return
+	}
+	known, given := s.knows(req)
+	if !known && (given || !s.auth.Anonymous) {
+		writeError(w, http.StatusUnauthorized, "UNAUTHORIZED", "incorrect username or password")
+		return
+	}
+	scopes := strings.Fields(strings.Join(req.Form["scope"], " "))
+	if s.auth.RefusePush != 0 && slices.ContainsFunc(scopes, func(scope string) bool { return strings.Contains(scope, "push") }) {
+		writeError(w, s.auth.RefusePush, "DENIED", "requested access to the resource is denied")
+		return
+	}
+	token := s.issue(scopes, known)
+	answer := map[string]any{"token": token, "access_token": token, "issued_at": s.now().UTC().Format(time.RFC3339)}
+	if !s.auth.Untold {
+		answer["expires_in"] = int(s.auth.Expiry.Seconds())
+	}
+	w.Header().Set("Content-Type", "application/json")
+	_ = json.NewEncoder(w).Encode(answer) // the client may be gone
+}
+
+// knows says whether credentials are right, and whether there are any.
+func (s *tokenService) knows(req *http.Request) (known, given bool) {
+	user, password, given := req.BasicAuth()
+	switch req.PostForm.Get("grant_type") {
+	case "password":
+		user, password, given = req.PostForm.Get("username"), req.PostForm.Get("password"), true
+	case "refresh_token":
+		return s.auth.IdentityToken != "" && req.PostForm.Get("refresh_token") == s.auth.IdentityToken, true
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return given && s.login.match(user, password), given
+}
+
+// issue grants what was asked for; to strangers, pulling only.
+func (s *tokenService) issue(scopes []string, known bool) string {
+	actions := map[string][]string{}
+	for _, scope := range scopes {
+		name, ok := strings.CutPrefix(scope, "repository:")
+		i := strings.LastIndex(name, ":")
+		if !ok || i < 0 {
+			continue
+		}
+		wanted := strings.Split(name[i+1:], ",")
+		if s.auth.CreateOnPush && !s.provides(name[:i], known && slices.Contains(wanted, "push")) {
+			continue
+		}
+		for _, action := range wanted {
+			if known || action == "pull" {
+				actions[name[:i]] = append(actions[name[:i]], action)
+			}
+		}
+	}
+	token := rand.Text()
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.tokens[token] = grant{expires: s.now().Add(s.auth.Expiry), actions: actions}
+	return token
+}
+
+// provides says whether there is such a repository, and makes it where that is asked.
+func (s *tokenService) provides(repository string, create bool) bool {
+	exists := s.exists(repository)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if create && !exists {
+		s.created[repository] = true
+	}
+	return exists || s.created[repository]
+}
+
+// ended says whether a token is none that is valid, whatever it allows.
+func (s *tokenService) ended(token string) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	granted, ok := s.tokens[token]
+	return !ok || !s.now().Before(granted.expires)
+}
+
+func (s *tokenService) allows(token string, needs []access) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	granted, ok := s.tokens[token]
+	if !ok || !s.now().Before(granted.expires) {
+		return false
+	}
+	for _, need := range needs {
+		if !covers(granted.actions[need.repository], need.actions) {
+			return false
+		}
+	}
+	return true
+}

@@ -3,11 +3,13 @@ package registrytest
 import (
 	"context"
 	"encoding/json"
+	"fmt"
 	"net/http"
 	"net/url"
 	"slices"
 	"strconv"
 	"strings"
+	"time"
 
 	v1 "github.com/google/go-containerregistry/pkg/v1"
 	"github.com/opencontainers/go-digest"
@@ -213,4 +215,183 @@ func cutAround(s, prefix, suffix string) (string, bool) {
 	s, before := strings.CutPrefix(s, prefix)
 	s, after := strings.CutSuffix(s, suffix)
 	return s, before && after && s != ""
+}
+
+// The path of quay.io's tag listing, and what it does with its limit (quay/quay,
+// endpoints/api/tag.py).
+const (
+	quayPrefix       = "/api/v1/repository/"
+	quaySuffix       = "/tag/"
+	quayDefaultLimit = 50
+)
+
+// quayDate is RFC 2822 as Python's email.utils.formatdate writes it.
+const quayDate = "Mon, 02 Jan 2006 15:04:05 -0000"
+
+func quayRepository(path string) (string, bool) { return cutAround(path, quayPrefix, quaySuffix) }
+
+// serveQuay answers as quay.io does.
+func (r *Registry) serveQuay(w http.ResponseWriter, req *http.Request, request Request) {
+	api, query := r.settings.quayAPI, req.URL.Query()
+	active, _ := strconv.ParseBool(query.Get("onlyActiveTags")) // absent is false
+	lives, err := r.chronicle(request.Repository, api.DeadTags || !active)
+	if err != nil || r.private() {
+		// Strangers are not told whether a repository is private or does not exist.
+		writeJSON(w, http.StatusUnauthorized, map[string]any{
+			"status": http.StatusUnauthorized, "title": "insufficient_scope",
+			"error_type": "insufficient_scope", "error_message": "Unauthorized",
+		})
+		return
+	}
+	page, more := api.page(lives, request.Page, number(query, "limit", quayDefaultLimit))
+	tags := []map[string]any{}
+	for _, l := range page {
+		tags = append(tags, api.quayTag(r.row(request.Repository, l)))
+	}
+	api.read(request.Repository, request.Page)
+	writeJSON(w, http.StatusOK, map[string]any{"tags": tags, "page": request.Page, "has_additional": more})
+}
+
+// quayTag is a tag as quay.io shows it: end_ts and expiration only where there
+// is an end.
+func (api *BulkAPI) quayTag(t row) map[string]any {
+	fields := map[string]any{
+		"name":             t.tag,
+		"reversion":        false,
+		"start_ts":         t.start.Unix(),
+		"last_modified":    t.start.UTC().Format(quayDate),
+		"manifest_digest":  t.digest,
+		"is_manifest_list": t.index,
+		"size":             t.size,
+	}
+	if t.index {
+		fields["size"] = nil
+	}
+	if !t.end.IsZero() {
+		fields["end_ts"], fields["expiration"] = t.end.Unix(), t.end.UTC().Format(quayDate)
+	}
+	if slices.Contains(api.WithoutDigest, t.tag) {
+		delete(fields, "manifest_digest")
+	}
+	if slices.Contains(api.Null, t.tag) {
+		fields["end_ts"], fields["expiration"] = time.Time{}, "" // to be null
+		return nulls(fields)
+	}
+	return fields
+}
+
+// The paths of hub.docker.com's tag listing, the second without "namespaces",
+// and the size of a page that nobody asked for
+// (docs.docker.com/reference/api/hub/latest).
+const (
+	hubNamespaces   = "/v2/namespaces/"
+	hubRepositories = "/v2/repositories/"
+	hubSuffix       = "/tags"
+	hubDefaultSize  = 10
+)
+
+// hubDate is how hub.docker.com writes times.
+const hubDate = "2006-01-02T15:04:05.000000Z"
+
+// hubAnonymousMessage is what hub.docker.com says since August 2026 to those who
+// page beyond 1,000 tags without an account.
+const hubAnonymousMessage = "pagination offset too large for anonymous requests; sign in to page further"
+
+func hubRepository(path string) (string, bool) {
+	path = strings.TrimSuffix(path, "/")
+	if name, ok := cutAround(path, hubNamespaces, hubSuffix); ok {
+		namespace, name, ok := strings.Cut(name, "/repositories/")
+		return namespace + "/" + name, ok
+	}
+	name, ok := cutAround(path, hubRepositories, hubSuffix)
+	return name, ok && strings.Contains(name, "/")
+}
+
+// serveHub answers as hub.docker.com does.
+func (r *Registry) serveHub(w http.ResponseWriter, req *http.Request, request Request) {
+	api, size := r.settings.hubAPI, number(req.URL.Query(), "page_size", hubDefaultSize)
+	if api.AnonymousTags > 0 && (request.Page-1)*size >= api.AnonymousTags {
+		hubError(w, http.StatusForbidden, hubAnonymousMessage)
+		return
+	}
+	lives, err := r.chronicle(request.Repository, false)
+	page, more := api.page(lives, request.Page, size)
+	if err != nil || r.private() || request.Page > 1 && len(page) == 0 {
+		hubError(w, http.StatusNotFound, "object not found")
+		return
+	}
+	results := []map[string]any{}
+	for _, l := range page {
+		results = append(results, api.hubTag(r.row(request.Repository, l)))
+	}
+	api.read(request.Repository, request.Page)
+	answer := map[string]any{"count": len(lives), "next": nil, "previous": nil, "results": results}
+	link := func(page int) string {
+		query := url.Values{"page": {fmt.Sprint(page)}, "page_size": {fmt.Sprint(size)}}
+		return "https://" + req.Host + req.URL.EscapedPath() + "?" + query.Encode()
+	}
+	if more {
+		answer["next"] = link(request.Page + 1)
+	}
+	if request.Page > 1 {
+		answer["previous"] = link(request.Page - 1)
+	}
+	writeJSON(w, http.StatusOK, answer)
+}
+
+func hubError(w http.ResponseWriter, status int, message string) {
+	writeJSON(w, status, map[string]any{"message": message, "errinfo": map[string]any{}})
+}
+
+// hubTag is a tag as hub.docker.com shows it.
+func (api *BulkAPI) hubTag(t row) map[string]any {
+	pushed, status := t.start.UTC().Format(hubDate), "active"
+	if slices.Contains(api.Inactive, t.tag) {
+		status = "inactive"
+	}
+	images, size := []map[string]any{}, int64(0)
+	for _, child := range t.children {
+		images = append(images, hubImage(child, status, pushed))
+		size += child.Size
+	}
+	fields := map[string]any{
+		"id":              t.number,
+		"name":            t.tag,
+		"images":          images,
+		"creator":         1,
+		"last_updated":    pushed,
+		"last_updater":    1,
+		"repository":      1,
+		"full_size":       size,
+		"v2":              true,
+		"tag_status":      status,
+		"tag_last_pulled": nil,
+		"tag_last_pushed": pushed,
+		"media_type":      t.mediaType,
+		"content_type":    "image",
+		"digest":          t.digest,
+	}
+	if slices.Contains(api.WithoutDigest, t.tag) {
+		delete(fields, "digest")
+	}
+	if slices.Contains(api.Null, t.tag) {
+		return nulls(fields)
+	}
+	return fields
+}
+
+func hubImage(image v1.Descriptor, status, pushed string) map[string]any {
+	return map[string]any{
+		"architecture": orNull(image.Platform.Architecture),
+		"features":     "",
+		"variant":      orNull(image.Platform.Variant),
+		"digest":       image.Digest.String(),
+		"os":           orNull(image.Platform.OS),
+		"os_features":  "",
+		"os_version":   orNull(image.Platform.OSVersion),
+		"size":         image.Size,
+		"status":       status,
+		"last_pulled":  nil,
+		"last_pushed":  pushed,
+	}
 }
