@@ -1,10 +1,10 @@
-// Package child runs a process that ends, with all that it has started, when its context
-// ends, when this process dies, and when its connections move no byte for too long.
+// Package child runs a process and ends it, with all processes that it has started, when its
+// context ends, when this process dies, or when its connections move no byte for too long.
 //
-// It finds what a process has started by a variable in the environment, which is
-// inherited across sessions and process groups, and by parentage. What its connections
-// have moved it asks of the kernel. Both take Linux. Elsewhere a process group is all
-// that is ended, with its context only, and nobody sees bytes.
+// It finds the processes by parentage, and by an environment variable, which is inherited
+// across sessions and process groups. The kernel reports the bytes of their connections. Both
+// need Linux. On other systems, only the process group is ended, only when the context ends,
+// and stalls are not noticed.
 package child
 
 import (
@@ -12,6 +12,7 @@ import (
 	"crypto/rand"
 	"errors"
 	"fmt"
+	"os"
 	"os/exec"
 	"runtime"
 	"sync/atomic"
@@ -19,29 +20,29 @@ import (
 	"time"
 )
 
-// defaultGrace is what a process gets between SIGTERM and SIGKILL. A copy has nothing
-// to save; it only has to close its connections.
+// defaultGrace is the time between SIGTERM and SIGKILL. A copy has nothing to save; it only
+// has to close its connections.
 const defaultGrace = 5 * time.Second
 
-// variable marks the processes that descend from one of ours. Its value is our own id
-// and the number of the process, with a dot between them.
+// variable is the environment variable that marks a child process and its descendants. Its
+// value is the id of this process, a dot, and the number of the child.
 const variable = "SKOPEO_WORKER_COPY"
 
 var (
-	// self is the id of this process among all that there have been on this machine.
+	// self identifies this process among all that ever ran on this machine.
 	self   = rand.Text()
 	number atomic.Uint64
 )
 
-// Process is a process that has not been started yet.
+// Process is a command to run once.
 type Process struct {
 	*exec.Cmd
 	// Grace is the time between SIGTERM and SIGKILL; 0 is 5 s.
 	Grace time.Duration
-	// Stall ends a process whose connections move no byte for so long; 0 is never.
+	// Stall ends a process whose connections move no byte for so long; 0 is no limit.
 	Stall time.Duration
-	// Moved is called with how many bytes more the connections have sent since the last
-	// call; nil is nobody. It is called for what a look every two seconds sees.
+	// Moved is called about every two seconds with the number of bytes that the connections
+	// have sent since the last call. It is optional.
 	Moved func(sent int64)
 
 	ctx  context.Context
@@ -56,16 +57,16 @@ func New(ctx context.Context, program string, arguments ...string) *Process {
 		Cmd: exec.CommandContext(ctx, program, arguments...), Grace: defaultGrace,
 		ctx: ctx, stop: stop, mark: fmt.Sprintf("%s.%d", self, number.Add(1)),
 	}
-	// A group of its own: a Ctrl-C at the terminal ends us, and we end it.
+	// A process group of its own: Ctrl-C at the terminal ends this process, which ends it.
 	p.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
 	dieWithParent(p.SysProcAttr)
 	return p
 }
 
-// Run starts the process and returns when it has ended, with an *exec.ExitError where it
-// failed. Of a process that was ended, the error is a *StalledError, or the cause of the
-// context's end. Nothing that the process has started is left then, unless it ended by
-// itself and what it left is in another process group.
+// Run starts the process and waits for its end. It returns an *exec.ExitError if the process
+// failed, a *StalledError if it stalled, and the cause of the context's end if that ended it.
+// No process that it has started is left then, except those in other process groups if it
+// ended by itself.
 func (p *Process) Run() error {
 	defer p.stop(nil)
 	p.Env = append(p.Environ(), variable+"="+p.mark)
@@ -74,10 +75,10 @@ func (p *Process) Run() error {
 		killer = time.AfterFunc(p.Grace, func() { _ = p.signal(syscall.SIGKILL) })
 		return p.signal(syscall.SIGTERM)
 	}
-	// All is dead by then. What could not be found may still hold stderr open.
+	// A process that was not found may still hold stderr open.
 	p.WaitDelay = p.Grace + time.Second
 
-	// A process that dies with its parent dies with the thread that started it: the
+	// A process that dies with its parent dies with the thread that started it, so the
 	// thread must live until Wait returns.
 	runtime.LockOSThread()
 	defer runtime.UnlockOSThread()
@@ -105,3 +106,38 @@ func (p *Process) Run() error {
 
 // groupLives reports whether a process group has any process.
 func groupLives(id int) bool { return !errors.Is(syscall.Kill(-id, 0), syscall.ESRCH) }
+
+const (
+	// sweepTime limits the wait for the end of killed processes. One that the kernel keeps
+	// in a system call dies later.
+	sweepTime = 5 * time.Second
+	// sweepPause is the time between two looks for processes that are left.
+	sweepPause = 5 * time.Millisecond
+)
+
+// signal sends a signal to the process and to all that it has started.
+func (p *Process) signal(s syscall.Signal) error {
+	for _, other := range family(census(), p.mark, p.Process.Pid) {
+		if other.group != p.Process.Pid {
+			other.signal(s)
+		}
+	}
+	err := syscall.Kill(-p.Process.Pid, s)
+	if errors.Is(err, syscall.ESRCH) {
+		return os.ErrProcessDone
+	}
+	return err
+}
+
+// sweep kills the processes of a family until none is left.
+func sweep(mark string) {
+	for end := time.Now().Add(sweepTime); time.Now().Before(end); time.Sleep(sweepPause) {
+		left := family(census(), mark, 0)
+		if len(left) == 0 {
+			return
+		}
+		for _, other := range left {
+			other.signal(syscall.SIGKILL)
+		}
+	}
+}

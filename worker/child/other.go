@@ -8,12 +8,11 @@ import (
 	"time"
 )
 
-// errLinux says what is not to be had here.
-var errLinux = errors.New("this takes Linux")
+var errLinux = errors.New("only Linux can do this")
 
 const seesBytes = false
 
-// SeesBytes returns an error: what the connections of a process move is not known here.
+// SeesBytes returns an error: this system does not report the bytes of connections.
 func SeesBytes() error { return errLinux }
 
 func connectionsOf(string, int, time.Duration) ([]connection, error) { return nil, errLinux }
@@ -28,5 +27,5 @@ func census() []process { return nil }
 
 func family([]process, string, int) []process { return nil }
 
-// Guard returns an error: what a process that is killed has started goes on here.
+// Guard returns an error: on this system, the children of a killed process keep running.
 func Guard() error { return errLinux }

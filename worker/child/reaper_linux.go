@@ -11,37 +11,37 @@ import (
 	"time"
 )
 
-// dieWithParent lets the kernel kill the process when we are killed. What it has started
-// itself is left to the reaper.
+// dieWithParent has the kernel kill the process if this one is killed. The reaper ends the
+// processes that it has started.
 func dieWithParent(attributes *syscall.SysProcAttr) { attributes.Pdeathsig = syscall.SIGKILL }
 
-// The names under which our own program is a reaper, and starts one. Its argument is the
-// mark of the processes to end.
+// With one of these names as argument 0, this program is a reaper or starts one. The only
+// argument is the mark of the processes to end.
 const (
 	reaperName  = "copy-reaper"
 	starterName = "copy-reaper-start"
 )
 
-// reaperPause is before a reaper that has died is replaced.
+// reaperPause is the time until a reaper that has died is replaced.
 const reaperPause = time.Second
 
-// Every program that has this package is also its reaper: that costs no second program,
-// and the one that runs cannot have been removed or replaced.
+// Every program with this package can be its own reaper. So no second program is needed, and
+// the reaper cannot have been removed or replaced.
 func init() {
 	if len(os.Args) != 2 {
 		return
 	}
 	switch os.Args[0] {
 	case starterName:
-		// Nobody's child: who counts the children of a worker counts its copies.
+		// The reaper is not a child of the worker, whose children are its copies.
 		if _, err := startReaper(reaperName, os.Args[1], os.Stdin, os.Stdout); err != nil {
 			os.Exit(1)
 		}
 	case reaperName:
-		// It ends after us, and no sooner: systemd sends SIGTERM to all at once.
+		// The reaper must outlive the worker, but systemd sends SIGTERM to all at once.
 		signal.Ignore(syscall.SIGTERM, syscall.SIGINT, syscall.SIGHUP, syscall.SIGQUIT, syscall.SIGPIPE)
 		_, _ = os.Stdout.Write([]byte{'\n'})
-		_, _ = io.Copy(io.Discard, os.Stdin) // until whoever has the other end is gone
+		_, _ = io.Copy(io.Discard, os.Stdin) // until the worker, which has the other end, is gone
 		sweep(os.Args[1])
 	default:
 		return
@@ -53,20 +53,19 @@ func startReaper(name, mark string, life, ready *os.File) (*exec.Cmd, error) {
 	c := &exec.Cmd{
 		Path: "/proc/self/exe", Args: []string{name, mark}, Dir: "/", Env: []string{},
 		Stdin: life, Stdout: ready,
-		SysProcAttr: &syscall.SysProcAttr{Setsid: true}, // signals of our terminal and group are not for it
+		SysProcAttr: &syscall.SysProcAttr{Setsid: true}, // no signals of this terminal and process group
 	}
 	return c, c.Start()
 }
 
-// Guard starts a process that outlives this one, however it dies, and then ends what is
-// left of the processes that this one has started: the reaper. Should it die, another one
-// takes its place. Further calls do nothing.
+// Guard starts the reaper, a process that outlives this one, however it dies, and then ends
+// the processes that it has left. A reaper that dies is replaced. Further calls do nothing.
 func Guard() error { return guard() }
 
 var guard = sync.OnceValue(func() error {
 	r, err := newReaper()
 	if err != nil {
-		return fmt.Errorf("starting what ends copies after this process has died: %w", err)
+		return fmt.Errorf("starting the reaper, which ends copies after this process has died: %w", err)
 	}
 	go func() {
 		for {
@@ -81,13 +80,13 @@ var guard = sync.OnceValue(func() error {
 	return nil
 })
 
-// reaper is one that runs.
+// reaper is a running reaper.
 type reaper struct {
-	life *os.File      // our end of what is open for as long as we live
-	died chan struct{} // closed when it has died
+	life *os.File      // a pipe that is open as long as this process lives
+	died chan struct{} // closed when the reaper has died
 }
 
-// newReaper starts a reaper, and returns once it is there.
+// newReaper starts a reaper and waits until it is ready.
 func newReaper() (*reaper, error) {
 	theirs, life, err := os.Pipe()
 	if err != nil {

@@ -7,13 +7,13 @@ import (
 	"time"
 )
 
-// ErrStalled says that a process was ended because its connections moved no byte.
+// ErrStalled means that a process was ended because its connections moved no byte.
 var ErrStalled = errors.New("stalled")
 
-// StalledError is an ErrStalled with what is known of the connections.
+// StalledError is an ErrStalled with details.
 type StalledError struct {
 	After  time.Duration // without a byte
-	Unsent bool          // somebody does not take what was sent
+	Unsent bool          // a peer does not acknowledge what was sent
 }
 
 func (e *StalledError) Error() string {
@@ -22,15 +22,15 @@ func (e *StalledError) Error() string {
 func (e *StalledError) Unwrap() error { return ErrStalled }
 
 const (
-	// maxLook is the time between two looks at what has moved.
+	// maxLook is the longest time between two looks at the connections.
 	maxLook = 2 * time.Second
-	// looks is how many looks at least see nothing before a process has stalled.
+	// looks is how many looks in a row, at least, see no byte before a process has stalled.
 	looks = 8
 )
 
-// watch looks at what the process moves until it has ended, and ends it when that is
-// nothing for too long. Silence is the time between looks and not that of a clock: where
-// this process was suspended, the other one may have been, too.
+// watch looks at the connections of the process until it has ended, and ends it if it stalls.
+// The silence is counted in looks and not by a clock: if this process was suspended, the other
+// one may have been suspended, too.
 func (p *Process) watch(ended <-chan struct{}) {
 	if !seesBytes {
 		return
@@ -54,7 +54,7 @@ func (p *Process) watch(ended <-chan struct{}) {
 		last = now
 		connections, err := connectionsOf(p.mark, p.Process.Pid, every/2)
 		if err != nil {
-			silence = 0 // nobody knows
+			silence = 0 // unknown
 			continue
 		}
 		received, sent := seen.add(connections)
@@ -73,16 +73,16 @@ func (p *Process) watch(ended <-chan struct{}) {
 
 // connection is a TCP connection with the bytes it has moved since it was opened.
 type connection struct {
-	id             uint64 // never used twice
-	received, sent int64  // what was sent counts when it is acknowledged
-	unsent         bool   // something is not acknowledged
+	id             uint64 // unique since boot
+	received, sent int64  // sent bytes count once they are acknowledged
+	unsent         bool   // some bytes are not acknowledged
 }
 
-// traffic is what was last seen of each connection.
+// traffic is the last known state of each connection.
 type traffic map[uint64]connection
 
-// add returns how many bytes more have been moved. The last bytes of a connection that
-// was closed meanwhile are not seen.
+// add returns how many bytes have moved since the last call. It misses the last bytes of a
+// connection that was closed meanwhile.
 func (t *traffic) add(connections []connection) (received, sent int64) {
 	if *t == nil {
 		*t = traffic{}

@@ -1,5 +1,4 @@
-// Package flight lets those who want the same thing done at the same time share one
-// doing of it.
+// Package flight lets callers that need the same result at the same time share one call.
 package flight
 
 import (
@@ -7,25 +6,25 @@ import (
 	"sync"
 )
 
-// Group is a set of things being done, each under its key. Its zero value has none, and
-// it is safe for concurrent use.
+// Group is a set of running calls, each with a key. Its zero value is empty. It is safe for
+// concurrent use.
 //
-// Unlike golang.org/x/sync/singleflight, a caller whose context ends does not take the
-// others with it: one of them does it then.
+// Unlike golang.org/x/sync/singleflight, if the context of the running caller ends, one of
+// those that wait makes the call instead.
 type Group[K comparable] struct {
 	mu      sync.Mutex
 	flights map[K]*flight
 }
 
-// flight is one doing.
+// flight is a running call.
 type flight struct {
 	done chan struct{}
 	err  error
-	left bool // the context ended of the caller that did it
+	left bool // the call ended because its caller's context did
 }
 
-// Do calls do, unless another caller is doing it: then it waits for that one and returns
-// its error. It returns the context's error where ctx ends first.
+// Do calls do. If a call with the same key is running, it waits for that one instead and
+// returns its error, or the context's error if ctx ends first.
 func (g *Group[K]) Do(ctx context.Context, key K, do func() error) error {
 	for {
 		f, first := g.join(key)
@@ -44,14 +43,14 @@ func (g *Group[K]) Do(ctx context.Context, key K, do func() error) error {
 	}
 }
 
-// join returns the flight of the key, and whether it is a new one.
+// join returns the flight of the key, and whether it is new.
 func (g *Group[K]) join(key K) (f *flight, first bool) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	if f = g.flights[key]; f != nil {
 		return f, false
 	}
-	f = &flight{done: make(chan struct{}), left: true} // unless it ends
+	f = &flight{done: make(chan struct{}), left: true} // stays true if do panics
 	if g.flights == nil {
 		g.flights = make(map[K]*flight)
 	}

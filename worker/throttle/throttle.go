@@ -1,5 +1,5 @@
-// Package throttle keeps what a worker asks of registries within what they allow
-// the fleet: every request of its own, and every skopeo process.
+// Package throttle keeps a worker's requests and skopeo processes within the limits that
+// registries set for the fleet.
 package throttle
 
 import (
@@ -22,26 +22,26 @@ import (
 	"github.com/osism/skopeo-worker/worker/skopeo"
 )
 
-// ErrBroker is returned where the broker could not be asked whether a request is
-// allowed. It is no permission, and no failure of an image.
+// ErrBroker is returned if the broker did not answer whether a request is allowed. The
+// request was not sent, and the image has not failed.
 var ErrBroker = errors.New("cannot check the registry's budget at the broker")
 
-// Throttle asks the fleet's budget.
+// Throttle takes tokens of the fleet's budget.
 type Throttle struct {
 	Budget *budget.Store
-	// Identity tells what a registry knows us as; "" is nobody, which registries
-	// count by address.
+	// Identity returns the user name under which a registry counts pulls, or "" if it counts
+	// them by address. If nil, all registries count by address.
 	Identity func(registry string) string
 	Log      *slog.Logger
-	// Observe is told of each request that was sent; the status is 0 where no answer
-	// came. nil is nobody.
+	// Observe is called after each request that was sent, with status 0 if no answer came.
+	// It is optional.
 	Observe func(registry string, kind budget.Kind, status int)
 
 	destinations sync.Map // names of registries that are written to
 }
 
-// Destination notes that a registry is written to. It is the operator's own: unless it
-// tells a limit, none is looked for by starting slowly.
+// Destination notes that a registry is written to. Such a registry is the operator's own:
+// unless it states a limit, its manifests are read without tokens.
 func (t *Throttle) Destination(repository reference.Repository) {
 	t.destinations.Store(repository.Registry(), nil)
 }
@@ -52,7 +52,7 @@ func (t *Throttle) IsDestination(registry string) bool {
 	return destination
 }
 
-// free tells whether manifests are read at the registry without a token.
+// free reports whether manifests are read at the registry without a token.
 func (t *Throttle) free(registry string) bool {
 	if !t.IsDestination(registry) {
 		return false
@@ -72,20 +72,22 @@ func (t *Throttle) Unlimited(repository reference.Repository) bool {
 // Transport returns the network for the worker's own requests. Their pulls count for the
 // mirror name; if it is empty, for none.
 func (t *Throttle) Transport(network http.RoundTripper, mirror string) http.RoundTripper {
-	return &transport{Throttle: t, network: network, mirror: mirror}
+	return &transport{throttle: t, network: network, mirror: mirror}
 }
 
 type transport struct {
-	*Throttle
-	network http.RoundTripper
-	mirror  string
+	throttle *Throttle
+	network  http.RoundTripper
+	mirror   string
 }
 
-// RoundTrip sends the request when it is its turn, and learns from the answer.
-func (t *transport) RoundTrip(request *http.Request) (*http.Response, error) {
+// RoundTrip sends the request when the budget allows it, and learns the registry's limits
+// from the answer.
+func (tr *transport) RoundTrip(request *http.Request) (*http.Response, error) {
+	t := tr.throttle
 	ctx := request.Context()
 	call := budget.Call{Registry: reference.RegistryOf(request.URL.Host), Kind: kindOf(request)}
-	token, err := t.permit(ctx, call)
+	token, err := t.permit(ctx, tr.mirror, call)
 	if err != nil {
 		if request.Body != nil {
 			_ = request.Body.Close()
@@ -94,7 +96,7 @@ func (t *transport) RoundTrip(request *http.Request) (*http.Response, error) {
 	}
 	request = inTime(request, token)
 	call.Started = time.Now()
-	response, err := t.network.RoundTrip(request)
+	response, err := tr.network.RoundTrip(request)
 	t.observe(request, call.Kind, response)
 	if errors.Is(context.Cause(request.Context()), budget.ErrLate) {
 		err = errors.Join(budget.ErrLate, err, token.Late(ctx))
@@ -106,7 +108,7 @@ func (t *transport) RoundTrip(request *http.Request) (*http.Response, error) {
 	t.learn(ctx, call.Registry, response.Header)
 	if response.StatusCode == http.StatusTooManyRequests {
 		if closed := t.refused(ctx, call, retryafter.In(response.Header, time.Now()), "429 Too Many Requests"); closed != nil {
-			// How long the fleet leaves it alone, where it does not say itself.
+			// The fleet may wait longer than the registry asks.
 			wait := math.Ceil(closed.Slot.Sub(t.Budget.Now()).Seconds())
 			response.Header.Set("Retry-After", strconv.Itoa(max(1, int(wait))))
 		}
@@ -116,10 +118,10 @@ func (t *transport) RoundTrip(request *http.Request) (*http.Response, error) {
 	return response, nil
 }
 
-// learn notes the limit that an answer tells, a refusal's too.
+// learn stores the limit that the header of an answer states, if any.
 func (t *Throttle) learn(ctx context.Context, registry string, header http.Header) {
-	quota, told := budget.ParseQuota(header)
-	if !told {
+	quota, stated := budget.ParseQuota(header)
+	if !stated {
 		return
 	}
 	if err := t.Budget.Learn(ctx, registry, t.identity(registry), quota); err != nil && ctx.Err() == nil {
@@ -127,8 +129,8 @@ func (t *Throttle) learn(ctx context.Context, registry string, header http.Heade
 	}
 }
 
-// observe tells of a request under the name of the registry that was asked: where that
-// one redirects to, such as the hosts of its blobs, is of any number.
+// observe calls Observe with the registry of the first request: the hosts that it redirects
+// to, such as those of blobs, are too many for metrics.
 func (t *Throttle) observe(request *http.Request, kind budget.Kind, response *http.Response) {
 	if t.Observe == nil {
 		return
@@ -143,9 +145,9 @@ func (t *Throttle) observe(request *http.Request, kind budget.Kind, response *ht
 	t.Observe(reference.RegistryOf(request.URL.Host), kind, status)
 }
 
-// permit waits for a turn, some seconds at most. The token of a pull stays spent
-// where the request fails: it may have arrived.
-func (t *transport) permit(ctx context.Context, call budget.Call) (token budget.Token, err error) {
+// permit waits until the request may be sent, some seconds at most. If the request then
+// fails, its token stays spent, because the request may have arrived.
+func (t *Throttle) permit(ctx context.Context, mirror string, call budget.Call) (token budget.Token, err error) {
 	switch {
 	case call.Kind != budget.Pull:
 		err = t.Budget.Pace(ctx, call.Registry, call.Kind)
@@ -154,7 +156,7 @@ func (t *transport) permit(ctx context.Context, call budget.Call) (token budget.
 			err = closed
 		}
 	default:
-		token, err = t.Budget.Take(ctx, t.mirror, call.Registry, t.identity(call.Registry))
+		token, err = t.Budget.Take(ctx, mirror, call.Registry, t.identity(call.Registry))
 	}
 	return token, t.explain(ctx, call.Registry, err)
 }
@@ -178,7 +180,7 @@ func (t *Throttle) identity(registry string) string {
 	return t.Identity(registry)
 }
 
-// explain tells a registry that is spent from a broker that does not answer.
+// explain wraps errors of the broker in ErrBroker.
 func (t *Throttle) explain(ctx context.Context, registry string, err error) error {
 	var spent *budget.SpentError
 	if err == nil || errors.As(err, &spent) || ctx.Err() != nil {
@@ -187,7 +189,8 @@ func (t *Throttle) explain(ctx context.Context, registry string, err error) erro
 	return fmt.Errorf("%w %s: %w", ErrBroker, registry, err)
 }
 
-// refused closes the registry for the fleet, and returns until when.
+// refused closes the registry for the fleet after a 429, and returns until when. nil means
+// that it is open again.
 func (t *Throttle) refused(ctx context.Context, call budget.Call, after time.Duration, reason string) *budget.SpentError {
 	if err := t.Budget.Refused(ctx, call, after, redact.Line(reason)); err != nil {
 		t.Log.Warn("cannot close a registry for the other workers", "registry", call.Registry, "error", err)
@@ -195,7 +198,7 @@ func (t *Throttle) refused(ctx context.Context, call budget.Call, after time.Dur
 	return t.closed(call.Registry)
 }
 
-// closed is nil where the registry is not.
+// closed returns why and until when the registry is closed, or nil if it is open.
 func (t *Throttle) closed(registry string) *budget.SpentError {
 	until, reason, closed := t.Budget.Closed(registry)
 	if !closed {
@@ -207,7 +210,7 @@ func (t *Throttle) closed(registry string) *budget.SpentError {
 	return &budget.SpentError{Registry: registry, Slot: until, Reason: reason}
 }
 
-// kindOf is what a registry limits the request as.
+// kindOf returns the kind of request that registries limit.
 func kindOf(request *http.Request) budget.Kind {
 	path := request.URL.Path
 	switch {
