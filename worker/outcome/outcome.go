@@ -1,5 +1,4 @@
-// Package outcome decides what a failure means: whether to try again, to wait,
-// to look again, or to give up. It is the one place where that is decided.
+// Package outcome alone decides what an error means: retry, wait, resolve again, or fail.
 package outcome
 
 import (
@@ -16,21 +15,21 @@ import (
 	"github.com/osism/skopeo-worker/worker/throttle"
 )
 
-// Class is what a failure means.
+// Class is what an error means.
 type Class int
 
 const (
-	// Transient may pass by itself: try again later.
+	// Transient errors may pass: retry later.
 	Transient Class = iota
-	// Final will be the same next time: give up.
+	// Final errors do not pass: the image fails.
 	Final
-	// Limited is a registry that wants us to slow down: wait, without blame on
-	// the image.
+	// Limited means that the registry, its budget or the broker allows nothing now: wait,
+	// and count no try.
 	Limited
-	// Gone is a digest the source no longer has: its tag has moved or vanished
-	// since it was resolved, so resolve it again.
+	// Gone means that the source no longer has a digest. Its tag has moved or vanished since
+	// it was resolved: resolve it again.
 	Gone
-	// Interrupted is us: the context was cancelled.
+	// Interrupted means that the context was cancelled.
 	Interrupted
 )
 
@@ -38,9 +37,8 @@ func (c Class) String() string {
 	return [...]string{"transient", "final", "limited", "gone", "interrupted"}[c]
 }
 
-// Classify returns what an error of the packages registry and skopeo means.
-// What it does not know is Transient: a needless try costs little, and attempts
-// are counted.
+// Classify returns what an error of the packages registry and skopeo means. An unknown error
+// is Transient: a needless try costs little, and tries are counted.
 func Classify(err error) Class {
 	if errors.Is(err, context.Canceled) {
 		return Interrupted
@@ -57,17 +55,16 @@ func Classify(err error) Class {
 	return Transient
 }
 
-// permanent are the failures of requests that are answers: asking again gets
-// the same one.
+// permanent are the errors of requests that would get the same answer again.
 var permanent = []error{
 	registry.ErrNotFound,
-	registry.ErrUnauthorized, // credentials do not mend themselves
-	registry.ErrDenied,       // nor do permissions
-	registry.ErrRejected,     // the registry has understood and does not want it
+	registry.ErrUnauthorized, // until the credentials are changed
+	registry.ErrDenied,       // until the permissions are changed
+	registry.ErrRejected,     // the registry refuses the content
 	registry.ErrBlocked,
 	registry.ErrPlainHTTP,      // needs INSECURE_REGISTRIES
 	registry.ErrCertificate,    // needs a CA, or INSECURE_REGISTRIES
-	registry.ErrDigestMismatch, // content at rest is wrong: connections that break end in errors of their own
+	registry.ErrDigestMismatch, // the stored content is wrong: broken connections have errors of their own
 	registry.ErrBadManifest,
 	registry.ErrTooLarge,
 	registry.ErrTooMany,
@@ -84,7 +81,7 @@ func classifyAnswer(asked *registry.Error) Class {
 		return Limited
 	case errors.Is(asked, registry.ErrNotFound) && asked.Op != registry.OpPut && asked.Op != registry.OpGetBlob:
 		if _, byDigest := asked.Reference.(reference.Digest); byDigest {
-			return Gone // a tag that is not found does not exist
+			return Gone // while a tag that is not found does not exist
 		}
 	}
 	for _, final := range permanent {
@@ -94,7 +91,7 @@ func classifyAnswer(asked *registry.Error) Class {
 	}
 	// ErrUnavailable: 5xx, timeouts, resets, DNS, refused connections.
 	// ErrPage: a proxy whose registry is away, or a registry that has just started.
-	// ErrUnexpected: mostly the same.
+	// ErrUnexpected: usually the same.
 	return Transient
 }
 
@@ -103,23 +100,21 @@ func classifyCopy(copied *skopeo.Error) Class {
 		return Limited
 	}
 	if copied.ExitCode <= 0 {
-		// A timeout, a signal from somebody else (out of memory), or a skopeo
-		// that is missing or being upgraded: it is not about the image.
+		// A timeout, a signal (out of memory), or a skopeo that is missing or being
+		// upgraded: this says nothing about the image.
 		return Transient
 	}
 	return classifyText(copied.Reason)
 }
 
-// brokerPause is how long to wait for a broker that does not tell whether a registry
-// may be asked: as long as one takes to restart.
+// brokerPause is how long to wait after throttle.ErrBroker: as long as a broker takes to
+// restart.
 const brokerPause = 5 * time.Second
 
-// latePause is how long to wait where this machine was too busy to use a token in
-// time.
+// latePause is how long to wait after budget.ErrLate.
 const latePause = 2 * time.Second
 
-// RetryAfter returns how long to wait, where the budget or the registry that failed
-// says so, and 0 where neither does.
+// RetryAfter returns how long to wait if the error says so, and 0 otherwise.
 func RetryAfter(err error) time.Duration {
 	if spent := (*budget.SpentError)(nil); errors.As(err, &spent) {
 		return max(time.Until(spent.Slot), time.Millisecond)
@@ -139,8 +134,8 @@ func RetryAfter(err error) time.Duration {
 	return 0
 }
 
-// Reason returns what a person reads in a failure record: one line without
-// secrets, and where a setting would help, which.
+// Reason returns the text for a failure record: one line without secrets, with the setting
+// that would help, if there is one.
 func Reason(err error) string {
 	text := err.Error()
 	if copied := (*skopeo.Error)(nil); errors.As(err, &copied) {

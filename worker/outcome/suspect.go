@@ -12,31 +12,31 @@ import (
 	"github.com/osism/skopeo-worker/worker/skopeo"
 )
 
-// Suspicion is that a failure may not be about the image, but about its registry:
-// others would fail alike. One failure alone does not tell.
+// Suspicion means that an error may be about the registry and not about the image: other
+// images would fail alike. A single error is no proof.
+//
+// Destination and Blind are set only for errors of skopeo; for its own requests, the caller
+// knows.
 type Suspicion struct {
 	Registry    string // docker.io for all hosts of Docker Hub
-	Destination bool   // skopeo failed there; of requests of our own, who asks knows
+	Destination bool   // the error came from the destination
 	Why         Why
-	// Blind is that the destination did not know yet what comes: that cannot be what is
-	// wrong. Of requests of our own, who asks knows.
-	Blind bool
+	Blind       bool // the destination failed before it knew what is pushed
 }
 
-// Why a registry fails.
+// Why is the reason why a registry fails.
 type Why int
 
 const (
-	// Trouble is a registry that does not answer as one: no connection, 5xx, a page
-	// for people.
+	// Trouble means that there is no answer of a registry: no connection, 5xx, an HTML page.
 	Trouble Why = iota
-	// ReadOnly is a registry that takes nothing for now.
+	// ReadOnly means that the registry accepts nothing for now.
 	ReadOnly
-	// Full is a registry without space, or a quota that is used up.
+	// Full means that the registry has no space, or a quota is used up.
 	Full
-	// Unauthorized is that a registry wants other credentials.
+	// Unauthorized means that the registry wants other credentials.
 	Unauthorized
-	// Denied is what we may not do, whoever we are.
+	// Denied means that the credentials do not permit the operation.
 	Denied
 )
 
@@ -44,8 +44,8 @@ func (w Why) String() string {
 	return [...]string{"trouble", "read-only", "full", "unauthorized", "denied"}[w]
 }
 
-// Suspect returns what a failure of the packages registry and skopeo may say of a
-// registry, and false where it can only be about the image, or about us.
+// Suspect returns what an error of the packages registry and skopeo may mean for its
+// registry. It returns false if the error can only be about the image or this process.
 func Suspect(err error) (Suspicion, bool) {
 	if Classify(err) == Limited || Classify(err) == Interrupted {
 		return Suspicion{}, false
@@ -65,8 +65,8 @@ func Suspect(err error) (Suspicion, bool) {
 	return Suspicion{}, false
 }
 
-// Missing reports whether a failure is that something is not there. What is in front of
-// a registry that is away says so of everything.
+// Missing reports whether an error means that something does not exist. A proxy whose
+// registry is away answers so to all requests.
 func Missing(err error) bool {
 	if asked := (*registry.Error)(nil); errors.As(err, &asked) {
 		return errors.Is(asked, registry.ErrNotFound)
@@ -77,8 +77,8 @@ func Missing(err error) bool {
 
 var missing = regexp.MustCompile(`(?i)` + said + `(?:manifest|name|repository name|blob) unknown|` + status + `404`)
 
-// Untrusted reports whether a failure is that of a registry which does not speak TLS, or
-// has a certificate that cannot be verified.
+// Untrusted reports whether an error means that a registry does not speak TLS, or that its
+// certificate cannot be verified.
 func Untrusted(err error) bool {
 	if asked := (*registry.Error)(nil); errors.As(err, &asked) {
 		return errors.Is(asked, registry.ErrCertificate) || errors.Is(asked, registry.ErrPlainHTTP)
@@ -107,7 +107,7 @@ func suspectAnswer(asked *registry.Error) (Why, bool) {
 	return 0, false
 }
 
-// Words of registries, as the messages of their errors have them.
+// Words in the error messages of registries.
 var (
 	fullWords = regexp.MustCompile(`(?i)\bquota\b|\binsufficient storage\b|\bno space left\b|` +
 		`\b(?:storage|disk|capacity)\b.*\b(?:exceed|full|limit)|\bexceed.*\b(?:storage|capacity|upper limit)`)
@@ -115,21 +115,21 @@ var (
 	immutableWords = regexp.MustCompile(`(?i)immutab|already exists|overwrit`)
 )
 
-// names are what skopeo's messages name: repositories, URLs, files.
+// names matches repositories, URLs and files in skopeo's messages.
 var names = regexp.MustCompile(`repository \S+:|\S*/\S*`)
 
-// suspicions of skopeo's messages are tried in order; the first that matches counts.
+// suspicions are matched with skopeo's messages in this order; the first match counts.
 var suspicions = []struct {
-	words   *regexp.Regexp // of the message without its names
+	words   *regexp.Regexp // matched with the message without names
 	pattern *regexp.Regexp
-	at      skopeo.Side // Neither: at both
+	at      skopeo.Side // Neither: both
 	suspect bool
 	why     Why
 }{
 	{words: regexp.MustCompile(`(?i)no space left on device`)}, // on this machine
 	{words: immutableWords},
 	{words: fullWords, pattern: regexp.MustCompile(status + `507`), suspect: true, why: Full},
-	// Every other layer would be refused alike.
+	// Any other layer would be refused, too.
 	{words: readOnlyWords, pattern: regexp.MustCompile(`(?i)^writing blob: .*(?:` + said + `unsupported\b|` + status + `405)`),
 		at: skopeo.Destination, suspect: true, why: ReadOnly},
 	{pattern: regexp.MustCompile(noRegistry + `|` + status + `(?:5\d\d|408|20[04] )|certificate has expired|stopped after \d+ redirects|` +
@@ -137,7 +137,7 @@ var suspicions = []struct {
 		`^stalled: |connection refused|connection reset|broken pipe|no such host|server misbehaving|network is unreachable|no route to host|` +
 		`i/o timeout|TLS handshake timeout|Client\.Timeout|context deadline exceeded|unexpected EOF|: EOF$|GOAWAY|: tls: |` +
 		`server closed idle connection|use of closed network connection|` +
-		// A page for people has another digest.
+		// An HTML page has another digest.
 		`(?i:does not match provided manifest digest|digest did not match)`), suspect: true, why: Trouble},
 	{pattern: regexp.MustCompile(`(?i)` + said + `(?:unauthorized|authentication required|invalid username/password)\b|` + status + `401`),
 		suspect: true, why: Unauthorized},

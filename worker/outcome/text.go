@@ -6,11 +6,11 @@ import (
 	"github.com/osism/skopeo-worker/worker/skopeo"
 )
 
-// rule gives messages of skopeo a class. Patterns match its own words and those
-// of registries where they stand in a message, after ": ", so that neither a
-// repository's name nor a digest looks like one of them. Status codes come in
-// four forms: "StatusCode: 404, …", "HTTP status: 404 Not Found", "status code from
-// registry 404 (Not Found)" and "from destination repository NAME: 404 (Not Found)".
+// rule gives messages of skopeo a class. Patterns match skopeo's own words, and those of
+// registries at the place where skopeo quotes them, after ": ", so that the name of a
+// repository or a digest is not mistaken for them. Status codes come in four forms:
+// "StatusCode: 404, …", "HTTP status: 404 Not Found", "status code from registry 404 (Not
+// Found)" and "from destination repository NAME: 404 (Not Found)".
 type rule struct {
 	pattern *regexp.Regexp
 	class   Class
@@ -18,66 +18,63 @@ type rule struct {
 
 const status = `(?:StatusCode: |HTTP status: |invalid status code from registry |from destination repository \S+: )`
 
-// noRegistry is what GET /v2/ is answered with by what is in front of a registry that is
-// away.
+// noRegistry matches the answer to GET /v2/ of a proxy whose registry is away.
 const noRegistry = `pinging container registry \S+: invalid status code`
 
-// said is where the words of a registry begin.
+// said matches what is before the words of a registry.
 const said = `(?:^|: |/blobs/uploads/\S+ )`
 
 var (
-	// plainHTTP is a registry without TLS, as Go's client and its TLS see it.
+	// plainHTTP matches the errors of Go's HTTP client and TLS for a registry without TLS.
 	plainHTTP = regexp.MustCompile(`server gave HTTP response to HTTPS client|first record does not look like a TLS handshake`)
 
-	// untrusted is a certificate that cannot be verified.
+	// untrusted matches the errors for a certificate that cannot be verified.
 	untrusted = regexp.MustCompile(`x509: `)
 )
 
 // rules are tried in order; the first that matches counts.
 var rules = []rule{
-	// A limit first: it comes with any status, and around other words.
+	// Limits come with any status and among other words, so they are first.
 	{regexp.MustCompile(`(?i)toomanyrequests|too many requests|` + status + `429`), Limited},
 
-	// The registry is ill, whatever else the page says, or none at all.
+	// The registry has a problem, whatever the answer says, or is away.
 	{regexp.MustCompile(status + `(?:5\d\d|408)|` + noRegistry), Transient},
 
-	// A token server that is not there says nothing about the image.
+	// A missing token server says nothing about the image.
 	{regexp.MustCompile(`(?i)requesting bearer token: ` + status + `4(?:04|05|10)`), Transient},
 
-	// This worker's disk is full: another worker, or this one later, can do it.
+	// This worker's disk is full: another worker, or this one later, can copy the image.
 	{regexp.MustCompile(`no space left on device`), Transient},
 
-	// The destination forgot a blob between the question and the manifest:
-	// garbage collection, or a replica that lags. Uploading again helps.
+	// The destination has lost a blob before the manifest was put: garbage collection, or a
+	// replica that lags. The next copy uploads it again.
 	{regexp.MustCompile(`(?i)^(?:writing|uploading) manifest\b.*\bblob unknown`), Transient},
 
-	// The source no longer has a manifest that we name by its digest.
+	// The source no longer has a manifest with this digest.
 	{regexp.MustCompile(`(?i)reading manifest \S+ in \S+: (?:.*: )?(?:manifest unknown|name unknown|` + status + `404)`), Gone},
 
-	// The registry knows no such thing: a layer lost at the source, a project
-	// that does not exist at the destination.
+	// The source has lost a layer, or the destination has no such project.
 	{regexp.MustCompile(`(?i)(?:^|: )(?:manifest|name|repository name|blob) unknown|` + status + `404`), Final},
 
-	// Who we are, or what we may do.
+	// Credentials or permissions.
 	{regexp.MustCompile(`(?i)` + said + `(?:unauthorized|denied|authentication required|invalid username/password)\b|` +
 		status + `40[13]`), Final},
 
-	// Some registries answer so to a session or to credentials that have ended, and only
-	// a manifest that is put can be a bad request by itself.
+	// Some registries answer 400 to an upload or to credentials that have expired. Only a
+	// manifest can be a bad request by itself.
 	{regexp.MustCompile(`(?i)^(?:reading|trying to reuse|checking|writing blob|initializing)\b.*` + status + `400`), Transient},
 
-	// A layer is not what its digest says: mostly a page came instead.
+	// A layer has another digest: usually a page came instead.
 	{regexp.MustCompile(`(?i)digest did not match`), Transient},
 
-	// Nor is the manifest, or what the destination got.
+	// The manifest has another digest, or what the destination received.
 	{regexp.MustCompile(`(?i)does not match provided manifest digest|digest invalid`), Final},
 
-	// A manifest that the destination refuses, that skopeo cannot read, or
-	// could only copy by changing it.
+	// The destination refuses the manifest, or skopeo cannot read it or copy it unchanged.
 	{regexp.MustCompile(`(?i)` + said + `(?:(?:manifest|tag|name|size) invalid|unsupported\b)|unsupported (?:MIME|manifest|schema|media)|` +
 		`must be converted to type|invalid reference format|` + status + `4\d\d`), Final},
 
-	// A containers-policy.json(5) that refuses the image, or that cannot be read.
+	// containers-policy.json(5) rejects the image, or cannot be read.
 	{regexp.MustCompile(`Source image rejected|loading trust policy`), Final},
 
 	// Settings.
@@ -94,7 +91,7 @@ func classifyText(text string) Class {
 	return Transient
 }
 
-// hint names the setting that would have helped.
+// hint returns the setting that would help, or nothing.
 func hint(copied *skopeo.Error) string {
 	switch {
 	case plainHTTP.MatchString(copied.Reason):

@@ -16,16 +16,16 @@ import (
 	"github.com/osism/skopeo-worker/worker/throttle"
 )
 
-// Checker compares as a worker does, and copies nothing. It needs no skopeo.
+// Checker compares images with their destination as a worker does, and copies nothing. It
+// needs no skopeo.
 type Checker struct {
-	*check.Checker
-
-	guard  *throttle.Throttle
-	budget *budget.Store
+	checker  *check.Checker
+	throttle *throttle.Throttle
+	budget   *budget.Store
 }
 
-// NewChecker returns a checker that spends from the budgets of the broker, and knows
-// what its workers have noted. The limits, by registry, go before what is known there.
+// NewChecker returns a checker that uses the budgets of the broker and the notes of its
+// workers. limits, by registry, override the limits that are stored there.
 func NewChecker(ctx context.Context, b *broker.Broker, r Registries, limits map[string]budget.Limit, log *slog.Logger) (*Checker, error) {
 	notes, err := consume.OpenNotes(ctx, b, log)
 	if err != nil {
@@ -37,10 +37,10 @@ func NewChecker(ctx context.Context, b *broker.Broker, r Registries, limits map[
 	}
 	keychain := containers.New()
 	who := identity(keychain)
-	guard := &throttle.Throttle{Budget: store, Identity: who, Log: log}
-	network := guard.Transport(registry.NewTransport(r.Insecure, registry.DefaultStall), "")
+	limiter := &throttle.Throttle{Budget: store, Identity: who, Log: log}
+	network := limiter.Transport(registry.NewTransport(r.Insecure, registry.DefaultStall), "")
 	source := r.client(check.WithoutPulls(network), keychain, 0, nil)
-	return &Checker{guard: guard, budget: store, Checker: &check.Checker{
+	return &Checker{throttle: limiter, budget: store, checker: &check.Checker{
 		Resolver: r.upstream(source, log),
 		Mirror:   &mirror.Mirror{Registry: source, Destination: r.client(network, keychain, 0, nil).Comparing()},
 		Absent:   notes.Once().Absent,
@@ -51,25 +51,24 @@ func NewChecker(ctx context.Context, b *broker.Broker, r Registries, limits map[
 	}}, nil
 }
 
-// Check asks for the repositories of a list.
+// Check returns what a run of the list would do.
 func (c *Checker) Check(ctx context.Context, list []message.Repository) (check.Report, error) {
-	noteDestinations(c.guard, list)
-	return c.Checker.Check(ctx, list)
+	noteDestinations(c.throttle, list)
+	return c.checker.Check(ctx, list)
 }
 
-// Close ends following what the broker knows.
+// Close releases the budgets.
 func (c *Checker) Close() { c.budget.Close() }
 
-// noteDestinations tells the guard of the registries that are written to, where
-// nothing is read from them.
-func noteDestinations(guard *throttle.Throttle, list []message.Repository) {
+// noteDestinations notes the registries that are written to and never read from.
+func noteDestinations(t *throttle.Throttle, list []message.Repository) {
 	sources := map[string]bool{}
 	for _, r := range list {
 		sources[r.Source.Registry()] = true
 	}
 	for _, r := range list {
 		if !sources[r.Destination.Registry()] {
-			guard.Destination(r.Destination)
+			t.Destination(r.Destination)
 		}
 	}
 }

@@ -67,7 +67,7 @@ func (r *Registries) Validate() []error {
 	return bad
 }
 
-// checkHosts takes spaces out of a list of hosts.
+// checkHosts trims and checks a list of hosts.
 func checkHosts(variable string, hosts []string) []error {
 	for i, host := range hosts {
 		hosts[i] = strings.TrimSpace(host)
@@ -86,8 +86,7 @@ type Metrics struct {
 // Validate implements config.Validator.
 func (m *Metrics) Validate() []error { return checkAddress(m.Addr) }
 
-// OptionalMetrics is the optional address of the metrics of a process that runs only as
-// long as its run.
+// OptionalMetrics is Metrics for a process that ends with its run; the address is optional.
 type OptionalMetrics struct {
 	Addr string `envconfig:"METRICS_ADDR" desc:"address of /metrics, /healthz and /readyz while it runs; empty: none"`
 }

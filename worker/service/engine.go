@@ -18,8 +18,8 @@ import (
 	"github.com/osism/skopeo-worker/worker/verify"
 )
 
-// engine returns what copies images, nil where this process does, once it is known that
-// it can.
+// engine returns what copies images. It is nil for the builtin engine, because package mirror
+// then copies them itself. If images cannot be copied, it returns why.
 func (c Config) engine(ctx context.Context, r Registries, log *slog.Logger) (mirror.Engine, error) {
 	if c.Engine == EngineBuiltin {
 		_, err := policy.Load("")
@@ -35,7 +35,7 @@ func (c Config) engine(ctx context.Context, r Registries, log *slog.Logger) (mir
 	return runner, nil
 }
 
-// verifier is what holds images to the signature policy that skopeo does not copy.
+// verifier returns what checks images against the signature policy, or nil if skopeo does.
 func (c Config) verifier(client *registry.Client, network http.RoundTripper) mirror.Verifier {
 	if c.Engine != EngineBuiltin {
 		return nil
@@ -43,7 +43,7 @@ func (c Config) verifier(client *registry.Client, network http.RoundTripper) mir
 	return verify.New(client, network)
 }
 
-// watchOver starts what ends processes with this one, and says where they cannot be ended.
+// watchOver makes skopeo processes end with this one, and warns if that is impossible here.
 func watchOver(log *slog.Logger) {
 	if err := child.SeesBytes(); err != nil {
 		log.Warn("STALL_TIMEOUT has no effect on skopeo on this machine; set COPY_TIMEOUT", "error", err)
@@ -53,7 +53,7 @@ func watchOver(log *slog.Logger) {
 	}
 }
 
-// guard runs a copy of an image once it may; see mirror.Mirror.
+// guard is the type of mirror.Mirror's Guard.
 type guard = func(ctx context.Context, source, destination reference.Repository, digest reference.Digest, run func(context.Context) error) error
 
 // copying returns the guard for the copies of a mirror name. A process of skopeo is one
@@ -81,10 +81,10 @@ func (n *network) timed(source reference.Repository, run func(context.Context) e
 	}
 }
 
-// errTooLong is the cause of a copy's end when its time is over.
+// errTooLong is the cause of the end of a copy that took longer than COPY_TIMEOUT.
 var errTooLong = errors.New("gave up after")
 
-// within ends a copy that takes longer; 0 is never.
+// within ends a copy that takes longer than the limit; 0 is no limit.
 func within(ctx context.Context, limit time.Duration, run func(context.Context) error) error {
 	if limit <= 0 {
 		return run(ctx)

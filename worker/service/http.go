@@ -16,22 +16,23 @@ import (
 	"github.com/osism/skopeo-worker/worker/metrics"
 )
 
-// headerTimeout bounds what a client of the metrics may take to ask.
+// headerTimeout limits the time for the header of a request.
 const headerTimeout = 5 * time.Second
 
-// Endpoint tells how a worker is, from before it has a broker until after its last
-// chunk: /metrics; /healthz, which answers while the process lives, so that nobody
-// restarts a worker that waits for its broker; /readyz, while the broker is reached.
+// Endpoint serves the metrics and probes of a worker, from before it has a broker until after
+// its last chunk: /metrics; /healthz, which succeeds while the process lives, so that a worker
+// that waits for its broker is not restarted; /readyz, which succeeds while the broker is
+// connected.
 type Endpoint struct {
 	Metrics *metrics.Metrics
 
-	listener net.Listener // nil: nobody can ask
+	listener net.Listener // nil: serves nothing
 	server   http.Server
 	conn     atomic.Pointer[nats.Conn]
 }
 
-// Listen returns the endpoint of a worker of this version at an address; where that is
-// empty, one that nobody can ask.
+// Listen returns the endpoint of a worker of this version at an address. If the address is
+// empty, it serves nothing.
 func Listen(addr, version string, log *slog.Logger) (*Endpoint, error) {
 	e := &Endpoint{Metrics: metrics.New(version)}
 	if addr == "" {
@@ -46,7 +47,7 @@ func Listen(addr, version string, log *slog.Logger) (*Endpoint, error) {
 	return e, nil
 }
 
-// Addr is where the endpoint listens; nothing where it does not.
+// Addr returns the address at which the endpoint listens, or "" if it serves nothing.
 func (e *Endpoint) Addr() string {
 	if e.listener == nil {
 		return ""
@@ -54,8 +55,8 @@ func (e *Endpoint) Addr() string {
 	return e.listener.Addr().String()
 }
 
-// Serve answers until work returns, whose context also ends where nobody can be
-// answered any more. It returns the error of either.
+// Serve serves until work returns. The context of work ends if serving fails. Serve returns
+// the errors of both.
 func (e *Endpoint) Serve(ctx context.Context, work func(context.Context) error) error {
 	if e.listener == nil {
 		return work(ctx)

@@ -1,5 +1,5 @@
-// Package service puts a worker together, for the command worker and for
-// `planner mirror`, and what of it `planner check` needs.
+// Package service assembles a worker, for the command worker and for `planner mirror`, and
+// the checker of `planner check`.
 package service
 
 import (
@@ -23,8 +23,9 @@ type Service struct {
 	budget  *budget.Store
 }
 
-// New checks that there is what copies images, and returns a worker on the broker. From
-// then on, the endpoint tells how it stands with the broker.
+// New returns a worker that takes chunks from the broker. It returns an error if images
+// cannot be copied, for example because skopeo is not installed. From then on, the endpoint
+// reports whether the broker is connected.
 func New(ctx context.Context, e *Endpoint, b *broker.Broker, c Config, r Registries, log *slog.Logger) (*Service, error) {
 	engine, err := c.engine(ctx, r, log)
 	if err != nil {
@@ -46,7 +47,8 @@ func New(ctx context.Context, e *Endpoint, b *broker.Broker, c Config, r Registr
 	return s, nil
 }
 
-// Watch makes the endpoint show how the fleet stands, and whether the broker is reached.
+// Watch makes the endpoint report the state of the fleet, and whether the broker is
+// connected.
 func (e *Endpoint) Watch(ctx context.Context, b *broker.Broker, store *budget.Store, log *slog.Logger) error {
 	fleet, err := metrics.NewFleet(ctx, b, store, log)
 	if err != nil {
@@ -57,7 +59,7 @@ func (e *Endpoint) Watch(ctx context.Context, b *broker.Broker, store *budget.St
 	return nil
 }
 
-// consumer returns what takes chunks and works them off.
+// consumer makes the consumer, its worker, and all that the worker needs.
 func (s *Service) consumer(ctx context.Context, b *broker.Broker, c Config, r Registries, engine mirror.Engine, log *slog.Logger) (*consume.Consumer, error) {
 	notes, err := consume.OpenNotes(ctx, b, log)
 	if err != nil {
@@ -86,7 +88,7 @@ func (s *Service) consumer(ctx context.Context, b *broker.Broker, c Config, r Re
 	return consume.New(ctx, b, worker, failures, s.metrics, log)
 }
 
-// Run takes chunks until ctx ends, and then finishes as it should.
+// Run takes chunks until ctx ends; see consume.Consumer.Run.
 func (s *Service) Run(ctx context.Context) error {
 	defer s.budget.Close()
 	return s.Consumer.Run(ctx)

@@ -22,21 +22,21 @@ type Error struct {
 	// Reason is skopeo's own last message: one line of at most 1 KiB, without
 	// secrets.
 	Reason string
-	// ExitCode is skopeo's; -1 where a signal ended it or it never started.
+	// ExitCode is skopeo's, or -1 if a signal ended it or it never started.
 	ExitCode int
-	// Side is where the failure came from, and Registry the host of that side, as it
-	// is in the repository: empty where it came from neither.
+	// Side is the side that failed, and Registry its host as in the repository. Registry is
+	// empty for Neither.
 	Side     Side
 	Registry string
-	// RetryAfter is what a registry that answered 429 asks to wait, as far as
-	// skopeo told: at most a minute; 0 where unknown.
+	// RetryAfter is how long a registry that answered 429 asks to wait, as far as skopeo
+	// logs it: at most a minute; 0 if unknown.
 	RetryAfter time.Duration
-	// Err is what ended the process: ErrLimited, ErrNotInstalled, a context's
-	// error, an exit or a signal.
+	// Err is the reason for the end of the process: ErrLimited, ErrNotInstalled,
+	// child.ErrStalled, budget.ErrLate, a context's error, an exit code or a signal.
 	Err error
 }
 
-// Side is one of the registries of a copy.
+// Side is a side of a copy.
 type Side int
 
 // The sides.
@@ -49,13 +49,13 @@ const (
 func (e *Error) Error() string { return e.Reason }
 func (e *Error) Unwrap() error { return e.Err }
 
-// logLine is a line of logrus' text format, as skopeo writes it where stderr is
-// no terminal: time="…" level=fatal msg="…". A message of one word has no quotes.
+// logLine matches logrus' text format, which skopeo writes if stderr is not a terminal:
+// time="…" level=fatal msg="…". A message of one word has no quotes.
 var logLine = regexp.MustCompile(`^time="[^"]*" level=(\w+) msg=("(?:[^"\\]|\\.)*"|\S*)`)
 
-// reason finds the message that says why skopeo failed, the last fatal one.
-// Warnings come before it and are about something else. Where there is none,
-// such as for a wrong flag or a crash, it is the last line.
+// reason returns the message that says why skopeo failed: the last fatal one. Warnings before
+// it are about something else. If there is none, as after a wrong flag or a crash, reason
+// returns the last line.
 func reason(stderr []byte, err error) string {
 	if exit := (*exec.ExitError)(nil); errors.As(err, &exit) && exit.ExitCode() == noExitCode {
 		return fmt.Sprintf("skopeo was ended by a %s", exit) // "signal: killed"
@@ -83,8 +83,7 @@ func reason(stderr []byte, err error) string {
 	return fmt.Sprintf("skopeo failed and did not say why (%s)", err)
 }
 
-// parse returns a log line's level and message; the level is empty where it is
-// no log line.
+// parse returns the level and message of a log line. The level of any other line is empty.
 func parse(line string) (level, message string) {
 	found := logLine.FindStringSubmatch(line)
 	if found == nil {
@@ -96,16 +95,16 @@ func parse(line string) (level, message string) {
 	return found[1], found[2]
 }
 
-// atDestination are the beginnings of messages about the destination; all
-// others are about the source.
+// atDestination matches the beginnings of messages about the destination. All others are about
+// the source.
 var atDestination = regexp.MustCompile(`(?i)^(?:writing |uploading |initializing destination|` +
 	`trying to reuse blob|checking whether a blob|Invalid destination name)`)
 
-// blame says which of the registries the failure came from.
+// blame sets the side that has failed.
 func (e *Error) blame(source, destination string) {
 	limited := (*limit)(nil)
 	switch {
-	case errors.Is(e.Err, child.ErrStalled): // it is said already
+	case errors.Is(e.Err, child.ErrStalled): // stalledAt has set it
 	case errors.As(e.Err, &limited):
 		e.Side, e.Registry = Source, source
 		if limited.host == destination {
@@ -114,7 +113,7 @@ func (e *Error) blame(source, destination string) {
 	case e.ExitCode <= 0:
 		e.Side, e.Registry = Neither, ""
 	case atDestination.MatchString(e.Reason) && !strings.Contains(e.Reason, "happened during read"):
-		e.Side, e.Registry = Destination, destination // reading is from the source, even while writing
+		e.Side, e.Registry = Destination, destination // the source fails to send what is written
 	default:
 		e.Side, e.Registry = Source, source
 	}

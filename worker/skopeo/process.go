@@ -12,7 +12,7 @@ import (
 	"github.com/osism/skopeo-worker/worker/meter"
 )
 
-// errTimeout is the cause of a copy's end when Timeout has passed.
+// errTimeout is the cause of the end of a copy that took longer than Timeout.
 var errTimeout = fmt.Errorf("took too long: %w", context.DeadlineExceeded)
 
 // run runs skopeo to its end, or to its first 429.
@@ -59,7 +59,21 @@ func (r *Runner) run(ctx context.Context, source, destination string, arguments 
 	}
 }
 
-// interrupted is the error of a copy that ctx has ended.
+// errSilentSource is the cause of the end of a copy whose source has sent no byte of a blob for
+// Stall, however often skopeo has asked again.
+var errSilentSource = errors.New("the source sends nothing")
+
+// stalledAt returns the error of a copy that moved no byte for Stall, and that waits for the
+// host of this side. The side may be Neither.
+func (r *Runner) stalledAt(side Side, host string) *Error {
+	reason := fmt.Sprintf("stalled: no byte moved for %s", r.Stall)
+	if side != Neither {
+		reason += ", waiting for " + host
+	}
+	return &Error{Reason: reason, ExitCode: noExitCode, Side: side, Registry: host, Err: child.ErrStalled}
+}
+
+// interrupted returns the error of a copy that ctx has ended.
 func interrupted(ctx context.Context) *Error {
 	if errors.Is(context.Cause(ctx), budget.ErrLate) {
 		return &Error{Reason: budget.ErrLate.Error(), ExitCode: noExitCode, Err: budget.ErrLate}

@@ -1,5 +1,4 @@
-// Package skopeo runs the program of that name, which moves the bytes of
-// images from one registry to another.
+// Package skopeo runs skopeo, which copies images from one registry to another.
 package skopeo
 
 import (
@@ -8,46 +7,48 @@ import (
 	"fmt"
 	"io/fs"
 	"os/exec"
+	"regexp"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/osism/skopeo-worker/shared/reference"
+	"github.com/osism/skopeo-worker/worker/policy"
 )
 
-// ErrNotInstalled says that there is no skopeo where it was looked for.
+// ErrNotInstalled is returned if the program of Runner.Path does not exist.
 var ErrNotInstalled = errors.New("skopeo is not installed")
 
 const (
-	// defaultPath is looked for in PATH.
+	// defaultPath is searched for in PATH.
 	defaultPath = "skopeo"
 
 	versionPrefix = "skopeo version "
 )
 
-// Runner runs skopeo. It is safe for concurrent use; each call is a process.
+// Runner runs skopeo. It is safe for concurrent use; each call starts a process.
 //
-// Processes inherit this one's environment, which package environment confines, and with
-// it proxies, CAs and where credentials are: nothing secret is on a command line.
+// The processes inherit this one's environment, which package environment confines. It names
+// proxies, CAs and files of credentials, so that no secret is on a command line.
 type Runner struct {
-	// Path is the program, looked for in PATH where it has no slash; empty is "skopeo".
+	// Path is the program, searched for in PATH if it has no slash; empty is "skopeo".
 	Path string
-	// Insecure are the registries, host[:port], to talk to without TLS
-	// verification, or in plain HTTP.
+	// Insecure are the registries, host[:port], whose certificates are not verified and
+	// that may speak plain HTTP.
 	Insecure []string
-	// Stall ends a copy that moves no byte for so long; 0 is none. child.SeesBytes says
-	// whether that can be seen.
+	// Stall ends a copy that moves no byte for so long; 0 is no limit. child.SeesBytes
+	// reports whether stalls can be noticed.
 	Stall time.Duration
-	// Timeout ends a copy that takes longer, whatever it moves; 0 is none.
+	// Timeout ends a copy that takes longer; 0 is no limit.
 	Timeout time.Duration
-	// Grace is the time between SIGTERM and SIGKILL; 0 is that of package child.
+	// Grace is the time between SIGTERM and SIGKILL; 0 is the default of package child.
 	Grace time.Duration
 
-	root   string // of the system's files, for tests
-	policy asked
+	root   string // of the policy files, for tests
+	policy ownPolicy
 }
 
-// Version returns the version of the installed skopeo, such as "1.9.3".
-// ErrNotInstalled says that there is none.
+// Version returns the version of the installed skopeo, such as "1.9.3", or ErrNotInstalled.
 func (r *Runner) Version(ctx context.Context) (string, error) {
 	out, err := exec.CommandContext(ctx, r.path(), "--version").Output()
 	if err != nil {
@@ -61,19 +62,18 @@ func (r *Runner) Version(ctx context.Context) (string, error) {
 	return version, nil
 }
 
-// CopyManifest copies the manifest with this digest, and what it refers to, from one
-// repository to another ("quay.io/osism/osism"), under the same digest and
-// without a tag. It tries once, and gives up at the first 429. The error is an
-// *Error. If ctx ended the copy, it wraps ctx's error, or budget.ErrLate; if Stall did,
-// child.ErrStalled; if Timeout did, context.DeadlineExceeded. When skopeo requests the
-// manifest, CopyManifest calls budget.Sent.
+// CopyManifest copies the manifest with this digest, and all that it refers to, from one
+// repository to another, under the same digest and without a tag. It tries once, and ends at
+// the first 429, because skopeo would wait in the process. The error is an *Error. If ctx
+// ended the copy, it wraps ctx's error, or budget.ErrLate; if Stall did, child.ErrStalled; if
+// Timeout did, context.DeadlineExceeded. When skopeo requests the manifest, CopyManifest calls
+// budget.Sent.
 func (r *Runner) CopyManifest(ctx context.Context, source reference.Repository, digest reference.Digest, destination reference.Repository) error {
-	policy, err := r.policyArguments(ctx)
+	arguments, err := r.policyArguments(ctx)
 	if err != nil {
 		return failedToStart(ctx, err)
 	}
-	arguments := append([]string{"--debug"}, policy...) // debug for limitLine
-	arguments = append(arguments, "copy", "--preserve-digests")
+	arguments = append(append([]string{"--debug"}, arguments...), "copy", "--preserve-digests") // debug for limitLine
 	if r.insecure(source) {
 		arguments = append(arguments, "--src-tls-verify=false")
 	}
@@ -104,10 +104,58 @@ func (r *Runner) insecure(repository reference.Repository) bool {
 	return false
 }
 
-// explain tells a skopeo that could not be started from one that failed.
+// explain returns ErrNotInstalled, with the settings that help, if skopeo could not be
+// started because it does not exist.
 func (r *Runner) explain(err error) error {
 	if errors.Is(err, exec.ErrNotFound) || errors.Is(err, fs.ErrNotExist) || errors.Is(err, fs.ErrPermission) {
 		return fmt.Errorf("%w: program %q not found; install skopeo, set SKOPEO_PATH, or copy without it: COPY_ENGINE=builtin", ErrNotInstalled, r.path())
 	}
 	return fmt.Errorf("running %s: %w", r.path(), err)
+}
+
+// noPolicy matches skopeo's message if it finds no policy, up to version 1.23 and since.
+var noPolicy = regexp.MustCompile(`loading trust policy: (?:open .*: no such file or directory|.*no policy\.json file found)`)
+
+// policyArguments makes every version of skopeo use the same policy: the first that any
+// version finds, in the order of the newest. If there is none, everything is accepted,
+// because skopeo does not work without a policy.
+func (r *Runner) policyArguments(ctx context.Context) ([]string, error) {
+	if path := policy.Find(r.root); path != "" {
+		return []string{"--policy", path}, nil
+	}
+	none, err := r.findsNoPolicy(ctx)
+	if err != nil || !none {
+		return nil, err
+	}
+	return []string{"--insecure-policy"}, nil
+}
+
+// ownPolicy is whether skopeo finds no policy in places of its own.
+type ownPolicy struct {
+	mu          sync.Mutex
+	known, none bool
+}
+
+// findsNoPolicy runs skopeo, which may have been built to look elsewhere, and reports whether
+// it finds no policy. It does so once, because that takes as long as a small copy.
+func (r *Runner) findsNoPolicy(ctx context.Context) (bool, error) {
+	r.policy.mu.Lock()
+	defer r.policy.mu.Unlock()
+	if r.policy.known {
+		return r.policy.none, nil
+	}
+	// skopeo reads the policy before it fails to open this image.
+	const nowhere = "dir:/dev/null/nowhere"
+	command := exec.CommandContext(ctx, r.path(), "copy", nowhere, nowhere)
+	command.WaitDelay = time.Second // processes that a wrapper leaves may hold the pipe open
+	said, err := command.CombinedOutput()
+	var failed *exec.ExitError
+	switch {
+	case ctx.Err() != nil:
+		return false, ctx.Err()
+	case err != nil && !errors.As(err, &failed):
+		return false, r.explain(err)
+	}
+	r.policy.known, r.policy.none = true, noPolicy.Match(said)
+	return r.policy.none, nil
 }

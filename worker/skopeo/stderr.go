@@ -7,52 +7,53 @@ import (
 	"net/url"
 	"regexp"
 	"strconv"
+	"strings"
 	"time"
+
+	"github.com/osism/skopeo-worker/shared/reference"
 )
 
 const (
-	// maxStderr is how much of skopeo's last words is kept, in bytes: the
-	// reason is in its last line.
+	// maxStderr is how many of skopeo's last bytes are kept: the reason is in the last line.
 	maxStderr = 64 << 10
 
-	// maxLine is where a line is cut that is looked at for a limit.
+	// maxLine is the length at which a line is cut before it is searched.
 	maxLine = 8 << 10
 
-	// ownBackoff is what skopeo waits first where the registry does not say
-	// how long (backoffInitialDelay of containers/image).
+	// ownBackoff is skopeo's first wait if the registry does not say how long to wait
+	// (backoffInitialDelay of containers/image).
 	ownBackoff = 2 * time.Second
 )
 
-// ErrLimited says that a registry answered 429.
+// ErrLimited means that a registry answered 429.
 var ErrLimited = errors.New("too many requests")
 
-// limitLine is what skopeo says, at debug level, of a 429. It would then sleep
-// in place, from 2 s to 4 minutes, and ask up to four times more. The text is
-// the same in all versions from 1.9.3 on.
+// limitLine matches skopeo's debug message after a 429, which is the same in all versions
+// since 1.9.3. skopeo would then sleep, from 2 s to 4 minutes, and retry up to four times.
 var limitLine = regexp.MustCompile(`Too many requests to (\S+): sleeping for ([0-9.]+) seconds`)
 
-// limit is a 429 that skopeo met.
+// limit is a 429 that skopeo got.
 type limit struct {
 	host       string
-	retryAfter time.Duration // 0 where the registry did not say
+	retryAfter time.Duration // 0 if the registry did not say
 }
 
 func (l *limit) Error() string { return fmt.Sprintf("%v to %s", ErrLimited, l.host) }
 func (l *limit) Unwrap() error { return ErrLimited }
 
-// pulledLine is what skopeo says, at debug level, just before it asks for the manifest,
-// on a connection that it has and with a token that it has. Ended after that, the copy
-// would have cost a pull in vain. Whatever it asks of blobs comes later.
+// pulledLine matches skopeo's debug message just before it requests the manifest, when it has
+// a connection and credentials. If the copy ended after that, its pull would be wasted.
+// Requests for blobs come later.
 var pulledLine = regexp.MustCompile(`GET https?://\S+/manifests/|(?:GET|HEAD) https?://\S+/blobs/`)
 
-// brokenLine is what newer versions of skopeo say, at debug level, of a source that has
-// closed the connection in the middle of a blob, with the milliseconds since its first
-// byte was asked for and since any came. Where none has come for a minute they always
-// connect again, for ever: each time, some bytes of headers are moved.
+// brokenLine matches the debug message of newer versions of skopeo after a source has closed
+// the connection in the middle of a blob. It has the milliseconds since the request for the
+// first byte and since the last byte. If none has come for a minute, these versions connect
+// again for ever, and each time some bytes of headers move.
 var brokenLine = regexp.MustCompile(`decision inputs: total \d+ @([0-9.]+) ms, last retry .*, last progress @ ?([0-9.]+|NaN) ms`)
 
-// stderr keeps the last of what is written to it, and reports limits, the pull, and how
-// long a source has been silent that has closed the connection.
+// stderr keeps the last bytes that are written to it. It reports limits, the pull, and how
+// long a source that has closed the connection has been silent.
 type stderr struct {
 	limited  func(*limit)
 	pulled   func()
@@ -77,7 +78,7 @@ func (s *stderr) Write(p []byte) (int, error) {
 	return len(p), nil
 }
 
-// look finds what is of interest in a line.
+// look searches a line for messages that matter.
 func (s *stderr) look() {
 	if found := findLimit(s.line); found != nil {
 		s.limited(found)
@@ -91,7 +92,7 @@ func (s *stderr) look() {
 	s.requests.note(s.line)
 }
 
-// milliseconds is the first of the texts that is a number.
+// milliseconds returns the first of the texts that is a number.
 func milliseconds(texts ...[]byte) time.Duration {
 	for _, text := range texts {
 		if n, err := strconv.ParseFloat(string(text), 64); err == nil && n == n {
@@ -116,4 +117,51 @@ func findLimit(line []byte) *limit {
 		wait = 0
 	}
 	return &limit{host: asked.Host, retryAfter: wait}
+}
+
+// requestLine matches skopeo's debug message before each request.
+var requestLine = regexp.MustCompile(`msg="(GET|HEAD|POST|PATCH|PUT) https?://([^/\s"]+)([^\s"]*)`)
+
+// requests are the requests that skopeo has logged. It logs no answers. A blob that the
+// destination lacks takes a GET, a POST, a PATCH and a PUT, in this order.
+type requests struct {
+	host      string // of the last request
+	manifest  bool   // the last request puts the manifest, after all blobs
+	fetching  int    // blobs that the source is asked for and whose upload has not begun
+	uploading int    // blobs that are uploaded
+}
+
+func (r *requests) note(line []byte) {
+	found := requestLine.FindSubmatch(line)
+	if found == nil {
+		return
+	}
+	method, path := string(found[1]), string(found[3])
+	manifest := strings.Contains(path, "/manifests/")
+	r.host, r.manifest = reference.CanonicalHost(string(found[2])), method == "PUT" && manifest
+	switch {
+	case method == "GET" && strings.Contains(path, "/blobs/"):
+		r.fetching++
+	case method == "POST" && !strings.Contains(path, "mount="):
+		r.fetching--
+	case method == "PATCH":
+		r.uploading++
+	case method == "PUT" && !manifest:
+		r.uploading--
+	}
+}
+
+// waitFor returns the side that a copy waits for if no byte moves, with its host. If only one
+// side is silent, an answer of the other leads to a next request, except at the end of a blob.
+// waitFor returns Neither if it cannot know: while a blob is uploaded, a source that does not
+// send the rest of it looks like a destination that does not answer.
+func (r *requests) waitFor(unsent bool, source, destination string) (Side, string) {
+	switch {
+	case r.host == source:
+		return Source, source
+	case r.host != destination: // a token server, or a mirror of registries.conf
+	case r.manifest, r.uploading == 0 && r.fetching == 0, r.uploading > 0 && unsent:
+		return Destination, destination
+	}
+	return Neither, ""
 }
