@@ -88,10 +88,11 @@ func (p *planned) check(ctx context.Context, s *settings, warnings io.Writer) (c
 	for _, c := range p.chunks {
 		all = append(all, c.Repositories()...)
 	}
+	var progress func(done, total int)
 	if line != nil {
-		checker.Progress = func(done, total int) { line.Draw(fmt.Sprintf("%d of %d repositories checked", done, total)) }
+		progress = func(done, total int) { line.Draw(fmt.Sprintf("%d of %d repositories checked", done, total)) }
 	}
-	report, err := checker.Check(ctx, all)
+	report, err := checker.Check(ctx, all, progress)
 	if n := len(p.chunks); n > 0 {
 		report.Totals.NotBefore(p.chunks[n-1].Due.Sub(p.started))
 	}

@@ -51,9 +51,10 @@ func NewChecker(ctx context.Context, b *broker.Broker, r Registries, limits map[
 	}}, nil
 }
 
-// Check returns what a run of the list would do.
-func (c *Checker) Check(ctx context.Context, list []message.Repository) (check.Report, error) {
+// Check returns what a run of the list would do. progress is check.Checker's, and optional.
+func (c *Checker) Check(ctx context.Context, list []message.Repository, progress func(done, total int)) (check.Report, error) {
 	noteDestinations(c.throttle, list)
+	c.checker.Progress = progress
 	return c.checker.Check(ctx, list)
 }
 
