@@ -33,12 +33,12 @@ func (s Selection) Compile() (*Matcher, error) {
 	if s.Semver != "" {
 		var err error
 		if m.semver, err = semver.NewConstraint(s.Semver); err != nil {
-			problems = append(problems, Problem{"semver", Whole, fmt.Sprintf(`%q is not a version constraint such as ">=1.2 <3"`, s.Semver)})
+			problems = append(problems, Problem{"semver", whole, fmt.Sprintf(`%q is not a version constraint such as ">=1.2 <3"`, s.Semver)})
 		}
 	}
 	problems = append(problems, s.checkList()...)
 	if s.Limit < 0 {
-		problems = append(problems, Problem{"limit", Whole, fmt.Sprintf("%d is negative, expected 0 or more", s.Limit)})
+		problems = append(problems, Problem{"limit", whole, fmt.Sprintf("%d is negative, expected 0 or more", s.Limit)})
 	}
 	if _, err := ParsePlatforms(s.Platforms); err != nil {
 		var bad *Error
@@ -46,7 +46,7 @@ func (s Selection) Compile() (*Matcher, error) {
 		problems = append(problems, bad.Problems...)
 	}
 	if size := len(s.encode()); size > MaxBytes {
-		problems = append(problems, Problem{"selection", Whole, fmt.Sprintf("it has %d bytes, but at most %d are possible; an expression can replace many tags", size, MaxBytes)})
+		problems = append(problems, Problem{"selection", whole, fmt.Sprintf("it has %d bytes, but at most %d are possible; an expression can replace many tags", size, MaxBytes)})
 	}
 	if len(problems) > 0 {
 		return nil, &Error{Problems: problems}
@@ -70,7 +70,7 @@ func (s Selection) checkList() []Problem {
 	others := s
 	others.List = nil
 	if len(s.List) > 0 && others.restricted() {
-		problems = append(problems, Problem{"list", Whole, "cannot be combined with include, exclude, semver or limit"})
+		problems = append(problems, Problem{"list", whole, "cannot be combined with include, exclude, semver or limit"})
 	}
 	return problems
 }

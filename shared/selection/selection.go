@@ -98,21 +98,21 @@ func set(items []string) []string {
 // ErrInvalid is returned for an invalid selection.
 var ErrInvalid = errors.New("invalid selection")
 
-// Whole is the index of a problem that does not concern one item.
-const Whole = -1
+// whole is the Index of a problem that does not concern one item.
+const whole = -1
 
 // Problem is a mistake in a selection.
 type Problem struct {
 	// Key is the JSON name of the field, such as "include".
 	Key string
-	// Index is the item's index from 0, or Whole.
+	// Index is the item's index from 0, or -1 if the problem does not concern one item.
 	Index int
 	// Text says what is wrong. It does not contain the key.
 	Text string
 }
 
 func (p Problem) String() string {
-	if p.Index == Whole {
+	if p.Index == whole {
 		return p.Key + ": " + p.Text
 	}
 	return fmt.Sprintf("%s[%d]: %s", p.Key, p.Index, p.Text)

@@ -117,7 +117,7 @@ func (f authFile) read() (content, error) {
 
 // describe returns what is wrong with a file without quoting it.
 func describe(err error) string {
-	if syntax := (*json.SyntaxError)(nil); errors.As(err, &syntax) {
+	if syntax, ok := errors.AsType[*json.SyntaxError](err); ok {
 		return fmt.Sprintf("not valid JSON at byte %d", syntax.Offset)
 	}
 	return "not in the format of containers-auth.json(5)"

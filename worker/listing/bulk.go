@@ -143,7 +143,7 @@ func (a *bulkAPI) ends(ctx context.Context, err error, later bool) bool {
 
 // statusOf returns the HTTP status of a failure, 0 if there was no answer.
 func statusOf(err error) int {
-	if failed := (*registry.Error)(nil); errors.As(err, &failed) {
+	if failed, ok := errors.AsType[*registry.Error](err); ok {
 		return failed.Status
 	}
 	return 0

@@ -26,12 +26,12 @@ var (
 // Annotations of a rewritten index. They record what it was made of and how, so that one
 // GET at the destination is enough to find out whether it is up to date.
 const (
-	AnnotationSource       = "io.osism.skopeo-worker.source"       // digest of the source's index
-	AnnotationPlatforms    = "io.osism.skopeo-worker.platforms"    // normalised, separated by commas; "all" for all
-	AnnotationAttestations = "io.osism.skopeo-worker.attestations" // "true" or "false"
+	annotationSource       = "io.osism.skopeo-worker.source"       // digest of the source's index
+	annotationPlatforms    = "io.osism.skopeo-worker.platforms"    // normalised, separated by commas; "all" for all
+	annotationAttestations = "io.osism.skopeo-worker.attestations" // "true" or "false"
 )
 
-// every is AnnotationPlatforms if only attestations were left out.
+// every is annotationPlatforms if only attestations were left out.
 const every = "all"
 
 // Wanted is the part of an index that is mirrored.
@@ -62,16 +62,16 @@ func (w Wanted) Current(atDestination registry.Manifest, sourceDigest reference.
 		return false
 	}
 	maps.DeleteFunc(index.Annotations, func(key, _ string) bool {
-		return key != AnnotationSource && key != AnnotationPlatforms && key != AnnotationAttestations
+		return key != annotationSource && key != annotationPlatforms && key != annotationAttestations
 	})
 	return maps.Equal(index.Annotations, w.annotations(sourceDigest))
 }
 
 func (w Wanted) annotations(sourceDigest reference.Digest) map[string]string {
 	return map[string]string{
-		AnnotationSource:       sourceDigest.String(),
-		AnnotationPlatforms:    w.platforms(),
-		AnnotationAttestations: strconv.FormatBool(!w.WithoutAttestations),
+		annotationSource:       sourceDigest.String(),
+		annotationPlatforms:    w.platforms(),
+		annotationAttestations: strconv.FormatBool(!w.WithoutAttestations),
 	}
 }
 

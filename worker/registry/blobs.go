@@ -2,7 +2,6 @@ package registry
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"io"
 	"net/http"
@@ -54,8 +53,8 @@ func (c *Client) Open(ctx context.Context, repository reference.Repository, blob
 		large: true, within: c.copyTimeout, opens: true, from: from,
 	}
 	got, err := c.send(ctx, get)
-	switch failed := (*Error)(nil); {
-	case from > 0 && errors.As(err, &failed) && failed.Status == http.StatusRequestedRangeNotSatisfiable:
+	switch {
+	case from > 0 && statusOf(err) == http.StatusRequestedRangeNotSatisfiable:
 		return c.Open(ctx, repository, blob, 0)
 	case err != nil:
 		return nil, err

@@ -92,6 +92,17 @@ type failure struct {
 func (f *failure) Error() string { return f.cause.Error() }
 func (f *failure) Unwrap() error { return f.cause }
 
+// statusOf returns the HTTP status of a failure or an *Error, 0 if there was no answer.
+func statusOf(err error) int {
+	if failed, ok := errors.AsType[*failure](err); ok {
+		return failed.status
+	}
+	if failed, ok := errors.AsType[*Error](err); ok {
+		return failed.Status
+	}
+	return 0
+}
+
 // send sends a call when the guard permits it. Its error wraps an *Error; any status but 2xx
 // is an error.
 func (c *Client) send(ctx context.Context, call call) (answer, error) {
@@ -126,17 +137,16 @@ func (call call) guarded() Request {
 
 // wrap returns an error that wraps an *Error.
 func (call call) wrap(err error) error {
-	if named := (*Error)(nil); err != nil && !errors.As(err, &named) {
-		return call.fail(err)
+	if err == nil || errors.As(err, new(*Error)) {
+		return err
 	}
-	return err
+	return call.fail(err)
 }
 
 // IsDeclined reports whether the error of Begin means that the registry does not mount the
 // blob from another repository. The blob can be uploaded instead.
 func IsDeclined(err error) bool {
-	failed := (*Error)(nil)
-	return errors.As(err, &failed) && failed.Status/100 == 4 && !errors.Is(err, ErrLimited)
+	return statusOf(err)/100 == 4 && !errors.Is(err, ErrLimited)
 }
 
 func (c *Client) sendNow(ctx context.Context, call call) (answer, error) {
@@ -159,20 +169,16 @@ func (c *Client) sendNow(ctx context.Context, call call) (answer, error) {
 // outweighsHead reports whether the failure of a GET is returned instead of the failure of the
 // HEAD before it.
 func outweighsHead(err error) bool {
-	spent := (*budget.SpentError)(nil)
-	if failed := (*failure)(nil); errors.As(err, &failed) && failed.status == http.StatusNotFound {
-		return true
-	}
-	return errors.Is(err, ErrLimited) || errors.As(err, &spent)
+	return statusOf(err) == http.StatusNotFound || errors.Is(err, ErrLimited) || errors.As(err, new(*budget.SpentError))
 }
 
 // fail returns the *Error of a failure.
 func (call call) fail(err error) *Error {
 	named := &Error{Op: call.op, Repository: call.repository, Reference: call.reference, Err: err}
-	if failed := (*failure)(nil); errors.As(err, &failed) {
+	if failed, ok := errors.AsType[*failure](err); ok {
 		named.Status, named.RetryAfter, named.Err = failed.status, failed.retryAfter, failed.cause
 	}
-	if page := (*pageError)(nil); errors.As(err, &page) {
+	if page, ok := errors.AsType[*pageError](err); ok {
 		named.Status = page.status
 	}
 	if errors.Is(err, ErrEnded) {
@@ -224,13 +230,9 @@ var ErrEnded = errors.New("the session has ended")
 // refusedWith returns the status of a refusal for which the session may be the reason, and
 // otherwise 0.
 func refusedWith(err error) int {
-	refused := (*failure)(nil)
-	if !errors.As(err, &refused) {
-		return 0
-	}
-	switch refused.status {
+	switch status := statusOf(err); status {
 	case http.StatusBadRequest, http.StatusUnauthorized, http.StatusForbidden:
-		return refused.status
+		return status
 	}
 	return 0
 }

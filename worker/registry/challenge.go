@@ -55,14 +55,16 @@ func (c *challenges) of(ctx context.Context, registry name.Registry) (challenge,
 	}
 	ping := &pinging{network: c.network, failed: make(map[string]error)}
 	found, err := transport.Ping(ctx, registry, ping)
+	ping.mu.Lock() // another scheme may still be tried
+	defer ping.mu.Unlock()
 	if err != nil {
 		err = ping.failure(err)
-		if refused := (*transport.Error)(nil); errors.As(err, &refused) {
+		if refused, ok := errors.AsType[*transport.Error](err); ok {
 			return challenge{}, pingRefusal(registry.RegistryStr(), refused)
 		}
 		return challenge{}, err
 	}
-	asked := challenge{Challenge: *found, until: c.now().Add(challengeFor), doubt: ping.doubtful(), mute: ping.isMute()}
+	asked := challenge{Challenge: *found, until: c.now().Add(challengeFor), doubt: ping.doubt, mute: ping.mute}
 	if asked.doubt == nil {
 		c.mu.Lock()
 		c.kept[registry.Name()] = asked
@@ -92,11 +94,9 @@ type pinging struct {
 // failure returns why a ping failed. If both schemes were tried, it is the failure over HTTPS,
 // unless the server answered that in plain HTTP, which we may speak.
 func (p *pinging) failure(err error) error {
-	if refused := (*transport.Error)(nil); errors.As(err, &refused) {
+	if refused, ok := errors.AsType[*transport.Error](err); ok {
 		return refused
 	}
-	p.mu.Lock()
-	defer p.mu.Unlock()
 	https, http := p.failed["https"], p.failed["http"]
 	switch {
 	case speaksHTTP(https) && p.redirected:
@@ -112,18 +112,6 @@ func (p *pinging) failure(err error) error {
 func speaksHTTP(err error) bool {
 	var record tls.RecordHeaderError
 	return errors.Is(err, http.ErrSchemeMismatch) || errors.As(err, &record) && string(record.RecordHeader[:]) == "HTTP/"
-}
-
-func (p *pinging) doubtful() *pageError {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	return p.doubt
-}
-
-func (p *pinging) isMute() bool {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	return p.mute
 }
 
 func (p *pinging) RoundTrip(request *http.Request) (*http.Response, error) {
@@ -201,7 +189,7 @@ func (c *Client) Alive(ctx context.Context, repository reference.Repository, sur
 func (s *sessions) alive(ctx context.Context, at location, reach call, sure bool) error {
 	fresh := &challenges{network: s.network, now: s.now, kept: make(map[string]challenge)}
 	found, err := fresh.of(ctx, at.registry)
-	if failed := (*failure)(nil); errors.As(err, &failed) {
+	if errors.As(err, new(*failure)) {
 		return err
 	}
 	if err != nil {

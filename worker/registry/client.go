@@ -188,11 +188,11 @@ const (
 // Writing returns a client for destinations, which shares the connections. It requests the
 // scope to push even for reads: some registries, such as Quay, create a repository for clients
 // that may push, and hide from others that it is missing. If a read is refused nevertheless,
-// the error is ErrHidden.
+// the error is errHidden.
 func (c *Client) Writing() *Client { return c.as(destination) }
 
 // Comparing returns a client that only reads from destinations. It shares the connections. If
-// a read is refused, the error is ErrHidden.
+// a read is refused, the error is errHidden.
 func (c *Client) Comparing() *Client { return c.as(candidate) }
 
 func (c *Client) as(role role) *Client {
@@ -202,11 +202,11 @@ func (c *Client) as(role role) *Client {
 }
 
 // Absent reports whether the error of a read means that the manifest or blob does not exist.
-// At a destination this includes ErrHidden: whether it may be created shows when it is pushed.
-func Absent(err error) bool { return errors.Is(err, ErrNotFound) || errors.Is(err, ErrHidden) }
+// At a destination this includes errHidden: whether it may be created shows when it is pushed.
+func Absent(err error) bool { return errors.Is(err, ErrNotFound) || errors.Is(err, errHidden) }
 
-// hiddenError is a refused read at a destination. It wraps ErrHidden and the refusal.
+// hiddenError is a refused read at a destination. It wraps errHidden and the refusal.
 type hiddenError struct{ refusal error }
 
 func (e *hiddenError) Error() string   { return e.refusal.Error() }
-func (e *hiddenError) Unwrap() []error { return []error{ErrHidden, e.refusal} }
+func (e *hiddenError) Unwrap() []error { return []error{errHidden, e.refusal} }

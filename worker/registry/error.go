@@ -44,7 +44,7 @@ var (
 	ErrCredentials    = errors.New("credentials")             // could not be read
 	ErrName           = errors.New("not a repository")        // the name is invalid
 	ErrBlobUnknown    = fmt.Errorf("%w", ErrRejected)         // a manifest refers to a blob or manifest that is missing
-	ErrHidden         = errors.New("not visible")             // 401 or 403 of a destination; see Writing
+	errHidden         = errors.New("not visible")             // 401 or 403 of a destination; see Writing
 	ErrNoReferrersAPI = errors.New("no referrers API")        // only Referrers returns it
 )
 
@@ -86,7 +86,7 @@ func (e *Error) Unwrap() error { return e.Err }
 
 // about wraps an error in an *Error, unless it wraps one already.
 func about(err error, op string, repository reference.Repository, name reference.TagOrDigest) error {
-	if named := (*Error)(nil); err == nil || errors.As(err, &named) {
+	if err == nil || errors.As(err, new(*Error)) {
 		return err
 	}
 	return &Error{Op: op, Repository: repository, Reference: name, Err: err}
@@ -239,7 +239,7 @@ func trouble(ctx context.Context, host string, err error) error {
 	if cause := context.Cause(ctx); errors.Is(cause, errSlow) {
 		return fmt.Errorf("%w: %w", ErrUnavailable, cause)
 	}
-	if wrapped := (*url.Error)(nil); errors.As(err, &wrapped) {
+	if wrapped, ok := errors.AsType[*url.Error](err); ok {
 		err = wrapped.Err // the caller describes the request
 	}
 	var untrusted *tls.CertificateVerificationError

@@ -86,7 +86,7 @@ func (c *Client) findByGet(ctx context.Context, repository reference.Repository,
 	if host, _ := c.host(repository); err == nil {
 		c.denials.note(host)
 	}
-	if failed := (*Error)(nil); !d.Pulled && errors.As(err, &failed) {
+	if failed, ok := errors.AsType[*Error](err); ok && !d.Pulled {
 		failed.Err = fmt.Errorf("HEAD says not found, and GET has no answer: %w", failed.Err)
 	}
 	return d, err
@@ -94,10 +94,8 @@ func (c *Client) findByGet(ctx context.Context, repository reference.Repository,
 
 // head sends a HEAD request, and a GET if that has no usable answer.
 func (c *Client) head(ctx context.Context, repository reference.Repository, name reference.TagOrDigest) (Descriptor, error) {
-	got, err := c.send(ctx, call{
-		op: OpHead, repository: repository, reference: name, method: http.MethodHead,
-		scope: transport.PullScope, path: manifests, accept: accept, limit: maxErrorSize, instead: aManifest,
-	})
+	look := manifestCall(OpHead, http.MethodHead, repository, name, maxErrorSize)
+	got, err := c.send(ctx, look)
 	if servesNoHead(err) {
 		return c.headByGet(ctx, repository, name)
 	}
@@ -107,7 +105,7 @@ func (c *Client) head(ctx context.Context, repository reference.Repository, name
 	if len(got.body) > 0 {
 		m, err := read(got, name)
 		if err != nil {
-			return Descriptor{Pulled: true}, &Error{Op: OpHead, Repository: repository, Reference: name, Status: got.status, Err: err}
+			return Descriptor{Pulled: true}, look.fail(&failure{status: got.status, cause: err})
 		}
 		return pulled(m), nil
 	}
@@ -116,8 +114,7 @@ func (c *Client) head(ctx context.Context, repository reference.Repository, name
 		return c.headByGet(ctx, repository, name)
 	}
 	if wanted, ok := name.(reference.Digest); ok && wanted.Algorithm() == found.Algorithm() && wanted != found {
-		return Descriptor{}, &Error{Op: OpHead, Repository: repository, Reference: name,
-			Err: fmt.Errorf("%w: the registry answered with %s", ErrDigestMismatch, found)}
+		return Descriptor{}, look.fail(fmt.Errorf("%w: the registry answered with %s", ErrDigestMismatch, found))
 	}
 	return Descriptor{
 		Digest:    found,
@@ -128,34 +125,27 @@ func (c *Client) head(ctx context.Context, repository reference.Repository, name
 
 // servesNoHead reports whether the registry refused a request because it is a HEAD.
 func servesNoHead(err error) bool {
-	failed := (*Error)(nil)
-	if !errors.As(err, &failed) {
-		return false
-	}
-	switch failed.Status {
+	switch statusOf(err) {
 	case http.StatusBadRequest, http.StatusMethodNotAllowed, http.StatusNotAcceptable, http.StatusNotImplemented:
 		return true
-	default:
-		return false
 	}
+	return false
 }
 
 // deniesHead reports whether a registry may refuse all HEADs of manifests. Some do and serve
 // GET, which is tried before the guard learns of the failure: otherwise it would close a
 // registry that works. A destination also answers 403 if something does not exist.
 func (c *Client) deniesHead(call call, err error) bool {
-	failed := (*failure)(nil)
-	if call.path != manifests || call.method != http.MethodHead || !errors.As(err, &failed) {
+	if call.path != manifests || call.method != http.MethodHead {
 		return false
 	}
-	switch failed.status {
+	switch statusOf(err) {
 	case http.StatusInternalServerError, http.StatusNotImplemented:
 		return true
 	case http.StatusForbidden:
 		return c.role == source
-	default:
-		return false
 	}
+	return false
 }
 
 // headByGet looks up a tag or digest with a GET. If it returns an error, only Pulled of the
@@ -163,8 +153,7 @@ func (c *Client) deniesHead(call call, err error) bool {
 func (c *Client) headByGet(ctx context.Context, repository reference.Repository, name reference.TagOrDigest) (Descriptor, error) {
 	m, err := c.get(ctx, OpHead, repository, name)
 	if err != nil {
-		failed := (*Error)(nil)
-		return Descriptor{Pulled: errors.As(err, &failed) && failed.Status != 0}, err
+		return Descriptor{Pulled: statusOf(err) != 0}, err
 	}
 	return pulled(m), nil
 }
@@ -181,18 +170,24 @@ func (c *Client) Get(ctx context.Context, repository reference.Repository, name 
 }
 
 func (c *Client) get(ctx context.Context, op string, repository reference.Repository, name reference.TagOrDigest) (Manifest, error) {
-	got, err := c.send(ctx, call{
-		op: op, repository: repository, reference: name, method: http.MethodGet,
-		scope: transport.PullScope, path: manifests, accept: accept, limit: maxManifestSize, instead: aManifest,
-	})
+	get := manifestCall(op, http.MethodGet, repository, name, maxManifestSize)
+	got, err := c.send(ctx, get)
 	if err != nil {
 		return Manifest{}, err
 	}
 	m, err := read(got, name)
 	if err != nil {
-		return Manifest{}, &Error{Op: op, Repository: repository, Reference: name, Status: got.status, Err: err}
+		return Manifest{}, get.fail(&failure{status: got.status, cause: err})
 	}
 	return m, nil
+}
+
+// manifestCall returns a request for a manifest whose answer has at most limit bytes.
+func manifestCall(op, method string, repository reference.Repository, name reference.TagOrDigest, limit int64) call {
+	return call{
+		op: op, repository: repository, reference: name, method: method, scope: transport.PullScope,
+		path: manifests, accept: accept, limit: limit, instead: aManifest,
+	}
 }
 
 // read returns the manifest in an answer after checking its digest. JSON of another kind is a
@@ -228,12 +223,13 @@ func read(got answer, name reference.TagOrDigest) (Manifest, error) {
 // must be stored already. Put does not maintain fallback tags for referrers: they are tags of
 // the source and mirrored as such.
 func (c *Client) Put(ctx context.Context, repository reference.Repository, name reference.TagOrDigest, m Manifest) error {
-	got, err := c.send(ctx, call{
+	put := call{
 		op: OpPut, repository: repository, reference: name, method: http.MethodPut,
 		scope: transport.PushScope, path: manifests,
 		contentType: m.MediaType, body: m.Raw, limit: maxErrorSize, instead: aReceipt,
-	})
-	if refused := (*Error)(nil); errors.As(err, &refused) && (errors.Is(err, ErrRejected) || errors.Is(err, ErrNotFound)) {
+	}
+	got, err := c.send(ctx, put)
+	if refused, ok := errors.AsType[*Error](err); ok && (errors.Is(err, ErrRejected) || errors.Is(err, ErrNotFound)) {
 		// Many registries answer an unknown media type with only "manifest invalid".
 		refused.Err = fmt.Errorf("%w; the manifest is %s", refused.Err, m.Types())
 	}
@@ -242,26 +238,25 @@ func (c *Client) Put(ctx context.Context, repository reference.Repository, name 
 	}
 	stored, err := storedAs(got.header)
 	if err != nil {
-		return c.stored(ctx, repository, name, m, got)
+		return c.isStored(ctx, put, m, got)
 	}
 	if ours := digestAs(stored, m.Raw); ours != stored {
-		return &Error{Op: OpPut, Repository: repository, Reference: name,
-			Err: fmt.Errorf("%w: the registry stored %s instead of %s", ErrDigestMismatch, stored, ours)}
+		return put.fail(fmt.Errorf("%w: the registry stored %s instead of %s", ErrDigestMismatch, stored, ours))
 	}
 	return nil
 }
 
-// stored checks a success without a digest, which is optional, by looking up the manifest:
+// isStored checks a success without a digest, which is optional, by looking up the manifest:
 // pages of proxies are successes, too.
-func (c *Client) stored(ctx context.Context, repository reference.Repository, name reference.TagOrDigest, m Manifest, got answer) error {
-	held, err := c.Find(ctx, repository, name)
-	if err == nil && digestAs(held.Digest, m.Raw) == held.Digest {
+func (c *Client) isStored(ctx context.Context, put call, m Manifest, got answer) error {
+	held, err := c.Find(ctx, put.repository, put.reference)
+	switch {
+	case err != nil && !errors.Is(err, ErrNotFound):
+		return err
+	case err == nil && digestAs(held.Digest, m.Raw) == held.Digest:
 		return nil
 	}
-	if err == nil || errors.Is(err, ErrNotFound) {
-		return &Error{Op: OpPut, Repository: repository, Reference: name, Err: noReceipt(got)}
-	}
-	return err
+	return about(noReceipt(got), OpPut, put.repository, put.reference)
 }
 
 // digestAs returns the digest of a manifest with the algorithm of another digest. The digest

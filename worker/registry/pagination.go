@@ -19,11 +19,11 @@ import (
 // Bounds of a list in pages. They are far above real ones: the largest repositories of
 // public registries have some 50,000 tags.
 const (
-	// MaxTags is how many tags of a repository are listed.
-	MaxTags = 250_000
-	// MaxPages is how many pages a list may have. Registries with short pages send some fifty
+	// maxTags is how many tags of a repository are listed.
+	maxTags = 250_000
+	// maxPages is how many pages a list may have. Registries with short pages send some fifty
 	// tags on each.
-	MaxPages = 10_000
+	maxPages = 10_000
 	// maxEmpty is how many pages in a row may be empty: registries leave out what we may not
 	// see.
 	maxEmpty = 100
@@ -37,10 +37,10 @@ type Pages struct {
 }
 
 // At begins the next page. The position identifies it, "" if nothing does. The error is
-// ErrPagination if an earlier page had the same position, and ErrTooMany after MaxPages.
+// ErrPagination if an earlier page had the same position, and ErrTooMany after maxPages.
 func (p *Pages) At(position string) error {
-	if p.pages++; p.pages > MaxPages {
-		return fmt.Errorf("%w pages: the list has more than %d", ErrTooMany, MaxPages)
+	if p.pages++; p.pages > maxPages {
+		return fmt.Errorf("%w pages: the list has more than %d", ErrTooMany, maxPages)
 	}
 	if position == "" {
 		return nil
@@ -48,12 +48,12 @@ func (p *Pages) At(position string) error {
 	return p.note("at", position)
 }
 
-// Has notes how many items the page has. The error is ErrTooMany after MaxTags, or
+// Has notes how many items the page has. The error is ErrTooMany after maxTags, or
 // ErrPagination if too many pages in a row are empty.
 func (p *Pages) Has(items int) error {
 	p.items += items
-	if p.items > MaxTags {
-		return fmt.Errorf("%w: the list has more than %d", ErrTooMany, MaxTags)
+	if p.items > maxTags {
+		return fmt.Errorf("%w: the list has more than %d", ErrTooMany, maxTags)
 	}
 	if p.empty++; items > 0 {
 		p.empty = 0

@@ -64,7 +64,7 @@ func (l *referrersList) page(ctx context.Context) ([]Entry, error) {
 		index, got, err = l.askAgain(ctx, err)
 	}
 	if !l.begun && lacksAPI(err) {
-		if !errors.Is(err, errNoRepository) && !errors.Is(err, ErrHidden) {
+		if !errors.Is(err, errNoRepository) && !errors.Is(err, errHidden) {
 			l.noReferrers.note(host)
 		}
 		return nil, ErrNoReferrersAPI
@@ -136,17 +136,12 @@ func readIndex(got answer) (Manifest, error) {
 // distribution specification requires 404; registries that do not know the route also answer
 // as to a malformed request, or with their website.
 func lacksAPI(err error) bool {
-	if errors.Is(err, errWebsite) || errors.Is(err, ErrHidden) {
+	if errors.Is(err, errWebsite) || errors.Is(err, errHidden) {
 		return true
 	}
-	failed := (*Error)(nil)
-	if !errors.As(err, &failed) {
-		return false
-	}
-	switch failed.Status {
+	switch statusOf(err) {
 	case http.StatusNotFound, http.StatusBadRequest, http.StatusMethodNotAllowed, http.StatusNotAcceptable:
 		return true
-	default:
-		return false
 	}
+	return false
 }

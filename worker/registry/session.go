@@ -139,7 +139,7 @@ func (s *sessions) open(ctx context.Context, h handshake, known containers.Crede
 	defer cancel()
 	ctx, wait := withWait(h.location.with(ctx))
 	opened, err := s.handshake(ctx, h, known)
-	if failed := (*failure)(nil); errors.As(err, &failed) {
+	if failed, ok := errors.AsType[*failure](err); ok {
 		failed.retryAfter = time.Duration(wait.Load())
 		return nil, err
 	}
@@ -342,7 +342,7 @@ func (c *Client) session(ctx context.Context, at location, call call, asked bool
 
 // explainRefusal returns the meaning of a refusal that a new session got, too. If a
 // destination refuses a read although the credentials are right, the repository may not exist:
-// the error is then ErrHidden.
+// the error is then errHidden.
 func (c *Client) explainRefusal(ctx context.Context, session *session, at location, call call, refusal error) error {
 	if c.role == source || !call.looks() {
 		return refusal
@@ -367,9 +367,8 @@ func (s *session) accepts(ctx context.Context, at location) (bool, error) {
 	}
 	root := &url.URL{Scheme: "https", Host: at.registry.RegistryStr(), Path: "/v2/"}
 	_, err := exchange(ctx, s, at, call{method: http.MethodGet, url: root, limit: maxErrorSize, instead: aReceipt})
-	failed := (*failure)(nil)
 	switch {
-	case err == nil, errors.As(err, &failed) && failed.status == http.StatusNotFound:
+	case err == nil, statusOf(err) == http.StatusNotFound:
 		s.accepted = true
 	case refusedWith(err) == 0:
 		return false, err

@@ -126,7 +126,7 @@ func (t *stalling) RoundTrip(request *http.Request) (*http.Response, error) {
 
 // stalledOr returns the stalledError that has ended ctx, if there is one, and otherwise err.
 func stalledOr(ctx context.Context, err error) error {
-	if stalled := (*stalledError)(nil); errors.As(context.Cause(ctx), &stalled) {
+	if stalled, ok := errors.AsType[*stalledError](context.Cause(ctx)); ok {
 		return stalled
 	}
 	return err

@@ -21,7 +21,7 @@ const (
 	tagsPerPage = 1000
 
 	// maxPageSize bounds a page of a registry that ignores tagsPerPage and sends all tags:
-	// MaxTags of the greatest length are 33 MB.
+	// maxTags of the greatest length are 33 MB.
 	maxPageSize = 40 << 20
 )
 
@@ -102,7 +102,7 @@ type tagNames struct {
 
 func (t *tagNames) UnmarshalJSON(data []byte) (err error) {
 	t.present = true
-	t.names, err = ReadList[string](data, MaxTags)
+	t.names, err = ReadList[string](data, maxTags)
 	return err
 }
 
@@ -173,6 +173,6 @@ func (c *Client) exchangeOpenly(ctx context.Context, at location, call call) (an
 
 // isUnanswered reports whether an error of exchange came instead of an answer.
 func isUnanswered(err error) bool {
-	failed := (*failure)(nil)
-	return errors.As(err, &failed) && failed.status == 0
+	failed, ok := errors.AsType[*failure](err)
+	return ok && failed.status == 0
 }

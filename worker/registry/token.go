@@ -105,7 +105,7 @@ func (s *tokenServer) token(ctx context.Context, known containers.Credential, sc
 		return token{}, fmt.Errorf("%w: %w", ErrUnexpected, err)
 	}
 	body, err := s.send(exchange, known)
-	if refused := (*failure)(nil); errors.As(err, &refused) && refused.status == http.StatusNotFound {
+	if statusOf(err) == http.StatusNotFound {
 		body, err = s.send(plain, known) // not all token servers support OAuth2
 	}
 	return s.read(body, err, asked)
@@ -168,7 +168,7 @@ func (s *tokenServer) send(request *http.Request, known containers.Credential) (
 
 // read parses the token in an answer.
 func (s *tokenServer) read(body []byte, err error, asked time.Time) (token, error) {
-	if refused := (*failure)(nil); errors.As(err, &refused) {
+	if refused, ok := errors.AsType[*failure](err); ok {
 		return token{}, handshakeFailure(refused.status, refused.cause)
 	}
 	if err != nil {

@@ -116,8 +116,8 @@ func writeError(w http.ResponseWriter, status int, code, message string) {
 // missable is a request that WithMissingStatus is about.
 var missable = Kinds(KindTags, KindManifestHead, KindManifestGet, KindReferrers)
 
-// DefaultTokenExpiry is how long Docker Hub's tokens live.
-const DefaultTokenExpiry = 300 * time.Second
+// defaultTokenExpiry is how long Docker Hub's tokens live.
+const defaultTokenExpiry = 300 * time.Second
 
 const tokenServiceName = "registrytest"
 
@@ -126,7 +126,7 @@ type TokenAuth struct {
 	User, Password string
 	IdentityToken  string        // also taken, as a refresh token of OAuth2
 	Anonymous      bool          // give out tokens for pulling without credentials
-	Expiry         time.Duration // of a token; 0 = DefaultTokenExpiry
+	Expiry         time.Duration // of a token; 0 = defaultTokenExpiry
 	Untold         bool          // leave out how long a token lives
 	Realm          string        // the URL clients are sent to; empty = the registry's own
 
@@ -160,7 +160,7 @@ type grant struct {
 
 func newTokenService(auth TokenAuth, exists func(string) bool, now func() time.Time) *tokenService {
 	if auth.Expiry == 0 {
-		auth.Expiry = DefaultTokenExpiry
+		auth.Expiry = defaultTokenExpiry
 	}
 	return &tokenService{
 		auth: auth, exists: exists, now: now,

@@ -22,8 +22,8 @@ import (
 	"github.com/google/go-containerregistry/pkg/v1/types"
 )
 
-// DefaultPlatform is the platform of an image that names none.
-const DefaultPlatform = "linux/amd64"
+// defaultPlatform is the platform of an image that names none.
+const defaultPlatform = "linux/amd64"
 
 // defaultLayerSize is the size of the one layer of an image that names none.
 const defaultLayerSize = 1 << 10
@@ -35,7 +35,7 @@ var defaultCreated = time.Date(2024, 1, 1, 0, 0, 0, 0, time.UTC)
 type Image struct {
 	Version  string         // a label; tells it from an image with the same layers
 	Docker   bool           // Docker schema 2 instead of OCI
-	Platform string         // os/architecture[/variant]; empty = DefaultPlatform
+	Platform string         // os/architecture[/variant]; empty = defaultPlatform
 	Layers   []Layer        // none: one small layer of its own
 	Created  time.Time      // zero: a fixed date
 	Subject  *v1.Descriptor // OCI only
@@ -63,7 +63,7 @@ func (r *Registry) pushImage(repository, tag string, image Image) (v1.Descriptor
 }
 
 func (i Image) platform() (*v1.Platform, error) {
-	name := cmp.Or(i.Platform, DefaultPlatform)
+	name := cmp.Or(i.Platform, defaultPlatform)
 	platform, err := v1.ParsePlatform(name)
 	if err != nil {
 		return nil, fmt.Errorf("platform %q: %w", name, err)
