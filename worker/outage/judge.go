@@ -13,23 +13,23 @@ import (
 	"github.com/osism/skopeo-worker/worker/registry"
 )
 
-// ownFor is how long a failure is taken for that of a repository and not of its registry,
-// once that was found out.
+// ownFor is how long errors count as the repository's own, and not its registry's, after that
+// was found out.
 const ownFor = 10 * time.Minute
 
-// streak is what has failed at a place since something has worked there.
+// streak is all that has failed at a place since the last success there.
 type streak struct {
 	images       map[subject]bool
 	repositories map[reference.Repository]bool
 }
 
-// owner is a repository that fails by itself.
+// owner is a repository whose errors at a place are its own.
 type owner struct {
-	place
+	place      place
 	repository reference.Repository
 }
 
-// worked notes that something has been done at a place.
+// worked notes a success at a place.
 func (t *Tracker) worked(p place, started time.Time) {
 	t.mu.Lock()
 	delete(t.streaks, p)
@@ -41,11 +41,11 @@ func (t *Tracker) worked(p place, started time.Time) {
 	t.Budget.Back(p.registry, p.activity, started)
 }
 
-// failed decides whether a failure is that of the registry, which is then closed. It
-// returns the failure, with a *budget.SpentError where the registry is closed by now:
-// then it says nothing of the image.
+// failed decides whether an error is the registry's fault, and then closes the registry. It
+// returns the error, wrapped in a *budget.SpentError if the registry is closed now: then it
+// says nothing about the image.
 func (t *Tracker) failed(ctx context.Context, p place, of subject, s outcome.Suspicion, started time.Time, cause error) error {
-	// One at a time: what the first one finds out is true for those that wait.
+	// One at a time: what the first finds out is true for those that wait.
 	turn := t.turn(&t.judging, p.registry)
 	if err := take(ctx, turn); err != nil {
 		return cause
@@ -58,11 +58,11 @@ func (t *Tracker) failed(ctx context.Context, p place, of subject, s outcome.Sus
 	return cause
 }
 
-// judge returns a *budget.SpentError where the registry is closed.
+// judge returns a *budget.SpentError if the registry is closed.
 func (t *Tracker) judge(ctx context.Context, p place, of subject, suspicion outcome.Suspicion, started time.Time, cause error) error {
 	why := suspicion.Why
 	if (why == outcome.Unauthorized || why == outcome.Denied) && p.activity == budget.Look && t.IsDestination != nil && t.IsDestination(p.registry) {
-		return nil // it may only not be there yet: the push tells
+		return nil // the repository may not exist yet: the push will show
 	}
 	waits, err := t.permit(ctx, p.registry)
 	if err != nil {
@@ -74,7 +74,7 @@ func (t *Tracker) judge(ctx context.Context, p place, of subject, suspicion outc
 	probed := waits == p.activity
 	s := t.add(p, of, why)
 	switch {
-	case why == outcome.Full && (probed || s.repositories >= enough): // what is there already takes no space: it tells nothing
+	case why == outcome.Full && (probed || s.repositories >= enough): // a specimen proves nothing: it takes no space
 	case t.isOwn(p, of.repository), !probed && !s.enough(p, suspicion):
 		return nil
 	case t.works(ctx, p, of.repository, why):
@@ -87,11 +87,11 @@ func (t *Tracker) judge(ctx context.Context, p place, of subject, suspicion outc
 	return t.away(ctx, p, started, cause)
 }
 
-// size is how much has failed in a streak.
+// size is the size of a streak.
 type size struct{ images, repositories int }
 
-// enough reports whether the registry is to be suspected. What it says of its sources'
-// repositories to strangers, it says of those that do not exist.
+// enough reports whether so many errors make the registry suspect. A source answers 401 also
+// for repositories that do not exist, so only several repositories count there.
 func (s size) enough(p place, suspicion outcome.Suspicion) bool {
 	push := p.activity == budget.Push
 	switch suspicion.Why {
@@ -105,7 +105,7 @@ func (s size) enough(p place, suspicion outcome.Suspicion) bool {
 	return s.images >= enough || suspicion.Blind
 }
 
-// add adds a failure to the streak of a place, and returns how much has failed alike.
+// add adds an error to the streak of a place, and returns the streak's size.
 func (t *Tracker) add(p place, of subject, why outcome.Why) size {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -124,23 +124,23 @@ func (t *Tracker) add(p place, of subject, why outcome.Why) size {
 	return size{len(s.images), len(s.repositories)}
 }
 
-// isOwn reports whether a repository is known to fail by itself.
+// isOwn reports whether the errors of a repository are known to be its own.
 func (t *Tracker) isOwn(p place, repository reference.Repository) bool {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	return time.Now().Before(t.own[owner{p, repository}])
 }
 
-// forget forgets what has failed at a registry, which is closed by now.
+// forget forgets the streaks of a registry, which is closed now.
 func (t *Tracker) forget(registry string) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	maps.DeleteFunc(t.streaks, func(p place, _ map[outcome.Why]*streak) bool { return p.registry == registry })
-	maps.DeleteFunc(t.own, func(o owner, _ time.Time) bool { return o.registry == registry })
+	maps.DeleteFunc(t.own, func(o owner, _ time.Time) bool { return o.place.registry == registry })
 }
 
-// disown notes that the repositories of a streak, and this one, fail by themselves. Of
-// those that are full, the streak goes on: another one may show that all are.
+// disown notes that the errors of this repository, and of those in the streak, are their own.
+// A streak of full repositories goes on, because one more may show that the registry is full.
 func (t *Tracker) disown(p place, repository reference.Repository, why outcome.Why) {
 	t.mu.Lock()
 	defer t.mu.Unlock()

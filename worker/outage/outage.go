@@ -1,6 +1,6 @@
-// Package outage finds out when failures are those of a registry and not of an image:
-// it is away, full, read-only, or does not let us in. Then it closes the registry for
-// the fleet, and lets one probe at a time through until it is back.
+// Package outage finds out when errors are the fault of a registry and not of an image: the
+// registry is away, full, read-only, or refuses the credentials. It then closes the registry
+// for the fleet, and lets one probe at a time pass until the registry works again.
 package outage
 
 import (
@@ -18,25 +18,23 @@ import (
 	"github.com/osism/skopeo-worker/worker/throttle"
 )
 
-// enough is how many different images, or repositories where we may not do something,
-// have to fail alike in a row, with nothing that works between them, for the registry to
-// be suspected. It is what a worker loses time with in an outage, and what a registry must
-// not have broken at the same time to stay open where nothing else is known of it. Of a
-// registry that says itself that it is full or read-only, or fails before it knows what is
-// pushed, one image is enough.
+// enough is how many images, or repositories if permissions are refused, must fail alike in a
+// row before their registry is suspected. A larger number would cost time in an outage; with a
+// smaller one, a few broken images would close a registry of which nothing else is known. One
+// image is enough if the registry says that it is full or read-only, or fails before it knows
+// what is pushed.
 const enough = 3
 
-// renewal is how often a worker that probes renews its lease: some times in one.
+// renewal is how often a prober renews its lease, which lasts several times as long.
 const renewal = 3 * time.Second
 
-// Tracker watches what a worker asks of registries. It is safe for concurrent use.
+// Tracker watches a worker's requests to registries. It is safe for concurrent use.
 type Tracker struct {
 	Budget *budget.Store
-	// Registry asks whether a registry is alive, and for what was fine before. It must
-	// not be guarded by the tracker itself.
+	// Registry sends the tracker's own requests. Guard must not be its guard.
 	Registry *registry.Client
-	// IsDestination reports whether a registry is written to. What we may not look at
-	// there may only not be there yet.
+	// IsDestination reports whether a registry is written to. Such a registry may refuse
+	// look-ups of repositories that do not exist yet. It is optional.
 	IsDestination func(registry string) bool
 	Log           *slog.Logger
 
@@ -44,22 +42,22 @@ type Tracker struct {
 	streaks  map[place]map[outcome.Why]*streak
 	own      map[owner]time.Time
 	known    map[string][]specimen // by registry
-	alive    map[string]time.Time  // when a registry was last asked that was, by registry
-	trusted  map[string]bool       // registries that have done anything
+	alive    map[string]time.Time  // the last request that showed that a registry is alive
+	trusted  map[string]bool       // registries that have worked
 	judging  map[string]chan struct{}
 	probings map[string]chan struct{}
 }
 
-// place is what is done at a registry.
+// place is an activity at a registry.
 type place struct {
 	registry string // docker.io for all hosts of Docker Hub
 	activity budget.Activity
 }
 
-// subject is what it is done with.
+// subject is an image, or a repository as a whole.
 type subject struct {
 	repository reference.Repository
-	image      reference.TagOrDigest // nil: all of it
+	image      reference.TagOrDigest // nil: the repository
 }
 
 // Guard is called with each request of a client before it is sent; see
@@ -73,7 +71,7 @@ func (t *Tracker) Guard(ctx context.Context, request registry.Request, send func
 	case request.Op == registry.OpGetBlob:
 		p.activity = budget.Fetch
 	}
-	if request.Blob { // an image has several
+	if request.Blob { // an image has several, but counts once
 		of.image = imageOf(ctx)
 	}
 	leave, err := t.enter(ctx, p, request.Repository)
@@ -89,23 +87,22 @@ func (t *Tracker) Guard(ctx context.Context, request registry.Request, send func
 		suspicion.Blind = request.Opens
 		return t.failed(ctx, p, of, suspicion, started, err)
 	case err == nil && p.activity == budget.Push && request.Blob:
-		// What holds its layers need not be taken.
+		// The registry may still refuse the manifest.
 	case err == nil, p.activity == budget.Look && answered(err):
 		t.worked(p, started)
 	}
 	return err
 }
 
-// imageKey finds in a context which image is copied.
+// imageKey is the key of a context's image.
 type imageKey struct{}
 
-// WithImage returns a context in which requests for blobs are for the image with this
-// digest.
+// WithImage returns a context whose requests for blobs belong to the image with this digest.
 func WithImage(ctx context.Context, digest reference.Digest) context.Context {
 	return context.WithValue(ctx, imageKey{}, digest)
 }
 
-// imageOf is nil where it is not known which image it is.
+// imageOf returns the context's image, or nil if it has none.
 func imageOf(ctx context.Context) reference.TagOrDigest {
 	if digest, ok := ctx.Value(imageKey{}).(reference.Digest); ok {
 		return digest
@@ -113,13 +110,14 @@ func imageOf(ctx context.Context) reference.TagOrDigest {
 	return nil
 }
 
-// answered reports whether the registry itself has answered, and not to slow down.
+// answered reports whether an error is an answer of the registry itself, other than a 429.
 func answered(err error) bool {
 	var asked *registry.Error
 	return errors.As(err, &asked) && asked.Status != 0 && outcome.Classify(err) != outcome.Limited
 }
 
-// Copy runs a skopeo process that copies the manifest with this digest.
+// Copy runs a skopeo process that copies the manifest with this digest, when both registries
+// are open. Its error wraps a *budget.SpentError if one of them is closed.
 func (t *Tracker) Copy(ctx context.Context, source, destination reference.Repository, digest reference.Digest, run func(context.Context) error) error {
 	from, to := place{source.Registry(), budget.Fetch}, place{destination.Registry(), budget.Push}
 	leaveSource, err := t.enter(ctx, from, source)
@@ -148,7 +146,7 @@ func (t *Tracker) Copy(ctx context.Context, source, destination reference.Reposi
 	if outcome.Classify(err) != outcome.Transient && !outcome.Missing(err) {
 		return err
 	}
-	// What has waited for one side may look as if it had waited for the other.
+	// A copy that waited for one side may look as if it had waited for the other.
 	for _, repository := range []reference.Repository{source, destination} {
 		if closed := spent(t.reach(ctx, repository, started, false)); closed != nil {
 			return fmt.Errorf("%w: %w", closed, err)
@@ -157,9 +155,9 @@ func (t *Tracker) Copy(ctx context.Context, source, destination reference.Reposi
 	return err
 }
 
-// Open asks for the permission to work with the registries of repositories. It returns a
-// *budget.SpentError where one is closed, and true where one is away and this worker is
-// to probe it: then as little as possible should be begun before that has succeeded.
+// Open reports whether work with the registries of these repositories may begin. It returns a
+// *budget.SpentError if one is closed. It returns true if one is away and this worker probes
+// it: then only little work should begin before that has succeeded.
 func (t *Tracker) Open(ctx context.Context, repositories ...reference.Repository) (probing bool, err error) {
 	for _, repository := range repositories {
 		name := repository.Registry()
@@ -180,12 +178,12 @@ func (t *Tracker) Open(ctx context.Context, repositories ...reference.Repository
 	return probing, nil
 }
 
-// lately is how long a registry counts as alive that has said so.
+// lately is how long a registry counts as alive after an answer.
 const lately = 5 * time.Second
 
-// Blames returns a *budget.SpentError where what has failed may be the fault of a
-// registry that is away by now, and otherwise nil. Of a request that the tracker has not
-// watched, it finds out.
+// Blames returns a *budget.SpentError if an error may be the fault of a registry that is away
+// now, and otherwise nil. If the error is that of a request, Blames asks the registry whether
+// it is alive.
 func (t *Tracker) Blames(ctx context.Context, err error) error {
 	suspicion, suspected := t.suspect(err)
 	if !suspected && !outcome.Missing(err) {
@@ -202,8 +200,8 @@ func (t *Tracker) Blames(ctx context.Context, err error) error {
 	return nil
 }
 
-// suspect returns what a failure may say of its registry. Settings are wrong from the
-// beginning: where a registry has spoken TLS as it should before, it is in trouble.
+// suspect returns what an error may mean for its registry. An untrusted certificate is usually
+// a matter of settings; but if the registry has worked before, it is in trouble.
 func (t *Tracker) suspect(err error) (outcome.Suspicion, bool) {
 	suspicion, suspected := outcome.Suspect(err)
 	if suspected || !outcome.Untrusted(err) {
@@ -221,7 +219,8 @@ func spent(err error) *budget.SpentError {
 	return found
 }
 
-// permit asks the fleet for the permission to use a registry; see budget.Store.Probe.
+// permit returns the activity that a registry waits for, if it is away and this worker probes
+// it; see budget.Store.Probe.
 func (t *Tracker) permit(ctx context.Context, registry string) (budget.Activity, error) {
 	waits, err := t.Budget.Probe(ctx, registry)
 	if err == nil || spent(err) != nil || ctx.Err() != nil {
@@ -230,7 +229,7 @@ func (t *Tracker) permit(ctx context.Context, registry string) (budget.Activity,
 	return waits, fmt.Errorf("%w %s: %w", throttle.ErrBroker, registry, err)
 }
 
-// turn returns one of the channels that let one through at a time.
+// turn returns the channel that lets one caller at a time pass for a registry.
 func (t *Tracker) turn(of *map[string]chan struct{}, registry string) chan struct{} {
 	t.mu.Lock()
 	defer t.mu.Unlock()

@@ -11,9 +11,9 @@ import (
 	"github.com/osism/skopeo-worker/worker/throttle"
 )
 
-// enter waits until something may be done at a registry. While that one is away, what is
-// done is a probe where this worker has the lease to make one, and the only one at a
-// time; what else is done there does not count and need not wait. leave ends it.
+// enter waits until an activity may begin at a registry; leave ends it. If the registry waits
+// for this activity and this worker has the lease, the activity is a probe, of which there is
+// one at a time. Other activities prove nothing and need not wait.
 func (t *Tracker) enter(ctx context.Context, p place, repository reference.Repository) (leave func(), err error) {
 	for {
 		waits, err := t.permit(ctx, p.registry)
@@ -27,7 +27,7 @@ func (t *Tracker) enter(ctx context.Context, p place, repository reference.Repos
 		if err := take(ctx, turn); err != nil {
 			return nil, err
 		}
-		// The probe before may have succeeded, or failed.
+		// The last probe may have changed the state.
 		again, err := t.permit(ctx, p.registry)
 		switch {
 		case err != nil:
@@ -48,7 +48,7 @@ func (t *Tracker) enter(ctx context.Context, p place, repository reference.Repos
 	}
 }
 
-// hold keeps the lease to probe.
+// hold renews the lease of a prober until stop is called.
 func (t *Tracker) hold(ctx context.Context, registry string) (stop func()) {
 	ctx, stop = context.WithCancel(ctx)
 	go func() {
@@ -68,10 +68,9 @@ func (t *Tracker) hold(ctx context.Context, registry string) (stop func()) {
 	return stop
 }
 
-// reach asks the registry whether it is alive, unless it has said so since. Where it is
-// not, it is closed, and the error is a *budget.SpentError; another one says that it
-// could not be found out. An answer that may be none of a registry is enough, unless it
-// is to be sure.
+// reach asks the registry whether it is alive, unless it has answered since that time. If it
+// is not, reach closes it and returns a *budget.SpentError. Any other error means that reach
+// could not find out. If sure, only an answer that a proxy cannot give counts.
 func (t *Tracker) reach(ctx context.Context, repository reference.Repository, since time.Time, sure bool) error {
 	registry := repository.Registry()
 	t.mu.Lock()
@@ -88,7 +87,7 @@ func (t *Tracker) reach(ctx context.Context, repository reference.Repository, si
 	if class := outcome.Classify(err); err != nil && (class == outcome.Limited || class == outcome.Interrupted) {
 		return err
 	}
-	// Whatever else it says, it has answered.
+	// Any other error is an answer.
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	if t.alive == nil {
@@ -99,8 +98,8 @@ func (t *Tracker) reach(ctx context.Context, repository reference.Repository, si
 	return nil
 }
 
-// away closes the registry, and returns a *budget.SpentError, or why that could not be
-// told to the fleet.
+// away closes the registry for the fleet, and returns a *budget.SpentError. Any other error
+// means that the broker did not store it.
 func (t *Tracker) away(ctx context.Context, p place, started time.Time, cause error) error {
 	o := budget.Outage{Registry: p.registry, Activity: p.activity, Reason: outcome.Reason(cause), Started: started}
 	if err := t.Budget.Away(ctx, o); err != nil {
@@ -113,5 +112,5 @@ func (t *Tracker) away(ctx context.Context, p place, started time.Time, cause er
 	if closed := t.Budget.IsAway(p.registry); closed != nil {
 		return closed
 	}
-	return nil // it is back already
+	return nil // it works again already
 }

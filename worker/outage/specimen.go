@@ -15,21 +15,20 @@ import (
 )
 
 const (
-	// maxSpecimens is how many are remembered of a registry, one a repository.
+	// maxSpecimens is how many are remembered for each registry, one for a repository.
 	maxSpecimens = 8
-	// maxTries is how many of them are looked at for a verdict.
+	// maxTries is how many of them are tried for a verdict.
 	maxTries = 3
 )
 
-// specimen is an image that both sides had not long ago. What fails with others is tried
-// with it: where that works, the others fail by themselves.
+// specimen is an image that both sides had recently. What fails with other images is tried
+// with it: if it works, the fault is with the others, and not with the registry.
 type specimen struct {
 	source, destination reference.Repository
 	digest              reference.Digest // at the destination
 }
 
-// Known notes that the destination repository has the digest, which it has or could have
-// from the source repository.
+// Known notes that both repositories have an image: the destination has it with this digest.
 func (t *Tracker) Known(source, destination reference.Repository, digest reference.Digest) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -45,25 +44,24 @@ func (t *Tracker) Known(source, destination reference.Repository, digest referen
 	}
 }
 
-// controlTimeout bounds what is done with an image that was fine: small requests only.
+// controlTimeout limits the requests with specimens, which are small.
 const controlTimeout = 30 * time.Second
 
-// works reports whether what has failed at a place works there with an image of another
-// repository, or of the same one where there is no other: that is no proof of the
-// contrary.
+// works reports whether what has failed at a place works there with a specimen: of another
+// repository, or of the same one if there is no other. A failure of the latter proves nothing.
 func (t *Tracker) works(ctx context.Context, p place, repository reference.Repository, why outcome.Why) bool {
 	ctx, cancel := context.WithTimeout(ctx, controlTimeout)
 	defer cancel()
 	failing := t.failing(p, repository, why)
 	others, same := t.specimens(p, failing)
 	if why == outcome.Full {
-		same = nil // what is there already takes no space
+		same = nil // a specimen takes no space
 	}
 	for i, s := range append(others, same...) {
 		if i == maxTries {
 			break
 		}
-		err := t.try(ctx, p, s)
+		err := t.repeat(ctx, p, s)
 		if err == nil {
 			return true
 		}
@@ -76,7 +74,7 @@ func (t *Tracker) works(ctx context.Context, p place, repository reference.Repos
 	return false
 }
 
-// failing are the repositories that have failed at a place.
+// failing returns the repositories that have failed at a place.
 func (t *Tracker) failing(p place, repository reference.Repository, why outcome.Why) map[reference.Repository]bool {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -89,8 +87,8 @@ func (t *Tracker) failing(p place, repository reference.Repository, why outcome.
 	return all
 }
 
-// specimens returns those of other repositories and those of the ones that fail, the
-// latest first.
+// specimens returns the specimens of other repositories and of those that fail, the latest
+// first.
 func (t *Tracker) specimens(p place, failing map[reference.Repository]bool) (others, same []specimen) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -104,12 +102,12 @@ func (t *Tracker) specimens(p place, failing map[reference.Repository]bool) (oth
 	return others, same
 }
 
-// errSpecimen is a specimen that has nothing to try it with.
+// errSpecimen is returned for a specimen that cannot be tried.
 var errSpecimen = errors.New("it has no configuration")
 
-// try does with the specimen what has failed at the place. At the destination it changes
-// nothing: the same is put again.
-func (t *Tracker) try(ctx context.Context, p place, s specimen) error {
+// repeat does with the specimen what has failed at the place. At the destination, it puts what
+// is there already.
+func (t *Tracker) repeat(ctx context.Context, p place, s specimen) error {
 	manifest, config, err := t.read(ctx, s)
 	if err != nil {
 		return err
@@ -135,8 +133,8 @@ func (t *Tracker) try(ctx context.Context, p place, s specimen) error {
 	return t.Registry.Writing().Put(ctx, s.destination, manifest.Digest, manifest)
 }
 
-// read gets the manifest of an image, the first one of an index, and its configuration's
-// descriptor, from the destination: that is no pull.
+// read returns the manifest of a specimen, or the first one of an index, and the descriptor of
+// its configuration. It reads from the destination, which costs no pull.
 func (t *Tracker) read(ctx context.Context, s specimen) (manifest registry.Manifest, config registry.Descriptor, err error) {
 	manifest, err = t.Registry.Writing().Get(ctx, s.destination, s.digest)
 	if err == nil && manifest.IsIndex() {
