@@ -10,6 +10,7 @@ import (
 	"syscall"
 
 	"github.com/osism/skopeo-worker/planner/command"
+	"github.com/osism/skopeo-worker/shared/exit"
 	"github.com/osism/skopeo-worker/shared/redact"
 )
 
@@ -23,6 +24,6 @@ func main() {
 		fmt.Fprintln(os.Stderr, "planner:", redact.Text(text))
 	}
 	if err != nil {
-		os.Exit(command.ExitCode(err))
+		os.Exit(exit.Code(err))
 	}
 }

@@ -8,6 +8,7 @@ import (
 	"os/signal"
 	"syscall"
 
+	"github.com/osism/skopeo-worker/shared/exit"
 	"github.com/osism/skopeo-worker/shared/redact"
 	"github.com/osism/skopeo-worker/worker/command"
 )
@@ -19,6 +20,6 @@ func main() {
 	context.AfterFunc(ctx, stop)
 	if err := command.New().ExecuteContext(ctx); err != nil {
 		fmt.Fprintln(os.Stderr, "worker:", redact.Text(err.Error()))
-		os.Exit(command.ExitCode(err))
+		os.Exit(exit.Code(err))
 	}
 }

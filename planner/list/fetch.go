@@ -12,6 +12,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/osism/skopeo-worker/shared/exit"
 	"github.com/osism/skopeo-worker/shared/redact"
 )
 
@@ -20,9 +21,9 @@ const stdin = "-"
 
 var (
 	// ErrUnreachable is a source that could not be read, now or ever.
-	ErrUnreachable = errors.New("the list could not be read")
+	ErrUnreachable = exit.Unreachable.New("the list could not be read")
 	// ErrBadSource is returned if MIRROR_SOURCE_URL is neither a URL, a file nor "-".
-	ErrBadSource = errors.New("MIRROR_SOURCE_URL")
+	ErrBadSource = exit.Usage.New("MIRROR_SOURCE_URL")
 )
 
 const (

@@ -2,14 +2,15 @@ package list
 
 import (
 	"cmp"
-	"errors"
 	"fmt"
 	"slices"
 	"strings"
+
+	"github.com/osism/skopeo-worker/shared/exit"
 )
 
 // ErrBadList is a list that was read and can't be used.
-var ErrBadList = errors.New("bad list")
+var ErrBadList = exit.Usage.New("bad list")
 
 // Problem is one mistake in a list.
 type Problem struct {

@@ -9,6 +9,7 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 
 	"github.com/osism/skopeo-worker/shared/broker"
+	"github.com/osism/skopeo-worker/shared/exit"
 	"github.com/osism/skopeo-worker/shared/message"
 )
 
@@ -17,7 +18,7 @@ const nameBucket = "mirror_names"
 
 // ErrNameTaken is returned where a mirror name belongs to another list or another
 // destination.
-var ErrNameTaken = errors.New("the mirror name is taken")
+var ErrNameTaken = exit.Usage.New("the mirror name is taken")
 
 // Owner is what a mirror name belongs to.
 type Owner struct {

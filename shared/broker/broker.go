@@ -16,22 +16,23 @@ import (
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 
+	"github.com/osism/skopeo-worker/shared/exit"
 	"github.com/osism/skopeo-worker/shared/redact"
 )
 
 var (
 	// ErrUnreachable is returned where no broker answers.
-	ErrUnreachable = errors.New("the broker cannot be reached")
+	ErrUnreachable = exit.Unreachable.New("the broker cannot be reached")
 	// ErrCredentials is returned where the broker refuses who we are.
-	ErrCredentials = errors.New("the broker refuses the credentials")
+	ErrCredentials = exit.Unreachable.New("the broker refuses the credentials")
 	// ErrNoJetStream is returned where the broker, or our account, has no JetStream.
-	ErrNoJetStream = errors.New("the broker has no JetStream")
+	ErrNoJetStream = exit.Unreachable.New("the broker has no JetStream")
 	// ErrTooOld is returned for a server without what the system needs.
-	ErrTooOld = errors.New("the broker is too old")
+	ErrTooOld = exit.Unreachable.New("the broker is too old")
 	// ErrForeignStream is returned where the stream is not configured as ours must be.
-	ErrForeignStream = errors.New("the stream is not ours to use")
+	ErrForeignStream = exit.Unreachable.New("the stream is not ours to use")
 	// ErrInUse is returned where another process has the embedded broker's folder.
-	ErrInUse = errors.New("already in use")
+	ErrInUse = exit.Unreachable.New("already in use")
 )
 
 const (

@@ -13,12 +13,13 @@ import (
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 
+	"github.com/osism/skopeo-worker/shared/exit"
 	"github.com/osism/skopeo-worker/shared/subject"
 )
 
 // ErrFull is returned if the broker has no space left to store anything. It still has
 // what it has acknowledged.
-var ErrFull = errors.New("the broker's disk is full")
+var ErrFull = exit.Full.New("the broker's disk is full")
 
 // Error codes of nats-server for a limit of storage that is reached, of the server
 // (max_file_store) or of the account, and texts of other errors for a disk that is full.

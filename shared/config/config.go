@@ -13,11 +13,12 @@ import (
 
 	"github.com/kelseyhightower/envconfig"
 
+	"github.com/osism/skopeo-worker/shared/exit"
 	"github.com/osism/skopeo-worker/shared/redact"
 )
 
 // ErrInvalid is returned by Load; its text names each variable, one to a line.
-var ErrInvalid = errors.New("invalid configuration")
+var ErrInvalid = exit.Usage.New("invalid configuration")
 
 // Validator is implemented by settings whose values are limited by more than
 // their type.

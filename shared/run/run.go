@@ -4,11 +4,12 @@
 package run
 
 import (
-	"errors"
 	"fmt"
 	"math/rand/v2"
 	"regexp"
 	"time"
+
+	"github.com/osism/skopeo-worker/shared/exit"
 )
 
 const (
@@ -19,7 +20,7 @@ const (
 )
 
 // ErrNotFound is returned where no run has the given id.
-var ErrNotFound = errors.New("no such run")
+var ErrNotFound = exit.Usage.New("no such run")
 
 // The kinds of runs.
 const (

@@ -3,7 +3,6 @@ package command
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"log/slog"
 	"os"
@@ -12,21 +11,13 @@ import (
 
 	"github.com/osism/skopeo-worker/shared/broker"
 	"github.com/osism/skopeo-worker/shared/config"
+	"github.com/osism/skopeo-worker/shared/exit"
 	"github.com/osism/skopeo-worker/worker/environment"
-	"github.com/osism/skopeo-worker/worker/policy"
 	"github.com/osism/skopeo-worker/worker/service"
-	"github.com/osism/skopeo-worker/worker/skopeo"
 )
 
-// The exit codes of the contract.
-const (
-	exitFailed      = 1
-	exitUsage       = 2
-	exitUnreachable = 3
-)
-
-// errUsage is returned for a command line that makes no sense.
-var errUsage = errors.New("wrong usage")
+// errUsage is returned for an invalid command line.
+var errUsage = exit.Usage.New("wrong usage")
 
 // Version is set by the linker.
 var Version = "dev"
@@ -111,19 +102,4 @@ func work(ctx context.Context, s settings, e *service.Endpoint, log *slog.Logger
 	defer announced()
 	log.Info("worker is running", "version", Version, "concurrency", s.worker.Concurrency)
 	return b.Explain(w.Run(ctx))
-}
-
-// ExitCode is the code the process ends with for an error.
-func ExitCode(err error) int {
-	switch {
-	case err == nil:
-		return 0
-	case errors.Is(err, broker.ErrUnreachable), errors.Is(err, broker.ErrCredentials), errors.Is(err, broker.ErrNoJetStream),
-		errors.Is(err, broker.ErrTooOld), errors.Is(err, broker.ErrForeignStream), errors.Is(err, broker.ErrInUse), errors.Is(err, broker.ErrFull):
-		return exitUnreachable
-	case errors.Is(err, errUsage), errors.Is(err, config.ErrInvalid), errors.Is(err, skopeo.ErrNotInstalled),
-		errors.Is(err, policy.ErrUnenforceable):
-		return exitUsage
-	}
-	return exitFailed
 }

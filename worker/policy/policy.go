@@ -11,6 +11,8 @@ import (
 	"path/filepath"
 	"slices"
 	"syscall"
+
+	"github.com/osism/skopeo-worker/shared/exit"
 )
 
 const (
@@ -77,7 +79,7 @@ func homeFolder() string {
 // Errors about a policy.
 var (
 	// ErrUnenforceable is returned if this program cannot apply the policy.
-	ErrUnenforceable = errors.New("this program cannot enforce the signature policy")
+	ErrUnenforceable = exit.Usage.New("this program cannot enforce the signature policy")
 	// ErrUnreadable is returned if the policy cannot be read.
 	ErrUnreadable = errors.New("the signature policy cannot be read")
 	// ErrRejected is returned for an image that the policy does not allow to be copied.

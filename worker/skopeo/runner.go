@@ -12,12 +12,13 @@ import (
 	"sync"
 	"time"
 
+	"github.com/osism/skopeo-worker/shared/exit"
 	"github.com/osism/skopeo-worker/shared/reference"
 	"github.com/osism/skopeo-worker/worker/policy"
 )
 
 // ErrNotInstalled is returned if the program of Runner.Path does not exist.
-var ErrNotInstalled = errors.New("skopeo is not installed")
+var ErrNotInstalled = exit.Usage.New("skopeo is not installed")
 
 const (
 	// defaultPath is searched for in PATH.
