@@ -36,11 +36,15 @@ type call struct {
 	stream io.Reader            // instead of body; sent once
 	size   int64                // of stream; negative: unknown
 	offset int64                // of stream in the blob
+	ranged bool                 // the stream is one of several pieces
 	opens  bool                 // the answer's body is read later
 	from   int64                // offset in the blob at which the answer starts
 	mount  reference.Repository // optional; the registry may take the blob from there
 	large  bool                 // the limit is within instead of requestTimeout
 	within time.Duration        // 0: no limit
+	// declined reports whether an error is no failure, because there is another way. The
+	// guard does not see it. Optional.
+	declined func(error) bool
 }
 
 // The paths of calls, below /v2/<repository>/.
@@ -116,7 +120,7 @@ func (c *Client) send(ctx context.Context, call call) (answer, error) {
 	var declined error
 	err := c.guard(ctx, call.guarded(), func() (err error) {
 		got, err = c.sendNow(ctx, call)
-		if !call.mount.IsZero() && IsDeclined(err) {
+		if call.declined != nil && call.declined(err) {
 			declined, err = err, nil
 		}
 		return err
@@ -362,7 +366,7 @@ func (call call) request(ctx context.Context, at location) (*http.Request, error
 // describe sets the headers of a part of a blob.
 func (call call) describe(request *http.Request) {
 	request.ContentLength = call.size
-	if call.offset > 0 && call.size > 0 {
+	if (call.offset > 0 || call.ranged) && call.size > 0 {
 		request.Header.Set("Content-Range", fmt.Sprintf("%d-%d", call.offset, call.offset+call.size-1))
 	}
 }

@@ -37,6 +37,13 @@ func (c *Client) HasBlob(ctx context.Context, repository reference.Repository, b
 // Upload is an upload of a blob that a registry has accepted. It is not safe for concurrent
 // use.
 type Upload struct {
+	// MinPiece is the smallest piece, in bytes, that the registry takes, unless it is the
+	// last one; 0 if it states none.
+	MinPiece int64
+	// Declined reports whether the error of a request is no failure of the registry, because
+	// the caller sends the blob in another way then; optional.
+	Declined func(error) bool
+
 	client     *Client
 	repository reference.Repository
 	blob       reference.Digest
@@ -53,7 +60,7 @@ func (c *Client) Begin(ctx context.Context, repository reference.Repository, blo
 		if err != nil {
 			return nil, about(err, OpPut, repository, blob)
 		}
-		begin.mount = from
+		begin.mount, begin.declined = from, IsDeclined
 		begin.query = url.Values{"mount": {blob.String()}, "from": {at.path()}}.Encode()
 	}
 	got, err := c.send(ctx, begin)
@@ -66,6 +73,7 @@ func (c *Client) Begin(ctx context.Context, repository reference.Repository, blo
 	if u.location, err = got.location(); err != nil {
 		return nil, about(err, OpPut, repository, blob)
 	}
+	u.MinPiece, _ = strconv.ParseInt(got.header.Get("OCI-Chunk-Min-Length"), 10, 64) // optional
 	return u, nil
 }
 
@@ -81,17 +89,21 @@ func (u *Upload) call(method string) call {
 func (u *Upload) piece(method string, content io.Reader, offset, size int64) call {
 	piece := u.call(method)
 	piece.contentType, piece.large, piece.within = "application/octet-stream", true, u.client.copyTimeout
+	piece.declined = u.Declined
 	if size != 0 {
 		piece.stream, piece.offset, piece.size = content, offset, size
 	}
 	return piece
 }
 
-// Append sends a part of the blob that begins at the offset. A negative size is unknown. It
+// Append sends a part of the blob that begins at the offset. A negative size is unknown. If
+// it is one of several pieces, its range is stated. Append
 // returns how many bytes of the blob the registry has, or a negative number if the registry
 // does not state it.
-func (u *Upload) Append(ctx context.Context, content io.Reader, offset, size int64) (has int64, err error) {
-	got, err := u.client.send(ctx, u.piece(http.MethodPatch, content, offset, size))
+func (u *Upload) Append(ctx context.Context, content io.Reader, offset, size int64, piece bool) (has int64, err error) {
+	patch := u.piece(http.MethodPatch, content, offset, size)
+	patch.ranged = piece
+	got, err := u.client.send(ctx, patch)
 	if err != nil {
 		return 0, err
 	}

@@ -46,6 +46,14 @@ func (r *Registry) answer(w http.ResponseWriter, req *http.Request, request Requ
 		r.tokens.serve(w, req)
 		return
 	}
+	if r.settings.bodyLimit > 0 && isLarger(req, r.settings.bodyLimit) {
+		http.Error(w, "<html><head><title>413 Request Entity Too Large</title></head></html>", http.StatusRequestEntityTooLarge)
+		return
+	}
+	if req.Method == http.MethodPatch && r.settings.noPatch != 0 {
+		writeError(w, r.settings.noPatch, "UNSUPPORTED", "the operation is unsupported")
+		return
+	}
 	for _, limit := range r.settings.requestLimiters {
 		if limit.refuses(w, request) {
 			return
@@ -93,6 +101,19 @@ func (r *Registry) answer(w http.ResponseWriter, req *http.Request, request Requ
 		return
 	}
 	r.app.ServeHTTP(w, r.unlie(req))
+}
+
+// isLarger reports whether the body of a request is larger, and leaves the body to be read.
+func isLarger(req *http.Request, limit int64) bool {
+	if req.ContentLength >= 0 {
+		return req.ContentLength > limit
+	}
+	body, _ := io.ReadAll(io.LimitReader(req.Body, limit+1)) // an error is that of the client
+	req.Body = struct {
+		io.Reader
+		io.Closer
+	}{io.MultiReader(bytes.NewReader(body), req.Body), req.Body}
+	return int64(len(body)) > limit
 }
 
 // responseWriter tells the record the status before the client can know it.

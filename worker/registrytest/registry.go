@@ -244,6 +244,8 @@ type settings struct {
 	tagPage         int
 	noDigestHeader  bool
 	noRanges        bool
+	bodyLimit       int64
+	noPatch         int
 	oddManifests    bool
 	headAfterGet    bool
 	refusedType     string
@@ -338,6 +340,18 @@ func WithHeadAfterGet() Option {
 // without a word of what is wrong.
 func WithoutMediaType(mediaType string, status int) Option {
 	return func(s *settings) { s.refusedType, s.refusedStatus = mediaType, status }
+}
+
+// WithBodyLimit refuses requests with a larger body, as nginx and Cloudflare in front of a
+// registry do.
+func WithBodyLimit(bytes int64) Option {
+	return func(s *settings) { s.bodyLimit = bytes }
+}
+
+// WithoutPatch answers each PATCH with this status: a registry need not take more than
+// whole blobs.
+func WithoutPatch(status int) Option {
+	return func(s *settings) { s.noPatch = status }
 }
 
 // WithPartialIndexes accepts an index although manifests below it are missing.

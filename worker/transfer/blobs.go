@@ -27,6 +27,7 @@ type Blobs struct {
 	flights  flight.Group[place]
 	held     *held
 	begun    *begun
+	manners  *manners
 }
 
 // place is a blob in a repository.
@@ -39,7 +40,7 @@ type place struct {
 func New(client *registry.Client) *Blobs {
 	return &Blobs{
 		from: client, to: client.Writing(),
-		slots: make(chan struct{}, atOnce), held: newHeld(), begun: newBegun(),
+		slots: make(chan struct{}, atOnce), held: newHeld(), begun: newBegun(), manners: newManners(),
 	}
 }
 
@@ -79,11 +80,12 @@ func (b *Blobs) copy(ctx context.Context, source, destination reference.Reposito
 		case <-ctx.Done():
 			return ctx.Err()
 		}
-		t := &transfer{blobs: b, source: source, destination: destination, blob: blob}
+		t := &transfer{blobs: b, source: source, destination: destination, blob: blob, manner: b.manners.of(destination.Registry())}
 		if err := t.run(ctx); err != nil {
 			return err
 		}
 		b.held.add(at)
+		b.manners.note(destination.Registry(), t.manner)
 		return nil
 	})
 }

@@ -14,11 +14,6 @@ import (
 )
 
 const (
-	// small is the size up to which a blob is sent with the request that ends its upload,
-	// which saves a request. A larger one is sent before, so that it is not lost if that
-	// request fails.
-	small = 4 << 20
-
 	// advance is how many bytes must have been moved since the last cut to continue after
 	// another one at once. Otherwise the copy fails, and is tried again later.
 	advance = 1 << 20
@@ -43,6 +38,8 @@ type transfer struct {
 	reads, writes cuts
 	pieces        bool // it was not sent in one piece
 	anew          bool // it was begun from its first byte once more
+	manner        manner
+	sending       int64 // size of the last request's body; negative: unknown
 }
 
 // cuts are the cuts of the connection to one side.
@@ -72,7 +69,9 @@ func isCut(ctx context.Context, err error) bool {
 // run copies the blob. An upload that another try can continue is kept.
 func (t *transfer) run(ctx context.Context) error {
 	at := place{t.destination, t.blob.Digest}
-	t.upload, t.sum = t.blobs.begun.take(at)
+	upload, kept := t.blobs.begun.take(at)
+	t.adopt(upload)
+	t.sum = kept
 	if t.pieces = t.upload != nil; !t.pieces {
 		if there, err := t.isThere(ctx); err != nil || there {
 			return err
@@ -109,7 +108,7 @@ func (t *transfer) isThere(ctx context.Context) (bool, error) {
 	}
 	taken := err == nil && upload == nil
 	t.blobs.held.mounted(place{from, t.blob.Digest}, taken)
-	t.upload = upload
+	t.adopt(upload)
 	return taken, nil
 }
 
@@ -147,9 +146,11 @@ func (t *transfer) send(ctx context.Context) error {
 	}
 	defer c.close()
 	if t.upload == nil {
-		if t.upload, err = t.blobs.to.Begin(ctx, t.destination, t.blob.Digest, reference.Repository{}); err != nil {
+		upload, err := t.blobs.to.Begin(ctx, t.destination, t.blob.Digest, reference.Repository{})
+		if err != nil {
 			return err
 		}
+		t.adopt(upload)
 	}
 	err = t.push(ctx, c, has)
 	// If the source fails, the destination's error is only a consequence.
@@ -181,22 +182,31 @@ func (t *transfer) resume(ctx context.Context) (int64, error) {
 
 // push sends the content, from the offset on, and makes the destination store the blob.
 func (t *transfer) push(ctx context.Context, c *content, offset int64) error {
-	body, left := meter.Reader(ctx, c), int64(-1)
-	if c.total >= 0 {
-		left = c.total - offset
+	body := meter.Reader(ctx, c)
+	for {
+		left := int64(-1)
+		if c.total >= 0 {
+			left = c.total - offset
+		}
+		if t.manner.ends(left) {
+			t.sending = left
+			return t.upload.Finish(ctx, body, offset, left)
+		}
+		part, size := t.manner.part(body, left)
+		t.sending = size
+		has, err := t.upload.Append(ctx, part, offset, size, t.manner.piece > 0)
+		if err != nil {
+			return err
+		}
+		n, whole := c.came()
+		if has >= 0 && has != n || !whole && t.manner.piece == 0 {
+			return &registry.Error{Op: registry.OpPut, Repository: t.destination, Reference: t.blob.Digest, Err: errLost}
+		}
+		if whole {
+			return t.upload.Finish(ctx, nil, n, 0)
+		}
+		offset = n
 	}
-	if c.total >= 0 && left <= small {
-		return t.upload.Finish(ctx, body, offset, left)
-	}
-	has, err := t.upload.Append(ctx, body, offset, left)
-	if err != nil {
-		return err
-	}
-	n, whole := c.came()
-	if !whole || has >= 0 && has != n {
-		return &registry.Error{Op: registry.OpPut, Repository: t.destination, Reference: t.blob.Digest, Err: errLost}
-	}
-	return t.upload.Finish(ctx, nil, n, 0)
 }
 
 // errLost is returned if a destination has accepted a part of a blob, and does not have it.
@@ -214,7 +224,13 @@ func (t *transfer) recovers(ctx context.Context, err error) bool {
 	if put && (ended || isCut(ctx, err)) && t.writes.advanced(t.sum.n) {
 		return ended || pause(ctx, settling)
 	}
-	pieces := t.pieces || t.reads.any || t.writes.any
+	if other, ok := t.other(err); ok {
+		t.cancel(ctx)
+		t.manner = other
+		t.sum.back(0)
+		return true
+	}
+	pieces := t.pieces || t.reads.any || t.writes.any || t.manner.piece > 0
 	switch {
 	case t.anew:
 		return false
@@ -228,6 +244,21 @@ func (t *transfer) recovers(ctx context.Context, err error) bool {
 	t.anew = true
 	t.sum.back(0)
 	return true
+}
+
+// adopt makes an upload, which may be nil, that of the transfer.
+func (t *transfer) adopt(upload *registry.Upload) {
+	if t.upload = upload; upload != nil {
+		upload.Declined = func(err error) bool { _, ok := t.other(err); return ok }
+	}
+}
+
+// other returns another manner if the destination does not take the blob in this one.
+func (t *transfer) other(err error) (manner, bool) {
+	if t.upload == nil {
+		return manner{}, false
+	}
+	return t.manner.after(err, t.sending, t.upload.MinPiece)
 }
 
 // pause waits, and returns false if ctx ends before.

@@ -61,6 +61,14 @@ func newPair(t *testing.T, options ...registrytest.Option) *pair {
 	return p
 }
 
+// newPairTo is a pair with such a destination.
+func newPairTo(t *testing.T, options ...registrytest.Option) *pair {
+	t.Helper()
+	p := &pair{from: registrytest.New(t, registrytest.WithDirectory(t.TempDir())), to: registrytest.New(t, append(options, registrytest.WithDirectory(t.TempDir()))...)}
+	p.restart()
+	return p
+}
+
 // restart forgets all that was learned of the registries.
 func (p *pair) restart() {
 	p.Blobs = transfer.New(registry.NewClient(registry.Options{Insecure: []string{p.from.Host(), p.to.Host()}, Keychain: login{}}))

@@ -1,0 +1,72 @@
+package transfer_test
+
+import (
+	"context"
+	"errors"
+	"net/http"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/osism/skopeo-worker/worker/registry"
+	"github.com/osism/skopeo-worker/worker/registrytest"
+	"github.com/osism/skopeo-worker/worker/transfer"
+)
+
+// TestBodyLimits: if a destination does not take a request because it is too large, it gets
+// the blob in pieces that it takes, and all later ones at once.
+func TestBodyLimits(t *testing.T) {
+	for name, test := range map[string]struct {
+		limit          int64
+		pieces, others int // PATCHes that were taken, and refused ones
+	}{
+		"the largest piece": {limit: 65 * mib, pieces: 2, others: 1},
+		"the next one":      {limit: 10 * mib, pieces: 9, others: 2},
+		"nginx":             {limit: mib, pieces: 69, others: 3},
+	} {
+		t.Run(name, func(t *testing.T) {
+			p := newPairTo(t, registrytest.WithBodyLimit(test.limit))
+			blob, content := p.push(t, 70*mib)
+			require.NoError(t, p.Send(t.Context(), p.source(), p.destination("a"), blob))
+			p.holds(t, "a", blob, content)
+			require.Equal(t, test.pieces+test.others, p.to.Count(patches))
+			require.Equal(t, test.others, p.to.Count(registrytest.All(patches, registrytest.Answered(http.StatusRequestEntityTooLarge))))
+
+			p.to.ResetRequests()
+			blob, content = p.push(t, 3*mib)
+			require.NoError(t, p.Send(t.Context(), p.source(), p.destination("a"), blob))
+			p.holds(t, "a", blob, content)
+			require.Zero(t, p.to.Count(registrytest.Answered(http.StatusRequestEntityTooLarge)))
+		})
+	}
+	t.Run("none is small enough", func(t *testing.T) {
+		p := newPairTo(t, registrytest.WithBodyLimit(mib-1))
+		blob, _ := p.push(t, 2*mib)
+		err := p.Send(t.Context(), p.source(), p.destination("a"), blob)
+		require.ErrorContains(t, err, "413")
+		p.lacks(t, "a", blob)
+	})
+}
+
+// TestNoPatch: a registry that takes only whole blobs gets them with the end of the upload.
+func TestNoPatch(t *testing.T) {
+	for _, status := range []int{http.StatusMethodNotAllowed, http.StatusNotImplemented, http.StatusUnsupportedMediaType} {
+		p := newPairTo(t, registrytest.WithoutPatch(status))
+		p.Blobs = transfer.New(registry.NewClient(registry.Options{
+			Insecure: []string{p.from.Host(), p.to.Host()},
+			Guard: func(_ context.Context, _ registry.Request, send func() error) error {
+				err := send()
+				if failed := (*registry.Error)(nil); errors.As(err, &failed) {
+					require.NotEqual(t, status, failed.Status, "it would count against the registry")
+				}
+				return err
+			},
+		}))
+		for range 2 {
+			blob, content := p.push(t, 9*mib)
+			require.NoError(t, p.Send(t.Context(), p.source(), p.destination("a"), blob))
+			p.holds(t, "a", blob, content)
+		}
+		require.Equal(t, 1, p.to.Count(patches))
+	}
+}
