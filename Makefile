@@ -19,7 +19,7 @@ export GOFLAGS := $(GOFLAGS) -tags=containers_image_openpgp
 .DEFAULT_GOAL := build
 # Two installations at once would meet in apt-get's lock.
 .NOTPARALLEL:
-.PHONY: build check test fuzz chaos demo mirror bench fmt lint tidy images dist chart-test chart-docs help require-go require-cc require-skopeo require-chromium require-urls
+.PHONY: build check test test-builtin fuzz chaos demo mirror bench fmt lint tidy images dist chart-test chart-docs help require-go require-cc require-skopeo require-chromium require-urls
 
 build: require-go ## build bin/planner and bin/worker
 	$(GO) build -ldflags "$(LDFLAGS)" -o bin/ ./planner ./worker
@@ -28,6 +28,9 @@ check: lint tidy test chart-test ## all that a change must pass: format, linters
 
 test: require-go require-cc require-skopeo require-chromium ## run all tests, with the race detector
 	$(GO) test -race -timeout 14m $(PACKAGES)
+
+test-builtin: require-go require-cc require-skopeo require-chromium ## run the acceptance tests with COPY_ENGINE=builtin
+	COPY_ENGINE=builtin $(GO) test -race -timeout 14m ./planner/acceptance -skip '^TestChaos$$'
 
 # How long each target of make fuzz runs, and which: a pattern.
 FUZZTIME ?= 5s

@@ -60,7 +60,7 @@ func TestKilledWorker(t *testing.T) {
 	s.push("kolla/late", "1", "2")
 	s.write("osism/early", "ceph/late", "kolla/late")
 	const inFlight = 2
-	s.env["WORKER_CONCURRENCY"] = fmt.Sprint(inFlight + 1)
+	s.env["COPY_ENGINE"], s.env["WORKER_CONCURRENCY"] = "skopeo", fmt.Sprint(inFlight+1)
 	late := func(r registrytest.Request) bool { return strings.HasSuffix(r.Repository, "/late") }
 	open := s.gate(registrytest.All(late, blobs))
 	first := s.worker()
@@ -98,7 +98,7 @@ func TestKilledMirror(t *testing.T) {
 	s.push("osism/early", "1", "2")
 	s.push("osism/late", "1", "2")
 	s.write("osism/early", "osism/late", "osism/missing")
-	s.env["WORKER_CONCURRENCY"] = "1"
+	s.env["COPY_ENGINE"], s.env["WORKER_CONCURRENCY"] = "skopeo", "1"
 	open := s.gate(of("osism/late", blobs))
 	first := s.planner("mirror")
 	first.says("Mirroring 3 entries in 1 chunk as run ")

@@ -100,7 +100,7 @@ func TestMirrorWithoutSkopeo(t *testing.T) {
 	_, err := s.source.PushIndex("osism/tool", "3", registrytest.MultiPlatform("3", "linux/amd64", "linux/arm64"))
 	require.NoError(t, err)
 	s.write("osism/tool")
-	s = s.with("SKOPEO_PATH", "/no/such/skopeo")
+	s = s.with("COPY_ENGINE", "skopeo", "SKOPEO_PATH", "/no/such/skopeo")
 	said := s.planner("mirror").exits(2)
 	require.True(t, strings.HasSuffix(said, "planner: skopeo is not installed: program \"/no/such/skopeo\" not found; "+
 		"install skopeo, set SKOPEO_PATH, or copy without it: COPY_ENGINE=builtin\n"), said)

@@ -1,6 +1,7 @@
 package acceptance
 
 import (
+	"cmp"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -42,6 +43,10 @@ type process struct {
 	exitCode int // once ended is closed
 }
 
+// engine is the COPY_ENGINE of all tests that do not set one: that of the environment, or
+// else skopeo.
+func engine() string { return cmp.Or(os.Getenv("COPY_ENGINE"), "skopeo") }
+
 // start runs a command with these variables and no others of ours. It is killed
 // when the test ends.
 func start(t *testing.T, env map[string]string, stdin, name string, arguments ...string) *process {
@@ -49,7 +54,7 @@ func start(t *testing.T, env map[string]string, stdin, name string, arguments ..
 	p := &process{t: t, command: exec.Command(filepath.Join(bin, name), arguments...), ended: make(chan struct{})}
 	p.stdout.next, p.all.next = make(chan struct{}), make(chan struct{})
 	p.command.Dir = t.TempDir()
-	p.command.Env = []string{"PATH=" + os.Getenv("PATH"), "HOME=" + p.command.Dir, raceSettings}
+	p.command.Env = []string{"PATH=" + os.Getenv("PATH"), "HOME=" + p.command.Dir, raceSettings, "COPY_ENGINE=" + engine()}
 	for k, v := range env {
 		p.command.Env = append(p.command.Env, k+"="+v)
 	}

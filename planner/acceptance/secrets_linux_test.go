@@ -113,6 +113,7 @@ func (n *nosy) watchChildren() {
 	n.script("skopeo-that-tells", `cat /proc/$$/cmdline >"`+n.seen+`/skopeo.$$.cmdline"
 cat /proc/$$/environ >"`+n.seen+`/skopeo.$$.environ"
 exec skopeo "$@"`)
+	n.env["COPY_ENGINE"] = "skopeo"
 	n.env["SKOPEO_PATH"] = filepath.Join(n.seen, "skopeo-that-tells")
 	n.env["PATH"] = n.seen + ":" + os.Getenv("PATH")
 }
