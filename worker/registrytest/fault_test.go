@@ -1,10 +1,14 @@
 package registrytest_test
 
 import (
+	"bytes"
 	"context"
+	"crypto/tls"
+	"crypto/x509"
 	"io"
 	"net"
 	"net/http"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"syscall"
@@ -124,6 +128,52 @@ func TestRelay(t *testing.T) {
 	require.Empty(t, r.Requests())
 	relay.Thaw()
 	require.Equal(t, http.StatusOK, <-answered)
+}
+
+// A connection costs a round trip, TLS another one, and each request one more. Bytes do not
+// wait for those before them.
+func TestRelayWithRoundTrip(t *testing.T) {
+	const trip = 100 * time.Millisecond
+	content := bytes.Repeat([]byte("0123456789abcdef"), 1<<19)
+	for name, test := range map[string]struct {
+		options []registrytest.Option
+		first   time.Duration
+	}{
+		"plain": {nil, 2 * trip},
+		"TLS":   {[]registrytest.Option{registrytest.WithTLS()}, 3 * trip},
+	} {
+		t.Run(name, func(t *testing.T) {
+			r := registrytest.New(t, test.options...)
+			digest, err := r.PushBlob("app", content)
+			require.NoError(t, err)
+			relay := registrytest.NewRelay(t, r.Host)
+			relay.SetRoundTrip(trip)
+			roots := x509.NewCertPool()
+			roots.AppendCertsFromPEM(r.CA())
+			transport := &http.Transport{TLSClientConfig: &tls.Config{RootCAs: roots, MinVersion: tls.VersionTLS13}}
+			t.Cleanup(transport.CloseIdleConnections)
+			get := func(path string) ([]byte, time.Duration) {
+				start := time.Now()
+				res, err := (&http.Client{Transport: transport}).Get(strings.Replace(r.URL(), r.Host(), relay.Host(), 1) + path)
+				require.NoError(t, err)
+				defer res.Body.Close()
+				body, err := io.ReadAll(res.Body)
+				require.NoError(t, err)
+				return body, time.Since(start)
+			}
+			_, first := get("/v2/")
+			require.GreaterOrEqual(t, first, test.first)
+			_, second := get("/v2/")
+			require.GreaterOrEqual(t, second, trip)
+			require.Greater(t, relay.Sent(), int64(0))
+
+			body, took := get("/v2/app/blobs/" + digest)
+			require.Equal(t, len(content), len(body))
+			require.True(t, bytes.Equal(content, body))
+			require.Greater(t, relay.Received(), int64(len(content)))
+			require.Less(t, took, time.Duration(len(content)>>15)*trip/2, "each packet waited for the one before")
+		})
+	}
 }
 
 func TestHangEndsWithClientOrRegistry(t *testing.T) {

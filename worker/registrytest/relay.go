@@ -6,6 +6,7 @@ import (
 	"sync"
 	"sync/atomic"
 	"testing"
+	"time"
 )
 
 // Relay forwards connections on loopback, and fails as a network does. A frozen relay
@@ -15,8 +16,10 @@ type Relay struct {
 	listener net.Listener
 	target   func() string
 	received atomic.Int64
+	sent     atomic.Int64
 
 	mu     sync.Mutex
+	trip   time.Duration
 	gate   chan struct{} // closed: open
 	conns  map[net.Conn]struct{}
 	closed bool
@@ -42,6 +45,18 @@ func (r *Relay) Host() string { return r.listener.Addr().String() }
 
 // Received is how many bytes have come from the target.
 func (r *Relay) Received() int64 { return r.received.Load() }
+
+// Sent is how many bytes have gone to the target.
+func (r *Relay) Sent() int64 { return r.sent.Load() }
+
+// SetRoundTrip gives new connections the latency of a network with this round trip: every
+// byte takes half of it, in either direction, and the handshake of TCP takes one. Those of
+// TLS and HTTP take theirs, because they are made of bytes.
+func (r *Relay) SetRoundTrip(trip time.Duration) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.trip = trip
+}
 
 // Cut resets every connection.
 func (r *Relay) Cut() {
@@ -99,8 +114,11 @@ func (r *Relay) accept() {
 		if !r.keep(near, far) {
 			return
 		}
-		go r.pass(far, near, nil)
-		go r.pass(near, far, &r.received)
+		r.mu.Lock()
+		delay, connected := r.trip/2, time.Now().Add(r.trip)
+		r.mu.Unlock()
+		go r.pass(gated{r, far, &r.sent}, near, delay, connected)
+		go r.pass(gated{r, near, &r.received}, far, delay, connected)
 	}
 }
 
@@ -119,13 +137,17 @@ func (r *Relay) keep(conns ...net.Conn) bool {
 }
 
 // pass moves bytes while the gate is open, and the end of the connection, too.
-func (r *Relay) pass(to, from net.Conn, count *atomic.Int64) {
-	_, _ = io.Copy(gated{r, to, count}, from)
+func (r *Relay) pass(to gated, from net.Conn, delay time.Duration, connected time.Time) {
+	if delay > 0 {
+		carry(to, from, delay, connected)
+	} else {
+		_, _ = io.Copy(to, from)
+	}
 	r.wait()
 	_, _ = to.Close(), from.Close()
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	delete(r.conns, to)
+	delete(r.conns, to.Conn)
 }
 
 func (r *Relay) wait() {
@@ -135,16 +157,15 @@ func (r *Relay) wait() {
 	<-gate
 }
 
+// gated is a connection that takes bytes while the gate is open, and counts them.
 type gated struct {
 	relay *Relay
-	io.Writer
-	count *atomic.Int64 // nil: the bytes are not counted
+	net.Conn
+	count *atomic.Int64
 }
 
 func (g gated) Write(p []byte) (int, error) {
 	g.relay.wait()
-	if g.count != nil {
-		g.count.Add(int64(len(p)))
-	}
-	return g.Writer.Write(p)
+	g.count.Add(int64(len(p)))
+	return g.Conn.Write(p)
 }
