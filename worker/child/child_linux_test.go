@@ -22,27 +22,28 @@ const (
 	often    = 5 * time.Millisecond
 )
 
-// wrapper starts what a signal to its group does not reach, and says the pids of all: a
-// session of its own, and a daemon with a child.
+// wrapper starts processes that a signal to its group does not reach, and prints all pids:
+// one in a session of its own, and a daemon with a child.
 const wrapper = `trap "" TERM
 setsid sh -c 'trap "" TERM; echo $$; exec sleep 600' &
 (setsid sh -c 'trap "" TERM; echo $$; sleep 600 & echo $!; wait' &)
 echo $$
 wait; while :; do sleep 600; done`
 
-// members of the wrapper's family.
+// members is the number of processes that wrapper starts, and wrapper itself.
 const members = 4
 
-// unmarked is what has cleared its environment: only its parents tell whose it is.
+// unmarked clears its environment, so that only its parents show whose it is.
 const unmarked = `env -i "$(command -v setsid)" "$(command -v sh)" -c 'trap "" TERM; echo $$; while :; do sleep 600; done' &
 `
 
-// pipe is where a script writes to with echo, whoever its stdout is inherited by.
+// pipe returns the path to which a script writes with echo, and a function that reads a
+// line.
 func pipe(t *testing.T) (path string, lines func() string) {
 	t.Helper()
 	path = filepath.Join(t.TempDir(), "pids")
 	require.NoError(t, syscall.Mkfifo(path, 0o600))
-	f, err := os.OpenFile(path, os.O_RDWR, 0) // never at its end
+	f, err := os.OpenFile(path, os.O_RDWR, 0) // with O_RDWR, reads never reach the end
 	require.NoError(t, err)
 	t.Cleanup(func() { _ = f.Close() })
 	scanner := bufio.NewScanner(f)
@@ -70,8 +71,8 @@ func shell(ctx context.Context, script string, output string) *Process {
 	return New(ctx, "sh", "-c", "exec >>"+output+" 2>/dev/null; "+script)
 }
 
-// TestEnd: nothing of what a process has started is left once it was ended, even where
-// nobody heeds SIGTERM.
+// TestEnd: no process that a process has started is left after it was ended, even if all
+// ignore SIGTERM.
 func TestEnd(t *testing.T) {
 	output, lines := pipe(t)
 	ctx, cancel := context.WithCancelCause(t.Context())
@@ -88,7 +89,8 @@ func TestEnd(t *testing.T) {
 	}
 }
 
-// TestLeft: what a process leaves in its group when it ends by itself is ended, too.
+// TestLeft: processes that a process leaves in its group when it ends by itself are ended,
+// too.
 func TestLeft(t *testing.T) {
 	output, lines := pipe(t)
 	p := shell(t.Context(), `sleep 600 & echo $!; exit 3`, output)
@@ -105,7 +107,7 @@ func TestNoProgram(t *testing.T) {
 
 const role = "CHILD_TEST_ROLE"
 
-// worker runs a test of this package in a process of its own, whose output is read.
+// worker runs a test of this package in another process.
 func worker(t *testing.T, test, output string) *exec.Cmd {
 	t.Helper()
 	c := exec.CommandContext(t.Context(), os.Args[0], "-test.run=^"+test+"$")
@@ -114,8 +116,8 @@ func worker(t *testing.T, test, output string) *exec.Cmd {
 	return c
 }
 
-// TestReaper: however a worker dies, what its children have started dies, too. That is
-// so where its reaper has been killed before.
+// TestReaper: however a worker dies, the processes that its children have started die, too,
+// also if its reaper was killed before.
 func TestReaper(t *testing.T) {
 	if output := os.Getenv(role); output != "" {
 		if err := Guard(); err != nil {
@@ -150,7 +152,7 @@ func TestReaper(t *testing.T) {
 	}
 }
 
-// marksOf is the id of the worker that a process descends from.
+// marksOf returns the id of the worker from which a process descends.
 func marksOf(t *testing.T, pid string) string {
 	t.Helper()
 	p, ok := look("/proc/" + pid)
@@ -160,7 +162,7 @@ func marksOf(t *testing.T, pid string) string {
 	return id
 }
 
-// reapers are those of a worker.
+// reapers returns the reapers of a worker.
 func reapers(id string) (found []process) {
 	for _, p := range census() {
 		arguments, _ := os.ReadFile("/proc/" + strconv.Itoa(p.pid) + "/cmdline")

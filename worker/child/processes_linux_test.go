@@ -10,14 +10,14 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// TestFamily: the mark, or parentage, and nothing else makes a process one of ours.
+// TestFamily: only the mark or parentage makes a process a member.
 func TestFamily(t *testing.T) {
 	all := []process{
 		{pid: 2, parent: 0}, {pid: 3, parent: 2}, {pid: 40, parent: 1, group: 40},
-		{pid: 100, parent: 1, group: 100},                  // we
+		{pid: 100, parent: 1, group: 100},                  // this process
 		{pid: 103, parent: 102, group: 101},                // listed before its parent
 		{pid: 101, parent: 100, group: 101, mark: "us.1"},  // a copy
-		{pid: 102, parent: 101, group: 101},                // that has cleared its environment
+		{pid: 102, parent: 101, group: 101},                // its child, which has cleared its environment
 		{pid: 104, parent: 1, group: 104, mark: "us.1"},    // a daemon
 		{pid: 110, parent: 100, group: 110, mark: "us.10"}, // another copy
 		{pid: 120, parent: 1, group: 120, mark: "they.1"},  // of another worker
@@ -55,7 +55,7 @@ func TestCensus(t *testing.T) {
 	require.Equal(t, process{c.Process.Pid, os.Getpid(), syscall.Getpgrp(), found.started, "x.1"}, found)
 
 	found.started = "0"
-	found.signal(syscall.SIGKILL) // another one, which had that pid before
+	found.signal(syscall.SIGKILL) // no longer the process with that pid
 	found, _ = look(fmt.Sprintf("/proc/%d", c.Process.Pid))
 	found.signal(syscall.SIGKILL)
 	require.Eventually(t, func() bool {

@@ -23,8 +23,7 @@ import (
 	"github.com/osism/skopeo-worker/worker/registrytest"
 )
 
-// TestRun: what is published is mirrored, and the run is over with numbers that tell
-// what happened.
+// TestRun: what is published is mirrored. The run ends with the right numbers.
 func TestRun(t *testing.T) {
 	b := embedded(t)
 	b.push(t, "1", "2", "3")
@@ -41,12 +40,12 @@ func TestRun(t *testing.T) {
 	require.Empty(t, b.subjects(t, subject.Chunk+".>"))
 }
 
-// TestSnoozedChunkCountsOnce: a chunk that is snoozed, more than once, counts each of
-// its images once.
+// TestSnoozedChunkCountsOnce: each image of a chunk that is snoozed several times counts
+// once.
 func TestSnoozedChunkCountsOnce(t *testing.T) {
 	b := embedded(t)
 	b.push(t, "1", "2", "3", "4")
-	// skopeo tells of waits above its own two seconds only; ours come from a HEAD.
+	// skopeo logs only waits above two seconds, so the HEAD gets the 429.
 	defer b.from.Inject(registrytest.Fault{Match: registrytest.All(heads, registrytest.Ref("4")), Times: 2, Status: 429,
 		Header: http.Header{"Retry-After": {"1"}}})()
 	tracker := b.plan(t, b.chunk())
@@ -72,8 +71,8 @@ func TestSnoozedChunkCountsOnce(t *testing.T) {
 	require.Equal(t, 4, counted(t, c, countedImages, "copied"))
 }
 
-// TestSIGTERM: what has not begun goes back at once, as due now, and another worker
-// finishes it.
+// TestSIGTERM: images that have not begun are requeued at once, due now, and another worker
+// mirrors them.
 func TestSIGTERM(t *testing.T) {
 	b := embedded(t)
 	b.push(t, "1", "2", "3", "4")
@@ -100,7 +99,7 @@ func TestSIGTERM(t *testing.T) {
 	require.Equal(t, 4, b.from.Pulls(), "nothing twice")
 }
 
-// TestHeartbeat keeps a chunk that takes longer than AckWait.
+// TestHeartbeat: a worker keeps a chunk that takes longer than AckWait.
 func TestHeartbeat(t *testing.T) {
 	b := embedded(t)
 	const wait = 500 * time.Millisecond
@@ -111,7 +110,7 @@ func TestHeartbeat(t *testing.T) {
 	begun := b.from.Notify(blobs)
 	tracker := b.plan(t, b.chunk())
 	start(t, b.consumer(t))
-	start(t, b.consumer(t)) // would get it
+	start(t, b.consumer(t)) // would receive it again
 	<-begun
 	waited := time.Now()
 	require.Eventually(t, func() bool { return time.Since(waited) > 4*wait }, deadline, wait/2)
@@ -123,7 +122,7 @@ func TestHeartbeat(t *testing.T) {
 	require.Equal(t, 1, b.from.Count(registrytest.All(gets)))
 }
 
-// TestBrokerRestartsWhileAChunkIsWorkedOn: the work is not lost, nor done twice.
+// TestBrokerRestartsWhileAChunkIsWorkedOn: no work is lost or done twice.
 func TestBrokerRestartsWhileAChunkIsWorkedOn(t *testing.T) {
 	server := brokertest.Start(t)
 	b := newHarness(t, brokertest.Open(t, server.Config()))
@@ -137,7 +136,7 @@ func TestBrokerRestartsWhileAChunkIsWorkedOn(t *testing.T) {
 	start(t, b.consumer(t))
 	<-begun
 	server.Stop()
-	close(gate) // the failure is recorded, and the rest acknowledged, once it is back
+	close(gate) // the failure is recorded and the chunk acknowledged after the restart
 	require.NoError(t, b.from.WaitFor(t.Context(), registrytest.All(blobs, registrytest.Answered(404))))
 	server.Restart()
 	require.Equal(t, run.Tally{Total: 3, Copied: 2, Failed: 1}, over(t, tracker).Images)
@@ -146,8 +145,8 @@ func TestBrokerRestartsWhileAChunkIsWorkedOn(t *testing.T) {
 	b.mirrored(t, "1", "3")
 }
 
-// TestTwoWorkersHoldOneChunk: an acknowledgement is no fence, and the second one
-// must not be waited for.
+// TestTwoWorkersHoldOneChunk: an acknowledgement does not stop the other worker, and the
+// first does not wait for it.
 func TestTwoWorkersHoldOneChunk(t *testing.T) {
 	b := embedded(t)
 	impatient(t, b.Broker, 50*time.Millisecond)
@@ -163,8 +162,8 @@ func TestTwoWorkersHoldOneChunk(t *testing.T) {
 	require.Equal(t, 1, b.from.Pulls())
 }
 
-// TestRemainderOfAnAcknowledgedChunk: a worker that comes late to a chunk that another
-// one has done leaves nothing of it behind.
+// TestRemainderOfAnAcknowledgedChunk: a worker publishes nothing of a chunk that another
+// worker has finished meanwhile.
 func TestRemainderOfAnAcknowledgedChunk(t *testing.T) {
 	b := embedded(t)
 	impatient(t, b.Broker, 50*time.Millisecond)
@@ -181,7 +180,7 @@ func TestRemainderOfAnAcknowledgedChunk(t *testing.T) {
 	require.Empty(t, b.subjects(t, subject.OfRun(name, runID)))
 }
 
-// unacked is a message whose worker dies when it acknowledges.
+// unacked is a message whose worker dies when it acknowledges the message.
 type unacked struct {
 	jetstream.Msg
 	die func()
@@ -192,9 +191,9 @@ func (u unacked) DoubleAck(context.Context) error {
 	return context.Canceled
 }
 
-// TestCrashBetweenPublishAndAck: the remainder is there before the message is gone,
-// the next delivery publishes its own under another name, and the images are mirrored
-// though they were in two messages.
+// TestCrashBetweenPublishAndAck: the remainder is published before the message is
+// acknowledged. The next delivery publishes its own under another subject. The images are
+// mirrored, although they were in two messages.
 func TestCrashBetweenPublishAndAck(t *testing.T) {
 	b := embedded(t)
 	impatient(t, b.Broker, 50*time.Millisecond)
@@ -231,8 +230,8 @@ func TestCrashBetweenPublishAndAck(t *testing.T) {
 	require.Equal(t, 1, b.from.Pulls())
 }
 
-// TestRemainderIsPublishedOnce: where the broker's answer was lost, the next try
-// finds it there.
+// TestRemainderIsPublishedOnce: if the answer of the broker was lost, the next try finds
+// the message.
 func TestRemainderIsPublishedOnce(t *testing.T) {
 	b := embedded(t)
 	d := delivery{consumer: b.consumer(t), address: b.address("000001"), number: 1, sequence: 7}
@@ -246,7 +245,7 @@ func TestRemainderIsPublishedOnce(t *testing.T) {
 	require.EqualValues(t, 2, info.State.Msgs)
 }
 
-// TestLargeRemainderIsSplit, and no piece is larger than a message may be.
+// TestLargeRemainderIsSplit: no piece is larger than a message may be.
 func TestLargeRemainderIsSplit(t *testing.T) {
 	b := embedded(t)
 	var images []message.Image
@@ -276,7 +275,7 @@ func TestLargeRemainderIsSplit(t *testing.T) {
 	require.Equal(t, len(images), st.Images.Total)
 }
 
-// TestSuperseded: what a newer run has resolved is dropped from the older run's
+// TestSuperseded: entries that a newer run has resolved are dropped from an older run's
 // remainders, but not from its first deliveries.
 func TestSuperseded(t *testing.T) {
 	b := embedded(t)
@@ -299,8 +298,8 @@ func TestSuperseded(t *testing.T) {
 	require.False(t, superseded, "another entry")
 }
 
-// TestRepublish: a failure is in its record when the message is gone,
-// and out of it when a republish has mirrored it.
+// TestRepublish: a failure is recorded before the message is acknowledged, and removed
+// after a republish has mirrored the image.
 func TestRepublish(t *testing.T) {
 	b := embedded(t)
 	b.push(t, "1", "2")
@@ -321,7 +320,7 @@ func TestRepublish(t *testing.T) {
 	b.mirrored(t, "1", "2")
 }
 
-// outage is what a worker finds of every registry.
+// outage is a state of all registries.
 type outage struct{ closed error }
 
 func (o outage) Open(context.Context, ...reference.Repository) (bool, error) {
@@ -330,7 +329,7 @@ func (o outage) Open(context.Context, ...reference.Repository) (bool, error) {
 func (o outage) Blames(context.Context, error) error                 { return nil }
 func (o outage) Known(_, _ reference.Repository, _ reference.Digest) {}
 
-// TestWaitsForARegistry: what is left is recorded with the registry that it waits for.
+// TestWaitsForARegistry: the progress of a remainder names the registry that it waits for.
 func TestWaitsForARegistry(t *testing.T) {
 	b := embedded(t)
 	b.push(t, "1")
@@ -345,7 +344,7 @@ func TestWaitsForARegistry(t *testing.T) {
 	require.Empty(t, b.from.Requests())
 }
 
-// TestCutOff: a worker that does not reach what others reach leaves the chunks to them.
+// TestCutOff: a worker that alone does not reach a registry leaves the chunks to others.
 func TestCutOff(t *testing.T) {
 	b := embedded(t)
 	b.push(t, "1")
@@ -362,9 +361,8 @@ func TestCutOff(t *testing.T) {
 	require.Equal(t, 1, counted(t, other, countedChunks, metrics.ChunkDone))
 }
 
-// TestPartsAreShared: one repository with too many new tags for one worker keeps
-// several busy. They count as the one chunk they come from, and nothing is copied
-// twice.
+// TestPartsAreShared: the many new tags of one repository are shared among workers. The
+// parts count as the one chunk that they come from, and nothing is copied twice.
 func TestPartsAreShared(t *testing.T) {
 	const tags, distinct = 300, 100
 	b := newHarness(t, brokertest.Open(t, brokertest.Start(t).Config()))
@@ -372,7 +370,7 @@ func TestPartsAreShared(t *testing.T) {
 	require.NoError(t, b.from.AddSynthetic(repository, registrytest.Synthetic{Tags: names, Distinct: distinct}))
 	gate := make(chan struct{})
 	b.from.Inject(registrytest.Fault{Match: gets, Gate: gate})
-	// Of a family the first is copied alone, so two at once are of two workers.
+	// The first image of a family is copied alone, so two copies at once are of two workers.
 	held := map[string]bool{}
 	shared := b.from.Notify(func(r registrytest.Request) bool {
 		if gets(r) {
@@ -414,7 +412,7 @@ func TestPartsAreShared(t *testing.T) {
 	require.Equal(t, 1, split)
 }
 
-// TestEmbeddedBrokerSplitsNothing: nobody else could take a part.
+// TestEmbeddedBrokerSplitsNothing: no other worker could take a part.
 func TestEmbeddedBrokerSplitsNothing(t *testing.T) {
 	const tags = 81
 	b := embedded(t)

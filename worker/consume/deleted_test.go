@@ -36,8 +36,8 @@ func (t *transcript) String() string {
 	return t.text.String()
 }
 
-// tell returns a transcript of the log of the workers.
-func (b *harness) tell() *transcript {
+// logged returns the log of the workers that are made from now on.
+func (b *harness) logged() *transcript {
 	var t transcript
 	b.log = slog.New(slog.NewTextHandler(&t, &slog.HandlerOptions{Level: slog.LevelWarn}))
 	return &t
@@ -71,11 +71,11 @@ func (b *harness) waiting(t *testing.T, n int) {
 	}, deadline, often)
 }
 
-// TestConsumerIsDeletedUnderIdleWorkers: they make it again, and go on.
+// TestConsumerIsDeletedUnderIdleWorkers: they create it again and go on.
 func TestConsumerIsDeletedUnderIdleWorkers(t *testing.T) {
 	b := embedded(t)
 	b.push(t, "1")
-	said := b.tell()
+	said := b.logged()
 	start(t, b.consumer(t))
 	start(t, b.consumer(t))
 	for range 2 {
@@ -88,9 +88,8 @@ func TestConsumerIsDeletedUnderIdleWorkers(t *testing.T) {
 	require.Contains(t, said.String(), "the consumer was deleted at the broker")
 }
 
-// TestConsumerIsDeletedUnderBusyWorkers, who are all busy for long: it is made again
-// meanwhile, nothing is lost, and what they have done is done once where nobody else got
-// it.
+// TestConsumerIsDeletedUnderBusyWorkers: it is created again while all workers are busy.
+// Nothing is lost, and only the chunks that the workers had are delivered again.
 func TestConsumerIsDeletedUnderBusyWorkers(t *testing.T) {
 	const workers = 3
 	b := embedded(t)
@@ -125,8 +124,8 @@ func TestConsumerIsDeletedUnderBusyWorkers(t *testing.T) {
 	require.LessOrEqual(t, b.from.Count(gets), len(tags)+workers, "nothing but what the workers had is given to others")
 }
 
-// TestDoneWithoutItsConsumer: a worker is done with its message while the consumer that
-// was made again has not delivered it, and ignores the acknowledgement.
+// TestDoneWithoutItsConsumer: a worker finishes a message that the recreated consumer has
+// not delivered. The consumer ignores the acknowledgement.
 func TestDoneWithoutItsConsumer(t *testing.T) {
 	b := embedded(t)
 	b.push(t, "1")
@@ -139,7 +138,7 @@ func TestDoneWithoutItsConsumer(t *testing.T) {
 	require.Empty(t, b.subjects(t, subject.Chunk+".>"))
 	b.mirrored(t, "1")
 
-	// Nothing but its own message is deleted.
+	// A worker deletes only its own message.
 	d := delivery{consumer: c, msg: m, sequence: 1}
 	require.NoError(t, b.Stream.Purge(t.Context()))
 	b.send(t, b.address("000002").Under(subject.Chunk), nil)
@@ -147,8 +146,8 @@ func TestDoneWithoutItsConsumer(t *testing.T) {
 	require.Len(t, b.subjects(t, subject.Chunk+".>"), 1)
 }
 
-// TestEverythingIsDeleted at the broker under a running worker: all is made again, and
-// the worker works.
+// TestEverythingIsDeleted: streams and buckets that are deleted under a running worker are
+// created again, and the worker goes on.
 func TestEverythingIsDeleted(t *testing.T) {
 	var said transcript
 	opened, err := broker.Open(t.Context(), broker.Config{DataDir: t.TempDir()}, broker.Options{Log: slog.New(slog.NewTextHandler(&said, nil))})
@@ -185,7 +184,8 @@ func TestEverythingIsDeleted(t *testing.T) {
 	require.Contains(t, said.String(), "stream=KV_"+run.Bucket)
 }
 
-// TestLimitsUnderARunningWorker end it: the stream may drop chunks from then on.
+// TestLimitsUnderARunningWorker: a limit of the stream ends the worker, because the stream
+// may drop chunks from then on.
 func TestLimitsUnderARunningWorker(t *testing.T) {
 	b := embedded(t)
 	c := b.consumer(t)

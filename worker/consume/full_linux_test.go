@@ -12,8 +12,8 @@ import (
 	"github.com/osism/skopeo-worker/shared/subject"
 )
 
-// TestFullStore: while the broker's disk is full nothing is lost. nats-server stops
-// writing until it is restarted; then everything goes on, in the same worker.
+// TestFullStore: nothing is lost while the broker's disk is full. nats-server stores
+// nothing until it is restarted; then the same worker goes on.
 func TestFullStore(t *testing.T) {
 	disk := brokertest.NewSmall(t)
 	s := brokertest.Start(t, func(o *server.Options) { o.StoreDir = disk.Path })
@@ -40,7 +40,7 @@ func TestFullStore(t *testing.T) {
 	require.NoError(t, b.Writable(t.Context()))
 }
 
-// TestFullEmbeddedStore ends the worker: nobody else can start its broker again.
+// TestFullEmbeddedStore: the worker ends, because no one else can restart its broker.
 func TestFullEmbeddedStore(t *testing.T) {
 	disk := brokertest.NewSmall(t)
 	b := newHarness(t, brokertest.Open(t, broker.Config{DataDir: disk.Path}))

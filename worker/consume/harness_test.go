@@ -33,8 +33,8 @@ const (
 	destination = "mirror/" + repository
 	name        = "default"
 	runID       = "20260101-000000-000-0000"
-	// deadline is for what takes milliseconds on an idle machine, or a second where
-	// somebody waits for a broker.
+	// deadline limits what takes milliseconds on an idle machine, or a second if it waits
+	// for a broker.
 	deadline = 30 * time.Second
 	often    = 5 * time.Millisecond
 )
@@ -60,7 +60,7 @@ func newHarness(t *testing.T, b *broker.Broker) *harness {
 	return &harness{Broker: b, from: registrytest.New(t), to: registrytest.New(t), runs: runs, log: slog.New(slog.DiscardHandler)}
 }
 
-// consumer returns one that is not started.
+// consumer returns a consumer that does not run yet.
 func (b *harness) consumer(t *testing.T) *Consumer {
 	t.Helper()
 	insecure := []string{b.from.Host(), b.to.Host()}
@@ -88,7 +88,8 @@ func (b *harness) consumer(t *testing.T) *Consumer {
 	return c
 }
 
-// start runs a consumer until stop, which waits for its end, or the end of the test.
+// start runs a consumer until stop is called, which waits for its end, or until the test
+// ends.
 func start(t *testing.T, c *Consumer) (stop func()) {
 	t.Helper()
 	ctx, cancel := context.WithCancel(t.Context())
@@ -108,7 +109,7 @@ func start(t *testing.T, c *Consumer) (stop func()) {
 	return stop
 }
 
-// counted is what a worker has counted of its chunks or images with this outcome.
+// counted returns how many chunks or images with this outcome a worker has counted.
 func counted(t *testing.T, c *Consumer, metric, outcome string) (n int) {
 	t.Helper()
 	families, err := c.metrics.Registry.Gather()
@@ -169,7 +170,7 @@ func (b *harness) send(t *testing.T, subj string, data []byte) {
 	require.NoError(t, err)
 }
 
-// over waits for the end of the run, and requires that its numbers add up meanwhile.
+// over waits for the end of the run, and for numbers that add up.
 func over(t *testing.T, tracker *run.Tracker) run.Status {
 	t.Helper()
 	var st run.Status
@@ -181,7 +182,7 @@ func over(t *testing.T, tracker *run.Tracker) run.Status {
 	return st
 }
 
-// subjects are those of the run's messages in the stream.
+// subjects returns the subjects of the stream's messages that match a filter.
 func (b *harness) subjects(t *testing.T, filter string) []string {
 	t.Helper()
 	info, err := b.Stream.Info(t.Context(), jetstream.WithSubjectFilter(filter))
@@ -200,7 +201,7 @@ func (b *harness) failures(t *testing.T) []failure.Record {
 	return records
 }
 
-// receive takes one delivery as the loop would, without working it off.
+// receive takes one delivery and does not work it off.
 func (b *harness) receive(t *testing.T) jetstream.Msg {
 	t.Helper()
 	m, err := b.Consumer.Next(jetstream.FetchMaxWait(deadline))
@@ -208,7 +209,7 @@ func (b *harness) receive(t *testing.T) jetstream.Msg {
 	return m
 }
 
-// mirrored requires that the destination holds the tags as the source does.
+// mirrored requires that the tags are the same at the destination as at the source.
 func (b *harness) mirrored(t *testing.T, tags ...string) {
 	t.Helper()
 	for _, tag := range tags {
@@ -220,8 +221,7 @@ func (b *harness) mirrored(t *testing.T, tags ...string) {
 	}
 }
 
-// impatient makes the workers' consumer one with a short AckWait, before the broker
-// would create it with its own.
+// impatient creates the consumer of the workers with a short AckWait.
 func impatient(t *testing.T, b *broker.Broker, wait time.Duration) {
 	t.Helper()
 	require.NoError(t, b.Stream.DeleteConsumer(t.Context(), broker.ConsumerName))
@@ -238,7 +238,7 @@ func embedded(t *testing.T) *harness {
 	return newHarness(t, brokertest.Embedded(t))
 }
 
-// notifying returns a logger that tells when the broker had no room.
+// notifying returns a logger that sends when the disk of the broker is full.
 func notifying(refused chan<- struct{}) *slog.Logger { return slog.New(notifier{refused}) }
 
 type notifier struct{ refused chan<- struct{} }

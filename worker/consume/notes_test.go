@@ -11,8 +11,7 @@ import (
 	"github.com/osism/skopeo-worker/worker/platform"
 )
 
-// TestForeignNotes: what somebody else has put in the place of what workers note is no
-// reason to drop a remainder, or to take an image for one without the wanted platforms.
+// TestForeignNotes: garbage in the buckets of notes drops no remainder and skips no image.
 func TestForeignNotes(t *testing.T) {
 	b := embedded(t)
 	b.push(t, "1")

@@ -11,7 +11,7 @@ import (
 	"github.com/osism/skopeo-worker/worker/registrytest"
 )
 
-// TestCopies: rates are of whole intervals, however often is looked.
+// TestCopies: rates are measured over whole intervals, however often the copies are listed.
 func TestCopies(t *testing.T) {
 	var c copies
 	begun := time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC)
@@ -47,7 +47,7 @@ func TestCopies(t *testing.T) {
 	require.Empty(t, c.list(begun))
 }
 
-// TestUnderWay: who follows the run sees what is copied, and that it goes on.
+// TestUnderWay: the status shows a running copy and its bytes.
 func TestUnderWay(t *testing.T) {
 	b := embedded(t)
 	b.push(t, "1")
@@ -81,7 +81,8 @@ func TestUnderWay(t *testing.T) {
 	require.Empty(t, over(t, tracker).UnderWay)
 }
 
-// TestOvertaken: a worker that comes back late does not hide that another one is done.
+// TestOvertaken: the report of a late worker does not replace the end that another worker
+// has recorded.
 func TestOvertaken(t *testing.T) {
 	b := embedded(t)
 	c := b.consumer(t)
@@ -92,7 +93,7 @@ func TestOvertaken(t *testing.T) {
 		return p.State
 	}
 	late, other := delivery{consumer: c, address: b.address("000001")}, delivery{consumer: c, address: b.address("000001")}
-	for _, d := range []*delivery{&late, &other, &late} { // the second one first hears of the first
+	for _, d := range []*delivery{&late, &other, &late} { // the other replaces the report of the late one
 		d.Progress(run.Tally{Total: 1}, 0, 0)
 		require.NoError(t, d.store(t.Context()))
 		require.Equal(t, run.Running, recorded())

@@ -35,8 +35,8 @@ func schedule(t *testing.T, b *harness) {
 	}
 }
 
-// TestSweep fires what is overdue, and nothing that is not, once, though two workers
-// look at the same time.
+// TestSweep: overdue schedules are fired once, although two workers sweep at the same time;
+// others are not fired.
 func TestSweep(t *testing.T) {
 	b := embedded(t)
 	schedule(t, b)
@@ -58,7 +58,7 @@ func TestSweep(t *testing.T) {
 		}
 		return c.settle(t.Context(), m, now)
 	}
-	for _, s := range suspects { // the schedule itself has the last word
+	for _, s := range suspects { // the time of the schedule decides
 		require.NoError(t, settle(one, s, soon))
 	}
 	require.Empty(t, b.subjects(t, subject.Chunk+".>"))
@@ -77,7 +77,7 @@ func TestSweep(t *testing.T) {
 		b.subjects(t, subject.OfRun(name, runID)))
 }
 
-// TestSweepGoesOn: a schedule that cannot be fired does not hold up the others.
+// TestSweepGoesOn: a schedule that cannot be fired does not delay the others.
 func TestSweepGoesOn(t *testing.T) {
 	b := embedded(t)
 	schedule(t, b)
@@ -90,7 +90,8 @@ func TestSweepGoesOn(t *testing.T) {
 	require.Empty(t, b.subjects(t, subject.Later+".>"))
 }
 
-// TestStraysAreSwept, with their bytes in the log; and of all that is ours, nothing is.
+// TestStraysAreSwept: foreign messages are deleted, with their bytes in the log, and no
+// other message is.
 func TestStraysAreSwept(t *testing.T) {
 	server := brokertest.Start(t)
 	b := newHarness(t, brokertest.Open(t, server.Config()))
@@ -98,11 +99,11 @@ func TestStraysAreSwept(t *testing.T) {
 	b.log = slog.New(slog.NewTextHandler(&log, nil))
 	schedule(t, b)
 	newer := broker.Scheduled(subject.Plan, subject.NewAddress("other", runID, "quay.io", "000001"), time.Now(), []byte(`{"version":99}`))
-	newer.Header.Set("Nats-Schedule", "@every 1h") // as a later version may have it
+	newer.Header.Set("Nats-Schedule", "@every 1h") // as in a later version
 	_, err := b.Publish(t.Context(), newer)
 	require.NoError(t, err)
 	before := b.subjects(t, "mirror.>")
-	planned := b.address("000001").Under(subject.Plan) // ours, and upon it one that is not
+	planned := b.address("000001").Under(subject.Plan) // a schedule, replaced by a foreign message
 	strays := []string{
 		"mirror.plan", "mirror.later", "mirror.chunk", "mirror.failed", "mirror.plan.foo", "mirror.plan.*", "mirror.later.>", "mirror.later.\xff.x",
 		"mirror.plan.default." + runID + ".x", "mirror.plan.default." + runID + ".x.1.2", "mirror.later.other.r1.x.1", "mirror.plan.NO.r1.x.1", planned,
@@ -110,7 +111,7 @@ func TestStraysAreSwept(t *testing.T) {
 	for i, stray := range strays {
 		server.Alien(t, stray, []string{"", "NATS/1.0\r\nnone\r\n\r\n", "NATS/1.0\r\nStatus: 404\r\n\r\n"}[i%3], []byte("\x1b[31m stray"))
 	}
-	server.Alien(t, "mirror.unknown.x", "", nil) // a later version may know it
+	server.Alien(t, "mirror.unknown.x", "", nil) // which a later version may know
 	c := b.consumer(t)
 	require.NoError(t, c.Sweep(t.Context(), time.Now().Add(2*time.Minute)))
 	require.Equal(t, len(strays), strings.Count(log.String(), "deleted a foreign message among the schedules"), log.String())
@@ -118,23 +119,23 @@ func TestStraysAreSwept(t *testing.T) {
 	require.NotContains(t, log.String(), "\x1b")
 	require.ElementsMatch(t, append(before, "mirror.unknown.x"), b.subjects(t, "mirror.>"))
 
-	// The server has taken what was upon ours for what takes its place.
+	// The foreign message has replaced the schedule in the server.
 	require.NoError(t, c.Sweep(t.Context(), time.Now().Add(2*time.Hour)))
 	require.Len(t, b.subjects(t, subject.OfRunUnder(subject.Chunk, name, runID)), 2)
 }
 
-// purge deletes the messages of the run, as somebody at the broker would.
+// purge deletes the messages of the run, as a user of the broker might.
 func (b *harness) purge(t *testing.T) {
 	t.Helper()
 	require.NoError(t, b.Stream.Purge(t.Context(), jetstream.WithPurgeSubject(subject.OfRun(name, runID))))
 }
 
-// TestPurgedUnderAWorker: what the worker has left of its chunk is published all the
-// same, and what nobody had is lost, and said to be.
+// TestPurgedUnderAWorker: a worker publishes its remainder all the same. A chunk that no
+// worker had is lost, and the log says so.
 func TestPurgedUnderAWorker(t *testing.T) {
 	b := embedded(t)
 	b.push(t, "1", "2")
-	said := b.tell()
+	said := b.logged()
 	gate := make(chan struct{})
 	remove := b.from.Inject(registrytest.Fault{Match: registrytest.All(heads, registrytest.Ref("1")), Gate: gate, Times: 1, Status: 429,
 		Header: http.Header{"Retry-After": {"1"}}})
@@ -146,7 +147,7 @@ func TestPurgedUnderAWorker(t *testing.T) {
 	<-begun
 	b.purge(t)
 	close(gate)
-	// Until the worker has published what it has left, its chunk looks lost, too.
+	// Until the worker has published its remainder, its chunk looks lost, too.
 	require.Eventually(t, func() bool {
 		st, err := tracker.Status(t.Context())
 		return err == nil && st.State == run.StateLost && st.Chunks == run.Chunks{Total: 2, Done: 1, Lost: 1}
@@ -160,11 +161,11 @@ func TestPurgedUnderAWorker(t *testing.T) {
 	require.Contains(t, said.String(), "run="+runID+" lost=1 chunks=2")
 }
 
-// TestNothingIsSaidToBeLost of runs that are well, or that go on.
+// TestNothingIsSaidToBeLost: runs that are done or go on are not reported as lost.
 func TestNothingIsSaidToBeLost(t *testing.T) {
 	b := embedded(t)
 	b.push(t, "1")
-	said := b.tell()
+	said := b.logged()
 	tracker := b.plan(t, b.chunk())
 	c := b.consumer(t)
 	require.NoError(t, c.logLost(t.Context()))
@@ -175,7 +176,8 @@ func TestNothingIsSaidToBeLost(t *testing.T) {
 	require.Empty(t, said.String())
 }
 
-// TestPostponedAndLost: a message that waits for a newer worker is one that can be lost.
+// TestPostponedAndLost: the status notices the loss of a message that waits for a newer
+// worker.
 func TestPostponedAndLost(t *testing.T) {
 	b := embedded(t)
 	tracker := b.plan(t, message.Chunk{})

@@ -21,8 +21,8 @@ import (
 	"github.com/osism/skopeo-worker/worker/registrytest"
 )
 
-// TestPoison: five deliveries without an outcome, and the sixth records all there is
-// in the message before anything is tried.
+// TestPoison: after five deliveries without an outcome, the sixth records all images of the
+// message and tries none.
 func TestPoison(t *testing.T) {
 	b := embedded(t)
 	b.push(t, "1", "2")
@@ -51,7 +51,8 @@ func TestPoison(t *testing.T) {
 	}
 }
 
-// TestGarbage is recorded at once with its bytes, and can be delivered again.
+// TestGarbage: an unreadable message is recorded at once with its bytes, and can be
+// republished.
 func TestGarbage(t *testing.T) {
 	b := embedded(t)
 	other := b.chunk()
@@ -94,7 +95,8 @@ func TestGarbage(t *testing.T) {
 	}
 }
 
-// TestLargeGarbage does not hold a worker up: a record must fit into a message.
+// TestLargeGarbage: an unreadable message that is too large for a record does not block a
+// worker.
 func TestLargeGarbage(t *testing.T) {
 	b := embedded(t)
 	b.send(t, "mirror.chunk.x", bytes.Repeat([]byte("x"), 1<<20-100))
@@ -106,8 +108,8 @@ func TestLargeGarbage(t *testing.T) {
 	require.Contains(t, records[0].Images[0].Reason, "only the first")
 }
 
-// TestNewerVersion: it waits for a worker that understands it, as it is; after a day
-// it is recorded; and when it is republished to one that does, it is mirrored.
+// TestNewerVersion: a message of a newer version waits unchanged for a newer worker, and is
+// recorded after a day. When it is republished to a newer worker, it is mirrored.
 func TestNewerVersion(t *testing.T) {
 	b := embedded(t)
 	b.push(t, "1")
@@ -154,8 +156,8 @@ func TestNewerVersion(t *testing.T) {
 	require.Equal(t, data, b.receive(t).Data())
 }
 
-// TestChunkOfAnEndedRun is dropped when it is received: a first delivery, a later one of
-// which a worker had done a part, and a remainder.
+// TestChunkOfAnEndedRun: a chunk is dropped when it is received, whether this is its first
+// delivery, a later one after a part was done, or a remainder.
 func TestChunkOfAnEndedRun(t *testing.T) {
 	for _, state := range []string{run.StateCancelled, run.StateSuperseded} {
 		t.Run(state, func(t *testing.T) {
@@ -171,7 +173,7 @@ func TestChunkOfAnEndedRun(t *testing.T) {
 				require.NoError(t, err)
 				b.send(t, b.address(fmt.Sprintf("00000%d-9", i+1)).Under(subject.Chunk), data)
 			}
-			for range maxDeliveries + 1 { // poison, but for the run
+			for range maxDeliveries + 1 { // more than a poison message has
 				require.NoError(t, b.receive(t).Nak())
 			}
 			require.NoError(t, b.runs.End(t.Context(), name, runID, state))
@@ -194,7 +196,8 @@ func TestChunkOfAnEndedRun(t *testing.T) {
 	}
 }
 
-// TestChunkUnderWayMayFinish: what it leaves when its run has been cancelled is dropped.
+// TestChunkUnderWayMayFinish: a running chunk goes on after its run was cancelled, and its
+// remainder is dropped.
 func TestChunkUnderWayMayFinish(t *testing.T) {
 	b := embedded(t)
 	b.push(t, "1", "2", "3")
@@ -209,7 +212,7 @@ func TestChunkUnderWayMayFinish(t *testing.T) {
 	go func() { ended <- first.Run(ctx) }()
 	<-begun
 	require.NoError(t, b.runs.End(t.Context(), name, runID, run.StateCancelled))
-	cancel() // with one image under way and two to do
+	cancel() // one image is being copied, two have not begun
 	close(gate)
 	require.NoError(t, <-ended)
 	require.Len(t, b.subjects(t, subject.OfRun(name, runID)), 1)
@@ -223,13 +226,13 @@ func TestChunkUnderWayMayFinish(t *testing.T) {
 	require.Equal(t, 1, b.from.Pulls())
 }
 
-// TestRepublishThatIsCancelled: its images are failures again. A newer plan ends none.
-// Neither does the end of the run that a message has come from that is republished as it
-// was.
+// TestRepublishThatIsCancelled: its images become failures again. A newer plan does not end
+// a republish, nor does the end of the run from which an unreadable message was republished
+// unchanged.
 func TestRepublishThatIsCancelled(t *testing.T) {
 	for name, c := range map[string]struct {
 		state string
-		asIs  bool // the message says nothing of the republish
+		asIs  bool // the message does not say that it was republished
 		want  int  // failures
 	}{
 		"cancelled":           {run.StateCancelled, false, 2},
@@ -279,8 +282,8 @@ func republishIsEnded(t *testing.T, state string, asIs bool, want int) {
 	}
 }
 
-// TestRunThatIsForgotten: where the bucket is lost, or what is in it is no run, the work
-// is done.
+// TestRunThatIsForgotten: if the bucket of runs was lost, or an entry is not a run, the
+// chunk is worked off.
 func TestRunThatIsForgotten(t *testing.T) {
 	for name, forget := range map[string]func(*testing.T, *harness){
 		"lost":    func(t *testing.T, b *harness) { require.NoError(t, b.JS.DeleteKeyValue(t.Context(), run.Bucket)) },

@@ -11,8 +11,8 @@ import (
 	"github.com/osism/skopeo-worker/worker/flight"
 )
 
-// TestOneDoesItForAll: everybody gets the error of the one that did it, and the next one
-// after that does it again.
+// TestOneDoesItForAll: all callers get the error of the one call. The next caller after
+// that makes another call.
 func TestOneDoesItForAll(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var group flight.Group[string]
@@ -33,7 +33,8 @@ func TestOneDoesItForAll(t *testing.T) {
 	})
 }
 
-// TestOneLeaves: the others are not taken along, whether it did it or waited.
+// TestOneLeaves: if the context of a caller ends, the others still get their result,
+// whether that caller made the call or waited.
 func TestOneLeaves(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var group flight.Group[string]

@@ -24,10 +24,10 @@ import (
 )
 
 const (
-	// patience bounds what takes seconds: a registry is closed for four at first.
+	// patience limits what takes seconds: a registry is first closed for four.
 	patience = 30 * time.Second
 	tick     = 50 * time.Millisecond
-	// silence is how long a registry that says nothing is waited for.
+	// silence is how long a request waits for an answer.
 	silence = 300 * time.Millisecond
 )
 
@@ -40,7 +40,7 @@ var (
 	html      = http.Header{"Content-Type": {"text/html"}}
 )
 
-// worker is what one worker asks registries with.
+// worker is a tracker and a client that it guards.
 type worker struct {
 	*outage.Tracker
 	client *registry.Client
@@ -61,7 +61,7 @@ func newWorker(t *testing.T, b *broker.Broker, insecure ...string) *worker {
 	return w
 }
 
-// at is a repository of a registry.
+// at returns a repository of a registry.
 func at(r *registrytest.Registry, path string) reference.Repository {
 	return reference.MustRepository(r.Host() + "/" + path)
 }
@@ -83,7 +83,7 @@ func closed(err error) bool {
 	return errors.As(err, &spent)
 }
 
-// put puts the image that the repository has there again, as another one.
+// put pushes another image to the repository.
 func (w *worker) put(t *testing.T, r *registrytest.Registry, repository, tag string) error {
 	t.Helper()
 	raw, err := r.Manifest(repository, "1")
@@ -91,8 +91,8 @@ func (w *worker) put(t *testing.T, r *registrytest.Registry, repository, tag str
 	return w.client.Put(t.Context(), at(r, repository), reference.MustTag(tag), registry.Manifest{Raw: raw, MediaType: "application/vnd.oci.image.manifest.v1+json"})
 }
 
-// TestAway: a registry that does not answer as one is closed by the first failure, asked
-// no more but for probes, and open again soon after it is back.
+// TestAway: a registry that does not answer as one is closed by the first error, then
+// receives only probes, and is open again soon after it works.
 func TestAway(t *testing.T) {
 	for name, fault := range map[string]registrytest.Fault{
 		"connection refused": {},
@@ -140,15 +140,16 @@ func TestAway(t *testing.T) {
 	}
 }
 
-// TestPushesFail while everything can be looked at: after a few images, or repositories
-// where they are refused, the registry is closed; a push alone finds it back.
+// TestPushesFail: look-ups succeed and pushes fail. The registry is closed after a few
+// images, or after a few repositories if permissions are refused. Only a push opens it
+// again.
 func TestPushesFail(t *testing.T) {
 	body := func(code, message string) string {
 		return fmt.Sprintf(`{"errors":[{"code":%q,"message":%q}]}`, code, message)
 	}
 	for name, test := range map[string]struct {
 		fault        registrytest.Fault
-		repositories int // that fail before it is closed, with an image each
+		repositories int // that fail, with an image each, before the registry is closed
 	}{
 		"503":         {registrytest.Fault{Status: 503}, 3},
 		"507":         {registrytest.Fault{Status: 507}, 1},
@@ -165,7 +166,7 @@ func TestPushesFail(t *testing.T) {
 			r := pushed(t, "a", "b", "c", "d")
 			w := newWorker(t, brokertest.Embedded(t), r.Host())
 			require.NoError(t, w.put(t, r, "d", "2"))
-			// It was fine; where the same fails by now, it is the registry.
+			// This image has worked: if it fails now, the registry is at fault.
 			digest, err := r.Digest("d", "1")
 			require.NoError(t, err)
 			w.Known(reference.MustRepository("source.example.com/d"), at(r, "d"), reference.MustDigest(digest))
@@ -183,9 +184,9 @@ func TestPushesFail(t *testing.T) {
 				return probing && err == nil
 			}, patience, tick)
 			_, err = w.client.Head(t.Context(), at(r, "a"), reference.MustTag("1"))
-			require.NoError(t, err, "whoever probes may look")
+			require.NoError(t, err, "a prober may look")
 			away := w.Budget.IsAway(r.Host())
-			require.NotNil(t, away, "that is no proof")
+			require.NotNil(t, away, "a look-up proves nothing")
 			require.NoError(t, w.put(t, r, "a", "2"))
 			away = w.Budget.IsAway(r.Host())
 			require.Nil(t, away)
@@ -193,8 +194,8 @@ func TestPushesFail(t *testing.T) {
 	}
 }
 
-// TestRepositoriesFailByThemselves: what fails in a few repositories is theirs where an
-// image of another one, or another image, shows that the registry works.
+// TestRepositoriesFailByThemselves: errors of a few repositories are their own if another
+// image shows that the registry works.
 func TestRepositoriesFailByThemselves(t *testing.T) {
 	for name, fault := range map[string]registrytest.Fault{
 		"403":       {Status: 403},
@@ -229,8 +230,8 @@ func TestRepositoriesFailByThemselves(t *testing.T) {
 	}
 }
 
-// TestFullOfWhatIsNew: a quota takes what is there already, so that a few repositories
-// have to tell that it is not one of their own.
+// TestFullOfWhatIsNew: a quota accepts what is there already, so several repositories must
+// fail before the registry counts as full.
 func TestFullOfWhatIsNew(t *testing.T) {
 	r := pushed(t, "a", "b", "c", "fine")
 	w := newWorker(t, brokertest.Embedded(t), r.Host())
@@ -250,7 +251,8 @@ func TestFullOfWhatIsNew(t *testing.T) {
 	require.Nil(t, w.Budget.IsAway(r.Host()))
 }
 
-// TestStrangeCertificate: of a registry that has worked it is trouble, and else a setting.
+// TestStrangeCertificate: it is trouble at a registry that has worked before, and a matter
+// of settings at others.
 func TestStrangeCertificate(t *testing.T) {
 	for name, worked := range map[string]bool{"from the beginning": false, "later": true} {
 		t.Run(name, func(t *testing.T) {
@@ -267,7 +269,8 @@ func TestStrangeCertificate(t *testing.T) {
 	}
 }
 
-// TestOneRepositoryIsRefused: with however many images, and nothing to compare with.
+// TestOneRepositoryIsRefused: the registry stays open, however many images fail, although
+// there is nothing to compare with.
 func TestOneRepositoryIsRefused(t *testing.T) {
 	r := pushed(t, "a", "b")
 	w := newWorker(t, brokertest.Embedded(t), r.Host())
@@ -278,8 +281,8 @@ func TestOneRepositoryIsRefused(t *testing.T) {
 	require.NoError(t, w.put(t, r, "b", "2"))
 }
 
-// TestNothingIsThere: what is in front of a registry says so of everything, and a registry
-// that is there of what is not.
+// TestNothingIsThere: a proxy without its registry answers 404 to everything; a working
+// registry answers 404 for what does not exist, and stays open.
 func TestNothingIsThere(t *testing.T) {
 	r := pushed(t, "a")
 	w := newWorker(t, brokertest.Embedded(t), r.Host())
@@ -313,7 +316,7 @@ func TestNothingIsThere(t *testing.T) {
 	require.True(t, closed(copied()))
 }
 
-// TestOneImageFails for ever, and no other.
+// TestOneImageFails: the registry stays open if only one image fails, for ever.
 func TestOneImageFails(t *testing.T) {
 	r := pushed(t, "a", "b")
 	w := newWorker(t, brokertest.Embedded(t), r.Host())
@@ -327,7 +330,8 @@ func TestOneImageFails(t *testing.T) {
 	require.NoError(t, err)
 }
 
-// TestSourceFails at its manifests or at its layers; what both sides have is tried there.
+// TestSourceFails: manifests or layers cannot be read; the tracker tries images that both
+// sides have.
 func TestSourceFails(t *testing.T) {
 	failed := func(host string) *skopeo.Error {
 		return &skopeo.Error{ExitCode: 1, Side: skopeo.Source, Registry: host, Err: errors.New("exit status 1"),
@@ -365,7 +369,8 @@ func TestSourceFails(t *testing.T) {
 	}
 }
 
-// TestCopyThatDoesNotSay which side it waits for: both are asked.
+// TestCopyThatDoesNotSay: the error does not show which side the copy waited for, so both
+// are asked.
 func TestCopyThatDoesNotSay(t *testing.T) {
 	from, to := registrytest.New(t), registrytest.New(t)
 	w := newWorker(t, brokertest.Embedded(t), from.Host(), to.Host())
@@ -382,8 +387,8 @@ func TestCopyThatDoesNotSay(t *testing.T) {
 	require.Nil(t, away)
 }
 
-// TestOneProbeAtATime: of what waits for a registry, one is tried; the others go on with
-// what comes of it.
+// TestOneProbeAtATime: one of the requests that wait for a registry is tried; the others
+// follow its result.
 func TestOneProbeAtATime(t *testing.T) {
 	r := registrytest.New(t)
 	w := newWorker(t, brokertest.Embedded(t), r.Host())

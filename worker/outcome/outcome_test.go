@@ -41,8 +41,8 @@ func body(code, message string) string {
 
 const page = "<html><head><title>429 Too Many Requests</title></head><body>429</body></html>"
 
-// wordsOf is the version of skopeo whose words TestCopies knows. Others say the
-// same differently, and are only held to the class.
+// wordsOf is the version of skopeo whose exact messages TestCopies expects. For other
+// versions, it expects only the class.
 const wordsOf = "1.9.3"
 
 // TestCopies makes the real skopeo fail.
@@ -137,7 +137,7 @@ func TestCopies(t *testing.T) {
 	}
 }
 
-// TestSettings: what is wrong is here and not at the registries.
+// TestSettings: errors that come from settings name the setting.
 func TestSettings(t *testing.T) {
 	t.Setenv("REGISTRY_AUTH_FILE", "")
 	plain, to := registrytest.New(t), registrytest.New(t)
@@ -257,6 +257,6 @@ func TestOtherErrors(t *testing.T) {
 	require.NoError(t, os.WriteFile(path, []byte("hunter2"), 0o600))
 	t.Setenv("REGISTRY_AUTH_FILE", path)
 	_, err := registry.NewClient(registry.Options{Keychain: containers.New()}).Head(t.Context(), reference.MustRepository("registry.invalid/a/b"), reference.MustTag("1"))
-	require.Equal(t, outcome.Transient, outcome.Classify(err), "somebody may be writing it just now")
+	require.Equal(t, outcome.Transient, outcome.Classify(err), "another process may be writing it")
 	require.Equal(t, "look up registry.invalid/a/b:1: credentials: credentials file "+path+": not valid JSON at byte 1", outcome.Reason(err))
 }

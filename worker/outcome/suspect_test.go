@@ -25,7 +25,7 @@ const (
 	none    = ""
 )
 
-// suspicion names what an error is suspected of, "" for nothing.
+// suspicion describes what an error is suspected of, "" for nothing.
 func suspicion(err error) (outcome.Suspicion, string) {
 	s, ok := outcome.Suspect(err)
 	if !ok {
@@ -34,10 +34,10 @@ func suspicion(err error) (outcome.Suspicion, string) {
 	return s, s.Why.String()
 }
 
-// The names of these repositories are words of registries; they must not be read as such.
+// The names of these repositories are words of registries, which must not confuse the match.
 const trapped = "quota/read-only/denied"
 
-// TestSuspectedCopies makes the real skopeo fail at either side.
+// TestSuspectedCopies makes the real skopeo fail at both sides.
 func TestSuspectedCopies(t *testing.T) {
 	get, layer := registrytest.Kinds(registrytest.KindManifestGet), registrytest.Kinds(registrytest.KindBlobGet)
 	upload := func(r registrytest.Request) bool { return r.Method == http.MethodPost || r.Method == http.MethodPatch }
@@ -114,13 +114,13 @@ func TestSuspectedCopies(t *testing.T) {
 	}
 }
 
-// TestSuspectedRequests are ours.
+// TestSuspectedRequests: errors of the worker's own requests.
 func TestSuspectedRequests(t *testing.T) {
 	html := http.Header{"Content-Type": {"text/html"}}
 	for name, test := range map[string]struct {
 		fault registrytest.Fault
 		stop  bool
-		get   string // instead of what a PUT is suspected of
+		get   string // if it differs from that of a PUT
 		put   string
 	}{
 		"refused":       {stop: true, get: trouble, put: trouble},
@@ -160,14 +160,15 @@ func TestSuspectedRequests(t *testing.T) {
 			require.Equal(t, test.put, why, err)
 		})
 	}
-	_, why := suspicion(errors.New("what nobody knows"))
+	_, why := suspicion(errors.New("an unknown error"))
 	require.Empty(t, why)
-	// An unknown error of skopeo is the image's.
+	// An unknown error of skopeo is the fault of the image.
 	_, why = suspicion(&skopeo.Error{ExitCode: 1, Side: skopeo.Source, Registry: "quay.io", Reason: "copying image: a sentence of a later skopeo"})
 	require.Empty(t, why)
 }
 
-// TestExpiredCertificate: it is renewed, unlike one that nobody here knows.
+// TestExpiredCertificate: it is the fault of the registry, because it will be renewed; an
+// unknown CA is not.
 func TestExpiredCertificate(t *testing.T) {
 	text := "pinging container registry quay.io: Get \"https://quay.io/v2/\": x509: certificate has expired or is not yet valid"
 	_, why := suspicion(&skopeo.Error{ExitCode: 1, Side: skopeo.Source, Registry: "quay.io", Reason: "initializing source docker://quay.io/a: " + text})

@@ -35,7 +35,7 @@ func listen(t *testing.T) *Endpoint {
 	return e
 }
 
-// ask returns what the endpoint answers.
+// ask requests a path of the endpoint.
 func ask(t *testing.T, e *Endpoint, path string) (int, string) {
 	t.Helper()
 	response, err := http.Get("http://" + e.Addr() + path)
@@ -54,8 +54,8 @@ func worker(ctx context.Context, e *Endpoint, b *broker.Broker, skopeo string) (
 	return New(ctx, e, b, c, Registries{}, quiet)
 }
 
-// TestProbes: a worker that waits for its broker lives and is not ready, whether it has
-// not had one yet or has lost it. It answers until its work is done.
+// TestProbes: a worker that waits for its broker is alive and not ready, before the first
+// connection as well as after a lost one. The endpoint serves until the work is done.
 func TestProbes(t *testing.T) {
 	server := brokertest.Start(t)
 	server.Stop()
@@ -113,7 +113,7 @@ func TestListen(t *testing.T) {
 	_, err := Listen(taken.Addr(), "test", quiet)
 	require.ErrorContains(t, err, "METRICS_ADDR")
 
-	// A worker that can't be asked any more ends.
+	// The worker ends if its endpoint fails.
 	ended := make(chan error, 1)
 	go func() {
 		ended <- taken.Serve(t.Context(), func(ctx context.Context) error {
@@ -124,14 +124,14 @@ func TestListen(t *testing.T) {
 	require.NoError(t, taken.listener.Close())
 	require.ErrorIs(t, <-ended, net.ErrClosed)
 
-	nobody, err := Listen("", "test", quiet)
+	silent, err := Listen("", "test", quiet)
 	require.NoError(t, err)
-	require.Empty(t, nobody.Addr())
+	require.Empty(t, silent.Addr())
 	failed := errors.New("failed")
-	require.ErrorIs(t, nobody.Serve(t.Context(), func(context.Context) error { return failed }), failed)
+	require.ErrorIs(t, silent.Serve(t.Context(), func(context.Context) error { return failed }), failed)
 }
 
-// TestNew: a worker without a skopeo does not take chunks only to fail them.
+// TestNew: a worker without skopeo does not start, because it would only fail its chunks.
 func TestNew(t *testing.T) {
 	b := brokertest.Embedded(t)
 	_, err := worker(t.Context(), listen(t), b, "/no/such/skopeo")
@@ -144,7 +144,7 @@ func TestNew(t *testing.T) {
 		require.NoError(t, s.Run(ctx))
 	}
 
-	// Nor does one that cannot hold images to a policy.
+	// Nor does one that cannot verify images against the signature policy.
 	strict := filepath.Join(t.TempDir(), "policy.json")
 	require.NoError(t, os.WriteFile(strict, []byte(`{"default":[{"type":"reject"}]}`), 0o600))
 	t.Setenv("CONTAINERS_POLICY_JSON", strict)

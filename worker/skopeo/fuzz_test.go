@@ -10,7 +10,7 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// FuzzStderr: whatever skopeo writes, and in whatever pieces, is read line by line.
+// FuzzStderr: the output of skopeo is read line by line, in whatever pieces it is written.
 func FuzzStderr(f *testing.F) {
 	f.Fuzz(func(t *testing.T, text []byte, cut uint16) {
 		var told []string

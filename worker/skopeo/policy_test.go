@@ -17,7 +17,7 @@ const (
 	reject = `{"default":[{"type":"reject"}]}`
 )
 
-// withoutPolicy gives the runner a machine without a policy, and returns its root.
+// withoutPolicy makes the runner find no policy, and returns the root of its files.
 func withoutPolicy(t *testing.T, r *skopeo.Runner) (root string) {
 	t.Helper()
 	root = t.TempDir()
@@ -28,7 +28,7 @@ func withoutPolicy(t *testing.T, r *skopeo.Runner) (root string) {
 	return root
 }
 
-// places are where a policy may be, the one that counts first.
+// places are the paths of policies, in the order in which they count.
 var places = []string{
 	"named.json", "config/containers/policy.json", "home/.config/containers/policy.json",
 	"etc/containers/policy.json", "usr/share/containers/policy.json",
@@ -40,8 +40,8 @@ func write(t *testing.T, path, text string) {
 	require.NoError(t, os.WriteFile(path, []byte(text), 0o600))
 }
 
-// TestPolicy: of several policies the first one counts, for a skopeo that would not look
-// there as for one that would.
+// TestPolicy: the first of several policies counts, also if this skopeo would not look
+// there.
 func TestPolicy(t *testing.T) {
 	for i, place := range places {
 		for policy, allowed := range map[string]bool{accept: true, reject: false} {
@@ -68,7 +68,7 @@ func TestPolicy(t *testing.T) {
 	}
 }
 
-// TestPolicyThatCannotBeRead: skopeo says what is wrong with it, and nothing is copied.
+// TestPolicyThatCannotBeRead: nothing is copied, and the error is that of skopeo.
 func TestPolicyThatCannotBeRead(t *testing.T) {
 	for _, place := range slices.Concat(places, []string{"missing.json"}) {
 		for name, spoil := range map[string]func(path string) error{
@@ -93,8 +93,8 @@ func TestPolicyThatCannotBeRead(t *testing.T) {
 	}
 }
 
-// TestSkopeoKnowsOfAnotherPolicy: --insecure-policy is only for a skopeo that says itself
-// that it finds none.
+// TestSkopeoKnowsOfAnotherPolicy: --insecure-policy is used only if skopeo itself finds no
+// policy.
 func TestSkopeoKnowsOfAnotherPolicy(t *testing.T) {
 	for _, test := range []struct{ said, want string }{
 		{"Error loading trust policy: open /opt/etc/containers/policy.json: no such file or directory", "--insecure-policy "},

@@ -23,10 +23,10 @@ import (
 
 const source, destination = "osism/tool", "mirror/osism/tool"
 
-// deadline is for what happens in milliseconds.
+// deadline limits what usually takes milliseconds.
 const deadline = 10 * time.Second
 
-// pair starts two registries, the first with an image, and a runner for them.
+// pair starts two registries, the first with an image, and returns a runner for them.
 func pair(t *testing.T) (from, to *registrytest.Registry, digest string, r *skopeo.Runner) {
 	t.Helper()
 	from, to = registrytest.New(t), registrytest.New(t)
@@ -112,7 +112,7 @@ func TestCancelEndsTheProcess(t *testing.T) {
 	require.EqualError(t, err, "interrupted")
 }
 
-// script makes a runner of a shell script.
+// script returns a runner whose program is a shell script.
 func script(t *testing.T, lines string) *skopeo.Runner {
 	t.Helper()
 	path := filepath.Join(t.TempDir(), "skopeo")
@@ -120,7 +120,7 @@ func script(t *testing.T, lines string) *skopeo.Runner {
 	return &skopeo.Runner{Path: path}
 }
 
-// TestGroupIsKilled: neither skopeo nor its helper heeds SIGTERM.
+// TestGroupIsKilled: skopeo and its helper both ignore SIGTERM.
 func TestGroupIsKilled(t *testing.T) {
 	pids := filepath.Join(t.TempDir(), "pids")
 	require.NoError(t, syscall.Mkfifo(pids, 0o600))
@@ -140,13 +140,13 @@ func TestGroupIsKilled(t *testing.T) {
 	}
 }
 
-// gone tells whether a process has ended, collected by its parent or not.
+// gone reports whether a process has ended.
 func gone(pid string) bool {
 	stat, err := os.ReadFile("/proc/" + pid + "/stat")
 	return err != nil || strings.Contains(string(stat), ") Z ")
 }
 
-// TestNoOrphans kills a process that runs a copy; the copy dies with it.
+// TestNoOrphans: if a process that runs a copy is killed, the copy dies with it.
 func TestNoOrphans(t *testing.T) {
 	const role, pids = "SKOPEO_TEST_PARENT", "SKOPEO_TEST_PIDS"
 	if path := os.Getenv(role); path != "" {
@@ -201,8 +201,8 @@ func TestArguments(t *testing.T) {
 		"docker://a.example/b@"+digest.String()+" docker://c.example:5000/d@"+digest.String())
 }
 
-// TestPullDeadline: a copy that has not asked for its manifest in time ends, and one
-// that has may take as long as it likes.
+// TestPullDeadline: a copy ends if it does not request its manifest in time, and otherwise
+// may take as long as it needs.
 func TestPullDeadline(t *testing.T) {
 	from, to, digest, r := pair(t)
 	remove := from.Inject(registrytest.Fault{Match: registrytest.Kinds(registrytest.KindPing), Hang: true})
@@ -210,7 +210,7 @@ func TestPullDeadline(t *testing.T) {
 	require.ErrorIs(t, copyImage(late, r, from, to, digest), budget.ErrLate)
 	remove()
 
-	// A process that was suspended asks for nothing.
+	// A process that was suspended sends no request.
 	from.ResetRequests()
 	require.ErrorIs(t, copyImage(budget.WithDeadline(t.Context(), time.Now()), r, from, to, digest), budget.ErrLate)
 	require.Empty(t, from.Requests())
@@ -224,8 +224,8 @@ func TestPullDeadline(t *testing.T) {
 	require.NoError(t, copyImage(budget.WithDeadline(t.Context(), by), r, from, to, digest))
 }
 
-// TestEchoedToken: a registry shows the token that skopeo got for itself, which nobody
-// else knows.
+// TestEchoedToken: the error hides a token that skopeo has requested itself and that the
+// registry repeats.
 func TestEchoedToken(t *testing.T) {
 	var sent string
 	for name, write := range map[string]func(scheme, value string) string{

@@ -34,15 +34,15 @@ func copyBetween(ctx context.Context, r *skopeo.Runner, from, digest, to string)
 	return r.CopyManifest(ctx, reference.MustRepository(from+"/"+repository), reference.MustDigest(digest), reference.MustRepository(to+"/mirror"))
 }
 
-// stalling is a copy that is to stall, of many at once.
+// stalling is a copy that stalls.
 type stalling struct {
 	name     string
 	from, to string // hosts
-	waits    string // for this host; empty: for one that cannot be known
+	waits    string // for this host; empty: unknown
 	ended    chan error
 }
 
-// begin copies an image from one host to another, which are ways to two registries.
+// begin copies an image between two hosts, which lead to two registries.
 func begin(t *testing.T, name string, from *registrytest.Registry, layer int, hosts [2]string, waits string) stalling {
 	t.Helper()
 	digest, err := from.PushImage(repository, "1", registrytest.Image{Layers: []registrytest.Layer{{Seed: name, Size: layer}}})
@@ -66,8 +66,8 @@ func (s stalling) check(t *testing.T) {
 	require.Equal(t, s.waits, failed.Registry)
 }
 
-// TestStall: whichever side goes silent, at whatever moment, the copy ends, and says who
-// is waited for where that can be known.
+// TestStall: the copy ends whichever side goes silent, at any moment, and the error names
+// that side if it can be known.
 func TestStall(t *testing.T) {
 	partly := make(chan int, 1)
 	partly <- large / 2
@@ -111,8 +111,8 @@ func TestStall(t *testing.T) {
 	}
 }
 
-// TestFrozen: what answers nothing any more does not even end connections, or take part
-// in a TLS handshake.
+// TestFrozen: a frozen host answers nothing, not even a TLS handshake, and does not close
+// connections.
 func TestFrozen(t *testing.T) {
 	freeze := func(relay *registrytest.Relay, struck *registrytest.Registry, match registrytest.Match) {
 		if match == nil {
@@ -145,7 +145,7 @@ func TestFrozen(t *testing.T) {
 	}
 }
 
-// TestSlow: what moves goes on, however long it takes and however little it is.
+// TestSlow: a copy that moves some bytes goes on, however slow it is.
 func TestSlow(t *testing.T) {
 	from, to := registrytest.New(t), registrytest.New(t)
 	digest, err := from.PushImage(repository, "1", registrytest.Image{})
@@ -162,7 +162,7 @@ func TestSlow(t *testing.T) {
 	require.NoError(t, copyBetween(t.Context(), r, from.Host(), digest, to.Host()))
 }
 
-// TestMeter: bytes are counted while they are moved.
+// TestMeter: bytes are counted while they move.
 func TestMeter(t *testing.T) {
 	from, to := registrytest.New(t), registrytest.New(t)
 	digest, err := from.PushImage(repository, "1", registrytest.Image{Layers: []registrytest.Layer{{Seed: "x", Size: large}}})
@@ -185,8 +185,8 @@ func TestMeter(t *testing.T) {
 	require.NoError(t, <-copied)
 }
 
-// TestSilentSource: a source that closes the connection again and again before it sends
-// anything makes newer versions of skopeo ask for ever.
+// TestSilentSource: if a source closes each connection before it sends anything, newer
+// versions of skopeo would retry for ever.
 func TestSilentSource(t *testing.T) {
 	const line = `time="2026-01-01T00:00:00Z" level=debug msg="Reading blob body from https://a.example/v2/b/blobs/sha256:0 failed ` +
 		`(&errors.errorString{s:\"unexpected EOF\"}), decision inputs: total 4096 @121000.125 ms, last retry 4096 @60000.000 ms, last progress @%s ms"`

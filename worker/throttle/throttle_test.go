@@ -24,7 +24,7 @@ import (
 
 const repository = "team/app"
 
-// newThrottle returns a throttle on a broker of its own, and a client that asks it.
+// newThrottle returns a throttle with its own broker, and a client that uses it.
 func newThrottle(t *testing.T, r *registrytest.Registry) (*throttle.Throttle, *registry.Client) {
 	t.Helper()
 	store, err := budget.Open(t.Context(), brokertest.Embedded(t), slog.New(slog.DiscardHandler))
@@ -35,8 +35,8 @@ func newThrottle(t *testing.T, r *registrytest.Registry) (*throttle.Throttle, *r
 	return th, registry.NewClient(registry.Options{Insecure: insecure, Transport: th.Transport(registry.NewTransport(insecure, registry.DefaultStall), "")})
 }
 
-// TestHeadersMakeTheBudget: a HEAD tells the limit, GETs spend it, and the one above it
-// is not sent.
+// TestHeadersMakeTheBudget: the answer to a HEAD states the limit, GETs spend it, and a GET
+// above it is not sent.
 func TestHeadersMakeTheBudget(t *testing.T) {
 	const limit = 3
 	r := registrytest.New(t, registrytest.WithPullLimit(limit, time.Minute))
@@ -57,8 +57,8 @@ func TestHeadersMakeTheBudget(t *testing.T) {
 	require.Equal(t, limit, r.Pulls())
 }
 
-// TestUnlimited is a registry that has not stated a limit of pulls. That of Docker Hub is
-// not known before.
+// TestUnlimited: a registry is unlimited until it states a limit of pulls, except Docker
+// Hub.
 func TestUnlimited(t *testing.T) {
 	for limit, unlimited := range map[int]bool{0: true, 5: false} {
 		var options []registrytest.Option
@@ -77,8 +77,8 @@ func TestUnlimited(t *testing.T) {
 	}
 }
 
-// TestDestinationIsNotExplored: reading at the destination writes nothing to the broker,
-// and still waits where the registry is closed.
+// TestDestinationIsNotExplored: reading at the destination stores nothing at the broker,
+// and still waits if the registry is closed.
 func TestDestinationIsNotExplored(t *testing.T) {
 	r := registrytest.New(t)
 	_, err := r.PushImage(repository, "1", registrytest.Image{})
@@ -98,17 +98,17 @@ func TestDestinationIsNotExplored(t *testing.T) {
 	require.ErrorAs(t, err, &spent)
 }
 
-// TestObserve: a request is told with its answer, and one that was redirected under the
-// name of the registry that was asked. What is not sent is not told.
+// TestObserve: each request that was sent is observed, a redirected one under its first
+// registry.
 func TestObserve(t *testing.T) {
 	r := registrytest.New(t)
 	front := httptest.NewServer(http.RedirectHandler(r.URL()+"/v2/", http.StatusTemporaryRedirect))
 	defer front.Close()
 	asked := strings.TrimPrefix(front.URL, "http://")
 	th, _ := newThrottle(t, r)
-	var told []string
+	var observed []string
 	th.Observe = func(registry string, kind budget.Kind, status int) {
-		told = append(told, fmt.Sprint(registry, " ", kind, " ", status))
+		observed = append(observed, fmt.Sprint(registry, " ", kind, " ", status))
 	}
 	client := http.Client{Transport: th.Transport(http.DefaultTransport, "")}
 	response, err := client.Head(front.URL + "/v2/a/manifests/1")
@@ -120,11 +120,11 @@ func TestObserve(t *testing.T) {
 	require.NoError(t, th.Budget.Refused(t.Context(), budget.Call{Registry: asked, Kind: budget.Pull, Started: time.Now()}, time.Minute, "enough"))
 	_, err = client.Head(front.URL + "/v2/a/manifests/1")
 	require.Error(t, err)
-	require.Equal(t, []string{asked + " manifest 307", asked + " other 200", asked + " manifest 0"}, told)
+	require.Equal(t, []string{asked + " manifest 307", asked + " other 200", asked + " manifest 0"}, observed)
 }
 
-// TestRefusalClosesTheRegistry: after a 429 nothing is sent any more, by whomever, and
-// the one who met it is told for how long.
+// TestRefusalClosesTheRegistry: after a 429, no worker sends any request to the registry,
+// and the error says for how long.
 func TestRefusalClosesTheRegistry(t *testing.T) {
 	r := registrytest.New(t)
 	_, err := r.PushImage(repository, "1", registrytest.Image{})
@@ -150,8 +150,8 @@ func TestRefusalClosesTheRegistry(t *testing.T) {
 	require.Equal(t, seen, r.Count(registrytest.Any))
 }
 
-// TestRefusalTellsTheLimit: somebody behind the same address has spent it all before we
-// came.
+// TestRefusalTellsTheLimit: another client with the same address has spent all pulls, and
+// the 429 states the limit.
 func TestRefusalTellsTheLimit(t *testing.T) {
 	const limit = 7
 	r := registrytest.New(t, registrytest.WithPullLimit(limit, time.Minute))
@@ -166,8 +166,8 @@ func TestRefusalTellsTheLimit(t *testing.T) {
 	require.Equal(t, budget.Limit{Requests: limit, Window: time.Minute}, known)
 }
 
-// TestCopySpendsAndReports: a copy takes a token; a 429 that skopeo met closes the
-// registry it came from.
+// TestCopySpendsAndReports: a copy takes a token. A 429 that skopeo gets closes the
+// registry that sent it.
 func TestCopySpendsAndReports(t *testing.T) {
 	th, _ := newThrottle(t, registrytest.New(t))
 	limits := map[string]budget.Limit{"quay.example.com": {Requests: 1, Window: time.Minute}}
@@ -186,8 +186,8 @@ func TestCopySpendsAndReports(t *testing.T) {
 	require.True(t, closed)
 }
 
-// TestNoBrokerNoPermission: without the broker nothing is pulled, and it is not taken
-// for the registry's fault.
+// TestNoBrokerNoPermission: nothing is pulled without the broker, and the error does not
+// blame the registry.
 func TestNoBrokerNoPermission(t *testing.T) {
 	server := brokertest.Start(t)
 	b := brokertest.Open(t, server.Config())
