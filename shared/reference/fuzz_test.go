@@ -13,15 +13,15 @@ import (
 	"github.com/osism/skopeo-worker/shared/reference"
 )
 
-// name is any of the types that hold names only.
+// name is implemented by all types that hold only a name.
 type name interface {
 	comparable
 	String() string
 }
 
-// holds requires of what was parsed that it is what was written, survives JSON, and stays
-// where it is put in a URL, even behind a front that normalises paths. What was refused
-// must be quoted in a way that any terminal can show.
+// holds requires that a parsed name equals the text, survives JSON, and is not changed in a
+// URL, even by a proxy that normalises paths. The error of an invalid name must be safe for a
+// terminal.
 func holds[T name](t *testing.T, text string, parsed T, err error) {
 	t.Helper()
 	if err != nil {
@@ -77,7 +77,7 @@ func FuzzRepository(f *testing.F) {
 	})
 }
 
-// FuzzParse is about references as people write them, and about what is made of them.
+// FuzzParse parses references as people write them, and names made of them.
 func FuzzParse(f *testing.F) {
 	f.Fuzz(func(t *testing.T, text string) {
 		r, err := reference.Parse(text)

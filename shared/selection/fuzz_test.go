@@ -9,8 +9,7 @@ import (
 	"github.com/osism/skopeo-worker/shared/selection"
 )
 
-// FuzzMatch: a selection that is valid chooses among any names, the newest without losing
-// or making up one.
+// FuzzMatch: a valid selection accepts any names, and Newest neither loses nor invents one.
 func FuzzMatch(f *testing.F) {
 	f.Fuzz(func(t *testing.T, include, exclude, semver, platform, one, other string) {
 		s := selection.Selection{Semver: semver, Limit: 2}

@@ -98,7 +98,7 @@ func TestNewest(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			m, err := selection.Selection{Limit: test.limit}.Compile()
 			require.NoError(t, err)
-			for range 5 { // whatever order the upstream lists them in
+			for range 5 { // in any order of the listing
 				rand.Shuffle(len(test.in), func(i, j int) { test.in[i], test.in[j] = test.in[j], test.in[i] })
 				given := slices.Clone(test.in)
 				var got []string
@@ -167,7 +167,7 @@ func TestHash(t *testing.T) {
 	require.Equal(t, []string{"b", "a", "a"}, same.Include, "Hash reordered the caller's slice")
 	require.Equal(t, selection.Selection{}.Hash(), selection.Selection{Include: []string{}}.Hash())
 
-	// Chunks of an older build must be told apart by the same hash.
+	// Older versions must compute the same hash.
 	require.Equal(t, "44136fa355b3678a1146ad16f7e8649e", selection.Selection{}.Hash())
 
 	seen := map[string]selection.Selection{}
@@ -192,7 +192,7 @@ func TestZero(t *testing.T) {
 	require.NoError(t, err)
 	var fields map[string]any
 	require.NoError(t, json.Unmarshal(data, &fields))
-	for key, value := range fields { // each field alone makes the selection something
+	for key, value := range fields { // each field alone restricts the selection
 		var s selection.Selection
 		one, err := json.Marshal(map[string]any{key: value})
 		require.NoError(t, err)

@@ -12,8 +12,8 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// TestHelpersThatHang are ended, with what they have started, and say so.
-func TestHelpersThatHang(t *testing.T) {
+// TestHangingHelpers: they are ended with their child processes, and the error says so.
+func TestHangingHelpers(t *testing.T) {
 	dir := t.TempDir()
 	t.Setenv("PATH", dir+":"+os.Getenv("PATH"))
 	child := filepath.Join(dir, "child")

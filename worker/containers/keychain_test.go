@@ -20,17 +20,17 @@ import (
 
 const password = "hunter2"
 
-// isolate points every variable that leads to configuration below a new folder.
+// isolate points all variables that lead to configuration to a new folder.
 func isolate(t *testing.T) (dir string) {
 	t.Helper()
 	dir = t.TempDir()
 	t.Setenv("HOME", dir)
 	t.Setenv("XDG_RUNTIME_DIR", filepath.Join(dir, "run"))
 	for _, name := range []string{"REGISTRY_AUTH_FILE", "XDG_CONFIG_HOME", "DOCKER_CONFIG", "CONTAINERS_REGISTRIES_CONF", "CONTAINERS_REGISTRIES_CONF_OVERRIDE"} {
-		t.Setenv(name, "") // to have it restored
+		t.Setenv(name, "") // restores it after the test
 		require.NoError(t, os.Unsetenv(name))
 	}
-	containers.New().Forget("") // what another test has put into registries.conf
+	containers.New().Forget("") // drops the registries.conf of another test
 	return dir
 }
 
@@ -40,8 +40,8 @@ func write(t *testing.T, path, content string) {
 	require.NoError(t, os.WriteFile(path, []byte(content), 0o600))
 }
 
-// helper writes a credential helper, which answers with what its file of answers has for
-// user and secret, and notes that it was asked.
+// helper writes a credential helper, which answers with the user and secret in a file, and
+// counts its runs.
 func helper(t *testing.T, dir, name, script string) (calls func() int) {
 	t.Helper()
 	asked := filepath.Join(dir, name+".asked")
@@ -56,19 +56,19 @@ func helper(t *testing.T, dir, name, script string) (calls func() int) {
 	}
 }
 
-// answers is a script that answers with a user, and the server it was asked about.
+// answers returns a script that answers with a user whose name contains the server.
 func answers(user string) string {
 	return `read server; printf '{"ServerURL":"%s","Username":"` + user + ` of %s","Secret":"` + password + `"}' "$server" "$server"`
 }
 
-// entry is one item of "auths".
+// entry returns an item of "auths".
 func entry(key, user string) string {
 	return fmt.Sprintf(`%q:{"auth":%q}`, key, base64.StdEncoding.EncodeToString([]byte(user+":"+password)))
 }
 
 func auths(entries ...string) string { return `{"auths":{` + strings.Join(entries, ",") + `}}` }
 
-// user returns whose credentials a repository gets, empty for none.
+// user returns the user whose credentials a repository gets, "" if there is none.
 func user(t *testing.T, k *containers.Keychain, repository string) string {
 	t.Helper()
 	found, err := k.Find(t.Context(), repository)
@@ -85,7 +85,7 @@ func TestOrderOfFiles(t *testing.T) {
 	require.Empty(t, user(t, containers.New(), "quay.io/a/b"))
 	write(t, filepath.Join(dir, ".dockercfg"), "{"+entry("https://quay.io/v1/", "legacy")+"}")
 	require.Equal(t, "legacy", user(t, containers.New(), "quay.io/a/b"))
-	for _, at := range []struct{ path, user string }{ // the last first
+	for _, at := range []struct{ path, user string }{ // in reverse order
 		{".docker/config.json", "docker"},
 		{".config/containers/auth.json", "config"},
 		{"run/containers/auth.json", "runtime"},
@@ -107,8 +107,7 @@ func TestOrderOfFiles(t *testing.T) {
 	require.Empty(t, user(t, containers.New(), "ghcr.io/a"), "no other file counts")
 }
 
-// TestScopes: the longest path that holds a repository counts, and is what its
-// credentials are said to come from.
+// TestScopes: the longest path that contains a repository counts, and is named as the origin.
 func TestScopes(t *testing.T) {
 	path := filepath.Join(isolate(t), "auth.json")
 	t.Setenv("REGISTRY_AUTH_FILE", path)
@@ -141,7 +140,7 @@ func TestScopes(t *testing.T) {
 	require.Equal(t, "hub2", user(t, k, "docker.io/library/nginx"))
 }
 
-// TestChangedFiles count at once, however a file is replaced.
+// TestChangedFiles: they take effect at once, however they are replaced.
 func TestChangedFiles(t *testing.T) {
 	dir := isolate(t)
 	for name, replace := range map[string]func(path, content string){
@@ -156,7 +155,7 @@ func TestChangedFiles(t *testing.T) {
 			write(t, filepath.Join(version, "auth.json"), content)
 			require.NoError(t, os.Symlink(version, path+".data"))
 			require.NoError(t, os.Rename(path+".data", filepath.Join(dir, "data")))
-			_ = os.Remove(path) // there is none at first
+			_ = os.Remove(path) // it is missing at first
 			require.NoError(t, os.Symlink(filepath.Join(dir, "data", "auth.json"), path))
 		},
 	} {
@@ -218,8 +217,8 @@ func TestHelpers(t *testing.T) {
 	require.Equal(t, "a third of docker.io", user(t, k, "docker.io/library/nginx"))
 }
 
-// TestManyAskAtOnce: a helper runs once for all of them.
-func TestManyAskAtOnce(t *testing.T) {
+// TestConcurrentFind: a helper runs once for concurrent callers.
+func TestConcurrentFind(t *testing.T) {
 	dir := isolate(t)
 	path := filepath.Join(dir, "auth.json")
 	t.Setenv("REGISTRY_AUTH_FILE", path)
@@ -270,7 +269,7 @@ func TestBrokenRegistriesConf(t *testing.T) {
 	require.ErrorContains(t, err, filepath.Join(dir, ".config/containers/registries.conf"))
 }
 
-// TestSameAsSkopeo gives a registry that wants credentials to both.
+// TestSameAsSkopeo: the keychain and skopeo find the same credentials.
 func TestSameAsSkopeo(t *testing.T) {
 	r := registrytest.New(t, registrytest.WithBasicAuth("bob", password))
 	_, err := r.PushManifest("osism/tool", "1", types.OCIImageIndex, []byte(`{"schemaVersion":2,"manifests":[]}`))

@@ -13,9 +13,9 @@ import (
 	"github.com/osism/skopeo-worker/worker/registrytest"
 )
 
-// TestRegistriesAreTheSameAsForSkopeo: what the machine's files say of a registry lets
-// both in, or neither.
-func TestRegistriesAreTheSameAsForSkopeo(t *testing.T) {
+// TestSameTrustAsSkopeo: with the same files, either both this client and skopeo can use a
+// registry, or neither.
+func TestSameTrustAsSkopeo(t *testing.T) {
 	const certificates, conf = ".config/containers/certs.d", ".config/containers/registries.conf"
 	secure := registrytest.WithTLS()
 	ca := func(t *testing.T, r *registrytest.Registry, folder string) {

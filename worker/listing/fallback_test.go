@@ -28,7 +28,7 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// soon is the unix time in some seconds.
+// soon returns the unix time in some seconds.
 func soon(seconds int) string {
 	return strconv.FormatInt(time.Now().Unix()+int64(seconds), 10)
 }
@@ -70,7 +70,7 @@ func TestFallsBackToOCI(t *testing.T) {
 	}
 }
 
-func TestAnswerBeyondAnySense(t *testing.T) {
+func TestHugeAnswer(t *testing.T) {
 	s := start(t, registrytest.BulkAPI{}, registrytest.BulkAPI{})
 	s.push(t, inQuay, "a")
 	body := `{"tags":[],"page":1}` + strings.Repeat(" ", 16<<20)
@@ -79,7 +79,7 @@ func TestAnswerBeyondAnySense(t *testing.T) {
 	require.Contains(t, s.log.String(), "too large")
 }
 
-func TestRepositoryThatDoesNotExist(t *testing.T) {
+func TestMissingRepository(t *testing.T) {
 	both(t, func(t *testing.T, repository string) {
 		s := start(t, registrytest.BulkAPI{}, registrytest.BulkAPI{})
 		got, err := s.list(t.Context(), repository)
@@ -89,7 +89,7 @@ func TestRepositoryThatDoesNotExist(t *testing.T) {
 	})
 }
 
-func TestOneWarningForEachCause(t *testing.T) {
+func TestOneWarningForEachReason(t *testing.T) {
 	s := start(t, registrytest.BulkAPI{}, registrytest.BulkAPI{})
 	s.push(t, inQuay, "a")
 	for _, status := range []int{401, 403, 401, 404, 403, 401, 404} {
@@ -148,8 +148,8 @@ func (keychain) Find(context.Context, string) (containers.Credential, error) {
 
 func (keychain) Forget(string) {}
 
-// TestQuayOfOnesOwn has a Quay in plain HTTP on a port, private.
-func TestQuayOfOnesOwn(t *testing.T) {
+// TestSelfHostedQuay uses plain HTTP and another port.
+func TestSelfHostedQuay(t *testing.T) {
 	for name, options := range map[string][]registrytest.Option{
 		"public": nil, "private": {registrytest.WithTokenAuth(registrytest.TokenAuth{User: "bob", Password: "hunter2"})},
 	} {
@@ -173,8 +173,8 @@ func TestQuayOfOnesOwn(t *testing.T) {
 	}
 }
 
-// TestPlainHTTPNeedsPermission and a trusted certificate is needed, too.
-func TestPlainHTTPNeedsPermission(t *testing.T) {
+// TestInsecureHostNeedsPermission: neither plain HTTP nor an unknown certificate is accepted.
+func TestInsecureHostNeedsPermission(t *testing.T) {
 	for _, c := range []struct {
 		server func(http.Handler) *httptest.Server
 		err    error
@@ -197,8 +197,8 @@ func TestPlainHTTPNeedsPermission(t *testing.T) {
 	}
 }
 
-// TestSamePageForEver has a server that does not know of pages.
-func TestSamePageForEver(t *testing.T) {
+// TestEndlessSamePage: the server ignores the page number.
+func TestEndlessSamePage(t *testing.T) {
 	var paths []string
 	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, req *http.Request) {
 		paths = append(paths, req.URL.Path)
@@ -225,8 +225,8 @@ type refusing struct{ err error }
 
 func (r refusing) RoundTrip(*http.Request) (*http.Response, error) { return nil, r.err }
 
-// TestRequestThatIsNotSent: the OCI API would not be asked, either.
-func TestRequestThatIsNotSent(t *testing.T) {
+// TestUnsentRequest: the OCI API is not tried, because its requests would not be sent either.
+func TestUnsentRequest(t *testing.T) {
 	for _, refused := range []error{&budget.SpentError{Registry: "a registry"}, throttle.ErrBroker, context.Canceled} {
 		both(t, func(t *testing.T, repository string) {
 			var log bytes.Buffer
@@ -241,7 +241,7 @@ func TestRequestThatIsNotSent(t *testing.T) {
 	}
 }
 
-// TestNoCredentialsForOtherAPIs, and an error names the API's host.
+// TestNoCredentialsForOtherAPIs: they get none, and errors name their host.
 func TestNoCredentialsForOtherAPIs(t *testing.T) {
 	var log bytes.Buffer
 	internet := registrytest.NewInternet(t, nil, nil)

@@ -6,7 +6,7 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// fuzz requires of a bulk API's answers that what is read of them makes sense.
+// fuzz requires that a parsed page is consistent.
 func fuzz(f *testing.F, read func([]byte) (page, error)) {
 	f.Fuzz(func(t *testing.T, body []byte) {
 		found, err := read(body)

@@ -30,7 +30,7 @@ const (
 // bulk matches requests for bulk listings.
 var bulk = registrytest.Kinds(registrytest.KindBulkList)
 
-// setup is the real names, and a selection that reaches them.
+// setup is an Internet with listers that use it.
 type setup struct {
 	*registrytest.Internet
 	*listing.Listers
@@ -49,7 +49,7 @@ func start(t *testing.T, quay, hub registrytest.BulkAPI) *setup {
 	return s
 }
 
-// upstream is the registry and path of a repository.
+// upstream returns the registry and path of a repository.
 func (s *setup) upstream(repository string) (*registrytest.Registry, string) {
 	if path, ok := strings.CutPrefix(repository, "docker.io/"); ok {
 		return s.Hub, path
@@ -67,7 +67,7 @@ func (s *setup) push(t *testing.T, repository string, tags ...string) {
 	}
 }
 
-// list is what a lister yields, up to an error.
+// list returns the tags up to the first error.
 func (s *setup) list(ctx context.Context, repository string) ([]listing.Tag, error) {
 	var all []listing.Tag
 	for tag, err := range s.For(reference.MustRepository(repository)).Tags(ctx, reference.MustRepository(repository)) {
@@ -101,7 +101,7 @@ func both(t *testing.T, test func(t *testing.T, repository string)) {
 	}
 }
 
-// layersSize is that of all layers of the manifests.
+// layersSize returns the size of all layers of the manifests.
 func layersSize(t *testing.T, r *registrytest.Registry, repository string, digests ...string) (sum int64) {
 	t.Helper()
 	for _, digest := range digests {
@@ -117,7 +117,7 @@ func layersSize(t *testing.T, r *registrytest.Registry, repository string, diges
 	return sum
 }
 
-func TestHubTellsEverything(t *testing.T) {
+func TestHub(t *testing.T) {
 	s := start(t, registrytest.BulkAPI{}, registrytest.BulkAPI{Inactive: []string{"old"}})
 	_, path := s.upstream(inHub)
 	old, err := s.Hub.PushImage(path, "old", registrytest.Image{Platform: arm64v8})
@@ -153,7 +153,7 @@ func TestHubTellsEverything(t *testing.T) {
 	}, got[1:])
 	require.True(t, got[1].WindowsOnly(), "its attestations are not a platform")
 	require.False(t, got[2].WindowsOnly())
-	require.False(t, got[0].WindowsOnly(), "not told")
+	require.False(t, got[0].WindowsOnly(), "it is not listed")
 	require.True(t, s.For(reference.MustRepository(inHub)).NewestFirst())
 	requests := s.Hub.Requests()
 	require.Len(t, requests, 1)
@@ -162,7 +162,7 @@ func TestHubTellsEverything(t *testing.T) {
 	require.Empty(t, s.log.String())
 }
 
-func TestQuayTellsDigestsAndTimes(t *testing.T) {
+func TestQuay(t *testing.T) {
 	s := start(t, registrytest.BulkAPI{DeadTags: true}, registrytest.BulkAPI{})
 	r, path := s.upstream(inQuay)
 	s.push(t, inQuay, "gone", "moved", "ended", "ending")
@@ -177,7 +177,7 @@ func TestQuayTellsDigestsAndTimes(t *testing.T) {
 	got, err := s.list(t.Context(), inQuay)
 	require.NoError(t, err)
 	require.Equal(t, []string{"moved", "ending"}, namesOf(got))
-	require.Equal(t, listing.Tag{Name: reference.MustTag("moved"), Digest: reference.MustDigest(index), Updated: at}, got[0], "nobody tells the size of an index")
+	require.Equal(t, listing.Tag{Name: reference.MustTag("moved"), Digest: reference.MustDigest(index), Updated: at}, got[0], "Quay does not list the size of an index")
 	require.Equal(t, layersSize(t, r, path, got[1].Digest.String()), got[1].Size)
 	require.True(t, s.For(reference.MustRepository(inQuay)).NewestFirst())
 	requests := r.Requests()
@@ -185,7 +185,7 @@ func TestQuayTellsDigestsAndTimes(t *testing.T) {
 	require.Equal(t, "/api/v1/repository/osism/deep/tool/tag/", requests[0].Path)
 }
 
-func TestFieldsCanBeMissing(t *testing.T) {
+func TestMissingFields(t *testing.T) {
 	both(t, func(t *testing.T, repository string) {
 		quirks := registrytest.BulkAPI{WithoutDigest: []string{"b"}, Null: []string{"c"}}
 		s := start(t, quirks, quirks)
@@ -200,7 +200,7 @@ func TestFieldsCanBeMissing(t *testing.T) {
 	})
 }
 
-func TestPagesAreReadWhenNeeded(t *testing.T) {
+func TestPagesOnDemand(t *testing.T) {
 	both(t, func(t *testing.T, repository string) {
 		s := start(t, registrytest.BulkAPI{}, registrytest.BulkAPI{})
 		r, path := s.upstream(repository)
@@ -263,25 +263,25 @@ func TestTwentyThousandTags(t *testing.T) {
 		require.NoError(t, r.AddSynthetic(path,
 			registrytest.Synthetic{Tags: registrytest.Numbered("%05d", 20_000), Distinct: 3}))
 		seen := map[string]bool{}
-		yielded, told := 0, 0
+		yielded, digests := 0, 0
 		for tag, err := range s.For(reference.MustRepository(repository)).Tags(t.Context(), reference.MustRepository(repository)) {
 			require.NoError(t, err)
 			seen[tag.Name.String()] = true
 			yielded++
 			if !tag.Digest.IsZero() {
-				told++
+				digests++
 			}
 		}
 		require.Len(t, seen, 20_000)
 		require.Equal(t, 20_000, yielded)
-		require.Equal(t, map[string]int{inQuay: 20_000, inHub: 1000}[repository], told)
+		require.Equal(t, map[string]int{inQuay: 20_000, inHub: 1000}[repository], digests)
 	}
 	require.Equal(t, 200, s.Quay.Count(registrytest.Any))
-	require.Equal(t, 11, s.Hub.Count(bulk), "strangers get 1,000 tags; the OCI API has the others")
+	require.Equal(t, 11, s.Hub.Count(bulk), "without a login Docker Hub lists 1,000 tags; the OCI API has the others")
 	require.Contains(t, s.log.String(), "sign in to page further")
 }
 
-func TestLimitsAndServersInTroubleAreErrors(t *testing.T) {
+func TestTemporaryFailures(t *testing.T) {
 	in := func(d time.Duration) string { return time.Now().Add(d).UTC().Format(http.TimeFormat) }
 	for name, c := range map[string]struct {
 		status   int

@@ -18,12 +18,12 @@ import (
 	"github.com/osism/skopeo-worker/worker/registrytest"
 )
 
-// script is what a bulk API has on page n, from 1, and whether it says that there is
-// another one.
+// script returns the names on page n, from 1, of a bulk API, and whether there is another
+// page.
 type script func(n int) (names []any, more bool)
 
-// scripted is a network in which both bulk APIs follow a script, and the OCI API has one
-// tag, "oci".
+// scripted is a network in which both bulk APIs follow a script, and the OCI API has one tag,
+// "oci".
 type scripted struct {
 	script
 	pages int // of the bulk API
@@ -68,12 +68,12 @@ func some(page, n int) (names []any) {
 	return names
 }
 
-// TestBulkWithoutEnd: the OCI API has the last word where a bulk API makes no sense.
-func TestBulkWithoutEnd(t *testing.T) {
+// TestEndlessBulk: if a bulk API has no end or makes no sense, the OCI API is used.
+func TestEndlessBulk(t *testing.T) {
 	for name, test := range map[string]struct {
 		script
 		pages int
-		want  int // tags, the OCI API's included
+		want  int // tags, including the OCI API's
 	}{
 		"the same page":       {func(int) ([]any, bool) { return some(1, 2), true }, 2, 3},
 		"two pages in turn":   {func(n int) ([]any, bool) { return some(n%2, 2), true }, 3, 5},
@@ -95,8 +95,8 @@ func TestBulkWithoutEnd(t *testing.T) {
 	}
 }
 
-// TestBulkOfTooMany: nobody has as many, whatever the API.
-func TestBulkOfTooMany(t *testing.T) {
+// TestTooManyTags: the limit holds for all APIs.
+func TestTooManyTags(t *testing.T) {
 	network := &scripted{script: func(n int) ([]any, bool) { return some(n, 1000), true }}
 	all, err := network.setup().list(t.Context(), inQuay)
 	require.ErrorIs(t, err, registry.ErrTooMany)
@@ -105,8 +105,8 @@ func TestBulkOfTooMany(t *testing.T) {
 	require.Equal(t, 251, network.pages)
 }
 
-// TestBulkNamesThatAreNone keep no other from being listed, on whatever page.
-func TestBulkNamesThatAreNone(t *testing.T) {
+// TestInvalidNames: they do not keep other names from being listed.
+func TestInvalidNames(t *testing.T) {
 	both(t, func(t *testing.T, repository string) {
 		network := &scripted{script: func(n int) ([]any, bool) {
 			return []any{fmt.Sprint("a", n), "../../../victim/app/manifests/latest", fmt.Sprint("b", n), "\x1b[31m"}, n < 3
@@ -129,9 +129,9 @@ func TestBulkNamesThatAreNone(t *testing.T) {
 	})
 }
 
-// TestEntryThatCanNotBeRead: of one entry of a page, only the name is believed, and the
-// others are what they are.
-func TestEntryThatCanNotBeRead(t *testing.T) {
+// TestOddEntry: of an entry with unexpected fields, only the name is used. It does not affect
+// other entries.
+func TestOddEntry(t *testing.T) {
 	digest := "sha256:" + strings.Repeat("1", 64)
 	for name, odd := range map[string]string{
 		"digest": `{"name":"odd","digest":7,"manifest_digest":7}`,

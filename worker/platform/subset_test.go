@@ -19,7 +19,7 @@ import (
 	"github.com/osism/skopeo-worker/worker/skopeo"
 )
 
-// number is the digest of a child that is told from others by n.
+// number returns a digest that n identifies.
 func number(n int) string { return "sha256:" + strings.Repeat(fmt.Sprintf("%02d", n), 32) }
 
 func manifest(mediaType types.MediaType, raw string) registry.Manifest {
@@ -33,7 +33,7 @@ func compact(t *testing.T, raw []byte) string {
 	return text.String()
 }
 
-// What BuildKit makes, with all that we might break.
+// Indexes of BuildKit, with fields that must be kept.
 var (
 	amd64 = `{"mediaType":"application/vnd.oci.image.manifest.v1+json","digest":"` + number(1) + `","size":1,` +
 		`"platform":{"architecture":"amd64","os":"linux"},"artifactType":"a/b","unknown":{"z":1.50,"a":12345678901234567890},"annotations":{"k":"<&>"}}`
@@ -153,14 +153,14 @@ func TestCurrent(t *testing.T) {
 	require.True(t, platform.Wanted{}.Current(source, source.Digest))
 	require.False(t, wanted.Current(source, source.Digest), "all of it is there, and that is too much")
 
-	// A mirror of a mirror: what the first one wrote is not taken for ours.
+	// A mirror of a mirror: the annotations of the first one are not taken for ours.
 	again, _, err := platform.Wanted{WithoutAttestations: true}.Subset(subset)
 	require.NoError(t, err)
 	require.True(t, platform.Wanted{WithoutAttestations: true}.Current(again, subset.Digest))
 	require.False(t, wanted.Current(again, source.Digest))
 }
 
-// TestAnySubset: what must hold for any index and any choice.
+// TestAnySubset checks properties of any index and any choice.
 func TestAnySubset(t *testing.T) {
 	random := rand.New(rand.NewPCG(3, 6))
 	systems := []string{`"platform":{"os":"linux","architecture":"amd64"},`, `"platform":{"os":"linux","architecture":"arm","variant":"v6"},`,
@@ -206,8 +206,8 @@ func TestAnySubset(t *testing.T) {
 	}
 }
 
-// TestMirroredSubset: distribution, which refuses sparse indexes, takes what
-// Subset makes of OCI indexes and of Docker lists, and skopeo copies from it.
+// TestMirroredSubset: distribution, which refuses incomplete indexes, accepts the subsets of
+// OCI indexes and of Docker lists, and skopeo copies from them.
 func TestMirroredSubset(t *testing.T) {
 	index := registrytest.MultiPlatform("1", "linux/amd64", "linux/arm64/v8", "linux/s390x")
 	list := registrytest.Index{Docker: true, Images: index.Images}

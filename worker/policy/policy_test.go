@@ -10,7 +10,7 @@ import (
 	"github.com/osism/skopeo-worker/worker/policy"
 )
 
-// machine is a machine without a policy; it returns its root.
+// machine returns the root of a machine without a policy.
 func machine(t *testing.T) (root string) {
 	t.Helper()
 	root = t.TempDir()
@@ -26,7 +26,7 @@ func write(t *testing.T, path, text string) {
 	require.NoError(t, os.WriteFile(path, []byte(text), 0o600))
 }
 
-// TestFind: the first place counts.
+// TestFind: the first file counts.
 func TestFind(t *testing.T) {
 	root := machine(t)
 	require.Empty(t, policy.Find(root))
@@ -43,8 +43,8 @@ func TestFind(t *testing.T) {
 	require.Equal(t, named, policy.Find(root), "whoever reads it says that it is missing")
 }
 
-// TestLoad: what asks for nothing is as good as none, and what this program cannot check
-// is an error.
+// TestLoad: a policy that accepts any image is the same as none, and one that this program
+// cannot check is an error.
 func TestLoad(t *testing.T) {
 	const accept, signed = `[{"type":"insecureAcceptAnything"}]`, `[{"type":"signedBy","keyType":"GPGKeys","keyPath":"/k"}]`
 	for text, strict := range map[string]bool{

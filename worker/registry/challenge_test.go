@@ -13,7 +13,7 @@ import (
 	"github.com/osism/skopeo-worker/worker/registrytest"
 )
 
-// TestPingOnce: how a registry authenticates is asked once, not once a repository.
+// TestPingOnce: a registry is asked once how it authenticates, not once for each repository.
 func TestPingOnce(t *testing.T) {
 	r := registrytest.New(t, registrytest.WithTokenAuth(registrytest.TokenAuth{Anonymous: true}))
 	client := registry.NewClient(registry.Options{Insecure: []string{r.Host()}})
@@ -28,8 +28,8 @@ func TestPingOnce(t *testing.T) {
 	require.Equal(t, 3, r.Count(registrytest.Kinds(registrytest.KindToken)))
 }
 
-// TestAlive: a registry is alive whatever it thinks of a repository, and is not where it
-// does not answer as one, or refuses the credentials.
+// TestAlive: a registry is alive, whatever it answers about a repository, unless it does not
+// answer as a registry or refuses the credentials.
 func TestAlive(t *testing.T) {
 	bob := &fixed{Credential: containers.Credential{Username: "bob", Password: "hunter2"}}
 	wrong := &fixed{Credential: containers.Credential{Username: "bob", Password: "wrong"}}

@@ -188,11 +188,11 @@ const (
 // Writing returns a client for destinations, which shares the connections. It requests the
 // scope to push even for reads: some registries, such as Quay, create a repository for clients
 // that may push, and hide from others that it is missing. If a read is refused nevertheless,
-// the error is errHidden.
+// Absent is true for the error.
 func (c *Client) Writing() *Client { return c.as(destination) }
 
 // Comparing returns a client that only reads from destinations. It shares the connections. If
-// a read is refused, the error is errHidden.
+// a read is refused, Absent is true for the error.
 func (c *Client) Comparing() *Client { return c.as(candidate) }
 
 func (c *Client) as(role role) *Client {
@@ -202,7 +202,8 @@ func (c *Client) as(role role) *Client {
 }
 
 // Absent reports whether the error of a read means that the manifest or blob does not exist.
-// At a destination this includes errHidden: whether it may be created shows when it is pushed.
+// At a destination, a refused read may mean that: whether it may be created shows when it is
+// pushed.
 func Absent(err error) bool { return errors.Is(err, ErrNotFound) || errors.Is(err, errHidden) }
 
 // hiddenError is a refused read at a destination. It wraps errHidden and the refusal.

@@ -13,15 +13,14 @@ import (
 	"github.com/osism/skopeo-worker/shared/reference"
 )
 
-// showable requires that any terminal can show what an error says.
+// showable requires that the text of an error is safe for a terminal.
 func showable(t *testing.T, err error) {
 	t.Helper()
 	text := (&Error{Op: OpTags, Repository: reference.MustRepository("quay.io/a/b"), Err: err}).Error()
 	require.Equal(t, -1, strings.IndexFunc(text, func(c rune) bool { return !strconv.IsPrint(c) }), "%q", text)
 }
 
-// FuzzLinks: a Link header leads to a page that was named in it, or to an error, or
-// nowhere.
+// FuzzLinks: a Link header gives a query that it contains, or an error, or nothing.
 func FuzzLinks(f *testing.F) {
 	f.Fuzz(func(t *testing.T, value string) {
 		query, err := nextOf(value)
@@ -35,7 +34,8 @@ func FuzzLinks(f *testing.F) {
 	})
 }
 
-// FuzzLocation: a blob goes where a URL says, and a front makes no other place of it.
+// FuzzLocation: a blob is sent to a valid URL, which a proxy that normalises paths does not
+// change.
 func FuzzLocation(f *testing.F) {
 	opened, err := url.Parse("https://registry.example.com/v2/mirror/app/blobs/uploads/")
 	require.NoError(f, err)
@@ -55,7 +55,7 @@ func FuzzLocation(f *testing.F) {
 	})
 }
 
-// FuzzTags: a page of names becomes tags, and names that are quoted.
+// FuzzTags: the names on a page are valid tags, or errors that quote them.
 func FuzzTags(f *testing.F) {
 	f.Fuzz(func(t *testing.T, body []byte) {
 		names, err := readTags(answer{status: http.StatusOK, body: body})
@@ -75,8 +75,8 @@ func FuzzTags(f *testing.F) {
 	})
 }
 
-// FuzzManifest: what a manifest refers to are digests, and an index that is put together
-// again lists the same.
+// FuzzManifest: references of a manifest are digests, and an index that is written again has
+// the same entries.
 func FuzzManifest(f *testing.F) {
 	f.Fuzz(func(t *testing.T, contentType, digest string, body []byte) {
 		got := answer{status: http.StatusOK, header: http.Header{"Content-Type": {contentType}, digestHeader: {digest}}, body: body}
@@ -112,7 +112,7 @@ func FuzzManifest(f *testing.F) {
 	})
 }
 
-// FuzzPage: whatever comes instead of an answer is explained in one line.
+// FuzzPage: any unexpected answer is described in one line.
 func FuzzPage(f *testing.F) {
 	f.Fuzz(func(t *testing.T, body []byte) {
 		showable(t, refusal(http.StatusUnauthorized, diagnose(body), login{}))

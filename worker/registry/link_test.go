@@ -11,8 +11,7 @@ import (
 	"github.com/osism/skopeo-worker/shared/reference"
 )
 
-// nextOf is the query of the next page after one of a repository's tags that was sent
-// with these headers.
+// nextOf returns the query of the next page of tags after an answer with these headers.
 func nextOf(headers ...string) (string, error) {
 	page, _ := url.Parse("https://registry.example.com/v2/team/app/tags/list?n=2")
 	return call{path: tagsList}.nextQuery(answer{header: http.Header{"Link": headers}, url: page})

@@ -15,8 +15,8 @@ import (
 	"github.com/osism/skopeo-worker/worker/transfer"
 )
 
-// pages are what captive portals, proxies and registries that have just started answer
-// with a status of success, and what is said of them.
+// pages are successful answers of captive portals, proxies and registries that have just
+// started, and their descriptions.
 var pages = map[string]struct {
 	registrytest.Fault
 	says string
@@ -31,7 +31,7 @@ var pages = map[string]struct {
 	"a JSON list":            {registrytest.Fault{Status: 200, Body: `[]`}, "answered 200 with JSON of another kind"},
 }
 
-// TestPages: a page is not taken for an answer, whatever was asked, and is named.
+// TestPages: a page is not accepted as the answer to any request, and is described.
 func TestPages(t *testing.T) {
 	head, get := registrytest.KindManifestHead, registrytest.KindManifestGet
 	for asked, test := range map[string]struct {
@@ -83,8 +83,8 @@ func TestPages(t *testing.T) {
 	}
 }
 
-// TestPutsWithoutDigest: what is stored is believed of the registry, not of the status.
-func TestPutsWithoutDigest(t *testing.T) {
+// TestPutWithoutDigest: without a digest in the answer, the manifest is looked up.
+func TestPutWithoutDigest(t *testing.T) {
 	for _, status := range []int{http.StatusOK, http.StatusCreated, http.StatusAccepted, http.StatusNoContent} {
 		r := registrytest.New(t)
 		digest, raw := pushImage(t, r, "1")
@@ -100,8 +100,8 @@ func TestPutsWithoutDigest(t *testing.T) {
 	}
 }
 
-// TestBlobsThatArePages are neither taken for blobs nor for being stored.
-func TestBlobsThatArePages(t *testing.T) {
+// TestPageInsteadOfBlob: a page is neither a blob nor proof of an upload.
+func TestPageInsteadOfBlob(t *testing.T) {
 	opens := func(r registrytest.Request) bool { return r.Method == http.MethodPost }
 	for name, page := range map[string]registrytest.Fault{
 		"a page":  {Status: 200, Header: http.Header{"Content-Type": {"text/html"}}, Body: "<html>wait</html>"},
@@ -136,8 +136,8 @@ func TestBlobsThatArePages(t *testing.T) {
 	}
 }
 
-// TestContentTypesOfPages: what is JSON is an answer, whatever its type.
-func TestContentTypesOfPages(t *testing.T) {
+// TestContentTypeOfJSON: JSON is an answer, whatever its Content-Type.
+func TestContentTypeOfJSON(t *testing.T) {
 	r := registrytest.New(t)
 	digest, raw := pushImage(t, r, "1")
 	typed := registrytest.Fault{Match: registrytest.Kinds(registrytest.KindManifestGet, registrytest.KindManifestHead), Status: 200,
@@ -148,8 +148,8 @@ func TestContentTypesOfPages(t *testing.T) {
 	require.Equal(t, digest, found.Digest.String())
 }
 
-// TestRedirectedPuts: a redirect to a login page turns a PUT into a GET.
-func TestRedirectedPuts(t *testing.T) {
+// TestRedirectedPut: a redirect to a login page turns a PUT into a GET.
+func TestRedirectedPut(t *testing.T) {
 	portal := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
 		w.Header().Set("Docker-Content-Digest", "sha256:"+strings.Repeat("1", 64))
 	}))
@@ -165,8 +165,8 @@ func TestRedirectedPuts(t *testing.T) {
 	require.ErrorContains(t, err, "answered 200 with a redirect to "+host+" instead of a receipt")
 }
 
-// TestReferrersInAnOutage: a page everywhere does not mean that there is no API.
-func TestReferrersInAnOutage(t *testing.T) {
+// TestReferrersDuringOutage: if all answers are pages, the registry may have the API.
+func TestReferrersDuringOutage(t *testing.T) {
 	r := registrytest.New(t, registrytest.WithReferrersAPI(0))
 	digest, _ := pushImage(t, r, "1")
 	referrer, err := r.PushReferrer(repository, digest, "a/b")

@@ -14,11 +14,11 @@ import (
 	"github.com/osism/skopeo-worker/worker/registry"
 )
 
-// listed is a registry whose pages of a list are made on demand: what is on page n, from
-// 1, and the number of the next page, 0 after the last.
+// listed makes the pages of a list: it returns the items of page n, from 1, and the number of
+// the next page, 0 after the last.
 type listed func(n int) (items []string, next int)
 
-// book serves lists, and counts the pages that were asked for.
+// book serves lists, and counts the requested pages.
 func book(t *testing.T, pages listed) (c *registry.Client, host string, turned *int) {
 	t.Helper()
 	turned = new(int)
@@ -48,7 +48,7 @@ func book(t *testing.T, pages listed) (c *registry.Client, host string, turned *
 	return registry.NewClient(registry.Options{Insecure: []string{host}}), host, turned
 }
 
-// some are n items of a page that no other page has.
+// some returns n items that only this page has.
 func some(page, n int) []string {
 	items := make([]string, n)
 	for i := range items {
@@ -78,7 +78,7 @@ func TestListsWithoutEnd(t *testing.T) {
 			require.ErrorContains(t, err, test.text)
 			require.Equal(t, test.turned, *turned)
 			if name == "always more on the page" {
-				return // who asks for referrers stops long before
+				return // the caller stops long before
 			}
 			_, err = referrers(t.Context(), c, host+"/a", reference.DigestOf(nil).String())
 			require.ErrorIs(t, err, test.is)
@@ -87,8 +87,8 @@ func TestListsWithoutEnd(t *testing.T) {
 	}
 }
 
-// TestSamePageUnderNewNames: a registry that does not know of pages is noticed at once.
-func TestSamePageUnderNewNames(t *testing.T) {
+// TestSamePageWithNewLinks: a registry that ignores the page number is detected at once.
+func TestSamePageWithNewLinks(t *testing.T) {
 	c, host, turned := book(t, func(n int) ([]string, int) { return some(n%3, 2), n + 1 })
 	all, err := tags(t.Context(), c, host+"/a")
 	require.ErrorIs(t, err, registry.ErrPagination)
@@ -97,7 +97,7 @@ func TestSamePageUnderNewNames(t *testing.T) {
 	require.Equal(t, 4, *turned)
 }
 
-// TestLongLists: what is long and ends is listed, with empty pages in between.
+// TestLongLists: a long list is listed to its end, even with empty pages in between.
 func TestLongLists(t *testing.T) {
 	c, host, _ := book(t, func(n int) ([]string, int) {
 		switch {
@@ -113,8 +113,8 @@ func TestLongLists(t *testing.T) {
 	require.Len(t, all, 250*990+1)
 }
 
-// TestPageOfTooMany: they are not even held in memory.
-func TestPageOfTooMany(t *testing.T) {
+// TestPageTooLong: the items of a page above the limit are not kept in memory.
+func TestPageTooLong(t *testing.T) {
 	for name, body := range map[string]string{
 		"tags":    `{"tags":[` + strings.Repeat(`"",`, 1<<20) + `""]}`,
 		"objects": `{"manifests":[` + strings.Repeat(`{},`, 1<<17) + `{}]}`,

@@ -12,8 +12,8 @@ import (
 	"github.com/osism/skopeo-worker/worker/registrytest"
 )
 
-// TestReceipts: what was stored is known by the digest in the answer, or by where it is;
-// only a registry that says neither is asked.
+// TestReceipts: the digest or the location in the answer proves that a manifest is stored.
+// Without both, it is looked up.
 func TestReceipts(t *testing.T) {
 	put := registrytest.Kinds(registrytest.KindManifestPut)
 	for name, test := range map[string]struct {

@@ -72,7 +72,7 @@ func TestNoReferrersAPI(t *testing.T) {
 			c := insecure(r, nil)
 			asked := 1
 			if name == "a website" {
-				asked = 2 // it may be the page of an outage
+				asked = 2 // the page may be that of an outage
 			}
 			for range 3 {
 				_, err := referrers(t.Context(), c, r.Host()+"/"+repository, digest)

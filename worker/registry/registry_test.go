@@ -23,11 +23,11 @@ import (
 
 const repository = "osism/deep/path/tool"
 
-// fixed is a keychain with one changeable set of credentials.
+// fixed is a keychain with one credential, which can be replaced.
 type fixed struct {
 	sync.Mutex
 	containers.Credential
-	next  string // the password that is found once the one before is forgotten
+	next  string // the password after Forget
 	fails error
 }
 
@@ -51,7 +51,7 @@ func (f *fixed) Forget(string) {
 	}
 }
 
-// insecure returns a client that may speak plain HTTP to a registry.
+// insecure returns a client that may use plain HTTP for a registry.
 func insecure(r *registrytest.Registry, keychain registry.Keychain) *registry.Client {
 	return registry.NewClient(registry.Options{Insecure: []string{r.Host()}, Keychain: keychain, UserAgent: "test"})
 }
@@ -115,7 +115,7 @@ func TestHeadGetPutTags(t *testing.T) {
 	require.NoError(t, err)
 	require.Equal(t, []string{"1.0", "1.1", "1.2", "1.3", "latest"}, all)
 
-	// One token to pull, one to push.
+	// A token to pull and a token to push.
 	require.Equal(t, 2, r.Count(registrytest.Kinds(registrytest.KindToken)))
 	r.ExpireTokens()
 	require.NoError(t, c.Put(ctx, reference.MustRepository(source), reference.MustTag("after"), m), "the body is sent again with the new token")
@@ -154,9 +154,9 @@ func TestHeadFallsBackToGet(t *testing.T) {
 	}
 }
 
-// TestDeniedHeadsAreNoFailures of the registry: the guard, which may close it, hears of
-// none where GET has an answer, and of the one that HEAD got where it has not.
-func TestDeniedHeadsAreNoFailures(t *testing.T) {
+// TestDeniedHead: the guard, which may close the registry, does not see that HEAD fails if GET
+// succeeds. If GET fails, too, it sees the failure of HEAD.
+func TestDeniedHead(t *testing.T) {
 	for _, status := range []int{http.StatusForbidden, http.StatusInternalServerError, http.StatusNotImplemented} {
 		r := registrytest.New(t)
 		digest, _ := pushImage(t, r, "1")
@@ -181,9 +181,9 @@ func TestDeniedHeadsAreNoFailures(t *testing.T) {
 	}
 }
 
-// TestFindBelievesGET: where HEAD denies a manifest, GET has the last word, and from then
-// on in every question to that registry.
-func TestFindBelievesGET(t *testing.T) {
+// TestFindByGET: if HEAD denies a manifest, GET decides, and does so in all later requests to
+// that registry.
+func TestFindByGET(t *testing.T) {
 	heads := registrytest.Kinds(registrytest.KindManifestHead)
 	for name, start := range map[string]func(t *testing.T) *registrytest.Registry{
 		"always": func(t *testing.T) *registrytest.Registry {
@@ -222,8 +222,8 @@ func TestFindBelievesGET(t *testing.T) {
 	}
 }
 
-// TestLookBelievesHEAD only of a registry that has answered one, and denied nothing that
-// it has.
+// TestLookBelievesHEAD: only if the registry has answered a HEAD before, and has not denied a
+// manifest that it has.
 func TestLookBelievesHEAD(t *testing.T) {
 	clock := time.Now()
 	r := registrytest.New(t)
@@ -265,7 +265,7 @@ func TestErrors(t *testing.T) {
 		fault registrytest.Fault
 		ref   reference.TagOrDigest
 		is    error
-		text  string // with REPO for host and repository
+		text  string // REPO stands for host and repository
 		wait  time.Duration
 	}{
 		{name: "no such tag", ref: reference.MustTag("2"), is: registry.ErrNotFound, text: "get REPO:2: not found: manifest unknown (404)"},
@@ -372,7 +372,7 @@ func TestCertificates(t *testing.T) {
 	require.Equal(t, []string{"1"}, all)
 }
 
-// TestDockerHub: docker.io is a name, registry-1.docker.io the host.
+// TestDockerHub: requests about docker.io go to registry-1.docker.io.
 func TestDockerHub(t *testing.T) {
 	var asked []string
 	var named string

@@ -20,9 +20,9 @@ var (
 	pings         = registrytest.Kinds(registrytest.KindPing)
 )
 
-// TestEndedSessions: whatever a registry says to credentials that have ended, they are
-// looked for again, and the request is sent once more.
-func TestEndedSessions(t *testing.T) {
+// TestExpiredSessions: whatever a registry answers to expired credentials, the keychain looks
+// again, and the request is repeated.
+func TestExpiredSessions(t *testing.T) {
 	token := func(status int) registrytest.Option {
 		return registrytest.WithTokenAuth(registrytest.TokenAuth{User: "bob", Password: "old", EndedStatus: status})
 	}
@@ -84,12 +84,12 @@ func TestEndedSessions(t *testing.T) {
 	}
 }
 
-// TestRefusedSessions: what a new session is refused, too, is not asked for with yet
-// another one, and the reason says where the credentials came from.
+// TestRefusedSessions: a refusal that a new session gets, too, is not repeated with another
+// one, and the error names the origin of the credentials.
 func TestRefusedSessions(t *testing.T) {
 	looks := registrytest.Kinds(registrytest.KindManifestHead, registrytest.KindManifestGet)
 	for status, requests := range map[int]int{
-		401: 1 + 2 + 4, // once with another session, and then no more
+		401: 1 + 2 + 4, // one repetition with another session
 		403: 1 + 2 + 5 + 5,
 	} {
 		const want = "the credentials of a test do not allow it"
@@ -115,8 +115,7 @@ func TestRefusedSessions(t *testing.T) {
 	}
 }
 
-// TestWrongPassword: the reason names the registry that refused, and where the password
-// is written.
+// TestWrongPassword: the error names the registry, and the file with the password.
 func TestWrongPassword(t *testing.T) {
 	for name, option := range map[string]registrytest.Option{
 		"token": registrytest.WithTokenAuth(registrytest.TokenAuth{User: "bob", Password: "right"}),
@@ -136,7 +135,7 @@ func TestWrongPassword(t *testing.T) {
 	}
 }
 
-// TestRenewal: a token is renewed before it ends, with a margin for requests under way.
+// TestRenewal: a token is renewed before it ends, with a margin for waiting requests.
 func TestRenewal(t *testing.T) {
 	for name, test := range map[string]struct {
 		auth         registrytest.TokenAuth
@@ -170,8 +169,8 @@ func TestRenewal(t *testing.T) {
 	}
 }
 
-// TestIdentityTokens are exchanged the OAuth2 way, or where a token server does not know
-// that, stand behind a user and a password.
+// TestIdentityTokens: they are exchanged with OAuth2, or sent with user and password if the
+// token server does not support it.
 func TestIdentityTokens(t *testing.T) {
 	r := registrytest.New(t, registrytest.WithTokenAuth(registrytest.TokenAuth{User: "bob", Password: "hunter2", IdentityToken: "opaque"}))
 	pushImage(t, r, "1")
@@ -191,9 +190,9 @@ func TestIdentityTokens(t *testing.T) {
 	require.NoError(t, err)
 }
 
-// TestTokenServerElsewhere: a registry may have its tokens at another address of the same
-// network, as GitLab has.
-func TestTokenServerElsewhere(t *testing.T) {
+// TestTokenServerAtOtherHost: a token server may have another address in the same network, as
+// GitLab's has.
+func TestTokenServerAtOtherHost(t *testing.T) {
 	server := registrytest.New(t, registrytest.WithTokenAuth(registrytest.TokenAuth{Anonymous: true}))
 	r := registrytest.New(t, registrytest.WithTokenAuth(registrytest.TokenAuth{Anonymous: true, Realm: server.URL() + "/token"}))
 	c := registry.NewClient(registry.Options{Insecure: []string{r.Host(), server.Host()}})
@@ -206,9 +205,9 @@ func TestTokenServerElsewhere(t *testing.T) {
 	require.ErrorContains(t, err, "169.254.169.254 is link-local")
 }
 
-// TestPagesAtTheHandshake are not taken for a registry that wants no credentials, nor for
-// a token, and are not remembered.
-func TestPagesAtTheHandshake(t *testing.T) {
+// TestPageDuringHandshake: a page is neither a registry without authentication nor a token,
+// and is not remembered.
+func TestPageDuringHandshake(t *testing.T) {
 	for at, kind := range map[string]registrytest.Kind{"ping": registrytest.KindPing, "token": registrytest.KindToken} {
 		for name, page := range pages {
 			t.Run(at+"/"+name, func(t *testing.T) {
@@ -228,9 +227,9 @@ func TestPagesAtTheHandshake(t *testing.T) {
 	}
 }
 
-// TestPingOfAPageThatPasses: a registry that has just asked for nothing is asked again
-// when it refuses us without.
-func TestPingOfAPageThatPasses(t *testing.T) {
+// TestDoubtfulPing: a registry that requested no credentials is asked again when it refuses
+// requests without.
+func TestDoubtfulPing(t *testing.T) {
 	r := registrytest.New(t, registrytest.WithTokenAuth(registrytest.TokenAuth{Anonymous: true}))
 	pushImage(t, r, "1")
 	r.Inject(registrytest.Fault{Match: pings, Status: 200, Times: 1})
@@ -238,8 +237,9 @@ func TestPingOfAPageThatPasses(t *testing.T) {
 	require.NoError(t, err)
 }
 
-// TestRegistriesThatSayLittle answer a ping with nothing, and need not ask for anything.
-func TestRegistriesThatSayLittle(t *testing.T) {
+// TestUnidentifiedRegistries: a registry may answer the ping with nothing and require no
+// credentials.
+func TestUnidentifiedRegistries(t *testing.T) {
 	r := registrytest.New(t)
 	pushImage(t, r, "1")
 	r.Inject(registrytest.Fault{Match: pings, Status: 200})
@@ -247,8 +247,7 @@ func TestRegistriesThatSayLittle(t *testing.T) {
 	require.NoError(t, err)
 }
 
-// TestPortals: a redirect to a login page in plain HTTP is no registry that speaks plain
-// HTTP.
+// TestPortals: a redirect to a login page in plain HTTP is not a registry in plain HTTP.
 func TestPortals(t *testing.T) {
 	r := registrytest.New(t)
 	pushImage(t, r, "1")
@@ -267,8 +266,8 @@ func TestPortals(t *testing.T) {
 	}
 }
 
-// TestHandshakesThatFail say nothing of what was to be asked for.
-func TestHandshakesThatFail(t *testing.T) {
+// TestFailedHandshakes: their errors say nothing about the manifest or repository.
+func TestFailedHandshakes(t *testing.T) {
 	for _, kind := range []registrytest.Kind{registrytest.KindPing, registrytest.KindToken} {
 		for _, status := range []int{404, 405, 410} {
 			r := registrytest.New(t, registrytest.WithTokenAuth(registrytest.TokenAuth{Anonymous: true}), registrytest.WithReferrersAPI(0))
@@ -289,8 +288,8 @@ func TestHandshakesThatFail(t *testing.T) {
 	}
 }
 
-// TestKeychainsThatFail do not end a session that is good.
-func TestKeychainsThatFail(t *testing.T) {
+// TestFailingKeychain: it does not end a valid session.
+func TestFailingKeychain(t *testing.T) {
 	r := registrytest.New(t, registrytest.WithTokenAuth(registrytest.TokenAuth{User: "bob", Password: "old"}))
 	pushImage(t, r, "1")
 	keychain := new(fixed)

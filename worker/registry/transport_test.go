@@ -18,7 +18,8 @@ import (
 	"github.com/osism/skopeo-worker/worker/transfer"
 )
 
-// TestEchoedCredentials: a registry and its token server that show what they were sent.
+// TestEchoedCredentials: errors are redacted if a registry or its token server sends back the
+// credentials.
 func TestEchoedCredentials(t *testing.T) {
 	const user, password = "robot", "correct-horse-battery"
 	inBase64 := base64.StdEncoding.EncodeToString([]byte(user + ":" + password))
@@ -78,13 +79,13 @@ var (
 
 func posts(r registrytest.Request) bool { return r.Method == http.MethodPost }
 
-// impatient is a client that waits for stall.
+// impatient returns a client with this stall timeout.
 func impatient(hosts ...string) *registry.Client {
 	return registry.NewClient(registry.Options{Insecure: hosts, Transport: registry.NewTransport(hosts, stall)})
 }
 
-// TestCopyBlobStalls: whoever is silent ends the copy, at whatever moment, and has the
-// blame.
+// TestCopyBlobStalls: a silent registry ends the copy at any moment, and the error blames that
+// registry.
 func TestCopyBlobStalls(t *testing.T) {
 	partly := make(chan int, 1)
 	partly <- len(large) / 2
@@ -119,7 +120,7 @@ func copyBlob(ctx context.Context, c *registry.Client, from, to, digest string, 
 		registry.Descriptor{Digest: reference.MustDigest(digest), Size: int64(len(content))})
 }
 
-// TestFrozen: on a dead connection, kept or new, with TLS or in a blob.
+// TestFrozen: requests end on a dead connection, kept or new, with TLS or within a blob.
 func TestFrozen(t *testing.T) {
 	head := func(c *registry.Client, host string) error {
 		_, err := c.Head(t.Context(), reference.MustRepository(host+"/"+repository), reference.MustTag("1"))
@@ -164,8 +165,8 @@ func TestFrozen(t *testing.T) {
 	}
 }
 
-// slow is a registry that sends a blob byte by byte for longer than anybody waits for the
-// next one.
+// slow returns a registry that sends a blob byte by byte, for longer in all than the stall
+// timeout.
 func slow(t *testing.T, content []byte) (r *registrytest.Registry, digest string) {
 	t.Helper()
 	r = registrytest.New(t)
@@ -186,7 +187,7 @@ func slow(t *testing.T, content []byte) (r *registrytest.Registry, digest string
 	return r, digest
 }
 
-// TestCopyBlobSlowly: what moves goes on, however long it takes and however little it is.
+// TestCopyBlobSlowly: a slow transfer is not ended.
 func TestCopyBlobSlowly(t *testing.T) {
 	from, digest := slow(t, small)
 	to, m := registrytest.New(t), new(meter.Meter)
@@ -194,7 +195,7 @@ func TestCopyBlobSlowly(t *testing.T) {
 	require.EqualValues(t, len(small), m.Bytes())
 }
 
-// TestCopyTimeout: it goes on for as long as somebody says.
+// TestCopyTimeout: a transfer is ended after CopyTimeout.
 func TestCopyTimeout(t *testing.T) {
 	from, digest := slow(t, small)
 	to := registrytest.New(t)

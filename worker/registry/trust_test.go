@@ -12,8 +12,8 @@ import (
 	"github.com/osism/skopeo-worker/worker/registrytest"
 )
 
-// TestCertificatesThatChange count within seconds, in both directions.
-func TestCertificatesThatChange(t *testing.T) {
+// TestChangedCertificates: added and removed certificates take effect within seconds.
+func TestChangedCertificates(t *testing.T) {
 	home := t.TempDir()
 	t.Setenv("HOME", home)
 	t.Setenv("XDG_CONFIG_HOME", filepath.Join(home, ".config"))

@@ -22,7 +22,7 @@ var (
 	blobUploads = registrytest.Kinds(registrytest.KindBlobUpload)
 )
 
-// between are two registries, and a blob at the first.
+// between returns two registries, and a blob in the first.
 func between(t *testing.T, content []byte) (from, to *registrytest.Registry, c *registry.Client, blob registry.Descriptor) {
 	t.Helper()
 	from, to = registrytest.New(t), registrytest.New(t, registrytest.WithTokenAuth(registrytest.TokenAuth{User: "user", Password: "secret"}))
@@ -41,7 +41,7 @@ func TestCopyBlob(t *testing.T) {
 				require.NoError(t, transfer.New(c).Send(t.Context(), reference.MustRepository(from.Host()+"/"+repository), reference.MustRepository(to.Host()+"/mirror"), blob))
 			}
 			got, err := c.Config(t.Context(), reference.MustRepository(to.Host()+"/mirror"), blob.Digest)
-			if name != "large" { // more than a configuration may have
+			if name != "large" { // larger than a configuration may be
 				require.NoError(t, err)
 				require.Equal(t, string(content), string(got))
 			}
@@ -50,7 +50,7 @@ func TestCopyBlob(t *testing.T) {
 	}
 }
 
-// TestCopyBlobFails with the registry that is to blame, and leaves nothing there.
+// TestCopyBlobFails: the error blames the right registry, and the upload is cancelled.
 func TestCopyBlobFails(t *testing.T) {
 	for name, test := range map[string]struct {
 		spoil  func(t *testing.T, from, to *registrytest.Registry, blob *registry.Descriptor)
@@ -98,16 +98,16 @@ func TestCopyBlobFails(t *testing.T) {
 	}
 }
 
-// TestCopyBlobInASessionThatEnds: the content is read again.
-func TestCopyBlobInASessionThatEnds(t *testing.T) {
+// TestCopyBlobInExpiredSession: the content is read again.
+func TestCopyBlobInExpiredSession(t *testing.T) {
 	from, to, c, blob := between(t, []byte("what an image is made of"))
 	to.Inject(registrytest.Fault{Match: registrytest.Kinds(registrytest.KindBlobUpload), Status: http.StatusUnauthorized, Times: 1})
 	require.NoError(t, transfer.New(c).Send(t.Context(), reference.MustRepository(from.Host()+"/"+repository), reference.MustRepository(to.Host()+"/mirror"), blob))
 	require.Equal(t, 2, from.Count(blobGets))
 }
 
-// TestLocations: a blob goes where the registry says, and nowhere that a front would make
-// another place of.
+// TestLocations: a blob is sent to the location in the answer, unless a proxy that normalises
+// paths would change that.
 func TestLocations(t *testing.T) {
 	uploads := registrytest.All(registrytest.In("mirror"), func(r registrytest.Request) bool { return r.Method == http.MethodPost })
 	for location, fine := range map[string]bool{

@@ -20,7 +20,7 @@ import (
 	"github.com/opencontainers/go-digest"
 )
 
-// LongTag is a tag of 128 characters, the most there can be.
+// LongTag is a tag of 128 characters, the maximum.
 var LongTag = "v1." + strings.Repeat("0", 125)
 
 // Media types of Helm and cosign.
@@ -61,12 +61,12 @@ func (r *Registry) PushChart(repository, version string) (string, error) {
 	return manifest.Digest.String(), err
 }
 
-// Cache describes a cache that BuildKit exports to a registry.
+// Cache describes a build cache that BuildKit exports to a registry.
 type Cache struct {
-	Docker bool // a Docker list of Docker layers, as older versions made it
+	Docker bool // a Docker list of Docker layers, as from older versions
 	Layers []Layer
-	Type   types.MediaType // of the layers, instead of their own
-	Images []Image         // that something else put beside them
+	Type   types.MediaType // replaces the media type of the layers
+	Images []Image         // additional entries
 }
 
 // PushCache stores a build cache as BuildKit does: an index of layers and of a
@@ -106,11 +106,11 @@ func (r *Registry) PushCache(repository, tag string, cache Cache) (string, error
 	return manifest.Digest.String(), err
 }
 
-// SignatureTag is the tag of cosign's older scheme: sha256-HEX.sig.
+// SignatureTag returns the tag of cosign's older scheme: sha256-HEX.sig.
 func SignatureTag(dgst string) string { return fallbackTag(dgst) + ".sig" }
 
-// PushSignature signs a digest of the repository as cosign's older scheme does,
-// under SignatureTag. The signature is not valid.
+// PushSignature signs a digest of the repository as in cosign's older scheme, under
+// SignatureTag. The signature is invalid.
 func (r *Registry) PushSignature(repository, dgst string) (string, error) {
 	payload, err := json.Marshal(map[string]any{"critical": map[string]any{
 		"identity": map[string]string{"docker-reference": repository},
@@ -131,9 +131,8 @@ func (r *Registry) PushSignature(repository, dgst string) (string, error) {
 	return manifest.Digest.String(), err
 }
 
-// PushReferrer stores an artifact whose subject is a digest of the repository,
-// and lists it under the tag sha256-HEX, unless the registry has the referrers
-// API: distribution itself has none.
+// PushReferrer stores an artifact whose subject is a digest of the repository. It lists it
+// under the tag sha256-HEX, unless the registry has the referrers API.
 func (r *Registry) PushReferrer(repository, dgst, artifactType string) (string, error) {
 	payload, err := r.Manifest(repository, dgst)
 	if err != nil {
@@ -177,18 +176,18 @@ func (r *Registry) addReferrer(repository, tag string, artifact v1.Descriptor) e
 	return err
 }
 
-// fallbackTag is where the referrers of a digest are listed without an API.
+// fallbackTag returns the tag that lists the referrers of a digest without the API.
 func fallbackTag(dgst string) string { return strings.Replace(dgst, ":", "-", 1) }
 
-// WithReferrersAPI serves the referrers API of the OCI distribution
-// specification 1.1, at most page descriptors at once (0 = all), with the
-// artifactType filter and OCI-Subject. Without this option it is a 404, as it is
-// in distribution, and PushReferrer keeps the fallback tag.
+// WithReferrersAPI serves the referrers API of the OCI distribution specification 1.1, at most
+// page descriptors at once (0: all), with the artifactType filter and OCI-Subject. Without
+// this option it answers 404, as distribution does, and PushReferrer maintains the fallback
+// tag.
 func WithReferrersAPI(page int) Option {
 	return func(s *settings) { s.referrersAPI, s.referrersPage = true, page }
 }
 
-// referring is what the API reads in a manifest or index.
+// referring has the fields of a manifest or index that the API reads.
 type referring struct {
 	MediaType    types.MediaType   `json:"mediaType"`
 	ArtifactType string            `json:"artifactType"`
@@ -219,15 +218,15 @@ func (r *Registry) serveReferrers(w http.ResponseWriter, req *http.Request, requ
 	}
 	listed = r.referrersPage(w, req.URL, listed)
 	w.Header().Set("Content-Type", string(types.OCIImageIndex))
-	_ = json.NewEncoder(w).Encode(v1.IndexManifest{ // the client may be gone
+	_ = json.NewEncoder(w).Encode(v1.IndexManifest{ // the client may have disconnected
 		SchemaVersion: 2, MediaType: types.OCIImageIndex, Manifests: listed,
 	})
 }
 
-// referrersPage is the page that the query asks for, with a link to the next.
+// referrersPage returns the requested page, with a link to the next.
 func (r *Registry) referrersPage(w http.ResponseWriter, at *url.URL, listed []v1.Descriptor) []v1.Descriptor {
 	query := at.Query()
-	start, _ := strconv.Atoi(query.Get("from")) // 0 on the first page, which has none
+	start, _ := strconv.Atoi(query.Get("from")) // absent for the first page
 	listed = listed[min(max(0, start), len(listed)):]
 	if r.settings.referrersPage == 0 || len(listed) <= r.settings.referrersPage {
 		return listed
@@ -237,8 +236,8 @@ func (r *Registry) referrersPage(w http.ResponseWriter, at *url.URL, listed []v1
 	return listed[:r.settings.referrersPage]
 }
 
-// referrers are the descriptors of what names the digest as its subject, in the
-// order of their digests.
+// referrers returns the descriptors of the manifests with this subject, in the order of their
+// digests.
 func (r *Registry) referrers(repository, subject string) ([]v1.Descriptor, error) {
 	repo, err := r.repository(repository)
 	if err != nil {
@@ -274,15 +273,15 @@ func (r *Registry) referrers(repository, subject string) ([]v1.Descriptor, error
 	return listed, err
 }
 
-// subjectWriter adds OCI-Subject to the answer to a PUT of a manifest that has a
-// subject: the registry will list it.
+// subjectWriter adds OCI-Subject to the answer to a PUT of a manifest with a subject, which
+// means that the registry will list it.
 type subjectWriter struct {
 	http.ResponseWriter
 	registry *Registry
 	request  Request
 }
 
-// Unwrap is as responseWriter's.
+// Unwrap is the same as responseWriter's.
 func (w *subjectWriter) Unwrap() http.ResponseWriter { return w.ResponseWriter }
 
 // WriteHeader implements http.ResponseWriter.

@@ -19,20 +19,19 @@ func (c credentials) match(user, password string) bool {
 	return subtle.ConstantTimeCompare([]byte(c.user+"\x00"+c.password), []byte(user+"\x00"+password)) == 1
 }
 
-// access is what may be done to a repository, in the words of token scopes:
-// pull, push and delete.
+// access is what a request does to a repository, as actions of token scopes: pull, push and
+// delete.
 type access struct {
 	repository string
 	actions    []string
 }
 
-// scope is the access as a token's scope.
+// scope returns the access as a token's scope.
 func (a access) scope() string {
 	return fmt.Sprintf("repository:%s:%s", a.repository, strings.Join(a.actions, ","))
 }
 
-// needed is what a request must be allowed to do. A mount reads another
-// repository, too.
+// needed returns the access that a request needs. A mount reads another repository, too.
 func needed(req *http.Request, request Request) []access {
 	if request.Repository == "" {
 		return nil
@@ -51,7 +50,7 @@ func needed(req *http.Request, request Request) []access {
 	return needs
 }
 
-// unauthorized answers 401 where the request lacks credentials or a token.
+// unauthorized answers 401 if the request lacks credentials or a token.
 func (r *Registry) unauthorized(w http.ResponseWriter, req *http.Request, request Request) bool {
 	switch {
 	case r.settings.basicAuth != nil:
@@ -98,50 +97,50 @@ func (r *Registry) challenge(needs []access) string {
 	return challenge
 }
 
-// covers says whether granted actions include the wanted ones; "*" is all.
+// covers reports whether the granted actions include the wanted ones; "*" is all.
 func covers(granted, wanted []string) bool {
 	return slices.Contains(granted, "*") ||
 		!slices.ContainsFunc(wanted, func(action string) bool { return !slices.Contains(granted, action) })
 }
 
-// writeError answers with an error as the distribution specification has it.
+// writeError answers with an error of the distribution specification.
 func writeError(w http.ResponseWriter, status int, code, message string) {
 	w.Header().Set("Content-Type", "application/json")
 	w.WriteHeader(status)
-	_ = json.NewEncoder(w).Encode(map[string]any{ // the client may be gone
+	_ = json.NewEncoder(w).Encode(map[string]any{ // the client may have disconnected
 		"errors": []map[string]string{{"code": code, "message": message}},
 	})
 }
 
-// missable is a request that WithMissingStatus is about.
+// missable matches the requests that WithMissingStatus answers.
 var missable = Kinds(KindTags, KindManifestHead, KindManifestGet, KindReferrers)
 
-// defaultTokenExpiry is how long Docker Hub's tokens live.
+// defaultTokenExpiry is the lifetime of Docker Hub's tokens.
 const defaultTokenExpiry = 300 * time.Second
 
 const tokenServiceName = "registrytest"
 
-// TokenAuth is a token service at /token.
+// TokenAuth configures a token service at /token.
 type TokenAuth struct {
 	User, Password string
-	IdentityToken  string        // also taken, as a refresh token of OAuth2
-	Anonymous      bool          // give out tokens for pulling without credentials
-	Expiry         time.Duration // of a token; 0 = defaultTokenExpiry
-	Untold         bool          // leave out how long a token lives
-	Realm          string        // the URL clients are sent to; empty = the registry's own
+	IdentityToken  string        // also accepted, as an OAuth2 refresh token
+	Anonymous      bool          // issue tokens for pulling without credentials
+	Expiry         time.Duration // of a token; 0: defaultTokenExpiry
+	Untold         bool          // leave out expires_in
+	Realm          string        // URL of the token service; "": the registry's own
 
-	// CreateOnPush grants nothing on a repository that does not exist, but to who asks
-	// to push: for them it is made. Quay does that.
+	// CreateOnPush refuses everything on a missing repository, unless the scope includes push:
+	// then the repository is created. Quay does that.
 	CreateOnPush bool
-	// RefusePush is the status with which a scope is refused that has push in it; 0 is
-	// none. Others grant what is allowed of a scope.
+	// RefusePush is the status for scopes with push; 0: no refusal. Others grant the permitted
+	// part of a scope.
 	RefusePush int
-	// EndedStatus is with what a token is refused that has ended: 400 without a challenge
-	// at public.ecr.aws, 403 at others; 0 = 401.
+	// EndedStatus is the status for an expired token: 400 without a challenge at
+	// public.ecr.aws, 403 at others; 0: 401.
 	EndedStatus int
 }
 
-// tokenService gives out opaque tokens and remembers what they allow.
+// tokenService issues opaque tokens and remembers what they permit.
 type tokenService struct {
 	auth   TokenAuth
 	exists func(repository string) bool
@@ -168,8 +167,8 @@ func newTokenService(auth TokenAuth, exists func(string) bool, now func() time.T
 	}
 }
 
-// SetLogin replaces the user and password that are taken from now on, as a rotation
-// does; those of before are refused. It panics without authentication.
+// SetLogin replaces the accepted user and password, as a rotation does. It panics without
+// authentication.
 func (r *Registry) SetLogin(user, password string) {
 	if r.tokens == nil {
 		r.login.Store(&credentials{user, password})
@@ -180,22 +179,21 @@ func (r *Registry) SetLogin(user, password string) {
 	r.tokens.login = credentials{user, password}
 }
 
-// Created is the repositories that CreateOnPush made.
+// Created returns the repositories that CreateOnPush created.
 func (r *Registry) Created() []string {
 	r.tokens.mu.Lock()
 	defer r.tokens.mu.Unlock()
 	return slices.Sorted(maps.Keys(r.tokens.created))
 }
 
-// ExpireTokens makes every token given out so far invalid, as time does. It
-// panics without WithTokenAuth.
+// ExpireTokens makes all tokens so far invalid, as time does. It panics without WithTokenAuth.
 func (r *Registry) ExpireTokens() {
 	r.tokens.mu.Lock()
 	defer r.tokens.mu.Unlock()
 	clear(r.tokens.tokens)
 }
 
-// serve answers GET with basic credentials, and POST with a password grant.
+// serve answers GET with basic credentials, and POST with a password grant or a refresh token.
 func (s *tokenService) serve(w http.ResponseWriter, req *http.Request) {
 	if err := req.ParseForm(); err != nil {
 		writeError(w, http.StatusBadRequest, "UNSUPPORTED", err.Error())
@@ -217,10 +215,10 @@ func (s *tokenService) serve(w http.ResponseWriter, req *http.Request) {
 		answer["expires_in"] = int(s.auth.Expiry.Seconds())
 	}
 	w.Header().Set("Content-Type", "application/json")
-	_ = json.NewEncoder(w).Encode(answer) // the client may be gone
+	_ = json.NewEncoder(w).Encode(answer) // the client may have disconnected
 }
 
-// knows says whether credentials are right, and whether there are any.
+// knows reports whether credentials are right, and whether there are any.
 func (s *tokenService) knows(req *http.Request) (known, given bool) {
 	user, password, given := req.BasicAuth()
 	switch req.PostForm.Get("grant_type") {
@@ -234,7 +232,7 @@ func (s *tokenService) knows(req *http.Request) (known, given bool) {
 	return given && s.login.match(user, password), given
 }
 
-// issue grants what was asked for; to strangers, pulling only.
+// issue grants the requested scopes; without valid credentials, only pulling.
 func (s *tokenService) issue(scopes []string, known bool) string {
 	actions := map[string][]string{}
 	for _, scope := range scopes {
@@ -260,7 +258,7 @@ func (s *tokenService) issue(scopes []string, known bool) string {
 	return token
 }
 
-// provides says whether there is such a repository, and makes it where that is asked.
+// provides reports whether there is such a repository. It creates it if create is set.
 func (s *tokenService) provides(repository string, create bool) bool {
 	exists := s.exists(repository)
 	s.mu.Lock()
@@ -271,7 +269,7 @@ func (s *tokenService) provides(repository string, create bool) bool {
 	return exists || s.created[repository]
 }
 
-// ended says whether a token is none that is valid, whatever it allows.
+// ended reports whether a token is invalid, whatever it permits.
 func (s *tokenService) ended(token string) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()

@@ -18,19 +18,19 @@ import (
 // bulkPageLimit is the most tags that quay.io and Docker Hub list on a page.
 const bulkPageLimit = 100
 
-// BulkAPI is how a registry lists many tags at once, digests included. Its zero
-// value does so without quirks. Errors come from Inject, with KindBulkList and
-// Page; a repository that needs credentials is not listed.
+// BulkAPI configures an API that lists many tags at once, with their digests. The zero value
+// has no quirks. Errors come from Inject, with KindBulkList and Page. A repository that needs
+// credentials is not listed.
 type BulkAPI struct {
-	PageLimit     int      // tags on a page, however many were asked for; 0 = 100
-	WithoutDigest []string // tags that are listed without their digest
-	Null          []string // tags of which only the name is told: every other field is null
-	DeadTags      bool     // of quay.io: lists dead tags although only active ones were asked for
-	Inactive      []string // of Docker Hub: tags that nobody has pulled for a month
-	AnonymousTags int      // of Docker Hub: refuses pages beyond so many tags; 0 = none
+	PageLimit     int      // tags on a page, however many are requested; 0: 100
+	WithoutDigest []string // tags without their digest
+	Null          []string // tags with only a name: all other fields are null
+	DeadTags      bool     // quay.io: lists dead tags although only active ones are requested
+	Inactive      []string // Docker Hub: tags without a pull for a month
+	AnonymousTags int      // Docker Hub: refuses pages after so many tags; 0: none
 
-	// AfterPage is called when a page has been read from the storage, before it
-	// is sent: what it pushes moves tags from this page to the next one.
+	// AfterPage is called after a page has been read from the storage and before it is sent:
+	// pushes then move tags from this page to the next one.
 	AfterPage func(repository string, page int)
 }
 
@@ -45,12 +45,12 @@ func WithHubAPI(api BulkAPI) Option {
 	return func(s *settings) { s.hubAPI = &api }
 }
 
-// Page matches requests for one page of a bulk listing, counted from 1.
+// Page matches requests for one page of a bulk listing. Pages are counted from 1.
 func Page(page int) Match {
 	return func(r Request) bool { return r.Page == page }
 }
 
-// parseBulk is false where the request is not for a bulk listing.
+// parseBulk returns false if the request is not for a bulk listing.
 func (r *Request) parseBulk(query url.Values) bool {
 	repository, ok := quayRepository(r.Path)
 	if !ok {
@@ -64,7 +64,7 @@ func (r *Request) parseBulk(query url.Values) bool {
 	return true
 }
 
-// number is a positive number in a query.
+// number returns a positive number in a query.
 func number(query url.Values, key string, otherwise int) int {
 	n, err := strconv.Atoi(query.Get(key))
 	if err != nil || n < 1 {
@@ -73,7 +73,7 @@ func number(query url.Values, key string, otherwise int) int {
 	return n
 }
 
-// serveBulk is false where the registry has no such API.
+// serveBulk returns false if the registry has no such API.
 func (r *Registry) serveBulk(w http.ResponseWriter, req *http.Request, request Request) bool {
 	if request.Kind != KindBulkList {
 		return false
@@ -90,12 +90,12 @@ func (r *Registry) serveBulk(w http.ResponseWriter, req *http.Request, request R
 	return true
 }
 
-// private says whether strangers may read nothing.
+// private reports whether reading needs credentials.
 func (r *Registry) private() bool {
 	return r.settings.basicAuth != nil || r.settings.tokenAuth != nil && !r.settings.tokenAuth.Anonymous
 }
 
-// page cuts a page out of lives, and says whether there is another one.
+// page returns a page of lives, and whether there is another one.
 func (api *BulkAPI) page(lives []life, page, asked int) (cut []life, more bool) {
 	limit := min(asked, bulkPageLimit)
 	if api.PageLimit > 0 {
@@ -118,11 +118,10 @@ type row struct {
 	mediaType string
 	index     bool
 	size      int64
-	children  []v1.Descriptor // of an index; else the one image, with its platform
+	children  []v1.Descriptor // of an index; otherwise the image, with its platform
 }
 
-// row reads what a tag names. What is gone, as that of a dead tag may be, is
-// left out.
+// row reads the manifest of a tag. Missing parts, as of a dead tag, are left out.
 func (r *Registry) row(repository string, l life) row {
 	named := l.digest
 	if named == "" {
@@ -157,7 +156,7 @@ func (r *Registry) row(repository string, l life) row {
 	return found
 }
 
-// layersSize is the size that both APIs tell of an image; 0 for what is none.
+// layersSize returns the size of an image in both APIs; 0 for other manifests.
 func layersSize(payload []byte) int64 {
 	var image contents
 	_ = json.Unmarshal(payload, &image) // has no layers where it fails
@@ -168,7 +167,7 @@ func layersSize(payload []byte) int64 {
 	return sum
 }
 
-// platformOf reads an image's configuration; what is none has no platform.
+// platformOf returns the platform in an image's configuration, if it is one.
 func (r *Registry) platformOf(repository string, config *v1.Descriptor) *v1.Platform {
 	if r.synthetic(repository) != nil {
 		return syntheticPlatform
@@ -186,7 +185,7 @@ func (r *Registry) platformOf(repository string, config *v1.Descriptor) *v1.Plat
 	return &v1.Platform{OS: file.OS, Architecture: file.Architecture, Variant: file.Variant}
 }
 
-// orNull is nil for an empty text.
+// orNull returns nil for "".
 func orNull(s string) any {
 	if s == "" {
 		return nil
@@ -194,7 +193,7 @@ func orNull(s string) any {
 	return s
 }
 
-// nulls makes every field null but the name.
+// nulls sets all fields to null except the name.
 func nulls(fields map[string]any) map[string]any {
 	for field := range fields {
 		if field != "name" {
@@ -207,18 +206,17 @@ func nulls(fields map[string]any) map[string]any {
 func writeJSON(w http.ResponseWriter, status int, answer any) {
 	w.Header().Set("Content-Type", "application/json")
 	w.WriteHeader(status)
-	_ = json.NewEncoder(w).Encode(answer) // the client may be gone
+	_ = json.NewEncoder(w).Encode(answer) // the client may have disconnected
 }
 
-// cutAround is what stands between a prefix and a suffix.
+// cutAround returns the text between a prefix and a suffix.
 func cutAround(s, prefix, suffix string) (string, bool) {
 	s, before := strings.CutPrefix(s, prefix)
 	s, after := strings.CutSuffix(s, suffix)
 	return s, before && after && s != ""
 }
 
-// The path of quay.io's tag listing, and what it does with its limit (quay/quay,
-// endpoints/api/tag.py).
+// The path of quay.io's tag listing, and its page sizes (quay/quay, endpoints/api/tag.py).
 const (
 	quayPrefix       = "/api/v1/repository/"
 	quaySuffix       = "/tag/"
@@ -236,7 +234,7 @@ func (r *Registry) serveQuay(w http.ResponseWriter, req *http.Request, request R
 	active, _ := strconv.ParseBool(query.Get("onlyActiveTags")) // absent is false
 	lives, err := r.chronicle(request.Repository, api.DeadTags || !active)
 	if err != nil || r.private() {
-		// Strangers are not told whether a repository is private or does not exist.
+		// The answer does not reveal whether a repository is private or does not exist.
 		writeJSON(w, http.StatusUnauthorized, map[string]any{
 			"status": http.StatusUnauthorized, "title": "insufficient_scope",
 			"error_type": "insufficient_scope", "error_message": "Unauthorized",
@@ -252,8 +250,8 @@ func (r *Registry) serveQuay(w http.ResponseWriter, req *http.Request, request R
 	writeJSON(w, http.StatusOK, map[string]any{"tags": tags, "page": request.Page, "has_additional": more})
 }
 
-// quayTag is a tag as quay.io shows it: end_ts and expiration only where there
-// is an end.
+// quayTag is a tag as quay.io lists it: end_ts and expiration are only present if the tag
+// ends.
 func (api *BulkAPI) quayTag(t row) map[string]any {
 	fields := map[string]any{
 		"name":             t.tag,
@@ -281,7 +279,7 @@ func (api *BulkAPI) quayTag(t row) map[string]any {
 }
 
 // The paths of hub.docker.com's tag listing, the second without "namespaces",
-// and the size of a page that nobody asked for
+// and the default size of a page
 // (docs.docker.com/reference/api/hub/latest).
 const (
 	hubNamespaces   = "/v2/namespaces/"
@@ -290,11 +288,11 @@ const (
 	hubDefaultSize  = 10
 )
 
-// hubDate is how hub.docker.com writes times.
+// hubDate is the format of times on hub.docker.com.
 const hubDate = "2006-01-02T15:04:05.000000Z"
 
-// hubAnonymousMessage is what hub.docker.com says since August 2026 to those who
-// page beyond 1,000 tags without an account.
+// hubAnonymousMessage is the answer of hub.docker.com since August 2026 to requests without an
+// account for pages after 1,000 tags.
 const hubAnonymousMessage = "pagination offset too large for anonymous requests; sign in to page further"
 
 func hubRepository(path string) (string, bool) {
@@ -343,7 +341,7 @@ func hubError(w http.ResponseWriter, status int, message string) {
 	writeJSON(w, status, map[string]any{"message": message, "errinfo": map[string]any{}})
 }
 
-// hubTag is a tag as hub.docker.com shows it.
+// hubTag is a tag as hub.docker.com lists it.
 func (api *BulkAPI) hubTag(t row) map[string]any {
 	pushed, status := t.start.UTC().Format(hubDate), "active"
 	if slices.Contains(api.Inactive, t.tag) {

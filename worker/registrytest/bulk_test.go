@@ -12,7 +12,7 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// object gets a JSON object.
+// object requests a JSON object.
 func object(t *testing.T, r *registrytest.Registry, path string, status int) map[string]any {
 	t.Helper()
 	res, body := get(t, r, path)
@@ -22,7 +22,7 @@ func object(t *testing.T, r *registrytest.Registry, path string, status int) map
 	return answer
 }
 
-// field is one field of each object in a list.
+// field returns one field of each object in a list.
 func field(list any, name string) []any {
 	var all []any
 	for _, one := range list.([]any) {
@@ -130,7 +130,7 @@ func TestBulkAPIOfSyntheticRepository(t *testing.T) {
 	}
 }
 
-// TestWithoutBulkAPI has what answers such paths otherwise: the OCI API.
+// TestWithoutBulkAPI: without the option, the OCI API answers these paths.
 func TestWithoutBulkAPI(t *testing.T) {
 	r := registrytest.New(t)
 	for _, path := range []string{"/api/v1/repository/a/b/tag/", "/v2/repositories/a/b/tags"} {

@@ -2,11 +2,11 @@ package registrytest
 
 import "fmt"
 
-// Contents describes what Catalogue put into a registry.
+// Contents describes the content that Catalogue stores.
 type Contents struct {
 	Repositories []Repository
-	// Broken is the one image that cannot be copied: the registry does not have
-	// BrokenLayer. Mend puts the layer back.
+	// The broken image cannot be copied: the registry does not have BrokenLayer. Mend restores
+	// the layer.
 	BrokenRepository string
 	BrokenTag        string
 	BrokenLayer      string
@@ -19,7 +19,7 @@ type Repository struct {
 	Tags []string
 }
 
-// shelf collects the first error, so that a catalogue reads as a list.
+// shelf keeps the first error, so that the code of Catalogue reads like a list.
 type shelf struct {
 	registry *Registry
 	err      error
@@ -67,9 +67,9 @@ func (s *shelf) signature(repository, tag string) {
 	_, s.err = s.registry.PushSignature(repository, dgst)
 }
 
-// Catalogue fills a registry with a little of everything for a demonstration:
-// indexes and single images of both formats, shared layers, aliases, nested
-// names, a signature, a Helm chart, and one broken image.
+// Catalogue fills a registry with varied content for a demonstration: indexes and single
+// images of both formats, shared layers, aliases, nested names, a signature, a Helm chart, and
+// a broken image.
 func Catalogue(r *Registry) (*Contents, error) {
 	const (
 		amd64, arm64 = "linux/amd64", "linux/arm64"

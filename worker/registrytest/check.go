@@ -10,9 +10,8 @@ import (
 	"github.com/opencontainers/go-digest"
 )
 
-// Check returns an error for everything below a tag or digest that the
-// repository does not hold: nil means that it can be pulled whole. Each error
-// wraps ErrNotFound.
+// Check returns an error for everything that a tag or digest refers to and the repository does
+// not have; nil means that it can be pulled completely. Each error wraps ErrNotFound.
 func (r *Registry) Check(repository, ref string) error {
 	payload, err := r.Manifest(repository, ref)
 	if err != nil {
@@ -42,7 +41,7 @@ func (r *Registry) Check(repository, ref string) error {
 	return errors.Join(problems...)
 }
 
-// isBlob tells whether an index lists a blob, as BuildKit's cache does.
+// isBlob reports whether an entry of an index is a blob, as in BuildKit's cache.
 func isBlob(d v1.Descriptor) bool {
 	return !d.MediaType.IsIndex() && !d.MediaType.IsImage() && !d.MediaType.IsSchema1()
 }
@@ -59,10 +58,9 @@ func (r *Registry) checkBlob(repository, dgst string) error {
 	return nil
 }
 
-// BreakImage takes the last layer of an image, of the first image in an index,
-// from the registry: its manifest can be had, the layer is unknown. Images of
-// the repository that share the layer break, too. mend puts it back; so does
-// pushing the layer again.
+// BreakImage deletes the last layer of an image, or of the first image in an index. Its
+// manifest stays. It affects all images of the repository with that layer. mend restores the
+// layer; so does pushing it again.
 func (r *Registry) BreakImage(repository, ref string) (layer string, mend func() error, err error) {
 	payload, err := r.Manifest(repository, ref)
 	if err != nil {
@@ -83,7 +81,7 @@ func (r *Registry) BreakImage(repository, ref string) (layer string, mend func()
 	return layer, mend, err
 }
 
-// contents is what a manifest or an index names.
+// contents are the references in a manifest or an index.
 type contents struct {
 	Config    *v1.Descriptor  `json:"config"`
 	Layers    []v1.Descriptor `json:"layers"`
@@ -93,7 +91,7 @@ type contents struct {
 	} `json:"fsLayers"`
 }
 
-// BreakBlob takes a blob from a repository; mend puts it back.
+// BreakBlob deletes a blob from a repository; mend restores it.
 func (r *Registry) BreakBlob(repository, dgst string) (mend func() error, err error) {
 	repo, err := r.repository(repository)
 	if err != nil {
@@ -113,8 +111,8 @@ func (r *Registry) BreakBlob(repository, dgst string) (mend func() error, err er
 	}, nil
 }
 
-// DeleteManifest takes a manifest from a repository and leaves the tags and
-// indexes that name it.
+// DeleteManifest deletes a manifest from a repository and leaves the tags and indexes that
+// refer to it.
 func (r *Registry) DeleteManifest(repository, dgst string) error {
 	repo, err := r.repository(repository)
 	if err != nil {

@@ -15,13 +15,12 @@ import (
 	"time"
 )
 
-// Fault is something that goes wrong with matching requests. First Delay and
-// Gate hold the request up; then the first of Hang, Reset, Status,
-// TruncateBody, CutUpload and Drip that is set happens. With none of them the request goes on as
-// usual.
+// Fault is something that goes wrong with matching requests. Delay and Gate delay the request.
+// Then the first of Hang, Reset, Status, TruncateBody, CutUpload and Drip that is set happens.
+// With none of them the request is answered as usual.
 type Fault struct {
-	Match Match // nil matches every request; Status is 0 when it is asked
-	Times int   // how many requests it strikes; 0 = until it is removed
+	Match Match // nil matches all requests; it sees them before they have a Status
+	Times int   // how many requests it affects; 0: until it is removed
 
 	Delay time.Duration   // wait this long first
 	Gate  <-chan struct{} // wait until this is closed first
@@ -29,22 +28,22 @@ type Fault struct {
 	Hang  bool // never answer: until the client goes away or the registry stops
 	Reset bool // reset the TCP connection
 
-	Status int // answer with this, Header and Body
+	Status int // answer with this status, Header and Body
 	Header http.Header
 	Body   string
-	// Echo is the body instead, made of the request's Authorization header: nothing, or
-	// a scheme and a value.
+	// Echo returns the body instead. Its arguments are the scheme and value of the request's
+	// Authorization header, if there is one.
 	Echo func(scheme, value string) string
 
-	TruncateBody bool  // send the headers and half of the body, then cut
-	CutUpload    int64 // take so many bytes of the request's body, and keep them, then cut
+	TruncateBody bool  // send the headers and half of the body, then disconnect
+	CutUpload    int64 // store so many bytes of the request's body, then disconnect
 
-	// Drip sends the headers, then as many bytes of the body as each number says, and
-	// the rest once it is closed.
+	// Drip sends the headers, then as many bytes of the body as each number says, and the rest
+	// when it is closed.
 	Drip <-chan int
 }
 
-// faults are the ones injected, in order. The zero value has none.
+// faults are the injected faults in order. The zero value has none.
 type faults struct {
 	mu       sync.Mutex
 	injected []*struck
@@ -55,8 +54,8 @@ type struck struct {
 	left  int // negative: no end
 }
 
-// Inject makes requests go wrong from now on. Of several faults that match a
-// request, the one injected first strikes. The returned function removes it.
+// Inject injects a fault. If several match a request, the one that was injected first applies.
+// The returned function removes it.
 func (r *Registry) Inject(fault Fault) (remove func()) {
 	if fault.Match == nil {
 		fault.Match = Any
@@ -77,7 +76,7 @@ func (f *faults) remove(s *struck) {
 	f.injected = slices.DeleteFunc(f.injected, func(other *struck) bool { return other == s })
 }
 
-// take is the fault that strikes the request, or the zero one.
+// take returns the fault that applies to the request, or the zero value.
 func (f *faults) take(request Request) Fault {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -94,7 +93,7 @@ func (f *faults) take(request Request) Fault {
 	return Fault{}
 }
 
-// answers applies the fault, and is false where the request goes on.
+// answers applies the fault. It returns false if the request is to be answered as usual.
 func (f Fault) answers(w http.ResponseWriter, req *http.Request) bool {
 	pause(req.Context(), f.Delay)
 	if f.Gate != nil {
@@ -112,7 +111,7 @@ func (f Fault) answers(w http.ResponseWriter, req *http.Request) bool {
 	case f.Status != 0:
 		maps.Copy(w.Header(), f.Header.Clone())
 		w.WriteHeader(f.Status)
-		_, _ = io.WriteString(w, f.body(req)) // the client may be gone
+		_, _ = io.WriteString(w, f.body(req)) // the client may have disconnected
 	default:
 		return false
 	}
@@ -127,8 +126,8 @@ func (f Fault) body(req *http.Request) string {
 	return f.Echo(scheme, value)
 }
 
-// reset closes the connection without the goodbye that close sends: lingering
-// for 0 seconds makes the kernel send RST.
+// reset closes the connection with RST, which is what the kernel sends if the linger time is
+// 0.
 func reset(w http.ResponseWriter) {
 	conn, _, err := http.NewResponseController(w).Hijack()
 	if err != nil {
@@ -161,8 +160,8 @@ func truncate(w http.ResponseWriter, answer func(http.ResponseWriter)) {
 	panic(http.ErrAbortHandler)
 }
 
-// cutUpload has the request answered as if its body had ended too early, and resets the
-// connection instead of answering.
+// cutUpload lets the registry handle the request as if its body had ended too early, and
+// resets the connection instead of answering.
 func cutUpload(w http.ResponseWriter, req *http.Request, size int64, answer func(http.ResponseWriter, *http.Request)) {
 	req = req.WithContext(req.Context())
 	req.Body = struct {
@@ -173,7 +172,7 @@ func cutUpload(w http.ResponseWriter, req *http.Request, size int64, answer func
 	reset(w)
 }
 
-// broken is a connection that was cut.
+// broken is the body of a connection that was cut.
 type broken struct{}
 
 func (broken) Read([]byte) (int, error) { return 0, io.ErrUnexpectedEOF }
@@ -202,7 +201,7 @@ func drip(w http.ResponseWriter, req *http.Request, pieces <-chan int, answer fu
 	}
 }
 
-// pause waits, or less where the request ends.
+// pause waits, or until the request ends.
 func pause(ctx context.Context, d time.Duration) {
 	if d <= 0 {
 		return

@@ -56,7 +56,7 @@ func TestFaults(t *testing.T) {
 	t.Run("reset", func(t *testing.T) {
 		r.ResetRequests()
 		defer r.Inject(registrytest.Fault{Reset: true})()
-		_, err := do(t, r, http.MethodPut, path) // a client repeats a GET
+		_, err := do(t, r, http.MethodPut, path) // net/http would repeat a GET
 		require.ErrorIs(t, err, syscall.ECONNRESET)
 		require.Zero(t, r.Requests()[0].Status)
 	})
@@ -248,7 +248,7 @@ func TestPullLimitSlides(t *testing.T) {
 	require.Equal(t, http.StatusOK, res.StatusCode)
 	pull(window, http.StatusOK, "0") // the pull of second 0 has left the window
 	pull(window+9, http.StatusTooManyRequests, "0")
-	pull(window+10, http.StatusOK, "1") // two have: SpendPulls was at second 10
+	pull(window+10, http.StatusOK, "1") // those of SpendPulls have, too: they were at second 10
 }
 
 func TestRequestLimitAnswersLikeQuay(t *testing.T) {

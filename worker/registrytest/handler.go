@@ -14,11 +14,12 @@ import (
 	"golang.org/x/time/rate"
 )
 
-// serve is the way of every request: record, fault, limit, authorize, answer.
+// serve handles all requests: it records them, applies faults and limits, authorizes, and
+// answers.
 func (r *Registry) serve(w http.ResponseWriter, req *http.Request) {
 	r.serving.RLock()
 	defer r.serving.RUnlock()
-	if req.Context().Err() != nil { // it came in while Stop was closing
+	if req.Context().Err() != nil { // it arrived during Stop
 		panic(http.ErrAbortHandler)
 	}
 	request := parse(req)
@@ -40,7 +41,7 @@ func (r *Registry) serve(w http.ResponseWriter, req *http.Request) {
 	}
 }
 
-// answer is what a registry without faults does.
+// answer answers a request that no fault affects.
 func (r *Registry) answer(w http.ResponseWriter, req *http.Request, request Request) {
 	if r.tokens != nil && request.Kind == KindToken {
 		r.tokens.serve(w, req)
@@ -116,7 +117,7 @@ func isLarger(req *http.Request, limit int64) bool {
 	return int64(len(body)) > limit
 }
 
-// responseWriter tells the record the status before the client can know it.
+// responseWriter records the status before the client can read it.
 type responseWriter struct {
 	http.ResponseWriter
 	registry *Registry
@@ -124,7 +125,7 @@ type responseWriter struct {
 	wrote    bool
 }
 
-// Unwrap lets http.ResponseController flush and take over the connection.
+// Unwrap lets http.ResponseController flush and hijack the connection.
 func (w *responseWriter) Unwrap() http.ResponseWriter { return w.ResponseWriter }
 
 // WriteHeader implements http.ResponseWriter.
@@ -133,7 +134,7 @@ func (w *responseWriter) WriteHeader(status int) {
 		w.wrote = true
 		if w.registry.settings.noDigestHeader && w.entry.request.Kind == KindManifestHead {
 			w.Header().Del("Docker-Content-Digest")
-			w.Header().Del("Etag") // distribution puts the digest there, too
+			w.Header().Del("Etag") // it also contains the digest
 		}
 		w.registry.pushed(w.entry.request, status, w.Header().Get("Docker-Content-Digest"))
 		w.registry.got.answered(w.entry.request, status)
@@ -150,12 +151,12 @@ func (w *responseWriter) Write(p []byte) (int, error) {
 	return w.ResponseWriter.Write(p)
 }
 
-// got are the references that were answered to GET.
+// got has the references that were answered to GET.
 type got struct{ references sync.Map }
 
 func (g *got) key(request Request) string { return request.Repository + "@" + request.Reference }
 
-// denies tells whether a HEAD is answered as if there were no such manifest.
+// denies reports whether a HEAD is answered with 404.
 func (g *got) denies(request Request) bool {
 	if request.Kind != KindManifestHead {
 		return false
@@ -170,18 +171,18 @@ func (g *got) answered(request Request, status int) {
 	}
 }
 
-// refuses tells whether a manifest is refused for a media type in it. It leaves the
-// request as it was.
+// refuses reports whether a manifest contains the refused media type. It leaves the request
+// unchanged.
 func (s *settings) refuses(req *http.Request) bool {
 	if s.refusedType == "" {
 		return false
 	}
-	body, _ := io.ReadAll(req.Body) // a client that is gone gets no answer
+	body, _ := io.ReadAll(req.Body) // a client that has disconnected gets no answer
 	req.Body = io.NopCloser(bytes.NewReader(body))
 	return bytes.Contains(body, []byte(`"`+s.refusedType+`"`))
 }
 
-// shortPage asks for at most limit tags, whatever the client asked for.
+// shortPage returns a request for at most limit tags.
 func shortPage(req *http.Request, limit int) *http.Request {
 	query := req.URL.Query()
 	if n, err := strconv.Atoi(query.Get("n")); err == nil && n <= limit {
@@ -193,7 +194,7 @@ func shortPage(req *http.Request, limit int) *http.Request {
 	return short
 }
 
-// What Docker Hub and quay.io say to those who ask too much.
+// Answers of Docker Hub and quay.io to too many requests.
 const (
 	pullLimitMessage = "You have reached your pull rate limit. You may increase the limit by authenticating " +
 		"and upgrading: https://www.docker.com/increase-rate-limit"
@@ -201,11 +202,11 @@ const (
 		"<body>\r\n<center><h1>429 Too Many Requests</h1></center>\r\n</body>\r\n</html>\r\n"
 )
 
-// rateLimitSource is what docker-ratelimit-source says: an address reserved
-// for documentation.
+// rateLimitSource is the value of docker-ratelimit-source: an address reserved for
+// documentation.
 const rateLimitSource = "192.0.2.1"
 
-// pullLimit is a sliding window: exact, at the price of remembering each pull.
+// pullLimit is an exact sliding window. It remembers each pull.
 type pullLimit struct {
 	limit  int
 	window time.Duration
@@ -216,8 +217,8 @@ type pullLimit struct {
 	pulls []time.Time // those in the window, oldest first
 }
 
-// SpendPulls takes n pulls off the limit of WithPullLimit, as somebody else
-// behind the same address does. It panics without that option.
+// SpendPulls takes n pulls off the limit of WithPullLimit, like another client behind the same
+// address. It panics without that option.
 func (r *Registry) SpendPulls(n int) {
 	r.pulls.mu.Lock()
 	defer r.pulls.mu.Unlock()
@@ -228,7 +229,7 @@ func (p *pullLimit) spend(n int) {
 	p.pulls = append(p.pulls, slices.Repeat([]time.Time{p.now()}, n)...)
 }
 
-// refuses counts a pull, or answers that there are none left.
+// refuses counts a pull, or answers that the limit is reached.
 func (p *pullLimit) refuses(w http.ResponseWriter, request Request) bool {
 	if request.Kind != KindManifestHead && request.Kind != KindManifestGet {
 		return false
@@ -260,7 +261,7 @@ func (p *pullLimit) take(pull bool) (refused bool, remaining int) {
 	return refused, max(0, p.limit-len(p.pulls))
 }
 
-// requestLimiter limits requests of some kinds a second.
+// requestLimiter limits the rate of requests of some kinds.
 type requestLimiter struct {
 	limiter *rate.Limiter
 	kinds   []Kind // empty: all
@@ -272,6 +273,6 @@ func (l requestLimiter) refuses(w http.ResponseWriter, request Request) bool {
 	}
 	w.Header().Set("Content-Type", "text/html")
 	w.WriteHeader(http.StatusTooManyRequests)
-	_, _ = io.WriteString(w, requestLimitPage) // the client may be gone
+	_, _ = io.WriteString(w, requestLimitPage) // the client may have disconnected
 	return true
 }

@@ -9,30 +9,30 @@ import (
 	"time"
 )
 
-// syntheticAge is the time between two tags of a synthetic repository, the last
-// of them in lexical order being the most recent.
+// syntheticAge is the time between two tags of a synthetic repository. The last in lexical
+// order is the newest.
 const syntheticAge = time.Minute
 
-// life is the time a tag named one digest.
+// life is the time during which a tag named one digest.
 type life struct {
 	tag, digest string
-	number      int       // in order of pushing, over all repositories
-	start, end  time.Time // end is zero without an expiration
+	number      int       // in the order of pushes to all repositories
+	start, end  time.Time // end is optional
 	over        bool      // the tag was moved or removed
 }
 
-// dead says whether the tag named something else, or nothing, at this time.
+// dead reports whether the tag named something else, or nothing, at this time.
 func (l life) dead(at time.Time) bool { return l.over || !l.end.IsZero() && !l.end.After(at) }
 
-// history remembers when tags came and went, which the storage does not. Its
-// zero value is ready for use.
+// history remembers when tags were pushed and removed, which the storage does not. Its zero
+// value is ready for use.
 type history struct {
 	mu     sync.Mutex
 	number int
 	lives  map[string][]life // by repository, oldest first
 }
 
-// current is the life of a tag that is not over, or nil. The caller holds mu.
+// current returns the life of a tag that is not over, or nil. The caller holds mu.
 func (h *history) current(repository, tag string) *life {
 	for i := range h.lives[repository] {
 		if l := &h.lives[repository][i]; l.tag == tag && !l.over {
@@ -78,35 +78,35 @@ func (h *history) change(repository, tag string, change func(*life)) bool {
 	return l != nil
 }
 
-// of is a copy of a repository's lives.
+// of returns a copy of a repository's lives.
 func (h *history) of(repository string) []life {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	return slices.Clone(h.lives[repository])
 }
 
-// pushed notes the tag of a manifest that came by the OCI API.
+// pushed notes the tag of a manifest that was pushed with the OCI API.
 func (r *Registry) pushed(request Request, status int, dgst string) {
 	if request.Kind == KindManifestPut && status == http.StatusCreated && request.Reference != dgst {
 		r.history.tagged(request.Repository, request.Reference, dgst, r.settings.now())
 	}
 }
 
-// SetTagTime says when a tag was pushed, instead of when it really was. It is
-// false where the tag was not pushed since the registry was started.
+// SetTagTime changes the time at which a tag was pushed. It returns false if the tag was not
+// pushed since the start of the registry.
 func (r *Registry) SetTagTime(repository, tag string, at time.Time) bool {
 	return r.history.change(repository, tag, func(l *life) { l.start = at })
 }
 
-// ExpireTag gives a tag an end as quay.io can: the bulk listing calls it dead
-// from then on. The OCI API keeps it. It is false where the tag was not pushed
-// since the registry was started.
+// ExpireTag sets the end of a tag as quay.io can: the bulk listing calls it dead from then on,
+// the OCI API keeps it. It returns false if the tag was not pushed since the start of the
+// registry.
 func (r *Registry) ExpireTag(repository, tag string, at time.Time) bool {
 	return r.history.change(repository, tag, func(l *life) { l.end = at })
 }
 
-// chronicle is the tags of a repository, the most recent first, and on demand
-// those that are dead. It wraps ErrNotFound where there is no such repository.
+// chronicle returns the tags of a repository, the newest first, and optionally the dead ones.
+// It wraps ErrNotFound if there is no such repository.
 func (r *Registry) chronicle(repository string, withDead bool) ([]life, error) {
 	if s := r.synthetic(repository); s != nil {
 		return s.lives, nil
@@ -132,7 +132,7 @@ func (r *Registry) chronicle(repository string, withDead bool) ([]life, error) {
 			lives = append(lives, l)
 		}
 	}
-	for tag := range exists { // kept in a directory from another start
+	for tag := range exists { // from an earlier start with the same directory
 		lives = append(lives, life{tag: tag, start: defaultCreated})
 	}
 	for _, name := range r.liar(repository).names {

@@ -12,15 +12,14 @@ import (
 	"testing"
 )
 
-// liar is a repository that lists names which no tag can have.
+// liar is a repository that lists invalid tags.
 type liar struct {
 	digest string
 	names  []string
 }
 
-// Lie makes a repository list names beside its tags, by every API it has. They may be
-// anything, such as no tag can be; what is asked for under one is answered with what the
-// tag names, as far as the client can ask for it at all.
+// Lie makes a repository list additional names in all its APIs. They may be invalid. Requests
+// for one of them are answered with the tag's manifest.
 func (r *Registry) Lie(repository, tag string, names ...string) error {
 	dgst, err := r.Digest(repository, tag)
 	if err != nil {
@@ -38,7 +37,7 @@ func (r *Registry) liar(repository string) liar {
 	return r.liars[repository]
 }
 
-// unlie is the request for what a name stands for.
+// unlie returns the request with the tag's digest instead of a name of Lie.
 func (r *Registry) unlie(req *http.Request) *http.Request {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -71,11 +70,11 @@ func (l liar) lie(w http.ResponseWriter, answer func(w http.ResponseWriter)) {
 		}
 	}
 	w.WriteHeader(honest.Code)
-	_, _ = w.Write(body) // the client may be gone
+	_, _ = w.Write(body) // the client may have disconnected
 }
 
-// NewFront runs a proxy before a registry that takes dot segments out of paths, as nginx
-// does, until the test is over. It returns the proxy's "127.0.0.1:port".
+// NewFront runs a proxy before a registry until the end of the test. It removes dot segments
+// from paths, as nginx does. It returns the proxy's "127.0.0.1:port".
 func NewFront(t testing.TB, r *Registry) string {
 	t.Helper()
 	behind, err := url.Parse(r.URL())
@@ -84,7 +83,7 @@ func NewFront(t testing.TB, r *Registry) string {
 	}
 	front := httptest.NewServer(&httputil.ReverseProxy{Rewrite: func(p *httputil.ProxyRequest) {
 		p.SetURL(behind)
-		p.Out.Host = p.In.Host // what the registry's own links are made of
+		p.Out.Host = p.In.Host // the registry puts it in links
 		clean := path.Clean(p.In.URL.Path)
 		if strings.HasSuffix(p.In.URL.Path, "/") && clean != "/" {
 			clean += "/"

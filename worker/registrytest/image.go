@@ -22,27 +22,26 @@ import (
 	"github.com/google/go-containerregistry/pkg/v1/types"
 )
 
-// defaultPlatform is the platform of an image that names none.
+// defaultPlatform is the default of Image.Platform.
 const defaultPlatform = "linux/amd64"
 
-// defaultLayerSize is the size of the one layer of an image that names none.
+// defaultLayerSize is the size of the layer of an Image without Layers.
 const defaultLayerSize = 1 << 10
 
-// defaultCreated is when images that do not say otherwise were built.
+// defaultCreated is the default of Image.Created.
 var defaultCreated = time.Date(2024, 1, 1, 0, 0, 0, 0, time.UTC)
 
 // Image describes an image of one platform. Equal images have equal digests.
 type Image struct {
-	Version  string         // a label; tells it from an image with the same layers
+	Version  string         // a label; distinguishes images with the same layers
 	Docker   bool           // Docker schema 2 instead of OCI
-	Platform string         // os/architecture[/variant]; empty = defaultPlatform
+	Platform string         // os/architecture[/variant]; "": defaultPlatform
 	Layers   []Layer        // none: one small layer of its own
 	Created  time.Time      // zero: a fixed date
 	Subject  *v1.Descriptor // OCI only
 }
 
-// PushImage stores an image and returns its digest. Without a tag it is found
-// by that digest only.
+// PushImage stores an image and returns its digest. The tag is optional.
 func (r *Registry) PushImage(repository, tag string, image Image) (string, error) {
 	descriptor, err := r.pushImage(repository, tag, image)
 	return descriptor.Digest.String(), err
@@ -162,10 +161,10 @@ func (r *Registry) pushJSON(repository, tag string, mediaType types.MediaType, m
 	return describe(mediaType, payload), err
 }
 
-// Layer describes a layer: a tar archive with one file of pseudo-random bytes.
-// Equal layers are the same blob, in whatever image and registry.
+// Layer describes a layer: a tar archive with one file of pseudo-random bytes. Equal layers
+// are the same blob in any image and registry.
 type Layer struct {
-	Seed string // what tells it from others
+	Seed string // of its content
 	Size int    // of the file, in bytes; the blob is a little larger
 	Zstd bool   // compressed by zstd instead of gzip; always an OCI type
 }
@@ -213,7 +212,7 @@ func (r *Registry) pushLayer(repository string, layer v1.Layer) (v1.Descriptor, 
 	return describe(mediaType, content), err
 }
 
-// describe is the descriptor of a blob or manifest.
+// describe returns the descriptor of a blob or manifest.
 func describe(mediaType types.MediaType, content []byte) v1.Descriptor {
 	return v1.Descriptor{
 		MediaType: mediaType,
@@ -222,7 +221,7 @@ func describe(mediaType types.MediaType, content []byte) v1.Descriptor {
 	}
 }
 
-// What BuildKit says of an attestation.
+// Media type and annotations of BuildKit's attestations.
 const (
 	attestationType      = "attestation-manifest"
 	annotationType       = "vnd.docker.reference.type"
@@ -233,21 +232,20 @@ const (
 	mediaTypeAttestation = types.MediaType("application/vnd.in-toto+json")
 )
 
-// unknownPlatform is the platform BuildKit gives to attestations.
+// unknownPlatform is the platform of BuildKit's attestations.
 const unknownPlatform = "unknown"
 
 // Index describes an OCI index or a Docker manifest list.
 type Index struct {
-	Docker       bool              // a Docker list; its images are Docker's whatever they say
+	Docker       bool              // a Docker list of Docker images
 	Images       []Image           // each with its own platform
 	Indexes      []Index           // below this one
-	Attestations bool              // an attestation manifest for each image, as BuildKit has it
-	ArtifactType string            // in the descriptor of each image, where old clients do not know it
+	Attestations bool              // an attestation for each image, as from BuildKit
+	ArtifactType string            // in the descriptor of each image; old clients do not know it there
 	Annotations  map[string]string // in the descriptor of each image
 }
 
-// MultiPlatform is an index of one image for each platform, with BuildKit's
-// attestations.
+// MultiPlatform returns an index of one image for each platform, with BuildKit's attestations.
 func MultiPlatform(version string, platforms ...string) Index {
 	index := Index{Attestations: true}
 	for _, platform := range platforms {
@@ -319,7 +317,7 @@ func (r *Registry) pushAttestation(repository string, image v1.Hash) (v1.Descrip
 	return descriptor, err
 }
 
-// Children is the descriptors in an index; none where ref is not an index.
+// Children returns the descriptors in an index, or none if ref is not an index.
 func (r *Registry) Children(repository, ref string) ([]v1.Descriptor, error) {
 	payload, err := r.Manifest(repository, ref)
 	if err != nil {

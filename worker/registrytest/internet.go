@@ -20,29 +20,29 @@ import (
 	"time"
 )
 
-// The token services of the registries an Internet has.
+// The token services of an Internet's registries.
 const (
 	quayRealm = "https://quay.io/v2/auth"
 	hubRealm  = "https://auth.docker.io/token"
 )
 
-// Names of the registries an Internet has.
+// Names of an Internet's registries.
 var (
 	quayHosts = []string{"quay.io"}
 	hubHosts  = []string{"registry-1.docker.io", "index.docker.io", "auth.docker.io", "hub.docker.com"}
 )
 
-// Internet is quay.io and Docker Hub under their real names and over TLS, for
-// those who use its transport.
+// Internet is quay.io and Docker Hub under their real names and over TLS, for clients that use
+// its transport.
 type Internet struct {
 	Quay      *Registry
 	Hub       *Registry       // registry, token service and hub.docker.com
 	CAFile    string          // of the authority that signed their certificates
-	Transport *http.Transport // reaches them by name; other names than theirs and loopback are unknown
+	Transport *http.Transport // connects to them by name, and to loopback
 }
 
-// NewInternet starts both with their bulk listings and token services, which
-// the options can replace.
+// NewInternet starts both with their bulk listings and token services. The options can replace
+// these.
 func NewInternet(t testing.TB, quay, hub []Option) *Internet {
 	t.Helper()
 	authority, err := newAuthority(slices.Concat(quayHosts, hubHosts))
@@ -72,7 +72,7 @@ func NewInternet(t testing.TB, quay, hub []Option) *Internet {
 	return all
 }
 
-// dial refuses every name it does not know: tests do not leave the machine.
+// dial refuses unknown names: tests use no network.
 func (i *Internet) dial(ctx context.Context, network, address string) (net.Conn, error) {
 	host, _, err := net.SplitHostPort(address)
 	if err != nil {
@@ -92,10 +92,10 @@ func (i *Internet) dial(ctx context.Context, network, address string) (net.Conn,
 // certificateLife is how long the certificates are valid: longer than any test.
 const certificateLife = 24 * time.Hour
 
-// clockSkew dates certificates back, for machines whose clocks differ.
+// clockSkew predates certificates for machines with other clocks.
 const clockSkew = time.Hour
 
-// authority is a certificate authority and the one certificate it signed.
+// authority is a certificate authority with the only certificate it signed.
 type authority struct {
 	pem    []byte
 	server tls.Certificate
@@ -138,7 +138,7 @@ func newAuthority(hosts []string) (*authority, error) {
 	return made, err
 }
 
-// WriteClient writes a certificate that WithClientCertificates takes, and its key.
+// WriteClient writes a certificate that WithClientCertificates accepts, and its key.
 func (r *Registry) WriteClient(certificate, key string) error {
 	der, err := x509.MarshalPKCS8PrivateKey(r.tls.client.PrivateKey)
 	if err != nil {

@@ -16,8 +16,8 @@ import (
 	"go.podman.io/image/v5/manifest"
 )
 
-// oddities are the manifests that distribution does not hold any more or yet: those of
-// Docker's schema 1, and those under a digest that is not SHA-256. The zero value has none.
+// oddities are manifests that distribution does not support: those of Docker's schema 1, and
+// those under a digest other than SHA-256. The zero value has none.
 type oddities struct {
 	mu           sync.Mutex
 	repositories map[string]map[string]odd // by tag and digest
@@ -34,7 +34,7 @@ func isOdd(mediaType, ref string) bool {
 	return types.MediaType(mediaType).IsSchema1() || err == nil && dgst.Algorithm() != digest.SHA256
 }
 
-// digestOf is the digest of a manifest, by the algorithm of ref where that is a digest.
+// digestOf returns the digest of a manifest, with the algorithm of ref if that is a digest.
 func digestOf(ref string, payload []byte) (string, error) {
 	algorithm := digest.SHA256
 	if dgst, err := digest.Parse(ref); err == nil {
@@ -51,7 +51,7 @@ func (o *oddities) find(repository, ref string) (odd, bool) {
 	return found, ok
 }
 
-// tags are the odd ones among the tags of a repository.
+// tags returns the tags of a repository with odd manifests.
 func (o *oddities) tags(repository string) []string {
 	o.mu.Lock()
 	defer o.mu.Unlock()
@@ -75,7 +75,7 @@ func (o *oddities) store(repository, ref string, m odd) {
 	}
 }
 
-// serves answers requests about odd manifests, where the registry takes them.
+// serves answers requests about odd manifests. It returns false for others.
 func (o *oddities) serves(w http.ResponseWriter, req *http.Request, request Request) bool {
 	switch request.Kind {
 	case KindManifestHead, KindManifestGet:
@@ -94,7 +94,7 @@ func (o *oddities) serves(w http.ResponseWriter, req *http.Request, request Requ
 		if !isOdd(mediaType, request.Reference) {
 			return false
 		}
-		payload, _ := io.ReadAll(req.Body) // a client that is gone gets no answer
+		payload, _ := io.ReadAll(req.Body) // a client that has disconnected gets no answer
 		dgst, err := digestOf(request.Reference, payload)
 		if err != nil || digest.Digest(request.Reference).Validate() == nil && dgst != request.Reference {
 			writeError(w, http.StatusBadRequest, "DIGEST_INVALID", "provided digest did not match uploaded content")
@@ -108,8 +108,8 @@ func (o *oddities) serves(w http.ResponseWriter, req *http.Request, request Requ
 	return false
 }
 
-// PushSchema1 stores an image of Docker's schema 1, signed as Docker signed it. The
-// registry has to be one WithOddManifests.
+// PushSchema1 stores an image of Docker's schema 1 with a signature. The registry must be one
+// WithOddManifests.
 func (r *Registry) PushSchema1(repository, tag string, layers ...Layer) (string, error) {
 	var listed, history []string
 	parent := ""
@@ -161,8 +161,8 @@ func sign(payload []byte) ([]byte, error) {
 	return signature.PrettySignature("signatures")
 }
 
-// PushOdd stores a manifest that distribution does not hold, under a tag, or under a
-// digest of another algorithm. The registry has to be one WithOddManifests.
+// PushOdd stores a manifest that distribution does not support, under a tag or under a digest
+// of another algorithm. The registry must be one WithOddManifests.
 func (r *Registry) PushOdd(repository, ref string, mediaType types.MediaType, payload []byte) (string, error) {
 	dgst, err := digestOf(ref, payload)
 	if err != nil {

@@ -10,11 +10,11 @@ import (
 	"time"
 )
 
-// Kind is what a request is about.
+// Kind is the kind of a request.
 type Kind string
 
-// The kinds. Everything else, such as the POST and the PATCHes of an upload and
-// deletions, is KindOther.
+// The kinds. KindOther are all other requests, such as the POST and the PATCHes of an
+// upload, and deletions.
 const (
 	KindPing         Kind = "ping"
 	KindToken        Kind = "token"
@@ -31,23 +31,22 @@ const (
 	KindOther        Kind = "other"
 )
 
-// Request is a request as the registry saw it.
+// Request is a request that the registry received.
 type Request struct {
 	At         time.Time // of arrival
 	Method     string
 	Path       string
 	Kind       Kind
-	Repository string // without the host; empty for ping and token
+	Repository string // without the host; "" for ping and token
 	Reference  string // tag or digest; of an upload or mount, the blob's digest
 	Page       int    // of a bulk listing, from 1; else 0
-	Status     int    // 0 until it is answered, and for good where it never is
+	Status     int    // 0 until it is answered
 	Accept     string // all Accept headers, joined by ", "
 	Range      string // Range, or Content-Range of an upload
 	UserAgent  string
 }
 
-// recorder keeps every request and tells those who wait for one. Its zero value
-// is ready for use.
+// recorder keeps all requests and notifies watchers. Its zero value is ready for use.
 type recorder struct {
 	mu       sync.Mutex
 	entries  []*entry
@@ -81,7 +80,7 @@ func (r *recorder) answered(e *entry, status int) {
 func (r *recorder) tell(request Request) {
 	for w := range r.watchers {
 		if w.match(request) {
-			w.fired <- request // its one slot is free: it is told once
+			w.fired <- request // does not block: it has room for one request and gets one
 			close(w.fired)
 			delete(r.watchers, w)
 		}
@@ -97,8 +96,8 @@ func (r *recorder) watch(match Match) *watcher {
 	return w
 }
 
-// Requests is every request since the start or the last ResetRequests, in order
-// of arrival, those still under way included.
+// Requests returns all requests since the start or the last ResetRequests in the order of
+// arrival, including those in progress.
 func (r *Registry) Requests() []Request {
 	r.record.mu.Lock()
 	defer r.record.mu.Unlock()
@@ -109,7 +108,7 @@ func (r *Registry) Requests() []Request {
 	return requests
 }
 
-// Count is how many of Requests match.
+// Count returns how many of Requests match.
 func (r *Registry) Count(match Match) int {
 	r.record.mu.Lock()
 	defer r.record.mu.Unlock()
@@ -122,28 +121,27 @@ func (r *Registry) Count(match Match) int {
 	return n
 }
 
-// Pulls is how many manifests were asked for by GET, whatever the answer.
+// Pulls returns the number of GETs of manifests, whatever the answer.
 func (r *Registry) Pulls() int { return r.Count(Kinds(KindManifestGet)) }
 
-// ResetRequests forgets every request so far.
+// ResetRequests forgets all requests so far.
 func (r *Registry) ResetRequests() {
 	r.record.mu.Lock()
 	defer r.record.mu.Unlock()
 	r.record.entries = nil
 }
 
-// Notify returns a channel that receives the first request from now on that
-// matches, and is then closed. A request is looked at twice: when it arrives,
-// with Status 0, and when it is answered, just before the client learns of it.
+// Notify returns a channel that receives the next matching request, and is then closed. A
+// request is matched twice: when it arrives, with Status 0, and when it is answered, just
+// before the client gets the answer.
 func (r *Registry) Notify(match Match) <-chan Request {
 	r.record.mu.Lock()
 	defer r.record.mu.Unlock()
 	return r.record.watch(match).fired
 }
 
-// WaitFor waits until a request matches that arrived since the start or the
-// last ResetRequests; one that is in Requests already does. Requests are looked
-// at as Notify does. It returns an error when ctx ends first.
+// WaitFor waits for a matching request since the start or the last ResetRequests. Requests are
+// matched as in Notify. It returns an error if ctx ends first.
 func (r *Registry) WaitFor(ctx context.Context, match Match) error {
 	w := r.record.watchOrSeen(match)
 	if w == nil {
@@ -160,7 +158,7 @@ func (r *Registry) WaitFor(ctx context.Context, match Match) error {
 	}
 }
 
-// watchOrSeen is nil where a request already matches.
+// watchOrSeen returns nil if a request already matches.
 func (r *recorder) watchOrSeen(match Match) *watcher {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -175,7 +173,7 @@ func (r *recorder) watchOrSeen(match Match) *watcher {
 // Match selects requests. It must not call the registry.
 type Match func(Request) bool
 
-// Any matches every request.
+// Any matches all requests.
 func Any(Request) bool { return true }
 
 // Kinds matches requests of one of these kinds.
@@ -193,12 +191,12 @@ func Ref(reference string) Match {
 	return func(r Request) bool { return r.Reference == reference }
 }
 
-// Answered matches requests answered with this status.
+// Answered matches requests that were answered with this status.
 func Answered(status int) Match {
 	return func(r Request) bool { return r.Status == status }
 }
 
-// All matches what every one of the given matches.
+// All matches requests that all the given matches select.
 func All(matches ...Match) Match {
 	return func(r Request) bool {
 		return !slices.ContainsFunc(matches, func(m Match) bool { return !m(r) })
@@ -209,12 +207,12 @@ const (
 	apiRoot   = "/v2/"
 	tokenPath = "/token"
 
-	// quayTokenPath is where quay.io has its token service.
+	// quayTokenPath is the path of quay.io's token service.
 	quayTokenPath = "/v2/auth"
 )
 
-// resources are what a repository has by reference, and the kinds of requests
-// about it.
+// resources are the parts of a repository with a reference, and the kinds of requests for
+// them.
 var resources = map[string]map[string]Kind{
 	"/manifests": {
 		http.MethodHead: KindManifestHead, http.MethodGet: KindManifestGet, http.MethodPut: KindManifestPut,
@@ -223,7 +221,7 @@ var resources = map[string]map[string]Kind{
 	"/referrers": {http.MethodGet: KindReferrers},
 }
 
-// parse reads what a request is about from its method and path.
+// parse returns the method, path and headers of a request in the form of Request.
 func parse(req *http.Request) Request {
 	r := Request{
 		At:        time.Now(),
@@ -248,7 +246,7 @@ func parse(req *http.Request) Request {
 	return r
 }
 
-// parseName reads from the right, because a repository may be called "blobs".
+// parseName parses from the right, because a repository may be named "blobs".
 func (r *Request) parseName(name string, req *http.Request) {
 	if repository, ok := strings.CutSuffix(name, "/tags/list"); ok {
 		r.Kind, r.Repository = KindTags, repository

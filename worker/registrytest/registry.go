@@ -1,12 +1,11 @@
-// Package registrytest runs container registries for tests, benchmarks and
-// demonstrations: the real distribution registry on loopback, with the habits
-// of Docker Hub and quay.io (token services, pull and request limits, short
-// pages), with faults on demand, with a record of every request, and with
-// deterministic images to fill it.
+// Package registrytest runs container registries for tests, benchmarks and demonstrations: the
+// real distribution registry on loopback, with features of Docker Hub and quay.io (token
+// services, pull and request limits, short pages), faults on demand, a record of all requests,
+// and reproducible images.
 //
-// Every method of [Registry] is safe for concurrent use. What reads or writes
-// the storage directly (PushImage, Tag, Digest, …) is not recorded, meets no
-// fault and spends no limit, and works while the registry is stopped.
+// All methods of [Registry] are safe for concurrent use. Those that use the storage directly
+// (PushImage, Tag, Digest, …) are not recorded, not affected by faults and limits, and work
+// while the registry is stopped.
 package registrytest
 
 import (
@@ -32,18 +31,17 @@ import (
 	"golang.org/x/time/rate"
 )
 
-// ErrNotFound is wrapped by errors about a repository, tag, digest or blob
-// that the registry does not hold.
+// ErrNotFound is wrapped by errors about a missing repository, tag, manifest or blob.
 var ErrNotFound = errors.New("not found")
 
-// rebindTimeout bounds how long Restart waits for its port: between Stop and
-// Restart the kernel may lend it to somebody's outgoing connection.
+// rebindTimeout bounds how long Restart waits for its port. Between Stop and Restart, the
+// kernel may use it for an outgoing connection of another process.
 const rebindTimeout = 5 * time.Second
 
-// rebindInterval is how often Restart tries its port.
+// rebindInterval is the pause between two attempts of Restart.
 const rebindInterval = 20 * time.Millisecond
 
-// Registry is one running registry. Start or New makes it.
+// Registry is a running registry. Start and New return one.
 type Registry struct {
 	settings settings
 	app      *handlers.App
@@ -59,8 +57,8 @@ type Registry struct {
 	got      got
 	odd      oddities
 
-	// serving is held for reading by every request and for writing by Stop, so
-	// that nothing touches the storage once Stop has returned.
+	// serving is held for reading by all requests and for writing by Stop, so that the storage
+	// is not used after Stop has returned.
 	serving sync.RWMutex
 
 	mu         sync.Mutex // guards what follows
@@ -113,14 +111,14 @@ func New(t testing.TB, options ...Option) *Registry {
 	return r
 }
 
-// Host is the registry's "127.0.0.1:port", the same over Stop and Restart.
+// Host returns the registry's "127.0.0.1:port". It stays the same after Stop and Restart.
 func (r *Registry) Host() string {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	return r.address
 }
 
-// URL is the registry's base URL, without a trailing slash.
+// URL returns the registry's base URL, without a trailing slash.
 func (r *Registry) URL() string {
 	if r.tls != nil {
 		return "https://" + r.Host()
@@ -128,8 +126,8 @@ func (r *Registry) URL() string {
 	return "http://" + r.Host()
 }
 
-// Stop ends every connection and closes the port: clients see "connection
-// refused". What was pushed is kept. It does nothing on a stopped registry.
+// Stop closes all connections and the port: clients get "connection refused". The content is
+// kept. It does nothing if the registry is stopped.
 func (r *Registry) Stop() {
 	r.mu.Lock()
 	server, cancel := r.server, r.cancel
@@ -139,19 +137,19 @@ func (r *Registry) Stop() {
 		return
 	}
 	cancel()
-	_ = server.Close() // listener and connections are gone, whatever it says
-	r.serving.Lock()   // wait for the requests under way; see serving
+	_ = server.Close() // listener and connections are closed in any case
+	r.serving.Lock()   // wait for requests in progress; see serving
 	defer r.serving.Unlock()
 }
 
-// Settle waits until no request is under way, those included whose client is gone.
+// Settle waits until no request is in progress, even for clients that have disconnected.
 func (r *Registry) Settle() {
 	r.serving.Lock()
 	defer r.serving.Unlock()
 }
 
-// Restart serves again on the same port. It fails where the registry is
-// running, or where somebody else has taken the port for 5 seconds.
+// Restart serves again on the same port. It fails if the registry is running, or if another
+// process has had the port for 5 seconds.
 func (r *Registry) Restart() error {
 	r.mu.Lock()
 	running := r.server != nil
@@ -209,8 +207,8 @@ func bind(address string) (net.Listener, error) {
 	}
 }
 
-// CA is the PEM certificate of the authority that signed the registry's, nil
-// without WithTLS.
+// CA returns the PEM certificate of the authority that signed the registry's, or nil without
+// WithTLS.
 func (r *Registry) CA() []byte {
 	if r.tls == nil {
 		return nil
@@ -218,8 +216,8 @@ func (r *Registry) CA() []byte {
 	return r.tls.pem
 }
 
-// WriteCA writes CA to a file, as SSL_CERT_FILE or skopeo's --src-cert-dir
-// (in a file named *.crt) want it.
+// WriteCA writes CA to a file, as needed for SSL_CERT_FILE, or for skopeo's --src-cert-dir if
+// its name is *.crt.
 func (r *Registry) WriteCA(path string) error {
 	if err := os.WriteFile(path, r.CA(), 0o644); err != nil {
 		return fmt.Errorf("write the authority of %s: %w", r.Host(), err)
@@ -261,8 +259,8 @@ type settings struct {
 	now             func() time.Time
 }
 
-// WithDirectory keeps what is pushed in a folder instead of in memory: for
-// images larger than memory, and where a registry shall outlive its process.
+// WithDirectory stores the content in a folder instead of in memory, for images larger than
+// memory, or if the content must outlive the process.
 func WithDirectory(dir string) Option {
 	return func(s *settings) { s.dir = dir }
 }
@@ -273,71 +271,71 @@ func WithTLS(hosts ...string) Option {
 	return func(s *settings) { s.tls, s.tlsHosts = true, hosts }
 }
 
-// WithClientCertificates wants clients to show a certificate of the authority; see
-// WriteClient. It takes WithTLS.
+// WithClientCertificates requires a client certificate of the authority; see WriteClient. It
+// needs WithTLS.
 func WithClientCertificates() Option {
 	return func(s *settings) { s.tlsClients = true }
 }
 
-// WithBasicAuth asks every request for this user and password.
+// WithBasicAuth requires this user and password for all requests.
 func WithBasicAuth(user, password string) Option {
 	return func(s *settings) { s.basicAuth = &credentials{user, password} }
 }
 
-// WithBasicRefusal answers wrong credentials with another status than 401, as ECR does
-// with 403 when they have ended.
+// WithBasicRefusal answers wrong credentials with a status other than 401, as ECR answers 403
+// to expired ones.
 func WithBasicRefusal(status int) Option {
 	return func(s *settings) { s.basicRefusal = status }
 }
 
-// WithMissingStatus answers a look at tags and manifests of a repository that does not
-// exist with this status, so that nobody learns whether it does.
+// WithMissingStatus answers reads of a missing repository with this status, which does not
+// reveal whether it exists.
 func WithMissingStatus(status int) Option {
 	return func(s *settings) { s.missingStatus = status }
 }
 
-// WithTokenAuth asks every request for a bearer token of the registry's own
-// token service, as Docker Hub and quay.io do.
+// WithTokenAuth requires a bearer token of the registry's own token service for all requests,
+// as Docker Hub and quay.io do.
 func WithTokenAuth(auth TokenAuth) Option {
 	return func(s *settings) { s.tokenAuth = &auth }
 }
 
-// WithLatency delays every request, as a network does.
+// WithLatency delays all requests, as a network does.
 func WithLatency(latency time.Duration) Option {
 	return func(s *settings) { s.latency = latency }
 }
 
-// WithTagPage answers tags/list with at most n tags and a Link header to the
-// next page, however many were asked for.
+// WithTagPage answers tags/list with at most n tags and a Link header to the next page,
+// however many are requested.
 func WithTagPage(n int) Option {
 	return func(s *settings) { s.tagPage = n }
 }
 
-// WithoutDigestHeader leaves Docker-Content-Digest out of the answers to
-// manifest HEADs, which the specification allows.
+// WithoutDigestHeader leaves Docker-Content-Digest out of the answers to manifest HEADs. The
+// specification permits that.
 func WithoutDigestHeader() Option {
 	return func(s *settings) { s.noDigestHeader = true }
 }
 
-// WithOddManifests also holds what distribution does not: manifests of Docker's schema 1,
-// and those under a digest that is not SHA-256. It does not look at what they refer to.
+// WithOddManifests also supports what distribution does not: manifests of Docker's schema 1,
+// and those under a digest other than SHA-256. It does not check what they refer to.
 func WithOddManifests() Option {
 	return func(s *settings) { s.oddManifests = true }
 }
 
-// WithoutRanges sends all of a blob where a part was asked for.
+// WithoutRanges sends the whole blob if a part is requested.
 func WithoutRanges() Option {
 	return func(s *settings) { s.noRanges = true }
 }
 
-// WithHeadAfterGet answers a HEAD of a manifest with 404 until a GET of the same
-// reference has been answered, as proxies do that fetch on GET only.
+// WithHeadAfterGet answers a HEAD of a manifest with 404 until there was a GET of the same
+// reference, as proxies do that fetch only for GET.
 func WithHeadAfterGet() Option {
 	return func(s *settings) { s.headAfterGet = true }
 }
 
-// WithoutMediaType refuses manifests with this media type in them, with a status and
-// without a word of what is wrong.
+// WithoutMediaType refuses manifests that contain this media type with a status and without an
+// explanation.
 func WithoutMediaType(mediaType string, status int) Option {
 	return func(s *settings) { s.refusedType, s.refusedStatus = mediaType, status }
 }
@@ -354,27 +352,26 @@ func WithoutPatch(status int) Option {
 	return func(s *settings) { s.noPatch = status }
 }
 
-// WithPartialIndexes accepts an index although manifests below it are missing.
-// Without it the registry refuses such an index, as distribution does unless
-// validation.manifests.indexes.platforms says otherwise.
+// WithPartialIndexes accepts an index if manifests in it are missing. Without it the registry
+// refuses such an index, which is distribution's default for
+// validation.manifests.indexes.platforms.
 func WithPartialIndexes() Option {
 	return func(s *settings) { s.partialIndexes = true }
 }
 
-// WithPullLimit allows limit manifest GETs in any window of this length, and
-// answers the ones above it as Docker Hub does. HEADs are free, and both carry
-// ratelimit-limit and ratelimit-remaining.
+// WithPullLimit permits limit manifest GETs in any window of this length, and answers more of
+// them as Docker Hub does. HEADs are free. Answers to both carry ratelimit-limit and
+// ratelimit-remaining.
 func WithPullLimit(limit int, window time.Duration) Option {
 	return func(s *settings) { s.pullLimit, s.pullWindow = limit, window }
 }
 
-// WithoutLimitHeaders keeps the limit of WithPullLimit from being told before it is
-// reached.
+// WithoutLimitHeaders leaves out the headers of WithPullLimit until the limit is reached.
 func WithoutLimitHeaders() Option { return func(s *settings) { s.silentLimit = true } }
 
-// WithRequestLimit answers what exceeds perSecond (after a burst) as quay.io
-// does: an HTML 429 without Retry-After. Of the given kinds together, or of all
-// but token requests where none is given. It can be given more than once.
+// WithRequestLimit answers requests above perSecond (after a burst) as quay.io does: with an
+// HTML 429 without Retry-After. It counts the given kinds together, or all but token requests
+// if none is given. It can be used more than once.
 func WithRequestLimit(perSecond float64, burst int, kinds ...Kind) Option {
 	return func(s *settings) {
 		s.requestLimiters = append(s.requestLimiters, requestLimiter{
@@ -384,7 +381,7 @@ func WithRequestLimit(perSecond float64, burst int, kinds ...Kind) Option {
 	}
 }
 
-// WithClock replaces the clock that pull windows and tokens go by.
+// WithClock replaces the clock for pull windows and tokens.
 func WithClock(now func() time.Time) Option {
 	return func(s *settings) { s.now = now }
 }

@@ -23,7 +23,7 @@ import (
 
 const accept = "application/vnd.oci.image.manifest.v1+json, application/vnd.oci.image.index.v1+json"
 
-// do makes one request on a connection of its own.
+// do sends a request on its own connection.
 func do(t *testing.T, r *registrytest.Registry, method, path string) (*http.Response, error) {
 	t.Helper()
 	req, err := http.NewRequestWithContext(t.Context(), method, r.URL()+path, nil)

@@ -9,9 +9,9 @@ import (
 	"time"
 )
 
-// Relay forwards connections on loopback, and fails as a network does. A frozen relay
-// accepts connections and keeps those it has, but no byte passes, as if the machine behind
-// it had gone silent or the process were suspended.
+// Relay forwards connections on loopback, and fails as a network does. A frozen relay accepts
+// connections and keeps existing ones, but passes no byte, as if the machine behind it had
+// become unreachable or the process were suspended.
 type Relay struct {
 	listener net.Listener
 	target   func() string
@@ -25,7 +25,7 @@ type Relay struct {
 	closed bool
 }
 
-// NewRelay starts a relay until the end of the test. target returns the address of each new
+// NewRelay starts a relay until the end of the test. target returns the address for each new
 // connection.
 func NewRelay(t testing.TB, target func() string) *Relay {
 	t.Helper()
@@ -40,10 +40,10 @@ func NewRelay(t testing.TB, target func() string) *Relay {
 	return r
 }
 
-// Host is the relay's "127.0.0.1:port".
+// Host returns the relay's "127.0.0.1:port".
 func (r *Relay) Host() string { return r.listener.Addr().String() }
 
-// Received is how many bytes have come from the target.
+// Received returns how many bytes have come from the target.
 func (r *Relay) Received() int64 { return r.received.Load() }
 
 // Sent is how many bytes have gone to the target.
@@ -58,7 +58,7 @@ func (r *Relay) SetRoundTrip(trip time.Duration) {
 	r.trip = trip
 }
 
-// Cut resets every connection.
+// Cut resets all connections.
 func (r *Relay) Cut() {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -67,7 +67,7 @@ func (r *Relay) Cut() {
 	}
 }
 
-// Freeze stops every byte, until Thaw.
+// Freeze stops all bytes until Thaw.
 func (r *Relay) Freeze() {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -78,7 +78,7 @@ func (r *Relay) Freeze() {
 	}
 }
 
-// Thaw lets bytes pass again after Freeze.
+// Thaw ends Freeze.
 func (r *Relay) Thaw() {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -122,7 +122,7 @@ func (r *Relay) accept() {
 	}
 }
 
-// keep notes connections, so that close ends them; it closes them where it has been.
+// keep registers connections, so that close ends them. It closes them if the relay is closed.
 func (r *Relay) keep(conns ...net.Conn) bool {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -136,7 +136,7 @@ func (r *Relay) keep(conns ...net.Conn) bool {
 	return !r.closed
 }
 
-// pass moves bytes while the gate is open, and the end of the connection, too.
+// pass forwards bytes, and the end of the connection, while the gate is open.
 func (r *Relay) pass(to gated, from net.Conn, delay time.Duration, connected time.Time) {
 	if delay > 0 {
 		carry(to, from, delay, connected)

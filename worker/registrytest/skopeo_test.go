@@ -11,7 +11,7 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// copyByDigest has skopeo copy one manifest, and returns what it said.
+// copyByDigest copies a manifest with skopeo, and returns its output.
 func copyByDigest(t *testing.T, src, dst *registrytest.Registry, repository, dgst string, flags ...string) (string, error) {
 	t.Helper()
 	args := append([]string{"copy", "--preserve-digests"}, flags...)

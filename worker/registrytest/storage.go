@@ -22,11 +22,11 @@ import (
 	"github.com/sirupsen/logrus"
 )
 
-// sharedDriver names a storage driver that is handed in ready made, so that the
-// registry and its methods work on one storage.
+// sharedDriver names a storage driver that gets an existing driver, so that the registry and
+// its methods use the same storage.
 const sharedDriver = "registrytest"
 
-// filesystemThreads is the concurrency of the filesystem driver: its default.
+// filesystemThreads is the default concurrency of the filesystem driver.
 const filesystemThreads = 100
 
 type sharedDriverFactory struct{}
@@ -37,8 +37,8 @@ func (sharedDriverFactory) Create(_ context.Context, parameters map[string]any) 
 
 func init() {
 	factory.Register(sharedDriver, sharedDriverFactory{})
-	// distribution logs every request through logrus's one global logger, which
-	// cannot be handed in; nothing else of this project uses it.
+	// distribution logs all requests with logrus's global logger, which cannot be
+	// replaced; nothing else in this project uses it.
 	logrus.SetLevel(logrus.PanicLevel)
 	logrus.SetOutput(io.Discard)
 }
@@ -57,7 +57,7 @@ func (r *Registry) openStorage() error {
 		"delete":      {"enabled": true},
 		"maintenance": {"uploadpurging": map[any]any{"enabled": false}},
 	}}
-	config.HTTP.Secret = sharedDriver // signs upload sessions; a fixed one spares a warning
+	config.HTTP.Secret = sharedDriver // signs upload sessions; without one, distribution logs a warning
 	config.Validation.Manifests.Indexes.Platforms = "all"
 	config.Validation.Manifests.URLs.Allow = []string{"^https://"} // of foreign layers
 	if r.settings.partialIndexes {
@@ -75,8 +75,8 @@ func (r *Registry) repository(name string) (distribution.Repository, error) {
 	return r.storage.Repository(context.Background(), named)
 }
 
-// Repositories is the names of all repositories that were ever pushed to, in
-// lexical order.
+// Repositories returns the names of all repositories that were ever pushed to, in lexical
+// order.
 func (r *Registry) Repositories() ([]string, error) {
 	var names []string
 	err := r.storage.(distribution.RepositoryEnumerator).Enumerate(context.Background(), func(name string) error {
@@ -90,8 +90,8 @@ func (r *Registry) Repositories() ([]string, error) {
 	return names, nil
 }
 
-// Tags is the tags of a repository in lexical order. It wraps ErrNotFound where
-// there is no such repository.
+// Tags returns the tags of a repository in lexical order. It wraps ErrNotFound if there is no
+// such repository.
 func (r *Registry) Tags(repository string) ([]string, error) {
 	if s := r.synthetic(repository); s != nil {
 		return slices.Clone(s.tags), nil
@@ -108,15 +108,15 @@ func (r *Registry) Tags(repository string) ([]string, error) {
 	return slices.Compact(slices.Sorted(slices.Values(append(tags, odd...)))), nil
 }
 
-// Digest is the digest that a tag names ("sha256:…"), or a digest itself. It
-// wraps ErrNotFound where there is no such tag or manifest.
+// Digest returns the digest of a tag or digest. It wraps ErrNotFound if there is no such tag
+// or manifest.
 func (r *Registry) Digest(repository, ref string) (string, error) {
 	dgst, _, err := r.manifest(repository, ref)
 	return dgst, err
 }
 
-// Manifest is the manifest that a tag or digest names, byte for byte. It wraps
-// ErrNotFound where there is none.
+// Manifest returns the manifest of a tag or digest, byte for byte. It wraps ErrNotFound if
+// there is none.
 func (r *Registry) Manifest(repository, ref string) ([]byte, error) {
 	_, payload, err := r.manifest(repository, ref)
 	return payload, err
@@ -156,8 +156,8 @@ func (r *Registry) manifest(repository, ref string) (dgst string, payload []byte
 	return revision.String(), payload, err
 }
 
-// missing says what was being done, and wraps ErrNotFound where distribution
-// has an error of its own for something that is not there.
+// missing adds what was being done to an error. It wraps ErrNotFound if distribution has an
+// error for the missing thing.
 func (r *Registry) missing(err error, format string, args ...any) error {
 	doing := fmt.Sprintf(format, args...) + " at " + r.Host()
 	_, noRepository := errors.AsType[distribution.ErrRepositoryUnknown](err)
@@ -170,8 +170,8 @@ func (r *Registry) missing(err error, format string, args ...any) error {
 	return fmt.Errorf("%s: %w", doing, err)
 }
 
-// PushManifest stores a manifest or index as it is, whether or not the
-// registry holds what it names, and tags it unless tag is empty.
+// PushManifest stores a manifest or index unchanged, whether or not the registry has what it
+// refers to. The tag is optional.
 func (r *Registry) PushManifest(repository, tag string, mediaType types.MediaType, payload []byte) (string, error) {
 	repo, err := r.repository(repository)
 	if err != nil {
@@ -196,7 +196,7 @@ func (r *Registry) PushManifest(repository, tag string, mediaType types.MediaTyp
 	return dgst.String(), r.Tag(repository, tag, dgst.String())
 }
 
-// Tag gives a tag to a digest of the repository, or moves the tag there.
+// Tag sets a tag to a digest of the repository.
 func (r *Registry) Tag(repository, tag, dgst string) error {
 	repo, err := r.repository(repository)
 	if err != nil {
@@ -213,7 +213,7 @@ func (r *Registry) Tag(repository, tag, dgst string) error {
 	return nil
 }
 
-// Untag removes a tag and leaves what it named.
+// Untag removes a tag and keeps its manifest.
 func (r *Registry) Untag(repository, tag string) error {
 	repo, err := r.repository(repository)
 	if err != nil {
@@ -227,7 +227,8 @@ func (r *Registry) Untag(repository, tag string) error {
 	return nil
 }
 
-// exists says whether a repository was ever pushed a manifest to, or has one made up.
+// exists reports whether a manifest was ever pushed to a repository, or whether it is
+// synthetic.
 func (r *Registry) exists(name string) bool {
 	if r.synthetic(name) != nil {
 		return true
@@ -247,7 +248,7 @@ func (r *Registry) exists(name string) bool {
 		return false
 	}
 	errFound := errors.New("found")
-	_ = enumerator.Enumerate(ctx, func(digest.Digest) error { // an error is that there are none
+	_ = enumerator.Enumerate(ctx, func(digest.Digest) error { // it fails if there are none
 		found = true
 		return errFound
 	})
@@ -288,7 +289,7 @@ func (r *Registry) LinkBlob(repository, dgst string, content []byte) error {
 	return nil
 }
 
-// Blob is the content of a blob in a repository. It wraps ErrNotFound where there is none.
+// Blob returns the content of a blob in a repository. It wraps ErrNotFound if there is none.
 func (r *Registry) Blob(repository, dgst string) ([]byte, error) {
 	repo, err := r.repository(repository)
 	if err != nil {
@@ -307,9 +308,9 @@ func (r *Registry) Blob(repository, dgst string) ([]byte, error) {
 	return content, nil
 }
 
-// Uploads is how many uploads to a repository were begun and not ended.
+// Uploads returns how many uploads to a repository are unfinished.
 func (r *Registry) Uploads(repository string) (int, error) {
-	// Where distribution keeps them.
+	// distribution stores them there.
 	left, err := r.driver.List(context.Background(), "/docker/registry/v2/repositories/"+repository+"/_uploads")
 	if _, none := errors.AsType[driver.PathNotFoundError](err); err != nil && !none {
 		return 0, fmt.Errorf("list the uploads to %s: %w", repository, err)

@@ -11,14 +11,14 @@ import (
 	v1 "github.com/google/go-containerregistry/pkg/v1"
 )
 
-// Synthetic describes a repository of very many tags. Its manifests are made
-// when they are asked for; all of them share one layer, and can be copied.
+// Synthetic describes a repository with very many tags. Its manifests are made on request;
+// they share one layer, and can be copied.
 type Synthetic struct {
 	Tags     []string // see Numbered
-	Distinct int      // different digests, given to the tags in turn; 0 = one each
+	Distinct int      // number of different digests, assigned to the tags in turn; 0: one for each tag
 }
 
-// Numbered is n tags: the format applied to 0 … n-1.
+// Numbered returns n tags: the format applied to 0 … n-1.
 func Numbered(format string, n int) []string {
 	tags := make([]string, n)
 	for i := range tags {
@@ -27,8 +27,7 @@ func Numbered(format string, n int) []string {
 	return tags
 }
 
-// synthetic answers tags/list and manifest HEADs and GETs of its repository.
-// It never changes.
+// synthetic answers tags/list and manifest HEADs and GETs of its repository. It never changes.
 type synthetic struct {
 	tags     []string // in lexical order
 	digests  []string // of the distinct manifests
@@ -38,11 +37,11 @@ type synthetic struct {
 	base     v1.Manifest
 }
 
-// syntheticPlatform is the platform of all images of synthetic repositories.
+// syntheticPlatform is the platform of all synthetic images.
 var syntheticPlatform = &v1.Platform{OS: "linux", Architecture: "amd64"}
 
-// AddSynthetic adds a repository of very many tags, 50,000 in 0.3 s. Nothing
-// can be pushed to it. Equal ones in two registries have equal digests.
+// AddSynthetic adds a repository with very many tags, 50,000 in 0.3 s. It refuses pushes.
+// Equal ones in two registries have equal digests.
 func (r *Registry) AddSynthetic(repository string, description Synthetic) error {
 	image, err := Image{Layers: []Layer{{Seed: "synthetic", Size: defaultLayerSize}}}.build(repository, syntheticPlatform)
 	if err != nil {
@@ -85,7 +84,7 @@ func newSynthetic(description Synthetic, base v1.Manifest) *synthetic {
 	return s
 }
 
-// synthetic is the synthetic repository of this name, or nil.
+// synthetic returns the synthetic repository with this name, or nil.
 func (r *Registry) synthetic(repository string) *synthetic {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -112,7 +111,7 @@ func (s *synthetic) manifest(ref string) (dgst string, payload []byte, ok bool) 
 	return s.digests[i], s.payload(i), true
 }
 
-// serves answers what is synthetic; blobs are real.
+// serves answers requests, except for blobs, which are stored.
 func (s *synthetic) serves(w http.ResponseWriter, req *http.Request, request Request) bool {
 	switch request.Kind {
 	case KindTags:
@@ -155,5 +154,5 @@ func (s *synthetic) serveTags(w http.ResponseWriter, req *http.Request, reposito
 		}
 	}
 	w.Header().Set("Content-Type", "application/json")
-	_ = json.NewEncoder(w).Encode(map[string]any{"name": repository, "tags": page}) // the client may be gone
+	_ = json.NewEncoder(w).Encode(map[string]any{"name": repository, "tags": page}) // the client may have disconnected
 }
