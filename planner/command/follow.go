@@ -65,7 +65,6 @@ func (se *session) watch(ctx context.Context, id string, out io.Writer) (run.Sta
 	if err != nil {
 		return run.Status{}, err
 	}
-	defer tracker.Stop()
 	follower := newFollower(out)
 	defer follower.Done()
 	defer se.logs.through(follower.Above)()

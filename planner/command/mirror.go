@@ -81,7 +81,6 @@ func (se *session) unfinished(ctx context.Context, p *planned) (run.Run, error) 
 	if err != nil {
 		return run.Run{}, err
 	}
-	defer tracker.Stop()
 	status, err := tracker.Status(ctx)
 	if err != nil || status.Over() {
 		return run.Run{}, err

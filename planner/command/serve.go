@@ -109,7 +109,6 @@ func (se *session) serve(ctx context.Context, s *settings, probes *service.Endpo
 		group.Go(func() error { return se.Keep(ctx) })
 	}
 	look := overview.New(overview.Sources{Runs: se.runs, Failures: se.failures, Budget: se.budget}, se.name, s.web.MaxAge)
-	defer look.Close()
 	planning := &planning{settings: s, session: se, log: log}
 	page.Show(&web.Site{
 		Mirror: se.name, Overview: look, Failures: se.failures, Actions: planning, Schedule: planning.state, Zone: s.timetable.zone,

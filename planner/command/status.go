@@ -78,7 +78,6 @@ func (se *session) status(ctx context.Context, id string) (run.Status, error) {
 	if err != nil {
 		return run.Status{}, err
 	}
-	defer tracker.Stop()
 	return tracker.Status(ctx)
 }
 
@@ -103,7 +102,6 @@ func (se *session) stream(ctx context.Context, id string, out io.Writer) error {
 	if err != nil {
 		return err
 	}
-	defer tracker.Stop()
 	changes := newLineWriter(out)
 	for {
 		start := time.Now()

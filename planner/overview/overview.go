@@ -65,15 +65,9 @@ type Reader struct {
 	ledger   *run.Ledger
 	counter  *failure.Counter
 	byName   map[string][]run.Entry
-	trackers map[string]tracker // of runs that are not over, by name and id
-	ended    map[string]ended   // by name and id
+	trackers map[string]*run.Tracker // of runs that are not over, by name and id
+	ended    map[string]ended        // by name and id
 	last     Overview
-}
-
-// tracker follows a run until cancel.
-type tracker struct {
-	*run.Tracker
-	cancel context.CancelFunc
 }
 
 // ended is the last status of a run that is over.
@@ -88,18 +82,9 @@ type ended struct {
 func New(s Sources, own string, maxAge time.Duration) *Reader {
 	r := &Reader{
 		sources: s, own: own, maxAge: maxAge, now: time.Now, turn: make(chan struct{}, 1),
-		ledger: s.Runs.Ledger(), counter: s.Failures.Counter(), trackers: map[string]tracker{}, ended: map[string]ended{},
+		ledger: s.Runs.Ledger(), counter: s.Failures.Counter(), trackers: map[string]*run.Tracker{}, ended: map[string]ended{},
 	}
 	return r
-}
-
-// Close ends following runs.
-func (r *Reader) Close() {
-	r.turn <- struct{}{}
-	defer func() { <-r.turn }()
-	for key := range r.trackers {
-		r.untrack(key)
-	}
 }
 
 // alone calls read while no other goroutine reads. It returns the error of ctx if that ends before.
@@ -186,18 +171,12 @@ func (r *Reader) forget() {
 	}
 	for k := range r.trackers {
 		if !there[k] {
-			r.untrack(k)
+			delete(r.trackers, k)
 		}
 	}
 }
 
 func key(e run.Entry) string { return e.Name + "." + e.ID }
-
-func (r *Reader) untrack(key string) {
-	r.trackers[key].Stop()
-	r.trackers[key].cancel()
-	delete(r.trackers, key)
-}
 
 // status returns how a run stands. A run that is over is looked at once.
 func (r *Reader) status(ctx context.Context, e run.Entry) (run.Status, error) {
@@ -205,10 +184,15 @@ func (r *Reader) status(ctx context.Context, e run.Entry) (run.Status, error) {
 	if known, ok := r.ended[k]; ok && known.revision == e.Revision && (known.until.IsZero() || r.now().Before(known.until)) {
 		return known.status, nil
 	}
-	if err := r.track(ctx, e); err != nil {
-		return run.Status{}, err
+	t := r.trackers[k]
+	if t == nil {
+		var err error
+		if t, err = r.sources.Runs.Track(ctx, e.Name, e.ID); err != nil {
+			return run.Status{}, err
+		}
+		r.trackers[k] = t
 	}
-	status, err := r.trackers[k].Status(ctx)
+	status, err := t.Status(ctx)
 	if err != nil {
 		return run.Status{}, err
 	}
@@ -218,27 +202,7 @@ func (r *Reader) status(ctx context.Context, e run.Entry) (run.Status, error) {
 			over.until = r.now().Add(lostAgain)
 		}
 		r.ended[k] = over
-		r.untrack(k)
+		delete(r.trackers, k)
 	}
 	return status, nil
-}
-
-// track follows a run, beyond the request that it is first asked for.
-func (r *Reader) track(ctx context.Context, e run.Entry) error {
-	if _, ok := r.trackers[key(e)]; ok {
-		return nil
-	}
-	following, cancel := context.WithCancel(context.WithoutCancel(ctx))
-	stop := context.AfterFunc(ctx, cancel)
-	t, err := r.sources.Runs.Track(following, e.Name, e.ID)
-	if err == nil && !stop() {
-		t.Stop()
-		err = context.Cause(ctx)
-	}
-	if err != nil {
-		cancel()
-		return err
-	}
-	r.trackers[key(e)] = tracker{t, cancel}
-	return nil
 }

@@ -38,7 +38,6 @@ func open(t *testing.T) *read {
 	require.NoError(t, err)
 	t.Cleanup(limits.Close)
 	r := &read{Reader: New(Sources{Runs: runs, Failures: failure.NewStore(b, quiet), Budget: limits}, name, maxAge), t: t, b: b}
-	t.Cleanup(r.Close)
 	r.now = func() time.Time { return time.Now().Add(r.passed) }
 	return r
 }

@@ -75,7 +75,6 @@ func (d *desk) status(r run.Run) run.Status {
 	d.t.Helper()
 	tracker, err := d.Runs.Track(d.t.Context(), name, r.ID)
 	require.NoError(d.t, err)
-	defer tracker.Stop()
 	st, err := tracker.Status(d.t.Context())
 	require.NoError(d.t, err)
 	return st

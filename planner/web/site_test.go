@@ -54,7 +54,6 @@ func newFixture(t *testing.T) *fixture {
 	t.Cleanup(f.budget.Close)
 	f.failures = failure.NewStore(f.b, quiet)
 	look := overview.New(overview.Sources{Runs: f.runs, Failures: f.failures, Budget: f.budget}, mirror, 36*time.Hour)
-	t.Cleanup(look.Close)
 	f.site = &Site{
 		Mirror: mirror, Overview: look, Failures: f.failures, Actions: f.actions, Zone: time.UTC,
 		Schedule: func() Schedule { return Schedule{Next: time.Now().Add(5 * time.Hour)} },

@@ -1,7 +1,6 @@
 package run
 
 import (
-	"slices"
 	"testing"
 	"time"
 
@@ -32,13 +31,11 @@ func TestToPull(t *testing.T) {
 	}
 }
 
-// leaves waits until the run has only this left, in one registry.
-func (y *story) leaves(want Registry) (st Status) {
+// leaves requires that the run has only this left, in one registry.
+func (y *story) leaves(want Registry) Status {
 	y.t.Helper()
-	require.Eventually(y.t, func() bool {
-		st = y.now()
-		return slices.Equal(st.Registries, []Registry{want})
-	}, patience, 5*time.Millisecond, "%+v", want)
+	st := y.now()
+	require.Equal(y.t, []Registry{want}, st.Registries)
 	return st
 }
 

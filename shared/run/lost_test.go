@@ -106,12 +106,6 @@ func TestHeld(t *testing.T) {
 		require.Equal(t, state, y.now().State)
 	}
 
-	// The watch must not hide that it is done.
-	y.record("2", Progress{State: Running, Updated: now})
-	require.Equal(t, StateRunning, y.now().State)
-	y.Stop()
-	y.record("2", Progress{State: Done})
-	require.Equal(t, StateDone, y.now().State)
 }
 
 // TestLostWhileOthersGoOn: it is told before the end.
@@ -132,21 +126,6 @@ func TestNothingIsLostWhileItIsPublished(t *testing.T) {
 	y.r.Chunks, y.r.Published = 10, false
 	y.put()
 	y.becomes(StateWaiting, Chunks{Total: 10, Waiting: 3})
-}
-
-// TestALateWatchLosesNothing: a worker has recorded that it is done, and the watch has
-// not told of it.
-func TestALateWatchLosesNothing(t *testing.T) {
-	y := published(t, 2)
-	y.record("1", Progress{State: Running})
-	y.becomes(StateRunning, Chunks{Total: 2, Running: 1, Waiting: 1})
-	y.Stop()
-	y.record("1", Progress{State: Done})
-	y.gone(subject.Chunk, "1")
-	require.Equal(t, Chunks{Total: 2, Waiting: 1, Done: 1}, y.now().Chunks)
-	y.record("2", Progress{State: Done})
-	y.gone(subject.Chunk, "2")
-	require.Equal(t, StateDone, y.now().State)
 }
 
 // TestALostBucketIsNoEnd: of a run whose bucket was deleted, nobody knows that it is done.

@@ -1,12 +1,14 @@
-// Package run keeps what is known of each run: what the planner published, and
-// what the workers made of it. It only counts and describes; whether a run is
-// over is told by the stream alone.
+// Package run keeps records of runs: what the planner has published, and what the workers
+// have done. The records only count and describe; a run is over when the stream holds
+// none of its chunks.
 package run
 
 import (
 	"fmt"
 	"math/rand/v2"
 	"regexp"
+	"strconv"
+	"strings"
 	"time"
 
 	"github.com/osism/skopeo-worker/shared/exit"
@@ -19,7 +21,7 @@ const (
 	Keep = 30 * 24 * time.Hour
 )
 
-// ErrNotFound is returned where no run has the given id.
+// ErrNotFound is returned if no run has the given id.
 var ErrNotFound = exit.Usage.New("no such run")
 
 // The kinds of runs.
@@ -28,7 +30,7 @@ const (
 	KindRepublish = "republish"
 )
 
-// Run is what the planner did.
+// Run is what the planner has published.
 type Run struct {
 	Name        string        `json:"name"`
 	ID          string        `json:"run"`
@@ -40,8 +42,8 @@ type Run struct {
 	FirstDue    time.Time     `json:"first_due"`
 	Interval    time.Duration `json:"interval"`
 	Published   bool          `json:"published"`
-	// Fingerprint stands for the list and how it was split, so that `planner mirror`
-	// knows the run that it did not finish.
+	// Fingerprint identifies the list and how it was split. `planner mirror` recognises the
+	// run that it has not finished by it.
 	Fingerprint string `json:"fingerprint,omitempty"`
 	// Ended is StateCancelled or StateSuperseded if the run was ended before all of its
 	// chunks were done, and EndedAt is when. Workers drop the chunks of such a run.
@@ -49,8 +51,8 @@ type Run struct {
 	EndedAt time.Time `json:"ended_at,omitzero"`
 }
 
-// NewID returns the id of a run: it sorts by time, to the millisecond, and is one
-// token of a subject.
+// NewID returns the id of a run. Ids sort by time, to the millisecond, and are one token
+// of a subject.
 func NewID(now time.Time) string {
 	now = now.UTC()
 	return fmt.Sprintf("%s-%03d-%04x", now.Format("20060102-150405"), now.Nanosecond()/int(time.Millisecond), rand.N(1<<16))
@@ -68,7 +70,7 @@ type Tally struct {
 	Tagged    int `json:"tagged"`
 	Unchanged int `json:"unchanged"`
 	Skipped   int `json:"skipped"`
-	Vanished  int `json:"vanished"` // the source has listed the tag, and denies it
+	Vanished  int `json:"vanished"` // the source has listed the tag, but does not have it
 	Failed    int `json:"failed"`
 	// Dropped images were not tried, or not tried again, because their run was cancelled
 	// or superseded. A repository that was not resolved by then counts as one.
@@ -133,7 +135,7 @@ const (
 	Running = "running"
 	Snoozed = "snoozed"
 	Done    = "done"
-	Dropped = "dropped" // with its run, before it was tried or tried again
+	Dropped = "dropped" // because its run has ended
 )
 
 // Progress is how far a worker has come with one message.
@@ -143,7 +145,7 @@ type Progress struct {
 	Pulls   int       `json:"pulls"`
 	Bytes   int64     `json:"bytes"`
 	Due     time.Time `json:"due,omitzero"`   // of a snoozed message
-	Away    string    `json:"away,omitempty"` // the registry that a snoozed message waits for, where that is away
+	Away    string    `json:"away,omitempty"` // the registry that a snoozed message waits for, if it is away
 	Updated time.Time `json:"updated"`
 	// UnderWay are the copies of a running message, as of Updated.
 	UnderWay []Copy `json:"under_way,omitempty"`
@@ -154,10 +156,124 @@ func (p Progress) Over() bool { return p.State == Done || p.State == Dropped }
 
 // Copy is an image under way.
 type Copy struct {
-	Image       string    `json:"image"` // with one of its tags, as the list would have it
+	Image       string    `json:"image"` // with one of its tags, as in a list
 	Destination string    `json:"destination"`
 	Worker      string    `json:"worker"` // host name
-	Bytes       int64     `json:"bytes"`  // that the destination has taken so far
-	Rate        int64     `json:"rate"`   // of late, in bytes a second
+	Bytes       int64     `json:"bytes"`  // sent to the destination so far
+	Rate        int64     `json:"rate"`   // of the last seconds, in bytes a second
 	Since       time.Time `json:"since"`
+}
+
+// copiesKnownFor is how long copies count as under way after a worker has recorded them,
+// which it does every few seconds. A worker that has died is noticed within a minute.
+const copiesKnownFor = time.Minute
+
+// copies returns the copies that are under way, or nil if that is not known any more.
+func (p Progress) copies() []Copy {
+	if time.Since(p.Updated) > copiesKnownFor {
+		return nil
+	}
+	return p.UnderWay
+}
+
+// due returns the time of a planned chunk.
+func (r Run) due(token string) time.Time {
+	number, err := strconv.Atoi(strings.SplitN(token, "p", 2)[0])
+	if err != nil {
+		return time.Time{}
+	}
+	return r.FirstDue.Add(time.Duration(number-1) * r.Interval)
+}
+
+// The states of a run.
+const (
+	StateWaiting    = "waiting"
+	StateRunning    = "running"
+	StateSnoozed    = "snoozed"
+	StateDone       = "done"
+	StateFailed     = "failed" // over, with failures
+	StateCancelled  = "cancelled"
+	StateSuperseded = "superseded"
+	StateLost       = "lost" // over, with chunks that are neither done nor dropped
+)
+
+// Chunks counts the chunks of a run by their state.
+type Chunks struct {
+	Total   int `json:"total"`
+	Waiting int `json:"waiting"`
+	Running int `json:"running"`
+	Snoozed int `json:"snoozed"`
+	Done    int `json:"done"`
+	// Dropped chunks belong to a run that was cancelled or superseded, and no worker has
+	// them. Some of their images may have been mirrored.
+	Dropped int `json:"dropped"`
+	// Lost chunks are not done, and the broker does not hold them, though nobody has ended
+	// the run.
+	Lost int `json:"lost"`
+}
+
+// Registry is what a registry allows, and what a run has left to pull from it. A
+// destination is included if it is closed.
+type Registry struct {
+	Registry    string     `json:"registry"`
+	Limit       int        `json:"limit"`
+	Window      string     `json:"window"`
+	Spent       int        `json:"spent"`
+	Free        *int       `json:"free"` // nil if pulls are not counted
+	ClosedUntil *time.Time `json:"closed_until"`
+	// ClosedSince is since when the registry is away; nil if it is not. It is probed at
+	// ClosedUntil, and away until a probe succeeds.
+	ClosedSince *time.Time `json:"closed_since,omitempty"`
+	Reason      string     `json:"reason"`
+	NextSlot    *time.Time `json:"next_slot"`
+	// ToPull is an estimate of the manifests that are left to pull; ToPullAtLeast is true
+	// if there are more.
+	ToPull        int  `json:"to_pull"`
+	ToPullAtLeast bool `json:"to_pull_at_least"`
+	// EstimatedDone is when the budget allows the last of ToPull; nil if it allows it now.
+	EstimatedDone *time.Time `json:"estimated_done"`
+}
+
+// Status is the state of a run. Its JSON is the output of planner status -o json.
+type Status struct {
+	Name     string     `json:"name"`
+	Run      string     `json:"run"`
+	State    string     `json:"state"`
+	Chunks   Chunks     `json:"chunks"`
+	Images   Tally      `json:"images"`
+	Pulls    int        `json:"pulls"`
+	Bytes    int64      `json:"bytes"`
+	Started  time.Time  `json:"started"`
+	Finished *time.Time `json:"finished"`
+	NextDue  *time.Time `json:"next_due"`
+	// EstimatedDone is the earliest time at which the run can be done, given its schedule
+	// and the budgets; nil if only the work itself takes time.
+	EstimatedDone *time.Time `json:"estimated_done"`
+	// EstimatedAtLeast is true if there is more to pull than is known.
+	EstimatedAtLeast bool       `json:"estimated_at_least"`
+	Registries       []Registry `json:"registries"`
+	UnderWay         []Copy     `json:"under_way"` // the oldest first
+	// Failures are kept under the mirror name, whichever run they come from.
+	Failures Failures `json:"failures"`
+	// Away are the registries that are away, if everything that is left waits for them.
+	Away []string `json:"-"`
+}
+
+// Failures counts the failures that are kept under a mirror name. The planner fills it in.
+type Failures struct {
+	Images     int `json:"images"`     // failed images of the list
+	LeftList   int `json:"left_list"`  // failed images that have left the list
+	Unreadable int `json:"unreadable"` // messages among the failures that are not records
+}
+
+// NotBefore sets EstimatedDone to t if it is earlier.
+func (s *Status) NotBefore(t time.Time) {
+	if s.EstimatedDone == nil || s.EstimatedDone.Before(t) {
+		s.EstimatedDone = &t
+	}
+}
+
+// Over reports whether nothing of the run is left to do.
+func (s Status) Over() bool {
+	return s.State != StateWaiting && s.State != StateRunning && s.State != StateSnoozed
 }

@@ -142,7 +142,7 @@ func TestForeignEntries(t *testing.T) {
 			name + "." + r.ID + ".quay=2Eio.2", name + "." + r.ID + ".quay=2Eio", name + "." + r.ID + ".a.b.c",
 		} {
 			for _, data := range []string{"", "\xff\xfe", "[]", "{}", run} {
-				server.Alien(t, prefix+key, header, []byte(data))
+				server.Alien(t, "$KV."+Bucket+"."+key, header, []byte(data))
 			}
 		}
 	}
@@ -156,7 +156,6 @@ func TestForeignEntries(t *testing.T) {
 	require.Zero(t, p.Images)
 	tracker, err := s.Track(t.Context(), name, r.ID)
 	require.NoError(t, err)
-	t.Cleanup(tracker.Stop)
 	st, err := tracker.Status(t.Context())
 	require.NoError(t, err)
 	require.Equal(t, StateDone, st.State)

@@ -1,7 +1,6 @@
 package run
 
 import (
-	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -16,22 +15,16 @@ import (
 	"github.com/osism/skopeo-worker/shared/subject"
 )
 
-const (
-	// stream is the bucket's, and prefix what its subjects begin with.
-	stream = "KV_" + Bucket
-	prefix = "$KV." + Bucket + "."
-)
+// stream is the stream of the bucket.
+const stream = "KV_" + Bucket
 
 // Store reads and writes runs.
 type Store struct {
 	kv jetstream.KeyValue
 	b  *broker.Broker
-	// read returns the last message of a key as the bucket's leader has it. A replica may
-	// be behind, and would not know of a run that it was ended.
-	read func(ctx context.Context, key string) (*jetstream.RawStreamMsg, error)
 }
 
-// Open returns the store of a broker, and creates its bucket where there is none.
+// Open returns the store of a broker, and creates its bucket if it is missing.
 func Open(ctx context.Context, b *broker.Broker) (*Store, error) {
 	kv, err := b.Bucket(ctx, jetstream.KeyValueConfig{
 		Bucket:      Bucket,
@@ -41,10 +34,7 @@ func Open(ctx context.Context, b *broker.Broker) (*Store, error) {
 	if err != nil {
 		return nil, err
 	}
-	read := func(ctx context.Context, key string) (*jetstream.RawStreamMsg, error) {
-		return b.Last(ctx, stream, prefix+key)
-	}
-	return &Store{kv: kv, b: b, read: read}, nil
+	return &Store{kv: kv, b: b}, nil
 }
 
 // Put stores the run.
@@ -93,7 +83,7 @@ func (s *Store) Report(ctx context.Context, a subject.Address, p Progress, last 
 		return last, err
 	}
 	revision, err := s.kv.Update(ctx, progressKey(a), data, last)
-	if errors.Is(err, jetstream.ErrKeyRevisionMismatch) || errors.Is(err, jetstream.ErrKeyExists) || errors.Is(broker.Conflict(err), broker.ErrConflict) {
+	if errors.Is(err, broker.ErrConflict) {
 		err = ErrOvertaken
 	}
 	if err != nil {
@@ -106,15 +96,15 @@ func (s *Store) Report(ctx context.Context, a subject.Address, p Progress, last 
 // bucket's leader has it. If nothing was recorded, or the entry is not a progress, p is
 // empty.
 func (s *Store) Progress(ctx context.Context, a subject.Address) (p Progress, revision uint64, err error) {
-	m, err := s.read(ctx, progressKey(a))
-	if errors.Is(err, jetstream.ErrMsgNotFound) {
+	e, err := s.kv.Get(ctx, progressKey(a))
+	if errors.Is(err, jetstream.ErrKeyNotFound) {
 		return p, 0, nil
 	}
 	if err != nil {
 		return p, 0, fmt.Errorf("reading the progress of chunk %s of run %s: %w", a.Token, a.Run, err)
 	}
-	p, _ = parseProgress(m.Data)
-	return p, m.Sequence, nil
+	p, _ = parseProgress(e.Value())
+	return p, e.Revision(), nil
 }
 
 // parseProgress reads the progress of a message. It returns false if data is not one.
@@ -129,9 +119,9 @@ func parseProgress(data []byte) (Progress, bool) {
 // AllProgress returns what was last recorded of each message of a run.
 func (s *Store) AllProgress(ctx context.Context, name, id string) (map[subject.Address]Progress, error) {
 	all := map[subject.Address]Progress{}
-	_, err := s.changes(ctx, name+"."+id+".>", 0, func(key string, _ uint64, data []byte) {
-		registry, token, _ := strings.Cut(strings.TrimPrefix(key, name+"."+id+"."), ".")
-		if p, ok := parseProgress(data); ok {
+	_, err := s.b.Entries(ctx, Bucket, name+"."+id+".>", 0, func(e jetstream.KeyValueEntry) {
+		registry, token, _ := strings.Cut(strings.TrimPrefix(e.Key(), name+"."+id+"."), ".")
+		if p, ok := parseProgress(e.Value()); ok {
 			all[subject.Address{Name: name, Run: id, Registry: registry, Token: token}] = p
 		}
 	})
@@ -142,7 +132,7 @@ func progressKey(a subject.Address) string {
 	return a.Name + "." + a.Run + "." + a.Registry + "." + a.Token
 }
 
-// Get returns a run by its id, or the newest of the mirror name where id is empty.
+// Get returns a run by its id, or the newest of the mirror name if id is empty.
 func (s *Store) Get(ctx context.Context, name, id string) (Run, error) {
 	if id != "" {
 		e, err := s.entry(ctx, name, id)
@@ -164,75 +154,72 @@ func (s *Store) entry(ctx context.Context, name, id string) (Entry, error) {
 	if !subject.ValidToken(id) {
 		return Entry{}, unknown
 	}
-	m, err := s.read(ctx, name+"."+id)
-	if errors.Is(err, jetstream.ErrMsgNotFound) {
+	e, err := s.kv.Get(ctx, name+"."+id)
+	if errors.Is(err, jetstream.ErrKeyNotFound) {
 		return Entry{}, unknown
 	}
 	if err != nil {
 		return Entry{}, fmt.Errorf("reading run %s: %w", id, err)
 	}
-	r, ok := parse(name+"."+id, m.Data)
+	r, ok := parse(e)
 	if !ok {
 		return Entry{}, unknown
 	}
-	return Entry{Run: r, Revision: m.Sequence}, nil
+	return Entry{Run: r, Revision: e.Revision()}, nil
 }
 
-// parse reads a run from the entry with the given key. It returns false if the entry was
-// deleted, is not a run, or is one of another key.
-func parse(key string, data []byte) (Run, bool) {
+// parse reads a run from an entry. It returns false if the entry was deleted, is not a run,
+// or is one of another key.
+func parse(e jetstream.KeyValueEntry) (Run, bool) {
 	var r Run
-	err := json.Unmarshal(data, &r)
-	return r, err == nil && subject.ValidName(r.Name) && key == r.Name+"."+r.ID
+	err := json.Unmarshal(e.Value(), &r)
+	return r, err == nil && subject.ValidName(r.Name) && e.Key() == r.Name+"."+r.ID
 }
 
 // List returns the runs of a mirror name, the newest first.
 func (s *Store) List(ctx context.Context, name string) ([]Run, error) {
-	watch, err := s.kv.Watch(ctx, name+".*", jetstream.IgnoreDeletes())
+	var runs []Run
+	_, err := s.b.Entries(ctx, Bucket, name+".*", 0, func(e jetstream.KeyValueEntry) {
+		if r, ok := parse(e); ok {
+			runs = append(runs, r)
+		}
+	})
 	if err != nil {
 		return nil, fmt.Errorf("listing the runs of %s: %w", name, err)
 	}
-	defer func() { _ = watch.Stop() }()
-	var runs []Run
-	for entry := range watch.Updates() {
-		if entry == nil {
-			slices.SortFunc(runs, func(a, b Run) int { return strings.Compare(b.ID, a.ID) })
-			return runs, nil
-		}
-		if r, ok := parse(entry.Key(), entry.Value()); ok {
-			runs = append(runs, r)
-		}
-	}
-	return nil, fmt.Errorf("listing the runs of %s: %w", name, cmp.Or(context.Cause(ctx), errClosed))
+	slices.SortFunc(runs, func(a, b Run) int { return strings.Compare(b.ID, a.ID) })
+	return runs, nil
 }
 
-// errClosed is why a watch ends that nobody has stopped.
-var errClosed = errors.New("the connection was closed")
-
-// Update changes a run, again and again until nobody else has changed it in between.
+// Update changes a run. It calls change again if another process has changed the run in
+// between.
 func (s *Store) Update(ctx context.Context, name, id string, change func(*Run)) (Run, error) {
-	for {
-		e, err := s.entry(ctx, name, id)
-		if err != nil {
-			return Run{}, err
-		}
-		change(&e.Run)
-		data, err := json.Marshal(e.Run)
-		if err != nil {
-			return Run{}, err
-		}
-		_, err = s.kv.Update(ctx, e.key(), data, e.Revision)
-		if errors.Is(err, jetstream.ErrKeyRevisionMismatch) {
-			continue
-		}
-		if err != nil {
-			return Run{}, fmt.Errorf("storing run %s: %w", id, err)
-		}
-		return e.Run, nil
+	unknown := fmt.Errorf("%w: %s under the name %s", ErrNotFound, id, name)
+	if !subject.ValidToken(id) {
+		return Run{}, unknown
 	}
+	var r Run
+	_, err := broker.Update(ctx, s.kv, name+"."+id, func(e jetstream.KeyValueEntry) ([]byte, error) {
+		ok := e != nil
+		if ok {
+			r, ok = parse(e)
+		}
+		if !ok {
+			return nil, unknown
+		}
+		change(&r)
+		return json.Marshal(r)
+	})
+	switch {
+	case errors.Is(err, ErrNotFound):
+		return Run{}, err
+	case err != nil:
+		return Run{}, fmt.Errorf("storing run %s: %w", id, err)
+	}
+	return r, nil
 }
 
-// End marks a run as cancelled or superseded. One that has been ended stays as it is.
+// End marks a run as cancelled or superseded. If it has ended already, it stays as it is.
 func (s *Store) End(ctx context.Context, name, id, state string) error {
 	_, err := s.Update(ctx, name, id, func(r *Run) {
 		if r.Ended == "" {
@@ -240,4 +227,77 @@ func (s *Store) End(ctx context.Context, name, id, state string) error {
 		}
 	})
 	return err
+}
+
+// sweepKey is the key of when overdue schedules were last looked for. It has one token, so
+// it is not the key of a run.
+const sweepKey = "swept"
+
+// ClaimSweep reports whether the caller is the one to look for overdue schedules now: no
+// other process has within the interval.
+func (s *Store) ClaimSweep(ctx context.Context, now time.Time, interval time.Duration) (bool, error) {
+	revision, err := broker.Update(ctx, s.kv, sweepKey, func(last jetstream.KeyValueEntry) ([]byte, error) {
+		// The tickers and clocks of the callers are not in step.
+		if last != nil && now.Sub(last.Created()) < interval*9/10 {
+			return nil, nil
+		}
+		return json.Marshal(now.UTC())
+	})
+	return revision > 0, err
+}
+
+// Overdue returns the subjects of schedules that, by what is known of their runs,
+// should have fired before the given time, and subjects that are not those of schedules.
+// The caller decides by the messages themselves. If one of the subjects cannot be used as a
+// filter, Overdue returns one for all schedules under the same root.
+func (s *Store) Overdue(ctx context.Context, before time.Time) ([]string, error) {
+	var suspects []string
+	runs := map[string]Run{}
+	for _, root := range []string{subject.Plan, subject.Later} {
+		info, err := s.b.Stream.Info(ctx, jetstream.WithSubjectFilter(root+".>"))
+		if err != nil {
+			return nil, fmt.Errorf("listing schedules: %w", err)
+		}
+		var below []string
+		for subj := range info.State.Subjects {
+			a, err := subject.ParseAddress(subj)
+			if err != nil {
+				// A wildcard, or not UTF-8 and so changed in the broker's answer.
+				if strings.ContainsAny(subj, "*>\ufffd") {
+					below = []string{root + ".>"}
+					break
+				}
+				below = append(below, subj)
+				continue
+			}
+			due, err := s.due(ctx, root, a, runs)
+			if err != nil {
+				return nil, err
+			}
+			if due.Before(before) {
+				below = append(below, subj)
+			}
+		}
+		suspects = append(suspects, below...)
+	}
+	return suspects, nil
+}
+
+// due returns when a schedule is to fire, or the zero time if that is not known.
+func (s *Store) due(ctx context.Context, root string, a subject.Address, runs map[string]Run) (time.Time, error) {
+	if root == subject.Later {
+		p, _, err := s.Progress(ctx, a)
+		return p.Due, err
+	}
+	key := a.Name + "." + a.Run
+	r, known := runs[key]
+	if !known {
+		var err error
+		r, err = s.Get(ctx, a.Name, a.Run)
+		if err != nil && !errors.Is(err, ErrNotFound) {
+			return time.Time{}, err
+		}
+		runs[key] = r
+	}
+	return r.due(a.Number()), nil
 }

@@ -24,17 +24,12 @@ func TestClaimSweep(t *testing.T) {
 	claims := func() int32 {
 		var callers sync.WaitGroup
 		callers.Add(workers)
-		all := &Store{kv: s.kv, b: b, read: func(ctx context.Context, key string) (*jetstream.RawStreamMsg, error) {
-			m, err := s.read(ctx, key)
-			callers.Done() // all have read before any of them writes
-			callers.Wait()
-			return m, err
-		}}
 		var claims atomic.Int32
 		var group errgroup.Group
 		for range workers {
 			group.Go(func() error {
-				claimed, err := all.ClaimSweep(t.Context(), time.Now(), interval)
+				one := &Store{kv: &together{KeyValue: s.kv, callers: &callers}, b: b}
+				claimed, err := one.ClaimSweep(t.Context(), time.Now(), interval)
 				if claimed {
 					claims.Add(1)
 				}
@@ -49,6 +44,22 @@ func TestClaimSweep(t *testing.T) {
 	require.Zero(t, claims())
 	require.Eventually(t, func() bool { return time.Since(start) > interval }, patience, 10*time.Millisecond)
 	require.EqualValues(t, 1, claims(), "the next one")
+}
+
+// together is a bucket whose callers all read before any of them writes.
+type together struct {
+	jetstream.KeyValue
+	callers *sync.WaitGroup
+	once    sync.Once
+}
+
+func (k *together) Get(ctx context.Context, key string) (jetstream.KeyValueEntry, error) {
+	e, err := k.KeyValue.Get(ctx, key)
+	k.once.Do(func() {
+		k.callers.Done()
+		k.callers.Wait()
+	})
+	return e, err
 }
 
 func TestOverdue(t *testing.T) {

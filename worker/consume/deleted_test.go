@@ -58,7 +58,6 @@ func (b *harness) planEach(t *testing.T, tags ...string) *run.Tracker {
 	}
 	tracker, err := b.runs.Track(t.Context(), name, runID)
 	require.NoError(t, err)
-	t.Cleanup(tracker.Stop)
 	return tracker
 }
 

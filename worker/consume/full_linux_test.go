@@ -51,7 +51,6 @@ func TestFullEmbeddedStore(t *testing.T) {
 	err := c.Run(t.Context())
 	require.ErrorIs(t, err, broker.ErrFull)
 	require.ErrorContains(t, err, "the broker's disk is full (DATA_DIR="+disk.Path+"): free some space, then run the command again")
-	tracker.Stop()
 	b.Close()
 
 	disk.Free()
@@ -60,7 +59,6 @@ func TestFullEmbeddedStore(t *testing.T) {
 	require.NoError(t, err)
 	tracker, err = b.runs.Track(t.Context(), name, runID)
 	require.NoError(t, err)
-	t.Cleanup(tracker.Stop)
 	start(t, b.consumer(t))
 	require.Equal(t, 2, over(t, tracker).Images.Total)
 	b.mirrored(t, "1", "2")

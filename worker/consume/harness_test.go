@@ -158,7 +158,6 @@ func (b *harness) plan(t *testing.T, c message.Chunk) *run.Tracker {
 	b.send(t, b.address("000001").Under(subject.Chunk), data)
 	tracker, err := b.runs.Track(t.Context(), name, runID)
 	require.NoError(t, err)
-	t.Cleanup(tracker.Stop)
 	return tracker
 }
 

@@ -124,7 +124,7 @@ func (f *Fleet) keep(ctx context.Context, p picture, revision uint64) error {
 	if err == nil {
 		_, err = f.kv.Update(ctx, keyFleet, data, revision)
 	}
-	if err != nil && !errors.Is(err, jetstream.ErrKeyExists) && !errors.Is(err, jetstream.ErrKeyRevisionMismatch) {
+	if err != nil && !errors.Is(err, broker.ErrConflict) {
 		return fmt.Errorf("storing how the fleet stands: %w", err)
 	}
 	return nil
