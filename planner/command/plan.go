@@ -91,7 +91,7 @@ type planned struct {
 	owner       plan.Owner
 	name        string
 	destination string
-	selection   plan.Selection
+	chunking    plan.Chunking
 	started     time.Time
 	chunks      []plan.Chunk
 	limits      map[string]budget.Limit
@@ -116,14 +116,14 @@ func prepare(ctx context.Context, s *settings, stdin io.Reader, warnings io.Writ
 		owner:       plan.Owner{Source: list.Shown(s.job.Source), Destination: s.job.destination.String()},
 		name:        s.name.Name,
 		destination: s.job.destination.String(),
-		selection:   s.job.slice(),
+		chunking:    s.job.chunking(),
 		limits:      s.job.limits,
 		started:     time.Now(),
 		has:         l.Has(),
 	}
-	p.chunks = p.selection.Split(l.Entries, p.started)
+	p.chunks = p.chunking.Split(l.Entries, p.started)
 	hash := sha256.New()
-	_, _ = fmt.Fprintf(hash, "%s\n%+v\n%s\n%s", p.destination, p.selection, s.job.defaults.Hash(), data)
+	_, _ = fmt.Fprintf(hash, "%s\n%+v\n%s\n%s", p.destination, p.chunking, s.job.defaults.Hash(), data)
 	p.fingerprint = hex.EncodeToString(hash.Sum(nil))
 	return p, nil
 }
@@ -140,11 +140,11 @@ func (p *planned) publish(ctx context.Context, se *session, force bool) (run.Run
 		Name: p.name, ID: run.NewID(p.started), Kind: run.KindPlan, Destination: p.destination,
 		Started: p.started.UTC(), FirstDue: p.started.UTC(), Fingerprint: p.fingerprint,
 	}
-	if p.selection.Full() {
-		r.Interval = p.selection.Interval
+	if p.chunking.Full() {
+		r.Interval = p.chunking.Interval
 	}
 	publisher := plan.Publisher{Broker: se.Broker, Runs: se.runs, Failures: se.failures}
-	r, err := publisher.Publish(ctx, r, p.chunks, p.selection.Full())
+	r, err := publisher.Publish(ctx, r, p.chunks, p.chunking.Full())
 	if err == nil {
 		p.markLeft(ctx, se)
 	}
@@ -154,7 +154,7 @@ func (p *planned) publish(ctx context.Context, se *session, force bool) (run.Run
 // markLeft marks the failures of images that the list no longer has, if this is a plan of
 // the whole list. If it fails, the next plan does it.
 func (p *planned) markLeft(ctx context.Context, se *session) {
-	if !p.selection.Full() {
+	if !p.chunking.Full() {
 		return
 	}
 	marked, err := se.failures.MarkLeft(ctx, p.name, p.has, p.started)

@@ -112,8 +112,8 @@ func reason(err error) string {
 	return strings.Join(texts, "; ")
 }
 
-func (j *job) slice() plan.Selection {
-	return plan.Selection{Size: j.Size, Number: j.Number, Interval: j.Interval}
+func (j *job) chunking() plan.Chunking {
+	return plan.Chunking{Size: j.Size, Number: j.Number, Interval: j.Interval}
 }
 
 // outages says how long a command that follows a run waits for registries.

@@ -22,7 +22,7 @@ func chunks(t *testing.T) []Chunk {
 	require.NoError(t, err)
 	l, err := list.Parse([]byte("containers: [quay.io/osism/osism:1, quay.io/osism/osism:2]"), "list", destination, selection.Selection{})
 	require.NoError(t, err)
-	return Selection{Size: 1}.Split(l.Entries, time.Now().Add(time.Hour))
+	return Chunking{Size: 1}.Split(l.Entries, time.Now().Add(time.Hour))
 }
 
 // TestTheFirstPlanPurgesNothing: servers differ in what they take a purge below the

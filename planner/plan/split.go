@@ -19,20 +19,20 @@ type Chunk struct {
 	Entries  []list.Entry
 }
 
-// Selection is which chunks of a list are made.
-type Selection struct {
+// Chunking is how a list is split, and which of its chunks are made.
+type Chunking struct {
 	Size     int           // entries of a chunk; 0: the whole list is one
 	Number   int           // only this one, from 1; 0: all
 	Interval time.Duration // chunk k is due (k-1) times this after the first
 }
 
-// Full reports whether the selection covers the whole list.
-func (s Selection) Full() bool { return s.Number == 0 }
+// Full reports whether all chunks are made.
+func (c Chunking) Full() bool { return c.Number == 0 }
 
 // Split cuts the entries into chunks, the first of which is due at start. A number
-// that is out of range makes no chunks.
-func (s Selection) Split(entries []list.Entry, start time.Time) []Chunk {
-	size := s.Size
+// out of range makes no chunks.
+func (c Chunking) Split(entries []list.Entry, start time.Time) []Chunk {
+	size := c.Size
 	if size == 0 {
 		size = max(1, len(entries))
 	}
@@ -40,9 +40,9 @@ func (s Selection) Split(entries []list.Entry, start time.Time) []Chunk {
 	for number := 1; (number-1)*size < len(entries); number++ {
 		due := start
 		switch {
-		case s.Full():
-			due = start.Add(time.Duration(number-1) * s.Interval)
-		case s.Number != number:
+		case c.Full():
+			due = start.Add(time.Duration(number-1) * c.Interval)
+		case c.Number != number:
 			continue
 		}
 		slice := entries[(number-1)*size : min(number*size, len(entries))]
