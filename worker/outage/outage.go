@@ -116,9 +116,9 @@ func answered(err error) bool {
 	return errors.As(err, &asked) && asked.Status != 0 && outcome.Classify(err) != outcome.Limited
 }
 
-// Copy runs a skopeo process that copies the manifest with this digest, when both registries
+// GuardCopy runs a skopeo process that copies the manifest with this digest, when both registries
 // are open. Its error wraps a *budget.SpentError if one of them is closed.
-func (t *Tracker) Copy(ctx context.Context, source, destination reference.Repository, digest reference.Digest, run func(context.Context) error) error {
+func (t *Tracker) GuardCopy(ctx context.Context, source, destination reference.Repository, digest reference.Digest, run func(context.Context) error) error {
 	from, to := place{source.Registry(), budget.Fetch}, place{destination.Registry(), budget.Push}
 	leaveSource, err := t.enter(ctx, from, source)
 	if err != nil {

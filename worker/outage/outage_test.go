@@ -259,7 +259,7 @@ func TestStrangeCertificate(t *testing.T) {
 			r := registrytest.New(t, registrytest.WithTLS())
 			w := newWorker(t, brokertest.Embedded(t))
 			if worked {
-				require.NoError(t, w.Copy(t.Context(), at(r, "a"), reference.MustRepository("target.example.com/a"), reference.DigestOf(nil),
+				require.NoError(t, w.GuardCopy(t.Context(), at(r, "a"), reference.MustRepository("target.example.com/a"), reference.DigestOf(nil),
 					func(context.Context) error { return nil }))
 			}
 			_, err := w.client.Head(t.Context(), at(r, "a"), reference.MustTag("1"))
@@ -306,7 +306,7 @@ func TestNothingIsThere(t *testing.T) {
 	r, to := pushed(t, "a"), registrytest.New(t)
 	w = newWorker(t, brokertest.Embedded(t), r.Host(), to.Host())
 	copied := func() error {
-		return w.Copy(t.Context(), at(r, "a"), at(to, "a"), reference.DigestOf(nil), func(context.Context) error {
+		return w.GuardCopy(t.Context(), at(r, "a"), at(to, "a"), reference.DigestOf(nil), func(context.Context) error {
 			return &skopeo.Error{ExitCode: 1, Side: skopeo.Source, Registry: r.Host(), Err: errors.New("exit status 1"),
 				Reason: "reading blob: Error fetching blob: invalid status code from registry 404 (Not Found)"}
 		})
@@ -357,7 +357,7 @@ func TestSourceFails(t *testing.T) {
 			w.Known(at(from, "fine"), at(to, "mirror/fine"), reference.MustDigest(digest))
 			from.Inject(test.fault)
 			for i, repository := range []string{"a", "b", "c", "d"} {
-				err := w.Copy(t.Context(), at(from, repository), at(to, "mirror/"+repository), reference.MustDigest(digest), func(context.Context) error {
+				err := w.GuardCopy(t.Context(), at(from, repository), at(to, "mirror/"+repository), reference.MustDigest(digest), func(context.Context) error {
 					return failed(from.Host())
 				})
 				require.Error(t, err)
@@ -377,7 +377,9 @@ func TestCopyThatDoesNotSay(t *testing.T) {
 	ended := func(context.Context) error {
 		return &skopeo.Error{ExitCode: -1, Reason: "gave up after 30m", Err: context.DeadlineExceeded}
 	}
-	copied := func() error { return w.Copy(t.Context(), at(from, "a"), at(to, "a"), reference.DigestOf(nil), ended) }
+	copied := func() error {
+		return w.GuardCopy(t.Context(), at(from, "a"), at(to, "a"), reference.DigestOf(nil), ended)
+	}
 	require.False(t, closed(copied()))
 	to.Inject(registrytest.Fault{Hang: true})
 	require.True(t, closed(copied()))
@@ -404,7 +406,7 @@ func TestOneProbeAtATime(t *testing.T) {
 		ended := make(chan error)
 		for i := range 8 {
 			go func() {
-				ended <- w.Copy(t.Context(), reference.MustRepository("source.example.com/a"), at(r, "a"), reference.DigestOf([]byte{byte(i)}), func(context.Context) error {
+				ended <- w.GuardCopy(t.Context(), reference.MustRepository("source.example.com/a"), at(r, "a"), reference.DigestOf([]byte{byte(i)}), func(context.Context) error {
 					tried.Add(1)
 					n := running.Add(1)
 					most.Store(max(most.Load(), n))

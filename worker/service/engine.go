@@ -66,8 +66,8 @@ func (n *network) copying(mirrorName string) guard {
 		}
 	}
 	return func(ctx context.Context, source, destination reference.Repository, digest reference.Digest, run func(context.Context) error) error {
-		return n.outages.Copy(ctx, source, destination, digest, func(ctx context.Context) error {
-			return n.throttle.Copy(ctx, mirrorName, source, destination, n.timed(source, run))
+		return n.outages.GuardCopy(ctx, source, destination, digest, func(ctx context.Context) error {
+			return n.throttle.GuardCopy(ctx, mirrorName, source, destination, n.timed(source, run))
 		})
 	}
 }

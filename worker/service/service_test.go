@@ -13,11 +13,16 @@ import (
 	"testing"
 	"time"
 
+	"github.com/nats-io/nats.go/jetstream"
 	"github.com/stretchr/testify/require"
 
 	"github.com/osism/skopeo-worker/shared/broker"
 	"github.com/osism/skopeo-worker/shared/brokertest"
+	"github.com/osism/skopeo-worker/shared/budget"
+	"github.com/osism/skopeo-worker/shared/reference"
+	"github.com/osism/skopeo-worker/worker/metrics"
 	"github.com/osism/skopeo-worker/worker/policy"
+	"github.com/osism/skopeo-worker/worker/registrytest"
 	"github.com/osism/skopeo-worker/worker/skopeo"
 )
 
@@ -154,4 +159,43 @@ func TestNew(t *testing.T) {
 	} else {
 		require.ErrorIs(t, err, policy.ErrUnenforceable)
 	}
+}
+
+// TestPullsCountForTheirMirrorName: the pulls of a client are those of its mirror name.
+func TestPullsCountForTheirMirrorName(t *testing.T) {
+	r := registrytest.New(t)
+	repository := reference.MustRepository(r.Host() + "/team/app")
+	pushed, err := r.PushImage("team/app", "1", registrytest.Image{})
+	require.NoError(t, err)
+	digest := reference.MustDigest(pushed)
+	b := brokertest.Embedded(t)
+	store, err := budget.Open(t.Context(), b, quiet)
+	require.NoError(t, err)
+	t.Cleanup(store.Close)
+	limit := budget.Limit{Requests: 10, Window: time.Hour}
+	require.NoError(t, store.SetLimits(t.Context(), "one", map[string]budget.Limit{r.Host(): limit}))
+	for _, engine := range []string{EngineSkopeo, EngineBuiltin} {
+		s := &Service{metrics: metrics.New("test"), budget: store}
+		n := s.network(Config{Engine: engine, StallTimeout: time.Minute}, Registries{Insecure: []string{r.Host()}}, quiet)
+		connect := n.connector(nil, nil)
+		for _, name := range []string{"one", "two"} {
+			_, m := connect(name)
+			_, again := connect(name)
+			require.Same(t, m, again)
+			_, err := m.Registry.Get(t.Context(), repository, digest)
+			require.NoError(t, err)
+			require.NoError(t, m.Guard(t.Context(), repository, repository, digest, func(context.Context) error { return nil }))
+		}
+	}
+	spent := map[string]uint64{}
+	for info := range b.JS.ListStreams(t.Context(), jetstream.WithStreamListSubject("budget.window.>")).Info() {
+		stream, err := b.JS.Stream(t.Context(), info.Config.Name)
+		require.NoError(t, err)
+		all, err := stream.Info(t.Context(), jetstream.WithSubjectFilter(">"))
+		require.NoError(t, err)
+		for subject, n := range all.State.Subjects {
+			spent[subject[strings.LastIndex(subject, ".")+1:]] += n
+		}
+	}
+	require.Equal(t, map[string]uint64{"one": 3, "two": 3}, spent, "two requests and a copy by skopeo of each")
 }

@@ -226,9 +226,9 @@ func kindOf(request *http.Request) budget.Kind {
 	return budget.Other
 }
 
-// Copy runs a skopeo process that pulls one manifest of the source for a mirror name. It
+// GuardCopy runs a skopeo process that pulls one manifest of the source for a mirror name. It
 // first takes a token for the pull, and makes sure that neither registry is closed.
-func (t *Throttle) Copy(ctx context.Context, mirror string, source, destination reference.Repository, run func(context.Context) error) error {
+func (t *Throttle) GuardCopy(ctx context.Context, mirror string, source, destination reference.Repository, run func(context.Context) error) error {
 	from, to := source.Registry(), destination.Registry()
 	if closed := t.closed(to); closed != nil {
 		return closed
