@@ -16,7 +16,7 @@ import (
 // refusals are answers by which a registry says that it was asked too much.
 var refusals = registrytest.Answered(429)
 
-// TestFleetKeepsALimit: three workers spend what the registry tells it allows, and
+// TestFleetKeepsALimit: three workers spend what the registry says it allows, and
 // no more, though each of them could do it all.
 func TestFleetKeepsALimit(t *testing.T) {
 	t.Parallel()

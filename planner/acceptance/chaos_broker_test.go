@@ -98,7 +98,7 @@ func (b *brokerProcess) kill() {
 }
 
 func (b *brokerProcess) suspend(length time.Duration) {
-	b.mu.Lock() // so that nobody waits for a start meanwhile
+	b.mu.Lock() // so that no caller waits for a start meanwhile
 	defer b.mu.Unlock()
 	if b.command == nil {
 		return

@@ -46,7 +46,7 @@ func sources(c message.Chunk) (names []string) {
 // eight are the entries of the contract's example.
 var eight = strings.Split("abcdefgh", "")
 
-// noWorkerList is a list of eight repositories that nobody will ask for, of one
+// noWorkerList is a list of eight repositories that no worker will ask for, of one
 // registry but for those named.
 func noWorkerList(elsewhere ...string) string {
 	var b strings.Builder

@@ -50,7 +50,7 @@ func TestNewerPlanTakesThePlaceOfWhatIsDue(t *testing.T) {
 	require.Zero(t, s.source.Count(registrytest.In("osism/old")))
 }
 
-// TestCancelWhatIsDue: with nobody to work yet, and with a worker that has a chunk.
+// TestCancelWhatIsDue: without a worker, and with one that has a chunk.
 func TestCancelWhatIsDue(t *testing.T) {
 	t.Parallel()
 	s, _ := newFleet(t)

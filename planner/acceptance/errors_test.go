@@ -15,10 +15,10 @@ import (
 	"github.com/osism/skopeo-worker/shared/run"
 )
 
-// secret is what nobody may say.
+// secret must not appear in any output.
 const secret = "hunter2"
 
-// closedPort is an address on which nobody listens.
+// closedPort is an address without a listener.
 func closedPort(t *testing.T) string {
 	t.Helper()
 	listener, err := net.Listen("tcp", "127.0.0.1:0")

@@ -72,7 +72,7 @@ func TestStalled(t *testing.T) {
 	s.requireMirrored("osism/one")
 }
 
-// TestUnderWay: whoever looks sees what is copied, how much of it, and by whom.
+// TestUnderWay: status shows what is copied, how much of it, and by which worker.
 func TestUnderWay(t *testing.T) {
 	t.Parallel()
 	s, _ := newFleet(t)

@@ -10,7 +10,7 @@ import (
 	"github.com/osism/skopeo-worker/shared/run"
 )
 
-// TestLostRun: chunks that are gone at the broker, and that nobody has dropped, are never
+// TestLostRun: chunks that are gone at the broker, and that no command has dropped, are never
 // a normal end.
 func TestLostRun(t *testing.T) {
 	t.Parallel()

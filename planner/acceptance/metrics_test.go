@@ -46,7 +46,7 @@ func (p *process) scrape() map[string]float64 {
 }
 
 // TestMetrics: a run that went well, one with a failure, and one that a spent and a
-// closed registry have put off are told as they are; so is a broker that went away.
+// closed registry have put off are exported; so is the loss of the broker.
 func TestMetrics(t *testing.T) {
 	t.Parallel()
 	s, broker := newFleet(t, registrytest.WithPullLimit(5, time.Hour))
@@ -141,7 +141,7 @@ func TestMetrics(t *testing.T) {
 	}, patience, tick)
 }
 
-// TestMirrorServesMetrics: planner mirror does, where it is told an address.
+// TestMirrorServesMetrics: planner mirror does, if METRICS_ADDR is set.
 func TestMirrorServesMetrics(t *testing.T) {
 	t.Parallel()
 	s := newSite(t)

@@ -98,7 +98,7 @@ func TestOutage(t *testing.T) {
 			closed := s.closedRegistry(away.Host())
 			require.Contains(t, closed.Reason, test.reason)
 
-			// What was under way ends; then nobody asks but for probes.
+			// What was under way ends; then only probes are sent.
 			s.becomes("", run.StateSnoozed)
 			s.source.ResetRequests()
 			s.destination.ResetRequests()

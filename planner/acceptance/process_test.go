@@ -124,7 +124,7 @@ func (p *process) kill() {
 	<-p.ended
 }
 
-// output collects what a process says, and tells of every piece.
+// output collects what a process prints, and announces every piece.
 type output struct {
 	mu   sync.Mutex
 	text strings.Builder

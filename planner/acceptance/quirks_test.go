@@ -12,7 +12,7 @@ import (
 )
 
 // TestUpstreamsThatMove: quay.io changes while it is listed, and has had enough of us
-// in the middle. Nothing fails, nothing is lost, and what nobody wants is not listed.
+// in the middle. Nothing fails, nothing is lost, and what is not wanted is not listed.
 func TestUpstreamsThatMove(t *testing.T) {
 	t.Parallel()
 	const page = 4

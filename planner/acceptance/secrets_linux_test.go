@@ -168,7 +168,7 @@ func (n *nosy) tellTales() {
 	}
 }
 
-// startProxy starts the proxy by which far.example is reached. It lets nobody through,
+// startProxy starts the proxy by which far.example is reached. It lets no request through,
 // and shows the password it was given in its status line and in a page.
 func (n *nosy) startProxy() {
 	n.t.Helper()
@@ -252,8 +252,8 @@ func (n *nosy) hides(what, text string) {
 	}
 }
 
-// tellsNobody searches everything that the commands leave behind.
-func (n *nosy) tellsNobody(store string) {
+// requireNoSecrets searches everything that the commands leave behind.
+func (n *nosy) requireNoSecrets(store string) {
 	n.t.Helper()
 	for _, arguments := range [][]string{{"failed", "-o", "json"}, {"failed"}, {"status", "-o", "json"}, {"status"}} {
 		n.planner(arguments...).exits(0)
@@ -288,7 +288,7 @@ func (n *nosy) searchFiles(store string) {
 }
 
 // searchChildren looks at what skopeo and the helpers were started with. A proxy's
-// password is of use to nobody but them, and so are those of clouds and what CHILD_ENV names.
+// password is of use only to them, and so are those of clouds and what CHILD_ENV names.
 func (n *nosy) searchChildren() {
 	n.t.Helper()
 	seen := map[string]int{}
@@ -356,7 +356,7 @@ func TestSecretsStaySecret(t *testing.T) {
 			n.hides("metrics", metricsAt(t, n.env["METRICS_ADDR"]))
 			worker.signal(syscall.SIGTERM)
 			worker.exits(0)
-			n.tellsNobody(store)
+			n.requireNoSecrets(store)
 		})
 	}
 }
@@ -376,7 +376,7 @@ func metricsAt(t *testing.T, address string) string {
 	return text.String()
 }
 
-// gaveUp reports whether a process has given up all that is told.
+// gaveUp reports whether a process has given up every named image.
 func (n *nosy) gaveUp(p *process) bool {
 	for _, repository := range told {
 		if !regexp.MustCompile(`msg="an image failed".* image=\S+/` + repository + `\b`).MatchString(p.all.String()) {
@@ -398,5 +398,5 @@ func TestSecretsStaySecretOnOneMachine(t *testing.T) {
 		<-p.ended
 	}
 	n.requireMirrored("osism/good")
-	n.tellsNobody(n.env["DATA_DIR"])
+	n.requireNoSecrets(n.env["DATA_DIR"])
 }

@@ -19,7 +19,7 @@ import (
 // prefix is the path below which the destination keeps the mirror.
 const prefix = "mirror"
 
-// site is a source, a destination, a list, and what the processes are told of
+// site is a source, a destination, a list, and what the processes know of
 // them.
 type site struct {
 	t                   *testing.T

@@ -16,7 +16,7 @@ import (
 // regsync is the rival's version.
 const regsync = "github.com/regclient/regclient/cmd/regsync@v0.11.7"
 
-// built is where the programs are, empty where no benchmark has asked for them.
+// built is the folder with the programs, empty until a benchmark asks for them.
 var built string
 
 // programs builds ours and the rival, once.

@@ -28,7 +28,7 @@ type story struct {
 	planner             *planner
 }
 
-// play tells the whole story. What it started and made is gone when it returns.
+// play runs the whole demo. What it started and made is gone when it returns.
 func play(ctx context.Context) error {
 	s, end, err := prepare()
 	if err != nil {

@@ -28,7 +28,7 @@ func Embedded(t testing.TB) *broker.Broker {
 // test may close it before.
 func Open(t testing.TB, c broker.Config) *broker.Broker {
 	t.Helper()
-	// A context with a deadline would leave a request that nobody answers all of the time.
+	// A context with a deadline would leave an unanswered request all of the time.
 	b, err := broker.Open(t.Context(), c, broker.Options{
 		Client:   t.Name(),
 		Patience: ready,

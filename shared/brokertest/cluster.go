@@ -56,7 +56,7 @@ func StartCluster(t testing.TB, options ...func(node int, o *server.Options)) *C
 	return c
 }
 
-// free returns a port where nobody listens, which a node and its routes must know
+// free returns a port without a listener, which a node and its routes must know
 // before it starts, and its URL.
 func free(t testing.TB) (int, *url.URL) {
 	t.Helper()

@@ -14,7 +14,7 @@ const diskSize = 128 << 20
 type Disk struct {
 	t     testing.TB
 	image string
-	Path  string // where it is mounted
+	Path  string // the mount point
 }
 
 // NewDisk returns an empty disk. It is unmounted when the test ends. The test is

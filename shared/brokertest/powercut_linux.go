@@ -14,7 +14,7 @@ import (
 const (
 	powerCutChunks = 20
 	// powerCutLater is when a second copy is taken: long after a plan, and before the
-	// kernel and nats-server sync by themselves what nobody has asked them to.
+	// kernel and nats-server sync by themselves what was never requested.
 	powerCutLater = 20 * time.Second
 )
 

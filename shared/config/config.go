@@ -1,4 +1,4 @@
-// Package config reads configuration from the environment and tells every
+// Package config reads configuration from the environment and reports every
 // mistake in it at once.
 package config
 
@@ -34,7 +34,7 @@ type problem struct{ variable, text string }
 // Error implements error.
 func (p problem) Error() string { return p.variable + p.text }
 
-// Bad returns the error for a variable. The value is left out where it may be a
+// Bad returns the error for a variable. The value is left out if it may be a
 // secret.
 func Bad(variable, value, expected string) error {
 	if value == "" {

@@ -24,7 +24,7 @@ var (
 	ErrNewer = errors.New("the message is of a newer version")
 	// ErrMalformed is returned by Decode for what is no chunk at all.
 	ErrMalformed = errors.New("not a chunk")
-	// ErrTooLarge is returned where a single image is larger than a message may be.
+	// ErrTooLarge is returned if a single image is larger than a message may be.
 	ErrTooLarge = errors.New("larger than a message may be")
 )
 
@@ -152,7 +152,7 @@ func split(c Chunk, limit int) ([]Chunk, error) {
 	return append(first, rest...), err
 }
 
-// halve cuts between repositories, or, where there is one, between its images.
+// halve cuts between repositories or, if there is only one, between its images.
 func halve(c Chunk) (left, right Chunk, ok bool) {
 	left, right = c, c
 	if n := len(c.Repositories); n > 1 {

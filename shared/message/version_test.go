@@ -46,7 +46,7 @@ func TestEveryVersionIsUnderstood(t *testing.T) {
 	}
 }
 
-// TestVersionStandsForTheFormat fails where a field has come or gone. An older worker
+// TestVersionStandsForTheFormat fails if a field was added or removed. An older worker
 // drops a field that it does not know from what it leaves for later: raise Version.
 func TestVersionStandsForTheFormat(t *testing.T) {
 	requireFilled(t, reflect.ValueOf(formats[Version]))

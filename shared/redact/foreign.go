@@ -12,8 +12,8 @@ var opaque = regexp.MustCompile(`[A-Za-z0-9_~+=-]{20,}`)
 // inPath is the length in bytes from which on a part of a path is one, too.
 const inPath = 40
 
-// Foreign is Line for what another process said, which had tokens of its own that
-// nobody knows: it takes out what looks like one, too.
+// Foreign is Line for the output of another process. Such a process has tokens of its own,
+// which are not known here, so Foreign also takes out what looks like a token.
 func Foreign(text string) string {
 	line := Line(text)
 	var masked strings.Builder
@@ -31,7 +31,7 @@ func Foreign(text string) string {
 	return masked.String()
 }
 
-// looksOpaque tells a token from digests, hosts and words, which have no capitals, or no
+// looksOpaque reports whether a text is a token rather than a digest, a host or a word, which have no capitals, or no
 // digits.
 func looksOpaque(word string) bool {
 	return strings.ContainsAny(word, "0123456789") && strings.ToLower(word) != word

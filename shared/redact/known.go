@@ -37,7 +37,7 @@ func Add(secrets ...string) {
 }
 
 // AddLogin is Add for a password, and for how it looks beside its user in an
-// Authorization header where it is too short to be found there by itself.
+// Authorization header, if it is too short to be found there by itself.
 func AddLogin(user, password string) { Add(login(user, password)...) }
 
 // AddRecentLogin is AddLogin for a password that comes and goes.
@@ -140,7 +140,7 @@ func (s *secrets) mask(text string) string {
 // span is a part of a text.
 type span struct{ start, end int }
 
-// find returns where the secrets are, in order and with something between them.
+// find returns the places of the secrets, in order and with something between them.
 func (s *secrets) find(text string) (all []span) {
 	s.mu.RLock()
 	defer s.mu.RUnlock()

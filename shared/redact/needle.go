@@ -18,7 +18,7 @@ type needle struct {
 	left, right bool
 }
 
-// in finds the needle at i, or what is there of it where the text was cut.
+// in finds the needle at i, or its beginning if the text was cut there.
 func (n needle) in(text string, i int) (found span, ok bool) {
 	start, end := i, i
 	for end < len(text) && end-i < len(n.text) && text[end] == n.text[end-i] {

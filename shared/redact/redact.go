@@ -14,7 +14,7 @@ import (
 // reads, small enough for thousands of them in one failure record of 512 KiB.
 const MaxLength = 1024
 
-// mask stands where a secret was, as net/url has it.
+// mask replaces a secret, as in net/url.
 const mask = "xxxxx"
 
 var (
@@ -70,7 +70,7 @@ func Text(text string) string {
 	return text
 }
 
-// looksRandom tells a token from a word: words have no digits, no padding and
+// looksRandom reports whether a text is a token and not a word: words have no digits, no padding and
 // no capitals after the first letter.
 func looksRandom(s string) bool {
 	return strings.ContainsAny(s, "0123456789=_") || strings.ToLower(s[1:]) != s[1:]
@@ -86,7 +86,7 @@ func oneLine(s string) string {
 	return strings.Join(strings.Fields(s), " ")
 }
 
-// ellipsis stands where a text was cut.
+// ellipsis marks the place at which a text was cut.
 const ellipsis = "…"
 
 func cut(s string, limit int) string {

@@ -6,10 +6,10 @@ import (
 	"strings"
 )
 
-// bareUserinfo matches user:password@ where no scheme comes before it.
+// bareUserinfo matches user:password@ without a scheme before it.
 var bareUserinfo = regexp.MustCompile(`^[^/@]+:[^@]*@`)
 
-// secretParameter is secretName for URLs, where a key is not a file.
+// secretParameter is secretName for URLs: a key in a URL is not a file.
 var secretParameter = regexp.MustCompile(secretName.String() + `|(?i)(?:^|[_-])(?:key|auth|code)$`)
 
 // URL returns a URL, or a path, as it may be shown: without user information and
@@ -21,7 +21,7 @@ func URL(text string) string {
 	}
 	u, err := url.Parse(text)
 	if err != nil {
-		// Where the password ends is anyone's guess.
+		// The end of the password cannot be known.
 		return scheme + "://" + mask
 	}
 	u.User, u.Fragment, u.RawFragment = nil, "", ""
@@ -69,5 +69,5 @@ func addUnparsed(text string) {
 	AddLogin(user, password)
 }
 
-// looksSecret tells a token from what people choose.
+// looksSecret reports whether a text is a token, and no name that people choose.
 func looksSecret(value string) bool { return len(value) >= 16 && looksRandom(value) }

@@ -108,7 +108,7 @@ func (a Address) RegistryName() (string, bool) {
 }
 
 // OfRun matches every plan, later and chunk subject of a run with one filter,
-// so that one request tells whether the run is over.
+// so that one request shows whether the run is over.
 func OfRun(name, run string) string { return "mirror.*." + name + "." + run + ".>" }
 
 // OfNameAnywhere matches every plan, later and chunk subject of a mirror name, and those

@@ -32,7 +32,7 @@ var allowed = []string{
 	"PASSWORD_STORE_*", "GPG_*", "DBUS_SESSION_BUS_ADDRESS", "DISPLAY", "WAYLAND_DISPLAY",
 }
 
-// ours hold secrets of this project, and reach nobody.
+// ours hold secrets of this project. No child gets them.
 var ours = []string{"NATS_*", "MIRROR_*"}
 
 // pattern is a name, or how names begin.

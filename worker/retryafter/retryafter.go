@@ -13,18 +13,18 @@ const (
 	// header is wrong must not close itself for a day.
 	Longest = time.Hour
 
-	// earliestUnixTime (September 2001) is where a number stops being seconds
+	// earliestUnixTime (September 2001) is the number from which on it is not seconds
 	// to wait, which would be 31 years, and is a point in time instead.
 	earliestUnixTime = 1_000_000_000
 )
 
-// headers are where a refusal says how long to wait, the best first. Docker Hub
+// headers are those in which a refusal says how long to wait, the best first. Docker Hub
 // documents Retry-After, called it X-Retry-After before, and tells
 // X-RateLimit-Reset with every answer of its API (docs.docker.com/reference/api/
 // hub/latest, "Rate Limiting").
 var headers = []string{"Retry-After", "X-Retry-After", "X-RateLimit-Reset"}
 
-// In returns how long to wait after an answer received at now, 0 where the header
+// In returns how long to wait after an answer received at now, 0 if the header
 // does not say.
 func In(header http.Header, now time.Time) time.Duration {
 	for _, name := range headers {
