@@ -2,19 +2,26 @@
 package command
 
 import (
+	"bytes"
 	"context"
+	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"log/slog"
 	"os"
 	"sync"
 	"time"
+	"unicode"
+	"unicode/utf16"
 
 	"github.com/spf13/cobra"
 
+	"github.com/osism/skopeo-worker/planner/display"
 	"github.com/osism/skopeo-worker/shared/broker"
 	"github.com/osism/skopeo-worker/shared/budget"
 	"github.com/osism/skopeo-worker/shared/config"
+	"github.com/osism/skopeo-worker/shared/exit"
 	"github.com/osism/skopeo-worker/shared/failure"
 	"github.com/osism/skopeo-worker/shared/run"
 )
@@ -201,4 +208,68 @@ func (r *redirect) through(wrap func(io.Writer) io.Writer) (undo func()) {
 		defer r.mu.Unlock()
 		r.to = before
 	}
+}
+
+var (
+	// errFailed ends a command whose run left failures, which the command has shown.
+	errFailed = exit.Failed.New("some images failed")
+	// errUsage is returned for an invalid command line.
+	errUsage = exit.Usage.New("wrong usage")
+	// errUnfinished ends a command that did not see the end of its run.
+	errUnfinished = exit.Unfinished.New("unfinished")
+	// errToDo ends check --exit-code if there is something to do, which it has shown.
+	errToDo = exit.ToDo.New("something to do")
+)
+
+// Message returns the message for an error, or "" if the command has shown it.
+func Message(err error) string {
+	if err == nil || errors.Is(err, errFailed) || errors.Is(err, errToDo) {
+		return ""
+	}
+	return display.Printable(err.Error())
+}
+
+func printJSON(w io.Writer, v any) error {
+	data, err := json.MarshalIndent(v, "", "  ")
+	if err != nil {
+		return err
+	}
+	_, err = w.Write(append(visible(data), '\n'))
+	return err
+}
+
+// lineWriter prints values as JSON, one a line, those that differ from the last.
+type lineWriter struct {
+	out  io.Writer
+	last []byte
+}
+
+func newLineWriter(out io.Writer) *lineWriter { return &lineWriter{out: out} }
+
+func (l *lineWriter) write(v any) error {
+	line, err := json.Marshal(v)
+	if err != nil || bytes.Equal(line, l.last) {
+		return err
+	}
+	l.last = line
+	_, err = l.out.Write(append(visible(line), '\n'))
+	return err
+}
+
+// visible escapes characters that are valid in JSON but that a terminal would obey or hide:
+// anyone can have put them at the broker. The value stays the same.
+func visible(data []byte) []byte {
+	var out bytes.Buffer
+	for _, r := range string(data) {
+		switch {
+		case unicode.IsPrint(r) || r == '\n':
+			out.WriteRune(r)
+		case r > 0xffff:
+			high, low := utf16.EncodeRune(r)
+			fmt.Fprintf(&out, `\u%04x\u%04x`, high, low)
+		default:
+			fmt.Fprintf(&out, `\u%04x`, r)
+		}
+	}
+	return out.Bytes()
 }

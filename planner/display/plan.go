@@ -4,6 +4,9 @@ import (
 	"io"
 	"strconv"
 	"time"
+
+	"github.com/osism/skopeo-worker/shared/failure"
+	"github.com/osism/skopeo-worker/shared/run"
 )
 
 // PlannedChunk is a chunk that would be published.
@@ -45,4 +48,70 @@ func dueColumn(t, now time.Time) string {
 		return momentAndRelative(t, now)
 	}
 	return "now"
+}
+
+// summaryFailures is how many failed images a summary tells: what fits on a
+// screen beside the counts.
+const summaryFailures = 10
+
+// Summary shows how a run ended, what became of its images, and of the failures
+// the first ten.
+func Summary(w io.Writer, s run.Status, failures []failure.Record, took time.Duration) {
+	var p page
+	defer p.to(w)
+	headline(&p, s, took)
+	for _, a := range append(outcomes(s.Images), amount{s.Pulls, "pulls"}) {
+		detail := ""
+		if a.what == "copied" && s.Bytes > 0 {
+			detail = "  (" + size(s.Bytes) + ")"
+		}
+		p.line("  %-9s %7d%s", a.what, a.n, detail)
+	}
+	if len(failures) > 0 {
+		firstFailures(&p, failures)
+	}
+}
+
+// whatIsLost is what there is to say of chunks that are lost.
+const whatIsLost = "Lost chunks are neither done nor at the broker, and the run was not ended: plan again."
+
+func headline(p *page, s run.Status, took time.Duration) {
+	p.line("")
+	switch {
+	case !s.Over():
+		p.line("Run %s is unfinished after %s: %d of %s done. The rest is kept; the next worker continues it.",
+			s.Run, span(took), s.Chunks.Done, chunks(s.Chunks.Total))
+	case s.State == run.StateCancelled || s.State == run.StateSuperseded:
+		p.line("Run %s was %s after %s: %d of %s done.", s.Run, s.State, span(took), s.Chunks.Done, chunks(s.Chunks.Total))
+	case s.State == run.StateLost:
+		p.line("Run %s has LOST %d of %s after %s; %d done. %s",
+			s.Run, s.Chunks.Lost, chunks(s.Chunks.Total), span(took), s.Chunks.Done, whatIsLost)
+	default:
+		ended := "is done"
+		if s.State == run.StateFailed {
+			ended = "ended with failures"
+		}
+		p.line("Run %s %s after %s: %s in %s.", s.Run, ended, span(took), images(s.Images.Total), chunks(s.Chunks.Total))
+	}
+}
+
+func firstFailures(p *page, failures []failure.Record) {
+	all, shown := failed(failures), 0
+	p.line("")
+	p.line("%s failed:", images(all))
+	for _, r := range failures {
+		for _, i := range r.Images {
+			if shown == summaryFailures {
+				break
+			}
+			p.image(i, r.Repository)
+			shown++
+		}
+	}
+	if shown < all {
+		p.line("  … and %d more", all-shown)
+	}
+	p.line("")
+	p.line("List all with:    planner failed")
+	p.line("Retry them with:  %s", republish(failures))
 }

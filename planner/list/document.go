@@ -7,6 +7,7 @@ import (
 	"io"
 	"regexp"
 	"strconv"
+	"strings"
 	"unicode/utf8"
 
 	"gopkg.in/yaml.v3"
@@ -118,4 +119,160 @@ func syntaxProblem(err error) *Problem {
 
 func tooLarge() *Problem {
 	return &Problem{Message: fmt.Sprintf("the list is larger than %d MiB", MaxBytes>>20)}
+}
+
+// key is the one key of a list that is read.
+const key = "containers"
+
+// nearMisses are keys that a user may have written instead of it.
+var nearMisses = map[string]bool{
+	"container": true, "conatiners": true, "contaners": true, "contianers": true,
+	"image": true, "images": true, "repositories": true,
+}
+
+// containers finds the entries, and what is wrong around them.
+func containers(root *yaml.Node) ([]*yaml.Node, []Problem) {
+	if root.Kind != yaml.MappingNode {
+		return nil, []Problem{{Line: root.Line, Message: fmt.Sprintf("expected a mapping with the key %q, found %s", key, describe(root))}}
+	}
+	var value *yaml.Node
+	var near string
+	var problems []Problem
+	seen := map[string]int{}
+	for i := 0; i+1 < len(root.Content); i += 2 {
+		name := resolve(root.Content[i])
+		line := root.Content[i].Line
+		if name.Kind != yaml.ScalarNode {
+			continue
+		}
+		if first, again := seen[name.Value]; again {
+			problems = append(problems, Problem{Line: line, Message: fmt.Sprintf("duplicate key %q, first in line %d", name.Value, first)})
+			continue
+		}
+		seen[name.Value] = line
+		switch folded := strings.ToLower(strings.TrimSpace(name.Value)); {
+		case name.Value == key:
+			value = root.Content[i+1]
+		case near == "" && (folded == key || nearMisses[folded]):
+			near = fmt.Sprintf("; is %q in line %d meant?", name.Value, line)
+		}
+	}
+	if value == nil {
+		return nil, append(problems, Problem{Message: fmt.Sprintf("the key %q is missing%s", key, near)})
+	}
+	nodes, problem := sequence(value)
+	if problem != nil {
+		problems = append(problems, *problem)
+	}
+	return nodes, problems
+}
+
+func sequence(value *yaml.Node) ([]*yaml.Node, *Problem) {
+	node := resolve(value)
+	switch {
+	case node.Kind != yaml.SequenceNode && node.ShortTag() != "!!null":
+		return nil, &Problem{Line: value.Line, Message: fmt.Sprintf("expected a list under %q, found %s", key, describe(node))}
+	case len(node.Content) == 0:
+		return nil, &Problem{Line: value.Line, Message: fmt.Sprintf("the list under %q is empty", key)}
+	}
+	return node.Content, nil
+}
+
+// notString says what a node is if it is no string. What YAML 1.1 takes for a
+// boolean is none: other readers of the same list do not see a string there.
+func notString(node *yaml.Node) string {
+	if node.Kind != yaml.ScalarNode || node.ShortTag() != "!!str" {
+		return describe(node)
+	}
+	if node.Style == 0 {
+		switch strings.ToLower(node.Value) {
+		case "yes", "no", "on", "off":
+			return "the boolean " + node.Value
+		}
+	}
+	return ""
+}
+
+// describe names a node as a user would.
+func describe(node *yaml.Node) string {
+	switch node.Kind {
+	case yaml.MappingNode:
+		return "a mapping"
+	case yaml.SequenceNode:
+		return "a list"
+	}
+	switch tag := node.ShortTag(); tag {
+	case "!!null":
+		return "nothing"
+	case "!!bool":
+		return "the boolean " + node.Value
+	case "!!int", "!!float":
+		return "the number " + node.Value
+	case "!!timestamp":
+		return "the date " + node.Value
+	case "!!str":
+		return "a string"
+	default:
+		return "a value tagged " + tag
+	}
+}
+
+// maxNodes is how many YAML nodes a list may have once its aliases are
+// expanded: three times what fits into MaxBytes as entries.
+const maxNodes = 1_000_000
+
+// expansion counts the nodes of a document as if its aliases were expanded,
+// without doing it: an anchor is counted once and remembered.
+type expansion struct {
+	// anchors has the size of each anchored node; 0 while it is being counted.
+	anchors map[*yaml.Node]int
+	problem *Problem
+}
+
+func checkExpansion(root *yaml.Node) *Problem {
+	e := expansion{anchors: map[*yaml.Node]int{}}
+	e.size(root)
+	return e.problem
+}
+
+func (e *expansion) size(node *yaml.Node) int {
+	if node.Kind == yaml.AliasNode {
+		// An alias can only name what stands before it or around it.
+		size := e.anchors[node.Alias]
+		if size == 0 {
+			e.fail(node, fmt.Sprintf("alias *%s stands for something that contains it", node.Value))
+		}
+		return size
+	}
+	if node.Anchor != "" {
+		e.anchors[node] = 0
+	}
+	size := 1
+	for _, child := range node.Content {
+		size += e.size(child)
+		if size > maxNodes {
+			e.fail(child, fmt.Sprintf("the list expands to more than %d YAML nodes", maxNodes))
+		}
+		if e.problem != nil {
+			return size
+		}
+	}
+	if node.Anchor != "" {
+		e.anchors[node] = size
+	}
+	return size
+}
+
+func (e *expansion) fail(node *yaml.Node, message string) {
+	if e.problem == nil {
+		e.problem = &Problem{Line: node.Line, Message: message}
+	}
+}
+
+// resolve follows aliases; what checkExpansion has passed has no cycles.
+func resolve(node *yaml.Node) *yaml.Node {
+	for node.Kind == yaml.AliasNode {
+		node = node.Alias
+	}
+	return node
 }

@@ -3,6 +3,12 @@
 package list
 
 import (
+	"cmp"
+	"fmt"
+	"slices"
+	"strings"
+
+	"github.com/osism/skopeo-worker/shared/exit"
 	"github.com/osism/skopeo-worker/shared/reference"
 	"github.com/osism/skopeo-worker/shared/selection"
 )
@@ -61,3 +67,93 @@ func Parse(data []byte, source string, dest reference.Destination, defaults sele
 	}
 	return l, nil
 }
+
+// Has returns a function that reports whether the list has an image or, for a reference
+// without tag and digest, a whole repository. An entry for a whole repository has the tags
+// that its selection matches. Its limit does not count, because only the source knows which
+// tags are the newest. The list has a tag that belongs to another image, such as a
+// signature, if it has any image of that repository.
+func (l List) Has() func(reference.Reference) bool {
+	type whole struct {
+		matchers []*selection.Matcher
+		exact    map[reference.Reference]bool
+	}
+	known := map[reference.Repository]*whole{}
+	for _, e := range l.Entries {
+		w := known[e.Repository]
+		if w == nil {
+			w = &whole{exact: map[reference.Reference]bool{}}
+			known[e.Repository] = w
+		}
+		w.exact[e.Reference] = true
+		if !e.Tag.IsZero() || !e.Digest.IsZero() {
+			continue
+		}
+		if m, err := e.Selection.Compile(); err == nil { // Parse has checked it
+			w.matchers = append(w.matchers, m)
+		}
+	}
+	return func(r reference.Reference) bool {
+		w := known[r.Repository]
+		if w == nil {
+			return false
+		}
+		if w.exact[r] {
+			return true
+		}
+		if r.Tag.IsZero() || !r.Digest.IsZero() {
+			return false
+		}
+		if _, companion := selection.Companion(r.Tag.String()); companion {
+			return true
+		}
+		for _, m := range w.matchers {
+			if m.Match(r.Tag.String()) {
+				return true
+			}
+		}
+		return false
+	}
+}
+
+// ErrBadList is a list that was read and can't be used.
+var ErrBadList = exit.Usage.New("bad list")
+
+// Problem is one mistake in a list.
+type Problem struct {
+	// Line counts from 1; 0 stands for the list as a whole.
+	Line    int
+	Message string
+}
+
+func (p Problem) format(source string) string {
+	if p.Line == 0 {
+		return fmt.Sprintf("%s: %s", source, p.Message)
+	}
+	return fmt.Sprintf("%s:%d: %s", source, p.Line, p.Message)
+}
+
+// Error is every problem of a list, in the order of its lines. It is an
+// ErrBadList.
+type Error struct {
+	// Source is what the list was fetched from, redacted.
+	Source   string
+	Problems []Problem
+}
+
+func newError(source string, problems []Problem) *Error {
+	slices.SortStableFunc(problems, func(a, b Problem) int { return cmp.Compare(a.Line, b.Line) })
+	return &Error{Source: source, Problems: problems}
+}
+
+// Error has one text line for each problem, as compilers print them.
+func (e *Error) Error() string {
+	lines := make([]string, len(e.Problems))
+	for i, p := range e.Problems {
+		lines[i] = p.format(e.Source)
+	}
+	return strings.Join(lines, "\n")
+}
+
+// Is makes every Error an ErrBadList.
+func (e *Error) Is(target error) bool { return target == ErrBadList }

@@ -7,8 +7,6 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"os"
-	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -17,7 +15,6 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 
 	"github.com/osism/skopeo-worker/shared/exit"
-	"github.com/osism/skopeo-worker/shared/redact"
 )
 
 var (
@@ -203,108 +200,6 @@ func (b *Broker) Close() {
 	}
 	if b.Embedded() {
 		b.embedded.stop()
-	}
-}
-
-// explain turns nats.go's error into one that says which variable to look at.
-func explain(server string, err error) error {
-	switch {
-	case errors.Is(err, nats.ErrAuthorization), errors.Is(err, nats.ErrAuthExpired), errors.Is(err, nats.ErrAuthRevoked),
-		errors.Is(err, nats.ErrAccountAuthExpired), errors.Is(err, nats.ErrNkeysNotSupported):
-		return fmt.Errorf("%w at %s: see NATS_CREDS, NATS_NKEY, NATS_USER and NATS_PASSWORD, NATS_TOKEN: %w", ErrCredentials, server, err)
-	case errors.Is(err, nats.ErrSecureConnRequired), errors.Is(err, nats.ErrSecureConnWanted):
-		return fmt.Errorf("%w at %s: see NATS_CA, NATS_CERT and NATS_KEY: %w", ErrCredentials, server, err)
-	}
-	if errors.Is(err, nats.ErrNoServers) {
-		err = fmt.Errorf("no answer: %w", err)
-	}
-	return fmt.Errorf("%w at %s (NATS_URL): %w", ErrUnreachable, server, err)
-}
-
-// clientOptions reads the files that the configuration names, so that a bad one is
-// told as such and not taken for a broker that does not answer.
-func clientOptions(c Config) ([]nats.Option, error) {
-	var opts []nats.Option
-	var bad []error
-	add := func(variable string, o nats.Option) {
-		if err := try(o); err != nil {
-			bad = append(bad, fmt.Errorf("%w: %s: %w", ErrCredentials, variable, err))
-		}
-		opts = append(opts, o)
-	}
-	noteKeys(c.Creds, c.NKey)
-	if c.Creds != "" {
-		add("NATS_CREDS", nats.UserCredentials(c.Creds))
-	}
-	if c.NKey != "" {
-		o, err := nats.NkeyOptionFromSeed(c.NKey)
-		if err != nil {
-			o = func(*nats.Options) error { return err }
-		}
-		add("NATS_NKEY", o)
-	}
-	if c.User != "" {
-		opts = append(opts, nats.UserInfo(c.User, c.Password))
-	}
-	if c.Token != "" {
-		opts = append(opts, nats.Token(c.Token))
-	}
-	if c.CA != "" {
-		add("NATS_CA", nats.RootCAs(c.CA))
-	}
-	if c.Cert != "" {
-		add("NATS_CERT and NATS_KEY", nats.ClientCert(c.Cert, c.Key))
-	}
-	return opts, errors.Join(bad...)
-}
-
-// keyLength is more than any word in a file with keys has, in bytes, and less than a seed.
-const keyLength = 40
-
-// noteKeys makes the seeds and JWTs in files known to package redact. A file that cannot
-// be read is somebody else's error.
-func noteKeys(paths ...string) {
-	for _, path := range paths {
-		text, _ := os.ReadFile(path)
-		for word := range strings.FieldsSeq(string(text)) {
-			if len(word) >= keyLength {
-				redact.Add(word)
-			}
-		}
-	}
-}
-
-// try applies an option and reads the credentials that it would read later.
-func try(o nats.Option) error {
-	probe := nats.GetDefaultOptions()
-	err := o(&probe)
-	if err == nil && probe.UserJWT != nil {
-		_, err = probe.UserJWT()
-	}
-	if err == nil && probe.SignatureCB != nil {
-		_, err = probe.SignatureCB(nil)
-	}
-	return err
-}
-
-func options(o Options) []nats.Option {
-	return []nats.Option{
-		nats.Name(o.Client),
-		nats.Timeout(dialTimeout),
-		nats.PingInterval(pingInterval),
-		nats.MaxReconnects(-1),
-		nats.ReconnectWait(reconnectWait),
-		// Rotated credentials must not end a worker for good.
-		nats.IgnoreAuthErrorAbort(),
-		nats.DisconnectErrHandler(func(_ *nats.Conn, err error) {
-			if err != nil {
-				o.Log.Warn("lost the broker, reconnecting", "error", err)
-			}
-		}),
-		nats.ReconnectHandler(func(*nats.Conn) { o.Log.Info("the broker is back") }),
-		nats.ErrorHandler(func(_ *nats.Conn, _ *nats.Subscription, err error) {
-			o.Log.Debug("broker", "error", err)
-		}),
 	}
 }
 

@@ -5,10 +5,14 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"math"
+	"strconv"
+	"strings"
 	"time"
 
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
+	"github.com/synadia-io/orbit.go/natsext"
 
 	"github.com/osism/skopeo-worker/shared/subject"
 )
@@ -79,4 +83,143 @@ func (b *Broker) Delete(ctx context.Context, sequence uint64) error {
 		return jetstream.ErrMsgNotFound
 	}
 	return fmt.Errorf("deleting message %d: %w", sequence, err)
+}
+
+const (
+	// batchMessages and batchBytes bound the answer to one request for a batch.
+	batchMessages = 1000
+	batchBytes    = 4 << 20
+	// headerStatus is in an answer that is not a message and so has no
+	// jetstream.StreamHeader.
+	headerStatus    = "Status"
+	statusEnd       = "204" // of the batch
+	statusNone      = "404" // nothing matches
+	statusNoReplica = "503" // no replica of the stream answers yet
+)
+
+// errForged is returned for an answer that does not say which message it is, because a
+// header of the message is in the way.
+var errForged = errors.New("a message whose header hides what it is")
+
+// Changes calls see with each message below the subject that the stream has stored
+// after the given sequence, in order, up to the last one that the leader has. It returns
+// the last sequence seen, from which the next call goes on. If there is nothing new, it
+// costs one small request; otherwise two for every thousand messages, and one more. A
+// message with a foreign header does not keep the others from being read.
+func (b *Broker) Changes(ctx context.Context, stream, subject string, after uint64, see func(*jetstream.RawStreamMsg) error) (last uint64, err error) {
+	for {
+		// Any replica answers a batch, and may be behind. So the leader is asked for the
+		// first message, and whether there is one more.
+		m, err := b.Next(ctx, stream, subject, after+1)
+		if errors.Is(err, jetstream.ErrMsgNotFound) {
+			return after, nil
+		}
+		if err == nil {
+			err = see(m)
+		}
+		if err == nil {
+			after, err = b.batch(ctx, stream, subject, m.Sequence, see)
+		}
+		if err != nil && !errors.Is(err, errForged) {
+			return after, fmt.Errorf("reading what is new below %s: %w", subject, err)
+		}
+	}
+}
+
+// batch goes on by a batch of messages. It returns errForged before a forged one.
+func (b *Broker) batch(ctx context.Context, stream, subject string, after uint64, see func(*jetstream.RawStreamMsg) error) (last uint64, err error) {
+	request, err := json.Marshal(map[string]any{
+		"seq": after + 1, "next_by_subj": subject, "batch": batchMessages, "max_bytes": batchBytes,
+	})
+	if err != nil {
+		return after, err
+	}
+	status := ""
+	answers, err := natsext.RequestMany(ctx, b.Conn, jetstream.DefaultAPIPrefix+"DIRECT.GET."+stream, request,
+		natsext.RequestManySentinel(func(m *nats.Msg) bool {
+			if m.Header.Get(jetstream.StreamHeader) == "" {
+				status = m.Header.Get(headerStatus)
+			}
+			return status != ""
+		}))
+	if err != nil {
+		return after, err
+	}
+	for answer, err := range answers {
+		var m *jetstream.RawStreamMsg
+		if err == nil {
+			m, err = direct(answer)
+		}
+		if err == nil {
+			err = see(m)
+		}
+		if err != nil {
+			return after, err
+		}
+		after = m.Sequence
+	}
+	switch {
+	case ctx.Err() != nil:
+		return after, ctx.Err()
+	case status == statusEnd, status == statusNone, status == statusNoReplica:
+		return after, nil
+	}
+	// The answers also end without an error if the broker does not answer in time.
+	return after, fmt.Errorf("%w: its answer is not complete (status %q)", ErrUnreachable, status)
+}
+
+// direct reads an answer of the stream's direct access. The server appends its headers to
+// those of the message, so the last of a name is the server's.
+func direct(answer *nats.Msg) (*jetstream.RawStreamMsg, error) {
+	last := func(key string) string {
+		if all := answer.Header.Values(key); len(all) > 0 {
+			return all[len(all)-1]
+		}
+		return ""
+	}
+	m := &jetstream.RawStreamMsg{Subject: last(jetstream.SubjectHeader), Header: answer.Header, Data: answer.Data}
+	var errSequence, errTime error
+	m.Sequence, errSequence = strconv.ParseUint(last(jetstream.SequenceHeader), 10, 64)
+	m.Time, errTime = time.Parse(time.RFC3339Nano, last(jetstream.TimeStampHeaer))
+	if m.Subject == "" || errSequence != nil || errTime != nil {
+		return nil, errForged
+	}
+	return m, nil
+}
+
+// Entries calls see with each entry of the bucket below keys, such as "*.*" or ">", as
+// Changes does with messages; after is a revision. A key that was deleted is an entry
+// whose Operation is not jetstream.KeyValuePut.
+func (b *Broker) Entries(ctx context.Context, bucket, keys string, after uint64, see func(jetstream.KeyValueEntry)) (last uint64, err error) {
+	prefix := bucketSubjects(bucket)
+	return b.Changes(ctx, bucketStream(bucket), prefix+keys, after, func(m *jetstream.RawStreamMsg) error {
+		see(entry{bucket, strings.TrimPrefix(m.Subject, prefix), m})
+		return nil
+	})
+}
+
+// Count returns how many subjects below the given one have messages. It asks the stream's
+// leader. The answer is small, however many there are.
+func (b *Broker) Count(ctx context.Context, subject string) (int, error) {
+	// nats.go reads all pages, of 100,000 subjects each. A page beyond the last one
+	// has no subjects, but the total.
+	request, err := json.Marshal(map[string]any{"subjects_filter": subject, "offset": math.MaxInt32})
+	if err != nil {
+		return 0, err
+	}
+	answer, err := b.Conn.RequestWithContext(ctx, jetstream.DefaultAPIPrefix+"STREAM.INFO."+StreamName, request)
+	var info struct {
+		Error *jetstream.APIError `json:"error"`
+		Total int                 `json:"total"`
+	}
+	if err == nil {
+		err = json.Unmarshal(answer.Data, &info)
+	}
+	if err == nil && info.Error != nil {
+		err = info.Error
+	}
+	if err != nil {
+		return 0, fmt.Errorf("counting what is below %s: %w", subject, err)
+	}
+	return info.Total, nil
 }

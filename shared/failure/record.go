@@ -4,11 +4,16 @@ package failure
 
 import (
 	"cmp"
+	"fmt"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 
+	"github.com/nats-io/nats.go/jetstream"
+
 	"github.com/osism/skopeo-worker/shared/message"
+	"github.com/osism/skopeo-worker/shared/reference"
 	"github.com/osism/skopeo-worker/shared/selection"
 )
 
@@ -101,4 +106,69 @@ func merge(pages []*page) (Record, bool) {
 	}
 	slices.SortFunc(whole.Images, func(a, b Image) int { return cmp.Compare(a.Source, b.Source) })
 	return whole, len(whole.Images) > 0
+}
+
+// ReasonCancelled stands in the record of an image that was republished and cancelled
+// before it was tried again.
+const ReasonCancelled = "cancelled before it was tried again"
+
+// Of makes the record of images of one repository of a chunk; without images, of
+// the repository itself.
+func Of(c message.Chunk, r message.Repository, images []message.Image, reason string) Record {
+	record := Record{Repository: r.Source.String(), Registry: c.Registry, Chunk: c.Number, Run: c.Run}
+	if len(images) == 0 {
+		images = []message.Image{{Tag: r.Tag, Digest: r.Digest, Attempts: r.Attempts}}
+	}
+	for _, i := range images {
+		chosen := r.Selection
+		if chosen != nil && !i.Tag.IsZero() { // else it is the repository: which tags, is still to be chosen
+			chosen = chosen.Contents().Pointer()
+		}
+		to := reference.Reference{Repository: r.Destination, Tag: reference.Reference{Tag: i.Tag, Digest: r.Digest}.DestinationTag()}
+		record.Images = append(record.Images, Image{
+			Source: Source(r, i.Tag), Destination: to.String(), Attempts: i.Attempts, Reason: reason, Selection: chosen,
+		})
+	}
+	return record
+}
+
+// Source names an image, or without a tag the repository, as the list would.
+func Source(r message.Repository, tag reference.Tag) string {
+	return reference.Reference{Repository: r.Source, Tag: tag, Digest: r.Digest}.String()
+}
+
+// keptBytes is how many bytes of an unreadable message List returns.
+const keptBytes = 4 << 10
+
+// foreign is a message under the failures' subjects that is not a record. It stays until
+// Forget deletes it or a record on its subject is written.
+type foreign struct {
+	message *jetstream.RawStreamMsg
+	why     error
+}
+
+// record presents the message as a record of its own.
+func (f foreign) record() Record {
+	name := MessageName(f.message.Sequence, f.message.Subject)
+	return Record{
+		Repository: name,
+		Registry:   UnknownRegistry,
+		FailedAt:   f.message.Time.UTC(),
+		Message:    f.message.Data[:min(len(f.message.Data), keptBytes)],
+		Unreadable: true,
+		Images: []Image{{
+			Source: name, Reason: fmt.Sprintf("this is not a failure record (%v): %s", f.why, message.Excerpt(f.message.Data)),
+		}},
+	}
+}
+
+// UnknownRegistry is the registry of an unreadable message.
+const UnknownRegistry = "unknown"
+
+// MessageName names an unreadable message. It stands in place of a repository's name.
+func MessageName(sequence uint64, subject string) string {
+	if quoted := strconv.QuoteToASCII(subject); quoted != `"`+subject+`"` {
+		subject = quoted
+	}
+	return fmt.Sprintf("message %d on %s", sequence, subject)
 }

@@ -1,0 +1,270 @@
+// Package display is what a person sees of plans, runs and failures: tables,
+// summaries, and a run followed while it goes on. Times are local, with their
+// zone.
+package display
+
+import (
+	"fmt"
+	"io"
+	"os"
+	"strconv"
+	"strings"
+	"time"
+	"unicode"
+	"unicode/utf8"
+
+	"golang.org/x/term"
+
+	"github.com/osism/skopeo-worker/shared/run"
+)
+
+// textWidth is where long texts are wrapped, in columns: that of a narrow terminal.
+const textWidth = defaultWidth
+
+// page collects what is shown, so that it is written in one piece.
+type page struct{ strings.Builder }
+
+func (p *page) line(format string, args ...any) {
+	_, _ = fmt.Fprintf(p, format+"\n", args...)
+}
+
+// to writes the page. Nobody could be told of an error but on the same screen.
+func (p *page) to(w io.Writer) { _, _ = io.WriteString(w, Printable(p.String())) }
+
+// Printable replaces what is not printable in lines by spaces: names, reasons and messages
+// at the broker can come from anyone, and must not control the terminal.
+func Printable(lines string) string {
+	all := strings.Split(lines, "\n")
+	for i, line := range all {
+		all[i] = printable(line)
+	}
+	return strings.Join(all, "\n")
+}
+
+// wrapped writes a text at an indent. Words are never cut: they may be digests or
+// addresses that someone wants to copy.
+func (p *page) wrapped(indent int, text string) {
+	margin := strings.Repeat(" ", indent)
+	line := ""
+	for _, word := range strings.Fields(printable(text)) {
+		switch {
+		case line == "":
+			line = word
+		case indent+len(line)+1+len(word) > textWidth:
+			p.line("%s%s", margin, line)
+			line = word
+		default:
+			line += " " + word
+		}
+	}
+	p.line("%s%s", margin, line)
+}
+
+// printable is Printable for a single line.
+func printable(s string) string {
+	return strings.Map(func(r rune) rune {
+		if unicode.IsPrint(r) {
+			return r
+		}
+		return ' '
+	}, s)
+}
+
+// columnGap is the space between two columns of a table.
+const columnGap = 2
+
+// column is one of a table: of texts, which begin below each other, or of numbers,
+// which end there.
+type column struct {
+	title  string
+	number bool
+}
+
+func text(title string) column { return column{title: title} }
+
+func number(title string) column { return column{title: title, number: true} }
+
+// table lines up cells below their titles, at an indent. A row may have fewer cells
+// than there are columns.
+func (p *page) table(indent int, columns []column, rows [][]string) {
+	titles := make([]string, len(columns))
+	for i, c := range columns {
+		titles[i] = c.title
+	}
+	if strings.Join(titles, "") != "" {
+		rows = append([][]string{titles}, rows...)
+	}
+	widths := make([]int, len(columns))
+	for _, row := range rows {
+		for i, cell := range row {
+			widths[i] = max(widths[i], utf8.RuneCountInString(cell))
+		}
+	}
+	gap := strings.Repeat(" ", columnGap)
+	for _, row := range rows {
+		line := strings.Repeat(" ", indent)
+		for i, cell := range row {
+			if i > 0 {
+				line += gap
+			}
+			padding := strings.Repeat(" ", widths[i]-utf8.RuneCountInString(cell))
+			if columns[i].number {
+				line += padding + cell
+			} else {
+				line += cell + padding
+			}
+		}
+		p.line("%s", strings.TrimRight(line, " "))
+	}
+}
+
+// defaultWidth is the width of a terminal that does not tell its own.
+const defaultWidth = 80
+
+// IsTerminal reports whether a person looks at what is written to the file.
+func IsTerminal(f *os.File) bool { return term.IsTerminal(int(f.Fd())) }
+
+// Width returns a function that tells how many columns the file's terminal has
+// now, because its window can be resized.
+func Width(f *os.File) func() int {
+	return func() int {
+		columns, _, err := term.GetSize(int(f.Fd()))
+		if err != nil || columns <= 0 {
+			return defaultWidth
+		}
+		return columns
+	}
+}
+
+// size is a number of bytes with an IEC prefix.
+func size(bytes int64) string {
+	const step = 1024
+	if bytes < step {
+		return fmt.Sprintf("%d B", bytes)
+	}
+	value, prefixes := float64(bytes)/step, "KMGTPE"
+	// 1023.95 would be shown as 1024.0.
+	for value >= step-0.05 && len(prefixes) > 1 {
+		value, prefixes = value/step, prefixes[1:]
+	}
+	return fmt.Sprintf("%.1f %ciB", value, prefixes[0])
+}
+
+// count is a number with its noun.
+func count(n int, one, many string) string {
+	if n == 1 {
+		return "1 " + one
+	}
+	return fmt.Sprintf("%d %s", n, many)
+}
+
+func images(n int) string { return count(n, "image", "images") }
+
+func chunks(n int) string { return count(n, "chunk", "chunks") }
+
+// amount is a number with what it counts.
+type amount struct {
+	n    int
+	what string
+}
+
+// outcomes are the images of a run by what became of them. Only a run that was ended
+// has dropped any.
+func outcomes(t run.Tally) []amount {
+	var all []amount
+	for _, o := range run.Outcomes {
+		if n := *t.Of(o); n > 0 || o != run.Dropped {
+			all = append(all, amount{n, string(o)})
+		}
+	}
+	return all
+}
+
+// list puts amounts beside each other.
+func list(amounts []amount) string {
+	texts := make([]string, len(amounts))
+	for i, a := range amounts {
+		texts[i] = fmt.Sprintf("%d %s", a.n, a.what)
+	}
+	return strings.Join(texts, ", ")
+}
+
+// sum is a number with what it is made of.
+func sum(total int, of []amount) string {
+	if parts := list(known(of)); parts != "" {
+		return fmt.Sprintf("%d: %s", total, parts)
+	}
+	return strconv.Itoa(total)
+}
+
+// known leaves out what is zero.
+func known(amounts []amount) []amount {
+	var left []amount
+	for _, a := range amounts {
+		if a.n != 0 {
+			left = append(left, a)
+		}
+	}
+	return left
+}
+
+const day = 24 * time.Hour
+
+// zone is where the reader is.
+var zone = time.Local
+
+// moment is a time as people read it.
+func moment(t time.Time) string { return t.In(zone).Format("2006-01-02 15:04:05 MST") }
+
+// relative is a time seen from now.
+func relative(t, now time.Time) string {
+	switch d := t.Sub(now); {
+	case d > 0:
+		return "in " + span(d)
+	case d > -time.Second:
+		return "now"
+	default:
+		return span(-d) + " ago"
+	}
+}
+
+// due is when something may start: what is overdue is due now.
+func due(t, now time.Time) string {
+	if t.After(now) {
+		return relative(t, now)
+	}
+	return "now"
+}
+
+// momentAndRelative is a time in both ways.
+func momentAndRelative(t, now time.Time) string {
+	return fmt.Sprintf("%s (%s)", moment(t), relative(t, now))
+}
+
+// span is a duration in its two largest units. It rounds up, so that a
+// countdown does not stand at zero before its end.
+func span(d time.Duration) string {
+	if d <= 0 {
+		return "0s"
+	}
+	d = (d + time.Second - 1).Truncate(time.Second)
+	switch {
+	case d >= day:
+		return units(d, day, "d", time.Hour, "h")
+	case d >= time.Hour:
+		return units(d, time.Hour, "h", time.Minute, "m")
+	default:
+		return units(d, time.Minute, "m", time.Second, "s")
+	}
+}
+
+func units(d, large time.Duration, largeName string, small time.Duration, smallName string) string {
+	l, s := d/large, d%large/small
+	switch {
+	case l == 0:
+		return fmt.Sprintf("%d%s", s, smallName)
+	case s == 0:
+		return fmt.Sprintf("%d%s", l, largeName)
+	}
+	return fmt.Sprintf("%d%s%d%s", l, largeName, s, smallName)
+}
