@@ -269,7 +269,7 @@ func exchange(ctx context.Context, session *session, at location, call call) (an
 	}
 	defer response.Body.Close()
 	if response.StatusCode/100 == 3 {
-		return answer{}, &pageError{response.StatusCode, "a redirect that leads nowhere", call.instead}
+		return answer{}, &pageError{response.StatusCode, "a redirect without a target", call.instead}
 	}
 	if response.StatusCode/100 == 2 && response.Request.Method != call.method {
 		// A redirect that turns a PUT into a GET does not store anything.

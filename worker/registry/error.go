@@ -38,9 +38,9 @@ var (
 	ErrBadManifest    = errors.New("bad manifest")            // cannot be parsed
 	ErrTooLarge       = errors.New("too large")               // a manifest, page or small blob
 	ErrTooMany        = errors.New("too many")                // tags, pages or entries
-	ErrPagination     = errors.New("no end of the list")      // its last page cannot be reached
+	ErrPagination     = errors.New("incomplete list")         // its last page cannot be reached
 	ErrUnexpected     = errors.New("unexpected answer")       // not as the OCI specification requires
-	ErrPage           = errors.New("no answer of a registry") // a success with an HTML page or nothing, mostly of a proxy
+	ErrPage           = errors.New("not a registry's answer") // a success with an HTML page or nothing, mostly of a proxy
 	ErrCredentials    = errors.New("credentials")             // could not be read
 	ErrName           = errors.New("not a repository")        // the name is invalid
 	ErrBlobUnknown    = fmt.Errorf("%w", ErrRejected)         // a manifest refers to a blob or manifest that is missing

@@ -87,7 +87,7 @@ func (c *Client) findByGet(ctx context.Context, repository reference.Repository,
 		c.denials.note(host)
 	}
 	if failed, ok := errors.AsType[*Error](err); ok && !d.Pulled {
-		failed.Err = fmt.Errorf("HEAD says not found, and GET has no answer: %w", failed.Err)
+		failed.Err = fmt.Errorf("HEAD answered not found, and GET failed: %w", failed.Err)
 	}
 	return d, err
 }

@@ -48,7 +48,7 @@ func otherBlob(status int, body []byte, wanted reference.Digest) error {
 	case isMarkup(body):
 		return &pageError{status, markup(body), aBlob}
 	}
-	return fmt.Errorf("%w: what came for %s has another digest", ErrDigestMismatch, wanted)
+	return fmt.Errorf("%w: the content has another digest than %s", ErrDigestMismatch, wanted)
 }
 
 // noReceipt returns why a successful answer does not prove that something was stored.

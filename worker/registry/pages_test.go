@@ -57,17 +57,17 @@ func some(page, n int) []string {
 	return items
 }
 
-func TestListsWithoutEnd(t *testing.T) {
+func TestEndlessLists(t *testing.T) {
 	for name, test := range map[string]struct {
 		pages  listed
 		turned int
 		is     error
 		text   string
 	}{
-		"a page leads to itself":  {func(n int) ([]string, int) { return some(n, 1), 1 }, 2, registry.ErrPagination, " again"},
-		"two lead to each other":  {func(n int) ([]string, int) { return some(n, 1), 2 - (n+1)%2 }, 3, registry.ErrPagination, " again"},
-		"a thousand lead back":    {func(n int) ([]string, int) { return some(n, 1), n%1000 + 1 }, 1001, registry.ErrPagination, " again"},
-		"nothing is on them":      {func(n int) ([]string, int) { return nil, n + 1 }, 101, registry.ErrPagination, "101 pages in a row have nothing on them"},
+		"a page leads to itself":  {func(n int) ([]string, int) { return some(n, 1), 1 }, 2, registry.ErrPagination, " repeats page "},
+		"two lead to each other":  {func(n int) ([]string, int) { return some(n, 1), 2 - (n+1)%2 }, 3, registry.ErrPagination, " repeats page "},
+		"a thousand lead back":    {func(n int) ([]string, int) { return some(n, 1), n%1000 + 1 }, 1001, registry.ErrPagination, " repeats page "},
+		"nothing is on them":      {func(n int) ([]string, int) { return nil, n + 1 }, 101, registry.ErrPagination, "101 pages in a row are empty"},
 		"always more pages":       {func(n int) ([]string, int) { return some(n, 1), n + 1 }, 10_000, registry.ErrTooMany, "too many pages: the list has more than 10000"},
 		"always more on the page": {func(n int) ([]string, int) { return some(n, 1000), n + 1 }, 251, registry.ErrTooMany, "too many: the list has more than 250000"},
 	} {
@@ -92,7 +92,7 @@ func TestSamePageWithNewLinks(t *testing.T) {
 	c, host, turned := book(t, func(n int) ([]string, int) { return some(n%3, 2), n + 1 })
 	all, err := tags(t.Context(), c, host+"/a")
 	require.ErrorIs(t, err, registry.ErrPagination)
-	require.ErrorContains(t, err, "list tags of "+host+"/a: no end of the list: page 4 is page 1 again")
+	require.ErrorContains(t, err, "list tags of "+host+"/a: incomplete list: page 4 repeats page 1")
 	require.Len(t, all, 6)
 	require.Equal(t, 4, *turned)
 }

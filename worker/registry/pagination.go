@@ -59,7 +59,7 @@ func (p *Pages) Has(items int) error {
 		p.empty = 0
 	}
 	if p.empty > maxEmpty {
-		return fmt.Errorf("%w: %d pages in a row have nothing on them", ErrPagination, p.empty)
+		return fmt.Errorf("%w: %d pages in a row are empty", ErrPagination, p.empty)
 	}
 	return nil
 }
@@ -81,7 +81,7 @@ func (p *Pages) note(parts ...string) error {
 	}
 	sum := [sha256.Size]byte(hash.Sum(nil))
 	if before, again := p.seen[sum]; again {
-		return fmt.Errorf("%w: page %d is page %d again", ErrPagination, p.pages, before)
+		return fmt.Errorf("%w: page %d repeats page %d", ErrPagination, p.pages, before)
 	}
 	if p.seen == nil {
 		p.seen = map[[sha256.Size]byte]int{}

@@ -153,7 +153,7 @@ func (u *Upload) Offset(ctx context.Context) (int64, error) {
 	}
 	has, ok := received(got.header)
 	if !ok {
-		return 0, about(fmt.Errorf("%w: the registry does not say what it has of the blob", ErrUnexpected), OpPut, u.repository, u.blob)
+		return 0, about(fmt.Errorf("%w: the registry does not state how much of the blob it has", ErrUnexpected), OpPut, u.repository, u.blob)
 	}
 	return has, u.moved(got)
 }
@@ -210,7 +210,7 @@ func (a answer) location() (*url.URL, error) {
 	case text == "" && a.status != http.StatusAccepted:
 		return nil, noReceipt(a)
 	case text == "":
-		return nil, fmt.Errorf("%w: the registry does not say where to put the blob", ErrUnexpected)
+		return nil, fmt.Errorf("%w: the answer has no location for the blob", ErrUnexpected)
 	}
 	location, err := url.Parse(text)
 	if err != nil {
