@@ -76,14 +76,13 @@ func newBenchBetween(t *testing.T, from, to *registrytest.Registry) *bench {
 	b.Mirror = &mirror.Mirror{Registry: client, Engine: engine(insecure, 10*time.Second)}
 	var err error
 	b.Worker, err = New(Parts{
-		Connect:     func(string) (resolve.Resolver, *mirror.Mirror) { return b.Resolver, b.Mirror },
+		Connect:     func(context.Context, message.Chunk) (resolve.Resolver, *mirror.Mirror) { return b.Resolver, b.Mirror },
 		Failures:    b.kept,
 		Notes:       b,
 		Registries:  &fleet{},
 		Concurrency: 4,
 		MaxAttempts: attempts,
 		Backoff:     func(int) time.Duration { return 0 },
-		Prepare:     func(context.Context, message.Chunk) error { return nil },
 		Log:         slog.New(slog.DiscardHandler),
 	})
 	require.NoError(t, err)

@@ -56,16 +56,13 @@ func (w *Worker) Do(ctx, work context.Context, d Delivery) (Result, error) {
 		worker: w, delivery: d, work: work, first: true, slots: make(chan struct{}, requests),
 		log: w.Log.With("run", d.Chunk.Run, "chunk", d.Chunk.Number),
 	}
-	e.resolver, e.mirror = w.Connect(d.Chunk.Name)
+	e.resolver, e.mirror = w.Connect(ctx, d.Chunk)
 	e.comparer = &compare.Comparer{
 		Mirror: e.mirror, Asker: e,
 		// Unlike requests to registries, this does not end with work.
 		Absent: func(_ context.Context, digest reference.Digest, wanted platform.Wanted) (bool, error) {
 			return w.Notes.Absent(ctx, digest, wanted)
 		},
-	}
-	if err := w.Prepare(ctx, d.Chunk); err != nil {
-		e.log.Debug("what registries allow may be out of date", "error", err)
 	}
 	todo, err := e.outstanding(ctx)
 	if err != nil {

@@ -60,9 +60,8 @@ type Observer interface {
 
 // Parts is everything that a worker needs. None is optional.
 type Parts struct {
-	// Connect returns what the chunks of a mirror name are worked off with. Their pulls
-	// count for that name.
-	Connect     func(mirrorName string) (resolve.Resolver, *mirror.Mirror)
+	// Connect returns what the chunk is worked off with. Pulls count for its mirror name.
+	Connect     func(ctx context.Context, c message.Chunk) (resolve.Resolver, *mirror.Mirror)
 	Failures    Failures
 	Notes       Notes
 	Registries  Registries
@@ -71,8 +70,6 @@ type Parts struct {
 	Alone       bool // no other worker takes parts of a chunk
 	// Backoff returns how long an image waits after this many tries.
 	Backoff func(attempt int) time.Duration
-	// Prepare is called with each chunk before work on it starts. An error is only logged.
-	Prepare func(ctx context.Context, c message.Chunk) error
 	Log     *slog.Logger
 }
 
@@ -91,7 +88,7 @@ func New(p Parts) (*Worker, error) {
 	for name, missing := range map[string]bool{
 		"Connect": p.Connect == nil, "Failures": p.Failures == nil, "Notes": p.Notes == nil, "Registries": p.Registries == nil,
 		"Concurrency": p.Concurrency < 1, "MaxAttempts": p.MaxAttempts < 1,
-		"Backoff": p.Backoff == nil, "Prepare": p.Prepare == nil, "Log": p.Log == nil,
+		"Backoff": p.Backoff == nil, "Log": p.Log == nil,
 	} {
 		if missing {
 			return nil, fmt.Errorf("%w: %s", ErrIncomplete, name)

@@ -71,7 +71,7 @@ func (b *harness) consumer(t *testing.T) *Consumer {
 	resolver := &resolve.Upstream{Registry: client, Listing: listing.New(listing.Options{Registry: client})}
 	copier := &mirror.Mirror{Registry: client, Engine: &skopeo.Runner{Insecure: insecure}, Indexes: notes}
 	worker, err := chunk.New(chunk.Parts{
-		Connect:     func(string) (resolve.Resolver, *mirror.Mirror) { return resolver, copier },
+		Connect:     func(context.Context, message.Chunk) (resolve.Resolver, *mirror.Mirror) { return resolver, copier },
 		Failures:    failures,
 		Notes:       notes,
 		Registries:  outage{},
@@ -79,7 +79,6 @@ func (b *harness) consumer(t *testing.T) *Consumer {
 		MaxAttempts: 3,
 		Alone:       b.Embedded(),
 		Backoff:     func(int) time.Duration { return 0 },
-		Prepare:     func(context.Context, message.Chunk) error { return nil },
 		Log:         b.log,
 	})
 	require.NoError(t, err)

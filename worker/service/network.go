@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/osism/skopeo-worker/shared/budget"
+	"github.com/osism/skopeo-worker/shared/message"
 	"github.com/osism/skopeo-worker/worker/containers"
 	"github.com/osism/skopeo-worker/worker/listing"
 	"github.com/osism/skopeo-worker/worker/metrics"
@@ -44,20 +45,24 @@ func (s *Service) network(c Config, r Registries, log *slog.Logger) *network {
 	return n
 }
 
-// connector returns chunk.Parts.Connect, which makes one client for each mirror name.
-func (n *network) connector(engine mirror.Engine, indexes mirror.Indexes) func(string) (resolve.Resolver, *mirror.Mirror) {
+// connector returns chunk.Parts.Connect. It makes one client for each mirror name.
+func (n *network) connector(engine mirror.Engine, indexes mirror.Indexes) func(context.Context, message.Chunk) (resolve.Resolver, *mirror.Mirror) {
 	var mu sync.Mutex
 	resolvers, mirrors := map[string]resolve.Resolver{}, map[string]*mirror.Mirror{}
-	return func(mirrorName string) (resolve.Resolver, *mirror.Mirror) {
+	return func(ctx context.Context, c message.Chunk) (resolve.Resolver, *mirror.Mirror) {
+		noteDestinations(n.throttle, c.Repositories)
+		if err := n.throttle.Budget.CatchUp(ctx); err != nil {
+			n.log.Debug("the limits of registries may be out of date", "error", err)
+		}
 		mu.Lock()
 		defer mu.Unlock()
-		if mirrors[mirrorName] == nil {
-			transport := n.throttle.Transport(n.transport, mirrorName)
+		if mirrors[c.Name] == nil {
+			transport := n.throttle.Transport(n.transport, c.Name)
 			client := n.registries.client(transport, n.keychain, n.config.CopyTimeout, n.outages.Guard)
-			resolvers[mirrorName] = n.registries.upstream(client, n.log)
-			mirrors[mirrorName] = &mirror.Mirror{Registry: client, Engine: engine, Verifier: n.config.verifier(client, transport), Free: n.throttle.Unlimited, Guard: n.copying(mirrorName), Indexes: indexes}
+			resolvers[c.Name] = n.registries.upstream(client, n.log)
+			mirrors[c.Name] = &mirror.Mirror{Registry: client, Engine: engine, Verifier: n.config.verifier(client, transport), Free: n.throttle.Unlimited, Guard: n.copying(c.Name), Indexes: indexes}
 		}
-		return resolvers[mirrorName], mirrors[mirrorName]
+		return resolvers[c.Name], mirrors[c.Name]
 	}
 }
 

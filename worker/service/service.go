@@ -8,7 +8,6 @@ import (
 
 	"github.com/osism/skopeo-worker/shared/broker"
 	"github.com/osism/skopeo-worker/shared/budget"
-	"github.com/osism/skopeo-worker/shared/message"
 	"github.com/osism/skopeo-worker/worker/chunk"
 	"github.com/osism/skopeo-worker/worker/consume"
 	"github.com/osism/skopeo-worker/worker/metrics"
@@ -76,11 +75,7 @@ func (s *Service) consumer(ctx context.Context, b *broker.Broker, c Config, r Re
 		MaxAttempts: c.MaxAttempts,
 		Alone:       b.Embedded(),
 		Backoff:     chunk.Backoff,
-		Prepare: func(ctx context.Context, c message.Chunk) error {
-			noteDestinations(n.throttle, c.Repositories)
-			return s.budget.CatchUp(ctx)
-		},
-		Log: log,
+		Log:         log,
 	})
 	if err != nil {
 		return nil, err

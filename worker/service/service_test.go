@@ -19,6 +19,7 @@ import (
 	"github.com/osism/skopeo-worker/shared/broker"
 	"github.com/osism/skopeo-worker/shared/brokertest"
 	"github.com/osism/skopeo-worker/shared/budget"
+	"github.com/osism/skopeo-worker/shared/message"
 	"github.com/osism/skopeo-worker/shared/reference"
 	"github.com/osism/skopeo-worker/worker/metrics"
 	"github.com/osism/skopeo-worker/worker/policy"
@@ -179,8 +180,8 @@ func TestPullsCountForTheirMirrorName(t *testing.T) {
 		n := s.network(Config{Engine: engine, StallTimeout: time.Minute}, Registries{Insecure: []string{r.Host()}}, quiet)
 		connect := n.connector(nil, nil)
 		for _, name := range []string{"one", "two"} {
-			_, m := connect(name)
-			_, again := connect(name)
+			_, m := connect(t.Context(), message.Chunk{Name: name})
+			_, again := connect(t.Context(), message.Chunk{Name: name})
 			require.Same(t, m, again)
 			_, err := m.Registry.Get(t.Context(), repository, digest)
 			require.NoError(t, err)
