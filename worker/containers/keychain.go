@@ -59,7 +59,8 @@ type Keychain struct {
 	flight  singleflight.Group
 
 	mu      sync.Mutex
-	found   map[string]finding // by repository
+	keys    map[string]string  // of found, by repository
+	found   map[string]finding // by normalized repository
 	answers map[question]answer
 }
 
@@ -86,7 +87,7 @@ type answer struct {
 func New() *Keychain {
 	return &Keychain{
 		files: authFiles(), now: time.Now, timeout: helperTimeout,
-		found: make(map[string]finding), answers: make(map[question]answer),
+		keys: make(map[string]string), found: make(map[string]finding), answers: make(map[question]answer),
 	}
 }
 
@@ -94,7 +95,7 @@ func New() *Keychain {
 // whole. If there are none, they are anonymous, without an error. The errors are ErrFile and
 // ErrHelper.
 func (k *Keychain) Find(ctx context.Context, repository string) (Credential, error) {
-	key := normalize(repository)
+	key := k.key(repository)
 	files := k.stamps()
 	k.mu.Lock()
 	known, ok := k.found[key]
@@ -122,10 +123,26 @@ func (k *Keychain) Find(ctx context.Context, repository string) (Credential, err
 	}
 }
 
+// key returns the normalized name of a repository. It is remembered, because Find is called
+// for each request.
+func (k *Keychain) key(repository string) string {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	key, ok := k.keys[repository]
+	if !ok {
+		if len(k.keys) >= maxMemo {
+			clear(k.keys)
+		}
+		key = normalize(repository)
+		k.keys[repository] = key
+	}
+	return key
+}
+
 // Forget makes the next Find of the repository read everything again, because a registry
 // refused the credentials.
 func (k *Keychain) Forget(repository string) {
-	key := normalize(repository)
+	key := k.key(repository)
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	delete(k.found, key)

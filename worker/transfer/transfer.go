@@ -8,6 +8,8 @@ import (
 	"sync"
 	"time"
 
+	"github.com/google/go-containerregistry/pkg/v1/types"
+
 	"github.com/osism/skopeo-worker/shared/reference"
 	"github.com/osism/skopeo-worker/worker/meter"
 	"github.com/osism/skopeo-worker/worker/registry"
@@ -21,6 +23,10 @@ const (
 	// settling is how long a destination gets to notice a cut and to store what it has,
 	// before it is asked how much that is.
 	settling = 200 * time.Millisecond
+
+	// maxConfig is the size up to which a configuration is sent without a look-up. Most have
+	// some kilobytes.
+	maxConfig = 64 << 10
 
 	// cancelWithin bounds how long a destination is asked to forget an upload.
 	cancelWithin = 10 * time.Second
@@ -96,11 +102,14 @@ func (t *transfer) run(ctx context.Context) error {
 // its repositories. If the destination begins an upload instead, that is used.
 func (t *transfer) isThere(ctx context.Context) (bool, error) {
 	from := t.holder(place{t.destination, t.blob.Digest})
-	if from.IsZero() || !t.blobs.held.isProven(from.Registry()) {
-		// One that only begins uploads would be sent what it has.
-		if there, err := t.blobs.to.HasBlob(ctx, t.destination, t.blob); err != nil || there || from.IsZero() {
+	// A registry that does not mount blobs would be sent what it has.
+	if !t.isOwn() && (from.IsZero() || !t.blobs.held.isProven(from.Registry())) {
+		if there, err := t.blobs.to.HasBlob(ctx, t.destination, t.blob); err != nil || there {
 			return there, err
 		}
+	}
+	if from.IsZero() {
+		return false, nil
 	}
 	upload, err := t.blobs.to.Begin(ctx, t.destination, t.blob.Digest, from)
 	if err != nil && !registry.IsDeclined(err) {
@@ -110,6 +119,12 @@ func (t *transfer) isThere(ctx context.Context) (bool, error) {
 	t.blobs.held.mounted(place{from, t.blob.Digest}, taken)
 	t.adopt(upload)
 	return taken, nil
+}
+
+// isOwn reports whether the blob is a small configuration. Each image has its own, and it is
+// copied only if the destination does not have the image: a look-up would be in vain.
+func (t *transfer) isOwn() bool {
+	return types.MediaType(t.blob.MediaType).IsConfig() && 0 < t.blob.Size && t.blob.Size <= maxConfig
 }
 
 // holder returns a repository from which the destination can mount the blob, zero if there

@@ -9,6 +9,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/google/go-containerregistry/pkg/v1/types"
 	"github.com/stretchr/testify/require"
 	"golang.org/x/sync/errgroup"
 
@@ -202,4 +203,21 @@ func TestOneFails(t *testing.T) {
 	close(gate)
 	require.NoError(t, <-second)
 	p.holds(t, "a", shared, content)
+}
+
+// TestConfigurations that are small are not looked up: an image that is copied has its own.
+func TestConfigurations(t *testing.T) {
+	for size, looks := range map[int]int{5000: 0, 1 << 17: 1} {
+		p := newPair(t)
+		blob, content := p.push(t, size)
+		blob.MediaType = string(types.OCIConfigJSON)
+		require.NoError(t, p.Send(t.Context(), p.source(), p.destination("a"), blob))
+		p.holds(t, "a", blob, content)
+		require.Equal(t, looks, p.to.Count(heads))
+		p.restart()
+		require.NoError(t, p.Send(t.Context(), p.source(), p.destination("a"), blob), "it may be there")
+		p.holds(t, "a", blob, content)
+		require.NoError(t, p.Send(t.Context(), p.source(), p.destination("b"), blob))
+		p.holds(t, "b", blob, content)
+	}
 }
