@@ -49,7 +49,8 @@ func (s *site) clear(b *testing.B) {
 	s.source.ResetRequests()
 }
 
-func (s *site) ours(b *testing.B, data string) used {
+// ours runs planner mirror with this COPY_ENGINE.
+func (s *site) ours(b *testing.B, engine, data string) used {
 	b.Helper()
 	var list strings.Builder
 	list.WriteString("containers:\n")
@@ -59,7 +60,7 @@ func (s *site) ours(b *testing.B, data string) used {
 	path := filepath.Join(data, "list.yml")
 	require.NoError(b, os.WriteFile(path, []byte(list.String()), 0o600))
 	return execute(b, []string{
-		"NATS_URL=", "DATA_DIR=" + data, "MIRROR_SOURCE_URL=" + path, "MIRROR_DEST_URL=" + s.destination.Host() + "/mirror", "CHUNK_SIZE=0",
+		"NATS_URL=", "DATA_DIR=" + data, "MIRROR_SOURCE_URL=" + path, "MIRROR_DEST_URL=" + s.destination.Host() + "/mirror", "CHUNK_SIZE=0", "COPY_ENGINE=" + engine,
 		"INSECURE_REGISTRIES=" + s.source.Host() + "," + s.destination.Host(), "QUAY_HOSTS=" + s.source.Host(), "LOG_LEVEL=error",
 	}, "planner", "mirror")
 }
@@ -106,7 +107,8 @@ type outcome struct {
 }
 
 // BenchmarkMirror mirrors a catalogue to an empty destination, and then again,
-// when nothing has changed. Concurrency is everyone's default, and 8 for "tuned".
+// when nothing has changed, with either engine. Ratios are those of a rival to the builtin
+// engine. Concurrency is everyone's default, and 8 for "tuned".
 func BenchmarkMirror(b *testing.B) {
 	const repositories, tuned = 40, 8
 	for b.Loop() {
@@ -120,12 +122,15 @@ func BenchmarkMirror(b *testing.B) {
 			nothing = outcome{run(), s.requests()}
 			for which, o := range map[string]outcome{"-cold": cold, "-noop": nothing} {
 				b.ReportMetric(o.time.Seconds(), name+which+"-s")
+				b.ReportMetric(o.processor.Seconds(), name+which+"-cpu-s")
 				b.ReportMetric(o.requests, name+which+"-requests")
 			}
 			return cold, nothing
 		}
 		data := b.TempDir()
-		cold, nothing := measure("ours", func() used { return s.ours(b, data) })
+		measure("skopeo", func() used { return s.ours(b, "skopeo", data) })
+		data = b.TempDir()
+		cold, nothing := measure("builtin", func() used { return s.ours(b, "builtin", data) })
 		rivals := []struct {
 			name string
 			run  func() used
@@ -137,6 +142,7 @@ func BenchmarkMirror(b *testing.B) {
 		for _, rival := range rivals {
 			c, n := measure(rival.name, rival.run)
 			b.ReportMetric(c.time.Seconds()/cold.time.Seconds(), rival.name+"-cold-ratio")
+			b.ReportMetric(c.processor.Seconds()/cold.processor.Seconds(), rival.name+"-cold-cpu-ratio")
 			b.ReportMetric(n.time.Seconds()/nothing.time.Seconds(), rival.name+"-noop-ratio")
 			b.ReportMetric(n.requests/nothing.requests, rival.name+"-noop-requests-ratio")
 		}
@@ -150,7 +156,7 @@ func BenchmarkManyTags(b *testing.B) {
 		many := registrytest.Synthetic{Tags: registrytest.Numbered("1.%d", 50_000)}
 		require.NoError(b, s.source.AddSynthetic("many/tags", many))
 		require.NoError(b, s.destination.AddSynthetic("mirror/many/tags", many))
-		ours := s.ours(b, b.TempDir())
+		ours := s.ours(b, "builtin", b.TempDir())
 		b.ReportMetric(ours.memory, "MB")
 		b.ReportMetric(ours.time.Seconds(), "s")
 		rival := s.regsync(b, 0)

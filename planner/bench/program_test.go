@@ -49,8 +49,9 @@ func TestMain(m *testing.M) {
 
 // used is what a process took.
 type used struct {
-	time   time.Duration
-	memory float64 // MB at its largest, without its children
+	time      time.Duration
+	processor time.Duration // with its children
+	memory    float64       // MB at its largest, without its children
 }
 
 // execute runs a program that must succeed.
@@ -71,7 +72,8 @@ func execute(b *testing.B, environment []string, name string, arguments ...strin
 	err = command.Run()
 	took := time.Since(start)
 	require.NoError(b, err, "%s: %s", name, output.String())
-	return used{took, peak(command.ProcessState)}
+	state := command.ProcessState
+	return used{took, state.UserTime() + state.SystemTime(), peak(state)}
 }
 
 func peak(state *os.ProcessState) float64 {
