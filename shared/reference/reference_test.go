@@ -188,3 +188,13 @@ func TestRegistryOf(t *testing.T) {
 		require.Equal(t, want, reference.RegistryOf(name), name)
 	}
 }
+
+func TestHosts(t *testing.T) {
+	hosts := reference.NewHosts([]string{" Registry-1.docker.io", "QUAY.example.com:5000"})
+	for host, want := range map[string]bool{
+		"docker.io": true, "index.docker.io": true, "registry-1.docker.io": true, "hub.docker.com": false, "auth.docker.io": false,
+		"quay.example.com:5000": true, "Quay.example.com:5000": true, "quay.example.com": false,
+	} {
+		require.Equal(t, want, hosts.Has(host), host)
+	}
+}

@@ -2,6 +2,7 @@ package registry
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"net/http"
@@ -112,7 +113,7 @@ func (c *Client) LookAtBlob(ctx context.Context, repository reference.Repository
 	if err != nil {
 		return err
 	}
-	defer content.Close()
+	defer func() { _ = content.Close() }()
 	begin, err := io.ReadAll(io.LimitReader(content, beginning))
 	if err == nil && (len(begin) == 0 || isMarkup(begin)) {
 		err = content.Another(begin)
@@ -167,7 +168,7 @@ type opened struct {
 // Read implements io.Reader.
 func (o *opened) Read(p []byte) (int, error) {
 	n, err := o.body.Read(p)
-	if err != nil && err != io.EOF {
+	if err != nil && !errors.Is(err, io.EOF) {
 		err = about(trouble(o.ctx, o.at.registry.RegistryStr(), err), o.call.op, o.call.repository, o.call.reference)
 		err = o.judged(err)
 	}
