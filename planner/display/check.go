@@ -10,8 +10,7 @@ import (
 	"github.com/osism/skopeo-worker/worker/check"
 )
 
-// Check shows what mirroring would do, by repository, and what could not be found
-// out.
+// Check shows what a run would do, by repository, and what could not be checked.
 func Check(w io.Writer, r check.Report) {
 	var p page
 	defer p.to(w)
@@ -42,7 +41,7 @@ func Check(w io.Writer, r check.Report) {
 	}
 }
 
-// checkTable shows a row for each repository, and a column for what there is any of.
+// checkTable shows a row for each repository. It leaves out optional columns of zeros.
 func checkTable(p *page, r check.Report) {
 	all, total := checkColumns(), len(r.Repositories)
 	columns, rows := []column{text("REPOSITORY")}, make([][]string, total+1)
@@ -65,8 +64,8 @@ func checkTable(p *page, r check.Report) {
 	p.table(0, columns, rows)
 }
 
-// checkColumn is a column of numbers, which is left out where all of them are zero
-// and nobody misses it.
+// checkColumn is a column of numbers. If it is optional and all of them are zero, it is
+// left out.
 type checkColumn struct {
 	title    string
 	optional bool
@@ -99,7 +98,7 @@ func checkBytes(c check.Counts) string {
 	return size(*c.Bytes)
 }
 
-// checkRegistries shows how long what the source registries allow makes it take.
+// checkRegistries shows how long the run takes because of the limits of source registries.
 func checkRegistries(p *page, all []check.Registry) {
 	if len(all) == 0 {
 		return
@@ -119,7 +118,7 @@ func checkRegistries(p *page, all []check.Registry) {
 	p.table(0, []column{text("REGISTRY"), text("BUDGET"), text("LIMIT FROM"), number("FREE"), number("PULLS"), number("TAKES")}, rows)
 }
 
-// takesText is how long something takes, with a mark where it may be longer.
+// takesText formats how long something takes, with a mark if it may take longer.
 func takesText(seconds int, more bool) string {
 	text := span(time.Duration(seconds) * time.Second)
 	if more {
@@ -128,8 +127,7 @@ func takesText(seconds int, more bool) string {
 	return text
 }
 
-// checkNames returns the names of rows: with the destination, where a repository
-// goes to more than one.
+// checkNames returns the names of rows, with the destination if a repository has several.
 func checkNames(rows []check.Row) func(check.Row) string {
 	times := map[reference.Repository]int{}
 	for _, row := range rows {

@@ -9,8 +9,8 @@ import (
 	"github.com/osism/skopeo-worker/shared/failure"
 )
 
-// The columns at which an image stands below its repository, and the reason
-// below its image.
+// The columns at which an image is shown below its repository, and the reason below the
+// image.
 const (
 	imageIndent  = 2
 	reasonIndent = 6
@@ -51,11 +51,11 @@ func Failures(w io.Writer, records []failure.Record) {
 	}
 }
 
-// only returns the records with the images that wanted reports true for.
-func only(records []failure.Record, wanted func(failure.Image) bool) []failure.Record {
+// only returns the records with those images for which keep returns true.
+func only(records []failure.Record, keep func(failure.Image) bool) []failure.Record {
 	var some []failure.Record
 	for _, r := range records {
-		r.Images = slices.DeleteFunc(slices.Clone(r.Images), func(i failure.Image) bool { return !wanted(i) })
+		r.Images = slices.DeleteFunc(slices.Clone(r.Images), func(i failure.Image) bool { return !keep(i) })
 		if len(r.Images) > 0 {
 			some = append(some, r)
 		}
@@ -86,7 +86,7 @@ func (p *page) unreadable(records []failure.Record) {
 	p.line("  planner forget '%s'", printable(records[0].Repository))
 }
 
-// image shows one image that was given up.
+// image shows one failed image.
 func (p *page) image(i failure.Image, repository string) {
 	what := i.Source
 	if what == repository {
@@ -100,8 +100,8 @@ func (p *page) image(i failure.Image, repository string) {
 	p.wrapped(reasonIndent, i.Reason)
 }
 
-// origin tells when and where a failure happened. A republish has no chunk
-// number.
+// origin returns when and in which run and chunk a failure happened. A republish has no
+// chunk number.
 func origin(r failure.Record) string {
 	text := "run " + r.Run
 	if r.Chunk > 0 {
@@ -113,7 +113,7 @@ func origin(r failure.Record) string {
 	return text
 }
 
-// republish is the command that delivers the failures again.
+// republish returns the command that retries the failures.
 func republish(records []failure.Record) string {
 	// A message that no worker could read is recorded under a name with spaces.
 	if len(records) == 1 && !strings.Contains(records[0].Repository, " ") {

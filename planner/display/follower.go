@@ -10,11 +10,11 @@ import (
 	"github.com/osism/skopeo-worker/shared/run"
 )
 
-// plainInterval is the least time between two lines where no terminal is.
+// plainInterval is the least time between two lines without a terminal.
 const plainInterval = 10 * time.Second
 
-// Follower shows a run while it goes on: on a terminal a line that is drawn again
-// and again, elsewhere a line where something has changed.
+// Follower shows a run while it goes on: on a terminal as a line that is drawn again and
+// again, elsewhere as a new line when something has changed.
 type Follower struct {
 	terminal bool
 	width    func() int
@@ -28,7 +28,7 @@ type Follower struct {
 	at      time.Time // of the last plain line
 }
 
-// progress is what of a status is worth a new plain line.
+// progress is the part of a status whose change is worth a new plain line.
 type progress struct {
 	state  string
 	chunks run.Chunks
@@ -38,13 +38,13 @@ type progress struct {
 	moving string
 }
 
-// NewFollower returns a follower that has nothing to show yet. width tells the
-// columns of the terminal; without a terminal it is not asked.
+// NewFollower returns a follower. width returns the columns of the terminal; without a
+// terminal, it is not called.
 func NewFollower(w io.Writer, terminal bool, width func() int) *Follower {
 	return &Follower{Drawn: NewDrawn(w), terminal: terminal, width: width, now: time.Now}
 }
 
-// Update shows how the run stands now.
+// Update shows a new status.
 func (f *Follower) Update(s run.Status) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -57,7 +57,7 @@ func (f *Follower) Update(s run.Status) {
 	}
 }
 
-// Done leaves the last state to be read, and ends the line.
+// Done keeps the last state on the screen, and ends the line.
 func (f *Follower) Done() {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -87,18 +87,18 @@ func (f *Follower) print(now time.Time) {
 	_, _ = fmt.Fprintf(f.Above(f.w), "%s  %s\n", moment(now), strings.Join(present(done(*s), imagesText(*s), activity(*s, now), moving(*s), toGo(*s, now), bytesText(*s)), "; "))
 }
 
-// clearLine goes to the start of the line and erases it (ECMA-48, EL).
+// clearLine moves to the start of the line and erases it (ECMA-48, EL).
 const clearLine = "\r\x1b[K"
 
-// Drawn is a terminal's last line, which is drawn again and again. It is safe for
+// Drawn is the last line of a terminal, which is drawn again and again. It is safe for
 // concurrent use.
 type Drawn struct {
 	mu   sync.Mutex
 	w    io.Writer
-	text string // what stands there
+	text string // on the screen
 }
 
-// NewDrawn returns a line that is empty yet.
+// NewDrawn returns an empty line.
 func NewDrawn(w io.Writer) *Drawn { return &Drawn{w: w} }
 
 // Draw replaces the line.
@@ -109,10 +109,10 @@ func (d *Drawn) Draw(text string) {
 	d.write(clearLine + text)
 }
 
-// Clear removes the line, where there is one.
+// Clear removes the line, if there is one.
 func (d *Drawn) Clear() { d.end(clearLine) }
 
-// keep leaves the line to be read.
+// keep leaves the line on the screen.
 func (d *Drawn) keep() { d.end("\n") }
 
 func (d *Drawn) end(how string) {
@@ -126,14 +126,14 @@ func (d *Drawn) end(how string) {
 
 // Above returns a writer for whole lines, such as a log's, that go to w without
 // breaking the line that is drawn.
-func (d *Drawn) Above(w io.Writer) io.Writer { return above{d, w} }
+func (d *Drawn) Above(w io.Writer) io.Writer { return lineWriter{d, w} }
 
-type above struct {
+type lineWriter struct {
 	d *Drawn
 	w io.Writer
 }
 
-func (a above) Write(text []byte) (int, error) {
+func (a lineWriter) Write(text []byte) (int, error) {
 	a.d.mu.Lock()
 	defer a.d.mu.Unlock()
 	if a.d.text == "" {
@@ -153,7 +153,7 @@ const (
 	shortBar = 10
 )
 
-// line tells as much as fits into the width.
+// line returns as much of a status as fits into the width.
 func line(s run.Status, now time.Time, width int) string {
 	long, short := bar(s.Chunks, longBar), bar(s.Chunks, shortBar)
 	count, doing, left, moving := done(s), activity(s, now), toGo(s, now), moving(s)
@@ -184,8 +184,8 @@ func bar(c run.Chunks, length int) string {
 
 func done(s run.Status) string { return fmt.Sprintf("%d/%s", s.Chunks.Done, chunks(s.Chunks.Total)) }
 
-// imagesText tells the images by outcome; how many there are is known once their
-// repositories have been resolved.
+// imagesText returns the images by outcome. Their number is known when their repositories
+// have been resolved.
 func imagesText(s run.Status) string {
 	if s.Images.Total == 0 {
 		return ""
@@ -208,7 +208,7 @@ func briefImages(s run.Status) string {
 	return text
 }
 
-// activity tells what is going on, or what is waited for.
+// activity returns what is going on, or what the run waits for.
 func activity(s run.Status, now time.Time) string {
 	switch {
 	case s.Over():
@@ -223,10 +223,10 @@ func activity(s run.Status, now time.Time) string {
 	return "waiting for a worker"
 }
 
-// toGo is how long the run has to wait yet, with a mark where it may be longer.
+// toGo returns how long the run has to wait, with a mark if it may take longer.
 func toGo(s run.Status, now time.Time) string {
 	if s.EstimatedDone == nil || !s.EstimatedDone.After(now) || s.NextDue != nil && s.EstimatedDone.Equal(*s.NextDue) {
-		return "" // a next chunk that is the last one is told of already
+		return "" // the next chunk is the last one, and is shown already
 	}
 	more := ""
 	if s.EstimatedAtLeast {

@@ -1,6 +1,5 @@
-// Package display is what a person sees of plans, runs and failures: tables,
-// summaries, and a run followed while it goes on. Times are local, with their
-// zone.
+// Package display shows plans, runs and failures to people: tables, summaries, and a run
+// while it goes on. Times are local, with their zone.
 package display
 
 import (
@@ -18,21 +17,21 @@ import (
 	"github.com/osism/skopeo-worker/shared/run"
 )
 
-// textWidth is where long texts are wrapped, in columns: that of a narrow terminal.
+// textWidth is the column at which long texts are wrapped: that of a narrow terminal.
 const textWidth = defaultWidth
 
-// page collects what is shown, so that it is written in one piece.
+// page collects output, which is then written in one piece.
 type page struct{ strings.Builder }
 
 func (p *page) line(format string, args ...any) {
 	_, _ = fmt.Fprintf(p, format+"\n", args...)
 }
 
-// to writes the page. Nobody could be told of an error but on the same screen.
+// to writes the page. An error could be shown only on the same screen.
 func (p *page) to(w io.Writer) { _, _ = io.WriteString(w, Printable(p.String())) }
 
-// Printable replaces what is not printable in lines by spaces: names, reasons and messages
-// at the broker can come from anyone, and must not control the terminal.
+// Printable replaces unprintable characters of lines with spaces. Names, reasons and
+// messages at the broker can come from anyone, and must not control the terminal.
 func Printable(lines string) string {
 	all := strings.Split(lines, "\n")
 	for i, line := range all {
@@ -41,8 +40,8 @@ func Printable(lines string) string {
 	return strings.Join(all, "\n")
 }
 
-// wrapped writes a text at an indent. Words are never cut: they may be digests or
-// addresses that someone wants to copy.
+// wrapped writes a text at an indent. Words are never cut: they may be digests or addresses
+// to copy.
 func (p *page) wrapped(indent int, text string) {
 	margin := strings.Repeat(" ", indent)
 	line := ""
@@ -73,8 +72,7 @@ func printable(s string) string {
 // columnGap is the space between two columns of a table.
 const columnGap = 2
 
-// column is one of a table: of texts, which begin below each other, or of numbers,
-// which end there.
+// column is a column of a table: of texts, aligned left, or of numbers, aligned right.
 type column struct {
 	title  string
 	number bool
@@ -118,14 +116,14 @@ func (p *page) table(indent int, columns []column, rows [][]string) {
 	}
 }
 
-// defaultWidth is the width of a terminal that does not tell its own.
+// defaultWidth is the width of a terminal of unknown width.
 const defaultWidth = 80
 
-// IsTerminal reports whether a person looks at what is written to the file.
+// IsTerminal reports whether the file is a terminal.
 func IsTerminal(f *os.File) bool { return term.IsTerminal(int(f.Fd())) }
 
-// Width returns a function that tells how many columns the file's terminal has
-// now, because its window can be resized.
+// Width returns a function that returns the current number of columns of the file's
+// terminal. Its window can be resized.
 func Width(f *os.File) func() int {
 	return func() int {
 		columns, _, err := term.GetSize(int(f.Fd()))
@@ -136,7 +134,7 @@ func Width(f *os.File) func() int {
 	}
 }
 
-// size is a number of bytes with an IEC prefix.
+// size formats a number of bytes with an IEC prefix.
 func size(bytes int64) string {
 	const step = 1024
 	if bytes < step {
@@ -150,7 +148,7 @@ func size(bytes int64) string {
 	return fmt.Sprintf("%.1f %ciB", value, prefixes[0])
 }
 
-// count is a number with its noun.
+// count formats a number with its noun.
 func count(n int, one, many string) string {
 	if n == 1 {
 		return "1 " + one
@@ -162,14 +160,14 @@ func images(n int) string { return count(n, "image", "images") }
 
 func chunks(n int) string { return count(n, "chunk", "chunks") }
 
-// amount is a number with what it counts.
+// amount is a number with its noun.
 type amount struct {
 	n    int
 	what string
 }
 
-// outcomes are the images of a run by what became of them. Only a run that was ended
-// has dropped any.
+// outcomes returns the images of a run by outcome. Only a run that was ended has dropped
+// images.
 func outcomes(t run.Tally) []amount {
 	var all []amount
 	for _, o := range run.Outcomes {
@@ -180,7 +178,7 @@ func outcomes(t run.Tally) []amount {
 	return all
 }
 
-// list puts amounts beside each other.
+// list formats amounts.
 func list(amounts []amount) string {
 	texts := make([]string, len(amounts))
 	for i, a := range amounts {
@@ -189,7 +187,7 @@ func list(amounts []amount) string {
 	return strings.Join(texts, ", ")
 }
 
-// sum is a number with what it is made of.
+// sum formats a number with its parts.
 func sum(total int, of []amount) string {
 	if parts := list(known(of)); parts != "" {
 		return fmt.Sprintf("%d: %s", total, parts)
@@ -210,13 +208,13 @@ func known(amounts []amount) []amount {
 
 const day = 24 * time.Hour
 
-// zone is where the reader is.
+// zone is the time zone of the reader.
 var zone = time.Local
 
-// moment is a time as people read it.
+// moment formats a time.
 func moment(t time.Time) string { return t.In(zone).Format("2006-01-02 15:04:05 MST") }
 
-// relative is a time seen from now.
+// relative formats a time relative to now.
 func relative(t, now time.Time) string {
 	switch d := t.Sub(now); {
 	case d > 0:
@@ -228,7 +226,7 @@ func relative(t, now time.Time) string {
 	}
 }
 
-// due is when something may start: what is overdue is due now.
+// due formats when something may start. If it is overdue, that is now.
 func due(t, now time.Time) string {
 	if t.After(now) {
 		return relative(t, now)
@@ -236,13 +234,13 @@ func due(t, now time.Time) string {
 	return "now"
 }
 
-// momentAndRelative is a time in both ways.
+// momentAndRelative formats a time in both ways.
 func momentAndRelative(t, now time.Time) string {
 	return fmt.Sprintf("%s (%s)", moment(t), relative(t, now))
 }
 
-// span is a duration in its two largest units. It rounds up, so that a
-// countdown does not stand at zero before its end.
+// span formats a duration in its two largest units. It rounds up, so that a countdown is
+// not zero before its end.
 func span(d time.Duration) string {
 	if d <= 0 {
 		return "0s"

@@ -50,12 +50,10 @@ func dueColumn(t, now time.Time) string {
 	return "now"
 }
 
-// summaryFailures is how many failed images a summary tells: what fits on a
-// screen beside the counts.
+// summaryFailures is how many failed images a summary shows: as many as fit on a screen.
 const summaryFailures = 10
 
-// Summary shows how a run ended, what became of its images, and of the failures
-// the first ten.
+// Summary shows how a run ended, its images by outcome, and the first failures.
 func Summary(w io.Writer, s run.Status, failures []failure.Record, took time.Duration) {
 	var p page
 	defer p.to(w)
@@ -72,7 +70,7 @@ func Summary(w io.Writer, s run.Status, failures []failure.Record, took time.Dur
 	}
 }
 
-// whatIsLost is what there is to say of chunks that are lost.
+// whatIsLost explains lost chunks.
 const whatIsLost = "Lost chunks are neither done nor at the broker, and the run was not ended: plan again."
 
 func headline(p *page, s run.Status, took time.Duration) {

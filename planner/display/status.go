@@ -51,7 +51,7 @@ func Status(w io.Writer, s run.Status, now time.Time) {
 	}
 }
 
-// estimate is when the run will be done, as far as that can be told.
+// estimate shows the earliest time at which the run can be done.
 func estimate(s run.Status, now time.Time) string {
 	switch {
 	case s.EstimatedDone != nil && s.EstimatedAtLeast:
@@ -64,7 +64,7 @@ func estimate(s run.Status, now time.Time) string {
 	return "as soon as everything is copied; no budget or schedule delays it"
 }
 
-// registries shows what the source registries allow, and what is left there.
+// registries shows what the source registries allow, and what is left to pull from them.
 func registries(p *page, all []run.Registry, now time.Time) {
 	if len(all) == 0 {
 		return
@@ -72,7 +72,7 @@ func registries(p *page, all []run.Registry, now time.Time) {
 	p.line("")
 	var rows [][]string
 	for _, r := range all {
-		spent, free := "-", "-" // nobody counts
+		spent, free := "-", "-" // not counted
 		if r.Free != nil {
 			spent, free = strconv.Itoa(r.Spent), strconv.Itoa(*r.Free)
 		}
@@ -80,7 +80,7 @@ func registries(p *page, all []run.Registry, now time.Time) {
 		if r.EstimatedDone != nil {
 			done = due(*r.EstimatedDone, now)
 		}
-		left := "~" + atLeast(r.ToPull, r.ToPullAtLeast) // never quite known
+		left := "~" + atLeast(r.ToPull, r.ToPullAtLeast) // an estimate
 		switch {
 		case r.ToPull == 0 && r.ToPullAtLeast:
 			left = "unknown"
@@ -102,7 +102,7 @@ func registries(p *page, all []run.Registry, now time.Time) {
 	}
 }
 
-// atLeast is a number, with a mark where there is more.
+// atLeast formats a number, with a mark if it is a lower bound.
 func atLeast(n int, more bool) string {
 	if more {
 		return strconv.Itoa(n) + "+"
@@ -132,7 +132,7 @@ func registryState(r run.Registry, now time.Time) string {
 	return "open"
 }
 
-// stateText says a state in words, where its name alone could mislead.
+// stateText returns the name of a state, or words if the name could mislead.
 func stateText(state string) string {
 	if state == run.StateFailed {
 		return "done, with failures"
@@ -152,7 +152,7 @@ func Runs(w io.Writer, all []run.Status, now time.Time) {
 	for _, s := range all {
 		state := s.State
 		if state == run.StateFailed {
-			state = run.StateDone // how many failed has a column
+			state = run.StateDone // failures have a column of their own
 		}
 		rows = append(rows, []string{
 			s.Run, state, took(s, now), fmt.Sprintf("%d/%d", s.Chunks.Done, s.Chunks.Total),
@@ -164,8 +164,8 @@ func Runs(w io.Writer, all []run.Status, now time.Time) {
 	}, rows)
 }
 
-// took is how long a run has taken so far. When a run ended is not known where no
-// worker ever had a chunk of it.
+// took returns how long a run has taken so far, or "" if it is not known. The end of a run
+// is not known if no worker ever had a chunk of it.
 func took(s run.Status, now time.Time) string {
 	switch {
 	case s.Finished != nil:
@@ -176,10 +176,10 @@ func took(s run.Status, now time.Time) string {
 	return span(now.Sub(s.Started))
 }
 
-// shownCopies is how many copies under way a page shows.
+// shownCopies is how many copies under way are shown.
 const shownCopies = 20
 
-// underWay shows the images that are copied, those first that take longest.
+// underWay shows the copies under way, the longest first.
 func underWay(p *page, all []run.Copy, now time.Time) {
 	if len(all) == 0 {
 		return
@@ -199,7 +199,7 @@ func underWay(p *page, all []run.Copy, now time.Time) {
 	}
 }
 
-// moving tells what the copies under way come to.
+// moving returns the number and the rate of the copies under way.
 func moving(s run.Status) string {
 	if len(s.UnderWay) == 0 {
 		return ""
@@ -212,7 +212,7 @@ func moving(s run.Status) string {
 	return fmt.Sprintf("%s under way: %s at %s", images(len(s.UnderWay)), size(bytes), rate(each))
 }
 
-// rate is a number of bytes a second.
+// rate formats a number of bytes a second.
 func rate(bytes int64) string { return size(bytes) + "/s" }
 
 // Cancelled shows what cancelling a run has dropped.

@@ -29,8 +29,8 @@ func unique(entries []Entry) (kept []Entry, duplicates []Problem) {
 	return kept, duplicates
 }
 
-// clashes finds entries that would overwrite each other at the destination, as
-// far as that can be told before the tags are known.
+// clashes finds entries that would overwrite each other at the destination, as far as that
+// is known without the tags of the sources.
 func clashes(entries []Entry) []Problem {
 	c := clash{
 		owner: map[reference.Repository]*Entry{}, every: map[reference.Repository]*Entry{}, patterns: map[reference.Repository][]pattern{},
@@ -58,7 +58,7 @@ func clashes(entries []Entry) []Problem {
 type clash struct {
 	owner    map[reference.Repository]*Entry    // by repository at the destination
 	every    map[reference.Repository]*Entry    // those for every tag, by repository at the destination
-	patterns map[reference.Repository][]pattern // those whose tags are still to be found out
+	patterns map[reference.Repository][]pattern // those whose tags are not known yet
 	selected map[target]*Entry                  // the same, by what they choose
 	claimed  map[target]*Entry                  // by tag
 	problems []Problem
@@ -120,13 +120,13 @@ func (c *clash) choose(e *Entry) {
 	if chosen.IsZero() {
 		c.every[e.Destination] = e
 	}
-	// It has been valid when it was read.
+	// It was valid when it was read.
 	if m, err := chosen.Compile(); err == nil {
 		c.patterns[e.Destination] = append(c.patterns[e.Destination], pattern{e, m})
 	}
 }
 
-// against compares an entry with those whose tags are still to be found out.
+// against compares an entry with the entries whose tags are not known yet.
 func (c *clash) against(e *Entry) {
 	tags := e.tags()
 	if all, ok := c.every[e.Destination]; ok && len(tags) == 0 && !e.Selection.Tags().IsZero() {
@@ -141,7 +141,7 @@ func (c *clash) against(e *Entry) {
 	}
 }
 
-// tags are the ones that an entry names; none where they are still to be found out.
+// tags returns the tags that an entry names, or nil if they are not known yet.
 func (e Entry) tags() []string {
 	if tag := e.DestinationTag(); !tag.IsZero() {
 		return []string{tag.String()}
@@ -149,11 +149,11 @@ func (e Entry) tags() []string {
 	return e.Selection.List
 }
 
-// named reports whether the tags that an entry names are the source's: that of a
-// digest is made up.
+// named reports whether the tags of an entry are tags of the source. The tag of a digest is
+// not.
 func (e Entry) named() bool { return !e.Tag.IsZero() || e.Digest.IsZero() }
 
-// differ tells whether two entries make different images of one tag, and in what.
+// differ returns in what two entries make different images of one tag, or "".
 func differ(a, b Entry) string {
 	switch {
 	case a.Digest != b.Digest:

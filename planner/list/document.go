@@ -17,15 +17,15 @@ const htmlPage = "this is an HTML page, not YAML; is this the address of the raw
 
 var (
 	utf8BOM = []byte("\xef\xbb\xbf")
-	// yamlLine is how the library states the line of a syntax error.
+	// yamlLine matches the line in a syntax error of the library.
 	yamlLine = regexp.MustCompile(`^yaml: (?:line ([0-9]+): )?`)
 	// parserError matches the messages of the library's parser, which counts
 	// lines from 0; its scanner counts from 1.
 	parserError = regexp.MustCompile(`^did not find expected (?:<document start>|',' or|'-' indicator|key|node content)`)
 )
 
-// document turns the bytes of a list into its one YAML document, with aliases
-// left as they are: expanding them is how a small file fills the memory.
+// document parses the one YAML document of a list. It does not expand aliases, because a
+// small file could fill the memory with them.
 func document(data []byte) (*yaml.Node, *Problem) {
 	if len(data) > MaxBytes {
 		return nil, tooLarge()
@@ -54,8 +54,8 @@ func document(data []byte) (*yaml.Node, *Problem) {
 	return root, checkExpansion(root)
 }
 
-// checkText refuses what is no UTF-8 text, which the YAML library would read
-// as something else or refuse without a line.
+// checkText refuses a list that is not UTF-8 text. The YAML library would misread it, or
+// refuse it without a line.
 func checkText(data []byte) *Problem {
 	if looksLikeUTF16(data) {
 		return &Problem{Message: "the list is in UTF-16, expected UTF-8"}
@@ -73,8 +73,8 @@ func checkText(data []byte) *Problem {
 	return nil
 }
 
-// looksLikeUTF16 goes by the byte order mark, or by the zero in one half of
-// the first character, that every ASCII character has.
+// looksLikeUTF16 checks for a byte order mark, or for the zero byte that each ASCII
+// character has in UTF-16.
 func looksLikeUTF16(data []byte) bool {
 	if len(data) < 2 {
 		return false
@@ -83,7 +83,7 @@ func looksLikeUTF16(data []byte) bool {
 	return bom || (data[0] == 0) != (data[1] == 0)
 }
 
-// isControl is what YAML forbids of ASCII (YAML 1.2, section 5.1).
+// isControl reports whether YAML forbids an ASCII character (YAML 1.2, section 5.1).
 func isControl(r rune) bool {
 	return r < ' ' && r != '\t' && r != '\n' && r != '\r' || r == '\x7f'
 }
@@ -121,16 +121,16 @@ func tooLarge() *Problem {
 	return &Problem{Message: fmt.Sprintf("the list is larger than %d MiB", MaxBytes>>20)}
 }
 
-// key is the one key of a list that is read.
+// key is the key of the entries.
 const key = "containers"
 
-// nearMisses are keys that a user may have written instead of it.
+// nearMisses are keys that a user may write by mistake.
 var nearMisses = map[string]bool{
 	"container": true, "conatiners": true, "contaners": true, "contianers": true,
 	"image": true, "images": true, "repositories": true,
 }
 
-// containers finds the entries, and what is wrong around them.
+// containers returns the nodes of the entries, and the problems outside of them.
 func containers(root *yaml.Node) ([]*yaml.Node, []Problem) {
 	if root.Kind != yaml.MappingNode {
 		return nil, []Problem{{Line: root.Line, Message: fmt.Sprintf("expected a mapping with the key %q, found %s", key, describe(root))}}
@@ -178,8 +178,8 @@ func sequence(value *yaml.Node) ([]*yaml.Node, *Problem) {
 	return node.Content, nil
 }
 
-// notString says what a node is if it is no string. What YAML 1.1 takes for a
-// boolean is none: other readers of the same list do not see a string there.
+// notString returns what a node is if it is not a string. A boolean of YAML 1.1 is not a
+// string, because other programs read it as a boolean.
 func notString(node *yaml.Node) string {
 	if node.Kind != yaml.ScalarNode || node.ShortTag() != "!!str" {
 		return describe(node)
@@ -217,12 +217,12 @@ func describe(node *yaml.Node) string {
 	}
 }
 
-// maxNodes is how many YAML nodes a list may have once its aliases are
-// expanded: three times what fits into MaxBytes as entries.
+// maxNodes is how many YAML nodes a list may have after its aliases are expanded: three
+// times as many as the entries in MaxBytes have.
 const maxNodes = 1_000_000
 
-// expansion counts the nodes of a document as if its aliases were expanded,
-// without doing it: an anchor is counted once and remembered.
+// expansion counts the nodes that a document would have with its aliases expanded. It
+// counts each anchor once.
 type expansion struct {
 	// anchors has the size of each anchored node; 0 while it is being counted.
 	anchors map[*yaml.Node]int
@@ -237,7 +237,7 @@ func checkExpansion(root *yaml.Node) *Problem {
 
 func (e *expansion) size(node *yaml.Node) int {
 	if node.Kind == yaml.AliasNode {
-		// An alias can only name what stands before it or around it.
+		// An alias can only name a node before it or around it.
 		size := e.anchors[node.Alias]
 		if size == 0 {
 			e.fail(node, fmt.Sprintf("alias *%s stands for something that contains it", node.Value))
@@ -269,7 +269,7 @@ func (e *expansion) fail(node *yaml.Node, message string) {
 	}
 }
 
-// resolve follows aliases; what checkExpansion has passed has no cycles.
+// resolve follows aliases. After checkExpansion, there are no cycles.
 func resolve(node *yaml.Node) *yaml.Node {
 	for node.Kind == yaml.AliasNode {
 		node = node.Alias

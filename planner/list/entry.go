@@ -24,7 +24,7 @@ const (
 
 var entryKeys = []string{keyImage, keyTags, keyPlatforms, keyAttestations, keyReferrers, keyDestination}
 
-// reader makes entries of nodes, and remembers what is wrong with them.
+// reader makes entries from nodes, and collects their problems.
 type reader struct {
 	dest     reference.Destination
 	defaults selection.Selection
@@ -35,7 +35,7 @@ func (r *reader) fail(line int, format string, args ...any) {
 	r.problems = append(r.problems, Problem{Line: line, Message: fmt.Sprintf(format, args...)})
 }
 
-// entries returns those that nothing is wrong with.
+// entries returns the entries without problems.
 func (r *reader) entries(nodes []*yaml.Node) []Entry {
 	entries := make([]Entry, 0, len(nodes))
 	for _, node := range nodes {
@@ -94,8 +94,8 @@ func (r *reader) mapping(e *Entry, value *yaml.Node) {
 	}
 }
 
-// check tells the problems of an entry's selection. The lines are those of the items
-// under each key that the entry has.
+// check adds the problems of an entry's selection. lines are the lines of the items under
+// each key of the entry.
 func (r *reader) check(e *Entry, lines map[string][]int) {
 	var bad *selection.Error
 	if errors.As(e.Selection.Validate(), &bad) {
@@ -126,8 +126,8 @@ func (r *reader) image(e *Entry, line int, text string) {
 	}
 }
 
-// destination sets where the image goes: the path of the source, or one of the
-// entry's own. Without an image there is nothing to say about it.
+// destination sets the repository that the image is mirrored to: the path of the source, or
+// that of the key destination.
 func (r *reader) destination(e *Entry, line int, path string) {
 	if path == "" && e.Repository.Path() == "" {
 		return
@@ -160,8 +160,8 @@ const (
 
 var tagKeys = []string{keyInclude, keyExclude, keySemver, keyLimit, keyList}
 
-// tags puts what an entry says of its tags in the place of the defaults, and notes
-// the lines of the items under each key.
+// tags replaces the defaults with the entry's own selection of tags, and notes the lines of
+// the items under each key.
 func (r *reader) tags(e *Entry, f field, lines map[string][]int) {
 	if f.node.Kind != yaml.MappingNode || len(f.node.Content) == 0 {
 		r.fail(f.line, "%s: expected a mapping with some of %s, found %s", keyTags, enumerate(tagKeys), describe(f.node))

@@ -19,36 +19,35 @@ import (
 	"github.com/osism/skopeo-worker/shared/redact"
 )
 
-// stdin is the source that stands for standard input.
+// stdin is the source for standard input.
 const stdin = "-"
 
 var (
-	// ErrUnreachable is a source that could not be read, now or ever.
+	// ErrUnreachable is returned if the list cannot be read.
 	ErrUnreachable = exit.Unreachable.New("the list could not be read")
 	// ErrBadSource is returned if MIRROR_SOURCE_URL is neither a URL, a file nor "-".
 	ErrBadSource = exit.Usage.New("MIRROR_SOURCE_URL")
 )
 
 const (
-	// tryTimeout is for one request, its body included.
+	// tryTimeout bounds one request, with its body.
 	tryTimeout = 30 * time.Second
-	// fetchDeadline is for all tries together, and the pauses between them.
+	// fetchDeadline bounds all tries and the pauses between them.
 	fetchDeadline = 2 * time.Minute
-	// maxTries of a request, the first included.
+	// maxTries is how often a request is sent.
 	maxTries = 4
 )
 
-// Fetcher reads a list. Its zero value is ready to use; the fields are for
-// those who know better.
+// Fetcher reads a list. Its zero value is ready to use; all fields are optional.
 type Fetcher struct {
-	// Transport defaults to http.DefaultTransport, which heeds HTTPS_PROXY,
-	// NO_PROXY and SSL_CERT_FILE.
+	// Transport defaults to http.DefaultTransport, which uses HTTPS_PROXY, NO_PROXY and
+	// SSL_CERT_FILE.
 	Transport *http.Transport
 	// Stdin defaults to os.Stdin.
 	Stdin io.Reader
-	// Timeout is for one try, 30 seconds by default.
+	// Timeout bounds one try; 30 seconds by default.
 	Timeout time.Duration
-	// Deadline is for the whole, 2 minutes by default.
+	// Deadline bounds all tries; 2 minutes by default.
 	Deadline time.Duration
 	// Backoff is the pause before a retry, counted from 1. It defaults to a
 	// random time up to 1, 2, 4 … seconds.
@@ -57,10 +56,10 @@ type Fetcher struct {
 	lookup func(ctx context.Context, host string) ([]netip.Addr, error) // for tests
 }
 
-// Fetch reads a list from an http, https or file URL, a file, or standard
-// input, which is "-". User information in a URL is used and never shown. Its
-// errors are ErrBadSource, ErrUnreachable, ErrBadList for what is too large or
-// an HTML page, or the context's.
+// Fetch reads a list from an http, https or file URL, a file, or standard input, which is
+// "-". User information in a URL is used and never shown. The error is ErrBadSource,
+// ErrUnreachable, ErrBadList if the list is too large or an HTML page, or that of the
+// context.
 func (f Fetcher) Fetch(ctx context.Context, source string) ([]byte, error) {
 	if source == stdin {
 		return f.read(ctx, source, f.readStdin)
@@ -88,8 +87,8 @@ func (f Fetcher) Fetch(ctx context.Context, source string) ([]byte, error) {
 	}
 }
 
-// Shown returns a source of a list as people may see it: without user information and
-// without the values of its query.
+// Shown returns a source without secrets: without user information and the values of its
+// query.
 func Shown(source string) string {
 	if source == stdin {
 		return "standard input"
@@ -127,8 +126,8 @@ func (f Fetcher) readFile(ctx context.Context, source, path string) ([]byte, err
 	})
 }
 
-// read lets the context interrupt what can't be: a terminal or a named pipe
-// that nobody writes to. The reader is left behind then.
+// read lets the context interrupt a read that cannot be interrupted, from a terminal or a
+// named pipe without a writer. Its goroutine is left behind then.
 func (f Fetcher) read(ctx context.Context, source string, read func() ([]byte, error)) ([]byte, error) {
 	type result struct {
 		data []byte
@@ -161,7 +160,7 @@ func readCapped(r io.Reader) ([]byte, error) {
 	return data, nil
 }
 
-// readError gives an error its class and its source.
+// readError adds the class and the source to an error.
 func readError(source string, err error) error {
 	if err == nil {
 		return nil
@@ -173,7 +172,7 @@ func readError(source string, err error) error {
 	case errors.Is(err, errHTML):
 		return &Error{Source: Shown(source), Problems: []Problem{{Message: htmlPage}}}
 	case errors.As(err, &path):
-		// The path may be a mistyped URL, and the source is named already.
+		// The path may be a mistyped URL with secrets, and the source is named already.
 		err = path.Err
 	}
 	return fmt.Errorf("%w: %s: %s", ErrUnreachable, Shown(source), redact.Text(err.Error()))
@@ -182,18 +181,18 @@ func readError(source string, err error) error {
 const (
 	// backoffBase is the longest pause before the first retry; it doubles.
 	backoffBase = time.Second
-	// maxRedirects is what net/http and curl's users are used to.
+	// maxRedirects is that of net/http.
 	maxRedirects = 10
 	userAgent    = "skopeo-worker"
 )
 
-// errHTML is an answer that says itself that it is a page.
+// errHTML is returned for an answer with the content type of a page.
 var errHTML = errors.New("an HTML page")
 
-// errTimeout says what "context deadline exceeded" means here.
+// errTimeout replaces "context deadline exceeded".
 var errTimeout = errors.New("no complete answer in time")
 
-// permanent is an error that another try would meet again.
+// permanent is an error that another request would get, too.
 type permanent struct{ error }
 
 func (p permanent) Unwrap() error { return p.error }
@@ -207,8 +206,8 @@ func (f Fetcher) fetchHTTP(ctx context.Context, u *url.URL) ([]byte, error) {
 	}
 	network := f.network()
 	defer network.proxied.CloseIdleConnections()
-	for try := 1; ; try++ {
-		data, err := f.try(whole, network, u)
+	for n := 1; ; n++ {
+		data, err := f.request(whole, network, u)
 		if err == nil {
 			return data, nil
 		}
@@ -221,18 +220,18 @@ func (f Fetcher) fetchHTTP(ctx context.Context, u *url.URL) ([]byte, error) {
 		if errors.As(err, new(permanent)) {
 			return nil, readError(u.String(), err)
 		}
-		if try == maxTries || pause(whole, backoff(try)) != nil {
-			return nil, readError(u.String(), fmt.Errorf("%w (tries: %d)", err, try))
+		if n == maxTries || pause(whole, backoff(n)) != nil {
+			return nil, readError(u.String(), fmt.Errorf("%w (tries: %d)", err, n))
 		}
 	}
 }
 
-// try makes one request and reads its answer to the end.
-func (f Fetcher) try(ctx context.Context, network *network, u *url.URL) ([]byte, error) {
+// request sends one request and reads its answer to the end.
+func (f Fetcher) request(ctx context.Context, network *network, u *url.URL) ([]byte, error) {
 	ctx, cancel := context.WithTimeout(ctx, orDefault(f.Timeout, tryTimeout))
 	defer cancel()
-	// Credentials travel as a header, so that no error of net/http can show
-	// them and a redirect on the same host keeps them.
+	// Credentials are in a header, so that no error of net/http shows them and a redirect
+	// on the same host keeps them.
 	bare := *u
 	bare.User = nil
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, bare.String(), nil)
@@ -263,9 +262,8 @@ func (f Fetcher) try(ctx context.Context, network *network, u *url.URL) ([]byte,
 	return data, err
 }
 
-// checkRedirect keeps credentials, and the query in the Referer, from anyone
-// but the host they were meant for, and the list from being read without TLS
-// where it was to be read with it.
+// checkRedirect sends credentials, and the query in the Referer, only to the first host,
+// and refuses a redirect from https to http.
 func checkRedirect(req *http.Request, via []*http.Request) error {
 	req.Header.Del("Referer")
 	if req.URL.Host != via[0].URL.Host {
@@ -290,7 +288,7 @@ func requestError(err error) error {
 		err = wrapped.Err
 	}
 	if refused := (*refusedRedirect)(nil); errors.As(err, &refused) {
-		return permanent{refused} // without where it was dialled
+		return permanent{refused} // without the address
 	}
 	if errors.As(err, new(*tls.CertificateVerificationError)) {
 		return permanent{err}

@@ -21,8 +21,8 @@ type field struct {
 	node *yaml.Node // resolved
 }
 
-// fields returns the fields of a mapping that has the given keys. What is found
-// under other keys is a problem; other are keys that belong elsewhere.
+// fields returns the fields of a mapping. Keys that are not in keys are problems; other are
+// keys that belong elsewhere.
 func (r *reader) fields(node *yaml.Node, keys []string, parent string, other []string) map[string]field {
 	found := map[string]field{}
 	var merged []*yaml.Node
@@ -53,7 +53,7 @@ func (r *reader) fields(node *yaml.Node, keys []string, parent string, other []s
 	return found
 }
 
-// merge adds what stands under YAML's merge key, "<<", where it is not there yet.
+// merge adds the fields under YAML's merge key, "<<", that are not in found yet.
 func (r *reader) merge(found map[string]field, value *yaml.Node, keys []string, parent string, other []string) {
 	sources := []*yaml.Node{value}
 	if node := resolve(value); node.Kind == yaml.SequenceNode {
@@ -82,7 +82,7 @@ func (r *reader) text(f field) (string, bool) {
 	return f.node.Value, true
 }
 
-// items reads a list of strings, of which there is at least one.
+// items reads a list of one or more strings.
 func (r *reader) items(f field) (items []string, lines []int) {
 	if f.node.Kind != yaml.SequenceNode {
 		r.fail(f.line, "%s: expected a list of strings, found %s", f.name, describe(f.node))
@@ -121,7 +121,7 @@ func (r *reader) number(f field) int {
 	return int(value)
 }
 
-// inQuotes tells what to do about a tag such as 1.25, which YAML takes for a number.
+// inQuotes returns advice for a tag such as 1.25, which is a number in YAML.
 func inQuotes(node *yaml.Node) string {
 	if node.Kind != yaml.ScalarNode || node.ShortTag() == "!!null" || strings.Contains(node.Value, `"`) {
 		return ""
@@ -129,9 +129,9 @@ func inQuotes(node *yaml.Node) string {
 	return `; write "` + node.Value + `" with the quotes`
 }
 
-// suggest names the key that was most likely meant, if one is near enough: a typo
-// for each three of its characters, and at least one. Keys of the place itself go
-// before others, which belong elsewhere.
+// suggest returns advice with the key that was most likely meant, if one is near enough:
+// one typo, or one for every three characters. Keys are preferred to others, which belong
+// elsewhere.
 func suggest(unknown string, keys, others []string) string {
 	folded := strings.ToLower(unknown)
 	best, nearest := "", math.MaxInt

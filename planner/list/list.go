@@ -1,5 +1,5 @@
-// Package list reads the list of what is to be mirrored: it fetches it, parses
-// it, and refuses it with every mistake at once, by line.
+// Package list fetches and parses the list of images to mirror. It reports all problems of
+// a list at once, with their lines.
 package list
 
 import (
@@ -20,31 +20,29 @@ const MaxBytes = 16 << 20
 // Entry is one item of a list.
 type Entry struct {
 	reference.Reference
-	// Line is where the entry stands, counted from 1.
+	// Line is the line of the entry, counted from 1.
 	Line int
 	// Text is the image as it was written.
 	Text string
 	// Destination is the repository that it is mirrored to, host included.
 	Destination reference.Repository
-	// Selection is which tags are mirrored, and what of each. With a tag or a digest
-	// it has Contents only: what is named is mirrored, whatever the defaults say.
+	// Selection is which tags are mirrored, and which contents of each. With a tag or a
+	// digest, it has Contents only: a named image is mirrored whatever the defaults are.
 	Selection selection.Selection
 }
 
-// List is what is to be mirrored, in the order of the source and without
-// duplicates.
+// List is the images to mirror, in the order of the source and without duplicates.
 type List struct {
 	Entries []Entry
 	// Warnings are for the user, a line each.
 	Warnings []string
 }
 
-// Parse reads a YAML mapping with the key "containers", a sequence of strings as
-// package reference reads them, and of mappings as docs/list.schema.json describes
-// them. Other keys than "containers" are ignored. An entry's selection is the
-// defaults, which have to be valid, where it has no keys of its own. The source is
-// what the list was fetched from and stands, redacted, in every message. The error
-// is an *Error with every problem there is.
+// Parse reads a YAML mapping with the key "containers", a sequence of strings as package
+// reference reads them, and of mappings as docs/list.schema.json describes them. Other keys
+// than "containers" are ignored. The defaults, which must be valid, are the selection of an
+// entry without keys of its own. The source is what the list was fetched from; messages
+// name it without secrets. The error is an *Error with all problems.
 func Parse(data []byte, source string, dest reference.Destination, defaults selection.Selection) (List, error) {
 	source = Shown(source)
 	root, problem := document(data)
@@ -116,12 +114,12 @@ func (l List) Has() func(reference.Reference) bool {
 	}
 }
 
-// ErrBadList is a list that was read and can't be used.
+// ErrBadList is returned for a list that was read but is not valid.
 var ErrBadList = exit.Usage.New("bad list")
 
 // Problem is one mistake in a list.
 type Problem struct {
-	// Line counts from 1; 0 stands for the list as a whole.
+	// Line is counted from 1; 0 is the list as a whole.
 	Line    int
 	Message string
 }
@@ -133,8 +131,7 @@ func (p Problem) format(source string) string {
 	return fmt.Sprintf("%s:%d: %s", source, p.Line, p.Message)
 }
 
-// Error is every problem of a list, in the order of its lines. It is an
-// ErrBadList.
+// Error holds all problems of a list, in the order of its lines. It is an ErrBadList.
 type Error struct {
 	// Source is what the list was fetched from, redacted.
 	Source   string
@@ -146,7 +143,7 @@ func newError(source string, problems []Problem) *Error {
 	return &Error{Source: source, Problems: problems}
 }
 
-// Error has one text line for each problem, as compilers print them.
+// Error returns a line for each problem, as compilers print them.
 func (e *Error) Error() string {
 	lines := make([]string, len(e.Problems))
 	for i, p := range e.Problems {

@@ -17,8 +17,8 @@ import (
 	"github.com/osism/skopeo-worker/shared/redact"
 )
 
-// refusedRedirect is a redirect to where the operator has not sent us. Another try would
-// meet it again.
+// refusedRedirect is the error for a redirect that is not followed. Another request would
+// get it, too.
 type refusedRedirect struct {
 	to  string // without secrets
 	why string
@@ -32,9 +32,9 @@ func refuse(to *url.URL, why string) error {
 	return permanent{&refusedRedirect{redact.URL(to.String()), why}}
 }
 
-// network sends requests for a list. The first one goes where MIRROR_SOURCE_URL says. A
-// redirect does not lead to addresses that only this machine or its cloud can reach: its
-// author may be anybody, and what is there was not made for us.
+// network sends requests for a list. The first one goes to MIRROR_SOURCE_URL. A redirect to
+// an address that only this machine or its cloud can reach is refused: anyone may have
+// written the redirect, and such an address may hold secrets.
 type network struct {
 	first   *http.Transport
 	direct  *http.Transport // looks at the addresses it connects to
@@ -93,7 +93,7 @@ func (n *network) RoundTrip(req *http.Request) (*http.Response, error) {
 	return n.direct.RoundTrip(req.WithContext(context.WithValue(req.Context(), hopKey{}, hop)))
 }
 
-// noteScope returns the first request, which notes where it goes.
+// noteScope returns the first request, with a trace that notes the scope of its address.
 func (n *network) noteScope(req *http.Request) *http.Request {
 	return req.WithContext(httptrace.WithClientTrace(req.Context(), &httptrace.ClientTrace{
 		GotConn: func(info httptrace.GotConnInfo) {
@@ -112,13 +112,13 @@ func origin(req *http.Request) *url.URL {
 	return req.URL
 }
 
-// hop is where a redirect leads, and where all began.
+// hop is the target of a redirect and the first request.
 type hop struct {
 	to, from *url.URL
 	began    string
 }
 
-// sameHost reports whether the request stays on the host that it was meant for.
+// sameHost reports whether the request stays on the first host.
 func (h hop) sameHost() bool { return h.to.Scheme == h.from.Scheme && h.to.Host == h.from.Host }
 
 type hopKey struct{}
@@ -133,7 +133,7 @@ func inspect(ctx context.Context, _, address string, _ syscall.RawConn) error {
 	return hop.check(at.Addr())
 }
 
-// inspectName looks at what is known here of a host that a proxy connects to.
+// inspectName checks the name and the known addresses of a host that a proxy connects to.
 func (n *network) inspectName(ctx context.Context, hop hop) error {
 	host := strings.ToLower(strings.TrimSuffix(hop.to.Hostname(), "."))
 	switch at, err := netip.ParseAddr(host); {
@@ -193,14 +193,14 @@ func endsInNumber(host string) bool {
 	})
 }
 
-// The scopes of addresses that nobody else should send us to.
+// The scopes of addresses that a redirect must not lead to.
 const (
 	loopbackScope  = "a loopback address"
 	linkLocalScope = "a link-local address"
 	metadataScope  = "an address of a cloud's metadata"
 )
 
-// metadata are the addresses at which clouds tell machines their credentials.
+// metadata are the addresses at which clouds serve credentials to machines.
 var metadata = []netip.Prefix{
 	netip.MustParsePrefix("169.254.169.254/32"),     // nearly all
 	netip.MustParsePrefix("169.254.170.0/24"),       // AWS: tasks of ECS and pods of EKS
@@ -230,7 +230,7 @@ var (
 	sixToFour    = netip.MustParsePrefix("2002::/16")      // RFC 3056
 )
 
-// scopeOf returns the scope of an address, and nothing where it has none of them.
+// scopeOf returns the scope of an address, or "" if it has none of them.
 func scopeOf(at netip.Addr) string {
 	at = at.Unmap().WithZone("")
 	for _, prefix := range metadata {
