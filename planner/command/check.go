@@ -99,9 +99,9 @@ func (p *planned) check(ctx context.Context, s *settings, warnings io.Writer) (c
 	return report, err
 }
 
-// shared opens the broker whose workers ask the same registries: that of NATS_URL, or
-// the store of a planner mirror. Where there is neither, nobody else asks, and a
-// broker that is gone afterwards keeps the requests within what registries allow.
+// shared opens the broker of the workers that use the same registries: that of NATS_URL, or
+// the store of a planner mirror. If there is neither, a temporary broker keeps the requests
+// within what registries allow.
 func shared(ctx context.Context, c broker.Config, log *slog.Logger) (b *broker.Broker, done func(), err error) {
 	remove := func() {}
 	if c.Embedded() && !broker.Kept(c.DataDir) {

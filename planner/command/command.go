@@ -29,9 +29,9 @@ import (
 // Version is set by the linker.
 var Version = "dev"
 
-// patience is how long the planner waits for a broker that does not answer: as
-// long as one takes to restart.
-const patience = 15 * time.Second
+// brokerTimeout is how long the planner waits for a broker that does not answer: as long as
+// it takes to restart.
+const brokerTimeout = 15 * time.Second
 
 // New returns the command with its subcommands.
 func New() *cobra.Command {
@@ -47,13 +47,13 @@ func New() *cobra.Command {
 	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return fmt.Errorf("%w: %w", errUsage, err) })
 	root.AddCommand(planCommand(), mirrorCommand(), serveCommand(), checkCommand(), statusCommand(), failedCommand(), republishCommand(), cancelCommand(), forgetCommand())
 	for _, c := range root.Commands() {
-		// Every page of help has every variable.
+		// The help of every command lists every variable.
 		c.Long += "\n\n" + s.help()
 	}
 	return root
 }
 
-// explained adds what to do about a full disk of the broker to the error of a command.
+// explained adds to the error of a command what to do if the broker's disk is full.
 func (s *settings) explained(run func(*cobra.Command, []string) error) func(*cobra.Command, []string) error {
 	return func(cmd *cobra.Command, args []string) error {
 		err := run(cmd, args)
@@ -64,7 +64,7 @@ func (s *settings) explained(run func(*cobra.Command, []string) error) func(*cob
 	}
 }
 
-// noArguments is cobra.NoArgs as our kind of error.
+// noArguments is cobra.NoArgs with errUsage.
 func noArguments(_ *cobra.Command, args []string) error {
 	if len(args) > 0 {
 		return fmt.Errorf("%w: unexpected %q", errUsage, args[0])
@@ -87,7 +87,7 @@ func first(args []string) string {
 	return args[0]
 }
 
-// count is a number with its noun.
+// count formats a number with its noun.
 func count(n int, one, many string) string {
 	if n == 1 {
 		return "1 " + one
@@ -110,7 +110,7 @@ func (f *formatFlag) Set(s string) error {
 
 func (f *formatFlag) add(c *cobra.Command) { c.Flags().VarP(f, "output", "o", "print `json`") }
 
-// session is an open broker with what the commands keep there.
+// session is an open broker with the stores that the commands use.
 type session struct {
 	*broker.Broker
 	runs     *run.Store
@@ -135,12 +135,12 @@ func open(ctx context.Context, s *settings, out io.Writer) (*session, error) {
 type use int
 
 const (
-	// join is for commands that only look and publish: if another process has DATA_DIR,
+	// join is for commands that only read and publish: if another process has DATA_DIR,
 	// they use its broker.
 	join use = iota
-	// own is for commands that have a worker of their own: there must not be another.
+	// own is for commands with a worker of their own: no other process may have DATA_DIR.
 	own
-	// joinOrOwn is for commands that have a worker unless another process has one.
+	// joinOrOwn is for commands that run a worker unless another process does.
 	joinOrOwn
 	// stay is own for a process that stays: it waits for the broker for as long as it takes.
 	stay
@@ -171,7 +171,7 @@ func connect(ctx context.Context, s *settings, u use, logTo io.Writer) (*session
 
 func openBroker(ctx context.Context, c broker.Config, u use, log *slog.Logger) (*broker.Broker, error) {
 	host, _ := os.Hostname()
-	o := broker.Options{Client: "planner " + host, Patience: patience, Log: log, Join: u == join || u == joinOrOwn, Share: u != join}
+	o := broker.Options{Client: "planner " + host, Patience: brokerTimeout, Log: log, Join: u == join || u == joinOrOwn, Share: u != join}
 	if u == stay {
 		o.Patience = 0
 	}
@@ -184,7 +184,7 @@ func (se *session) Close() {
 	se.Broker.Close()
 }
 
-// redirect lets the log make way for a line that is drawn on the same terminal.
+// redirect lets the log make room for a line that is drawn on the same terminal.
 type redirect struct {
 	mu sync.Mutex
 	to io.Writer
@@ -196,7 +196,7 @@ func (r *redirect) Write(p []byte) (int, error) {
 	return r.to.Write(p)
 }
 
-// through sends the log through what wrap returns, until the function it returns
+// through sends the log through the writer that wrap returns, until the returned function
 // is called.
 func (r *redirect) through(wrap func(io.Writer) io.Writer) (undo func()) {
 	r.mu.Lock()
@@ -238,7 +238,7 @@ func printJSON(w io.Writer, v any) error {
 	return err
 }
 
-// lineWriter prints values as JSON, one a line, those that differ from the last.
+// lineWriter prints values as JSON, one a line. It skips a value that equals the last one.
 type lineWriter struct {
 	out  io.Writer
 	last []byte
@@ -256,8 +256,8 @@ func (l *lineWriter) write(v any) error {
 	return err
 }
 
-// visible escapes characters that are valid in JSON but that a terminal would obey or hide:
-// anyone can have put them at the broker. The value stays the same.
+// visible escapes characters that are valid in JSON but that a terminal would interpret or
+// hide: they may come from anyone. The value stays the same.
 func visible(data []byte) []byte {
 	var out bytes.Buffer
 	for _, r := range string(data) {

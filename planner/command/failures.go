@@ -76,17 +76,17 @@ func forgetCommand() *cobra.Command {
 	return c
 }
 
-// unwanted is which failures to forget.
-type unwanted struct {
+// forgetFilter selects the failures to delete.
+type forgetFilter struct {
 	names    map[string]bool // of repositories, images and unreadable messages; false until one is found
 	leftList bool
 }
 
-func newUnwanted(args []string, leftList bool) (*unwanted, error) {
+func newUnwanted(args []string, leftList bool) (*forgetFilter, error) {
 	if leftList == (len(args) > 0) {
 		return nil, fmt.Errorf("%w: expected repositories or --left-list", errUsage)
 	}
-	u := &unwanted{names: map[string]bool{}, leftList: leftList}
+	u := &forgetFilter{names: map[string]bool{}, leftList: leftList}
 	for _, arg := range args {
 		if r, err := reference.Parse(arg); err == nil {
 			arg = r.String()
@@ -96,7 +96,7 @@ func newUnwanted(args []string, leftList bool) (*unwanted, error) {
 	return u, nil
 }
 
-func (u *unwanted) match(r failure.Record, i failure.Image) bool {
+func (u *forgetFilter) match(r failure.Record, i failure.Image) bool {
 	for _, name := range []string{r.Repository, i.Source} {
 		if _, named := u.names[name]; named {
 			u.names[name] = true
@@ -106,7 +106,7 @@ func (u *unwanted) match(r failure.Record, i failure.Image) bool {
 	return u.leftList && !i.LeftList.IsZero()
 }
 
-func (u *unwanted) missing() []string {
+func (u *forgetFilter) missing() []string {
 	var missing []string
 	for name, found := range u.names {
 		if !found {
@@ -118,7 +118,7 @@ func (u *unwanted) missing() []string {
 }
 
 // forget deletes failures. If one of the names has none, it deletes nothing.
-func (se *session) forget(ctx context.Context, u *unwanted, out io.Writer) error {
+func (se *session) forget(ctx context.Context, u *forgetFilter, out io.Writer) error {
 	records, err := se.failures.List(ctx, se.name)
 	if err != nil {
 		return err
@@ -161,7 +161,7 @@ func republishCommand() *cobra.Command {
 		Long:  "Retry failed images: those of the named repositories, those of a chunk, or all.\nWithout NATS_URL, this process mirrors them at once, or leaves them\nto the planner serve or mirror that has DATA_DIR.",
 		RunE: s.explained(func(cmd *cobra.Command, args []string) error {
 			ctx, out := cmd.Context(), cmd.OutOrStdout()
-			w, err := newWanted(args, cmd.Flags().Changed("chunk"), chunk, all)
+			w, err := newRepublishFilter(args, cmd.Flags().Changed("chunk"), chunk, all)
 			if err != nil {
 				return err
 			}
@@ -194,14 +194,14 @@ func republishCommand() *cobra.Command {
 	return c
 }
 
-// wanted is which failures to republish.
-type wanted struct {
+// republishFilter selects the failures to republish.
+type republishFilter struct {
 	repositories map[string]bool // false until one is found
 	chunk        int
 	all          bool
 }
 
-func newWanted(args []string, byChunk bool, chunk int, all bool) (*wanted, error) {
+func newRepublishFilter(args []string, byChunk bool, chunk int, all bool) (*republishFilter, error) {
 	ways := 0
 	for _, way := range []bool{len(args) > 0, byChunk, all} {
 		if way {
@@ -214,7 +214,7 @@ func newWanted(args []string, byChunk bool, chunk int, all bool) (*wanted, error
 	if byChunk && chunk < 1 {
 		return nil, fmt.Errorf("%w: --chunk needs a number, 1 or more", errUsage)
 	}
-	w := &wanted{repositories: map[string]bool{}, chunk: chunk, all: all}
+	w := &republishFilter{repositories: map[string]bool{}, chunk: chunk, all: all}
 	for _, arg := range args {
 		name := arg
 		if r, err := reference.Parse(arg); err == nil {
@@ -228,7 +228,7 @@ func newWanted(args []string, byChunk bool, chunk int, all bool) (*wanted, error
 	return w, nil
 }
 
-func (w *wanted) match(r failure.Record) bool {
+func (w *republishFilter) match(r failure.Record) bool {
 	if _, named := w.repositories[r.Repository]; named {
 		w.repositories[r.Repository] = true
 		return true
@@ -236,7 +236,7 @@ func (w *wanted) match(r failure.Record) bool {
 	return w.all || w.chunk > 0 && r.Chunk == w.chunk
 }
 
-func (w *wanted) missing() []string {
+func (w *republishFilter) missing() []string {
 	var missing []string
 	for name, found := range w.repositories {
 		if !found {
@@ -247,7 +247,7 @@ func (w *wanted) missing() []string {
 }
 
 // republish publishes the failures as a new run.
-func (se *session) republish(ctx context.Context, w *wanted, out io.Writer) (run.Run, error) {
+func (se *session) republish(ctx context.Context, w *republishFilter, out io.Writer) (run.Run, error) {
 	records, err := se.failures.List(ctx, se.name)
 	if err != nil {
 		return run.Run{}, err

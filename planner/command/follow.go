@@ -15,22 +15,21 @@ import (
 	"github.com/osism/skopeo-worker/shared/run"
 )
 
-// pollInterval is the pause between two looks at a run. It is pollShare times as
-// long as a look where that is more, because a run of 10,000 chunks is work for the
-// broker, but no longer than maxPoll: a look may just have waited for a broker.
+// pollInterval is the pause between two reads of a status. If reading takes long, the pause
+// is pollShare times as long, because a run of 10,000 chunks is work for the broker. It is
+// no longer than maxPoll, because a read may have waited for the broker.
 const (
 	pollInterval = 100 * time.Millisecond
 	pollShare    = 20
 	maxPoll      = 2 * time.Second
 )
 
-// poll returns when it is time for the next look; the last one took so long.
+// poll returns when it is time for the next read; took is how long the last one took.
 func poll(took time.Duration) <-chan time.Time {
 	return time.After(min(max(pollInterval, pollShare*took), maxPoll))
 }
 
-// follow shows the run until it is over or ctx ends, and returns what the exit code
-// is to say of it.
+// follow shows the run until it is over or ctx ends, and returns the error for its outcome.
 func (se *session) follow(ctx context.Context, id string, out io.Writer) error {
 	start := time.Now()
 	last, err := se.watch(ctx, id, out)
@@ -38,7 +37,7 @@ func (se *session) follow(ctx context.Context, id string, out io.Writer) error {
 	if err != nil && !errors.As(err, &away) {
 		return err
 	}
-	// The summary is worth a moment even where the time is up.
+	// The summary takes a moment, even if the time is up.
 	ctx = context.WithoutCancel(ctx)
 	failures, err := se.failures.List(ctx, se.name)
 	if err != nil {
@@ -100,7 +99,7 @@ func (se *session) watch(ctx context.Context, id string, out io.Writer) (run.Sta
 	}
 }
 
-// awayError is returned where all that is left of a run has waited for too long for
+// awayError is returned if everything that is left of a run has waited too long for
 // registries that are away. It is errUnfinished.
 type awayError struct {
 	run      string
@@ -116,8 +115,8 @@ func (e *awayError) Error() string {
 
 func (e *awayError) Unwrap() error { return errUnfinished }
 
-// away returns an error where the run waits for registries that are away, and has for
-// OUTAGE_TIMEOUT since it was followed.
+// away returns an error if the run waits for registries that are away, and has waited for
+// OUTAGE_TIMEOUT while it was followed.
 func (se *session) away(status run.Status, following time.Time) error {
 	if se.outage == 0 || len(status.Away) == 0 {
 		return nil
@@ -140,8 +139,8 @@ func (se *session) away(status run.Status, following time.Time) error {
 	return e
 }
 
-// estimateInterval is how long an estimate is shown before a new one is made, which
-// asks the broker for every budget.
+// estimateInterval is how long an estimate is shown. A new one asks the broker for every
+// budget.
 const estimateInterval = 5 * time.Second
 
 // estimatedEnd is the last estimate of when a run is done.
@@ -163,13 +162,13 @@ func (e *estimatedEnd) add(ctx context.Context, se *session, status *run.Status)
 	return nil
 }
 
-// room is whether the broker had any left at the last check.
+// room is whether the broker had room for messages at the last check.
 type room struct {
 	at   time.Time
 	none bool
 }
 
-// look logs that the broker has no room left: the run does not end by itself then.
+// look logs if the broker has no room left, because then the run does not end by itself.
 func (r *room) look(ctx context.Context, se *session) {
 	if time.Since(r.at) < estimateInterval {
 		return

@@ -68,7 +68,7 @@ func mirrorCommand() *cobra.Command {
 	return c
 }
 
-// unfinished returns the newest run where it is the same plan and not over.
+// unfinished returns the newest run if it is of the same plan and not over.
 func (se *session) unfinished(ctx context.Context, p *planned) (run.Run, error) {
 	r, err := se.runs.Get(ctx, se.name, "")
 	if errors.Is(err, run.ErrNotFound) {

@@ -96,10 +96,10 @@ type planned struct {
 	chunks      []plan.Chunk
 	limits      map[string]budget.Limit
 	fingerprint string
-	has         func(reference.Reference) bool // the list
+	has         func(reference.Reference) bool // reports whether the list has an image
 }
 
-// prepare fetches, checks and splits the list. Nothing is published where it fails.
+// prepare fetches, checks and splits the list. It publishes nothing.
 func prepare(ctx context.Context, s *settings, stdin io.Reader, warnings io.Writer) (*planned, error) {
 	data, err := list.Fetcher{Stdin: stdin}.Fetch(ctx, s.job.Source)
 	if err != nil {

@@ -28,7 +28,7 @@ type planning struct {
 	session  *session
 	log      *slog.Logger
 
-	turn sync.Mutex // held by the one who plans
+	turn sync.Mutex // held while planning
 
 	mu sync.Mutex
 	at web.Schedule
@@ -154,7 +154,7 @@ func (p *planning) of(mirror string) *session {
 
 // Republish implements web.Actions.
 func (p *planning) Republish(ctx context.Context, mirror string, w web.Republish) (string, error) {
-	failures := &wanted{repositories: map[string]bool{}, all: w.Repository == ""}
+	failures := &republishFilter{repositories: map[string]bool{}, all: w.Repository == ""}
 	if w.Repository != "" {
 		failures.repositories[w.Repository] = false
 	}

@@ -30,7 +30,7 @@ func (m *mirrorName) Validate() []error {
 	return nil
 }
 
-// job says what to mirror, where to, and in which chunks.
+// job is what to mirror, to which destination, and in which chunks.
 type job struct {
 	Source   string        `envconfig:"MIRROR_SOURCE_URL" required:"true" expect:"the http(s) URL or the path of the list, or - for standard input" desc:"http(s) URL or path of the list, or - for standard input"`
 	Dest     string        `envconfig:"MIRROR_DEST_URL" required:"true" expect:"host[:port][/prefix] of the destination" desc:"host[:port][/prefix] of the destination registry"`
@@ -72,7 +72,7 @@ func (j *job) Validate() []error {
 	return append(bad, j.choose()...)
 }
 
-// choose makes the selection of every entry that says nothing else.
+// choose returns the selection of entries without keys of their own.
 func (j *job) choose() []error {
 	j.defaults = selection.Selection{Limit: j.Limit, WithoutAttestations: !j.Attestations, Referrers: j.Referrers}
 	var bad []error
@@ -98,8 +98,8 @@ func (j *job) choose() []error {
 	return bad
 }
 
-// reason is what is wrong with a selection, in one line and without its keys,
-// which users of variables do not know.
+// reason returns the problems of a selection in one line, without its keys, which have
+// other names as variables.
 func reason(err error) string {
 	var bad *selection.Error
 	if !errors.As(err, &bad) {
@@ -116,7 +116,7 @@ func (j *job) chunking() plan.Chunking {
 	return plan.Chunking{Size: j.Size, Number: j.Number, Interval: j.Interval}
 }
 
-// outages says how long a command that follows a run waits for registries.
+// outages is how long a command that follows a run waits for registries that are away.
 type outages struct {
 	Timeout time.Duration `envconfig:"OUTAGE_TIMEOUT" default:"24h" expect:"a duration such as 24h, more than 0" desc:"how long plan --wait and mirror wait for registries that are away before they exit as unfinished; what is left is kept"`
 }

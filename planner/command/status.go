@@ -83,8 +83,7 @@ func (se *session) status(ctx context.Context, id string) (run.Status, error) {
 	return tracker.Status(ctx)
 }
 
-// describe adds to the status of a run what else is known: of the registries, and of the
-// failures that are kept.
+// describe adds the registries and the kept failures to the status of a run.
 func (se *session) describe(ctx context.Context, status *run.Status) error {
 	if err := estimate.Describe(ctx, se.budget, status); err != nil {
 		return err

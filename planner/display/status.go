@@ -164,7 +164,7 @@ func Runs(w io.Writer, all []run.Status, now time.Time) {
 	}, rows)
 }
 
-// took returns how long a run has taken so far, or "" if it is not known. The end of a run
+// took returns how long a run has taken so far, or "-" if it is not known. The end of a run
 // is not known if no worker ever had a chunk of it.
 func took(s run.Status, now time.Time) string {
 	switch {

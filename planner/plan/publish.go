@@ -26,9 +26,9 @@ type Publisher struct {
 	Failures *failure.Store
 }
 
-// Publish stores the chunks as schedules of the run. A full plan then supersedes the older
-// plans of the name: when the new one is stored, what is left of them is dropped.
-// The run is returned as it was stored. Where Publish fails, the plan is taken back.
+// Publish stores the chunks as schedules of the run, and returns the run as it was stored.
+// A full plan then supersedes the older plans of the name: their remaining chunks are
+// dropped. If Publish fails, it takes the plan back.
 func (p *Publisher) Publish(ctx context.Context, r run.Run, chunks []Chunk, full bool) (run.Run, error) {
 	msgs, err := schedules(r.Name, r.ID, chunks)
 	if err != nil {
@@ -113,8 +113,8 @@ func (p *Publisher) supersede(ctx context.Context, r run.Run, first uint64) erro
 		}
 	}
 	if first <= 1 {
-		// There is nothing older. Servers before 2.14.2 purge everything where they are
-		// asked for what is below sequence 1 (nats-server#4696), our own plan with it.
+		// There is nothing older. Servers before 2.14.2 purge everything if they are to
+		// purge up to sequence 1 (nats-server#4696), with the new plan.
 		return nil
 	}
 	plans := subject.OfName(subject.Plan, r.Name)

@@ -67,13 +67,12 @@ func group(slice []list.Entry, number int, due time.Time) []Chunk {
 	return chunks
 }
 
-// message is what the workers get.
+// message returns the message of the chunk.
 func (c Chunk) message(name, run string) message.Chunk {
 	return message.Chunk{Name: name, Run: run, Number: c.Number, Registry: c.Registry, Repositories: c.Repositories()}
 }
 
-// Repositories are the entries as the workers get them. The destination's repository
-// is in each.
+// Repositories are the entries as in messages. The destination's repository is in each.
 func (c Chunk) Repositories() []message.Repository {
 	var all []message.Repository
 	for _, e := range c.Entries {

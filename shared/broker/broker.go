@@ -1,5 +1,5 @@
-// Package broker connects to NATS JetStream, or runs it in this process, and
-// keeps the one stream and the one consumer that the system lives on.
+// Package broker connects to NATS JetStream, or runs it in this process, and maintains the
+// stream and the consumer of the mirror.
 package broker
 
 import (
@@ -18,17 +18,17 @@ import (
 )
 
 var (
-	// ErrUnreachable is returned where no broker answers.
+	// ErrUnreachable is returned if no broker answers.
 	ErrUnreachable = exit.Unreachable.New("the broker cannot be reached")
-	// ErrCredentials is returned where the broker refuses who we are.
+	// ErrCredentials is returned if the broker refuses the credentials.
 	ErrCredentials = exit.Unreachable.New("the broker refuses the credentials")
-	// ErrNoJetStream is returned where the broker, or our account, has no JetStream.
+	// ErrNoJetStream is returned if the broker, or the account, has no JetStream.
 	ErrNoJetStream = exit.Unreachable.New("the broker has no JetStream")
-	// ErrTooOld is returned for a server without what the system needs.
+	// ErrTooOld is returned for a server of a version that is too old.
 	ErrTooOld = exit.Unreachable.New("the broker is too old")
-	// ErrForeignStream is returned where the stream is not configured as ours must be.
+	// ErrForeignStream is returned if the stream has a configuration that it must not have.
 	ErrForeignStream = exit.Unreachable.New("the stream is not ours to use")
-	// ErrInUse is returned where another process has the embedded broker's folder.
+	// ErrInUse is returned if another process has the folder of the embedded broker.
 	ErrInUse = exit.Unreachable.New("already in use")
 )
 
@@ -46,7 +46,7 @@ const (
 	pingInterval = 15 * time.Second
 )
 
-// Options vary between the processes that connect.
+// Options are those of a connection.
 type Options struct {
 	Client string // the connection's name, as `nats server report connections` shows it
 	// Patience is how long a broker that does not answer is tried again; 0: as

@@ -86,7 +86,7 @@ func (c *Config) userinfo() *url.Userinfo {
 	return nil
 }
 
-// shown is the URL as people may see it.
+// shown returns the URL without secrets.
 func (c *Config) shown() string {
 	servers := strings.Split(c.URL, ",")
 	for i, s := range servers {
@@ -103,7 +103,7 @@ func withScheme(server string) string {
 	return server
 }
 
-// explain turns nats.go's error into one that says which variable to look at.
+// explain adds the variables to check to an error of nats.go.
 func explain(server string, err error) error {
 	switch {
 	case errors.Is(err, nats.ErrAuthorization), errors.Is(err, nats.ErrAuthExpired), errors.Is(err, nats.ErrAuthRevoked),
@@ -118,13 +118,13 @@ func explain(server string, err error) error {
 	return fmt.Errorf("%w at %s (NATS_URL): %w", ErrUnreachable, server, err)
 }
 
-// clientOptions reads the files that the configuration names, so that a bad one is
-// told as such and not taken for a broker that does not answer.
+// clientOptions reads the files in the configuration, so that an invalid file is reported
+// and does not look like a broker that does not answer.
 func clientOptions(c Config) ([]nats.Option, error) {
 	var opts []nats.Option
 	var bad []error
 	add := func(variable string, o nats.Option) {
-		if err := try(o); err != nil {
+		if err := checkOption(o); err != nil {
 			bad = append(bad, fmt.Errorf("%w: %s: %w", ErrCredentials, variable, err))
 		}
 		opts = append(opts, o)
@@ -158,8 +158,8 @@ func clientOptions(c Config) ([]nats.Option, error) {
 // keyLength is more than any word in a file with keys has, in bytes, and less than a seed.
 const keyLength = 40
 
-// noteKeys makes the seeds and JWTs in files known to package redact. A file that cannot
-// be read is somebody else's error.
+// noteKeys makes the seeds and JWTs in files known to package redact. A file that cannot be
+// read is reported elsewhere.
 func noteKeys(paths ...string) {
 	for _, path := range paths {
 		text, _ := os.ReadFile(path)
@@ -171,8 +171,8 @@ func noteKeys(paths ...string) {
 	}
 }
 
-// try applies an option and reads the credentials that it would read later.
-func try(o nats.Option) error {
+// checkOption applies an option and reads the credentials that it would read later.
+func checkOption(o nats.Option) error {
 	probe := nats.GetDefaultOptions()
 	err := o(&probe)
 	if err == nil && probe.UserJWT != nil {

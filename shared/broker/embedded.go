@@ -75,7 +75,7 @@ func startEmbedded(dir string, o Options) (*embedded, error) {
 	}
 	var log fatal
 	s.SetLogger(&log, false, false)
-	// Start returns early where JetStream cannot start, and is then never ready.
+	// Start returns early if JetStream cannot start, and the server is then never ready.
 	s.Start()
 	if log.text != "" || !s.ReadyForConnections(embeddedReady) {
 		e.stop()
@@ -87,8 +87,8 @@ func startEmbedded(dir string, o Options) (*embedded, error) {
 	return e, nil
 }
 
-// fatal keeps why the server does not start, which it tells its log only, and
-// drops everything else.
+// fatal keeps the reason why the server does not start, which is only in its log, and drops
+// everything else.
 type fatal struct{ text string }
 
 func (f *fatal) Fatalf(format string, v ...any) { f.text = fmt.Sprintf(format, v...) }

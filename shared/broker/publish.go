@@ -46,7 +46,8 @@ func Due(h nats.Header) (due time.Time, target string, ok bool) {
 	return due, h.Get(headerScheduleTarget), found && err == nil
 }
 
-// Target reads of a scheduled message what it becomes; nothing, where it is none.
+// Target returns the subject to which a scheduled message is published, or "" if it is not
+// a schedule.
 func Target(h nats.Header) string {
 	if h.Get(headerSchedule) == "" {
 		return ""
@@ -54,9 +55,9 @@ func Target(h nats.Header) string {
 	return h.Get(headerScheduleTarget)
 }
 
-// Fire does by hand what the server does when a schedule comes due: it publishes
-// the target and purges the schedule, in one message and only while the schedule
-// with this sequence is still there. It returns ErrConflict where it is not.
+// Fire does by hand what the server does when a schedule comes due: it publishes the target
+// and purges the schedule, in one message and only while the schedule with this sequence is
+// still there. Otherwise, it returns ErrConflict.
 func (b *Broker) Fire(ctx context.Context, schedule *jetstream.RawStreamMsg) error {
 	_, target, ok := Due(schedule.Header)
 	if !ok {
@@ -79,7 +80,7 @@ func (b *Broker) Fire(ctx context.Context, schedule *jetstream.RawStreamMsg) err
 	return nil
 }
 
-// unstored makes of an error what callers know it by.
+// unstored returns an error as ErrFull or ErrConflict, if it is one.
 func (b *Broker) unstored(ctx context.Context, err error) error {
 	return Conflict(b.Unstored(ctx, StreamName, err))
 }
@@ -102,9 +103,9 @@ const (
 	batchTries = 3
 )
 
-// PublishAll stores the messages in atomic batches, each all or nothing, and
-// returns the sequence of the first. Where a batch fails, the ones before it are
-// there: the caller undoes or supersedes them.
+// PublishAll stores the messages in atomic batches, each all or nothing, and returns the
+// sequence of the first. If a batch fails, the ones before it are stored: the caller undoes
+// or supersedes them.
 func (b *Broker) PublishAll(ctx context.Context, msgs []*nats.Msg) (first uint64, err error) {
 	for start := 0; start < len(msgs); start += maxBatch {
 		batch := msgs[start:min(start+maxBatch, len(msgs))]
@@ -125,12 +126,12 @@ func (b *Broker) PublishAll(ctx context.Context, msgs []*nats.Msg) (first uint64
 	return first, nil
 }
 
-// ErrConflict is returned where a message was expected to be the last of its
-// subject and is not: somebody else was faster.
+// ErrConflict is returned if the last message of a subject is not the expected one, because
+// another process was faster.
 var ErrConflict = errors.New("changed by another process in the meantime")
 
-// The two codes of a wrong last sequence: of a single server, and of a cluster
-// where another write of the subject is still under way.
+// The two codes of a wrong last sequence: of a single server, and of a cluster with another
+// write of the subject under way.
 const (
 	codeWrongSequence         = 10071
 	codeWrongSequenceInFlight = 10164
@@ -146,8 +147,8 @@ func Conflict(err error) error {
 	return err
 }
 
-// ExpectLast makes the message one that is only stored while sequence is the last
-// of its subject (0: while there is none), and that replaces what is there.
+// ExpectLast makes a message that is only stored while sequence is the last of its subject
+// (0: while there is none), and that replaces all messages of the subject.
 func ExpectLast(m *nats.Msg, sequence uint64) *nats.Msg {
 	m.Header.Set(jetstream.ExpectedLastSubjSeqHeader, fmt.Sprint(sequence))
 	m.Header.Set(jetstream.MsgRollup, jetstream.MsgRollupSubject)

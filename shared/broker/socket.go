@@ -19,8 +19,8 @@ import (
 )
 
 const (
-	// socketFolder is in DATA_DIR. Only its owner may enter it, so that a umask opens the
-	// socket for nobody else, not even for the moment until its mode is set.
+	// socketFolder is in DATA_DIR. Only its owner may enter it, so that whatever the umask
+	// is, no other user can open the socket, not even before its mode is set.
 	socketFolder = "run"
 	socketFile   = "broker.sock"
 	// maxSocketPath is less than what the kernel accepts as the path of a socket: 107
@@ -80,7 +80,7 @@ func listenSocket(dataDir string) (*socket, error) {
 	return &socket{l, release}, nil
 }
 
-// serve connects those who come through the socket with the broker, until close.
+// serve connects the clients of the socket with the broker, until close.
 func (s *socket) serve(to *server.Server, log *slog.Logger) {
 	for {
 		client, err := s.listener.Accept()

@@ -23,8 +23,8 @@ const (
 	// AckWait is how long a worker may be silent before its chunk is given to
 	// another one.
 	AckWait = time.Minute
-	// embeddedAckWait is the same for the embedded broker: there is no network to be
-	// slow, and a planner that was killed shall go on soon after it is started again.
+	// embeddedAckWait is the same for the embedded broker: there is no slow network, and a
+	// planner that was killed continues soon after it is started again.
 	embeddedAckWait = 5 * time.Second
 )
 
@@ -48,9 +48,9 @@ func streamConfig(replicas int) jetstream.StreamConfig {
 	}
 }
 
-// ensureStream creates the stream, or checks the one that is there. A limit that
-// somebody else has set is an error and not mended: with it the stream drops
-// plans and failures without a word, and may already have done so.
+// ensureStream creates the stream, or checks the one that is there. A limit that an
+// operator has set is an error and is not removed: with it, the stream drops plans and
+// failures silently, and may have done so.
 func ensureStream(ctx context.Context, js jetstream.JetStream, replicas int) (jetstream.Stream, error) {
 	s, err := js.Stream(ctx, StreamName)
 	if errors.Is(err, jetstream.ErrStreamNotFound) {
@@ -70,12 +70,12 @@ func ensureStream(ctx context.Context, js jetstream.JetStream, replicas int) (je
 	if err := checkStream(have); err != nil {
 		return nil, err
 	}
-	// Replicas are raised and never lowered: one process that is not told of them
-	// must not undo what another has asked for.
+	// Replicas are raised and never lowered: a process with a lower NATS_REPLICAS must not
+	// undo the setting of another one.
 	if have.Replicas >= replicas && have.AllowMsgSchedules && have.AllowAtomicPublish && have.AllowMsgTTL && have.AllowDirect && have.AllowRollup {
 		return s, nil
 	}
-	// What else somebody has set, such as a placement, stays.
+	// Other settings of operators, such as a placement, stay.
 	want := have
 	want.Replicas = max(replicas, have.Replicas)
 	want.AllowMsgSchedules, want.AllowAtomicPublish, want.AllowMsgTTL, want.AllowDirect, want.AllowRollup = true, true, true, true, true
@@ -100,8 +100,8 @@ func code(err error) jetstream.ErrorCode {
 	return 0
 }
 
-// unanswered marks an error as ErrUnreachable where the broker gave no answer, or
-// says that it cannot give one for now.
+// unanswered marks an error as ErrUnreachable if the broker did not answer, or cannot
+// answer for now.
 func unanswered(err error) error {
 	var api *jetstream.APIError
 	if !errors.As(err, &api) || api.Code == http.StatusServiceUnavailable {
@@ -167,9 +167,9 @@ func ensureConsumer(ctx context.Context, s jetstream.Stream, ackWait time.Durati
 	return c, nil
 }
 
-// Answered makes a request again that the broker has not answered in time: a cluster
-// that has just started, and is asked for the same by all of a deployment at once, leaves
-// some of them without an answer. Three times requestTimeout outlasts an election.
+// Answered repeats a request that the broker has not answered in time: a cluster that has
+// just started leaves some requests of a whole deployment without an answer. Three times
+// requestTimeout outlasts an election.
 func Answered(ctx context.Context, request func() error) error {
 	const most = 3
 	for n := 1; ; n++ {
@@ -180,9 +180,9 @@ func Answered(ctx context.Context, request func() error) error {
 }
 
 const (
-	// keepInterval is how often Keep looks, so that what is missing is back within seconds.
+	// keepInterval is how often Keep checks the broker.
 	keepInterval = 5 * time.Second
-	// roomEvery is how many looks at a shared broker lie between two checks of its disk.
+	// roomEvery is how many checks of a shared broker include one of its disk.
 	roomEvery = 3
 )
 
@@ -228,7 +228,7 @@ func (b *Broker) Keep(ctx context.Context) error {
 	}
 }
 
-// Ensure does once what Keep does again and again, except for the disk.
+// Ensure does once what Keep does repeatedly, without the check of the disk.
 func (b *Broker) Ensure(ctx context.Context) error {
 	if err := b.versions.connected(b.Conn); err != nil {
 		return err
@@ -257,10 +257,10 @@ func (b *Broker) Own(stream string, m Maker) {
 }
 
 func (b *Broker) ensureOwned(ctx context.Context) error {
-	there := map[string]bool{}
+	exists := map[string]bool{}
 	names := b.JS.StreamNames(ctx)
 	for name := range names.Name() {
-		there[name] = true
+		exists[name] = true
 	}
 	if err := names.Err(); err != nil {
 		return fmt.Errorf("listing streams: %w", err)
@@ -268,7 +268,7 @@ func (b *Broker) ensureOwned(ctx context.Context) error {
 	b.owning.Lock()
 	missing := maps.Clone(b.owned)
 	b.owning.Unlock()
-	maps.DeleteFunc(missing, func(name string, _ Maker) bool { return there[name] })
+	maps.DeleteFunc(missing, func(name string, _ Maker) bool { return exists[name] })
 	for name, m := range missing {
 		made, err := m(ctx)
 		if err != nil {

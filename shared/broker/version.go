@@ -80,7 +80,7 @@ func (v *versions) connected(conn *nats.Conn) error {
 	server := "server " + name
 	if u, err := url.Parse(at); err == nil && u.Host != "" {
 		server += " (" + u.Host + ")"
-		if name == conn.ConnectedServerId() { // nobody has named it
+		if name == conn.ConnectedServerId() { // the URL does not name it
 			server = "the server at " + u.Host
 		}
 	}

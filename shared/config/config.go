@@ -1,5 +1,4 @@
-// Package config reads configuration from the environment and reports every
-// mistake in it at once.
+// Package config reads configuration from the environment and reports all problems at once.
 package config
 
 import (
@@ -20,15 +19,14 @@ import (
 // ErrInvalid is returned by Load; its text names each variable, one to a line.
 var ErrInvalid = exit.Usage.New("invalid configuration")
 
-// Validator is implemented by settings whose values are limited by more than
-// their type.
+// Validator is implemented by settings with more conditions than their types.
 type Validator interface {
-	// Validate returns what is wrong, one error for each variable, made by Bad. A
-	// variable that did not parse has the zero value, and need not be mentioned.
+	// Validate returns an error made by Bad for each invalid variable. A variable that did
+	// not parse has the zero value, and is reported anyway.
 	Validate() []error
 }
 
-// problem is what is wrong with one variable.
+// problem is the error for one variable.
 type problem struct{ variable, text string }
 
 // Error implements error.
@@ -43,10 +41,10 @@ func Bad(variable, value, expected string) error {
 	return problem{variable, fmt.Sprintf("=%q: expected %s", value, expected)}
 }
 
-// Load fills the structs that settings point to. A field has the tags envconfig
-// (the variable's name), default, desc (for Help) and expect (what to say when
-// the value does not parse). A variable set to nothing counts as not set. What the
-// environment has of secrets is made known to package redact first.
+// Load fills the structs that settings point to. A field has the tags envconfig (the
+// variable's name), default, desc (for Help) and expect (what to say when the value does
+// not parse). A variable set to nothing counts as not set. Secrets in the environment are
+// made known to package redact first.
 func Load(settings ...any) error {
 	redact.AddEnvironment(os.Environ())
 	var problems []error
@@ -63,8 +61,7 @@ func Load(settings ...any) error {
 	return nil
 }
 
-// others leaves out the problems of variables that have been found bad before:
-// Validate sees nothing in their place.
+// others leaves out the problems of variables that did not parse.
 func others(problems, before []error) []error {
 	return slices.DeleteFunc(problems, func(err error) bool {
 		var p problem

@@ -8,7 +8,7 @@ import (
 	"github.com/osism/skopeo-worker/shared/redact"
 )
 
-// Log is how a command logs.
+// Log is the settings of the log.
 type Log struct {
 	Level  slog.Level `envconfig:"LOG_LEVEL" default:"info" expect:"debug, info, warn or error" desc:"debug, info, warn or error"`
 	Format string     `envconfig:"LOG_FORMAT" default:"text" expect:"text or json" desc:"text or json"`
@@ -22,8 +22,8 @@ func (l *Log) Validate() []error {
 	return nil
 }
 
-// Logger writes to w, without secrets. What libraries log, such as net/http where GODEBUG
-// asks it to, goes there from now on.
+// Logger writes to w, without secrets. The log of libraries, such as that of net/http with
+// GODEBUG, goes there from now on.
 func (l *Log) Logger(w io.Writer) *slog.Logger {
 	log := l.logger(w)
 	slog.SetDefault(log)

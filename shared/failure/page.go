@@ -119,8 +119,7 @@ func (p *page) add(message []byte, image Image) {
 	p.changed = true
 }
 
-// remove takes out the images that unwanted reports true for, and returns how many
-// there were.
+// remove removes the images for which unwanted returns true, and returns how many.
 func (p *page) remove(unwanted func(Image) bool) int {
 	before := len(p.record.Images)
 	p.record.Images = slices.DeleteFunc(p.record.Images, func(i Image) bool {
@@ -135,10 +134,10 @@ func (p *page) remove(unwanted func(Image) bool) int {
 	return n
 }
 
-// put adds an image to the first page with room for it, or to a new one, and takes
-// it out of where it was. limit is what the images of a page may take. A page
-// number is used again only once its message has expired, or as the successor of
-// its tombstone, so that its sequence is known.
+// put adds an image to the first page with room for it, or to a new one, and removes it
+// from other pages. limit bounds the bytes of the images of a page. A page number is used
+// again only once its message has expired, or as the successor of its tombstone, so that
+// its sequence is known.
 func put(pages []*page, message []byte, image Image, limit int) []*page {
 	number := 1
 	for _, p := range pages {
@@ -240,7 +239,7 @@ func (s *Store) List(ctx context.Context, name string) ([]Record, error) {
 	return records, nil
 }
 
-// contents is what is kept under a mirror name.
+// contents are the records and unreadable messages of a mirror name.
 type contents struct {
 	records map[string][]*page // by the subject of the record
 	foreign []foreign          // in the order of the stream

@@ -1,5 +1,5 @@
-// Package failure keeps the images that were tried and given up, until a run
-// finds them mirrored or somebody republishes them.
+// Package failure keeps the images that were tried and given up, until a run finds them
+// mirrored or they are republished.
 package failure
 
 import (
@@ -17,8 +17,8 @@ import (
 	"github.com/osism/skopeo-worker/shared/selection"
 )
 
-// Image is one image that was given up. A repository that could not be listed is
-// an image without a tag.
+// Image is one failed image. A repository that could not be listed is an image without a
+// tag.
 type Image struct {
 	Source      string `json:"source"`      // quay.io/osism/osism:1.0, or …@sha256:…
 	Destination string `json:"destination"` // registry.example.com/osism/osism:1.0
@@ -30,18 +30,18 @@ type Image struct {
 	// LeftList is when a plan of the whole list first found that the list does not have
 	// the image any more; zero if it has.
 	LeftList time.Time `json:"left_list,omitzero"`
-	// Selection is what a republish needs: of a repository, which tags are mirrored,
-	// and of an image, what of it. Nil is everything.
+	// Selection is what a republish mirrors: of a repository, which tags, and of an image,
+	// which contents. If nil, everything is mirrored.
 	Selection *selection.Selection `json:"selection,omitempty"`
 }
 
-// same tells whether the other failure is one of the same thing. A repository that
-// is in the list twice, with other tags, is two things.
+// same reports whether both are failures of the same image, or of the same repository with
+// the same tags.
 func (i Image) same(other Image) bool {
 	return i.Source == other.Source && i.Destination == other.Destination && i.tags() == other.tags()
 }
 
-// tags is the part of the selection that says which tags.
+// tags returns the hash of the part of the selection that selects tags.
 func (i Image) tags() string {
 	if i.Selection == nil {
 		return selection.Selection{}.Hash()
@@ -49,7 +49,7 @@ func (i Image) tags() string {
 	return i.Selection.Tags().Hash()
 }
 
-// Record is what is known of the failures of one repository.
+// Record is the failures of one repository.
 type Record struct {
 	Repository string    `json:"repository"`
 	Registry   string    `json:"registry"`
@@ -57,8 +57,7 @@ type Record struct {
 	Run        string    `json:"run"`
 	FailedAt   time.Time `json:"failed_at"`
 	Images     []Image   `json:"images"`
-	// Message is a message that no worker could read, as it came; of one larger
-	// than message.MaxSize, which is none of ours, the beginning.
+	// Message is a message that no worker could read, cut to message.MaxSize.
 	Message []byte `json:"message,omitzero"`
 	// Unreadable is true if this stands for a message that is not a record. Message holds
 	// its beginning.
@@ -71,12 +70,11 @@ func (r Record) complete() bool {
 		!slices.ContainsFunc(r.Images, func(i Image) bool { return i.Source == "" })
 }
 
-// maxReason is the most bytes that are kept of a reason. It is one line; what is
-// longer is the output of a program.
+// maxReason is how many bytes of a reason are kept. A longer one is the output of a
+// program.
 const maxReason = 4 << 10
 
-// storable returns the record with what may be of any size cut to what a message
-// can hold.
+// storable returns the record with fields of any size cut to what a message can hold.
 func (r Record) storable() Record {
 	r.Images = slices.Clone(r.Images)
 	for i, image := range r.Images {
@@ -90,8 +88,8 @@ func (r Record) storable() Record {
 	return r
 }
 
-// merge makes one record of a repository's pages. The newest failure tells the
-// chunk, the run and the time.
+// merge makes one record of a repository's pages. Its chunk, run and time are those of the
+// newest failure.
 func merge(pages []*page) (Record, bool) {
 	var whole Record
 	for _, p := range pages {
@@ -112,8 +110,8 @@ func merge(pages []*page) (Record, bool) {
 // before it was tried again.
 const ReasonCancelled = "cancelled before it was tried again"
 
-// Of makes the record of images of one repository of a chunk; without images, of
-// the repository itself.
+// Of returns a record for images of one repository of a chunk or, without images, for the
+// repository itself.
 func Of(c message.Chunk, r message.Repository, images []message.Image, reason string) Record {
 	record := Record{Repository: r.Source.String(), Registry: c.Registry, Chunk: c.Number, Run: c.Run}
 	if len(images) == 0 {
@@ -132,7 +130,7 @@ func Of(c message.Chunk, r message.Repository, images []message.Image, reason st
 	return record
 }
 
-// Source names an image, or without a tag the repository, as the list would.
+// Source returns the name of an image or, without a tag, of the repository, as in a list.
 func Source(r message.Repository, tag reference.Tag) string {
 	return reference.Reference{Repository: r.Source, Tag: tag, Digest: r.Digest}.String()
 }

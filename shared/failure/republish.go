@@ -22,15 +22,15 @@ var ErrNewer = errors.New("recorded by a newer version, whose planner can republ
 type Republished struct {
 	Chunks int      // messages published
 	Images int      // images in them
-	Taken  []string // repositories that somebody else was faster with
+	Taken  []string // repositories that another process has republished or changed
 }
 
-// Republish delivers the images of every record that wanted reports true for
-// again, as chunks of the given run, due now. Each page of a record and the chunk
-// made of it change hands in one atomic batch: an image is at every moment in a
-// message or in a record. A record that no chunk can be made of is left where it
-// is, and told with the error, after all others.
-func (s *Store) Republish(ctx context.Context, name, run string, wanted func(Record) bool) (Republished, error) {
+// Republish publishes the images of every record for which match returns true, as chunks of
+// the given run, due now. Each page of a record is replaced by its chunk in one atomic
+// batch: an image is at every moment in a message or in a record. A record of which no
+// chunk can be made stays as it is; the error for it is returned after all others are
+// published.
+func (s *Store) Republish(ctx context.Context, name, run string, match func(Record) bool) (Republished, error) {
 	var done Republished
 	all, err := s.all(ctx, name)
 	if err != nil {
@@ -40,7 +40,7 @@ func (s *Store) Republish(ctx context.Context, name, run string, wanted func(Rec
 	for _, subj := range slices.Sorted(maps.Keys(all.records)) {
 		pages := all.records[subj]
 		whole, ok := merge(pages)
-		if !ok || !wanted(whole) {
+		if !ok || !match(whole) {
 			continue
 		}
 		for _, p := range pages {
@@ -69,7 +69,7 @@ func (s *Store) Republish(ctx context.Context, name, run string, wanted func(Rec
 	return done, errors.Join(left...)
 }
 
-// payload is what is delivered again: the message as it came, or a chunk.
+// payload returns the message to publish: the unreadable one as it came, or a chunk.
 func payload(name, run string, p *page) ([]byte, error) {
 	if p.newer {
 		return nil, fmt.Errorf("%s: %w", p.record.Repository, ErrNewer)
@@ -102,8 +102,8 @@ func (s *Store) republish(ctx context.Context, name, run string, index int, p *p
 	return nil
 }
 
-// Token is the chunk token of a republish's message, counted from 1. It is no
-// chunk number, because several records can come from one chunk.
+// Token is the chunk token of a message of a republish, counted from 1. It is not a chunk
+// number, because several records can come from one chunk.
 func Token(index int) string { return fmt.Sprintf("r%06d", index) }
 
 // chunk makes the message of a page: each image an entry of its own.

@@ -17,8 +17,8 @@ import (
 )
 
 const (
-	// headerTombstone marks the message that stands where a record was. A batch
-	// cannot delete, and the tombstone is what a second operator collides with.
+	// headerTombstone marks the message that replaces a deleted record. A batch cannot
+	// delete, and the tombstone is what a second operator collides with.
 	headerTombstone = "Mirror-Tombstone"
 	// tombstoneTTL outlives any operation that has read the record before it.
 	tombstoneTTL = time.Minute
@@ -41,8 +41,7 @@ func NewStore(b *broker.Broker, log *slog.Logger) *Store {
 }
 
 // Add records the images of r as failed now, beside what is recorded of the same
-// repository. An image that is recorded already is replaced. Reasons are cut where
-// they are longer than a few lines.
+// repository. An image that is recorded already is replaced. Long reasons are cut.
 func (s *Store) Add(ctx context.Context, name string, r Record) error {
 	r = r.storable()
 	images := r.Images
@@ -88,14 +87,14 @@ func firstFailed(pages []*page, image Image, now time.Time) time.Time {
 	return now.Truncate(time.Second)
 }
 
-// Subtract takes the images whose source mirrored reports true for out of the
-// repository's record, and returns how many there were.
+// Subtract removes the images for whose source mirrored returns true from the record of the
+// repository, and returns how many.
 func (s *Store) Subtract(ctx context.Context, name, registry, repository string, mirrored func(source string) bool) (int, error) {
 	removed := 0
 	err := s.update(ctx, name, registry, repository, func(pages []*page) ([]*page, error) {
 		removed = 0
 		for _, p := range pages {
-			if p.record.Message == nil && !p.newer { // what is in it nobody knows
+			if p.record.Message == nil && !p.newer { // its images are not known
 				removed += p.remove(func(i Image) bool { return mirrored(i.Source) })
 			}
 		}
@@ -107,8 +106,8 @@ func (s *Store) Subtract(ctx context.Context, name, registry, repository string,
 	return removed, nil
 }
 
-// update applies change to the pages of a repository and writes those that it has
-// changed, again and again until nobody else has written in between.
+// update applies change to the pages of a repository and writes those that it has changed.
+// It starts again if another process has written in between.
 func (s *Store) update(ctx context.Context, name, registry, repository string, change func([]*page) ([]*page, error)) error {
 	for {
 		pages, err := s.read(ctx, name, registry, repository)
@@ -187,8 +186,8 @@ func (s *Store) tombstone(subj string, sequence uint64) *nats.Msg {
 	return broker.ExpectLast(m, sequence)
 }
 
-// Counter counts the failures that are kept. It asks the broker only for what has
-// changed since it was last asked itself. It is not safe for concurrent use.
+// Counter counts the failures that are kept. It reads only what has changed since the last
+// call. It is not safe for concurrent use.
 type Counter struct {
 	store   *Store
 	images  map[string]Count // by the subject of their page
@@ -197,7 +196,7 @@ type Counter struct {
 	asked   time.Time
 }
 
-// Counts is what a Counter has counted.
+// Counts are the results of a Counter.
 type Counts struct {
 	Images     map[string]Count // that have failed, by mirror name; a name without any may be missing
 	Unreadable int              // messages under the failures' subjects that are not records
@@ -225,10 +224,10 @@ func countOf(r Record) (c Count) {
 	return c
 }
 
-// Counter returns one that has counted nothing yet.
+// Counter returns a new counter.
 func (s *Store) Counter() *Counter { return &Counter{store: s} }
 
-// Count returns what is kept now.
+// Count counts the failures that are kept now.
 func (c *Counter) Count(ctx context.Context) (Counts, error) {
 	start := time.Now()
 	// A tombstone shows for a while that a record is gone. Nothing shows that an

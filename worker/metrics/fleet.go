@@ -23,23 +23,23 @@ const (
 	bucketFleet = "mirror_metrics"
 	keyFleet    = "fleet"
 
-	// renewAfter is how old the picture is when the worker that took it takes another:
-	// it is asked every 15 s or so, and has only to read what has changed.
+	// renewAfter is the age at which the worker that took a picture takes another one. It
+	// reads only what has changed.
 	renewAfter = 10 * time.Second
-	// takeOver is how old it is when any other worker does.
+	// takeOver is the age at which another worker takes one.
 	takeOver = 45 * time.Second
-	// lookTimeout bounds a scrape to half of what Prometheus gives it.
+	// lookTimeout bounds a scrape to half of the default timeout of Prometheus.
 	lookTimeout = 5 * time.Second
-	// keepRegistry is how long a registry is told of which nothing is known any more.
+	// keepRegistry is how long a registry stays in the metrics after it was last known.
 	keepRegistry = 24 * time.Hour
 )
 
-// errNoBroker is returned at once where the connection is down: waiting for it would
-// cost the scrape what the worker knows by itself.
+// errNoBroker is returned at once if the connection is down, so that the scrape has at
+// least the worker's own metrics.
 var errNoBroker = errors.New("the broker is not connected")
 
-// Fleet looks at how the whole fleet stands. What one worker has found out is kept at
-// the broker for the others.
+// Fleet reads the state of the whole fleet. One worker stores it at the broker for the
+// others.
 type Fleet struct {
 	id       string // of this worker, among those that take pictures
 	broker   *broker.Broker
@@ -50,7 +50,7 @@ type Fleet struct {
 	log      *slog.Logger
 	now      func() time.Time // by the broker's clock
 
-	turn         chan struct{}   // a mutex that a context can end waiting for
+	turn         chan struct{}   // a mutex; waiting for it ends with a context
 	unsuccessful map[uint64]bool // runs that ended otherwise, by the revision of their entry
 }
 
@@ -70,7 +70,7 @@ func NewFleet(ctx context.Context, b *broker.Broker, s *budget.Store, log *slog.
 	}, nil
 }
 
-// picture is how the fleet stood at some moment.
+// picture is the state of the fleet at some moment.
 type picture struct {
 	By         string               `json:"by"` // who took it
 	Registries []run.Registry       `json:"registries"`
@@ -84,7 +84,7 @@ type picture struct {
 	Mirrors    map[string]mirror    `json:"mirrors"`
 }
 
-// look returns the last picture, or takes one where that is too old.
+// look returns the last picture, or a new one if it is too old.
 func (f *Fleet) look(ctx context.Context) (picture, error) {
 	if !f.broker.Conn.IsConnected() {
 		return picture{}, errNoBroker
@@ -118,7 +118,7 @@ func (f *Fleet) look(ctx context.Context) (picture, error) {
 	return next, f.keep(ctx, next, revision)
 }
 
-// keep stores the picture for the others, unless one of them was faster.
+// keep stores the picture for the other workers, unless one of them was faster.
 func (f *Fleet) keep(ctx context.Context, p picture, revision uint64) error {
 	data, err := json.Marshal(p)
 	if err == nil {
@@ -130,7 +130,7 @@ func (f *Fleet) keep(ctx context.Context, p picture, revision uint64) error {
 	return nil
 }
 
-// take asks the broker for everything.
+// take reads everything from the broker.
 func (f *Fleet) take(ctx context.Context, last picture) (p picture, err error) {
 	p.By = f.id
 	if p.Registries, err = estimate.Registries(ctx, f.budget); err != nil {
@@ -155,8 +155,7 @@ func (f *Fleet) take(ctx context.Context, last picture) (p picture, err error) {
 	return p, err
 }
 
-// seen notes which registries there are, so that one that is open again is told as
-// that, and not as unknown.
+// seen notes the known registries, so that one that is open again is exported as open.
 func (f *Fleet) seen(before map[string]time.Time, now []run.Registry) map[string]time.Time {
 	seen := map[string]time.Time{}
 	for registry, at := range before {
@@ -170,7 +169,7 @@ func (f *Fleet) seen(before map[string]time.Time, now []run.Registry) map[string
 	return seen
 }
 
-// queue adds what the consumer tells: the chunks that are due, and those that workers
+// queue adds the state of the consumer: the chunks that are due, and those that workers
 // have.
 func (f *Fleet) queue(ctx context.Context, p *picture) error {
 	workers, err := f.broker.Consumer.Info(ctx)
@@ -183,7 +182,7 @@ func (f *Fleet) queue(ctx context.Context, p *picture) error {
 	}
 	oldest, err := f.broker.Stream.GetMsg(ctx, workers.Delivered.Stream+1, jetstream.WithGetMsgSubject(subject.Chunk+".>"))
 	if errors.Is(err, jetstream.ErrMsgNotFound) {
-		return nil // somebody has just taken it
+		return nil // a worker has just taken it
 	}
 	if err != nil {
 		return fmt.Errorf("asking for the oldest chunk: %w", err)

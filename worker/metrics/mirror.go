@@ -9,20 +9,19 @@ import (
 	"github.com/osism/skopeo-worker/shared/run"
 )
 
-// mirror is how a mirror name stands.
+// mirror is the state of a mirror name.
 type mirror struct {
 	Failed   int        `json:"failed"`    // failed images of the list
 	LeftList int        `json:"left_list"` // failed images that have left the list
 	Newest   run.Status `json:"newest"`
-	// Revision is that of the newest run's entry, where Newest is its last word.
+	// Revision is that of the newest run's entry if Newest is final.
 	Revision uint64 `json:"revision,omitempty"`
-	// LastSuccess outlives the run, which is not kept for ever.
+	// LastSuccess is kept for longer than the run.
 	LastSuccess   time.Time `json:"last_success,omitzero"`
 	SuccessfulRun string    `json:"successful_run,omitempty"`
 }
 
-// mirrors looks at every mirror name that has run as long as runs are kept, or has
-// failures.
+// mirrors returns the mirror names that have runs or failures.
 func (f *Fleet) mirrors(ctx context.Context, known map[string]mirror, failed failure.Counts) (map[string]mirror, error) {
 	runs, err := f.runs.List(ctx)
 	if err != nil {
@@ -31,7 +30,7 @@ func (f *Fleet) mirrors(ctx context.Context, known map[string]mirror, failed fai
 	all := map[string]mirror{}
 	unsuccessful := map[uint64]bool{}
 	for name, entries := range runs {
-		// A republish is no run of the list.
+		// A republish is not a run of the list.
 		plans := slices.DeleteFunc(entries, func(e run.Entry) bool { return e.Kind != run.KindPlan })
 		if all[name], err = f.mirror(ctx, plans, known[name], unsuccessful); err != nil {
 			return nil, err
@@ -47,9 +46,9 @@ func (f *Fleet) mirrors(ctx context.Context, known map[string]mirror, failed fai
 	return all, nil
 }
 
-// mirror looks at the runs of a name from the newest on, until it knows the last one
-// that went well. Nobody may have looked when a run ended, so what is known of its end
-// is what its chunks said. Runs that ended otherwise are noted, and not asked again.
+// mirror reads the runs of a name from the newest on, until it finds the last success. The
+// end of a run is what its chunks have recorded, because no process may have watched it.
+// Runs without success are noted, and not read again.
 func (f *Fleet) mirror(ctx context.Context, plans []run.Entry, known mirror, unsuccessful map[uint64]bool) (mirror, error) {
 	m := mirror{LastSuccess: known.LastSuccess, SuccessfulRun: known.SuccessfulRun}
 	for i, e := range plans {
