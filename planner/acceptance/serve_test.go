@@ -1,6 +1,7 @@
 package acceptance
 
 import (
+	"encoding/json"
 	"fmt"
 	"io"
 	"net/http"
@@ -13,6 +14,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/osism/skopeo-worker/shared/change"
 	"github.com/osism/skopeo-worker/shared/run"
 )
 
@@ -72,6 +74,19 @@ func TestServeOnOneMachine(t *testing.T) {
 	require.Contains(t, get(t, page+"/metrics"), "skopeo_worker_broker_up 1\n")
 	get(t, page+"/readyz")
 
+	changed := s.planner("changes", "-o", "json")
+	changed.exits(0)
+	var report change.Report
+	require.NoError(t, json.Unmarshal([]byte(changed.stdout.String()), &report))
+	require.Equal(t, s.status().Run, report.Run)
+	require.Len(t, report.Changes, 2)
+	require.Equal(t, change.New, report.Changes[0].Kind)
+	require.Equal(t, s.source.Host()+"/osism/tool:1", report.Changes[0].Image)
+	digest, err := s.source.Digest("osism/tool", "1")
+	require.NoError(t, err)
+	require.Equal(t, digest, report.Changes[0].To)
+	require.Contains(t, serve.all.String(), `msg="mirrored a new tag" image=`+s.source.Host()+"/osism/tool:1 ")
+
 	// By command: the running process mirrors.
 	s.push("osism/missing", "1")
 	s.becomes(s.republish("--all"), run.StateDone)
@@ -101,6 +116,8 @@ func TestServeOnOneMachine(t *testing.T) {
 	serve, page = s.serve()
 	require.Eventually(t, func() bool { return strings.Contains(get(t, page), "fresh") }, patience, tick)
 	s.requireMirrored("osism/tool")
+	require.Contains(t, s.planner("changes").exits(0), "1 new.")
+	require.Contains(t, get(t, page+"/runs/"+s.status().Run), "osism/tool:3")
 	serve.signal(syscall.SIGTERM)
 	serve.exits(0)
 }

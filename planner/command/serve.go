@@ -13,6 +13,7 @@ import (
 	"github.com/osism/skopeo-worker/planner/overview"
 	"github.com/osism/skopeo-worker/planner/schedule"
 	"github.com/osism/skopeo-worker/planner/web"
+	"github.com/osism/skopeo-worker/shared/change"
 	"github.com/osism/skopeo-worker/shared/config"
 	"github.com/osism/skopeo-worker/worker/environment"
 	"github.com/osism/skopeo-worker/worker/service"
@@ -108,10 +109,15 @@ func (se *session) serve(ctx context.Context, s *settings, probes *service.Endpo
 		}
 		group.Go(func() error { return se.Keep(ctx) })
 	}
+	changes, err := change.Open(ctx, se.Broker)
+	if err != nil {
+		return err
+	}
 	look := overview.New(overview.Sources{Runs: se.runs, Failures: se.failures, Budget: se.budget}, se.name, s.web.MaxAge)
 	planning := &planning{settings: s, session: se, log: log}
 	page.Show(&web.Site{
-		Mirror: se.name, Overview: look, Failures: se.failures, Actions: planning, Schedule: planning.state, Zone: s.timetable.zone,
+		Mirror: se.name, Overview: look, Failures: se.failures, Changes: changes,
+		Actions: planning, Schedule: planning.state, Zone: s.timetable.zone,
 	})
 	if s.timetable.times != nil {
 		group.Go(func() error { return planning.bySchedule(ctx, *s.timetable.times) })

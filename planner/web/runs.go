@@ -7,12 +7,15 @@ import (
 	"time"
 
 	"github.com/osism/skopeo-worker/planner/overview"
+	"github.com/osism/skopeo-worker/shared/change"
 	"github.com/osism/skopeo-worker/shared/run"
 )
 
 const (
 	runsPage   = 60
 	chunksPage = 100
+	// changesShown is how many changes the page of a run has; planner changes has all.
+	changesShown = 500
 )
 
 // runsView is the page Runs.
@@ -91,6 +94,9 @@ type runView struct {
 	Chunks  []overview.Chunk
 	Running runningRow
 	Copies  copiesView
+	Changes []change.Change
+	Changed map[change.Kind]int
+	Hidden  int // changes
 	paging
 }
 
@@ -105,9 +111,24 @@ func (*Server) run(site *Site, r *http.Request) (view, error) {
 		return view{}, err
 	}
 	v := runView{Run: found, Took: found.Took(o.At), Running: running(found.Status, o.At), Copies: copiesView{byWorker(slices.Clone(found.Status.UnderWay)), o.At}}
+	changes, more, err := site.Changes.List(r.Context(), mirror, found.ID)
+	if err != nil {
+		return view{}, err
+	}
+	v.count(changes, more)
 	if v.paging, err = newPaging(r, len(chunks), chunksPage); err != nil {
 		return view{}, err
 	}
 	v.Chunks = chunks[v.from:v.to]
 	return viewOf(o, mirror, view{Template: "run", Title: "Run " + found.ID, Live: !found.Status.Over(), Data: v})
+}
+
+// count counts changes, and shows some.
+func (v *runView) count(changes []change.Change, more int) {
+	v.Changed = map[change.Kind]int{}
+	for _, c := range changes {
+		v.Changed[c.Kind()]++
+	}
+	v.Changes = changes[:min(len(changes), changesShown)]
+	v.Hidden = len(changes) - len(v.Changes) + more
 }

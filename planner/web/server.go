@@ -19,6 +19,7 @@ import (
 	"golang.org/x/net/netutil"
 
 	"github.com/osism/skopeo-worker/planner/overview"
+	"github.com/osism/skopeo-worker/shared/change"
 	"github.com/osism/skopeo-worker/shared/failure"
 	"github.com/osism/skopeo-worker/shared/run"
 )
@@ -45,6 +46,7 @@ type Site struct {
 	Mirror   string // the mirror name of this process, which it can plan
 	Overview *overview.Reader
 	Failures *failure.Store
+	Changes  *change.Store
 	Actions  Actions
 	Schedule func() Schedule
 	Zone     *time.Location // of the times on the page

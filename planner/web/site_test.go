@@ -17,7 +17,9 @@ import (
 	"github.com/osism/skopeo-worker/shared/broker"
 	"github.com/osism/skopeo-worker/shared/brokertest"
 	"github.com/osism/skopeo-worker/shared/budget"
+	"github.com/osism/skopeo-worker/shared/change"
 	"github.com/osism/skopeo-worker/shared/failure"
+	"github.com/osism/skopeo-worker/shared/reference"
 	"github.com/osism/skopeo-worker/shared/run"
 	"github.com/osism/skopeo-worker/shared/subject"
 )
@@ -38,6 +40,7 @@ type fixture struct {
 	runs     *run.Store
 	failures *failure.Store
 	budget   *budget.Store
+	changes  *change.Store
 	site     *Site
 	actions  *recorder
 }
@@ -54,8 +57,10 @@ func newFixture(t *testing.T) *fixture {
 	t.Cleanup(f.budget.Close)
 	f.failures = failure.NewStore(f.b, quiet)
 	look := overview.New(overview.Sources{Runs: f.runs, Failures: f.failures, Budget: f.budget}, mirror, 36*time.Hour)
+	f.changes, err = change.Open(t.Context(), f.b)
+	require.NoError(t, err)
 	f.site = &Site{
-		Mirror: mirror, Overview: look, Failures: f.failures, Actions: f.actions, Zone: time.UTC,
+		Mirror: mirror, Overview: look, Failures: f.failures, Changes: f.changes, Actions: f.actions, Zone: time.UTC,
 		Schedule: func() Schedule { return Schedule{Next: time.Now().Add(5 * time.Hour)} },
 	}
 	return f
@@ -128,6 +133,12 @@ func (f *fixture) bad() (live string) {
 	}
 	f.ran(otherMirror, 4, time.Hour, run.Tally{Total: 10, Unchanged: 10})
 	live = f.running(mirror)
+	source, destination := reference.MustRepository("quay.io/osism/osism-ansible"), reference.MustRepository("registry.example.com/mirror/osism/osism-ansible")
+	old, recent := reference.DigestOf([]byte("old")), reference.DigestOf([]byte("new"))
+	for tag, from := range map[string]reference.Digest{"9.2.0": {}, "latest": old, "9.1.1": {}} {
+		require.NoError(f.t, f.changes.Add(ctx, mirror, live, change.Change{Source: source, Destination: destination, Tag: reference.MustTag(tag), From: from, To: recent, Bytes: 312 << 20, At: time.Now().UTC()}))
+	}
+	require.NoError(f.t, f.changes.Add(ctx, mirror, live, change.Change{Source: source, Destination: destination, Tag: reference.MustTag("8.0.0"), At: time.Now().UTC()}))
 	f.failed(mirror, "quay.io/osism/kolla-ansible", "copying: writing blob: uploading layer to registry.example.com: received unexpected HTTP status: 507 Insufficient Storage", "2024.1", "2024.2", "2025.1", "latest")
 	f.failed(mirror, "quay.io/osism/gone", "the repository is denied: UNAUTHORIZED: access to the requested resource is not authorized", "")
 	f.failed(mirror, "quay.io/osism/"+script, "reason "+script, script, turned)

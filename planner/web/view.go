@@ -88,7 +88,7 @@ func (s *Server) parseTemplates() {
 
 func (s *Server) functions() template.FuncMap {
 	return template.FuncMap{
-		"size": size, "span": span, "count": count, "bar": bar, "clean": clean,
+		"size": size, "span": span, "count": count, "bar": bar, "clean": clean, "short": short,
 		"number": number, "path": func(a, b string) string { return a + url.PathEscape(b) }, "search": search,
 		"since":  func(t, now time.Time) template.HTML { return s.timeElement(t, span(now.Sub(t))) },
 		"moment": func(t any) template.HTML { return s.moment(t) },

@@ -12,6 +12,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/osism/skopeo-worker/shared/change"
 	"github.com/osism/skopeo-worker/shared/failure"
 	"github.com/osism/skopeo-worker/shared/message"
 	"github.com/osism/skopeo-worker/shared/reference"
@@ -60,6 +61,7 @@ type bench struct {
 	absent   map[string]bool
 	copies   map[string]*meter.Meter
 	ended    []string // of the copies
+	changes  []change.Change
 }
 
 func newBench(t *testing.T) *bench {
@@ -190,6 +192,13 @@ func (b *bench) doAgain(t *testing.T, entries ...message.Repository) Result {
 		return result
 	}
 	return b.deliver(t, Delivery{Chunk: b.chunk(result.Left...), Remainder: true})
+}
+
+// Changed implements Observer.
+func (b *bench) Changed(changes []change.Change) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.changes = append(b.changes, changes...)
 }
 
 // deliver works a delivery off, and requires that its numbers add up.

@@ -6,6 +6,7 @@ import (
 	"slices"
 	"time"
 
+	"github.com/osism/skopeo-worker/shared/change"
 	"github.com/osism/skopeo-worker/shared/failure"
 	"github.com/osism/skopeo-worker/shared/message"
 	"github.com/osism/skopeo-worker/shared/reference"
@@ -138,7 +139,9 @@ func (e *execution) Failed(ctx context.Context, j *compare.Job) error {
 // its tags. Tags that were looked up long ago are looked up again before they are put.
 func (e *execution) complete(ctx context.Context, j *compare.Job, first run.Outcome) error {
 	r := j.Entry
+	start := e.worker.now()
 	copied, err := e.transfer(j)
+	took := e.worker.now().Sub(start)
 	e.tally(func(p *progress) { p.pulls += copied.Pulls; p.bytes += copied.Bytes })
 	switch {
 	case errors.Is(err, platform.ErrNoPlatform):
@@ -147,7 +150,7 @@ func (e *execution) complete(ctx context.Context, j *compare.Job, first run.Outc
 		}
 		return e.worker.Notes.NoteAbsent(ctx, j.Digest, compare.Wanted(r))
 	case errors.Is(err, mirror.ErrReferrers):
-		return e.incomplete(ctx, j, copied.Digest, err)
+		return e.incomplete(ctx, j, copied, took, err)
 	case outcome.Classify(err) == outcome.Gone:
 		return e.gone(ctx, j, err)
 	case err != nil:
@@ -161,7 +164,7 @@ func (e *execution) complete(ctx context.Context, j *compare.Job, first run.Outc
 		e.seen(r, image.Tag)
 	}
 	e.count(run.Unchanged, len(j.Current))
-	return e.tag(ctx, j, copied.Digest, first)
+	return e.tag(ctx, j, copied, took, first)
 }
 
 // transfer brings what the destination lacks of a job's content and of its referrers.
@@ -195,9 +198,10 @@ func (e *execution) transfer(j *compare.Job) (mirror.Copied, error) {
 
 // tag puts the job's tags on what is at the destination by now. The first one that can be
 // put has the given outcome.
-func (e *execution) tag(ctx context.Context, j *compare.Job, digest reference.Digest, first run.Outcome) error {
+func (e *execution) tag(ctx context.Context, j *compare.Job, copied mirror.Copied, took time.Duration, first run.Outcome) error {
+	var put []message.Image
 	for _, image := range j.Images {
-		if err := e.mirror.Tag(e.work, compare.Target(j.Entry, image), digest); err != nil {
+		if err := e.mirror.Tag(e.work, compare.Target(j.Entry, image), copied.Digest); err != nil {
 			if errors.Is(err, mirror.ErrVanished) {
 				e.comparer.Forget(j) // the next try copies it
 			}
@@ -206,6 +210,10 @@ func (e *execution) tag(ctx context.Context, j *compare.Job, digest reference.Di
 			}
 			continue
 		}
+		put = append(put, image)
+	}
+	e.changed(j, put, copied, took)
+	for _, image := range put {
 		e.seen(j.Entry, image.Tag)
 		e.count(first, 1)
 		first = run.Tagged
@@ -213,23 +221,46 @@ func (e *execution) tag(ctx context.Context, j *compare.Job, digest reference.Di
 	return nil
 }
 
+// changed notes tags that were put.
+func (e *execution) changed(j *compare.Job, put []message.Image, copied mirror.Copied, took time.Duration) {
+	var changes []change.Change
+	for _, image := range put {
+		tag := compare.DestinationTag(image)
+		if j.Had[tag] == copied.Digest {
+			continue // a list of referrers, to which others were added
+		}
+		changes = append(changes, change.Change{
+			Source: j.Entry.Source, Destination: j.Entry.Destination, Tag: tag, From: j.Had[tag], To: copied.Digest,
+			Bytes: copied.Bytes, Took: took, At: e.worker.now().UTC(),
+		})
+		copied.Bytes, took = 0, 0
+	}
+	if len(changes) > 0 {
+		e.delivery.Observer.Changed(changes)
+	}
+}
+
 // incomplete tags what is at the destination, and keeps the images for another try of their
 // referrers, or gives them up.
-func (e *execution) incomplete(ctx context.Context, j *compare.Job, digest reference.Digest, cause error) error {
+func (e *execution) incomplete(ctx context.Context, j *compare.Job, copied mirror.Copied, took time.Duration, cause error) error {
 	if err := e.lookAgain(ctx, j); err != nil {
 		return err
 	}
-	e.bears(j, digest)
+	e.bears(j, copied.Digest)
+	var put []message.Image
 	failed := attemptsOf(j.Current, cause)
 	for _, image := range j.Images {
 		err := cause
 		if outcome.Classify(cause) != outcome.Interrupted {
-			if untagged := e.mirror.Tag(e.work, compare.Target(j.Entry, image), digest); untagged != nil {
+			if untagged := e.mirror.Tag(e.work, compare.Target(j.Entry, image), copied.Digest); untagged != nil {
 				err = untagged
+			} else {
+				put = append(put, image)
 			}
 		}
 		failed = append(failed, attempt{image, err})
 	}
+	e.changed(j, put, copied, took)
 	return e.failed(ctx, j.Entry, failed...)
 }
 

@@ -9,6 +9,7 @@ import (
 	"log/slog"
 	"time"
 
+	"github.com/osism/skopeo-worker/shared/change"
 	"github.com/osism/skopeo-worker/shared/failure"
 	"github.com/osism/skopeo-worker/shared/message"
 	"github.com/osism/skopeo-worker/shared/reference"
@@ -53,6 +54,9 @@ type Notes interface {
 type Observer interface {
 	Image(registry string, o run.Outcome)
 	Progress(images run.Tally, pulls int, bytes int64)
+	// Changed is called when tags were put at the destination, or found to be denied by the
+	// source, before the images count as done.
+	Changed(changes []change.Change)
 	// Copying is called when the copy of an image begins, with what counts its bytes,
 	// and what it returns when the copy has ended.
 	Copying(image, destination string, moved *meter.Meter) (ended func())

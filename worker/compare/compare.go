@@ -57,11 +57,13 @@ type Job struct {
 	MediaType string             // empty if unknown
 	Listed    resolve.Listed     // what the listing says of it
 	Verdict   Verdict
-	Why       error            // of Skip and Failed
-	Images    []message.Image  // that the verdict is about, unless it is Unchanged
-	Current   []message.Image  // whose tags are up to date
-	At        reference.Digest // that the content has at the destination; zero if it has none
-	Resolved  time.Time        // when the tags were looked up; set by the caller of Compare
+	Why       error           // of Skip and Failed
+	Images    []message.Image // that the verdict is about, unless it is Unchanged
+	Current   []message.Image // whose tags are up to date
+	// Had are the digests that the destination had under the tags of Images.
+	Had      map[reference.Tag]reference.Digest
+	At       reference.Digest // that the content has at the destination; zero if it has none
+	Resolved time.Time        // when the tags were looked up; set by the caller of Compare
 }
 
 // IsLacking reports whether the destination lacks the content of a job.
@@ -188,6 +190,7 @@ func (c *Comparer) compare(ctx context.Context, entries []message.Repository) ([
 				c.Hold(j, j.At)
 			} else {
 				j.Images, j.Verdict = append(j.Images, image), 0
+				set(&j.Had, DestinationTag(image), tags[i].digest)
 			}
 		}
 		tags = tags[len(images):]

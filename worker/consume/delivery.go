@@ -30,8 +30,9 @@ type delivery struct {
 	pieces   int             // published in place of this message so far
 	mark     string          // in the subjects of these pieces
 
-	copies copies // under way
-	cutOff bool   // this worker alone does not reach a registry
+	copies  copies // under way
+	changes changes
+	cutOff  bool // this worker alone does not reach a registry
 
 	storing   sync.Mutex // held while the progress is stored, so that an older one does not come last
 	revision  uint64     // of the last known progress of the message
@@ -100,7 +101,10 @@ func (d *delivery) do(ctx context.Context, c message.Chunk, fresh bool) (outcome
 		Observer:  d,
 	})
 	if err != nil {
-		return "", err
+		return "", errors.Join(err, d.noteChanges(ctx))
+	}
+	if err := d.optional(ctx, d.noteChanges); err != nil {
+		d.consumer.log.Warn("what the run has changed will be incomplete", "error", err)
 	}
 	if err := d.leave(ctx, c, result); err != nil {
 		return "", err

@@ -43,7 +43,7 @@ func (d *delivery) Copying(image, destination string, moved *meter.Meter) (ended
 	return d.copies.begin(run.Copy{Image: image, Destination: destination, Worker: d.consumer.host, Since: d.consumer.now().UTC()}, moved)
 }
 
-// report stores the progress until ctx ends.
+// report stores the progress and the changes until ctx ends.
 func (d *delivery) report(ctx context.Context) {
 	ticker := time.NewTicker(reportInterval)
 	defer ticker.Stop()
@@ -56,6 +56,9 @@ func (d *delivery) report(ctx context.Context) {
 			if err := d.store(ctx); err != nil && ctx.Err() == nil {
 				d.consumer.log.Warn("the status is late", "error", err)
 			}
+		}
+		if err := d.noteChanges(ctx); err != nil && ctx.Err() == nil {
+			d.consumer.log.Debug("changes are recorded late", "error", err)
 		}
 		select {
 		case <-ctx.Done():

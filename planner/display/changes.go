@@ -1,0 +1,45 @@
+package display
+
+import (
+	"io"
+
+	"github.com/osism/skopeo-worker/shared/change"
+)
+
+// Changes shows the tags that a run has changed, and how many more there are.
+func Changes(w io.Writer, run string, changes []change.Change, more int) {
+	var p page
+	defer p.to(w)
+	if len(changes) == 0 {
+		p.line("Run %s has changed no tag.", run)
+		return
+	}
+	var rows [][]string
+	counts := map[change.Kind]int{}
+	for _, c := range changes {
+		counts[c.Kind()]++
+		from, to := brief(c.From.String()), brief(c.To.String())
+		rows = append(rows, []string{string(c.Kind()), printable(c.Image()), from, to, size(c.Bytes), moment(c.At)})
+	}
+	p.table(0, []column{text("CHANGE"), text("IMAGE"), text("FROM"), text("TO"), number("BYTES"), text("AT")}, rows)
+	if more > 0 {
+		p.line("and %d more", more)
+	}
+	p.line("")
+	p.line("Run %s: %s.", run, list(known([]amount{
+		{counts[change.New], "new"}, {counts[change.Moved], "moved"}, {counts[change.Vanished], "vanished"},
+	})))
+}
+
+// briefDigest is as much of a digest as people compare.
+const briefDigest = len("sha256:") + 12
+
+func brief(digest string) string {
+	switch {
+	case digest == "":
+		return "-"
+	case len(digest) > briefDigest:
+		return digest[:briefDigest]
+	}
+	return digest
+}

@@ -1,0 +1,69 @@
+// Package change records what the runs have changed at their destinations: tags that are
+// new there, tags that have moved to another digest, and tags that sources deny.
+package change
+
+import (
+	"encoding/json"
+	"time"
+
+	"github.com/osism/skopeo-worker/shared/reference"
+)
+
+// Kind is what has happened to a tag.
+type Kind string
+
+// The kinds of changes.
+const (
+	New      Kind = "new"      // the destination did not have the tag
+	Moved    Kind = "moved"    // it had the tag with another digest
+	Vanished Kind = "vanished" // the source has listed the tag and denies it; the destination keeps what it has
+)
+
+// Change is what has happened to one tag.
+type Change struct {
+	Source      reference.Repository `json:"repository"`
+	Tag         reference.Tag        `json:"tag"`
+	Destination reference.Repository `json:"destination"`
+	From        reference.Digest     `json:"from,omitzero"` // at the destination
+	To          reference.Digest     `json:"to,omitzero"`   // at the destination
+	// Bytes were copied, in the time Took, by the transfer that the tag had to wait for. Of
+	// several tags of one transfer, the first has them.
+	Bytes int64         `json:"bytes,omitempty"`
+	Took  time.Duration `json:"took,omitempty"`
+	At    time.Time     `json:"at"`
+}
+
+// Kind returns what has happened.
+func (c Change) Kind() Kind {
+	switch {
+	case c.To.IsZero():
+		return Vanished
+	case c.From.IsZero():
+		return New
+	}
+	return Moved
+}
+
+// Image is the image at the source.
+func (c Change) Image() string { return c.Source.String() + ":" + c.Tag.String() }
+
+// batch is the content of a message.
+type batch struct {
+	Changes []json.RawMessage `json:"changes"`
+}
+
+// parse reads a message. What is no change in it is left out: anyone may have put it there.
+func parse(data []byte) []Change {
+	var b batch
+	if json.Unmarshal(data, &b) != nil {
+		return nil
+	}
+	var all []Change
+	for _, raw := range b.Changes {
+		var c Change
+		if json.Unmarshal(raw, &c) == nil && !c.Source.IsZero() && !c.Tag.IsZero() {
+			all = append(all, c)
+		}
+	}
+	return all
+}

@@ -1,0 +1,54 @@
+package chunk
+
+import (
+	"testing"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/osism/skopeo-worker/shared/change"
+	"github.com/osism/skopeo-worker/worker/registrytest"
+)
+
+// TestChanged: every tag that is put is told once, with what it was before; what is
+// unchanged is not.
+func TestChanged(t *testing.T) {
+	b := newBench(t)
+	push := func(tag, version string) {
+		t.Helper()
+		_, err := b.from.PushImage(repository, tag, registrytest.Image{Version: version})
+		require.NoError(t, err)
+	}
+	changed := func() map[string]change.Change {
+		t.Helper()
+		b.changes = nil
+		require.Empty(t, b.deliver(t, Delivery{Chunk: b.chunk(b.entry("")), Fresh: true}).Left)
+		found := map[string]change.Change{}
+		for _, c := range b.changes {
+			require.NotContains(t, found, c.Tag.String())
+			found[c.Tag.String()] = c
+		}
+		return found
+	}
+	push("1", "one")
+	push("2", "two")
+	push("latest", "two")
+	found := changed()
+	require.Len(t, found, 3)
+	require.Equal(t, change.New, found["1"].Kind())
+	require.Positive(t, found["1"].Bytes)
+	require.Positive(t, found["2"].Bytes+found["latest"].Bytes)
+	require.Zero(t, found["2"].Bytes*found["latest"].Bytes, "one transfer for both")
+
+	push("latest", "one")
+	push("3", "three")
+	found = changed()
+	require.Len(t, found, 2)
+	require.Equal(t, change.New, found["3"].Kind())
+	one, err := b.from.Digest(repository, "1")
+	require.NoError(t, err)
+	two, err := b.from.Digest(repository, "2")
+	require.NoError(t, err)
+	require.Equal(t, change.Moved, found["latest"].Kind())
+	require.Equal(t, []string{two, one}, []string{found["latest"].From.String(), found["latest"].To.String()})
+	require.Empty(t, changed())
+}
