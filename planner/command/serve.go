@@ -10,6 +10,7 @@ import (
 	"github.com/spf13/cobra"
 	"golang.org/x/sync/errgroup"
 
+	"github.com/osism/skopeo-worker/planner/notify"
 	"github.com/osism/skopeo-worker/planner/overview"
 	"github.com/osism/skopeo-worker/planner/schedule"
 	"github.com/osism/skopeo-worker/planner/web"
@@ -56,7 +57,7 @@ func serveCommand() *cobra.Command {
 		Long:  "Serve a page that shows the mirrors, their runs and failures, at UI_ADDR, and plan by\nMIRROR_SCHEDULE. Without NATS_URL, the broker is embedded and stores its data in\nDATA_DIR, and a worker in this process mirrors. Other commands on the same machine use\nthat broker.",
 		Args:  noArguments,
 		RunE: s.explained(func(cmd *cobra.Command, _ []string) error {
-			if err := config.Load(&s.job, &s.name, &s.broker, &s.worker, &s.metrics, &s.registries, &s.timetable, &s.web, &s.log); err != nil {
+			if err := config.Load(&s.job, &s.name, &s.broker, &s.worker, &s.metrics, &s.registries, &s.timetable, &s.web, &s.notify, &s.log); err != nil {
 				return err
 			}
 			if s.job.Source == "-" {
@@ -115,9 +116,14 @@ func (se *session) serve(ctx context.Context, s *settings, probes *service.Endpo
 	}
 	look := overview.New(overview.Sources{Runs: se.runs, Failures: se.failures, Budget: se.budget}, se.name, s.web.MaxAge)
 	planning := &planning{settings: s, session: se, log: log}
+	notifier, err := notify.New(ctx, s.notify, se.Broker, look, se.failures, func() time.Time { return planning.state().Next }, log)
+	if err != nil {
+		return err
+	}
+	group.Go(func() error { return notifier.Run(ctx) })
 	page.Show(&web.Site{
 		Mirror: se.name, Overview: look, Failures: se.failures, Changes: changes,
-		Actions: planning, Schedule: planning.state, Zone: s.timetable.zone,
+		Actions: planning, Unsent: notifier.Problems, Schedule: planning.state, Zone: s.timetable.zone,
 	})
 	if s.timetable.times != nil {
 		group.Go(func() error { return planning.bySchedule(ctx, *s.timetable.times) })

@@ -6,6 +6,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/osism/skopeo-worker/planner/notify"
 	"github.com/osism/skopeo-worker/planner/plan"
 	"github.com/osism/skopeo-worker/planner/web"
 	"github.com/osism/skopeo-worker/shared/broker"
@@ -141,6 +142,7 @@ type settings struct {
 	registries service.Registries
 	timetable  timetable
 	web        web.Config
+	notify     notify.Config
 	log        config.Log
 }
 
@@ -152,8 +154,8 @@ func (s *settings) help() string {
 	b.WriteString(config.Help(&s.registries))
 	b.WriteString("\nOnly for commands that copy images (mirror; republish and serve without NATS_URL):\n\n")
 	b.WriteString(config.Help(&s.worker, &s.metrics))
-	b.WriteString("\nOnly for serve:\n\n")
-	b.WriteString(config.Help(&s.timetable, &s.web))
+	b.WriteString("\nOnly for serve (NOTIFY_*: and notify-test):\n\n")
+	b.WriteString(config.Help(&s.timetable, &s.web, &s.notify))
 	b.WriteString("\nExit codes:\n" +
 		"  0  done\n" +
 		"  1  some images failed and are kept for republish; check: something could not be checked\n" +

@@ -16,6 +16,7 @@ type nowView struct {
 	Rows     []mirrorRow
 	Copies   copiesView
 	Schedule Schedule
+	Unsent   []string
 }
 
 // mirrorRow is a mirror with what the page works out of its status.
@@ -50,7 +51,7 @@ func (*Server) now(site *Site, r *http.Request) (view, error) {
 	if err != nil {
 		return view{}, err
 	}
-	v := nowView{Overview: o, Schedule: site.Schedule()}
+	v := nowView{Overview: o, Schedule: site.Schedule(), Unsent: site.Unsent()}
 	var copies []run.Copy
 	for _, m := range o.Mirrors {
 		row := mirrorRow{Mirror: m, Own: m.Name == site.Mirror}

@@ -49,7 +49,8 @@ type Site struct {
 	Changes  *change.Store
 	Actions  Actions
 	Schedule func() Schedule
-	Zone     *time.Location // of the times on the page
+	Unsent   func() []string // notifications that could not be sent
+	Zone     *time.Location  // of the times on the page
 }
 
 // Schedule is when the mirror is planned.

@@ -61,6 +61,7 @@ func newFixture(t *testing.T) *fixture {
 	require.NoError(t, err)
 	f.site = &Site{
 		Mirror: mirror, Overview: look, Failures: f.failures, Changes: f.changes, Actions: f.actions, Zone: time.UTC,
+		Unsent:   func() []string { return []string{"slack: refused: 500 " + script} },
 		Schedule: func() Schedule { return Schedule{Next: time.Now().Add(5 * time.Hour)} },
 	}
 	return f

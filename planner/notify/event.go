@@ -1,0 +1,117 @@
+// Package notify sends a word when something is wrong: once for each event, whatever the
+// number of processes and restarts.
+package notify
+
+import (
+	"crypto/sha256"
+	"encoding/hex"
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/nicholas-fedor/shoutrrr/pkg/types"
+)
+
+type params = types.Params
+
+// Kind is what an event is about.
+type Kind string
+
+// The kinds of events.
+const (
+	Failed Kind = "failed" // a run has ended with failures
+	Done   Kind = "done"   // a run has ended, and all is well
+	Lost   Kind = "lost"   // a run has lost chunks
+	Stale  Kind = "stale"  // the last complete run ended longer than MAX_AGE ago
+	Closed Kind = "closed" // a registry or destination has been closed for an hour
+	Budget Kind = "budget" // a budget does not suffice before the next schedule
+	Test   Kind = "test"
+)
+
+// Event is what is told. Its JSON is what http(s) URLs get.
+type Event struct {
+	Version  int       `json:"version"` // 1
+	Kind     Kind      `json:"event"`
+	Mirror   string    `json:"mirror,omitempty"`
+	Run      string    `json:"run,omitempty"`
+	Registry string    `json:"registry,omitempty"`
+	Title    string    `json:"title"`
+	Text     string    `json:"text"`
+	At       time.Time `json:"at"`
+	// Of a run that has ended: all images of the list that have failed, those that had not
+	// when the run before ended, and those that have recovered since.
+	Failing   int      `json:"failing"`
+	New       []string `json:"new,omitempty"`
+	Recovered []string `json:"recovered,omitempty"`
+}
+
+const (
+	// maxShown is how many images a text names.
+	maxShown = 10
+	// maxImages is how many images an event has.
+	maxImages = 1000
+)
+
+// ended returns the event of a run that has ended, given what has failed by then and when
+// the run before ended.
+func ended(mirror, run string, failing, before []string, at time.Time) Event {
+	e := Event{Version: 1, Kind: Done, Mirror: mirror, Run: run, At: at, Failing: len(failing)}
+	e.New, e.Recovered = without(failing, before), without(before, failing)
+	var b strings.Builder
+	if len(failing) == 0 {
+		e.Title = "Mirror " + mirror + " is complete"
+		fmt.Fprintf(&b, "Run %s has ended. Every image of the list is mirrored.", run)
+	} else {
+		e.Kind = Failed
+		e.Title = fmt.Sprintf("Mirror %s: %s failed", mirror, images(len(failing)))
+		fmt.Fprintf(&b, "Run %s has ended. %s not mirrored, %d of them new since the run before.", run, are(len(failing)), len(e.New))
+	}
+	name(&b, "New", e.New)
+	name(&b, "Recovered", e.Recovered)
+	e.New, e.Recovered = e.New[:min(len(e.New), maxImages)], e.Recovered[:min(len(e.Recovered), maxImages)]
+	e.Text = b.String()
+	return e
+}
+
+// name lists images, as many as people read.
+func name(b *strings.Builder, title string, all []string) {
+	if len(all) == 0 {
+		return
+	}
+	fmt.Fprintf(b, "\n\n%s:", title)
+	for _, image := range all[:min(len(all), maxShown)] {
+		fmt.Fprintf(b, "\n- %s", image)
+	}
+	if more := len(all) - maxShown; more > 0 {
+		fmt.Fprintf(b, "\n- and %d more", more)
+	}
+}
+
+func without(all, others []string) []string {
+	known := map[string]bool{}
+	for _, o := range others {
+		known[o] = true
+	}
+	return slices.DeleteFunc(slices.Clone(all), func(s string) bool { return known[s] })
+}
+
+func images(n int) string {
+	if n == 1 {
+		return "1 image"
+	}
+	return fmt.Sprintf("%d images", n)
+}
+
+func are(n int) string {
+	if n == 1 {
+		return "1 image is"
+	}
+	return fmt.Sprintf("%d images are", n)
+}
+
+// hash is a key for a text of any length.
+func hash(text string) string {
+	sum := sha256.Sum256([]byte(text))
+	return hex.EncodeToString(sum[:12])
+}

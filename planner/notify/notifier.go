@@ -1,0 +1,282 @@
+package notify
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/osism/skopeo-worker/planner/overview"
+	"github.com/osism/skopeo-worker/shared/broker"
+	"github.com/osism/skopeo-worker/shared/failure"
+	"github.com/osism/skopeo-worker/shared/redact"
+	"github.com/osism/skopeo-worker/shared/run"
+)
+
+const (
+	// interval is how often events are looked for.
+	interval = 15 * time.Second
+	// keep is how long after an event somebody may still hear of it.
+	keep = 24 * time.Hour
+	// closedFor is when a closed registry is an event.
+	closedFor = time.Hour
+	// recentRuns is how many runs of a mirror are looked at.
+	recentRuns = 10
+	// firstPause and longestPause are those between the tries of a message.
+	firstPause, longestPause = time.Minute, time.Hour
+)
+
+// Notifier looks for events and tells of them.
+type Notifier struct {
+	config   Config
+	store    store
+	overview *overview.Reader
+	failures *failure.Store
+	next     func() time.Time // when the mirror is planned next; zero: not known
+	log      *slog.Logger
+	now      func() time.Time
+
+	closed map[string]time.Time // registries, by when they were first seen closed
+
+	mu       sync.Mutex
+	problems []string
+}
+
+// New returns a notifier on a broker. next returns when the mirror is planned next, or the
+// zero time.
+func New(ctx context.Context, c Config, b *broker.Broker, look *overview.Reader, failures *failure.Store, next func() time.Time, log *slog.Logger) (*Notifier, error) {
+	s, err := openStore(ctx, b)
+	if err != nil {
+		return nil, err
+	}
+	return &Notifier{config: c, store: s, overview: look, failures: failures, next: next, log: log, now: time.Now, closed: map[string]time.Time{}}, nil
+}
+
+// Problems are the notifications that could not be sent and are tried again.
+func (n *Notifier) Problems() []string {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	return slices.Clone(n.problems)
+}
+
+// Run looks for events until ctx ends.
+func (n *Notifier) Run(ctx context.Context) error {
+	ticker := time.NewTicker(interval)
+	defer ticker.Stop()
+	for {
+		if err := n.look(ctx); err != nil && ctx.Err() == nil {
+			n.log.Warn("looking for what to notify of", "error", err)
+		}
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-ticker.C:
+		}
+	}
+}
+
+// look stores what has happened, and tells whoever has not heard of it.
+func (n *Notifier) look(ctx context.Context) error {
+	if len(n.config.receivers) == 0 {
+		return nil
+	}
+	o, err := n.overview.Now(ctx)
+	if err != nil {
+		return err
+	}
+	var errs []error
+	for _, m := range o.Mirrors {
+		errs = append(errs, n.ended(ctx, m.Name), n.mirror(ctx, m))
+	}
+	errs = append(errs, n.registries(ctx, o.Registries), n.deliver(ctx))
+	return errors.Join(errs...)
+}
+
+// ended stores an event for each run that has ended lately, the oldest first.
+func (n *Notifier) ended(ctx context.Context, mirror string) error {
+	runs, _, err := n.overview.Runs(ctx, mirror, 0, recentRuns)
+	if err != nil {
+		return err
+	}
+	for _, r := range slices.Backward(runs) {
+		over := r.Status.State == run.StateDone || r.Status.State == run.StateFailed
+		if !over || r.Status.Finished == nil || n.now().Sub(*r.Status.Finished) > keep {
+			continue
+		}
+		if err := n.runEnded(ctx, mirror, r); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func runKey(mirror, id string) string { return "run." + mirror + "." + id }
+
+func (n *Notifier) runEnded(ctx context.Context, mirror string, r overview.Run) error {
+	key := runKey(mirror, r.ID)
+	if known, err := n.store.has(ctx, key); err != nil || known {
+		return err
+	}
+	failing, err := n.failing(ctx, mirror)
+	if err != nil {
+		return err
+	}
+	earlier, err := n.store.list(ctx, "run."+mirror+".")
+	if err != nil {
+		return err
+	}
+	var before []string
+	if len(earlier) > 0 {
+		before = earlier[len(earlier)-1].Images
+	}
+	e := stored{Event: ended(mirror, r.ID, failing, before, *r.Status.Finished), Images: failing[:min(len(failing), maxImages)]}
+	e.Silent = e.Kind == Done && n.config.On != onAlways
+	return n.store.create(ctx, key, e)
+}
+
+// failing returns the images of the list that have failed, sorted.
+func (n *Notifier) failing(ctx context.Context, mirror string) ([]string, error) {
+	records, err := n.failures.List(ctx, mirror)
+	if err != nil {
+		return nil, err
+	}
+	failing := []string{}
+	for _, r := range records {
+		for _, i := range r.Images {
+			if i.LeftList.IsZero() && !r.Unreadable {
+				failing = append(failing, i.Source)
+			}
+		}
+	}
+	slices.Sort(failing)
+	return slices.Compact(failing), nil
+}
+
+// mirror stores events about a mirror as it stands.
+func (n *Notifier) mirror(ctx context.Context, m overview.Mirror) error {
+	var errs []error
+	add := func(key string, e Event) {
+		e.Version, e.Mirror, e.At = 1, m.Name, n.now().UTC()
+		errs = append(errs, n.store.create(ctx, key, stored{Event: e}))
+	}
+	if m.Last != nil && m.Last.State == run.StateLost {
+		add("lost."+m.Name+"."+m.Last.Run, Event{
+			Kind: Lost, Run: m.Last.Run, Title: "Mirror " + m.Name + " has lost chunks",
+			Text: fmt.Sprintf("%d chunks of run %s are neither done nor at the broker. Plan again, and find out who deleted messages at the broker.", m.Last.Chunks.Lost, m.Last.Run),
+		})
+	}
+	if m.Stale {
+		key, text := "never", "No complete run is kept."
+		if m.Complete != nil {
+			key, text = m.Complete.UTC().Format("20060102150405"), "The last complete run ended at "+m.Complete.UTC().Format(time.RFC1123)+"."
+		}
+		add("stale."+m.Name+"."+key, Event{Kind: Stale, Title: "Mirror " + m.Name + " is stale", Text: text})
+	}
+	next := n.next()
+	for _, status := range m.Current {
+		for _, r := range status.Registries {
+			if next.IsZero() || r.EstimatedDone == nil || !r.EstimatedDone.After(next) || r.ToPull == 0 {
+				continue
+			}
+			add("budget."+m.Name+"."+status.Run+"."+hash(r.Registry), Event{
+				Kind: Budget, Run: status.Run, Registry: r.Registry, Title: "Mirror " + m.Name + ": the budget of " + r.Registry + " does not suffice",
+				Text: fmt.Sprintf("Run %s has about %d manifests left to pull from %s. What that allows (%d per %s) takes until %s; the next plan is due at %s.",
+					status.Run, r.ToPull, r.Registry, r.Limit, r.Window, r.EstimatedDone.UTC().Format(time.RFC1123), next.UTC().Format(time.RFC1123)),
+			})
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// registries stores an event for each registry that has been closed for an hour.
+func (n *Notifier) registries(ctx context.Context, all []run.Registry) error {
+	var errs []error
+	now, closed := n.now(), map[string]time.Time{}
+	for _, r := range all {
+		var since time.Time
+		switch {
+		case r.ClosedSince != nil:
+			since = *r.ClosedSince
+		case r.ClosedUntil != nil && r.ClosedUntil.After(now):
+			since = now
+			if known, ok := n.closed[r.Registry]; ok {
+				since = known
+			}
+			closed[r.Registry] = since
+		default:
+			continue
+		}
+		if now.Sub(since) < closedFor {
+			continue
+		}
+		errs = append(errs, n.store.create(ctx, "closed."+hash(r.Registry)+"."+since.UTC().Format("20060102150405"), stored{Event: Event{
+			Version: 1, Kind: Closed, Registry: r.Registry, At: now.UTC(), Title: r.Registry + " is closed",
+			Text: fmt.Sprintf("%s has been closed since %s: %s", r.Registry, since.UTC().Format(time.RFC1123), strings.TrimSuffix(r.Reason, ".")+"."),
+		}}))
+	}
+	n.closed = closed
+	return errors.Join(errs...)
+}
+
+// deliver tells of events that somebody has not heard of.
+func (n *Notifier) deliver(ctx context.Context) error {
+	events, err := n.store.list(ctx, "")
+	if err != nil {
+		return err
+	}
+	var errs []error
+	var problems []string
+	for _, e := range events {
+		if e.Silent || n.now().Sub(e.At) > keep {
+			continue
+		}
+		for _, r := range n.config.receivers {
+			d, err := n.tell(ctx, e, r)
+			errs = append(errs, err)
+			if d.Error != "" && !d.Sent {
+				problems = append(problems, fmt.Sprintf("%s: %s (%s)", d.Service, d.Error, e.Title))
+			}
+		}
+	}
+	n.mu.Lock()
+	n.problems = problems
+	n.mu.Unlock()
+	return errors.Join(errs...)
+}
+
+// tell sends an event to a receiver that has not heard of it, unless another process does.
+func (n *Notifier) tell(ctx context.Context, e event, r receiver) (delivery, error) {
+	d, revision, err := n.store.claim(ctx, e.key, r, n.now())
+	if errors.Is(err, errTaken) {
+		return d, nil
+	}
+	if err != nil {
+		return d, err
+	}
+	clean := e.Event
+	clean.Title, clean.Text = redact.Text(clean.Title), redact.Text(clean.Text)
+	if err := r.send(clean); err != nil {
+		d.Error = redact.Text(err.Error())
+		d.Until = n.now().Add(min(firstPause<<min(d.Tries-1, 10), longestPause))
+		n.log.Warn("a notification was not sent; trying again", "service", r.service, "event", e.Kind, "error", d.Error)
+	} else {
+		d.Sent, d.Error = true, ""
+		n.log.Info("sent a notification", "service", r.service, "event", e.Kind, "mirror", e.Mirror, "run", e.Run)
+	}
+	// What was sent must not be sent again because this process ends.
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), lease)
+	defer cancel()
+	return d, n.store.settle(ctx, e.key, r, d, revision)
+}
+
+// SendTest sends a message to each receiver, and calls report with what came of it.
+func (c *Config) SendTest(report func(service string, err error)) {
+	e := Event{Version: 1, Kind: Test, Title: "skopeo-worker: a test", Text: "Notifications arrive here.", At: time.Now().UTC()}
+	for _, r := range c.receivers {
+		report(r.service, r.send(e))
+	}
+}

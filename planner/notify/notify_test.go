@@ -1,0 +1,301 @@
+package notify
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"io"
+	"log/slog"
+	"net/http"
+	"net/http/httptest"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/osism/skopeo-worker/planner/overview"
+	"github.com/osism/skopeo-worker/shared/broker"
+	"github.com/osism/skopeo-worker/shared/brokertest"
+	"github.com/osism/skopeo-worker/shared/budget"
+	"github.com/osism/skopeo-worker/shared/failure"
+	"github.com/osism/skopeo-worker/shared/redact"
+	"github.com/osism/skopeo-worker/shared/run"
+	"github.com/osism/skopeo-worker/shared/subject"
+)
+
+const mirror = "nightly"
+
+// inbox is a server that notifications are sent to.
+type inbox struct {
+	*httptest.Server
+	mu     sync.Mutex
+	events []Event
+	bodies []string
+	status int
+}
+
+func newInbox(t *testing.T) *inbox {
+	t.Helper()
+	i := &inbox{status: http.StatusOK}
+	i.Server = httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		body, _ := io.ReadAll(r.Body)
+		i.mu.Lock()
+		defer i.mu.Unlock()
+		w.WriteHeader(i.status)
+		if i.status != http.StatusOK {
+			return
+		}
+		var e Event
+		_ = json.Unmarshal(body, &e)
+		_, _ = io.WriteString(w, "{}")
+		i.events, i.bodies = append(i.events, e), append(i.bodies, string(body))
+	}))
+	t.Cleanup(i.Close)
+	return i
+}
+
+func (i *inbox) answers(status int) {
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	i.status = status
+}
+
+// take returns what has arrived since.
+func (i *inbox) take() []Event {
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	events := i.events
+	i.events = nil
+	return events
+}
+
+// bench is a broker, and notifiers on it whose clock a test moves.
+type bench struct {
+	t        *testing.T
+	b        *broker.Broker
+	runs     *run.Store
+	failures *failure.Store
+	budget   *budget.Store
+	passed   time.Duration
+	next     time.Time
+}
+
+func newBench(t *testing.T) *bench {
+	t.Helper()
+	b, quiet := brokertest.Embedded(t), slog.New(slog.DiscardHandler)
+	runs, err := run.Open(t.Context(), b)
+	require.NoError(t, err)
+	limits, err := budget.Open(t.Context(), b, quiet)
+	require.NoError(t, err)
+	t.Cleanup(limits.Close)
+	return &bench{t: t, b: b, runs: runs, failures: failure.NewStore(b, quiet), budget: limits}
+}
+
+func (b *bench) look(maxAge time.Duration) *overview.Reader {
+	look := overview.New(overview.Sources{Runs: b.runs, Failures: b.failures, Budget: b.budget}, mirror, maxAge)
+	return look
+}
+
+// process is a notifier of one process.
+type process struct {
+	*Notifier
+	maxAge time.Duration
+}
+
+func (b *bench) notifier(urls, on string, maxAge time.Duration) process {
+	b.t.Helper()
+	c := Config{URLs: urls, On: on}
+	require.Empty(b.t, c.Validate())
+	n, err := New(b.t.Context(), c, b.b, b.look(maxAge), b.failures, func() time.Time { return b.next }, slog.New(slog.DiscardHandler))
+	require.NoError(b.t, err)
+	n.now = func() time.Time { return time.Now().Add(b.passed) }
+	return process{n, maxAge}
+}
+
+// looks lets notifiers look, all at once.
+func (b *bench) looks(all ...process) {
+	b.t.Helper()
+	var group sync.WaitGroup
+	for _, n := range all {
+		n.overview = b.look(n.maxAge) // one stays the same for a second
+		group.Go(func() { _ = n.Notifier.look(b.t.Context()) })
+	}
+	group.Wait()
+}
+
+// ends stores a run that has just ended, with the images that have failed by then.
+func (b *bench) ends(failing ...string) string {
+	b.t.Helper()
+	now := time.Now().UTC()
+	r := run.Run{Name: mirror, ID: run.NewID(now), Kind: run.KindPlan, Chunks: 1, Started: now, FirstDue: now, Published: true}
+	require.NoError(b.t, b.runs.Put(b.t.Context(), r))
+	require.NoError(b.t, b.runs.Record(b.t.Context(), subject.NewAddress(mirror, r.ID, "quay.io", "000001"), run.Progress{
+		State: run.Done, Images: run.Tally{Total: 5, Failed: len(failing)}, Updated: now,
+	}))
+	_, err := b.failures.Forget(b.t.Context(), mirror, func(failure.Record, failure.Image) bool { return true })
+	require.NoError(b.t, err)
+	for _, tag := range failing {
+		require.NoError(b.t, b.failures.Add(b.t.Context(), mirror, failure.Record{
+			Repository: "quay.io/a/b", Registry: "quay.io", Run: r.ID, Images: []failure.Image{{Source: "quay.io/a/b:" + tag, Destination: "d/a/b:" + tag, Reason: "away"}},
+		}))
+	}
+	return r.ID
+}
+
+// TestOnce: whatever the number of processes and restarts, one message for a run that has
+// ended with failures, with what is new and what has recovered, and none if all is well.
+func TestOnce(t *testing.T) {
+	b, in := newBench(t), newInbox(t)
+	first, second := b.notifier(in.URL, onProblems, 0), b.notifier(in.URL, onProblems, 0)
+	b.looks(first, second)
+	require.Empty(t, in.take())
+
+	id := b.ends("1", "2")
+	b.looks(first, second)
+	b.looks(b.notifier(in.URL, onProblems, 0), first)
+	events := in.take()
+	require.Len(t, events, 1)
+	require.Equal(t, Failed, events[0].Kind)
+	require.Equal(t, id, events[0].Run)
+	require.Equal(t, []string{"quay.io/a/b:1", "quay.io/a/b:2"}, events[0].New)
+	require.Equal(t, "Mirror nightly: 2 images failed", events[0].Title)
+
+	b.ends("2", "3")
+	b.looks(second, first)
+	events = in.take()
+	require.Len(t, events, 1)
+	require.Equal(t, 2, events[0].Failing)
+	require.Equal(t, []string{"quay.io/a/b:3"}, events[0].New)
+	require.Equal(t, []string{"quay.io/a/b:1"}, events[0].Recovered)
+	require.Contains(t, events[0].Text, "Recovered:\n- quay.io/a/b:1")
+
+	b.ends()
+	b.looks(first, second)
+	require.Empty(t, in.take(), "all is well")
+	b.ends("2")
+	b.looks(first, second)
+	require.Equal(t, []string{"quay.io/a/b:2"}, in.take()[0].New, "it was well in between")
+}
+
+func TestAlways(t *testing.T) {
+	b, in := newBench(t), newInbox(t)
+	n := b.notifier(in.URL, onAlways, 0)
+	b.ends()
+	b.looks(n)
+	events := in.take()
+	require.Len(t, events, 1)
+	require.Equal(t, Done, events[0].Kind)
+}
+
+// TestRetried: a message that is refused is tried again, and each receiver for itself.
+func TestRetried(t *testing.T) {
+	b, broken, in := newBench(t), newInbox(t), newInbox(t)
+	broken.answers(http.StatusInternalServerError)
+	n := b.notifier(broken.URL+"/hook/secret-secret-secret\n "+in.URL, onProblems, 0)
+	b.ends("1")
+	b.looks(n)
+	require.Len(t, in.take(), 1)
+	require.Len(t, n.Problems(), 1)
+	require.Contains(t, n.Problems()[0], "http: refused: 500 Internal Server Error (Mirror nightly: 1 image failed)")
+	broken.answers(http.StatusOK)
+	b.looks(n)
+	require.Empty(t, broken.take(), "it is not time yet")
+	b.passed = 2 * firstPause
+	b.looks(n)
+	require.Len(t, broken.take(), 1)
+	require.Empty(t, in.take())
+	require.Empty(t, n.Problems())
+	require.NotContains(t, redact.Text("posting to "+broken.URL+"/hook/secret-secret-secret"), "secret-secret-secret")
+}
+
+// TestStanding: what is wrong with a mirror or a registry is told once for as long as it is.
+func TestStanding(t *testing.T) {
+	b, in := newBench(t), newInbox(t)
+	n := b.notifier(in.URL, onProblems, time.Millisecond)
+	kinds := func() map[Kind]Event {
+		t.Helper()
+		b.looks(n)
+		found := map[Kind]Event{}
+		for _, e := range in.take() {
+			require.NotContains(t, found, e.Kind)
+			found[e.Kind] = e
+		}
+		return found
+	}
+	b.ends()
+	require.Contains(t, kinds(), Stale)
+	require.Empty(t, kinds())
+
+	require.NoError(t, b.budget.Away(t.Context(), budget.Outage{Registry: "registry.example.com", Activity: budget.Push, Reason: "507 Insufficient Storage", Started: time.Now()}))
+	require.NotContains(t, kinds(), Closed)
+	b.passed = closedFor
+	closed := kinds()[Closed]
+	require.Equal(t, "registry.example.com", closed.Registry)
+	require.Contains(t, closed.Text, "507 Insufficient Storage.")
+	require.NotContains(t, kinds(), Closed)
+	b.passed = 0
+
+	// A run that is not over, whose budget lasts beyond the next plan.
+	now := time.Now().UTC()
+	r := run.Run{Name: mirror, ID: run.NewID(now), Kind: run.KindPlan, Chunks: 1, Started: now, FirstDue: now, Published: true}
+	require.NoError(t, b.runs.Put(t.Context(), r))
+	status := run.Status{Run: r.ID, Registries: []run.Registry{{Registry: "docker.io", ToPull: 500, Limit: 100, Window: "6h"}}}
+	later := now.Add(24 * time.Hour)
+	status.Registries[0].EstimatedDone = &later
+	b.next = now.Add(time.Hour)
+	for range 2 {
+		require.NoError(t, n.mirror(t.Context(), overview.Mirror{Name: mirror, Current: []run.Status{status}}))
+	}
+	require.Contains(t, kinds()[Budget].Text, "500 manifests left to pull from docker.io")
+	b.next = now.Add(48 * time.Hour)
+	status.Run = run.NewID(now)
+	require.NoError(t, n.mirror(t.Context(), overview.Mirror{Name: mirror, Current: []run.Status{status}}))
+	require.NotContains(t, kinds(), Budget)
+
+	require.NoError(t, n.mirror(t.Context(), overview.Mirror{Name: mirror, Last: &run.Status{Run: status.Run, State: run.StateLost, Chunks: run.Chunks{Lost: 3}}}))
+	require.Contains(t, kinds()[Lost].Text, "3 chunks of run "+status.Run)
+}
+
+// TestServices: shoutrrr sends the text, with its title.
+func TestServices(t *testing.T) {
+	in := newInbox(t)
+	host := strings.TrimPrefix(in.URL, "http://")
+	c := Config{URLs: fmt.Sprintf("ntfy://%s/topic?scheme=http generic://%s/hook?disabletls=yes&template=json", host, host), On: onProblems}
+	require.Empty(t, c.Validate())
+	c.SendTest(func(service string, err error) { require.NoError(t, err, service) })
+	require.Len(t, in.bodies, 2)
+	for _, body := range in.bodies {
+		require.Contains(t, body, "Notifications arrive here.")
+	}
+	in.answers(http.StatusForbidden)
+	c.SendTest(func(service string, err error) { require.Error(t, err, service) })
+}
+
+func TestBadURLs(t *testing.T) {
+	for _, text := range []string{"nonsense", "nosuch://host/token-token-token-token", "https:///path", "://", "slack://x", "logger://"} {
+		c := Config{URLs: text, On: onProblems}
+		bad := c.Validate()
+		require.Len(t, bad, 1, text)
+		require.Contains(t, bad[0].Error(), "NOTIFY_URLS: expected URLs of shoutrrr")
+		require.NotContains(t, bad[0].Error(), "token-token")
+	}
+	c := Config{On: "never"}
+	require.Len(t, c.Validate(), 1)
+}
+
+// TestCrash: a process that ends while it sends leaves the message to the next one.
+func TestCrash(t *testing.T) {
+	b, in := newBench(t), newInbox(t)
+	crashing := b.notifier(in.URL, onProblems, 0)
+	b.ends("1")
+	crashing.config.receivers[0].send = func(Event) error { return context.Canceled }
+	_, _, err := crashing.store.claim(t.Context(), "some event", crashing.config.receivers[0], time.Now())
+	require.NoError(t, err)
+	_, _, err = crashing.store.claim(t.Context(), "some event", crashing.config.receivers[0], time.Now())
+	require.ErrorIs(t, err, errTaken)
+	d, _, err := crashing.store.claim(t.Context(), "some event", crashing.config.receivers[0], time.Now().Add(2*lease))
+	require.NoError(t, err)
+	require.Equal(t, 2, d.Tries)
+}
