@@ -29,7 +29,7 @@ func TestSameTrustAsSkopeo(t *testing.T) {
 		in      bool
 		is      error
 	}{
-		"a CA that nobody knows": {options: []registrytest.Option{secure}, is: registry.ErrCertificate},
+		"an unknown CA": {options: []registrytest.Option{secure}, is: registry.ErrCertificate},
 		"its CA": {options: []registrytest.Option{secure}, in: true, prepare: func(t *testing.T, r *registrytest.Registry, home string) {
 			ca(t, r, filepath.Join(home, certificates, r.Host()))
 		}},

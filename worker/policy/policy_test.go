@@ -40,7 +40,7 @@ func TestFind(t *testing.T) {
 	}
 	named := filepath.Join(root, "missing.json")
 	t.Setenv("CONTAINERS_POLICY_JSON", named)
-	require.Equal(t, named, policy.Find(root), "whoever reads it says that it is missing")
+	require.Equal(t, named, policy.Find(root), "reading it then fails")
 }
 
 // TestLoad: a policy that accepts any image is the same as none, and one that this program

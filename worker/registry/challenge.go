@@ -40,7 +40,7 @@ type challenge struct {
 	transport.Challenge
 	until time.Time
 	// doubt is set if the registry requested no credentials and did not identify itself as a
-	// registry. A server that is none answers like that, too.
+	// registry. Servers that are no registries answer like that, too.
 	doubt *pageError
 	mute  bool // the registry answered 401 without a challenge
 }

@@ -159,7 +159,7 @@ func (r *Registry) row(repository string, l life) row {
 // layersSize returns the size of an image in both APIs; 0 for other manifests.
 func layersSize(payload []byte) int64 {
 	var image contents
-	_ = json.Unmarshal(payload, &image) // has no layers where it fails
+	_ = json.Unmarshal(payload, &image) // no layers if it fails
 	sum := int64(0)
 	for _, layer := range image.Layers {
 		sum += layer.Size
