@@ -43,6 +43,9 @@ func (r *Registry) serve(w http.ResponseWriter, req *http.Request) {
 
 // answer answers a request that no fault affects.
 func (r *Registry) answer(w http.ResponseWriter, req *http.Request, request Request) {
+	if r.settings.nginx != nil && r.settings.nginx.refuses(w, req, request) {
+		return
+	}
 	if r.tokens != nil && request.Kind == KindToken {
 		r.tokens.serve(w, req)
 		return
@@ -271,8 +274,13 @@ func (l requestLimiter) refuses(w http.ResponseWriter, request Request) bool {
 	if len(l.kinds) > 0 && !slices.Contains(l.kinds, request.Kind) || l.limiter.Allow() {
 		return false
 	}
+	refuseRequest(w)
+	return true
+}
+
+// refuseRequest answers as quay.io's nginx does.
+func refuseRequest(w http.ResponseWriter) {
 	w.Header().Set("Content-Type", "text/html")
 	w.WriteHeader(http.StatusTooManyRequests)
 	_, _ = io.WriteString(w, requestLimitPage) // the client may have disconnected
-	return true
 }

@@ -44,6 +44,7 @@ type Request struct {
 	Accept     string // all Accept headers, joined by ", "
 	Range      string // Range, or Content-Range of an upload
 	UserAgent  string
+	Proto      string // "HTTP/1.1" or "HTTP/2.0"
 }
 
 // recorder keeps all requests and notifies watchers. Its zero value is ready for use.
@@ -231,6 +232,7 @@ func parse(req *http.Request) Request {
 		Accept:    strings.Join(req.Header.Values("Accept"), ", "),
 		Range:     req.Header.Get("Range") + req.Header.Get("Content-Range"),
 		UserAgent: req.UserAgent(),
+		Proto:     req.Proto,
 	}
 	name, ok := strings.CutPrefix(r.Path, apiRoot)
 	switch {

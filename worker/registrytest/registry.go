@@ -57,6 +57,8 @@ type Registry struct {
 	got      got
 	odd      oddities
 
+	connections connections
+
 	// serving is held for reading by all requests and for writing by Stop, so that the storage
 	// is not used after Stop has returned.
 	serving sync.RWMutex
@@ -176,16 +178,21 @@ func (r *Registry) listen(address string) error {
 		Handler:     http.HandlerFunc(r.serve),
 		BaseContext: func(net.Listener) context.Context { return ctx },
 		ErrorLog:    log.New(io.Discard, "", 0),
+		ConnContext: r.connections.number,
+	}
+	if !r.settings.http2 {
 		// Without HTTP/2 a fault can take the connection over, TLS or not.
-		TLSNextProto: map[string]func(*http.Server, *tls.Conn, http.Handler){},
+		server.TLSNextProto = map[string]func(*http.Server, *tls.Conn, http.Handler){}
 	}
 	r.mu.Lock()
 	r.server, r.cancel, r.address = server, cancel, listener.Addr().String()
 	r.mu.Unlock()
-	if r.tls != nil {
-		listener = tls.NewListener(listener, r.tls.serverConfig(r.settings.tlsClients))
+	if r.tls == nil {
+		go server.Serve(listener) //nolint:errcheck // it always ends with ErrServerClosed
+		return nil
 	}
-	go server.Serve(listener) //nolint:errcheck // it always ends with ErrServerClosed
+	server.TLSConfig = r.tls.serverConfig(r.settings.tlsClients)
+	go server.ServeTLS(listener, "", "") //nolint:errcheck // it always ends with ErrServerClosed
 	return nil
 }
 
@@ -231,6 +238,8 @@ type Option func(*settings)
 type settings struct {
 	dir             string
 	tls             bool
+	http2           bool
+	nginx           *nginx
 	tlsHosts        []string
 	tlsClients      bool
 	authority       *authority // of an Internet
