@@ -52,8 +52,36 @@ demo: build require-skopeo ## mirror a small catalogue between two registries on
 mirror: require-urls build require-skopeo ## mirror the list at MIRROR_SOURCE_URL to MIRROR_DEST_URL
 	bin/planner mirror
 
-bench: require-go require-skopeo ## measure speed and memory
-	$(GO) test -p 1 -run '^$$' -bench . -benchtime 1x -timeout 30m $(PACKAGES)
+# What is measured: a pattern of benchmarks, a part of the names of programs, the repositories
+# of each kind, the round trip to the source, whether registries speak HTTP/2, and how long a
+# program may take.
+BENCH              ?= .
+BENCH_PROGRAMS     ?=
+BENCH_REPOSITORIES ?= 5
+BENCH_LARGE        ?= 2
+BENCH_SCALE        ?= 8
+BENCH_MANY         ?= 100
+BENCH_ROUND_TRIP   ?= 40ms
+BENCH_HTTP2        ?= true
+BENCH_LIMIT        ?= 15s
+BENCHMARK           = $(GO) test -count=1 -p 1 -run '^$$' -benchtime 1x -timeout 60m
+BENCH_SIZES         = -bench.repositories=$(BENCH_REPOSITORIES) -bench.large=$(BENCH_LARGE) -bench.scale=$(BENCH_SCALE) \
+	-bench.many=$(BENCH_MANY) -bench.source=$(BENCH_ROUND_TRIP) -bench.http2=$(BENCH_HTTP2) \
+	-bench.limit=$(BENCH_LIMIT) -bench.programs='$(BENCH_PROGRAMS)'
+
+bench: require-go require-skopeo ## measure speed, CPU time and memory beside regsync, crane and skopeo; BENCH_* set the sizes
+	$(BENCHMARK) -bench '$(BENCH)' ./planner/bench $(BENCH_SIZES)
+	$(BENCHMARK) -bench '$(BENCH)' ./shared/budget ./shared/redact
+
+# 1,000,000 tags, and the other sizes such that it takes ten minutes on a quiet machine of two cores.
+bench-report: BENCH               = ^Benchmark(Quay|Hub|Unlimited|Large|Scale|ManyTags)$$
+bench-report: BENCH_REPOSITORIES  = 30
+bench-report: BENCH_LARGE         = 6
+bench-report: BENCH_SCALE         = 40
+bench-report: BENCH_MANY          = 5000
+bench-report: BENCH_LIMIT         = 45s
+bench-report: require-go require-skopeo ## write docs/benchmarks.md and docs/benchmarks.json
+	$(BENCHMARK) -bench '$(BENCH)' ./planner/bench $(BENCH_SIZES) -bench.report '$(CURDIR)/docs'
 
 fmt: require-go ## format the code
 	gofmt -w $(MODULES) charts

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -13,154 +14,100 @@ import (
 	"github.com/osism/skopeo-worker/worker/registrytest"
 )
 
-// site is a source and a destination that every program gets alike.
-type site struct {
-	source, destination *registrytest.Registry
-	repositories        []string
+// side is what a registry saw of a run.
+type side struct {
+	Requests     int                       `json:"requests"`
+	Kinds        map[registrytest.Kind]int `json:"requests_by_kind,omitempty"`
+	HTTP2        int                       `json:"requests_over_http2"`
+	Refused      int                       `json:"refused"` // answered with 429
+	RefusedLater int                       `json:"refused_after_first_second"`
+	Sent         float64                   `json:"mb_to_registry"` // on the wire
+	Received     float64                   `json:"mb_from_registry"`
 }
 
-// latency of each request at the source: that of a registry on the same continent.
-const latency = 20 * time.Millisecond
-
-// newSite has a Quay as its source, as most of what our users mirror has.
-func newSite(b *testing.B) *site {
-	b.Helper()
-	return &site{source: registrytest.New(b, registrytest.WithLatency(latency), registrytest.WithQuayAPI(registrytest.BulkAPI{})), destination: registrytest.New(b)}
-}
-
-// fill pushes repositories of 7 tags and 4 digests, for two platforms.
-func (s *site) fill(b *testing.B, repositories int) {
-	b.Helper()
-	for i := range repositories {
-		repository := fmt.Sprintf("osism/repository%d", i)
-		for t := range 7 {
-			_, err := s.source.PushIndex(repository, fmt.Sprintf("1.%d", t),
-				registrytest.MultiPlatform(fmt.Sprintf("%d-%d", i, t/2), "linux/amd64", "linux/arm64"))
-			require.NoError(b, err)
-		}
-		s.repositories = append(s.repositories, repository)
-	}
-}
-
-// clear gives the next program an empty destination.
-func (s *site) clear(b *testing.B) {
-	b.Helper()
-	s.destination = registrytest.New(b)
-	s.source.ResetRequests()
-}
-
-// ours runs planner mirror with this COPY_ENGINE.
-func (s *site) ours(b *testing.B, engine, data string) used {
-	b.Helper()
-	var list strings.Builder
-	list.WriteString("containers:\n")
-	for _, r := range s.repositories {
-		fmt.Fprintf(&list, "  - %s/%s\n", s.source.Host(), r)
-	}
-	path := filepath.Join(data, "list.yml")
-	require.NoError(b, os.WriteFile(path, []byte(list.String()), 0o600))
-	return execute(b, []string{
-		"NATS_URL=", "DATA_DIR=" + data, "MIRROR_SOURCE_URL=" + path, "MIRROR_DEST_URL=" + s.destination.Host() + "/mirror", "CHUNK_SIZE=0", "COPY_ENGINE=" + engine,
-		"INSECURE_REGISTRIES=" + s.source.Host() + "," + s.destination.Host(), "QUAY_HOSTS=" + s.source.Host(), "LOG_LEVEL=error",
-	}, "planner", "mirror")
-}
-
-// regsync runs the rival, with so many repositories and tags at once; 0: its default.
-func (s *site) regsync(b *testing.B, parallel int) used {
-	b.Helper()
-	var c strings.Builder
-	fmt.Fprintf(&c, "version: 1\ncreds:\n")
-	for _, r := range []*registrytest.Registry{s.source, s.destination} {
-		fmt.Fprintf(&c, "  - registry: %s\n    tls: disabled\n", r.Host())
-		if parallel > 0 {
-			fmt.Fprintf(&c, "    reqConcurrent: %d\n", parallel)
-		}
-	}
-	if parallel > 0 {
-		fmt.Fprintf(&c, "defaults:\n  parallel: %d\n", parallel)
-	}
-	c.WriteString("sync:\n")
-	for _, r := range s.repositories {
-		fmt.Fprintf(&c, "  - source: %s/%s\n    target: %s/mirror/%s\n    type: repository\n", s.source.Host(), r, s.destination.Host(), r)
-	}
-	return execute(b, nil, "regsync", "once", "-c", write(b, "regsync.yml", c.String()))
-}
-
-func (s *site) skopeoSync(b *testing.B) used {
-	b.Helper()
-	var c strings.Builder
-	fmt.Fprintf(&c, "%s:\n  tls-verify: false\n  images:\n", s.source.Host())
-	for _, r := range s.repositories {
-		fmt.Fprintf(&c, "    %s: []\n", r)
-	}
-	return execute(b, nil, "skopeo", "sync", "--all", "--dest-tls-verify=false", "--src", "yaml", "--dest", "docker",
-		write(b, "skopeo.yml", c.String()), s.destination.Host()+"/mirror")
-}
-
-// requests counts what the source was asked since the last reset.
-func (s *site) requests() float64 { return float64(s.source.Count(registrytest.Any)) }
-
-// outcome is what a run took, of this machine and of the source.
-type outcome struct {
+// result is what a run took.
+type result struct {
+	World     string `json:"world"`
+	Catalogue string `json:"catalogue"`
+	Phase     string `json:"phase"`
+	Program   string `json:"program"`
 	used
-	requests float64
+	Source      side `json:"source"`
+	Destination side `json:"destination"`
+	Missing     int  `json:"missing"` // tags that the destination lacks
+	Changed     int  `json:"changed"` // tags that it has with another digest
 }
 
-// BenchmarkMirror mirrors a catalogue to an empty destination, and then again,
-// when nothing has changed, with either engine. Ratios are those of a rival to the builtin
-// engine. Concurrency is everyone's default, and 8 for "tuned".
-func BenchmarkMirror(b *testing.B) {
-	const repositories, tuned = 40, 8
+// The phases of a benchmark.
+const (
+	cold  = "cold"        // the destination is empty
+	noop  = "nothing new" // it has everything
+	night = "one night"   // each repository has one new tag
+)
+
+// BenchmarkQuay mirrors small images from quay.io.
+func BenchmarkQuay(b *testing.B) {
+	mirrorAll(b, quay, small(*repositories, tags), cold, noop, night)
+}
+
+// BenchmarkUnlimited mirrors small images from a registry without limits.
+func BenchmarkUnlimited(b *testing.B) {
+	mirrorAll(b, unlimited, small(*repositories, tags), cold, noop, night)
+}
+
+// hubRepositories of three tags are 180 pulls, of the 200 that Docker Hub allows.
+const hubRepositories, hubTags = 20, 3
+
+// BenchmarkHub mirrors small images from Docker Hub.
+func BenchmarkHub(b *testing.B) {
+	mirrorAll(b, hub, small(min(*repositories, hubRepositories), hubTags), cold, noop)
+}
+
+// BenchmarkLarge mirrors images of real sizes from a registry without limits.
+func BenchmarkLarge(b *testing.B) {
+	mirrorAll(b, unlimited, large(*largeRepositories, largeTags), cold)
+}
+
+// mirrorAll lets every program mirror the catalogue in each phase. The phases after the first
+// one start with a complete destination, however the phase before it ended.
+func mirrorAll(b *testing.B, p place, c catalogue, phases ...string) {
 	for b.Loop() {
-		s := newSite(b)
-		s.fill(b, repositories)
-		s.source.ResetRequests()
-		measure := func(name string, run func() used) (cold, nothing outcome) {
-			s.clear(b)
-			cold = outcome{run(), s.requests()}
-			s.source.ResetRequests()
-			nothing = outcome{run(), s.requests()}
-			for which, o := range map[string]outcome{"-cold": cold, "-noop": nothing} {
-				b.ReportMetric(o.time.Seconds(), name+which+"-s")
-				b.ReportMetric(o.processor.Seconds(), name+which+"-cpu-s")
-				b.ReportMetric(o.requests, name+which+"-requests")
+		w := newWorld(b, p, *sourceTrip)
+		tooSlow := map[string]bool{}
+		c.push(b, w.source, atSource, c.tags...)
+		for _, phase := range phases {
+			if phase == night {
+				c.push(b, w.source, atSource, "2.0")
 			}
-			return cold, nothing
-		}
-		data := b.TempDir()
-		measure("skopeo", func() used { return s.ours(b, "skopeo", data) })
-		data = b.TempDir()
-		cold, nothing := measure("builtin", func() used { return s.ours(b, "builtin", data) })
-		rivals := []struct {
-			name string
-			run  func() used
-		}{
-			{"regsync", func() used { return s.regsync(b, 0) }},
-			{"regsync-tuned", func() used { return s.regsync(b, tuned) }},
-			{"skopeo-sync", func() used { return s.skopeoSync(b) }},
-		}
-		for _, rival := range rivals {
-			c, n := measure(rival.name, rival.run)
-			b.ReportMetric(c.time.Seconds()/cold.time.Seconds(), rival.name+"-cold-ratio")
-			b.ReportMetric(c.processor.Seconds()/cold.processor.Seconds(), rival.name+"-cold-cpu-ratio")
-			b.ReportMetric(n.time.Seconds()/nothing.time.Seconds(), rival.name+"-noop-ratio")
-			b.ReportMetric(n.requests/nothing.requests, rival.name+"-noop-requests-ratio")
+			for i, program := range programs {
+				if tooSlow[program.name] || !strings.Contains(program.name, *which) {
+					continue
+				}
+				w.reset(b)
+				if phase != cold {
+					c.push(b, w.destination, program.at, c.tags...)
+				}
+				r := w.measure(b, program, filepath.Join(w.dir, fmt.Sprint(i)), c, phase)
+				tooSlow[program.name] = r.Ended == outOfTime
+				record(r)
+			}
 		}
 	}
 }
 
-// BenchmarkManyTags mirrors a repository of 50,000 tags that is there already.
-func BenchmarkManyTags(b *testing.B) {
-	for b.Loop() {
-		s := &site{source: registrytest.New(b), destination: registrytest.New(b), repositories: []string{"many/tags"}}
-		many := registrytest.Synthetic{Tags: registrytest.Numbered("1.%d", 50_000)}
-		require.NoError(b, s.source.AddSynthetic("many/tags", many))
-		require.NoError(b, s.destination.AddSynthetic("mirror/many/tags", many))
-		ours := s.ours(b, "builtin", b.TempDir())
-		b.ReportMetric(ours.memory, "MB")
-		b.ReportMetric(ours.time.Seconds(), "s")
-		rival := s.regsync(b, 0)
-		b.ReportMetric(rival.memory, "regsync-MB")
-		b.ReportMetric(rival.time.Seconds(), "regsync-s")
-	}
+// day is what passes between two runs as far as a registry's pull limit is concerned.
+const day = 24 * time.Hour
+
+// measure runs a program once.
+func (w *world) measure(b *testing.B, p program, dir string, c catalogue, phase string) result {
+	b.Helper()
+	require.NoError(b, os.MkdirAll(dir, 0o700))
+	variables, name, arguments := p.command(b, w, c, dir)
+	w.passed.Add(int64(day))
+	counted := w.mark()
+	r := result{World: w.name, Catalogue: c.name, Phase: phase, Program: p.name}
+	r.used = execute(b, *limit, slices.Concat(w.environment, variables), name, arguments...)
+	r.Source, r.Destination = counted()
+	r.Missing, r.Changed = c.compare(b, w, p.at)
+	return r
 }

@@ -25,15 +25,16 @@ func BenchmarkPublish(b *testing.B) {
 	for i := range 100_000 {
 		fmt.Fprintf(&list, "  - quay.io/organisation%d/repository%d\n", i/1000, i)
 	}
-	path := write(b, "list.yml", list.String())
+	path := write(b, b.TempDir(), "list.yml", list.String())
 	for b.Loop() {
 		server := brokertest.Start(b)
-		u := execute(b, []string{
+		u := execute(b, time.Minute, []string{
 			"NATS_URL=" + server.URL(), "MIRROR_SOURCE_URL=" + path, "MIRROR_DEST_URL=registry.example.com/mirror",
 			"CHUNK_INTERVAL=1s",
 		}, "planner", "plan")
-		b.ReportMetric(u.time.Seconds(), "s")
-		b.ReportMetric(u.memory, "MB")
+		require.Empty(b, u.Ended, u.output)
+		b.ReportMetric(u.Seconds, "s")
+		b.ReportMetric(u.Memory, "MB")
 	}
 }
 

@@ -1,92 +1,71 @@
 package bench
 
 import (
-	"bytes"
+	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strings"
 	"sync"
-	"syscall"
 	"testing"
-	"time"
 
 	"github.com/stretchr/testify/require"
 )
 
-// regsync is the rival's version.
-const regsync = "github.com/regclient/regclient/cmd/regsync@v0.11.7"
+// rivals are those that are built here, in the versions measured; skopeo is the machine's.
+var rivals = []string{
+	"github.com/regclient/regclient/cmd/regsync@v0.11.7",
+	"github.com/google/go-containerregistry/cmd/crane@v0.22.1",
+}
 
-// built is the folder with the programs, empty until a benchmark asks for them.
-var built string
-
-// programs builds ours and the rival, once.
-var programs = sync.OnceValues(func() (string, error) {
-	dir, err := os.MkdirTemp("", "bench")
+// binaries returns the paths of all programs by name. Ours are built each time. The rivals
+// are built once, and kept in the user's cache for the next run.
+var binaries = sync.OnceValues(func() (map[string]string, error) {
+	skopeo, err := exec.LookPath("skopeo")
 	if err != nil {
-		return "", err
+		return nil, err
 	}
-	built = dir
-	ours := exec.Command("go", "build", "-o", dir+string(filepath.Separator), "github.com/osism/skopeo-worker/planner", "github.com/osism/skopeo-worker/worker")
-	rival := exec.Command("go", "install", regsync)
-	rival.Dir = dir // outside of our modules
-	rival.Env = append(os.Environ(), "GOBIN="+dir, "GOWORK=off")
-	for _, build := range []*exec.Cmd{ours, rival} {
-		build.Stderr = os.Stderr
-		if err := build.Run(); err != nil {
-			return dir, err
+	cache, err := os.UserCacheDir()
+	if err != nil {
+		return nil, err
+	}
+	cache = filepath.Join(cache, "skopeo-worker-bench")
+	paths := map[string]string{"skopeo": skopeo, "sh": "/bin/sh"}
+	for _, name := range []string{"planner", "worker"} {
+		paths[name] = filepath.Join(cache, "ours", name)
+		if err := build(nil, "build", "-o", paths[name], "github.com/osism/skopeo-worker/"+name); err != nil {
+			return nil, err
 		}
 	}
-	return dir, nil
+	for _, module := range rivals {
+		release := filepath.Base(module) // name@version
+		name, _, _ := strings.Cut(release, "@")
+		paths[name] = filepath.Join(cache, release, name)
+		if _, err := os.Stat(paths[name]); err == nil {
+			continue
+		}
+		alone := []string{"GOBIN=" + filepath.Dir(paths[name]), "GOWORK=off", "GOFLAGS="}
+		if err := build(alone, "install", module); err != nil {
+			return nil, err
+		}
+	}
+	return paths, nil
 })
 
-func TestMain(m *testing.M) {
-	code := m.Run()
-	if built != "" {
-		_ = os.RemoveAll(built)
-	}
-	os.Exit(code)
-}
-
-// used is what a process took.
-type used struct {
-	time      time.Duration
-	processor time.Duration // with its children
-	memory    float64       // MB at its largest, without its children
-}
-
-// execute runs a program that must succeed.
-func execute(b *testing.B, environment []string, name string, arguments ...string) used {
-	b.Helper()
-	dir, err := programs()
-	require.NoError(b, err)
-	path := filepath.Join(dir, name)
-	if _, err := os.Stat(path); err != nil {
-		path = name
-	}
-	command := exec.Command(path, arguments...)
+func build(environment []string, arguments ...string) error {
+	command := exec.Command("go", arguments...)
 	command.Env = append(os.Environ(), environment...)
-	command.Dir = b.TempDir()
-	var output bytes.Buffer
-	command.Stdout, command.Stderr = &output, &output
-	start := time.Now()
-	err = command.Run()
-	took := time.Since(start)
-	require.NoError(b, err, "%s: %s", name, output.String())
-	state := command.ProcessState
-	return used{took, state.UserTime() + state.SystemTime(), peak(state)}
-}
-
-func peak(state *os.ProcessState) float64 {
-	usage, ok := state.SysUsage().(*syscall.Rusage)
-	if !ok {
-		return 0
+	command.Stderr = os.Stderr
+	if err := command.Run(); err != nil {
+		return fmt.Errorf("go %s: %w", strings.Join(arguments, " "), err)
 	}
-	return float64(usage.Maxrss) / 1024 // Linux counts in KiB
+	return nil
 }
 
-func write(b *testing.B, name, content string) string {
+func find(b *testing.B, name string) string {
 	b.Helper()
-	path := filepath.Join(b.TempDir(), name)
-	require.NoError(b, os.WriteFile(path, []byte(content), 0o600))
-	return path
+	paths, err := binaries()
+	require.NoError(b, err)
+	require.Contains(b, paths, name)
+	return paths[name]
 }
