@@ -35,7 +35,7 @@ func schedule(t *testing.T, b *harness) {
 	}
 }
 
-// TestSweep: overdue schedules are fired once, although two workers sweep at the same time;
+// TestSweep: overdue schedules are fired once, although several workers sweep at once;
 // others are not fired.
 func TestSweep(t *testing.T) {
 	b := embedded(t)
@@ -63,7 +63,7 @@ func TestSweep(t *testing.T) {
 	}
 	require.Empty(t, b.subjects(t, subject.Chunk+".>"))
 	var group errgroup.Group
-	for _, c := range []*Consumer{one, two, one, two} {
+	for _, c := range []*Consumer{one, two, b.consumer(t), b.consumer(t)} {
 		group.Go(func() error { return c.Sweep(t.Context(), late) })
 		for _, s := range suspects {
 			group.Go(func() error { return settle(c, s, late) })
