@@ -130,35 +130,36 @@ func (c *Checker) forecast() *forecast {
 func (f *forecast) row(ctx context.Context, entries []message.Repository) (Row, error) {
 	row := Row{Repository: entries[0].Source, Destination: entries[0].Destination, Failed: []Failed{}}
 	c := counting{f, &row}
-	found, errs := make([]resolve.Result, len(entries)), make([]error, len(entries))
+	resolved, errs := make([]resolve.Result, len(entries)), make([]error, len(entries))
 	var group errgroup.Group
 	group.SetLimit(requests)
 	for i, entry := range entries {
 		group.Go(func() error {
-			found[i], errs[i] = f.resolve(ctx, entry)
+			resolved[i], errs[i] = f.resolve(ctx, entry)
 			return nil
 		})
 	}
 	_ = group.Wait() // the errors are in errs
 	for i := range entries {
 		// Without a pull, no tag is known to have vanished: see ErrPull.
-		if entries[i].Images = c.resolved(entries[i], found[i], errs[i]); ctx.Err() != nil {
+		if entries[i].Images = c.resolved(entries[i], resolved[i], errs[i]); ctx.Err() != nil {
 			return row, ctx.Err()
 		}
 	}
-	for len(entries) > 0 {
-		jobs, err := f.comparer.Compare(ctx, entries)
-		if err != nil {
+	found, err := f.comparer.Compare(ctx, entries)
+	if err != nil {
+		return row, err
+	}
+	for _, j := range found.Jobs {
+		if err := j.Handle(ctx, c); err != nil {
 			return row, err
 		}
-		for _, j := range jobs {
-			if err := j.Handle(ctx, c); err != nil {
-				return row, err
-			}
-		}
-		c.refer(ctx, jobs)
-		entries = c.companions(ctx, jobs)
 	}
+	for _, u := range found.Failed {
+		c.fail(failure.Source(u.Entry, u.Image.Tag), u.Err)
+	}
+	row.PullsAtLeast, row.BytesAtLeast = row.PullsAtLeast || found.Hidden, row.BytesAtLeast || found.Hidden
+	c.refer(ctx, found.Jobs)
 	row.settle()
 	return row, nil
 }
@@ -177,32 +178,4 @@ func (c counting) resolved(r message.Repository, found resolve.Result, err error
 		c.fail(failure.Source(r, m.Tag), m.Err)
 	}
 	return c.forecast.comparer.Resolved(r, found)
-}
-
-// companions returns the companions of the jobs' images that are to be compared, too.
-func (c counting) companions(ctx context.Context, jobs []*compare.Job) []message.Repository {
-	var bearers []compare.Bearer
-	for _, j := range jobs {
-		if j.Verdict != compare.Skip && j.Verdict != compare.Failed {
-			bearers = append(bearers, j.Bears(j.At)...)
-		}
-	}
-	found := c.forecast.comparer.Companions(ctx, bearers)
-	c.row.PullsAtLeast, c.row.BytesAtLeast = c.row.PullsAtLeast || found.Hidden, c.row.BytesAtLeast || found.Hidden
-	for _, u := range found.Failed {
-		c.fail(failure.Source(u.Entry, u.Image.Tag), u.Err)
-	}
-	for i, r := range found.Entries {
-		errs := c.forecast.comparer.LookUp(ctx, r, r.Images)
-		var images []message.Image
-		for k, image := range r.Images {
-			if errs[k] == nil {
-				images = append(images, image)
-			} else {
-				c.fail(failure.Source(r, image.Tag), errs[k])
-			}
-		}
-		found.Entries[i].Images = images
-	}
-	return found.Entries
 }

@@ -19,21 +19,55 @@ import (
 	"github.com/osism/skopeo-worker/worker/registry"
 )
 
-// compare returns what the repositories' images need, whose tags were looked up at the
-// given time or later.
+// compare returns what the repositories' images and their companions need. The tags were
+// looked up at the given time or later.
 func (e *execution) compare(all []message.Repository, resolved time.Time) ([]*compare.Job, error) {
-	jobs, err := e.comparer.Compare(e.work, all)
-	for _, j := range jobs {
+	found, err := e.comparer.Compare(e.work, all)
+	return e.compared(found, resolved), err
+}
+
+// compared counts companions, and returns the jobs of a comparison. Companions that could
+// not be found are looked for again when their bearer is at the destination.
+func (e *execution) compared(found compare.Comparison, resolved time.Time) []*compare.Job {
+	e.tally(func(p *progress) { p.images.Total += found.Companions })
+	for _, j := range found.Jobs {
 		j.Resolved = resolved
 		if !j.At.IsZero() {
 			e.worker.Registries.Known(j.Entry.Source, j.Entry.Destination, j.At)
 		}
 	}
-	return jobs, err
+	return found.Jobs
 }
 
-// carryOut carries out the verdicts on jobs. It begins with those that take no transfer.
+// carryOut carries out the verdicts on jobs, those of companions last: if an image has none of
+// the wanted platforms, they are not mirrored either.
 func (e *execution) carryOut(ctx context.Context, jobs []*compare.Job) error {
+	var companions []*compare.Job
+	jobs = slices.DeleteFunc(slices.Clone(jobs), func(j *compare.Job) bool {
+		if j.Bearer != nil {
+			companions = append(companions, j)
+		}
+		return j.Bearer != nil
+	})
+	if err := e.carryOutNow(ctx, jobs); err != nil {
+		return err
+	}
+	return e.carryOutNow(ctx, e.drop(companions, (*compare.Job).IsSkipped))
+}
+
+// drop takes jobs out that are not to be carried out, and returns the others.
+func (e *execution) drop(jobs []*compare.Job, needless func(*compare.Job) bool) []*compare.Job {
+	return slices.DeleteFunc(jobs, func(j *compare.Job) bool {
+		if !needless(j) {
+			return false
+		}
+		e.tally(func(p *progress) { p.images.Total -= len(j.All()) })
+		return true
+	})
+}
+
+// carryOutNow begins with the jobs that take no transfer.
+func (e *execution) carryOutNow(ctx context.Context, jobs []*compare.Job) error {
 	var failed, transfers []*compare.Job
 	for _, j := range jobs {
 		switch {
@@ -78,10 +112,8 @@ func (e *execution) begin(ctx context.Context, j *compare.Job) error {
 	if err := e.lookAgain(ctx, j); err != nil || len(j.All()) == 0 {
 		return err
 	}
-	if j.Verdict == compare.Tag && j.At.IsZero() { // of a job before this one, which has ended
-		if err := e.comparer.Decide(e.work, j); err != nil {
-			return err
-		}
+	if err := e.comparer.Update(e.work, j); err != nil {
+		return err
 	}
 	return j.Handle(ctx, e)
 }
@@ -120,6 +152,7 @@ func (e *execution) Unchanged(ctx context.Context, j *compare.Job) error {
 
 // Skip implements compare.Cases.
 func (e *execution) Skip(_ context.Context, j *compare.Job) error {
+	j.Verdict = compare.Skip
 	e.entries.found(j.Entry)
 	e.count(run.Skipped, len(j.All()))
 	return nil
@@ -143,6 +176,9 @@ func (e *execution) complete(ctx context.Context, j *compare.Job, first run.Outc
 	copied, err := e.transfer(j)
 	took := e.worker.now().Sub(start)
 	e.tally(func(p *progress) { p.pulls += copied.Pulls; p.bytes += copied.Bytes })
+	if errors.Is(err, mirror.ErrVanished) {
+		e.comparer.Forget(j) // the next try copies it
+	}
 	switch {
 	case errors.Is(err, platform.ErrNoPlatform):
 		if err := e.Skip(ctx, j); err != nil || copied.Pulls == 0 {

@@ -17,35 +17,26 @@ func (e *execution) bears(j *compare.Job, at reference.Digest) {
 	e.bearers = append(e.bearers, j.Bears(at)...)
 }
 
-// accompany brings the companions of what a round has mirrored, and theirs.
+// accompany brings those companions of what a round has mirrored that were not known
+// before, and theirs.
 func (e *execution) accompany(ctx context.Context) error {
-	for {
-		start := e.worker.now()
-		found := e.comparer.Companions(e.work, e.bearers)
+	for len(e.bearers) > 0 {
+		start, bearers := e.worker.now(), e.bearers
 		e.bearers = nil
+		found, err := e.comparer.Accompany(e.work, bearers)
+		if err != nil {
+			return err
+		}
 		for _, u := range found.Failed {
 			if err := e.unaccompanied(ctx, u); err != nil {
 				return err
 			}
 		}
-		if len(found.Entries) == 0 {
-			return nil
-		}
-		for i, r := range found.Entries {
-			e.tally(func(p *progress) { p.images.Total += len(r.Images) })
-			var err error
-			if found.Entries[i].Images, err = e.lookUp(ctx, r, r.Images); err != nil {
-				return err
-			}
-		}
-		jobs, err := e.compare(found.Entries, start)
-		if err == nil {
-			err = e.carryOut(ctx, jobs)
-		}
-		if err != nil {
+		if err := e.carryOut(ctx, e.compared(found, start)); err != nil {
 			return err
 		}
 	}
+	return nil
 }
 
 // unaccompanied keeps an image whose companions could not be found for another try, or

@@ -155,14 +155,15 @@ func (e *execution) round(ctx context.Context, todo []message.Repository) error 
 	if e.first && !e.worker.Alone {
 		var copies, others []*compare.Job
 		for _, j := range jobs {
-			if j.IsLacking() {
+			if j.IsLacking() && j.Bearer == nil {
 				copies = append(copies, j)
 			} else {
 				others = append(others, j)
 			}
 		}
 		if len(copies) > maxCopies {
-			e.parts, jobs = parts(copies), others
+			e.parts = parts(copies)
+			jobs = e.drop(others, func(j *compare.Job) bool { return j.Bearer != nil && j.Bearer.IsLacking() })
 		}
 	}
 	jobs, e.lazy = append(jobs, e.lazy...), nil

@@ -76,11 +76,12 @@ func (e *execution) resolve(ctx context.Context, r message.Repository) (message.
 		}
 	}
 	e.entries.note(r, func(s *entryState) { s.listed, s.invalid = true, found.Invalid })
+	r.Images = e.comparer.Resolved(r, found)
 	e.tally(func(p *progress) {
-		p.images.Total += len(found.Images) + len(found.Missed) + len(found.Vanished) + found.Skipped
+		p.images.Total += len(r.Images) + len(found.Missed) + len(found.Vanished) + found.Skipped
 	})
 	e.count(run.Skipped, found.Skipped)
-	if found.Skipped > 0 {
+	if found.Skipped > 0 || len(r.Images) < len(found.Images) { // another entry has the others
 		e.entries.found(r)
 	}
 	for _, tag := range found.Vanished {
@@ -98,7 +99,6 @@ func (e *execution) resolve(ctx context.Context, r message.Repository) (message.
 			e.limit(r, m.Err)
 		}
 	}
-	r.Images = e.comparer.Resolved(r, found)
 	return r, missed, nil
 }
 

@@ -20,28 +20,33 @@ import (
 type Bearer struct {
 	Entry message.Repository // without its images
 	Image message.Image
-	At    reference.Digest // that it has at the destination; zero if it is not there yet
+	job   *Job
+	at    reference.Digest // that it has at the destination; zero if it is not there yet
 }
 
-// Bears returns the bearer among the images of a job, if there is one.
+// followed is how far the companions of a job are found.
+type followed int
+
+const (
+	notAtAll followed = iota
+	byDigest          // those of manifests below it are not known yet
+	wholly
+)
+
+// Bears returns the job as a bearer, if there may be companions that are not found yet. at
+// is the digest that it has at the destination.
 func (j *Job) Bears(at reference.Digest) []Bearer {
-	if all := j.All(); len(all) > 0 && resolve.BringsCompanions(j.Entry) {
-		return []Bearer{{j.Entry, all[0], at}}
+	all := j.All()
+	if len(all) == 0 || j.followed == wholly || !resolve.BringsCompanions(j.Entry) {
+		return nil
 	}
-	return nil
+	return []Bearer{{j.Entry, all[0], j, at}}
 }
 
 // Unaccompanied is a bearer whose companions could not be found.
 type Unaccompanied struct {
 	Bearer
 	Err error
-}
-
-// Companions are the companions of some bearers.
-type Companions struct {
-	Entries []message.Repository // with those images that are not mirrored anyway
-	Failed  []Unaccompanied
-	Hidden  bool // there may be more below indexes that the destination does not have yet
 }
 
 // companions is what is known of the companions that sources have.
@@ -88,18 +93,19 @@ func (c *companions) entry(r message.Repository) message.Repository {
 	return of
 }
 
-// Companions returns the companions of the bearers, most of them without digests. A source
-// whose tags could not be listed is asked again by the next call.
-func (c *Comparer) Companions(ctx context.Context, bearers []Bearer) Companions {
-	tags, hidden, errs := make([][]listing.Tag, len(bearers)), make([]bool, len(bearers)), make([]error, len(bearers))
-	atOnce(len(bearers), func(i int) { tags[i], hidden[i], errs[i] = c.companionsOf(ctx, bearers[i]) })
-	var found Companions
+// follow adds the companions of the bearers to a comparison, and returns the entries that
+// are to be compared for them. A source whose tags could not be listed is asked again by the
+// next call.
+func (c *Comparer) follow(ctx context.Context, bearers []Bearer, all *Comparison) []message.Repository {
+	tags, errs := make([][]listing.Tag, len(bearers)), make([]error, len(bearers))
+	atOnce(len(bearers), func(i int) { tags[i], errs[i] = c.companionsOf(ctx, bearers[i]) })
+	c.companions.forgetErrors()
+	var entries []message.Repository
 	index := map[Entry]int{}
 	for i, b := range bearers {
-		found.Hidden = found.Hidden || hidden[i]
+		all.Hidden = all.Hidden || b.job.followed == byDigest
 		if errs[i] != nil {
-			found.Failed = append(found.Failed, Unaccompanied{b, errs[i]})
-			continue
+			all.Failed = append(all.Failed, Unaccompanied{b, errs[i]})
 		}
 		r := c.companions.entry(b.Entry)
 		for _, tag := range tags[i] {
@@ -108,55 +114,78 @@ func (c *Comparer) Companions(ctx context.Context, bearers []Bearer) Companions 
 		if r.Images = c.Expect(r, r.Images); len(r.Images) == 0 {
 			continue
 		}
+		all.Companions += len(r.Images)
+		c.mu.Lock()
+		for _, image := range r.Images {
+			set(&c.bearers, placeOf(r, image), b.job)
+		}
+		c.mu.Unlock()
 		at, known := index[EntryOf(r)]
 		if !known {
-			index[EntryOf(r)] = len(found.Entries)
-			found.Entries = append(found.Entries, r)
-			continue
+			at = len(entries)
+			index[EntryOf(r)] = at
+			entries = append(entries, message.Repository{})
 		}
-		found.Entries[at].Images = append(found.Entries[at].Images, r.Images...)
+		r.Images = append(entries[at].Images, r.Images...)
+		entries[at] = r
 	}
-	c.companions.forgetErrors()
-	return found
+	for i, r := range entries {
+		entries[i].Images = nil
+		for k, err := range c.LookUp(ctx, r, r.Images) {
+			if err == nil {
+				entries[i].Images = append(entries[i].Images, r.Images[k])
+				continue
+			}
+			failed := &Job{Entry: r, Images: r.Images[k : k+1 : k+1], Verdict: Failed, Why: err}
+			failed.Entry.Images = nil
+			all.Jobs = append(all.Jobs, failed)
+		}
+	}
+	return entries
 }
 
-// companionsOf finds the companions of a bearer at the source. It reports whether there may
-// be more that cannot be known yet.
-func (c *Comparer) companionsOf(ctx context.Context, b Bearer) (tags []listing.Tag, hidden bool, err error) {
+// companionsOf finds the companions of a bearer at the source, unless they were found before.
+func (c *Comparer) companionsOf(ctx context.Context, b Bearer) (tags []listing.Tag, err error) {
 	r := b.Entry
+	next := wholly
+	defer func() {
+		if err == nil {
+			b.job.followed = next
+		}
+	}()
 	listed, err := c.list(ctx, r)
 	if err != nil || listed != nil && len(listed) == 0 {
-		return nil, false, err
+		return nil, err
 	}
 	var digests []reference.Digest
-	if !IsOpen(r) || resolve.AreCompanions(r) { // else resolving has found its own
+	if b.job.followed == notAtAll && (!IsOpen(r) || resolve.AreCompanions(r)) { // else resolving has found its own
 		digests = append(digests, b.Image.Digest)
 	}
 	switch {
 	case isImage(b.Image.MediaType):
-	case b.At.IsZero():
-		hidden = true
+	case b.at.IsZero():
+		next = byDigest
 	default:
 		err := c.Asker.Ask(ctx, r, r.Destination, func() error {
-			below, err := c.Mirror.Below(ctx, r.Destination, b.At)
+			below, err := c.Mirror.Below(ctx, r.Destination, b.at)
 			digests = append(digests, below...)
 			return err
 		})
 		if err != nil {
-			return nil, false, err
+			return nil, err
 		}
 	}
 	for _, digest := range digests {
 		if listed == nil {
 			possible, err := c.possible(ctx, r, digest)
 			if err != nil {
-				return nil, false, err
+				return nil, err
 			}
 			tags = append(tags, possible...)
 		}
 		tags = append(tags, listed[digest]...)
 	}
-	return tags, hidden, nil
+	return tags, nil
 }
 
 // list returns the companions that the source has, listed once; nil if it does not list its

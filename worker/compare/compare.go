@@ -48,6 +48,7 @@ type Comparer struct {
 	decided map[content]reference.Digest // what the destination has; zero if a job copies it
 	known   map[place]bool               // tags that are mirrored
 	listed  map[place]resolve.Listed
+	bearers map[place]*Job // of companions
 }
 
 // Job is one digest of an entry, with all tags of the entry that name it.
@@ -57,13 +58,21 @@ type Job struct {
 	MediaType string             // empty if unknown
 	Listed    resolve.Listed     // what the listing says of it
 	Verdict   Verdict
-	Why       error           // of Skip and Failed
-	Images    []message.Image // that the verdict is about, unless it is Unchanged
-	Current   []message.Image // whose tags are up to date
+	Why       error            // of Skip and Failed
+	Images    []message.Image  // that the verdict is about, unless it is Unchanged
+	Current   []message.Image  // whose tags are up to date
+	At        reference.Digest // that the content has at the destination; zero if it has none
+	Resolved  time.Time        // when the tags were looked up; set by the caller of Compare
+	Bearer    *Job             // that it is a companion of; nil if it is none
 	// Had are the digests that the destination had under the tags of Images.
-	Had      map[reference.Tag]reference.Digest
-	At       reference.Digest // that the content has at the destination; zero if it has none
-	Resolved time.Time        // when the tags were looked up; set by the caller of Compare
+	Had map[reference.Tag]reference.Digest
+
+	followed followed
+}
+
+// IsSkipped reports whether the job is skipped, or is a companion of one that is.
+func (j *Job) IsSkipped() bool {
+	return j.Verdict == Skip || j.Bearer != nil && j.Bearer.IsSkipped()
 }
 
 // IsLacking reports whether the destination lacks the content of a job.
@@ -133,10 +142,53 @@ func (c *Comparer) held(j *Job) (at reference.Digest, coming bool) {
 	return at, coming
 }
 
-// Compare returns what the images of the entries need, in their order: one job for each
-// digest of an entry, and one for each image that the destination was asked for in vain.
+// Comparison is what a comparison has found.
+type Comparison struct {
+	// Jobs are in the order of the entries, their companions last: one for each digest of an
+	// entry, and one for each image that was asked for in vain.
+	Jobs       []*Job
+	Companions int // how many images of the jobs are companions of others
+	Failed     []Unaccompanied
+	Hidden     bool // there may be more companions below indexes that the destination lacks
+}
+
+// Compare returns what the images of the entries need, and their companions, as far as those
+// are known yet. The error is Absent's.
+func (c *Comparer) Compare(ctx context.Context, entries []message.Repository) (Comparison, error) {
+	var all Comparison
+	err := c.add(ctx, entries, &all)
+	return all, err
+}
+
+// Accompany returns what those companions of the bearers need that were not known before.
 // The error is Absent's.
-func (c *Comparer) Compare(ctx context.Context, entries []message.Repository) ([]*Job, error) {
+func (c *Comparer) Accompany(ctx context.Context, bearers []Bearer) (Comparison, error) {
+	var all Comparison
+	err := c.add(ctx, c.follow(ctx, bearers, &all), &all)
+	return all, err
+}
+
+// add adds entries to a comparison, their companions, and theirs.
+func (c *Comparer) add(ctx context.Context, entries []message.Repository, all *Comparison) error {
+	for len(entries) > 0 {
+		jobs, err := c.jobs(ctx, entries)
+		if err != nil {
+			return err
+		}
+		all.Jobs = append(all.Jobs, jobs...)
+		var bearers []Bearer
+		for _, j := range jobs {
+			if j.Verdict != Skip && j.Verdict != Failed {
+				bearers = append(bearers, j.Bears(j.At)...)
+			}
+		}
+		entries = c.follow(ctx, bearers, all)
+	}
+	return nil
+}
+
+// jobs returns the jobs of entries, in their order.
+func (c *Comparer) jobs(ctx context.Context, entries []message.Repository) ([]*Job, error) {
 	var destinations [][]message.Repository
 	index := map[reference.Repository]int{}
 	for _, r := range entries {
@@ -182,7 +234,8 @@ func (c *Comparer) compare(ctx context.Context, entries []message.Repository) ([
 			}
 			j := byDigest[image.Digest]
 			if j == nil {
-				j = &Job{Entry: r, Digest: image.Digest, MediaType: image.MediaType, Listed: c.listing(r, image), Verdict: Unchanged}
+				j = &Job{Entry: r, Digest: image.Digest, MediaType: image.MediaType, Verdict: Unchanged}
+				j.Listed, j.Bearer = c.origin(r, image)
 				byDigest[image.Digest], jobs = j, append(jobs, j)
 			}
 			if tags[i].current {
@@ -198,10 +251,11 @@ func (c *Comparer) compare(ctx context.Context, entries []message.Repository) ([
 	return jobs, c.decideAll(ctx, jobs, empty)
 }
 
-func (c *Comparer) listing(r message.Repository, i message.Image) resolve.Listed {
+// origin returns what the listing says of an image, and which job it is a companion of.
+func (c *Comparer) origin(r message.Repository, i message.Image) (resolve.Listed, *Job) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	return c.listed[placeOf(r, i)]
+	return c.listed[placeOf(r, i)], c.bearers[placeOf(r, i)]
 }
 
 // tagged is what the destination has under a tag.
@@ -281,11 +335,20 @@ func (c *Comparer) decideAll(ctx context.Context, jobs []*Job, empty bool) error
 	return nil
 }
 
-// Decide gives a job a verdict again, with what is known by now.
-func (c *Comparer) Decide(ctx context.Context, j *Job) error {
-	if at, _ := c.held(j); at.IsZero() {
-		c.Forget(j) // nothing brings it any more
+// Update changes the verdict of a job whose content another job has brought since, or was
+// to bring and has not.
+func (c *Comparer) Update(ctx context.Context, j *Job) error {
+	if !j.IsLacking() {
+		return nil
 	}
+	if at, _ := c.held(j); !at.IsZero() {
+		j.Verdict, j.At = Tag, at
+		return nil
+	}
+	if j.Verdict == Copy {
+		return nil
+	}
+	c.Forget(j)
 	return c.decide(ctx, j, false)
 }
 

@@ -30,7 +30,7 @@ func (c *copying) manifest(ctx context.Context, i item) error {
 	if c.manifests.Add(1) > maxManifests {
 		return c.bad(i.Digest, fmt.Errorf("%w manifests: an image has no more than %d", registry.ErrTooMany, maxManifests))
 	}
-	return c.mirror.flights.Do(ctx, c.at(i.Digest), func() error {
+	err := c.mirror.flights.Do(ctx, c.at(i.Digest), func() error {
 		known, ok := c.mirror.recent().get(c.at(i.Digest))
 		if ok && (c.mirror.Engine == nil || i.about || known.IsIndex()) { // otherwise the engine copies it
 			i.content = &known.Manifest
@@ -45,6 +45,10 @@ func (c *copying) manifest(ctx context.Context, i item) error {
 		}
 		return c.fetch(ctx, i)
 	})
+	if err == nil && !i.isRoot() {
+		err = c.mirror.settle(ctx, c.at(i.Digest)) // another copy of it at the same time may have left it for Tag
+	}
+	return err
 }
 
 // fetch copies a manifest that the destination does not have, with everything below it.

@@ -1,0 +1,230 @@
+package compare_test
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"math/rand/v2"
+	"os"
+	"strconv"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/osism/skopeo-worker/shared/change"
+	"github.com/osism/skopeo-worker/shared/failure"
+	"github.com/osism/skopeo-worker/shared/message"
+	"github.com/osism/skopeo-worker/shared/reference"
+	"github.com/osism/skopeo-worker/shared/run"
+	"github.com/osism/skopeo-worker/worker/check"
+	"github.com/osism/skopeo-worker/worker/chunk"
+	"github.com/osism/skopeo-worker/worker/listing"
+	"github.com/osism/skopeo-worker/worker/meter"
+	"github.com/osism/skopeo-worker/worker/mirror"
+	"github.com/osism/skopeo-worker/worker/platform"
+	"github.com/osism/skopeo-worker/worker/registry"
+	"github.com/osism/skopeo-worker/worker/registrytest"
+	"github.com/osism/skopeo-worker/worker/resolve"
+)
+
+// worlds is how many worlds TestForecast makes. WORLDS sets another number, and SEED the
+// first world: SEED=7 WORLDS=1 repeats world 7.
+const worlds = 200
+
+// TestForecast: in any world, a run does what the forecast before it says, and the forecast
+// after it finds nothing to do.
+func TestForecast(t *testing.T) {
+	first, n := uint64(rand.Uint32()), worlds
+	if seed := os.Getenv("SEED"); seed != "" {
+		var err error
+		first, err = strconv.ParseUint(seed, 10, 64)
+		require.NoError(t, err)
+	}
+	if s := os.Getenv("WORLDS"); s != "" {
+		var err error
+		n, err = strconv.Atoi(s)
+		require.NoError(t, err)
+	}
+	t.Logf("worlds %d to %d; SEED=%[1]d repeats them", first, first+uint64(n)-1)
+	sites := []*site{newSite(t), newSite(t, registrytest.WithReferrersAPI(2))}
+	exact := 0
+	for i := range uint64(n) {
+		seed := first + i
+		t.Run(fmt.Sprintf("SEED=%d", seed), func(t *testing.T) {
+			if agree(t, newWorld(t, seed, sites[seed%2])) {
+				exact++
+			}
+		})
+	}
+	t.Logf("in %d worlds the forecast could be exact", exact)
+	require.True(t, t.Failed() || n < worlds || exact > n/3)
+}
+
+// site is a source and a destination, which worlds share.
+type site struct {
+	from, to      *registrytest.Registry
+	client        *registry.Client
+	withoutPulls  *registry.Client
+	comparingOnly *registry.Client
+}
+
+func newSite(t *testing.T, options ...registrytest.Option) *site {
+	s := &site{from: registrytest.New(t, options...), to: registrytest.New(t, options...)}
+	insecure := []string{s.from.Host(), s.to.Host()}
+	network := registry.NewTransport(insecure, registry.DefaultStall)
+	s.client = registry.NewClient(registry.Options{Insecure: insecure, Transport: network})
+	s.withoutPulls = registry.NewClient(registry.Options{Insecure: insecure, Transport: check.WithoutPulls(network)})
+	s.comparingOnly = registry.NewClient(registry.Options{Insecure: insecure, Transport: network}).Comparing()
+	return s
+}
+
+// agree requires that the forecasts and the runs of a world agree. It reports whether all
+// could be known without a pull.
+func agree(t *testing.T, w *world) (exact bool) {
+	for _, r := range w.entries {
+		t.Logf("%s:%s@%s %+v", r.Source, r.Tag, r.Digest, r.Selection)
+	}
+	notes := &notes{absent: map[string]bool{}}
+	forecast := w.forecast(t, notes)
+	require.Zero(t, forecast.Failed)
+	w.from.ResetRequests()
+	done := w.run(t, notes)
+	got := done.images
+	t.Logf("forecast: %+v\nrun: %+v, %d pulls, %d GETs, absent: %v", forecast, got, done.pulls, w.from.Pulls(), notes.absent)
+	require.Zero(t, got.Failed+got.Vanished)
+	require.Equal(t, got.Total, got.Ended())
+
+	// Only a pull shows that an image has none of the wanted platforms: it is skipped instead
+	// of copied or tagged, and its companions are not mirrored. And only a pull shows what is
+	// below an index that the destination does not have: its companions come on top.
+	absent := got.Skipped - forecast.Skipped
+	hidden := got.Total - (forecast.Copy + forecast.Tag + forecast.Unchanged + forecast.Skipped)
+	within := func(least, got, most int) {
+		t.Helper()
+		require.GreaterOrEqual(t, got, least)
+		require.LessOrEqual(t, got, most)
+	}
+	require.True(t, absent == 0 || absent > 0 && w.lacking && forecast.Pulls > 0)
+	require.True(t, hidden == 0 || w.accompanied && (absent > 0 || forecast.PullsAtLeast))
+	if absent == 0 || !w.accompanied {
+		within(forecast.Unchanged, got.Unchanged, forecast.Unchanged+hidden)
+		within(forecast.Copy-absent, got.Copied, forecast.Copy-len(notes.absent)+hidden)
+		within(forecast.Tag-absent, got.Tagged, forecast.Tag+hidden)
+	}
+	if absent == 0 && !forecast.PullsAtLeast {
+		require.Equal(t, forecast.Pulls, done.pulls)
+	}
+
+	again := w.forecast(t, notes)
+	require.Zero(t, again.Copy+again.Tag+again.Referrers+again.Failed, "%+v", again)
+	require.Equal(t, []int{got.Copied + got.Tagged + got.Unchanged, got.Skipped}, []int{again.Unchanged, again.Skipped})
+	w.to.ResetRequests()
+	quiet := w.run(t, notes)
+	require.Equal(t, run.Tally{Total: again.Unchanged + again.Skipped, Unchanged: again.Unchanged, Skipped: again.Skipped}, quiet.images)
+	require.Zero(t, quiet.pulls)
+	require.Zero(t, w.to.Count(registrytest.Kinds(registrytest.KindManifestPut)))
+	return absent == 0 && hidden == 0
+}
+
+func upstream(client *registry.Client) *resolve.Upstream {
+	return &resolve.Upstream{Registry: client, Listing: listing.New(listing.Options{Registry: client})}
+}
+
+// forecast returns the totals of a check.
+func (w *world) forecast(t *testing.T, n *notes) check.Totals {
+	t.Helper()
+	c := &check.Checker{
+		Resolver: upstream(w.withoutPulls),
+		Mirror:   &mirror.Mirror{Registry: w.withoutPulls, Destination: w.comparingOnly},
+		Absent:   n.Absent,
+		Backoff:  func(int) time.Duration { return 0 },
+	}
+	report, err := c.Check(t.Context(), w.entries)
+	require.NoError(t, err)
+	return report.Totals
+}
+
+// run mirrors the list.
+func (w *world) run(t *testing.T, n *notes) *observed {
+	t.Helper()
+	worker, err := chunk.New(chunk.Parts{
+		Connect: func(context.Context, message.Chunk) (resolve.Resolver, *mirror.Mirror) {
+			return upstream(w.client), &mirror.Mirror{Registry: w.client}
+		},
+		Failures: n, Notes: n, Registries: n, Concurrency: 4, MaxAttempts: 2,
+		Backoff: func(int) time.Duration { return 0 },
+		Log:     slog.New(slog.DiscardHandler),
+	})
+	require.NoError(t, err)
+	o := &observed{}
+	c := message.Chunk{Name: "default", Run: "1", Number: 1, Registry: w.from.Host(), Repositories: w.entries}
+	result, err := worker.Do(t.Context(), t.Context(), chunk.Delivery{Chunk: c, Fresh: true, Observer: o})
+	require.NoError(t, err)
+	require.Empty(t, result.Left)
+	require.Empty(t, n.failures)
+	return o
+}
+
+// observed is what a run has done.
+type observed struct {
+	mu     sync.Mutex
+	images run.Tally
+	pulls  int
+}
+
+func (o *observed) Image(string, run.Outcome) {}
+
+func (o *observed) Changed([]change.Change) {}
+
+func (o *observed) Progress(images run.Tally, pulls int, _ int64) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	o.images, o.pulls = images, pulls
+}
+
+func (o *observed) Copying(string, string, *meter.Meter) func() { return func() {} }
+
+// notes keeps in memory what a fleet keeps at the broker. No registry is ever closed.
+type notes struct {
+	mu       sync.Mutex
+	absent   map[string]bool
+	failures []failure.Image
+}
+
+func (n *notes) Resolved(context.Context, message.Chunk, message.Repository) error { return nil }
+
+func (n *notes) Superseded(context.Context, message.Chunk, message.Repository) (bool, error) {
+	return false, nil
+}
+
+func (n *notes) Absent(_ context.Context, digest reference.Digest, wanted platform.Wanted) (bool, error) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	return n.absent[fmt.Sprint(digest, wanted)], nil
+}
+
+func (n *notes) NoteAbsent(_ context.Context, digest reference.Digest, wanted platform.Wanted) error {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	n.absent[fmt.Sprint(digest, wanted)] = true
+	return nil
+}
+
+func (n *notes) Add(_ context.Context, _ string, r failure.Record) error {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	n.failures = append(n.failures, r.Images...)
+	return nil
+}
+
+func (n *notes) Subtract(context.Context, string, string, string, func(string) bool) (int, error) {
+	return 0, nil
+}
+
+func (n *notes) Open(context.Context, ...reference.Repository) (bool, error) { return false, nil }
+
+func (n *notes) Blames(context.Context, error) error { return nil }
+
+func (n *notes) Known(_, _ reference.Repository, _ reference.Digest) {}
