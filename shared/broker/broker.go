@@ -27,7 +27,7 @@ var (
 	// ErrTooOld is returned for a server of a version that is too old.
 	ErrTooOld = exit.Unreachable.New("the broker is too old")
 	// ErrForeignStream is returned if the stream has a configuration that it must not have.
-	ErrForeignStream = exit.Unreachable.New("the stream is not ours to use")
+	ErrForeignStream = exit.Unreachable.New("the stream cannot be used")
 	// ErrInUse is returned if another process has the folder of the embedded broker.
 	ErrInUse = exit.Unreachable.New("already in use")
 )
@@ -79,13 +79,13 @@ type Broker struct {
 	streamCreated, consumerCreated atomic.Int64
 
 	owning sync.Mutex
-	owned  map[string]Maker // by stream
+	owned  map[string]maker // by stream
 }
 
 // Open connects to the broker, or starts the embedded one, and makes sure of
 // stream and consumer.
 func Open(ctx context.Context, c Config, o Options) (*Broker, error) {
-	b := &Broker{Replicas: c.Replicas, log: o.Log, versions: versions{log: o.Log}, owned: map[string]Maker{}}
+	b := &Broker{Replicas: c.Replicas, log: o.Log, versions: versions{log: o.Log}, owned: map[string]maker{}}
 	var err error
 	if c.Embedded() {
 		err = b.embed(ctx, c, o)

@@ -246,11 +246,11 @@ func (b *Broker) Ensure(ctx context.Context) error {
 	return b.ensureOwned(ctx)
 }
 
-// Maker creates a stream if it is missing, and reports whether it was.
-type Maker func(context.Context) (made bool, err error)
+// maker creates a stream if it is missing, and reports whether it was.
+type maker func(context.Context) (made bool, err error)
 
 // Own makes Keep recreate a stream that this process needs besides StreamName.
-func (b *Broker) Own(stream string, m Maker) {
+func (b *Broker) Own(stream string, m maker) {
 	b.owning.Lock()
 	defer b.owning.Unlock()
 	b.owned[stream] = m
@@ -268,7 +268,7 @@ func (b *Broker) ensureOwned(ctx context.Context) error {
 	b.owning.Lock()
 	missing := maps.Clone(b.owned)
 	b.owning.Unlock()
-	maps.DeleteFunc(missing, func(name string, _ Maker) bool { return exists[name] })
+	maps.DeleteFunc(missing, func(name string, _ maker) bool { return exists[name] })
 	for name, m := range missing {
 		made, err := m(ctx)
 		if err != nil {

@@ -59,12 +59,12 @@ func short(d time.Duration) string {
 	return s
 }
 
-// ErrLimit is returned by ParseLimits.
-var ErrLimit = errors.New("expected limits such as docker.io=100/6h,quay.io=20/1s")
+// errLimit begins the errors of ParseLimits.
+var errLimit = errors.New("expected limits such as docker.io=100/6h,quay.io=20/1s")
 
 // ParseLimits reads RATE_LIMITS: registry=requests/window, separated by commas.
-// Every name of a registry stands for its canonical one. The error wraps ErrLimit, names
-// each bad item and says what was expected there.
+// Every name of a registry stands for its canonical one. The error names each bad item and
+// says what was expected there.
 func ParseLimits(text string) (map[string]Limit, error) {
 	limits := map[string]Limit{}
 	var bad []error
@@ -84,7 +84,7 @@ func ParseLimits(text string) (map[string]Limit, error) {
 		limits[registry] = limit
 	}
 	if len(bad) > 0 {
-		return nil, fmt.Errorf("%w: %w", ErrLimit, errors.Join(bad...))
+		return nil, fmt.Errorf("%w: %w", errLimit, errors.Join(bad...))
 	}
 	return limits, nil
 }
@@ -165,7 +165,7 @@ func (s *Store) SetLimits(ctx context.Context, mirror string, limits map[string]
 	kept := map[string]bool{}
 	for registry, limit := range limits {
 		if !limit.valid() {
-			return fmt.Errorf("%w: %s=%s", ErrLimit, registry, limit)
+			return fmt.Errorf("%w: %s=%s", errLimit, registry, limit)
 		}
 		kept[prefix+token(registry)] = true
 		if err := s.storeLimit(ctx, prefix+token(registry), stated{Registry: registry, Limit: limit}); err != nil {

@@ -38,7 +38,7 @@ func TestParseLimits(t *testing.T) {
 		if item != "registry-1.docker.io=1/10s" {
 			_, err = ParseLimits(item + ",quay.io=x/1s")
 		}
-		require.ErrorIs(t, err, ErrLimit, item)
+		require.ErrorIs(t, err, errLimit, item)
 		require.ErrorContains(t, err, `"`+item+`": expected `)
 		require.ErrorContains(t, err, expected, item)
 		require.ErrorContains(t, err, `"quay.io=x/1s"`, "every bad item is told")

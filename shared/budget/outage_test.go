@@ -199,8 +199,8 @@ func TestProberIsNotClosed(t *testing.T) {
 	isAway(t, one, false)
 }
 
-// TestCutOff: a process whose outage another one has ended does not close the registry
-// again for all, where it sees the same soon after.
+// TestCutOff: if another process has ended the outage, the process that began it does not
+// close the registry again for the same reason soon after.
 func TestCutOff(t *testing.T) {
 	t.Parallel()
 	b := brokertest.Embedded(t)

@@ -17,7 +17,7 @@ import (
 
 const (
 	registry = "registry.example:5000"
-	// patience bounds whatever a test waits for.
+	// patience bounds every wait of a test.
 	patience = 20 * time.Second
 	// tick is how often it looks.
 	tick = 5 * time.Millisecond
@@ -43,7 +43,7 @@ type movable struct{ ahead atomic.Int64 }
 func (m *movable) now() time.Time       { return time.Now().Add(time.Duration(m.ahead.Load())) }
 func (m *movable) move(d time.Duration) { m.ahead.Add(int64(d)) }
 
-// fleet returns the stores of n workers, whose clocks are minutes apart.
+// fleet returns the stores of n workers whose clocks are minutes apart.
 func fleet(t *testing.T, b *broker.Broker, n int) []*Store {
 	t.Helper()
 	var stores []*Store

@@ -9,8 +9,8 @@ import (
 	"github.com/osism/skopeo-worker/shared/brokertest"
 )
 
-// TestMirrorNamesTakeTurns: one has spent everything when the other one comes. From
-// then on each has an equal part of every window, and all of it once it is alone again.
+// TestMirrorNamesTakeTurns: one name has spent everything when the other one comes. From
+// then on, each has an equal part of every window, and all of it when it is alone again.
 func TestMirrorNamesTakeTurns(t *testing.T) {
 	t.Parallel()
 	b := brokertest.Embedded(t)

@@ -302,9 +302,9 @@ func TestRecreatedBuckets(t *testing.T) {
 	require.Equal(t, Limit{7, time.Hour}, got)
 }
 
-// TestNeverOverTheLimit runs a fleet against a registry that counts exactly: workers
-// die between taking and spending, give tokens back, spend them as late as they may;
-// the limit changes; the broker is restarted; somebody else spends.
+// TestNeverOverTheLimit runs a fleet against a registry that counts exactly: workers die
+// between taking and spending a token, give tokens back, and spend them as late as allowed;
+// the limit changes; the broker restarts; other clients spend.
 func TestNeverOverTheLimit(t *testing.T) {
 	t.Parallel()
 	server := brokertest.Start(t)

@@ -39,8 +39,8 @@ func (y *story) leaves(want Registry) Status {
 	return st
 }
 
-// TestWhatIsLeft: a run tells by registry what it has still to pull, as far as it
-// knows, and that it cannot be done before its last chunk is due.
+// TestWhatIsLeft: the status has for each registry what is left to pull, and the run is not
+// estimated to end before its last chunk is due.
 func TestWhatIsLeft(t *testing.T) {
 	y := begin(t, "r1", "1", "2", "3")
 	y.r.Published = true

@@ -23,7 +23,7 @@ func published(t *testing.T, chunks int) *story {
 	return y
 }
 
-// TestLost: chunks that are gone, and nobody has said why.
+// TestLost: chunks are gone without a record of their end.
 func TestLost(t *testing.T) {
 	finished := time.Now().UTC().Truncate(time.Second)
 	done := Progress{State: Done, Images: Tally{Total: 1, Copied: 1}, Updated: finished}
@@ -108,7 +108,7 @@ func TestHeld(t *testing.T) {
 
 }
 
-// TestLostWhileOthersGoOn: it is told before the end.
+// TestLostWhileOthersGoOn: lost chunks are reported before the run ends.
 func TestLostWhileOthersGoOn(t *testing.T) {
 	y := published(t, 3)
 	y.gone(subject.Chunk, "2")
@@ -128,7 +128,7 @@ func TestNothingIsLostWhileItIsPublished(t *testing.T) {
 	y.becomes(StateWaiting, Chunks{Total: 10, Waiting: 3})
 }
 
-// TestALostBucketIsNoEnd: of a run whose bucket was deleted, nobody knows that it is done.
+// TestALostBucketIsNoEnd: a run whose bucket was deleted is not done.
 func TestALostBucketIsNoEnd(t *testing.T) {
 	y := published(t, 2)
 	y.record("1", Progress{State: Done})
@@ -163,9 +163,9 @@ func TestReport(t *testing.T) {
 	require.Greater(t, revision, second)
 }
 
-// fleet is what workers do to the messages of a run, as the worker does it: what is left
-// is recorded, then published; what is done is recorded, then acknowledged. A message can
-// be delivered to several, who then all go on.
+// fleet does to the messages of a run what workers do: record a remainder, then publish it;
+// record an end, then acknowledge it. A message can be delivered to several workers, which
+// all go on.
 type fleet struct {
 	*story
 	random *rand.Rand
@@ -236,8 +236,8 @@ func (f *fleet) has(token string) bool {
 	return false
 }
 
-// lose notes a message that is gone with nobody left who has it, unless somebody was done
-// with it before.
+// lose notes a message that is gone and that no worker has, unless one was done with it
+// before.
 func (f *fleet) lose(token string) {
 	p, _, err := f.s.Progress(f.t.Context(), f.address(token))
 	require.NoError(f.t, err)

@@ -15,7 +15,7 @@ import (
 
 const (
 	name = "default"
-	// patience bounds whatever a test waits for.
+	// patience bounds every wait of a test.
 	patience = 10 * time.Second
 )
 

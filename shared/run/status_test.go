@@ -87,7 +87,7 @@ func (y *story) becomes(state string, chunks Chunks) Status {
 	return st
 }
 
-// TestAllWaitsForARegistry: it does where every message of the run does.
+// TestAllWaitsForARegistry: a run waits for registries if all its messages do.
 func TestAllWaitsForARegistry(t *testing.T) {
 	y := begin(t, "r1", "1", "2")
 	y.r.Published = true
@@ -219,8 +219,9 @@ func TestEmptyPlan(t *testing.T) {
 	require.Equal(t, y.r.Started, *st.Finished)
 }
 
-// TestEndedBeforeItsChunks: what nobody has is dropped, at once where it was purged and
-// otherwise by whoever receives it; what a worker has may end; then the run has ended.
+// TestEndedBeforeItsChunks: chunks that no worker has are dropped, at once if they were
+// purged, otherwise by the worker that receives them. A worker may finish its chunk. Then
+// the run has ended.
 func TestEndedBeforeItsChunks(t *testing.T) {
 	for _, state := range []string{StateCancelled, StateSuperseded} {
 		t.Run(state, func(t *testing.T) {
