@@ -12,6 +12,7 @@ import (
 
 	"github.com/osism/skopeo-worker/shared/reference"
 	"github.com/osism/skopeo-worker/worker/registry"
+	"github.com/osism/skopeo-worker/worker/registrytest"
 )
 
 // listed makes the pages of a list: it returns the items of page n, from 1, and the number of
@@ -138,4 +139,51 @@ func TestPageTooLong(t *testing.T) {
 			require.Error(t, err)
 		})
 	}
+}
+
+func TestTagLinks(t *testing.T) {
+	for name, test := range map[string]struct {
+		link string
+		want []string
+		is   error
+	}{
+		"relative":        {`</v2/a/tags/list?n=2&last=x>; rel="next"`, []string{"1", "2"}, nil},
+		"without a path":  {`<?last=x>; rel=next`, []string{"1", "2"}, nil},
+		"behind a proxy":  {`<http://internal:5000/v2/a/tags/list?last=x>; rel="next"`, []string{"1", "2"}, nil},
+		"not the next":    {`</v2/a/tags/list?last=x>; rel="first"`, []string{"1"}, nil},
+		"to itself":       {`</v2/a/tags/list?n=1000>; rel="next"`, []string{"1"}, registry.ErrPagination},
+		"null and no end": {``, nil, nil},
+	} {
+		t.Run(name, func(t *testing.T) {
+			server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+				switch {
+				case r.URL.Query().Get("last") == "x":
+					fmt.Fprint(w, `{"tags":["2"]}`)
+				case r.URL.Path == "/v2/":
+				case test.link == "":
+					fmt.Fprint(w, `{"tags":null}`)
+				default:
+					w.Header().Set("Link", test.link)
+					fmt.Fprint(w, `{"tags":["1"]}`)
+				}
+			}))
+			defer server.Close()
+			host := server.Listener.Addr().String()
+			c := registry.NewClient(registry.Options{Insecure: []string{host}})
+			all, err := tags(t.Context(), c, host+"/a")
+			require.ErrorIs(t, err, test.is)
+			require.Equal(t, test.want, all)
+		})
+	}
+}
+
+func TestTagsOfNoRepository(t *testing.T) {
+	r := registrytest.New(t)
+	_, err := tags(t.Context(), insecure(r, nil), r.Host()+"/no/such")
+	require.EqualError(t, err, "list tags of "+r.Host()+"/no/such: not found: repository name not known to registry (404)")
+	for _, err := range insecure(r, nil).Tags(t.Context(), reference.Repository{}) {
+		require.ErrorIs(t, err, registry.ErrName)
+	}
+	_, err = insecure(r, nil).Head(t.Context(), reference.MustRepository(r.Host()+"/no/such"), reference.Tag{})
+	require.ErrorIs(t, err, registry.ErrName)
 }

@@ -2,12 +2,9 @@ package registry_test
 
 import (
 	"context"
-	"encoding/json"
 	"fmt"
 	"net/http"
-	"net/http/httptest"
 	"strconv"
-	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -251,72 +248,6 @@ func TestLookBelievesHEAD(t *testing.T) {
 	require.ErrorIs(t, look("none", 1), registry.ErrNotFound)
 }
 
-func TestErrors(t *testing.T) {
-	const missing = "sha256:1111111111111111111111111111111111111111111111111111111111111111"
-	const emptyObject = "sha256:44136fa355b3678a1146ad16f7e8649e94fb4fc21fe77e8310c060f61caaff8a" // of {}
-	html := "<html><head><title>429 Too Many Requests</title></head><body><h1>429</h1></body></html>"
-	body := func(code, message string) string {
-		answer, err := json.Marshal(map[string]any{"errors": []map[string]string{{"code": code, "message": message}}})
-		require.NoError(t, err)
-		return string(answer)
-	}
-	for _, test := range []struct {
-		name  string
-		fault registrytest.Fault
-		ref   reference.TagOrDigest
-		is    error
-		text  string // REPO stands for host and repository
-		wait  time.Duration
-	}{
-		{name: "no such tag", ref: reference.MustTag("2"), is: registry.ErrNotFound, text: "get REPO:2: not found: manifest unknown (404)"},
-		{name: "no such digest", ref: reference.MustDigest(missing), is: registry.ErrNotFound,
-			text: "get REPO@" + missing + ": not found: manifest unknown (404)"},
-		{name: "401", fault: registrytest.Fault{Status: 401, Body: body("UNAUTHORIZED", "access denied")}, is: registry.ErrUnauthorized,
-			text: "get REPO:1: unauthorized: access denied; no credentials were found, or the repository does not exist (401)"},
-		{name: "403", fault: registrytest.Fault{Status: 403, Body: body("DENIED", "")}, is: registry.ErrDenied,
-			text: "get REPO:1: denied (403)"},
-		{name: "429 JSON", fault: registrytest.Fault{Status: 429, Header: http.Header{"Retry-After": {"17"}},
-			Body: body("TOOMANYREQUESTS", "You have reached your pull rate limit.")}, is: registry.ErrLimited,
-			text: "get REPO:1: too many requests: You have reached your pull rate limit. (429)", wait: 17 * time.Second},
-		{name: "429 HTML", fault: registrytest.Fault{Status: 429, Body: html}, is: registry.ErrLimited,
-			text: "get REPO:1: too many requests: 429 Too Many Requests (429)"},
-		{name: "limited by another status", fault: registrytest.Fault{Status: 503, Body: body("TOOMANYREQUESTS", "slow down")},
-			is: registry.ErrLimited, text: "get REPO:1: too many requests: slow down (503)"},
-		{name: "500", fault: registrytest.Fault{Status: 500, Body: "oops https://s3.example/x?sig=abc"}, is: registry.ErrUnavailable,
-			text: "get REPO:1: unavailable: oops https://s3.example/x?xxxxx (500)"},
-		{name: "400", fault: registrytest.Fault{Status: 400}, is: registry.ErrRejected, text: "get REPO:1: rejected (400)"},
-		{name: "reset", fault: registrytest.Fault{Reset: true}, is: registry.ErrUnavailable},
-		{name: "cut", fault: registrytest.Fault{TruncateBody: true}, is: registry.ErrUnavailable,
-			text: "get REPO:1: unavailable: unexpected EOF"},
-		{name: "other content", fault: registrytest.Fault{Status: 200, Body: "{}",
-			Header: http.Header{"Docker-Content-Digest": {missing}}}, is: registry.ErrDigestMismatch},
-		{name: "no manifest", fault: registrytest.Fault{Status: 200, Body: "{}", Header: http.Header{"Docker-Content-Digest": {emptyObject}}},
-			is: registry.ErrBadManifest, text: "get REPO:1: bad manifest: neither an image nor an index"},
-	} {
-		t.Run(test.name, func(t *testing.T) {
-			t.Parallel()
-			r := registrytest.New(t)
-			pushImage(t, r, "1")
-			if test.ref == nil {
-				test.ref = reference.MustTag("1")
-				test.fault.Match = registrytest.Kinds(registrytest.KindManifestGet)
-				r.Inject(test.fault)
-			}
-			_, err := insecure(r, nil).Get(t.Context(), reference.MustRepository(r.Host()+"/"+repository), test.ref)
-			require.ErrorIs(t, err, test.is)
-			if test.text != "" {
-				require.EqualError(t, err, strings.ReplaceAll(test.text, "REPO", r.Host()+"/"+repository))
-			}
-			var named *registry.Error
-			require.ErrorAs(t, err, &named)
-			require.Equal(t, test.wait, named.RetryAfter)
-			if !test.fault.Reset { // net/http itself sends a request again when a kept connection dies before the answer
-				require.Equal(t, 1, r.Pulls(), "no hidden retries")
-			}
-		})
-	}
-}
-
 func TestLimitedAtTheHandshake(t *testing.T) {
 	r := registrytest.New(t, registrytest.WithTokenAuth(registrytest.TokenAuth{Anonymous: true}))
 	r.Inject(registrytest.Fault{Match: registrytest.Kinds(registrytest.KindToken), Status: 429,
@@ -401,53 +332,6 @@ func (f keychainFunc) Find(_ context.Context, repository string) (containers.Cre
 	return f(repository), nil
 }
 func (f keychainFunc) Forget(string) {}
-
-func TestTagLinks(t *testing.T) {
-	for name, test := range map[string]struct {
-		link string
-		want []string
-		is   error
-	}{
-		"relative":        {`</v2/a/tags/list?n=2&last=x>; rel="next"`, []string{"1", "2"}, nil},
-		"without a path":  {`<?last=x>; rel=next`, []string{"1", "2"}, nil},
-		"behind a proxy":  {`<http://internal:5000/v2/a/tags/list?last=x>; rel="next"`, []string{"1", "2"}, nil},
-		"not the next":    {`</v2/a/tags/list?last=x>; rel="first"`, []string{"1"}, nil},
-		"to itself":       {`</v2/a/tags/list?n=1000>; rel="next"`, []string{"1"}, registry.ErrPagination},
-		"null and no end": {``, nil, nil},
-	} {
-		t.Run(name, func(t *testing.T) {
-			server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-				switch {
-				case r.URL.Query().Get("last") == "x":
-					fmt.Fprint(w, `{"tags":["2"]}`)
-				case r.URL.Path == "/v2/":
-				case test.link == "":
-					fmt.Fprint(w, `{"tags":null}`)
-				default:
-					w.Header().Set("Link", test.link)
-					fmt.Fprint(w, `{"tags":["1"]}`)
-				}
-			}))
-			defer server.Close()
-			host := server.Listener.Addr().String()
-			c := registry.NewClient(registry.Options{Insecure: []string{host}})
-			all, err := tags(t.Context(), c, host+"/a")
-			require.ErrorIs(t, err, test.is)
-			require.Equal(t, test.want, all)
-		})
-	}
-}
-
-func TestTagsOfNoRepository(t *testing.T) {
-	r := registrytest.New(t)
-	_, err := tags(t.Context(), insecure(r, nil), r.Host()+"/no/such")
-	require.EqualError(t, err, "list tags of "+r.Host()+"/no/such: not found: repository name not known to registry (404)")
-	for _, err := range insecure(r, nil).Tags(t.Context(), reference.Repository{}) {
-		require.ErrorIs(t, err, registry.ErrName)
-	}
-	_, err = insecure(r, nil).Head(t.Context(), reference.MustRepository(r.Host()+"/no/such"), reference.Tag{})
-	require.ErrorIs(t, err, registry.ErrName)
-}
 
 func TestChildren(t *testing.T) {
 	const digest = "sha256:1111111111111111111111111111111111111111111111111111111111111111"
