@@ -109,7 +109,7 @@ func (s *Server) act(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	if s.config.ReadOnly {
-		s.fail(w, r, http.StatusForbidden, "UI_READ_ONLY is set: this page does nothing.")
+		s.failed(w, r, errReadOnly)
 		return
 	}
 	if err := r.ParseForm(); err != nil {
@@ -121,14 +121,9 @@ func (s *Server) act(w http.ResponseWriter, r *http.Request) {
 		s.failed(w, r, err)
 		return
 	}
-	audit := s.log.With("action", a.Name, "mirror", a.Mirror, "repository", a.Repository, "run", a.Run, "user", userOf(r), "address", r.RemoteAddr)
-	audit.Info("audit: action")
-	done, err := a.do(context.WithoutCancel(r.Context()), site.Actions)
+	done, err := s.do(r, site, a)
 	if err != nil {
-		audit.Warn("audit: action failed", "error", err)
 		done = sentence(err)
-	} else {
-		audit.Info("audit: action done", "outcome", done)
 	}
 	query := url.Values{"note": {s.notes.put(done, err != nil)}}
 	if a.Mirror != site.Mirror {
@@ -139,4 +134,17 @@ func (s *Server) act(w http.ResponseWriter, r *http.Request) {
 		back = "/runs"
 	}
 	http.Redirect(w, r, back+"?"+query.Encode(), http.StatusSeeOther)
+}
+
+// do does what a user has confirmed, or a script has asked for, and logs it.
+func (s *Server) do(r *http.Request, site *Site, a action) (string, error) {
+	audit := s.log.With("action", a.Name, "mirror", a.Mirror, "repository", a.Repository, "run", a.Run, "user", userOf(r), "address", r.RemoteAddr)
+	audit.Info("audit: action")
+	done, err := a.do(context.WithoutCancel(r.Context()), site.Actions)
+	if err != nil {
+		audit.Warn("audit: action failed", "error", err)
+	} else {
+		audit.Info("audit: action done", "outcome", done)
+	}
+	return done, err
 }

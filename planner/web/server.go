@@ -157,6 +157,12 @@ func (s *Server) handler(probes http.Handler) http.Handler {
 	users.HandleFunc("GET /actions/{action}", s.page(s.confirm))
 	users.HandleFunc("POST /actions/{action}", s.act)
 	users.HandleFunc("POST /logout", s.logout)
+	for pattern, handler := range s.apiRoutes() {
+		users.HandleFunc(pattern, handler)
+	}
+	users.HandleFunc("/api/", func(w http.ResponseWriter, _ *http.Request) {
+		sendJSON(w, http.StatusNotFound, apiError{"There is no such path; see /api/v1/openapi.yaml."})
+	})
 	users.HandleFunc("/", func(w http.ResponseWriter, r *http.Request) {
 		s.fail(w, r, http.StatusNotFound, "There is no such page.")
 	})
@@ -212,17 +218,26 @@ func (s *Server) page(render func(*Site, *http.Request) (view, error)) http.Hand
 	}
 }
 
-// failed answers with an error.
-func (s *Server) failed(w http.ResponseWriter, r *http.Request, err error) {
-	status := http.StatusServiceUnavailable
+// statusOf returns the status of an answer with an error. It reports false for an error
+// that is nothing about the request.
+func statusOf(err error) (status int, known bool) {
 	switch {
 	case errors.Is(err, run.ErrNotFound), errors.Is(err, overview.ErrUnknown):
-		status = http.StatusNotFound
+		return http.StatusNotFound, true
 	case errors.Is(err, errBadRequest):
-		status = http.StatusBadRequest
-	case r.Context().Err() != nil:
-		return // the client is gone
-	default:
+		return http.StatusBadRequest, true
+	case errors.Is(err, errReadOnly):
+		return http.StatusForbidden, true
+	case errors.Is(err, errNotReady), errors.Is(err, context.Canceled):
+		return http.StatusServiceUnavailable, true
+	}
+	return http.StatusServiceUnavailable, false
+}
+
+// failed answers with an error.
+func (s *Server) failed(w http.ResponseWriter, r *http.Request, err error) {
+	status, known := statusOf(err)
+	if !known {
 		s.log.Warn("a page cannot be shown", "path", r.URL.Path, "error", err)
 	}
 	s.fail(w, r, status, sentence(err))

@@ -47,6 +47,12 @@ func answer(t *testing.T, c *http.Client, method, url string, body url.Values, h
 		}
 		r.Header.Set(header[i], header[i+1])
 	}
+	return done(t, c, r)
+}
+
+// done sends a request and returns the answer with its text.
+func done(t *testing.T, c *http.Client, r *http.Request) (*http.Response, string) {
+	t.Helper()
 	response, err := c.Do(r)
 	require.NoError(t, err)
 	defer response.Body.Close()
@@ -206,7 +212,7 @@ func TestActions(t *testing.T) {
 	require.Equal(t, http.StatusBadRequest, response.StatusCode)
 	require.Empty(t, f.actions.all())
 
-	done := func(path string, body url.Values) string {
+	do := func(path string, body url.Values) string {
 		t.Helper()
 		response, _ := post(t, served.URL+path, body, "Sec-Fetch-Site", "same-origin")
 		require.Equal(t, http.StatusSeeOther, response.StatusCode)
@@ -215,10 +221,10 @@ func TestActions(t *testing.T) {
 		_, text := get(t, served.URL+response.Header.Get("Location"))
 		return text
 	}
-	require.Contains(t, done("/actions/plan", nil), "Did plan.")
-	require.Contains(t, done("/actions/republish", url.Values{"repository": {"quay.io/x"}}), "Did republish nightly quay.io/x.")
-	require.Contains(t, done("/actions/republish", nil), "Did republish nightly .")
-	done("/actions/cancel", url.Values{"run": {id}})
+	require.Contains(t, do("/actions/plan", nil), "Did plan.")
+	require.Contains(t, do("/actions/republish", url.Values{"repository": {"quay.io/x"}}), "Did republish nightly quay.io/x.")
+	require.Contains(t, do("/actions/republish", nil), "Did republish nightly .")
+	do("/actions/cancel", url.Values{"run": {id}})
 	require.Equal(t, []string{"plan", "republish nightly quay.io/x", "republish nightly ", "cancel nightly " + id}, f.actions.all())
 	require.Contains(t, logged.String(), `msg="audit: action done" action=republish mirror=nightly repository=quay.io/x run="" user=anonymous address=127.0.0.1:`)
 

@@ -1,0 +1,214 @@
+package web
+
+import (
+	"context"
+	_ "embed"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net/http"
+	"strconv"
+
+	"github.com/osism/skopeo-worker/planner/overview"
+	"github.com/osism/skopeo-worker/shared/change"
+	"github.com/osism/skopeo-worker/shared/failure"
+	"github.com/osism/skopeo-worker/shared/run"
+	"github.com/osism/skopeo-worker/shared/subject"
+)
+
+// openAPI describes the API. Tests hold the handlers to it.
+//
+//go:embed openapi.yaml
+var openAPI []byte
+
+// maxRuns is how many runs an answer has at most.
+const maxRuns = 200
+
+// apiRoutes are the paths of the API with what answers them.
+func (s *Server) apiRoutes() map[string]http.HandlerFunc {
+	return map[string]http.HandlerFunc{
+		"GET /api/v1/openapi.yaml": func(w http.ResponseWriter, _ *http.Request) {
+			w.Header().Set("Content-Type", "application/yaml")
+			_, _ = w.Write(openAPI)
+		},
+		"GET /api/v1/mirrors":                             s.api(apiMirrors),
+		"GET /api/v1/mirrors/{mirror}/failures":           s.api(apiFailures),
+		"GET /api/v1/mirrors/{mirror}/runs":               s.api(apiRuns),
+		"GET /api/v1/mirrors/{mirror}/runs/{run}":         s.api(apiRun),
+		"GET /api/v1/mirrors/{mirror}/runs/{run}/changes": s.api(apiChanges),
+		"POST /api/v1/mirrors/{mirror}/plan":              s.apiAction("plan"),
+		"POST /api/v1/mirrors/{mirror}/republish":         s.apiAction("republish"),
+		"POST /api/v1/mirrors/{mirror}/runs/{run}/cancel": s.apiAction("cancel"),
+	}
+}
+
+// apiError is the body of an answer that is no success.
+type apiError struct {
+	Error string `json:"error"`
+}
+
+func sendJSON(w http.ResponseWriter, status int, value any) {
+	data, err := json.Marshal(value)
+	if err != nil {
+		status, data = http.StatusInternalServerError, []byte(`{"error":"The answer cannot be written as JSON."}`)
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(status)
+	_, _ = w.Write(append(data, '\n'))
+}
+
+// api serves what look returns as JSON.
+func (s *Server) api(look func(context.Context, *Site, *http.Request) (any, error)) http.HandlerFunc {
+	return func(w http.ResponseWriter, r *http.Request) {
+		site := s.site.Load()
+		var value any
+		err := errNotReady
+		if site != nil {
+			value, err = look(r.Context(), site, r)
+		}
+		if err != nil {
+			s.apiFailed(w, r, err)
+			return
+		}
+		sendJSON(w, http.StatusOK, value)
+	}
+}
+
+func (s *Server) apiFailed(w http.ResponseWriter, r *http.Request, err error) {
+	status, known := statusOf(err)
+	if !known {
+		s.log.Warn("a request of the API cannot be answered", "path", r.URL.Path, "error", err)
+	}
+	sendJSON(w, status, apiError{sentence(err)})
+}
+
+// known returns the mirror of the request's path, or overview.ErrUnknown.
+func known(ctx context.Context, site *Site, r *http.Request) (string, error) {
+	o, err := site.Overview.Now(ctx)
+	if err != nil {
+		return "", err
+	}
+	m, err := o.Mirror(r.PathValue("mirror"))
+	return m.Name, err
+}
+
+func apiMirrors(ctx context.Context, site *Site, _ *http.Request) (any, error) {
+	return site.Overview.Now(ctx)
+}
+
+func apiFailures(ctx context.Context, site *Site, r *http.Request) (any, error) {
+	name, err := known(ctx, site, r)
+	if err != nil {
+		return nil, err
+	}
+	records, err := site.Failures.List(ctx, name)
+	return append([]failure.Record{}, records...), err
+}
+
+// apiRunRow is a run with how it stands.
+type apiRunRow struct {
+	Kind        string     `json:"kind"`
+	Destination string     `json:"destination"`
+	Status      run.Status `json:"status"`
+}
+
+func rowOf(r overview.Run) apiRunRow {
+	r.Status.Failures = run.Failures{} // those are of the mirror
+	return apiRunRow{r.Kind, r.Destination, r.Status}
+}
+
+func apiRuns(ctx context.Context, site *Site, r *http.Request) (any, error) {
+	name, err := known(ctx, site, r)
+	if err != nil {
+		return nil, err
+	}
+	skip, count := 0, maxRuns
+	for key, value := range map[string]*int{"skip": &skip, "count": &count} {
+		if text := r.URL.Query().Get(key); text != "" {
+			if *value, err = strconv.Atoi(text); err != nil || *value < 0 || *value > 1_000_000 {
+				return nil, fmt.Errorf("%w: %s is not a number of runs", errBadRequest, key)
+			}
+		}
+	}
+	runs, total, err := site.Overview.Runs(ctx, name, skip, min(count, maxRuns))
+	answer := struct {
+		Total int         `json:"total"`
+		Runs  []apiRunRow `json:"runs"`
+	}{total, []apiRunRow{}}
+	for _, r := range runs {
+		answer.Runs = append(answer.Runs, rowOf(r))
+	}
+	return answer, err
+}
+
+func apiRun(ctx context.Context, site *Site, r *http.Request) (any, error) {
+	name, err := known(ctx, site, r)
+	if err != nil {
+		return nil, err
+	}
+	found, chunks, err := site.Overview.Run(ctx, name, r.PathValue("run"))
+	return struct {
+		apiRunRow
+		Chunks []overview.Chunk `json:"chunks"`
+	}{rowOf(found), append([]overview.Chunk{}, chunks...)}, err
+}
+
+func apiChanges(ctx context.Context, site *Site, r *http.Request) (any, error) {
+	name, err := known(ctx, site, r)
+	if err != nil {
+		return nil, err
+	}
+	id := r.PathValue("run")
+	changes, more, err := site.Changes.List(ctx, name, id)
+	return change.NewReport(id, changes, more), err
+}
+
+// apiAction does what a script asks for.
+func (s *Server) apiAction(name string) http.HandlerFunc {
+	return func(w http.ResponseWriter, r *http.Request) {
+		site := s.site.Load()
+		a, err := action{}, errNotReady
+		if site != nil {
+			a, err = apiActionOf(site, name, r)
+		}
+		if err == nil && s.config.ReadOnly {
+			err = errReadOnly
+		}
+		var done string
+		if err == nil {
+			done, err = s.do(r, site, a)
+		}
+		if err != nil {
+			s.apiFailed(w, r, err)
+			return
+		}
+		sendJSON(w, http.StatusOK, struct {
+			Outcome string `json:"outcome"`
+		}{done})
+	}
+}
+
+func apiActionOf(site *Site, name string, r *http.Request) (action, error) {
+	a := action{Name: name, Mirror: r.PathValue("mirror"), Run: r.PathValue("run")}
+	var body struct {
+		Repository string `json:"repository"`
+	}
+	if name == "republish" && r.ContentLength != 0 {
+		d := json.NewDecoder(r.Body)
+		d.DisallowUnknownFields()
+		if err := d.Decode(&body); err != nil {
+			return a, fmt.Errorf("%w: the body is not {\"repository\": …}: %w", errBadRequest, err)
+		}
+	}
+	a.Repository = body.Repository
+	switch {
+	case !subject.ValidName(a.Mirror), name == "cancel" && !run.ValidID(a.Run):
+		return a, errNotOffered
+	case name == "plan" && a.Mirror != site.Mirror:
+		return a, fmt.Errorf("%w: this process plans the mirror %s only", errBadRequest, site.Mirror)
+	}
+	return a, nil
+}
+
+// errReadOnly is returned for an action if UI_READ_ONLY is set.
+var errReadOnly = errors.New("UI_READ_ONLY is set: this page does nothing")

@@ -1,0 +1,133 @@
+package web
+
+import (
+	"net/http"
+	"net/url"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/santhosh-tekuri/jsonschema/v6"
+	"github.com/stretchr/testify/require"
+	"gopkg.in/yaml.v3"
+
+	"github.com/osism/skopeo-worker/shared/run"
+)
+
+// document is openapi.yaml, as far as tests read it.
+type document struct {
+	Paths map[string]map[string]any
+}
+
+// schemas compiles what openapi.yaml says of answers.
+func schemas(t *testing.T) (document, func(name string) *jsonschema.Schema) {
+	t.Helper()
+	var d document
+	require.NoError(t, yaml.Unmarshal(openAPI, &d))
+	var whole any
+	require.NoError(t, yaml.Unmarshal(openAPI, &whole))
+	c := jsonschema.NewCompiler()
+	c.DefaultDraft(jsonschema.Draft2020)
+	c.AssertFormat()
+	require.NoError(t, c.AddResource("api.json", whole))
+	return d, func(name string) *jsonschema.Schema {
+		compiled, err := c.Compile("api.json#/components/schemas/" + name)
+		require.NoError(t, err)
+		return compiled
+	}
+}
+
+// valid requires that a text is JSON of a schema.
+func valid(t *testing.T, schema *jsonschema.Schema, text string) {
+	t.Helper()
+	value, err := jsonschema.UnmarshalJSON(strings.NewReader(text))
+	require.NoError(t, err, text)
+	require.NoError(t, schema.Validate(value), text)
+}
+
+// TestAPI: the answers are what openapi.yaml says, and it says all that is answered.
+func TestAPI(t *testing.T) {
+	f := newFixture(t)
+	live := f.bad()
+	served := serve(t, Config{}, f.site, quiet)
+	described, schema := schemas(t)
+	for path, want := range map[string]string{
+		"mirrors": "Overview", "mirrors/nightly/runs": "Runs", "mirrors/nightly/runs?skip=3&count=2": "Runs", "mirrors/nightly/runs/" + live: "Run",
+		"mirrors/nightly/runs/" + live + "/changes": "Changes",
+	} {
+		response, text := get(t, served.URL+"/api/v1/"+path)
+		require.Equal(t, http.StatusOK, response.StatusCode, text)
+		require.Equal(t, "application/json", response.Header.Get("Content-Type"))
+		valid(t, schema(want), text)
+	}
+	_, text := get(t, served.URL+"/api/v1/mirrors/nightly/failures")
+	failures, err := jsonschema.UnmarshalJSON(strings.NewReader(text))
+	require.NoError(t, err)
+	require.Len(t, failures, 3)
+	for _, record := range failures.([]any) {
+		require.NoError(t, schema("Failure").Validate(record))
+	}
+	_, text = get(t, served.URL+"/api/v1/mirrors/nightly/runs?skip=3&count=2")
+	require.Equal(t, 2, strings.Count(text, `"kind":"plan"`))
+
+	id := run.NewID(time.Now())
+	for path, body := range map[string]string{"nightly/plan": "", "nightly/republish": `{"repository":"quay.io/a/b"}`, "weekly/republish": "", "nightly/runs/" + id + "/cancel": ""} {
+		response, text := send(t, served.URL+"/api/v1/mirrors/"+path, body)
+		require.Equal(t, http.StatusOK, response.StatusCode, text)
+		valid(t, schema("Outcome"), text)
+	}
+	require.ElementsMatch(t, []string{"plan", "republish nightly quay.io/a/b", "republish weekly ", "cancel nightly " + id}, f.actions.all())
+
+	for path, status := range map[string]int{
+		"mirrors/unknown/runs": http.StatusNotFound, "mirrors/unknown/failures": http.StatusNotFound, "mirrors/nightly/runs/" + id: http.StatusNotFound,
+		"mirrors/nightly/runs?skip=-1": http.StatusBadRequest, "mirrors/nightly/runs/" + url.PathEscape(">") + "/changes": http.StatusNotFound, "nothing": http.StatusNotFound,
+	} {
+		response, text := get(t, served.URL+"/api/v1/"+path)
+		require.Equal(t, status, response.StatusCode, path)
+		valid(t, schema("Error"), text)
+	}
+	for path, body := range map[string]string{"weekly/plan": "", "nightly/republish": `{"repositories":[]}`, "nightly/runs/x/cancel": ""} {
+		response, text := send(t, served.URL+"/api/v1/mirrors/"+path, body)
+		require.Equal(t, http.StatusBadRequest, response.StatusCode, path)
+		valid(t, schema("Error"), text)
+	}
+	response, _ := post(t, served.URL+"/api/v1/mirrors/nightly/plan", nil, "Origin", "https://hostile.example")
+	require.Equal(t, http.StatusForbidden, response.StatusCode)
+	require.Len(t, f.actions.all(), 4)
+
+	// Every path that is described is served, and every one that is served is described.
+	_, text = get(t, served.URL+"/api/v1/openapi.yaml")
+	require.Equal(t, string(openAPI), text)
+	var paths []string
+	for path, methods := range described.Paths {
+		for method := range methods {
+			if method != "parameters" {
+				paths = append(paths, strings.ToUpper(method)+" /api/v1"+path)
+			}
+		}
+	}
+	var routes []string
+	for route := range (&Server{}).apiRoutes() {
+		routes = append(routes, route)
+	}
+	require.ElementsMatch(t, routes, paths)
+}
+
+// send posts JSON.
+func send(t *testing.T, url, body string) (*http.Response, string) {
+	t.Helper()
+	r, err := http.NewRequestWithContext(t.Context(), http.MethodPost, url, strings.NewReader(body))
+	require.NoError(t, err)
+	return done(t, client(), r)
+}
+
+// TestReadOnlyAPI: with UI_READ_ONLY, the API does nothing either.
+func TestReadOnlyAPI(t *testing.T) {
+	f := newFixture(t)
+	served := serve(t, Config{ReadOnly: true}, f.site, quiet)
+	for _, path := range []string{"plan", "republish", "runs/" + run.NewID(time.Now()) + "/cancel"} {
+		response, _ := send(t, served.URL+"/api/v1/mirrors/nightly/"+path, "")
+		require.Equal(t, http.StatusForbidden, response.StatusCode)
+	}
+	require.Empty(t, f.actions.all())
+}
