@@ -20,14 +20,14 @@ type Registry struct {
 	Limit        int           `json:"limit"` // 0: none is known
 	Window       string        `json:"window"`
 	Origin       budget.Origin `json:"origin"`
-	Free         *int          `json:"free"` // nil where nobody counts them
+	Free         *int          `json:"free"` // nil if they are not counted
 	Pulls        int           `json:"pulls"`
 	PullsAtLeast bool          `json:"pulls_at_least"`
-	Seconds      *int          `json:"seconds"` // nil where no limit is known
+	Seconds      *int          `json:"seconds"` // nil if no limit is known
 }
 
-// where is an image that is to be copied.
-type where struct {
+// sampled is an image that is to be copied.
+type sampled struct {
 	repository reference.Repository
 	digest     reference.Digest
 }
@@ -38,7 +38,7 @@ func (f *forecast) sample(j *compare.Job) {
 	defer f.mu.Unlock()
 	name := j.Entry.Source.Registry()
 	if _, known := f.samples[name]; !known {
-		f.samples[name] = where{j.Entry.Source, j.Digest}
+		f.samples[name] = sampled{j.Entry.Source, j.Digest}
 	}
 }
 
@@ -70,8 +70,8 @@ func (f *forecast) budgets(ctx context.Context, r *Report) error {
 	return nil
 }
 
-// allowance finds out what a registry allows. Its answer to a HEAD may tell, which
-// the budget learns; where it does not answer, what was known before counts.
+// allowance finds out what a registry allows. The budget learns it from the headers of an
+// answer to a HEAD; without an answer, what was known before counts.
 func (f *forecast) allowance(ctx context.Context, r *Registry) error {
 	if at, ok := f.samples[r.Registry]; ok {
 		_, _ = f.Mirror.Registry.Head(ctx, at.repository, at.digest)

@@ -110,13 +110,13 @@ type forecast struct {
 	mu           sync.Mutex
 	silent       map[string]bool                            // hosts that did not answer, however often they were asked
 	destinations map[reference.Repository]*destinationError // that were asked; nil if they answered
-	samples      map[string]where                           // an image to be copied, by source registry
+	samples      map[string]sampled                         // an image to be copied, by source registry
 }
 
 func (c *Checker) forecast() *forecast {
 	f := &forecast{
 		Checker: c, slots: make(chan struct{}, requests), silent: map[string]bool{},
-		destinations: map[reference.Repository]*destinationError{}, samples: map[string]where{},
+		destinations: map[reference.Repository]*destinationError{}, samples: map[string]sampled{},
 	}
 	absent := c.Absent
 	if absent == nil {

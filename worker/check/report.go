@@ -35,13 +35,13 @@ type Counts struct {
 	// Referrers are signatures, SBOMs and attestations that the destination lacks.
 	Referrers int `json:"referrers"`
 	// Pulls are the manifests to get from the source: one for an image and for a referrer,
-	// and for an index one more for each platform that the source's listing told.
+	// and for an index one more for each platform that the source's listing has.
 	Pulls int `json:"pulls"`
-	// PullsAtLeast says that there are more pulls than could be told without one:
+	// PullsAtLeast says that there are more pulls than can be known without one:
 	// manifests in an index, or what could not be checked.
 	PullsAtLeast bool `json:"pulls_at_least"`
-	// Bytes are the layers of the copies, as far as the source's listing told; nil where
-	// it told nothing. BytesAtLeast says that there are more.
+	// Bytes are the layers of the copies, as far as the source's listing has sizes; nil if
+	// it has none. BytesAtLeast says that there are more.
 	Bytes        *int64 `json:"bytes"`
 	BytesAtLeast bool   `json:"bytes_at_least"`
 }

@@ -13,19 +13,18 @@ import (
 
 // Registries knows which registries are closed for the fleet, and finds it out.
 type Registries interface {
-	// Open returns an error that is outcome.Limited where one of the repositories'
-	// registries is closed, and true where one is away and this worker is to find out
-	// whether it is back.
+	// Open returns an error that is outcome.Limited if one of the repositories' registries is
+	// closed, and true if one is away and this worker is to find out whether it is back.
 	Open(ctx context.Context, repositories ...reference.Repository) (probing bool, err error)
-	// Blames returns such an error where a failure may be the fault of a registry that is
-	// away by now, and otherwise nil.
+	// Blames returns such an error if a failure may be the fault of a registry that is away by
+	// now, and otherwise nil.
 	Blames(ctx context.Context, err error) error
 	// Known notes that the destination has the digest.
 	Known(source, destination reference.Repository, digest reference.Digest)
 }
 
 // admit returns what is to be done now, and what after it. While a registry is probed,
-// that is one repository after the other: the first may tell that nothing else has to be
+// that is one repository after the other: the first may show that nothing else has to be
 // tried. What needs a closed registry is left for later.
 func (e *execution) admit(todo []message.Repository) (now, then []message.Repository) {
 	probed := false
@@ -48,8 +47,8 @@ func (e *execution) admit(todo []message.Repository) (now, then []message.Reposi
 	return now, then
 }
 
-// blamed returns how long to wait where a failure is the fault of a registry that is
-// away: then it is no try of the image.
+// blamed returns how long to wait if a failure is the fault of a registry that is away: then
+// it does not count as a try of the image.
 func (e *execution) blamed(r message.Repository, err error) (after time.Duration, away bool) {
 	if closed := e.worker.Registries.Blames(e.work, err); closed != nil {
 		return e.limit(r, closed), true
@@ -105,8 +104,8 @@ func (e *execution) decideDoubts(ctx context.Context) error {
 	return nil
 }
 
-// absolve keeps what was in doubt for later where a registry is away, and reports whether
-// it is.
+// absolve keeps what was in doubt for later if a registry is away, and reports whether it
+// is.
 func (e *execution) absolve(d doubt) bool {
 	after, away := e.blamed(d.repository, d.err)
 	switch {

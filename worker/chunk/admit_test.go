@@ -68,12 +68,12 @@ func (f *fleet) Known(_, _ reference.Repository, digest reference.Digest) {
 
 // TestClosedRegistryIsLeftAlone, whichever side it is, and what needs no closed one goes on.
 func TestClosedRegistryIsLeftAlone(t *testing.T) {
-	for name, at := range map[string]func(*bench) *registrytest.Registry{
-		"source":      func(b *bench) *registrytest.Registry { return b.from },
-		"destination": func(b *bench) *registrytest.Registry { return b.to },
+	for name, at := range map[string]func(*harness) *registrytest.Registry{
+		"source":      func(b *harness) *registrytest.Registry { return b.from },
+		"destination": func(b *harness) *registrytest.Registry { return b.to },
 	} {
 		t.Run(name, func(t *testing.T) {
-			b := newBench(t)
+			b := newHarness(t)
 			b.push(t, "1", "2")
 			b.Registries = &fleet{away: map[string]bool{at(b).Host(): true}}
 			result := b.do(t, b.entry(""))
@@ -99,7 +99,7 @@ func TestClosedRegistryIsLeftAlone(t *testing.T) {
 
 // TestProbedOneByOne: what fails in the first repository leaves the others alone.
 func TestProbedOneByOne(t *testing.T) {
-	b := newBench(t)
+	b := newHarness(t)
 	var entries []message.Repository
 	for _, name := range []string{"a", "b", "c"} {
 		_, err := b.from.PushImage(name, "1", registrytest.Image{Version: name})
@@ -136,7 +136,7 @@ func TestDoubt(t *testing.T) {
 		"refused":         {registrytest.Fault{Match: puts, Status: 403}, images},
 	} {
 		t.Run(name, func(t *testing.T) {
-			b := newBench(t)
+			b := newHarness(t)
 			b.MaxAttempts = 1
 			b.push(t, registrytest.Numbered("%d", images)...)
 			b.Registries = &fleet{blame: func(failures int) bool { return failures >= test.blame }}
@@ -156,7 +156,7 @@ func TestDoubt(t *testing.T) {
 		})
 	}
 	t.Run("listing", func(t *testing.T) {
-		b := newBench(t)
+		b := newHarness(t)
 		b.MaxAttempts = 1
 		b.push(t, "1")
 		b.Registries = &fleet{blame: func(failures int) bool { return failures >= 2 }}
@@ -170,7 +170,7 @@ func TestDoubt(t *testing.T) {
 
 // TestSecondLook: what is refused is tried a second time, after others have had a turn.
 func TestSecondLook(t *testing.T) {
-	b := newBench(t)
+	b := newHarness(t)
 	b.Registries = &fleet{}
 	b.push(t, "1")
 	remove := b.to.Inject(registrytest.Fault{Match: puts, Status: 403})

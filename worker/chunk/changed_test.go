@@ -12,7 +12,7 @@ import (
 // TestChanged: every tag that is put is told once, with what it was before; what is
 // unchanged is not.
 func TestChanged(t *testing.T) {
-	b := newBench(t)
+	b := newHarness(t)
 	push := func(tag, version string) {
 		t.Helper()
 		_, err := b.from.PushImage(repository, tag, registrytest.Image{Version: version})

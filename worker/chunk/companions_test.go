@@ -22,7 +22,7 @@ func TestEveryTag(t *testing.T) {
 	for name, s := range map[string]selection.Selection{"plain": {}, "referrers": withReferrers} {
 		for api, options := range map[string][]registrytest.Option{"API": {registrytest.WithReferrersAPI(0)}, "": nil} {
 			t.Run(name+api, func(t *testing.T) {
-				b := newBenchBetween(t, registrytest.New(t, options...), registrytest.New(t))
+				b := newHarnessBetween(t, registrytest.New(t, options...), registrytest.New(t))
 				image := b.move(t, "1", "1")
 				index := b.index(t, "2", "2")
 				children, err := b.from.Children(repository, index)
@@ -57,7 +57,7 @@ func TestEveryTag(t *testing.T) {
 // TestListOfReferrers: what the destination has of its own stays in the list, what is new
 // at the source comes into it, and no night puts it again.
 func TestListOfReferrers(t *testing.T) {
-	b := newBench(t)
+	b := newHarness(t)
 	image := b.move(t, "1", "1")
 	tag := "sha256-" + image[len("sha256:"):]
 	first := b.refer(t, image, sbom)
@@ -114,7 +114,7 @@ func TestCompanionsOfEveryManifest(t *testing.T) {
 				continue
 			}
 			t.Run(name, func(t *testing.T) {
-				b := newBench(t)
+				b := newHarness(t)
 				b.move(t, "1", "1")
 				index := b.index(t, "2", "v2")
 				children, err := b.from.Children(repository, index)
@@ -156,8 +156,8 @@ func TestCompanionsOfEveryManifest(t *testing.T) {
 // TestCompanionsThatCanNotBeFound: an image is not done without them.
 func TestCompanionsThatCanNotBeFound(t *testing.T) {
 	chosen := selection.Selection{List: []string{"1"}}
-	setup := func(t *testing.T) (*bench, string) {
-		b := newBench(t)
+	setup := func(t *testing.T) (*harness, string) {
+		b := newHarness(t)
 		digest := b.index(t, "1", "1")
 		children, err := b.from.Children(repository, digest)
 		require.NoError(t, err)

@@ -13,7 +13,7 @@ import (
 )
 
 // resolved is the repository with one tag as it was found earlier.
-func (b *bench) resolved(tag, digest string) message.Repository {
+func (b *harness) resolved(tag, digest string) message.Repository {
 	r := b.entry("")
 	r.Images = []message.Image{{Tag: reference.MustTag(tag), Digest: reference.MustDigest(digest)}}
 	return r
@@ -22,7 +22,7 @@ func (b *bench) resolved(tag, digest string) message.Repository {
 // TestATagNeverGoesBackwards: a delivery that is not fresh looks again before it
 // believes the digest in its message.
 func TestATagNeverGoesBackwards(t *testing.T) {
-	b := newBench(t)
+	b := newHarness(t)
 	older := b.move(t, "1", "older")
 	newer := b.move(t, "1", "newer")
 	b.do(t, b.entry("1")) // another run was faster
@@ -50,7 +50,7 @@ func TestATagNeverGoesBackwards(t *testing.T) {
 
 // TestFreshDigestsAreBelieved: no HEAD is spent on them, but on those that are none.
 func TestFreshDigestsAreBelieved(t *testing.T) {
-	b := newBench(t)
+	b := newHarness(t)
 	digest := b.move(t, "1", "1")
 	b.push(t, "2")
 	r := b.resolved("1", digest)
@@ -64,7 +64,7 @@ func TestFreshDigestsAreBelieved(t *testing.T) {
 
 // TestDigestThatIsGone: the tag has moved, and what it named was collected.
 func TestDigestThatIsGone(t *testing.T) {
-	b := newBench(t)
+	b := newHarness(t)
 	older := b.move(t, "1", "older")
 	b.move(t, "1", "newer")
 	require.NoError(t, b.from.DeleteManifest(repository, older))
@@ -84,7 +84,7 @@ func TestDigestThatIsGone(t *testing.T) {
 
 // TestTagThatMovesWhileItIsCopied: the copy takes longer than a digest is believed.
 func TestTagThatMovesWhileItIsCopied(t *testing.T) {
-	b := newBench(t)
+	b := newHarness(t)
 	older := b.move(t, "1", "older")
 	gate := make(chan struct{})
 	defer b.from.Inject(registrytest.Fault{Match: blobs, Gate: gate, Times: 1})()
@@ -112,7 +112,7 @@ func TestTagThatMovesWhileItIsCopied(t *testing.T) {
 // is about to be copied; then each image once. What has happened to the tags meanwhile
 // counts.
 func TestLeftIsLookedUpInTurn(t *testing.T) {
-	b := newBench(t)
+	b := newHarness(t)
 	b.Concurrency = 2
 	names := registrytest.Numbered("%02d", maxCopies/2)
 	b.push(t, names...)
@@ -142,7 +142,7 @@ func TestLeftIsLookedUpInTurn(t *testing.T) {
 // TestCopying: what is copied is seen, with the bytes that it moves, and what is only
 // tagged is not.
 func TestCopying(t *testing.T) {
-	b := newBench(t)
+	b := newHarness(t)
 	b.index(t, "1", "1", "1.0")
 	b.do(t, b.entry(""))
 	require.Len(t, b.copies, 1)
@@ -161,7 +161,7 @@ func TestCopying(t *testing.T) {
 // TestDestinationThatLosesContent: what it does not have any more when it is to be tagged
 // is copied once more.
 func TestDestinationThatLosesContent(t *testing.T) {
-	b := newBench(t)
+	b := newHarness(t)
 	b.index(t, "1", "1")
 	defer b.to.Inject(registrytest.Fault{Match: registrytest.All(puts, registrytest.Ref("1")), Status: 404, Times: 1,
 		Body: `{"errors":[{"code":"MANIFEST_BLOB_UNKNOWN"}]}`})()

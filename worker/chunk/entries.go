@@ -14,7 +14,7 @@ import (
 )
 
 // entries follow what the source has of those entries of the list that are a repository.
-// A tag that vanishes is no failure; where all of them do, the repository is one.
+// A tag that vanishes does not fail. If all of them do, the repository fails.
 type entries struct {
 	mu    sync.Mutex
 	known map[compare.Entry]*entryState

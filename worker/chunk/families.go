@@ -79,8 +79,8 @@ func (s *schedule) ready(m member) bool {
 	return !slices.ContainsFunc(m.families, func(f string) bool { return s.families[f] == first })
 }
 
-// end makes the families known that the job was the first of, whatever became of it:
-// where everything fails, it need not do so one by one.
+// end makes the families known that the job was the first of, whatever became of it: if
+// everything fails, it need not do so one by one.
 func (s *schedule) end(m member) {
 	s.mu.Lock()
 	defer s.mu.Unlock()

@@ -73,7 +73,7 @@ func TestBrokerTroubleEndsTheCopies(t *testing.T) {
 // all repositories of a release share, whoever's they are, and those of one repository.
 // The second release is on another base.
 func TestLayersTravelOnce(t *testing.T) {
-	b := newBench(t)
+	b := newHarness(t)
 	b.Concurrency = 8
 	names := append(registrytest.Numbered("team/service%d", 4), "other/service")
 	var entries []message.Repository

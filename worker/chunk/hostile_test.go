@@ -27,11 +27,11 @@ var hostileNames = []string{
 	"\x1b[2J\x1b[31mred", "\u202egnp", "ä", "../../../../v2/victim/app/manifests/latest", strings.Repeat("a", 129), strings.Repeat("../", 4000), "+", "~", ";", "latest ", " latest",
 }
 
-// hostile is a bench whose source lists names that are none, whose destination is behind
+// hostile is a harness whose source lists names that are none, whose destination is behind
 // a front, and holds somebody else's image.
-func hostile(t *testing.T, bulk bool) (b *bench, entry message.Repository, victim string) {
+func hostile(t *testing.T, bulk bool) (b *harness, entry message.Repository, victim string) {
 	t.Helper()
-	b = newBenchBetween(t, registrytest.New(t, registrytest.WithQuayAPI(registrytest.BulkAPI{PageLimit: 7})), registrytest.New(t))
+	b = newHarnessBetween(t, registrytest.New(t, registrytest.WithQuayAPI(registrytest.BulkAPI{PageLimit: 7})), registrytest.New(t))
 	front := registrytest.NewFront(t, b.to)
 	insecure := []string{b.from.Host(), front}
 	client := registry.NewClient(registry.Options{Insecure: insecure, Transport: &http.Transport{ResponseHeaderTimeout: patience}})
@@ -57,7 +57,7 @@ func hostile(t *testing.T, bulk bool) (b *bench, entry message.Repository, victi
 }
 
 // untouched requires that only the mirror's own repository was written to.
-func (b *bench) untouched(t *testing.T, victim string) {
+func (b *harness) untouched(t *testing.T, victim string) {
 	t.Helper()
 	now, err := b.to.Digest("victim/app", "latest")
 	require.NoError(t, err)

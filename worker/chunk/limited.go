@@ -49,8 +49,8 @@ func (e *execution) limit(r message.Repository, err error) time.Duration {
 	return jitter(limitedPause)
 }
 
-// turn keeps those apart who were told the same moment: who has had nothing this time
-// comes in the first half, before those who have.
+// turn spreads workers that have to wait until the same moment: a worker that has had no
+// pull this time comes in the first half, before those that have.
 func (e *execution) turn(after time.Duration) time.Duration {
 	half := budget.Spread(after) / 2
 	turn := rand.N(half)

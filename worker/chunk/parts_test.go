@@ -63,7 +63,7 @@ func TestPartsLoseNothing(t *testing.T) {
 // costs nothing is done at once; what failed meanwhile does not hold the parts up.
 func TestTooMuchForOne(t *testing.T) {
 	const tags, distinct = 2*maxCopies + 50, maxCopies + 25
-	b := newBench(t)
+	b := newHarness(t)
 	require.NoError(t, b.from.AddSynthetic(repository, registrytest.Synthetic{Tags: registrytest.Numbered("%03d", tags), Distinct: distinct}))
 	defer b.from.Inject(registrytest.Fault{Match: registrytest.All(heads, registrytest.Ref("042")), Status: 502})()
 	first := b.entry("")
@@ -103,7 +103,7 @@ func TestTooMuchForOne(t *testing.T) {
 
 // TestNobodyToShareWith: who is alone does all of it.
 func TestNobodyToShareWith(t *testing.T) {
-	b := newBench(t)
+	b := newHarness(t)
 	b.Alone = true
 	require.NoError(t, b.from.AddSynthetic(repository, registrytest.Synthetic{Tags: registrytest.Numbered("%03d", maxCopies+1)}))
 	result := b.do(t, b.entry(""))
@@ -114,7 +114,7 @@ func TestNobodyToShareWith(t *testing.T) {
 
 // TestMuchThatIsLeftIsShared: it is looked up at once, to be split.
 func TestMuchThatIsLeftIsShared(t *testing.T) {
-	b := newBench(t)
+	b := newHarness(t)
 	names := registrytest.Numbered("%03d", maxCopies+1)
 	require.NoError(t, b.from.AddSynthetic(repository, registrytest.Synthetic{Tags: names}))
 	left := b.entry("")

@@ -14,14 +14,14 @@ import (
 )
 
 // selected is an entry with a selection of its own.
-func (b *bench) selected(tag string, s selection.Selection) message.Repository {
+func (b *harness) selected(tag string, s selection.Selection) message.Repository {
 	r := b.entry(tag)
 	r.Selection = &s
 	return r
 }
 
 // index puts a two-platform index under the tags, and returns its digest.
-func (b *bench) index(t *testing.T, version string, tags ...string) string {
+func (b *harness) index(t *testing.T, version string, tags ...string) string {
 	t.Helper()
 	var digest string
 	for _, tag := range tags {
@@ -32,12 +32,12 @@ func (b *bench) index(t *testing.T, version string, tags ...string) string {
 	return digest
 }
 
-func (b *bench) reset() {
+func (b *harness) reset() {
 	b.from.ResetRequests()
 	b.to.ResetRequests()
 }
 
-func (b *bench) digestAt(t *testing.T, tag string) string {
+func (b *harness) digestAt(t *testing.T, tag string) string {
 	t.Helper()
 	digest, err := b.to.Digest(destination, tag)
 	require.NoError(t, err)
@@ -50,7 +50,7 @@ var amd64 = selection.Selection{Platforms: []string{"linux/amd64"}}
 // its tags; the next run knows it by one GET at the destination; an alias that
 // appears later is only tagged; other wishes copy again.
 func TestPlatforms(t *testing.T) {
-	b := newBench(t)
+	b := newHarness(t)
 	source := b.index(t, "1", "1", "1.0")
 	b.push(t, "single")
 	require.Empty(t, b.do(t, b.selected("", amd64)).Left)
@@ -102,7 +102,7 @@ func TestPlatforms(t *testing.T) {
 func TestAliasesOfSeveralEntries(t *testing.T) {
 	for name, s := range map[string]selection.Selection{"all platforms": {}, "one platform": amd64} {
 		t.Run(name, func(t *testing.T) {
-			b := newBench(t)
+			b := newHarness(t)
 			b.index(t, "1", "1", "1.0")
 			require.Empty(t, b.do(t, b.selected("1", s), b.selected("1.0", s)).Left)
 			require.Equal(t, run.Tally{Total: 2, Copied: 1, Tagged: 1}, b.images)
@@ -127,7 +127,7 @@ func TestAliasesOfSeveralEntries(t *testing.T) {
 
 // TestNothingWanted: what has none of the platforms is skipped, and learned once.
 func TestNothingWanted(t *testing.T) {
-	b := newBench(t)
+	b := newHarness(t)
 	index := b.index(t, "1", "multi", "alias")
 	_, err := b.from.PushImage(repository, "image", registrytest.Image{Platform: "linux/arm64"})
 	require.NoError(t, err)
@@ -149,7 +149,7 @@ func TestNothingWanted(t *testing.T) {
 
 // TestEmptyDestination: that a repository is not there is found out once.
 func TestEmptyDestination(t *testing.T) {
-	b := newBench(t)
+	b := newHarness(t)
 	b.push(t, registrytest.Numbered("%d", 12)...)
 	byTag := func(r registrytest.Request) bool { return heads(r) && r.Reference[0] != 's' }
 	require.Empty(t, b.do(t, b.entry("")).Left)

@@ -18,14 +18,14 @@ const (
 var withReferrers = selection.Selection{Referrers: true}
 
 // refer puts something at the source that refers to a digest.
-func (b *bench) refer(t *testing.T, digest, kind string) string {
+func (b *harness) refer(t *testing.T, digest, kind string) string {
 	t.Helper()
 	referrer, err := b.from.PushReferrer(repository, digest, kind)
 	require.NoError(t, err)
 	return referrer
 }
 
-func (b *bench) requireAt(t *testing.T, digests ...string) {
+func (b *harness) requireAt(t *testing.T, digests ...string) {
 	t.Helper()
 	for _, digest := range digests {
 		_, err := b.to.Digest(destination, digest)
@@ -41,7 +41,7 @@ func TestReferrers(t *testing.T) {
 		"API": {registrytest.WithReferrersAPI(1)}, "fallback tag": nil,
 	} {
 		t.Run(name, func(t *testing.T) {
-			b := newBenchBetween(t, registrytest.New(t, options...), registrytest.New(t))
+			b := newHarnessBetween(t, registrytest.New(t, options...), registrytest.New(t))
 			image := b.move(t, "1", "1")
 			b.move(t, "alias", "1")
 			bill := b.refer(t, image, sbom)
@@ -98,7 +98,7 @@ func TestReferrerThatCannotBeCopied(t *testing.T) {
 		"another": {Status: 200, Body: "{}"},
 	} {
 		t.Run(name, func(t *testing.T) {
-			b := newBenchBetween(t, registrytest.New(t, registrytest.WithReferrersAPI(0)), registrytest.New(t))
+			b := newHarnessBetween(t, registrytest.New(t, registrytest.WithReferrersAPI(0)), registrytest.New(t))
 			image := b.move(t, "1", "1")
 			b.push(t, "2")
 			bill := b.refer(t, image, sbom)
@@ -132,7 +132,7 @@ func TestSignaturesFollowTheirImage(t *testing.T) {
 		"filter and platform": {Include: []string{"v"}, Platforms: []string{"linux/amd64"}},
 	} {
 		t.Run(name, func(t *testing.T) {
-			b := newBench(t)
+			b := newHarness(t)
 			wanted, other := b.move(t, "v2", "v2"), b.move(t, "1", "1")
 			for _, digest := range []string{wanted, other} {
 				_, err := b.from.PushSignature(repository, digest)

@@ -11,11 +11,11 @@ import (
 
 // Result is what became of a chunk.
 type Result struct {
-	// Left is what is still to do, and After how long it should wait. Nothing is
-	// left where it has no repositories.
+	// Left is what is still to do, and After how long it should wait. It is empty if
+	// nothing is left.
 	Left  []message.Repository
 	After time.Duration
-	// Away is the registry that it waits for, where that is away.
+	// Away is the registry that it waits for, if that is away.
 	Away string
 	// CutOff is that only this worker does not reach a registry that was needed.
 	CutOff bool

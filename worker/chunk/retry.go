@@ -50,8 +50,8 @@ func (e *execution) failed(ctx context.Context, r message.Repository, failed ...
 }
 
 // retry decides what becomes of a try that failed: true means that it is to be
-// tried again, after the time that is returned. attempts is counted up where the
-// try counts as one.
+// tried again, after the time that is returned. attempts is counted up if the try
+// counts.
 func (e *execution) retry(r message.Repository, err error, attempts *int) (after time.Duration, again bool) {
 	switch outcome.Classify(err) {
 	case outcome.Interrupted:

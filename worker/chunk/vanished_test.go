@@ -24,7 +24,7 @@ func TestHEADLiesAtTheSource(t *testing.T) {
 		"always": nil, "until a GET": {registrytest.WithHeadAfterGet()}, "without digests": {registrytest.WithoutDigestHeader()},
 	} {
 		t.Run(name, func(t *testing.T) {
-			b := newBenchBetween(t, registrytest.New(t, options...), registrytest.New(t))
+			b := newHarnessBetween(t, registrytest.New(t, options...), registrytest.New(t))
 			if name == "always" {
 				b.from.Inject(registrytest.Fault{Match: heads, Status: 404})
 			}
@@ -51,7 +51,7 @@ func TestHEADLiesAtTheDestination(t *testing.T) {
 		"everything": {}, "platforms": {Platforms: []string{"linux/amd64"}}, "referrers": withReferrers,
 	} {
 		t.Run(name, func(t *testing.T) {
-			b := newBench(t)
+			b := newHarness(t)
 			b.push(t, "1", "2")
 			b.index(t, "3", "3")
 			b.refer(t, b.move(t, "4", "4"), sbom)
@@ -72,7 +72,7 @@ func TestHEADLiesAtTheDestination(t *testing.T) {
 // them are, the repository has failed, until it has one again.
 func TestVanished(t *testing.T) {
 	var said bytes.Buffer
-	b := newBench(t)
+	b := newHarness(t)
 	b.Log = slog.New(slog.NewTextHandler(&said, nil))
 	b.push(t, "1", "2", "3")
 	remove := b.from.Inject(registrytest.Fault{Match: registrytest.All(manifests, registrytest.Ref("2")), Status: 404})
@@ -99,7 +99,7 @@ func TestVanished(t *testing.T) {
 // TestNamedTagsDoNotVanish: they fail, whenever that is found out.
 func TestNamedTagsDoNotVanish(t *testing.T) {
 	listed := selection.Selection{List: []string{"1", "2"}}
-	b := newBench(t)
+	b := newHarness(t)
 	b.push(t, "1")
 	require.Empty(t, b.do(t, b.selected("", listed)).Left)
 	require.Equal(t, run.Tally{Total: 2, Copied: 1, Failed: 1}, b.images)
@@ -113,7 +113,7 @@ func TestNamedTagsDoNotVanish(t *testing.T) {
 // TestVanishedInAListingWithDigests: the OCI API denies what the other one has listed.
 func TestVanishedInAListingWithDigests(t *testing.T) {
 	quay := registrytest.New(t, registrytest.WithQuayAPI(registrytest.BulkAPI{}))
-	b := newBenchBetween(t, quay, registrytest.New(t))
+	b := newHarnessBetween(t, quay, registrytest.New(t))
 	insecure := []string{quay.Host()}
 	b.Resolver = &resolve.Upstream{Registry: b.Mirror.Registry, Listing: listing.New(listing.Options{
 		Registry: b.Mirror.Registry, QuayHosts: insecure,
@@ -142,7 +142,7 @@ func TestVanishedOverDeliveries(t *testing.T) {
 	limited := registrytest.Fault{Match: registrytest.All(gets, registrytest.Ref("3")), Status: 429, Times: 1}
 	for name, held := range map[string]bool{"none is left": false, "one is left": true} {
 		t.Run(name, func(t *testing.T) {
-			b := newBench(t)
+			b := newHarness(t)
 			b.push(t, "1", "2", "3")
 			denied := func(r registrytest.Request) bool {
 				return manifests(r) && (!held || r.Reference == "2" || r.Reference == "3")

@@ -23,7 +23,7 @@ import (
 // tagged; the second time nothing is pulled and nothing is put; the third time only
 // what has moved.
 func TestUnchangedCostsNothing(t *testing.T) {
-	b := newBench(t)
+	b := newHarness(t)
 	b.push(t, "1", "2")
 	_, err := b.from.PushIndex(repository, "3", registrytest.MultiPlatform("3", "linux/amd64", "linux/arm64"))
 	require.NoError(t, err)
@@ -55,7 +55,7 @@ func TestUnchangedCostsNothing(t *testing.T) {
 // TestOneFailureHidesNothing: not a broken image, nor a tag that cannot be looked up,
 // nor a repository that does not exist.
 func TestOneFailureHidesNothing(t *testing.T) {
-	b := newBench(t)
+	b := newHarness(t)
 	b.push(t, "1", "2", "3", "4")
 	_, _, err := b.from.BreakImage(repository, "2")
 	require.NoError(t, err)
@@ -88,7 +88,7 @@ func TestOneUnreadableManifest(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			b := newBench(t)
+			b := newHarness(t)
 			b.push(t, registrytest.Numbered("%d", 12)...)
 			defer b.from.Inject(fault)()
 			require.Empty(t, b.do(t, b.entry("")).Left)
@@ -102,7 +102,7 @@ func TestOneUnreadableManifest(t *testing.T) {
 
 // TestFailuresOfARepositoryAreOneWrite, however many tags there are.
 func TestFailuresOfARepositoryAreOneWrite(t *testing.T) {
-	b := newBench(t)
+	b := newHarness(t)
 	b.push(t, "1", "2", "3", "4")
 	defer b.to.Inject(registrytest.Fault{Match: heads, Status: 409})()
 	b.do(t, b.entry(""))
@@ -113,7 +113,7 @@ func TestFailuresOfARepositoryAreOneWrite(t *testing.T) {
 
 // TestNew: a worker that lacks a part is not made.
 func TestNew(t *testing.T) {
-	parts := reflect.ValueOf(newBench(t).Parts)
+	parts := reflect.ValueOf(newHarness(t).Parts)
 	for i := range parts.NumField() {
 		field := parts.Type().Field(i)
 		if field.Type.Kind() == reflect.Bool {
@@ -158,7 +158,7 @@ func TestTries(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			b := newBench(t)
+			b := newHarness(t)
 			b.Mirror.Engine = engine([]string{b.from.Host(), b.to.Host()}, patience)
 			b.push(t, "1")
 			defer b.from.Inject(test.fault)()
@@ -192,7 +192,7 @@ func TestTries(t *testing.T) {
 func TestAttemptsCountAcrossSnoozes(t *testing.T) {
 	for name, broken := range map[string]registrytest.Match{"image": gets, "listing": lists} {
 		t.Run(name, func(t *testing.T) {
-			b := newBench(t)
+			b := newHarness(t)
 			b.Backoff = func(attempt int) time.Duration { return time.Duration(attempt) * time.Hour }
 			b.push(t, "1")
 			defer b.from.Inject(registrytest.Fault{Match: broken, Status: 500})()
@@ -220,18 +220,18 @@ func TestBeingLimitedIsNoFailure(t *testing.T) {
 	const asked, images = 3 * time.Second, 8
 	for name, test := range map[string]struct {
 		match registrytest.Match
-		at    func(*bench) *registrytest.Registry
+		at    func(*harness) *registrytest.Registry
 		most  int // requests that are refused in one delivery, where they come one by one
 	}{
-		"listing":     {lists, func(b *bench) *registrytest.Registry { return b.from }, 1},
-		"HEAD":        {heads, func(b *bench) *registrytest.Registry { return b.from }, 0},
-		"copy":        {gets, func(b *bench) *registrytest.Registry { return b.from }, 1},
-		"comparison":  {heads, func(b *bench) *registrytest.Registry { return b.to }, 0},
-		"destination": {puts, func(b *bench) *registrytest.Registry { return b.to }, 1},
+		"listing":     {lists, func(b *harness) *registrytest.Registry { return b.from }, 1},
+		"HEAD":        {heads, func(b *harness) *registrytest.Registry { return b.from }, 0},
+		"copy":        {gets, func(b *harness) *registrytest.Registry { return b.from }, 1},
+		"comparison":  {heads, func(b *harness) *registrytest.Registry { return b.to }, 0},
+		"destination": {puts, func(b *harness) *registrytest.Registry { return b.to }, 1},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			b := newBench(t)
+			b := newHarness(t)
 			b.Concurrency = 1
 			b.push(t, registrytest.Numbered("%d", images)...)
 			r := test.at(b)
@@ -268,7 +268,7 @@ func TestBeingLimitedIsNoFailure(t *testing.T) {
 // TestFailuresComeFirst: where the broker does not take a failure, the chunk has no
 // outcome.
 func TestFailuresComeFirst(t *testing.T) {
-	b := newBench(t)
+	b := newHarness(t)
 	b.outcomes = map[string]int{}
 	b.kept.broken = errors.New("no broker")
 	_, err := b.Do(t.Context(), t.Context(), Delivery{Chunk: b.chunk(b.entry("none")), Observer: b})
@@ -278,7 +278,7 @@ func TestFailuresComeFirst(t *testing.T) {
 
 // TestSuccessSubtractsWhatItHasSeen, and a listing the failure to list.
 func TestSuccessSubtractsWhatItHasSeen(t *testing.T) {
-	b := newBench(t)
+	b := newHarness(t)
 	b.push(t, "1", "2")
 	source := b.from.Host() + "/" + repository
 	failed := func() {
@@ -305,7 +305,7 @@ func TestSuccessSubtractsWhatItHasSeen(t *testing.T) {
 // TestPinned: what the list pins is never looked up, and named at the destination so
 // that it is not collected there.
 func TestPinned(t *testing.T) {
-	b := newBench(t)
+	b := newHarness(t)
 	digest := b.move(t, "1", "old")
 	b.move(t, "1", "new")
 	bare, tagged, missing := b.entry(""), b.entry("1"), b.entry("2")
@@ -327,7 +327,7 @@ func TestPinned(t *testing.T) {
 
 // TestNewerRuns take remainders over, but not what somebody has republished.
 func TestNewerRuns(t *testing.T) {
-	b := newBench(t)
+	b := newHarness(t)
 	b.push(t, "1", "2")
 	resolved, unresolved := b.entry(""), b.entry("")
 	resolved.Images = []message.Image{{Tag: reference.MustTag("1")}, {Tag: reference.MustTag("2")}}
@@ -369,7 +369,7 @@ func TestDestinationsThatRefuse(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			b := newBench(t)
+			b := newHarness(t)
 			b.push(t, "1")
 			if test.stop {
 				b.to.Stop()
@@ -387,7 +387,7 @@ func TestDestinationsThatRefuse(t *testing.T) {
 
 // TestStopping leaves what has not begun, without a word about attempts.
 func TestStopping(t *testing.T) {
-	b := newBench(t)
+	b := newHarness(t)
 	b.Concurrency = 1
 	b.push(t, "1", "2", "3")
 	gate, stopping := make(chan struct{}), make(chan struct{})
@@ -412,7 +412,7 @@ func TestStopping(t *testing.T) {
 
 // TestInterrupted: the grace is over in the middle of a copy.
 func TestInterrupted(t *testing.T) {
-	b := newBench(t)
+	b := newHarness(t)
 	b.push(t, "1", "2")
 	defer b.from.Inject(registrytest.Fault{Match: blobs, Hang: true})()
 	work, cancel := context.WithCancel(t.Context())

@@ -14,7 +14,7 @@ import (
 	"github.com/osism/skopeo-worker/worker/registry"
 )
 
-// ErrOccupied is returned where the fallback tag is on something that is no OCI
+// ErrOccupied is returned if the fallback tag is on something that is no OCI
 // index. The OCI distribution specification forbids to replace it.
 var ErrOccupied = errors.New("the tag for referrers is on something else")
 
@@ -22,7 +22,7 @@ var ErrOccupied = errors.New("the tag for referrers is on something else")
 // the digest of the source's index.
 const AnnotationSource = "io.osism.skopeo-worker.referrers"
 
-// emptyIndex is what a list begins with where there is none.
+// emptyIndex is what a list begins with if there is none.
 var emptyIndex = registry.Manifest{
 	Raw:       []byte(`{"schemaVersion":2,"mediaType":"` + types.OCIImageIndex + `","manifests":[]}`),
 	MediaType: string(types.OCIImageIndex),
@@ -31,7 +31,7 @@ var emptyIndex = registry.Manifest{
 // Announce makes the referrers in the list, all of which the destination must
 // hold, found there. A registry with the referrers API finds them itself. In any
 // other it is the duty of who pushes them: the index under the fallback tag.
-// Nothing is put where nothing is missing, and nothing that is there is lost: what HEAD
+// Nothing is put if nothing is missing, and nothing that is there is lost: what HEAD
 // denies is asked for by GET. The error may be ErrOccupied.
 //
 // Clients can only replace the index as a whole, so of two that write at once one
@@ -68,7 +68,7 @@ func Announce(ctx context.Context, client *registry.Client, destination referenc
 	return client.Put(ctx, destination, tag, index)
 }
 
-// serves tells whether the registry has the referrers API.
+// serves reports whether the registry has the referrers API.
 func serves(ctx context.Context, client *registry.Client, repository reference.Repository, digest reference.Digest) (bool, error) {
 	for _, err := range client.Referrers(ctx, repository, digest) {
 		if errors.Is(err, registry.ErrNoReferrersAPI) {
@@ -80,7 +80,7 @@ func serves(ctx context.Context, client *registry.Client, repository reference.R
 }
 
 // Fallback returns the index for FallbackTag(list.Subject), and whether it is
-// another than the one held, which is the zero Manifest where there is none. The
+// another than the one held, which is the zero Manifest if there is none. The
 // same input gives the same digest.
 //
 // Where the source has an index under that tag, lists just the list's referrers in it,
@@ -103,10 +103,10 @@ func Fallback(held registry.Manifest, list List) (index registry.Manifest, chang
 	if list.tagged() && !slices.ContainsFunc(entries, func(entry registry.Entry) bool { return !list.has(entry.Digest) }) {
 		return list.Tagged, held.Digest != list.Tagged.Digest, nil
 	}
-	there := List{Referrers: entries}
+	listed := List{Referrers: entries}
 	var missing []registry.Entry
 	for _, entry := range list.Referrers {
-		if !there.has(entry.Digest) {
+		if !listed.has(entry.Digest) {
 			missing = append(missing, entry)
 		}
 	}
@@ -137,7 +137,7 @@ func Current(held registry.Manifest, source reference.Digest) bool {
 
 // Retag returns what a fallback tag is to be put on to mirror the source's, where held is
 // under it now: the Fallback of what the source's index lists, and what the source has
-// as it is where either of the two is no list of referrers. Images may have such tags, too.
+// as it is if either of the two is no list of referrers. Images may have such tags, too.
 func Retag(held, source registry.Manifest) (registry.Manifest, error) {
 	list := List{Tagged: source}
 	for _, m := range []registry.Manifest{held, source} {
@@ -157,7 +157,7 @@ func Retag(held, source registry.Manifest) (registry.Manifest, error) {
 	return index, err
 }
 
-// tagged tells whether the index it was found in lists just the referrers that
+// tagged reports whether the index it was found in lists just the referrers that
 // are still in the list.
 func (l *List) tagged() bool {
 	entries, err := l.Tagged.Entries()

@@ -1,5 +1,5 @@
 // Package referrers finds what refers to an image (signatures, SBOMs,
-// attestations), and makes it found where it has been mirrored to.
+// attestations), and lists it at the destination.
 package referrers
 
 import (
@@ -23,10 +23,10 @@ const maxReferrers = 1000
 // Finder asks registries what refers to what.
 type Finder struct {
 	Registry *registry.Client
-	// Pulled is told of every pull, just before it is made; nil is nobody. The
-	// referrers API takes none, the fallback tag takes one where it exists.
+	// Pulled is called just before every pull; it is optional. The referrers API takes none,
+	// the fallback tag takes one if it exists.
 	Pulled func(repository reference.Repository)
-	// Held returns a manifest that is at hand without a pull; nil is that none is.
+	// Held returns a manifest that is at hand without a pull; if nil, none is.
 	Held func(ctx context.Context, digest reference.Digest) (m registry.Manifest, held bool)
 }
 
@@ -35,12 +35,12 @@ type List struct {
 	Subject   reference.Digest
 	Referrers []registry.Entry // each digest once, in the registry's order
 	// Tagged is the index under FallbackTag(Subject) that they were found in; the
-	// zero value where the referrers API told.
+	// zero value if the referrers API listed them.
 	Tagged registry.Manifest
 }
 
 // Find returns what refers directly to a digest; nothing is no error. It asks
-// the referrers API, and looks under the fallback tag where there is none. As
+// the referrers API, and looks under the fallback tag if there is none. As
 // the OCI distribution specification says, a fallback tag that is no OCI index
 // lists nothing.
 func (f *Finder) Find(ctx context.Context, repository reference.Repository, digest reference.Digest) (List, error) {
@@ -90,7 +90,7 @@ func (f *Finder) findTagged(ctx context.Context, repository reference.Repository
 	return found, nil
 }
 
-// get reads a manifest, with a pull where it is not at hand.
+// get reads a manifest, with a pull if it is not at hand.
 func (f *Finder) get(ctx context.Context, repository reference.Repository, digest reference.Digest) (registry.Manifest, error) {
 	if f.Held != nil {
 		if m, held := f.Held(ctx, digest); held {

@@ -32,7 +32,7 @@ func CompanionTags(digest reference.Digest) []reference.Tag {
 	return tags
 }
 
-// IsFallback tells whether a tag is the FallbackTag of a digest.
+// IsFallback reports whether a tag is the FallbackTag of a digest.
 func IsFallback(tag reference.Tag) bool {
 	digest, companion := selection.Companion(tag.String())
 	return companion && tag == FallbackTag(digest)

@@ -28,9 +28,9 @@ func (c Companions) add(tag listing.Tag) bool {
 // anyCompanion matches the tags of companions.
 const anyCompanion = `sha256-[0-9a-f]{64}(\.(sig|att|sbom))?$`
 
-// BringsCompanions tells whether the manifests of an entry of the list bring their
-// companions: where tags are chosen, and where what refers to one image is wanted. Where
-// no tags are chosen, each is mirrored anyway.
+// BringsCompanions reports whether the manifests of an entry of the list bring their
+// companions: if tags are chosen, and if the referrers of one image are wanted. If no tags
+// are chosen, each is mirrored anyway.
 func BringsCompanions(r message.Repository) bool {
 	s := r.Selection
 	named := !r.Tag.IsZero() || !r.Digest.IsZero()
@@ -45,7 +45,7 @@ func OfCompanions(r message.Repository) message.Repository {
 	return message.Repository{Source: r.Source, Destination: r.Destination, Selection: &contents, Found: true}
 }
 
-// AreCompanions tells whether an entry is one of OfCompanions.
+// AreCompanions reports whether an entry is one of OfCompanions.
 func AreCompanions(r message.Repository) bool {
 	return r.Selection != nil && len(r.Selection.Include) == 1 && r.Selection.Include[0] == anyCompanion
 }

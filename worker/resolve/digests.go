@@ -18,8 +18,8 @@ import (
 // a row that may go without an answer before no more are made.
 const heads = 16
 
-// digests looks up the tags that the listing told no digest of. What is wrong with one
-// tag is in the result and hides no other. The error is that of one of the tags where the
+// digests looks up the tags whose digests the listing does not have. What is wrong with one
+// tag is in the result and hides no other. The error is that of one of the tags if the
 // registry has answered for none, or ctx's.
 func (u *Upstream) digests(ctx context.Context, repository reference.Repository, tags []listing.Tag, named bool) (Result, error) {
 	found := make([]registry.Descriptor, len(tags))
@@ -60,15 +60,15 @@ func (u *Upstream) digests(ctx context.Context, repository reference.Repository,
 	return result, asked.inVain()
 }
 
-// note keeps what the listing told of a tag.
-func (r *Result) note(tag reference.Tag, told Listed) {
-	if told.Size == 0 && len(told.Platforms) == 0 {
+// note keeps what the listing has on a tag.
+func (r *Result) note(tag reference.Tag, listed Listed) {
+	if listed.Size == 0 && len(listed.Platforms) == 0 {
 		return
 	}
 	if r.Listed == nil {
 		r.Listed = map[reference.Tag]Listed{}
 	}
-	r.Listed[tag] = told
+	r.Listed[tag] = listed
 }
 
 // patience decides when a registry is asked no more: it limits us, or is away.
@@ -109,7 +109,7 @@ func (p *patience) note(err error) {
 	}
 }
 
-// inVain returns the first error where no tag had an answer.
+// inVain returns the first error if no tag had an answer.
 func (p *patience) inVain() error {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -119,16 +119,16 @@ func (p *patience) inVain() error {
 	return p.first
 }
 
-// limits tells whether an error says to ask nothing for a while. A budget of pulls that
-// is spent does not: it stops no HEAD, and where the registry is closed, each request
-// says so at once.
+// limits reports whether an error means that nothing is to be asked for a while. A budget of
+// pulls that is spent does not: it stops no HEAD, and if the registry is closed, each
+// request fails at once.
 func limits(err error) bool {
 	var spent *budget.SpentError
 	return outcome.Classify(err) == outcome.Limited && !errors.As(err, &spent)
 }
 
-// unanswered tells whether an error says nothing of the tag that was asked for, because
-// nobody has answered.
+// unanswered reports whether an error is not about the tag that was asked for, because no
+// answer came.
 func unanswered(err error) bool {
 	var asked *registry.Error
 	return errors.Is(err, registry.ErrUnavailable) && errors.As(err, &asked) && asked.Status == 0

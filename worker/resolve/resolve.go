@@ -20,19 +20,19 @@ type Result struct {
 	Missed []Missed // tags whose digest is still to be found out
 	// Vanished are the tags that the registry has listed and then denied, to GET too.
 	Vanished []reference.Tag
-	// Invalid is about names that the registry lists and no tag can have; nil where there
+	// Invalid is about names that the registry lists and no tag can have; nil if there
 	// are none. It is an *registry.Error about the repository, and quotes them.
 	Invalid error
 	Skipped int // tags for Windows only
 	Pulls   int // manifests that had to be pulled to learn their digest
-	// Listed is what the listing told of tags beside their digests, by tag.
+	// Listed is what the listing has on tags beside their digests, by tag.
 	Listed map[reference.Tag]Listed
-	// Companions were listed, and belong to none of the images; nil where nothing was
+	// Companions were listed, and belong to none of the images; nil if nothing was
 	// listed. They may belong to a manifest below one.
 	Companions Companions
 }
 
-// Listed is what a listing tells of a tag. It is zero where it does not.
+// Listed is what a listing has on a tag. It is zero if the listing has nothing.
 type Listed struct {
 	Size      int64
 	Platforms []listing.Platform
@@ -52,8 +52,8 @@ func AllDenied(repository reference.Repository, tags int) error {
 		"%w: the registry lists tags, and denies all %d that were asked for", registry.ErrNotFound, tags)}
 }
 
-// Resolver lists what is to be mirrored of a repository. The pulls are right where there
-// is an error, too.
+// Resolver lists what is to be mirrored of a repository. The pulls are right if there is
+// an error, too.
 type Resolver interface {
 	Resolve(ctx context.Context, r message.Repository) (Result, error)
 }
@@ -66,7 +66,7 @@ type Upstream struct {
 }
 
 // Resolve implements Resolver. What the list pins to a digest is not asked for, and
-// for a tag there is one HEAD, and a GET where that denies it.
+// for a tag there is one HEAD, and a GET if that denies it.
 func (u *Upstream) Resolve(ctx context.Context, r message.Repository) (Result, error) {
 	switch {
 	case !r.Digest.IsZero():
@@ -93,7 +93,7 @@ func (u *Upstream) Resolve(ctx context.Context, r message.Repository) (Result, e
 }
 
 // bulkTries is how often a listing of the upstream's own is tried that is in trouble,
-// before that of the OCI API is: what tells digests may be away where the rest is not.
+// before that of the OCI API is: the API with digests may be away while the rest is not.
 const bulkTries = 2
 
 // whole lists the repository and picks what the selection wants.
@@ -130,8 +130,8 @@ func (u *Upstream) whole(ctx context.Context, r message.Repository) (Result, err
 		return Result{}, ctx.Err()
 	}
 	result.Images = append(result.Images, companions.Images...)
-	for tag, told := range companions.Listed {
-		result.note(tag, told)
+	for tag, listed := range companions.Listed {
+		result.note(tag, listed)
 	}
 	result.Missed = append(result.Missed, companions.Missed...)
 	result.Vanished = append(result.Vanished, companions.Vanished...)

@@ -43,8 +43,8 @@ var (
 	blobs     = registrytest.Kinds(registrytest.KindBlobGet)
 )
 
-// bench is a worker between two registries, with everything it tells.
-type bench struct {
+// harness is a worker between two registries, and records what the worker reports.
+type harness struct {
 	*Worker
 	Resolver resolve.Resolver
 	Mirror   *mirror.Mirror
@@ -64,14 +64,14 @@ type bench struct {
 	changes  []change.Change
 }
 
-func newBench(t *testing.T) *bench {
+func newHarness(t *testing.T) *harness {
 	t.Helper()
-	return newBenchBetween(t, registrytest.New(t), registrytest.New(t))
+	return newHarnessBetween(t, registrytest.New(t), registrytest.New(t))
 }
 
-func newBenchBetween(t *testing.T, from, to *registrytest.Registry) *bench {
+func newHarnessBetween(t *testing.T, from, to *registrytest.Registry) *harness {
 	t.Helper()
-	b := &bench{from: from, to: to, kept: &keeper{records: map[string]failure.Image{}}, absent: map[string]bool{}}
+	b := &harness{from: from, to: to, kept: &keeper{records: map[string]failure.Image{}}, absent: map[string]bool{}}
 	insecure := []string{b.from.Host(), b.to.Host()}
 	client := registry.NewClient(registry.Options{Insecure: insecure, Transport: &http.Transport{ResponseHeaderTimeout: patience}})
 	b.Resolver = &resolve.Upstream{Registry: client, Listing: listing.New(listing.Options{Registry: client})}
@@ -92,39 +92,39 @@ func newBenchBetween(t *testing.T, from, to *registrytest.Registry) *bench {
 	return b
 }
 
-func (b *bench) Resolved(_ context.Context, c message.Chunk, _ message.Repository) error {
+func (b *harness) Resolved(_ context.Context, c message.Chunk, _ message.Repository) error {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	b.newest = max(b.newest, c.Run)
 	return nil
 }
 
-func (b *bench) Superseded(_ context.Context, c message.Chunk, _ message.Repository) (bool, error) {
+func (b *harness) Superseded(_ context.Context, c message.Chunk, _ message.Repository) (bool, error) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	return b.newest > c.Run, nil
 }
 
-func (b *bench) Absent(_ context.Context, digest reference.Digest, w platform.Wanted) (bool, error) {
+func (b *harness) Absent(_ context.Context, digest reference.Digest, w platform.Wanted) (bool, error) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	return b.absent[fmt.Sprint(digest, w)], nil
 }
 
-func (b *bench) NoteAbsent(_ context.Context, digest reference.Digest, w platform.Wanted) error {
+func (b *harness) NoteAbsent(_ context.Context, digest reference.Digest, w platform.Wanted) error {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	b.absent[fmt.Sprint(digest, w)] = true
 	return nil
 }
 
-func (b *bench) Image(_ string, o run.Outcome) {
+func (b *harness) Image(_ string, o run.Outcome) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	b.outcomes[string(o)]++
 }
 
-func (b *bench) Copying(image, destination string, moved *meter.Meter) func() {
+func (b *harness) Copying(image, destination string, moved *meter.Meter) func() {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	if b.copies == nil {
@@ -139,14 +139,14 @@ func (b *bench) Copying(image, destination string, moved *meter.Meter) func() {
 	}
 }
 
-func (b *bench) Progress(images run.Tally, pulls int, bytes int64) {
+func (b *harness) Progress(images run.Tally, pulls int, bytes int64) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	b.images, b.pulls, b.bytes = images, pulls, bytes
 }
 
 // push puts an image under each tag at the source.
-func (b *bench) push(t *testing.T, tags ...string) {
+func (b *harness) push(t *testing.T, tags ...string) {
 	t.Helper()
 	for _, tag := range tags {
 		b.move(t, tag, tag)
@@ -154,7 +154,7 @@ func (b *bench) push(t *testing.T, tags ...string) {
 }
 
 // move makes a tag at the source name another image, and returns its digest.
-func (b *bench) move(t *testing.T, tag, version string) string {
+func (b *harness) move(t *testing.T, tag, version string) string {
 	t.Helper()
 	digest, err := b.from.PushImage(repository, tag, registrytest.Image{Version: version})
 	require.NoError(t, err)
@@ -162,7 +162,7 @@ func (b *bench) move(t *testing.T, tag, version string) string {
 }
 
 // entry is the repository as a list has it, without a tag the whole of it.
-func (b *bench) entry(tag string) message.Repository {
+func (b *harness) entry(tag string) message.Repository {
 	r := message.Repository{
 		Source:      reference.MustRepository(b.from.Host() + "/" + repository),
 		Destination: reference.MustRepository(b.to.Host() + "/" + destination),
@@ -173,19 +173,19 @@ func (b *bench) entry(tag string) message.Repository {
 	return r
 }
 
-func (b *bench) chunk(entries ...message.Repository) message.Chunk {
+func (b *harness) chunk(entries ...message.Repository) message.Chunk {
 	return message.Chunk{Name: "default", Run: "2", Number: 1, Registry: b.from.Host(), Repositories: entries}
 }
 
 // do works a fresh chunk off.
-func (b *bench) do(t *testing.T, entries ...message.Repository) Result {
+func (b *harness) do(t *testing.T, entries ...message.Repository) Result {
 	t.Helper()
 	return b.deliver(t, Delivery{Chunk: b.chunk(entries...), Fresh: true})
 }
 
 // doAgain works a chunk off, and then what is tried a second time because a registry has
 // refused it.
-func (b *bench) doAgain(t *testing.T, entries ...message.Repository) Result {
+func (b *harness) doAgain(t *testing.T, entries ...message.Repository) Result {
 	t.Helper()
 	result := b.do(t, entries...)
 	if result.After != secondLook {
@@ -195,19 +195,19 @@ func (b *bench) doAgain(t *testing.T, entries ...message.Repository) Result {
 }
 
 // Changed implements Observer.
-func (b *bench) Changed(changes []change.Change) {
+func (b *harness) Changed(changes []change.Change) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	b.changes = append(b.changes, changes...)
 }
 
 // deliver works a delivery off, and requires that its numbers add up.
-func (b *bench) deliver(t *testing.T, d Delivery) Result {
+func (b *harness) deliver(t *testing.T, d Delivery) Result {
 	t.Helper()
 	return b.deliverWithin(t, t.Context(), d)
 }
 
-func (b *bench) deliverWithin(t *testing.T, work context.Context, d Delivery) Result {
+func (b *harness) deliverWithin(t *testing.T, work context.Context, d Delivery) Result {
 	t.Helper()
 	b.outcomes = map[string]int{}
 	d.Observer = b
@@ -227,7 +227,7 @@ func withZeros(outcomes map[string]int) map[string]int {
 }
 
 // mirrored requires that the destination holds these tags as the source does.
-func (b *bench) mirrored(t *testing.T, tags ...string) {
+func (b *harness) mirrored(t *testing.T, tags ...string) {
 	t.Helper()
 	for _, tag := range tags {
 		want, err := b.from.Digest(repository, tag)
