@@ -46,34 +46,53 @@ func TestFleetKeepsALimit(t *testing.T) {
 	require.Equal(t, limit, status.Registries[0].Limit)
 }
 
-// TestFleetKeepsTheRatesOfQuay: eight workers that begin at once ask quay.io's API, and
-// it for manifests, no faster than it allows. It bears larger bursts than this one does.
+// TestFleetKeepsTheRatesOfQuay: eight workers that begin at once are refused nothing, over
+// HTTP/2, which quay.io counts by connection, and over HTTP/1.1, which it counts by address.
 func TestFleetKeepsTheRatesOfQuay(t *testing.T) {
 	t.Parallel()
 	const workers, repositories = 8, 40
-	o := newOnline(t, []registrytest.Option{
-		registrytest.WithRequestLimit(5, 10, registrytest.KindBulkList),
-		registrytest.WithRequestLimit(50, 10, registrytest.KindManifestGet, registrytest.KindManifestHead),
-	}, nil)
-	o.env["NATS_URL"] = brokertest.Start(t).URL()
-	o.env["CHUNK_SIZE"] = "1"
-	var entries []string
-	for i := range repositories {
-		name := fmt.Sprintf("osism/service%d", i)
-		_, err := o.Quay.PushImage(name, "1", registrytest.Image{Version: name})
-		require.NoError(t, err)
-		entries = append(entries, "quay.io/"+name)
-	}
-	o.writeOnline(entries...)
-	for range workers {
-		o.worker()
-	}
-	o.planner("plan", "--wait").exits(0)
+	for name, c := range map[string]struct {
+		engine, protocol string
+		options          []registrytest.Option
+	}{
+		"HTTP/1.1 and skopeo":         {"skopeo", "HTTP/1.1", nil},
+		"HTTP/1.1 and builtin engine": {"builtin", "HTTP/1.1", nil},
+		"HTTP/2 and skopeo":           {"skopeo", "HTTP/2.0", []registrytest.Option{registrytest.WithHTTP2()}},
+		"HTTP/2 and builtin engine":   {"builtin", "HTTP/2.0", []registrytest.Option{registrytest.WithHTTP2()}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			o := newOnline(t, append(c.options, registrytest.WithQuayRates()), nil)
+			o.env["NATS_URL"] = brokertest.Start(t).URL()
+			o.env["CHUNK_SIZE"] = "1"
+			o.env["COPY_ENGINE"] = c.engine
+			var entries []string
+			for i := range repositories {
+				name := fmt.Sprintf("osism/service%d", i)
+				_, err := o.Quay.PushImage(name, "1", registrytest.Image{Version: name})
+				require.NoError(t, err)
+				entries = append(entries, "quay.io/"+name)
+			}
+			o.writeOnline(entries...)
+			for range workers {
+				o.worker()
+			}
+			o.planner("plan", "--wait").exits(0)
+			require.Equal(t, run.Tally{Total: repositories, Copied: repositories}, o.status().Images)
+			require.Empty(t, count(o.Quay, refusals, func(r registrytest.Request) string { return string(r.Kind) }))
+			require.Equal(t, repositories, o.Quay.Count(listings))
+			require.Equal(t, repositories, o.Quay.Pulls())
+			for _, r := range o.Quay.Requests() {
+				if listings(r) {
+					require.Equal(t, c.protocol, r.Proto)
+				}
+			}
 
-	require.Equal(t, run.Tally{Total: repositories, Copied: repositories}, o.status().Images)
-	require.Zero(t, o.Quay.Count(refusals))
-	require.Equal(t, repositories, o.Quay.Count(listings))
-	require.Equal(t, repositories, o.Quay.Pulls())
+			o.Quay.ResetRequests()
+			o.planner("plan", "--wait").exits(0)
+			require.Equal(t, run.Tally{Total: repositories, Unchanged: repositories}, o.status().Images)
+			require.Empty(t, count(o.Quay, refusals, func(r registrytest.Request) string { return string(r.Kind) }))
+		})
+	}
 }
 
 // TestIndexAboveTheLimit: an index of more manifests than a window allows is copied

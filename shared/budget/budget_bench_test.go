@@ -45,12 +45,12 @@ func BenchmarkPace(b *testing.B) {
 	s, err := Open(b.Context(), brokertest.Embedded(b), slog.New(slog.DiscardHandler))
 	require.NoError(b, err)
 	defer s.Close()
-	l := s.lane(registry, Manifest)
+	l := s.lane(line{registry, Manifest, HTTP1})
 	before := s.b.Conn.Stats().OutMsgs
 	b.SetParallelism(32)
 	b.RunParallel(func(pb *testing.PB) {
 		for pb.Next() {
-			if err := l.wait(b.Context(), s, maxRequests); err != nil {
+			if err := l.wait(b.Context(), s, Rate{Rate: maxRequests}); err != nil {
 				b.Error(err)
 			}
 		}

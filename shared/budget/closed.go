@@ -20,6 +20,7 @@ const (
 type Call struct {
 	Registry string
 	Kind     Kind
+	Protocol Protocol
 	Started  time.Time // by the local clock: time.Now() before it was sent
 }
 
@@ -28,6 +29,7 @@ type Call struct {
 type closure struct {
 	Registry string        `json:"registry"`
 	Kind     Kind          `json:"kind"`
+	Protocol Protocol      `json:"protocol,omitempty"`
 	Reason   string        `json:"reason"`
 	Duration time.Duration `json:"duration"`
 	Count    int           `json:"count"` // refusals since the last success; 0: it has succeeded
@@ -96,7 +98,7 @@ func (s *Store) updateClosure(ctx context.Context, registry string, change func(
 // none has succeeded since.
 func (s *Store) probing(registry string, kind Kind) bool {
 	c, ok := s.lastClosure(registry)
-	return ok && c.Count > 0 && c.Since.IsZero() && countedAs(registry, c.Kind) == countedAs(registry, kind) && s.Now().Sub(c.at) < maxClosure
+	return ok && c.Count > 0 && c.Since.IsZero() && s.counted(registry, c.Kind) == s.counted(registry, kind) && s.Now().Sub(c.at) < maxClosure
 }
 
 // permit returns a *SpentError if the registry is closed.
@@ -118,7 +120,7 @@ func (s *Store) Refused(ctx context.Context, call Call, retryAfter time.Duration
 	closed := false
 	err := s.updateClosure(ctx, call.Registry, func(last closure) (closure, bool, error) {
 		now := s.Now()
-		next, closed = closure{Registry: call.Registry, Kind: call.Kind, Reason: reason, Duration: retryAfter, Count: last.Count + 1}, true
+		next, closed = closure{Registry: call.Registry, Kind: call.Kind, Protocol: call.Protocol, Reason: reason, Duration: retryAfter, Count: last.Count + 1}, true
 		if last.away(now) { // a 429 is no sign that it is back
 			next.Activity, next.Since = last.Activity, last.Since
 		}
@@ -167,7 +169,7 @@ func (s *Store) Succeeded(call Call) {
 // endsBackoff reports whether there is a backoff that the call's success ends.
 func (s *Store) endsBackoff(call Call) bool {
 	last, ok := s.lastClosure(call.Registry)
-	return ok && last.Count > 0 && last.Since.IsZero() && countedAs(call.Registry, last.Kind) == countedAs(call.Registry, call.Kind) &&
+	return ok && last.Count > 0 && last.Since.IsZero() && s.counted(call.Registry, last.Kind) == s.counted(call.Registry, call.Kind) &&
 		!s.clock.broker(call.Started).Before(last.until())
 }
 

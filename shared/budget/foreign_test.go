@@ -26,16 +26,16 @@ func TestForeignEntries(t *testing.T) {
 			s := opened(t, b, 0)
 			const registry = "registry.example"
 			require.NoError(t, s.Pace(t.Context(), quay, Tags))
-			before, err := s.lane(quay, Tags).free(t.Context(), s)
+			before, err := s.lane(line{quay, Tags, HTTP1}).free(t.Context(), s)
 			require.NoError(t, err)
 			alien := func(subject string) { server.Alien(t, subject, garbage.header, []byte(garbage.data)) }
-			alien(s.lane(quay, Tags).subject)
-			alien("$KV." + bucketLimits + "." + foundKey(registry, Pull))
+			alien(s.lane(line{quay, Tags, HTTP1}).subject)
+			alien("$KV." + bucketLimits + "." + line{registry, Pull, HTTP1}.foundKey())
 			alien("$KV." + bucketLimits + "." + keySet + ".default." + token(registry))
 			alien("$KV." + bucketClosed + "." + token(registry))
 
 			s = opened(t, b, 0)
-			after, err := s.lane(quay, Tags).free(t.Context(), s)
+			after, err := s.lane(line{quay, Tags, HTTP1}).free(t.Context(), s)
 			require.NoError(t, err)
 			require.True(t, before.Equal(after), "%s, and then %s", before, after)
 			var spent *SpentError

@@ -280,5 +280,5 @@ func TestRefusedTogether(t *testing.T) {
 	}
 	s.mu.RLock()
 	defer s.mu.RUnlock()
-	require.InDelta(t, firstRate/2, s.view.found[foundKey("registry.example.com", Pull)].Rate, 0.01)
+	require.InDelta(t, firstRate/2, s.view.found[line{"registry.example.com", Pull, HTTP1}.foundKey()].Rate, 0.01)
 }

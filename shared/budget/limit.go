@@ -196,7 +196,8 @@ func (s *Store) Limit(registry, identity string) (Limit, Origin) {
 	if limit, origin := s.stated(registry, identity); origin != None {
 		return limit, origin
 	}
-	if rate, ok := s.foundRate(registry, Pull); ok {
+	l, documented, _ := s.line(registry, Pull, HTTP1)
+	if rate, ok := s.foundRate(l, documented); ok {
 		return asLimit(rate), Found
 	}
 	return Limit{}, None

@@ -15,8 +15,14 @@ import (
 )
 
 const (
-	// maxWait is the longest time that Pace and Take wait. Their caller holds a chunk.
+	// maxWait is the longest time that Pace and Take wait while no request of this process may
+	// be sent. Their caller holds a chunk.
 	maxWait = 3 * time.Second
+	// maxQueue is the longest time that they wait while other requests of this process are
+	// sent.
+	maxQueue = 5 * maxWait
+	// slotLife is how late a slot may be used. Used later, it would be too close to others.
+	slotLife = 50 * time.Millisecond
 	// keepPace is how long reservations are kept: longer than the longest pause between
 	// two requests, that of the slowest rate.
 	keepPace = time.Hour
@@ -24,26 +30,45 @@ const (
 	paceHistory = 64
 )
 
-// Pace waits until a request of this kind may be sent, for some seconds at most. It
-// returns a *SpentError if that is too late, or if the registry is closed. Any other error
-// comes from the broker. If no rate is known, it sends no request.
+// Pace waits until a request of this kind may be sent over HTTP/1.1, for some seconds at
+// most. It returns a *SpentError if that is too late, or if the registry is closed. Any other
+// error comes from the broker. If no rate is known, it sends no request.
 func (s *Store) Pace(ctx context.Context, registry string, kind Kind) error {
+	return s.await(ctx, registry, kind, HTTP1)
+}
+
+// PaceOver waits as Pace does, for a request over a protocol. If the registry counts the
+// connections of this process, it sends no request to the broker. A pull needs no token of
+// Take if its registry does not count pulls; see Counts.
+func (s *Store) PaceOver(ctx context.Context, registry string, kind Kind, protocol Protocol) error {
+	if kind == Pull {
+		if err := s.explore(ctx, registry); err != nil {
+			return err
+		}
+	}
+	return s.await(ctx, registry, kind, protocol)
+}
+
+func (s *Store) await(ctx context.Context, registry string, kind Kind, protocol Protocol) error {
 	if err := s.permit(registry); err != nil {
 		return err
 	}
-	rate, limited := s.rate(registry, kind)
+	line, rate, limited := s.rate(registry, kind, protocol)
 	if !limited {
 		return nil
 	}
-	return s.lane(registry, kind).wait(ctx, s, rate)
-}
-
-// pull paces the pulls from a registry without a stated limit.
-func (s *Store) pull(ctx context.Context, registry string) error {
-	if err := s.explore(ctx, registry); err != nil {
+	if err := s.wait(ctx, line, rate); err != nil {
 		return err
 	}
-	return s.Pace(ctx, registry, Pull)
+	// Others may have been refused in the meantime.
+	return s.permit(registry)
+}
+
+func (s *Store) wait(ctx context.Context, line line, rate Rate) error {
+	if line.protocol == HTTP2 {
+		return s.connection(line).wait(ctx, s, rate)
+	}
+	return s.lane(line).wait(ctx, s, rate)
 }
 
 func (s *Store) openPace(ctx context.Context) (stream jetstream.Stream, err error) {
@@ -85,18 +110,19 @@ func (s *Store) paceConfig() jetstream.StreamConfig {
 	}
 }
 
-// reservation is a message for Count requests, one every interval, the first no earlier
-// than After and no earlier than the broker has stored it. Each one follows the last,
-// under an expected sequence, so that those of all workers make one even sequence by the
-// broker's clock.
+// reservation is a message for Count requests. Evenly spaced, they are sent one every
+// interval, the first no earlier than After and no earlier than the broker has stored it.
+// Each reservation follows the last, under an expected sequence, so that those of all workers
+// make one even sequence by the broker's clock. Burst of them may be sent ahead of it.
 type reservation struct {
 	After time.Time     `json:"after"`
 	Count int           `json:"count"`
 	Every time.Duration `json:"every"`
 }
 
-// start returns when the first request may be sent. A reservation is never made further
-// ahead than maxWait: if it seems so, the broker's clock was set back.
+// start returns when the first request is sent if they are evenly spaced. A reservation is
+// never made when that is further ahead than twice maxWait: if it seems so, the broker's clock
+// was set back.
 func (r reservation) start(stored time.Time) time.Time {
 	if ahead := r.After.Sub(stored); ahead > 0 && ahead <= 2*maxWait {
 		return r.After
@@ -109,50 +135,56 @@ func (r reservation) end(stored time.Time) time.Time {
 	return r.start(stored).Add(time.Duration(r.Count) * r.Every)
 }
 
-// lane is the sequence of requests of one kind to one registry.
+// lane is the sequence of the requests of a line.
 type lane struct {
 	registry, subject string
 
-	waiting atomic.Int64
-	turn    chan struct{} // a mutex; waiting for it ends with a context
-	slots   []time.Time   // reserved and not used, by the local clock
-	last    uint64        // sequence of the last reservation; 0: none
-	next    time.Time     // its end, by the broker's clock
-	known   bool          // whether last and next are known
+	waiting  atomic.Int64
+	turn     chan struct{} // a mutex; waiting for it ends with a context
+	slots    []time.Time   // reserved and not used, evenly spaced, by the local clock
+	reserved time.Time     // when this process has reserved last, by the local clock
+	last     uint64        // sequence of the last reservation; 0: none
+	next     time.Time     // its end, by the broker's clock
+	known    bool          // whether last and next are known
 }
 
-func (s *Store) lane(registry string, kind Kind) *lane {
-	subject := subjectPace + "." + token(registry) + "." + string(countedAs(registry, kind))
+func (s *Store) lane(line line) *lane {
+	subject := subjectPace + "." + line.key()
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	l := s.lanes[subject]
 	if l == nil {
-		l = &lane{registry: registry, subject: subject, turn: make(chan struct{}, 1)}
+		l = &lane{registry: line.registry, subject: subject, turn: make(chan struct{}, 1)}
 		s.lanes[subject] = l
 	}
 	return l
 }
 
-// wait waits for the next slot of the lane.
-func (l *lane) wait(ctx context.Context, s *Store, rate float64) error {
+// wait waits for the next slot of the lane, or as much less as the rate's burst allows.
+func (l *lane) wait(ctx context.Context, s *Store, rate Rate) error {
 	slot, err := l.slot(ctx, s, rate)
 	if err != nil {
 		return err
 	}
-	timer := time.NewTimer(slot.Sub(s.clock.local()))
+	return sleep(ctx, slot.Sub(s.clock.local()))
+}
+
+// sleep waits for a time, or until ctx ends.
+func sleep(ctx context.Context, d time.Duration) error {
+	timer := time.NewTimer(d)
 	defer timer.Stop()
 	select {
 	case <-ctx.Done():
 		return context.Cause(ctx)
 	case <-timer.C:
+		return nil
 	}
-	// Others may have been refused in the meantime.
-	return s.permit(l.registry)
 }
 
-// slot returns a slot by the local clock. If there is none, it reserves some for all that
+// slot returns when, by the local clock, a request may be sent. If there is none, it reserves some for all that
 // wait in this process.
-func (l *lane) slot(ctx context.Context, s *Store, rate float64) (time.Time, error) {
+func (l *lane) slot(ctx context.Context, s *Store, rate Rate) (time.Time, error) {
+	came := s.clock.local()
 	l.waiting.Add(1)
 	defer l.waiting.Add(-1)
 	select {
@@ -161,32 +193,58 @@ func (l *lane) slot(ctx context.Context, s *Store, rate float64) (time.Time, err
 	case <-ctx.Done():
 		return time.Time{}, context.Cause(ctx)
 	}
-	// Unused slots are lost: used later, they would be too close to others.
-	for len(l.slots) > 0 && l.slots[0].Before(s.clock.local()) {
+	for len(l.slots) > 0 && l.slots[0].Add(slotLife).Before(s.clock.local()) {
 		l.slots = l.slots[1:]
 	}
 	if len(l.slots) == 0 {
-		if err := l.reserve(ctx, s, rate); err != nil {
+		if err := l.reserve(ctx, s, rate, came); err != nil {
 			return time.Time{}, err
 		}
 	}
 	slot := l.slots[0]
 	l.slots = l.slots[1:]
-	return slot, nil
+	return slot.Add(-rate.lead()), nil
+}
+
+// patience returns until when, by the local clock, a request that came at a time waits for a
+// reservation. As long as others of this process get slots, it goes on waiting.
+func (l *lane) patience(came time.Time) time.Time {
+	until := came.Add(maxWait)
+	if served := l.reserved.Add(maxWait); served.After(until) {
+		until = served
+	}
+	if most := came.Add(maxQueue); until.After(most) {
+		return most
+	}
+	return until
 }
 
 // reserve fills slots.
-func (l *lane) reserve(ctx context.Context, s *Store, rate float64) error {
+func (l *lane) reserve(ctx context.Context, s *Store, rate Rate, came time.Time) error {
+	every := rate.interval()
+	// A slot is reserved maxWait ahead of it at most, and twice that ahead of its place among
+	// evenly spaced ones.
+	horizon := min(maxWait+rate.lead(), 2*maxWait)
 	for {
 		if err := l.read(ctx, s); err != nil {
 			return err
 		}
-		wait := l.next.Sub(s.Now())
-		if wait > maxWait {
-			return &SpentError{Registry: l.registry, Slot: l.next, Reason: fmt.Sprintf("more than %s are waiting", asLimit(rate))}
+		now := s.Now()
+		ahead := max(l.next.Sub(now), 0)
+		if ahead > horizon {
+			slot := l.next.Add(-rate.lead())
+			if s.clock.local().Add(ahead - horizon).After(l.patience(came)) {
+				return &SpentError{Registry: l.registry, Slot: slot, Reason: fmt.Sprintf("more than %s are waiting", asLimit(rate.Rate))}
+			}
+			// Those that wait reserve together, as long as the first one comes in time.
+			together := min(time.Duration(l.waiting.Load()-1)*every, (horizon-rate.lead())/2)
+			if err := sleep(ctx, ahead-horizon+together); err != nil {
+				return err
+			}
+			continue
 		}
-		r := reservation{After: l.next, Every: interval(rate)}
-		r.Count = int(min(l.waiting.Load(), 1+int64((maxWait-max(wait, 0))/r.Every)))
+		r := reservation{After: l.next, Every: every}
+		r.Count = int(min(l.waiting.Load(), 1+int64((horizon-ahead)/every)))
 		err := l.publish(ctx, s, r)
 		if !errors.Is(err, broker.ErrConflict) {
 			return err
@@ -213,11 +271,12 @@ func (l *lane) publish(ctx context.Context, s *Store, r reservation) error {
 	if err != nil {
 		return fmt.Errorf("reading the reservation for %s: %w", l.registry, err)
 	}
-	first := received.Add(r.start(m.Time).Sub(m.Time))
 	l.slots = nil
+	first := received.Add(r.start(m.Time).Sub(m.Time))
 	for i := range r.Count {
 		l.slots = append(l.slots, first.Add(time.Duration(i)*r.Every))
 	}
+	l.reserved = received
 	l.last, l.next, l.known = ack.Sequence, r.end(m.Time), true
 	return nil
 }

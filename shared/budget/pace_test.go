@@ -1,7 +1,7 @@
 package budget
 
 import (
-	"context"
+	"encoding/json"
 	"errors"
 	"sync"
 	"testing"
@@ -64,41 +64,68 @@ func TestRequestsArePacedFleetWide(t *testing.T) {
 	t.Parallel()
 	b := brokertest.Embedded(t)
 	stores := fleet(t, b, 8)
-	// Few in the bucket: a request may be held up by no more than two intervals.
-	r := &bucket{rate: 5, size: 3}
-	start := time.Now()
-	paced(t, stores, 24, API, r)
-	require.Zero(t, r.refused)
-	require.Equal(t, 24, r.answered)
-	require.Less(t, time.Since(start), 10*time.Second, "24 requests take 5.1 s")
-
-	many := &bucket{rate: 50, size: 10}
-	paced(t, stores, 100, Manifest, many)
-	require.Zero(t, many.refused)
+	for kind, z := range documented[quay] {
+		if z.counted != kind {
+			continue // it shares a lane
+		}
+		t.Run(string(kind), func(t *testing.T) {
+			t.Parallel()
+			r := &bucket{rate: z.address.Rate, size: float64(z.address.Burst + 1)}
+			paced(t, stores, z.address.Burst+int(3*z.address.Rate), kind, r)
+			require.Zero(t, r.refused)
+			require.Equal(t, z.address.Burst+int(3*z.address.Rate), r.answered)
+		})
+	}
 }
 
+// TestPaceKeepsNobodyForLong: a request waits while others of its process are sent, and
+// not while those of other processes are.
 func TestPaceKeepsNobodyForLong(t *testing.T) {
 	t.Parallel()
 	stores := fleet(t, brokertest.Embedded(t), 2)
-	ctx, cancel := context.WithCancel(t.Context())
-	var workers sync.WaitGroup
-	for range 14 { // 3 s at 4.5 a second
-		workers.Go(func() { _ = stores[0].Pace(ctx, quay, Tags) })
+	tags := line{quay, Tags, HTTP1}
+	reserve := func(ahead time.Duration) {
+		l := stores[0].lane(tags)
+		require.NoError(t, l.read(t.Context(), stores[0]))
+		require.NoError(t, l.publish(t.Context(), stores[0], reservation{After: l.next, Count: 1, Every: ahead}))
 	}
-	require.Eventually(t, func() bool {
-		var spent *SpentError
-		slot, err := stores[1].lane(quay, Tags).free(t.Context(), stores[1])
-		if err != nil || slot.Before(stores[1].Now().Add(maxWait)) {
-			return false
-		}
-		require.ErrorAs(t, stores[1].Pace(t.Context(), quay, Tags), &spent)
-		require.Equal(t, quay, spent.Registry)
-		require.WithinDuration(t, slot, spent.Slot, time.Second)
-		return true
-	}, patience, tick)
+	reserve(time.Hour / 2)
+	var spent *SpentError
+	require.ErrorAs(t, stores[1].Pace(t.Context(), quay, Tags), &spent)
+	require.Equal(t, quay, spent.Registry)
+	require.Greater(t, spent.Slot, stores[1].Now().Add(maxWait))
 	require.NoError(t, stores[1].Pace(t.Context(), quay, API), "kinds are paced apart")
-	cancel()
+}
+
+// TestLaneReachesItsRate: the requests of one process use all of the lane, however many wait
+// at once, and none of them is sent back.
+func TestLaneReachesItsRate(t *testing.T) {
+	t.Parallel()
+	s := opened(t, brokertest.Embedded(t), 0)
+	_, rate, _ := s.line(quay, Tags, HTTP1)
+	const requests = 32 // more than in maxWait
+	require.Greater(t, requests*rate.interval(), 2*maxWait)
+	var workers sync.WaitGroup
+	for range requests {
+		workers.Go(func() {
+			if err := s.Pace(t.Context(), quay, Tags); err != nil {
+				t.Error(err)
+			}
+		})
+	}
 	workers.Wait()
+	// The reservations leave no gap.
+	var end time.Time
+	next, err := s.b.Next(t.Context(), streamPace, s.lane(line{quay, Tags, HTTP1}).subject, 1)
+	for total := 0; total < requests; next, err = s.b.Next(t.Context(), streamPace, next.Subject, next.Sequence+1) {
+		require.NoError(t, err)
+		var r reservation
+		require.NoError(t, json.Unmarshal(next.Data, &r))
+		if !end.IsZero() {
+			require.True(t, end.Equal(r.start(next.Time)), "%s was free from %s to %s", quay, end, r.start(next.Time))
+		}
+		total, end = total+r.Count, r.end(next.Time)
+	}
 }
 
 func TestReservationsFollowEachOther(t *testing.T) {

@@ -7,69 +7,23 @@ import (
 	"time"
 )
 
-// Kind is what a request is for. Registries limit each kind separately.
-type Kind string
-
-// The kinds of requests.
-const (
-	Pull     Kind = "pull"     // GET of a manifest; needs a token of Take
-	Manifest Kind = "manifest" // HEAD of a manifest
-	Tags     Kind = "tags"     // tags/list
-	API      Kind = "api"      // the registry's own listing: quay.io/api, hub.docker.com
-	Other    Kind = "other"    // referrers, tokens and the rest
-)
-
-// quay is quay.io's name.
-const quay = "quay.io"
-
-// documented are the requests a second that registries allow an address according to
-// their documentation, by kind. Those of quay.io are the zones "light" (50 r/s) and "heavy"
-// (5 r/s) of its nginx (github.com/quay/quay, conf/nginx/rate-limiting.conf.jnj); the
-// bursts that they allow are not used. Docker Hub allows thousands a minute, which no
-// fleet reaches, and limits pulls by headers.
-var documented = map[string]map[Kind]float64{
-	quay: {Manifest: 50, Tags: 5, API: 5},
-}
-
-// countedAs returns the kind as the registry counts it: for quay.io, a GET of a manifest
-// is like a HEAD.
-func countedAs(registry string, kind Kind) Kind {
-	if registry == quay && kind == Pull {
-		return Manifest
+// rate returns how many requests of the kind may be sent to the registry over the protocol:
+// the lowest of the documented rate, the found rate and probeRate. It returns false if there
+// is none. While the registry is probed, the fleet sends these requests together.
+func (s *Store) rate(registry string, kind Kind, protocol Protocol) (line, Rate, bool) {
+	l, rate, limited := s.line(registry, kind, protocol)
+	if found, ok := s.foundRate(l, rate); ok {
+		rate, limited = Rate{Rate: found}, true
 	}
-	return kind
-}
-
-// headroom is the part of a documented rate that is used. Requests do not all take the
-// same time to arrive, so some arrive closer together than they were sent.
-const headroom = 0.9
-
-// rate returns how many requests of the kind a second may be sent to the registry: the
-// lowest of the documented rate, the found rate and probeRate. It returns false if there
-// is none.
-func (s *Store) rate(registry string, kind Kind) (float64, bool) {
-	rate, limited := documentedRate(registry, kind)
-	if found, ok := s.foundRate(registry, kind); ok && (!limited || found < rate) {
-		rate, limited = found, true
+	if s.probing(registry, kind) && (!limited || probeRate < rate.Rate) {
+		l.protocol, rate, limited = HTTP1, Rate{Rate: probeRate}, true
 	}
-	if s.probing(registry, kind) && (!limited || probeRate < rate) {
-		rate, limited = probeRate, true
-	}
-	return rate, limited
+	return l, rate, limited
 }
 
 // probeRate is the rate for a registry that was reopened and has not answered yet. If it
 // refuses again, only one request was in vain.
 const probeRate = 1.0
-
-// documentedRate returns the part of the documented rate that is used, if there is one.
-func documentedRate(registry string, kind Kind) (float64, bool) {
-	rate, ok := documented[registry][countedAs(registry, kind)]
-	return rate * headroom, ok
-}
-
-// interval returns the time between two requests.
-func interval(rate float64) time.Duration { return time.Duration(float64(time.Second) / rate) }
 
 // asLimit expresses a rate as a limit.
 func asLimit(rate float64) Limit {
@@ -101,8 +55,11 @@ const (
 	creepingRequests = 100
 	// slowest is the lowest rate: one request in the longest backoff.
 	slowest = 1 / float64(maxBackoff/time.Second)
-	// keepFound is how long a found rate counts. The limit may have changed since.
+	// keepFound is how long a rate counts that has been too high. The limit may have changed
+	// since.
 	keepFound = 24 * time.Hour
+	// keepUnrefused is how long a registry is remembered that has refused nothing.
+	keepUnrefused = 30 * 24 * time.Hour
 )
 
 // found is the rate of requests to a registry whose limit is not known.
@@ -117,27 +74,42 @@ type found struct {
 // stored implements value.
 func (f found) stored(time.Time) (found, bool) { return f, f.Rate >= 0 }
 
-// current returns the rate now, and false if there is none to keep.
+// current returns the rate now, and false if it is not known or so high that it is no limit.
 func (f found) current(now time.Time) (float64, bool) {
+	rate, ok := f.at(now)
+	return rate, ok && rate < unlimited
+}
+
+// at returns the rate at a time, and false if it is not known.
+func (f found) at(now time.Time) (float64, bool) {
 	passed := max(now.Sub(f.From), 0)
-	if f.Rate == 0 || passed > keepFound {
+	if !f.counts(now) {
 		return 0, false
 	}
-	rate := f.Rate * math.Exp2(passed.Seconds()/doubling.Seconds())
 	if f.Refused {
 		grow := max(creeping.Seconds(), creepingRequests/f.Rate)
-		rate = f.Rate * (1 + passed.Seconds()/grow)
+		return f.Rate * (1 + passed.Seconds()/grow), true
 	}
-	return rate, rate < unlimited
+	return f.Rate * math.Exp2(passed.Seconds()/doubling.Seconds()), true
+}
+
+// counts reports whether the rate is known and may be believed.
+func (f found) counts(now time.Time) bool {
+	keep := keepFound
+	if !f.Refused {
+		keep = keepUnrefused
+	}
+	return f.Rate > 0 && now.Sub(f.From) <= keep
 }
 
 // refused returns the rate after a refusal that has closed the registry; known is the
 // rate until then if none was found yet.
 func (f found) refused(now time.Time, c closure, known float64) found {
-	rate, limited := f.current(now)
-	if !limited {
+	rate, ok := f.at(now)
+	if !ok || !f.Refused && rate > unlimited {
 		rate = known
 	}
+	rate = min(rate, max(known, unlimited))
 	// Requests that were under way together are refused together and count as one refusal.
 	// If the registry refuses again before any success, its limit was still used up: then
 	// the rate stays as it is.
@@ -148,30 +120,33 @@ func (f found) refused(now time.Time, c closure, known float64) found {
 	return f
 }
 
-func foundKey(registry string, kind Kind) string {
-	return keyFound + "." + token(registry) + "." + string(countedAs(registry, kind))
+func (l line) foundKey() string { return keyFound + "." + l.key() }
+
+func (s *Store) found(l line) found {
+	s.mu.RLock()
+	defer s.mu.RUnlock()
+	return s.view.found[l.foundKey()]
 }
 
-func (s *Store) foundRate(registry string, kind Kind) (float64, bool) {
-	s.mu.RLock()
-	f := s.view.found[foundKey(registry, kind)]
-	s.mu.RUnlock()
-	return f.current(s.Now())
+// foundRate returns the found rate of a line if it is a limit: lower than the documented
+// rate, if there is one.
+func (s *Store) foundRate(l line, documented Rate) (float64, bool) {
+	most := unlimited
+	if documented.Rate > 0 {
+		most = documented.Rate
+	}
+	rate, ok := s.found(l).at(s.Now())
+	return rate, ok && rate < most
 }
 
 // explore starts the pulls from a registry at a low rate if nothing is known of it.
 func (s *Store) explore(ctx context.Context, registry string) error {
-	if _, known := documentedRate(registry, Pull); known {
+	l, _, known := s.line(registry, Pull, HTTP1)
+	if known || s.found(l).counts(s.Now()) {
 		return nil
 	}
-	s.mu.RLock()
-	f := s.view.found[foundKey(registry, Pull)]
-	s.mu.RUnlock()
-	if f.Rate > 0 && s.Now().Sub(f.From) <= keepFound {
-		return nil
-	}
-	return s.changeRate(ctx, registry, Pull, func(f found) (found, bool) {
-		if f.Rate > 0 && s.Now().Sub(f.From) <= keepFound {
+	return s.changeRate(ctx, l, func(f found) (found, bool) {
+		if f.counts(s.Now()) {
 			return f, false
 		}
 		return found{Registry: registry, Kind: Pull, Rate: firstRate, From: s.Now()}, true
@@ -184,13 +159,16 @@ func (s *Store) slowDown(ctx context.Context, c closure) error {
 	if c.Kind == Pull && s.hasStatedLimit(c.Registry) {
 		return nil
 	}
-	known, ok := documentedRate(c.Registry, c.Kind)
-	if !ok {
-		known = firstRate
+	l, known, limited := s.line(c.Registry, c.Kind, c.Protocol)
+	if !limited {
+		known.Rate = firstRate
 	}
-	return s.changeRate(ctx, c.Registry, c.Kind, func(f found) (found, bool) {
-		f.Registry, f.Kind = c.Registry, countedAs(c.Registry, c.Kind)
-		return f.refused(s.Now(), c, known), true
+	return s.changeRate(ctx, l, func(f found) (found, bool) {
+		f.Registry, f.Kind = l.registry, l.counted
+		if rate, ok := f.at(s.Now()); ok && limited && rate > known.Rate {
+			f.Rate, f.From = known.Rate, s.Now()
+		}
+		return f.refused(s.Now(), c, known.Rate), true
 	})
 }
 
@@ -210,14 +188,14 @@ func (s *Store) hasStatedLimit(registry string) bool {
 	return false
 }
 
-// changeRate changes the rate of a registry as update does.
-func (s *Store) changeRate(ctx context.Context, registry string, kind Kind, change func(found) (found, bool)) error {
-	err := update(ctx, s, s.limits, foundKey(registry, kind), func(f found) (found, bool, error) {
+// changeRate changes the rate of a line as update does.
+func (s *Store) changeRate(ctx context.Context, l line, change func(found) (found, bool)) error {
+	err := update(ctx, s, s.limits, l.foundKey(), func(f found) (found, bool, error) {
 		next, changed := change(f)
 		return next, changed, nil
 	})
 	if err != nil {
-		return fmt.Errorf("storing the rate of %s: %w", registry, err)
+		return fmt.Errorf("storing the rate of %s: %w", l.registry, err)
 	}
 	return nil
 }

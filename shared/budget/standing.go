@@ -156,12 +156,10 @@ func (s *Store) Allowance(ctx context.Context, registry, identity string, set Li
 // paced returns the rate of the pulls from a registry without a stated limit: the lower
 // one of the documented and the found rate.
 func (s *Store) paced(registry string) (Limit, Origin) {
-	rate, limited := documentedRate(registry, Pull)
+	l, documented, limited := s.line(registry, Pull, HTTP1)
+	rate := documented.Rate
 	origin := Documented
-	s.mu.RLock()
-	f := s.view.found[foundKey(registry, Pull)]
-	s.mu.RUnlock()
-	if found, ok := f.current(s.Now()); ok && f.Refused && (!limited || found < rate) {
+	if found, ok := s.foundRate(l, documented); ok && s.found(l).Refused {
 		rate, limited, origin = found, true, Found
 	}
 	if !limited {

@@ -50,6 +50,8 @@ type Store struct {
 	windows map[string]*window // by stream
 	lanes   map[string]*lane   // by subject
 
+	connections map[string]*connection // by line
+
 	stop    context.CancelFunc
 	life    context.Context
 	running sync.WaitGroup
@@ -68,6 +70,8 @@ func open(ctx context.Context, b *broker.Broker, log *slog.Logger, now func() ti
 		view:    newView(),
 		windows: map[string]*window{},
 		lanes:   map[string]*lane{},
+
+		connections: map[string]*connection{},
 	}
 	var err error
 	if s.limits, err = b.Bucket(ctx, jetstream.KeyValueConfig{Bucket: bucketLimits, Description: "skopeo-worker: what registries allow"}); err != nil {

@@ -118,7 +118,7 @@ func (s *Store) Take(ctx context.Context, mirror, registry, identity string) (To
 	}
 	limit, origin := s.stated(registry, identity)
 	if origin == None {
-		return Token{}, s.pull(ctx, registry)
+		return Token{}, s.PaceOver(ctx, registry, Pull, HTTP1)
 	}
 	if s.probing(registry, Pull) {
 		if err := s.Pace(ctx, registry, Pull); err != nil {
@@ -126,6 +126,13 @@ func (s *Store) Take(ctx context.Context, mirror, registry, identity string) (To
 		}
 	}
 	return s.window(registry, identity).take(ctx, s, mirror, limit)
+}
+
+// Counts reports whether the registry counts the pulls of an identity, so that each needs a
+// token of Take.
+func (s *Store) Counts(registry, identity string) bool {
+	_, origin := s.stated(registry, identity)
+	return origin != None
 }
 
 func (w *window) take(ctx context.Context, s *Store, mirror string, limit Limit) (Token, error) {
@@ -179,9 +186,9 @@ func (s *Store) Slot(ctx context.Context, registry, identity string, k int) (tim
 	var err error
 	if limit, origin := s.stated(registry, identity); origin != None {
 		next, err = s.window(registry, identity).slot(ctx, s, limit, k)
-	} else if rate, limited := s.rate(registry, Pull); limited {
-		if next, err = s.lane(registry, Pull).free(ctx, s); err == nil {
-			next = latest(next, slot).Add(time.Duration(k-1) * interval(rate))
+	} else if line, rate, limited := s.rate(registry, Pull, HTTP1); limited {
+		if next, err = s.lane(line).free(ctx, s); err == nil {
+			next = latest(next.Add(-rate.lead()), slot).Add(time.Duration(k-1) * rate.interval())
 		}
 	}
 	return latest(next, slot), err

@@ -87,7 +87,7 @@ func (tr *transport) RoundTrip(request *http.Request) (*http.Response, error) {
 	t := tr.throttle
 	ctx := request.Context()
 	call := budget.Call{Registry: reference.RegistryOf(request.URL.Host), Kind: kindOf(request)}
-	token, err := t.permit(ctx, tr.mirror, call)
+	token, paced, err := t.permit(ctx, tr.mirror, call)
 	if err != nil {
 		if request.Body != nil {
 			_ = request.Body.Close()
@@ -96,7 +96,16 @@ func (tr *transport) RoundTrip(request *http.Request) (*http.Response, error) {
 	}
 	request = inTime(request, token)
 	call.Started = time.Now()
+	request, turn := t.await(request, &call, paced)
 	response, err := tr.network.RoundTrip(request)
+	if turn.err != nil {
+		return nil, turn.err
+	}
+	if err != nil {
+		turn.cancel(nil)
+	} else {
+		turn.ends(response)
+	}
 	t.observe(request, call.Kind, response)
 	if errors.Is(context.Cause(request.Context()), budget.ErrLate) {
 		err = errors.Join(budget.ErrLate, err, token.Late(ctx))
@@ -145,20 +154,23 @@ func (t *Throttle) observe(request *http.Request, kind budget.Kind, response *ht
 	t.Observe(reference.RegistryOf(request.URL.Host), kind, status)
 }
 
-// permit waits until the request may be sent, some seconds at most. If the request then
-// fails, its token stays spent, because the request may have arrived.
-func (t *Throttle) permit(ctx context.Context, mirror string, call budget.Call) (token budget.Token, err error) {
+// permit takes the token of a pull if the registry counts pulls. Otherwise the request is
+// paced, except pulls from registries that are written to. If the request then fails, the
+// token stays spent, because the request may have arrived.
+func (t *Throttle) permit(ctx context.Context, mirror string, call budget.Call) (token budget.Token, paced bool, err error) {
+	if closed := t.closed(call.Registry); closed != nil {
+		return budget.Token{}, false, closed
+	}
+	identity := t.identity(call.Registry)
 	switch {
 	case call.Kind != budget.Pull:
-		err = t.Budget.Pace(ctx, call.Registry, call.Kind)
-	case t.free(call.Registry):
-		if closed := t.closed(call.Registry); closed != nil {
-			err = closed
-		}
+		paced = true
+	case t.Budget.Counts(call.Registry, identity):
+		token, err = t.Budget.Take(ctx, mirror, call.Registry, identity)
 	default:
-		token, err = t.Budget.Take(ctx, mirror, call.Registry, t.identity(call.Registry))
+		paced = !t.free(call.Registry)
 	}
-	return token, t.explain(ctx, call.Registry, err)
+	return token, paced, t.explain(ctx, call.Registry, err)
 }
 
 // inTime returns the request so that it is aborted if it is not sent before the token's
@@ -216,15 +228,24 @@ func kindOf(request *http.Request) budget.Kind {
 	switch {
 	case strings.HasPrefix(path, "/api/"), strings.EqualFold(request.URL.Hostname(), reference.DockerHubAPI):
 		return budget.API
+	case path == quayTokens && request.Header.Get("Authorization") != "":
+		return budget.Login
+	case path == quayTokens:
+		return budget.AnonymousLogin
 	case strings.HasSuffix(path, "/tags/list"):
 		return budget.Tags
+	case strings.Contains(path, "/blobs/"):
+		return budget.Blob
 	case strings.Contains(path, "/manifests/") && request.Method == http.MethodGet:
 		return budget.Pull
-	case strings.Contains(path, "/manifests/") && request.Method == http.MethodHead:
+	case strings.Contains(path, "/manifests/"):
 		return budget.Manifest
 	}
 	return budget.Other
 }
+
+// quayTokens is the path of Quay's token server.
+const quayTokens = "/v2/auth"
 
 // GuardCopy runs a skopeo process that pulls one manifest of the source for a mirror name. It
 // first takes a token for the pull, and makes sure that neither registry is closed.

@@ -1,0 +1,48 @@
+package budget
+
+import (
+	"context"
+	"fmt"
+	"time"
+)
+
+// connection paces the requests of a line that this process sends over HTTP/2. It may have
+// several connections, and uses no more than one of them is allowed.
+type connection struct {
+	registry string
+	turn     chan struct{} // a mutex; waiting for it ends with a context
+	next     time.Time     // when the next request is due if they are evenly spaced, by the local clock
+}
+
+func (s *Store) connection(line line) *connection {
+	key := line.key()
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	c := s.connections[key]
+	if c == nil {
+		c = &connection{registry: line.registry, turn: make(chan struct{}, 1)}
+		s.connections[key] = c
+	}
+	return c
+}
+
+// wait waits until the next request may be sent. It returns a *SpentError if that is too late.
+func (c *connection) wait(ctx context.Context, s *Store, rate Rate) error {
+	select {
+	case c.turn <- struct{}{}:
+		defer func() { <-c.turn }()
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
+	now := s.clock.local()
+	if wait := c.next.Add(-rate.lead()).Sub(now); wait > maxWait {
+		return &SpentError{Registry: c.registry, Slot: s.clock.broker(now.Add(wait)), Reason: fmt.Sprintf("more than %s are waiting", asLimit(rate.Rate))}
+	} else if wait > 0 {
+		if err := sleep(ctx, wait); err != nil {
+			return err
+		}
+	}
+	// It counts when it is sent: time that was overslept is not made up for.
+	c.next = latest(c.next, s.clock.local()).Add(rate.interval())
+	return nil
+}

@@ -1,0 +1,76 @@
+package throttle
+
+import (
+	"context"
+	"crypto/tls"
+	"io"
+	"net"
+	"net/http"
+	"net/http/httptrace"
+	"time"
+
+	"github.com/osism/skopeo-worker/shared/budget"
+)
+
+// turn is the wait of one request until its registry's rate allows it. The request waits when
+// it has a connection: then the protocol is known, and it arrives soon after it is sent.
+type turn struct {
+	throttle *Throttle
+	call     *budget.Call
+	paced    bool // otherwise only the protocol is noted
+	cancel   context.CancelCauseFunc
+	err      error // why the request must not be sent
+}
+
+// await returns the request so that it waits for its turn, and the turn.
+func (t *Throttle) await(request *http.Request, call *budget.Call, paced bool) (*http.Request, *turn) {
+	ctx, cancel := context.WithCancelCause(request.Context())
+	waiting := &turn{throttle: t, call: call, paced: paced, cancel: cancel}
+	return request.WithContext(httptrace.WithClientTrace(ctx, &httptrace.ClientTrace{
+		GotConn: func(got httptrace.GotConnInfo) { waiting.comes(ctx, got.Conn) },
+	})), waiting
+}
+
+// comes waits for the turn. If it does not come, the request is not sent: net/http sends a
+// cancelled request over HTTP/1.1 if it has a connection, so that must be closed.
+func (w *turn) comes(ctx context.Context, conn net.Conn) {
+	w.call.Protocol = protocolOf(conn)
+	if !w.paced {
+		return
+	}
+	w.err = w.throttle.explain(ctx, w.call.Registry, w.throttle.Budget.PaceOver(ctx, w.call.Registry, w.call.Kind, w.call.Protocol))
+	w.call.Started = time.Now()
+	if w.err == nil {
+		return
+	}
+	w.cancel(w.err)
+	if w.call.Protocol == budget.HTTP1 {
+		_ = conn.Close()
+	}
+}
+
+// ends releases the context when the answer has been read.
+func (w *turn) ends(response *http.Response) {
+	if response.Body != nil {
+		response.Body = &answer{response.Body, w.cancel}
+	}
+}
+
+// answer is the body of an answer.
+type answer struct {
+	io.ReadCloser
+	cancel context.CancelCauseFunc
+}
+
+func (a *answer) Close() error {
+	defer a.cancel(nil)
+	return a.ReadCloser.Close()
+}
+
+// protocolOf returns the protocol of a connection.
+func protocolOf(conn net.Conn) budget.Protocol {
+	if secure, ok := conn.(*tls.Conn); ok && secure.ConnectionState().NegotiatedProtocol == "h2" {
+		return budget.HTTP2
+	}
+	return budget.HTTP1
+}
