@@ -70,7 +70,7 @@ const (
 	// trip to another continent. Those of one connection arrive in order, and differ by
 	// connectionJitter.
 	fleetJitter      = 250 * time.Millisecond
-	connectionJitter = 50 * time.Millisecond
+	connectionJitter = 100 * time.Millisecond
 	// longestBurst bounds the bursts of a fleet; see reservation.start.
 	longestBurst = 2*maxWait - time.Second
 )
