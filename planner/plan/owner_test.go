@@ -9,7 +9,7 @@ import (
 	"github.com/osism/skopeo-worker/shared/brokertest"
 )
 
-// TestOwnerThatCannotBeRead: whoever it is, only force takes the name from them.
+// TestOwnerThatCannotBeRead: only force takes the name from an unreadable owner.
 func TestOwnerThatCannotBeRead(t *testing.T) {
 	b := brokertest.Embedded(t)
 	owner := Owner{Source: "https://example.com/list.yml", Destination: "dest:5000"}

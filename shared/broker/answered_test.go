@@ -10,8 +10,8 @@ import (
 	"github.com/osism/skopeo-worker/shared/broker"
 )
 
-// TestAnswered: what gets no answer is asked for again, a few times; an answer is
-// taken as it is, and nobody waits who does not want it any more.
+// TestAnswered: a request without an answer is sent again, a few times. An answer is taken as
+// it is, and a cancelled context ends the wait.
 func TestAnswered(t *testing.T) {
 	refused := errors.New("no")
 	over, end := context.WithCancel(t.Context())

@@ -36,7 +36,7 @@ func fails(t *testing.T, c broker.Config) error {
 	return err
 }
 
-// free returns an address where nobody listens.
+// free returns an address without a listener.
 func free(t *testing.T) string {
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	require.NoError(t, err)
@@ -54,7 +54,7 @@ func TestUnreachable(t *testing.T) {
 	}
 }
 
-// signal tells of every line that is logged.
+// signal receives every line that is logged.
 type signal chan string
 
 func (s signal) Write(p []byte) (int, error) {

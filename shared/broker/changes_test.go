@@ -102,8 +102,8 @@ func TestChanges(t *testing.T) {
 	require.Error(t, err)
 }
 
-// TestAliens: whoever can publish can put a message there whose header looks like an
-// answer of the broker, or like no header at all. The others are read as ever.
+// TestAliens: anyone who may publish can put a message there whose header looks like an answer
+// of the broker, or like no header at all. The other messages are still read.
 func TestAliens(t *testing.T) {
 	server := brokertest.Start(t)
 	b := brokertest.Open(t, server.Config())

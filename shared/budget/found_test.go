@@ -33,7 +33,7 @@ func (a *agenda) Pop() any {
 	return last
 }
 
-// simulation is a fleet and a registry that tells nobody its limit, in simulated
+// simulation is a fleet and a registry that does not state its limit, in simulated
 // time. It does with rates and backoff what a Store does by way of the broker.
 type simulation struct {
 	now    time.Time

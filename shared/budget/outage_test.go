@@ -23,8 +23,8 @@ func isAway(t *testing.T, s *Store, want bool) {
 	}, patience, tick)
 }
 
-// TestAwayUntilAProbe: nobody asks a registry that is away, also after its time, but for
-// one worker; what that one finds out counts for all.
+// TestAwayUntilAProbe: a registry that is away gets no requests, even after its time, but for
+// those of one worker. What that worker finds out counts for all.
 func TestAwayUntilAProbe(t *testing.T) {
 	t.Parallel()
 	b := brokertest.Embedded(t)
@@ -83,7 +83,7 @@ func TestAwayUntilAProbe(t *testing.T) {
 	require.NoError(t, err)
 }
 
-// TestAwayIsReported with its begin, also while nobody has a reason to probe.
+// TestAwayIsReported with the time it began, also while no worker has a reason to probe.
 func TestAwayIsReported(t *testing.T) {
 	t.Parallel()
 	clock := &movable{}

@@ -36,7 +36,7 @@ func (b *bucket) request() {
 	b.answered++
 }
 
-// paced sends n requests, each of a worker that comes back when it is told to.
+// paced sends n requests, each from a worker that comes back at the time it was given.
 func paced(t *testing.T, stores []*Store, n int, kind Kind, r *bucket) {
 	var workers sync.WaitGroup
 	for i := range n {

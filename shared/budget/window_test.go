@@ -197,7 +197,7 @@ func TestLimitsChangeEverywhere(t *testing.T) {
 	_, err := two.Take(t.Context(), "", registry, "")
 	requireSpent(t, err)
 
-	// The stream is changed by who changes the limit, and nobody undoes it.
+	// The process that changes the limit changes the stream, and no other undoes that.
 	set("default", map[string]Limit{registry: {3, time.Hour}})
 	_, err = two.Take(t.Context(), "", registry, "")
 	require.NoError(t, err)

@@ -47,7 +47,7 @@ func TestCounter(t *testing.T) {
 	require.NoError(t, err)
 	require.Equal(t, Count{Listed: 1}, got.Images["other"])
 
-	// One that nobody can read hides no other.
+	// An unreadable record hides no other.
 	garbage := nats.NewMsg(subject.Failure("garbage", registry, repository, 1))
 	garbage.Data = []byte("{")
 	_, err = b.Publish(t.Context(), garbage)
@@ -64,7 +64,7 @@ func TestCounter(t *testing.T) {
 	require.NoError(t, err)
 	require.Zero(t, got.Unreadable)
 
-	// Whoever has not asked for long may have missed a tombstone.
+	// A counter that has not asked for long may have missed a tombstone.
 	require.NoError(t, b.Stream.Purge(t.Context(), jetstream.WithPurgeSubject(subject.OfName(subject.Failed, name))))
 	c.asked = time.Now().Add(-tombstoneTTL)
 	counts(0, 3)

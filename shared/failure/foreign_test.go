@@ -146,7 +146,7 @@ func TestForeignMessages(t *testing.T) {
 	require.Equal(t, want-len(bodies()), unreadable())
 }
 
-// TestForeignMessageUponARecord hides it from nobody.
+// TestForeignMessageUponARecord: it does not hide the record.
 func TestForeignMessageUponARecord(t *testing.T) {
 	s, server, log := reached(t)
 	require.NoError(t, s.Add(t.Context(), name, record("r1", "1")))

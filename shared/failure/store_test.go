@@ -270,7 +270,7 @@ func TestTombstones(t *testing.T) {
 	require.Eventually(t, func() bool { return len(stored(t, b, subject.Failed)) == 1 }, patience, 20*time.Millisecond)
 	require.Equal(t, []string{source("2")}, sources(t, s))
 
-	// And where one has expired, a record begins anew.
+	// After it has expired, a record begins anew.
 	require.NoError(t, s.Add(t.Context(), name, other))
 	require.Len(t, sources(t, s), 2)
 }

@@ -12,8 +12,8 @@ import (
 	"github.com/osism/skopeo-worker/shared/subject"
 )
 
-// tells requires that the ledger says of the newest run what its tracker says.
-func (y *story) tells(l *Ledger, state string, final bool) Status {
+// requireStatus requires that the ledger says of the newest run what its tracker says.
+func (y *story) requireStatus(l *Ledger, state string, final bool) Status {
 	y.t.Helper()
 	runs, err := l.List(y.t.Context())
 	require.NoError(y.t, err)
@@ -23,7 +23,7 @@ func (y *story) tells(l *Ledger, state string, final bool) Status {
 	require.NoError(y.t, err)
 	require.Equal(y.t, state, st.State)
 	require.Equal(y.t, final, last)
-	require.Eventually(y.t, func() bool { // the tracker is told a little later
+	require.Eventually(y.t, func() bool { // the tracker learns it a little later
 		now := y.now()
 		return now.Images == st.Images && now.State == st.State
 	}, patience, 5*time.Millisecond, "the tracker says otherwise: %+v", st)
@@ -40,28 +40,28 @@ func TestLedger(t *testing.T) {
 	l := y.s.Ledger()
 	y.r.Published = true
 	y.put()
-	y.tells(l, StateWaiting, false)
+	y.requireStatus(l, StateWaiting, false)
 	y.fire(subject.Plan, "1")
 	y.record("1", Progress{State: Running, Images: Tally{Total: 5, Copied: 1}, Pulls: 1, Bytes: 100})
-	y.tells(l, StateRunning, false)
+	y.requireStatus(l, StateRunning, false)
 	y.publish(subject.Later, "1-7")
 	y.record("1-7", Progress{State: Snoozed, Images: Tally{Total: 4}})
 	y.record("1", Progress{State: Done, Images: Tally{Total: 1, Copied: 1}, Pulls: 1, Bytes: 100, Updated: y.r.Started.Add(time.Minute)})
 	y.gone(subject.Chunk, "1")
-	y.tells(l, StateWaiting, false)
+	y.requireStatus(l, StateWaiting, false)
 	y.record("2", Progress{State: Done, Images: Tally{Total: 1, Tagged: 1}})
 	y.gone(subject.Plan, "2")
-	st := y.tells(l, StateSnoozed, false)
+	st := y.requireStatus(l, StateSnoozed, false)
 	require.Equal(t, Tally{Total: 6, Copied: 1, Tagged: 1}, st.Images)
 
 	finished := y.r.Started.Add(time.Hour)
 	y.record("1-7", Progress{State: Done, Images: Tally{Total: 4, Unchanged: 4}, Updated: finished})
 	y.gone(subject.Later, "1-7")
-	st = y.tells(l, StateDone, true)
+	st = y.requireStatus(l, StateDone, true)
 	require.Equal(t, finished, *st.Finished)
 	require.NotEmpty(t, l.before, "it was still running the last time")
-	y.tells(y.s.Ledger(), StateDone, true) // one that has not been there
-	y.tells(l, StateDone, true)
+	y.requireStatus(y.s.Ledger(), StateDone, true) // one that has not been there
+	y.requireStatus(l, StateDone, true)
 	require.Empty(t, l.before)
 	require.Empty(t, l.progress)
 }
@@ -75,13 +75,13 @@ func TestLedgerOfAnEndedRun(t *testing.T) {
 	y.gone(subject.Plan, "2")
 	y.r.Ended = StateCancelled
 	y.put()
-	y.tells(l, StateCancelled, false)
+	y.requireStatus(l, StateCancelled, false)
 	y.record("1", Progress{State: Done, Images: Tally{Total: 2, Copied: 1, Failed: 1}, Updated: y.r.Started})
 	y.gone(subject.Chunk, "1")
-	y.tells(l, StateCancelled, false)
+	y.requireStatus(l, StateCancelled, false)
 	y.r.Published = true
 	y.put()
-	y.tells(l, StateCancelled, true)
+	y.requireStatus(l, StateCancelled, true)
 }
 
 // TestLedgerOfManyRuns: of all names, the newest first, and none that is too old.

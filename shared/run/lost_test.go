@@ -172,7 +172,7 @@ type fleet struct {
 	live   map[string]string // messages by their token, with their root
 	held   []string          // deliveries
 	next   int
-	lost   map[string]bool // tokens that are gone with nobody holding them
+	lost   map[string]bool // tokens that are gone, held by no worker
 }
 
 func (f *fleet) any(tokens map[string]string) string {

@@ -207,8 +207,8 @@ type Chunks struct {
 	// Dropped chunks belong to a run that was cancelled or superseded, and no worker has
 	// them. Some of their images may have been mirrored.
 	Dropped int `json:"dropped"`
-	// Lost chunks are not done, and the broker does not hold them, though nobody has ended
-	// the run.
+	// Lost chunks are not done, and the broker does not hold them, although the run was not
+	// ended.
 	Lost int `json:"lost"`
 }
 

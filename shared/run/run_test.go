@@ -83,7 +83,7 @@ func TestRuns(t *testing.T) {
 	require.ErrorIs(t, s.End(t.Context(), name, "none", StateCancelled), ErrNotFound)
 }
 
-// TestRunThatIsTakenBack is none any more, for whoever has known it as well.
+// TestRunThatIsTakenBack: the run is gone, also for those who knew it.
 func TestRunThatIsTakenBack(t *testing.T) {
 	s, _ := open(t)
 	now := time.Now()

@@ -189,7 +189,7 @@ func TestEndsOfARun(t *testing.T) {
 		StateFailed:     func(y *story) { y.record("1", Progress{State: Done, Images: Tally{Total: 1, Failed: 1}}) },
 		StateCancelled:  func(y *story) { y.r.Ended = StateCancelled },
 		StateSuperseded: func(y *story) { y.r.Ended = StateSuperseded },
-		StateLost:       func(*story) {},                          // and nobody said why
+		StateLost:       func(*story) {},                          // without a recorded reason
 		StateWaiting:    func(y *story) { y.r.Published = false }, // about to be published
 	} {
 		t.Run(want, func(t *testing.T) {
@@ -244,7 +244,7 @@ func TestEndedBeforeItsChunks(t *testing.T) {
 			require.True(t, st.Over())
 			require.Nil(t, st.Finished)
 			require.Nil(t, st.NextDue)
-			y.gone(subject.Plan, "5") // and nobody noted it
+			y.gone(subject.Plan, "5") // without a record of it
 			y.record("4", Progress{State: Dropped, Images: Tally{Total: 4, Dropped: 4}})
 			y.gone(subject.Chunk, "4")
 			y.record("3-9", Progress{State: Dropped, Images: Tally{Total: 2, Dropped: 2}})

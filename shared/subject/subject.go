@@ -151,7 +151,7 @@ func ParseFailure(subject string) (name, record string, page int, err error) {
 
 // encode makes one subject token of s, injectively: what is not a lower-case
 // letter, a digit, - or _ becomes =XX; a token that gets too long ends in a
-// hash, told apart by =h, which no escape yields; and an empty one, which NATS
+// hash, marked by =h, which no escape yields; and an empty one, which NATS
 // does not take, is =e.
 func encode(s string, limit int) string {
 	if s == "" {

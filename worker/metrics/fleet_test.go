@@ -187,8 +187,8 @@ func TestAway(t *testing.T) {
 	says(t, m, "registry_away_since_timestamp_seconds", "docker.io "+unix(*rows[0].ClosedSince))
 }
 
-// TestOpenAgain: a registry that was closed is told as open, though nothing is known of
-// it any more, for a day.
+// TestOpenAgain: a registry that was closed is exported as open for a day, though nothing
+// is known of it any more.
 func TestOpenAgain(t *testing.T) {
 	s := newStand(t, brokertest.Embedded(t))
 	f, m := s.fleet(t)
@@ -205,8 +205,8 @@ func TestOpenAgain(t *testing.T) {
 	says(t, m, "registry_closed")
 }
 
-// TestLastSuccess: it is told of a name as long as it has runs, whatever became of the
-// run itself, and of no run that is not over.
+// TestLastSuccess: the last success of a name is exported as long as the name has runs, even
+// if the run itself is gone. An unfinished run is no success.
 func TestLastSuccess(t *testing.T) {
 	s := newStand(t, brokertest.Embedded(t))
 	f, m := s.fleet(t)
@@ -244,8 +244,8 @@ func TestLastSuccess(t *testing.T) {
 	look(unix(ended.Add(2 * time.Hour)))
 }
 
-// TestOneLookServesAll: whoever has taken the last picture takes the next one, and
-// another worker only where it does not.
+// TestOneLookServesAll: the worker that queried last queries again. Another one does only if
+// the first does not.
 func TestOneLookServesAll(t *testing.T) {
 	s := newStand(t, brokertest.Embedded(t))
 	first, of := s.fleet(t)
@@ -274,7 +274,7 @@ func TestOneLookServesAll(t *testing.T) {
 	says(t, other, "broker_up", "1")
 	require.Equal(t, second.id, by())
 
-	// What nobody can read is taken anew, however young it is.
+	// An unreadable result is replaced, however young it is.
 	_, err = first.kv.PutString(t.Context(), keyFleet, "{")
 	require.NoError(t, err)
 	says(t, other, "queued_chunks", "due 1", "running 0", "snoozed 0", "waiting 0")
@@ -321,7 +321,7 @@ func TestALookIsCheap(t *testing.T) {
 	require.Less(t, many.InBytes, few.InBytes+1024)
 }
 
-// TestFleetWithoutABroker: a scrape says so at once, and still tells what the worker
+// TestFleetWithoutABroker: a scrape says so at once, and still exports what the worker
 // knows by itself.
 func TestFleetWithoutABroker(t *testing.T) {
 	waiting := New("test")
@@ -352,8 +352,8 @@ func TestFleetWithoutABroker(t *testing.T) {
 	require.ErrorIs(t, err, context.Canceled)
 }
 
-// TestFleetOnACluster: whoever leads the stream, and though replicas that are behind may
-// answer, it comes to the same.
+// TestFleetOnACluster: the metrics are the same whichever server leads the stream, and even if
+// replicas that lag answer.
 func TestFleetOnACluster(t *testing.T) {
 	cluster := brokertest.StartCluster(t)
 	s := newStand(t, brokertest.Open(t, cluster.Config()))

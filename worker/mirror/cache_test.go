@@ -137,8 +137,7 @@ func tagged(t *testing.T, r *registrytest.Registry, tag string) string {
 	return digest
 }
 
-// TestRefusedMediaTypes are named if the destination does not name them, whoever has put the
-// manifest.
+// TestRefusedMediaTypes: the error names them even if the destination's answer does not.
 func TestRefusedMediaTypes(t *testing.T) {
 	for name, test := range map[string]struct {
 		refused string

@@ -32,7 +32,7 @@ func TestPagesThatSkopeoGets(t *testing.T) {
 		for _, test := range []struct {
 			kind        registrytest.Kind
 			destination bool
-			named       bool // where they come to us, too
+			named       bool // they come to us, too
 		}{
 			{kind: registrytest.KindPing}, {kind: registrytest.KindToken},
 			{kind: registrytest.KindManifestGet, named: true}, {kind: registrytest.KindBlobGet, named: true},

@@ -94,7 +94,7 @@ func TestEveryKindOfContent(t *testing.T) {
 	}
 	for name, test := range map[string]struct {
 		push  func(r *registrytest.Registry, tag string) (string, error)
-		tag   string // where the content has one of its own
+		tag   string // if the content has one of its own
 		pulls int
 	}{
 		"OCI index with attestations": {pulls: 5, push: func(r *registrytest.Registry, tag string) (string, error) {

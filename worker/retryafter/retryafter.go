@@ -19,7 +19,7 @@ const (
 )
 
 // headers are those in which a refusal says how long to wait, the best first. Docker Hub
-// documents Retry-After, called it X-Retry-After before, and tells
+// documents Retry-After, called it X-Retry-After before, and sends
 // X-RateLimit-Reset with every answer of its API (docs.docker.com/reference/api/
 // hub/latest, "Rate Limiting").
 var headers = []string{"Retry-After", "X-Retry-After", "X-RateLimit-Reset"}
