@@ -64,7 +64,8 @@ type Mirror struct {
 	Guard func(ctx context.Context, source, destination reference.Repository, digest reference.Digest, run func(context.Context) error) error
 	// Free reports whether a source does not limit pulls. If so, an image whose tag the
 	// destination was just seen without is pulled, and the destination is not asked first
-	// whether it has parts of it. If nil, all sources limit pulls.
+	// whether it has parts of it. With an Engine it is asked, because that costs less than a
+	// copy in vain. If nil, all sources limit pulls.
 	Free func(source reference.Repository) bool
 	// Indexes keeps indexes that could not be copied whole; optional.
 	Indexes Indexes
@@ -132,7 +133,7 @@ func (m *Mirror) to() *registry.Client {
 // nothing of the image is wanted.
 func (m *Mirror) CopyImage(ctx context.Context, source, destination reference.Repository, d registry.Descriptor, wanted platform.Wanted) (Copied, error) {
 	c := m.copying(source, destination)
-	c.unasked.Store(m.Free != nil && m.Free(source) && m.recent().lacks(manifestAt{destination, d.Digest}))
+	c.unasked.Store(m.Engine == nil && m.Free != nil && m.Free(source) && m.recent().lacks(manifestAt{destination, d.Digest}))
 	if wanted.All() {
 		err := c.manifest(ctx, item{Descriptor: d})
 		return c.copied(d.Digest), err

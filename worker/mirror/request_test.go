@@ -1,6 +1,7 @@
 package mirror_test
 
 import (
+	"context"
 	"net/http"
 	"testing"
 	"time"
@@ -184,6 +185,36 @@ func TestPullsThatCount(t *testing.T) {
 	copied, err := other.copyAndTag(t, digest, "1")
 	require.NoError(t, err)
 	require.Equal(t, len(children), copied.Pulls, "the index, and all but one of what it lists")
+}
+
+// idle is an engine that has nothing to copy.
+type idle struct{ t *testing.T }
+
+func (i idle) CopyManifest(context.Context, reference.Repository, reference.Digest, reference.Repository) error {
+	i.t.Error("the destination has all images")
+	return nil
+}
+
+// TestEngineCopiesNothingInVain: the destination is asked for each image before an engine is.
+func TestEngineCopiesNothingInVain(t *testing.T) {
+	p := newPair(t)
+	index := registrytest.MultiPlatform("1", "linux/amd64", "linux/arm64")
+	index.Attestations = false
+	pushed, err := p.from.PushIndex(repository, "1", index)
+	require.NoError(t, err)
+	children, err := p.from.Children(repository, pushed)
+	require.NoError(t, err)
+	for _, child := range children {
+		_, err := p.copyAndTag(t, reference.MustDigest(child.Digest.String()), child.Digest.Hex[:12])
+		require.NoError(t, err)
+	}
+	other := newPairBetween(p.from, p.to) // another worker
+	other.Engine, other.Free = idle{t}, func(reference.Repository) bool { return true }
+	_, _, err = other.Current(t.Context(), p.target("1"), reference.MustDigest(pushed), platform.Wanted{})
+	require.NoError(t, err)
+	_, err = other.copyAndTag(t, reference.MustDigest(pushed), "1")
+	require.NoError(t, err)
+	p.same(t, "1")
 }
 
 // copyAndTag copies a digest and tags it.
