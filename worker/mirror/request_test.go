@@ -2,6 +2,7 @@ package mirror_test
 
 import (
 	"context"
+	"fmt"
 	"net/http"
 	"testing"
 	"time"
@@ -149,6 +150,32 @@ func TestBlobsThatAreCollected(t *testing.T) {
 	_, err = p.mirror(t, "2")
 	require.NoError(t, err)
 	p.same(t, "2")
+}
+
+// TestWordsForLostContent: registries differ in what they answer.
+func TestWordsForLostContent(t *testing.T) {
+	p := newPair(t)
+	p.Engine = nil
+	for status, codes := range map[int][]string{
+		http.StatusBadRequest: {"MANIFEST_BLOB_UNKNOWN", "BLOB_UNKNOWN"},
+		http.StatusNotFound:   {"MANIFEST_BLOB_UNKNOWN", "BLOB_UNKNOWN", "MANIFEST_UNKNOWN"},
+	} {
+		for _, code := range codes {
+			tag := fmt.Sprint(status, code)
+			_, err := p.from.PushImage(repository, tag, registrytest.Image{Version: tag})
+			require.NoError(t, err)
+			mend := p.to.Inject(registrytest.Fault{Match: puts, Status: status, Body: fmt.Sprintf(`{"errors":[{"code":%q}]}`, code)})
+			_, err = p.mirror(t, tag)
+			require.ErrorIs(t, err, mirror.ErrVanished, tag)
+			require.Equal(t, outcome.Transient.String(), outcome.Classify(err).String(), tag)
+			mend()
+			p.to.ResetRequests()
+			_, err = p.mirror(t, tag)
+			require.NoError(t, err)
+			require.Positive(t, p.to.Count(registrytest.Kinds(registrytest.KindBlobHead)), "blobs are looked up again")
+			p.same(t, tag)
+		}
+	}
 }
 
 // TestTagsThatTheDestinationChanges are not said to be done.

@@ -172,14 +172,18 @@ func refusal(status int, found diagnosis, as login) error {
 // errNoRepository is an ErrNotFound about the repository as a whole.
 var errNoRepository = fmt.Errorf("%w", ErrNotFound)
 
+// errUnknown is an ErrNotFound about a manifest or a blob that the answer names as unknown. If
+// it is the answer to a manifest, it is about what that refers to.
+var errUnknown = fmt.Errorf("%w", ErrNotFound)
+
 func sentinelOf(status int, code string) error {
 	switch code {
 	case "TOOMANYREQUESTS":
 		return ErrLimited
 	case "NAME_UNKNOWN":
 		return errNoRepository
-	case "MANIFEST_UNKNOWN":
-		return ErrNotFound
+	case "MANIFEST_UNKNOWN", "BLOB_UNKNOWN":
+		return errUnknown
 	case "MANIFEST_BLOB_UNKNOWN":
 		return ErrBlobUnknown
 	}

@@ -233,6 +233,9 @@ func (c *Client) Put(ctx context.Context, repository reference.Repository, name 
 	if refused, ok := errors.AsType[*Error](err); ok && (errors.Is(err, ErrRejected) || errors.Is(err, ErrNotFound)) {
 		// Many registries answer an unknown media type with only "manifest invalid".
 		refused.Err = fmt.Errorf("%w; the manifest is %s", refused.Err, m.Types())
+		if errors.Is(err, errUnknown) {
+			refused.Err = fmt.Errorf("%w: %v", ErrBlobUnknown, refused.Err)
+		}
 	}
 	if err != nil {
 		return err
