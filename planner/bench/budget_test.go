@@ -25,7 +25,7 @@ func BenchmarkBudget(b *testing.B) {
 		} {
 			p := unlimited
 			p.options = options
-			w := newWorld(b, p, 0)
+			w := newWorld(b, p, 0, false)
 			c := catalogue{repositories: registrytest.Numbered("team%d/app", 30)}
 			for i := range images {
 				_, err := w.source.PushImage(c.repositories[i%30], fmt.Sprint(i), registrytest.Image{Version: fmt.Sprint(i)})

@@ -15,6 +15,7 @@ type catalogue struct {
 	name         string
 	repositories []string
 	tags         []string
+	onDisk       bool // too large for memory
 	index        func(repository, tag string) registrytest.Index
 }
 
@@ -23,7 +24,7 @@ type catalogue struct {
 func small(repositories, tags int) catalogue {
 	return catalogue{
 		fmt.Sprintf("%d repositories × %d tags × 2 platforms, small", repositories, tags),
-		registrytest.Numbered("bench/app%d", repositories), registrytest.Numbered("1.%d", tags),
+		registrytest.Numbered("bench/app%d", repositories), registrytest.Numbered("1.%d", tags), false,
 		func(repository, tag string) registrytest.Index {
 			var index registrytest.Index
 			for _, platform := range []string{"linux/amd64", "linux/arm64"} {
@@ -43,7 +44,7 @@ func large(repositories, tags int) catalogue {
 	const mb = 1 << 20
 	return catalogue{
 		fmt.Sprintf("%d repositories × %d tags, layers of 4 to 64 MB", repositories, tags),
-		registrytest.Numbered("bench/large%d", repositories), registrytest.Numbered("1.%d", tags),
+		registrytest.Numbered("bench/large%d", repositories), registrytest.Numbered("1.%d", tags), true,
 		func(repository, tag string) registrytest.Index {
 			shared := repository[len(repository)-1] / 2
 			return registrytest.Index{Images: []registrytest.Image{{Version: tag, Layers: []registrytest.Layer{

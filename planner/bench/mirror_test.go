@@ -72,7 +72,7 @@ func BenchmarkLarge(b *testing.B) {
 // one start with a complete destination, however the phase before it ended.
 func mirrorAll(b *testing.B, p place, c catalogue, phases ...string) {
 	for b.Loop() {
-		w := newWorld(b, p, *sourceTrip)
+		w := newWorld(b, p, *sourceTrip, c.onDisk)
 		tooSlow := map[string]bool{}
 		c.push(b, w.source, atSource, c.tags...)
 		for _, phase := range phases {

@@ -118,7 +118,7 @@ Compare programs within a table only. Another machine or network has other times
 
 ## Method
 
-- Source and destination are registries on the same machine, over TLS with PROTOCOLS. They use the same cores as the programs.
+- Source and destination are registries on the same machine, over TLS with PROTOCOLS. They use the same cores as the programs. Small images are stored in memory, large ones on disk.
 - A relay in front of each adds a network's latency: half a round trip to every byte in each direction, and a round trip to each new TCP connection. Handshakes of TLS and requests for tokens cost what they would cost on a network. A round trip takes SOURCE to the source and DESTINATION to the destination, unless a table says otherwise. The relays do not limit bandwidth.
 - Programs reach the source by its real names, such as quay.io.
 - Sources limit requests as the registries of their names do. quay.io: its nginx's rates, over HTTP/1.1 by address, over HTTP/2 by connection with ten times the rate; bursts pass; the rest is answered 429. Docker Hub: 200 pulls in six hours, 3,000 requests a minute.

@@ -22,7 +22,7 @@ var scaled = []int{1, 2, 4, 8}
 // BenchmarkScale mirrors small images from another continent with fleets of several sizes.
 func BenchmarkScale(b *testing.B) {
 	for b.Loop() {
-		w := newWorld(b, unlimited, farTrip)
+		w := newWorld(b, unlimited, farTrip, false)
 		c := small(*scaleRepositories, tags)
 		c.push(b, w.source, atSource, c.tags...)
 		for _, workers := range scaled {

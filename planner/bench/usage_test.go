@@ -27,7 +27,7 @@ type used struct {
 const (
 	// sampleInterval is how often memory is looked at. The kernel's own maximum is of no use:
 	// it includes that of the process which starts the program.
-	sampleInterval = 20 * time.Millisecond
+	sampleInterval = 100 * time.Millisecond
 
 	// endPatience is how long a program may take to end that has run out of time.
 	endPatience = 10 * time.Second
@@ -88,41 +88,42 @@ func execute(b *testing.B, limit time.Duration, environment []string, name strin
 	return launch(ctx, b, environment, name, arguments...).wait(ctx)
 }
 
-// sample finds the largest memory of the session's processes together.
+// sample finds the largest memory of the program's processes together.
 func (p *process) sample(ctx context.Context) {
 	tick := time.NewTicker(sampleInterval)
 	defer tick.Stop()
-	largest := 0.
+	largest, pid := 0., strconv.Itoa(p.command.Process.Pid)
 	for {
 		select {
 		case <-ctx.Done():
 			p.largest <- largest
 			return
 		case <-tick.C:
-			largest = max(largest, resident(p.command.Process.Pid))
+			largest = max(largest, resident(pid))
 		}
 	}
 }
 
-// Fields of /proc/PID/stat after the name of the program, which may hold anything; see proc(5).
-const (
-	sessionField  = 3
-	residentField = 21
-)
+// residentField is the field of /proc/PID/statm with the resident pages; see proc(5).
+const residentField = 1
 
-// resident returns the resident memory of a session in MB; 0 on systems other than Linux.
-func resident(session int) float64 {
-	stats, _ := filepath.Glob("/proc/[0-9]*/stat")
-	pages := 0
-	for _, path := range stats {
-		stat, err := os.ReadFile(path)
-		_, after, found := strings.Cut(string(stat), ") ")
-		fields := strings.Fields(after)
-		if err != nil || !found || len(fields) <= residentField || fields[sessionField] != strconv.Itoa(session) {
-			continue
-		}
-		n, _ := strconv.Atoi(fields[residentField])
-		pages += n
+// resident returns the resident memory in MB of a process and of those below it; 0 on systems
+// other than Linux. It reads little, because it takes time from what is measured.
+func resident(pid string) float64 {
+	dir := filepath.Join("/proc", pid)
+	statm, err := os.ReadFile(filepath.Join(dir, "statm"))
+	fields := strings.Fields(string(statm))
+	if err != nil || len(fields) <= residentField {
+		return 0 // it has ended
 	}
-	return float64(pages*os.Getpagesize()) / (1 << 20)
+	pages, _ := strconv.Atoi(fields[residentField])
+	total := float64(pages*os.Getpagesize()) / (1 << 20)
+	threads, _ := os.ReadDir(filepath.Join(dir, "task"))
+	for _, thread := range threads {
+		children, _ := os.ReadFile(filepath.Join(dir, "task", thread.Name(), "children"))
+		for _, child := range strings.Fields(string(children)) {
+			total += resident(child)
+		}
+	}
+	return total
 }

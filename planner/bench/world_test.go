@@ -57,18 +57,20 @@ type world struct {
 	place
 	source, destination     *registrytest.Registry
 	toSource, toDestination *registrytest.Relay
-	environment             []string     // with which programs reach both
-	dir, authorities        string       // of the programs' data; path of the certificates
+	environment             []string // with which programs reach both
+	dir, authorities        string   // of the programs' data; path of the certificates
+	onDisk                  bool
 	passed                  atomic.Int64 // time that passed only for the source's pull limit
 }
 
-// newWorld starts a world. Programs reach the source by its real names, through a proxy
+// newWorld starts a world, with registries that store on disk if the images are large:
+// distribution's storage in memory copies a blob for each piece that is added. Programs reach the source by its real names, through a proxy
 // without latency of its own, and the destination by its address.
-func newWorld(b *testing.B, p place, trip time.Duration) *world {
+func newWorld(b *testing.B, p place, trip time.Duration, onDisk bool) *world {
 	b.Helper()
-	w := &world{place: p, dir: b.TempDir(), authorities: filepath.Join(b.TempDir(), "ca.pem")}
+	w := &world{place: p, onDisk: onDisk, dir: b.TempDir(), authorities: filepath.Join(b.TempDir(), "ca.pem")}
 	clock := registrytest.WithClock(func() time.Time { return time.Now().Add(time.Duration(w.passed.Load())) })
-	w.source = registrytest.New(b, slices.Concat(protocols(p.names...), p.options, []registrytest.Option{clock})...)
+	w.source = registrytest.New(b, slices.Concat(w.basics(b, p.names...), p.options, []registrytest.Option{clock})...)
 	w.toSource = registrytest.NewRelay(b, w.source.Host)
 	w.toSource.SetRoundTrip(trip)
 	w.toDestination = registrytest.NewRelay(b, func() string { return w.destination.Host() })
@@ -78,11 +80,16 @@ func newWorld(b *testing.B, p place, trip time.Duration) *world {
 	return w
 }
 
-// protocols are TLS, and HTTP/2 unless it is switched off.
-func protocols(names ...string) []registrytest.Option {
+// basics are the options of both registries: TLS, HTTP/2 unless it is switched off, and the
+// storage.
+func (w *world) basics(b *testing.B, names ...string) []registrytest.Option {
+	b.Helper()
 	options := []registrytest.Option{registrytest.WithTLS(names...)}
 	if *http2 {
 		options = append(options, registrytest.WithHTTP2())
+	}
+	if w.onDisk {
+		options = append(options, registrytest.WithDirectory(b.TempDir()))
 	}
 	return options
 }
@@ -110,7 +117,7 @@ func (w *world) reset(b *testing.B) {
 	if w.destination != nil {
 		w.destination.Close()
 	}
-	w.destination = registrytest.New(b, protocols()...)
+	w.destination = registrytest.New(b, w.basics(b)...)
 	require.NoError(b, os.WriteFile(w.authorities, slices.Concat(w.source.CA(), w.destination.CA()), 0o600))
 }
 
