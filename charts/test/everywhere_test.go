@@ -192,12 +192,17 @@ nats: {url: "nats://nats:4222", auth: {type: token, token: secret-four}}`)
 
 // Every variable that the documentation has can be set, so that the chart keeps up.
 func TestEveryVariableCanBeSet(t *testing.T) {
-	text, err := os.ReadFile("../../docs/configuration.md")
-	require.NoError(t, err)
-	set := map[string]bool{
-		"DATA_DIR": true, // of the embedded broker, which a cluster has no use for
+	var text []byte
+	for _, page := range []string{"configuration.md", "page.md"} {
+		read, err := os.ReadFile("../../docs/" + page)
+		require.NoError(t, err)
+		text = append(text, read...)
 	}
-	for _, values := range append([]string{cases(t)["everything.yaml"]}, authentications...) {
+	set := map[string]bool{
+		"DATA_DIR":        true, // of the embedded broker, which a cluster has no use for
+		"MIRROR_SCHEDULE": true, // a CronJob plans
+	}
+	for _, values := range append([]string{cases(t)["everything.yaml"], least + "console: {trustProxy: X-User}"}, authentications...) {
 		for _, p := range pods(render(t, values)) {
 			for _, c := range p.spec.Containers {
 				for _, e := range c.Env {

@@ -10,6 +10,8 @@ import (
 	apps "k8s.io/api/apps/v1"
 	batch "k8s.io/api/batch/v1"
 	core "k8s.io/api/core/v1"
+	networking "k8s.io/api/networking/v1"
+	gateway "sigs.k8s.io/gateway-api/apis/v1"
 	"sigs.k8s.io/yaml"
 )
 
@@ -134,7 +136,10 @@ func TestConsole(t *testing.T) {
 	r := render(t, least, "registries: {credentials: {existingSecret: registries}}")
 	spec := find[*apps.Deployment](t, r, "console").Spec.Template.Spec
 	c := spec.Containers[0]
-	require.Equal(t, []string{"sleep", "infinity"}, c.Command)
+	require.Equal(t, []string{"planner", "serve"}, c.Command)
+	require.Equal(t, "127.0.0.1:8080", env(c)["UI_ADDR"], "only kubectl port-forward reaches it")
+	require.NotContains(t, env(c), "MIRROR_SCHEDULE", "a CronJob plans")
+	require.False(t, has[*core.Service](render(t, least, "nats: {install: false, url: 'nats://nats:4222'}")))
 	require.Equal(t, "ghcr.io/osism/skopeo-worker/worker:0.1.0", c.Image)
 	require.Equal(t, "/etc/skopeo-worker/auth/auth.json", env(c)["REGISTRY_AUTH_FILE"])
 	require.Contains(t, r.notes, "kubectl -n mirrors exec deploy/mirror-skopeo-worker-console -- planner republish --all")
@@ -145,4 +150,45 @@ func TestConsole(t *testing.T) {
 	for _, p := range pods(off) {
 		require.NotContains(t, p.owner, "console")
 	}
+}
+
+// TestConsolePage: with a Service, the page is open to others, who log in.
+func TestConsolePage(t *testing.T) {
+	r := render(t, least, `
+networkPolicy: {enabled: true, pageFrom: [{namespaceSelector: {matchLabels: {name: ingress}}}]}
+console:
+  login: {existingSecret: users, key: auth}
+  notify: {existingSecret: chats, when: always}
+  service: {port: 8000, annotations: {a: b}}
+  ingress: {enabled: true, className: nginx, host: mirror.example.com, tlsSecret: certificate}
+  httpRoute: {enabled: true, parentRefs: [{name: gateway}], hostnames: [mirror.example.com]}`)
+	spec := find[*apps.Deployment](t, r, "console").Spec.Template.Spec
+	got := env(spec.Containers[0])
+	for name, want := range map[string]string{
+		"UI_ADDR": ":8080", "UI_READ_ONLY": "false", "UI_PASSWORD_FILE": "/etc/skopeo-worker/login/htpasswd", "METRICS_ADDR": ":9090",
+		"NOTIFY_URLS": "chats/urls", "NOTIFY_ON": "always", "MAX_AGE": "36h", "MIRROR_TIMEZONE": "Etc/UTC",
+	} {
+		require.Equal(t, want, got[name], name)
+	}
+	login := spec.Volumes[len(spec.Volumes)-1].Secret
+	require.Equal(t, "users", login.SecretName)
+	require.Equal(t, []core.KeyToPath{{Key: "auth", Path: "htpasswd"}}, login.Items)
+
+	service := find[*core.Service](t, r, "console")
+	require.EqualValues(t, 8000, service.Spec.Ports[0].Port)
+	require.Equal(t, spec.Containers[0].Ports[1].Name, service.Spec.Ports[0].TargetPort.StrVal)
+	ingress := find[*networking.Ingress](t, r, "console").Spec
+	require.Equal(t, "mirror.example.com", ingress.Rules[0].Host)
+	require.Equal(t, "certificate", ingress.TLS[0].SecretName)
+	require.Equal(t, service.Name, ingress.Rules[0].HTTP.Paths[0].Backend.Service.Name)
+	route := find[*gateway.HTTPRoute](t, r, "console").Spec
+	require.EqualValues(t, "gateway", route.ParentRefs[0].Name)
+	require.EqualValues(t, service.Name, route.Rules[0].BackendRefs[0].Name)
+	require.EqualValues(t, 8000, *route.Rules[0].BackendRefs[0].Port)
+	policy := find[*networking.NetworkPolicy](t, r, "console").Spec
+	require.Equal(t, "page", policy.Ingress[0].Ports[0].Port.StrVal)
+	require.Equal(t, "ingress", policy.Ingress[0].From[0].NamespaceSelector.MatchLabels["name"])
+
+	proxied := render(t, least, "console: {trustProxy: X-Forwarded-User, service: {enabled: true}}")
+	require.Equal(t, "X-Forwarded-User", env(find[*apps.Deployment](t, proxied, "console").Spec.Template.Spec.Containers[0])["UI_TRUST_PROXY"])
 }

@@ -40,6 +40,11 @@ func TestBadValuesAreRefused(t *testing.T) {
 		"CAs twice":                {"caBundle: {existingSecret: a, pem: b}", "caBundle: set one of existingSecret, pem"},
 		"a token without one":      {"nats: {install: false, url: 'nats://nats:4222', auth: {type: token}}", "nats.auth.token or nats.auth.existingSecret is needed"},
 		"a user without password":  {"nats: {install: false, url: 'nats://nats:4222', auth: {type: user}}", "nats.auth.password or nats.auth.existingSecret is needed"},
+		"an open page":             {"console: {service: {enabled: true}}", "set console.login.existingSecret, console.trustProxy or console.readOnly"},
+		"an open route":            {"console: {httpRoute: {enabled: true, parentRefs: [{name: g}]}}", "set console.login.existingSecret, console.trustProxy or console.readOnly"},
+		"two ways to log in":       {"console: {login: {existingSecret: a}, trustProxy: X-User}", "set console.login.existingSecret or console.trustProxy, not both"},
+		"an Ingress of no host":    {"console: {readOnly: true, ingress: {enabled: true}}", "console.ingress.host is required"},
+		"a route of no gateway":    {"console: {readOnly: true, httpRoute: {enabled: true}}", "console.httpRoute.parentRefs is required"},
 		"a password with an at":    {"nats: {auth: {password: 'a@b'}}", "nats.auth.password must be letters and digits"},
 	} {
 		t.Run(name, func(t *testing.T) {

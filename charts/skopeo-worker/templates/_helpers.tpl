@@ -142,6 +142,16 @@ topologySpreadConstraints:
 {{- if and $v.metrics.podMonitor.enabled $v.metrics.serviceMonitor.enabled }}
 {{- fail "enable metrics.podMonitor or metrics.serviceMonitor, not both: Prometheus would count everything twice" }}
 {{- end }}
+{{- $o := $v.console }}
+{{- if and (or $o.service.enabled $o.ingress.enabled $o.httpRoute.enabled) (not (or $o.login.existingSecret $o.trustProxy $o.readOnly)) }}
+{{- fail "console: others reach the page through its Service: set console.login.existingSecret, console.trustProxy or console.readOnly" }}
+{{- end }}
+{{- if and $o.httpRoute.enabled (not $o.httpRoute.parentRefs) }}
+{{- fail "console.httpRoute.parentRefs is required: the gateways that the route belongs to" }}
+{{- end }}
+{{- if and $o.login.existingSecret $o.trustProxy }}
+{{- fail "console: set console.login.existingSecret or console.trustProxy, not both" }}
+{{- end }}
 {{- include "skopeo-worker.checkServers" . }}
 {{- end }}
 
