@@ -46,10 +46,10 @@ SEED      ?= 0
 chaos: require-go require-skopeo ## kill, cut, stall, fill and lie for CHAOS_FOR, then see that nothing is lost; SEED= repeats one
 	$(GO) test -count=1 -v -timeout 60m ./planner/acceptance -run '^TestChaos$$' -chaos.for $(CHAOS_FOR) -chaos.seed $(SEED)
 
-demo: build require-skopeo ## mirror a small catalogue between two registries on this machine
+demo: require-skopeo build ## mirror a small catalogue between two registries on this machine
 	$(GO) run ./planner/demo
 
-mirror: require-urls build require-skopeo ## mirror the list at MIRROR_SOURCE_URL to MIRROR_DEST_URL
+mirror: require-urls require-skopeo build ## mirror the list at MIRROR_SOURCE_URL to MIRROR_DEST_URL
 	bin/planner mirror
 
 # What is measured: a pattern of benchmarks, a part of the names of programs, the repositories

@@ -60,7 +60,7 @@ func TestFailuresAndRepublish(t *testing.T) {
 	require.Equal(t, 4, s.source.Pulls()-before, "only what failed is tried")
 
 	require.Equal(t, "Nothing to republish.\n", s.planner("republish", "--all").exits(0))
-	require.Equal(t, "There are no failed images.\n", s.planner("failed").exits(0))
+	require.Equal(t, "There are no failed images under the name default.\n", s.planner("failed").exits(0))
 	require.Contains(t, s.planner("republish", "osism/unknown").exits(2), "no failures of docker.io/osism/unknown are recorded")
 	s.planner("republish").exits(2)
 	s.planner("republish", "--all", "--chunk", "1").exits(2)

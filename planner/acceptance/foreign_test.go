@@ -71,5 +71,5 @@ func TestForeignMessagesHoldUpNothing(t *testing.T) {
 	require.Contains(t, said, "messages among the failures cannot be read and stay: see planner failed.")
 	s.becomes(runID(t, said), run.StateDone)
 	s.requireMirrored("osism/tool", "osism/missing")
-	require.Contains(t, s.planner("failed").exits(0), "There are no failed images.")
+	require.Contains(t, s.planner("failed").exits(0), "There are no failed images under the name default.")
 }

@@ -7,12 +7,15 @@ import (
 
 	"github.com/osism/skopeo-worker/planner/display"
 	"github.com/osism/skopeo-worker/shared/change"
+	"github.com/osism/skopeo-worker/shared/config"
 )
 
 func changesCommand() *cobra.Command {
 	var s settings
 	var format formatFlag
 	c := &cobra.Command{
+		Annotations: config.Annotation(s.stored()...),
+
 		Use:   "changes [RUN]",
 		Short: "List the tags that a run has changed at the destination",
 		Long:  "List the tags that a run has changed at the destination: new ones, those that have moved\nfrom one digest to another, and those that the source has listed and denies. Without\nRUN, list those of the newest run.",
@@ -40,7 +43,7 @@ func changesCommand() *cobra.Command {
 }
 
 func (se *session) listChanges(ctx context.Context, id string) (changes []change.Change, more int, found string, err error) {
-	r, err := se.runs.Get(ctx, se.name, id)
+	r, err := se.find(ctx, id)
 	if err != nil {
 		return nil, 0, "", err
 	}

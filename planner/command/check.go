@@ -22,14 +22,17 @@ func checkCommand() *cobra.Command {
 	var s settings
 	var format formatFlag
 	var exitCode bool
+	reads := []any{&s.job, &s.broker, &s.registries, &s.log}
 	c := &cobra.Command{
+		Annotations: config.Annotation(reads...),
+
 		Use:   "check",
 		Short: "Show what a run would do and cost; copies nothing",
 		Long:  "Resolve the whole list, compare it with the destination as the workers do, and show\nfor each repository what a run would copy, how many pulls that costs, and how long\nthe budgets make it take. Nothing is copied or pulled. No broker is needed; if there\nis one, the requests count toward the budgets of its workers.",
 		Args:  noArguments,
 		RunE: s.explained(func(cmd *cobra.Command, _ []string) error {
 			out, warnings := cmd.OutOrStdout(), cmd.ErrOrStderr()
-			if err := config.Load(&s.job, &s.broker, &s.registries, &s.log); err != nil {
+			if err := config.Load(reads...); err != nil {
 				return err
 			}
 			environment.Confine(s.registries.ChildEnv)

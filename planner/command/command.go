@@ -35,21 +35,20 @@ const brokerTimeout = 15 * time.Second
 
 // New returns the command with its subcommands.
 func New() *cobra.Command {
-	var s settings
 	root := &cobra.Command{
-		Use:           "planner",
-		Short:         "Mirror lists of container images",
-		Long:          "Mirror lists of container images: split a list into chunks, publish them to the\nworkers, and show and control the runs.\n\n" + s.help(),
-		Version:       Version,
-		SilenceUsage:  true,
-		SilenceErrors: true,
+		Use:              "planner",
+		Short:            "Mirror lists of container images",
+		Long:             "Mirror lists of container images: split a list into chunks, publish them to the\nworkers, and show and control the runs. planner COMMAND --help lists the environment\nvariables that a command reads.",
+		Version:          Version,
+		SilenceUsage:     true,
+		SilenceErrors:    true,
+		PersistentPreRun: warnOfNearMisses,
 	}
 	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return fmt.Errorf("%w: %w", errUsage, err) })
-	root.AddCommand(planCommand(), mirrorCommand(), serveCommand(), notifyTestCommand(), checkCommand(), statusCommand(), failedCommand(), changesCommand(), republishCommand(), cancelCommand(), forgetCommand())
-	for _, c := range root.Commands() {
-		// The help of every command lists every variable.
-		c.Long += "\n\n" + s.help()
-	}
+	root.SetHelpTemplate(config.HelpTemplate + exitCodes)
+	root.SetHelpCommand(helpCommand())
+	root.CompletionOptions.DisableDefaultCmd = true
+	root.AddCommand(planCommand(), mirrorCommand(), serveCommand(), notifyTestCommand(), checkCommand(), statusCommand(), failedCommand(), changesCommand(), republishCommand(), cancelCommand(), forgetCommand(), completionCommand())
 	return root
 }
 
@@ -125,10 +124,22 @@ type session struct {
 
 // open loads the settings that every command needs, and connects.
 func open(ctx context.Context, s *settings, out io.Writer) (*session, error) {
-	if err := config.Load(&s.name, &s.broker, &s.log); err != nil {
+	if err := config.Load(s.stored()...); err != nil {
+		return nil, err
+	}
+	if err := s.hasStore(); err != nil {
 		return nil, err
 	}
 	return connect(ctx, s, join, out)
+}
+
+// hasStore returns an error if there is nothing to read: a command that only reads must not
+// make a store.
+func (s *settings) hasStore() error {
+	if !s.broker.Embedded() || broker.Kept(s.broker.DataDir) {
+		return nil
+	}
+	return fmt.Errorf("%w: DATA_DIR=%s; set DATA_DIR to the folder of planner mirror, or NATS_URL to the broker of the workers", errNoStore, s.broker.DataDir)
 }
 
 // use is how a command uses the embedded broker in DATA_DIR.
@@ -213,6 +224,8 @@ func (r *redirect) through(wrap func(io.Writer) io.Writer) (undo func()) {
 var (
 	// errFailed ends a command whose run left failures, which the command has shown.
 	errFailed = exit.Failed.New("some images failed")
+	// errNoStore is returned if nothing has run with this DATA_DIR.
+	errNoStore = exit.Usage.New("no store: nothing has run here")
 	// errUsage is returned for an invalid command line.
 	errUsage = exit.Usage.New("wrong usage")
 	// errUnfinished ends a command that did not see the end of its run.

@@ -23,7 +23,10 @@ import (
 func failedCommand() *cobra.Command {
 	var s settings
 	var format formatFlag
+	var exitCode bool
 	c := &cobra.Command{
+		Annotations: config.Annotation(s.stored()...),
+
 		Use:   "failed",
 		Short: "List failed images by repository, with their errors",
 		Long:  "List the failed images by repository, each with its error. A failure is kept until\nit is republished, or until a run finds the image mirrored.",
@@ -38,24 +41,50 @@ func failedCommand() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			if format.json {
-				if records == nil {
-					records = []failure.Record{}
-				}
-				return printJSON(cmd.OutOrStdout(), records)
+			if err := se.showFailed(cmd.Context(), records, format, cmd.OutOrStdout()); err != nil {
+				return err
 			}
-			display.Failures(cmd.OutOrStdout(), records)
+			if exitCode && slices.ContainsFunc(records, counts) {
+				return errFailed
+			}
 			return nil
 		}),
 	}
 	format.add(c)
+	c.Flags().BoolVar(&exitCode, "exit-code", false, "exit with code 1 if there are failures of images of the list")
 	return c
+}
+
+// counts reports whether a record has failures of images that the list still has, or cannot
+// be read.
+func counts(r failure.Record) bool {
+	return r.Unreadable || slices.ContainsFunc(r.Images, func(i failure.Image) bool { return i.LeftList.IsZero() })
+}
+
+func (se *session) showFailed(ctx context.Context, records []failure.Record, format formatFlag, out io.Writer) error {
+	if format.json {
+		if records == nil {
+			records = []failure.Record{}
+		}
+		return printJSON(out, records)
+	}
+	var names []string
+	if len(records) == 0 {
+		var err error
+		if names, err = se.names(ctx); err != nil {
+			return err
+		}
+	}
+	display.Failures(out, se.name, records, names)
+	return nil
 }
 
 func forgetCommand() *cobra.Command {
 	var s settings
 	var leftList bool
 	c := &cobra.Command{
+		Annotations: config.Annotation(s.stored()...),
+
 		Use:   "forget REPOSITORY… | --left-list",
 		Short: "Delete failures, so that they are not listed and retried",
 		Long:  "Delete the failures of the named repositories or images, or those of images that the\nlist no longer has. A message that cannot be read is named as planner failed names it.\nThe log names every failure that was deleted.",
@@ -156,6 +185,8 @@ func republishCommand() *cobra.Command {
 	var all bool
 	var chunk int
 	c := &cobra.Command{
+		Annotations: config.Annotation(s.copies()...),
+
 		Use:   "republish REPOSITORY… | --chunk N | --all",
 		Short: "Retry failed images",
 		Long:  "Retry failed images: those of the named repositories, those of a chunk, or all.\nWithout NATS_URL, this process mirrors them at once, or leaves them\nto the planner serve or mirror that has DATA_DIR.",
@@ -165,7 +196,10 @@ func republishCommand() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			if err := config.Load(&s.name, &s.broker, &s.log, &s.outages, &s.worker, &s.metrics, &s.registries); err != nil {
+			if err := config.Load(s.copies()...); err != nil {
+				return err
+			}
+			if err := s.hasStore(); err != nil {
 				return err
 			}
 			environment.Confine(s.registries.ChildEnv)
@@ -268,6 +302,9 @@ func (se *session) republish(ctx context.Context, w *republishFilter, out io.Wri
 	if missing := w.missing(); len(missing) > 0 {
 		return run.Run{}, fmt.Errorf("%w: no failures of %s are recorded under the name %s; planner failed lists them",
 			errUsage, strings.Join(missing, ", "), se.name)
+	}
+	if found == 0 && w.chunk > 0 {
+		return run.Run{}, fmt.Errorf("%w: no failures of chunk %d are recorded under the name %s; planner failed lists them", errUsage, w.chunk, se.name)
 	}
 	if found == 0 {
 		_, _ = fmt.Fprintln(out, "Nothing to republish.")

@@ -31,7 +31,6 @@ func poll(took time.Duration) <-chan time.Time {
 
 // follow shows the run until it is over or ctx ends, and returns the error for its outcome.
 func (se *session) follow(ctx context.Context, id string, out io.Writer) error {
-	start := time.Now()
 	last, err := se.watch(ctx, id, out)
 	away := (*awayError)(nil)
 	if err != nil && !errors.As(err, &away) {
@@ -43,7 +42,7 @@ func (se *session) follow(ctx context.Context, id string, out io.Writer) error {
 	if err != nil {
 		return err
 	}
-	display.Summary(out, last, ofRun(failures, last), time.Since(start))
+	display.Summary(out, last, ofRun(failures, last), time.Now())
 	switch {
 	case away != nil:
 		return away

@@ -17,14 +17,17 @@ import (
 func mirrorCommand() *cobra.Command {
 	var s settings
 	var force bool
+	reads := append([]any{&s.job}, s.copies()...)
 	c := &cobra.Command{
+		Annotations: config.Annotation(reads...),
+
 		Use:   "mirror",
 		Short: "Plan and mirror in one process, without a broker or workers",
 		Long:  "Fetch the list, split it, and mirror it with a worker in this process. The broker is\nembedded and stores its data in DATA_DIR; if NATS_URL is set, that broker is used.\nThe same command continues an interrupted run.",
 		Args:  noArguments,
 		RunE: s.explained(func(cmd *cobra.Command, _ []string) error {
 			ctx, out := cmd.Context(), cmd.OutOrStdout()
-			if err := config.Load(&s.job, &s.name, &s.broker, &s.outages, &s.worker, &s.metrics, &s.registries, &s.log); err != nil {
+			if err := config.Load(reads...); err != nil {
 				return err
 			}
 			environment.Confine(s.registries.ChildEnv)

@@ -12,13 +12,16 @@ import (
 
 func notifyTestCommand() *cobra.Command {
 	var s settings
+	reads := []any{&s.notify, &s.log}
 	return &cobra.Command{
+		Annotations: config.Annotation(reads...),
+
 		Use:   "notify-test",
 		Short: "Send a test message to each of NOTIFY_URLS",
 		Long:  "Send a test message to each of NOTIFY_URLS, and show what came of it. The exit code is 1\nif one could not be sent.",
 		Args:  noArguments,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			if err := config.Load(&s.notify, &s.log); err != nil {
+			if err := config.Load(reads...); err != nil {
 				return err
 			}
 			if s.notify.URLs == "" {

@@ -23,7 +23,10 @@ func planCommand() *cobra.Command {
 	var s settings
 	var dryRun, wait, force bool
 	var timeout time.Duration
+	reads := []any{&s.job, &s.name, &s.broker, &s.outages, &s.log}
 	c := &cobra.Command{
+		Annotations: config.Annotation(reads...),
+
 		Use:   "plan",
 		Short: "Fetch the list, split it into chunks, publish them",
 		Long:  "Fetch the list, split it into chunks, and publish them to the broker, each with its\ndelivery time. A plan of the whole list supersedes the unfinished older plans of its\nMIRROR_NAME.",
@@ -33,7 +36,7 @@ func planCommand() *cobra.Command {
 			if timeout < 0 || timeout > 0 && !wait {
 				return fmt.Errorf("%w: --timeout needs --wait and a duration above 0", errUsage)
 			}
-			if err := config.Load(&s.job, &s.name, &s.broker, &s.outages, &s.log); err != nil {
+			if err := config.Load(reads...); err != nil {
 				return err
 			}
 			p, err := prepare(ctx, &s, cmd.InOrStdin(), cmd.ErrOrStderr())

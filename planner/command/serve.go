@@ -51,13 +51,16 @@ func (t *timetable) Validate() []error {
 
 func serveCommand() *cobra.Command {
 	var s settings
+	reads := []any{&s.job, &s.name, &s.timetable, &s.web, &s.notify, &s.broker, &s.worker, &s.metrics, &s.registries, &s.log}
 	return &cobra.Command{
+		Annotations: config.Annotation(reads...),
+
 		Use:   "serve",
 		Short: "Serve a page with the state of the mirrors, and plan by a schedule",
 		Long:  "Serve a page that shows the mirrors, their runs and failures, at UI_ADDR, and plan by\nMIRROR_SCHEDULE. Without NATS_URL, the broker is embedded and stores its data in\nDATA_DIR, and a worker in this process mirrors. Other commands on the same machine use\nthat broker.",
 		Args:  noArguments,
 		RunE: s.explained(func(cmd *cobra.Command, _ []string) error {
-			if err := config.Load(&s.job, &s.name, &s.broker, &s.worker, &s.metrics, &s.registries, &s.timetable, &s.web, &s.notify, &s.log); err != nil {
+			if err := config.Load(reads...); err != nil {
 				return err
 			}
 			if s.job.Source == "-" {

@@ -146,22 +146,27 @@ type settings struct {
 	log        config.Log
 }
 
-func (s *settings) help() string {
-	var b strings.Builder
-	b.WriteString("Environment variables:\n\n")
-	b.WriteString(config.Help(&s.job, &s.name, &s.broker, &s.outages, &s.log))
-	b.WriteString("\nOnly for commands that send requests to registries (check; mirror; republish and serve\nwithout NATS_URL):\n\n")
-	b.WriteString(config.Help(&s.registries))
-	b.WriteString("\nOnly for commands that copy images (mirror; republish and serve without NATS_URL):\n\n")
-	b.WriteString(config.Help(&s.worker, &s.metrics))
-	b.WriteString("\nOnly for serve (NOTIFY_*: and notify-test):\n\n")
-	b.WriteString(config.Help(&s.timetable, &s.web, &s.notify))
-	b.WriteString("\nExit codes:\n" +
-		"  0  done\n" +
-		"  1  some images failed and are kept for republish; check: something could not be checked\n" +
-		"  2  wrong usage or bad input; nothing was published\n" +
-		"  3  the list or the broker could not be reached\n" +
-		"  4  unfinished: timed out, cancelled, superseded or interrupted, or a registry is away;\n" +
-		"     check --exit-code: there is something to do")
-	return b.String()
+// all returns every setting, for what applies to all variables.
+func (s *settings) all() []any {
+	return []any{&s.job, &s.name, &s.broker, &s.outages, &s.worker, &s.metrics, &s.registries, &s.timetable, &s.web, &s.notify, &s.log}
 }
+
+// stored returns the settings of commands that read what a broker has stored.
+func (s *settings) stored() []any { return []any{&s.name, &s.broker, &s.log} }
+
+// copies returns the settings of commands that copy images.
+func (s *settings) copies() []any {
+	return []any{&s.name, &s.broker, &s.outages, &s.worker, &s.metrics, &s.registries, &s.log}
+}
+
+// exitCodes ends every help.
+const exitCodes = `
+Exit codes:
+  0  done
+  1  some images failed and are kept for republish; check: something could not be checked;
+     failed --exit-code: there are failures
+  2  wrong usage or bad input; nothing was published
+  3  the list or the broker could not be reached
+  4  unfinished: timed out, cancelled, superseded or interrupted, or a registry is away;
+     check --exit-code: there is something to do
+`

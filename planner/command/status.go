@@ -10,6 +10,7 @@ import (
 
 	"github.com/osism/skopeo-worker/planner/display"
 	"github.com/osism/skopeo-worker/planner/plan"
+	"github.com/osism/skopeo-worker/shared/config"
 	"github.com/osism/skopeo-worker/shared/estimate"
 	"github.com/osism/skopeo-worker/shared/failure"
 	"github.com/osism/skopeo-worker/shared/run"
@@ -24,6 +25,8 @@ func statusCommand() *cobra.Command {
 	var format formatFlag
 	var watch bool
 	c := &cobra.Command{
+		Annotations: config.Annotation(s.stored()...),
+
 		Use:   "status [RUN]",
 		Short: "Show a run: state, chunks, images, pulls, budgets, estimated end",
 		Long:  "Show the state of a run: chunks, images, pulls, budgets, and when it can be done.\nWithout RUN, show the newest run and a table of older ones.",
@@ -35,7 +38,7 @@ func statusCommand() *cobra.Command {
 				return err
 			}
 			defer se.Close()
-			r, err := se.runs.Get(ctx, se.name, first(args))
+			r, err := se.find(ctx, first(args))
 			if err != nil {
 				return err
 			}
@@ -163,6 +166,8 @@ func ofRun(records []failure.Record, s run.Status) []failure.Record {
 func cancelCommand() *cobra.Command {
 	var s settings
 	return &cobra.Command{
+		Annotations: config.Annotation(s.stored()...),
+
 		Use:   "cancel [RUN]",
 		Short: "Cancel chunks of a run that have not started",
 		Long:  "Cancel the chunks of a run that have not started: planned, due and snoozed ones.\nWithout RUN, cancel the newest run. A worker may finish a chunk that it has already.\nRepublished images become failures again.",
@@ -180,7 +185,7 @@ func cancelCommand() *cobra.Command {
 
 // cancel ends a run; the newest one if id is empty.
 func (se *session) cancel(ctx context.Context, id string, out io.Writer) error {
-	r, err := se.runs.Get(ctx, se.name, id)
+	r, err := se.find(ctx, id)
 	if err != nil {
 		return err
 	}

@@ -160,7 +160,7 @@ func TestFailures(t *testing.T) {
 		{Source: "docker.io/library/gone", Attempts: 1, Reason: "no such repository"},
 	}}
 	var out strings.Builder
-	Failures(&out, []failure.Record{osism, gone})
+	Failures(&out, "default", []failure.Record{osism, gone}, nil)
 	require.Equal(t, `quay.io/osism/osism (chunk 4 of run 20260301-124800-000-abcd, 2026-03-01 14:00:00 CET)
   quay.io/osism/osism:1.0, 5 attempts:
       writing blob
@@ -178,16 +178,36 @@ docker.io/library/gone (run 20260301-130000-000-0001)
 `, out.String())
 
 	out.Reset()
-	Failures(&out, []failure.Record{gone})
+	Failures(&out, "default", []failure.Record{gone}, nil)
 	require.True(t, strings.HasSuffix(out.String(), "\n  planner republish docker.io/library/gone\n"), out.String())
 
 	out.Reset()
-	Failures(&out, nil)
-	require.Equal(t, "There are no failed images.\n", out.String())
+	Failures(&out, "default", nil, []string{"default"})
+	require.Equal(t, "There are no failed images under the name default.\n", out.String())
+
+	out.Reset()
+	Failures(&out, "default", nil, []string{"default", "nightly", "weekly"})
+	require.Equal(t, "There are no failed images under the name default.\nSet MIRROR_NAME to see those of another name: nightly, weekly.\n", out.String())
+
+	// Equal reasons are shown once.
+	alike := failure.Record{Repository: "quay.io/a/b", Run: "r", Images: []failure.Image{
+		{Source: "quay.io/a/b:1", Attempts: 5, Reason: "timeout"},
+		{Source: "quay.io/a/b:2", Attempts: 1, Reason: "denied"},
+		{Source: "quay.io/a/b:3", Attempts: 4, Reason: "timeout"},
+	}}
+	out.Reset()
+	Failures(&out, "default", []failure.Record{alike}, nil)
+	require.Contains(t, out.String(), `
+  quay.io/a/b:1, 5 attempts
+  quay.io/a/b:3, 4 attempts:
+      timeout
+  quay.io/a/b:2, 1 attempt:
+      denied
+`)
 
 	osism.Images[0].LeftList = now.Add(-time.Hour)
 	out.Reset()
-	Failures(&out, []failure.Record{osism})
+	Failures(&out, "default", []failure.Record{osism}, nil)
 	require.Equal(t, `quay.io/osism/osism (chunk 4 of run 20260301-124800-000-abcd, 2026-03-01 14:00:00 CET)
   quay.io/osism/osism:1.1, 1 attempt:
       manifest unknown
@@ -206,10 +226,10 @@ The list no longer has 1 failed image of 1 repository; kept for 30d. Delete now 
 `, out.String())
 
 	out.Reset()
-	Failures(&out, []failure.Record{{Repository: "message 7 on mirror.failed.x\x1b[2J", FailedAt: now, Unreadable: true, Images: []failure.Image{
+	Failures(&out, "default", []failure.Record{{Repository: "message 7 on mirror.failed.x\x1b[2J", FailedAt: now, Unreadable: true, Images: []failure.Image{
 		{Reason: "this is not a failure record (unexpected end of JSON input): \"\\x1b[31m\""},
-	}}})
-	require.Equal(t, `There are no failed images.
+	}}}, nil)
+	require.Equal(t, `There are no failed images under the name default.
 
 message 7 on mirror.failed.x [2J (2026-03-01 14:00:00 CET)
       this is not a failure record (unexpected end of JSON input): "\x1b[31m"
@@ -226,13 +246,15 @@ func TestSummary(t *testing.T) {
 	}
 	record := failure.Record{Repository: "quay.io/a/b"}
 	for i := range 12 {
-		record.Images = append(record.Images, failure.Image{Source: fmt.Sprintf("quay.io/a/b:%d", i), Attempts: 5, Reason: "timeout"})
+		record.Images = append(record.Images, failure.Image{Source: fmt.Sprintf("quay.io/a/b:%d", i), Attempts: 5, Reason: fmt.Sprintf("timeout %d", min(i, 10))})
 	}
 	var out strings.Builder
-	Summary(&out, s, []failure.Record{record}, 3*time.Minute+12*time.Second)
+	s.Started, s.Finished = now.Add(-3*time.Minute-12*time.Second), &now
+	Summary(&out, s, []failure.Record{record}, now.Add(time.Hour))
 	var shown strings.Builder
-	for i := range 10 {
-		fmt.Fprintf(&shown, "  quay.io/a/b:%d, 5 attempts:\n      timeout\n", i)
+	shown.WriteString("  quay.io/a/b:10, 5 attempts, and 1 more:\n      timeout 10\n")
+	for i := range 9 {
+		fmt.Fprintf(&shown, "  quay.io/a/b:%d, 5 attempts:\n      timeout %d\n", i, i)
 	}
 	require.Equal(t, `
 Run r1 ended with failures after 3m12s: 426 images in 3 chunks.
@@ -245,7 +267,7 @@ Run r1 ended with failures after 3m12s: 426 images in 3 chunks.
   pulls          20
 
 12 images failed:
-`+shown.String()+`  … and 2 more
+`+shown.String()+`  … and 1 more
 
 List all with:    planner failed
 Retry them with:  planner republish quay.io/a/b
@@ -260,7 +282,7 @@ func TestSummaryHeadline(t *testing.T) {
 		run.StateLost:       "Run r has LOST 2 of 3 chunks after 5s; 1 done. Lost chunks are neither done nor at the broker, and the run was not ended: plan again.",
 	} {
 		var out strings.Builder
-		Summary(&out, run.Status{Run: "r", State: state, Chunks: run.Chunks{Total: 3, Done: 1, Lost: 2}, Images: run.Tally{Total: 2}}, nil, 5*time.Second)
+		Summary(&out, run.Status{Run: "r", State: state, Chunks: run.Chunks{Total: 3, Done: 1, Lost: 2}, Images: run.Tally{Total: 2}, Started: now.Add(-5 * time.Second)}, nil, now)
 		require.Equal(t, want, strings.Split(out.String(), "\n")[1])
 		require.NotContains(t, out.String(), "planner failed")
 	}

@@ -16,9 +16,10 @@ const (
 	reasonIndent = 6
 )
 
-// Failures shows what failed, by repository, and how to retry it; then the failures that
-// have left the list, and the messages that cannot be read, and how to delete them.
-func Failures(w io.Writer, records []failure.Record) {
+// Failures shows what failed under a mirror name, by repository, and how to retry it; then
+// the failures that have left the list, and the messages that cannot be read, and how to
+// delete them. names are the mirror names that there are, for when there are no failures.
+func Failures(w io.Writer, name string, records []failure.Record, names []string) {
 	var p page
 	defer p.to(w)
 	var unreadable []failure.Record
@@ -31,7 +32,11 @@ func Failures(w io.Writer, records []failure.Record) {
 	listed := only(readable, func(i failure.Image) bool { return i.LeftList.IsZero() })
 	left := only(readable, func(i failure.Image) bool { return !i.LeftList.IsZero() })
 	if len(listed) == 0 {
-		p.line("There are no failed images.")
+		p.line("There are no failed images under the name %s.", name)
+		others := slices.DeleteFunc(slices.Clone(names), func(n string) bool { return n == name })
+		if len(others) > 0 {
+			p.wrapped(0, fmt.Sprintf("Set MIRROR_NAME to see those of another name: %s.", strings.Join(others, ", ")))
+		}
 	} else {
 		p.records(listed)
 		p.line("%s of %s failed. Once you have fixed the cause, retry with:",
@@ -66,11 +71,53 @@ func only(records []failure.Record, keep func(failure.Image) bool) []failure.Rec
 func (p *page) records(records []failure.Record) {
 	for _, r := range records {
 		p.line("%s (%s)", printable(r.Repository), origin(r))
-		for _, i := range r.Images {
-			p.image(i, r.Repository)
+		for _, g := range byReason([]failure.Record{r}) {
+			for n, i := range g.images {
+				end := ""
+				if n == len(g.images)-1 {
+					end = ":"
+				}
+				p.line("%*s%s%s", imageIndent, "", imageText(i, r.Repository), end)
+			}
+			p.wrapped(reasonIndent, g.reason)
 		}
 		p.line("")
 	}
+}
+
+// failedAlike are images that failed with the same reason.
+type failedAlike struct {
+	reason     string
+	repository string // of the first image
+	images     []failure.Image
+}
+
+// byReason groups the images of records by their reason, in the order of the first image of
+// each group.
+func byReason(records []failure.Record) []failedAlike {
+	var groups []failedAlike
+	index := map[string]int{}
+	for _, r := range records {
+		for _, i := range r.Images {
+			at, known := index[i.Reason]
+			if !known {
+				at = len(groups)
+				index[i.Reason] = at
+				groups = append(groups, failedAlike{reason: i.Reason, repository: r.Repository})
+			}
+			groups[at].images = append(groups[at].images, i)
+		}
+	}
+	return groups
+}
+
+// summary names the first image and the number of the others.
+func (g failedAlike) summary() string {
+	text := imageText(g.images[0], g.repository)
+	if more := len(g.images) - 1; more > 0 {
+		text += fmt.Sprintf(", and %d more", more)
+	}
+	return text
 }
 
 // unreadable shows the messages that cannot be read.
@@ -86,8 +133,8 @@ func (p *page) unreadable(records []failure.Record) {
 	p.line("  planner forget '%s'", printable(records[0].Repository))
 }
 
-// image shows one failed image.
-func (p *page) image(i failure.Image, repository string) {
+// imageText describes one failed image.
+func imageText(i failure.Image, repository string) string {
 	what := i.Source
 	if what == repository {
 		what += " (the repository itself)"
@@ -96,8 +143,7 @@ func (p *page) image(i failure.Image, repository string) {
 	if !i.LeftList.IsZero() {
 		left = ", left the list by " + moment(i.LeftList)
 	}
-	p.line("%*s%s, %s%s:", imageIndent, "", printable(what), count(i.Attempts, "attempt", "attempts"), left)
-	p.wrapped(reasonIndent, i.Reason)
+	return fmt.Sprintf("%s, %s%s", printable(what), count(i.Attempts, "attempt", "attempts"), left)
 }
 
 // origin returns when and in which run and chunk a failure happened. A republish has no

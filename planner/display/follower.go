@@ -217,6 +217,8 @@ func activity(s run.Status, now time.Time) string {
 		return fmt.Sprintf("%d running", s.Chunks.Running)
 	case len(s.Away) > 0:
 		return "waiting for " + strings.Join(s.Away, ", ") + " (away)"
+	case s.WorkerMissing:
+		return "waiting for a worker"
 	case s.NextDue != nil && s.NextDue.After(now):
 		return "next chunk due " + relative(*s.NextDue, now)
 	}

@@ -83,6 +83,11 @@ func TestFollowerOnATerminal(t *testing.T) {
 	require.Equal(t, "<[##########----------]  1/2 chunks  waiting for quay.io, target.example.com (away)", take())
 	s.Away = nil
 
+	s.NextDue, s.WorkerMissing = after(6*time.Hour), true
+	f.Update(s)
+	require.Equal(t, "<[##########----------]  1/2 chunks  waiting for a worker", take(), "one chunk is due, another one later")
+	s.NextDue = after(3*time.Hour + 12*time.Minute)
+
 	s.EstimatedDone, s.EstimatedAtLeast = after(10*time.Hour), true
 	f.Update(s)
 	require.Equal(t, "<[##########----------]  1/2 chunks  waiting for a worker  6h+ to go", take())

@@ -1,7 +1,9 @@
 package display
 
 import (
+	"cmp"
 	"io"
+	"slices"
 	"strconv"
 	"time"
 
@@ -50,14 +52,15 @@ func dueColumn(t, now time.Time) string {
 	return "now"
 }
 
-// summaryFailures is how many failed images a summary shows: as many as fit on a screen.
+// summaryFailures is how many reasons of failures a summary shows: as many as fit on a screen.
 const summaryFailures = 10
 
-// Summary shows how a run ended, its images by outcome, and the first failures.
-func Summary(w io.Writer, s run.Status, failures []failure.Record, took time.Duration) {
+// Summary shows how a run ended, its images by outcome, and the first failures. The run has
+// taken as long as Status shows.
+func Summary(w io.Writer, s run.Status, failures []failure.Record, now time.Time) {
 	var p page
 	defer p.to(w)
-	headline(&p, s, took)
+	headline(&p, s, duration(s, now))
 	for _, a := range append(outcomes(s.Images), amount{s.Pulls, "pulls"}) {
 		detail := ""
 		if a.what == "copied" && s.Bytes > 0 {
@@ -93,18 +96,17 @@ func headline(p *page, s run.Status, took time.Duration) {
 	}
 }
 
+// firstFailures shows each reason once, those of the most images first.
 func firstFailures(p *page, failures []failure.Record) {
 	all, shown := failed(failures), 0
 	p.line("")
 	p.line("%s failed:", images(all))
-	for _, r := range failures {
-		for _, i := range r.Images {
-			if shown == summaryFailures {
-				break
-			}
-			p.image(i, r.Repository)
-			shown++
-		}
+	groups := byReason(failures)
+	slices.SortStableFunc(groups, func(a, b failedAlike) int { return cmp.Compare(len(b.images), len(a.images)) })
+	for _, g := range groups[:min(len(groups), summaryFailures)] {
+		p.line("%*s%s:", imageIndent, "", g.summary())
+		p.wrapped(reasonIndent, g.reason)
+		shown += len(g.images)
 	}
 	if shown < all {
 		p.line("  … and %d more", all-shown)

@@ -167,13 +167,18 @@ func Runs(w io.Writer, all []run.Status, now time.Time) {
 // took returns how long a run has taken so far, or "-" if it is not known. The end of a run
 // is not known if no worker ever had a chunk of it.
 func took(s run.Status, now time.Time) string {
-	switch {
-	case s.Finished != nil:
-		return span(s.Finished.Sub(s.Started))
-	case s.Over():
+	if s.Over() && s.Finished == nil {
 		return "-"
 	}
-	return span(now.Sub(s.Started))
+	return span(duration(s, now))
+}
+
+// duration returns how long a run has taken: until its end, if that is known, or until now.
+func duration(s run.Status, now time.Time) time.Duration {
+	if s.Finished != nil {
+		now = *s.Finished
+	}
+	return now.Sub(s.Started)
 }
 
 // shownCopies is how many copies under way are shown.

@@ -100,6 +100,23 @@ func load(v reflect.Value) []error {
 	return problems
 }
 
+// Variables is the annotation of a command with the variables that it reads, as Help returns
+// them.
+const Variables = "variables"
+
+// HelpTemplate is the template for the help of commands: usage and flags first, then the
+// description and the variables.
+const HelpTemplate = `{{.UsageString}}
+{{or .Long .Short}}
+{{with index .Annotations "` + Variables + `"}}
+Environment variables:
+{{.}}{{end}}`
+
+// Annotation returns the annotations of a command that reads the settings.
+func Annotation(settings ...any) map[string]string {
+	return map[string]string{Variables: Help(settings...)}
+}
+
 // Help lists the variables of the settings, with their defaults and meanings,
 // as --help prints them.
 func Help(settings ...any) string {

@@ -105,6 +105,22 @@ func TestAllWaitsForARegistry(t *testing.T) {
 	require.Empty(t, y.now().Away, "the other one waits for a budget")
 }
 
+// TestWorkerMissing: a chunk that is due waits for a worker, even if another one is due later.
+func TestWorkerMissing(t *testing.T) {
+	y := begin(t, "r1", "1", "2")
+	require.False(t, y.now().WorkerMissing)
+	y.fire(subject.Plan, "1")
+	st := y.becomes(StateWaiting, Chunks{Total: 2, Waiting: 2})
+	require.True(t, st.WorkerMissing)
+	require.NotNil(t, st.NextDue)
+	y.record("1", Progress{State: Running})
+	require.False(t, y.now().WorkerMissing)
+	y.r.Ended = StateCancelled
+	y.put()
+	y.fire(subject.Plan, "2")
+	require.False(t, y.now().WorkerMissing, "it is dropped")
+}
+
 func TestARunFromBeginningToEnd(t *testing.T) {
 	y := begin(t, "r1", "1", "2", "3")
 	st := y.becomes(StateWaiting, Chunks{Total: 3, Waiting: 3})

@@ -145,6 +145,8 @@ func (t *Tracker) present(subjects map[string]uint64, st *Status) (bases map[str
 		case t.progress[key].State == Running:
 			state = Running
 			st.UnderWay = append(st.UnderWay, t.progress[key].copies()...)
+		default:
+			st.WorkerMissing = t.run.Ended == ""
 		}
 		if t.run.Ended != "" && state != Running {
 			state, due = Dropped, time.Time{} // the worker that receives it drops it

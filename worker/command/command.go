@@ -39,15 +39,14 @@ func (s *settings) all() []any {
 func New() *cobra.Command {
 	var s settings
 	c := &cobra.Command{
+		Annotations: config.Annotation(s.all()...),
+
 		Use:   "worker",
 		Short: "Take chunks of images from the broker and mirror them until stopped",
 		Long: `Take chunks of images from the broker and mirror them until stopped. Any
 number of workers share the work. On SIGTERM the worker takes no new chunk, gives
 running copies 20 s to finish, and requeues the rest.
 
-Environment variables:
-
-` + config.Help(s.all()...) + `
 The worker finds credentials of registries where skopeo finds them: REGISTRY_AUTH_FILE,
 containers/auth.json, docker's config.json, credential helpers.`,
 		Version:       Version,
@@ -58,11 +57,13 @@ containers/auth.json, docker's config.json, credential helpers.`,
 			if err := config.Load(s.all()...); err != nil {
 				return err
 			}
+			misses := config.NearMisses(os.Environ(), s.all()...)
 			environment.Confine(s.registries.ChildEnv)
-			return run(cmd.Context(), s)
+			return run(cmd.Context(), s, misses)
 		},
 	}
 	c.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return fmt.Errorf("%w: %w", errUsage, err) })
+	c.SetHelpTemplate(config.HelpTemplate)
 	return c
 }
 
@@ -74,9 +75,12 @@ func noArguments(_ *cobra.Command, args []string) error {
 	return nil
 }
 
-func run(ctx context.Context, s settings) error {
+func run(ctx context.Context, s settings, misses []string) error {
 	log := s.log.Logger(os.Stderr)
-	e, err := service.Listen(s.metrics.Addr, Version, log)
+	for _, warning := range misses {
+		log.Warn(warning)
+	}
+	e, err := s.metrics.Listen(Version, log)
 	if err != nil {
 		return err
 	}

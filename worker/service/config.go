@@ -1,8 +1,12 @@
 package service
 
 import (
+	"errors"
+	"log/slog"
 	"net"
+	"os"
 	"strings"
+	"syscall"
 	"time"
 
 	"github.com/osism/skopeo-worker/shared/config"
@@ -80,11 +84,27 @@ func checkHosts(variable string, hosts []string) []error {
 
 // Metrics is the address of the metrics and probes of a worker.
 type Metrics struct {
-	Addr string `envconfig:"METRICS_ADDR" default:":9090" desc:"address of /metrics, /healthz and /readyz"`
+	Addr string `envconfig:"METRICS_ADDR" default:":9090" desc:"address of /metrics, /healthz and /readyz; if it is not set and :9090 is in use, a free port"`
+
+	chosen bool // by the user
 }
 
 // Validate implements config.Validator.
-func (m *Metrics) Validate() []error { return checkAddress(m.Addr) }
+func (m *Metrics) Validate() []error {
+	m.chosen = os.Getenv("METRICS_ADDR") != ""
+	return checkAddress(m.Addr)
+}
+
+// Listen is Listen at the address. A second worker on one host does not fail because of the
+// default.
+func (m *Metrics) Listen(version string, log *slog.Logger) (*Endpoint, error) {
+	e, err := Listen(m.Addr, version, log)
+	if m.chosen || !errors.Is(err, syscall.EADDRINUSE) {
+		return e, err
+	}
+	log.Warn("METRICS_ADDR is not set and its default is in use: using a free port", "default", m.Addr)
+	return Listen(":0", version, log)
+}
 
 // OptionalMetrics is Metrics for a process that ends with its run; the address is optional.
 type OptionalMetrics struct {

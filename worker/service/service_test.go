@@ -10,6 +10,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -135,6 +136,21 @@ func TestListen(t *testing.T) {
 	require.Empty(t, silent.Addr())
 	failed := errors.New("failed")
 	require.ErrorIs(t, silent.Serve(t.Context(), func(context.Context) error { return failed }), failed)
+}
+
+// TestSecondWorker: a second worker on a host takes a free port, unless the user has chosen one.
+func TestSecondWorker(t *testing.T) {
+	taken := listen(t)
+	second := Metrics{Addr: taken.Addr()}
+	e, err := second.Listen("test", quiet)
+	require.NoError(t, err)
+	t.Cleanup(func() { _ = e.listener.Close() })
+	require.NotEqual(t, taken.Addr(), e.Addr())
+
+	t.Setenv("METRICS_ADDR", taken.Addr())
+	require.Empty(t, second.Validate())
+	_, err = second.Listen("test", quiet)
+	require.ErrorIs(t, err, syscall.EADDRINUSE)
 }
 
 // TestNew: a worker without skopeo does not start, because it would only fail its chunks.

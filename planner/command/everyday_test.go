@@ -1,0 +1,139 @@
+package command
+
+import (
+	"bytes"
+	"log/slog"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/osism/skopeo-worker/shared/brokertest"
+	"github.com/osism/skopeo-worker/shared/exit"
+	"github.com/osism/skopeo-worker/shared/failure"
+	"github.com/osism/skopeo-worker/shared/run"
+)
+
+var quiet = slog.New(slog.DiscardHandler)
+
+// execute runs a command line, and returns what it prints, with the message of its error at
+// the end, and its exit code.
+func execute(t *testing.T, arguments ...string) (string, int) {
+	t.Helper()
+	var out bytes.Buffer
+	c := New()
+	c.SetArgs(arguments)
+	c.SetOut(&out)
+	c.SetErr(&out)
+	err := c.ExecuteContext(t.Context())
+	return out.String() + Message(err), exit.Code(err)
+}
+
+// TestNoStore: a command that reads makes no store, and says that there is none.
+func TestNoStore(t *testing.T) {
+	for _, arguments := range [][]string{
+		{"status"}, {"status", "--watch"}, {"failed"}, {"changes"}, {"cancel"}, {"forget", "--left-list"}, {"republish", "--all"},
+	} {
+		dir := filepath.Join(t.TempDir(), "data")
+		t.Setenv("DATA_DIR", dir)
+		said, code := execute(t, arguments...)
+		require.Equal(t, 2, code, arguments)
+		require.Equal(t, "no store: nothing has run here: DATA_DIR="+dir+"; set DATA_DIR to the folder of planner mirror, or NATS_URL to the broker of the workers", said)
+		require.NoDirExists(t, dir, arguments)
+	}
+}
+
+// TestHelp: usage and flags come first, then what the command reads and nothing else.
+func TestHelp(t *testing.T) {
+	for _, c := range New().Commands() {
+		help, code := execute(t, c.Name(), "--help")
+		require.Zero(t, code)
+		require.True(t, strings.HasPrefix(help, "Usage:\n  planner "+c.Name()), help)
+		require.Contains(t, help, "\nExit codes:\n")
+		again, code := execute(t, "help", c.Name())
+		require.Zero(t, code)
+		require.Equal(t, help, again)
+	}
+	help, _ := execute(t, "status", "--help")
+	require.Less(t, strings.Index(help, "--watch"), strings.Index(help, "\nEnvironment variables:\n"))
+	require.Contains(t, help, "MIRROR_NAME")
+	for _, unread := range []string{"MIRROR_SOURCE_URL", "FILTER", "WORKER_CONCURRENCY", "UI_ADDR", "NOTIFY_URLS"} {
+		require.NotContains(t, help, unread)
+	}
+	help, _ = execute(t, "serve", "--help")
+	for _, read := range []string{"MIRROR_SOURCE_URL", "WORKER_CONCURRENCY", "UI_ADDR", "NOTIFY_URLS", "MIRROR_SCHEDULE"} {
+		require.Contains(t, help, read)
+	}
+	help, code := execute(t)
+	require.Zero(t, code)
+	require.NotContains(t, help, "MIRROR_NAME")
+}
+
+func TestUnknownNames(t *testing.T) {
+	for arguments, want := range map[string]string{
+		"help statsu":     `wrong usage: unknown command "statsu" for "planner"`,
+		"help status now": `wrong usage: unexpected "now"`,
+		"completion tcsh": `wrong usage: expected one of bash, fish, powershell, zsh, found "tcsh"`,
+		"completion":      `wrong usage: expected one of bash, fish, powershell, zsh, found ""`,
+		"completion bahs": `wrong usage: expected one of bash, fish, powershell, zsh, found "bahs"`,
+	} {
+		said, code := execute(t, strings.Fields(arguments)...)
+		require.Equal(t, 2, code, arguments)
+		require.Contains(t, said, want)
+	}
+	for _, shell := range []string{"bash", "zsh", "fish", "powershell"} {
+		script, code := execute(t, "completion", shell)
+		require.Zero(t, code)
+		require.Contains(t, script, "planner")
+	}
+}
+
+func TestNearMissesAreNamed(t *testing.T) {
+	t.Setenv("CHUNKSIZE", "5")
+	t.Setenv("DATA_DIR", t.TempDir())
+	said, _ := execute(t, "status")
+	require.Contains(t, said, "warning: CHUNKSIZE is set but not read; is CHUNK_SIZE meant?\n")
+	said, _ = execute(t, "completion", "bash")
+	require.NotContains(t, said, "CHUNKSIZE")
+}
+
+// keep stores a run with a failure of its second chunk, and returns the URL of the broker.
+func keep(t *testing.T, name string) string {
+	t.Helper()
+	server := brokertest.Start(t)
+	b := brokertest.Open(t, server.Config())
+	runs, err := run.Open(t.Context(), b)
+	require.NoError(t, err)
+	require.NoError(t, runs.Put(t.Context(), run.Run{Name: name, ID: run.NewID(time.Now()), Kind: run.KindPlan, Started: time.Now(), Published: true}))
+	require.NoError(t, failure.NewStore(b, quiet).Add(t.Context(), name, failure.Record{
+		Repository: "quay.io/osism/a", Registry: "quay.io", Chunk: 2, Run: "20260301-124800-000-abcd", FailedAt: time.Now(),
+		Images: []failure.Image{{Source: "quay.io/osism/a:1", Attempts: 1, Reason: "denied"}},
+	}))
+	return server.URL()
+}
+
+func TestNamesAreListed(t *testing.T) {
+	url := keep(t, "nightly")
+	t.Setenv("NATS_URL", url)
+	said, code := execute(t, "failed", "--exit-code")
+	require.Zero(t, code)
+	require.Equal(t, "There are no failed images under the name default.\nSet MIRROR_NAME to see those of another name: nightly.\n", said)
+	said, code = execute(t, "status")
+	require.Equal(t, 2, code)
+	require.Contains(t, said, "nothing has run under the name default in the last 30 days; MIRROR_NAME can be nightly")
+	said, _ = execute(t, "republish", "--chunk", "2")
+	require.Contains(t, said, "no failures of chunk 2 are recorded under the name default")
+
+	t.Setenv("NATS_URL", url) // the command has taken it out of the environment
+	t.Setenv("MIRROR_NAME", "nightly")
+	_, code = execute(t, "failed")
+	require.Zero(t, code)
+	said, code = execute(t, "failed", "--exit-code")
+	require.Equal(t, 1, code)
+	require.Contains(t, said, "quay.io/osism/a:1, 1 attempt")
+	said, code = execute(t, "republish", "--chunk", "99")
+	require.Equal(t, 2, code)
+	require.Equal(t, "wrong usage: no failures of chunk 99 are recorded under the name nightly; planner failed lists them", said)
+}

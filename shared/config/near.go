@@ -1,0 +1,86 @@
+package config
+
+import (
+	"fmt"
+	"reflect"
+	"slices"
+	"strings"
+
+	"github.com/hbollon/go-edlib"
+)
+
+// The least lengths, without underscores, of names that may differ by one and by two
+// characters. Shorter names are near to too many others: NATS_PORT, which Kubernetes sets,
+// is two characters from NATS_CERT.
+const (
+	oneMistake  = 5
+	twoMistakes = 10
+)
+
+// sameWord is how many first letters two words of names share if one abbreviates the other,
+// as in DEST and DESTINATION.
+const sameWord = 4
+
+// NearMisses returns a warning for each variable of the environment ("NAME=value") that no
+// setting reads and whose name is nearly that of a setting that is not set. Values are left
+// out, because they may be secrets.
+func NearMisses(environ []string, settings ...any) []string {
+	names := variables(settings)
+	set := map[string]bool{}
+	for _, variable := range environ {
+		name, value, _ := strings.Cut(variable, "=")
+		set[name] = value != ""
+	}
+	var warnings []string
+	for _, variable := range environ {
+		name, _, _ := strings.Cut(variable, "=")
+		if !set[name] || slices.Contains(names, name) {
+			continue
+		}
+		for _, ours := range names {
+			if !set[ours] && near(name, ours) {
+				warnings = append(warnings, fmt.Sprintf("%s is set but not read; is %s meant?", name, ours))
+				break
+			}
+		}
+	}
+	slices.Sort(warnings)
+	return warnings
+}
+
+// variables returns the names of the variables of settings.
+func variables(settings []any) []string {
+	var names []string
+	for _, s := range settings {
+		t := reflect.TypeOf(s).Elem()
+		for i := range t.NumField() {
+			if name := t.Field(i).Tag.Get("envconfig"); name != "" {
+				names = append(names, name)
+			}
+		}
+	}
+	return names
+}
+
+// near reports whether a name is likely to be a mistake for one of ours.
+func near(name, ours string) bool {
+	words, want := strings.FieldsFunc(strings.ToUpper(name), separator), strings.Split(ours, "_")
+	bare, target := strings.Join(words, ""), strings.Join(want, "")
+	distance := edlib.OSADamerauLevenshteinDistance(bare, target)
+	if distance == 0 || distance == 1 && len(target) >= oneMistake || distance == 2 && len(target) >= twoMistakes {
+		return true
+	}
+	if len(words) < 2 || len(words) > len(want) {
+		return false
+	}
+	// MIRROR_DESTINATION_URL and MIRROR_SOURCE are meant to be MIRROR_DEST_URL and
+	// MIRROR_SOURCE_URL.
+	for i, word := range words {
+		if word != want[i] && (len(word) < sameWord || len(want[i]) < sameWord || word[:sameWord] != want[i][:sameWord]) {
+			return false
+		}
+	}
+	return true
+}
+
+func separator(r rune) bool { return r == '_' || r == '-' || r == '.' }
