@@ -149,6 +149,10 @@ func ParseFailure(subject string) (name, record string, page int, err error) {
 	return t[2], strings.Join(t, "."), page, nil
 }
 
+// upperHex are the digits of an encoded byte. fmt would take most of the time of a lookup at the
+// budget, which each request makes several times.
+const upperHex = "0123456789ABCDEF"
+
 // encode makes one subject token of s, injectively: what is not a lower-case
 // letter, a digit, - or _ becomes =XX; a token that gets too long ends in a
 // hash, marked by =h, which no escape yields; and an empty one, which NATS
@@ -158,12 +162,15 @@ func encode(s string, limit int) string {
 		return "=e"
 	}
 	var b strings.Builder
+	b.Grow(len(s))
 	for i := range len(s) {
 		c := s[i]
 		if c >= 'a' && c <= 'z' || c >= '0' && c <= '9' || c == '-' || c == '_' {
 			b.WriteByte(c)
 		} else {
-			fmt.Fprintf(&b, "=%02X", c)
+			b.WriteByte('=')
+			b.WriteByte(upperHex[c>>4])
+			b.WriteByte(upperHex[c&0xf])
 		}
 	}
 	if b.Len() <= limit {

@@ -28,17 +28,24 @@ type Settings struct {
 // SettingsOf returns the settings of a repository ("quay.io/osism/osism") or of a registry as
 // a whole. Changes take effect within 5 seconds. The error is ErrConf.
 func SettingsOf(repository string) (Settings, error) {
-	if err := conf.refresh(time.Now()); err != nil {
+	conf.mu.Lock()
+	defer conf.mu.Unlock()
+	if err := conf.refreshLocked(time.Now()); err != nil {
 		return Settings{}, err
+	}
+	if known, ok := conf.settings[repository]; ok {
+		return known, nil
 	}
 	found, err := sysregistriesv2.FindRegistry(nil, normalize(repository))
 	if err != nil {
 		return Settings{}, fmt.Errorf("%w: %w", ErrConf, err)
 	}
-	if found == nil {
-		return Settings{}, nil
+	var settings Settings
+	if found != nil {
+		settings = Settings{Insecure: found.Insecure, Blocked: found.Blocked}
 	}
-	return Settings{Insecure: found.Insecure, Blocked: found.Blocked}, nil
+	conf.settings[repository] = settings
+	return settings, nil
 }
 
 // conf is containers-registries.conf(5). The library keeps the content for the whole process,
@@ -48,6 +55,9 @@ var conf registriesConf
 type registriesConf struct {
 	mu   sync.Mutex
 	read time.Time
+	// settings are those asked for since then, by repository. The library matches all
+	// prefixes of a name, which every request would pay for.
+	settings map[string]Settings
 }
 
 // forget makes the next refresh read the files again.
@@ -61,6 +71,11 @@ func (c *registriesConf) forget() {
 func (c *registriesConf) refresh(now time.Time) error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	return c.refreshLocked(now)
+}
+
+// refreshLocked is refresh for callers that hold mu.
+func (c *registriesConf) refreshLocked(now time.Time) error {
 	if age := now.Sub(c.read); age >= 0 && age < answersFor {
 		return nil
 	}
@@ -68,7 +83,7 @@ func (c *registriesConf) refresh(now time.Time) error {
 	if _, err := sysregistriesv2.TryUpdatingCache(nil); err != nil {
 		return fmt.Errorf("%w: %w", ErrConf, err)
 	}
-	c.read = now
+	c.read, c.settings = now, make(map[string]Settings)
 	return nil
 }
 
