@@ -75,11 +75,11 @@ bench: require-go require-skopeo ## measure speed, CPU time and memory beside re
 
 # 1,000,000 tags, and the other sizes such that it takes ten minutes on a quiet machine of two cores.
 bench-report: BENCH               = ^Benchmark(Quay|Hub|Unlimited|Large|Scale|ManyTags)$$
-bench-report: BENCH_REPOSITORIES  = 30
-bench-report: BENCH_LARGE         = 6
-bench-report: BENCH_SCALE         = 40
+bench-report: BENCH_REPOSITORIES  = 20
+bench-report: BENCH_LARGE         = 4
+bench-report: BENCH_SCALE         = 16
 bench-report: BENCH_MANY          = 5000
-bench-report: BENCH_LIMIT         = 45s
+bench-report: BENCH_LIMIT         = 30s
 bench-report: require-go require-skopeo ## write docs/benchmarks.md and docs/benchmarks.json
 	$(BENCHMARK) -bench '$(BENCH)' ./planner/bench $(BENCH_SIZES) -bench.report '$(CURDIR)/docs'
 

@@ -52,7 +52,7 @@ func BenchmarkQuay(b *testing.B) {
 
 // BenchmarkUnlimited mirrors small images from a registry without limits.
 func BenchmarkUnlimited(b *testing.B) {
-	mirrorAll(b, unlimited, small(*repositories, tags), cold, noop, night)
+	mirrorAll(b, unlimited, small(*repositories, tags), cold, noop)
 }
 
 // hubRepositories of three tags are 180 pulls, of the 200 that Docker Hub allows.
