@@ -95,8 +95,7 @@ const anyPath = "any/path"
 // parseLimit reads one item, or returns what was expected in its place.
 func parseLimit(item string) (registry string, limit Limit, expected string) {
 	host, value, _ := strings.Cut(item, "=")
-	requests, window, slash := strings.Cut(value, "/")
-	if !slash {
+	if !strings.Contains(value, "/") {
 		return "", Limit{}, "registry=requests/window, such as docker.io=100/6h"
 	}
 	// A bare word would be taken for a repository of Docker Hub.
@@ -105,13 +104,26 @@ func parseLimit(item string) (registry string, limit Limit, expected string) {
 	if err != nil || r.Repository.Path() != anyPath {
 		return "", Limit{}, "the host name of a registry before the =, such as docker.io"
 	}
-	if limit.Requests, err = strconv.Atoi(strings.TrimSpace(requests)); err != nil || limit.Requests < 1 || limit.Requests > maxRequests {
-		return "", Limit{}, fmt.Sprintf("a number of requests from 1 to %d before the /", maxRequests)
-	}
-	if limit.Window, err = time.ParseDuration(strings.TrimSpace(window)); err != nil || !limit.valid() {
-		return "", Limit{}, fmt.Sprintf("a window from %s to %s after the /, such as 6h, 90m or 10s", short(minWindow), short(maxWindow))
+	if limit, expected = parseWindow(value); expected != "" {
+		return "", Limit{}, expected
 	}
 	return r.Repository.Registry(), limit, ""
+}
+
+// parseWindow reads requests/window, or returns what was expected in its place.
+func parseWindow(text string) (limit Limit, expected string) {
+	requests, window, slash := strings.Cut(text, "/")
+	if !slash {
+		return Limit{}, "requests/window, such as 20/1s"
+	}
+	var err error
+	if limit.Requests, err = strconv.Atoi(strings.TrimSpace(requests)); err != nil || limit.Requests < 1 || limit.Requests > maxRequests {
+		return Limit{}, fmt.Sprintf("a number of requests from 1 to %d before the /", maxRequests)
+	}
+	if limit.Window, err = time.ParseDuration(strings.TrimSpace(window)); err != nil || !limit.valid() {
+		return Limit{}, fmt.Sprintf("a window from %s to %s after the /, such as 6h, 90m or 10s", short(minWindow), short(maxWindow))
+	}
+	return limit, ""
 }
 
 // Origin is where a limit comes from.

@@ -108,6 +108,20 @@ func TestConnectionIsPacedLocally(t *testing.T) {
 	require.Equal(t, sent, b.Conn.Stats().OutMsgs)
 }
 
+// TestCopyCountsItsBlobs: a process of skopeo takes the slots of its blobs, too, if its registry
+// counts them.
+func TestCopyCountsItsBlobs(t *testing.T) {
+	t.Parallel()
+	s := opened(t, brokertest.Embedded(t), 0)
+	_, err := s.TakeForCopy(t.Context(), "", quay, "")
+	require.NoError(t, err)
+	l := s.lane(line{quay, Manifest, HTTP1})
+	require.EqualValues(t, 1+blobsOfCopy, l.last, "one reservation each, because no other copy waits")
+	_, err = s.TakeForCopy(t.Context(), "", registry, "")
+	require.NoError(t, err)
+	require.Zero(t, s.lane(line{registry, Blob, HTTP1}).last)
+}
+
 // TestRefusedConnection: a refusal over HTTP/2 halves the rate of connections, and not what
 // the fleet shares over HTTP/1.1.
 func TestRefusedConnection(t *testing.T) {

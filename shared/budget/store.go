@@ -51,6 +51,7 @@ type Store struct {
 	lanes   map[string]*lane   // by subject
 
 	connections map[string]*connection // by line
+	rates       map[string]Rates       // set, by registry
 
 	stop    context.CancelFunc
 	life    context.Context
@@ -71,7 +72,7 @@ func open(ctx context.Context, b *broker.Broker, log *slog.Logger, now func() ti
 		windows: map[string]*window{},
 		lanes:   map[string]*lane{},
 
-		connections: map[string]*connection{},
+		connections: map[string]*connection{}, rates: map[string]Rates{},
 	}
 	var err error
 	if s.limits, err = b.Bucket(ctx, jetstream.KeyValueConfig{Bucket: bucketLimits, Description: "skopeo-worker: what registries allow"}); err != nil {

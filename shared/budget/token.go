@@ -128,6 +128,21 @@ func (s *Store) Take(ctx context.Context, mirror, registry, identity string) (To
 	return s.window(registry, identity).take(ctx, s, mirror, limit)
 }
 
+// blobsOfCopy is how many blobs a copy of skopeo is expected to request: a config, and the
+// layers that the destination does not have yet.
+const blobsOfCopy = 3
+
+// TakeForCopy takes a token as Take does, for a process of skopeo, which speaks only HTTP/1.1.
+// It first waits until the blobs of an image may be requested.
+func (s *Store) TakeForCopy(ctx context.Context, mirror, registry, identity string) (Token, error) {
+	for range blobsOfCopy {
+		if err := s.Pace(ctx, registry, Blob); err != nil {
+			return Token{}, err
+		}
+	}
+	return s.Take(ctx, mirror, registry, identity)
+}
+
 // Counts reports whether the registry counts the pulls of an identity, so that each needs a
 // token of Take.
 func (s *Store) Counts(registry, identity string) bool {

@@ -138,9 +138,6 @@ func (s *Store) counted(registry string, kind Kind) Kind {
 	return l.counted
 }
 
-// zones returns how a registry counts requests, if it is known.
-func (s *Store) zones(registry string) map[Kind]zone { return documented[registry] }
-
 // key returns the name of the line in subjects and keys.
 func (l line) key() string {
 	key := token(l.registry) + "." + string(l.counted)

@@ -35,6 +35,7 @@ func NewChecker(ctx context.Context, b *broker.Broker, r Registries, limits map[
 	if err != nil {
 		return nil, err
 	}
+	r.setRates(store)
 	keychain := containers.New()
 	who := identity(keychain)
 	limiter := &throttle.Throttle{Budget: store, Identity: who, Log: log}

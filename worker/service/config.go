@@ -2,6 +2,7 @@ package service
 
 import (
 	"errors"
+	"fmt"
 	"log/slog"
 	"net"
 	"os"
@@ -9,6 +10,7 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/osism/skopeo-worker/shared/budget"
 	"github.com/osism/skopeo-worker/shared/config"
 	"github.com/osism/skopeo-worker/shared/reference"
 	"github.com/osism/skopeo-worker/worker/environment"
@@ -54,13 +56,15 @@ func (c *Config) Validate() []error {
 // Registries are the settings for requests to registries.
 type Registries struct {
 	Insecure  []string `envconfig:"INSECURE_REGISTRIES" expect:"hosts, separated by commas" desc:"hosts, separated by commas, whose certificates are not verified and that may speak plain HTTP"`
-	QuayHosts []string `envconfig:"QUAY_HOSTS" expect:"hosts, separated by commas" desc:"hosts, separated by commas, that run Quay: their API returns the digests of 100 tags at once"`
-	ChildEnv  []string `envconfig:"CHILD_ENV" expect:"names of variables, separated by commas" desc:"variables, separated by commas, that skopeo and credential helpers get in addition to the usual ones; a name may end in *"`
+	QuayHosts []string `envconfig:"QUAY_HOSTS" expect:"hosts, separated by commas" desc:"hosts, separated by commas, that run Quay: their API returns the digests of 100 tags at once; host=quay.io or host=api:10/1s+20;tags:5/1s;manifests:50/1s+10;other:60/1s: with these request rates"`
+	// Rates are the request rates in QUAY_HOSTS, by registry.
+	Rates    map[string]budget.Rates
+	ChildEnv []string `envconfig:"CHILD_ENV" expect:"names of variables, separated by commas" desc:"variables, separated by commas, that skopeo and credential helpers get in addition to the usual ones; a name may end in *"`
 }
 
 // Validate implements config.Validator.
 func (r *Registries) Validate() []error {
-	bad := append(checkHosts("INSECURE_REGISTRIES", r.Insecure), checkHosts("QUAY_HOSTS", r.QuayHosts)...)
+	bad := append(checkHosts("INSECURE_REGISTRIES", r.Insecure), r.checkQuayHosts()...)
 	for i, name := range r.ChildEnv {
 		r.ChildEnv[i] = strings.TrimSpace(name)
 		if !environment.Valid(r.ChildEnv[i]) {
@@ -69,6 +73,26 @@ func (r *Registries) Validate() []error {
 		}
 	}
 	return bad
+}
+
+// checkQuayHosts checks QUAY_HOSTS, and takes the request rates out of it.
+func (r *Registries) checkQuayHosts() []error {
+	for i, item := range r.QuayHosts {
+		host, text, found := strings.Cut(item, "=")
+		if !found {
+			continue
+		}
+		rates, err := budget.ParseRates(text)
+		if err != nil {
+			return []error{fmt.Errorf("QUAY_HOSTS=%q: %w", item, err)}
+		}
+		r.QuayHosts[i] = strings.TrimSpace(host)
+		if r.Rates == nil {
+			r.Rates = map[string]budget.Rates{}
+		}
+		r.Rates[reference.RegistryOf(r.QuayHosts[i])] = rates
+	}
+	return checkHosts("QUAY_HOSTS", r.QuayHosts)
 }
 
 // checkHosts trims and checks a list of hosts.

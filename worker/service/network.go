@@ -37,12 +37,20 @@ type network struct {
 func (s *Service) network(c Config, r Registries, log *slog.Logger) *network {
 	n := &network{config: c, registries: r, keychain: containers.New(), metrics: s.metrics, log: log}
 	n.transport = registry.NewTransport(r.Insecure, c.StallTimeout)
+	r.setRates(s.budget)
 	n.throttle = &throttle.Throttle{Budget: s.budget, Identity: identity(n.keychain), Log: log,
 		Observe: func(registry string, kind budget.Kind, status int) { s.metrics.Request(registry, string(kind), status) },
 	}
 	probes := r.client(n.throttle.Transport(n.transport, ""), n.keychain, c.CopyTimeout, nil)
 	n.outages = &outage.Tracker{Budget: s.budget, Registry: probes, IsDestination: n.throttle.IsDestination, Log: log}
 	return n
+}
+
+// setRates makes the budget keep the request rates of the settings.
+func (r Registries) setRates(store *budget.Store) {
+	for registry, rates := range r.Rates {
+		store.SetRates(registry, rates)
+	}
 }
 
 // connector returns chunk.Parts.Connect. It makes one client for each mirror name.

@@ -87,7 +87,7 @@ func (tr *transport) RoundTrip(request *http.Request) (*http.Response, error) {
 	t := tr.throttle
 	ctx := request.Context()
 	call := budget.Call{Registry: reference.RegistryOf(request.URL.Host), Kind: kindOf(request)}
-	token, paced, err := t.permit(ctx, tr.mirror, call)
+	token, as, err := t.permit(ctx, tr.mirror, call)
 	if err != nil {
 		if request.Body != nil {
 			_ = request.Body.Close()
@@ -96,7 +96,7 @@ func (tr *transport) RoundTrip(request *http.Request) (*http.Response, error) {
 	}
 	request = inTime(request, token)
 	call.Started = time.Now()
-	request, turn := t.await(request, &call, paced)
+	request, turn := t.await(request, &call, as)
 	response, err := tr.network.RoundTrip(request)
 	if turn.err != nil {
 		return nil, turn.err
@@ -154,23 +154,26 @@ func (t *Throttle) observe(request *http.Request, kind budget.Kind, response *ht
 	t.Observe(reference.RegistryOf(request.URL.Host), kind, status)
 }
 
-// permit takes the token of a pull if the registry counts pulls. Otherwise the request is
-// paced, except pulls from registries that are written to. If the request then fails, the
-// token stays spent, because the request may have arrived.
-func (t *Throttle) permit(ctx context.Context, mirror string, call budget.Call) (token budget.Token, paced bool, err error) {
+// permit takes the token of a pull if the registry counts pulls; if the request then fails,
+// the token stays spent, because the request may have arrived. Otherwise permit returns the
+// kind as which the request is paced: a pull from a registry that is written to as any other
+// request for a manifest, so that no limit is discovered there.
+func (t *Throttle) permit(ctx context.Context, mirror string, call budget.Call) (token budget.Token, as budget.Kind, err error) {
 	if closed := t.closed(call.Registry); closed != nil {
-		return budget.Token{}, false, closed
+		return budget.Token{}, "", closed
 	}
 	identity := t.identity(call.Registry)
 	switch {
 	case call.Kind != budget.Pull:
-		paced = true
+		as = call.Kind
 	case t.Budget.Counts(call.Registry, identity):
 		token, err = t.Budget.Take(ctx, mirror, call.Registry, identity)
+	case t.free(call.Registry):
+		as = budget.Manifest
 	default:
-		paced = !t.free(call.Registry)
+		as = budget.Pull
 	}
-	return token, paced, t.explain(ctx, call.Registry, err)
+	return token, as, t.explain(ctx, call.Registry, err)
 }
 
 // inTime returns the request so that it is aborted if it is not sent before the token's
@@ -254,7 +257,7 @@ func (t *Throttle) GuardCopy(ctx context.Context, mirror string, source, destina
 	if closed := t.closed(to); closed != nil {
 		return closed
 	}
-	token, err := t.Budget.Take(ctx, mirror, from, t.identity(from))
+	token, err := t.Budget.TakeForCopy(ctx, mirror, from, t.identity(from))
 	if err != nil {
 		return t.explain(ctx, from, err)
 	}

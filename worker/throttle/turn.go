@@ -17,15 +17,15 @@ import (
 type turn struct {
 	throttle *Throttle
 	call     *budget.Call
-	paced    bool // otherwise only the protocol is noted
+	as       budget.Kind // as which it is paced; "": not at all
 	cancel   context.CancelCauseFunc
 	err      error // why the request must not be sent
 }
 
 // await returns the request so that it waits for its turn, and the turn.
-func (t *Throttle) await(request *http.Request, call *budget.Call, paced bool) (*http.Request, *turn) {
+func (t *Throttle) await(request *http.Request, call *budget.Call, as budget.Kind) (*http.Request, *turn) {
 	ctx, cancel := context.WithCancelCause(request.Context())
-	waiting := &turn{throttle: t, call: call, paced: paced, cancel: cancel}
+	waiting := &turn{throttle: t, call: call, as: as, cancel: cancel}
 	return request.WithContext(httptrace.WithClientTrace(ctx, &httptrace.ClientTrace{
 		GotConn: func(got httptrace.GotConnInfo) { waiting.comes(ctx, got.Conn) },
 	})), waiting
@@ -35,10 +35,10 @@ func (t *Throttle) await(request *http.Request, call *budget.Call, paced bool) (
 // cancelled request over HTTP/1.1 if it has a connection, so that must be closed.
 func (w *turn) comes(ctx context.Context, conn net.Conn) {
 	w.call.Protocol = protocolOf(conn)
-	if !w.paced {
+	if w.as == "" {
 		return
 	}
-	w.err = w.throttle.explain(ctx, w.call.Registry, w.throttle.Budget.PaceOver(ctx, w.call.Registry, w.call.Kind, w.call.Protocol))
+	w.err = w.throttle.explain(ctx, w.call.Registry, w.throttle.Budget.PaceOver(ctx, w.call.Registry, w.as, w.call.Protocol))
 	w.call.Started = time.Now()
 	if w.err == nil {
 		return

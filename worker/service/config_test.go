@@ -1,0 +1,27 @@
+package service_test
+
+import (
+	"testing"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/osism/skopeo-worker/shared/budget"
+	"github.com/osism/skopeo-worker/worker/service"
+)
+
+func TestQuayHostsMayHaveRates(t *testing.T) {
+	r := service.Registries{QuayHosts: []string{"quay.example.com", " Quay2.example.com:8443 = quay.io", "quay3.example.com=api:10/1s+20;tags:5/1s"}}
+	require.Empty(t, r.Validate())
+	require.Equal(t, []string{"quay.example.com", "Quay2.example.com:8443", "quay3.example.com"}, r.QuayHosts)
+	require.Len(t, r.Rates, 2)
+	require.Contains(t, r.Rates, "quay2.example.com:8443")
+	require.Contains(t, r.Rates, "quay3.example.com")
+
+	for _, bad := range []string{"quay.example.com=", "quay.example.com=fast", "quay.example.com=api:1/s", "https://quay.example.com=quay.io"} {
+		r := service.Registries{QuayHosts: []string{bad}}
+		problems := r.Validate()
+		require.Len(t, problems, 1, bad)
+		require.ErrorContains(t, problems[0], "QUAY_HOSTS", bad)
+	}
+	require.ErrorIs(t, (&service.Registries{QuayHosts: []string{"a.example.com=fast"}}).Validate()[0], budget.ErrRates)
+}
