@@ -3,6 +3,7 @@ package bench
 import (
 	"flag"
 	"fmt"
+	"math"
 	"os"
 	"testing"
 	"time"
@@ -31,6 +32,9 @@ var results []result
 
 // record keeps a result for the report, and shows that something has happened.
 func record(r result) {
+	for _, figure := range []*float64{&r.Seconds, &r.CPU, &r.Memory, &r.Source.Sent, &r.Source.Received, &r.Destination.Sent, &r.Destination.Received} {
+		*figure = math.Round(*figure*1000) / 1000
+	}
 	results = append(results, r)
 	fmt.Fprintf(os.Stderr, "%s, %s, %s: %.2f s, %s\n", r.World, r.Phase, r.Program, r.Seconds, r.ending())
 	if r.Ended != "" && r.Ended != outOfTime {
@@ -44,7 +48,7 @@ func TestMain(m *testing.M) {
 	code := m.Run()
 	if len(results) > 0 {
 		report := newReport(began)
-		fmt.Print(report.tables())
+		fmt.Print(report.tables(), report.summary())
 		if *folder != "" {
 			if err := report.write(*folder); err != nil {
 				fmt.Fprintln(os.Stderr, err)

@@ -7,7 +7,6 @@ import (
 	"os/exec"
 	"path/filepath"
 	"runtime"
-	"slices"
 	"strings"
 	"time"
 )
@@ -106,7 +105,7 @@ func (r report) page() string {
 	return strings.NewReplacer(
 		"DATE", r.Date, "MACHINE", about+", "+m.System, "LOAD", m.Load, "VERSIONS", strings.Join(r.Versions, ", "),
 		"SOURCE", r.Network.Source, "DESTINATION", r.Network.Destination, "PROTOCOLS", protocols, "LIMIT", r.Network.Limit,
-	).Replace(method) + r.tables()
+	).Replace(method) + "## Summary\n\n" + r.summary() + "\n" + r.tables()
 }
 
 // method is the start of benchmarks.md.
@@ -122,69 +121,38 @@ Compare programs within a table only. Another machine or network has other times
 - A relay in front of each adds a network's latency: half a round trip to every byte in each direction, and a round trip to each new TCP connection. Handshakes of TLS and requests for tokens cost what they would cost on a network. A round trip takes SOURCE to the source and DESTINATION to the destination, unless a table says otherwise. The relays do not limit bandwidth.
 - Programs reach the source by its real names, such as quay.io.
 - Sources limit requests as the registries of their names do. quay.io: its nginx's rates, over HTTP/1.1 by address, over HTTP/2 by connection with ten times the rate; bursts pass; the rest is answered 429. Docker Hub: 200 pulls in six hours, 3,000 requests a minute.
-- All programs run once, one after the other, on the same source and an empty or identical destination. ` + "`planner mirror`" + ` has its default settings. "regsync, tuned" mirrors 8 repositories at once with 32 requests to each registry. crane runs as 8 processes, one for each repository. A program that takes longer than LIMIT is ended, and is not run again with the same catalogue.
+- All programs run once, one after the other, on the same source and an empty or identical destination. ` + "`planner mirror`" + ` has its default settings. "regsync, tuned" mirrors 8 repositories at once with 32 requests to each registry. crane runs as 8 processes, one for each repository. A program that takes longer than LIMIT is ended, and is not run again with the same catalogue; fleets and very many tags may take four times as long.
 - cold: the destination is empty. nothing new: it has everything. one night: it has everything but one new tag in each repository, on a base layer that it has.
 - CPU time is user and system time with all child processes. Memory is the largest resident memory of all processes of the program together; pages that they share count for each. Requests, refusals (429) and bytes are counted at the registries; bytes include TLS.
 - After each run, every tag at the destination is compared with the source. "missing" and "other digest" count tags.
 
 `
 
-// tables shows all results, a table for each catalogue and phase.
+// tables shows all results, a table for each group.
 func (r report) tables() string {
 	var out strings.Builder
-	type key struct{ world, catalogue, phase string }
-	var shown []key
-	for _, first := range r.Results {
-		k := key{first.World, first.Catalogue, first.Phase}
-		if slices.Contains(shown, k) {
-			continue
-		}
-		shown = append(shown, k)
-		var group []result
-		for _, o := range r.Results {
-			if (key{o.World, o.Catalogue, o.Phase}) == k {
-				group = append(group, o)
-			}
-		}
-		fmt.Fprintf(&out, "## %s, %s\n\n%s.\n\n%s\n", k.world, k.phase, k.catalogue, table(group))
+	for _, g := range r.groups() {
+		fmt.Fprintf(&out, "## %s, %s\n\n%s.\n\n%s\n", g.world, g.phase, g.catalogue, g.table())
 	}
 	return out.String()
 }
 
 // table compares results with that of regsync's default, or else with the first one.
-func table(group []result) string {
-	base := group[0]
-	for _, r := range group {
-		if r.Program == regsyncName {
-			base = r
-		}
+func (g group) table() string {
+	base, ok := g.of(regsyncName)
+	if !ok {
+		base = g.results[0]
 	}
 	var out strings.Builder
 	fmt.Fprintf(&out, "| program | time | speed against %s | CPU time | memory | source: requests | refused (after 1 s) | MB | destination: requests | MB | result |\n", base.Program)
 	out.WriteString("|---|--:|--:|--:|--:|--:|--:|--:|--:|--:|---|\n")
-	for _, r := range group {
+	for _, r := range g.results {
 		fmt.Fprintf(&out, "| %s | %.2f s | %s | %.2f s | %.0f MB | %d | %d (%d) | %.1f | %d | %.1f | %s |\n",
 			r.Program, r.Seconds, ratio(base, r), r.CPU, r.Memory,
 			r.Source.Requests, r.Source.Refused, r.Source.RefusedLater, r.Source.Sent+r.Source.Received,
 			r.Destination.Requests, r.Destination.Sent+r.Destination.Received, r.ending())
 	}
 	return out.String()
-}
-
-// ratio says how many times as fast as the base a program is. One that was ended or left
-// something out has no speed; if the base was ended, the ratio is a lower bound.
-func ratio(base, r result) string {
-	if r.Ended != "" || r.Missing > 0 {
-		return ""
-	}
-	bound := ""
-	switch {
-	case base.Ended == outOfTime:
-		bound = "> "
-	case base.Ended != "" || base.Missing > 0:
-		return ""
-	}
-	return fmt.Sprintf("%s%.1f ×", bound, base.Seconds/r.Seconds)
 }
 
 // ending says how well a run ended.
