@@ -16,6 +16,8 @@ func changesCommand() *cobra.Command {
 	c := &cobra.Command{
 		Annotations: config.Annotation(s.stored()...),
 
+		ValidArgsFunction: completeRun,
+
 		Use:   "changes [RUN]",
 		Short: "List the tags that a run has changed at the destination",
 		Long:  "List the tags that a run has changed at the destination: new ones, those that have moved\nfrom one digest to another, and those that the source has listed and denies. Without\nRUN, list those of the newest run.",

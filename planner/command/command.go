@@ -107,7 +107,10 @@ func (f *formatFlag) Set(s string) error {
 	return nil
 }
 
-func (f *formatFlag) add(c *cobra.Command) { c.Flags().VarP(f, "output", "o", "print `json`") }
+func (f *formatFlag) add(c *cobra.Command) {
+	c.Flags().VarP(f, "output", "o", "print `json`")
+	_ = c.RegisterFlagCompletionFunc("output", cobra.FixedCompletions([]cobra.Completion{"json"}, cobra.ShellCompDirectiveNoFileComp)) // the flag exists
+}
 
 // session is an open broker with the stores that the commands use.
 type session struct {

@@ -3,6 +3,7 @@ package command
 import (
 	"bytes"
 	"log/slog"
+	"os"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -99,6 +100,32 @@ func TestNearMissesAreNamed(t *testing.T) {
 	require.NotContains(t, said, "CHUNKSIZE")
 }
 
+// TestReadyBeforeItPublishes: without what copies images, nothing is published, and no store is
+// made.
+func TestReadyBeforeItPublishes(t *testing.T) {
+	dir := t.TempDir()
+	list, torn, store := filepath.Join(dir, "list.yml"), filepath.Join(dir, "auth.json"), filepath.Join(dir, "data")
+	require.NoError(t, os.WriteFile(list, []byte("containers: [nginx]"), 0o600))
+	require.NoError(t, os.WriteFile(torn, []byte(`{"auths": {`), 0o600))
+	for _, c := range []struct{ variable, value, want string }{
+		{"SKOPEO_PATH", "/no/such/skopeo", `skopeo is not installed: program "/no/such/skopeo" not found; install skopeo, set SKOPEO_PATH, or copy without it: COPY_ENGINE=builtin`},
+		{"REGISTRY_AUTH_FILE", filepath.Join(dir, "none.json"), "credentials file: open " + filepath.Join(dir, "none.json") + ": no such file or directory"},
+		{"REGISTRY_AUTH_FILE", dir, "credentials file: read " + dir + ": is a directory"},
+		{"REGISTRY_AUTH_FILE", torn, "credentials file " + torn + ": not valid JSON"},
+	} {
+		t.Run(c.value, func(t *testing.T) {
+			t.Setenv("MIRROR_SOURCE_URL", list)
+			t.Setenv("MIRROR_DEST_URL", "127.0.0.1:5000")
+			t.Setenv("DATA_DIR", store)
+			t.Setenv(c.variable, c.value)
+			said, code := execute(t, "mirror")
+			require.Equal(t, 2, code, said)
+			require.Contains(t, said, c.want)
+			require.NoDirExists(t, store)
+		})
+	}
+}
+
 // keep stores a run with a failure of its second chunk, and returns the URL of the broker.
 func keep(t *testing.T, name string) string {
 	t.Helper()
@@ -112,6 +139,34 @@ func keep(t *testing.T, name string) string {
 		Images: []failure.Image{{Source: "quay.io/osism/a:1", Attempts: 1, Reason: "denied"}},
 	}))
 	return server.URL()
+}
+
+// TestCompletion: the shell proposes runs, and repositories with failures. It gets no error.
+func TestCompletion(t *testing.T) {
+	url := keep(t, "nightly")
+	t.Setenv("MIRROR_NAME", "nightly")
+	t.Setenv("NATS_URL", url)
+	proposed := func(arguments ...string) string {
+		said, code := execute(t, append([]string{"__complete"}, arguments...)...)
+		require.Zero(t, code)
+		found, _, _ := strings.Cut(said, ":")
+		return found
+	}
+	for _, command := range []string{"status", "cancel", "changes"} {
+		require.Regexp(t, `^\d{8}-\d{6}-\d{3}-[0-9a-f]{4}\n$`, proposed(command, ""), command)
+		require.Empty(t, proposed(command, "one", ""))
+	}
+	for _, command := range []string{"republish", "forget"} {
+		require.Equal(t, "quay.io/osism/a\n", proposed(command, ""))
+		require.Empty(t, proposed(command, "quay.io/osism/a", ""), "it is there already")
+	}
+	require.Equal(t, "json\n", proposed("status", "-o", ""))
+	require.Contains(t, proposed("help", ""), "status")
+	require.Contains(t, proposed("completion", ""), "zsh")
+
+	t.Setenv("NATS_URL", "")
+	t.Setenv("DATA_DIR", filepath.Join(t.TempDir(), "data"))
+	require.Empty(t, proposed("status", ""))
 }
 
 func TestNamesAreListed(t *testing.T) {

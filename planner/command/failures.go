@@ -85,6 +85,8 @@ func forgetCommand() *cobra.Command {
 	c := &cobra.Command{
 		Annotations: config.Annotation(s.stored()...),
 
+		ValidArgsFunction: completeRepository,
+
 		Use:   "forget REPOSITORY… | --left-list",
 		Short: "Delete failures, so that they are not listed and retried",
 		Long:  "Delete the failures of the named repositories or images, or those of images that the\nlist no longer has. A message that cannot be read is named as planner failed names it.\nThe log names every failure that was deleted.",
@@ -187,6 +189,8 @@ func republishCommand() *cobra.Command {
 	c := &cobra.Command{
 		Annotations: config.Annotation(s.copies()...),
 
+		ValidArgsFunction: completeRepository,
+
 		Use:   "republish REPOSITORY… | --chunk N | --all",
 		Short: "Retry failed images",
 		Long:  "Retry failed images: those of the named repositories, those of a chunk, or all.\nWithout NATS_URL, this process mirrors them at once, or leaves them\nto the planner serve or mirror that has DATA_DIR.",
@@ -210,6 +214,9 @@ func republishCommand() *cobra.Command {
 			defer se.Close()
 			if !se.Embedded() {
 				_, err = se.republish(ctx, w, out)
+				return err
+			}
+			if err := service.Ready(ctx, s.worker); err != nil {
 				return err
 			}
 			e, err := service.Listen(s.metrics.Addr, Version, s.log.Logger(cmd.ErrOrStderr()))

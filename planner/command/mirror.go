@@ -35,6 +35,9 @@ func mirrorCommand() *cobra.Command {
 			if err != nil {
 				return err
 			}
+			if err := service.Ready(ctx, s.worker, p.registries()...); err != nil {
+				return err
+			}
 			e, err := service.Listen(s.metrics.Addr, Version, s.log.Logger(cmd.ErrOrStderr()))
 			if err != nil {
 				return err

@@ -6,6 +6,8 @@ import (
 	"encoding/hex"
 	"fmt"
 	"io"
+	"maps"
+	"slices"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -167,6 +169,17 @@ func (p *planned) markLeft(ctx context.Context, se *session) {
 	if err != nil {
 		se.log.Warn("failed images that have left the list are not marked", "error", err)
 	}
+}
+
+// registries returns the hosts of the sources and of the destination.
+func (p *planned) registries() []string {
+	hosts := map[string]bool{}
+	for _, c := range p.chunks {
+		for _, r := range c.Repositories() {
+			hosts[r.Source.Registry()], hosts[r.Destination.Registry()] = true, true
+		}
+	}
+	return slices.Sorted(maps.Keys(hosts))
 }
 
 func (p *planned) table() []display.PlannedChunk {

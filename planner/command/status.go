@@ -27,6 +27,8 @@ func statusCommand() *cobra.Command {
 	c := &cobra.Command{
 		Annotations: config.Annotation(s.stored()...),
 
+		ValidArgsFunction: completeRun,
+
 		Use:   "status [RUN]",
 		Short: "Show a run: state, chunks, images, pulls, budgets, estimated end",
 		Long:  "Show the state of a run: chunks, images, pulls, budgets, and when it can be done.\nWithout RUN, show the newest run and a table of older ones.",
@@ -167,6 +169,8 @@ func cancelCommand() *cobra.Command {
 	var s settings
 	return &cobra.Command{
 		Annotations: config.Annotation(s.stored()...),
+
+		ValidArgsFunction: completeRun,
 
 		Use:   "cancel [RUN]",
 		Short: "Cancel chunks of a run that have not started",

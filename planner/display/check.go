@@ -34,10 +34,25 @@ func Check(w io.Writer, r check.Report) {
 			}
 		}
 	}
+	checkWarnings(&p, r.Repositories)
 	p.line("")
 	p.line("%s", conclusion(r))
 	if s := r.Totals.Seconds; s != nil && r.ToDo() {
 		p.line("Budgets and schedule allow it to finish in %s.", takesText(*s, r.Totals.PullsAtLeast))
+	}
+}
+
+// checkWarnings shows what is probably a mistake in the list.
+func checkWarnings(p *page, rows []check.Row) {
+	first := true
+	for _, row := range rows {
+		for _, w := range row.Warnings {
+			if first {
+				p.line("")
+				first = false
+			}
+			p.wrapped(0, fmt.Sprintf("warning: %s: %s", row.Repository, w))
+		}
 	}
 }
 

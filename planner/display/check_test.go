@@ -52,6 +52,12 @@ To copy: 3 images. To tag: 1 image. In 3 repositories.
 Budgets and schedule allow it to finish in 3d12h+.
 `, out.String())
 
+	unselected := r.Repositories[1]
+	unselected.Warnings = []string{"FILTER, or the tags of the entry, match none of 12 tags"}
+	out.Reset()
+	Check(&out, check.Report{Repositories: []check.Row{unselected}, Totals: check.Totals{Repositories: 1}})
+	require.Contains(t, out.String(), "\n\nwarning: quay.io/osism/tool: FILTER, or the tags of the entry, match none of 12\ntags\n\nNothing to do in 1 repository.\n")
+
 	out.Reset()
 	Check(&out, check.Report{Repositories: r.Repositories[1:2], Totals: check.Totals{Repositories: 1, Counts: r.Repositories[1].Counts}})
 	require.Equal(t, `REPOSITORY          COPY  UNCHANGED  PULLS  BYTES

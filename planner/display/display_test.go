@@ -274,6 +274,18 @@ Retry them with:  planner republish quay.io/a/b
 `, out.String())
 }
 
+func TestSummaryOfNothing(t *testing.T) {
+	show := func(s run.Status) string {
+		var out strings.Builder
+		Summary(&out, s, nil, now)
+		return out.String()
+	}
+	nothing := run.Status{Run: "r", State: run.StateDone, Chunks: run.Chunks{Total: 1, Done: 1}}
+	require.Contains(t, show(nothing), "\n\nwarning: the list selects no image; planner check shows why\n")
+	nothing.Images.Total = 1
+	require.NotContains(t, show(nothing), "warning")
+}
+
 func TestSummaryHeadline(t *testing.T) {
 	for state, want := range map[string]string{
 		run.StateDone:       "Run r is done after 5s: 2 images in 3 chunks.",

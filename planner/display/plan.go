@@ -68,6 +68,10 @@ func Summary(w io.Writer, s run.Status, failures []failure.Record, now time.Time
 		}
 		p.line("  %-9s %7d%s", a.what, a.n, detail)
 	}
+	if s.State == run.StateDone && s.Images.Total == 0 && s.Chunks.Done > 0 {
+		p.line("")
+		p.line("warning: the list selects no image; planner check shows why")
+	}
 	if len(failures) > 0 {
 		firstFailures(&p, failures)
 	}

@@ -133,7 +133,7 @@ var nearMisses = map[string]bool{
 // containers returns the nodes of the entries, and the problems outside of them.
 func containers(root *yaml.Node) ([]*yaml.Node, []Problem) {
 	if root.Kind != yaml.MappingNode {
-		return nil, []Problem{{Line: root.Line, Message: fmt.Sprintf("expected a mapping with the key %q, found %s", key, describe(root))}}
+		return nil, []Problem{{Line: root.Line, Message: fmt.Sprintf("expected a mapping with the key %q, found %s; %s", key, describe(root), example)}}
 	}
 	var value *yaml.Node
 	var near string
@@ -158,7 +158,7 @@ func containers(root *yaml.Node) ([]*yaml.Node, []Problem) {
 		}
 	}
 	if value == nil {
-		return nil, append(problems, Problem{Message: fmt.Sprintf("the key %q is missing%s", key, near)})
+		return nil, append(problems, notOurs(root, near))
 	}
 	nodes, problem := sequence(value)
 	if problem != nil {

@@ -171,6 +171,9 @@ func (c counting) resolved(r message.Repository, found resolve.Result, err error
 		return nil
 	}
 	c.row.Skipped += found.Skipped
+	if found.Unselected != "" {
+		c.row.Warnings = append(c.row.Warnings, found.Unselected)
+	}
 	if found.Invalid != nil {
 		c.fail(r.Source.String(), found.Invalid)
 	}

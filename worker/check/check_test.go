@@ -150,6 +150,16 @@ func TestNothingToDo(t *testing.T) {
 	require.Equal(t, check.Totals{Counts: check.Counts{Bytes: none()}}, s.check(t).Totals)
 }
 
+// TestUnselected: what selects nothing is a warning.
+func TestUnselected(t *testing.T) {
+	s := newSite(t)
+	s.both(t, "1", "2")
+	entry := s.entry(tool)
+	entry.Selection = &selection.Selection{Include: []string{"v"}}
+	require.Equal(t, []string{"FILTER, or the tags of the entry, match none of 2 tags"}, s.check(t, entry).Repositories[0].Warnings)
+	require.Empty(t, s.check(t, s.entry(tool)).Repositories[0].Warnings)
+}
+
 // TestNewRepository: that the destination has nothing is found out once.
 func TestNewRepository(t *testing.T) {
 	s := newSite(t)

@@ -15,6 +15,9 @@ type Row struct {
 	Destination reference.Repository `json:"destination"`
 	Counts
 	Failed []Failed `json:"failed"` // never nil
+	// Warnings are about what is probably a mistake in the list, such as a filter that
+	// matches no tag.
+	Warnings []string `json:"warnings,omitempty"`
 }
 
 // Totals are the sums of all rows.

@@ -21,6 +21,7 @@ func (f *forecast) resolve(ctx context.Context, r message.Repository) (resolve.R
 		}
 		if !listed {
 			listed, found.Listed, found.Invalid, found.Companions = true, got.Listed, got.Invalid, got.Companions
+			found.Unselected = got.Unselected
 		}
 		found.Images = append(found.Images, got.Images...)
 		found.Skipped += got.Skipped

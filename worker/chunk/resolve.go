@@ -75,6 +75,9 @@ func (e *execution) resolve(ctx context.Context, r message.Repository) (message.
 			return message.Repository{}, nil, nil
 		}
 	}
+	if found.Unselected != "" {
+		e.log.Warn("nothing of a repository is selected", "repository", r.Source, "reason", found.Unselected)
+	}
 	e.entries.note(r, func(s *entryState) { s.listed, s.invalid = true, found.Invalid })
 	r.Images = e.comparer.Resolved(r, found)
 	e.tally(func(p *progress) {

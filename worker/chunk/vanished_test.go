@@ -96,6 +96,16 @@ func TestVanished(t *testing.T) {
 	require.Empty(t, b.kept.records)
 }
 
+// TestUnselected: a selection that matches nothing is a warning that names the repository.
+func TestUnselected(t *testing.T) {
+	var said bytes.Buffer
+	b := newHarness(t)
+	b.Log = slog.New(slog.NewTextHandler(&said, nil))
+	b.push(t, "1", "2")
+	require.Empty(t, b.do(t, b.selected("", selection.Selection{Include: []string{"v"}})).Left)
+	require.Contains(t, said.String(), fmt.Sprintf(`level=WARN msg="nothing of a repository is selected" run=2 chunk=1 repository=%s/%s reason="FILTER, or the tags of the entry, match none of 2 tags"`, b.from.Host(), repository))
+}
+
 // TestNamedTagsDoNotVanish: they fail, whenever that is found out.
 func TestNamedTagsDoNotVanish(t *testing.T) {
 	listed := selection.Selection{List: []string{"1", "2"}}

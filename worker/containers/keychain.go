@@ -123,6 +123,47 @@ func (k *Keychain) Find(ctx context.Context, repository string) (Credential, err
 	}
 }
 
+// Readable returns an error if the files in which the credentials of the registries would be
+// searched cannot be read. It starts no helper. The error is ErrFile, or that of
+// registries.conf.
+func (k *Keychain) Readable(registries ...string) error {
+	helpers, err := conf.helpers(k.now())
+	if err != nil || !slices.Contains(helpers, sysregistriesv2.AuthenticationFileHelper) {
+		return err
+	}
+	for _, file := range k.files {
+		if file.required {
+			if _, err := file.read(); err != nil {
+				return err
+			}
+		}
+	}
+	for _, registry := range registries {
+		if err := k.readable(normalize(registry)); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// readable is searchFiles for a registry as a whole, up to the first helper.
+func (k *Keychain) readable(key string) error {
+	for _, file := range k.files {
+		content, err := file.read()
+		if err != nil || content.Helpers[key] != "" {
+			return err
+		}
+		found, err := file.find(key, content)
+		if err != nil {
+			return fmt.Errorf("%s: %w", file.path, err)
+		}
+		if !found.Anonymous() {
+			return nil
+		}
+	}
+	return nil
+}
+
 // key returns the normalized name of a repository. It is remembered, because Find is called
 // for each request.
 func (k *Keychain) key(repository string) string {

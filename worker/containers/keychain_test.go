@@ -261,6 +261,26 @@ func TestBrokenFiles(t *testing.T) {
 	require.ErrorContains(t, err, path)
 }
 
+// TestReadable: what cannot be read is found without a request and without a helper.
+func TestReadable(t *testing.T) {
+	dir := isolate(t)
+	first, second := filepath.Join(dir, ".config/containers/auth.json"), filepath.Join(dir, ".docker/config.json")
+	calls := helper(t, dir, "test", answers("bob"))
+	t.Setenv("PATH", dir+":"+os.Getenv("PATH"))
+	k := containers.New()
+	require.NoError(t, k.Readable("quay.io", "docker.io"))
+	write(t, first, auths(entry("quay.io", "alice"))[:len(auths(entry("quay.io", "alice")))-1]+`,"credHelpers":{"ghcr.io":"test"}}`)
+	write(t, second, "{")
+	require.NoError(t, k.Readable("quay.io", "ghcr.io"), "no other file is needed for them")
+	require.ErrorIs(t, k.Readable("quay.io", "docker.io"), containers.ErrFile)
+	write(t, second, `{"auths":{"docker.io":{"auth":"%"}}}`)
+	require.ErrorContains(t, k.Readable("docker.io"), `entry "docker.io" is not in the format of containers-auth.json(5)`)
+	require.Zero(t, calls())
+
+	t.Setenv("REGISTRY_AUTH_FILE", filepath.Join(dir, "none.json"))
+	require.ErrorIs(t, containers.New().Readable(), containers.ErrFile)
+}
+
 func TestBrokenRegistriesConf(t *testing.T) {
 	dir := isolate(t)
 	write(t, filepath.Join(dir, ".config/containers/registries.conf"), "this is no TOML")

@@ -24,7 +24,10 @@ type Result struct {
 	// are none. It is an *registry.Error about the repository, and quotes them.
 	Invalid error
 	Skipped int // tags for Windows only
-	Pulls   int // manifests that had to be pulled to learn their digest
+	// Unselected is about a listing of which nothing is wanted: the registry lists no tag, or
+	// the selection matches none. It is a line for the user, and "" if something is wanted.
+	Unselected string
+	Pulls      int // manifests that had to be pulled to learn their digest
 	// Listed is what the listing has on tags beside their digests, by tag.
 	Listed map[reference.Tag]Listed
 	// Companions were listed, and belong to none of the images; nil if nothing was
@@ -124,6 +127,7 @@ func (u *Upstream) whole(ctx context.Context, r message.Repository) (Result, err
 		return Result{Pulls: result.Pulls}, err
 	}
 	result.Skipped = p.windows
+	result.Unselected = p.unselected()
 	result.Invalid = p.invalid.about(r.Source)
 	companions, _ := u.digests(ctx, r.Source, p.companionsOf(result.Images), false)
 	if ctx.Err() != nil {
@@ -151,6 +155,7 @@ type pick struct {
 	timeless   bool // a candidate came without a time
 	companions Companions
 	windows    int
+	listed     int // tags, without companions
 	invalid    invalid
 }
 
@@ -169,6 +174,7 @@ func (p *pick) add(tag listing.Tag) {
 	if !p.everything && p.companions.add(tag) {
 		return
 	}
+	p.listed++
 	switch {
 	case !p.matcher.Match(tag.Name.String()):
 	case tag.WindowsOnly():
@@ -184,6 +190,17 @@ func (p *pick) add(tag listing.Tag) {
 // signature of an image is newer than the image, and has been listed before it.
 func (p *pick) full() bool {
 	return p.limit > 0 && len(p.candidates) >= p.limit && !p.timeless
+}
+
+// unselected returns why nothing was picked, or "". It is a typing error more often than not.
+func (p *pick) unselected() string {
+	switch {
+	case len(p.candidates) > 0 || p.windows > 0 || len(p.invalid.seen) > 0:
+		return ""
+	case p.listed == 0:
+		return "the registry lists no tags"
+	}
+	return fmt.Sprintf("FILTER, or the tags of the entry, match none of %d tags", p.listed)
 }
 
 func (p *pick) picked() []listing.Tag {

@@ -83,6 +83,29 @@ func TestWholeRepository(t *testing.T) {
 	}
 }
 
+// TestUnselected: a selection that matches nothing is probably a mistake; an error is not.
+func TestUnselected(t *testing.T) {
+	o, r, wanted := newResolver(t)
+	push(t, r, "1.0.0", "2.0.0")
+	for _, s := range []selection.Selection{{Include: []string{"v9"}}, {Semver: ">=3"}, {Semver: ">=3", Limit: 1}, {Exclude: []string{".*"}}} {
+		wanted.Selection = &s
+		found, err := o.Resolve(t.Context(), wanted)
+		require.NoError(t, err)
+		require.Equal(t, "FILTER, or the tags of the entry, match none of 2 tags", found.Unselected)
+		require.Empty(t, found.Images)
+	}
+	for _, s := range []selection.Selection{{}, {Include: []string{"2"}}, {Limit: 1}} {
+		wanted.Selection = &s
+		found, err := o.Resolve(t.Context(), wanted)
+		require.NoError(t, err)
+		require.Empty(t, found.Unselected)
+	}
+	defer r.Inject(registrytest.Fault{Match: lists, Status: 200, Body: `{"tags":[]}`})()
+	found, err := o.Resolve(t.Context(), wanted)
+	require.NoError(t, err)
+	require.Equal(t, "the registry lists no tags", found.Unselected)
+}
+
 func TestTagAndDigest(t *testing.T) {
 	o, r, wanted := newResolver(t)
 	push(t, r, "1", "2")

@@ -10,6 +10,7 @@ import (
 
 	"github.com/osism/skopeo-worker/shared/reference"
 	"github.com/osism/skopeo-worker/worker/child"
+	"github.com/osism/skopeo-worker/worker/containers"
 	"github.com/osism/skopeo-worker/worker/mirror"
 	"github.com/osism/skopeo-worker/worker/outage"
 	"github.com/osism/skopeo-worker/worker/policy"
@@ -21,18 +22,34 @@ import (
 // engine returns what copies images. It is nil for the builtin engine, because package mirror
 // then copies them itself. If images cannot be copied, it returns why.
 func (c Config) engine(ctx context.Context, r Registries, log *slog.Logger) (mirror.Engine, error) {
-	if c.Engine == EngineBuiltin {
-		_, err := policy.Load("")
-		return nil, err
-	}
 	runner := &skopeo.Runner{Path: c.Skopeo, Insecure: r.Insecure, Stall: c.StallTimeout, Timeout: c.CopyTimeout}
-	version, err := runner.Version(ctx)
-	if err != nil {
+	version, err := c.version(ctx, runner)
+	if err != nil || c.Engine == EngineBuiltin {
 		return nil, err
 	}
 	log.Debug("skopeo copies images", "version", version)
 	watchOver(log)
 	return runner, nil
+}
+
+// version returns the version of skopeo; "" for the builtin engine. If images cannot be
+// copied, it returns why.
+func (c Config) version(ctx context.Context, runner *skopeo.Runner) (string, error) {
+	if c.Engine == EngineBuiltin {
+		_, err := policy.Load("")
+		return "", err
+	}
+	return runner.Version(ctx)
+}
+
+// Ready returns an error if this process cannot copy images: skopeo is missing, or a file with
+// the credentials of one of the registries cannot be read. It sends no request and starts no
+// credential helper.
+func Ready(ctx context.Context, c Config, registries ...string) error {
+	if _, err := c.version(ctx, &skopeo.Runner{Path: c.Skopeo}); err != nil {
+		return err
+	}
+	return containers.New().Readable(registries...)
 }
 
 // verifier returns what checks images against the signature policy, or nil if skopeo does.

@@ -1,0 +1,62 @@
+package command
+
+import (
+	"context"
+	"io"
+	"slices"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/osism/skopeo-worker/planner/display"
+)
+
+// completionTimeout is how long a completion may take: a user waits at a prompt.
+const completionTimeout = 2 * time.Second
+
+// complete returns a completion of what the broker has. If it does not answer, there are no
+// proposals, and no message that would spoil the prompt.
+func complete(list func(ctx context.Context, se *session) ([]cobra.Completion, error)) cobra.CompletionFunc {
+	return func(cmd *cobra.Command, args []string, _ string) ([]cobra.Completion, cobra.ShellCompDirective) {
+		ctx, cancel := context.WithTimeout(cmd.Context(), completionTimeout)
+		defer cancel()
+		se, err := open(ctx, new(settings), io.Discard)
+		if err != nil {
+			return nil, cobra.ShellCompDirectiveNoFileComp
+		}
+		defer se.Close()
+		found, err := list(ctx, se)
+		if err != nil {
+			return nil, cobra.ShellCompDirectiveNoFileComp
+		}
+		return slices.DeleteFunc(found, func(c cobra.Completion) bool { return slices.Contains(args, c) }), cobra.ShellCompDirectiveNoFileComp
+	}
+}
+
+// completeRun proposes the runs of the mirror name, the newest first, for the first argument.
+func completeRun(cmd *cobra.Command, args []string, prefix string) ([]cobra.Completion, cobra.ShellCompDirective) {
+	if len(args) > 0 {
+		return nil, cobra.ShellCompDirectiveNoFileComp
+	}
+	found, directive := complete(func(ctx context.Context, se *session) ([]cobra.Completion, error) {
+		runs, err := se.runs.List(ctx, se.name)
+		var ids []cobra.Completion
+		for _, r := range runs {
+			ids = append(ids, r.ID)
+		}
+		return ids, err
+	})(cmd, args, prefix)
+	return found, directive | cobra.ShellCompDirectiveKeepOrder
+}
+
+// completeRepository proposes the repositories with failures.
+var completeRepository = complete(func(ctx context.Context, se *session) ([]cobra.Completion, error) {
+	records, err := se.failures.List(ctx, se.name)
+	var names []cobra.Completion
+	for _, r := range records {
+		if !r.Unreadable {
+			names = append(names, display.Printable(r.Repository))
+		}
+	}
+	return slices.Compact(names), err
+})
