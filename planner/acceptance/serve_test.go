@@ -71,6 +71,8 @@ func TestServeOnOneMachine(t *testing.T) {
 	require.Contains(t, get(t, page+"/failures"), s.source.Host()+"/osism/missing")
 	require.Contains(t, get(t, page+"/runs"), "/runs/"+s.status().Run)
 	require.Contains(t, get(t, page+"/runs/"+s.status().Run), "done, with failures")
+	require.Contains(t, get(t, page+"/images"), s.source.Host()+"/osism/tool")
+	require.Contains(t, get(t, page+"/images?repository="+s.source.Host()+"/osism/tool"), "copied")
 	require.Contains(t, get(t, page+"/metrics"), "skopeo_worker_broker_up 1\n")
 	get(t, page+"/readyz")
 
@@ -100,7 +102,8 @@ func TestServeOnOneMachine(t *testing.T) {
 	s.push("osism/later", "1")
 	done := post(t, page+"/actions/republish", url.Values{"repository": {s.source.Host() + "/osism/later"}})
 	require.Contains(t, done, "Republished 1 image in 1 chunk as run")
-	s.becomes(runID(t, done[strings.Index(done, "as run"):]), run.StateDone)
+	_, republished, _ := strings.Cut(done, "as run")
+	s.becomes(runID(t, republished), run.StateDone)
 	s.requireMirrored("osism/later")
 	serve.says(`msg="audit: action done" action=republish`)
 

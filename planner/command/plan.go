@@ -64,8 +64,7 @@ func planCommand() *cobra.Command {
 				}
 				return err
 			}
-			_, _ = fmt.Fprintf(out, "Published run %s: %s in %s, the last due %s.\n",
-				r.ID, count(r.Entries, "entry", "entries"), count(r.Chunks, "chunk", "chunks"), p.chunks[len(p.chunks)-1].Due.Local().Format(time.RFC1123))
+			p.published(out, r)
 			if se.Embedded() {
 				_, _ = fmt.Fprintf(out, "It is stored in DATA_DIR=%s; planner mirror processes it.\n", s.broker.DataDir)
 			}
@@ -85,6 +84,12 @@ func planCommand() *cobra.Command {
 	c.Flags().DurationVar(&timeout, "timeout", 0, "with --wait: stop following after this `duration`; the run continues")
 	addForce(c, &force)
 	return c
+}
+
+// published says what was published.
+func (p *planned) published(out io.Writer, r run.Run) {
+	_, _ = fmt.Fprintf(out, "Published run %s: %s in %s, the last due %s.\n",
+		r.ID, count(r.Entries, "entry", "entries"), count(r.Chunks, "chunk", "chunks"), p.chunks[len(p.chunks)-1].Due.Local().Format(time.RFC1123))
 }
 
 func addForce(c *cobra.Command, force *bool) {

@@ -14,6 +14,7 @@ import (
 	"github.com/osism/skopeo-worker/planner/overview"
 	"github.com/osism/skopeo-worker/planner/schedule"
 	"github.com/osism/skopeo-worker/planner/web"
+	"github.com/osism/skopeo-worker/shared/catalog"
 	"github.com/osism/skopeo-worker/shared/change"
 	"github.com/osism/skopeo-worker/shared/config"
 	"github.com/osism/skopeo-worker/worker/environment"
@@ -117,6 +118,10 @@ func (se *session) serve(ctx context.Context, s *settings, probes *service.Endpo
 	if err != nil {
 		return err
 	}
+	seen, err := catalog.Open(ctx, se.Broker)
+	if err != nil {
+		return err
+	}
 	look := overview.New(overview.Sources{Runs: se.runs, Failures: se.failures, Budget: se.budget}, se.name, s.web.MaxAge)
 	planning := &planning{settings: s, session: se, log: log}
 	notifier, err := notify.New(ctx, s.notify, se.Broker, look, se.failures, func() time.Time { return planning.state().Next }, log)
@@ -125,7 +130,7 @@ func (se *session) serve(ctx context.Context, s *settings, probes *service.Endpo
 	}
 	group.Go(func() error { return notifier.Run(ctx) })
 	page.Show(&web.Site{
-		Mirror: se.name, Overview: look, Failures: se.failures, Changes: changes,
+		Mirror: se.name, Overview: look, Failures: se.failures, Changes: changes, Catalog: seen,
 		Actions: planning, Unsent: notifier.Problems, Schedule: planning.state, Zone: s.timetable.zone,
 	})
 	if s.timetable.times != nil {

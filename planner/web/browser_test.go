@@ -16,6 +16,8 @@ import (
 	"github.com/chromedp/cdproto/runtime"
 	"github.com/chromedp/chromedp"
 	"github.com/stretchr/testify/require"
+
+	"github.com/osism/skopeo-worker/shared/run"
 )
 
 // screenshots is where TestPages stores what the browser shows; empty: nowhere.
@@ -39,6 +41,9 @@ func browser(t *testing.T) context.Context {
 		case *runtime.EventExceptionThrown:
 			t.Errorf("the page throws: %s", e.ExceptionDetails.Text)
 		case *log.EventEntryAdded:
+			if strings.Contains(e.Entry.Text, "status of 401") {
+				return // of a wrong password
+			}
 			t.Errorf("the browser logs: %s (%s)", e.Entry.Text, e.Entry.URL)
 		}
 	}))
@@ -89,10 +94,72 @@ func TestPages(t *testing.T) {
 	served := serve(t, Config{}, f.site, slog.New(slog.DiscardHandler))
 	ctx := browser(t)
 	for name, path := range map[string]string{
-		"now": "/", "failures": "/failures", "runs": "/runs", "run": "/runs/" + live, "confirm": "/actions/republish?repository=" + "quay.io/osism/gone",
+		"now": "/", "failures": "/failures", "runs": "/runs", "run": "/runs/" + live, "images": "/images", "repository": "/images?repository=quay.io/osism/image-01", "confirm": "/actions/republish?repository=" + "quay.io/osism/gone",
 	} {
 		for suffix, width := range map[string]int64{"": 1280, "-phone": 390} {
 			sees(t, ctx, served.URL+path, name+suffix, width, strings.HasSuffix(name+suffix, "failures-phone") || name+suffix == "runs")
 		}
 	}
+}
+
+// waits is how long a browser gets to show something.
+const waits = 20 * time.Second
+
+// shows waits until the page has the text.
+func shows(t *testing.T, ctx context.Context, text string) {
+	t.Helper()
+	require.Eventually(t, func() bool {
+		got, err := chromedp.Run(ctx, chromedp.Text(chromedp.CSS("body")))
+		return err == nil && strings.Contains(got, text)
+	}, waits, 50*time.Millisecond, "%s", text)
+}
+
+// TestClicks: a user republishes, with and without script, and by the keyboard alone.
+func TestClicks(t *testing.T) {
+	f := newFixture(t)
+	f.bad()
+	served := serve(t, Config{}, f.site, quiet)
+	ctx := browser(t)
+	do(t, ctx, chromedp.Navigate(served.URL+"/failures"), chromedp.Click(chromedp.CSS(`a[href*="osism%2Fgone"]`)))
+	shows(t, ctx, "Retry the failed images of quay.io/osism/gone?")
+	require.Empty(t, f.actions.all(), "a link does nothing")
+	do(t, ctx, chromedp.Click(chromedp.CSS("button.main")))
+	shows(t, ctx, "Did republish nightly quay.io/osism/gone.")
+
+	_, err := chromedp.Call(ctx, emulation.SetScriptExecutionDisabled, emulation.SetScriptExecutionDisabledParams{Value: true})
+	require.NoError(t, err)
+	do(t, ctx, chromedp.Navigate(served.URL+"/"), chromedp.Click(chromedp.CSS(`a[href="/actions/plan"]`)))
+	shows(t, ctx, "Fetch the list and plan mirror nightly now?")
+	// Enter on the focused button.
+	do(t, ctx, chromedp.Focus(chromedp.CSS("button.main")), chromedp.KeyEvent("\r"))
+	shows(t, ctx, "Did plan.")
+	require.Equal(t, []string{"republish nightly quay.io/osism/gone", "plan"}, f.actions.all())
+}
+
+// TestLive: what changes is shown without a reload.
+func TestLive(t *testing.T) {
+	f := newFixture(t)
+	served := serve(t, Config{}, f.site, quiet)
+	ctx := browser(t)
+	do(t, ctx, chromedp.Navigate(served.URL+"/"))
+	shows(t, ctx, "Nothing has run")
+	f.ran(mirror, 0, time.Hour, run.Tally{Total: 1, Copied: 1})
+	shows(t, ctx, "Every image of the list is mirrored.")
+}
+
+// TestLoginInBrowser: the browser keeps the cookie of a login, and sends it from then on.
+func TestLoginInBrowser(t *testing.T) {
+	f := newFixture(t)
+	served := serve(t, Config{PasswordFile: passwordFile(t, "ada", "correct horse")}, f.site, quiet)
+	ctx := browser(t)
+	do(t, ctx, chromedp.Navigate(served.URL+"/runs"))
+	shows(t, ctx, "Log in")
+	do(t, ctx, chromedp.SendKeys(chromedp.CSS("#user"), "ada"), chromedp.SendKeys(chromedp.CSS("#password"), "wrong\r"))
+	shows(t, ctx, "Wrong user or password.")
+	do(t, ctx, chromedp.SendKeys(chromedp.CSS("#password"), "correct horse\r"))
+	shows(t, ctx, "Nothing has run in the last 30 days.")
+	do(t, ctx, chromedp.Click(chromedp.CSS(`form[action="/logout"] button`)))
+	shows(t, ctx, "Password")
+	do(t, ctx, chromedp.Navigate(served.URL+"/runs"))
+	shows(t, ctx, "Password")
 }

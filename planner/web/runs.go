@@ -95,8 +95,8 @@ type runView struct {
 	Running runningRow
 	Copies  copiesView
 	Changes []change.Change
-	Changed map[change.Kind]int
-	Hidden  int // changes
+	Changed []string // how many of each kind
+	Hidden  int      // changes
 	paging
 }
 
@@ -125,9 +125,14 @@ func (*Server) run(site *Site, r *http.Request) (view, error) {
 
 // count counts changes, and shows some.
 func (v *runView) count(changes []change.Change, more int) {
-	v.Changed = map[change.Kind]int{}
+	counts := map[change.Kind]int{}
 	for _, c := range changes {
-		v.Changed[c.Kind()]++
+		counts[c.Kind()]++
+	}
+	for _, kind := range []change.Kind{change.New, change.Moved, change.Vanished} {
+		if counts[kind] > 0 {
+			v.Changed = append(v.Changed, number(counts[kind])+" "+string(kind))
+		}
 	}
 	v.Changes = changes[:min(len(changes), changesShown)]
 	v.Hidden = len(changes) - len(v.Changes) + more

@@ -19,6 +19,7 @@ import (
 	"golang.org/x/net/netutil"
 
 	"github.com/osism/skopeo-worker/planner/overview"
+	"github.com/osism/skopeo-worker/shared/catalog"
 	"github.com/osism/skopeo-worker/shared/change"
 	"github.com/osism/skopeo-worker/shared/failure"
 	"github.com/osism/skopeo-worker/shared/run"
@@ -47,6 +48,7 @@ type Site struct {
 	Overview *overview.Reader
 	Failures *failure.Store
 	Changes  *change.Store
+	Catalog  *catalog.Store
 	Actions  Actions
 	Schedule func() Schedule
 	Unsent   func() []string // notifications that could not be sent
@@ -152,6 +154,7 @@ func (s *Server) handler(probes http.Handler) http.Handler {
 	users.Handle("GET /metrics", probes)
 	users.HandleFunc("GET /{$}", s.page(s.now))
 	users.HandleFunc("GET /failures", s.page(s.failures))
+	users.HandleFunc("GET /images", s.page(s.images))
 	users.HandleFunc("GET /runs", s.page(s.runs))
 	users.HandleFunc("GET /runs/{run}", s.page(s.run))
 	users.HandleFunc("GET /actions/{action}", s.page(s.confirm))

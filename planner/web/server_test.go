@@ -20,7 +20,9 @@ import (
 	"golang.org/x/crypto/bcrypt"
 	"golang.org/x/sync/errgroup"
 
+	"github.com/osism/skopeo-worker/shared/catalog"
 	"github.com/osism/skopeo-worker/shared/failure"
+	"github.com/osism/skopeo-worker/shared/reference"
 	"github.com/osism/skopeo-worker/shared/run"
 )
 
@@ -93,7 +95,7 @@ func TestHostileNames(t *testing.T) {
 	for _, path := range []string{
 		"/", "/failures", "/failures?q=" + query, "/failures?mirror=" + query, "/runs", "/runs?mirror=" + query, "/runs/" + live,
 		"/runs/" + url.PathEscape(script), "/actions/republish?repository=" + query, "/actions/" + url.PathEscape(script), "/login?to=" + query,
-		"/" + url.PathEscape(script), "/?note=" + query,
+		"/" + url.PathEscape(script), "/?note=" + query, "/images", "/images?q=" + query, "/images?state=" + query, "/images?repository=" + query, "/images?repository=quay.io/osism/image-01",
 	} {
 		response, text := get(t, served.URL+path)
 		require.NotContains(t, text, "<script>hostile", path)
@@ -113,7 +115,7 @@ func TestHostileNames(t *testing.T) {
 func TestCounts(t *testing.T) {
 	f := newFixture(t)
 	served := serve(t, Config{}, f.site, quiet)
-	for path, want := range map[string]string{"/": "Nothing has run", "/failures": "no failed images", "/runs": "Nothing has run"} {
+	for path, want := range map[string]string{"/": "Nothing has run", "/failures": "no failed images", "/runs": "Nothing has run", "/images": "No worker has looked at a repository yet."} {
 		response, text := get(t, served.URL+path)
 		require.Equal(t, http.StatusOK, response.StatusCode)
 		require.Contains(t, text, want)
@@ -142,6 +144,28 @@ func TestCounts(t *testing.T) {
 	_, text = get(t, served.URL+"/failures?q=image-0815")
 	require.Contains(t, text, "with “image-0815”")
 	require.Equal(t, 1, strings.Count(text, "<article"))
+	group, ctx = errgroup.WithContext(t.Context())
+	group.SetLimit(32)
+	for n := range 5000 {
+		group.Go(func() error {
+			repository := fmt.Sprintf("quay.io/osism/image-%04d", n)
+			return f.catalog.Add(ctx, mirror, catalog.Repository{
+				Source: reference.MustRepository(repository), Destination: reference.MustRepository(repository), Checked: time.Now(),
+				Tags: []catalog.Tag{{Name: reference.MustTag(fmt.Sprint("v", n)), State: run.Copied, Checked: time.Now()}},
+			})
+		})
+	}
+	require.NoError(t, group.Wait())
+	_, text = get(t, served.URL+"/images?page=50")
+	require.Contains(t, text, "5\u202f000 repositories")
+	require.Equal(t, repositoriesPage, strings.Count(text, `scope="row"`))
+	require.Less(t, len(text), 200<<10)
+	_, text = get(t, served.URL+"/images?q=V4711&state=copied")
+	require.Equal(t, 1, strings.Count(text, `scope="row"`))
+	_, text = get(t, served.URL+"/images?state=failed")
+	require.Contains(t, text, "Nothing that was seen matches.")
+	_, text = get(t, served.URL+"/images?repository=quay.io/osism/image-4711")
+	require.Contains(t, text, "v4711")
 	for _, page := range []string{"0", "-1", "x", "99999999999999999999"} {
 		response, _ := get(t, served.URL+"/failures?page="+page)
 		require.Equal(t, http.StatusBadRequest, response.StatusCode, page)

@@ -17,6 +17,7 @@ import (
 	"github.com/osism/skopeo-worker/shared/broker"
 	"github.com/osism/skopeo-worker/shared/brokertest"
 	"github.com/osism/skopeo-worker/shared/budget"
+	"github.com/osism/skopeo-worker/shared/catalog"
 	"github.com/osism/skopeo-worker/shared/change"
 	"github.com/osism/skopeo-worker/shared/failure"
 	"github.com/osism/skopeo-worker/shared/reference"
@@ -41,6 +42,7 @@ type fixture struct {
 	failures *failure.Store
 	budget   *budget.Store
 	changes  *change.Store
+	catalog  *catalog.Store
 	site     *Site
 	actions  *recorder
 }
@@ -57,10 +59,12 @@ func newFixture(t *testing.T) *fixture {
 	t.Cleanup(f.budget.Close)
 	f.failures = failure.NewStore(f.b, quiet)
 	look := overview.New(overview.Sources{Runs: f.runs, Failures: f.failures, Budget: f.budget}, mirror, 36*time.Hour)
+	f.catalog, err = catalog.Open(t.Context(), f.b)
+	require.NoError(t, err)
 	f.changes, err = change.Open(t.Context(), f.b)
 	require.NoError(t, err)
 	f.site = &Site{
-		Mirror: mirror, Overview: look, Failures: f.failures, Changes: f.changes, Actions: f.actions, Zone: time.UTC,
+		Mirror: mirror, Overview: look, Failures: f.failures, Changes: f.changes, Catalog: f.catalog, Actions: f.actions, Zone: time.UTC,
 		Unsent:   func() []string { return []string{"slack: refused: 500 " + script} },
 		Schedule: func() Schedule { return Schedule{Next: time.Now().Add(5 * time.Hour)} },
 	}
@@ -138,6 +142,17 @@ func (f *fixture) bad() (live string) {
 	old, recent := reference.DigestOf([]byte("old")), reference.DigestOf([]byte("new"))
 	for tag, from := range map[string]reference.Digest{"9.2.0": {}, "latest": old, "9.1.1": {}} {
 		require.NoError(f.t, f.changes.Add(ctx, mirror, live, change.Change{Source: source, Destination: destination, Tag: reference.MustTag(tag), From: from, To: recent, Bytes: 312 << 20, At: time.Now().UTC()}))
+	}
+	for n := range 12 {
+		at := time.Now().UTC().Add(-time.Duration(n) * time.Hour)
+		require.NoError(f.t, f.catalog.Add(ctx, mirror, catalog.Repository{
+			Source: reference.MustRepository(fmt.Sprintf("quay.io/osism/image-%02d", n)), Destination: reference.MustRepository(fmt.Sprintf("registry.example.com/mirror/osism/image-%02d", n)), Checked: at,
+			Tags: []catalog.Tag{
+				{Name: reference.MustTag("1.0"), Source: recent, At: recent, State: run.Unchanged, Checked: at},
+				{Name: reference.MustTag("2.0"), Source: recent, At: old, State: run.Failed, Why: "507 Insufficient Storage: " + script, Checked: at},
+				{Name: reference.MustTag("windows"), Source: old, State: run.Skipped, Why: "no wanted platform", Checked: at},
+			},
+		}))
 	}
 	require.NoError(f.t, f.changes.Add(ctx, mirror, live, change.Change{Source: source, Destination: destination, Tag: reference.MustTag("8.0.0"), At: time.Now().UTC()}))
 	f.failed(mirror, "quay.io/osism/kolla-ansible", "copying: writing blob: uploading layer to registry.example.com: received unexpected HTTP status: 507 Insufficient Storage", "2024.1", "2024.2", "2025.1", "latest")

@@ -77,7 +77,7 @@ func (v view) Section(path string) bool {
 	return v.Path == path || path != "/" && strings.HasPrefix(v.Path, path+"/")
 }
 
-var pages = []string{"now", "failures", "runs", "run", "confirm", "login", "error"}
+var pages = []string{"now", "failures", "runs", "run", "images", "repository", "confirm", "login", "error"}
 
 func (s *Server) parseTemplates() {
 	s.templates = map[string]*template.Template{}
@@ -89,7 +89,7 @@ func (s *Server) parseTemplates() {
 func (s *Server) functions() template.FuncMap {
 	return template.FuncMap{
 		"size": size, "span": span, "count": count, "bar": bar, "clean": clean, "short": short,
-		"number": number, "path": func(a, b string) string { return a + url.PathEscape(b) }, "search": search,
+		"number": number, "path": func(a, b string) string { return a + url.PathEscape(b) }, "search": search, "filtered": state,
 		"since":  func(t, now time.Time) template.HTML { return s.timeElement(t, span(now.Sub(t))) },
 		"moment": func(t any) template.HTML { return s.moment(t) },
 		"ago":    func(t any, now time.Time) template.HTML { return s.ago(t, now) },
@@ -228,6 +228,14 @@ func mirrorOf(site *Site, r *http.Request) string {
 		return name
 	}
 	return site.Mirror
+}
+
+// state is what the list of a page was filtered by.
+func state(v view) string {
+	if list, ok := v.Data.(imagesView); ok {
+		return list.State
+	}
+	return ""
 }
 
 // search is what the list of a page was searched for.

@@ -6,6 +6,7 @@ import (
 	"slices"
 	"time"
 
+	"github.com/osism/skopeo-worker/shared/catalog"
 	"github.com/osism/skopeo-worker/shared/change"
 	"github.com/osism/skopeo-worker/shared/failure"
 	"github.com/osism/skopeo-worker/shared/message"
@@ -154,6 +155,9 @@ func (e *execution) Unchanged(ctx context.Context, j *compare.Job) error {
 func (e *execution) Skip(_ context.Context, j *compare.Job) error {
 	j.Verdict = compare.Skip
 	e.entries.found(j.Entry)
+	for _, image := range j.All() {
+		e.note(j.Entry, image, catalog.Tag{State: run.Skipped, Source: j.Digest, Why: platform.ErrNoPlatform.Error()})
+	}
 	e.count(run.Skipped, len(j.All()))
 	return nil
 }
@@ -198,6 +202,7 @@ func (e *execution) complete(ctx context.Context, j *compare.Job, first run.Outc
 	e.bears(j, copied.Digest)
 	for _, image := range j.Current {
 		e.seen(r, image.Tag)
+		e.note(r, image, catalog.Tag{State: run.Unchanged, Source: j.Digest, At: copied.Digest})
 	}
 	e.count(run.Unchanged, len(j.Current))
 	return e.tag(ctx, j, copied, took, first)
@@ -251,6 +256,7 @@ func (e *execution) tag(ctx context.Context, j *compare.Job, copied mirror.Copie
 	e.changed(j, put, copied, took)
 	for _, image := range put {
 		e.seen(j.Entry, image.Tag)
+		e.note(j.Entry, image, catalog.Tag{State: first, Source: j.Digest, At: copied.Digest})
 		e.count(first, 1)
 		first = run.Tagged
 	}
@@ -298,6 +304,14 @@ func (e *execution) incomplete(ctx context.Context, j *compare.Job, copied mirro
 	}
 	e.changed(j, put, copied, took)
 	return e.failed(ctx, j.Entry, failed...)
+}
+
+// note records what has become of an image.
+func (e *execution) note(r message.Repository, image message.Image, tag catalog.Tag) {
+	if tag.Name = compare.DestinationTag(image); !tag.Name.IsZero() {
+		tag.Checked = e.worker.now().UTC()
+		e.delivery.Observer.Seen(r, tag)
+	}
 }
 
 // seen notes that the image is at the destination.

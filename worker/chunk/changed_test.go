@@ -6,6 +6,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/osism/skopeo-worker/shared/change"
+	"github.com/osism/skopeo-worker/shared/run"
 	"github.com/osism/skopeo-worker/worker/registrytest"
 )
 
@@ -50,5 +51,15 @@ func TestChanged(t *testing.T) {
 	require.NoError(t, err)
 	require.Equal(t, change.Moved, found["latest"].Kind())
 	require.Equal(t, []string{two, one}, []string{found["latest"].From.String(), found["latest"].To.String()})
+	b.tags = nil
 	require.Empty(t, changed())
+
+	// Every tag is seen, whatever becomes of it.
+	states := map[string]run.Outcome{}
+	for _, tag := range b.tags {
+		states[tag.Name.String()] = tag.State
+		require.Equal(t, tag.Source, tag.At)
+		require.False(t, tag.Checked.IsZero())
+	}
+	require.Equal(t, map[string]run.Outcome{"1": run.Unchanged, "2": run.Unchanged, "3": run.Unchanged, "latest": run.Unchanged}, states)
 }

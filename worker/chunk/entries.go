@@ -4,6 +4,7 @@ import (
 	"context"
 	"sync"
 
+	"github.com/osism/skopeo-worker/shared/catalog"
 	"github.com/osism/skopeo-worker/shared/change"
 	"github.com/osism/skopeo-worker/shared/failure"
 	"github.com/osism/skopeo-worker/shared/message"
@@ -58,6 +59,7 @@ func (e *execution) vanished(r message.Repository, tag reference.Tag) {
 	e.log.Info("vanished: the source has listed the tag and denies it", "image", failure.Source(r, tag))
 	e.entries.note(r, func(s *entryState) { s.vanished++ })
 	e.delivery.Observer.Changed([]change.Change{{Source: r.Source, Destination: r.Destination, Tag: tag, At: e.worker.now().UTC()}})
+	e.note(r, message.Image{Tag: tag}, catalog.Tag{State: run.Vanished})
 	e.count(run.Vanished, 1)
 }
 

@@ -12,6 +12,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/osism/skopeo-worker/shared/catalog"
 	"github.com/osism/skopeo-worker/shared/change"
 	"github.com/osism/skopeo-worker/shared/failure"
 	"github.com/osism/skopeo-worker/shared/message"
@@ -62,6 +63,7 @@ type harness struct {
 	copies   map[string]*meter.Meter
 	ended    []string // of the copies
 	changes  []change.Change
+	tags     []catalog.Tag
 }
 
 func newHarness(t *testing.T) *harness {
@@ -192,6 +194,13 @@ func (b *harness) doAgain(t *testing.T, entries ...message.Repository) Result {
 		return result
 	}
 	return b.deliver(t, Delivery{Chunk: b.chunk(result.Left...), Remainder: true})
+}
+
+// Seen implements Observer.
+func (h *harness) Seen(_ message.Repository, tag catalog.Tag) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.tags = append(h.tags, tag)
 }
 
 // Changed implements Observer.

@@ -5,6 +5,7 @@ import (
 	"math/rand/v2"
 	"time"
 
+	"github.com/osism/skopeo-worker/shared/catalog"
 	"github.com/osism/skopeo-worker/shared/failure"
 	"github.com/osism/skopeo-worker/shared/message"
 	"github.com/osism/skopeo-worker/shared/run"
@@ -90,6 +91,9 @@ func (e *execution) giveUp(ctx context.Context, r message.Repository, final ...a
 	}
 	if err := e.worker.Failures.Add(ctx, e.delivery.Chunk.Name, record); err != nil {
 		return err
+	}
+	for _, f := range final {
+		e.note(r, f.image, catalog.Tag{State: run.Failed, Source: f.image.Digest, Why: outcome.Reason(f.err)})
 	}
 	e.count(run.Failed, len(final))
 	return nil

@@ -9,6 +9,7 @@ import (
 	"log/slog"
 	"time"
 
+	"github.com/osism/skopeo-worker/shared/catalog"
 	"github.com/osism/skopeo-worker/shared/change"
 	"github.com/osism/skopeo-worker/shared/failure"
 	"github.com/osism/skopeo-worker/shared/message"
@@ -57,6 +58,8 @@ type Observer interface {
 	// Changed is called when tags were put at the destination, or found to be denied by the
 	// source, before the images count as done.
 	Changed(changes []change.Change)
+	// Seen is called with what has become of an image of an entry.
+	Seen(entry message.Repository, tag catalog.Tag)
 	// Copying is called when the copy of an image begins, with what counts its bytes,
 	// and what it returns when the copy has ended.
 	Copying(image, destination string, moved *meter.Meter) (ended func())

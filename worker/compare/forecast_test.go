@@ -13,6 +13,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/osism/skopeo-worker/shared/catalog"
 	"github.com/osism/skopeo-worker/shared/change"
 	"github.com/osism/skopeo-worker/shared/failure"
 	"github.com/osism/skopeo-worker/shared/message"
@@ -175,6 +176,9 @@ type observed struct {
 }
 
 func (o *observed) Image(string, run.Outcome) {}
+
+// Seen implements chunk.Observer.
+func (*observed) Seen(message.Repository, catalog.Tag) {}
 
 func (o *observed) Changed([]change.Change) {}
 

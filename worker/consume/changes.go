@@ -6,7 +6,10 @@ import (
 	"sync"
 	"time"
 
+	"github.com/osism/skopeo-worker/shared/catalog"
 	"github.com/osism/skopeo-worker/shared/change"
+	"github.com/osism/skopeo-worker/shared/message"
+	"github.com/osism/skopeo-worker/shared/reference"
 )
 
 // changes are those of a delivery that are not recorded yet: copies do not wait for the
@@ -55,4 +58,39 @@ func (d *delivery) noteChanges(ctx context.Context) error {
 		d.changes.mu.Unlock()
 	}
 	return err
+}
+
+// seen are the images of a delivery, by repository.
+type seen struct {
+	mu           sync.Mutex
+	repositories map[reference.Repository]*catalog.Repository // by source
+}
+
+// Seen implements chunk.Observer.
+func (d *delivery) Seen(entry message.Repository, tag catalog.Tag) {
+	d.seen.mu.Lock()
+	defer d.seen.mu.Unlock()
+	if d.seen.repositories == nil {
+		d.seen.repositories = map[reference.Repository]*catalog.Repository{}
+	}
+	r := d.seen.repositories[entry.Source]
+	if r == nil {
+		r = &catalog.Repository{Source: entry.Source}
+		d.seen.repositories[entry.Source] = r
+	}
+	r.Destination, r.Checked = entry.Destination, tag.Checked
+	r.Tags = append(r.Tags, tag)
+}
+
+// noteSeen stores what was seen.
+func (d *delivery) noteSeen(ctx context.Context) error {
+	d.seen.mu.Lock()
+	defer d.seen.mu.Unlock()
+	for source, r := range d.seen.repositories {
+		if err := d.consumer.catalog.Add(ctx, d.address.Name, *r); err != nil {
+			return err
+		}
+		delete(d.seen.repositories, source)
+	}
+	return nil
 }

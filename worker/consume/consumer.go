@@ -14,6 +14,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/osism/skopeo-worker/shared/broker"
+	"github.com/osism/skopeo-worker/shared/catalog"
 	"github.com/osism/skopeo-worker/shared/change"
 	"github.com/osism/skopeo-worker/shared/run"
 	"github.com/osism/skopeo-worker/worker/chunk"
@@ -48,6 +49,7 @@ type Consumer struct {
 	broker   *broker.Broker
 	runs     *run.Store
 	changes  *change.Store
+	catalog  *catalog.Store
 	failures chunk.Failures
 	worker   *chunk.Worker
 	metrics  *metrics.Metrics
@@ -71,8 +73,12 @@ func New(ctx context.Context, b *broker.Broker, w *chunk.Worker, failures chunk.
 	if err != nil {
 		return nil, err
 	}
+	seen, err := catalog.Open(ctx, b)
+	if err != nil {
+		return nil, err
+	}
 	host, _ := os.Hostname()
-	return &Consumer{broker: b, runs: runs, changes: changes, failures: failures, worker: w, metrics: m, log: log, host: host,
+	return &Consumer{broker: b, runs: runs, changes: changes, catalog: seen, failures: failures, worker: w, metrics: m, log: log, host: host,
 		now: time.Now, pause: cutOffPause, ledger: runs.Ledger(), settled: map[uint64]bool{}}, nil
 }
 

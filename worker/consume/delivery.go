@@ -32,6 +32,7 @@ type delivery struct {
 
 	copies  copies // under way
 	changes changes
+	seen    seen
 	cutOff  bool // this worker alone does not reach a registry
 
 	storing   sync.Mutex // held while the progress is stored, so that an older one does not come last
@@ -105,6 +106,9 @@ func (d *delivery) do(ctx context.Context, c message.Chunk, fresh bool) (outcome
 	}
 	if err := d.optional(ctx, d.noteChanges); err != nil {
 		d.consumer.log.Warn("what the run has changed will be incomplete", "error", err)
+	}
+	if err := d.optional(ctx, d.noteSeen); err != nil {
+		d.consumer.log.Warn("what was seen of repositories will be incomplete", "error", err)
 	}
 	if err := d.leave(ctx, c, result); err != nil {
 		return "", err

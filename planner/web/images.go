@@ -1,0 +1,95 @@
+package web
+
+import (
+	"fmt"
+	"net/http"
+	"slices"
+	"strings"
+
+	"github.com/osism/skopeo-worker/planner/overview"
+	"github.com/osism/skopeo-worker/shared/catalog"
+	"github.com/osism/skopeo-worker/shared/run"
+)
+
+const (
+	repositoriesPage = 100
+	tagsPage         = 200
+)
+
+// imagesView is the page Images.
+type imagesView struct {
+	Search, State string
+	States        []run.Outcome
+	Repositories  []catalog.Repository
+	Found         int
+	paging
+}
+
+// Searched is what the repositories were searched for.
+func (v imagesView) Searched() string { return v.Search }
+
+// filterStates are the states that repositories can be filtered by.
+var filterStates = []run.Outcome{run.Copied, run.Skipped, run.Failed, run.Vanished}
+
+func (*Server) images(site *Site, r *http.Request) (view, error) {
+	mirror := mirrorOf(site, r)
+	o, err := site.Overview.Now(r.Context())
+	if err != nil {
+		return view{}, err
+	}
+	if _, err := o.Mirror(mirror); err != nil {
+		return view{}, err
+	}
+	all, err := site.Catalog.List(r.Context(), mirror)
+	if err != nil {
+		return view{}, err
+	}
+	if name := r.URL.Query().Get("repository"); name != "" {
+		return repositoryPage(o, mirror, all, name, r)
+	}
+	v := imagesView{Search: strings.TrimSpace(r.URL.Query().Get("q")), State: r.URL.Query().Get("state"), States: filterStates}
+	if v.State != "" && !slices.Contains(filterStates, run.Outcome(v.State)) {
+		return view{}, fmt.Errorf("%w: there is no such state", errBadRequest)
+	}
+	all = slices.DeleteFunc(all, func(r catalog.Repository) bool {
+		return v.State != "" && r.Count(run.Outcome(v.State)) == 0 || !holds(r, strings.ToLower(v.Search))
+	})
+	v.Found = len(all)
+	if v.paging, err = newPaging(r, len(all), repositoriesPage); err != nil {
+		return view{}, err
+	}
+	v.Repositories = all[v.from:v.to]
+	return viewOf(o, mirror, view{Template: "images", Title: "Images", Data: v})
+}
+
+// holds reports whether a repository has the text in its name, in a tag or in a digest.
+func holds(r catalog.Repository, text string) bool {
+	if text == "" || strings.Contains(r.Source.String(), text) {
+		return true
+	}
+	return slices.ContainsFunc(r.Tags, func(t catalog.Tag) bool {
+		return strings.Contains(strings.ToLower(t.Name.String()), text) || strings.Contains(t.Source.String(), text) || strings.Contains(t.At.String(), text)
+	})
+}
+
+// repositoryView is the page of a repository.
+type repositoryView struct {
+	catalog.Repository
+	Name string
+	Tags []catalog.Tag
+	paging
+}
+
+func repositoryPage(o overview.Overview, mirror string, all []catalog.Repository, name string, r *http.Request) (view, error) {
+	i := slices.IndexFunc(all, func(r catalog.Repository) bool { return r.Source.String() == name })
+	if i < 0 {
+		return view{}, fmt.Errorf("%w: nothing was seen of %s", overview.ErrUnknown, name)
+	}
+	v := repositoryView{Repository: all[i], Name: name}
+	var err error
+	if v.paging, err = newPaging(r, len(all[i].Tags), tagsPage); err != nil {
+		return view{}, err
+	}
+	v.Tags = all[i].Tags[v.from:v.to]
+	return viewOf(o, mirror, view{Template: "repository", Title: name, Data: v})
+}

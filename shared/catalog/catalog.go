@@ -1,0 +1,116 @@
+// Package catalog keeps what workers have last seen of each repository: its tags, what they
+// name at source and destination, and what became of them.
+package catalog
+
+import (
+	"cmp"
+	"encoding/json"
+	"slices"
+	"time"
+
+	"github.com/osism/skopeo-worker/shared/reference"
+	"github.com/osism/skopeo-worker/shared/run"
+)
+
+const (
+	// maxTags bounds the record of a repository to some 400 KiB. The tags that were looked
+	// at last are kept.
+	maxTags = 1500
+	// maxWhy bounds a reason, in bytes.
+	maxWhy = 300
+)
+
+// Tag is what was last seen of a tag of a repository.
+type Tag struct {
+	Name reference.Tag `json:"tag"`
+	// Source and At are the digests at the source and at the destination; zero if there is
+	// none, or none is known.
+	Source reference.Digest `json:"source,omitzero"`
+	At     reference.Digest `json:"at,omitzero"`
+	State  run.Outcome      `json:"state"`
+	Why    string           `json:"why,omitempty"` // it was skipped or has failed
+	// Checked is when it was last looked at, and Changed when At was last another one than
+	// before, as far back as records are kept.
+	Checked time.Time `json:"checked"`
+	Changed time.Time `json:"changed,omitzero"`
+}
+
+// Repository is what was last seen of a repository.
+type Repository struct {
+	Source      reference.Repository `json:"source"`
+	Destination reference.Repository `json:"destination"`
+	Checked     time.Time            `json:"checked"`
+	Tags        []Tag                `json:"tags"`           // sorted by name
+	More        bool                 `json:"more,omitempty"` // there are others, which were looked at before
+}
+
+// Changed is when a tag of the repository last changed; zero if that is not known.
+func (r Repository) Changed() (last time.Time) {
+	for _, t := range r.Tags {
+		if t.Changed.After(last) {
+			last = t.Changed
+		}
+	}
+	return last
+}
+
+// Count counts the tags in a state.
+func (r Repository) Count(state run.Outcome) (n int) {
+	for _, t := range r.Tags {
+		if t.State == state {
+			n++
+		}
+	}
+	return n
+}
+
+// merge adds what was seen later.
+func (r *Repository) merge(later Repository) {
+	tags := map[reference.Tag]Tag{}
+	for _, t := range r.Tags {
+		tags[t.Name] = t
+	}
+	for _, t := range later.Tags {
+		known, ok := tags[t.Name]
+		if ok && known.Checked.After(t.Checked) {
+			continue // another worker was later
+		}
+		if t.At.IsZero() { // it was not looked at, or could not be
+			t.At = known.At
+		}
+		if t.Source.IsZero() && t.State != run.Vanished {
+			t.Source = known.Source
+		}
+		t.Changed = known.Changed
+		if t.At != known.At {
+			t.Changed = t.Checked
+		}
+		if len(t.Why) > maxWhy {
+			t.Why = t.Why[:maxWhy] + "…"
+		}
+		tags[t.Name] = t
+	}
+	r.Source, r.Destination = later.Source, later.Destination
+	if later.Checked.After(r.Checked) {
+		r.Checked = later.Checked
+	}
+	r.Tags = r.Tags[:0]
+	for _, t := range tags {
+		r.Tags = append(r.Tags, t)
+	}
+	if len(r.Tags) > maxTags {
+		slices.SortFunc(r.Tags, func(a, b Tag) int { return b.Checked.Compare(a.Checked) })
+		r.Tags, r.More = r.Tags[:maxTags], true
+	}
+	slices.SortFunc(r.Tags, func(a, b Tag) int { return cmp.Compare(a.Name.String(), b.Name.String()) })
+}
+
+// parse reads a record. It returns false for what is none: anyone may have put it there.
+func parse(data []byte) (Repository, bool) {
+	var r Repository
+	if json.Unmarshal(data, &r) != nil || r.Source.IsZero() {
+		return Repository{}, false
+	}
+	r.Tags = slices.DeleteFunc(r.Tags, func(t Tag) bool { return t.Name.IsZero() })
+	return r, true
+}

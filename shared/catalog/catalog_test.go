@@ -1,0 +1,111 @@
+package catalog
+
+import (
+	"fmt"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/osism/skopeo-worker/shared/brokertest"
+	"github.com/osism/skopeo-worker/shared/reference"
+	"github.com/osism/skopeo-worker/shared/run"
+)
+
+const name = "default"
+
+var (
+	source      = reference.MustRepository("quay.io/osism/tool")
+	destination = reference.MustRepository("registry.example.com/osism/tool")
+	first       = reference.DigestOf([]byte("first"))
+	second      = reference.DigestOf([]byte("second"))
+	start       = time.Now().UTC().Add(-time.Hour).Truncate(time.Second)
+)
+
+func seen(after time.Duration, tags ...Tag) Repository {
+	for i := range tags {
+		tags[i].Checked = start.Add(after)
+	}
+	return Repository{Source: source, Destination: destination, Checked: start.Add(after), Tags: tags}
+}
+
+func tag(name string, digest reference.Digest, state run.Outcome) Tag {
+	return Tag{Name: reference.MustTag(name), Source: digest, At: digest, State: state}
+}
+
+func TestCatalog(t *testing.T) {
+	s, err := Open(t.Context(), brokertest.Embedded(t))
+	require.NoError(t, err)
+	only := func() Repository {
+		t.Helper()
+		all, err := s.List(t.Context(), name)
+		require.NoError(t, err)
+		require.Len(t, all, 1)
+		return all[0]
+	}
+	require.NoError(t, s.Add(t.Context(), name, seen(0, tag("2", first, run.Copied), tag("1", first, run.Copied))))
+	require.NoError(t, s.Add(t.Context(), "other", seen(0, tag("9", first, run.Copied))))
+	r := only()
+	require.Len(t, r.Tags, 2)
+	require.Equal(t, "1", r.Tags[0].Name.String())
+	require.Equal(t, start, r.Changed())
+
+	// What is unchanged was looked at, and what has moved has changed.
+	require.NoError(t, s.Add(t.Context(), name, seen(time.Minute, tag("1", first, run.Unchanged), tag("2", second, run.Copied))))
+	r = only()
+	require.Equal(t, start.Add(time.Minute), r.Checked)
+	require.Equal(t, start, r.Tags[0].Changed)
+	require.Equal(t, start.Add(time.Minute), r.Tags[1].Changed)
+	require.Equal(t, 1, r.Count(run.Unchanged))
+
+	// A failure does not hide what the destination has.
+	failed := Tag{Name: reference.MustTag("2"), State: run.Failed, Why: strings.Repeat("x", 1000)}
+	require.NoError(t, s.Add(t.Context(), name, seen(2*time.Minute, failed)))
+	r = only()
+	require.Equal(t, second, r.Tags[1].At)
+	require.Equal(t, run.Failed, r.Tags[1].State)
+	require.Less(t, len(r.Tags[1].Why), 400)
+
+	// A worker that comes late hides nothing newer.
+	require.NoError(t, s.Add(t.Context(), name, seen(time.Second, tag("2", first, run.Copied))))
+	require.Equal(t, run.Failed, only().Tags[1].State)
+}
+
+func TestConcurrent(t *testing.T) {
+	s, err := Open(t.Context(), brokertest.Embedded(t))
+	require.NoError(t, err)
+	var group sync.WaitGroup
+	for n := range 16 {
+		group.Go(func() {
+			_ = s.Add(t.Context(), name, seen(0, tag(fmt.Sprint("t", n), first, run.Copied)))
+		})
+	}
+	group.Wait()
+	all, err := s.List(t.Context(), name)
+	require.NoError(t, err)
+	require.Len(t, all[0].Tags, 16)
+}
+
+func TestBounded(t *testing.T) {
+	var r Repository
+	var many []Tag
+	for n := range maxTags + 10 {
+		many = append(many, tag(fmt.Sprintf("t%05d", n), first, run.Copied))
+	}
+	r.merge(seen(0, many...))
+	r.merge(seen(time.Minute, tag("t00001", second, run.Copied)))
+	require.Len(t, r.Tags, maxTags)
+	require.True(t, r.More)
+	require.True(t, len(r.Tags) > 0 && r.Tags[0].Name.String() <= "t00001")
+}
+
+func FuzzParse(f *testing.F) {
+	f.Add([]byte(`{"source":"quay.io/a/b","tags":[{"tag":"1","state":"copied"},{"tag":""}]}`))
+	f.Fuzz(func(t *testing.T, data []byte) {
+		if r, ok := parse(data); ok {
+			r.merge(seen(0, tag("1", first, run.Copied)))
+		}
+	})
+}

@@ -1,0 +1,94 @@
+package catalog
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
+	"fmt"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/nats-io/nats.go/jetstream"
+
+	"github.com/osism/skopeo-worker/shared/broker"
+	"github.com/osism/skopeo-worker/shared/reference"
+	"github.com/osism/skopeo-worker/shared/run"
+)
+
+// Bucket holds the records, for as long as runs are kept after a repository was last looked
+// at.
+const Bucket = "mirror_catalog"
+
+// Store reads and writes records. It is safe for concurrent use.
+type Store struct {
+	b  *broker.Broker
+	kv jetstream.KeyValue
+
+	mu    sync.Mutex
+	known map[string]Repository // by key
+	last  uint64
+}
+
+// Open returns the store of a broker, and creates its bucket if it is missing.
+func Open(ctx context.Context, b *broker.Broker) (*Store, error) {
+	kv, err := b.Bucket(ctx, jetstream.KeyValueConfig{
+		Bucket: Bucket, Description: "skopeo-worker: repositories as last seen", TTL: run.Keep,
+	})
+	if err != nil {
+		return nil, err
+	}
+	return &Store{b: b, kv: kv, known: map[string]Repository{}}, nil
+}
+
+func key(name string, source reference.Repository) string {
+	sum := sha256.Sum256([]byte(source.String()))
+	return name + "." + hex.EncodeToString(sum[:16])
+}
+
+// Add records what was seen of a repository under a mirror name.
+func (s *Store) Add(ctx context.Context, name string, seen Repository) error {
+	_, err := broker.Update(ctx, s.kv, key(name, seen.Source), func(last jetstream.KeyValueEntry) ([]byte, error) {
+		var r Repository
+		if last != nil {
+			r, _ = parse(last.Value())
+		}
+		r.merge(seen)
+		return json.Marshal(r)
+	})
+	if err != nil {
+		return fmt.Errorf("recording what was seen of %s: %w", seen.Source, err)
+	}
+	return nil
+}
+
+// List returns the repositories of a mirror name, sorted by name. It asks the broker only
+// for what is new since the last call.
+func (s *Store) List(ctx context.Context, name string) ([]Repository, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	last, err := s.b.Entries(ctx, Bucket, "*.*", s.last, func(e jetstream.KeyValueEntry) {
+		if r, ok := parse(e.Value()); ok && e.Operation() == jetstream.KeyValuePut {
+			s.known[e.Key()] = r
+		} else {
+			delete(s.known, e.Key())
+		}
+	})
+	if err != nil {
+		return nil, fmt.Errorf("listing the repositories of %s: %w", name, err)
+	}
+	s.last = last
+	var all []Repository
+	for k, r := range s.known {
+		switch of, _, _ := strings.Cut(k, "."); {
+		case time.Since(r.Checked) > run.Keep:
+			delete(s.known, k) // it has expired at the broker
+		case of == name:
+			all = append(all, r)
+		}
+	}
+	slices.SortFunc(all, func(a, b Repository) int { return strings.Compare(a.Source.String(), b.Source.String()) })
+	return all, nil
+}
