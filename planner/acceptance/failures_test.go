@@ -76,7 +76,7 @@ func requireContract(t *testing.T, s *site) {
 	for _, r := range records {
 		require.Equal(t, []string{"chunk", "failed_at", "images", "registry", "repository", "run"}, slices.Sorted(maps.Keys(r)))
 		for _, i := range r["images"].([]any) {
-			require.Equal(t, []string{"attempts", "destination", "reason", "source"}, slices.Sorted(maps.Keys(i.(map[string]any))))
+			require.Equal(t, []string{"attempts", "destination", "first_failed", "reason", "source"}, slices.Sorted(maps.Keys(i.(map[string]any))))
 		}
 	}
 }

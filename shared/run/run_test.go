@@ -104,6 +104,13 @@ func TestRunThatIsTakenBack(t *testing.T) {
 	require.Equal(t, kept.ID, got.ID)
 	_, err = s.Get(t.Context(), name, gone.ID)
 	require.ErrorIs(t, err, ErrNotFound)
+
+	// As is one of which some chunks were published.
+	require.NoError(t, s.Put(t.Context(), gone))
+	require.NoError(t, s.End(t.Context(), name, gone.ID, StateCancelled))
+	got, err = s.Get(t.Context(), name, "")
+	require.NoError(t, err)
+	require.Equal(t, kept.ID, got.ID)
 }
 
 func TestProgress(t *testing.T) {

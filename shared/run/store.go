@@ -132,7 +132,7 @@ func progressKey(a subject.Address) string {
 	return a.Name + "." + a.Run + "." + a.Registry + "." + a.Token
 }
 
-// Get returns a run by its id, or the newest of the mirror name if id is empty.
+// Get returns a run by its id or, if id is empty, the newest of the mirror name.
 func (s *Store) Get(ctx context.Context, name, id string) (Run, error) {
 	if id != "" {
 		e, err := s.entry(ctx, name, id)
@@ -142,6 +142,8 @@ func (s *Store) Get(ctx context.Context, name, id string) (Run, error) {
 	if err != nil {
 		return Run{}, err
 	}
+	// A plan that could not be published was taken back. It replaces no run.
+	runs = slices.DeleteFunc(runs, func(r Run) bool { return r.Ended != "" && !r.Published })
 	if len(runs) == 0 {
 		return Run{}, fmt.Errorf("%w: nothing has run under the name %s in the last %d days", ErrNotFound, name, int(Keep.Hours())/24)
 	}

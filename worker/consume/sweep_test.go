@@ -145,9 +145,13 @@ func TestPurgedUnderAWorker(t *testing.T) {
 	c := b.consumer(t)
 	start(t, c)
 	<-begun
+	// Until the worker has recorded that it has the chunk, the chunk would be lost, too.
+	require.Eventually(t, func() bool {
+		st, err := tracker.Status(t.Context())
+		return err == nil && st.Chunks.Running == 1
+	}, deadline, often)
 	b.purge(t)
 	close(gate)
-	// Until the worker has published its remainder, its chunk looks lost, too.
 	require.Eventually(t, func() bool {
 		st, err := tracker.Status(t.Context())
 		return err == nil && st.State == run.StateLost && st.Chunks == run.Chunks{Total: 2, Done: 1, Lost: 1}

@@ -69,7 +69,7 @@ func TestEchoedCredentials(t *testing.T) {
 }
 
 // stall is longer than a busy machine takes for a request.
-const stall = time.Second
+const stall = 3 * time.Second
 
 var (
 	small = bytes.Repeat([]byte("sbom "), 200)
@@ -108,7 +108,7 @@ func TestCopyBlobStalls(t *testing.T) {
 			struck[test.blamed].Inject(test.fault)
 			err = copyBlob(t.Context(), impatient(from.Host(), to.Host()), from.Host(), to.Host(), digest, large)
 			names := map[string]string{source: from.Host() + "/" + repository, destination: to.Host() + "/mirror"}
-			require.EqualError(t, err, test.blamed+names[test.blamed]+"@"+digest+": unavailable: stalled: no byte moved for 1s")
+			require.EqualError(t, err, test.blamed+names[test.blamed]+"@"+digest+": unavailable: stalled: no byte moved for 3s")
 			require.ErrorIs(t, err, registry.ErrStalled)
 			require.ErrorIs(t, err, registry.ErrUnavailable)
 		})
@@ -176,7 +176,7 @@ func slow(t *testing.T, content []byte) (r *registrytest.Registry, digest string
 	r.Inject(registrytest.Fault{Match: blobGets, Drip: bytes})
 	go func() {
 		defer close(bytes)
-		for end := time.Now().Add(4 * stall); time.Now().Before(end); time.Sleep(stall / 20) {
+		for end := time.Now().Add(2 * stall); time.Now().Before(end); time.Sleep(stall / 20) {
 			select {
 			case bytes <- 1:
 			case <-t.Context().Done():
@@ -189,6 +189,7 @@ func slow(t *testing.T, content []byte) (r *registrytest.Registry, digest string
 
 // TestCopyBlobSlowly: a slow transfer is not ended.
 func TestCopyBlobSlowly(t *testing.T) {
+	t.Parallel()
 	from, digest := slow(t, small)
 	to, m := registrytest.New(t), new(meter.Meter)
 	require.NoError(t, copyBlob(meter.With(t.Context(), m), impatient(from.Host(), to.Host()), from.Host(), to.Host(), digest, small))
@@ -197,8 +198,9 @@ func TestCopyBlobSlowly(t *testing.T) {
 
 // TestCopyTimeout: a transfer is ended after CopyTimeout.
 func TestCopyTimeout(t *testing.T) {
+	t.Parallel()
 	from, digest := slow(t, small)
 	to := registrytest.New(t)
 	c := registry.NewClient(registry.Options{Insecure: []string{from.Host(), to.Host()}, CopyTimeout: stall})
-	require.ErrorContains(t, copyBlob(t.Context(), c, from.Host(), to.Host(), digest, small), "unavailable: no complete answer within 1s")
+	require.ErrorContains(t, copyBlob(t.Context(), c, from.Host(), to.Host(), digest, small), "unavailable: no complete answer within 3s")
 }
