@@ -17,7 +17,7 @@ import (
 const farTrip = 100 * time.Millisecond
 
 // longer is how many times the limit what has no rival may take.
-const longer = 4
+const longer = 5
 
 // scaled are the sizes of the fleets.
 var scaled = []int{1, 2, 4, 8}
