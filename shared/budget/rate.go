@@ -53,6 +53,9 @@ const (
 	// is too high again.
 	creeping         = 2 * time.Minute
 	creepingRequests = 100
+	// longestWindow is the longest window of a limit that is discovered by its length: most
+	// are of a second or a minute. What refuses for longer may be no limit.
+	longestWindow = time.Minute
 	// slowest is the lowest rate: one request in the longest backoff.
 	slowest = 1 / float64(maxBackoff/time.Second)
 	// keepFound is how long a rate counts that has been too high. The limit may have changed
@@ -69,6 +72,10 @@ type found struct {
 	Rate     float64   `json:"rate"`    // requests a second, at From
 	From     time.Time `json:"from"`    // by the broker's clock
 	Refused  bool      `json:"refused"` // whether it has ever been too high
+
+	// Of the requests that led to the last refusals in a row:
+	Sent  float64   `json:"sent,omitempty"` // how many there were at most
+	Since time.Time `json:"since,omitzero"` // when the first was sent
 }
 
 // stored implements value.
@@ -111,13 +118,32 @@ func (f found) refused(now time.Time, c closure, known float64) found {
 	}
 	rate = min(rate, max(known, unlimited))
 	// Requests that were under way together are refused together and count as one refusal.
-	// If the registry refuses again before any success, its limit was still used up: then
-	// the rate stays as it is.
-	if together := f.Refused && now.Before(f.From); !together && (c.Count == 1 || !f.Refused) {
+	together := f.Refused && now.Before(f.From)
+	switch {
+	case together:
+	case c.Count == 1 || !f.Refused:
+		f.Sent, f.Since = f.sent(now), f.From
 		f.Rate, f.Refused = max(rate/2, slowest), true
+	case f.Sent > 0 && now.Sub(f.Since) <= longestWindow:
+		// It refuses again before any success, so its limit was still used up: it allows
+		// no more requests than were sent, until it is asked again.
+		f.Rate = min(f.Rate, f.Sent/now.Add(c.Duration).Sub(f.Since).Seconds())
 	}
 	f.From = latest(f.From, now.Add(c.Duration))
 	return f
+}
+
+// sent returns how many requests were sent at most since From.
+func (f found) sent(now time.Time) float64 {
+	passed := max(now.Sub(f.From), 0).Seconds()
+	rate, ok := f.at(now)
+	switch {
+	case !ok || rate > unlimited:
+		return 0 // not known
+	case f.Refused:
+		return (f.Rate + rate) / 2 * passed
+	}
+	return (rate - f.Rate) * doubling.Seconds() / math.Ln2
 }
 
 func (l line) foundKey() string { return keyFound + "." + l.key() }
