@@ -22,7 +22,7 @@ const (
 	// sent.
 	maxQueue = 5 * maxWait
 	// slotLife is how late a slot may be used. Used later, it would be too close to others.
-	slotLife = 50 * time.Millisecond
+	slotLife = 100 * time.Millisecond
 	// keepPace is how long reservations are kept: longer than the longest pause between
 	// two requests, that of the slowest rate.
 	keepPace = time.Hour
@@ -160,13 +160,22 @@ func (s *Store) lane(line line) *lane {
 	return l
 }
 
-// wait waits for the next slot of the lane, or as much less as the rate's burst allows.
+// wait waits for the next slot of the lane, or as much less as the rate's burst allows. A
+// process that was suspended may wake up after its slot, and then takes another one.
 func (l *lane) wait(ctx context.Context, s *Store, rate Rate) error {
-	slot, err := l.slot(ctx, s, rate)
-	if err != nil {
-		return err
+	came := s.clock.local()
+	for {
+		slot, err := l.slot(ctx, s, rate, came)
+		if err != nil {
+			return err
+		}
+		if err := sleep(ctx, slot.Add(-rate.lead()).Sub(s.clock.local())); err != nil {
+			return err
+		}
+		if !s.clock.local().After(slot.Add(slotLife)) {
+			return nil
+		}
 	}
-	return sleep(ctx, slot.Sub(s.clock.local()))
 }
 
 // sleep waits for a time, or until ctx ends.
@@ -181,10 +190,9 @@ func sleep(ctx context.Context, d time.Duration) error {
 	}
 }
 
-// slot returns when, by the local clock, a request may be sent. If there is none, it reserves some for all that
+// slot returns a slot by the local clock. If there is none, it reserves some for all that
 // wait in this process.
-func (l *lane) slot(ctx context.Context, s *Store, rate Rate) (time.Time, error) {
-	came := s.clock.local()
+func (l *lane) slot(ctx context.Context, s *Store, rate Rate, came time.Time) (time.Time, error) {
 	l.waiting.Add(1)
 	defer l.waiting.Add(-1)
 	select {
@@ -203,7 +211,7 @@ func (l *lane) slot(ctx context.Context, s *Store, rate Rate) (time.Time, error)
 	}
 	slot := l.slots[0]
 	l.slots = l.slots[1:]
-	return slot.Add(-rate.lead()), nil
+	return slot, nil
 }
 
 // patience returns until when, by the local clock, a request that came at a time waits for a
