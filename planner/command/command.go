@@ -47,6 +47,9 @@ func New() *cobra.Command {
 	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return fmt.Errorf("%w: %w", errUsage, err) })
 	root.SetHelpTemplate(config.HelpTemplate + exitCodes)
 	root.SetHelpCommand(helpCommand())
+	color := display.ColorAuto
+	root.PersistentFlags().Var(&color, "color", "`when` to use colors: auto, always or never; auto obeys NO_COLOR")
+	_ = root.RegisterFlagCompletionFunc("color", cobra.FixedCompletions([]cobra.Completion{"auto", "always", "never"}, cobra.ShellCompDirectiveNoFileComp)) // the flag exists
 	root.CompletionOptions.DisableDefaultCmd = true
 	root.AddCommand(planCommand(), mirrorCommand(), serveCommand(), notifyTestCommand(), checkCommand(), statusCommand(), failedCommand(), changesCommand(), republishCommand(), cancelCommand(), forgetCommand(), completionCommand())
 	return root
@@ -112,6 +115,18 @@ func (f *formatFlag) add(c *cobra.Command) {
 	_ = c.RegisterFlagCompletionFunc("output", cobra.FixedCompletions([]cobra.Completion{"json"}, cobra.ShellCompDirectiveNoFileComp)) // the flag exists
 }
 
+// messages returns the writer for messages to people: standard error if standard output is
+// JSON.
+func (f *formatFlag) messages(c *cobra.Command) io.Writer {
+	if f.json {
+		return c.ErrOrStderr()
+	}
+	return c.OutOrStdout()
+}
+
+// colorOf returns the value of --color.
+func colorOf(c *cobra.Command) display.Color { return display.Color(c.Flag("color").Value.String()) }
+
 // session is an open broker with the stores that the commands use.
 type session struct {
 	*broker.Broker
@@ -120,6 +135,7 @@ type session struct {
 	counter  *failure.Counter
 	budget   *budget.Store
 	name     string
+	color    display.Color
 	outage   time.Duration // how long a run is followed that waits for a registry; 0: for ever
 	log      *slog.Logger
 	logs     *redirect

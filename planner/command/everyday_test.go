@@ -2,6 +2,7 @@ package command
 
 import (
 	"bytes"
+	"encoding/json"
 	"log/slog"
 	"os"
 	"path/filepath"
@@ -15,6 +16,7 @@ import (
 	"github.com/osism/skopeo-worker/shared/exit"
 	"github.com/osism/skopeo-worker/shared/failure"
 	"github.com/osism/skopeo-worker/shared/run"
+	"github.com/osism/skopeo-worker/worker/registrytest"
 )
 
 var quiet = slog.New(slog.DiscardHandler)
@@ -124,6 +126,54 @@ func TestReadyBeforeItPublishes(t *testing.T) {
 			require.NoDirExists(t, store)
 		})
 	}
+}
+
+// TestMirrorAsJSON: standard output is JSON, a status a line, and the last one is over.
+func TestMirrorAsJSON(t *testing.T) {
+	r := registrytest.New(t)
+	_, err := r.PushImage("team/app", "1", registrytest.Image{})
+	require.NoError(t, err)
+	list := filepath.Join(t.TempDir(), "list.yml")
+	require.NoError(t, os.WriteFile(list, []byte("containers: ['"+r.Host()+"/team/app']"), 0o600))
+	set := func() { // a command takes its environment out of the process
+		t.Setenv("MIRROR_SOURCE_URL", list)
+		t.Setenv("MIRROR_DEST_URL", r.Host()+"/mirror")
+		t.Setenv("INSECURE_REGISTRIES", r.Host())
+		t.Setenv("COPY_ENGINE", "builtin")
+		t.Setenv("DATA_DIR", filepath.Join(filepath.Dir(list), "data"))
+	}
+	run := func(arguments ...string) string {
+		set()
+		var out, messages bytes.Buffer
+		c := New()
+		c.SetArgs(arguments)
+		c.SetOut(&out)
+		c.SetErr(&messages)
+		require.NoError(t, c.ExecuteContext(t.Context()), messages.String())
+		return out.String()
+	}
+	var chunks []map[string]any
+	require.NoError(t, json.Unmarshal([]byte(run("plan", "--dry-run", "-o", "json")), &chunks))
+	require.Len(t, chunks, 1)
+	require.Equal(t, []any{r.Host() + "/team/app"}, chunks[0]["entries"])
+
+	var last struct {
+		State  string         `json:"state"`
+		Images map[string]int `json:"images"`
+	}
+	for line := range strings.Lines(run("mirror", "-o", "json")) {
+		require.NoError(t, json.Unmarshal([]byte(line), &last), line)
+	}
+	require.Equal(t, "done", last.State)
+	require.Equal(t, 1, last.Images["copied"])
+
+	set()
+	said, code := execute(t, "plan", "-o", "json")
+	require.Equal(t, 2, code)
+	require.Equal(t, "wrong usage: -o json needs --wait or --dry-run", said)
+	said, code = execute(t, "status", "--color", "sometimes")
+	require.Equal(t, 2, code)
+	require.Contains(t, said, "expected auto, always or never")
 }
 
 // keep stores a run with a failure of its second chunk, and returns the URL of the broker.

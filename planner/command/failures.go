@@ -223,11 +223,12 @@ func republishCommand() *cobra.Command {
 			if err != nil {
 				return err
 			}
+			se.color = colorOf(cmd)
 			r, err := se.republish(ctx, w, out)
 			if err != nil || r.Chunks == 0 {
 				return err
 			}
-			return e.Serve(ctx, func(ctx context.Context) error { return se.work(ctx, &s, e, r, out) })
+			return e.Serve(ctx, func(ctx context.Context) error { return se.work(ctx, &s, e, r, shown{out: out, messages: out}) })
 		}),
 	}
 	c.Flags().BoolVar(&all, "all", false, "all failures")

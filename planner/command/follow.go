@@ -30,19 +30,21 @@ func poll(took time.Duration) <-chan time.Time {
 }
 
 // follow shows the run until it is over or ctx ends, and returns the error for its outcome.
-func (se *session) follow(ctx context.Context, id string, out io.Writer) error {
-	last, err := se.watch(ctx, id, out)
+func (se *session) follow(ctx context.Context, id string, out io.Writer, f formatFlag) error {
+	last, err := se.watch(ctx, id, out, f)
 	away := (*awayError)(nil)
 	if err != nil && !errors.As(err, &away) {
 		return err
 	}
 	// The summary takes a moment, even if the time is up.
 	ctx = context.WithoutCancel(ctx)
-	failures, err := se.failures.List(ctx, se.name)
-	if err != nil {
-		return err
+	if !f.json {
+		failures, err := se.failures.List(ctx, se.name)
+		if err != nil {
+			return err
+		}
+		display.Summary(out, last, ofRun(failures, last), time.Now())
 	}
-	display.Summary(out, last, ofRun(failures, last), time.Now())
 	switch {
 	case away != nil:
 		return away
@@ -57,28 +59,50 @@ func (se *session) follow(ctx context.Context, id string, out io.Writer) error {
 	return nil
 }
 
-// watch shows the run until it is over, and returns its last state.
-func (se *session) watch(ctx context.Context, id string, out io.Writer) (run.Status, error) {
+// watch shows the run until it is over, as text or as JSON, and returns its last state.
+func (se *session) watch(ctx context.Context, id string, out io.Writer, f formatFlag) (run.Status, error) {
+	if f.json {
+		changes := newLineWriter(out)
+		return se.each(ctx, id, func(status *run.Status) error {
+			if err := se.describe(ctx, status); err != nil {
+				return err
+			}
+			return changes.write(status)
+		})
+	}
+	follower := newFollower(out, se.color)
+	defer follower.Done()
+	defer se.logs.through(follower.Above)()
+	var end estimatedEnd
+	return se.each(ctx, id, func(status *run.Status) error {
+		if !status.Over() {
+			if err := end.add(ctx, se, status); err != nil {
+				return err
+			}
+		}
+		follower.Update(*status)
+		return nil
+	})
+}
+
+// each calls show with the status of the run, again and again until it is over, and returns
+// its last state. If show fails, it is called again later.
+func (se *session) each(ctx context.Context, id string, show func(*run.Status) error) (run.Status, error) {
 	tracker, err := se.runs.Track(context.WithoutCancel(ctx), se.name, id)
 	if err != nil {
 		return run.Status{}, err
 	}
-	follower := newFollower(out)
-	defer follower.Done()
-	defer se.logs.through(follower.Above)()
 	known := true
-	var end estimatedEnd
 	following := se.budget.Now()
 	var room room
 	for {
 		start := time.Now()
 		status, err := tracker.Status(ctx)
-		if err == nil && !status.Over() {
-			err = end.add(ctx, se, &status)
+		if err == nil {
+			err = show(&status)
 		}
 		switch {
 		case err == nil:
-			follower.Update(status)
 			if status.Over() {
 				return status, nil
 			}
@@ -188,10 +212,10 @@ func interrupted(ctx context.Context, id string) error {
 	return fmt.Errorf("%w: %w; planner status %s shows its progress", errUnfinished, cause, id)
 }
 
-func newFollower(out io.Writer) *display.Follower {
+func newFollower(out io.Writer, color display.Color) *display.Follower {
 	f, ok := out.(*os.File)
 	if !ok {
-		return display.NewFollower(out, false, nil)
+		return display.NewFollower(out, false, color, nil)
 	}
-	return display.NewFollower(out, display.IsTerminal(f), display.Width(f))
+	return display.NewFollower(out, display.IsTerminal(f), color, display.Width(f))
 }

@@ -17,6 +17,7 @@ import (
 func mirrorCommand() *cobra.Command {
 	var s settings
 	var force bool
+	var format formatFlag
 	reads := append([]any{&s.job}, s.copies()...)
 	c := &cobra.Command{
 		Annotations: config.Annotation(reads...),
@@ -26,7 +27,7 @@ func mirrorCommand() *cobra.Command {
 		Long:  "Fetch the list, split it, and mirror it with a worker in this process. The broker is\nembedded and stores its data in DATA_DIR; if NATS_URL is set, that broker is used.\nThe same command continues an interrupted run.",
 		Args:  noArguments,
 		RunE: s.explained(func(cmd *cobra.Command, _ []string) error {
-			ctx, out := cmd.Context(), cmd.OutOrStdout()
+			ctx, out := cmd.Context(), format.messages(cmd)
 			if err := config.Load(reads...); err != nil {
 				return err
 			}
@@ -47,6 +48,7 @@ func mirrorCommand() *cobra.Command {
 				return err
 			}
 			defer se.Close()
+			se.color = colorOf(cmd)
 			r, err := se.unfinished(ctx, p)
 			if err != nil {
 				return err
@@ -67,10 +69,13 @@ func mirrorCommand() *cobra.Command {
 				_, _ = fmt.Fprintf(out, "Mirroring %s in %s as run %s.\n",
 					count(r.Entries, "entry", "entries"), count(r.Chunks, "chunk", "chunks"), r.ID)
 			}
-			return e.Serve(ctx, func(ctx context.Context) error { return se.work(ctx, &s, e, r, out) })
+			return e.Serve(ctx, func(ctx context.Context) error {
+				return se.work(ctx, &s, e, r, shown{cmd.OutOrStdout(), out, format})
+			})
 		}),
 	}
 	addForce(c, &force)
+	format.add(c)
 	return c
 }
 
@@ -94,8 +99,14 @@ func (se *session) unfinished(ctx context.Context, p *planned) (run.Run, error) 
 	return r, nil
 }
 
+// shown is where a run is shown while it goes on, and how.
+type shown struct {
+	out, messages io.Writer
+	format        formatFlag
+}
+
 // work runs a worker in this process until the run is over.
-func (se *session) work(ctx context.Context, s *settings, e *service.Endpoint, r run.Run, out io.Writer) error {
+func (se *session) work(ctx context.Context, s *settings, e *service.Endpoint, r run.Run, to shown) error {
 	w, err := service.New(ctx, e, se.Broker, s.worker, s.registries, se.log)
 	if err != nil {
 		return err
@@ -112,10 +123,10 @@ func (se *session) work(ctx context.Context, s *settings, e *service.Endpoint, r
 		}
 		ended <- err
 	}()
-	err = se.follow(following, r.ID, out)
+	err = se.follow(following, r.ID, to.out, to.format)
 	stop()
 	if errors.Is(err, errUnfinished) && ctx.Err() != nil {
-		_, _ = fmt.Fprintln(out, "Stopping: running copies get a moment to finish.")
+		_, _ = fmt.Fprintln(to.messages, "Stopping: running copies get a moment to finish.")
 		err = fmt.Errorf("%w: interrupted; the same command continues run %s", errUnfinished, r.ID)
 	}
 	away := (*awayError)(nil)

@@ -24,6 +24,7 @@ import (
 func planCommand() *cobra.Command {
 	var s settings
 	var dryRun, wait, force bool
+	var format formatFlag
 	var timeout time.Duration
 	reads := []any{&s.job, &s.name, &s.broker, &s.outages, &s.log}
 	c := &cobra.Command{
@@ -34,9 +35,12 @@ func planCommand() *cobra.Command {
 		Long:  "Fetch the list, split it into chunks, and publish them to the broker, each with its\ndelivery time. A plan of the whole list supersedes the unfinished older plans of its\nMIRROR_NAME.",
 		Args:  noArguments,
 		RunE: s.explained(func(cmd *cobra.Command, _ []string) error {
-			ctx, out := cmd.Context(), cmd.OutOrStdout()
+			ctx, out := cmd.Context(), format.messages(cmd)
 			if timeout < 0 || timeout > 0 && !wait {
 				return fmt.Errorf("%w: --timeout needs --wait and a duration above 0", errUsage)
+			}
+			if format.json && !wait && !dryRun {
+				return fmt.Errorf("%w: -o json needs --wait or --dry-run", errUsage)
 			}
 			if err := config.Load(reads...); err != nil {
 				return err
@@ -46,6 +50,9 @@ func planCommand() *cobra.Command {
 				return err
 			}
 			if dryRun {
+				if format.json {
+					return printJSON(cmd.OutOrStdout(), p.table())
+				}
 				display.Plan(out, p.table(), time.Now())
 				return nil
 			}
@@ -54,6 +61,7 @@ func planCommand() *cobra.Command {
 				return err
 			}
 			defer se.Close()
+			se.color = colorOf(cmd)
 			if wait && se.Embedded() {
 				return fmt.Errorf("%w: --wait needs workers: NATS_URL, or a planner serve that has DATA_DIR; planner mirror plans and mirrors in one process", errUsage)
 			}
@@ -76,13 +84,14 @@ func planCommand() *cobra.Command {
 				ctx, cancel = context.WithTimeoutCause(ctx, timeout, fmt.Errorf("--timeout %s", timeout))
 				defer cancel()
 			}
-			return se.follow(ctx, r.ID, out)
+			return se.follow(ctx, r.ID, cmd.OutOrStdout(), format)
 		}),
 	}
 	c.Flags().BoolVar(&dryRun, "dry-run", false, "print the chunks; publish nothing")
 	c.Flags().BoolVar(&wait, "wait", false, "follow the run to its end")
 	c.Flags().DurationVar(&timeout, "timeout", 0, "with --wait: stop following after this `duration`; the run continues")
 	addForce(c, &force)
+	format.add(c)
 	return c
 }
 

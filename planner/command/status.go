@@ -40,23 +40,19 @@ func statusCommand() *cobra.Command {
 				return err
 			}
 			defer se.Close()
+			se.color = colorOf(cmd)
 			r, err := se.find(ctx, first(args))
 			if err != nil {
 				return err
 			}
-			if watch && !format.json {
-				status, err := se.watch(ctx, r.ID, out)
-				if err == nil {
-					err = se.describe(ctx, &status)
-				}
-				if err != nil {
-					return err
-				}
-				display.Status(out, status, time.Now())
-				return nil
-			}
 			if watch {
-				return se.stream(ctx, r.ID, out)
+				status, err := se.watch(ctx, r.ID, out, format)
+				if err == nil && !format.json {
+					if err = se.describe(ctx, &status); err == nil {
+						display.Status(out, status, time.Now())
+					}
+				}
+				return err
 			}
 			status, err := se.status(ctx, r.ID)
 			if err == nil {
@@ -100,35 +96,6 @@ func (se *session) describe(ctx context.Context, status *run.Status) error {
 	of := kept.Images[status.Name]
 	status.Failures = run.Failures{Images: of.Listed, LeftList: of.LeftList, Unreadable: kept.Unreadable}
 	return nil
-}
-
-// stream prints the status as JSON, one object a line, each time it changes.
-func (se *session) stream(ctx context.Context, id string, out io.Writer) error {
-	tracker, err := se.runs.Track(ctx, se.name, id)
-	if err != nil {
-		return err
-	}
-	changes := newLineWriter(out)
-	for {
-		start := time.Now()
-		status, err := tracker.Status(ctx)
-		if err == nil {
-			err = se.describe(ctx, &status)
-		}
-		if err == nil {
-			err = changes.write(status)
-		}
-		if ctx.Err() != nil {
-			return interrupted(ctx, id)
-		}
-		if err != nil || status.Over() {
-			return err
-		}
-		select {
-		case <-ctx.Done():
-		case <-poll(time.Since(start)):
-		}
-	}
 }
 
 func (se *session) showOlder(ctx context.Context, newest string, out io.Writer) error {

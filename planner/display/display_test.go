@@ -109,7 +109,7 @@ func TestEstimate(t *testing.T) {
 		"unknown until more chunks are resolved":                           {EstimatedAtLeast: true},
 		"as soon as everything is copied; no budget or schedule delays it": {},
 	} {
-		require.Equal(t, want, estimate(s, now))
+		require.Equal(t, want, estimateText(s, now))
 	}
 }
 
@@ -194,6 +194,8 @@ docker.io/library/gone (run 20260301-130000-000-0001)
 		{Source: "quay.io/a/b:1", Attempts: 5, Reason: "timeout"},
 		{Source: "quay.io/a/b:2", Attempts: 1, Reason: "denied"},
 		{Source: "quay.io/a/b:3", Attempts: 4, Reason: "timeout"},
+		{Source: "quay.io/a/b:4", Attempts: 1, Reason: "look up quay.io/a/b:4: denied (403)"},
+		{Source: "quay.io/a/b:5", Attempts: 1, Reason: "look up quay.io/a/b:5: denied (403)"},
 	}}
 	out.Reset()
 	Failures(&out, "default", []failure.Record{alike}, nil)
@@ -203,6 +205,9 @@ docker.io/library/gone (run 20260301-130000-000-0001)
       timeout
   quay.io/a/b:2, 1 attempt:
       denied
+  quay.io/a/b:4, 1 attempt
+  quay.io/a/b:5, 1 attempt:
+      look up the image: denied (403)
 `)
 
 	osism.Images[0].LeftList = now.Add(-time.Hour)

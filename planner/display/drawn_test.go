@@ -20,4 +20,10 @@ func TestDrawn(t *testing.T) {
 	d.Clear()
 	require.Equal(t, "<1 of 2<2 of 2<2 of 2<", strings.ReplaceAll(strings.ReplaceAll(out.String(), clearLine, "<"), "<<", "<"))
 	require.Equal(t, "a warning\n", log.String())
+
+	out.Reset()
+	d.Draw("one\ntwo\nthree")
+	d.Draw("four")
+	d.Clear()
+	require.Equal(t, "<one\ntwo\nthree<^^four<", strings.ReplaceAll(strings.ReplaceAll(out.String(), clearAbove, "^"), clearLine, "<"))
 }

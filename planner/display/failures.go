@@ -93,17 +93,20 @@ type failedAlike struct {
 }
 
 // byReason groups the images of records by their reason, in the order of the first image of
-// each group.
+// each group. Reasons that differ only in the name of the image are equal.
 func byReason(records []failure.Record) []failedAlike {
 	var groups []failedAlike
 	index := map[string]int{}
 	for _, r := range records {
 		for _, i := range r.Images {
-			at, known := index[i.Reason]
+			nameless := strings.ReplaceAll(i.Reason, i.Source, "the image")
+			at, known := index[nameless]
 			if !known {
 				at = len(groups)
-				index[i.Reason] = at
+				index[nameless] = at
 				groups = append(groups, failedAlike{reason: i.Reason, repository: r.Repository})
+			} else {
+				groups[at].reason = nameless
 			}
 			groups[at].images = append(groups[at].images, i)
 		}

@@ -13,10 +13,10 @@ import (
 
 // PlannedChunk is a chunk that would be published.
 type PlannedChunk struct {
-	Number   int
-	Due      time.Time
-	Registry string
-	Entries  []string
+	Number   int       `json:"chunk"`
+	Due      time.Time `json:"due"`
+	Registry string    `json:"registry"`
+	Entries  []string  `json:"entries"`
 }
 
 // Plan shows the chunks of a plan, each with its entries, one to a line.

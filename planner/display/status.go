@@ -32,7 +32,7 @@ func Status(w io.Writer, s run.Status, now time.Time) {
 		row("next due", "%s", dueColumn(*s.NextDue, now))
 	}
 	if !s.Over() {
-		row("done", "%s", estimate(s, now))
+		row("done", "%s", estimateText(s, now))
 	}
 	f := s.Failures
 	if kept := list(known([]amount{{f.Images, "kept for republish"}, {f.LeftList, "left the list"}, {f.Unreadable, "unreadable"}})); kept != "" {
@@ -51,8 +51,8 @@ func Status(w io.Writer, s run.Status, now time.Time) {
 	}
 }
 
-// estimate shows the earliest time at which the run can be done.
-func estimate(s run.Status, now time.Time) string {
+// estimateText shows the earliest time at which the run can be done.
+func estimateText(s run.Status, now time.Time) string {
 	switch {
 	case s.EstimatedDone != nil && s.EstimatedAtLeast:
 		return momentAndRelative(*s.EstimatedDone, now) + " at the earliest"
@@ -202,19 +202,6 @@ func underWay(p *page, all []run.Copy, now time.Time) {
 	if more := len(all) - shownCopies; more > 0 {
 		p.line("%*sand %d more", imageIndent, "", more)
 	}
-}
-
-// moving returns the number and the rate of the copies under way.
-func moving(s run.Status) string {
-	if len(s.UnderWay) == 0 {
-		return ""
-	}
-	var bytes, each int64
-	for _, c := range s.UnderWay {
-		bytes += c.Bytes
-		each += c.Rate
-	}
-	return fmt.Sprintf("%s under way: %s at %s", images(len(s.UnderWay)), size(bytes), rate(each))
 }
 
 // rate formats a number of bytes a second.

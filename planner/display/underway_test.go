@@ -1,7 +1,6 @@
 package display
 
 import (
-	"fmt"
 	"strings"
 	"testing"
 	"time"
@@ -34,28 +33,4 @@ func TestUnderWay(t *testing.T) {
 	p.Reset()
 	underWay(&p, nil, now)
 	require.Empty(t, p.String())
-}
-
-// TestMoving: what is under way is worth a line of its own, again and again while it
-// moves.
-func TestMoving(t *testing.T) {
-	s := run.Status{State: run.StateRunning, Chunks: run.Chunks{Total: 2, Running: 1}, Images: run.Tally{Total: 4}, UnderWay: copies}
-	require.Equal(t, "[--------------------]  0/2 chunks  0/4 images  1 running  2 images under way: 3.0 GiB at 12.0 MiB/s", line(s, now, 120))
-	require.Equal(t, "[----------]  0/2 chunks  0/4 images  1 running  2 images under way: 3.0 GiB at 12.0 MiB/s", line(s, now, 95))
-	require.Equal(t, "[----------]  0/2 chunks  0/4 images  1 running", line(s, now, 80))
-
-	var out strings.Builder
-	clock, width := now, 0
-	f := follower(&out, false, &width, &clock)
-	f.Update(s)
-	for i := range 3 {
-		out.Reset()
-		clock = clock.Add(plainInterval)
-		f.Update(s)
-		require.Empty(t, out.String(), "nothing moves")
-		s.UnderWay = []run.Copy{copies[0]}
-		s.UnderWay[0].Bytes += int64(i+1) << 30
-		f.Update(s)
-		require.Contains(t, out.String(), fmt.Sprintf("; 1 image under way: %d.0 GiB at 12.0 MiB/s\n", i+4))
-	}
 }
