@@ -137,7 +137,7 @@ func TestWrongUsage(t *testing.T) {
 	require.Contains(t, s.planner("status", "-o", "yaml").exits(2), "expected json")
 	require.Contains(t, start(t, s.env, "", "worker", "now").exits(2), "worker: wrong usage: unexpected \"now\"")
 	require.Contains(t, start(t, s.env, "", "worker", "--now").exits(2), "unknown flag: --now")
-	require.Contains(t, s.planner("status").exits(2), "nothing has run under the name default")
+	require.Contains(t, s.planner("status").exits(2), "no store: nothing has run here")
 }
 
 func TestUnfinishedPlans(t *testing.T) {
