@@ -35,6 +35,13 @@ type kindError struct {
 
 func (e *kindError) Error() string { return e.text }
 
+func (e *kindError) Is(target error) bool { return target == of(e.kind) }
+
+// of stands for all errors of a kind, for errors.Is.
+type of Kind
+
+func (of) Error() string { return "of a kind" }
+
 // others are the kinds of errors of other modules.
 var others = map[error]Kind{
 	context.Canceled:              Unfinished,
@@ -52,7 +59,9 @@ func Code(err error) int {
 		return 0
 	}
 	kinds := map[Kind]bool{}
-	collect(err, kinds)
+	for k := range codes {
+		kinds[k] = errors.Is(err, of(k))
+	}
 	for other, kind := range others {
 		kinds[kind] = kinds[kind] || errors.Is(err, other)
 	}
@@ -63,20 +72,4 @@ func Code(err error) int {
 		}
 	}
 	return codes[Usage]
-}
-
-// collect adds the kinds of an error and of those that it wraps.
-func collect(err error, kinds map[Kind]bool) {
-	switch e := err.(type) {
-	case *kindError:
-		kinds[e.kind] = true
-	case interface{ Unwrap() error }:
-		if inner := e.Unwrap(); inner != nil {
-			collect(inner, kinds)
-		}
-	case interface{ Unwrap() []error }:
-		for _, inner := range e.Unwrap() {
-			collect(inner, kinds)
-		}
-	}
 }

@@ -177,18 +177,23 @@ func (t *Tracker) present(subjects map[string]uint64, st *Status) (bases map[str
 		return cmp.Or(a.Since.Compare(b.Since), cmp.Compare(a.Destination, b.Destination))
 	})
 	for _, state := range bases {
-		switch state {
-		case Snoozed:
-			st.Chunks.Snoozed++
-		case StateWaiting:
-			st.Chunks.Waiting++
-		case Running:
-			st.Chunks.Running++
-		case Dropped:
-			st.Chunks.Dropped++
-		}
+		st.Chunks.add(state)
 	}
 	return bases, messages
+}
+
+// add counts a chunk that has messages in the stream.
+func (c *Chunks) add(state string) {
+	switch state {
+	case Snoozed:
+		c.Snoozed++
+	case StateWaiting:
+		c.Waiting++
+	case Running:
+		c.Running++
+	case Dropped:
+		c.Dropped++
+	}
 }
 
 // publishing reports whether the planner may still be publishing the run.

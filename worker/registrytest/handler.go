@@ -50,12 +50,7 @@ func (r *Registry) answer(w http.ResponseWriter, req *http.Request, request Requ
 		r.tokens.serve(w, req)
 		return
 	}
-	if r.settings.bodyLimit > 0 && isLarger(req, r.settings.bodyLimit) {
-		http.Error(w, "<html><head><title>413 Request Entity Too Large</title></head></html>", http.StatusRequestEntityTooLarge)
-		return
-	}
-	if req.Method == http.MethodPatch && r.settings.noPatch != 0 {
-		writeError(w, r.settings.noPatch, "UNSUPPORTED", "the operation is unsupported")
+	if r.refusesBody(w, req) {
 		return
 	}
 	for _, limit := range r.settings.requestLimiters {
@@ -105,6 +100,19 @@ func (r *Registry) answer(w http.ResponseWriter, req *http.Request, request Requ
 		return
 	}
 	r.app.ServeHTTP(w, r.unlie(req))
+}
+
+// refusesBody answers a request whose body is too large, or a PATCH that is not supported.
+func (r *Registry) refusesBody(w http.ResponseWriter, req *http.Request) bool {
+	switch {
+	case r.settings.bodyLimit > 0 && isLarger(req, r.settings.bodyLimit):
+		http.Error(w, "<html><head><title>413 Request Entity Too Large</title></head></html>", http.StatusRequestEntityTooLarge)
+	case req.Method == http.MethodPatch && r.settings.noPatch != 0:
+		writeError(w, r.settings.noPatch, "UNSUPPORTED", "the operation is unsupported")
+	default:
+		return false
+	}
+	return true
 }
 
 // isLarger reports whether the body of a request is larger, and leaves the body to be read.

@@ -120,13 +120,13 @@ func dropped(left *int64, n int) int {
 // judge checks what was read by now, and handles the error that came with it.
 func (c *content) judge(err error) {
 	switch {
-	case c.transfer.sum.n == c.total, c.total < 0 && err == io.EOF:
+	case c.transfer.sum.n == c.total, c.total < 0 && errors.Is(err, io.EOF):
 		if c.whole = c.transfer.sum.verified(); !c.whole {
 			c.failed = c.body.Another(c.begin)
 		}
 	case c.total >= 0 && c.transfer.sum.n > c.total:
 		c.failed = c.body.Another(c.begin)
-	case err == io.EOF:
+	case errors.Is(err, io.EOF):
 		c.goOn(c.body.Short())
 	case err != nil:
 		c.goOn(err)
