@@ -72,32 +72,23 @@ func Parse(data []byte, source string, dest reference.Destination, defaults sele
 // tags are the newest. The list has a tag that belongs to another image, such as a
 // signature, if it has any image of that repository.
 func (l List) Has() func(reference.Reference) bool {
-	type whole struct {
-		matchers []*selection.Matcher
-		exact    map[reference.Reference]bool
-	}
-	known := map[reference.Repository]*whole{}
+	exact := make(map[reference.Reference]bool, len(l.Entries))
+	// matchers has every repository of the list; those of which it names images only have none.
+	matchers := make(map[reference.Repository][]*selection.Matcher)
 	for _, e := range l.Entries {
-		w := known[e.Repository]
-		if w == nil {
-			w = &whole{exact: map[reference.Reference]bool{}}
-			known[e.Repository] = w
+		exact[e.Reference] = true
+		every := matchers[e.Repository]
+		if e.Tag.IsZero() && e.Digest.IsZero() {
+			if m, err := e.Selection.Compile(); err == nil { // Parse has checked it
+				every = append(every, m)
+			}
 		}
-		w.exact[e.Reference] = true
-		if !e.Tag.IsZero() || !e.Digest.IsZero() {
-			continue
-		}
-		if m, err := e.Selection.Compile(); err == nil { // Parse has checked it
-			w.matchers = append(w.matchers, m)
-		}
+		matchers[e.Repository] = every
 	}
 	return func(r reference.Reference) bool {
-		w := known[r.Repository]
-		if w == nil {
-			return false
-		}
-		if w.exact[r] {
-			return true
+		every, known := matchers[r.Repository]
+		if !known || exact[r] {
+			return known
 		}
 		if r.Tag.IsZero() || !r.Digest.IsZero() {
 			return false
@@ -105,12 +96,7 @@ func (l List) Has() func(reference.Reference) bool {
 		if _, companion := selection.Companion(r.Tag.String()); companion {
 			return true
 		}
-		for _, m := range w.matchers {
-			if m.Match(r.Tag.String()) {
-				return true
-			}
-		}
-		return false
+		return slices.ContainsFunc(every, func(m *selection.Matcher) bool { return m.Match(r.Tag.String()) })
 	}
 }
 
