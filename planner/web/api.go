@@ -10,6 +10,7 @@ import (
 	"strconv"
 
 	"github.com/osism/skopeo-worker/planner/overview"
+	"github.com/osism/skopeo-worker/shared/catalog"
 	"github.com/osism/skopeo-worker/shared/change"
 	"github.com/osism/skopeo-worker/shared/failure"
 	"github.com/osism/skopeo-worker/shared/run"
@@ -21,8 +22,8 @@ import (
 //go:embed openapi.yaml
 var openAPI []byte
 
-// maxRuns is how many runs an answer has at most.
-const maxRuns = 200
+// maxRuns and maxRepositories are how many of them an answer has at most.
+const maxRuns, maxRepositories = 200, 100
 
 // apiRoutes are the paths of the API with what answers them.
 func (s *Server) apiRoutes() map[string]http.HandlerFunc {
@@ -33,6 +34,7 @@ func (s *Server) apiRoutes() map[string]http.HandlerFunc {
 		},
 		"GET /api/v1/mirrors":                             s.api(apiMirrors),
 		"GET /api/v1/mirrors/{mirror}/failures":           s.api(apiFailures),
+		"GET /api/v1/mirrors/{mirror}/repositories":       s.api(apiRepositories),
 		"GET /api/v1/mirrors/{mirror}/runs":               s.api(apiRuns),
 		"GET /api/v1/mirrors/{mirror}/runs/{run}":         s.api(apiRun),
 		"GET /api/v1/mirrors/{mirror}/runs/{run}/changes": s.api(apiChanges),
@@ -122,15 +124,11 @@ func apiRuns(ctx context.Context, site *Site, r *http.Request) (any, error) {
 	if err != nil {
 		return nil, err
 	}
-	skip, count := 0, maxRuns
-	for key, value := range map[string]*int{"skip": &skip, "count": &count} {
-		if text := r.URL.Query().Get(key); text != "" {
-			if *value, err = strconv.Atoi(text); err != nil || *value < 0 || *value > 1_000_000 {
-				return nil, fmt.Errorf("%w: %s is not a number of runs", errBadRequest, key)
-			}
-		}
+	skip, count, err := partOf(r, maxRuns)
+	if err != nil {
+		return nil, err
 	}
-	runs, total, err := site.Overview.Runs(ctx, name, skip, min(count, maxRuns))
+	runs, total, err := site.Overview.Runs(ctx, name, skip, count)
 	answer := struct {
 		Total int         `json:"total"`
 		Runs  []apiRunRow `json:"runs"`
@@ -139,6 +137,39 @@ func apiRuns(ctx context.Context, site *Site, r *http.Request) (any, error) {
 		answer.Runs = append(answer.Runs, rowOf(r))
 	}
 	return answer, err
+}
+
+// partOf reads which part of a list a request is about, most items at most.
+func partOf(r *http.Request, most int) (skip, count int, err error) {
+	count = most
+	for key, value := range map[string]*int{"skip": &skip, "count": &count} {
+		if text := r.URL.Query().Get(key); text != "" {
+			if *value, err = strconv.Atoi(text); err != nil || *value < 0 {
+				return 0, 0, fmt.Errorf("%w: %s is not a number of items", errBadRequest, key)
+			}
+		}
+	}
+	return skip, min(count, most), nil
+}
+
+func apiRepositories(ctx context.Context, site *Site, r *http.Request) (any, error) {
+	name, err := known(ctx, site, r)
+	if err != nil {
+		return nil, err
+	}
+	skip, count, err := partOf(r, maxRepositories)
+	if err != nil {
+		return nil, err
+	}
+	all, _, _, err := find(ctx, site, name, r)
+	if err != nil {
+		return nil, err
+	}
+	skip = min(skip, len(all))
+	return struct {
+		Total        int                  `json:"total"`
+		Repositories []catalog.Repository `json:"repositories"`
+	}{len(all), append([]catalog.Repository{}, all[skip:min(skip+count, len(all))]...)}, nil
 }
 
 func apiRun(ctx context.Context, site *Site, r *http.Request) (any, error) {

@@ -54,6 +54,7 @@ func TestAPI(t *testing.T) {
 	for path, want := range map[string]string{
 		"mirrors": "Overview", "mirrors/nightly/runs": "Runs", "mirrors/nightly/runs?skip=3&count=2": "Runs", "mirrors/nightly/runs/" + live: "Run",
 		"mirrors/nightly/runs/" + live + "/changes": "Changes",
+		"mirrors/nightly/repositories":              "Repositories", "mirrors/nightly/repositories?q=image-0&state=failed&skip=1&count=1": "Repositories",
 	} {
 		response, text := get(t, served.URL+"/api/v1/"+path)
 		require.Equal(t, http.StatusOK, response.StatusCode, text)
@@ -80,7 +81,7 @@ func TestAPI(t *testing.T) {
 
 	for path, status := range map[string]int{
 		"mirrors/unknown/runs": http.StatusNotFound, "mirrors/unknown/failures": http.StatusNotFound, "mirrors/nightly/runs/" + id: http.StatusNotFound,
-		"mirrors/nightly/runs?skip=-1": http.StatusBadRequest, "mirrors/nightly/runs/" + url.PathEscape(">") + "/changes": http.StatusNotFound, "nothing": http.StatusNotFound,
+		"mirrors/nightly/runs?skip=-1": http.StatusBadRequest, "mirrors/nightly/repositories?state=x": http.StatusBadRequest, "mirrors/nightly/repositories?count=x": http.StatusBadRequest, "mirrors/nightly/runs/" + url.PathEscape(">") + "/changes": http.StatusNotFound, "nothing": http.StatusNotFound,
 	} {
 		response, text := get(t, served.URL+"/api/v1/"+path)
 		require.Equal(t, status, response.StatusCode, path)

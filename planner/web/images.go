@@ -1,6 +1,7 @@
 package web
 
 import (
+	"context"
 	"fmt"
 	"net/http"
 	"slices"
@@ -40,26 +41,36 @@ func (*Server) images(site *Site, r *http.Request) (view, error) {
 	if _, err := o.Mirror(mirror); err != nil {
 		return view{}, err
 	}
-	all, err := site.Catalog.List(r.Context(), mirror)
-	if err != nil {
-		return view{}, err
-	}
+	var all []catalog.Repository
 	if name := r.URL.Query().Get("repository"); name != "" {
+		if all, err = site.Catalog.List(r.Context(), mirror); err != nil {
+			return view{}, err
+		}
 		return repositoryPage(o, mirror, all, name, r)
 	}
-	v := imagesView{Search: strings.TrimSpace(r.URL.Query().Get("q")), State: r.URL.Query().Get("state"), States: filterStates}
-	if v.State != "" && !slices.Contains(filterStates, run.Outcome(v.State)) {
-		return view{}, fmt.Errorf("%w: there is no such state", errBadRequest)
+	v := imagesView{States: filterStates}
+	if all, v.Search, v.State, err = find(r.Context(), site, mirror, r); err != nil {
+		return view{}, err
 	}
-	all = slices.DeleteFunc(all, func(r catalog.Repository) bool {
-		return v.State != "" && r.Count(run.Outcome(v.State)) == 0 || !holds(r, strings.ToLower(v.Search))
-	})
 	v.Found = len(all)
 	if v.paging, err = newPaging(r, len(all), repositoriesPage); err != nil {
 		return view{}, err
 	}
 	v.Repositories = all[v.from:v.to]
 	return viewOf(o, mirror, view{Template: "images", Title: "Images", Data: v})
+}
+
+// find returns the repositories that a request searches for, with the text and the state.
+func find(ctx context.Context, site *Site, mirror string, r *http.Request) (all []catalog.Repository, text, state string, err error) {
+	text, state = strings.TrimSpace(r.URL.Query().Get("q")), r.URL.Query().Get("state")
+	if state != "" && !slices.Contains(filterStates, run.Outcome(state)) {
+		return nil, "", "", fmt.Errorf("%w: there is no such state", errBadRequest)
+	}
+	all, err = site.Catalog.List(ctx, mirror)
+	all = slices.DeleteFunc(all, func(r catalog.Repository) bool {
+		return state != "" && r.Count(run.Outcome(state)) == 0 || !holds(r, strings.ToLower(text))
+	})
+	return all, text, state, err
 }
 
 // holds reports whether a repository has the text in its name, in a tag or in a digest.
