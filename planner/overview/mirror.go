@@ -31,8 +31,8 @@ const lookBack = 50
 type Mirror struct {
 	Name    string  `json:"name"`
 	Verdict Verdict `json:"verdict"`
-	// Stale reports that the last complete run ended longer than MAX_AGE ago, whatever
-	// the verdict is.
+	// Stale reports that the last complete run ended longer than MAX_AGE ago or, if none is
+	// kept, that the first run began longer than MAX_AGE ago, whatever the verdict is.
 	Stale bool `json:"stale"`
 	// Complete is when the last run ended that mirrored or tried every image of the list;
 	// nil if none is kept.
@@ -69,13 +69,17 @@ func (r *Reader) mirror(ctx context.Context, name string, kept failure.Count) (M
 			}
 		}
 	}
-	m.judge(r.now(), r.maxAge)
+	since := m.Complete
+	if runs := r.byName[name]; since == nil && len(runs) > 0 {
+		since = &runs[len(runs)-1].Started
+	}
+	m.Stale = r.maxAge > 0 && since != nil && r.now().Sub(*since) > r.maxAge
+	m.judge()
 	return m, nil
 }
 
-// judge sets the verdict. What runs is told before what has ended.
-func (m *Mirror) judge(now time.Time, maxAge time.Duration) {
-	m.Stale = maxAge > 0 && (m.Last != nil || len(m.Current) > 0) && (m.Complete == nil || now.Sub(*m.Complete) > maxAge)
+// judge sets the verdict. A run that is not over comes before those that have ended.
+func (m *Mirror) judge() {
 	switch {
 	case len(m.Current) > 0:
 		m.Verdict = Running
