@@ -95,7 +95,7 @@ func TestUnderWay(t *testing.T) {
 	said := s.planner("status").exits(0)
 	require.Regexp(t, `UNDER WAY +TO +MOVED +RATE +FOR +WORKER\n +`+s.source.Host()+`/osism/one:1 `, said)
 	watch := s.planner("status", "--watch")
-	watch.says("1 image under way: ")
+	watch.says("1 image under way")
 	open()
 	watch.exits(0)
 	require.Empty(t, s.status().UnderWay)
