@@ -75,16 +75,16 @@ func TestImagesUnderWay(t *testing.T) {
 func TestProgress(t *testing.T) {
 	percent := func(s run.Status) string { return view{Status: s, now: now, pace: &estimate.Pace{}}.percent() }
 	require.Equal(t, "28%", percent(run.Status{State: run.StateRunning, Chunks: run.Chunks{Total: 1, Running: 1}, Images: run.Tally{Total: 161, Copied: 46}}))
-	half := run.Status{State: run.StateRunning, Chunks: run.Chunks{Total: 4, Running: 1, Done: 1, Waiting: 2}, Images: run.Tally{Total: 10, Copied: 10}}
+	half := run.Status{State: run.StateRunning, Chunks: run.Chunks{Total: 4, Running: 2, Done: 1, Waiting: 1}, Unresolved: 2, Images: run.Tally{Total: 10, Copied: 10}}
 	require.Equal(t, "50%", percent(half), "the other chunks probably have as many")
 	require.Contains(t, shown(half, 99), "10/10+ images: 10 copied")
-	half.Chunks.Waiting = 0
+	half.Unresolved = 0
 	require.Equal(t, "99%", percent(half), "it is not over")
 	half.State = run.StateFailed
 	require.Equal(t, "100%", percent(half))
 	half.State = run.StateCancelled
 	require.Equal(t, "25%", percent(half))
-	require.Equal(t, "0%", percent(run.Status{State: run.StateWaiting, Chunks: run.Chunks{Total: 4, Waiting: 4}}))
+	require.Equal(t, "0%", percent(run.Status{State: run.StateWaiting, Chunks: run.Chunks{Total: 4, Waiting: 4}, Unresolved: 4}))
 }
 
 // TestTimeLeft is by budget and by speed, whichever takes longer.
@@ -102,7 +102,7 @@ func TestTimeLeft(t *testing.T) {
 	v.EstimatedAtLeast = true
 	require.Equal(t, "2h+ to go", v.toGo())
 	v.EstimatedDone, v.EstimatedAtLeast = nil, false
-	v.Chunks.Total, v.Chunks.Waiting = 4, 2
+	v.Chunks.Total, v.Unresolved = 4, 2
 	require.Equal(t, "~2m40s+ to go", v.toGo(), "the others probably have as many images")
 	v.Chunks.Running = 0
 	require.Empty(t, v.toGo(), "nothing moves")

@@ -93,7 +93,7 @@ func (v view) colored(text string) string {
 
 // total returns the number of images, which is an estimate until every chunk is resolved.
 func (v view) total() (n int, exact bool) {
-	return estimate.Images(v.Images.Total, v.Chunks.Total, v.Chunks.Waiting)
+	return estimate.Images(v.Images.Total, v.Chunks.Total, v.Unresolved)
 }
 
 // share returns the part that is done, of so many. Only a run that is over is whole.

@@ -255,6 +255,8 @@ type Status struct {
 	UnderWay         []Copy     `json:"under_way"` // the oldest first
 	// Failures are kept under the mirror name, whichever run they come from.
 	Failures Failures `json:"failures"`
+	// Unresolved is how many chunks have images that are not counted yet.
+	Unresolved int `json:"-"`
 	// WorkerMissing is true if a chunk is due and no worker is known to have it.
 	WorkerMissing bool `json:"-"`
 	// Away are the registries that are away, if everything that is left waits for them.

@@ -109,12 +109,16 @@ func TestAllWaitsForARegistry(t *testing.T) {
 func TestWorkerMissing(t *testing.T) {
 	y := begin(t, "r1", "1", "2")
 	require.False(t, y.now().WorkerMissing)
+	require.Equal(t, 2, y.now().Unresolved)
 	y.fire(subject.Plan, "1")
 	st := y.becomes(StateWaiting, Chunks{Total: 2, Waiting: 2})
 	require.True(t, st.WorkerMissing)
 	require.NotNil(t, st.NextDue)
 	y.record("1", Progress{State: Running})
 	require.False(t, y.now().WorkerMissing)
+	require.Equal(t, 2, y.now().Unresolved)
+	y.record("1", Progress{State: Running, Images: Tally{Total: 1}})
+	require.Equal(t, 1, y.now().Unresolved)
 	y.r.Ended = StateCancelled
 	y.put()
 	y.fire(subject.Plan, "2")

@@ -105,7 +105,7 @@ func (t *Tracker) status(subjects map[string]uint64) Status {
 	if st.Over() {
 		st.EstimatedDone = nil
 	} else {
-		st.Registries = t.leftovers(messages)
+		st.Registries, st.Unresolved = t.leftovers(messages)
 	}
 	if len(bases) == 0 && st.Over() {
 		switch {
@@ -301,9 +301,9 @@ func (l left) toPull() (n int, atLeast bool) {
 	return int(math.Ceil(all)), l.images > 0 && l.handled == 0 || l.unresolved > 0 && l.resolved == 0
 }
 
-// leftovers returns the registries from which something is left to pull, sorted by name.
-// messages are those of the run in the stream.
-func (t *Tracker) leftovers(messages map[string]subject.Address) []Registry {
+// leftovers returns the registries from which something is left to pull, sorted by name, and
+// how many chunks are not resolved. messages are those of the run in the stream.
+func (t *Tracker) leftovers(messages map[string]subject.Address) (rows []Registry, pending int) {
 	unresolved := map[string]bool{} // chunks
 	all := map[string]*left{}
 	of := func(registry string) *left {
@@ -330,11 +330,12 @@ func (t *Tracker) leftovers(messages map[string]subject.Address) []Registry {
 	for chunk, registry := range chunks {
 		if unresolved[chunk] {
 			of(registry).unresolved++
+			pending++
 		} else {
 			of(registry).resolved++
 		}
 	}
-	rows := []Registry{}
+	rows = []Registry{}
 	for registry, l := range all {
 		name, ok := subject.Address{Registry: registry}.RegistryName()
 		if n, atLeast := l.toPull(); ok && (n > 0 || atLeast) {
@@ -342,5 +343,5 @@ func (t *Tracker) leftovers(messages map[string]subject.Address) []Registry {
 		}
 	}
 	slices.SortFunc(rows, func(a, b Registry) int { return cmp.Compare(a.Registry, b.Registry) })
-	return rows
+	return rows, pending
 }
