@@ -80,7 +80,7 @@ bench-report: BENCH_REPOSITORIES  = 16
 bench-report: BENCH_LARGE         = 4
 bench-report: BENCH_SCALE         = 16
 bench-report: BENCH_MANY          = 1000
-bench-report: BENCH_LIMIT         = 20s
+bench-report: BENCH_LIMIT         = 25s
 bench-report: require-go require-skopeo ## write docs/benchmarks.md and docs/benchmarks.json
 	$(BENCHMARK) -bench '$(BENCH)' ./planner/bench $(BENCH_SIZES) -bench.report '$(CURDIR)/docs'
 

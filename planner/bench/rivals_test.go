@@ -32,6 +32,9 @@ const (
 	tunedRequests     = 32
 )
 
+// rivalsFrom is where the rivals begin in programs.
+const rivalsFrom = 2
+
 // programs are ours and the rivals, in the order in which they run.
 var programs = []program{
 	{builtinName, underPath, ours("builtin")},

@@ -42,7 +42,7 @@ func (g group) of(program string) (r result, ok bool) {
 // fastest returns the fastest rival that mirrored everything; ok is false if none did.
 func (g group) fastest() (r result, ok bool) {
 	for _, one := range g.results {
-		rival := one.Program != builtinName && one.Program != skopeoName
+		rival := slices.ContainsFunc(programs[rivalsFrom:], func(p program) bool { return p.name == one.Program })
 		if rival && one.whole() && (!ok || one.Seconds < r.Seconds) {
 			r, ok = one, true
 		}
@@ -127,7 +127,7 @@ func TestSummary(t *testing.T) {
 		return result{World: "quay.io", Catalogue: "small", Phase: cold, Program: program, used: used{Seconds: seconds, CPU: cpu}, Missing: missing}
 	}
 	r := report{Results: []result{
-		one(builtinName, 2, 3, 0), one(skopeoName, 8, 9, 1), one(regsyncName, 20, 1, 0), one(tunedName, 5, 2, 0), one("crane", 1, 1, 2),
+		one(builtinName, 2, 3, 0), one(skopeoName, 8, 9, 1), one(regsyncName, 20, 1, 0), one(tunedName, 5, 2, 0), one(programs[4].name, 1, 1, 2),
 	}}
 	require.Contains(t, r.summary(), "| quay.io, small, cold | 10.0 × | 2.5 × regsync, tuned | 1.5 × |  |  |\n")
 	require.Len(t, r.groups(), 1)
