@@ -9,6 +9,7 @@ import (
 	"github.com/osism/skopeo-worker/shared/budget"
 	"github.com/osism/skopeo-worker/shared/message"
 	"github.com/osism/skopeo-worker/shared/reference"
+	"github.com/osism/skopeo-worker/worker/compare"
 	"github.com/osism/skopeo-worker/worker/outcome"
 	"github.com/osism/skopeo-worker/worker/registry"
 )
@@ -48,7 +49,7 @@ func (f *forecast) Ask(ctx context.Context, entry message.Repository, repository
 		defer func() { <-f.slots }()
 		return request()
 	})
-	if asked {
+	if asked || errors.Is(err, compare.ErrUnlisted) {
 		return err
 	}
 	f.mu.Lock()
@@ -135,7 +136,7 @@ func most(err error) int {
 // mayPass reports whether a failure is worth another try.
 func mayPass(err error) bool {
 	class := outcome.Classify(err)
-	return (class == outcome.Transient || class == outcome.Limited) && !errors.Is(err, ErrPull)
+	return (class == outcome.Transient || class == outcome.Limited) && !errors.Is(err, ErrPull) && !errors.Is(err, compare.ErrUnlisted)
 }
 
 func (f *forecast) isSilent(host string) bool {

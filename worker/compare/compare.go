@@ -170,8 +170,9 @@ func (c *Comparer) Accompany(ctx context.Context, bearers []Bearer) (Comparison,
 
 // add adds entries to a comparison, their companions, and theirs.
 func (c *Comparer) add(ctx context.Context, entries []message.Repository, all *Comparison) error {
+	var listed shelves
 	for len(entries) > 0 {
-		jobs, err := c.jobs(ctx, entries)
+		jobs, err := c.jobs(ctx, entries, &listed)
 		if err != nil {
 			return err
 		}
@@ -188,7 +189,7 @@ func (c *Comparer) add(ctx context.Context, entries []message.Repository, all *C
 }
 
 // jobs returns the jobs of entries, in their order.
-func (c *Comparer) jobs(ctx context.Context, entries []message.Repository) ([]*Job, error) {
+func (c *Comparer) jobs(ctx context.Context, entries []message.Repository, listed *shelves) ([]*Job, error) {
 	var destinations [][]message.Repository
 	index := map[reference.Repository]int{}
 	for _, r := range entries {
@@ -205,7 +206,7 @@ func (c *Comparer) jobs(ctx context.Context, entries []message.Repository) ([]*J
 	group.SetLimit(AtOnce)
 	for i, entries := range destinations {
 		group.Go(func() (err error) {
-			jobs[i], err = c.compare(ctx, entries)
+			jobs[i], err = c.compare(ctx, entries, listed.of(c, entries[0].Destination))
 			return err
 		})
 	}
@@ -220,8 +221,8 @@ func (c *Comparer) jobs(ctx context.Context, entries []message.Repository) ([]*J
 }
 
 // compare compares entries that have one destination.
-func (c *Comparer) compare(ctx context.Context, entries []message.Repository) ([]*Job, error) {
-	tags, empty := c.look(ctx, entries)
+func (c *Comparer) compare(ctx context.Context, entries []message.Repository, listed *shelf) ([]*Job, error) {
+	tags, empty := c.look(ctx, entries, listed)
 	var jobs []*Job
 	for _, r := range entries {
 		images := r.Images
@@ -265,10 +266,11 @@ type tagged struct {
 	err     error
 }
 
-// look asks the destination for each tag, the first one alone: if that is missing, the
-// repository may have no tags at all. Then nothing else is asked.
-func (c *Comparer) look(ctx context.Context, entries []message.Repository) (tags []tagged, empty bool) {
-	var asks []func()
+// look finds out what the destination has under each tag. What its listing does not show to
+// be up to date is asked for, the first tag alone: if that is missing, the repository may
+// have no tags at all. Then nothing else is asked.
+func (c *Comparer) look(ctx context.Context, entries []message.Repository, s *shelf) (tags []tagged, empty bool) {
+	var wishes []wish
 	for _, r := range entries {
 		for range r.Images {
 			tags = append(tags, tagged{})
@@ -276,20 +278,17 @@ func (c *Comparer) look(ctx context.Context, entries []message.Repository) (tags
 	}
 	for _, r := range entries {
 		for _, image := range r.Images {
-			t := &tags[len(asks)]
-			asks = append(asks, func() {
-				t.err = c.Asker.Ask(ctx, r, r.Destination, func() (err error) {
-					t.current, t.digest, err = c.Mirror.Current(ctx, Target(r, image), image.Digest, Wanted(r))
-					return err
-				})
-			})
+			wishes = append(wishes, wish{r, image, &tags[len(wishes)]})
 		}
 	}
-	if len(asks) == 0 {
-		return nil, false
+	wishes = c.search(ctx, s, wishes)
+	if len(wishes) == 0 {
+		return tags, false
 	}
-	asks[0]()
-	if len(asks) > 1 && tags[0].err == nil && tags[0].digest.IsZero() {
+	c.askFor(ctx, wishes[0])
+	first := wishes[0].found
+	exists := len(s.tags) > 0 || !first.digest.IsZero()
+	if !exists && first.err == nil && len(wishes) > 1 {
 		err := c.Asker.Ask(ctx, entries[0], entries[0].Destination, func() (err error) {
 			empty, err = c.Mirror.Empty(ctx, entries[0].Destination)
 			return err
@@ -297,9 +296,21 @@ func (c *Comparer) look(ctx context.Context, entries []message.Repository) (tags
 		if err == nil && empty {
 			return tags, true
 		}
+		exists = err == nil
 	}
-	atOnce(len(asks)-1, func(i int) { asks[i+1]() })
+	if exists {
+		s.warn()
+	}
+	atOnce(len(wishes)-1, func(i int) { c.askFor(ctx, wishes[i+1]) })
 	return tags, false
+}
+
+// askFor asks the destination for the tag of an image.
+func (c *Comparer) askFor(ctx context.Context, w wish) {
+	w.found.err = c.Asker.Ask(ctx, w.entry, w.entry.Destination, func() (err error) {
+		w.found.current, w.found.digest, err = c.Mirror.Current(ctx, Target(w.entry, w.image), w.image.Digest, Wanted(w.entry))
+		return err
+	})
 }
 
 // decideAll gives a verdict to the jobs that have none. Jobs of one content share it.

@@ -49,12 +49,18 @@ func TestForecast(t *testing.T) {
 		require.NoError(t, err)
 	}
 	t.Logf("worlds %d to %d; SEED=%[1]d repeats them", first, first+uint64(n)-1)
-	sites := []*site{newSite(t), newSite(t, registrytest.WithReferrersAPI(2))}
+	quirks := registrytest.BulkAPI{PageLimit: 2}
+	sites := []*site{
+		newSite(t), newSite(t, registrytest.WithReferrersAPI(2)),
+		newSite(t, registrytest.WithQuayAPI(quirks)), newSite(t, registrytest.WithHarborAPI(quirks)),
+	}
+	sites[2].quays = []string{sites[2].to.Host()}
+	sites[3].harbors = []string{sites[3].to.Host()}
 	exact := 0
 	for i := range uint64(n) {
 		seed := first + i
 		t.Run(fmt.Sprintf("SEED=%d", seed), func(t *testing.T) {
-			if agree(t, newWorld(t, seed, sites[seed%2])) {
+			if agree(t, newWorld(t, seed, sites[seed%uint64(len(sites))])) {
 				exact++
 			}
 		})
@@ -69,16 +75,26 @@ type site struct {
 	client        *registry.Client
 	withoutPulls  *registry.Client
 	comparingOnly *registry.Client
+	quays         []string // destinations that are asked as Quay
+	harbors       []string // and as Harbor
+	log           *slog.Logger
 }
 
 func newSite(t *testing.T, options ...registrytest.Option) *site {
-	s := &site{from: registrytest.New(t, options...), to: registrytest.New(t, options...)}
+	s := &site{log: slog.New(slog.DiscardHandler), from: registrytest.New(t, options...), to: registrytest.New(t, options...)}
 	insecure := []string{s.from.Host(), s.to.Host()}
 	network := registry.NewTransport(insecure, registry.DefaultStall)
 	s.client = registry.NewClient(registry.Options{Insecure: insecure, Transport: network})
 	s.withoutPulls = registry.NewClient(registry.Options{Insecure: insecure, Transport: check.WithoutPulls(network)})
 	s.comparingOnly = registry.NewClient(registry.Options{Insecure: insecure, Transport: network}).Comparing()
 	return s
+}
+
+// upstream finds what the sources have, and what destinations with an API of their own list.
+func (s *site) upstream(client *registry.Client) *resolve.Upstream {
+	return &resolve.Upstream{Registry: client, Listing: listing.New(listing.Options{
+		Registry: client, QuayHosts: s.quays, HarborHosts: s.harbors, Log: s.log,
+	})}
 }
 
 // agree requires that the forecasts and the runs of a world agree. It reports whether all
@@ -129,16 +145,13 @@ func agree(t *testing.T, w *world) (exact bool) {
 	return absent == 0 && hidden == 0
 }
 
-func upstream(client *registry.Client) *resolve.Upstream {
-	return &resolve.Upstream{Registry: client, Listing: listing.New(listing.Options{Registry: client})}
-}
-
 // forecast returns the totals of a check.
 func (w *world) forecast(t *testing.T, n *notes) check.Totals {
 	t.Helper()
+	upstream := w.upstream(w.withoutPulls)
 	c := &check.Checker{
-		Resolver: upstream(w.withoutPulls),
-		Mirror:   &mirror.Mirror{Registry: w.withoutPulls, Destination: w.comparingOnly},
+		Resolver: upstream,
+		Mirror:   &mirror.Mirror{Registry: w.withoutPulls, Destination: w.comparingOnly, Listing: upstream.Listing},
 		Absent:   n.Absent,
 		Backoff:  func(int) time.Duration { return 0 },
 	}
@@ -150,11 +163,21 @@ func (w *world) forecast(t *testing.T, n *notes) check.Totals {
 // run mirrors the list.
 func (w *world) run(t *testing.T, n *notes) *observed {
 	t.Helper()
+	o, result := w.deliver(t, n)
+	require.Empty(t, result.Left)
+	require.Empty(t, n.failures)
+	return o
+}
+
+// deliver delivers the list to a worker once.
+func (w *world) deliver(t *testing.T, n *notes) (*observed, chunk.Result) {
+	t.Helper()
 	worker, err := chunk.New(chunk.Parts{
 		Connect: func(context.Context, message.Chunk) (resolve.Resolver, *mirror.Mirror) {
-			return upstream(w.client), &mirror.Mirror{Registry: w.client}
+			upstream := w.upstream(w.client)
+			return upstream, &mirror.Mirror{Registry: w.client, Listing: upstream.Listing}
 		},
-		Failures: n, Notes: n, Registries: n, Concurrency: 4, MaxAttempts: 2,
+		Failures: n, Notes: n, Registries: n, Concurrency: 4, MaxAttempts: 2, Alone: true,
 		Backoff: func(int) time.Duration { return 0 },
 		Log:     slog.New(slog.DiscardHandler),
 	})
@@ -163,9 +186,7 @@ func (w *world) run(t *testing.T, n *notes) *observed {
 	c := message.Chunk{Name: "default", Run: "1", Number: 1, Registry: w.from.Host(), Repositories: w.entries}
 	result, err := worker.Do(t.Context(), t.Context(), chunk.Delivery{Chunk: c, Fresh: true, Observer: o})
 	require.NoError(t, err)
-	require.Empty(t, result.Left)
-	require.Empty(t, n.failures)
-	return o
+	return o, result
 }
 
 // observed is what a run has done.

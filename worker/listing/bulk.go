@@ -16,7 +16,8 @@ import (
 )
 
 const (
-	// tagsPerPage is the most that quay.io and Docker Hub return at once.
+	// tagsPerPage is the most that Quay and Docker Hub return at once, and the most artifacts
+	// that Harbor returns.
 	tagsPerPage = 100
 
 	// maxItems is how many tags a page may have, and a tag images.
@@ -30,6 +31,9 @@ type bulkAPI struct {
 	target func(repository reference.Repository, page int) url.URL
 	// read parses a page. Its error says why it is not a page of this API.
 	read func(body []byte) (page, error)
+	// linked is set if a Link header says whether there is another page, rather than the
+	// answer itself, and if the API takes the registry's user and password.
+	linked bool
 	// notFoundEnds is set if the answer to a page after the last one is 404.
 	notFoundEnds bool
 	// elsewhere is set if the API has another host than the registry. A firewall may
@@ -108,13 +112,19 @@ func (a *bulkAPI) page(ctx context.Context, client *registry.Client, repository 
 	var listed page
 	var body []byte
 	err := pages.At("") // no position: n always differs
-	if err == nil {
+	linksOn := false
+	switch {
+	case err != nil:
+	case a.linked:
+		body, linksOn, err = client.GetLinkedPage(ctx, repository, a.target(repository, n))
+	default:
 		body, err = client.GetTagPage(ctx, repository, a.target(repository, n))
 	}
 	if err == nil {
 		if listed, err = a.read(body); err != nil {
 			err = fmt.Errorf("%w: %s", registry.ErrUnexpected, err.Error())
 		}
+		listed.more = listed.more || linksOn
 	}
 	if err == nil {
 		err = pages.Has(listed.items)
@@ -128,18 +138,24 @@ func (a *bulkAPI) page(ctx context.Context, client *registry.Client, repository 
 	return listed, err
 }
 
+// unsent are the failures that any request would have, whatever it is for.
+var unsent = []error{registry.ErrBlocked, registry.ErrLimited, throttle.ErrBroker, context.Canceled}
+
 // final are the failures that the OCI API would have, too.
-var final = []error{registry.ErrBlocked, registry.ErrLimited, registry.ErrTooMany, throttle.ErrBroker, context.Canceled}
+var final = append([]error{registry.ErrTooMany}, unsent...)
 
 // ends reports whether a failure ends the listing. After any other failure, the OCI API is
 // used. later is set if tags have been listed already.
 func (a *bulkAPI) ends(ctx context.Context, err error, later bool) bool {
 	is := func(target error) bool { return errors.Is(err, target) }
-	if ctx.Err() != nil || slices.ContainsFunc(final, is) || errors.As(err, new(*budget.SpentError)) {
+	if ctx.Err() != nil || slices.ContainsFunc(final, is) || isSpent(err) {
 		return true
 	}
 	return is(registry.ErrUnavailable) && (later || !a.elsewhere || statusOf(err) != 0)
 }
+
+// isSpent reports whether a request was not sent because a budget was spent.
+func isSpent(err error) bool { return errors.As(err, new(*budget.SpentError)) }
 
 // statusOf returns the HTTP status of a failure, 0 if there was no answer.
 func statusOf(err error) int {

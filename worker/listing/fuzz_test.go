@@ -30,3 +30,19 @@ func fuzz(f *testing.F, read func([]byte) (page, error)) {
 func FuzzQuay(f *testing.F) { fuzz(f, readQuay) }
 
 func FuzzHub(f *testing.F) { fuzz(f, readHub) }
+
+// FuzzHarbor requires that a parsed page is consistent. An artifact may have many tags.
+func FuzzHarbor(f *testing.F) {
+	f.Fuzz(func(t *testing.T, body []byte) {
+		found, err := readHarbor(body)
+		if err != nil {
+			require.Zero(t, found)
+			return
+		}
+		require.LessOrEqual(t, found.items, maxItems)
+		for _, tag := range found.tags {
+			require.NotEmpty(t, tag.name)
+			require.False(t, tag.Digest.IsZero())
+		}
+	})
+}

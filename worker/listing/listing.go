@@ -1,4 +1,4 @@
-// Package listing lists the tags of repositories. The APIs of quay.io and Docker Hub
+// Package listing lists the tags of repositories. The APIs of Quay, Docker Hub and Harbor
 // return the digests of 100 tags at once; the OCI API, which all registries have, returns
 // names only.
 package listing
@@ -56,15 +56,17 @@ type Options struct {
 	Registry *registry.Client
 	// QuayHosts are registries, host[:port], that run Quay, in addition to quay.io.
 	QuayHosts []string
-	// Log gets one warning for each registry and reason if the API of Quay or Docker Hub
-	// cannot be used; if nil, it is slog.Default().
+	// HarborHosts are registries, host[:port], that run Harbor 2.
+	HarborHosts []string
+	// Log gets one warning for each registry and reason if an API other than OCI's cannot be
+	// used; if nil, it is slog.Default().
 	Log *slog.Logger
 }
 
 // Listers are the listers of all registries. They are safe for concurrent use.
 type Listers struct {
-	hub, quay, oci *Lister
-	quayHosts      reference.Hosts
+	hub, quay, harbor, oci *Lister
+	quayHosts, harborHosts reference.Hosts
 }
 
 // New returns the listers. It sends no request.
@@ -74,10 +76,12 @@ func New(options Options) *Listers {
 	}
 	warnings := &warnings{log: options.Log}
 	return &Listers{
-		hub:       &Lister{options.Registry, &hub, warnings},
-		quay:      &Lister{options.Registry, &quay, warnings},
-		oci:       &Lister{options.Registry, nil, warnings},
-		quayHosts: reference.NewHosts(append([]string{quayIO}, options.QuayHosts...)),
+		hub:         &Lister{options.Registry, &hub, warnings},
+		quay:        &Lister{options.Registry, &quay, warnings},
+		harbor:      &Lister{options.Registry, &harbor, warnings},
+		oci:         &Lister{options.Registry, nil, warnings},
+		quayHosts:   reference.NewHosts(append([]string{quayIO}, options.QuayHosts...)),
+		harborHosts: reference.NewHosts(options.HarborHosts),
 	}
 }
 

@@ -13,6 +13,7 @@ import (
 
 	"github.com/osism/skopeo-worker/shared/reference"
 	"github.com/osism/skopeo-worker/worker/flight"
+	"github.com/osism/skopeo-worker/worker/listing"
 	"github.com/osism/skopeo-worker/worker/platform"
 	"github.com/osism/skopeo-worker/worker/registry"
 	"github.com/osism/skopeo-worker/worker/transfer"
@@ -55,6 +56,8 @@ type Mirror struct {
 	Registry *registry.Client
 	// Destination sends the requests to the destination; if nil, Registry.Writing() does.
 	Destination *registry.Client
+	// Listing lists the tags of destinations that have an API for that; optional.
+	Listing *listing.Listers
 	// Engine copies images; if nil, the mirror copies them itself.
 	Engine Engine
 	// Verifier holds the images that no engine copies to the signature policy; if nil,

@@ -317,6 +317,8 @@ func (call call) page(got answer) string {
 		return markup(got.body)
 	case call.instead == aReceipt, call.instead == aBlob:
 		return ""
+	case call.instead == aTagArray:
+		return notJSONOf('[', got.body)
 	}
 	return notJSON(got.body)
 }

@@ -29,6 +29,7 @@ const (
 	aManifest  = "a manifest"
 	aTagList   = "a list of tags"
 	aTagPage   = "a page of tags"
+	aTagArray  = "an array of tags"
 	aReferrers = "a list of referrers"
 	aBlob      = "the blob"
 	aReceipt   = "a receipt" // the answer to a PUT or POST
@@ -57,7 +58,11 @@ func noReceipt(got answer) error {
 }
 
 // notJSON describes a body that is not a JSON object. It returns "" for one that is.
-func notJSON(body []byte) string {
+func notJSON(body []byte) string { return notJSONOf('{', body) }
+
+// notJSONOf describes a body that is not JSON that begins like this. It returns "" for one
+// that is.
+func notJSONOf(start byte, body []byte) string {
 	trimmed := bytes.TrimSpace(body)
 	switch {
 	case len(trimmed) == 0:
@@ -66,7 +71,7 @@ func notJSON(body []byte) string {
 		return markup(body)
 	case !json.Valid(trimmed):
 		return fmt.Sprintf("%d bytes that are not JSON", len(body))
-	case trimmed[0] != '{':
+	case trimmed[0] != start:
 		return anotherKind
 	}
 	return ""

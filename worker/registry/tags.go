@@ -129,16 +129,12 @@ func ParseTag(name string) (reference.Tag, error) {
 // credentials and no Guard watches it. The error is an *Error. It wraps ErrPage if the
 // answer is not a JSON object.
 func (c *Client) GetTagPage(ctx context.Context, repository reference.Repository, target url.URL) ([]byte, error) {
-	target.Scheme = "https"
-	get := call{
-		op: OpTags, repository: repository, method: http.MethodGet, url: &target,
-		accept: "application/json", limit: maxManifestSize, instead: aTagPage,
-	}
+	get := call{op: OpTags, repository: repository, url: &target, instead: aTagPage}
 	at, err := c.locateAPI(repository, target.Host)
 	if err != nil {
 		return nil, get.fail(err)
 	}
-	got, err := c.exchangeOpenly(ctx, at, get)
+	got, err := c.getOpenly(ctx, at, get, login{stage: withheld})
 	if err == nil {
 		return got.body, nil
 	}
@@ -149,14 +145,56 @@ func (c *Client) GetTagPage(ctx context.Context, repository reference.Repository
 	return nil, named
 }
 
-// exchangeOpenly sends a request without credentials. If an insecure host does not answer
-// over HTTPS, it uses plain HTTP; if that works, it does so for the next hour.
-func (c *Client) exchangeOpenly(ctx context.Context, at location, call call) (answer, error) {
-	send := func(scheme string) (answer, error) {
-		sender := &authorized{network: c.sessions.network, host: call.url.Host, scheme: scheme}
-		return exchange(ctx, &session{Client: http.Client{Transport: sender}, login: login{stage: withheld}}, at, call)
+// GetLinkedPage returns a page from an API of the registry's own host that takes the user
+// and password of the registry: a JSON array of at most 16 MiB. more reports whether the
+// answer links to another page. No Guard watches the request. The error is an *Error. It
+// wraps ErrPage if the answer is not a JSON array.
+func (c *Client) GetLinkedPage(ctx context.Context, repository reference.Repository, target url.URL) (body []byte, more bool, err error) {
+	get := call{op: OpTags, repository: repository, url: &target, instead: aTagArray}
+	at, err := c.locate(repository)
+	if err != nil {
+		return nil, false, get.fail(err)
 	}
-	if c.plainHTTP.isKnown(call.url.Host) {
+	target.Host = at.registry.RegistryStr()
+	known, err := c.sessions.credential(ctx, handshake{location: at})
+	if err != nil {
+		return nil, false, get.fail(err)
+	}
+	got, err := c.getOpenly(ctx, at, get, login{known, presented})
+	if err == nil {
+		more, err = got.linksOn()
+	}
+	if err != nil {
+		return nil, false, get.fail(err)
+	}
+	return got.body, more, nil
+}
+
+// linksOn reports whether an answer links to a next page, wherever that is. The error is
+// ErrPagination.
+func (a answer) linksOn() (bool, error) {
+	links, err := parseLinks(a.header)
+	for _, l := range links {
+		if next, err := l.next(); next || err != nil {
+			return next, err
+		}
+	}
+	return false, err
+}
+
+// getOpenly gets a page without a session. A user and password are sent with it, if the
+// login has them. If an insecure host does not answer over HTTPS, getOpenly uses plain HTTP;
+// if that works, it does so for the next hour.
+func (c *Client) getOpenly(ctx context.Context, at location, get call, as login) (answer, error) {
+	get.method, get.accept, get.limit, get.url.Scheme = http.MethodGet, "application/json", maxManifestSize, "https"
+	send := func(scheme string) (answer, error) {
+		sender := &authorized{network: c.sessions.network, host: get.url.Host, scheme: scheme}
+		if as.credential.Username != "" && as.credential.Password != "" {
+			sender.header = basic(as.credential)
+		}
+		return exchange(ctx, &session{Client: http.Client{Transport: sender}, login: as}, at, get)
+	}
+	if c.plainHTTP.isKnown(get.url.Host) {
 		return send("http")
 	}
 	got, err := send("https")
@@ -167,7 +205,7 @@ func (c *Client) exchangeOpenly(ctx context.Context, at location, call call) (an
 	if isUnanswered(failed) {
 		return got, err
 	}
-	c.plainHTTP.note(call.url.Host)
+	c.plainHTTP.note(get.url.Host)
 	return byHTTP, failed
 }
 

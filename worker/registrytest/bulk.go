@@ -56,6 +56,9 @@ func (r *Request) parseBulk(query url.Values) bool {
 	if !ok {
 		repository, ok = hubRepository(r.Path)
 	}
+	if !ok {
+		repository, ok = harborRepository(r.Path)
+	}
 	if !ok || r.Method != http.MethodGet {
 		return false
 	}
@@ -79,7 +82,12 @@ func (r *Registry) serveBulk(w http.ResponseWriter, req *http.Request, request R
 		return false
 	}
 	_, isQuay := quayRepository(request.Path)
+	_, isHarbor := harborRepository(request.Path)
 	switch {
+	case isHarbor && r.settings.harborAPI != nil:
+		r.serveHarbor(w, req, request)
+	case isHarbor:
+		return false
 	case isQuay && r.settings.quayAPI != nil:
 		r.serveQuay(w, req, request)
 	case !isQuay && r.settings.hubAPI != nil:

@@ -27,7 +27,7 @@ const (
 	KindBlobUpload   Kind = "blob-upload" // the PUT that finishes an upload
 	KindBlobMount    Kind = "blob-mount"  // 201: mounted; 202: turned into an upload
 	KindReferrers    Kind = "referrers"
-	KindBulkList     Kind = "bulk-list" // of WithQuayAPI and WithHubAPI
+	KindBulkList     Kind = "bulk-list" // of WithQuayAPI, WithHubAPI and WithHarborAPI
 	KindOther        Kind = "other"
 )
 

@@ -265,6 +265,7 @@ type settings struct {
 	pullWindow      time.Duration
 	requestLimiters []requestLimiter
 	quayAPI, hubAPI *BulkAPI
+	harborAPI       *BulkAPI
 	now             func() time.Time
 }
 

@@ -41,9 +41,10 @@ func NewChecker(ctx context.Context, b *broker.Broker, r Registries, limits map[
 	limiter := &throttle.Throttle{Budget: store, Identity: who, Log: log}
 	network := limiter.Transport(registry.NewTransport(r.Insecure, registry.DefaultStall), "")
 	source := r.client(check.WithoutPulls(network), keychain, 0, nil)
+	upstream := r.upstream(source, log)
 	return &Checker{throttle: limiter, budget: store, checker: &check.Checker{
-		Resolver: r.upstream(source, log),
-		Mirror:   &mirror.Mirror{Registry: source, Destination: r.client(network, keychain, 0, nil).Comparing()},
+		Resolver: upstream,
+		Mirror:   &mirror.Mirror{Registry: source, Listing: upstream.Listing, Destination: r.client(network, keychain, 0, nil).Comparing()},
 		Absent:   notes.Once().Absent,
 		Allowance: func(ctx context.Context, registry string) (budget.Allowance, error) {
 			return store.Allowance(ctx, registry, who(registry), limits[registry])

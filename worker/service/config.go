@@ -6,6 +6,7 @@ import (
 	"log/slog"
 	"net"
 	"os"
+	"slices"
 	"strings"
 	"syscall"
 	"time"
@@ -55,16 +56,17 @@ func (c *Config) Validate() []error {
 
 // Registries are the settings for requests to registries.
 type Registries struct {
-	Insecure  []string `envconfig:"INSECURE_REGISTRIES" expect:"hosts, separated by commas" desc:"hosts, separated by commas, whose certificates are not verified and that may speak plain HTTP"`
-	QuayHosts []string `envconfig:"QUAY_HOSTS" expect:"hosts, separated by commas" desc:"hosts, separated by commas, that run Quay: their API returns the digests of 100 tags at once; host=quay.io or host=api:10/1s+20;tags:5/1s;manifests:50/1s+10;other:60/1s: with these request rates"`
-	// Rates are the request rates in QUAY_HOSTS, by registry.
+	Insecure    []string `envconfig:"INSECURE_REGISTRIES" expect:"hosts, separated by commas" desc:"hosts, separated by commas, whose certificates are not verified and that may speak plain HTTP"`
+	QuayHosts   []string `envconfig:"QUAY_HOSTS" expect:"hosts, separated by commas" desc:"hosts, separated by commas, that run Quay: their API returns the digests of 100 tags at once; host=quay.io or host=api:10/1s+20;tags:5/1s;manifests:50/1s+10;other:60/1s: with these request rates"`
+	HarborHosts []string `envconfig:"HARBOR_HOSTS" expect:"hosts, separated by commas" desc:"hosts, separated by commas, that run Harbor 2 and are mirrored to: their API returns the digests of 100 images at once; host=api:10/1s: with request rates, as in QUAY_HOSTS"`
+	// Rates are the request rates in QUAY_HOSTS and HARBOR_HOSTS, by registry.
 	Rates    map[string]budget.Rates
 	ChildEnv []string `envconfig:"CHILD_ENV" expect:"names of variables, separated by commas" desc:"variables, separated by commas, that skopeo and credential helpers get in addition to the usual ones; a name may end in *"`
 }
 
 // Validate implements config.Validator.
 func (r *Registries) Validate() []error {
-	bad := append(checkHosts("INSECURE_REGISTRIES", r.Insecure), r.checkQuayHosts()...)
+	bad := slices.Concat(checkHosts("INSECURE_REGISTRIES", r.Insecure), r.checkRated("QUAY_HOSTS", r.QuayHosts), r.checkRated("HARBOR_HOSTS", r.HarborHosts))
 	for i, name := range r.ChildEnv {
 		r.ChildEnv[i] = strings.TrimSpace(name)
 		if !environment.Valid(r.ChildEnv[i]) {
@@ -75,24 +77,24 @@ func (r *Registries) Validate() []error {
 	return bad
 }
 
-// checkQuayHosts checks QUAY_HOSTS, and takes the request rates out of it.
-func (r *Registries) checkQuayHosts() []error {
-	for i, item := range r.QuayHosts {
+// checkRated checks a list of hosts, and takes their request rates out of it.
+func (r *Registries) checkRated(variable string, hosts []string) []error {
+	for i, item := range hosts {
 		host, text, found := strings.Cut(item, "=")
 		if !found {
 			continue
 		}
 		rates, err := budget.ParseRates(text)
 		if err != nil {
-			return []error{fmt.Errorf("QUAY_HOSTS=%q: %w", item, err)}
+			return []error{fmt.Errorf("%s=%q: %w", variable, item, err)}
 		}
-		r.QuayHosts[i] = strings.TrimSpace(host)
+		hosts[i] = strings.TrimSpace(host)
 		if r.Rates == nil {
 			r.Rates = map[string]budget.Rates{}
 		}
-		r.Rates[reference.RegistryOf(r.QuayHosts[i])] = rates
+		r.Rates[reference.RegistryOf(hosts[i])] = rates
 	}
-	return checkHosts("QUAY_HOSTS", r.QuayHosts)
+	return checkHosts(variable, hosts)
 }
 
 // checkHosts trims and checks a list of hosts.

@@ -9,7 +9,7 @@ import (
 	"github.com/osism/skopeo-worker/worker/service"
 )
 
-func TestQuayHostsMayHaveRates(t *testing.T) {
+func TestHostsMayHaveRates(t *testing.T) {
 	r := service.Registries{QuayHosts: []string{"quay.example.com", " Quay2.example.com:8443 = quay.io", "quay3.example.com=api:10/1s+20;tags:5/1s"}}
 	require.Empty(t, r.Validate())
 	require.Equal(t, []string{"quay.example.com", "Quay2.example.com:8443", "quay3.example.com"}, r.QuayHosts)
@@ -23,5 +23,10 @@ func TestQuayHostsMayHaveRates(t *testing.T) {
 		require.Len(t, problems, 1, bad)
 		require.ErrorContains(t, problems[0], "QUAY_HOSTS", bad)
 	}
+	harbor := service.Registries{HarborHosts: []string{" Harbor.example.com=api:10/1s+20", "b.example.com"}}
+	require.Empty(t, harbor.Validate())
+	require.Equal(t, []string{"Harbor.example.com", "b.example.com"}, harbor.HarborHosts)
+	require.Contains(t, harbor.Rates, "harbor.example.com")
+	require.ErrorContains(t, (&service.Registries{HarborHosts: []string{"a.example.com/project"}}).Validate()[0], "HARBOR_HOSTS")
 	require.ErrorIs(t, (&service.Registries{QuayHosts: []string{"a.example.com=fast"}}).Validate()[0], budget.ErrRates)
 }

@@ -67,8 +67,9 @@ func (n *network) connector(engine mirror.Engine, indexes mirror.Indexes) func(c
 		if mirrors[c.Name] == nil {
 			transport := n.throttle.Transport(n.transport, c.Name)
 			client := n.registries.client(transport, n.keychain, n.config.CopyTimeout, n.outages.Guard)
-			resolvers[c.Name] = n.registries.upstream(client, n.log)
-			mirrors[c.Name] = &mirror.Mirror{Registry: client, Engine: engine, Verifier: n.config.verifier(client, transport), Free: n.throttle.Unlimited, Guard: n.copying(c.Name), Indexes: indexes}
+			upstream := n.registries.upstream(client, n.log)
+			resolvers[c.Name] = upstream
+			mirrors[c.Name] = &mirror.Mirror{Registry: client, Listing: upstream.Listing, Engine: engine, Verifier: n.config.verifier(client, transport), Free: n.throttle.Unlimited, Guard: n.copying(c.Name), Indexes: indexes}
 		}
 		return resolvers[c.Name], mirrors[c.Name]
 	}
@@ -86,7 +87,7 @@ func (r Registries) client(transport http.RoundTripper, keychain *containers.Key
 // upstream returns what finds tags and digests of repositories.
 func (r Registries) upstream(client *registry.Client, log *slog.Logger) *resolve.Upstream {
 	return &resolve.Upstream{Registry: client, Listing: listing.New(listing.Options{
-		Registry: client, QuayHosts: r.QuayHosts, Log: log,
+		Registry: client, QuayHosts: r.QuayHosts, HarborHosts: r.HarborHosts, Log: log,
 	})}
 }
 

@@ -14,6 +14,10 @@
 - name: QUAY_HOSTS
   value: {{ join "," . | quote }}
 {{- end }}
+{{- with $v.registries.harborHosts }}
+- name: HARBOR_HOSTS
+  value: {{ join "," . | quote }}
+{{- end }}
 {{- with $v.registries.childEnv }}
 - name: CHILD_ENV
   value: {{ join "," . | quote }}

@@ -1,0 +1,68 @@
+package listing
+
+import (
+	"context"
+	"errors"
+	"slices"
+
+	"github.com/osism/skopeo-worker/shared/reference"
+	"github.com/osism/skopeo-worker/worker/registry"
+)
+
+// Pages reads what a destination has, page by page, from the API that lists its tags with
+// their digests. It is not safe for concurrent use.
+type Pages struct {
+	lister     *Lister
+	repository reference.Repository
+	bounds     registry.Pages
+	read       int // pages
+	ended      bool
+}
+
+// Destination returns the pages of a repository that is written to. It returns nil if the
+// registry has no API that can be believed about it: that of Docker Hub may lag.
+func (l *Listers) Destination(repository reference.Repository) *Pages {
+	switch host := repository.Registry(); {
+	case host == reference.DockerHub:
+		return nil
+	case l.quayHosts.Has(host):
+		return &Pages{lister: l.quay, repository: repository}
+	case l.harborHosts.Has(host):
+		return &Pages{lister: l.harbor, repository: repository}
+	}
+	return nil
+}
+
+// Ended reports whether there are no further pages: the last one was read, or the API failed.
+func (p *Pages) Ended() bool { return p.ended }
+
+// Next returns the tags of the next page. Those that have no digest or no valid name are left
+// out. The error wraps a *registry.Error. It ends the pages, unless it Passes.
+func (p *Pages) Next(ctx context.Context) ([]Tag, error) {
+	listed, err := p.lister.bulk.page(ctx, p.lister.registry, p.repository, p.read+1, &p.bounds)
+	if err != nil {
+		p.ended = !Passes(err)
+		return nil, err
+	}
+	p.read++
+	p.ended = !listed.more
+	var tags []Tag
+	for _, t := range listed.tags {
+		if t.Name, err = registry.ParseTag(t.name); err == nil && !t.Digest.IsZero() {
+			tags = append(tags, t.Tag)
+		}
+	}
+	return tags, nil
+}
+
+// Passes reports whether a failure of Next would be that of any request to the registry: it
+// limits us, or the request was not sent.
+func Passes(err error) bool {
+	is := func(target error) bool { return errors.Is(err, target) }
+	return slices.ContainsFunc(unsent, is) || isSpent(err)
+}
+
+// Warn logs that the API cannot be used, once for each registry and reason.
+func (p *Pages) Warn(err error) {
+	p.lister.warnings.warn(p.repository, err, p.read > 0)
+}
