@@ -14,9 +14,18 @@ import (
 	"github.com/osism/skopeo-worker/worker/registry"
 )
 
-// refer counts the referrers of the jobs' images that the destination lacks.
+// refer counts the referrers of the jobs' images that the destination lacks, those of an
+// image once, also if it is below several indexes.
 func (c counting) refer(ctx context.Context, jobs []*compare.Job) {
 	var mu sync.Mutex
+	subjects := map[reference.Digest]bool{}
+	first := func(subject reference.Digest) bool {
+		mu.Lock()
+		defer mu.Unlock()
+		known := subjects[subject]
+		subjects[subject] = true
+		return !known
+	}
 	var group errgroup.Group
 	group.SetLimit(compare.AtOnce)
 	seen := map[[2]reference.Digest]bool{}
@@ -27,7 +36,7 @@ func (c counting) refer(ctx context.Context, jobs []*compare.Job) {
 		}
 		seen[content] = true
 		group.Go(func() error {
-			found, err := c.forecast.referrers(ctx, j)
+			found, err := c.forecast.referrers(ctx, j, first)
 			mu.Lock()
 			defer mu.Unlock()
 			c.row.add(found)
@@ -41,8 +50,8 @@ func (c counting) refer(ctx context.Context, jobs []*compare.Job) {
 }
 
 // referrers counts the referrers of one job. What is below an index is known as soon as it
-// is at the destination.
-func (f *forecast) referrers(ctx context.Context, j *compare.Job) (found Counts, err error) {
+// is at the destination. It leaves out the subjects that are not the first of their digest.
+func (f *forecast) referrers(ctx context.Context, j *compare.Job, first func(reference.Digest) bool) (found Counts, err error) {
 	var subjects []reference.Digest
 	switch {
 	case !j.At.IsZero():
@@ -56,6 +65,9 @@ func (f *forecast) referrers(ctx context.Context, j *compare.Job) (found Counts,
 	unknown := err != nil || j.At.IsZero() && !j.IsImage()
 	found = Counts{PullsAtLeast: unknown, BytesAtLeast: unknown}
 	for _, subject := range subjects {
+		if !first(subject) {
+			continue
+		}
 		if err = f.referrersOf(ctx, j, subject, &found); err != nil {
 			break
 		}

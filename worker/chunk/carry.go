@@ -53,7 +53,12 @@ func (e *execution) carryOut(ctx context.Context, jobs []*compare.Job) error {
 	if err := e.carryOutNow(ctx, jobs); err != nil {
 		return err
 	}
-	return e.carryOutNow(ctx, e.drop(companions, (*compare.Job).IsSkipped))
+	return e.carryOutNow(ctx, e.drop(companions, func(j *compare.Job) bool {
+		if j.IsSkipped() {
+			e.comparer.Unexpect(j) // an index around the image may bring them
+		}
+		return j.IsSkipped()
+	}))
 }
 
 // drop takes jobs out that are not to be carried out, and returns the others.

@@ -119,6 +119,15 @@ func (c *Comparer) Expect(r message.Repository, images []message.Image) (others 
 	return others
 }
 
+// Unexpect notes that the images of a job are not mirrored, unless another job brings them.
+func (c *Comparer) Unexpect(j *Job) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for _, i := range j.All() {
+		delete(c.known, placeOf(j.Entry, i))
+	}
+}
+
 // Hold notes that the destination has the content of a job, and the digest of it there.
 func (c *Comparer) Hold(j *Job, at reference.Digest) {
 	c.mu.Lock()
