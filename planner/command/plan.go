@@ -21,12 +21,17 @@ import (
 	"github.com/osism/skopeo-worker/shared/run"
 )
 
+// planFlags are the settings and flags of the command plan.
+type planFlags struct {
+	settings
+	dryRun, wait, force bool
+	format              formatFlag
+	timeout             time.Duration
+}
+
 func planCommand() *cobra.Command {
-	var s settings
-	var dryRun, wait, force bool
-	var format formatFlag
-	var timeout time.Duration
-	reads := []any{&s.job, &s.name, &s.broker, &s.outages, &s.log}
+	var p planFlags
+	reads := []any{&p.job, &p.name, &p.broker, &p.outages, &p.log}
 	c := &cobra.Command{
 		Annotations: config.Annotation(reads...),
 
@@ -34,65 +39,70 @@ func planCommand() *cobra.Command {
 		Short: "Fetch the list, split it into chunks, publish them",
 		Long:  "Fetch the list, split it into chunks, and publish them to the broker, each with its\ndelivery time. A plan of the whole list supersedes the unfinished older plans of its\nMIRROR_NAME.",
 		Args:  noArguments,
-		RunE: s.explained(func(cmd *cobra.Command, _ []string) error {
-			ctx, out := cmd.Context(), format.messages(cmd)
-			if timeout < 0 || timeout > 0 && !wait {
+		RunE: p.explained(func(cmd *cobra.Command, _ []string) error {
+			if p.timeout < 0 || p.timeout > 0 && !p.wait {
 				return fmt.Errorf("%w: --timeout needs --wait and a duration above 0", errUsage)
 			}
-			if format.json && !wait && !dryRun {
+			if p.format.json && !p.wait && !p.dryRun {
 				return fmt.Errorf("%w: -o json needs --wait or --dry-run", errUsage)
 			}
 			if err := config.Load(reads...); err != nil {
 				return err
 			}
-			p, err := prepare(ctx, &s, cmd.InOrStdin(), cmd.ErrOrStderr())
-			if err != nil {
-				return err
-			}
-			if dryRun {
-				if format.json {
-					return printJSON(cmd.OutOrStdout(), p.table())
-				}
-				display.Plan(out, p.table(), time.Now())
-				return nil
-			}
-			se, err := connect(ctx, &s, join, cmd.ErrOrStderr())
-			if err != nil {
-				return err
-			}
-			defer se.Close()
-			se.color = colorOf(cmd)
-			if wait && se.Embedded() {
-				return fmt.Errorf("%w: --wait needs workers: NATS_URL, or a planner serve that has DATA_DIR; planner mirror plans and mirrors in one process", errUsage)
-			}
-			r, err := p.publish(ctx, se, force)
-			if err != nil || r.Chunks == 0 {
-				if err == nil {
-					_, _ = fmt.Fprintf(out, "Nothing to publish: there is no chunk %d.\n", s.job.Number)
-				}
-				return err
-			}
-			p.published(out, r)
-			if se.Embedded() {
-				_, _ = fmt.Fprintf(out, "It is stored in DATA_DIR=%s; planner mirror processes it.\n", s.broker.DataDir)
-			}
-			if !wait {
-				return nil
-			}
-			if timeout > 0 {
-				var cancel context.CancelFunc
-				ctx, cancel = context.WithTimeoutCause(ctx, timeout, fmt.Errorf("--timeout %s", timeout))
-				defer cancel()
-			}
-			return se.follow(ctx, r.ID, cmd.OutOrStdout(), format)
+			return p.run(cmd)
 		}),
 	}
-	c.Flags().BoolVar(&dryRun, "dry-run", false, "print the chunks; publish nothing")
-	c.Flags().BoolVar(&wait, "wait", false, "follow the run to its end")
-	c.Flags().DurationVar(&timeout, "timeout", 0, "with --wait: stop following after this `duration`; the run continues")
-	addForce(c, &force)
-	format.add(c)
+	c.Flags().BoolVar(&p.dryRun, "dry-run", false, "print the chunks; publish nothing")
+	c.Flags().BoolVar(&p.wait, "wait", false, "follow the run to its end")
+	c.Flags().DurationVar(&p.timeout, "timeout", 0, "with --wait: stop following after this `duration`; the run continues")
+	addForce(c, &p.force)
+	p.format.add(c)
 	return c
+}
+
+func (p *planFlags) run(cmd *cobra.Command) error {
+	ctx, out := cmd.Context(), p.format.messages(cmd)
+	plan, err := prepare(ctx, &p.settings, cmd.InOrStdin(), cmd.ErrOrStderr())
+	if err != nil {
+		return err
+	}
+	if p.dryRun {
+		if p.format.json {
+			return printJSON(cmd.OutOrStdout(), plan.table())
+		}
+		display.Plan(out, plan.table(), time.Now())
+		return nil
+	}
+	se, err := connect(ctx, &p.settings, join, cmd.ErrOrStderr())
+	if err != nil {
+		return err
+	}
+	defer se.Close()
+	se.color = colorOf(cmd)
+	if p.wait && se.Embedded() {
+		return fmt.Errorf("%w: --wait needs workers: NATS_URL, or a planner serve that has DATA_DIR; planner mirror plans and mirrors in one process", errUsage)
+	}
+	r, err := plan.publish(ctx, se, p.force)
+	if err != nil {
+		return err
+	}
+	if r.Chunks == 0 {
+		_, _ = fmt.Fprintf(out, "Nothing to publish: there is no chunk %d.\n", p.job.Number)
+		return nil
+	}
+	plan.published(out, r)
+	if se.Embedded() {
+		_, _ = fmt.Fprintf(out, "It is stored in DATA_DIR=%s; planner mirror processes it.\n", p.broker.DataDir)
+	}
+	if !p.wait {
+		return nil
+	}
+	if p.timeout > 0 {
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithTimeoutCause(ctx, p.timeout, fmt.Errorf("--timeout %s", p.timeout))
+		defer cancel()
+	}
+	return se.follow(ctx, r.ID, cmd.OutOrStdout(), p.format)
 }
 
 // published says what was published.
