@@ -27,7 +27,13 @@ func alert(t *testing.T, name string) string {
 // TestAlertsFire evaluates alerts as Prometheus does, over nine days. Every day another
 // pod exports the series, or none does.
 func TestAlertsFire(t *testing.T) {
-	type values map[string]string // of metrics; those without a value are not exported
+	type values map[string]string // of metrics and their labels; those without a value are not exported
+	label := func(alert string) string {
+		if alert == "BudgetExhausted" {
+			return `registry="docker.io"`
+		}
+		return `mirror="default"`
+	}
 	today := func(day int) string { return fmt.Sprint(day * 86400) }
 	for name, test := range map[string]struct {
 		alert string
@@ -63,6 +69,20 @@ func TestAlertsFire(t *testing.T) {
 			},
 			fires: map[string]string{"30m": "3", "40h": "3", "8d": ""},
 		},
+		"a spent budget, and chunks that wait for it": {
+			alert: "BudgetExhausted",
+			day: func(int) values {
+				return values{"budget_free_pulls": "0", "registry_snoozed_chunks": "2"}
+			},
+			fires: map[string]string{"10h": "0", "8d": "0"},
+		},
+		"a spent budget, and no chunk that waits for it": {
+			alert: "BudgetExhausted",
+			day: func(int) values {
+				return values{"budget_free_pulls": "0", "registry_snoozed_chunks": "0"}
+			},
+			fires: map[string]string{"10h": "", "8d": ""},
+		},
 		"failures that are gone when the next pod runs": {
 			alert: "ImagesFailing",
 			day: func(day int) values {
@@ -80,7 +100,7 @@ func TestAlertsFire(t *testing.T) {
 			for day := range 9 {
 				fmt.Fprintf(&script, "\nload %s\n", step)
 				for metric, value := range test.day(day) {
-					fmt.Fprintf(&script, "  skopeo_worker_%s{namespace=\"mirrors\",mirror=\"default\",pod=\"%d\"} ", metric, day)
+					fmt.Fprintf(&script, "  skopeo_worker_%s{namespace=\"mirrors\",%s,pod=\"%d\"} ", metric, label(test.alert), day)
 					if day > 0 {
 						fmt.Fprintf(&script, "_x%d ", day*points)
 					}
@@ -90,7 +110,7 @@ func TestAlertsFire(t *testing.T) {
 			for when, value := range test.fires {
 				fmt.Fprintf(&script, "\neval instant at %s %s\n", when, alert(t, test.alert))
 				if value != "" {
-					fmt.Fprintf(&script, "  {namespace=\"mirrors\",mirror=\"default\"} %s\n", value)
+					fmt.Fprintf(&script, "  {namespace=\"mirrors\",%s} %s\n", label(test.alert), value)
 				}
 			}
 			// Points are further apart than Prometheus' five minutes.

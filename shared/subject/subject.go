@@ -121,6 +121,11 @@ func OfName(root, name string) string { return root + "." + name + ".>" }
 // OfRunUnder matches the subjects of a run below root.
 func OfRunUnder(root, name, run string) string { return root + "." + name + "." + run + ".>" }
 
+// OfRegistryUnder matches the subjects of a source registry below root, of all runs.
+func OfRegistryUnder(root, registry string) string {
+	return root + ".*.*." + encode(registry, maxRegistry) + ".*"
+}
+
 // Failure is the subject of a repository's failure record. Page 1 has the plain
 // name; further pages, for records too large for one message, are appended to it.
 func Failure(name, registry, repository string, page int) string {

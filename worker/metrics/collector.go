@@ -25,6 +25,7 @@ var (
 	awaySince    = describe("registry_away_since_timestamp_seconds", "When the registry went away; absent if it is not away.", "registry")
 	nextSlot     = describe("registry_next_slot_timestamp_seconds", "When the next pull is allowed; absent if one is allowed now.", "registry")
 	queued       = describe("queued_chunks", "Chunks by state: waiting (planned for later), snoozed, due, running.", "state")
+	snoozedFor   = describe("registry_snoozed_chunks", "Chunks of the source registry that are requeued for later.", "registry")
 	oldestDue    = describe("oldest_due_chunk_timestamp_seconds", "When the oldest chunk that no worker has became due; absent if none is due.")
 	failedNow    = describe("failed_images", "Failed images of the list, which can be republished.", "mirror")
 	failedLeft   = describe("failed_images_left_list", "Failed images that have left the list.", "mirror")
@@ -46,7 +47,7 @@ type fleet struct{ atomic.Pointer[Fleet] }
 // Describe implements prometheus.Collector.
 func (f *fleet) Describe(out chan<- *prometheus.Desc) {
 	for _, d := range []*prometheus.Desc{
-		brokerUp, budgetLimit, budgetSpent, budgetFree, budgetWindow, closed, awaySince, nextSlot, queued, oldestDue,
+		brokerUp, budgetLimit, budgetSpent, budgetFree, budgetWindow, closed, awaySince, nextSlot, queued, snoozedFor, oldestDue,
 		failedNow, failedLeft, unreadable, lastRun, lastSuccess, runImages, runPulls, runState,
 	} {
 		out <- d
@@ -81,6 +82,9 @@ func (f *Fleet) collect(out chan<- prometheus.Metric) {
 	}
 	for state, n := range map[string]int{"waiting": p.Waiting, "snoozed": p.Snoozed, "due": p.Due, "running": p.Running} {
 		gauge(out, queued, float64(n), state)
+	}
+	for registry, n := range p.SnoozedFor {
+		gauge(out, snoozedFor, float64(n), registry)
 	}
 	if p.OldestDue != nil {
 		moment(out, oldestDue, *p.OldestDue)

@@ -77,6 +77,7 @@ type picture struct {
 	Seen       map[string]time.Time `json:"seen"` // when each registry was last in Registries
 	Waiting    int                  `json:"waiting"`
 	Snoozed    int                  `json:"snoozed"`
+	SnoozedFor map[string]int       `json:"snoozed_for"` // by source registry
 	Due        int                  `json:"due"`
 	Running    int                  `json:"running"`
 	OldestDue  *time.Time           `json:"oldest_due,omitempty"`
@@ -143,6 +144,9 @@ func (f *Fleet) take(ctx context.Context, last picture) (p picture, err error) {
 	if p.Snoozed, err = f.broker.Count(ctx, subject.Later+".>"); err != nil {
 		return p, err
 	}
+	if p.SnoozedFor, err = f.snoozedFor(ctx, p); err != nil {
+		return p, err
+	}
 	if err = f.queue(ctx, &p); err != nil {
 		return p, err
 	}
@@ -167,6 +171,23 @@ func (f *Fleet) seen(before map[string]time.Time, now []run.Registry) map[string
 		seen[r.Registry] = f.now()
 	}
 	return seen
+}
+
+// snoozedFor counts the snoozed chunks of each known registry.
+func (f *Fleet) snoozedFor(ctx context.Context, p picture) (map[string]int, error) {
+	counts := map[string]int{}
+	for _, r := range p.Registries {
+		if p.Snoozed == 0 {
+			counts[r.Registry] = 0
+			continue
+		}
+		n, err := f.broker.Count(ctx, subject.OfRegistryUnder(subject.Later, r.Registry))
+		if err != nil {
+			return nil, err
+		}
+		counts[r.Registry] = n
+	}
+	return counts, nil
 }
 
 // queue adds the state of the consumer: the chunks that are due, and those that workers

@@ -160,6 +160,7 @@ func TestFleet(t *testing.T) {
 	says(t, m, "budget_window_seconds", "docker.io 3600")
 	says(t, m, "registry_closed", "docker.io 0", "quay.io 1", "target.example.com 1")
 	says(t, m, "queued_chunks", "due 1", "running 1", "snoozed 1", "waiting 2")
+	says(t, m, "registry_snoozed_chunks", "docker.io 1", "quay.io 0", "target.example.com 0")
 	says(t, m, "oldest_due_chunk_timestamp_seconds", unix(due))
 	says(t, m, "failed_images", "longago 2", "nightly 1", "other 0")
 	says(t, m, "failed_images_left_list", "longago 0", "nightly 1", "other 0")
