@@ -49,25 +49,9 @@ func mirrorCommand() *cobra.Command {
 			}
 			defer se.Close()
 			se.color = colorOf(cmd)
-			r, err := se.unfinished(ctx, p)
-			if err != nil {
+			r, err := se.begin(ctx, p, force, out)
+			if err != nil || r.Chunks == 0 {
 				return err
-			}
-			goesOn := r.ID != ""
-			if goesOn {
-				p.markLeft(ctx, se) // the planner that published it may have been killed before
-			} else if r, err = p.publish(ctx, se, force); err != nil {
-				return err
-			}
-			switch {
-			case goesOn:
-				_, _ = fmt.Fprintf(out, "Continuing run %s.\n", r.ID)
-			case r.Chunks == 0:
-				_, _ = fmt.Fprintf(out, "Nothing to mirror: there is no chunk %d.\n", s.job.Number)
-				return nil
-			default:
-				_, _ = fmt.Fprintf(out, "Mirroring %s in %s as run %s.\n",
-					count(r.Entries, "entry", "entries"), count(r.Chunks, "chunk", "chunks"), r.ID)
 			}
 			return e.Serve(ctx, func(ctx context.Context) error {
 				return se.work(ctx, &s, e, r, shown{cmd.OutOrStdout(), out, format})
@@ -77,6 +61,30 @@ func mirrorCommand() *cobra.Command {
 	addForce(c, &force)
 	format.add(c)
 	return c
+}
+
+// begin returns the unfinished run of the list, or a new one, which has no chunks if there is
+// nothing to mirror.
+func (se *session) begin(ctx context.Context, p *planned, force bool, out io.Writer) (run.Run, error) {
+	r, err := se.unfinished(ctx, p)
+	if err != nil {
+		return run.Run{}, err
+	}
+	if r.ID != "" {
+		p.markLeft(ctx, se) // the planner that published it may have been killed before
+		_, _ = fmt.Fprintf(out, "Continuing run %s.\n", r.ID)
+		return r, nil
+	}
+	if r, err = p.publish(ctx, se, force); err != nil {
+		return run.Run{}, err
+	}
+	if r.Chunks == 0 {
+		_, _ = fmt.Fprintf(out, "Nothing to mirror: there is no chunk %d.\n", p.chunking.Number)
+		return r, nil
+	}
+	_, _ = fmt.Fprintf(out, "Mirroring %s in %s as run %s.\n",
+		count(r.Entries, "entry", "entries"), count(r.Chunks, "chunk", "chunks"), r.ID)
+	return r, nil
 }
 
 // unfinished returns the newest run if it is of the same plan and not over.
