@@ -56,7 +56,7 @@ func post(t *testing.T, url string, values url.Values) string {
 }
 
 // TestServeOnOneMachine: one command mirrors by itself, is looked at and steered by the
-// others and by its page, ends when it is asked to, and goes on where it was.
+// others and by its page, ends when it is asked to, and then continues its run.
 func TestServeOnOneMachine(t *testing.T) {
 	t.Parallel()
 	s := newSite(t)

@@ -88,7 +88,7 @@ func (c catalogue) compare(b *testing.B, w *world, at func(string) string) (miss
 	return missing, changed
 }
 
-// Where programs mirror a repository to.
+// Each returns the repository at the destination of one at the source.
 func atSource(repository string) string  { return repository }
 func underPath(repository string) string { return "mirror/" + repository }
 func underName(repository string) string { return "mirror/" + path.Base(repository) }

@@ -20,7 +20,7 @@ type report struct {
 	Results  []result `json:"results"`
 }
 
-// machine is where a report comes from.
+// machine describes the machine of a report.
 type machine struct {
 	System    string  `json:"system"`
 	Cores     int     `json:"cores"`

@@ -32,7 +32,7 @@ const (
 	tunedRequests     = 32
 )
 
-// rivalsFrom is where the rivals begin in programs.
+// rivalsFrom is the index of the first rival in programs.
 const rivalsFrom = 2
 
 // programs are ours and the rivals, in the order in which they run.

@@ -121,7 +121,7 @@ func (w *world) reset(b *testing.B) {
 	require.NoError(b, os.WriteFile(w.authorities, slices.Concat(w.source.CA(), w.destination.CA()), 0o600))
 }
 
-// target is where programs mirror to.
+// target is the destination of a program.
 func (w *world) target() string { return w.toDestination.Host() + "/mirror" }
 
 // mark starts the count of what both sides see, and returns what reads it.

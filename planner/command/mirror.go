@@ -107,7 +107,7 @@ func (se *session) unfinished(ctx context.Context, p *planned) (run.Run, error) 
 	return r, nil
 }
 
-// shown is where a run is shown while it goes on, and how.
+// shown are the outputs of a run under way, and their format.
 type shown struct {
 	out, messages io.Writer
 	format        formatFlag

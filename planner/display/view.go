@@ -194,7 +194,7 @@ func (v view) toGo() string {
 }
 
 // copyRows returns a line for each image under way. Long names lose their beginning, because
-// their end tells them apart.
+// they differ at their end.
 func copyRows(all []run.Copy, now time.Time, width int) []string {
 	var names, rest []string
 	widest := 0

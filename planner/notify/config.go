@@ -76,7 +76,7 @@ func noteSecrets(text string) {
 	}
 }
 
-// receiver is where notifications go.
+// receiver is a destination of notifications.
 type receiver struct {
 	service string // slack, smtp, https
 	send    func(Event) error

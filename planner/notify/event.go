@@ -29,7 +29,7 @@ const (
 	Test   Kind = "test"
 )
 
-// Event is what is told. Its JSON is what http(s) URLs get.
+// Event is the reason of a notification. http(s) URLs get it as JSON.
 type Event struct {
 	Version  int       `json:"version"` // 1
 	Kind     Kind      `json:"event"`

@@ -30,7 +30,7 @@ const (
 	firstPause, longestPause = time.Minute, time.Hour
 )
 
-// Notifier looks for events and tells of them.
+// Notifier looks for events and sends a notification for each.
 type Notifier struct {
 	config   Config
 	store    store

@@ -72,6 +72,21 @@ func (r *read) later(passed time.Duration) Mirror {
 
 var done = run.Progress{State: run.Done, Images: run.Tally{Total: 1, Copied: 1}}
 
+// TestFirstRun: a mirror without a complete run is stale if its first run is old.
+func TestFirstRun(t *testing.T) {
+	r := open(t)
+	id := r.put(run.KindPlan)
+	_, err := r.b.JS.Publish(t.Context(), r.address(id).Under(subject.Chunk), []byte("a chunk"))
+	require.NoError(t, err)
+	m := r.later(0)
+	require.Equal(t, Running, m.Verdict)
+	require.Nil(t, m.Complete)
+	require.False(t, m.Stale)
+	m = r.later(2 * maxAge)
+	require.Equal(t, Running, m.Verdict)
+	require.True(t, m.Stale)
+}
+
 func TestVerdicts(t *testing.T) {
 	r := open(t)
 	require.Equal(t, Empty, r.later(0).Verdict)

@@ -132,6 +132,10 @@ func progressKey(a subject.Address) string {
 	return a.Name + "." + a.Run + "." + a.Registry + "." + a.Token
 }
 
+// takenBack reports whether the run is a plan that could not be published. It takes no
+// other run's place: List leaves it out.
+func (r Run) takenBack() bool { return r.Ended == StateCancelled && !r.Published }
+
 // Get returns a run by its id or, if id is empty, the newest of the mirror name.
 func (s *Store) Get(ctx context.Context, name, id string) (Run, error) {
 	if id != "" {
@@ -142,8 +146,6 @@ func (s *Store) Get(ctx context.Context, name, id string) (Run, error) {
 	if err != nil {
 		return Run{}, err
 	}
-	// A plan that could not be published was taken back. It replaces no run.
-	runs = slices.DeleteFunc(runs, func(r Run) bool { return r.Ended != "" && !r.Published })
 	if len(runs) == 0 {
 		return Run{}, fmt.Errorf("%w: nothing has run under the name %s in the last %d days", ErrNotFound, name, int(Keep.Hours())/24)
 	}
@@ -182,7 +184,7 @@ func parse(e jetstream.KeyValueEntry) (Run, bool) {
 func (s *Store) List(ctx context.Context, name string) ([]Run, error) {
 	var runs []Run
 	_, err := s.b.Entries(ctx, Bucket, name+".*", 0, func(e jetstream.KeyValueEntry) {
-		if r, ok := parse(e); ok {
+		if r, ok := parse(e); ok && !r.takenBack() {
 			runs = append(runs, r)
 		}
 	})

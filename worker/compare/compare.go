@@ -5,9 +5,7 @@ package compare
 import (
 	"context"
 	"sync"
-	"time"
 
-	"github.com/google/go-containerregistry/pkg/v1/types"
 	"golang.org/x/sync/errgroup"
 
 	"github.com/osism/skopeo-worker/shared/message"
@@ -49,46 +47,6 @@ type Comparer struct {
 	known   map[place]bool               // tags that are mirrored
 	listed  map[place]resolve.Listed
 	bearers map[place]*Job // of companions
-}
-
-// Job is one digest of an entry, with all tags of the entry that name it.
-type Job struct {
-	Entry     message.Repository // without its images
-	Digest    reference.Digest   // zero if it is not looked up yet
-	MediaType string             // empty if unknown
-	Listed    resolve.Listed     // what the listing says of it
-	Verdict   Verdict
-	Why       error            // of Skip and Failed
-	Images    []message.Image  // that the verdict is about, unless it is Unchanged
-	Current   []message.Image  // whose tags are up to date
-	At        reference.Digest // that the content has at the destination; zero if it has none
-	Resolved  time.Time        // when the tags were looked up; set by the caller of Compare
-	Bearer    *Job             // that it is a companion of; nil if it is none
-	// Had are the digests that the destination had under the tags of Images.
-	Had map[reference.Tag]reference.Digest
-
-	followed followed
-}
-
-// IsSkipped reports whether the job is skipped, or is a companion of one that is.
-func (j *Job) IsSkipped() bool {
-	return j.Verdict == Skip || j.Bearer != nil && j.Bearer.IsSkipped()
-}
-
-// IsLacking reports whether the destination lacks the content of a job.
-func (j *Job) IsLacking() bool { return j.Verdict == Copy || j.Verdict == Tag && j.At.IsZero() }
-
-// All returns all images of the job.
-func (j *Job) All() []message.Image {
-	return append(j.Images[:len(j.Images):len(j.Images)], j.Current...)
-}
-
-// IsImage reports whether the digest is known to be of an image, rather than of an index.
-func (j *Job) IsImage() bool { return isImage(j.MediaType) }
-
-func isImage(mediaType string) bool {
-	kind := types.MediaType(mediaType)
-	return kind.IsImage() || kind.IsSchema1()
 }
 
 // Resolved notes what an entry means today, and returns its images without those that
@@ -320,125 +278,6 @@ func (c *Comparer) askFor(ctx context.Context, w wish) {
 		w.found.current, w.found.digest, err = c.Mirror.Current(ctx, Target(w.entry, w.image), w.image.Digest, Wanted(w.entry))
 		return err
 	})
-}
-
-// decideAll gives a verdict to the jobs that have none. Jobs of one content share it.
-func (c *Comparer) decideAll(ctx context.Context, jobs []*Job, empty bool) error {
-	byContent := map[content][]*Job{}
-	var first []*Job
-	for _, j := range jobs {
-		if j.Verdict != 0 {
-			continue
-		}
-		key := contentOf(j.Entry, j.Digest)
-		if byContent[key] == nil {
-			first = append(first, j)
-		}
-		byContent[key] = append(byContent[key], j)
-	}
-	errs := make([]error, len(first))
-	atOnce(len(first), func(i int) { errs[i] = c.decide(ctx, first[i], empty) })
-	for i, j := range first {
-		if errs[i] != nil {
-			return errs[i]
-		}
-		if j.Verdict == Copy {
-			c.Hold(j, reference.Digest{})
-		}
-		for _, other := range byContent[contentOf(j.Entry, j.Digest)][1:] {
-			other.Verdict, other.Why, other.At = j.Verdict, j.Why, j.At
-			if j.Verdict == Copy {
-				other.Verdict = Tag
-			}
-		}
-	}
-	return nil
-}
-
-// Update changes the verdict of a job whose content another job has brought since, or was
-// to bring and has not.
-func (c *Comparer) Update(ctx context.Context, j *Job) error {
-	if !j.IsLacking() {
-		return nil
-	}
-	if at, _ := c.held(j); !at.IsZero() {
-		j.Verdict, j.At = Tag, at
-		return nil
-	}
-	if j.Verdict == Copy {
-		return nil
-	}
-	c.Forget(j)
-	return c.decide(ctx, j, false)
-}
-
-// decide gives a job a verdict, most of the time without a request.
-func (c *Comparer) decide(ctx context.Context, j *Job, empty bool) error {
-	at, coming := c.held(j)
-	wanted := Wanted(j.Entry)
-	switch {
-	case coming:
-		j.Verdict, j.At = Tag, at
-		return nil
-	case c.Predict && j.Unwanted():
-		j.Verdict, j.Why = Skip, platform.ErrNoPlatform
-		return nil
-	case !wanted.All():
-		if absent, err := c.Absent(ctx, j.Digest, wanted); err != nil || absent {
-			j.Verdict, j.Why = Skip, platform.ErrNoPlatform
-			return err
-		}
-	}
-	j.Verdict = Copy
-	if empty || !wanted.All() && types.MediaType(j.MediaType).IsIndex() {
-		return nil // the index of some platforms is made of the source's, which takes a pull
-	}
-	if err := c.Asker.Ask(ctx, j.Entry, j.Entry.Destination, func() error { return c.seek(ctx, j, wanted) }); err != nil {
-		j.Verdict, j.Why = Failed, err
-	}
-	return nil
-}
-
-// seek asks the destination for the digest.
-func (c *Comparer) seek(ctx context.Context, j *Job, wanted platform.Wanted) error {
-	destination := j.Entry.Destination
-	d, held, err := c.Mirror.Holds(ctx, destination, j.Digest)
-	if err != nil || !held || !wanted.All() && !isImage(d.MediaType) {
-		return err
-	}
-	if !wanted.All() {
-		// It may have been copied to learn its platform, and left without a tag.
-		wants, err := c.Mirror.HasPlatform(ctx, destination, j.Digest, wanted)
-		if err != nil {
-			return err
-		}
-		if !wants {
-			j.Verdict, j.Why = Skip, platform.ErrNoPlatform
-			return nil
-		}
-	}
-	j.Verdict, j.At = Tag, j.Digest
-	return nil
-}
-
-// Covered counts the wanted ones among the platforms that the listing says of the job's
-// digest, with the size of their layers in bytes.
-func (j *Job) Covered() (n int, size int64) {
-	wanted := Wanted(j.Entry)
-	for _, p := range j.Listed.Platforms {
-		if wanted.Covers(p.Name) {
-			n++
-			size += p.Size
-		}
-	}
-	return n, size
-}
-
-// Unwanted reports whether the listing says the platforms of the digest, and none of them
-// is wanted.
-func (j *Job) Unwanted() bool {
-	n, _ := j.Covered()
-	return n == 0 && len(j.Listed.Platforms) > 0
 }
 
 // LookUp asks the source for the digests of those images that have none. Of each image,

@@ -6,6 +6,7 @@ import (
 	"log/slog"
 	"math/rand/v2"
 	"os"
+	"slices"
 	"strconv"
 	"sync"
 	"testing"
@@ -34,6 +35,10 @@ import (
 // first world: SEED=7 WORLDS=1 repeats world 7.
 const worlds = 200
 
+// failed are worlds that once failed: companions below an index around a skipped image, and
+// referrers below two indexes.
+var failed = []uint64{197451033, 197451144}
+
 // TestForecast: in any world, a run does what the forecast before it says, and the forecast
 // after it finds nothing to do.
 func TestForecast(t *testing.T) {
@@ -57,8 +62,11 @@ func TestForecast(t *testing.T) {
 	sites[2].quays = []string{sites[2].to.Host()}
 	sites[3].harbors = []string{sites[3].to.Host()}
 	exact := 0
+	seeds := slices.Clone(failed)
 	for i := range uint64(n) {
-		seed := first + i
+		seeds = append(seeds, first+i)
+	}
+	for _, seed := range seeds {
 		t.Run(fmt.Sprintf("SEED=%d", seed), func(t *testing.T) {
 			if agree(t, newWorld(t, seed, sites[seed%uint64(len(sites))])) {
 				exact++
