@@ -41,7 +41,7 @@ func (s *Store) Ledger() *Ledger {
 }
 
 // List returns the runs by mirror name, the newest first, that started within the time
-// that runs are kept. It drops the progress of runs whose Status was not called since the
+// that runs are kept, without the plans that were taken back. It drops the progress of runs whose Status was not called since the
 // last List.
 func (l *Ledger) List(ctx context.Context) (map[string][]Entry, error) {
 	l.before, l.progress = l.progress, map[string]*progressOf{}
@@ -60,6 +60,9 @@ func (l *Ledger) List(ctx context.Context) (map[string][]Entry, error) {
 	for key, e := range l.runs {
 		if time.Since(e.Started) > Keep {
 			delete(l.runs, key)
+			continue
+		}
+		if e.takenBack() {
 			continue
 		}
 		byName[e.Name] = append(byName[e.Name], e)

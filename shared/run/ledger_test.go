@@ -67,21 +67,30 @@ func TestLedger(t *testing.T) {
 }
 
 // TestLedgerOfAnEndedRun: a run that somebody has ended is over, but not at its last
-// word while a chunk of it is at work. One whose plan was not published is never.
+// word while a chunk of it is at work.
 func TestLedgerOfAnEndedRun(t *testing.T) {
 	y := begin(t, "r1", "1", "2")
 	l := y.s.Ledger()
 	y.fire(subject.Plan, "1")
 	y.gone(subject.Plan, "2")
-	y.r.Ended = StateCancelled
+	y.r.Ended, y.r.Published = StateCancelled, true
 	y.put()
 	y.requireStatus(l, StateCancelled, false)
 	y.record("1", Progress{State: Done, Images: Tally{Total: 2, Copied: 1, Failed: 1}, Updated: y.r.Started})
 	y.gone(subject.Chunk, "1")
-	y.requireStatus(l, StateCancelled, false)
-	y.r.Published = true
-	y.put()
 	y.requireStatus(l, StateCancelled, true)
+}
+
+// TestLedgerLeavesOutWhatWasTakenBack: a plan that could not be published is no run of its
+// mirror name.
+func TestLedgerLeavesOutWhatWasTakenBack(t *testing.T) {
+	y := begin(t, "r1", "1")
+	l := y.s.Ledger()
+	y.r.Ended = StateCancelled
+	y.put()
+	runs, err := l.List(t.Context())
+	require.NoError(t, err)
+	require.Empty(t, runs)
 }
 
 // TestLedgerOfManyRuns: of all names, the newest first, and none that is too old.

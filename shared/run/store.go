@@ -133,7 +133,7 @@ func progressKey(a subject.Address) string {
 }
 
 // takenBack reports whether the run is a plan that could not be published. It takes no
-// other run's place: List leaves it out.
+// other run's place: the lists of a Store and of a Ledger leave it out.
 func (r Run) takenBack() bool { return r.Ended == StateCancelled && !r.Published }
 
 // Get returns a run by its id or, if id is empty, the newest of the mirror name.

@@ -97,7 +97,7 @@ func (f *forecast) insist(ctx context.Context, repository reference.Repository, 
 		if after > maxPause {
 			return err
 		}
-		pause := f.Backoff(attempt)
+		pause := f.checker.Backoff(attempt)
 		if !isTurn(err) {
 			if attempt >= most(err) || f.isSilent(host) {
 				if asked := (*registry.Error)(nil); !errors.As(err, &asked) || asked.Status == 0 {

@@ -57,7 +57,7 @@ func (f *forecast) budgets(ctx context.Context, r *Report) error {
 		all[name].PullsAtLeast = all[name].PullsAtLeast || row.PullsAtLeast
 	}
 	for _, name := range slices.Sorted(maps.Keys(all)) {
-		if f.Allowance != nil {
+		if f.checker.Allowance != nil {
 			if err := f.allowance(ctx, all[name]); err != nil {
 				return err
 			}
@@ -74,9 +74,9 @@ func (f *forecast) budgets(ctx context.Context, r *Report) error {
 // answer to a HEAD; without an answer, what was known before counts.
 func (f *forecast) allowance(ctx context.Context, r *Registry) error {
 	if at, ok := f.samples[r.Registry]; ok {
-		_, _ = f.Mirror.Registry.Head(ctx, at.repository, at.digest)
+		_, _ = f.checker.Mirror.Registry.Head(ctx, at.repository, at.digest)
 	}
-	a, err := f.Allowance(ctx, r.Registry)
+	a, err := f.checker.Allowance(ctx, r.Registry)
 	if err != nil {
 		return err
 	}

@@ -103,7 +103,7 @@ func bySource(list []message.Repository) [][]message.Repository {
 
 // forecast is one Check under way. It implements compare.Asker.
 type forecast struct {
-	*Checker
+	checker  *Checker
 	comparer *compare.Comparer
 	slots    chan struct{} // of requests to destinations
 
@@ -115,7 +115,7 @@ type forecast struct {
 
 func (c *Checker) forecast() *forecast {
 	f := &forecast{
-		Checker: c, slots: make(chan struct{}, requests), silent: map[string]bool{},
+		checker: c, slots: make(chan struct{}, requests), silent: map[string]bool{},
 		destinations: map[reference.Repository]*destinationError{}, samples: map[string]sampled{},
 	}
 	absent := c.Absent

@@ -56,7 +56,7 @@ func (f *forecast) referrers(ctx context.Context, j *compare.Job, first func(ref
 	switch {
 	case !j.At.IsZero():
 		err = f.Ask(ctx, j.Entry, j.Entry.Destination, func() (err error) {
-			subjects, err = f.Mirror.Subjects(ctx, j.Entry.Destination, j.Digest, j.At)
+			subjects, err = f.checker.Mirror.Subjects(ctx, j.Entry.Destination, j.Digest, j.At)
 			return err
 		})
 	case compare.Wanted(j.Entry).All(), j.IsImage():
@@ -80,8 +80,8 @@ func (f *forecast) referrers(ctx context.Context, j *compare.Job, first func(ref
 func (f *forecast) referrersOf(ctx context.Context, j *compare.Job, subject reference.Digest, found *Counts) error {
 	source, destination := j.Entry.Source, j.Entry.Destination
 	var entries []registry.Entry
-	finder := referrers.Finder{Registry: f.Mirror.Registry, Held: func(ctx context.Context, digest reference.Digest) (registry.Manifest, bool) {
-		m, err := f.Mirror.Destination.Get(ctx, destination, digest)
+	finder := referrers.Finder{Registry: f.checker.Mirror.Registry, Held: func(ctx context.Context, digest reference.Digest) (registry.Manifest, bool) {
+		m, err := f.checker.Mirror.Destination.Get(ctx, destination, digest)
 		return m, err == nil
 	}}
 	err := f.Ask(ctx, j.Entry, source, func() error {
@@ -101,7 +101,7 @@ func (f *forecast) referrersOf(ctx context.Context, j *compare.Job, subject refe
 		}
 		held := false
 		err = f.Ask(ctx, j.Entry, destination, func() (err error) {
-			_, held, err = f.Mirror.Holds(ctx, destination, entry.Digest)
+			_, held, err = f.checker.Mirror.Holds(ctx, destination, entry.Digest)
 			return err
 		})
 		if err == nil && !held {

@@ -15,7 +15,7 @@ func (f *forecast) resolve(ctx context.Context, r message.Repository) (resolve.R
 	var missed []resolve.Missed
 	listed, next := false, r
 	err := f.insist(ctx, r.Source, func() error {
-		got, err := f.Resolver.Resolve(ctx, next)
+		got, err := f.checker.Resolver.Resolve(ctx, next)
 		if err != nil {
 			return err
 		}

@@ -60,8 +60,8 @@ func (e *execution) blamed(r message.Repository, err error) (after time.Duration
 // fault of a registry.
 type doubt struct {
 	repository message.Repository
-	attempt
-	listing bool // of the repository, instead of an image
+	failed     attempt
+	listing    bool // of the repository, instead of an image
 }
 
 // doubtful reports whether a failure may be the fault of a registry.
@@ -87,7 +87,7 @@ func (e *execution) decideDoubts(ctx context.Context) error {
 		doubts = slices.DeleteFunc(doubts, func(d doubt) bool {
 			same := d.listing == first.listing && compare.EntryOf(d.repository) == compare.EntryOf(first.repository)
 			if same && !e.absolve(d) {
-				final = append(final, d.attempt)
+				final = append(final, d.failed)
 			}
 			return same
 		})
@@ -107,7 +107,7 @@ func (e *execution) decideDoubts(ctx context.Context) error {
 // absolve keeps what was in doubt for later if a registry is away, and reports whether it
 // is.
 func (e *execution) absolve(d doubt) bool {
-	after, away := e.blamed(d.repository, d.err)
+	after, away := e.blamed(d.repository, d.failed.err)
 	switch {
 	case !away:
 		return false
@@ -115,8 +115,8 @@ func (e *execution) absolve(d doubt) bool {
 		d.repository.Attempts--
 		e.postpone(d.repository, nil, after)
 	default:
-		d.image.Attempts--
-		e.postpone(d.repository, []message.Image{d.image}, after)
+		d.failed.image.Attempts--
+		e.postpone(d.repository, []message.Image{d.failed.image}, after)
 	}
 	return true
 }

@@ -62,7 +62,7 @@ func (e *execution) resolve(ctx context.Context, r message.Repository) (message.
 		}
 		itself := attempt{message.Image{Tag: r.Tag, Digest: r.Digest, Attempts: r.Attempts}, err}
 		if e.doubtful(err) {
-			e.doubt(doubt{repository: r, attempt: itself, listing: true})
+			e.doubt(doubt{repository: r, failed: itself, listing: true})
 			return message.Repository{}, nil, nil
 		}
 		e.tally(func(p *progress) { p.images.Total++ })

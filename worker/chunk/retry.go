@@ -34,7 +34,7 @@ func (e *execution) failed(ctx context.Context, r message.Repository, failed ...
 	for _, f := range failed {
 		after, again := e.retry(r, f.err, &f.image.Attempts)
 		if !again && e.doubtful(f.err) {
-			e.doubt(doubt{repository: r, attempt: f})
+			e.doubt(doubt{repository: r, failed: f})
 			continue
 		}
 		if !again {
