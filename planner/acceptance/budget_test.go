@@ -174,7 +174,7 @@ func TestNeitherNameStarves(t *testing.T) {
 	}
 }
 
-// TestRefusedRegistryIsLeftAlone: 429 without a limit that anybody told is no
+// TestRefusedRegistryIsLeftAlone: 429 without a known limit is no
 // failure: the registry is left alone for as long as it says, and the image comes
 // after that.
 func TestRefusedRegistryIsLeftAlone(t *testing.T) {

@@ -64,8 +64,8 @@ func TestForeignMessagesHoldUpNothing(t *testing.T) {
 	printable(s.planner("status").exits(0))
 
 	s.planner("plan", "--wait").exits(1)
-	told := worker.scrape()
-	require.EqualValues(t, 1, told["broker_up"])
+	series := worker.scrape()
+	require.EqualValues(t, 1, series["broker_up"])
 	s.push("osism/missing", "1")
 	said = s.planner("republish", "--all").exits(0)
 	require.Contains(t, said, "messages among the failures cannot be read and stay: see planner failed.")

@@ -45,9 +45,9 @@ func TestFailuresThatLeaveTheList(t *testing.T) {
 	require.Equal(t, run.Failures{Images: 1, LeftList: 2}, s.status().Failures)
 	require.Contains(t, s.planner("status").exits(0), "1 kept for republish, 2 left the list")
 	require.Contains(t, s.planner("failed").exits(0), "The list no longer has 2 failed images of 2 repositories; kept for 30d.")
-	told := worker.scrape()
-	require.EqualValues(t, 1, told[`failed_images{mirror="default"}`])
-	require.EqualValues(t, 2, told[`failed_images_left_list{mirror="default"}`])
+	series := worker.scrape()
+	require.EqualValues(t, 1, series[`failed_images{mirror="default"}`])
+	require.EqualValues(t, 2, series[`failed_images_left_list{mirror="default"}`])
 
 	s.with("CHUNK_NUMBER", "1", "CHUNK_SIZE", "1").planner("plan", "--wait").exits(0)
 	left, _ = s.marked()

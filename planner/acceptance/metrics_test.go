@@ -75,7 +75,7 @@ func TestMetrics(t *testing.T) {
 	source := fmt.Sprintf("registry=%q", s.source.Host())
 	closed := fmt.Sprintf("registry=%q", other.Host())
 	unix := func(at time.Time) float64 { return float64(at.UnixMilli()) / 1000 }
-	told := worker.scrape()
+	series := worker.scrape()
 	for sample, want := range map[string]float64{
 		"broker_up": 1,
 		`images_total{outcome="copied",` + source + `}`:    4,
@@ -109,17 +109,17 @@ func TestMetrics(t *testing.T) {
 		`run_pulls{mirror="nightly"}`:                      1,
 		`run_pulls{mirror="weekly"}`:                       2,
 	} {
-		require.Contains(t, told, sample)
-		require.InDelta(t, want, told[sample], 0.001, sample)
+		require.Contains(t, series, sample)
+		require.InDelta(t, want, series[sample], 0.001, sample)
 	}
-	require.Positive(t, told[`copied_bytes_total{`+source+`}`])
-	require.Positive(t, told[`registry_requests_total{code="200",kind="manifest",`+source+`}`])
-	require.Positive(t, told[`registry_requests_total{code="429",kind="other",`+closed+`}`])
+	require.Positive(t, series[`copied_bytes_total{`+source+`}`])
+	require.Positive(t, series[`registry_requests_total{code="200",kind="manifest",`+source+`}`])
+	require.Positive(t, series[`registry_requests_total{code="429",kind="other",`+closed+`}`])
 	now := unix(time.Now())
-	require.InDelta(t, now+3600, told[`registry_next_slot_timestamp_seconds{`+source+`}`], 120)
-	require.InDelta(t, now+600, told[`registry_next_slot_timestamp_seconds{`+closed+`}`], 120)
-	require.NotContains(t, told, "oldest_due_chunk_timestamp_seconds")
-	require.NotContains(t, told, `last_success_timestamp_seconds{mirror="weekly"}`)
+	require.InDelta(t, now+3600, series[`registry_next_slot_timestamp_seconds{`+source+`}`], 120)
+	require.InDelta(t, now+600, series[`registry_next_slot_timestamp_seconds{`+closed+`}`], 120)
+	require.NotContains(t, series, "oldest_due_chunk_timestamp_seconds")
+	require.NotContains(t, series, `last_success_timestamp_seconds{mirror="weekly"}`)
 	require.Equal(t, run.StateFailed, bad.State)
 
 	broker.Stop()

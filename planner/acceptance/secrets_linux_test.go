@@ -82,7 +82,7 @@ func newNosy(t *testing.T) *nosy {
 	n := &nosy{planted: plant(), seen: t.TempDir(), list: new(atomic.Int32), via: new(atomic.Int32)}
 	n.site = newSite(t, registrytest.WithTokenAuth(registrytest.TokenAuth{User: "puller", Password: n.planted["auth.json"]}))
 	n.destination = registrytest.New(t, registrytest.WithBasicAuth("pusher", n.planted["helper"]))
-	broken := registrytest.New(t, registrytest.WithBasicAuth("nobody", "knows"))
+	broken := registrytest.New(t, registrytest.WithBasicAuth("someone", "secret"))
 	n.env["MIRROR_DEST_URL"] = n.destination.Host() + "/" + prefix
 	n.env["INSECURE_REGISTRIES"] = strings.Join([]string{n.site.source.Host(), n.destination.Host(), broken.Host(), "far.example"}, ",")
 	n.env["LOG_LEVEL"] = "debug"
@@ -110,11 +110,11 @@ func newNosy(t *testing.T) *nosy {
 // watchChildren runs skopeo through a program that writes down what it was started with.
 func (n *nosy) watchChildren() {
 	n.t.Helper()
-	n.script("skopeo-that-tells", `cat /proc/$$/cmdline >"`+n.seen+`/skopeo.$$.cmdline"
+	n.script("skopeo-that-reports", `cat /proc/$$/cmdline >"`+n.seen+`/skopeo.$$.cmdline"
 cat /proc/$$/environ >"`+n.seen+`/skopeo.$$.environ"
 exec skopeo "$@"`)
 	n.env["COPY_ENGINE"] = "skopeo"
-	n.env["SKOPEO_PATH"] = filepath.Join(n.seen, "skopeo-that-tells")
+	n.env["SKOPEO_PATH"] = filepath.Join(n.seen, "skopeo-that-reports")
 	n.env["PATH"] = n.seen + ":" + os.Getenv("PATH")
 }
 
@@ -207,8 +207,8 @@ func (n *nosy) serveList(text string) {
 	}).String()
 }
 
-// told are the repositories that fail because a registry shows secrets.
-var told = []string{"osism/manifest", "osism/listing", "osism/layer", "osism/put", "osism/helper"}
+// leaking are the repositories that fail because a registry shows secrets.
+var leaking = []string{"osism/manifest", "osism/listing", "osism/layer", "osism/put", "osism/helper"}
 
 // fails waits until all of them have.
 func (n *nosy) fails() {
@@ -219,7 +219,7 @@ func (n *nosy) fails() {
 			_, path, _ := strings.Cut(record.Repository, "/")
 			failed[path] = true
 		}
-		for _, repository := range told {
+		for _, repository := range leaking {
 			if !failed[repository] {
 				return false
 			}
@@ -378,7 +378,7 @@ func metricsAt(t *testing.T, address string) string {
 
 // gaveUp reports whether a process has given up every named image.
 func (n *nosy) gaveUp(p *process) bool {
-	for _, repository := range told {
+	for _, repository := range leaking {
 		if !regexp.MustCompile(`msg="an image failed".* image=\S+/` + repository + `\b`).MatchString(p.all.String()) {
 			return false
 		}

@@ -117,7 +117,7 @@ func TestSchema(t *testing.T) {
 	}
 }
 
-// TestSchemaInAnEditor: it shows no mistake where there is none, and explains
+// TestSchemaInAnEditor: it shows no mistake in a valid list, and explains
 // every key with an example.
 func TestSchemaInAnEditor(t *testing.T) {
 	data, err := os.ReadFile("testdata/osism.yml")

@@ -67,7 +67,7 @@ func loopback(host string) bool {
 // guarded reports whether people are known before they see anything.
 func (c *Config) guarded() bool { return c.PasswordFile != "" || c.TrustProxy != "" }
 
-// checkHost refuses names that are not this machine's where that is all that protects the
+// checkHost refuses names that are not this machine's if that is all that protects the
 // page: a foreign site could let its own name point to a loopback address (DNS
 // rebinding), and would be of the same origin then.
 func (c *Config) checkHost(next http.Handler) http.Handler {

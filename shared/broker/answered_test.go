@@ -22,11 +22,11 @@ func TestAnswered(t *testing.T) {
 		err     error
 		asked   int
 	}{
-		"at once":        {t.Context(), []error{nil}, nil, 1},
-		"at last":        {t.Context(), []error{context.DeadlineExceeded, context.DeadlineExceeded, nil}, nil, 3},
-		"never":          {t.Context(), []error{context.DeadlineExceeded}, context.DeadlineExceeded, 3},
-		"refused":        {t.Context(), []error{refused}, refused, 1},
-		"nobody listens": {over, []error{context.DeadlineExceeded}, context.DeadlineExceeded, 1},
+		"at once":      {t.Context(), []error{nil}, nil, 1},
+		"at last":      {t.Context(), []error{context.DeadlineExceeded, context.DeadlineExceeded, nil}, nil, 3},
+		"never":        {t.Context(), []error{context.DeadlineExceeded}, context.DeadlineExceeded, 3},
+		"refused":      {t.Context(), []error{refused}, refused, 1},
+		"no responder": {over, []error{context.DeadlineExceeded}, context.DeadlineExceeded, 1},
 	} {
 		t.Run(name, func(t *testing.T) {
 			asked := 0

@@ -148,9 +148,9 @@ func (c *cluster) toldEverywhere(t *testing.T) {
 	for n := range 20 {
 		from, to := c.stores[n%3], c.stores[(n+1)%3]
 		limit := budget.Limit{Requests: n + 1, Window: time.Hour}
-		require.NoError(t, from.SetLimits(t.Context(), mirrorName, map[string]budget.Limit{"told.example": limit}))
+		require.NoError(t, from.SetLimits(t.Context(), mirrorName, map[string]budget.Limit{"limited.example": limit}))
 		require.NoError(t, to.CatchUp(t.Context()))
-		got, _ := to.Limit("told.example", "")
+		got, _ := to.Limit("limited.example", "")
 		require.Equal(t, limit, got)
 	}
 	call := budget.Call{Registry: "closed.example", Kind: budget.Pull, Started: time.Now()}

@@ -40,7 +40,7 @@ func BenchmarkTake(b *testing.B) {
 	}
 }
 
-// BenchmarkPace measures what pacing costs the broker where many wait at once.
+// BenchmarkPace measures what pacing costs the broker when many wait at once.
 func BenchmarkPace(b *testing.B) {
 	s, err := Open(b.Context(), brokertest.Embedded(b), slog.New(slog.DiscardHandler))
 	require.NoError(b, err)

@@ -121,7 +121,7 @@ func (s *Store) Refused(ctx context.Context, call Call, retryAfter time.Duration
 	err := s.updateClosure(ctx, call.Registry, func(last closure) (closure, bool, error) {
 		now := s.Now()
 		next, closed = closure{Registry: call.Registry, Kind: call.Kind, Protocol: call.Protocol, Reason: reason, Duration: retryAfter, Count: last.Count + 1}, true
-		if last.away(now) { // a 429 is no sign that it is back
+		if last.away(now) { // a 429 does not show that it is back
 			next.Activity, next.Since = last.Activity, last.Since
 		}
 		if last.Count > 0 && started.Before(last.until()) {

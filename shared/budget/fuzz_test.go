@@ -10,8 +10,8 @@ import (
 // FuzzParseQuota: whatever the headers say, a quota makes sense.
 func FuzzParseQuota(f *testing.F) {
 	f.Fuzz(func(t *testing.T, limit, remaining string) {
-		q, told := ParseQuota(http.Header{http.CanonicalHeaderKey(headerLimit): {limit}, http.CanonicalHeaderKey(headerRemaining): {remaining}})
-		if !told {
+		q, ok := ParseQuota(http.Header{http.CanonicalHeaderKey(headerLimit): {limit}, http.CanonicalHeaderKey(headerRemaining): {remaining}})
+		if !ok {
 			require.Zero(t, q)
 			return
 		}

@@ -41,7 +41,7 @@ func TestParseLimits(t *testing.T) {
 		require.ErrorIs(t, err, errLimit, item)
 		require.ErrorContains(t, err, `"`+item+`": expected `)
 		require.ErrorContains(t, err, expected, item)
-		require.ErrorContains(t, err, `"quay.io=x/1s"`, "every bad item is told")
+		require.ErrorContains(t, err, `"quay.io=x/1s"`, "the error names every bad item")
 	}
 }
 

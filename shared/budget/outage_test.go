@@ -223,7 +223,7 @@ func TestCutOff(t *testing.T) {
 		isAway(t, closer, false)
 		isAway(t, opener, false)
 	}
-	back(one, one) // its own word is no reason to doubt itself
+	back(one, one) // a worker does not doubt its own report
 	back(one, two)
 	spent := requireSpent(t, one.Away(t.Context(), outage(one, Answer)))
 	require.True(t, spent.CutOff)

@@ -206,7 +206,7 @@ func TestReservationsFollowEachOther(t *testing.T) {
 	r := reservation{After: stored.Add(time.Second), Count: 3, Every: time.Second}
 	require.Equal(t, stored.Add(time.Second), r.start(stored))
 	require.Equal(t, stored.Add(4*time.Second), r.end(stored))
-	require.Equal(t, stored.Add(time.Minute), r.start(stored.Add(time.Minute)), "nobody came for a while")
+	require.Equal(t, stored.Add(time.Minute), r.start(stored.Add(time.Minute)), "no request for a while")
 	back := stored.Add(-time.Hour)
 	require.Equal(t, back, r.start(back), "the broker's clock was set back")
 }

@@ -9,7 +9,7 @@ import (
 	"github.com/osism/skopeo-worker/shared/brokertest"
 )
 
-// TestSlackGrows: where requests are late again and again, tokens are held for longer,
+// TestSlackGrows: if requests are late again and again, tokens are held for longer,
 // for a while. No token lives shorter than its request may take.
 func TestSlackGrows(t *testing.T) {
 	t.Parallel()

@@ -101,7 +101,7 @@ func (s *Store) known() map[string]Standing {
 	return rows
 }
 
-// Allowance is what a registry allows an identity from now on, if nobody else spends it.
+// Allowance is what a registry allows an identity from now on, if nothing else spends it.
 type Allowance struct {
 	Limit  Limit
 	Origin Origin        // None: no limit is known

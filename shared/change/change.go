@@ -52,7 +52,7 @@ type batch struct {
 	Changes []json.RawMessage `json:"changes"`
 }
 
-// parse reads a message. What is no change in it is left out: anyone may have put it there.
+// parse reads a message. It leaves out what is not a change: another program may have put it there.
 func parse(data []byte) []Change {
 	var b batch
 	if json.Unmarshal(data, &b) != nil {

@@ -49,7 +49,7 @@ func TestChanges(t *testing.T) {
 	require.Equal(t, second, all[1].To)
 	require.EqualValues(t, 20, all[1].Bytes)
 
-	// What others put there is no change.
+	// A message of another program is not a change.
 	for _, alien := range []string{"", "{}", `{"changes":[{}]}`, `{"changes":[{"repository":"../x","tag":"1"},{"repository":"quay.io/a/b","tag":"<script>"},1]}`, strings.Repeat("x", 1000)} {
 		_, err := b.JS.Publish(t.Context(), subjectOf(name, id), []byte(alien))
 		require.NoError(t, err)

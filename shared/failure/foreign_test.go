@@ -24,7 +24,7 @@ func reached(t *testing.T) (*Store, *brokertest.Server, *bytes.Buffer) {
 	return NewStore(brokertest.Open(t, server.Config()), slog.New(slog.NewTextHandler(&log, nil))), server, &log
 }
 
-// bodies are what a message can hold that is no record.
+// bodies are messages that are not records.
 func bodies() map[string][]byte {
 	record := `{"version":1,"repository":"quay.io/a/b","registry":"quay.io","images":[{"source":"quay.io/a/b:1"}]}`
 	return map[string][]byte{

@@ -22,7 +22,7 @@ const MaxSize = 512 << 10
 var (
 	// ErrNewer is returned by Decode for a message of a later version.
 	ErrNewer = errors.New("the message is of a newer version")
-	// ErrMalformed is returned by Decode for what is no chunk at all.
+	// ErrMalformed is returned by Decode for a message that is not a chunk.
 	ErrMalformed = errors.New("not a chunk")
 	// ErrTooLarge is returned if a single image is larger than a message may be.
 	ErrTooLarge = errors.New("larger than a message may be")
@@ -88,7 +88,7 @@ func (c Chunk) Encode() ([]byte, error) {
 }
 
 // Decode reads a chunk. It returns ErrNewer, with the version in its text, for a
-// message of a later version, and ErrMalformed for anything that is no chunk.
+// message of a later version, and ErrMalformed for a message that is not a chunk.
 func Decode(data []byte) (Chunk, error) {
 	var head struct {
 		Version int `json:"version"`

@@ -11,10 +11,10 @@ var (
 	// is a secret.
 	secretName = regexp.MustCompile(`(?i)(?:^|[_.-])(?:passw(?:or)?d|passphrase|pass|psw|secret|token|sig|signature|api_?key|(?:access|account|private)[_-]key)(?:$|[_.-])`)
 
-	// otherName matches, of such names, those whose value is not one, but says where it is.
+	// otherName matches, of such names, those whose value is a path to a secret, not a secret.
 	otherName = regexp.MustCompile(`(?i)[_.-](?:file|path|dir|ur[li]|endpoint|host|port|name|user|id|type|store)$`)
 
-	// pinned is an image by its digest, which is no user information.
+	// pinned is an image by its digest, which is not user information.
 	pinned = regexp.MustCompile(`@sha\d+:`)
 )
 

@@ -5,8 +5,8 @@ import (
 	"strings"
 )
 
-// opaque matches what a token is made of that is no JWT. minForeign and inPath are from
-// opaque matches what a token is made of that is no JWT.
+// opaque matches the characters of a token that is not a JWT. minForeign and inPath are from
+// opaque matches the characters of a token that is not a JWT.
 var opaque = regexp.MustCompile(`[A-Za-z0-9_~+=-]{20,}`)
 
 // inPath is the length in bytes from which on a part of a path is one, too.

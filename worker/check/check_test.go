@@ -189,7 +189,7 @@ func TestPlatforms(t *testing.T) {
 	require.Equal(t, check.Counts{Copy: 1, Tag: 1, Unchanged: 1, Skipped: 1, Pulls: 1, PullsAtLeast: true, BytesAtLeast: true}, report.Totals.Counts)
 }
 
-// TestListedPlatforms: where the listing tells the platforms of an index, they are
+// TestListedPlatforms: if the listing has the platforms of an index, they are
 // among the pulls.
 func TestListedPlatforms(t *testing.T) {
 	s := newSite(t)

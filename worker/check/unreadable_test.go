@@ -11,7 +11,7 @@ import (
 )
 
 // TestUnreadableTag at the destination is to be put again, and hides no other tag, not even
-// where it is the first.
+// if it is the first.
 func TestUnreadableTag(t *testing.T) {
 	looks := registrytest.Kinds(registrytest.KindManifestHead, registrytest.KindManifestGet)
 	for name, fault := range map[string]registrytest.Fault{

@@ -35,8 +35,8 @@ func TestATagNeverGoesBackwards(t *testing.T) {
 	require.NoError(t, err)
 	require.Equal(t, newer, got)
 
-	// A tag that has vanished is none of our business where all are mirrored, and a
-	// failure where the list names it.
+	// A tag that has vanished is not a failure if all are mirrored, and a
+	// failure if the list names it.
 	require.NoError(t, b.from.Untag(repository, "1"))
 	open := b.resolved("1", older)
 	open.Found = true
@@ -72,7 +72,7 @@ func TestDigestThatIsGone(t *testing.T) {
 	require.Equal(t, run.Tally{Total: 1, Copied: 1}, b.images)
 	b.mirrored(t, "1")
 
-	// Where the tag has not moved, looking again is of no use.
+	// If the tag has not moved, looking again is of no use.
 	gone := b.move(t, "2", "gone")
 	defer b.from.Inject(registrytest.Fault{Match: gets, Status: 404})()
 	b.from.ResetRequests()

@@ -98,7 +98,7 @@ func TestHostileTags(t *testing.T) {
 	}
 }
 
-// TestHostileTagsAreNotWanted where the selection leaves them out: nobody waits for them.
+// TestHostileTagsAreNotWanted: tags that the selection leaves out are not failures.
 func TestHostileTagsAreNotWanted(t *testing.T) {
 	b, entry, victim := hostile(t, false)
 	entry.Selection = &selection.Selection{Include: []string{`\d`}}

@@ -68,7 +68,7 @@ func TestHEADLiesAtTheDestination(t *testing.T) {
 	}
 }
 
-// TestVanished: a tag that was listed and is gone is counted apart and named; where all of
+// TestVanished: a tag that was listed and is gone is counted apart and named; if all of
 // them are, the repository has failed, until it has one again.
 func TestVanished(t *testing.T) {
 	var said bytes.Buffer

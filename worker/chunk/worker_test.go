@@ -134,7 +134,7 @@ func TestTries(t *testing.T) {
 	for name, test := range map[string]struct {
 		fault    registrytest.Fault
 		attempts int // of the failure; 0: mirrored
-		requests int // that met the fault, where that is exact
+		requests int // that met the fault, if that is exact
 	}{
 		"500 for a while": {fault: registrytest.Fault{Match: gets, Status: 500, Times: attempts - 1}},
 		"500":             {fault: registrytest.Fault{Match: gets, Status: 500, Times: always}, attempts: attempts, requests: attempts},
@@ -221,7 +221,7 @@ func TestBeingLimitedIsNoFailure(t *testing.T) {
 	for name, test := range map[string]struct {
 		match registrytest.Match
 		at    func(*harness) *registrytest.Registry
-		most  int // requests that are refused in one delivery, where they come one by one
+		most  int // requests that are refused in one delivery, if they come one by one
 	}{
 		"listing":     {lists, func(b *harness) *registrytest.Registry { return b.from }, 1},
 		"HEAD":        {heads, func(b *harness) *registrytest.Registry { return b.from }, 0},
@@ -265,7 +265,7 @@ func TestBeingLimitedIsNoFailure(t *testing.T) {
 	}
 }
 
-// TestFailuresComeFirst: where the broker does not take a failure, the chunk has no
+// TestFailuresComeFirst: if the broker does not take a failure, the chunk has no
 // outcome.
 func TestFailuresComeFirst(t *testing.T) {
 	b := newHarness(t)

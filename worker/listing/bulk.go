@@ -58,7 +58,7 @@ type found struct {
 // errNameless is returned for a page with a tag without a name.
 var errNameless = errors.New("a tag without a name in the answer")
 
-// readEntries parses the entries of a page; it returns nil if there is no list. If an
+// readEntries parses the entries of a page; it returns nil if the page holds no list. If an
 // entry has unexpected fields, only its name is used: a HEAD returns the rest.
 func readEntries[T any](list json.RawMessage, named func(name string) T) ([]T, error) {
 	raw, err := registry.ReadList[json.RawMessage](list, maxItems)

@@ -360,26 +360,26 @@ func TestFleetOnACluster(t *testing.T) {
 	s := newStand(t, brokertest.Open(t, cluster.Config()))
 	busy(t, s)
 	_, m := s.fleet(t)
-	tells := func() {
+	requireAll := func() {
 		t.Helper()
 		require.Eventually(t, func() bool {
 			f, another := s.fleet(t)
 			later(f, takeOver)
 			families, err := another.Registry.Gather()
-			told := map[string]float64{}
+			values := map[string]float64{}
 			for _, family := range families {
 				for _, m := range family.GetMetric() {
-					told[family.GetName()] += m.GetGauge().GetValue()
+					values[family.GetName()] += m.GetGauge().GetValue()
 				}
 			}
-			return err == nil && told["skopeo_worker_broker_up"] == 1 && told["skopeo_worker_queued_chunks"] == 5 &&
-				told["skopeo_worker_failed_images"] == 3 && told["skopeo_worker_failed_images_left_list"] == 1 && told["skopeo_worker_run_pulls"] == 6 &&
-				told["skopeo_worker_last_success_timestamp_seconds"] == float64(ended.Unix())
+			return err == nil && values["skopeo_worker_broker_up"] == 1 && values["skopeo_worker_queued_chunks"] == 5 &&
+				values["skopeo_worker_failed_images"] == 3 && values["skopeo_worker_failed_images_left_list"] == 1 && values["skopeo_worker_run_pulls"] == 6 &&
+				values["skopeo_worker_last_success_timestamp_seconds"] == float64(ended.Unix())
 		}, patience, tick)
 	}
-	tells()
+	requireAll()
 	cluster.StepDown(broker.StreamName)
 	cluster.StepDown("KV_" + run.Bucket)
-	tells()
+	requireAll()
 	says(t, m, "queued_chunks", "due 1", "running 1", "snoozed 1", "waiting 2")
 }

@@ -48,7 +48,7 @@ func (t *Tracker) Known(source, destination reference.Repository, digest referen
 const controlTimeout = 30 * time.Second
 
 // works reports whether what has failed at a place works there with a specimen: of another
-// repository, or of the same one if there is no other. A failure of the latter proves nothing.
+// repository, or of the same one if it is the only one. A failure of the latter proves nothing.
 func (t *Tracker) works(ctx context.Context, p place, repository reference.Repository, why outcome.Why) bool {
 	ctx, cancel := context.WithTimeout(ctx, controlTimeout)
 	defer cancel()

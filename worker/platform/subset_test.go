@@ -69,18 +69,18 @@ func TestSubset(t *testing.T) {
 		has    []string
 		kept   []string // nil: ErrNoPlatform
 	}{
-		"one platform":            {only("linux/amd64"), all, []string{amd64, ofAMD64, artifact, nested}},
-		"both":                    {only("linux/amd64", "linux/arm64"), all, []string{amd64, arm64, ofAMD64, artifact, ofARM64, nested}},
-		"without attestations":    {without(), all, []string{amd64, arm64, artifact, nested}},
-		"one without":             {without("linux/arm64"), all, []string{arm64, artifact, nested}},
-		"all":                     {only(), all, all},
-		"nothing to leave out":    {without("linux/arm64"), []string{arm64}, []string{arm64}},
-		"none":                    {only("linux/s390x"), []string{amd64, arm64, ofAMD64}, nil},
-		"an artifact is no image": {only("linux/s390x"), []string{amd64, artifact}, nil},
-		"artifacts only":          {only("linux/s390x"), []string{artifact}, []string{artifact}},
-		"who knows":               {only("linux/s390x"), []string{amd64, nested}, []string{nested}},
-		"attestations only":       {without(), []string{orphan}, nil},
-		"empty":                   {only("linux/amd64"), nil, []string{}},
+		"one platform":                {only("linux/amd64"), all, []string{amd64, ofAMD64, artifact, nested}},
+		"both":                        {only("linux/amd64", "linux/arm64"), all, []string{amd64, arm64, ofAMD64, artifact, ofARM64, nested}},
+		"without attestations":        {without(), all, []string{amd64, arm64, artifact, nested}},
+		"one without":                 {without("linux/arm64"), all, []string{arm64, artifact, nested}},
+		"all":                         {only(), all, all},
+		"nothing to leave out":        {without("linux/arm64"), []string{arm64}, []string{arm64}},
+		"none":                        {only("linux/s390x"), []string{amd64, arm64, ofAMD64}, nil},
+		"an artifact is not an image": {only("linux/s390x"), []string{amd64, artifact}, nil},
+		"artifacts only":              {only("linux/s390x"), []string{artifact}, []string{artifact}},
+		"who knows":                   {only("linux/s390x"), []string{amd64, nested}, []string{nested}},
+		"attestations only":           {without(), []string{orphan}, nil},
+		"empty":                       {only("linux/amd64"), nil, []string{}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			source := index(test.has...)

@@ -14,7 +14,7 @@ import (
 	"github.com/osism/skopeo-worker/worker/registry"
 )
 
-// ErrOccupied is returned if the fallback tag is on something that is no OCI
+// ErrOccupied is returned if the fallback tag is on something that is not an OCI
 // index. The OCI distribution specification forbids to replace it.
 var ErrOccupied = errors.New("the tag for referrers is on something else")
 
@@ -83,9 +83,9 @@ func serves(ctx context.Context, client *registry.Client, repository reference.R
 // another than the one held, which is the zero Manifest if there is none. The
 // same input gives the same digest.
 //
-// Where the source has an index under that tag, lists just the list's referrers in it,
+// If the source has an index under that tag, lists just the list's referrers in it,
 // and nothing else is held, that index is taken as it is: the tag then has the source's
-// digest, as any mirrored tag. Nobody else's referrers are lost: what is held keeps its
+// digest, as any mirrored tag. The referrers of others are kept: what is held keeps its
 // place and its fields, and what is missing comes after it in the order of the digests.
 // An annotation then says which index of the source is in it: see Current. The errors
 // are ErrOccupied and registry.ErrBadManifest.
@@ -135,9 +135,9 @@ func Current(held registry.Manifest, source reference.Digest) bool {
 		index.Annotations[AnnotationSource] == source.String()
 }
 
-// Retag returns what a fallback tag is to be put on to mirror the source's, where held is
+// Retag returns what a fallback tag is to be put on to mirror the source's if held is
 // under it now: the Fallback of what the source's index lists, and what the source has
-// as it is if either of the two is no list of referrers. Images may have such tags, too.
+// as it is if either of the two is not a list of referrers. Images may have such tags, too.
 func Retag(held, source registry.Manifest) (registry.Manifest, error) {
 	list := List{Tagged: source}
 	for _, m := range []registry.Manifest{held, source} {

@@ -24,7 +24,7 @@ func newOnline(t *testing.T, quay ...registrytest.Option) (*resolve.Upstream, *r
 	return &resolve.Upstream{Registry: client, Listing: listing.New(listing.Options{Registry: client})}, internet
 }
 
-// TestLimitEndsTheListing, where it comes newest first; a signature, which is newer
+// TestLimitEndsTheListing if it comes newest first; a signature, which is newer
 // than its image, has been seen by then. Everywhere else all of it is listed, and the
 // newest are those of the highest version.
 func TestLimitEndsTheListing(t *testing.T) {

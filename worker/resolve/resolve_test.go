@@ -230,7 +230,7 @@ func TestHEADLies(t *testing.T) {
 	}
 }
 
-// TestLimited: a registry that has had enough is asked no more, and what it has told
+// TestLimited: a registry that has had enough is asked no more, and what it has answered
 // is not lost.
 func TestLimited(t *testing.T) {
 	o, r, wanted := newResolver(t)

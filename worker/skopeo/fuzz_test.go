@@ -13,10 +13,10 @@ import (
 // FuzzStderr: the output of skopeo is read line by line, in whatever pieces it is written.
 func FuzzStderr(f *testing.F) {
 	f.Fuzz(func(t *testing.T, text []byte, cut uint16) {
-		var told []string
-		note := func(what string) { told = append(told, what) }
+		var noted []string
+		note := func(what string) { noted = append(noted, what) }
 		collect := func(pieces ...[]byte) *stderr {
-			told = nil
+			noted = nil
 			s := &stderr{
 				limited: func(l *limit) { require.GreaterOrEqual(t, l.retryAfter, time.Duration(0)); note(l.Error()) },
 				pulled:  func() { note("pulled") },
@@ -31,9 +31,9 @@ func FuzzStderr(f *testing.F) {
 		}
 		at := min(int(cut), len(text))
 		whole := collect(text)
-		before := told
+		before := noted
 		require.Equal(t, whole.tail.String(), collect(text[:at], text[at:]).tail.String())
-		require.Equal(t, before, told)
+		require.Equal(t, before, noted)
 		require.Equal(t, -1, strings.IndexFunc(reason(text, errors.New("exit status 1")), unicode.IsControl))
 	})
 }
