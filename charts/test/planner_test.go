@@ -81,6 +81,7 @@ func TestPlannerReadsItsValues(t *testing.T) {
 			"INSECURE_REGISTRIES": "registry.example.com:5000",
 			"QUAY_HOSTS":          "quay.example.com",
 			"HARBOR_HOSTS":        "registry.example.com:5000",
+			"CLOUD_CREDENTIALS":   "ecr,gar",
 			"CHILD_ENV":           "VAULT_ADDR,CI_*",
 			"HTTPS_PROXY":         "http://proxy.example.com:3128",
 			"NO_PROXY":            "localhost,127.0.0.1,.svc,.cluster.local",

@@ -9,6 +9,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/osism/skopeo-worker/worker/cloud"
 	"github.com/stretchr/testify/require"
 )
 
@@ -22,7 +23,7 @@ func TestHangingHelpers(t *testing.T) {
 	auth := filepath.Join(dir, "auth.json")
 	require.NoError(t, os.WriteFile(auth, []byte(`{"credHelpers":{"quay.io":"hang"}}`), 0o600))
 	t.Setenv("REGISTRY_AUTH_FILE", auth)
-	k := New()
+	k := New(cloud.New())
 	k.timeout = 5 * time.Second
 	_, err := k.Find(t.Context(), "quay.io/a")
 	require.EqualError(t, err, auth+": credential helper docker-credential-hang for quay.io: no answer within 5s")

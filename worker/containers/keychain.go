@@ -24,6 +24,7 @@ import (
 	"github.com/osism/skopeo-worker/shared/redact"
 	"github.com/osism/skopeo-worker/shared/reference"
 	"github.com/osism/skopeo-worker/worker/child"
+	"github.com/osism/skopeo-worker/worker/cloud"
 )
 
 const (
@@ -41,7 +42,9 @@ type Credential struct {
 	Username      string
 	Password      string
 	IdentityToken string // an OAuth2 refresh token, instead of user and password
-	Origin        string // the file and its entry, or the helper
+	Origin        string // the file and its entry, the helper, or the cloud
+
+	fromCloud bool
 }
 
 // Anonymous reports whether the credential is empty.
@@ -51,8 +54,10 @@ func (c Credential) Anonymous() bool {
 
 // Keychain finds credentials in the files and with the helpers of containers-auth.json(5) and
 // containers-registries.conf(5). Changes of a file take effect at once, those of a helper's
-// answer within 10 seconds or when Forget is called. A Keychain is safe for concurrent use.
+// answer within 10 seconds or when Forget is called. A registry of a cloud for which they have
+// nothing gets the login of this process there. A Keychain is safe for concurrent use.
 type Keychain struct {
+	clouds  *cloud.Logins
 	files   []authFile
 	now     func() time.Time
 	timeout time.Duration // of helpers
@@ -83,17 +88,19 @@ type answer struct {
 }
 
 // New returns a keychain for the environment of this process. It uses the file that
-// REGISTRY_AUTH_FILE names, or else those of containers-auth.json(5) and Docker's.
-func New() *Keychain {
+// REGISTRY_AUTH_FILE names, or else those of containers-auth.json(5) and Docker's, and then the
+// logins of clouds.
+func New(clouds *cloud.Logins) *Keychain {
 	return &Keychain{
-		files: authFiles(), now: time.Now, timeout: helperTimeout,
+		clouds: clouds,
+		files:  authFiles(), now: time.Now, timeout: helperTimeout,
 		keys: make(map[string]string), found: make(map[string]finding), answers: make(map[question]answer),
 	}
 }
 
 // Find returns the credentials of a repository ("quay.io/osism/osism") or of a registry as a
-// whole. If there are none, they are anonymous, without an error. The errors are ErrFile and
-// ErrHelper.
+// whole. If there are none, they are anonymous, without an error. The errors are ErrFile,
+// ErrHelper and cloud.ErrLogin.
 func (k *Keychain) Find(ctx context.Context, repository string) (Credential, error) {
 	key := k.key(repository)
 	files := k.stamps()
@@ -192,11 +199,22 @@ func (k *Keychain) Forget(repository string) {
 			delete(k.answers, asked)
 		}
 	}
+	k.clouds.Forget(registryOf(key))
 	conf.forget()
 }
 
+// Unknown returns the credentials of a repository that skopeo does not find itself, because
+// they are from a cloud, and otherwise an anonymous credential. The errors are Find's.
+func (k *Keychain) Unknown(ctx context.Context, repository string) (Credential, error) {
+	found, err := k.Find(ctx, repository)
+	if err != nil || !found.fromCloud {
+		return Credential{}, err
+	}
+	return found, nil
+}
+
 // search asks the helpers of registries.conf in their order; the files count as one of them.
-// As in containers/image, the next one is asked if one fails.
+// As in containers/image, the next one is asked if one fails. The last one is the cloud.
 func (k *Keychain) search(ctx context.Context, key string) (Credential, error) {
 	helpers, err := conf.helpers(k.now())
 	if err != nil {
@@ -219,6 +237,14 @@ func (k *Keychain) search(ctx context.Context, key string) (Credential, error) {
 			redact.AddRecent(found.IdentityToken)
 			return found, nil
 		}
+	}
+	login, ok, err := k.clouds.Find(ctx, registryOf(key))
+	switch {
+	case err != nil:
+		failed = append(failed, err)
+	case ok:
+		redact.AddRecentLogin(login.Username, login.Password)
+		return Credential{Username: login.Username, Password: login.Password, Origin: "the cloud (CLOUD_CREDENTIALS)", fromCloud: true}, nil
 	}
 	return Credential{}, errors.Join(failed...)
 }

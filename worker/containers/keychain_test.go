@@ -14,6 +14,7 @@ import (
 	"github.com/google/go-containerregistry/pkg/v1/types"
 	"github.com/stretchr/testify/require"
 
+	"github.com/osism/skopeo-worker/worker/cloud"
 	"github.com/osism/skopeo-worker/worker/containers"
 	"github.com/osism/skopeo-worker/worker/registrytest"
 )
@@ -30,7 +31,7 @@ func isolate(t *testing.T) (dir string) {
 		t.Setenv(name, "") // restores it after the test
 		require.NoError(t, os.Unsetenv(name))
 	}
-	containers.New().Forget("") // drops the registries.conf of another test
+	containers.New(cloud.New()).Forget("") // drops the registries.conf of another test
 	return dir
 }
 
@@ -82,29 +83,29 @@ func user(t *testing.T, k *containers.Keychain, repository string) string {
 
 func TestOrderOfFiles(t *testing.T) {
 	dir := isolate(t)
-	require.Empty(t, user(t, containers.New(), "quay.io/a/b"))
+	require.Empty(t, user(t, containers.New(cloud.New()), "quay.io/a/b"))
 	write(t, filepath.Join(dir, ".dockercfg"), "{"+entry("https://quay.io/v1/", "legacy")+"}")
-	require.Equal(t, "legacy", user(t, containers.New(), "quay.io/a/b"))
+	require.Equal(t, "legacy", user(t, containers.New(cloud.New()), "quay.io/a/b"))
 	for _, at := range []struct{ path, user string }{ // in reverse order
 		{".docker/config.json", "docker"},
 		{".config/containers/auth.json", "config"},
 		{"run/containers/auth.json", "runtime"},
 	} {
 		write(t, filepath.Join(dir, at.path), auths(entry("quay.io", at.user)))
-		require.Equal(t, at.user, user(t, containers.New(), "quay.io/a/b"))
+		require.Equal(t, at.user, user(t, containers.New(cloud.New()), "quay.io/a/b"))
 	}
 	write(t, filepath.Join(dir, ".docker/config.json"), auths(entry("ghcr.io", "docker")))
-	require.Equal(t, "docker", user(t, containers.New(), "ghcr.io/a"), "files before it know nothing of ghcr.io")
+	require.Equal(t, "docker", user(t, containers.New(cloud.New()), "ghcr.io/a"), "files before it know nothing of ghcr.io")
 
 	t.Setenv("DOCKER_CONFIG", filepath.Join(dir, "elsewhere"))
-	require.Empty(t, user(t, containers.New(), "ghcr.io/a"))
+	require.Empty(t, user(t, containers.New(cloud.New()), "ghcr.io/a"))
 	write(t, filepath.Join(dir, "elsewhere/config.json"), auths(entry("ghcr.io", "elsewhere")))
-	require.Equal(t, "elsewhere", user(t, containers.New(), "ghcr.io/a"))
+	require.Equal(t, "elsewhere", user(t, containers.New(cloud.New()), "ghcr.io/a"))
 
 	write(t, filepath.Join(dir, "named.json"), auths(entry("quay.io", "named")))
 	t.Setenv("REGISTRY_AUTH_FILE", filepath.Join(dir, "named.json"))
-	require.Equal(t, "named", user(t, containers.New(), "quay.io/a/b"))
-	require.Empty(t, user(t, containers.New(), "ghcr.io/a"), "no other file counts")
+	require.Equal(t, "named", user(t, containers.New(cloud.New()), "quay.io/a/b"))
+	require.Empty(t, user(t, containers.New(cloud.New()), "ghcr.io/a"), "no other file counts")
 }
 
 // TestScopes: the longest path that contains a repository counts, and is named as the origin.
@@ -113,7 +114,7 @@ func TestScopes(t *testing.T) {
 	t.Setenv("REGISTRY_AUTH_FILE", path)
 	write(t, path, auths(entry("quay.io", "all"), entry("quay.io/osism", "osism"), entry("quay.io/osism/secret", "secret"),
 		entry("ghcr.io/one", "one"), entry("https://reg.example:5000/v2/", "url"), entry("https://index.docker.io/v1/", "hub")))
-	k := containers.New()
+	k := containers.New(cloud.New())
 	for repository, want := range map[string][2]string{
 		"quay.io/other/x":             {"all", "quay.io"},
 		"quay.io/osism/x":             {"osism", "quay.io/osism"},
@@ -163,7 +164,7 @@ func TestChangedFiles(t *testing.T) {
 			path := filepath.Join(t.TempDir(), "auth.json")
 			t.Setenv("REGISTRY_AUTH_FILE", path)
 			replace(path, auths(entry("quay.io", "before")))
-			k := containers.New()
+			k := containers.New(cloud.New())
 			require.Equal(t, "before", user(t, k, "quay.io/a"))
 			replace(path, auths(entry("quay.io", "and after")))
 			require.Equal(t, "and after", user(t, k, "quay.io/a"))
@@ -183,7 +184,7 @@ func TestHelpers(t *testing.T) {
 	write(t, path, `{"auths":{"quay.io":{}},"credHelpers":
 		{"docker.io":"one","none.example":"none","break.example":"break","gone.example":"gone","identity.example":"identity"}}`)
 	now := time.Now()
-	k := containers.New()
+	k := containers.New(cloud.New())
 	k.SetClock(func() time.Time { return now })
 	for range 3 {
 		require.Equal(t, "one of docker.io", user(t, k, "docker.io/library/nginx"))
@@ -226,7 +227,7 @@ func TestConcurrentFind(t *testing.T) {
 	calls := helper(t, dir, "slow", `sleep 0.2; `+answers("slow"))
 	write(t, path, `{"credHelpers":{"quay.io":"slow"}}`)
 	now := time.Now()
-	k := containers.New()
+	k := containers.New(cloud.New())
 	k.SetClock(func() time.Time { return now })
 	var group sync.WaitGroup
 	for i := range 20 {
@@ -251,12 +252,12 @@ func TestBrokenFiles(t *testing.T) {
 		`{"auths":{"quay.io":{"auth":"hunter2 no base64"}}}`: path + `: credentials file: entry "quay.io" is not in the format of containers-auth.json(5)`,
 	} {
 		write(t, path, content)
-		_, err := containers.New().Find(t.Context(), "quay.io/a/b")
+		_, err := containers.New(cloud.New()).Find(t.Context(), "quay.io/a/b")
 		require.ErrorIs(t, err, containers.ErrFile)
 		require.EqualError(t, err, want)
 	}
 	require.NoError(t, os.Remove(path))
-	_, err := containers.New().Find(t.Context(), "quay.io/a/b")
+	_, err := containers.New(cloud.New()).Find(t.Context(), "quay.io/a/b")
 	require.ErrorIs(t, err, containers.ErrFile)
 	require.ErrorContains(t, err, path)
 }
@@ -267,7 +268,7 @@ func TestReadable(t *testing.T) {
 	first, second := filepath.Join(dir, ".config/containers/auth.json"), filepath.Join(dir, ".docker/config.json")
 	calls := helper(t, dir, "test", answers("bob"))
 	t.Setenv("PATH", dir+":"+os.Getenv("PATH"))
-	k := containers.New()
+	k := containers.New(cloud.New())
 	require.NoError(t, k.Readable("quay.io", "docker.io"))
 	write(t, first, auths(entry("quay.io", "alice"))[:len(auths(entry("quay.io", "alice")))-1]+`,"credHelpers":{"ghcr.io":"test"}}`)
 	write(t, second, "{")
@@ -278,13 +279,13 @@ func TestReadable(t *testing.T) {
 	require.Zero(t, calls())
 
 	t.Setenv("REGISTRY_AUTH_FILE", filepath.Join(dir, "none.json"))
-	require.ErrorIs(t, containers.New().Readable(), containers.ErrFile)
+	require.ErrorIs(t, containers.New(cloud.New()).Readable(), containers.ErrFile)
 }
 
 func TestBrokenRegistriesConf(t *testing.T) {
 	dir := isolate(t)
 	write(t, filepath.Join(dir, ".config/containers/registries.conf"), "this is no TOML")
-	_, err := containers.New().Find(t.Context(), "quay.io/a/b")
+	_, err := containers.New(cloud.New()).Find(t.Context(), "quay.io/a/b")
 	require.ErrorIs(t, err, containers.ErrConf)
 	require.ErrorContains(t, err, filepath.Join(dir, ".config/containers/registries.conf"))
 }
@@ -318,7 +319,7 @@ func TestSameAsSkopeo(t *testing.T) {
 				}
 				write(t, filepath.Join(dir, file), content)
 			}
-			require.Equal(t, "bob", user(t, containers.New(), r.Host()+"/osism/tool"))
+			require.Equal(t, "bob", user(t, containers.New(cloud.New()), r.Host()+"/osism/tool"))
 			out, err := exec.CommandContext(t.Context(), "skopeo", "inspect", "--raw", "--tls-verify=false",
 				"docker://"+r.Host()+"/osism/tool:1").CombinedOutput()
 			require.NoError(t, err, string(out))

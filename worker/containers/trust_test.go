@@ -8,6 +8,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/osism/skopeo-worker/shared/reference"
+	"github.com/osism/skopeo-worker/worker/cloud"
 	"github.com/osism/skopeo-worker/worker/containers"
 	"github.com/osism/skopeo-worker/worker/registry"
 	"github.com/osism/skopeo-worker/worker/registrytest"
@@ -74,7 +75,7 @@ func TestSameTrustAsSkopeo(t *testing.T) {
 			if test.prepare != nil {
 				test.prepare(t, r, home)
 			}
-			found, err := registry.NewClient(registry.Options{Keychain: containers.New()}).
+			found, err := registry.NewClient(registry.Options{Keychain: containers.New(cloud.New())}).
 				Head(t.Context(), reference.MustRepository(r.Host()+"/osism/tool"), reference.MustTag("1"))
 			out, failed := exec.CommandContext(t.Context(), "skopeo", "inspect", "--raw", "docker://"+r.Host()+"/osism/tool:1").CombinedOutput()
 			if !test.in {

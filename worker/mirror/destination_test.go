@@ -11,6 +11,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/osism/skopeo-worker/shared/reference"
+	"github.com/osism/skopeo-worker/worker/cloud"
 	"github.com/osism/skopeo-worker/worker/containers"
 	"github.com/osism/skopeo-worker/worker/mirror"
 	"github.com/osism/skopeo-worker/worker/outcome"
@@ -32,7 +33,7 @@ func newLoggedIn(t *testing.T, password string, options ...registrytest.Option) 
 	t.Setenv("REGISTRY_AUTH_FILE", path)
 	insecure := []string{from.Host(), to.Host()}
 	return &pair{from: from, to: to, Mirror: &mirror.Mirror{
-		Registry: registry.NewClient(registry.Options{Insecure: insecure, Keychain: containers.New()}),
+		Registry: registry.NewClient(registry.Options{Insecure: insecure, Keychain: containers.New(cloud.New())}),
 		Engine:   engine(insecure),
 	}}
 }

@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/osism/skopeo-worker/shared/reference"
+	"github.com/osism/skopeo-worker/worker/cloud"
 	"github.com/osism/skopeo-worker/worker/containers"
 	"github.com/osism/skopeo-worker/worker/outcome"
 	"github.com/osism/skopeo-worker/worker/registry"
@@ -256,7 +257,7 @@ func TestOtherErrors(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "auth.json")
 	require.NoError(t, os.WriteFile(path, []byte("hunter2"), 0o600))
 	t.Setenv("REGISTRY_AUTH_FILE", path)
-	_, err := registry.NewClient(registry.Options{Keychain: containers.New()}).Head(t.Context(), reference.MustRepository("registry.invalid/a/b"), reference.MustTag("1"))
+	_, err := registry.NewClient(registry.Options{Keychain: containers.New(cloud.New())}).Head(t.Context(), reference.MustRepository("registry.invalid/a/b"), reference.MustTag("1"))
 	require.Equal(t, outcome.Transient, outcome.Classify(err), "another process may be writing it")
 	require.Equal(t, "look up registry.invalid/a/b:1: credentials: credentials file "+path+": not valid JSON at byte 1", outcome.Reason(err))
 }

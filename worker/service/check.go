@@ -10,7 +10,6 @@ import (
 	"github.com/osism/skopeo-worker/worker/check"
 	"github.com/osism/skopeo-worker/worker/chunk"
 	"github.com/osism/skopeo-worker/worker/consume"
-	"github.com/osism/skopeo-worker/worker/containers"
 	"github.com/osism/skopeo-worker/worker/mirror"
 	"github.com/osism/skopeo-worker/worker/registry"
 	"github.com/osism/skopeo-worker/worker/throttle"
@@ -36,7 +35,7 @@ func NewChecker(ctx context.Context, b *broker.Broker, r Registries, limits map[
 		return nil, err
 	}
 	r.setRates(store)
-	keychain := containers.New()
+	keychain := r.keychain()
 	who := identity(keychain)
 	limiter := &throttle.Throttle{Budget: store, Identity: who, Log: log}
 	network := limiter.Transport(registry.NewTransport(r.Insecure, registry.DefaultStall), "")

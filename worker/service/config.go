@@ -14,6 +14,7 @@ import (
 	"github.com/osism/skopeo-worker/shared/budget"
 	"github.com/osism/skopeo-worker/shared/config"
 	"github.com/osism/skopeo-worker/shared/reference"
+	"github.com/osism/skopeo-worker/worker/cloud"
 	"github.com/osism/skopeo-worker/worker/environment"
 )
 
@@ -61,12 +62,20 @@ type Registries struct {
 	HarborHosts []string `envconfig:"HARBOR_HOSTS" expect:"hosts, separated by commas" desc:"hosts, separated by commas, that run Harbor 2 and are mirrored to: their API returns the digests of 100 images at once; host=api:10/1s: with request rates, as in QUAY_HOSTS"`
 	// Rates are the request rates in QUAY_HOSTS and HARBOR_HOSTS, by registry.
 	Rates    map[string]budget.Rates
+	Clouds   []string `envconfig:"CLOUD_CREDENTIALS" expect:"ecr, ecr-public, gar and acr, separated by commas" desc:"clouds, separated by commas, to whose registries this process logs in with the identity that it has there: ecr, ecr-public, gar, acr"`
 	ChildEnv []string `envconfig:"CHILD_ENV" expect:"names of variables, separated by commas" desc:"variables, separated by commas, that skopeo and credential helpers get in addition to the usual ones; a name may end in *"`
 }
 
 // Validate implements config.Validator.
 func (r *Registries) Validate() []error {
 	bad := slices.Concat(checkHosts("INSECURE_REGISTRIES", r.Insecure), r.checkRated("QUAY_HOSTS", r.QuayHosts), r.checkRated("HARBOR_HOSTS", r.HarborHosts))
+	for i, name := range r.Clouds {
+		r.Clouds[i] = strings.TrimSpace(name)
+		if !slices.Contains(cloud.Names(), r.Clouds[i]) {
+			bad = append(bad, config.Bad("CLOUD_CREDENTIALS", name, strings.Join(cloud.Names(), ", ")+", separated by commas"))
+			break
+		}
+	}
 	for i, name := range r.ChildEnv {
 		r.ChildEnv[i] = strings.TrimSpace(name)
 		if !environment.Valid(r.ChildEnv[i]) {

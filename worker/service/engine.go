@@ -10,6 +10,7 @@ import (
 
 	"github.com/osism/skopeo-worker/shared/reference"
 	"github.com/osism/skopeo-worker/worker/child"
+	"github.com/osism/skopeo-worker/worker/cloud"
 	"github.com/osism/skopeo-worker/worker/containers"
 	"github.com/osism/skopeo-worker/worker/mirror"
 	"github.com/osism/skopeo-worker/worker/outage"
@@ -21,8 +22,8 @@ import (
 
 // engine returns what copies images. It is nil for the builtin engine, because package mirror
 // then copies them itself. If images cannot be copied, it returns why.
-func (c Config) engine(ctx context.Context, r Registries, log *slog.Logger) (mirror.Engine, error) {
-	runner := &skopeo.Runner{Path: c.Skopeo, Insecure: r.Insecure, Stall: c.StallTimeout, Timeout: c.CopyTimeout}
+func (c Config) engine(ctx context.Context, r Registries, keychain *containers.Keychain, log *slog.Logger) (mirror.Engine, error) {
+	runner := &skopeo.Runner{Path: c.Skopeo, Insecure: r.Insecure, Credentials: keychain.Unknown, Stall: c.StallTimeout, Timeout: c.CopyTimeout}
 	version, err := c.version(ctx, runner)
 	if err != nil || c.Engine == EngineBuiltin {
 		return nil, err
@@ -49,7 +50,7 @@ func Ready(ctx context.Context, c Config, registries ...string) error {
 	if _, err := c.version(ctx, &skopeo.Runner{Path: c.Skopeo}); err != nil {
 		return err
 	}
-	return containers.New().Readable(registries...)
+	return containers.New(cloud.New()).Readable(registries...)
 }
 
 // verifier returns what checks images against the signature policy, or nil if skopeo does.

@@ -9,6 +9,7 @@ import (
 
 	"github.com/osism/skopeo-worker/shared/budget"
 	"github.com/osism/skopeo-worker/shared/message"
+	"github.com/osism/skopeo-worker/worker/cloud"
 	"github.com/osism/skopeo-worker/worker/containers"
 	"github.com/osism/skopeo-worker/worker/listing"
 	"github.com/osism/skopeo-worker/worker/metrics"
@@ -34,8 +35,8 @@ type network struct {
 	log        *slog.Logger
 }
 
-func (s *Service) network(c Config, r Registries, log *slog.Logger) *network {
-	n := &network{config: c, registries: r, keychain: containers.New(), metrics: s.metrics, log: log}
+func (s *Service) network(c Config, r Registries, keychain *containers.Keychain, log *slog.Logger) *network {
+	n := &network{config: c, registries: r, keychain: keychain, metrics: s.metrics, log: log}
 	n.transport = registry.NewTransport(r.Insecure, c.StallTimeout)
 	r.setRates(s.budget)
 	n.throttle = &throttle.Throttle{Budget: s.budget, Identity: identity(n.keychain), Log: log,
@@ -45,6 +46,9 @@ func (s *Service) network(c Config, r Registries, log *slog.Logger) *network {
 	n.outages = &outage.Tracker{Budget: s.budget, Registry: probes, IsDestination: n.throttle.IsDestination, Log: log}
 	return n
 }
+
+// keychain returns the credentials of this process.
+func (r Registries) keychain() *containers.Keychain { return containers.New(cloud.New(r.Clouds...)) }
 
 // setRates makes the budget keep the request rates of the settings.
 func (r Registries) setRates(store *budget.Store) {

@@ -10,6 +10,7 @@ import (
 	"github.com/osism/skopeo-worker/shared/budget"
 	"github.com/osism/skopeo-worker/worker/chunk"
 	"github.com/osism/skopeo-worker/worker/consume"
+	"github.com/osism/skopeo-worker/worker/containers"
 	"github.com/osism/skopeo-worker/worker/metrics"
 	"github.com/osism/skopeo-worker/worker/mirror"
 )
@@ -26,7 +27,8 @@ type Service struct {
 // cannot be copied, for example because skopeo is not installed. From then on, the endpoint
 // reports whether the broker is connected.
 func New(ctx context.Context, e *Endpoint, b *broker.Broker, c Config, r Registries, log *slog.Logger) (*Service, error) {
-	engine, err := c.engine(ctx, r, log)
+	keychain := r.keychain()
+	engine, err := c.engine(ctx, r, keychain, log)
 	if err != nil {
 		return nil, err
 	}
@@ -35,7 +37,7 @@ func New(ctx context.Context, e *Endpoint, b *broker.Broker, c Config, r Registr
 		return nil, err
 	}
 	s := &Service{metrics: e.Metrics, budget: store}
-	if s.Consumer, err = s.consumer(ctx, b, c, r, engine, log); err == nil {
+	if s.Consumer, err = s.consumer(ctx, b, c, r, keychain, engine, log); err == nil {
 		err = e.Watch(ctx, b, store, log)
 	}
 	if err != nil {
@@ -59,13 +61,13 @@ func (e *Endpoint) Watch(ctx context.Context, b *broker.Broker, store *budget.St
 }
 
 // consumer makes the consumer, its worker, and all that the worker needs.
-func (s *Service) consumer(ctx context.Context, b *broker.Broker, c Config, r Registries, engine mirror.Engine, log *slog.Logger) (*consume.Consumer, error) {
+func (s *Service) consumer(ctx context.Context, b *broker.Broker, c Config, r Registries, keychain *containers.Keychain, engine mirror.Engine, log *slog.Logger) (*consume.Consumer, error) {
 	notes, err := consume.OpenNotes(ctx, b, log)
 	if err != nil {
 		return nil, err
 	}
 	failures := consume.OpenFailures(b, log)
-	n := s.network(c, r, log)
+	n := s.network(c, r, keychain, log)
 	worker, err := chunk.New(chunk.Parts{
 		Connect:     n.connector(engine, notes),
 		Failures:    failures,

@@ -22,6 +22,8 @@ import (
 	"github.com/osism/skopeo-worker/shared/budget"
 	"github.com/osism/skopeo-worker/shared/message"
 	"github.com/osism/skopeo-worker/shared/reference"
+	"github.com/osism/skopeo-worker/worker/cloud"
+	"github.com/osism/skopeo-worker/worker/containers"
 	"github.com/osism/skopeo-worker/worker/metrics"
 	"github.com/osism/skopeo-worker/worker/policy"
 	"github.com/osism/skopeo-worker/worker/registrytest"
@@ -193,7 +195,7 @@ func TestPullsCountForTheirMirrorName(t *testing.T) {
 	require.NoError(t, store.SetLimits(t.Context(), "one", map[string]budget.Limit{r.Host(): limit}))
 	for _, engine := range []string{EngineSkopeo, EngineBuiltin} {
 		s := &Service{metrics: metrics.New("test"), budget: store}
-		n := s.network(Config{Engine: engine, StallTimeout: time.Minute}, Registries{Insecure: []string{r.Host()}}, quiet)
+		n := s.network(Config{Engine: engine, StallTimeout: time.Minute}, Registries{Insecure: []string{r.Host()}}, containers.New(cloud.New()), quiet)
 		connect := n.connector(nil, nil)
 		for _, name := range []string{"one", "two"} {
 			_, m := connect(t.Context(), message.Chunk{Name: name})

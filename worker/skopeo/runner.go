@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"os"
 	"os/exec"
 	"regexp"
 	"strings"
@@ -14,6 +15,7 @@ import (
 
 	"github.com/osism/skopeo-worker/shared/exit"
 	"github.com/osism/skopeo-worker/shared/reference"
+	"github.com/osism/skopeo-worker/worker/containers"
 	"github.com/osism/skopeo-worker/worker/policy"
 )
 
@@ -37,6 +39,9 @@ type Runner struct {
 	// Insecure are the registries, host[:port], whose certificates are not verified and
 	// that may speak plain HTTP.
 	Insecure []string
+	// Credentials returns those of a repository that skopeo does not find itself, or an
+	// anonymous credential; they are handed over in a file. It is optional.
+	Credentials func(ctx context.Context, repository string) (containers.Credential, error)
 	// Stall ends a copy that moves no byte for so long; 0 is no limit. child.SeesBytes
 	// reports whether stalls can be noticed.
 	Stall time.Duration
@@ -80,6 +85,16 @@ func (r *Runner) CopyManifest(ctx context.Context, source reference.Repository, 
 	}
 	if r.insecure(destination) {
 		arguments = append(arguments, "--dest-tls-verify=false")
+	}
+	for flag, repository := range map[string]reference.Repository{"--src-authfile=": source, "--dest-authfile=": destination} {
+		file, err := r.authFile(ctx, repository)
+		if err != nil {
+			return failedToStart(ctx, err)
+		}
+		if file != "" {
+			defer func() { _ = os.Remove(file) }()
+			arguments = append(arguments, flag+file)
+		}
 	}
 	arguments = append(arguments, "docker://"+source.String()+"@"+digest.String(), "docker://"+destination.String()+"@"+digest.String())
 	err = r.run(ctx, source.Registry(), destination.Registry(), arguments)

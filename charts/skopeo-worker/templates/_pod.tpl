@@ -18,6 +18,10 @@
 - name: HARBOR_HOSTS
   value: {{ join "," . | quote }}
 {{- end }}
+{{- with $v.registries.cloudCredentials }}
+- name: CLOUD_CREDENTIALS
+  value: {{ join "," . | quote }}
+{{- end }}
 {{- with $v.registries.childEnv }}
 - name: CHILD_ENV
   value: {{ join "," . | quote }}

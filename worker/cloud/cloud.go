@@ -1,0 +1,142 @@
+// Package cloud gets the credentials of the registries of clouds from the identity that this
+// process has there: a role of its pod, its machine or its environment. It needs no credential
+// helper.
+package cloud
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"golang.org/x/sync/singleflight"
+)
+
+// ErrLogin is returned if a cloud gave no credentials. The error names the registry, and has
+// the answer of the cloud.
+var ErrLogin = errors.New("no credentials from the cloud")
+
+const (
+	// timeout bounds how long a cloud is asked for credentials, with the retries of its SDK.
+	timeout = 30 * time.Second
+
+	// maxMargin is the longest time before its end at which a login is replaced. A copy that
+	// has begun keeps its login.
+	maxMargin = time.Hour
+)
+
+// Login is the user name and password of a registry until a time.
+type Login struct {
+	Username, Password string
+	Expires            time.Time
+}
+
+// provider logs in to the registries of one cloud.
+type provider struct {
+	name string
+	// of reports whether a registry, host[:port], is one of the cloud.
+	of    func(registry string) bool
+	login func(ctx context.Context, registry string) (Login, error)
+}
+
+// providers are the clouds that can be enabled.
+func providers() []provider {
+	return []provider{
+		{"ecr", isECR, loginECR},
+		{"ecr-public", func(registry string) bool { return registry == publicECR }, loginPublicECR},
+		{"gar", isGoogle, new(google).login},
+		{"acr", isACR, new(azure).login},
+	}
+}
+
+// Names returns the names of the clouds' registries: Amazon ECR (ecr), its public gallery
+// (ecr-public), Google's Artifact Registry (gar) and Azure Container Registry (acr).
+func Names() []string {
+	var names []string
+	for _, p := range providers() {
+		names = append(names, p.name)
+	}
+	return names
+}
+
+// Logins logs in to registries, and keeps each login until it is about to expire. It is safe
+// for concurrent use.
+type Logins struct {
+	providers []provider
+	now       func() time.Time
+	flight    singleflight.Group
+
+	mu   sync.Mutex
+	kept map[string]kept // by registry
+}
+
+// kept is a login, and when it is to be replaced.
+type kept struct {
+	login Login
+	until time.Time
+}
+
+// New returns the logins of the named clouds. The names are some of Names.
+func New(names ...string) *Logins {
+	l := &Logins{now: time.Now, kept: map[string]kept{}}
+	for _, p := range providers() {
+		if slices.Contains(names, p.name) {
+			l.providers = append(l.providers, p)
+		}
+	}
+	return l
+}
+
+// Find returns the login of a registry, host[:port], and false if it is not one of an enabled
+// cloud. The error is ErrLogin.
+func (l *Logins) Find(ctx context.Context, registry string) (login Login, ok bool, err error) {
+	registry = strings.ToLower(registry)
+	i := slices.IndexFunc(l.providers, func(p provider) bool { return p.of(registry) })
+	if i < 0 {
+		return Login{}, false, nil
+	}
+	l.mu.Lock()
+	found, known := l.kept[registry]
+	l.mu.Unlock()
+	if known && l.now().Before(found.until) {
+		return found.login, true, nil
+	}
+	// Concurrent callers share one login, which goes on if one of them is cancelled.
+	result := l.flight.DoChan(registry, func() (any, error) {
+		return l.renew(context.WithoutCancel(ctx), l.providers[i], registry)
+	})
+	select {
+	case <-ctx.Done():
+		return Login{}, true, ctx.Err()
+	case done := <-result:
+		return done.Val.(Login), true, done.Err
+	}
+}
+
+// renew logs in. If that fails, a login that has not expired yet is still good.
+func (l *Logins) renew(ctx context.Context, p provider, registry string) (Login, error) {
+	ctx, cancel := context.WithTimeoutCause(ctx, timeout, fmt.Errorf("no answer within %s", timeout))
+	defer cancel()
+	login, err := p.login(ctx, registry)
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	now := l.now()
+	if err != nil {
+		if old, known := l.kept[registry]; known && now.Before(old.login.Expires) {
+			return old.login, nil
+		}
+		return Login{}, fmt.Errorf("%w for %s (CLOUD_CREDENTIALS has %s): %w", ErrLogin, registry, p.name, err)
+	}
+	l.kept[registry] = kept{login, login.Expires.Add(-min(maxMargin, login.Expires.Sub(now)/4))}
+	return login, nil
+}
+
+// Forget makes the next Find log in again, because the registry refused the login.
+func (l *Logins) Forget(registry string) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	delete(l.kept, strings.ToLower(registry))
+}
