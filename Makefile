@@ -19,7 +19,7 @@ export GOFLAGS := $(GOFLAGS) -tags=containers_image_openpgp
 .DEFAULT_GOAL := build
 # Two installations at once would meet in apt-get's lock.
 .NOTPARALLEL:
-.PHONY: build check test test-builtin fuzz chaos demo mirror bench fmt lint tidy images dist chart-test chart-docs help require-go require-cc require-skopeo require-chromium require-urls
+.PHONY: build check test test-builtin fuzz chaos demo mirror bench fmt lint tidy images dist dist-test chart-test chart-docs help require-go require-cc require-skopeo require-chromium require-urls
 
 build: require-go ## build bin/planner and bin/worker
 	$(GO) build -ldflags "$(LDFLAGS)" -o bin/ ./planner ./worker
@@ -91,6 +91,7 @@ lint: require-go ## check format and code
 	@unformatted=$$(gofmt -l $(MODULES) charts); test -z "$$unformatted" || { echo "gofmt would change:" $$unformatted >&2; exit 1; }
 	GOFLAGS='$(PLAINFLAGS)' $(GO) vet $(PACKAGES)
 	$(GO) vet $(PACKAGES)
+	$(GO) vet -tags packages,containers_image_openpgp ./planner/packages
 	$(GO) run $(STATICCHECK) $(PACKAGES)
 	$(GO) run $(GOLANGCI) run $(PACKAGES)
 	$(CHART_TEST) vet . && GOWORK=off $(GO) run $(STATICCHECK) .
@@ -116,8 +117,16 @@ chart-docs: require-go ## write the chart's README from the comments of its valu
 images: ## build both container images, with docker, podman or buildah
 	@VERSION='$(VERSION)' IMAGE_PREFIX='$(IMAGE_PREFIX)' scripts/images
 
-dist: require-go ## make dist/: both commands for each platform, with checksums and SBOMs
+dist: require-go ## make dist/: archives, deb and rpm packages, a Homebrew formula, checksums and SBOMs
 	@VERSION='$(VERSION)' LDFLAGS='$(LDFLAGS)' GO='$(GO)' scripts/dist
+
+# As root, who installs the packages into a folder.
+dist-test: require-go require-skopeo ## install and run once what make dist has made
+	@scripts/require rpm
+	@scripts/require ruby
+	@scripts/require groff
+	@scripts/require busybox busybox-static
+	$(GO) test -count=1 -tags packages,containers_image_openpgp ./planner/packages
 
 help: ## show the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1\t\2/p' $(MAKEFILE_LIST) | expand -t 12

@@ -25,9 +25,21 @@ func TestDeploy(t *testing.T) {
 
 	file, err := os.ReadFile("../../deploy/skopeo-worker.env")
 	require.NoError(t, err)
-	unit, err := os.ReadFile("../../deploy/skopeo-worker.service")
-	require.NoError(t, err)
-	require.Contains(t, string(unit), "ExecStart=/usr/local/bin/planner serve\n")
+	hardening := ""
+	for name, command := range map[string]string{
+		"skopeo-worker": "planner serve", "skopeo-worker-mirror": "planner mirror", "skopeo-worker-worker": "worker",
+	} {
+		unit, err := os.ReadFile("../../deploy/" + name + ".service")
+		require.NoError(t, err)
+		require.Contains(t, string(unit), "ExecStart=/usr/bin/"+command+"\n")
+		_, rest, found := strings.Cut(string(unit), "DynamicUser=yes\n")
+		require.True(t, found)
+		rest, _, _ = strings.Cut(rest, "\n[Install]")
+		if hardening == "" {
+			hardening = strings.TrimSpace(rest)
+		}
+		require.Equal(t, hardening, strings.TrimSpace(rest), "all services are restricted alike")
+	}
 	var pairs []string
 	for _, found := range setting.FindAllStringSubmatch(string(file), -1) {
 		require.True(t, known(found[1]), found[1])

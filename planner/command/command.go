@@ -45,7 +45,7 @@ func New() *cobra.Command {
 		PersistentPreRun: warnOfNearMisses,
 	}
 	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return fmt.Errorf("%w: %w", errUsage, err) })
-	root.SetHelpTemplate(config.HelpTemplate + exitCodes)
+	root.SetHelpTemplate(config.HelpTemplate + "\nExit codes:\n" + ExitCodes)
 	root.SetHelpCommand(helpCommand())
 	color := display.ColorAuto
 	root.PersistentFlags().Var(&color, "color", "`when` to use colors: auto, always or never; auto obeys NO_COLOR")

@@ -159,10 +159,8 @@ func (s *settings) copies() []any {
 	return []any{&s.name, &s.broker, &s.outages, &s.worker, &s.metrics, &s.registries, &s.log}
 }
 
-// exitCodes ends every help.
-const exitCodes = `
-Exit codes:
-  0  done
+// ExitCodes are the exit codes of all commands with their meaning, one a line or more.
+const ExitCodes = `  0  done
   1  some images failed and are kept for republish; check: something could not be checked;
      failed --exit-code: there are failures
   2  wrong usage or bad input; nothing was published

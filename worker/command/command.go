@@ -49,8 +49,11 @@ running copies 20 s to finish, and requeues the rest.
 
 The worker finds credentials of registries where skopeo finds them: REGISTRY_AUTH_FILE,
 containers/auth.json, docker's config.json, credential helpers.`,
-		Version:       Version,
-		Args:          noArguments,
+		Version: Version,
+		Args:    noArguments,
+
+		ValidArgsFunction: cobra.NoFileCompletions,
+
 		SilenceUsage:  true,
 		SilenceErrors: true,
 		RunE: func(cmd *cobra.Command, _ []string) error {
