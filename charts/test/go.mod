@@ -3,7 +3,9 @@ module github.com/osism/skopeo-worker/charts/test
 go 1.26.7
 
 require (
+	github.com/cert-manager/cert-manager v1.21.2
 	github.com/nats-io/nats-server/v2 v2.15.3
+	github.com/nats-io/nats.go v1.55.0
 	github.com/osism/skopeo-worker/shared v0.0.0
 	github.com/prometheus-operator/prometheus-operator/pkg/apis/monitoring v0.95.1
 	github.com/prometheus/prometheus v0.316.0
@@ -105,7 +107,6 @@ require (
 	github.com/munnerz/goautoneg v0.0.0-20191010083416-a7dc8b61c822 // indirect
 	github.com/mwitkow/go-conntrack v0.0.0-20190716064945-2f068394615f // indirect
 	github.com/nats-io/jwt/v2 v2.8.3 // indirect
-	github.com/nats-io/nats.go v1.55.0 // indirect
 	github.com/nats-io/nkeys v0.4.17 // indirect
 	github.com/nats-io/nuid v1.0.1 // indirect
 	github.com/norwoodj/helm-docs v1.14.2 // indirect
@@ -170,6 +171,9 @@ require (
 	sigs.k8s.io/structured-merge-diff/v6 v6.4.2 // indirect
 )
 
-tool github.com/norwoodj/helm-docs/cmd/helm-docs
+tool (
+	github.com/nats-io/nats-server/v2
+	github.com/norwoodj/helm-docs/cmd/helm-docs
+)
 
 replace github.com/osism/skopeo-worker/shared => ../../shared

@@ -103,7 +103,7 @@ func TestServerAsksForAPassword(t *testing.T) {
 		c := configuration(t, render(t, least), "mirror", password)
 		require.Equal(t, map[string]any{"user": "mirror", "password": password}, c["authorization"])
 		require.NotContains(t, c, "cluster")
-		require.Equal(t, int64(5<<30), c["jetstream"].(map[string]any)["max_file_store"])
+		require.Equal(t, int64(4<<30), c["jetstream"].(map[string]any)["max_file_store"])
 	}
 }
 
@@ -198,14 +198,4 @@ func TestPasswordIsKept(t *testing.T) {
 	given := renderWith(t, options{upgrade: true, cluster: cluster{objects: []runtime.Object{stored}}}, least, "nats: {auth: {password: changed}}")
 	require.Equal(t, "changed", find[*core.Secret](t, given, "nats-auth").StringData["password"])
 	require.NotEqual(t, worker(t, first).Template.Annotations, worker(t, given).Template.Annotations, "pods get the new one")
-}
-
-// A server that becomes one of three leaves its streams behind.
-func TestServersCannotBeAdded(t *testing.T) {
-	stored := find[*apps.StatefulSet](t, render(t, least), "nats")
-	there := options{upgrade: true, cluster: cluster{objects: []runtime.Object{stored}}}
-	_, err := try(there, least)
-	require.NoError(t, err)
-	_, err = try(there, least, "nats: {server: {replicas: 3}}")
-	require.ErrorContains(t, err, "nats.server.replicas cannot be changed from 1 to 3")
 }

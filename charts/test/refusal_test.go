@@ -45,6 +45,8 @@ func TestBadValuesAreRefused(t *testing.T) {
 		"two ways to log in":       {"console: {login: {existingSecret: a}, trustProxy: X-User}", "set console.login.existingSecret or console.trustProxy, not both"},
 		"an Ingress of no host":    {"console: {readOnly: true, ingress: {enabled: true}}", "console.ingress.host is required"},
 		"a route of no gateway":    {"console: {readOnly: true, httpRoute: {enabled: true}}", "console.httpRoute.parentRefs is required"},
+		"two certificates":         {"nats: {server: {tls: {enabled: true, existingSecret: a, certManager: {issuerRef: {name: b}}}}}", "nats.server.tls: set one of existingSecret, certManager.issuerRef"},
+		"servers without a CA":     {"nats: {server: {replicas: 3, tls: {enabled: true, existingSecret: a, keys: {ca: ''}}}}", "nats.server.tls.keys.ca is required"},
 		"a password with an at":    {"nats: {auth: {password: 'a@b'}}", "nats.auth.password must be letters and digits"},
 	} {
 		t.Run(name, func(t *testing.T) {

@@ -201,11 +201,24 @@ networkPolicy: {enabled: true, egressPorts: [443, 3128]}`)
 	}
 	require.Equal(t, []int{53, 53, 5353, 5353, 4333, 4222, 443, 3128}, ports)
 
-	// Nobody but our own pods gets at the broker.
-	nats := find[*networking.NetworkPolicy](t, render(t, least, "networkPolicy: {enabled: true}"), "nats").Spec
+	// The broker lets in this release's pods, and those that a value names.
+	nats := find[*networking.NetworkPolicy](t, render(t, least, `
+networkPolicy:
+  enabled: true
+  brokerFrom: [{namespaceSelector: {matchLabels: {team: other}}, podSelector: {matchLabels: {app.kubernetes.io/instance: second}}}]`), "nats").Spec
+	ingress := map[string][]networking.NetworkPolicyPeer{}
 	for _, rule := range nats.Ingress {
-		if p := rule.Ports[0].Port; p.String() != "monitor" {
-			require.NotEmpty(t, rule.From, p.String())
-		}
+		ingress[rule.Ports[0].Port.String()] = rule.From
 	}
+	require.Len(t, ingress, 2, "monitoring is closed")
+	require.Len(t, ingress["6222"], 1)
+	require.Len(t, ingress["nats"], 2)
+	require.Equal(t, "mirror", ingress["nats"][0].PodSelector.MatchLabels["app.kubernetes.io/instance"])
+	require.Equal(t, "other", ingress["nats"][1].NamespaceSelector.MatchLabels["team"])
+	require.Equal(t, "second", ingress["nats"][1].PodSelector.MatchLabels["app.kubernetes.io/instance"])
+
+	monitored := find[*networking.NetworkPolicy](t, render(t, least, "networkPolicy: {enabled: true, monitoringFrom: [{namespaceSelector: {}}]}\nnats: {server: {monitoring: {enabled: true}}}"), "nats").Spec
+	require.Len(t, monitored.Ingress, 3)
+	require.Equal(t, "monitor", monitored.Ingress[2].Ports[0].Port.String())
+	require.NotEmpty(t, monitored.Ingress[2].From)
 }

@@ -70,16 +70,21 @@ image: {{ include "skopeo-worker.image" (dict "root" .root "registry" $v.image.r
 imagePullPolicy: {{ $v.image.pullPolicy }}
 {{- end }}
 
-{{/* The spec that all pods share: root, component, values (of the component), and podSecurityContext. */}}
+{{/* The spec that all pods share: root, component, values (of the component), podSecurityContext, and optionally nativeSidecars. */}}
 {{- define "skopeo-worker.podSpec" -}}
 serviceAccountName: {{ include "skopeo-worker.serviceAccountName" .root }}
 automountServiceAccountToken: false
 enableServiceLinks: false
-{{- with .root.Values.image.pullSecrets }}
+{{- with include "skopeo-worker.pullSecrets" .root | fromJsonArray }}
 imagePullSecrets:
   {{- range . }}
   - name: {{ . }}
   {{- end }}
+{{- end }}
+{{- range $name := list "hostAliases" "dnsPolicy" "dnsConfig" "runtimeClassName" "schedulerName" }}
+{{- with get $.values $name }}
+{{ dict $name . | toYaml }}
+{{- end }}
 {{- end }}
 securityContext:
   {{- toYaml .podSecurityContext | nindent 2 }}
@@ -104,6 +109,63 @@ topologySpreadConstraints:
   {{- $selector := dict "labelSelector" (dict "matchLabels" (include "skopeo-worker.selector" $ | fromYaml)) }}
   - {{- toYaml (merge (dict) . $selector) | nindent 4 }}
   {{- end }}
+{{- end }}
+{{- with concat .values.initContainers (.nativeSidecars | default list) }}
+initContainers:
+  {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- end }}
+
+{{/* The names of the Secrets with which images are pulled: a JSON list. An entry of global.imagePullSecrets is a name, or a mapping with it. */}}
+{{- define "skopeo-worker.pullSecrets" -}}
+{{- $names := list }}
+{{- range concat (.Values.global.imagePullSecrets | default list) .Values.image.pullSecrets }}
+{{- if kindIs "map" . }}{{ $names = append $names .name }}{{ else }}{{ $names = append $names . }}{{ end }}
+{{- end }}
+{{- uniq $names | toJson }}
+{{- end }}
+
+{{/* What all containers share, from the values of their component: envFrom, lifecycle and resources. */}}
+{{- define "skopeo-worker.container" -}}
+{{- with .values.envFrom }}
+envFrom:
+  {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- with .values.lifecycle }}
+lifecycle:
+  {{- toYaml . | nindent 2 }}
+{{- end }}
+securityContext:
+  {{- toYaml .root.Values.securityContext | nindent 2 }}
+resources:
+  {{- toYaml .values.resources | nindent 2 }}
+{{- end }}
+
+{{/*
+Bytes of a quantity, such as 1.5Gi; empty if it is written in another way, as with an
+exponent.
+*/}}
+{{- define "skopeo-worker.bytes" -}}
+{{- $units := dict "" 1 "k" 1e3 "M" 1e6 "G" 1e9 "T" 1e12 "P" 1e15 "Ki" 1024 "Mi" 1048576 "Gi" 1073741824 "Ti" 1099511627776 "Pi" 1125899906842624 }}
+{{- with kindIs "float64" . | ternary (int64 .) . | toString | regexFind "^[0-9]+(\\.[0-9]+)?([kMGTP]|[KMGTP]i)?$" }}
+{{- $number := regexFind "^[0-9.]+" . }}
+{{- mulf (float64 $number) (get $units (trimPrefix $number .)) | floor | int64 }}
+{{- end }}
+{{- end }}
+
+{{/*
+GOMEMLIMIT: root, percent of the memory limit, resources, and the lists of variables
+that may set it themselves: env. Without it, Go's garbage collector knows no limit, and
+the kernel kills the process.
+*/}}
+{{- define "skopeo-worker.goMemLimit" -}}
+{{- $set := false }}
+{{- range .env }}{{ if eq .name "GOMEMLIMIT" }}{{ $set = true }}{{ end }}{{ end }}
+{{- with include "skopeo-worker.bytes" (dig "limits" "memory" "" .resources) }}
+{{- if not $set }}
+- name: GOMEMLIMIT
+  value: {{ printf "%dMiB" (divf (mulf . $.percent) 104857600 | floor | int64) }}
+{{- end }}
 {{- end }}
 {{- end }}
 
@@ -160,18 +222,4 @@ topologySpreadConstraints:
 {{- $names := list }}
 {{- range $name, $value := . }}{{ if $value }}{{ $names = append $names $name }}{{ end }}{{ end }}
 {{- join ", " $names }}
-{{- end }}
-
-{{/*
-A server that becomes one of three does not take its streams with it: the queue
-would be gone.
-*/}}
-{{- define "skopeo-worker.checkServers" -}}
-{{- if .Values.nats.install }}
-{{- with lookup "apps/v1" "StatefulSet" .Release.Namespace (printf "%s-nats" (include "skopeo-worker.fullname" .)) }}
-{{- if ne (int .spec.replicas) (int $.Values.nats.server.replicas) }}
-{{- fail (printf "nats.server.replicas cannot be changed from %d to %d: the queue would be lost. Install a second release, or use nats.url" (int .spec.replicas) (int $.Values.nats.server.replicas)) }}
-{{- end }}
-{{- end }}
-{{- end }}
 {{- end }}

@@ -1,6 +1,6 @@
 {{- define "skopeo-worker.natsURL" -}}
 {{- if .Values.nats.install -}}
-nats://{{ include "skopeo-worker.fullname" . }}-nats.{{ .Release.Namespace }}.svc:4222
+{{ ternary "tls" "nats" .Values.nats.server.tls.enabled }}://{{ include "skopeo-worker.fullname" . }}-nats.{{ .Release.Namespace }}.svc:4222
 {{- else -}}
 {{ .Values.nats.url }}
 {{- end }}
@@ -19,7 +19,11 @@ nats://{{ include "skopeo-worker.fullname" . }}-nats.{{ .Release.Namespace }}.sv
 {{- end }}
 
 {{- define "skopeo-worker.natsTLSSecret" -}}
+{{- if include "skopeo-worker.natsServerCA" . }}
+{{- include "skopeo-worker.natsServerTLSSecret" . }}
+{{- else }}
 {{- .Values.nats.tls.existingSecret | default (printf "%s-nats-tls" (include "skopeo-worker.fullname" .)) }}
+{{- end }}
 {{- end }}
 
 {{/*
@@ -60,13 +64,22 @@ Secret, or a new one. It is made once per rendering, because the checksums depen
 {{- if and (not $tls.existingSecret) (or $tls.ca $tls.cert) }}true{{ end }}
 {{- end }}
 
-{{/* The files for TLS that are set: a JSON list of ca, cert and key. */}}
+{{/* The files for TLS that clients have: a JSON list of ca, cert and key. */}}
 {{- define "skopeo-worker.natsTLSFiles" -}}
 {{- $tls := .Values.nats.tls -}}
 {{- $files := list -}}
+{{- if include "skopeo-worker.natsServerCA" . }}{{ $files = list "ca" }}
+{{- else }}
 {{- if ternary $tls.keys.ca $tls.ca (not (empty $tls.existingSecret)) }}{{ $files = append $files "ca" }}{{ end }}
 {{- if ternary $tls.clientCertificate (not (empty $tls.cert)) (not (empty $tls.existingSecret)) }}{{ $files = concat $files (list "cert" "key") }}{{ end }}
+{{- end }}
 {{- toJson $files }}
+{{- end }}
+
+{{/* The key of one of these files in its Secret: root, file. */}}
+{{- define "skopeo-worker.natsTLSKey" -}}
+{{- $v := .root.Values.nats -}}
+{{- if include "skopeo-worker.natsServerCA" .root }}{{ $v.server.tls.keys.ca }}{{ else }}{{ get $v.tls.keys .file }}{{ end }}
 {{- end }}
 
 {{- define "skopeo-worker.natsEnv" -}}
@@ -91,7 +104,7 @@ Secret, or a new one. It is made once per rendering, because the checksums depen
 {{- end }}
 {{- range include "skopeo-worker.natsTLSFiles" . | fromJsonArray }}
 - name: NATS_{{ upper . }}
-  value: /etc/skopeo-worker/nats-tls/{{ get $.Values.nats.tls.keys . }}
+  value: /etc/skopeo-worker/nats-tls/{{ include "skopeo-worker.natsTLSKey" (dict "root" $ "file" .) }}
 {{- end }}
 {{- end }}
 
@@ -104,44 +117,8 @@ Secret, or a new one. It is made once per rendering, because the checksums depen
 {{- end }}
 {{- with include "skopeo-worker.natsTLSFiles" . | fromJsonArray }}
 {{- $keys := list }}
-{{- range . }}{{ $keys = append $keys (get $.Values.nats.tls.keys .) }}{{ end }}
+{{- range . }}{{ $keys = append $keys (include "skopeo-worker.natsTLSKey" (dict "root" $ "file" .)) }}{{ end }}
 {{- $files = append $files (dict "name" "nats-tls" "secret" (include "skopeo-worker.natsTLSSecret" $) "keys" $keys) }}
 {{- end }}
 {{- toJson $files }}
-{{- end }}
-
-{{/* Configuration of the servers that the chart installs. */}}
-{{- define "skopeo-worker.natsConf" -}}
-{{- $s := .Values.nats.server -}}
-server_name: $POD_NAME
-port: 4222
-http_port: 8222
-jetstream {
-  store_dir: /data
-  # A power cut must not lose an acknowledged message.
-  sync_interval: always
-  max_memory_store: 64Mi
-  max_file_store: {{ $s.persistence.size }}
-}
-authorization {
-  user: $QUOTED_USER
-  password: $QUOTED_PASSWORD
-}
-{{- if gt (int $s.replicas) 1 }}
-cluster {
-  name: {{ include "skopeo-worker.fullname" . }}
-  port: 6222
-  # Clients and KEDA connect to servers by name, not by the addresses of pods.
-  no_advertise: true
-  authorization {
-    user: $QUOTED_USER
-    password: $QUOTED_PASSWORD
-  }
-  routes: [
-    {{- range $i := until (int $s.replicas) }}
-    $ROUTE_{{ $i }}
-    {{- end }}
-  ]
-}
-{{- end }}
 {{- end }}

@@ -1,7 +1,12 @@
-{{/* The spec of a planner pod: root, and containers with their name and args. */}}
+{{/*
+The spec of a planner pod: root, and containers with their name and args. Sidecars are
+native ones: a Job would wait for others.
+*/}}
 {{- define "skopeo-worker.plannerPod" -}}
 {{- $p := .root.Values.planner -}}
-{{- include "skopeo-worker.podSpec" (dict "root" .root "component" "planner" "values" $p "podSecurityContext" .root.Values.podSecurityContext) }}
+{{- $sidecars := list }}
+{{- range $p.sidecars }}{{ $sidecars = append $sidecars (merge (dict "restartPolicy" "Always") .) }}{{ end }}
+{{- include "skopeo-worker.podSpec" (dict "root" .root "component" "planner" "values" $p "podSecurityContext" .root.Values.podSecurityContext "nativeSidecars" $sidecars) }}
 restartPolicy: Never
 containers:
   {{- range .containers }}
@@ -11,10 +16,8 @@ containers:
     env:
       {{- include "skopeo-worker.commonEnv" $.root | nindent 6 }}
       {{- include "skopeo-worker.mirrorEnv" $.root | nindent 6 }}
-    securityContext:
-      {{- toYaml $.root.Values.securityContext | nindent 6 }}
-    resources:
-      {{- toYaml $p.resources | nindent 6 }}
+      {{- include "skopeo-worker.goMemLimit" (dict "percent" 90 "resources" $p.resources "env" (concat $.root.Values.extraEnv $p.extraEnv)) | nindent 6 }}
+    {{- include "skopeo-worker.container" (dict "root" $.root "values" $p) | nindent 4 }}
     {{- $mounts := concat (include "skopeo-worker.volumeMounts" (dict "root" $.root "list" true) | fromYamlArray) $p.extraVolumeMounts }}
     {{- with $mounts }}
     volumeMounts:
@@ -34,6 +37,12 @@ code 3): an invalid list stays invalid, and failed images are kept for republish
 {{- define "skopeo-worker.plannerJob" -}}
 {{- $p := .Values.planner -}}
 backoffLimit: {{ $p.backoffLimit }}
+{{- with $p.activeDeadlineSeconds }}
+activeDeadlineSeconds: {{ int64 . }}
+{{- end }}
+{{- if not (kindIs "invalid" $p.ttlSecondsAfterFinished) }}
+ttlSecondsAfterFinished: {{ int64 $p.ttlSecondsAfterFinished }}
+{{- end }}
 podFailurePolicy:
   rules:
     - action: Ignore

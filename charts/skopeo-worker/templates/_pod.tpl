@@ -96,7 +96,7 @@
 {{- end }}
 {{- end }}
 
-{{/* Environment of the pods that send requests to registries and have a scratch volume: worker and console. */}}
+{{/* Environment of the pods that send requests to registries and have a scratch volume: worker, console and test. */}}
 {{- define "skopeo-worker.registryEnv" -}}
 - name: HOME
   value: /var/lib/skopeo-worker
@@ -108,6 +108,10 @@
 - name: REGISTRY_AUTH_FILE
   value: /etc/skopeo-worker/auth/auth.json
 {{- end }}
+{{- end }}
+
+{{/* Environment of what copies images: the worker. */}}
+{{- define "skopeo-worker.copyEnv" -}}
 - name: WORKER_CONCURRENCY
   value: {{ .Values.worker.concurrency | int64 | quote }}
 - name: COPY_ENGINE
@@ -148,7 +152,7 @@
 {{- end }}
 {{- end }}
 
-{{/* Volumes: root, and which to add to those of the broker and the CAs: list, registries. */}}
+{{/* Volumes: root, and which to add to those of the broker and the CAs: list, registries. scratch is the size limit and medium of the volume that comes with registries. */}}
 {{- define "skopeo-worker.volumes" -}}
 {{- $root := .root -}}
 {{- range include "skopeo-worker.natsFiles" $root | fromJsonArray }}
@@ -174,8 +178,7 @@
 - name: scratch
   emptyDir:
     {{- $scratch := dict }}
-    {{- with $root.Values.worker.scratch.sizeLimit }}{{ $_ := set $scratch "sizeLimit" . }}{{ end }}
-    {{- with $root.Values.worker.scratch.medium }}{{ $_ := set $scratch "medium" . }}{{ end }}
+    {{- range $name, $value := .scratch }}{{ if $value }}{{ $_ := set $scratch $name $value }}{{ end }}{{ end }}
     {{- toYaml $scratch | nindent 4 }}
 {{- with include "skopeo-worker.credentialsSecret" $root }}
 - name: registries
