@@ -97,7 +97,7 @@ func TestTwoOperatorsRepublish(t *testing.T) {
 	require.Len(t, winners, 1, said)
 	losers := slices.DeleteFunc(said, func(s string) bool { return strings.Contains(s, "Republished") })
 	require.Len(t, losers, 1)
-	require.Regexp(t, `republished by another process|Nothing to republish|Nothing left to republish`, losers[0])
+	require.Regexp(t, `republished or removed by another process|Nothing to republish|Nothing left to republish`, losers[0])
 	b := brokertest.Open(t, server.Config())
 	require.Len(t, stored(t, b), 1)
 	runs, err := run.Open(t.Context(), b)

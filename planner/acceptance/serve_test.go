@@ -125,6 +125,37 @@ func TestServeOnOneMachine(t *testing.T) {
 	serve.exits(0)
 }
 
+// TestRepublishOneImage: by command, by the page and by the API. The other failures stay.
+func TestRepublishOneImage(t *testing.T) {
+	t.Parallel()
+	s := newSite(t)
+	s.write("osism/tool:1", "osism/tool:2", "osism/tool:3", "osism/tool:4")
+	s = s.with("MIRROR_SCHEDULE", never)
+	serve, page := s.serve()
+	require.Eventually(t, func() bool { return strings.Contains(get(t, page), "failing") }, patience, tick)
+	tool := s.source.Host() + "/osism/tool"
+	s.push("osism/tool", "1", "2", "3")
+	before := s.source.Pulls()
+	s.becomes(s.republish(tool+":2"), run.StateDone)
+	require.Contains(t, post(t, page+"/actions/republish", url.Values{"image": {tool + ":3"}}), "Republished 1 image in 1 chunk as run")
+	s.becomes(s.status().Run, run.StateDone)
+	response, err := http.Post(page+"/api/v1/mirrors/default/republish", "application/json", strings.NewReader(`{"image":"`+tool+`:1"}`))
+	require.NoError(t, err)
+	require.NoError(t, response.Body.Close())
+	require.Equal(t, http.StatusOK, response.StatusCode)
+	s.becomes(s.status().Run, run.StateDone)
+	s.requireMirrored("osism/tool")
+	require.Equal(t, 3, s.source.Pulls()-before, "only what was named is tried")
+	failed := s.failed()
+	require.Len(t, failed, 1)
+	require.Len(t, failed[0].Images, 1)
+	require.Equal(t, tool+":4", failed[0].Images[0].Source)
+	require.Contains(t, s.planner("republish", tool+":1").exits(2), "no failures of "+tool+":1 are recorded")
+	require.Contains(t, post(t, page+"/actions/republish", url.Values{"image": {tool + ":1"}}), "Not done.")
+	serve.signal(syscall.SIGTERM)
+	serve.exits(0)
+}
+
 // TestServeWithBroker: with NATS_URL it plans and shows, and workers mirror.
 func TestServeWithBroker(t *testing.T) {
 	t.Parallel()

@@ -191,9 +191,9 @@ func republishCommand() *cobra.Command {
 
 		ValidArgsFunction: completeRepository,
 
-		Use:   "republish REPOSITORY… | --chunk N | --all",
+		Use:   "republish REPOSITORY[:TAG|@DIGEST]… | --chunk N | --all",
 		Short: "Retry failed images",
-		Long:  "Retry failed images: those of the named repositories, those of a chunk, or all.\nWithout NATS_URL, this process mirrors them at once, or leaves them\nto the planner serve or mirror that has DATA_DIR.",
+		Long:  "Retry failed images: the named ones, those of the named repositories, those of a\nchunk, or all. Without NATS_URL, this process mirrors them at once, or leaves them\nto the planner serve or mirror that has DATA_DIR.",
 		RunE: s.explained(func(cmd *cobra.Command, args []string) error {
 			ctx, out := cmd.Context(), cmd.OutOrStdout()
 			w, err := newRepublishFilter(args, cmd.Flags().Changed("chunk"), chunk, all)
@@ -238,9 +238,9 @@ func republishCommand() *cobra.Command {
 
 // republishFilter selects the failures to republish.
 type republishFilter struct {
-	repositories map[string]bool // false until one is found
-	chunk        int
-	all          bool
+	repositories, images map[string]bool // false until one is found
+	chunk                int
+	all                  bool
 }
 
 func newRepublishFilter(args []string, byChunk bool, chunk int, all bool) (*republishFilter, error) {
@@ -251,40 +251,47 @@ func newRepublishFilter(args []string, byChunk bool, chunk int, all bool) (*repu
 		}
 	}
 	if ways != 1 {
-		return nil, fmt.Errorf("%w: expected repositories, --chunk N, or --all", errUsage)
+		return nil, fmt.Errorf("%w: expected repositories or images, --chunk N, or --all", errUsage)
 	}
 	if byChunk && chunk < 1 {
 		return nil, fmt.Errorf("%w: --chunk needs a number, 1 or more", errUsage)
 	}
-	w := &republishFilter{repositories: map[string]bool{}, chunk: chunk, all: all}
+	w := &republishFilter{repositories: map[string]bool{}, images: map[string]bool{}, chunk: chunk, all: all}
 	for _, arg := range args {
-		name := arg
-		if r, err := reference.Parse(arg); err == nil {
-			if !r.Tag.IsZero() || !r.Digest.IsZero() {
-				return nil, fmt.Errorf("%w: %s: expected a repository without tag and digest; all its failures are republished", errUsage, arg)
-			}
-			name = r.Repository.String()
+		switch r, err := reference.Parse(arg); {
+		case err != nil: // a failure may have any name
+			w.repositories[arg] = false
+		case r.Tag.IsZero() && r.Digest.IsZero():
+			w.repositories[r.Repository.String()] = false
+		default:
+			w.images[r.String()] = false
 		}
-		w.repositories[name] = false
 	}
 	return w, nil
 }
 
-func (w *republishFilter) match(r failure.Record) bool {
-	if _, named := w.repositories[r.Repository]; named {
+func (w *republishFilter) match(r failure.Record, i failure.Image) bool {
+	_, repository := w.repositories[r.Repository]
+	if repository {
 		w.repositories[r.Repository] = true
-		return true
 	}
-	return w.all || w.chunk > 0 && r.Chunk == w.chunk
+	_, image := w.images[i.Source]
+	if image {
+		w.images[i.Source] = true
+	}
+	return repository || image || w.all || w.chunk > 0 && r.Chunk == w.chunk
 }
 
 func (w *republishFilter) missing() []string {
 	var missing []string
-	for name, found := range w.repositories {
-		if !found {
-			missing = append(missing, name)
+	for _, names := range []map[string]bool{w.repositories, w.images} {
+		for name, found := range names {
+			if !found {
+				missing = append(missing, name)
+			}
 		}
 	}
+	slices.Sort(missing)
 	return missing
 }
 
@@ -297,10 +304,14 @@ func (se *session) republish(ctx context.Context, w *republishFilter, out io.Wri
 	found, unreadable := 0, 0
 	for _, r := range records {
 		switch {
-		case !r.Unreadable && w.match(r):
-			found++
 		case r.Unreadable && w.all:
 			unreadable++
+		case !r.Unreadable:
+			for _, i := range r.Images {
+				if w.match(r, i) {
+					found++
+				}
+			}
 		}
 	}
 	if unreadable > 0 {
@@ -325,7 +336,7 @@ func (se *session) republish(ctx context.Context, w *republishFilter, out io.Wri
 	}
 	done, err := se.failures.Republish(ctx, se.name, r.ID, w.match)
 	for _, repository := range done.Taken {
-		_, _ = fmt.Fprintf(out, "%s: already republished by another process.\n", repository)
+		_, _ = fmt.Fprintf(out, "%s: republished or removed by another process already.\n", repository)
 	}
 	r.Chunks, r.Entries, r.Published = done.Chunks, done.Images, true
 	if noted := se.noteRepublished(ctx, r); err == nil {

@@ -154,9 +154,12 @@ func (p *planning) of(mirror string) *session {
 
 // Republish implements web.Actions.
 func (p *planning) Republish(ctx context.Context, mirror string, w web.Republish) (string, error) {
-	failures := &republishFilter{repositories: map[string]bool{}, all: w.Repository == ""}
+	failures := &republishFilter{repositories: map[string]bool{}, images: map[string]bool{}, all: w == web.Republish{}}
 	if w.Repository != "" {
 		failures.repositories[w.Repository] = false
+	}
+	if w.Image != "" {
+		failures.images[w.Image] = false
 	}
 	return said(func(out *bytes.Buffer) error {
 		_, err := p.of(mirror).republish(ctx, failures, out)

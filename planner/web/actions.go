@@ -15,7 +15,8 @@ import (
 type action struct {
 	Name       string
 	Mirror     string
-	Repository string // of republish; empty: all
+	Repository string // of republish
+	Image      string // of republish; all if both are empty
 	Run        string // of cancel
 	back       string // the page that it is offered on
 }
@@ -26,17 +27,18 @@ var errNotOffered = fmt.Errorf("%w: there is no such action", errBadRequest)
 // parseAction reads an action from a request. Names are held to what they may be before
 // anything is asked of the broker.
 func parseAction(site *Site, name string, values url.Values) (action, error) {
-	a := action{Name: name, Mirror: values.Get("mirror"), Repository: values.Get("repository"), Run: values.Get("run")}
+	a := action{Name: name, Mirror: values.Get("mirror"), Repository: values.Get("repository"), Image: values.Get("image"), Run: values.Get("run")}
 	if a.Mirror == "" {
 		a.Mirror = site.Mirror
 	}
-	if !subject.ValidName(a.Mirror) {
+	empty := values.Has("repository") && a.Repository == "" || values.Has("image") && a.Image == ""
+	if !subject.ValidName(a.Mirror) || empty { // what is empty by mistake must not republish everything
 		return a, errNotOffered
 	}
 	switch {
 	case name == "plan" && a.Mirror == site.Mirror:
 		a.back = "/"
-	case name == "republish":
+	case name == "republish" && (a.Repository == "" || a.Image == ""):
 		a.back = "/failures"
 	case name == "cancel" && run.ValidID(a.Run):
 		a.back = "/runs/" + a.Run
@@ -53,6 +55,8 @@ func (a action) Question() string {
 		return "Fetch the list and plan mirror " + a.Mirror + " now?"
 	case a.Name == "cancel":
 		return "Cancel the chunks of run " + a.Run + " that have not started?"
+	case a.Image != "":
+		return "Retry the failed image " + clean(a.Image) + "?"
 	case a.Repository != "":
 		return "Retry the failed images of " + clean(a.Repository) + "?"
 	}
@@ -66,6 +70,9 @@ func (a action) Explanation() string {
 		return "The plan supersedes an older one that is unfinished. If that has the same list, it continues instead."
 	case "cancel":
 		return "A worker may finish a chunk that it has already. Republished images become failures again."
+	}
+	if a.Image != "" {
+		return "It is delivered to the workers at once, as a new run. If it fails again, it is kept again. Other failures stay as they are."
 	}
 	return "They are delivered to the workers at once, as a new run. Those that fail again are kept again."
 }
@@ -85,7 +92,7 @@ func (a action) do(ctx context.Context, actions Actions) (string, error) {
 	case "cancel":
 		return actions.Cancel(ctx, a.Mirror, a.Run)
 	}
-	return actions.Republish(ctx, a.Mirror, Republish{Repository: a.Repository})
+	return actions.Republish(ctx, a.Mirror, Republish{Repository: a.Repository, Image: a.Image})
 }
 
 // confirm asks before an action: a link does nothing.
@@ -138,7 +145,7 @@ func (s *Server) act(w http.ResponseWriter, r *http.Request) {
 
 // do does what a user has confirmed, or a script has asked for, and logs it.
 func (s *Server) do(r *http.Request, site *Site, a action) (string, error) {
-	audit := s.log.With("action", a.Name, "mirror", a.Mirror, "repository", a.Repository, "run", a.Run, "user", userOf(r), "address", r.RemoteAddr)
+	audit := s.log.With("action", a.Name, "mirror", a.Mirror, "repository", a.Repository, "image", a.Image, "run", a.Run, "user", userOf(r), "address", r.RemoteAddr)
 	audit.Info("audit: action")
 	done, err := a.do(context.WithoutCancel(r.Context()), site.Actions)
 	if err != nil {

@@ -222,17 +222,26 @@ func (s *Server) apiAction(name string) http.HandlerFunc {
 func apiActionOf(site *Site, name string, r *http.Request) (action, error) {
 	a := action{Name: name, Mirror: r.PathValue("mirror"), Run: r.PathValue("run")}
 	var body struct {
-		Repository string `json:"repository"`
+		Repository *string `json:"repository"`
+		Image      *string `json:"image"`
 	}
 	if name == "republish" && r.ContentLength != 0 {
 		d := json.NewDecoder(r.Body)
 		d.DisallowUnknownFields()
 		if err := d.Decode(&body); err != nil {
-			return a, fmt.Errorf("%w: the body is not {\"repository\": …}: %w", errBadRequest, err)
+			return a, fmt.Errorf("%w: the body is not {\"repository\": …} or {\"image\": …}: %w", errBadRequest, err)
 		}
 	}
-	a.Repository = body.Repository
+	// What is empty by mistake must not become a republish of everything.
+	if body.Repository != nil {
+		a.Repository = *body.Repository
+	}
+	if body.Image != nil {
+		a.Image = *body.Image
+	}
 	switch {
+	case body.Repository != nil && body.Image != nil, body.Repository != nil && a.Repository == "", body.Image != nil && a.Image == "":
+		return a, fmt.Errorf("%w: expected {\"repository\": …} or {\"image\": …}, neither of them empty, or no body to republish all", errBadRequest)
 	case !subject.ValidName(a.Mirror), name == "cancel" && !run.ValidID(a.Run):
 		return a, errNotOffered
 	case name == "plan" && a.Mirror != site.Mirror:

@@ -72,12 +72,12 @@ func TestAPI(t *testing.T) {
 	require.Equal(t, 2, strings.Count(text, `"kind":"plan"`))
 
 	id := run.NewID(time.Now())
-	for path, body := range map[string]string{"nightly/plan": "", "nightly/republish": `{"repository":"quay.io/a/b"}`, "weekly/republish": "", "nightly/runs/" + id + "/cancel": ""} {
+	for path, body := range map[string]string{"nightly/plan": "", "nightly/republish": `{"repository":"quay.io/a/b"}`, "weekly/republish": "", "nightly/republish?": `{"image":"quay.io/a/b:1"}`, "nightly/runs/" + id + "/cancel": ""} {
 		response, text := send(t, served.URL+"/api/v1/mirrors/"+path, body)
 		require.Equal(t, http.StatusOK, response.StatusCode, text)
 		valid(t, schema("Outcome"), text)
 	}
-	require.ElementsMatch(t, []string{"plan", "republish nightly quay.io/a/b", "republish weekly ", "cancel nightly " + id}, f.actions.all())
+	require.ElementsMatch(t, []string{"plan", "republish nightly quay.io/a/b", "republish weekly ", "republish nightly quay.io/a/b:1", "cancel nightly " + id}, f.actions.all())
 
 	for path, status := range map[string]int{
 		"mirrors/unknown/runs": http.StatusNotFound, "mirrors/unknown/failures": http.StatusNotFound, "mirrors/nightly/runs/" + id: http.StatusNotFound,
@@ -87,14 +87,14 @@ func TestAPI(t *testing.T) {
 		require.Equal(t, status, response.StatusCode, path)
 		valid(t, schema("Error"), text)
 	}
-	for path, body := range map[string]string{"weekly/plan": "", "nightly/republish": `{"repositories":[]}`, "nightly/runs/x/cancel": ""} {
+	for path, body := range map[string]string{"weekly/plan": "", "nightly/republish": `{"repositories":[]}`, "nightly/republish?a": `{"image":""}`, "nightly/republish?b": `{"repository":""}`, "nightly/republish?c": `{"repository":"a/b","image":"a/b:1"}`, "nightly/runs/x/cancel": ""} {
 		response, text := send(t, served.URL+"/api/v1/mirrors/"+path, body)
 		require.Equal(t, http.StatusBadRequest, response.StatusCode, path)
 		valid(t, schema("Error"), text)
 	}
 	response, _ := post(t, served.URL+"/api/v1/mirrors/nightly/plan", nil, "Origin", "https://hostile.example")
 	require.Equal(t, http.StatusForbidden, response.StatusCode)
-	require.Len(t, f.actions.all(), 4)
+	require.Len(t, f.actions.all(), 5)
 
 	// Every path that is described is served, and every one that is served is described.
 	_, text = get(t, served.URL+"/api/v1/openapi.yaml")

@@ -126,6 +126,11 @@ func TestClicks(t *testing.T) {
 	do(t, ctx, chromedp.Click(chromedp.CSS("button.main")))
 	shows(t, ctx, "Did republish nightly quay.io/osism/gone.")
 
+	do(t, ctx, chromedp.Navigate(served.URL+"/failures"), chromedp.Click(chromedp.CSS(`a[title="Republish quay.io/osism/kolla-ansible:2024.2…"]`)))
+	shows(t, ctx, "Retry the failed image quay.io/osism/kolla-ansible:2024.2?")
+	do(t, ctx, chromedp.Click(chromedp.CSS("button.main")))
+	shows(t, ctx, "Did republish nightly quay.io/osism/kolla-ansible:2024.2.")
+
 	_, err := chromedp.Call(ctx, emulation.SetScriptExecutionDisabled, emulation.SetScriptExecutionDisabledParams{Value: true})
 	require.NoError(t, err)
 	do(t, ctx, chromedp.Navigate(served.URL+"/"), chromedp.Click(chromedp.CSS(`a[href="/actions/plan"]`)))
@@ -133,7 +138,7 @@ func TestClicks(t *testing.T) {
 	// Enter on the focused button.
 	do(t, ctx, chromedp.Focus(chromedp.CSS("button.main")), chromedp.KeyEvent("\r"))
 	shows(t, ctx, "Did plan.")
-	require.Equal(t, []string{"republish nightly quay.io/osism/gone", "plan"}, f.actions.all())
+	require.Equal(t, []string{"republish nightly quay.io/osism/gone", "republish nightly quay.io/osism/kolla-ansible:2024.2", "plan"}, f.actions.all())
 }
 
 // TestLive: what changes is shown without a reload.

@@ -2,6 +2,7 @@ package web
 
 import (
 	"cmp"
+	"math"
 	"net/http"
 	"slices"
 	"strconv"
@@ -11,12 +12,17 @@ import (
 	"github.com/osism/skopeo-worker/shared/failure"
 )
 
-// failuresPage is how many repositories a page has.
-const failuresPage = 50
+const (
+	// failuresPage is how many repositories a page has.
+	failuresPage = 50
+	// imagesShown is how many images of a reason the page has. The page of one repository has all.
+	imagesShown = 40
+)
 
 // failuresView is the page Failures.
 type failuresView struct {
 	Search       string
+	Repository   string // the only one that is shown; empty: all
 	Repositories []repositoryRow
 	Found        int // repositories
 	Images       int // in all that were found
@@ -39,13 +45,16 @@ type reasonRow struct {
 	Attempts int // of the image with the most
 }
 
-// Tags are the images of the reason, shortly.
-func (r reasonRow) Tags() []string {
-	var tags []string
-	for _, i := range r.Images {
-		tags = append(tags, tagOf(i.Source))
+// failedRow is an image with its short name.
+type failedRow struct{ Tag, Source string }
+
+// Shown are the images of the reason, most of them at most.
+func (r reasonRow) Shown(most int) []failedRow {
+	var rows []failedRow
+	for _, i := range r.Images[:min(len(r.Images), most)] {
+		rows = append(rows, failedRow{tagOf(i.Source), i.Source})
 	}
-	return tags
+	return rows
 }
 
 // tagOf is the tag or digest of a reference; all of it if it has neither.
@@ -72,8 +81,10 @@ func (*Server) failures(site *Site, r *http.Request) (view, error) {
 	if err != nil {
 		return view{}, err
 	}
-	v := failuresView{Search: strings.TrimSpace(r.URL.Query().Get("q"))}
-	records = slices.DeleteFunc(records, func(r failure.Record) bool { return !matches(r, v.Search) })
+	v := failuresView{Search: strings.TrimSpace(r.URL.Query().Get("q")), Repository: r.URL.Query().Get("repository")}
+	records = slices.DeleteFunc(records, func(r failure.Record) bool {
+		return !matches(r, v.Search) || v.Repository != "" && r.Repository != v.Repository
+	})
 	v.Found = len(records)
 	for _, r := range records {
 		v.Images += len(r.Images)
@@ -89,6 +100,14 @@ func (*Server) failures(site *Site, r *http.Request) (view, error) {
 
 // Searched is what the failures were searched for.
 func (v failuresView) Searched() string { return v.Search }
+
+// Most is how many images of a reason the page shows.
+func (v failuresView) Most() int {
+	if v.Repository != "" {
+		return math.MaxInt
+	}
+	return imagesShown
+}
 
 // matches reports whether a record has the text in the name of an image or in a reason.
 func matches(r failure.Record, text string) bool {

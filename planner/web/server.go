@@ -69,9 +69,10 @@ type Actions interface {
 	Cancel(ctx context.Context, mirror, run string) (string, error)
 }
 
-// Republish is which failures of a mirror to retry.
+// Republish is which failures of a mirror to retry: those of a repository, that of an image
+// as failure.Image has its source, or all if both are empty.
 type Republish struct {
-	Repository string // empty: all
+	Repository, Image string
 }
 
 // Server serves the page.

@@ -228,6 +228,7 @@ func TestActions(t *testing.T) {
 	}
 	for path, body := range map[string]url.Values{
 		"/actions/explode": nil, "/actions/cancel": {"run": {"../x"}}, "/actions/plan": {"mirror": {otherMirror}}, "/actions/republish": {"mirror": {"UP"}},
+		"/actions/republish?": {"image": {""}}, "/actions/republish?a": {"repository": {""}}, "/actions/republish?b": {"repository": {"quay.io/x"}, "image": {"quay.io/x:1"}},
 	} {
 		response, _ := post(t, served.URL+path, body)
 		require.Equal(t, http.StatusBadRequest, response.StatusCode, path)
@@ -248,9 +249,10 @@ func TestActions(t *testing.T) {
 	require.Contains(t, do("/actions/plan", nil), "Did plan.")
 	require.Contains(t, do("/actions/republish", url.Values{"repository": {"quay.io/x"}}), "Did republish nightly quay.io/x.")
 	require.Contains(t, do("/actions/republish", nil), "Did republish nightly .")
+	require.Contains(t, do("/actions/republish", url.Values{"image": {"quay.io/x:1"}}), "Did republish nightly quay.io/x:1.")
 	do("/actions/cancel", url.Values{"run": {id}})
-	require.Equal(t, []string{"plan", "republish nightly quay.io/x", "republish nightly ", "cancel nightly " + id}, f.actions.all())
-	require.Contains(t, logged.String(), `msg="audit: action done" action=republish mirror=nightly repository=quay.io/x run="" user=anonymous address=127.0.0.1:`)
+	require.Equal(t, []string{"plan", "republish nightly quay.io/x", "republish nightly ", "republish nightly quay.io/x:1", "cancel nightly " + id}, f.actions.all())
+	require.Contains(t, logged.String(), `msg="audit: action done" action=republish mirror=nightly repository=quay.io/x image="" run="" user=anonymous address=127.0.0.1:`)
 
 	response, _ = post(t, served.URL+"/actions/cancel", url.Values{"run": {id}, "mirror": {otherMirror}})
 	require.Equal(t, http.StatusSeeOther, response.StatusCode)
@@ -312,7 +314,7 @@ func TestLogin(t *testing.T) {
 	require.Contains(t, text, "<span>ada</span>")
 	response, _ = post(t, served.URL+"/actions/plan", nil, session, token)
 	require.Equal(t, http.StatusSeeOther, response.StatusCode)
-	require.Contains(t, logged.String(), "action=plan mirror=nightly repository=\"\" run=\"\" user=ada")
+	require.Contains(t, logged.String(), "action=plan mirror=nightly repository=\"\" image=\"\" run=\"\" user=ada")
 
 	// A script has its password with it.
 	basic := httptest.NewRequest(http.MethodGet, "/", nil)

@@ -190,7 +190,7 @@ func (r *recorder) all() []string {
 func (r *recorder) Plan(context.Context) (string, error) { return r.record("plan") }
 
 func (r *recorder) Republish(_ context.Context, mirror string, w Republish) (string, error) {
-	return r.record("republish " + mirror + " " + w.Repository)
+	return r.record("republish " + mirror + " " + w.Repository + w.Image)
 }
 
 func (r *recorder) Cancel(_ context.Context, mirror, id string) (string, error) {

@@ -39,7 +39,7 @@ func TestCounter(t *testing.T) {
 	require.NoError(t, err)
 	require.Equal(t, 1, n)
 	counts(102, 3)
-	done, err := s.Republish(t.Context(), name, "r2", func(r Record) bool { return r.Repository == repository })
+	done, err := s.Republish(t.Context(), name, "r2", func(r Record, _ Image) bool { return r.Repository == repository })
 	require.NoError(t, err)
 	require.Equal(t, 2, done.Images)
 	counts(100, 3)

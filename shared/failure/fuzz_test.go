@@ -28,7 +28,7 @@ func FuzzRecord(f *testing.F) {
 			require.LessOrEqual(t, len(p.foreign[0].record().Message), keptBytes)
 			return
 		}
-		sent, err := payload("default", "r2", p)
+		sent, err := payload("default", "r2", p, p.record.Images)
 		if err == nil && p.record.Message == nil {
 			c, err := message.Decode(sent)
 			require.NoError(t, err)

@@ -41,6 +41,12 @@ func (i Image) same(other Image) bool {
 	return i.Source == other.Source && i.Destination == other.Destination && i.tags() == other.tags()
 }
 
+// imageKey is what tells images of a record apart.
+type imageKey struct{ source, destination, tags string }
+
+// key is equal for images that are the same.
+func (i Image) key() imageKey { return imageKey{i.Source, i.Destination, i.tags()} }
+
 // tags returns the hash of the part of the selection that selects tags.
 func (i Image) tags() string {
 	if i.Selection == nil {

@@ -22,15 +22,16 @@ var ErrNewer = errors.New("recorded by a newer version, whose planner can republ
 type Republished struct {
 	Chunks int      // messages published
 	Images int      // images in them
-	Taken  []string // repositories that another process has republished or changed
+	Taken  []string // repositories of which another process has republished or removed all wanted images
 }
 
-// Republish publishes the images of every record for which match returns true, as chunks of
-// the given run, due now. Each page of a record is replaced by its chunk in one atomic
-// batch: an image is at every moment in a message or in a record. A record of which no
-// chunk can be made stays as it is; the error for it is returned after all others are
-// published.
-func (s *Store) Republish(ctx context.Context, name, run string, match func(Record) bool) (Republished, error) {
+// Republish publishes the failed images for which wanted returns true, as chunks of the
+// given run, due now. Each page of a record loses its images in the atomic batch that
+// publishes them: an image is at every moment in a message or in a record. A message that
+// no worker could read is republished with all images of its page. Images of which no chunk
+// can be made stay as they are; the error for them is returned after all others are
+// published. What other processes record meanwhile stays recorded.
+func (s *Store) Republish(ctx context.Context, name, run string, wanted func(Record, Image) bool) (Republished, error) {
 	var done Republished
 	all, err := s.all(ctx, name)
 	if err != nil {
@@ -38,46 +39,116 @@ func (s *Store) Republish(ctx context.Context, name, run string, match func(Reco
 	}
 	var left []error
 	for _, subj := range slices.Sorted(maps.Keys(all.records)) {
-		pages := all.records[subj]
-		whole, ok := merge(pages)
-		if !ok || !match(whole) {
+		whole, ok := merge(all.records[subj])
+		if !ok {
 			continue
 		}
-		for _, p := range pages {
-			if len(p.record.Images) == 0 {
-				continue
-			}
-			data, err := payload(name, run, p)
-			if err != nil {
-				left = append(left, err)
-				continue
-			}
-			err = s.republish(ctx, name, run, done.Chunks+1, p, data)
-			switch {
-			case err == nil:
-				p.changed = true
-				done.Chunks++
-				done.Images += len(p.record.Images)
-			case !errors.Is(err, broker.ErrConflict):
-				return done, errors.Join(append(left, err)...)
-			case !slices.Contains(done.Taken, whole.Repository):
-				done.Taken = append(done.Taken, whole.Repository)
+		t := taking{store: s, name: name, run: run, whole: whole, wanted: map[imageKey]bool{}, done: map[int]bool{}}
+		for _, i := range whole.Images {
+			if wanted(whole, i) {
+				t.wanted[i.key()] = true
 			}
 		}
-		s.overwritten(pages)
+		if len(t.wanted) == 0 {
+			continue
+		}
+		before := done.Images
+		unusable, err := t.all(ctx, all.records[subj], &done)
+		if err != nil {
+			return done, errors.Join(append(append(left, unusable...), err)...)
+		}
+		left = append(left, unusable...)
+		if done.Images == before && len(unusable) == 0 {
+			done.Taken = append(done.Taken, whole.Repository)
+		}
 	}
 	return done, errors.Join(left...)
 }
 
-// payload returns the message to publish: the unreadable one as it came, or a chunk.
-func payload(name, run string, p *page) ([]byte, error) {
+// taking is a republish of images of one repository.
+type taking struct {
+	store     *Store
+	name, run string
+	whole     Record
+	wanted    map[imageKey]bool // when the record was read first
+	done      map[int]bool      // pages whose images are published
+}
+
+// all publishes the wanted images of the pages, and reads the pages again if another process
+// has written one. unusable are the errors of images of which no chunk can be made.
+func (t *taking) all(ctx context.Context, pages []*page, done *Republished) (unusable []error, err error) {
+	for {
+		unusable, err = t.once(ctx, pages, done)
+		t.store.overwritten(pages)
+		if !errors.Is(err, broker.ErrConflict) {
+			return unusable, err
+		}
+		if err := pauseAfterConflict(ctx); err != nil {
+			return unusable, err
+		}
+		if pages, err = t.store.read(ctx, t.name, t.whole.Registry, t.whole.Repository); err != nil {
+			return unusable, err
+		}
+	}
+}
+
+func (t *taking) once(ctx context.Context, pages []*page, done *Republished) (unusable []error, err error) {
+	for _, p := range pages {
+		taken := slices.DeleteFunc(slices.Clone(p.record.Images), func(i Image) bool { return !t.wanted[i.key()] })
+		if len(taken) == 0 || t.done[p.number] {
+			continue
+		}
+		if p.record.Message != nil {
+			taken = p.record.Images
+		}
+		data, err := payload(t.name, t.run, p, taken)
+		if err != nil {
+			unusable = append(unusable, err)
+			continue
+		}
+		if err := t.take(ctx, done.Chunks+1, p, taken, data); err != nil {
+			return unusable, err
+		}
+		done.Chunks++
+		done.Images += len(taken)
+	}
+	return unusable, nil
+}
+
+// take publishes images as a chunk, and removes them from their page.
+func (t *taking) take(ctx context.Context, index int, p *page, images []Image, data []byte) error {
+	due := nats.NewMsg(subject.NewAddress(t.name, t.run, p.record.Registry, Token(index)).Under(subject.Chunk))
+	due.Data = data
+	gone := map[imageKey]bool{}
+	for _, i := range images {
+		gone[i.key()] = true
+	}
+	rest := *p
+	rest.record.Images = slices.Clone(p.record.Images)
+	rest.remove(func(i Image) bool { return gone[i.key()] })
+	remaining, err := t.store.message(t.name, p.record.Registry, p.record.Repository, &rest)
+	if err != nil {
+		return err
+	}
+	if _, err := t.store.b.PublishAll(ctx, []*nats.Msg{due, remaining}); err != nil {
+		return fmt.Errorf("republishing %s: %w", p.record.Repository, err)
+	}
+	p.changed, t.done[p.number] = true, true
+	return nil
+}
+
+// payload returns the message to publish: the unreadable one as it came, or a chunk of the
+// images.
+func payload(name, run string, p *page, images []Image) ([]byte, error) {
 	if p.newer {
 		return nil, fmt.Errorf("%s: %w", p.record.Repository, ErrNewer)
 	}
 	if p.record.Message != nil {
 		return p.record.Message, nil
 	}
-	c, err := chunk(name, run, p.record)
+	r := p.record
+	r.Images = images
+	c, err := chunk(name, run, r)
 	if err != nil {
 		return nil, err
 	}
@@ -89,17 +160,6 @@ func payload(name, run string, p *page) ([]byte, error) {
 		return nil, fmt.Errorf("republishing %s: %w", reference.Quote(p.record.Repository), err)
 	}
 	return data, nil
-}
-
-func (s *Store) republish(ctx context.Context, name, run string, index int, p *page, data []byte) error {
-	r := p.record
-	due := nats.NewMsg(subject.NewAddress(name, run, r.Registry, Token(index)).Under(subject.Chunk))
-	due.Data = data
-	subj := subject.Failure(name, r.Registry, r.Repository, p.number)
-	if _, err := s.b.PublishAll(ctx, []*nats.Msg{due, s.tombstone(subj, p.sequence)}); err != nil {
-		return fmt.Errorf("republishing %s: %w", r.Repository, err)
-	}
-	return nil
 }
 
 // Token is the chunk token of a message of a republish, counted from 1. It is not a chunk

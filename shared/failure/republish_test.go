@@ -15,7 +15,7 @@ import (
 	"github.com/osism/skopeo-worker/shared/subject"
 )
 
-func every(Record) bool { return true }
+func every(Record, Image) bool { return true }
 
 // delivered takes the next chunk from the workers' consumer.
 func delivered(t *testing.T, b *broker.Broker) (string, message.Chunk) {
@@ -44,7 +44,7 @@ func TestRepublish(t *testing.T) {
 	require.NoError(t, err)
 	require.Equal(t, []Image{{Source: "quay.io/osism/all", Destination: "dest:5000/osism/all", Reason: "gone"}}, undated(records[0].Images))
 
-	done, err := s.Republish(t.Context(), name, "r2", func(r Record) bool { return r.Repository != "quay.io/osism/both" })
+	done, err := s.Republish(t.Context(), name, "r2", func(r Record, _ Image) bool { return r.Repository != "quay.io/osism/both" })
 	require.NoError(t, err)
 	require.Equal(t, Republished{Chunks: 3, Images: 3}, done)
 	got := map[string]message.Repository{}
@@ -71,13 +71,14 @@ func TestTwoOperators(t *testing.T) {
 	require.NoError(t, s.Add(t.Context(), name, record("r1", "1", "2")))
 	var both sync.WaitGroup
 	both.Add(2)
+	var read [2]sync.Once
 	results := make([]Republished, 2)
 	var group errgroup.Group
 	for i, run := range []string{"r2", "r3"} {
 		group.Go(func() error {
 			var err error
-			results[i], err = s.Republish(context.Background(), name, run, func(Record) bool {
-				both.Done()
+			results[i], err = s.Republish(context.Background(), name, run, func(Record, Image) bool {
+				read[i].Do(both.Done)
 				both.Wait()
 				return true
 			})
@@ -95,23 +96,65 @@ func TestTwoOperators(t *testing.T) {
 func TestRepublishAndAWorker(t *testing.T) {
 	s, b := open(t)
 	require.NoError(t, s.Add(t.Context(), name, record("r1", "1")))
-	done, err := s.Republish(t.Context(), name, "r2", func(Record) bool {
+	done, err := s.Republish(t.Context(), name, "r2", func(Record, Image) bool {
 		require.NoError(t, s.Add(t.Context(), name, record("r1", "2")))
 		return true
 	})
 	require.NoError(t, err)
-	require.Equal(t, Republished{Taken: []string{repository}}, done)
-	require.Empty(t, stored(t, b, subject.Chunk))
-	require.Equal(t, []string{source("1"), source("2")}, sources(t, s))
+	require.Equal(t, Republished{Chunks: 1, Images: 1}, done)
+	require.Len(t, stored(t, b, subject.Chunk), 1)
+	require.Equal(t, []string{source("2")}, sources(t, s), "what was recorded meanwhile stays")
 
 	done, err = s.Republish(t.Context(), name, "r3", every)
 	require.NoError(t, err)
-	require.Equal(t, Republished{Chunks: 1, Images: 2}, done)
+	require.Equal(t, Republished{Chunks: 1, Images: 1}, done)
 	require.NoError(t, s.Add(t.Context(), name, record("r3", "2")), "failed again")
 	require.Equal(t, []string{source("2")}, sources(t, s))
 	done, err = s.Republish(t.Context(), name, "r4", every)
 	require.NoError(t, err)
 	require.Equal(t, Republished{Chunks: 1, Images: 1}, done)
+}
+
+// TestRepublishOneImage: the other images of the record stay, each with its reason.
+func TestRepublishOneImage(t *testing.T) {
+	s, b := open(t)
+	s.limit = 1 // each image has a page of its own
+	require.NoError(t, s.Add(t.Context(), name, record("r1", "1")))
+	s.limit = maxPage
+	require.NoError(t, s.Add(t.Context(), name, record("r1", "2", "3")))
+	before, err := s.List(t.Context(), name)
+	require.NoError(t, err)
+	one := func(tag string) func(Record, Image) bool {
+		return func(_ Record, i Image) bool { return i.Source == source(tag) }
+	}
+	done, err := s.Republish(t.Context(), name, "r2", one("2"))
+	require.NoError(t, err)
+	require.Equal(t, Republished{Chunks: 1, Images: 1}, done)
+	_, c := delivered(t, b)
+	require.Len(t, c.Repositories, 1)
+	require.Equal(t, "2", c.Repositories[0].Tag.String())
+	after, err := s.List(t.Context(), name)
+	require.NoError(t, err)
+	require.Equal(t, []Image{before[0].Images[0], before[0].Images[2]}, after[0].Images)
+
+	// It is taken once, whatever another process writes to the record meanwhile.
+	done, err = s.Republish(t.Context(), name, "r3", func(_ Record, i Image) bool {
+		require.NoError(t, s.Add(t.Context(), name, record("r1", "4")))
+		return i.Source == source("3")
+	})
+	require.NoError(t, err)
+	require.Equal(t, Republished{Chunks: 1, Images: 1}, done)
+	done, err = s.Republish(t.Context(), name, "r4", func(_ Record, i Image) bool {
+		if i.Source == source("1") {
+			_, err := s.Republish(t.Context(), name, "r5", one("1"))
+			require.NoError(t, err)
+		}
+		return i.Source == source("1")
+	})
+	require.NoError(t, err)
+	require.Equal(t, Republished{Taken: []string{repository}}, done)
+	require.Equal(t, []string{source("4")}, sources(t, s))
+	require.Len(t, stored(t, b, subject.Chunk), 2)
 }
 
 // TestAnImageIsAlwaysSomewhere looks at the stream as it was after every single

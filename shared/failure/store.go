@@ -135,11 +135,19 @@ func (s *Store) update(ctx context.Context, name, registry, repository string, c
 		if !errors.Is(err, broker.ErrConflict) {
 			return err
 		}
-		select {
-		case <-ctx.Done():
-			return context.Cause(ctx)
-		case <-time.After(rand.N(conflictWait)):
+		if err := pauseAfterConflict(ctx); err != nil {
+			return err
 		}
+	}
+}
+
+// pauseAfterConflict waits for a moment, so that two writers do not collide again and again.
+func pauseAfterConflict(ctx context.Context) error {
+	select {
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	case <-time.After(rand.N(conflictWait)):
+		return nil
 	}
 }
 

@@ -227,7 +227,7 @@ func TestPages(t *testing.T) {
 		require.Less(t, len(m.Data), s.limit)
 	}
 
-	done, err := s.Republish(t.Context(), name, "r3", func(Record) bool { return true })
+	done, err := s.Republish(t.Context(), name, "r3", func(Record, Image) bool { return true })
 	require.NoError(t, err)
 	require.Equal(t, Republished{Chunks: len(stored(t, b, subject.Chunk)), Images: 90}, done)
 	require.Empty(t, sources(t, s))
@@ -252,10 +252,10 @@ func TestTombstones(t *testing.T) {
 	s, b := open(t)
 	s.ttl = time.Second // the shortest there is
 	require.NoError(t, s.Add(t.Context(), name, record("r1", "1")))
-	_, err := s.Republish(t.Context(), name, "r2", func(Record) bool { return true })
+	_, err := s.Republish(t.Context(), name, "r2", func(Record, Image) bool { return true })
 	require.NoError(t, err)
 	require.Empty(t, sources(t, s))
-	done, err := s.Republish(t.Context(), name, "r3", func(Record) bool { return true })
+	done, err := s.Republish(t.Context(), name, "r3", func(Record, Image) bool { return true })
 	require.NoError(t, err)
 	require.Equal(t, Republished{}, done)
 
@@ -294,7 +294,7 @@ func TestMessagesNoWorkerCouldRead(t *testing.T) {
 	require.NoError(t, err)
 	require.Len(t, sources(t, s), 3)
 
-	done, err := s.Republish(t.Context(), name, "r3", func(Record) bool { return true })
+	done, err := s.Republish(t.Context(), name, "r3", func(Record, Image) bool { return true })
 	require.NoError(t, err)
 	require.Equal(t, 3, done.Chunks)
 	var got [][]byte
@@ -335,7 +335,7 @@ func TestNewerRecord(t *testing.T) {
 	require.NoError(t, err)
 	require.Equal(t, 2, removed)
 	require.Equal(t, []string{source("1"), source("3")}, sources(t, s))
-	done, err := s.Republish(t.Context(), name, "r2", func(Record) bool { return true })
+	done, err := s.Republish(t.Context(), name, "r2", func(Record, Image) bool { return true })
 	require.ErrorIs(t, err, ErrNewer)
 	require.EqualError(t, err, repository+": recorded by a newer version, whose planner can republish it")
 	require.Equal(t, Republished{Chunks: 1, Images: 1}, done)

@@ -309,7 +309,7 @@ func TestRepublish(t *testing.T) {
 	over(t, b.plan(t, b.chunk()))
 	require.Len(t, b.failures(t)[0].Images, 1)
 	require.NoError(t, mend())
-	done, err := failure.NewStore(b.Broker, slog.New(slog.DiscardHandler)).Republish(t.Context(), name, "20260103-000000-000-0000", func(failure.Record) bool { return true })
+	done, err := failure.NewStore(b.Broker, slog.New(slog.DiscardHandler)).Republish(t.Context(), name, "20260103-000000-000-0000", func(failure.Record, failure.Image) bool { return true })
 	require.NoError(t, err)
 	require.Equal(t, 1, done.Images)
 	require.Eventually(t, func() bool {

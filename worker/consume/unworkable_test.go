@@ -151,7 +151,7 @@ func TestNewerVersion(t *testing.T) {
 	require.Equal(t, data, records[0].Message)
 	require.Contains(t, records[0].Images[0].Reason, "24h")
 
-	_, err = failure.NewStore(b.Broker, slog.New(slog.DiscardHandler)).Republish(t.Context(), name, "20260103-000000-000-0000", func(failure.Record) bool { return true })
+	_, err = failure.NewStore(b.Broker, slog.New(slog.DiscardHandler)).Republish(t.Context(), name, "20260103-000000-000-0000", func(failure.Record, failure.Image) bool { return true })
 	require.NoError(t, err)
 	require.Equal(t, data, b.receive(t).Data())
 }
