@@ -44,6 +44,7 @@ type job struct {
 	Platforms    string `envconfig:"PLATFORMS" desc:"mirror only these platforms, as linux/amd64,linux/arm64; empty: all"`
 	Attestations bool   `envconfig:"ATTESTATIONS" default:"true" expect:"true or false" desc:"mirror the attestation manifests of an index"`
 	Referrers    bool   `envconfig:"REFERRERS" default:"false" expect:"true or false" desc:"mirror what refers to an image: signatures, SBOMs, attestations"`
+	Immutable    string `envconfig:"IMMUTABLE_TAGS" desc:"tags that are never replaced at the destination: regular expressions (RE2), separated by spaces, that match them at their start"`
 	RateLimits   string `envconfig:"RATE_LIMITS" desc:"pulls that registries allow in a window, as docker.io=100/6h,quay.io=20/1s; overrides what their headers say"`
 
 	destination reference.Destination
@@ -85,6 +86,12 @@ func (j *job) choose() []error {
 		if why := reason((selection.Selection{Include: j.defaults.Include}).Validate()); why != "" {
 			bad = append(bad, config.Bad("FILTER", "", "a regular expression (RE2): "+why))
 		}
+	}
+	if j.Immutable != "" {
+		j.defaults.Immutable = strings.Fields(j.Immutable)
+	}
+	if why := reason((selection.Selection{Immutable: j.defaults.Immutable}).Validate()); why != "" {
+		bad = append(bad, config.Bad("IMMUTABLE_TAGS", "", "regular expressions (RE2), separated by spaces: "+why))
 	}
 	if j.Platforms != "" {
 		items := strings.Split(j.Platforms, ",")

@@ -27,7 +27,7 @@ func Changes(w io.Writer, run string, changes []change.Change, more int) {
 	}
 	p.line("")
 	p.line("Run %s: %s.", run, list(known([]amount{
-		{counts[change.New], "new"}, {counts[change.Moved], "moved"}, {counts[change.Vanished], "vanished"},
+		{counts[change.New], "new"}, {counts[change.Moved], "moved"}, {counts[change.Kept], "kept"}, {counts[change.Vanished], "vanished"},
 	})))
 }
 

@@ -96,6 +96,7 @@ func checkColumns() []checkColumn {
 		{"TAG", true, count(func(c check.Counts) int { return c.Tag })},
 		{"UNCHANGED", false, count(func(c check.Counts) int { return c.Unchanged })},
 		{"SKIPPED", true, count(func(c check.Counts) int { return c.Skipped })},
+		{"KEPT", true, count(func(c check.Counts) int { return c.Kept })},
 		{"REFERRERS", true, count(func(c check.Counts) int { return c.Referrers })},
 		{"FAILED", true, func(_ check.Counts, failed int) string { return strconv.Itoa(failed) }},
 		{"PULLS", false, func(c check.Counts, _ int) string { return atLeast(c.Pulls, c.PullsAtLeast) }},

@@ -19,10 +19,11 @@ const (
 	keyPlatforms    = "platforms"
 	keyAttestations = "attestations"
 	keyReferrers    = "referrers"
+	keyImmutable    = "immutable"
 	keyDestination  = "destination"
 )
 
-var entryKeys = []string{keyImage, keyTags, keyPlatforms, keyAttestations, keyReferrers, keyDestination}
+var entryKeys = []string{keyImage, keyTags, keyPlatforms, keyAttestations, keyReferrers, keyImmutable, keyDestination}
 
 // reader makes entries from nodes, and collects their problems.
 type reader struct {
@@ -86,12 +87,25 @@ func (r *reader) mapping(e *Entry, value *yaml.Node) {
 	if f, ok := fields[keyReferrers]; ok {
 		e.Selection.Referrers = r.boolean(f)
 	}
+	if f, ok := fields[keyImmutable]; ok {
+		r.immutable(e, f, lines)
+	}
 	r.check(e, lines)
 	if f, ok := fields[keyDestination]; !ok {
 		r.destination(e, e.Line, e.Repository.Path())
 	} else if path, ok := r.text(f); ok {
 		r.destination(e, f.line, path)
 	}
+}
+
+// immutable replaces the default of which tags are immutable; false is none.
+func (r *reader) immutable(e *Entry, f field, lines map[string][]int) {
+	var value bool
+	if f.node.ShortTag() == "!!bool" && f.node.Decode(&value) == nil && !value {
+		e.Selection.Immutable = nil
+		return
+	}
+	e.Selection.Immutable, lines[keyImmutable] = r.expressions(f)
 }
 
 // check adds the problems of an entry's selection. lines are the lines of the items under
@@ -180,11 +194,11 @@ func (r *reader) tags(e *Entry, f field, lines map[string][]int) {
 		if !ok {
 			continue
 		}
-		if key != keyList && f.node.Kind == yaml.ScalarNode && notString(f.node) == "" {
-			*lists[key], lines[key] = []string{f.node.Value}, []int{f.line}
-			continue
+		if key == keyList {
+			*lists[key], lines[key] = r.items(f)
+		} else {
+			*lists[key], lines[key] = r.expressions(f)
 		}
-		*lists[key], lines[key] = r.items(f)
 	}
 	if f, ok := fields[keySemver]; ok {
 		lines[keySemver] = []int{f.line}

@@ -40,6 +40,11 @@ func TestEntryOverridesDefaults(t *testing.T) {
 		"{image: nginx, attestations: true, referrers: false}": with(func(s *selection.Selection) {
 			s.WithoutAttestations, s.Referrers = false, false
 		}),
+		"{image: 'nginx:1', immutable: ['1', v]}": with(func(s *selection.Selection) {
+			s.Include, s.Limit, s.Immutable = nil, 0, []string{"1", "v"}
+		}),
+		"{image: nginx, immutable: '[0-9]'}": with(func(s *selection.Selection) { s.Immutable = []string{"[0-9]"} }),
+		"{image: nginx, immutable: false}":   with(func(*selection.Selection) {}),
 		"{image: 'nginx:1', platforms: [linux/amd64]}": with(func(s *selection.Selection) {
 			s.Include, s.Limit, s.Platforms = nil, 0, []string{"linux/amd64"}
 		}),
@@ -127,7 +132,7 @@ func TestMappingReportsEverythingAtOnce(t *testing.T) {
 		`6: unknown key "tags.platforms"; it belongs elsewhere, as "platforms"`,
 		`7: unknown key "platfroms"; is "platforms" meant?`,
 		`8: unknown key "include"; it belongs elsewhere, as "tags.include"`,
-		`9: unknown key "whatever", expected one of image, tags, platforms, attestations, referrers, destination`,
+		`9: unknown key "whatever", expected one of image, tags, platforms, attestations, referrers, immutable, destination`,
 		`10: image: expected a string, found the number 1.25; write "1.25" with the quotes`,
 		`11: duplicate key "image", first in line 10`,
 		`12: attestations: expected true or false, found the boolean yes`,
@@ -145,7 +150,7 @@ func TestMappingReportsEverythingAtOnce(t *testing.T) {
 		`35: tags.list: cannot be combined with include, exclude, semver or limit`,
 		`36: tags.list[1]: tag "b c" is invalid`,
 		`38: tags: expected a mapping with some of include, exclude, semver, limit, list, found a string`,
-		`39: expected a key, one of image, tags, platforms, attestations, referrers, destination, found a list`,
+		`39: expected a key, one of image, tags, platforms, attestations, referrers, immutable, destination, found a list`,
 		`41: expected a mapping to merge, found a string`,
 	}
 	_, err := list.Parse([]byte(text), "s", dest, selection.Selection{})
@@ -176,6 +181,7 @@ func TestTwoSelectionsOfOneRepository(t *testing.T) {
 		"pinned among others":    {[]string{"{image: a, tags: {include: '1'}}", "'a:1.5" + sha + "'"}, 0, "3: docker.io/library/a:1.5" + sha + " names a tag that docker.io/library/a in line 2 mirrors too, they would overwrite each other: they differ in the digest"},
 		"pinned in a list":       {[]string{"{image: a, tags: {list: ['1']}}", "'a:1" + sha + "'"}, 0, "would overwrite each other as 127.0.0.1:5000/mirror/library/a:1: they differ in the digest"},
 		"platforms of a tag":     {[]string{"'a:1'", "{image: 'a:1', platforms: [linux/amd64]}"}, 0, "would overwrite each other as 127.0.0.1:5000/mirror/library/a:1: they differ in the platforms"},
+		"immutable for one":      {[]string{"a", "{image: 'a:1', immutable: '1'}"}, 0, "they differ in what is immutable"},
 		"platforms of some":      {[]string{"{image: a, tags: {limit: 1}, platforms: [linux/amd64]}", "a"}, 0, "2: docker.io/library/a and docker.io/library/a in line 3, which is every tag, would overwrite each other: they differ in the platforms"},
 		"platforms of the same":  {[]string{"{image: a, tags: {limit: 1}, platforms: [linux/amd64]}", "{image: a, tags: {limit: 1}}"}, 0, "3: docker.io/library/a and docker.io/library/a in line 2 choose the same tags: they differ in the platforms"},
 		"attestations":           {[]string{"a", "{image: 'a:1', attestations: false}"}, 0, "3: docker.io/library/a:1 names a tag that docker.io/library/a in line 2 mirrors too, they would overwrite each other: they differ in the attestations"},

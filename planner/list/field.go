@@ -102,6 +102,14 @@ func (r *reader) items(f field) (items []string, lines []int) {
 	return items, lines
 }
 
+// expressions reads a regular expression, or a list of them.
+func (r *reader) expressions(f field) (texts []string, lines []int) {
+	if f.node.Kind == yaml.ScalarNode && notString(f.node) == "" {
+		return []string{f.node.Value}, []int{f.line}
+	}
+	return r.items(f)
+}
+
 func (r *reader) boolean(f field) bool {
 	var value bool
 	if f.node.ShortTag() != "!!bool" || f.node.Decode(&value) != nil {

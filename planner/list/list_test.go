@@ -121,7 +121,7 @@ func TestParseReportsEverythingAtOnce(t *testing.T) {
 		"5: " + expected + "the boolean true",
 		"6: " + expected + "the boolean yes",
 		"7: " + expected + "a list",
-		`8: unknown key "nginx", expected one of image, tags, platforms, attestations, referrers, destination`,
+		`8: unknown key "nginx", expected one of image, tags, platforms, attestations, referrers, immutable, destination`,
 		`8: the key "image" is missing`,
 		"9: " + expected + "the date 2024-01-31",
 		"10: " + expected + "a value tagged !image",

@@ -30,7 +30,7 @@ type imagesView struct {
 func (v imagesView) Searched() string { return v.Search }
 
 // filterStates are the states that repositories can be filtered by.
-var filterStates = []run.Outcome{run.Copied, run.Skipped, run.Failed, run.Vanished}
+var filterStates = []run.Outcome{run.Copied, run.Skipped, run.Failed, run.Kept, run.Vanished}
 
 func (*Server) images(site *Site, r *http.Request) (view, error) {
 	mirror := mirrorOf(site, r)

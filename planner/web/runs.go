@@ -129,7 +129,7 @@ func (v *runView) count(changes []change.Change, more int) {
 	for _, c := range changes {
 		counts[c.Kind()]++
 	}
-	for _, kind := range []change.Kind{change.New, change.Moved, change.Vanished} {
+	for _, kind := range []change.Kind{change.New, change.Moved, change.Kept, change.Vanished} {
 		if counts[kind] > 0 {
 			v.Changed = append(v.Changed, number(counts[kind])+" "+string(kind))
 		}

@@ -1,5 +1,6 @@
 // Package change records what the runs have changed at their destinations: tags that are
-// new there, tags that have moved to another digest, and tags that sources deny.
+// new there, tags that have moved to another digest, tags that sources deny, and immutable
+// tags that sources have moved.
 package change
 
 import (
@@ -16,6 +17,7 @@ type Kind string
 const (
 	New      Kind = "new"      // the destination did not have the tag
 	Moved    Kind = "moved"    // it had the tag with another digest
+	Kept     Kind = "kept"     // the source has moved an immutable tag; the destination keeps what it has
 	Vanished Kind = "vanished" // the source has listed the tag and denies it; the destination keeps what it has
 )
 
@@ -26,6 +28,8 @@ type Change struct {
 	Destination reference.Repository `json:"destination"`
 	From        reference.Digest     `json:"from,omitzero"` // at the destination
 	To          reference.Digest     `json:"to,omitzero"`   // at the destination
+	// Refused is what the source has under an immutable tag, if that was not mirrored.
+	Refused reference.Digest `json:"refused,omitzero"`
 	// Bytes were copied, in the time Took, by the transfer that the tag had to wait for. Of
 	// several tags of one transfer, the first has them.
 	Bytes int64         `json:"bytes,omitempty"`
@@ -36,6 +40,8 @@ type Change struct {
 // Kind returns what has happened.
 func (c Change) Kind() Kind {
 	switch {
+	case !c.Refused.IsZero():
+		return Kept
 	case c.To.IsZero():
 		return Vanished
 	case c.From.IsZero():

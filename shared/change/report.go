@@ -16,6 +16,7 @@ type Reported struct {
 	Destination string    `json:"destination"` // registry.example.com/osism/osism:1.0
 	From        string    `json:"from"`        // digests at the destination, empty if there was or is none
 	To          string    `json:"to"`
+	Refused     string    `json:"refused,omitempty"` // that the source has under an immutable tag
 	Bytes       int64     `json:"bytes"`
 	Seconds     float64   `json:"seconds"`
 	At          time.Time `json:"at"`
@@ -27,7 +28,7 @@ func NewReport(run string, changes []Change, more int) Report {
 	for _, c := range changes {
 		r.Changes = append(r.Changes, Reported{
 			Kind: c.Kind(), Image: c.Image(), Destination: c.Destination.String() + ":" + c.Tag.String(),
-			From: c.From.String(), To: c.To.String(), Bytes: c.Bytes, Seconds: c.Took.Round(time.Millisecond).Seconds(), At: c.At,
+			From: c.From.String(), To: c.To.String(), Refused: c.Refused.String(), Bytes: c.Bytes, Seconds: c.Took.Round(time.Millisecond).Seconds(), At: c.At,
 		})
 	}
 	return r

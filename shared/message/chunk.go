@@ -13,7 +13,7 @@ import (
 // Version is the newest version of the message this build understands. It is
 // raised when an older worker would do the wrong thing with a message, or lose a
 // field of it in what it leaves for later.
-const Version = 2
+const Version = 3
 
 // MaxSize is the size in bytes above which a message is split: half of what a
 // NATS server takes by default (1 MiB).

@@ -34,6 +34,15 @@ var formats = map[int]Chunk{
 			Platforms: []string{"linux/amd64"}, WithoutAttestations: true, Referrers: true,
 		},
 	}}},
+	3: {Version: 3, Name: "default", Run: "20260101-000000-000-0000", Number: 3, Registry: "quay.io", Republished: true, Repositories: []Repository{{
+		Source: reference.MustRepository("quay.io/osism/osism"), Destination: reference.MustRepository("registry.example.com/mirror/osism/osism"), Tag: reference.MustTag("1.0"), Digest: reference.MustDigest("sha256:1111111111111111111111111111111111111111111111111111111111111111"), Attempts: 1,
+		Found:  true,
+		Images: []Image{{Tag: reference.MustTag("1.0"), Digest: reference.MustDigest("sha256:1111111111111111111111111111111111111111111111111111111111111111"), MediaType: "application/vnd.oci.image.index.v1+json", Attempts: 2}},
+		Selection: &selection.Selection{
+			Include: []string{"1"}, Exclude: []string{"2"}, Semver: ">=1", List: []string{"1.0"}, Limit: 5,
+			Platforms: []string{"linux/amd64"}, WithoutAttestations: true, Referrers: true, Immutable: []string{"1"},
+		},
+	}}},
 }
 
 // TestEveryVersionIsUnderstood, because messages outlive the planner that sent them.

@@ -71,6 +71,7 @@ type Tally struct {
 	Unchanged int `json:"unchanged"`
 	Skipped   int `json:"skipped"`
 	Vanished  int `json:"vanished"` // the source has listed the tag, but does not have it
+	Kept      int `json:"kept"`     // the source has moved an immutable tag, which the destination keeps
 	Failed    int `json:"failed"`
 	// Dropped images were not tried, or not tried again, because their run was cancelled
 	// or superseded. A repository that was not resolved by then counts as one.
@@ -87,11 +88,12 @@ const (
 	Unchanged Outcome = "unchanged"
 	Skipped   Outcome = "skipped"
 	Vanished  Outcome = "vanished"
+	Kept      Outcome = "kept"
 	Failed    Outcome = "failed"
 )
 
 // Outcomes are all outcomes, in the order in which people see them.
-var Outcomes = [...]Outcome{Copied, Tagged, Unchanged, Skipped, Vanished, Failed, Dropped}
+var Outcomes = [...]Outcome{Copied, Tagged, Unchanged, Skipped, Vanished, Kept, Failed, Dropped}
 
 // Of returns the number of images with an outcome, to be read or changed.
 func (t *Tally) Of(o Outcome) *int {
@@ -106,6 +108,8 @@ func (t *Tally) Of(o Outcome) *int {
 		return &t.Skipped
 	case Vanished:
 		return &t.Vanished
+	case Kept:
+		return &t.Kept
 	case Failed:
 		return &t.Failed
 	case Dropped:

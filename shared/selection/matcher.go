@@ -18,6 +18,7 @@ import (
 type Matcher struct {
 	everything       bool
 	include, exclude []*regexp.Regexp
+	immutable        []*regexp.Regexp
 	semver           *semver.Constraints
 	list             map[string]bool
 	limit            int
@@ -29,6 +30,8 @@ func (s Selection) Compile() (*Matcher, error) {
 	var problems, more []Problem
 	m.include, problems = expressions("include", s.Include)
 	m.exclude, more = expressions("exclude", s.Exclude)
+	problems = append(problems, more...)
+	m.immutable, more = expressions("immutable", s.Immutable)
 	problems = append(problems, more...)
 	if s.Semver != "" {
 		var err error
@@ -139,6 +142,15 @@ func (m *Matcher) Match(tag string) bool {
 	}
 	v, err := semver.NewVersion(tag)
 	return err == nil && m.semver.Check(v)
+}
+
+// Immutable reports whether a tag is never replaced. A Companion may always be, because a list
+// of referrers grows.
+func (m *Matcher) Immutable(tag string) bool {
+	if _, companion := Companion(tag); companion {
+		return false
+	}
+	return slices.ContainsFunc(m.immutable, func(re *regexp.Regexp) bool { return re.MatchString(tag) })
 }
 
 // Candidate is a tag that Match has accepted.

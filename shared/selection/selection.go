@@ -43,11 +43,15 @@ type Selection struct {
 	WithoutAttestations bool `json:"without_attestations,omitempty"`
 	// Referrers includes the referrers of an image, such as signatures and SBOMs.
 	Referrers bool `json:"referrers,omitempty"`
+
+	// Immutable are regular expressions of tags that are never replaced at the destination.
+	// They are matched as those of Include.
+	Immutable []string `json:"immutable,omitempty"`
 }
 
 // IsZero reports whether the selection chooses everything.
 func (s Selection) IsZero() bool {
-	return !s.restricted() && len(s.Platforms) == 0 && !s.WithoutAttestations && !s.Referrers
+	return !s.restricted() && len(s.Platforms) == 0 && !s.WithoutAttestations && !s.Referrers && len(s.Immutable) == 0
 }
 
 // restricted reports whether the selection leaves out tags.
@@ -68,16 +72,17 @@ func (s Selection) Tags() Selection {
 	return Selection{Include: s.Include, Exclude: s.Exclude, Semver: s.Semver, List: s.List, Limit: s.Limit}
 }
 
-// Contents returns the part of the selection that chooses parts of a tag. It is all that
-// matters once the tag is known.
+// Contents returns the part of the selection that is about a tag that is known: which parts
+// of it are mirrored, and whether it is immutable.
 func (s Selection) Contents() Selection {
-	return Selection{Platforms: s.Platforms, WithoutAttestations: s.WithoutAttestations, Referrers: s.Referrers}
+	return Selection{Platforms: s.Platforms, WithoutAttestations: s.WithoutAttestations, Referrers: s.Referrers, Immutable: s.Immutable}
 }
 
 // Hash returns the same text for equal selections, regardless of the order of their items. It
 // is the same in all versions.
 func (s Selection) Hash() string {
 	s.Include, s.Exclude, s.List, s.Platforms = set(s.Include), set(s.Exclude), set(s.List), set(s.Platforms)
+	s.Immutable = set(s.Immutable)
 	s.Semver = strings.Join(strings.Fields(s.Semver), " ")
 	sum := sha256.Sum256(s.encode())
 	return hex.EncodeToString(sum[:hashBytes])

@@ -37,6 +37,9 @@ type Checker struct {
 	// Absent reports whether it is known that a manifest has nothing of what is wanted. If
 	// nil, nothing is known.
 	Absent func(ctx context.Context, digest reference.Digest, wanted platform.Wanted) (bool, error)
+	// Held returns what a destination is known to have under immutable tags. If nil, nothing is
+	// known.
+	Held func(ctx context.Context, destination reference.Repository) (map[reference.Tag]compare.Held, error)
 	// Allowance returns what a source registry allows. If nil, nothing is known.
 	Allowance func(ctx context.Context, registry string) (budget.Allowance, error)
 	// Backoff is the pause before the next try of what may pass.
@@ -122,7 +125,11 @@ func (c *Checker) forecast() *forecast {
 	if absent == nil {
 		absent = func(context.Context, reference.Digest, platform.Wanted) (bool, error) { return false, nil }
 	}
-	f.comparer = &compare.Comparer{Mirror: c.Mirror, Asker: f, Absent: absent, Predict: true}
+	held := c.Held
+	if held == nil {
+		held = func(context.Context, reference.Repository) (map[reference.Tag]compare.Held, error) { return nil, nil }
+	}
+	f.comparer = &compare.Comparer{Mirror: c.Mirror, Asker: f, Absent: absent, Held: held, Predict: true}
 	return f
 }
 

@@ -3,6 +3,7 @@ package check
 import (
 	"context"
 	"errors"
+	"fmt"
 
 	"github.com/osism/skopeo-worker/shared/failure"
 	"github.com/osism/skopeo-worker/worker/compare"
@@ -42,6 +43,15 @@ func (c counting) Unchanged(_ context.Context, j *compare.Job) error {
 func (c counting) Skip(_ context.Context, j *compare.Job) error {
 	c.row.Skipped += len(j.Images)
 	c.row.PullsAtLeast = c.row.PullsAtLeast || j.Unwanted()
+	return nil
+}
+
+// Keep counts immutable tags that the source has moved, and names them.
+func (c counting) Keep(_ context.Context, j *compare.Job) error {
+	c.row.Kept += len(j.Images)
+	for _, image := range j.Images {
+		c.row.Warnings = append(c.row.Warnings, fmt.Sprintf("%s: %v", compare.DestinationTag(image), j.Why))
+	}
 	return nil
 }
 

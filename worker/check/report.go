@@ -35,6 +35,7 @@ type Counts struct {
 	Tag       int `json:"tag"`       // content that it has, or will have, under another name
 	Unchanged int `json:"unchanged"` // the destination is up to date
 	Skipped   int `json:"skipped"`   // nothing of it is wanted
+	Kept      int `json:"kept"`      // the source has moved an immutable tag
 	// Referrers are signatures, SBOMs and attestations that the destination lacks.
 	Referrers int `json:"referrers"`
 	// Pulls are the manifests to get from the source: one for an image and for a referrer,
@@ -86,6 +87,7 @@ func (c *Counts) add(o Counts) {
 	c.Tag += o.Tag
 	c.Unchanged += o.Unchanged
 	c.Skipped += o.Skipped
+	c.Kept += o.Kept
 	c.Referrers += o.Referrers
 	c.Pulls += o.Pulls
 	c.PullsAtLeast = c.PullsAtLeast || o.PullsAtLeast

@@ -14,8 +14,12 @@ func (f *forecast) resolve(ctx context.Context, r message.Repository) (resolve.R
 	var found resolve.Result
 	var missed []resolve.Missed
 	listed, next := false, r
-	err := f.insist(ctx, r.Source, func() error {
-		got, err := f.checker.Resolver.Resolve(ctx, next)
+	known, err := f.comparer.Known(ctx, r)
+	if err != nil {
+		return resolve.Result{}, err
+	}
+	err = f.insist(ctx, r.Source, func() error {
+		got, err := f.checker.Resolver.Resolve(ctx, next, known)
 		if err != nil {
 			return err
 		}

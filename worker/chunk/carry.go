@@ -79,7 +79,7 @@ func (e *execution) carryOutNow(ctx context.Context, jobs []*compare.Job) error 
 		switch {
 		case j.Verdict == compare.Failed:
 			failed = append(failed, j)
-		case j.Verdict == compare.Skip, j.Verdict == compare.Unchanged && !compare.BringsReferrers(j.Entry):
+		case j.Verdict == compare.Skip, j.Verdict == compare.Keep, j.Verdict == compare.Unchanged && !compare.BringsReferrers(j.Entry):
 			if err := j.Handle(ctx, e); err != nil {
 				return err
 			}
@@ -167,6 +167,22 @@ func (e *execution) Skip(_ context.Context, j *compare.Job) error {
 	return nil
 }
 
+// Keep implements compare.Cases. That a source moves a tag which it promised not to move may be
+// an attack, so it is logged as a warning.
+func (e *execution) Keep(_ context.Context, j *compare.Job) error {
+	for _, image := range j.Images {
+		tag := compare.DestinationTag(image)
+		e.log.Warn("an immutable tag is kept", "image", failure.Source(j.Entry, image.Tag), "source", j.Digest, "destination", j.Had[tag])
+		e.delivery.Observer.Changed([]change.Change{{
+			Source: j.Entry.Source, Destination: j.Entry.Destination, Tag: tag, From: j.Had[tag], Refused: j.Digest, At: e.worker.now().UTC(),
+		}})
+		e.seen(j.Entry, image.Tag)
+		e.note(j.Entry, image, catalog.Tag{State: run.Kept, Source: j.Digest, At: j.Had[tag], Why: j.Why.Error()})
+	}
+	e.count(run.Kept, len(j.Images))
+	return nil
+}
+
 // Failed implements compare.Cases.
 func (e *execution) Failed(ctx context.Context, j *compare.Job) error {
 	errs := make([]error, len(j.Images))
@@ -247,7 +263,14 @@ func (e *execution) transfer(j *compare.Job) (mirror.Copied, error) {
 func (e *execution) tag(ctx context.Context, j *compare.Job, copied mirror.Copied, took time.Duration, first run.Outcome) error {
 	var put []message.Image
 	for _, image := range j.Images {
-		if err := e.mirror.Tag(e.work, compare.Target(j.Entry, image), copied.Digest); err != nil {
+		taken, err := e.put(j, image, copied.Digest)
+		if !taken.IsZero() {
+			if err := e.Keep(ctx, j.Keeps(image, taken)); err != nil {
+				return err
+			}
+			continue
+		}
+		if err != nil {
 			if errors.Is(err, mirror.ErrVanished) {
 				e.comparer.Forget(j) // the next try copies it
 			}
@@ -266,6 +289,25 @@ func (e *execution) tag(ctx context.Context, j *compare.Job, copied mirror.Copie
 		first = run.Tagged
 	}
 	return nil
+}
+
+// put puts the tag of an image. An immutable tag that has another digest by now stays as it is:
+// taken is that digest then.
+func (e *execution) put(j *compare.Job, image message.Image, digest reference.Digest) (taken reference.Digest, err error) {
+	to, immutable := compare.Target(j.Entry, image), e.comparer.IsImmutable(j.Entry, image)
+	if immutable {
+		have, err := e.mirror.Tagged(e.work, to.Repository, to.Tag)
+		if err != nil || !have.IsZero() && have != digest {
+			return have, err
+		}
+	}
+	if err := e.mirror.Tag(e.work, to, digest); err != nil {
+		return taken, err
+	}
+	if immutable {
+		e.comparer.Saw(j.Entry, image, digest)
+	}
+	return taken, nil
 }
 
 // changed notes tags that were put.
@@ -299,7 +341,14 @@ func (e *execution) incomplete(ctx context.Context, j *compare.Job, copied mirro
 	for _, image := range j.Images {
 		err := cause
 		if outcome.Classify(cause) != outcome.Interrupted {
-			if untagged := e.mirror.Tag(e.work, compare.Target(j.Entry, image), copied.Digest); untagged != nil {
+			taken, untagged := e.put(j, image, copied.Digest)
+			if !taken.IsZero() {
+				if err := e.Keep(ctx, j.Keeps(image, taken)); err != nil {
+					return err
+				}
+				continue
+			}
+			if untagged != nil {
 				err = untagged
 			} else {
 				put = append(put, image)

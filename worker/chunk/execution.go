@@ -63,6 +63,9 @@ func (w *Worker) Do(ctx, work context.Context, d Delivery) (Result, error) {
 		Absent: func(_ context.Context, digest reference.Digest, wanted platform.Wanted) (bool, error) {
 			return w.Notes.Absent(ctx, digest, wanted)
 		},
+		Held: func(_ context.Context, destination reference.Repository) (map[reference.Tag]compare.Held, error) {
+			return w.Notes.Held(ctx, destination)
+		},
 	}
 	todo, err := e.outstanding(ctx)
 	if err != nil {
@@ -89,6 +92,11 @@ func (w *Worker) Do(ctx, work context.Context, d Delivery) (Result, error) {
 	}
 	if err := e.forgive(ctx); err != nil {
 		return Result{}, err
+	}
+	for destination, tags := range e.comparer.Seen() {
+		if err := w.Notes.NoteHeld(ctx, destination, tags); err != nil {
+			return Result{}, err
+		}
 	}
 	e.tally(func(p *progress) {
 		for _, r := range slices.Concat(append(e.parts, todo)...) {

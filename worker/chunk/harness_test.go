@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
+	"maps"
 	"net/http"
 	"sync"
 	"sync/atomic"
@@ -18,6 +19,7 @@ import (
 	"github.com/osism/skopeo-worker/shared/message"
 	"github.com/osism/skopeo-worker/shared/reference"
 	"github.com/osism/skopeo-worker/shared/run"
+	"github.com/osism/skopeo-worker/worker/compare"
 	"github.com/osism/skopeo-worker/worker/listing"
 	"github.com/osism/skopeo-worker/worker/meter"
 	"github.com/osism/skopeo-worker/worker/mirror"
@@ -60,6 +62,7 @@ type harness struct {
 	bytes    int64
 	outcomes map[string]int
 	absent   map[string]bool
+	held     map[reference.Repository]map[reference.Tag]compare.Held
 	copies   map[string]*meter.Meter
 	ended    []string // of the copies
 	changes  []change.Change
@@ -117,6 +120,28 @@ func (b *harness) NoteAbsent(_ context.Context, digest reference.Digest, w platf
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	b.absent[fmt.Sprint(digest, w)] = true
+	return nil
+}
+
+func (b *harness) Held(_ context.Context, destination reference.Repository) (map[reference.Tag]compare.Held, error) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return maps.Clone(b.held[destination]), nil
+}
+
+func (b *harness) NoteHeld(_ context.Context, destination reference.Repository, tags map[reference.Tag]compare.Held) error {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.held == nil {
+		b.held = map[reference.Repository]map[reference.Tag]compare.Held{}
+	}
+	if b.held[destination] == nil {
+		b.held[destination] = map[reference.Tag]compare.Held{}
+	}
+	for tag, h := range tags {
+		h.Fresh = true
+		b.held[destination][tag] = h
+	}
 	return nil
 }
 
@@ -224,12 +249,12 @@ func (b *harness) deliverWithin(t *testing.T, work context.Context, d Delivery) 
 	require.NoError(t, err)
 	require.Equal(t, b.images.Total, b.images.Ended(), "what is left is counted by whoever gets it: %+v", b.images)
 	require.Equal(t, map[string]int{"copied": b.images.Copied, "tagged": b.images.Tagged, "unchanged": b.images.Unchanged,
-		"skipped": b.images.Skipped, "vanished": b.images.Vanished, "failed": b.images.Failed}, withZeros(b.outcomes))
+		"skipped": b.images.Skipped, "vanished": b.images.Vanished, "kept": b.images.Kept, "failed": b.images.Failed}, withZeros(b.outcomes))
 	return result
 }
 
 func withZeros(outcomes map[string]int) map[string]int {
-	for _, o := range []string{"copied", "tagged", "unchanged", "skipped", "vanished", "failed"} {
+	for _, o := range []string{"copied", "tagged", "unchanged", "skipped", "vanished", "kept", "failed"} {
 		outcomes[o] += 0
 	}
 	return outcomes

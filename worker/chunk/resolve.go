@@ -52,7 +52,11 @@ func (e *execution) resolveAll(ctx context.Context, todo []message.Repository) (
 // resolve asks the source what the repository holds, and returns it with its images,
 // and those that could not be looked up.
 func (e *execution) resolve(ctx context.Context, r message.Repository) (message.Repository, []attempt, error) {
-	found, err := e.resolver.Resolve(e.work, r)
+	known, err := e.comparer.Known(ctx, r)
+	if err != nil {
+		return message.Repository{}, nil, err
+	}
+	found, err := e.resolver.Resolve(e.work, r, known)
 	e.tally(func(p *progress) { p.pulls += found.Pulls })
 	if err != nil {
 		if after, again := e.retry(r, err, &r.Attempts); again {

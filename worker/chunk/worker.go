@@ -15,6 +15,7 @@ import (
 	"github.com/osism/skopeo-worker/shared/message"
 	"github.com/osism/skopeo-worker/shared/reference"
 	"github.com/osism/skopeo-worker/shared/run"
+	"github.com/osism/skopeo-worker/worker/compare"
 	"github.com/osism/skopeo-worker/worker/meter"
 	"github.com/osism/skopeo-worker/worker/mirror"
 	"github.com/osism/skopeo-worker/worker/platform"
@@ -49,6 +50,9 @@ type Notes interface {
 	// again. Absent reports whether that was noted.
 	NoteAbsent(ctx context.Context, digest reference.Digest, wanted platform.Wanted) error
 	Absent(ctx context.Context, digest reference.Digest, wanted platform.Wanted) (bool, error)
+	// NoteHeld notes what a destination has under immutable tags. Held returns what was noted.
+	NoteHeld(ctx context.Context, destination reference.Repository, tags map[reference.Tag]compare.Held) error
+	Held(ctx context.Context, destination reference.Repository) (map[reference.Tag]compare.Held, error)
 }
 
 // Observer follows the work as it goes on.

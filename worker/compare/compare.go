@@ -36,11 +36,15 @@ type Comparer struct {
 	// Absent reports whether it is known that a manifest has nothing of what is wanted. Its
 	// error ends a comparison.
 	Absent func(ctx context.Context, digest reference.Digest, wanted platform.Wanted) (bool, error)
+	// Held returns what a destination is known to have under immutable tags. Its error ends a
+	// comparison.
+	Held func(ctx context.Context, destination reference.Repository) (map[reference.Tag]Held, error)
 	// Predict skips images of which a listing says that no platform is wanted. A run has to
 	// read the index itself to be sure.
 	Predict bool
 
 	companions companions
+	immutables immutables
 
 	mu      sync.Mutex
 	decided map[content]reference.Digest // what the destination has; zero if a job copies it
@@ -146,7 +150,7 @@ func (c *Comparer) add(ctx context.Context, entries []message.Repository, all *C
 		all.Jobs = append(all.Jobs, jobs...)
 		var bearers []Bearer
 		for _, j := range jobs {
-			if j.Verdict != Skip && j.Verdict != Failed {
+			if j.Verdict != Skip && j.Verdict != Keep && j.Verdict != Failed {
 				bearers = append(bearers, j.Bears(j.At)...)
 			}
 		}
@@ -189,7 +193,10 @@ func (c *Comparer) jobs(ctx context.Context, entries []message.Repository, liste
 
 // compare compares entries that have one destination.
 func (c *Comparer) compare(ctx context.Context, entries []message.Repository, listed *shelf) ([]*Job, error) {
-	tags, empty := c.look(ctx, entries, listed)
+	tags, empty, err := c.look(ctx, entries, listed)
+	if err != nil {
+		return nil, err
+	}
 	var jobs []*Job
 	for _, r := range entries {
 		images := r.Images
@@ -200,11 +207,19 @@ func (c *Comparer) compare(ctx context.Context, entries []message.Repository, li
 				jobs = append(jobs, &Job{Entry: r, Digest: image.Digest, Images: images[i : i+1 : i+1], Verdict: Failed, Why: tags[i].err})
 				continue
 			}
+			if tags[i].kept {
+				jobs = append(jobs, keep(r, image, tags[i].digest))
+				continue
+			}
 			j := byDigest[image.Digest]
 			if j == nil {
 				j = &Job{Entry: r, Digest: image.Digest, MediaType: image.MediaType, Verdict: Unchanged}
 				j.Listed, j.Bearer = c.origin(r, image)
 				byDigest[image.Digest], jobs = j, append(jobs, j)
+				j.followed = wholly
+			}
+			if !tags[i].held {
+				j.followed = notAtAll
 			}
 			if tags[i].current {
 				j.Current, j.At = append(j.Current, image), tags[i].digest
@@ -230,13 +245,15 @@ func (c *Comparer) origin(r message.Repository, i message.Image) (resolve.Listed
 type tagged struct {
 	digest  reference.Digest // zero if there is no such tag
 	current bool             // it is what the source has
+	kept    bool             // it is not, and the tag is immutable
+	held    bool             // by what is known; the destination was not asked
 	err     error
 }
 
 // look finds out what the destination has under each tag. What its listing does not show to
 // be up to date is asked for, the first tag alone: if that is missing, the repository may
 // have no tags at all. Then nothing else is asked.
-func (c *Comparer) look(ctx context.Context, entries []message.Repository, s *shelf) (tags []tagged, empty bool) {
+func (c *Comparer) look(ctx context.Context, entries []message.Repository, s *shelf) (tags []tagged, empty bool, err error) {
 	var wishes []wish
 	for _, r := range entries {
 		for range r.Images {
@@ -248,9 +265,14 @@ func (c *Comparer) look(ctx context.Context, entries []message.Repository, s *sh
 			wishes = append(wishes, wish{r, image, &tags[len(wishes)]})
 		}
 	}
+	wishes, settle, err := c.hold(ctx, wishes)
+	if err != nil {
+		return nil, false, err
+	}
+	defer settle()
 	wishes = c.search(ctx, s, wishes)
 	if len(wishes) == 0 {
-		return tags, false
+		return tags, false, nil
 	}
 	c.askFor(ctx, wishes[0])
 	first := wishes[0].found
@@ -261,7 +283,7 @@ func (c *Comparer) look(ctx context.Context, entries []message.Repository, s *sh
 			return err
 		})
 		if err == nil && empty {
-			return tags, true
+			return tags, true, nil
 		}
 		exists = err == nil
 	}
@@ -269,7 +291,7 @@ func (c *Comparer) look(ctx context.Context, entries []message.Repository, s *sh
 		s.warn()
 	}
 	atOnce(len(wishes)-1, func(i int) { c.askFor(ctx, wishes[i+1]) })
-	return tags, false
+	return tags, false, nil
 }
 
 // askFor asks the destination for the tag of an image.

@@ -17,7 +17,7 @@ type Job struct {
 	MediaType string             // empty if unknown
 	Listed    resolve.Listed     // what the listing says of it
 	Verdict   Verdict
-	Why       error            // of Skip and Failed
+	Why       error            // of Skip, Keep and Failed
 	Images    []message.Image  // that the verdict is about, unless it is Unchanged
 	Current   []message.Image  // whose tags are up to date
 	At        reference.Digest // that the content has at the destination; zero if it has none
@@ -29,9 +29,10 @@ type Job struct {
 	followed followed
 }
 
-// IsSkipped reports whether the job is skipped, or is a companion of one that is.
+// IsSkipped reports whether nothing of the job is mirrored, or whether it is a companion of
+// such a job.
 func (j *Job) IsSkipped() bool {
-	return j.Verdict == Skip || j.Bearer != nil && j.Bearer.IsSkipped()
+	return j.Verdict == Skip || j.Verdict == Keep || j.Bearer != nil && j.Bearer.IsSkipped()
 }
 
 // IsLacking reports whether the destination lacks the content of a job.

@@ -20,6 +20,9 @@ const (
 	Unchanged
 	// Skip means that the list wants nothing of the content. Job.Why says why.
 	Skip
+	// Keep means that the source has moved an immutable tag, and that the destination keeps
+	// what it has. Job.Why is an ErrImmutable with both digests.
+	Keep
 	// Failed means that it could not be found out. Job.Why is the error.
 	Failed
 
@@ -30,7 +33,7 @@ func (v Verdict) String() string {
 	if v < 0 || int(v) > verdicts {
 		return fmt.Sprintf("verdict %d", int(v))
 	}
-	return [...]string{"not compared", "copy", "tag", "unchanged", "skip", "failed"}[v]
+	return [...]string{"not compared", "copy", "tag", "unchanged", "skip", "keep", "failed"}[v]
 }
 
 // Cases handles the jobs of each verdict.
@@ -39,6 +42,7 @@ type Cases interface {
 	Tag(ctx context.Context, j *Job) error
 	Unchanged(ctx context.Context, j *Job) error
 	Skip(ctx context.Context, j *Job) error
+	Keep(ctx context.Context, j *Job) error
 	Failed(ctx context.Context, j *Job) error
 }
 
@@ -53,6 +57,8 @@ func (j *Job) Handle(ctx context.Context, c Cases) error {
 		return c.Unchanged(ctx, j)
 	case Skip:
 		return c.Skip(ctx, j)
+	case Keep:
+		return c.Keep(ctx, j)
 	case Failed:
 		return c.Failed(ctx, j)
 	}

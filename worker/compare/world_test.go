@@ -33,6 +33,7 @@ type world struct {
 	entries  []message.Repository
 	versions int
 	lacking  bool // some images may have no wanted platform
+	fixed    bool // some tags are immutable
 
 	accompanied bool // some have signatures or referrers
 }
@@ -166,14 +167,16 @@ func (w *world) list(name string, tags, digests []string) {
 		Platforms:           one(w, nil, nil, []string{amd64}, []string{amd64, arm64}, []string{s390x}),
 		WithoutAttestations: w.chance(2),
 		Referrers:           w.chance(4),
+		Immutable:           one(w, nil, nil, nil, []string{".*"}, []string{"0", "2.2"}),
 	}
+	w.fixed = w.fixed || len(contents.Immutable) > 0
 	w.lacking = w.lacking || len(contents.Platforms) > 0
 	entry := message.Repository{
 		Source: reference.MustRepository(w.from.Host() + "/" + name), Destination: reference.MustRepository(w.to.Host() + "/" + name),
 	}
 	add := func(s selection.Selection, pin func(*message.Repository)) {
 		r := entry
-		s.Platforms, s.WithoutAttestations, s.Referrers = contents.Platforms, contents.WithoutAttestations, contents.Referrers
+		s.Platforms, s.WithoutAttestations, s.Referrers, s.Immutable = contents.Platforms, contents.WithoutAttestations, contents.Referrers, contents.Immutable
 		r.Selection = s.Pointer()
 		pin(&r)
 		w.entries = append(w.entries, r)

@@ -27,7 +27,7 @@ func (d *delivery) Changed(changes []change.Change) {
 	for _, c := range changes {
 		text := "mirrored a new tag"
 		switch c.Kind() {
-		case change.Vanished:
+		case change.Vanished, change.Kept:
 			continue // logged with the reason
 		case change.Moved:
 			text = "mirrored a tag that has moved"

@@ -34,9 +34,9 @@ const (
 // requests. What is not in the form of a note is ignored. Notes implements chunk.Notes and
 // mirror.Indexes.
 type Notes struct {
-	resolved, absent, indexes jetstream.KeyValue
-	log                       *slog.Logger
-	once                      bool
+	resolved, absent, indexes, held jetstream.KeyValue
+	log                             *slog.Logger
+	once                            bool
 }
 
 // OpenNotes returns the notes of a broker, which retry until the broker answers.
@@ -49,6 +49,7 @@ func OpenNotes(ctx context.Context, b *broker.Broker, log *slog.Logger) (*Notes,
 	}{
 		{&n.resolved, resolvedBucket, "the last run that resolved an entry", run.Keep},
 		{&n.absent, absentBucket, "manifests without a wanted platform", run.Keep},
+		{&n.held, heldBucket, "immutable tags that destinations have", keepHeld},
 		{&n.indexes, indexBucket, "indexes that are copied over several windows", keepIndex},
 	} {
 		var err error
@@ -77,17 +78,25 @@ func (n *Notes) retry(ctx context.Context, operation func(context.Context) error
 // read returns a note, or nothing if there is none.
 func (n *Notes) read(ctx context.Context, bucket jetstream.KeyValue, key string) (note string, err error) {
 	err = n.retry(ctx, func(ctx context.Context) error {
-		entry, err := bucket.Get(ctx, key)
-		switch {
-		case errors.Is(err, jetstream.ErrKeyNotFound):
-			return nil
-		case err != nil:
-			return fmt.Errorf("reading a note in %s: %w", bucket.Bucket(), err)
+		entry, err := n.get(ctx, bucket, key)
+		if entry != nil {
+			note = string(entry.Value())
 		}
-		note = string(entry.Value())
-		return nil
+		return err
 	})
 	return note, err
+}
+
+// get returns the entry of a note, or nil if there is none.
+func (*Notes) get(ctx context.Context, bucket jetstream.KeyValue, key string) (jetstream.KeyValueEntry, error) {
+	entry, err := bucket.Get(ctx, key)
+	switch {
+	case errors.Is(err, jetstream.ErrKeyNotFound):
+		return nil, nil
+	case err != nil:
+		return nil, fmt.Errorf("reading a note in %s: %w", bucket.Bucket(), err)
+	}
+	return entry, nil
 }
 
 func (n *Notes) write(ctx context.Context, bucket jetstream.KeyValue, key, note string) error {

@@ -21,7 +21,7 @@ const heads = 16
 // digests looks up the tags whose digests the listing does not have. What is wrong with one
 // tag is in the result and hides no other. The error is that of one of the tags if the
 // registry has answered for none, or ctx's.
-func (u *Upstream) digests(ctx context.Context, repository reference.Repository, tags []listing.Tag, named bool) (Result, error) {
+func (u *Upstream) digests(ctx context.Context, repository reference.Repository, tags []listing.Tag, known Known, named bool) (Result, error) {
 	found := make([]registry.Descriptor, len(tags))
 	missed := make([]error, len(tags))
 	var asked patience
@@ -30,6 +30,10 @@ func (u *Upstream) digests(ctx context.Context, repository reference.Repository,
 	for i, tag := range tags {
 		if !tag.Digest.IsZero() {
 			found[i] = registry.Descriptor{Digest: tag.Digest, MediaType: tag.MediaType}
+			continue
+		}
+		if !known[tag.Name].IsZero() {
+			found[i].Digest = known[tag.Name]
 			continue
 		}
 		group.Go(func() error {

@@ -55,10 +55,13 @@ func AllDenied(repository reference.Repository, tags int) error {
 		"%w: the registry lists tags, and denies all %d that were asked for", registry.ErrNotFound, tags)}
 }
 
+// Known are tags whose digests need not be asked for.
+type Known map[reference.Tag]reference.Digest
+
 // Resolver lists what is to be mirrored of a repository. The pulls are right if there is
 // an error, too.
 type Resolver interface {
-	Resolve(ctx context.Context, r message.Repository) (Result, error)
+	Resolve(ctx context.Context, r message.Repository, known Known) (Result, error)
 }
 
 // Upstream resolves with what the upstream offers: its own listing with digests, or
@@ -70,10 +73,12 @@ type Upstream struct {
 
 // Resolve implements Resolver. What the list pins to a digest is not asked for, and
 // for a tag there is one HEAD, and a GET if that denies it.
-func (u *Upstream) Resolve(ctx context.Context, r message.Repository) (Result, error) {
+func (u *Upstream) Resolve(ctx context.Context, r message.Repository, known Known) (Result, error) {
 	switch {
 	case !r.Digest.IsZero():
 		return Result{Images: []message.Image{{Tag: r.Tag, Digest: r.Digest}}}, nil
+	case !known[r.Tag].IsZero():
+		return Result{Images: []message.Image{{Tag: r.Tag, Digest: known[r.Tag]}}}, nil
 	case !r.Tag.IsZero():
 		d, err := u.Registry.Find(ctx, r.Source, r.Tag)
 		if err != nil {
@@ -89,10 +94,10 @@ func (u *Upstream) Resolve(ctx context.Context, r message.Repository) (Result, e
 				return Result{}, &registry.Error{Op: registry.OpHead, Repository: r.Source, Err: err}
 			}
 		}
-		result, _ := u.digests(ctx, r.Source, tags, true)
+		result, _ := u.digests(ctx, r.Source, tags, known, true)
 		return result, ctx.Err()
 	}
-	return u.whole(ctx, r)
+	return u.whole(ctx, r, known)
 }
 
 // bulkTries is how often a listing of the upstream's own is tried that is in trouble,
@@ -100,7 +105,7 @@ func (u *Upstream) Resolve(ctx context.Context, r message.Repository) (Result, e
 const bulkTries = 2
 
 // whole lists the repository and picks what the selection wants.
-func (u *Upstream) whole(ctx context.Context, r message.Repository) (Result, error) {
+func (u *Upstream) whole(ctx context.Context, r message.Repository, known Known) (Result, error) {
 	p, err := newPick(r.Selection)
 	if err != nil {
 		return Result{}, err
@@ -122,14 +127,14 @@ func (u *Upstream) whole(ctx context.Context, r message.Repository) (Result, err
 			break
 		}
 	}
-	result, err := u.digests(ctx, r.Source, p.picked(), false)
+	result, err := u.digests(ctx, r.Source, p.picked(), known, false)
 	if err != nil {
 		return Result{Pulls: result.Pulls}, err
 	}
 	result.Skipped = p.windows
 	result.Unselected = p.unselected()
 	result.Invalid = p.invalid.about(r.Source)
-	companions, _ := u.digests(ctx, r.Source, p.companionsOf(result.Images), false)
+	companions, _ := u.digests(ctx, r.Source, p.companionsOf(result.Images), nil, false)
 	if ctx.Err() != nil {
 		return Result{}, ctx.Err()
 	}

@@ -45,6 +45,7 @@ func NewChecker(ctx context.Context, b *broker.Broker, r Registries, limits map[
 		Resolver: upstream,
 		Mirror:   &mirror.Mirror{Registry: source, Listing: upstream.Listing, Destination: r.client(network, keychain, 0, nil).Comparing()},
 		Absent:   notes.Once().Absent,
+		Held:     notes.Once().Held,
 		Allowance: func(ctx context.Context, registry string) (budget.Allowance, error) {
 			return store.Allowance(ctx, registry, who(registry), limits[registry])
 		},

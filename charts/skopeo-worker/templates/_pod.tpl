@@ -85,6 +85,10 @@
   value: {{ $p.attestations | quote }}
 - name: REFERRERS
   value: {{ $p.referrers | quote }}
+{{- with $p.immutableTags }}
+- name: IMMUTABLE_TAGS
+  value: {{ join " " . | quote }}
+{{- end }}
 {{- with $v.registries.rateLimits }}
 {{- $limits := list }}
 {{- range $registry, $limit := . }}{{ $limits = append $limits (printf "%s=%s" $registry $limit) }}{{ end }}

@@ -1,0 +1,132 @@
+package chunk
+
+import (
+	"testing"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+
+	"github.com/osism/skopeo-worker/shared/change"
+	"github.com/osism/skopeo-worker/shared/message"
+	"github.com/osism/skopeo-worker/shared/run"
+	"github.com/osism/skopeo-worker/shared/selection"
+	"github.com/osism/skopeo-worker/worker/registrytest"
+)
+
+// released makes an entry of which the versions are immutable, and other tags are not.
+func (b *harness) released() message.Repository {
+	r := b.entry("")
+	r.Selection = selection.Selection{Immutable: []string{"v?[0-9]"}}.Pointer()
+	return r
+}
+
+// TestImmutable: a version that the source moves is reported with both digests and stays as
+// it is at the destination; what is there costs no request at either side.
+func TestImmutable(t *testing.T) {
+	b := newHarness(t)
+	push := func(tag, version string) string {
+		t.Helper()
+		digest, err := b.from.PushImage(repository, tag, registrytest.Image{Version: version})
+		require.NoError(t, err)
+		return digest
+	}
+	deliver := func() run.Tally {
+		t.Helper()
+		b.changes, b.tags = nil, nil
+		b.from.ResetRequests()
+		b.to.ResetRequests()
+		require.Empty(t, b.deliver(t, Delivery{Chunk: b.chunk(b.released()), Fresh: true}).Left)
+		return b.images
+	}
+	first := push("1.0", "one")
+	push("latest", "one")
+	require.Equal(t, run.Tally{Total: 2, Copied: 1, Tagged: 1}, deliver())
+
+	require.Equal(t, run.Tally{Total: 2, Unchanged: 2}, deliver())
+	require.Equal(t, 1, b.from.Count(heads), "only latest is looked up")
+	require.Equal(t, 1, b.to.Count(manifests), "only latest is compared")
+
+	second := push("1.0", "evil")
+	push("latest", "evil")
+	require.Equal(t, run.Tally{Total: 2, Copied: 1, Unchanged: 1}, deliver(), "a registry without digests in its listing is not asked")
+
+	// Once the destination is asked again, the source is, too.
+	for tag, h := range b.held[b.released().Destination] {
+		h.Fresh = false
+		b.held[b.released().Destination][tag] = h
+	}
+	require.Equal(t, run.Tally{Total: 2, Unchanged: 1, Kept: 1}, deliver())
+	requireKept := func() {
+		t.Helper()
+		require.Len(t, b.changes, 1)
+		require.Equal(t, change.Kept, b.changes[0].Kind())
+		require.Equal(t, []string{first, second}, []string{b.changes[0].From.String(), b.changes[0].Refused.String()})
+		at, err := b.to.Digest(destination, "1.0")
+		require.NoError(t, err)
+		require.Equal(t, first, at)
+	}
+	requireKept()
+	for _, tag := range b.tags {
+		if tag.State == run.Kept {
+			require.Equal(t, "the source has moved an immutable tag: the destination keeps "+first+", the source has "+second, tag.Why)
+		}
+	}
+
+	// Without any memory, the destination is asked, and keeps it, too.
+	b.held = nil
+	require.Equal(t, run.Tally{Total: 2, Unchanged: 1, Kept: 1}, deliver())
+	requireKept()
+}
+
+// TestImmutableIsLost: if the destination loses an immutable tag, it gets it again from a
+// source that still has it, and not what a source has put in its place.
+func TestImmutableIsLost(t *testing.T) {
+	b := newHarness(t)
+	first, err := b.from.PushImage(repository, "1.0", registrytest.Image{Version: "one"})
+	require.NoError(t, err)
+	deliver := func() run.Tally {
+		t.Helper()
+		b.changes = nil
+		for tag, h := range b.held[b.released().Destination] {
+			h.Fresh = false
+			b.held[b.released().Destination][tag] = h
+		}
+		require.NoError(t, b.to.Untag(destination, "1.0"))
+		require.Empty(t, b.deliver(t, Delivery{Chunk: b.chunk(b.released()), Fresh: true}).Left)
+		return b.images
+	}
+	require.Empty(t, b.deliver(t, Delivery{Chunk: b.chunk(b.released()), Fresh: true}).Left)
+	require.Equal(t, run.Tally{Total: 1, Tagged: 1}, deliver())
+	at, err := b.to.Digest(destination, "1.0")
+	require.NoError(t, err)
+	require.Equal(t, first, at)
+
+	second, err := b.from.PushImage(repository, "1.0", registrytest.Image{Version: "evil"})
+	require.NoError(t, err)
+	require.Equal(t, run.Tally{Total: 1, Kept: 1}, deliver())
+	require.Equal(t, second, b.changes[0].Refused.String())
+	_, err = b.to.Digest(destination, "1.0")
+	require.ErrorIs(t, err, registrytest.ErrNotFound)
+}
+
+// TestImmutableRace: what another worker has put between the comparison and the copy stays.
+func TestImmutableRace(t *testing.T) {
+	b := newHarness(t)
+	_, err := b.from.PushImage(repository, "1.0", registrytest.Image{Version: "one"})
+	require.NoError(t, err)
+	asked, gate := b.from.Notify(blobs), make(chan struct{})
+	b.from.Inject(registrytest.Fault{Match: blobs, Gate: gate})
+	other := make(chan string, 1)
+	go func() {
+		defer close(gate)
+		<-asked
+		digest, err := b.to.PushImage(destination, "1.0", registrytest.Image{Version: "other"})
+		assert.NoError(t, err)
+		other <- digest
+	}()
+	require.Empty(t, b.deliver(t, Delivery{Chunk: b.chunk(b.released()), Fresh: true}).Left)
+	require.Equal(t, run.Tally{Total: 1, Kept: 1}, b.images)
+	at, err := b.to.Digest(destination, "1.0")
+	require.NoError(t, err)
+	require.Equal(t, <-other, at)
+}

@@ -1,0 +1,60 @@
+package consume
+
+import (
+	"fmt"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/osism/skopeo-worker/shared/message"
+	"github.com/osism/skopeo-worker/shared/reference"
+	"github.com/osism/skopeo-worker/worker/compare"
+)
+
+// TestHeld: what is noted of a destination is added up, and garbage is no note.
+func TestHeld(t *testing.T) {
+	b := embedded(t)
+	notes, err := OpenNotes(t.Context(), b.Broker, b.log)
+	require.NoError(t, err)
+	to, other := reference.MustRepository("registry.example.com/a"), reference.MustRepository("registry.example.com/b")
+	one, two := reference.DigestOf([]byte("one")), reference.DigestOf([]byte("two"))
+	tag := reference.MustTag
+	for _, garbage := range []string{"", "{}", "~", `{"destination":"registry.example.com/b","tags":{"1":{"s":"` + one.String() + `"}}}`,
+		`{"destination":"registry.example.com/a","tags":{"1":null,"":{"s":"` + one.String() + `"},"2":{}}}`} {
+		b.send(t, "$KV."+heldBucket+"."+heldKey(to), []byte(garbage))
+		held, err := notes.Held(t.Context(), to)
+		require.NoError(t, err)
+		require.Empty(t, held, garbage)
+	}
+	require.NoError(t, notes.NoteHeld(t.Context(), to, map[reference.Tag]compare.Held{tag("1"): {Source: one, At: one}}))
+	require.NoError(t, notes.NoteHeld(t.Context(), to, map[reference.Tag]compare.Held{tag("2"): {Source: one, At: two}}))
+	held, err := notes.Held(t.Context(), to)
+	require.NoError(t, err)
+	require.Equal(t, map[reference.Tag]compare.Held{tag("1"): {Source: one, At: one, Fresh: true}, tag("2"): {Source: one, At: two, Fresh: true}}, held)
+	held, err = notes.Held(t.Context(), other)
+	require.NoError(t, err)
+	require.Empty(t, held)
+
+	old := fmt.Sprintf(`{"destination":"%s","tags":{"1":{"s":"%s","t":%d}}}`, to, one, time.Now().Add(-heldFor-time.Hour).Unix())
+	b.send(t, "$KV."+heldBucket+"."+heldKey(to), []byte(old))
+	held, err = notes.Held(t.Context(), to)
+	require.NoError(t, err)
+	require.Equal(t, map[reference.Tag]compare.Held{tag("1"): {Source: one, At: one}}, held)
+}
+
+// TestHeldIsBounded: of more tags than a message takes, the oldest are left out.
+func TestHeldIsBounded(t *testing.T) {
+	note := heldTags{Destination: reference.MustRepository("registry.example.com/a"), Tags: map[reference.Tag]*heldTag{}}
+	digest := reference.DigestOf([]byte("one"))
+	const many = 10_000
+	for i := range many {
+		note.Tags[reference.MustTag(fmt.Sprint(i))] = &heldTag{Source: digest, Since: int64(i)}
+	}
+	data, err := note.encode()
+	require.NoError(t, err)
+	require.LessOrEqual(t, len(data), message.MaxSize)
+	require.Greater(t, len(note.Tags), 1000)
+	require.Contains(t, note.Tags, reference.MustTag(fmt.Sprint(many-1)))
+	require.NotContains(t, note.Tags, reference.MustTag("0"))
+}
