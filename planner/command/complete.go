@@ -4,6 +4,7 @@ import (
 	"context"
 	"io"
 	"slices"
+	"strconv"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -59,4 +60,21 @@ var completeRepository = complete(func(ctx context.Context, se *session) ([]cobr
 		}
 	}
 	return slices.Compact(names), err
+})
+
+// completeChunk proposes the numbers of the chunks with failures.
+var completeChunk = complete(func(ctx context.Context, se *session) ([]cobra.Completion, error) {
+	records, err := se.failures.List(ctx, se.name)
+	var chunks []int
+	for _, r := range records {
+		if !r.Unreadable {
+			chunks = append(chunks, r.Chunk)
+		}
+	}
+	slices.Sort(chunks)
+	var numbers []cobra.Completion
+	for _, chunk := range slices.Compact(chunks) {
+		numbers = append(numbers, strconv.Itoa(chunk))
+	}
+	return numbers, err
 })

@@ -102,8 +102,8 @@ func TestNearMissesAreNamed(t *testing.T) {
 	require.NotContains(t, said, "CHUNKSIZE")
 }
 
-// TestReadyBeforeItPublishes: without what copies images, nothing is published, and no store is
-// made.
+// TestReadyBeforeItPublishes: without what copies images, nothing is published or served, and no
+// store is made.
 func TestReadyBeforeItPublishes(t *testing.T) {
 	dir := t.TempDir()
 	list, torn, store := filepath.Join(dir, "list.yml"), filepath.Join(dir, "auth.json"), filepath.Join(dir, "data")
@@ -116,14 +116,17 @@ func TestReadyBeforeItPublishes(t *testing.T) {
 		{"REGISTRY_AUTH_FILE", torn, "credentials file " + torn + ": not valid JSON"},
 	} {
 		t.Run(c.value, func(t *testing.T) {
-			t.Setenv("MIRROR_SOURCE_URL", list)
-			t.Setenv("MIRROR_DEST_URL", "127.0.0.1:5000")
-			t.Setenv("DATA_DIR", store)
-			t.Setenv(c.variable, c.value)
-			said, code := execute(t, "mirror")
-			require.Equal(t, 2, code, said)
-			require.Contains(t, said, c.want)
-			require.NoDirExists(t, store)
+			for _, command := range []string{"mirror", "serve"} {
+				t.Setenv("MIRROR_SOURCE_URL", list)
+				t.Setenv("MIRROR_DEST_URL", "127.0.0.1:5000")
+				t.Setenv("DATA_DIR", store)
+				t.Setenv("UI_ADDR", "127.0.0.1:0")
+				t.Setenv(c.variable, c.value)
+				said, code := execute(t, command)
+				require.Equal(t, 2, code, said)
+				require.Contains(t, said, c.want)
+				require.NoDirExists(t, store)
+			}
 		})
 	}
 }
@@ -210,6 +213,7 @@ func TestCompletion(t *testing.T) {
 		require.Equal(t, "quay.io/osism/a\n", proposed(command, ""))
 		require.Empty(t, proposed(command, "quay.io/osism/a", ""), "it is there already")
 	}
+	require.Equal(t, "2\n", proposed("republish", "--chunk", ""))
 	require.Equal(t, "json\n", proposed("status", "-o", ""))
 	require.Contains(t, proposed("help", ""), "status")
 	require.Contains(t, proposed("completion", ""), "zsh")

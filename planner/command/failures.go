@@ -233,6 +233,7 @@ func republishCommand() *cobra.Command {
 	}
 	c.Flags().BoolVar(&all, "all", false, "all failures")
 	c.Flags().IntVar(&chunk, "chunk", 0, "failures of the chunk with this `number`")
+	_ = c.RegisterFlagCompletionFunc("chunk", completeChunk) // the flag exists
 	return c
 }
 

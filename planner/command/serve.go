@@ -68,6 +68,11 @@ func serveCommand() *cobra.Command {
 				return fmt.Errorf("%w: MIRROR_SOURCE_URL=-: planner serve reads the list again and again; expected a URL or file", errUsage)
 			}
 			environment.Confine(s.registries.ChildEnv)
+			if s.broker.Embedded() { // this process copies
+				if err := service.Ready(cmd.Context(), s.worker); err != nil {
+					return err
+				}
+			}
 			log := s.log.Logger(cmd.ErrOrStderr())
 			probes, err := service.Listen(s.metrics.Addr, Version, log)
 			if err != nil {

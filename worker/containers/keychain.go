@@ -131,7 +131,7 @@ func (k *Keychain) Find(ctx context.Context, repository string) (Credential, err
 }
 
 // Readable returns an error if the files in which the credentials of the registries would be
-// searched cannot be read. It starts no helper. The error is ErrFile, or that of
+// searched cannot be read; without registries, if one of all files cannot. It starts no helper. The error is ErrFile, or that of
 // registries.conf.
 func (k *Keychain) Readable(registries ...string) error {
 	helpers, err := conf.helpers(k.now())
@@ -139,7 +139,7 @@ func (k *Keychain) Readable(registries ...string) error {
 		return err
 	}
 	for _, file := range k.files {
-		if file.required {
+		if file.required || len(registries) == 0 {
 			if _, err := file.read(); err != nil {
 				return err
 			}

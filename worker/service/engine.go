@@ -44,8 +44,8 @@ func (c Config) version(ctx context.Context, runner *skopeo.Runner) (string, err
 }
 
 // Ready returns an error if this process cannot copy images: skopeo is missing, or a file with
-// the credentials of one of the registries cannot be read. It sends no request and starts no
-// credential helper.
+// the credentials of one of the registries, or of any if none is named, cannot be read. It sends
+// no request and starts no credential helper.
 func Ready(ctx context.Context, c Config, registries ...string) error {
 	if _, err := c.version(ctx, &skopeo.Runner{Path: c.Skopeo}); err != nil {
 		return err
