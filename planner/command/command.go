@@ -10,7 +10,6 @@ import (
 	"io"
 	"log/slog"
 	"os"
-	"sync"
 	"time"
 	"unicode"
 	"unicode/utf16"
@@ -127,6 +126,15 @@ func (f *formatFlag) messages(c *cobra.Command) io.Writer {
 // colorOf returns the value of --color.
 func colorOf(c *cobra.Command) display.Color { return display.Color(c.Flag("color").Value.String()) }
 
+// colored reports whether what a command prints has colors.
+func colored(c *cobra.Command) bool { return colorOf(c).On(isTerminal(c.OutOrStdout())) }
+
+// isTerminal reports whether a writer is a file that is a terminal.
+func isTerminal(w io.Writer) bool {
+	f, ok := w.(*os.File)
+	return ok && display.IsTerminal(f)
+}
+
 // session is an open broker with the stores that the commands use.
 type session struct {
 	*broker.Broker
@@ -138,7 +146,7 @@ type session struct {
 	color    display.Color
 	outage   time.Duration // how long a run is followed that waits for a registry; 0: for ever
 	log      *slog.Logger
-	logs     *redirect
+	logs     *followedLog
 }
 
 // open loads the settings that every command needs, and connects.
@@ -177,8 +185,8 @@ const (
 )
 
 func connect(ctx context.Context, s *settings, u use, logTo io.Writer) (*session, error) {
-	logs := &redirect{to: logTo}
-	log := s.log.Logger(logs)
+	logs := newFollowedLog(logTo)
+	log := logs.logger(&s.log)
 	b, err := openBroker(ctx, s.broker, u, log)
 	if err != nil {
 		return nil, err
@@ -212,32 +220,6 @@ func openBroker(ctx context.Context, c broker.Config, u use, log *slog.Logger) (
 func (se *session) Close() {
 	se.budget.Close()
 	se.Broker.Close()
-}
-
-// redirect lets the log make room for a line that is drawn on the same terminal.
-type redirect struct {
-	mu sync.Mutex
-	to io.Writer
-}
-
-func (r *redirect) Write(p []byte) (int, error) {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	return r.to.Write(p)
-}
-
-// through sends the log through the writer that wrap returns, until the returned function
-// is called.
-func (r *redirect) through(wrap func(io.Writer) io.Writer) (undo func()) {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	before := r.to
-	r.to = wrap(before)
-	return func() {
-		r.mu.Lock()
-		defer r.mu.Unlock()
-		r.to = before
-	}
 }
 
 var (

@@ -43,7 +43,7 @@ func (se *session) follow(ctx context.Context, id string, out io.Writer, f forma
 		if err != nil {
 			return err
 		}
-		display.Summary(out, last, ofRun(failures, last), time.Now())
+		display.Summary(out, last, ofRun(failures, last), time.Now(), se.color.On(isTerminal(out)))
 	}
 	switch {
 	case away != nil:
@@ -213,9 +213,8 @@ func interrupted(ctx context.Context, id string) error {
 }
 
 func newFollower(out io.Writer, color display.Color) *display.Follower {
-	f, ok := out.(*os.File)
-	if !ok {
+	if !isTerminal(out) {
 		return display.NewFollower(out, false, color, nil)
 	}
-	return display.NewFollower(out, display.IsTerminal(f), color, display.Width(f))
+	return display.NewFollower(out, true, color, display.Width(out.(*os.File)))
 }

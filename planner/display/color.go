@@ -3,6 +3,8 @@ package display
 import (
 	"fmt"
 	"os"
+
+	"github.com/osism/skopeo-worker/shared/run"
 )
 
 // Color is when output has colors. It is the value of a flag.
@@ -59,4 +61,17 @@ func (p paint) on(colors bool, text string) string {
 		return text
 	}
 	return "\x1b[" + string(p) + "m" + text + "\x1b[0m"
+}
+
+// stateColor returns the color of the state of a run. A run that waits for something is yellow.
+func stateColor(state string) paint {
+	switch state {
+	case run.StateDone:
+		return green
+	case run.StateFailed, run.StateLost:
+		return red
+	case run.StateRunning:
+		return ""
+	}
+	return yellow
 }

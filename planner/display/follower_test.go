@@ -103,7 +103,7 @@ func TestTimeLeft(t *testing.T) {
 	require.Equal(t, "2h+ to go", v.toGo())
 	v.EstimatedDone, v.EstimatedAtLeast = nil, false
 	v.Chunks.Total, v.Unresolved = 4, 2
-	require.Equal(t, "~2m40s+ to go", v.toGo(), "the others probably have as many images")
+	require.Equal(t, "2m40s+ to go", v.toGo(), "the others probably have as many images")
 	v.Chunks.Running = 0
 	require.Empty(t, v.toGo(), "nothing moves")
 }

@@ -21,14 +21,35 @@ import (
 const textWidth = defaultWidth
 
 // page collects output, which is then written in one piece.
-type page struct{ strings.Builder }
+type page struct {
+	strings.Builder
+	colors bool
+	paints map[int]paint // of lines, by number
+}
 
 func (p *page) line(format string, args ...any) {
 	_, _ = fmt.Fprintf(p, format+"\n", args...)
 }
 
+// painted is line in a color, if the page has colors; "" is no color.
+func (p *page) painted(c paint, format string, args ...any) {
+	if p.colors && c != "" {
+		if p.paints == nil {
+			p.paints = map[int]paint{}
+		}
+		p.paints[strings.Count(p.String(), "\n")] = c
+	}
+	p.line(format, args...)
+}
+
 // to writes the page. An error could be shown only on the same screen.
-func (p *page) to(w io.Writer) { _, _ = io.WriteString(w, Printable(p.String())) }
+func (p *page) to(w io.Writer) {
+	lines := strings.Split(Printable(p.String()), "\n")
+	for i, c := range p.paints {
+		lines[i] = c.on(true, lines[i])
+	}
+	_, _ = io.WriteString(w, strings.Join(lines, "\n"))
+}
 
 // Printable replaces unprintable characters of lines with spaces. Names, reasons and
 // messages at the broker can come from anyone, and must not control the terminal.
@@ -83,14 +104,15 @@ func text(title string) column { return column{title: title} }
 func number(title string) column { return column{title: title, number: true} }
 
 // table lines up cells below their titles, at an indent. A row may have fewer cells
-// than there are columns.
-func (p *page) table(indent int, columns []column, rows [][]string) {
+// than there are columns. The colors are those of the rows, if there are any.
+func (p *page) table(indent int, columns []column, rows [][]string, colors ...paint) {
 	titles := make([]string, len(columns))
 	for i, c := range columns {
 		titles[i] = c.title
 	}
 	if strings.Join(titles, "") != "" {
 		rows = append([][]string{titles}, rows...)
+		colors = append([]paint{""}, colors...)
 	}
 	widths := make([]int, len(columns))
 	for _, row := range rows {
@@ -99,7 +121,7 @@ func (p *page) table(indent int, columns []column, rows [][]string) {
 		}
 	}
 	gap := strings.Repeat(" ", columnGap)
-	for _, row := range rows {
+	for number, row := range rows {
 		line := strings.Repeat(" ", indent)
 		for i, cell := range row {
 			if i > 0 {
@@ -112,7 +134,11 @@ func (p *page) table(indent int, columns []column, rows [][]string) {
 				line += cell + padding
 			}
 		}
-		p.line("%s", strings.TrimRight(line, " "))
+		c := paint("")
+		if number < len(colors) {
+			c = colors[number]
+		}
+		p.painted(c, "%s", strings.TrimRight(line, " "))
 	}
 }
 

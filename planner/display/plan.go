@@ -55,10 +55,10 @@ func dueColumn(t, now time.Time) string {
 // summaryFailures is how many reasons of failures a summary shows: as many as fit on a screen.
 const summaryFailures = 10
 
-// Summary shows how a run ended, its images by outcome, and the first failures. The run has
-// taken as long as Status shows.
-func Summary(w io.Writer, s run.Status, failures []failure.Record, now time.Time) {
-	var p page
+// Summary shows how a run ended, its images by outcome, and the first failures, in colors or
+// without. The run has taken as long as Status shows.
+func Summary(w io.Writer, s run.Status, failures []failure.Record, now time.Time, colors bool) {
+	p := page{colors: colors}
 	defer p.to(w)
 	headline(&p, s, duration(s, now))
 	for _, a := range append(outcomes(s.Images), amount{s.Pulls, "pulls"}) {
@@ -82,21 +82,22 @@ const whatIsLost = "Lost chunks are neither done nor at the broker, and the run 
 
 func headline(p *page, s run.Status, took time.Duration) {
 	p.line("")
+	c := stateColor(s.State)
 	switch {
 	case !s.Over():
-		p.line("Run %s is unfinished after %s: %d of %s done. The rest is kept; the next worker continues it.",
+		p.painted(c, "Run %s is unfinished after %s: %d of %s done. The rest is kept; the next worker continues it.",
 			s.Run, span(took), s.Chunks.Done, chunks(s.Chunks.Total))
 	case s.State == run.StateCancelled || s.State == run.StateSuperseded:
-		p.line("Run %s was %s after %s: %d of %s done.", s.Run, s.State, span(took), s.Chunks.Done, chunks(s.Chunks.Total))
+		p.painted(c, "Run %s was %s after %s: %d of %s done.", s.Run, s.State, span(took), s.Chunks.Done, chunks(s.Chunks.Total))
 	case s.State == run.StateLost:
-		p.line("Run %s has LOST %d of %s after %s; %d done. %s",
+		p.painted(c, "Run %s has LOST %d of %s after %s; %d done. %s",
 			s.Run, s.Chunks.Lost, chunks(s.Chunks.Total), span(took), s.Chunks.Done, whatIsLost)
 	default:
 		ended := "is done"
 		if s.State == run.StateFailed {
 			ended = "ended with failures"
 		}
-		p.line("Run %s %s after %s: %s in %s.", s.Run, ended, span(took), images(s.Images.Total), chunks(s.Chunks.Total))
+		p.painted(c, "Run %s %s after %s: %s.", s.Run, ended, span(took), images(s.Images.Total))
 	}
 }
 
@@ -104,7 +105,7 @@ func headline(p *page, s run.Status, took time.Duration) {
 func firstFailures(p *page, failures []failure.Record) {
 	all, shown := failed(failures), 0
 	p.line("")
-	p.line("%s failed:", images(all))
+	p.painted(red, "%s failed:", images(all))
 	groups := byReason(failures)
 	slices.SortStableFunc(groups, func(a, b failedAlike) int { return cmp.Compare(len(b.images), len(a.images)) })
 	for _, g := range groups[:min(len(groups), summaryFailures)] {

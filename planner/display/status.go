@@ -10,11 +10,11 @@ import (
 	"github.com/osism/skopeo-worker/shared/run"
 )
 
-// Status shows the state of a run.
-func Status(w io.Writer, s run.Status, now time.Time) {
-	var p page
+// Status shows the state of a run, in colors or without.
+func Status(w io.Writer, s run.Status, now time.Time, colors bool) {
+	p := page{colors: colors}
 	defer p.to(w)
-	p.line("Mirror %q, run %s: %s", s.Name, s.Run, stateText(s.State))
+	p.painted(stateColor(s.State), "Mirror %q, run %s: %s", s.Name, s.Run, stateText(s.State))
 	var rows [][]string
 	row := func(name, format string, args ...any) {
 		rows = append(rows, []string{name, fmt.Sprintf(format, args...)})
@@ -43,7 +43,7 @@ func Status(w io.Writer, s run.Status, now time.Time) {
 	underWay(&p, s.UnderWay, now)
 	if s.Chunks.Lost > 0 {
 		p.line("")
-		p.line("%d of %s LOST. %s", s.Chunks.Lost, chunks(s.Chunks.Total), whatIsLost)
+		p.painted(red, "%d of %s LOST. %s", s.Chunks.Lost, chunks(s.Chunks.Total), whatIsLost)
 	}
 	if s.Images.Failed > 0 || s.Failures != (run.Failures{}) {
 		p.line("")
@@ -71,6 +71,7 @@ func registries(p *page, all []run.Registry, now time.Time) {
 	}
 	p.line("")
 	var rows [][]string
+	var colors []paint
 	for _, r := range all {
 		spent, free := "-", "-" // not counted
 		if r.Free != nil {
@@ -88,16 +89,17 @@ func registries(p *page, all []run.Registry, now time.Time) {
 			left = "0"
 		}
 		rows = append(rows, []string{printable(r.Registry), budget(r.Limit, r.Window), spent, free, left, done, registryState(r, now)})
+		colors = append(colors, registryColor(r, now))
 	}
 	p.table(imageIndent, []column{
 		text("REGISTRY"), text("BUDGET"), number("SPENT"), number("FREE"), number("TO PULL"), text("DONE"), text("STATE"),
-	}, rows)
+	}, rows, colors...)
 	for _, r := range all {
 		switch {
 		case r.ClosedSince != nil:
-			p.line("%*s%s has been away since %s: %s", imageIndent, "", printable(r.Registry), moment(*r.ClosedSince), printable(r.Reason))
+			p.painted(red, "%*s%s has been away since %s: %s", imageIndent, "", printable(r.Registry), moment(*r.ClosedSince), printable(r.Reason))
 		case r.ClosedUntil != nil && r.ClosedUntil.After(now):
-			p.line("%*s%s is closed until %s: %s", imageIndent, "", printable(r.Registry), moment(*r.ClosedUntil), printable(r.Reason))
+			p.painted(yellow, "%*s%s is closed until %s: %s", imageIndent, "", printable(r.Registry), moment(*r.ClosedUntil), printable(r.Reason))
 		}
 	}
 }
@@ -132,6 +134,17 @@ func registryState(r run.Registry, now time.Time) string {
 	return "open"
 }
 
+// registryColor is red if the registry is away, and yellow if pulls from it have to wait.
+func registryColor(r run.Registry, now time.Time) paint {
+	switch {
+	case r.ClosedSince != nil:
+		return red
+	case r.ClosedUntil != nil && r.ClosedUntil.After(now), r.NextSlot != nil && r.NextSlot.After(now):
+		return yellow
+	}
+	return ""
+}
+
 // stateText returns the name of a state, or words if the name could mislead.
 func stateText(state string) string {
 	if state == run.StateFailed {
@@ -140,16 +153,22 @@ func stateText(state string) string {
 	return state
 }
 
-// Runs shows a line for each run.
-func Runs(w io.Writer, all []run.Status, now time.Time) {
-	var p page
+// Runs shows a line for each run, in colors or without.
+func Runs(w io.Writer, all []run.Status, now time.Time, colors bool) {
+	p := page{colors: colors}
 	defer p.to(w)
 	if len(all) == 0 {
 		p.line("No runs in the last %d days.", int(run.Keep/day))
 		return
 	}
 	var rows [][]string
+	var paints []paint
 	for _, s := range all {
+		c := paint("")
+		if s.State != run.StateDone {
+			c = stateColor(s.State)
+		}
+		paints = append(paints, c)
 		state := s.State
 		if state == run.StateFailed {
 			state = run.StateDone // failures have a column of their own
@@ -161,7 +180,7 @@ func Runs(w io.Writer, all []run.Status, now time.Time) {
 	}
 	p.table(0, []column{
 		text("RUN"), text("STATE"), number("TOOK"), number("CHUNKS"), number("IMAGES"), number("COPIED"), number("FAILED"), number("PULLS"),
-	}, rows)
+	}, rows, paints...)
 }
 
 // took returns how long a run has taken so far, or "-" if it is not known. The end of a run

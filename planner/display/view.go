@@ -186,11 +186,10 @@ func (v view) toGo() string {
 	if !known {
 		return ""
 	}
-	more := ""
 	if !exact || v.EstimatedAtLeast {
-		more = "+"
+		return span(bySpeed) + "+ to go"
 	}
-	return "~" + span(bySpeed) + more + " to go"
+	return "~" + span(bySpeed) + " to go"
 }
 
 // copyRows returns a line for each image under way. Long names lose their beginning, because
