@@ -195,3 +195,28 @@ console:
 	proxied := render(t, least, "console: {trustProxy: X-Forwarded-User, service: {enabled: true}}")
 	require.Equal(t, "X-Forwarded-User", env(find[*apps.Deployment](t, proxied, "console").Spec.Template.Spec.Containers[0])["UI_TRUST_PROXY"])
 }
+
+// TestHelmTest: the logs of helm test can be read, and it looks with the credentials of the
+// workers.
+func TestHelmTest(t *testing.T) {
+	r := render(t, least, `
+registries: {credentials: {existingSecret: registries}}
+caBundle: {existingConfigMap: ca}
+planner: {podLabels: {network: outside}, podAnnotations: {a: b}}`)
+	test := find[*core.Pod](t, r, "test")
+	require.Equal(t, "test", test.Annotations["helm.sh/hook"])
+	require.Equal(t, "before-hook-creation", test.Annotations["helm.sh/hook-delete-policy"], "a pod that is deleted has no logs")
+	require.Equal(t, "outside", test.Labels["network"])
+	require.Equal(t, "b", test.Annotations["a"])
+	require.Len(t, test.Spec.Containers, 1, "helm test --logs does not choose one of several")
+	c := test.Spec.Containers[0]
+	require.Equal(t, []string{"planner", "check", "--access"}, c.Command)
+	console := find[*apps.Deployment](t, r, "console").Spec.Template.Spec
+	require.Equal(t, console.Containers[0].Image, c.Image, "credential helpers are in it")
+	secret, key := registryFile(t, test.Spec)
+	require.Equal(t, [2]string{"registries", ".dockerconfigjson"}, [2]string{secret, key})
+	for _, name := range []string{"MIRROR_SOURCE_URL", "MIRROR_DEST_URL", "NATS_URL", "HOME", "SSL_CERT_DIR", "REGISTRY_AUTH_FILE"} {
+		require.Equal(t, env(console.Containers[0])[name], env(c)[name], name)
+	}
+	require.Equal(t, core.RestartPolicyNever, test.Spec.RestartPolicy)
+}

@@ -2,6 +2,10 @@ package charttest
 
 import (
 	"encoding/json"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
 	"testing"
 
 	"github.com/stretchr/testify/require"
@@ -103,6 +107,66 @@ func TestCredentials(t *testing.T) {
 			}
 			require.NoError(t, json.Unmarshal([]byte(made.StringData[key]), &file))
 			require.Equal(t, `u:p:"w`, string(file.Auths["quay.io"].Auth))
+		})
+	}
+}
+
+// TestTwoCredentials: skopeo finds the users of two Secrets with the environment and the
+// files of a pod, and that of the destination first.
+func TestTwoCredentials(t *testing.T) {
+	const source = `{"auths": {"quay.io": {"auth": "c291cmNlOng="}, "both.example.com": {"auth": "c291cmNlOng="}}}`
+	const destination = `{"auths": {"registry.example.com": {"auth": "ZGVzdGluYXRpb246eA=="}, "both.example.com": {"auth": "ZGVzdGluYXRpb246eA=="}}}`
+	for name, c := range map[string]struct {
+		values string
+		users  map[string]string // empty: skopeo finds none
+	}{
+		"two Secrets": {"existingSecret: sources, destination: {existingSecret: ours, key: auth.json}",
+			map[string]string{"quay.io": "source", "registry.example.com": "destination", "both.example.com": "destination"}},
+		"logins and a Secret": {"logins: {quay.io: {username: source, password: x}}, destination: {existingSecret: ours, key: auth.json}",
+			map[string]string{"quay.io": "source", "registry.example.com": "destination", "both.example.com": "destination"}},
+		"only the destination's": {"destination: {existingSecret: ours, key: auth.json}",
+			map[string]string{"quay.io": "", "registry.example.com": "destination"}},
+		"only the sources'": {"existingSecret: sources", map[string]string{"quay.io": "source", "registry.example.com": ""}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			for _, p := range pods(render(t, least, "registries: {credentials: {"+c.values+"}}")) {
+				if strings.HasSuffix(p.owner, "-nats") || strings.HasSuffix(p.owner, "-planner") {
+					continue
+				}
+				root := t.TempDir()
+				for _, m := range p.spec.Containers[0].VolumeMounts {
+					for _, v := range p.spec.Volumes {
+						if v.Name != m.Name || v.Secret == nil {
+							continue
+						}
+						require.Empty(t, m.SubPath, "a new password would not show")
+						text := source
+						if v.Secret.SecretName == "ours" {
+							text = destination
+							require.Equal(t, "auth.json", v.Secret.Items[0].Key)
+						}
+						file := filepath.Join(root, m.MountPath, v.Secret.Items[0].Path)
+						require.NoError(t, os.MkdirAll(filepath.Dir(file), 0o700))
+						require.NoError(t, os.WriteFile(file, []byte(text), 0o600))
+					}
+				}
+				for registry, user := range c.users {
+					command := exec.Command("skopeo", "login", "--get-login", registry)
+					command.Env = []string{"PATH=" + os.Getenv("PATH")}
+					for name, value := range env(p.spec.Containers[0]) {
+						if strings.HasPrefix(value, "/var/lib/skopeo-worker") || strings.HasPrefix(value, "/etc/skopeo-worker/auth") {
+							command.Env = append(command.Env, name+"="+root+value)
+						}
+					}
+					said, err := command.CombinedOutput()
+					if user == "" {
+						require.Error(t, err, "%s: %s", p.owner, said)
+						continue
+					}
+					require.NoError(t, err, "%s: %s", p.owner, said)
+					require.Equal(t, user, strings.TrimSpace(string(said)), "%s, %s", p.owner, registry)
+				}
+			}
 		})
 	}
 }

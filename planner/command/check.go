@@ -6,6 +6,7 @@ import (
 	"io"
 	"log/slog"
 	"os"
+	"slices"
 
 	"github.com/spf13/cobra"
 
@@ -21,7 +22,7 @@ import (
 func checkCommand() *cobra.Command {
 	var s settings
 	var format formatFlag
-	var exitCode bool
+	var exitCode, access bool
 	reads := []any{&s.job, &s.broker, &s.registries, &s.log}
 	c := &cobra.Command{
 		Annotations: config.Annotation(reads...),
@@ -39,6 +40,9 @@ func checkCommand() *cobra.Command {
 			p, err := prepare(cmd.Context(), &s, cmd.InOrStdin(), warnings)
 			if err != nil {
 				return err
+			}
+			if access {
+				return p.access(cmd.Context(), &s, format, out, warnings)
 			}
 			report, err := p.check(cmd.Context(), &s, warnings)
 			if cmd.Context().Err() != nil {
@@ -65,7 +69,54 @@ func checkCommand() *cobra.Command {
 	}
 	format.add(c)
 	c.Flags().BoolVar(&exitCode, "exit-code", false, "exit with code 4 if there is something to do")
+	c.Flags().BoolVar(&access, "access", false, "show only whether the list, the broker and the registries can be used")
+	c.MarkFlagsMutuallyExclusive("access", "exit-code")
 	return c
+}
+
+// access shows whether all that a run needs can be used. What could not be is shown, too,
+// and is errFailed.
+func (p *planned) access(ctx context.Context, s *settings, format formatFlag, out, warnings io.Writer) error {
+	if !format.json {
+		_, _ = fmt.Fprintf(out, "list: %s: %s\n", p.owner.Source, count(len(p.repositories()), "entry", "entries"))
+	}
+	b, done, err := shared(ctx, s.broker, s.log.Logger(warnings))
+	if err != nil {
+		return err
+	}
+	defer done()
+	if !format.json && !s.broker.Embedded() {
+		_, _ = fmt.Fprintf(out, "broker: %s: connected\n", b.Conn.ConnectedUrlRedacted())
+	}
+	checker, err := service.NewChecker(ctx, b, s.registries, p.limits, s.log.Logger(warnings))
+	if err != nil {
+		return err
+	}
+	defer checker.Close()
+	rows, err := checker.Access(ctx, p.repositories())
+	switch {
+	case ctx.Err() != nil:
+		return fmt.Errorf("%w: interrupted", errUnfinished)
+	case err != nil:
+		return err
+	case format.json:
+		err = printJSON(out, rows)
+	default:
+		display.Access(out, rows)
+	}
+	if err == nil && slices.ContainsFunc(rows, func(a check.Access) bool { return a.Reason != "" }) {
+		err = errFailed
+	}
+	return err
+}
+
+// repositories returns the entries of all chunks.
+func (p *planned) repositories() []message.Repository {
+	var all []message.Repository
+	for _, c := range p.chunks {
+		all = append(all, c.Repositories()...)
+	}
+	return all
 }
 
 // check compares the list with the destination.
@@ -87,15 +138,11 @@ func (p *planned) check(ctx context.Context, s *settings, warnings io.Writer) (c
 		return check.Report{}, err
 	}
 	defer checker.Close()
-	var all []message.Repository
-	for _, c := range p.chunks {
-		all = append(all, c.Repositories()...)
-	}
 	var progress func(done, total int)
 	if line != nil {
 		progress = func(done, total int) { line.Draw(fmt.Sprintf("%d of %d repositories checked", done, total)) }
 	}
-	report, err := checker.Check(ctx, all, progress)
+	report, err := checker.Check(ctx, p.repositories(), progress)
 	if n := len(p.chunks); n > 0 {
 		report.Totals.NotBefore(p.chunks[n-1].Due.Sub(p.started))
 	}

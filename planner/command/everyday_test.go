@@ -2,6 +2,7 @@ package command
 
 import (
 	"bytes"
+	"encoding/base64"
 	"encoding/json"
 	"log/slog"
 	"os"
@@ -245,4 +246,33 @@ func TestNamesAreListed(t *testing.T) {
 	said, code = execute(t, "republish", "--chunk", "99")
 	require.Equal(t, 2, code)
 	require.Equal(t, "wrong usage: no failures of chunk 99 are recorded under the name nightly; planner failed lists them", said)
+}
+
+// TestCheckAccess: whether the list, the broker and the registries can be used is shown in
+// lines of their own, and is the exit code.
+func TestCheckAccess(t *testing.T) {
+	r := registrytest.New(t, registrytest.WithBasicAuth("user", "password"))
+	server := brokertest.Start(t)
+	for password, want := range map[string]string{
+		"password": r.Host() + " (destination): permits pushing to " + r.Host() + "/mirror/team/app\n",
+		"other":    "FAILED: " + r.Host() + " (destination): ",
+	} {
+		t.Run(password, func(t *testing.T) {
+			list, login := filepath.Join(t.TempDir(), "list.yaml"), filepath.Join(t.TempDir(), "auth.json")
+			require.NoError(t, os.WriteFile(list, []byte("containers: ["+r.Host()+"/team/app, "+r.Host()+"/team/web]"), 0o600))
+			auth := base64.StdEncoding.EncodeToString([]byte("user:" + password))
+			require.NoError(t, os.WriteFile(login, []byte(`{"auths":{"`+r.Host()+`":{"auth":"`+auth+`"}}}`), 0o600))
+			t.Setenv("MIRROR_SOURCE_URL", list)
+			t.Setenv("MIRROR_DEST_URL", r.Host()+"/mirror")
+			t.Setenv("INSECURE_REGISTRIES", r.Host())
+			t.Setenv("REGISTRY_AUTH_FILE", login)
+			t.Setenv("NATS_URL", server.URL())
+			said, code := execute(t, "check", "--access")
+			require.Contains(t, said, "list: "+list+": 2 entries\nbroker: nats://")
+			require.Contains(t, said, want)
+			require.NotContains(t, said, auth)
+			require.Equal(t, map[string]int{"password": 0, "other": 1}[password], code, said)
+		})
+	}
+	require.Zero(t, r.Pulls())
 }

@@ -60,6 +60,12 @@ func (c *Checker) Check(ctx context.Context, list []message.Repository, progress
 	return c.checker.Check(ctx, list)
 }
 
+// Access returns whether the registries of the list let us do what a run needs.
+func (c *Checker) Access(ctx context.Context, list []message.Repository) ([]check.Access, error) {
+	noteDestinations(c.throttle, list)
+	return c.checker.Access(ctx, list)
+}
+
 // Close releases the budgets.
 func (c *Checker) Close() { c.budget.Close() }
 

@@ -1,6 +1,6 @@
 {{/*
-The spec of a planner pod: root, and containers with their name and args. Sidecars are
-native ones: a Job would wait for others.
+The spec of a planner pod: root, name, and args; or command, with registries, in the
+worker's image. Sidecars are native ones: a Job would wait for others.
 */}}
 {{- define "skopeo-worker.plannerPod" -}}
 {{- $p := .root.Values.planner -}}
@@ -9,22 +9,28 @@ native ones: a Job would wait for others.
 {{- include "skopeo-worker.podSpec" (dict "root" .root "component" "planner" "values" $p "podSecurityContext" .root.Values.podSecurityContext "nativeSidecars" $sidecars) }}
 restartPolicy: Never
 containers:
-  {{- range .containers }}
   - name: {{ .name }}
-    {{- include "skopeo-worker.ownImage" (dict "root" $.root "image" $p.image) | nindent 4 }}
-    args: {{ toJson .args }}
+    {{- include "skopeo-worker.ownImage" (dict "root" .root "image" (.registries | ternary .root.Values.worker.image $p.image)) | nindent 4 }}
+    {{- with .command }}
+    command: {{ toJson . }}
+    {{- end }}
+    {{- with .args }}
+    args: {{ toJson . }}
+    {{- end }}
     env:
-      {{- include "skopeo-worker.commonEnv" $.root | nindent 6 }}
-      {{- include "skopeo-worker.mirrorEnv" $.root | nindent 6 }}
-      {{- include "skopeo-worker.goMemLimit" (dict "percent" 90 "resources" $p.resources "env" (concat $.root.Values.extraEnv $p.extraEnv)) | nindent 6 }}
-    {{- include "skopeo-worker.container" (dict "root" $.root "values" $p) | nindent 4 }}
-    {{- $mounts := concat (include "skopeo-worker.volumeMounts" (dict "root" $.root "list" true) | fromYamlArray) $p.extraVolumeMounts }}
-    {{- with $mounts }}
+      {{- include "skopeo-worker.commonEnv" .root | nindent 6 }}
+      {{- if .registries }}
+      {{- include "skopeo-worker.registryEnv" .root | nindent 6 }}
+      {{- end }}
+      {{- include "skopeo-worker.mirrorEnv" .root | nindent 6 }}
+      {{- include "skopeo-worker.goMemLimit" (dict "percent" 90 "resources" $p.resources "env" (concat .root.Values.extraEnv $p.extraEnv)) | nindent 6 }}
+    {{- include "skopeo-worker.container" (dict "root" .root "values" $p) | nindent 4 }}
+    {{- $what := dict "root" .root "list" true "registries" .registries }}
+    {{- with concat (include "skopeo-worker.volumeMounts" $what | fromYamlArray) $p.extraVolumeMounts }}
     volumeMounts:
       {{- toYaml . | nindent 6 }}
     {{- end }}
-  {{- end }}
-{{- with concat (include "skopeo-worker.volumes" (dict "root" .root "list" true) | fromYamlArray) $p.extraVolumes }}
+{{- with concat (include "skopeo-worker.volumes" (dict "root" .root "list" true "registries" .registries) | fromYamlArray) $p.extraVolumes }}
 volumes:
   {{- toYaml . | nindent 2 }}
 {{- end }}
@@ -53,5 +59,5 @@ template:
   metadata:
     {{- include "skopeo-worker.podMetadata" (dict "root" . "component" "planner" "values" $p) | nindent 4 }}
   spec:
-    {{- include "skopeo-worker.plannerPod" (dict "root" . "containers" (list (dict "name" "planner" "args" (concat (list "plan") $p.extraArgs)))) | nindent 4 }}
+    {{- include "skopeo-worker.plannerPod" (dict "root" . "name" "planner" "registries" false "args" (concat (list "plan") $p.extraArgs)) | nindent 4 }}
 {{- end }}

@@ -108,7 +108,9 @@
   value: /var/lib/skopeo-worker
 - name: XDG_RUNTIME_DIR
   value: /var/lib/skopeo-worker
-{{- if include "skopeo-worker.credentialsSecret" . }}
+{{- $secrets := include "skopeo-worker.credentials" . | fromJsonArray }}
+{{- /* Two are found below XDG_RUNTIME_DIR and HOME. */}}
+{{- if eq (len $secrets) 1 }}
 - name: REGISTRY_AUTH_FILE
   value: /etc/skopeo-worker/auth/auth.json
 {{- end }}
@@ -130,17 +132,29 @@
   value: {{ .Values.worker.copyTimeout | quote }}
 {{- end }}
 
-{{/* Name of the Secret with the registries' credentials; empty if there is none. */}}
-{{- define "skopeo-worker.credentialsSecret" -}}
+{{/*
+The Secrets with the registries' credentials, as volumes: a JSON list of {name, secret,
+key, path, mountPath}. skopeo and the worker search several files in a fixed order, so two
+Secrets are two of these files: they need not be merged, and each follows its Secret.
+*/}}
+{{- define "skopeo-worker.credentials" -}}
 {{- $c := .Values.registries.credentials -}}
-{{- if $c.existingSecret }}{{ $c.existingSecret }}
-{{- else if or $c.logins $c.authFile }}{{ include "skopeo-worker.fullname" . }}-registries
+{{- $all := list -}}
+{{- if or $c.existingSecret $c.logins $c.authFile }}
+{{- $key := ternary "auth.json" ".dockerconfigjson" (empty $c.logins) }}
+{{- if $c.existingSecret }}{{ $key = $c.key }}{{ end }}
+{{- $secret := $c.existingSecret | default (printf "%s-registries" (include "skopeo-worker.fullname" .)) }}
+{{- $all = append $all (dict "name" "registries" "secret" $secret "key" $key "path" "auth.json" "mountPath" "/etc/skopeo-worker/auth") }}
 {{- end }}
+{{- with $c.destination.existingSecret }}
+{{- $all = append $all (dict "name" "destination" "secret" . "key" $c.destination.key "path" "auth.json" "mountPath" "/etc/skopeo-worker/auth") }}
 {{- end }}
-
-{{- define "skopeo-worker.credentialsKey" -}}
-{{- $c := .Values.registries.credentials -}}
-{{- if $c.existingSecret }}{{ $c.key }}{{ else if $c.logins }}.dockerconfigjson{{ else }}auth.json{{ end }}
+{{- if eq (len $all) 2 }}
+{{- $_ := set (index $all 0) "path" "config.json" }}
+{{- $_ := set (index $all 0) "mountPath" "/var/lib/skopeo-worker/.docker" }}
+{{- $_ := set (index $all 1) "mountPath" "/var/lib/skopeo-worker/containers" }}
+{{- end }}
+{{- toJson $all }}
 {{- end }}
 
 {{/* The volume source of the additional CAs; empty if there are none. */}}
@@ -184,13 +198,13 @@
     {{- $scratch := dict }}
     {{- range $name, $value := .scratch }}{{ if $value }}{{ $_ := set $scratch $name $value }}{{ end }}{{ end }}
     {{- toYaml $scratch | nindent 4 }}
-{{- with include "skopeo-worker.credentialsSecret" $root }}
-- name: registries
+{{- range include "skopeo-worker.credentials" $root | fromJsonArray }}
+- name: {{ .name }}
   secret:
-    secretName: {{ . }}
+    secretName: {{ .secret }}
     defaultMode: 288 # 0440
     items:
-      - {key: {{ include "skopeo-worker.credentialsKey" $root }}, path: auth.json}
+      - {key: {{ .key }}, path: {{ .path }}}
 {{- end }}
 {{- end }}
 {{- end }}
@@ -216,9 +230,9 @@
 {{- if .registries }}
 - name: scratch
   mountPath: /var/lib/skopeo-worker
-{{- if include "skopeo-worker.credentialsSecret" $root }}
-- name: registries
-  mountPath: /etc/skopeo-worker/auth
+{{- range include "skopeo-worker.credentials" $root | fromJsonArray }}
+- name: {{ .name }}
+  mountPath: {{ .mountPath }}
   readOnly: true
 {{- end }}
 {{- end }}

@@ -1,0 +1,70 @@
+package check
+
+import (
+	"context"
+	"strings"
+
+	"golang.org/x/sync/errgroup"
+
+	"github.com/osism/skopeo-worker/shared/message"
+	"github.com/osism/skopeo-worker/shared/reference"
+	"github.com/osism/skopeo-worker/worker/outcome"
+)
+
+// Access is whether a registry lets us do what a run needs. Its JSON is part of the command
+// line's contract.
+type Access struct {
+	Registry string `json:"registry"`
+	// Destination says that the registry is written to; otherwise it is read from.
+	Destination bool `json:"destination"`
+	// Repository is the one that was asked about.
+	Repository reference.Repository `json:"repository"`
+	Reason     string               `json:"reason,omitempty"` // why not; empty if it does
+}
+
+// Access asks each registry of a list whether it answers and accepts the credentials, and
+// the destination whether they permit pushing: it begins an upload, and cancels it. At the
+// destination, it asks for one repository of each project, which is what registries give
+// permissions for: the first part of a path. The error is ctx's.
+func (c *Checker) Access(ctx context.Context, list []message.Repository) ([]Access, error) {
+	f := c.forecast()
+	var all []Access
+	asked := map[string]bool{}
+	add := func(key string, a Access) {
+		if !asked[key] {
+			asked[key] = true
+			all = append(all, a)
+		}
+	}
+	for _, r := range list {
+		add(r.Source.Registry(), Access{Registry: r.Source.Registry(), Repository: r.Source})
+	}
+	for _, r := range list {
+		project, _, _ := strings.Cut(r.Destination.Path(), "/")
+		add("to "+r.Destination.Registry()+"/"+project, Access{Registry: r.Destination.Registry(), Destination: true, Repository: r.Destination})
+	}
+	var group errgroup.Group
+	group.SetLimit(requests)
+	for i := range all {
+		group.Go(func() error {
+			if err := f.access(ctx, all[i]); err != nil {
+				all[i].Reason = outcome.Reason(err)
+			}
+			return nil
+		})
+	}
+	_ = group.Wait() // always nil
+	if ctx.Err() != nil {
+		return nil, context.Cause(ctx)
+	}
+	return all, nil
+}
+
+func (f *forecast) access(ctx context.Context, a Access) error {
+	return f.insist(ctx, a.Repository, func() error {
+		if a.Destination {
+			return f.checker.Mirror.Destination.Writing().MayPush(ctx, a.Repository)
+		}
+		return f.checker.Mirror.Registry.Alive(ctx, a.Repository, true)
+	})
+}
