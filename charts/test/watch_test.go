@@ -10,6 +10,7 @@ import (
 	"testing"
 
 	monitoring "github.com/prometheus-operator/prometheus-operator/pkg/apis/monitoring/v1"
+	"github.com/prometheus/common/model"
 	"github.com/prometheus/prometheus/model/labels"
 	"github.com/prometheus/prometheus/promql/parser"
 	"github.com/stretchr/testify/require"
@@ -65,7 +66,7 @@ func checkQuery(t *testing.T, query string) {
 		selectors++
 		if v.Name == "" {
 			// One of several, by a pattern: any one that the docs have.
-			pattern := v.LabelMatchers[slices.IndexFunc(v.LabelMatchers, func(m *labels.Matcher) bool { return m.Name == labels.MetricName })]
+			pattern := v.LabelMatchers[slices.IndexFunc(v.LabelMatchers, func(m *labels.Matcher) bool { return m.Name == model.MetricNameLabel })]
 			for name := range known {
 				if pattern.Matches(name) {
 					v.Name = name
