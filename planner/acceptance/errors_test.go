@@ -126,7 +126,7 @@ func TestWrongUsage(t *testing.T) {
 	s := newSite(t)
 	s.writeList(noWorkerList())
 	for arguments, expected := range map[[2]string]string{
-		{"plan", "--wiat"}:       "planner: wrong usage: unknown flag: --wiat\n",
+		{"plan", "--wiat"}:       "planner: wrong usage: unknown flag: --wiat; planner plan --help lists the flags\n",
 		{"plan", "now"}:          "planner: wrong usage: unexpected \"now\"\n",
 		{"mirror", "now"}:        "planner: wrong usage: unexpected \"now\"\n",
 		{"plan", "--timeout=1s"}: "planner: wrong usage: --timeout needs --wait and a duration above 0\n",

@@ -10,6 +10,7 @@ import (
 	"io"
 	"log/slog"
 	"os"
+	"strings"
 	"time"
 	"unicode"
 	"unicode/utf16"
@@ -43,7 +44,9 @@ func New() *cobra.Command {
 		SilenceErrors:    true,
 		PersistentPreRun: warnOfNearMisses,
 	}
-	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return fmt.Errorf("%w: %w", errUsage, err) })
+	root.SetFlagErrorFunc(func(c *cobra.Command, err error) error {
+		return fmt.Errorf("%w: %w; %s --help lists the flags", errUsage, err, c.CommandPath())
+	})
 	root.SetHelpTemplate(config.HelpTemplate + "\nExit codes:\n" + ExitCodes)
 	root.SetHelpCommand(helpCommand())
 	color := display.ColorAuto
@@ -240,8 +243,15 @@ func Message(err error) string {
 	if err == nil || errors.Is(err, errFailed) || errors.Is(err, errToDo) {
 		return ""
 	}
-	return display.Printable(err.Error())
+	text := err.Error()
+	if before, near, found := strings.Cut(text, suggestions); found { // of cobra, over several lines
+		text = before + "; is " + strings.Join(strings.Fields(near), " or ") + " meant?"
+	}
+	return display.Printable(text)
 }
+
+// suggestions begins the list of commands with similar names in an error of cobra.
+const suggestions = "\n\nDid you mean this?\n"
 
 func printJSON(w io.Writer, v any) error {
 	data, err := json.MarshalIndent(v, "", "  ")

@@ -77,7 +77,9 @@ func TestHelp(t *testing.T) {
 
 func TestUnknownNames(t *testing.T) {
 	for arguments, want := range map[string]string{
-		"help statsu":     `wrong usage: unknown command "statsu" for "planner"`,
+		"statsu":          `unknown command "statsu" for "planner"; is status meant?`,
+		"help statsu":     `wrong usage: unknown command "statsu" for "planner"; is status meant?`,
+		"status --wach":   `wrong usage: unknown flag: --wach; planner status --help lists the flags`,
 		"help status now": `wrong usage: unexpected "now"`,
 		"completion tcsh": `wrong usage: expected one of bash, fish, powershell, zsh, found "tcsh"`,
 		"completion":      `wrong usage: expected one of bash, fish, powershell, zsh, found ""`,

@@ -32,22 +32,24 @@ type timetable struct {
 
 // Validate implements config.Validator.
 func (t *timetable) Validate() []error {
+	var bad []error
+	zone := t.Zone
 	t.zone = time.Local
-	if t.Zone != "" {
+	if zone != "" {
 		var err error
-		if t.zone, err = time.LoadLocation(t.Zone); err != nil {
-			return []error{config.Bad("MIRROR_TIMEZONE", t.Zone, "a time zone such as Europe/Berlin")}
+		if t.zone, err = time.LoadLocation(zone); err != nil {
+			bad, zone = append(bad, config.Bad("MIRROR_TIMEZONE", zone, "a time zone such as Europe/Berlin")), ""
 		}
 	}
 	if t.Words == "" {
-		return nil
+		return bad
 	}
-	times, err := schedule.Parse(t.Words, t.Zone)
+	times, err := schedule.Parse(t.Words, zone)
 	if err != nil {
-		return []error{config.Bad("MIRROR_SCHEDULE", t.Words, "minute, hour, day of month, month and day of week, or @daily: "+err.Error())}
+		return append(bad, config.Bad("MIRROR_SCHEDULE", t.Words, "minute, hour, day of month, month and day of week, or @daily: "+err.Error()))
 	}
 	t.times = &times
-	return nil
+	return bad
 }
 
 func serveCommand() *cobra.Command {

@@ -69,7 +69,7 @@ func (j *job) Validate() []error {
 		bad = append(bad, config.Bad("MIRROR_DEST_URL", "", "host[:port][/prefix] of the destination: "+err.Error()))
 	}
 	if j.limits, err = budget.ParseLimits(j.RateLimits); err != nil {
-		bad = append(bad, config.Bad("RATE_LIMITS", "", "registries with their limits, as docker.io=100/6h,quay.io=20/1s: "+err.Error()))
+		bad = append(bad, config.Bad("RATE_LIMITS", "", "limits such as docker.io=100/6h,quay.io=20/1s: "+err.Error()))
 	}
 	return append(bad, j.choose()...)
 }

@@ -39,13 +39,13 @@ func document(data []byte) (*yaml.Node, *Problem) {
 	if err := decoder.Decode(&doc); errors.Is(err, io.EOF) {
 		return nil, &Problem{Message: "the list is empty"}
 	} else if err != nil {
-		return nil, syntaxProblem(err)
+		return nil, syntaxProblem(data, err)
 	}
 	switch err := decoder.Decode(&second); {
 	case err == nil:
 		return nil, &Problem{Line: second.Line, Message: "a second YAML document starts here, expected one"}
 	case !errors.Is(err, io.EOF):
-		return nil, syntaxProblem(err)
+		return nil, syntaxProblem(data, err)
 	}
 	root := doc.Content[0]
 	if root.ShortTag() == "!!null" {
@@ -103,7 +103,7 @@ func lineAt(data []byte, offset int) int {
 	return 1 + bytes.Count(data[:offset], []byte("\n"))
 }
 
-func syntaxProblem(err error) *Problem {
+func syntaxProblem(data []byte, err error) *Problem {
 	text := err.Error()
 	match := yamlLine.FindStringSubmatch(text)
 	if match == nil {
@@ -114,7 +114,20 @@ func syntaxProblem(err error) *Problem {
 	if parserError.MatchString(text) {
 		line++
 	}
+	if isTabbed(data, line) {
+		return &Problem{Line: line, Message: "broken YAML: the line is indented with a tab, expected spaces"}
+	}
 	return &Problem{Line: line, Message: "broken YAML: " + text}
+}
+
+// isTabbed reports whether the indent of a line has a tab.
+func isTabbed(data []byte, number int) bool {
+	lines := bytes.Split(data, []byte("\n"))
+	if number < 1 || number > len(lines) {
+		return false
+	}
+	text := lines[number-1]
+	return bytes.IndexByte(text[:len(text)-len(bytes.TrimLeft(text, " \t"))], '\t') >= 0
 }
 
 func tooLarge() *Problem {

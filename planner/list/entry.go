@@ -65,7 +65,23 @@ func (r *reader) entry(node *yaml.Node) Entry {
 	return e
 }
 
+// spaced returns the image that was meant by "nginx: 1.25", which YAML reads as a mapping, or "".
+func spaced(value *yaml.Node) string {
+	if len(value.Content) != 2 || slices.Contains(entryKeys, value.Content[0].Value) || resolve(value.Content[1]).Kind != yaml.ScalarNode {
+		return ""
+	}
+	image := value.Content[0].Value + ":" + resolve(value.Content[1]).Value
+	if _, err := reference.Parse(image); err != nil {
+		return ""
+	}
+	return image
+}
+
 func (r *reader) mapping(e *Entry, value *yaml.Node) {
+	if image := spaced(value); image != "" {
+		r.fail(e.Line, "expected a string or the key %q, found the key %q; write %s without a space", keyImage, value.Content[0].Value, image)
+		return
+	}
 	fields := r.fields(value, entryKeys, "", prefixed(keyTags, tagKeys))
 	if f, ok := fields[keyImage]; ok {
 		if text, ok := r.text(f); ok {

@@ -20,6 +20,8 @@ import (
 var (
 	// ErrUnreachable is returned if no broker answers.
 	ErrUnreachable = exit.Unreachable.New("the broker cannot be reached")
+	// ErrNoFolder is returned if the store in DATA_DIR cannot be made or opened.
+	ErrNoFolder = exit.Unreachable.New("DATA_DIR cannot be used")
 	// ErrCredentials is returned if the broker refuses the credentials.
 	ErrCredentials = exit.Unreachable.New("the broker refuses the credentials")
 	// ErrNoJetStream is returned if the broker, or the account, has no JetStream.

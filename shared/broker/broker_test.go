@@ -157,8 +157,7 @@ func TestFolderCannotBeUsed(t *testing.T) {
 	file := filepath.Join(t.TempDir(), "file")
 	require.NoError(t, os.WriteFile(file, nil, 0o600))
 	err := fails(t, broker.Config{DataDir: file})
-	require.ErrorIs(t, err, broker.ErrUnreachable)
-	require.ErrorContains(t, err, "DATA_DIR")
+	require.ErrorIs(t, err, broker.ErrNoFolder)
 
 	folder := t.TempDir()
 	require.NoError(t, os.WriteFile(filepath.Join(folder, "jetstream"), nil, 0o600))

@@ -55,7 +55,7 @@ func EmbeddedOptions(dir string) *server.Options {
 
 func startEmbedded(dir string, o Options) (*embedded, error) {
 	if err := os.MkdirAll(dir, 0o700); err != nil {
-		return nil, fmt.Errorf("%w: DATA_DIR: %w", ErrUnreachable, err)
+		return nil, fmt.Errorf("%w: %w", ErrNoFolder, err)
 	}
 	lock, err := lockFolder(dir)
 	if err != nil {
@@ -115,7 +115,7 @@ func lockFolder(dir string) (*os.File, error) {
 	path := filepath.Join(dir, lockFile)
 	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE, 0o600)
 	if err != nil {
-		return nil, fmt.Errorf("%w: DATA_DIR: %w", ErrUnreachable, err)
+		return nil, fmt.Errorf("%w: %w", ErrNoFolder, err)
 	}
 	err = syscall.Flock(int(f.Fd()), syscall.LOCK_EX|syscall.LOCK_NB)
 	if err == nil {

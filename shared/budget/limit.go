@@ -60,7 +60,7 @@ func short(d time.Duration) string {
 }
 
 // errLimit begins the errors of ParseLimits.
-var errLimit = errors.New("expected limits such as docker.io=100/6h,quay.io=20/1s")
+var errLimit = errors.New("invalid limit")
 
 // ParseLimits reads RATE_LIMITS: registry=requests/window, separated by commas.
 // Every name of a registry stands for its canonical one. The error names each bad item and
@@ -96,7 +96,7 @@ const anyPath = "any/path"
 func parseLimit(item string) (registry string, limit Limit, expected string) {
 	host, value, _ := strings.Cut(item, "=")
 	if !strings.Contains(value, "/") {
-		return "", Limit{}, "registry=requests/window, such as docker.io=100/6h"
+		return "", Limit{}, "registry=requests/window"
 	}
 	// A bare word would be taken for a repository of Docker Hub.
 	host = strings.TrimSpace(host)

@@ -2,6 +2,7 @@ package chunk
 
 import (
 	"context"
+	"log/slog"
 	"math/rand/v2"
 	"time"
 
@@ -32,6 +33,7 @@ func attemptsOf(images []message.Image, err error) []attempt {
 func (e *execution) failed(ctx context.Context, r message.Repository, failed ...attempt) error {
 	var final []attempt
 	for _, f := range failed {
+		attempts := f.image.Attempts
 		after, again := e.retry(r, f.err, &f.image.Attempts)
 		if !again && e.doubtful(f.err) {
 			e.doubt(doubt{repository: r, failed: f})
@@ -41,7 +43,11 @@ func (e *execution) failed(ctx context.Context, r message.Repository, failed ...
 			final = append(final, f)
 			continue
 		}
-		e.log.Info("an image will be retried", "image", failure.Source(r, f.image.Tag), "attempts", f.image.Attempts, "reason", outcome.Reason(f.err))
+		level := slog.LevelInfo
+		if f.image.Attempts == attempts { // its registry is closed or limited, which was logged once
+			level = slog.LevelDebug
+		}
+		e.log.Log(ctx, level, "an image will be retried", "image", failure.Source(r, f.image.Tag), "attempts", f.image.Attempts, "reason", outcome.Reason(f.err))
 		e.postpone(r, []message.Image{f.image}, after)
 	}
 	if len(final) == 0 {

@@ -40,11 +40,16 @@ func (c Config) version(ctx context.Context, runner *skopeo.Runner) (string, err
 		_, err := policy.Load("")
 		return "", err
 	}
+	// skopeo enforces the policy, but would report an unreadable one with each image.
+	if _, err := policy.Load(""); err != nil && !errors.Is(err, policy.ErrUnenforceable) {
+		return "", err
+	}
 	return runner.Version(ctx)
 }
 
-// Ready returns an error if this process cannot copy images: skopeo is missing, or a file with
-// the credentials of one of the registries, or of any if none is named, cannot be read. It sends
+// Ready returns an error if this process cannot copy images: skopeo is missing, or the signature
+// policy or a file with the credentials of one of the registries, or of any if none is named,
+// cannot be read. It sends
 // no request and starts no credential helper.
 func Ready(ctx context.Context, c Config, registries ...string) error {
 	if _, err := c.version(ctx, &skopeo.Runner{Path: c.Skopeo}); err != nil {
