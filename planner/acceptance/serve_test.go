@@ -156,6 +156,34 @@ func TestRepublishOneImage(t *testing.T) {
 	serve.exits(0)
 }
 
+// TestVanished: a tag that the source does not list any more is reported once, and stays at
+// the destination.
+func TestVanished(t *testing.T) {
+	t.Parallel()
+	s, _ := newFleet(t)
+	pinned := s.push("osism/pinned", "1")[0]
+	s.push("osism/tool", "1", "2")
+	s.write("osism/tool", "osism/pinned", "osism/pinned@"+pinned)
+	s.worker()
+	changes := func() string {
+		t.Helper()
+		s.planner("plan", "--wait").exits(0)
+		return s.planner("changes").exits(0)
+	}
+	require.NotContains(t, changes(), "vanished")
+	require.NoError(t, s.source.Untag("osism/tool", "2"))
+	said := changes()
+	require.Contains(t, said, "1 vanished.")
+	require.Regexp(t, `(?m)^vanished +`+s.source.Host()+`/osism/tool:2 `, said)
+	_, err := s.destination.Digest(prefix+"/osism/tool", "2")
+	require.NoError(t, err)
+	require.Contains(t, changes(), "has changed no tag")
+	s.push("osism/tool", "2")
+	require.NotContains(t, changes(), "vanished")
+	require.NoError(t, s.source.Untag("osism/tool", "2"))
+	require.Contains(t, changes(), "1 vanished.")
+}
+
 // TestServeWithBroker: with NATS_URL it plans and shows, and workers mirror.
 func TestServeWithBroker(t *testing.T) {
 	t.Parallel()

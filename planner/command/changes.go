@@ -20,7 +20,7 @@ func changesCommand() *cobra.Command {
 
 		Use:   "changes [RUN]",
 		Short: "List the tags that a run has changed at the destination",
-		Long:  "List the tags that a run has changed at the destination: new ones, those that have moved\nfrom one digest to another, and those that the source has listed and denies. Without\nRUN, list those of the newest run.",
+		Long:  "List the tags that a run has changed at the destination: new ones, those that have moved\nfrom one digest to another, and those that the source no longer lists, or denies, and the\ndestination keeps. Without RUN, list those of the newest run.",
 		Args:  atMostOne,
 		RunE: s.explained(func(cmd *cobra.Command, args []string) error {
 			ctx, out := cmd.Context(), cmd.OutOrStdout()

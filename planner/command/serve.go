@@ -131,7 +131,7 @@ func (se *session) serve(ctx context.Context, s *settings, probes *service.Endpo
 	}
 	look := overview.New(overview.Sources{Runs: se.runs, Failures: se.failures, Budget: se.budget}, se.name, s.web.MaxAge)
 	planning := &planning{settings: s, session: se, log: log}
-	notifier, err := notify.New(ctx, s.notify, se.Broker, look, se.failures, func() time.Time { return planning.state().Next }, log)
+	notifier, err := notify.New(ctx, s.notify, se.Broker, look, se.failures, changes, func() time.Time { return planning.state().Next }, log)
 	if err != nil {
 		return err
 	}

@@ -44,6 +44,8 @@ type Event struct {
 	Failing   int      `json:"failing"`
 	New       []string `json:"new,omitempty"`
 	Recovered []string `json:"recovered,omitempty"`
+	// Vanished are the images that the run has found gone from their source.
+	Vanished []string `json:"vanished,omitempty"`
 }
 
 const (
@@ -54,8 +56,8 @@ const (
 )
 
 // ended returns the event of a run that has ended, given what has failed by then and when
-// the run before ended.
-func ended(mirror, run string, failing, before []string, at time.Time) Event {
+// the run before ended, and what has vanished.
+func ended(mirror, run string, failing, before, vanished []string, at time.Time) Event {
 	e := Event{Version: 1, Kind: Done, Mirror: mirror, Run: run, At: at, Failing: len(failing)}
 	e.New, e.Recovered = without(failing, before), without(before, failing)
 	var b strings.Builder
@@ -69,6 +71,8 @@ func ended(mirror, run string, failing, before []string, at time.Time) Event {
 	}
 	name(&b, "New", e.New)
 	name(&b, "Recovered", e.Recovered)
+	name(&b, "Vanished at the source", vanished)
+	e.Vanished = vanished[:min(len(vanished), maxImages)]
 	e.New, e.Recovered = e.New[:min(len(e.New), maxImages)], e.Recovered[:min(len(e.Recovered), maxImages)]
 	e.Text = b.String()
 	return e

@@ -12,6 +12,7 @@ import (
 
 	"github.com/osism/skopeo-worker/planner/overview"
 	"github.com/osism/skopeo-worker/shared/broker"
+	"github.com/osism/skopeo-worker/shared/change"
 	"github.com/osism/skopeo-worker/shared/failure"
 	"github.com/osism/skopeo-worker/shared/redact"
 	"github.com/osism/skopeo-worker/shared/run"
@@ -36,6 +37,7 @@ type Notifier struct {
 	store    store
 	overview *overview.Reader
 	failures *failure.Store
+	changes  *change.Store
 	next     func() time.Time // when the mirror is planned next; zero: not known
 	log      *slog.Logger
 	now      func() time.Time
@@ -48,12 +50,12 @@ type Notifier struct {
 
 // New returns a notifier on a broker. next returns when the mirror is planned next, or the
 // zero time.
-func New(ctx context.Context, c Config, b *broker.Broker, look *overview.Reader, failures *failure.Store, next func() time.Time, log *slog.Logger) (*Notifier, error) {
+func New(ctx context.Context, c Config, b *broker.Broker, look *overview.Reader, failures *failure.Store, changes *change.Store, next func() time.Time, log *slog.Logger) (*Notifier, error) {
 	s, err := openStore(ctx, b)
 	if err != nil {
 		return nil, err
 	}
-	return &Notifier{config: c, store: s, overview: look, failures: failures, next: next, log: log, now: time.Now, closed: map[string]time.Time{}}, nil
+	return &Notifier{config: c, store: s, overview: look, failures: failures, changes: changes, next: next, log: log, now: time.Now, closed: map[string]time.Time{}}, nil
 }
 
 // Problems are the notifications that could not be sent and are tried again.
@@ -133,7 +135,17 @@ func (n *Notifier) runEnded(ctx context.Context, mirror string, r overview.Run) 
 	if len(earlier) > 0 {
 		before = earlier[len(earlier)-1].Images
 	}
-	e := stored{Event: ended(mirror, r.ID, failing, before, *r.Status.Finished), Images: failing[:min(len(failing), maxImages)]}
+	changes, _, err := n.changes.List(ctx, mirror, r.ID)
+	if err != nil {
+		return err
+	}
+	var vanished []string
+	for _, c := range changes {
+		if c.Kind() == change.Vanished {
+			vanished = append(vanished, c.Image())
+		}
+	}
+	e := stored{Event: ended(mirror, r.ID, failing, before, vanished, *r.Status.Finished), Images: failing[:min(len(failing), maxImages)]}
 	e.Silent = e.Kind == Done && n.config.On != onAlways
 	return n.store.create(ctx, key, e)
 }

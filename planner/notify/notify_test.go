@@ -19,8 +19,10 @@ import (
 	"github.com/osism/skopeo-worker/shared/broker"
 	"github.com/osism/skopeo-worker/shared/brokertest"
 	"github.com/osism/skopeo-worker/shared/budget"
+	"github.com/osism/skopeo-worker/shared/change"
 	"github.com/osism/skopeo-worker/shared/failure"
 	"github.com/osism/skopeo-worker/shared/redact"
+	"github.com/osism/skopeo-worker/shared/reference"
 	"github.com/osism/skopeo-worker/shared/run"
 	"github.com/osism/skopeo-worker/shared/subject"
 )
@@ -77,7 +79,9 @@ type bench struct {
 	b        *broker.Broker
 	runs     *run.Store
 	failures *failure.Store
+	changes  *change.Store
 	budget   *budget.Store
+	gone     []change.Change // in the run that ends next
 	passed   time.Duration
 	next     time.Time
 }
@@ -90,7 +94,9 @@ func newBench(t *testing.T) *bench {
 	limits, err := budget.Open(t.Context(), b, quiet)
 	require.NoError(t, err)
 	t.Cleanup(limits.Close)
-	return &bench{t: t, b: b, runs: runs, failures: failure.NewStore(b, quiet), budget: limits}
+	changes, err := change.Open(t.Context(), b)
+	require.NoError(t, err)
+	return &bench{t: t, b: b, runs: runs, changes: changes, failures: failure.NewStore(b, quiet), budget: limits}
 }
 
 func (b *bench) look(maxAge time.Duration) *overview.Reader {
@@ -108,7 +114,7 @@ func (b *bench) notifier(urls, on string, maxAge time.Duration) process {
 	b.t.Helper()
 	c := Config{URLs: urls, On: on}
 	require.Empty(b.t, c.Validate())
-	n, err := New(b.t.Context(), c, b.b, b.look(maxAge), b.failures, func() time.Time { return b.next }, slog.New(slog.DiscardHandler))
+	n, err := New(b.t.Context(), c, b.b, b.look(maxAge), b.failures, b.changes, func() time.Time { return b.next }, slog.New(slog.DiscardHandler))
 	require.NoError(b.t, err)
 	n.now = func() time.Time { return time.Now().Add(b.passed) }
 	return process{n, maxAge}
@@ -134,6 +140,7 @@ func (b *bench) ends(failing ...string) string {
 	require.NoError(b.t, b.runs.Record(b.t.Context(), subject.NewAddress(mirror, r.ID, "quay.io", "000001"), run.Progress{
 		State: run.Done, Images: run.Tally{Total: 5, Failed: len(failing)}, Updated: now,
 	}))
+	require.NoError(b.t, b.changes.Add(b.t.Context(), mirror, r.ID, b.gone...))
 	_, err := b.failures.Forget(b.t.Context(), mirror, func(failure.Record, failure.Image) bool { return true })
 	require.NoError(b.t, err)
 	for _, tag := range failing {
@@ -187,6 +194,17 @@ func TestAlways(t *testing.T) {
 	events := in.take()
 	require.Len(t, events, 1)
 	require.Equal(t, Done, events[0].Kind)
+	require.Empty(t, events[0].Vanished)
+
+	// What the run has found gone is in its message.
+	to := reference.MustRepository("registry.example.com/a/b")
+	b.gone = []change.Change{{Source: reference.MustRepository("quay.io/a/b"), Destination: to, Tag: reference.MustTag("0.9"), At: time.Now()}}
+	b.ends()
+	b.looks(n)
+	events = in.take()
+	require.Len(t, events, 1)
+	require.Equal(t, []string{"quay.io/a/b:0.9"}, events[0].Vanished)
+	require.Contains(t, events[0].Text, "Vanished at the source:\n- quay.io/a/b:0.9")
 }
 
 // TestRetried: a message that is refused is tried again, and each receiver for itself.

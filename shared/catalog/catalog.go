@@ -29,6 +29,9 @@ type Tag struct {
 	At     reference.Digest `json:"at,omitzero"`
 	State  run.Outcome      `json:"state"`
 	Why    string           `json:"why,omitempty"` // it was skipped or has failed
+	// Pinned reports that the list names the image by its digest: the source need not have
+	// the tag.
+	Pinned bool `json:"pinned,omitempty"`
 	// Checked is when it was last looked at, and Changed when At was last another one than
 	// before, as far back as records are kept.
 	Checked time.Time `json:"checked"`
@@ -62,6 +65,24 @@ func (r Repository) Count(state run.Outcome) (n int) {
 		}
 	}
 	return n
+}
+
+// vanished returns the tags that the source had, as far as is known, and that are not among
+// those it lists now.
+func (r Repository) vanished(listed []reference.Tag) (gone []reference.Tag) {
+	known := map[reference.Tag]bool{}
+	for _, t := range r.Tags {
+		known[t.Name] = t.State != run.Vanished && !t.Pinned
+	}
+	for _, tag := range listed {
+		delete(known, tag)
+	}
+	for _, t := range r.Tags {
+		if known[t.Name] {
+			gone = append(gone, t.Name)
+		}
+	}
+	return gone
 }
 
 // merge adds what was seen later.

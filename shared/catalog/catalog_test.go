@@ -109,3 +109,32 @@ func FuzzParse(f *testing.F) {
 		}
 	})
 }
+
+// TestVanished: only what the source had, and only once.
+func TestVanished(t *testing.T) {
+	s, err := Open(t.Context(), brokertest.Embedded(t))
+	require.NoError(t, err)
+	gone := func(listed ...string) (names []string) {
+		t.Helper()
+		var has []reference.Tag
+		for _, name := range listed {
+			has = append(has, reference.MustTag(name))
+		}
+		tags, err := s.Vanished(t.Context(), name, source, has)
+		require.NoError(t, err)
+		for _, tag := range tags {
+			names = append(names, tag.String())
+		}
+		return names
+	}
+	require.Empty(t, gone("1"), "nothing is known of the repository")
+	pinned := tag("sha256-0123456789ab", first, run.Copied)
+	pinned.Pinned = true
+	require.NoError(t, s.Add(t.Context(), name, seen(time.Minute, tag("1", first, run.Copied), tag("2", first, run.Failed), tag("3", first, run.Skipped), pinned)))
+	require.Equal(t, []string{"2", "3"}, gone("1", "4"))
+	require.NoError(t, s.Add(t.Context(), name, seen(2*time.Minute, tag("2", reference.Digest{}, run.Vanished))))
+	require.Equal(t, []string{"3"}, gone("1"))
+	// One that comes back can vanish again.
+	require.NoError(t, s.Add(t.Context(), name, seen(3*time.Minute, tag("2", first, run.Unchanged))))
+	require.Equal(t, []string{"2", "3"}, gone("1"))
+}

@@ -5,6 +5,7 @@ import (
 	"crypto/sha256"
 	"encoding/hex"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"slices"
 	"strings"
@@ -62,6 +63,21 @@ func (s *Store) Add(ctx context.Context, name string, seen Repository) error {
 		return fmt.Errorf("recording what was seen of %s: %w", seen.Source, err)
 	}
 	return nil
+}
+
+// Vanished returns the tags of a repository that were seen at the source earlier, and that
+// are not among those it lists now. What is recorded as vanished already is not returned
+// again.
+func (s *Store) Vanished(ctx context.Context, name string, source reference.Repository, listed []reference.Tag) ([]reference.Tag, error) {
+	entry, err := s.kv.Get(ctx, key(name, source))
+	if errors.Is(err, jetstream.ErrKeyNotFound) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, fmt.Errorf("reading what was seen of %s: %w", source, err)
+	}
+	r, _ := parse(entry.Value())
+	return r.vanished(listed), nil
 }
 
 // List returns the repositories of a mirror name, sorted by name. It asks the broker only

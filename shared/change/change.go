@@ -1,5 +1,5 @@
 // Package change records what the runs have changed at their destinations: tags that are
-// new there, tags that have moved to another digest, tags that sources deny, and immutable
+// new there, tags that have moved to another digest, tags that sources do not have any more, and immutable
 // tags that sources have moved.
 package change
 
@@ -18,7 +18,7 @@ const (
 	New      Kind = "new"      // the destination did not have the tag
 	Moved    Kind = "moved"    // it had the tag with another digest
 	Kept     Kind = "kept"     // the source has moved an immutable tag; the destination keeps what it has
-	Vanished Kind = "vanished" // the source has listed the tag and denies it; the destination keeps what it has
+	Vanished Kind = "vanished" // the source does not list the tag any more, or denies it; the destination keeps what it has
 )
 
 // Change is what has happened to one tag.

@@ -363,7 +363,7 @@ func (e *execution) incomplete(ctx context.Context, j *compare.Job, copied mirro
 // note records what has become of an image.
 func (e *execution) note(r message.Repository, image message.Image, tag catalog.Tag) {
 	if tag.Name = compare.DestinationTag(image); !tag.Name.IsZero() {
-		tag.Checked = e.worker.now().UTC()
+		tag.Checked, tag.Pinned = e.worker.now().UTC(), !r.Digest.IsZero()
 		e.delivery.Observer.Seen(r, tag)
 	}
 }

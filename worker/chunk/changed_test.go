@@ -63,3 +63,45 @@ func TestChanged(t *testing.T) {
 	}
 	require.Equal(t, map[string]run.Outcome{"1": run.Unchanged, "2": run.Unchanged, "3": run.Unchanged, "latest": run.Unchanged}, states)
 }
+
+// TestUnlisted: a tag has vanished if the whole listing does not have it, and HEAD denies it.
+func TestUnlisted(t *testing.T) {
+	b := newHarness(t)
+	for _, tag := range []string{"1", "2", "3"} {
+		_, err := b.from.PushImage(repository, tag, registrytest.Image{Version: tag})
+		require.NoError(t, err)
+	}
+	vanished := func() (tags []string) {
+		t.Helper()
+		b.changes = nil
+		require.Empty(t, b.deliver(t, Delivery{Chunk: b.chunk(b.entry("")), Fresh: true}).Left)
+		for _, c := range b.changes {
+			if c.Kind() == change.Vanished {
+				tags = append(tags, c.Tag.String())
+			}
+		}
+		return tags
+	}
+	require.Empty(t, vanished())
+	remove := b.from.Inject(registrytest.Fault{Match: registrytest.Kinds(registrytest.KindTags), Status: 200, Body: `{"tags":["1","2"]}`})
+	require.Empty(t, vanished(), "it is there, though it was left out")
+	remove()
+	require.NoError(t, b.from.Untag(repository, "3"))
+	remove = b.from.Inject(registrytest.Fault{Match: registrytest.All(registrytest.Kinds(registrytest.KindManifestHead), registrytest.Ref("3")), Status: 503})
+	require.Empty(t, vanished(), "nothing is known")
+	remove()
+	require.Equal(t, []string{"3"}, vanished())
+	last := b.tags[len(b.tags)-1]
+	for _, tag := range b.tags {
+		if tag.State == run.Vanished {
+			last = tag
+		}
+	}
+	require.Equal(t, "3", last.Name.String())
+	require.Equal(t, run.Vanished, last.State)
+
+	// Of a listing that was not read to its end, nothing is known.
+	b.tags = nil
+	require.Empty(t, b.deliver(t, Delivery{Chunk: b.chunk(b.entry("1")), Fresh: true}).Left)
+	require.Empty(t, vanished())
+}

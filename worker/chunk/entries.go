@@ -2,6 +2,7 @@ package chunk
 
 import (
 	"context"
+	"errors"
 	"sync"
 
 	"github.com/osism/skopeo-worker/shared/catalog"
@@ -11,6 +12,7 @@ import (
 	"github.com/osism/skopeo-worker/shared/reference"
 	"github.com/osism/skopeo-worker/shared/run"
 	"github.com/osism/skopeo-worker/worker/compare"
+	"github.com/osism/skopeo-worker/worker/registry"
 	"github.com/osism/skopeo-worker/worker/resolve"
 )
 
@@ -56,11 +58,34 @@ func (e *entries) found(r message.Repository) {
 
 // vanished counts a tag that the source has listed and denies.
 func (e *execution) vanished(r message.Repository, tag reference.Tag) {
-	e.log.Info("vanished: the source has listed the tag and denies it", "image", failure.Source(r, tag))
+	e.noteVanished(r, tag, "vanished: the source has listed the tag and denies it")
 	e.entries.note(r, func(s *entryState) { s.vanished++ })
+	e.count(run.Vanished, 1)
+}
+
+func (e *execution) noteVanished(r message.Repository, tag reference.Tag, why string) {
+	e.log.Info(why, "image", failure.Source(r, tag))
 	e.delivery.Observer.Changed([]change.Change{{Source: r.Source, Destination: r.Destination, Tag: tag, At: e.worker.now().UTC()}})
 	e.note(r, message.Image{Tag: tag}, catalog.Tag{State: run.Vanished})
-	e.count(run.Vanished, 1)
+}
+
+// unlisted notes the tags that the source had and does not list any more. A HEAD must deny
+// them, too: a listing whose pages move while they are read can leave a tag out. What cannot
+// be asked for now is asked for by the next run.
+func (e *execution) unlisted(ctx context.Context, r message.Repository, listed []reference.Tag) {
+	for _, tag := range e.delivery.Observer.Unlisted(ctx, r, listed) {
+		err := e.Ask(ctx, r, r.Source, func() error {
+			_, err := e.mirror.Registry.Head(e.work, r.Source, tag)
+			return err
+		})
+		switch {
+		case errors.Is(err, registry.ErrNotFound):
+			e.noteVanished(r, tag, "vanished: the source does not list the tag any more")
+		case err != nil:
+			e.log.Debug("a tag that is not listed any more was not looked up", "image", failure.Source(r, tag), "error", err)
+			return
+		}
+	}
 }
 
 // judgeEntries decides on entries of which the source has denied all that was asked for, or has

@@ -6,6 +6,7 @@ import (
 	"log/slog"
 	"maps"
 	"net/http"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -226,6 +227,19 @@ func (h *harness) Seen(_ message.Repository, tag catalog.Tag) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	h.tags = append(h.tags, tag)
+}
+
+// Unlisted implements Observer.
+func (h *harness) Unlisted(_ context.Context, _ message.Repository, listed []reference.Tag) []reference.Tag {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	var gone []reference.Tag
+	for _, t := range h.tags {
+		if !slices.Contains(listed, t.Name) {
+			gone = append(gone, t.Name)
+		}
+	}
+	return gone
 }
 
 // Changed implements Observer.

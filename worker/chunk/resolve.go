@@ -79,6 +79,9 @@ func (e *execution) resolve(ctx context.Context, r message.Repository) (message.
 			return message.Repository{}, nil, nil
 		}
 	}
+	if found.All != nil {
+		e.unlisted(ctx, r, found.All)
+	}
 	if found.Unselected != "" {
 		e.log.Warn("nothing of a repository is selected", "repository", r.Source, "reason", found.Unselected)
 	}

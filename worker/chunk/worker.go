@@ -59,11 +59,14 @@ type Notes interface {
 type Observer interface {
 	Image(registry string, o run.Outcome)
 	Progress(images run.Tally, pulls int, bytes int64)
-	// Changed is called when tags were put at the destination, or found to be denied by the
+	// Changed is called when tags were put at the destination, or found to be gone from the
 	// source, before the images count as done.
 	Changed(changes []change.Change)
 	// Seen is called with what has become of an image of an entry.
 	Seen(entry message.Repository, tag catalog.Tag)
+	// Unlisted returns the tags that the source of an entry had, and that are not among those
+	// it has now.
+	Unlisted(ctx context.Context, entry message.Repository, listed []reference.Tag) []reference.Tag
 	// Copying is called when the copy of an image begins, with what counts its bytes,
 	// and what it returns when the copy has ended.
 	Copying(image, destination string, moved *meter.Meter) (ended func())

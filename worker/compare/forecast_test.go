@@ -216,6 +216,10 @@ func (o *observed) Image(string, run.Outcome) {}
 // Seen implements chunk.Observer.
 func (*observed) Seen(message.Repository, catalog.Tag) {}
 
+func (*observed) Unlisted(context.Context, message.Repository, []reference.Tag) []reference.Tag {
+	return nil
+}
+
 func (o *observed) Changed([]change.Change) {}
 
 func (o *observed) Progress(images run.Tally, pulls int, _ int64) {

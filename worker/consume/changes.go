@@ -82,6 +82,15 @@ func (d *delivery) Seen(entry message.Repository, tag catalog.Tag) {
 	r.Tags = append(r.Tags, tag)
 }
 
+// Unlisted implements chunk.Observer. If the broker does not answer, the next run asks again.
+func (d *delivery) Unlisted(ctx context.Context, entry message.Repository, listed []reference.Tag) []reference.Tag {
+	gone, err := d.consumer.catalog.Vanished(ctx, d.address.Name, entry.Source, listed)
+	if err != nil {
+		d.consumer.log.Warn("tags that have vanished are noted by the next run", "error", err)
+	}
+	return gone
+}
+
 // noteSeen stores what was seen.
 func (d *delivery) noteSeen(ctx context.Context) error {
 	d.seen.mu.Lock()

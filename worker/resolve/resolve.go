@@ -6,6 +6,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
+	"slices"
 
 	"github.com/osism/skopeo-worker/shared/message"
 	"github.com/osism/skopeo-worker/shared/reference"
@@ -28,6 +30,9 @@ type Result struct {
 	// the selection matches none. It is a line for the user, and "" if something is wanted.
 	Unselected string
 	Pulls      int // manifests that had to be pulled to learn their digest
+	// All are the tags that the registry lists, wanted or not; nil if the repository was not
+	// listed to the end. They have no order.
+	All []reference.Tag
 	// Listed is what the listing has on tags beside their digests, by tag.
 	Listed map[reference.Tag]Listed
 	// Companions were listed, and belong to none of the images; nil if nothing was
@@ -114,6 +119,7 @@ func (u *Upstream) whole(ctx context.Context, r message.Repository, known Known)
 	if r.Attempts >= bulkTries {
 		lister = u.Listing.OCI()
 	}
+	whole := true
 	for tag, err := range lister.Tags(ctx, r.Source) {
 		if invalid := (*registry.TagError)(nil); errors.As(err, &invalid) {
 			p.refuse(invalid.Name)
@@ -124,6 +130,7 @@ func (u *Upstream) whole(ctx context.Context, r message.Repository, known Known)
 		}
 		p.add(tag)
 		if lister.NewestFirst() && p.full() {
+			whole = false
 			break
 		}
 	}
@@ -146,6 +153,9 @@ func (u *Upstream) whole(ctx context.Context, r message.Repository, known Known)
 	result.Vanished = append(result.Vanished, companions.Vanished...)
 	result.Pulls += companions.Pulls
 	result.Companions = p.companions
+	if whole {
+		result.All = p.all()
+	}
 	return result, nil
 }
 
@@ -155,7 +165,8 @@ type pick struct {
 	everything bool
 	limit      int
 
-	tags       map[reference.Tag]listing.Tag
+	tags       map[reference.Tag]listing.Tag // of the candidates
+	others     []reference.Tag
 	candidates []selection.Candidate
 	timeless   bool // a candidate came without a time
 	companions Companions
@@ -177,18 +188,26 @@ func newPick(s *selection.Selection) (*pick, error) {
 
 func (p *pick) add(tag listing.Tag) {
 	if !p.everything && p.companions.add(tag) {
+		p.others = append(p.others, tag.Name)
 		return
 	}
 	p.listed++
 	switch {
 	case !p.matcher.Match(tag.Name.String()):
+		p.others = append(p.others, tag.Name)
 	case tag.WindowsOnly():
+		p.others = append(p.others, tag.Name)
 		p.windows++
 	default:
 		p.tags[tag.Name] = tag
 		p.candidates = append(p.candidates, selection.Candidate{Tag: tag.Name, Updated: tag.Updated})
 		p.timeless = p.timeless || tag.Updated.IsZero()
 	}
+}
+
+// all returns the tags that were added.
+func (p *pick) all() []reference.Tag {
+	return slices.AppendSeq(slices.Grow(p.others, len(p.tags)), maps.Keys(p.tags))
 }
 
 // full reports whether a listing that is ordered by time cannot add anything. The
