@@ -22,8 +22,8 @@ type call struct {
 	reference  reference.TagOrDigest // nil: the repository as a whole
 
 	method      string
-	scope       string // transport.PullScope or transport.PushScope
-	path        string // tagsList, uploads, or a prefix of the reference
+	scope       string // transport.PullScope, transport.PushScope or catalogScope
+	path        string // tagsList, catalog, uploads, or a prefix of the reference
 	query       string // encoded
 	accept      string
 	contentType string
@@ -50,6 +50,7 @@ type call struct {
 // The paths of calls, below /v2/<repository>/.
 const (
 	tagsList  = "tags/list"
+	catalog   = "_catalog" // below /v2/
 	manifests = "manifests/"
 	referrers = "referrers/"
 	blobs     = "blobs/"
@@ -62,11 +63,16 @@ func (call call) target(at location) (string, error) {
 	if call.isNamed() && (call.reference == nil || call.reference.IsZero()) {
 		return "", fmt.Errorf("%w: neither a tag nor a digest", ErrName)
 	}
+	if call.path == catalog {
+		return "/v2/" + call.below(), nil
+	}
 	return "/v2/" + at.path() + "/" + call.below(), nil
 }
 
 // isNamed reports whether the path contains the reference.
-func (call call) isNamed() bool { return call.path != tagsList && call.path != uploads }
+func (call call) isNamed() bool {
+	return call.path != tagsList && call.path != uploads && call.path != catalog
+}
 
 // below returns the path below /v2/<repository>/.
 func (call call) below() string {

@@ -51,6 +51,7 @@ var (
 // The operations of an Error.
 const (
 	OpTags      = "list tags of"
+	OpCatalog   = "list repositories of" // the registry
 	OpHead      = "look up"
 	OpGet       = "get"
 	OpGetBlob   = "get blob"
@@ -72,7 +73,7 @@ type Error struct {
 // Error returns one line without secrets.
 func (e *Error) Error() string {
 	of := join(e.Repository, e.Reference)
-	if e.Op == OpReach {
+	if e.Op == OpReach || e.Op == OpCatalog {
 		of = e.Repository.Registry()
 	}
 	text := fmt.Sprintf("%s %s: %v", e.Op, of, e.Err)

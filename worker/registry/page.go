@@ -28,6 +28,7 @@ func (e *pageError) Unwrap() error { return ErrPage }
 const (
 	aManifest  = "a manifest"
 	aTagList   = "a list of tags"
+	aCatalog   = "a list of repositories"
 	aTagPage   = "a page of tags"
 	aTagArray  = "an array of tags"
 	aReferrers = "a list of referrers"

@@ -307,6 +307,9 @@ func (m *memory) note(host string) {
 // repository.
 func (c *Client) scopes(at location, call call) string {
 	action := call.scope
+	if action == catalogScope {
+		return catalogScope
+	}
 	if c.role == destination {
 		action = pushScope
 	}

@@ -124,8 +124,8 @@ func ParseTag(name string) (reference.Tag, error) {
 	return tag, nil
 }
 
-// GetTagPage returns a page of tags from an API other than OCI's: a JSON object of at
-// most 16 MiB. The API may have another host than the registry, so the request carries no
+// GetTagPage returns a page of tags, or of repositories, from an API other than OCI's: a JSON
+// object of at most 16 MiB. The API may have another host than the registry, so the request carries no
 // credentials and no Guard watches it. The error is an *Error. It wraps ErrPage if the
 // answer is not a JSON object.
 func (c *Client) GetTagPage(ctx context.Context, repository reference.Repository, target url.URL) ([]byte, error) {

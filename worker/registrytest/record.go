@@ -27,7 +27,8 @@ const (
 	KindBlobUpload   Kind = "blob-upload" // the PUT that finishes an upload
 	KindBlobMount    Kind = "blob-mount"  // 201: mounted; 202: turned into an upload
 	KindReferrers    Kind = "referrers"
-	KindBulkList     Kind = "bulk-list" // of WithQuayAPI, WithHubAPI and WithHarborAPI
+	KindBulkList     Kind = "bulk-list"    // of WithQuayAPI, WithHubAPI and WithHarborAPI
+	KindRepositories Kind = "repositories" // a listing of repositories: _catalog, or of those APIs
 	KindOther        Kind = "other"
 )
 
@@ -238,6 +239,7 @@ func parse(req *http.Request) Request {
 	switch {
 	case r.Path == tokenPath, r.Path == quayTokenPath:
 		r.Kind = KindToken
+	case r.parseNamespace(req.URL.Query()):
 	case r.parseBulk(req.URL.Query()):
 	case !ok:
 	case name == "":

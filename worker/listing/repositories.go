@@ -1,0 +1,236 @@
+package listing
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"iter"
+	"maps"
+	"net/url"
+	"slices"
+	"strconv"
+	"strings"
+
+	"github.com/osism/skopeo-worker/shared/reference"
+	"github.com/osism/skopeo-worker/worker/registry"
+)
+
+// Repositories is what a registry lists of a namespace.
+type Repositories struct {
+	Found []reference.Repository // sorted, each once
+	// Invalid are names that no repository can have, as the registry sent them.
+	Invalid []string
+}
+
+// ErrNoNamespace is returned for a namespace that the registry cannot have.
+var ErrNoNamespace = errors.New("there is no such namespace")
+
+// Repositories lists the repositories of a namespace, page by page to the end: with the API
+// of Quay, Docker Hub or Harbor if the registry is one of those, and otherwise with
+// _catalog, of which it keeps what is in the namespace. What the login may not see is
+// missing. The error is ErrNoNamespace, or wraps a *registry.Error.
+func (l *Listers) Repositories(ctx context.Context, n reference.Namespace) (Repositories, error) {
+	var names iter.Seq2[string, error]
+	switch host := n.Registry(); {
+	case host == reference.DockerHub, l.quayHosts.Has(host):
+		if n.Path() == "" || strings.Contains(n.Path(), "/") {
+			return Repositories{}, fmt.Errorf("%w: %s; write %s/NAMESPACE/*", ErrNoNamespace, n, host)
+		}
+		api := quayNamespace
+		if host == reference.DockerHub {
+			api = hubNamespace
+		}
+		names = api.names(ctx, l.oci.registry, n)
+	case l.harborHosts.Has(host):
+		if n.Path() == "" {
+			return Repositories{}, fmt.Errorf("%w: %s; write %s/PROJECT/*", ErrNoNamespace, n, host)
+		}
+		names = harborProject.names(ctx, l.oci.registry, n)
+	default:
+		names = l.oci.registry.Catalog(ctx, n.Address())
+	}
+	found, invalid := map[reference.Repository]bool{}, map[string]bool{}
+	for name, err := range names {
+		if err != nil {
+			return Repositories{}, err
+		}
+		r, err := n.Repository(name)
+		switch {
+		case err == nil:
+			found[r] = true
+		case strings.HasPrefix(name, n.Path()):
+			invalid[name] = true
+		}
+	}
+	all := slices.SortedFunc(maps.Keys(found), func(a, b reference.Repository) int { return strings.Compare(a.String(), b.String()) })
+	return Repositories{all, slices.Sorted(maps.Keys(invalid))}, nil
+}
+
+// namespaceAPI is an API that lists the repositories of a namespace.
+type namespaceAPI struct {
+	// target returns the URL of a page: of the one with this number, from 1, and with the
+	// token that the page before has named.
+	target func(n reference.Namespace, page int, token string) url.URL
+	// read returns the names of a page, as paths at the registry, and the token of the next
+	// one. Its error says why it is not a page of this API.
+	read func(body []byte) (names []string, token string, err error)
+	// linked is set if a Link header says whether there is another page.
+	linked bool
+}
+
+// names lists the names of all pages.
+func (a namespaceAPI) names(ctx context.Context, client *registry.Client, n reference.Namespace) iter.Seq2[string, error] {
+	return func(yield func(string, error) bool) {
+		var pages registry.Pages
+		token := ""
+		for page := 1; ; page++ {
+			names, next, more, err := a.page(ctx, client, n, page, token, &pages)
+			if page > 1 && errors.Is(err, registry.ErrNotFound) {
+				return // repositories were deleted since the previous page announced this one
+			}
+			if err != nil {
+				yield("", err)
+				return
+			}
+			for _, name := range names {
+				if !yield(name, nil) {
+					return
+				}
+			}
+			if !more {
+				return
+			}
+			token = next
+		}
+	}
+}
+
+func (a namespaceAPI) page(ctx context.Context, client *registry.Client, n reference.Namespace, page int, token string, pages *registry.Pages) (names []string, next string, more bool, err error) {
+	var body []byte
+	if err = pages.At(token); err == nil {
+		if a.linked {
+			body, more, err = client.GetLinkedPage(ctx, n.Address(), a.target(n, page, token))
+		} else {
+			body, err = client.GetTagPage(ctx, n.Address(), a.target(n, page, token))
+		}
+	}
+	if err == nil {
+		if names, next, err = a.read(body); err != nil {
+			err = fmt.Errorf("%w: %s", registry.ErrUnexpected, err.Error())
+		}
+		more = more || next != ""
+	}
+	if err == nil {
+		err = pages.Has(len(names))
+	}
+	if err == nil {
+		err = pages.Holds(names...)
+	}
+	if failed, ok := errors.AsType[*registry.Error](err); ok {
+		named := *failed
+		named.Op = registry.OpCatalog
+		err = &named
+	} else if err != nil {
+		err = &registry.Error{Op: registry.OpCatalog, Repository: n.Address(), Err: err}
+	}
+	return names, next, more, err
+}
+
+// quayNamespace is the API of Quay (quay/quay, endpoints/api/repository.py, listRepos). It
+// lists public repositories only, because it is used without a login.
+var quayNamespace = namespaceAPI{
+	target: func(n reference.Namespace, _ int, token string) url.URL {
+		query := url.Values{"namespace": {n.Path()}, "public": {"true"}}
+		if token != "" {
+			query.Set("next_page", token)
+		}
+		return url.URL{Host: n.Registry(), Path: strings.TrimSuffix(quayPath, "/"), RawQuery: query.Encode()}
+	},
+	read: func(body []byte) (names []string, token string, err error) {
+		var answer struct {
+			Repositories json.RawMessage `json:"repositories"`
+			NextPage     string          `json:"next_page"`
+		}
+		if err := json.Unmarshal(body, &answer); err != nil {
+			return nil, "", err
+		}
+		listed, err := registry.ReadList[struct {
+			Namespace string `json:"namespace"`
+			Name      string `json:"name"`
+			Kind      string `json:"kind"`
+		}](answer.Repositories, maxItems)
+		if err != nil {
+			return nil, "", err
+		}
+		if listed == nil {
+			return nil, "", errors.New("no repositories in the answer")
+		}
+		for _, r := range listed {
+			if r.Kind == "" || r.Kind == "image" { // others are applications of Helm's past
+				names = append(names, r.Namespace+"/"+r.Name)
+			}
+		}
+		return names, answer.NextPage, nil
+	},
+}
+
+// hubNamespace is the API of Docker Hub
+// (docs.docker.com/reference/api/hub/latest, listNamespaceRepositories). It lists public
+// repositories only, because it is used without a login.
+var hubNamespace = namespaceAPI{
+	target: func(n reference.Namespace, page int, _ string) url.URL {
+		return url.URL{
+			Host: reference.DockerHubAPI, Path: hubPath + n.Path() + "/repositories",
+			RawQuery: url.Values{"page": {strconv.Itoa(page)}, "page_size": {strconv.Itoa(tagsPerPage)}}.Encode(),
+		}
+	},
+	read: func(body []byte) (names []string, token string, err error) {
+		var answer struct {
+			Results json.RawMessage `json:"results"`
+			Next    string          `json:"next"`
+		}
+		if err := json.Unmarshal(body, &answer); err != nil {
+			return nil, "", err
+		}
+		listed, err := registry.ReadList[struct {
+			Namespace string `json:"namespace"`
+			Name      string `json:"name"`
+			Type      string `json:"repository_type"`
+		}](answer.Results, maxItems)
+		if err != nil {
+			return nil, "", err
+		}
+		if listed == nil {
+			return nil, "", errors.New("no results in the answer")
+		}
+		for _, r := range listed {
+			if r.Type == "" || r.Type == "image" { // others are plugins and extensions
+				names = append(names, r.Namespace+"/"+r.Name)
+			}
+		}
+		return names, answer.Next, nil
+	},
+}
+
+// harborProject is the API of Harbor 2 (goharbor/harbor, api/v2.0/swagger.yaml,
+// listRepositories). It takes the registry's login.
+var harborProject = namespaceAPI{
+	linked: true,
+	target: func(n reference.Namespace, page int, _ string) url.URL {
+		project, _, _ := strings.Cut(n.Path(), "/")
+		return url.URL{
+			Host: n.Registry(), Path: harborPath + project + "/repositories",
+			RawQuery: url.Values{"page": {strconv.Itoa(page)}, "page_size": {strconv.Itoa(tagsPerPage)}}.Encode(),
+		}
+	},
+	read: func(body []byte) (names []string, token string, err error) {
+		listed, err := registry.ReadList[struct {
+			Name string `json:"name"`
+		}](body, maxItems)
+		for _, r := range listed {
+			names = append(names, r.Name)
+		}
+		return names, "", err
+	},
+}
