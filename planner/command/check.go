@@ -133,6 +133,9 @@ func (p *planned) check(ctx context.Context, s *settings, warnings io.Writer) (c
 		return check.Report{}, err
 	}
 	defer done()
+	if err := p.expand(ctx, b, s, warnings); err != nil {
+		return check.Report{}, err
+	}
 	checker, err := service.NewChecker(ctx, b, s.registries, p.limits, log)
 	if err != nil {
 		return check.Report{}, err

@@ -49,6 +49,9 @@ func mirrorCommand() *cobra.Command {
 			}
 			defer se.Close()
 			se.color = colorOf(cmd)
+			if err := p.expand(ctx, se.Broker, &s, cmd.ErrOrStderr()); err != nil {
+				return err
+			}
 			r, err := se.begin(ctx, p, force, out)
 			if err != nil || r.Chunks == 0 {
 				return err

@@ -19,6 +19,7 @@ import (
 	"github.com/osism/skopeo-worker/shared/config"
 	"github.com/osism/skopeo-worker/shared/reference"
 	"github.com/osism/skopeo-worker/shared/run"
+	"github.com/osism/skopeo-worker/worker/environment"
 )
 
 // planFlags are the settings and flags of the command plan.
@@ -31,7 +32,7 @@ type planFlags struct {
 
 func planCommand() *cobra.Command {
 	var p planFlags
-	reads := []any{&p.job, &p.name, &p.broker, &p.outages, &p.log}
+	reads := []any{&p.job, &p.name, &p.broker, &p.outages, &p.registries, &p.log}
 	c := &cobra.Command{
 		Annotations: config.Annotation(reads...),
 
@@ -49,6 +50,7 @@ func planCommand() *cobra.Command {
 			if err := config.Load(reads...); err != nil {
 				return err
 			}
+			environment.Confine(p.registries.ChildEnv)
 			return p.run(cmd)
 		}),
 	}
@@ -67,6 +69,9 @@ func (p *planFlags) run(cmd *cobra.Command) error {
 		return err
 	}
 	if p.dryRun {
+		if err := plan.expandAlone(ctx, &p.settings, cmd.ErrOrStderr()); err != nil {
+			return err
+		}
 		if p.format.json {
 			return printJSON(cmd.OutOrStdout(), plan.table())
 		}
@@ -81,6 +86,9 @@ func (p *planFlags) run(cmd *cobra.Command) error {
 	se.color = colorOf(cmd)
 	if p.wait && se.Embedded() {
 		return fmt.Errorf("%w: --wait needs workers: NATS_URL, or a planner serve that has DATA_DIR; planner mirror plans and mirrors in one process", errUsage)
+	}
+	if err := plan.expand(ctx, se.Broker, &p.settings, cmd.ErrOrStderr()); err != nil {
+		return err
 	}
 	r, err := plan.publish(ctx, se, p.force)
 	if err != nil {
@@ -125,10 +133,13 @@ type planned struct {
 	chunks      []plan.Chunk
 	limits      map[string]budget.Limit
 	fingerprint string
+	list        list.List
+	namespaces  *plan.Namespaces               // nil if the list has none, or is not expanded yet
 	has         func(reference.Reference) bool // reports whether the list has an image
 }
 
-// prepare fetches, checks and splits the list. It publishes nothing.
+// prepare fetches, checks and splits the list. It publishes nothing. If the list has
+// namespaces, expand must follow.
 func prepare(ctx context.Context, s *settings, stdin io.Reader, warnings io.Writer) (*planned, error) {
 	data, err := list.Fetcher{Stdin: stdin}.Fetch(ctx, s.job.Source)
 	if err != nil {
@@ -148,13 +159,21 @@ func prepare(ctx context.Context, s *settings, stdin io.Reader, warnings io.Writ
 		chunking:    s.job.chunking(),
 		limits:      s.job.limits,
 		started:     time.Now(),
+		list:        l,
 		has:         l.Has(),
 	}
 	p.chunks = p.chunking.Split(l.Entries, p.started)
-	hash := sha256.New()
-	_, _ = fmt.Fprintf(hash, "%s\n%+v\n%s\n%s", p.destination, p.chunking, s.job.defaults.Hash(), data)
-	p.fingerprint = hex.EncodeToString(hash.Sum(nil))
+	p.fingerprint = fingerprint(p.destination, p.chunking, s.job.defaults.Hash(), string(data))
 	return p, nil
+}
+
+// fingerprint identifies what is planned.
+func fingerprint(parts ...any) string {
+	hash := sha256.New()
+	for _, part := range parts {
+		_, _ = fmt.Fprintf(hash, "%+v\n", part)
+	}
+	return hex.EncodeToString(hash.Sum(nil))
 }
 
 // publish stores the plan as a new run. An empty plan makes no run.
@@ -167,7 +186,7 @@ func (p *planned) publish(ctx context.Context, se *session, force bool) (run.Run
 	}
 	r := run.Run{
 		Name: p.name, ID: run.NewID(p.started), Kind: run.KindPlan, Destination: p.destination,
-		Started: p.started.UTC(), FirstDue: p.started.UTC(), Fingerprint: p.fingerprint,
+		Started: p.started.UTC(), FirstDue: p.started.UTC(), Fingerprint: p.fingerprint, Warnings: p.list.Warnings,
 	}
 	if p.chunking.Full() {
 		r.Interval = p.chunking.Interval
@@ -176,6 +195,9 @@ func (p *planned) publish(ctx context.Context, se *session, force bool) (run.Run
 	r, err := publisher.Publish(ctx, r, p.chunks, p.chunking.Full())
 	if err == nil {
 		p.markLeft(ctx, se)
+		if p.namespaces != nil {
+			err = p.namespaces.Remember(ctx)
+		}
 	}
 	return r, err
 }
@@ -202,6 +224,9 @@ func (p *planned) registries() []string {
 		for _, r := range c.Repositories() {
 			hosts[r.Source.Registry()], hosts[r.Destination.Registry()] = true, true
 		}
+	}
+	for _, n := range p.list.Namespaces {
+		hosts[n.Registry()] = true
 	}
 	return slices.Sorted(maps.Keys(hosts))
 }

@@ -111,6 +111,9 @@ func (p *planning) Plan(ctx context.Context) (text string, err error) {
 	if err != nil {
 		return "", err
 	}
+	if err := planned.expand(ctx, p.session.Broker, p.settings, warner{p.log}); err != nil {
+		return "", err
+	}
 	r, err := p.session.unfinished(ctx, planned)
 	if err != nil {
 		return "", err

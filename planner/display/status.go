@@ -41,6 +41,12 @@ func Status(w io.Writer, s run.Status, now time.Time, colors bool) {
 	p.table(imageIndent, []column{text(""), text("")}, rows)
 	registries(&p, s.Registries, now)
 	underWay(&p, s.UnderWay, now)
+	for i, w := range s.Warnings {
+		if i == 0 {
+			p.line("")
+		}
+		p.wrapped(0, "warning: "+w)
+	}
 	if s.Chunks.Lost > 0 {
 		p.line("")
 		p.painted(red, "%d of %s LOST. %s", s.Chunks.Lost, chunks(s.Chunks.Total), whatIsLost)

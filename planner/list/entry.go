@@ -21,15 +21,20 @@ const (
 	keyReferrers    = "referrers"
 	keyImmutable    = "immutable"
 	keyDestination  = "destination"
+
+	keyRepositories    = "repositories"     // of a namespace
+	keyMinRepositories = "min_repositories" // of a namespace
 )
 
-var entryKeys = []string{keyImage, keyTags, keyPlatforms, keyAttestations, keyReferrers, keyImmutable, keyDestination}
+var entryKeys = []string{keyImage, keyTags, keyPlatforms, keyAttestations, keyReferrers, keyImmutable, keyDestination, keyRepositories, keyMinRepositories}
 
 // reader makes entries from nodes, and collects their problems.
 type reader struct {
 	dest     reference.Destination
 	defaults selection.Selection
 	problems []Problem
+
+	namespaces []Namespace
 }
 
 func (r *reader) fail(line int, format string, args ...any) {
@@ -42,7 +47,11 @@ func (r *reader) entries(nodes []*yaml.Node) []Entry {
 	for _, node := range nodes {
 		before := len(r.problems)
 		entry := r.entry(node)
-		if len(r.problems) == before {
+		switch {
+		case len(r.problems) > before:
+		case entry.namespace != nil:
+			r.namespaces = append(r.namespaces, entry.finish())
+		default:
 			entries = append(entries, entry)
 		}
 	}
@@ -61,7 +70,9 @@ func (r *reader) entry(node *yaml.Node) Entry {
 		return e
 	}
 	r.image(&e, e.Line, value.Value)
-	r.destination(&e, e.Line, e.Repository.Path())
+	if e.namespace == nil {
+		r.destination(&e, e.Line, e.Repository.Path())
+	}
 	return e
 }
 
@@ -82,7 +93,7 @@ func (r *reader) mapping(e *Entry, value *yaml.Node) {
 		r.fail(e.Line, "expected a string or the key %q, found the key %q; write %s without a space", keyImage, value.Content[0].Value, image)
 		return
 	}
-	fields := r.fields(value, entryKeys, "", prefixed(keyTags, tagKeys))
+	fields := r.fields(value, entryKeys, "", append(prefixed(keyTags, tagKeys), prefixed(keyRepositories, repositoryKeys)...))
 	if f, ok := fields[keyImage]; ok {
 		if text, ok := r.text(f); ok {
 			r.image(e, f.line, text)
@@ -107,6 +118,9 @@ func (r *reader) mapping(e *Entry, value *yaml.Node) {
 		r.immutable(e, f, lines)
 	}
 	r.check(e, lines)
+	if r.namespaced(e, fields) {
+		return
+	}
 	if f, ok := fields[keyDestination]; !ok {
 		r.destination(e, e.Line, e.Repository.Path())
 	} else if path, ok := r.text(f); ok {
@@ -145,6 +159,10 @@ func (r *reader) check(e *Entry, lines map[string][]int) {
 }
 
 func (r *reader) image(e *Entry, line int, text string) {
+	if reference.IsNamespace(text) {
+		r.namespace(e, line, text)
+		return
+	}
 	ref, err := reference.Parse(text)
 	if err != nil {
 		r.fail(line, "%v", err)

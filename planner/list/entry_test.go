@@ -132,7 +132,7 @@ func TestMappingReportsEverythingAtOnce(t *testing.T) {
 		`6: unknown key "tags.platforms"; it belongs elsewhere, as "platforms"`,
 		`7: unknown key "platfroms"; is "platforms" meant?`,
 		`8: unknown key "include"; it belongs elsewhere, as "tags.include"`,
-		`9: unknown key "whatever", expected one of image, tags, platforms, attestations, referrers, immutable, destination`,
+		`9: unknown key "whatever", expected one of image, tags, platforms, attestations, referrers, immutable, destination, repositories, min_repositories`,
 		`10: image: expected a string, found the number 1.25; write "1.25" with the quotes`,
 		`11: duplicate key "image", first in line 10`,
 		`12: attestations: expected true or false, found the boolean yes`,
@@ -150,7 +150,7 @@ func TestMappingReportsEverythingAtOnce(t *testing.T) {
 		`35: tags.list: cannot be combined with include, exclude, semver or limit`,
 		`36: tags.list[1]: tag "b c" is invalid`,
 		`38: tags: expected a mapping with some of include, exclude, semver, limit, list, found a string`,
-		`39: expected a key, one of image, tags, platforms, attestations, referrers, immutable, destination, found a list`,
+		`39: expected a key, one of image, tags, platforms, attestations, referrers, immutable, destination, repositories, min_repositories, found a list`,
 		`41: expected a mapping to merge, found a string`,
 	}
 	_, err := list.Parse([]byte(text), "s", dest, selection.Selection{})

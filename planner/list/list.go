@@ -29,11 +29,16 @@ type Entry struct {
 	// Selection is which tags are mirrored, and which contents of each. With a tag or a
 	// digest, it has Contents only: a named image is mirrored whatever the defaults are.
 	Selection selection.Selection
+
+	namespace *Namespace // instead of a reference, while it is read
 }
 
 // List is the images to mirror, in the order of the source and without duplicates.
 type List struct {
 	Entries []Entry
+	// Namespaces are the entries for all repositories of a namespace. Expand makes entries of
+	// them.
+	Namespaces []Namespace
 	// Warnings are for the user, a line each.
 	Warnings []string
 }
@@ -59,7 +64,7 @@ func Parse(data []byte, source string, dest reference.Destination, defaults sele
 	if len(problems) > 0 {
 		return List{}, newError(source, problems)
 	}
-	l := List{Entries: entries}
+	l := List{Entries: entries, Namespaces: r.namespaces}
 	for _, d := range duplicates {
 		l.Warnings = append(l.Warnings, d.format(source))
 	}
@@ -87,6 +92,13 @@ func (l List) Has() func(reference.Reference) bool {
 	}
 	return func(r reference.Reference) bool {
 		every, known := matchers[r.Repository]
+		if n := l.namespaceOf(r.Repository); !known && n != nil {
+			if r.Tag.IsZero() && r.Digest.IsZero() {
+				return true
+			}
+			m, err := n.Selection.Compile() // Parse has checked it
+			every, known = append(every, m), err == nil
+		}
 		if !known || exact[r] {
 			return known
 		}

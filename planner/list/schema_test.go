@@ -45,6 +45,7 @@ func TestSchema(t *testing.T) {
 	}
 	good := []string{
 		"containers: [a]\npypi: {}",
+		"containers: [quay.io/a/*, a/*, 'host:5000/*', a/b/*]",
 		"containers: [a, 'quay.io/a/b:1', 'localhost/a', 'host:5000/a/b_c__d--e.f', 'Quay.IO/e', '[::1]:5000/f', 'g" + sha + "', 'b:1" + sha + "']",
 	}
 	bad := []string{"{}", "[a]", "a", "containers:", "containers: []", "containers: a", "containers: {a: b}", "containers: [1.25]", "containers: [~]", "containers: [[a]]", "containers: [true]"}
@@ -56,6 +57,8 @@ func TestSchema(t *testing.T) {
 		"image: 'host:5000/a', tags: {limit: 1}",
 		"image: a, attestations: true", "image: a, attestations: False, referrers: true",
 		"image: a, platforms: [linux/amd64, linux/x86_64, linux/arm/v7, linux/arm/7, macos/aarch64, linux/riscv64/rva22u64]",
+		"image: quay.io/a/*", "image: 'localhost:5000/*', tags: {limit: 1}", "image: a/*, repositories: {include: b, exclude: [c, d]}, min_repositories: 3",
+		"image: a/*, destination: b/c", "image: quay.io/a/*, min_repositories: 1, immutable: v",
 		"image: a, destination: b/c-d/e_f.g", "image: a, immutable: v", "image: 'a:1', immutable: [v, '[0-9]']", "image: a, immutable: false",
 		"image: a, tags: {include: a}", "image: a, tags: {include: [a, '(?i)b|c'], exclude: [c]}", "image: a, tags: {exclude: c}",
 		"image: a, tags: {limit: 0}", "image: a, tags: {limit: 5.0}", "image: a, tags: {limit: 0x10}",
@@ -73,6 +76,9 @@ func TestSchema(t *testing.T) {
 		"image: a, platforms: linux/amd64", "image: a, platforms: []", "image: a, platforms: ~", "image: a, platforms: [1]", "image: a, platforms: {a: b}",
 		"image: a, platforms: [linux]", "image: a, platforms: [linux/amd46]", "image: a, platforms: [Linux/amd64]", "image: a, platforms: ['linux/amd64 ']",
 		"image: a, platforms: [linux/arm/v7/x]", "image: a, platforms: ['linux/arm/']", "image: a, platforms: [linux/arm/-]",
+		"image: a, repositories: {include: b}", "image: a, min_repositories: 1", "image: a/*, min_repositories: 0", "image: a/*, min_repositories: '1'", "image: a/*, min_repositories: 1.5",
+		"image: a/*, repositories: {}", "image: a/*, repositories: []", "image: a/*, repositories: {limit: 1}", "image: a/*, repositories: {include: ''}", "image: a/*, repositories: {include: []}",
+		"image: 'a/*:1'", "image: a/b*", "image: quay.io/*/b", "image: docker.io/*", "image: '*'", "image: quay.io/A/*", "image: a/**", "image: a/*, destination: B", "image: a/*, destination: ''",
 		"image: a, immutable: true", "image: a, immutable: []", "image: a, immutable: ''", "image: a, immutable: [1]", "image: a, immutable: ~",
 		"image: a, destination: ''", "image: a, destination: /b", "image: a, destination: b/", "image: a, destination: 'b:1'", "image: a, destination: B",
 		"image: a, destination: 'b" + sha + "'", "image: a, destination: 1", "image: a, destination: ~", "image: a, destination: b//c", "image: a, destination: ..", "image: a, destination: 'h:5/b'",

@@ -44,8 +44,8 @@ func (d *desk) run(kind string, after int) run.Run {
 	return run.Run{Name: name, ID: run.NewID(at), Kind: kind, Started: at, FirstDue: at}
 }
 
-// slices are chunks of one image each. The first are due, the others in an hour.
-func slices(due, waiting int) []Chunk {
+// sliced returns chunks of one image each. The first are due, the others in an hour.
+func sliced(due, waiting int) []Chunk {
 	var all []Chunk
 	for i := range due + waiting {
 		at := time.Now()
@@ -62,7 +62,7 @@ func slices(due, waiting int) []Chunk {
 
 func (d *desk) publish(r run.Run, full bool, due, waiting int) run.Run {
 	d.t.Helper()
-	r, err := d.Publish(d.t.Context(), r, slices(due, waiting), full)
+	r, err := d.Publish(d.t.Context(), r, sliced(due, waiting), full)
 	require.NoError(d.t, err)
 	require.Eventually(d.t, func() bool {
 		n, err := d.Broker.Count(d.t.Context(), subject.OfRunUnder(subject.Chunk, name, r.ID))

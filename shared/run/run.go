@@ -45,6 +45,9 @@ type Run struct {
 	// Fingerprint identifies the list and how it was split. `planner mirror` recognises the
 	// run that it has not finished by it.
 	Fingerprint string `json:"fingerprint,omitempty"`
+	// Warnings are about the list as it was planned, such as a namespace that could not be
+	// listed.
+	Warnings []string `json:"warnings,omitempty"`
 	// Ended is StateCancelled or StateSuperseded if the run was ended before all of its
 	// chunks were done, and EndedAt is when. Workers drop the chunks of such a run.
 	Ended   string    `json:"ended,omitempty"`
@@ -259,6 +262,8 @@ type Status struct {
 	UnderWay         []Copy     `json:"under_way"` // the oldest first
 	// Failures are kept under the mirror name, whichever run they come from.
 	Failures Failures `json:"failures"`
+	// Warnings are those of the Run.
+	Warnings []string `json:"warnings,omitempty"`
 	// Unresolved is how many chunks have images that are not counted yet.
 	Unresolved int `json:"-"`
 	// WorkerMissing is true if a chunk is due and no worker is known to have it.

@@ -97,7 +97,7 @@ func (t *Tracker) read(ctx context.Context) error {
 
 // status returns the state of the run, given its messages in the stream.
 func (t *Tracker) status(subjects map[string]uint64) Status {
-	st := Status{Name: t.name, Run: t.id, Started: t.run.Started, Registries: []Registry{}, UnderWay: []Copy{}}
+	st := Status{Name: t.name, Run: t.id, Started: t.run.Started, Registries: []Registry{}, UnderWay: []Copy{}, Warnings: t.run.Warnings}
 	bases, messages := t.present(subjects, &st)
 	updated := t.count(bases, &st)
 	st.Chunks.Total = t.run.Chunks

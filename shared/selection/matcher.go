@@ -225,3 +225,13 @@ func Companion(tag string) (digest reference.Digest, ok bool) {
 	digest, err := reference.ParseDigest("sha256:" + match[1])
 	return digest, err == nil
 }
+
+// Expression compiles a regular expression that is matched at the start of a name, as those
+// of Include. The error says what is wrong.
+func Expression(text string) (*regexp.Regexp, error) {
+	re, why := expression(text)
+	if why != "" {
+		return nil, errors.New(why)
+	}
+	return re, nil
+}

@@ -57,7 +57,7 @@ func (r *Registry) openStorage() error {
 		"delete":      {"enabled": true},
 		"maintenance": {"uploadpurging": map[any]any{"enabled": false}},
 	}}
-	config.Catalog.MaxEntries = 1000 // as a configuration file has by default
+	config.Catalog.MaxEntries = 1000  // as a configuration file has by default
 	config.HTTP.Secret = sharedDriver // signs upload sessions; without one, distribution logs a warning
 	config.Validation.Manifests.Indexes.Platforms = "all"
 	config.Validation.Manifests.URLs.Allow = []string{"^https://"} // of foreign layers

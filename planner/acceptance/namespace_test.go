@@ -1,0 +1,41 @@
+package acceptance
+
+import (
+	"testing"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/osism/skopeo-worker/shared/run"
+	"github.com/osism/skopeo-worker/worker/registrytest"
+)
+
+// TestNamespace: all repositories of a namespace are mirrored, new ones as soon as they are
+// there; while the namespace cannot be listed, those of the last time are.
+func TestNamespace(t *testing.T) {
+	t.Parallel()
+	s := newSite(t)
+	s.push("team/a", "1")
+	s.push("team/deep/b", "1", "2")
+	s.push("team/deep/b-test", "1")
+	s.push("other/c", "1")
+	s.writeList("containers:\n  - image: " + s.source.Host() + "/team/*\n    repositories: {exclude: .*-test}\n")
+
+	require.Contains(t, s.planner("plan", "--dry-run").exits(0), s.source.Host()+"/team/deep/b")
+	require.Contains(t, s.planner("check").exits(0), "To copy: 3 images")
+	require.Contains(t, s.planner("mirror").exits(0), "2 entries in 1 chunk")
+	s.requireMirrored("team/a")
+	s.requireMirrored("team/deep/b")
+	repositories, err := s.destination.Repositories()
+	require.NoError(t, err)
+	require.Equal(t, []string{"mirror/team/a", "mirror/team/deep/b"}, repositories)
+
+	s.push("team/new", "1")
+	remove := s.source.Inject(registrytest.Fault{Match: registrytest.Kinds(registrytest.KindRepositories), Status: 403})
+	said := s.planner("mirror").exits(0)
+	require.Contains(t, said, "it could not be listed")
+	require.Equal(t, run.Tally{Total: 3, Unchanged: 3}, s.status().Images)
+	require.Len(t, s.status().Warnings, 1)
+	remove()
+	require.NotContains(t, s.planner("mirror").exits(0), "could not be listed")
+	s.requireMirrored("team/new")
+}

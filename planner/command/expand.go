@@ -1,0 +1,52 @@
+package command
+
+import (
+	"context"
+	"fmt"
+	"io"
+
+	"github.com/osism/skopeo-worker/planner/plan"
+	"github.com/osism/skopeo-worker/shared/broker"
+	"github.com/osism/skopeo-worker/worker/service"
+)
+
+// expand makes entries of the namespaces of the list, and splits it again. It lists them within
+// the budgets of the broker, and compares them with what that remembers.
+func (p *planned) expand(ctx context.Context, b *broker.Broker, s *settings, warnings io.Writer) error {
+	if len(p.list.Namespaces) == 0 {
+		return nil
+	}
+	lister, err := service.NewNamespaces(ctx, b, s.registries, s.log.Logger(warnings))
+	if err != nil {
+		return err
+	}
+	defer lister.Close()
+	p.namespaces = &plan.Namespaces{Broker: b, Name: p.name, Lister: lister}
+	before := len(p.list.Warnings)
+	if p.list, err = p.namespaces.Expand(ctx, p.list); err != nil {
+		return err
+	}
+	for _, w := range p.list.Warnings[before:] {
+		_, _ = fmt.Fprintln(warnings, "warning:", w)
+	}
+	p.chunks = p.chunking.Split(p.list.Entries, p.started)
+	parts := []any{p.fingerprint}
+	for _, e := range p.list.Entries {
+		parts = append(parts, e.Reference)
+	}
+	p.fingerprint = fingerprint(parts...)
+	return nil
+}
+
+// expandAlone is expand for a command that needs no broker.
+func (p *planned) expandAlone(ctx context.Context, s *settings, warnings io.Writer) error {
+	if len(p.list.Namespaces) == 0 {
+		return nil
+	}
+	b, done, err := shared(ctx, s.broker, s.log.Logger(warnings))
+	if err != nil {
+		return err
+	}
+	defer done()
+	return p.expand(ctx, b, s, warnings)
+}

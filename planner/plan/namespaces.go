@@ -1,0 +1,217 @@
+package plan
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/nats-io/nats.go/jetstream"
+
+	"github.com/osism/skopeo-worker/planner/list"
+	"github.com/osism/skopeo-worker/shared/broker"
+	"github.com/osism/skopeo-worker/shared/exit"
+	"github.com/osism/skopeo-worker/shared/message"
+	"github.com/osism/skopeo-worker/shared/reference"
+	"github.com/osism/skopeo-worker/worker/listing"
+	"github.com/osism/skopeo-worker/worker/outcome"
+)
+
+// namespaceBucket holds what namespaces last had.
+const namespaceBucket = "mirror_namespaces"
+
+// maxNamed bounds how many repositories a warning names.
+const maxNamed = 5
+
+var (
+	// ErrNamespace is returned if a namespace could not be listed and nothing is known of it.
+	ErrNamespace = exit.Unreachable.New("a namespace could not be listed")
+	// ErrFewRepositories is returned if a namespace has fewer repositories than its entry
+	// demands, and nothing is known of it.
+	ErrFewRepositories = exit.Usage.New("a namespace has too few repositories")
+)
+
+// Lister lists the repositories of namespaces.
+type Lister interface {
+	List(ctx context.Context, n reference.Namespace) (listing.Repositories, error)
+}
+
+// Namespaces makes entries of the namespaces of a list. It remembers at the broker what each
+// has had, by mirror name, so that a registry that is away, or that suddenly lists little,
+// takes nothing out of a plan.
+type Namespaces struct {
+	Broker *broker.Broker
+	Name   string // of the mirror
+	Lister Lister
+
+	noted map[string]namespaceNote // by key, to be remembered
+}
+
+// namespaceNote is what a namespace had, and when.
+type namespaceNote struct {
+	Namespace    string                 `json:"namespace"`
+	Repositories []reference.Repository `json:"repositories"`
+	Listed       time.Time              `json:"listed"`
+}
+
+func namespaceKey(name string, n list.Namespace) string {
+	sum := sha256.Sum256([]byte(n.Namespace.String()))
+	return name + "." + hex.EncodeToString(sum[:16])
+}
+
+// Expand returns the list with the repositories of its namespaces. What is unusual about
+// them is among the warnings of the list. The error is ErrNamespace, ErrFewRepositories, or
+// of the broker.
+func (x *Namespaces) Expand(ctx context.Context, l list.List) (list.List, error) {
+	kv, err := x.bucket(ctx)
+	if err != nil {
+		return l, err
+	}
+	x.noted = map[string]namespaceNote{}
+	chosen := map[int][]reference.Repository{} // by line
+	kept := map[string]bool{}                  // notes that stay as they are, by key
+	var warnings []string
+	for _, n := range l.Namespaces {
+		last, err := lastOf(ctx, kv, namespaceKey(x.Name, n), n)
+		if err != nil {
+			return l, err
+		}
+		found, err := x.Lister.List(ctx, n.Namespace)
+		if ctx.Err() != nil {
+			return l, ctx.Err()
+		}
+		now := of(n, found.Found)
+		said, used, err := weigh(n, last, now, err)
+		if err != nil {
+			return l, err
+		}
+		if len(found.Invalid) > 0 {
+			said = append(said, fmt.Sprintf("it lists names that no repository can have: %s", named(len(found.Invalid), func(i int) string { return reference.Quote(found.Invalid[i]) })))
+		}
+		for _, s := range said {
+			warnings = append(warnings, fmt.Sprintf("%s in line %d: %s", n.Text, n.Line, s))
+		}
+		chosen[n.Line] = used
+		// Two entries may choose different repositories of a namespace: all are remembered.
+		key := namespaceKey(x.Name, n)
+		if kept[key] = kept[key] || !slices.Equal(used, now); kept[key] {
+			delete(x.noted, key)
+		} else {
+			x.noted[key] = namespaceNote{n.Namespace.String(), found.Found, time.Now().UTC()}
+		}
+	}
+	expanded := l.Expand(func(n list.Namespace) []reference.Repository { return chosen[n.Line] })
+	expanded.Warnings = append(expanded.Warnings, warnings...)
+	return expanded, nil
+}
+
+// Remember stores what the namespaces have, once the plan is published. If it fails, the next
+// plan compares with an older one.
+func (x *Namespaces) Remember(ctx context.Context) error {
+	kv, err := x.bucket(ctx)
+	if err != nil {
+		return err
+	}
+	for key, note := range x.noted {
+		data, err := json.Marshal(note)
+		if err != nil {
+			return err
+		}
+		if len(data) > message.MaxSize {
+			continue // some 10,000 repositories; it is then not compared
+		}
+		if _, err := kv.Put(ctx, key, data); err != nil {
+			return fmt.Errorf("remembering the repositories of %s: %w", note.Namespace, err)
+		}
+	}
+	return nil
+}
+
+func (x *Namespaces) bucket(ctx context.Context) (jetstream.KeyValue, error) {
+	return x.Broker.Bucket(ctx, jetstream.KeyValueConfig{Bucket: namespaceBucket, Description: "skopeo-worker: repositories of namespaces when they were last planned"})
+}
+
+// lastOf returns what the entry chose when its namespace was last planned.
+func lastOf(ctx context.Context, kv jetstream.KeyValue, key string, n list.Namespace) (namespaceNote, error) {
+	entry, err := kv.Get(ctx, key)
+	if errors.Is(err, jetstream.ErrKeyNotFound) {
+		return namespaceNote{}, nil
+	}
+	if err != nil {
+		return namespaceNote{}, fmt.Errorf("reading what %s had: %w", n.Text, err)
+	}
+	var note namespaceNote
+	if json.Unmarshal(entry.Value(), &note) != nil || note.Namespace != n.Namespace.String() {
+		return namespaceNote{}, nil // another program has put it there
+	}
+	note.Repositories = of(n, note.Repositories)
+	return note, nil
+}
+
+// of returns the repositories that an entry chooses.
+func of(n list.Namespace, all []reference.Repository) []reference.Repository {
+	var chosen []reference.Repository
+	for _, r := range all {
+		if n.Chooses(r) {
+			chosen = append(chosen, r)
+		}
+	}
+	return chosen
+}
+
+// weigh decides which repositories of a namespace are mirrored: those that are listed now, or
+// those of the last time if the listing has failed or is suspiciously short. It returns what
+// there is to say about it.
+func weigh(n list.Namespace, last namespaceNote, now []reference.Repository, failed error) (said []string, used []reference.Repository, err error) {
+	had := len(last.Repositories)
+	instead := fmt.Sprintf("the %d repositories of %s are mirrored instead", had, last.Listed.Local().Format(time.DateTime))
+	switch {
+	case failed != nil && had > 0:
+		return []string{fmt.Sprintf("it could not be listed: %s; %s", outcome.Reason(failed), instead)}, last.Repositories, nil
+	case errors.Is(failed, listing.ErrNoNamespace):
+		return nil, nil, fmt.Errorf("%s in line %d: %w", n.Text, n.Line, failed)
+	case failed != nil:
+		return nil, nil, fmt.Errorf("%w: %s in line %d: %s; nothing was published", ErrNamespace, n.Text, n.Line, outcome.Reason(failed))
+	case len(now) < max(1, n.Min) && had == 0:
+		return nil, nil, fmt.Errorf("%w: %s in line %d: %d are listed and chosen, expected at least %d; nothing was published", ErrFewRepositories, n.Text, n.Line, len(now), max(1, n.Min))
+	case len(now) < max(1, n.Min):
+		return []string{fmt.Sprintf("it lists only %d repositories, expected at least %d; %s", len(now), max(1, n.Min), instead)}, union(last.Repositories, now), nil
+	case n.Min == 0 && 2*len(now) < had:
+		return []string{fmt.Sprintf("it lists only %d repositories; %s; set min_repositories to accept fewer", len(now), instead)}, union(last.Repositories, now), nil
+	}
+	var gone []reference.Repository
+	for _, r := range last.Repositories {
+		if !slices.Contains(now, r) {
+			gone = append(gone, r)
+		}
+	}
+	if len(gone) > 0 {
+		said = append(said, "no longer listed, and no longer mirrored: "+named(len(gone), func(i int) string { return gone[i].String() }))
+	}
+	return said, now, nil
+}
+
+// union returns the repositories of both, each once.
+func union(a, b []reference.Repository) []reference.Repository {
+	all := slices.Concat(a, b)
+	slices.SortFunc(all, func(a, b reference.Repository) int { return strings.Compare(a.String(), b.String()) })
+	return slices.Compact(all)
+}
+
+// named names some of n things.
+func named(n int, name func(int) string) string {
+	var names []string
+	for i := range min(n, maxNamed) {
+		names = append(names, name(i))
+	}
+	text := strings.Join(names, ", ")
+	if n > maxNamed {
+		text += fmt.Sprintf(" and %d more", n-maxNamed)
+	}
+	return text
+}

@@ -1,0 +1,125 @@
+package plan
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/osism/skopeo-worker/planner/list"
+	"github.com/osism/skopeo-worker/shared/brokertest"
+	"github.com/osism/skopeo-worker/shared/exit"
+	"github.com/osism/skopeo-worker/shared/reference"
+	"github.com/osism/skopeo-worker/shared/selection"
+	"github.com/osism/skopeo-worker/worker/listing"
+)
+
+// upstream lists what it has.
+type upstream struct {
+	names   []string
+	invalid []string
+	err     error
+}
+
+func (u *upstream) List(_ context.Context, n reference.Namespace) (listing.Repositories, error) {
+	found := listing.Repositories{Invalid: u.invalid}
+	for _, name := range u.names {
+		r, err := n.Repository(n.Path() + "/" + name)
+		if err != nil {
+			return found, err
+		}
+		found.Found = append(found.Found, r)
+	}
+	return found, u.err
+}
+
+// TestNamespaces: an upstream that is away or that suddenly lists little takes nothing out of
+// a plan, and what has vanished is named once.
+func TestNamespaces(t *testing.T) {
+	dest, err := reference.ParseDestination("registry.example.com/mirror")
+	require.NoError(t, err)
+	u := &upstream{}
+	b := brokertest.Embedded(t)
+	x := &Namespaces{Broker: b, Name: "nightly", Lister: u}
+	expand := func(text string) (names []string, warnings []string, err error) {
+		l, err := list.Parse([]byte(text), "s", dest, selection.Selection{})
+		require.NoError(t, err)
+		l, err = x.Expand(t.Context(), l)
+		if err == nil {
+			require.NoError(t, x.Remember(t.Context()))
+			for _, e := range l.Entries {
+				names = append(names, e.Repository.Path())
+			}
+		}
+		return names, l.Warnings, err
+	}
+	const all = "containers: [quay.io/team/*]"
+	const three = "containers: [{image: quay.io/team/*, min_repositories: 3}]"
+
+	u.err = errors.New("no route")
+	_, _, err = expand(all)
+	require.ErrorIs(t, err, ErrNamespace)
+	require.EqualError(t, err, "a namespace could not be listed: quay.io/team/* in line 1: no route; nothing was published")
+	require.Equal(t, 3, exit.Code(err))
+	u.err = nil
+	_, _, err = expand(all)
+	require.EqualError(t, err, "a namespace has too few repositories: quay.io/team/* in line 1: 0 are listed and chosen, expected at least 1; nothing was published")
+	require.Equal(t, 2, exit.Code(err))
+
+	u.names = []string{"a", "b", "c", "d", "e"}
+	names, warnings, err := expand(all)
+	require.NoError(t, err)
+	require.Equal(t, []string{"team/a", "team/b", "team/c", "team/d", "team/e"}, names)
+	require.Empty(t, warnings)
+
+	u.names, u.err = nil, errors.New("no route")
+	names, warnings, err = expand(all)
+	require.NoError(t, err)
+	require.Len(t, names, 5)
+	require.Regexp(t, `^quay.io/team/\* in line 1: it could not be listed: no route; the 5 repositories of \d{4}-\d\d-\d\d \d\d:\d\d:\d\d are mirrored instead$`, warnings[0])
+
+	u.names, u.err = []string{"a", "f"}, nil
+	names, warnings, err = expand(all)
+	require.NoError(t, err)
+	require.Equal(t, []string{"team/a", "team/b", "team/c", "team/d", "team/e", "team/f"}, names)
+	require.Regexp(t, `it lists only 2 repositories; the 5 repositories of .* are mirrored instead; set min_repositories to accept fewer$`, warnings[0])
+
+	names, warnings, err = expand(three)
+	require.NoError(t, err)
+	require.Len(t, names, 6)
+	require.Regexp(t, `it lists only 2 repositories, expected at least 3; the 5 repositories of`, warnings[0])
+
+	u.names, u.invalid = []string{"a", "b", "f"}, []string{"team/../x"}
+	names, warnings, err = expand(three)
+	require.NoError(t, err)
+	require.Equal(t, []string{"team/a", "team/b", "team/f"}, names)
+	require.Equal(t, []string{
+		"quay.io/team/* in line 1: no longer listed, and no longer mirrored: quay.io/team/c, quay.io/team/d, quay.io/team/e",
+		`quay.io/team/* in line 1: it lists names that no repository can have: "team/../x"`,
+	}, warnings)
+	u.invalid = nil
+	names, warnings, err = expand(three)
+	require.NoError(t, err)
+	require.Len(t, names, 3)
+	require.Empty(t, warnings)
+
+	// Two entries of one namespace do not make each other forget.
+	u.names = nil
+	for i := range 9 {
+		u.names = append(u.names, fmt.Sprint("x", i), fmt.Sprint("y", i))
+	}
+	const both = "containers:\n- {image: quay.io/team/*, repositories: {include: x}}\n- {image: quay.io/team/*, repositories: {include: y}}"
+	names, _, err = expand(both)
+	require.NoError(t, err)
+	require.Len(t, names, 18)
+	u.names = u.names[:1]
+	names, warnings, err = expand(both)
+	require.NoError(t, err)
+	require.Len(t, names, 18)
+	require.Len(t, warnings, 2)
+	names, _, err = expand(both)
+	require.NoError(t, err)
+	require.Len(t, names, 18)
+}
