@@ -38,6 +38,7 @@ func TestBadValuesAreRefused(t *testing.T) {
 		"two monitors":             {"metrics: {podMonitor: {enabled: true}, serviceMonitor: {enabled: true}}", "enable metrics.podMonitor or metrics.serviceMonitor, not both"},
 		"credentials twice":        {"registries: {credentials: {existingSecret: a, authFile: b}}", "registries.credentials: set one of authFile, existingSecret"},
 		"CAs twice":                {"caBundle: {existingSecret: a, pem: b}", "caBundle: set one of existingSecret, pem"},
+		"two policies":             {"signaturePolicy: {existingConfigMap: a, policy: b}", "signaturePolicy: set one of existingConfigMap, policy"},
 		"a token without one":      {"nats: {install: false, url: 'nats://nats:4222', auth: {type: token}}", "nats.auth.token or nats.auth.existingSecret is needed"},
 		"a user without password":  {"nats: {install: false, url: 'nats://nats:4222', auth: {type: user}}", "nats.auth.password or nats.auth.existingSecret is needed"},
 		"an open page":             {"console: {service: {enabled: true}}", "set console.login.existingSecret, console.trustProxy or console.readOnly"},

@@ -199,6 +199,38 @@ func TestCABundleAddsToTheSystems(t *testing.T) {
 	}
 }
 
+// TestSignaturePolicy: the pods that copy, or may, read the policy; a new one restarts them.
+func TestSignaturePolicy(t *testing.T) {
+	made := render(t, least, `signaturePolicy: {policy: '{"default": []}'}`)
+	require.JSONEq(t, `{"default": []}`, find[*core.ConfigMap](t, made, "policy").Data["policy.json"])
+	for name, c := range map[string]struct {
+		r    *rendering
+		from string
+		path string
+	}{
+		"made":  {made, fullName + "-policy", "policy.json"},
+		"there": {render(t, least, "signaturePolicy: {existingConfigMap: trust, key: ours.json}"), "trust", "ours.json"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			for _, p := range pods(c.r) {
+				got := env(p.spec.Containers[0])
+				if p.owner != fullName+"-worker" && p.owner != fullName+"-console" {
+					require.NotContains(t, got, "SIGNATURE_POLICY", p.owner)
+					continue
+				}
+				require.Equal(t, "/etc/skopeo-worker/policy/"+c.path, got["SIGNATURE_POLICY"], p.owner)
+				require.Contains(t, p.spec.Containers[0].VolumeMounts, core.VolumeMount{Name: "policy", MountPath: "/etc/skopeo-worker/policy", ReadOnly: true})
+				require.Contains(t, p.spec.Volumes, core.Volume{Name: "policy", VolumeSource: core.VolumeSource{ConfigMap: &core.ConfigMapVolumeSource{
+					LocalObjectReference: core.LocalObjectReference{Name: c.from}}}})
+			}
+		})
+	}
+	const checksum = "checksum/signature-policy"
+	other := render(t, least, `signaturePolicy: {policy: '{"default": [{"type": "reject"}]}'}`)
+	require.NotEmpty(t, worker(t, made).Template.Annotations[checksum])
+	require.NotEqual(t, worker(t, made).Template.Annotations[checksum], worker(t, other).Template.Annotations[checksum])
+}
+
 func TestReplicasCanBeLeftToKubectl(t *testing.T) {
 	require.Zero(t, *worker(t, render(t, least, "worker: {replicas: 0}")).Replicas)
 	require.Nil(t, worker(t, render(t, least, "worker: {replicas: null}")).Replicas)

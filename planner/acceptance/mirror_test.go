@@ -113,6 +113,42 @@ func TestMirrorWithoutSkopeo(t *testing.T) {
 	require.Equal(t, 7, s.source.Pulls())
 }
 
+// TestTrust: with SIGNATURE_POLICY, nothing that it rejects is copied, with either engine. A
+// policy that cannot be read is wrong usage.
+func TestTrust(t *testing.T) {
+	t.Parallel()
+	s := newSite(t)
+	s.push("osism/tool", "1")
+	s.push("osism/other", "1")
+	s.write("osism/tool", "osism/other")
+	path := filepath.Join(t.TempDir(), "policy.json")
+	s = s.with("SIGNATURE_POLICY", path)
+	said := s.planner("mirror").exits(2)
+	require.Contains(t, said, "SIGNATURE_POLICY: the signature policy cannot be read: open "+path+": no such file or directory\n")
+	write := func(text string) {
+		require.NoError(t, os.WriteFile(path, []byte(text), 0o600))
+	}
+	write(`{"default":`)
+	require.Contains(t, s.planner("mirror").exits(2), "SIGNATURE_POLICY: the signature policy cannot be read: "+path+": unexpected end of JSON input\n")
+	write(fmt.Sprintf(`{"default":[{"type":"insecureAcceptAnything"}],"transports":{"docker":{%q:[{"type":"reject"}]}}}`, s.source.Host()+"/osism/tool:1"))
+	if !policy.CanVerify {
+		require.Contains(t, s.planner("mirror").exits(2), "SIGNATURE_POLICY: this program cannot enforce the signature policy: "+path)
+		return
+	}
+	for _, engine := range []string{"skopeo", "builtin"} {
+		s := s.with("COPY_ENGINE", engine)
+		s.planner("mirror").exits(1)
+		s.requireMirrored("osism/other")
+		require.Equal(t, 1, s.status().Images.Failed, engine)
+		require.Contains(t, s.failed()[0].Images[0].Reason, "rejected by the signature policy "+path+": ")
+		require.Zero(t, s.source.Count(of("osism/tool", blobs)))
+	}
+	write(`{"default":[{"type":"signedBy","keyType":"GPGKeys","keyPath":"/no/such/key.gpg"}]}`)
+	require.Contains(t, s.planner("mirror").exits(2), "SIGNATURE_POLICY: the signature policy cannot be read: "+path+": open /no/such/key.gpg: no such file or directory\n")
+	write(`{"default":[{"type":"signedBye"}]}`)
+	require.Contains(t, s.planner("mirror").exits(2), "SIGNATURE_POLICY: the signature policy cannot be read: "+path+": ")
+}
+
 // TestSignaturePolicy: with COPY_ENGINE=builtin, a program that can check signatures copies
 // nothing that the policy rejects, and one that cannot does not start.
 func TestSignaturePolicy(t *testing.T) {

@@ -12,7 +12,7 @@ var (
 	secretName = regexp.MustCompile(`(?i)(?:^|[_.-])(?:passw(?:or)?d|passphrase|pass|psw|secret|token|sig|signature|api_?key|(?:access|account|private)[_-]key)(?:$|[_.-])`)
 
 	// otherName matches, of such names, those whose value is a path to a secret, not a secret.
-	otherName = regexp.MustCompile(`(?i)[_.-](?:file|path|dir|ur[li]|endpoint|host|port|name|user|id|type|store)$`)
+	otherName = regexp.MustCompile(`(?i)[_.-](?:file|path|dir|ur[li]|endpoint|host|port|name|user|id|type|store|policy)$`)
 
 	// pinned is an image by its digest, which is not user information.
 	pinned = regexp.MustCompile(`@sha\d+:`)

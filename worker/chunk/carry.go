@@ -1,6 +1,7 @@
 package chunk
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"slices"
@@ -44,20 +45,23 @@ func (e *execution) compared(found compare.Comparison, resolved time.Time) []*co
 // the wanted platforms, they are not mirrored either.
 func (e *execution) carryOut(ctx context.Context, jobs []*compare.Job) error {
 	var companions []*compare.Job
+	e.noteSubjects(jobs)
 	jobs = slices.DeleteFunc(slices.Clone(jobs), func(j *compare.Job) bool {
-		if j.Bearer != nil {
+		last := j.Bearer != nil || e.mirror.Trust != nil && isAbout(j) && !j.Digest.IsZero()
+		if last {
 			companions = append(companions, j)
 		}
-		return j.Bearer != nil
+		return last
 	})
 	if err := e.carryOutNow(ctx, jobs); err != nil {
 		return err
 	}
 	return e.carryOutNow(ctx, e.drop(companions, func(j *compare.Job) bool {
-		if j.IsSkipped() {
-			e.comparer.Unexpect(j) // an index around the image may bring them
+		needless := j.IsSkipped() || e.isDistrusted(j)
+		if needless {
+			e.comparer.Unexpect(j) // an index around the image may bring them, or its next try
 		}
-		return j.IsSkipped()
+		return needless
 	}))
 }
 
@@ -160,8 +164,9 @@ func (e *execution) Unchanged(ctx context.Context, j *compare.Job) error {
 func (e *execution) Skip(_ context.Context, j *compare.Job) error {
 	j.Verdict = compare.Skip
 	e.entries.found(j.Entry)
+	why := cmp.Or(j.Why, platform.ErrNoPlatform)
 	for _, image := range j.All() {
-		e.note(j.Entry, image, catalog.Tag{State: run.Skipped, Source: j.Digest, Why: platform.ErrNoPlatform.Error()})
+		e.note(j.Entry, image, catalog.Tag{State: run.Skipped, Source: j.Digest, Why: outcome.Reason(why)})
 	}
 	e.count(run.Skipped, len(j.All()))
 	return nil
@@ -197,6 +202,9 @@ func (e *execution) Failed(ctx context.Context, j *compare.Job) error {
 // its tags. Tags that were looked up long ago are looked up again before they are put.
 func (e *execution) complete(ctx context.Context, j *compare.Job, first run.Outcome) error {
 	r := j.Entry
+	if err := e.verify(ctx, j); err != nil || len(j.All()) == 0 {
+		return err
+	}
 	start := e.worker.now()
 	copied, err := e.transfer(j)
 	took := e.worker.now().Sub(start)
@@ -252,7 +260,11 @@ func (e *execution) transfer(j *compare.Job) (mirror.Copied, error) {
 	if !compare.BringsReferrers(r) {
 		return copied, nil
 	}
-	more, err := e.mirror.CopyReferrers(work, r.Source, r.Destination, j.Digest, copied.Digest)
+	var allow func(context.Context) error
+	if len(j.Images) == 0 { // none of them was verified
+		allow = func(context.Context) error { return e.reason(j) }
+	}
+	more, err := e.mirror.CopyReferrers(work, r.Source, r.Destination, j.Digest, copied.Digest, allow)
 	copied.Pulls += more.Pulls
 	copied.Bytes += more.Bytes
 	return copied, err

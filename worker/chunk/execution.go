@@ -44,7 +44,11 @@ type execution struct {
 	doubts  []doubt         // to be given up at the end of the round
 	lazy    []*compare.Job  // whose digests are looked up at their turn
 	bearers []compare.Bearer
-	parts   [][]message.Repository
+	// distrusted are jobs of which nothing may be mirrored for now, and why.
+	distrusted map[*compare.Job]error
+	subjects   map[contentAt]*compare.Job              // images that signatures may be about
+	lists      map[reference.Digest][]reference.Digest // of indexes at destinations
+	parts      [][]message.Repository
 }
 
 // Do works a delivery off. Images that fail are tried again, up to MaxAttempts;

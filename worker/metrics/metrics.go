@@ -36,6 +36,7 @@ type Metrics struct {
 	chunks   prometheus.Histogram
 	outcomes *prometheus.CounterVec
 	requests *prometheus.CounterVec
+	verified *prometheus.CounterVec
 	fleet    fleet
 }
 
@@ -51,6 +52,7 @@ func New(version string) *Metrics {
 		bytes:    counter("copied_bytes_total", "Size of the copied content, from its manifests.", "registry"),
 		outcomes: counter("chunks_total", "Deliveries of chunks by outcome: done, snoozed, split, interrupted, unworkable, dropped or returned.", "outcome"),
 		requests: counter("registry_requests_total", "Requests to registries that the worker itself sends, by kind and status code (error: no answer).", "registry", "kind", "code"),
+		verified: counter("verified_images_total", "Images checked against SIGNATURE_POLICY by source registry and result: accepted, rejected or unknown (signatures could not be read).", "registry", "result"),
 		copies: prometheus.NewHistogramVec(prometheus.HistogramOpts{
 			Namespace: namespace, Name: "copy_duration_seconds", Help: "Run time of a skopeo process, by source registry.",
 			Buckets: prometheus.ExponentialBuckets(0.1, 4, 8), // 0.1 s to 27 min
@@ -65,7 +67,7 @@ func New(version string) *Metrics {
 	for _, outcome := range []string{ChunkDone, ChunkSnoozed, ChunkSplit, ChunkInterrupted, ChunkUnworkable, ChunkDropped, ChunkReturned} {
 		m.outcomes.WithLabelValues(outcome) // from 0 on, so that the first one is an increase
 	}
-	m.Registry.MustRegister(m.images, m.pulls, m.bytes, m.copies, m.chunks, m.outcomes, m.requests, info, &m.fleet,
+	m.Registry.MustRegister(m.images, m.pulls, m.bytes, m.copies, m.chunks, m.outcomes, m.requests, m.verified, info, &m.fleet,
 		collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	return m
 }
@@ -103,4 +105,9 @@ func (m *Metrics) Request(registry, kind string, status int) {
 		code = strconv.Itoa(status)
 	}
 	m.requests.WithLabelValues(registry, kind, code).Inc()
+}
+
+// Verified counts an image that was checked against SIGNATURE_POLICY.
+func (m *Metrics) Verified(registry, result string) {
+	m.verified.WithLabelValues(registry, result).Inc()
 }

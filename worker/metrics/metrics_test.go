@@ -27,6 +27,7 @@ func full(t *testing.T) *Metrics {
 	m.Chunk(time.Second, ChunkDone)
 	m.Request(registry, "pull", 200)
 	m.Request(registry, "pull", 0)
+	m.Verified(registry, "rejected")
 	return m
 }
 
@@ -58,8 +59,11 @@ skopeo_worker_pulls_total{registry="docker.io"} 3
 # TYPE skopeo_worker_registry_requests_total counter
 skopeo_worker_registry_requests_total{code="200",kind="pull",registry="docker.io"} 1
 skopeo_worker_registry_requests_total{code="error",kind="pull",registry="docker.io"} 1
+# HELP skopeo_worker_verified_images_total Images checked against SIGNATURE_POLICY by source registry and result: accepted, rejected or unknown (signatures could not be read).
+# TYPE skopeo_worker_verified_images_total counter
+skopeo_worker_verified_images_total{registry="docker.io",result="rejected"} 1
 `), "skopeo_worker_build_info", "skopeo_worker_chunks_total", "skopeo_worker_copied_bytes_total", "skopeo_worker_images_total",
-		"skopeo_worker_pulls_total", "skopeo_worker_registry_requests_total"))
+		"skopeo_worker_pulls_total", "skopeo_worker_registry_requests_total", "skopeo_worker_verified_images_total"))
 	problems, err := testutil.GatherAndLint(m.Registry)
 	require.NoError(t, err)
 	require.Empty(t, problems)

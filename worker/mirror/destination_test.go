@@ -80,7 +80,7 @@ func TestDestinationsThatHideWhatIsMissing(t *testing.T) {
 				require.NoError(t, err)
 				require.False(t, have.IsZero())
 			}
-			_, err = p.CopyReferrers(t.Context(), reference.MustRepository(p.source()), reference.MustRepository(p.destination()), reference.MustDigest(index), reference.MustDigest(index))
+			_, err = p.CopyReferrers(t.Context(), reference.MustRepository(p.source()), reference.MustRepository(p.destination()), reference.MustDigest(index), reference.MustDigest(index), nil)
 			require.NoError(t, err)
 			require.NoError(t, p.to.Check(destination, signature))
 			require.Equal(t, 1, p.from.Count(registrytest.All(gets, registrytest.Ref(index))), "nothing is pulled twice")
@@ -166,7 +166,7 @@ func TestReferrersBelowNestedIndexes(t *testing.T) {
 	_, err = p.mirror(t, "index")
 	require.NoError(t, err)
 	at := reference.MustDigest(top)
-	_, err = p.CopyReferrers(t.Context(), reference.MustRepository(p.source()), reference.MustRepository(p.destination()), at, at)
+	_, err = p.CopyReferrers(t.Context(), reference.MustRepository(p.source()), reference.MustRepository(p.destination()), at, at, nil)
 	require.NoError(t, err)
 	for _, signature := range signatures {
 		require.NoError(t, p.to.Check(destination, signature))

@@ -110,7 +110,7 @@ func TestHostileReferrers(t *testing.T) {
 			types.OCIImageIndex, types.OCIManifestSchema1),
 	})
 	at := reference.MustDigest(digest)
-	_, err = p.CopyReferrers(t.Context(), reference.MustRepository(p.source()), reference.MustRepository(p.destination()), at, at)
+	_, err = p.CopyReferrers(t.Context(), reference.MustRepository(p.source()), reference.MustRepository(p.destination()), at, at, nil)
 	require.ErrorIs(t, err, mirror.ErrReferrers)
 	require.ErrorIs(t, err, registry.ErrBadManifest)
 	nothingWritten(t, p)

@@ -53,6 +53,11 @@ func (c *copying) manifest(ctx context.Context, i item) error {
 
 // fetch copies a manifest that the destination does not have, with everything below it.
 func (c *copying) fetch(ctx context.Context, i item) error {
+	if c.allow != nil {
+		if err := c.allow(ctx); err != nil {
+			return err
+		}
+	}
 	engines, err := c.isForEngine(ctx, &i)
 	switch {
 	case err != nil:
@@ -97,8 +102,12 @@ func (c *copying) isForEngine(ctx context.Context, i *item) (bool, error) {
 	return c.isImage(ctx, &i.Descriptor)
 }
 
-// kept returns the index if an earlier copy has kept it, and otherwise nil.
+// kept returns the manifest if it was just verified, or the index if an earlier copy has kept
+// it, and otherwise nil. An engine pulls images itself.
 func (c *copying) kept(ctx context.Context, digest reference.Digest) *registry.Manifest {
+	if known, ok := c.mirror.read().get(manifestAt{c.source, digest}); ok && (c.mirror.Engine == nil || known.IsIndex()) {
+		return &known
+	}
 	if c.mirror.Indexes == nil {
 		return nil
 	}
@@ -121,6 +130,9 @@ func (c *copying) pull(ctx context.Context, digest reference.Digest) (registry.M
 // isImage reports whether a manifest is an image, which is no index. If the media type is
 // not known, the source is asked: a listing, or a digest in the list, comes without one.
 func (c *copying) isImage(ctx context.Context, d *registry.Descriptor) (bool, error) {
+	if known, ok := c.mirror.read().get(manifestAt{c.source, d.Digest}); ok {
+		d.MediaType = known.MediaType
+	}
 	if d.MediaType == "" {
 		head, err := c.mirror.Registry.Find(ctx, c.source, d.Digest)
 		if head.Pulled {

@@ -63,6 +63,8 @@ type Mirror struct {
 	// Verifier holds the images that no engine copies to the signature policy; if nil,
 	// there is no policy.
 	Verifier Verifier
+	// Trust decides about tags, in Verify; if nil, all are trusted.
+	Trust Trust
 	// Guard runs a copy of one manifest when the registries allow it; if nil, at once.
 	Guard func(ctx context.Context, source, destination reference.Repository, digest reference.Digest, run func(context.Context) error) error
 	// Free reports whether a source does not limit pulls. If so, an image whose tag the
@@ -79,9 +81,10 @@ type Mirror struct {
 	// the subject's digest.
 	announcing [256]sync.Mutex
 
-	once  sync.Once // makes blobs and seen
-	blobs *transfer.Blobs
-	seen  *recent
+	once     sync.Once // makes blobs, seen and verified
+	blobs    *transfer.Blobs
+	seen     *recent
+	verified *read
 }
 
 // Verifier holds images to a signature policy.
@@ -108,7 +111,7 @@ type manifestAt struct {
 
 func (m *Mirror) start() {
 	m.once.Do(func() {
-		m.seen = newRecent()
+		m.seen, m.verified = newRecent(), newRead()
 		if m.Registry != nil { // otherwise it only compares
 			m.blobs = transfer.New(m.Registry)
 		}
@@ -120,6 +123,9 @@ func (m *Mirror) transfers() *transfer.Blobs { m.start(); return m.blobs }
 
 // recent returns what was just put to destinations and seen there.
 func (m *Mirror) recent() *recent { m.start(); return m.seen }
+
+// read returns what was just pulled to verify it.
+func (m *Mirror) read() *read { m.start(); return m.verified }
 
 // to returns the client for destinations.
 func (m *Mirror) to() *registry.Client {
@@ -148,9 +154,16 @@ func (m *Mirror) CopyImage(ctx context.Context, source, destination reference.Re
 // CopyReferrers copies what refers to a mirrored image, or to the images of a mirrored
 // index, recursively and by digest. copied is the digest that the image has at the
 // destination. What refers to the source's own index has no place beside an index of some
-// of its platforms.
-func (m *Mirror) CopyReferrers(ctx context.Context, source, destination reference.Repository, digest, copied reference.Digest) (Copied, error) {
+// of its platforms. Before the first of them that the destination lacks is copied, allow is
+// called; its error is returned. If nil, they are copied.
+func (m *Mirror) CopyReferrers(ctx context.Context, source, destination reference.Repository, digest, copied reference.Digest, allow func(context.Context) error) (Copied, error) {
 	c := m.copying(source, destination)
+	if allow != nil {
+		c.allow = func(ctx context.Context) error {
+			c.asked.Do(func() { c.refused = allow(ctx) })
+			return c.refused
+		}
+	}
 	err := c.referrers(ctx, digest, copied)
 	if err != nil {
 		err = fmt.Errorf("%w: %w", ErrReferrers, err)
@@ -166,6 +179,10 @@ type copying struct {
 	manifests           atomic.Int64
 	isNew               atomic.Bool // Copied.New
 	unasked             atomic.Bool // pull, without asking the destination first
+
+	allow   func(context.Context) error // before a manifest is copied; nil: it is allowed
+	asked   sync.Once                   // for refused
+	refused error
 }
 
 func (m *Mirror) copying(source, destination reference.Repository) *copying {

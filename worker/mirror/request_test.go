@@ -264,7 +264,7 @@ func TestReferrersFindTheirSubject(t *testing.T) {
 	source, to, digest := reference.MustRepository(p.source()), reference.MustRepository(p.destination()), reference.MustDigest(pushed)
 	copied, err := p.CopyImage(t.Context(), source, to, registry.Descriptor{Digest: digest}, platform.Wanted{})
 	require.NoError(t, err)
-	_, err = p.CopyReferrers(t.Context(), source, to, digest, copied.Digest)
+	_, err = p.CopyReferrers(t.Context(), source, to, digest, copied.Digest, nil)
 	require.NoError(t, err)
 	require.NoError(t, p.to.Check(destination, pushed))
 	var order []string

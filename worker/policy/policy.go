@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"maps"
 	"os"
 	"os/user"
 	"path/filepath"
@@ -89,6 +90,9 @@ var (
 // acceptAnything is the type of the requirement that any image meets.
 const acceptAnything = "insecureAcceptAnything"
 
+// sigstoreSigned is the type of the requirement of a sigstore signature.
+const sigstoreSigned = "sigstoreSigned"
+
 // Policy is a containers-policy.json(5).
 type Policy struct {
 	Path string // "": there is none that rejects anything
@@ -122,32 +126,131 @@ func Load(root string) (Policy, error) {
 	return p, nil
 }
 
+// Read returns the policy in a file, whatever it asks for. Its error is ErrUnreadable, also if
+// a key that the policy names cannot be read, or ErrUnenforceable if this program cannot
+// check what the policy requires.
+func Read(path string) (Policy, error) {
+	text, err := os.ReadFile(path)
+	if err != nil {
+		return Policy{}, fmt.Errorf("%w: %w", ErrUnreadable, err)
+	}
+	p := Policy{path, text}
+	strict, err := p.isStrict()
+	if err == nil {
+		err = valid(text)
+	}
+	if err == nil {
+		err = p.readKeys()
+	}
+	switch {
+	case err != nil:
+		return Policy{}, fmt.Errorf("%w: %s: %w", ErrUnreadable, path, err)
+	case strict && !CanVerify:
+		return Policy{}, fmt.Errorf("%w: %s asks for more than %s; build with -tags containers_image_openpgp", ErrUnenforceable, path, acceptAnything)
+	}
+	return p, nil
+}
+
 // IsStrict reports whether the policy may reject an image.
 func (p Policy) IsStrict() bool { return p.Path != "" }
 
+// document is as much of a policy as is needed here.
+type document struct {
+	Default    requirements                       `json:"default"`
+	Transports map[string]map[string]requirements `json:"transports"`
+}
+
+// requirements are those of a scope, all of which an image has to meet.
+type requirements []requirement
+
+type requirement struct {
+	Type string `json:"type"`
+
+	files
+	Fulcio files `json:"fulcio"`
+	PKI    files `json:"pki"`
+}
+
+// files are those with keys and certificates, as containers-policy.json(5) names them.
+type files struct {
+	Key           string   `json:"keyPath"`
+	Keys          []string `json:"keyPaths"`
+	RekorKey      string   `json:"rekorPublicKeyPath"`
+	RekorKeys     []string `json:"rekorPublicKeyPaths"`
+	CA            string   `json:"caPath"`
+	Roots         string   `json:"caRootsPath"`
+	Intermediates string   `json:"caIntermediatesPath"`
+}
+
+func (f files) all() []string {
+	return slices.DeleteFunc(slices.Concat(f.Keys, f.RekorKeys, []string{f.Key, f.RekorKey, f.CA, f.Roots, f.Intermediates}), func(path string) bool { return path == "" })
+}
+
+func (p Policy) document() (document, error) {
+	var d document
+	err := json.Unmarshal(p.Text, &d)
+	return d, err
+}
+
+// of returns what is required of images from registries, by scope; "default" is one of them.
+func (d document) of() map[string]requirements {
+	all := map[string]requirements{defaultScope: d.Default}
+	maps.Copy(all, d.Transports[dockerTransport])
+	return all
+}
+
+const (
+	// dockerTransport is the key of images in registries.
+	dockerTransport = "docker"
+	// defaultScope cannot be the name of a scope, which is lower case and has no spaces.
+	defaultScope = "the default"
+)
+
 // isStrict reports whether the text may reject an image.
 func (p Policy) isStrict() (bool, error) {
-	type requirements []struct {
-		Type string `json:"type"`
-	}
-	var text struct {
-		Default    requirements                       `json:"default"`
-		Transports map[string]map[string]requirements `json:"transports"`
-	}
-	if err := json.Unmarshal(p.Text, &text); err != nil {
+	d, err := p.document()
+	if err != nil {
 		return false, err
 	}
-	asks := func(r requirements) bool {
-		for _, one := range r {
-			if one.Type != acceptAnything {
-				return true
+	for _, all := range d.of() {
+		if len(all) == 0 || slices.ContainsFunc(all, func(r requirement) bool { return r.Type != acceptAnything }) {
+			return true, nil
+		}
+	}
+	return false, nil
+}
+
+// readKeys reads the keys that the policy names, because with a missing one it would reject
+// every image.
+func (p Policy) readKeys() error {
+	d, err := p.document()
+	if err != nil {
+		return err
+	}
+	for _, all := range d.of() {
+		for _, r := range all {
+			for _, path := range slices.Concat(r.all(), r.Fulcio.all(), r.PKI.all()) {
+				if _, err := os.ReadFile(path); err != nil {
+					return err
+				}
 			}
 		}
-		return len(r) == 0
 	}
-	all := []requirements{text.Default}
-	for _, scoped := range text.Transports["docker"] {
-		all = append(all, scoped)
+	return nil
+}
+
+// AsksForSigstore reports whether the policy asks for sigstore's signatures of images in the
+// first of these scopes that it has; if it has none of them, by default.
+func (p Policy) AsksForSigstore(scopes ...string) bool {
+	d, err := p.document()
+	if err != nil {
+		return false
 	}
-	return slices.ContainsFunc(all, asks), nil
+	all := d.of()
+	for _, scope := range append(scopes, "", defaultScope) {
+		if required, ok := all[scope]; ok {
+			return slices.ContainsFunc(required, func(r requirement) bool { return r.Type == sigstoreSigned })
+		}
+	}
+	return false
 }

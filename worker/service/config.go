@@ -16,6 +16,7 @@ import (
 	"github.com/osism/skopeo-worker/shared/reference"
 	"github.com/osism/skopeo-worker/worker/cloud"
 	"github.com/osism/skopeo-worker/worker/environment"
+	"github.com/osism/skopeo-worker/worker/policy"
 )
 
 // Config are the settings of a worker.
@@ -26,6 +27,9 @@ type Config struct {
 	MaxAttempts  int           `envconfig:"MAX_ATTEMPTS" default:"5" expect:"a whole number, 1 or more" desc:"how often an image is tried in a run before it is a failure"`
 	StallTimeout time.Duration `envconfig:"STALL_TIMEOUT" default:"2m" expect:"a duration such as 2m, more than 0" desc:"a copy that moves no byte for this long is ended and counts as a failed try"`
 	CopyTimeout  time.Duration `envconfig:"COPY_TIMEOUT" default:"0s" expect:"a duration such as 12h, 0 or more" desc:"a copy that takes longer than this is ended and counts as a failed try; 0: no limit"`
+	Policy       string        `envconfig:"SIGNATURE_POLICY" expect:"the path of a policy.json" desc:"path of a policy.json that says by whom images have to be signed to be mirrored; empty: by nobody"`
+
+	policy policy.Policy // in the file of Policy
 }
 
 // The values of COPY_ENGINE.
@@ -51,6 +55,12 @@ func (c *Config) Validate() []error {
 	}
 	if c.CopyTimeout < 0 {
 		bad = append(bad, config.Bad("COPY_TIMEOUT", "", "a duration such as 12h, 0 or more"))
+	}
+	if c.Policy != "" {
+		var err error
+		if c.policy, err = policy.Read(c.Policy); err != nil {
+			bad = append(bad, fmt.Errorf("SIGNATURE_POLICY: %w", err))
+		}
 	}
 	return bad
 }

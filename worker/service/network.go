@@ -73,7 +73,7 @@ func (n *network) connector(engine mirror.Engine, indexes mirror.Indexes) func(c
 			client := n.registries.client(transport, n.keychain, n.config.CopyTimeout, n.outages.Guard)
 			upstream := n.registries.upstream(client, n.log)
 			resolvers[c.Name] = upstream
-			mirrors[c.Name] = &mirror.Mirror{Registry: client, Listing: upstream.Listing, Engine: engine, Verifier: n.config.verifier(client, transport), Free: n.throttle.Unlimited, Guard: n.copying(c.Name), Indexes: indexes}
+			mirrors[c.Name] = &mirror.Mirror{Registry: client, Listing: upstream.Listing, Engine: engine, Verifier: n.config.verifier(client, transport), Trust: n.trust(client, transport), Free: n.throttle.Unlimited, Guard: n.copying(c.Name), Indexes: indexes}
 		}
 		return resolvers[c.Name], mirrors[c.Name]
 	}

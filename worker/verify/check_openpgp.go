@@ -33,12 +33,32 @@ func (n nameOnly) Reference() types.ImageReference                { return n.Ima
 func (nameOnly) Manifest(context.Context) ([]byte, string, error) { return nil, "", errNeeded }
 func (nameOnly) Signatures(context.Context) ([][]byte, error)     { return nil, errNeeded }
 
+// name is what the policy is asked for: a repository with a tag, or with a digest if the tag is
+// zero.
+type name struct {
+	repository reference.Repository
+	tag        reference.Tag
+	digest     reference.Digest
+}
+
+func (n name) parse() (types.ImageReference, error) {
+	text := "//" + n.repository.String() + "@" + n.digest.String()
+	if !n.tag.IsZero() {
+		text = "//" + n.repository.String() + ":" + n.tag.String()
+	}
+	ref, err := docker.ParseReference(text)
+	if err != nil {
+		return nil, fmt.Errorf("%w: %w", registry.ErrName, err)
+	}
+	return ref, nil
+}
+
 // asks reports whether more than the name of an image is needed to decide about it. It
 // returns an error if the name is enough to reject it.
-func asks(ctx context.Context, p policy.Policy, source reference.Repository) (bool, error) {
-	ref, err := docker.ParseReference("//" + source.String() + "@" + reference.DigestOf(nil).String())
+func asks(ctx context.Context, p policy.Policy, source reference.Repository, tag reference.Tag) (bool, error) {
+	ref, err := name{source, tag, reference.DigestOf(nil)}.parse()
 	if err != nil {
-		return false, fmt.Errorf("%w: %w", registry.ErrName, err)
+		return false, err
 	}
 	err = judge(ctx, p, nameOnly{ref})
 	if errors.Is(err, errNeeded) {
@@ -70,34 +90,59 @@ func judge(ctx context.Context, p policy.Policy, image types.UnparsedImage) erro
 	return nil
 }
 
-// check asks the policy about an image.
+// check asks the policy about an image by its digest.
 func (v *Verifier) check(ctx context.Context, p policy.Policy, source reference.Repository, manifest registry.Manifest) error {
-	if more, err := asks(ctx, p, source); err != nil || !more {
+	if more, err := asks(ctx, p, source, reference.Tag{}); err != nil || !more {
 		return err
 	}
+	_, errs := v.gate.judge(ctx, p, source, manifest, make([]reference.Tag, 1), nil)
+	return errs[0]
+}
+
+// judge asks the policy about an image by each of the tags; a zero tag is its digest. It returns
+// how many manifests it has pulled for signatures.
+func (g *gate) judge(ctx context.Context, p policy.Policy, source reference.Repository, manifest registry.Manifest, tags []reference.Tag, conf *conf) (pulls int, errs []error) {
+	errs = make([]error, len(tags))
 	ctx, cancel := context.WithTimeout(ctx, timeout)
 	defer cancel()
-	ref, err := docker.ParseReference("//" + source.String() + "@" + manifest.Digest.String())
+	way, err := g.open(ctx, source, manifest, tags)
 	if err != nil {
-		return fmt.Errorf("%w: %w", registry.ErrName, err)
+		for i := range errs {
+			errs[i] = err
+		}
+		return 0, errs
 	}
-	way, err := v.gate.open(ctx, source, manifest)
+	defer way.close()
+	for i, tag := range tags {
+		errs[i] = way.judge(ctx, p, tag, conf)
+	}
+	return way.pulled(), errs
+}
+
+// judge asks the policy about the image by one name.
+func (w *way) judge(ctx context.Context, p policy.Policy, tag reference.Tag, conf *conf) error {
+	ref, err := name{w.source, tag, w.manifest.Digest}.parse()
 	if err != nil {
 		return err
 	}
-	defer way.close()
-	from, err := ref.NewImageSource(ctx, &types.SystemContext{
+	system := &types.SystemContext{
 		AuthFilePath:   os.Getenv("REGISTRY_AUTH_FILE"),
-		DockerProxyURL: way.url,
+		DockerProxyURL: w.url,
 		// The gate's own certificate is self-signed. The gate verifies those of registries.
 		DockerInsecureSkipTLSVerify: types.OptionalBoolTrue,
-	})
+	}
+	remove, err := conf.addTo(system, p, ref)
+	if err != nil {
+		return err
+	}
+	defer remove()
+	from, err := ref.NewImageSource(ctx, system)
 	if err == nil {
 		err = judge(ctx, p, image.UnparsedInstance(from, nil))
 		_ = from.Close()
 	}
 	// If an answer is missing, the result is no verdict.
-	failed := way.failure()
+	failed := w.failure()
 	switch {
 	case err == nil:
 		return nil

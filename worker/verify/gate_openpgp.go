@@ -17,6 +17,7 @@ import (
 	"net"
 	"net/http"
 	"net/url"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -59,15 +60,25 @@ type way struct {
 	ctx      context.Context
 	source   reference.Repository
 	manifest registry.Manifest
+	tags     []reference.Tag // of the manifest
 	secret   string
 	url      *url.URL
 
 	mu     sync.Mutex
 	failed error
+	pulls  int
+	found  map[string]content // manifests and blobs by URL, for the other tags
 }
 
-// open opens the gate for an image.
-func (g *gate) open(ctx context.Context, source reference.Repository, manifest registry.Manifest) (*way, error) {
+// content is a manifest or a blob that was read, or the error if there is none.
+type content struct {
+	body      []byte
+	mediaType string
+	err       error
+}
+
+// open opens the gate for an image by its digest or the tags.
+func (g *gate) open(ctx context.Context, source reference.Repository, manifest registry.Manifest, tags []reference.Tag) (*way, error) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	if g.served == nil {
@@ -77,7 +88,7 @@ func (g *gate) open(ctx context.Context, source reference.Repository, manifest r
 		}
 		g.served = s
 	}
-	w := &way{gate: g, served: g.served, ctx: ctx, source: source, manifest: manifest, secret: rand.Text()}
+	w := &way{gate: g, served: g.served, ctx: ctx, source: source, manifest: manifest, tags: tags, secret: rand.Text(), found: map[string]content{}}
 	w.url = &url.URL{Scheme: "http", Host: g.served.address.String(), User: url.UserPassword("way", w.secret)}
 	g.served.users++
 	g.served.ways.Store(w.secret, w)
@@ -109,6 +120,13 @@ func (w *way) failure() error {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	return w.failed
+}
+
+// pulled returns how many manifests were pulled.
+func (w *way) pulled() int {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.pulls
 }
 
 func (g *gate) listen() (*served, error) {
@@ -266,33 +284,66 @@ func (w *way) fetch(to http.ResponseWriter, host, name string) {
 	}
 }
 
-// read gets the manifest or blob that a path names.
+// read returns the manifest or blob that a path names. It reads each only once.
 func (w *way) read(host, name string) ([]byte, string, error) {
+	w.mu.Lock()
+	known, ok := w.found[host+"/"+name]
+	w.mu.Unlock()
+	if ok {
+		return known.body, known.mediaType, known.err
+	}
+	body, mediaType, err := w.get(host, name)
+	if err == nil || errors.Is(err, registry.ErrNotFound) {
+		w.mu.Lock()
+		defer w.mu.Unlock()
+		w.found[host+"/"+name] = content{body, mediaType, err}
+	}
+	return body, mediaType, err
+}
+
+// get gets the manifest or blob that a path names.
+func (w *way) get(host, name string) ([]byte, string, error) {
 	resource, ref := cut(name, "/")
 	repository, kind := cut(resource, "/")
 	source, err := w.repository(host, repository)
 	if err != nil {
 		return nil, "", err
 	}
-	digest, err := reference.ParseDigest(ref)
+	digest, notDigest := reference.ParseDigest(ref)
 	switch {
-	case kind == "manifests" && err == nil && digest == w.manifest.Digest:
+	case kind == "manifests" && w.names(ref):
 		return w.manifest.Raw, w.manifest.MediaType, nil
-	case kind == "manifests" && err == nil:
-		manifest, err := w.gate.client.Get(w.ctx, source, digest)
-		return manifest.Raw, manifest.MediaType, err
+	case kind == "manifests" && notDigest == nil:
+		return w.pull(source, digest)
 	case kind == "manifests":
 		tag, err := reference.ParseTag(ref)
 		if err != nil {
 			return nil, "", err
 		}
-		manifest, err := w.gate.client.Get(w.ctx, source, tag)
-		return manifest.Raw, manifest.MediaType, err
-	case kind == "blobs" && err == nil:
+		return w.pull(source, tag)
+	case kind == "blobs" && notDigest == nil:
 		content, err := w.gate.client.Config(w.ctx, source, digest)
 		return content, "application/octet-stream", err
 	}
 	return nil, "", fmt.Errorf("%w: %s", errAsked, reference.Quote(name))
+}
+
+// names reports whether a tag or digest is that of the image. Its tag may name another image
+// by now, and always does at a mirror that lags.
+func (w *way) names(ref string) bool {
+	return ref == w.manifest.Digest.String() ||
+		slices.ContainsFunc(w.tags, func(tag reference.Tag) bool { return !tag.IsZero() && tag.String() == ref })
+}
+
+// pull gets a manifest.
+func (w *way) pull(source reference.Repository, name reference.TagOrDigest) ([]byte, string, error) {
+	manifest, err := w.gate.client.Get(w.ctx, source, name)
+	if asked := (*registry.Error)(nil); err == nil || errors.As(err, &asked) && asked.Status != 0 {
+		w.mu.Lock()
+		defer w.mu.Unlock()
+		w.pulls++
+	}
+	return manifest.Raw, manifest.MediaType, err
 }
 
 // cut cuts at the last separator.

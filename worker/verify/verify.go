@@ -30,7 +30,7 @@ func (v *Verifier) Asks(ctx context.Context, source reference.Repository) (bool,
 	if err != nil || !p.IsStrict() {
 		return false, named(source, reference.Digest{}, err)
 	}
-	asks, err := asks(ctx, p, source)
+	asks, err := asks(ctx, p, source, reference.Tag{})
 	return asks, named(source, reference.Digest{}, err)
 }
 
@@ -46,9 +46,9 @@ func (v *Verifier) Verify(ctx context.Context, source reference.Repository, mani
 }
 
 // named adds the image to an error.
-func named(source reference.Repository, digest reference.Digest, err error) error {
+func named(source reference.Repository, name reference.TagOrDigest, err error) error {
 	if known := (*registry.Error)(nil); err == nil || errors.As(err, &known) {
 		return err
 	}
-	return &registry.Error{Op: registry.OpGet, Repository: source, Reference: digest, Err: err}
+	return &registry.Error{Op: registry.OpGet, Repository: source, Reference: name, Err: err}
 }

@@ -189,6 +189,9 @@ the kernel kills the process.
 {{- if contains "," $given }}
 {{- fail (printf "caBundle: set one of %s" $given) }}
 {{- end }}
+{{- if and $v.signaturePolicy.existingConfigMap $v.signaturePolicy.policy }}
+{{- fail "signaturePolicy: set one of existingConfigMap, policy" }}
+{{- end }}
 {{- if eq (empty $v.nats.url) (not $v.nats.install) }}
 {{- fail "set either nats.url, the broker to use, or nats.install=true, to install one" }}
 {{- end }}

@@ -130,6 +130,10 @@
   value: {{ .Values.worker.stallTimeout | quote }}
 - name: COPY_TIMEOUT
   value: {{ .Values.worker.copyTimeout | quote }}
+{{- if include "skopeo-worker.policyMap" . }}
+- name: SIGNATURE_POLICY
+  value: /etc/skopeo-worker/policy/{{ include "skopeo-worker.policyKey" . }}
+{{- end }}
 {{- end }}
 
 {{/*
@@ -155,6 +159,18 @@ Secrets are two of these files: they need not be merged, and each follows its Se
 {{- $_ := set (index $all 1) "mountPath" "/var/lib/skopeo-worker/containers" }}
 {{- end }}
 {{- toJson $all }}
+{{- end }}
+
+{{/* Name of the ConfigMap with the signature policy; empty if there is none. */}}
+{{- define "skopeo-worker.policyMap" -}}
+{{- $s := .Values.signaturePolicy -}}
+{{- if $s.existingConfigMap }}{{ $s.existingConfigMap }}
+{{- else if $s.policy }}{{ include "skopeo-worker.fullname" . }}-policy
+{{- end }}
+{{- end }}
+
+{{- define "skopeo-worker.policyKey" -}}
+{{- if .Values.signaturePolicy.existingConfigMap }}{{ .Values.signaturePolicy.key }}{{ else }}policy.json{{ end }}
 {{- end }}
 
 {{/* The volume source of the additional CAs; empty if there are none. */}}
@@ -206,6 +222,11 @@ Secrets are two of these files: they need not be merged, and each follows its Se
     items:
       - {key: {{ .key }}, path: {{ .path }}}
 {{- end }}
+{{- with include "skopeo-worker.policyMap" $root }}
+- name: policy
+  configMap:
+    name: {{ . }}
+{{- end }}
 {{- end }}
 {{- end }}
 
@@ -235,14 +256,27 @@ Secrets are two of these files: they need not be merged, and each follows its Se
   mountPath: {{ .mountPath }}
   readOnly: true
 {{- end }}
+{{- if include "skopeo-worker.policyMap" $root }}
+- name: policy
+  mountPath: /etc/skopeo-worker/policy
+  readOnly: true
+{{- end }}
 {{- end }}
 {{- end }}
 
 {{/*
-Checksum of the credentials that pods get as environment, so that a change restarts the
-pods. Files change without a restart.
+Checksums of what pods read only at their start, so that a change restarts them:
+credentials in the environment, and the signature policy. Other files change without a
+restart.
 */}}
 {{- define "skopeo-worker.checksums" -}}
+{{ include "skopeo-worker.natsChecksums" . }}
+{{- with .Values.signaturePolicy.policy }}
+checksum/signature-policy: {{ sha256sum . }}
+{{- end }}
+{{- end }}
+
+{{- define "skopeo-worker.natsChecksums" -}}
 {{- with include "skopeo-worker.natsAuthData" . }}
 checksum/nats-auth: {{ sha256sum . }}
 {{- end }}

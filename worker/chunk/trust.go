@@ -1,0 +1,253 @@
+package chunk
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"slices"
+
+	"github.com/osism/skopeo-worker/shared/message"
+	"github.com/osism/skopeo-worker/shared/reference"
+	"github.com/osism/skopeo-worker/shared/selection"
+	"github.com/osism/skopeo-worker/worker/compare"
+	"github.com/osism/skopeo-worker/worker/outcome"
+	"github.com/osism/skopeo-worker/worker/registry"
+)
+
+// verify leaves a job with those of its images that the signature policy lets through, before
+// anything of them is copied or tagged. Tags that are up to date stay as they are.
+func (e *execution) verify(ctx context.Context, j *compare.Job) error {
+	if e.mirror.Trust == nil || len(j.Images) == 0 {
+		return nil
+	}
+	errs := e.reasons(j, j.Images)
+	var trusted []message.Image
+	var failed []attempt
+	orphans := *j
+	orphans.Images, orphans.Current = nil, nil
+	lost := *j // that the source does not have any more
+	lost.Images, lost.Current = nil, nil
+	var gone error
+	for i, image := range j.Images {
+		switch {
+		case errs[i] == nil:
+			trusted = append(trusted, image)
+		case errors.Is(errs[i], errOrphan):
+			orphans.Images, orphans.Why = append(orphans.Images, image), errs[i]
+		case j.Bearer == nil && outcome.Classify(errs[i]) == outcome.Gone:
+			lost.Images, gone = append(lost.Images, image), errs[i]
+		default:
+			failed = append(failed, attempt{image, errs[i]})
+		}
+	}
+	j.Images = trusted
+	if len(j.All()) == 0 && len(errs) > 0 {
+		e.distrust(j, errs[0])
+	}
+	if len(orphans.Images) > 0 {
+		if err := e.Skip(ctx, &orphans); err != nil {
+			return err
+		}
+	}
+	if gone != nil {
+		if err := e.gone(ctx, &lost, gone); err != nil {
+			return err
+		}
+	}
+	if len(failed) > 0 {
+		return e.failed(ctx, j.Entry, failed...)
+	}
+	return nil
+}
+
+// distrust notes why no image of a job is mirrored for now. Then nothing about them is.
+func (e *execution) distrust(j *compare.Job, why error) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if e.distrusted == nil {
+		e.distrusted = map[*compare.Job]error{}
+	}
+	e.distrusted[j] = why
+}
+
+// isDistrusted reports whether the image that a companion is about, in the end, is not mirrored.
+func (e *execution) isDistrusted(j *compare.Job) bool {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	return e.distrusted[about(j)] != nil
+}
+
+// about returns the job that a companion is about, in the end.
+func about(j *compare.Job) *compare.Job {
+	for j.Bearer != nil {
+		j = j.Bearer
+	}
+	return j
+}
+
+// reasons returns for each of some images of a job why it must not be mirrored; nil if it may.
+// What is about another image is not signed itself: it is trusted if that image is.
+func (e *execution) reasons(j *compare.Job, images []message.Image) []error {
+	errs := make([]error, len(images))
+	if bearer := about(j); bearer != j {
+		err := aboutAnother(bearer.Digest, e.reason(bearer))
+		for i := range errs {
+			errs[i] = err
+		}
+		return errs
+	}
+	var tags []reference.Tag
+	var at []int
+	for i, image := range images {
+		if subject, ok := selection.Companion(image.Tag.String()); ok {
+			errs[i] = aboutAnother(subject, e.subjectReason(j.Entry, subject))
+			continue
+		}
+		tag := image.Tag
+		if !j.Entry.Digest.IsZero() { // which is what the list names
+			tag = reference.Tag{}
+		}
+		tags, at = append(tags, tag), append(at, i)
+	}
+	if len(tags) == 0 {
+		return errs
+	}
+	for k, err := range e.ask(j.Entry.Source, j.Digest, tags...) {
+		errs[at[k]] = err
+	}
+	return errs
+}
+
+// reason returns why a job must not be mirrored under any of its tags; nil if it may under one.
+func (e *execution) reason(j *compare.Job) (first error) {
+	e.mu.Lock()
+	why := e.distrusted[j]
+	e.mu.Unlock()
+	if why != nil {
+		return why
+	}
+	images := j.All()
+	if len(images) == 0 { // its tags have moved on
+		return e.ask(j.Entry.Source, j.Digest, reference.Tag{})[0]
+	}
+	for i, err := range e.reasons(j, images) {
+		if err == nil {
+			return nil
+		}
+		if i == 0 {
+			first = err
+		}
+	}
+	return first
+}
+
+// errOrphan is returned for a signature, or the like, of an image that the source does not have.
+var errOrphan = errors.New("the source does not have the image")
+
+// subjectReason returns why an image must not be mirrored that has no tag here but those of
+// what is about it. It is trusted if an image is that is, or has, this digest.
+func (e *execution) subjectReason(r message.Repository, subject reference.Digest) error {
+	e.mu.Lock()
+	bearer := e.subjects[contentAt{r.Source, r.Destination, subject}]
+	e.mu.Unlock()
+	if bearer == nil {
+		bearer = e.around(r, subject)
+	}
+	if bearer != nil {
+		return e.reason(bearer)
+	}
+	_, err := e.mirror.Registry.Head(e.work, r.Source, subject)
+	switch {
+	case errors.Is(err, registry.ErrNotFound):
+		return errOrphan
+	case err != nil:
+		return err
+	}
+	return e.ask(r.Source, subject, reference.Tag{})[0]
+}
+
+// contentAt is a digest of a source that is mirrored to a destination.
+type contentAt struct {
+	source, destination reference.Repository
+	digest              reference.Digest
+}
+
+// noteSubjects notes the images of jobs, which others may be about.
+func (e *execution) noteSubjects(jobs []*compare.Job) {
+	if e.mirror.Trust == nil {
+		return
+	}
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if e.subjects == nil {
+		e.subjects = map[contentAt]*compare.Job{}
+	}
+	for _, j := range jobs {
+		if j.Bearer == nil && !isAbout(j) {
+			e.subjects[contentAt{j.Entry.Source, j.Entry.Destination, j.Digest}] = j
+		}
+	}
+}
+
+// around returns the job of an index at the destination that has a manifest, or nil.
+func (e *execution) around(r message.Repository, digest reference.Digest) *compare.Job {
+	e.mu.Lock()
+	jobs := slices.Collect(maps.Values(e.subjects))
+	e.mu.Unlock()
+	for _, j := range jobs {
+		if j.Entry.Source == r.Source && j.Entry.Destination == r.Destination && slices.Contains(e.below(j), digest) {
+			return j
+		}
+	}
+	return nil
+}
+
+// below returns the manifests that the index of a job lists at the destination; none if it is
+// not there, or an image.
+func (e *execution) below(j *compare.Job) []reference.Digest {
+	at, _ := e.comparer.Held(j)
+	if at.IsZero() || j.IsImage() {
+		return nil
+	}
+	e.mu.Lock()
+	known, ok := e.lists[at]
+	e.mu.Unlock()
+	if ok {
+		return known
+	}
+	found, err := e.mirror.Below(e.work, j.Entry.Destination, at)
+	if err != nil {
+		return nil // the image that is asked for is asked for by itself
+	}
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if e.lists == nil {
+		e.lists = map[reference.Digest][]reference.Digest{}
+	}
+	e.lists[at] = found
+	return found
+}
+
+// isAbout reports whether all tags of a job are those of something about another image.
+func isAbout(j *compare.Job) bool {
+	return !slices.ContainsFunc(j.All(), func(i message.Image) bool {
+		_, ok := selection.Companion(i.Tag.String())
+		return !ok
+	})
+}
+
+// ask asks the policy for a digest by each of the tags, and by itself for a zero tag.
+func (e *execution) ask(source reference.Repository, digest reference.Digest, tags ...reference.Tag) []error {
+	pulls, errs := e.mirror.Verify(e.work, source, digest, tags)
+	e.tally(func(p *progress) { p.pulls += pulls })
+	return errs
+}
+
+// aboutAnother adds the image that something is about to an error.
+func aboutAnother(subject reference.Digest, err error) error {
+	if err == nil {
+		return nil
+	}
+	return fmt.Errorf("it is about %s: %w", subject, err)
+}

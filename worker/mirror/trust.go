@@ -1,0 +1,66 @@
+package mirror
+
+import (
+	"context"
+
+	lru "github.com/hashicorp/golang-lru/v2"
+
+	"github.com/osism/skopeo-worker/shared/reference"
+	"github.com/osism/skopeo-worker/worker/registry"
+)
+
+// Trust decides which tags of sources may be mirrored.
+type Trust interface {
+	// Verify returns an error for each of the tags that must not be mirrored to the digest; a
+	// zero tag is the digest itself. get gets the manifest. pulls is how many other manifests
+	// were pulled.
+	Verify(ctx context.Context, source reference.Repository, digest reference.Digest, tags []reference.Tag, get func(context.Context) (registry.Manifest, error)) (pulls int, errs []error)
+}
+
+// Verify returns an error for each of the tags that must not be mirrored to the digest, and how
+// many manifests it has pulled. A zero tag is the digest itself. CopyImage does not pull an
+// index again that was just pulled here.
+func (m *Mirror) Verify(ctx context.Context, source reference.Repository, digest reference.Digest, tags []reference.Tag) (pulls int, errs []error) {
+	if m.Trust == nil {
+		return 0, make([]error, len(tags))
+	}
+	c := m.copying(source, reference.Repository{})
+	pulls, errs = m.Trust.Verify(ctx, source, digest, tags, func(ctx context.Context) (registry.Manifest, error) {
+		if known, ok := m.read().get(manifestAt{source, digest}); ok {
+			return known, nil
+		}
+		if m.Indexes != nil {
+			if index, ok := m.Indexes.Index(ctx, digest); ok {
+				return index, nil
+			}
+		}
+		pulled, err := c.pull(ctx, digest)
+		if err == nil {
+			m.read().keep(manifestAt{source, digest}, pulled)
+		}
+		return pulled, err
+	})
+	return pulls + int(c.pulls.Load()), errs
+}
+
+// maxRead bounds how many manifests are kept between their verification and their copy: more
+// than a worker copies at once.
+const maxRead = 64
+
+// read keeps manifests of sources that were pulled to verify them.
+type read struct {
+	manifests *lru.Cache[manifestAt, registry.Manifest]
+}
+
+func newRead() *read {
+	manifests, _ := lru.New[manifestAt, registry.Manifest](maxRead) // the only error is that of a size below 1
+	return &read{manifests}
+}
+
+func (r *read) keep(at manifestAt, m registry.Manifest) {
+	if len(m.Raw) <= maxLarge {
+		r.manifests.Add(at, m)
+	}
+}
+
+func (r *read) get(at manifestAt) (registry.Manifest, bool) { return r.manifests.Get(at) }
