@@ -206,7 +206,7 @@ func (e *execution) around(r message.Repository, digest reference.Digest) *compa
 // below returns the manifests that the index of a job lists at the destination; none if it is
 // not there, or an image.
 func (e *execution) below(j *compare.Job) []reference.Digest {
-	at, _ := e.comparer.Held(j)
+	at, _ := e.comparer.Present(j)
 	if at.IsZero() || j.IsImage() {
 		return nil
 	}

@@ -104,9 +104,9 @@ func (c *Comparer) Forget(j *Job) {
 	delete(c.decided, contentOf(j.Entry, j.Digest))
 }
 
-// Held returns the digest that the content of a job has at the destination. It is zero if
+// Present returns the digest that the content of a job has at the destination. It is zero if
 // an earlier job is to bring it there; then coming is true.
-func (c *Comparer) Held(j *Job) (at reference.Digest, coming bool) {
+func (c *Comparer) Present(j *Job) (at reference.Digest, coming bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	at, coming = c.decided[contentOf(j.Entry, j.Digest)]

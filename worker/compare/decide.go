@@ -48,7 +48,7 @@ func (c *Comparer) Update(ctx context.Context, j *Job) error {
 	if !j.IsLacking() {
 		return nil
 	}
-	if at, _ := c.Held(j); !at.IsZero() {
+	if at, _ := c.Present(j); !at.IsZero() {
 		j.Verdict, j.At = Tag, at
 		return nil
 	}
@@ -61,7 +61,7 @@ func (c *Comparer) Update(ctx context.Context, j *Job) error {
 
 // decide gives a job a verdict, most of the time without a request.
 func (c *Comparer) decide(ctx context.Context, j *Job, empty bool) error {
-	at, coming := c.Held(j)
+	at, coming := c.Present(j)
 	wanted := Wanted(j.Entry)
 	switch {
 	case coming:

@@ -114,6 +114,10 @@
 - name: REGISTRY_AUTH_FILE
   value: /etc/skopeo-worker/auth/auth.json
 {{- end }}
+{{- if include "skopeo-worker.policyMap" . }}
+- name: SIGNATURE_POLICY
+  value: /etc/skopeo-worker/policy/{{ include "skopeo-worker.policyKey" . }}
+{{- end }}
 {{- end }}
 
 {{/* Environment of what copies images: the worker. */}}
@@ -130,10 +134,6 @@
   value: {{ .Values.worker.stallTimeout | quote }}
 - name: COPY_TIMEOUT
   value: {{ .Values.worker.copyTimeout | quote }}
-{{- if include "skopeo-worker.policyMap" . }}
-- name: SIGNATURE_POLICY
-  value: /etc/skopeo-worker/policy/{{ include "skopeo-worker.policyKey" . }}
-{{- end }}
 {{- end }}
 
 {{/*
