@@ -47,6 +47,10 @@ type process struct {
 // else skopeo.
 func engine() string { return cmp.Or(os.Getenv("COPY_ENGINE"), "skopeo") }
 
+// root is the root of the worker's image, whose commands are tested if it is set. This
+// machine's /tmp, /dev and /proc are mounted there: see scripts/test-worker-root.
+func root() string { return os.Getenv("ACCEPTANCE_ROOT") }
+
 // start runs a command with these variables and no others of ours. It is killed
 // when the test ends.
 func start(t *testing.T, env map[string]string, stdin, name string, arguments ...string) *process {
@@ -62,6 +66,10 @@ func start(t *testing.T, env map[string]string, stdin, name string, arguments ..
 	p.command.Stdout = tee{&p.stdout, &p.all}
 	p.command.Stderr = &p.all
 	p.command.WaitDelay = closing
+	if root() != "" {
+		p.command.Path = filepath.Join("/usr/local/bin", name)
+		p.command.SysProcAttr = &syscall.SysProcAttr{Chroot: root()}
+	}
 	require.NoError(t, p.command.Start())
 	go func() {
 		_ = p.command.Wait()
