@@ -23,7 +23,7 @@ func stages(t *testing.T, name string) []string {
 // their stages of Go are the same, so that it is built once.
 func TestDockerfiles(t *testing.T) {
 	planner, worker := stages(t, "Dockerfile.planner"), stages(t, "Dockerfile.worker")
-	comment := regexp.MustCompile(`(?m)^#.*\n`)
+	comment := regexp.MustCompile(`(?m)^#.*\n?`)
 	build := func(stage string) string { return strings.TrimSpace(comment.ReplaceAllString(stage, "")) }
 	require.Equal(t, build(planner[0]), build(worker[0]))
 
