@@ -72,6 +72,8 @@ func TestServeOnOneMachine(t *testing.T) {
 	require.Contains(t, get(t, page+"/runs"), "/runs/"+s.status().Run)
 	require.Contains(t, get(t, page+"/runs/"+s.status().Run), "done, with failures")
 	require.Contains(t, get(t, page+"/images"), s.source.Host()+"/osism/tool")
+	require.Contains(t, get(t, page+"/images?state=unlisted"), s.source.Host()+"/osism/missing")
+	require.Contains(t, get(t, page+"/images?repository="+s.source.Host()+"/osism/missing"), "repository name not known to registry")
 	require.Contains(t, get(t, page+"/images?repository="+s.source.Host()+"/osism/tool"), "copied")
 	require.Contains(t, get(t, page+"/metrics"), "skopeo_worker_broker_up 1\n")
 	get(t, page+"/readyz")
@@ -205,9 +207,13 @@ func TestServeWithBroker(t *testing.T) {
 	serve.says("planned by schedule")
 	require.Contains(t, get(t, page), "running")
 	require.Equal(t, run.StateWaiting, s.status().State)
+	require.Eventually(t, func() bool { return strings.Contains(get(t, page+"/images"), `osism/tool</bdi></a>`) }, patience, tick)
+	require.Regexp(t, s.source.Host()+`/osism/tool</bdi>(?s:.*)not looked at yet</span>`, get(t, page+"/images"))
+	require.Contains(t, get(t, page+"/images?repository="+s.source.Host()+"/osism/tool"), "not looked at yet")
 	s.worker()
 	require.Eventually(t, func() bool { return strings.Contains(get(t, page), "fresh") }, patience, tick)
 	s.requireMirrored("osism/tool")
+	require.NotContains(t, get(t, page+"/images"), "not looked at yet</span>")
 
 	// The list is away, which the page says, until somebody plans again.
 	require.NoError(t, os.Rename(s.list, s.list+".away"))

@@ -16,6 +16,7 @@ import (
 	"github.com/osism/skopeo-worker/planner/list"
 	"github.com/osism/skopeo-worker/planner/plan"
 	"github.com/osism/skopeo-worker/shared/budget"
+	"github.com/osism/skopeo-worker/shared/catalog"
 	"github.com/osism/skopeo-worker/shared/config"
 	"github.com/osism/skopeo-worker/shared/reference"
 	"github.com/osism/skopeo-worker/shared/run"
@@ -195,11 +196,29 @@ func (p *planned) publish(ctx context.Context, se *session, force bool) (run.Run
 	r, err := publisher.Publish(ctx, r, p.chunks, p.chunking.Full())
 	if err == nil {
 		p.markLeft(ctx, se)
+		if err := p.catalogue(ctx, se); err != nil {
+			se.log.Warn("repositories are not on the page before a worker has looked at them", "error", err)
+		}
 		if p.namespaces != nil {
 			err = p.namespaces.Remember(ctx)
 		}
 	}
 	return r, err
+}
+
+// catalogue records the repositories of the plan that nothing is known of yet.
+func (p *planned) catalogue(ctx context.Context, se *session) error {
+	store, err := catalog.Open(ctx, se.Broker)
+	if err != nil {
+		return err
+	}
+	var all []catalog.Repository
+	for _, c := range p.chunks {
+		for _, r := range c.Repositories() {
+			all = append(all, catalog.Repository{Source: r.Source, Destination: r.Destination, Planned: p.started.UTC(), Tags: []catalog.Tag{}})
+		}
+	}
+	return store.Plan(ctx, p.name, all)
 }
 
 // markLeft marks the failures of images that the list no longer has, if this is a plan of

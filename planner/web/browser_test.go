@@ -94,7 +94,7 @@ func TestPages(t *testing.T) {
 	served := serve(t, Config{}, f.site, slog.New(slog.DiscardHandler))
 	ctx := browser(t)
 	for name, path := range map[string]string{
-		"now": "/", "failures": "/failures", "runs": "/runs", "run": "/runs/" + live, "images": "/images", "repository": "/images?repository=quay.io/osism/image-01", "confirm": "/actions/republish?repository=" + "quay.io/osism/gone",
+		"now": "/", "failures": "/failures", "runs": "/runs", "run": "/runs/" + live, "images": "/images", "unlisted": "/images?repository=quay.io/osism/gone", "unseen": "/images?repository=quay.io/osism/new", "repository": "/images?repository=quay.io/osism/image-01", "confirm": "/actions/republish?repository=" + "quay.io/osism/gone",
 	} {
 		for suffix, width := range map[string]int64{"": 1280, "-phone": 390} {
 			sees(t, ctx, served.URL+path, name+suffix, width, strings.HasSuffix(name+suffix, "failures-phone") || name+suffix == "runs")

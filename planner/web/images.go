@@ -29,8 +29,16 @@ type imagesView struct {
 // Searched is what the repositories were searched for.
 func (v imagesView) Searched() string { return v.Search }
 
-// filterStates are the states that repositories can be filtered by.
-var filterStates = []run.Outcome{run.Copied, run.Skipped, run.Failed, run.Kept, run.Vanished}
+// unseen filters repositories that no worker has looked at yet, and unlisted those that could
+// not be listed.
+const (
+	unseen   run.Outcome = "unseen"
+	unlisted run.Outcome = "unlisted"
+)
+
+// filterStates are the states that repositories can be filtered by: those of their tags, and
+// those of the whole repository.
+var filterStates = []run.Outcome{run.Copied, run.Skipped, run.Failed, run.Kept, run.Vanished, unlisted, unseen}
 
 func (*Server) images(site *Site, r *http.Request) (view, error) {
 	mirror := mirrorOf(site, r)
@@ -68,9 +76,23 @@ func find(ctx context.Context, site *Site, mirror string, r *http.Request) (all 
 	}
 	all, err = site.Catalog.List(ctx, mirror)
 	all = slices.DeleteFunc(all, func(r catalog.Repository) bool {
-		return state != "" && r.Count(run.Outcome(state)) == 0 || !holds(r, strings.ToLower(text))
+		return !is(r, run.Outcome(state)) || !holds(r, strings.ToLower(text))
 	})
 	return all, text, state, err
+}
+
+// is reports whether a repository, or a tag of it, is in a state. Everything is in the empty
+// one.
+func is(r catalog.Repository, state run.Outcome) bool {
+	switch state {
+	case "":
+		return true
+	case unseen:
+		return r.Unseen()
+	case unlisted:
+		return r.Why != ""
+	}
+	return r.Count(state) > 0
 }
 
 // holds reports whether a repository has the text in its name, in a tag or in a digest.

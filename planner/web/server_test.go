@@ -115,7 +115,7 @@ func TestHostileNames(t *testing.T) {
 func TestCounts(t *testing.T) {
 	f := newFixture(t)
 	served := serve(t, Config{}, f.site, quiet)
-	for path, want := range map[string]string{"/": "Nothing has run", "/failures": "no failed images", "/runs": "Nothing has run", "/images": "No worker has looked at a repository yet."} {
+	for path, want := range map[string]string{"/": "Nothing has run", "/failures": "no failed images", "/runs": "Nothing has run", "/images": "No plan has had a repository in the last 30 days."} {
 		response, text := get(t, served.URL+path)
 		require.Equal(t, http.StatusOK, response.StatusCode)
 		require.Contains(t, text, want)

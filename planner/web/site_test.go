@@ -154,6 +154,13 @@ func (f *fixture) bad() (live string) {
 			},
 		}))
 	}
+	require.NoError(f.t, f.catalog.Plan(ctx, mirror, []catalog.Repository{{
+		Source: reference.MustRepository("quay.io/osism/new"), Destination: reference.MustRepository("registry.example.com/mirror/osism/new"), Planned: time.Now().UTC(),
+	}}))
+	require.NoError(f.t, f.catalog.Add(ctx, mirror, catalog.Repository{
+		Source: reference.MustRepository("quay.io/osism/gone"), Destination: reference.MustRepository("registry.example.com/mirror/osism/gone"), Checked: time.Now().UTC(),
+		Listed: time.Now().UTC(), Why: "the repository is denied: " + script,
+	}))
 	require.NoError(f.t, f.changes.Add(ctx, mirror, live, change.Change{Source: source, Destination: destination, Tag: reference.MustTag("8.0.0"), At: time.Now().UTC()}))
 	f.failed(mirror, "quay.io/osism/kolla-ansible", "copying: writing blob: uploading layer to registry.example.com: received unexpected HTTP status: 507 Insufficient Storage", "2024.1", "2024.2", "2025.1", "latest")
 	f.failed(mirror, "quay.io/osism/gone", "the repository is denied: UNAUTHORIZED: access to the requested resource is not authorized", "")

@@ -6,6 +6,7 @@ import (
 	"cmp"
 	"encoding/json"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/osism/skopeo-worker/shared/reference"
@@ -42,10 +43,21 @@ type Tag struct {
 type Repository struct {
 	Source      reference.Repository `json:"source"`
 	Destination reference.Repository `json:"destination"`
-	Checked     time.Time            `json:"checked"`
-	Tags        []Tag                `json:"tags"`           // sorted by name
-	More        bool                 `json:"more,omitempty"` // there are others, which were looked at before
+	// Checked is when a worker last looked at the repository or one of its tags; zero if none
+	// has yet.
+	Checked time.Time `json:"checked,omitzero"`
+	// Planned is when a plan first had the repository. It is zero once Checked is not.
+	Planned time.Time `json:"planned,omitzero"`
+	// Listed is when the source was last asked for its tags, and Why the reason if that failed.
+	Listed time.Time `json:"listed,omitzero"`
+	Why    string    `json:"why,omitempty"`
+
+	Tags []Tag `json:"tags"`           // sorted by name
+	More bool  `json:"more,omitempty"` // there are others, which were looked at before
 }
+
+// Unseen reports that no worker has looked at the repository yet.
+func (r Repository) Unseen() bool { return r.Checked.IsZero() }
 
 // Changed is when a tag of the repository last changed; zero if that is not known.
 func (r Repository) Changed() (last time.Time) {
@@ -106,11 +118,13 @@ func (r *Repository) merge(later Repository) {
 		if t.At != known.At {
 			t.Changed = t.Checked
 		}
-		if len(t.Why) > maxWhy {
-			t.Why = t.Why[:maxWhy] + "…"
-		}
+		t.Why = cut(t.Why)
 		tags[t.Name] = t
 	}
+	if !later.Listed.Before(r.Listed) {
+		r.Listed, r.Why = later.Listed, cut(later.Why)
+	}
+	r.Planned = time.Time{}
 	r.Source, r.Destination = later.Source, later.Destination
 	if later.Checked.After(r.Checked) {
 		r.Checked = later.Checked
@@ -126,12 +140,19 @@ func (r *Repository) merge(later Repository) {
 	slices.SortFunc(r.Tags, func(a, b Tag) int { return cmp.Compare(a.Name.String(), b.Name.String()) })
 }
 
+func cut(why string) string {
+	if len(why) > maxWhy {
+		return strings.ToValidUTF8(why[:maxWhy], "") + "…"
+	}
+	return why
+}
+
 // parse reads a record. It returns false for what is none: anyone may have put it there.
 func parse(data []byte) (Repository, bool) {
 	var r Repository
 	if json.Unmarshal(data, &r) != nil || r.Source.IsZero() {
 		return Repository{}, false
 	}
-	r.Tags = slices.DeleteFunc(r.Tags, func(t Tag) bool { return t.Name.IsZero() })
+	r.Tags = slices.DeleteFunc(append([]Tag{}, r.Tags...), func(t Tag) bool { return t.Name.IsZero() })
 	return r, true
 }

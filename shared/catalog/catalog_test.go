@@ -110,6 +110,38 @@ func FuzzParse(f *testing.F) {
 	})
 }
 
+// TestPlan: a repository of the list is there before a worker has looked at it.
+func TestPlan(t *testing.T) {
+	s, err := Open(t.Context(), brokertest.Embedded(t))
+	require.NoError(t, err)
+	other := Repository{Source: reference.MustRepository("quay.io/osism/other"), Destination: destination, Planned: start, Tags: []Tag{}}
+	planned := Repository{Source: source, Destination: destination, Planned: start, Tags: []Tag{}}
+	require.NoError(t, s.Add(t.Context(), name, seen(time.Minute, tag("1", first, run.Copied))))
+	require.NoError(t, s.Plan(t.Context(), name, []Repository{planned, other, other}))
+	require.NoError(t, s.Plan(t.Context(), name, []Repository{planned, other}))
+	all, err := s.List(t.Context(), name)
+	require.NoError(t, err)
+	require.Len(t, all, 2)
+	require.True(t, all[0].Unseen())
+	require.Equal(t, other, all[0])
+	require.False(t, all[1].Unseen())
+	require.Len(t, all[1].Tags, 1)
+
+	// A listing that fails is a look, and the next one that does not takes its reason away.
+	failed := Repository{Source: other.Source, Destination: destination, Checked: start, Listed: start, Why: strings.Repeat("denied ", maxWhy)}
+	require.NoError(t, s.Add(t.Context(), name, failed))
+	all, err = s.List(t.Context(), name)
+	require.NoError(t, err)
+	require.False(t, all[0].Unseen())
+	require.Zero(t, all[0].Planned)
+	require.Less(t, len(all[0].Why), maxWhy+len("…")+1)
+	require.Contains(t, all[0].Why, "denied")
+	require.NoError(t, s.Add(t.Context(), name, Repository{Source: other.Source, Destination: destination, Checked: start.Add(time.Second), Listed: start.Add(time.Second)}))
+	all, err = s.List(t.Context(), name)
+	require.NoError(t, err)
+	require.Empty(t, all[0].Why)
+}
+
 // TestVanished: only what the source had, and only once.
 func TestVanished(t *testing.T) {
 	s, err := Open(t.Context(), brokertest.Embedded(t))

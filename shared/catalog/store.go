@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/nats-io/nats.go/jetstream"
+	"golang.org/x/sync/errgroup"
 
 	"github.com/osism/skopeo-worker/shared/broker"
 	"github.com/osism/skopeo-worker/shared/reference"
@@ -22,6 +23,9 @@ import (
 // Bucket holds the records, for as long as runs are kept after a repository was last looked
 // at.
 const Bucket = "mirror_catalog"
+
+// writes bounds the writes of a plan that are under way at once.
+const writes = 32
 
 // Store reads and writes records. It is safe for concurrent use.
 type Store struct {
@@ -65,6 +69,42 @@ func (s *Store) Add(ctx context.Context, name string, seen Repository) error {
 	return nil
 }
 
+// Plan records repositories of the list that nothing is known of yet. It reads the names of
+// the others only.
+func (s *Store) Plan(ctx context.Context, name string, planned []Repository) error {
+	stream, err := s.b.JS.Stream(ctx, "KV_"+Bucket)
+	if err != nil {
+		return fmt.Errorf("recording the repositories of %s: %w", name, err)
+	}
+	prefix := "$KV." + Bucket + "."
+	info, err := stream.Info(ctx, jetstream.WithSubjectFilter(prefix+name+".*"))
+	if err != nil {
+		return fmt.Errorf("recording the repositories of %s: %w", name, err)
+	}
+	group, ctx := errgroup.WithContext(ctx)
+	group.SetLimit(writes)
+	begun := map[string]bool{}
+	for _, r := range planned {
+		k := key(name, r.Source)
+		if begun[k] || info.State.Subjects[prefix+k] > 0 {
+			continue
+		}
+		begun[k] = true
+		group.Go(func() error {
+			data, err := json.Marshal(r)
+			if err != nil {
+				return err
+			}
+			_, err = s.kv.Create(ctx, k, data)
+			if err != nil && !errors.Is(err, jetstream.ErrKeyExists) {
+				return fmt.Errorf("recording %s: %w", r.Source, err)
+			}
+			return nil
+		})
+	}
+	return group.Wait()
+}
+
 // Vanished returns the tags of a repository that were seen at the source earlier, and that
 // are not among those it lists now. What is recorded as vanished already is not returned
 // again.
@@ -99,7 +139,7 @@ func (s *Store) List(ctx context.Context, name string) ([]Repository, error) {
 	var all []Repository
 	for k, r := range s.known {
 		switch of, _, _ := strings.Cut(k, "."); {
-		case time.Since(r.Checked) > run.Keep:
+		case time.Since(r.Checked) > run.Keep && time.Since(r.Planned) > run.Keep:
 			delete(s.known, k) // it has expired at the broker
 		case of == name:
 			all = append(all, r)

@@ -177,7 +177,7 @@ func (c counting) resolved(r message.Repository, found resolve.Result, err error
 		c.fail(failure.Source(r, r.Tag), err)
 		return nil
 	}
-	c.row.Skipped += found.Skipped
+	c.row.Skipped += len(found.Skipped)
 	if found.Unselected != "" {
 		c.row.Warnings = append(c.row.Warnings, found.Unselected)
 	}

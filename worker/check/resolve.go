@@ -28,7 +28,7 @@ func (f *forecast) resolve(ctx context.Context, r message.Repository) (resolve.R
 			found.Unselected = got.Unselected
 		}
 		found.Images = append(found.Images, got.Images...)
-		found.Skipped += got.Skipped
+		found.Skipped = append(found.Skipped, got.Skipped...)
 		missed = nil
 		var again []string
 		for _, m := range got.Missed {

@@ -372,12 +372,12 @@ func (e *execution) incomplete(ctx context.Context, j *compare.Job, copied mirro
 	return e.failed(ctx, j.Entry, failed...)
 }
 
-// note records what has become of an image.
+// note records what has become of an image or, without a tag and a digest, of the listing
+// of the repository.
 func (e *execution) note(r message.Repository, image message.Image, tag catalog.Tag) {
-	if tag.Name = compare.DestinationTag(image); !tag.Name.IsZero() {
-		tag.Checked, tag.Pinned = e.worker.now().UTC(), !r.Digest.IsZero()
-		e.delivery.Observer.Seen(r, tag)
-	}
+	tag.Name = compare.DestinationTag(image)
+	tag.Checked, tag.Pinned = e.worker.now().UTC(), !r.Digest.IsZero()
+	e.delivery.Observer.Seen(r, tag)
 }
 
 // seen notes that the image is at the destination.

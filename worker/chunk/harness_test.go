@@ -68,6 +68,7 @@ type harness struct {
 	ended    []string // of the copies
 	changes  []change.Change
 	tags     []catalog.Tag
+	listings []catalog.Tag
 }
 
 func newHarness(t *testing.T) *harness {
@@ -226,6 +227,10 @@ func (b *harness) doAgain(t *testing.T, entries ...message.Repository) Result {
 func (h *harness) Seen(_ message.Repository, tag catalog.Tag) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
+	if tag.Name.IsZero() {
+		h.listings = append(h.listings, tag)
+		return
+	}
 	h.tags = append(h.tags, tag)
 }
 

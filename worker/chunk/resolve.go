@@ -7,6 +7,7 @@ import (
 
 	"golang.org/x/sync/errgroup"
 
+	"github.com/osism/skopeo-worker/shared/catalog"
 	"github.com/osism/skopeo-worker/shared/message"
 	"github.com/osism/skopeo-worker/shared/reference"
 	"github.com/osism/skopeo-worker/shared/run"
@@ -88,10 +89,16 @@ func (e *execution) resolve(ctx context.Context, r message.Repository) (message.
 	e.entries.note(r, func(s *entryState) { s.listed, s.invalid = true, found.Invalid })
 	r.Images = e.comparer.Resolved(r, found)
 	e.tally(func(p *progress) {
-		p.images.Total += len(r.Images) + len(found.Missed) + len(found.Vanished) + found.Skipped
+		p.images.Total += len(r.Images) + len(found.Missed) + len(found.Vanished) + len(found.Skipped)
 	})
-	e.count(run.Skipped, found.Skipped)
-	if found.Skipped > 0 || len(r.Images) < len(found.Images) { // another entry has the others
+	if compare.IsOpen(r) {
+		e.note(r, message.Image{}, catalog.Tag{})
+	}
+	e.count(run.Skipped, len(found.Skipped))
+	for _, tag := range found.Skipped {
+		e.note(r, message.Image{Tag: tag}, catalog.Tag{State: run.Skipped, Why: "for Windows only"})
+	}
+	if len(found.Skipped) > 0 || len(r.Images) < len(found.Images) { // another entry has the others
 		e.entries.found(r)
 	}
 	for _, tag := range found.Vanished {

@@ -62,7 +62,8 @@ type Observer interface {
 	// Changed is called when tags were put at the destination, or found to be gone from the
 	// source, before the images count as done.
 	Changed(changes []change.Change)
-	// Seen is called with what has become of an image of an entry.
+	// Seen is called with what has become of an image of an entry or, without the name of a
+	// tag, of the listing of its repository.
 	Seen(entry message.Repository, tag catalog.Tag)
 	// Unlisted returns the tags that the source of an entry had, and that are not among those
 	// it has now.

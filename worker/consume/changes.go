@@ -79,6 +79,10 @@ func (d *delivery) Seen(entry message.Repository, tag catalog.Tag) {
 		d.seen.repositories[entry.Source] = r
 	}
 	r.Destination, r.Checked = entry.Destination, tag.Checked
+	if tag.Name.IsZero() {
+		r.Listed, r.Why = tag.Checked, tag.Why
+		return
+	}
 	r.Tags = append(r.Tags, tag)
 }
 

@@ -25,7 +25,7 @@ type Result struct {
 	// Invalid is about names that the registry lists and no tag can have; nil if there
 	// are none. It is an *registry.Error about the repository, and quotes them.
 	Invalid error
-	Skipped int // tags for Windows only
+	Skipped []reference.Tag // for Windows only
 	// Unselected is about a listing of which nothing is wanted: the registry lists no tag, or
 	// the selection matches none. It is a line for the user, and "" if something is wanted.
 	Unselected string
@@ -170,7 +170,7 @@ type pick struct {
 	candidates []selection.Candidate
 	timeless   bool // a candidate came without a time
 	companions Companions
-	windows    int
+	windows    []reference.Tag
 	listed     int // tags, without companions
 	invalid    invalid
 }
@@ -197,7 +197,7 @@ func (p *pick) add(tag listing.Tag) {
 		p.others = append(p.others, tag.Name)
 	case tag.WindowsOnly():
 		p.others = append(p.others, tag.Name)
-		p.windows++
+		p.windows = append(p.windows, tag.Name)
 	default:
 		p.tags[tag.Name] = tag
 		p.candidates = append(p.candidates, selection.Candidate{Tag: tag.Name, Updated: tag.Updated})
@@ -219,7 +219,7 @@ func (p *pick) full() bool {
 // unselected returns why nothing was picked, or "". It is a typing error more often than not.
 func (p *pick) unselected() string {
 	switch {
-	case len(p.candidates) > 0 || p.windows > 0 || len(p.invalid.seen) > 0:
+	case len(p.candidates) > 0 || len(p.windows) > 0 || len(p.invalid.seen) > 0:
 		return ""
 	case p.listed == 0:
 		return "the registry lists no tags"
