@@ -4,6 +4,7 @@ package chunk
 
 import (
 	"bytes"
+	"context"
 	"crypto/ecdsa"
 	"encoding/base64"
 	"fmt"
@@ -16,8 +17,10 @@ import (
 	v1 "github.com/google/go-containerregistry/pkg/v1"
 	"github.com/stretchr/testify/require"
 
+	"github.com/osism/skopeo-worker/shared/reference"
 	"github.com/osism/skopeo-worker/shared/run"
 	"github.com/osism/skopeo-worker/shared/selection"
+	"github.com/osism/skopeo-worker/worker/mirror"
 	"github.com/osism/skopeo-worker/worker/policy"
 	"github.com/osism/skopeo-worker/worker/registry"
 	"github.com/osism/skopeo-worker/worker/registrytest"
@@ -240,26 +243,33 @@ func TestTrustOfWhatIsThere(t *testing.T) {
 	require.Empty(t, b.kept.records)
 }
 
-// TestTrustIsOfADigest: a tag that moves after it was verified is mirrored as it was then.
+// moving calls move as soon as the manifest is pulled that is to be verified.
+type moving struct {
+	mirror.Trust
+	move func()
+}
+
+func (m moving) Verify(ctx context.Context, source reference.Repository, digest reference.Digest, tags []reference.Tag, get func(context.Context) (registry.Manifest, error)) (int, []error) {
+	return m.Trust.Verify(ctx, source, digest, tags, func(ctx context.Context) (registry.Manifest, error) {
+		manifest, err := get(ctx)
+		m.move()
+		return manifest, err
+	})
+}
+
+// TestTrustIsOfADigest: a tag that moves while it is verified is mirrored as it was before.
 func TestTrustIsOfADigest(t *testing.T) {
 	b := newTrusting(t, "matchExact")
 	signed := b.move(t, "1", "1")
 	b.sign(t, signed, ":1")
-	reached := b.from.Notify(registrytest.All(gets, registrytest.Ref(registrytest.SignatureTag(signed))))
-	moved := make(chan string)
-	go func() {
-		<-reached
-		digest, err := b.from.PushImage(repository, "1", registrytest.Image{Version: "evil"})
-		if err != nil {
-			digest = err.Error()
-		}
-		moved <- digest
-	}()
+	trust := b.Mirror.Trust
+	var evil string
+	b.Mirror.Trust = moving{trust, func() { evil = b.move(t, "1", "evil") }}
 	require.Empty(t, b.do(t, b.entry("1")).Left)
-	evil := <-moved
 	require.Equal(t, signed, b.digestAt(t, "1"))
 	b.lacks(t, evil)
 
+	b.Mirror.Trust = trust
 	require.Empty(t, b.do(t, b.entry("1")).Left)
 	require.Equal(t, signed, b.digestAt(t, "1"))
 	require.Equal(t, 1, b.images.Failed)

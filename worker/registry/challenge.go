@@ -43,6 +43,8 @@ type challenge struct {
 	// registry. Servers that are no registries answer like that, too.
 	doubt *pageError
 	mute  bool // the registry answered 401 without a challenge
+	// signatures is whether the registry stores signatures.
+	signatures bool
 }
 
 // of returns a registry's challenge. It sends GET /v2/ if none is kept.
@@ -64,7 +66,7 @@ func (c *challenges) of(ctx context.Context, registry name.Registry) (challenge,
 		}
 		return challenge{}, err
 	}
-	asked := challenge{Challenge: *found, until: c.now().Add(challengeFor), doubt: ping.doubt, mute: ping.mute}
+	asked := challenge{Challenge: *found, until: c.now().Add(challengeFor), doubt: ping.doubt, mute: ping.mute, signatures: ping.signatures}
 	if asked.doubt == nil {
 		c.mu.Lock()
 		c.kept[registry.Name()] = asked
@@ -87,6 +89,7 @@ type pinging struct {
 	mu         sync.Mutex
 	doubt      *pageError
 	mute       bool
+	signatures bool
 	redirected bool             // the last answer over plain HTTP was a redirect
 	failed     map[string]error // by scheme
 }
@@ -118,6 +121,9 @@ func (p *pinging) RoundTrip(request *http.Request) (*http.Response, error) {
 	response, err := p.look(request)
 	p.mu.Lock()
 	defer p.mu.Unlock()
+	if err == nil {
+		p.signatures = response.Header.Get(signaturesHeader) == "1"
+	}
 	if err != nil {
 		p.failed[request.URL.Scheme] = err
 	}

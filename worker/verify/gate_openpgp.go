@@ -250,21 +250,39 @@ var errAsked = errors.New("asked for something that is not needed to verify sign
 const maxSignature = 5 << 20
 
 // serve answers a request for a target: with a manifest or blob of the registry if the
-// path is one of the distribution specification, and otherwise with the server's answer.
+// path is one of the distribution specification, or signatures that it stores, and otherwise
+// with the server's answer.
 func (w *way) serve(to http.ResponseWriter, r *http.Request, target *url.URL) {
 	name, isRegistry := strings.CutPrefix(target.Path, "/v2/")
+	stored, isStored := strings.CutPrefix(target.Path, "/extensions/v2/")
 	switch {
 	case r.Method != http.MethodGet:
 		w.fail(fmt.Errorf("%w: %s %s", errAsked, r.Method, target.Host))
 		http.Error(to, errAsked.Error(), http.StatusMethodNotAllowed)
+	case isStored:
+		w.fetch(to, target.Host, stored)
 	case !isRegistry:
 		w.forward(to, target)
 	case name == "":
-		to.Header().Set("Docker-Distribution-API-Version", "registry/2.0")
-		_, _ = io.WriteString(to, "{}") // the client may be gone
+		w.ping(to)
 	default:
 		w.fetch(to, target.Host, name)
 	}
+}
+
+// ping answers as the registry does, which says whether it stores signatures.
+func (w *way) ping(to http.ResponseWriter) {
+	stores, err := w.gate.client.StoresSignatures(w.ctx, w.source)
+	if err != nil {
+		w.fail(err)
+		http.Error(to, "no answer", http.StatusBadGateway)
+		return
+	}
+	to.Header().Set("Docker-Distribution-API-Version", "registry/2.0")
+	if stores {
+		to.Header().Set("X-Registry-Supports-Signatures", "1")
+	}
+	_, _ = io.WriteString(to, "{}") // the client may be gone
 }
 
 // fetch answers with a manifest or a blob.
@@ -321,6 +339,9 @@ func (w *way) get(host, name string) ([]byte, string, error) {
 			return nil, "", err
 		}
 		return w.pull(source, tag)
+	case kind == "signatures" && notDigest == nil:
+		list, err := w.gate.client.Signatures(w.ctx, source, digest)
+		return list, "application/json", err
 	case kind == "blobs" && notDigest == nil:
 		content, err := w.gate.client.Config(w.ctx, source, digest)
 		return content, "application/octet-stream", err
