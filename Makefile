@@ -94,7 +94,7 @@ lint: require-go ## check format and code
 	$(GO) vet -tags packages,containers_image_openpgp ./planner/packages
 	$(GO) run $(STATICCHECK) $(PACKAGES)
 	$(GO) run $(GOLANGCI) run $(PACKAGES)
-	$(CHART_TEST) vet . && GOWORK=off $(GO) run $(STATICCHECK) .
+	$(CHART_TEST) vet ./... && GOWORK=off $(GO) run $(STATICCHECK) ./...
 
 tidy: require-go ## check that each go.mod names what its module needs, and nothing else
 	@for module in $(MODULES); do echo "$(GO) mod tidy -diff ($$module)"; (cd $$module && $(GO) mod tidy -diff) || exit 1; done
@@ -108,10 +108,11 @@ CHART_DOCS := $(CHART_TEST) tool helm-docs --chart-search-root ../skopeo-worker 
 
 # The chart is outside of the module, so Go does not see that it has changed: -count=1.
 chart-test: require-go ## lint, render and check the Helm chart
-	$(CHART_TEST) test -count=1 -timeout 14m .
+	$(CHART_TEST) test -count=1 -timeout 14m ./...
 	@$(CHART_DOCS) --dry-run | diff ../skopeo-worker/README.md - || { echo "the chart's README is not that of its values: run make chart-docs" >&2; exit 1; }
 
-chart-docs: require-go ## write the chart's README from the comments of its values
+chart-docs: require-go ## write the chart's README and the descriptions of its schema from the comments of its values
+	$(CHART_TEST) run ./describe ../skopeo-worker
 	$(CHART_DOCS)
 
 images: ## build both container images, with docker, podman or buildah
