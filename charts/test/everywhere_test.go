@@ -3,6 +3,7 @@ package charttest
 import (
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
@@ -23,14 +24,17 @@ import (
 )
 
 // cases are the values that what holds everywhere is looked at with: the least, the
-// most, and every example.
+// most, every example, and what CI installs.
 func cases(t *testing.T) map[string]string {
 	t.Helper()
 	all := map[string]string{"least": least}
 	examples, err := filepath.Glob(filepath.Join(chartDir, "examples", "*.yaml"))
 	require.NoError(t, err)
 	require.GreaterOrEqual(t, len(examples), 4)
-	for _, file := range append(examples, "everything.yaml") {
+	installed, err := filepath.Glob(filepath.Join(chartDir, "ci", "*-values.yaml"))
+	require.NoError(t, err)
+	require.Len(t, installed, 2)
+	for _, file := range slices.Concat(examples, installed, []string{"everything.yaml"}) {
 		text, err := os.ReadFile(file)
 		require.NoError(t, err)
 		all[filepath.Base(file)] = string(text)
