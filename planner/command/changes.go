@@ -36,7 +36,7 @@ func changesCommand() *cobra.Command {
 			if format.json {
 				return printJSON(out, change.NewReport(id, changes, more))
 			}
-			display.Changes(out, id, changes, more)
+			display.Changes(out, id, changes, more, screen(cmd))
 			return nil
 		}),
 	}

@@ -54,7 +54,7 @@ func checkCommand() *cobra.Command {
 			if format.json {
 				err = printJSON(out, report)
 			} else {
-				display.Check(out, report)
+				display.Check(out, report, screen(cmd))
 			}
 			switch {
 			case err != nil:

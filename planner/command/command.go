@@ -129,8 +129,16 @@ func (f *formatFlag) messages(c *cobra.Command) io.Writer {
 // colorOf returns the value of --color.
 func colorOf(c *cobra.Command) display.Color { return display.Color(c.Flag("color").Value.String()) }
 
-// colored reports whether what a command prints has colors.
-func colored(c *cobra.Command) bool { return colorOf(c).On(isTerminal(c.OutOrStdout())) }
+// screen returns where a command prints.
+func screen(c *cobra.Command) display.Screen { return screenOf(c.OutOrStdout(), colorOf(c)) }
+
+func screenOf(out io.Writer, color display.Color) display.Screen {
+	s := display.Screen{Colors: color.On(isTerminal(out))}
+	if isTerminal(out) {
+		s.Width = display.Width(out.(*os.File))()
+	}
+	return s
+}
 
 // isTerminal reports whether a writer is a file that is a terminal.
 func isTerminal(w io.Writer) bool {

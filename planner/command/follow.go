@@ -43,7 +43,7 @@ func (se *session) follow(ctx context.Context, id string, out io.Writer, f forma
 		if err != nil {
 			return err
 		}
-		display.Summary(out, last, ofRun(failures, last), time.Now(), se.color.On(isTerminal(out)))
+		display.Summary(out, last, ofRun(failures, last), time.Now(), screenOf(out, se.color))
 	}
 	switch {
 	case away != nil:

@@ -49,7 +49,7 @@ func statusCommand() *cobra.Command {
 				status, err := se.watch(ctx, r.ID, out, format)
 				if err == nil && !format.json {
 					if err = se.describe(ctx, &status); err == nil {
-						display.Status(out, status, time.Now(), colored(cmd))
+						display.Status(out, status, time.Now(), screen(cmd))
 					}
 				}
 				return err
@@ -64,11 +64,11 @@ func statusCommand() *cobra.Command {
 			if format.json {
 				return printJSON(out, status)
 			}
-			display.Status(out, status, time.Now(), colored(cmd))
+			display.Status(out, status, time.Now(), screen(cmd))
 			if len(args) > 0 {
 				return nil
 			}
-			return se.showOlder(ctx, r.ID, out, colored(cmd))
+			return se.showOlder(ctx, r.ID, out, screen(cmd))
 		}),
 	}
 	format.add(c)
@@ -98,7 +98,7 @@ func (se *session) describe(ctx context.Context, status *run.Status) error {
 	return nil
 }
 
-func (se *session) showOlder(ctx context.Context, newest string, out io.Writer, colors bool) error {
+func (se *session) showOlder(ctx context.Context, newest string, out io.Writer, screen display.Screen) error {
 	runs, err := se.runs.List(ctx, se.name)
 	if err != nil {
 		return err
@@ -116,7 +116,7 @@ func (se *session) showOlder(ctx context.Context, newest string, out io.Writer, 
 	}
 	if len(older) > 0 {
 		_, _ = fmt.Fprintln(out)
-		display.Runs(out, older, time.Now(), colors)
+		display.Runs(out, older, time.Now(), screen)
 	}
 	return nil
 }

@@ -7,8 +7,8 @@ import (
 )
 
 // Changes shows the tags that a run has changed, and how many more there are.
-func Changes(w io.Writer, run string, changes []change.Change, more int) {
-	var p page
+func Changes(w io.Writer, run string, changes []change.Change, more int, screen Screen) {
+	p := page{screen: screen}
 	defer p.to(w)
 	if len(changes) == 0 {
 		p.line("Run %s has changed no tag.", run)
@@ -21,7 +21,7 @@ func Changes(w io.Writer, run string, changes []change.Change, more int) {
 		from, to := brief(c.From.String()), brief(c.To.String())
 		rows = append(rows, []string{string(c.Kind()), printable(c.Image()), from, to, size(c.Bytes), moment(c.At)})
 	}
-	p.table(0, []column{text("CHANGE"), text("IMAGE"), text("FROM"), text("TO"), number("BYTES"), text("AT")}, rows)
+	p.table(0, []column{text("CHANGE"), names("IMAGE"), text("FROM"), text("TO"), number("BYTES"), text("AT")}, rows)
 	if more > 0 {
 		p.line("and %d more", more)
 	}

@@ -13,7 +13,7 @@ import (
 
 func TestChanges(t *testing.T) {
 	var out strings.Builder
-	Changes(&out, "r", nil, 0)
+	Changes(&out, "r", nil, 0, Screen{})
 	require.Equal(t, "Run r has changed no tag.\n", out.String())
 
 	of := func(tag string, from, to reference.Digest) change.Change {
@@ -21,7 +21,7 @@ func TestChanges(t *testing.T) {
 	}
 	one, two := reference.DigestOf([]byte("1")), reference.DigestOf([]byte("2"))
 	out.Reset()
-	Changes(&out, "r", []change.Change{of("1", one, two), of("2", reference.Digest{}, one), of("3", reference.Digest{}, reference.Digest{})}, 7)
+	Changes(&out, "r", []change.Change{of("1", one, two), of("2", reference.Digest{}, one), of("3", reference.Digest{}, reference.Digest{})}, 7, Screen{})
 	lines := strings.Split(out.String(), "\n")
 	require.Regexp(t, `^moved +quay.io/a/b:1 +sha256:6b86b273ff34 +sha256:d4735e3a265e +2.0 KiB +2026-03-01 12:00:00`, lines[1])
 	require.Regexp(t, `^new +quay.io/a/b:2 +- +sha256:6b86b273ff34`, lines[2])

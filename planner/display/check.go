@@ -11,8 +11,8 @@ import (
 )
 
 // Check shows what a run would do, by repository, and what could not be checked.
-func Check(w io.Writer, r check.Report) {
-	var p page
+func Check(w io.Writer, r check.Report, screen Screen) {
+	p := page{screen: screen}
 	defer p.to(w)
 	if len(r.Repositories) == 0 {
 		p.line("There is nothing to check.")
@@ -59,7 +59,7 @@ func checkWarnings(p *page, rows []check.Row) {
 // checkTable shows a row for each repository. It leaves out optional columns of zeros.
 func checkTable(p *page, r check.Report) {
 	all, total := checkColumns(), len(r.Repositories)
-	columns, rows := []column{text("REPOSITORY")}, make([][]string, total+1)
+	columns, rows := []column{names("REPOSITORY")}, make([][]string, total+1)
 	name := checkNames(r.Repositories)
 	for i, row := range r.Repositories {
 		rows[i] = []string{printable(name(row))}
@@ -131,7 +131,7 @@ func checkRegistries(p *page, all []check.Registry) {
 		}
 		rows = append(rows, []string{printable(r.Registry), budget(r.Limit, r.Window), string(r.Origin), free, atLeast(r.Pulls, r.PullsAtLeast), takes})
 	}
-	p.table(0, []column{text("REGISTRY"), text("BUDGET"), text("LIMIT FROM"), number("FREE"), number("PULLS"), number("TAKES")}, rows)
+	p.table(0, []column{names("REGISTRY"), text("BUDGET"), text("LIMIT FROM"), number("FREE"), number("PULLS"), number("TAKES")}, rows)
 }
 
 // takesText formats how long something takes, with a mark if it may take longer.

@@ -30,7 +30,7 @@ func TestCheck(t *testing.T) {
 		}},
 	}
 	var out strings.Builder
-	Check(&out, r)
+	Check(&out, r, Screen{})
 	require.Equal(t, `REPOSITORY                       COPY  TAG  UNCHANGED  SKIPPED  FAILED  PULLS     BYTES
 quay.io/osism/tool to a:1/tool      3    1        200        2       0     9+  5.0 MiB+
 quay.io/osism/tool to a:1/other     0    0          7        0       0      0       0 B
@@ -55,11 +55,11 @@ Budgets and schedule allow it to finish in 3d12h+.
 	unselected := r.Repositories[1]
 	unselected.Warnings = []string{"FILTER, or the tags of the entry, match none of 12 tags"}
 	out.Reset()
-	Check(&out, check.Report{Repositories: []check.Row{unselected}, Totals: check.Totals{Repositories: 1}})
+	Check(&out, check.Report{Repositories: []check.Row{unselected}, Totals: check.Totals{Repositories: 1}}, Screen{})
 	require.Contains(t, out.String(), "\n\nwarning: quay.io/osism/tool: FILTER, or the tags of the entry, match none of 12\ntags\n\nNothing to do in 1 repository.\n")
 
 	out.Reset()
-	Check(&out, check.Report{Repositories: r.Repositories[1:2], Totals: check.Totals{Repositories: 1, Counts: r.Repositories[1].Counts}})
+	Check(&out, check.Report{Repositories: r.Repositories[1:2], Totals: check.Totals{Repositories: 1, Counts: r.Repositories[1].Counts}}, Screen{})
 	require.Equal(t, `REPOSITORY          COPY  UNCHANGED  PULLS  BYTES
 quay.io/osism/tool     0          7      0    0 B
 total                  0          7      0    0 B
@@ -69,7 +69,7 @@ Nothing to do in 1 repository.
 
 	out.Reset()
 	Check(&out, check.Report{Repositories: []check.Row{{Repository: reference.MustRepository("a:1/b"), Counts: check.Counts{Referrers: 2, Pulls: 2, BytesAtLeast: true}}},
-		Totals: check.Totals{Repositories: 1, Counts: check.Counts{Referrers: 2, Pulls: 2, BytesAtLeast: true}}})
+		Totals: check.Totals{Repositories: 1, Counts: check.Counts{Referrers: 2, Pulls: 2, BytesAtLeast: true}}}, Screen{})
 	require.Equal(t, `REPOSITORY  COPY  UNCHANGED  REFERRERS  PULLS    BYTES
 a:1/b          0          0          2      2  unknown
 total          0          0          2      2  unknown
@@ -78,6 +78,6 @@ To copy: 0 images, 2 referrers. To tag: 0 images. In 1 repository.
 `, out.String())
 
 	out.Reset()
-	Check(&out, check.Report{})
+	Check(&out, check.Report{}, Screen{})
 	require.Equal(t, "There is nothing to check.\n", out.String())
 }

@@ -27,9 +27,9 @@ func TestStatusColors(t *testing.T) {
 	}
 	show := func(colors bool) string {
 		var out strings.Builder
-		Status(&out, status, now, colors)
-		Runs(&out, []run.Status{{Run: "a", State: run.StateDone}, {Run: "b", State: run.StateLost}}, now, colors)
-		Summary(&out, status, []failure.Record{{Images: []failure.Image{{Source: "quay.io/a:1", Reason: "denied"}}}}, now, colors)
+		Status(&out, status, now, Screen{Colors: colors})
+		Runs(&out, []run.Status{{Run: "a", State: run.StateDone}, {Run: "b", State: run.StateLost}}, now, Screen{Colors: colors})
+		Summary(&out, status, []failure.Record{{Images: []failure.Image{{Source: "quay.io/a:1", Reason: "denied"}}}}, now, Screen{Colors: colors})
 		return out.String()
 	}
 	colored := show(true)

@@ -64,7 +64,7 @@ func TestStatus(t *testing.T) {
 		},
 	}
 	var out strings.Builder
-	Status(&out, s, now, false)
+	Status(&out, s, now, Screen{})
 	require.Equal(t, `Mirror "default", run 20260301-124800-000-abcd: running
   started   2026-03-01 13:48:00 CET (12m ago)
   chunks    24: 4 done, 2 running, 3 snoozed, 15 waiting
@@ -77,7 +77,7 @@ func TestStatus(t *testing.T) {
   REGISTRY                   BUDGET      SPENT  FREE  TO PULL  DONE       STATE
   docker.io                  100 per 6h     97     3     ~412  in 17h30m  closed for 1m
   ghcr.io                    none known      -     -  unknown  -          open
-  quay.io                    20 per 1s      20     0      ~7+  in 1s      spent, next slot in 1s
+  quay.io                    20 per 1s      20     0      ~7+  in 1s      spent, next in 1s
   registry.example.com:5000  5 per 1s        -     -        0  -          open
   target.example.com         none known      -     -        0  -          away for 3h
   docker.io is closed until 2026-03-01 14:01:00 CET: 429 Too Many [2J Requests
@@ -90,7 +90,7 @@ List the failures with: planner failed
 	Status(&out, run.Status{
 		Name: "default", Run: "r", State: run.StateDone, Chunks: run.Chunks{Total: 1, Done: 1},
 		Started: now.Add(-2 * time.Hour), Finished: after(-time.Hour),
-	}, now, false)
+	}, now, Screen{})
 	require.Equal(t, `Mirror "default", run r: done
   started   2026-03-01 12:00:00 CET (2h ago)
   finished  2026-03-01 13:00:00 CET (took 1h)
@@ -120,7 +120,7 @@ func TestRuns(t *testing.T) {
 		{Run: "a", State: run.StateFailed, Started: now.Add(-26 * time.Hour), Finished: after(-25 * time.Hour),
 			Chunks: run.Chunks{Total: 24, Done: 24}, Images: run.Tally{Total: 812, Copied: 40, Failed: 2}, Pulls: 80},
 		{Run: "0", State: run.StateSuperseded, Started: now.Add(-50 * time.Hour), Chunks: run.Chunks{Total: 24}},
-	}, now, false)
+	}, now, Screen{})
 	require.Equal(t, `RUN  STATE        TOOK  CHUNKS  IMAGES  COPIED  FAILED  PULLS
 b    running     1m30s    4/24       0       0       0      0
 a    done           1h   24/24     812      40       2     80
@@ -128,7 +128,7 @@ a    done           1h   24/24     812      40       2     80
 `, out.String())
 
 	out.Reset()
-	Runs(&out, nil, now, false)
+	Runs(&out, nil, now, Screen{})
 	require.Equal(t, "No runs in the last 30 days.\n", out.String())
 }
 
@@ -136,7 +136,7 @@ func TestStatusCountsFailures(t *testing.T) {
 	s := run.Status{Name: "default", Run: "r1", State: run.StateDone, Started: now, Finished: after(time.Minute)}
 	show := func() string {
 		var out strings.Builder
-		Status(&out, s, now, false)
+		Status(&out, s, now, Screen{})
 		return out.String()
 	}
 	require.NotContains(t, show(), "failure")
@@ -255,7 +255,7 @@ func TestSummary(t *testing.T) {
 	}
 	var out strings.Builder
 	s.Started, s.Finished = now.Add(-3*time.Minute-12*time.Second), &now
-	Summary(&out, s, []failure.Record{record}, now.Add(time.Hour), false)
+	Summary(&out, s, []failure.Record{record}, now.Add(time.Hour), Screen{})
 	var shown strings.Builder
 	shown.WriteString("  quay.io/a/b:10, 5 attempts, and 1 more:\n      timeout 10\n")
 	for i := range 9 {
@@ -282,7 +282,7 @@ Retry them with:  planner republish quay.io/a/b
 func TestSummaryOfNothing(t *testing.T) {
 	show := func(s run.Status) string {
 		var out strings.Builder
-		Summary(&out, s, nil, now, false)
+		Summary(&out, s, nil, now, Screen{})
 		return out.String()
 	}
 	nothing := run.Status{Run: "r", State: run.StateDone, Chunks: run.Chunks{Total: 1, Done: 1}}
@@ -299,7 +299,7 @@ func TestSummaryHeadline(t *testing.T) {
 		run.StateLost:       "Run r has LOST 2 of 3 chunks after 5s; 1 done. Lost chunks are neither done nor at the broker, and the run was not ended: plan again.",
 	} {
 		var out strings.Builder
-		Summary(&out, run.Status{Run: "r", State: state, Chunks: run.Chunks{Total: 3, Done: 1, Lost: 2}, Images: run.Tally{Total: 2}, Started: now.Add(-5 * time.Second)}, nil, now, false)
+		Summary(&out, run.Status{Run: "r", State: state, Chunks: run.Chunks{Total: 3, Done: 1, Lost: 2}, Images: run.Tally{Total: 2}, Started: now.Add(-5 * time.Second)}, nil, now, Screen{})
 		require.Equal(t, want, strings.Split(out.String(), "\n")[1])
 		require.NotContains(t, out.String(), "planner failed")
 	}

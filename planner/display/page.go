@@ -23,8 +23,14 @@ const textWidth = defaultWidth
 // page collects output, which is then written in one piece.
 type page struct {
 	strings.Builder
-	colors bool
+	screen Screen
 	paints map[int]paint // of lines, by number
+}
+
+// Screen is where output is shown. The zero value is not a terminal: nothing is cut or colored.
+type Screen struct {
+	Width  int // columns; 0: any number
+	Colors bool
 }
 
 func (p *page) line(format string, args ...any) {
@@ -33,7 +39,7 @@ func (p *page) line(format string, args ...any) {
 
 // painted is line in a color, if the page has colors; "" is no color.
 func (p *page) painted(c paint, format string, args ...any) {
-	if p.colors && c != "" {
+	if p.screen.Colors && c != "" {
 		if p.paints == nil {
 			p.paints = map[int]paint{}
 		}
@@ -97,9 +103,16 @@ const columnGap = 2
 type column struct {
 	title  string
 	number bool
+	name   bool // may lose its beginning if the table is wider than the screen
 }
 
+// leastName is how much of a name is shown on any screen.
+const leastName = 20
+
 func text(title string) column { return column{title: title} }
+
+// names is a column of long names, which differ at their end.
+func names(title string) column { return column{title: title, name: true} }
 
 func number(title string) column { return column{title: title, number: true} }
 
@@ -120,6 +133,7 @@ func (p *page) table(indent int, columns []column, rows [][]string, colors ...pa
 			widths[i] = max(widths[i], utf8.RuneCountInString(cell))
 		}
 	}
+	p.narrow(indent, columns, widths)
 	gap := strings.Repeat(" ", columnGap)
 	for number, row := range rows {
 		line := strings.Repeat(" ", indent)
@@ -127,6 +141,7 @@ func (p *page) table(indent int, columns []column, rows [][]string, colors ...pa
 			if i > 0 {
 				line += gap
 			}
+			cell = tail(cell, widths[i])
 			padding := strings.Repeat(" ", widths[i]-utf8.RuneCountInString(cell))
 			if columns[i].number {
 				line += padding + cell
@@ -140,6 +155,34 @@ func (p *page) table(indent int, columns []column, rows [][]string, colors ...pa
 		}
 		p.painted(c, "%s", strings.TrimRight(line, " "))
 	}
+}
+
+// narrow makes columns of names narrower, the widest first, until the table fits on the screen.
+func (p *page) narrow(indent int, columns []column, widths []int) {
+	if p.screen.Width == 0 {
+		return
+	}
+	for tableWidth(indent, widths) > p.screen.Width {
+		widest := -1
+		for i, c := range columns {
+			if c.name && widths[i] > leastName && (widest < 0 || widths[i] > widths[widest]) {
+				widest = i
+			}
+		}
+		if widest < 0 {
+			return
+		}
+		widths[widest]--
+	}
+}
+
+// tableWidth returns how wide a table is.
+func tableWidth(indent int, widths []int) int {
+	total := indent + columnGap*(len(widths)-1)
+	for _, w := range widths {
+		total += w
+	}
+	return total
 }
 
 // defaultWidth is the width of a terminal of unknown width.

@@ -55,10 +55,10 @@ func dueColumn(t, now time.Time) string {
 // summaryFailures is how many reasons of failures a summary shows: as many as fit on a screen.
 const summaryFailures = 10
 
-// Summary shows how a run ended, its images by outcome, and the first failures, in colors or
-// without. The run has taken as long as Status shows.
-func Summary(w io.Writer, s run.Status, failures []failure.Record, now time.Time, colors bool) {
-	p := page{colors: colors}
+// Summary shows how a run ended, its images by outcome, and the first failures. The run has
+// taken as long as Status shows.
+func Summary(w io.Writer, s run.Status, failures []failure.Record, now time.Time, screen Screen) {
+	p := page{screen: screen}
 	defer p.to(w)
 	headline(&p, s, duration(s, now))
 	for _, a := range append(outcomes(s.Images), amount{s.Pulls, "pulls"}) {

@@ -3,6 +3,7 @@ package display
 import (
 	"fmt"
 	"io"
+	"slices"
 	"strconv"
 	"time"
 
@@ -10,9 +11,9 @@ import (
 	"github.com/osism/skopeo-worker/shared/run"
 )
 
-// Status shows the state of a run, in colors or without.
-func Status(w io.Writer, s run.Status, now time.Time, colors bool) {
-	p := page{colors: colors}
+// Status shows the state of a run.
+func Status(w io.Writer, s run.Status, now time.Time, screen Screen) {
+	p := page{screen: screen}
 	defer p.to(w)
 	p.painted(stateColor(s.State), "Mirror %q, run %s: %s", s.Name, s.Run, stateText(s.State))
 	var rows [][]string
@@ -98,7 +99,7 @@ func registries(p *page, all []run.Registry, now time.Time) {
 		colors = append(colors, registryColor(r, now))
 	}
 	p.table(imageIndent, []column{
-		text("REGISTRY"), text("BUDGET"), number("SPENT"), number("FREE"), number("TO PULL"), text("DONE"), text("STATE"),
+		names("REGISTRY"), text("BUDGET"), number("SPENT"), number("FREE"), number("TO PULL"), text("DONE"), text("STATE"),
 	}, rows, colors...)
 	for _, r := range all {
 		switch {
@@ -135,7 +136,7 @@ func registryState(r run.Registry, now time.Time) string {
 	case r.ClosedUntil != nil && r.ClosedUntil.After(now):
 		return "closed for " + span(r.ClosedUntil.Sub(now))
 	case r.NextSlot != nil && r.NextSlot.After(now):
-		return "spent, next slot " + relative(*r.NextSlot, now)
+		return "spent, next " + relative(*r.NextSlot, now)
 	}
 	return "open"
 }
@@ -159,9 +160,9 @@ func stateText(state string) string {
 	return state
 }
 
-// Runs shows a line for each run, in colors or without.
-func Runs(w io.Writer, all []run.Status, now time.Time, colors bool) {
-	p := page{colors: colors}
+// Runs shows a line for each run.
+func Runs(w io.Writer, all []run.Status, now time.Time, screen Screen) {
+	p := page{screen: screen}
 	defer p.to(w)
 	if len(all) == 0 {
 		p.line("No runs in the last %d days.", int(run.Keep/day))
@@ -215,15 +216,19 @@ func underWay(p *page, all []run.Copy, now time.Time) {
 		return
 	}
 	p.line("")
+	columns := []column{names("UNDER WAY"), number("MOVED"), number("RATE"), number("FOR"), names("WORKER")}
+	if p.screen.Width == 0 { // a terminal has no room for both names
+		columns = slices.Insert(columns, 1, names("TO"))
+	}
 	var rows [][]string
 	for _, c := range all[:min(len(all), shownCopies)] {
-		rows = append(rows, []string{
-			printable(c.Image), printable(c.Destination), size(c.Bytes), rate(c.Rate), span(now.Sub(c.Since)), printable(c.Worker),
-		})
+		row := []string{printable(c.Image), size(c.Bytes), rate(c.Rate), span(now.Sub(c.Since)), printable(c.Worker)}
+		if p.screen.Width == 0 {
+			row = slices.Insert(row, 1, printable(c.Destination))
+		}
+		rows = append(rows, row)
 	}
-	p.table(imageIndent, []column{
-		text("UNDER WAY"), text("TO"), number("MOVED"), number("RATE"), number("FOR"), text("WORKER"),
-	}, rows)
+	p.table(imageIndent, columns, rows)
 	if more := len(all) - shownCopies; more > 0 {
 		p.line("%*sand %d more", imageIndent, "", more)
 	}

@@ -4,6 +4,7 @@ import (
 	"strings"
 	"testing"
 	"time"
+	"unicode/utf8"
 
 	"github.com/stretchr/testify/require"
 
@@ -33,4 +34,23 @@ func TestUnderWay(t *testing.T) {
 	p.Reset()
 	underWay(&p, nil, now)
 	require.Empty(t, p.String())
+}
+
+// TestNarrowTables: on a terminal, a table is no wider than it, and names lose their beginning.
+func TestNarrowTables(t *testing.T) {
+	long := "registry.example.com:5000/a-rather-long-organization/and-a-long-repository:2025.1"
+	all := []run.Copy{{Image: long, Destination: "destination/" + long, Worker: "worker-0", Since: now}}
+	show := func(s Screen) []string {
+		p := page{screen: s}
+		underWay(&p, all, now)
+		return strings.Split(strings.TrimSpace(p.String()), "\n")
+	}
+	for width := 1; width < 120; width++ {
+		row := show(Screen{Width: width})[1]
+		require.Contains(t, row, "-repository:2025.1  ", "twenty characters are left on any terminal")
+		if width >= 56 {
+			require.LessOrEqual(t, utf8.RuneCountInString(row), width)
+		}
+	}
+	require.Contains(t, show(Screen{})[1], "  "+long+"  destination/"+long+"  ")
 }
