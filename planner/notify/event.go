@@ -31,7 +31,8 @@ const (
 
 // Event is the reason of a notification. http(s) URLs get it as JSON.
 type Event struct {
-	Version  int       `json:"version"` // 1
+	Version  int       `json:"version"`      // 1
+	ID       string    `json:"id,omitempty"` // the same if a message is sent again
 	Kind     Kind      `json:"event"`
 	Mirror   string    `json:"mirror,omitempty"`
 	Run      string    `json:"run,omitempty"`

@@ -42,8 +42,6 @@ type Notifier struct {
 	log      *slog.Logger
 	now      func() time.Time
 
-	closed map[string]time.Time // registries, by when they were first seen closed
-
 	mu       sync.Mutex
 	problems []string
 }
@@ -55,7 +53,7 @@ func New(ctx context.Context, c Config, b *broker.Broker, look *overview.Reader,
 	if err != nil {
 		return nil, err
 	}
-	return &Notifier{config: c, store: s, overview: look, failures: failures, changes: changes, next: next, log: log, now: time.Now, closed: map[string]time.Time{}}, nil
+	return &Notifier{config: c, store: s, overview: look, failures: failures, changes: changes, next: next, log: log, now: time.Now}, nil
 }
 
 // Problems are the notifications that could not be sent and are tried again.
@@ -207,18 +205,14 @@ func (n *Notifier) mirror(ctx context.Context, m overview.Mirror) error {
 // registries stores an event for each registry that has been closed for an hour.
 func (n *Notifier) registries(ctx context.Context, all []run.Registry) error {
 	var errs []error
-	now, closed := n.now(), map[string]time.Time{}
+	now := n.now()
 	for _, r := range all {
 		var since time.Time
 		switch {
 		case r.ClosedSince != nil:
 			since = *r.ClosedSince
-		case r.ClosedUntil != nil && r.ClosedUntil.After(now):
-			since = now
-			if known, ok := n.closed[r.Registry]; ok {
-				since = known
-			}
-			closed[r.Registry] = since
+		case r.RefusedSince != nil && r.ClosedUntil != nil && r.ClosedUntil.After(now):
+			since = *r.RefusedSince
 		default:
 			continue
 		}
@@ -230,7 +224,6 @@ func (n *Notifier) registries(ctx context.Context, all []run.Registry) error {
 			Text: fmt.Sprintf("%s has been closed since %s: %s", r.Registry, since.UTC().Format(time.RFC1123), strings.TrimSuffix(r.Reason, ".")+"."),
 		}}))
 	}
-	n.closed = closed
 	return errors.Join(errs...)
 }
 
@@ -270,6 +263,7 @@ func (n *Notifier) tell(ctx context.Context, e event, r receiver) (delivery, err
 		return d, err
 	}
 	clean := e.Event
+	clean.ID = hash(e.key)
 	clean.Title, clean.Text = redact.Text(clean.Title), redact.Text(clean.Text)
 	if err := r.send(clean); err != nil {
 		d.Error = redact.Text(err.Error())

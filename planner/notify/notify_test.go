@@ -166,6 +166,7 @@ func TestOnce(t *testing.T) {
 	require.Len(t, events, 1)
 	require.Equal(t, Failed, events[0].Kind)
 	require.Equal(t, id, events[0].Run)
+	require.NotEmpty(t, events[0].ID)
 	require.Equal(t, []string{"quay.io/a/b:1", "quay.io/a/b:2"}, events[0].New)
 	require.Equal(t, "Mirror nightly: 2 images failed", events[0].Title)
 
@@ -254,6 +255,16 @@ func TestStanding(t *testing.T) {
 	require.Contains(t, closed.Text, "507 Insufficient Storage.")
 	require.NotContains(t, kinds(), Closed)
 	b.passed = 0
+
+	// One that limits requests, as recorded at the broker: this process has just begun.
+	until, since := time.Now().Add(time.Minute), time.Now().Add(-closedFor-time.Minute)
+	limits := []run.Registry{{Registry: "quay.io", ClosedUntil: &until, RefusedSince: &since, Reason: "429 Too Many Requests"}}
+	require.NoError(t, n.registries(t.Context(), limits))
+	require.NoError(t, b.notifier(in.URL, onProblems, time.Hour).registries(t.Context(), limits))
+	require.Contains(t, kinds()[Closed].Text, "429 Too Many Requests.")
+	recent := time.Now().Add(-closedFor + time.Minute)
+	require.NoError(t, n.registries(t.Context(), []run.Registry{{Registry: "ghcr.io", ClosedUntil: &until, RefusedSince: &recent}}))
+	require.NotContains(t, kinds(), Closed)
 
 	// A run that is not over, whose budget lasts beyond the next plan.
 	now := time.Now().UTC()

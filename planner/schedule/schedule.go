@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strings"
 	"time"
 	_ "time/tzdata" // container images have no zones
 
@@ -22,6 +23,7 @@ const clockCheck = time.Minute
 type Schedule struct {
 	times cron.Schedule
 	zone  *time.Location
+	daily bool // the hour is given, rather than every hour or so many hours
 }
 
 // Parse reads a schedule as cron has it: five fields, or @daily and the like. They mean
@@ -34,8 +36,18 @@ func Parse(words, zone string) (Schedule, error) {
 			return s, fmt.Errorf("%w: unknown time zone %q", ErrInvalid, zone)
 		}
 	}
+	if strings.Contains(words, "TZ=") {
+		return s, fmt.Errorf("%w: set the time zone with MIRROR_TIMEZONE, without TZ=", ErrInvalid)
+	}
 	if s.times, err = cron.ParseStandard(words); err != nil {
 		return s, fmt.Errorf("%w: %w", ErrInvalid, err)
+	}
+	switch fields := strings.Fields(words); {
+	case fields[0] == "@hourly", fields[0] == "@every":
+	case len(fields) == 1:
+		s.daily = true
+	default:
+		s.daily = !strings.ContainsAny(fields[1][:1], "*?")
 	}
 	if s.Next(time.Now()).IsZero() {
 		return s, fmt.Errorf("%w: no date matches %q", ErrInvalid, words)
@@ -46,8 +58,46 @@ func Parse(words, zone string) (Schedule, error) {
 // Zone is the time zone of the schedule.
 func (s Schedule) Zone() *time.Location { return s.zone }
 
-// Next returns the first time of the schedule after t.
-func (s Schedule) Next(t time.Time) time.Time { return s.times.Next(t.In(s.zone)) }
+// lookBack is more than any clock is put forward at once: what it has skipped may be due yet.
+const lookBack = 25 * time.Hour
+
+// Next returns the first time of the schedule after t. If clocks are put back over it, it is
+// the first of the two; if they are put forward over it, it is as much later. A schedule of
+// every hour, or of so many, has the hours that pass.
+func (s Schedule) Next(t time.Time) time.Time {
+	if !s.daily {
+		return s.times.Next(t.In(s.zone))
+	}
+	for wall := s.times.Next(onWall(t.In(s.zone)).Add(-lookBack)); !wall.IsZero(); wall = s.times.Next(wall) {
+		if at := s.instant(wall); at.After(t) {
+			return at
+		}
+	}
+	return time.Time{}
+}
+
+// onWall is what a clock on the wall shows at t, as if it had no time zone.
+func onWall(t time.Time) time.Time {
+	_, offset := t.Zone()
+	return t.Add(time.Duration(offset) * time.Second).UTC()
+}
+
+// instant is when a clock on the wall shows a time first or, if it never does, when it would
+// if it had not been put forward.
+func (s Schedule) instant(wall time.Time) time.Time {
+	var before time.Duration // offset from UTC, before clocks are changed, if they are
+	for _, look := range []time.Duration{-lookBack, lookBack} {
+		_, seconds := wall.Add(look).In(s.zone).Zone()
+		offset := time.Duration(seconds) * time.Second
+		if at := wall.Add(-offset).In(s.zone); onWall(at).Equal(wall) {
+			return at
+		}
+		if look < 0 {
+			before = offset
+		}
+	}
+	return wall.Add(-before).In(s.zone)
+}
 
 // Wait returns once it is t by the clock of the machine, or ctx ends.
 func Wait(ctx context.Context, t time.Time) error {

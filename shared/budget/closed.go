@@ -14,6 +14,11 @@ const (
 	// say for how long.
 	minBackoff = 2 * time.Second
 	maxBackoff = 15 * time.Minute
+	// reopenedFor is how soon a registry that was reopened has to refuse again, to count as
+	// closed all the time.
+	reopenedFor = 5 * time.Minute
+	// closuresKept is how long a closure is at the broker: longer than it lasts.
+	closuresKept = maxClosure + 2*reopenedFor
 )
 
 // Call is a request to a registry, of this process or of skopeo.
@@ -33,6 +38,9 @@ type closure struct {
 	Reason   string        `json:"reason"`
 	Duration time.Duration `json:"duration"`
 	Count    int           `json:"count"` // refusals since the last success; 0: it has succeeded
+	// First is when the registry was closed, if it was not open for reopenedFor and has not
+	// succeeded since. It is zero for an outage, and in old entries.
+	First time.Time `json:"first,omitzero"`
 
 	// Of an outage:
 	Activity Activity  `json:"activity,omitempty"`
@@ -120,7 +128,10 @@ func (s *Store) Refused(ctx context.Context, call Call, retryAfter time.Duration
 	closed := false
 	err := s.updateClosure(ctx, call.Registry, func(last closure) (closure, bool, error) {
 		now := s.Now()
-		next, closed = closure{Registry: call.Registry, Kind: call.Kind, Protocol: call.Protocol, Reason: reason, Duration: retryAfter, Count: last.Count + 1}, true
+		next, closed = closure{Registry: call.Registry, Kind: call.Kind, Protocol: call.Protocol, Reason: reason, Duration: retryAfter, Count: last.Count + 1, First: now}, true
+		if !last.First.IsZero() && last.Count > 0 && now.Sub(last.until()) < reopenedFor {
+			next.First = last.First
+		}
 		if last.away(now) { // a 429 does not show that it is back
 			next.Activity, next.Since = last.Activity, last.Since
 		}

@@ -124,10 +124,19 @@ func TestBackoffOfTheFleet(t *testing.T) {
 	// The broker dates an entry by its own clock, which does not move: so the
 	// durations are compared, and the refusals are counted.
 	inFlight := call(two)
+	var since time.Time
 	for i, want := range []time.Duration{4 * time.Second, 8 * time.Second, 16 * time.Second} {
 		refused := []*Store{one, two}[i%2]
 		require.NoError(t, refused.Refused(t.Context(), call(refused), 0, fmt.Sprint("refusal ", i)))
 		require.Equal(t, want, last().Duration)
+		if since.IsZero() {
+			since = last().First
+		}
+		require.NotZero(t, since)
+		require.Equal(t, since, last().First, "it has not allowed anything since")
+		rows, err := one.Standings(t.Context())
+		require.NoError(t, err)
+		require.Equal(t, since, rows[0].RefusedSince)
 		// Seven others were under way, and are refused too.
 		for range 7 {
 			require.NoError(t, two.Refused(t.Context(), inFlight, 0, "in flight"))
@@ -146,4 +155,9 @@ func TestBackoffOfTheFleet(t *testing.T) {
 	require.Eventually(t, func() bool { c, _ := two.lastClosure(registry); return c.Count == 0 }, patience, tick)
 	require.NoError(t, two.Refused(t.Context(), call(two), 0, "again"))
 	require.Equal(t, 4*time.Second, last().Duration)
+	require.True(t, last().First.After(since))
+	since = last().First
+	clock.move(time.Minute + reopenedFor)
+	require.NoError(t, two.Refused(t.Context(), call(two), 0, "after it was open for a while"))
+	require.True(t, last().First.After(since))
 }

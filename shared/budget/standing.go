@@ -22,7 +22,10 @@ type Standing struct {
 	Closed      bool
 	ClosedUntil time.Time // when it reopens, or is probed
 	ClosedSince time.Time // when its outage began; zero if it only limits requests
-	Reason      string    // for people
+	// RefusedSince is when a registry that limits requests was closed, if it has allowed none
+	// since; zero if it is away.
+	RefusedSince time.Time
+	Reason       string // for people
 }
 
 func (s Standing) free() int { return max(0, s.Limit.Requests-s.Spent) }
@@ -69,6 +72,9 @@ func (c closure) describe(row *Standing, now time.Time) {
 		row.ClosedSince, until = c.Since, latest(until, c.leased())
 	} else if c.Count == 0 || !now.Before(until) {
 		return
+	}
+	if row.ClosedSince.IsZero() {
+		row.RefusedSince = c.First
 	}
 	row.Closed, row.ClosedUntil, row.Reason = true, until, c.Reason
 	if until.After(now) {

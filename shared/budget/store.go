@@ -78,7 +78,7 @@ func open(ctx context.Context, b *broker.Broker, log *slog.Logger, now func() ti
 	if s.limits, err = b.Bucket(ctx, jetstream.KeyValueConfig{Bucket: bucketLimits, Description: "skopeo-worker: what registries allow"}); err != nil {
 		return nil, err
 	}
-	if s.closures, err = b.Bucket(ctx, jetstream.KeyValueConfig{Bucket: bucketClosed, Description: "skopeo-worker: registries that limit requests or are away", TTL: maxClosure}); err != nil {
+	if s.closures, err = b.Bucket(ctx, jetstream.KeyValueConfig{Bucket: bucketClosed, Description: "skopeo-worker: registries that limit requests or are away", TTL: closuresKept}); err != nil {
 		return nil, err
 	}
 	if s.pace, err = s.openPace(ctx); err != nil {

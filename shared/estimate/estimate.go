@@ -40,6 +40,9 @@ func row(s budget.Standing) run.Registry {
 	if !s.ClosedSince.IsZero() {
 		r.ClosedSince = &s.ClosedSince
 	}
+	if !s.RefusedSince.IsZero() {
+		r.RefusedSince = &s.RefusedSince
+	}
 	return r
 }
 

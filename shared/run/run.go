@@ -231,8 +231,11 @@ type Registry struct {
 	// ClosedSince is since when the registry is away; nil if it is not. It is probed at
 	// ClosedUntil, and away until a probe succeeds.
 	ClosedSince *time.Time `json:"closed_since,omitempty"`
-	Reason      string     `json:"reason"`
-	NextSlot    *time.Time `json:"next_slot"`
+	// RefusedSince is since when a registry that limits requests has allowed none; nil if it
+	// is open or away.
+	RefusedSince *time.Time `json:"refused_since,omitempty"`
+	Reason       string     `json:"reason"`
+	NextSlot     *time.Time `json:"next_slot"`
 	// ToPull is an estimate of the manifests that are left to pull; ToPullAtLeast is true
 	// if there are more.
 	ToPull        int  `json:"to_pull"`
