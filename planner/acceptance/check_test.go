@@ -20,7 +20,7 @@ type checked struct {
 	Repositories []struct {
 		Repository, Destination string
 		checkedCounts
-		Failed []struct{ Image, Reason string }
+		Failed, Rejected []struct{ Image, Reason string }
 	}
 	Registries []struct {
 		Registry, Window, Origin string
@@ -30,16 +30,16 @@ type checked struct {
 	}
 	Totals struct {
 		checkedCounts
-		Repositories, Failed int
-		Seconds              *int
+		Repositories, Failed, Rejected int
+		Seconds                        *int
 	}
 }
 
 type checkedCounts struct {
-	Copy, Tag, Unchanged, Skipped, Referrers, Pulls int
-	Bytes                                           *int64
-	PullsAtLeast                                    bool `json:"pulls_at_least"`
-	BytesAtLeast                                    bool `json:"bytes_at_least"`
+	Copy, Tag, Unchanged, Skipped, Kept, Unverified, Signed, Referrers, Pulls int
+	Bytes                                                                     *int64
+	PullsAtLeast                                                              bool `json:"pulls_at_least"`
+	BytesAtLeast                                                              bool `json:"bytes_at_least"`
 }
 
 // check is what planner check says, and how it ends.

@@ -135,6 +135,9 @@ func TestTrust(t *testing.T) {
 		require.Contains(t, s.planner("mirror").exits(2), "SIGNATURE_POLICY: this program cannot enforce the signature policy: "+path)
 		return
 	}
+	said = s.planner("check").exits(1)
+	require.Contains(t, said, "1 rejected by SIGNATURE_POLICY:\n")
+	require.Contains(t, s.with("SIGNATURE_POLICY", "").planner("check", "--signatures").exits(2), "--signatures needs SIGNATURE_POLICY")
 	for _, engine := range []string{"skopeo", "builtin"} {
 		s := s.with("COPY_ENGINE", engine)
 		s.planner("mirror").exits(1)

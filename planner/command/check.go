@@ -22,8 +22,8 @@ import (
 func checkCommand() *cobra.Command {
 	var s settings
 	var format formatFlag
-	var exitCode, access bool
-	reads := []any{&s.job, &s.broker, &s.registries, &s.log}
+	var exitCode, access, signatures bool
+	reads := []any{&s.job, &s.broker, &s.registries, &s.trust, &s.log}
 	c := &cobra.Command{
 		Annotations: config.Annotation(reads...),
 
@@ -37,6 +37,9 @@ func checkCommand() *cobra.Command {
 				return err
 			}
 			environment.Confine(s.registries.ChildEnv)
+			if signatures && s.trust.Policy == "" {
+				return fmt.Errorf("%w: --signatures needs SIGNATURE_POLICY", errUsage)
+			}
 			p, err := prepare(cmd.Context(), &s, cmd.InOrStdin(), warnings)
 			if err != nil {
 				return err
@@ -44,7 +47,7 @@ func checkCommand() *cobra.Command {
 			if access {
 				return p.access(cmd.Context(), &s, format, out, warnings)
 			}
-			report, err := p.check(cmd.Context(), &s, warnings)
+			report, err := p.check(cmd.Context(), &s, signatures, warnings)
 			if cmd.Context().Err() != nil {
 				return fmt.Errorf("%w: interrupted", errUnfinished)
 			}
@@ -59,7 +62,7 @@ func checkCommand() *cobra.Command {
 			switch {
 			case err != nil:
 				return err
-			case report.Totals.Failed > 0:
+			case report.Totals.Failed+report.Totals.Rejected > 0:
 				return errFailed
 			case exitCode && report.ToDo():
 				return errToDo
@@ -70,7 +73,9 @@ func checkCommand() *cobra.Command {
 	format.add(c)
 	c.Flags().BoolVar(&exitCode, "exit-code", false, "exit with code 4 if there is something to do")
 	c.Flags().BoolVar(&access, "access", false, "show only whether the list, the broker and the registries can be used")
+	c.Flags().BoolVar(&signatures, "signatures", false, "verify all images against SIGNATURE_POLICY, those that are up to date, too; takes pulls")
 	c.MarkFlagsMutuallyExclusive("access", "exit-code")
+	c.MarkFlagsMutuallyExclusive("access", "signatures")
 	return c
 }
 
@@ -88,7 +93,7 @@ func (p *planned) access(ctx context.Context, s *settings, format formatFlag, ou
 	if !format.json && !s.broker.Embedded() {
 		_, _ = fmt.Fprintf(out, "broker: %s: connected\n", b.Conn.ConnectedUrlRedacted())
 	}
-	checker, err := service.NewChecker(ctx, b, s.registries, p.limits, s.log.Logger(warnings))
+	checker, err := service.NewChecker(ctx, b, s.registries, s.trust, false, p.limits, s.log.Logger(warnings))
 	if err != nil {
 		return err
 	}
@@ -120,7 +125,7 @@ func (p *planned) repositories() []message.Repository {
 }
 
 // check compares the list with the destination.
-func (p *planned) check(ctx context.Context, s *settings, warnings io.Writer) (check.Report, error) {
+func (p *planned) check(ctx context.Context, s *settings, signatures bool, warnings io.Writer) (check.Report, error) {
 	var line *display.Drawn
 	if f, ok := warnings.(*os.File); ok && display.IsTerminal(f) {
 		line = display.NewDrawn(f)
@@ -136,7 +141,7 @@ func (p *planned) check(ctx context.Context, s *settings, warnings io.Writer) (c
 	if err := p.expand(ctx, b, s, warnings); err != nil {
 		return check.Report{}, err
 	}
-	checker, err := service.NewChecker(ctx, b, s.registries, p.limits, log)
+	checker, err := service.NewChecker(ctx, b, s.registries, s.trust, signatures, p.limits, log)
 	if err != nil {
 		return check.Report{}, err
 	}

@@ -54,7 +54,7 @@ func (t *timetable) Validate() []error {
 
 func serveCommand() *cobra.Command {
 	var s settings
-	reads := []any{&s.job, &s.name, &s.timetable, &s.web, &s.notify, &s.broker, &s.worker, &s.metrics, &s.registries, &s.log}
+	reads := []any{&s.job, &s.name, &s.timetable, &s.web, &s.notify, &s.broker, &s.worker, &s.metrics, &s.registries, &s.trust, &s.log}
 	return &cobra.Command{
 		Annotations: config.Annotation(reads...),
 
@@ -110,7 +110,7 @@ func unlessStopped(ctx context.Context, err error) error {
 func (se *session) serve(ctx context.Context, s *settings, probes *service.Endpoint, page *web.Server, log *slog.Logger) error {
 	group, ctx := errgroup.WithContext(ctx)
 	if se.Embedded() {
-		w, err := service.New(ctx, probes, se.Broker, s.worker, s.registries, log)
+		w, err := service.New(ctx, probes, se.Broker, s.worker, s.registries, s.trust, log)
 		if err != nil {
 			return err
 		}

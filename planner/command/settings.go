@@ -147,6 +147,7 @@ type settings struct {
 	worker     service.Config
 	metrics    service.OptionalMetrics
 	registries service.Registries
+	trust      service.Trust
 	timetable  timetable
 	web        web.Config
 	notify     notify.Config
@@ -155,7 +156,7 @@ type settings struct {
 
 // all returns every setting, for what applies to all variables.
 func (s *settings) all() []any {
-	return []any{&s.job, &s.name, &s.broker, &s.outages, &s.worker, &s.metrics, &s.registries, &s.timetable, &s.web, &s.notify, &s.log}
+	return []any{&s.job, &s.name, &s.broker, &s.outages, &s.worker, &s.metrics, &s.registries, &s.trust, &s.timetable, &s.web, &s.notify, &s.log}
 }
 
 // stored returns the settings of commands that read what a broker has stored.
@@ -163,7 +164,7 @@ func (s *settings) stored() []any { return []any{&s.name, &s.broker, &s.log} }
 
 // copies returns the settings of commands that copy images.
 func (s *settings) copies() []any {
-	return []any{&s.name, &s.broker, &s.outages, &s.worker, &s.metrics, &s.registries, &s.log}
+	return []any{&s.name, &s.broker, &s.outages, &s.worker, &s.metrics, &s.registries, &s.trust, &s.log}
 }
 
 // ExitCodes are the exit codes of all commands with their meaning, one a line or more.

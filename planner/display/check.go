@@ -28,10 +28,14 @@ func Check(w io.Writer, r check.Report, screen Screen) {
 		p.line("")
 		p.line("%d could not be checked:", r.Totals.Failed)
 		for _, row := range r.Repositories {
-			for _, f := range row.Failed {
-				p.line("%*s%s:", imageIndent, "", printable(f.Image))
-				p.wrapped(reasonIndent, f.Reason)
-			}
+			checkImages(&p, row.Failed)
+		}
+	}
+	if r.Totals.Rejected > 0 {
+		p.line("")
+		p.line("%d rejected by SIGNATURE_POLICY:", r.Totals.Rejected)
+		for _, row := range r.Repositories {
+			checkImages(&p, row.Rejected)
 		}
 	}
 	checkWarnings(&p, r.Repositories)
@@ -39,6 +43,14 @@ func Check(w io.Writer, r check.Report, screen Screen) {
 	p.line("%s", conclusion(r))
 	if s := r.Totals.Seconds; s != nil && r.ToDo() {
 		p.line("Budgets and schedule allow it to finish in %s.", takesText(*s, r.Totals.PullsAtLeast))
+	}
+}
+
+// checkImages shows images with their reasons.
+func checkImages(p *page, all []check.Failed) {
+	for _, f := range all {
+		p.line("%*s%s:", imageIndent, "", printable(f.Image))
+		p.wrapped(reasonIndent, f.Reason)
 	}
 }
 
@@ -97,6 +109,8 @@ func checkColumns() []checkColumn {
 		{"UNCHANGED", false, count(func(c check.Counts) int { return c.Unchanged })},
 		{"SKIPPED", true, count(func(c check.Counts) int { return c.Skipped })},
 		{"KEPT", true, count(func(c check.Counts) int { return c.Kept })},
+		{"UNVERIFIED", true, count(func(c check.Counts) int { return c.Unverified })},
+		{"SIGNED", true, count(func(c check.Counts) int { return c.Signed })},
 		{"REFERRERS", true, count(func(c check.Counts) int { return c.Referrers })},
 		{"FAILED", true, func(_ check.Counts, failed int) string { return strconv.Itoa(failed) }},
 		{"PULLS", false, func(c check.Counts, _ int) string { return atLeast(c.Pulls, c.PullsAtLeast) }},

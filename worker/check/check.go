@@ -42,6 +42,12 @@ type Checker struct {
 	Held func(ctx context.Context, destination reference.Repository) (map[reference.Tag]compare.Held, error)
 	// Allowance returns what a source registry allows. If nil, nothing is known.
 	Allowance func(ctx context.Context, registry string) (budget.Allowance, error)
+	// Verify returns an error for each of the tags that must not be mirrored to a digest of the
+	// source; a zero tag is the digest itself. If only a pull would tell, that is ErrPull. If
+	// nil, all are trusted.
+	Verify func(ctx context.Context, source reference.Repository, digest reference.Digest, tags []reference.Tag) (pulls int, errs []error)
+	// Signatures says that images that are up to date are verified, too.
+	Signatures bool
 	// Backoff is the pause before the next try of what may pass.
 	Backoff func(attempt int) time.Duration
 	// Progress is called at the start and after each repository, never twice at once. It is
@@ -114,12 +120,13 @@ type forecast struct {
 	silent       map[string]bool                            // hosts that did not answer, however often they were asked
 	destinations map[reference.Repository]*destinationError // that were asked; nil if they answered
 	samples      map[string]sampled                         // an image to be copied, by source registry
+	rejected     map[*compare.Job]bool                      // by the signature policy
 }
 
 func (c *Checker) forecast() *forecast {
 	f := &forecast{
 		checker: c, slots: make(chan struct{}, requests), silent: map[string]bool{},
-		destinations: map[reference.Repository]*destinationError{}, samples: map[string]sampled{},
+		destinations: map[reference.Repository]*destinationError{}, samples: map[string]sampled{}, rejected: map[*compare.Job]bool{},
 	}
 	absent := c.Absent
 	if absent == nil {

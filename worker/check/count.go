@@ -17,7 +17,10 @@ type counting struct {
 }
 
 // Copy counts the first tag as a copy. The other tags are then put on what it brings.
-func (c counting) Copy(_ context.Context, j *compare.Job) error {
+func (c counting) Copy(ctx context.Context, j *compare.Job) error {
+	if !c.verify(ctx, j) {
+		return nil
+	}
 	c.row.Copy++
 	c.row.Tag += len(j.Images) - 1
 	c.row.cost(j)
@@ -26,14 +29,18 @@ func (c counting) Copy(_ context.Context, j *compare.Job) error {
 }
 
 // Tag counts tags to be put on what the destination has, or will have.
-func (c counting) Tag(_ context.Context, j *compare.Job) error {
+func (c counting) Tag(ctx context.Context, j *compare.Job) error {
+	if !c.verify(ctx, j) {
+		return nil
+	}
 	c.row.Tag += len(j.Images)
 	c.row.Unchanged += len(j.Current)
 	return nil
 }
 
 // Unchanged counts tags that are up to date.
-func (c counting) Unchanged(_ context.Context, j *compare.Job) error {
+func (c counting) Unchanged(ctx context.Context, j *compare.Job) error {
+	c.verify(ctx, j)
 	c.row.Unchanged += len(j.Current)
 	return nil
 }

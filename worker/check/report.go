@@ -15,6 +15,9 @@ type Row struct {
 	Destination reference.Repository `json:"destination"`
 	Counts
 	Failed []Failed `json:"failed"` // never nil
+	// Rejected are images that SIGNATURE_POLICY does not allow to be mirrored, as far as that
+	// is known without a pull.
+	Rejected []Failed `json:"rejected,omitempty"`
 	// Warnings are about what is probably a mistake in the list, such as a filter that
 	// matches no tag.
 	Warnings []string `json:"warnings,omitempty"`
@@ -24,7 +27,8 @@ type Row struct {
 type Totals struct {
 	Repositories int `json:"repositories"`
 	Counts
-	Failed int `json:"failed"`
+	Failed   int `json:"failed"`
+	Rejected int `json:"rejected"`
 	// Seconds are those of the registry that takes longest.
 	Seconds *int `json:"seconds"`
 }
@@ -36,6 +40,10 @@ type Counts struct {
 	Unchanged int `json:"unchanged"` // the destination is up to date
 	Skipped   int `json:"skipped"`   // nothing of it is wanted
 	Kept      int `json:"kept"`      // the source has moved an immutable tag
+	// Unverified are images to copy or tag whose signatures a run checks, and Signed are those
+	// that were checked.
+	Unverified int `json:"unverified"`
+	Signed     int `json:"signed"`
 	// Referrers are signatures, SBOMs and attestations that the destination lacks.
 	Referrers int `json:"referrers"`
 	// Pulls are the manifests to get from the source: one for an image and for a referrer,
@@ -50,7 +58,7 @@ type Counts struct {
 	BytesAtLeast bool   `json:"bytes_at_least"`
 }
 
-// Failed is an image, or a repository, that could not be checked.
+// Failed is an image, or a repository, that could not be checked or is rejected.
 type Failed struct {
 	Image  string `json:"image"`
 	Reason string `json:"reason"` // one line without secrets
@@ -74,6 +82,7 @@ func (r *Report) total() {
 	for _, row := range r.Repositories {
 		r.Totals.add(row.Counts)
 		r.Totals.Failed += len(row.Failed)
+		r.Totals.Rejected += len(row.Rejected)
 	}
 	if b := r.Totals.Bytes; b == nil && !r.Totals.BytesAtLeast {
 		r.Totals.Bytes = new(int64)
@@ -88,6 +97,8 @@ func (c *Counts) add(o Counts) {
 	c.Unchanged += o.Unchanged
 	c.Skipped += o.Skipped
 	c.Kept += o.Kept
+	c.Unverified += o.Unverified
+	c.Signed += o.Signed
 	c.Referrers += o.Referrers
 	c.Pulls += o.Pulls
 	c.PullsAtLeast = c.PullsAtLeast || o.PullsAtLeast

@@ -75,22 +75,14 @@ func (e *execution) distrust(j *compare.Job, why error) {
 func (e *execution) isDistrusted(j *compare.Job) bool {
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	return e.distrusted[about(j)] != nil
-}
-
-// about returns the job that a companion is about, in the end.
-func about(j *compare.Job) *compare.Job {
-	for j.Bearer != nil {
-		j = j.Bearer
-	}
-	return j
+	return e.distrusted[j.About()] != nil
 }
 
 // reasons returns for each of some images of a job why it must not be mirrored; nil if it may.
 // What is about another image is not signed itself: it is trusted if that image is.
 func (e *execution) reasons(j *compare.Job, images []message.Image) []error {
 	errs := make([]error, len(images))
-	if bearer := about(j); bearer != j {
+	if bearer := j.About(); bearer != j {
 		err := aboutAnother(bearer.Digest, e.reason(bearer))
 		for i := range errs {
 			errs[i] = err
@@ -104,11 +96,7 @@ func (e *execution) reasons(j *compare.Job, images []message.Image) []error {
 			errs[i] = aboutAnother(subject, e.subjectReason(j.Entry, subject))
 			continue
 		}
-		tag := image.Tag
-		if !j.Entry.Digest.IsZero() { // which is what the list names
-			tag = reference.Tag{}
-		}
-		tags, at = append(tags, tag), append(at, i)
+		tags, at = append(tags, compare.SourceTag(j.Entry, image)), append(at, i)
 	}
 	if len(tags) == 0 {
 		return errs

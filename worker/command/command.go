@@ -26,13 +26,14 @@ var Version = "dev"
 type settings struct {
 	worker     service.Config
 	registries service.Registries
+	trust      service.Trust
 	metrics    service.Metrics
 	broker     broker.Config
 	log        config.Log
 }
 
 func (s *settings) all() []any {
-	return []any{&s.broker, &s.worker, &s.registries, &s.metrics, &s.log}
+	return []any{&s.broker, &s.worker, &s.registries, &s.trust, &s.metrics, &s.log}
 }
 
 // New returns the command.
@@ -104,7 +105,7 @@ func work(ctx context.Context, s settings, e *service.Endpoint, log *slog.Logger
 	if s.broker.Embedded() {
 		log.Warn("NATS_URL is not set: using the embedded broker in DATA_DIR, which no other process can use meanwhile", "DATA_DIR", s.broker.DataDir)
 	}
-	w, err := service.New(ctx, e, b, s.worker, s.registries, log)
+	w, err := service.New(ctx, e, b, s.worker, s.registries, s.trust, log)
 	if err != nil {
 		return b.Explain(err)
 	}

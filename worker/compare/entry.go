@@ -49,6 +49,15 @@ func DestinationTag(i message.Image) reference.Tag {
 	return reference.Reference{Tag: i.Tag, Digest: i.Digest}.DestinationTag()
 }
 
+// SourceTag returns the tag by which the signature policy is asked for an image: zero if the
+// list names its digest.
+func SourceTag(r message.Repository, i message.Image) reference.Tag {
+	if !r.Digest.IsZero() {
+		return reference.Tag{}
+	}
+	return i.Tag
+}
+
 // Target returns where an image of an entry is mirrored to.
 func Target(r message.Repository, i message.Image) mirror.Target {
 	return mirror.Target{Repository: r.Destination, Tag: DestinationTag(i), Referrers: BringsReferrers(r)}

@@ -35,6 +35,15 @@ func (j *Job) IsSkipped() bool {
 	return j.Verdict == Skip || j.Verdict == Keep || j.Bearer != nil && j.Bearer.IsSkipped()
 }
 
+// About returns the job that a companion is about, in the end: of a signature's signature, the
+// image. Of any other job, it is the job itself.
+func (j *Job) About() *Job {
+	for j.Bearer != nil {
+		j = j.Bearer
+	}
+	return j
+}
+
 // IsLacking reports whether the destination lacks the content of a job.
 func (j *Job) IsLacking() bool { return j.Verdict == Copy || j.Verdict == Tag && j.At.IsZero() }
 

@@ -24,8 +24,9 @@ type Checker struct {
 }
 
 // NewChecker returns a checker that uses the budgets of the broker and the notes of its
-// workers. limits, by registry, override the limits that are stored there.
-func NewChecker(ctx context.Context, b *broker.Broker, r Registries, limits map[string]budget.Limit, log *slog.Logger) (*Checker, error) {
+// workers. limits, by registry, override the limits that are stored there. If signatures, it
+// verifies all images, which takes pulls.
+func NewChecker(ctx context.Context, b *broker.Broker, r Registries, t Trust, signatures bool, limits map[string]budget.Limit, log *slog.Logger) (*Checker, error) {
 	notes, err := consume.OpenNotes(ctx, b, log)
 	if err != nil {
 		return nil, err
@@ -41,7 +42,12 @@ func NewChecker(ctx context.Context, b *broker.Broker, r Registries, limits map[
 	network := limiter.Transport(registry.NewTransport(r.Insecure, registry.DefaultStall), "")
 	source := r.client(check.WithoutPulls(network), keychain, 0, nil)
 	upstream := r.upstream(source, log)
-	return &Checker{throttle: limiter, budget: store, checker: &check.Checker{
+	verifying := source
+	if signatures {
+		verifying = r.client(network, keychain, 0, nil)
+	}
+	trusting := &mirror.Mirror{Registry: verifying, Trust: t.verifier(verifying, network, nil)}
+	c := &Checker{throttle: limiter, budget: store, checker: &check.Checker{
 		Resolver: upstream,
 		Mirror:   &mirror.Mirror{Registry: source, Listing: upstream.Listing, Destination: r.client(network, keychain, 0, nil).Comparing()},
 		Absent:   notes.Once().Absent,
@@ -49,8 +55,13 @@ func NewChecker(ctx context.Context, b *broker.Broker, r Registries, limits map[
 		Allowance: func(ctx context.Context, registry string) (budget.Allowance, error) {
 			return store.Allowance(ctx, registry, who(registry), limits[registry])
 		},
-		Backoff: chunk.Backoff,
-	}}, nil
+		Signatures: signatures,
+		Backoff:    chunk.Backoff,
+	}}
+	if trusting.Trust != nil {
+		c.checker.Verify = trusting.Verify
+	}
+	return c, nil
 }
 
 // Check returns what a run of the list would do. progress is check.Checker's, and optional.

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net"
+	"net/http"
 	"os"
 	"slices"
 	"strings"
@@ -16,7 +17,10 @@ import (
 	"github.com/osism/skopeo-worker/shared/reference"
 	"github.com/osism/skopeo-worker/worker/cloud"
 	"github.com/osism/skopeo-worker/worker/environment"
+	"github.com/osism/skopeo-worker/worker/mirror"
 	"github.com/osism/skopeo-worker/worker/policy"
+	"github.com/osism/skopeo-worker/worker/registry"
+	"github.com/osism/skopeo-worker/worker/verify"
 )
 
 // Config are the settings of a worker.
@@ -27,9 +31,6 @@ type Config struct {
 	MaxAttempts  int           `envconfig:"MAX_ATTEMPTS" default:"5" expect:"a whole number, 1 or more" desc:"how often an image is tried in a run before it is a failure"`
 	StallTimeout time.Duration `envconfig:"STALL_TIMEOUT" default:"2m" expect:"a duration such as 2m, more than 0" desc:"a copy that moves no byte for this long is ended and counts as a failed try"`
 	CopyTimeout  time.Duration `envconfig:"COPY_TIMEOUT" default:"0s" expect:"a duration such as 12h, 0 or more" desc:"a copy that takes longer than this is ended and counts as a failed try; 0: no limit"`
-	Policy       string        `envconfig:"SIGNATURE_POLICY" expect:"the path of a policy.json" desc:"path of a policy.json that says by whom images have to be signed to be mirrored; empty: by nobody"`
-
-	policy policy.Policy // in the file of Policy
 }
 
 // The values of COPY_ENGINE.
@@ -56,13 +57,35 @@ func (c *Config) Validate() []error {
 	if c.CopyTimeout < 0 {
 		bad = append(bad, config.Bad("COPY_TIMEOUT", "", "a duration such as 12h, 0 or more"))
 	}
-	if c.Policy != "" {
-		var err error
-		if c.policy, err = policy.Read(c.Policy); err != nil {
-			bad = append(bad, fmt.Errorf("SIGNATURE_POLICY: %w", err))
-		}
-	}
 	return bad
+}
+
+// Trust is whom to trust.
+type Trust struct {
+	Policy string `envconfig:"SIGNATURE_POLICY" expect:"the path of a policy.json" desc:"path of a policy.json that says by whom images have to be signed to be mirrored; empty: by nobody"`
+
+	policy policy.Policy // in the file of Policy
+}
+
+// Validate implements config.Validator.
+func (t *Trust) Validate() []error {
+	if t.Policy == "" {
+		return nil
+	}
+	var err error
+	if t.policy, err = policy.Read(t.Policy); err != nil {
+		return []error{fmt.Errorf("SIGNATURE_POLICY: %w", err)}
+	}
+	return nil
+}
+
+// verifier returns what checks tags against the policy, or nil if there is none. observe is
+// verify.NewTrust's.
+func (t Trust) verifier(client *registry.Client, transport http.RoundTripper, observe func(registry, result string)) mirror.Trust {
+	if t.Policy == "" {
+		return nil
+	}
+	return verify.NewTrust(t.policy, client, transport, observe)
 }
 
 // Registries are the settings for requests to registries.

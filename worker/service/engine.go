@@ -66,14 +66,6 @@ func (c Config) verifier(client *registry.Client, network http.RoundTripper) mir
 	return verify.New(client, network)
 }
 
-// trust returns what checks tags against SIGNATURE_POLICY, or nil if that is not set.
-func (n *network) trust(client *registry.Client, transport http.RoundTripper) mirror.Trust {
-	if n.config.Policy == "" {
-		return nil
-	}
-	return verify.NewTrust(n.config.policy, client, transport, n.metrics.Verified)
-}
-
 // watchOver makes skopeo processes end with this one, and warns if that is impossible here.
 func watchOver(log *slog.Logger) {
 	if err := child.SeesBytes(); err != nil {

@@ -27,6 +27,7 @@ const userAgent = "skopeo-worker"
 type network struct {
 	config     Config
 	registries Registries
+	trust      Trust
 	keychain   *containers.Keychain
 	transport  http.RoundTripper // without limits
 	throttle   *throttle.Throttle
@@ -35,8 +36,8 @@ type network struct {
 	log        *slog.Logger
 }
 
-func (s *Service) network(c Config, r Registries, keychain *containers.Keychain, log *slog.Logger) *network {
-	n := &network{config: c, registries: r, keychain: keychain, metrics: s.metrics, log: log}
+func (s *Service) network(c Config, r Registries, t Trust, keychain *containers.Keychain, log *slog.Logger) *network {
+	n := &network{config: c, registries: r, trust: t, keychain: keychain, metrics: s.metrics, log: log}
 	n.transport = registry.NewTransport(r.Insecure, c.StallTimeout)
 	r.setRates(s.budget)
 	n.throttle = &throttle.Throttle{Budget: s.budget, Identity: identity(n.keychain), Log: log,
@@ -73,7 +74,7 @@ func (n *network) connector(engine mirror.Engine, indexes mirror.Indexes) func(c
 			client := n.registries.client(transport, n.keychain, n.config.CopyTimeout, n.outages.Guard)
 			upstream := n.registries.upstream(client, n.log)
 			resolvers[c.Name] = upstream
-			mirrors[c.Name] = &mirror.Mirror{Registry: client, Listing: upstream.Listing, Engine: engine, Verifier: n.config.verifier(client, transport), Trust: n.trust(client, transport), Free: n.throttle.Unlimited, Guard: n.copying(c.Name), Indexes: indexes}
+			mirrors[c.Name] = &mirror.Mirror{Registry: client, Listing: upstream.Listing, Engine: engine, Verifier: n.config.verifier(client, transport), Trust: n.trust.verifier(client, transport, n.metrics.Verified), Free: n.throttle.Unlimited, Guard: n.copying(c.Name), Indexes: indexes}
 		}
 		return resolvers[c.Name], mirrors[c.Name]
 	}

@@ -26,7 +26,7 @@ type Service struct {
 // New returns a worker that takes chunks from the broker. It returns an error if images
 // cannot be copied, for example because skopeo is not installed. From then on, the endpoint
 // reports whether the broker is connected.
-func New(ctx context.Context, e *Endpoint, b *broker.Broker, c Config, r Registries, log *slog.Logger) (*Service, error) {
+func New(ctx context.Context, e *Endpoint, b *broker.Broker, c Config, r Registries, t Trust, log *slog.Logger) (*Service, error) {
 	keychain := r.keychain()
 	engine, err := c.engine(ctx, r, keychain, log)
 	if err != nil {
@@ -37,7 +37,7 @@ func New(ctx context.Context, e *Endpoint, b *broker.Broker, c Config, r Registr
 		return nil, err
 	}
 	s := &Service{metrics: e.Metrics, budget: store}
-	if s.Consumer, err = s.consumer(ctx, b, c, r, keychain, engine, log); err == nil {
+	if s.Consumer, err = s.consumer(ctx, b, c, r, t, keychain, engine, log); err == nil {
 		err = e.Watch(ctx, b, store, log)
 	}
 	if err != nil {
@@ -61,13 +61,13 @@ func (e *Endpoint) Watch(ctx context.Context, b *broker.Broker, store *budget.St
 }
 
 // consumer makes the consumer, its worker, and all that the worker needs.
-func (s *Service) consumer(ctx context.Context, b *broker.Broker, c Config, r Registries, keychain *containers.Keychain, engine mirror.Engine, log *slog.Logger) (*consume.Consumer, error) {
+func (s *Service) consumer(ctx context.Context, b *broker.Broker, c Config, r Registries, t Trust, keychain *containers.Keychain, engine mirror.Engine, log *slog.Logger) (*consume.Consumer, error) {
 	notes, err := consume.OpenNotes(ctx, b, log)
 	if err != nil {
 		return nil, err
 	}
 	failures := consume.OpenFailures(b, log)
-	n := s.network(c, r, keychain, log)
+	n := s.network(c, r, t, keychain, log)
 	worker, err := chunk.New(chunk.Parts{
 		Connect:     n.connector(engine, notes),
 		Failures:    failures,

@@ -60,7 +60,7 @@ func worker(ctx context.Context, e *Endpoint, b *broker.Broker, skopeo string) (
 	if skopeo == "" {
 		c.Engine = EngineBuiltin
 	}
-	return New(ctx, e, b, c, Registries{}, quiet)
+	return New(ctx, e, b, c, Registries{}, Trust{}, quiet)
 }
 
 // TestProbes: a worker that waits for its broker is alive and not ready, before the first
@@ -195,7 +195,7 @@ func TestPullsCountForTheirMirrorName(t *testing.T) {
 	require.NoError(t, store.SetLimits(t.Context(), "one", map[string]budget.Limit{r.Host(): limit}))
 	for _, engine := range []string{EngineSkopeo, EngineBuiltin} {
 		s := &Service{metrics: metrics.New("test"), budget: store}
-		n := s.network(Config{Engine: engine, StallTimeout: time.Minute}, Registries{Insecure: []string{r.Host()}}, containers.New(cloud.New()), quiet)
+		n := s.network(Config{Engine: engine, StallTimeout: time.Minute}, Registries{Insecure: []string{r.Host()}}, Trust{}, containers.New(cloud.New()), quiet)
 		connect := n.connector(nil, nil)
 		for _, name := range []string{"one", "two"} {
 			_, m := connect(t.Context(), message.Chunk{Name: name})
