@@ -103,7 +103,7 @@ func TestMirrorWithoutSkopeo(t *testing.T) {
 	s = s.with("COPY_ENGINE", "skopeo", "SKOPEO_PATH", "/no/such/skopeo")
 	said := s.planner("mirror").exits(2)
 	require.True(t, strings.HasSuffix(said, "planner: skopeo is not installed: program \"/no/such/skopeo\" not found; "+
-		"install skopeo, set SKOPEO_PATH, or copy without it: COPY_ENGINE=builtin\n"), said)
+		"install skopeo 1.9.3 or newer, set SKOPEO_PATH, or copy without it: COPY_ENGINE=builtin\n"), said)
 
 	s = s.with("COPY_ENGINE", "builtin")
 	s.planner("mirror").exits(0)

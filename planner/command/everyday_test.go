@@ -113,7 +113,7 @@ func TestReadyBeforeItPublishes(t *testing.T) {
 	require.NoError(t, os.WriteFile(list, []byte("containers: [nginx]"), 0o600))
 	require.NoError(t, os.WriteFile(torn, []byte(`{"auths": {`), 0o600))
 	for _, c := range []struct{ variable, value, want string }{
-		{"SKOPEO_PATH", "/no/such/skopeo", `skopeo is not installed: program "/no/such/skopeo" not found; install skopeo, set SKOPEO_PATH, or copy without it: COPY_ENGINE=builtin`},
+		{"SKOPEO_PATH", "/no/such/skopeo", `skopeo is not installed: program "/no/such/skopeo" not found; install skopeo 1.9.3 or newer, set SKOPEO_PATH, or copy without it: COPY_ENGINE=builtin`},
 		{"REGISTRY_AUTH_FILE", filepath.Join(dir, "none.json"), "credentials file: open " + filepath.Join(dir, "none.json") + ": no such file or directory"},
 		{"REGISTRY_AUTH_FILE", dir, "credentials file: read " + dir + ": is a directory"},
 		{"REGISTRY_AUTH_FILE", torn, "credentials file " + torn + ": not valid JSON"},

@@ -76,12 +76,16 @@ func (r *reader) entry(node *yaml.Node) Entry {
 	return e
 }
 
-// spaced returns the image that was meant by "nginx: 1.25", which YAML reads as a mapping, or "".
+// spaced returns the image that was meant by "nginx: 1.25" or "nginx:", which YAML reads as a
+// mapping, or "".
 func spaced(value *yaml.Node) string {
 	if len(value.Content) != 2 || slices.Contains(entryKeys, value.Content[0].Value) || resolve(value.Content[1]).Kind != yaml.ScalarNode {
 		return ""
 	}
-	image := value.Content[0].Value + ":" + resolve(value.Content[1]).Value
+	image := value.Content[0].Value
+	if tag := resolve(value.Content[1]); tag.ShortTag() != "!!null" {
+		image += ":" + tag.Value
+	}
 	if _, err := reference.Parse(image); err != nil {
 		return ""
 	}
@@ -90,7 +94,7 @@ func spaced(value *yaml.Node) string {
 
 func (r *reader) mapping(e *Entry, value *yaml.Node) {
 	if image := spaced(value); image != "" {
-		r.fail(e.Line, "expected a string or the key %q, found the key %q; write %s without a space", keyImage, value.Content[0].Value, image)
+		r.fail(e.Line, "expected a string or the key %q, found the key %q; write %s", keyImage, value.Content[0].Value, image)
 		return
 	}
 	fields := r.fields(value, entryKeys, "", append(prefixed(keyTags, tagKeys), prefixed(keyRepositories, repositoryKeys)...))
@@ -212,7 +216,11 @@ var tagKeys = []string{keyInclude, keyExclude, keySemver, keyLimit, keyList}
 // the items under each key.
 func (r *reader) tags(e *Entry, f field, lines map[string][]int) {
 	if f.node.Kind != yaml.MappingNode || len(f.node.Content) == 0 {
-		r.fail(f.line, "%s: expected a mapping with some of %s, found %s", keyTags, enumerate(tagKeys), describe(f.node))
+		hint := ""
+		if f.node.Kind == yaml.ScalarNode && f.node.ShortTag() == "!!str" || f.node.Kind == yaml.SequenceNode {
+			hint = fmt.Sprintf("; write single tags as %s: {%s: [a, b]}", keyTags, keyList)
+		}
+		r.fail(f.line, "%s: expected a mapping with some of %s, found %s%s", keyTags, enumerate(tagKeys), describe(f.node), hint)
 		return
 	}
 	if !e.Tag.IsZero() || !e.Digest.IsZero() {

@@ -149,7 +149,7 @@ func TestMappingReportsEverythingAtOnce(t *testing.T) {
 		`33: tags.semver: "newest" is not a version constraint such as ">=1.2 <3"`,
 		`35: tags.list: cannot be combined with include, exclude, semver or limit`,
 		`36: tags.list[1]: tag "b c" is invalid`,
-		`38: tags: expected a mapping with some of include, exclude, semver, limit, list, found a string`,
+		`38: tags: expected a mapping with some of include, exclude, semver, limit, list, found a string; write single tags as tags: {list: [a, b]}`,
 		`39: expected a key, one of image, tags, platforms, attestations, referrers, immutable, destination, repositories, min_repositories, found a list`,
 		`41: expected a mapping to merge, found a string`,
 	}

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"math/rand/v2"
 	"mime"
 	"net/http"
@@ -160,6 +161,12 @@ func readCapped(r io.Reader) ([]byte, error) {
 	return data, nil
 }
 
+// mayBeURL reports whether a path begins with what may be the name of a host.
+func mayBeURL(path string) bool {
+	host, _, found := strings.Cut(path, "/")
+	return found && strings.Contains(strings.Trim(host, "."), ".")
+}
+
 // readError adds the class and the source to an error.
 func readError(source string, err error) error {
 	if err == nil {
@@ -167,6 +174,8 @@ func readError(source string, err error) error {
 	}
 	var path *os.PathError
 	switch {
+	case errors.Is(err, fs.ErrNotExist) && mayBeURL(source):
+		return fmt.Errorf("%w: %s: no such file; is https://%[2]s meant?", ErrUnreachable, Shown(source))
 	case errors.Is(err, errTooLarge):
 		return &Error{Source: Shown(source), Problems: []Problem{*tooLarge()}}
 	case errors.Is(err, errHTML):

@@ -121,7 +121,7 @@ func TestParseReportsEverythingAtOnce(t *testing.T) {
 		"5: " + expected + "the boolean true",
 		"6: " + expected + "the boolean yes",
 		"7: " + expected + "a list",
-		`8: expected a string or the key "image", found the key "nginx"; write nginx:1.25 without a space`,
+		`8: expected a string or the key "image", found the key "nginx"; write nginx:1.25`,
 		"9: " + expected + "the date 2024-01-31",
 		"10: " + expected + "a value tagged !image",
 		"11: docker.io/library/nginx and quay.io/library/nginx in line 2 would both be mirrored to 127.0.0.1:5000/mirror/library/nginx",

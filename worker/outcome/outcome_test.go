@@ -161,7 +161,7 @@ func TestSettings(t *testing.T) {
 			"invalid username/password: unauthorized: incorrect username or password"},
 		"refused":   {stopped.Host(), &skopeo.Runner{}, outcome.Transient, "connect: connection refused"},
 		"no name":   {"registry.invalid", &skopeo.Runner{}, outcome.Transient, "no such host"},
-		"no skopeo": {plain.Host(), &skopeo.Runner{Path: "/no/such"}, outcome.Transient, "install skopeo, set SKOPEO_PATH, or copy without it: COPY_ENGINE=builtin"},
+		"no skopeo": {plain.Host(), &skopeo.Runner{Path: "/no/such"}, outcome.Transient, "install skopeo 1.9.3 or newer, set SKOPEO_PATH, or copy without it: COPY_ENGINE=builtin"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			test.runner.Insecure = insecure

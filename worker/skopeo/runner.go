@@ -13,14 +13,28 @@ import (
 	"sync"
 	"time"
 
+	"github.com/Masterminds/semver/v3"
+
 	"github.com/osism/skopeo-worker/shared/exit"
 	"github.com/osism/skopeo-worker/shared/reference"
 	"github.com/osism/skopeo-worker/worker/containers"
 	"github.com/osism/skopeo-worker/worker/policy"
 )
 
-// ErrNotInstalled is returned if the program of Runner.Path does not exist.
-var ErrNotInstalled = exit.Usage.New("skopeo is not installed")
+// Errors about the program of Runner.Path.
+var (
+	// ErrNotInstalled is returned if it does not exist, or may not be run.
+	ErrNotInstalled = exit.Usage.New("skopeo is not installed")
+	// ErrTooOld is returned if its version is older than Oldest.
+	ErrTooOld = exit.Usage.New("skopeo is too old")
+)
+
+// Oldest is the oldest version that works, which Debian 12 has. Older ones have not all of the
+// flags that are used here.
+const Oldest = "1.9.3"
+
+// instead is what to do about a skopeo that cannot be used.
+const instead = "install skopeo " + Oldest + " or newer, set SKOPEO_PATH, or copy without it: COPY_ENGINE=builtin"
 
 const (
 	// defaultPath is searched for in PATH.
@@ -54,7 +68,8 @@ type Runner struct {
 	policy ownPolicy
 }
 
-// Version returns the version of the installed skopeo, such as "1.9.3", or ErrNotInstalled.
+// Version returns the version of the installed skopeo, such as "1.9.3", ErrNotInstalled or
+// ErrTooOld. A version that is not of the usual form is taken for a new one.
 func (r *Runner) Version(ctx context.Context) (string, error) {
 	out, err := exec.CommandContext(ctx, r.path(), "--version").Output()
 	if err != nil {
@@ -65,7 +80,19 @@ func (r *Runner) Version(ctx context.Context) (string, error) {
 		return "", fmt.Errorf("%s does not answer as skopeo does; check SKOPEO_PATH", r.path())
 	}
 	version, _, _ = strings.Cut(version, " ") // some builds add "commit: …"
+	if isOld(version) {
+		return "", fmt.Errorf("%w: program %q is version %s; %s", ErrTooOld, r.path(), version, instead)
+	}
 	return version, nil
+}
+
+// isOld reports whether a version is older than Oldest. Suffixes such as -dev do not count.
+func isOld(version string) bool {
+	v, err := semver.NewVersion(version)
+	if err != nil {
+		return false
+	}
+	return semver.New(v.Major(), v.Minor(), v.Patch(), "", "").LessThan(semver.MustParse(Oldest))
 }
 
 // CopyManifest copies the manifest with this digest, and all that it refers to, from one
@@ -123,8 +150,11 @@ func (r *Runner) insecure(repository reference.Repository) bool {
 // explain returns ErrNotInstalled, with the settings that help, if skopeo could not be
 // started because it does not exist.
 func (r *Runner) explain(err error) error {
-	if errors.Is(err, exec.ErrNotFound) || errors.Is(err, fs.ErrNotExist) || errors.Is(err, fs.ErrPermission) {
-		return fmt.Errorf("%w: program %q not found; install skopeo, set SKOPEO_PATH, or copy without it: COPY_ENGINE=builtin", ErrNotInstalled, r.path())
+	switch {
+	case errors.Is(err, fs.ErrPermission):
+		return fmt.Errorf("%w: program %q must not be run by this user (permission denied); %s", ErrNotInstalled, r.path(), instead)
+	case errors.Is(err, exec.ErrNotFound), errors.Is(err, fs.ErrNotExist):
+		return fmt.Errorf("%w: program %q not found; %s", ErrNotInstalled, r.path(), instead)
 	}
 	return fmt.Errorf("running %s: %w", r.path(), err)
 }

@@ -47,10 +47,34 @@ func TestVersion(t *testing.T) {
 	_, err = (&skopeo.Runner{Path: "/no/such/skopeo"}).Version(t.Context())
 	require.ErrorIs(t, err, skopeo.ErrNotInstalled)
 	require.EqualError(t, err,
-		`skopeo is not installed: program "/no/such/skopeo" not found; install skopeo, set SKOPEO_PATH, or copy without it: COPY_ENGINE=builtin`)
+		`skopeo is not installed: program "/no/such/skopeo" not found; install skopeo 1.9.3 or newer, set SKOPEO_PATH, or copy without it: COPY_ENGINE=builtin`)
+
+	closed := filepath.Join(t.TempDir(), "skopeo")
+	require.NoError(t, os.WriteFile(closed, nil, 0o600))
+	_, err = (&skopeo.Runner{Path: closed}).Version(t.Context())
+	require.ErrorIs(t, err, skopeo.ErrNotInstalled)
+	require.ErrorContains(t, err, `"`+closed+`" must not be run by this user (permission denied)`)
 
 	_, err = (&skopeo.Runner{Path: "true"}).Version(t.Context())
 	require.EqualError(t, err, "true does not answer as skopeo does; check SKOPEO_PATH")
+}
+
+// TestOldVersion: an old skopeo is refused before it fails with each image. What cannot be compared
+// is not.
+func TestOldVersion(t *testing.T) {
+	for version, old := range map[string]bool{
+		"1.4.1": true, "1.9.2": true, "0.2.0": true, "1.9.3": false, "1.9.3-dev": false, "1.18.0 commit: abc": false, "2.0": false, "main": false,
+	} {
+		path := filepath.Join(t.TempDir(), "skopeo")
+		require.NoError(t, os.WriteFile(path, []byte("#!/bin/sh\necho skopeo version "+version+"\n"), 0o700)) //nolint:gosec // a program
+		_, err := (&skopeo.Runner{Path: path}).Version(t.Context())
+		if !old {
+			require.NoError(t, err, version)
+			continue
+		}
+		require.ErrorIs(t, err, skopeo.ErrTooOld)
+		require.ErrorContains(t, err, "is version "+version+"; install skopeo 1.9.3 or newer")
+	}
 }
 
 func TestCopy(t *testing.T) {
