@@ -146,6 +146,15 @@ func TestTrust(t *testing.T) {
 		require.Contains(t, s.failed()[0].Images[0].Reason, "rejected by the signature policy "+path+": ")
 		require.Zero(t, s.source.Count(of("osism/tool", blobs)))
 	}
+	// The system's policy counts, too.
+	system := filepath.Join(t.TempDir(), "policy.json")
+	require.NoError(t, os.WriteFile(system, []byte(`{"default":[{"type":"reject"}]}`), 0o600))
+	s.push("osism/other", "2")
+	for _, engine := range []string{"skopeo", "builtin"} {
+		s := s.with("COPY_ENGINE", engine, "CONTAINERS_POLICY_JSON", system)
+		s.planner("mirror").exits(1)
+		require.Equal(t, 2, s.status().Images.Failed, engine)
+	}
 	write(`{"default":[{"type":"signedBy","keyType":"GPGKeys","keyPath":"/no/such/key.gpg"}]}`)
 	require.Contains(t, s.planner("mirror").exits(2), "SIGNATURE_POLICY: the signature policy cannot be read: "+path+": open /no/such/key.gpg: no such file or directory\n")
 	write(`{"default":[{"type":"signedBye"}]}`)

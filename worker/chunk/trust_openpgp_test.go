@@ -178,40 +178,53 @@ func TestTrustOfIndexes(t *testing.T) {
 // TestTrustCoversEverything that is about an image: signatures and SBOMs by their tags, chosen
 // with the image or listed like it, and referrers.
 func TestTrustCoversEverything(t *testing.T) {
-	for _, whole := range []bool{false, true} {
-		t.Run(fmt.Sprint("whole repository: ", whole), func(t *testing.T) {
-			b := newTrusting(t, "matchExact", registrytest.WithReferrersAPI(0))
-			signed, unsigned := b.move(t, "1", "1"), b.move(t, "2", "2")
-			index := b.index(t, "3", "3")
-			children, err := b.from.Children(repository, index)
-			require.NoError(t, err)
-			b.sign(t, signed, ":1")
-			b.sign(t, index, ":3")
-			bill, hidden := b.refer(t, signed, sbom), b.refer(t, unsigned, sbom)
-			about := map[bool][]string{}
-			for of, is := range map[string]bool{signed: true, unsigned: false, children[0].Digest.String(): true} {
-				tag := "sha256-" + of[len("sha256:"):] + ".sbom"
-				b.move(t, tag, tag)
-				about[is] = append(about[is], tag)
-			}
-			orphan := "sha256-" + gone[len("sha256:"):] + ".sig"
-			b.move(t, orphan, orphan)
-			s := selection.Selection{Referrers: true}
-			if !whole {
-				s.List = []string{"1", "2", "3"}
-			}
-			require.Empty(t, b.do(t, b.selected("", s)).Left)
-			b.mirrored(t, append(about[true], "1", "3", registrytest.SignatureTag(signed))...)
-			b.lacks(t, append(about[false], "2", unsigned, orphan, hidden)...)
-			b.requireAt(t, bill)
-			if whole {
-				require.Equal(t, 1, b.images.Skipped, "nothing is known of what it is about")
-				require.Equal(t, 2, b.images.Failed)
-			} else {
-				require.Zero(t, b.images.Skipped)
-				require.Equal(t, 1, b.images.Failed, "the image, which is what has to be signed")
-			}
+	for name, options := range map[string][]registrytest.Option{"API": {registrytest.WithReferrersAPI(0)}, "fallback tag": nil} {
+		t.Run(name, func(t *testing.T) {
+			t.Run("chosen", func(t *testing.T) { coversEverything(t, false, options...) })
+			t.Run("whole repository", func(t *testing.T) { coversEverything(t, true, options...) })
 		})
+	}
+}
+
+func coversEverything(t *testing.T, whole bool, options ...registrytest.Option) {
+	b := newTrusting(t, "matchExact", options...)
+	signed, unsigned := b.move(t, "1", "1"), b.move(t, "2", "2")
+	index := b.index(t, "3", "3")
+	children, err := b.from.Children(repository, index)
+	require.NoError(t, err)
+	b.sign(t, signed, ":1")
+	b.sign(t, index, ":3")
+	bill, hidden := b.refer(t, signed, sbom), b.refer(t, unsigned, sbom)
+	about := map[bool][]string{}
+	for of, is := range map[string]bool{signed: true, unsigned: false, children[0].Digest.String(): true} {
+		tag := "sha256-" + of[len("sha256:"):] + ".sbom"
+		b.move(t, tag, tag)
+		about[is] = append(about[is], tag)
+	}
+	orphan := "sha256-" + gone[len("sha256:"):] + ".sig"
+	b.move(t, orphan, orphan)
+	lists, err := b.from.Tags(repository)
+	require.NoError(t, err)
+	for _, tag := range lists {
+		if tag == "sha256-"+unsigned[len("sha256:"):] { // of referrers
+			about[false] = append(about[false], tag)
+		}
+	}
+
+	s := selection.Selection{Referrers: true}
+	if !whole {
+		s.List = []string{"1", "2", "3"}
+	}
+	require.Empty(t, b.do(t, b.selected("", s)).Left)
+	b.mirrored(t, append(about[true], "1", "3", registrytest.SignatureTag(signed), registrytest.SignatureTag(index))...)
+	b.lacks(t, append(about[false], "2", unsigned, orphan, hidden)...)
+	b.requireAt(t, bill)
+	if whole {
+		require.Equal(t, 1, b.images.Skipped, "nothing is known of what it is about")
+		require.Equal(t, 1+len(about[false]), b.images.Failed)
+	} else {
+		require.Zero(t, b.images.Skipped)
+		require.Equal(t, 1, b.images.Failed, "the image, which is what has to be signed")
 	}
 }
 

@@ -112,7 +112,7 @@ EOF
 		withoutPolicy(t, r)
 		for range 2 {
 			err := r.CopyManifest(t.Context(), reference.MustRepository("a.example/b"), reference.DigestOf(nil), reference.MustRepository("c.example/d"))
-			require.EqualError(t, err, "--debug "+test.want+"copy --preserve-digests docker://a.example/b@"+reference.DigestOf(nil).String()+" docker://c.example/d@"+reference.DigestOf(nil).String())
+			require.EqualError(t, err, "--debug "+test.want+"copy --preserve-digests --remove-signatures docker://a.example/b@"+reference.DigestOf(nil).String()+" docker://c.example/d@"+reference.DigestOf(nil).String())
 		}
 		times, err := os.ReadFile(asked)
 		require.NoError(t, err)

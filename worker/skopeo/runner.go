@@ -101,12 +101,16 @@ func isOld(version string) bool {
 // ended the copy, it wraps ctx's error, or budget.ErrLate; if Stall did, child.ErrStalled; if
 // Timeout did, context.DeadlineExceeded. When skopeo requests the manifest, CopyManifest calls
 // budget.Sent.
+//
+// skopeo verifies signatures and does not copy them: those in a registry are mirrored by their
+// tags, and it would write others to a folder of this machine, or fail if registries.d does
+// not name a place for them.
 func (r *Runner) CopyManifest(ctx context.Context, source reference.Repository, digest reference.Digest, destination reference.Repository) error {
 	arguments, err := r.policyArguments(ctx)
 	if err != nil {
 		return failedToStart(ctx, err)
 	}
-	arguments = append(append([]string{"--debug"}, arguments...), "copy", "--preserve-digests") // debug for limitLine
+	arguments = append(append([]string{"--debug"}, arguments...), "copy", "--preserve-digests", "--remove-signatures") // debug for limitLine
 	if r.insecure(source) {
 		arguments = append(arguments, "--src-tls-verify=false")
 	}

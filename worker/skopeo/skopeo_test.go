@@ -221,7 +221,7 @@ func TestArguments(t *testing.T) {
 	withoutPolicy(t, r)
 	digest := reference.DigestOf(nil)
 	err := r.CopyManifest(t.Context(), reference.MustRepository("a.example/b"), digest, reference.MustRepository("c.example:5000/d"))
-	require.EqualError(t, err, "--debug copy --preserve-digests --dest-tls-verify=false "+
+	require.EqualError(t, err, "--debug copy --preserve-digests --remove-signatures --dest-tls-verify=false "+
 		"docker://a.example/b@"+digest.String()+" docker://c.example:5000/d@"+digest.String())
 }
 

@@ -6,7 +6,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"os"
 	"time"
 
 	"go.podman.io/image/v5/docker"
@@ -126,8 +125,8 @@ func (w *way) judge(ctx context.Context, p policy.Policy, tag reference.Tag, con
 		return err
 	}
 	system := &types.SystemContext{
-		AuthFilePath:   os.Getenv("REGISTRY_AUTH_FILE"),
-		DockerProxyURL: w.url,
+		DockerAuthConfig: &types.DockerAuthConfig{}, // the gate's client has the credentials
+		DockerProxyURL:   w.url,
 		// The gate's own certificate is self-signed. The gate verifies those of registries.
 		DockerInsecureSkipTLSVerify: types.OptionalBoolTrue,
 	}

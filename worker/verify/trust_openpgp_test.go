@@ -281,6 +281,23 @@ func TestTrustIsTheSources(t *testing.T) {
 	}
 }
 
+// TestSignaturesAreNotCopied by skopeo, which would fail, or write them to this machine.
+func TestSignaturesAreNotCopied(t *testing.T) {
+	s := newSite(t)
+	digest := push(t, s)
+	t.Setenv("CONTAINERS_POLICY_JSON", s.write(t, "policy.json", `{"default":[{"type":"insecureAcceptAnything"}]}`))
+	s.key1(t, digest, "")
+	s.sign(t, s.key, s.source().String()+":1", digest)
+	folder, staging := filepath.Join(home, ".config/containers/registries.d"), t.TempDir()
+	require.NoError(t, os.WriteFile(filepath.Join(folder, strings.ReplaceAll(s.from.Host(), ":", "-")+".yaml"),
+		fmt.Appendf(nil, "docker:\n  %s:\n    use-sigstore-attachments: true\n    lookaside: file://%s\n  %s:\n    lookaside: file://%s\n",
+			s.from.Host(), s.storage, s.to.Host(), staging), 0o600))
+	require.NoError(t, s.bySkopeo(t.Context(), digest))
+	written, err := os.ReadDir(staging)
+	require.NoError(t, err)
+	require.Empty(t, written)
+}
+
 // key1 signs a digest with a new key, as cosign does, and returns a requirement of it.
 func (s *site) key1(t *testing.T, digest, suffix string) string {
 	t.Helper()
