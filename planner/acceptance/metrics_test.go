@@ -156,3 +156,28 @@ func TestMirrorServesMetrics(t *testing.T) {
 	open()
 	p.exits(0)
 }
+
+// TestPlainHTTPIsLearned: that a registry speaks plain HTTP is found out at the start, and
+// not again for each chunk: the tries over HTTPS that it takes count as errors.
+func TestPlainHTTPIsLearned(t *testing.T) {
+	t.Parallel()
+	const chunks = 12
+	s, _ := newFleet(t, registrytest.WithQuayAPI(registrytest.BulkAPI{}))
+	s.env["QUAY_HOSTS"], s.env["CHUNK_SIZE"] = s.source.Host(), "1"
+	var repositories []string
+	for i := range chunks {
+		repositories = append(repositories, fmt.Sprintf("osism/tool%d", i))
+		s.push(repositories[i], "1")
+	}
+	s.write(repositories...)
+	worker := s.worker()
+	s.planner("plan", "--wait").exits(0)
+	seen := 0
+	for sample, n := range worker.scrape() {
+		if strings.HasPrefix(sample, "registry_requests_total{") && strings.Contains(sample, `code="error"`) {
+			seen++
+			require.Less(t, n, float64(chunks)/2, sample)
+		}
+	}
+	require.LessOrEqual(t, seen, 4, "two kinds of requests, to each registry")
+}
