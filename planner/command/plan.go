@@ -18,6 +18,7 @@ import (
 	"github.com/osism/skopeo-worker/shared/budget"
 	"github.com/osism/skopeo-worker/shared/catalog"
 	"github.com/osism/skopeo-worker/shared/config"
+	"github.com/osism/skopeo-worker/shared/holding"
 	"github.com/osism/skopeo-worker/shared/reference"
 	"github.com/osism/skopeo-worker/shared/run"
 	"github.com/osism/skopeo-worker/worker/environment"
@@ -137,6 +138,7 @@ type planned struct {
 	list        list.List
 	namespaces  *plan.Namespaces               // nil if the list has none, or is not expanded yet
 	has         func(reference.Reference) bool // reports whether the list has an image
+	mirrors     holding.Mirrors
 }
 
 // prepare fetches, checks and splits the list. It publishes nothing. If the list has
@@ -162,6 +164,7 @@ func prepare(ctx context.Context, s *settings, stdin io.Reader, warnings io.Writ
 		started:     time.Now(),
 		list:        l,
 		has:         l.Has(),
+		mirrors:     l.Mirrors(),
 	}
 	p.chunks = p.chunking.Split(l.Entries, p.started)
 	p.fingerprint = fingerprint(p.destination, p.chunking, s.job.defaults.Hash(), string(data))
@@ -233,6 +236,19 @@ func (p *planned) markLeft(ctx context.Context, se *session) {
 	}
 	if err != nil {
 		se.log.Warn("failed images that have left the list are not marked", "error", err)
+	}
+	p.markHoldings(ctx, se)
+}
+
+// markHoldings notes which mirrored tags the list does not have. If it fails, the next plan does
+// it, and they are pruned later.
+func (p *planned) markHoldings(ctx context.Context, se *session) {
+	holdings, err := holding.Open(ctx, se.Broker, se.log)
+	if err == nil {
+		err = holdings.MarkList(ctx, p.name, p.mirrors, p.started.UTC())
+	}
+	if err != nil {
+		se.log.Warn("mirrored tags that have left the list are not marked", "error", err)
 	}
 }
 

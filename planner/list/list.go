@@ -112,6 +112,36 @@ func (l List) Has() func(reference.Reference) bool {
 	}
 }
 
+// Mirrors returns a function that reports whether an entry mirrors to a tag of a destination, as
+// far as the list shows: limits and times do not count, because only the source knows them.
+func (l List) Mirrors() func(destination reference.Repository, tag reference.Tag) bool {
+	type place struct {
+		repository reference.Repository
+		tag        reference.Tag
+	}
+	named := map[place]bool{}
+	matchers := map[reference.Repository][]*selection.Matcher{}
+	for _, e := range l.Entries {
+		every := matchers[e.Destination]
+		if tag := e.DestinationTag(); !tag.IsZero() {
+			named[place{e.Destination, tag}] = true
+		} else if m, err := e.Selection.Compile(); err == nil { // Parse has checked it
+			every = append(every, m)
+		}
+		matchers[e.Destination] = every
+	}
+	return func(destination reference.Repository, tag reference.Tag) bool {
+		every, known := matchers[destination]
+		if !known || named[place{destination, tag}] {
+			return known
+		}
+		if _, companion := selection.Companion(tag.String()); companion {
+			return true
+		}
+		return slices.ContainsFunc(every, func(m *selection.Matcher) bool { return m.Match(tag.String()) })
+	}
+}
+
 // ErrBadList is returned for a list that was read but is not valid.
 var ErrBadList = exit.Usage.New("bad list")
 

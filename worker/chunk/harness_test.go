@@ -17,6 +17,7 @@ import (
 	"github.com/osism/skopeo-worker/shared/catalog"
 	"github.com/osism/skopeo-worker/shared/change"
 	"github.com/osism/skopeo-worker/shared/failure"
+	"github.com/osism/skopeo-worker/shared/holding"
 	"github.com/osism/skopeo-worker/shared/message"
 	"github.com/osism/skopeo-worker/shared/reference"
 	"github.com/osism/skopeo-worker/shared/run"
@@ -69,6 +70,7 @@ type harness struct {
 	changes  []change.Change
 	tags     []catalog.Tag
 	listings []catalog.Tag
+	meant    []holding.Listing
 }
 
 func newHarness(t *testing.T) *harness {
@@ -245,6 +247,13 @@ func (h *harness) Unlisted(_ context.Context, _ message.Repository, listed []ref
 		}
 	}
 	return gone
+}
+
+// Listed implements Observer.
+func (h *harness) Listed(_ message.Repository, listing holding.Listing) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.meant = append(h.meant, listing)
 }
 
 // Changed implements Observer.

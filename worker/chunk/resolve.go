@@ -8,12 +8,15 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/osism/skopeo-worker/shared/catalog"
+	"github.com/osism/skopeo-worker/shared/holding"
 	"github.com/osism/skopeo-worker/shared/message"
 	"github.com/osism/skopeo-worker/shared/reference"
 	"github.com/osism/skopeo-worker/shared/run"
+	"github.com/osism/skopeo-worker/shared/selection"
 	"github.com/osism/skopeo-worker/worker/compare"
 	"github.com/osism/skopeo-worker/worker/outcome"
 	"github.com/osism/skopeo-worker/worker/registry"
+	"github.com/osism/skopeo-worker/worker/resolve"
 )
 
 // resolveAll turns repositories into images, and looks up again what is not to be
@@ -83,6 +86,9 @@ func (e *execution) resolve(ctx context.Context, r message.Repository) (message.
 	if found.All != nil {
 		e.unlisted(ctx, r, found.All)
 	}
+	if len(found.Selected) > 0 && found.Invalid == nil {
+		e.delivery.Observer.Listed(r, listingOf(r, found))
+	}
 	if found.Unselected != "" {
 		e.log.Warn("nothing of a repository is selected", "repository", r.Source, "reason", found.Unselected)
 	}
@@ -117,6 +123,19 @@ func (e *execution) resolve(ctx context.Context, r message.Repository) (message.
 		}
 	}
 	return r, missed, nil
+}
+
+// listingOf returns what the listing of a source has. Tags that belong to a manifest are wanted
+// as long as they are listed.
+func listingOf(r message.Repository, found resolve.Result) holding.Listing {
+	l := holding.Listing{Source: r.Source, Tags: map[reference.Tag]bool{}, Whole: found.All != nil}
+	for _, tag := range found.All {
+		_, l.Tags[tag] = selection.Companion(tag.String())
+	}
+	for _, tag := range found.Selected {
+		l.Tags[tag] = true
+	}
+	return l
 }
 
 // known returns the images with digests that may be believed. Those of a fresh

@@ -12,6 +12,7 @@ import (
 	"github.com/osism/skopeo-worker/shared/catalog"
 	"github.com/osism/skopeo-worker/shared/change"
 	"github.com/osism/skopeo-worker/shared/failure"
+	"github.com/osism/skopeo-worker/shared/holding"
 	"github.com/osism/skopeo-worker/shared/message"
 	"github.com/osism/skopeo-worker/shared/reference"
 	"github.com/osism/skopeo-worker/shared/run"
@@ -68,6 +69,9 @@ type Observer interface {
 	// Unlisted returns the tags that the source of an entry had, and that are not among those
 	// it has now.
 	Unlisted(ctx context.Context, entry message.Repository, listed []reference.Tag) []reference.Tag
+	// Listed is called with what an entry means according to a listing of its source that
+	// selects something.
+	Listed(entry message.Repository, listing holding.Listing)
 	// Copying is called when the copy of an image begins, with what counts its bytes,
 	// and what it returns when the copy has ended.
 	Copying(image, destination string, moved *meter.Meter) (ended func())

@@ -18,6 +18,7 @@ import (
 	"github.com/osism/skopeo-worker/shared/catalog"
 	"github.com/osism/skopeo-worker/shared/change"
 	"github.com/osism/skopeo-worker/shared/failure"
+	"github.com/osism/skopeo-worker/shared/holding"
 	"github.com/osism/skopeo-worker/shared/message"
 	"github.com/osism/skopeo-worker/shared/reference"
 	"github.com/osism/skopeo-worker/shared/run"
@@ -219,6 +220,8 @@ func (*observed) Seen(message.Repository, catalog.Tag) {}
 func (*observed) Unlisted(context.Context, message.Repository, []reference.Tag) []reference.Tag {
 	return nil
 }
+
+func (*observed) Listed(message.Repository, holding.Listing) {}
 
 func (o *observed) Changed([]change.Change) {}
 

@@ -8,8 +8,10 @@ import (
 
 	"github.com/osism/skopeo-worker/shared/catalog"
 	"github.com/osism/skopeo-worker/shared/change"
+	"github.com/osism/skopeo-worker/shared/holding"
 	"github.com/osism/skopeo-worker/shared/message"
 	"github.com/osism/skopeo-worker/shared/reference"
+	"github.com/osism/skopeo-worker/shared/run"
 )
 
 // changes are those of a delivery that are not recorded yet: copies do not wait for the
@@ -64,6 +66,20 @@ func (d *delivery) noteChanges(ctx context.Context) error {
 type seen struct {
 	mu           sync.Mutex
 	repositories map[reference.Repository]*catalog.Repository // by source
+	held         map[reference.Repository]holding.Seen        // by destination
+}
+
+// holdings returns what is held, to be changed. The mutex is held.
+func (s *seen) holdings() map[reference.Repository]holding.Seen {
+	if s.held == nil {
+		s.held = map[reference.Repository]holding.Seen{}
+	}
+	return s.held
+}
+
+// isHeld reports whether the destination has what was mirrored under a tag.
+func isHeld(t catalog.Tag) bool {
+	return !t.At.IsZero() && (t.State == run.Copied || t.State == run.Tagged || t.State == run.Unchanged)
 }
 
 // Seen implements chunk.Observer.
@@ -84,6 +100,20 @@ func (d *delivery) Seen(entry message.Repository, tag catalog.Tag) {
 		return
 	}
 	r.Tags = append(r.Tags, tag)
+	if isHeld(tag) {
+		held := d.seen.holdings()[entry.Destination]
+		held.Put = append(held.Put, holding.Put{Name: tag.Name, Digest: tag.At, Source: entry.Source})
+		d.seen.held[entry.Destination] = held
+	}
+}
+
+// Listed implements chunk.Observer.
+func (d *delivery) Listed(entry message.Repository, listing holding.Listing) {
+	d.seen.mu.Lock()
+	defer d.seen.mu.Unlock()
+	held := d.seen.holdings()[entry.Destination]
+	held.Listings = append(held.Listings, listing)
+	d.seen.held[entry.Destination] = held
 }
 
 // Unlisted implements chunk.Observer. If the broker does not answer, the next run asks again.
@@ -104,6 +134,13 @@ func (d *delivery) noteSeen(ctx context.Context) error {
 			return err
 		}
 		delete(d.seen.repositories, source)
+	}
+	for destination, held := range d.seen.held {
+		held.At = d.consumer.now().UTC()
+		if err := d.consumer.holdings.Add(ctx, d.address.Name, destination, held); err != nil {
+			return err
+		}
+		delete(d.seen.held, destination)
 	}
 	return nil
 }

@@ -16,6 +16,7 @@ import (
 	"github.com/osism/skopeo-worker/shared/broker"
 	"github.com/osism/skopeo-worker/shared/catalog"
 	"github.com/osism/skopeo-worker/shared/change"
+	"github.com/osism/skopeo-worker/shared/holding"
 	"github.com/osism/skopeo-worker/shared/run"
 	"github.com/osism/skopeo-worker/worker/chunk"
 	"github.com/osism/skopeo-worker/worker/metrics"
@@ -50,6 +51,7 @@ type Consumer struct {
 	runs     *run.Store
 	changes  *change.Store
 	catalog  *catalog.Store
+	holdings *holding.Store
 	failures chunk.Failures
 	worker   *chunk.Worker
 	metrics  *metrics.Metrics
@@ -77,8 +79,12 @@ func New(ctx context.Context, b *broker.Broker, w *chunk.Worker, failures chunk.
 	if err != nil {
 		return nil, err
 	}
+	holdings, err := holding.Open(ctx, b, log)
+	if err != nil {
+		return nil, err
+	}
 	host, _ := os.Hostname()
-	return &Consumer{broker: b, runs: runs, changes: changes, catalog: seen, failures: failures, worker: w, metrics: m, log: log, host: host,
+	return &Consumer{broker: b, runs: runs, changes: changes, catalog: seen, holdings: holdings, failures: failures, worker: w, metrics: m, log: log, host: host,
 		now: time.Now, pause: cutOffPause, ledger: runs.Ledger(), settled: map[uint64]bool{}}, nil
 }
 

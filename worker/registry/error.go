@@ -199,6 +199,8 @@ func sentinelOf(status int, code string) error {
 		return ErrLimited
 	case status == http.StatusRequestTimeout, status >= http.StatusInternalServerError:
 		return ErrUnavailable
+	case code == "UNSUPPORTED":
+		return errUnsupported
 	default:
 		return ErrRejected
 	}

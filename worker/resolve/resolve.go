@@ -38,6 +38,9 @@ type Result struct {
 	// Companions were listed, and belong to none of the images; nil if nothing was
 	// listed. They may belong to a manifest below one.
 	Companions Companions
+	// Selected are the listed tags that the selection wants, whatever became of them; nil if
+	// nothing was listed.
+	Selected []reference.Tag
 }
 
 // Listed is what a listing has on a tag. It is zero if the listing has nothing.
@@ -109,30 +112,51 @@ func (u *Upstream) Resolve(ctx context.Context, r message.Repository, known Know
 // before that of the OCI API is: the API with digests may be away while the rest is not.
 const bulkTries = 2
 
-// whole lists the repository and picks what the selection wants.
-func (u *Upstream) whole(ctx context.Context, r message.Repository, known Known) (Result, error) {
-	p, err := newPick(r.Selection)
-	if err != nil {
-		return Result{}, err
+// list lists the repository and picks what the selection wants. whole is false if the listing
+// ended early, because the newest tags were enough.
+func (u *Upstream) list(ctx context.Context, r message.Repository) (p *pick, whole bool, err error) {
+	if p, err = newPick(r.Selection); err != nil {
+		return nil, false, err
 	}
 	lister := u.Listing.For(r.Source)
 	if r.Attempts >= bulkTries {
 		lister = u.Listing.OCI()
 	}
-	whole := true
 	for tag, err := range lister.Tags(ctx, r.Source) {
 		if invalid := (*registry.TagError)(nil); errors.As(err, &invalid) {
 			p.refuse(invalid.Name)
 			continue
 		}
 		if err != nil {
-			return Result{}, err
+			return nil, false, err
 		}
 		p.add(tag)
 		if lister.NewestFirst() && p.full() {
-			whole = false
-			break
+			return p, false, nil
 		}
+	}
+	return p, true, nil
+}
+
+// Select lists the repository of an open entry, and returns the tags that its selection wants.
+// Unlike Resolve, it looks up none of them. Names that no tag can have are an error.
+func (u *Upstream) Select(ctx context.Context, r message.Repository) ([]reference.Tag, error) {
+	p, _, err := u.list(ctx, r)
+	if err == nil {
+		err = p.invalid.about(r.Source)
+	}
+	if err != nil {
+		return nil, err
+	}
+	p.picked()
+	return p.selected(), nil
+}
+
+// whole lists the repository and picks what the selection wants.
+func (u *Upstream) whole(ctx context.Context, r message.Repository, known Known) (Result, error) {
+	p, whole, err := u.list(ctx, r)
+	if err != nil {
+		return Result{}, err
 	}
 	result, err := u.digests(ctx, r.Source, p.picked(), known, false)
 	if err != nil {
@@ -153,6 +177,7 @@ func (u *Upstream) whole(ctx context.Context, r message.Repository, known Known)
 	result.Vanished = append(result.Vanished, companions.Vanished...)
 	result.Pulls += companions.Pulls
 	result.Companions = p.companions
+	result.Selected = p.selected()
 	if whole {
 		result.All = p.all()
 	}
@@ -208,6 +233,15 @@ func (p *pick) add(tag listing.Tag) {
 // all returns the tags that were added.
 func (p *pick) all() []reference.Tag {
 	return slices.AppendSeq(slices.Grow(p.others, len(p.tags)), maps.Keys(p.tags))
+}
+
+// selected returns the tags that were picked, and those for Windows only.
+func (p *pick) selected() []reference.Tag {
+	tags := slices.Clone(p.windows)
+	for _, c := range p.candidates {
+		tags = append(tags, c.Tag)
+	}
+	return tags
 }
 
 // full reports whether a listing that is ordered by time cannot add anything. The

@@ -1,0 +1,216 @@
+// Package holding keeps records of what was mirrored to each destination repository: its
+// tags with their digests, and since when the source or the list has not had them any more.
+// Only what is recorded here may be pruned, so a record that is lost keeps tags and deletes
+// none.
+package holding
+
+import (
+	"bytes"
+	"cmp"
+	"compress/gzip"
+	"encoding/json"
+	"fmt"
+	"io"
+	"slices"
+	"time"
+
+	"github.com/osism/skopeo-worker/shared/reference"
+)
+
+// Reason is why a tag is not mirrored any more.
+type Reason string
+
+// The reasons.
+const (
+	Unlisted   Reason = "the source no longer lists it"
+	Unselected Reason = "the tags of its entry no longer match it"
+	Unnamed    Reason = "the list no longer names it"
+)
+
+// Tag is a tag that was mirrored.
+type Tag struct {
+	Name   reference.Tag        `json:"tag"`
+	Digest reference.Digest     `json:"digest"` // at the destination
+	Source reference.Repository `json:"source"`
+	// First and Last are when the tag was first mirrored, and when it last got its digest.
+	First time.Time `json:"first"`
+	Last  time.Time `json:"last"`
+	// Earlier are the digests that the tag had before, the newest last. The destination may
+	// still have them, without a tag.
+	Earlier []reference.Digest `json:"earlier,omitempty"`
+	// Dropped is since when the source or the list is known not to have the tag. It is zero if
+	// they have it, or if that is not known.
+	Dropped time.Time `json:"dropped,omitzero"`
+	Why     Reason    `json:"why,omitempty"`
+}
+
+// Repository is what was mirrored to a destination repository under one mirror name.
+type Repository struct {
+	Destination reference.Repository `json:"destination"`
+	Mirror      string               `json:"mirror"`
+	Listed      time.Time            `json:"listed,omitzero"` // when a run last listed the source, to the day
+	Tags        []Tag                `json:"tags"`            // sorted by name
+}
+
+// Find returns the record of a tag.
+func (r Repository) Find(name reference.Tag) (Tag, bool) {
+	i, found := r.search(name)
+	if !found {
+		return Tag{}, false
+	}
+	return r.Tags[i], true
+}
+
+func (r Repository) search(name reference.Tag) (int, bool) {
+	return slices.BinarySearchFunc(r.Tags, name, func(t Tag, name reference.Tag) int {
+		return cmp.Compare(t.Name.String(), name.String())
+	})
+}
+
+// Put is a tag that the destination has, as a worker has seen it.
+type Put struct {
+	Name   reference.Tag
+	Digest reference.Digest
+	Source reference.Repository
+}
+
+// Listing is what an entry of the list means, according to a complete listing of its source.
+type Listing struct {
+	Source reference.Repository
+	// Tags are those that the source lists. A tag is true if the entry selects it.
+	Tags map[reference.Tag]bool
+	// Whole says that Tags are all of them: a listing ends early if only the newest tags count.
+	Whole bool
+}
+
+// Seen is what a worker has seen of a destination repository.
+type Seen struct {
+	Put      []Put
+	Listings []Listing
+	At       time.Time
+}
+
+// maxEarlier is how many earlier digests of a tag are kept.
+const maxEarlier = 10
+
+// dayOld is how old Listed may become before it alone is a reason to write a record.
+const dayOld = 24 * time.Hour
+
+// add adds what was seen, and reports whether that changes the record.
+func (r *Repository) add(seen Seen) (changed bool) {
+	for _, l := range seen.Listings {
+		if seen.At.Sub(r.Listed) >= dayOld {
+			r.Listed, changed = seen.At, true
+		}
+		for i := range r.Tags {
+			if t := &r.Tags[i]; t.Source == l.Source && t.drop(l.lacks(t.Name), seen.At) {
+				changed = true
+			}
+		}
+	}
+	for _, p := range seen.Put {
+		if r.put(p, seen.At) {
+			changed = true
+		}
+	}
+	return changed
+}
+
+// lacks returns why a tag is not mirrored any more, or "" if it is.
+func (l Listing) lacks(name reference.Tag) Reason {
+	switch wanted, listed := l.Tags[name]; {
+	case wanted:
+		return ""
+	case !listed && l.Whole:
+		return Unlisted
+	}
+	return Unselected
+}
+
+// drop notes why a tag is not mirrored any more. The time of the first reason counts, until
+// the tag is wanted again.
+func (t *Tag) drop(why Reason, at time.Time) (changed bool) {
+	switch {
+	case why == "" && !t.Dropped.IsZero():
+		t.Dropped, t.Why = time.Time{}, ""
+	case why != "" && t.Dropped.IsZero():
+		t.Dropped, t.Why = at, why
+	default:
+		return false
+	}
+	return true
+}
+
+// put notes a tag that the destination has.
+func (r *Repository) put(p Put, at time.Time) (changed bool) {
+	i, found := r.search(p.Name)
+	if !found {
+		r.Tags = slices.Insert(r.Tags, i, Tag{Name: p.Name, Digest: p.Digest, Source: p.Source, First: at, Last: at})
+		return true
+	}
+	t := &r.Tags[i]
+	if t.Digest != p.Digest {
+		t.Earlier = append(slices.DeleteFunc(t.Earlier, func(d reference.Digest) bool { return d == p.Digest || d == t.Digest }), t.Digest)
+		t.Earlier = t.Earlier[max(0, len(t.Earlier)-maxEarlier):]
+	}
+	if t.Digest != p.Digest || t.Source != p.Source {
+		t.Digest, t.Source, t.Last, changed = p.Digest, p.Source, at, true
+	}
+	return t.drop("", at) || changed
+}
+
+const (
+	// maxRecord is the largest record, in bytes: less than a NATS server takes by default (1
+	// MiB).
+	maxRecord = 900 << 10
+	// maxUnpacked bounds what a record is unpacked to: some 300,000 tags.
+	maxUnpacked = 128 << 20
+)
+
+// encode packs a record. If there are more tags than it can hold, those that were mirrored
+// last are left out, which are never pruned then; left is how many.
+func (r Repository) encode() (data []byte, left int, err error) {
+	all := r.Tags
+	r.Tags = slices.Clone(all)
+	slices.SortStableFunc(r.Tags, func(a, b Tag) int { return a.First.Compare(b.First) })
+	oldest := r.Tags
+	for n := len(oldest); ; n = n * 9 / 10 {
+		r.Tags = slices.Clone(oldest[:n])
+		slices.SortFunc(r.Tags, func(a, b Tag) int { return cmp.Compare(a.Name.String(), b.Name.String()) })
+		plain, err := json.Marshal(r)
+		if err != nil {
+			return nil, 0, err
+		}
+		var packed bytes.Buffer
+		w := gzip.NewWriter(&packed)
+		_, _ = w.Write(plain) // a buffer takes everything
+		if err := w.Close(); err != nil {
+			return nil, 0, err
+		}
+		if packed.Len() <= maxRecord {
+			return packed.Bytes(), len(all) - n, nil
+		}
+	}
+}
+
+// parse reads a record. It returns an error for what is none: anyone may have put it there.
+func parse(data []byte) (Repository, error) {
+	packed, err := gzip.NewReader(bytes.NewReader(data))
+	if err != nil {
+		return Repository{}, fmt.Errorf("%w: %w", ErrMalformed, err)
+	}
+	plain, err := io.ReadAll(io.LimitReader(packed, maxUnpacked))
+	var r Repository
+	if err == nil {
+		err = json.Unmarshal(plain, &r)
+	}
+	if err != nil || r.Destination.IsZero() || r.Mirror == "" {
+		return Repository{}, fmt.Errorf("%w: %w", ErrMalformed, cmp.Or(err, errNoDestination))
+	}
+	r.Tags = slices.DeleteFunc(r.Tags, func(t Tag) bool {
+		return t.Name.IsZero() || t.Digest.IsZero() || t.Source.IsZero()
+	})
+	slices.SortFunc(r.Tags, func(a, b Tag) int { return cmp.Compare(a.Name.String(), b.Name.String()) })
+	r.Tags = slices.CompactFunc(r.Tags, func(a, b Tag) bool { return a.Name == b.Name })
+	return r, nil
+}

@@ -1,0 +1,211 @@
+package holding
+
+import (
+	"fmt"
+	"log/slog"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/osism/skopeo-worker/shared/brokertest"
+	"github.com/osism/skopeo-worker/shared/reference"
+)
+
+const mirror = "default"
+
+var (
+	source      = reference.MustRepository("quay.io/osism/tool")
+	destination = reference.MustRepository("registry.example.com/osism/tool")
+	one         = reference.DigestOf([]byte("one"))
+	two         = reference.DigestOf([]byte("two"))
+	start       = time.Now().UTC().Truncate(time.Second)
+)
+
+func open(t *testing.T) *Store {
+	t.Helper()
+	s, err := Open(t.Context(), brokertest.Embedded(t), slog.New(slog.DiscardHandler))
+	require.NoError(t, err)
+	return s
+}
+
+func (s *Store) only(t *testing.T) Repository {
+	t.Helper()
+	all, err := s.List(t.Context())
+	require.NoError(t, err)
+	require.Len(t, all, 1)
+	return all[0]
+}
+
+func (s *Store) find(t *testing.T, tag string) Tag {
+	t.Helper()
+	found, ok := s.only(t).Find(reference.MustTag(tag))
+	require.True(t, ok, tag)
+	return found
+}
+
+func (s *Store) add(t *testing.T, days int, seen Seen) {
+	t.Helper()
+	seen.At = at(days)
+	require.NoError(t, s.Add(t.Context(), mirror, destination, seen))
+}
+
+func at(days int) time.Time { return start.Add(time.Duration(days) * 24 * time.Hour) }
+
+func put(tag string, digest reference.Digest) Put {
+	return Put{Name: reference.MustTag(tag), Digest: digest, Source: source}
+}
+
+func listing(tags map[string]bool) []Listing {
+	l := Listing{Source: source, Tags: map[reference.Tag]bool{}, Whole: true}
+	for tag, wanted := range tags {
+		l.Tags[reference.MustTag(tag)] = wanted
+	}
+	return []Listing{l}
+}
+
+// TestDropped: the time counts from the first listing without a tag, until one has it again.
+func TestDropped(t *testing.T) {
+	s := open(t)
+	both := listing(map[string]bool{"1": true, "2": true})
+	s.add(t, 0, Seen{Listings: both, Put: []Put{put("1", one), put("2", two)}})
+	require.Zero(t, s.find(t, "2").Dropped)
+	s.add(t, 1, Seen{Listings: listing(map[string]bool{"1": true})})
+	require.Equal(t, at(1), s.find(t, "2").Dropped)
+	require.Equal(t, Unlisted, s.find(t, "2").Why)
+	s.add(t, 5, Seen{Listings: listing(map[string]bool{"1": true, "2": false})})
+	require.Equal(t, at(1), s.find(t, "2").Dropped, "the first reason counts")
+	s.add(t, 9, Seen{Listings: both})
+	require.Zero(t, s.find(t, "2").Dropped)
+	s.add(t, 10, Seen{Listings: listing(map[string]bool{"1": true, "2": false})})
+	require.Equal(t, at(10), s.find(t, "2").Dropped)
+	require.Equal(t, Unselected, s.find(t, "2").Why)
+	s.add(t, 11, Seen{Put: []Put{put("2", one)}})
+	require.Zero(t, s.find(t, "2").Dropped, "another entry mirrors it")
+	require.Equal(t, []reference.Digest{two}, s.find(t, "2").Earlier)
+
+	// The listing of another source, or a listing that ended early, proves nothing about it.
+	other := listing(map[string]bool{"9": true})
+	other[0].Source = reference.MustRepository("quay.io/osism/other")
+	s.add(t, 12, Seen{Listings: other})
+	require.Zero(t, s.find(t, "1").Dropped)
+}
+
+// TestMarkList: what the list drops is dropped, and what it names again is not.
+func TestMarkList(t *testing.T) {
+	s := open(t)
+	s.add(t, 0, Seen{Put: []Put{put("1", one), put("2", two)}})
+	require.NoError(t, s.Add(t.Context(), "other", destination, Seen{Put: []Put{put("1", one)}, At: at(0)}))
+	mark := func(days int, has bool) {
+		t.Helper()
+		require.NoError(t, s.MarkList(t.Context(), mirror, func(_ reference.Repository, tag reference.Tag) bool {
+			return has || tag.String() == "1"
+		}, at(days)))
+	}
+	dropped := func(of string) time.Time {
+		all, err := s.List(t.Context())
+		require.NoError(t, err)
+		require.Len(t, all, 2)
+		for _, r := range all {
+			found, ok := r.Find(reference.MustTag("2"))
+			require.Equal(t, r.Mirror == mirror, ok)
+			if one, _ := r.Find(reference.MustTag("1")); !one.Dropped.IsZero() {
+				t.Fatal("the list has it")
+			}
+			if r.Mirror == of {
+				return found.Dropped
+			}
+		}
+		return time.Time{}
+	}
+	mark(1, false)
+	require.Equal(t, at(1), dropped(mirror))
+	mark(2, false)
+	require.Equal(t, at(1), dropped(mirror))
+	mark(3, true)
+	require.Zero(t, dropped(mirror))
+	mark(4, false)
+	require.Equal(t, at(4), dropped(mirror))
+}
+
+// TestQuiet: a night in which nothing changes writes nothing, but once a day that it was listed.
+func TestQuiet(t *testing.T) {
+	s := open(t)
+	seen := Seen{Listings: listing(map[string]bool{"1": true}), Put: []Put{put("1", one)}}
+	s.add(t, 0, seen)
+	revision := func() uint64 {
+		e, err := s.kv.Get(t.Context(), key(mirror, destination))
+		require.NoError(t, err)
+		return e.Revision()
+	}
+	first := revision()
+	seen.At = at(0).Add(23 * time.Hour)
+	require.NoError(t, s.Add(t.Context(), mirror, destination, seen))
+	require.Equal(t, first, revision())
+	s.add(t, 1, seen)
+	require.Greater(t, revision(), first)
+	require.Equal(t, at(1), s.only(t).Listed)
+}
+
+func TestConcurrent(t *testing.T) {
+	s := open(t)
+	var group sync.WaitGroup
+	for n := range 8 {
+		group.Go(func() {
+			_ = s.Add(t.Context(), mirror, destination, Seen{Put: []Put{put(fmt.Sprint("t", n), one)}, At: start})
+		})
+	}
+	group.Wait()
+	require.Len(t, s.only(t).Tags, 8)
+}
+
+func TestForget(t *testing.T) {
+	s := open(t)
+	s.add(t, 0, Seen{Put: []Put{put("1", one), put("2", one)}})
+	require.NoError(t, s.Forget(t.Context(), destination, map[reference.Tag]reference.Digest{reference.MustTag("1"): one, reference.MustTag("2"): two}))
+	require.Len(t, s.only(t).Tags, 1)
+	require.Equal(t, one, s.find(t, "2").Digest)
+}
+
+// TestLarge: a record is never too large for a message; what it cannot hold is not pruned.
+func TestLarge(t *testing.T) {
+	r := Repository{Destination: destination, Mirror: mirror}
+	for n := range 30_000 {
+		r.Tags = append(r.Tags, Tag{Name: reference.MustTag(fmt.Sprintf("t%06d", n)), Digest: reference.DigestOf([]byte{byte(n), byte(n >> 8)}), Source: source, First: start.Add(time.Duration(n)), Last: start})
+	}
+	data, left, err := r.encode()
+	require.NoError(t, err)
+	require.LessOrEqual(t, len(data), maxRecord)
+	require.Positive(t, left)
+	read, err := parse(data)
+	require.NoError(t, err)
+	require.Len(t, read.Tags, 30_000-left)
+	require.Equal(t, r.Tags[0], read.Tags[0])
+}
+
+// TestForeign: what is no record is an error, for without it nothing is safe to delete.
+func TestForeign(t *testing.T) {
+	s := open(t)
+	s.add(t, 0, Seen{Put: []Put{put("1", one)}})
+	_, err := s.kv.PutString(t.Context(), "default.0123", "{}")
+	require.NoError(t, err)
+	_, err = s.List(t.Context())
+	require.ErrorIs(t, err, ErrMalformed)
+}
+
+func FuzzParse(f *testing.F) {
+	good, _, err := Repository{Destination: destination, Mirror: mirror, Tags: []Tag{{Name: reference.MustTag("1"), Digest: one, Source: source}}}.encode()
+	if err != nil {
+		f.Fatal(err)
+	}
+	f.Add(good)
+	f.Fuzz(func(t *testing.T, data []byte) {
+		if r, err := parse(data); err == nil {
+			r.add(Seen{Put: []Put{put("1", one)}, At: start})
+			if _, ok := r.Find(reference.MustTag("1")); !ok {
+				t.Fatal("lost")
+			}
+		}
+	})
+}

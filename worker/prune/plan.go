@@ -1,0 +1,160 @@
+// Package prune deletes from destinations what the list or the source has dropped long ago, in
+// two steps: Survey makes a plan and changes nothing, and Execution does what a plan says, as
+// far as it still holds.
+package prune
+
+import (
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/osism/skopeo-worker/shared/exit"
+	"github.com/osism/skopeo-worker/shared/reference"
+)
+
+// Version is the version of plans.
+const Version = 1
+
+var (
+	// ErrPlan is returned for a file that is not a plan.
+	ErrPlan = exit.Usage.New("not a plan of planner prune")
+	// ErrCap is returned if a plan would delete more than it may.
+	ErrCap = exit.Failed.New("the plan would delete too much")
+)
+
+// Plan is what is to be deleted, and what was left out.
+type Plan struct {
+	Version     int       `json:"version" yaml:"version"`
+	Mirror      string    `json:"mirror" yaml:"mirror"`
+	Destination string    `json:"destination" yaml:"destination"` // MIRROR_DEST_URL
+	Made        time.Time `json:"made" yaml:"made"`
+	Grace       string    `json:"grace" yaml:"grace"`
+	// Recorded is how many tags are recorded as mirrored, and Tags how many of them are
+	// deleted. Bytes are those of blobs that no other tag of the same repository needs.
+	Recorded     int          `json:"recorded" yaml:"recorded"`
+	Tags         int          `json:"tags" yaml:"tags"`
+	Bytes        int64        `json:"bytes" yaml:"bytes"`
+	Repositories []Repository `json:"repositories" yaml:"repositories"`
+	Left         []Left       `json:"left" yaml:"left"`
+}
+
+// Repository is a destination repository.
+type Repository struct {
+	Repository reference.Repository `json:"repository" yaml:"repository"`
+	Recorded   int                  `json:"recorded" yaml:"recorded"`
+	Tags       []Tag                `json:"tags" yaml:"tags"`
+	// Manifests are deleted after the tags. They have none: they are below an index, or refer
+	// to an image, and nothing that stays needs them.
+	Manifests []reference.Digest `json:"manifests,omitempty" yaml:"manifests,omitempty"`
+}
+
+// Tag is a tag that is deleted, if it still has the digest then.
+type Tag struct {
+	Tag    reference.Tag    `json:"tag" yaml:"tag"`
+	Digest reference.Digest `json:"digest" yaml:"digest"`
+	Why    string           `json:"why" yaml:"why"`
+	Since  time.Time        `json:"since,omitzero" yaml:"since,omitempty"`
+	// Of is the image that a signature, an attestation or a list of referrers belongs to.
+	Of    reference.Digest `json:"of,omitzero" yaml:"of,omitempty"`
+	Bytes int64            `json:"bytes" yaml:"bytes"`
+}
+
+// Left is a tag, or a repository without a tag, that was dropped and stays, and why.
+type Left struct {
+	Repository reference.Repository `json:"repository" yaml:"repository"`
+	Tag        reference.Tag        `json:"tag,omitzero" yaml:"tag,omitempty"`
+	Why        string               `json:"why" yaml:"why"`
+}
+
+// ID identifies a plan by its content.
+func (p Plan) ID() string {
+	data, _ := json.Marshal(p) // its types are all of ours
+	sum := sha256.Sum256(data)
+	return hex.EncodeToString(sum[:16])
+}
+
+// Check returns an ErrPlan if a plan that was read is incomplete.
+func (p Plan) Check() error {
+	if p.Version != Version {
+		return fmt.Errorf("%w: version %d, expected %d", ErrPlan, p.Version, Version)
+	}
+	if p.Mirror == "" || p.Destination == "" {
+		return fmt.Errorf("%w: the mirror name or the destination is missing", ErrPlan)
+	}
+	for _, r := range p.Repositories {
+		if r.Repository.IsZero() {
+			return fmt.Errorf("%w: a repository without a name", ErrPlan)
+		}
+		if !Below(r.Repository, p.Destination) {
+			return fmt.Errorf("%w: %s is not below %s", ErrPlan, r.Repository, p.Destination)
+		}
+		for _, t := range r.Tags {
+			if t.Tag.IsZero() || t.Digest.IsZero() {
+				return fmt.Errorf("%w: %s: a tag without a name or a digest", ErrPlan, r.Repository)
+			}
+		}
+	}
+	return nil
+}
+
+// Below reports whether a repository is below a destination, host[:port][/prefix].
+func Below(repository reference.Repository, destination string) bool {
+	return strings.HasPrefix(repository.String(), strings.TrimSuffix(destination, "/")+"/")
+}
+
+// Share is a part of a whole, between 0 and 100 percent.
+type Share struct{ percent float64 }
+
+// MustShare returns n percent.
+func MustShare(percent float64) Share { return Share{percent} }
+
+var errShare = errors.New("expected a percentage such as 10%")
+
+// ParseShare reads a percentage such as 10%.
+func ParseShare(text string) (Share, error) {
+	digits, ok := strings.CutSuffix(text, "%")
+	percent, err := strconv.ParseFloat(digits, 64)
+	if !ok || err != nil || !(percent >= 0 && percent <= 100) {
+		return Share{}, errShare
+	}
+	return Share{percent}, nil
+}
+
+func (s Share) String() string { return strconv.FormatFloat(s.percent, 'f', -1, 64) + "%" }
+
+// exceeded reports whether n is more than the share of all.
+func (s Share) exceeded(n, all int) bool { return float64(n)*100 > s.percent*float64(all) }
+
+// Caps are how much a plan may delete.
+type Caps struct {
+	All           Share // of all tags that are recorded
+	PerRepository Share // of those of each repository
+}
+
+// Check returns an ErrCap if the plan deletes more.
+func (c Caps) Check(p Plan) error {
+	if c.All.exceeded(p.Tags, p.Recorded) {
+		return fmt.Errorf("%w: %d of %d mirrored tags, more than --max %s; check that the list is whole, or raise --max", ErrCap, p.Tags, p.Recorded, c.All)
+	}
+	for _, r := range p.Repositories {
+		if n := r.images(); c.PerRepository.exceeded(n, r.Recorded) {
+			return fmt.Errorf("%w: %d of %d mirrored tags of %s, more than --max-per-repository %s; check its entry in the list and its source, or raise --max-per-repository", ErrCap, n, r.Recorded, r.Repository, c.PerRepository)
+		}
+	}
+	return nil
+}
+
+// images counts the tags that do not belong to another image.
+func (r Repository) images() (n int) {
+	for _, t := range r.Tags {
+		if t.Of.IsZero() {
+			n++
+		}
+	}
+	return n
+}

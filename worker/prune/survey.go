@@ -1,0 +1,235 @@
+package prune
+
+import (
+	"cmp"
+	"context"
+	"fmt"
+	"maps"
+	"slices"
+	"time"
+
+	"github.com/osism/skopeo-worker/shared/holding"
+	"github.com/osism/skopeo-worker/shared/message"
+	"github.com/osism/skopeo-worker/shared/reference"
+	"github.com/osism/skopeo-worker/shared/selection"
+	"github.com/osism/skopeo-worker/worker/outcome"
+	"github.com/osism/skopeo-worker/worker/registry"
+)
+
+// Source lists what entries of a list mean today.
+type Source interface {
+	// Select returns the tags that an open entry wants.
+	Select(ctx context.Context, r message.Repository) ([]reference.Tag, error)
+}
+
+// Survey finds out what may be pruned. It changes nothing, and sends GET and HEAD requests
+// only.
+type Survey struct {
+	Registry *registry.Client
+	Source   Source
+	// Holdings are the records of all mirror names.
+	Holdings []holding.Repository
+	Mirror   string // the mirror name
+	// Destination is host[:port][/prefix]. Other repositories are left alone.
+	Destination string
+	Entries     []message.Repository // of the list
+	Mirrors     holding.Mirrors      // of the list
+	Grace       time.Duration
+	Keep        *selection.Matcher // tags that are never deleted
+	Now         time.Time
+}
+
+// Plan returns what may be pruned.
+func (s *Survey) Plan(ctx context.Context) (Plan, error) {
+	p := Plan{
+		Version: Version, Mirror: s.Mirror, Destination: s.Destination, Made: s.Now, Grace: s.Grace.String(),
+		Repositories: []Repository{}, Left: []Left{},
+	}
+	for _, r := range s.Holdings {
+		if !s.isOurs(r) {
+			continue
+		}
+		recorded := images(r)
+		p.Recorded += recorded
+		found, left, err := s.repository(ctx, r)
+		if ctx.Err() != nil {
+			return Plan{}, context.Cause(ctx)
+		}
+		if err != nil {
+			left = []Left{{Repository: r.Destination, Why: outcome.Reason(err)}}
+		}
+		p.Left = append(p.Left, left...)
+		if len(found.Tags) == 0 {
+			continue
+		}
+		found.Recorded = recorded
+		p.Tags += len(found.Tags)
+		for _, t := range found.Tags {
+			p.Bytes += t.Bytes
+		}
+		p.Repositories = append(p.Repositories, found)
+	}
+	return p, nil
+}
+
+func (s *Survey) isOurs(r holding.Repository) bool {
+	return r.Mirror == s.Mirror && Below(r.Destination, s.Destination)
+}
+
+// images counts the tags of a record that do not belong to another image.
+func images(r holding.Repository) (n int) {
+	for _, t := range r.Tags {
+		if _, companion := selection.Companion(t.Name.String()); !companion {
+			n++
+		}
+	}
+	return n
+}
+
+// repository returns what may be pruned of a repository, and which dropped tags stay.
+func (s *Survey) repository(ctx context.Context, r holding.Repository) (Repository, []Left, error) {
+	var left []Left
+	stays := func(tag reference.Tag, why string) {
+		left = append(left, Left{Repository: r.Destination, Tag: tag, Why: why})
+	}
+	dropped := map[reference.Tag]holding.Tag{}
+	for _, t := range r.Tags {
+		if s.isDropped(t) {
+			dropped[t.Name] = t
+		}
+	}
+	if len(dropped) == 0 {
+		return Repository{}, nil, nil
+	}
+	wanted, err := s.wanted(ctx, r.Destination)
+	if err != nil {
+		return Repository{}, nil, err
+	}
+	for _, t := range sorted(dropped) {
+		if why := s.spared(r.Destination, t, wanted); why != "" {
+			stays(t.Name, why)
+			delete(dropped, t.Name)
+		}
+	}
+	if len(dropped) == 0 {
+		return Repository{}, left, nil
+	}
+	found, err := s.choose(ctx, r.Destination, dropped, stays)
+	return found, left, err
+}
+
+func sorted(tags map[reference.Tag]holding.Tag) []holding.Tag {
+	return slices.SortedFunc(maps.Values(tags), func(a, b holding.Tag) int { return cmp.Compare(a.Name.String(), b.Name.String()) })
+}
+
+// isDropped reports whether the source or the list has not had a tag for the time of grace. A
+// tag that belongs to an image is dropped with that.
+func (s *Survey) isDropped(t holding.Tag) bool {
+	_, companion := selection.Companion(t.Name.String())
+	return !companion && !t.Dropped.IsZero() && s.Now.Sub(t.Dropped) >= s.Grace
+}
+
+// errNone is the reason for a source that selects nothing.
+type errNone struct{ source reference.Repository }
+
+func (e errNone) Error() string {
+	return fmt.Sprintf("%s lists no tags that its entry wants; nothing of it is pruned", e.source)
+}
+
+// wanted returns the tags of a destination that the list means today, as far as sources have
+// to be asked.
+func (s *Survey) wanted(ctx context.Context, destination reference.Repository) (map[reference.Tag]bool, error) {
+	wanted := map[reference.Tag]bool{}
+	for _, e := range s.Entries {
+		if e.Destination != destination || !e.Tag.IsZero() || !e.Digest.IsZero() || e.Selection != nil && len(e.Selection.List) > 0 {
+			continue // Mirrors knows what it names
+		}
+		tags, err := s.Source.Select(ctx, e)
+		if err != nil {
+			return nil, fmt.Errorf("its source could not be listed: %w", err)
+		}
+		if len(tags) == 0 {
+			return nil, errNone{e.Source}
+		}
+		for _, tag := range tags {
+			wanted[tag] = true
+		}
+	}
+	return wanted, nil
+}
+
+// spared returns why a dropped tag stays, or "".
+func (s *Survey) spared(destination reference.Repository, t holding.Tag, wanted map[reference.Tag]bool) string {
+	switch {
+	case wanted[t.Name]:
+		return "the list has it again, and so has the source"
+	case t.Why == holding.Unnamed && s.Mirrors(destination, t.Name), s.names(destination, t.Name):
+		return "the list names it again"
+	case s.Keep != nil && s.Keep.Match(t.Name.String()):
+		return "it matches --keep"
+	}
+	for _, other := range s.Holdings {
+		if other.Destination != destination || other.Mirror == s.Mirror {
+			continue
+		}
+		if also, ok := other.Find(t.Name); ok && !s.isDropped(also) {
+			return "the mirror " + other.Mirror + " has it, too"
+		}
+	}
+	return ""
+}
+
+// names reports whether an entry of the list names the tag, rather than its repository.
+func (s *Survey) names(destination reference.Repository, tag reference.Tag) bool {
+	return slices.ContainsFunc(s.Entries, func(e message.Repository) bool {
+		if e.Destination != destination {
+			return false
+		}
+		if named := (reference.Reference{Tag: e.Tag, Digest: e.Digest}).DestinationTag(); !named.IsZero() {
+			return named == tag
+		}
+		return e.Selection != nil && slices.Contains(e.Selection.List, tag.String())
+	})
+}
+
+// recorded returns the tags of a destination that any mirror name has recorded, and the digests
+// that they had earlier.
+func (s *Survey) recorded(destination reference.Repository) (tags []reference.Tag, earlier []reference.Digest) {
+	for _, r := range s.Holdings {
+		if r.Destination == destination {
+			for _, t := range r.Tags {
+				tags, earlier = append(tags, t.Name), append(earlier, t.Earlier...)
+			}
+		}
+	}
+	return tags, earlier
+}
+
+// choose reads the destination, and returns which of the dropped tags can be deleted, and what
+// goes with them.
+func (s *Survey) choose(ctx context.Context, destination reference.Repository, dropped map[reference.Tag]holding.Tag, stays func(reference.Tag, string)) (Repository, error) {
+	recorded, earlier := s.recorded(destination)
+	c, err := read(ctx, s.Registry, destination, recorded, earlier)
+	if err != nil {
+		return Repository{}, fmt.Errorf("the destination could not be read: %w", err)
+	}
+	going := map[reference.Tag]bool{}
+	for _, t := range sorted(dropped) {
+		switch at, there := c.tags[t.Name]; {
+		case !there: // there is nothing to delete
+		case at != t.Digest:
+			stays(t.Name, fmt.Sprintf("the destination has %s, which was not mirrored", at))
+		default:
+			going[t.Name] = true
+		}
+	}
+	needed := c.settle(going, earlier, stays)
+	tried := map[reference.Tag]bool{}
+	for more := true; more; { // what belongs to an image may have something that belongs to it
+		if more, err = c.accompany(ctx, going, needed, tried, s.Keep); err != nil {
+			return Repository{}, fmt.Errorf("the destination could not be read: %w", err)
+		}
+		needed = c.settle(going, earlier, func(reference.Tag, string) {})
+	}
+	return c.plan(dropped, going, needed), nil
+}

@@ -1,0 +1,41 @@
+package service
+
+import (
+	"context"
+	"log/slog"
+
+	"github.com/osism/skopeo-worker/shared/broker"
+	"github.com/osism/skopeo-worker/shared/budget"
+	"github.com/osism/skopeo-worker/shared/message"
+	"github.com/osism/skopeo-worker/worker/check"
+	"github.com/osism/skopeo-worker/worker/prune"
+	"github.com/osism/skopeo-worker/worker/registry"
+	"github.com/osism/skopeo-worker/worker/throttle"
+)
+
+// Pruner reaches the registries of a list to prune its destination, within the limits that the
+// workers of the broker share.
+type Pruner struct {
+	Registry *registry.Client // for the destination
+	Source   prune.Source
+
+	budget *budget.Store
+}
+
+// NewPruner returns a pruner for the entries of a list.
+func NewPruner(ctx context.Context, b *broker.Broker, r Registries, list []message.Repository, log *slog.Logger) (*Pruner, error) {
+	store, err := budget.Open(ctx, b, log)
+	if err != nil {
+		return nil, err
+	}
+	r.setRates(store)
+	keychain := r.keychain()
+	limiter := &throttle.Throttle{Budget: store, Identity: identity(keychain), Log: log}
+	noteDestinations(limiter, list)
+	network := limiter.Transport(registry.NewTransport(r.Insecure, registry.DefaultStall), "")
+	source := r.client(check.WithoutPulls(network), keychain, 0, nil)
+	return &Pruner{Registry: r.client(network, keychain, 0, nil), Source: r.upstream(source, log), budget: store}, nil
+}
+
+// Close releases the budgets.
+func (p *Pruner) Close() { p.budget.Close() }
