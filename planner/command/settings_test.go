@@ -10,6 +10,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/osism/skopeo-worker/shared/config"
+	"github.com/osism/skopeo-worker/shared/run"
 	"github.com/osism/skopeo-worker/shared/selection"
 )
 
@@ -69,4 +70,21 @@ func TestBadVariablesAreNamed(t *testing.T) {
 
 	_, err = planOf(t, "", map[string]string{"LIMIT": "many"})
 	require.ErrorContains(t, err, `LIMIT="many": expected a whole number, 0 or more`)
+}
+
+// TestPublished: chunks that are not due at once have a time.
+func TestPublished(t *testing.T) {
+	for interval, want := range map[string]string{
+		"0s": "Published run r1: 2 entries in 2 chunks.\n",
+		"1h": "Published run r1: 2 entries in 2 chunks.\nThe last chunk is due at ",
+	} {
+		t.Setenv("CHUNK_SIZE", "1")
+		t.Setenv("CHUNK_INTERVAL", interval)
+		p, err := planOf(t, "containers: [nginx, redis]", nil)
+		require.NoError(t, err)
+		var out strings.Builder
+		p.published(&out, run.Run{ID: "r1", Entries: 2, Chunks: 2})
+		require.True(t, strings.HasPrefix(out.String(), want), out.String())
+		require.Equal(t, strings.Count(want, "\n")+strings.Count(want, "due"), strings.Count(out.String(), "\n"))
+	}
 }
