@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/osism/skopeo-worker/planner/list"
+	"github.com/osism/skopeo-worker/planner/plan"
 	"github.com/osism/skopeo-worker/planner/schedule"
 	"github.com/osism/skopeo-worker/planner/web"
 	"github.com/osism/skopeo-worker/shared/broker"
@@ -86,11 +87,42 @@ func (p *planning) first(ctx context.Context, times schedule.Schedule) (time.Tim
 		return time.Time{}, err
 	}
 	for _, r := range runs {
-		if r.Kind == run.KindPlan {
+		if r.Kind == run.KindPlan && r.Published {
 			return times.Next(r.Started), nil
 		}
 	}
 	return time.Now(), nil
+}
+
+// settleEvery is how often runs are looked for that a process was publishing when it was
+// killed.
+const settleEvery = 15 * time.Second
+
+// settle decides on runs that a process was publishing when it was killed.
+func (p *planning) settle(ctx context.Context, before time.Time) {
+	ender := plan.Ender{Broker: p.session.Broker, Runs: p.session.runs, Failures: p.session.failures}
+	settled, err := ender.Settle(ctx, p.session.name, before)
+	for _, r := range settled {
+		p.log.Warn("a run was not published to its end", "run", r.ID, "kind", r.Kind, "published_chunks", r.Chunks, "cancelled", r.Ended != "")
+	}
+	if err != nil && ctx.Err() == nil {
+		p.log.Warn("a run that was not published as a whole is looked at again", "error", err)
+	}
+}
+
+// settleOthers does so while this process runs, once the others can't be publishing any more.
+func (p *planning) settleOthers(ctx context.Context) error {
+	ticker := time.NewTicker(settleEvery)
+	defer ticker.Stop()
+	for {
+		// Before the run counts as lost.
+		p.settle(ctx, time.Now().Add(-run.Publishing+3*settleEvery))
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-ticker.C:
+		}
+	}
 }
 
 // Plan implements web.Actions. It continues a run of the same plan that is not over, as

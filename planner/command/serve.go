@@ -86,12 +86,13 @@ func serveCommand() *cobra.Command {
 			}
 			return probes.Serve(cmd.Context(), func(ctx context.Context) error {
 				return page.Serve(ctx, func(ctx context.Context) error {
+					began := time.Now()
 					se, err := connect(ctx, &s, stay, cmd.ErrOrStderr())
 					if err != nil {
 						return unlessStopped(ctx, err)
 					}
 					defer se.Close()
-					return unlessStopped(ctx, se.serve(ctx, &s, probes, page, log))
+					return unlessStopped(ctx, se.serve(ctx, began, &s, probes, page, log))
 				})
 			})
 		}),
@@ -106,8 +107,9 @@ func unlessStopped(ctx context.Context, err error) error {
 	return err
 }
 
-// serve does all that planner serve does with the broker, until ctx ends.
-func (se *session) serve(ctx context.Context, s *settings, probes *service.Endpoint, page *web.Server, log *slog.Logger) error {
+// serve does all that planner serve does with the broker, until ctx ends. began is a time
+// before which no other process can have used an embedded broker since the last one ended.
+func (se *session) serve(ctx context.Context, began time.Time, s *settings, probes *service.Endpoint, page *web.Server, log *slog.Logger) error {
 	group, ctx := errgroup.WithContext(ctx)
 	if se.Embedded() {
 		w, err := service.New(ctx, probes, se.Broker, s.worker, s.registries, s.trust, log)
@@ -131,6 +133,10 @@ func (se *session) serve(ctx context.Context, s *settings, probes *service.Endpo
 	}
 	look := overview.New(overview.Sources{Runs: se.runs, Failures: se.failures, Budget: se.budget}, se.name, s.web.MaxAge)
 	planning := &planning{settings: s, session: se, log: log}
+	if se.Embedded() { // no other process has published anything since the last one ended
+		planning.settle(ctx, began)
+	}
+	group.Go(func() error { return planning.settleOthers(ctx) })
 	notifier, err := notify.New(ctx, s.notify, se.Broker, look, se.failures, changes, func() time.Time { return planning.state().Next }, log)
 	if err != nil {
 		return err

@@ -110,13 +110,14 @@ func apiFailures(ctx context.Context, site *Site, r *http.Request) (any, error) 
 // apiRunRow is a run with how it stands.
 type apiRunRow struct {
 	Kind        string     `json:"kind"`
+	Interrupted bool       `json:"interrupted,omitempty"`
 	Destination string     `json:"destination"`
 	Status      run.Status `json:"status"`
 }
 
 func rowOf(r overview.Run) apiRunRow {
 	r.Status.Failures = run.Failures{} // those are of the mirror
-	return apiRunRow{r.Kind, r.Destination, r.Status}
+	return apiRunRow{r.Kind, r.Interrupted, r.Destination, r.Status}
 }
 
 func apiRuns(ctx context.Context, site *Site, r *http.Request) (any, error) {

@@ -42,6 +42,9 @@ type Run struct {
 	FirstDue    time.Time     `json:"first_due"`
 	Interval    time.Duration `json:"interval"`
 	Published   bool          `json:"published"`
+	// Interrupted reports that the process that published the run was killed meanwhile: a
+	// plan is cancelled then, and a republish has only a part of the failures.
+	Interrupted bool `json:"interrupted,omitempty"`
 	// Fingerprint identifies the list and how it was split. `planner mirror` recognises the
 	// run that it has not finished by it.
 	Fingerprint string `json:"fingerprint,omitempty"`

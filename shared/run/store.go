@@ -134,7 +134,7 @@ func progressKey(a subject.Address) string {
 
 // takenBack reports whether the run is a plan that could not be published. It takes no
 // other run's place: the lists of a Store and of a Ledger leave it out.
-func (r Run) takenBack() bool { return r.Ended == StateCancelled && !r.Published }
+func (r Run) takenBack() bool { return r.Ended == StateCancelled && !r.Published && !r.Interrupted }
 
 // Get returns a run by its id or, if id is empty, the newest of the mirror name.
 func (s *Store) Get(ctx context.Context, name, id string) (Run, error) {

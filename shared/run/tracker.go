@@ -18,9 +18,9 @@ import (
 )
 
 const (
-	// publishing is how long a plan may take between its entry in the bucket and its
+	// Publishing is how long a plan may take between its entry in the bucket and its
 	// messages in the stream.
-	publishing = time.Minute
+	Publishing = 2 * time.Minute
 	// workingFor is how long a worker counts as busy with a chunk after it has recorded
 	// progress, which it does every few seconds.
 	workingFor = time.Minute
@@ -198,7 +198,7 @@ func (c *Chunks) add(state string) {
 
 // publishing reports whether the planner may still be publishing the run.
 func (t *Tracker) publishing() bool {
-	return !t.run.Published && time.Since(t.run.Started) < publishing
+	return !t.run.Published && time.Since(t.run.Started) < Publishing
 }
 
 func (t *Tracker) state(st Status, empty bool) string {

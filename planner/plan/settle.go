@@ -1,0 +1,81 @@
+package plan
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/nats-io/nats.go/jetstream"
+
+	"github.com/osism/skopeo-worker/shared/broker"
+	"github.com/osism/skopeo-worker/shared/run"
+	"github.com/osism/skopeo-worker/shared/subject"
+)
+
+// Settle decides on the runs of a mirror name that began before the given time, and that a
+// process was still publishing when it was killed. It returns them as they are now.
+//
+//   - A plan of which a chunk is missing is cancelled, and is to be planned again.
+//   - A republish keeps what it has published; the other failures are still failures.
+//   - A run of which everything is published counts as published, and a republish of which
+//     nothing is, is deleted.
+func (e *Ender) Settle(ctx context.Context, name string, before time.Time) ([]run.Run, error) {
+	runs, err := e.Runs.List(ctx, name)
+	if err != nil {
+		return nil, err
+	}
+	var settled []run.Run
+	for _, r := range runs {
+		if r.Published || r.Ended != "" || !r.Started.Before(before) {
+			continue
+		}
+		if r, err = e.settle(ctx, r); err != nil && !errors.Is(err, run.ErrNotFound) {
+			return settled, fmt.Errorf("settling run %s: %w", r.ID, err)
+		}
+		settled = append(settled, r)
+	}
+	return settled, nil
+}
+
+func (e *Ender) settle(ctx context.Context, r run.Run) (run.Run, error) {
+	chunks, err := e.published(ctx, r)
+	if err != nil {
+		return r, err
+	}
+	switch {
+	case r.Kind == run.KindRepublish && chunks == 0:
+		r.Interrupted = true
+		return r, e.Runs.Delete(ctx, r.Name, r.ID)
+	case r.Kind == run.KindPlan && chunks < r.Chunks:
+		if r, err = e.Runs.Update(ctx, r.Name, r.ID, func(r *run.Run) { r.Interrupted = true }); err != nil {
+			return r, err
+		}
+		_, err = e.End(ctx, r, run.StateCancelled)
+		return r, err
+	}
+	return e.Runs.Update(ctx, r.Name, r.ID, func(r *run.Run) {
+		// Of a republish, nothing shows how much there was to publish.
+		r.Interrupted = r.Kind == run.KindRepublish
+		r.Chunks, r.Published = chunks, true
+	})
+}
+
+// published counts the chunks of a run that are in the stream, or that a worker has had.
+func (e *Ender) published(ctx context.Context, r run.Run) (int, error) {
+	chunks := map[string]bool{}
+	_, err := e.Broker.Changes(ctx, broker.StreamName, subject.OfRun(r.Name, r.ID), 0, func(m *jetstream.RawStreamMsg) error {
+		if a, err := subject.ParseAddress(m.Subject); err == nil {
+			chunks[base(a)] = true
+		}
+		return nil
+	})
+	if err != nil {
+		return 0, err
+	}
+	begun, err := e.Runs.AllProgress(ctx, r.Name, r.ID)
+	for a := range begun {
+		chunks[base(a)] = true
+	}
+	return len(chunks), err
+}
