@@ -11,6 +11,7 @@ import (
 	"os/user"
 	"path/filepath"
 	"slices"
+	"strings"
 	"syscall"
 
 	"github.com/osism/skopeo-worker/shared/exit"
@@ -140,6 +141,9 @@ func Read(path string) (Policy, error) {
 		err = valid(text)
 	}
 	if err == nil {
+		err = p.checkScopes()
+	}
+	if err == nil {
 		err = p.readKeys()
 	}
 	switch {
@@ -218,6 +222,26 @@ func (p Policy) isStrict() (bool, error) {
 		}
 	}
 	return false, nil
+}
+
+// errScope is returned for a scope that no image has: it would let pass what it is to hold.
+var errScope = errors.New("no image has the name")
+
+// hubHosts are names of Docker Hub that containers/image replaces by docker.io.
+var hubHosts = []string{"index.docker.io", "registry-1.docker.io"}
+
+// checkScopes checks that each scope of images in registries begins with a host, as those do.
+func (p Policy) checkScopes() error {
+	d, err := p.document()
+	for scope := range d.Transports[dockerTransport] {
+		host, _, _ := strings.Cut(scope, "/")
+		switch {
+		case scope == "", host == "localhost":
+		case !strings.ContainsAny(host, ".:"), slices.Contains(hubHosts, host):
+			return fmt.Errorf("%w %q; images of Docker Hub are docker.io/library/NAME and docker.io/USER/NAME", errScope, scope)
+		}
+	}
+	return err
 }
 
 // readKeys reads the keys that the policy names, because with a missing one it would reject
