@@ -63,7 +63,7 @@ func (c *Checker) Access(ctx context.Context, list []message.Repository) ([]Acce
 func (f *forecast) access(ctx context.Context, a Access) error {
 	return f.insist(ctx, a.Repository, func() error {
 		if a.Destination {
-			return f.checker.Mirror.Destination.Writing().MayPush(ctx, a.Repository)
+			return f.checker.Mirror.Destination().Writing().MayPush(ctx, a.Repository)
 		}
 		return f.checker.Mirror.Registry.Alive(ctx, a.Repository, true)
 	})

@@ -12,6 +12,7 @@ import (
 	"github.com/osism/skopeo-worker/shared/reference"
 	"github.com/osism/skopeo-worker/worker/check"
 	"github.com/osism/skopeo-worker/worker/containers"
+	"github.com/osism/skopeo-worker/worker/listing"
 	"github.com/osism/skopeo-worker/worker/mirror"
 	"github.com/osism/skopeo-worker/worker/registry"
 	"github.com/osism/skopeo-worker/worker/registrytest"
@@ -58,7 +59,7 @@ func TestAccess(t *testing.T) {
 				keys[to.Host()] = containers.Credential{Username: "writer", Password: test.writer}
 			}
 			client := registry.NewClient(registry.Options{Insecure: []string{from.Host(), to.Host()}, Keychain: keys})
-			c := &check.Checker{Mirror: &mirror.Mirror{Registry: client, Destination: client.Comparing()}}
+			c := &check.Checker{Mirror: mirror.NewComparing(client, client.Comparing(), listing.New(listing.Options{Registry: client}))}
 			rows, err := c.Access(t.Context(), list)
 			require.NoError(t, err)
 			require.Len(t, rows, 3, "the source, and two projects at the destination")

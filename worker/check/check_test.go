@@ -56,9 +56,10 @@ func newSite(t *testing.T, options ...registrytest.Option) *site {
 func (s *site) over(network http.RoundTripper) *check.Checker {
 	insecure := []string{s.from.Host(), s.to.Host()}
 	source := registry.NewClient(registry.Options{Insecure: insecure, Transport: check.WithoutPulls(network)})
+	upstream := &resolve.Upstream{Registry: source, Listing: listing.New(listing.Options{Registry: source})}
 	return &check.Checker{
-		Resolver: &resolve.Upstream{Registry: source, Listing: listing.New(listing.Options{Registry: source})},
-		Mirror:   &mirror.Mirror{Registry: source, Destination: registry.NewClient(registry.Options{Insecure: insecure}).Comparing()},
+		Resolver: upstream,
+		Mirror:   mirror.NewComparing(source, registry.NewClient(registry.Options{Insecure: insecure}).Comparing(), upstream.Listing),
 		Backoff: func(attempt int) time.Duration {
 			s.pauses <- attempt
 			return 0

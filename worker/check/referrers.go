@@ -81,7 +81,7 @@ func (f *forecast) referrersOf(ctx context.Context, j *compare.Job, subject refe
 	source, destination := j.Entry.Source, j.Entry.Destination
 	var entries []registry.Entry
 	finder := referrers.Finder{Registry: f.checker.Mirror.Registry, Held: func(ctx context.Context, digest reference.Digest) (registry.Manifest, bool) {
-		m, err := f.checker.Mirror.Destination.Get(ctx, destination, digest)
+		m, err := f.checker.Mirror.Destination().Get(ctx, destination, digest)
 		return m, err == nil
 	}}
 	err := f.Ask(ctx, j.Entry, source, func() error {

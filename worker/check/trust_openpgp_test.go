@@ -32,7 +32,7 @@ func (s *site) trust(t *testing.T, text string, signatures bool) {
 	if signatures {
 		client = registry.NewClient(registry.Options{Insecure: []string{s.from.Host()}, Transport: network})
 	}
-	s.Verify = (&mirror.Mirror{Registry: client, Trust: verify.NewTrust(p, client, network, nil)}).Verify
+	s.Verify = mirror.NewVerifying(client, verify.NewTrust(p, client, network, nil)).Verify
 	s.Signatures = signatures
 }
 

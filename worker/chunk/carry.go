@@ -47,7 +47,7 @@ func (e *execution) carryOut(ctx context.Context, jobs []*compare.Job) error {
 	var companions []*compare.Job
 	e.noteSubjects(jobs)
 	jobs = slices.DeleteFunc(slices.Clone(jobs), func(j *compare.Job) bool {
-		last := j.Bearer != nil || e.mirror.Trust != nil && isAbout(j) && !j.Digest.IsZero()
+		last := j.Bearer != nil || !e.mirror.IsTrusting() && isAbout(j) && !j.Digest.IsZero()
 		if last {
 			companions = append(companions, j)
 		}

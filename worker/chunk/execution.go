@@ -60,7 +60,10 @@ func (w *Worker) Do(ctx, work context.Context, d Delivery) (Result, error) {
 		worker: w, delivery: d, work: work, first: true, slots: make(chan struct{}, requests),
 		log: w.Log.With("run", d.Chunk.Run, "chunk", d.Chunk.Number),
 	}
-	e.resolver, e.mirror = w.Connect(ctx, d.Chunk)
+	var err error
+	if e.resolver, e.mirror, err = w.Connect(ctx, d.Chunk); err != nil {
+		return Result{}, err
+	}
 	e.comparer = &compare.Comparer{
 		Mirror: e.mirror, Asker: e,
 		// Unlike requests to registries, this does not end with work.

@@ -25,6 +25,7 @@ import (
 	"github.com/osism/skopeo-worker/worker/listing"
 	"github.com/osism/skopeo-worker/worker/meter"
 	"github.com/osism/skopeo-worker/worker/mirror"
+	"github.com/osism/skopeo-worker/worker/mirrortest"
 	"github.com/osism/skopeo-worker/worker/platform"
 	"github.com/osism/skopeo-worker/worker/registry"
 	"github.com/osism/skopeo-worker/worker/registrytest"
@@ -84,10 +85,12 @@ func newHarnessBetween(t *testing.T, from, to *registrytest.Registry) *harness {
 	insecure := []string{b.from.Host(), b.to.Host()}
 	client := registry.NewClient(registry.Options{Insecure: insecure, Transport: &http.Transport{ResponseHeaderTimeout: patience}})
 	b.Resolver = &resolve.Upstream{Registry: client, Listing: listing.New(listing.Options{Registry: client})}
-	b.Mirror = &mirror.Mirror{Registry: client, Engine: engine(insecure, 10*time.Second)}
+	b.Mirror = mirrortest.New(t, client, engine(insecure, 10*time.Second))
 	var err error
 	b.Worker, err = New(Parts{
-		Connect:     func(context.Context, message.Chunk) (resolve.Resolver, *mirror.Mirror) { return b.Resolver, b.Mirror },
+		Connect: func(context.Context, message.Chunk) (resolve.Resolver, *mirror.Mirror, error) {
+			return b.Resolver, b.Mirror, nil
+		},
 		Failures:    b.kept,
 		Notes:       b,
 		Registries:  &fleet{},

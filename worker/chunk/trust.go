@@ -18,7 +18,7 @@ import (
 // verify leaves a job with those of its images that the signature policy lets through, before
 // anything of them is copied or tagged. Tags that are up to date stay as they are.
 func (e *execution) verify(ctx context.Context, j *compare.Job) error {
-	if e.mirror.Trust == nil || len(j.Images) == 0 {
+	if e.mirror.IsTrusting() || len(j.Images) == 0 {
 		return nil
 	}
 	errs := e.reasons(j, j.Images)
@@ -163,7 +163,7 @@ type contentAt struct {
 
 // noteSubjects notes the images of jobs, which others may be about.
 func (e *execution) noteSubjects(jobs []*compare.Job) {
-	if e.mirror.Trust == nil {
+	if e.mirror.IsTrusting() {
 		return
 	}
 	e.mu.Lock()

@@ -233,7 +233,7 @@ func coversEverything(t *testing.T, whole bool, options ...registrytest.Option) 
 func TestTrustOfWhatIsThere(t *testing.T) {
 	b := newTrusting(t, "matchRepository", registrytest.WithReferrersAPI(0))
 	trust := b.Mirror.Trust
-	b.Mirror.Trust = nil
+	b.Mirror.Trust = mirror.AnyTag{}
 	b.push(t, "1")
 	require.Empty(t, b.do(t, b.entry("1")).Left)
 	b.mirrored(t, "1")

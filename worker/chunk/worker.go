@@ -80,7 +80,7 @@ type Observer interface {
 // Parts is everything that a worker needs. None is optional.
 type Parts struct {
 	// Connect returns what the chunk is worked off with. Pulls count for its mirror name.
-	Connect     func(ctx context.Context, c message.Chunk) (resolve.Resolver, *mirror.Mirror)
+	Connect     func(ctx context.Context, c message.Chunk) (resolve.Resolver, *mirror.Mirror, error)
 	Failures    Failures
 	Notes       Notes
 	Registries  Registries

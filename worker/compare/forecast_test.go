@@ -28,6 +28,7 @@ import (
 	"github.com/osism/skopeo-worker/worker/listing"
 	"github.com/osism/skopeo-worker/worker/meter"
 	"github.com/osism/skopeo-worker/worker/mirror"
+	"github.com/osism/skopeo-worker/worker/mirrortest"
 	"github.com/osism/skopeo-worker/worker/platform"
 	"github.com/osism/skopeo-worker/worker/registry"
 	"github.com/osism/skopeo-worker/worker/registrytest"
@@ -166,7 +167,7 @@ func (w *world) forecast(t *testing.T, n *notes) check.Totals {
 	upstream := w.upstream(w.withoutPulls)
 	c := &check.Checker{
 		Resolver: upstream,
-		Mirror:   &mirror.Mirror{Registry: w.withoutPulls, Destination: w.comparingOnly, Listing: upstream.Listing},
+		Mirror:   mirror.NewComparing(w.withoutPulls, w.comparingOnly, upstream.Listing),
 		Absent:   n.Absent,
 		Held:     n.Held,
 		Backoff:  func(int) time.Duration { return 0 },
@@ -189,9 +190,11 @@ func (w *world) run(t *testing.T, n *notes) *observed {
 func (w *world) deliver(t *testing.T, n *notes) (*observed, chunk.Result) {
 	t.Helper()
 	worker, err := chunk.New(chunk.Parts{
-		Connect: func(context.Context, message.Chunk) (resolve.Resolver, *mirror.Mirror) {
+		Connect: func(context.Context, message.Chunk) (resolve.Resolver, *mirror.Mirror, error) {
 			upstream := w.upstream(w.client)
-			return upstream, &mirror.Mirror{Registry: w.client, Listing: upstream.Listing}
+			m := mirrortest.New(t, w.client, nil)
+			m.Listing = upstream.Listing
+			return upstream, m, nil
 		},
 		Failures: n, Notes: n, Registries: n, Concurrency: 4, MaxAttempts: 2, Alone: true,
 		Backoff: func(int) time.Duration { return 0 },

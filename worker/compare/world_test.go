@@ -13,6 +13,7 @@ import (
 	"github.com/osism/skopeo-worker/shared/reference"
 	"github.com/osism/skopeo-worker/shared/selection"
 	"github.com/osism/skopeo-worker/worker/mirror"
+	"github.com/osism/skopeo-worker/worker/mirrortest"
 	"github.com/osism/skopeo-worker/worker/platform"
 	"github.com/osism/skopeo-worker/worker/registry"
 	"github.com/osism/skopeo-worker/worker/registrytest"
@@ -147,7 +148,7 @@ func (w *world) destination(name string, tags, digests []string) {
 // run has done. Without a tag, it is what a registry has until it collects garbage.
 func (w *world) bring(name, digest, tag string) {
 	source, destination := reference.MustRepository(w.from.Host()+"/"+name), reference.MustRepository(w.to.Host()+"/"+name)
-	m := &mirror.Mirror{Registry: w.client}
+	m := mirrortest.New(w.t, w.client, nil)
 	wanted := platform.Wanted{Platforms: one(w, nil, nil, []string{amd64}, []string{amd64, arm64})}
 	copied, err := m.CopyImage(w.t.Context(), source, destination, registry.Descriptor{Digest: reference.MustDigest(digest)}, wanted)
 	if errors.Is(err, platform.ErrNoPlatform) {

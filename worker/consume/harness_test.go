@@ -22,6 +22,7 @@ import (
 	"github.com/osism/skopeo-worker/worker/listing"
 	"github.com/osism/skopeo-worker/worker/metrics"
 	"github.com/osism/skopeo-worker/worker/mirror"
+	"github.com/osism/skopeo-worker/worker/mirrortest"
 	"github.com/osism/skopeo-worker/worker/registry"
 	"github.com/osism/skopeo-worker/worker/registrytest"
 	"github.com/osism/skopeo-worker/worker/resolve"
@@ -69,9 +70,12 @@ func (b *harness) consumer(t *testing.T) *Consumer {
 	require.NoError(t, err)
 	failures := OpenFailures(b.Broker, b.log)
 	resolver := &resolve.Upstream{Registry: client, Listing: listing.New(listing.Options{Registry: client})}
-	copier := &mirror.Mirror{Registry: client, Engine: &skopeo.Runner{Insecure: insecure}, Indexes: notes}
+	copier := mirrortest.New(t, client, &skopeo.Runner{Insecure: insecure})
+	copier.Indexes = notes
 	worker, err := chunk.New(chunk.Parts{
-		Connect:     func(context.Context, message.Chunk) (resolve.Resolver, *mirror.Mirror) { return resolver, copier },
+		Connect: func(context.Context, message.Chunk) (resolve.Resolver, *mirror.Mirror, error) {
+			return resolver, copier, nil
+		},
 		Failures:    failures,
 		Notes:       notes,
 		Registries:  outage{},

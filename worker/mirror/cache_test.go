@@ -29,7 +29,7 @@ var cache = registrytest.Cache{Layers: []registrytest.Layer{{Seed: "a", Size: 50
 // if validation.manifests.indexes.platforms is none.
 func newCachePair(t *testing.T, source ...registrytest.Option) *pair {
 	t.Helper()
-	return newPairBetween(registrytest.New(t, source...), registrytest.New(t, registrytest.WithPartialIndexes()))
+	return newPairBetween(t, registrytest.New(t, source...), registrytest.New(t, registrytest.WithPartialIndexes()))
 }
 
 // TestCache: what BuildKit exports arrives byte for byte, for one pull.
@@ -162,7 +162,7 @@ func TestRefusedMediaTypes(t *testing.T) {
 		for _, status := range []int{http.StatusBadRequest, http.StatusNotFound, http.StatusUnsupportedMediaType, http.StatusUnprocessableEntity} {
 			t.Run(name+strconv.Itoa(status), func(t *testing.T) {
 				t.Parallel()
-				p := newPairBetween(registrytest.New(t), registrytest.New(t, registrytest.WithoutMediaType(test.refused, status)))
+				p := newPairBetween(t, registrytest.New(t), registrytest.New(t, registrytest.WithoutMediaType(test.refused, status)))
 				_, err := test.push(p.from)
 				require.NoError(t, err)
 				cost, err := p.mirror(t, "1")

@@ -14,6 +14,7 @@ import (
 	"github.com/osism/skopeo-worker/worker/cloud"
 	"github.com/osism/skopeo-worker/worker/containers"
 	"github.com/osism/skopeo-worker/worker/mirror"
+	"github.com/osism/skopeo-worker/worker/mirrortest"
 	"github.com/osism/skopeo-worker/worker/outcome"
 	"github.com/osism/skopeo-worker/worker/platform"
 	"github.com/osism/skopeo-worker/worker/registry"
@@ -32,10 +33,7 @@ func newLoggedIn(t *testing.T, password string, options ...registrytest.Option) 
 	require.NoError(t, os.WriteFile(path, fmt.Appendf(nil, `{"auths":{%q:{"auth":%q}}}`, to.Host()+"/mirror", login), 0o600))
 	t.Setenv("REGISTRY_AUTH_FILE", path)
 	insecure := []string{from.Host(), to.Host()}
-	return &pair{from: from, to: to, Mirror: &mirror.Mirror{
-		Registry: registry.NewClient(registry.Options{Insecure: insecure, Keychain: containers.New(cloud.New())}),
-		Engine:   engine(insecure),
-	}}
+	return &pair{from: from, to: to, Mirror: mirrortest.New(t, registry.NewClient(registry.Options{Insecure: insecure, Keychain: containers.New(cloud.New())}), engine(insecure))}
 }
 
 // TestDestinationsThatHideWhatIsMissing: a look is refused, a push is not.
@@ -136,7 +134,7 @@ func TestWrongPasswordAtTheDestination(t *testing.T) {
 // a comparison does not send one.
 func TestComparingCreatesNothing(t *testing.T) {
 	p := newLoggedIn(t, password, registrytest.WithTokenAuth(registrytest.TokenAuth{User: user, Password: password, CreateOnPush: true}))
-	p.Destination = p.Registry.Comparing()
+	p.Mirror = mirror.NewComparing(p.Registry, p.Registry.Comparing(), p.Listing)
 	have, err := p.Tagged(t.Context(), reference.MustRepository(p.destination()), reference.MustTag("image"))
 	require.NoError(t, err)
 	require.True(t, have.IsZero())

@@ -91,7 +91,7 @@ func (c *copying) doubted(ctx context.Context, d registry.Descriptor, err error)
 			c.pulls.Add(1)
 		}
 	case copied.Side == skopeo.Destination && atLogin:
-		found = c.mirror.to().MayPush(ctx, c.destination)
+		found = c.mirror.destination.MayPush(ctx, c.destination)
 	default:
 		return err
 	}

@@ -3,4 +3,4 @@ package mirror
 import "time"
 
 // SetClock sets the time by which the mirror forgets what it has seen at destinations.
-func (m *Mirror) SetClock(now func() time.Time) { m.recent().now = now }
+func (m *Mirror) SetClock(now func() time.Time) { m.seen.now = now }

@@ -10,6 +10,7 @@ import (
 
 	"github.com/osism/skopeo-worker/shared/reference"
 	"github.com/osism/skopeo-worker/worker/mirror"
+	"github.com/osism/skopeo-worker/worker/mirrortest"
 	"github.com/osism/skopeo-worker/worker/platform"
 	"github.com/osism/skopeo-worker/worker/registry"
 	"github.com/osism/skopeo-worker/worker/registrytest"
@@ -72,7 +73,7 @@ func TestHostileLayers(t *testing.T) {
 			p := newPair(t)
 			front := registrytest.NewFront(t, p.to)
 			insecure := []string{p.from.Host(), p.to.Host(), front}
-			p.Engine, p.Registry = engine(insecure), registry.NewClient(registry.Options{Insecure: insecure})
+			p.Mirror = mirrortest.New(t, registry.NewClient(registry.Options{Insecure: insecure}), engine(insecure))
 			victim, err := p.to.PushImage("victim/app", "latest", registrytest.Image{})
 			require.NoError(t, err)
 			config, err := p.from.PushBlob(repository, []byte("{}"))

@@ -25,7 +25,7 @@ func (c *copying) index(ctx context.Context, pulled, put registry.Manifest, entr
 	if err == nil {
 		err = c.put(ctx, put, i.isRoot())
 	}
-	if err != nil && c.mirror.Indexes != nil {
+	if err != nil {
 		c.mirror.Indexes.KeepIndex(ctx, pulled)
 	}
 	return err
@@ -36,9 +36,9 @@ func (c *copying) index(ctx context.Context, pulled, put registry.Manifest, entr
 // one sort does not end the others: their pulls are spent.
 func (c *copying) sorted(ctx context.Context, index registry.Manifest, entries []registry.Entry, depth int) error {
 	sorts := bySort(entries)
-	strict, err := c.asks(ctx)
+	strict, err := c.mirror.Verifier.Asks(ctx, c.source)
 	if err == nil && strict && len(sorts[0]) == 0 {
-		err = c.verify(ctx, index)
+		err = c.mirror.Verifier.Verify(ctx, c.source, index)
 	}
 	if err == nil && strict {
 		err = c.entries(ctx, sorts[0], depth)
@@ -125,7 +125,7 @@ func (c *copying) blob(ctx context.Context, d registry.Descriptor) error {
 	if !d.Distributable() {
 		return nil
 	}
-	err := c.mirror.transfers().Send(ctx, c.source, c.destination, d)
+	err := c.mirror.blobs.Send(ctx, c.source, c.destination, d)
 	if err == nil {
 		c.bytes.Add(d.Size)
 	}
@@ -194,7 +194,7 @@ func (m *Mirror) HasPlatform(ctx context.Context, destination reference.Reposito
 	if !types.MediaType(image.Config.MediaType).IsConfig() {
 		return true, nil // an artifact is for every platform
 	}
-	config, err := m.to().Config(ctx, destination, image.Config.Digest)
+	config, err := m.destination.Config(ctx, destination, image.Config.Digest)
 	if err != nil {
 		return false, fmt.Errorf("reading the configuration of what was copied: %w", err)
 	}

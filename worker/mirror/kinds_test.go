@@ -18,7 +18,7 @@ import (
 // and 1.9.3 knows only SHA-256.
 func newOddPair(t *testing.T) *pair {
 	t.Helper()
-	p := newPairBetween(registrytest.New(t, registrytest.WithOddManifests()), registrytest.New(t, registrytest.WithOddManifests()))
+	p := newPairBetween(t, registrytest.New(t, registrytest.WithOddManifests()), registrytest.New(t, registrytest.WithOddManifests()))
 	p.Engine = nil
 	return p
 }

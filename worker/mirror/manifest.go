@@ -31,12 +31,12 @@ func (c *copying) manifest(ctx context.Context, i item) error {
 		return c.bad(i.Digest, fmt.Errorf("%w manifests: an image has no more than %d", registry.ErrTooMany, maxManifests))
 	}
 	err := c.mirror.flights.Do(ctx, c.at(i.Digest), func() error {
-		known, ok := c.mirror.recent().get(c.at(i.Digest))
+		known, ok := c.mirror.seen.get(c.at(i.Digest))
 		if ok && (c.mirror.Engine == nil || i.about || known.IsIndex()) { // otherwise the engine copies it
 			i.content = &known.Manifest
 		}
 		if !known.pending && (ok || !c.unasked.Load()) {
-			if _, err := c.mirror.to().Head(ctx, c.destination, i.Digest); !registry.Absent(err) {
+			if _, err := c.mirror.destination.Head(ctx, c.destination, i.Digest); !registry.Absent(err) {
 				return err
 			}
 		}
@@ -84,7 +84,7 @@ func (c *copying) fetch(ctx context.Context, i item) error {
 	case c.mirror.Engine != nil || i.about:
 		return c.image(ctx, i, manifest)
 	}
-	if err := c.verify(ctx, manifest); err != nil {
+	if err := c.mirror.Verifier.Verify(ctx, c.source, manifest); err != nil {
 		return err
 	}
 	return c.guarded(ctx, manifest.Digest, func(ctx context.Context) error { return c.image(ctx, i, manifest) })
@@ -105,11 +105,8 @@ func (c *copying) isForEngine(ctx context.Context, i *item) (bool, error) {
 // kept returns the manifest if it was just verified, or the index if an earlier copy has kept
 // it, and otherwise nil. An engine pulls images itself.
 func (c *copying) kept(ctx context.Context, digest reference.Digest) *registry.Manifest {
-	if known, ok := c.mirror.read().get(manifestAt{c.source, digest}); ok && (c.mirror.Engine == nil || known.IsIndex()) {
+	if known, ok := c.mirror.verified.get(manifestAt{c.source, digest}); ok && (c.mirror.Engine == nil || known.IsIndex()) {
 		return &known
-	}
-	if c.mirror.Indexes == nil {
-		return nil
 	}
 	index, ok := c.mirror.Indexes.Index(ctx, digest)
 	if !ok {
@@ -130,7 +127,7 @@ func (c *copying) pull(ctx context.Context, digest reference.Digest) (registry.M
 // isImage reports whether a manifest is an image, which is no index. If the media type is
 // not known, the source is asked: a listing, or a digest in the list, comes without one.
 func (c *copying) isImage(ctx context.Context, d *registry.Descriptor) (bool, error) {
-	if known, ok := c.mirror.read().get(manifestAt{c.source, d.Digest}); ok {
+	if known, ok := c.mirror.verified.get(manifestAt{c.source, d.Digest}); ok {
 		d.MediaType = known.MediaType
 	}
 	if d.MediaType == "" {
@@ -153,7 +150,7 @@ func (c *copying) image(ctx context.Context, i item, manifest registry.Manifest)
 	if err != nil {
 		return c.bad(manifest.Digest, err)
 	}
-	if err := c.mirror.transfers().Send(ctx, c.source, c.destination, blobs...); err != nil {
+	if err := c.mirror.blobs.Send(ctx, c.source, c.destination, blobs...); err != nil {
 		return err
 	}
 	c.bytes.Add(manifest.ContentSize())
@@ -164,7 +161,7 @@ func (c *copying) image(ctx context.Context, i item, manifest registry.Manifest)
 func (c *copying) put(ctx context.Context, manifest registry.Manifest, later bool) error {
 	// Under a tag, the registry chooses the algorithm of the digest.
 	later = later && manifest.Digest.Algorithm() == reference.DigestOf(nil).Algorithm()
-	if later && c.mirror.recent().keep(c.at(manifest.Digest), manifest, true) {
+	if later && c.mirror.seen.keep(c.at(manifest.Digest), manifest, true) {
 		return nil
 	}
 	return c.mirror.put(ctx, c.at(manifest.Digest), manifest.Digest, manifest)
@@ -172,16 +169,16 @@ func (c *copying) put(ctx context.Context, manifest registry.Manifest, later boo
 
 // put puts a manifest under its digest or a tag.
 func (m *Mirror) put(ctx context.Context, at manifestAt, name reference.TagOrDigest, manifest registry.Manifest) error {
-	if err := m.to().Put(ctx, at.repository, name, manifest); err != nil {
+	if err := m.destination.Put(ctx, at.repository, name, manifest); err != nil {
 		return m.lost(at, manifest, err)
 	}
-	m.recent().keep(at, manifest, false)
+	m.seen.keep(at, manifest, false)
 	return nil
 }
 
 // settle puts a manifest by its digest that was left for Tag.
 func (m *Mirror) settle(ctx context.Context, at manifestAt) error {
-	if known, _ := m.recent().get(at); known.pending {
+	if known, _ := m.seen.get(at); known.pending {
 		return m.put(ctx, at, at.digest, known.Manifest)
 	}
 	return nil
@@ -193,7 +190,7 @@ func (m *Mirror) lost(at manifestAt, manifest registry.Manifest, err error) erro
 	if !errors.Is(err, registry.ErrBlobUnknown) {
 		return err
 	}
-	m.recent().forget(at)
+	m.seen.forget(at)
 	children, badIndex := manifest.Children()
 	blobs, badImage := manifest.Blobs()
 	if badIndex != nil || badImage != nil {
@@ -203,10 +200,8 @@ func (m *Mirror) lost(at manifestAt, manifest registry.Manifest, err error) erro
 		if child.Kind() != registry.IsManifest {
 			return err // the destination accepts only manifests there
 		}
-		m.recent().forget(manifestAt{at.repository, child.Digest})
+		m.seen.forget(manifestAt{at.repository, child.Digest})
 	}
-	if m.Registry != nil {
-		m.transfers().Forget(at.repository, blobs...)
-	}
+	m.blobs.Forget(at.repository, blobs...)
 	return fmt.Errorf("%w: %v", ErrVanished, err)
 }

@@ -13,7 +13,6 @@ import (
 
 	"github.com/osism/skopeo-worker/shared/reference"
 	"github.com/osism/skopeo-worker/worker/flight"
-	"github.com/osism/skopeo-worker/worker/listing"
 	"github.com/osism/skopeo-worker/worker/platform"
 	"github.com/osism/skopeo-worker/worker/registry"
 	"github.com/osism/skopeo-worker/worker/transfer"
@@ -51,29 +50,11 @@ type Copied struct {
 	Bytes  int64 // size of the content copied, according to its manifests
 }
 
-// Mirror copies images. It is safe for concurrent use.
+// Mirror copies images. It is safe for concurrent use. New and NewComparing make one.
 type Mirror struct {
-	Registry *registry.Client
-	// Destination sends the requests to the destination; if nil, Registry.Writing() does.
-	Destination *registry.Client
-	// Listing lists the tags of destinations that have an API for that; optional.
-	Listing *listing.Listers
-	// Engine copies images; if nil, the mirror copies them itself.
-	Engine Engine
-	// Verifier holds the images that no engine copies to the signature policy; if nil,
-	// there is no policy.
-	Verifier Verifier
-	// Trust decides about tags, in Verify; if nil, all are trusted.
-	Trust Trust
-	// Guard runs a copy of one manifest when the registries allow it; if nil, at once.
-	Guard func(ctx context.Context, source, destination reference.Repository, digest reference.Digest, run func(context.Context) error) error
-	// Free reports whether a source does not limit pulls. If so, an image whose tag the
-	// destination was just seen without is pulled, and the destination is not asked first
-	// whether it has parts of it. With an Engine it is asked, because that costs less than a
-	// copy in vain. If nil, all sources limit pulls.
-	Free func(source reference.Repository) bool
-	// Indexes keeps indexes that could not be copied whole; optional.
-	Indexes Indexes
+	Parts
+
+	destination *registry.Client // sends the requests to the destination
 
 	// flights makes one copy of what several tags or indexes need at the same time.
 	flights flight.Group[manifestAt]
@@ -81,58 +62,15 @@ type Mirror struct {
 	// the subject's digest.
 	announcing [256]sync.Mutex
 
-	once     sync.Once // makes blobs, seen and verified
-	blobs    *transfer.Blobs
+	blobs    *transfer.Blobs // nil if the mirror only compares
 	seen     *recent
 	verified *read
-}
-
-// Verifier holds images to a signature policy.
-type Verifier interface {
-	// Asks reports whether images of the repository may be rejected. It returns an error
-	// if all of them are.
-	Asks(ctx context.Context, source reference.Repository) (bool, error)
-	// Verify returns an error if the manifest must not be copied.
-	Verify(ctx context.Context, source reference.Repository, manifest registry.Manifest) error
-}
-
-// Indexes keeps indexes until the rest of their manifests can be copied, so that they
-// are not pulled again. Losing one costs a pull.
-type Indexes interface {
-	Index(ctx context.Context, digest reference.Digest) (registry.Manifest, bool)
-	KeepIndex(ctx context.Context, index registry.Manifest)
 }
 
 // manifestAt is a manifest in a repository.
 type manifestAt struct {
 	repository reference.Repository
 	digest     reference.Digest
-}
-
-func (m *Mirror) start() {
-	m.once.Do(func() {
-		m.seen, m.verified = newRecent(), newRead()
-		if m.Registry != nil { // otherwise it only compares
-			m.blobs = transfer.New(m.Registry)
-		}
-	})
-}
-
-// transfers returns what copies blobs.
-func (m *Mirror) transfers() *transfer.Blobs { m.start(); return m.blobs }
-
-// recent returns what was just put to destinations and seen there.
-func (m *Mirror) recent() *recent { m.start(); return m.seen }
-
-// read returns what was just pulled to verify it.
-func (m *Mirror) read() *read { m.start(); return m.verified }
-
-// to returns the client for destinations.
-func (m *Mirror) to() *registry.Client {
-	if m.Destination == nil {
-		return m.Registry.Writing()
-	}
-	return m.Destination
 }
 
 // CopyImage copies everything wanted below the manifest to the destination, by digest. The
@@ -142,7 +80,7 @@ func (m *Mirror) to() *registry.Client {
 // nothing of the image is wanted.
 func (m *Mirror) CopyImage(ctx context.Context, source, destination reference.Repository, d registry.Descriptor, wanted platform.Wanted) (Copied, error) {
 	c := m.copying(source, destination)
-	c.unasked.Store(m.Engine == nil && m.Free != nil && m.Free(source) && m.recent().lacks(manifestAt{destination, d.Digest}))
+	c.unasked.Store(m.Engine == nil && m.Free(source) && m.seen.lacks(manifestAt{destination, d.Digest}))
 	if wanted.All() {
 		err := c.manifest(ctx, item{Descriptor: d})
 		return c.copied(d.Digest), err
@@ -198,26 +136,7 @@ func (c *copying) at(digest reference.Digest) manifestAt { return manifestAt{c.d
 
 // guarded runs the copy of an image when the registries allow it.
 func (c *copying) guarded(ctx context.Context, digest reference.Digest, run func(context.Context) error) error {
-	if c.mirror.Guard == nil {
-		return run(ctx)
-	}
 	return c.mirror.Guard(ctx, c.source, c.destination, digest, run)
-}
-
-// asks reports whether images of the source may be rejected. The engine decides about those
-// that it copies.
-func (c *copying) asks(ctx context.Context) (bool, error) {
-	if c.mirror.Verifier == nil {
-		return false, nil
-	}
-	return c.mirror.Verifier.Asks(ctx, c.source)
-}
-
-func (c *copying) verify(ctx context.Context, manifest registry.Manifest) error {
-	if c.mirror.Verifier == nil {
-		return nil
-	}
-	return c.mirror.Verifier.Verify(ctx, c.source, manifest)
 }
 
 // bad returns the error for a manifest of the source that no try will copy.

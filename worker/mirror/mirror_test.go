@@ -17,6 +17,7 @@ import (
 	"github.com/osism/skopeo-worker/shared/budget"
 	"github.com/osism/skopeo-worker/shared/reference"
 	"github.com/osism/skopeo-worker/worker/mirror"
+	"github.com/osism/skopeo-worker/worker/mirrortest"
 	"github.com/osism/skopeo-worker/worker/outcome"
 	"github.com/osism/skopeo-worker/worker/platform"
 	"github.com/osism/skopeo-worker/worker/registry"
@@ -42,15 +43,12 @@ type pair struct {
 
 func newPair(t *testing.T, options ...registrytest.Option) *pair {
 	t.Helper()
-	return newPairBetween(registrytest.New(t, options...), registrytest.New(t))
+	return newPairBetween(t, registrytest.New(t, options...), registrytest.New(t))
 }
 
-func newPairBetween(from, to *registrytest.Registry) *pair {
+func newPairBetween(t *testing.T, from, to *registrytest.Registry) *pair {
 	insecure := []string{from.Host(), to.Host()}
-	return &pair{from: from, to: to, Mirror: &mirror.Mirror{
-		Registry: registry.NewClient(registry.Options{Insecure: insecure}),
-		Engine:   engine(insecure),
-	}}
+	return &pair{from: from, to: to, Mirror: mirrortest.New(t, registry.NewClient(registry.Options{Insecure: insecure}), engine(insecure))}
 }
 
 func (p *pair) source() string      { return p.from.Host() + "/" + repository }

@@ -69,7 +69,7 @@ func (m *Mirror) Subjects(ctx context.Context, destination reference.Repository,
 
 // held reads a manifest at the destination, which is no pull.
 func (c *copying) held(ctx context.Context, digest reference.Digest) (registry.Manifest, bool) {
-	m, err := c.mirror.to().Get(ctx, c.destination, digest)
+	m, err := c.mirror.destination.Get(ctx, c.destination, digest)
 	return m, err == nil
 }
 
@@ -90,5 +90,5 @@ func (c *copying) announce(ctx context.Context, found referrers.List, failed *re
 	lock := c.mirror.announcement(found.Subject)
 	lock.Lock()
 	defer lock.Unlock()
-	return referrers.Announce(ctx, c.mirror.to(), c.destination, copied)
+	return referrers.Announce(ctx, c.mirror.destination, c.destination, copied)
 }

@@ -72,7 +72,7 @@ func TestNothingIsAskedThatIsKnown(t *testing.T) {
 // TestOthersDelete: what was just put and is gone by now is put again, although the
 // destination would take an index without it.
 func TestOthersDelete(t *testing.T) {
-	p := newPairBetween(registrytest.New(t), registrytest.New(t, registrytest.WithPartialIndexes()))
+	p := newPairBetween(t, registrytest.New(t), registrytest.New(t, registrytest.WithPartialIndexes()))
 	p.Engine = nil
 	p.Free = func(reference.Repository) bool { return true }
 	index := registrytest.MultiPlatform("1", "linux/amd64", "linux/arm64")
@@ -95,7 +95,7 @@ func TestOthersDelete(t *testing.T) {
 // TestOthersDeleteBeforeTheTag: what was left for its tag is not put long afterwards, nor
 // said to be there: the next try copies what is missing.
 func TestOthersDeleteBeforeTheTag(t *testing.T) {
-	p := newPairBetween(registrytest.New(t), registrytest.New(t, registrytest.WithPartialIndexes()))
+	p := newPairBetween(t, registrytest.New(t), registrytest.New(t, registrytest.WithPartialIndexes()))
 	p.Engine = nil
 	now := time.Now()
 	p.SetClock(func() time.Time { return now })
@@ -205,7 +205,7 @@ func TestPullsThatCount(t *testing.T) {
 	require.NoError(t, err)
 	_, err = p.copyAndTag(t, reference.MustDigest(children[0].Digest.String()), "child")
 	require.NoError(t, err)
-	other := newPairBetween(p.from, p.to) // another worker
+	other := newPairBetween(t, p.from, p.to) // another worker
 	other.Engine = nil
 	_, _, err = other.Current(t.Context(), other.target("1"), digest, platform.Wanted{})
 	require.NoError(t, err)
@@ -235,7 +235,7 @@ func TestEngineCopiesNothingInVain(t *testing.T) {
 		_, err := p.copyAndTag(t, reference.MustDigest(child.Digest.String()), child.Digest.Hex[:12])
 		require.NoError(t, err)
 	}
-	other := newPairBetween(p.from, p.to) // another worker
+	other := newPairBetween(t, p.from, p.to) // another worker
 	other.Engine, other.Free = idle{t}, func(reference.Repository) bool { return true }
 	_, _, err = other.Current(t.Context(), p.target("1"), reference.MustDigest(pushed), platform.Wanted{})
 	require.NoError(t, err)

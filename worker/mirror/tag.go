@@ -31,7 +31,7 @@ func (t Target) lists() bool { return t.Referrers && referrers.IsFallback(t.Tag)
 // Tagged returns the digest that the destination has under the tag, zero if it has none.
 // If HEAD denied what is there, it would be copied and put again each time.
 func (m *Mirror) Tagged(ctx context.Context, destination reference.Repository, tag reference.Tag) (reference.Digest, error) {
-	d, err := m.to().Look(ctx, destination, tag)
+	d, err := m.destination.Look(ctx, destination, tag)
 	if registry.Absent(err) {
 		return reference.Digest{}, nil
 	}
@@ -41,7 +41,7 @@ func (m *Mirror) Tagged(ctx context.Context, destination reference.Repository, t
 // Holds reports whether the destination has the digest, under whatever tag or none, and
 // what it says of it.
 func (m *Mirror) Holds(ctx context.Context, destination reference.Repository, digest reference.Digest) (registry.Descriptor, bool, error) {
-	d, err := m.to().Head(ctx, destination, digest)
+	d, err := m.destination.Head(ctx, destination, digest)
 	if registry.Absent(err) {
 		return registry.Descriptor{}, false, nil
 	}
@@ -50,17 +50,17 @@ func (m *Mirror) Holds(ctx context.Context, destination reference.Repository, di
 
 // Empty reports whether the destination repository has no tags.
 func (m *Mirror) Empty(ctx context.Context, destination reference.Repository) (bool, error) {
-	for _, err := range m.to().Tags(ctx, destination) {
+	for _, err := range m.destination.Tags(ctx, destination) {
 		switch {
 		case registry.Absent(err):
-			m.recent().noTags(destination)
+			m.seen.noTags(destination)
 			return true, nil
 		case errors.Is(err, reference.ErrInvalidTag): // it has something
 			return false, nil
 		}
 		return false, err
 	}
-	m.recent().noTags(destination)
+	m.seen.noTags(destination)
 	return true, nil
 }
 
@@ -68,10 +68,10 @@ func (m *Mirror) Empty(ctx context.Context, destination reference.Repository) (b
 // under its first tag. If the destination does not have it, that says nothing about the
 // source's digest, so the error does not wrap the registry's.
 func (m *Mirror) copied(ctx context.Context, destination reference.Repository, digest reference.Digest) (registry.Manifest, error) {
-	if known, ok := m.recent().get(manifestAt{destination, digest}); ok {
+	if known, ok := m.seen.get(manifestAt{destination, digest}); ok {
 		return known.Manifest, nil
 	}
-	manifest, err := m.to().Get(ctx, destination, digest)
+	manifest, err := m.destination.Get(ctx, destination, digest)
 	if errors.Is(err, registry.ErrNotFound) {
 		return manifest, fmt.Errorf("%w: %v", ErrVanished, err)
 	}
@@ -84,7 +84,7 @@ func (m *Mirror) copied(ctx context.Context, destination reference.Repository, d
 func (m *Mirror) Current(ctx context.Context, to Target, digest reference.Digest, wanted platform.Wanted) (bool, reference.Digest, error) {
 	current, have, err := m.current(ctx, to, digest, wanted)
 	if err == nil && have.IsZero() {
-		m.recent().missing(manifestAt{to.Repository, digest})
+		m.seen.missing(manifestAt{to.Repository, digest})
 	}
 	if err != nil && m.unreadable(ctx, to, err) {
 		return false, reference.Digest{}, nil
@@ -99,7 +99,7 @@ func (m *Mirror) current(ctx context.Context, to Target, digest reference.Digest
 			return err == nil && have == digest, have, err
 		}
 	}
-	manifest, err := m.to().Get(ctx, to.Repository, to.Tag)
+	manifest, err := m.destination.Get(ctx, to.Repository, to.Tag)
 	if registry.Absent(err) {
 		return false, reference.Digest{}, nil
 	}
@@ -142,7 +142,7 @@ func (m *Mirror) Tag(ctx context.Context, to Target, digest reference.Digest) er
 	lock := m.announcement(subject)
 	lock.Lock()
 	defer lock.Unlock()
-	held, err := m.to().Get(ctx, to.Repository, to.Tag)
+	held, err := m.destination.Get(ctx, to.Repository, to.Tag)
 	if err != nil && !registry.Absent(err) && !m.unreadable(ctx, to, err) {
 		return fmt.Errorf("reading what %s lists: %w", to.Tag, err)
 	}

@@ -17,26 +17,35 @@ type Trust interface {
 	Verify(ctx context.Context, source reference.Repository, digest reference.Digest, tags []reference.Tag, get func(context.Context) (registry.Manifest, error)) (pulls int, errs []error)
 }
 
+// AnyTag is a Trust that lets every tag through.
+type AnyTag struct{}
+
+// Verify implements Trust.
+func (AnyTag) Verify(_ context.Context, _ reference.Repository, _ reference.Digest, tags []reference.Tag, _ func(context.Context) (registry.Manifest, error)) (pulls int, errs []error) {
+	return 0, make([]error, len(tags))
+}
+
+// IsTrusting reports whether every tag may be mirrored.
+func (m *Mirror) IsTrusting() bool {
+	_, any := m.Trust.(AnyTag)
+	return any
+}
+
 // Verify returns an error for each of the tags that must not be mirrored to the digest, and how
 // many manifests it has pulled. A zero tag is the digest itself. CopyImage does not pull an
 // index again that was just pulled here.
 func (m *Mirror) Verify(ctx context.Context, source reference.Repository, digest reference.Digest, tags []reference.Tag) (pulls int, errs []error) {
-	if m.Trust == nil {
-		return 0, make([]error, len(tags))
-	}
 	c := m.copying(source, reference.Repository{})
 	pulls, errs = m.Trust.Verify(ctx, source, digest, tags, func(ctx context.Context) (registry.Manifest, error) {
-		if known, ok := m.read().get(manifestAt{source, digest}); ok {
+		if known, ok := m.verified.get(manifestAt{source, digest}); ok {
 			return known, nil
 		}
-		if m.Indexes != nil {
-			if index, ok := m.Indexes.Index(ctx, digest); ok {
-				return index, nil
-			}
+		if index, ok := m.Indexes.Index(ctx, digest); ok {
+			return index, nil
 		}
 		pulled, err := c.pull(ctx, digest)
 		if err == nil {
-			m.read().keep(manifestAt{source, digest}, pulled)
+			m.verified.keep(manifestAt{source, digest}, pulled)
 		}
 		return pulled, err
 	})

@@ -46,10 +46,10 @@ func NewChecker(ctx context.Context, b *broker.Broker, r Registries, t Trust, si
 	if signatures {
 		verifying = r.client(network, keychain, 0, nil)
 	}
-	trusting := &mirror.Mirror{Registry: verifying, Trust: t.verifier(verifying, network, nil)}
+	trusting := mirror.NewVerifying(verifying, t.verifier(verifying, network, nil))
 	c := &Checker{throttle: limiter, budget: store, checker: &check.Checker{
 		Resolver: upstream,
-		Mirror:   &mirror.Mirror{Registry: source, Listing: upstream.Listing, Destination: r.client(network, keychain, 0, nil).Comparing()},
+		Mirror:   mirror.NewComparing(source, r.client(network, keychain, 0, nil).Comparing(), upstream.Listing),
 		Absent:   notes.Once().Absent,
 		Held:     notes.Once().Held,
 		Allowance: func(ctx context.Context, registry string) (budget.Allowance, error) {
@@ -58,7 +58,7 @@ func NewChecker(ctx context.Context, b *broker.Broker, r Registries, t Trust, si
 		Signatures: signatures,
 		Backoff:    chunk.Backoff,
 	}}
-	if trusting.Trust != nil {
+	if !trusting.IsTrusting() {
 		c.checker.Verify = trusting.Verify
 	}
 	return c, nil

@@ -79,11 +79,11 @@ func (t *Trust) Validate() []error {
 	return nil
 }
 
-// verifier returns what checks tags against the policy, or nil if there is none. observe is
+// verifier returns what checks tags against the policy, if there is one. observe is
 // verify.NewTrust's.
 func (t Trust) verifier(client *registry.Client, transport http.RoundTripper, observe func(registry, result string)) mirror.Trust {
 	if t.Policy == "" {
-		return nil
+		return mirror.AnyTag{}
 	}
 	return verify.NewTrust(t.policy, client, transport, observe)
 }

@@ -58,10 +58,10 @@ func Ready(ctx context.Context, c Config, registries ...string) error {
 	return containers.New(cloud.New()).Readable(registries...)
 }
 
-// verifier returns what checks images against the signature policy, or nil if skopeo does.
+// verifier returns what checks images against the signature policy, unless skopeo does.
 func (c Config) verifier(client *registry.Client, network http.RoundTripper) mirror.Verifier {
 	if c.Engine != EngineBuiltin {
-		return nil
+		return mirror.AnyImage{}
 	}
 	return verify.New(client, network)
 }
@@ -76,7 +76,7 @@ func watchOver(log *slog.Logger) {
 	}
 }
 
-// guard is the type of mirror.Mirror's Guard.
+// guard is the type of mirror.Parts.Guard.
 type guard = func(ctx context.Context, source, destination reference.Repository, digest reference.Digest, run func(context.Context) error) error
 
 // copying returns the guard for the copies of a mirror name. A process of skopeo is one

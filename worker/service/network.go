@@ -58,11 +58,15 @@ func (r Registries) setRates(store *budget.Store) {
 	}
 }
 
-// connector returns chunk.Parts.Connect. It makes one client for each mirror name.
-func (n *network) connector(engine mirror.Engine, indexes mirror.Indexes) func(context.Context, message.Chunk) (resolve.Resolver, *mirror.Mirror) {
+// connector returns chunk.Parts.Connect. It makes one client for each mirror name. If a part
+// of the mirrors is missing, it returns mirror.ErrIncomplete.
+func (n *network) connector(engine mirror.Engine, indexes mirror.Indexes) (func(context.Context, message.Chunk) (resolve.Resolver, *mirror.Mirror, error), error) {
+	if _, _, err := n.connect("", engine, indexes); err != nil {
+		return nil, err
+	}
 	var mu sync.Mutex
 	resolvers, mirrors := map[string]resolve.Resolver{}, map[string]*mirror.Mirror{}
-	return func(ctx context.Context, c message.Chunk) (resolve.Resolver, *mirror.Mirror) {
+	return func(ctx context.Context, c message.Chunk) (resolve.Resolver, *mirror.Mirror, error) {
 		noteDestinations(n.throttle, c.Repositories)
 		if err := n.throttle.Budget.CatchUp(ctx); err != nil {
 			n.log.Debug("the limits of registries may be out of date", "error", err)
@@ -70,14 +74,32 @@ func (n *network) connector(engine mirror.Engine, indexes mirror.Indexes) func(c
 		mu.Lock()
 		defer mu.Unlock()
 		if mirrors[c.Name] == nil {
-			transport := n.throttle.Transport(n.transport, c.Name)
-			client := n.registries.client(transport, n.keychain, n.config.CopyTimeout, n.outages.Guard)
-			upstream := n.registries.upstream(client, n.log)
-			resolvers[c.Name] = upstream
-			mirrors[c.Name] = &mirror.Mirror{Registry: client, Listing: upstream.Listing, Engine: engine, Verifier: n.config.verifier(client, transport), Trust: n.trust.verifier(client, transport, n.metrics.Verified), Free: n.throttle.Unlimited, Guard: n.copying(c.Name), Indexes: indexes}
+			var err error
+			if resolvers[c.Name], mirrors[c.Name], err = n.connect(c.Name, engine, indexes); err != nil {
+				return nil, nil, err
+			}
 		}
-		return resolvers[c.Name], mirrors[c.Name]
-	}
+		return resolvers[c.Name], mirrors[c.Name], nil
+	}, nil
+}
+
+// connect returns what resolves and mirrors for a mirror name.
+func (n *network) connect(mirrorName string, engine mirror.Engine, indexes mirror.Indexes) (resolve.Resolver, *mirror.Mirror, error) {
+	transport := n.throttle.Transport(n.transport, mirrorName)
+	client := n.registries.client(transport, n.keychain, n.config.CopyTimeout, n.outages.Guard)
+	upstream := n.registries.upstream(client, n.log)
+	m, err := mirror.New(mirror.Parts{
+		Registry: client,
+		Listing:  upstream.Listing,
+		Engine:   engine,
+		Builtin:  n.config.Engine == EngineBuiltin,
+		Verifier: n.config.verifier(client, transport),
+		Trust:    n.trust.verifier(client, transport, n.metrics.Verified),
+		Guard:    n.copying(mirrorName),
+		Free:     n.throttle.Unlimited,
+		Indexes:  indexes,
+	})
+	return upstream, m, err
 }
 
 // client returns a client for registries that uses the credentials of this process. If the

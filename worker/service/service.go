@@ -68,8 +68,12 @@ func (s *Service) consumer(ctx context.Context, b *broker.Broker, c Config, r Re
 	}
 	failures := consume.OpenFailures(b, log)
 	n := s.network(c, r, t, keychain, log)
+	connect, err := n.connector(engine, notes)
+	if err != nil {
+		return nil, err
+	}
 	worker, err := chunk.New(chunk.Parts{
-		Connect:     n.connector(engine, notes),
+		Connect:     connect,
 		Failures:    failures,
 		Notes:       notes,
 		Registries:  n.outages,

@@ -23,8 +23,10 @@ import (
 	"github.com/osism/skopeo-worker/shared/message"
 	"github.com/osism/skopeo-worker/shared/reference"
 	"github.com/osism/skopeo-worker/worker/cloud"
+	"github.com/osism/skopeo-worker/worker/consume"
 	"github.com/osism/skopeo-worker/worker/containers"
 	"github.com/osism/skopeo-worker/worker/metrics"
+	"github.com/osism/skopeo-worker/worker/mirror"
 	"github.com/osism/skopeo-worker/worker/policy"
 	"github.com/osism/skopeo-worker/worker/registrytest"
 	"github.com/osism/skopeo-worker/worker/skopeo"
@@ -196,12 +198,19 @@ func TestPullsCountForTheirMirrorName(t *testing.T) {
 	for _, engine := range []string{EngineSkopeo, EngineBuiltin} {
 		s := &Service{metrics: metrics.New("test"), budget: store}
 		n := s.network(Config{Engine: engine, StallTimeout: time.Minute}, Registries{Insecure: []string{r.Host()}}, Trust{}, containers.New(cloud.New()), quiet)
-		connect := n.connector(nil, nil)
+		runner := mirror.Engine(&skopeo.Runner{})
+		if engine == EngineBuiltin {
+			runner = nil
+		}
+		connect, err := n.connector(runner, &consume.Notes{})
+		require.NoError(t, err)
 		for _, name := range []string{"one", "two"} {
-			_, m := connect(t.Context(), message.Chunk{Name: name})
-			_, again := connect(t.Context(), message.Chunk{Name: name})
+			_, m, err := connect(t.Context(), message.Chunk{Name: name})
+			require.NoError(t, err)
+			_, again, err := connect(t.Context(), message.Chunk{Name: name})
+			require.NoError(t, err)
 			require.Same(t, m, again)
-			_, err := m.Registry.Get(t.Context(), repository, digest)
+			_, err = m.Registry.Get(t.Context(), repository, digest)
 			require.NoError(t, err)
 			require.NoError(t, m.Guard(t.Context(), repository, repository, digest, func(context.Context) error { return nil }))
 		}

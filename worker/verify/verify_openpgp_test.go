@@ -31,6 +31,7 @@ import (
 
 	"github.com/osism/skopeo-worker/shared/reference"
 	"github.com/osism/skopeo-worker/worker/mirror"
+	"github.com/osism/skopeo-worker/worker/mirrortest"
 	"github.com/osism/skopeo-worker/worker/outcome"
 	"github.com/osism/skopeo-worker/worker/platform"
 	"github.com/osism/skopeo-worker/worker/policy"
@@ -81,7 +82,8 @@ func newSite(t *testing.T, options ...registrytest.Option) *site {
 	insecure := []string{s.from.Host(), s.to.Host()}
 	network := registry.NewTransport(insecure, registry.DefaultStall)
 	client := registry.NewClient(registry.Options{Insecure: insecure, Transport: network})
-	s.Mirror = &mirror.Mirror{Registry: client, Verifier: verify.New(client, network)}
+	s.Mirror = mirrortest.New(t, client, nil)
+	s.Verifier = verify.New(client, network)
 	var err error
 	s.key, err = openpgp.NewEntity("Somebody", "", "somebody@example.com", nil)
 	require.NoError(t, err)

@@ -1,0 +1,105 @@
+package mirror
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	"github.com/osism/skopeo-worker/shared/reference"
+	"github.com/osism/skopeo-worker/worker/listing"
+	"github.com/osism/skopeo-worker/worker/registry"
+	"github.com/osism/skopeo-worker/worker/transfer"
+)
+
+// ErrIncomplete is returned if a mirror lacks a part.
+var ErrIncomplete = errors.New("the mirror lacks a part")
+
+// Parts are what a Mirror is made of.
+type Parts struct {
+	// Registry sends the requests to sources, and in its role Writing those to destinations.
+	Registry *registry.Client
+	// Listing lists the tags of destinations that have an API for that.
+	Listing *listing.Listers
+	// Engine copies images; nil only if Builtin is set.
+	Engine Engine
+	// Builtin says that the mirror copies images itself.
+	Builtin bool
+	// Verifier holds the images that no engine copies to the signature policy.
+	Verifier Verifier
+	// Trust decides about tags, in Verify.
+	Trust Trust
+	// Guard runs a copy of one manifest when the registries allow it.
+	Guard func(ctx context.Context, source, destination reference.Repository, digest reference.Digest, run func(context.Context) error) error
+	// Free reports whether a source does not limit pulls. If so, an image whose tag the
+	// destination was just seen without is pulled, and the destination is not asked first
+	// whether it has parts of it. With an Engine it is asked, because that costs less than a
+	// copy in vain.
+	Free func(source reference.Repository) bool
+	// Indexes keeps indexes that could not be copied whole.
+	Indexes Indexes
+}
+
+// New returns a mirror made of the parts. If one is missing, the error is ErrIncomplete and
+// names it: a mirror that a part was forgotten of might exceed a limit, or mirror what the
+// policy rejects.
+func New(p Parts) (*Mirror, error) {
+	for name, missing := range map[string]bool{
+		"Registry": p.Registry == nil, "Listing": p.Listing == nil, "Engine or Builtin": p.Engine == nil != p.Builtin,
+		"Verifier": p.Verifier == nil, "Trust": p.Trust == nil, "Guard": p.Guard == nil, "Free": p.Free == nil, "Indexes": p.Indexes == nil,
+	} {
+		if missing {
+			return nil, fmt.Errorf("%w: %s", ErrIncomplete, name)
+		}
+	}
+	return &Mirror{Parts: p, destination: p.Registry.Writing(), blobs: transfer.New(p.Registry), seen: newRecent(), verified: newRead()}, nil
+}
+
+// NewComparing returns a mirror that only compares: it must not copy, tag or verify. source
+// and destination send the requests to either side.
+func NewComparing(source, destination *registry.Client, listing *listing.Listers) *Mirror {
+	return &Mirror{Parts: Parts{Registry: source, Listing: listing}, destination: destination, seen: newRecent(), verified: newRead()}
+}
+
+// NewVerifying returns a mirror that only verifies: it must not compare, copy or tag.
+func NewVerifying(source *registry.Client, trust Trust) *Mirror {
+	return &Mirror{Parts: Parts{Registry: source, Trust: trust, Indexes: NoIndexes{}}, verified: newRead()}
+}
+
+// Destination returns the client that sends the requests to destinations.
+func (m *Mirror) Destination() *registry.Client { return m.destination }
+
+// Verifier holds images to a signature policy.
+type Verifier interface {
+	// Asks reports whether images of the repository may be rejected. It returns an error
+	// if all of them are.
+	Asks(ctx context.Context, source reference.Repository) (bool, error)
+	// Verify returns an error if the manifest must not be copied.
+	Verify(ctx context.Context, source reference.Repository, manifest registry.Manifest) error
+}
+
+// AnyImage is a Verifier that accepts every image.
+type AnyImage struct{}
+
+// Asks implements Verifier.
+func (AnyImage) Asks(context.Context, reference.Repository) (bool, error) { return false, nil }
+
+// Verify implements Verifier.
+func (AnyImage) Verify(context.Context, reference.Repository, registry.Manifest) error { return nil }
+
+// Indexes keeps indexes until the rest of their manifests can be copied, so that they
+// are not pulled again. Losing one costs a pull.
+type Indexes interface {
+	Index(ctx context.Context, digest reference.Digest) (registry.Manifest, bool)
+	KeepIndex(ctx context.Context, index registry.Manifest)
+}
+
+// NoIndexes is an Indexes that keeps nothing.
+type NoIndexes struct{}
+
+// Index implements Indexes.
+func (NoIndexes) Index(context.Context, reference.Digest) (registry.Manifest, bool) {
+	return registry.Manifest{}, false
+}
+
+// KeepIndex implements Indexes.
+func (NoIndexes) KeepIndex(context.Context, registry.Manifest) {}

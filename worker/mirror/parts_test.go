@@ -1,0 +1,29 @@
+package mirror_test
+
+import (
+	"reflect"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/osism/skopeo-worker/worker/mirror"
+	"github.com/osism/skopeo-worker/worker/mirrortest"
+	"github.com/osism/skopeo-worker/worker/registry"
+)
+
+// TestNoPartIsOptional: a mirror that a part was forgotten of does not come to be.
+func TestNoPartIsOptional(t *testing.T) {
+	whole := mirrortest.New(t, registry.NewClient(registry.Options{}), engine(nil)).Parts
+	parts := reflect.TypeOf(whole)
+	for i := range parts.NumField() {
+		lacks := whole
+		part := reflect.ValueOf(&lacks).Elem().Field(i)
+		if part.IsZero() { // Engine or Builtin
+			continue
+		}
+		part.SetZero()
+		_, err := mirror.New(lacks)
+		require.ErrorIs(t, err, mirror.ErrIncomplete)
+		require.ErrorContains(t, err, parts.Field(i).Name)
+	}
+}
