@@ -30,7 +30,7 @@ const patience = time.Minute
 
 // natsServer builds the server once, in the version of the chart.
 var natsServer = sync.OnceValues(func() (string, error) {
-	dir, err := os.MkdirTemp("", "charttest-")
+	dir, err := folder()
 	if err != nil {
 		return "", err
 	}
@@ -42,10 +42,19 @@ var natsServer = sync.OnceValues(func() (string, error) {
 	return path, nil
 })
 
+// made are the folders that outlive a test.
+var made []string
+
+func folder() (string, error) {
+	dir, err := os.MkdirTemp("", "charttest-")
+	made = append(made, dir)
+	return dir, err
+}
+
 func TestMain(m *testing.M) {
 	code := m.Run()
-	if path, err := natsServer(); err == nil {
-		_ = os.RemoveAll(filepath.Dir(path))
+	for _, dir := range made {
+		_ = os.RemoveAll(dir)
 	}
 	os.Exit(code)
 }
