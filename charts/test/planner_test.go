@@ -77,6 +77,7 @@ func TestPlannerReadsItsValues(t *testing.T) {
 			"PLATFORMS":           "linux/amd64,linux/arm64",
 			"ATTESTATIONS":        "false",
 			"REFERRERS":           "true",
+			"MIN_AGE":             "3d",
 			"IMMUTABLE_TAGS":      "v?[0-9] rc",
 			"RATE_LIMITS":         "docker.io=100/6h,quay.io=20/1s",
 			"INSECURE_REGISTRIES": "registry.example.com:5000",

@@ -53,7 +53,7 @@ func New() *cobra.Command {
 	root.PersistentFlags().Var(&color, "color", "`when` to use colors: auto, always or never; auto obeys NO_COLOR")
 	_ = root.RegisterFlagCompletionFunc("color", cobra.FixedCompletions([]cobra.Completion{"auto", "always", "never"}, cobra.ShellCompDirectiveNoFileComp)) // the flag exists
 	root.CompletionOptions.DisableDefaultCmd = true
-	root.AddCommand(planCommand(), mirrorCommand(), serveCommand(), notifyTestCommand(), checkCommand(), statusCommand(), failedCommand(), changesCommand(), republishCommand(), cancelCommand(), forgetCommand(), pruneCommand(), completionCommand())
+	root.AddCommand(planCommand(), mirrorCommand(), serveCommand(), notifyTestCommand(), checkCommand(), statusCommand(), failedCommand(), changesCommand(), republishCommand(), cancelCommand(), forgetCommand(), pruneCommand(), releaseCommand(), completionCommand())
 	return root
 }
 

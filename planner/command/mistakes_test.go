@@ -30,7 +30,7 @@ func TestMistakes(t *testing.T) {
 		{"mirror", "MIRROR_SOURCE_URL", tabbed, 2, tabbed + ":2: broken YAML: the line is indented with a tab, expected spaces"},
 		{"mirror", "MIRROR_SOURCE_URL", spaced, 2, spaced + `:2: expected a string or the key "image", found the key "docker.io/library/nginx"; write docker.io/library/nginx:1.25`},
 		{"mirror", "MIRROR_SOURCE_URL", "example.com/images.yml", 3, "the list could not be read: example.com/images.yml: no such file; is https://example.com/images.yml meant?"},
-		{"mirror", "MIRROR_SOURCE_URL", file("colon.yml", "containers:\n  - nginx:\n  - image: redis\n    tags: [7]\n"), 2, `:2: expected a string or the key "image", found the key "nginx"; write nginx` + "\n" + dir + "/colon.yml:4: tags: expected a mapping with some of include, exclude, semver, limit, list, found a list; write single tags as tags: {list: [a, b]}"},
+		{"mirror", "MIRROR_SOURCE_URL", file("colon.yml", "containers:\n  - nginx:\n  - image: redis\n    tags: [7]\n"), 2, `:2: expected a string or the key "image", found the key "nginx"; write nginx` + "\n" + dir + "/colon.yml:4: tags: expected a mapping with some of include, exclude, semver, newer_than, limit, list, found a list; write single tags as tags: {list: [a, b]}"},
 		{"mirror", "MIRROR_DEST_URL", "https://registry.example.com", 2, "write host[:port]/prefix without https://"},
 		{"mirror", "RATE_LIMITS", "docker.io:100/6h", 2, `RATE_LIMITS: expected limits such as docker.io=100/6h,quay.io=20/1s: invalid limit: "docker.io:100/6h": expected registry=requests/window`},
 		{"mirror", "DATA_DIR", list, 3, "DATA_DIR cannot be used: mkdir " + list + ": not a directory"},

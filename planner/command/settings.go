@@ -44,6 +44,7 @@ type job struct {
 	Platforms    string `envconfig:"PLATFORMS" desc:"mirror only these platforms, as linux/amd64,linux/arm64; empty: all"`
 	Attestations bool   `envconfig:"ATTESTATIONS" default:"true" expect:"true or false" desc:"mirror the attestation manifests of an index"`
 	Referrers    bool   `envconfig:"REFERRERS" default:"false" expect:"true or false" desc:"mirror what refers to an image: signatures, SBOMs, attestations"`
+	MinAge       string `envconfig:"MIN_AGE" desc:"mirror a tag, or a new digest under it, only when it has stood for this long, as 3d or 36h; empty: at once"`
 	Immutable    string `envconfig:"IMMUTABLE_TAGS" desc:"tags that are never replaced at the destination: regular expressions (RE2), separated by spaces, that match them at their start"`
 	RateLimits   string `envconfig:"RATE_LIMITS" desc:"pulls that registries allow in a window, as docker.io=100/6h,quay.io=20/1s; overrides what their headers say"`
 
@@ -85,6 +86,12 @@ func (j *job) choose() []error {
 		j.defaults.Include = []string{j.Filter}
 		if why := reason((selection.Selection{Include: j.defaults.Include}).Validate()); why != "" {
 			bad = append(bad, config.Bad("FILTER", "", "a regular expression (RE2): "+why))
+		}
+	}
+	if j.MinAge != "" {
+		var err error
+		if j.defaults.MinAge, err = selection.ParseAge(j.MinAge); err != nil {
+			bad = append(bad, config.Bad("MIN_AGE", j.MinAge, "days such as 3d, or a duration such as 36h"))
 		}
 	}
 	if j.Immutable != "" {

@@ -108,6 +108,7 @@ func checkColumns() []checkColumn {
 		{"TAG", true, count(func(c check.Counts) int { return c.Tag })},
 		{"UNCHANGED", false, count(func(c check.Counts) int { return c.Unchanged })},
 		{"SKIPPED", true, count(func(c check.Counts) int { return c.Skipped })},
+		{"WAITING", true, count(func(c check.Counts) int { return c.Waiting })},
 		{"KEPT", true, count(func(c check.Counts) int { return c.Kept })},
 		{"UNVERIFIED", true, count(func(c check.Counts) int { return c.Unverified })},
 		{"SIGNED", true, count(func(c check.Counts) int { return c.Signed })},

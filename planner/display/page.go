@@ -235,12 +235,12 @@ type amount struct {
 	what string
 }
 
-// outcomes returns the images of a run by outcome. Dropped and kept images are rare: they are
-// left out if there are none.
+// outcomes returns the images of a run by outcome. Those that are rare are left out if
+// there are none.
 func outcomes(t run.Tally) []amount {
 	var all []amount
 	for _, o := range run.Outcomes {
-		if n := *t.Of(o); n > 0 || o != run.Dropped && o != run.Kept {
+		if n := *t.Of(o); n > 0 || o != run.Dropped && o != run.Kept && o != run.Waiting {
 			all = append(all, amount{n, string(o)})
 		}
 	}

@@ -162,6 +162,8 @@ func differ(a, b Entry) string {
 		return ": they differ in the platforms"
 	case a.Selection.WithoutAttestations != b.Selection.WithoutAttestations:
 		return ": they differ in the attestations"
+	case a.Selection.MinAge != b.Selection.MinAge:
+		return ": they differ in the minimum age"
 	case !slices.Equal(a.Selection.Immutable, b.Selection.Immutable):
 		return ": they differ in what is immutable"
 	}

@@ -22,11 +22,13 @@ const (
 	keyImmutable    = "immutable"
 	keyDestination  = "destination"
 
+	keyMinAge          = "min_age"
+	keyMinTags         = "min_tags"
 	keyRepositories    = "repositories"     // of a namespace
 	keyMinRepositories = "min_repositories" // of a namespace
 )
 
-var entryKeys = []string{keyImage, keyTags, keyPlatforms, keyAttestations, keyReferrers, keyImmutable, keyDestination, keyRepositories, keyMinRepositories}
+var entryKeys = []string{keyImage, keyTags, keyPlatforms, keyAttestations, keyReferrers, keyImmutable, keyMinAge, keyMinTags, keyDestination, keyRepositories, keyMinRepositories}
 
 // reader makes entries from nodes, and collects their problems.
 type reader struct {
@@ -121,6 +123,12 @@ func (r *reader) mapping(e *Entry, value *yaml.Node) {
 	if f, ok := fields[keyImmutable]; ok {
 		r.immutable(e, f, lines)
 	}
+	if f, ok := fields[keyMinAge]; ok {
+		r.minAge(e, f)
+	}
+	if f, ok := fields[keyMinTags]; ok {
+		r.minTags(e, f)
+	}
 	r.check(e, lines)
 	if r.namespaced(e, fields) {
 		return
@@ -140,6 +148,27 @@ func (r *reader) immutable(e *Entry, f field, lines map[string][]int) {
 		return
 	}
 	e.Selection.Immutable, lines[keyImmutable] = r.expressions(f)
+}
+
+// minAge replaces the default minimum age; false is none.
+func (r *reader) minAge(e *Entry, f field) {
+	var value bool
+	if f.node.ShortTag() == "!!bool" && f.node.Decode(&value) == nil && !value {
+		e.Selection.MinAge = 0
+		return
+	}
+	e.Selection.MinAge = r.age(f)
+}
+
+// minTags reads how many tags an entry has at least.
+func (r *reader) minTags(e *Entry, f field) {
+	e.Selection.MinTags = r.number(f)
+	switch {
+	case e.Selection.MinTags == 0:
+		r.fail(f.line, "%s: expected 1 or more", f.name)
+	case !e.Tag.IsZero() || !e.Digest.IsZero() || len(e.Selection.List) > 0:
+		r.fail(f.line, "%s: %s names its tags; remove them, or %s", f.name, e.Text, f.name)
+	}
 }
 
 // check adds the problems of an entry's selection. lines are the lines of the items under
@@ -206,11 +235,12 @@ const (
 	keyInclude = "include"
 	keyExclude = "exclude"
 	keySemver  = "semver"
+	keyNewer   = "newer_than"
 	keyLimit   = "limit"
 	keyList    = "list"
 )
 
-var tagKeys = []string{keyInclude, keyExclude, keySemver, keyLimit, keyList}
+var tagKeys = []string{keyInclude, keyExclude, keySemver, keyNewer, keyLimit, keyList}
 
 // tags replaces the defaults with the entry's own selection of tags, and notes the lines of
 // the items under each key.
@@ -247,6 +277,9 @@ func (r *reader) tags(e *Entry, f field, lines map[string][]int) {
 		if e.Selection.Semver, ok = r.text(f); ok && e.Selection.Semver == "" {
 			r.fail(f.line, "%s: it is empty", f.name)
 		}
+	}
+	if f, ok := fields[keyNewer]; ok {
+		e.Selection.NewerThan = r.age(f)
 	}
 	if f, ok := fields[keyLimit]; ok {
 		e.Selection.Limit = r.number(f)

@@ -8,6 +8,8 @@ import (
 	"strings"
 
 	"gopkg.in/yaml.v3"
+
+	"github.com/osism/skopeo-worker/shared/selection"
 )
 
 // maxLimit is the largest number that is read: the largest that every reader of
@@ -108,6 +110,19 @@ func (r *reader) expressions(f field) (texts []string, lines []int) {
 		return []string{f.node.Value}, []int{f.line}
 	}
 	return r.items(f)
+}
+
+// age reads an age.
+func (r *reader) age(f field) selection.Age {
+	text, ok := r.text(f)
+	if !ok {
+		return 0
+	}
+	age, err := selection.ParseAge(text)
+	if err != nil {
+		r.fail(f.line, "%s: %v", f.name, err)
+	}
+	return age
 }
 
 func (r *reader) boolean(f field) bool {

@@ -38,7 +38,7 @@ const (
 
 // filterStates are the states that repositories can be filtered by: those of their tags, and
 // those of the whole repository.
-var filterStates = []run.Outcome{run.Copied, run.Skipped, run.Failed, run.Kept, run.Vanished, unlisted, unseen}
+var filterStates = []run.Outcome{run.Copied, run.Skipped, run.Failed, run.Waiting, run.Kept, run.Vanished, unlisted, unseen}
 
 func (*Server) images(site *Site, r *http.Request) (view, error) {
 	mirror := mirrorOf(site, r)

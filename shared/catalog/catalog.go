@@ -30,6 +30,8 @@ type Tag struct {
 	At     reference.Digest `json:"at,omitzero"`
 	State  run.Outcome      `json:"state"`
 	Why    string           `json:"why,omitempty"` // it was skipped or has failed
+	// Until is when a tag that waits is old enough.
+	Until time.Time `json:"until,omitzero"`
 	// Pinned reports that the list names the image by its digest: the source need not have
 	// the tag.
 	Pinned bool `json:"pinned,omitempty"`

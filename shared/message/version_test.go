@@ -8,6 +8,7 @@ import (
 	"reflect"
 	"strconv"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/require"
 
@@ -41,6 +42,7 @@ var formats = map[int]Chunk{
 		Selection: &selection.Selection{
 			Include: []string{"1"}, Exclude: []string{"2"}, Semver: ">=1", List: []string{"1.0"}, Limit: 5,
 			Platforms: []string{"linux/amd64"}, WithoutAttestations: true, Referrers: true, Immutable: []string{"1"},
+			NewerThan: selection.Age(90 * 24 * time.Hour), MinAge: selection.Age(3 * 24 * time.Hour), MinTags: 2,
 		},
 	}}},
 }

@@ -77,6 +77,7 @@ type Tally struct {
 	Unchanged int `json:"unchanged"`
 	Skipped   int `json:"skipped"`
 	Vanished  int `json:"vanished"` // the source has listed the tag, but does not have it
+	Waiting   int `json:"waiting"`  // the tag has not had its digest for long enough
 	Kept      int `json:"kept"`     // the source has moved an immutable tag, which the destination keeps
 	Failed    int `json:"failed"`
 	// Dropped images were not tried, or not tried again, because their run was cancelled
@@ -95,11 +96,12 @@ const (
 	Skipped   Outcome = "skipped"
 	Vanished  Outcome = "vanished"
 	Kept      Outcome = "kept"
+	Waiting   Outcome = "waiting"
 	Failed    Outcome = "failed"
 )
 
 // Outcomes are all outcomes, in the order in which people see them.
-var Outcomes = [...]Outcome{Copied, Tagged, Unchanged, Skipped, Vanished, Kept, Failed, Dropped}
+var Outcomes = [...]Outcome{Copied, Tagged, Unchanged, Skipped, Waiting, Vanished, Kept, Failed, Dropped}
 
 // Of returns the number of images with an outcome, to be read or changed.
 func (t *Tally) Of(o Outcome) *int {
@@ -114,6 +116,8 @@ func (t *Tally) Of(o Outcome) *int {
 		return &t.Skipped
 	case Vanished:
 		return &t.Vanished
+	case Waiting:
+		return &t.Waiting
 	case Kept:
 		return &t.Kept
 	case Failed:

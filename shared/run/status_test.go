@@ -308,7 +308,7 @@ func TestStatusKeys(t *testing.T) {
 	require.NoError(t, err)
 	require.Equal(t, strings.Join(strings.Fields(`{"name":"","run":"","state":"",
 		"chunks":{"total":0,"waiting":0,"running":0,"snoozed":0,"done":0,"dropped":0,"lost":0},
-		"images":{"total":0,"copied":0,"tagged":0,"unchanged":0,"skipped":0,"vanished":0,"kept":0,"failed":0,"dropped":0},
+		"images":{"total":0,"copied":0,"tagged":0,"unchanged":0,"skipped":0,"vanished":0,"waiting":0,"kept":0,"failed":0,"dropped":0},
 		"pulls":0,"bytes":0,"started":"0001-01-01T00:00:00Z","finished":null,"next_due":null,
 		"estimated_done":null,"estimated_at_least":false,
 		"registries":[{"registry":"","limit":0,"window":"","spent":0,"free":null,"closed_until":null,"reason":"","next_slot":null,

@@ -40,6 +40,12 @@ func (s Selection) Compile() (*Matcher, error) {
 		}
 	}
 	problems = append(problems, s.checkList()...)
+	if s.MinTags < 0 {
+		problems = append(problems, Problem{"min_tags", whole, fmt.Sprintf("%d is negative, expected 1 or more", s.MinTags)})
+	}
+	if s.NewerThan < 0 || s.MinAge < 0 {
+		problems = append(problems, Problem{"newer_than", whole, "an age is negative"})
+	}
 	if s.Limit < 0 {
 		problems = append(problems, Problem{"limit", whole, fmt.Sprintf("%d is negative, expected 0 or more", s.Limit)})
 	}
@@ -73,7 +79,7 @@ func (s Selection) checkList() []Problem {
 	others := s
 	others.List = nil
 	if len(s.List) > 0 && others.restricted() {
-		problems = append(problems, Problem{"list", whole, "cannot be combined with include, exclude, semver or limit"})
+		problems = append(problems, Problem{"list", whole, "cannot be combined with include, exclude, semver, newer_than or limit"})
 	}
 	return problems
 }

@@ -34,8 +34,13 @@ type Selection struct {
 	Semver string `json:"semver,omitempty"`
 	// List names the tags.
 	List []string `json:"list,omitempty"`
+	// NewerThan leaves out tags that have had their digest for longer.
+	NewerThan Age `json:"newer_than,omitzero"`
 	// Limit is how many tags are mirrored, the newest first; 0 is no limit.
 	Limit int `json:"limit,omitempty"`
+	// MinTags is how many tags the selection matches at least, apart from NewerThan and
+	// Limit. If there are fewer, something is wrong with the source.
+	MinTags int `json:"min_tags,omitempty"`
 
 	// Platforms are os/arch[/variant], as ParsePlatforms returns them; none: all.
 	Platforms []string `json:"platforms,omitempty"`
@@ -44,6 +49,8 @@ type Selection struct {
 	// Referrers includes the referrers of an image, such as signatures and SBOMs.
 	Referrers bool `json:"referrers,omitempty"`
 
+	// MinAge is how long a tag must have had its digest before it is mirrored.
+	MinAge Age `json:"min_age,omitzero"`
 	// Immutable are regular expressions of tags that are never replaced at the destination.
 	// They are matched as those of Include.
 	Immutable []string `json:"immutable,omitempty"`
@@ -51,12 +58,12 @@ type Selection struct {
 
 // IsZero reports whether the selection chooses everything.
 func (s Selection) IsZero() bool {
-	return !s.restricted() && len(s.Platforms) == 0 && !s.WithoutAttestations && !s.Referrers && len(s.Immutable) == 0
+	return !s.restricted() && len(s.Platforms) == 0 && !s.WithoutAttestations && !s.Referrers && len(s.Immutable) == 0 && s.MinAge == 0 && s.MinTags == 0
 }
 
 // restricted reports whether the selection leaves out tags.
 func (s Selection) restricted() bool {
-	return len(s.Include) > 0 || len(s.Exclude) > 0 || s.Semver != "" || len(s.List) > 0 || s.Limit != 0
+	return len(s.Include) > 0 || len(s.Exclude) > 0 || s.Semver != "" || len(s.List) > 0 || s.Limit != 0 || s.NewerThan != 0
 }
 
 // Pointer returns the selection as messages carry it: nil if it chooses everything.
@@ -69,13 +76,13 @@ func (s Selection) Pointer() *Selection {
 
 // Tags returns the part of the selection that chooses tags.
 func (s Selection) Tags() Selection {
-	return Selection{Include: s.Include, Exclude: s.Exclude, Semver: s.Semver, List: s.List, Limit: s.Limit}
+	return Selection{Include: s.Include, Exclude: s.Exclude, Semver: s.Semver, List: s.List, Limit: s.Limit, NewerThan: s.NewerThan}
 }
 
 // Contents returns the part of the selection that is about a tag that is known: which parts
-// of it are mirrored, and whether it is immutable.
+// of it are mirrored, from which age on, and whether it is immutable.
 func (s Selection) Contents() Selection {
-	return Selection{Platforms: s.Platforms, WithoutAttestations: s.WithoutAttestations, Referrers: s.Referrers, Immutable: s.Immutable}
+	return Selection{Platforms: s.Platforms, WithoutAttestations: s.WithoutAttestations, Referrers: s.Referrers, MinAge: s.MinAge, Immutable: s.Immutable}
 }
 
 // Hash returns the same text for equal selections, regardless of the order of their items. It

@@ -69,7 +69,7 @@ func TestValidateTellsEverything(t *testing.T) {
 		"semver: \"newest\" is not a version constraint such as \">=1.2 <3\"",
 		"list[1]: tag \"b c\" is invalid",
 		"list[2]: tag \"" + strings.Repeat("a", 129) + "\" is invalid",
-		"list: cannot be combined with include, exclude, semver or limit",
+		"list: cannot be combined with include, exclude, semver, newer_than or limit",
 		"limit: -1 is negative, expected 0 or more",
 		"platforms[1]: \"linux\" is not a platform, expected os/arch[/variant] such as linux/amd64",
 		"platforms[2]: platform \"linux/amd46\": unknown architecture \"amd46\", expected amd64, arm64 or another GOARCH",

@@ -40,6 +40,8 @@ type Checker struct {
 	// Held returns what a destination is known to have under immutable tags. If nil, nothing is
 	// known.
 	Held func(ctx context.Context, destination reference.Repository) (map[reference.Tag]compare.Held, error)
+	// Ages is that of the Comparer. If nil, nothing is known.
+	Ages compare.Ages
 	// Allowance returns what a source registry allows. If nil, nothing is known.
 	Allowance func(ctx context.Context, registry string) (budget.Allowance, error)
 	// Verify returns an error for each of the tags that must not be mirrored to a digest of the
@@ -136,7 +138,7 @@ func (c *Checker) forecast() *forecast {
 	if held == nil {
 		held = func(context.Context, reference.Repository) (map[reference.Tag]compare.Held, error) { return nil, nil }
 	}
-	f.comparer = &compare.Comparer{Mirror: c.Mirror, Asker: f, Absent: absent, Held: held, Predict: true}
+	f.comparer = &compare.Comparer{Mirror: c.Mirror, Asker: f, Absent: absent, Held: held, Ages: c.Ages, Predict: true}
 	return f
 }
 

@@ -62,6 +62,15 @@ func (c counting) Keep(_ context.Context, j *compare.Job) error {
 	return nil
 }
 
+// Wait counts tags that are not old enough yet.
+func (c counting) Wait(_ context.Context, j *compare.Job) error {
+	c.row.Waiting += len(j.Images)
+	for _, image := range j.Images {
+		c.row.Waits = append(c.row.Waits, Wait{Image: failure.Source(j.Entry, image.Tag), Digest: j.Digest, Until: j.Until})
+	}
+	return nil
+}
+
 // Failed adds what could not be found out. If no tag of the destination could be asked for,
 // that is one failure.
 func (c counting) Failed(_ context.Context, j *compare.Job) error {

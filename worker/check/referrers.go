@@ -31,7 +31,7 @@ func (c counting) refer(ctx context.Context, jobs []*compare.Job) {
 	seen := map[[2]reference.Digest]bool{}
 	for _, j := range jobs {
 		content := [2]reference.Digest{j.Digest, j.At}
-		if !compare.BringsReferrers(j.Entry) || j.Verdict == compare.Skip || j.Verdict == compare.Keep || j.Verdict == compare.Failed || len(j.All()) == 0 || seen[content] {
+		if !compare.BringsReferrers(j.Entry) || j.IsSkipped() || j.Verdict == compare.Failed || len(j.All()) == 0 || seen[content] {
 			continue
 		}
 		seen[content] = true

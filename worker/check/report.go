@@ -1,6 +1,10 @@
 package check
 
-import "github.com/osism/skopeo-worker/shared/reference"
+import (
+	"time"
+
+	"github.com/osism/skopeo-worker/shared/reference"
+)
 
 // Report is what mirroring would do. Its JSON is part of the command line's contract.
 type Report struct {
@@ -18,6 +22,8 @@ type Row struct {
 	// Rejected are images that SIGNATURE_POLICY does not allow to be mirrored, as far as that
 	// is known without a pull.
 	Rejected []Failed `json:"rejected,omitempty"`
+	// Waits are the images that are counted as waiting.
+	Waits []Wait `json:"waits,omitempty"`
 	// Warnings are about what is probably a mistake in the list, such as a filter that
 	// matches no tag.
 	Warnings []string `json:"warnings,omitempty"`
@@ -39,6 +45,7 @@ type Counts struct {
 	Tag       int `json:"tag"`       // content that it has, or will have, under another name
 	Unchanged int `json:"unchanged"` // the destination is up to date
 	Skipped   int `json:"skipped"`   // nothing of it is wanted
+	Waiting   int `json:"waiting"`   // not old enough yet
 	Kept      int `json:"kept"`      // the source has moved an immutable tag
 	// Unverified are images to copy or tag whose signatures a run checks, and Signed are those
 	// that were checked.
@@ -56,6 +63,13 @@ type Counts struct {
 	// it has none. BytesAtLeast says that there are more.
 	Bytes        *int64 `json:"bytes"`
 	BytesAtLeast bool   `json:"bytes_at_least"`
+}
+
+// Wait is an image that is not old enough yet.
+type Wait struct {
+	Image  string           `json:"image"`
+	Digest reference.Digest `json:"digest"`
+	Until  time.Time        `json:"until"`
 }
 
 // Failed is an image, or a repository, that could not be checked or is rejected.
@@ -99,6 +113,7 @@ func (c *Counts) add(o Counts) {
 	c.Kept += o.Kept
 	c.Unverified += o.Unverified
 	c.Signed += o.Signed
+	c.Waiting += o.Waiting
 	c.Referrers += o.Referrers
 	c.Pulls += o.Pulls
 	c.PullsAtLeast = c.PullsAtLeast || o.PullsAtLeast

@@ -83,7 +83,7 @@ func (e *execution) carryOutNow(ctx context.Context, jobs []*compare.Job) error 
 		switch {
 		case j.Verdict == compare.Failed:
 			failed = append(failed, j)
-		case j.Verdict == compare.Skip, j.Verdict == compare.Keep, j.Verdict == compare.Unchanged && !compare.BringsReferrers(j.Entry):
+		case j.Verdict == compare.Skip, j.Verdict == compare.Keep, j.Verdict == compare.Wait, j.Verdict == compare.Unchanged && !compare.BringsReferrers(j.Entry):
 			if err := j.Handle(ctx, e); err != nil {
 				return err
 			}
@@ -185,6 +185,16 @@ func (e *execution) Keep(_ context.Context, j *compare.Job) error {
 		e.note(j.Entry, image, catalog.Tag{State: run.Kept, Source: j.Digest, At: j.Had[tag], Why: j.Why.Error()})
 	}
 	e.count(run.Kept, len(j.Images))
+	return nil
+}
+
+// Wait implements compare.Cases. The next run that is late enough mirrors the images.
+func (e *execution) Wait(_ context.Context, j *compare.Job) error {
+	e.entries.found(j.Entry)
+	for _, image := range j.Images {
+		e.note(j.Entry, image, catalog.Tag{State: run.Waiting, Source: j.Digest, At: j.Had[compare.DestinationTag(image)], Why: j.Why.Error(), Until: j.Until.UTC()})
+	}
+	e.count(run.Waiting, len(j.Images))
 	return nil
 }
 

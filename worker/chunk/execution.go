@@ -73,6 +73,7 @@ func (w *Worker) Do(ctx, work context.Context, d Delivery) (Result, error) {
 		Held: func(_ context.Context, destination reference.Repository) (map[reference.Tag]compare.Held, error) {
 			return w.Notes.Held(ctx, destination)
 		},
+		Ages: w.Notes, Now: w.now,
 	}
 	todo, err := e.outstanding(ctx)
 	if err != nil {
@@ -102,6 +103,11 @@ func (w *Worker) Do(ctx, work context.Context, d Delivery) (Result, error) {
 	}
 	for destination, tags := range e.comparer.Seen() {
 		if err := w.Notes.NoteHeld(ctx, destination, tags); err != nil {
+			return Result{}, err
+		}
+	}
+	for source, tags := range e.comparer.Sightings() {
+		if err := w.Notes.NoteSightings(ctx, source, tags); err != nil {
 			return Result{}, err
 		}
 	}

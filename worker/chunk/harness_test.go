@@ -65,6 +65,8 @@ type harness struct {
 	bytes    int64
 	outcomes map[string]int
 	absent   map[string]bool
+	sighted  map[reference.Repository]map[reference.Tag]compare.Sighting
+	released map[reference.Digest]bool
 	held     map[reference.Repository]map[reference.Tag]compare.Held
 	copies   map[string]*meter.Meter
 	ended    []string // of the copies
@@ -150,6 +152,31 @@ func (b *harness) NoteHeld(_ context.Context, destination reference.Repository, 
 		b.held[destination][tag] = h
 	}
 	return nil
+}
+
+func (b *harness) Sighted(_ context.Context, source reference.Repository) (map[reference.Tag]compare.Sighting, error) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return maps.Clone(b.sighted[source]), nil
+}
+
+func (b *harness) NoteSightings(_ context.Context, source reference.Repository, tags map[reference.Tag]compare.Sighting) error {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.sighted == nil {
+		b.sighted = map[reference.Repository]map[reference.Tag]compare.Sighting{}
+	}
+	if b.sighted[source] == nil {
+		b.sighted[source] = map[reference.Tag]compare.Sighting{}
+	}
+	maps.Copy(b.sighted[source], tags)
+	return nil
+}
+
+func (b *harness) Released(_ context.Context, _ reference.Repository, digest reference.Digest) (bool, error) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.released[digest], nil
 }
 
 func (b *harness) Image(_ string, o run.Outcome) {
@@ -280,12 +307,12 @@ func (b *harness) deliverWithin(t *testing.T, work context.Context, d Delivery) 
 	require.NoError(t, err)
 	require.Equal(t, b.images.Total, b.images.Ended(), "what is left is counted by whoever gets it: %+v", b.images)
 	require.Equal(t, map[string]int{"copied": b.images.Copied, "tagged": b.images.Tagged, "unchanged": b.images.Unchanged,
-		"skipped": b.images.Skipped, "vanished": b.images.Vanished, "kept": b.images.Kept, "failed": b.images.Failed}, withZeros(b.outcomes))
+		"skipped": b.images.Skipped, "vanished": b.images.Vanished, "kept": b.images.Kept, "waiting": b.images.Waiting, "failed": b.images.Failed}, withZeros(b.outcomes))
 	return result
 }
 
 func withZeros(outcomes map[string]int) map[string]int {
-	for _, o := range []string{"copied", "tagged", "unchanged", "skipped", "vanished", "kept", "failed"} {
+	for _, o := range []string{"copied", "tagged", "unchanged", "skipped", "vanished", "kept", "waiting", "failed"} {
 		outcomes[o] += 0
 	}
 	return outcomes

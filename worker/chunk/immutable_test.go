@@ -13,8 +13,8 @@ import (
 	"github.com/osism/skopeo-worker/worker/registrytest"
 )
 
-// released makes an entry of which the versions are immutable, and other tags are not.
-func (b *harness) released() message.Repository {
+// releases makes an entry of which the versions are immutable, and other tags are not.
+func (b *harness) releases() message.Repository {
 	r := b.entry("")
 	r.Selection = selection.Selection{Immutable: []string{"v?[0-9]"}}.Pointer()
 	return r
@@ -35,7 +35,7 @@ func TestImmutable(t *testing.T) {
 		b.changes, b.tags = nil, nil
 		b.from.ResetRequests()
 		b.to.ResetRequests()
-		require.Empty(t, b.deliver(t, Delivery{Chunk: b.chunk(b.released()), Fresh: true}).Left)
+		require.Empty(t, b.deliver(t, Delivery{Chunk: b.chunk(b.releases()), Fresh: true}).Left)
 		return b.images
 	}
 	first := push("1.0", "one")
@@ -51,9 +51,9 @@ func TestImmutable(t *testing.T) {
 	require.Equal(t, run.Tally{Total: 2, Copied: 1, Unchanged: 1}, deliver(), "a registry without digests in its listing is not asked")
 
 	// Once the destination is asked again, the source is, too.
-	for tag, h := range b.held[b.released().Destination] {
+	for tag, h := range b.held[b.releases().Destination] {
 		h.Fresh = false
-		b.held[b.released().Destination][tag] = h
+		b.held[b.releases().Destination][tag] = h
 	}
 	require.Equal(t, run.Tally{Total: 2, Unchanged: 1, Kept: 1}, deliver())
 	requireKept := func() {
@@ -87,15 +87,15 @@ func TestImmutableIsLost(t *testing.T) {
 	deliver := func() run.Tally {
 		t.Helper()
 		b.changes = nil
-		for tag, h := range b.held[b.released().Destination] {
+		for tag, h := range b.held[b.releases().Destination] {
 			h.Fresh = false
-			b.held[b.released().Destination][tag] = h
+			b.held[b.releases().Destination][tag] = h
 		}
 		require.NoError(t, b.to.Untag(destination, "1.0"))
-		require.Empty(t, b.deliver(t, Delivery{Chunk: b.chunk(b.released()), Fresh: true}).Left)
+		require.Empty(t, b.deliver(t, Delivery{Chunk: b.chunk(b.releases()), Fresh: true}).Left)
 		return b.images
 	}
-	require.Empty(t, b.deliver(t, Delivery{Chunk: b.chunk(b.released()), Fresh: true}).Left)
+	require.Empty(t, b.deliver(t, Delivery{Chunk: b.chunk(b.releases()), Fresh: true}).Left)
 	require.Equal(t, run.Tally{Total: 1, Tagged: 1}, deliver())
 	at, err := b.to.Digest(destination, "1.0")
 	require.NoError(t, err)
@@ -124,7 +124,7 @@ func TestImmutableRace(t *testing.T) {
 		assert.NoError(t, err)
 		other <- digest
 	}()
-	require.Empty(t, b.deliver(t, Delivery{Chunk: b.chunk(b.released()), Fresh: true}).Left)
+	require.Empty(t, b.deliver(t, Delivery{Chunk: b.chunk(b.releases()), Fresh: true}).Left)
 	require.Equal(t, run.Tally{Total: 1, Kept: 1}, b.images)
 	at, err := b.to.Digest(destination, "1.0")
 	require.NoError(t, err)

@@ -83,8 +83,10 @@ func (e *execution) resolve(ctx context.Context, r message.Repository) (message.
 			return message.Repository{}, nil, nil
 		}
 	}
-	if found.All != nil {
-		e.unlisted(ctx, r, found.All)
+	if found.All != nil && !errors.Is(found.Invalid, resolve.ErrFewTags) {
+		if few := e.unlisted(ctx, r, found.All); few != nil {
+			found.Invalid = few
+		}
 	}
 	if len(found.Selected) > 0 && found.Invalid == nil {
 		e.delivery.Observer.Listed(r, listingOf(r, found))

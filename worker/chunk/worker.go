@@ -52,6 +52,9 @@ type Notes interface {
 	NoteAbsent(ctx context.Context, digest reference.Digest, wanted platform.Wanted) error
 	Absent(ctx context.Context, digest reference.Digest, wanted platform.Wanted) (bool, error)
 	// NoteHeld notes what a destination has under immutable tags. Held returns what was noted.
+	compare.Ages
+	// NoteSightings notes since when tags of a source have had their digests.
+	NoteSightings(ctx context.Context, source reference.Repository, tags map[reference.Tag]compare.Sighting) error
 	NoteHeld(ctx context.Context, destination reference.Repository, tags map[reference.Tag]compare.Held) error
 	Held(ctx context.Context, destination reference.Repository) (map[reference.Tag]compare.Held, error)
 }

@@ -5,6 +5,7 @@ package compare
 import (
 	"context"
 	"sync"
+	"time"
 
 	"golang.org/x/sync/errgroup"
 
@@ -39,12 +40,18 @@ type Comparer struct {
 	// Held returns what a destination is known to have under immutable tags. Its error ends a
 	// comparison.
 	Held func(ctx context.Context, destination reference.Repository) (map[reference.Tag]Held, error)
+	// Ages knows how long tags have had their digests, and what was released. Its error ends
+	// a comparison.
+	Ages Ages
+	// Now is the clock; nil is time.Now.
+	Now func() time.Time
 	// Predict skips images of which a listing says that no platform is wanted. A run has to
 	// read the index itself to be sure.
 	Predict bool
 
 	companions companions
 	immutables immutables
+	sightings  sightings
 
 	mu      sync.Mutex
 	decided map[content]reference.Digest // what the destination has; zero if a job copies it
@@ -63,6 +70,11 @@ func (c *Comparer) Resolved(r message.Repository, found resolve.Result) []messag
 	for _, i := range images {
 		if listed, known := found.Listed[i.Tag]; known {
 			set(&c.listed, placeOf(r, i), listed)
+		}
+	}
+	if r.Selection != nil && r.Selection.NewerThan > 0 {
+		for _, i := range images {
+			c.sightings.sight(r, i, found.Listed[i.Tag], c.now())
 		}
 	}
 	return images
@@ -150,7 +162,7 @@ func (c *Comparer) add(ctx context.Context, entries []message.Repository, all *C
 		all.Jobs = append(all.Jobs, jobs...)
 		var bearers []Bearer
 		for _, j := range jobs {
-			if j.Verdict != Skip && j.Verdict != Keep && j.Verdict != Failed {
+			if !j.IsSkipped() && j.Verdict != Failed {
 				bearers = append(bearers, j.Bears(j.At)...)
 			}
 		}
@@ -206,6 +218,16 @@ func (c *Comparer) compare(ctx context.Context, entries []message.Repository, li
 			if tags[i].err != nil {
 				jobs = append(jobs, &Job{Entry: r, Digest: image.Digest, Images: images[i : i+1 : i+1], Verdict: Failed, Why: tags[i].err})
 				continue
+			}
+			if tags[i].err == nil {
+				until, err := c.waits(ctx, r, image, tags[i].current)
+				if err != nil {
+					return nil, err
+				}
+				if !until.IsZero() {
+					jobs = append(jobs, wait(r, image, tags[i].digest, until))
+					continue
+				}
 			}
 			if tags[i].kept {
 				jobs = append(jobs, keep(r, image, tags[i].digest))

@@ -170,6 +170,7 @@ func (w *world) forecast(t *testing.T, n *notes) check.Totals {
 		Mirror:   mirror.NewComparing(w.withoutPulls, w.comparingOnly, upstream.Listing),
 		Absent:   n.Absent,
 		Held:     n.Held,
+		Ages:     n,
 		Backoff:  func(int) time.Duration { return 0 },
 	}
 	report, err := c.Check(t.Context(), w.entries)
@@ -240,6 +241,8 @@ func (o *observed) Copying(string, string, *meter.Meter) func() { return func() 
 type notes struct {
 	mu       sync.Mutex
 	absent   map[string]bool
+	sighted  map[reference.Repository]map[reference.Tag]compare.Sighting
+	released map[reference.Digest]bool
 	held     map[reference.Repository]map[reference.Tag]compare.Held
 	failures []failure.Image
 }
@@ -283,6 +286,31 @@ func (n *notes) NoteHeld(_ context.Context, destination reference.Repository, ta
 		n.held[destination][tag] = h
 	}
 	return nil
+}
+
+func (n *notes) Sighted(_ context.Context, source reference.Repository) (map[reference.Tag]compare.Sighting, error) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	return maps.Clone(n.sighted[source]), nil
+}
+
+func (n *notes) NoteSightings(_ context.Context, source reference.Repository, tags map[reference.Tag]compare.Sighting) error {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if n.sighted == nil {
+		n.sighted = map[reference.Repository]map[reference.Tag]compare.Sighting{}
+	}
+	if n.sighted[source] == nil {
+		n.sighted[source] = map[reference.Tag]compare.Sighting{}
+	}
+	maps.Copy(n.sighted[source], tags)
+	return nil
+}
+
+func (n *notes) Released(_ context.Context, _ reference.Repository, digest reference.Digest) (bool, error) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	return n.released[digest], nil
 }
 
 func (n *notes) Add(_ context.Context, _ string, r failure.Record) error {

@@ -10,7 +10,6 @@ import (
 	"github.com/osism/skopeo-worker/shared/message"
 	"github.com/osism/skopeo-worker/shared/reference"
 	"github.com/osism/skopeo-worker/shared/selection"
-	"github.com/osism/skopeo-worker/worker/resolve"
 )
 
 // ErrImmutable is the reason of Keep.
@@ -65,20 +64,20 @@ func (c *Comparer) heldAt(ctx context.Context, destination reference.Repository)
 	return known, nil
 }
 
-// Known returns the digests of tags of which the source need not be asked, because the
+// fixed returns the digests of tags of which the source need not be asked, because the
 // destination has them and they are immutable. The error is Held's.
-func (c *Comparer) Known(ctx context.Context, r message.Repository) (resolve.Known, error) {
-	if r.Selection == nil || len(r.Selection.Immutable) == 0 {
+func (c *Comparer) fixed(ctx context.Context, r message.Repository) (map[reference.Tag]reference.Digest, error) {
+	if len(r.Selection.Immutable) == 0 {
 		return nil, nil
 	}
 	held, err := c.heldAt(ctx, r.Destination)
-	known := resolve.Known{}
+	digests := map[reference.Tag]reference.Digest{}
 	for tag, h := range held {
 		if h.Fresh && c.IsImmutable(r, message.Image{Tag: tag}) {
-			known[tag] = h.Source
+			digests[tag] = h.Source
 		}
 	}
-	return known, err
+	return digests, err
 }
 
 // Saw notes what a destination has under an immutable tag.

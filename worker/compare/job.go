@@ -17,7 +17,8 @@ type Job struct {
 	MediaType string             // empty if unknown
 	Listed    resolve.Listed     // what the listing says of it
 	Verdict   Verdict
-	Why       error            // of Skip, Keep and Failed
+	Why       error            // of Skip, Keep, Wait and Failed
+	Until     time.Time        // of Wait
 	Images    []message.Image  // that the verdict is about, unless it is Unchanged
 	Current   []message.Image  // whose tags are up to date
 	At        reference.Digest // that the content has at the destination; zero if it has none
@@ -32,7 +33,7 @@ type Job struct {
 // IsSkipped reports whether nothing of the job is mirrored, or whether it is a companion of
 // such a job.
 func (j *Job) IsSkipped() bool {
-	return j.Verdict == Skip || j.Verdict == Keep || j.Bearer != nil && j.Bearer.IsSkipped()
+	return j.Verdict == Skip || j.Verdict == Keep || j.Verdict == Wait || j.Bearer != nil && j.Bearer.IsSkipped()
 }
 
 // About returns the job that a companion is about, in the end: of a signature's signature, the

@@ -23,6 +23,9 @@ const (
 	// Keep means that the source has moved an immutable tag, and that the destination keeps
 	// what it has. Job.Why is an ErrImmutable with both digests.
 	Keep
+	// Wait means that the tag has not had its digest for long enough. The destination keeps
+	// what it has until Job.Until.
+	Wait
 	// Failed means that it could not be found out. Job.Why is the error.
 	Failed
 
@@ -33,7 +36,7 @@ func (v Verdict) String() string {
 	if v < 0 || int(v) > verdicts {
 		return fmt.Sprintf("verdict %d", int(v))
 	}
-	return [...]string{"not compared", "copy", "tag", "unchanged", "skip", "keep", "failed"}[v]
+	return [...]string{"not compared", "copy", "tag", "unchanged", "skip", "keep", "wait", "failed"}[v]
 }
 
 // Cases handles the jobs of each verdict.
@@ -43,6 +46,7 @@ type Cases interface {
 	Unchanged(ctx context.Context, j *Job) error
 	Skip(ctx context.Context, j *Job) error
 	Keep(ctx context.Context, j *Job) error
+	Wait(ctx context.Context, j *Job) error
 	Failed(ctx context.Context, j *Job) error
 }
 
@@ -59,6 +63,8 @@ func (j *Job) Handle(ctx context.Context, c Cases) error {
 		return c.Skip(ctx, j)
 	case Keep:
 		return c.Keep(ctx, j)
+	case Wait:
+		return c.Wait(ctx, j)
 	case Failed:
 		return c.Failed(ctx, j)
 	}

@@ -16,6 +16,7 @@ func (c *calls) Tag(context.Context, *Job) error       { *c = append(*c, Tag); r
 func (c *calls) Unchanged(context.Context, *Job) error { *c = append(*c, Unchanged); return nil }
 func (c *calls) Skip(context.Context, *Job) error      { *c = append(*c, Skip); return nil }
 func (c *calls) Keep(context.Context, *Job) error      { *c = append(*c, Keep); return nil }
+func (c *calls) Wait(context.Context, *Job) error      { *c = append(*c, Wait); return nil }
 func (c *calls) Failed(context.Context, *Job) error    { *c = append(*c, Failed); return nil }
 
 // TestEveryVerdict has a name, a method of Cases, and a case that calls it.

@@ -15,6 +15,7 @@ import (
 	"github.com/osism/skopeo-worker/shared/broker"
 	"github.com/osism/skopeo-worker/shared/message"
 	"github.com/osism/skopeo-worker/shared/reference"
+	"github.com/osism/skopeo-worker/shared/release"
 	"github.com/osism/skopeo-worker/shared/run"
 	"github.com/osism/skopeo-worker/shared/selection"
 	"github.com/osism/skopeo-worker/worker/platform"
@@ -34,9 +35,10 @@ const (
 // requests. What is not in the form of a note is ignored. Notes implements chunk.Notes and
 // mirror.Indexes.
 type Notes struct {
-	resolved, absent, indexes, held jetstream.KeyValue
-	log                             *slog.Logger
-	once                            bool
+	resolved, absent, indexes, held, sighted jetstream.KeyValue
+	releases                                 *release.Store
+	log                                      *slog.Logger
+	once                                     bool
 }
 
 // OpenNotes returns the notes of a broker, which retry until the broker answers.
@@ -50,6 +52,7 @@ func OpenNotes(ctx context.Context, b *broker.Broker, log *slog.Logger) (*Notes,
 		{&n.resolved, resolvedBucket, "the last run that resolved an entry", run.Keep},
 		{&n.absent, absentBucket, "manifests without a wanted platform", run.Keep},
 		{&n.held, heldBucket, "immutable tags that destinations have", keepHeld},
+		{&n.sighted, sightedBucket, "since when tags of sources have their digests", 0},
 		{&n.indexes, indexBucket, "indexes that are copied over several windows", keepIndex},
 	} {
 		var err error
@@ -58,7 +61,9 @@ func OpenNotes(ctx context.Context, b *broker.Broker, log *slog.Logger) (*Notes,
 			return nil, err
 		}
 	}
-	return n, nil
+	var err error
+	n.releases, err = release.Open(ctx, b)
+	return n, err
 }
 
 // Once returns the notes without retries.

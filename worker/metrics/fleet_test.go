@@ -168,8 +168,8 @@ func TestFleet(t *testing.T) {
 	says(t, m, "last_success_timestamp_seconds", "nightly "+unix(ended))
 	says(t, m, "last_run_timestamp_seconds", "nightly "+unix(ended.Add(23*time.Hour)), "other "+unix(ended.Add(-time.Hour)))
 	says(t, m, "run_pulls", "nightly 3", "other 3")
-	says(t, m, "run_images", "nightly copied 0", "nightly dropped 0", "nightly failed 2", "nightly kept 0", "nightly skipped 0", "nightly tagged 0", "nightly unchanged 2", "nightly vanished 0",
-		"other copied 0", "other dropped 0", "other failed 1", "other kept 0", "other skipped 0", "other tagged 0", "other unchanged 0", "other vanished 0")
+	says(t, m, "run_images", "nightly copied 0", "nightly dropped 0", "nightly failed 2", "nightly kept 0", "nightly skipped 0", "nightly tagged 0", "nightly unchanged 2", "nightly vanished 0", "nightly waiting 0",
+		"other copied 0", "other dropped 0", "other failed 1", "other kept 0", "other skipped 0", "other tagged 0", "other unchanged 0", "other vanished 0", "other waiting 0")
 	says(t, m, "run_state", "nightly cancelled 0", "nightly done 0", "nightly failed 1", "nightly lost 0", "nightly running 0", "nightly snoozed 0",
 		"nightly superseded 0", "nightly waiting 0", "other cancelled 0", "other done 0", "other failed 1", "other lost 0", "other running 0",
 		"other snoozed 0", "other superseded 0", "other waiting 0")

@@ -47,7 +47,7 @@ func New(version string) *Metrics {
 	}
 	m := &Metrics{
 		Registry: prometheus.NewRegistry(),
-		images:   counter("images_total", "Images by outcome: copied, tagged, unchanged, skipped, vanished, kept, failed or dropped (with their run).", "registry", "outcome"),
+		images:   counter("images_total", "Images by outcome: copied, tagged, unchanged, skipped, waiting, vanished, kept, failed or dropped (with their run).", "registry", "outcome"),
 		pulls:    counter("pulls_total", "Manifests pulled from source registries.", "registry"),
 		bytes:    counter("copied_bytes_total", "Size of the copied content, from its manifests.", "registry"),
 		outcomes: counter("chunks_total", "Deliveries of chunks by outcome: done, snoozed, split, interrupted, unworkable, dropped or returned.", "outcome"),

@@ -49,7 +49,7 @@ skopeo_worker_chunks_total{outcome="unworkable"} 0
 # HELP skopeo_worker_copied_bytes_total Size of the copied content, from its manifests.
 # TYPE skopeo_worker_copied_bytes_total counter
 skopeo_worker_copied_bytes_total{registry="docker.io"} 2048
-# HELP skopeo_worker_images_total Images by outcome: copied, tagged, unchanged, skipped, vanished, kept, failed or dropped (with their run).
+# HELP skopeo_worker_images_total Images by outcome: copied, tagged, unchanged, skipped, waiting, vanished, kept, failed or dropped (with their run).
 # TYPE skopeo_worker_images_total counter
 skopeo_worker_images_total{outcome="copied",registry="docker.io"} 2
 # HELP skopeo_worker_pulls_total Manifests pulled from source registries.

@@ -32,8 +32,8 @@ func (u *Upstream) digests(ctx context.Context, repository reference.Repository,
 			found[i] = registry.Descriptor{Digest: tag.Digest, MediaType: tag.MediaType}
 			continue
 		}
-		if !known[tag.Name].IsZero() {
-			found[i].Digest = known[tag.Name]
+		if !known.Digests[tag.Name].IsZero() {
+			found[i].Digest = known.Digests[tag.Name]
 			continue
 		}
 		group.Go(func() error {
@@ -58,7 +58,7 @@ func (u *Upstream) digests(ctx context.Context, repository reference.Repository,
 			result.Missed = append(result.Missed, Missed{Tag: tag.Name, Err: missed[i]})
 		default:
 			result.Images = append(result.Images, image(tag.Name, found[i]))
-			result.note(tag.Name, Listed{Size: tag.Size, Platforms: tag.Platforms})
+			result.note(tag.Name, Listed{Digest: tag.Digest, Updated: tag.Updated, Size: tag.Size, Platforms: tag.Platforms})
 		}
 	}
 	return result, asked.inVain()
@@ -66,7 +66,7 @@ func (u *Upstream) digests(ctx context.Context, repository reference.Repository,
 
 // note keeps what the listing has on a tag.
 func (r *Result) note(tag reference.Tag, listed Listed) {
-	if listed.Size == 0 && len(listed.Platforms) == 0 {
+	if listed.Size == 0 && len(listed.Platforms) == 0 && listed.Updated.IsZero() {
 		return
 	}
 	if r.Listed == nil {

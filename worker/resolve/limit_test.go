@@ -32,7 +32,7 @@ func TestLimitEndsTheListing(t *testing.T) {
 	tags := registrytest.Numbered("v1.%05d", 20_000)
 	require.NoError(t, internet.Quay.AddSynthetic("osism/huge", registrytest.Synthetic{Tags: tags}))
 	wanted := message.Repository{Source: reference.MustRepository("quay.io/osism/huge"), Selection: &selection.Selection{Include: []string{".*5$"}, Limit: 12}}
-	found, err := o.Resolve(t.Context(), wanted, nil)
+	found, err := o.Resolve(t.Context(), wanted, resolve.Known{})
 	require.NoError(t, err)
 	require.Len(t, found.Images, 12)
 	require.Equal(t, "v1.19995", found.Images[0].Tag.String())
@@ -46,14 +46,14 @@ func TestLimitEndsTheListing(t *testing.T) {
 	require.NoError(t, err)
 	_, err = internet.Quay.PushSignature(repository, digest)
 	require.NoError(t, err)
-	found, err = o.Resolve(t.Context(), wanted, nil)
+	found, err = o.Resolve(t.Context(), wanted, resolve.Known{})
 	require.NoError(t, err)
 	require.Equal(t, []string{"2", registrytest.SignatureTag(digest)}, tagsOf(found.Images))
 
 	plain, r, wanted := newResolver(t, registrytest.WithTagPage(2))
 	wanted.Selection = &selection.Selection{Limit: 2}
 	push(t, r, "1.10", "1.9", "latest")
-	found, err = plain.Resolve(t.Context(), wanted, nil)
+	found, err = plain.Resolve(t.Context(), wanted, resolve.Known{})
 	require.NoError(t, err)
 	require.Equal(t, []string{"1.10", "1.9"}, tagsOf(found.Images))
 	require.Equal(t, 2, r.Count(lists))
@@ -65,7 +65,7 @@ func TestLimitedInTheMiddle(t *testing.T) {
 	o, internet := newOnline(t, registrytest.WithQuayAPI(registrytest.BulkAPI{PageLimit: 2}))
 	push(t, internet.Quay, "1", "2", "3")
 	defer internet.Quay.Inject(registrytest.Fault{Match: registrytest.All(pages, registrytest.Page(2)), Status: http.StatusTooManyRequests})()
-	_, err := o.Resolve(t.Context(), message.Repository{Source: reference.MustRepository("quay.io/" + repository)}, nil)
+	_, err := o.Resolve(t.Context(), message.Repository{Source: reference.MustRepository("quay.io/" + repository)}, resolve.Known{})
 	require.ErrorIs(t, err, registry.ErrLimited)
 	require.Zero(t, internet.Quay.Count(lists))
 }

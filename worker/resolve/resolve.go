@@ -3,11 +3,13 @@
 package resolve
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"maps"
 	"slices"
+	"time"
 
 	"github.com/osism/skopeo-worker/shared/message"
 	"github.com/osism/skopeo-worker/shared/reference"
@@ -45,6 +47,8 @@ type Result struct {
 
 // Listed is what a listing has on a tag. It is zero if the listing has nothing.
 type Listed struct {
+	Digest    reference.Digest // that the rest is about
+	Updated   time.Time        // since when the tag has it
 	Size      int64
 	Platforms []listing.Platform
 }
@@ -63,8 +67,16 @@ func AllDenied(repository reference.Repository, tags int) error {
 		"%w: the registry lists tags, and denies all %d that were asked for", registry.ErrNotFound, tags)}
 }
 
-// Known are tags whose digests need not be asked for.
-type Known map[reference.Tag]reference.Digest
+// Known is what is known of the tags of a repository before they are listed.
+type Known struct {
+	// Digests need not be asked for.
+	Digests map[reference.Tag]reference.Digest
+	// Since is since when tags have their digests, for registries that do not list times.
+	Since map[reference.Tag]time.Time
+}
+
+// ErrFewTags is returned for a repository that has fewer tags than it should.
+var ErrFewTags = errors.New("too few tags")
 
 // Resolver lists what is to be mirrored of a repository. The pulls are right if there is
 // an error, too.
@@ -85,8 +97,8 @@ func (u *Upstream) Resolve(ctx context.Context, r message.Repository, known Know
 	switch {
 	case !r.Digest.IsZero():
 		return Result{Images: []message.Image{{Tag: r.Tag, Digest: r.Digest}}}, nil
-	case !known[r.Tag].IsZero():
-		return Result{Images: []message.Image{{Tag: r.Tag, Digest: known[r.Tag]}}}, nil
+	case !known.Digests[r.Tag].IsZero():
+		return Result{Images: []message.Image{{Tag: r.Tag, Digest: known.Digests[r.Tag]}}}, nil
 	case !r.Tag.IsZero():
 		d, err := u.Registry.Find(ctx, r.Source, r.Tag)
 		if err != nil {
@@ -114,8 +126,8 @@ const bulkTries = 2
 
 // list lists the repository and picks what the selection wants. whole is false if the listing
 // ended early, because the newest tags were enough.
-func (u *Upstream) list(ctx context.Context, r message.Repository) (p *pick, whole bool, err error) {
-	if p, err = newPick(r.Selection); err != nil {
+func (u *Upstream) list(ctx context.Context, r message.Repository, known Known) (p *pick, whole bool, err error) {
+	if p, err = newPick(r.Selection, known.Since); err != nil {
 		return nil, false, err
 	}
 	lister := u.Listing.For(r.Source)
@@ -139,11 +151,12 @@ func (u *Upstream) list(ctx context.Context, r message.Repository) (p *pick, who
 }
 
 // Select lists the repository of an open entry, and returns the tags that its selection wants.
-// Unlike Resolve, it looks up none of them. Names that no tag can have are an error.
+// Unlike Resolve, it looks up none of them. Names that no tag can have, and fewer tags than min_tags, are an
+// error.
 func (u *Upstream) Select(ctx context.Context, r message.Repository) ([]reference.Tag, error) {
-	p, _, err := u.list(ctx, r)
+	p, _, err := u.list(ctx, r, Known{})
 	if err == nil {
-		err = p.invalid.about(r.Source)
+		err = cmp.Or(p.invalid.about(r.Source), p.few(r.Source))
 	}
 	if err != nil {
 		return nil, err
@@ -154,7 +167,7 @@ func (u *Upstream) Select(ctx context.Context, r message.Repository) ([]referenc
 
 // whole lists the repository and picks what the selection wants.
 func (u *Upstream) whole(ctx context.Context, r message.Repository, known Known) (Result, error) {
-	p, whole, err := u.list(ctx, r)
+	p, whole, err := u.list(ctx, r, known)
 	if err != nil {
 		return Result{}, err
 	}
@@ -164,8 +177,10 @@ func (u *Upstream) whole(ctx context.Context, r message.Repository, known Known)
 	}
 	result.Skipped = p.windows
 	result.Unselected = p.unselected()
-	result.Invalid = p.invalid.about(r.Source)
-	companions, _ := u.digests(ctx, r.Source, p.companionsOf(result.Images), nil, false)
+	if result.Invalid = p.invalid.about(r.Source); result.Invalid == nil {
+		result.Invalid = p.few(r.Source)
+	}
+	companions, _ := u.digests(ctx, r.Source, p.companionsOf(result.Images), Known{}, false)
 	if ctx.Err() != nil {
 		return Result{}, ctx.Err()
 	}
@@ -189,6 +204,10 @@ type pick struct {
 	matcher    *selection.Matcher
 	everything bool
 	limit      int
+	atLeast    int       // tags that match
+	newerThan  time.Time // zero: of any age
+	since      map[reference.Tag]time.Time
+	now        time.Time
 
 	tags       map[reference.Tag]listing.Tag // of the candidates
 	others     []reference.Tag
@@ -196,19 +215,25 @@ type pick struct {
 	timeless   bool // a candidate came without a time
 	companions Companions
 	windows    []reference.Tag
-	listed     int // tags, without companions
+	listed     int  // tags, without companions
+	matched    int  // of those, by the selection apart from age and limit
+	old        bool // one of those was too old, in a listing with times
 	invalid    invalid
 }
 
-func newPick(s *selection.Selection) (*pick, error) {
+func newPick(s *selection.Selection, since map[reference.Tag]time.Time) (*pick, error) {
 	if s == nil {
 		s = &selection.Selection{}
 	}
 	matcher, err := s.Compile()
-	return &pick{
-		matcher: matcher, everything: s.Tags().IsZero(), limit: s.Limit,
+	p := &pick{
+		matcher: matcher, everything: s.Tags().IsZero(), limit: s.Limit, atLeast: s.MinTags, since: since, now: time.Now(),
 		tags: map[reference.Tag]listing.Tag{}, companions: Companions{},
-	}, err
+	}
+	if s.NewerThan > 0 {
+		p.newerThan = p.now.Add(-time.Duration(s.NewerThan))
+	}
+	return p, err
 }
 
 func (p *pick) add(tag listing.Tag) {
@@ -220,14 +245,43 @@ func (p *pick) add(tag listing.Tag) {
 	switch {
 	case !p.matcher.Match(tag.Name.String()):
 		p.others = append(p.others, tag.Name)
+	case p.isOld(tag):
+		p.matched++
+		p.others = append(p.others, tag.Name)
 	case tag.WindowsOnly():
+		p.matched++
 		p.others = append(p.others, tag.Name)
 		p.windows = append(p.windows, tag.Name)
 	default:
+		p.matched++
 		p.tags[tag.Name] = tag
 		p.candidates = append(p.candidates, selection.Candidate{Tag: tag.Name, Updated: tag.Updated})
 		p.timeless = p.timeless || tag.Updated.IsZero()
 	}
+}
+
+// isOld reports whether a tag has had its digest for too long. Of a tag without a time, that is
+// how long it was seen with the digest; one that was never seen is new.
+func (p *pick) isOld(tag listing.Tag) bool {
+	if p.newerThan.IsZero() {
+		return false
+	}
+	updated := tag.Updated
+	if updated.IsZero() {
+		updated = p.since[tag.Name]
+	} else if updated.Before(p.newerThan) {
+		p.old = true
+	}
+	return !updated.IsZero() && updated.Before(p.newerThan)
+}
+
+// few returns an *registry.Error if too few tags match, and otherwise nil.
+func (p *pick) few(repository reference.Repository) error {
+	if p.matched >= p.atLeast {
+		return nil
+	}
+	return &registry.Error{Op: registry.OpTags, Repository: repository, Err: fmt.Errorf(
+		"%w: %d match, expected at least %d (min_tags)", ErrFewTags, p.matched, p.atLeast)}
 }
 
 // all returns the tags that were added.
@@ -247,7 +301,7 @@ func (p *pick) selected() []reference.Tag {
 // full reports whether a listing that is ordered by time cannot add anything. The
 // signature of an image is newer than the image, and has been listed before it.
 func (p *pick) full() bool {
-	return p.limit > 0 && len(p.candidates) >= p.limit && !p.timeless
+	return (p.limit > 0 && len(p.candidates) >= p.limit || p.old) && !p.timeless && p.matched >= p.atLeast
 }
 
 // unselected returns why nothing was picked, or "". It is a typing error more often than not.
@@ -257,6 +311,8 @@ func (p *pick) unselected() string {
 		return ""
 	case p.listed == 0:
 		return "the registry lists no tags"
+	case p.matched > 0:
+		return fmt.Sprintf("all of %d tags are older than newer_than", p.matched)
 	}
 	return fmt.Sprintf("FILTER, or the tags of the entry, match none of %d tags", p.listed)
 }

@@ -68,7 +68,7 @@ func TestWholeRepository(t *testing.T) {
 	defer r.Inject(registrytest.Fault{Match: second, Status: 200, Body: `{"tags":["2","3","4"]}`,
 		Header: http.Header{"Link": {`</v2/` + repository + `/tags/list?n=2&last=4>; rel="next"`}}})()
 
-	found, err := o.Resolve(t.Context(), wanted, nil)
+	found, err := o.Resolve(t.Context(), wanted, resolve.Known{})
 	require.NoError(t, err)
 	require.Equal(t, []string{"1", "2", "4", "5"}, tagsOf(found.Images))
 	require.Equal(t, []reference.Tag{reference.MustTag("3")}, found.Vanished)
@@ -89,19 +89,19 @@ func TestUnselected(t *testing.T) {
 	push(t, r, "1.0.0", "2.0.0")
 	for _, s := range []selection.Selection{{Include: []string{"v9"}}, {Semver: ">=3"}, {Semver: ">=3", Limit: 1}, {Exclude: []string{".*"}}} {
 		wanted.Selection = &s
-		found, err := o.Resolve(t.Context(), wanted, nil)
+		found, err := o.Resolve(t.Context(), wanted, resolve.Known{})
 		require.NoError(t, err)
 		require.Equal(t, "FILTER, or the tags of the entry, match none of 2 tags", found.Unselected)
 		require.Empty(t, found.Images)
 	}
 	for _, s := range []selection.Selection{{}, {Include: []string{"2"}}, {Limit: 1}} {
 		wanted.Selection = &s
-		found, err := o.Resolve(t.Context(), wanted, nil)
+		found, err := o.Resolve(t.Context(), wanted, resolve.Known{})
 		require.NoError(t, err)
 		require.Empty(t, found.Unselected)
 	}
 	defer r.Inject(registrytest.Fault{Match: lists, Status: 200, Body: `{"tags":[]}`})()
-	found, err := o.Resolve(t.Context(), wanted, nil)
+	found, err := o.Resolve(t.Context(), wanted, resolve.Known{})
 	require.NoError(t, err)
 	require.Equal(t, "the registry lists no tags", found.Unselected)
 }
@@ -113,20 +113,20 @@ func TestTagAndDigest(t *testing.T) {
 	require.NoError(t, err)
 
 	wanted.Tag = reference.MustTag("1")
-	found, err := o.Resolve(t.Context(), wanted, nil)
+	found, err := o.Resolve(t.Context(), wanted, resolve.Known{})
 	require.NoError(t, err)
 	require.Equal(t, []message.Image{{Tag: reference.MustTag("1"), Digest: reference.MustDigest(digest), MediaType: string(types.OCIManifestSchema1)}}, found.Images)
 	require.Zero(t, r.Count(lists))
 
 	wanted.Tag = reference.MustTag("3")
-	_, err = o.Resolve(t.Context(), wanted, nil)
+	_, err = o.Resolve(t.Context(), wanted, resolve.Known{})
 	require.ErrorIs(t, err, registry.ErrNotFound)
-	_, err = o.Resolve(t.Context(), message.Repository{Source: reference.MustRepository(r.Host() + "/no/such")}, nil)
+	_, err = o.Resolve(t.Context(), message.Repository{Source: reference.MustRepository(r.Host() + "/no/such")}, resolve.Known{})
 	require.ErrorIs(t, err, registry.ErrNotFound)
 
 	r.ResetRequests()
 	wanted.Tag, wanted.Digest = reference.MustTag("2"), reference.MustDigest(digest)
-	found, err = o.Resolve(t.Context(), wanted, nil)
+	found, err = o.Resolve(t.Context(), wanted, resolve.Known{})
 	require.NoError(t, err)
 	require.Equal(t, []message.Image{{Tag: reference.MustTag("2"), Digest: reference.MustDigest(digest)}}, found.Images)
 	require.Empty(t, r.Requests(), "the list has said it all")
@@ -136,7 +136,7 @@ func TestTagAndDigest(t *testing.T) {
 func TestPullsOfARegistryWithoutDigests(t *testing.T) {
 	o, r, wanted := newResolver(t, registrytest.WithoutDigestHeader())
 	push(t, r, "1", "2")
-	found, err := o.Resolve(t.Context(), wanted, nil)
+	found, err := o.Resolve(t.Context(), wanted, resolve.Known{})
 	require.NoError(t, err)
 	require.Len(t, found.Images, 2)
 	require.Equal(t, 2, found.Pulls)
@@ -167,7 +167,7 @@ func TestOneTagDoesNotHideTheOthers(t *testing.T) {
 				wanted.Selection = s
 				push(t, r, "1", "2", "3")
 				defer r.Inject(fault)()
-				found, err := o.Resolve(t.Context(), wanted, nil)
+				found, err := o.Resolve(t.Context(), wanted, resolve.Known{})
 				require.NoError(t, err)
 				require.ElementsMatch(t, []string{"1", "3"}, tagsOf(found.Images))
 				require.Len(t, found.Missed, 1)
@@ -190,7 +190,7 @@ func TestRegistryThatIsAway(t *testing.T) {
 			require.NoError(t, r.AddSynthetic(repository, registrytest.Synthetic{Tags: registrytest.Numbered("%03d", tags)}))
 			away := func(q registrytest.Request) bool { return heads(q) && q.Reference > test.until }
 			defer r.Inject(registrytest.Fault{Match: away, Reset: true})()
-			found, err := o.Resolve(t.Context(), wanted, nil)
+			found, err := o.Resolve(t.Context(), wanted, resolve.Known{})
 			require.Less(t, r.Count(heads), 200)
 			if test.until == "" {
 				require.ErrorIs(t, err, registry.ErrUnavailable)
@@ -219,7 +219,7 @@ func TestHEADLies(t *testing.T) {
 			}
 			for _, w := range []message.Repository{wanted, {Source: wanted.Source, Tag: reference.MustTag("1")}, {Source: wanted.Source, Selection: &selection.Selection{List: []string{"1", "2"}}}} {
 				r.ResetRequests()
-				found, err := o.Resolve(t.Context(), w, nil)
+				found, err := o.Resolve(t.Context(), w, resolve.Known{})
 				require.NoError(t, err)
 				require.NotEmpty(t, found.Images)
 				require.Empty(t, found.Missed)
@@ -236,7 +236,7 @@ func TestLimited(t *testing.T) {
 	o, r, wanted := newResolver(t)
 	require.NoError(t, r.AddSynthetic(repository, registrytest.Synthetic{Tags: registrytest.Numbered("%03d", 500)}))
 	defer r.Inject(registrytest.Fault{Match: registrytest.All(heads, registrytest.Ref("100")), Status: 429})()
-	found, err := o.Resolve(t.Context(), wanted, nil)
+	found, err := o.Resolve(t.Context(), wanted, resolve.Known{})
 	require.NoError(t, err)
 	require.Equal(t, 500, len(found.Images)+len(found.Missed))
 	require.GreaterOrEqual(t, len(found.Images), 100-16)
@@ -252,7 +252,7 @@ func TestMemory(t *testing.T) {
 	const tags, most = 50_000, 150 << 20
 	o, r, wanted := newResolver(t)
 	require.NoError(t, r.AddSynthetic(repository, registrytest.Synthetic{Tags: registrytest.Numbered("v1.%06d", tags)}))
-	found, err := o.Resolve(t.Context(), wanted, nil)
+	found, err := o.Resolve(t.Context(), wanted, resolve.Known{})
 	require.NoError(t, err)
 	require.Len(t, found.Images, tags)
 	r.ResetRequests()

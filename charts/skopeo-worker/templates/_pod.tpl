@@ -85,6 +85,10 @@
   value: {{ $p.attestations | quote }}
 - name: REFERRERS
   value: {{ $p.referrers | quote }}
+{{- with $p.minAge }}
+- name: MIN_AGE
+  value: {{ . | quote }}
+{{- end }}
 {{- with $p.immutableTags }}
 - name: IMMUTABLE_TAGS
   value: {{ join " " . | quote }}

@@ -1,0 +1,43 @@
+package acceptance
+
+import (
+	"testing"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/osism/skopeo-worker/shared/run"
+)
+
+// TestMinimumAge: a new tag waits, and is mirrored by the run after its release. A tag that
+// moves after the release waits again.
+func TestMinimumAge(t *testing.T) {
+	t.Parallel()
+	s := newSite(t)
+	s.push("osism/tool", "1")
+	s.write("osism/tool")
+	s.env["MIN_AGE"] = "3d"
+	image := s.source.Host() + "/osism/tool:1"
+
+	require.Contains(t, s.planner("check").exits(0), "WAITING")
+	require.Contains(t, s.planner("mirror").exits(0), "waiting")
+	require.Equal(t, run.Tally{Total: 1, Waiting: 1}, s.status().Images)
+	require.Empty(t, s.failed())
+	require.Regexp(t, `(?m)^`+image+` +sha256:[0-9a-f]{12} +- +\d{4}-.* UTC \(in 3d\)$`, s.planner("release").exits(0))
+	require.Contains(t, s.planner("release", s.source.Host()+"/osism/tool:2").exits(2), "the image does not wait: no run has left "+s.source.Host()+"/osism/tool:2 waiting")
+	require.Contains(t, s.planner("release", s.source.Host()+"/osism/tool").exits(2), "expected REPOSITORY:TAG or REPOSITORY@DIGEST")
+
+	said := s.planner("release", image).exits(0)
+	require.Contains(t, said, "Released "+image+"@sha256:")
+	require.Contains(t, said, "released an image from its minimum age")
+	s.planner("mirror").exits(0)
+	s.requireMirrored("osism/tool")
+	require.Contains(t, s.planner("release").exits(0), "No image waits")
+	require.Regexp(t, `RELEASED +DIGEST +BY +AT\n`+image, s.planner("release").exits(0))
+
+	s.push("osism/tool", "2")
+	digest, err := s.source.Digest("osism/tool", "2")
+	require.NoError(t, err)
+	require.NoError(t, s.source.Tag("osism/tool", "1", digest))
+	s.planner("mirror").exits(0)
+	require.Equal(t, run.Tally{Total: 2, Waiting: 2}, s.status().Images)
+}

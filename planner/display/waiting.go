@@ -1,0 +1,43 @@
+package display
+
+import (
+	"io"
+	"time"
+
+	"github.com/osism/skopeo-worker/shared/reference"
+	"github.com/osism/skopeo-worker/shared/release"
+)
+
+// WaitingTag is a tag that is not old enough to be mirrored.
+type WaitingTag struct {
+	Repository reference.Repository `json:"repository"`
+	Tag        reference.Tag        `json:"tag"`
+	Digest     reference.Digest     `json:"digest"`      // at the source
+	At         reference.Digest     `json:"at,omitzero"` // at the destination
+	Until      time.Time            `json:"until"`
+}
+
+// Waiting shows the tags that wait, and what was released.
+func Waiting(w io.Writer, waiting []WaitingTag, releases []release.Release, now time.Time) {
+	var p page
+	defer p.to(w)
+	if len(waiting) == 0 {
+		p.line("No image waits for its minimum age.")
+	} else {
+		var rows [][]string
+		for _, t := range waiting {
+			image := reference.Reference{Repository: t.Repository, Tag: t.Tag}.String()
+			rows = append(rows, []string{printable(image), brief(t.Digest.String()), brief(t.At.String()), dueColumn(t.Until, now)})
+		}
+		p.table(0, []column{text("WAITS"), text("DIGEST"), text("AT THE DESTINATION"), text("UNTIL")}, rows)
+	}
+	if len(releases) == 0 {
+		return
+	}
+	p.line("")
+	var rows [][]string
+	for _, r := range releases {
+		rows = append(rows, []string{printable(reference.Reference{Repository: r.Repository, Tag: r.Tag}.String()), brief(r.Digest.String()), printable(r.By), moment(r.At)})
+	}
+	p.table(0, []column{text("RELEASED"), text("DIGEST"), text("BY"), text("AT")}, rows)
+}

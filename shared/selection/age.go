@@ -1,0 +1,53 @@
+package selection
+
+import (
+	"fmt"
+	"strconv"
+	"strings"
+	"time"
+)
+
+// day is a day of an Age, whatever the clocks do.
+const day = 24 * time.Hour
+
+// Age is how long a tag has had its digest. The zero value is no age.
+type Age time.Duration
+
+// ParseAge parses days ("90d"), or a duration as time.ParseDuration does ("36h"), which must be
+// more than 0.
+func ParseAge(s string) (Age, error) {
+	age, err := time.ParseDuration(s)
+	if days, ok := strings.CutSuffix(s, "d"); ok {
+		var n uint64
+		n, err = strconv.ParseUint(days, 10, 16)
+		age = time.Duration(n) * day
+	}
+	if err != nil || age <= 0 {
+		return 0, fmt.Errorf("%q is not an age, expected days such as 90d or a duration such as 36h, more than 0", s)
+	}
+	return Age(age), nil
+}
+
+// String returns the age as ParseAge reads it; "" for none.
+func (a Age) String() string {
+	switch d := time.Duration(a); {
+	case d == 0:
+		return ""
+	case d%day == 0:
+		return strconv.FormatInt(int64(d/day), 10) + "d"
+	default:
+		return d.String()
+	}
+}
+
+// MarshalText implements encoding.TextMarshaler.
+func (a Age) MarshalText() ([]byte, error) { return []byte(a.String()), nil }
+
+// UnmarshalText is ParseAge, except that an empty text gives no age.
+func (a *Age) UnmarshalText(text []byte) (err error) {
+	*a = 0
+	if len(text) > 0 {
+		*a, err = ParseAge(string(text))
+	}
+	return err
+}

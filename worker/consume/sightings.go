@@ -1,0 +1,92 @@
+package consume
+
+import (
+	"context"
+	"encoding/json"
+	"maps"
+	"slices"
+
+	"github.com/nats-io/nats.go/jetstream"
+
+	"github.com/osism/skopeo-worker/shared/broker"
+	"github.com/osism/skopeo-worker/shared/message"
+	"github.com/osism/skopeo-worker/shared/reference"
+	"github.com/osism/skopeo-worker/worker/compare"
+)
+
+// sightedBucket holds since when tags of sources have had their digests.
+const sightedBucket = "mirror_sighted"
+
+// sightedTags is the note about a source. Of tags that do not fit, those that were seen first
+// are forgotten: most of them are mirrored by then.
+type sightedTags struct {
+	Source reference.Repository               `json:"source"`
+	Tags   map[reference.Tag]compare.Sighting `json:"tags"`
+}
+
+// parseSighted reads a note. It ignores what is not one about the source.
+func parseSighted(entry jetstream.KeyValueEntry, source reference.Repository) sightedTags {
+	var note sightedTags
+	if entry == nil || json.Unmarshal(entry.Value(), &note) != nil || note.Source != source {
+		return sightedTags{}
+	}
+	maps.DeleteFunc(note.Tags, func(tag reference.Tag, s compare.Sighting) bool { return tag.IsZero() || s.Digest.IsZero() })
+	return note
+}
+
+func sightedKey(source reference.Repository) string { return hash([]byte(source.String())) }
+
+// Sighted implements compare.Ages.
+func (n *Notes) Sighted(ctx context.Context, source reference.Repository) (tags map[reference.Tag]compare.Sighting, err error) {
+	err = n.retry(ctx, func(ctx context.Context) error {
+		entry, err := n.get(ctx, n.sighted, sightedKey(source))
+		tags = parseSighted(entry, source).Tags
+		return err
+	})
+	return tags, err
+}
+
+// NoteSightings implements chunk.Notes.
+func (n *Notes) NoteSightings(ctx context.Context, source reference.Repository, tags map[reference.Tag]compare.Sighting) error {
+	return n.retry(ctx, func(ctx context.Context) error {
+		_, err := broker.Update(ctx, n.sighted, sightedKey(source), func(last jetstream.KeyValueEntry) ([]byte, error) {
+			note := parseSighted(last, source)
+			note.Source = source
+			if note.Tags == nil {
+				note.Tags = map[reference.Tag]compare.Sighting{}
+			}
+			for tag, s := range tags {
+				// Of two workers that saw the digest, the first one is right.
+				if known := note.Tags[tag]; known.Digest != s.Digest || s.Since.Before(known.Since) {
+					note.Tags[tag] = s
+				}
+			}
+			return note.encode()
+		})
+		return err
+	})
+}
+
+// encode returns the note without the oldest sightings, if it is too large for a message.
+func (s sightedTags) encode() ([]byte, error) {
+	for {
+		data, err := json.Marshal(s)
+		if err != nil || len(data) <= message.MaxSize {
+			return data, err
+		}
+		oldest := slices.SortedFunc(maps.Keys(s.Tags), func(a, b reference.Tag) int { return s.Tags[a].Since.Compare(s.Tags[b].Since) })
+		for _, tag := range oldest[:1+len(oldest)/10] {
+			delete(s.Tags, tag)
+		}
+	}
+}
+
+// Released implements compare.Ages.
+func (n *Notes) Released(ctx context.Context, source reference.Repository, digest reference.Digest) (released bool, err error) {
+	err = n.retry(ctx, func(ctx context.Context) error {
+		var err error
+		released, err = n.releases.Has(ctx, source, digest)
+		return err
+	})
+	return released, err
+}
