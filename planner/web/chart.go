@@ -12,14 +12,24 @@ const (
 )
 
 // bar draws how much of a whole is there. It says nothing that the text beside it does not.
-func bar(part, whole int) template.HTML {
+func bar(part, whole int) template.HTML { return drawBar(part, whole, "bar") }
+
+// spentBar is a bar that looks like a warning if it is full.
+func spentBar(part, whole int) template.HTML {
+	if part >= whole {
+		return drawBar(part, whole, "bar full")
+	}
+	return bar(part, whole)
+}
+
+func drawBar(part, whole int, class string) template.HTML {
 	filled := 0
 	if whole > 0 {
 		filled = min(max(part, 0)*barWidth/whole, barWidth)
 	}
-	return template.HTML(fmt.Sprintf( //nolint:gosec // made of numbers only
-		`<svg class="bar" viewBox="0 0 %d %d" width="%d" height="%d" preserveAspectRatio="none" aria-hidden="true"><rect class="track" width="%d" height="%d" rx="2"/><rect class="fill" width="%d" height="%d" rx="2"/></svg>`,
-		barWidth, barHeight, barWidth, barHeight, barWidth, barHeight, filled, barHeight))
+	return template.HTML(fmt.Sprintf( //nolint:gosec // made of numbers and constants only
+		`<svg class="%s" viewBox="0 0 %d %d" width="%d" height="%d" preserveAspectRatio="none" aria-hidden="true"><rect class="track" width="%d" height="%d" rx="2"/><rect class="fill" width="%d" height="%d" rx="2"/></svg>`,
+		class, barWidth, barHeight, barWidth, barHeight, barWidth, barHeight, filled, barHeight))
 }
 
 // column is a value of a chart, and whether something was wrong there.

@@ -88,7 +88,7 @@ func (s *Server) parseTemplates() {
 
 func (s *Server) functions() template.FuncMap {
 	return template.FuncMap{
-		"size": size, "span": span, "count": count, "bar": bar, "clean": clean, "short": short,
+		"size": size, "span": span, "count": count, "bar": bar, "spentbar": spentBar, "clean": clean, "short": short,
 		"number": number, "path": func(a, b string) string { return a + url.PathEscape(b) }, "search": search, "filtered": state,
 		"since":  func(t, now time.Time) template.HTML { return s.timeElement(t, span(now.Sub(t))) },
 		"moment": func(t any) template.HTML { return s.moment(t) },
@@ -122,7 +122,7 @@ func (s *Server) moment(t any) template.HTML {
 	if !ok {
 		return "–"
 	}
-	return s.timeElement(at, at.In(s.zone()).Format("2006-01-02 15:04"))
+	return s.timeElement(at, at.In(s.zone()).Format("2006-01-02 15:04 MST"))
 }
 
 // ago is a time as seen from now.

@@ -1,0 +1,97 @@
+package web
+
+import (
+	"encoding/json"
+	"net/url"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/chromedp/cdproto/emulation"
+	"github.com/chromedp/cdproto/runtime"
+	"github.com/chromedp/chromedp"
+	"github.com/stretchr/testify/require"
+)
+
+// axeVersion is a release of axe-core, which finds what people cannot see, read or reach.
+const axeVersion = "4.14.1"
+
+// axe returns the script of axe-core. It is licensed under the MPL, and not a part of this
+// repository.
+func axe(t *testing.T) string {
+	t.Helper()
+	folder := t.TempDir()
+	pack := exec.CommandContext(t.Context(), "npm", "pack", "--silent", "axe-core@"+axeVersion)
+	pack.Dir = folder
+	if out, err := pack.CombinedOutput(); err != nil {
+		t.Skipf("axe-core %s is not tried: the npm registry is not reached: %s: %s", axeVersion, err, out)
+	}
+	unpack := exec.CommandContext(t.Context(), "tar", "xzf", "axe-core-"+axeVersion+".tgz", "package/axe.min.js")
+	unpack.Dir = folder
+	out, err := unpack.CombinedOutput()
+	require.NoError(t, err, string(out))
+	script, err := os.ReadFile(filepath.Join(folder, "package", "axe.min.js"))
+	require.NoError(t, err)
+	return string(script)
+}
+
+// violation is what axe-core has against a page.
+type violation struct {
+	ID    string
+	Help  string
+	Nodes []struct {
+		HTML           string
+		FailureSummary string
+	}
+}
+
+// TestAccessibility: axe-core has nothing against any page, light and dark, wide and narrow.
+func TestAccessibility(t *testing.T) {
+	script, awaited := axe(t), true
+	f := newFixture(t)
+	live := f.bad()
+	served := serve(t, Config{}, f.site, quiet)
+	locked := serve(t, Config{PasswordFile: passwordFile(t, "ada", "correct horse")}, f.site, quiet)
+	ctx := browser(t)
+	pages := []string{locked.URL + "/login", served.URL + "/runs/nothing"}
+	for _, path := range append(paths(live), "/images?q=nothing", "/failures?q=nothing") {
+		pages = append(pages, served.URL+path)
+	}
+	for _, page := range pages {
+		for _, c := range []struct {
+			scheme string
+			width  int64
+		}{{"light", 1280}, {"dark", 1280}, {"light", 390}, {"dark", 390}} {
+			_, err := chromedp.Call(ctx, emulation.SetEmulatedMedia, emulation.SetEmulatedMediaParams{
+				Features: []*emulation.MediaFeature{{Name: "prefers-color-scheme", Value: c.scheme}},
+			})
+			require.NoError(t, err)
+			do(t, ctx, chromedp.EmulateViewport(c.width, 900), chromedp.Navigate(page), chromedp.WaitVisible("main h1"))
+			found, err := chromedp.Run(ctx, chromedp.Evaluate[string](script+`;axe.run({runOnly: ["wcag2a", "wcag2aa", "wcag21aa", "wcag22aa", "best-practice"]}).then(r => JSON.stringify({Violations: r.violations, Passed: r.passes.length}))`,
+				func(p *runtime.EvaluateParams) { p.AwaitPromise = &awaited }))
+			require.NoError(t, err)
+			var result struct {
+				Violations []violation
+				Passed     int
+			}
+			require.NoError(t, json.Unmarshal([]byte(found), &result))
+			require.Greater(t, result.Passed, 10)
+			for _, v := range result.Violations {
+				for _, n := range v.Nodes[:min(len(v.Nodes), 3)] {
+					t.Errorf("%s, %s, %d pixels: %s (%s): %s\n%s", strings.TrimPrefix(page, served.URL), c.scheme, c.width, v.Help, v.ID, n.HTML, n.FailureSummary)
+				}
+			}
+		}
+	}
+}
+
+// paths are those of every page.
+func paths(live string) []string {
+	return []string{
+		"/", "/failures", "/failures?repository=" + url.QueryEscape("quay.io/osism/kolla-ansible"), "/runs", "/runs/" + live, "/images",
+		"/images?repository=quay.io/osism/image-01", "/images?repository=quay.io/osism/gone", "/images?repository=quay.io/osism/new",
+		"/actions/republish", "/actions/republish?image=quay.io/osism/gone", "/actions/plan", "/actions/cancel?run=" + live,
+	}
+}
