@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"os"
 	"time"
 
 	"github.com/osism/skopeo-worker/shared/budget"
@@ -25,6 +26,7 @@ func (r *Runner) run(ctx context.Context, source, destination string, arguments 
 		defer cancel()
 	}
 	p := child.New(within, r.path(), arguments...)
+	p.Env = append(os.Environ(), systemSaving()...)
 	p.Stall, p.Moved = r.Stall, func(sent int64) { meter.Add(ctx, sent) }
 	if r.Grace > 0 {
 		p.Grace = r.Grace
