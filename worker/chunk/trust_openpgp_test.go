@@ -171,6 +171,7 @@ func TestTrustOfIndexes(t *testing.T) {
 				b.mirrored(t, "1")
 			}
 			require.Equal(t, b.from.Pulls(), b.pulls)
+			require.Equal(t, 1, b.from.Count(registrytest.All(gets, registrytest.Ref(index))), "what was verified is copied")
 		})
 	}
 }

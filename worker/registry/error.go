@@ -58,6 +58,7 @@ const (
 	OpPut       = "put"
 	OpReferrers = "list referrers of"
 	OpReach     = "reach" // the registry
+	OpVerify    = "verify signatures of"
 )
 
 // Error is a failed request.

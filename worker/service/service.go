@@ -44,7 +44,7 @@ func New(ctx context.Context, e *Endpoint, b *broker.Broker, c Config, r Registr
 		store.Close()
 		return nil, err
 	}
-	log.Debug("worker is ready", "engine", c.Engine, "concurrency", c.Concurrency)
+	log.Debug("worker is ready", "engine", c.Engine, "concurrency", c.Concurrency, "SIGNATURE_POLICY", t.Policy)
 	return s, nil
 }
 

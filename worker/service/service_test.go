@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"github.com/nats-io/nats.go/jetstream"
+	"github.com/prometheus/client_golang/prometheus/testutil"
 	"github.com/stretchr/testify/require"
 
 	"github.com/osism/skopeo-worker/shared/broker"
@@ -180,6 +181,35 @@ func TestNew(t *testing.T) {
 	} else {
 		require.ErrorIs(t, err, policy.ErrUnenforceable)
 	}
+}
+
+// TestTrust: every mirror name is held to SIGNATURE_POLICY, and what it rejects is counted.
+func TestTrust(t *testing.T) {
+	store, err := budget.Open(t.Context(), brokertest.Embedded(t), quiet)
+	require.NoError(t, err)
+	t.Cleanup(store.Close)
+	s := &Service{metrics: metrics.New("test"), budget: store}
+	mirrors := func(trust Trust) *mirror.Mirror {
+		require.Empty(t, trust.Validate())
+		connect := s.network(Config{Engine: EngineBuiltin, StallTimeout: time.Minute}, Registries{}, trust, containers.New(cloud.New()), quiet).connector(nil, nil)
+		_, m := connect(t.Context(), message.Chunk{Name: "default"})
+		return m
+	}
+	require.Nil(t, mirrors(Trust{}).Trust)
+	path := filepath.Join(t.TempDir(), "policy.json")
+	require.ErrorContains(t, (&Trust{Policy: path}).Validate()[0], "SIGNATURE_POLICY: the signature policy cannot be read: open "+path)
+	if !policy.CanVerify {
+		return
+	}
+	require.NoError(t, os.WriteFile(path, []byte(`{"default":[{"type":"reject"}]}`), 0o600))
+	repository, digest := reference.MustRepository("quay.io/osism/tool"), reference.DigestOf(nil)
+	_, errs := mirrors(Trust{Policy: path}).Verify(t.Context(), repository, digest, []reference.Tag{reference.MustTag("1")})
+	require.ErrorIs(t, errs[0], policy.ErrRejected)
+	require.NoError(t, testutil.GatherAndCompare(s.metrics.Registry, strings.NewReader(`
+# HELP skopeo_worker_verified_images_total Images checked against SIGNATURE_POLICY by source registry and result: accepted, rejected or unknown (signatures could not be read).
+# TYPE skopeo_worker_verified_images_total counter
+skopeo_worker_verified_images_total{registry="quay.io",result="rejected"} 1
+`), "skopeo_worker_verified_images_total"))
 }
 
 // TestPullsCountForTheirMirrorName: the pulls of a client are those of its mirror name.

@@ -37,10 +37,15 @@ func scoped(scope, requirement string) string {
 // trust sets SIGNATURE_POLICY.
 func (s *site) trust(t *testing.T, text string) *verify.Trust {
 	t.Helper()
+	return s.observed(t, text, nil)
+}
+
+func (s *site) observed(t *testing.T, text string, observe func(registry, result string)) *verify.Trust {
+	t.Helper()
 	p, err := policy.Read(s.write(t, "trust.json", text))
 	require.NoError(t, err)
 	insecure := []string{s.from.Host(), s.to.Host()}
-	trust := verify.NewTrust(p, s.Registry, registry.NewTransport(insecure, registry.DefaultStall), nil)
+	trust := verify.NewTrust(p, s.Registry, registry.NewTransport(insecure, registry.DefaultStall), observe)
 	s.Trust = trust
 	return trust
 }
@@ -312,7 +317,8 @@ func (s *site) key1(t *testing.T, digest, suffix string) string {
 func TestTrustOfSeveralTags(t *testing.T) {
 	s := newSite(t)
 	digest := push(t, s)
-	s.trust(t, scoped(s.from.Host(), s.key1(t, digest, ":1")))
+	results := map[string]int{}
+	s.observed(t, scoped(s.from.Host(), s.key1(t, digest, ":1")), func(registry, result string) { results[registry+" "+result]++ })
 	tags := []reference.Tag{reference.MustTag("1"), reference.MustTag("2"), reference.MustTag("3")}
 	pulls, errs := s.Verify(t.Context(), s.source(), reference.MustDigest(digest), tags)
 	require.NoError(t, errs[0])
@@ -320,4 +326,11 @@ func TestTrustOfSeveralTags(t *testing.T) {
 	rejected(t, errs[2], s.source().String()+":3: ")
 	require.Equal(t, 2, pulls)
 	require.Equal(t, 2, s.from.Pulls())
+	require.Equal(t, map[string]int{s.from.Host() + " accepted": 1, s.from.Host() + " rejected": 2}, results)
+
+	other, err := s.from.PushImage(repository, "4", registrytest.Image{Version: "4"})
+	require.NoError(t, err)
+	s.from.Inject(registrytest.Fault{Match: registrytest.Ref(registrytest.SignatureTag(other)), Status: http.StatusBadGateway})
+	require.Error(t, s.ask(t, "4", other))
+	require.Equal(t, 1, results[s.from.Host()+" unknown"])
 }

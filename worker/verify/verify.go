@@ -50,5 +50,5 @@ func named(source reference.Repository, name reference.TagOrDigest, err error) e
 	if known := (*registry.Error)(nil); err == nil || errors.As(err, &known) {
 		return err
 	}
-	return &registry.Error{Op: registry.OpGet, Repository: source, Reference: name, Err: err}
+	return &registry.Error{Op: registry.OpVerify, Repository: source, Reference: name, Err: err}
 }
