@@ -22,6 +22,13 @@ func (e *execution) verify(ctx context.Context, j *compare.Job) error {
 		return nil
 	}
 	errs := e.reasons(j, j.Images)
+	if wanted := compare.Wanted(j.Entry); e.mirror.Unwanted(j.Entry.Source, j.Digest, wanted) {
+		if err := e.Skip(ctx, j); err != nil {
+			return err
+		}
+		j.Images, j.Current = nil, nil
+		return e.worker.Notes.NoteAbsent(ctx, j.Digest, wanted)
+	}
 	var trusted []message.Image
 	var failed []attempt
 	orphans := *j

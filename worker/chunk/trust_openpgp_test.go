@@ -229,6 +229,20 @@ func coversEverything(t *testing.T, whole bool, options ...registrytest.Option) 
 	}
 }
 
+// TestTrustOfUnwantedPlatforms: what is not mirrored anyway needs no signature, and is not asked
+// for again.
+func TestTrustOfUnwantedPlatforms(t *testing.T) {
+	b := newTrusting(t, "matchRepository")
+	b.index(t, "1", "1")
+	s := selection.Selection{List: []string{"1"}, Platforms: []string{"linux/riscv64"}}
+	require.Empty(t, b.do(t, b.selected("", s)).Left)
+	require.Equal(t, run.Tally{Total: 1, Skipped: 1}, b.images)
+	b.reset()
+	require.Empty(t, b.do(t, b.selected("", s)).Left)
+	require.Equal(t, run.Tally{Total: 1, Skipped: 1}, b.images)
+	require.Zero(t, b.from.Pulls())
+}
+
 // TestTrustOfWhatIsThere: what the destination has already, under another tag or none, is
 // not tagged, and gets no referrers, unless it is signed.
 func TestTrustOfWhatIsThere(t *testing.T) {

@@ -2,10 +2,12 @@ package mirror
 
 import (
 	"context"
+	"errors"
 
 	lru "github.com/hashicorp/golang-lru/v2"
 
 	"github.com/osism/skopeo-worker/shared/reference"
+	"github.com/osism/skopeo-worker/worker/platform"
 	"github.com/osism/skopeo-worker/worker/registry"
 )
 
@@ -50,6 +52,17 @@ func (m *Mirror) Verify(ctx context.Context, source reference.Repository, digest
 		return pulled, err
 	})
 	return pulls + int(c.pulls.Load()), errs
+}
+
+// Unwanted reports whether a digest is known to be an index that has nothing of what is wanted,
+// because it was just pulled to verify it.
+func (m *Mirror) Unwanted(source reference.Repository, digest reference.Digest, wanted platform.Wanted) bool {
+	known, ok := m.verified.get(manifestAt{source, digest})
+	if !ok || !known.IsIndex() || wanted.All() {
+		return false
+	}
+	_, _, err := wanted.Subset(known)
+	return errors.Is(err, platform.ErrNoPlatform)
 }
 
 // maxRead bounds how many manifests are kept between their verification and their copy: more

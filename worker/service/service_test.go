@@ -191,11 +191,12 @@ func TestTrust(t *testing.T) {
 	s := &Service{metrics: metrics.New("test"), budget: store}
 	mirrors := func(trust Trust) *mirror.Mirror {
 		require.Empty(t, trust.Validate())
-		connect := s.network(Config{Engine: EngineBuiltin, StallTimeout: time.Minute}, Registries{}, trust, containers.New(cloud.New()), quiet).connector(nil, nil)
-		_, m := connect(t.Context(), message.Chunk{Name: "default"})
+		n := s.network(Config{Engine: EngineBuiltin, StallTimeout: time.Minute}, Registries{}, trust, containers.New(cloud.New()), quiet)
+		_, m, err := n.connect("default", nil, mirror.NoIndexes{})
+		require.NoError(t, err)
 		return m
 	}
-	require.Nil(t, mirrors(Trust{}).Trust)
+	require.True(t, mirrors(Trust{}).IsTrusting())
 	path := filepath.Join(t.TempDir(), "policy.json")
 	require.ErrorContains(t, (&Trust{Policy: path}).Validate()[0], "SIGNATURE_POLICY: the signature policy cannot be read: open "+path)
 	if !policy.CanVerify {
