@@ -28,6 +28,21 @@ func (s *site) prunes(arguments ...string) (names []string) {
 	return names
 }
 
+// TestPruneNamespace: the repositories of a namespace are named by the list.
+func TestPruneNamespace(t *testing.T) {
+	t.Parallel()
+	s := newSite(t)
+	s.push("osism/tool", "1", "2")
+	s.write("osism/*")
+	s.planner("mirror").exits(0)
+	s.planner("mirror").exits(0)
+	all := []string{"--grace", "0s", "--max", "100%", "--max-per-repository", "100%"}
+	require.Empty(t, s.prunes(all...))
+	require.NoError(t, s.source.Untag("osism/tool", "2"))
+	s.planner("mirror").exits(0)
+	require.Equal(t, []string{prefix + "/osism/tool:2"}, s.prunes(all...))
+}
+
 // TestPrunePlan: what the source or the list has dropped is planned after the time of grace,
 // within the caps; what was not mirrored never is.
 func TestPrunePlan(t *testing.T) {

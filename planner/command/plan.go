@@ -140,7 +140,6 @@ type planned struct {
 	list        list.List
 	namespaces  *plan.Namespaces               // nil if the list has none, or is not expanded yet
 	has         func(reference.Reference) bool // reports whether the list has an image
-	mirrors     holding.Mirrors
 }
 
 // prepare fetches, checks and splits the list. It publishes nothing. If the list has
@@ -166,7 +165,6 @@ func prepare(ctx context.Context, s *settings, stdin io.Reader, warnings io.Writ
 		started:     time.Now(),
 		list:        l,
 		has:         l.Has(),
-		mirrors:     l.Mirrors(),
 	}
 	p.chunks = p.chunking.Split(l.Entries, p.started)
 	p.fingerprint = fingerprint(p.destination, p.chunking, s.job.defaults.Hash(), string(data))
@@ -247,7 +245,7 @@ func (p *planned) markLeft(ctx context.Context, se *session) {
 func (p *planned) markHoldings(ctx context.Context, se *session) {
 	holdings, err := holding.Open(ctx, se.Broker, se.log)
 	if err == nil {
-		err = holdings.MarkList(ctx, p.name, p.mirrors, p.started.UTC())
+		err = holdings.MarkList(ctx, p.name, p.list.Mirrors(), p.started.UTC())
 	}
 	if err != nil {
 		se.log.Warn("mirrored tags that have left the list are not marked", "error", err)

@@ -110,49 +110,76 @@ func (p *pruneFlags) matcher() (*selection.Matcher, error) {
 // errNothing is returned if there is no list to compare with.
 var errNothing = errors.New("the list has no entries; nothing is planned")
 
-// plan compares the destination with the list.
-func (p *pruneFlags) plan(ctx context.Context, stdin io.Reader, warnings io.Writer) (prune.Plan, error) {
+// surveyed is a survey of the destination, with what it needs.
+type surveyed struct {
+	prune.Survey
+	session  *session
+	holdings *holding.Store
+	pruner   *service.Pruner
+}
+
+func (s *surveyed) close() {
+	if s.pruner != nil {
+		s.pruner.Close()
+	}
+	s.session.Close()
+}
+
+// survey reads the list, the namespaces in it, and the records of what was mirrored.
+func (p *pruneFlags) survey(ctx context.Context, stdin io.Reader, warnings io.Writer) (_ *surveyed, err error) {
 	keep, err := p.matcher()
 	if err != nil {
-		return prune.Plan{}, err
+		return nil, err
 	}
 	if err := p.hasStore(); err != nil {
-		return prune.Plan{}, err
+		return nil, err
 	}
 	planned, err := prepare(ctx, &p.settings, stdin, warnings)
 	if err != nil {
-		return prune.Plan{}, err
+		return nil, err
+	}
+	if !planned.chunking.Full() {
+		return nil, fmt.Errorf("%w: CHUNK_NUMBER: prune needs the whole list", errUsage)
+	}
+	se, err := connect(ctx, &p.settings, join, warnings)
+	if err != nil {
+		return nil, err
+	}
+	s := &surveyed{session: se}
+	defer func() {
+		if err != nil {
+			s.close()
+		}
+	}()
+	if err := planned.expand(ctx, se.Broker, &p.settings, warnings); err != nil {
+		return nil, err
 	}
 	entries := planned.repositories()
-	switch {
-	case !planned.chunking.Full():
-		return prune.Plan{}, fmt.Errorf("%w: CHUNK_NUMBER: prune needs the whole list", errUsage)
-	case len(entries) == 0:
-		return prune.Plan{}, fmt.Errorf("%w: %s: %w", errUsage, planned.owner.Source, errNothing)
+	if len(entries) == 0 {
+		return nil, fmt.Errorf("%w: %s: %w", errUsage, planned.owner.Source, errNothing)
 	}
-	b, err := openBroker(ctx, p.broker, join, p.log.Logger(warnings))
+	if s.holdings, err = holding.Open(ctx, se.Broker, se.log); err != nil {
+		return nil, err
+	}
+	if s.pruner, err = service.NewPruner(ctx, se.Broker, p.registries, entries, se.log); err != nil {
+		return nil, err
+	}
+	s.Survey = prune.Survey{
+		Registry: s.pruner.Registry, Source: s.pruner.Source, Mirror: planned.name, Destination: planned.destination,
+		Entries: entries, Mirrors: planned.list.Mirrors(), Grace: time.Duration(p.grace), Keep: keep, Now: planned.started.UTC(),
+	}
+	s.Holdings, err = s.holdings.List(ctx)
+	return s, err
+}
+
+// plan compares the destination with the list.
+func (p *pruneFlags) plan(ctx context.Context, stdin io.Reader, warnings io.Writer) (prune.Plan, error) {
+	s, err := p.survey(ctx, stdin, warnings)
 	if err != nil {
 		return prune.Plan{}, err
 	}
-	defer b.Close()
-	records, err := holding.Open(ctx, b, p.log.Logger(warnings))
-	if err != nil {
-		return prune.Plan{}, err
-	}
-	all, err := records.List(ctx)
-	if err != nil {
-		return prune.Plan{}, err
-	}
-	pruner, err := service.NewPruner(ctx, b, p.registries, entries, p.log.Logger(warnings))
-	if err != nil {
-		return prune.Plan{}, err
-	}
-	defer pruner.Close()
-	survey := prune.Survey{
-		Registry: pruner.Registry, Source: pruner.Source, Holdings: all, Mirror: planned.name, Destination: planned.destination,
-		Entries: entries, Mirrors: planned.mirrors, Grace: time.Duration(p.grace), Keep: keep, Now: planned.started.UTC(),
-	}
-	return survey.Plan(ctx)
+	defer s.close()
+	return s.Plan(ctx)
 }
 
 const day = 24 * time.Hour
