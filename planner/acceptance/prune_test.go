@@ -2,7 +2,9 @@ package acceptance
 
 import (
 	"encoding/json"
+	"path/filepath"
 	"strings"
+	"sync/atomic"
 	"testing"
 
 	"github.com/stretchr/testify/require"
@@ -80,4 +82,59 @@ func TestPrunePlan(t *testing.T) {
 	s.write("osism/tool", "osism/other")
 	s.source.Stop()
 	require.Empty(t, s.prunes(all...), "the source does not answer")
+}
+
+// TestPruneExecute: a plan is carried out once, however often and wherever it is executed, and a
+// process that was killed is continued.
+func TestPruneExecute(t *testing.T) {
+	t.Parallel()
+	s, _ := newFleet(t)
+	s.worker()
+	file := filepath.Join(t.TempDir(), "plan.yaml")
+	for _, name := range []string{"a", "b", "c"} {
+		s.push("osism/"+name, "1", "2")
+	}
+	s.write("osism/a", "osism/b", "osism/c")
+	s.planner("plan", "--wait").exits(0)
+	for _, name := range []string{"a", "b", "c"} {
+		require.NoError(t, s.source.Untag("osism/"+name, "2"))
+	}
+	s.planner("plan", "--wait").exits(0)
+	s.planner("prune", "--grace", "0s", "--max", "100%", "-o", file).exits(0)
+	_, err := s.destination.PushImage(prefix+"/osism/a", "stray", registrytest.Image{Version: "stray"})
+	require.NoError(t, err)
+
+	// Killed while the second repository is under way: its tag is deleted, and that was not
+	// recorded.
+	deletions := func(r registrytest.Request) bool { return r.Method == "DELETE" }
+	s.destination.ResetRequests()
+	held := make(chan struct{})
+	var deleted atomic.Bool
+	after := func(r registrytest.Request) bool {
+		ofB := strings.HasSuffix(r.Repository, "/b")
+		if ofB && deletions(r) {
+			deleted.Store(true)
+		}
+		return ofB && r.Method == "HEAD" && deleted.Load()
+	}
+	remove := s.destination.Inject(registrytest.Fault{Match: after, Gate: held})
+	first := s.planner("prune", "--execute", file)
+	waitFor(t, s.destination, after)
+	first.kill()
+	remove()
+	close(held)
+	again, other := s.planner("prune", "--execute", file), s.planner("prune", "--execute", file)
+	require.Contains(t, again.exits(0)+other.exits(0), "tags deleted")
+	for _, name := range []string{"a", "b", "c"} {
+		_, err := s.destination.Digest(prefix+"/osism/"+name, "2")
+		require.Error(t, err)
+		_, err = s.destination.Digest(prefix+"/osism/"+name, "1")
+		require.NoError(t, err)
+		require.Equal(t, 1, s.destination.Count(func(r registrytest.Request) bool {
+			return deletions(r) && strings.HasSuffix(r.Repository, "/"+name) && r.Status == 202
+		}))
+	}
+	_, err = s.destination.Digest(prefix+"/osism/a", "stray")
+	require.NoError(t, err)
+	require.Empty(t, s.prunes("--grace", "0s"))
 }

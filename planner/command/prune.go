@@ -26,10 +26,11 @@ import (
 // pruneFlags are the settings and flags of the command prune.
 type pruneFlags struct {
 	settings
-	grace  graceFlag
-	caps   prune.Caps
-	keep   []string
-	output string
+	grace     graceFlag
+	caps      prune.Caps
+	keep      []string
+	output    string
+	execution string // the file of the plan that is executed
 }
 
 func pruneCommand() *cobra.Command {
@@ -39,14 +40,17 @@ func pruneCommand() *cobra.Command {
 		Annotations: config.Annotation(reads...),
 
 		Use:   "prune",
-		Short: "Plan what to delete from the destination; deletes nothing",
-		Long:  "Compare the destination with the list, the sources and the records of what was mirrored,\nand print a plan as YAML: the tags that were mirrored and that the source or the list has\nnot had for the time of grace. Nothing is deleted.",
+		Short: "Plan what to delete from the destination, and delete what a plan says",
+		Long:  "Compare the destination with the list, the sources and the records of what was mirrored,\nand print a plan as YAML: the tags that were mirrored and that the source or the list has\nnot had for the time of grace. Nothing is deleted. With --execute, delete what a plan\nsays, as far as it still holds. If that is interrupted, execute the plan again.",
 		Args:  noArguments,
 		RunE: p.explained(func(cmd *cobra.Command, _ []string) error {
 			if err := config.Load(reads...); err != nil {
 				return err
 			}
 			environment.Confine(p.registries.ChildEnv)
+			if p.execution != "" {
+				return p.execute(cmd)
+			}
 			return p.run(cmd)
 		}),
 	}
@@ -55,6 +59,10 @@ func pruneCommand() *cobra.Command {
 	c.Flags().Var(shareFlag{&p.caps.PerRepository}, "max-per-repository", "make no plan that deletes more than this `share` of the mirrored tags of a repository")
 	c.Flags().StringArrayVar(&p.keep, "keep", nil, "never delete tags that this `regular expression` (RE2) matches at their start; may be repeated")
 	c.Flags().StringVarP(&p.output, "output", "o", "", "write the plan to this `file`; json: print it as JSON")
+	c.Flags().StringVar(&p.execution, "execute", "", "delete what the plan in this `file` says")
+	for _, flag := range []string{"grace", "max", "max-per-repository"} {
+		c.MarkFlagsMutuallyExclusive("execute", flag)
+	}
 	return c
 }
 

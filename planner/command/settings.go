@@ -177,7 +177,8 @@ func (s *settings) copies() []any {
 // ExitCodes are the exit codes of all commands with their meaning, one a line or more.
 const ExitCodes = `  0  done
   1  some images failed and are kept for republish; check: something could not be checked;
-     failed --exit-code: there are failures; prune: the plan would delete too much
+     failed --exit-code: there are failures; prune: the plan would delete too
+     much, or something could not be deleted
   2  wrong usage or bad input; nothing was published
   3  the list or the broker could not be reached
   4  unfinished: timed out, cancelled, superseded or interrupted, or a registry is away;

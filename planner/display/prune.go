@@ -34,3 +34,13 @@ func Prune(w io.Writer, plan prune.Plan) {
 	p.line("")
 	p.line("%d of %d mirrored tags would be deleted, with %s that nothing else in their repositories needs.", plan.Tags, plan.Recorded, size(plan.Bytes))
 }
+
+// Pruned sums up what became of a plan.
+func Pruned(w io.Writer, o prune.Outcome) {
+	var p page
+	defer p.to(w)
+	p.line("%s deleted, %d skipped, %d gone before, %d failed.", count(o.Deleted, "tag", "tags"), o.Skipped, o.Gone, o.Failed)
+	if o.Manifests > 0 {
+		p.line("%s without a tag deleted.", count(o.Manifests, "manifest", "manifests"))
+	}
+}

@@ -102,3 +102,20 @@ func (h heldTags) encode() ([]byte, error) {
 		}
 	}
 }
+
+// ForgetHeld removes tags that were deleted from the note about a destination, so that they are
+// mirrored again if the list or the source has them again.
+func (n *Notes) ForgetHeld(ctx context.Context, destination reference.Repository, tags map[reference.Tag]reference.Digest) error {
+	return n.retry(ctx, func(ctx context.Context) error {
+		_, err := broker.Update(ctx, n.held, heldKey(destination), func(last jetstream.KeyValueEntry) ([]byte, error) {
+			note := parseHeld(last, destination)
+			before := len(note.Tags)
+			maps.DeleteFunc(note.Tags, func(tag reference.Tag, _ *heldTag) bool { _, deleted := tags[tag]; return deleted })
+			if len(note.Tags) == before {
+				return nil, nil
+			}
+			return note.encode()
+		})
+		return err
+	})
+}

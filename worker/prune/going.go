@@ -105,3 +105,20 @@ func (c *contents) frees(going map[reference.Tag]bool, needed map[reference.Dige
 	}
 	return bytes
 }
+
+// untagged returns which manifests of a plan can be deleted. If a tag of the plan stays, those
+// must belong to one that goes; otherwise an earlier execution may have deleted it.
+func (c *contents) untagged(ctx context.Context, planned []reference.Digest, going map[reference.Tag]bool, needed map[reference.Digest]bool, some bool) ([]reference.Digest, error) {
+	for known := -1; len(c.referrers) > known; {
+		known = len(c.referrers)
+		for digest := range c.gone(going, needed) {
+			if err := c.listReferrers(ctx, digest); err != nil {
+				return nil, err
+			}
+		}
+	}
+	gone := c.gone(going, needed)
+	return slices.DeleteFunc(slices.Clone(planned), func(digest reference.Digest) bool {
+		return needed[digest] || some && !gone[digest]
+	}), nil
+}

@@ -1,0 +1,269 @@
+package prune
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"slices"
+	"strings"
+
+	"github.com/osism/skopeo-worker/shared/exit"
+	"github.com/osism/skopeo-worker/shared/holding"
+	"github.com/osism/skopeo-worker/shared/reference"
+	"github.com/osism/skopeo-worker/worker/registry"
+)
+
+var (
+	// ErrUndeleted is returned if something of a plan could not be deleted.
+	ErrUndeleted = exit.Failed.New("not everything could be deleted")
+	// errStill is the reason for a tag that is there after it was deleted.
+	errStill = errors.New("the registry has accepted the deletion and still has it")
+)
+
+// Outcome counts what became of the tags of a plan.
+type Outcome struct {
+	Deleted   int `json:"deleted"`
+	Gone      int `json:"gone"` // before
+	Skipped   int `json:"skipped"`
+	Failed    int `json:"failed"`
+	Manifests int `json:"manifests"` // deleted, without a tag
+}
+
+func (o *Outcome) add(other Outcome) {
+	o.Deleted += other.Deleted
+	o.Gone += other.Gone
+	o.Skipped += other.Skipped
+	o.Failed += other.Failed
+	o.Manifests += other.Manifests
+}
+
+// Execution carries a plan out, as far as it still holds: each repository is surveyed again,
+// and only what would be planned today with the same digest is deleted.
+type Execution struct {
+	Survey
+	// Forget is called with tags that are not at the destination any more.
+	Forget func(ctx context.Context, destination reference.Repository, tags map[reference.Tag]reference.Digest) error
+	// Log gets a line for each tag that was deleted, or skipped with the reason.
+	Log *slog.Logger
+}
+
+// Repository deletes what a plan has of a repository. An error means that the repository is
+// not finished: it wraps registry.ErrUndeletable if the registry deletes nothing at all.
+func (x *Execution) Repository(ctx context.Context, r Repository) (Outcome, error) {
+	var done Outcome
+	skip := func(tag reference.Tag, why string) {
+		done.Skipped++
+		x.Log.Warn("not pruned", "image", r.Repository.String()+":"+tag.String(), "reason", why)
+	}
+	dropped, err := x.still(ctx, r, skip)
+	if err != nil {
+		return done, err
+	}
+	recorded, earlier := x.recorded(r.Repository)
+	for _, t := range r.Tags {
+		recorded, earlier = append(recorded, t.Tag), append(earlier, t.Digest)
+	}
+	c, err := read(ctx, x.Registry, r.Repository, recorded, earlier)
+	if err != nil {
+		return done, fmt.Errorf("the destination could not be read: %w", err)
+	}
+	going, forget := map[reference.Tag]bool{}, map[reference.Tag]reference.Digest{}
+	for _, t := range r.Tags {
+		if t.Of.IsZero() && !dropped[t.Tag] {
+			continue
+		}
+		switch at, there := c.tags[t.Tag]; {
+		case !there:
+			done.Gone++
+			x.Log.Info("gone before", "image", r.Repository.String()+":"+t.Tag.String(), "digest", t.Digest.String())
+			forget[t.Tag] = t.Digest
+		case at != t.Digest:
+			skip(t.Tag, fmt.Sprintf("it has moved to %s", at))
+		default:
+			going[t.Tag] = true
+		}
+	}
+	// What a tag had that does not go stays whole, even if it has no tag any more.
+	earlier = slices.DeleteFunc(earlier, func(digest reference.Digest) bool {
+		return slices.ContainsFunc(r.Tags, func(t Tag) bool { return going[t.Tag] && t.Digest == digest })
+	})
+	needed := c.settle(going, earlier, skip)
+	if r.Manifests, err = c.untagged(ctx, r.Manifests, going, needed, done.Skipped > 0); err != nil {
+		return done, fmt.Errorf("the destination could not be read: %w", err)
+	}
+	err = x.delete(ctx, r, going, &done, forget)
+	if forgot := x.Forget(context.WithoutCancel(ctx), r.Repository, forget); err == nil {
+		err = forgot
+	}
+	return done, err
+}
+
+// still returns the images of a plan that would be planned today, too. The reason why another
+// one is not is given to skip.
+func (x *Execution) still(ctx context.Context, r Repository, skip func(reference.Tag, string)) (map[reference.Tag]bool, error) {
+	dropped := map[reference.Tag]bool{}
+	if !Below(r.Repository, x.Destination) {
+		return nil, fmt.Errorf("%w: %s is not below MIRROR_DEST_URL", ErrPlan, r.Repository)
+	}
+	wanted, err := x.wanted(ctx, r.Repository)
+	if err != nil {
+		return nil, err
+	}
+	i := slices.IndexFunc(x.Holdings, func(h holding.Repository) bool { return x.isOurs(h) && h.Destination == r.Repository })
+	for _, t := range r.Tags {
+		if !t.Of.IsZero() {
+			continue
+		}
+		var known holding.Tag
+		recorded := false
+		if i >= 0 {
+			known, recorded = x.Holdings[i].Find(t.Tag)
+		}
+		why := ""
+		switch {
+		case !recorded: // it is gone, or was never ours
+			_, err := x.Registry.Find(ctx, r.Repository, t.Tag)
+			if err != nil && !errors.Is(err, registry.ErrNotFound) {
+				return nil, err
+			}
+			if err == nil {
+				why = "it is not recorded as mirrored"
+			}
+		case !x.isDropped(known):
+			why = "the source or the list has had it within the time of grace"
+		case known.Digest != t.Digest:
+			why = "another digest of it was mirrored"
+		default:
+			why = x.spared(r.Repository, known, wanted)
+		}
+		if why != "" {
+			skip(t.Tag, why)
+			continue
+		}
+		dropped[t.Tag] = true
+	}
+	return dropped, nil
+}
+
+// delete deletes what goes, in the order of the plan.
+func (x *Execution) delete(ctx context.Context, r Repository, going map[reference.Tag]bool, done *Outcome, forget map[reference.Tag]reference.Digest) error {
+	for _, t := range r.Tags {
+		if !going[t.Tag] {
+			continue
+		}
+		deleted, err := x.tag(ctx, r.Repository, t)
+		if err != nil {
+			done.Failed++
+			return fmt.Errorf("%s:%s: %w", r.Repository, t.Tag, err)
+		}
+		if !deleted { // it has moved just now
+			done.Skipped++
+			x.Log.Warn("not pruned", "image", r.Repository.String()+":"+t.Tag.String(), "reason", "it has moved meanwhile")
+			return fmt.Errorf("%s:%s has moved meanwhile", r.Repository, t.Tag)
+		}
+		done.Deleted++
+		forget[t.Tag] = t.Digest
+		x.Log.Info("pruned", "image", r.Repository.String()+":"+t.Tag.String(), "digest", t.Digest.String(), "reason", t.Why, "since", t.Since)
+	}
+	for _, digest := range r.Manifests {
+		err := x.Registry.Delete(ctx, r.Repository, digest)
+		if errors.Is(err, registry.ErrNotFound) {
+			continue
+		}
+		if err != nil {
+			return err
+		}
+		done.Manifests++
+		x.Log.Info("pruned a manifest without a tag", "image", r.Repository.String()+"@"+digest.String())
+	}
+	return nil
+}
+
+// tag deletes a tag, with the other tags of the digest, all of which go. It reports whether the
+// tag is gone; if it has moved just before, nothing is deleted.
+func (x *Execution) tag(ctx context.Context, repository reference.Repository, t Tag) (bool, error) {
+	at, err := x.Registry.Find(ctx, repository, t.Tag)
+	switch {
+	case errors.Is(err, registry.ErrNotFound):
+		return true, nil // another tag of the digest was deleted before
+	case err != nil:
+		return false, err
+	case at.Digest != t.Digest:
+		return false, nil
+	}
+	if err := x.Registry.Delete(ctx, repository, t.Digest); err != nil && !errors.Is(err, registry.ErrNotFound) {
+		return false, explain(repository, err)
+	}
+	if _, err = x.Registry.Find(ctx, repository, t.Tag); err == nil {
+		return false, errStill
+	}
+	if !errors.Is(err, registry.ErrNotFound) {
+		return false, err
+	}
+	return true, nil
+}
+
+// elsewhere is how registries delete that do not do so by the OCI API.
+var elsewhere = map[string]string{
+	"docker.io":     "Docker Hub deletes tags at hub.docker.com",
+	"ghcr.io":       "GitHub deletes versions of packages at github.com and by its own API",
+	"amazonaws.com": "Amazon ECR deletes images by lifecycle policies and ecr:BatchDeleteImage",
+}
+
+// explain adds to the refusal of a deletion what permits it.
+func explain(repository reference.Repository, err error) error {
+	host := repository.Registry()
+	for name, how := range elsewhere {
+		if host == name || strings.HasSuffix(host, "."+name) {
+			return fmt.Errorf("%w; %s", err, how)
+		}
+	}
+	switch {
+	case errors.Is(err, registry.ErrUndeletable):
+		return fmt.Errorf("%w; permit it there: distribution needs storage.delete.enabled", err)
+	case errors.Is(err, registry.ErrUnauthorized), errors.Is(err, registry.ErrDenied):
+		return fmt.Errorf("%w; the account needs the permission to delete", err)
+	}
+	return err
+}
+
+// ErrTaken is returned if another process has begun to carry out a plan meanwhile.
+var ErrTaken = exit.Unfinished.New("another process carries out this plan")
+
+// Run carries out what is left of a plan, one repository after the other. A repository that
+// fails is left for another execution, unless the registry deletes nothing at all; then the
+// others are, too. The error is ErrUndeleted then.
+func (x *Execution) Run(ctx context.Context, p Plan, lease *Lease) (Outcome, error) {
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	go lease.Keep(ctx, cancel)
+	all := lease.Record.Outcome
+	var failed error
+	for _, r := range p.Repositories {
+		if lease.Record.Done[r.Repository] {
+			continue
+		}
+		done, err := x.Repository(ctx, r)
+		if ctx.Err() != nil {
+			return all, context.Cause(ctx)
+		}
+		if err == nil {
+			if err := lease.Finish(ctx, r.Repository, done); err != nil {
+				return all, err
+			}
+			all.add(done)
+			continue
+		}
+		x.Log.Error("a repository is not pruned", "repository", r.Repository, "error", err)
+		failed = fmt.Errorf("%w: %s: %w", ErrUndeleted, r.Repository, err)
+		all.add(done)
+		if errors.Is(err, registry.ErrUndeletable) {
+			break
+		}
+	}
+	if err := lease.Release(context.WithoutCancel(ctx), failed == nil); err != nil && failed == nil {
+		failed = err
+	}
+	return all, failed
+}

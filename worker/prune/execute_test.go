@@ -1,0 +1,184 @@
+package prune_test
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"net/http"
+	"slices"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/osism/skopeo-worker/shared/brokertest"
+	"github.com/osism/skopeo-worker/shared/holding"
+	"github.com/osism/skopeo-worker/shared/message"
+	"github.com/osism/skopeo-worker/shared/reference"
+	"github.com/osism/skopeo-worker/worker/prune"
+	"github.com/osism/skopeo-worker/worker/registry"
+	"github.com/osism/skopeo-worker/worker/registrytest"
+)
+
+var deletions = func(r registrytest.Request) bool { return r.Method == http.MethodDelete }
+
+// execute carries a plan out and returns what became of it, and which tags are left.
+func (s *site) execute(p prune.Plan) (prune.Outcome, []string, error) {
+	s.t.Helper()
+	x := prune.Execution{Survey: s.Survey, Log: slog.New(slog.DiscardHandler), Forget: func(context.Context, reference.Repository, map[reference.Tag]reference.Digest) error { return nil }}
+	store, err := prune.OpenStore(s.t.Context(), brokertest.Embedded(s.t))
+	require.NoError(s.t, err)
+	lease, other, err := store.Take(s.t.Context(), p.Mirror, p.ID(), "me", "1")
+	require.NoError(s.t, err)
+	require.Empty(s.t, other)
+	done, failed := x.Run(s.t.Context(), p, lease)
+	tags, err := s.to.Tags(tool)
+	require.NoError(s.t, err)
+	return done, tags, failed
+}
+
+// TestExecute: exactly what the plan says is deleted, with what belongs to it.
+func TestExecute(t *testing.T) {
+	for name, options := range map[string][]registrytest.Option{"fallback tags": nil, "referrers API": {registrytest.WithReferrersAPI(1)}} {
+		t.Run(name, func(t *testing.T) {
+			s := newSite(t, options...)
+			kept := s.image("kept", "kept", 0)
+			old := s.image("old", "old", 31)
+			s.image("alias", "old", 31)
+			s.image("later", "later", 31)
+			multi := s.index("multi", 31, amd64, arm64)
+			s.index("stays", 0, amd64, s390x)
+			_ = must(s.to.PushSignature(tool, old))(t)
+			referrer := must(s.to.PushReferrer(tool, old, "a/sbom"))(t)
+			_ = must(s.to.PushSignature(tool, kept))(t)
+			children := must(s.to.Children(tool, multi))(t)
+			p := s.plan()
+			s.record("default", "young", s.image("young", "young", 31), 31)
+			done, tags, err := s.execute(p)
+			require.NoError(t, err)
+			require.ElementsMatch(t, []string{"kept", "stays", "young", registrytest.SignatureTag(kept)}, tags)
+			require.Equal(t, len(p.Repositories[0].Tags), done.Deleted)
+			require.Zero(t, done.Skipped+done.Failed)
+			for _, digest := range []string{old, multi, referrer, children[1].Digest.String()} {
+				require.Error(t, s.to.Check(tool, digest), digest)
+			}
+			require.NoError(t, s.to.Check(tool, "kept"))
+			require.NoError(t, s.to.Check(tool, "stays"))
+
+			done, _, err = s.execute(p)
+			require.NoError(t, err)
+			require.Zero(t, done.Deleted)
+			require.Equal(t, len(p.Repositories[0].Tags), done.Gone)
+			require.Zero(t, done.Manifests)
+		})
+	}
+}
+
+// TestChanged: what has changed since the plan was made is skipped, and stays whole.
+func TestChanged(t *testing.T) {
+	for name, change := range map[string]func(t *testing.T, s *site, multi string){
+		"the tag has moved": func(t *testing.T, s *site, _ string) {
+			_ = must(s.to.PushImage(tool, "multi", registrytest.Image{Version: "new"}))(t)
+		},
+		"the list names it":          func(_ *testing.T, s *site, _ string) { s.Entries = append(s.Entries, named(s, "multi")) },
+		"the source has it":          func(_ *testing.T, s *site, _ string) { s.selected = append(s.selected, "multi") },
+		"another tag has its digest": func(t *testing.T, s *site, multi string) { require.NoError(t, s.to.Tag(tool, "new", multi)) },
+		"an index around it": func(t *testing.T, s *site, multi string) {
+			_ = must(s.to.PushIndex(tool, "new", registrytest.Index{Indexes: []registrytest.Index{registrytest.MultiPlatform("index", amd64, arm64)}}))(t)
+		},
+		"it was mirrored again": func(_ *testing.T, s *site, _ string) {
+			for i, tag := range s.Holdings[0].Tags {
+				if tag.Name.String() == "multi" {
+					s.Holdings[0].Tags[i].Dropped = now
+				}
+			}
+		},
+		"it is not ours": func(_ *testing.T, s *site, _ string) {
+			s.Holdings[0].Tags = slices.DeleteFunc(s.Holdings[0].Tags, func(t holding.Tag) bool { return t.Name.String() == "multi" })
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			s := newSite(t)
+			s.image("kept", "kept", 0)
+			s.image("old", "old", 31)
+			multi := s.index("multi", 31, amd64, arm64)
+			signature := must(s.to.PushSignature(tool, multi))(t)
+			_ = must(s.to.PushReferrer(tool, multi, "a/sbom"))(t)
+			p := s.plan()
+			require.Len(t, tags(p), 4)
+			change(t, s, multi)
+			done, left, err := s.execute(p)
+			require.NoError(t, err)
+			require.Equal(t, 1, done.Deleted)
+			require.NotContains(t, left, "old")
+			require.Contains(t, left, "multi")
+			require.NoError(t, s.to.Check(tool, multi))
+			require.NoError(t, s.to.Check(tool, signature))
+		})
+	}
+}
+
+func named(s *site, tag string) message.Repository {
+	return message.Repository{Source: source, Destination: s.repository(tool), Tag: reference.MustTag(tag)}
+}
+
+// TestUndeletable: a destination that does not delete says so, at once.
+func TestUndeletable(t *testing.T) {
+	for name, test := range map[string]struct {
+		fault registrytest.Fault
+		says  string
+	}{
+		"distribution":  {registrytest.Fault{Status: 405, Body: `{"errors":[{"code":"UNSUPPORTED","message":"The operation is unsupported."}]}`}, "storage.delete.enabled"},
+		"400":           {registrytest.Fault{Status: 400, Body: `{"errors":[{"code":"UNSUPPORTED","message":"unsupported"}]}`}, "does not delete manifests"},
+		"no permission": {registrytest.Fault{Status: 403, Body: `{"errors":[{"code":"DENIED","message":"denied"}]}`}, "the permission to delete"},
+		"no login":      {registrytest.Fault{Status: 401}, "the permission to delete"},
+		"away":          {registrytest.Fault{Status: 503}, "unavailable"},
+		"a lie":         {registrytest.Fault{Status: 202}, "still has it"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			s := newSite(t)
+			s.image("old", "old", 31)
+			s.image("older", "older", 41)
+			p := s.plan()
+			test.fault.Match = deletions
+			remove := s.to.Inject(test.fault)
+			s.to.ResetRequests()
+			done, left, err := s.execute(p)
+			require.ErrorIs(t, err, prune.ErrUndeleted)
+			require.ErrorContains(t, err, test.says)
+			require.Equal(t, 1, done.Failed)
+			require.Len(t, left, 2)
+			require.LessOrEqual(t, s.to.Count(deletions), 2)
+			require.Equal(t, test.fault.Status == 405 || test.fault.Status == 400, isUndeletable(err))
+			remove()
+			done, left, err = s.execute(p)
+			require.NoError(t, err)
+			require.Equal(t, 2, done.Deleted)
+			require.Empty(t, left)
+		})
+	}
+}
+
+// TestLease: one process carries a plan out at a time.
+func TestLease(t *testing.T) {
+	store, err := prune.OpenStore(t.Context(), brokertest.Embedded(t))
+	require.NoError(t, err)
+	lease, _, err := store.Take(t.Context(), "default", "plan", "me", "1")
+	require.NoError(t, err)
+	_, other, err := store.Take(t.Context(), "default", "plan", "you", "2")
+	require.NoError(t, err)
+	require.Equal(t, "me", other)
+	done := reference.MustRepository("registry.example.com/a/b")
+	require.NoError(t, lease.Finish(t.Context(), done, prune.Outcome{Deleted: 1}))
+	require.NoError(t, lease.Release(t.Context(), false))
+	second, _, err := store.Take(t.Context(), "default", "plan", "you", "2")
+	require.NoError(t, err)
+	require.True(t, second.Record.Done[done])
+	require.ErrorIs(t, lease.Finish(t.Context(), done, prune.Outcome{}), prune.ErrTaken)
+	require.NoError(t, second.Release(t.Context(), true))
+	third, _, err := store.Take(t.Context(), "default", "plan", "me", "3")
+	require.NoError(t, err)
+	require.False(t, third.Record.Finished.IsZero())
+	require.Equal(t, 1, third.Record.Outcome.Deleted)
+}
+
+func isUndeletable(err error) bool { return errors.Is(err, registry.ErrUndeletable) }
