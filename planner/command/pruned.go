@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"io"
 	"os"
-	"os/user"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -144,13 +143,4 @@ func (s *surveyed) take(ctx context.Context, store *prune.Store, plan prune.Plan
 		case <-time.After(turn):
 		}
 	}
-}
-
-// operator returns the user and the host of this process.
-func operator() string {
-	host, _ := os.Hostname()
-	if u, err := user.Current(); err == nil {
-		return u.Username + "@" + host
-	}
-	return host
 }

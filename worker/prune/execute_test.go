@@ -182,3 +182,22 @@ func TestLease(t *testing.T) {
 }
 
 func isUndeletable(err error) bool { return errors.Is(err, registry.ErrUndeletable) }
+
+// TestEdited: what is taken out of a plan stays whole, with what belongs to it.
+func TestEdited(t *testing.T) {
+	for name, options := range map[string][]registrytest.Option{"fallback tags": nil, "referrers API": {registrytest.WithReferrersAPI(1)}} {
+		t.Run(name, func(t *testing.T) {
+			s := newSite(t, options...)
+			s.image("old", "old", 31)
+			multi := s.index("multi", 31, amd64, arm64)
+			referrer := must(s.to.PushReferrer(tool, multi, "a/sbom"))(t)
+			p := s.plan()
+			p.Repositories[0].Tags = slices.DeleteFunc(p.Repositories[0].Tags, func(t prune.Tag) bool { return t.Tag.String() == "multi" })
+			done, _, err := s.execute(p)
+			require.NoError(t, err)
+			require.Equal(t, 1, done.Deleted)
+			require.NoError(t, s.to.Check(tool, "multi"))
+			require.NoError(t, s.to.Check(tool, referrer))
+		})
+	}
+}

@@ -3,6 +3,7 @@ package prune
 import (
 	"cmp"
 	"context"
+	"encoding/json"
 	"maps"
 	"slices"
 
@@ -118,7 +119,31 @@ func (c *contents) untagged(ctx context.Context, planned []reference.Digest, goi
 		}
 	}
 	gone := c.gone(going, needed)
-	return slices.DeleteFunc(slices.Clone(planned), func(digest reference.Digest) bool {
-		return needed[digest] || some && !gone[digest]
-	}), nil
+	var can []reference.Digest
+	for _, digest := range planned {
+		if !gone[digest] && !needed[digest] && !some {
+			if err := c.add(ctx, digest); err != nil {
+				return nil, err
+			}
+		}
+		if !needed[digest] && (gone[digest] || !some && !needed[c.subject(digest)]) {
+			can = append(can, digest)
+		}
+	}
+	return can, nil
+}
+
+// subject returns what a manifest refers to; zero if it is not there, or refers to nothing.
+func (c *contents) subject(digest reference.Digest) reference.Digest {
+	var m struct {
+		Subject struct {
+			Digest string `json:"digest"`
+		} `json:"subject"`
+	}
+	_ = json.Unmarshal(c.manifests[digest].Raw, &m) // what cannot be parsed refers to nothing
+	subject, err := reference.ParseDigest(m.Subject.Digest)
+	if err != nil {
+		return reference.Digest{}
+	}
+	return subject
 }

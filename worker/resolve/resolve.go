@@ -151,8 +151,8 @@ func (u *Upstream) list(ctx context.Context, r message.Repository, known Known) 
 }
 
 // Select lists the repository of an open entry, and returns the tags that its selection wants.
-// Unlike Resolve, it looks up none of them. Names that no tag can have, and fewer tags than min_tags, are an
-// error.
+// Unlike Resolve, it looks up none of them. Names that no tag can have, and fewer tags than
+// min_tags, are an error.
 func (u *Upstream) Select(ctx context.Context, r message.Repository) ([]reference.Tag, error) {
 	p, _, err := u.list(ctx, r, Known{})
 	if err == nil {
