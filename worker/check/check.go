@@ -40,6 +40,8 @@ type Checker struct {
 	// Held returns what a destination is known to have under immutable tags. If nil, nothing is
 	// known.
 	Held func(ctx context.Context, destination reference.Repository) (map[reference.Tag]compare.Held, error)
+	// Last returns what a source was last known to list. If nil, nothing is known.
+	Last func(ctx context.Context, source reference.Repository) (compare.Listing, error)
 	// Ages is that of the Comparer. If nil, nothing is known.
 	Ages compare.Ages
 	// Allowance returns what a source registry allows. If nil, nothing is known.
@@ -138,7 +140,11 @@ func (c *Checker) forecast() *forecast {
 	if held == nil {
 		held = func(context.Context, reference.Repository) (map[reference.Tag]compare.Held, error) { return nil, nil }
 	}
-	f.comparer = &compare.Comparer{Mirror: c.Mirror, Asker: f, Absent: absent, Held: held, Ages: c.Ages, Predict: true}
+	last := c.Last
+	if last == nil {
+		last = func(context.Context, reference.Repository) (compare.Listing, error) { return compare.Listing{}, nil }
+	}
+	f.comparer = &compare.Comparer{Mirror: c.Mirror, Asker: f, Absent: absent, Held: held, Last: last, Ages: c.Ages, Predict: true}
 	return f
 }
 

@@ -25,7 +25,7 @@ func (f *forecast) resolve(ctx context.Context, r message.Repository) (resolve.R
 		}
 		if !listed {
 			listed, found.Listed, found.Invalid, found.Companions = true, got.Listed, got.Invalid, got.Companions
-			found.Unselected = got.Unselected
+			found.Unselected, found.Whole, found.Count = got.Unselected, got.Whole, got.Count
 		}
 		found.Images = append(found.Images, got.Images...)
 		found.Skipped = append(found.Skipped, got.Skipped...)
@@ -48,5 +48,9 @@ func (f *forecast) resolve(ctx context.Context, r message.Repository) (resolve.R
 		return resolve.Result{}, err
 	}
 	found.Missed = append(found.Missed, missed...)
-	return found, nil
+	few, err := f.comparer.Few(ctx, r, found)
+	if few != nil {
+		found.Invalid, found.Unselected = few, ""
+	}
+	return found, err
 }

@@ -3,7 +3,6 @@ package chunk
 import (
 	"context"
 	"errors"
-	"fmt"
 	"sync"
 
 	"github.com/osism/skopeo-worker/shared/catalog"
@@ -73,17 +72,8 @@ func (e *execution) noteVanished(r message.Repository, tag reference.Tag, why st
 // unlisted notes the tags that the source had and does not list any more. A HEAD must deny
 // them, too: a listing whose pages move while they are read can leave a tag out. What cannot
 // be asked for now is asked for by the next run.
-//
-// A source that suddenly lists none or less than half of the tags that it had is in trouble, or
-// someone has emptied it: then the error is resolve.ErrFewTags, and nothing counts as vanished.
-// An entry with min_tags says itself how many there must be.
-func (e *execution) unlisted(ctx context.Context, r message.Repository, listed []reference.Tag) error {
-	gone := e.delivery.Observer.Unlisted(ctx, r, listed)
-	if few := len(listed) == 0 && len(gone) > 0 || len(gone) > fewTags && len(gone) > len(listed); few && (r.Selection == nil || r.Selection.MinTags == 0) {
-		return &registry.Error{Op: registry.OpTags, Repository: r.Source, Err: fmt.Errorf(
-			"%w: the registry lists %d, and %d that it had are missing; if that is right, set min_tags", resolve.ErrFewTags, len(listed), len(gone))}
-	}
-	for _, tag := range gone {
+func (e *execution) unlisted(ctx context.Context, r message.Repository, listed []reference.Tag) {
+	for _, tag := range e.delivery.Observer.Unlisted(ctx, r, listed) {
 		err := e.Ask(ctx, r, r.Source, func() error {
 			_, err := e.mirror.Registry.Head(e.work, r.Source, tag)
 			return err
@@ -93,14 +83,10 @@ func (e *execution) unlisted(ctx context.Context, r message.Repository, listed [
 			e.noteVanished(r, tag, "vanished: the source does not list the tag any more")
 		case err != nil:
 			e.log.Debug("a tag that is not listed any more was not looked up", "image", failure.Source(r, tag), "error", err)
-			return nil
+			return
 		}
 	}
-	return nil
 }
-
-// fewTags is how many tags a source may drop at once, whatever is left.
-const fewTags = 2
 
 // judgeEntries decides on entries of which the source has denied all that was asked for, or has
 // listed what is none, and notes in what is left for later which ones are decided. What

@@ -73,6 +73,9 @@ func (w *Worker) Do(ctx, work context.Context, d Delivery) (Result, error) {
 		Held: func(_ context.Context, destination reference.Repository) (map[reference.Tag]compare.Held, error) {
 			return w.Notes.Held(ctx, destination)
 		},
+		Last: func(_ context.Context, source reference.Repository) (compare.Listing, error) {
+			return w.Notes.Counted(ctx, source)
+		},
 		Ages: w.Notes, Now: w.now,
 	}
 	todo, err := e.outstanding(ctx)

@@ -68,6 +68,7 @@ type harness struct {
 	sighted  map[reference.Repository]map[reference.Tag]compare.Sighting
 	released map[reference.Digest]bool
 	held     map[reference.Repository]map[reference.Tag]compare.Held
+	counts   map[reference.Repository]compare.Listing
 	copies   map[string]*meter.Meter
 	ended    []string // of the copies
 	changes  []change.Change
@@ -136,6 +137,22 @@ func (b *harness) Held(_ context.Context, destination reference.Repository) (map
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	return maps.Clone(b.held[destination]), nil
+}
+
+func (b *harness) Counted(_ context.Context, source reference.Repository) (compare.Listing, error) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.counts[source], nil
+}
+
+func (b *harness) NoteCounted(_ context.Context, source reference.Repository, tags int) error {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.counts == nil {
+		b.counts = map[reference.Repository]compare.Listing{}
+	}
+	b.counts[source] = compare.Listing{Tags: tags, At: time.Now()}
+	return nil
 }
 
 func (b *harness) NoteHeld(_ context.Context, destination reference.Repository, tags map[reference.Tag]compare.Held) error {

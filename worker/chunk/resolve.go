@@ -83,9 +83,17 @@ func (e *execution) resolve(ctx context.Context, r message.Repository) (message.
 			return message.Repository{}, nil, nil
 		}
 	}
-	if found.All != nil && !errors.Is(found.Invalid, resolve.ErrFewTags) {
-		if few := e.unlisted(ctx, r, found.All); few != nil {
-			found.Invalid = few
+	few, err := e.comparer.Few(ctx, r, found)
+	if err != nil {
+		return message.Repository{}, nil, err
+	}
+	if few != nil {
+		found.Invalid, found.Unselected = few, ""
+	}
+	if found.Whole && !errors.Is(found.Invalid, resolve.ErrFewTags) {
+		e.unlisted(ctx, r, found.All)
+		if err := e.worker.Notes.NoteCounted(ctx, r.Source, found.Count); err != nil {
+			return message.Repository{}, nil, err
 		}
 	}
 	if len(found.Selected) > 0 && found.Invalid == nil {

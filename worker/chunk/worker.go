@@ -51,10 +51,13 @@ type Notes interface {
 	// again. Absent reports whether that was noted.
 	NoteAbsent(ctx context.Context, digest reference.Digest, wanted platform.Wanted) error
 	Absent(ctx context.Context, digest reference.Digest, wanted platform.Wanted) (bool, error)
-	// NoteHeld notes what a destination has under immutable tags. Held returns what was noted.
+	// NoteCounted notes how many tags a source lists. Counted returns what was noted.
+	NoteCounted(ctx context.Context, source reference.Repository, tags int) error
+	Counted(ctx context.Context, source reference.Repository) (compare.Listing, error)
 	compare.Ages
 	// NoteSightings notes since when tags of a source have had their digests.
 	NoteSightings(ctx context.Context, source reference.Repository, tags map[reference.Tag]compare.Sighting) error
+	// NoteHeld notes what a destination has under immutable tags. Held returns what was noted.
 	NoteHeld(ctx context.Context, destination reference.Repository, tags map[reference.Tag]compare.Held) error
 	Held(ctx context.Context, destination reference.Repository) (map[reference.Tag]compare.Held, error)
 }

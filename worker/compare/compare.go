@@ -45,6 +45,9 @@ type Comparer struct {
 	Ages Ages
 	// Now is the clock; nil is time.Now.
 	Now func() time.Time
+	// Last returns what a source was last known to list; zero if nothing is known. Its error
+	// ends a comparison.
+	Last func(ctx context.Context, source reference.Repository) (Listing, error)
 	// Predict skips images of which a listing says that no platform is wanted. A run has to
 	// read the index itself to be sure.
 	Predict bool

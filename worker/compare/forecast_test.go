@@ -170,6 +170,7 @@ func (w *world) forecast(t *testing.T, n *notes) check.Totals {
 		Mirror:   mirror.NewComparing(w.withoutPulls, w.comparingOnly, upstream.Listing),
 		Absent:   n.Absent,
 		Held:     n.Held,
+		Last:     n.Counted,
 		Ages:     n,
 		Backoff:  func(int) time.Duration { return 0 },
 	}
@@ -244,6 +245,7 @@ type notes struct {
 	sighted  map[reference.Repository]map[reference.Tag]compare.Sighting
 	released map[reference.Digest]bool
 	held     map[reference.Repository]map[reference.Tag]compare.Held
+	counts   map[reference.Repository]compare.Listing
 	failures []failure.Image
 }
 
@@ -270,6 +272,22 @@ func (n *notes) Held(_ context.Context, destination reference.Repository) (map[r
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	return maps.Clone(n.held[destination]), nil
+}
+
+func (n *notes) Counted(_ context.Context, source reference.Repository) (compare.Listing, error) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	return n.counts[source], nil
+}
+
+func (n *notes) NoteCounted(_ context.Context, source reference.Repository, tags int) error {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if n.counts == nil {
+		n.counts = map[reference.Repository]compare.Listing{}
+	}
+	n.counts[source] = compare.Listing{Tags: tags, At: time.Now()}
+	return nil
 }
 
 func (n *notes) NoteHeld(_ context.Context, destination reference.Repository, tags map[reference.Tag]compare.Held) error {

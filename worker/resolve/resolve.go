@@ -32,6 +32,10 @@ type Result struct {
 	// the selection matches none. It is a line for the user, and "" if something is wanted.
 	Unselected string
 	Pulls      int // manifests that had to be pulled to learn their digest
+	// Whole says that the repository was listed to the end, and Count how many tags it has,
+	// companions left out.
+	Whole bool
+	Count int
 	// All are the tags that the registry lists, wanted or not; nil if the repository was not
 	// listed to the end. They have no order.
 	All []reference.Tag
@@ -193,6 +197,7 @@ func (u *Upstream) whole(ctx context.Context, r message.Repository, known Known)
 	result.Pulls += companions.Pulls
 	result.Companions = p.companions
 	result.Selected = p.selected()
+	result.Whole, result.Count = whole, p.count
 	if whole {
 		result.All = p.all()
 	}
@@ -216,6 +221,7 @@ type pick struct {
 	companions Companions
 	windows    []reference.Tag
 	listed     int  // tags, without companions
+	count      int  // tags, without any companions
 	matched    int  // of those, by the selection apart from age and limit
 	old        bool // one of those was too old, in a listing with times
 	invalid    invalid
@@ -242,6 +248,9 @@ func (p *pick) add(tag listing.Tag) {
 		return
 	}
 	p.listed++
+	if _, companion := selection.Companion(tag.Name.String()); !companion {
+		p.count++
+	}
 	switch {
 	case !p.matcher.Match(tag.Name.String()):
 		p.others = append(p.others, tag.Name)

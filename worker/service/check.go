@@ -52,6 +52,7 @@ func NewChecker(ctx context.Context, b *broker.Broker, r Registries, t Trust, si
 		Mirror:   mirror.NewComparing(source, r.client(network, keychain, 0, nil).Comparing(), upstream.Listing),
 		Absent:   notes.Once().Absent,
 		Held:     notes.Once().Held,
+		Last:     notes.Once().Counted,
 		Ages:     notes.Once(),
 		Allowance: func(ctx context.Context, registry string) (budget.Allowance, error) {
 			return store.Allowance(ctx, registry, who(registry), limits[registry])

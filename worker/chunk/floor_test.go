@@ -1,0 +1,64 @@
+package chunk
+
+import (
+	"testing"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/osism/skopeo-worker/shared/run"
+	"github.com/osism/skopeo-worker/worker/registrytest"
+)
+
+// TestFewTags: a source that suddenly lists few tags, or none, is a failure with both numbers.
+// What it lists is mirrored, and what it does not list is not said to have vanished.
+func TestFewTags(t *testing.T) {
+	for name, test := range map[string]struct {
+		body   string
+		images run.Tally
+		reason string
+	}{
+		"none":               {`{"tags":[]}`, run.Tally{Total: 1, Failed: 1}, "0, and listed 5 until "},
+		"null":               {`{"tags":null}`, run.Tally{Total: 1, Failed: 1}, "0, and listed 5 until "},
+		"few":                {`{"tags":["1","6"]}`, run.Tally{Total: 3, Copied: 1, Unchanged: 1, Failed: 1}, "2, and listed 5 until "},
+		"and a strange name": {`{"tags":["1","../x"]}`, run.Tally{Total: 2, Unchanged: 1, Failed: 1}, "1, and listed 5 until "},
+	} {
+		t.Run(name, func(t *testing.T) {
+			b := newHarness(t)
+			b.push(t, "1", "2", "3", "4", "5")
+			require.Empty(t, b.do(t, b.entry("")).Left)
+			require.Equal(t, 5, b.images.Copied)
+
+			b.push(t, "6")
+			b.changes = nil
+			restore := b.from.Inject(registrytest.Fault{Match: lists, Status: 200, Body: test.body})
+			for range 2 { // it does not get used to it
+				require.Empty(t, b.do(t, b.entry("")).Left)
+				require.Contains(t, b.kept.only(t).Reason, "too few tags: the registry lists "+test.reason)
+				require.Contains(t, b.kept.only(t).Reason, "if that is right, set min_tags")
+				require.Equal(t, test.images.Total, b.images.Total)
+				require.Equal(t, 1, b.images.Failed)
+				for _, c := range b.changes {
+					require.NotZero(t, c.To, "nothing has vanished: %v", c)
+				}
+			}
+			restore()
+			require.Empty(t, b.do(t, b.entry("")).Left)
+			require.Empty(t, b.kept.records)
+			b.mirrored(t, "1", "2", "3", "4", "5", "6")
+		})
+	}
+}
+
+// TestHalfOfTheTags are not suspicious, and become the number to compare with.
+func TestHalfOfTheTags(t *testing.T) {
+	b := newHarness(t)
+	b.push(t, "1", "2", "3", "4")
+	require.Empty(t, b.do(t, b.entry("")).Left)
+	for _, gone := range [][]string{{"1", "2"}, {"3"}} {
+		for _, tag := range gone {
+			require.NoError(t, b.from.Untag(repository, tag))
+		}
+		require.Empty(t, b.do(t, b.entry("")).Left)
+		require.Empty(t, b.kept.records)
+	}
+}

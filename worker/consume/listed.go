@@ -1,0 +1,50 @@
+package consume
+
+import (
+	"context"
+	"encoding/json"
+	"time"
+
+	"github.com/osism/skopeo-worker/shared/reference"
+	"github.com/osism/skopeo-worker/worker/compare"
+)
+
+const (
+	listedBucket = "mirror_listed" // how many tags sources list
+	// keepListed is how long a note is kept of a source that no run lists.
+	keepListed = 90 * 24 * time.Hour
+	// renewListed is the age at which a note is written again though nothing has changed.
+	renewListed = keepListed / 3
+)
+
+// listedNote is the note about a source.
+type listedNote struct {
+	Source reference.Repository `json:"source"`
+	Tags   int                  `json:"tags"`
+}
+
+// Counted implements chunk.Notes.
+func (n *Notes) Counted(ctx context.Context, source reference.Repository) (last compare.Listing, err error) {
+	err = n.retry(ctx, func(ctx context.Context) error {
+		entry, err := n.get(ctx, n.listed, hash([]byte(source.String())))
+		var note listedNote
+		if entry != nil && json.Unmarshal(entry.Value(), &note) == nil && note.Source == source && note.Tags >= 0 {
+			last = compare.Listing{Tags: note.Tags, At: entry.Created()}
+		}
+		return err
+	})
+	return last, err
+}
+
+// NoteCounted implements chunk.Notes.
+func (n *Notes) NoteCounted(ctx context.Context, source reference.Repository, tags int) error {
+	last, err := n.Counted(ctx, source)
+	if err != nil || last.Tags == tags && time.Since(last.At) < renewListed {
+		return err
+	}
+	data, err := json.Marshal(listedNote{Source: source, Tags: tags})
+	if err != nil {
+		return err
+	}
+	return n.write(ctx, n.listed, hash([]byte(source.String())), string(data))
+}

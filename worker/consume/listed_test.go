@@ -1,0 +1,33 @@
+package consume
+
+import (
+	"testing"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/osism/skopeo-worker/shared/reference"
+)
+
+// TestListed: the last number of each source is remembered, and garbage is none.
+func TestListed(t *testing.T) {
+	b := embedded(t)
+	notes, err := OpenNotes(t.Context(), b.Broker, b.log)
+	require.NoError(t, err)
+	one, other := reference.MustRepository("quay.io/a/b"), reference.MustRepository("quay.io/a/c")
+	for _, garbage := range []string{"", "{}", "~", `{"source":"quay.io/a/c","tags":9}`, `{"source":"quay.io/a/b","tags":-1}`} {
+		b.send(t, "$KV."+listedBucket+"."+hash([]byte(one.String())), []byte(garbage))
+		last, err := notes.Counted(t.Context(), one)
+		require.NoError(t, err)
+		require.Zero(t, last, garbage)
+	}
+	for _, tags := range []int{7, 7, 9} {
+		require.NoError(t, notes.NoteCounted(t.Context(), one, tags))
+		last, err := notes.Counted(t.Context(), one)
+		require.NoError(t, err)
+		require.Equal(t, tags, last.Tags)
+		require.False(t, last.At.IsZero())
+	}
+	last, err := notes.Counted(t.Context(), other)
+	require.NoError(t, err)
+	require.Zero(t, last)
+}
