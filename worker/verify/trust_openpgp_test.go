@@ -334,3 +334,34 @@ func TestTrustOfSeveralTags(t *testing.T) {
 	require.Error(t, s.ask(t, "4", other))
 	require.Equal(t, 1, results[s.from.Host()+" unknown"])
 }
+
+// TestTrustOfDockerHub: its signatures are read at its registry, by the names that its images
+// have everywhere, and with a token.
+func TestTrustOfDockerHub(t *testing.T) {
+	internet := registrytest.NewInternet(t, nil, nil)
+	client := registry.NewClient(registry.Options{Transport: internet.Transport})
+	key, public, err := registrytest.NewSigningKey()
+	require.NoError(t, err)
+	for image, at := range map[string]*registrytest.Registry{"nginx:1.25": internet.Hub, "registry-1.docker.io/osism/tool:1.25": internet.Hub, "quay.io/osism/tool:1.25": internet.Quay} {
+		parsed, err := reference.Parse(image)
+		require.NoError(t, err)
+		digest, err := at.PushImage(parsed.Repository.Path(), "1.25", registrytest.Image{})
+		require.NoError(t, err)
+		path := filepath.Join(t.TempDir(), "policy.json")
+		name := parsed.Repository.String()
+		require.NoError(t, os.WriteFile(path, []byte(scoped(name, fmt.Sprintf(`{"type":"sigstoreSigned","keyData":%q}`, base64.StdEncoding.EncodeToString(public)))), 0o600))
+		p, err := policy.Read(path)
+		require.NoError(t, err)
+		trust := verify.NewTrust(p, client, internet.Transport, nil)
+		ask := func() error {
+			_, errs := trust.Verify(t.Context(), parsed.Repository, reference.MustDigest(digest), []reference.Tag{parsed.Tag}, func(ctx context.Context) (registry.Manifest, error) {
+				return client.Get(ctx, parsed.Repository, reference.MustDigest(digest))
+			})
+			return errs[0]
+		}
+		rejected(t, ask(), "no signature exists")
+		_, err = at.Sign(parsed.Repository.Path(), registrytest.Signature{Key: key, Digest: digest, Name: name + ":1.25"}, "")
+		require.NoError(t, err)
+		require.NoError(t, ask(), image)
+	}
+}
