@@ -246,6 +246,7 @@ func (x *Execution) Run(ctx context.Context, p Plan, lease *Lease) (Outcome, err
 		}
 		done, err := x.Repository(ctx, r)
 		if ctx.Err() != nil {
+			_ = lease.Release(context.WithoutCancel(ctx), false) // it ends by itself, too
 			return all, context.Cause(ctx)
 		}
 		if err == nil {

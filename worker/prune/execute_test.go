@@ -148,7 +148,7 @@ func TestUndeletable(t *testing.T) {
 			require.Equal(t, 1, done.Failed)
 			require.Len(t, left, 2)
 			require.LessOrEqual(t, s.to.Count(deletions), 2)
-			require.Equal(t, test.fault.Status == 405 || test.fault.Status == 400, isUndeletable(err))
+			require.Equal(t, test.fault.Status == 405 || test.fault.Status == 400, errors.Is(err, registry.ErrUndeletable))
 			remove()
 			done, left, err = s.execute(p)
 			require.NoError(t, err)
@@ -156,6 +156,16 @@ func TestUndeletable(t *testing.T) {
 			require.Empty(t, left)
 		})
 	}
+}
+
+// TestDeleteDisabled: distribution deletes nothing by default.
+func TestDeleteDisabled(t *testing.T) {
+	s := newSite(t, registrytest.WithoutDelete())
+	s.image("old", "old", 31)
+	_, left, err := s.execute(s.plan())
+	require.ErrorIs(t, err, registry.ErrUndeletable)
+	require.ErrorContains(t, err, "storage.delete.enabled")
+	require.Equal(t, []string{"old"}, left)
 }
 
 // TestLease: one process carries a plan out at a time.
@@ -180,8 +190,6 @@ func TestLease(t *testing.T) {
 	require.False(t, third.Record.Finished.IsZero())
 	require.Equal(t, 1, third.Record.Outcome.Deleted)
 }
-
-func isUndeletable(err error) bool { return errors.Is(err, registry.ErrUndeletable) }
 
 // TestEdited: what is taken out of a plan stays whole, with what belongs to it.
 func TestEdited(t *testing.T) {

@@ -217,7 +217,7 @@ func (c *Client) attempt(ctx context.Context, call call) (answer, error) {
 			return got, err
 		case !first && session.doubt == nil:
 			session.settle(status, c.sessions.now())
-		case !first, call.method == http.MethodDelete: // deleting needs a permission that clients rarely have
+		case !first, call.method == http.MethodDelete && call.op != OpDelete: // cancelling an upload needs a permission that clients rarely have
 		case (kept || session.doubt != nil) && !(call.op == OpHead && session.isSettled(status, c.sessions.now())):
 			c.sessions.drop(h, session)
 			if call.stream != nil {

@@ -258,6 +258,7 @@ type settings struct {
 	refusedType     string
 	refusedStatus   int
 	partialIndexes  bool
+	noDelete        bool
 	referrersAPI    bool
 	referrersPage   int
 	pullLimit       int
@@ -367,6 +368,11 @@ func WithoutPatch(status int) Option {
 // validation.manifests.indexes.platforms.
 func WithPartialIndexes() Option {
 	return func(s *settings) { s.partialIndexes = true }
+}
+
+// WithoutDelete answers deletions with 405, which is distribution's default.
+func WithoutDelete() Option {
+	return func(s *settings) { s.noDelete = true }
 }
 
 // WithPullLimit permits limit manifest GETs in any window of this length, and answers more of

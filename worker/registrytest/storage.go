@@ -54,7 +54,7 @@ func (r *Registry) openStorage() error {
 	}
 	config := &configuration.Configuration{Storage: configuration.Storage{
 		sharedDriver:  {"driver": shared},
-		"delete":      {"enabled": true},
+		"delete":      {"enabled": !r.settings.noDelete},
 		"maintenance": {"uploadpurging": map[any]any{"enabled": false}},
 	}}
 	config.Catalog.MaxEntries = 1000  // as a configuration file has by default
