@@ -78,6 +78,8 @@ func TestPlannerReadsItsValues(t *testing.T) {
 			"ATTESTATIONS":        "false",
 			"REFERRERS":           "true",
 			"MIN_AGE":             "3d",
+			"BACKUP_TAG":          "{tag}-{date}",
+			"BACKUP_KEEP":         "5",
 			"IMMUTABLE_TAGS":      "v?[0-9] rc",
 			"RATE_LIMITS":         "docker.io=100/6h,quay.io=20/1s",
 			"INSECURE_REGISTRIES": "registry.example.com:5000",

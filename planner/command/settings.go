@@ -46,6 +46,8 @@ type job struct {
 	Referrers    bool   `envconfig:"REFERRERS" default:"false" expect:"true or false" desc:"mirror what refers to an image: signatures, SBOMs, attestations"`
 	MinAge       string `envconfig:"MIN_AGE" desc:"mirror a tag, or a new digest under it, only when it has stood for this long, as 3d or 36h; empty: at once"`
 	Immutable    string `envconfig:"IMMUTABLE_TAGS" desc:"tags that are never replaced at the destination: regular expressions (RE2), separated by spaces, that match them at their start"`
+	BackupTag    string `envconfig:"BACKUP_TAG" desc:"keep what a tag had at the destination under another tag when it is replaced: a template such as {tag}-{date}, with {tag}, {date} and {digest}"`
+	BackupKeep   int    `envconfig:"BACKUP_KEEP" default:"3" expect:"a whole number, 1 or more" desc:"how many backups of a tag there are at most"`
 	RateLimits   string `envconfig:"RATE_LIMITS" desc:"pulls that registries allow in a window, as docker.io=100/6h,quay.io=20/1s; overrides what their headers say"`
 
 	destination reference.Destination
@@ -92,6 +94,14 @@ func (j *job) choose() []error {
 		var err error
 		if j.defaults.MinAge, err = selection.ParseAge(j.MinAge); err != nil {
 			bad = append(bad, config.Bad("MIN_AGE", j.MinAge, "days such as 3d, or a duration such as 36h"))
+		}
+	}
+	if j.BackupKeep < 1 {
+		bad = append(bad, config.Bad("BACKUP_KEEP", strconv.Itoa(j.BackupKeep), "a whole number, 1 or more"))
+	} else if j.BackupTag != "" {
+		j.defaults.Backup = selection.Backup{Template: j.BackupTag, Keep: j.BackupKeep}
+		if err := j.defaults.Backup.Validate(); err != nil {
+			bad = append(bad, config.Bad("BACKUP_TAG", j.BackupTag, "a template such as {tag}-{date}: "+err.Error()))
 		}
 	}
 	if j.Immutable != "" {

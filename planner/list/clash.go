@@ -164,6 +164,8 @@ func differ(a, b Entry) string {
 		return ": they differ in the attestations"
 	case a.Selection.MinAge != b.Selection.MinAge:
 		return ": they differ in the minimum age"
+	case a.Selection.Backup != b.Selection.Backup:
+		return ": they differ in their backups"
 	case !slices.Equal(a.Selection.Immutable, b.Selection.Immutable):
 		return ": they differ in what is immutable"
 	}

@@ -1,6 +1,7 @@
 package list
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"slices"
@@ -24,11 +25,12 @@ const (
 
 	keyMinAge          = "min_age"
 	keyMinTags         = "min_tags"
+	keyBackup          = "backup"
 	keyRepositories    = "repositories"     // of a namespace
 	keyMinRepositories = "min_repositories" // of a namespace
 )
 
-var entryKeys = []string{keyImage, keyTags, keyPlatforms, keyAttestations, keyReferrers, keyImmutable, keyMinAge, keyMinTags, keyDestination, keyRepositories, keyMinRepositories}
+var entryKeys = []string{keyImage, keyTags, keyPlatforms, keyAttestations, keyReferrers, keyImmutable, keyBackup, keyMinAge, keyMinTags, keyDestination, keyRepositories, keyMinRepositories}
 
 // reader makes entries from nodes, and collects their problems.
 type reader struct {
@@ -126,6 +128,9 @@ func (r *reader) mapping(e *Entry, value *yaml.Node) {
 	if f, ok := fields[keyMinAge]; ok {
 		r.minAge(e, f)
 	}
+	if f, ok := fields[keyBackup]; ok {
+		r.backup(e, f)
+	}
 	if f, ok := fields[keyMinTags]; ok {
 		r.minTags(e, f)
 	}
@@ -158,6 +163,24 @@ func (r *reader) minAge(e *Entry, f field) {
 		return
 	}
 	e.Selection.MinAge = r.age(f)
+}
+
+// backup replaces the default template of backups; false is none.
+func (r *reader) backup(e *Entry, f field) {
+	var value bool
+	if f.node.ShortTag() == "!!bool" && f.node.Decode(&value) == nil && !value {
+		e.Selection.Backup = selection.Backup{}
+		return
+	}
+	text, ok := r.text(f)
+	if !ok {
+		return
+	}
+	e.Selection.Backup = selection.Backup{Template: text, Keep: cmp.Or(r.defaults.Backup.Keep, selection.Backups)}
+	if err := e.Selection.Backup.Validate(); err != nil {
+		r.fail(f.line, "%s: %v", f.name, err)
+		e.Selection.Backup = selection.Backup{}
+	}
 }
 
 // minTags reads how many tags an entry has at least.

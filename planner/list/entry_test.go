@@ -48,7 +48,11 @@ func TestEntryOverridesDefaults(t *testing.T) {
 		"{image: nginx, min_age: 3d, min_tags: 7, tags: {newer_than: 36h}}": with(func(s *selection.Selection) {
 			s.MinAge, s.MinTags, s.NewerThan = selection.Age(72*time.Hour), 7, selection.Age(36*time.Hour)
 		}),
-		"{image: nginx, min_age: false}":   with(func(s *selection.Selection) { s.MinAge = 0 }),
+		"{image: nginx, min_age: false}": with(func(s *selection.Selection) { s.MinAge = 0 }),
+		"{image: nginx, backup: '{tag}-{date}'}": with(func(s *selection.Selection) {
+			s.Backup = selection.Backup{Template: "{tag}-{date}", Keep: 3}
+		}),
+		"{image: nginx, backup: false}":    with(func(*selection.Selection) {}),
 		"{image: nginx, immutable: false}": with(func(*selection.Selection) {}),
 		"{image: 'nginx:1', platforms: [linux/amd64]}": with(func(s *selection.Selection) {
 			s.Include, s.Limit, s.Platforms = nil, 0, []string{"linux/amd64"}
@@ -137,7 +141,7 @@ func TestMappingReportsEverythingAtOnce(t *testing.T) {
 		`6: unknown key "tags.platforms"; it belongs elsewhere, as "platforms"`,
 		`7: unknown key "platfroms"; is "platforms" meant?`,
 		`8: unknown key "include"; it belongs elsewhere, as "tags.include"`,
-		`9: unknown key "whatever", expected one of image, tags, platforms, attestations, referrers, immutable, min_age, min_tags, destination, repositories, min_repositories`,
+		`9: unknown key "whatever", expected one of image, tags, platforms, attestations, referrers, immutable, backup, min_age, min_tags, destination, repositories, min_repositories`,
 		`10: image: expected a string, found the number 1.25; write "1.25" with the quotes`,
 		`11: duplicate key "image", first in line 10`,
 		`12: attestations: expected true or false, found the boolean yes`,
@@ -155,7 +159,7 @@ func TestMappingReportsEverythingAtOnce(t *testing.T) {
 		`35: tags.list: cannot be combined with include, exclude, semver, newer_than or limit`,
 		`36: tags.list[1]: tag "b c" is invalid`,
 		`38: tags: expected a mapping with some of include, exclude, semver, newer_than, limit, list, found a string; write single tags as tags: {list: [a, b]}`,
-		`39: expected a key, one of image, tags, platforms, attestations, referrers, immutable, min_age, min_tags, destination, repositories, min_repositories, found a list`,
+		`39: expected a key, one of image, tags, platforms, attestations, referrers, immutable, backup, min_age, min_tags, destination, repositories, min_repositories, found a list`,
 		`41: expected a mapping to merge, found a string`,
 	}
 	_, err := list.Parse([]byte(text), "s", dest, selection.Selection{})

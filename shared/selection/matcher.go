@@ -40,6 +40,11 @@ func (s Selection) Compile() (*Matcher, error) {
 		}
 	}
 	problems = append(problems, s.checkList()...)
+	if !s.Backup.IsZero() {
+		if err := s.Backup.Validate(); err != nil {
+			problems = append(problems, Problem{"backup", whole, err.Error()})
+		}
+	}
 	if s.MinTags < 0 {
 		problems = append(problems, Problem{"min_tags", whole, fmt.Sprintf("%d is negative, expected 1 or more", s.MinTags)})
 	}

@@ -54,11 +54,13 @@ type Selection struct {
 	// Immutable are regular expressions of tags that are never replaced at the destination.
 	// They are matched as those of Include.
 	Immutable []string `json:"immutable,omitempty"`
+	// Backup is where what a tag had at the destination is kept when it is replaced.
+	Backup Backup `json:"backup,omitzero"`
 }
 
 // IsZero reports whether the selection chooses everything.
 func (s Selection) IsZero() bool {
-	return !s.restricted() && len(s.Platforms) == 0 && !s.WithoutAttestations && !s.Referrers && len(s.Immutable) == 0 && s.MinAge == 0 && s.MinTags == 0
+	return !s.restricted() && len(s.Platforms) == 0 && !s.WithoutAttestations && !s.Referrers && len(s.Immutable) == 0 && s.MinAge == 0 && s.MinTags == 0 && s.Backup.IsZero()
 }
 
 // restricted reports whether the selection leaves out tags.
@@ -82,7 +84,7 @@ func (s Selection) Tags() Selection {
 // Contents returns the part of the selection that is about a tag that is known: which parts
 // of it are mirrored, from which age on, and whether it is immutable.
 func (s Selection) Contents() Selection {
-	return Selection{Platforms: s.Platforms, WithoutAttestations: s.WithoutAttestations, Referrers: s.Referrers, MinAge: s.MinAge, Immutable: s.Immutable}
+	return Selection{Platforms: s.Platforms, WithoutAttestations: s.WithoutAttestations, Referrers: s.Referrers, MinAge: s.MinAge, Immutable: s.Immutable, Backup: s.Backup}
 }
 
 // Hash returns the same text for equal selections, regardless of the order of their items. It

@@ -323,6 +323,9 @@ func (e *execution) put(j *compare.Job, image message.Image, digest reference.Di
 			return have, err
 		}
 	}
+	if err := e.backUp(j, image, digest); err != nil {
+		return taken, err
+	}
 	if err := e.mirror.Tag(e.work, to, digest); err != nil {
 		return taken, err
 	}

@@ -244,6 +244,7 @@ type notes struct {
 	absent   map[string]bool
 	sighted  map[reference.Repository]map[reference.Tag]compare.Sighting
 	released map[reference.Digest]bool
+	backups  map[reference.Repository]map[reference.Tag][]reference.Tag
 	held     map[reference.Repository]map[reference.Tag]compare.Held
 	counts   map[reference.Repository]compare.Listing
 	failures []failure.Image
@@ -329,6 +330,25 @@ func (n *notes) Released(_ context.Context, _ reference.Repository, digest refer
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	return n.released[digest], nil
+}
+
+func (n *notes) Backups(_ context.Context, destination reference.Repository) (map[reference.Tag][]reference.Tag, error) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	return maps.Clone(n.backups[destination]), nil
+}
+
+func (n *notes) NoteBackups(_ context.Context, destination reference.Repository, tag reference.Tag, backups []reference.Tag) error {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if n.backups == nil {
+		n.backups = map[reference.Repository]map[reference.Tag][]reference.Tag{}
+	}
+	if n.backups[destination] == nil {
+		n.backups[destination] = map[reference.Tag][]reference.Tag{}
+	}
+	n.backups[destination][tag] = backups
+	return nil
 }
 
 func (n *notes) Add(_ context.Context, _ string, r failure.Record) error {

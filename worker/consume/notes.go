@@ -35,10 +35,10 @@ const (
 // requests. What is not in the form of a note is ignored. Notes implements chunk.Notes and
 // mirror.Indexes.
 type Notes struct {
-	resolved, absent, indexes, held, sighted, listed jetstream.KeyValue
-	releases                                         *release.Store
-	log                                              *slog.Logger
-	once                                             bool
+	resolved, absent, indexes, held, sighted, backups, listed jetstream.KeyValue
+	releases                                                  *release.Store
+	log                                                       *slog.Logger
+	once                                                      bool
 }
 
 // OpenNotes returns the notes of a broker, which retry until the broker answers.
@@ -53,6 +53,7 @@ func OpenNotes(ctx context.Context, b *broker.Broker, log *slog.Logger) (*Notes,
 		{&n.absent, absentBucket, "manifests without a wanted platform", run.Keep},
 		{&n.held, heldBucket, "immutable tags that destinations have", keepHeld},
 		{&n.listed, listedBucket, "how many tags sources list", keepListed},
+		{&n.backups, backupBucket, "backups of tags that were replaced", 0},
 		{&n.sighted, sightedBucket, "since when tags of sources have their digests", 0},
 		{&n.indexes, indexBucket, "indexes that are copied over several windows", keepIndex},
 	} {

@@ -23,12 +23,26 @@ var errUnsupported = fmt.Errorf("%w", ErrRejected)
 // scope to delete, and permit it to those who may push.
 const deleteScope = "pull,push,delete"
 
+// DeleteTag deletes a tag and leaves its manifest. The errors are those of Delete; registries
+// that delete only by digest, such as distribution before version 3, return ErrUndeletable.
+func (c *Client) DeleteTag(ctx context.Context, repository reference.Repository, tag reference.Tag) error {
+	err := c.remove(ctx, repository, tag)
+	if refused, ok := errors.AsType[*Error](err); ok && refused.Status == http.StatusBadRequest && !errors.Is(err, ErrUndeletable) {
+		refused.Err = fmt.Errorf("%w: %w", ErrUndeletable, refused.Err)
+	}
+	return err
+}
+
 // Delete deletes a manifest with all of its tags. The blobs and the manifests that it refers to
 // stay. The error is ErrNotFound if the repository does not have it, and ErrUndeletable if the
 // registry deletes none.
 func (c *Client) Delete(ctx context.Context, repository reference.Repository, digest reference.Digest) error {
+	return c.remove(ctx, repository, digest)
+}
+
+func (c *Client) remove(ctx context.Context, repository reference.Repository, name reference.TagOrDigest) error {
 	remove := call{
-		op: OpDelete, repository: repository, reference: digest, method: http.MethodDelete,
+		op: OpDelete, repository: repository, reference: name, method: http.MethodDelete,
 		scope: deleteScope, path: manifests, limit: maxErrorSize, instead: aReceipt,
 	}
 	_, err := c.send(ctx, remove)

@@ -89,6 +89,12 @@
 - name: MIN_AGE
   value: {{ . | quote }}
 {{- end }}
+{{- with $p.backupTag }}
+- name: BACKUP_TAG
+  value: {{ . | quote }}
+- name: BACKUP_KEEP
+  value: {{ $p.backupKeep | int64 | quote }}
+{{- end }}
 {{- with $p.immutableTags }}
 - name: IMMUTABLE_TAGS
   value: {{ join " " . | quote }}

@@ -1,0 +1,72 @@
+package selection
+
+import (
+	"fmt"
+	"regexp"
+	"strings"
+	"time"
+
+	"github.com/osism/skopeo-worker/shared/reference"
+)
+
+const (
+	// backupTime is the form of {date} in the name of a backup.
+	backupTime = "20060102-150405"
+	// Backups is how many backups of a tag there are, unless the settings say otherwise.
+	Backups = 3
+	// backupHex is how many hex digits of a digest {digest} has, as in a DestinationTag.
+	backupHex = 12
+	// maxTagLength is the length of a tag (OCI distribution specification, "Pulling manifests").
+	maxTagLength = 128
+)
+
+// placeholder matches what stands for something in a template.
+var placeholder = regexp.MustCompile(`\{[^{}]*\}`)
+
+// Backup is under which other tags what a tag had at the destination is kept. The zero value
+// keeps nothing.
+type Backup struct {
+	// Template is the name of a backup, with {tag}, {date} (of the replacement) and {digest}
+	// (of what is replaced).
+	Template string `json:"template"`
+	// Keep is how many backups of a tag there are at most.
+	Keep int `json:"keep"`
+}
+
+// IsZero reports whether nothing is kept.
+func (b Backup) IsZero() bool { return b == Backup{} }
+
+// Validate returns why the template or the number is not valid, or nil.
+func (b Backup) Validate() error {
+	for _, found := range placeholder.FindAllString(b.Template, -1) {
+		if found != "{tag}" && found != "{date}" && found != "{digest}" {
+			return fmt.Errorf("%q has %s, expected {tag}, {date} and {digest}", b.Template, found)
+		}
+	}
+	if !strings.Contains(b.Template, "{tag}") || b.Template == "{tag}" {
+		return fmt.Errorf("%q is not the template of a backup, expected {tag} and something else, as in {tag}-{date}", b.Template)
+	}
+	name := b.fill("latest", time.Time{}, strings.Repeat("0", backupHex))
+	if _, err := reference.ParseTag(name); err != nil {
+		return fmt.Errorf("%q does not make a tag: %q", b.Template, name)
+	}
+	if len(b.fill("", time.Time{}, strings.Repeat("0", backupHex))) > maxTagLength/2 {
+		return fmt.Errorf("%q leaves too little room for the tag itself", b.Template)
+	}
+	if b.Keep < 1 {
+		return fmt.Errorf("%d backups, expected 1 or more", b.Keep)
+	}
+	return nil
+}
+
+// Name returns the tag under which what a tag has had is kept. A long tag is cut at its end.
+func (b Backup) Name(tag reference.Tag, digest reference.Digest, at time.Time) (reference.Tag, error) {
+	hex := digest.Hex()[:backupHex]
+	room := maxTagLength - len(b.fill("", at, hex))
+	text := tag.String()
+	return reference.ParseTag(b.fill(text[:min(len(text), room/strings.Count(b.Template, "{tag}"))], at, hex))
+}
+
+func (b Backup) fill(tag string, at time.Time, hex string) string {
+	return strings.NewReplacer("{tag}", tag, "{date}", at.UTC().Format(backupTime), "{digest}", hex).Replace(b.Template)
+}

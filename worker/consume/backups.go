@@ -1,0 +1,57 @@
+package consume
+
+import (
+	"context"
+	"encoding/json"
+	"maps"
+
+	"github.com/nats-io/nats.go/jetstream"
+
+	"github.com/osism/skopeo-worker/shared/broker"
+	"github.com/osism/skopeo-worker/shared/reference"
+)
+
+// backupBucket holds the backups of tags that were replaced, by destination.
+const backupBucket = "mirror_backups"
+
+// backedUp is the note about a destination. A backup that is not noted stays there.
+type backedUp struct {
+	Destination reference.Repository              `json:"destination"`
+	Tags        map[reference.Tag][]reference.Tag `json:"tags"`
+}
+
+// parseBackups reads a note. It ignores what is not one about the destination, because what it
+// names is deleted some day.
+func parseBackups(entry jetstream.KeyValueEntry, destination reference.Repository) map[reference.Tag][]reference.Tag {
+	var note backedUp
+	if entry == nil || json.Unmarshal(entry.Value(), &note) != nil || note.Destination != destination {
+		return nil
+	}
+	maps.DeleteFunc(note.Tags, func(tag reference.Tag, _ []reference.Tag) bool { return tag.IsZero() })
+	return note.Tags
+}
+
+// Backups implements chunk.Notes.
+func (n *Notes) Backups(ctx context.Context, destination reference.Repository) (tags map[reference.Tag][]reference.Tag, err error) {
+	err = n.retry(ctx, func(ctx context.Context) error {
+		entry, err := n.get(ctx, n.backups, heldKey(destination))
+		tags = parseBackups(entry, destination)
+		return err
+	})
+	return tags, err
+}
+
+// NoteBackups implements chunk.Notes.
+func (n *Notes) NoteBackups(ctx context.Context, destination reference.Repository, tag reference.Tag, backups []reference.Tag) error {
+	return n.retry(ctx, func(ctx context.Context) error {
+		_, err := broker.Update(ctx, n.backups, heldKey(destination), func(last jetstream.KeyValueEntry) ([]byte, error) {
+			note := backedUp{destination, parseBackups(last, destination)}
+			if note.Tags == nil {
+				note.Tags = map[reference.Tag][]reference.Tag{}
+			}
+			note.Tags[tag] = backups
+			return json.Marshal(note)
+		})
+		return err
+	})
+}
