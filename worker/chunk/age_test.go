@@ -10,7 +10,9 @@ import (
 	"github.com/osism/skopeo-worker/shared/reference"
 	"github.com/osism/skopeo-worker/shared/run"
 	"github.com/osism/skopeo-worker/shared/selection"
+	"github.com/osism/skopeo-worker/worker/listing"
 	"github.com/osism/skopeo-worker/worker/registrytest"
+	"github.com/osism/skopeo-worker/worker/resolve"
 )
 
 const threeDays = 72 * time.Hour
@@ -102,4 +104,54 @@ func TestMinAgeOfIndexes(t *testing.T) {
 	require.Equal(t, 2, b.images.Waiting, "with the signature, which is as young: %+v", b.images)
 	require.Zero(t, b.to.Count(puts))
 	require.Zero(t, b.from.Pulls())
+}
+
+// TestMinAgeByTheSource: the times that a source lists count from the first look on, for tags
+// that the list names, too; those in the future do not. A digest that comes back waits again,
+// also in what is left for another delivery.
+func TestMinAgeByTheSource(t *testing.T) {
+	b := newHarnessBetween(t, registrytest.New(t, registrytest.WithQuayAPI(registrytest.BulkAPI{})), registrytest.New(t))
+	client := b.Mirror.Registry
+	b.Resolver = &resolve.Upstream{Registry: client, Listing: listing.New(listing.Options{Registry: client, QuayHosts: []string{b.from.Host()}})}
+	since := func(tag string, ago time.Duration) {
+		t.Helper()
+		require.True(t, b.from.SetTagTime(repository, tag, b.now().Add(-ago)))
+	}
+	deliver := func(c message.Chunk) run.Tally {
+		t.Helper()
+		b.tags = nil
+		require.Empty(t, b.deliver(t, Delivery{Chunk: c, Fresh: true}).Left)
+		return b.images
+	}
+	b.push(t, "named", "listed", "old", "young", "future")
+	for _, tag := range []string{"named", "listed", "old"} {
+		since(tag, threeDays+time.Hour)
+	}
+	since("young", threeDays-time.Hour)
+	since("future", -time.Hour)
+
+	require.Equal(t, run.Tally{Total: 1, Copied: 1}, deliver(b.chunk(b.aged("named"))))
+	list := b.aged("")
+	list.Selection.List = []string{"listed", "young"}
+	require.Equal(t, run.Tally{Total: 2, Copied: 1, Waiting: 1}, deliver(b.chunk(list)))
+	require.Equal(t, run.Tally{Total: 5, Copied: 1, Unchanged: 2, Waiting: 2}, deliver(b.chunk(b.aged(""))))
+	for _, tag := range b.tags {
+		switch tag.Name.String() {
+		case "young":
+			require.WithinDuration(t, b.now().Add(time.Hour), tag.Until, time.Minute)
+		case "future":
+			require.WithinDuration(t, b.now().Add(threeDays), tag.Until, time.Minute)
+		}
+	}
+
+	// The digest of old is replaced between two looks, and comes back.
+	require.NoError(t, b.to.Untag(destination, "old"))
+	since("old", time.Hour)
+	require.Equal(t, run.Tally{Total: 5, Unchanged: 2, Waiting: 3}, deliver(b.chunk(b.aged(""))))
+	left := b.aged("")
+	left.Images = []message.Image{{Tag: reference.MustTag("old")}}
+	require.Equal(t, run.Tally{Total: 1, Waiting: 1}, deliver(b.chunk(left)))
+	left.Images = []message.Image{{Tag: reference.MustTag("named")}}
+	require.NoError(t, b.to.Untag(destination, "named"))
+	require.Equal(t, run.Tally{Total: 1, Tagged: 1}, deliver(b.chunk(left)), "what is old enough does not wait for want of a listing")
 }

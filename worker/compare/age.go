@@ -16,11 +16,8 @@ import (
 // ErrYoung is the reason of Wait.
 var ErrYoung = errors.New("the tag has not had its digest for long enough")
 
-// Sighting is the digest that a tag of a source has had since a time.
-type Sighting struct {
-	Digest reference.Digest `json:"d"`
-	Since  time.Time        `json:"t"`
-}
+// Sighting is a resolve.Sighting.
+type Sighting = resolve.Sighting
 
 // Ages knows how long tags have had their digests.
 type Ages interface {
@@ -57,7 +54,7 @@ func (c *Comparer) Known(ctx context.Context, r message.Repository) (known resol
 	if r.Selection == nil {
 		return known, nil
 	}
-	if known.Digests, err = c.fixed(ctx, r); err != nil || r.Selection.NewerThan == 0 {
+	if known.Digests, err = c.fixed(ctx, r); err != nil || r.Selection.NewerThan == 0 && r.Selection.MinAge == 0 {
 		return known, err
 	}
 	if err := c.remember(ctx, r.Source); err != nil {
@@ -65,10 +62,7 @@ func (c *Comparer) Known(ctx context.Context, r message.Repository) (known resol
 	}
 	c.sightings.mu.Lock()
 	defer c.sightings.mu.Unlock()
-	known.Since = map[reference.Tag]time.Time{}
-	for tag, s := range c.sightings.known[r.Source] {
-		known.Since[tag] = s.Since
-	}
+	known.Sighted = maps.Clone(c.sightings.known[r.Source])
 	return known, nil
 }
 
@@ -98,14 +92,15 @@ func (s *sightings) sight(r message.Repository, i message.Image, listed resolve.
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	known, ok := s.known[r.Source][i.Tag]
-	since := now
+	since, byListing := now, false
 	switch {
 	case listed.Digest == i.Digest && !listed.Updated.IsZero() && !listed.Updated.After(now):
-		since = listed.Updated
+		since, byListing = listed.Updated, true
 	case ok && known.Digest == i.Digest:
 		since = known.Since
 	}
-	if found := (Sighting{i.Digest, since.UTC().Truncate(time.Second)}); found != known {
+	found := Sighting{Digest: i.Digest, Since: since.UTC().Truncate(time.Second), ByListing: byListing}
+	if found.Digest != known.Digest || !found.Since.Equal(known.Since) {
 		of := s.known[r.Source]
 		set(&of, i.Tag, found)
 		set(&s.known, r.Source, of)

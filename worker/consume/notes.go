@@ -36,6 +36,7 @@ const (
 // mirror.Indexes.
 type Notes struct {
 	resolved, absent, indexes, held, sighted, backups, listed jetstream.KeyValue
+	broker                                                    *broker.Broker
 	releases                                                  *release.Store
 	log                                                       *slog.Logger
 	once                                                      bool
@@ -43,7 +44,7 @@ type Notes struct {
 
 // OpenNotes returns the notes of a broker, which retry until the broker answers.
 func OpenNotes(ctx context.Context, b *broker.Broker, log *slog.Logger) (*Notes, error) {
-	n := &Notes{log: log}
+	n := &Notes{broker: b, log: log}
 	for _, bucket := range []struct {
 		kv                *jetstream.KeyValue
 		name, description string

@@ -3,6 +3,8 @@ package consume
 import (
 	"context"
 	"encoding/json"
+	"fmt"
+	"hash/fnv"
 	"maps"
 	"slices"
 
@@ -17,7 +19,7 @@ import (
 // sightedBucket holds since when tags of sources have had their digests.
 const sightedBucket = "mirror_sighted"
 
-// sightedTags is the note about a source. Of tags that do not fit, those that were seen first
+// sightedTags is a note about tags of a source. Of tags that do not fit, those that were seen first
 // are forgotten: most of them are mirrored by then.
 type sightedTags struct {
 	Source reference.Repository               `json:"source"`
@@ -36,28 +38,62 @@ func parseSighted(entry jetstream.KeyValueEntry, source reference.Repository) si
 
 func sightedKey(source reference.Repository) string { return hash([]byte(source.String())) }
 
+// sightedShards is how many notes a source has. A note takes some 4,000 tags, and a repository
+// has up to 250,000: what was forgotten would wait from the start, again and again.
+const sightedShards = 64
+
+// shardOf returns the key of the note that has a tag.
+func shardOf(source reference.Repository, tag reference.Tag) string {
+	h := fnv.New32a()
+	_, _ = h.Write([]byte(tag.String())) // it has no error
+	return fmt.Sprintf("%s.%d", sightedKey(source), h.Sum32()%sightedShards)
+}
+
 // Sighted implements compare.Ages.
 func (n *Notes) Sighted(ctx context.Context, source reference.Repository) (tags map[reference.Tag]compare.Sighting, err error) {
 	err = n.retry(ctx, func(ctx context.Context) error {
-		entry, err := n.get(ctx, n.sighted, sightedKey(source))
-		tags = parseSighted(entry, source).Tags
-		return err
+		tags = map[reference.Tag]compare.Sighting{}
+		_, err := n.broker.Entries(ctx, sightedBucket, sightedKey(source)+".*", 0, func(e jetstream.KeyValueEntry) {
+			maps.Copy(tags, parseSighted(e, source).Tags)
+		})
+		if err != nil {
+			return fmt.Errorf("reading since when the tags of %s have their digests: %w", source, err)
+		}
+		return nil
 	})
 	return tags, err
 }
 
 // NoteSightings implements chunk.Notes.
 func (n *Notes) NoteSightings(ctx context.Context, source reference.Repository, tags map[reference.Tag]compare.Sighting) error {
+	shards := map[string]map[reference.Tag]compare.Sighting{}
+	for tag, s := range tags {
+		key := shardOf(source, tag)
+		if shards[key] == nil {
+			shards[key] = map[reference.Tag]compare.Sighting{}
+		}
+		shards[key][tag] = s
+	}
+	for key, tags := range shards {
+		if err := n.noteShard(ctx, key, source, tags); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// noteShard adds sightings to a note. Of two workers that have seen a digest, the first one is
+// right, unless the source itself says that the digest has come back since.
+func (n *Notes) noteShard(ctx context.Context, key string, source reference.Repository, tags map[reference.Tag]compare.Sighting) error {
 	return n.retry(ctx, func(ctx context.Context) error {
-		_, err := broker.Update(ctx, n.sighted, sightedKey(source), func(last jetstream.KeyValueEntry) ([]byte, error) {
+		_, err := broker.Update(ctx, n.sighted, key, func(last jetstream.KeyValueEntry) ([]byte, error) {
 			note := parseSighted(last, source)
 			note.Source = source
 			if note.Tags == nil {
 				note.Tags = map[reference.Tag]compare.Sighting{}
 			}
 			for tag, s := range tags {
-				// Of two workers that saw the digest, the first one is right.
-				if known := note.Tags[tag]; known.Digest != s.Digest || s.Since.Before(known.Since) {
+				if known := note.Tags[tag]; known.Digest != s.Digest || s.ByListing || s.Since.Before(known.Since) {
 					note.Tags[tag] = s
 				}
 			}

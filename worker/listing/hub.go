@@ -94,14 +94,15 @@ func readHub(body []byte) (page, error) {
 	return listed, nil
 }
 
-// hubTime returns the first candidate that is a time, or zero.
-func hubTime(candidates ...string) time.Time {
+// hubTime returns the last of the candidates that are times, or zero. A digest is at least as
+// old as that.
+func hubTime(candidates ...string) (last time.Time) {
 	for _, text := range candidates {
-		if t, err := time.Parse(time.RFC3339, text); err == nil {
-			return t.UTC()
+		if t, err := time.Parse(time.RFC3339, text); err == nil && t.After(last) {
+			last = believable(t)
 		}
 	}
-	return time.Time{}
+	return last
 }
 
 // hubPlatforms returns no platform if that of one image is missing: a tag that may have other

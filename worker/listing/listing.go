@@ -37,6 +37,18 @@ type Platform struct {
 	Size int64  // bytes of its layers
 }
 
+// firstRegistry is when Docker, and so the first registry, was shown to the public. A time
+// before it is a mistake.
+var firstRegistry = time.Date(2013, time.March, 15, 0, 0, 0, 0, time.UTC)
+
+// believable returns a time of a listing, or zero if no tag can be so old.
+func believable(t time.Time) time.Time {
+	if t.Before(firstRegistry) {
+		return time.Time{}
+	}
+	return t.UTC()
+}
+
 // windows is the operating system that mirrors of Linux images leave out.
 const windows = "windows/"
 

@@ -85,7 +85,7 @@ func readQuay(body []byte) (page, error) {
 // quayTime returns the time in one of Quay's two formats, or zero.
 func quayTime(unix int64, text string) time.Time {
 	if unix > 0 {
-		return time.Unix(unix, 0).UTC()
+		return believable(time.Unix(unix, 0))
 	}
 	if text == "" { // the usual case
 		return time.Time{}
@@ -94,5 +94,5 @@ func quayTime(unix int64, text string) time.Time {
 	if err != nil {
 		return time.Time{}
 	}
-	return date.UTC()
+	return believable(date)
 }

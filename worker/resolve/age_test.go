@@ -9,6 +9,7 @@ import (
 	"github.com/osism/skopeo-worker/shared/message"
 	"github.com/osism/skopeo-worker/shared/reference"
 	"github.com/osism/skopeo-worker/shared/selection"
+	"github.com/osism/skopeo-worker/worker/registry"
 	"github.com/osism/skopeo-worker/worker/registrytest"
 	"github.com/osism/skopeo-worker/worker/resolve"
 )
@@ -31,16 +32,16 @@ func TestNewerThan(t *testing.T) {
 	plain, r, entry := newResolver(t)
 	push(t, r, "1", "2", "3")
 	entry.Selection = wanted.Selection
-	found, err = plain.Resolve(t.Context(), entry, resolve.Known{Since: map[reference.Tag]time.Time{
-		reference.MustTag("1"): old, reference.MustTag("2"): time.Now().Add(-time.Hour),
+	found, err = plain.Resolve(t.Context(), entry, resolve.Known{Sighted: map[reference.Tag]resolve.Sighting{
+		reference.MustTag("1"): {Since: old}, reference.MustTag("2"): {Since: time.Now().Add(-time.Hour)},
 	}})
 	require.NoError(t, err)
 	require.ElementsMatch(t, []string{"2", "3"}, tagsOf(found.Images), "3 was never seen, so it is new")
-	all := map[reference.Tag]time.Time{}
+	all := map[reference.Tag]resolve.Sighting{}
 	for _, tag := range []string{"1", "2", "3"} {
-		all[reference.MustTag(tag)] = old
+		all[reference.MustTag(tag)] = resolve.Sighting{Since: old}
 	}
-	found, err = plain.Resolve(t.Context(), entry, resolve.Known{Since: all})
+	found, err = plain.Resolve(t.Context(), entry, resolve.Known{Sighted: all})
 	require.NoError(t, err)
 	require.Empty(t, found.Images)
 	require.Equal(t, "all of 3 tags are older than newer_than", found.Unselected)
@@ -60,4 +61,52 @@ func TestMinTags(t *testing.T) {
 	found, err = u.Resolve(t.Context(), entry, resolve.Known{})
 	require.NoError(t, err)
 	require.NoError(t, found.Invalid)
+}
+
+// TestStandingOfNamedTags: a source that lists times is asked once since when tags that the
+// list names have their digests, and believed of the very digest.
+func TestStandingOfNamedTags(t *testing.T) {
+	o, internet := newOnline(t, registrytest.WithQuayAPI(registrytest.BulkAPI{PageLimit: 2}))
+	push(t, internet.Quay, "1", "2", "3")
+	old := time.Now().Add(-100 * 24 * time.Hour).Truncate(time.Second)
+	require.True(t, internet.Quay.SetTagTime(repository, "1", old))
+	source := reference.MustRepository("quay.io/" + repository)
+	aged := selection.Selection{MinAge: selection.Age(time.Hour)}
+	named := aged
+	named.List = []string{"1", "9"}
+	one := reference.MustTag("1")
+	for name, wanted := range map[string]message.Repository{
+		"a tag":  {Source: source, Tag: one, Selection: &aged},
+		"a list": {Source: source, Selection: &named},
+	} {
+		t.Run(name, func(t *testing.T) {
+			internet.Quay.ResetRequests()
+			found, err := o.Resolve(t.Context(), wanted, resolve.Known{})
+			require.NoError(t, err)
+			require.Len(t, found.Images, 1)
+			require.Equal(t, found.Images[0].Digest, found.Listed[one].Digest)
+			require.True(t, old.Equal(found.Listed[one].Updated), "%v", found.Listed[one].Updated)
+			require.Equal(t, 2, internet.Quay.Count(pages))
+
+			internet.Quay.ResetRequests()
+			found, err = o.Resolve(t.Context(), wanted, resolve.Known{Sighted: map[reference.Tag]resolve.Sighting{one: {Digest: found.Images[0].Digest}}})
+			require.NoError(t, err)
+			require.Len(t, found.Images, 1)
+			require.Zero(t, internet.Quay.Count(pages), "it was seen before")
+
+			unfit := registrytest.Fault{Match: pages, Status: 429}
+			restore := internet.Quay.Inject(unfit)
+			_, err = o.Resolve(t.Context(), wanted, resolve.Known{})
+			require.ErrorIs(t, err, registry.ErrLimited)
+			restore()
+			unfit.Status = 500
+			defer internet.Quay.Inject(unfit)()
+			_, err = o.Resolve(t.Context(), wanted, resolve.Known{})
+			require.ErrorIs(t, err, registry.ErrUnavailable)
+			wanted.Attempts = 2
+			found, err = o.Resolve(t.Context(), wanted, resolve.Known{})
+			require.NoError(t, err, "then it is new")
+			require.Zero(t, found.Listed[one])
+		})
+	}
 }

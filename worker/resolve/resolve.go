@@ -75,8 +75,16 @@ func AllDenied(repository reference.Repository, tags int) error {
 type Known struct {
 	// Digests need not be asked for.
 	Digests map[reference.Tag]reference.Digest
-	// Since is since when tags have their digests, for registries that do not list times.
-	Since map[reference.Tag]time.Time
+	// Sighted are since when tags have their digests, as far as workers have seen it.
+	Sighted map[reference.Tag]Sighting
+}
+
+// Sighting is the digest that a tag of a source has had since a time.
+type Sighting struct {
+	Digest reference.Digest `json:"d"`
+	Since  time.Time        `json:"t"`
+	// ByListing says that the listing of the source has said so just now.
+	ByListing bool `json:"-"`
 }
 
 // ErrFewTags is returned for a repository that has fewer tags than it should.
@@ -108,7 +116,7 @@ func (u *Upstream) Resolve(ctx context.Context, r message.Repository, known Know
 		if err != nil {
 			return Result{Pulls: pulls(d)}, err
 		}
-		return Result{Images: []message.Image{image(r.Tag, d)}, Pulls: pulls(d)}, nil
+		return u.standing(ctx, r, known, Result{Images: []message.Image{image(r.Tag, d)}, Pulls: pulls(d)})
 	case r.Selection != nil && len(r.Selection.List) > 0:
 		// Named one by one, and so missed one by one.
 		tags := make([]listing.Tag, len(r.Selection.List))
@@ -119,7 +127,10 @@ func (u *Upstream) Resolve(ctx context.Context, r message.Repository, known Know
 			}
 		}
 		result, _ := u.digests(ctx, r.Source, tags, known, true)
-		return result, ctx.Err()
+		if ctx.Err() != nil {
+			return result, ctx.Err()
+		}
+		return u.standing(ctx, r, known, result)
 	}
 	return u.whole(ctx, r, known)
 }
@@ -131,11 +142,11 @@ const bulkTries = 2
 // list lists the repository and picks what the selection wants. whole is false if the listing
 // ended early, because the newest tags were enough.
 func (u *Upstream) list(ctx context.Context, r message.Repository, known Known) (p *pick, whole bool, err error) {
-	if p, err = newPick(r.Selection, known.Since); err != nil {
+	if p, err = newPick(r.Selection, known.Sighted); err != nil {
 		return nil, false, err
 	}
 	lister := u.Listing.For(r.Source)
-	if r.Attempts >= bulkTries {
+	if r.Attempts >= bulkTries && p.newerThan.IsZero() { // without times, what is old would count as new
 		lister = u.Listing.OCI()
 	}
 	for tag, err := range lister.Tags(ctx, r.Source) {
@@ -211,7 +222,7 @@ type pick struct {
 	limit      int
 	atLeast    int       // tags that match
 	newerThan  time.Time // zero: of any age
-	since      map[reference.Tag]time.Time
+	sighted    map[reference.Tag]Sighting
 	now        time.Time
 
 	tags       map[reference.Tag]listing.Tag // of the candidates
@@ -227,13 +238,13 @@ type pick struct {
 	invalid    invalid
 }
 
-func newPick(s *selection.Selection, since map[reference.Tag]time.Time) (*pick, error) {
+func newPick(s *selection.Selection, sighted map[reference.Tag]Sighting) (*pick, error) {
 	if s == nil {
 		s = &selection.Selection{}
 	}
 	matcher, err := s.Compile()
 	p := &pick{
-		matcher: matcher, everything: s.Tags().IsZero(), limit: s.Limit, atLeast: s.MinTags, since: since, now: time.Now(),
+		matcher: matcher, everything: s.Tags().IsZero(), limit: s.Limit, atLeast: s.MinTags, sighted: sighted, now: time.Now(),
 		tags: map[reference.Tag]listing.Tag{}, companions: Companions{},
 	}
 	if s.NewerThan > 0 {
@@ -277,7 +288,7 @@ func (p *pick) isOld(tag listing.Tag) bool {
 	}
 	updated := tag.Updated
 	if updated.IsZero() {
-		updated = p.since[tag.Name]
+		updated = p.sighted[tag.Name].Since
 	} else if updated.Before(p.newerThan) {
 		p.old = true
 	}
