@@ -5,10 +5,14 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"net/http/httptest"
 	"net/url"
 	"os"
 	"regexp"
+	"slices"
 	"strings"
+	"sync"
+	"sync/atomic"
 	"syscall"
 	"testing"
 
@@ -257,4 +261,71 @@ func TestServeRefuses(t *testing.T) {
 	require.Equal(t, http.StatusForbidden, response.StatusCode)
 	open.signal(syscall.SIGTERM)
 	open.exits(0)
+}
+
+// receiver is a webhook, which refuses messages until it is mended.
+type receiver struct {
+	*httptest.Server
+	mended   atomic.Bool
+	mu       sync.Mutex
+	received []string // the events, by kind and id
+}
+
+func newReceiver(t *testing.T) *receiver {
+	t.Helper()
+	r := &receiver{}
+	r.Server = httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, q *http.Request) {
+		if !r.mended.Load() {
+			http.Error(w, "down", http.StatusServiceUnavailable)
+			return
+		}
+		var event struct{ Event, ID string }
+		if json.NewDecoder(q.Body).Decode(&event) == nil {
+			r.mu.Lock()
+			defer r.mu.Unlock()
+			r.received = append(r.received, event.Event+" "+event.ID)
+		}
+	}))
+	t.Cleanup(r.Close)
+	return r
+}
+
+func (r *receiver) events() []string {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return slices.Clone(r.received)
+}
+
+// TestServeNotifies: a run with failures is one message to each receiver, whatever the number
+// of processes that are killed meanwhile. One that is down is tried again, which the page
+// shows until it has the message.
+func TestServeNotifies(t *testing.T) {
+	t.Parallel()
+	s, _ := newFleet(t)
+	down, up := newReceiver(t), newReceiver(t)
+	up.mended.Store(true)
+	s.write("osism/missing")
+	s.worker()
+	s = s.with("MIRROR_SCHEDULE", never, "NOTIFY_URLS", down.URL+" "+up.URL)
+	serve, page := s.serve()
+	require.Eventually(t, func() bool { return len(up.events()) > 0 }, patience, tick)
+	require.Eventually(t, func() bool { return strings.Contains(get(t, page), "A notification was not sent and is tried again") }, patience, tick)
+	serve.kill()
+	first, page := s.serve()
+	second, other := s.serve()
+	for _, page := range []string{page, other} {
+		require.Eventually(t, func() bool { return strings.Contains(get(t, page), "A notification was not sent and is tried again") }, patience, tick)
+	}
+	down.mended.Store(true)
+	require.Eventually(t, func() bool { return len(down.events()) > 0 }, 3*patience, tick)
+	for _, page := range []string{page, other} {
+		require.Eventually(t, func() bool { return !strings.Contains(get(t, page), "A notification was not sent") }, patience, tick)
+	}
+	require.Equal(t, up.events(), down.events())
+	require.Len(t, up.events(), 1)
+	require.Regexp(t, `^failed [0-9a-f]{24}$`, up.events()[0])
+	for _, p := range []*process{first, second} {
+		p.signal(syscall.SIGTERM)
+		p.exits(0)
+	}
 }
