@@ -14,6 +14,7 @@ import (
 	"github.com/osism/skopeo-worker/worker/containers"
 	"github.com/osism/skopeo-worker/worker/listing"
 	"github.com/osism/skopeo-worker/worker/mirror"
+	"github.com/osism/skopeo-worker/worker/mirrortest"
 	"github.com/osism/skopeo-worker/worker/registry"
 	"github.com/osism/skopeo-worker/worker/registrytest"
 )
@@ -59,7 +60,7 @@ func TestAccess(t *testing.T) {
 				keys[to.Host()] = containers.Credential{Username: "writer", Password: test.writer}
 			}
 			client := registry.NewClient(registry.Options{Insecure: []string{from.Host(), to.Host()}, Keychain: keys})
-			c := &check.Checker{Mirror: mirror.NewComparing(client, client.Comparing(), listing.New(listing.Options{Registry: client}))}
+			c := &check.Checker{Mirror: mirror.NewComparing(client, client.Comparing(), listing.New(listing.Options{Registry: client}), mirrortest.Limited)}
 			rows, err := c.Access(t.Context(), list)
 			require.NoError(t, err)
 			require.Len(t, rows, 3, "the source, and two projects at the destination")

@@ -15,6 +15,7 @@ import (
 	"github.com/osism/skopeo-worker/worker/check"
 	"github.com/osism/skopeo-worker/worker/listing"
 	"github.com/osism/skopeo-worker/worker/mirror"
+	"github.com/osism/skopeo-worker/worker/mirrortest"
 	"github.com/osism/skopeo-worker/worker/registry"
 	"github.com/osism/skopeo-worker/worker/registrytest"
 	"github.com/osism/skopeo-worker/worker/resolve"
@@ -59,7 +60,7 @@ func (s *site) over(network http.RoundTripper) *check.Checker {
 	upstream := &resolve.Upstream{Registry: source, Listing: listing.New(listing.Options{Registry: source})}
 	return &check.Checker{
 		Resolver: upstream,
-		Mirror:   mirror.NewComparing(source, registry.NewClient(registry.Options{Insecure: insecure}).Comparing(), upstream.Listing),
+		Mirror:   mirror.NewComparing(source, registry.NewClient(registry.Options{Insecure: insecure}).Comparing(), upstream.Listing, mirrortest.Limited),
 		Backoff: func(attempt int) time.Duration {
 			s.pauses <- attempt
 			return 0

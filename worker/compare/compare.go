@@ -299,24 +299,27 @@ func (c *Comparer) look(ctx context.Context, entries []message.Repository, s *sh
 	if len(wishes) == 0 {
 		return tags, false, nil
 	}
-	c.askFor(ctx, wishes[0])
-	first := wishes[0].found
-	exists := len(s.tags) > 0 || !first.digest.IsZero()
-	if !exists && first.err == nil && len(wishes) > 1 {
-		err := c.Asker.Ask(ctx, entries[0], entries[0].Destination, func() (err error) {
-			empty, err = c.Mirror.Empty(ctx, entries[0].Destination)
-			return err
-		})
-		if err == nil && empty {
-			return tags, true, nil
-		}
-		exists = err == nil
+	more := len(wishes) > 1 && len(s.tags) == 0
+	if c.askForFirst(ctx, wishes[0], more) {
+		return tags, true, nil
 	}
-	if exists {
-		s.warn()
+	first := wishes[0].found
+	if len(s.tags) > 0 || !first.digest.IsZero() || more && first.err == nil {
+		s.warn() // the destination has the repository
 	}
 	atOnce(len(wishes)-1, func(i int) { c.askFor(ctx, wishes[i+1]) })
 	return tags, false, nil
+}
+
+// askForFirst asks the destination for the tag of an image before more are asked for. It reports
+// whether the repository is taken for empty. Without any tag it may still have the content of
+// one, which is looked for if nothing else is and if the source limits pulls.
+func (c *Comparer) askForFirst(ctx context.Context, w wish, more bool) (empty bool) {
+	w.found.err = c.Asker.Ask(ctx, w.entry, w.entry.Destination, func() (err error) {
+		w.found.current, w.found.digest, empty, err = c.Mirror.First(ctx, Target(w.entry, w.image), w.image.Digest, Wanted(w.entry), more)
+		return err
+	})
+	return empty && w.found.err == nil && (more || c.Mirror.Free(w.entry.Source))
 }
 
 // askFor asks the destination for the tag of an image.

@@ -167,7 +167,7 @@ func (w *world) forecast(t *testing.T, n *notes) check.Totals {
 	upstream := w.upstream(w.withoutPulls)
 	c := &check.Checker{
 		Resolver: upstream,
-		Mirror:   mirror.NewComparing(w.withoutPulls, w.comparingOnly, upstream.Listing),
+		Mirror:   mirror.NewComparing(w.withoutPulls, w.comparingOnly, upstream.Listing, mirrortest.Limited),
 		Absent:   n.Absent,
 		Held:     n.Held,
 		Last:     n.Counted,

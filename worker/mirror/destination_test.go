@@ -134,7 +134,7 @@ func TestWrongPasswordAtTheDestination(t *testing.T) {
 // a comparison does not send one.
 func TestComparingCreatesNothing(t *testing.T) {
 	p := newLoggedIn(t, password, registrytest.WithTokenAuth(registrytest.TokenAuth{User: user, Password: password, CreateOnPush: true}))
-	p.Mirror = mirror.NewComparing(p.Registry, p.Registry.Comparing(), p.Listing)
+	p.Mirror = mirror.NewComparing(p.Registry, p.Registry.Comparing(), p.Listing, p.Free)
 	have, err := p.Tagged(t.Context(), reference.MustRepository(p.destination()), reference.MustTag("image"))
 	require.NoError(t, err)
 	require.True(t, have.IsZero())

@@ -35,6 +35,7 @@ func (c *copying) byEngine(ctx context.Context, d registry.Descriptor) error {
 	if err != nil {
 		return fmt.Errorf("reading what was copied: %w", err)
 	}
+	c.mirror.seen.keep(c.at(d.Digest), copied, false)
 	c.bytes.Add(copied.ContentSize())
 	return nil
 }

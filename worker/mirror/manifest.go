@@ -35,7 +35,7 @@ func (c *copying) manifest(ctx context.Context, i item) error {
 		if ok && (c.mirror.Engine == nil || i.about || known.IsIndex()) { // otherwise the engine copies it
 			i.content = &known.Manifest
 		}
-		if !known.pending && (ok || !c.unasked.Load()) {
+		if !known.pending && (ok || !c.isMissing(i)) {
 			if _, err := c.mirror.destination.Head(ctx, c.destination, i.Digest); !registry.Absent(err) {
 				return err
 			}
@@ -49,6 +49,11 @@ func (c *copying) manifest(ctx context.Context, i item) error {
 		err = c.mirror.settle(ctx, c.at(i.Digest)) // another copy of it at the same time may have left it for Tag
 	}
 	return err
+}
+
+// isMissing reports whether the destination is not asked for a manifest before it is copied.
+func (c *copying) isMissing(i item) bool {
+	return c.unasked.Load() || i.isRoot() && c.mirror.seen.lacks(c.at(i.Digest))
 }
 
 // fetch copies a manifest that the destination does not have, with everything below it.

@@ -80,7 +80,7 @@ type manifestAt struct {
 // nothing of the image is wanted.
 func (m *Mirror) CopyImage(ctx context.Context, source, destination reference.Repository, d registry.Descriptor, wanted platform.Wanted) (Copied, error) {
 	c := m.copying(source, destination)
-	c.unasked.Store(m.Engine == nil && m.Free(source) && m.seen.lacks(manifestAt{destination, d.Digest}))
+	c.unasked.Store(m.Free(source) && (m.seen.isBare(destination) || m.Engine == nil && m.seen.lacks(manifestAt{destination, d.Digest})))
 	if wanted.All() {
 		err := c.manifest(ctx, item{Descriptor: d})
 		return c.copied(d.Digest), err

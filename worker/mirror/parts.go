@@ -32,8 +32,8 @@ type Parts struct {
 	Guard func(ctx context.Context, source, destination reference.Repository, digest reference.Digest, run func(context.Context) error) error
 	// Free reports whether a source does not limit pulls. If so, an image whose tag the
 	// destination was just seen without is pulled, and the destination is not asked first
-	// whether it has parts of it. With an Engine it is asked, because that costs less than a
-	// copy in vain.
+	// whether it has parts of it. With an Engine, whose copies in vain cost more, that is so
+	// only if the repository has no tags.
 	Free func(source reference.Repository) bool
 	// Indexes keeps indexes that could not be copied whole.
 	Indexes Indexes
@@ -55,9 +55,9 @@ func New(p Parts) (*Mirror, error) {
 }
 
 // NewComparing returns a mirror that only compares: it must not copy, tag or verify. source
-// and destination send the requests to either side.
-func NewComparing(source, destination *registry.Client, listing *listing.Listers) *Mirror {
-	return &Mirror{Parts: Parts{Registry: source, Listing: listing}, destination: destination, seen: newRecent(), verified: newRead()}
+// and destination send the requests to either side. free is Parts.Free.
+func NewComparing(source, destination *registry.Client, listing *listing.Listers, free func(source reference.Repository) bool) *Mirror {
+	return &Mirror{Parts: Parts{Registry: source, Listing: listing, Free: free}, destination: destination, seen: newRecent(), verified: newRead()}
 }
 
 // NewVerifying returns a mirror that only verifies: it must not compare, copy or tag.

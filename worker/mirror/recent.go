@@ -84,7 +84,8 @@ func (r *recent) forget(at manifestAt) {
 	r.manifests.Remove(at)
 }
 
-// missing notes that the destination has nothing under a tag that the digest is to have.
+// missing notes that the destination has nothing under a tag that the digest is to have, or
+// under the digest itself.
 func (r *recent) missing(at manifestAt) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -106,7 +107,18 @@ func (r *recent) lacks(at manifestAt) bool {
 	if ok && r.isRecent(since) {
 		return true
 	}
-	since, ok = r.empty.Get(at.repository)
+	return r.isBareNow(at.repository)
+}
+
+// isBare reports whether the repository was just seen without any tag.
+func (r *recent) isBare(repository reference.Repository) bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.isBareNow(repository)
+}
+
+func (r *recent) isBareNow(repository reference.Repository) bool {
+	since, ok := r.empty.Get(repository)
 	return ok && r.isRecent(since)
 }
 

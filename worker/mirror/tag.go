@@ -43,6 +43,7 @@ func (m *Mirror) Tagged(ctx context.Context, destination reference.Repository, t
 func (m *Mirror) Holds(ctx context.Context, destination reference.Repository, digest reference.Digest) (registry.Descriptor, bool, error) {
 	d, err := m.destination.Head(ctx, destination, digest)
 	if registry.Absent(err) {
+		m.seen.missing(manifestAt{destination, digest})
 		return registry.Descriptor{}, false, nil
 	}
 	return d, err == nil, err
@@ -82,7 +83,40 @@ func (m *Mirror) copied(ctx context.Context, destination reference.Repository, d
 // the digest that it names, zero if it names nothing that can be read. It takes one
 // request at the destination, and two for a list of referrers that differs from the source's.
 func (m *Mirror) Current(ctx context.Context, to Target, digest reference.Digest, wanted platform.Wanted) (bool, reference.Digest, error) {
-	current, have, err := m.current(ctx, to, digest, wanted)
+	return m.currentAs(ctx, to, digest, wanted, func() (reference.Digest, error) { return m.Tagged(ctx, to.Repository, to.Tag) })
+}
+
+// First is Current for the first tag that is looked for in a repository. If the repository lacks
+// it, First also reports whether the repository has no tags at all, as far as that saves
+// requests: if more tags are looked for, or if it is not certain that HEAD can be believed.
+func (m *Mirror) First(ctx context.Context, to Target, digest reference.Digest, wanted platform.Wanted, more bool) (current bool, have reference.Digest, empty bool, err error) {
+	listed := false
+	none := func() bool {
+		listed = true
+		empty, err := m.Empty(ctx, to.Repository)
+		return err == nil && empty // otherwise each tag is asked for
+	}
+	current, have, err = m.currentAs(ctx, to, digest, wanted, func() (reference.Digest, error) {
+		d, certain, err := m.destination.Glance(ctx, to.Repository, to.Tag)
+		if registry.Absent(err) && !certain {
+			if empty = none(); !empty {
+				d, err = m.destination.FindByGet(ctx, to.Repository, to.Tag)
+			}
+		}
+		if registry.Absent(err) {
+			return reference.Digest{}, nil
+		}
+		return d.Digest, err
+	})
+	if err == nil && have.IsZero() && more && !listed {
+		empty = none()
+	}
+	return current, have, empty, err
+}
+
+// currentAs is Current with a function that returns the digest of the tag, zero if there is none.
+func (m *Mirror) currentAs(ctx context.Context, to Target, digest reference.Digest, wanted platform.Wanted, tagged func() (reference.Digest, error)) (bool, reference.Digest, error) {
+	current, have, err := m.current(ctx, to, digest, wanted, tagged)
 	if err == nil && have.IsZero() {
 		m.seen.missing(manifestAt{to.Repository, digest})
 	}
@@ -92,9 +126,9 @@ func (m *Mirror) Current(ctx context.Context, to Target, digest reference.Digest
 	return current, have, err
 }
 
-func (m *Mirror) current(ctx context.Context, to Target, digest reference.Digest, wanted platform.Wanted) (bool, reference.Digest, error) {
+func (m *Mirror) current(ctx context.Context, to Target, digest reference.Digest, wanted platform.Wanted, tagged func() (reference.Digest, error)) (bool, reference.Digest, error) {
 	if wanted.All() {
-		have, err := m.Tagged(ctx, to.Repository, to.Tag)
+		have, err := tagged()
 		if err != nil || have.IsZero() || have == digest || !to.lists() {
 			return err == nil && have == digest, have, err
 		}

@@ -13,6 +13,9 @@ import (
 	"github.com/osism/skopeo-worker/worker/registry"
 )
 
+// Limited takes every source for one that limits pulls.
+func Limited(reference.Repository) bool { return false }
+
 // New returns a mirror that copies with the engine, or itself if that is nil. It accepts every
 // image, waits for no registry, takes every source for one that limits pulls, and keeps no
 // indexes.
@@ -28,7 +31,7 @@ func New(t *testing.T, client *registry.Client, engine mirror.Engine) *mirror.Mi
 		Guard: func(ctx context.Context, _, _ reference.Repository, _ reference.Digest, run func(context.Context) error) error {
 			return run(ctx)
 		},
-		Free:    func(reference.Repository) bool { return false },
+		Free:    Limited,
 		Indexes: mirror.NoIndexes{},
 	})
 	require.NoError(t, err)

@@ -62,27 +62,33 @@ func (c *Client) Find(ctx context.Context, repository reference.Repository, name
 	if !errors.Is(err, ErrNotFound) || d.Pulled {
 		return d, err
 	}
-	return c.findByGet(ctx, repository, name)
+	return c.FindByGet(ctx, repository, name)
 }
 
 // Look is Find for a comparison, in which a wrong ErrNotFound costs a needless copy but does
 // no harm. It believes the HEAD of a registry that has answered another one, and that was
 // not seen to deny anything, within the last hour.
 func (c *Client) Look(ctx context.Context, repository reference.Repository, name reference.TagOrDigest) (Descriptor, error) {
-	d, err := c.head(ctx, repository, name)
-	host, _ := c.host(repository)
-	switch {
-	case err == nil && !d.Pulled:
-		c.heads.note(host)
-		return d, nil
-	case !errors.Is(err, ErrNotFound), d.Pulled, c.heads.isKnown(host) && !c.denials.isKnown(host):
+	d, certain, err := c.Glance(ctx, repository, name)
+	if certain {
 		return d, err
 	}
-	return c.findByGet(ctx, repository, name)
+	return c.FindByGet(ctx, repository, name)
 }
 
-// findByGet looks up what HEAD denies.
-func (c *Client) findByGet(ctx context.Context, repository reference.Repository, name reference.TagOrDigest) (Descriptor, error) {
+// Glance is Look without the GET. If it is not certain, ErrNotFound may be wrong: the registry
+// has not shown yet that its HEAD can be believed.
+func (c *Client) Glance(ctx context.Context, repository reference.Repository, name reference.TagOrDigest) (d Descriptor, certain bool, err error) {
+	d, err = c.head(ctx, repository, name)
+	host, _ := c.host(repository)
+	if err == nil && !d.Pulled {
+		c.heads.note(host)
+	}
+	return d, !errors.Is(err, ErrNotFound) || d.Pulled || c.heads.isKnown(host) && !c.denials.isKnown(host), err
+}
+
+// FindByGet looks up what HEAD denies.
+func (c *Client) FindByGet(ctx context.Context, repository reference.Repository, name reference.TagOrDigest) (Descriptor, error) {
 	d, err := c.headByGet(ctx, repository, name)
 	if host, _ := c.host(repository); err == nil {
 		c.denials.note(host)

@@ -49,7 +49,7 @@ func NewChecker(ctx context.Context, b *broker.Broker, r Registries, t Trust, si
 	trusting := mirror.NewVerifying(verifying, t.verifier(verifying, network, nil))
 	c := &Checker{throttle: limiter, budget: store, checker: &check.Checker{
 		Resolver: upstream,
-		Mirror:   mirror.NewComparing(source, r.client(network, keychain, 0, nil).Comparing(), upstream.Listing),
+		Mirror:   mirror.NewComparing(source, r.client(network, keychain, 0, nil).Comparing(), upstream.Listing, limiter.Unlimited),
 		Absent:   notes.Once().Absent,
 		Held:     notes.Once().Held,
 		Last:     notes.Once().Counted,

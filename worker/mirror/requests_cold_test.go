@@ -1,0 +1,56 @@
+package mirror_test
+
+import (
+	"testing"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/osism/skopeo-worker/shared/reference"
+	"github.com/osism/skopeo-worker/worker/platform"
+	"github.com/osism/skopeo-worker/worker/registrytest"
+)
+
+// TestColdRequests: what a tag of two platforms costs a destination that has nothing, which was
+// never asked before. skopeo shows no receipt of what it has put, so that is read back.
+func TestColdRequests(t *testing.T) {
+	p := newPair(t)
+	p.Free = func(reference.Repository) bool { return true }
+	index := registrytest.MultiPlatform("1", "linux/amd64", "linux/arm64")
+	index.Attestations = false
+	readBack := 2
+	if builtin {
+		readBack = 0
+	}
+	count := func() []int {
+		return []int{
+			p.to.Count(manifestHeads), p.to.Count(gets), p.to.Count(puts),
+			p.to.Count(registrytest.Kinds(registrytest.KindTags)), p.from.Count(gets),
+		}
+	}
+	bring := func(tag string, more bool) (empty bool) {
+		p.from.ResetRequests()
+		p.to.ResetRequests()
+		pushed, err := p.from.Digest(repository, tag)
+		require.NoError(t, err)
+		current, have, empty, err := p.First(t.Context(), p.target(tag), reference.MustDigest(pushed), platform.Wanted{}, more)
+		require.NoError(t, err)
+		require.False(t, current)
+		require.True(t, have.IsZero())
+		_, err = p.copyAndTag(t, reference.MustDigest(pushed), tag)
+		require.NoError(t, err)
+		p.same(t, tag)
+		return empty
+	}
+	for _, tag := range []string{"1", "2"} {
+		index.Images[0].Version = tag // the other image is the same
+		_, err := p.from.PushIndex(repository, tag, index)
+		require.NoError(t, err)
+	}
+
+	require.True(t, bring("1", false), "the HEAD of an unknown registry is not believed: its tags are listed")
+	require.Equal(t, []int{1, readBack, 3, 1, 3}, count(), "HEADs, GETs and PUTs of manifests and lists of tags at the destination; pulls")
+
+	// One image of the second tag was just put and is looked for again, because others delete.
+	require.False(t, bring("2", false))
+	require.Equal(t, []int{2, 1 + readBack/2, 2, 1, 2}, count(), "the list has tags, so a GET confirms that this one is missing")
+}
