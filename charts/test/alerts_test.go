@@ -145,6 +145,17 @@ func TestAlertsFire(t *testing.T) {
 			day:   func(int) values { return values{"failed_images": "1"} },
 			fires: map[time.Duration]string{30 * time.Minute: "", 2 * hour: "1"},
 		},
+		"an immutable tag that moves on the second day": {
+			alert: "ImmutableTagMoved",
+			day: func(day int) values {
+				kept := "0"
+				if day == 1 {
+					kept = "2"
+				}
+				return values{`run_images{mirror="default",outcome="kept"}`: kept}
+			},
+			fires: map[time.Duration]string{20 * hour: "", 26 * hour: "2", 50 * hour: ""},
+		},
 		"a lost run, and a new one the next day": {
 			alert: "RunLost",
 			day: func(day int) values {

@@ -103,7 +103,7 @@ func TestAlerts(t *testing.T) {
 			require.True(t, strings.HasPrefix(command, "kubectl -n mirrors "), command)
 		}
 	}
-	for _, name := range []string{"RunTooOld", "RunLost", "ImagesFailing", "RecordsUnreadable", "RegistryClosed", "BudgetExhausted", "ChunkOverdue", "BrokerDown", "Absent"} {
+	for _, name := range []string{"RunTooOld", "RunLost", "ImagesFailing", "ImmutableTagMoved", "RecordsUnreadable", "RegistryClosed", "BudgetExhausted", "ChunkOverdue", "BrokerDown", "Absent"} {
 		require.True(t, names["SkopeoWorker"+name], name)
 	}
 
