@@ -3,6 +3,7 @@
 package notify
 
 import (
+	"cmp"
 	"crypto/sha256"
 	"encoding/hex"
 	"fmt"
@@ -11,6 +12,8 @@ import (
 	"time"
 
 	"github.com/nicholas-fedor/shoutrrr/pkg/types"
+
+	"github.com/osism/skopeo-worker/shared/change"
 )
 
 type params = types.Params
@@ -25,6 +28,7 @@ const (
 	Lost   Kind = "lost"   // a run has lost chunks
 	Stale  Kind = "stale"  // the last complete run ended longer than MAX_AGE ago
 	Closed Kind = "closed" // a registry or destination has been closed for an hour
+	Moved  Kind = "moved"  // sources have moved immutable tags
 	Budget Kind = "budget" // a budget does not suffice before the next schedule
 	Test   Kind = "test"
 )
@@ -47,6 +51,9 @@ type Event struct {
 	Recovered []string `json:"recovered,omitempty"`
 	// Vanished are the images that the run has found gone from their source.
 	Vanished []string `json:"vanished,omitempty"`
+	// Moved are the immutable tags that sources have moved, with the digest that the source
+	// has and that is not mirrored.
+	Moved []string `json:"moved,omitempty"`
 }
 
 const (
@@ -58,13 +65,17 @@ const (
 
 // ended returns the event of a run that has ended, given what has failed by then and when
 // the run before ended, and what has vanished.
-func ended(mirror, run string, failing, before, vanished []string, at time.Time) Event {
+func ended(mirror, run string, failing, before, vanished []string, waiting int, at time.Time) Event {
 	e := Event{Version: 1, Kind: Done, Mirror: mirror, Run: run, At: at, Failing: len(failing)}
 	e.New, e.Recovered = without(failing, before), without(before, failing)
 	var b strings.Builder
 	if len(failing) == 0 {
 		e.Title = "Mirror " + mirror + " is complete"
-		fmt.Fprintf(&b, "Run %s has ended. Every image of the list is mirrored.", run)
+		fmt.Fprintf(&b, "Run %s has ended. Every image of the list is mirrored", run)
+		if waiting > 0 {
+			fmt.Fprintf(&b, ", except that %s not old enough", are(waiting))
+		}
+		b.WriteString(".")
 	} else {
 		e.Kind = Failed
 		e.Title = fmt.Sprintf("Mirror %s: %s failed", mirror, images(len(failing)))
@@ -75,6 +86,22 @@ func ended(mirror, run string, failing, before, vanished []string, at time.Time)
 	name(&b, "Vanished at the source", vanished)
 	e.Vanished = vanished[:min(len(vanished), maxImages)]
 	e.New, e.Recovered = e.New[:min(len(e.New), maxImages)], e.Recovered[:min(len(e.Recovered), maxImages)]
+	e.Text = b.String()
+	return e
+}
+
+// moved returns the event of immutable tags that sources have moved.
+func moved(mirror, run string, kept []change.Change, at time.Time) Event {
+	e := Event{Version: 1, Kind: Moved, Mirror: mirror, Run: run, At: at, Title: fmt.Sprintf("Mirror %s: immutable tags of %s have moved", mirror, images(len(kept)))}
+	var b strings.Builder
+	b.WriteString("Sources have moved tags that must not move. It may be an attack. The destination keeps what it has.")
+	var lines []string
+	for _, c := range kept {
+		e.Moved = append(e.Moved, c.Image()+"@"+c.Refused.String())
+		lines = append(lines, fmt.Sprintf("%s: the destination has %s, the source %s", c.Image(), cmp.Or(c.From.String(), "none"), c.Refused))
+	}
+	name(&b, "Moved", lines)
+	e.Moved = e.Moved[:min(len(e.Moved), maxImages)]
 	e.Text = b.String()
 	return e
 }

@@ -138,13 +138,23 @@ func (n *Notifier) runEnded(ctx context.Context, mirror string, r overview.Run) 
 		return err
 	}
 	var vanished []string
+	var kept []change.Change
 	for _, c := range changes {
 		if c.Kind() == change.Vanished {
 			vanished = append(vanished, c.Image())
 		}
+		if c.Kind() == change.Kept {
+			kept = append(kept, c)
+		}
 	}
-	e := stored{Event: ended(mirror, r.ID, failing, before, vanished, *r.Status.Finished), Images: failing[:min(len(failing), maxImages)]}
+	e := stored{Event: ended(mirror, r.ID, failing, before, vanished, r.Status.Images.Waiting, *r.Status.Finished), Images: failing[:min(len(failing), maxImages)]}
 	e.Silent = e.Kind == Done && n.config.On != onAlways
+	if len(kept) > 0 { // the same ones again are no other event
+		about := moved(mirror, r.ID, kept, *r.Status.Finished)
+		if err := n.store.create(ctx, "moved."+mirror+"."+hash(strings.Join(about.Moved, " ")), stored{Event: about}); err != nil {
+			return err
+		}
+	}
 	return n.store.create(ctx, key, e)
 }
 

@@ -328,3 +328,31 @@ func TestCrash(t *testing.T) {
 	require.NoError(t, err)
 	require.Equal(t, 2, d.Tries)
 }
+
+// TestMoved: immutable tags that sources have moved are one message, until others do.
+func TestMoved(t *testing.T) {
+	b, in := newBench(t), newInbox(t)
+	n := b.notifier(in.URL, onProblems, 0)
+	one, two := reference.DigestOf([]byte("one")), reference.DigestOf([]byte("two"))
+	kept := func(tag string, source reference.Digest) change.Change {
+		return change.Change{Source: reference.MustRepository("quay.io/a/b"), Destination: reference.MustRepository("registry.example.com/a/b"),
+			Tag: reference.MustTag(tag), From: one, Refused: source, At: time.Now()}
+	}
+	b.gone = []change.Change{kept("1.0", two)}
+	b.ends()
+	b.looks(n)
+	events := in.take()
+	require.Len(t, events, 1)
+	require.Equal(t, Moved, events[0].Kind)
+	require.Equal(t, []string{"quay.io/a/b:1.0@" + two.String()}, events[0].Moved)
+	require.Equal(t, "Mirror "+mirror+": immutable tags of 1 image have moved", events[0].Title)
+	require.Contains(t, events[0].Text, "- quay.io/a/b:1.0: the destination has "+one.String()+", the source "+two.String())
+
+	b.ends()
+	b.looks(n)
+	require.Empty(t, in.take(), "the same ones again")
+	b.gone = append(b.gone, kept("1.1", two))
+	b.ends()
+	b.looks(n)
+	require.Len(t, in.take(), 1)
+}
