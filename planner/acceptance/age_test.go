@@ -24,7 +24,7 @@ func TestMinimumAge(t *testing.T) {
 	require.Empty(t, s.failed())
 	require.Regexp(t, `(?m)^`+image+` +sha256:[0-9a-f]{12} +- +\d{4}-.* UTC \(in 3d\)$`, s.planner("release").exits(0))
 	require.Contains(t, s.planner("release", s.source.Host()+"/osism/tool:2").exits(2), "the image does not wait: no run has left "+s.source.Host()+"/osism/tool:2 waiting")
-	require.Contains(t, s.planner("release", s.source.Host()+"/osism/tool").exits(2), "expected REPOSITORY:TAG or REPOSITORY@DIGEST")
+	require.Contains(t, s.planner("release", s.source.Host()+"/osism/other").exits(2), "the image does not wait: no run has left "+s.source.Host()+"/osism/other waiting")
 
 	said := s.planner("release", image).exits(0)
 	require.Contains(t, said, "Released "+image+"@sha256:")
@@ -40,4 +40,9 @@ func TestMinimumAge(t *testing.T) {
 	require.NoError(t, s.source.Tag("osism/tool", "1", digest))
 	s.planner("mirror").exits(0)
 	require.Equal(t, run.Tally{Total: 2, Waiting: 2}, s.status().Images)
+	said = s.planner("release", s.source.Host()+"/osism/tool").exits(0)
+	require.Contains(t, said, "Released "+image+"@"+digest)
+	require.Contains(t, said, "Released "+s.source.Host()+"/osism/tool:2@"+digest)
+	s.planner("mirror").exits(0)
+	s.requireMirrored("osism/tool")
 }

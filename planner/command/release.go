@@ -28,9 +28,9 @@ func releaseCommand() *cobra.Command {
 	c := &cobra.Command{
 		Annotations: config.Annotation(s.stored()...),
 
-		Use:   "release [REPOSITORY:TAG | REPOSITORY@DIGEST]…",
+		Use:   "release [REPOSITORY[:TAG] | REPOSITORY@DIGEST]…",
 		Short: "Let images in before their minimum age, or list those that wait",
-		Long:  "Let images in before their minimum age (MIN_AGE): the next run mirrors them. A tag\nstands for the digest that it had when a run left it waiting; if it moves again, that\ndigest waits. The log names each release and who made it. Without arguments, list the\nimages that wait, and the releases of the last 90 days.",
+		Long:  "Let images in before their minimum age (MIN_AGE): the next run mirrors them. A tag\nstands for the digest that it had when a run left it waiting; if it moves again, that\ndigest waits. A repository stands for all of its tags that wait. The log names each release and who made it. Without arguments, list the\nimages that wait, and the releases of the last 90 days.",
 		RunE: s.explained(func(cmd *cobra.Command, args []string) error {
 			ctx := cmd.Context()
 			se, err := open(ctx, &s, cmd.ErrOrStderr())
@@ -93,19 +93,11 @@ func (se *session) release(ctx context.Context, store *release.Store, waiting []
 		if err != nil {
 			return fmt.Errorf("%w: %w", errUsage, err)
 		}
-		digest := r.Digest
-		for _, w := range waiting {
-			if digest.IsZero() && w.Repository == r.Repository && w.Tag == r.Tag {
-				digest = w.Digest
-			}
-		}
-		switch {
-		case r.Tag.IsZero() && r.Digest.IsZero():
-			return fmt.Errorf("%w: %s: expected REPOSITORY:TAG or REPOSITORY@DIGEST", errUsage, arg)
-		case digest.IsZero():
+		released := meant(r, waiting)
+		if len(released) == 0 {
 			return fmt.Errorf("%w: no run has left %s waiting; planner release lists what waits", errNotWaiting, r)
 		}
-		all = append(all, release.Release{Repository: r.Repository, Digest: digest, Tag: r.Tag, By: operator(), At: time.Now().UTC()})
+		all = append(all, released...)
 	}
 	for _, r := range all {
 		if err := store.Add(ctx, r); err != nil {
@@ -115,6 +107,24 @@ func (se *session) release(ctx context.Context, store *release.Store, waiting []
 		_, _ = fmt.Fprintf(out, "Released %s: the next run mirrors it.\n", r.Image())
 	}
 	return nil
+}
+
+// meant returns the releases of a digest, of a tag that waits, or of all tags of a repository
+// that wait.
+func meant(r reference.Reference, waiting []display.WaitingTag) (all []release.Release) {
+	add := func(tag reference.Tag, digest reference.Digest) {
+		all = append(all, release.Release{Repository: r.Repository, Digest: digest, Tag: tag, By: operator(), At: time.Now().UTC()})
+	}
+	if !r.Digest.IsZero() {
+		add(r.Tag, r.Digest)
+		return all
+	}
+	for _, w := range waiting {
+		if w.Repository == r.Repository && (r.Tag.IsZero() || w.Tag == r.Tag) {
+			add(w.Tag, w.Digest)
+		}
+	}
+	return all
 }
 
 // operator returns who runs this process, for the audit.

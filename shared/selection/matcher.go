@@ -171,7 +171,16 @@ type Candidate struct {
 	Updated time.Time
 }
 
-// Newest returns the candidates within Limit, in this order:
+// Newest returns the candidates within Limit, in the order of Order.
+func (m *Matcher) Newest(c []Candidate) []Candidate {
+	newest := Order(c)
+	if m.limit > 0 {
+		newest = newest[:min(m.limit, len(newest))]
+	}
+	return newest
+}
+
+// Order returns the candidates in this order:
 //
 //  1. by time, newest first, if all candidates have one;
 //  2. if one has none, or two are equal: by semantic version, newest first. A leading v is
@@ -179,7 +188,7 @@ type Candidate struct {
 //     release: 2.0.0, 2.0.0-rc.2, 2.0.0-rc.1, 1.9.0;
 //  3. names that are not versions after all that are;
 //  4. by name, in byte order.
-func (m *Matcher) Newest(c []Candidate) []Candidate {
+func Order(c []Candidate) []Candidate {
 	timed := !slices.ContainsFunc(c, func(c Candidate) bool { return c.Updated.IsZero() })
 	ordered := make([]ranked, len(c))
 	for i := range c {
@@ -192,9 +201,6 @@ func (m *Matcher) Newest(c []Candidate) []Candidate {
 		}
 		return compareVersions(a, b)
 	})
-	if m.limit > 0 {
-		ordered = ordered[:min(m.limit, len(ordered))]
-	}
 	newest := make([]Candidate, len(ordered))
 	for i := range ordered {
 		newest[i] = ordered[i].Candidate

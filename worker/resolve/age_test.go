@@ -110,3 +110,41 @@ func TestStandingOfNamedTags(t *testing.T) {
 		})
 	}
 }
+
+// TestLimitAndMinAge: tags that are too young do not take the places of those that are old
+// enough, and are shown as waiting if they are the newest.
+func TestLimitAndMinAge(t *testing.T) {
+	day := 24 * time.Hour
+	aged := selection.Selection{MinAge: selection.Age(3 * day), Limit: 2}
+	o, internet := newOnline(t, registrytest.WithQuayAPI(registrytest.BulkAPI{PageLimit: 2}))
+	plain, r, entry := newResolver(t)
+	tags, sighted := []string{"1.9", "1.8", "1.7", "1.6", "1.5", "1.4", "1.3", "1.2"}, map[reference.Tag]resolve.Sighting{}
+	for i := len(tags) - 1; i >= 0; i-- { // one a day; the newest is first
+		push(t, internet.Quay, tags[i])
+		push(t, r, tags[i])
+		since := time.Now().Add(-time.Duration(i)*day - time.Hour)
+		require.True(t, internet.Quay.SetTagTime(repository, tags[i], since))
+		if i < 6 {
+			sighted[reference.MustTag(tags[i])] = resolve.Sighting{Since: since}
+		}
+	}
+	wanted := message.Repository{Source: reference.MustRepository("quay.io/" + repository), Selection: &aged}
+	found, err := o.Resolve(t.Context(), wanted, resolve.Known{})
+	require.NoError(t, err)
+	require.Equal(t, []string{"1.9", "1.8", "1.6", "1.5"}, tagsOf(found.Images))
+	require.Equal(t, 3, internet.Quay.Count(pages), "the rest is older")
+
+	entry.Selection = &aged
+	found, err = plain.Resolve(t.Context(), entry, resolve.Known{})
+	require.NoError(t, err)
+	require.Equal(t, []string{"1.9", "1.8"}, tagsOf(found.Images), "none was ever seen")
+	selected, err := plain.Select(t.Context(), entry)
+	require.NoError(t, err)
+	require.Len(t, selected, len(tags), "nothing is pruned that may be mirrored")
+	selected, err = o.Select(t.Context(), wanted)
+	require.NoError(t, err)
+	require.Len(t, selected, 4)
+	found, err = plain.Resolve(t.Context(), entry, resolve.Known{Sighted: sighted})
+	require.NoError(t, err)
+	require.Equal(t, []string{"1.9", "1.8", "1.6", "1.5"}, tagsOf(found.Images))
+}

@@ -167,7 +167,7 @@ func (u *Upstream) list(ctx context.Context, r message.Repository, known Known) 
 
 // Select lists the repository of an open entry, and returns the tags that its selection wants.
 // Unlike Resolve, it looks up none of them. Names that no tag can have, and fewer tags than
-// min_tags, are an error.
+// min_tags, are an error. If it is not known which tags are old enough, a limit does not apply.
 func (u *Upstream) Select(ctx context.Context, r message.Repository) ([]reference.Tag, error) {
 	p, _, err := u.list(ctx, r, Known{})
 	if err == nil {
@@ -176,7 +176,9 @@ func (u *Upstream) Select(ctx context.Context, r message.Repository) ([]referenc
 	if err != nil {
 		return nil, err
 	}
-	p.picked()
+	if p.minAge == 0 || !p.timeless { // otherwise, any of them may be old enough to be in the limit
+		p.picked()
+	}
 	return p.selected(), nil
 }
 
@@ -222,6 +224,8 @@ type pick struct {
 	limit      int
 	atLeast    int       // tags that match
 	newerThan  time.Time // zero: of any age
+	minAge     time.Duration
+	aged       int // candidates that are old enough
 	sighted    map[reference.Tag]Sighting
 	now        time.Time
 
@@ -247,6 +251,7 @@ func newPick(s *selection.Selection, sighted map[reference.Tag]Sighting) (*pick,
 		matcher: matcher, everything: s.Tags().IsZero(), limit: s.Limit, atLeast: s.MinTags, sighted: sighted, now: time.Now(),
 		tags: map[reference.Tag]listing.Tag{}, companions: Companions{},
 	}
+	p.minAge = time.Duration(s.MinAge)
 	if s.NewerThan > 0 {
 		p.newerThan = p.now.Add(-time.Duration(s.NewerThan))
 	}
@@ -277,31 +282,10 @@ func (p *pick) add(tag listing.Tag) {
 		p.tags[tag.Name] = tag
 		p.candidates = append(p.candidates, selection.Candidate{Tag: tag.Name, Updated: tag.Updated})
 		p.timeless = p.timeless || tag.Updated.IsZero()
+		if p.isAged(tag.Name, tag.Updated) {
+			p.aged++
+		}
 	}
-}
-
-// isOld reports whether a tag has had its digest for too long. Of a tag without a time, that is
-// how long it was seen with the digest; one that was never seen is new.
-func (p *pick) isOld(tag listing.Tag) bool {
-	if p.newerThan.IsZero() {
-		return false
-	}
-	updated := tag.Updated
-	if updated.IsZero() {
-		updated = p.sighted[tag.Name].Since
-	} else if updated.Before(p.newerThan) {
-		p.old = true
-	}
-	return !updated.IsZero() && updated.Before(p.newerThan)
-}
-
-// few returns an *registry.Error if too few tags match, and otherwise nil.
-func (p *pick) few(repository reference.Repository) error {
-	if p.matched >= p.atLeast {
-		return nil
-	}
-	return &registry.Error{Op: registry.OpTags, Repository: repository, Err: fmt.Errorf(
-		"%w: %d match, expected at least %d (min_tags)", ErrFewTags, p.matched, p.atLeast)}
 }
 
 // all returns the tags that were added.
@@ -321,7 +305,7 @@ func (p *pick) selected() []reference.Tag {
 // full reports whether a listing that is ordered by time cannot add anything. The
 // signature of an image is newer than the image, and has been listed before it.
 func (p *pick) full() bool {
-	return (p.limit > 0 && len(p.candidates) >= p.limit || p.old) && !p.timeless && p.matched >= p.atLeast
+	return (p.limit > 0 && p.aged >= p.limit || p.old) && !p.timeless && p.matched >= p.atLeast
 }
 
 // unselected returns why nothing was picked, or "". It is a typing error more often than not.
@@ -339,7 +323,7 @@ func (p *pick) unselected() string {
 
 func (p *pick) picked() []listing.Tag {
 	if p.limit > 0 {
-		p.candidates = p.matcher.Newest(p.candidates)
+		p.candidates = p.newest()
 	}
 	var tags []listing.Tag
 	for _, c := range p.candidates {
