@@ -32,7 +32,7 @@ func TestMinimumAge(t *testing.T) {
 	s.planner("mirror").exits(0)
 	s.requireMirrored("osism/tool")
 	require.Contains(t, s.planner("release").exits(0), "No image waits")
-	require.Regexp(t, `RELEASED +DIGEST +BY +AT\n`+image, s.planner("release").exits(0))
+	require.Regexp(t, `RELEASED +DIGEST +BY +AT +UNTIL\n`+image, s.planner("release").exits(0))
 
 	s.push("osism/tool", "2")
 	digest, err := s.source.Digest("osism/tool", "2")

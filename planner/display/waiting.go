@@ -37,7 +37,7 @@ func Waiting(w io.Writer, waiting []WaitingTag, releases []release.Release, now 
 	p.line("")
 	var rows [][]string
 	for _, r := range releases {
-		rows = append(rows, []string{printable(reference.Reference{Repository: r.Repository, Tag: r.Tag}.String()), brief(r.Digest.String()), printable(r.By), moment(r.At)})
+		rows = append(rows, []string{printable(reference.Reference{Repository: r.Repository, Tag: r.Tag}.String()), brief(r.Digest.String()), printable(r.By), moment(r.At), dueColumn(r.At.Add(release.Keep), now)})
 	}
-	p.table(0, []column{text("RELEASED"), text("DIGEST"), text("BY"), text("AT")}, rows)
+	p.table(0, []column{text("RELEASED"), text("DIGEST"), text("BY"), text("AT"), text("UNTIL")}, rows)
 }

@@ -6,7 +6,10 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/osism/skopeo-worker/shared/run"
+	"github.com/osism/skopeo-worker/shared/selection"
+	"github.com/osism/skopeo-worker/worker/listing"
 	"github.com/osism/skopeo-worker/worker/registrytest"
+	"github.com/osism/skopeo-worker/worker/resolve"
 )
 
 // TestFewTags: a source that suddenly lists few tags, or none, is a failure with both numbers.
@@ -17,10 +20,10 @@ func TestFewTags(t *testing.T) {
 		images run.Tally
 		reason string
 	}{
-		"none":               {`{"tags":[]}`, run.Tally{Total: 1, Failed: 1}, "0, and listed 5 until "},
-		"null":               {`{"tags":null}`, run.Tally{Total: 1, Failed: 1}, "0, and listed 5 until "},
-		"few":                {`{"tags":["1","6"]}`, run.Tally{Total: 3, Copied: 1, Unchanged: 1, Failed: 1}, "2, and listed 5 until "},
-		"and a strange name": {`{"tags":["1","../x"]}`, run.Tally{Total: 2, Unchanged: 1, Failed: 1}, "1, and listed 5 until "},
+		"none":               {`{"tags":[]}`, run.Tally{Total: 1, Failed: 1}, "0, and listed at least 5 until "},
+		"null":               {`{"tags":null}`, run.Tally{Total: 1, Failed: 1}, "0, and listed at least 5 until "},
+		"few":                {`{"tags":["1","6"]}`, run.Tally{Total: 3, Copied: 1, Unchanged: 1, Failed: 1}, "2, and listed at least 5 until "},
+		"and a strange name": {`{"tags":["1","../x"]}`, run.Tally{Total: 2, Unchanged: 1, Failed: 1}, "1, and listed at least 5 until "},
 	} {
 		t.Run(name, func(t *testing.T) {
 			b := newHarness(t)
@@ -61,4 +64,23 @@ func TestHalfOfTheTags(t *testing.T) {
 		require.Empty(t, b.do(t, b.entry("")).Left)
 		require.Empty(t, b.kept.records)
 	}
+}
+
+// TestFewTagsOfALimit: what was listed of a repository whose newest tags were enough is a number
+// to compare with, too.
+func TestFewTagsOfALimit(t *testing.T) {
+	b := newHarnessBetween(t, registrytest.New(t, registrytest.WithQuayAPI(registrytest.BulkAPI{PageLimit: 2})), registrytest.New(t))
+	client := b.Mirror.Registry
+	b.Resolver = &resolve.Upstream{Registry: client, Listing: listing.New(listing.Options{Registry: client, QuayHosts: []string{b.from.Host()}})}
+	b.push(t, "1", "2", "3", "4", "5")
+	entry := b.entry("")
+	entry.Selection = selection.Selection{Limit: 2}.Pointer()
+	require.Empty(t, b.do(t, entry).Left)
+	require.Equal(t, run.Tally{Total: 2, Copied: 2}, b.images)
+	for _, tag := range []string{"1", "2", "3", "4", "5"} {
+		require.NoError(t, b.from.Untag(repository, tag))
+	}
+	require.Empty(t, b.do(t, entry).Left)
+	require.Equal(t, run.Tally{Total: 1, Failed: 1}, b.images)
+	require.Contains(t, b.kept.only(t).Reason, "the registry lists 0, and listed at least 2 until ")
 }

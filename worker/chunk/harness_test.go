@@ -146,13 +146,15 @@ func (b *harness) Counted(_ context.Context, source reference.Repository) (compa
 	return b.counts[source], nil
 }
 
-func (b *harness) NoteCounted(_ context.Context, source reference.Repository, tags int) error {
+func (b *harness) NoteCounted(_ context.Context, source reference.Repository, tags int, whole bool) error {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	if b.counts == nil {
 		b.counts = map[reference.Repository]compare.Listing{}
 	}
-	b.counts[source] = compare.Listing{Tags: tags, At: time.Now()}
+	if whole || tags > b.counts[source].Tags {
+		b.counts[source] = compare.Listing{Tags: tags, At: time.Now()}
+	}
 	return nil
 }
 

@@ -90,9 +90,11 @@ func (e *execution) resolve(ctx context.Context, r message.Repository) (message.
 	if few != nil {
 		found.Invalid, found.Unselected = few, ""
 	}
-	if found.Whole && !errors.Is(found.Invalid, resolve.ErrFewTags) {
-		e.unlisted(ctx, r, found.All)
-		if err := e.worker.Notes.NoteCounted(ctx, r.Source, found.Count); err != nil {
+	if !errors.Is(found.Invalid, resolve.ErrFewTags) && compare.IsOpen(r) {
+		if found.Whole {
+			e.unlisted(ctx, r, found.All)
+		}
+		if err := e.worker.Notes.NoteCounted(ctx, r.Source, found.Count, found.Whole); err != nil {
 			return message.Repository{}, nil, err
 		}
 	}

@@ -51,8 +51,9 @@ type Notes interface {
 	// again. Absent reports whether that was noted.
 	NoteAbsent(ctx context.Context, digest reference.Digest, wanted platform.Wanted) error
 	Absent(ctx context.Context, digest reference.Digest, wanted platform.Wanted) (bool, error)
-	// NoteCounted notes how many tags a source lists. Counted returns what was noted.
-	NoteCounted(ctx context.Context, source reference.Repository, tags int) error
+	// NoteCounted notes how many tags a source lists, or lists at least, if not the whole of it
+	// was listed. Counted returns what was noted.
+	NoteCounted(ctx context.Context, source reference.Repository, tags int, whole bool) error
 	Counted(ctx context.Context, source reference.Repository) (compare.Listing, error)
 	compare.Ages
 	// Backups returns the backups of a destination's tags, the oldest first. NoteBackups

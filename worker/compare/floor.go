@@ -10,7 +10,7 @@ import (
 	"github.com/osism/skopeo-worker/worker/resolve"
 )
 
-// Listing is what a repository listed when it was last listed to the end.
+// Listing is what a repository last listed, as far as it was listed.
 type Listing struct {
 	Tags int // without companions
 	At   time.Time
@@ -27,7 +27,7 @@ func (c *Comparer) Few(ctx context.Context, r message.Repository, found resolve.
 	last, err := c.Last(ctx, r.Source)
 	if err == nil && 2*found.Count < last.Tags {
 		few = &registry.Error{Op: registry.OpTags, Repository: r.Source, Err: fmt.Errorf(
-			"%w: the registry lists %d, and listed %d until %s; if that is right, set min_tags",
+			"%w: the registry lists %d, and listed at least %d until %s; if that is right, set min_tags",
 			resolve.ErrFewTags, found.Count, last.Tags, last.At.UTC().Format(time.DateOnly))}
 	}
 	return few, err

@@ -281,13 +281,15 @@ func (n *notes) Counted(_ context.Context, source reference.Repository) (compare
 	return n.counts[source], nil
 }
 
-func (n *notes) NoteCounted(_ context.Context, source reference.Repository, tags int) error {
+func (n *notes) NoteCounted(_ context.Context, source reference.Repository, tags int, whole bool) error {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	if n.counts == nil {
 		n.counts = map[reference.Repository]compare.Listing{}
 	}
-	n.counts[source] = compare.Listing{Tags: tags, At: time.Now()}
+	if whole || tags > n.counts[source].Tags {
+		n.counts[source] = compare.Listing{Tags: tags, At: time.Now()}
+	}
 	return nil
 }
 
