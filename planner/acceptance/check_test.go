@@ -36,10 +36,10 @@ type checked struct {
 }
 
 type checkedCounts struct {
-	Copy, Tag, Unchanged, Skipped, Kept, Unverified, Signed, Referrers, Pulls int
-	Bytes                                                                     *int64
-	PullsAtLeast                                                              bool `json:"pulls_at_least"`
-	BytesAtLeast                                                              bool `json:"bytes_at_least"`
+	Copy, Tag, Unchanged, Skipped, Waiting, Kept, Unverified, Signed, Referrers, Pulls int
+	Bytes                                                                              *int64
+	PullsAtLeast                                                                       bool `json:"pulls_at_least"`
+	BytesAtLeast                                                                       bool `json:"bytes_at_least"`
 }
 
 // check is what planner check says, and how it ends.
