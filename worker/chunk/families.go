@@ -12,7 +12,8 @@ import (
 
 // schedule orders the copies of a chunk so that layers which images share travel
 // once. What probably shares layers is a family; of each family one image is copied
-// before any other begins, and skopeo's blob cache then knows where its layers are.
+// before any other begins, and skopeo's blob cache then knows where its layers are. The
+// builtin engine knows which blobs are under way, and needs no more than sameContent.
 // Nothing is remembered from chunk to chunk: a new release has new layers.
 type schedule struct {
 	mu       sync.Mutex
@@ -35,9 +36,9 @@ const (
 	known
 )
 
-// inFamilies does the jobs, so many at once. An error ends it, as soon as what is
-// under way has ended.
-func inFamilies(jobs []*compare.Job, concurrency int, do func(*compare.Job) error) error {
+// inFamilies does the jobs, so many at once, of each of their families one first. An error
+// ends it, as soon as what is under way has ended.
+func inFamilies(jobs []*compare.Job, families func(*compare.Job) []string, concurrency int, do func(*compare.Job) error) error {
 	s := &schedule{families: map[string]standing{}}
 	s.ended.L = &s.mu
 	for _, j := range jobs {
@@ -96,6 +97,12 @@ func (s *schedule) set(m member, from, to standing) {
 	}
 }
 
+// sameContent is the family of a digest that several entries of the list name: what one has
+// copied, the others only tag.
+func sameContent(j *compare.Job) []string {
+	return []string{j.Entry.Destination.String() + "@" + j.Digest.String()}
+}
+
 // families are all images, those of one variant, those of one organisation and those
 // of one repository; among the latter two, those whose tags begin alike, up to a
 // separator, and those of one variant: what was released together is built on one base.
@@ -103,7 +110,7 @@ func (s *schedule) set(m member, from, to standing) {
 func families(j *compare.Job) []string {
 	repository := j.Entry.Destination.String()
 	organisation := repository[:strings.LastIndexByte(repository, '/')+1]
-	all := []string{"", organisation, repository, repository + "@" + j.Digest.String()}
+	all := append(sameContent(j), "", organisation, repository)
 	for _, image := range j.All() {
 		tag := image.Tag.String()
 		all = append(all, ":"+variant(tag))

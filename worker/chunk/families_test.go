@@ -34,7 +34,7 @@ func TestFirstOfAFamily(t *testing.T) {
 		var early []string
 		begun, ended := map[string]int{}, map[string]int{}
 		began := time.Now()
-		require.NoError(t, inFamilies(jobs, 4, func(j *compare.Job) error {
+		require.NoError(t, inFamilies(jobs, families, 4, func(j *compare.Job) error {
 			mu.Lock()
 			for _, f := range families(j) {
 				if begun[f] > 0 && ended[f] == 0 {
@@ -64,7 +64,7 @@ func TestFirstOfAFamily(t *testing.T) {
 func TestBrokerTroubleEndsTheCopies(t *testing.T) {
 	broken := errors.New("no broker")
 	n := 0
-	err := inFamilies([]*compare.Job{jobOf("a/a", "1"), jobOf("a/a", "2"), jobOf("a/a", "3")}, 1, func(*compare.Job) error { n++; return broken })
+	err := inFamilies([]*compare.Job{jobOf("a/a", "1"), jobOf("a/a", "2"), jobOf("a/a", "3")}, families, 1, func(*compare.Job) error { n++; return broken })
 	require.ErrorIs(t, err, broken)
 	require.Equal(t, 1, n)
 }

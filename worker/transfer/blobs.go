@@ -25,6 +25,7 @@ type Blobs struct {
 	from, to *registry.Client
 	slots    chan struct{}
 	flights  flight.Group[place]
+	first    flight.Group[shelf] // of several repositories that need the same blob
 	held     *held
 	begun    *begun
 	manners  *manners
@@ -74,18 +75,36 @@ func (b *Blobs) copy(ctx context.Context, source, destination reference.Reposito
 		if b.held.has(at) {
 			return nil
 		}
-		select {
-		case b.slots <- struct{}{}:
-			defer func() { <-b.slots }()
-		case <-ctx.Done():
-			return ctx.Err()
+		move := func() error { return b.move(ctx, source, at, blob) }
+		if !b.held.mounts(destination.Registry()) || !b.held.elsewhere(at).IsZero() {
+			return move()
 		}
-		t := &transfer{blobs: b, source: source, destination: destination, blob: blob, manner: b.manners.of(destination.Registry())}
-		if err := t.run(ctx); err != nil {
+		// If another repository is getting the blob, the destination can mount it afterwards.
+		ours := false
+		err := b.first.Do(ctx, at.shelf(), func() error {
+			ours = true
+			return move()
+		})
+		if ours || ctx.Err() != nil {
 			return err
 		}
-		b.held.add(at)
-		b.manners.note(destination.Registry(), t.manner)
-		return nil
+		return move()
 	})
+}
+
+// move copies one blob.
+func (b *Blobs) move(ctx context.Context, source reference.Repository, to place, blob registry.Descriptor) error {
+	select {
+	case b.slots <- struct{}{}:
+		defer func() { <-b.slots }()
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+	t := &transfer{blobs: b, source: source, destination: to.repository, blob: blob, manner: b.manners.of(to.repository.Registry())}
+	if err := t.run(ctx); err != nil {
+		return err
+	}
+	b.held.add(to)
+	b.manners.note(to.repository.Registry(), t.manner)
+	return nil
 }

@@ -6,7 +6,9 @@ import (
 	"testing"
 
 	"github.com/stretchr/testify/require"
+	"golang.org/x/sync/errgroup"
 
+	"github.com/osism/skopeo-worker/worker/registry"
 	"github.com/osism/skopeo-worker/worker/registrytest"
 )
 
@@ -99,4 +101,46 @@ func TestMountsThatFail(t *testing.T) {
 	}
 	require.NoError(t, p.Send(t.Context(), p.source(), p.destination("b"), blob))
 	require.Equal(t, 1, p.from.Count(gets))
+}
+
+// TestMountAtTheSameTime: repositories that need a blob at the same time get it from the one
+// that was first. If that one fails, they get it themselves.
+func TestMountAtTheSameTime(t *testing.T) {
+	for name, fails := range map[string]bool{"the first one gets it": false, "the first one fails": true} {
+		t.Run(name, func(t *testing.T) {
+			p := newPair(t)
+			blob, content := p.push(t, 5*mib)
+			asked, open := make(chan struct{}), make(chan struct{})
+			fault := registrytest.Fault{Times: 1, Gate: open, Match: func(r registrytest.Request) bool {
+				first := gets(r)
+				if first {
+					close(asked)
+				}
+				return first
+			}}
+			if fails {
+				fault.Status = http.StatusNotFound
+			}
+			p.from.Inject(fault)
+			first := make(chan error, 1)
+			go func() { first <- p.Send(t.Context(), p.source(), p.destination("a"), blob) }()
+			<-asked
+			var others errgroup.Group
+			for _, name := range []string{"b", "c", "d"} {
+				others.Go(func() error { return p.Send(t.Context(), p.source(), p.destination(name), blob) })
+			}
+			close(open)
+			require.NoError(t, others.Wait())
+			for _, name := range []string{"b", "c", "d"} {
+				p.holds(t, name, blob, content)
+			}
+			if fails {
+				require.ErrorIs(t, <-first, registry.ErrNotFound)
+				return
+			}
+			require.NoError(t, <-first)
+			require.Equal(t, 1, p.from.Count(gets))
+			require.Equal(t, 3, p.to.Count(registrytest.All(mounts, registrytest.Answered(http.StatusCreated))))
+		})
+	}
 }
