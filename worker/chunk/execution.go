@@ -64,20 +64,7 @@ func (w *Worker) Do(ctx, work context.Context, d Delivery) (Result, error) {
 	if e.resolver, e.mirror, err = w.Connect(ctx, d.Chunk); err != nil {
 		return Result{}, err
 	}
-	e.comparer = &compare.Comparer{
-		Mirror: e.mirror, Asker: e,
-		// Unlike requests to registries, this does not end with work.
-		Absent: func(_ context.Context, digest reference.Digest, wanted platform.Wanted) (bool, error) {
-			return w.Notes.Absent(ctx, digest, wanted)
-		},
-		Held: func(_ context.Context, destination reference.Repository) (map[reference.Tag]compare.Held, error) {
-			return w.Notes.Held(ctx, destination)
-		},
-		Last: func(_ context.Context, source reference.Repository) (compare.Listing, error) {
-			return w.Notes.Counted(ctx, source)
-		},
-		Ages: w.Notes, Now: w.now,
-	}
+	e.comparer = e.newComparer(ctx)
 	todo, err := e.outstanding(ctx)
 	if err != nil {
 		return Result{}, err
@@ -104,15 +91,8 @@ func (w *Worker) Do(ctx, work context.Context, d Delivery) (Result, error) {
 	if err := e.forgive(ctx); err != nil {
 		return Result{}, err
 	}
-	for destination, tags := range e.comparer.Seen() {
-		if err := w.Notes.NoteHeld(ctx, destination, tags); err != nil {
-			return Result{}, err
-		}
-	}
-	for source, tags := range e.comparer.Sightings() {
-		if err := w.Notes.NoteSightings(ctx, source, tags); err != nil {
-			return Result{}, err
-		}
+	if err := e.remember(ctx); err != nil {
+		return Result{}, err
 	}
 	e.tally(func(p *progress) {
 		for _, r := range slices.Concat(append(e.parts, todo)...) {
@@ -123,6 +103,40 @@ func (w *Worker) Do(ctx, work context.Context, d Delivery) (Result, error) {
 		e.after = 0
 	}
 	return Result{Left: undated(todo), After: e.after, Away: e.away, CutOff: e.cutOff, Parts: e.parts}, nil
+}
+
+// newComparer returns the comparer of the delivery. Unlike requests to registries, its notes do
+// not end with work.
+func (e *execution) newComparer(ctx context.Context) *compare.Comparer {
+	notes := e.worker.Notes
+	return &compare.Comparer{
+		Mirror: e.mirror, Asker: e,
+		Absent: func(_ context.Context, digest reference.Digest, wanted platform.Wanted) (bool, error) {
+			return notes.Absent(ctx, digest, wanted)
+		},
+		Held: func(_ context.Context, destination reference.Repository) (map[reference.Tag]compare.Held, error) {
+			return notes.Held(ctx, destination)
+		},
+		Last: func(_ context.Context, source reference.Repository) (compare.Listing, error) {
+			return notes.Counted(ctx, source)
+		},
+		Ages: notes, Now: e.worker.now,
+	}
+}
+
+// remember notes what the delivery has seen of immutable tags, and of the ages of tags.
+func (e *execution) remember(ctx context.Context) error {
+	for destination, tags := range e.comparer.Seen() {
+		if err := e.worker.Notes.NoteHeld(ctx, destination, tags); err != nil {
+			return err
+		}
+	}
+	for source, tags := range e.comparer.Sightings() {
+		if err := e.worker.Notes.NoteSightings(ctx, source, tags); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // undated takes the digests out that were looked up: how old they are is unknown when it is

@@ -63,18 +63,7 @@ func (e *execution) resolve(ctx context.Context, r message.Repository) (message.
 	found, err := e.resolver.Resolve(e.work, r, known)
 	e.tally(func(p *progress) { p.pulls += found.Pulls })
 	if err != nil {
-		if after, again := e.retry(r, err, &r.Attempts); again {
-			e.log.Info("a repository will be listed again", "repository", r.Source, "attempts", r.Attempts, "reason", outcome.Reason(err))
-			e.postpone(r, nil, after)
-			return message.Repository{}, nil, nil
-		}
-		itself := attempt{message.Image{Tag: r.Tag, Digest: r.Digest, Attempts: r.Attempts}, err}
-		if e.doubtful(err) {
-			e.doubt(doubt{repository: r, failed: itself, listing: true})
-			return message.Repository{}, nil, nil
-		}
-		e.tally(func(p *progress) { p.images.Total++ })
-		return message.Repository{}, nil, e.giveUp(ctx, r, itself)
+		return message.Repository{}, nil, e.unresolved(ctx, r, err)
 	}
 	if len(found.Vanished) > 0 {
 		denied := &registry.Error{Op: registry.OpHead, Repository: r.Source, Reference: found.Vanished[0], Err: registry.ErrNotFound}
@@ -83,20 +72,8 @@ func (e *execution) resolve(ctx context.Context, r message.Repository) (message.
 			return message.Repository{}, nil, nil
 		}
 	}
-	few, err := e.comparer.Few(ctx, r, found)
-	if err != nil {
+	if err := e.weigh(ctx, r, &found); err != nil {
 		return message.Repository{}, nil, err
-	}
-	if few != nil {
-		found.Invalid, found.Unselected = few, ""
-	}
-	if !errors.Is(found.Invalid, resolve.ErrFewTags) && compare.IsOpen(r) {
-		if found.Whole {
-			e.unlisted(ctx, r, found.All)
-		}
-		if err := e.worker.Notes.NoteCounted(ctx, r.Source, found.Count, found.Whole); err != nil {
-			return message.Repository{}, nil, err
-		}
 	}
 	if len(found.Selected) > 0 && found.Invalid == nil {
 		e.delivery.Observer.Listed(r, listingOf(r, found))
@@ -148,6 +125,41 @@ func listingOf(r message.Repository, found resolve.Result) holding.Listing {
 		l.Tags[tag] = true
 	}
 	return l
+}
+
+// unresolved handles a repository that could not be resolved: it is tried again, or given up.
+func (e *execution) unresolved(ctx context.Context, r message.Repository, err error) error {
+	if after, again := e.retry(r, err, &r.Attempts); again {
+		e.log.Info("a repository will be listed again", "repository", r.Source, "attempts", r.Attempts, "reason", outcome.Reason(err))
+		e.postpone(r, nil, after)
+		return nil
+	}
+	itself := attempt{message.Image{Tag: r.Tag, Digest: r.Digest, Attempts: r.Attempts}, err}
+	if e.doubtful(err) {
+		e.doubt(doubt{repository: r, failed: itself, listing: true})
+		return nil
+	}
+	e.tally(func(p *progress) { p.images.Total++ })
+	return e.giveUp(ctx, r, itself)
+}
+
+// weigh compares a listing with the last one. One that has far fewer tags is invalid; any other
+// shows which tags have vanished, and is remembered.
+func (e *execution) weigh(ctx context.Context, r message.Repository, found *resolve.Result) error {
+	few, err := e.comparer.Few(ctx, r, *found)
+	if err != nil {
+		return err
+	}
+	if few != nil {
+		found.Invalid, found.Unselected = few, ""
+	}
+	if errors.Is(found.Invalid, resolve.ErrFewTags) || !compare.IsOpen(r) {
+		return nil
+	}
+	if found.Whole {
+		e.unlisted(ctx, r, found.All)
+	}
+	return e.worker.Notes.NoteCounted(ctx, r.Source, found.Count, found.Whole)
 }
 
 // known returns the images with digests that may be believed. Those of a fresh
