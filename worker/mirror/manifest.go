@@ -155,7 +155,11 @@ func (c *copying) image(ctx context.Context, i item, manifest registry.Manifest)
 	if err != nil {
 		return c.bad(manifest.Digest, err)
 	}
-	if err := c.mirror.blobs.Send(ctx, c.source, c.destination, blobs...); err != nil {
+	send := c.mirror.blobs.Send
+	if c.mirror.seen.isBare(c.destination) {
+		send = c.mirror.blobs.SendToEmpty
+	}
+	if err := send(ctx, c.source, c.destination, blobs...); err != nil {
 		return err
 	}
 	c.bytes.Add(manifest.ContentSize())

@@ -49,6 +49,7 @@ func TestColdRequests(t *testing.T) {
 
 	require.True(t, bring("1", false), "the HEAD of an unknown registry is not believed: its tags are listed")
 	require.Equal(t, []int{1, readBack, 3, 1, 3}, count(), "HEADs, GETs and PUTs of manifests and lists of tags at the destination; pulls")
+	require.Equal(t, builtin, p.to.Count(registrytest.Kinds(registrytest.KindBlobHead)) == 0, "it has no blobs either; skopeo does not know that")
 
 	// One image of the second tag was just put and is looked for again, because others delete.
 	require.False(t, bring("2", false))

@@ -48,6 +48,16 @@ func New(client *registry.Client) *Blobs {
 // Send makes sure that the destination has the blobs. Its error is a *registry.Error, or
 // wraps that of ctx. Content with another digest never becomes a blob there.
 func (b *Blobs) Send(ctx context.Context, source, destination reference.Repository, blobs ...registry.Descriptor) error {
+	return b.send(ctx, source, destination, false, blobs)
+}
+
+// SendToEmpty is Send for a destination that was just seen to have nothing: small blobs are
+// sent without a look-up.
+func (b *Blobs) SendToEmpty(ctx context.Context, source, destination reference.Repository, blobs ...registry.Descriptor) error {
+	return b.send(ctx, source, destination, true, blobs)
+}
+
+func (b *Blobs) send(ctx context.Context, source, destination reference.Repository, empty bool, blobs []registry.Descriptor) error {
 	group, shared := errgroup.WithContext(ctx)
 	group.SetLimit(together)
 	seen := make(map[reference.Digest]bool, len(blobs))
@@ -56,7 +66,9 @@ func (b *Blobs) Send(ctx context.Context, source, destination reference.Reposito
 			continue
 		}
 		seen[blob.Digest] = true
-		group.Go(func() error { return b.copy(shared, source, destination, blob) })
+		group.Go(func() error {
+			return b.copy(shared, &transfer{blobs: b, source: source, destination: destination, empty: empty, blob: blob})
+		})
 	}
 	return group.Wait()
 }
@@ -69,14 +81,14 @@ func (b *Blobs) Forget(destination reference.Repository, blobs ...registry.Descr
 }
 
 // copy copies one blob, or waits for another caller that does.
-func (b *Blobs) copy(ctx context.Context, source, destination reference.Repository, blob registry.Descriptor) error {
-	at := place{destination, blob.Digest}
+func (b *Blobs) copy(ctx context.Context, t *transfer) error {
+	at := place{t.destination, t.blob.Digest}
 	return b.flights.Do(ctx, at, func() error {
 		if b.held.has(at) {
 			return nil
 		}
-		move := func() error { return b.move(ctx, source, at, blob) }
-		if !b.held.mounts(destination.Registry()) || !b.held.elsewhere(at).IsZero() {
+		move := func() error { return b.move(ctx, t) }
+		if !b.held.mounts(at.repository.Registry()) || !b.held.elsewhere(at).IsZero() {
 			return move()
 		}
 		// If another repository is getting the blob, the destination can mount it afterwards.
@@ -93,18 +105,19 @@ func (b *Blobs) copy(ctx context.Context, source, destination reference.Reposito
 }
 
 // move copies one blob.
-func (b *Blobs) move(ctx context.Context, source reference.Repository, to place, blob registry.Descriptor) error {
+func (b *Blobs) move(ctx context.Context, t *transfer) error {
 	select {
 	case b.slots <- struct{}{}:
 		defer func() { <-b.slots }()
 	case <-ctx.Done():
 		return ctx.Err()
 	}
-	t := &transfer{blobs: b, source: source, destination: to.repository, blob: blob, manner: b.manners.of(to.repository.Registry())}
+	host := t.destination.Registry()
+	t.manner = b.manners.of(host)
 	if err := t.run(ctx); err != nil {
 		return err
 	}
-	b.held.add(to)
-	b.manners.note(to.repository.Registry(), t.manner)
+	b.held.add(place{t.destination, t.blob.Digest})
+	b.manners.note(host, t.manner)
 	return nil
 }

@@ -144,3 +144,16 @@ func TestMountAtTheSameTime(t *testing.T) {
 		})
 	}
 }
+
+// TestEmptyDestination gets small blobs without a look-up; large ones are looked up.
+func TestEmptyDestination(t *testing.T) {
+	p := newPair(t)
+	small, content := p.push(t, 64<<10)
+	large, more := p.push(t, 64<<10+1)
+	require.NoError(t, p.SendToEmpty(t.Context(), p.source(), p.destination("a"), small, large))
+	p.holds(t, "a", small, content)
+	p.holds(t, "a", large, more)
+	require.Equal(t, 1, p.to.Count(heads))
+	require.NoError(t, p.Send(t.Context(), p.source(), p.destination("b"), small))
+	require.Equal(t, 2, p.to.Count(heads))
+}

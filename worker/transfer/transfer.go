@@ -24,9 +24,9 @@ const (
 	// before it is asked how much that is.
 	settling = 200 * time.Millisecond
 
-	// maxConfig is the size up to which a configuration is sent without a look-up. Most have
-	// some kilobytes.
-	maxConfig = 64 << 10
+	// maxUnseen is the size up to which a blob that is probably missing is sent without a
+	// look-up. Most configurations have some kilobytes.
+	maxUnseen = 64 << 10
 
 	// cancelWithin bounds how long a destination is asked to forget an upload.
 	cancelWithin = 10 * time.Second
@@ -36,6 +36,7 @@ const (
 type transfer struct {
 	blobs               *Blobs
 	source, destination reference.Repository
+	empty               bool // the destination was just seen to have nothing
 	blob                registry.Descriptor
 
 	upload *registry.Upload // nil: none is under way
@@ -103,7 +104,7 @@ func (t *transfer) run(ctx context.Context) error {
 func (t *transfer) isThere(ctx context.Context) (bool, error) {
 	from := t.holder(place{t.destination, t.blob.Digest})
 	// A registry that does not mount blobs would be sent what it has.
-	if !t.isOwn() && (from.IsZero() || !t.blobs.held.isProven(from.Registry())) {
+	if !t.isUnseen() && (from.IsZero() || !t.blobs.held.isProven(from.Registry())) {
 		if there, err := t.blobs.to.HasBlob(ctx, t.destination, t.blob); err != nil || there {
 			return there, err
 		}
@@ -121,10 +122,11 @@ func (t *transfer) isThere(ctx context.Context) (bool, error) {
 	return taken, nil
 }
 
-// isOwn reports whether the blob is a small configuration. Each image has its own, and it is
-// copied only if the destination does not have the image: a look-up would be in vain.
-func (t *transfer) isOwn() bool {
-	return types.MediaType(t.blob.MediaType).IsConfig() && 0 < t.blob.Size && t.blob.Size <= maxConfig
+// isUnseen reports whether the blob is small and probably missing, so that a look-up would be in
+// vain: the destination has nothing, or the blob is a configuration. Each image has its own,
+// and it is copied only if the destination does not have the image.
+func (t *transfer) isUnseen() bool {
+	return (t.empty || types.MediaType(t.blob.MediaType).IsConfig()) && 0 < t.blob.Size && t.blob.Size <= maxUnseen
 }
 
 // holder returns a repository from which the destination can mount the blob, zero if there
