@@ -42,6 +42,13 @@ const (
 	// parallel lookups over HTTP/1.1 would dial again and again.
 	idlePerHost = 64
 
+	// streamWindow is how many bytes a registry may send of an answer over HTTP/2 before it
+	// hears that they were read. A blob comes with at most as many bytes in each round trip:
+	// with net/http's default of 4 MiB and 100 ms, layers of 64 MB
+	// took a fifth longer. If
+	// the destination is slower than the source, so much of each blob is in memory.
+	streamWindow = 8 << 20
+
 	// pingAfter and pingTimeout detect a dead HTTP/2 connection. Otherwise all requests on it
 	// would hang until the kernel closes it.
 	pingAfter   = 30 * time.Second
@@ -59,7 +66,7 @@ func NewTransport(insecure []string, stall time.Duration) http.RoundTripper {
 	verified.TLSHandshakeTimeout = tlsTimeout
 	verified.MaxIdleConnsPerHost = idlePerHost
 	verified.MaxIdleConns = 0
-	verified.HTTP2 = &http.HTTP2Config{SendPingTimeout: pingAfter, PingTimeout: pingTimeout}
+	verified.HTTP2 = &http.HTTP2Config{MaxReceiveBufferPerStream: streamWindow, SendPingTimeout: pingAfter, PingTimeout: pingTimeout}
 
 	network := &byHost{trust: trust{reference.NewHosts(insecure)}, plain: verified, now: time.Now, kept: make(map[settings]*secured)}
 	return &stalling{inner: network, limit: stall}

@@ -13,7 +13,8 @@ import (
 )
 
 const (
-	// atOnce is how many blobs are copied at once. One takes some 100 KB of memory.
+	// atOnce is how many blobs are copied at once. One takes some 100 KB of memory
+	// and, over HTTP/2, what the destination has not taken yet, up to 8 MiB.
 	atOnce = 32
 
 	// together is how many blobs of one image are copied at once.
