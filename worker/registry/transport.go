@@ -44,9 +44,8 @@ const (
 
 	// streamWindow is how many bytes a registry may send of an answer over HTTP/2 before it
 	// hears that they were read. A blob comes with at most as many bytes in each round trip:
-	// with net/http's default of 4 MiB and 100 ms, layers of 64 MB
-	// took a fifth longer. If
-	// the destination is slower than the source, so much of each blob is in memory.
+	// with net/http's default of 4 MiB and 100 ms, layers of 64 MB took a fifth longer. If the
+	// destination is slower than the source, so much of each blob is in memory.
 	streamWindow = 8 << 20
 
 	// pingAfter and pingTimeout detect a dead HTTP/2 connection. Otherwise all requests on it
