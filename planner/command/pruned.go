@@ -59,7 +59,7 @@ func (p *pruneFlags) execute(cmd *cobra.Command) error {
 	if plan.Mirror != s.Mirror || plan.Destination != s.Destination {
 		return fmt.Errorf("%w: %s: the plan is for MIRROR_NAME=%s and MIRROR_DEST_URL=%s", errUsage, p.execution, plan.Mirror, plan.Destination)
 	}
-	if err := s.session.isIdle(ctx); err != nil {
+	if err := s.session.isIdle(ctx, s.Destination); err != nil {
 		return err
 	}
 	done, err := s.execute(ctx, plan, out)
@@ -75,21 +75,31 @@ func (p *pruneFlags) execute(cmd *cobra.Command) error {
 	return err
 }
 
-// isIdle returns an error if a run of the mirror is not over: what a worker has just seen at the
-// destination must not be deleted before it is tagged.
-func (se *session) isIdle(ctx context.Context) error {
-	newest, err := se.runs.Get(ctx, se.name, "")
-	if errors.Is(err, run.ErrNotFound) {
-		return nil
-	}
+// isIdle returns an error if a run to the destination is not over, or a worker still has a chunk
+// of one that was cancelled or superseded: what a worker has just seen at the destination must
+// not be deleted before it is tagged.
+func (se *session) isIdle(ctx context.Context, destination string) error {
+	ledger := se.runs.Ledger()
+	byName, err := ledger.List(ctx)
 	if err != nil {
 		return err
 	}
-	status, err := se.status(ctx, newest.ID)
-	if err == nil && !status.Over() {
-		err = fmt.Errorf("%w: run %s is not over; wait for it, or cancel it with planner cancel", errUnfinished, newest.ID)
+	for name, runs := range byName {
+		for _, r := range runs {
+			if name != se.name && r.Destination != "" && r.Destination != destination {
+				continue
+			}
+			status, final, err := ledger.Status(ctx, r)
+			if err != nil {
+				return err
+			}
+			ended := status.State == run.StateCancelled || status.State == run.StateSuperseded
+			if !status.Over() || ended && !final {
+				return fmt.Errorf("%w: run %s of mirror %s is not over; wait for it, or cancel it with planner cancel", errUnfinished, r.ID, name)
+			}
+		}
 	}
-	return err
+	return nil
 }
 
 // turn is how long a process waits before it asks again whether another one still carries out

@@ -3,6 +3,7 @@ package metrics
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"log/slog"
 	"strings"
@@ -107,8 +108,10 @@ func busy(t *testing.T, s *stand) (due time.Time) {
 	ctx := t.Context()
 	require.NoError(t, s.budget.SetLimits(ctx, "nightly", map[string]budget.Limit{registry: {Requests: 2, Window: time.Hour}}))
 	for range 2 {
-		_, err := s.budget.Take(ctx, "", registry, "")
-		require.NoError(t, err)
+		// A cluster that has just started may store a token twice, as its answer is lost.
+		if _, err := s.budget.Take(ctx, "", registry, ""); !errors.As(err, new(*budget.SpentError)) {
+			require.NoError(t, err)
+		}
 	}
 	require.NoError(t, s.budget.Refused(ctx, budget.Call{Registry: "quay.io", Kind: budget.API, Started: time.Now()}, time.Minute, "429"))
 	require.NoError(t, s.budget.Away(ctx, budget.Outage{Registry: "target.example.com", Activity: budget.Push, Reason: "507", Started: time.Now()}))
