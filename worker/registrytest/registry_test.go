@@ -175,7 +175,7 @@ func TestKinds(t *testing.T) {
 		{"PUT", "/v2/a/blobs/uploads/1?digest=" + digest, registrytest.KindBlobUpload, "a", digest},
 		{"POST", "/v2/a/blobs/uploads/?mount=" + digest + "&from=b", registrytest.KindBlobMount, "a", digest},
 		{"GET", "/v2/a/referrers/" + digest, registrytest.KindReferrers, "a", digest},
-		{"GET", "/v2/_catalog", registrytest.KindOther, "", ""},
+		{"GET", "/v2/_catalog", registrytest.KindRepositories, "", ""},
 	} {
 		r.ResetRequests()
 		res, err := do(t, r, test.method, test.path)
