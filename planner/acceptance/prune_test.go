@@ -2,6 +2,7 @@ package acceptance
 
 import (
 	"encoding/json"
+	"net/http"
 	"path/filepath"
 	"strings"
 	"sync/atomic"
@@ -19,7 +20,7 @@ func (s *site) prunes(arguments ...string) (names []string) {
 	s.destination.ResetRequests()
 	p := s.planner(append([]string{"prune", "-o", "json"}, arguments...)...)
 	p.exits(0)
-	require.Zero(s.t, s.destination.Count(func(r registrytest.Request) bool { return r.Method != "GET" && r.Method != "HEAD" }))
+	require.Zero(s.t, s.destination.Count(func(r registrytest.Request) bool { return r.Method != http.MethodGet && r.Method != http.MethodHead }))
 	var plan prune.Plan
 	require.NoError(s.t, json.NewDecoder(strings.NewReader(p.stdout.String())).Decode(&plan))
 	for _, r := range plan.Repositories {
@@ -106,7 +107,7 @@ func TestPruneExecute(t *testing.T) {
 
 	// Killed while the second repository is under way: its tag is deleted, and that was not
 	// recorded.
-	deletions := func(r registrytest.Request) bool { return r.Method == "DELETE" }
+	deletions := func(r registrytest.Request) bool { return r.Method == http.MethodDelete }
 	s.destination.ResetRequests()
 	held := make(chan struct{})
 	var deleted atomic.Bool
@@ -115,7 +116,7 @@ func TestPruneExecute(t *testing.T) {
 		if ofB && deletions(r) {
 			deleted.Store(true)
 		}
-		return ofB && r.Method == "HEAD" && deleted.Load()
+		return ofB && r.Method == http.MethodHead && deleted.Load()
 	}
 	remove := s.destination.Inject(registrytest.Fault{Match: after, Gate: held})
 	first := s.planner("prune", "--execute", file)

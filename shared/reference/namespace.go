@@ -102,5 +102,5 @@ func (n Namespace) Address() Repository {
 	if n.path == "" {
 		return Repository{n.registry, "any"}
 	}
-	return Repository{n.registry, n.path}
+	return Repository(n)
 }

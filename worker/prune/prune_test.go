@@ -3,6 +3,7 @@ package prune_test
 import (
 	"context"
 	"errors"
+	"net/http"
 	"slices"
 	"testing"
 	"time"
@@ -105,7 +106,7 @@ func (s *site) plan() prune.Plan {
 	s.to.ResetRequests()
 	p, err := s.Plan(s.t.Context())
 	require.NoError(s.t, err)
-	require.Zero(s.t, s.to.Count(func(r registrytest.Request) bool { return r.Method != "GET" && r.Method != "HEAD" }))
+	require.Zero(s.t, s.to.Count(func(r registrytest.Request) bool { return r.Method != http.MethodGet && r.Method != http.MethodHead }))
 	require.NoError(s.t, p.Check())
 	return p
 }

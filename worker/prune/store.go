@@ -58,7 +58,7 @@ type Lease struct {
 // taken, too.
 func (s *Store) Take(ctx context.Context, mirror, plan, by, holder string) (lease *Lease, other string, err error) {
 	var taken Record
-	_, err = s.update(ctx, mirror, plan, func(r *Record) bool {
+	err = s.update(ctx, mirror, plan, func(r *Record) bool {
 		other = ""
 		if r.Holder != "" && r.Holder != holder && time.Since(r.Renewed) < leaseFor {
 			other = r.By
@@ -77,8 +77,8 @@ func (s *Store) Take(ctx context.Context, mirror, plan, by, holder string) (leas
 	return &Lease{s, holder, taken}, "", nil
 }
 
-func (s *Store) update(ctx context.Context, mirror, plan string, change func(*Record) bool) (uint64, error) {
-	revision, err := broker.Update(ctx, s.kv, mirror+"."+plan, func(last jetstream.KeyValueEntry) ([]byte, error) {
+func (s *Store) update(ctx context.Context, mirror, plan string, change func(*Record) bool) error {
+	_, err := broker.Update(ctx, s.kv, mirror+"."+plan, func(last jetstream.KeyValueEntry) ([]byte, error) {
 		r := Record{Mirror: mirror, Plan: plan}
 		if last != nil {
 			if err := json.Unmarshal(last.Value(), &r); err != nil {
@@ -94,15 +94,15 @@ func (s *Store) update(ctx context.Context, mirror, plan string, change func(*Re
 		return json.Marshal(r)
 	})
 	if err != nil {
-		return 0, fmt.Errorf("recording the execution of plan %s in %s: %w", plan, Bucket, err)
+		return fmt.Errorf("recording the execution of plan %s in %s: %w", plan, Bucket, err)
 	}
-	return revision, nil
+	return nil
 }
 
 // change changes the record. It returns ErrTaken if another process has taken the lease.
 func (l *Lease) change(ctx context.Context, change func(*Record)) error {
 	lost := false
-	_, err := l.store.update(ctx, l.Record.Mirror, l.Record.Plan, func(r *Record) bool {
+	err := l.store.update(ctx, l.Record.Mirror, l.Record.Plan, func(r *Record) bool {
 		if lost = r.Holder != l.holder; lost {
 			return false
 		}

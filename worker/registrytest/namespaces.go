@@ -55,23 +55,7 @@ func (r *Registry) serveNamespace(w http.ResponseWriter, req *http.Request, requ
 	query := req.URL.Query()
 	switch {
 	case r.settings.quayAPI != nil && strings.HasPrefix(request.Path, "/api/v1/"):
-		start := 0
-		if token, err := base64.URLEncoding.DecodeString(query.Get("next_page")); err == nil {
-			start, _ = strconv.Atoi(string(token))
-		}
-		page, more := cutNames(names, start, r.settings.quayAPI.limit(bulkPageLimit))
-		rows := []map[string]any{}
-		for _, name := range page {
-			namespace, below, _ := strings.Cut(name, "/")
-			if query.Get("public") == "true" && !r.private() {
-				rows = append(rows, map[string]any{"namespace": namespace, "name": below, "kind": "image", "is_public": true, "state": "NORMAL", "description": nil})
-			}
-		}
-		answer := map[string]any{"repositories": rows}
-		if more {
-			answer["next_page"] = base64.URLEncoding.EncodeToString([]byte(strconv.Itoa(start + len(page))))
-		}
-		writeJSON(w, http.StatusOK, answer)
+		r.serveQuayNamespace(w, query, names)
 	case r.settings.hubAPI != nil && strings.HasPrefix(request.Path, hubNamespaces):
 		size := r.settings.hubAPI.limit(number(query, "page_size", hubDefaultSize))
 		start := (request.Page - 1) * size
@@ -106,6 +90,27 @@ func (r *Registry) serveNamespace(w http.ResponseWriter, req *http.Request, requ
 		return false
 	}
 	return true
+}
+
+// serveQuayNamespace sends a page as Quay does, which names the next one by a token.
+func (r *Registry) serveQuayNamespace(w http.ResponseWriter, query url.Values, names []string) {
+	start := 0
+	if token, err := base64.URLEncoding.DecodeString(query.Get("next_page")); err == nil {
+		start, _ = strconv.Atoi(string(token))
+	}
+	page, more := cutNames(names, start, r.settings.quayAPI.limit(bulkPageLimit))
+	rows := []map[string]any{}
+	for _, name := range page {
+		namespace, below, _ := strings.Cut(name, "/")
+		if query.Get("public") == "true" && !r.private() {
+			rows = append(rows, map[string]any{"namespace": namespace, "name": below, "kind": "image", "is_public": true, "state": "NORMAL", "description": nil})
+		}
+	}
+	answer := map[string]any{"repositories": rows}
+	if more {
+		answer["next_page"] = base64.URLEncoding.EncodeToString([]byte(strconv.Itoa(start + len(page))))
+	}
+	writeJSON(w, http.StatusOK, answer)
 }
 
 // limit returns how many repositories a page has.
