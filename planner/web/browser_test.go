@@ -106,6 +106,16 @@ func TestPages(t *testing.T) {
 	}
 }
 
+// seesAll loads the pages that grow with the mirror, wide and narrow.
+func seesAll(t *testing.T, url, name string) {
+	t.Helper()
+	ctx := browser(t)
+	for _, page := range []string{"", "failures", "runs", "images"} {
+		sees(t, ctx, url+"/"+page, name+page, 1280, false)
+		sees(t, ctx, url+"/"+page, name+page+"-phone", 390, true)
+	}
+}
+
 // waits is how long a browser gets to show something.
 const waits = 20 * time.Second
 

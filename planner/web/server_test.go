@@ -120,6 +120,7 @@ func TestCounts(t *testing.T) {
 		require.Equal(t, http.StatusOK, response.StatusCode)
 		require.Contains(t, text, want)
 	}
+	seesAll(t, served.URL, "none")
 	id := f.ran(mirror, 1, time.Hour, run.Tally{Total: 3, Copied: 3})
 	for path, want := range map[string]string{"/": "fresh", "/runs": "1 run of the last 30 days", "/runs/" + id: "6: 6 copied"} {
 		require.Eventually(t, func() bool { // what was read is shown for a second
@@ -127,6 +128,7 @@ func TestCounts(t *testing.T) {
 			return strings.Contains(text, want)
 		}, 10*time.Second, 50*time.Millisecond)
 	}
+	seesAll(t, served.URL, "one")
 	group, ctx := errgroup.WithContext(t.Context())
 	group.SetLimit(32)
 	for n := range 5000 {
@@ -156,6 +158,7 @@ func TestCounts(t *testing.T) {
 		})
 	}
 	require.NoError(t, group.Wait())
+	seesAll(t, served.URL, "many")
 	_, text = get(t, served.URL+"/images?page=50")
 	require.Contains(t, text, "5\u202f000 repositories")
 	require.Equal(t, repositoriesPage, strings.Count(text, `scope="row"`))
