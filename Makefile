@@ -27,10 +27,10 @@ build: require-go ## build bin/planner and bin/worker
 check: lint tidy test chart-test ## all that a change must pass: format, linters, tidy, tests, chart
 
 test: require-go require-cc require-skopeo require-chromium ## run all tests, with the race detector
-	$(GO) test -race -timeout 14m $(PACKAGES)
+	$(GO) test -race -timeout 28m $(PACKAGES)
 
 test-builtin: require-go require-cc require-skopeo require-chromium ## run the acceptance tests with COPY_ENGINE=builtin
-	COPY_ENGINE=builtin $(GO) test -race -timeout 14m ./planner/acceptance -skip '^TestChaos$$'
+	COPY_ENGINE=builtin $(GO) test -race -timeout 28m ./planner/acceptance -skip '^TestChaos$$'
 
 # How long each target of make fuzz runs, and which: a pattern.
 FUZZTIME ?= 5s
