@@ -3,6 +3,7 @@ package chunk
 import (
 	"context"
 	"errors"
+	"fmt"
 	"slices"
 
 	"github.com/osism/skopeo-worker/shared/message"
@@ -13,21 +14,38 @@ import (
 	"github.com/osism/skopeo-worker/worker/registry"
 )
 
+// errBackupTaken is returned if the destination has something else under the name of a backup.
+var errBackupTaken = errors.New("the name of the backup is taken")
+
 // backUp puts another tag on what the destination has under the tag of an image, which is
-// about to be replaced. Then it deletes the oldest backups of the tag, as far as there are too
-// many and the destination deletes tags. If the backup cannot be made, the tag must not be
-// replaced.
-func (e *execution) backUp(j *compare.Job, image message.Image, digest reference.Digest) error {
+// about to be replaced. If it fails, the tag must not be replaced. What is there already under
+// a backup of the tag, as after a try that failed later, needs no other one.
+func (e *execution) backUp(ctx context.Context, j *compare.Job, image message.Image, digest reference.Digest) error {
 	tag := compare.DestinationTag(image)
 	had := j.Had[tag]
-	_, companion := selection.Companion(tag.String())
-	if j.Entry.Selection == nil || j.Entry.Selection.Backup.IsZero() || had.IsZero() || had == digest || companion {
+	if !e.backsUp(j, image) || had.IsZero() || had == digest {
 		return nil
 	}
-	settings, to := j.Entry.Selection.Backup, j.Entry.Destination
-	name, err := settings.Name(tag, had, e.worker.now())
+	to := j.Entry.Destination
+	all, err := e.worker.Notes.Backups(ctx, to)
 	if err != nil {
 		return err
+	}
+	backups := all[tag]
+	if slices.ContainsFunc(backups, func(b compare.Backup) bool { return b.Digest == had }) {
+		return nil
+	}
+	name, err := j.Entry.Selection.Backup.Name(tag, had, e.worker.now())
+	if err != nil {
+		return err
+	}
+	isName := func(b compare.Backup) bool { return b.Name == name }
+	taken, err := e.mirror.Tagged(e.work, to, name)
+	if err != nil {
+		return err
+	}
+	if !taken.IsZero() && taken != had && !slices.ContainsFunc(backups, isName) {
+		return fmt.Errorf("%w: %s:%s is not a backup of %s; change BACKUP_TAG or backup", errBackupTaken, to, name, tag)
 	}
 	err = e.mirror.Tag(e.work, mirror.Target{Repository: to, Tag: name}, had)
 	if errors.Is(err, mirror.ErrVanished) {
@@ -38,17 +56,35 @@ func (e *execution) backUp(j *compare.Job, image message.Image, digest reference
 		return err
 	}
 	e.log.Info("kept what a tag had under another tag", "tag", to.String()+":"+tag.String(), "backup", name, "digest", had)
-	// Unlike requests to registries, this does not end with work.
-	ctx := context.WithoutCancel(e.work)
+	backups = append(slices.DeleteFunc(slices.Clone(backups), isName), compare.Backup{Name: name, Digest: had})
+	return e.worker.Notes.NoteBackups(ctx, to, tag, backups)
+}
+
+// backsUp reports whether there are backups of an image's tag.
+func (e *execution) backsUp(j *compare.Job, image message.Image) bool {
+	if j.Entry.Selection == nil || j.Entry.Selection.Backup.IsZero() {
+		return false
+	}
+	_, companion := selection.Companion(compare.DestinationTag(image).String())
+	return !companion
+}
+
+// expireBackups deletes the oldest backups of a tag that was replaced, as far as there are too
+// many and the destination deletes tags.
+func (e *execution) expireBackups(ctx context.Context, j *compare.Job, image message.Image) error {
+	tag, to := compare.DestinationTag(image), j.Entry.Destination
+	if !e.backsUp(j, image) || j.Had[tag].IsZero() {
+		return nil
+	}
 	all, err := e.worker.Notes.Backups(ctx, to)
-	if err != nil {
+	backups := all[tag]
+	if err != nil || len(backups) <= j.Entry.Selection.Backup.Keep {
 		return err
 	}
-	backups := append(slices.DeleteFunc(slices.Clone(all[tag]), func(t reference.Tag) bool { return t == name }), name)
-	for len(backups) > settings.Keep {
-		err := e.mirror.Destination().DeleteTag(e.work, to, backups[0])
+	for len(backups) > j.Entry.Selection.Backup.Keep {
+		err := e.mirror.Destination().DeleteTag(e.work, to, backups[0].Name)
 		if err != nil && !errors.Is(err, registry.ErrNotFound) {
-			e.log.Warn("an old backup stays at the destination", "backup", to.String()+":"+backups[0].String(), "error", err)
+			e.log.Warn("an old backup stays at the destination", "backup", to.String()+":"+backups[0].Name.String(), "error", err)
 			break
 		}
 		backups = backups[1:]

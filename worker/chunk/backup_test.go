@@ -89,3 +89,51 @@ func TestFailedBackup(t *testing.T) {
 	require.NoError(t, err)
 	require.Equal(t, one, at)
 }
+
+// TestBackupsOutliveFailures: a tag that cannot be put again and again pushes no older backup
+// out, and no backup takes the place of something else.
+func TestBackupsOutliveFailures(t *testing.T) {
+	b := newHarness(t)
+	entry := b.entry("")
+	entry.Selection = selection.Selection{Backup: selection.Backup{Template: "{tag}-{date}", Keep: 1}}.Pointer()
+	deliver := func() run.Tally {
+		t.Helper()
+		b.advanced.Add(int64(time.Second))
+		b.deliver(t, Delivery{Chunk: b.chunk(entry), Fresh: true})
+		return b.images
+	}
+	for _, version := range []string{"one", "two"} {
+		_, err := b.from.PushImage(repository, "latest", registrytest.Image{Version: version})
+		require.NoError(t, err)
+		deliver()
+	}
+	before, err := b.to.Tags(destination)
+	require.NoError(t, err)
+	require.Len(t, before, 2)
+	_, err = b.from.PushImage(repository, "latest", registrytest.Image{Version: "three"})
+	require.NoError(t, err)
+	remove := b.to.Inject(registrytest.Fault{Match: func(r registrytest.Request) bool { return puts(r) && r.Reference == "latest" }, Status: http.StatusBadRequest})
+	for range 3 {
+		require.Equal(t, 1, deliver().Failed)
+	}
+	during, err := b.to.Tags(destination)
+	require.NoError(t, err)
+	require.Subset(t, during, before)
+	require.Len(t, during, 3, "one backup of what is to be replaced")
+	remove()
+	images := deliver()
+	require.Equal(t, 1, images.Copied+images.Tagged)
+	after, err := b.to.Tags(destination)
+	require.NoError(t, err)
+	require.Len(t, after, 2)
+
+	entry.Selection = selection.Selection{Backup: selection.Backup{Template: "{tag}-old", Keep: 1}}.Pointer()
+	other, err := b.to.PushImage(destination, "latest-old", registrytest.Image{Version: "somebody's"})
+	require.NoError(t, err)
+	_, err = b.from.PushImage(repository, "latest", registrytest.Image{Version: "four"})
+	require.NoError(t, err)
+	require.Equal(t, 1, deliver().Failed)
+	at, err := b.to.Digest(destination, "latest-old")
+	require.NoError(t, err)
+	require.Equal(t, other, at)
+}

@@ -67,7 +67,7 @@ type harness struct {
 	absent   map[string]bool
 	sighted  map[reference.Repository]map[reference.Tag]compare.Sighting
 	released map[reference.Digest]bool
-	backups  map[reference.Repository]map[reference.Tag][]reference.Tag
+	backups  map[reference.Repository]map[reference.Tag][]compare.Backup
 	held     map[reference.Repository]map[reference.Tag]compare.Held
 	counts   map[reference.Repository]compare.Listing
 	copies   map[string]*meter.Meter
@@ -199,20 +199,20 @@ func (b *harness) Released(_ context.Context, _ reference.Repository, digest ref
 	return b.released[digest], nil
 }
 
-func (b *harness) Backups(_ context.Context, destination reference.Repository) (map[reference.Tag][]reference.Tag, error) {
+func (b *harness) Backups(_ context.Context, destination reference.Repository) (map[reference.Tag][]compare.Backup, error) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	return maps.Clone(b.backups[destination]), nil
 }
 
-func (b *harness) NoteBackups(_ context.Context, destination reference.Repository, tag reference.Tag, backups []reference.Tag) error {
+func (b *harness) NoteBackups(_ context.Context, destination reference.Repository, tag reference.Tag, backups []compare.Backup) error {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	if b.backups == nil {
-		b.backups = map[reference.Repository]map[reference.Tag][]reference.Tag{}
+		b.backups = map[reference.Repository]map[reference.Tag][]compare.Backup{}
 	}
 	if b.backups[destination] == nil {
-		b.backups[destination] = map[reference.Tag][]reference.Tag{}
+		b.backups[destination] = map[reference.Tag][]compare.Backup{}
 	}
 	b.backups[destination][tag] = backups
 	return nil

@@ -20,7 +20,7 @@ import (
 func (e *execution) tag(ctx context.Context, j *compare.Job, copied mirror.Copied, took time.Duration, first run.Outcome) error {
 	var put []message.Image
 	for _, image := range j.Images {
-		taken, err := e.put(j, image, copied.Digest)
+		taken, err := e.put(ctx, j, image, copied.Digest)
 		if !taken.IsZero() {
 			if err := e.Keep(ctx, j.Keeps(image, taken)); err != nil {
 				return err
@@ -50,7 +50,7 @@ func (e *execution) tag(ctx context.Context, j *compare.Job, copied mirror.Copie
 
 // put puts the tag of an image. An immutable tag that has another digest by now stays as it is:
 // taken is that digest then.
-func (e *execution) put(j *compare.Job, image message.Image, digest reference.Digest) (taken reference.Digest, err error) {
+func (e *execution) put(ctx context.Context, j *compare.Job, image message.Image, digest reference.Digest) (taken reference.Digest, err error) {
 	to, immutable := compare.Target(j.Entry, image), e.comparer.IsImmutable(j.Entry, image)
 	if immutable {
 		have, err := e.mirror.Tagged(e.work, to.Repository, to.Tag)
@@ -58,10 +58,13 @@ func (e *execution) put(j *compare.Job, image message.Image, digest reference.Di
 			return have, err
 		}
 	}
-	if err := e.backUp(j, image, digest); err != nil {
+	if err := e.backUp(ctx, j, image, digest); err != nil {
 		return taken, err
 	}
 	if err := e.mirror.Tag(e.work, to, digest); err != nil {
+		return taken, err
+	}
+	if err := e.expireBackups(ctx, j, image); err != nil {
 		return taken, err
 	}
 	if immutable {
@@ -101,7 +104,7 @@ func (e *execution) incomplete(ctx context.Context, j *compare.Job, copied mirro
 	for _, image := range j.Images {
 		err := cause
 		if outcome.Classify(cause) != outcome.Interrupted {
-			taken, untagged := e.put(j, image, copied.Digest)
+			taken, untagged := e.put(ctx, j, image, copied.Digest)
 			if !taken.IsZero() {
 				if err := e.Keep(ctx, j.Keeps(image, taken)); err != nil {
 					return err

@@ -58,8 +58,8 @@ type Notes interface {
 	compare.Ages
 	// Backups returns the backups of a destination's tags, the oldest first. NoteBackups
 	// replaces those of one tag.
-	Backups(ctx context.Context, destination reference.Repository) (map[reference.Tag][]reference.Tag, error)
-	NoteBackups(ctx context.Context, destination reference.Repository, tag reference.Tag, backups []reference.Tag) error
+	Backups(ctx context.Context, destination reference.Repository) (map[reference.Tag][]compare.Backup, error)
+	NoteBackups(ctx context.Context, destination reference.Repository, tag reference.Tag, backups []compare.Backup) error
 	// NoteSightings notes since when tags of a source have had their digests.
 	NoteSightings(ctx context.Context, source reference.Repository, tags map[reference.Tag]compare.Sighting) error
 	// NoteHeld notes what a destination has under immutable tags. Held returns what was noted.

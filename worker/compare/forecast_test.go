@@ -244,7 +244,7 @@ type notes struct {
 	absent   map[string]bool
 	sighted  map[reference.Repository]map[reference.Tag]compare.Sighting
 	released map[reference.Digest]bool
-	backups  map[reference.Repository]map[reference.Tag][]reference.Tag
+	backups  map[reference.Repository]map[reference.Tag][]compare.Backup
 	held     map[reference.Repository]map[reference.Tag]compare.Held
 	counts   map[reference.Repository]compare.Listing
 	failures []failure.Image
@@ -334,20 +334,20 @@ func (n *notes) Released(_ context.Context, _ reference.Repository, digest refer
 	return n.released[digest], nil
 }
 
-func (n *notes) Backups(_ context.Context, destination reference.Repository) (map[reference.Tag][]reference.Tag, error) {
+func (n *notes) Backups(_ context.Context, destination reference.Repository) (map[reference.Tag][]compare.Backup, error) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	return maps.Clone(n.backups[destination]), nil
 }
 
-func (n *notes) NoteBackups(_ context.Context, destination reference.Repository, tag reference.Tag, backups []reference.Tag) error {
+func (n *notes) NoteBackups(_ context.Context, destination reference.Repository, tag reference.Tag, backups []compare.Backup) error {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	if n.backups == nil {
-		n.backups = map[reference.Repository]map[reference.Tag][]reference.Tag{}
+		n.backups = map[reference.Repository]map[reference.Tag][]compare.Backup{}
 	}
 	if n.backups[destination] == nil {
-		n.backups[destination] = map[reference.Tag][]reference.Tag{}
+		n.backups[destination] = map[reference.Tag][]compare.Backup{}
 	}
 	n.backups[destination][tag] = backups
 	return nil

@@ -23,6 +23,12 @@ type Held struct {
 	Fresh bool
 }
 
+// Backup is another tag for what a tag has had.
+type Backup struct {
+	Name   reference.Tag    `json:"tag"`
+	Digest reference.Digest `json:"digest"`
+}
+
 // immutables are what destinations have under immutable tags.
 type immutables struct {
 	mu       sync.Mutex

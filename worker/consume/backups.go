@@ -4,11 +4,14 @@ import (
 	"context"
 	"encoding/json"
 	"maps"
+	"slices"
 
 	"github.com/nats-io/nats.go/jetstream"
 
 	"github.com/osism/skopeo-worker/shared/broker"
+	"github.com/osism/skopeo-worker/shared/message"
 	"github.com/osism/skopeo-worker/shared/reference"
+	"github.com/osism/skopeo-worker/worker/compare"
 )
 
 // backupBucket holds the backups of tags that were replaced, by destination.
@@ -16,23 +19,25 @@ const backupBucket = "mirror_backups"
 
 // backedUp is the note about a destination. A backup that is not noted stays there.
 type backedUp struct {
-	Destination reference.Repository              `json:"destination"`
-	Tags        map[reference.Tag][]reference.Tag `json:"tags"`
+	Destination reference.Repository               `json:"destination"`
+	Tags        map[reference.Tag][]compare.Backup `json:"tags"`
 }
 
 // parseBackups reads a note. It ignores what is not one about the destination, because what it
 // names is deleted some day.
-func parseBackups(entry jetstream.KeyValueEntry, destination reference.Repository) map[reference.Tag][]reference.Tag {
+func parseBackups(entry jetstream.KeyValueEntry, destination reference.Repository) map[reference.Tag][]compare.Backup {
 	var note backedUp
 	if entry == nil || json.Unmarshal(entry.Value(), &note) != nil || note.Destination != destination {
 		return nil
 	}
-	maps.DeleteFunc(note.Tags, func(tag reference.Tag, _ []reference.Tag) bool { return tag.IsZero() })
+	maps.DeleteFunc(note.Tags, func(tag reference.Tag, backups []compare.Backup) bool {
+		return tag.IsZero() || slices.ContainsFunc(backups, func(b compare.Backup) bool { return b.Name.IsZero() || b.Digest.IsZero() })
+	})
 	return note.Tags
 }
 
 // Backups implements chunk.Notes.
-func (n *Notes) Backups(ctx context.Context, destination reference.Repository) (tags map[reference.Tag][]reference.Tag, err error) {
+func (n *Notes) Backups(ctx context.Context, destination reference.Repository) (tags map[reference.Tag][]compare.Backup, err error) {
 	err = n.retry(ctx, func(ctx context.Context) error {
 		entry, err := n.get(ctx, n.backups, heldKey(destination))
 		tags = parseBackups(entry, destination)
@@ -42,15 +47,19 @@ func (n *Notes) Backups(ctx context.Context, destination reference.Repository) (
 }
 
 // NoteBackups implements chunk.Notes.
-func (n *Notes) NoteBackups(ctx context.Context, destination reference.Repository, tag reference.Tag, backups []reference.Tag) error {
+func (n *Notes) NoteBackups(ctx context.Context, destination reference.Repository, tag reference.Tag, backups []compare.Backup) error {
 	return n.retry(ctx, func(ctx context.Context) error {
 		_, err := broker.Update(ctx, n.backups, heldKey(destination), func(last jetstream.KeyValueEntry) ([]byte, error) {
 			note := backedUp{destination, parseBackups(last, destination)}
 			if note.Tags == nil {
-				note.Tags = map[reference.Tag][]reference.Tag{}
+				note.Tags = map[reference.Tag][]compare.Backup{}
 			}
 			note.Tags[tag] = backups
-			return json.Marshal(note)
+			data, err := json.Marshal(note)
+			if len(data) > message.MaxSize {
+				return nil, err // some 5,000 tags; other backups are never deleted
+			}
+			return data, err
 		})
 		return err
 	})
