@@ -2,7 +2,6 @@ package web
 
 import (
 	"bytes"
-	"fmt"
 	"io"
 	"log/slog"
 	"net/http"
@@ -18,11 +17,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 	"golang.org/x/crypto/bcrypt"
-	"golang.org/x/sync/errgroup"
 
-	"github.com/osism/skopeo-worker/shared/catalog"
-	"github.com/osism/skopeo-worker/shared/failure"
-	"github.com/osism/skopeo-worker/shared/reference"
 	"github.com/osism/skopeo-worker/shared/run"
 )
 
@@ -109,70 +104,6 @@ func TestHostileNames(t *testing.T) {
 	}
 	_, text := get(t, served.URL+"/")
 	require.Contains(t, text, "&lt;script&gt;hostile()&lt;/script&gt;")
-}
-
-// TestCounts: each page is whole with no run, one, and thousands of failures, and quick.
-func TestCounts(t *testing.T) {
-	f := newFixture(t)
-	served := serve(t, Config{}, f.site, quiet)
-	for path, want := range map[string]string{"/": "Nothing has run", "/failures": "no failed images", "/runs": "Nothing has run", "/images": "No plan has had a repository in the last 30 days."} {
-		response, text := get(t, served.URL+path)
-		require.Equal(t, http.StatusOK, response.StatusCode)
-		require.Contains(t, text, want)
-	}
-	seesAll(t, served.URL, "none")
-	id := f.ran(mirror, 1, time.Hour, run.Tally{Total: 3, Copied: 3})
-	for path, want := range map[string]string{"/": "fresh", "/runs": "1 run of the last 30 days", "/runs/" + id: "6: 6 copied"} {
-		require.Eventually(t, func() bool { // what was read is shown for a second
-			_, text := get(t, served.URL+path)
-			return strings.Contains(text, want)
-		}, 10*time.Second, 50*time.Millisecond)
-	}
-	seesAll(t, served.URL, "one")
-	group, ctx := errgroup.WithContext(t.Context())
-	group.SetLimit(32)
-	for n := range 5000 {
-		group.Go(func() error {
-			repository := fmt.Sprintf("quay.io/osism/image-%04d", n)
-			return f.failures.Add(ctx, mirror, failure.Record{Repository: repository, Registry: "quay.io", Run: id, Images: []failure.Image{{Source: repository + ":1", Destination: "d/x:1", Reason: "away"}}})
-		})
-	}
-	require.NoError(t, group.Wait())
-	response, text := get(t, served.URL+"/failures?page=100")
-	require.Equal(t, http.StatusOK, response.StatusCode)
-	require.Equal(t, failuresPage, strings.Count(text, "<article"))
-	require.Contains(t, text, "Page 100 of 100")
-	require.Less(t, len(text), 200<<10)
-	_, text = get(t, served.URL+"/failures?q=image-0815")
-	require.Contains(t, text, "with “image-0815”")
-	require.Equal(t, 1, strings.Count(text, "<article"))
-	group, ctx = errgroup.WithContext(t.Context())
-	group.SetLimit(32)
-	for n := range 5000 {
-		group.Go(func() error {
-			repository := fmt.Sprintf("quay.io/osism/image-%04d", n)
-			return f.catalog.Add(ctx, mirror, catalog.Repository{
-				Source: reference.MustRepository(repository), Destination: reference.MustRepository(repository), Checked: time.Now(),
-				Tags: []catalog.Tag{{Name: reference.MustTag(fmt.Sprint("v", n)), State: run.Copied, Checked: time.Now()}},
-			})
-		})
-	}
-	require.NoError(t, group.Wait())
-	seesAll(t, served.URL, "many")
-	_, text = get(t, served.URL+"/images?page=50")
-	require.Contains(t, text, "5\u202f000 repositories")
-	require.Equal(t, repositoriesPage, strings.Count(text, `scope="row"`))
-	require.Less(t, len(text), 200<<10)
-	_, text = get(t, served.URL+"/images?q=V4711&state=copied")
-	require.Equal(t, 1, strings.Count(text, `scope="row"`))
-	_, text = get(t, served.URL+"/images?state=failed")
-	require.Contains(t, text, "Nothing that was seen matches.")
-	_, text = get(t, served.URL+"/images?repository=quay.io/osism/image-4711")
-	require.Contains(t, text, "v4711")
-	for _, page := range []string{"0", "-1", "x", "99999999999999999999"} {
-		response, _ := get(t, served.URL+"/failures?page="+page)
-		require.Equal(t, http.StatusBadRequest, response.StatusCode, page)
-	}
 }
 
 // TestUnknown: there is nothing besides the pages, and no file besides those of the page.

@@ -86,7 +86,7 @@ func TestMinAge(t *testing.T) {
 	pinned.Digest = reference.MustDigest(second)
 	require.Equal(t, run.Tally{Total: 1, Copied: 1}, deliver(pinned))
 	require.Equal(t, run.Tally{Total: 2, Waiting: 2}, deliver(b.aged("")), "a tag waits though its content is there")
-	b.released = map[reference.Digest]bool{reference.MustDigest(second): true}
+	b.ReleasedDigests = map[reference.Digest]bool{reference.MustDigest(second): true}
 	require.Equal(t, run.Tally{Total: 2, Tagged: 2}, deliver(b.aged("")))
 	require.Equal(t, second, at("1"))
 }

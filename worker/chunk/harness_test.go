@@ -2,9 +2,7 @@ package chunk
 
 import (
 	"context"
-	"fmt"
 	"log/slog"
-	"maps"
 	"net/http"
 	"slices"
 	"sync"
@@ -21,12 +19,11 @@ import (
 	"github.com/osism/skopeo-worker/shared/message"
 	"github.com/osism/skopeo-worker/shared/reference"
 	"github.com/osism/skopeo-worker/shared/run"
-	"github.com/osism/skopeo-worker/worker/compare"
+	"github.com/osism/skopeo-worker/worker/comparetest"
 	"github.com/osism/skopeo-worker/worker/listing"
 	"github.com/osism/skopeo-worker/worker/meter"
 	"github.com/osism/skopeo-worker/worker/mirror"
 	"github.com/osism/skopeo-worker/worker/mirrortest"
-	"github.com/osism/skopeo-worker/worker/platform"
 	"github.com/osism/skopeo-worker/worker/registry"
 	"github.com/osism/skopeo-worker/worker/registrytest"
 	"github.com/osism/skopeo-worker/worker/resolve"
@@ -52,6 +49,7 @@ var (
 // harness is a worker between two registries, and records what the worker reports.
 type harness struct {
 	*Worker
+	comparetest.Memory
 	Resolver resolve.Resolver
 	Mirror   *mirror.Mirror
 	from, to *registrytest.Registry
@@ -64,12 +62,6 @@ type harness struct {
 	pulls    int
 	bytes    int64
 	outcomes map[string]int
-	absent   map[string]bool
-	sighted  map[reference.Repository]map[reference.Tag]compare.Sighting
-	released map[reference.Digest]bool
-	backups  map[reference.Repository]map[reference.Tag][]compare.Backup
-	held     map[reference.Repository]map[reference.Tag]compare.Held
-	counts   map[reference.Repository]compare.Listing
 	copies   map[string]*meter.Meter
 	ended    []string // of the copies
 	changes  []change.Change
@@ -85,7 +77,7 @@ func newHarness(t *testing.T) *harness {
 
 func newHarnessBetween(t *testing.T, from, to *registrytest.Registry) *harness {
 	t.Helper()
-	b := &harness{from: from, to: to, kept: &keeper{records: map[string]failure.Image{}}, absent: map[string]bool{}}
+	b := &harness{from: from, to: to, kept: &keeper{records: map[string]failure.Image{}}}
 	insecure := []string{b.from.Host(), b.to.Host()}
 	client := registry.NewClient(registry.Options{Insecure: insecure, Transport: &http.Transport{ResponseHeaderTimeout: patience}})
 	b.Resolver = &resolve.Upstream{Registry: client, Listing: listing.New(listing.Options{Registry: client})}
@@ -119,103 +111,6 @@ func (b *harness) Superseded(_ context.Context, c message.Chunk, _ message.Repos
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	return b.newest > c.Run, nil
-}
-
-func (b *harness) Absent(_ context.Context, digest reference.Digest, w platform.Wanted) (bool, error) {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return b.absent[fmt.Sprint(digest, w)], nil
-}
-
-func (b *harness) NoteAbsent(_ context.Context, digest reference.Digest, w platform.Wanted) error {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	b.absent[fmt.Sprint(digest, w)] = true
-	return nil
-}
-
-func (b *harness) Held(_ context.Context, destination reference.Repository) (map[reference.Tag]compare.Held, error) {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return maps.Clone(b.held[destination]), nil
-}
-
-func (b *harness) Counted(_ context.Context, source reference.Repository) (compare.Listing, error) {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return b.counts[source], nil
-}
-
-func (b *harness) NoteCounted(_ context.Context, source reference.Repository, tags int, whole bool) error {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	if b.counts == nil {
-		b.counts = map[reference.Repository]compare.Listing{}
-	}
-	if whole || tags > b.counts[source].Tags {
-		b.counts[source] = compare.Listing{Tags: tags, At: time.Now()}
-	}
-	return nil
-}
-
-func (b *harness) NoteHeld(_ context.Context, destination reference.Repository, tags map[reference.Tag]compare.Held) error {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	if b.held == nil {
-		b.held = map[reference.Repository]map[reference.Tag]compare.Held{}
-	}
-	if b.held[destination] == nil {
-		b.held[destination] = map[reference.Tag]compare.Held{}
-	}
-	for tag, h := range tags {
-		h.Fresh = true
-		b.held[destination][tag] = h
-	}
-	return nil
-}
-
-func (b *harness) Sighted(_ context.Context, source reference.Repository) (map[reference.Tag]compare.Sighting, error) {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return maps.Clone(b.sighted[source]), nil
-}
-
-func (b *harness) NoteSightings(_ context.Context, source reference.Repository, tags map[reference.Tag]compare.Sighting) error {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	if b.sighted == nil {
-		b.sighted = map[reference.Repository]map[reference.Tag]compare.Sighting{}
-	}
-	if b.sighted[source] == nil {
-		b.sighted[source] = map[reference.Tag]compare.Sighting{}
-	}
-	maps.Copy(b.sighted[source], tags)
-	return nil
-}
-
-func (b *harness) Released(_ context.Context, _ reference.Repository, digest reference.Digest) (bool, error) {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return b.released[digest], nil
-}
-
-func (b *harness) Backups(_ context.Context, destination reference.Repository) (map[reference.Tag][]compare.Backup, error) {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return maps.Clone(b.backups[destination]), nil
-}
-
-func (b *harness) NoteBackups(_ context.Context, destination reference.Repository, tag reference.Tag, backups []compare.Backup) error {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	if b.backups == nil {
-		b.backups = map[reference.Repository]map[reference.Tag][]compare.Backup{}
-	}
-	if b.backups[destination] == nil {
-		b.backups[destination] = map[reference.Tag][]compare.Backup{}
-	}
-	b.backups[destination][tag] = backups
-	return nil
 }
 
 func (b *harness) Image(_ string, o run.Outcome) {

@@ -51,9 +51,9 @@ func TestImmutable(t *testing.T) {
 	require.Equal(t, run.Tally{Total: 2, Copied: 1, Unchanged: 1}, deliver(), "a registry without digests in its listing is not asked")
 
 	// Once the destination is asked again, the source is, too.
-	for tag, h := range b.held[b.releases().Destination] {
+	for tag, h := range b.HeldTags[b.releases().Destination] {
 		h.Fresh = false
-		b.held[b.releases().Destination][tag] = h
+		b.HeldTags[b.releases().Destination][tag] = h
 	}
 	require.Equal(t, run.Tally{Total: 2, Unchanged: 1, Kept: 1}, deliver())
 	requireKept := func() {
@@ -73,7 +73,7 @@ func TestImmutable(t *testing.T) {
 	}
 
 	// Without any memory, the destination is asked, and keeps it, too.
-	b.held = nil
+	b.HeldTags = nil
 	require.Equal(t, run.Tally{Total: 2, Unchanged: 1, Kept: 1}, deliver())
 	requireKept()
 }
@@ -87,9 +87,9 @@ func TestImmutableIsLost(t *testing.T) {
 	deliver := func() run.Tally {
 		t.Helper()
 		b.changes = nil
-		for tag, h := range b.held[b.releases().Destination] {
+		for tag, h := range b.HeldTags[b.releases().Destination] {
 			h.Fresh = false
-			b.held[b.releases().Destination][tag] = h
+			b.HeldTags[b.releases().Destination][tag] = h
 		}
 		require.NoError(t, b.to.Untag(destination, "1.0"))
 		require.Empty(t, b.deliver(t, Delivery{Chunk: b.chunk(b.releases()), Fresh: true}).Left)

@@ -4,7 +4,6 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
-	"maps"
 	"math/rand/v2"
 	"os"
 	"slices"
@@ -24,12 +23,11 @@ import (
 	"github.com/osism/skopeo-worker/shared/run"
 	"github.com/osism/skopeo-worker/worker/check"
 	"github.com/osism/skopeo-worker/worker/chunk"
-	"github.com/osism/skopeo-worker/worker/compare"
+	"github.com/osism/skopeo-worker/worker/comparetest"
 	"github.com/osism/skopeo-worker/worker/listing"
 	"github.com/osism/skopeo-worker/worker/meter"
 	"github.com/osism/skopeo-worker/worker/mirror"
 	"github.com/osism/skopeo-worker/worker/mirrortest"
-	"github.com/osism/skopeo-worker/worker/platform"
 	"github.com/osism/skopeo-worker/worker/registry"
 	"github.com/osism/skopeo-worker/worker/registrytest"
 	"github.com/osism/skopeo-worker/worker/resolve"
@@ -115,13 +113,13 @@ func agree(t *testing.T, w *world) (exact bool) {
 	for _, r := range w.entries {
 		t.Logf("%s:%s@%s %+v", r.Source, r.Tag, r.Digest, r.Selection)
 	}
-	notes := &notes{absent: map[string]bool{}}
+	notes := &notes{}
 	forecast := w.forecast(t, notes)
 	require.Zero(t, forecast.Failed)
 	w.from.ResetRequests()
 	done := w.run(t, notes)
 	got := done.images
-	t.Logf("forecast: %+v\nrun: %+v, %d pulls, %d GETs, absent: %v", forecast, got, done.pulls, w.from.Pulls(), notes.absent)
+	t.Logf("forecast: %+v\nrun: %+v, %d pulls, %d GETs, absent: %v", forecast, got, done.pulls, w.from.Pulls(), notes.AbsentImages)
 	require.Zero(t, got.Failed+got.Vanished)
 	require.Equal(t, got.Total, got.Ended())
 
@@ -140,7 +138,7 @@ func agree(t *testing.T, w *world) (exact bool) {
 	require.True(t, hidden == 0 || w.accompanied && (absent > 0 || forecast.PullsAtLeast))
 	if absent == 0 || !w.accompanied {
 		within(forecast.Unchanged, got.Unchanged, forecast.Unchanged+hidden)
-		within(forecast.Copy-absent, got.Copied, forecast.Copy-len(notes.absent)+hidden)
+		within(forecast.Copy-absent, got.Copied, forecast.Copy-len(notes.AbsentImages)+hidden)
 		within(forecast.Tag-absent, got.Tagged, forecast.Tag+hidden)
 	}
 	if absent == 0 && !forecast.PullsAtLeast {
@@ -240,13 +238,9 @@ func (o *observed) Copying(string, string, *meter.Meter) func() { return func() 
 
 // notes keeps in memory what a fleet keeps at the broker. No registry is ever closed.
 type notes struct {
+	comparetest.Memory
+
 	mu       sync.Mutex
-	absent   map[string]bool
-	sighted  map[reference.Repository]map[reference.Tag]compare.Sighting
-	released map[reference.Digest]bool
-	backups  map[reference.Repository]map[reference.Tag][]compare.Backup
-	held     map[reference.Repository]map[reference.Tag]compare.Held
-	counts   map[reference.Repository]compare.Listing
 	failures []failure.Image
 }
 
@@ -254,103 +248,6 @@ func (n *notes) Resolved(context.Context, message.Chunk, message.Repository) err
 
 func (n *notes) Superseded(context.Context, message.Chunk, message.Repository) (bool, error) {
 	return false, nil
-}
-
-func (n *notes) Absent(_ context.Context, digest reference.Digest, wanted platform.Wanted) (bool, error) {
-	n.mu.Lock()
-	defer n.mu.Unlock()
-	return n.absent[fmt.Sprint(digest, wanted)], nil
-}
-
-func (n *notes) NoteAbsent(_ context.Context, digest reference.Digest, wanted platform.Wanted) error {
-	n.mu.Lock()
-	defer n.mu.Unlock()
-	n.absent[fmt.Sprint(digest, wanted)] = true
-	return nil
-}
-
-func (n *notes) Held(_ context.Context, destination reference.Repository) (map[reference.Tag]compare.Held, error) {
-	n.mu.Lock()
-	defer n.mu.Unlock()
-	return maps.Clone(n.held[destination]), nil
-}
-
-func (n *notes) Counted(_ context.Context, source reference.Repository) (compare.Listing, error) {
-	n.mu.Lock()
-	defer n.mu.Unlock()
-	return n.counts[source], nil
-}
-
-func (n *notes) NoteCounted(_ context.Context, source reference.Repository, tags int, whole bool) error {
-	n.mu.Lock()
-	defer n.mu.Unlock()
-	if n.counts == nil {
-		n.counts = map[reference.Repository]compare.Listing{}
-	}
-	if whole || tags > n.counts[source].Tags {
-		n.counts[source] = compare.Listing{Tags: tags, At: time.Now()}
-	}
-	return nil
-}
-
-func (n *notes) NoteHeld(_ context.Context, destination reference.Repository, tags map[reference.Tag]compare.Held) error {
-	n.mu.Lock()
-	defer n.mu.Unlock()
-	if n.held == nil {
-		n.held = map[reference.Repository]map[reference.Tag]compare.Held{}
-	}
-	if n.held[destination] == nil {
-		n.held[destination] = map[reference.Tag]compare.Held{}
-	}
-	for tag, h := range tags {
-		h.Fresh = true
-		n.held[destination][tag] = h
-	}
-	return nil
-}
-
-func (n *notes) Sighted(_ context.Context, source reference.Repository) (map[reference.Tag]compare.Sighting, error) {
-	n.mu.Lock()
-	defer n.mu.Unlock()
-	return maps.Clone(n.sighted[source]), nil
-}
-
-func (n *notes) NoteSightings(_ context.Context, source reference.Repository, tags map[reference.Tag]compare.Sighting) error {
-	n.mu.Lock()
-	defer n.mu.Unlock()
-	if n.sighted == nil {
-		n.sighted = map[reference.Repository]map[reference.Tag]compare.Sighting{}
-	}
-	if n.sighted[source] == nil {
-		n.sighted[source] = map[reference.Tag]compare.Sighting{}
-	}
-	maps.Copy(n.sighted[source], tags)
-	return nil
-}
-
-func (n *notes) Released(_ context.Context, _ reference.Repository, digest reference.Digest) (bool, error) {
-	n.mu.Lock()
-	defer n.mu.Unlock()
-	return n.released[digest], nil
-}
-
-func (n *notes) Backups(_ context.Context, destination reference.Repository) (map[reference.Tag][]compare.Backup, error) {
-	n.mu.Lock()
-	defer n.mu.Unlock()
-	return maps.Clone(n.backups[destination]), nil
-}
-
-func (n *notes) NoteBackups(_ context.Context, destination reference.Repository, tag reference.Tag, backups []compare.Backup) error {
-	n.mu.Lock()
-	defer n.mu.Unlock()
-	if n.backups == nil {
-		n.backups = map[reference.Repository]map[reference.Tag][]compare.Backup{}
-	}
-	if n.backups[destination] == nil {
-		n.backups[destination] = map[reference.Tag][]compare.Backup{}
-	}
-	n.backups[destination][tag] = backups
-	return nil
 }
 
 func (n *notes) Add(_ context.Context, _ string, r failure.Record) error {

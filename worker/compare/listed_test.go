@@ -66,7 +66,7 @@ func (l listed) add(repository string, n int) {
 func (l listed) again(t *testing.T) (done run.Tally, lists, headed, others int) {
 	t.Helper()
 	l.to.ResetRequests()
-	done = l.run(t, &notes{absent: map[string]bool{}}).images
+	done = l.run(t, &notes{}).images
 	others = l.to.Count(func(r registrytest.Request) bool {
 		return !list(r) && !heads(r) && r.Kind != registrytest.KindPing && r.Kind != registrytest.KindToken
 	})
@@ -79,9 +79,9 @@ func TestListedDestination(t *testing.T) {
 		l.add("small", 5)
 		l.add("hundred", 100)
 		l.add("more", 130)
-		l.run(t, &notes{absent: map[string]bool{}})
+		l.run(t, &notes{})
 		require.Empty(t, l.log.String(), "a missing repository is no reason for a warning")
-		forecast := l.forecast(t, &notes{absent: map[string]bool{}})
+		forecast := l.forecast(t, &notes{})
 		require.Equal(t, 235, forecast.Unchanged, "%+v", forecast)
 		done, lists, heads, others := l.again(t)
 		require.Equal(t, run.Tally{Total: 235, Unchanged: 235}, done)
@@ -95,7 +95,7 @@ func TestListedDestination(t *testing.T) {
 func TestListedChanges(t *testing.T) {
 	withLists(t, registrytest.BulkAPI{}, func(t *testing.T, l listed) {
 		l.add("a", 10)
-		l.run(t, &notes{absent: map[string]bool{}})
+		l.run(t, &notes{})
 		_, err := l.from.PushImage("a", "3", registrytest.Image{Version: "moved"})
 		require.NoError(t, err)
 		_, err = l.from.PushImage("a", "new", registrytest.Image{Version: "new"})
@@ -127,7 +127,7 @@ func TestListWithGaps(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			withLists(t, registrytest.BulkAPI{}, func(t *testing.T, l listed) {
 				l.add("a", 5)
-				l.run(t, &notes{absent: map[string]bool{}})
+				l.run(t, &notes{})
 				l.to.Inject(registrytest.Fault{Match: list, Status: 200, Body: body[len(l.harbors)]})
 				done, lists, heads, _ := l.again(t)
 				require.Equal(t, run.Tally{Total: 5, Unchanged: 5}, done)
@@ -151,11 +151,11 @@ func TestUnusableList(t *testing.T) {
 			withLists(t, registrytest.BulkAPI{}, func(t *testing.T, l listed) {
 				l.add("a", 5)
 				l.add("b", 5)
-				l.run(t, &notes{absent: map[string]bool{}})
+				l.run(t, &notes{})
 				fault.Match = list
 				l.to.Inject(fault)
 				l.to.ResetRequests()
-				forecast := l.forecast(t, &notes{absent: map[string]bool{}})
+				forecast := l.forecast(t, &notes{})
 				require.Equal(t, 10, forecast.Unchanged)
 				require.Zero(t, forecast.Failed)
 				require.True(t, fault.Reset || l.to.Count(list) == 2)
@@ -174,7 +174,7 @@ func TestUnusableList(t *testing.T) {
 func TestLaterPageFails(t *testing.T) {
 	withLists(t, registrytest.BulkAPI{PageLimit: 4}, func(t *testing.T, l listed) {
 		l.add("a", 10)
-		l.run(t, &notes{absent: map[string]bool{}})
+		l.run(t, &notes{})
 		l.to.Inject(registrytest.Fault{Match: registrytest.All(list, registrytest.Page(2)), Status: http.StatusForbidden})
 		done, lists, heads, _ := l.again(t)
 		require.Equal(t, run.Tally{Total: 10, Unchanged: 10}, done)
@@ -189,7 +189,7 @@ func TestFewTags(t *testing.T) {
 	for _, few := range []int{2, 3, 5} {
 		withLists(t, registrytest.BulkAPI{}, func(t *testing.T, l listed) {
 			l.add("a", few)
-			l.run(t, &notes{absent: map[string]bool{}})
+			l.run(t, &notes{})
 			for i := range 250 { // later pushes, which are listed first
 				_, err := l.to.PushImage("mirror/deep/a", fmt.Sprint("x", i), registrytest.Image{Version: fmt.Sprint("x", i)})
 				require.NoError(t, err)
@@ -207,7 +207,7 @@ func TestListedPlatforms(t *testing.T) {
 	withLists(t, registrytest.BulkAPI{}, func(t *testing.T, l listed) {
 		l.add("a", 5)
 		l.entries[0].Selection = selection.Selection{Platforms: []string{amd64}}.Pointer()
-		l.run(t, &notes{absent: map[string]bool{}})
+		l.run(t, &notes{})
 		done, lists, _, _ := l.again(t)
 		require.Equal(t, run.Tally{Total: 5, Unchanged: 5}, done)
 		require.Zero(t, lists)
@@ -221,7 +221,7 @@ func TestListedAsAWhole(t *testing.T) {
 		l.add("a", 5)
 		_, err := l.from.PushIndex("a", "index", registrytest.MultiPlatform("1", amd64, arm64))
 		require.NoError(t, err)
-		l.run(t, &notes{absent: map[string]bool{}})
+		l.run(t, &notes{})
 		one := l.entries[0]
 		l.entries[0].Selection = selection.Selection{Exclude: []string{"index"}}.Pointer()
 		one.Selection = selection.Selection{List: []string{"index"}, Platforms: []string{amd64}}.Pointer()
@@ -240,7 +240,7 @@ func TestListedAway(t *testing.T) {
 	withLists(t, registrytest.BulkAPI{}, func(t *testing.T, l listed) {
 		l.add("a", 5)
 		l.to.Inject(registrytest.Fault{Status: http.StatusBadGateway})
-		require.Positive(t, l.forecast(t, &notes{absent: map[string]bool{}}).Failed)
+		require.Positive(t, l.forecast(t, &notes{}).Failed)
 		require.Positive(t, l.to.Count(list))
 		require.Empty(t, l.log.String())
 	})
@@ -251,11 +251,11 @@ func TestListedAway(t *testing.T) {
 func TestListedLimit(t *testing.T) {
 	withLists(t, registrytest.BulkAPI{}, func(t *testing.T, l listed) {
 		l.add("a", 5)
-		l.run(t, &notes{absent: map[string]bool{}})
+		l.run(t, &notes{})
 		l.to.ResetRequests()
 		limit := registrytest.Fault{Match: list, Times: 1, Status: http.StatusTooManyRequests}
 		l.to.Inject(limit)
-		n := &notes{absent: map[string]bool{}}
+		n := &notes{}
 		_, result := l.deliver(t, n)
 		require.Len(t, result.Left, 1)
 		require.Len(t, result.Left[0].Images, 5)

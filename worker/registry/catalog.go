@@ -43,23 +43,7 @@ func (c *Client) catalogPage(ctx context.Context, address reference.Repository, 
 		op: OpCatalog, repository: address, method: http.MethodGet,
 		scope: catalogScope, path: catalog, query: query, limit: maxPageSize, instead: aCatalog,
 	}
-	var got answer
-	if err = pages.At(query); err == nil {
-		got, err = c.send(ctx, asked)
-	}
-	if err == nil {
-		names, err = readCatalog(got)
-	}
-	if err == nil {
-		err = pages.Has(len(names))
-	}
-	if err == nil {
-		err = pages.Holds(names...)
-	}
-	if err == nil {
-		next, err = asked.nextQuery(got)
-	}
-	return names, next, about(err, OpCatalog, address, nil)
+	return c.namePage(ctx, asked, pages, readCatalog)
 }
 
 func readCatalog(got answer) ([]string, error) {

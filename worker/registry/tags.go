@@ -58,12 +58,17 @@ func (c *Client) tagPage(ctx context.Context, repository reference.Repository, q
 		op: OpTags, repository: repository, method: http.MethodGet,
 		scope: transport.PullScope, path: tagsList, query: query, limit: maxPageSize, instead: aTagList,
 	}
+	return c.namePage(ctx, asked, pages, readTags)
+}
+
+// namePage returns the names on a page of a list, and the query of the next one.
+func (c *Client) namePage(ctx context.Context, asked call, pages *Pages, read func(answer) ([]string, error)) (names []string, next string, err error) {
 	var got answer
-	if err = pages.At(query); err == nil {
+	if err = pages.At(asked.query); err == nil {
 		got, err = c.send(ctx, asked)
 	}
 	if err == nil {
-		names, err = readTags(got)
+		names, err = read(got)
 	}
 	if err == nil {
 		err = pages.Has(len(names))
@@ -74,7 +79,7 @@ func (c *Client) tagPage(ctx context.Context, repository reference.Repository, q
 	if err == nil {
 		next, err = asked.nextQuery(got)
 	}
-	return names, next, about(err, OpTags, repository, nil)
+	return names, next, about(err, asked.op, asked.repository, nil)
 }
 
 // readTags parses a page. If a repository has no tags, the page may contain just its name.
