@@ -85,7 +85,7 @@ func (se *session) waiting(ctx context.Context) ([]display.WaitingTag, error) {
 	return waiting, nil
 }
 
-// release stores a release for each image. If one cannot be released, none is.
+// release stores a release for each image. All of them are checked before one is stored.
 func (se *session) release(ctx context.Context, store *release.Store, waiting []display.WaitingTag, args []string, out io.Writer) error {
 	var all []release.Release
 	for _, arg := range args {

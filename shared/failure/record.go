@@ -41,7 +41,7 @@ func (i Image) same(other Image) bool {
 	return i.Source == other.Source && i.Destination == other.Destination && i.tags() == other.tags()
 }
 
-// imageKey is what tells images of a record apart.
+// imageKey identifies an image within a record.
 type imageKey struct{ source, destination, tags string }
 
 // key is equal for images that are the same.

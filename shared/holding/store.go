@@ -144,7 +144,7 @@ func (s *Store) change(ctx context.Context, mirror string, destination reference
 }
 
 // List returns all records, of all mirror names, sorted by destination. An entry that is no
-// record is an error: without it, nobody knows what belongs to whom.
+// record is an error: without it, it is unknown which tags were mirrored.
 func (s *Store) List(ctx context.Context) ([]Repository, error) {
 	var all []Repository
 	var bad error

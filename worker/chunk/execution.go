@@ -120,8 +120,24 @@ func (e *execution) newComparer(ctx context.Context) *compare.Comparer {
 		Last: func(_ context.Context, source reference.Repository) (compare.Listing, error) {
 			return notes.Counted(ctx, source)
 		},
-		Ages: notes, Now: e.worker.now,
+		Ages: lasting{ctx, notes}, Now: e.worker.now,
 	}
+}
+
+// lasting are ages that are asked for within another context.
+type lasting struct {
+	ctx  context.Context
+	ages compare.Ages
+}
+
+// Sighted implements compare.Ages.
+func (l lasting) Sighted(_ context.Context, source reference.Repository) (map[reference.Tag]compare.Sighting, error) {
+	return l.ages.Sighted(l.ctx, source)
+}
+
+// Released implements compare.Ages.
+func (l lasting) Released(_ context.Context, source reference.Repository, digest reference.Digest) (bool, error) {
+	return l.ages.Released(l.ctx, source, digest)
 }
 
 // remember notes what the delivery has seen of immutable tags, and of the ages of tags.

@@ -130,3 +130,18 @@ func TestImmutableRace(t *testing.T) {
 	require.NoError(t, err)
 	require.Equal(t, <-other, at)
 }
+
+// TestImmutableAndMinAge: a move of an immutable tag is reported at once, however young it is.
+func TestImmutableAndMinAge(t *testing.T) {
+	b := newHarness(t)
+	_, err := b.from.PushImage(repository, "1.0", registrytest.Image{Version: "one"})
+	require.NoError(t, err)
+	require.Empty(t, b.deliver(t, Delivery{Chunk: b.chunk(b.releases()), Fresh: true}).Left)
+	_, err = b.from.PushImage(repository, "1.0", registrytest.Image{Version: "evil"})
+	require.NoError(t, err)
+	entry := b.releases()
+	entry.Selection.MinAge = selection.Age(threeDays)
+	b.HeldTags = nil
+	require.Empty(t, b.deliver(t, Delivery{Chunk: b.chunk(entry), Fresh: true}).Left)
+	require.Equal(t, run.Tally{Total: 1, Kept: 1}, b.images)
+}

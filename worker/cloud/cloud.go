@@ -47,7 +47,7 @@ func providers() []provider {
 	return []provider{
 		{"ecr", isECR, loginECR},
 		{"ecr-public", func(registry string) bool { return registry == publicECR }, loginPublicECR},
-		{"gar", isGoogle, new(google).login},
+		{"gar", isGoogle, loginGoogle},
 		{"acr", isACR, new(azure).login},
 	}
 }

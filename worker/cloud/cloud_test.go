@@ -165,6 +165,11 @@ func TestGoogle(t *testing.T) {
 		require.Equal(t, "ya29.token", login.Password)
 		require.WithinDuration(t, time.Now().Add(time.Hour), login.Expires, 10*time.Minute)
 	}
+	asked := s.requests.Load()
+	l.Forget("gcr.io")
+	_, _, err := l.Find(t.Context(), "gcr.io")
+	require.NoError(t, err)
+	require.Greater(t, s.requests.Load(), asked, "a login that is refused is replaced")
 }
 
 // TestGoogleFederation: a file of workload identity federation exchanges the token of a pod

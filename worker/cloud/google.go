@@ -3,9 +3,7 @@ package cloud
 import (
 	"context"
 	"strings"
-	"sync"
 
-	"golang.org/x/oauth2"
 	oauth2google "golang.org/x/oauth2/google"
 )
 
@@ -23,26 +21,16 @@ func isGoogle(registry string) bool {
 	return registry == "gcr.io" || strings.HasSuffix(registry, ".gcr.io") || strings.HasSuffix(registry, ".pkg.dev")
 }
 
-// google logs in with Application Default Credentials: the metadata server of GKE and Compute
-// Engine, or the file that GOOGLE_APPLICATION_CREDENTIALS names, which may be one of workload
-// identity federation. One token is good for all registries.
-type google struct {
-	mu     sync.Mutex
-	source oauth2.TokenSource
-}
-
-func (g *google) login(ctx context.Context, _ string) (Login, error) {
-	g.mu.Lock()
-	defer g.mu.Unlock()
-	if g.source == nil {
-		// The source keeps its context for requests of later logins.
-		found, err := oauth2google.FindDefaultCredentials(context.WithoutCancel(ctx), googleScope)
-		if err != nil {
-			return Login{}, err
-		}
-		g.source = found.TokenSource
+// loginGoogle logs in with Application Default Credentials: the metadata server of GKE and
+// Compute Engine, or the file that GOOGLE_APPLICATION_CREDENTIALS names, which may be one of
+// workload identity federation. A source of tokens keeps its token until just before its end,
+// so each login has a new one.
+func loginGoogle(ctx context.Context, _ string) (Login, error) {
+	found, err := oauth2google.FindDefaultCredentials(ctx, googleScope)
+	if err != nil {
+		return Login{}, err
 	}
-	token, err := g.source.Token()
+	token, err := found.TokenSource.Token()
 	if err != nil {
 		return Login{}, err
 	}

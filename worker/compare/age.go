@@ -113,9 +113,9 @@ func (s *sightings) sight(r message.Repository, i message.Image, listed resolve.
 
 // waits returns until when an image is not mirrored, because its tag has not had its digest
 // for long enough; zero if it is mirrored now. What the list pins by its digest, what was
-// released, what is mirrored with an image that is old enough, and what the destination has,
-// does not wait.
-func (c *Comparer) waits(ctx context.Context, r message.Repository, i message.Image, current bool) (time.Time, error) {
+// released, what is mirrored with an image that is old enough, and what is settled,
+// because the destination has it or keeps another digest, does not wait.
+func (c *Comparer) waits(ctx context.Context, r message.Repository, i message.Image, settled bool) (time.Time, error) {
 	if r.Selection == nil || r.Selection.MinAge == 0 || !r.Digest.IsZero() || i.Digest.IsZero() {
 		return time.Time{}, nil
 	}
@@ -128,7 +128,7 @@ func (c *Comparer) waits(ctx context.Context, r message.Repository, i message.Im
 	}
 	now := c.now()
 	until := c.sightings.sight(r, i, listed, now).Add(time.Duration(r.Selection.MinAge))
-	if current || !until.After(now) {
+	if settled || !until.After(now) {
 		return time.Time{}, nil
 	}
 	if c.Ages != nil {

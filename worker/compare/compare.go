@@ -222,18 +222,16 @@ func (c *Comparer) compare(ctx context.Context, entries []message.Repository, li
 				jobs = append(jobs, &Job{Entry: r, Digest: image.Digest, Images: images[i : i+1 : i+1], Verdict: Failed, Why: tags[i].err})
 				continue
 			}
-			if tags[i].err == nil {
-				until, err := c.waits(ctx, r, image, tags[i].current)
-				if err != nil {
-					return nil, err
-				}
-				if !until.IsZero() {
-					jobs = append(jobs, wait(r, image, tags[i].digest, until))
-					continue
-				}
+			until, err := c.waits(ctx, r, image, tags[i].current || tags[i].kept)
+			if err != nil {
+				return nil, err
 			}
-			if tags[i].kept {
+			if tags[i].kept { // which is reported at once, however young it is
 				jobs = append(jobs, keep(r, image, tags[i].digest))
+				continue
+			}
+			if !until.IsZero() {
+				jobs = append(jobs, wait(r, image, tags[i].digest, until))
 				continue
 			}
 			j := byDigest[image.Digest]

@@ -59,7 +59,7 @@ func (l *Listers) Repositories(ctx context.Context, n reference.Namespace) (Repo
 		switch {
 		case err == nil:
 			found[r] = true
-		case strings.HasPrefix(name, n.Path()):
+		case n.Path() == "" || strings.HasPrefix(name, n.Path()+"/"):
 			invalid[name] = true
 		}
 	}
@@ -86,9 +86,6 @@ func (a namespaceAPI) names(ctx context.Context, client *registry.Client, n refe
 		token := ""
 		for page := 1; ; page++ {
 			names, next, more, err := a.page(ctx, client, n, page, token, &pages)
-			if page > 1 && errors.Is(err, registry.ErrNotFound) {
-				return // repositories were deleted since the previous page announced this one
-			}
 			if err != nil {
 				yield("", err)
 				return

@@ -54,11 +54,23 @@ func TestRepositories(t *testing.T) {
 		require.ErrorIs(t, err, listing.ErrNoNamespace)
 		require.EqualError(t, err, "there is no such namespace: "+host+"/team/deeper/*; write "+host+"/NAMESPACE/*")
 
+		// A list that breaks off is not the whole list.
+		remove := r.Inject(registrytest.Fault{Match: registrytest.All(repositories, second(r)), Status: http.StatusNotFound})
+		_, err = s.Repositories(t.Context(), namespace(t, host+"/team/*"))
+		require.ErrorIs(t, err, registry.ErrNotFound)
+		remove()
+
 		r.Inject(registrytest.Fault{Match: repositories, Status: http.StatusTooManyRequests, Header: http.Header{"Retry-After": {"7"}}})
 		_, err = s.Repositories(t.Context(), namespace(t, host+"/team/*"))
 		require.ErrorIs(t, err, registry.ErrLimited)
 		require.ErrorContains(t, err, "list repositories of "+host)
 	}
+}
+
+// second matches each listing of repositories but the first from now on.
+func second(r *registrytest.Registry) registrytest.Match {
+	before := r.Count(repositories)
+	return func(registrytest.Request) bool { return r.Count(repositories) > before+1 }
 }
 
 // TestRepositoriesOfARegistry: by _catalog, and of Harbor by its own API.
@@ -110,7 +122,7 @@ func TestHostileRepositories(t *testing.T) {
 		defer remove()
 		return l.Repositories(t.Context(), namespace(t, r.Host()+"/team/*"))
 	}
-	found, err := answer(`{"repositories":["team/a","team/../../etc","team/<script>","team/A","other/x","team/a",""]}`, nil)
+	found, err := answer(`{"repositories":["team/a","team/../../etc","team/<script>","team/A","teamwork/B","other/x","team/a",""]}`, nil)
 	require.NoError(t, err)
 	require.Equal(t, []string{r.Host() + "/team/a"}, texts(found.Found))
 	require.Equal(t, []string{"team/../../etc", "team/<script>", "team/A"}, found.Invalid)
