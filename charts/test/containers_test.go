@@ -2,9 +2,11 @@ package charttest
 
 import (
 	"bytes"
+	"encoding/pem"
 	"errors"
 	"fmt"
 	"net/http"
+	"net/http/httptest"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -80,7 +82,8 @@ func newContainer(t *testing.T, r *rendering, spec core.PodSpec, name string, br
 			}
 			if v.Secret != nil {
 				for _, item := range v.Secret.Items {
-					data := find[*core.Secret](t, r, v.Secret.SecretName).Data[item.Key]
+					secret := find[*core.Secret](t, r, v.Secret.SecretName)
+					data := append(secret.Data[item.Key], secret.StringData[item.Key]...)
 					require.NotEmpty(t, data, item.Key)
 					require.NoError(t, os.WriteFile(filepath.Join(at, item.Path), data, 0o600))
 				}
@@ -101,9 +104,13 @@ func newContainer(t *testing.T, r *rendering, spec core.PodSpec, name string, br
 		}
 		value := strings.ReplaceAll(e.Value, fullName+"-nats.mirrors.svc:4222", broker.url)
 		for _, m := range c.VolumeMounts {
-			if value == m.MountPath || strings.HasPrefix(value, m.MountPath+"/") {
-				value = root + value
+			folders := strings.Split(value, ":")
+			for i, folder := range folders {
+				if folder == m.MountPath || strings.HasPrefix(folder, m.MountPath+"/") {
+					folders[i] = root + folder
+				}
 			}
+			value = strings.Join(folders, ":")
 		}
 		if strings.HasSuffix(e.Name, "_ADDR") {
 			value = fmt.Sprintf("127.0.0.1:%d", freePort(t))
@@ -188,4 +195,32 @@ nats: {install: true, server: {tls: {enabled: true}}}`)
 	said = newContainer(t, r, find[*core.Pod](t, r, "test").Spec, "planner", broker).exits(1)
 	require.Contains(t, said, "list.yaml: 1 entry\nbroker: tls://")
 	require.Contains(t, said, "FAILED: 127.0.0.1:1 (destination): ")
+}
+
+// TestPlannerListsPrivateNamespaces: planning lists a namespace with the registry's login, and
+// trusts the registry by the CA bundle.
+func TestPlannerListsPrivateNamespaces(t *testing.T) {
+	registry := httptest.NewTLSServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if user, password, _ := r.BasicAuth(); user != "planner" || password != "secret" {
+			w.Header().Set("WWW-Authenticate", `Basic realm="registry"`)
+			http.Error(w, `{"errors": [{"code": "UNAUTHORIZED"}]}`, http.StatusUnauthorized)
+			return
+		}
+		_, _ = fmt.Fprint(w, `{"repositories": ["other/app", "team/app", "team/web"]}`)
+	}))
+	t.Cleanup(registry.Close)
+	host := registry.Listener.Addr().String()
+	ca := pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: registry.Certificate().Raw})
+	values := fmt.Sprintf("destination: 127.0.0.1:1/mirror\nlist: [\"%s/team/*\"]\ncaBundle: {pem: %q}\nnats: {install: true}\n", host, ca)
+	for login, want := range map[string]struct {
+		code int
+		said string
+	}{
+		fmt.Sprintf("registries: {credentials: {logins: {%q: {username: planner, password: secret}}}}", host): {0, "2 entries in 1 chunk"},
+		"{}": {3, "401"},
+	} {
+		r := render(t, values, login)
+		spec := owners(r)["planner"].template.Spec
+		require.Contains(t, newContainer(t, r, spec, "planner", serve(t, r)[0]).exits(want.code), want.said)
+	}
 }

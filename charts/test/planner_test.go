@@ -33,7 +33,9 @@ func TestPlannerIsACronJob(t *testing.T) {
 	require.Equal(t, "Etc/UTC", *c.TimeZone)
 	require.Equal(t, int32(3), *c.SuccessfulJobsHistoryLimit)
 	require.Equal(t, int32(3), *c.FailedJobsHistoryLimit)
-	require.Equal(t, []string{"plan"}, c.JobTemplate.Spec.Template.Spec.Containers[0].Args)
+	p := c.JobTemplate.Spec.Template.Spec.Containers[0]
+	require.Equal(t, []string{"planner"}, p.Command, "also in the worker's image")
+	require.Equal(t, []string{"plan"}, p.Args)
 }
 
 // A list that is wrong stays wrong; an image that failed is kept for republish. Only a
@@ -213,7 +215,7 @@ planner: {podLabels: {network: outside}, podAnnotations: {a: b}}`)
 	require.Equal(t, "b", test.Annotations["a"])
 	require.Len(t, test.Spec.Containers, 1, "helm test --logs does not choose one of several")
 	c := test.Spec.Containers[0]
-	require.Equal(t, []string{"planner", "check", "--access"}, c.Command)
+	require.Equal(t, []string{"planner", "check", "--access"}, append(c.Command, c.Args...))
 	console := find[*apps.Deployment](t, r, "console").Spec.Template.Spec
 	require.Equal(t, console.Containers[0].Image, c.Image, "credential helpers are in it")
 	secret, key := registryFile(t, test.Spec)

@@ -130,7 +130,7 @@ func TestTwoCredentials(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			for _, p := range pods(render(t, least, "registries: {credentials: {"+c.values+"}}")) {
-				if strings.HasSuffix(p.owner, "-nats") || strings.HasSuffix(p.owner, "-planner") {
+				if strings.HasSuffix(p.owner, "-nats") {
 					continue
 				}
 				root := t.TempDir()

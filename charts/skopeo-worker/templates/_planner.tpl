@@ -1,6 +1,7 @@
 {{/*
-The spec of a planner pod: root, name, and args; or command, with registries, in the
-worker's image. Sidecars are native ones: a Job would wait for others.
+The spec of a planner pod: root, name, image and args. It has the registries' credentials:
+planning lists namespaces, and planner check looks at all registries. Sidecars are native
+ones: a Job would wait for others.
 */}}
 {{- define "skopeo-worker.plannerPod" -}}
 {{- $p := .root.Values.planner -}}
@@ -10,30 +11,20 @@ worker's image. Sidecars are native ones: a Job would wait for others.
 restartPolicy: Never
 containers:
   - name: {{ .name }}
-    {{- include "skopeo-worker.ownImage" (dict "root" .root "image" (.registries | ternary .root.Values.worker.image $p.image)) | nindent 4 }}
-    {{- with .command }}
-    command: {{ toJson . }}
-    {{- end }}
-    {{- with .args }}
-    args: {{ toJson . }}
-    {{- end }}
+    {{- include "skopeo-worker.ownImage" (dict "root" .root "image" .image) | nindent 4 }}
+    command: [planner]
+    args: {{ toJson .args }}
     env:
       {{- include "skopeo-worker.commonEnv" .root | nindent 6 }}
-      {{- if .registries }}
       {{- include "skopeo-worker.registryEnv" .root | nindent 6 }}
-      {{- end }}
       {{- include "skopeo-worker.mirrorEnv" .root | nindent 6 }}
       {{- include "skopeo-worker.goMemLimit" (dict "percent" 90 "resources" $p.resources "env" (concat .root.Values.extraEnv $p.extraEnv)) | nindent 6 }}
     {{- include "skopeo-worker.container" (dict "root" .root "values" $p) | nindent 4 }}
-    {{- $what := dict "root" .root "list" true "registries" .registries }}
-    {{- with concat (include "skopeo-worker.volumeMounts" $what | fromYamlArray) $p.extraVolumeMounts }}
+    {{- $what := dict "root" .root "list" true "registries" true }}
     volumeMounts:
-      {{- toYaml . | nindent 6 }}
-    {{- end }}
-{{- with concat (include "skopeo-worker.volumes" (dict "root" .root "list" true "registries" .registries) | fromYamlArray) $p.extraVolumes }}
+      {{- concat (include "skopeo-worker.volumeMounts" $what | fromYamlArray) $p.extraVolumeMounts | toYaml | nindent 6 }}
 volumes:
-  {{- toYaml . | nindent 2 }}
-{{- end }}
+  {{- concat (include "skopeo-worker.volumes" $what | fromYamlArray) $p.extraVolumes | toYaml | nindent 2 }}
 {{- end }}
 
 {{/*
@@ -59,5 +50,5 @@ template:
   metadata:
     {{- include "skopeo-worker.podMetadata" (dict "root" . "component" "planner" "values" $p) | nindent 4 }}
   spec:
-    {{- include "skopeo-worker.plannerPod" (dict "root" . "name" "planner" "registries" false "args" (concat (list "plan") $p.extraArgs)) | nindent 4 }}
+    {{- include "skopeo-worker.plannerPod" (dict "root" . "name" "planner" "image" $p.image "args" (concat (list "plan") $p.extraArgs)) | nindent 4 }}
 {{- end }}

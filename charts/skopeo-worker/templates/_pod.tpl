@@ -110,7 +110,7 @@
 {{- end }}
 {{- end }}
 
-{{/* Environment of the pods that send requests to registries and have a scratch volume: worker, console and test. */}}
+{{/* Environment of the pods that send requests to registries and have a scratch volume: worker, planner, console and test. */}}
 {{- define "skopeo-worker.registryEnv" -}}
 - name: HOME
   value: /var/lib/skopeo-worker
