@@ -54,11 +54,13 @@ func (t *transfer) open(ctx context.Context, has int64) (*content, error) {
 }
 
 // reopen asks the source for what is not in the sum yet.
-func (c *content) reopen() (err error) {
-	if c.body, err = c.transfer.blobs.from.Open(c.ctx, c.transfer.source, c.transfer.blob.Digest, c.transfer.sum.n); err == nil {
-		c.discard = c.transfer.sum.n - c.body.From
+func (c *content) reopen() error {
+	body, err := c.transfer.blobs.from.Open(c.ctx, c.transfer.source, c.transfer.blob.Digest, c.transfer.sum.n)
+	if err != nil {
+		return err
 	}
-	return err
+	c.body, c.discard = body, c.transfer.sum.n-body.From
+	return nil
 }
 
 // close ends the transfer. Afterwards nothing is read, and the sum is final.

@@ -65,6 +65,16 @@ func TestCutsAtTheSource(t *testing.T) {
 	}
 }
 
+// TestCutBeforeAFailure: a source that fails when it is asked for the rest is the reason.
+func TestCutBeforeAFailure(t *testing.T) {
+	p := newPair(t)
+	blob, _ := p.push(t, 4*mib)
+	p.from.Inject(registrytest.Fault{Match: gets, TruncateBody: true, Times: 1})
+	p.from.Inject(registrytest.Fault{Match: gets, Status: http.StatusNotFound})
+	require.ErrorContains(t, p.Send(t.Context(), p.source(), p.destination("a"), blob), "404")
+	p.lacks(t, "a", blob)
+}
+
 // TestCutsWithoutEnd: one that comes before much was sent since the last one is a failure,
 // and the next try goes on where that one ended.
 func TestCutsWithoutEnd(t *testing.T) {
