@@ -16,8 +16,8 @@ import (
 // errTimeout is the cause of the end of a copy that took longer than Timeout.
 var errTimeout = fmt.Errorf("took too long: %w", context.DeadlineExceeded)
 
-// run runs skopeo to its end, or to its first 429.
-func (r *Runner) run(ctx context.Context, source, destination string, arguments []string) error {
+// run runs skopeo to its end, or to its first 429. The process inherits the files.
+func (r *Runner) run(ctx context.Context, source, destination string, arguments []string, files []*os.File) error {
 	within, stop := context.WithCancelCause(ctx)
 	defer stop(nil)
 	if r.Timeout > 0 {
@@ -26,7 +26,7 @@ func (r *Runner) run(ctx context.Context, source, destination string, arguments 
 		defer cancel()
 	}
 	p := child.New(within, r.path(), arguments...)
-	p.Env = append(os.Environ(), systemSaving()...)
+	p.Env, p.ExtraFiles = append(os.Environ(), systemSaving()...), files
 	p.Stall, p.Moved = r.Stall, func(sent int64) { meter.Add(ctx, sent) }
 	if r.Grace > 0 {
 		p.Grace = r.Grace

@@ -54,7 +54,7 @@ type Runner struct {
 	// that may speak plain HTTP.
 	Insecure []string
 	// Credentials returns those of a repository that skopeo does not find itself, or an
-	// anonymous credential; they are handed over in a file. It is optional.
+	// anonymous credential; skopeo gets them in a file. It is optional.
 	Credentials func(ctx context.Context, repository string) (containers.Credential, error)
 	// Stall ends a copy that moves no byte for so long; 0 is no limit. child.SeesBytes
 	// reports whether stalls can be noticed.
@@ -117,18 +117,21 @@ func (r *Runner) CopyManifest(ctx context.Context, source reference.Repository, 
 	if r.insecure(destination) {
 		arguments = append(arguments, "--dest-tls-verify=false")
 	}
+	var inherited []*os.File
 	for flag, repository := range map[string]reference.Repository{"--src-authfile=": source, "--dest-authfile=": destination} {
 		file, err := r.authFile(ctx, repository)
 		if err != nil {
 			return failedToStart(ctx, err)
 		}
-		if file != "" {
-			defer func() { _ = os.Remove(file) }()
-			arguments = append(arguments, flag+file)
+		if file != nil {
+			defer func() { _ = file.Close() }()
+			var path string
+			inherited, path = file.inherit(inherited)
+			arguments = append(arguments, flag+path)
 		}
 	}
 	arguments = append(arguments, "docker://"+source.String()+"@"+digest.String(), "docker://"+destination.String()+"@"+digest.String())
-	err = r.run(ctx, source.Registry(), destination.Registry(), arguments)
+	err = r.run(ctx, source.Registry(), destination.Registry(), arguments, inherited)
 	if failed := (*Error)(nil); errors.As(err, &failed) {
 		failed.blame(source.Registry(), destination.Registry())
 	}

@@ -1,0 +1,30 @@
+//go:build !linux
+
+package skopeo
+
+import (
+	"errors"
+	"os"
+)
+
+// secretFile is a file that only this user can read. Here, a process cannot open an inherited file
+// more than once, so the file has a name, and is left if this process is killed.
+type secretFile struct{ *os.File }
+
+func newSecretFile(content []byte) (*secretFile, error) {
+	file, err := os.CreateTemp("", "skopeo-auth-*.json")
+	if err != nil {
+		return nil, err
+	}
+	made := &secretFile{file}
+	if _, err = file.Write(content); err != nil {
+		return nil, errors.Join(err, made.Close())
+	}
+	return made, nil
+}
+
+// inherit returns the path of the file in a process. The process need not inherit it.
+func (f *secretFile) inherit(files []*os.File) ([]*os.File, string) { return files, f.Name() }
+
+// Close also removes the file.
+func (f *secretFile) Close() error { return errors.Join(f.File.Close(), os.Remove(f.Name())) }
