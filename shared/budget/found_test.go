@@ -1,155 +1,19 @@
 package budget
 
 import (
-	"container/heap"
+	"encoding/json"
 	"errors"
-	"math/rand/v2"
+	"strconv"
 	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
 
+	"github.com/nats-io/nats.go/jetstream"
 	"github.com/stretchr/testify/require"
 
 	"github.com/osism/skopeo-worker/shared/brokertest"
 )
-
-// event is what happens at a time of a simulation.
-type event struct {
-	at   time.Time
-	what func()
-}
-
-type agenda []event
-
-func (a agenda) Len() int           { return len(a) }
-func (a agenda) Less(i, j int) bool { return a[i].at.Before(a[j].at) }
-func (a agenda) Swap(i, j int)      { a[i], a[j] = a[j], a[i] }
-func (a *agenda) Push(x any)        { *a = append(*a, x.(event)) }
-func (a *agenda) Pop() any {
-	old := *a
-	last := old[len(old)-1]
-	*a = old[:len(old)-1]
-	return last
-}
-
-// simulation is a fleet and a registry that does not state its limit, in simulated
-// time. It does with rates and backoff what a Store does by way of the broker.
-type simulation struct {
-	now    time.Time
-	agenda agenda
-	random *rand.Rand
-
-	limit   Limit
-	latency time.Duration
-	pulls   []time.Time // those of the registry's window
-	refused int
-	left    int
-
-	found  found
-	count  int
-	closed time.Time
-	next   time.Time // slot of the lane
-}
-
-func (m *simulation) latest(d time.Duration, what func()) {
-	heap.Push(&m.agenda, event{m.now.Add(d), what})
-}
-
-// run has workers pull images until all are mirrored, and returns how long it took.
-func (m *simulation) run(workers, images int) time.Duration {
-	start := time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)
-	m.now, m.left = start, images
-	m.found = found{Rate: firstRate, From: start}
-	for range workers {
-		m.latest(0, m.work)
-	}
-	for m.left > 0 {
-		e := heap.Pop(&m.agenda).(event)
-		m.now = e.at
-		e.what()
-	}
-	return m.now.Sub(start)
-}
-
-func (m *simulation) work() {
-	if m.now.Before(m.closed) {
-		m.latest(m.closed.Sub(m.now)+time.Duration(m.random.Int64N(int64(time.Second))), m.work)
-		return
-	}
-	rate, limited := m.found.current(m.now)
-	if m.count > 0 && (!limited || probeRate < rate) {
-		rate, limited = probeRate, true
-	}
-	slot := m.now
-	if limited {
-		slot = latest(m.next, m.now)
-		if slot.Sub(m.now) > maxWait {
-			m.latest(slot.Sub(m.now), m.work)
-			return
-		}
-		m.next = slot.Add(interval(rate))
-	}
-	m.latest(slot.Sub(m.now), func() {
-		if m.now.Before(m.closed) {
-			m.work()
-			return
-		}
-		m.latest(m.delay(), func() { m.arrive(m.now) })
-	})
-}
-
-func (m *simulation) delay() time.Duration {
-	return m.latency/2 + time.Duration(m.random.Int64N(int64(m.latency)))
-}
-
-func (m *simulation) arrive(started time.Time) {
-	for len(m.pulls) > 0 && m.now.Sub(m.pulls[0]) >= m.limit.Window {
-		m.pulls = m.pulls[1:]
-	}
-	refused := len(m.pulls) >= m.limit.Requests
-	if refused {
-		m.refused++
-	} else {
-		m.pulls = append(m.pulls, m.now)
-		m.left--
-	}
-	m.latest(m.delay(), func() {
-		fresh := !started.Before(m.closed)
-		switch {
-		case refused && fresh:
-			m.count++
-			closed := backoff(m.count, maxBackoff, func(d time.Duration) time.Duration { return time.Duration(m.random.Int64N(int64(d))) })
-			m.found = m.found.refused(m.now, closure{Count: m.count, Duration: closed}, firstRate)
-			m.closed = m.now.Add(closed)
-		case !refused && fresh:
-			m.count = 0
-		}
-		m.work()
-	})
-}
-
-func TestUnknownLimitIsFound(t *testing.T) {
-	t.Parallel()
-	for _, c := range []struct {
-		limit           Limit
-		workers, images int
-		slowest         time.Duration
-	}{
-		{Limit{60, 10 * time.Second}, 8, 600, 6 * time.Minute},
-		{Limit{60, 10 * time.Second}, 64, 600, 6 * time.Minute},
-		{Limit{60, 10 * time.Second}, 64, 6000, 40 * time.Minute},
-		{Limit{5, time.Second}, 8, 600, 6 * time.Minute},
-		{Limit{300, time.Minute}, 64, 3000, 20 * time.Minute},
-	} {
-		for seed := range uint64(50) {
-			m := &simulation{limit: c.limit, latency: 200 * time.Millisecond, random: rand.New(rand.NewPCG(seed, 1))}
-			took := m.run(c.workers, c.images)
-			require.Less(t, 100*m.refused, 4*(c.images+m.refused), "%s, %d workers, seed %d: %d of %d refused", c.limit, c.workers, seed, m.refused, c.images+m.refused)
-			require.Less(t, took, c.slowest, "%s, %d workers, seed %d", c.limit, c.workers, seed)
-		}
-	}
-}
 
 func TestRateOverTime(t *testing.T) {
 	now := time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)
@@ -161,29 +25,36 @@ func TestRateOverTime(t *testing.T) {
 		return rate
 	}
 	first := found{Rate: firstRate, From: now}
-	require.InDelta(t, firstRate, at(first, -time.Hour), 0.01, "a closed registry's rate waits")
-	require.InDelta(t, 4*firstRate, at(first, 2*doubling), 0.01)
-	require.Zero(t, at(first, time.Minute), "no limit")
+	require.InDelta(t, firstRate, at(first, -time.Hour), 0.01)
+	require.InDelta(t, firstRate, at(first, time.Hour), 0.01, "it grows by pulls, not by time")
+	require.Equal(t, now, first.growsSince(now))
+	proven := found{Rate: unlimited, From: now}
+	require.Zero(t, at(proven, time.Minute), "no limit")
+	require.Zero(t, proven.growsSince(now))
 
-	slower := first.refused(now.Add(doubling), closure{Count: 1, Duration: 5 * time.Second}, firstRate)
-	require.InDelta(t, firstRate, at(slower, doubling+5*time.Second), 0.01)
-	require.InDelta(t, 2*firstRate, at(slower, doubling+5*time.Second+creeping), 0.01)
+	const until = time.Second
+	slower := first.refused(now.Add(until), closure{Count: 1, Duration: 5 * time.Second}, 2*firstRate)
+	require.InDelta(t, firstRate, at(slower, until+5*time.Second), 0.01)
+	require.InDelta(t, 1+firstRate/growth, slower.Sent, 0.01, "so many have raised the rate")
+	require.InDelta(t, firstRate, at(slower, -time.Hour), 0.01, "a closed registry's rate waits")
+	grow := time.Duration(creepingRequests / firstRate * float64(time.Second))
+	require.InDelta(t, 2*firstRate, at(slower, until+5*time.Second+max(creeping, grow)), 0.01)
 	again := slower.refused(now.Add(creeping), closure{Count: 2, Duration: time.Minute}, firstRate)
 	require.InDelta(t, firstRate, at(again, creeping+time.Minute), 0.01, "full still: not slower, and not faster")
-	soon := slower.refused(now.Add(doubling+6*time.Second), closure{Count: 2, Duration: time.Minute}, firstRate)
-	require.InDelta(t, slower.Sent/(doubling+66*time.Second).Seconds(), soon.Rate, 0.01, "what was sent is all that it allows until then")
+	soon := slower.refused(now.Add(until+6*time.Second), closure{Count: 2, Duration: time.Minute}, firstRate)
+	require.InDelta(t, slower.Sent/(until+66*time.Second).Seconds(), soon.Rate, 0.01, "what was sent is all that it allows until then")
 	require.Less(t, soon.Rate, slower.Rate)
 	require.Zero(t, at(slower, 25*time.Hour), "forgotten")
 	require.True(t, first.counts(now.Add(29*24*time.Hour)), "nothing was refused")
 	require.False(t, first.counts(now.Add(31*24*time.Hour)))
-	require.InDelta(t, firstRate/2, at(first.refused(now.Add(time.Minute), closure{Count: 1}, firstRate), time.Minute), 0.01)
+	require.InDelta(t, unlimited/2, at(proven.refused(now.Add(time.Minute), closure{Count: 1}, firstRate), time.Minute), 0.01)
 
-	slow := found{Rate: 2 * slowest, From: now}
+	slow := found{Rate: 2 * slowest, From: now, Refused: true}
 	for range 3 {
 		slow = slow.refused(now, closure{Count: 1}, firstRate)
 	}
 	require.InDelta(t, slowest, at(slow, 0), 0.0001)
-	require.InDelta(t, 1.04*slowest, at(slow, time.Hour), 0.0001, "it creeps up by requests, not by time")
+	require.Less(t, at(slow, time.Hour), 1.02*slowest, "it creeps up by requests, not by time")
 }
 
 // TestFleetFindsALimit is the real thing, with a limit that is found in seconds.
@@ -230,14 +101,122 @@ func TestFleetFindsALimit(t *testing.T) {
 	require.InDelta(t, limit.Requests, rows[0].Limit.Requests, 2)
 }
 
+// TestEachPullRaisesTheRate: pulls of all workers raise the rate together, and no faster than
+// growth, until it is no limit. Then no request asks the broker.
+func TestEachPullRaisesTheRate(t *testing.T) {
+	t.Parallel()
+	for _, workers := range []int{1, 8} {
+		t.Run(strconv.Itoa(workers), func(t *testing.T) {
+			t.Parallel()
+			requireGrowth(t, workers)
+		})
+	}
+}
+
+func requireGrowth(t *testing.T, n int) {
+	t.Helper()
+	b := brokertest.Embedded(t)
+	stores := fleet(t, b, n)
+	exploring := line{registry, Pull, HTTP1}
+	free := func(s *Store) bool { return s.found(exploring).Rate >= unlimited }
+	require.NoError(t, stores[0].PaceOver(t.Context(), registry, Tags, HTTP1), "only pulls are counted")
+	require.Zero(t, stores[0].found(exploring))
+	var workers sync.WaitGroup
+	for i := range 64 {
+		s := stores[i%len(stores)]
+		workers.Go(func() {
+			for !free(s) {
+				if err := s.PaceOver(t.Context(), registry, Pull, HTTP2); err != nil {
+					t.Error(err)
+					return
+				}
+			}
+		})
+	}
+	workers.Wait()
+	// The broker keeps the last reservations.
+	lane := stores[0].lane(exploring)
+	next, err := stores[0].b.Next(t.Context(), streamPace, lane.subject, 1)
+	var last reservation
+	for read := 0; err == nil; read++ {
+		r, ok := readReservation(next)
+		require.True(t, ok)
+		require.Less(t, 1/r.Every.Seconds(), unlimited)
+		if read > 0 {
+			require.InDelta(t, last.grown(), 1/r.Every.Seconds(), 0.01)
+		}
+		last = r
+		next, err = stores[0].b.Next(t.Context(), streamPace, lane.subject, next.Sequence+1)
+	}
+	require.ErrorIs(t, err, jetstream.ErrMsgNotFound)
+	require.GreaterOrEqual(t, last.grown(), unlimited)
+
+	s := stores[n/2]
+	require.Eventually(t, func() bool { return free(s) }, patience, tick)
+	sent := b.Conn.Stats().OutMsgs
+	for range 100 {
+		require.NoError(t, s.PaceOver(t.Context(), registry, Pull, HTTP1))
+	}
+	require.Equal(t, sent, b.Conn.Stats().OutMsgs)
+}
+
+// TestRateGrowsWithinSeconds: evenly spaced, the pulls of a busy worker take less than three
+// seconds until the rate is no limit, because the first of them are not reserved far ahead.
+func TestRateGrowsWithinSeconds(t *testing.T) {
+	t.Parallel()
+	b := brokertest.Embedded(t)
+	s := opened(t, b, 0)
+	exploring := line{registry, Pull, HTTP1}
+	reservations, err := b.Conn.SubscribeSync(s.lane(exploring).subject)
+	require.NoError(t, err)
+	require.NoError(t, s.explore(t.Context(), registry))
+	var pulls sync.WaitGroup
+	for range 64 {
+		pulls.Go(func() {
+			for s.found(exploring).Rate < unlimited {
+				if err := s.PaceOver(t.Context(), registry, Pull, HTTP2); err != nil {
+					t.Error(err)
+					return
+				}
+			}
+		})
+	}
+	pulls.Wait()
+	require.NoError(t, b.Conn.Flush())
+	var took time.Duration
+	for m, err := reservations.NextMsg(patience); err == nil; m, err = reservations.NextMsg(tick) {
+		var r reservation
+		require.NoError(t, json.Unmarshal(m.Data, &r))
+		took += time.Duration(r.Count) * r.Every
+	}
+	require.Less(t, took, 3*time.Second)
+	require.Greater(t, took, 2*time.Second)
+}
+
+// TestFewPullsShowLittle: a run of few pulls raises the rate as little, however long it takes,
+// and a refusal halves what was reached.
+func TestFewPullsShowLittle(t *testing.T) {
+	t.Parallel()
+	b, clock := brokertest.Embedded(t), &movable{}
+	s := openedAt(t, b, clock.now)
+	for range 4 {
+		require.NoError(t, s.PaceOver(t.Context(), registry, Pull, HTTP1))
+		clock.move(time.Minute)
+	}
+	limit, origin := s.Limit(registry, "")
+	require.Equal(t, Found, origin)
+	require.EqualValues(t, firstRate, limit.Requests)
+	require.NoError(t, s.Refused(t.Context(), call(s), time.Second, "429"))
+	require.InDelta(t, (firstRate+3*growth)/2, s.found(line{registry, Pull, HTTP1}).Rate, 0.01)
+}
+
 func TestNoLimitCostsNothing(t *testing.T) {
 	t.Parallel()
 	b := brokertest.Embedded(t)
-	clock := &movable{}
-	s := openedAt(t, b, clock.now)
+	s := opened(t, b, 0)
 	_, err := s.Take(t.Context(), "", registry, "")
 	require.NoError(t, err)
-	clock.move(time.Minute)
+	require.NoError(t, s.unrefused(t.Context(), line{registry, Pull, HTTP1}))
 	require.NoError(t, s.Pace(t.Context(), "docker.io", Manifest))
 	sent := b.Conn.Stats().OutMsgs
 	for range 100 {

@@ -135,9 +135,13 @@ func (r reservation) end(stored time.Time) time.Time {
 	return r.start(stored).Add(time.Duration(r.Count) * r.Every)
 }
 
+// grown returns the rate after the reservation, if each request has raised it.
+func (r reservation) grown() float64 { return 1/r.Every.Seconds() + growth*float64(r.Count) }
+
 // lane is the sequence of the requests of a line.
 type lane struct {
-	registry, subject string
+	line
+	subject string
 
 	waiting  atomic.Int64
 	turn     chan struct{} // a mutex; waiting for it ends with a context
@@ -145,7 +149,9 @@ type lane struct {
 	reserved time.Time     // when this process has reserved last, by the local clock
 	last     uint64        // sequence of the last reservation; 0: none
 	next     time.Time     // its end, by the broker's clock
-	known    bool          // whether last and next are known
+	stored   time.Time     // when the broker has stored it
+	grown    float64       // the rate after it, if each request has raised the rate
+	known    bool          // whether last, next, stored and grown are known
 }
 
 func (s *Store) lane(line line) *lane {
@@ -154,7 +160,7 @@ func (s *Store) lane(line line) *lane {
 	defer s.mu.Unlock()
 	l := s.lanes[subject]
 	if l == nil {
-		l = &lane{registry: line.registry, subject: subject, turn: make(chan struct{}, 1)}
+		l = &lane{line: line, subject: subject, turn: make(chan struct{}, 1)}
 		s.lanes[subject] = l
 	}
 	return l
@@ -205,8 +211,8 @@ func (l *lane) slot(ctx context.Context, s *Store, rate Rate, came time.Time) (t
 		l.slots = l.slots[1:]
 	}
 	if len(l.slots) == 0 {
-		if err := l.reserve(ctx, s, rate, came); err != nil {
-			return time.Time{}, err
+		if limited, err := l.reserve(ctx, s, rate, came); err != nil || !limited {
+			return s.clock.local(), err
 		}
 	}
 	slot := l.slots[0]
@@ -215,9 +221,13 @@ func (l *lane) slot(ctx context.Context, s *Store, rate Rate, came time.Time) (t
 }
 
 // patience returns until when, by the local clock, a request that came at a time waits for a
-// reservation. As long as others of this process get slots, it goes on waiting.
-func (l *lane) patience(came time.Time) time.Time {
+// reservation. As long as others of this process get slots, or the rate grows, it goes on
+// waiting.
+func (l *lane) patience(came time.Time, rate Rate) time.Time {
 	until := came.Add(maxWait)
+	if !rate.grows.IsZero() {
+		return came.Add(maxQueue)
+	}
 	if served := l.reserved.Add(maxWait); served.After(until) {
 		until = served
 	}
@@ -227,27 +237,55 @@ func (l *lane) patience(came time.Time) time.Time {
 	return until
 }
 
-// reserve fills slots.
-func (l *lane) reserve(ctx context.Context, s *Store, rate Rate, came time.Time) error {
-	every := rate.interval()
-	// A slot is reserved maxWait ahead of it at most, and twice that ahead of its place among
-	// evenly spaced ones.
-	horizon := min(maxWait+rate.lead(), 2*maxWait)
+// current returns the rate at which the next slots are reserved, and false if there is no
+// limit any more. A rate that grows may have changed since the request came.
+func (l *lane) current(ctx context.Context, s *Store, rate Rate) (Rate, bool, error) {
+	if rate.grows.IsZero() {
+		return rate, true, nil
+	}
+	_, rate, limited := s.rate(l.registry, l.counted, l.protocol)
+	if rate.grows.IsZero() || !l.stored.After(rate.grows) {
+		return rate, limited, nil
+	}
+	rate.Rate = max(rate.Rate, l.grown)
+	if rate.Rate < unlimited {
+		return rate, true, nil
+	}
+	err := s.unrefused(ctx, l.line)
+	_, rate, limited = s.rate(l.registry, l.counted, l.protocol)
+	return rate, limited, err
+}
+
+// horizon returns how far ahead of its place among evenly spaced ones a slot is reserved at
+// most. That is maxWait ahead of the slot, and never more than twice that.
+func (r Rate) horizon() time.Duration {
+	if !r.grows.IsZero() {
+		return exploreHorizon
+	}
+	return min(maxWait+r.lead(), 2*maxWait)
+}
+
+// reserve fills slots. It returns false if the registry turns out to have no limit.
+func (l *lane) reserve(ctx context.Context, s *Store, rate Rate, came time.Time) (limited bool, err error) {
 	for {
 		if err := l.read(ctx, s); err != nil {
-			return err
+			return false, err
 		}
+		if rate, limited, err = l.current(ctx, s, rate); err != nil || !limited {
+			return false, err
+		}
+		every, horizon := rate.interval(), rate.horizon()
 		now := s.Now()
 		ahead := max(l.next.Sub(now), 0)
 		if ahead > horizon {
 			slot := l.next.Add(-rate.lead())
-			if s.clock.local().Add(ahead - horizon).After(l.patience(came)) {
-				return &SpentError{Registry: l.registry, Slot: slot, Reason: fmt.Sprintf("more than %s are waiting", asLimit(rate.Rate))}
+			if s.clock.local().Add(ahead - horizon).After(l.patience(came, rate)) {
+				return false, &SpentError{Registry: l.registry, Slot: slot, Reason: fmt.Sprintf("more than %s are waiting", asLimit(rate.Rate))}
 			}
 			// Those that wait reserve together, as long as the first one comes in time.
 			together := min(time.Duration(l.waiting.Load()-1)*every, (horizon-rate.lead())/2)
 			if err := sleep(ctx, ahead-horizon+together); err != nil {
-				return err
+				return false, err
 			}
 			continue
 		}
@@ -255,7 +293,7 @@ func (l *lane) reserve(ctx context.Context, s *Store, rate Rate, came time.Time)
 		r.Count = int(min(l.waiting.Load(), 1+int64((horizon-ahead)/every)))
 		err := l.publish(ctx, s, r)
 		if !errors.Is(err, broker.ErrConflict) {
-			return err
+			return true, err
 		}
 		// Another process was faster: its reservation is followed.
 	}
@@ -285,8 +323,13 @@ func (l *lane) publish(ctx context.Context, s *Store, r reservation) error {
 		l.slots = append(l.slots, first.Add(time.Duration(i)*r.Every))
 	}
 	l.reserved = received
-	l.last, l.next, l.known = ack.Sequence, r.end(m.Time), true
+	l.follows(ack.Sequence, m.Time, r)
 	return nil
+}
+
+// follows notes the last reservation.
+func (l *lane) follows(sequence uint64, stored time.Time, r reservation) {
+	l.last, l.next, l.stored, l.grown, l.known = sequence, r.end(stored), stored, r.grown(), true
 }
 
 // read reads the last reservation if it is not known.
@@ -296,15 +339,19 @@ func (l *lane) read(ctx context.Context, s *Store) error {
 	}
 	m, err := s.b.Last(ctx, streamPace, l.subject)
 	if errors.Is(err, jetstream.ErrMsgNotFound) {
-		l.last, l.next, l.known = 0, time.Time{}, true
+		l.last, l.next, l.stored, l.known = 0, time.Time{}, time.Time{}, true
 		return nil
 	}
 	if err != nil {
 		return fmt.Errorf("asking when %s may be asked: %w", l.registry, err)
 	}
-	next, ok := readReservation(m)
+	if r, ok := readReservation(m); ok {
+		l.follows(m.Sequence, m.Time, r)
+		return nil
+	}
 	// If the last message is not a reservation, those before it still count.
-	for from := uint64(1); !ok; {
+	var next time.Time
+	for from := uint64(1); ; {
 		earlier, err := s.b.Next(ctx, streamPace, l.subject, from)
 		if errors.Is(err, jetstream.ErrMsgNotFound) {
 			break
@@ -312,23 +359,22 @@ func (l *lane) read(ctx context.Context, s *Store) error {
 		if err != nil {
 			return fmt.Errorf("asking when %s may be asked: %w", l.registry, err)
 		}
-		if end, ok := readReservation(earlier); ok {
-			next = latest(next, end)
+		if r, ok := readReservation(earlier); ok {
+			next = latest(next, r.end(earlier.Time))
 		}
 		m, from = earlier, earlier.Sequence+1
 	}
-	l.last, l.next, l.known = m.Sequence, next, true
+	l.last, l.next, l.stored, l.known = m.Sequence, next, time.Time{}, true
 	return nil
 }
 
-// readReservation returns when a reservation ends. It returns false if the message is not a
-// reservation: a reservation is never for longer than it is kept.
-func readReservation(m *jetstream.RawStreamMsg) (end time.Time, ok bool) {
-	var r reservation
-	if json.Unmarshal(m.Data, &r) != nil || r.Count < 1 || r.Every <= 0 || r.Every > keepPace/time.Duration(r.Count) {
-		return time.Time{}, false
+// readReservation reads a reservation. It returns false if the message is none: a reservation
+// is never for longer than it is kept.
+func readReservation(m *jetstream.RawStreamMsg) (r reservation, ok bool) {
+	if m == nil || json.Unmarshal(m.Data, &r) != nil || r.Count < 1 || r.Every <= 0 || r.Every > keepPace/time.Duration(r.Count) {
+		return reservation{}, false
 	}
-	return r.end(m.Time), true
+	return r, true
 }
 
 // free returns when, by the broker's clock, the next request may be reserved.

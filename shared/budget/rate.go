@@ -2,9 +2,11 @@ package budget
 
 import (
 	"context"
+	"errors"
 	"fmt"
-	"math"
 	"time"
+
+	"github.com/nats-io/nats.go/jetstream"
 )
 
 // rate returns how many requests of the kind may be sent to the registry over the protocol:
@@ -13,7 +15,7 @@ import (
 func (s *Store) rate(registry string, kind Kind, protocol Protocol) (line, Rate, bool) {
 	l, rate, limited := s.line(registry, kind, protocol)
 	if found, ok := s.foundRate(l, rate); ok {
-		rate, limited = Rate{Rate: found}, true
+		rate, limited = Rate{Rate: found, grows: s.found(l).growsSince(s.Now())}, true
 	}
 	if s.probing(registry, kind) && (!limited || probeRate < rate.Rate) {
 		l.protocol, rate, limited = HTTP1, Rate{Rate: probeRate}, true
@@ -34,25 +36,32 @@ func asLimit(rate float64) Limit {
 }
 
 // An unannounced limit is discovered as TCP discovers the capacity of a network: pulls
-// start at a moderate rate that keeps doubling; a refusal halves it, and from then on it
-// grows slowly. The rate is a function of time alone, so that workers share only
-// refusals. Requests are spread evenly, so that any kind of limit is kept if the average
-// is right.
+// start at a moderate rate, and each pull that is sent raises it until a registry refuses;
+// a refusal halves it, and from then on it grows slowly. Until a refusal, the rate follows
+// from the last reservation of the lane, and afterwards from time alone, so that workers
+// share only reservations and refusals. Requests are spread evenly, so that any kind of
+// limit is kept if the average is right.
 const (
 	// firstRate is the rate of the first pulls, in requests a second: fast enough not to
 	// matter for a registry without a limit, and slow enough that few requests are under
 	// way when a registry refuses.
 	firstRate = 16.0
-	// doubling is how long an unrefused rate takes to double.
-	doubling = 4 * time.Second
-	// unlimited is the rate from which on there is no limit: no fleet starts as many
-	// processes.
-	unlimited = 200.0
+	// growth is by how many requests a second each pull raises the rate until a refusal. If
+	// enough pulls wait, the rate doubles every 600 ms, and is unlimited after 2.9 s. If it grew
+	// faster, more requests would be under way when a registry refuses. Only pulls raise it,
+	// because time in which few are sent shows nothing about a higher rate.
+	growth = 1.2
+	// exploreHorizon is how far ahead slots are reserved meanwhile: they keep the rate at which
+	// they were reserved.
+	exploreHorizon = 50 * time.Millisecond
+	// unlimited is the rate from which on there is no limit: all that wait are sent then, which
+	// is hardly more than at this rate.
+	unlimited = 500.0
 	// creeping is how long the rate takes to double after a refusal, and creepingRequests
 	// how many requests that takes at least. One or two of them are refused when the rate
 	// is too high again.
 	creeping         = 2 * time.Minute
-	creepingRequests = 100
+	creepingRequests = 300
 	// longestWindow is the longest window of a limit that is discovered by its length: most
 	// are of a second or a minute. What refuses for longer may be no limit.
 	longestWindow = time.Minute
@@ -93,11 +102,16 @@ func (f found) at(now time.Time) (float64, bool) {
 	if !f.counts(now) {
 		return 0, false
 	}
-	if f.Refused {
-		grow := max(creeping.Seconds(), creepingRequests/f.Rate)
-		return f.Rate * (1 + passed.Seconds()/grow), true
+	if !f.Refused {
+		return f.Rate, true
 	}
-	return f.Rate * math.Exp2(passed.Seconds()/doubling.Seconds()), true
+	grow := max(creeping.Seconds(), creepingRequests/f.Rate)
+	return f.Rate * (1 + passed.Seconds()/grow), true
+}
+
+// explores reports whether the rate still grows with each pull.
+func (f found) explores(now time.Time) bool {
+	return f.counts(now) && !f.Refused && f.Rate < unlimited
 }
 
 // counts reports whether the rate is known and may be believed.
@@ -109,11 +123,19 @@ func (f found) counts(now time.Time) bool {
 	return f.Rate > 0 && now.Sub(f.From) <= keep
 }
 
+// growsSince returns since when each pull has raised the rate; zero if none does.
+func (f found) growsSince(now time.Time) time.Time {
+	if !f.explores(now) {
+		return time.Time{}
+	}
+	return f.From
+}
+
 // refused returns the rate after a refusal that has closed the registry; known is the
-// rate until then if none was found yet.
+// rate until then if none was found yet, or if it was still growing with each pull.
 func (f found) refused(now time.Time, c closure, known float64) found {
 	rate, ok := f.at(now)
-	if !ok || !f.Refused && rate > unlimited {
+	if !ok || f.explores(now) {
 		rate = known
 	}
 	rate = min(rate, max(known, unlimited))
@@ -122,7 +144,7 @@ func (f found) refused(now time.Time, c closure, known float64) found {
 	switch {
 	case together:
 	case c.Count == 1 || !f.Refused:
-		f.Sent, f.Since = f.sent(now), f.From
+		f.Sent, f.Since = f.sent(now, rate), f.From
 		f.Rate, f.Refused = max(rate/2, slowest), true
 	case f.Sent > 0 && now.Sub(f.Since) <= longestWindow:
 		// It refuses again before any success, so its limit was still used up: it allows
@@ -133,17 +155,16 @@ func (f found) refused(now time.Time, c closure, known float64) found {
 	return f
 }
 
-// sent returns how many requests were sent at most since From.
-func (f found) sent(now time.Time) float64 {
-	passed := max(now.Sub(f.From), 0).Seconds()
-	rate, ok := f.at(now)
+// sent returns how many requests were sent at most since From, until the rate was reached;
+// 0 if that is not known.
+func (f found) sent(now time.Time, rate float64) float64 {
 	switch {
-	case !ok || rate > unlimited:
-		return 0 // not known
-	case f.Refused:
-		return (f.Rate + rate) / 2 * passed
+	case f.explores(now):
+		return (rate-f.Rate)/growth + 1
+	case f.Refused && f.counts(now):
+		return (f.Rate + rate) / 2 * max(now.Sub(f.From), 0).Seconds()
 	}
-	return (rate - f.Rate) * doubling.Seconds() / math.Ln2
+	return 0
 }
 
 func (l line) foundKey() string { return keyFound + "." + l.key() }
@@ -179,6 +200,18 @@ func (s *Store) explore(ctx context.Context, registry string) error {
 	})
 }
 
+// unrefused notes that a registry has refused nothing until its rate had grown so high that it
+// is no limit.
+func (s *Store) unrefused(ctx context.Context, l line) error {
+	return s.changeRate(ctx, l, func(f found) (found, bool) {
+		if !f.explores(s.Now()) {
+			return f, false
+		}
+		f.Rate, f.From = unlimited, s.Now()
+		return f, true
+	})
+}
+
 // slowDown lowers the rate after a refusal. If the limit is stated, it was kept, and other
 // clients have spent it: then the rate stays.
 func (s *Store) slowDown(ctx context.Context, c closure) error {
@@ -188,6 +221,15 @@ func (s *Store) slowDown(ctx context.Context, c closure) error {
 	l, known, limited := s.line(c.Registry, c.Kind, c.Protocol)
 	if !limited {
 		known.Rate = firstRate
+	}
+	if f := s.found(l); f.explores(s.Now()) {
+		m, err := s.b.Last(ctx, streamPace, s.lane(l).subject)
+		if err != nil && !errors.Is(err, jetstream.ErrMsgNotFound) {
+			return fmt.Errorf("asking how fast %s was asked: %w", c.Registry, err)
+		}
+		if r, ok := readReservation(m); ok && m.Time.After(f.From) {
+			known.Rate = max(f.Rate, 1/r.Every.Seconds())
+		}
 	}
 	return s.changeRate(ctx, l, func(f found) (found, bool) {
 		f.Registry, f.Kind = l.registry, l.counted

@@ -12,8 +12,8 @@ func TestParseRates(t *testing.T) {
 	rates, err := ParseRates(" api:10/1s+20; tags:60/1m;manifests:50/1s + 10 ")
 	require.NoError(t, err)
 	require.Equal(t, map[Kind]zone{
-		API: {API, Rate{10, 20}, Rate{}}, Tags: {Tags, Rate{1, 0}, Rate{}},
-		Pull: {Manifest, Rate{50, 10}, Rate{}}, Manifest: {Manifest, Rate{50, 10}, Rate{}}, Blob: {Manifest, Rate{50, 10}, Rate{}},
+		API: {API, Rate{Rate: 10, Burst: 20}, Rate{}}, Tags: {Tags, Rate{Rate: 1, Burst: 0}, Rate{}},
+		Pull: {Manifest, Rate{Rate: 50, Burst: 10}, Rate{}}, Manifest: {Manifest, Rate{Rate: 50, Burst: 10}, Rate{}}, Blob: {Manifest, Rate{Rate: 50, Burst: 10}, Rate{}},
 	}, rates.zones)
 	rates, err = ParseRates("Quay.io")
 	require.NoError(t, err)

@@ -34,6 +34,8 @@ const (
 type Rate struct {
 	Rate  float64
 	Burst int
+
+	grows time.Time // if not zero, each pull since then, by the broker's clock, has raised the rate
 }
 
 // zone is how a registry counts requests of a kind.
@@ -52,13 +54,13 @@ const quay = "quay.io"
 // allows thousands a minute, which no fleet reaches, and limits pulls by headers.
 var documented = map[string]map[Kind]zone{
 	quay: {
-		API:      {API, Rate{5, 25}, Rate{50, 100}},
-		Tags:     {Tags, Rate{5, 2}, Rate{50, 2}},
-		Pull:     {Manifest, Rate{50, 10}, Rate{500, 50}},
-		Manifest: {Manifest, Rate{50, 10}, Rate{500, 50}},
-		Blob:     {Manifest, Rate{50, 50}, Rate{500, 100}},
-		Login:    {Login, Rate{120, 2}, Rate{}}, // counted by credentials
-		Other:    {Other, Rate{60, 20}, Rate{600, 80}},
+		API:      {API, Rate{Rate: 5, Burst: 25}, Rate{Rate: 50, Burst: 100}},
+		Tags:     {Tags, Rate{Rate: 5, Burst: 2}, Rate{Rate: 50, Burst: 2}},
+		Pull:     {Manifest, Rate{Rate: 50, Burst: 10}, Rate{Rate: 500, Burst: 50}},
+		Manifest: {Manifest, Rate{Rate: 50, Burst: 10}, Rate{Rate: 500, Burst: 50}},
+		Blob:     {Manifest, Rate{Rate: 50, Burst: 50}, Rate{Rate: 500, Burst: 100}},
+		Login:    {Login, Rate{Rate: 120, Burst: 2}, Rate{}}, // counted by credentials
+		Other:    {Other, Rate{Rate: 60, Burst: 20}, Rate{Rate: 600, Burst: 80}},
 	},
 }
 
