@@ -83,6 +83,7 @@ func TestPlannerReadsItsValues(t *testing.T) {
 			"BACKUP_TAG":          "{tag}-{date}",
 			"BACKUP_KEEP":         "5",
 			"IMMUTABLE_TAGS":      "v?[0-9] rc",
+			"KEEP_TAGS":           "lts v?2[.]",
 			"RATE_LIMITS":         "docker.io=100/6h,quay.io=20/1s",
 			"INSECURE_REGISTRIES": "registry.example.com:5000",
 			"QUAY_HOSTS":          "quay.example.com",

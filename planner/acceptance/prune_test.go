@@ -85,6 +85,46 @@ func TestPrunePlan(t *testing.T) {
 	require.Empty(t, s.prunes(all...), "the source does not answer")
 }
 
+// TestPruneKeep: what an entry keeps stays, also when the entry is lost.
+func TestPruneKeep(t *testing.T) {
+	t.Parallel()
+	s := newSite(t)
+	s.push("osism/tool", "lts-1", "lts-2", "3", "4")
+	s.push("osism/other", "lts-1", "2")
+	other := "  - image: " + s.source.Host() + "/osism/other\n"
+	entry := func(keep string) string { return "  - image: " + s.source.Host() + "/osism/tool\n" + keep }
+	all := []string{"--grace", "0s", "--max", "100%", "--max-per-repository", "100%"}
+	tagged := func(tags ...string) (names []string) {
+		for _, tag := range tags {
+			names = append(names, prefix+"/osism/"+tag)
+		}
+		return names
+	}
+
+	s.writeList("containers:\n" + entry("    keep: lts\n") + other)
+	s.planner("mirror").exits(0)
+	require.NoError(t, s.source.Untag("osism/tool", "lts-1"))
+	require.NoError(t, s.source.Untag("osism/tool", "3"))
+	require.NoError(t, s.source.Untag("osism/other", "lts-1"))
+	s.planner("mirror").exits(0)
+	require.Equal(t, tagged("other:lts-1", "tool:3"), s.prunes(all...))
+	s.env["KEEP_TAGS"] = "4 lts"
+	require.Equal(t, tagged("tool:3"), s.prunes(all...))
+	delete(s.env, "KEEP_TAGS")
+
+	s.writeList("containers:\n" + other) // by mistake
+	s.planner("mirror").exits(0)
+	require.Equal(t, tagged("other:lts-1", "tool:3", "tool:4"), s.prunes(all...))
+	require.Equal(t, tagged("other:lts-1", "tool:3", "tool:4", "tool:lts-1", "tool:lts-2"), s.prunes(append(all, "--left-list")...))
+
+	s.writeList("containers:\n" + entry("") + other)
+	s.planner("mirror").exits(0)
+	require.Equal(t, tagged("other:lts-1", "tool:3", "tool:lts-1"), s.prunes(all...), "the entry keeps it no more")
+	s.writeList("containers:\n" + entry("    keep: '(?!a)'\n") + other)
+	require.Contains(t, s.planner("prune").exits(2), "images.yml:3: keep[0]: ")
+	require.Contains(t, s.planner("check").exits(2), "images.yml:3: keep[0]: ")
+}
+
 // TestPruneExecute: a plan is carried out once, however often and wherever it is executed, and a
 // process that was killed is continued.
 func TestPruneExecute(t *testing.T) {

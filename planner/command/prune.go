@@ -29,6 +29,7 @@ type pruneFlags struct {
 	grace     graceFlag
 	caps      prune.Caps
 	keep      []string
+	leftList  bool
 	output    string
 	execution string // the file of the plan that is executed
 }
@@ -58,6 +59,7 @@ func pruneCommand() *cobra.Command {
 	c.Flags().Var(shareFlag{&p.caps.All}, "max", "make no plan that deletes more than this `share` of all mirrored tags")
 	c.Flags().Var(shareFlag{&p.caps.PerRepository}, "max-per-repository", "make no plan that deletes more than this `share` of the mirrored tags of a repository")
 	c.Flags().StringArrayVar(&p.keep, "keep", nil, "never delete tags that this `regular expression` (RE2) matches at their start; may be repeated")
+	c.Flags().BoolVar(&p.leftList, "left-list", false, "delete tags, too, that their entries kept before they left the list")
 	c.Flags().StringVarP(&p.output, "output", "o", "", "write the plan to this `file`; json: print it as JSON")
 	c.Flags().StringVar(&p.execution, "execute", "", "delete what the plan in this `file` says")
 	for _, flag := range []string{"grace", "max", "max-per-repository"} {
@@ -108,7 +110,7 @@ func (p *pruneFlags) matcher() (*selection.Matcher, error) {
 	if len(p.keep) == 0 {
 		return nil, nil
 	}
-	keep := selection.Selection{Include: p.keep}
+	keep := selection.Selection{Keep: p.keep}
 	if err := keep.Validate(); err != nil {
 		return nil, fmt.Errorf("%w: --keep: %s", errUsage, reason(err))
 	}
@@ -174,7 +176,7 @@ func (p *pruneFlags) survey(ctx context.Context, stdin io.Reader, warnings io.Wr
 	}
 	s.Survey = prune.Survey{
 		Registry: s.pruner.Registry, Source: s.pruner.Source, Mirror: planned.name, Destination: planned.destination,
-		Entries: entries, Mirrors: planned.list.Mirrors(), Grace: time.Duration(p.grace), Keep: keep, Now: planned.started.UTC(),
+		Entries: entries, Mirrors: planned.list.Mirrors(), Grace: time.Duration(p.grace), Keep: keep, LeftList: p.leftList, Now: planned.started.UTC(),
 	}
 	s.Holdings, err = s.holdings.List(ctx)
 	return s, err

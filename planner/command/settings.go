@@ -46,6 +46,7 @@ type job struct {
 	Referrers    bool   `envconfig:"REFERRERS" default:"false" expect:"true or false" desc:"mirror what refers to an image: signatures, SBOMs, attestations"`
 	MinAge       string `envconfig:"MIN_AGE" desc:"mirror a tag, or a new digest under it, only when it has stood for this long, as 3d or 36h; empty: at once"`
 	Immutable    string `envconfig:"IMMUTABLE_TAGS" desc:"tags that are never replaced at the destination: regular expressions (RE2), separated by spaces, that match them at their start"`
+	KeepTags     string `envconfig:"KEEP_TAGS" desc:"tags that planner prune never deletes: regular expressions (RE2), separated by spaces, that match them at their start"`
 	BackupTag    string `envconfig:"BACKUP_TAG" desc:"keep what a tag had at the destination under another tag when it is replaced: a template such as {tag}-{date}, with {tag}, {date} and {digest}"`
 	BackupKeep   int    `envconfig:"BACKUP_KEEP" default:"3" expect:"a whole number, 1 or more" desc:"how many backups of a tag there are at most"`
 	RateLimits   string `envconfig:"RATE_LIMITS" desc:"pulls that registries allow in a window, as docker.io=100/6h,quay.io=20/1s; overrides what their headers say"`
@@ -104,11 +105,16 @@ func (j *job) choose() []error {
 			bad = append(bad, config.Bad("BACKUP_TAG", j.BackupTag, "a template such as {tag}-{date}: "+err.Error()))
 		}
 	}
-	if j.Immutable != "" {
-		j.defaults.Immutable = strings.Fields(j.Immutable)
-	}
-	if why := reason((selection.Selection{Immutable: j.defaults.Immutable}).Validate()); why != "" {
-		bad = append(bad, config.Bad("IMMUTABLE_TAGS", "", "regular expressions (RE2), separated by spaces: "+why))
+	for _, patterns := range []struct {
+		variable, text string
+		into           *[]string
+	}{{"IMMUTABLE_TAGS", j.Immutable, &j.defaults.Immutable}, {"KEEP_TAGS", j.KeepTags, &j.defaults.Keep}} {
+		if patterns.text != "" {
+			*patterns.into = strings.Fields(patterns.text)
+		}
+		if why := reason((selection.Selection{Include: *patterns.into}).Validate()); why != "" {
+			bad = append(bad, config.Bad(patterns.variable, "", "regular expressions (RE2), separated by spaces: "+why))
+		}
 	}
 	if j.Platforms != "" {
 		items := strings.Split(j.Platforms, ",")

@@ -8,6 +8,22 @@ import (
 	"github.com/osism/skopeo-worker/shared/selection"
 )
 
+// shareKeep gives all entries of a destination repository the expressions of all of them: what
+// one entry keeps, no other one gives up.
+func shareKeep(entries []Entry) {
+	kept := map[reference.Repository][]string{}
+	for _, e := range entries {
+		for _, text := range e.Selection.Keep {
+			if !slices.Contains(kept[e.Destination], text) {
+				kept[e.Destination] = append(kept[e.Destination], text)
+			}
+		}
+	}
+	for i := range entries {
+		entries[i].Selection.Keep = kept[entries[i].Destination]
+	}
+}
+
 // unique drops the entries that repeat an earlier one.
 func unique(entries []Entry) (kept []Entry, duplicates []Problem) {
 	type identity struct {

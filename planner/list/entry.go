@@ -21,6 +21,7 @@ const (
 	keyAttestations = "attestations"
 	keyReferrers    = "referrers"
 	keyImmutable    = "immutable"
+	keyKeep         = "keep"
 	keyDestination  = "destination"
 
 	keyMinAge          = "min_age"
@@ -30,7 +31,7 @@ const (
 	keyMinRepositories = "min_repositories" // of a namespace
 )
 
-var entryKeys = []string{keyImage, keyTags, keyPlatforms, keyAttestations, keyReferrers, keyImmutable, keyBackup, keyMinAge, keyMinTags, keyDestination, keyRepositories, keyMinRepositories}
+var entryKeys = []string{keyImage, keyTags, keyPlatforms, keyAttestations, keyReferrers, keyImmutable, keyKeep, keyBackup, keyMinAge, keyMinTags, keyDestination, keyRepositories, keyMinRepositories}
 
 // reader makes entries from nodes, and collects their problems.
 type reader struct {
@@ -123,7 +124,10 @@ func (r *reader) mapping(e *Entry, value *yaml.Node) {
 		e.Selection.Referrers = r.boolean(f)
 	}
 	if f, ok := fields[keyImmutable]; ok {
-		r.immutable(e, f, lines)
+		e.Selection.Immutable, lines[keyImmutable] = r.patterns(f)
+	}
+	if f, ok := fields[keyKeep]; ok {
+		e.Selection.Keep, lines[keyKeep] = r.patterns(f)
 	}
 	if f, ok := fields[keyMinAge]; ok {
 		r.minAge(e, f)
@@ -145,14 +149,13 @@ func (r *reader) mapping(e *Entry, value *yaml.Node) {
 	}
 }
 
-// immutable replaces the default of which tags are immutable; false is none.
-func (r *reader) immutable(e *Entry, f field, lines map[string][]int) {
+// patterns reads expressions that replace those of a variable; false is none.
+func (r *reader) patterns(f field) (texts []string, lines []int) {
 	var value bool
 	if f.node.ShortTag() == "!!bool" && f.node.Decode(&value) == nil && !value {
-		e.Selection.Immutable = nil
-		return
+		return nil, nil
 	}
-	e.Selection.Immutable, lines[keyImmutable] = r.expressions(f)
+	return r.expressions(f)
 }
 
 // minAge replaces the default minimum age; false is none.

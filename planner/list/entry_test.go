@@ -12,7 +12,7 @@ import (
 	"github.com/osism/skopeo-worker/shared/selection"
 )
 
-var defaults = selection.Selection{Include: []string{"v"}, Limit: 7, Platforms: []string{"linux/s390x"}, WithoutAttestations: true, Referrers: true}
+var defaults = selection.Selection{Include: []string{"v"}, Limit: 7, Platforms: []string{"linux/s390x"}, WithoutAttestations: true, Referrers: true, Keep: []string{"2"}}
 
 func TestEntryOverridesDefaults(t *testing.T) {
 	with := func(change func(*selection.Selection)) selection.Selection {
@@ -54,6 +54,8 @@ func TestEntryOverridesDefaults(t *testing.T) {
 		}),
 		"{image: nginx, backup: false}":    with(func(*selection.Selection) {}),
 		"{image: nginx, immutable: false}": with(func(*selection.Selection) {}),
+		"{image: nginx, keep: false}":      with(func(s *selection.Selection) { s.Keep = nil }),
+		"{image: nginx, keep: [lts, v]}":   with(func(s *selection.Selection) { s.Keep = []string{"lts", "v"} }),
 		"{image: 'nginx:1', platforms: [linux/amd64]}": with(func(s *selection.Selection) {
 			s.Include, s.Limit, s.Platforms = nil, 0, []string{"linux/amd64"}
 		}),
@@ -141,7 +143,7 @@ func TestMappingReportsEverythingAtOnce(t *testing.T) {
 		`6: unknown key "tags.platforms"; it belongs elsewhere, as "platforms"`,
 		`7: unknown key "platfroms"; is "platforms" meant?`,
 		`8: unknown key "include"; it belongs elsewhere, as "tags.include"`,
-		`9: unknown key "whatever", expected one of image, tags, platforms, attestations, referrers, immutable, backup, min_age, min_tags, destination, repositories, min_repositories`,
+		`9: unknown key "whatever", expected one of image, tags, platforms, attestations, referrers, immutable, keep, backup, min_age, min_tags, destination, repositories, min_repositories`,
 		`10: image: expected a string, found the number 1.25; write "1.25" with the quotes`,
 		`11: duplicate key "image", first in line 10`,
 		`12: attestations: expected true or false, found the boolean yes`,
@@ -159,7 +161,7 @@ func TestMappingReportsEverythingAtOnce(t *testing.T) {
 		`35: tags.list: cannot be combined with include, exclude, semver, newer_than or limit`,
 		`36: tags.list[1]: tag "b c" is invalid`,
 		`38: tags: expected a mapping with some of include, exclude, semver, newer_than, limit, list, found a string; write single tags as tags: {list: [a, b]}`,
-		`39: expected a key, one of image, tags, platforms, attestations, referrers, immutable, backup, min_age, min_tags, destination, repositories, min_repositories, found a list`,
+		`39: expected a key, one of image, tags, platforms, attestations, referrers, immutable, keep, backup, min_age, min_tags, destination, repositories, min_repositories, found a list`,
 		`41: expected a mapping to merge, found a string`,
 	}
 	_, err := list.Parse([]byte(text), "s", dest, selection.Selection{})

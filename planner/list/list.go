@@ -59,6 +59,7 @@ func Parse(data []byte, source string, dest reference.Destination, defaults sele
 	entries := r.entries(nodes)
 	problems = append(problems, r.problems...)
 
+	shareKeep(entries)
 	entries, duplicates := unique(entries)
 	problems = append(problems, clashes(entries)...)
 	if len(problems) > 0 {

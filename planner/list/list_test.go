@@ -85,6 +85,18 @@ func TestParseWarnsOfDuplicates(t *testing.T) {
 	}, l.Warnings)
 }
 
+// TestKeepOfARepository: what one entry of a repository keeps, the others keep, too.
+func TestKeepOfARepository(t *testing.T) {
+	l, err := list.Parse([]byte("containers:\n- {image: a, keep: lts, tags: {include: v1}}\n- {image: a, keep: [x, lts], tags: {include: v2}}\n- 'a:1'\n- {image: a, tags: {include: v1}}\n- b"), "s", dest, selection.Selection{})
+	require.NoError(t, err)
+	require.Len(t, l.Entries, 4)
+	require.Len(t, l.Warnings, 1)
+	for _, e := range l.Entries[:3] {
+		require.Equal(t, []string{"lts", "x"}, e.Selection.Keep)
+	}
+	require.Empty(t, l.Entries[3].Selection.Keep)
+}
+
 func TestParseReportsEverythingAtOnce(t *testing.T) {
 	text := strings.Join([]string{
 		"containers:",                   // 1

@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"github.com/osism/skopeo-worker/shared/reference"
+	"github.com/osism/skopeo-worker/shared/selection"
 )
 
 // Reason is why a tag is not mirrored any more.
@@ -42,6 +43,9 @@ type Tag struct {
 	// they have it, or if that is not known.
 	Dropped time.Time `json:"dropped,omitzero"`
 	Why     Reason    `json:"why,omitempty"`
+	// Kept says that the list kept the tag from being pruned when an entry last had it. It
+	// counts when no entry has it any more: an entry that is lost keeps what it kept.
+	Kept bool `json:"kept,omitempty"`
 }
 
 // Repository is what was mirrored to a destination repository under one mirror name.
@@ -72,6 +76,7 @@ type Put struct {
 	Name   reference.Tag
 	Digest reference.Digest
 	Source reference.Repository
+	Kept   bool // by its entry
 }
 
 // Listing is what an entry of the list means, according to a complete listing of its source.
@@ -81,6 +86,8 @@ type Listing struct {
 	Tags map[reference.Tag]bool
 	// Whole says that Tags are all of them: a listing ends early if only the newest tags count.
 	Whole bool
+	// Entry is which tags the entry has, whether or not they are listed, and which it keeps.
+	Entry *selection.Matcher
 }
 
 // Seen is what a worker has seen of a destination repository.
@@ -103,8 +110,9 @@ func (r *Repository) add(seen Seen) (changed bool) {
 			r.Listed, changed = seen.At, true
 		}
 		for i := range r.Tags {
-			if t := &r.Tags[i]; t.Source == l.Source && t.drop(l.lacks(t.Name), seen.At) {
-				changed = true
+			if t := &r.Tags[i]; t.Source == l.Source {
+				dropped, kept := t.drop(l.lacks(t.Name), seen.At), t.keep(l.Entry)
+				changed = changed || dropped || kept
 			}
 		}
 	}
@@ -141,11 +149,24 @@ func (t *Tag) drop(why Reason, at time.Time) (changed bool) {
 	return true
 }
 
+// keep notes whether an entry keeps the tag. An entry that neither has nor keeps it changes
+// nothing.
+func (t *Tag) keep(entry *selection.Matcher) (changed bool) {
+	if entry == nil {
+		return false
+	}
+	keeps, before := entry.Keeps(t.Name.String()), t.Kept
+	if keeps || entry.Match(t.Name.String()) {
+		t.Kept = keeps
+	}
+	return t.Kept != before
+}
+
 // put notes a tag that the destination has.
 func (r *Repository) put(p Put, at time.Time) (changed bool) {
 	i, found := r.search(p.Name)
 	if !found {
-		r.Tags = slices.Insert(r.Tags, i, Tag{Name: p.Name, Digest: p.Digest, Source: p.Source, First: at, Last: at})
+		r.Tags = slices.Insert(r.Tags, i, Tag{Name: p.Name, Digest: p.Digest, Source: p.Source, First: at, Last: at, Kept: p.Kept})
 		return true
 	}
 	t := &r.Tags[i]
@@ -155,6 +176,9 @@ func (r *Repository) put(p Put, at time.Time) (changed bool) {
 	}
 	if t.Digest != p.Digest || t.Source != p.Source {
 		t.Digest, t.Source, t.Last, changed = p.Digest, p.Source, at, true
+	}
+	if t.Kept != p.Kept {
+		t.Kept, changed = p.Kept, true
 	}
 	return t.drop("", at) || changed
 }

@@ -11,6 +11,7 @@ import (
 
 	"github.com/osism/skopeo-worker/shared/brokertest"
 	"github.com/osism/skopeo-worker/shared/reference"
+	"github.com/osism/skopeo-worker/shared/selection"
 )
 
 const mirror = "default"
@@ -208,4 +209,31 @@ func FuzzParse(f *testing.F) {
 			}
 		}
 	})
+}
+
+// TestKept: the entry that has a tag says whether it is kept; without one, the last word counts.
+func TestKept(t *testing.T) {
+	s := open(t)
+	entry := func(choice selection.Selection, tags map[string]bool) []Listing {
+		l := listing(tags)
+		l[0].Entry, _ = choice.Compile()
+		return l
+	}
+	lts := selection.Selection{Keep: []string{"lts"}}
+	kept := put("lts", one)
+	kept.Kept = true
+	s.add(t, 0, Seen{Put: []Put{kept, put("old", two)}})
+	require.True(t, s.find(t, "lts").Kept)
+	require.False(t, s.find(t, "old").Kept)
+	s.add(t, 1, Seen{Listings: entry(selection.Selection{Include: []string{"new"}}, map[string]bool{"new": true})})
+	require.True(t, s.find(t, "lts").Kept, "another entry does not have it")
+	s.add(t, 2, Seen{Listings: listing(map[string]bool{"new": true})})
+	require.True(t, s.find(t, "lts").Kept)
+	s.add(t, 3, Seen{Listings: entry(selection.Selection{}, map[string]bool{"new": true})})
+	require.False(t, s.find(t, "lts").Kept, "its entry gives it up")
+	s.add(t, 4, Seen{Listings: entry(lts, map[string]bool{"new": true})})
+	require.True(t, s.find(t, "lts").Kept, "although the source lost it before")
+	require.Equal(t, at(1), s.find(t, "lts").Dropped)
+	s.add(t, 5, Seen{Put: []Put{put("lts", one)}})
+	require.False(t, s.find(t, "lts").Kept)
 }

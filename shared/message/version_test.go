@@ -43,7 +43,7 @@ var formats = map[int]Chunk{
 			Include: []string{"1"}, Exclude: []string{"2"}, Semver: ">=1", List: []string{"1.0"}, Limit: 5,
 			Platforms: []string{"linux/amd64"}, WithoutAttestations: true, Referrers: true, Immutable: []string{"1"},
 			NewerThan: selection.Age(90 * 24 * time.Hour), MinAge: selection.Age(3 * 24 * time.Hour), MinTags: 2,
-			Backup: selection.Backup{Template: "{tag}-old", Keep: 1},
+			Keep: []string{"1"}, Backup: selection.Backup{Template: "{tag}-old", Keep: 1},
 		},
 	}}},
 }

@@ -18,7 +18,7 @@ import (
 type Matcher struct {
 	everything       bool
 	include, exclude []*regexp.Regexp
-	immutable        []*regexp.Regexp
+	immutable, keep  []*regexp.Regexp
 	semver           *semver.Constraints
 	list             map[string]bool
 	limit            int
@@ -32,6 +32,8 @@ func (s Selection) Compile() (*Matcher, error) {
 	m.exclude, more = expressions("exclude", s.Exclude)
 	problems = append(problems, more...)
 	m.immutable, more = expressions("immutable", s.Immutable)
+	problems = append(problems, more...)
+	m.keep, more = expressions("keep", s.Keep)
 	problems = append(problems, more...)
 	if s.Semver != "" {
 		var err error
@@ -162,6 +164,11 @@ func (m *Matcher) Immutable(tag string) bool {
 		return false
 	}
 	return slices.ContainsFunc(m.immutable, func(re *regexp.Regexp) bool { return re.MatchString(tag) })
+}
+
+// Keeps reports whether a tag is never pruned.
+func (m *Matcher) Keeps(tag string) bool {
+	return slices.ContainsFunc(m.keep, func(re *regexp.Regexp) bool { return re.MatchString(tag) })
 }
 
 // Candidate is a tag that Match has accepted.

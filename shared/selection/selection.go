@@ -54,13 +54,16 @@ type Selection struct {
 	// Immutable are regular expressions of tags that are never replaced at the destination.
 	// They are matched as those of Include.
 	Immutable []string `json:"immutable,omitempty"`
+	// Keep are regular expressions of tags that are never pruned at the destination. They are
+	// matched as those of Include.
+	Keep []string `json:"keep,omitempty"`
 	// Backup is where what a tag had at the destination is kept when it is replaced.
 	Backup Backup `json:"backup,omitzero"`
 }
 
 // IsZero reports whether the selection chooses everything.
 func (s Selection) IsZero() bool {
-	return !s.restricted() && len(s.Platforms) == 0 && !s.WithoutAttestations && !s.Referrers && len(s.Immutable) == 0 && s.MinAge == 0 && s.MinTags == 0 && s.Backup.IsZero()
+	return !s.restricted() && len(s.Platforms) == 0 && !s.WithoutAttestations && !s.Referrers && len(s.Immutable) == 0 && len(s.Keep) == 0 && s.MinAge == 0 && s.MinTags == 0 && s.Backup.IsZero()
 }
 
 // restricted reports whether the selection leaves out tags.
@@ -82,16 +85,16 @@ func (s Selection) Tags() Selection {
 }
 
 // Contents returns the part of the selection that is about a tag that is known: which parts
-// of it are mirrored, from which age on, and whether it is immutable.
+// of it are mirrored, from which age on, and whether it is immutable or kept.
 func (s Selection) Contents() Selection {
-	return Selection{Platforms: s.Platforms, WithoutAttestations: s.WithoutAttestations, Referrers: s.Referrers, MinAge: s.MinAge, Immutable: s.Immutable, Backup: s.Backup}
+	return Selection{Platforms: s.Platforms, WithoutAttestations: s.WithoutAttestations, Referrers: s.Referrers, MinAge: s.MinAge, Immutable: s.Immutable, Keep: s.Keep, Backup: s.Backup}
 }
 
 // Hash returns the same text for equal selections, regardless of the order of their items. It
 // is the same in all versions.
 func (s Selection) Hash() string {
 	s.Include, s.Exclude, s.List, s.Platforms = set(s.Include), set(s.Exclude), set(s.List), set(s.Platforms)
-	s.Immutable = set(s.Immutable)
+	s.Immutable, s.Keep = set(s.Immutable), set(s.Keep)
 	s.Semver = strings.Join(strings.Fields(s.Semver), " ")
 	sum := sha256.Sum256(s.encode())
 	return hex.EncodeToString(sum[:hashBytes])

@@ -12,6 +12,7 @@ import (
 	"github.com/osism/skopeo-worker/shared/message"
 	"github.com/osism/skopeo-worker/shared/reference"
 	"github.com/osism/skopeo-worker/shared/run"
+	"github.com/osism/skopeo-worker/shared/selection"
 )
 
 // changes are those of a delivery that are not recorded yet: copies do not wait for the
@@ -67,6 +68,35 @@ type seen struct {
 	mu           sync.Mutex
 	repositories map[reference.Repository]*catalog.Repository // by source
 	held         map[reference.Repository]holding.Seen        // by destination
+	matchers     map[*selection.Selection]*selection.Matcher
+}
+
+// matcher returns the matcher of an entry, or nil if there is none: the planner has checked it.
+// The mutex is held.
+func (s *seen) matcher(entry message.Repository) *selection.Matcher {
+	if m, known := s.matchers[entry.Selection]; known {
+		return m
+	}
+	if s.matchers == nil {
+		s.matchers = map[*selection.Selection]*selection.Matcher{}
+	}
+	var chosen selection.Selection
+	if entry.Selection != nil {
+		chosen = *entry.Selection
+	}
+	m, _ := chosen.Compile()
+	s.matchers[entry.Selection] = m
+	return m
+}
+
+// keeps reports whether an entry keeps a tag of the destination from being pruned. The mutex is
+// held.
+func (s *seen) keeps(entry message.Repository, tag reference.Tag) bool {
+	if entry.Selection == nil || len(entry.Selection.Keep) == 0 {
+		return false
+	}
+	m := s.matcher(entry)
+	return m != nil && m.Keeps(tag.String())
 }
 
 // holdings returns what is held, to be changed. The mutex is held.
@@ -102,7 +132,7 @@ func (d *delivery) Seen(entry message.Repository, tag catalog.Tag) {
 	r.Tags = append(r.Tags, tag)
 	if isHeld(tag) {
 		held := d.seen.holdings()[entry.Destination]
-		held.Put = append(held.Put, holding.Put{Name: tag.Name, Digest: tag.At, Source: entry.Source})
+		held.Put = append(held.Put, holding.Put{Name: tag.Name, Digest: tag.At, Source: entry.Source, Kept: d.seen.keeps(entry, tag.Name)})
 		d.seen.held[entry.Destination] = held
 	}
 }
@@ -112,6 +142,7 @@ func (d *delivery) Listed(entry message.Repository, listing holding.Listing) {
 	d.seen.mu.Lock()
 	defer d.seen.mu.Unlock()
 	held := d.seen.holdings()[entry.Destination]
+	listing.Entry = d.seen.matcher(entry)
 	held.Listings = append(held.Listings, listing)
 	d.seen.held[entry.Destination] = held
 }

@@ -69,6 +69,10 @@ func (x *Execution) Repository(ctx context.Context, r Repository) (Outcome, erro
 		return done, fmt.Errorf("the destination could not be read: %w", err)
 	}
 	going, forget := map[reference.Tag]bool{}, map[reference.Tag]reference.Digest{}
+	kept, err := x.keeping(r.Repository)
+	if err != nil {
+		return done, err
+	}
 	for _, t := range r.Tags {
 		if t.Of.IsZero() && !dropped[t.Tag] {
 			continue
@@ -78,6 +82,8 @@ func (x *Execution) Repository(ctx context.Context, r Repository) (Outcome, erro
 			done.Gone++
 			x.Log.Info("gone before", "image", r.Repository.String()+":"+t.Tag.String(), "digest", t.Digest.String())
 			forget[t.Tag] = t.Digest
+		case kept.why(t.Tag) != "":
+			skip(t.Tag, kept.why(t.Tag))
 		case at != t.Digest:
 			skip(t.Tag, fmt.Sprintf("it has moved to %s", at))
 		default:

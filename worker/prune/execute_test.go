@@ -14,6 +14,7 @@ import (
 	"github.com/osism/skopeo-worker/shared/holding"
 	"github.com/osism/skopeo-worker/shared/message"
 	"github.com/osism/skopeo-worker/shared/reference"
+	"github.com/osism/skopeo-worker/shared/selection"
 	"github.com/osism/skopeo-worker/worker/prune"
 	"github.com/osism/skopeo-worker/worker/registry"
 	"github.com/osism/skopeo-worker/worker/registrytest"
@@ -91,6 +92,9 @@ func TestChanged(t *testing.T) {
 					s.Holdings[0].Tags[i].Dropped = now
 				}
 			}
+		},
+		"the list keeps it": func(_ *testing.T, s *site, _ string) {
+			s.Entries[0].Selection = &selection.Selection{Keep: []string{"multi"}}
 		},
 		"it is not ours": func(_ *testing.T, s *site, _ string) {
 			s.Holdings[0].Tags = slices.DeleteFunc(s.Holdings[0].Tags, func(t holding.Tag) bool { return t.Name.String() == "multi" })

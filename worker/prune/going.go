@@ -40,11 +40,11 @@ func (c *contents) gone(going map[reference.Tag]bool, needed map[reference.Diges
 
 // accompany adds to going the tags that belong to what goes, each once, and reads what refers to
 // it. It reports whether there was something new.
-func (c *contents) accompany(ctx context.Context, going map[reference.Tag]bool, needed map[reference.Digest]bool, tried map[reference.Tag]bool, keep *selection.Matcher) (more bool, err error) {
+func (c *contents) accompany(ctx context.Context, going map[reference.Tag]bool, needed map[reference.Digest]bool, tried map[reference.Tag]bool, kept keeping) (more bool, err error) {
 	known := len(c.referrers)
 	for digest := range c.gone(going, needed) {
 		for _, tag := range append(referrers.CompanionTags(digest), referrers.FallbackTag(digest)) {
-			if _, there := c.tags[tag]; !there || tried[tag] || keep != nil && keep.Match(tag.String()) {
+			if _, there := c.tags[tag]; !there || tried[tag] || kept.why(tag) != "" {
 				continue
 			}
 			tried[tag], going[tag], more = true, true, true

@@ -147,7 +147,7 @@ func TestPlan(t *testing.T) {
 	s.image("named", "named", 40)
 	s.Entries = append(s.Entries, message.Repository{Source: source, Destination: s.repository(tool), Tag: reference.MustTag("named")})
 	s.image("v1-keep", "v1-keep", 40)
-	s.Keep, err = selection.Selection{Include: []string{"v1"}}.Compile()
+	s.Keep, err = selection.Selection{Keep: []string{"v1"}}.Compile()
 	require.NoError(t, err)
 	s.record("default", "absent", old, 40)
 	s.record("other", "shared", s.image("shared", "shared", 40), 0)

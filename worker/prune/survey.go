@@ -35,8 +35,10 @@ type Survey struct {
 	Entries     []message.Repository // of the list
 	Mirrors     holding.Mirrors      // of the list
 	Grace       time.Duration
-	Keep        *selection.Matcher // tags that are never deleted
-	Now         time.Time
+	Keep        *selection.Matcher // --keep: tags that are never deleted
+	// LeftList plans tags, too, that an entry kept before it left the list.
+	LeftList bool
+	Now      time.Time
 }
 
 // Plan returns what may be pruned.
@@ -101,12 +103,16 @@ func (s *Survey) repository(ctx context.Context, r holding.Repository) (Reposito
 	if len(dropped) == 0 {
 		return Repository{}, nil, nil
 	}
+	kept, err := s.keeping(r.Destination)
+	if err != nil {
+		return Repository{}, nil, err
+	}
 	wanted, err := s.wanted(ctx, r.Destination)
 	if err != nil {
 		return Repository{}, nil, err
 	}
 	for _, t := range sorted(dropped) {
-		if why := s.spared(r.Destination, t, wanted); why != "" {
+		if why := cmp.Or(s.spared(r.Destination, t, wanted), kept.why(t.Name)); why != "" {
 			stays(t.Name, why)
 			delete(dropped, t.Name)
 		}
@@ -114,7 +120,7 @@ func (s *Survey) repository(ctx context.Context, r holding.Repository) (Reposito
 	if len(dropped) == 0 {
 		return Repository{}, left, nil
 	}
-	found, err := s.choose(ctx, r.Destination, dropped, stays)
+	found, err := s.choose(ctx, r.Destination, dropped, kept, stays)
 	return found, left, err
 }
 
@@ -165,8 +171,6 @@ func (s *Survey) spared(destination reference.Repository, t holding.Tag, wanted 
 		return "the list has it again, and so has the source"
 	case t.Why == holding.Unnamed && s.Mirrors(destination, t.Name), s.names(destination, t.Name):
 		return "the list names it again"
-	case s.Keep != nil && s.Keep.Match(t.Name.String()):
-		return "it matches --keep"
 	}
 	for _, other := range s.Holdings {
 		if other.Destination != destination || other.Mirror == s.Mirror {
@@ -207,7 +211,7 @@ func (s *Survey) recorded(destination reference.Repository) (tags []reference.Ta
 
 // choose reads the destination, and returns which of the dropped tags can be deleted, and what
 // goes with them.
-func (s *Survey) choose(ctx context.Context, destination reference.Repository, dropped map[reference.Tag]holding.Tag, stays func(reference.Tag, string)) (Repository, error) {
+func (s *Survey) choose(ctx context.Context, destination reference.Repository, dropped map[reference.Tag]holding.Tag, kept keeping, stays func(reference.Tag, string)) (Repository, error) {
 	recorded, earlier := s.recorded(destination)
 	c, err := read(ctx, s.Registry, destination, recorded, earlier)
 	if err != nil {
@@ -226,7 +230,7 @@ func (s *Survey) choose(ctx context.Context, destination reference.Repository, d
 	needed := c.settle(going, earlier, stays)
 	tried := map[reference.Tag]bool{}
 	for more := true; more; { // what belongs to an image may have something that belongs to it
-		if more, err = c.accompany(ctx, going, needed, tried, s.Keep); err != nil {
+		if more, err = c.accompany(ctx, going, needed, tried, kept); err != nil {
 			return Repository{}, fmt.Errorf("the destination could not be read: %w", err)
 		}
 		needed = c.settle(going, earlier, func(reference.Tag, string) {})

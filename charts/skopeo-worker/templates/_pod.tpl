@@ -99,6 +99,10 @@
 - name: IMMUTABLE_TAGS
   value: {{ join " " . | quote }}
 {{- end }}
+{{- with $p.keepTags }}
+- name: KEEP_TAGS
+  value: {{ join " " . | quote }}
+{{- end }}
 {{- with $v.registries.rateLimits }}
 {{- $limits := list }}
 {{- range $registry, $limit := . }}{{ $limits = append $limits (printf "%s=%s" $registry $limit) }}{{ end }}
