@@ -8,6 +8,7 @@ import (
 	"github.com/osism/skopeo-worker/shared/catalog"
 	"github.com/osism/skopeo-worker/shared/change"
 	"github.com/osism/skopeo-worker/shared/failure"
+	"github.com/osism/skopeo-worker/shared/holding"
 	"github.com/osism/skopeo-worker/shared/message"
 	"github.com/osism/skopeo-worker/shared/reference"
 	"github.com/osism/skopeo-worker/shared/run"
@@ -27,6 +28,7 @@ type entries struct {
 type entryState struct {
 	repository message.Repository // without images
 	listed     bool               // in this delivery
+	listing    holding.Listing    // with no tags if the entry selects none
 	found      bool               // the source has one of its tags, as far as anybody has seen
 	vanished   int                // in this delivery
 	invalid    error              // names were listed that no tag can have
@@ -119,6 +121,10 @@ func (e *execution) judgeEntries(ctx context.Context, left ...[]message.Reposito
 		}
 		if err != nil {
 			return err
+		}
+		// A source that denies all that it has listed is no proof of what it has dropped.
+		if len(s.listing.Tags) > 0 && s.invalid == nil && (s.found || s.vanished == 0) {
+			e.delivery.Observer.Listed(s.repository, s.listing)
 		}
 	}
 	for source := range fine {

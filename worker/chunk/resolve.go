@@ -75,13 +75,15 @@ func (e *execution) resolve(ctx context.Context, r message.Repository) (message.
 	if err := e.weigh(ctx, r, &found); err != nil {
 		return message.Repository{}, nil, err
 	}
-	if len(found.Selected) > 0 && found.Invalid == nil {
-		e.delivery.Observer.Listed(r, listingOf(r, found))
-	}
 	if found.Unselected != "" {
 		e.log.Warn("nothing of a repository is selected", "repository", r.Source, "reason", found.Unselected)
 	}
-	e.entries.note(r, func(s *entryState) { s.listed, s.invalid = true, found.Invalid })
+	e.entries.note(r, func(s *entryState) {
+		s.listed, s.invalid = true, found.Invalid
+		if len(found.Selected) > 0 {
+			s.listing = listingOf(r, found)
+		}
+	})
 	r.Images = e.comparer.Resolved(r, found)
 	e.tally(func(p *progress) {
 		p.images.Total += len(r.Images) + len(found.Missed) + len(found.Vanished) + len(found.Skipped)

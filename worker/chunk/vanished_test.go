@@ -89,9 +89,11 @@ func TestVanished(t *testing.T) {
 	failed := b.kept.only(t)
 	require.Equal(t, b.from.Host()+"/"+repository, failed.Source)
 	require.Equal(t, "list tags of "+failed.Source+": not found: the registry lists tags, and denies all 3 that were asked for", failed.Reason)
+	require.Len(t, b.meant, 1, "a source that denies all that it lists has dropped nothing")
 
 	remove()
 	require.Empty(t, b.do(t, b.entry("")).Left)
+	require.Len(t, b.meant, 2)
 	require.Equal(t, run.Tally{Total: 3, Copied: 1, Unchanged: 2}, b.images)
 	require.Empty(t, b.kept.records)
 }
@@ -134,6 +136,7 @@ func TestVanishedInAListingWithDigests(t *testing.T) {
 	require.Equal(t, run.Tally{Total: 4, Vanished: 3, Failed: 1}, b.images)
 	require.Equal(t, b.from.Pulls(), b.pulls)
 	require.Contains(t, b.kept.only(t).Reason, "denies all 3")
+	require.Empty(t, b.meant)
 	remove()
 
 	digest, err := b.from.Digest(repository, "2")
