@@ -50,7 +50,7 @@ func (f *fleet) Blames(_ context.Context, err error) error {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	suspicion, suspected := outcome.Suspect(err)
-	if !suspected || f.blame == nil {
+	if !suspected && !outcome.Missing(err) || f.blame == nil {
 		return nil
 	}
 	f.failed++

@@ -105,3 +105,40 @@ func TestUnlisted(t *testing.T) {
 	require.Empty(t, b.deliver(t, Delivery{Chunk: b.chunk(b.entry("1")), Fresh: true}).Left)
 	require.Empty(t, vanished())
 }
+
+// TestUnlistedByASourceThatIsAway: a proxy whose registry is away may answer a listing from its
+// cache, and deny everything else. Nothing has vanished then.
+func TestUnlistedByASourceThatIsAway(t *testing.T) {
+	b := newHarness(t)
+	b.push(t, "1", "2", "3")
+	require.Empty(t, b.do(t, b.entry("")).Left)
+	b.changes = nil
+	remove := b.from.Inject(registrytest.Fault{Match: lists, Status: 200, Body: `{"tags":["1","2"]}`})
+	defer b.from.Inject(registrytest.Fault{Match: registrytest.All(manifests, registrytest.Ref("3")), Status: 404})()
+	registries := &fleet{blame: func(int) bool { return true }}
+	b.Registries = registries
+	b.do(t, b.entry(""))
+	require.Empty(t, b.changes)
+	require.Equal(t, 1, registries.failed)
+	remove()
+
+	// A source that lists a tag again has it.
+	registries.blame = nil
+	require.Empty(t, b.do(t, b.entry("")).Left)
+	require.Equal(t, 1, b.images.Vanished)
+}
+
+// TestUnlistedByASourceWithoutHEAD: a source that denies everything with HEAD is asked with GET,
+// which is a pull.
+func TestUnlistedByASourceWithoutHEAD(t *testing.T) {
+	b := newHarness(t)
+	b.push(t, "1", "2", "3")
+	b.from.Inject(registrytest.Fault{Match: heads, Status: 404})
+	require.Empty(t, b.do(t, b.entry("")).Left)
+	b.changes = nil
+	before := b.from.Pulls()
+	b.from.Inject(registrytest.Fault{Match: lists, Status: 200, Body: `{"tags":["1","2"]}`})
+	require.Empty(t, b.do(t, b.entry("")).Left)
+	require.Empty(t, b.changes, "it is there, though it was left out")
+	require.Equal(t, b.from.Pulls()-before, b.pulls)
+}

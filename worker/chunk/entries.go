@@ -71,19 +71,27 @@ func (e *execution) noteVanished(r message.Repository, tag reference.Tag, why st
 	e.note(r, message.Image{Tag: tag}, catalog.Tag{State: run.Vanished})
 }
 
-// unlisted notes the tags that the source had and does not list any more. A HEAD must deny
-// them, too: a listing whose pages move while they are read can leave a tag out. What cannot
-// be asked for now is asked for by the next run.
+// unlisted notes the tags that the source had and does not list any more. It must deny them,
+// too: a listing whose pages move while they are read can leave a tag out. What cannot be asked
+// for now is asked for by the next run, and so is what a source denies that is away.
 func (e *execution) unlisted(ctx context.Context, r message.Repository, listed []reference.Tag) {
 	for _, tag := range e.delivery.Observer.Unlisted(ctx, r, listed) {
 		err := e.Ask(ctx, r, r.Source, func() error {
-			_, err := e.mirror.Registry.Head(e.work, r.Source, tag)
+			found, err := e.mirror.Registry.Look(e.work, r.Source, tag)
+			if found.Pulled {
+				e.Pulled()
+			}
 			return err
 		})
+		away := false
+		if errors.Is(err, registry.ErrNotFound) {
+			_, away = e.blamed(r, err)
+		}
 		switch {
-		case errors.Is(err, registry.ErrNotFound):
+		case err == nil:
+		case errors.Is(err, registry.ErrNotFound) && !away:
 			e.noteVanished(r, tag, "vanished: the source does not list the tag any more")
-		case err != nil:
+		default:
 			e.log.Debug("a tag that is not listed any more was not looked up", "image", failure.Source(r, tag), "error", err)
 			return
 		}
