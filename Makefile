@@ -75,7 +75,7 @@ bench: require-go require-skopeo ## measure speed, CPU time and memory beside re
 
 # The sizes are such that it takes less than ten minutes on an idle machine of two cores.
 # BENCH_MANY=5000 BENCH_LIMIT=3m are a million tags, with one request for each at the destination.
-bench-report: BENCH               = ^Benchmark(Quay|Hub|Unlimited|Large|Scale|ManyTags)$$
+bench-report: BENCH               = ^Benchmark(Quay|Hub|Unlimited|Large|Narrow|Scale|ManyTags)$$
 bench-report: BENCH_REPOSITORIES  = 16
 bench-report: BENCH_LARGE         = 4
 bench-report: BENCH_SCALE         = 16

@@ -68,6 +68,11 @@ func BenchmarkLarge(b *testing.B) {
 	mirrorAll(b, unlimited, large(*largeRepositories, largeTags), cold)
 }
 
+// BenchmarkNarrow mirrors images of real sizes from a registry that limits each connection.
+func BenchmarkNarrow(b *testing.B) {
+	mirrorAll(b, narrow, large(*largeRepositories, largeTags), cold)
+}
+
 // mirrorAll lets every program mirror the catalogue in each phase. The phases after the first
 // one start with a complete destination, however the phase before it ended.
 func mirrorAll(b *testing.B, p place, c catalogue, phases ...string) {

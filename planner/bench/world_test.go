@@ -22,6 +22,7 @@ type place struct {
 	name    string
 	host    string   // as lists name it
 	names   []string // all its hosts
+	rate    int      // bytes a second of each connection; 0: any number
 	options []registrytest.Option
 }
 
@@ -35,20 +36,21 @@ const (
 
 // The places. Their limits are those of the registries of the same names.
 var (
-	quay = place{"quay.io", "quay.io", []string{"quay.io"}, []registrytest.Option{
+	quay = place{"quay.io", "quay.io", []string{"quay.io"}, 0, []registrytest.Option{
 		registrytest.WithQuayRates(),
 		registrytest.WithQuayAPI(registrytest.BulkAPI{}),
 		registrytest.WithTokenAuth(registrytest.TokenAuth{Anonymous: true, Realm: "https://quay.io/v2/auth"}),
 	}}
-	hub = place{"Docker Hub", "docker.io", []string{"registry-1.docker.io", "index.docker.io", "auth.docker.io", "hub.docker.com"}, []registrytest.Option{
+	hub = place{"Docker Hub", "docker.io", []string{"registry-1.docker.io", "index.docker.io", "auth.docker.io", "hub.docker.com"}, 0, []registrytest.Option{
 		registrytest.WithPullLimit(hubPulls, hubWindow),
 		registrytest.WithRequestLimit(hubRequests/60., hubRequests),
 		registrytest.WithHubAPI(registrytest.BulkAPI{}),
 		registrytest.WithTokenAuth(registrytest.TokenAuth{Anonymous: true, Realm: "https://auth.docker.io/token"}),
 	}}
-	unlimited = place{"no limits", "registry.example.com", []string{"registry.example.com"}, []registrytest.Option{
+	unlimited = place{"no limits", "registry.example.com", []string{"registry.example.com"}, 0, []registrytest.Option{
 		registrytest.WithTokenAuth(registrytest.TokenAuth{Anonymous: true, Realm: "https://registry.example.com/token"}),
 	}}
+	narrow = place{"8 MB/s over each connection", unlimited.host, unlimited.names, 8e6, unlimited.options}
 )
 
 // world is a source and a destination, each behind the latency of a network, as all
@@ -73,6 +75,7 @@ func newWorld(b *testing.B, p place, trip time.Duration, onDisk bool) *world {
 	w.source = registrytest.New(b, slices.Concat(w.basics(b, p.names...), p.options, []registrytest.Option{clock})...)
 	w.toSource = registrytest.NewRelay(b, w.source.Host)
 	w.toSource.SetRoundTrip(trip)
+	w.toSource.SetRate(p.rate)
 	w.toDestination = registrytest.NewRelay(b, func() string { return w.destination.Host() })
 	w.toDestination.SetRoundTrip(*destinationTrip)
 	w.environment = reach(b, p.names, w.toSource, w.authorities)

@@ -48,11 +48,8 @@ type Content struct {
 // Open requests a blob from an offset on. If the registry does not serve parts, it sends the
 // whole blob and From is 0.
 func (c *Client) Open(ctx context.Context, repository reference.Repository, blob reference.Digest, from int64) (*Content, error) {
-	get := call{
-		op: OpGetBlob, repository: repository, reference: blob, method: http.MethodGet,
-		scope: transport.PullScope, path: blobs, limit: maxErrorSize, instead: aBlob,
-		large: true, within: c.copyTimeout, opens: true, from: from,
-	}
+	get := c.open(repository, blob)
+	get.from = from
 	got, err := c.send(ctx, get)
 	switch {
 	case from > 0 && statusOf(err) == http.StatusRequestedRangeNotSatisfiable:
@@ -65,7 +62,7 @@ func (c *Client) Open(ctx context.Context, repository reference.Repository, blob
 	case got.status == http.StatusOK:
 		return content, nil
 	case got.status == http.StatusPartialContent && from > 0:
-		if whole, ok := contentRange(got.header.Get("Content-Range"), from); ok {
+		if end, whole, ok := contentRange(got.header.Get("Content-Range"), from); ok && (whole < 0 || end == whole) {
 			content.From, content.Size = from, whole
 			return content, nil
 		}
@@ -76,22 +73,50 @@ func (c *Client) Open(ctx context.Context, repository reference.Repository, blob
 	return nil, about(fmt.Errorf("%w: answered %d instead of the blob", ErrUnexpected, got.status), OpGetBlob, repository, blob)
 }
 
-// contentRange parses a Content-Range header and returns the size of the whole blob, -1 if
-// unknown. It returns false unless the range goes from the offset to the end.
-func contentRange(text string, from int64) (whole int64, ok bool) {
+// open returns a call for a blob that is read later.
+func (c *Client) open(repository reference.Repository, blob reference.Digest) call {
+	return call{
+		op: OpGetBlob, repository: repository, reference: blob, method: http.MethodGet,
+		scope: transport.PullScope, path: blobs, limit: maxErrorSize, instead: aBlob,
+		large: true, within: c.copyTimeout, opens: true,
+	}
+}
+
+// OpenPart requests the bytes of a blob from an offset on and before another one. Requests
+// with different lanes, from 1, use different connections, because registries and networks
+// limit each connection. The error wraps ErrUnexpected if the registry sends anything else.
+func (c *Client) OpenPart(ctx context.Context, repository reference.Repository, blob reference.Digest, from, before int64, lane int) (*Content, error) {
+	get := c.open(repository, blob)
+	get.from, get.before, get.lane = from, before, lane
+	got, err := c.send(ctx, get)
+	if err != nil {
+		return nil, err
+	}
+	content := &Content{From: from, Size: -1, opened: got.opened}
+	if end, whole, ok := contentRange(got.header.Get("Content-Range"), from); ok && got.status == http.StatusPartialContent && end == before {
+		content.Size = whole
+		return content, nil
+	}
+	_ = content.Close()
+	return nil, about(fmt.Errorf("%w: answered %d instead of a part of the blob", ErrUnexpected, got.status), OpGetBlob, repository, blob)
+}
+
+// contentRange parses a Content-Range header that starts at an offset. It returns the offset
+// after its last byte, and the size of the whole blob, -1 if unknown.
+func contentRange(text string, from int64) (before, whole int64, ok bool) {
 	text, ok = strings.CutPrefix(strings.TrimSpace(text), "bytes ")
 	part, of, _ := strings.Cut(text, "/")
 	first, last, _ := strings.Cut(part, "-")
 	begin, err := strconv.ParseInt(strings.TrimSpace(first), 10, 64)
 	end, errEnd := strconv.ParseInt(strings.TrimSpace(last), 10, 64)
 	if !ok || err != nil || errEnd != nil || begin != from || end < begin {
-		return 0, false
+		return 0, 0, false
 	}
 	if of = strings.TrimSpace(of); of == "*" {
-		return -1, true
+		return end + 1, -1, true
 	}
 	whole, err = strconv.ParseInt(of, 10, 64)
-	return whole, err == nil && end == whole-1
+	return end + 1, whole, err == nil && end < whole
 }
 
 // Another returns the error of a source that sent something else than the blob. begin is the

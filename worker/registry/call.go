@@ -39,6 +39,8 @@ type call struct {
 	ranged bool                 // the stream is one of several pieces
 	opens  bool                 // the answer's body is read later
 	from   int64                // offset in the blob at which the answer starts
+	before int64                // offset before which it ends; 0: at the blob's end
+	lane   int                  // requests of different lanes use different connections
 	mount  reference.Repository // optional; the registry may take the blob from there
 	large  bool                 // the limit is within instead of requestTimeout
 	within time.Duration        // 0: no limit
@@ -258,7 +260,7 @@ func exchange(ctx context.Context, session *session, at location, call call) (an
 			end()
 		}
 	}()
-	ctx, wait := withWait(at.with(ctx))
+	ctx, wait := withWait(at.with(ctx, call.lane))
 	request, err := call.request(ctx, at)
 	if err != nil {
 		return answer{}, err
@@ -359,7 +361,10 @@ func (call call) request(ctx context.Context, at location) (*http.Request, error
 		// decompress it.
 		request.Header.Set("Accept-Encoding", "identity")
 	}
-	if call.from > 0 {
+	switch {
+	case call.before > 0:
+		request.Header.Set("Range", fmt.Sprintf("bytes=%d-%d", call.from, call.before-1))
+	case call.from > 0:
 		request.Header.Set("Range", fmt.Sprintf("bytes=%d-", call.from))
 	}
 	if call.accept != "" {

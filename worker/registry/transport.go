@@ -145,13 +145,14 @@ type party struct {
 	host     string // receives the requests
 	name     string // its certificates are kept under this name
 	insecure bool
+	lane     int // requests of different lanes use different connections
 }
 
 type partyKey struct{}
 
 // with adds the registry to the context of a request.
-func (l location) with(ctx context.Context) context.Context {
-	return context.WithValue(ctx, partyKey{}, party{l.registry.RegistryStr(), l.named, l.insecure})
+func (l location) with(ctx context.Context, lane int) context.Context {
+	return context.WithValue(ctx, partyKey{}, party{l.registry.RegistryStr(), l.named, l.insecure, lane})
 }
 
 // trust knows the hosts that may be used without TLS or without a verifiable certificate:
@@ -194,6 +195,7 @@ type byHost struct {
 type settings struct {
 	host, registry string
 	insecure       bool
+	lane           int
 }
 
 // secured is a transport with certificates, and the time at which they were read.
@@ -208,7 +210,7 @@ func (t *byHost) RoundTrip(request *http.Request) (*http.Response, error) {
 	if err == nil {
 		about, _ := request.Context().Value(partyKey{}).(party)
 		var chosen *http.Transport
-		if chosen, err = t.transport(settings{request.URL.Host, about.name, insecure}); err == nil {
+		if chosen, err = t.transport(settings{request.URL.Host, about.name, insecure, about.lane}); err == nil {
 			return chosen.RoundTrip(request)
 		}
 	}
@@ -237,9 +239,11 @@ func (t *byHost) transport(s settings) (*http.Transport, error) {
 		kept.at = t.now()
 		return kept.Transport, nil
 	}
-	fresh := t.plain
-	if s.insecure || found != (containers.Certificates{}) {
+	fresh, trusts := t.plain, s.insecure || found != (containers.Certificates{})
+	if trusts || s.lane > 0 {
 		fresh = t.plain.Clone()
+	}
+	if trusts {
 		fresh.TLSClientConfig = &tls.Config{InsecureSkipVerify: s.insecure}
 		if err := found.AddTo(fresh.TLSClientConfig); err != nil {
 			return nil, err

@@ -21,17 +21,28 @@ type packet struct {
 	data    []byte
 }
 
-// carry copies a stream like io.Copy, but every byte arrives later by the delay, and is sent
-// at the start or after it. It closes from if to fails.
-func carry(to io.Writer, from net.Conn, delay time.Duration, start time.Time) {
+// distance is what a network does to the bytes of a connection.
+type distance struct {
+	delay     time.Duration // until a byte arrives
+	rate      int           // bytes a second; 0: any number
+	connected time.Time     // nothing is sent before
+}
+
+// carry copies a stream like io.Copy over a distance. It closes from if to fails.
+func (d distance) carry(to io.Writer, from net.Conn) {
 	way := make(chan packet, packetsInFlight)
 	go func() {
 		defer close(way)
+		free := d.connected // when the next byte can be sent
 		for {
 			data := make([]byte, packetSize)
 			n, err := from.Read(data)
 			if n > 0 {
-				way <- packet{latest(time.Now(), start).Add(delay), data[:n]}
+				free = latest(time.Now(), free)
+				if d.rate > 0 {
+					free = free.Add(time.Duration(n) * time.Second / time.Duration(d.rate))
+				}
+				way <- packet{free.Add(d.delay), data[:n]}
 			}
 			if err != nil {
 				return

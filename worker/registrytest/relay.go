@@ -20,6 +20,7 @@ type Relay struct {
 
 	mu     sync.Mutex
 	trip   time.Duration
+	rate   int           // bytes a second
 	gate   chan struct{} // closed: open
 	conns  map[net.Conn]struct{}
 	closed bool
@@ -56,6 +57,13 @@ func (r *Relay) SetRoundTrip(trip time.Duration) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.trip = trip
+}
+
+// SetRate lets through so many bytes a second in each direction of each new connection.
+func (r *Relay) SetRate(bytes int) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.rate = bytes
 }
 
 // Cut resets all connections.
@@ -115,10 +123,10 @@ func (r *Relay) accept() {
 			return
 		}
 		r.mu.Lock()
-		delay, connected := r.trip/2, time.Now().Add(r.trip)
+		way := distance{r.trip / 2, r.rate, time.Now().Add(r.trip)}
 		r.mu.Unlock()
-		go r.pass(gated{r, far, &r.sent}, near, delay, connected)
-		go r.pass(gated{r, near, &r.received}, far, delay, connected)
+		go r.pass(gated{r, far, &r.sent}, near, way)
+		go r.pass(gated{r, near, &r.received}, far, way)
 	}
 }
 
@@ -137,9 +145,9 @@ func (r *Relay) keep(conns ...net.Conn) bool {
 }
 
 // pass forwards bytes, and the end of the connection, while the gate is open.
-func (r *Relay) pass(to gated, from net.Conn, delay time.Duration, connected time.Time) {
-	if delay > 0 {
-		carry(to, from, delay, connected)
+func (r *Relay) pass(to gated, from net.Conn, way distance) {
+	if way.delay > 0 || way.rate > 0 {
+		way.carry(to, from)
 	} else {
 		_, _ = io.Copy(to, from)
 	}

@@ -14,7 +14,7 @@ import (
 
 const (
 	// atOnce is how many blobs are copied at once. One takes some 100 KB of memory
-	// and, over HTTP/2, what the destination has not taken yet, up to 8 MiB.
+	// and, over HTTP/2, what the destination has not taken yet, up to 8 MiB; parts take more.
 	atOnce = 32
 
 	// together is how many blobs of one image are copied at once.
@@ -30,6 +30,7 @@ type Blobs struct {
 	held     *held
 	begun    *begun
 	manners  *manners
+	splits   *splits
 }
 
 // place is a blob in a repository.
@@ -42,7 +43,7 @@ type place struct {
 func New(client *registry.Client) *Blobs {
 	return &Blobs{
 		from: client, to: client.Writing(),
-		slots: make(chan struct{}, atOnce), held: newHeld(), begun: newBegun(), manners: newManners(),
+		slots: make(chan struct{}, atOnce), held: newHeld(), begun: newBegun(), manners: newManners(), splits: newSplits(),
 	}
 }
 

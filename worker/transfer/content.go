@@ -27,6 +27,9 @@ type content struct {
 
 	mu      sync.Mutex // a request that has ended may still be reading
 	body    *registry.Content
+	parts   *parts // instead of body; nil: one connection is used
+	came    pace   // of what was read from either
+	alone   pace   // of what was read over one connection, before parts
 	total   int64  // size of the blob; negative if it is not known
 	discard int64  // bytes to come that are in the sum already
 	skip    int64  // bytes to come that the destination has already
@@ -59,7 +62,7 @@ func (c *content) reopen() error {
 	if err != nil {
 		return err
 	}
-	c.body, c.discard = body, c.transfer.sum.n-body.From
+	c.body, c.came, c.discard = body, pace{}, c.transfer.sum.n-body.From
 	return nil
 }
 
@@ -69,6 +72,7 @@ func (c *content) close() {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	_ = c.body.Close()
+	c.closeParts()
 	if c.failed == nil {
 		c.failed = errClosed
 	}
@@ -82,8 +86,8 @@ func (c *content) failure() error {
 	return c.failed
 }
 
-// came returns how much of the blob was read, and whether that is all of it.
-func (c *content) came() (n int64, whole bool) {
+// progress returns how much of the blob was read, and whether that is all of it.
+func (c *content) progress() (n int64, whole bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	return c.transfer.sum.n, c.whole
@@ -100,11 +104,12 @@ func (c *content) Read(p []byte) (int, error) {
 		case c.whole:
 			return 0, io.EOF
 		}
-		n, err := c.body.Read(p)
+		n, err := c.read(p)
 		fresh := p[dropped(&c.discard, n):n]
 		c.transfer.sum.add(fresh)
 		c.begin = append(c.begin, fresh[:min(len(fresh), beginning-len(c.begin))]...)
 		c.judge(err)
+		c.adapt()
 		next := fresh[dropped(&c.skip, len(fresh)):]
 		if len(next) > 0 && c.failed == nil {
 			return copy(p, next), nil

@@ -215,7 +215,7 @@ func (t *transfer) push(ctx context.Context, c *content, offset int64) error {
 		if err != nil {
 			return err
 		}
-		n, whole := c.came()
+		n, whole := c.progress()
 		if has >= 0 && has != n || !whole && t.manner.piece == 0 {
 			return &registry.Error{Op: registry.OpPut, Repository: t.destination, Reference: t.blob.Digest, Err: errLost}
 		}

@@ -1,0 +1,238 @@
+package transfer
+
+import (
+	"context"
+	"io"
+	"sync"
+	"time"
+)
+
+const (
+	// partSize is how many bytes one request for a part asks for. Parts are in memory until the
+	// destination takes them.
+	partSize = 8 << 20
+
+	// lanes is how many connections, and parts, a blob uses that comes in parts.
+	lanes = 4
+
+	// inParts is how many blobs come in parts at once. They take up to 64 MiB.
+	inParts = 2
+
+	// slowPart is how long a part has to take over one connection for more to be tried.
+	// Networks and registries limit a connection by its window, its losses or a rate. A source
+	// that sends 16 MiB/s over one is not worth the requests.
+	slowPart = 500 * time.Millisecond
+
+	// gain is how many times as fast several connections have to be to be used any longer.
+	gain = 1.5
+
+	// aloneFor is how long a source that is not faster over several connections gets one.
+	aloneFor = time.Hour
+
+	// blockSize is how many bytes of a part are passed on at once.
+	blockSize = 64 << 10
+)
+
+// pace is how fast a source sends.
+type pace struct {
+	bytes  int64
+	waited time.Duration // for the source only
+}
+
+// part returns how long a part takes.
+func (p pace) part() time.Duration {
+	return time.Duration(float64(p.waited) / float64(max(p.bytes, 1)) * partSize)
+}
+
+// read reads from the source over one connection or several, and measures how fast it is.
+func (c *content) read(p []byte) (n int, err error) {
+	began := time.Now()
+	defer func() {
+		c.came.bytes += int64(n)
+		c.came.waited += time.Since(began)
+	}()
+	if c.parts == nil {
+		return c.body.Read(p)
+	}
+	if n, err = c.parts.Read(p); err != nil && c.ctx.Err() == nil {
+		err = c.narrow()
+	}
+	return n, err
+}
+
+// adapt uses several connections if one is slow, and one again if they are not faster.
+func (c *content) adapt() {
+	of := c.transfer.blobs.splits
+	left := c.total - c.transfer.sum.n
+	switch {
+	case c.failed != nil, c.whole, c.discard > 0, left < 2*partSize:
+	case c.parts == nil && c.came.bytes >= partSize && c.came.part() >= of.slow && of.take(c.host()):
+		c.transfer.pieces = true
+		_ = c.body.Close()
+		c.alone, c.came = c.came, pace{}
+		c.parts = newParts(c.ctx, c.transfer.sum.n, c.total, c.openPart)
+	case c.parts != nil && c.came.bytes >= 2*lanes*partSize && !isFaster(c.alone, c.came):
+		if err := c.narrow(); err != nil {
+			c.goOn(err)
+		}
+	}
+}
+
+// narrow goes back to one connection, which the source gets for a while from now on.
+func (c *content) narrow() error {
+	c.transfer.blobs.splits.leave(c.host())
+	c.closeParts()
+	return c.reopen()
+}
+
+func (c *content) closeParts() {
+	if c.parts != nil {
+		c.parts.close()
+		c.parts = nil
+		c.transfer.blobs.splits.give()
+	}
+}
+
+func (c *content) host() string { return c.transfer.source.Registry() }
+
+// openPart requests a part over the connection of a lane.
+func (c *content) openPart(ctx context.Context, from, before int64, lane int) (io.ReadCloser, error) {
+	t := c.transfer
+	return t.blobs.from.OpenPart(ctx, t.source, t.blob.Digest, from, before, lane)
+}
+
+// splits holds which blobs may come in parts.
+type splits struct {
+	slow  time.Duration // slowPart, but in tests
+	slots chan struct{}
+
+	mu    sync.Mutex
+	alone map[string]time.Time // until when registries get one connection for each blob
+}
+
+func newSplits() *splits {
+	return &splits{slow: slowPart, slots: make(chan struct{}, inParts), alone: make(map[string]time.Time)}
+}
+
+// take reports whether a blob of a registry may come in parts. Then give must be called.
+func (s *splits) take(host string) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if time.Now().Before(s.alone[host]) {
+		return false
+	}
+	select {
+	case s.slots <- struct{}{}:
+		return true
+	default:
+		return false
+	}
+}
+
+func (s *splits) give() { <-s.slots }
+
+// leave notes that a registry is not faster over several connections.
+func (s *splits) leave(host string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.alone[host] = time.Now().Add(aloneFor)
+}
+
+// isFaster reports whether several connections are enough faster than one.
+func isFaster(one, several pace) bool {
+	return float64(one.part()) >= gain*float64(several.part())
+}
+
+// parts reads the parts of a blob over several connections at once, in their order.
+type parts struct {
+	ctx  context.Context
+	end  context.CancelFunc
+	open func(ctx context.Context, from, before int64, lane int) (io.ReadCloser, error)
+
+	next, total int64   // the offset of the next part, and that of the end
+	under       []*part // under way, in order
+	block       []byte  // came, and was not read yet
+	running     sync.WaitGroup
+}
+
+// part is a part that is under way.
+type part struct {
+	lane   int
+	blocks chan []byte // has room for all of it
+	err    error       // why it ended early; set before blocks is closed
+}
+
+func newParts(ctx context.Context, from, total int64, open func(context.Context, int64, int64, int) (io.ReadCloser, error)) *parts {
+	p := &parts{open: open, next: from, total: total}
+	p.ctx, p.end = context.WithCancel(ctx)
+	for lane := range lanes {
+		p.request(lane + 1)
+	}
+	return p
+}
+
+// request requests the next part, if there is one.
+func (p *parts) request(lane int) {
+	from, before := p.next, min(p.next+partSize, p.total)
+	if from == before {
+		return
+	}
+	p.next = before
+	part := &part{lane: lane, blocks: make(chan []byte, partSize/blockSize)}
+	p.under = append(p.under, part)
+	p.running.Go(func() {
+		defer close(part.blocks)
+		part.err = p.fetch(part, from, before)
+	})
+}
+
+func (p *parts) fetch(part *part, from, before int64) error {
+	body, err := p.open(p.ctx, from, before, part.lane)
+	if err != nil {
+		return err
+	}
+	defer body.Close()
+	for from < before {
+		block := make([]byte, min(blockSize, before-from))
+		n, err := io.ReadFull(body, block)
+		if err != nil {
+			return err
+		}
+		part.blocks <- block
+		from += int64(n)
+	}
+	return nil
+}
+
+// Read implements io.Reader.
+func (p *parts) Read(to []byte) (int, error) {
+	for len(p.block) == 0 {
+		if len(p.under) == 0 {
+			return 0, io.EOF
+		}
+		first := p.under[0]
+		select {
+		case block, more := <-first.blocks:
+			switch {
+			case more:
+				p.block = block
+			case first.err != nil:
+				return 0, first.err
+			default:
+				p.under = p.under[1:]
+				p.request(first.lane)
+			}
+		case <-p.ctx.Done():
+			return 0, p.ctx.Err()
+		}
+	}
+	n := copy(to, p.block)
+	p.block = p.block[n:]
+	return n, nil
+}
+
+// close ends all requests.
+func (p *parts) close() {
+	p.end()
+	p.running.Wait()
+}
