@@ -3,6 +3,7 @@ package acceptance
 import (
 	"encoding/json"
 	"net/http"
+	"os"
 	"path/filepath"
 	"strings"
 	"sync/atomic"
@@ -80,6 +81,10 @@ func TestPrunePlan(t *testing.T) {
 	require.Equal(t, []string{prefix + "/osism/tool:2"}, s.prunes(all...), "the list has it again")
 	s.writeList("containers: []\n")
 	s.planner(append([]string{"prune"}, all...)...).exits(2)
+	// The list of another mirror, by mistake.
+	another := filepath.Join(t.TempDir(), "another.yml")
+	require.NoError(t, os.WriteFile(another, []byte("containers: [nginx]\n"), 0o600))
+	require.Contains(t, s.with("MIRROR_SOURCE_URL", another).planner("prune").exits(2), "mirrors "+s.list+" to ")
 	s.write("osism/tool", "osism/other")
 	s.source.Stop()
 	require.Empty(t, s.prunes(all...), "the source does not answer")

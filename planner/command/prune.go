@@ -15,6 +15,7 @@ import (
 	"gopkg.in/yaml.v3"
 
 	"github.com/osism/skopeo-worker/planner/display"
+	"github.com/osism/skopeo-worker/planner/plan"
 	"github.com/osism/skopeo-worker/shared/config"
 	"github.com/osism/skopeo-worker/shared/holding"
 	"github.com/osism/skopeo-worker/shared/selection"
@@ -161,6 +162,10 @@ func (p *pruneFlags) survey(ctx context.Context, stdin io.Reader, warnings io.Wr
 			s.close()
 		}
 	}()
+	// The records of the name are of its own list: another one would drop what that has.
+	if err := plan.Check(ctx, se.Broker, planned.name, planned.owner); err != nil {
+		return nil, err
+	}
 	if err := planned.expand(ctx, se.Broker, &p.settings, warnings); err != nil {
 		return nil, err
 	}

@@ -3,6 +3,7 @@ package plan
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 
 	"github.com/nats-io/nats.go/jetstream"
@@ -27,7 +28,7 @@ type Owner struct {
 // Claim gives the name to the owner. It takes the name from another owner only if force is
 // true: two lists under one name would each undo the other's plan.
 func Claim(ctx context.Context, b *broker.Broker, name string, owner Owner, force bool) error {
-	kv, err := b.Bucket(ctx, jetstream.KeyValueConfig{Bucket: nameBucket, Description: "skopeo-worker: lists and destinations of mirror names"})
+	kv, err := names(ctx, b)
 	if err != nil {
 		return err
 	}
@@ -39,16 +40,45 @@ func Claim(ctx context.Context, b *broker.Broker, name string, owner Owner, forc
 		if last == nil || force {
 			return data, nil
 		}
-		var have Owner
-		switch {
-		case json.Unmarshal(last.Value(), &have) != nil || have == (Owner{}):
-			return nil, fmt.Errorf("%w: the broker's entry for MIRROR_NAME=%s cannot be read: %s: set another MIRROR_NAME, or pass --force to make it mirror %s to %s",
-				ErrNameTaken, name, message.Excerpt(last.Value()), owner.Source, owner.Destination)
-		case have != owner:
-			return nil, fmt.Errorf("%w: MIRROR_NAME=%s mirrors %s to %s: set another MIRROR_NAME, or pass --force to make it mirror %s to %s",
-				ErrNameTaken, name, have.Source, have.Destination, owner.Source, owner.Destination)
+		if err := owner.isOf(name, last); err != nil {
+			return nil, fmt.Errorf("%w: set another MIRROR_NAME, or pass --force to make it mirror %s to %s", err, owner.Source, owner.Destination)
 		}
 		return nil, nil
 	})
 	return err
+}
+
+// Check returns an ErrNameTaken if the name belongs to another owner. It changes nothing.
+func Check(ctx context.Context, b *broker.Broker, name string, owner Owner) error {
+	kv, err := names(ctx, b)
+	if err != nil {
+		return err
+	}
+	last, err := kv.Get(ctx, name)
+	if errors.Is(err, jetstream.ErrKeyNotFound) {
+		return nil
+	}
+	if err != nil {
+		return fmt.Errorf("reading the owner of MIRROR_NAME=%s: %w", name, err)
+	}
+	if err := owner.isOf(name, last); err != nil {
+		return fmt.Errorf("%w: set MIRROR_SOURCE_URL and MIRROR_DEST_URL to these, or set another MIRROR_NAME", err)
+	}
+	return nil
+}
+
+func names(ctx context.Context, b *broker.Broker) (jetstream.KeyValue, error) {
+	return b.Bucket(ctx, jetstream.KeyValueConfig{Bucket: nameBucket, Description: "skopeo-worker: lists and destinations of mirror names"})
+}
+
+// isOf returns an ErrNameTaken if an entry has another owner.
+func (o Owner) isOf(name string, e jetstream.KeyValueEntry) error {
+	var have Owner
+	switch {
+	case json.Unmarshal(e.Value(), &have) != nil || have == (Owner{}):
+		return fmt.Errorf("%w: the broker's entry for MIRROR_NAME=%s cannot be read: %s", ErrNameTaken, name, message.Excerpt(e.Value()))
+	case have != o:
+		return fmt.Errorf("%w: MIRROR_NAME=%s mirrors %s to %s", ErrNameTaken, name, have.Source, have.Destination)
+	}
+	return nil
 }

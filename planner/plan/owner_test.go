@@ -27,3 +27,18 @@ func TestOwnerThatCannotBeRead(t *testing.T) {
 		require.NoError(t, Claim(t.Context(), b, name, owner, false))
 	}
 }
+
+// TestCheckOwner: what changes nothing must be for the owner of a name, too.
+func TestCheckOwner(t *testing.T) {
+	b := brokertest.Embedded(t)
+	owner := Owner{Source: "https://example.com/list.yml", Destination: "dest:5000"}
+	require.NoError(t, Check(t.Context(), b, name, owner), "nothing has claimed it")
+	require.NoError(t, Claim(t.Context(), b, name, owner, false))
+	require.NoError(t, Check(t.Context(), b, name, owner))
+	require.NoError(t, Check(t.Context(), b, "other", Owner{}))
+	for _, another := range []Owner{{Source: "https://example.com/other.yml", Destination: owner.Destination}, {Source: owner.Source, Destination: "dest:5000/prefix"}} {
+		err := Check(t.Context(), b, name, another)
+		require.ErrorIs(t, err, ErrNameTaken)
+		require.ErrorContains(t, err, "MIRROR_NAME="+name+" mirrors https://example.com/list.yml to dest:5000")
+	}
+}

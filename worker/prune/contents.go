@@ -17,7 +17,6 @@ import (
 )
 
 // requests bounds the requests to a repository that are under way at once.
-
 const requests = 16
 
 // contents is what a destination repository has.
@@ -33,8 +32,8 @@ type contents struct {
 
 // read reads all tags of a repository with all manifests below them: those that are listed, and
 // those that are recorded and there. It reads what tags had earlier, as far as that is there. It
-// sends GET requests only. Each tag that is listed must be read: one that is not might need what
-// is to be deleted.
+// sends GET requests only. Each tag that is listed must be read, and each that is recorded and
+// there must be listed: a tag that is not known might need what is to be deleted.
 func read(ctx context.Context, client *registry.Client, repository reference.Repository, recorded []reference.Tag, earlier []reference.Digest) (*contents, error) {
 	c := &contents{
 		client: client, repository: repository, tags: map[reference.Tag]reference.Digest{},
@@ -51,7 +50,7 @@ func read(ctx context.Context, client *registry.Client, repository reference.Rep
 		listed[name] = true
 	}
 	for _, name := range recorded {
-		if !listed[name] { // distribution does not list a tag named index
+		if !listed[name] {
 			listed[name] = false
 		}
 	}
@@ -65,6 +64,9 @@ func read(ctx context.Context, client *registry.Client, repository reference.Rep
 			}
 			if err != nil {
 				return err
+			}
+			if !mustBe && !mayHide(name) {
+				return fmt.Errorf("%w: %s:%s", errPartial, repository, name)
 			}
 			c.mu.Lock()
 			c.tags[name] = m.Digest
@@ -80,6 +82,17 @@ func read(ctx context.Context, client *registry.Client, repository reference.Rep
 		return nil, err
 	}
 	return c, nil
+}
+
+// errPartial is the reason for a listing that lacks a tag that is there. It may lack others, which
+// are not recorded and need what is to be deleted.
+var errPartial = errors.New("the registry does not list a tag that it has")
+
+// mayHide reports whether a registry that lists everything else may leave out a tag:
+// distribution does so with one named index, and others with what belongs to an image.
+func mayHide(tag reference.Tag) bool {
+	_, companion := selection.Companion(tag.String())
+	return companion || tag.String() == "index"
 }
 
 // add reads a manifest, unless it is known or not there.

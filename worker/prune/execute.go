@@ -77,6 +77,10 @@ func (x *Execution) Repository(ctx context.Context, r Repository) (Outcome, erro
 		if t.Of.IsZero() && !dropped[t.Tag] {
 			continue
 		}
+		if !r.accompanies(t) {
+			skip(t.Tag, "the plan does not delete the image that it belongs to")
+			continue
+		}
 		switch at, there := c.tags[t.Tag]; {
 		case !there:
 			done.Gone++
@@ -95,7 +99,7 @@ func (x *Execution) Repository(ctx context.Context, r Repository) (Outcome, erro
 		return slices.ContainsFunc(r.Tags, func(t Tag) bool { return going[t.Tag] && t.Digest == digest })
 	})
 	needed := c.settle(going, earlier, skip)
-	if r.Manifests, err = c.untagged(ctx, r.Manifests, going, needed, done.Skipped > 0); err != nil {
+	if r.Manifests, err = c.untagged(ctx, r.Manifests, going, needed, done.Skipped > 0 || done.Gone == 0); err != nil {
 		return done, fmt.Errorf("the destination could not be read: %w", err)
 	}
 	err = x.delete(ctx, r, going, &done, forget)

@@ -213,3 +213,34 @@ func TestEdited(t *testing.T) {
 		})
 	}
 }
+
+// TestAdded: what is written into a plan is deleted only if it would be planned.
+func TestAdded(t *testing.T) {
+	s := newSite(t)
+	kept := s.image("kept", "kept", 0)
+	old := s.image("old", "old", 31)
+	foreign := must(s.to.PushImage(tool, "foreign", registrytest.Image{Version: "foreign"}))(t)
+	untagged := must(s.to.PushImage(tool, "passing", registrytest.Image{Version: "untagged"}))(t)
+	require.NoError(t, s.to.Tag(tool, "passing", kept))
+	p := s.plan()
+	r := &p.Repositories[0]
+	for tag, digest := range map[string]string{"kept": kept, "foreign": foreign} {
+		for _, of := range []reference.Digest{{}, reference.MustDigest(digest), reference.MustDigest(old), reference.MustDigest(untagged)} {
+			r.Tags = append(r.Tags, prune.Tag{Tag: reference.MustTag(tag), Digest: reference.MustDigest(digest), Of: of})
+		}
+	}
+	r.Manifests = append(r.Manifests, reference.MustDigest(untagged), reference.MustDigest(foreign), reference.MustDigest(kept))
+	for range 2 {
+		_, tags, err := s.execute(p)
+		require.NoError(t, err)
+		require.ElementsMatch(t, []string{"kept", "passing", "foreign"}, tags)
+		require.NoError(t, s.to.Check(tool, untagged))
+	}
+
+	s.image("old", "old", 31)
+	p = s.plan()
+	p.Repositories[0].Manifests = []reference.Digest{reference.MustDigest(untagged)}
+	_, _, err := s.execute(p)
+	require.NoError(t, err)
+	require.NoError(t, s.to.Check(tool, untagged), "nothing of the plan was gone before")
+}

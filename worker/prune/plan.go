@@ -9,12 +9,14 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
 
 	"github.com/osism/skopeo-worker/shared/exit"
 	"github.com/osism/skopeo-worker/shared/reference"
+	"github.com/osism/skopeo-worker/shared/selection"
 )
 
 // Version is the version of plans.
@@ -100,6 +102,17 @@ func (p Plan) Check() error {
 		}
 	}
 	return nil
+}
+
+// accompanies reports whether a tag is an image, or has the name of one that belongs to what is
+// deleted, too. A plan that was edited may say anything.
+func (r Repository) accompanies(t Tag) bool {
+	if t.Of.IsZero() {
+		return true
+	}
+	subject, companion := selection.Companion(t.Tag.String())
+	return companion && subject == t.Of && (slices.Contains(r.Manifests, t.Of) ||
+		slices.ContainsFunc(r.Tags, func(other Tag) bool { return other.Digest == t.Of }))
 }
 
 // Below reports whether a repository is below a destination, host[:port][/prefix].

@@ -199,6 +199,26 @@ func TestUnreadable(t *testing.T) {
 	require.Equal(t, []string{"old"}, tags(s.plan()))
 }
 
+// TestPartialListing: a destination that does not list a tag that it has may have others, which
+// need what would be deleted.
+func TestPartialListing(t *testing.T) {
+	s := newSite(t)
+	s.image("kept", "kept", 0)
+	s.image("old", "same", 31)
+	require.NoError(t, s.to.Tag(tool, "by-others", must(s.to.Digest(tool, "old"))(t)))
+	for _, fault := range []registrytest.Fault{
+		{Match: registrytest.Kinds(registrytest.KindTags), Status: 200, Body: `{"name": "osism/tool", "tags": []}`},
+		{Match: registrytest.Kinds(registrytest.KindTags), Status: 200, Body: `{"name": "osism/tool", "tags": ["kept"]}`},
+		{Match: registrytest.Kinds(registrytest.KindTags), Status: 404},
+	} {
+		remove := s.to.Inject(fault)
+		p := s.plan()
+		require.Empty(t, p.Repositories, fault.Body)
+		require.Contains(t, p.Left[0].Why, "the registry does not list a tag that it has: "+s.to.Host()+"/osism/tool:")
+		remove()
+	}
+}
+
 // TestShared: a digest that a tag needs which stays, whosever it is, stays with all its tags.
 func TestShared(t *testing.T) {
 	s := newSite(t)
