@@ -1,6 +1,7 @@
 package selection
 
 import (
+	"crypto/sha256"
 	"fmt"
 	"regexp"
 	"strings"
@@ -16,6 +17,10 @@ const (
 	Backups = 3
 	// backupHex is how many hex digits of a digest {digest} has, as in a DestinationTag.
 	backupHex = 12
+	// minRoom is how much of a long tag its backups have at least, the hash included.
+	minRoom = 32
+	// hashHex is how many hex digits of a hash tell the backups of long tags apart.
+	hashHex = 12
 	// maxTagLength is the length of a tag (OCI distribution specification, "Pulling manifests").
 	maxTagLength = 128
 )
@@ -50,7 +55,7 @@ func (b Backup) Validate() error {
 	if _, err := reference.ParseTag(name); err != nil {
 		return fmt.Errorf("%q does not make a tag: %q", b.Template, name)
 	}
-	if len(b.fill("", time.Time{}, strings.Repeat("0", backupHex))) > maxTagLength/2 {
+	if b.room(time.Time{}, strings.Repeat("0", backupHex)) < minRoom {
 		return fmt.Errorf("%q leaves too little room for the tag itself", b.Template)
 	}
 	if b.Keep < 1 {
@@ -59,12 +64,22 @@ func (b Backup) Validate() error {
 	return nil
 }
 
-// Name returns the tag under which what a tag has had is kept. A long tag is cut at its end.
+// Name returns the tag under which what a tag has had is kept. The end of a tag that is too long
+// is replaced by a hash of the tag, so that two long tags have different backups.
 func (b Backup) Name(tag reference.Tag, digest reference.Digest, at time.Time) (reference.Tag, error) {
 	hex := digest.Hex()[:backupHex]
-	room := maxTagLength - len(b.fill("", at, hex))
 	text := tag.String()
-	return reference.ParseTag(b.fill(text[:min(len(text), room/strings.Count(b.Template, "{tag}"))], at, hex))
+	if room := b.room(at, hex); len(text) > room {
+		sum := sha256.Sum256([]byte(text))
+		end := "-" + fmt.Sprintf("%x", sum)[:hashHex]
+		text = text[:room-len(end)] + end
+	}
+	return reference.ParseTag(b.fill(text, at, hex))
+}
+
+// room returns how long a tag can be in the name of a backup.
+func (b Backup) room(at time.Time, hex string) int {
+	return (maxTagLength - len(b.fill("", at, hex))) / strings.Count(b.Template, "{tag}")
 }
 
 func (b Backup) fill(tag string, at time.Time, hex string) string {

@@ -26,11 +26,17 @@ func TestBackup(t *testing.T) {
 		name, err = b.Name(reference.MustTag(long), digest, at)
 		require.NoError(t, err)
 		require.LessOrEqual(t, len(name.String()), 128)
+		other, err := b.Name(reference.MustTag(long[1:]+"y"), digest, at)
+		require.NoError(t, err)
+		require.NotEqual(t, name, other, "two long tags have different backups")
+		again, err := b.Name(reference.MustTag(long), digest, at)
+		require.NoError(t, err)
+		require.Equal(t, name, again)
 	}
 	for template, why := range map[string]string{
 		"{tag}": "expected {tag} and something else", "{date}": "expected {tag}", "": "expected {tag}", "{tag}-{time}": "has {time}, expected {tag}, {date} and {digest}",
 		"{tag}/{date}": "does not make a tag", "-{tag}": "does not make a tag", "{tag} old": "does not make a tag", "{tag}-{": "does not make a tag",
-		"{tag}-" + strings.Repeat("x", 100): "leaves too little room",
+		"{tag}-" + strings.Repeat("x", 100): "leaves too little room", "{tag}{tag}{tag}{tag}{tag}": "leaves too little room",
 	} {
 		require.ErrorContains(t, Backup{Template: template, Keep: 1}.Validate(), why, template)
 	}

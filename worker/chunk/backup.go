@@ -41,15 +41,17 @@ func (e *execution) backUp(ctx context.Context, j *compare.Job, image message.Im
 	}
 	isName := func(b compare.Backup) bool { return b.Name == name }
 	taken, err := e.mirror.Tagged(e.work, to, name)
-	if err != nil {
+	switch foreign := !taken.IsZero() && !slices.ContainsFunc(backups, isName); {
+	case err != nil:
 		return err
-	}
-	if !taken.IsZero() && taken != had && !slices.ContainsFunc(backups, isName) {
+	case foreign && taken == had: // it is kept there, under a tag that is not ours to delete
+		return nil
+	case foreign:
 		return fmt.Errorf("%w: %s:%s is not a backup of %s; change BACKUP_TAG or backup", errBackupTaken, to, name, tag)
 	}
 	err = e.mirror.Tag(e.work, mirror.Target{Repository: to, Tag: name}, had)
-	if errors.Is(err, mirror.ErrVanished) {
-		e.log.Warn("what a tag had is no longer at the destination, so there is no backup of it", "tag", to.String()+":"+tag.String(), "digest", had)
+	if errors.Is(err, mirror.ErrVanished) || e.mirror.Unreadable(e.work, to, err) {
+		e.log.Warn("what a tag had cannot be read at the destination, so there is no backup of it", "tag", to.String()+":"+tag.String(), "digest", had, "error", err)
 		return nil
 	}
 	if err != nil {
@@ -82,7 +84,10 @@ func (e *execution) expireBackups(ctx context.Context, j *compare.Job, image mes
 		return err
 	}
 	for len(backups) > j.Entry.Selection.Backup.Keep {
-		err := e.mirror.Destination().DeleteTag(e.work, to, backups[0].Name)
+		at, err := e.mirror.Tagged(e.work, to, backups[0].Name)
+		if err == nil && at == backups[0].Digest { // otherwise it is gone, or is not a backup any more
+			err = e.mirror.Destination().DeleteTag(e.work, to, backups[0].Name)
+		}
 		if err != nil && !errors.Is(err, registry.ErrNotFound) {
 			e.log.Warn("an old backup stays at the destination", "backup", to.String()+":"+backups[0].Name.String(), "error", err)
 			break

@@ -137,3 +137,107 @@ func TestBackupsOutliveFailures(t *testing.T) {
 	require.NoError(t, err)
 	require.Equal(t, other, at)
 }
+
+// TestBackupOfWhatIsThereNow: the backup is of what the tag has when it is replaced, which may be
+// something else than before the copy.
+func TestBackupOfWhatIsThereNow(t *testing.T) {
+	for name, first := range map[string]bool{"replaced": true, "new": false} {
+		t.Run(name, func(t *testing.T) {
+			b := newHarness(t)
+			entry := b.entry("")
+			entry.Selection = selection.Selection{Backup: selection.Backup{Template: "{tag}-{digest}", Keep: 3}}.Pointer()
+			if first {
+				b.move(t, "latest", "one")
+				require.Empty(t, b.do(t, entry).Left)
+			}
+			b.push(t, "other") // so that the repository is there
+			require.Empty(t, b.do(t, entry).Left)
+			two := b.move(t, "latest", "two")
+			gate := make(chan struct{})
+			defer b.from.Inject(registrytest.Fault{Match: blobs, Gate: gate})()
+			begun := b.from.Notify(blobs)
+			done := make(chan struct{})
+			go func() { // the destination changes during the copy
+				defer close(done)
+				<-begun
+				_, err := b.to.PushImage(destination, "latest", registrytest.Image{Version: "by hand"})
+				close(gate)
+				require.NoError(t, err)
+			}()
+			b.changes = nil
+			require.Empty(t, b.do(t, entry).Left)
+			<-done
+			byHand, err := b.to.PushImage(destination, "", registrytest.Image{Version: "by hand"})
+			require.NoError(t, err)
+			at, err := b.to.Digest(destination, "latest-"+reference.MustDigest(byHand).Hex()[:12])
+			require.NoError(t, err)
+			require.Equal(t, byHand, at)
+			require.Equal(t, byHand, b.changes[0].From.String(), "what was replaced")
+			at, err = b.to.Digest(destination, "latest")
+			require.NoError(t, err)
+			require.Equal(t, two, at)
+		})
+	}
+}
+
+// TestBackupOfAnIndex is whole: the images of the index are there.
+func TestBackupOfAnIndex(t *testing.T) {
+	b := newHarness(t)
+	entry := b.entry("")
+	entry.Selection = selection.Selection{Backup: selection.Backup{Template: "{tag}-{digest}", Keep: 1}}.Pointer()
+	b.index(t, "one", "latest")
+	one, err := b.from.Digest(repository, "latest")
+	require.NoError(t, err)
+	require.Empty(t, b.do(t, entry).Left)
+	b.index(t, "two", "latest")
+	require.Empty(t, b.do(t, entry).Left)
+	backup := "latest-" + reference.MustDigest(one).Hex()[:12]
+	at, err := b.to.Digest(destination, backup)
+	require.NoError(t, err)
+	require.Equal(t, one, at)
+	require.NoError(t, b.to.Check(destination, backup))
+}
+
+// TestBackupsOfOthers: a tag that is not a backup is never deleted as one, whether it has been
+// there before, or has taken the name of a backup later.
+func TestBackupsOfOthers(t *testing.T) {
+	b := newHarness(t)
+	entry := b.entry("")
+	entry.Selection = selection.Selection{Backup: selection.Backup{Template: "{tag}-old", Keep: 1}}.Pointer()
+	dated := entry
+	dated.Selection = selection.Selection{Backup: selection.Backup{Template: "{tag}-{digest}", Keep: 1}}.Pointer()
+	both := b.move(t, "latest", "one")
+	b.move(t, "latest-old", "one") // the source's own
+	require.Empty(t, b.do(t, entry).Left)
+	two := b.move(t, "latest", "two")
+	require.Empty(t, b.do(t, entry).Left)
+	require.Zero(t, b.images.Failed)
+	three := b.move(t, "latest", "three")
+	require.Empty(t, b.do(t, dated).Left)
+	b.move(t, "latest", "four")
+	backup := "latest-" + reference.MustDigest(two).Hex()[:12]
+	taken, err := b.to.PushImage(destination, backup, registrytest.Image{Version: "somebody's"})
+	require.NoError(t, err)
+	require.Empty(t, b.do(t, dated).Left)
+	for tag, want := range map[string]string{"latest-old": both, backup: taken, "latest-" + reference.MustDigest(three).Hex()[:12]: three} {
+		at, err := b.to.Digest(destination, tag)
+		require.NoError(t, err, tag)
+		require.Equal(t, want, at, tag)
+	}
+}
+
+// TestNoBackupOfWhatCannotBeRead: otherwise a broken tag could never be replaced.
+func TestNoBackupOfWhatCannotBeRead(t *testing.T) {
+	b := newHarness(t)
+	entry := b.entry("")
+	entry.Selection = selection.Selection{Backup: selection.Backup{Template: "{tag}-{digest}", Keep: 1}}.Pointer()
+	one, err := b.to.PushImage(destination, "latest", registrytest.Image{Version: "broken"})
+	require.NoError(t, err)
+	two := b.move(t, "latest", "two")
+	b.to.Inject(registrytest.Fault{Match: registrytest.All(gets, registrytest.Ref(one)), Status: 200, Body: "torn"})
+	require.Empty(t, b.do(t, entry).Left)
+	require.Empty(t, b.kept.records)
+	at, err := b.to.Digest(destination, "latest")
+	require.NoError(t, err)
+	require.Equal(t, two, at)
+}

@@ -49,14 +49,16 @@ func (e *execution) tag(ctx context.Context, j *compare.Job, copied mirror.Copie
 }
 
 // put puts the tag of an image. An immutable tag that has another digest by now stays as it is:
-// taken is that digest then.
+// taken is that digest then. What the tag has is looked up again if it matters, because a copy
+// may have taken long.
 func (e *execution) put(ctx context.Context, j *compare.Job, image message.Image, digest reference.Digest) (taken reference.Digest, err error) {
 	to, immutable := compare.Target(j.Entry, image), e.comparer.IsImmutable(j.Entry, image)
-	if immutable {
+	if immutable || e.backsUp(j, image) {
 		have, err := e.mirror.Tagged(e.work, to.Repository, to.Tag)
-		if err != nil || !have.IsZero() && have != digest {
+		if err != nil || immutable && !have.IsZero() && have != digest {
 			return have, err
 		}
+		j.Replaces(to.Tag, have)
 	}
 	if err := e.backUp(ctx, j, image, digest); err != nil {
 		return taken, err

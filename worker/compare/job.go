@@ -45,6 +45,9 @@ func (j *Job) About() *Job {
 	return j
 }
 
+// Replaces notes what the destination has under a tag now.
+func (j *Job) Replaces(tag reference.Tag, had reference.Digest) { set(&j.Had, tag, had) }
+
 // IsLacking reports whether the destination lacks the content of a job.
 func (j *Job) IsLacking() bool { return j.Verdict == Copy || j.Verdict == Tag && j.At.IsZero() }
 

@@ -120,7 +120,7 @@ func (m *Mirror) currentAs(ctx context.Context, to Target, digest reference.Dige
 	if err == nil && have.IsZero() {
 		m.seen.missing(manifestAt{to.Repository, digest})
 	}
-	if err != nil && m.unreadable(ctx, to, err) {
+	if err != nil && m.Unreadable(ctx, to.Repository, err) {
 		return false, reference.Digest{}, nil
 	}
 	return current, have, err
@@ -143,15 +143,15 @@ func (m *Mirror) current(ctx context.Context, to Target, digest reference.Digest
 	return wanted.Current(manifest, digest) || to.lists() && referrers.Current(manifest, digest), manifest.Digest, nil
 }
 
-// unreadable reports whether an error is about the content of a tag, rather than about the
-// destination: then it counts as missing, and is replaced. A page instead of it may be that
-// of a proxy, unless the repository answers otherwise.
-func (m *Mirror) unreadable(ctx context.Context, to Target, err error) bool {
+// Unreadable reports whether an error is about the content of a manifest in the repository, rather
+// than about the destination: then the manifest counts as missing, and is replaced. A page instead
+// of it may be that of a proxy, unless the repository answers otherwise.
+func (m *Mirror) Unreadable(ctx context.Context, destination reference.Repository, err error) bool {
 	switch {
 	case errors.Is(err, registry.ErrBadManifest), errors.Is(err, registry.ErrDigestMismatch), errors.Is(err, registry.ErrTooLarge):
 		return true
 	case errors.Is(err, registry.ErrPage):
-		_, err := m.Empty(ctx, to.Repository)
+		_, err := m.Empty(ctx, destination)
 		return err == nil
 	}
 	return false
@@ -177,7 +177,7 @@ func (m *Mirror) Tag(ctx context.Context, to Target, digest reference.Digest) er
 	lock.Lock()
 	defer lock.Unlock()
 	held, err := m.destination.Get(ctx, to.Repository, to.Tag)
-	if err != nil && !registry.Absent(err) && !m.unreadable(ctx, to, err) {
+	if err != nil && !registry.Absent(err) && !m.Unreadable(ctx, to.Repository, err) {
 		return fmt.Errorf("reading what %s lists: %w", to.Tag, err)
 	}
 	if manifest, err = referrers.Retag(held, manifest); err != nil {
