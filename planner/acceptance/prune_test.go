@@ -130,6 +130,56 @@ func TestPruneKeep(t *testing.T) {
 	require.Contains(t, s.planner("check").exits(2), "images.yml:3: keep[0]: ")
 }
 
+// TestPruneAndRuns: a run that begins while a plan is executed stops that, and then goes on; after
+// a process that was killed, it waits. What is left of the plan is executed later.
+func TestPruneAndRuns(t *testing.T) {
+	t.Parallel()
+	s, _ := newFleet(t)
+	s.worker()
+	file := filepath.Join(t.TempDir(), "plan.yaml")
+	for _, name := range []string{"a", "b"} {
+		s.push("osism/"+name, "1", "2")
+	}
+	s.write("osism/a", "osism/b")
+	s.planner("plan", "--wait").exits(0)
+	for _, name := range []string{"a", "b"} {
+		require.NoError(t, s.source.Untag("osism/"+name, "2"))
+	}
+	s.planner("plan", "--wait").exits(0)
+	s.planner("prune", "--grace", "0s", "--max", "100%", "-o", file).exits(0)
+
+	// within executes the plan until it has sent the deletion of a repository.
+	within := func(name string, then func(execution *process)) {
+		held := make(chan struct{})
+		match := func(r registrytest.Request) bool {
+			return strings.HasSuffix(r.Repository, "/"+name) && r.Method == http.MethodDelete
+		}
+		remove := s.destination.Inject(registrytest.Fault{Match: match, Gate: held})
+		s.destination.ResetRequests()
+		execution := s.planner("prune", "--execute", file)
+		waitFor(t, s.destination, match)
+		then(execution)
+		remove()
+		close(held)
+	}
+	within("a", func(execution *process) {
+		plan := s.planner("plan", "--wait")
+		require.Contains(t, execution.exits(4), "is not over")
+		require.Contains(t, plan.exits(0), "Published run")
+	})
+	within("b", func(execution *process) {
+		execution.kill()
+		s.planner("plan", "--wait").exits(0)
+	})
+	s.planner("prune", "--execute", file).exits(0)
+	for _, name := range []string{"a", "b"} {
+		_, err := s.destination.Digest(prefix+"/osism/"+name, "2")
+		require.Error(t, err)
+		_, err = s.destination.Digest(prefix+"/osism/"+name, "1")
+		require.NoError(t, err)
+	}
+}
+
 // TestPruneExecute: a plan is carried out once, however often and wherever it is executed, and a
 // process that was killed is continued.
 func TestPruneExecute(t *testing.T) {

@@ -2,6 +2,7 @@ package command
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"slices"
@@ -17,6 +18,7 @@ import (
 	"github.com/osism/skopeo-worker/shared/run"
 	"github.com/osism/skopeo-worker/shared/subject"
 	"github.com/osism/skopeo-worker/worker/environment"
+	"github.com/osism/skopeo-worker/worker/prune"
 	"github.com/osism/skopeo-worker/worker/service"
 )
 
@@ -334,6 +336,9 @@ func (se *session) republish(ctx context.Context, w *republishFilter, out io.Wri
 	r := run.Run{Name: se.name, ID: run.NewID(now), Kind: run.KindRepublish, Started: now.UTC(), FirstDue: now.UTC()}
 	if err := se.runs.Put(ctx, r); err != nil {
 		return r, err
+	}
+	if err := prune.Await(ctx, se.Broker, ""); err != nil {
+		return r, errors.Join(err, se.noteRepublished(context.WithoutCancel(ctx), r))
 	}
 	done, err := se.failures.Republish(ctx, se.name, r.ID, w.match)
 	for _, repository := range done.Taken {

@@ -24,6 +24,9 @@ func TestIsIdle(t *testing.T) {
 		"cancelled":                          {"nightly", here, run.StateCancelled, true},
 		"of another mirror":                  {"weekly", here, "", true},
 		"of another mirror, somewhere else":  {"weekly", there, "", false},
+		"of another mirror, above":           {"weekly", "registry.example.com", "", true},
+		"of another mirror, below":           {"weekly", here + "/more", "", true},
+		"of another mirror, beside":          {"weekly", here + "s", "", false},
 		"of another mirror, but not planned": {"weekly", "", "", true},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -31,7 +34,7 @@ func TestIsIdle(t *testing.T) {
 			runs, err := run.Open(t.Context(), b)
 			require.NoError(t, err)
 			se := &session{Broker: b, runs: runs, name: "nightly"}
-			require.NoError(t, se.isIdle(t.Context(), here))
+			require.NoError(t, se.idleness(here).check(t.Context()))
 			start := time.Now().UTC().Add(-time.Hour)
 			under := run.Run{Name: c.mirror, ID: run.NewID(start), Kind: run.KindPlan, Chunks: 1, Destination: c.destination, Started: start, FirstDue: start, Published: true, Ended: c.ended}
 			require.NoError(t, runs.Put(t.Context(), under))
@@ -39,7 +42,7 @@ func TestIsIdle(t *testing.T) {
 			require.NoError(t, err)
 			later := start.Add(time.Minute)
 			require.NoError(t, runs.Put(t.Context(), run.Run{Name: "nightly", ID: run.NewID(later), Kind: run.KindRepublish, Started: later, FirstDue: later, Published: true}))
-			err = se.isIdle(t.Context(), here)
+			err = se.idleness(here).check(t.Context())
 			if !c.busy {
 				require.NoError(t, err)
 				return

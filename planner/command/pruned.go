@@ -3,11 +3,11 @@ package command
 import (
 	"bytes"
 	"context"
+	"crypto/rand"
 	"errors"
 	"fmt"
 	"io"
 	"os"
-	"time"
 
 	"github.com/spf13/cobra"
 	"gopkg.in/yaml.v3"
@@ -59,10 +59,7 @@ func (p *pruneFlags) execute(cmd *cobra.Command) error {
 	if plan.Mirror != s.Mirror || plan.Destination != s.Destination {
 		return fmt.Errorf("%w: %s: the plan is for MIRROR_NAME=%s and MIRROR_DEST_URL=%s", errUsage, p.execution, plan.Mirror, plan.Destination)
 	}
-	if err := s.session.isIdle(ctx, s.Destination); err != nil {
-		return err
-	}
-	done, err := s.execute(ctx, plan, out)
+	done, err := s.execute(ctx, plan, operator(), out)
 	if ctx.Err() != nil {
 		return fmt.Errorf("%w: interrupted; execute the plan again to continue", errUnfinished)
 	}
@@ -75,21 +72,33 @@ func (p *pruneFlags) execute(cmd *cobra.Command) error {
 	return err
 }
 
-// isIdle returns an error if a run to the destination is not over, or a worker still has a chunk
-// of one that was cancelled or superseded: what a worker has just seen at the destination must
-// not be deleted before it is tagged.
-func (se *session) isIdle(ctx context.Context, destination string) error {
-	ledger := se.runs.Ledger()
-	byName, err := ledger.List(ctx)
+// idleness reports whether runs to a destination are over. It asks only once about those that
+// are.
+type idleness struct {
+	session     *session
+	destination string
+	ledger      *run.Ledger
+	over        map[string]bool // by run
+}
+
+func (se *session) idleness(destination string) *idleness {
+	return &idleness{session: se, destination: destination, ledger: se.runs.Ledger(), over: map[string]bool{}}
+}
+
+// check returns an error if a run to the destination, or above or below it, is not over, or a
+// worker still has a chunk of one that was cancelled or superseded: what a worker has just seen
+// at the destination must not be deleted before it is tagged.
+func (i *idleness) check(ctx context.Context) error {
+	byName, err := i.ledger.List(ctx)
 	if err != nil {
 		return err
 	}
 	for name, runs := range byName {
 		for _, r := range runs {
-			if name != se.name && r.Destination != "" && r.Destination != destination {
+			if i.over[r.ID] || name != i.session.name && r.Destination != "" && !prune.Overlap(r.Destination, i.destination) {
 				continue
 			}
-			status, final, err := ledger.Status(ctx, r)
+			status, final, err := i.ledger.Status(ctx, r)
 			if err != nil {
 				return err
 			}
@@ -97,17 +106,14 @@ func (se *session) isIdle(ctx context.Context, destination string) error {
 			if !status.Over() || ended && !final {
 				return fmt.Errorf("%w: run %s of mirror %s is not over; wait for it, or cancel it with planner cancel", errUnfinished, r.ID, name)
 			}
+			i.over[r.ID] = final
 		}
 	}
 	return nil
 }
 
-// turn is how long a process waits before it asks again whether another one still carries out
-// its plan.
-const turn = time.Second
-
-// execute carries a plan out, or waits for another process that does.
-func (s *surveyed) execute(ctx context.Context, plan prune.Plan, out io.Writer) (prune.Outcome, error) {
+// execute carries a plan out, after another process that does.
+func (s *surveyed) execute(ctx context.Context, plan prune.Plan, by string, out io.Writer) (prune.Outcome, error) {
 	store, err := prune.OpenStore(ctx, s.session.Broker)
 	if err != nil {
 		return prune.Outcome{}, err
@@ -116,41 +122,27 @@ func (s *surveyed) execute(ctx context.Context, plan prune.Plan, out io.Writer) 
 	if err != nil {
 		return prune.Outcome{}, err
 	}
-	by := operator()
-	lease, err := s.take(ctx, store, plan, by, out)
+	holder := prune.Holder{Plan: plan.ID(), Destination: plan.Destination, By: by, Process: rand.Text()}
+	lease, err := store.Take(ctx, plan.Mirror, holder, func(other prune.Holder) {
+		_, _ = fmt.Fprintf(out, "%s carries out a plan, or was killed just now; waiting.\n", other.By)
+	})
 	if err != nil {
 		return prune.Outcome{}, err
 	}
 	log := s.session.log.With("plan", plan.ID(), "by", by)
 	if at := lease.Record.Finished; !at.IsZero() {
 		log.Info("the plan was carried out before", "at", at)
-		return lease.Record.Outcome, lease.Release(ctx, true)
+		return lease.Record.Outcome, lease.Release(ctx)
 	}
-	log.Info("carrying out a plan", "mirror", plan.Mirror, "made", plan.Made, "tags", plan.Tags, "repositories", len(plan.Repositories), "finished", len(lease.Record.Done))
-	x := prune.Execution{Survey: s.Survey, Log: log, Forget: func(ctx context.Context, destination reference.Repository, tags map[reference.Tag]reference.Digest) error {
-		return errors.Join(notes.Once().ForgetHeld(ctx, destination, tags), s.holdings.Forget(ctx, destination, tags))
-	}}
+	if s.Holdings, err = s.holdings.List(ctx); err != nil { // another process may have deleted what they say
+		return prune.Outcome{}, errors.Join(err, lease.Release(context.WithoutCancel(ctx)))
+	}
+	log.Info("carrying out a plan", "mirror", plan.Mirror, "made", plan.Made, "tags", plan.Tags, "repositories", len(plan.Repositories), "finished", lease.Record.Done.Len())
+	x := prune.Execution{
+		Survey: s.Survey, Log: log, Busy: s.session.idleness(s.Destination).check,
+		Forget: func(ctx context.Context, destination reference.Repository, tags map[reference.Tag]reference.Digest) error {
+			return errors.Join(notes.Once().ForgetHeld(ctx, destination, tags), s.holdings.Forget(ctx, destination, tags))
+		},
+	}
 	return x.Run(ctx, plan, lease)
-}
-
-// take takes the lease of a plan. If another process has it, take waits for its end.
-func (s *surveyed) take(ctx context.Context, store *prune.Store, plan prune.Plan, by string, out io.Writer) (*prune.Lease, error) {
-	holder := run.NewID(time.Now())
-	for waiting := false; ; waiting = true {
-		lease, other, err := store.Take(ctx, plan.Mirror, plan.ID(), by, holder)
-		if err != nil || lease != nil {
-			if waiting && err == nil { // the records are those of before
-				s.Holdings, err = s.holdings.List(ctx)
-			}
-			return lease, err
-		}
-		if !waiting {
-			_, _ = fmt.Fprintf(out, "%s carries out this plan, or was killed just now; waiting.\n", other)
-		}
-		select {
-		case <-ctx.Done():
-			return nil, context.Cause(ctx)
-		case <-time.After(turn):
-		}
-	}
 }

@@ -14,6 +14,7 @@ import (
 	"github.com/osism/skopeo-worker/shared/message"
 	"github.com/osism/skopeo-worker/shared/run"
 	"github.com/osism/skopeo-worker/shared/subject"
+	"github.com/osism/skopeo-worker/worker/prune"
 )
 
 // undoTimeout bounds taking back a plan that could not be published.
@@ -41,7 +42,7 @@ func (p *Publisher) Publish(ctx context.Context, r run.Run, chunks []Chunk, full
 	if err := p.Runs.Put(ctx, r); err != nil {
 		return r, err
 	}
-	first, err := p.Broker.PublishAll(ctx, msgs)
+	first, err := p.publish(ctx, r, msgs)
 	if err != nil {
 		return r, errors.Join(fmt.Errorf("publishing run %s: %w", r.ID, err), p.undo(context.WithoutCancel(ctx), r))
 	}
@@ -52,6 +53,14 @@ func (p *Publisher) Publish(ctx context.Context, r run.Run, chunks []Chunk, full
 	}
 	// A newer plan may have ended this run already.
 	return p.Runs.Update(ctx, r.Name, r.ID, func(r *run.Run) { r.Published = true })
+}
+
+// publish stores the chunks once nothing is pruned at the destination.
+func (p *Publisher) publish(ctx context.Context, r run.Run, msgs []*nats.Msg) (first uint64, err error) {
+	if err := prune.Await(ctx, p.Broker, r.Destination); err != nil {
+		return 0, err
+	}
+	return p.Broker.PublishAll(ctx, msgs)
 }
 
 func schedules(name, id string, chunks []Chunk) ([]*nats.Msg, error) {

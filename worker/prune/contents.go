@@ -24,6 +24,7 @@ type contents struct {
 	client     *registry.Client
 	repository reference.Repository
 	tags       map[reference.Tag]reference.Digest
+	empty      map[reference.Tag]bool // tags that are listed without a manifest
 
 	mu        sync.Mutex
 	manifests map[reference.Digest]registry.Manifest
@@ -33,10 +34,11 @@ type contents struct {
 // read reads all tags of a repository with all manifests below them: those that are listed, and
 // those that are recorded and there. It reads what tags had earlier, as far as that is there. It
 // sends GET requests only. Each tag that is listed must be read, and each that is recorded and
-// there must be listed: a tag that is not known might need what is to be deleted.
-func read(ctx context.Context, client *registry.Client, repository reference.Repository, recorded []reference.Tag, earlier []reference.Digest) (*contents, error) {
+// there must be listed: a tag that is not known might need what is to be deleted. One that is
+// leaving may have no manifest: after a deletion that was cut off, distribution lists such tags.
+func read(ctx context.Context, client *registry.Client, repository reference.Repository, recorded []reference.Tag, earlier []reference.Digest, leaving func(reference.Tag) bool) (*contents, error) {
 	c := &contents{
-		client: client, repository: repository, tags: map[reference.Tag]reference.Digest{},
+		client: client, repository: repository, tags: map[reference.Tag]reference.Digest{}, empty: map[reference.Tag]bool{},
 		manifests: map[reference.Digest]registry.Manifest{}, referrers: map[reference.Digest][]reference.Digest{},
 	}
 	listed := map[reference.Tag]bool{}
@@ -59,7 +61,10 @@ func read(ctx context.Context, client *registry.Client, repository reference.Rep
 	for name, mustBe := range listed {
 		group.Go(func() error {
 			m, err := client.Get(ctx, repository, name)
-			if !mustBe && errors.Is(err, registry.ErrNotFound) {
+			if errors.Is(err, registry.ErrNotFound) && (!mustBe || leaving(name)) {
+				c.mu.Lock()
+				c.empty[name] = mustBe
+				c.mu.Unlock()
 				return nil
 			}
 			if err != nil {

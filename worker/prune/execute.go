@@ -46,6 +46,11 @@ type Execution struct {
 	Forget func(ctx context.Context, destination reference.Repository, tags map[reference.Tag]reference.Digest) error
 	// Log gets a line for each tag that was deleted, or skipped with the reason.
 	Log *slog.Logger
+	// Busy returns an error if a run to the destination is under way: what a worker has just
+	// seen there must not be deleted before it is tagged.
+	Busy func(context.Context) error
+
+	lease *Lease
 }
 
 // Repository deletes what a plan has of a repository. An error means that the repository is
@@ -64,7 +69,10 @@ func (x *Execution) Repository(ctx context.Context, r Repository) (Outcome, erro
 	for _, t := range r.Tags {
 		recorded, earlier = append(recorded, t.Tag), append(earlier, t.Digest)
 	}
-	c, err := read(ctx, x.Registry, r.Repository, recorded, earlier)
+	leaving := func(tag reference.Tag) bool {
+		return slices.ContainsFunc(r.Tags, func(t Tag) bool { return t.Tag == tag && (!t.Of.IsZero() || dropped[tag]) })
+	}
+	c, err := read(ctx, x.Registry, r.Repository, recorded, earlier, leaving)
 	if err != nil {
 		return done, fmt.Errorf("the destination could not be read: %w", err)
 	}
@@ -85,7 +93,9 @@ func (x *Execution) Repository(ctx context.Context, r Repository) (Outcome, erro
 		case !there:
 			done.Gone++
 			x.Log.Info("gone before", "image", r.Repository.String()+":"+t.Tag.String(), "digest", t.Digest.String())
-			forget[t.Tag] = t.Digest
+			if !c.empty[t.Tag] || x.untag(ctx, r.Repository, t.Tag) {
+				forget[t.Tag] = t.Digest
+			}
 		case kept.why(t.Tag) != "":
 			skip(t.Tag, kept.why(t.Tag))
 		case at != t.Digest:
@@ -164,7 +174,9 @@ func (x *Execution) delete(ctx context.Context, r Repository, going map[referenc
 		}
 		deleted, err := x.tag(ctx, r.Repository, t)
 		if err != nil {
-			done.Failed++
+			if ctx.Err() == nil {
+				done.Failed++
+			}
 			return fmt.Errorf("%s:%s: %w", r.Repository, t.Tag, err)
 		}
 		if !deleted { // it has moved just now
@@ -177,7 +189,7 @@ func (x *Execution) delete(ctx context.Context, r Repository, going map[referenc
 		x.Log.Info("pruned", "image", r.Repository.String()+":"+t.Tag.String(), "digest", t.Digest.String(), "reason", t.Why, "since", t.Since)
 	}
 	for _, digest := range r.Manifests {
-		err := x.Registry.Delete(ctx, r.Repository, digest)
+		err := x.remove(ctx, r.Repository, digest)
 		if errors.Is(err, registry.ErrNotFound) {
 			continue
 		}
@@ -202,7 +214,7 @@ func (x *Execution) tag(ctx context.Context, repository reference.Repository, t 
 	case at.Digest != t.Digest:
 		return false, nil
 	}
-	if err := x.Registry.Delete(ctx, repository, t.Digest); err != nil && !errors.Is(err, registry.ErrNotFound) {
+	if err := x.remove(ctx, repository, t.Digest); err != nil && !errors.Is(err, registry.ErrNotFound) {
 		return false, explain(repository, err)
 	}
 	if _, err = x.Registry.Find(ctx, repository, t.Tag); err == nil {
@@ -212,6 +224,28 @@ func (x *Execution) tag(ctx context.Context, repository reference.Repository, t 
 		return false, err
 	}
 	return true, nil
+}
+
+// untag removes a tag that has no manifest, as distribution leaves it if a deletion is cut off. It
+// reports whether the tag is gone. If not, its record stays, so that the tag, which cannot be
+// read, does not keep the others of the repository from being pruned.
+func (x *Execution) untag(ctx context.Context, repository reference.Repository, tag reference.Tag) bool {
+	_, err := x.Registry.Find(ctx, repository, tag)
+	if errors.Is(err, registry.ErrNotFound) {
+		err = x.lease.during(ctx, func() error { return x.Registry.DeleteTag(ctx, repository, tag) })
+	} else if err == nil {
+		err = errors.New("it has a manifest again")
+	}
+	if err == nil || errors.Is(err, registry.ErrNotFound) {
+		return true
+	}
+	x.Log.Warn("a tag without a manifest stays", "image", repository.String()+":"+tag.String(), "error", err)
+	return false
+}
+
+// remove deletes a manifest with all of its tags while the lease is held.
+func (x *Execution) remove(ctx context.Context, repository reference.Repository, digest reference.Digest) error {
+	return x.lease.during(ctx, func() error { return x.Registry.Delete(ctx, repository, digest) })
 }
 
 // elsewhere is how registries delete that do not do so by the OCI API.
@@ -236,45 +270,4 @@ func explain(repository reference.Repository, err error) error {
 		return fmt.Errorf("%w; the account needs the permission to delete", err)
 	}
 	return err
-}
-
-// ErrTaken is returned if another process has begun to carry out a plan meanwhile.
-var ErrTaken = exit.Unfinished.New("another process carries out this plan")
-
-// Run carries out what is left of a plan, one repository after the other. A repository that
-// fails is left for another execution, unless the registry deletes nothing at all; then the
-// others are, too. The error is ErrUndeleted then.
-func (x *Execution) Run(ctx context.Context, p Plan, lease *Lease) (Outcome, error) {
-	ctx, cancel := context.WithCancelCause(ctx)
-	defer cancel(nil)
-	go lease.Keep(ctx, cancel)
-	all := lease.Record.Outcome
-	var failed error
-	for _, r := range p.Repositories {
-		if lease.Record.Done[r.Repository] {
-			continue
-		}
-		done, err := x.Repository(ctx, r)
-		if ctx.Err() != nil {
-			_ = lease.Release(context.WithoutCancel(ctx), false) // it ends by itself, too
-			return all, context.Cause(ctx)
-		}
-		if err == nil {
-			if err := lease.Finish(ctx, r.Repository, done); err != nil {
-				return all, err
-			}
-			all.add(done)
-			continue
-		}
-		x.Log.Error("a repository is not pruned", "repository", r.Repository, "error", err)
-		failed = fmt.Errorf("%w: %s: %w", ErrUndeleted, r.Repository, err)
-		all.add(done)
-		if errors.Is(err, registry.ErrUndeletable) {
-			break
-		}
-	}
-	if err := lease.Release(context.WithoutCancel(ctx), failed == nil); err != nil && failed == nil {
-		failed = err
-	}
-	return all, failed
 }

@@ -22,16 +22,21 @@ import (
 
 var deletions = func(r registrytest.Request) bool { return r.Method == http.MethodDelete }
 
+func (s *site) execution() *prune.Execution {
+	return &prune.Execution{
+		Survey: s.Survey, Log: slog.New(slog.DiscardHandler), Busy: func(context.Context) error { return nil },
+		Forget: func(context.Context, reference.Repository, map[reference.Tag]reference.Digest) error { return nil },
+	}
+}
+
 // execute carries a plan out and returns what became of it, and which tags are left.
 func (s *site) execute(p prune.Plan) (prune.Outcome, []string, error) {
 	s.t.Helper()
-	x := prune.Execution{Survey: s.Survey, Log: slog.New(slog.DiscardHandler), Forget: func(context.Context, reference.Repository, map[reference.Tag]reference.Digest) error { return nil }}
 	store, err := prune.OpenStore(s.t.Context(), brokertest.Embedded(s.t))
 	require.NoError(s.t, err)
-	lease, other, err := store.Take(s.t.Context(), p.Mirror, p.ID(), "me", "1")
+	lease, err := store.Take(s.t.Context(), p.Mirror, prune.Holder{Plan: p.ID(), Destination: p.Destination, By: "me", Process: "1"}, nil)
 	require.NoError(s.t, err)
-	require.Empty(s.t, other)
-	done, failed := x.Run(s.t.Context(), p, lease)
+	done, failed := s.execution().Run(s.t.Context(), p, lease)
 	tags, err := s.to.Tags(tool)
 	require.NoError(s.t, err)
 	return done, tags, failed
@@ -162,6 +167,39 @@ func TestUndeletable(t *testing.T) {
 	}
 }
 
+// TestCutOff: what a deletion that was cut off has left goes, and keeps nothing else.
+func TestCutOff(t *testing.T) {
+	for name, deletesTags := range map[string]bool{"tags are deleted": true, "manifests only": false} {
+		t.Run(name, func(t *testing.T) {
+			s := newSite(t)
+			s.image("kept", "kept", 0)
+			old := s.image("old", "old", 31)
+			s.image("older", "older", 41)
+			p := s.plan()
+			require.NoError(t, s.to.DeleteManifest(tool, old))
+			require.Equal(t, []string{"older"}, tags(s.plan()))
+			if !deletesTags {
+				s.to.Inject(registrytest.Fault{Match: func(r registrytest.Request) bool { return deletions(r) && r.Reference == "old" }, Status: 405})
+			}
+			forgotten := map[string]bool{}
+			x := s.execution()
+			x.Forget = func(_ context.Context, _ reference.Repository, tags map[reference.Tag]reference.Digest) error {
+				for tag := range tags {
+					forgotten[tag.String()] = true
+				}
+				return nil
+			}
+			done, err := x.Run(t.Context(), p, take(t, openStore(t, brokertest.Embedded(t)), p.ID(), "1"))
+			require.NoError(t, err)
+			require.Equal(t, prune.Outcome{Deleted: 1, Gone: 1}, done)
+			require.Equal(t, deletesTags, forgotten["old"], "a plan must know that the tag cannot be read")
+			left, err := s.to.Tags(tool)
+			require.NoError(t, err)
+			require.Equal(t, !deletesTags, slices.Contains(left, "old"))
+		})
+	}
+}
+
 // TestDeleteDisabled: distribution deletes nothing by default.
 func TestDeleteDisabled(t *testing.T) {
 	s := newSite(t, registrytest.WithoutDelete())
@@ -170,29 +208,6 @@ func TestDeleteDisabled(t *testing.T) {
 	require.ErrorIs(t, err, registry.ErrUndeletable)
 	require.ErrorContains(t, err, "storage.delete.enabled")
 	require.Equal(t, []string{"old"}, left)
-}
-
-// TestLease: one process carries a plan out at a time.
-func TestLease(t *testing.T) {
-	store, err := prune.OpenStore(t.Context(), brokertest.Embedded(t))
-	require.NoError(t, err)
-	lease, _, err := store.Take(t.Context(), "default", "plan", "me", "1")
-	require.NoError(t, err)
-	_, other, err := store.Take(t.Context(), "default", "plan", "you", "2")
-	require.NoError(t, err)
-	require.Equal(t, "me", other)
-	done := reference.MustRepository("registry.example.com/a/b")
-	require.NoError(t, lease.Finish(t.Context(), done, prune.Outcome{Deleted: 1}))
-	require.NoError(t, lease.Release(t.Context(), false))
-	second, _, err := store.Take(t.Context(), "default", "plan", "you", "2")
-	require.NoError(t, err)
-	require.True(t, second.Record.Done[done])
-	require.ErrorIs(t, lease.Finish(t.Context(), done, prune.Outcome{}), prune.ErrTaken)
-	require.NoError(t, second.Release(t.Context(), true))
-	third, _, err := store.Take(t.Context(), "default", "plan", "me", "3")
-	require.NoError(t, err)
-	require.False(t, third.Record.Finished.IsZero())
-	require.Equal(t, 1, third.Record.Outcome.Deleted)
 }
 
 // TestEdited: what is taken out of a plan stays whole, with what belongs to it.

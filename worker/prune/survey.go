@@ -213,7 +213,8 @@ func (s *Survey) recorded(destination reference.Repository) (tags []reference.Ta
 // goes with them.
 func (s *Survey) choose(ctx context.Context, destination reference.Repository, dropped map[reference.Tag]holding.Tag, kept keeping, stays func(reference.Tag, string)) (Repository, error) {
 	recorded, earlier := s.recorded(destination)
-	c, err := read(ctx, s.Registry, destination, recorded, earlier)
+	leaving := func(tag reference.Tag) bool { _, is := dropped[tag]; return is }
+	c, err := read(ctx, s.Registry, destination, recorded, earlier, leaving)
 	if err != nil {
 		return Repository{}, fmt.Errorf("the destination could not be read: %w", err)
 	}

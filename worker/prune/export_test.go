@@ -1,0 +1,17 @@
+package prune
+
+import (
+	"context"
+	"time"
+)
+
+// EndLeasesAfter makes the leases of processes that were killed end earlier.
+func (s *Store) EndLeasesAfter(d time.Duration) *Store {
+	s.lease = d
+	return s
+}
+
+// Await is Await with the leases of the store.
+func (s *Store) Await(ctx context.Context, destination string) error {
+	return s.await(ctx, destination)
+}

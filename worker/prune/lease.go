@@ -1,0 +1,267 @@
+package prune
+
+import (
+	"context"
+	"strings"
+	"sync/atomic"
+	"time"
+
+	"github.com/osism/skopeo-worker/shared/broker"
+	"github.com/osism/skopeo-worker/shared/exit"
+)
+
+const (
+	// leaseFor is how long a process that was killed keeps the plans of its mirror name from
+	// being carried out, and runs to its destination from being published. It counts from when
+	// another process sees the lease, so that clocks need not agree. A process that is alive
+	// renews its lease three times meanwhile.
+	leaseFor = 15 * time.Second
+	// turn is how long a process waits before it asks again.
+	turn = 500 * time.Millisecond
+)
+
+// ErrTaken is returned if another process has begun to carry out a plan meanwhile, or may have.
+var ErrTaken = exit.Unfinished.New("another process carries out this plan")
+
+// Holder is who carries out a plan. Its zero value is nobody.
+type Holder struct {
+	Plan        string `json:"plan"` // its ID
+	Destination string `json:"destination"`
+	By          string `json:"by"`
+	Process     string `json:"process"` // a name that no other process has
+}
+
+// Overlap reports whether one of two destinations, host[:port][/prefix], is below the other, or
+// both are the same.
+func Overlap(a, b string) bool {
+	a, b = strings.TrimSuffix(a, "/")+"/", strings.TrimSuffix(b, "/")+"/"
+	return strings.HasPrefix(a, b) || strings.HasPrefix(b, a)
+}
+
+// observed is a lease as this process has seen it.
+type observed struct {
+	revision uint64
+	since    time.Time
+}
+
+// ended reports whether the lease was not renewed for so long that its holder has ended.
+func (o *observed) ended(revision uint64, after time.Duration) bool {
+	if o.revision != revision || o.since.IsZero() {
+		*o = observed{revision, time.Now()}
+	}
+	return time.Since(o.since) >= after
+}
+
+// Lease is the right to carry out plans of a mirror name. One process has it at a time, and
+// while it does, no run to the destination is published.
+type Lease struct {
+	store   *Store
+	holder  Holder
+	Record  Record // when the lease was taken
+	renewed atomic.Pointer[time.Time]
+	pending bool // a deletion that was not answered
+}
+
+// Take takes the lease of a mirror name for a plan, which may be finished. If another process
+// has it, Take calls waiting with its holder, once, and waits for its end.
+func (s *Store) Take(ctx context.Context, mirror string, h Holder, waiting func(Holder)) (*Lease, error) {
+	l := &Lease{store: s, holder: h}
+	var seen observed
+	for told := false; ; told = true {
+		var other Holder
+		asked := time.Now()
+		err := s.updateState(ctx, mirror, func(st *State, revision uint64) bool {
+			if other = st.Executing; other.Process != "" && !seen.ended(revision, s.lease) {
+				return false
+			}
+			other, st.Executing = Holder{}, h
+			return true
+		})
+		if err != nil {
+			return nil, err
+		}
+		if other.Process == "" {
+			l.renewed.Store(&asked)
+			break
+		}
+		if !told {
+			waiting(other)
+		}
+		if err := sleep(ctx); err != nil {
+			return nil, err
+		}
+	}
+	err := s.updateRecord(ctx, mirror, h.Plan, func(r *Record) bool {
+		if r.Started.IsZero() {
+			r.Started = time.Now().UTC()
+		}
+		r.By = h.By
+		l.Record = *r
+		return true
+	})
+	if err != nil {
+		_ = l.Release(context.WithoutCancel(ctx)) // it ends by itself, too
+		return nil, err
+	}
+	return l, nil
+}
+
+func sleep(ctx context.Context) error {
+	select {
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	case <-time.After(turn):
+		return nil
+	}
+}
+
+// Await returns when no process carries out a plan at the destination; "" is any. It must be
+// called after a run was stored and before anything of it is published: a plan is stopped by a
+// run, and none is begun while there is one.
+func Await(ctx context.Context, b *broker.Broker, destination string) error {
+	s, err := OpenStore(ctx, b)
+	if err != nil {
+		return err
+	}
+	return s.await(ctx, destination)
+}
+
+func (s *Store) await(ctx context.Context, destination string) error {
+	seen := map[string]*observed{}
+	for {
+		states, err := s.states(ctx)
+		if err != nil {
+			return err
+		}
+		free := true
+		for _, st := range states {
+			if st.Executing.Process == "" || destination != "" && !Overlap(st.Executing.Destination, destination) {
+				continue
+			}
+			if seen[st.Mirror] == nil {
+				seen[st.Mirror] = &observed{}
+			}
+			if !seen[st.Mirror].ended(st.revision, s.lease) {
+				free = false
+				continue
+			}
+			err := s.updateState(ctx, st.Mirror, func(now *State, revision uint64) bool {
+				if revision != st.revision {
+					free = false
+					return false
+				}
+				now.Executing = Holder{}
+				return true
+			})
+			if err != nil {
+				return err
+			}
+		}
+		if free {
+			return nil
+		}
+		if err := sleep(ctx); err != nil {
+			return err
+		}
+	}
+}
+
+// renew stores the lease again. It returns ErrTaken if another process has taken it.
+func (l *Lease) renew(ctx context.Context, change func(*State)) error {
+	lost, asked := false, time.Now()
+	err := l.store.updateState(ctx, l.Record.Mirror, func(st *State, _ uint64) bool {
+		if lost = st.Executing != l.holder; lost {
+			return false
+		}
+		change(st)
+		return true
+	})
+	switch {
+	case err != nil:
+		return err
+	case lost:
+		return ErrTaken
+	}
+	l.renewed.Store(&asked)
+	return nil
+}
+
+// held returns ErrTaken if another process may have the lease soon, without a question to the
+// broker.
+func (l *Lease) held() error {
+	if time.Since(*l.renewed.Load()) >= l.store.lease*2/3 {
+		return ErrTaken
+	}
+	return nil
+}
+
+// during sends a deletion, unless another process may have the lease. If ctx ends before the
+// answer, the registry may still be about to delete.
+func (l *Lease) during(ctx context.Context, remove func() error) error {
+	if err := l.held(); err != nil {
+		return err
+	}
+	err := remove()
+	l.pending = err != nil && ctx.Err() != nil
+	return err
+}
+
+// Finish records that the repository at a place of the plan is finished, and what became of its
+// tags.
+func (l *Lease) Finish(ctx context.Context, place int, o Outcome) error {
+	if err := l.held(); err != nil {
+		return err
+	}
+	return l.store.updateRecord(ctx, l.Record.Mirror, l.Record.Plan, func(r *Record) bool {
+		if r.Done.Has(place) {
+			return false
+		}
+		r.Done = r.Done.with(place)
+		r.Outcome.add(o)
+		return true
+	})
+}
+
+// End records that the whole plan is carried out.
+func (l *Lease) End(ctx context.Context) error {
+	return l.store.updateRecord(ctx, l.Record.Mirror, l.Record.Plan, func(r *Record) bool {
+		if !r.Finished.IsZero() {
+			return false
+		}
+		r.Finished = time.Now().UTC()
+		return true
+	})
+}
+
+// Release gives the lease back. If a deletion was not answered, the lease ends by itself later.
+func (l *Lease) Release(ctx context.Context) error {
+	if l.pending {
+		return nil
+	}
+	err := l.renew(ctx, func(st *State) { st.Executing = Holder{} })
+	l.renewed.Store(&time.Time{})
+	return err
+}
+
+// Keep renews the lease until ctx ends, and calls stop if it cannot, or if busy returns an
+// error, which is asked more often.
+func (l *Lease) Keep(ctx context.Context, busy func(context.Context) error, stop func(error)) {
+	asks, renews := time.NewTicker(2*turn), time.NewTicker(l.store.lease/3)
+	defer asks.Stop()
+	defer renews.Stop()
+	for {
+		var err error
+		select {
+		case <-ctx.Done():
+			return
+		case <-asks.C:
+			err = busy(ctx)
+		case <-renews.C:
+			err = l.renew(ctx, func(*State) {})
+		}
+		if err != nil && ctx.Err() == nil {
+			stop(err)
+			return
+		}
+	}
+}

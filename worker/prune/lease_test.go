@@ -1,0 +1,145 @@
+package prune_test
+
+import (
+	"context"
+	"errors"
+	"net/http"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/osism/skopeo-worker/shared/broker"
+	"github.com/osism/skopeo-worker/shared/brokertest"
+	"github.com/osism/skopeo-worker/worker/prune"
+	"github.com/osism/skopeo-worker/worker/registrytest"
+)
+
+func openStore(t *testing.T, b *broker.Broker) *prune.Store {
+	t.Helper()
+	store, err := prune.OpenStore(t.Context(), b)
+	require.NoError(t, err)
+	return store
+}
+
+// take takes the lease of the mirror name "default", which nobody has.
+func take(t *testing.T, store *prune.Store, plan, process string) *prune.Lease {
+	t.Helper()
+	lease, err := store.Take(t.Context(), "default", prune.Holder{Plan: plan, Destination: "registry.example.com/mirror", By: "me", Process: process}, func(h prune.Holder) {
+		t.Errorf("%+v has the lease", h)
+	})
+	require.NoError(t, err)
+	return lease
+}
+
+// TestLease: one process carries out plans of a mirror name at a time, and how far one came is
+// known to the next.
+func TestLease(t *testing.T) {
+	store := openStore(t, brokertest.Embedded(t))
+	lease := take(t, store, "plan", "1")
+	waits, stop := context.WithCancel(t.Context())
+	_, err := store.Take(waits, "default", prune.Holder{Plan: "other", Process: "2"}, func(h prune.Holder) {
+		require.Equal(t, "plan", h.Plan)
+		stop()
+	})
+	require.ErrorIs(t, err, context.Canceled)
+	require.NoError(t, lease.Finish(t.Context(), 9, prune.Outcome{Deleted: 1}))
+	require.NoError(t, lease.Finish(t.Context(), 9, prune.Outcome{Deleted: 1}), "what is finished does not count twice")
+	require.NoError(t, lease.Release(t.Context()))
+	second := take(t, store, "plan", "2")
+	require.True(t, second.Record.Done.Has(9))
+	require.Equal(t, 1, second.Record.Done.Len())
+	require.ErrorIs(t, lease.Finish(t.Context(), 8, prune.Outcome{}), prune.ErrTaken)
+	require.NoError(t, second.End(t.Context()))
+	require.NoError(t, second.Release(t.Context()))
+	third := take(t, store, "plan", "3")
+	require.False(t, third.Record.Finished.IsZero())
+	require.Equal(t, 1, third.Record.Outcome.Deleted)
+	require.False(t, third.Record.Done.Has(8))
+}
+
+// TestKilled: the lease of a process that was killed ends, for the next plan and for runs.
+func TestKilled(t *testing.T) {
+	store := openStore(t, brokertest.Embedded(t)).EndLeasesAfter(2 * time.Second)
+	lease := take(t, store, "plan", "1")
+	require.NoError(t, store.Await(t.Context(), "registry.example.com"))
+	states, err := store.States(t.Context())
+	require.NoError(t, err)
+	require.Equal(t, []prune.State{{Mirror: "default"}}, states)
+	require.ErrorIs(t, lease.Finish(t.Context(), 0, prune.Outcome{}), prune.ErrTaken)
+	require.ErrorIs(t, lease.Release(t.Context()), prune.ErrTaken)
+
+	waited := false
+	take(t, store, "plan", "2")
+	_, err = store.Take(t.Context(), "default", prune.Holder{Plan: "plan", Process: "3"}, func(prune.Holder) { waited = true })
+	require.NoError(t, err)
+	require.True(t, waited)
+}
+
+// TestAwait: a run to the destination, or above or below it, waits until nothing is pruned
+// there.
+func TestAwait(t *testing.T) {
+	b := brokertest.Embedded(t)
+	lease := take(t, openStore(t, b), "plan", "1")
+	for _, destination := range []string{"", "registry.example.com", "registry.example.com/mirror", "registry.example.com/mirror/below"} {
+		ctx, stop := context.WithTimeout(t.Context(), 200*time.Millisecond)
+		require.ErrorIs(t, prune.Await(ctx, b, destination), context.DeadlineExceeded, destination)
+		stop()
+	}
+	for _, destination := range []string{"registry.example.com/mirrors", "registry.example.com:5000/mirror", "registry.example.com/other"} {
+		require.NoError(t, prune.Await(t.Context(), b, destination), destination)
+	}
+	require.NoError(t, lease.Release(t.Context()))
+	require.NoError(t, prune.Await(t.Context(), b, ""))
+}
+
+// TestBusy: an execution ends when a run begins, and goes on later.
+func TestBusy(t *testing.T) {
+	busy := errors.New("a run is under way")
+	s := newSite(t)
+	s.image("old", "old", 31)
+	s.image("older", "older", 41)
+	p := s.plan()
+	store := openStore(t, brokertest.Embedded(t))
+	run := func(x *prune.Execution) (prune.Outcome, error) {
+		lease, err := store.Take(t.Context(), "default", prune.Holder{Plan: p.ID(), Destination: p.Destination, Process: "1"}, nil)
+		require.NoError(t, err)
+		done, failed := x.Run(t.Context(), p, lease)
+		states, err := store.States(t.Context())
+		require.NoError(t, err)
+		require.Zero(t, states[0].Executing, "the lease is given back")
+		return done, failed
+	}
+	x := s.execution()
+	x.Busy = func(context.Context) error { return busy }
+	_, err := run(x)
+	require.ErrorIs(t, err, busy)
+	require.Zero(t, s.to.Count(deletions))
+
+	// Between two deletions.
+	begun := make(chan struct{})
+	var deleted atomic.Bool
+	after := func(r registrytest.Request) bool {
+		if deletions(r) {
+			deleted.Store(true)
+		}
+		return r.Method == http.MethodHead && deleted.Load()
+	}
+	remove := s.to.Inject(registrytest.Fault{Match: after, Gate: begun})
+	x.Busy = func(context.Context) error {
+		if s.to.Count(after) > 0 {
+			return busy
+		}
+		return nil
+	}
+	_, err = run(x)
+	remove()
+	close(begun)
+	require.ErrorIs(t, err, busy)
+	require.Equal(t, 1, s.to.Count(deletions))
+
+	done, err := run(s.execution())
+	require.NoError(t, err)
+	require.Equal(t, prune.Outcome{Deleted: 1, Gone: 1}, done)
+}

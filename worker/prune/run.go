@@ -1,0 +1,59 @@
+package prune
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	"github.com/osism/skopeo-worker/worker/registry"
+)
+
+// Run carries out what is left of a plan, one repository after the other. A repository that
+// fails is left for another execution, unless the registry deletes nothing at all; then the
+// others are, too. The error is ErrUndeleted then. If Busy returns an error, Run stops with it.
+func (x *Execution) Run(ctx context.Context, p Plan, lease *Lease) (Outcome, error) {
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	x.lease = lease
+	all, err := lease.Record.Outcome, x.Busy(ctx)
+	if err == nil {
+		go lease.Keep(ctx, x.Busy, cancel)
+		all, err = x.run(ctx, p, all)
+	}
+	if ctx.Err() != nil {
+		err = context.Cause(ctx)
+	}
+	if err == nil {
+		err = lease.End(ctx)
+	}
+	cancel(nil)
+	if released := lease.Release(context.WithoutCancel(ctx)); err == nil {
+		err = released
+	}
+	return all, err
+}
+
+func (x *Execution) run(ctx context.Context, p Plan, all Outcome) (_ Outcome, failed error) {
+	for i, r := range p.Repositories {
+		if x.lease.Record.Done.Has(i) {
+			continue
+		}
+		done, err := x.Repository(ctx, r)
+		if err == nil {
+			err = x.lease.Finish(context.WithoutCancel(ctx), i, done)
+		}
+		all.add(done)
+		if err == nil && ctx.Err() == nil {
+			continue
+		}
+		if ctx.Err() != nil || errors.Is(err, ErrTaken) {
+			return all, err
+		}
+		x.Log.Error("a repository is not pruned", "repository", r.Repository, "error", err)
+		failed = fmt.Errorf("%w: %s: %w", ErrUndeleted, r.Repository, err)
+		if errors.Is(err, registry.ErrUndeletable) {
+			break
+		}
+	}
+	return all, failed
+}
