@@ -31,6 +31,15 @@ func (c *copying) index(ctx context.Context, pulled, put registry.Manifest, entr
 	return err
 }
 
+// keptIndex returns an index of the source that an earlier copy has kept, if its pulls are
+// limited. Otherwise asking the source again is as cheap as asking for what was kept.
+func (m *Mirror) keptIndex(ctx context.Context, source reference.Repository, digest reference.Digest) (registry.Manifest, bool) {
+	if m.Free(source) {
+		return registry.Manifest{}, false
+	}
+	return m.Indexes.Index(ctx, digest)
+}
+
 // sorted copies entries of an index. What is about its images, and its blobs, are copied
 // beside the images, but after them if the signature policy may reject these. An error in
 // one sort does not end the others: their pulls are spent.
@@ -135,7 +144,7 @@ func (c *copying) blob(ctx context.Context, d registry.Descriptor) error {
 // subset copies what is wanted of the manifest and returns the digest that it has at
 // the destination.
 func (c *copying) subset(ctx context.Context, d registry.Descriptor, wanted platform.Wanted) (reference.Digest, error) {
-	i := item{Descriptor: d, content: c.kept(ctx, d.Digest)}
+	i := item{Descriptor: d, content: c.kept(ctx, d)}
 	if i.content == nil {
 		image, err := c.isImage(ctx, &i.Descriptor)
 		if err == nil && !image {

@@ -99,7 +99,7 @@ func (c *copying) fetch(ctx context.Context, i item) error {
 // index that was kept becomes the content.
 func (c *copying) isForEngine(ctx context.Context, i *item) (bool, error) {
 	if i.content == nil {
-		i.content = c.kept(ctx, i.Digest)
+		i.content = c.kept(ctx, i.Descriptor)
 	}
 	if i.content != nil || i.about || c.mirror.Engine == nil {
 		return false, nil
@@ -109,11 +109,14 @@ func (c *copying) isForEngine(ctx context.Context, i *item) (bool, error) {
 
 // kept returns the manifest if it was just verified, or the index if an earlier copy has kept
 // it, and otherwise nil. An engine pulls images itself.
-func (c *copying) kept(ctx context.Context, digest reference.Digest) *registry.Manifest {
-	if known, ok := c.mirror.verified.get(manifestAt{c.source, digest}); ok && (c.mirror.Engine == nil || known.IsIndex()) {
+func (c *copying) kept(ctx context.Context, d registry.Descriptor) *registry.Manifest {
+	if known, ok := c.mirror.verified.get(manifestAt{c.source, d.Digest}); ok && (c.mirror.Engine == nil || known.IsIndex()) {
 		return &known
 	}
-	index, ok := c.mirror.Indexes.Index(ctx, digest)
+	if kind := types.MediaType(d.MediaType); kind.IsImage() || kind.IsSchema1() {
+		return nil
+	}
+	index, ok := c.mirror.keptIndex(ctx, c.source, d.Digest)
 	if !ok {
 		return nil
 	}

@@ -33,7 +33,7 @@ type Parts struct {
 	// Free reports whether a source does not limit pulls. If so, an image whose tag the
 	// destination was just seen without is pulled, and the destination is not asked first
 	// whether it has parts of it. With an Engine, whose copies in vain cost more, that is so
-	// only if the repository has no tags.
+	// only if the repository has no tags. Indexes is not asked for its indexes.
 	Free func(source reference.Repository) bool
 	// Indexes keeps indexes that could not be copied whole.
 	Indexes Indexes
@@ -62,8 +62,11 @@ func NewComparing(source, destination *registry.Client, listing *listing.Listers
 
 // NewVerifying returns a mirror that only verifies: it must not compare, copy or tag.
 func NewVerifying(source *registry.Client, trust Trust) *Mirror {
-	return &Mirror{Parts: Parts{Registry: source, Trust: trust, Indexes: NoIndexes{}}, verified: newRead()}
+	return &Mirror{Parts: Parts{Registry: source, Trust: trust, Free: unlimited, Indexes: NoIndexes{}}, verified: newRead()}
 }
+
+// unlimited is a Parts.Free.
+func unlimited(reference.Repository) bool { return true }
 
 // Destination returns the client that sends the requests to destinations.
 func (m *Mirror) Destination() *registry.Client { return m.destination }

@@ -1,12 +1,16 @@
 package mirror_test
 
 import (
+	"context"
+	"sync/atomic"
 	"testing"
 
 	"github.com/stretchr/testify/require"
 
 	"github.com/osism/skopeo-worker/shared/reference"
+	"github.com/osism/skopeo-worker/worker/mirror"
 	"github.com/osism/skopeo-worker/worker/platform"
+	"github.com/osism/skopeo-worker/worker/registry"
 	"github.com/osism/skopeo-worker/worker/registrytest"
 )
 
@@ -54,4 +58,31 @@ func TestColdRequests(t *testing.T) {
 	// One image of the second tag was just put and is looked for again, because others delete.
 	require.False(t, bring("2", false))
 	require.Equal(t, []int{2, 1 + readBack/2, 2, 1, 2}, count(), "the list has tags, so a GET confirms that this one is missing")
+}
+
+// askedIndexes counts how often it is asked for an index. It has none.
+type askedIndexes struct {
+	mirror.NoIndexes
+	asked atomic.Int64
+}
+
+func (i *askedIndexes) Index(ctx context.Context, digest reference.Digest) (registry.Manifest, bool) {
+	i.asked.Add(1)
+	return i.NoIndexes.Index(ctx, digest)
+}
+
+// TestAsksForKeptIndexes: the broker is asked only for what may be kept there, and only if that
+// can save a pull which counts.
+func TestAsksForKeptIndexes(t *testing.T) {
+	for free, want := range map[bool]int64{true: 0, false: 1} {
+		p := newPair(t)
+		kept := &askedIndexes{}
+		p.Free, p.Indexes = func(reference.Repository) bool { return free }, kept
+		_, err := p.from.PushIndex(repository, "1", registrytest.MultiPlatform("1", "linux/amd64", "linux/arm64"))
+		require.NoError(t, err)
+		_, err = p.mirror(t, "1")
+		require.NoError(t, err)
+		p.same(t, "1")
+		require.Equal(t, want, kept.asked.Load(), "free: %t; an index, two images and an attestation of each", free)
+	}
 }

@@ -42,7 +42,7 @@ func (m *Mirror) Verify(ctx context.Context, source reference.Repository, digest
 		if known, ok := m.verified.get(manifestAt{source, digest}); ok {
 			return known, nil
 		}
-		if index, ok := m.Indexes.Index(ctx, digest); ok {
+		if index, ok := m.keptIndex(ctx, source, digest); ok {
 			return index, nil
 		}
 		pulled, err := c.pull(ctx, digest)
