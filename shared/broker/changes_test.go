@@ -170,3 +170,37 @@ func TestDelete(t *testing.T) {
 	require.Error(t, err)
 	require.NotErrorIs(t, err, jetstream.ErrMsgNotFound)
 }
+
+// TestEmbeddedAliens: a message whose header looks like an answer of the embedded broker is read
+// as it is.
+func TestEmbeddedAliens(t *testing.T) {
+	b := brokertest.Embedded(t)
+	for i, header := range []nats.Header{
+		{"A": {"b"}}, {"Status": {"404"}, "Description": {"Message Not Found"}}, {"Status": {"503"}},
+		{jetstream.StreamHeader: {"X"}, jetstream.SubjectHeader: {"mirror.other"}, jetstream.SequenceHeader: {"7000"}, jetstream.TimeStampHeaer: {"never"}},
+	} {
+		m := nats.NewMsg(fmt.Sprintf("mirror.failed.%d", i))
+		m.Header, m.Data = header, []byte("data")
+		ack, err := b.JS.PublishMsg(t.Context(), m)
+		require.NoError(t, err)
+		for _, read := range []func() (*jetstream.RawStreamMsg, error){
+			func() (*jetstream.RawStreamMsg, error) { return b.Last(t.Context(), broker.StreamName, m.Subject) },
+			func() (*jetstream.RawStreamMsg, error) {
+				return b.Next(t.Context(), broker.StreamName, "mirror.failed.>", ack.Sequence)
+			},
+		} {
+			got, err := read()
+			require.NoError(t, err)
+			require.Equal(t, m.Subject, got.Subject)
+			require.Equal(t, ack.Sequence, got.Sequence)
+			require.Equal(t, header, got.Header)
+			require.Equal(t, "data", string(got.Data))
+			require.WithinDuration(t, time.Now(), got.Time, time.Minute)
+		}
+	}
+	_, err := b.Last(t.Context(), broker.StreamName, "mirror.failed.none")
+	require.ErrorIs(t, err, jetstream.ErrMsgNotFound)
+	_, err = b.Last(t.Context(), "none", "mirror.failed.none")
+	require.Error(t, err)
+	require.NotErrorIs(t, err, jetstream.ErrMsgNotFound)
+}

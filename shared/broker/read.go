@@ -40,6 +40,12 @@ func (b *Broker) get(ctx context.Context, stream, subject string, which map[stri
 	if err != nil {
 		return nil, err
 	}
+	if b.Embedded() {
+		m, err := b.getDirect(ctx, stream, request)
+		if err == nil || errors.Is(err, jetstream.ErrMsgNotFound) {
+			return m, err
+		}
+	}
 	var answer struct {
 		Error   *jetstream.APIError `json:"error"`
 		Message struct {
@@ -69,6 +75,37 @@ func (b *Broker) get(ctx context.Context, stream, subject string, which map[stri
 		header = nil
 	}
 	return &jetstream.RawStreamMsg{Subject: m.Subject, Sequence: m.Sequence, Header: header, Data: m.Data, Time: m.Time}, nil
+}
+
+// getDirect is get by the stream's direct access, which takes a third of the CPU time. The
+// embedded broker has no replica that could be behind. It fails if it is not certain which
+// message the answer is.
+func (b *Broker) getDirect(ctx context.Context, stream string, request []byte) (*jetstream.RawStreamMsg, error) {
+	answer, err := b.Conn.RequestWithContext(ctx, jetstream.DefaultAPIPrefix+"DIRECT.GET."+stream, request)
+	switch {
+	case err != nil:
+		return nil, err
+	case answer.Header.Get(jetstream.StreamHeader) == "" && answer.Header.Get(headerStatus) == statusNone:
+		return nil, jetstream.ErrMsgNotFound
+	}
+	m, err := direct(answer)
+	if err == nil {
+		m.Header = stored(answer.Header)
+	}
+	return m, err
+}
+
+// stored returns the header that a message has in its stream, without what the server has
+// appended.
+func stored(answer nats.Header) nats.Header {
+	for _, name := range []string{jetstream.StreamHeader, jetstream.SubjectHeader, jetstream.SequenceHeader, jetstream.TimeStampHeaer} {
+		if own := answer[name]; len(own) > 1 {
+			answer[name] = own[:len(own)-1]
+		} else {
+			delete(answer, name)
+		}
+	}
+	return answer
 }
 
 // Delete deletes a message of the stream. It returns jetstream.ErrMsgNotFound if the
