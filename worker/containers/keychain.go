@@ -32,6 +32,10 @@ const (
 	// read again. If a registry refuses the credentials, they are read again at once.
 	answersFor = 5 * time.Second
 
+	// stampsFor is how long the files are not looked at again: Find is called twice for each
+	// request, and looked at four files each time.
+	stampsFor = time.Second
+
 	// maxMemo bounds how many repositories have their credentials remembered. A list has some
 	// hundreds.
 	maxMemo = 4096
@@ -53,8 +57,8 @@ func (c Credential) Anonymous() bool {
 }
 
 // Keychain finds credentials in the files and with the helpers of containers-auth.json(5) and
-// containers-registries.conf(5). Changes of a file take effect at once, those of a helper's
-// answer within 10 seconds or when Forget is called. A registry of a cloud for which they have
+// containers-registries.conf(5). Changes of a file take effect within a second, those of a
+// helper's answer within 10 seconds, both at once when Forget is called. A registry of a cloud for which they have
 // nothing gets the login of this process there. A Keychain is safe for concurrent use.
 type Keychain struct {
 	clouds  *cloud.Logins
@@ -67,6 +71,7 @@ type Keychain struct {
 	keys    map[string]string  // of found, by repository
 	found   map[string]finding // by normalized repository
 	answers map[question]answer
+	looked  looked
 }
 
 // finding is the result of a search, with its time and the state of the files.
@@ -75,6 +80,12 @@ type finding struct {
 	err        error
 	at         time.Time
 	files      []stamp
+}
+
+// looked are the stamps of the files, and when they were taken.
+type looked struct {
+	files []stamp
+	at    time.Time
 }
 
 // question identifies an answer of a helper.
@@ -194,6 +205,7 @@ func (k *Keychain) Forget(repository string) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	delete(k.found, key)
+	k.looked = looked{}
 	for asked := range k.answers {
 		if asked.registry == registryOf(key) {
 			delete(k.answers, asked)

@@ -137,11 +137,13 @@ func TestScopes(t *testing.T) {
 	}
 	write(t, path, auths(entry("docker.io/osism", "osism-on-hub"), entry("docker.io", "hub2")))
 	require.NoError(t, os.Chtimes(path, time.Time{}, time.Now().Add(time.Hour)))
+	k.SetClock(func() time.Time { return time.Now().Add(time.Minute) })
 	require.Equal(t, "osism-on-hub", user(t, k, "docker.io/osism/x"), "the file is read again")
 	require.Equal(t, "hub2", user(t, k, "docker.io/library/nginx"))
 }
 
-// TestChangedFiles: they take effect at once, however they are replaced.
+// TestChangedFiles: they take effect within a second, or when a registry refuses what they had,
+// however they are replaced.
 func TestChangedFiles(t *testing.T) {
 	dir := isolate(t)
 	for name, replace := range map[string]func(path, content string){
@@ -164,10 +166,16 @@ func TestChangedFiles(t *testing.T) {
 			path := filepath.Join(t.TempDir(), "auth.json")
 			t.Setenv("REGISTRY_AUTH_FILE", path)
 			replace(path, auths(entry("quay.io", "before")))
-			k := containers.New(cloud.New())
+			k, now := containers.New(cloud.New()), time.Now()
+			k.SetClock(func() time.Time { return now })
 			require.Equal(t, "before", user(t, k, "quay.io/a"))
 			replace(path, auths(entry("quay.io", "and after")))
+			require.Equal(t, "before", user(t, k, "quay.io/a"))
+			now = now.Add(time.Second)
 			require.Equal(t, "and after", user(t, k, "quay.io/a"))
+			replace(path, auths(entry("quay.io", "and afterwards")))
+			k.Forget("quay.io/a")
+			require.Equal(t, "and afterwards", user(t, k, "quay.io/a"))
 		})
 	}
 }

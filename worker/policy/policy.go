@@ -2,12 +2,14 @@
 package policy
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
 	"io/fs"
 	"os"
 	"os/user"
 	"path/filepath"
+	"sync"
 	"syscall"
 
 	"github.com/osism/skopeo-worker/shared/exit"
@@ -96,6 +98,30 @@ type Policy struct {
 	Text []byte
 }
 
+// parsed is what Load has parsed last: it is called for each manifest.
+var parsed last
+
+// last is a text of a policy, and whether it may reject an image.
+type last struct {
+	mu     sync.Mutex
+	text   []byte
+	strict bool
+}
+
+// isStrict is Policy.isStrict.
+func (l *last) isStrict(p Policy) (bool, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.text != nil && bytes.Equal(l.text, p.Text) {
+		return l.strict, nil
+	}
+	strict, err := p.isStrict()
+	if err == nil {
+		l.text, l.strict = p.Text, strict
+	}
+	return strict, err
+}
+
 // Load returns the policy that Find finds, or the zero value if it accepts any image. Its
 // error is ErrUnreadable, or ErrUnenforceable if this program cannot check what the policy
 // requires.
@@ -109,7 +135,7 @@ func Load(root string) (Policy, error) {
 		return Policy{}, fmt.Errorf("%w: %w", ErrUnreadable, err)
 	}
 	p := Policy{path, text}
-	strict, err := p.isStrict()
+	strict, err := parsed.isStrict(p)
 	if err != nil {
 		return Policy{}, fmt.Errorf("%w: %s: %w", ErrUnreadable, path, err)
 	}
