@@ -2,28 +2,19 @@ package plan
 
 import (
 	"context"
-	"crypto/sha256"
-	"encoding/hex"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"slices"
 	"strings"
 	"time"
 
-	"github.com/nats-io/nats.go/jetstream"
-
 	"github.com/osism/skopeo-worker/planner/list"
 	"github.com/osism/skopeo-worker/shared/broker"
 	"github.com/osism/skopeo-worker/shared/exit"
-	"github.com/osism/skopeo-worker/shared/message"
 	"github.com/osism/skopeo-worker/shared/reference"
 	"github.com/osism/skopeo-worker/worker/listing"
 	"github.com/osism/skopeo-worker/worker/outcome"
 )
-
-// namespaceBucket holds what namespaces last had.
-const namespaceBucket = "mirror_namespaces"
 
 // maxNamed bounds how many repositories a warning names.
 const maxNamed = 5
@@ -52,18 +43,6 @@ type Namespaces struct {
 	noted map[string]namespaceNote // by key, to be remembered
 }
 
-// namespaceNote is what a namespace had, and when.
-type namespaceNote struct {
-	Namespace    string                 `json:"namespace"`
-	Repositories []reference.Repository `json:"repositories"`
-	Listed       time.Time              `json:"listed"`
-}
-
-func namespaceKey(name string, n list.Namespace) string {
-	sum := sha256.Sum256([]byte(n.Namespace.String()))
-	return name + "." + hex.EncodeToString(sum[:16])
-}
-
 // Expand returns the list with the repositories of its namespaces. What is unusual about
 // them is among the warnings of the list. The error is ErrNamespace, ErrFewRepositories, or
 // of the broker.
@@ -77,10 +56,11 @@ func (x *Namespaces) Expand(ctx context.Context, l list.List) (list.List, error)
 	kept := map[string]bool{}                  // notes that stay as they are, by key
 	var warnings []string
 	for _, n := range l.Namespaces {
-		last, err := lastOf(ctx, kv, namespaceKey(x.Name, n), n)
+		last, err := readNote(ctx, kv, namespaceKey(x.Name, n), n)
 		if err != nil {
 			return l, err
 		}
+		last.Repositories = of(n, last.Repositories)
 		found, err := x.Lister.List(ctx, n.Namespace)
 		if ctx.Err() != nil {
 			return l, ctx.Err()
@@ -102,55 +82,12 @@ func (x *Namespaces) Expand(ctx context.Context, l list.List) (list.List, error)
 		if kept[key] = kept[key] || !slices.Equal(used, now); kept[key] {
 			delete(x.noted, key)
 		} else {
-			x.noted[key] = namespaceNote{n.Namespace.String(), found.Found, time.Now().UTC()}
+			x.noted[key] = namespaceNote{Namespace: n.Namespace.String(), Repositories: found.Found, Listed: time.Now().UTC()}
 		}
 	}
 	expanded := l.Expand(func(n list.Namespace) []reference.Repository { return chosen[n.Line] })
 	expanded.Warnings = append(expanded.Warnings, warnings...)
 	return expanded, nil
-}
-
-// Remember stores what the namespaces have, once the plan is published. If it fails, the next
-// plan compares with an older one.
-func (x *Namespaces) Remember(ctx context.Context) error {
-	kv, err := x.bucket(ctx)
-	if err != nil {
-		return err
-	}
-	for key, note := range x.noted {
-		data, err := json.Marshal(note)
-		if err != nil {
-			return err
-		}
-		if len(data) > message.MaxSize {
-			continue // some 10,000 repositories; it is then not compared
-		}
-		if _, err := kv.Put(ctx, key, data); err != nil {
-			return fmt.Errorf("remembering the repositories of %s: %w", note.Namespace, err)
-		}
-	}
-	return nil
-}
-
-func (x *Namespaces) bucket(ctx context.Context) (jetstream.KeyValue, error) {
-	return x.Broker.Bucket(ctx, jetstream.KeyValueConfig{Bucket: namespaceBucket, Description: "skopeo-worker: repositories of namespaces when they were last planned"})
-}
-
-// lastOf returns what the entry chose when its namespace was last planned.
-func lastOf(ctx context.Context, kv jetstream.KeyValue, key string, n list.Namespace) (namespaceNote, error) {
-	entry, err := kv.Get(ctx, key)
-	if errors.Is(err, jetstream.ErrKeyNotFound) {
-		return namespaceNote{}, nil
-	}
-	if err != nil {
-		return namespaceNote{}, fmt.Errorf("reading what %s had: %w", n.Text, err)
-	}
-	var note namespaceNote
-	if json.Unmarshal(entry.Value(), &note) != nil || note.Namespace != n.Namespace.String() {
-		return namespaceNote{}, nil // another program has put it there
-	}
-	note.Repositories = of(n, note.Repositories)
-	return note, nil
 }
 
 // of returns the repositories that an entry chooses.
@@ -184,9 +121,13 @@ func weigh(n list.Namespace, last namespaceNote, now []reference.Repository, fai
 	case n.Min == 0 && 2*len(now) < had:
 		return []string{fmt.Sprintf("it lists only %d repositories; %s; set min_repositories to accept fewer", len(now), instead)}, union(last.Repositories, now), nil
 	}
+	listed := map[reference.Repository]bool{}
+	for _, r := range now {
+		listed[r] = true
+	}
 	var gone []reference.Repository
 	for _, r := range last.Repositories {
-		if !slices.Contains(now, r) {
+		if !listed[r] {
 			gone = append(gone, r)
 		}
 	}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strings"
 	"testing"
 
 	"github.com/stretchr/testify/require"
@@ -122,4 +123,49 @@ func TestNamespaces(t *testing.T) {
 	names, _, err = expand(both)
 	require.NoError(t, err)
 	require.Len(t, names, 18)
+}
+
+// TestLargeNamespace: what was listed is remembered, however much it is, and replaced as a whole.
+func TestLargeNamespace(t *testing.T) {
+	dest, err := reference.ParseDestination("registry.example.com/mirror")
+	require.NoError(t, err)
+	u := &upstream{}
+	x := &Namespaces{Broker: brokertest.Embedded(t), Name: "nightly", Lister: u}
+	expand := func() list.List {
+		l, err := list.Parse([]byte("containers: [quay.io/team/*]"), "s", dest, selection.Selection{})
+		require.NoError(t, err)
+		l, err = x.Expand(t.Context(), l)
+		require.NoError(t, err)
+		require.NoError(t, x.Remember(t.Context()))
+		return l
+	}
+	long := strings.Repeat("x", 200)
+	for _, n := range []int{5_000, 9_000, 6_000} {
+		u.err, u.names = nil, nil
+		for i := range n {
+			u.names = append(u.names, fmt.Sprintf("%s-%d-%d", long, n, i))
+		}
+		require.Len(t, expand().Entries, n)
+		u.err = errors.New("no route")
+		l := expand()
+		require.Len(t, l.Entries, n)
+		require.Regexp(t, fmt.Sprintf(`no route; the %d repositories of`, n), l.Warnings[0])
+	}
+
+	kv, err := x.bucket(t.Context())
+	require.NoError(t, err)
+	keys, err := kv.Keys(t.Context())
+	require.NoError(t, err)
+	require.Len(t, keys, 3, "no page of an older note is left")
+
+	// A note that lacks a page is none: half of a namespace would look like a namespace.
+	for _, key := range keys {
+		if strings.HasSuffix(key, ".a.1") {
+			require.NoError(t, kv.Delete(t.Context(), key))
+		}
+	}
+	l, err := list.Parse([]byte("containers: [quay.io/team/*]"), "s", dest, selection.Selection{})
+	require.NoError(t, err)
+	_, err = x.Expand(t.Context(), l)
+	require.ErrorIs(t, err, ErrNamespace)
 }

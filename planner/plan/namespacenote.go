@@ -1,0 +1,188 @@
+package plan
+
+import (
+	"context"
+	"crypto/rand"
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"strconv"
+	"time"
+
+	"github.com/nats-io/nats.go/jetstream"
+
+	"github.com/osism/skopeo-worker/planner/list"
+	"github.com/osism/skopeo-worker/shared/message"
+	"github.com/osism/skopeo-worker/shared/reference"
+)
+
+const (
+	// namespaceBucket holds what namespaces last had.
+	namespaceBucket = "mirror_namespaces"
+	// maxNoted bounds the names of repositories in one entry of the bucket, in bytes. The rest of
+	// message.MaxSize is for the other fields.
+	maxNoted = message.MaxSize - 4<<10
+)
+
+// namespaceNote is what a namespace had, and when. Repositories that are too many for one entry
+// of the bucket are continued in further entries, the pages.
+type namespaceNote struct {
+	Namespace    string                 `json:"namespace"`
+	Repositories []reference.Repository `json:"repositories"`
+	Listed       time.Time              `json:"listed"`
+	Pages        int                    `json:"pages,omitzero"`
+	Version      string                 `json:"version,omitzero"` // that the pages have, too
+	Second       bool                   `json:"second,omitzero"`  // which of two sets of keys the pages have
+}
+
+// namespacePage continues a note.
+type namespacePage struct {
+	Version      string                 `json:"version"`
+	Repositories []reference.Repository `json:"repositories"`
+}
+
+// page returns the key of a page. Notes use two sets of keys in turn, so that a note stays whole
+// while the next one is written, and the broker need not remember ever more deleted keys.
+func (n namespaceNote) page(key string, i int) string {
+	set := "a"
+	if n.Second {
+		set = "b"
+	}
+	return key + "." + set + "." + strconv.Itoa(i)
+}
+
+func namespaceKey(name string, n list.Namespace) string {
+	sum := sha256.Sum256([]byte(n.Namespace.String()))
+	return name + "." + hex.EncodeToString(sum[:16])
+}
+
+func (x *Namespaces) bucket(ctx context.Context) (jetstream.KeyValue, error) {
+	return x.Broker.Bucket(ctx, jetstream.KeyValueConfig{Bucket: namespaceBucket, Description: "skopeo-worker: repositories of namespaces when they were last planned"})
+}
+
+// Remember stores what the namespaces have, once the plan is published. If it fails, the next
+// plan compares with an older one.
+func (x *Namespaces) Remember(ctx context.Context) error {
+	kv, err := x.bucket(ctx)
+	if err != nil {
+		return err
+	}
+	for key, note := range x.noted {
+		if err := writeNote(ctx, kv, key, note, maxNoted); err != nil {
+			return fmt.Errorf("remembering the repositories of %s: %w", note.Namespace, err)
+		}
+	}
+	return nil
+}
+
+// writeNote replaces a note. The pages come first and those of the last note go last, so that
+// there is a whole note at every moment.
+func writeNote(ctx context.Context, kv jetstream.KeyValue, key string, note namespaceNote, limit int) error {
+	last, err := readHead(ctx, kv, key)
+	if err != nil {
+		return err
+	}
+	parts := paged(note.Repositories, limit)
+	if note.Repositories, note.Pages = parts[0], len(parts)-1; note.Pages > 0 {
+		note.Version, note.Second = rand.Text(), !last.Second
+	}
+	for i, part := range parts[1:] {
+		if err := put(ctx, kv, note.page(key, i), namespacePage{note.Version, part}); err != nil {
+			return err
+		}
+	}
+	if err := put(ctx, kv, key, note); err != nil {
+		return err
+	}
+	for i := range last.Pages {
+		if err := kv.Purge(ctx, last.page(key, i)); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func put(ctx context.Context, kv jetstream.KeyValue, key string, value any) error {
+	data, err := json.Marshal(value)
+	if err == nil {
+		_, err = kv.Put(ctx, key, data)
+	}
+	return err
+}
+
+// paged splits repositories so that each part takes at most limit bytes of JSON. There is at
+// least one part.
+func paged(all []reference.Repository, limit int) [][]reference.Repository {
+	parts, size := [][]reference.Repository{nil}, 0
+	for _, r := range all {
+		bytes := len(`"",`) + len(r.String())
+		if size += bytes; size > limit {
+			parts, size = append(parts, nil), bytes
+		}
+		last := &parts[len(parts)-1]
+		*last = append(*last, r)
+	}
+	return parts
+}
+
+// readNote returns what a namespace had when it was last planned. Nothing is known of it if there
+// is no note, or if the note is damaged.
+func readNote(ctx context.Context, kv jetstream.KeyValue, key string, n list.Namespace) (namespaceNote, error) {
+	for {
+		note, err := readHead(ctx, kv, key)
+		if err != nil || note.Namespace != n.Namespace.String() {
+			return namespaceNote{}, err
+		}
+		rest, err := readPages(ctx, kv, key, note)
+		if err != nil {
+			return namespaceNote{}, err
+		}
+		if rest != nil || note.Pages == 0 {
+			note.Repositories = append(note.Repositories, rest...)
+			return note, nil
+		}
+		// Another planner may have replaced the note meanwhile.
+		if now, err := readHead(ctx, kv, key); err != nil || now.Version == note.Version {
+			return namespaceNote{}, err
+		}
+	}
+}
+
+// readHead returns a note without its pages; a zero one if there is none, or what another program
+// has put there.
+func readHead(ctx context.Context, kv jetstream.KeyValue, key string) (namespaceNote, error) {
+	var note namespaceNote
+	entry, err := kv.Get(ctx, key)
+	if errors.Is(err, jetstream.ErrKeyNotFound) {
+		return note, nil
+	}
+	if err != nil {
+		return note, fmt.Errorf("reading what a namespace had: %w", err)
+	}
+	if json.Unmarshal(entry.Value(), &note) != nil {
+		return namespaceNote{}, nil
+	}
+	return note, nil
+}
+
+// readPages returns the repositories in the pages of a note; nil if one is missing, or is that of another note.
+func readPages(ctx context.Context, kv jetstream.KeyValue, key string, note namespaceNote) ([]reference.Repository, error) {
+	var all []reference.Repository
+	for i := range note.Pages {
+		entry, err := kv.Get(ctx, note.page(key, i))
+		if errors.Is(err, jetstream.ErrKeyNotFound) {
+			return nil, nil
+		}
+		if err != nil {
+			return nil, fmt.Errorf("reading what a namespace had: %w", err)
+		}
+		var page namespacePage
+		if json.Unmarshal(entry.Value(), &page) != nil || page.Version != note.Version {
+			return nil, nil
+		}
+		all = append(all, page.Repositories...)
+	}
+	return all, nil
+}
