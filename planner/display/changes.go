@@ -19,6 +19,9 @@ func Changes(w io.Writer, run string, changes []change.Change, more int, screen 
 	for _, c := range changes {
 		counts[c.Kind()]++
 		from, to := brief(c.From.String()), brief(c.To.String())
+		if c.Kind() == change.Kept {
+			to = "not " + brief(c.Refused.String())
+		}
 		rows = append(rows, []string{string(c.Kind()), printable(c.Image()), from, to, size(c.Bytes), moment(c.At)})
 	}
 	p.table(0, []column{text("CHANGE"), names("IMAGE"), text("FROM"), text("TO"), number("BYTES"), text("AT")}, rows)

@@ -28,4 +28,10 @@ func TestChanges(t *testing.T) {
 	require.Regexp(t, `^vanished +quay.io/a/b:3 +- +- `, lines[3])
 	require.Equal(t, "and 7 more", lines[4])
 	require.Equal(t, "Run r: 1 new, 1 moved, 1 vanished.", lines[6])
+
+	out.Reset()
+	kept := of("4", one, reference.Digest{})
+	kept.Refused = two
+	Changes(&out, "r", []change.Change{kept}, 0, Screen{})
+	require.Regexp(t, `\nkept +quay.io/a/b:4 +sha256:6b86b273ff34 +not sha256:d4735e3a265e `, out.String())
 }

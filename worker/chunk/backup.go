@@ -41,9 +41,15 @@ func (e *execution) backUp(ctx context.Context, j *compare.Job, image message.Im
 	}
 	isName := func(b compare.Backup) bool { return b.Name == name }
 	taken, err := e.mirror.Tagged(e.work, to, name)
-	switch foreign := !taken.IsZero() && !slices.ContainsFunc(backups, isName); {
-	case err != nil:
-		return err
+	if err != nil {
+		return fmt.Errorf("look up the backup of %s: %w", tag, err)
+	}
+	if listed, err := e.isAtSource(j.Entry, name); err != nil {
+		return fmt.Errorf("look up the backup of %s: %w", tag, err)
+	} else if listed && taken != had {
+		return fmt.Errorf("%w: the source has the tag %s; change BACKUP_TAG or backup", errBackupTaken, name)
+	}
+	switch foreign := !taken.IsZero() && !slices.Contains(backups, compare.Backup{Name: name, Digest: taken}); {
 	case foreign && taken == had: // it is kept there, under a tag that is not ours to delete
 		return nil
 	case foreign:
@@ -55,11 +61,21 @@ func (e *execution) backUp(ctx context.Context, j *compare.Job, image message.Im
 		return nil
 	}
 	if err != nil {
-		return err
+		return fmt.Errorf("make a backup of %s: %w", tag, err)
 	}
 	e.log.Info("kept what a tag had under another tag", "tag", to.String()+":"+tag.String(), "backup", name, "digest", had)
 	backups = append(slices.DeleteFunc(slices.Clone(backups), isName), compare.Backup{Name: name, Digest: had})
 	return e.worker.Notes.NoteBackups(ctx, to, tag, backups)
+}
+
+// isAtSource reports whether the source of an entry has a tag that a backup has the name of: then
+// it is that of the source, which the destination may have as such.
+func (e *execution) isAtSource(r message.Repository, name reference.Tag) (bool, error) {
+	_, err := e.mirror.Registry.Head(e.work, r.Source, name)
+	if errors.Is(err, registry.ErrNotFound) {
+		return false, nil
+	}
+	return err == nil, err
 }
 
 // backsUp reports whether there are backups of an image's tag.
@@ -85,7 +101,11 @@ func (e *execution) expireBackups(ctx context.Context, j *compare.Job, image mes
 	}
 	for len(backups) > j.Entry.Selection.Backup.Keep {
 		at, err := e.mirror.Tagged(e.work, to, backups[0].Name)
-		if err == nil && at == backups[0].Digest { // otherwise it is gone, or is not a backup any more
+		listed := false
+		if err == nil && at == backups[0].Digest {
+			listed, err = e.isAtSource(j.Entry, backups[0].Name)
+		}
+		if err == nil && at == backups[0].Digest && !listed { // otherwise it is gone, or is not a backup any more
 			err = e.mirror.Destination().DeleteTag(e.work, to, backups[0].Name)
 		}
 		if err != nil && !errors.Is(err, registry.ErrNotFound) {

@@ -1,6 +1,7 @@
 package chunk
 
 import (
+	"fmt"
 	"net/http"
 	"testing"
 	"time"
@@ -136,6 +137,52 @@ func TestBackupsOutliveFailures(t *testing.T) {
 	at, err := b.to.Digest(destination, "latest-old")
 	require.NoError(t, err)
 	require.Equal(t, other, at)
+}
+
+// TestBackupsAndTagsOfTheSource: a tag that the source has, too, is not a backup: none takes its
+// place, and it is not deleted as an old one.
+func TestBackupsAndTagsOfTheSource(t *testing.T) {
+	for name, template := range map[string]string{"one name": "{tag}-old", "a name for each": "{tag}-{digest}"} {
+		for _, same := range []bool{true, false} {
+			t.Run(fmt.Sprint(name, ", the digest of the backup: ", same), func(t *testing.T) {
+				b := newHarness(t)
+				entry := b.entry("")
+				entry.Selection = selection.Selection{Backup: selection.Backup{Template: template, Keep: 1}}.Pointer()
+				deliver := func() run.Tally {
+					t.Helper()
+					b.deliver(t, Delivery{Chunk: b.chunk(entry), Fresh: true})
+					return b.images
+				}
+				b.move(t, "latest", "one")
+				deliver()
+				one, err := b.to.Digest(destination, "latest")
+				require.NoError(t, err)
+				b.move(t, "latest", "two")
+				deliver()
+				backup := map[string]string{"{tag}-old": "latest-old", "{tag}-{digest}": "latest-" + reference.MustDigest(one).Hex()[:12]}[template]
+				if same {
+					require.NoError(t, b.from.Tag(repository, backup, one))
+				} else {
+					b.move(t, backup, "another")
+				}
+				deliver()
+				own, err := b.from.Digest(repository, backup)
+				require.NoError(t, err)
+				for _, version := range []string{"three", "four"} {
+					b.move(t, "latest", version)
+					images := deliver()
+					at, err := b.to.Digest(destination, backup)
+					require.NoError(t, err)
+					require.Equal(t, own, at)
+					if template == "{tag}-old" {
+						require.Equal(t, 1, images.Failed, "there is no name for the backup")
+					} else {
+						require.Zero(t, images.Failed)
+					}
+				}
+			})
+		}
+	}
 }
 
 // TestBackupOfWhatIsThereNow: the backup is of what the tag has when it is replaced, which may be

@@ -8,6 +8,7 @@ import (
 
 	"github.com/osism/skopeo-worker/shared/change"
 	"github.com/osism/skopeo-worker/shared/message"
+	"github.com/osism/skopeo-worker/shared/reference"
 	"github.com/osism/skopeo-worker/shared/run"
 	"github.com/osism/skopeo-worker/shared/selection"
 	"github.com/osism/skopeo-worker/worker/registrytest"
@@ -144,4 +145,20 @@ func TestImmutableAndMinAge(t *testing.T) {
 	b.HeldTags = nil
 	require.Empty(t, b.deliver(t, Delivery{Chunk: b.chunk(entry), Fresh: true}).Left)
 	require.Equal(t, run.Tally{Total: 1, Kept: 1}, b.images)
+}
+
+// TestImmutableOfAnotherSource: what was mirrored from one source says nothing about another one
+// that is mirrored to the same place.
+func TestImmutableOfAnotherSource(t *testing.T) {
+	b := newHarness(t)
+	b.move(t, "1.0", "one")
+	require.Empty(t, b.deliver(t, Delivery{Chunk: b.chunk(b.releases()), Fresh: true}).Left)
+	other := b.releases()
+	other.Source = reference.MustRepository(b.from.Host() + "/another")
+	_, err := b.from.PushImage("another", "1.0", registrytest.Image{Version: "another"})
+	require.NoError(t, err)
+	for range 2 {
+		require.Empty(t, b.deliver(t, Delivery{Chunk: b.chunk(other), Fresh: true}).Left)
+		require.Equal(t, run.Tally{Total: 1, Kept: 1}, b.images)
+	}
 }

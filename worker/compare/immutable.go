@@ -17,8 +17,9 @@ var ErrImmutable = errors.New("the source has moved an immutable tag")
 
 // Held is what a destination has under an immutable tag.
 type Held struct {
-	Source reference.Digest // that was mirrored
-	At     reference.Digest // that it has at the destination
+	From   reference.Repository // the source
+	Source reference.Digest     // that was mirrored
+	At     reference.Digest     // that it has at the destination
 	// Fresh says that the destination need not be asked whether it still has it.
 	Fresh bool
 }
@@ -79,7 +80,7 @@ func (c *Comparer) fixed(ctx context.Context, r message.Repository) (map[referen
 	held, err := c.heldAt(ctx, r.Destination)
 	digests := map[reference.Tag]reference.Digest{}
 	for tag, h := range held {
-		if h.Fresh && c.IsImmutable(r, message.Image{Tag: tag}) {
+		if h.Fresh && h.From == r.Source && c.IsImmutable(r, message.Image{Tag: tag}) {
 			digests[tag] = h.Source
 		}
 	}
@@ -91,7 +92,7 @@ func (c *Comparer) Saw(r message.Repository, i message.Image, at reference.Diges
 	c.immutables.mu.Lock()
 	defer c.immutables.mu.Unlock()
 	tags := c.immutables.seen[r.Destination]
-	set(&tags, DestinationTag(i), Held{Source: i.Digest, At: at})
+	set(&tags, DestinationTag(i), Held{From: r.Source, Source: i.Digest, At: at})
 	set(&c.immutables.seen, r.Destination, tags)
 }
 
@@ -117,6 +118,7 @@ func (c *Comparer) hold(ctx context.Context, wishes []wish) (others []wish, sett
 			return nil, nil, err
 		}
 		h, known := held[DestinationTag(w.image)]
+		known = known && h.From == w.entry.Source // another source had the destination before
 		if known && h.Fresh && h.Source == w.image.Digest {
 			*w.found = tagged{digest: h.At, current: true, held: true}
 			continue

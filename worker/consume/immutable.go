@@ -27,6 +27,7 @@ const (
 // heldTags is the note about a destination. Tags that do not fit are asked for in each run.
 type heldTags struct {
 	Destination reference.Repository       `json:"destination"`
+	From        reference.Repository       `json:"from"` // the source of all of them
 	Tags        map[reference.Tag]*heldTag `json:"tags"`
 }
 
@@ -55,12 +56,13 @@ func (n *Notes) Held(ctx context.Context, destination reference.Repository) (map
 	err := n.retry(ctx, func(ctx context.Context) error {
 		entry, err := n.get(ctx, n.held, heldKey(destination))
 		found = map[reference.Tag]compare.Held{}
-		for tag, h := range parseHeld(entry, destination).Tags {
+		note := parseHeld(entry, destination)
+		for tag, h := range note.Tags {
 			at := h.At
 			if at.IsZero() {
 				at = h.Source
 			}
-			found[tag] = compare.Held{Source: h.Source, At: at, Fresh: time.Since(time.Unix(h.Since, 0)) < heldFor}
+			found[tag] = compare.Held{From: note.From, Source: h.Source, At: at, Fresh: time.Since(time.Unix(h.Since, 0)) < heldFor}
 		}
 		return err
 	})
@@ -73,10 +75,10 @@ func (n *Notes) NoteHeld(ctx context.Context, destination reference.Repository, 
 		_, err := broker.Update(ctx, n.held, heldKey(destination), func(last jetstream.KeyValueEntry) ([]byte, error) {
 			note := parseHeld(last, destination)
 			note.Destination = destination
-			if note.Tags == nil {
-				note.Tags = map[reference.Tag]*heldTag{}
-			}
 			for tag, h := range tags {
+				if note.Tags == nil || note.From != h.From {
+					note.Tags, note.From = map[reference.Tag]*heldTag{}, h.From
+				}
 				added := &heldTag{Source: h.Source, Since: time.Now().Unix()}
 				if h.At != h.Source {
 					added.At = h.At

@@ -18,6 +18,7 @@ func TestHeld(t *testing.T) {
 	notes, err := OpenNotes(t.Context(), b.Broker, b.log)
 	require.NoError(t, err)
 	to, other := reference.MustRepository("registry.example.com/a"), reference.MustRepository("registry.example.com/b")
+	from := reference.MustRepository("quay.io/a")
 	one, two := reference.DigestOf([]byte("one")), reference.DigestOf([]byte("two"))
 	tag := reference.MustTag
 	for _, garbage := range []string{"", "{}", "~", `{"destination":"registry.example.com/b","tags":{"1":{"s":"` + one.String() + `"}}}`,
@@ -27,20 +28,26 @@ func TestHeld(t *testing.T) {
 		require.NoError(t, err)
 		require.Empty(t, held, garbage)
 	}
-	require.NoError(t, notes.NoteHeld(t.Context(), to, map[reference.Tag]compare.Held{tag("1"): {Source: one, At: one}}))
-	require.NoError(t, notes.NoteHeld(t.Context(), to, map[reference.Tag]compare.Held{tag("2"): {Source: one, At: two}}))
+	require.NoError(t, notes.NoteHeld(t.Context(), to, map[reference.Tag]compare.Held{tag("1"): {From: from, Source: one, At: one}}))
+	require.NoError(t, notes.NoteHeld(t.Context(), to, map[reference.Tag]compare.Held{tag("2"): {From: from, Source: one, At: two}}))
 	held, err := notes.Held(t.Context(), to)
 	require.NoError(t, err)
-	require.Equal(t, map[reference.Tag]compare.Held{tag("1"): {Source: one, At: one, Fresh: true}, tag("2"): {Source: one, At: two, Fresh: true}}, held)
+	require.Equal(t, map[reference.Tag]compare.Held{tag("1"): {From: from, Source: one, At: one, Fresh: true}, tag("2"): {From: from, Source: one, At: two, Fresh: true}}, held)
 	held, err = notes.Held(t.Context(), other)
 	require.NoError(t, err)
 	require.Empty(t, held)
 
-	old := fmt.Sprintf(`{"destination":"%s","tags":{"1":{"s":"%s","t":%d}}}`, to, one, time.Now().Add(-heldFor-time.Hour).Unix())
+	another := reference.MustRepository("quay.io/b")
+	require.NoError(t, notes.NoteHeld(t.Context(), to, map[reference.Tag]compare.Held{tag("3"): {From: another, Source: one, At: one}}))
+	held, err = notes.Held(t.Context(), to)
+	require.NoError(t, err)
+	require.Equal(t, map[reference.Tag]compare.Held{tag("3"): {From: another, Source: one, At: one, Fresh: true}}, held, "the destination has another source now")
+
+	old := fmt.Sprintf(`{"destination":"%s","from":"%s","tags":{"1":{"s":"%s","t":%d}}}`, to, from, one, time.Now().Add(-heldFor-time.Hour).Unix())
 	b.send(t, "$KV."+heldBucket+"."+heldKey(to), []byte(old))
 	held, err = notes.Held(t.Context(), to)
 	require.NoError(t, err)
-	require.Equal(t, map[reference.Tag]compare.Held{tag("1"): {Source: one, At: one}}, held)
+	require.Equal(t, map[reference.Tag]compare.Held{tag("1"): {From: from, Source: one, At: one}}, held)
 }
 
 // TestHeldIsBounded: of more tags than a message takes, the oldest are left out.
