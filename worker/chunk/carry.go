@@ -93,16 +93,15 @@ func (e *execution) carryOutNow(ctx context.Context, jobs []*compare.Job) error 
 	}
 	for len(failed) > 0 {
 		r := failed[0].Entry
-		var images []message.Image
-		var errs []error
+		var images []attempt
 		failed = slices.DeleteFunc(failed, func(j *compare.Job) bool {
 			same := compare.EntryOf(j.Entry) == compare.EntryOf(r)
 			if same {
-				images, errs = append(images, j.Images...), append(errs, j.Why)
+				images = append(images, attemptsOf(j.Images, j.Why)...)
 			}
 			return same
 		})
-		if _, err := e.settle(ctx, r, images, errs); err != nil {
+		if _, err := e.settle(ctx, r, images); err != nil {
 			return err
 		}
 	}
@@ -204,11 +203,7 @@ func (e *execution) Wait(_ context.Context, j *compare.Job) error {
 
 // Failed implements compare.Cases.
 func (e *execution) Failed(ctx context.Context, j *compare.Job) error {
-	errs := make([]error, len(j.Images))
-	for i := range errs {
-		errs[i] = j.Why
-	}
-	_, err := e.settle(ctx, j.Entry, j.Images, errs)
+	_, err := e.settle(ctx, j.Entry, attemptsOf(j.Images, j.Why))
 	return err
 }
 

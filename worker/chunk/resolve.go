@@ -209,16 +209,21 @@ func (e *execution) refresh(ctx context.Context, r message.Repository, images []
 
 // lookUp returns the images with their digests, and asks for those that have none.
 func (e *execution) lookUp(ctx context.Context, r message.Repository, images []message.Image) ([]message.Image, error) {
-	return e.settle(ctx, r, images, e.comparer.LookUp(e.work, r, images))
+	var asked []attempt
+	for i, err := range e.comparer.LookUp(e.work, r, images) {
+		asked = append(asked, attempt{images[i], err})
+	}
+	return e.settle(ctx, r, asked)
 }
 
 // settle returns the images without an error, and sees to the others. A tag that has
 // vanished is no failure, unless the list names it.
-func (e *execution) settle(ctx context.Context, r message.Repository, images []message.Image, errs []error) ([]message.Image, error) {
+func (e *execution) settle(ctx context.Context, r message.Repository, asked []attempt) ([]message.Image, error) {
 	var good []message.Image
 	var bad []attempt
-	for i, image := range images {
-		switch err := errs[i]; {
+	for _, a := range asked {
+		image, err := a.image, a.err
+		switch {
 		case err == nil:
 			good = append(good, image)
 		case errors.Is(err, errLeft):
@@ -230,7 +235,7 @@ func (e *execution) settle(ctx context.Context, r message.Repository, images []m
 				e.vanished(r, image.Tag)
 			}
 		default:
-			bad = append(bad, attempt{image, err})
+			bad = append(bad, a)
 		}
 	}
 	return good, e.failed(ctx, r, bad...)
