@@ -180,7 +180,7 @@ func (p *pruneFlags) survey(ctx context.Context, stdin io.Reader, warnings io.Wr
 		return nil, err
 	}
 	s.Survey = prune.Survey{
-		Registry: s.pruner.Registry, Source: s.pruner.Source, Mirror: planned.name, Destination: planned.destination,
+		Registry: s.pruner.Registry, Hosts: s.pruner.Hosts, Source: s.pruner.Source, Mirror: planned.name, Destination: planned.destination,
 		Entries: entries, Mirrors: planned.list.Mirrors(), Grace: time.Duration(p.grace), Keep: keep, LeftList: p.leftList, Now: planned.started.UTC(),
 	}
 	s.Holdings, err = s.holdings.List(ctx)

@@ -151,6 +151,19 @@ func (c *contents) reach(digest reference.Digest, reached map[reference.Digest]b
 	}
 }
 
+// levels returns how many levels of manifests are below one.
+func (c *contents) levels(digest reference.Digest) (n int) {
+	m, there := c.manifests[digest]
+	if !there {
+		return 0
+	}
+	children, _ := m.Children() // read has parsed it
+	for _, child := range children {
+		n = max(n, 1+c.levels(child.Digest))
+	}
+	return n
+}
+
 // listReferrers lists the manifests that refer to a digest, and reads them. A registry without
 // the API has a fallback tag instead.
 func (c *contents) listReferrers(ctx context.Context, subject reference.Digest) error {
@@ -189,19 +202,19 @@ func (c *contents) needed(going map[reference.Tag]bool, earlier []reference.Dige
 }
 
 // settle takes those tags out of going that cannot be deleted, since a tag that stays needs
-// their manifest, or the image that they belong to. It calls left for each, and returns what is
-// needed.
-func (c *contents) settle(going map[reference.Tag]bool, earlier []reference.Digest, left func(reference.Tag, string)) map[reference.Digest]bool {
+// their manifest, unless the registry deletes a tag alone, or the image that they belong to. It
+// calls left for each, and returns what is needed.
+func (c *contents) settle(going map[reference.Tag]bool, earlier []reference.Digest, alone bool, left func(reference.Tag, string)) map[reference.Digest]bool {
 	for {
 		needed := c.needed(going, earlier)
 		settled := true
 		for tag := range going {
 			subject, companion := selection.Companion(tag.String())
 			switch {
-			case needed[c.tags[tag]]:
-				left(tag, "its digest is needed by "+c.who(c.tags[tag], going))
 			case companion && needed[subject]:
 				left(tag, "the image that it belongs to stays")
+			case needed[c.tags[tag]] && !alone:
+				left(tag, "its digest is needed by "+c.who(c.tags[tag], going))
 			default:
 				continue
 			}

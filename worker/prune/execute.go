@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"log/slog"
 	"slices"
-	"strings"
 
 	"github.com/osism/skopeo-worker/shared/exit"
 	"github.com/osism/skopeo-worker/shared/holding"
@@ -17,8 +16,6 @@ import (
 var (
 	// ErrUndeleted is returned if something of a plan could not be deleted.
 	ErrUndeleted = exit.Failed.New("not everything could be deleted")
-	// errStill is the reason for a tag that is there after it was deleted.
-	errStill = errors.New("the registry has accepted the deletion and still has it")
 )
 
 // Outcome counts what became of the tags of a plan.
@@ -106,13 +103,14 @@ func (x *Execution) Repository(ctx context.Context, r Repository) (Outcome, erro
 	}
 	// What a tag had that does not go stays whole, even if it has no tag any more.
 	earlier = slices.DeleteFunc(earlier, func(digest reference.Digest) bool {
-		return slices.ContainsFunc(r.Tags, func(t Tag) bool { return going[t.Tag] && t.Digest == digest })
+		return slices.ContainsFunc(r.Tags, func(t Tag) bool { return going[t.Tag] && !t.Alone && t.Digest == digest })
 	})
-	needed := c.settle(going, earlier, skip)
-	if r.Manifests, err = c.untagged(ctx, r.Manifests, going, needed, done.Skipped > 0 || done.Gone == 0); err != nil {
+	d := deleting{Execution: x, at: r, contents: c, going: going, earlier: earlier, skip: skip, done: &done, forget: forget}
+	d.needed = c.settle(going, earlier, x.Hosts.Alone(r.Repository), skip)
+	if d.at.Manifests, err = c.untagged(ctx, r.Manifests, going, d.needed, done.Skipped > 0 || done.Gone == 0); err != nil {
 		return done, fmt.Errorf("the destination could not be read: %w", err)
 	}
-	err = x.delete(ctx, r, going, &done, forget)
+	err = d.delete(ctx)
 	if forgot := x.Forget(context.WithoutCancel(ctx), r.Repository, forget); err == nil {
 		err = forgot
 	}
@@ -166,66 +164,6 @@ func (x *Execution) still(ctx context.Context, r Repository, skip func(reference
 	return dropped, nil
 }
 
-// delete deletes what goes, in the order of the plan.
-func (x *Execution) delete(ctx context.Context, r Repository, going map[reference.Tag]bool, done *Outcome, forget map[reference.Tag]reference.Digest) error {
-	for _, t := range r.Tags {
-		if !going[t.Tag] {
-			continue
-		}
-		deleted, err := x.tag(ctx, r.Repository, t)
-		if err != nil {
-			if ctx.Err() == nil {
-				done.Failed++
-			}
-			return fmt.Errorf("%s:%s: %w", r.Repository, t.Tag, err)
-		}
-		if !deleted { // it has moved just now
-			done.Skipped++
-			x.Log.Warn("not pruned", "image", r.Repository.String()+":"+t.Tag.String(), "reason", "it has moved meanwhile")
-			return fmt.Errorf("%s:%s has moved meanwhile", r.Repository, t.Tag)
-		}
-		done.Deleted++
-		forget[t.Tag] = t.Digest
-		x.Log.Info("pruned", "image", r.Repository.String()+":"+t.Tag.String(), "digest", t.Digest.String(), "reason", t.Why, "since", t.Since)
-	}
-	for _, digest := range r.Manifests {
-		err := x.remove(ctx, r.Repository, digest)
-		if errors.Is(err, registry.ErrNotFound) {
-			continue
-		}
-		if err != nil {
-			return err
-		}
-		done.Manifests++
-		x.Log.Info("pruned a manifest without a tag", "image", r.Repository.String()+"@"+digest.String())
-	}
-	return nil
-}
-
-// tag deletes a tag, with the other tags of the digest, all of which go. It reports whether the
-// tag is gone; if it has moved just before, nothing is deleted.
-func (x *Execution) tag(ctx context.Context, repository reference.Repository, t Tag) (bool, error) {
-	at, err := x.Registry.Find(ctx, repository, t.Tag)
-	switch {
-	case errors.Is(err, registry.ErrNotFound):
-		return true, nil // another tag of the digest was deleted before
-	case err != nil:
-		return false, err
-	case at.Digest != t.Digest:
-		return false, nil
-	}
-	if err := x.remove(ctx, repository, t.Digest); err != nil && !errors.Is(err, registry.ErrNotFound) {
-		return false, explain(repository, err)
-	}
-	if _, err = x.Registry.Find(ctx, repository, t.Tag); err == nil {
-		return false, errStill
-	}
-	if !errors.Is(err, registry.ErrNotFound) {
-		return false, err
-	}
-	return true, nil
-}
-
 // untag removes a tag that has no manifest, as distribution leaves it if a deletion is cut off. It
 // reports whether the tag is gone. If not, its record stays, so that the tag, which cannot be
 // read, does not keep the others of the repository from being pruned.
@@ -241,33 +179,4 @@ func (x *Execution) untag(ctx context.Context, repository reference.Repository, 
 	}
 	x.Log.Warn("a tag without a manifest stays", "image", repository.String()+":"+tag.String(), "error", err)
 	return false
-}
-
-// remove deletes a manifest with all of its tags while the lease is held.
-func (x *Execution) remove(ctx context.Context, repository reference.Repository, digest reference.Digest) error {
-	return x.lease.during(ctx, func() error { return x.Registry.Delete(ctx, repository, digest) })
-}
-
-// elsewhere is how registries delete that do not do so by the OCI API.
-var elsewhere = map[string]string{
-	"docker.io":     "Docker Hub deletes tags at hub.docker.com",
-	"ghcr.io":       "GitHub deletes versions of packages at github.com and by its own API",
-	"amazonaws.com": "Amazon ECR deletes images by lifecycle policies and ecr:BatchDeleteImage",
-}
-
-// explain adds to the refusal of a deletion what permits it.
-func explain(repository reference.Repository, err error) error {
-	host := repository.Registry()
-	for name, how := range elsewhere {
-		if host == name || strings.HasSuffix(host, "."+name) {
-			return fmt.Errorf("%w; %s", err, how)
-		}
-	}
-	switch {
-	case errors.Is(err, registry.ErrUndeletable):
-		return fmt.Errorf("%w; permit it there: distribution needs storage.delete.enabled", err)
-	case errors.Is(err, registry.ErrUnauthorized), errors.Is(err, registry.ErrDenied):
-		return fmt.Errorf("%w; the account needs the permission to delete", err)
-	}
-	return err
 }

@@ -67,6 +67,7 @@ func (c *contents) plan(dropped map[reference.Tag]holding.Tag, going map[referen
 	tagged := map[reference.Digest]bool{}
 	add := func(tag reference.Tag, t Tag) {
 		t.Tag, t.Digest = tag, c.tags[tag]
+		t.Alone = needed[t.Digest]
 		t.Bytes = c.frees(map[reference.Tag]bool{tag: true}, needed, counted)
 		tagged[t.Digest] = true
 		r.Tags = append(r.Tags, t)

@@ -61,6 +61,8 @@ type Tag struct {
 	Digest reference.Digest `json:"digest" yaml:"digest"`
 	Why    string           `json:"why" yaml:"why"`
 	Since  time.Time        `json:"since,omitzero" yaml:"since,omitempty"`
+	// Alone says that the digest stays, because something that stays needs it.
+	Alone bool `json:"alone,omitempty" yaml:"alone,omitempty"`
 	// Of is the image that a signature, an attestation or a list of referrers belongs to.
 	Of    reference.Digest `json:"of,omitzero" yaml:"of,omitempty"`
 	Bytes int64            `json:"bytes" yaml:"bytes"`

@@ -12,6 +12,7 @@ import (
 	"github.com/osism/skopeo-worker/shared/message"
 	"github.com/osism/skopeo-worker/shared/reference"
 	"github.com/osism/skopeo-worker/shared/selection"
+	"github.com/osism/skopeo-worker/worker/deletion"
 	"github.com/osism/skopeo-worker/worker/outcome"
 	"github.com/osism/skopeo-worker/worker/registry"
 )
@@ -26,6 +27,7 @@ type Source interface {
 // only.
 type Survey struct {
 	Registry *registry.Client
+	Hosts    deletion.Hosts
 	Source   Source
 	// Holdings are the records of all mirror names.
 	Holdings []holding.Repository
@@ -228,13 +230,14 @@ func (s *Survey) choose(ctx context.Context, destination reference.Repository, d
 			going[t.Name] = true
 		}
 	}
-	needed := c.settle(going, earlier, stays)
+	alone := s.Hosts.Alone(destination)
+	needed := c.settle(going, earlier, alone, stays)
 	tried := map[reference.Tag]bool{}
 	for more := true; more; { // what belongs to an image may have something that belongs to it
 		if more, err = c.accompany(ctx, going, needed, tried, kept); err != nil {
 			return Repository{}, fmt.Errorf("the destination could not be read: %w", err)
 		}
-		needed = c.settle(going, earlier, func(reference.Tag, string) {})
+		needed = c.settle(going, earlier, alone, func(reference.Tag, string) {})
 	}
 	return c.plan(dropped, going, needed), nil
 }

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"net/url"
 
 	"github.com/osism/skopeo-worker/shared/reference"
 )
@@ -46,6 +47,30 @@ func (c *Client) remove(ctx context.Context, repository reference.Repository, na
 		scope: deleteScope, path: manifests, limit: maxErrorSize, instead: aReceipt,
 	}
 	_, err := c.send(ctx, remove)
+	return undeletable(err)
+}
+
+// DeleteAt sends a DELETE to an API of the registry's own host that takes the user and password
+// of the registry, to delete a tag. The errors are those of Delete.
+func (c *Client) DeleteAt(ctx context.Context, repository reference.Repository, tag reference.Tag, target url.URL) error {
+	remove := call{op: OpDelete, repository: repository, reference: tag, method: http.MethodDelete, url: &target, limit: maxErrorSize, instead: aReceipt}
+	at, err := c.locate(repository)
+	if err != nil {
+		return remove.fail(err)
+	}
+	target.Host = at.registry.RegistryStr()
+	known, err := c.sessions.credential(ctx, handshake{location: at})
+	if err == nil {
+		_, err = c.sendOpenly(ctx, at, remove, login{known, presented})
+	}
+	if err != nil {
+		return undeletable(remove.fail(err))
+	}
+	return nil
+}
+
+// undeletable adds ErrUndeletable to the refusal of a registry that deletes none.
+func undeletable(err error) error {
 	if refused, ok := errors.AsType[*Error](err); ok && doesNotDelete(refused) {
 		refused.Err = fmt.Errorf("%w: %w", ErrUndeletable, refused.Err)
 	}
@@ -53,6 +78,9 @@ func (c *Client) remove(ctx context.Context, repository reference.Repository, na
 }
 
 func doesNotDelete(refused *Error) bool {
+	if errors.Is(refused, ErrReferenced) {
+		return false
+	}
 	switch refused.Status {
 	case http.StatusMethodNotAllowed, http.StatusNotImplemented:
 		return true

@@ -45,7 +45,11 @@ var (
 	ErrName           = errors.New("not a repository")        // the name is invalid
 	ErrBlobUnknown    = fmt.Errorf("%w", ErrRejected)         // a manifest refers to a blob or manifest that is missing
 	errHidden         = errors.New("not visible")             // 401 or 403 of a destination; see Writing
-	ErrNoReferrersAPI = errors.New("no referrers API")        // only Referrers returns it
+	// Refusals of a deletion.
+	ErrReferenced = fmt.Errorf("%w: an index there needs it", ErrRejected)
+	ErrTagged     = fmt.Errorf("%w", ErrRejected) // the manifest has tags, which must be deleted first
+
+	ErrNoReferrersAPI = errors.New("no referrers API") // only Referrers returns it
 )
 
 // The operations of an Error.
@@ -188,6 +192,13 @@ func sentinelOf(status int, code string) error {
 		return errUnknown
 	case "MANIFEST_BLOB_UNKNOWN":
 		return ErrBlobUnknown
+	case "GOOGLE_MANIFEST_DANGLING_TAG": // Artifact Registry
+		return ErrTagged
+	case "GOOGLE_MANIFEST_DANGLING_PARENT_IMAGE", "VIOLATE_FOREIGN_KEY_CONSTRAINT": // Harbor
+		return ErrReferenced
+	}
+	if status == http.StatusMethodNotAllowed && code == "DENIED" { // zot
+		return ErrReferenced
 	}
 	switch {
 	case status == http.StatusNotFound:

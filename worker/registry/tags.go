@@ -191,7 +191,13 @@ func (a answer) linksOn() (bool, error) {
 // login has them. If an insecure host does not answer over HTTPS, getOpenly uses plain HTTP;
 // if that works, it does so for the next hour.
 func (c *Client) getOpenly(ctx context.Context, at location, get call, as login) (answer, error) {
-	get.method, get.accept, get.limit, get.url.Scheme = http.MethodGet, "application/json", maxManifestSize, "https"
+	get.method, get.limit = http.MethodGet, maxManifestSize
+	return c.sendOpenly(ctx, at, get, as)
+}
+
+// sendOpenly sends a call as getOpenly does, with any method.
+func (c *Client) sendOpenly(ctx context.Context, at location, get call, as login) (answer, error) {
+	get.accept, get.url.Scheme = "application/json", "https"
 	send := func(scheme string) (answer, error) {
 		sender := &authorized{network: c.sessions.network, host: get.url.Host, scheme: scheme}
 		if as.credential.Username != "" && as.credential.Password != "" {

@@ -259,6 +259,8 @@ type settings struct {
 	refusedStatus   int
 	partialIndexes  bool
 	noDelete        bool
+	deletion        Deletion
+	immutable       []string // tags
 	referrersAPI    bool
 	referrersPage   int
 	pullLimit       int

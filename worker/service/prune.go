@@ -8,6 +8,7 @@ import (
 	"github.com/osism/skopeo-worker/shared/budget"
 	"github.com/osism/skopeo-worker/shared/message"
 	"github.com/osism/skopeo-worker/worker/check"
+	"github.com/osism/skopeo-worker/worker/deletion"
 	"github.com/osism/skopeo-worker/worker/prune"
 	"github.com/osism/skopeo-worker/worker/registry"
 	"github.com/osism/skopeo-worker/worker/throttle"
@@ -17,6 +18,7 @@ import (
 // workers of the broker share.
 type Pruner struct {
 	Registry *registry.Client // for the destination
+	Hosts    deletion.Hosts
 	Source   prune.Source
 
 	budget *budget.Store
@@ -34,7 +36,7 @@ func NewPruner(ctx context.Context, b *broker.Broker, r Registries, list []messa
 	noteDestinations(limiter, list)
 	network := limiter.Transport(registry.NewTransport(r.Insecure, registry.DefaultStall), "")
 	source := r.client(check.WithoutPulls(network), keychain, 0, nil)
-	return &Pruner{Registry: r.client(network, keychain, 0, nil), Source: r.upstream(source, log), budget: store}, nil
+	return &Pruner{Registry: r.client(network, keychain, 0, nil), Hosts: deletion.NewHosts(r.QuayHosts, r.HarborHosts), Source: r.upstream(source, log), budget: store}, nil
 }
 
 // Close releases the budgets.
