@@ -109,15 +109,27 @@ func (s *Store) Plan(ctx context.Context, name string, planned []Repository) err
 // are not among those it lists now. What is recorded as vanished already is not returned
 // again.
 func (s *Store) Vanished(ctx context.Context, name string, source reference.Repository, listed []reference.Tag) ([]reference.Tag, error) {
+	r, err := s.get(ctx, name, source)
+	return r.vanished(listed), err
+}
+
+// Tags returns the tags of a repository that were seen.
+func (s *Store) Tags(ctx context.Context, name string, source reference.Repository) ([]Tag, error) {
+	r, err := s.get(ctx, name, source)
+	return r.Tags, err
+}
+
+// get returns what was seen of a repository; a zero Repository if there is nothing.
+func (s *Store) get(ctx context.Context, name string, source reference.Repository) (Repository, error) {
 	entry, err := s.kv.Get(ctx, key(name, source))
 	if errors.Is(err, jetstream.ErrKeyNotFound) {
-		return nil, nil
+		return Repository{}, nil
 	}
 	if err != nil {
-		return nil, fmt.Errorf("reading what was seen of %s: %w", source, err)
+		return Repository{}, fmt.Errorf("reading what was seen of %s: %w", source, err)
 	}
 	r, _ := parse(entry.Value())
-	return r.vanished(listed), nil
+	return r, nil
 }
 
 // List returns the repositories of a mirror name, sorted by name. It asks the broker only

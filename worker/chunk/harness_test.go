@@ -213,6 +213,13 @@ func (h *harness) Unlisted(_ context.Context, _ message.Repository, listed []ref
 	return gone
 }
 
+// Known implements Observer.
+func (h *harness) Known(context.Context, message.Repository) ([]catalog.Tag, error) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return slices.Clone(h.tags), nil
+}
+
 // Listed implements Observer.
 func (h *harness) Listed(_ message.Repository, listing holding.Listing) {
 	h.mu.Lock()

@@ -12,6 +12,7 @@ import (
 	"github.com/osism/skopeo-worker/shared/selection"
 	"github.com/osism/skopeo-worker/worker/compare"
 	"github.com/osism/skopeo-worker/worker/outcome"
+	"github.com/osism/skopeo-worker/worker/policy"
 	"github.com/osism/skopeo-worker/worker/registry"
 )
 
@@ -124,7 +125,7 @@ func (e *execution) reason(j *compare.Job) (first error) {
 	}
 	images := j.All()
 	if len(images) == 0 { // its tags have moved on
-		return e.ask(j.Entry.Source, j.Digest, reference.Tag{})[0]
+		return e.digestReason(j.Entry, j.Digest)
 	}
 	for i, err := range e.reasons(j, images) {
 		if err == nil {
@@ -155,11 +156,64 @@ func (e *execution) subjectReason(r message.Repository, subject reference.Digest
 	_, err := e.mirror.Registry.Head(e.work, r.Source, subject)
 	switch {
 	case errors.Is(err, registry.ErrNotFound):
+		if away := e.worker.Registries.Blames(e.work, err); away != nil {
+			return away
+		}
 		return errOrphan
 	case err != nil:
 		return err
 	}
-	return e.ask(r.Source, subject, reference.Tag{})[0]
+	return e.digestReason(r, subject)
+}
+
+// digestReason returns why an image must not be mirrored of which no tag is looked at now: it is
+// signed neither as itself, nor under a tag that it has had, nor as a part of an index that is.
+func (e *execution) digestReason(r message.Repository, digest reference.Digest) error {
+	why := e.ask(r.Source, digest, reference.Tag{})[0]
+	if !errors.Is(why, policy.ErrRejected) {
+		return why
+	}
+	known, err := e.delivery.Observer.Known(e.work, r)
+	if err != nil {
+		return err
+	}
+	tags, indexes := map[reference.Digest][]reference.Tag{}, map[reference.Digest]reference.Digest{}
+	for _, t := range known {
+		if _, companion := selection.Companion(t.Name.String()); companion || t.Pinned || t.Source.IsZero() {
+			continue
+		}
+		tags[t.Source] = append(tags[t.Source], t.Name)
+		if !t.At.IsZero() {
+			indexes[t.Source] = t.At
+		}
+	}
+	if accepted, err := e.accepts(r.Source, digest, tags[digest]); accepted || err != nil {
+		return err
+	}
+	for source, at := range indexes {
+		if source == digest || !slices.Contains(e.listedBy(r.Destination, at), digest) {
+			continue
+		}
+		if accepted, err := e.accepts(r.Source, source, append(tags[source], reference.Tag{})); accepted || err != nil {
+			return err
+		}
+	}
+	return why
+}
+
+// accepts reports whether the policy accepts a digest by one of the tags. The error is that of a
+// request.
+func (e *execution) accepts(source reference.Repository, digest reference.Digest, tags []reference.Tag) (bool, error) {
+	var unknown error
+	for _, err := range e.ask(source, digest, tags...) {
+		switch {
+		case err == nil:
+			return true, nil
+		case !errors.Is(err, policy.ErrRejected):
+			unknown = err
+		}
+	}
+	return false, unknown
 }
 
 // contentAt is a digest of a source that is mirrored to a destination.
@@ -205,13 +259,19 @@ func (e *execution) below(j *compare.Job) []reference.Digest {
 	if at.IsZero() || j.IsImage() {
 		return nil
 	}
+	return e.listedBy(j.Entry.Destination, at)
+}
+
+// listedBy returns the manifests that an index at the destination lists; none for an image, or if
+// it is not there.
+func (e *execution) listedBy(destination reference.Repository, at reference.Digest) []reference.Digest {
 	e.mu.Lock()
 	known, ok := e.lists[at]
 	e.mu.Unlock()
 	if ok {
 		return known
 	}
-	found, err := e.mirror.Below(e.work, j.Entry.Destination, at)
+	found, err := e.mirror.Below(e.work, destination, at)
 	if err != nil {
 		return nil // the image that is asked for is asked for by itself
 	}

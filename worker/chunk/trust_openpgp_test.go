@@ -17,6 +17,7 @@ import (
 	v1 "github.com/google/go-containerregistry/pkg/v1"
 	"github.com/stretchr/testify/require"
 
+	"github.com/osism/skopeo-worker/shared/message"
 	"github.com/osism/skopeo-worker/shared/reference"
 	"github.com/osism/skopeo-worker/shared/run"
 	"github.com/osism/skopeo-worker/shared/selection"
@@ -325,4 +326,50 @@ func TestTrustThatCannotBeFoundOut(t *testing.T) {
 	mend()
 	require.Empty(t, b.deliver(t, Delivery{Chunk: b.chunk(result.Left...), Remainder: true}).Left)
 	b.mirrored(t, "2")
+}
+
+// TestTrustOfACompanionAlone: what is about an image is also mirrored if it is tried again without
+// the image, whether that is signed by its tag or as a part of an index.
+func TestTrustOfACompanionAlone(t *testing.T) {
+	b := newTrusting(t, "matchExact")
+	image, index := b.move(t, "1", "1"), b.index(t, "2", "2")
+	b.sign(t, image, ":1")
+	b.sign(t, index, ":2")
+	b.move(t, "3", "3")
+	unsigned, err := b.from.Digest(repository, "3")
+	require.NoError(t, err)
+	children, err := b.from.Children(repository, index)
+	require.NoError(t, err)
+	b.do(t, b.selected("", tags("1", "2", "3")))
+	b.mirrored(t, "1", "2")
+
+	alone := func(of string) (tag string) {
+		tag = "sha256-" + of[len("sha256:"):] + ".sbom"
+		b.move(t, tag, tag)
+		entry := b.entry("")
+		entry.Images = []message.Image{{Tag: reference.MustTag(tag)}}
+		result := b.deliver(t, Delivery{Chunk: b.chunk(entry), Remainder: true})
+		require.Empty(t, result.Left)
+		return tag
+	}
+	b.mirrored(t, alone(image), alone(children[1].Digest.String()))
+	refused := alone(unsigned)
+	b.lacks(t, refused)
+	require.Contains(t, b.kept.records[b.entry("").Source.String()+":"+refused].Reason, "rejected by the signature policy")
+}
+
+// TestTrustWhileTheSourceIsAway: what a source that is away denies is not known to be missing.
+func TestTrustWhileTheSourceIsAway(t *testing.T) {
+	b := newTrusting(t, "matchRepository")
+	orphan := "sha256-" + gone[len("sha256:"):] + ".sig"
+	b.move(t, orphan, orphan)
+	entry := b.entry("")
+	entry.Images = []message.Image{{Tag: reference.MustTag(orphan)}}
+	registries := &fleet{blame: func(int) bool { return true }}
+	b.Registries = registries
+	require.Len(t, b.deliver(t, Delivery{Chunk: b.chunk(entry), Remainder: true}).Left, 1)
+	require.Zero(t, b.images.Skipped)
+	registries.blame = nil
+	require.Empty(t, b.deliver(t, Delivery{Chunk: b.chunk(entry), Remainder: true}).Left)
+	require.Equal(t, 1, b.images.Skipped)
 }

@@ -80,6 +80,8 @@ type Observer interface {
 	// Unlisted returns the tags that the source of an entry had, and that are not among those
 	// it has now.
 	Unlisted(ctx context.Context, entry message.Repository, listed []reference.Tag) []reference.Tag
+	// Known returns the tags that the source of an entry had in this run and in earlier ones.
+	Known(ctx context.Context, entry message.Repository) ([]catalog.Tag, error)
 	// Listed is called with what an entry means according to a listing of its source that
 	// selects something.
 	Listed(entry message.Repository, listing holding.Listing)

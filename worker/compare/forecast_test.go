@@ -224,6 +224,8 @@ func (*observed) Unlisted(context.Context, message.Repository, []reference.Tag) 
 	return nil
 }
 
+func (*observed) Known(context.Context, message.Repository) ([]catalog.Tag, error) { return nil, nil }
+
 func (*observed) Listed(message.Repository, holding.Listing) {}
 
 func (o *observed) Changed([]change.Change) {}

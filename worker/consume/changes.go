@@ -156,6 +156,17 @@ func (d *delivery) Unlisted(ctx context.Context, entry message.Repository, liste
 	return gone
 }
 
+// Known implements chunk.Observer.
+func (d *delivery) Known(ctx context.Context, entry message.Repository) ([]catalog.Tag, error) {
+	known, err := d.consumer.catalog.Tags(ctx, d.address.Name, entry.Source)
+	d.seen.mu.Lock()
+	defer d.seen.mu.Unlock()
+	if now := d.seen.repositories[entry.Source]; now != nil {
+		known = append(known, now.Tags...)
+	}
+	return known, err
+}
+
 // noteSeen stores what was seen.
 func (d *delivery) noteSeen(ctx context.Context) error {
 	d.seen.mu.Lock()
