@@ -173,6 +173,10 @@ func (p *pruneFlags) survey(ctx context.Context, stdin io.Reader, warnings io.Wr
 	if len(entries) == 0 {
 		return nil, fmt.Errorf("%w: %s: %w", errUsage, planned.owner.Source, errNothing)
 	}
+	now, err := se.now(ctx, planned.started, warnings)
+	if err != nil {
+		return nil, err
+	}
 	if s.holdings, err = holding.Open(ctx, se.Broker, se.log); err != nil {
 		return nil, err
 	}
@@ -181,10 +185,26 @@ func (p *pruneFlags) survey(ctx context.Context, stdin io.Reader, warnings io.Wr
 	}
 	s.Survey = prune.Survey{
 		Registry: s.pruner.Registry, Hosts: s.pruner.Hosts, Source: s.pruner.Source, Mirror: planned.name, Destination: planned.destination,
-		Entries: entries, Mirrors: planned.list.Mirrors(), Grace: time.Duration(p.grace), Keep: keep, LeftList: p.leftList, Now: planned.started.UTC(),
+		Entries: entries, Mirrors: planned.list.Mirrors(), Grace: time.Duration(p.grace), Keep: keep, LeftList: p.leftList, Now: now.UTC(),
 	}
 	s.Holdings, err = s.holdings.List(ctx)
 	return s, err
+}
+
+// maxAhead is how far the clock of this machine may be ahead of the broker's without a warning.
+const maxAhead = time.Minute
+
+// now returns the time at which the time of grace ends. The clock of this machine may be ahead;
+// then the broker's counts.
+func (se *session) now(ctx context.Context, here time.Time, warnings io.Writer) (time.Time, error) {
+	there, err := se.Broker.Time(ctx)
+	if err != nil || !here.After(there) {
+		return here, err
+	}
+	if ahead := here.Sub(there); ahead > maxAhead {
+		_, _ = fmt.Fprintf(warnings, "warning: the clock of this machine is %s ahead of the broker's, which counts\n", ahead.Round(time.Second))
+	}
+	return there, nil
 }
 
 // plan compares the destination with the list.

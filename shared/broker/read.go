@@ -235,6 +235,15 @@ func (b *Broker) Entries(ctx context.Context, bucket, keys string, after uint64,
 	})
 }
 
+// Time returns the time of the broker's clock.
+func (b *Broker) Time(ctx context.Context) (time.Time, error) {
+	stream, err := b.JS.Stream(ctx, StreamName)
+	if err != nil {
+		return time.Time{}, fmt.Errorf("asking for the time of the broker: %w", err)
+	}
+	return stream.CachedInfo().TimeStamp, nil
+}
+
 // Count returns how many subjects below the given one have messages. It asks the stream's
 // leader. The answer is small, however many there are.
 func (b *Broker) Count(ctx context.Context, subject string) (int, error) {

@@ -54,6 +54,17 @@ type Repository struct {
 	Mirror      string               `json:"mirror"`
 	Listed      time.Time            `json:"listed,omitzero"` // when a run last listed the source, to the day
 	Tags        []Tag                `json:"tags"`            // sorted by name
+
+	written time.Time // by the broker's clock; zero if it never was
+}
+
+// since returns when something was dropped that was seen at a time. A clock that is behind must
+// not begin the time of grace before the record was last written.
+func (r *Repository) since(at time.Time) time.Time {
+	if at.Before(r.written) {
+		return r.written
+	}
+	return at
 }
 
 // Find returns the record of a tag.
@@ -111,7 +122,7 @@ func (r *Repository) add(seen Seen) (changed bool) {
 		}
 		for i := range r.Tags {
 			if t := &r.Tags[i]; t.Source == l.Source {
-				dropped, kept := t.drop(l.lacks(t.Name), seen.At), t.keep(l.Entry)
+				dropped, kept := t.drop(l.lacks(t.Name), r.since(seen.At)), t.keep(l.Entry)
 				changed = changed || dropped || kept
 			}
 		}
@@ -143,6 +154,8 @@ func (t *Tag) drop(why Reason, at time.Time) (changed bool) {
 		t.Dropped, t.Why = time.Time{}, ""
 	case why != "" && t.Dropped.IsZero():
 		t.Dropped, t.Why = at, why
+	case why != "" && t.Dropped.Sub(at) > dayOld: // by a clock that was ahead
+		t.Dropped = at
 	default:
 		return false
 	}

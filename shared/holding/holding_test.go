@@ -93,6 +93,25 @@ func TestDropped(t *testing.T) {
 	require.Zero(t, s.find(t, "1").Dropped)
 }
 
+// TestClock: a clock that is behind drops nothing before the record was last written, and the
+// time of one that was ahead is corrected.
+func TestClock(t *testing.T) {
+	s := open(t)
+	only := listing(map[string]bool{"1": true})
+	s.add(t, 0, Seen{Put: []Put{put("1", one), put("2", two), put("3", two)}})
+	s.add(t, -20_000, Seen{Listings: only})
+	require.False(t, s.find(t, "2").Dropped.Before(start), "%s", s.find(t, "2").Dropped)
+	none := func(reference.Repository, reference.Tag) bool { return false }
+	require.NoError(t, s.MarkList(t.Context(), mirror, none, at(-20_000)))
+	require.True(t, s.find(t, "1").Dropped.IsZero() || !s.find(t, "1").Dropped.Before(start))
+
+	s.add(t, 0, Seen{Put: []Put{put("2", two)}})
+	s.add(t, 20_000, Seen{Listings: only})
+	require.Equal(t, at(20_000), s.find(t, "2").Dropped)
+	s.add(t, 1, Seen{Listings: only})
+	require.Equal(t, at(1), s.find(t, "2").Dropped)
+}
+
 // TestMarkList: what the list drops is dropped, and what it names again is not.
 func TestMarkList(t *testing.T) {
 	s := open(t)

@@ -115,7 +115,7 @@ func (r *Repository) markList(list Mirrors, at time.Time) (changed bool) {
 		if why == "" && t.Why != Unnamed || t.Last.After(at) {
 			continue // the source does not have it, or a newer list has it
 		}
-		if t.drop(why, at) {
+		if t.drop(why, r.since(at)) {
 			changed = true
 		}
 	}
@@ -130,6 +130,7 @@ func (s *Store) change(ctx context.Context, mirror string, destination reference
 			if known, err := parse(last.Value()); err == nil && known.Destination == destination && known.Mirror == mirror {
 				r = known
 			}
+			r.written = last.Created().UTC()
 		}
 		if !change(&r) {
 			return nil, nil
