@@ -3,10 +3,13 @@ package acceptance
 import (
 	"encoding/json"
 	"net/http"
+	"net/url"
 	"os"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"sync/atomic"
+	"syscall"
 	"testing"
 
 	"github.com/stretchr/testify/require"
@@ -234,3 +237,63 @@ func TestPruneExecute(t *testing.T) {
 	require.NoError(t, err)
 	require.Empty(t, s.prunes("--grace", "0s"))
 }
+
+// TestPruneOnThePage: a plan is made, read and confirmed on the page, executed by planner serve, and
+// continued by the next one after a kill.
+func TestPruneOnThePage(t *testing.T) {
+	t.Parallel()
+	s := newSite(t)
+	for _, name := range []string{"a", "b", "c"} {
+		s.push("osism/"+name, "1", "2")
+	}
+	s.write("osism/a", "osism/b", "osism/c")
+	s = s.with("MIRROR_SCHEDULE", never)
+	s.planner("mirror").exits(0)
+	for _, name := range []string{"a", "b", "c"} {
+		require.NoError(t, s.source.Untag("osism/"+name, "2"))
+	}
+	s.planner("mirror").exits(0)
+	serve, page := s.serve()
+	shows := func(text string) string {
+		t.Helper()
+		shown := ""
+		require.Eventually(t, func() bool {
+			shown = get(t, page+"/pruning")
+			return strings.Contains(shown, text)
+		}, patience, tick, text)
+		return shown
+	}
+	require.Contains(t, post(t, page+"/actions/prune", url.Values{"grace": {"soon"}}), "No plan is made: grace: expected a time such as 30d or 12h")
+	post(t, page+"/actions/prune", url.Values{"grace": {"0s"}})
+	shows("It cannot be confirmed: the plan would delete too much: 3 of 6 mirrored tags, more than --max 10%")
+	post(t, page+"/actions/prune", url.Values{"grace": {"0s"}, "max": {"100%"}})
+	plan := prunePlan.FindStringSubmatch(shows("to be confirmed"))[1]
+
+	deletions := func(r registrytest.Request) bool { return r.Method == http.MethodDelete }
+	ofB := func(r registrytest.Request) bool { return deletions(r) && strings.HasSuffix(r.Repository, "/b") }
+	held := make(chan struct{})
+	remove := s.destination.Inject(registrytest.Fault{Match: ofB, Gate: held})
+	require.Contains(t, post(t, page+"/actions/execute", url.Values{"plan": {plan}, "tags": {"3"}}), "3 tags are being deleted.")
+	waitFor(t, s.destination, ofB)
+	require.Contains(t, shows("being executed"), "1 of 3 repositories done")
+	response, err := http.PostForm(page+"/actions/execute", url.Values{"plan": {plan}, "tags": {"3"}})
+	require.NoError(t, err)
+	require.NoError(t, response.Body.Close())
+	require.Equal(t, http.StatusConflict, response.StatusCode)
+	serve.kill()
+	require.Contains(t, serve.all.String(), "by=anonymous image="+s.destination.Host()+"/"+prefix+"/osism/a:2")
+	remove()
+	close(held)
+	serve, page = s.serve()
+	require.Contains(t, shows(`class="state done">executed`), "0 failed")
+	for _, name := range []string{"a", "b", "c"} {
+		_, err := s.destination.Digest(prefix+"/osism/"+name, "2")
+		require.Error(t, err)
+		_, err = s.destination.Digest(prefix+"/osism/"+name, "1")
+		require.NoError(t, err)
+	}
+	serve.signal(syscall.SIGTERM)
+	serve.exits(0)
+}
+
+var prunePlan = regexp.MustCompile(`name="plan" value="([0-9a-f]+)"`)

@@ -35,8 +35,13 @@ type pruneFlags struct {
 	execution string // the file of the plan that is executed
 }
 
+// defaultPrune returns the flags as they are unless they are set.
+func defaultPrune() pruneFlags {
+	return pruneFlags{grace: graceFlag(30 * day), caps: prune.Caps{All: prune.MustShare(10), PerRepository: prune.MustShare(50)}}
+}
+
 func pruneCommand() *cobra.Command {
-	p := pruneFlags{grace: graceFlag(30 * day), caps: prune.Caps{All: prune.MustShare(10), PerRepository: prune.MustShare(50)}}
+	p := defaultPrune()
 	reads := []any{&p.job, &p.name, &p.broker, &p.registries, &p.log}
 	c := &cobra.Command{
 		Annotations: config.Annotation(reads...),
@@ -133,35 +138,49 @@ func (s *surveyed) close() {
 	if s.pruner != nil {
 		s.pruner.Close()
 	}
-	s.session.Close()
 }
 
 // survey reads the list, the namespaces in it, and the records of what was mirrored.
-func (p *pruneFlags) survey(ctx context.Context, stdin io.Reader, warnings io.Writer) (_ *surveyed, err error) {
-	keep, err := p.matcher()
-	if err != nil {
-		return nil, err
-	}
+func (p *pruneFlags) survey(ctx context.Context, stdin io.Reader, warnings io.Writer) (*surveyed, error) {
 	if err := p.hasStore(); err != nil {
 		return nil, err
 	}
-	planned, err := prepare(ctx, &p.settings, stdin, warnings)
+	planned, err := p.prepare(ctx, stdin, warnings)
 	if err != nil {
 		return nil, err
-	}
-	if !planned.chunking.Full() {
-		return nil, fmt.Errorf("%w: CHUNK_NUMBER: prune needs the whole list", errUsage)
 	}
 	se, err := connect(ctx, &p.settings, join, warnings)
 	if err != nil {
 		return nil, err
 	}
+	s, err := p.surveyWith(ctx, se, planned, warnings)
+	if err != nil {
+		se.Close()
+	}
+	return s, err
+}
+
+// prepare reads the list.
+func (p *pruneFlags) prepare(ctx context.Context, stdin io.Reader, warnings io.Writer) (*planned, error) {
+	planned, err := prepare(ctx, &p.settings, stdin, warnings)
+	if err == nil && !planned.chunking.Full() {
+		err = fmt.Errorf("%w: CHUNK_NUMBER: prune needs the whole list", errUsage)
+	}
+	return planned, err
+}
+
+// surveyWith reads the namespaces in the list and the records of what was mirrored.
+func (p *pruneFlags) surveyWith(ctx context.Context, se *session, planned *planned, warnings io.Writer) (_ *surveyed, err error) {
 	s := &surveyed{session: se}
 	defer func() {
 		if err != nil {
 			s.close()
 		}
 	}()
+	keep, err := p.matcher()
+	if err != nil {
+		return nil, err
+	}
 	// The records of the name are of its own list: another one would drop what that has.
 	if err := plan.Check(ctx, se.Broker, planned.name, planned.owner); err != nil {
 		return nil, err
@@ -213,6 +232,7 @@ func (p *pruneFlags) plan(ctx context.Context, stdin io.Reader, warnings io.Writ
 	if err != nil {
 		return prune.Plan{}, err
 	}
+	defer s.session.Close()
 	defer s.close()
 	return s.Plan(ctx)
 }

@@ -55,11 +55,14 @@ func (p *pruneFlags) execute(cmd *cobra.Command) error {
 	if err != nil {
 		return err
 	}
+	defer s.session.Close()
 	defer s.close()
 	if plan.Mirror != s.Mirror || plan.Destination != s.Destination {
 		return fmt.Errorf("%w: %s: the plan is for MIRROR_NAME=%s and MIRROR_DEST_URL=%s", errUsage, p.execution, plan.Mirror, plan.Destination)
 	}
-	done, err := s.execute(ctx, plan, operator(), out)
+	done, err := s.execute(ctx, plan, operator(), func(other prune.Holder) {
+		_, _ = fmt.Fprintf(out, "%s carries out a plan, or was killed just now; waiting.\n", other.By)
+	}, func() (bool, error) { return true, nil })
 	if ctx.Err() != nil {
 		return fmt.Errorf("%w: interrupted; execute the plan again to continue", errUnfinished)
 	}
@@ -112,8 +115,9 @@ func (i *idleness) check(ctx context.Context) error {
 	return nil
 }
 
-// execute carries a plan out, after another process that does.
-func (s *surveyed) execute(ctx context.Context, plan prune.Plan, by string, out io.Writer) (prune.Outcome, error) {
+// execute carries a plan out, after another process that does. If it is not wanted any more then,
+// it is left alone.
+func (s *surveyed) execute(ctx context.Context, plan prune.Plan, by string, waiting func(prune.Holder), wanted func() (bool, error)) (prune.Outcome, error) {
 	store, err := prune.OpenStore(ctx, s.session.Broker)
 	if err != nil {
 		return prune.Outcome{}, err
@@ -123,19 +127,22 @@ func (s *surveyed) execute(ctx context.Context, plan prune.Plan, by string, out 
 		return prune.Outcome{}, err
 	}
 	holder := prune.Holder{Plan: plan.ID(), Destination: plan.Destination, By: by, Process: rand.Text()}
-	lease, err := store.Take(ctx, plan.Mirror, holder, func(other prune.Holder) {
-		_, _ = fmt.Fprintf(out, "%s carries out a plan, or was killed just now; waiting.\n", other.By)
-	})
+	lease, err := store.Take(ctx, plan.Mirror, holder, waiting)
 	if err != nil {
 		return prune.Outcome{}, err
 	}
 	log := s.session.log.With("plan", plan.ID(), "by", by)
 	if at := lease.Record.Finished; !at.IsZero() {
 		log.Info("the plan was carried out before", "at", at)
-		return lease.Record.Outcome, lease.Release(ctx)
+		last := &prune.Last{Plan: lease.Record.Plan, By: lease.Record.By, At: at, Finished: true, Outcome: lease.Record.Outcome}
+		return last.Outcome, lease.Release(ctx, last)
 	}
-	if s.Holdings, err = s.holdings.List(ctx); err != nil { // another process may have deleted what they say
-		return prune.Outcome{}, errors.Join(err, lease.Release(context.WithoutCancel(ctx)))
+	is, err := wanted()
+	if err == nil && is { // another process may have deleted what the records say
+		s.Holdings, err = s.holdings.List(ctx)
+	}
+	if err != nil || !is {
+		return lease.Record.Outcome, errors.Join(err, lease.Release(context.WithoutCancel(ctx), nil))
 	}
 	log.Info("carrying out a plan", "mirror", plan.Mirror, "made", plan.Made, "tags", plan.Tags, "repositories", len(plan.Repositories), "finished", lease.Record.Done.Len())
 	x := prune.Execution{

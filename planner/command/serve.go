@@ -142,9 +142,15 @@ func (se *session) serve(ctx context.Context, began time.Time, s *settings, prob
 		return err
 	}
 	group.Go(func() error { return notifier.Run(ctx) })
+	pruning, err := newPruning(ctx, s, se, log)
+	if err != nil {
+		return err
+	}
+	group.Go(func() error { return pruning.run(ctx) })
 	page.Show(&web.Site{
 		Mirror: se.name, Overview: look, Failures: se.failures, Changes: changes, Catalog: seen,
 		Actions: planning, Unsent: notifier.Problems, Schedule: planning.state, Zone: s.timetable.zone,
+		Pruning: pruning, Prunes: pruning.store, Surveys: pruning.state,
 	})
 	if s.timetable.times != nil {
 		group.Go(func() error { return planning.bySchedule(ctx, *s.timetable.times) })

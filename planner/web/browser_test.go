@@ -98,10 +98,10 @@ func TestPages(t *testing.T) {
 	served := serve(t, Config{}, f.site, slog.New(slog.DiscardHandler))
 	ctx := browser(t)
 	for name, path := range map[string]string{
-		"now": "/", "failures": "/failures", "runs": "/runs", "run": "/runs/" + live, "images": "/images", "unlisted": "/images?repository=quay.io/osism/gone", "unseen": "/images?repository=quay.io/osism/new", "repository": "/images?repository=quay.io/osism/image-01", "confirm": "/actions/republish?repository=" + "quay.io/osism/gone",
+		"now": "/", "failures": "/failures", "runs": "/runs", "run": "/runs/" + live, "images": "/images", "unlisted": "/images?repository=quay.io/osism/gone", "unseen": "/images?repository=quay.io/osism/new", "repository": "/images?repository=quay.io/osism/image-01", "pruning": "/pruning", "stays": "/pruning?show=stays", "confirm": "/actions/republish?repository=" + "quay.io/osism/gone",
 	} {
 		for suffix, width := range map[string]int64{"": 1280, "-phone": 390} {
-			sees(t, ctx, served.URL+path, name+suffix, width, slices.Contains([]string{"runs", "failures-phone", "now-phone", "repository-phone"}, name+suffix))
+			sees(t, ctx, served.URL+path, name+suffix, width, slices.Contains([]string{"runs", "failures-phone", "now-phone", "repository-phone", "pruning-phone", "stays"}, name+suffix))
 		}
 	}
 }
@@ -110,7 +110,7 @@ func TestPages(t *testing.T) {
 func seesAll(t *testing.T, url, name string) {
 	t.Helper()
 	ctx := browser(t)
-	for _, page := range []string{"", "failures", "runs", "images"} {
+	for _, page := range []string{"", "failures", "runs", "images", "pruning"} {
 		sees(t, ctx, url+"/"+page, name+page, 1280, false)
 		sees(t, ctx, url+"/"+page, name+page+"-phone", 390, true)
 	}

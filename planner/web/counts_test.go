@@ -20,7 +20,7 @@ import (
 func TestCounts(t *testing.T) {
 	f := newFixture(t)
 	served := serve(t, Config{}, f.site, quiet)
-	for path, want := range map[string]string{"/": "Nothing has run", "/failures": "no failed images", "/runs": "Nothing has run", "/images": "No plan has had a repository in the last 30 days."} {
+	for path, want := range map[string]string{"/": "Nothing has run", "/failures": "no failed images", "/runs": "Nothing has run", "/images": "No plan has had a repository in the last 30 days.", "/pruning": "No plan was made in the last 90 days."} {
 		response, text := get(t, served.URL+path)
 		require.Equal(t, http.StatusOK, response.StatusCode)
 		require.Contains(t, text, want)
@@ -33,6 +33,7 @@ func TestCounts(t *testing.T) {
 			return strings.Contains(text, want)
 		}, 10*time.Second, 50*time.Millisecond)
 	}
+	f.proposes(prunable(1, 1), 100)
 	seesAll(t, served.URL, "one")
 	group, ctx := errgroup.WithContext(t.Context())
 	group.SetLimit(32)
@@ -63,7 +64,12 @@ func TestCounts(t *testing.T) {
 		})
 	}
 	require.NoError(t, group.Wait())
+	f.proposes(prunable(5000, 4), 100)
 	seesAll(t, served.URL, "many")
+	_, text = get(t, served.URL+"/pruning?page=100")
+	require.Contains(t, text, "Page 100 of 100")
+	require.Contains(t, text, "image-4999")
+	require.Less(t, len(text), 200<<10)
 	_, text = get(t, served.URL+"/images?page=50")
 	require.Contains(t, text, "5\u202f000 repositories")
 	require.Equal(t, repositoriesPage, strings.Count(text, `scope="row"`))

@@ -23,6 +23,7 @@ import (
 	"github.com/osism/skopeo-worker/shared/change"
 	"github.com/osism/skopeo-worker/shared/failure"
 	"github.com/osism/skopeo-worker/shared/run"
+	"github.com/osism/skopeo-worker/worker/prune"
 )
 
 const (
@@ -50,6 +51,9 @@ type Site struct {
 	Changes  *change.Store
 	Catalog  *catalog.Store
 	Actions  Actions
+	Pruning  Pruning
+	Prunes   *prune.Store
+	Surveys  func() PruneSurvey // the plan that is being made
 	Schedule func() Schedule
 	Unsent   func() []string // notifications that could not be sent
 	Zone     *time.Location  // of the times on the page
@@ -158,6 +162,7 @@ func (s *Server) handler(probes http.Handler) http.Handler {
 	users.HandleFunc("GET /images", s.page(s.images))
 	users.HandleFunc("GET /runs", s.page(s.runs))
 	users.HandleFunc("GET /runs/{run}", s.page(s.run))
+	users.HandleFunc("GET /pruning", s.page(s.pruning))
 	users.HandleFunc("GET /actions/{action}", s.page(s.confirm))
 	users.HandleFunc("POST /actions/{action}", s.act)
 	users.HandleFunc("POST /logout", s.logout)
@@ -228,7 +233,9 @@ func statusOf(err error) (status int, known bool) {
 	switch {
 	case errors.Is(err, run.ErrNotFound), errors.Is(err, overview.ErrUnknown):
 		return http.StatusNotFound, true
-	case errors.Is(err, errBadRequest):
+	case isConflict(err):
+		return http.StatusConflict, true
+	case errors.Is(err, errBadRequest), errors.Is(err, prune.ErrCount), errors.Is(err, ErrTerms):
 		return http.StatusBadRequest, true
 	case errors.Is(err, errReadOnly):
 		return http.StatusForbidden, true

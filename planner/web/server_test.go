@@ -91,6 +91,7 @@ func TestHostileNames(t *testing.T) {
 		"/", "/failures", "/failures?q=" + query, "/failures?mirror=" + query, "/runs", "/runs?mirror=" + query, "/runs/" + live,
 		"/runs/" + url.PathEscape(script), "/actions/republish?repository=" + query, "/actions/" + url.PathEscape(script), "/login?to=" + query,
 		"/" + url.PathEscape(script), "/?note=" + query, "/images", "/images?q=" + query, "/images?state=" + query, "/images?repository=" + query, "/images?repository=quay.io/osism/image-01",
+		"/pruning", "/pruning?show=stays", "/pruning?show=" + query, "/pruning?mirror=" + query, "/actions/prune?grace=" + query,
 	} {
 		response, text := get(t, served.URL+path)
 		require.NotContains(t, text, "<script>hostile", path)
@@ -197,14 +198,16 @@ func TestReadOnly(t *testing.T) {
 	f := newFixture(t)
 	live := f.bad()
 	served := serve(t, Config{Addr: "0.0.0.0:0", ReadOnly: true}, f.site, quiet)
-	for _, path := range []string{"/", "/failures", "/runs", "/runs/" + live} {
+	for _, path := range []string{"/", "/failures", "/runs", "/runs/" + live, "/pruning"} {
 		response, text := get(t, served.URL+path, "Host", "mirror.example.com")
 		require.Equal(t, http.StatusOK, response.StatusCode)
 		require.NotContains(t, text, "/actions/")
 		require.NotContains(t, text, `method="post"`)
 	}
-	for _, action := range []string{"plan", "republish", "cancel"} {
-		response, _ := post(t, served.URL+"/actions/"+action, url.Values{"run": {live}})
+	st, err := f.prunes.State(t.Context(), mirror)
+	require.NoError(t, err)
+	for _, action := range []string{"plan", "republish", "cancel", "prune", "execute"} {
+		response, _ := post(t, served.URL+"/actions/"+action, url.Values{"run": {live}, "plan": {st.Review.Plan}, "tags": {"12"}})
 		require.Equal(t, http.StatusForbidden, response.StatusCode)
 		_, text := get(t, served.URL+"/actions/"+action+"?run="+live)
 		require.NotContains(t, text, "<form")

@@ -23,6 +23,7 @@ import (
 	"github.com/osism/skopeo-worker/shared/reference"
 	"github.com/osism/skopeo-worker/shared/run"
 	"github.com/osism/skopeo-worker/shared/subject"
+	"github.com/osism/skopeo-worker/worker/prune"
 )
 
 const (
@@ -44,6 +45,7 @@ type fixture struct {
 	changes  *change.Store
 	catalog  *catalog.Store
 	site     *Site
+	prunes   *prune.Store
 	actions  *recorder
 }
 
@@ -63,8 +65,11 @@ func newFixture(t *testing.T) *fixture {
 	require.NoError(t, err)
 	f.changes, err = change.Open(t.Context(), f.b)
 	require.NoError(t, err)
+	f.prunes, err = prune.OpenStore(t.Context(), f.b)
+	require.NoError(t, err)
 	f.site = &Site{
 		Mirror: mirror, Overview: look, Failures: f.failures, Changes: f.changes, Catalog: f.catalog, Actions: f.actions, Zone: time.UTC,
+		Pruning: &pruner{f.actions, f.prunes}, Prunes: f.prunes, Surveys: func() PruneSurvey { return PruneSurvey{} },
 		Unsent:   func() []string { return []string{"slack: refused: 500 " + script} },
 		Schedule: func() Schedule { return Schedule{Next: time.Now().Add(5 * time.Hour)} },
 	}
@@ -137,6 +142,7 @@ func (f *fixture) bad() (live string) {
 		f.ran(mirror, day, time.Duration(20+(day*13)%17)*time.Minute, images)
 	}
 	f.ran(otherMirror, 4, time.Hour, run.Tally{Total: 10, Unchanged: 10})
+	f.proposes(prunable(3, 4), 100)
 	live = f.running(mirror)
 	source, destination := reference.MustRepository("quay.io/osism/osism-ansible"), reference.MustRepository("registry.example.com/mirror/osism/osism-ansible")
 	old, recent := reference.DigestOf([]byte("old")), reference.DigestOf([]byte("new"))
@@ -205,6 +211,53 @@ func (r *recorder) Cancel(_ context.Context, mirror, id string) (string, error) 
 		return "", errors.New("no such run: " + script)
 	}
 	return r.record("cancel " + mirror + " " + id)
+}
+
+// pruner is Pruning that records what it is asked for, and confirms plans.
+type pruner struct {
+	*recorder
+	prunes *prune.Store
+}
+
+func (p *pruner) Survey(_ context.Context, terms PruneTerms, by string) (string, error) {
+	return p.record(fmt.Sprintf("prune %s %s %s for %s", terms.Grace, terms.Max, terms.PerRepository, by))
+}
+
+func (p *pruner) Execute(ctx context.Context, plan string, tags int, by string) (string, error) {
+	if err := p.prunes.Confirm(ctx, mirror, plan, tags, by); err != nil {
+		return "", err
+	}
+	return p.record(fmt.Sprintf("execute %d for %s", tags, by))
+}
+
+// prunable is a plan with so many tags in each of so many repositories, and as many that stay.
+func prunable(repositories, tags int) prune.Plan {
+	p := prune.Plan{Version: prune.Version, Mirror: mirror, Destination: "registry.example.com/mirror", Made: time.Now().UTC(), Grace: "720h0m0s", Repositories: []prune.Repository{}, Left: []prune.Left{}}
+	since := time.Now().UTC().Add(-41 * 24 * time.Hour)
+	for n := range repositories {
+		name := reference.MustRepository(fmt.Sprintf("registry.example.com/mirror/osism/image-%04d", n))
+		r := prune.Repository{Repository: name, Recorded: 4 * tags, Manifests: []reference.Digest{reference.DigestOf([]byte("child"))}}
+		for k := range tags {
+			t := prune.Tag{Tag: reference.MustTag(fmt.Sprintf("1.%d.0", k)), Digest: reference.DigestOf([]byte(fmt.Sprint(n, k))), Why: "the source does not list it", Since: since, Bytes: 180 << 20}
+			if k == 1 {
+				t.Why, t.Of, t.Since = "it belongs to an image that goes: "+script, reference.DigestOf([]byte(fmt.Sprint(n, 0))), time.Time{}
+			}
+			r.Tags = append(r.Tags, t)
+			p.Bytes += t.Bytes
+		}
+		p.Tags += tags
+		p.Recorded += r.Recorded
+		p.Repositories = append(p.Repositories, r)
+		p.Left = append(p.Left, prune.Left{Repository: name, Tag: reference.MustTag("2.0"), Why: "the list names it again " + script})
+	}
+	return p
+}
+
+// proposes keeps a plan for review, under caps.
+func (f *fixture) proposes(p prune.Plan, all float64) string {
+	f.t.Helper()
+	require.NoError(f.t, f.prunes.Propose(f.t.Context(), p, prune.Caps{All: prune.MustShare(all), PerRepository: prune.MustShare(50)}, "ada"))
+	return p.ID()
 }
 
 // serve serves the site; nil is one without a broker yet.

@@ -77,7 +77,7 @@ func (v view) Section(path string) bool {
 	return v.Path == path || path != "/" && strings.HasPrefix(v.Path, path+"/")
 }
 
-var pages = []string{"now", "failures", "runs", "run", "images", "repository", "confirm", "login", "error"}
+var pages = []string{"now", "failures", "runs", "run", "images", "repository", "pruning", "confirm", "login", "error"}
 
 func (s *Server) parseTemplates() {
 	s.templates = map[string]*template.Template{}
@@ -89,7 +89,7 @@ func (s *Server) parseTemplates() {
 func (s *Server) functions() template.FuncMap {
 	return template.FuncMap{
 		"size": size, "span": span, "count": count, "bar": bar, "spentbar": spentBar, "clean": clean, "short": short,
-		"number": number, "path": func(a, b string) string { return a + url.PathEscape(b) }, "search": search, "filtered": state,
+		"number": number, "path": func(a, b string) string { return a + url.PathEscape(b) }, "search": search, "filtered": state, "shown": shown,
 		"since":  func(t, now time.Time) template.HTML { return s.timeElement(t, span(now.Sub(t))) },
 		"moment": func(t any) template.HTML { return s.moment(t) },
 		"ago":    func(t any, now time.Time) template.HTML { return s.ago(t, now) },
@@ -234,6 +234,14 @@ func mirrorOf(site *Site, r *http.Request) string {
 func state(v view) string {
 	if list, ok := v.Data.(imagesView); ok {
 		return list.State
+	}
+	return ""
+}
+
+// shown is which part of a plan a page shows.
+func shown(v view) string {
+	if plan, ok := v.Data.(pruningView); ok && plan.Stays {
+		return "stays"
 	}
 	return ""
 }

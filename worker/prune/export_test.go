@@ -15,3 +15,6 @@ func (s *Store) EndLeasesAfter(d time.Duration) *Store {
 func (s *Store) Await(ctx context.Context, destination string) error {
 	return s.await(ctx, destination)
 }
+
+// Finished records that the whole plan is carried out.
+func (l *Lease) Finished(ctx context.Context) error { return l.end(ctx) }

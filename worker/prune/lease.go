@@ -100,7 +100,7 @@ func (s *Store) Take(ctx context.Context, mirror string, h Holder, waiting func(
 		return true
 	})
 	if err != nil {
-		_ = l.Release(context.WithoutCancel(ctx)) // it ends by itself, too
+		_ = l.Release(context.WithoutCancel(ctx), nil) // it ends by itself, too
 		return nil, err
 	}
 	return l, nil
@@ -222,8 +222,8 @@ func (l *Lease) Finish(ctx context.Context, place int, o Outcome) error {
 	})
 }
 
-// End records that the whole plan is carried out.
-func (l *Lease) End(ctx context.Context) error {
+// end records that the whole plan is carried out.
+func (l *Lease) end(ctx context.Context) error {
 	return l.store.updateRecord(ctx, l.Record.Mirror, l.Record.Plan, func(r *Record) bool {
 		if !r.Finished.IsZero() {
 			return false
@@ -233,12 +233,20 @@ func (l *Lease) End(ctx context.Context) error {
 	})
 }
 
-// Release gives the lease back. If a deletion was not answered, the lease ends by itself later.
-func (l *Lease) Release(ctx context.Context) error {
-	if l.pending {
+// Release gives the lease back, and notes how the execution has ended; nil: it goes on later by
+// itself. If a deletion was not answered, the lease ends by itself, later.
+func (l *Lease) Release(ctx context.Context, last *Last) error {
+	if l.pending && last == nil {
 		return nil
 	}
-	err := l.renew(ctx, func(st *State) { st.Executing = Holder{} })
+	err := l.renew(ctx, func(st *State) {
+		if last != nil {
+			st.end(*last)
+		}
+		if !l.pending {
+			st.Executing = Holder{}
+		}
+	})
 	l.renewed.Store(&time.Time{})
 	return err
 }

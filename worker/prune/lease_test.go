@@ -46,13 +46,13 @@ func TestLease(t *testing.T) {
 	require.ErrorIs(t, err, context.Canceled)
 	require.NoError(t, lease.Finish(t.Context(), 9, prune.Outcome{Deleted: 1}))
 	require.NoError(t, lease.Finish(t.Context(), 9, prune.Outcome{Deleted: 1}), "what is finished does not count twice")
-	require.NoError(t, lease.Release(t.Context()))
+	require.NoError(t, lease.Release(t.Context(), nil))
 	second := take(t, store, "plan", "2")
 	require.True(t, second.Record.Done.Has(9))
 	require.Equal(t, 1, second.Record.Done.Len())
 	require.ErrorIs(t, lease.Finish(t.Context(), 8, prune.Outcome{}), prune.ErrTaken)
-	require.NoError(t, second.End(t.Context()))
-	require.NoError(t, second.Release(t.Context()))
+	require.NoError(t, second.Finished(t.Context()))
+	require.NoError(t, second.Release(t.Context(), nil))
 	third := take(t, store, "plan", "3")
 	require.False(t, third.Record.Finished.IsZero())
 	require.Equal(t, 1, third.Record.Outcome.Deleted)
@@ -68,7 +68,7 @@ func TestKilled(t *testing.T) {
 	require.NoError(t, err)
 	require.Equal(t, []prune.State{{Mirror: "default"}}, states)
 	require.ErrorIs(t, lease.Finish(t.Context(), 0, prune.Outcome{}), prune.ErrTaken)
-	require.ErrorIs(t, lease.Release(t.Context()), prune.ErrTaken)
+	require.ErrorIs(t, lease.Release(t.Context(), nil), prune.ErrTaken)
 
 	waited := false
 	take(t, store, "plan", "2")
@@ -90,7 +90,7 @@ func TestAwait(t *testing.T) {
 	for _, destination := range []string{"registry.example.com/mirrors", "registry.example.com:5000/mirror", "registry.example.com/other"} {
 		require.NoError(t, prune.Await(t.Context(), b, destination), destination)
 	}
-	require.NoError(t, lease.Release(t.Context()))
+	require.NoError(t, lease.Release(t.Context(), nil))
 	require.NoError(t, prune.Await(t.Context(), b, ""))
 }
 

@@ -4,14 +4,18 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"time"
 
+	"github.com/osism/skopeo-worker/worker/outcome"
 	"github.com/osism/skopeo-worker/worker/registry"
 )
 
 // Run carries out what is left of a plan, one repository after the other. A repository that
 // fails is left for another execution, unless the registry deletes nothing at all; then the
 // others are, too. The error is ErrUndeleted then. If Busy returns an error, Run stops with it.
+// The end is noted at the broker, unless ctx ended: then the plan is to go on.
 func (x *Execution) Run(ctx context.Context, p Plan, lease *Lease) (Outcome, error) {
+	asked := ctx
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	x.lease = lease
@@ -24,10 +28,17 @@ func (x *Execution) Run(ctx context.Context, p Plan, lease *Lease) (Outcome, err
 		err = context.Cause(ctx)
 	}
 	if err == nil {
-		err = lease.End(ctx)
+		err = lease.end(ctx)
 	}
 	cancel(nil)
-	if released := lease.Release(context.WithoutCancel(ctx)); err == nil {
+	last := &Last{Plan: lease.Record.Plan, By: lease.holder.By, At: time.Now().UTC(), Finished: err == nil, Outcome: all}
+	if err != nil {
+		last.Why = outcome.Reason(err)
+	}
+	if asked.Err() != nil {
+		last = nil
+	}
+	if released := lease.Release(context.WithoutCancel(ctx), last); err == nil {
 		err = released
 	}
 	return all, err

@@ -23,7 +23,9 @@ const (
 type State struct {
 	Mirror string `json:"mirror"`
 	// Executing is who carries out a plan now, or did so when it was killed.
-	Executing Holder `json:"executing,omitzero"`
+	Executing Holder  `json:"executing,omitzero"`
+	Review    *Review `json:"review,omitempty"` // nil: none was kept
+	Last      *Last   `json:"last,omitempty"`   // nil: none was executed
 }
 
 // Record is how far a plan is carried out. Its key is the mirror name and the ID of the plan.

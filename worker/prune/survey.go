@@ -41,6 +41,7 @@ type Survey struct {
 	// LeftList plans tags, too, that an entry kept before it left the list.
 	LeftList bool
 	Now      time.Time
+	Progress func(done, all int) // of repositories, if it is set
 }
 
 // Plan returns what may be pruned.
@@ -49,9 +50,10 @@ func (s *Survey) Plan(ctx context.Context) (Plan, error) {
 		Version: Version, Mirror: s.Mirror, Destination: s.Destination, Made: s.Now, Grace: s.Grace.String(),
 		Repositories: []Repository{}, Left: []Left{},
 	}
-	for _, r := range s.Holdings {
-		if !s.isOurs(r) {
-			continue
+	ours := slices.DeleteFunc(slices.Clone(s.Holdings), func(r holding.Repository) bool { return !s.isOurs(r) })
+	for i, r := range ours {
+		if s.Progress != nil {
+			s.Progress(i, len(ours))
 		}
 		recorded := images(r)
 		p.Recorded += recorded

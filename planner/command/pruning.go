@@ -1,0 +1,215 @@
+package command
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/osism/skopeo-worker/planner/web"
+	"github.com/osism/skopeo-worker/worker/prune"
+)
+
+// confirmedAgain is how often a plan is looked for that was confirmed, and whose process was
+// killed.
+const confirmedAgain = 15 * time.Second
+
+// pruning makes plans of what to prune while planner serve runs, and executes those that users
+// confirm.
+type pruning struct {
+	settings *settings
+	session  *session
+	store    *prune.Store
+	log      *slog.Logger
+
+	asked     chan pruneRequest
+	confirmed chan struct{}
+
+	mu sync.Mutex
+	at web.PruneSurvey
+}
+
+// pruneRequest is a plan that a user has asked for.
+type pruneRequest struct {
+	flags pruneFlags
+	by    string
+}
+
+func newPruning(ctx context.Context, s *settings, se *session, log *slog.Logger) (*pruning, error) {
+	store, err := prune.OpenStore(ctx, se.Broker)
+	if err != nil {
+		return nil, err
+	}
+	return &pruning{settings: s, session: se, store: store, log: log, asked: make(chan pruneRequest, 1), confirmed: make(chan struct{}, 1)}, nil
+}
+
+// state returns how the making of a plan stands.
+func (p *pruning) state() web.PruneSurvey {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.at
+}
+
+func (p *pruning) note(change func(*web.PruneSurvey)) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	change(&p.at)
+}
+
+// run makes plans and executes them, one after the other, until ctx ends. A plan that was
+// confirmed before this process began is executed, too.
+func (p *pruning) run(ctx context.Context) error {
+	ticker := time.NewTicker(confirmedAgain)
+	defer ticker.Stop()
+	for {
+		if err := p.execute(ctx); err != nil && ctx.Err() == nil {
+			p.log.Warn("the prune plan that was confirmed is not executed yet", "error", err)
+		}
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-ticker.C:
+		case <-p.confirmed:
+		case request := <-p.asked:
+			p.make(ctx, request)
+		}
+	}
+}
+
+// errSurveying is returned while a plan is made.
+var errSurveying = fmt.Errorf("%w: a plan is being made already", prune.ErrStale)
+
+// Survey implements web.Pruning.
+func (p *pruning) Survey(ctx context.Context, terms web.PruneTerms, by string) (string, error) {
+	request := pruneRequest{flags: defaultPrune(), by: by}
+	request.flags.settings = *p.settings
+	for _, value := range []struct {
+		name, text string
+		set        func(string) error
+	}{
+		{"grace", terms.Grace, request.flags.grace.Set},
+		{"max", terms.Max, shareFlag{&request.flags.caps.All}.Set},
+		{"max_per_repository", terms.PerRepository, shareFlag{&request.flags.caps.PerRepository}.Set},
+	} {
+		if value.text == "" {
+			continue
+		}
+		if err := value.set(strings.TrimSpace(value.text)); err != nil {
+			return "", fmt.Errorf("%w: %s: %w", web.ErrTerms, value.name, err)
+		}
+	}
+	st, err := p.store.State(ctx, p.session.name)
+	if err != nil {
+		return "", err
+	}
+	if st.Review != nil && st.Review.UnderWay() {
+		return "", fmt.Errorf("%w: one is being executed", prune.ErrStale)
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if !p.at.Since.IsZero() {
+		return "", errSurveying
+	}
+	p.at = web.PruneSurvey{Since: time.Now(), By: by}
+	p.asked <- request // the last one was taken: Since is zero
+	return "A plan of what to prune is being made.", nil
+}
+
+// make makes a plan and keeps it for review.
+func (p *pruning) make(ctx context.Context, request pruneRequest) {
+	plan, err := p.plan(ctx, request)
+	if err == nil {
+		err = p.store.Propose(ctx, plan, request.flags.caps, request.by)
+	}
+	p.note(func(at *web.PruneSurvey) {
+		*at = web.PruneSurvey{}
+		if err != nil && ctx.Err() == nil {
+			at.Failed, at.Error = time.Now(), p.session.Explain(err).Error()
+		}
+	})
+	if err != nil {
+		p.log.Warn("no prune plan was made", "by", request.by, "error", err)
+		return
+	}
+	p.log.Info("a prune plan was made", "plan", plan.ID(), "by", request.by, "tags", plan.Tags, "repositories", len(plan.Repositories))
+}
+
+func (p *pruning) plan(ctx context.Context, request pruneRequest) (prune.Plan, error) {
+	s, err := p.survey(ctx, &request.flags)
+	if err != nil {
+		return prune.Plan{}, err
+	}
+	defer s.close()
+	s.Progress = func(done, all int) {
+		p.note(func(at *web.PruneSurvey) { at.Done, at.Repositories = done, all })
+	}
+	return s.Plan(ctx)
+}
+
+func (p *pruning) survey(ctx context.Context, flags *pruneFlags) (*surveyed, error) {
+	planned, err := flags.prepare(ctx, nil, warner{p.log})
+	if err != nil {
+		return nil, err
+	}
+	return flags.surveyWith(ctx, p.session, planned, warner{p.log})
+}
+
+// Execute implements web.Pruning.
+func (p *pruning) Execute(ctx context.Context, plan string, tags int, by string) (string, error) {
+	if err := p.store.Confirm(ctx, p.session.name, plan, tags, by); err != nil {
+		return "", err
+	}
+	select {
+	case p.confirmed <- struct{}{}:
+	default: // run looks anyway
+	}
+	return fmt.Sprintf("%s being deleted.", count(tags, "tag is", "tags are")), nil
+}
+
+// execute executes the plan that was confirmed, if there is one. The error is one that another
+// try may not have.
+func (p *pruning) execute(ctx context.Context) error {
+	st, err := p.store.State(ctx, p.session.name)
+	if err != nil || st.Review == nil || !st.Review.UnderWay() {
+		return err
+	}
+	r := st.Review
+	plan, err := p.store.Proposed(ctx, p.session.name, r)
+	if err == nil {
+		err = p.carryOut(ctx, plan, r)
+	}
+	if err == nil || ctx.Err() != nil || errors.Is(err, prune.ErrTaken) {
+		return err
+	}
+	p.log.Error("a prune plan was not carried out as a whole", "plan", r.Plan, "by", r.ConfirmedBy, "error", err)
+	return p.store.End(ctx, p.session.name, r.Plan, p.session.Explain(err)) // unless the execution has noted it
+}
+
+func (p *pruning) carryOut(ctx context.Context, plan prune.Plan, r *prune.Review) error {
+	flags := defaultPrune()
+	flags.settings = *p.settings
+	if err := flags.grace.Set(plan.Grace); err != nil {
+		return fmt.Errorf("%w: grace: %w", prune.ErrPlan, err)
+	}
+	s, err := p.survey(ctx, &flags)
+	if err != nil {
+		return err
+	}
+	defer s.close()
+	if plan.Destination != s.Destination {
+		return fmt.Errorf("%w: the plan is for MIRROR_DEST_URL=%s", errUsage, plan.Destination)
+	}
+	done, err := s.execute(ctx, plan, r.ConfirmedBy, func(other prune.Holder) {
+		p.log.Info("waiting for another process that prunes, or was killed just now", "by", other.By, "plan", other.Plan)
+	}, func() (bool, error) {
+		st, err := p.store.State(ctx, p.session.name)
+		return st.Review != nil && st.Review.Plan == r.Plan && st.Review.UnderWay(), err
+	})
+	if err == nil {
+		p.log.Info("a prune plan was carried out", "plan", r.Plan, "by", r.ConfirmedBy, "deleted", done.Deleted, "skipped", done.Skipped, "gone", done.Gone, "manifests", done.Manifests)
+	}
+	return err
+}

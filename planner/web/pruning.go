@@ -1,0 +1,173 @@
+package web
+
+import (
+	"context"
+	"errors"
+	"net/http"
+	"strconv"
+	"time"
+
+	"github.com/osism/skopeo-worker/worker/prune"
+)
+
+// pruneRows is how many tags a page of a plan has.
+const pruneRows = 200
+
+// Pruning makes plans of what to prune and executes them, in the background. Each returns what it
+// has begun, in a sentence.
+type Pruning interface {
+	// Survey begins to make a plan. Terms that cannot be read are an ErrTerms.
+	Survey(ctx context.Context, terms PruneTerms, by string) (string, error)
+	// Execute confirms a plan by the number of its tags, as prune.Store.Confirm does.
+	Execute(ctx context.Context, plan string, tags int, by string) (string, error)
+}
+
+// ErrTerms is returned for a time of grace or a cap that cannot be read.
+var ErrTerms = errors.New("no plan is made")
+
+// PruneTerms are the terms of a plan, as planner prune has them; empty: its defaults.
+type PruneTerms struct {
+	Grace         string `json:"grace"`
+	Max           string `json:"max"`
+	PerRepository string `json:"max_per_repository"`
+}
+
+// PruneSurvey is how the making of a plan stands.
+type PruneSurvey struct {
+	Since        time.Time `json:"since,omitzero"` // zero: none is made
+	By           string    `json:"by,omitempty"`
+	Done         int       `json:"done"`
+	Repositories int       `json:"repositories"`
+	// Failed is when the last one failed, and Error why; zero: it did not.
+	Failed time.Time `json:"failed,omitzero"`
+	Error  string    `json:"error,omitempty"`
+}
+
+// pruningView is the page Pruning.
+type pruningView struct {
+	prune.State
+	Survey PruneSurvey
+	Terms  PruneTerms // of the form
+	Plan   *prune.Plan
+	Done   int  // repositories of the plan
+	Stays  bool // shows what stays, not what goes
+	Rows   []pruneRow
+	Left   []prune.Left
+	paging
+}
+
+// pruneRow is a tag of a plan, or the repository of those that follow.
+type pruneRow struct {
+	Repository *prune.Repository
+	Tag        prune.Tag
+}
+
+// Bytes are those that the tags of the repository free.
+func (r pruneRow) Bytes() (bytes int64) {
+	for _, t := range r.Repository.Tags {
+		bytes += t.Bytes
+	}
+	return bytes
+}
+
+// UnderWay reports whether the plan was confirmed and its execution has not ended.
+func (v pruningView) UnderWay() bool { return v.Review != nil && v.Review.UnderWay() }
+
+// Busy reports whether the page changes by itself.
+func (v pruningView) Busy() bool { return v.UnderWay() || !v.Survey.Since.IsZero() }
+
+// Share is a number as a part of another one.
+func (pruningView) Share(n, all int) string {
+	if all == 0 {
+		return "0 %"
+	}
+	return strconv.FormatFloat(float64(n)*100/float64(all), 'f', 1, 64) + " %"
+}
+
+// Grace is how long the tags of the plan were dropped at least.
+func (v pruningView) Grace() string {
+	d, err := time.ParseDuration(v.Review.Grace)
+	if err != nil {
+		return v.Review.Grace
+	}
+	return span(d)
+}
+
+func (*Server) pruning(site *Site, r *http.Request) (view, error) {
+	mirror := mirrorOf(site, r)
+	o, err := site.Overview.Now(r.Context())
+	if err != nil {
+		return view{}, err
+	}
+	if _, err := o.Mirror(mirror); err != nil {
+		return view{}, err
+	}
+	v, err := lookAtPlan(r.Context(), site, mirror)
+	if err != nil {
+		return view{}, err
+	}
+	v.Stays = r.URL.Query().Get("show") == "stays"
+	rows := 0
+	if v.Plan != nil {
+		rows = v.Plan.Tags
+		if v.Stays {
+			rows = len(v.Plan.Left)
+		}
+	}
+	if v.paging, err = newPaging(r, rows, pruneRows); err != nil {
+		return view{}, err
+	}
+	switch {
+	case v.Plan == nil:
+	case v.Stays:
+		v.Left = v.Plan.Left[v.from:v.to]
+	default:
+		v.Rows = rowsOf(v.Plan, v.from, v.to)
+	}
+	return viewOf(o, mirror, view{Template: "pruning", Title: "Pruning", Data: v, Live: v.Busy()})
+}
+
+// lookAtPlan reads how the pruning of a mirror stands.
+func lookAtPlan(ctx context.Context, site *Site, mirror string) (v pruningView, err error) {
+	v.Terms = PruneTerms{"30d", "10%", "50%"}
+	if mirror == site.Mirror {
+		v.Survey = site.Surveys()
+	}
+	if v.State, err = site.Prunes.State(ctx, mirror); err != nil || v.Review == nil {
+		return v, err
+	}
+	if v.UnderWay() {
+		record, err := site.Prunes.Record(ctx, mirror, v.Review.Plan)
+		if err != nil {
+			return v, err
+		}
+		v.Done, v.Review.Outcome = record.Done.Len(), record.Outcome
+	}
+	plan, err := site.Prunes.Proposed(ctx, mirror, v.Review)
+	if errors.Is(err, prune.ErrGone) {
+		v.Review = nil
+		return v, nil
+	}
+	v.Plan = &plan
+	return v, err
+}
+
+// rowsOf returns the tags of a plan from one place to another, below their repositories.
+func rowsOf(p *prune.Plan, from, to int) (rows []pruneRow) {
+	n := 0
+	for i := range p.Repositories {
+		r := &p.Repositories[i]
+		first := true
+		for _, t := range r.Tags {
+			if n >= from && n < to {
+				if first {
+					rows = append(rows, pruneRow{Repository: r})
+					first = false
+				}
+				rows = append(rows, pruneRow{Tag: t})
+			}
+			n++
+		}
+	}
+	return rows
+}

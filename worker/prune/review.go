@@ -1,0 +1,257 @@
+package prune
+
+import (
+	"bytes"
+	"compress/gzip"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"time"
+
+	"github.com/nats-io/nats.go/jetstream"
+
+	"github.com/osism/skopeo-worker/shared/exit"
+)
+
+var (
+	// ErrStale is returned if a plan is not to be confirmed: there is another one, or it was
+	// confirmed before.
+	ErrStale = exit.Usage.New("the plan cannot be confirmed")
+	// ErrCount is returned if a plan is confirmed with another number of tags.
+	ErrCount = exit.Usage.New("this is not the number of tags of the plan")
+	// ErrGone is returned if the pieces of a plan are not at the broker any more.
+	ErrGone = errors.New("the plan is not at the broker any more; make a new one")
+)
+
+// Review is a plan that is kept at the broker until somebody confirms it, and what became of it.
+type Review struct {
+	Plan          string    `json:"plan"` // its ID
+	Made          time.Time `json:"made"`
+	By            string    `json:"by"` // who has made it
+	Grace         string    `json:"grace"`
+	Max           string    `json:"max"`                // the caps, in percent
+	PerRepository string    `json:"max_per_repository"` // of the mirrored tags of each
+	Over          string    `json:"over,omitempty"`     // why the caps stop it; empty: they do not
+	Recorded      int       `json:"recorded"`
+	Tags          int       `json:"tags"`
+	Repositories  int       `json:"repositories"`
+	Bytes         int64     `json:"bytes"`
+	Left          int       `json:"left"`
+	Pieces        int       `json:"pieces"` // in which it is kept
+
+	Confirmed   time.Time `json:"confirmed,omitzero"`
+	ConfirmedBy string    `json:"confirmed_by,omitempty"`
+	// Ended is when the execution ended, Finished whether the whole plan was carried out then,
+	// and Why why not.
+	Ended    time.Time `json:"ended,omitzero"`
+	Finished bool      `json:"finished,omitempty"`
+	Why      string    `json:"why,omitempty"`
+	Outcome  Outcome   `json:"outcome,omitzero"`
+}
+
+// Open reports whether the plan may still be confirmed, or confirmed again because its execution
+// has ended too early.
+func (r *Review) Open() bool { return !r.Finished && !r.UnderWay() && r.Tags > 0 && r.Over == "" }
+
+// UnderWay reports whether the plan was confirmed and its execution has not ended.
+func (r *Review) UnderWay() bool { return !r.Confirmed.IsZero() && r.Ended.IsZero() }
+
+// Last is the last execution of a plan that was carried out, or ended by itself.
+type Last struct {
+	Plan     string    `json:"plan"`
+	By       string    `json:"by"`
+	At       time.Time `json:"at"` // when it ended
+	Finished bool      `json:"finished"`
+	Why      string    `json:"why,omitempty"` // why it is not finished
+	Outcome  Outcome   `json:"outcome"`       // of all executions of the plan
+}
+
+// end notes how an execution has ended.
+func (st *State) end(l Last) {
+	st.Last = &l
+	if r := st.Review; r != nil && r.Plan == l.Plan {
+		r.Ended, r.Finished, r.Why, r.Outcome = l.At, l.Finished, l.Why, l.Outcome
+	}
+}
+
+// End notes that a confirmed plan is not executed for a reason that is no part of its execution.
+func (s *Store) End(ctx context.Context, mirror, plan string, why error) error {
+	return s.updateState(ctx, mirror, func(st *State, _ uint64) bool {
+		r := st.Review
+		if r == nil || r.Plan != plan || !r.UnderWay() {
+			return false
+		}
+		r.Ended, r.Why = time.Now().UTC(), why.Error()
+		return true
+	})
+}
+
+// State returns how the pruning of a mirror name stands.
+func (s *Store) State(ctx context.Context, mirror string) (State, error) {
+	st := State{Mirror: mirror}
+	entry, err := s.kv.Get(ctx, mirror)
+	switch {
+	case errors.Is(err, jetstream.ErrKeyNotFound):
+		return st, nil
+	case err == nil:
+		err = json.Unmarshal(entry.Value(), &st)
+	}
+	if err != nil {
+		return st, fmt.Errorf("reading the prune plans of mirror %s: %w", mirror, err)
+	}
+	return st, nil
+}
+
+// Record returns how far a plan is carried out.
+func (s *Store) Record(ctx context.Context, mirror, plan string) (r Record, err error) {
+	entry, err := s.kv.Get(ctx, mirror+"."+plan)
+	switch {
+	case errors.Is(err, jetstream.ErrKeyNotFound):
+		return r, nil
+	case err == nil:
+		err = json.Unmarshal(entry.Value(), &r)
+	}
+	if err != nil {
+		return r, fmt.Errorf("reading how far plan %s is executed: %w", plan, err)
+	}
+	return r, nil
+}
+
+const (
+	// maxPiece is the largest piece of a plan, in bytes: less than a NATS server takes by default
+	// (1 MiB).
+	maxPiece = 512 << 10
+	// maxPlan bounds what a plan is unpacked to: about a million tags.
+	maxPlan = 256 << 20
+)
+
+func pieceKey(mirror, plan string, n int) string { return fmt.Sprintf("%s.%s.%d", mirror, plan, n) }
+
+// Propose keeps a plan in place of the last one, to be confirmed unless it exceeds the caps. It
+// returns ErrStale while the last one is executed.
+func (s *Store) Propose(ctx context.Context, p Plan, c Caps, by string) error {
+	r := &Review{
+		Plan: p.ID(), Made: p.Made, By: by, Grace: p.Grace, Max: c.All.String(), PerRepository: c.PerRepository.String(),
+		Recorded: p.Recorded, Tags: p.Tags, Repositories: len(p.Repositories), Bytes: p.Bytes, Left: len(p.Left),
+	}
+	if err := c.Check(p); err != nil {
+		r.Over = err.Error()
+	}
+	plain, err := json.Marshal(p)
+	if err != nil {
+		return err
+	}
+	var packed bytes.Buffer
+	w := gzip.NewWriter(&packed)
+	_, _ = w.Write(plain) // a buffer takes everything
+	if err := w.Close(); err != nil {
+		return err
+	}
+	for ; packed.Len() > 0; r.Pieces++ {
+		if _, err := s.kv.Put(ctx, pieceKey(p.Mirror, r.Plan, r.Pieces), packed.Next(maxPiece)); err != nil {
+			return fmt.Errorf("keeping plan %s in %s: %w", r.Plan, Bucket, err)
+		}
+	}
+	var old, executed *Review
+	err = s.updateState(ctx, p.Mirror, func(st *State, _ uint64) bool {
+		if old, executed = st.Review, nil; old != nil && old.UnderWay() {
+			executed = old
+			return false
+		}
+		st.Review = r
+		return true
+	})
+	switch {
+	case err != nil:
+		return err
+	case executed != nil:
+		s.drop(ctx, p.Mirror, r)
+		return underWay(executed)
+	case old != nil && old.Plan != r.Plan:
+		s.drop(ctx, p.Mirror, old)
+	}
+	return nil
+}
+
+// drop deletes the pieces of a plan. If that fails, they expire.
+func (s *Store) drop(ctx context.Context, mirror string, r *Review) {
+	for n := range r.Pieces {
+		_ = s.kv.Purge(ctx, pieceKey(mirror, r.Plan, n))
+	}
+}
+
+func underWay(r *Review) error {
+	return fmt.Errorf("%w: %s has confirmed a plan of %d tags, and it is being executed", ErrStale, r.ConfirmedBy, r.Tags)
+}
+
+// Proposed returns the plan of a review.
+func (s *Store) Proposed(ctx context.Context, mirror string, r *Review) (p Plan, err error) {
+	var packed bytes.Buffer
+	for n := range r.Pieces {
+		entry, err := s.kv.Get(ctx, pieceKey(mirror, r.Plan, n))
+		if errors.Is(err, jetstream.ErrKeyNotFound) {
+			return p, ErrGone
+		}
+		if err != nil {
+			return p, fmt.Errorf("reading plan %s: %w", r.Plan, err)
+		}
+		packed.Write(entry.Value())
+	}
+	unpacked, err := gzip.NewReader(&packed)
+	var plain []byte
+	if err == nil {
+		plain, err = io.ReadAll(io.LimitReader(unpacked, maxPlan))
+	}
+	if err == nil {
+		err = json.Unmarshal(plain, &p)
+	}
+	if err == nil {
+		err = p.Check()
+	}
+	if err == nil && (p.Mirror != mirror || p.ID() != r.Plan) {
+		err = fmt.Errorf("%w: it is another plan", ErrPlan)
+	}
+	if err != nil {
+		return Plan{}, fmt.Errorf("reading plan %s from %s: %w", r.Plan, Bucket, err)
+	}
+	return p, nil
+}
+
+// Confirm notes that somebody has confirmed a plan by the number of its tags. It returns ErrStale
+// if the plan is not the one that is kept or is confirmed already, ErrCap if it exceeds its caps,
+// and ErrCount for another number.
+func (s *Store) Confirm(ctx context.Context, mirror, plan string, tags int, by string) error {
+	var refused error
+	err := s.updateState(ctx, mirror, func(st *State, _ uint64) bool {
+		if refused = st.confirmable(plan, tags); refused != nil {
+			return false
+		}
+		st.Review.Confirmed, st.Review.ConfirmedBy, st.Review.Ended, st.Review.Why = time.Now().UTC(), by, time.Time{}, ""
+		return true
+	})
+	if err == nil {
+		err = refused
+	}
+	return err
+}
+
+func (st *State) confirmable(plan string, tags int) error {
+	r := st.Review
+	switch {
+	case r == nil || r.Plan != plan:
+		return fmt.Errorf("%w: there is another plan by now; read that one", ErrStale)
+	case r.UnderWay():
+		return underWay(r)
+	case r.Finished:
+		return fmt.Errorf("%w: it was executed, as %s has confirmed", ErrStale, r.ConfirmedBy)
+	case r.Over != "":
+		return fmt.Errorf("%w: %s", ErrCap, r.Over)
+	case r.Tags == 0:
+		return fmt.Errorf("%w: it deletes nothing", ErrStale)
+	case r.Tags != tags:
+		return fmt.Errorf("%w, which is %d", ErrCount, r.Tags)
+	}
+	return nil
+}
