@@ -163,12 +163,12 @@ func (e *execution) Unchanged(ctx context.Context, j *compare.Job) error {
 	return e.complete(ctx, j, run.Unchanged)
 }
 
-// Skip implements compare.Cases.
+// Skip implements compare.Cases. What is not to be mirrored has not failed any more.
 func (e *execution) Skip(_ context.Context, j *compare.Job) error {
 	j.Verdict = compare.Skip
-	e.entries.found(j.Entry)
 	why := cmp.Or(j.Why, platform.ErrNoPlatform)
 	for _, image := range j.All() {
+		e.seen(j.Entry, image.Tag)
 		e.note(j.Entry, image, catalog.Tag{State: run.Skipped, Source: j.Digest, Why: outcome.Reason(why)})
 	}
 	e.count(run.Skipped, len(j.All()))
@@ -287,7 +287,7 @@ func (e *execution) note(r message.Repository, image message.Image, tag catalog.
 	e.delivery.Observer.Seen(r, tag)
 }
 
-// seen notes that the image is at the destination.
+// seen notes that nothing of the image is missing at the destination.
 func (e *execution) seen(r message.Repository, tag reference.Tag) {
 	e.entries.found(r)
 	e.mirrored.add(r.Source, failure.Source(r, tag))

@@ -164,3 +164,18 @@ func TestEmptyDestination(t *testing.T) {
 	require.Equal(t, run.Tally{Total: 13, Copied: 1, Unchanged: 12}, b.images)
 	require.Equal(t, 13, b.to.Count(byTag))
 }
+
+// TestSkippedAfterAFailure: an image of other platforms is no failure any more when its
+// platforms are known.
+func TestSkippedAfterAFailure(t *testing.T) {
+	b := newHarness(t)
+	b.push(t, "1")
+	entry := b.selected("", selection.Selection{Platforms: []string{"linux/s390x"}})
+	remove := b.from.Inject(registrytest.Fault{Match: manifests, Status: 502})
+	b.do(t, entry)
+	require.Len(t, b.kept.records, 1)
+	remove()
+	b.do(t, entry)
+	require.Equal(t, run.Tally{Total: 1, Skipped: 1}, b.images)
+	require.Empty(t, b.kept.records)
+}

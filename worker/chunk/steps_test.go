@@ -3,6 +3,7 @@ package chunk
 import (
 	"flag"
 	"fmt"
+	"log/slog"
 	"math/rand/v2"
 	"net/http"
 	"sync/atomic"
@@ -11,8 +12,12 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/osism/skopeo-worker/shared/message"
 	"github.com/osism/skopeo-worker/shared/run"
+	"github.com/osism/skopeo-worker/shared/selection"
+	"github.com/osism/skopeo-worker/worker/listing"
 	"github.com/osism/skopeo-worker/worker/registrytest"
+	"github.com/osism/skopeo-worker/worker/resolve"
 )
 
 var (
@@ -80,23 +85,27 @@ func TestEveryStep(t *testing.T) {
 	t.Logf("repeat with -steps.seed=%d", seed)
 	random := rand.New(rand.NewPCG(seed, 0))
 	type step struct {
+		*world
 		atSource, onward bool
 		number           int
 		mishap
 	}
-	clean := newStepped(t)
-	source, target := clean.count(clean.from, mishap{}, 0, false), clean.count(clean.to, mishap{}, 0, false)
-	clean.do(t, clean.selected("", withReferrers))
-	clean.whole(t)
 	var all []step
-	for _, atSource := range []bool{true, false} {
-		requests := source.Load()
-		if !atSource {
-			requests = target.Load()
-		}
-		for number := range int(requests) {
-			for _, m := range mishaps {
-				all = append(all, step{atSource, false, number + 1, m}, step{atSource, true, number + 1, m})
+	for _, w := range worlds {
+		clean := newStepped(t, w)
+		source, target := clean.count(clean.from, mishap{}, 0, false), clean.count(clean.to, mishap{}, 0, false)
+		require.Empty(t, clean.do(t, clean.entry("")).Left, w.name)
+		w.made = clean.tagsAt(t)
+		clean.whole(t)
+		for _, atSource := range []bool{true, false} {
+			requests := source.Load()
+			if !atSource {
+				requests = target.Load()
+			}
+			for number := range int(requests) {
+				for _, m := range mishaps {
+					all = append(all, step{w, atSource, false, number + 1, m}, step{w, atSource, true, number + 1, m})
+				}
 			}
 		}
 	}
@@ -105,9 +114,9 @@ func TestEveryStep(t *testing.T) {
 		all = all[:min(*steps, len(all))]
 	}
 	for _, s := range all {
-		t.Run(fmt.Sprintf("%s, request %d, source %t, onward %t", s.name, s.number, s.atSource, s.onward), func(t *testing.T) {
+		t.Run(fmt.Sprintf("%s, %s, request %d, source %t, onward %t", s.world.name, s.mishap.name, s.number, s.atSource, s.onward), func(t *testing.T) {
 			t.Parallel()
-			b := newStepped(t)
+			b := newStepped(t, s.world)
 			at := b.to
 			if s.atSource {
 				at = b.from
@@ -118,29 +127,68 @@ func TestEveryStep(t *testing.T) {
 	}
 }
 
-// stepped is a harness with a world that has everything that is mirrored.
-type stepped struct {
-	*harness
-	tags      []string
-	referrers []string
-	remove    []func()
+// world is what TestEveryStep mirrors, and how.
+type world struct {
+	name     string
+	from, to []registrytest.Option
+	quay     bool // both registries list digests
+	chosen   selection.Selection
+	made     map[string]string // the digests at the destination if nothing goes wrong
 }
 
-func newStepped(t *testing.T) *stepped {
+var (
+	tokens = registrytest.WithTokenAuth(registrytest.TokenAuth{Anonymous: true})
+	worlds = []*world{
+		{name: "plain", chosen: withReferrers, from: []registrytest.Option{tokens}},
+		{name: "referrers", chosen: withReferrers, from: []registrytest.Option{registrytest.WithReferrersAPI(1)}, to: []registrytest.Option{registrytest.WithReferrersAPI(0)}},
+		{name: "Quay", quay: true, from: []registrytest.Option{registrytest.WithQuayAPI(registrytest.BulkAPI{PageLimit: 2})}, to: []registrytest.Option{registrytest.WithQuayAPI(registrytest.BulkAPI{})}},
+		{name: "platforms", chosen: selection.Selection{Platforms: []string{"linux/arm64"}}},
+		{name: "backup", chosen: selection.Selection{Backup: selection.Backup{Template: "{tag}-old", Keep: 1}}},
+	}
+)
+
+// stepped is a harness with such a world.
+type stepped struct {
+	*harness
+	world  *world
+	old    string // the digest that is replaced
+	remove []func()
+}
+
+func newStepped(t *testing.T, w *world) *stepped {
 	t.Helper()
-	token := registrytest.WithTokenAuth(registrytest.TokenAuth{Anonymous: true})
-	b := &stepped{harness: newHarnessBetween(t, registrytest.New(t, token), registrytest.New(t))}
+	b := &stepped{world: w, harness: newHarnessBetween(t, registrytest.New(t, w.from...), registrytest.New(t, w.to...))}
+	if w.quay {
+		hosts := []string{b.from.Host(), b.to.Host()}
+		listers := listing.New(listing.Options{Registry: b.Mirror.Registry, QuayHosts: hosts, Log: slog.New(slog.DiscardHandler)})
+		b.Resolver, b.Mirror.Listing = &resolve.Upstream{Registry: b.Mirror.Registry, Listing: listers}, listers
+	}
 	image := b.move(t, "1", "1")
 	index, err := b.from.PushIndex(repository, "2", registrytest.MultiPlatform("2", "linux/amd64", "linux/arm64"))
 	require.NoError(t, err)
 	b.move(t, "latest", "1")
 	_, err = b.from.PushSignature(repository, index)
 	require.NoError(t, err)
-	b.referrers = []string{b.refer(t, image, sbom)}
-	_, err = b.to.PushImage(destination, "1", registrytest.Image{Version: "old"})
+	b.refer(t, image, sbom)
+	b.old, err = b.to.PushImage(destination, "1", registrytest.Image{Version: "old"})
 	require.NoError(t, err)
-	b.tags = []string{"1", "2", "latest"}
 	return b
+}
+
+// entry is the repository as the world selects it.
+func (b *stepped) entry(tag string) message.Repository { return b.selected(tag, b.world.chosen) }
+
+// tagsAt returns the tags of the destination with their digests.
+func (b *stepped) tagsAt(t *testing.T) map[string]string {
+	t.Helper()
+	tags, err := b.to.Tags(destination)
+	require.NoError(t, err)
+	at := map[string]string{}
+	for _, tag := range tags {
+		at[tag], err = b.to.Digest(destination, tag)
+		require.NoError(t, err)
+	}
+	return at
 }
 
 // count counts the requests to a registry, and lets a mishap happen to one of them, and to
@@ -161,8 +209,7 @@ func (b *stepped) count(at *registrytest.Registry, m mishap, number int, onward 
 // goWrong works a chunk off, and requires that nothing is wrong with what was reported.
 func (b *stepped) goWrong(t *testing.T) {
 	t.Helper()
-	entry := b.selected("", withReferrers)
-	result := b.do(t, entry)
+	result := b.do(t, b.entry(""))
 	for range 3 { // what is left for now
 		if len(result.Left) == 0 {
 			break
@@ -175,45 +222,44 @@ func (b *stepped) goWrong(t *testing.T) {
 		remove()
 	}
 	b.advanced.Add(int64(time.Hour))
-	b.doAgain(t, entry)
+	b.doAgain(t, b.entry(""))
 	b.whole(t)
 }
 
-// honest requires that each tag of the destination is whole, and that those that are not what
-// the source has were reported.
+// honest requires that each tag of the destination is whole, that those that are not what they
+// should be were reported, and that what was replaced has its backup.
 func (b *stepped) honest(t *testing.T, left bool) {
 	t.Helper()
-	tags, err := b.to.Tags(destination)
-	require.NoError(t, err)
-	for _, tag := range tags {
-		require.NoError(t, b.to.Check(destination, tag))
-	}
+	at := b.tagsAt(t)
 	wrong := 0
-	for _, tag := range b.tags {
-		want, err := b.from.Digest(repository, tag)
-		require.NoError(t, err)
-		if got, err := b.to.Digest(destination, tag); err != nil || got != want {
+	for tag, want := range b.world.made {
+		if at[tag] != want {
 			wrong++
 		}
+	}
+	for tag, digest := range at {
+		require.NoError(t, b.to.Check(destination, tag))
+		if tag != "1" || digest != b.old {
+			require.Equal(t, b.world.made[tag], digest, tag)
+		}
+	}
+	if !b.world.chosen.Backup.IsZero() && at["1"] != b.old {
+		require.Equal(t, b.old, at["1-old"])
 	}
 	for source, failed := range b.kept.records {
 		require.NotEmpty(t, failed.Reason, source)
 	}
-	if wrong > 0 && !left {
+	if b.images.Failed > 0 || wrong > 0 && !left {
 		require.NotEmpty(t, b.kept.records, "%d tags are missing or old: %+v", wrong, b.images)
-	}
-	if b.images.Failed > 0 {
-		require.NotEmpty(t, b.kept.records)
 	}
 }
 
 // whole requires that everything was mirrored.
 func (b *stepped) whole(t *testing.T) {
 	t.Helper()
-	b.mirrored(t, b.tags...)
-	b.requireAt(t, b.referrers...)
-	tags, err := b.from.Tags(repository)
-	require.NoError(t, err)
-	b.mirrored(t, tags...)
+	require.Equal(t, b.world.made, b.tagsAt(t))
+	for tag := range b.world.made {
+		require.NoError(t, b.to.Check(destination, tag))
+	}
 	require.Empty(t, b.kept.records)
 }
