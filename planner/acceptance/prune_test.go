@@ -1,7 +1,9 @@
 package acceptance
 
 import (
+	"bytes"
 	"encoding/json"
+	"fmt"
 	"net/http"
 	"net/url"
 	"os"
@@ -12,7 +14,9 @@ import (
 	"syscall"
 	"testing"
 
+	"github.com/santhosh-tekuri/jsonschema/v6"
 	"github.com/stretchr/testify/require"
+	"gopkg.in/yaml.v3"
 
 	"github.com/osism/skopeo-worker/worker/prune"
 	"github.com/osism/skopeo-worker/worker/registrytest"
@@ -27,12 +31,63 @@ func (s *site) prunes(arguments ...string) (names []string) {
 	require.Zero(s.t, s.destination.Count(func(r registrytest.Request) bool { return r.Method != http.MethodGet && r.Method != http.MethodHead }))
 	var plan prune.Plan
 	require.NoError(s.t, json.NewDecoder(strings.NewReader(p.stdout.String())).Decode(&plan))
+	isPlan(s.t, p.stdout.String())
 	for _, r := range plan.Repositories {
 		for _, t := range r.Tags {
 			names = append(names, r.Repository.Path()+":"+t.Tag.String())
 		}
 	}
 	return names
+}
+
+// isPlan requires that a plan satisfies its schema.
+func isPlan(t *testing.T, text string) {
+	t.Helper()
+	schema, err := jsonschema.NewCompiler().Compile("../../docs/prune.schema.json")
+	require.NoError(t, err)
+	var plain any
+	require.NoError(t, yaml.Unmarshal([]byte(text), &plain))
+	data, err := json.Marshal(plain)
+	require.NoError(t, err)
+	value, err := jsonschema.UnmarshalJSON(bytes.NewReader(data))
+	require.NoError(t, err)
+	require.NoError(t, schema.Validate(value), text)
+}
+
+// TestPruneEdited: a plan that was edited is read strictly, with the line of each mistake.
+func TestPruneEdited(t *testing.T) {
+	t.Parallel()
+	s := newSite(t)
+	s.push("osism/tool", "1", "1.25", "3", "4")
+	s.write("osism/tool")
+	s.planner("mirror").exits(0)
+	require.NoError(t, s.source.Untag("osism/tool", "1"))
+	require.NoError(t, s.source.Untag("osism/tool", "1.25"))
+	s.planner("mirror").exits(0)
+	file := filepath.Join(t.TempDir(), "plan.yaml")
+	s.planner("prune", "--grace", "0s", "--max", "100%", "--max-per-repository", "100%", "-o", file).exits(0)
+	text, err := os.ReadFile(file)
+	require.NoError(t, err)
+	isPlan(t, string(text))
+	s.destination.ResetRequests()
+	for from, says := range map[string]string{`- tag: "1.25"`: `expected a string, found "1.25"; write "1.25" with the quotes`, "bytes: ": `unknown key "by"`} {
+		edited := strings.Replace(string(text), from, strings.NewReplacer(`"`, "", "bytes", "by").Replace(from), 1)
+		require.NoError(t, os.WriteFile(file, []byte(edited), 0o600))
+		line := 1 + strings.Count(string(text[:strings.Index(string(text), from)]), "\n")
+		refused := s.planner("prune", "--execute", file).exits(2)
+		require.Contains(t, refused, fmt.Sprintf("%s:%d: ", file, line))
+		require.Contains(t, refused, says)
+	}
+	require.Zero(t, s.destination.Count(registrytest.Any))
+
+	// One of two is taken out, with the lines about it.
+	first, rest, _ := strings.Cut(string(text), `      - tag: "1"`)
+	_, rest, _ = strings.Cut(rest, `      - tag: "1.25"`)
+	require.NoError(t, os.WriteFile(file, []byte(first+`      - tag: "1.25"`+rest), 0o600))
+	require.Contains(t, s.planner("prune", "--execute", file).exits(0), "1 tag deleted")
+	tags, err := s.destination.Tags(prefix + "/osism/tool")
+	require.NoError(t, err)
+	require.Equal(t, []string{"1", "3", "4"}, tags)
 }
 
 // TestPruneNamespace: the repositories of a namespace are named by the list.

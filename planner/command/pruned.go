@@ -1,44 +1,29 @@
 package command
 
 import (
-	"bytes"
 	"context"
 	"crypto/rand"
 	"errors"
 	"fmt"
-	"io"
 	"os"
 
 	"github.com/spf13/cobra"
-	"gopkg.in/yaml.v3"
 
 	"github.com/osism/skopeo-worker/planner/display"
+	"github.com/osism/skopeo-worker/planner/pruneplan"
 	"github.com/osism/skopeo-worker/shared/reference"
 	"github.com/osism/skopeo-worker/shared/run"
 	"github.com/osism/skopeo-worker/worker/consume"
 	"github.com/osism/skopeo-worker/worker/prune"
 )
 
-// readPlan reads a plan. Unknown keys are an error: a plan with a typing error must not delete
-// anything.
+// readPlan reads the plan at a path.
 func readPlan(path string) (prune.Plan, error) {
 	data, err := os.ReadFile(path)
 	if err != nil {
 		return prune.Plan{}, fmt.Errorf("%w: --execute: %w", errUsage, err)
 	}
-	decoder := yaml.NewDecoder(bytes.NewReader(data))
-	decoder.KnownFields(true)
-	var plan prune.Plan
-	if err := decoder.Decode(&plan); err != nil {
-		return prune.Plan{}, fmt.Errorf("%s: %w: %w", path, prune.ErrPlan, err)
-	}
-	if err := decoder.Decode(new(any)); !errors.Is(err, io.EOF) {
-		return prune.Plan{}, fmt.Errorf("%s: %w: it has more than one document", path, prune.ErrPlan)
-	}
-	if err := plan.Check(); err != nil {
-		return prune.Plan{}, fmt.Errorf("%s: %w", path, err)
-	}
-	return plan, nil
+	return pruneplan.Read(data, path)
 }
 
 // execute carries a plan out.
