@@ -95,8 +95,16 @@ func (c *clash) fail(e *Entry, format string, args ...any) {
 	c.problems = append(c.problems, Problem{Line: e.Line, Message: fmt.Sprintf(format, args...)})
 }
 
-// foreign reports whether another repository is mirrored to the same place.
+// itself is what is wrong with an entry of which the source is the destination. What is deleted
+// there some day would be lost.
+const itself = "%s would be mirrored to itself; set MIRROR_DEST_URL, or destination, to another place"
+
+// foreign reports whether the place of an entry is that of another repository, or its source.
 func (c *clash) foreign(e *Entry) bool {
+	if e.Destination == e.Repository {
+		c.fail(e, itself, e.Repository)
+		return true
+	}
 	first, taken := c.owner[e.Destination]
 	if !taken {
 		c.owner[e.Destination] = e

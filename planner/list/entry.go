@@ -54,6 +54,8 @@ func (r *reader) entries(nodes []*yaml.Node) []Entry {
 		entry := r.entry(node)
 		switch {
 		case len(r.problems) > before:
+		case entry.namespace != nil && entry.namespace.isItself():
+			r.fail(entry.Line, itself, entry.Text)
 		case entry.namespace != nil:
 			r.namespaces = append(r.namespaces, entry.finish())
 		default:

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"regexp"
 	"slices"
+	"strings"
 
 	"gopkg.in/yaml.v3"
 
@@ -31,12 +32,25 @@ type Namespace struct {
 	dest             reference.Destination
 }
 
-// Chooses reports whether a repository is in the namespace, and is to be mirrored.
+// Chooses reports whether a repository is in the namespace, and is to be mirrored. A namespace
+// that has its own destination is not mirrored from there again.
 func (n Namespace) Chooses(r reference.Repository) bool {
 	name, ok := n.Has(r)
 	matches := func(re *regexp.Regexp) bool { return re.MatchString(name) }
-	return ok && (len(n.include) == 0 || slices.ContainsFunc(n.include, matches)) && !slices.ContainsFunc(n.exclude, matches)
+	return ok && !strings.HasPrefix(r.String(), n.place()+"/") && (len(n.include) == 0 || slices.ContainsFunc(n.include, matches)) && !slices.ContainsFunc(n.exclude, matches)
 }
+
+// place returns what the destinations of the namespace begin with, host included.
+func (n Namespace) place() string {
+	path := n.Path()
+	if n.below != nil {
+		path = *n.below
+	}
+	return strings.TrimSuffix(n.dest.Repository(path), "/")
+}
+
+// isItself reports whether the namespace would be mirrored to itself.
+func (n Namespace) isItself() bool { return n.String() == n.place()+"/*" }
 
 // destination returns where a repository of the namespace is mirrored to.
 func (n Namespace) destination(r reference.Repository) (reference.Repository, error) {

@@ -84,6 +84,33 @@ func TestCrowdedDestination(t *testing.T) {
 	}, expanded.Warnings)
 }
 
+// TestItself: nothing is mirrored to its own place, and what a mirror has put into a namespace is
+// not mirrored again from there.
+func TestItself(t *testing.T) {
+	const host = "127.0.0.1:5000" // of dest, with the prefix mirror
+	_, err := list.Parse([]byte("containers:\n- "+host+"/mirror/a:1\n- image: "+host+"/mirror/b\n  destination: b\n- image: "+host+"/mirror/team/*\n  destination: team\n"), "s", dest, selection.Selection{})
+	require.ErrorContains(t, err, "s:3: "+host+"/mirror/b would be mirrored to itself; set MIRROR_DEST_URL, or destination, to another place")
+	require.ErrorContains(t, err, "s:5: "+host+"/mirror/team/* would be mirrored to itself")
+	require.NotContains(t, err.Error(), "s:2: ")
+	at := dest
+	at.Prefix = ""
+	for _, image := range []string{"/a:1", "/*", "/team/*"} {
+		_, err = list.Parse([]byte("containers: ["+host+image+"]"), "s", at, selection.Selection{})
+		require.ErrorContains(t, err, "would be mirrored to itself", image)
+	}
+
+	l, err := list.Parse([]byte("containers:\n- "+host+"/*\n"), "s", dest, selection.Selection{})
+	require.NoError(t, err)
+	expanded := l.Expand(func(list.Namespace) []reference.Repository {
+		return repository(host, "a", "mirror", "mirror/a", "mirror/mirror/a", "mirrored/a")
+	})
+	var got []string
+	for _, e := range expanded.Entries {
+		got = append(got, e.Repository.Path()+" "+e.Destination.Path())
+	}
+	require.Equal(t, []string{"a mirror/a", "mirror mirror/mirror", "mirrored/a mirror/mirrored/a"}, got)
+}
+
 func TestBadNamespaces(t *testing.T) {
 	_, err := list.Parse([]byte(`containers:
 - quay.io/*/osism
