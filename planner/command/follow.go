@@ -16,17 +16,20 @@ import (
 )
 
 // pollInterval is the pause between two reads of a status. If reading takes long, the pause
-// is pollShare times as long, because a run of 10,000 chunks is work for the broker. It is
-// no longer than maxPoll, because a read may have waited for the broker.
+// is pollShare times as long, because a run of 10,000 chunks is work for the broker. It grows
+// with the time that the run was followed, to 1/pollAge of it: so much later is its end seen. It
+// is no longer than maxPoll, because a read may have waited for the broker.
 const (
 	pollInterval = 100 * time.Millisecond
 	pollShare    = 20
+	pollAge      = 40
 	maxPoll      = 2 * time.Second
 )
 
-// poll returns when it is time for the next read; took is how long the last one took.
-func poll(took time.Duration) <-chan time.Time {
-	return time.After(min(max(pollInterval, pollShare*took), maxPoll))
+// poll returns when it is time for the next read; took is how long the last one took, and
+// followed how long the run was followed.
+func poll(took, followed time.Duration) <-chan time.Time {
+	return time.After(min(max(pollInterval, pollShare*took, followed/pollAge), maxPoll))
 }
 
 // follow shows the run until it is over or ctx ends, and returns the error for its outcome.
@@ -95,6 +98,7 @@ func (se *session) each(ctx context.Context, id string, show func(*run.Status) e
 	known := true
 	following := se.budget.Now()
 	var room room
+	began := time.Now()
 	for {
 		start := time.Now()
 		status, err := tracker.Status(ctx)
@@ -117,7 +121,7 @@ func (se *session) each(ctx context.Context, id string, show func(*run.Status) e
 		select {
 		case <-ctx.Done():
 			return run.Status{}, interrupted(ctx, id)
-		case <-poll(time.Since(start)):
+		case <-poll(time.Since(start), time.Since(began)):
 		}
 	}
 }

@@ -107,6 +107,7 @@ func (s *Store) paceConfig() jetstream.StreamConfig {
 		Replicas:          s.b.Replicas,
 		MaxAge:            keepPace,
 		MaxMsgsPerSubject: paceHistory,
+		AllowDirect:       true,
 	}
 }
 
