@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"maps"
 	"os"
 	"slices"
 
@@ -83,7 +84,7 @@ func checkCommand() *cobra.Command {
 // and is errFailed.
 func (p *planned) access(ctx context.Context, s *settings, format formatFlag, out, warnings io.Writer) error {
 	if !format.json {
-		_, _ = fmt.Fprintf(out, "list: %s: %s\n", p.owner.Source, count(len(p.repositories()), "entry", "entries"))
+		_, _ = fmt.Fprintf(out, "list: %s: %s\n", p.owner.Source, count(len(p.list.Entries)+len(p.list.Namespaces), "entry", "entries"))
 	}
 	b, done, err := shared(ctx, s.broker, s.log.Logger(warnings))
 	if err != nil {
@@ -92,6 +93,10 @@ func (p *planned) access(ctx context.Context, s *settings, format formatFlag, ou
 	defer done()
 	if !format.json && !s.broker.Embedded() {
 		_, _ = fmt.Fprintf(out, "broker: %s: connected\n", b.Conn.ConnectedUrlRedacted())
+	}
+	unlisted := p.expand(ctx, b, s, warnings)
+	if unlisted != nil && (format.json || ctx.Err() != nil) {
+		return unlisted
 	}
 	checker, err := service.NewChecker(ctx, b, s.registries, s.trust, false, p.limits, s.log.Logger(warnings))
 	if err != nil {
@@ -108,6 +113,10 @@ func (p *planned) access(ctx context.Context, s *settings, format formatFlag, ou
 		err = printJSON(out, rows)
 	default:
 		display.Access(out, rows)
+	}
+	if unlisted != nil {
+		_, _ = fmt.Fprintln(out, "FAILED:", unlisted)
+		return errFailed
 	}
 	if err == nil && slices.ContainsFunc(rows, func(a check.Access) bool { return a.Reason != "" }) {
 		err = errFailed
@@ -151,10 +160,35 @@ func (p *planned) check(ctx context.Context, s *settings, signatures bool, warni
 		progress = func(done, total int) { line.Draw(fmt.Sprintf("%d of %d repositories checked", done, total)) }
 	}
 	report, err := checker.Check(ctx, p.repositories(), progress)
+	for _, row := range report.Repositories {
+		for _, failed := range [][]check.Failed{row.Failed, row.Rejected} {
+			for i := range failed {
+				failed[i].Line = p.line(row, failed[i].Image)
+			}
+		}
+	}
 	if n := len(p.chunks); n > 0 {
 		report.Totals.NotBefore(p.chunks[n-1].Due.Sub(p.started))
 	}
 	return report, err
+}
+
+// line returns the line of the entry that an image of a row comes from; 0 if it may be of several.
+func (p *planned) line(row check.Row, image string) int {
+	lines := map[int]bool{}
+	for _, e := range p.list.Entries {
+		if e.Repository != row.Repository || e.Destination != row.Destination {
+			continue
+		}
+		if e.Reference.String() == image {
+			return e.Line
+		}
+		lines[e.Line] = true
+	}
+	if len(lines) == 1 {
+		return slices.Collect(maps.Keys(lines))[0]
+	}
+	return 0
 }
 
 // shared opens the broker of the workers that use the same registries: that of NATS_URL, or

@@ -255,13 +255,15 @@ func TestNamesAreListed(t *testing.T) {
 func TestCheckAccess(t *testing.T) {
 	r := registrytest.New(t, registrytest.WithBasicAuth("user", "password"))
 	server := brokertest.Start(t)
-	for password, want := range map[string]string{
-		"password": r.Host() + " (destination): permits pushing to " + r.Host() + "/mirror/team/app\n",
-		"other":    "FAILED: " + r.Host() + " (destination): ",
+	_, err := r.PushImage("private/tool", "1", registrytest.Image{})
+	require.NoError(t, err)
+	for password, wants := range map[string][]string{
+		"password": {r.Host() + " (destination): permits pushing to " + r.Host() + "/mirror/team/app\n"},
+		"other":    {"FAILED: " + r.Host() + " (destination): ", "FAILED: a namespace could not be listed: " + r.Host() + "/private/* in line 1: "},
 	} {
 		t.Run(password, func(t *testing.T) {
 			list, login := filepath.Join(t.TempDir(), "list.yaml"), filepath.Join(t.TempDir(), "auth.json")
-			require.NoError(t, os.WriteFile(list, []byte("containers: ["+r.Host()+"/team/app, "+r.Host()+"/team/web]"), 0o600))
+			require.NoError(t, os.WriteFile(list, []byte("containers: ["+r.Host()+"/team/app, "+r.Host()+"/team/web, "+r.Host()+"/private/*]"), 0o600))
 			auth := base64.StdEncoding.EncodeToString([]byte("user:" + password))
 			require.NoError(t, os.WriteFile(login, []byte(`{"auths":{"`+r.Host()+`":{"auth":"`+auth+`"}}}`), 0o600))
 			t.Setenv("MIRROR_SOURCE_URL", list)
@@ -270,8 +272,10 @@ func TestCheckAccess(t *testing.T) {
 			t.Setenv("REGISTRY_AUTH_FILE", login)
 			t.Setenv("NATS_URL", server.URL())
 			said, code := execute(t, "check", "--access")
-			require.Contains(t, said, "list: "+list+": 2 entries\nbroker: nats://")
-			require.Contains(t, said, want)
+			require.Contains(t, said, "list: "+list+": 3 entries\nbroker: nats://")
+			for _, want := range wants {
+				require.Contains(t, said, want)
+			}
 			require.NotContains(t, said, auth)
 			require.Equal(t, map[string]int{"password": 0, "other": 1}[password], code, said)
 		})

@@ -49,7 +49,11 @@ func Check(w io.Writer, r check.Report, screen Screen) {
 // checkImages shows images with their reasons.
 func checkImages(p *page, all []check.Failed) {
 	for _, f := range all {
-		p.line("%*s%s:", imageIndent, "", printable(f.Image))
+		at := ""
+		if f.Line > 0 {
+			at = fmt.Sprintf(" (line %d)", f.Line)
+		}
+		p.line("%*s%s%s:", imageIndent, "", printable(f.Image), at)
 		p.wrapped(reasonIndent, f.Reason)
 	}
 }

@@ -11,7 +11,7 @@ import (
 )
 
 func TestCheck(t *testing.T) {
-	gone := check.Failed{Image: "quay.io/osism/gone", Reason: "list tags of quay.io/osism/gone: not found\x1b[31m (404)"}
+	gone := check.Failed{Image: "quay.io/osism/gone", Line: 7, Reason: "list tags of quay.io/osism/gone: not found\x1b[31m (404)"}
 	r := check.Report{
 		Repositories: []check.Row{
 			{Repository: reference.MustRepository("quay.io/osism/tool"), Destination: reference.MustRepository("a:1/tool"), Counts: check.Counts{
@@ -45,7 +45,7 @@ quay.io    45 per 1s   documentation     -      9      0s
 + at least: the contents of some indexes are known only after a pull
 
 1 could not be checked:
-  quay.io/osism/gone:
+  quay.io/osism/gone (line 7):
       list tags of quay.io/osism/gone: not found [31m (404)
 
 To copy: 3 images. To tag: 1 image. In 3 repositories.

@@ -164,7 +164,7 @@ func (f *forecast) row(ctx context.Context, entries []message.Repository) (Row, 
 	_ = group.Wait() // the errors are in errs
 	for i := range entries {
 		// Without a pull, no tag is known to have vanished: see ErrPull.
-		if entries[i].Images = c.resolved(entries[i], resolved[i], errs[i]); ctx.Err() != nil {
+		if entries[i].Images = c.resolved(ctx, entries[i], resolved[i], errs[i]); ctx.Err() != nil {
 			return row, ctx.Err()
 		}
 	}
@@ -187,9 +187,9 @@ func (f *forecast) row(ctx context.Context, entries []message.Repository) (Row, 
 }
 
 // resolved counts what an entry means today, and returns its images.
-func (c counting) resolved(r message.Repository, found resolve.Result, err error) []message.Image {
+func (c counting) resolved(ctx context.Context, r message.Repository, found resolve.Result, err error) []message.Image {
 	if err != nil {
-		c.fail(failure.Source(r, r.Tag), err)
+		c.missed(ctx, r, r.Tag, err)
 		return nil
 	}
 	c.row.Skipped += len(found.Skipped)
@@ -200,7 +200,7 @@ func (c counting) resolved(r message.Repository, found resolve.Result, err error
 		c.fail(r.Source.String(), found.Invalid)
 	}
 	for _, m := range found.Missed {
-		c.fail(failure.Source(r, m.Tag), m.Err)
+		c.missed(ctx, r, m.Tag, m.Err)
 	}
 	return c.forecast.comparer.Resolved(r, found)
 }

@@ -301,3 +301,35 @@ func TestNoPullForADigest(t *testing.T) {
 	require.Contains(t, row.Failed[0].Reason, check.ErrPull.Error())
 	require.Empty(t, s.pauses)
 }
+
+// TestMissing: what does not exist at the source is named as such, and not as a failed request.
+func TestMissing(t *testing.T) {
+	s := newSite(t)
+	image(t, s.from, tool, "1", "1")
+	tag, digestless := s.entry(tool), s.entry("osism/digestless")
+	tag.Tag, digestless.Tag = reference.MustTag("2"), reference.MustTag("1")
+	image(t, s.from, "osism/digestless", "1", "1")
+	image(t, s.from, "osism/denied", "1", "1")
+	headOf := func(repository string) registrytest.Match {
+		return func(r registrytest.Request) bool { return r.Kind == registrytest.KindManifestHead && r.Repository == repository }
+	}
+	named := s.entry("osism/missing")
+	named.Tag = reference.MustTag("1")
+	s.from.Inject(registrytest.Fault{Match: headOf("osism/denied"), Status: 404})
+	s.from.Inject(registrytest.Fault{Match: headOf("osism/digestless"), Status: 405})
+	const repository = "the registry has no such repository, or does not show it with these credentials (404)"
+	want := map[string]string{
+		tool + ":2":          "the registry has no such tag (404 for HEAD; a check sends no GET, which would be a pull)",
+		"osism/missing:1":    repository,
+		"osism/gone":         repository,
+		"osism/denied:1":     "the registry lists the tag, and does not have it (404 for HEAD; a check sends no GET, which would be a pull)",
+		"osism/digestless:1": "the registry does not answer HEAD with a digest: the digest is known only after a pull, and a check pulls nothing",
+	}
+	report := s.check(t, tag, named, s.entry("osism/gone"), s.entry("osism/denied"), digestless)
+	found := map[string]string{}
+	for _, row := range report.Repositories {
+		require.Len(t, row.Failed, 1)
+		found[strings.TrimPrefix(row.Failed[0].Image, s.from.Host()+"/")] = row.Failed[0].Reason
+	}
+	require.Equal(t, want, found)
+}

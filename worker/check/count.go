@@ -6,6 +6,8 @@ import (
 	"fmt"
 
 	"github.com/osism/skopeo-worker/shared/failure"
+	"github.com/osism/skopeo-worker/shared/message"
+	"github.com/osism/skopeo-worker/shared/reference"
 	"github.com/osism/skopeo-worker/worker/compare"
 	"github.com/osism/skopeo-worker/worker/outcome"
 )
@@ -89,4 +91,9 @@ func (c counting) Failed(_ context.Context, j *compare.Job) error {
 
 func (c counting) fail(name string, err error) {
 	c.row.Failed = append(c.row.Failed, Failed{Image: name, Reason: outcome.Reason(err)})
+}
+
+// missed adds what the source does not show of an entry.
+func (c counting) missed(ctx context.Context, r message.Repository, tag reference.Tag, err error) {
+	c.row.Failed = append(c.row.Failed, Failed{Image: failure.Source(r, tag), Reason: c.forecast.explain(ctx, r, err)})
 }

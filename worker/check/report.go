@@ -76,6 +76,8 @@ type Wait struct {
 type Failed struct {
 	Image  string `json:"image"`
 	Reason string `json:"reason"` // one line without secrets
+	// Line is that of the entry in the list, set by the caller of Check; 0 if there are several.
+	Line int `json:"line,omitempty"`
 }
 
 // ToDo reports whether mirroring would change the destination.

@@ -44,6 +44,7 @@ var (
 	ErrCredentials    = errors.New("credentials")             // could not be read
 	ErrName           = errors.New("not a repository")        // the name is invalid
 	ErrBlobUnknown    = fmt.Errorf("%w", ErrRejected)         // a manifest refers to a blob or manifest that is missing
+	ErrHeadDenied     = errors.New("HEAD answered not found") // with an error of the GET that was to make it certain
 	errHidden         = errors.New("not visible")             // 401 or 403 of a destination; see Writing
 	// Refusals of a deletion.
 	ErrReferenced = fmt.Errorf("%w: an index there needs it", ErrRejected)

@@ -93,8 +93,8 @@ func (c *Client) FindByGet(ctx context.Context, repository reference.Repository,
 	if host, _ := c.host(repository); err == nil {
 		c.denials.note(host)
 	}
-	if failed, ok := errors.AsType[*Error](err); ok && !d.Pulled {
-		failed.Err = fmt.Errorf("HEAD answered not found, and GET failed: %w", failed.Err)
+	if failed, ok := errors.AsType[*Error](err); ok && !d.Pulled && !errors.Is(err, ErrNotFound) {
+		failed.Err = fmt.Errorf("%w, and GET failed: %w", ErrHeadDenied, failed.Err)
 	}
 	return d, err
 }
