@@ -265,7 +265,7 @@ func TestFailures(t *testing.T) {
 	require.Contains(t, reasons[tool+":1"], "unavailable")
 	require.Contains(t, reasons[tool+":2"], "look up "+s.to.Host()+"/"+tool+":2")
 	require.Contains(t, reasons[tool+":5"], "unavailable (502)")
-	require.Contains(t, reasons["no/such"], "not found")
+	require.Contains(t, reasons["no/such"], "no such repository")
 	require.Contains(t, reasons["osism/named:gone"], "not found")
 }
 
@@ -311,7 +311,9 @@ func TestMissing(t *testing.T) {
 	image(t, s.from, "osism/digestless", "1", "1")
 	image(t, s.from, "osism/denied", "1", "1")
 	headOf := func(repository string) registrytest.Match {
-		return func(r registrytest.Request) bool { return r.Kind == registrytest.KindManifestHead && r.Repository == repository }
+		return func(r registrytest.Request) bool {
+			return r.Kind == registrytest.KindManifestHead && r.Repository == repository
+		}
 	}
 	named := s.entry("osism/missing")
 	named.Tag = reference.MustTag("1")
