@@ -324,6 +324,8 @@ func TestPruneOnThePage(t *testing.T) {
 	post(t, page+"/actions/prune", url.Values{"grace": {"0s"}, "max": {"100%"}})
 	plan := prunePlan.FindStringSubmatch(shows("to be confirmed"))[1]
 
+	require.Contains(t, s.planner("status").exits(0), "3 tags, to be confirmed on the page.")
+
 	deletions := func(r registrytest.Request) bool { return r.Method == http.MethodDelete }
 	ofB := func(r registrytest.Request) bool { return deletions(r) && strings.HasSuffix(r.Repository, "/b") }
 	held := make(chan struct{})
@@ -341,6 +343,16 @@ func TestPruneOnThePage(t *testing.T) {
 	close(held)
 	serve, page = s.serve()
 	require.Contains(t, shows(`class="state done">executed`), "0 failed")
+	status := s.planner("status").exits(0)
+	require.Contains(t, status, "3 tags, executed.")
+	require.Regexp(t, `by anonymous: \d tags? deleted, 0 skipped, \d gone before, 0 failed\.`, status)
+	var described struct {
+		Pruning struct{ Last prune.Last }
+	}
+	require.NoError(t, json.Unmarshal([]byte(s.planner("status", "-o", "json").exits(0)), &described))
+	done := described.Pruning.Last.Outcome
+	require.Equal(t, 3, done.Deleted+done.Gone, "a deletion that was cut off may have been done")
+	require.Contains(t, get(t, page+"/metrics"), fmt.Sprintf(`skopeo_worker_pruned_tags{mirror="default",outcome="deleted"} %d`, done.Deleted))
 	for _, name := range []string{"a", "b", "c"} {
 		_, err := s.destination.Digest(prefix+"/osism/"+name, "2")
 		require.Error(t, err)

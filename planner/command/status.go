@@ -15,6 +15,7 @@ import (
 	"github.com/osism/skopeo-worker/shared/failure"
 	"github.com/osism/skopeo-worker/shared/run"
 	"github.com/osism/skopeo-worker/shared/subject"
+	"github.com/osism/skopeo-worker/worker/prune"
 )
 
 // shownRuns is how many runs `planner status` lists below the newest.
@@ -31,7 +32,7 @@ func statusCommand() *cobra.Command {
 
 		Use:   "status [RUN]",
 		Short: "Show a run: state, chunks, images, pulls, budgets, estimated end",
-		Long:  "Show the state of a run: chunks, images, pulls, budgets, and when it can be done.\nWithout RUN, show the newest run and a table of older ones.",
+		Long:  "Show the state of a run: chunks, images, pulls, budgets, and when it can be done.\nWithout RUN, show the newest run, the last prune plan, and a table of older runs.",
 		Args:  atMostOne,
 		RunE: s.explained(func(cmd *cobra.Command, args []string) error {
 			ctx, out := cmd.Context(), cmd.OutOrStdout()
@@ -61,19 +62,45 @@ func statusCommand() *cobra.Command {
 			if err != nil {
 				return err
 			}
+			pruning, err := se.pruning(ctx)
+			if err != nil {
+				return err
+			}
 			if format.json {
-				return printJSON(out, status)
+				return printJSON(out, statusWithPruning{status, pruning})
 			}
 			display.Status(out, status, time.Now(), screen(cmd))
 			if len(args) > 0 {
 				return nil
 			}
+			display.Pruning(out, pruning.Review, pruning.Last, time.Now())
 			return se.showOlder(ctx, r.ID, out, screen(cmd))
 		}),
 	}
 	format.add(c)
 	c.Flags().BoolVar(&watch, "watch", false, "follow the run to its end")
 	return c
+}
+
+// statusWithPruning is the status of a run, and how the pruning of its mirror stands.
+type statusWithPruning struct {
+	run.Status
+	Pruning pruningStatus `json:"pruning"`
+}
+
+// pruningStatus is the plan on the page, and the last execution of any; nil: there is none.
+type pruningStatus struct {
+	Review *prune.Review `json:"review"`
+	Last   *prune.Last   `json:"last"`
+}
+
+func (se *session) pruning(ctx context.Context) (pruningStatus, error) {
+	store, err := prune.OpenStore(ctx, se.Broker)
+	if err != nil {
+		return pruningStatus{}, err
+	}
+	st, err := store.State(ctx, se.name)
+	return pruningStatus{st.Review, st.Last}, err
 }
 
 func (se *session) status(ctx context.Context, id string) (run.Status, error) {

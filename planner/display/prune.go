@@ -3,6 +3,7 @@ package display
 import (
 	"io"
 	"strconv"
+	"time"
 
 	"github.com/osism/skopeo-worker/worker/prune"
 )
@@ -33,6 +34,43 @@ func Prune(w io.Writer, plan prune.Plan) {
 	p.table(0, []column{text("REPOSITORY"), number("DELETE"), number("OF"), number("BYTES")}, rows)
 	p.line("")
 	p.line("%d of %d mirrored tags would be deleted, with %s that nothing else in their repositories needs.", plan.Tags, plan.Recorded, size(plan.Bytes))
+}
+
+// Pruning says how the plan on the page stands, and what the last execution of any has done.
+func Pruning(w io.Writer, r *prune.Review, last *prune.Last, now time.Time) {
+	var p page
+	defer p.to(w)
+	if r != nil {
+		p.line("")
+		p.line("Prune plan of %s by %s: %s, %s.", momentAndRelative(r.Made, now), printable(r.By), count(r.Tags, "tag", "tags"), standing(r))
+	}
+	if last == nil {
+		return
+	}
+	if r == nil {
+		p.line("")
+	}
+	o := last.Outcome
+	p.line("Last pruned %s by %s: %s deleted, %d skipped, %d gone before, %d failed.", momentAndRelative(last.At, now), printable(last.By), count(o.Deleted, "tag", "tags"), o.Skipped, o.Gone, o.Failed)
+	if last.Why != "" {
+		p.wrapped(0, "Not finished: "+printable(last.Why))
+	}
+}
+
+func standing(r *prune.Review) string {
+	switch {
+	case r.UnderWay():
+		return "being executed"
+	case r.Finished:
+		return "executed"
+	case r.Tags == 0:
+		return "nothing to delete"
+	case r.Over != "":
+		return "more than its caps permit"
+	case r.Why != "":
+		return "stopped; it can be confirmed again on the page"
+	}
+	return "to be confirmed on the page"
 }
 
 // Pruned sums up what became of a plan.

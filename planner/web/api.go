@@ -32,15 +32,18 @@ func (s *Server) apiRoutes() map[string]http.HandlerFunc {
 			w.Header().Set("Content-Type", "application/yaml")
 			_, _ = w.Write(openAPI)
 		},
-		"GET /api/v1/mirrors":                             s.api(apiMirrors),
-		"GET /api/v1/mirrors/{mirror}/failures":           s.api(apiFailures),
-		"GET /api/v1/mirrors/{mirror}/repositories":       s.api(apiRepositories),
-		"GET /api/v1/mirrors/{mirror}/runs":               s.api(apiRuns),
-		"GET /api/v1/mirrors/{mirror}/runs/{run}":         s.api(apiRun),
-		"GET /api/v1/mirrors/{mirror}/runs/{run}/changes": s.api(apiChanges),
-		"POST /api/v1/mirrors/{mirror}/plan":              s.apiAction("plan"),
-		"POST /api/v1/mirrors/{mirror}/republish":         s.apiAction("republish"),
-		"POST /api/v1/mirrors/{mirror}/runs/{run}/cancel": s.apiAction("cancel"),
+		"GET /api/v1/mirrors":                                  s.api(apiMirrors),
+		"GET /api/v1/mirrors/{mirror}/failures":                s.api(apiFailures),
+		"GET /api/v1/mirrors/{mirror}/repositories":            s.api(apiRepositories),
+		"GET /api/v1/mirrors/{mirror}/runs":                    s.api(apiRuns),
+		"GET /api/v1/mirrors/{mirror}/runs/{run}":              s.api(apiRun),
+		"GET /api/v1/mirrors/{mirror}/runs/{run}/changes":      s.api(apiChanges),
+		"GET /api/v1/mirrors/{mirror}/pruning":                 s.api(apiPruning),
+		"POST /api/v1/mirrors/{mirror}/pruning":                s.apiAction("prune"),
+		"POST /api/v1/mirrors/{mirror}/pruning/{plan}/execute": s.apiAction("execute"),
+		"POST /api/v1/mirrors/{mirror}/plan":                   s.apiAction("plan"),
+		"POST /api/v1/mirrors/{mirror}/republish":              s.apiAction("republish"),
+		"POST /api/v1/mirrors/{mirror}/runs/{run}/cancel":      s.apiAction("cancel"),
 	}
 }
 
@@ -221,7 +224,10 @@ func (s *Server) apiAction(name string) http.HandlerFunc {
 }
 
 func apiActionOf(site *Site, name string, r *http.Request) (action, error) {
-	a := action{Name: name, Mirror: r.PathValue("mirror"), Run: r.PathValue("run")}
+	a := action{Name: name, Mirror: r.PathValue("mirror"), Run: r.PathValue("run"), Plan: r.PathValue("plan")}
+	if name == "prune" || name == "execute" {
+		return a.pruning(site, r)
+	}
 	var body struct {
 		Repository *string `json:"repository"`
 		Image      *string `json:"image"`

@@ -12,6 +12,7 @@ import (
 	"gopkg.in/yaml.v3"
 
 	"github.com/osism/skopeo-worker/shared/run"
+	"github.com/osism/skopeo-worker/worker/prune"
 )
 
 // document is openapi.yaml, as far as tests read it.
@@ -54,7 +55,8 @@ func TestAPI(t *testing.T) {
 	for path, want := range map[string]string{
 		"mirrors": "Overview", "mirrors/nightly/runs": "Runs", "mirrors/nightly/runs?skip=3&count=2": "Runs", "mirrors/nightly/runs/" + live: "Run",
 		"mirrors/nightly/runs/" + live + "/changes": "Changes",
-		"mirrors/nightly/repositories":              "Repositories", "mirrors/nightly/repositories?q=image-0&state=failed&skip=1&count=1": "Repositories",
+		"mirrors/nightly/pruning":                   "Pruning", "mirrors/weekly/pruning": "Pruning",
+		"mirrors/nightly/repositories": "Repositories", "mirrors/nightly/repositories?q=image-0&state=failed&skip=1&count=1": "Repositories",
 	} {
 		response, text := get(t, served.URL+"/api/v1/"+path)
 		require.Equal(t, http.StatusOK, response.StatusCode, text)
@@ -126,9 +128,50 @@ func send(t *testing.T, url, body string) (*http.Response, string) {
 func TestReadOnlyAPI(t *testing.T) {
 	f := newFixture(t)
 	served := serve(t, Config{ReadOnly: true}, f.site, quiet)
-	for _, path := range []string{"plan", "republish", "runs/" + run.NewID(time.Now()) + "/cancel"} {
+	plan := f.proposes(prunable(1, 2), 100)
+	for _, path := range []string{"plan", "republish", "pruning", "pruning/" + plan + "/execute", "runs/" + run.NewID(time.Now()) + "/cancel"} {
 		response, _ := send(t, served.URL+"/api/v1/mirrors/nightly/"+path, "")
 		require.Equal(t, http.StatusForbidden, response.StatusCode)
 	}
 	require.Empty(t, f.actions.all())
+}
+
+// TestPruningAPI: scripts make plans, read them and confirm them once.
+func TestPruningAPI(t *testing.T) {
+	f := newFixture(t)
+	f.ran(mirror, 1, time.Hour, run.Tally{Total: 1, Copied: 1})
+	f.ran(otherMirror, 1, time.Hour, run.Tally{Total: 1, Copied: 1})
+	at := serve(t, Config{}, f.site, quiet).URL + "/api/v1/mirrors/nightly/pruning"
+	_, schema := schemas(t)
+	is := func(status int, path, body, says string) {
+		t.Helper()
+		response, text := send(t, at+path, body)
+		require.Equal(t, status, response.StatusCode, text)
+		require.Contains(t, text, says)
+		if status != http.StatusOK {
+			valid(t, schema("Error"), text)
+		}
+	}
+	is(http.StatusOK, "", `{"grace":"60d","max":"5%"}`, "prune 60d 5%  for anonymous")
+	is(http.StatusOK, "", "", "prune    for anonymous")
+	is(http.StatusBadRequest, "", `{"keep":"all"}`, "unknown field")
+	old, id := f.proposes(prunable(1, 2), 100), f.proposes(prunable(2, 2), 100)
+	is(http.StatusConflict, "/"+old+"/execute", `{"tags":2}`, "there is another plan by now")
+	is(http.StatusBadRequest, "/x/execute", `{"tags":4}`, "no such action")
+	for _, body := range []string{"", "{}", `{"tags":null}`, `{"tags":2}`} {
+		is(http.StatusBadRequest, "/"+id+"/execute", body, "which is 4")
+	}
+	is(http.StatusBadRequest, "/"+id+"/execute", `{"tags":"4"}`, "not as openapi.yaml describes it")
+	is(http.StatusOK, "/"+id+"/execute", `{"tags":4}`, "execute 4 for anonymous")
+	is(http.StatusConflict, "/"+id+"/execute", `{"tags":4}`, "is being executed")
+	_, text := get(t, at)
+	valid(t, schema("Pruning"), text)
+	lease, err := f.prunes.Take(t.Context(), mirror, prune.Holder{Plan: id, By: "ada", Process: "1"}, nil)
+	require.NoError(t, err)
+	require.NoError(t, lease.Release(t.Context(), &prune.Last{Plan: id, By: "ada", At: time.Now(), Why: "away", Outcome: prune.Outcome{Deleted: 3, Failed: 1}}))
+	_, text = get(t, at)
+	valid(t, schema("Pruning"), text)
+	require.Contains(t, text, `"why":"away"`)
+	response, _ := send(t, strings.Replace(at, mirror, otherMirror, 1), "")
+	require.Equal(t, http.StatusBadRequest, response.StatusCode)
 }

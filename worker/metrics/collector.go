@@ -49,6 +49,7 @@ func (f *fleet) Describe(out chan<- *prometheus.Desc) {
 	for _, d := range []*prometheus.Desc{
 		brokerUp, budgetLimit, budgetSpent, budgetFree, budgetWindow, closed, awaySince, nextSlot, queued, snoozedFor, oldestDue,
 		failedNow, failedLeft, unreadable, lastRun, lastSuccess, runImages, runPulls, runState,
+		pruneCandidates, prunedTags, lastPrune,
 	} {
 		out <- d
 	}
@@ -92,6 +93,9 @@ func (f *Fleet) collect(out chan<- prometheus.Metric) {
 	gauge(out, unreadable, float64(p.Unreadable))
 	for name, m := range p.Mirrors {
 		collectMirror(out, name, m)
+	}
+	for name, p := range p.Pruned {
+		collectPruned(out, name, p)
 	}
 }
 

@@ -17,6 +17,7 @@ import (
 	"github.com/osism/skopeo-worker/shared/failure"
 	"github.com/osism/skopeo-worker/shared/run"
 	"github.com/osism/skopeo-worker/shared/subject"
+	"github.com/osism/skopeo-worker/worker/prune"
 )
 
 const (
@@ -46,6 +47,7 @@ type Fleet struct {
 	budget   *budget.Store
 	runs     *run.Ledger
 	failures *failure.Counter
+	prunes   *prune.Store
 	kv       jetstream.KeyValue
 	log      *slog.Logger
 	now      func() time.Time // by the broker's clock
@@ -64,8 +66,12 @@ func NewFleet(ctx context.Context, b *broker.Broker, s *budget.Store, log *slog.
 	if err != nil {
 		return nil, err
 	}
+	prunes, err := prune.OpenStore(ctx, b)
+	if err != nil {
+		return nil, err
+	}
 	return &Fleet{
-		id: rand.Text(), broker: b, budget: s, runs: runs.Ledger(), failures: failure.NewStore(b, log).Counter(),
+		id: rand.Text(), prunes: prunes, broker: b, budget: s, runs: runs.Ledger(), failures: failure.NewStore(b, log).Counter(),
 		kv: kv, log: log, now: s.Now, turn: make(chan struct{}, 1),
 	}, nil
 }
@@ -83,6 +89,7 @@ type picture struct {
 	OldestDue  *time.Time           `json:"oldest_due,omitempty"`
 	Unreadable int                  `json:"unreadable"` // messages among the failures
 	Mirrors    map[string]mirror    `json:"mirrors"`
+	Pruned     map[string]pruned    `json:"pruned"`
 }
 
 // look returns the last picture, or a new one if it is too old.
@@ -155,7 +162,10 @@ func (f *Fleet) take(ctx context.Context, last picture) (p picture, err error) {
 		return p, err
 	}
 	p.Unreadable = failed.Unreadable
-	p.Mirrors, err = f.mirrors(ctx, last.Mirrors, failed)
+	if p.Mirrors, err = f.mirrors(ctx, last.Mirrors, failed); err != nil {
+		return p, err
+	}
+	p.Pruned, err = f.pruned(ctx)
 	return p, err
 }
 

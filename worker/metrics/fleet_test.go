@@ -22,6 +22,7 @@ import (
 	"github.com/osism/skopeo-worker/shared/reference"
 	"github.com/osism/skopeo-worker/shared/run"
 	"github.com/osism/skopeo-worker/shared/subject"
+	"github.com/osism/skopeo-worker/worker/prune"
 )
 
 const (
@@ -125,6 +126,13 @@ func busy(t *testing.T, s *stand) (due time.Time) {
 			Images: []failure.Image{{Source: "docker.io/library/nginx:1"}, {Source: "docker.io/library/nginx:2"}},
 		}))
 	}
+	prunes, err := prune.OpenStore(ctx, s.Broker)
+	require.NoError(t, err)
+	lease, err := prunes.Take(ctx, "nightly", prune.Holder{Plan: "a", By: "ada", Process: "1"}, nil)
+	require.NoError(t, err)
+	require.NoError(t, lease.Release(ctx, &prune.Last{Plan: "a", By: "ada", At: ended, Outcome: prune.Outcome{Deleted: 5, Gone: 1, Skipped: 2, Failed: 3}}))
+	require.NoError(t, prunes.Propose(ctx, prune.Plan{Mirror: "nightly", Tags: 7, Recorded: 100}, prune.Caps{All: prune.MustShare(10)}, "ada"))
+	require.NoError(t, prunes.Propose(ctx, prune.Plan{Mirror: "other"}, prune.Caps{}, "ada"))
 	gone := reference.MustTag("2")
 	require.Eventually(t, func() bool { // a replica that is behind may answer
 		n, err := failure.NewStore(s.Broker, slog.New(slog.DiscardHandler)).MarkLeft(ctx, "nightly", func(r reference.Reference) bool { return r.Tag != gone }, time.Now())
@@ -145,7 +153,7 @@ func busy(t *testing.T, s *stand) (due time.Time) {
 		_, err := s.Publish(ctx, m)
 		require.NoError(t, err, i)
 	}
-	_, err := s.Consumer.Next() // a worker takes the first one
+	_, err = s.Consumer.Next() // a worker takes the first one
 	require.NoError(t, err)
 	m, err := s.Stream.GetLastMsgForSubject(ctx, address("000005").Under(subject.Chunk))
 	require.NoError(t, err)
@@ -173,6 +181,9 @@ func TestFleet(t *testing.T) {
 	says(t, m, "run_pulls", "nightly 3", "other 3")
 	says(t, m, "run_images", "nightly copied 0", "nightly dropped 0", "nightly failed 2", "nightly kept 0", "nightly skipped 0", "nightly tagged 0", "nightly unchanged 2", "nightly vanished 0", "nightly waiting 0",
 		"other copied 0", "other dropped 0", "other failed 1", "other kept 0", "other skipped 0", "other tagged 0", "other unchanged 0", "other vanished 0", "other waiting 0")
+	says(t, m, "prune_candidate_tags", "nightly 7", "other 0")
+	says(t, m, "pruned_tags", "nightly deleted 5", "nightly failed 3", "nightly gone 1", "nightly skipped 2")
+	says(t, m, "last_prune_timestamp_seconds", "nightly "+unix(ended))
 	says(t, m, "run_state", "nightly cancelled 0", "nightly done 0", "nightly failed 1", "nightly lost 0", "nightly running 0", "nightly snoozed 0",
 		"nightly superseded 0", "nightly waiting 0", "other cancelled 0", "other done 0", "other failed 1", "other lost 0", "other running 0",
 		"other snoozed 0", "other superseded 0", "other waiting 0")
