@@ -2,12 +2,12 @@ package registrytest
 
 import (
 	"context"
-	"encoding/json"
 	"net/http"
 	"slices"
 	"strings"
 
 	"github.com/distribution/distribution/v3"
+	v1 "github.com/google/go-containerregistry/pkg/v1"
 	"github.com/opencontainers/go-digest"
 )
 
@@ -147,8 +147,9 @@ func (r *Registry) tagsOf(repository, dgst string) []string {
 	})
 }
 
-// parents returns the indexes of a repository that list a digest.
-func (r *Registry) parents(repository, dgst string) (parents []string) {
+// Digests returns the digests of all manifests of a repository, in their order, with and without
+// tags.
+func (r *Registry) Digests(repository string) []string {
 	repo, err := r.repository(repository)
 	if err != nil {
 		return nil
@@ -159,17 +160,23 @@ func (r *Registry) parents(repository, dgst string) (parents []string) {
 	if err != nil || !ok {
 		return nil
 	}
+	var all []string
 	_ = enumerator.Enumerate(ctx, func(d digest.Digest) error { // it fails if there are none
-		var index contents
-		if _, payload, err := r.manifest(repository, d.String()); err == nil && json.Unmarshal(payload, &index) == nil {
-			for _, child := range index.Manifests {
-				if child.Digest.String() == dgst {
-					parents = append(parents, d.String())
-				}
-			}
-		}
+		all = append(all, d.String())
 		return nil
 	})
+	slices.Sort(all)
+	return all
+}
+
+// parents returns the indexes of a repository that list a digest.
+func (r *Registry) parents(repository, dgst string) (parents []string) {
+	for _, name := range r.Digests(repository) {
+		children, _ := r.Children(repository, name) // none if it is no index
+		if slices.ContainsFunc(children, func(child v1.Descriptor) bool { return child.Digest.String() == dgst }) {
+			parents = append(parents, name)
+		}
+	}
 	return parents
 }
 

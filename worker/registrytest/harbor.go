@@ -2,17 +2,12 @@ package registrytest
 
 import (
 	"cmp"
-	"context"
-	"encoding/json"
 	"fmt"
 	"net/http"
 	"net/url"
 	"regexp"
 	"slices"
 	"strings"
-
-	"github.com/distribution/distribution/v3"
-	"github.com/opencontainers/go-digest"
 )
 
 // WithHarborAPI lists artifacts at /api/v2.0/projects/PROJECT/repositories/NAME/artifacts as
@@ -135,29 +130,8 @@ func (r *Registry) harborArtifacts(repository string, untagged bool) []harborArt
 
 // heads returns the digests of a repository that no index in it lists.
 func (r *Registry) heads(repository string) []string {
-	repo, err := r.repository(repository)
-	if err != nil {
-		return nil
-	}
-	ctx := context.Background()
-	manifests, err := repo.Manifests(ctx)
-	enumerator, ok := manifests.(distribution.ManifestEnumerator)
-	if err != nil || !ok {
-		return nil
-	}
-	var all []string
-	listed := map[string]bool{}
-	_ = enumerator.Enumerate(ctx, func(d digest.Digest) error { // it fails if there are none
-		all = append(all, d.String())
-		var index contents
-		if _, payload, err := r.manifest(repository, d.String()); err == nil && json.Unmarshal(payload, &index) == nil {
-			for _, child := range index.Manifests {
-				listed[child.Digest.String()] = true
-			}
-		}
-		return nil
-	})
-	return slices.DeleteFunc(all, func(dgst string) bool { return listed[dgst] })
+	all := r.Digests(repository)
+	return slices.DeleteFunc(slices.Clone(all), func(dgst string) bool { return len(r.parents(repository, dgst)) > 0 })
 }
 
 // harborArtifact is an artifact as Harbor lists it.
