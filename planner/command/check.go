@@ -75,8 +75,7 @@ func checkCommand() *cobra.Command {
 	c.Flags().BoolVar(&exitCode, "exit-code", false, "exit with code 4 if there is something to do")
 	c.Flags().BoolVar(&access, "access", false, "show only whether the list, the broker and the registries can be used")
 	c.Flags().BoolVar(&signatures, "signatures", false, "verify all images against SIGNATURE_POLICY, those that are up to date, too; takes pulls")
-	c.MarkFlagsMutuallyExclusive("access", "exit-code")
-	c.MarkFlagsMutuallyExclusive("access", "signatures")
+	exclusive(c, "access", "exit-code", "signatures")
 	return c
 }
 

@@ -68,6 +68,21 @@ func (s *settings) explained(run func(*cobra.Command, []string) error) func(*cob
 	}
 }
 
+// exclusive makes it wrong usage to pass a flag with any of the others.
+func exclusive(c *cobra.Command, flag string, others ...string) {
+	for _, other := range others {
+		c.MarkFlagsMutuallyExclusive(flag, other) // for the completion
+	}
+	c.PreRunE = func(c *cobra.Command, _ []string) error {
+		for _, other := range others {
+			if c.Flags().Changed(flag) && c.Flags().Changed(other) {
+				return fmt.Errorf("%w: --%s cannot be used with --%s", errUsage, other, flag)
+			}
+		}
+		return nil
+	}
+}
+
 // noArguments is cobra.NoArgs with errUsage.
 func noArguments(_ *cobra.Command, args []string) error {
 	if len(args) > 0 {

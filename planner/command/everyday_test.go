@@ -77,13 +77,16 @@ func TestHelp(t *testing.T) {
 
 func TestUnknownNames(t *testing.T) {
 	for arguments, want := range map[string]string{
-		"statsu":          `unknown command "statsu" for "planner"; is status meant?`,
-		"help statsu":     `wrong usage: unknown command "statsu" for "planner"; is status meant?`,
-		"status --wach":   `wrong usage: unknown flag: --wach; planner status --help lists the flags`,
-		"help status now": `wrong usage: unexpected "now"`,
-		"completion tcsh": `wrong usage: expected one of bash, fish, powershell, zsh, found "tcsh"`,
-		"completion":      `wrong usage: expected one of bash, fish, powershell, zsh, found ""`,
-		"completion bahs": `wrong usage: expected one of bash, fish, powershell, zsh, found "bahs"`,
+		"statsu":                       `unknown command "statsu" for "planner"; is status meant?`,
+		"help statsu":                  `wrong usage: unknown command "statsu" for "planner"; is status meant?`,
+		"status --wach":                `wrong usage: unknown flag: --wach; planner status --help lists the flags`,
+		"help status now":              `wrong usage: unexpected "now"`,
+		"completion tcsh":              `wrong usage: expected one of bash, fish, powershell, zsh, found "tcsh"`,
+		"completion":                   `wrong usage: expected one of bash, fish, powershell, zsh, found ""`,
+		"prune --execute p --max 5%":   "wrong usage: --max cannot be used with --execute",
+		"prune --execute p --grace 5d": "wrong usage: --grace cannot be used with --execute",
+		"check --access --signatures":  "wrong usage: --signatures cannot be used with --access",
+		"completion bahs":              `wrong usage: expected one of bash, fish, powershell, zsh, found "bahs"`,
 	} {
 		said, code := execute(t, strings.Fields(arguments)...)
 		require.Equal(t, 2, code, arguments)

@@ -68,9 +68,7 @@ func pruneCommand() *cobra.Command {
 	c.Flags().BoolVar(&p.leftList, "left-list", false, "delete tags, too, that their entries kept before they left the list")
 	c.Flags().StringVarP(&p.output, "output", "o", "", "write the plan to this `file`; json: print it as JSON")
 	c.Flags().StringVar(&p.execution, "execute", "", "delete what the plan in this `file` says")
-	for _, flag := range []string{"grace", "max", "max-per-repository"} {
-		c.MarkFlagsMutuallyExclusive("execute", flag)
-	}
+	exclusive(c, "execute", "grace", "max", "max-per-repository")
 	return c
 }
 

@@ -210,6 +210,14 @@ docker.io/library/gone (run 20260301-130000-000-0001)
       look up the image: denied (403)
 `)
 
+	var lost []failure.Record
+	for _, repository := range []string{"quay.io/a/b", "quay.io/a/c"} {
+		lost = append(lost, failure.Record{Repository: repository, Images: []failure.Image{{Source: repository, Attempts: 1, Reason: "list tags of " + repository + ": not found (404)"}}})
+	}
+	groups := byReason(lost)
+	require.Len(t, groups, 1)
+	require.Equal(t, "list tags of the repository: not found (404)", groups[0].reason)
+
 	osism.Images[0].LeftList = now.Add(-time.Hour)
 	out.Reset()
 	Failures(&out, "default", []failure.Record{osism}, nil)

@@ -99,7 +99,11 @@ func byReason(records []failure.Record) []failedAlike {
 	index := map[string]int{}
 	for _, r := range records {
 		for _, i := range r.Images {
-			nameless := strings.ReplaceAll(i.Reason, i.Source, "the image")
+			noun := "the image"
+			if i.Source == r.Repository {
+				noun = "the repository"
+			}
+			nameless := strings.ReplaceAll(i.Reason, i.Source, noun)
 			at, known := index[nameless]
 			if !known {
 				at = len(groups)

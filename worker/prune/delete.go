@@ -46,9 +46,6 @@ func (d *deleting) delete(ctx context.Context) error {
 			return fmt.Errorf("%s:%s: %w", d.at.Repository, t.Tag, err)
 		}
 		if err != nil {
-			if ctx.Err() == nil {
-				d.done.Failed++
-			}
 			return fmt.Errorf("%s:%s: %w", d.at.Repository, t.Tag, err)
 		}
 		d.done.Deleted++

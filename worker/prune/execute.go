@@ -23,7 +23,7 @@ type Outcome struct {
 	Deleted   int `json:"deleted"`
 	Gone      int `json:"gone"` // before
 	Skipped   int `json:"skipped"`
-	Failed    int `json:"failed"`
+	Failed    int `json:"failed"`    // with those that were not tried because of that
 	Manifests int `json:"manifests"` // deleted, without a tag
 }
 

@@ -126,6 +126,19 @@ func TestChanged(t *testing.T) {
 	}
 }
 
+// TestUnread: all tags of a repository that cannot be looked at count as failed.
+func TestUnread(t *testing.T) {
+	s := newSite(t)
+	s.image("old", "old", 31)
+	s.image("older", "older", 41)
+	p := s.plan()
+	s.failed = errors.New("unavailable")
+	done, left, err := s.execute(p)
+	require.ErrorIs(t, err, prune.ErrUndeleted)
+	require.Equal(t, prune.Outcome{Failed: 2}, done)
+	require.Len(t, left, 2)
+}
+
 func named(s *site, tag string) message.Repository {
 	return message.Repository{Source: source, Destination: s.repository(tool), Tag: reference.MustTag(tag)}
 }
@@ -154,7 +167,7 @@ func TestUndeletable(t *testing.T) {
 			done, left, err := s.execute(p)
 			require.ErrorIs(t, err, prune.ErrUndeleted)
 			require.ErrorContains(t, err, test.says)
-			require.Equal(t, 1, done.Failed)
+			require.Equal(t, prune.Outcome{Failed: 2}, done)
 			require.Len(t, left, 2)
 			require.LessOrEqual(t, s.to.Count(deletions), 2)
 			require.Equal(t, test.fault.Status == 405 || test.fault.Status == 400, errors.Is(err, registry.ErrUndeletable))

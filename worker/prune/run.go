@@ -53,16 +53,25 @@ func (x *Execution) run(ctx context.Context, p Plan, all Outcome) (_ Outcome, fa
 		if err == nil {
 			err = x.lease.Finish(context.WithoutCancel(ctx), i, done)
 		}
+		stopped := ctx.Err() != nil || errors.Is(err, ErrTaken)
+		if err != nil && !stopped {
+			done.Failed = len(r.Tags) - done.Deleted - done.Gone - done.Skipped
+		}
 		all.add(done)
 		if err == nil && ctx.Err() == nil {
 			continue
 		}
-		if ctx.Err() != nil || errors.Is(err, ErrTaken) {
+		if stopped {
 			return all, err
 		}
 		x.Log.Error("a repository is not pruned", "repository", r.Repository, "error", err)
 		failed = fmt.Errorf("%w: %s: %w", ErrUndeleted, r.Repository, err)
 		if errors.Is(err, registry.ErrUndeletable) {
+			for later, r := range p.Repositories {
+				if later > i && !x.lease.Record.Done.Has(later) {
+					all.Failed += len(r.Tags)
+				}
+			}
 			break
 		}
 	}

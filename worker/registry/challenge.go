@@ -95,7 +95,7 @@ type pinging struct {
 }
 
 // failure returns why a ping failed. If both schemes were tried, it is the failure over HTTPS,
-// unless the server answered that in plain HTTP, which we may speak.
+// unless the server does not speak TLS and we may speak plain HTTP.
 func (p *pinging) failure(err error) error {
 	if refused, ok := errors.AsType[*transport.Error](err); ok {
 		return refused
@@ -104,10 +104,17 @@ func (p *pinging) failure(err error) error {
 	switch {
 	case speaksHTTP(https) && p.redirected:
 		return fmt.Errorf("%w: GET /v2/ is redirected endlessly", ErrUnexpected)
-	case https == nil || http != nil && speaksHTTP(https) && !errors.Is(http, ErrPlainHTTP):
+	case https == nil || http != nil && !speaksTLS(https) && !errors.Is(http, ErrPlainHTTP):
 		https = http
 	}
 	return cmp.Or(https, err)
+}
+
+// speaksTLS reports whether an error leaves it open that a server speaks TLS. Some answer a
+// handshake with a page, or the greeting of another protocol, without a line of HTTP.
+func speaksTLS(err error) bool {
+	var record tls.RecordHeaderError
+	return !speaksHTTP(err) && !errors.As(err, &record)
 }
 
 // speaksHTTP reports whether a server answered HTTPS in plain HTTP, according to the errors of

@@ -1,6 +1,8 @@
 package registry_test
 
 import (
+	"io"
+	"net"
 	"net/http"
 	"sync/atomic"
 	"testing"
@@ -306,4 +308,33 @@ func TestFailingKeychain(t *testing.T) {
 	require.ErrorIs(t, look(), registry.ErrCredentials)
 	keychain.fails = nil
 	require.NoError(t, look())
+}
+
+// TestNoTLS: if a server answers a TLS handshake with something else, the error is that over plain
+// HTTP, which it speaks.
+func TestNoTLS(t *testing.T) {
+	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	require.NoError(t, err)
+	t.Cleanup(func() { _ = listener.Close() })
+	go func() {
+		for {
+			conn, err := listener.Accept()
+			if err != nil {
+				return
+			}
+			first := make([]byte, 1)
+			if _, err := conn.Read(first); err == nil && first[0] == 0x16 {
+				_, _ = io.WriteString(conn, "<!DOCTYPE HTML><title>Bad request syntax</title>")
+			} else {
+				_, _ = io.WriteString(conn, "HTTP/1.1 200 OK\r\nContent-Type: text/html\r\nContent-Length: 24\r\n\r\n<html>maintenance</html>")
+			}
+			_ = conn.Close()
+		}
+	}()
+	c := registry.NewClient(registry.Options{Insecure: []string{listener.Addr().String()}})
+	repository := reference.MustRepository(listener.Addr().String() + "/a")
+	require.ErrorContains(t, c.Alive(t.Context(), repository, true), "HTML page")
+	_, err = c.Head(t.Context(), repository, reference.MustTag("1"))
+	require.ErrorContains(t, err, "HTML page")
+	require.NotContains(t, err.Error(), "TLS handshake")
 }
