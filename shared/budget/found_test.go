@@ -15,7 +15,7 @@ import (
 	"github.com/osism/skopeo-worker/shared/brokertest"
 )
 
-func TestRateOverTime(t *testing.T) {
+func TestRateByRequests(t *testing.T) {
 	now := time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)
 	at := func(f found, d time.Duration) float64 {
 		rate, limited := f.current(now.Add(d))
@@ -25,33 +25,57 @@ func TestRateOverTime(t *testing.T) {
 		return rate
 	}
 	first := found{Rate: firstRate, From: now}
-	require.InDelta(t, firstRate, at(first, -time.Hour), 0.01)
-	require.InDelta(t, firstRate, at(first, time.Hour), 0.01, "it grows by pulls, not by time")
-	require.Equal(t, now, first.growsSince(now))
+	require.InDelta(t, firstRate, at(first, 29*24*time.Hour), 0.01, "it grows by requests, not by time")
+	require.Equal(t, growing{now, growth}, first.growing(now))
+	require.Zero(t, at(first, 31*24*time.Hour), "forgotten")
 	proven := found{Rate: unlimited, From: now}
 	require.Zero(t, at(proven, time.Minute), "no limit")
-	require.Zero(t, proven.growsSince(now))
+	require.Zero(t, proven.growing(now))
+	again := proven.again(now, closure{Count: 1, Duration: time.Second}, firstRate)
+	require.True(t, again.explores(now), "that it has refused once does not show its limit")
+	require.Equal(t, now.Add(2*time.Second), again.again(now, closure{Count: 2, Duration: 2 * time.Second}, 2*firstRate).From)
+	require.InDelta(t, firstRate, at(again.refused(now, closure{Count: 2}, 2*firstRate), 0), 0.01, "refused together")
 
 	const until = time.Second
 	slower := first.refused(now.Add(until), closure{Count: 1, Duration: 5 * time.Second}, 2*firstRate)
-	require.InDelta(t, firstRate, at(slower, until+5*time.Second), 0.01)
+	slowed := at(slower, until)
+	require.InDelta(t, firstRate/growth+1, slowed, 0.01, "the part of the limit that was used")
+	require.InDelta(t, slowed, at(slower, 29*24*time.Hour), 0.01)
 	require.InDelta(t, 1+firstRate/growth, slower.Sent, 0.01, "so many have raised the rate")
-	require.InDelta(t, firstRate, at(slower, -time.Hour), 0.01, "a closed registry's rate waits")
-	grow := time.Duration(creepingRequests / firstRate * float64(time.Second))
-	require.InDelta(t, 2*firstRate, at(slower, until+5*time.Second+max(creeping, grow)), 0.01)
-	again := slower.refused(now.Add(creeping), closure{Count: 2, Duration: time.Minute}, firstRate)
-	require.InDelta(t, firstRate, at(again, creeping+time.Minute), 0.01, "full still: not slower, and not faster")
+	require.Equal(t, growing{now.Add(until + 5*time.Second), 1 / creeping.Seconds()}, slower.growing(now.Add(until)))
+	require.InDelta(t, 0.001, found{Rate: 0.001 * creepingRequests, Refused: true}.growth(), 0.0001)
+	full := slower.refused(now.Add(creeping), closure{Count: 2, Duration: time.Minute}, firstRate)
+	require.InDelta(t, slowed, at(full, creeping+time.Minute), 0.01, "full still: not slower, and not faster")
 	soon := slower.refused(now.Add(until+6*time.Second), closure{Count: 2, Duration: time.Minute}, firstRate)
 	require.InDelta(t, slower.Sent/(until+66*time.Second).Seconds(), soon.Rate, 0.01, "what was sent is all that it allows until then")
 	require.Less(t, soon.Rate, slower.Rate)
-	require.Zero(t, at(slower, 25*time.Hour), "forgotten")
-	require.True(t, first.counts(now.Add(29*24*time.Hour)), "nothing was refused")
-	require.False(t, first.counts(now.Add(31*24*time.Hour)))
-	require.InDelta(t, unlimited/2, at(proven.refused(now.Add(time.Minute), closure{Count: 1}, firstRate), time.Minute), 0.01)
 
-	slow := found{Rate: 2 * slowest, From: now, Refused: true}
+	const answered = 75.0
+	empty := slower.refused(now.Add(until+10*time.Second), closure{Count: 1}, slower.Rate+(answered-1)*slower.growth())
+	require.InDelta(t, answered/7.5, empty.Rate, 0.01, "it answers no more between two refusals than it allows")
+	hardly := slower.refused(now.Add(until+30*time.Second), closure{Count: 1}, slower.Rate+significant*slower.growth())
+	require.InDelta(t, slower.Rate/lowered, hardly.Rate, 0.02)
+	noise := slower.refused(now.Add(until+30*time.Second), closure{Count: 1}, slower.Rate)
+	require.InDelta(t, slower.Rate/2, noise.Rate, 0.01)
+	later := slower.refused(now.Add(time.Hour), closure{Count: 1}, slower.Rate)
+	require.InDelta(t, slower.Rate/2, later.Rate, 0.01, "it may have been idle")
+}
+
+func TestRateOverTime(t *testing.T) {
+	now := time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)
+	at := func(f found, d time.Duration) float64 {
+		rate, _ := f.at(now.Add(d))
+		return rate
+	}
+	slower := found{ByTime: true}.refused(now, closure{Count: 1, Duration: 5 * time.Second}, 50)
+	require.InDelta(t, 25, at(slower, -time.Hour), 0.01, "a closed registry's rate waits")
+	require.InDelta(t, 50, at(slower, 5*time.Second+creeping), 0.01)
+	require.Zero(t, at(slower, 25*time.Hour), "forgotten")
+	require.Zero(t, slower.growing(now))
+
+	slow := found{Rate: 2 * slowest, From: now, ByTime: true, Refused: true}
 	for range 3 {
-		slow = slow.refused(now, closure{Count: 1}, firstRate)
+		slow = slow.refused(now, closure{Count: 1}, slow.Rate)
 	}
 	require.InDelta(t, slowest, at(slow, 0), 0.0001)
 	require.Less(t, at(slow, time.Hour), 1.02*slowest, "it creeps up by requests, not by time")
@@ -119,8 +143,9 @@ func requireGrowth(t *testing.T, n int) {
 	stores := fleet(t, b, n)
 	exploring := line{registry, Pull, HTTP1}
 	free := func(s *Store) bool { return s.found(exploring).Rate >= unlimited }
-	require.NoError(t, stores[0].PaceOver(t.Context(), registry, Tags, HTTP1), "only pulls are counted")
+	require.NoError(t, stores[0].PaceOver(t.Context(), registry, Pull, HTTP1))
 	require.Zero(t, stores[0].found(exploring))
+	require.NoError(t, stores[0].explore(t.Context(), exploring))
 	var workers sync.WaitGroup
 	for i := range 64 {
 		s := stores[i%len(stores)]
@@ -143,13 +168,13 @@ func requireGrowth(t *testing.T, n int) {
 		require.True(t, ok)
 		require.Less(t, 1/r.Every.Seconds(), unlimited)
 		if read > 0 {
-			require.InDelta(t, last.grown(), 1/r.Every.Seconds(), 0.01)
+			require.InDelta(t, last.grown(growth), 1/r.Every.Seconds(), 0.01)
 		}
 		last = r
 		next, err = stores[0].b.Next(t.Context(), streamPace, lane.subject, next.Sequence+1)
 	}
 	require.ErrorIs(t, err, jetstream.ErrMsgNotFound)
-	require.GreaterOrEqual(t, last.grown(), unlimited)
+	require.GreaterOrEqual(t, last.grown(growth), unlimited)
 
 	s := stores[n/2]
 	require.Eventually(t, func() bool { return free(s) }, patience, tick)
@@ -169,7 +194,7 @@ func TestRateGrowsWithinSeconds(t *testing.T) {
 	exploring := line{registry, Pull, HTTP1}
 	reservations, err := b.Conn.SubscribeSync(s.lane(exploring).subject)
 	require.NoError(t, err)
-	require.NoError(t, s.explore(t.Context(), registry))
+	require.NoError(t, s.explore(t.Context(), exploring))
 	var pulls sync.WaitGroup
 	for range 64 {
 		pulls.Go(func() {
@@ -199,6 +224,7 @@ func TestFewPullsShowLittle(t *testing.T) {
 	t.Parallel()
 	b, clock := brokertest.Embedded(t), &movable{}
 	s := openedAt(t, b, clock.now)
+	require.NoError(t, s.Explore(t.Context(), registry, Pull))
 	for range 4 {
 		require.NoError(t, s.PaceOver(t.Context(), registry, Pull, HTTP1))
 		clock.move(time.Minute)
@@ -217,6 +243,7 @@ func TestNoLimitCostsNothing(t *testing.T) {
 	_, err := s.Take(t.Context(), "", registry, "")
 	require.NoError(t, err)
 	require.NoError(t, s.unrefused(t.Context(), line{registry, Pull, HTTP1}))
+	require.NoError(t, s.unrefused(t.Context(), line{registry, All, HTTP1}))
 	require.NoError(t, s.Pace(t.Context(), "docker.io", Manifest))
 	sent := b.Conn.Stats().OutMsgs
 	for range 100 {
@@ -259,10 +286,52 @@ func TestStandings(t *testing.T) {
 func TestRefusedTogether(t *testing.T) {
 	b := brokertest.Embedded(t)
 	s := opened(t, b, 0)
+	require.NoError(t, s.Explore(t.Context(), "registry.example.com", Pull))
 	for range 13 {
 		require.NoError(t, s.Refused(t.Context(), Call{Registry: "registry.example.com", Kind: Pull, Started: time.Now()}, time.Minute, "429"))
 	}
 	s.mu.RLock()
 	defer s.mu.RUnlock()
 	require.InDelta(t, firstRate/2, s.view.found[line{"registry.example.com", Pull, HTTP1}.foundKey()].Rate, 0.01)
+}
+
+// TestRefusalOfOneKind: it slows that kind down, and no other for long.
+func TestRefusalOfOneKind(t *testing.T) {
+	t.Parallel()
+	clock := &movable{}
+	s := openedAt(t, brokertest.Embedded(t), clock.now)
+	all := line{registry, All, HTTP1}
+	refuse := func(kind Kind) {
+		t.Helper()
+		c := call(s)
+		c.Kind = kind
+		require.NoError(t, s.Refused(t.Context(), c, time.Second, "429"))
+		clock.move(2 * time.Second)
+	}
+	require.NoError(t, s.Explore(t.Context(), registry, Tags))
+	require.Zero(t, s.found(line{registry, Pull, HTTP1}))
+	require.True(t, s.found(all).explores(s.Now()))
+
+	refuse(Tags)
+	require.InDelta(t, firstRate/2, s.found(line{registry, Tags, HTTP1}).Rate, 0.01)
+	require.True(t, s.found(all).explores(s.Now()))
+	require.NoError(t, s.unrefused(t.Context(), all))
+	refuse(Tags)
+	require.InDelta(t, firstRate/2, s.found(line{registry, Tags, HTTP1}).Rate, 0.01, "refused without any success in between")
+	require.False(t, s.found(all).Refused)
+	_, origin := s.Limit(registry, "")
+	require.Equal(t, None, origin, "of pulls")
+
+	refuse(Manifest)
+	require.True(t, s.found(line{registry, Manifest, HTTP1}).explores(s.Now()), "nothing is known of its rate")
+	require.InDelta(t, unlimited/2, s.found(all).Rate, 0.01, "it refuses several kinds")
+	require.True(t, s.found(all).Refused)
+	limit, origin := s.Limit(registry, "")
+	require.Equal(t, Found, origin)
+	require.EqualValues(t, unlimited/2, limit.Requests)
+
+	require.NoError(t, s.Explore(t.Context(), "docker.io", Manifest))
+	require.Zero(t, s.found(line{"docker.io", All, HTTP1}), "it counts pulls only")
+	require.NoError(t, s.Explore(t.Context(), quay, Pull))
+	require.Zero(t, s.found(line{quay, All, HTTP1}))
 }

@@ -209,10 +209,14 @@ func (s *Store) Limit(registry, identity string) (Limit, Origin) {
 		return limit, origin
 	}
 	l, documented, _ := s.line(registry, Pull, HTTP1)
-	if rate, ok := s.foundRate(l, documented); ok {
-		return asLimit(rate), Found
+	rate, ok := s.foundRate(l, documented)
+	if all, refused := s.refusedRate(line{registry, All, HTTP1}, Rate{}); refused && (!ok || all < rate) {
+		rate, ok = all, true
 	}
-	return Limit{}, None
+	if !ok {
+		return Limit{}, None
+	}
+	return asLimit(rate), Found
 }
 
 // stated returns the limit from RATE_LIMITS or a header.

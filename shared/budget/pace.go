@@ -34,34 +34,38 @@ const (
 // most. It returns a *SpentError if that is too late, or if the registry is closed. Any other
 // error comes from the broker. If no rate is known, it sends no request.
 func (s *Store) Pace(ctx context.Context, registry string, kind Kind) error {
-	return s.await(ctx, registry, kind, HTTP1)
+	return s.PaceOver(ctx, registry, kind, HTTP1)
 }
 
 // PaceOver waits as Pace does, for a request over a protocol. If the registry counts the
 // connections of this process, it sends no request to the broker. A pull needs no token of
 // Take if its registry does not count pulls; see Counts.
 func (s *Store) PaceOver(ctx context.Context, registry string, kind Kind, protocol Protocol) error {
-	if kind == Pull {
-		if err := s.explore(ctx, registry); err != nil {
-			return err
-		}
-	}
-	return s.await(ctx, registry, kind, protocol)
-}
-
-func (s *Store) await(ctx context.Context, registry string, kind Kind, protocol Protocol) error {
 	if err := s.permit(registry); err != nil {
 		return err
 	}
-	line, rate, limited := s.rate(registry, kind, protocol)
-	if !limited {
-		return nil
+	for _, kind := range s.paced(registry, kind) {
+		line, rate, limited := s.rate(registry, kind, protocol)
+		if !limited {
+			continue
+		}
+		if err := s.wait(ctx, line, rate); err != nil {
+			return err
+		}
+		// Others may have been refused in the meantime.
+		if err := s.permit(registry); err != nil {
+			return err
+		}
 	}
-	if err := s.wait(ctx, line, rate); err != nil {
-		return err
+	return nil
+}
+
+// paced returns the kinds as which a request is paced.
+func (s *Store) paced(registry string, kind Kind) []Kind {
+	if len(s.zones(registry)) > 0 {
+		return []Kind{kind}
 	}
-	// Others may have been refused in the meantime.
-	return s.permit(registry)
+	return []Kind{kind, All}
 }
 
 func (s *Store) wait(ctx context.Context, line line, rate Rate) error {
@@ -136,8 +140,8 @@ func (r reservation) end(stored time.Time) time.Time {
 	return r.start(stored).Add(time.Duration(r.Count) * r.Every)
 }
 
-// grown returns the rate after the reservation, if each request has raised it.
-func (r reservation) grown() float64 { return 1/r.Every.Seconds() + growth*float64(r.Count) }
+// grown returns the rate after the reservation if each request has raised it.
+func (r reservation) grown(by float64) float64 { return 1/r.Every.Seconds() + by*float64(r.Count) }
 
 // lane is the sequence of the requests of a line.
 type lane struct {
@@ -149,10 +153,10 @@ type lane struct {
 	slots    []time.Time   // reserved and not used, evenly spaced, by the local clock
 	reserved time.Time     // when this process has reserved last, by the local clock
 	last     uint64        // sequence of the last reservation; 0: none
+	newest   reservation   // the last one; zero if it cannot be read
 	next     time.Time     // its end, by the broker's clock
 	stored   time.Time     // when the broker has stored it
-	grown    float64       // the rate after it, if each request has raised the rate
-	known    bool          // whether last, next, stored and grown are known
+	known    bool          // whether last, newest, next and stored are known
 }
 
 func (s *Store) lane(line line) *lane {
@@ -226,7 +230,7 @@ func (l *lane) slot(ctx context.Context, s *Store, rate Rate, came time.Time) (t
 // waiting.
 func (l *lane) patience(came time.Time, rate Rate) time.Time {
 	until := came.Add(maxWait)
-	if !rate.grows.IsZero() {
+	if rate.horizon == exploreHorizon {
 		return came.Add(maxQueue)
 	}
 	if served := l.reserved.Add(maxWait); served.After(until) {
@@ -241,14 +245,14 @@ func (l *lane) patience(came time.Time, rate Rate) time.Time {
 // current returns the rate at which the next slots are reserved, and false if there is no
 // limit any more. A rate that grows may have changed since the request came.
 func (l *lane) current(ctx context.Context, s *Store, rate Rate) (Rate, bool, error) {
-	if rate.grows.IsZero() {
+	if rate.grows == (growing{}) {
 		return rate, true, nil
 	}
 	_, rate, limited := s.rate(l.registry, l.counted, l.protocol)
-	if rate.grows.IsZero() || !l.stored.After(rate.grows) {
+	if rate.grows == (growing{}) || !l.stored.After(rate.grows.since) {
 		return rate, limited, nil
 	}
-	rate.Rate = max(rate.Rate, l.grown)
+	rate.Rate = max(rate.Rate, l.newest.grown(rate.grows.by))
 	if rate.Rate < unlimited {
 		return rate, true, nil
 	}
@@ -257,11 +261,11 @@ func (l *lane) current(ctx context.Context, s *Store, rate Rate) (Rate, bool, er
 	return rate, limited, err
 }
 
-// horizon returns how far ahead of its place among evenly spaced ones a slot is reserved at
+// reach returns how far ahead of its place among evenly spaced ones a slot is reserved at
 // most. That is maxWait ahead of the slot, and never more than twice that.
-func (r Rate) horizon() time.Duration {
-	if !r.grows.IsZero() {
-		return exploreHorizon
+func (r Rate) reach() time.Duration {
+	if r.horizon > 0 {
+		return r.horizon
 	}
 	return min(maxWait+r.lead(), 2*maxWait)
 }
@@ -275,7 +279,7 @@ func (l *lane) reserve(ctx context.Context, s *Store, rate Rate, came time.Time)
 		if rate, limited, err = l.current(ctx, s, rate); err != nil || !limited {
 			return false, err
 		}
-		every, horizon := rate.interval(), rate.horizon()
+		every, horizon := rate.interval(), rate.reach()
 		now := s.Now()
 		ahead := max(l.next.Sub(now), 0)
 		if ahead > horizon {
@@ -330,7 +334,7 @@ func (l *lane) publish(ctx context.Context, s *Store, r reservation) error {
 
 // follows notes the last reservation.
 func (l *lane) follows(sequence uint64, stored time.Time, r reservation) {
-	l.last, l.next, l.stored, l.grown, l.known = sequence, r.end(stored), stored, r.grown(), true
+	l.last, l.newest, l.next, l.stored, l.known = sequence, r, r.end(stored), stored, true
 }
 
 // read reads the last reservation if it is not known.
@@ -340,7 +344,7 @@ func (l *lane) read(ctx context.Context, s *Store) error {
 	}
 	m, err := s.b.Last(ctx, streamPace, l.subject)
 	if errors.Is(err, jetstream.ErrMsgNotFound) {
-		l.last, l.next, l.stored, l.known = 0, time.Time{}, time.Time{}, true
+		l.last, l.newest, l.next, l.stored, l.known = 0, reservation{}, time.Time{}, time.Time{}, true
 		return nil
 	}
 	if err != nil {
@@ -365,7 +369,7 @@ func (l *lane) read(ctx context.Context, s *Store) error {
 		}
 		m, from = earlier, earlier.Sequence+1
 	}
-	l.last, l.next, l.stored, l.known = m.Sequence, next, time.Time{}, true
+	l.last, l.newest, l.next, l.stored, l.known = m.Sequence, reservation{}, next, time.Time{}, true
 	return nil
 }
 

@@ -138,7 +138,7 @@ func TestRefusedConnection(t *testing.T) {
 	for _, s := range []*Store{one, two} {
 		line, rate, _ := s.rate(quay, Pull, HTTP2)
 		require.Equal(t, HTTP1, line.protocol, "probed together")
-		require.Equal(t, Rate{Rate: probeRate}, rate)
+		require.Equal(t, Rate{Rate: probeRate, horizon: foundHorizon}, rate)
 	}
 	c.Started = one.clock.local()
 	one.Succeeded(c)

@@ -7,6 +7,8 @@ import (
 	"time"
 
 	"github.com/nats-io/nats.go/jetstream"
+
+	"github.com/osism/skopeo-worker/shared/reference"
 )
 
 // rate returns how many requests of the kind may be sent to the registry over the protocol:
@@ -15,10 +17,11 @@ import (
 func (s *Store) rate(registry string, kind Kind, protocol Protocol) (line, Rate, bool) {
 	l, rate, limited := s.line(registry, kind, protocol)
 	if found, ok := s.foundRate(l, rate); ok {
-		rate, limited = Rate{Rate: found, grows: s.found(l).growsSince(s.Now())}, true
+		f, now := s.found(l), s.Now()
+		rate, limited = Rate{Rate: found, grows: f.growing(now), horizon: f.horizon(now)}, true
 	}
 	if s.probing(registry, kind) && (!limited || probeRate < rate.Rate) {
-		l.protocol, rate, limited = HTTP1, Rate{Rate: probeRate}, true
+		l.protocol, rate, limited = HTTP1, Rate{Rate: probeRate, horizon: foundHorizon}, true
 	}
 	return l, rate, limited
 }
@@ -33,138 +36,6 @@ func asLimit(rate float64) Limit {
 		return Limit{Requests: 1, Window: interval(rate).Round(time.Second)}
 	}
 	return Limit{Requests: int(rate), Window: time.Second}
-}
-
-// An unannounced limit is discovered as TCP discovers the capacity of a network: pulls
-// start at a moderate rate, and each pull that is sent raises it until a registry refuses;
-// a refusal halves it, and from then on it grows slowly. Until a refusal, the rate follows
-// from the last reservation of the lane, and afterwards from time alone, so that workers
-// share only reservations and refusals. Requests are spread evenly, so that any kind of
-// limit is kept if the average is right.
-const (
-	// firstRate is the rate of the first pulls, in requests a second: fast enough not to
-	// matter for a registry without a limit, and slow enough that few requests are under
-	// way when a registry refuses.
-	firstRate = 16.0
-	// growth is by how many requests a second each pull raises the rate until a refusal. If
-	// enough pulls wait, the rate doubles every 600 ms, and is unlimited after 2.9 s. If it grew
-	// faster, more requests would be under way when a registry refuses. Only pulls raise it,
-	// because time in which few are sent shows nothing about a higher rate.
-	growth = 1.2
-	// exploreHorizon is how far ahead slots are reserved meanwhile: they keep the rate at which
-	// they were reserved.
-	exploreHorizon = 50 * time.Millisecond
-	// unlimited is the rate from which on there is no limit: all that wait are sent then, which
-	// is hardly more than at this rate.
-	unlimited = 500.0
-	// creeping is how long the rate takes to double after a refusal, and creepingRequests
-	// how many requests that takes at least. One or two of them are refused when the rate
-	// is too high again.
-	creeping         = 2 * time.Minute
-	creepingRequests = 300
-	// longestWindow is the longest window of a limit that is discovered by its length: most
-	// are of a second or a minute. What refuses for longer may be no limit.
-	longestWindow = time.Minute
-	// slowest is the lowest rate: one request in the longest backoff.
-	slowest = 1 / float64(maxBackoff/time.Second)
-	// keepFound is how long a rate counts that has been too high. The limit may have changed
-	// since.
-	keepFound = 24 * time.Hour
-	// keepUnrefused is how long a registry is remembered that has refused nothing.
-	keepUnrefused = 30 * 24 * time.Hour
-)
-
-// found is the rate of requests to a registry whose limit is not known.
-type found struct {
-	Registry string    `json:"registry"`
-	Kind     Kind      `json:"kind"`
-	Rate     float64   `json:"rate"`    // requests a second, at From
-	From     time.Time `json:"from"`    // by the broker's clock
-	Refused  bool      `json:"refused"` // whether it has ever been too high
-
-	// Of the requests that led to the last refusals in a row:
-	Sent  float64   `json:"sent,omitempty"` // how many there were at most
-	Since time.Time `json:"since,omitzero"` // when the first was sent
-}
-
-// stored implements value.
-func (f found) stored(time.Time) (found, bool) { return f, f.Rate >= 0 }
-
-// current returns the rate now, and false if it is not known or so high that it is no limit.
-func (f found) current(now time.Time) (float64, bool) {
-	rate, ok := f.at(now)
-	return rate, ok && rate < unlimited
-}
-
-// at returns the rate at a time, and false if it is not known.
-func (f found) at(now time.Time) (float64, bool) {
-	passed := max(now.Sub(f.From), 0)
-	if !f.counts(now) {
-		return 0, false
-	}
-	if !f.Refused {
-		return f.Rate, true
-	}
-	grow := max(creeping.Seconds(), creepingRequests/f.Rate)
-	return f.Rate * (1 + passed.Seconds()/grow), true
-}
-
-// explores reports whether the rate still grows with each pull.
-func (f found) explores(now time.Time) bool {
-	return f.counts(now) && !f.Refused && f.Rate < unlimited
-}
-
-// counts reports whether the rate is known and may be believed.
-func (f found) counts(now time.Time) bool {
-	keep := keepFound
-	if !f.Refused {
-		keep = keepUnrefused
-	}
-	return f.Rate > 0 && now.Sub(f.From) <= keep
-}
-
-// growsSince returns since when each pull has raised the rate; zero if none does.
-func (f found) growsSince(now time.Time) time.Time {
-	if !f.explores(now) {
-		return time.Time{}
-	}
-	return f.From
-}
-
-// refused returns the rate after a refusal that has closed the registry; known is the
-// rate until then if none was found yet, or if it was still growing with each pull.
-func (f found) refused(now time.Time, c closure, known float64) found {
-	rate, ok := f.at(now)
-	if !ok || f.explores(now) {
-		rate = known
-	}
-	rate = min(rate, max(known, unlimited))
-	// Requests that were under way together are refused together and count as one refusal.
-	together := f.Refused && now.Before(f.From)
-	switch {
-	case together:
-	case c.Count == 1 || !f.Refused:
-		f.Sent, f.Since = f.sent(now, rate), f.From
-		f.Rate, f.Refused = max(rate/2, slowest), true
-	case f.Sent > 0 && now.Sub(f.Since) <= longestWindow:
-		// It refuses again before any success, so its limit was still used up: it allows
-		// no more requests than were sent, until it is asked again.
-		f.Rate = min(f.Rate, f.Sent/now.Add(c.Duration).Sub(f.Since).Seconds())
-	}
-	f.From = latest(f.From, now.Add(c.Duration))
-	return f
-}
-
-// sent returns how many requests were sent at most since From, until the rate was reached;
-// 0 if that is not known.
-func (f found) sent(now time.Time, rate float64) float64 {
-	switch {
-	case f.explores(now):
-		return (rate-f.Rate)/growth + 1
-	case f.Refused && f.counts(now):
-		return (f.Rate + rate) / 2 * max(now.Sub(f.From), 0).Seconds()
-	}
-	return 0
 }
 
 func (l line) foundKey() string { return keyFound + "." + l.key() }
@@ -186,17 +57,37 @@ func (s *Store) foundRate(l line, documented Rate) (float64, bool) {
 	return rate, ok && rate < most
 }
 
-// explore starts the pulls from a registry at a low rate if nothing is known of it.
-func (s *Store) explore(ctx context.Context, registry string) error {
-	l, _, known := s.line(registry, Pull, HTTP1)
-	if known || s.found(l).counts(s.Now()) {
+// refusedRate returns the found rate of a line as foundRate does, if it has ever been too high.
+func (s *Store) refusedRate(l line, documented Rate) (float64, bool) {
+	rate, ok := s.foundRate(l, documented)
+	return rate, ok && s.found(l).Refused
+}
+
+// Explore starts the requests of a kind to a registry at a low rate if nothing is known of it.
+// It is for sources: the destination is the operator's own. If something is known, it sends
+// no request.
+func (s *Store) Explore(ctx context.Context, registry string, kind Kind) error {
+	if registry != reference.DockerHub && len(s.zones(registry)) == 0 {
+		if err := s.explore(ctx, line{registry, All, HTTP1}); err != nil {
+			return err
+		}
+	}
+	l, _, documented := s.line(registry, kind, HTTP1)
+	if kind != Pull || documented {
+		return nil
+	}
+	return s.explore(ctx, l)
+}
+
+func (s *Store) explore(ctx context.Context, l line) error {
+	if s.found(l).counts(s.Now()) {
 		return nil
 	}
 	return s.changeRate(ctx, l, func(f found) (found, bool) {
 		if f.counts(s.Now()) {
 			return f, false
 		}
-		return found{Registry: registry, Kind: Pull, Rate: firstRate, From: s.Now()}, true
+		return found{Rate: firstRate, From: s.Now()}, true
 	})
 }
 
@@ -204,11 +95,10 @@ func (s *Store) explore(ctx context.Context, registry string) error {
 // is no limit.
 func (s *Store) unrefused(ctx context.Context, l line) error {
 	return s.changeRate(ctx, l, func(f found) (found, bool) {
-		if !f.explores(s.Now()) {
+		if f.growing(s.Now()) == (growing{}) {
 			return f, false
 		}
-		f.Rate, f.From = unlimited, s.Now()
-		return f, true
+		return found{Rate: unlimited, From: s.Now()}, true
 	})
 }
 
@@ -218,26 +108,84 @@ func (s *Store) slowDown(ctx context.Context, c closure) error {
 	if c.Kind == Pull && s.hasStatedLimit(c.Registry) {
 		return nil
 	}
-	l, known, limited := s.line(c.Registry, c.Kind, c.Protocol)
-	if !limited {
-		known.Rate = firstRate
+	l, documented, known := s.line(c.Registry, c.Kind, c.Protocol)
+	if known {
+		return s.changeRate(ctx, l, func(f found) (found, bool) {
+			rate, ok := f.at(s.Now())
+			if !ok || rate > documented.Rate {
+				rate = documented.Rate
+			}
+			f.ByTime = true
+			return f.refused(s.Now(), c, rate), true
+		})
 	}
-	if f := s.found(l); f.explores(s.Now()) {
-		m, err := s.b.Last(ctx, streamPace, s.lane(l).subject)
-		if err != nil && !errors.Is(err, jetstream.ErrMsgNotFound) {
-			return fmt.Errorf("asking how fast %s was asked: %w", c.Registry, err)
-		}
-		if r, ok := readReservation(m); ok && m.Time.After(f.From) {
-			known.Rate = max(f.Rate, 1/r.Every.Seconds())
-		}
+	return s.slowDownFound(ctx, c, l)
+}
+
+// slowDownFound lowers the rates of the line of a refused request, and of all requests.
+func (s *Store) slowDownFound(ctx context.Context, c closure, l line) error {
+	all := line{c.Registry, All, HTTP1}
+	together, err := s.asked(ctx, all)
+	if err != nil {
+		return err
 	}
-	return s.changeRate(ctx, l, func(f found) (found, bool) {
-		f.Registry, f.Kind = l.registry, l.counted
-		if rate, ok := f.at(s.Now()); ok && limited && rate > known.Rate {
-			f.Rate, f.From = known.Rate, s.Now()
+	rate, err := s.asked(ctx, l)
+	if err != nil {
+		return err
+	}
+	if rate == 0 && together < unlimited {
+		rate = together
+	}
+	err = s.changeRate(ctx, l, func(f found) (found, bool) {
+		if rate == 0 {
+			return f.again(s.Now(), c, firstRate), true
 		}
-		return f.refused(s.Now(), c, known.Rate), true
+		return f.refused(s.Now(), c, rate), true
 	})
+	if err != nil || together == 0 {
+		return err
+	}
+	several := s.refusedOthers(l)
+	return s.changeRate(ctx, all, func(f found) (found, bool) {
+		switch {
+		case f.Refused || several:
+			return f.refused(s.Now(), c, together), true
+		case together < unlimited:
+			return f.again(s.Now(), c, max(firstRate, together/2)), true
+		}
+		return f, false
+	})
+}
+
+// asked returns the rate at which the fleet has last asked, or unlimited if there is no limit;
+// 0 if none is known.
+func (s *Store) asked(ctx context.Context, l line) (float64, error) {
+	f := s.found(l)
+	if f.growing(s.Now()) == (growing{}) {
+		rate, _ := f.at(s.Now())
+		return rate, nil
+	}
+	m, err := s.b.Last(ctx, streamPace, s.lane(l).subject)
+	if err != nil && !errors.Is(err, jetstream.ErrMsgNotFound) {
+		return 0, fmt.Errorf("asking how fast %s was asked: %w", l.registry, err)
+	}
+	if r, ok := readReservation(m); ok && m.Time.After(f.From) {
+		return max(f.Rate, 1/r.Every.Seconds()), nil
+	}
+	return f.Rate, nil
+}
+
+// refusedOthers reports whether the registry of a line has refused requests of another kind.
+func (s *Store) refusedOthers(l line) bool {
+	now := s.Now()
+	s.mu.RLock()
+	defer s.mu.RUnlock()
+	for _, f := range s.view.found {
+		if f.Registry == l.registry && f.Kind != l.counted && f.Kind != All && !f.Refusal.IsZero() && f.counts(now) {
+			return true
+		}
+	}
+	return false
 }
 
 // hasStatedLimit reports whether there is a stated limit of the registry, for any identity.
@@ -260,6 +208,7 @@ func (s *Store) hasStatedLimit(registry string) bool {
 func (s *Store) changeRate(ctx context.Context, l line, change func(found) (found, bool)) error {
 	err := update(ctx, s, s.limits, l.foundKey(), func(f found) (found, bool, error) {
 		next, changed := change(f)
+		next.Registry, next.Kind = l.registry, l.counted
 		return next, changed, nil
 	})
 	if err != nil {

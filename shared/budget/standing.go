@@ -95,8 +95,10 @@ func (s *Store) known() map[string]Standing {
 	}
 	for _, f := range s.view.found {
 		// A rate that was never refused is not a limit.
-		if rate, ok := f.current(now); ok && f.Refused && f.Kind == Pull {
-			rows[f.Registry] = Standing{Registry: f.Registry, Limit: asLimit(rate)}
+		if rate, ok := f.current(now); ok && f.Refused && (f.Kind == Pull || f.Kind == All) {
+			if row, ok := rows[f.Registry]; !ok || row.Limit.rate() > rate {
+				rows[f.Registry] = Standing{Registry: f.Registry, Limit: asLimit(rate)}
+			}
 		}
 	}
 	for _, l := range s.view.stated {
@@ -142,7 +144,7 @@ func (s *Store) Allowance(ctx context.Context, registry, identity string, set Li
 		a.Limit, a.Origin = s.stated(registry, identity)
 	}
 	if a.Origin == None {
-		a.Limit, a.Origin = s.paced(registry)
+		a.Limit, a.Origin = s.pullRate(registry)
 		return a, nil
 	}
 	age := a.Limit.Window + slack(a.Limit.Window)
@@ -159,14 +161,17 @@ func (s *Store) Allowance(ctx context.Context, registry, identity string, set Li
 	return a, err
 }
 
-// paced returns the rate of the pulls from a registry without a stated limit: the lower
+// pullRate returns the rate of the pulls from a registry without a stated limit: the lower
 // one of the documented and the found rate.
-func (s *Store) paced(registry string) (Limit, Origin) {
+func (s *Store) pullRate(registry string) (Limit, Origin) {
 	l, documented, limited := s.line(registry, Pull, HTTP1)
 	rate := documented.Rate
 	origin := Documented
-	if found, ok := s.foundRate(l, documented); ok && s.found(l).Refused {
+	if found, ok := s.refusedRate(l, documented); ok {
 		rate, limited, origin = found, true, Found
+	}
+	if all, ok := s.refusedRate(line{registry, All, HTTP1}, Rate{}); ok && (!limited || all < rate) {
+		rate, limited, origin = all, true, Found
 	}
 	if !limited {
 		return Limit{}, None

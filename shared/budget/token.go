@@ -118,7 +118,10 @@ func (s *Store) Take(ctx context.Context, mirror, registry, identity string) (To
 	}
 	limit, origin := s.stated(registry, identity)
 	if origin == None {
-		return Token{}, s.PaceOver(ctx, registry, Pull, HTTP1)
+		if err := s.Explore(ctx, registry, Pull); err != nil {
+			return Token{}, err
+		}
+		return Token{}, s.Pace(ctx, registry, Pull)
 	}
 	if s.probing(registry, Pull) {
 		if err := s.Pace(ctx, registry, Pull); err != nil {
@@ -135,6 +138,9 @@ const blobsOfCopy = 3
 // TakeForCopy takes a token as Take does, for a process of skopeo, which speaks only HTTP/1.1.
 // It first waits until the blobs of an image may be requested.
 func (s *Store) TakeForCopy(ctx context.Context, mirror, registry, identity string) (Token, error) {
+	if err := s.Explore(ctx, registry, Blob); err != nil {
+		return Token{}, err
+	}
 	for range blobsOfCopy {
 		if err := s.Pace(ctx, registry, Blob); err != nil {
 			return Token{}, err
@@ -197,16 +203,23 @@ func (s *Store) Slot(ctx context.Context, registry, identity string, k int) (tim
 	if c, ok := s.closure(registry); ok {
 		slot = c.until()
 	}
-	var next time.Time
-	var err error
 	if limit, origin := s.stated(registry, identity); origin != None {
-		next, err = s.window(registry, identity).slot(ctx, s, limit, k)
-	} else if line, rate, limited := s.rate(registry, Pull, HTTP1); limited {
-		if next, err = s.lane(line).free(ctx, s); err == nil {
-			next = latest(next.Add(-rate.lead()), slot).Add(time.Duration(k-1) * rate.interval())
-		}
+		next, err := s.window(registry, identity).slot(ctx, s, limit, k)
+		return latest(next, slot), err
 	}
-	return latest(next, slot), err
+	open := slot
+	for _, kind := range s.paced(registry, Pull) {
+		line, rate, limited := s.rate(registry, kind, HTTP1)
+		if !limited {
+			continue
+		}
+		next, err := s.lane(line).free(ctx, s)
+		if err != nil {
+			return slot, err
+		}
+		slot = latest(slot, latest(next.Add(-rate.lead()), open).Add(time.Duration(k-1)*rate.interval()))
+	}
+	return slot, nil
 }
 
 // Mirror names share a budget by turns. A name that is refused announces until when it

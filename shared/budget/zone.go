@@ -18,6 +18,7 @@ const (
 	Login          Kind = "login"    // a request for a token, with credentials
 	AnonymousLogin Kind = "token"    // a request for a token, without credentials
 	Other          Kind = "other"    // /v2/, referrers and the rest
+	All            Kind = "all"      // all of them together, at a registry whose limits are unknown
 )
 
 // Protocol is what the requests to a registry are sent over.
@@ -35,7 +36,8 @@ type Rate struct {
 	Rate  float64
 	Burst int
 
-	grows time.Time // if not zero, each pull since then, by the broker's clock, has raised the rate
+	grows   growing
+	horizon time.Duration // how far ahead slots are reserved; 0: as far as a request waits
 }
 
 // zone is how a registry counts requests of a kind.

@@ -7,6 +7,7 @@ import (
 	"net"
 	"net/http"
 	"net/http/httptrace"
+	"strings"
 	"time"
 
 	"github.com/osism/skopeo-worker/shared/budget"
@@ -18,6 +19,7 @@ type turn struct {
 	throttle *Throttle
 	call     *budget.Call
 	as       budget.Kind // as which it is paced; "": not at all
+	explores bool        // whether limits that are not known yet are discovered
 	cancel   context.CancelCauseFunc
 	err      error // why the request must not be sent
 }
@@ -25,7 +27,7 @@ type turn struct {
 // await returns the request so that it waits for its turn, and the turn.
 func (t *Throttle) await(request *http.Request, call *budget.Call, as budget.Kind) (*http.Request, *turn) {
 	ctx, cancel := context.WithCancelCause(request.Context())
-	waiting := &turn{throttle: t, call: call, as: as, cancel: cancel}
+	waiting := &turn{throttle: t, call: call, as: as, explores: t.explores(request, call.Registry), cancel: cancel}
 	return request.WithContext(httptrace.WithClientTrace(ctx, &httptrace.ClientTrace{
 		GotConn: func(got httptrace.GotConnInfo) { waiting.comes(ctx, got.Conn) },
 	})), waiting
@@ -38,7 +40,7 @@ func (w *turn) comes(ctx context.Context, conn net.Conn) {
 	if w.as == "" {
 		return
 	}
-	w.err = w.throttle.explain(ctx, w.call.Registry, w.throttle.Budget.PaceOver(ctx, w.call.Registry, w.as, w.call.Protocol))
+	w.err = w.throttle.explain(ctx, w.call.Registry, w.pace(ctx))
 	w.call.Started = time.Now()
 	if w.err == nil {
 		return
@@ -47,6 +49,22 @@ func (w *turn) comes(ctx context.Context, conn net.Conn) {
 	if w.call.Protocol == budget.HTTP1 {
 		_ = conn.Close()
 	}
+}
+
+func (w *turn) pace(ctx context.Context) error {
+	if w.explores {
+		if err := w.throttle.Budget.Explore(ctx, w.call.Registry, w.as); err != nil {
+			return err
+		}
+	}
+	return w.throttle.Budget.PaceOver(ctx, w.call.Registry, w.as, w.call.Protocol)
+}
+
+// explores reports whether a request is for the registry API of a source. A registry that is
+// written to is the operator's own; token servers get few requests; and where blobs are
+// redirected to is made for many.
+func (t *Throttle) explores(request *http.Request, registry string) bool {
+	return request.Response == nil && strings.HasPrefix(request.URL.Path, "/v2/") && !t.IsDestination(registry)
 }
 
 // ends releases the context when the answer has been read.
