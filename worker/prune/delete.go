@@ -22,6 +22,7 @@ type deleting struct {
 	skip    func(reference.Tag, string)
 	done    *Outcome
 	forget  map[reference.Tag]reference.Digest
+	deleted map[reference.Digest]bool
 }
 
 // delete deletes the tags that go, and then the manifests that have none. What is around a
@@ -36,7 +37,7 @@ func (d *deleting) delete(ctx context.Context) error {
 			d.stays(t, "the image that it belongs to stays")
 			continue
 		}
-		err := d.tag(ctx, with, t)
+		gone, err := d.tag(ctx, with, t)
 		if why := d.spares(err); why != "" {
 			d.stays(t, why)
 			continue
@@ -48,8 +49,14 @@ func (d *deleting) delete(ctx context.Context) error {
 		if err != nil {
 			return fmt.Errorf("%s:%s: %w", d.at.Repository, t.Tag, err)
 		}
-		d.done.Deleted++
 		d.forget[t.Tag] = t.Digest
+		if gone {
+			d.done.Gone++
+			d.Log.Info("gone before", "image", d.at.Repository.String()+":"+t.Tag.String(), "digest", t.Digest.String())
+			continue
+		}
+		d.done.Deleted++
+		d.deleted[t.Digest] = true
 		d.Log.Info("pruned", "image", d.at.Repository.String()+":"+t.Tag.String(), "digest", t.Digest.String(), "reason", t.Why, "since", t.Since)
 	}
 	for _, digest := range slices.SortedFunc(slices.Values(d.at.Manifests), d.outer) {
@@ -92,16 +99,13 @@ func (d *deleting) spares(err error) string {
 }
 
 // tag deletes a tag: alone if the plan says so or something that stays needs its digest, and
-// otherwise with the digest, all of whose tags go.
-func (d *deleting) tag(ctx context.Context, with deletion.Deleter, t Tag) error {
-	at, err := d.Registry.Find(ctx, d.at.Repository, t.Tag)
-	switch {
-	case errors.Is(err, registry.ErrNotFound):
-		return nil // another tag of the digest was deleted before
+// otherwise with the digest, all of whose tags go. It reports whether somebody else has.
+func (d *deleting) tag(ctx context.Context, with deletion.Deleter, t Tag) (gone bool, err error) {
+	switch there, err := d.has(ctx, t); {
 	case err != nil:
-		return err
-	case at.Digest != t.Digest:
-		return errMoved
+		return false, err
+	case !there:
+		return !d.deleted[t.Digest], nil // or with another tag of the digest
 	}
 	if t.Alone || d.needed[t.Digest] {
 		err = with.Tag(ctx, d.at.Repository, t.Tag, t.Digest)
@@ -112,9 +116,45 @@ func (d *deleting) tag(ctx context.Context, with deletion.Deleter, t Tag) error 
 		err = with.Manifest(ctx, d.at.Repository, t.Tag, t.Digest)
 	}
 	if errors.Is(err, registry.ErrNotFound) {
+		return true, nil
+	}
+	if err == nil {
+		var there bool
+		if there, err = d.has(ctx, t); there {
+			err = errStays
+		}
+	}
+	return false, err
+}
+
+// errStays is the reason for a tag that a registry says it has deleted.
+var errStays = fmt.Errorf("%w: the registry says that the tag is deleted, and has it", registry.ErrUnexpected)
+
+// has reports whether a tag is there with its digest. The error is errMoved if it has another.
+func (d *deleting) has(ctx context.Context, t Tag) (bool, error) {
+	at, err := d.Registry.Find(ctx, d.at.Repository, t.Tag)
+	switch {
+	case errors.Is(err, registry.ErrNotFound):
+		return false, nil
+	case err == nil && at.Digest != t.Digest:
+		err = errMoved
+	}
+	return err == nil, err
+}
+
+// denies returns an error if the registry does not have a tag that stays: it may have lost its
+// storage, or another one answers, and then nothing was deleted that it does not have.
+func (d *deleting) denies(ctx context.Context) error {
+	for tag := range d.tags {
+		if d.going[tag] {
+			continue
+		}
+		if _, err := d.Registry.Find(ctx, d.at.Repository, tag); err != nil {
+			return fmt.Errorf("what is gone cannot be believed: %w", err)
+		}
 		return nil
 	}
-	return err
+	return nil
 }
 
 // outermost returns tags in an order in which an index comes before what is below it, and images

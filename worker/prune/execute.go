@@ -1,10 +1,12 @@
 package prune
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
 	"slices"
 
 	"github.com/osism/skopeo-worker/shared/exit"
@@ -105,12 +107,19 @@ func (x *Execution) Repository(ctx context.Context, r Repository) (Outcome, erro
 	earlier = slices.DeleteFunc(earlier, func(digest reference.Digest) bool {
 		return slices.ContainsFunc(r.Tags, func(t Tag) bool { return going[t.Tag] && !t.Alone && t.Digest == digest })
 	})
-	d := deleting{Execution: x, at: r, contents: c, going: going, earlier: earlier, skip: skip, done: &done, forget: forget}
+	d := deleting{Execution: x, at: r, contents: c, going: going, earlier: earlier, skip: skip, done: &done, forget: forget, deleted: map[reference.Digest]bool{}}
 	d.needed = c.settle(going, earlier, x.Hosts.Alone(r.Repository), skip)
 	if d.at.Manifests, err = c.untagged(ctx, r.Manifests, going, d.needed, done.Skipped > 0 || done.Gone == 0); err != nil {
 		return done, fmt.Errorf("the destination could not be read: %w", err)
 	}
 	err = d.delete(ctx)
+	if done.Gone > 0 {
+		if denied := d.denies(ctx); denied != nil {
+			err = cmp.Or(err, denied)
+			done.Failed, done.Gone = done.Failed+done.Gone, 0
+			maps.DeleteFunc(forget, func(_ reference.Tag, digest reference.Digest) bool { return !d.deleted[digest] })
+		}
+	}
 	if forgot := x.Forget(context.WithoutCancel(ctx), r.Repository, forget); err == nil {
 		err = forgot
 	}
