@@ -68,7 +68,7 @@ func TestCheck(t *testing.T) {
 	}
 
 	p := s.planner("check", "--exit-code")
-	require.Contains(t, p.exits(1), s.source.Host()+"/osism/gone: not found")
+	require.Contains(t, p.exits(1), s.source.Host()+"/osism/gone (line 3):\n      the registry has no such repository")
 	table := rows(p)
 	require.Equal(t, []string{
 		"REPOSITORY COPY UNCHANGED FAILED PULLS BYTES",

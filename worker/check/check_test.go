@@ -266,7 +266,7 @@ func TestFailures(t *testing.T) {
 	require.Contains(t, reasons[tool+":2"], "look up "+s.to.Host()+"/"+tool+":2")
 	require.Contains(t, reasons[tool+":5"], "unavailable (502)")
 	require.Contains(t, reasons["no/such"], "no such repository")
-	require.Contains(t, reasons["osism/named:gone"], "not found")
+	require.Contains(t, reasons["osism/named:gone"], "no such repository")
 }
 
 // TestSilentDestination: a row says so once, and the rows after it do not insist.
