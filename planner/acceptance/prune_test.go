@@ -90,6 +90,45 @@ func TestPruneEdited(t *testing.T) {
 	require.Equal(t, []string{"1", "3", "4"}, tags)
 }
 
+// TestPruneAlone: a tag goes and its digest stays under another one, where the destination is
+// known to do that. Elsewhere it stays.
+func TestPruneAlone(t *testing.T) {
+	t.Parallel()
+	for variable, options := range map[string][]registrytest.Option{
+		"HARBOR_HOSTS": {registrytest.WithDeletion(registrytest.DeletesLikeHarbor), registrytest.WithHarborAPI(registrytest.BulkAPI{})},
+		"QUAY_HOSTS":   {registrytest.WithDeletion(registrytest.DeletesLikeQuay)},
+	} {
+		t.Run(variable, func(t *testing.T) {
+			s := newSite(t)
+			s.destination = registrytest.New(t, options...)
+			s.env["MIRROR_DEST_URL"] = s.destination.Host() + "/" + prefix
+			s.env["INSECURE_REGISTRIES"] = s.source.Host() + "," + s.destination.Host()
+			digests := s.push("osism/tool", "1", "2")
+			require.NoError(t, s.source.Tag("osism/tool", "stable", digests[0]))
+			s.write("osism/tool")
+			s.planner("mirror").exits(0)
+			require.NoError(t, s.source.Untag("osism/tool", "stable"))
+			s.planner("mirror").exits(0)
+			all := []string{"--grace", "0s", "--max", "100%", "--max-per-repository", "100%"}
+			require.Empty(t, s.prunes(all...))
+
+			s.env[variable] = s.destination.Host()
+			file := filepath.Join(t.TempDir(), "plan.yaml")
+			s.planner(append([]string{"prune", "-o", file}, all...)...).exits(0)
+			text, err := os.ReadFile(file)
+			require.NoError(t, err)
+			require.Contains(t, string(text), "alone: true")
+			isPlan(t, string(text))
+			require.Contains(t, s.planner("prune", "--execute", file).exits(0), "1 tag deleted")
+			tags, err := s.destination.Tags(prefix + "/osism/tool")
+			require.NoError(t, err)
+			require.Equal(t, []string{"1", "2"}, tags)
+			require.NoError(t, s.destination.Check(prefix+"/osism/tool", "1"))
+			require.Contains(t, s.planner("prune", "--execute", file).exits(0), "1 tag deleted", "it is finished")
+		})
+	}
+}
+
 // TestPruneNamespace: the repositories of a namespace are named by the list.
 func TestPruneNamespace(t *testing.T) {
 	t.Parallel()

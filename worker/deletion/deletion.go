@@ -54,8 +54,8 @@ func (d Deleter) byDigest(ctx context.Context, repository reference.Repository, 
 	return d.During(ctx, func() error { return d.Registry.Delete(ctx, repository, digest) })
 }
 
-// Tag deletes a tag and leaves its digest with the other tags of that. The error is ErrTogether
-// if the registry is not known to do that, and registry.ErrNotFound if the tag is not there.
+// Tag deletes a tag and leaves its digest with the other tags of that. A tag that is not there
+// is no error. The error is ErrTogether if the registry is not known to delete a tag alone.
 func (d Deleter) Tag(ctx context.Context, repository reference.Repository, tag reference.Tag, digest reference.Digest) error {
 	var err error
 	switch {
@@ -66,10 +66,18 @@ func (d Deleter) Tag(ctx context.Context, repository reference.Repository, tag r
 	default:
 		return ErrTogether
 	}
-	if err == nil {
-		err = d.gone(ctx, repository, tag, digest)
+	if err == nil || errors.Is(err, registry.ErrNotFound) {
+		err = denied(err, d.gone(ctx, repository, tag, digest))
 	}
 	return explain(repository, err)
+}
+
+// denied returns why a tag is still there, if the answer to its deletion was that it is not.
+func denied(answer, still error) error {
+	if answer != nil && errors.Is(still, errStill) {
+		return fmt.Errorf("%w: it answered 404 and still has it", registry.ErrUndeletable)
+	}
+	return still
 }
 
 // harborTag is the address of a tag in Harbor's API (goharbor/harbor, api/v2.0/swagger.yaml,
@@ -102,7 +110,7 @@ func (d Deleter) Manifest(ctx context.Context, repository reference.Repository, 
 		if removed := d.byName(ctx, repository, tag); removed == nil || !missing {
 			still = d.gone(ctx, repository, tag, digest)
 		} else {
-			still = fmt.Errorf("%w: it answered 404 and still has it", registry.ErrUndeletable)
+			still = denied(removed, still)
 		}
 	}
 	return explain(repository, still)

@@ -34,6 +34,7 @@ var destinations = map[string]struct {
 	"not Quay after all": {
 		options: []registrytest.Option{registrytest.WithDeletion(registrytest.DeletesDigests)}, hosts: quay,
 	},
+	"not Harbor after all": {hosts: harbor},
 }
 
 var harborOptions = []registrytest.Option{registrytest.WithDeletion(registrytest.DeletesLikeHarbor), registrytest.WithHarborAPI(registrytest.BulkAPI{})}
