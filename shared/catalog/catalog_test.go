@@ -110,6 +110,30 @@ func FuzzParse(f *testing.F) {
 	})
 }
 
+// TestReadBefore: what was read before another process has changed it is not written over that.
+func TestReadBefore(t *testing.T) {
+	b := brokertest.Embedded(t)
+	s, err := Open(t.Context(), b)
+	require.NoError(t, err)
+	other, err := Open(t.Context(), b)
+	require.NoError(t, err)
+	require.NoError(t, s.Add(t.Context(), name, seen(0, tag("1", first, run.Copied))))
+	before, err := s.Tags(t.Context(), name, source)
+	require.NoError(t, err)
+	require.NoError(t, other.Add(t.Context(), name, seen(time.Second, tag("2", first, run.Copied))))
+	require.NoError(t, s.Add(t.Context(), name, seen(2*time.Second, tag("0", first, run.Copied))))
+	require.Equal(t, "1", before[0].Name.String())
+	after, err := s.Tags(t.Context(), name, source)
+	require.NoError(t, err)
+	require.Len(t, after, 3)
+	require.NoError(t, s.Add(t.Context(), name, seen(3*time.Second, tag("0", second, run.Copied))))
+	require.Equal(t, first, after[0].At)
+	again, err := other.Tags(t.Context(), name, source)
+	require.NoError(t, err)
+	require.Len(t, again, 3)
+	require.Equal(t, second, again[0].At)
+}
+
 // TestPlan: a repository of the list is there before a worker has looked at it.
 func TestPlan(t *testing.T) {
 	s, err := Open(t.Context(), brokertest.Embedded(t))

@@ -12,6 +12,7 @@ import (
 	"sync"
 	"time"
 
+	lru "github.com/hashicorp/golang-lru/v2"
 	"github.com/nats-io/nats.go/jetstream"
 	"golang.org/x/sync/errgroup"
 
@@ -35,7 +36,18 @@ type Store struct {
 	mu    sync.Mutex
 	known map[string]Repository // by key
 	last  uint64
+
+	found *lru.Cache[string, found] // by key
 }
+
+// found is a record that get has read. Add, which comes next, need not read it again.
+type found struct {
+	repository Repository
+	revision   uint64
+}
+
+// maxFound bounds the records between get and Add: some 400 KiB each at most.
+const maxFound = 64
 
 // Open returns the store of a broker, and creates its bucket if it is missing.
 func Open(ctx context.Context, b *broker.Broker) (*Store, error) {
@@ -45,7 +57,8 @@ func Open(ctx context.Context, b *broker.Broker) (*Store, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &Store{b: b, kv: kv, known: map[string]Repository{}}, nil
+	between, _ := lru.New[string, found](maxFound) // the only error is that of a size below 1
+	return &Store{b: b, kv: kv, known: map[string]Repository{}, found: between}, nil
 }
 
 func key(name string, source reference.Repository) string {
@@ -55,7 +68,11 @@ func key(name string, source reference.Repository) string {
 
 // Add records what was seen of a repository under a mirror name.
 func (s *Store) Add(ctx context.Context, name string, seen Repository) error {
-	_, err := broker.Update(ctx, s.kv, key(name, seen.Source), func(last jetstream.KeyValueEntry) ([]byte, error) {
+	k := key(name, seen.Source)
+	if added, err := s.addToFound(ctx, k, seen); added || err != nil {
+		return err
+	}
+	_, err := broker.Update(ctx, s.kv, k, func(last jetstream.KeyValueEntry) ([]byte, error) {
 		var r Repository
 		if last != nil {
 			r, _ = parse(last.Value())
@@ -67,6 +84,29 @@ func (s *Store) Add(ctx context.Context, name string, seen Repository) error {
 		return fmt.Errorf("recording what was seen of %s: %w", seen.Source, err)
 	}
 	return nil
+}
+
+// addToFound is Add to what get has just read. It reports false if that is not there any more,
+// or if another process has changed it.
+func (s *Store) addToFound(ctx context.Context, k string, seen Repository) (bool, error) {
+	last, ok := s.found.Peek(k)
+	if !ok || !s.found.Remove(k) {
+		return false, nil
+	}
+	r := last.repository
+	r.Tags = slices.Clone(r.Tags)
+	r.merge(seen)
+	data, err := json.Marshal(r)
+	if err == nil {
+		_, err = s.kv.Update(ctx, k, data, last.revision)
+	}
+	switch {
+	case errors.Is(err, broker.ErrConflict):
+		return false, nil
+	case err != nil:
+		return false, fmt.Errorf("recording what was seen of %s: %w", seen.Source, err)
+	}
+	return true, nil
 }
 
 // Plan records repositories of the list that nothing is known of yet. It reads the names of
@@ -121,7 +161,8 @@ func (s *Store) Tags(ctx context.Context, name string, source reference.Reposito
 
 // get returns what was seen of a repository; a zero Repository if there is nothing.
 func (s *Store) get(ctx context.Context, name string, source reference.Repository) (Repository, error) {
-	entry, err := s.kv.Get(ctx, key(name, source))
+	k := key(name, source)
+	entry, err := s.kv.Get(ctx, k)
 	if errors.Is(err, jetstream.ErrKeyNotFound) {
 		return Repository{}, nil
 	}
@@ -129,6 +170,7 @@ func (s *Store) get(ctx context.Context, name string, source reference.Repositor
 		return Repository{}, fmt.Errorf("reading what was seen of %s: %w", source, err)
 	}
 	r, _ := parse(entry.Value())
+	s.found.Add(k, found{r, entry.Revision()})
 	return r, nil
 }
 

@@ -87,6 +87,13 @@ func firstFailed(pages []*page, image Image, now time.Time) time.Time {
 	return now.Truncate(time.Second)
 }
 
+// Any reports whether there may be failures of a registry under a mirror name: also records that
+// are empty by now count for a while.
+func (s *Store) Any(ctx context.Context, name, registry string) (bool, error) {
+	n, err := s.b.Count(ctx, subject.FailuresOf(name, registry))
+	return n > 0, err
+}
+
 // Subtract removes the images for whose source mirrored returns true from the record of the
 // repository, and returns how many.
 func (s *Store) Subtract(ctx context.Context, name, registry, repository string, mirrored func(source string) bool) (int, error) {

@@ -136,6 +136,11 @@ func Failure(name, registry, repository string, page int) string {
 	return s
 }
 
+// FailuresOf matches the failure records of a mirror name for a source registry.
+func FailuresOf(name, registry string) string {
+	return Failed + "." + name + "." + encode(registry, maxRegistry) + ".>"
+}
+
 // ParseFailure reads the subject of a failure record's page back: the mirror name, the
 // subject of the record's first page, and which page it is.
 func ParseFailure(subject string) (name, record string, page int, err error) {

@@ -49,6 +49,8 @@ type execution struct {
 	subjects   map[contentAt]*compare.Job              // images that signatures may be about
 	lists      map[reference.Digest][]reference.Digest // of indexes at destinations
 	parts      [][]message.Repository
+
+	counts sync.Map // of counted
 }
 
 // Do works a delivery off. Images that fail are tried again, up to MaxAttempts;
@@ -118,10 +120,22 @@ func (e *execution) newComparer(ctx context.Context) *compare.Comparer {
 			return notes.Held(ctx, destination)
 		},
 		Last: func(_ context.Context, source reference.Repository) (compare.Listing, error) {
-			return notes.Counted(ctx, source)
+			return e.counted(ctx, source)
 		},
 		Ages: lasting{ctx, notes}, Now: e.worker.now,
 	}
+}
+
+// counted returns what was noted of a listing before this delivery.
+func (e *execution) counted(ctx context.Context, source reference.Repository) (compare.Listing, error) {
+	if known, ok := e.counts.Load(source); ok {
+		return known.(compare.Listing), nil
+	}
+	noted, err := e.worker.Notes.Counted(ctx, source)
+	if err == nil {
+		e.counts.Store(source, noted)
+	}
+	return noted, err
 }
 
 // lasting are ages that are asked for within another context.
@@ -253,8 +267,12 @@ func (e *execution) Pulled() { e.tally(func(p *progress) { p.pulls++ }) }
 
 // forgive takes what was seen at the destination out of the failure records.
 func (e *execution) forgive(ctx context.Context) error {
+	of := e.delivery.Chunk
+	if any, err := e.worker.Failures.Any(ctx, of.Name, of.Registry); err != nil || !any {
+		return err
+	}
 	for repository, sources := range e.mirrored.repositories {
-		n, err := e.worker.Failures.Subtract(ctx, e.delivery.Chunk.Name, e.delivery.Chunk.Registry, repository.String(), func(s string) bool { return sources[s] })
+		n, err := e.worker.Failures.Subtract(ctx, of.Name, of.Registry, repository.String(), func(s string) bool { return sources[s] })
 		if err != nil {
 			return err
 		}

@@ -293,6 +293,12 @@ func (k *keeper) Add(_ context.Context, _ string, r failure.Record) error {
 	return nil
 }
 
+func (k *keeper) Any(context.Context, string, string) (bool, error) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	return len(k.records) > 0, nil
+}
+
 func (k *keeper) Subtract(_ context.Context, _, _, _ string, mirrored func(string) bool) (int, error) {
 	k.mu.Lock()
 	defer k.mu.Unlock()

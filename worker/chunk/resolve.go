@@ -161,7 +161,11 @@ func (e *execution) weigh(ctx context.Context, r message.Repository, found *reso
 	if found.Whole {
 		e.unlisted(ctx, r, found.All)
 	}
-	return e.worker.Notes.NoteCounted(ctx, r.Source, found.Count, found.Whole)
+	last, err := e.counted(ctx, r.Source)
+	if err != nil {
+		return err
+	}
+	return e.worker.Notes.NoteCounted(ctx, r.Source, last, found.Count, found.Whole)
 }
 
 // known returns the images with digests that may be believed. Those of a fresh

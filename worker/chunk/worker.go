@@ -38,6 +38,8 @@ const (
 // Failures keeps what was given up.
 type Failures interface {
 	Add(ctx context.Context, name string, r failure.Record) error
+	// Any reports whether there may be failures of a registry under a mirror name.
+	Any(ctx context.Context, name, registry string) (bool, error)
 	Subtract(ctx context.Context, name, registry, repository string, mirrored func(source string) bool) (int, error)
 }
 
@@ -52,8 +54,8 @@ type Notes interface {
 	NoteAbsent(ctx context.Context, digest reference.Digest, wanted platform.Wanted) error
 	Absent(ctx context.Context, digest reference.Digest, wanted platform.Wanted) (bool, error)
 	// NoteCounted notes how many tags a source lists, or lists at least, if not the whole of it
-	// was listed. Counted returns what was noted.
-	NoteCounted(ctx context.Context, source reference.Repository, tags int, whole bool) error
+	// was listed. last is what Counted has returned: what was noted.
+	NoteCounted(ctx context.Context, source reference.Repository, last compare.Listing, tags int, whole bool) error
 	Counted(ctx context.Context, source reference.Repository) (compare.Listing, error)
 	compare.Ages
 	// Backups returns the backups of a destination's tags, the oldest first. NoteBackups

@@ -259,6 +259,8 @@ func (n *notes) Add(_ context.Context, _ string, r failure.Record) error {
 	return nil
 }
 
+func (n *notes) Any(context.Context, string, string) (bool, error) { return false, nil }
+
 func (n *notes) Subtract(context.Context, string, string, string, func(string) bool) (int, error) {
 	return 0, nil
 }

@@ -59,7 +59,7 @@ func (n *Memory) Counted(_ context.Context, source reference.Repository) (compar
 }
 
 // NoteCounted implements chunk.Notes.
-func (n *Memory) NoteCounted(_ context.Context, source reference.Repository, tags int, whole bool) error {
+func (n *Memory) NoteCounted(_ context.Context, source reference.Repository, _ compare.Listing, tags int, whole bool) error {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	if n.Counts == nil {

@@ -37,10 +37,9 @@ func (n *Notes) Counted(ctx context.Context, source reference.Repository) (last 
 }
 
 // NoteCounted implements chunk.Notes.
-func (n *Notes) NoteCounted(ctx context.Context, source reference.Repository, tags int, whole bool) error {
-	last, err := n.Counted(ctx, source)
-	if err != nil || !whole && tags < last.Tags || last.Tags == tags && time.Since(last.At) < renewListed {
-		return err
+func (n *Notes) NoteCounted(ctx context.Context, source reference.Repository, last compare.Listing, tags int, whole bool) error {
+	if !whole && tags < last.Tags || last.Tags == tags && time.Since(last.At) < renewListed {
+		return nil
 	}
 	data, err := json.Marshal(listedNote{Source: source, Tags: tags})
 	if err != nil {

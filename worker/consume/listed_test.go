@@ -25,8 +25,10 @@ func TestListed(t *testing.T) {
 		whole bool
 		want  int
 	}{{5, false, 5}, {7, true, 7}, {7, true, 7}, {9, true, 9}, {8, false, 9}, {8, true, 8}, {10, false, 10}} {
-		require.NoError(t, notes.NoteCounted(t.Context(), one, step.tags, step.whole))
 		last, err := notes.Counted(t.Context(), one)
+		require.NoError(t, err)
+		require.NoError(t, notes.NoteCounted(t.Context(), one, last, step.tags, step.whole))
+		last, err = notes.Counted(t.Context(), one)
 		require.NoError(t, err)
 		require.Equal(t, step.want, last.Tags)
 		require.False(t, last.At.IsZero())

@@ -86,6 +86,14 @@ func (f failures) Add(ctx context.Context, name string, r failure.Record) error 
 	return retry(ctx, f.log, func(ctx context.Context) error { return f.store.Add(ctx, name, r) })
 }
 
+func (f failures) Any(ctx context.Context, name, registry string) (any bool, err error) {
+	err = retry(ctx, f.log, func(ctx context.Context) error {
+		any, err = f.store.Any(ctx, name, registry)
+		return err
+	})
+	return any, err
+}
+
 func (f failures) Subtract(ctx context.Context, name, registry, repository string, mirrored func(string) bool) (n int, err error) {
 	err = retry(ctx, f.log, func(ctx context.Context) error {
 		n, err = f.store.Subtract(ctx, name, registry, repository, mirrored)
