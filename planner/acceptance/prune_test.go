@@ -266,7 +266,7 @@ func TestPruneAndRuns(t *testing.T) {
 	})
 	within("b", func(execution *process) {
 		execution.kill()
-		s.planner("plan", "--wait").exits(0)
+		require.Contains(t, s.planner("plan", "--wait").exits(0), "the run is published when nothing is deleted from its destination any more")
 	})
 	s.planner("prune", "--execute", file).exits(0)
 	for _, name := range []string{"a", "b"} {
@@ -403,3 +403,81 @@ func TestPruneOnThePage(t *testing.T) {
 }
 
 var prunePlan = regexp.MustCompile(`name="plan" value="([0-9a-f]+)"`)
+
+// TestPruneInTheFleet: of two processes with the page, one executes a plan; it stops for a run, can
+// be confirmed again after that, and is continued by the other process.
+func TestPruneInTheFleet(t *testing.T) {
+	t.Parallel()
+	s, _ := newFleet(t)
+	s.worker()
+	for _, name := range []string{"a", "b", "c"} {
+		s.push("osism/"+name, "1", "2")
+	}
+	s.write("osism/a", "osism/b", "osism/c")
+	s.planner("plan", "--wait").exits(0)
+	for _, name := range []string{"a", "b", "c"} {
+		require.NoError(t, s.source.Untag("osism/"+name, "2"))
+	}
+	s.planner("plan", "--wait").exits(0)
+	first, here := s.serve()
+	second, there := s.serve()
+	shows := func(page, text string) string {
+		t.Helper()
+		shown := ""
+		require.Eventually(t, func() bool {
+			shown = get(t, page+"/pruning")
+			return strings.Contains(shown, text)
+		}, patience, tick, text)
+		return shown
+	}
+	post(t, here+"/actions/prune", url.Values{"grace": {"0s"}, "max": {"100%"}})
+	confirmation := url.Values{"plan": {prunePlan.FindStringSubmatch(shows(there, "to be confirmed"))[1]}, "tags": {"3"}}
+
+	// hold holds the deletion in a repository.
+	hold := func(name string) (match registrytest.Match, let func()) {
+		held := make(chan struct{})
+		match = func(r registrytest.Request) bool {
+			return r.Method == http.MethodDelete && strings.HasSuffix(r.Repository, "/"+name)
+		}
+		remove := s.destination.Inject(registrytest.Fault{Match: match, Gate: held})
+		return match, func() {
+			remove()
+			close(held)
+		}
+	}
+	match, let := hold("a")
+	statuses := make(chan int, 2)
+	for _, page := range []string{here, there} {
+		go func() {
+			client := http.Client{CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }}
+			response, err := client.PostForm(page+"/actions/execute", confirmation)
+			if err == nil {
+				_ = response.Body.Close()
+				statuses <- response.StatusCode
+			} else {
+				statuses <- 0
+			}
+		}()
+	}
+	require.ElementsMatch(t, []int{http.StatusSeeOther, http.StatusConflict}, []int{<-statuses, <-statuses})
+	waitFor(t, s.destination, match)
+	s.planner("plan", "--wait").exits(0)
+	let()
+	require.Contains(t, shows(there, "Stopped: "), "is not over")
+
+	match, let = hold("b")
+	post(t, there+"/actions/execute", confirmation)
+	waitFor(t, s.destination, match)
+	second.signal(syscall.SIGTERM)
+	second.exits(0)
+	let()
+	require.Contains(t, shows(here, `class="state done">executed`), "0 failed")
+	for _, name := range []string{"a", "b", "c"} {
+		_, err := s.destination.Digest(prefix+"/osism/"+name, "2")
+		require.Error(t, err)
+		_, err = s.destination.Digest(prefix+"/osism/"+name, "1")
+		require.NoError(t, err)
+	}
+	first.signal(syscall.SIGTERM)
+	first.exits(0)
+}

@@ -337,7 +337,7 @@ func (se *session) republish(ctx context.Context, w *republishFilter, out io.Wri
 	if err := se.runs.Put(ctx, r); err != nil {
 		return r, err
 	}
-	if err := prune.Await(ctx, se.Broker, ""); err != nil {
+	if err := prune.Await(ctx, se.Broker, "", se.heldBack); err != nil {
 		return r, errors.Join(err, se.noteRepublished(context.WithoutCancel(ctx), r))
 	}
 	done, err := se.failures.Republish(ctx, se.name, r.ID, w.match)

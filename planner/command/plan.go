@@ -195,7 +195,7 @@ func (p *planned) publish(ctx context.Context, se *session, force bool) (run.Run
 	if p.chunking.Full() {
 		r.Interval = p.chunking.Interval
 	}
-	publisher := plan.Publisher{Broker: se.Broker, Runs: se.runs, Failures: se.failures}
+	publisher := plan.Publisher{Broker: se.Broker, Runs: se.runs, Failures: se.failures, Waiting: se.heldBack}
 	r, err := publisher.Publish(ctx, r, p.chunks, p.chunking.Full())
 	if err == nil {
 		p.markLeft(ctx, se)

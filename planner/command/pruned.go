@@ -100,6 +100,11 @@ func (i *idleness) check(ctx context.Context) error {
 	return nil
 }
 
+// heldBack logs that a run is not published yet.
+func (se *session) heldBack(h prune.Holder) {
+	se.log.Info("the run is published when nothing is deleted from its destination any more", "by", h.By, "plan", h.Plan)
+}
+
 // execute carries a plan out, after another process that does. If it is not wanted any more then,
 // it is left alone.
 func (s *surveyed) execute(ctx context.Context, plan prune.Plan, by string, waiting func(prune.Holder), wanted func() (bool, error)) (prune.Outcome, error) {

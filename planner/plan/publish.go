@@ -25,6 +25,8 @@ type Publisher struct {
 	Broker   *broker.Broker
 	Runs     *run.Store
 	Failures *failure.Store
+	// Waiting is called if the run waits until something is pruned.
+	Waiting func(prune.Holder)
 }
 
 // Publish stores the chunks as schedules of the run, and returns the run as it was stored.
@@ -57,7 +59,7 @@ func (p *Publisher) Publish(ctx context.Context, r run.Run, chunks []Chunk, full
 
 // publish stores the chunks once nothing is pruned at the destination.
 func (p *Publisher) publish(ctx context.Context, r run.Run, msgs []*nats.Msg) (first uint64, err error) {
-	if err := prune.Await(ctx, p.Broker, r.Destination); err != nil {
+	if err := prune.Await(ctx, p.Broker, r.Destination, p.Waiting); err != nil {
 		return 0, err
 	}
 	return p.Broker.PublishAll(ctx, msgs)

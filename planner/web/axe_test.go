@@ -93,6 +93,6 @@ func paths(live string) []string {
 		"/", "/failures", "/failures?repository=" + url.QueryEscape("quay.io/osism/kolla-ansible"), "/runs", "/runs/" + live, "/images",
 		"/images?repository=quay.io/osism/image-01", "/images?repository=quay.io/osism/gone", "/images?repository=quay.io/osism/new",
 		"/actions/republish", "/actions/republish?image=quay.io/osism/gone", "/actions/plan", "/actions/cancel?run=" + live,
-		"/pruning", "/pruning?show=stays", "/actions/prune",
+		"/pruning", "/pruning?show=stays", "/pruning?mirror=weekly", "/actions/prune",
 	}
 }

@@ -19,6 +19,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/osism/skopeo-worker/shared/run"
+	"github.com/osism/skopeo-worker/worker/prune"
 )
 
 // screenshots is where TestPages stores what the browser shows; empty: nowhere.
@@ -153,6 +154,34 @@ func TestClicks(t *testing.T) {
 	do(t, ctx, chromedp.Focus(chromedp.CSS("button.main")), chromedp.KeyEvent("\r"))
 	shows(t, ctx, "Did plan.")
 	require.Equal(t, []string{"republish nightly quay.io/osism/gone", "republish nightly quay.io/osism/kolla-ansible:2024.2", "plan"}, f.actions.all())
+}
+
+// TestPruneInBrowser: a user types how many tags a plan deletes, and follows its execution.
+func TestPruneInBrowser(t *testing.T) {
+	f := newFixture(t)
+	f.ran(mirror, 1, time.Hour, run.Tally{Total: 1, Copied: 1})
+	served := serve(t, Config{}, f.site, quiet)
+	ctx := browser(t)
+	do(t, ctx, chromedp.Navigate(served.URL+"/"), chromedp.Click(chromedp.CSS(`a[href="/pruning"]`)))
+	shows(t, ctx, "No plan was made in the last 90 days.")
+	do(t, ctx, chromedp.Click(chromedp.CSS(`form[action="/actions/prune"] button`)))
+	shows(t, ctx, "Did prune 30d 10% 50% for anonymous.")
+	over := f.proposes(prunable(2, 5), 10)
+	sees(t, ctx, served.URL+"/pruning", "pruning-over-phone", 390, false)
+	require.Zero(t, ask[int](t, ctx, `document.querySelectorAll('form[action="/actions/execute"]').length`), over)
+	id := f.proposes(prunable(2, 5), 100)
+	do(t, ctx, chromedp.Navigate(served.URL+"/pruning"), chromedp.SendKeys(chromedp.CSS("#tags"), "11\r"))
+	shows(t, ctx, "This is not the number of tags of the plan, which is 10.")
+	do(t, ctx, chromedp.SendKeys(chromedp.CSS("#tags"), "10\r"))
+	shows(t, ctx, "0 of 2 repositories done")
+	lease, err := f.prunes.Take(t.Context(), mirror, prune.Holder{Plan: id, By: "ada", Process: "1"}, nil)
+	require.NoError(t, err)
+	require.NoError(t, lease.Finish(t.Context(), 0, prune.Outcome{Deleted: 5}))
+	shows(t, ctx, "1 of 2 repositories done")
+	sees(t, ctx, served.URL+"/pruning", "pruning-executed", 1280, true)
+	require.NoError(t, lease.Release(t.Context(), &prune.Last{Plan: id, By: "ada", At: time.Now(), Why: "not everything could be deleted: " + script, Outcome: prune.Outcome{Deleted: 9, Failed: 1}}))
+	shows(t, ctx, "What is left can be executed again.")
+	sees(t, ctx, served.URL+"/pruning", "pruning-stopped-phone", 390, true)
 }
 
 // TestLive: what changes is shown without a reload.

@@ -144,7 +144,7 @@ func lookAtPlan(ctx context.Context, site *Site, mirror string) (v pruningView, 
 		v.Done, v.Review.Outcome = record.Done.Len(), record.Outcome
 	}
 	plan, err := site.Prunes.Proposed(ctx, mirror, v.Review)
-	if errors.Is(err, prune.ErrGone) {
+	if errors.Is(err, prune.ErrGone) || errors.Is(err, prune.ErrPlan) { // of another release
 		v.Review = nil
 		return v, nil
 	}

@@ -143,6 +143,11 @@ func (f *fixture) bad() (live string) {
 	}
 	f.ran(otherMirror, 4, time.Hour, run.Tally{Total: 10, Unchanged: 10})
 	f.proposes(prunable(3, 4), 100)
+	other := prunable(1, 2)
+	other.Mirror = otherMirror
+	f.proposes(other, 100)
+	require.NoError(f.t, f.prunes.Confirm(ctx, otherMirror, other.ID(), 2, "ada"))
+	require.NoError(f.t, f.prunes.End(ctx, otherMirror, other.ID(), errors.New("a run is not over: "+script)))
 	live = f.running(mirror)
 	source, destination := reference.MustRepository("quay.io/osism/osism-ansible"), reference.MustRepository("registry.example.com/mirror/osism/osism-ansible")
 	old, recent := reference.DigestOf([]byte("old")), reference.DigestOf([]byte("new"))

@@ -13,7 +13,7 @@ func (s *Store) EndLeasesAfter(d time.Duration) *Store {
 
 // Await is Await with the leases of the store.
 func (s *Store) Await(ctx context.Context, destination string) error {
-	return s.await(ctx, destination)
+	return s.await(ctx, destination, func(Holder) {})
 }
 
 // Finished records that the whole plan is carried out.

@@ -117,18 +117,19 @@ func sleep(ctx context.Context) error {
 
 // Await returns when no process carries out a plan at the destination; "" is any. It must be
 // called after a run was stored and before anything of it is published: a plan is stopped by a
-// run, and none is begun while there is one.
-func Await(ctx context.Context, b *broker.Broker, destination string) error {
+// run, and none is begun while there is one. If it has to wait, it calls waiting with the holder of
+// a lease, once.
+func Await(ctx context.Context, b *broker.Broker, destination string, waiting func(Holder)) error {
 	s, err := OpenStore(ctx, b)
 	if err != nil {
 		return err
 	}
-	return s.await(ctx, destination)
+	return s.await(ctx, destination, waiting)
 }
 
-func (s *Store) await(ctx context.Context, destination string) error {
+func (s *Store) await(ctx context.Context, destination string, waiting func(Holder)) error {
 	seen := map[string]*observed{}
-	for {
+	for told := false; ; told = true {
 		states, err := s.states(ctx)
 		if err != nil {
 			return err
@@ -142,6 +143,9 @@ func (s *Store) await(ctx context.Context, destination string) error {
 				seen[st.Mirror] = &observed{}
 			}
 			if !seen[st.Mirror].ended(st.revision, s.lease) {
+				if free && !told {
+					waiting(st.Executing)
+				}
 				free = false
 				continue
 			}

@@ -82,16 +82,19 @@ func TestKilled(t *testing.T) {
 func TestAwait(t *testing.T) {
 	b := brokertest.Embedded(t)
 	lease := take(t, openStore(t, b), "plan", "1")
+	var waits []string
+	waiting := func(h prune.Holder) { waits = append(waits, h.By) }
 	for _, destination := range []string{"", "registry.example.com", "registry.example.com/mirror", "registry.example.com/mirror/below"} {
 		ctx, stop := context.WithTimeout(t.Context(), 200*time.Millisecond)
-		require.ErrorIs(t, prune.Await(ctx, b, destination), context.DeadlineExceeded, destination)
+		require.ErrorIs(t, prune.Await(ctx, b, destination, waiting), context.DeadlineExceeded, destination)
 		stop()
 	}
 	for _, destination := range []string{"registry.example.com/mirrors", "registry.example.com:5000/mirror", "registry.example.com/other"} {
-		require.NoError(t, prune.Await(t.Context(), b, destination), destination)
+		require.NoError(t, prune.Await(t.Context(), b, destination, waiting), destination)
 	}
 	require.NoError(t, lease.Release(t.Context(), nil))
-	require.NoError(t, prune.Await(t.Context(), b, ""))
+	require.NoError(t, prune.Await(t.Context(), b, "", waiting))
+	require.Equal(t, []string{"me", "me", "me", "me"}, waits)
 }
 
 // TestBusy: an execution ends when a run begins, and goes on later.

@@ -186,8 +186,26 @@ func underWay(r *Review) error {
 	return fmt.Errorf("%w: %s has confirmed a plan of %d tags, and it is being executed", ErrStale, r.ConfirmedBy, r.Tags)
 }
 
-// Proposed returns the plan of a review.
-func (s *Store) Proposed(ctx context.Context, mirror string, r *Review) (p Plan, err error) {
+// Proposed returns the plan of a review. It must not be changed: the last one is remembered. The
+// error is ErrGone if it is not at the broker any more, and ErrPlan if what is there is none.
+func (s *Store) Proposed(ctx context.Context, mirror string, r *Review) (Plan, error) {
+	if last := s.proposed.Load(); last != nil && last.id == r.Plan && last.Mirror == mirror {
+		return last.Plan, nil
+	}
+	p, err := s.read(ctx, mirror, r)
+	if err == nil {
+		s.proposed.Store(&proposed{r.Plan, p})
+	}
+	return p, err
+}
+
+// proposed is a plan with its ID.
+type proposed struct {
+	id string
+	Plan
+}
+
+func (s *Store) read(ctx context.Context, mirror string, r *Review) (p Plan, err error) {
 	var packed bytes.Buffer
 	for n := range r.Pieces {
 		entry, err := s.kv.Get(ctx, pieceKey(mirror, r.Plan, n))
@@ -211,10 +229,10 @@ func (s *Store) Proposed(ctx context.Context, mirror string, r *Review) (p Plan,
 		err = p.Check()
 	}
 	if err == nil && (p.Mirror != mirror || p.ID() != r.Plan) {
-		err = fmt.Errorf("%w: it is another plan", ErrPlan)
+		err = errors.New("it is another plan")
 	}
 	if err != nil {
-		return Plan{}, fmt.Errorf("reading plan %s from %s: %w", r.Plan, Bucket, err)
+		return Plan{}, fmt.Errorf("%w: plan %s in %s: %w", ErrPlan, r.Plan, Bucket, err)
 	}
 	return p, nil
 }

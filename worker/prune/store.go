@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"sync/atomic"
 	"time"
 
 	"github.com/nats-io/nats.go/jetstream"
@@ -66,9 +67,10 @@ func (d Done) Len() (n int) {
 
 // Store keeps states and records.
 type Store struct {
-	b     *broker.Broker
-	kv    jetstream.KeyValue
-	lease time.Duration
+	b        *broker.Broker
+	kv       jetstream.KeyValue
+	lease    time.Duration
+	proposed atomic.Pointer[proposed] // the last that was read
 }
 
 // OpenStore returns the store of a broker, and creates its bucket if it is missing.
@@ -77,7 +79,7 @@ func OpenStore(ctx context.Context, b *broker.Broker) (*Store, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &Store{b, kv, leaseFor}, nil
+	return &Store{b: b, kv: kv, lease: leaseFor}, nil
 }
 
 // States returns the states of all mirror names. An entry that is no state is left out: anyone
