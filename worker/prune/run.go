@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strings"
 	"time"
 
 	"github.com/osism/skopeo-worker/worker/outcome"
@@ -33,7 +34,7 @@ func (x *Execution) Run(ctx context.Context, p Plan, lease *Lease) (Outcome, err
 	cancel(nil)
 	last := &Last{Plan: lease.Record.Plan, By: lease.holder.By, At: time.Now().UTC(), Finished: err == nil, Outcome: all}
 	if err != nil {
-		last.Why = outcome.Reason(err)
+		last.Why = strings.TrimPrefix(outcome.Reason(err), "unfinished: ") // Finished says so
 	}
 	if asked.Err() != nil {
 		last = nil
