@@ -15,6 +15,7 @@ import (
 
 	"github.com/google/go-containerregistry/pkg/name"
 	"github.com/google/go-containerregistry/pkg/v1/remote/transport"
+	"golang.org/x/sync/singleflight"
 
 	"github.com/osism/skopeo-worker/shared/reference"
 )
@@ -30,6 +31,7 @@ const aChallenge = "an API version check"
 type challenges struct {
 	network http.RoundTripper
 	now     func() time.Time
+	flight  singleflight.Group
 
 	mu   sync.Mutex
 	kept map[string]challenge // by registry
@@ -47,14 +49,48 @@ type challenge struct {
 	signatures bool
 }
 
-// of returns a registry's challenge. It sends GET /v2/ if none is kept.
+// of returns a registry's challenge. If none is kept, it sends GET /v2/. Concurrent callers
+// share one request, which continues if one of them is cancelled.
 func (c *challenges) of(ctx context.Context, registry name.Registry) (challenge, error) {
-	c.mu.Lock()
-	known, ok := c.kept[registry.Name()]
-	c.mu.Unlock()
-	if ok && c.now().Before(known.until) {
+	if known, ok := c.find(registry); ok {
 		return known, nil
 	}
+	result := c.flight.DoChan(registry.Scheme()+" "+registry.Name(), func() (any, error) {
+		if known, ok := c.find(registry); ok {
+			return asked{challenge: known}, nil
+		}
+		ctx, cancel := context.WithTimeoutCause(context.WithoutCancel(ctx), requestTimeout, slow(requestTimeout))
+		defer cancel()
+		ctx, wait := withWait(ctx)
+		found, err := c.ask(ctx, registry)
+		return asked{found, wait.Load()}, err
+	})
+	select {
+	case <-ctx.Done():
+		return challenge{}, context.Cause(ctx)
+	case done := <-result:
+		got, _ := done.Val.(asked)
+		noteWait(ctx, got.wait)
+		return got.challenge, done.Err
+	}
+}
+
+// asked is what a registry has answered to GET /v2/.
+type asked struct {
+	challenge challenge
+	wait      int64 // as of withWait
+}
+
+// find returns a registry's challenge if it is kept.
+func (c *challenges) find(registry name.Registry) (challenge, bool) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	known, ok := c.kept[registry.Name()]
+	return known, ok && c.now().Before(known.until)
+}
+
+// ask sends GET /v2/.
+func (c *challenges) ask(ctx context.Context, registry name.Registry) (challenge, error) {
 	ping := &pinging{network: c.network, failed: make(map[string]error)}
 	found, err := transport.Ping(ctx, registry, ping)
 	ping.mu.Lock() // another scheme may still be tried
@@ -66,13 +102,13 @@ func (c *challenges) of(ctx context.Context, registry name.Registry) (challenge,
 		}
 		return challenge{}, err
 	}
-	asked := challenge{Challenge: *found, until: c.now().Add(challengeFor), doubt: ping.doubt, mute: ping.mute, signatures: ping.signatures}
-	if asked.doubt == nil {
+	known := challenge{Challenge: *found, until: c.now().Add(challengeFor), doubt: ping.doubt, mute: ping.mute, signatures: ping.signatures}
+	if known.doubt == nil {
 		c.mu.Lock()
-		c.kept[registry.Name()] = asked
+		c.kept[registry.Name()] = known
 		c.mu.Unlock()
 	}
-	return asked, nil
+	return known, nil
 }
 
 // forget removes a registry's challenge.
@@ -201,7 +237,7 @@ func (c *Client) Alive(ctx context.Context, repository reference.Repository, sur
 
 func (s *sessions) alive(ctx context.Context, at location, reach call, sure bool) error {
 	fresh := &challenges{network: s.network, now: s.now, kept: make(map[string]challenge)}
-	found, err := fresh.of(ctx, at.registry)
+	found, err := fresh.ask(ctx, at.registry)
 	if errors.As(err, new(*failure)) {
 		return err
 	}

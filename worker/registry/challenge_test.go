@@ -1,9 +1,12 @@
 package registry_test
 
 import (
+	"errors"
 	"fmt"
 	"net/http"
+	"sync"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/require"
 
@@ -96,4 +99,50 @@ func TestAlive(t *testing.T) {
 			require.Equal(t, repository, named.Repository)
 		})
 	}
+}
+
+// TestHandshakesAtOnce: requests that start together share a ping, and a token for each
+// repository. If the registry limits pings, each of them learns for how long.
+func TestHandshakesAtOnce(t *testing.T) {
+	const repositories, each = 4, 4
+	r := registrytest.New(t, registrytest.WithTokenAuth(registrytest.TokenAuth{Anonymous: true}))
+	client := registry.NewClient(registry.Options{Insecure: []string{r.Host()}})
+	together := func(check func(err error)) {
+		t.Helper()
+		var heads sync.WaitGroup
+		for i := range repositories * each {
+			source := reference.MustRepository(fmt.Sprintf("%s/team/app%d", r.Host(), i%repositories))
+			heads.Go(func() {
+				_, err := client.Head(t.Context(), source, reference.MustTag("1"))
+				check(err)
+			})
+		}
+		heads.Wait()
+	}
+	remove := r.Inject(registrytest.Fault{
+		Match: pings, Delay: 200 * time.Millisecond,
+		Status: http.StatusTooManyRequests, Header: http.Header{"Retry-After": {"7"}},
+	})
+	together(func(err error) {
+		var failed *registry.Error
+		if !errors.As(err, &failed) || !errors.Is(err, registry.ErrLimited) || failed.RetryAfter != 7*time.Second {
+			t.Errorf("%v", err)
+		}
+	})
+	require.Equal(t, 1, r.Count(pings))
+	remove()
+	r.ResetRequests()
+
+	for i := range repositories {
+		_, err := r.PushImage(fmt.Sprintf("team/app%d", i), "1", registrytest.Image{})
+		require.NoError(t, err)
+	}
+	r.Inject(registrytest.Fault{Match: registrytest.Kinds(registrytest.KindPing, registrytest.KindToken), Delay: 200 * time.Millisecond})
+	together(func(err error) {
+		if err != nil {
+			t.Error(err)
+		}
+	})
+	require.Equal(t, 1, r.Count(pings))
+	require.Equal(t, repositories, r.Count(tokenRequests))
 }

@@ -140,8 +140,9 @@ func (s *sessions) open(ctx context.Context, h handshake, known containers.Crede
 	ctx, wait := withWait(h.location.with(ctx, 0))
 	opened, err := s.handshake(ctx, h, known)
 	if failed, ok := errors.AsType[*failure](err); ok {
-		failed.retryAfter = time.Duration(wait.Load())
-		return nil, err
+		own := *failed // other sessions may have failed by the same ping
+		own.retryAfter = time.Duration(wait.Load())
+		return nil, &own
 	}
 	if err != nil {
 		return nil, unanswered(ctx, h.location, wait, err)

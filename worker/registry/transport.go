@@ -131,8 +131,12 @@ func noteRetryAfter(response *http.Response, now time.Time) {
 	if response.StatusCode < http.StatusBadRequest {
 		return
 	}
-	if wait, ok := response.Request.Context().Value(waitKey{}).(*atomic.Int64); ok {
-		wait.Store(int64(retryafter.In(response.Header, now)))
+	noteWait(response.Request.Context(), int64(retryafter.In(response.Header, now)))
+}
+
+func noteWait(ctx context.Context, wait int64) {
+	if noted, ok := ctx.Value(waitKey{}).(*atomic.Int64); ok {
+		noted.Store(wait)
 	}
 }
 
