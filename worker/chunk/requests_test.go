@@ -1,0 +1,142 @@
+package chunk
+
+import (
+	"encoding/base64"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/osism/skopeo-worker/shared/message"
+	"github.com/osism/skopeo-worker/shared/reference"
+	"github.com/osism/skopeo-worker/shared/run"
+	"github.com/osism/skopeo-worker/worker/cloud"
+	"github.com/osism/skopeo-worker/worker/containers"
+	"github.com/osism/skopeo-worker/worker/listing"
+	"github.com/osism/skopeo-worker/worker/mirrortest"
+	"github.com/osism/skopeo-worker/worker/registry"
+	"github.com/osism/skopeo-worker/worker/registrytest"
+	"github.com/osism/skopeo-worker/worker/resolve"
+)
+
+// counts are how many requests of each kind a registry got.
+type counts map[registrytest.Kind]int
+
+// requestsOf counts the requests of the worker itself: what skopeo sends depends on its version.
+// It leaves out pings, of which sessions that are opened at the same time send one each.
+func requestsOf(r *registrytest.Registry) counts {
+	got := counts{}
+	for _, request := range r.Requests() {
+		if strings.Contains(request.UserAgent, "go-containerregistry") && request.Kind != registrytest.KindPing {
+			got[request.Kind]++
+		}
+	}
+	return got
+}
+
+// wantedCold is what an empty destination costs the source and it. skopeo looks after blobs and
+// the PUTs of images, which the worker reads back. It needs to be known what is an image.
+func wantedCold(digests bool) [2]counts {
+	source := counts{registrytest.KindToken: 2, registrytest.KindManifestGet: 6}
+	// The first tag of a repository is asked for, and its tags are listed: then it is known to
+	// be empty.
+	destination := counts{
+		registrytest.KindToken: 2, registrytest.KindManifestHead: 2, registrytest.KindTags: 2,
+		registrytest.KindManifestPut: 6, registrytest.KindManifestGet: 12,
+	}
+	if digests {
+		source[registrytest.KindBulkList], destination[registrytest.KindBulkList] = 2, 2
+	} else {
+		source[registrytest.KindTags] = 2
+	}
+	if !digests || !builtin {
+		source[registrytest.KindManifestHead] = 6
+	}
+	if builtin {
+		source[registrytest.KindManifestGet], source[registrytest.KindBlobGet] = 18, 25
+		destination[registrytest.KindManifestPut] = 18
+		delete(destination, registrytest.KindManifestGet)
+		// A POST and a PUT for each blob. One is mounted, with a token for both repositories.
+		destination[registrytest.KindOther], destination[registrytest.KindBlobUpload] = 25, 25
+		destination[registrytest.KindBlobMount] = 1
+		destination[registrytest.KindToken]++
+	}
+	return [2]counts{source, destination}
+}
+
+// wantedAgain is what it costs if there is nothing new.
+func wantedAgain(digests bool) [2]counts {
+	if digests {
+		return [2]counts{{registrytest.KindBulkList: 2}, {registrytest.KindBulkList: 2}}
+	}
+	return [2]counts{{registrytest.KindTags: 2, registrytest.KindManifestHead: 6}, {registrytest.KindManifestHead: 6}}
+}
+
+// TestRequests: what two repositories of three tags of two platforms cost each side, cold and
+// with nothing new, is exactly this. Each image has a config and a layer of its own; all images
+// of one platform have another layer in common.
+func TestRequests(t *testing.T) {
+	repositories := []string{"osism/one", "osism/two"}
+	for name, digests := range map[string]bool{"that lists digests": true, "that lists names": false} {
+		t.Run(name, func(t *testing.T) {
+			auth := registrytest.WithTokenAuth(registrytest.TokenAuth{User: "bob", Password: "hunter2", Anonymous: true})
+			options := []registrytest.Option{auth}
+			if digests {
+				options = append(options, registrytest.WithQuayAPI(registrytest.BulkAPI{}))
+			}
+			from, to := registrytest.New(t, options...), registrytest.New(t, options...)
+			b := newHarnessBetween(t, from, to)
+			insecure := []string{from.Host(), to.Host()}
+			path := filepath.Join(t.TempDir(), "auth.json")
+			entry := `{"auth":"` + base64.StdEncoding.EncodeToString([]byte("bob:hunter2")) + `"}`
+			require.NoError(t, os.WriteFile(path, fmt.Appendf(nil, `{"auths":{%q:%s,%q:%s}}`, from.Host(), entry, to.Host(), entry), 0o600))
+			t.Setenv("REGISTRY_AUTH_FILE", path)
+			client := registry.NewClient(registry.Options{Insecure: insecure, Keychain: containers.New(cloud.New())})
+			var quays []string
+			if digests {
+				quays = insecure
+			}
+			lister := listing.New(listing.Options{Registry: client, QuayHosts: quays})
+			b.Resolver = &resolve.Upstream{Registry: client, Listing: lister}
+			b.Mirror = mirrortest.New(t, client, engine(insecure, 10*time.Second))
+			b.Mirror.Listing = lister
+			b.Mirror.Free = func(reference.Repository) bool { return true }
+			var entries []message.Repository
+			for _, repository := range repositories {
+				for _, tag := range []string{"1", "2", "3"} {
+					_, err := from.PushIndex(repository, tag, index(repository+tag))
+					require.NoError(t, err)
+				}
+				entries = append(entries, message.Repository{
+					Source:      reference.MustRepository(from.Host() + "/" + repository),
+					Destination: reference.MustRepository(to.Host() + "/mirror/" + repository),
+				})
+			}
+			mirror := func(want run.Tally) [2]counts {
+				from.ResetRequests()
+				to.ResetRequests()
+				require.Empty(t, b.do(t, entries...).Left)
+				require.Equal(t, want, b.images)
+				return [2]counts{requestsOf(from), requestsOf(to)}
+			}
+			cold := mirror(run.Tally{Total: 6, Copied: 6})
+			require.Equal(t, wantedCold(digests), cold)
+			again := mirror(run.Tally{Total: 6, Unchanged: 6})
+			require.Equal(t, wantedAgain(digests), again)
+		})
+	}
+}
+
+// index is one of two platforms.
+func index(version string) registrytest.Index {
+	var index registrytest.Index
+	for _, platform := range []string{"linux/amd64", "linux/arm64"} {
+		index.Images = append(index.Images, registrytest.Image{Version: version, Platform: platform, Layers: []registrytest.Layer{{Seed: version + platform, Size: 1000}}})
+	}
+	index.Images[0].Layers = append(index.Images[0].Layers, registrytest.Layer{Seed: "base", Size: 1000})
+	return index
+}
