@@ -1,9 +1,12 @@
 package resolve
 
 import (
+	"context"
 	"fmt"
+	"slices"
 	"time"
 
+	"github.com/osism/skopeo-worker/shared/message"
 	"github.com/osism/skopeo-worker/shared/reference"
 	"github.com/osism/skopeo-worker/shared/selection"
 	"github.com/osism/skopeo-worker/worker/listing"
@@ -17,12 +20,38 @@ func (p *pick) isOld(tag listing.Tag) bool {
 		return false
 	}
 	updated := tag.Updated
-	if updated.IsZero() {
-		updated = p.sighted[tag.Name].Since
-	} else if updated.Before(p.newerThan) {
+	if seen := p.sighted[tag.Name]; updated.IsZero() && (tag.Digest.IsZero() || tag.Digest == seen.Digest) {
+		updated = seen.Since
+	} else if !updated.IsZero() && updated.Before(p.newerThan) {
 		p.old = true
 	}
 	return !updated.IsZero() && updated.Before(p.newerThan)
+}
+
+// renew looks up the digests of stale tags, and makes those candidates that have another one than
+// when they were seen. So a tag that moves after a long time is mirrored again. What cannot be
+// looked up is a candidate, too: then it is missed. It returns the number of pulls.
+func (u *Upstream) renew(ctx context.Context, source reference.Repository, p *pick, known Known) int {
+	unknown := slices.DeleteFunc(slices.Clone(p.stale), func(tag listing.Tag) bool { return !known.Digests[tag.Name].IsZero() })
+	if len(unknown) == 0 {
+		return 0
+	}
+	result, _ := u.digests(ctx, source, unknown, Known{}, false) // an error of all is found out again
+	now := map[reference.Tag]message.Image{}
+	for _, i := range result.Images {
+		now[i.Tag] = i
+	}
+	p.stale = slices.DeleteFunc(p.stale, func(tag listing.Tag) bool {
+		found, ok := now[tag.Name]
+		tag.Digest, tag.MediaType = found.Digest, found.MediaType
+		missed := slices.ContainsFunc(result.Missed, func(m Missed) bool { return m.Tag == tag.Name })
+		if moved := ok && found.Digest != p.sighted[tag.Name].Digest; !moved && !missed {
+			return false
+		}
+		p.choose(tag)
+		return true
+	})
+	return result.Pulls
 }
 
 // isAged reports whether a tag has had its digest for the minimum age, as far as is known

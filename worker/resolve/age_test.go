@@ -32,19 +32,42 @@ func TestNewerThan(t *testing.T) {
 	plain, r, entry := newResolver(t)
 	push(t, r, "1", "2", "3")
 	entry.Selection = wanted.Selection
+	digest := func(tag string) reference.Digest {
+		digest, err := r.Digest(repository, tag)
+		require.NoError(t, err)
+		return reference.MustDigest(digest)
+	}
 	found, err = plain.Resolve(t.Context(), entry, resolve.Known{Sighted: map[reference.Tag]resolve.Sighting{
-		reference.MustTag("1"): {Since: old}, reference.MustTag("2"): {Since: time.Now().Add(-time.Hour)},
+		reference.MustTag("1"): {Digest: digest("1"), Since: old}, reference.MustTag("2"): {Since: time.Now().Add(-time.Hour)},
 	}})
 	require.NoError(t, err)
 	require.ElementsMatch(t, []string{"2", "3"}, tagsOf(found.Images), "3 was never seen, so it is new")
 	all := map[reference.Tag]resolve.Sighting{}
 	for _, tag := range []string{"1", "2", "3"} {
-		all[reference.MustTag(tag)] = resolve.Sighting{Since: old}
+		all[reference.MustTag(tag)] = resolve.Sighting{Digest: digest(tag), Since: old}
 	}
 	found, err = plain.Resolve(t.Context(), entry, resolve.Known{Sighted: all})
 	require.NoError(t, err)
 	require.Empty(t, found.Images)
 	require.Equal(t, "all of 3 tags are older than newer_than", found.Unselected)
+	require.Len(t, found.All, 3)
+
+	// A tag that moves is new again, and takes its place in a limit.
+	moved, err := r.PushImage(repository, "1", registrytest.Image{Version: "moved"})
+	require.NoError(t, err)
+	for _, limit := range []int{0, 1} {
+		entry.Selection.Limit = limit
+		found, err = plain.Resolve(t.Context(), entry, resolve.Known{Sighted: all})
+		require.NoError(t, err)
+		require.Equal(t, []string{"1"}, tagsOf(found.Images))
+		require.Equal(t, moved, found.Images[0].Digest.String())
+		require.Len(t, found.All, 3)
+	}
+	defer r.Inject(registrytest.Fault{Match: registrytest.All(registrytest.Kinds(registrytest.KindManifestHead), registrytest.Ref("2")), Status: 503})()
+	entry.Selection.Limit = 0
+	found, err = plain.Resolve(t.Context(), entry, resolve.Known{Sighted: all})
+	require.NoError(t, err)
+	require.Len(t, found.Missed, 1, "whether it has moved is not known")
 }
 
 // TestMinTags: too few tags are a failure, and what there is is mirrored.

@@ -188,7 +188,9 @@ func (u *Upstream) whole(ctx context.Context, r message.Repository, known Known)
 	if err != nil {
 		return Result{}, err
 	}
+	renewed := u.renew(ctx, r.Source, p, known)
 	result, err := u.digests(ctx, r.Source, p.picked(), known, false)
+	result.Pulls += renewed
 	if err != nil {
 		return Result{Pulls: result.Pulls}, err
 	}
@@ -232,7 +234,8 @@ type pick struct {
 	tags       map[reference.Tag]listing.Tag // of the candidates
 	others     []reference.Tag
 	candidates []selection.Candidate
-	timeless   bool // a candidate came without a time
+	timeless   bool          // a candidate came without a time
+	stale      []listing.Tag // that were seen for too long, unless they have moved meanwhile
 	companions Companions
 	windows    []reference.Tag
 	listed     int  // tags, without companions
@@ -272,25 +275,38 @@ func (p *pick) add(tag listing.Tag) {
 		p.others = append(p.others, tag.Name)
 	case p.isOld(tag):
 		p.matched++
-		p.others = append(p.others, tag.Name)
+		if tag.Updated.IsZero() && tag.Digest.IsZero() {
+			p.stale = append(p.stale, tag)
+		} else {
+			p.others = append(p.others, tag.Name)
+		}
 	case tag.WindowsOnly():
 		p.matched++
 		p.others = append(p.others, tag.Name)
 		p.windows = append(p.windows, tag.Name)
 	default:
 		p.matched++
-		p.tags[tag.Name] = tag
-		p.candidates = append(p.candidates, selection.Candidate{Tag: tag.Name, Updated: tag.Updated})
-		p.timeless = p.timeless || tag.Updated.IsZero()
-		if p.isAged(tag.Name, tag.Updated) {
-			p.aged++
-		}
+		p.choose(tag)
+	}
+}
+
+// choose makes a tag a candidate.
+func (p *pick) choose(tag listing.Tag) {
+	p.tags[tag.Name] = tag
+	p.candidates = append(p.candidates, selection.Candidate{Tag: tag.Name, Updated: tag.Updated})
+	p.timeless = p.timeless || tag.Updated.IsZero()
+	if p.isAged(tag.Name, tag.Updated) {
+		p.aged++
 	}
 }
 
 // all returns the tags that were added.
 func (p *pick) all() []reference.Tag {
-	return slices.AppendSeq(slices.Grow(p.others, len(p.tags)), maps.Keys(p.tags))
+	all := slices.AppendSeq(slices.Grow(p.others, len(p.tags)+len(p.stale)), maps.Keys(p.tags))
+	for _, tag := range p.stale {
+		all = append(all, tag.Name)
+	}
+	return all
 }
 
 // selected returns the tags that were picked, and those for Windows only.
