@@ -1,0 +1,85 @@
+package transfer_test
+
+import (
+	"flag"
+	"fmt"
+	"net/http"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/osism/skopeo-worker/shared/reference"
+	"github.com/osism/skopeo-worker/worker/registry"
+	"github.com/osism/skopeo-worker/worker/registrytest"
+	"github.com/osism/skopeo-worker/worker/transfer"
+)
+
+var (
+	steps     = flag.Int("steps", 12, "how many steps of TestEveryStep go wrong; 0: all of them")
+	stepsSeed = flag.Uint64("steps.seed", 0, "which ones; 0: others each time")
+)
+
+// TestEveryStep: whatever happens to any request, once or from then on, a blob that is said to
+// be at the destination is there, and another try brings it.
+func TestEveryStep(t *testing.T) {
+	type step struct {
+		way    string
+		source bool
+		registrytest.Step
+	}
+	const size = 4*transfer.PartSize + 1
+	ways := map[string]func(p *pair) []reference.Repository{
+		"one blob": func(p *pair) []reference.Repository { return []reference.Repository{p.destination("a")} },
+		"a mount": func(p *pair) []reference.Repository {
+			return []reference.Repository{p.destination("a"), p.destination("b")}
+		},
+	}
+	start := func(t *testing.T) (*pair, registry.Descriptor, []byte) {
+		p := newPair(t)
+		client := registry.NewClient(registry.Options{
+			Insecure: []string{p.from.Host(), p.to.Host()}, Keychain: login{},
+			Transport: &http.Transport{ResponseHeaderTimeout: 700 * time.Millisecond},
+		})
+		p.Blobs = transfer.New(client)
+		p.SetSlow(0)
+		blob, content := p.push(t, size)
+		return p, blob, content
+	}
+	send := func(t *testing.T, p *pair, way string, blob registry.Descriptor, content []byte) (err error) {
+		for _, to := range ways[way](p) {
+			if failed := p.Send(t.Context(), p.source(), to, blob); failed != nil {
+				err = failed
+				continue
+			}
+			p.holds(t, to.Path(), blob, content)
+		}
+		return err
+	}
+	var all []step
+	for way := range ways {
+		p, blob, content := start(t)
+		require.NoError(t, send(t, p, way, blob, content))
+		for _, s := range registrytest.Steps(len(p.from.Requests())) {
+			all = append(all, step{way, true, s})
+		}
+		for _, s := range registrytest.Steps(len(p.to.Requests())) {
+			all = append(all, step{way, false, s})
+		}
+	}
+	for _, s := range registrytest.Some(t, all, *steps, *stepsSeed) {
+		t.Run(fmt.Sprintf("%s, source %t, %s", s.way, s.source, s.Step), func(t *testing.T) {
+			p, blob, content := start(t)
+			at := p.to
+			if s.source {
+				at = p.from
+			}
+			mend := at.Take(s.Step)
+			if err := send(t, p, s.way, blob, content); err != nil {
+				require.ErrorAs(t, err, new(*registry.Error))
+			}
+			mend()
+			require.NoError(t, send(t, p, s.way, blob, content))
+		})
+	}
+}
