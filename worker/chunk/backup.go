@@ -10,6 +10,7 @@ import (
 	"github.com/osism/skopeo-worker/shared/reference"
 	"github.com/osism/skopeo-worker/shared/selection"
 	"github.com/osism/skopeo-worker/worker/compare"
+	"github.com/osism/skopeo-worker/worker/deletion"
 	"github.com/osism/skopeo-worker/worker/mirror"
 	"github.com/osism/skopeo-worker/worker/registry"
 )
@@ -106,7 +107,7 @@ func (e *execution) expireBackups(ctx context.Context, j *compare.Job, image mes
 			listed, err = e.isAtSource(j.Entry, backups[0].Name)
 		}
 		if err == nil && at == backups[0].Digest && !listed { // otherwise it is gone, or is not a backup any more
-			err = e.mirror.Destination().DeleteTag(e.work, to, backups[0].Name)
+			err = e.deleteBackup(to, backups[0])
 		}
 		if err != nil && !errors.Is(err, registry.ErrNotFound) {
 			e.log.Warn("an old backup stays at the destination", "backup", to.String()+":"+backups[0].Name.String(), "error", err)
@@ -115,4 +116,15 @@ func (e *execution) expireBackups(ctx context.Context, j *compare.Job, image mes
 		backups = backups[1:]
 	}
 	return e.worker.Notes.NoteBackups(ctx, to, tag, backups)
+}
+
+// deleteBackup deletes a backup in the way of its registry, and leaves its digest: another tag may
+// have it, too.
+func (e *execution) deleteBackup(to reference.Repository, b compare.Backup) error {
+	client := e.mirror.Destination()
+	if !e.worker.Deletions.Alone(to) {
+		return client.DeleteTag(e.work, to, b.Name)
+	}
+	now := func(_ context.Context, send func() error) error { return send() }
+	return deletion.Deleter{Registry: client, Hosts: e.worker.Deletions, During: now}.Tag(e.work, to, b.Name, b.Digest)
 }

@@ -12,6 +12,7 @@ import (
 	"github.com/osism/skopeo-worker/shared/reference"
 	"github.com/osism/skopeo-worker/shared/run"
 	"github.com/osism/skopeo-worker/shared/selection"
+	"github.com/osism/skopeo-worker/worker/deletion"
 	"github.com/osism/skopeo-worker/worker/registrytest"
 )
 
@@ -287,4 +288,37 @@ func TestNoBackupOfWhatCannotBeRead(t *testing.T) {
 	at, err := b.to.Digest(destination, "latest")
 	require.NoError(t, err)
 	require.Equal(t, two, at)
+}
+
+// TestBackupsAtHarbor: an old backup goes alone, although Harbor deletes no tag by the OCI API;
+// another tag of its digest stays.
+func TestBackupsAtHarbor(t *testing.T) {
+	for name, options := range map[string][]registrytest.Option{
+		"Harbor": {registrytest.WithDeletion(registrytest.DeletesLikeHarbor), registrytest.WithHarborAPI(registrytest.BulkAPI{})},
+		"Quay":   {registrytest.WithDeletion(registrytest.DeletesLikeQuay)},
+	} {
+		t.Run(name, func(t *testing.T) {
+			b := newHarnessBetween(t, registrytest.New(t), registrytest.New(t, options...))
+			if b.Deletions = deletion.NewHosts(nil, []string{b.to.Host()}); name == "Quay" {
+				b.Deletions = deletion.NewHosts([]string{b.to.Host()}, nil)
+			}
+			entry := b.entry("")
+			entry.Selection = selection.Selection{Backup: selection.Backup{Template: "{tag}-{digest}", Keep: 1}}.Pointer()
+			var first string
+			for i, version := range []string{"one", "two", "three"} {
+				digest, err := b.from.PushImage(repository, "latest", registrytest.Image{Version: version})
+				require.NoError(t, err)
+				require.Empty(t, b.deliver(t, Delivery{Chunk: b.chunk(entry), Fresh: true}).Left)
+				if i == 0 {
+					first = digest
+					require.NoError(t, b.to.Tag(destination, "by-others", digest))
+				}
+			}
+			tags, err := b.to.Tags(destination)
+			require.NoError(t, err)
+			require.Len(t, tags, 3)
+			require.NotContains(t, tags, "latest-"+reference.MustDigest(first).Hex()[:12])
+			require.NoError(t, b.to.Check(destination, "by-others"))
+		})
+	}
 }

@@ -20,6 +20,7 @@ import (
 	"github.com/osism/skopeo-worker/shared/reference"
 	"github.com/osism/skopeo-worker/shared/run"
 	"github.com/osism/skopeo-worker/worker/comparetest"
+	"github.com/osism/skopeo-worker/worker/deletion"
 	"github.com/osism/skopeo-worker/worker/listing"
 	"github.com/osism/skopeo-worker/worker/meter"
 	"github.com/osism/skopeo-worker/worker/mirror"
@@ -93,6 +94,7 @@ func newHarnessBetween(t *testing.T, from, to *registrytest.Registry) *harness {
 		Concurrency: 4,
 		MaxAttempts: attempts,
 		Backoff:     func(int) time.Duration { return 0 },
+		Deletions:   deletion.NewHosts(nil, nil),
 		Log:         slog.New(slog.DiscardHandler),
 	})
 	require.NoError(t, err)

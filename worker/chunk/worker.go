@@ -17,6 +17,7 @@ import (
 	"github.com/osism/skopeo-worker/shared/reference"
 	"github.com/osism/skopeo-worker/shared/run"
 	"github.com/osism/skopeo-worker/worker/compare"
+	"github.com/osism/skopeo-worker/worker/deletion"
 	"github.com/osism/skopeo-worker/worker/meter"
 	"github.com/osism/skopeo-worker/worker/mirror"
 	"github.com/osism/skopeo-worker/worker/platform"
@@ -104,7 +105,9 @@ type Parts struct {
 	Alone       bool // no other worker takes parts of a chunk
 	// Backoff returns how long an image waits after this many tries.
 	Backoff func(attempt int) time.Duration
-	Log     *slog.Logger
+	// Deletions are the destinations that are known to delete a tag alone.
+	Deletions deletion.Hosts
+	Log       *slog.Logger
 }
 
 // ErrIncomplete is returned by New if a part is missing.
@@ -122,7 +125,7 @@ func New(p Parts) (*Worker, error) {
 	for name, missing := range map[string]bool{
 		"Connect": p.Connect == nil, "Failures": p.Failures == nil, "Notes": p.Notes == nil, "Registries": p.Registries == nil,
 		"Concurrency": p.Concurrency < 1, "MaxAttempts": p.MaxAttempts < 1,
-		"Backoff": p.Backoff == nil, "Log": p.Log == nil,
+		"Backoff": p.Backoff == nil, "Deletions": p.Deletions.IsZero(), "Log": p.Log == nil,
 	} {
 		if missing {
 			return nil, fmt.Errorf("%w: %s", ErrIncomplete, name)

@@ -24,6 +24,7 @@ import (
 	"github.com/osism/skopeo-worker/worker/check"
 	"github.com/osism/skopeo-worker/worker/chunk"
 	"github.com/osism/skopeo-worker/worker/comparetest"
+	"github.com/osism/skopeo-worker/worker/deletion"
 	"github.com/osism/skopeo-worker/worker/listing"
 	"github.com/osism/skopeo-worker/worker/meter"
 	"github.com/osism/skopeo-worker/worker/mirror"
@@ -197,8 +198,9 @@ func (w *world) deliver(t *testing.T, n *notes) (*observed, chunk.Result) {
 			return upstream, m, nil
 		},
 		Failures: n, Notes: n, Registries: n, Concurrency: 4, MaxAttempts: 2, Alone: true,
-		Backoff: func(int) time.Duration { return 0 },
-		Log:     slog.New(slog.DiscardHandler),
+		Backoff:   func(int) time.Duration { return 0 },
+		Deletions: deletion.NewHosts(nil, nil),
+		Log:       slog.New(slog.DiscardHandler),
 	})
 	require.NoError(t, err)
 	o := &observed{}

@@ -19,6 +19,7 @@ import (
 	"github.com/osism/skopeo-worker/shared/run"
 	"github.com/osism/skopeo-worker/shared/subject"
 	"github.com/osism/skopeo-worker/worker/chunk"
+	"github.com/osism/skopeo-worker/worker/deletion"
 	"github.com/osism/skopeo-worker/worker/listing"
 	"github.com/osism/skopeo-worker/worker/metrics"
 	"github.com/osism/skopeo-worker/worker/mirror"
@@ -83,6 +84,7 @@ func (b *harness) consumer(t *testing.T) *Consumer {
 		MaxAttempts: 3,
 		Alone:       b.Embedded(),
 		Backoff:     func(int) time.Duration { return 0 },
+		Deletions:   deletion.NewHosts(nil, nil),
 		Log:         b.log,
 	})
 	require.NoError(t, err)

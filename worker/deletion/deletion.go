@@ -25,6 +25,9 @@ func NewHosts(quay, harbor []string) Hosts {
 	return Hosts{reference.NewHosts(append([]string{quayIO}, quay...)), reference.NewHosts(harbor)}
 }
 
+// IsZero reports whether the hosts were not made by NewHosts.
+func (h Hosts) IsZero() bool { return h.quay == nil }
+
 // Alone reports whether the registry is known to delete a tag alone.
 func (h Hosts) Alone(repository reference.Repository) bool {
 	return h.quay.Has(repository.Registry()) || h.harbor.Has(repository.Registry())

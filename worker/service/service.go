@@ -11,6 +11,7 @@ import (
 	"github.com/osism/skopeo-worker/worker/chunk"
 	"github.com/osism/skopeo-worker/worker/consume"
 	"github.com/osism/skopeo-worker/worker/containers"
+	"github.com/osism/skopeo-worker/worker/deletion"
 	"github.com/osism/skopeo-worker/worker/metrics"
 	"github.com/osism/skopeo-worker/worker/mirror"
 )
@@ -81,6 +82,7 @@ func (s *Service) consumer(ctx context.Context, b *broker.Broker, c Config, r Re
 		MaxAttempts: c.MaxAttempts,
 		Alone:       b.Embedded(),
 		Backoff:     chunk.Backoff,
+		Deletions:   deletion.NewHosts(r.QuayHosts, r.HarborHosts),
 		Log:         log,
 	})
 	if err != nil {
