@@ -53,7 +53,7 @@ func TestPruningPage(t *testing.T) {
 	} {
 		require.Contains(t, text, want)
 	}
-	require.NotContains(t, text, "data-live", "nobody types in a page that changes by itself")
+	require.NotContains(t, text, "data-live", "a page to type in does not change by itself")
 	require.Contains(t, f.pruningPage(served, "?page=2"), "osism/image-0119")
 	require.Contains(t, f.pruningPage(served, "?show=stays"), "registry.example.com/mirror/osism/image-0007:2.0")
 

@@ -23,7 +23,7 @@ const (
 // ErrTaken is returned if another process has begun to carry out a plan meanwhile, or may have.
 var ErrTaken = exit.Unfinished.New("another process carries out this plan")
 
-// Holder is who carries out a plan. Its zero value is nobody.
+// Holder is who carries out a plan. Its zero value holds nothing.
 type Holder struct {
 	Plan        string `json:"plan"` // its ID
 	Destination string `json:"destination"`
@@ -67,7 +67,7 @@ type Lease struct {
 func (s *Store) Take(ctx context.Context, mirror string, h Holder, waiting func(Holder)) (*Lease, error) {
 	l := &Lease{store: s, holder: h}
 	var seen observed
-	for told := false; ; told = true {
+	for called := false; ; called = true {
 		var other Holder
 		asked := time.Now()
 		err := s.updateState(ctx, mirror, func(st *State, revision uint64) bool {
@@ -84,7 +84,7 @@ func (s *Store) Take(ctx context.Context, mirror string, h Holder, waiting func(
 			l.renewed.Store(&asked)
 			break
 		}
-		if !told {
+		if !called {
 			waiting(other)
 		}
 		if err := sleep(ctx); err != nil {
@@ -129,7 +129,7 @@ func Await(ctx context.Context, b *broker.Broker, destination string, waiting fu
 
 func (s *Store) await(ctx context.Context, destination string, waiting func(Holder)) error {
 	seen := map[string]*observed{}
-	for told := false; ; told = true {
+	for called := false; ; called = true {
 		states, err := s.states(ctx)
 		if err != nil {
 			return err
@@ -143,7 +143,7 @@ func (s *Store) await(ctx context.Context, destination string, waiting func(Hold
 				seen[st.Mirror] = &observed{}
 			}
 			if !seen[st.Mirror].ended(st.revision, s.lease) {
-				if free && !told {
+				if free && !called {
 					waiting(st.Executing)
 				}
 				free = false

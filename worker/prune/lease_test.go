@@ -23,7 +23,7 @@ func openStore(t *testing.T, b *broker.Broker) *prune.Store {
 	return store
 }
 
-// take takes the lease of the mirror name "default", which nobody has.
+// take takes the lease of the mirror name "default", which is free.
 func take(t *testing.T, store *prune.Store, plan, process string) *prune.Lease {
 	t.Helper()
 	lease, err := store.Take(t.Context(), "default", prune.Holder{Plan: plan, Destination: "registry.example.com/mirror", By: "me", Process: process}, func(h prune.Holder) {
@@ -145,4 +145,42 @@ func TestBusy(t *testing.T) {
 	done, err := run(s.execution())
 	require.NoError(t, err)
 	require.Equal(t, prune.Outcome{Deleted: 1, Gone: 1}, done)
+}
+
+// TestUnanswered: a registry that has not answered a deletion may still be about to delete, so that
+// runs wait as if the process was killed.
+func TestUnanswered(t *testing.T) {
+	busy := errors.New("a run is under way")
+	s := newSite(t)
+	s.image("old", "old", 31)
+	p := s.plan()
+	store := openStore(t, brokertest.Embedded(t)).EndLeasesAfter(3 * time.Second)
+	lease, err := store.Take(t.Context(), "default", prune.Holder{Plan: p.ID(), Destination: p.Destination, Process: "1"}, nil)
+	require.NoError(t, err)
+	held := make(chan struct{})
+	var arrived atomic.Bool
+	defer close(held)
+	defer s.to.Inject(registrytest.Fault{Match: func(r registrytest.Request) bool {
+		if deletions(r) {
+			arrived.Store(true)
+		}
+		return deletions(r)
+	}, Gate: held})()
+	x := s.execution()
+	x.Busy = func(context.Context) error {
+		if arrived.Load() {
+			return busy
+		}
+		return nil
+	}
+	_, err = x.Run(t.Context(), p, lease)
+	require.ErrorIs(t, err, busy)
+	states, err := store.States(t.Context())
+	require.NoError(t, err)
+	require.Equal(t, "1", states[0].Executing.Process)
+	require.Equal(t, busy.Error(), states[0].Last.Why)
+	require.NoError(t, store.Await(t.Context(), p.Destination))
+	states, err = store.States(t.Context())
+	require.NoError(t, err)
+	require.Zero(t, states[0].Executing)
 }

@@ -25,7 +25,7 @@ var (
 	ErrGone = errors.New("the plan is not at the broker any more; make a new one")
 )
 
-// Review is a plan that is kept at the broker until somebody confirms it, and what became of it.
+// Review is a plan that is kept at the broker until a user confirms it, and what became of it.
 type Review struct {
 	Plan          string    `json:"plan"` // its ID
 	Made          time.Time `json:"made"`
@@ -237,7 +237,7 @@ func (s *Store) read(ctx context.Context, mirror string, r *Review) (p Plan, err
 	return p, nil
 }
 
-// Confirm notes that somebody has confirmed a plan by the number of its tags. It returns ErrStale
+// Confirm notes that a user has confirmed a plan by the number of its tags. It returns ErrStale
 // if the plan is not the one that is kept or is confirmed already, ErrCap if it exceeds its caps,
 // and ErrCount for another number.
 func (s *Store) Confirm(ctx context.Context, mirror, plan string, tags int, by string) error {
