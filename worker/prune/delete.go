@@ -118,17 +118,8 @@ func (d *deleting) tag(ctx context.Context, with deletion.Deleter, t Tag) (gone 
 	if errors.Is(err, registry.ErrNotFound) {
 		return true, nil
 	}
-	if err == nil {
-		var there bool
-		if there, err = d.has(ctx, t); there {
-			err = errStays
-		}
-	}
 	return false, err
 }
-
-// errStays is the reason for a tag that a registry says it has deleted.
-var errStays = fmt.Errorf("%w: the registry says that the tag is deleted, and has it", registry.ErrUnexpected)
 
 // has reports whether a tag is there with its digest. The error is errMoved if it has another.
 func (d *deleting) has(ctx context.Context, t Tag) (bool, error) {

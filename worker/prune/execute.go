@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"maps"
 	"slices"
 
 	"github.com/osism/skopeo-worker/shared/exit"
@@ -113,11 +112,11 @@ func (x *Execution) Repository(ctx context.Context, r Repository) (Outcome, erro
 		return done, fmt.Errorf("the destination could not be read: %w", err)
 	}
 	err = d.delete(ctx)
-	if done.Gone > 0 {
+	if ended := done.Gone + done.Deleted; ended > 0 {
 		if denied := d.denies(ctx); denied != nil {
 			err = cmp.Or(err, denied)
-			done.Failed, done.Gone = done.Failed+done.Gone, 0
-			maps.DeleteFunc(forget, func(_ reference.Tag, digest reference.Digest) bool { return !d.deleted[digest] })
+			done.Failed, done.Gone, done.Deleted = done.Failed+ended, 0, 0
+			clear(forget)
 		}
 	}
 	if forgot := x.Forget(context.WithoutCancel(ctx), r.Repository, forget); err == nil {
