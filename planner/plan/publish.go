@@ -30,6 +30,7 @@ type Publisher struct {
 }
 
 // Publish stores the chunks as schedules of the run, and returns the run as it was stored.
+// Chunks that are due are fired at once.
 // A full plan then supersedes the older plans of the name: their remaining chunks are
 // dropped. If Publish fails, it takes the plan back.
 func (p *Publisher) Publish(ctx context.Context, r run.Run, chunks []Chunk, full bool) (run.Run, error) {
@@ -54,7 +55,11 @@ func (p *Publisher) Publish(ctx context.Context, r run.Run, chunks []Chunk, full
 		}
 	}
 	// A newer plan may have ended this run already.
-	return p.Runs.Update(ctx, r.Name, r.ID, func(r *run.Run) { r.Published = true })
+	r, err = p.Runs.Update(ctx, r.Name, r.ID, func(r *run.Run) { r.Published = true })
+	if err == nil {
+		p.Broker.FireDue(ctx, msgs, first)
+	}
+	return r, err
 }
 
 // publish stores the chunks once nothing is pruned at the destination.

@@ -5,6 +5,7 @@ import (
 	"time"
 
 	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
 	"github.com/stretchr/testify/require"
 
 	"github.com/osism/skopeo-worker/planner/list"
@@ -12,6 +13,7 @@ import (
 	"github.com/osism/skopeo-worker/shared/reference"
 	"github.com/osism/skopeo-worker/shared/run"
 	"github.com/osism/skopeo-worker/shared/selection"
+	"github.com/osism/skopeo-worker/shared/subject"
 )
 
 const name = "site"
@@ -46,4 +48,24 @@ func TestTheFirstPlanPurgesNothing(t *testing.T) {
 	require.Equal(t, 2, publish("r2"), "of the older run, and of what no run is known of")
 	_, err = purges.NextMsg(nats.DefaultTimeout)
 	require.NoError(t, err)
+}
+
+// TestDueChunksAreFiredAtOnce: nats-server waits for 250 ms before it fires what is due.
+func TestDueChunksAreFiredAtOnce(t *testing.T) {
+	b := brokertest.Embedded(t)
+	runs, err := run.Open(t.Context(), b)
+	require.NoError(t, err)
+	p := Publisher{Broker: b, Runs: runs}
+	due := chunks(t)
+	due[0].Due = time.Now()
+	_, err = p.Publish(t.Context(), run.Run{Name: name, ID: "r1", Kind: run.KindPlan, Started: time.Now()}, due, true)
+	require.NoError(t, err)
+	for root, left := range map[string]int{subject.Plan: 1, subject.Chunk: 1} {
+		info, err := b.Stream.Info(t.Context(), jetstream.WithSubjectFilter(root+".>"))
+		require.NoError(t, err)
+		require.Len(t, info.State.Subjects, left, root)
+	}
+	m, err := b.Consumer.Next(jetstream.FetchMaxWait(time.Minute))
+	require.NoError(t, err)
+	require.Equal(t, due[0].address(name, "r1", 0).Under(subject.Chunk), m.Subject())
 }

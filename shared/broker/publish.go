@@ -75,9 +75,29 @@ func (b *Broker) Fire(ctx context.Context, schedule *jetstream.RawStreamMsg) err
 	m.Header.Set(jetstream.ExpectedLastSubjSeqSubjHeader, schedule.Subject)
 	m.Data = schedule.Data
 	if _, err := b.JS.PublishMsg(ctx, m); err != nil {
-		return fmt.Errorf("firing the overdue %s: %w", schedule.Subject, b.unstored(ctx, err))
+		return fmt.Errorf("firing %s: %w", schedule.Subject, b.unstored(ctx, err))
 	}
 	return nil
+}
+
+// fireFor is how long due schedules are fired by hand after they were published: nats-server
+// does so itself 250 ms after the first one (scheduler.go, resetTimer).
+const fireFor = 200 * time.Millisecond
+
+// FireDue fires those of the messages that are due, the first ones first. They are those of
+// PublishAll, which has returned the sequence of the first. It stops when the server is about
+// to fire the rest. Whatever fails is fired by the server, too.
+func (b *Broker) FireDue(ctx context.Context, msgs []*nats.Msg, first uint64) {
+	began := time.Now()
+	for i, m := range msgs[:min(len(msgs), maxBatch)] { // the sequences of a batch follow each other
+		if due, _, ok := Due(m.Header); !ok || due.After(began) {
+			continue
+		}
+		err := b.Fire(ctx, &jetstream.RawStreamMsg{Subject: m.Subject, Sequence: first + uint64(i), Header: m.Header, Data: m.Data})
+		if err != nil || time.Since(began) > fireFor {
+			return
+		}
+	}
 }
 
 // unstored returns an error as ErrFull or ErrConflict, if it is one.

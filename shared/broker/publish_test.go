@@ -48,6 +48,26 @@ func TestScheduleFires(t *testing.T) {
 	require.Zero(t, messages(t, b, subject.Later))
 }
 
+// TestFireDue: what is due is fired once, and nothing else.
+func TestFireDue(t *testing.T) {
+	b := brokertest.Embedded(t)
+	msgs := []*nats.Msg{
+		broker.Scheduled(subject.Plan, address(1), time.Now().Add(time.Hour), []byte("later")),
+		broker.Scheduled(subject.Plan, address(2), time.Now(), []byte("due")),
+	}
+	first, err := b.PublishAll(t.Context(), msgs)
+	require.NoError(t, err)
+	for range 2 {
+		b.FireDue(t.Context(), msgs, first)
+		require.Equal(t, 1, messages(t, b, subject.Chunk))
+		require.Equal(t, 1, messages(t, b, subject.Plan))
+	}
+	got, err := b.Consumer.Next(jetstream.FetchMaxWait(patience))
+	require.NoError(t, err)
+	require.Equal(t, "due", string(got.Data()))
+	require.Equal(t, address(2).Under(subject.Chunk), got.Subject())
+}
+
 func TestDue(t *testing.T) {
 	due := time.Date(2026, 1, 2, 3, 4, 5, 678901234, time.FixedZone("elsewhere", 3600))
 	got, target, ok := broker.Due(broker.Scheduled(subject.Plan, address(1), due, nil).Header)
