@@ -2,19 +2,24 @@ package compare_test
 
 import (
 	"cmp"
+	"context"
 	"errors"
 	"fmt"
 	"math/rand/v2"
+	"strings"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/require"
 
 	"github.com/osism/skopeo-worker/shared/message"
 	"github.com/osism/skopeo-worker/shared/reference"
 	"github.com/osism/skopeo-worker/shared/selection"
+	"github.com/osism/skopeo-worker/worker/compare"
 	"github.com/osism/skopeo-worker/worker/mirror"
 	"github.com/osism/skopeo-worker/worker/mirrortest"
 	"github.com/osism/skopeo-worker/worker/platform"
+	"github.com/osism/skopeo-worker/worker/policy"
 	"github.com/osism/skopeo-worker/worker/registry"
 	"github.com/osism/skopeo-worker/worker/registrytest"
 )
@@ -35,15 +40,23 @@ type world struct {
 	versions int
 	lacking  bool // some images may have no wanted platform
 	fixed    bool // some tags are immutable
+	seen     map[reference.Repository]map[reference.Tag]compare.Sighting
 
 	accompanied bool // some have signatures or referrers
+	distrusting bool // a policy rejects some digests
 }
 
 func newWorld(t *testing.T, seed uint64, s *site) *world {
-	w := &world{Rand: rand.New(rand.NewPCG(seed, 0)), site: s, t: t, name: fmt.Sprintf("w%d", seed)}
+	w := &world{
+		Rand: rand.New(rand.NewPCG(seed, 0)), site: s, t: t, name: fmt.Sprintf("w%d", seed),
+		seen: map[reference.Repository]map[reference.Tag]compare.Sighting{},
+	}
 	for i := range 1 + w.IntN(2) {
 		w.repository(fmt.Sprintf("%s/r%d", w.name, i))
 	}
+	// What a policy rejects with an image, and whether an image that it rejects is wanted at all, is
+	// known only after a pull.
+	w.distrusting = !w.accompanied && !w.lacking && !w.fixed && w.chance(8)
 	return w
 }
 
@@ -172,20 +185,25 @@ func (w *world) list(name string, tags, digests []string) {
 	}
 	w.fixed = w.fixed || len(contents.Immutable) > 0
 	w.lacking = w.lacking || len(contents.Platforms) > 0
+	contents.Backup = one(w, selection.Backup{}, selection.Backup{Template: "{tag}-{digest}", Keep: 2})
+	contents.MinAge = selection.Age(one(w, 0, 0, 0, 24*time.Hour))
+	newer := selection.Age(one(w, 0, 0, 0, 36*time.Hour))
 	entry := message.Repository{
 		Source: reference.MustRepository(w.from.Host() + "/" + name), Destination: reference.MustRepository(w.to.Host() + "/" + name),
 	}
 	add := func(s selection.Selection, pin func(*message.Repository)) {
 		r := entry
 		s.Platforms, s.WithoutAttestations, s.Referrers, s.Immutable = contents.Platforms, contents.WithoutAttestations, contents.Referrers, contents.Immutable
+		s.MinAge, s.Backup = contents.MinAge, contents.Backup
 		r.Selection = s.Pointer()
 		pin(&r)
 		w.entries = append(w.entries, r)
 	}
+	w.sight(name, entry.Source, tags, contents.MinAge == 0)
 	none := func(*message.Repository) {}
 	switch w.IntN(6) {
 	case 0, 1:
-		add(selection.Selection{}, none)
+		add(selection.Selection{NewerThan: newer, MinTags: one(w, 0, 1)}, none)
 	case 2:
 		add(selection.Selection{Include: []string{one(w, "0", "1", ".*1")}}, none)
 		add(selection.Selection{Limit: 1 + w.IntN(3)}, none)
@@ -200,4 +218,34 @@ func (w *world) list(name string, tags, digests []string) {
 			add(selection.Selection{}, func(r *message.Repository) { r.Digest = reference.MustDigest(one(w, digests...)) })
 		}
 	}
+}
+
+// sight gives some tags an age, as earlier runs have noted it. Some may have moved since. (With a
+// minimum age, those take a place in a limit until a run has noticed it.)
+func (w *world) sight(name string, source reference.Repository, tags []string, moved bool) {
+	w.seen[source] = map[reference.Tag]compare.Sighting{}
+	for _, tag := range tags {
+		digest, err := w.from.Digest(name, tag)
+		require.NoError(w.t, err)
+		if moved && w.chance(2) {
+			digest = "sha256:" + strings.Repeat("0", 64)
+		}
+		if w.chance(7) {
+			w.seen[source][reference.MustTag(tag)] = compare.Sighting{Digest: reference.MustDigest(digest), Since: time.Now().Add(-one(w, time.Hour, 30*time.Hour, 48*time.Hour))}
+		}
+	}
+}
+
+// distrust is a policy that rejects a third of all digests.
+type distrust struct{}
+
+// Verify implements mirror.Trust.
+func (distrust) Verify(_ context.Context, _ reference.Repository, digest reference.Digest, tags []reference.Tag, _ func(context.Context) (registry.Manifest, error)) (pulls int, errs []error) {
+	errs = make([]error, len(tags))
+	if digest.Hex()[0] < '6' {
+		for i := range errs {
+			errs[i] = policy.ErrRejected
+		}
+	}
+	return 0, errs
 }
