@@ -30,7 +30,7 @@ const (
 	// backwards.
 	staleAfter = 5 * time.Minute
 	// requests bounds the small requests of a chunk that are under way at once.
-	requests = 16
+	requests = 32
 	// maxPause is how long a chunk is held while images wait for their next try.
 	// What has to wait longer is snoozed.
 	maxPause = 5 * time.Second
