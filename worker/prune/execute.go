@@ -89,6 +89,11 @@ func (x *Execution) Repository(ctx context.Context, r Repository) (Outcome, erro
 		}
 		switch at, there := c.tags[t.Tag]; {
 		case !there:
+			if c.empty[t.Tag] { // a registry may deny a tag once
+				if _, err := x.Registry.Find(ctx, r.Repository, t.Tag); !errors.Is(err, registry.ErrNotFound) {
+					return done, fmt.Errorf("%s:%s: %w", r.Repository, t.Tag, cmp.Or(err, errAgain))
+				}
+			}
 			done.Gone++
 			x.Log.Info("gone before", "image", r.Repository.String()+":"+t.Tag.String(), "digest", t.Digest.String())
 			if !c.empty[t.Tag] || x.untag(ctx, r.Repository, t.Tag) {
@@ -172,16 +177,14 @@ func (x *Execution) still(ctx context.Context, r Repository, skip func(reference
 	return dropped, nil
 }
 
+// errAgain is the reason for a tag that was listed without a manifest just before.
+var errAgain = errors.New("the registry has a manifest of the tag again")
+
 // untag removes a tag that has no manifest, as distribution leaves it if a deletion is cut off. It
 // reports whether the tag is gone. If not, its record stays, so that the tag, which cannot be
 // read, does not keep the others of the repository from being pruned.
 func (x *Execution) untag(ctx context.Context, repository reference.Repository, tag reference.Tag) bool {
-	_, err := x.Registry.Find(ctx, repository, tag)
-	if errors.Is(err, registry.ErrNotFound) {
-		err = x.lease.during(ctx, func() error { return x.Registry.DeleteTag(ctx, repository, tag) })
-	} else if err == nil {
-		err = errors.New("it has a manifest again")
-	}
+	err := x.lease.during(ctx, func() error { return x.Registry.DeleteTag(ctx, repository, tag) })
 	if err == nil || errors.Is(err, registry.ErrNotFound) {
 		return true
 	}
