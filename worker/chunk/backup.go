@@ -1,6 +1,7 @@
 package chunk
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -118,13 +119,33 @@ func (e *execution) expireBackups(ctx context.Context, j *compare.Job, image mes
 	return e.worker.Notes.NoteBackups(ctx, to, tag, backups)
 }
 
-// deleteBackup deletes a backup in the way of its registry, and leaves its digest: another tag may
-// have it, too.
+// deleteBackup deletes a backup in the way of its registry, and leaves its digest. If the
+// registry is not known to delete a tag alone, it might delete the digest with all of its tags,
+// so a backup whose digest has another tag stays. It takes no room.
 func (e *execution) deleteBackup(to reference.Repository, b compare.Backup) error {
 	client := e.mirror.Destination()
 	if !e.worker.Deletions.Alone(to) {
+		if shares, err := e.hasOtherTag(to, b); err != nil || !shares.IsZero() {
+			return cmp.Or(err, fmt.Errorf("%w: %s has its digest, too", deletion.ErrTogether, shares))
+		}
 		return client.DeleteTag(e.work, to, b.Name)
 	}
 	now := func(_ context.Context, send func() error) error { return send() }
 	return deletion.Deleter{Registry: client, Hosts: e.worker.Deletions, During: now}.Tag(e.work, to, b.Name, b.Digest)
+}
+
+// hasOtherTag returns another tag with the digest of a backup, zero if there is none.
+func (e *execution) hasOtherTag(to reference.Repository, b compare.Backup) (reference.Tag, error) {
+	for tag, err := range e.mirror.Destination().Tags(e.work, to) {
+		if err != nil {
+			return reference.Tag{}, err
+		}
+		if tag == b.Name {
+			continue
+		}
+		if at, err := e.mirror.Tagged(e.work, to, tag); err != nil || at == b.Digest {
+			return tag, err
+		}
+	}
+	return reference.Tag{}, nil
 }

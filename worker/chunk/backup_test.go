@@ -322,3 +322,30 @@ func TestBackupsAtHarbor(t *testing.T) {
 		})
 	}
 }
+
+// TestBackupsThatShareADigest: where the last tag of a digest might go with any other, a backup
+// stays as long as something else has its digest.
+func TestBackupsThatShareADigest(t *testing.T) {
+	b := newHarnessBetween(t, registrytest.New(t), registrytest.New(t, registrytest.WithDeletion(registrytest.DeletesTogether)))
+	entry := b.entry("")
+	entry.Selection = selection.Selection{Backup: selection.Backup{Template: "{tag}-{digest}", Keep: 1}}.Pointer()
+	for i, version := range []string{"one", "two", "three", "four"} {
+		digest, err := b.from.PushImage(repository, "latest", registrytest.Image{Version: version})
+		require.NoError(t, err)
+		require.Empty(t, b.deliver(t, Delivery{Chunk: b.chunk(entry), Fresh: true}).Left)
+		if i == 0 {
+			require.NoError(t, b.to.Tag(destination, "by-others", digest))
+		}
+	}
+	require.NoError(t, b.to.Check(destination, "by-others"))
+	tags, err := b.to.Tags(destination)
+	require.NoError(t, err)
+	require.Len(t, tags, 5, "%v", tags)
+	require.NoError(t, b.to.Untag(destination, "by-others"))
+	_, err = b.from.PushImage(repository, "latest", registrytest.Image{Version: "five"})
+	require.NoError(t, err)
+	require.Empty(t, b.deliver(t, Delivery{Chunk: b.chunk(entry), Fresh: true}).Left)
+	tags, err = b.to.Tags(destination)
+	require.NoError(t, err)
+	require.Len(t, tags, 2, "%v", tags)
+}
