@@ -46,6 +46,7 @@ func TestImmutable(t *testing.T) {
 	require.Equal(t, run.Tally{Total: 2, Unchanged: 2}, deliver())
 	require.Equal(t, 1, b.from.Count(heads), "only latest is looked up")
 	require.Equal(t, 1, b.to.Count(manifests), "only latest is compared")
+	require.Equal(t, 1, b.to.Count(lists))
 
 	second := push("1.0", "evil")
 	push("latest", "evil")
@@ -108,6 +109,28 @@ func TestImmutableIsLost(t *testing.T) {
 	require.Equal(t, second, b.changes[0].Refused.String())
 	_, err = b.to.Digest(destination, "1.0")
 	require.ErrorIs(t, err, registrytest.ErrNotFound)
+}
+
+// TestImmutableAtAnEmptyDestination: a destination that was emptied gets all tags again, at once.
+func TestImmutableAtAnEmptyDestination(t *testing.T) {
+	b := newHarness(t)
+	b.push(t, "1.0", "2.0")
+	deliver := func() run.Tally {
+		t.Helper()
+		require.Empty(t, b.deliver(t, Delivery{Chunk: b.chunk(b.releases()), Fresh: true}).Left)
+		return b.images
+	}
+	require.Equal(t, run.Tally{Total: 2, Copied: 2}, deliver())
+	require.NoError(t, b.to.Untag(destination, "2.0"))
+	require.Equal(t, run.Tally{Total: 2, Tagged: 1, Unchanged: 1}, deliver())
+	require.NoError(t, b.to.Untag(destination, "1.0"))
+	require.NoError(t, b.to.Untag(destination, "2.0"))
+	require.Equal(t, run.Tally{Total: 2, Copied: 2}, deliver())
+	b.mirrored(t, "1.0", "2.0")
+
+	b.to.Inject(registrytest.Fault{Match: lists, Status: 500})
+	require.Equal(t, run.Tally{Total: 2, Unchanged: 2}, deliver(), "then each is asked for")
+	require.NotZero(t, b.to.Count(heads))
 }
 
 // TestImmutableRace: what another worker has put between the comparison and the copy stays.

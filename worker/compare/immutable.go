@@ -20,7 +20,7 @@ type Held struct {
 	From   reference.Repository // the source
 	Source reference.Digest     // that was mirrored
 	At     reference.Digest     // that it has at the destination
-	// Fresh says that the destination need not be asked whether it still has it.
+	// Fresh says that nobody need be asked for it, as long as the destination lists the tag.
 	Fresh bool
 }
 
@@ -34,8 +34,8 @@ type Backup struct {
 type immutables struct {
 	mu       sync.Mutex
 	matchers map[Entry]*selection.Matcher
-	known    map[reference.Repository]map[reference.Tag]Held // by destination
-	seen     map[reference.Repository]map[reference.Tag]Held // since the Comparer was made
+	known    map[reference.Repository]func() (map[reference.Tag]Held, error) // by destination
+	seen     map[reference.Repository]map[reference.Tag]Held                 // since the Comparer was made
 }
 
 // IsImmutable reports whether the tag of an image is never replaced.
@@ -56,19 +56,40 @@ func (c *Comparer) IsImmutable(r message.Repository, i message.Image) bool {
 	return m.Immutable(DestinationTag(i).String())
 }
 
-// heldAt returns what a destination has under immutable tags. It is asked for once.
-func (c *Comparer) heldAt(ctx context.Context, destination reference.Repository) (map[reference.Tag]Held, error) {
+// heldAt returns what the destination of an entry has under immutable tags. It is asked for
+// once, and the destination for the names of its tags: it may have lost them.
+func (c *Comparer) heldAt(ctx context.Context, r message.Repository) (map[reference.Tag]Held, error) {
 	c.immutables.mu.Lock()
-	defer c.immutables.mu.Unlock()
-	known, ok := c.immutables.known[destination]
-	if !ok {
-		var err error
-		if known, err = c.Held(ctx, destination); err != nil {
-			return nil, err
-		}
-		set(&c.immutables.known, destination, known)
+	known := c.immutables.known[r.Destination]
+	if known == nil {
+		known = sync.OnceValues(func() (map[reference.Tag]Held, error) {
+			held, err := c.Held(ctx, r.Destination)
+			if err == nil {
+				c.refresh(ctx, r, held)
+			}
+			return held, err
+		})
+		set(&c.immutables.known, r.Destination, known)
 	}
-	return known, nil
+	c.immutables.mu.Unlock()
+	return known()
+}
+
+// refresh makes those tags stale that the destination does not list. They are looked up then,
+// as are all of them if it cannot be asked.
+func (c *Comparer) refresh(ctx context.Context, r message.Repository, held map[reference.Tag]Held) {
+	if len(held) == 0 {
+		return
+	}
+	var listed map[reference.Tag]bool
+	err := c.Asker.Ask(ctx, r, r.Destination, func() (err error) {
+		listed, err = c.Mirror.Tags(ctx, r.Destination)
+		return err
+	})
+	for tag, h := range held {
+		h.Fresh = h.Fresh && err == nil && listed[tag]
+		held[tag] = h
+	}
 }
 
 // fixed returns the digests of tags of which the source need not be asked, because the
@@ -77,7 +98,7 @@ func (c *Comparer) fixed(ctx context.Context, r message.Repository) (map[referen
 	if len(r.Selection.Immutable) == 0 {
 		return nil, nil
 	}
-	held, err := c.heldAt(ctx, r.Destination)
+	held, err := c.heldAt(ctx, r)
 	digests := map[reference.Tag]reference.Digest{}
 	for tag, h := range held {
 		if h.Fresh && h.From == r.Source && c.IsImmutable(r, message.Image{Tag: tag}) {
@@ -113,7 +134,7 @@ func (c *Comparer) hold(ctx context.Context, wishes []wish) (others []wish, sett
 			others = append(others, w)
 			continue
 		}
-		held, err := c.heldAt(ctx, w.entry.Destination)
+		held, err := c.heldAt(ctx, w.entry)
 		if err != nil {
 			return nil, nil, err
 		}

@@ -65,6 +65,23 @@ func (m *Mirror) Empty(ctx context.Context, destination reference.Repository) (b
 	return true, nil
 }
 
+// Tags returns the names of a destination's tags. If there is no such repository, it has none.
+func (m *Mirror) Tags(ctx context.Context, destination reference.Repository) (map[reference.Tag]bool, error) {
+	tags := map[reference.Tag]bool{}
+	for tag, err := range m.destination.Tags(ctx, destination) {
+		switch {
+		case registry.Absent(err):
+			return nil, nil
+		case errors.Is(err, reference.ErrInvalidTag): // it is not ours
+			continue
+		case err != nil:
+			return nil, err
+		}
+		tags[tag] = true
+	}
+	return tags, nil
+}
+
 // copied returns a manifest that was copied to the destination, or is about to be put there
 // under its first tag. If the destination does not have it, that says nothing about the
 // source's digest, so the error does not wrap the registry's.
