@@ -1,6 +1,7 @@
 package prune
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -23,6 +24,47 @@ type deleting struct {
 	done    *Outcome
 	forget  map[reference.Tag]reference.Digest
 	deleted map[reference.Digest]bool
+}
+
+// choose finds the tags that go, and those that are gone.
+func (d *deleting) choose(ctx context.Context, dropped map[reference.Tag]bool, kept keeping) error {
+	for _, t := range d.at.Tags {
+		if t.Of.IsZero() && !dropped[t.Tag] {
+			continue
+		}
+		if !d.at.accompanies(t) {
+			d.skip(t.Tag, "the plan does not delete the image that it belongs to")
+			continue
+		}
+		switch at, there := d.tags[t.Tag]; {
+		case !there:
+			if err := d.isGone(ctx, t); err != nil {
+				return err
+			}
+		case kept.why(t.Tag) != "":
+			d.skip(t.Tag, kept.why(t.Tag))
+		case at != t.Digest:
+			d.skip(t.Tag, fmt.Sprintf("it has moved to %s", at))
+		default:
+			d.going[t.Tag] = true
+		}
+	}
+	return nil
+}
+
+// isGone notes a tag that is gone. A registry may deny a tag once that it lists.
+func (d *deleting) isGone(ctx context.Context, t Tag) error {
+	if d.empty[t.Tag] {
+		if _, err := d.Registry.Find(ctx, d.at.Repository, t.Tag); !errors.Is(err, registry.ErrNotFound) {
+			return fmt.Errorf("%s:%s: %w", d.at.Repository, t.Tag, cmp.Or(err, errAgain))
+		}
+	}
+	d.done.Gone++
+	d.Log.Info("gone before", "image", d.at.Repository.String()+":"+t.Tag.String(), "digest", t.Digest.String())
+	if !d.empty[t.Tag] || d.untag(ctx, d.at.Repository, t.Tag) {
+		d.forget[t.Tag] = t.Digest
+	}
+	return nil
 }
 
 // delete deletes the tags that go, and then the manifests that have none. What is around a
@@ -134,16 +176,20 @@ func (d *deleting) has(ctx context.Context, t Tag) (bool, error) {
 }
 
 // denies returns an error if the registry does not have a tag that stays: it may have lost its
-// storage, or another one answers, and then nothing was deleted that it does not have.
+// storage, or another one answers. Then what is gone counts as failed, and nothing is forgotten.
 func (d *deleting) denies(ctx context.Context) error {
+	ended := d.done.Gone + d.done.Deleted
 	for tag := range d.tags {
-		if d.going[tag] {
+		if d.going[tag] || ended == 0 {
 			continue
 		}
-		if _, err := d.Registry.Find(ctx, d.at.Repository, tag); err != nil {
-			return fmt.Errorf("what is gone cannot be believed: %w", err)
+		_, err := d.Registry.Find(ctx, d.at.Repository, tag)
+		if err != nil {
+			err = fmt.Errorf("what is gone cannot be believed: %w", err)
+			d.done.Failed, d.done.Gone, d.done.Deleted = d.done.Failed+ended, 0, 0
+			clear(d.forget)
 		}
-		return nil
+		return err
 	}
 	return nil
 }

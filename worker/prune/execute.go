@@ -74,57 +74,27 @@ func (x *Execution) Repository(ctx context.Context, r Repository) (Outcome, erro
 	if err != nil {
 		return done, fmt.Errorf("the destination could not be read: %w", err)
 	}
-	going, forget := map[reference.Tag]bool{}, map[reference.Tag]reference.Digest{}
 	kept, err := x.keeping(r.Repository)
 	if err != nil {
 		return done, err
 	}
-	for _, t := range r.Tags {
-		if t.Of.IsZero() && !dropped[t.Tag] {
-			continue
-		}
-		if !r.accompanies(t) {
-			skip(t.Tag, "the plan does not delete the image that it belongs to")
-			continue
-		}
-		switch at, there := c.tags[t.Tag]; {
-		case !there:
-			if c.empty[t.Tag] { // a registry may deny a tag once
-				if _, err := x.Registry.Find(ctx, r.Repository, t.Tag); !errors.Is(err, registry.ErrNotFound) {
-					return done, fmt.Errorf("%s:%s: %w", r.Repository, t.Tag, cmp.Or(err, errAgain))
-				}
-			}
-			done.Gone++
-			x.Log.Info("gone before", "image", r.Repository.String()+":"+t.Tag.String(), "digest", t.Digest.String())
-			if !c.empty[t.Tag] || x.untag(ctx, r.Repository, t.Tag) {
-				forget[t.Tag] = t.Digest
-			}
-		case kept.why(t.Tag) != "":
-			skip(t.Tag, kept.why(t.Tag))
-		case at != t.Digest:
-			skip(t.Tag, fmt.Sprintf("it has moved to %s", at))
-		default:
-			going[t.Tag] = true
-		}
+	d := deleting{
+		Execution: x, at: r, contents: c, going: map[reference.Tag]bool{}, skip: skip, done: &done,
+		forget: map[reference.Tag]reference.Digest{}, deleted: map[reference.Digest]bool{},
+	}
+	if err := d.choose(ctx, dropped, kept); err != nil {
+		return done, err
 	}
 	// What a tag had that does not go stays whole, even if it has no tag any more.
-	earlier = slices.DeleteFunc(earlier, func(digest reference.Digest) bool {
-		return slices.ContainsFunc(r.Tags, func(t Tag) bool { return going[t.Tag] && !t.Alone && t.Digest == digest })
+	d.earlier = slices.DeleteFunc(earlier, func(digest reference.Digest) bool {
+		return slices.ContainsFunc(r.Tags, func(t Tag) bool { return d.going[t.Tag] && !t.Alone && t.Digest == digest })
 	})
-	d := deleting{Execution: x, at: r, contents: c, going: going, earlier: earlier, skip: skip, done: &done, forget: forget, deleted: map[reference.Digest]bool{}}
-	d.needed = c.settle(going, earlier, x.Hosts.Alone(r.Repository), skip)
-	if d.at.Manifests, err = c.untagged(ctx, r.Manifests, going, d.needed, done.Skipped > 0 || done.Gone == 0); err != nil {
+	d.needed = c.settle(d.going, d.earlier, x.Hosts.Alone(r.Repository), skip)
+	if d.at.Manifests, err = c.untagged(ctx, r.Manifests, d.going, d.needed, done.Skipped > 0 || done.Gone == 0); err != nil {
 		return done, fmt.Errorf("the destination could not be read: %w", err)
 	}
-	err = d.delete(ctx)
-	if ended := done.Gone + done.Deleted; ended > 0 {
-		if denied := d.denies(ctx); denied != nil {
-			err = cmp.Or(err, denied)
-			done.Failed, done.Gone, done.Deleted = done.Failed+ended, 0, 0
-			clear(forget)
-		}
-	}
-	if forgot := x.Forget(context.WithoutCancel(ctx), r.Repository, forget); err == nil {
+	err = cmp.Or(d.delete(ctx), d.denies(ctx))
+	if forgot := x.Forget(context.WithoutCancel(ctx), r.Repository, d.forget); err == nil {
 		err = forgot
 	}
 	return done, err

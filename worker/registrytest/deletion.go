@@ -53,7 +53,7 @@ func WithDeletion(d Deletion, immutable ...string) Option {
 
 // serveDeletion answers the deletion of a manifest or tag. It returns false for those that the
 // registry's own implementation answers.
-func (r *Registry) serveDeletion(w http.ResponseWriter, req *http.Request, request Request) bool {
+func (r *Registry) serveDeletion(w http.ResponseWriter, request Request) bool {
 	if request.Method != http.MethodDelete || r.settings.deletion == 0 || !strings.Contains(request.Path, "/manifests/") {
 		return false
 	}
