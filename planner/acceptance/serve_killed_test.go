@@ -45,8 +45,8 @@ func TestServeKilledInRepublish(t *testing.T) {
 	s = s.with("MIRROR_SCHEDULE", never, "CHUNK_SIZE", "0")
 	serve, page := s.serve()
 	require.Eventually(t, func() bool { return strings.Contains(get(t, page), "failing") }, patience, tick)
-	require.Len(t, s.failed(), repositories)
 	planned := s.status().Run
+	require.Eventually(t, func() bool { return len(s.failed()) == repositories && s.status().Chunks.Done == 1 }, patience, tick)
 	for _, name := range names {
 		s.push(name, "1")
 	}
