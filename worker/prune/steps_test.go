@@ -15,7 +15,7 @@ import (
 )
 
 var (
-	steps     = flag.Int("steps", 60, "how many steps of TestEveryStep go wrong; 0: all of them")
+	steps     = flag.Int("steps", 40, "how many steps of TestEveryStep go wrong; 0: all of them")
 	stepsSeed = flag.Uint64("steps.seed", 0, "which ones; 0: others each time")
 )
 

@@ -16,7 +16,7 @@ import (
 )
 
 var (
-	steps     = flag.Int("steps", 12, "how many steps of TestEveryStep go wrong; 0: all of them")
+	steps     = flag.Int("steps", 8, "how many steps of TestEveryStep go wrong; 0: all of them")
 	stepsSeed = flag.Uint64("steps.seed", 0, "which ones; 0: others each time")
 )
 
