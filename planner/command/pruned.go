@@ -57,6 +57,9 @@ func (p *pruneFlags) execute(cmd *cobra.Command) error {
 		}
 	}
 	display.Pruned(out, done)
+	if errors.Is(err, prune.ErrAway) {
+		err = fmt.Errorf("%w; execute the plan again to continue", err)
+	}
 	return err
 }
 

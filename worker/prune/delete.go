@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 
 	"github.com/osism/skopeo-worker/shared/reference"
@@ -54,14 +55,19 @@ func (d *deleting) choose(ctx context.Context, dropped map[reference.Tag]bool, k
 
 // isGone notes a tag that is gone. A registry may deny a tag once that it lists.
 func (d *deleting) isGone(ctx context.Context, t Tag) error {
+	forget := true
 	if d.empty[t.Tag] {
-		if _, err := d.Registry.Find(ctx, d.at.Repository, t.Tag); !errors.Is(err, registry.ErrNotFound) {
+		_, err := d.Registry.Find(ctx, d.at.Repository, t.Tag)
+		if !errors.Is(err, registry.ErrNotFound) {
 			return fmt.Errorf("%s:%s: %w", d.at.Repository, t.Tag, cmp.Or(err, errAgain))
+		}
+		if forget, err = d.untag(ctx, d.at.Repository, t.Tag); err != nil {
+			return err
 		}
 	}
 	d.done.Gone++
 	d.Log.Info("gone before", "image", d.at.Repository.String()+":"+t.Tag.String(), "digest", t.Digest.String())
-	if !d.empty[t.Tag] || d.untag(ctx, d.at.Repository, t.Tag) {
+	if forget {
 		d.forget[t.Tag] = t.Digest
 	}
 	return nil
@@ -175,19 +181,23 @@ func (d *deleting) has(ctx context.Context, t Tag) (bool, error) {
 	return err == nil, err
 }
 
-// denies returns an error if the registry does not have a tag that stays: it may have lost its
-// storage, or another one answers. Then what is gone counts as failed, and nothing is forgotten.
-func (d *deleting) denies(ctx context.Context) error {
+// doubt asks for a tag that stays. If the registry does not have it, it may have lost its
+// storage, or another one answers: then what is gone counts as failed, and nothing is forgotten.
+// If it does not answer, what it denied before is not forgotten.
+func (d *deleting) doubt(ctx context.Context) error {
 	ended := d.done.Gone + d.done.Deleted
 	for tag := range d.tags {
 		if d.going[tag] || ended == 0 {
 			continue
 		}
 		_, err := d.Registry.Find(ctx, d.at.Repository, tag)
-		if err != nil {
+		switch {
+		case errors.Is(err, registry.ErrNotFound):
 			err = fmt.Errorf("what is gone cannot be believed: %w", err)
 			d.done.Failed, d.done.Gone, d.done.Deleted = d.done.Failed+ended, 0, 0
 			clear(d.forget)
+		case err != nil:
+			maps.DeleteFunc(d.forget, func(_ reference.Tag, digest reference.Digest) bool { return !d.deleted[digest] })
 		}
 		return err
 	}

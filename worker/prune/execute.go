@@ -93,7 +93,7 @@ func (x *Execution) Repository(ctx context.Context, r Repository) (Outcome, erro
 	if d.at.Manifests, err = c.untagged(ctx, r.Manifests, d.going, d.needed, done.Skipped > 0 || done.Gone == 0); err != nil {
 		return done, fmt.Errorf("the destination could not be read: %w", err)
 	}
-	err = cmp.Or(d.delete(ctx), d.denies(ctx))
+	err = cmp.Or(d.delete(ctx), d.doubt(ctx))
 	if forgot := x.Forget(context.WithoutCancel(ctx), r.Repository, d.forget); err == nil {
 		err = forgot
 	}
@@ -151,13 +151,16 @@ func (x *Execution) still(ctx context.Context, r Repository, skip func(reference
 var errAgain = errors.New("the registry has a manifest of the tag again")
 
 // untag removes a tag that has no manifest, as distribution leaves it if a deletion is cut off. It
-// reports whether the tag is gone. If not, its record stays, so that the tag, which cannot be
-// read, does not keep the others of the repository from being pruned.
-func (x *Execution) untag(ctx context.Context, repository reference.Repository, tag reference.Tag) bool {
-	err := x.lease.during(ctx, func() error { return x.Registry.DeleteTag(ctx, repository, tag) })
-	if err == nil || errors.Is(err, registry.ErrNotFound) {
-		return true
+// reports whether the tag is gone. If the registry refuses, the record of the tag stays, so that
+// the tag, which cannot be read, does not keep the others of the repository from being pruned.
+func (x *Execution) untag(ctx context.Context, repository reference.Repository, tag reference.Tag) (gone bool, err error) {
+	err = x.lease.during(ctx, func() error { return x.Registry.DeleteTag(ctx, repository, tag) })
+	switch {
+	case err == nil, errors.Is(err, registry.ErrNotFound):
+		return true, nil
+	case errors.Is(err, ErrTaken), away(err) != "":
+		return false, err
 	}
 	x.Log.Warn("a tag without a manifest stays", "image", repository.String()+":"+tag.String(), "error", err)
-	return false
+	return false, nil
 }

@@ -153,7 +153,7 @@ func TestUndeletable(t *testing.T) {
 		"400":           {registrytest.Fault{Status: 400, Body: `{"errors":[{"code":"UNSUPPORTED","message":"unsupported"}]}`}, "does not delete manifests"},
 		"no permission": {registrytest.Fault{Status: 403, Body: `{"errors":[{"code":"DENIED","message":"denied"}]}`}, "the permission to delete"},
 		"no login":      {registrytest.Fault{Status: 401}, "the permission to delete"},
-		"away":          {registrytest.Fault{Status: 503}, "unavailable"},
+		"broken":        {registrytest.Fault{Status: 500}, "unavailable"},
 		"a lie":         {registrytest.Fault{Status: 202}, "still has it"},
 	} {
 		t.Run(name, func(t *testing.T) {

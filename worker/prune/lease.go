@@ -87,7 +87,7 @@ func (s *Store) Take(ctx context.Context, mirror string, h Holder, waiting func(
 		if !called {
 			waiting(other)
 		}
-		if err := sleep(ctx); err != nil {
+		if err := Sleep(ctx, turn); err != nil {
 			return nil, err
 		}
 	}
@@ -104,15 +104,6 @@ func (s *Store) Take(ctx context.Context, mirror string, h Holder, waiting func(
 		return nil, err
 	}
 	return l, nil
-}
-
-func sleep(ctx context.Context) error {
-	select {
-	case <-ctx.Done():
-		return context.Cause(ctx)
-	case <-time.After(turn):
-		return nil
-	}
 }
 
 // Await returns when no process carries out a plan at the destination; "" is any. It must be
@@ -164,7 +155,7 @@ func (s *Store) await(ctx context.Context, destination string, waiting func(Hold
 		if free {
 			return nil
 		}
-		if err := sleep(ctx); err != nil {
+		if err := Sleep(ctx, turn); err != nil {
 			return err
 		}
 	}

@@ -1,6 +1,7 @@
 package prune
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -13,7 +14,8 @@ import (
 
 // Run carries out what is left of a plan, one repository after the other. A repository that
 // fails is left for another execution, unless the registry deletes nothing at all; then the
-// others are, too. The error is ErrUndeleted then. If Busy returns an error, Run stops with it.
+// others are, too. The error is ErrUndeleted then. If a registry is away, the error is ErrAway,
+// and nothing counts as failed because of it. If Busy returns an error, Run stops with it.
 // The end is noted at the broker, unless ctx ended: then the plan is to go on.
 func (x *Execution) Run(ctx context.Context, p Plan, lease *Lease) (Outcome, error) {
 	asked := ctx
@@ -46,6 +48,7 @@ func (x *Execution) Run(ctx context.Context, p Plan, lease *Lease) (Outcome, err
 }
 
 func (x *Execution) run(ctx context.Context, p Plan, all Outcome) (_ Outcome, failed error) {
+	var unfinished error
 	for i, r := range p.Repositories {
 		if x.lease.Record.Done.Has(i) {
 			continue
@@ -55,15 +58,23 @@ func (x *Execution) run(ctx context.Context, p Plan, all Outcome) (_ Outcome, fa
 			err = x.lease.Finish(context.WithoutCancel(ctx), i, done)
 		}
 		stopped := ctx.Err() != nil || errors.Is(err, ErrTaken)
-		if err != nil && !stopped {
+		host := away(err)
+		if err != nil && !stopped && host == "" {
 			done.Failed = len(r.Tags) - done.Deleted - done.Gone - done.Skipped
 		}
 		all.add(done)
-		if err == nil && ctx.Err() == nil {
-			continue
-		}
-		if stopped {
+		switch {
+		case stopped:
 			return all, err
+		case err == nil:
+			continue
+		case host != "":
+			x.Log.Warn("a repository is not pruned yet", "repository", r.Repository, "error", err)
+			unfinished = fmt.Errorf("%w: %s: %w", ErrAway, r.Repository, err)
+			if host == r.Repository.Registry() { // so are all other repositories of the plan
+				return all, cmp.Or(failed, unfinished)
+			}
+			continue
 		}
 		x.Log.Error("a repository is not pruned", "repository", r.Repository, "error", err)
 		failed = fmt.Errorf("%w: %s: %w", ErrUndeleted, r.Repository, err)
@@ -76,5 +87,5 @@ func (x *Execution) run(ctx context.Context, p Plan, all Outcome) (_ Outcome, fa
 			break
 		}
 	}
-	return all, failed
+	return all, cmp.Or(failed, unfinished)
 }

@@ -35,8 +35,9 @@ func NewPruner(ctx context.Context, b *broker.Broker, r Registries, list []messa
 	limiter := &throttle.Throttle{Budget: store, Identity: identity(keychain), Log: log}
 	noteDestinations(limiter, list)
 	network := limiter.Transport(registry.NewTransport(r.Insecure, registry.DefaultStall), "")
-	source := r.client(check.WithoutPulls(network), keychain, 0, nil)
-	return &Pruner{Registry: r.client(network, keychain, 0, nil), Hosts: deletion.NewHosts(r.QuayHosts, r.HarborHosts), Source: r.upstream(source, log), budget: store}, nil
+	guard := prune.Guard(prune.Sleep)
+	source := r.client(check.WithoutPulls(network), keychain, 0, guard)
+	return &Pruner{Registry: r.client(network, keychain, 0, guard), Hosts: deletion.NewHosts(r.QuayHosts, r.HarborHosts), Source: r.upstream(source, log), budget: store}, nil
 }
 
 // Close releases the budgets.
