@@ -90,8 +90,8 @@ func TestPruneEdited(t *testing.T) {
 	require.Equal(t, []string{"1", "3", "4"}, tags)
 }
 
-// TestPruneAlone: a tag goes and its digest stays under another one, where the destination is
-// known to do that. Elsewhere it stays.
+// TestPruneAlone: if a digest stays under another tag, its tag goes from destinations that are
+// known to delete a tag alone. At others, it stays.
 func TestPruneAlone(t *testing.T) {
 	t.Parallel()
 	for variable, options := range map[string][]registrytest.Option{

@@ -19,7 +19,7 @@ const (
 	backupHex = 12
 	// minRoom is how much of a long tag its backups have at least, the hash included.
 	minRoom = 32
-	// hashHex is how many hex digits of a hash tell the backups of long tags apart.
+	// hashHex is how many hex digits of a hash distinguish the backups of long tags.
 	hashHex = 12
 	// maxTagLength is the length of a tag (OCI distribution specification, "Pulling manifests").
 	maxTagLength = 128

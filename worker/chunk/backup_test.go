@@ -323,8 +323,8 @@ func TestBackupsAtHarbor(t *testing.T) {
 	}
 }
 
-// TestBackupsThatShareADigest: where the last tag of a digest might go with any other, a backup
-// stays as long as something else has its digest.
+// TestBackupsThatShareADigest: if the destination may delete all tags of a digest together, a
+// backup stays as long as another tag has its digest.
 func TestBackupsThatShareADigest(t *testing.T) {
 	b := newHarnessBetween(t, registrytest.New(t), registrytest.New(t, registrytest.WithDeletion(registrytest.DeletesTogether)))
 	entry := b.entry("")

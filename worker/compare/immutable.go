@@ -20,7 +20,7 @@ type Held struct {
 	From   reference.Repository // the source
 	Source reference.Digest     // that was mirrored
 	At     reference.Digest     // that it has at the destination
-	// Fresh says that nobody need be asked for it, as long as the destination lists the tag.
+	// Fresh says that no request is needed for it while the destination lists the tag.
 	Fresh bool
 }
 

@@ -15,9 +15,9 @@ import (
 	"github.com/osism/skopeo-worker/worker/skopeo"
 )
 
-// TestCredentials that skopeo does not find itself reach it in a file: no argument has them. Those
-// of the other side are where skopeo finds them. On Linux, no folder has the file, so that none is
-// left if the worker is killed.
+// TestCredentials: skopeo gets those that it does not find itself in a file, and in no argument.
+// Those of the other side are in its own file. On Linux, no folder has the first one, so that it
+// is not left if the worker is killed.
 func TestCredentials(t *testing.T) {
 	for name, wrapper := range map[string]string{"replaced by skopeo": "exec skopeo", "starts skopeo": "skopeo"} {
 		t.Run(name, func(t *testing.T) {

@@ -61,8 +61,8 @@ func (w *turn) pace(ctx context.Context) error {
 }
 
 // explores reports whether a request is for the registry API of a source. A registry that is
-// written to is the operator's own; token servers get few requests; and where blobs are
-// redirected to is made for many.
+// written to is the operator's own, token servers get few requests, and the hosts to which
+// registries redirect for blobs are made for many.
 func (t *Throttle) explores(request *http.Request, registry string) bool {
 	return request.Response == nil && strings.HasPrefix(request.URL.Path, "/v2/") && !t.IsDestination(registry)
 }

@@ -75,9 +75,9 @@ func TestCutBeforeAFailure(t *testing.T) {
 	p.lacks(t, "a", blob)
 }
 
-// TestCutsWithoutEnd: one that comes before much was sent since the last one is a failure,
-// and the next try goes on where that one ended. If the destination was too slow to store
-// anything before the first cut, it is right to begin anew; so there is another attempt.
+// TestCutsWithoutEnd: a cut soon after another one is a failure, and the next try continues the
+// upload. If the destination had no time to store anything before the first cut, the upload
+// rightly begins anew, and the test is repeated.
 func TestCutsWithoutEnd(t *testing.T) {
 	for range 5 {
 		if cutsWithoutEnd(t) == 1 {
