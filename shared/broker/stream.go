@@ -249,11 +249,22 @@ func (b *Broker) Ensure(ctx context.Context) error {
 // maker creates a stream if it is missing, and reports whether it was.
 type maker func(context.Context) (made bool, err error)
 
-// Own makes Keep recreate a stream that this process needs besides StreamName.
-func (b *Broker) Own(stream string, m maker) {
+// own opens a stream besides StreamName, or a bucket, and makes Keep recreate it.
+func own[T any](ctx context.Context, b *Broker, stream string, open func(context.Context) (opened T, made bool, err error)) (opened T, err error) {
+	err = Answered(ctx, func() error {
+		opened, _, err = open(ctx)
+		return err
+	})
+	if err != nil {
+		return opened, err
+	}
 	b.owning.Lock()
 	defer b.owning.Unlock()
-	b.owned[stream] = m
+	b.owned[stream] = func(ctx context.Context) (bool, error) {
+		_, made, err := open(ctx)
+		return made, err
+	}
+	return opened, nil
 }
 
 func (b *Broker) ensureOwned(ctx context.Context) error {
@@ -287,18 +298,11 @@ func bucketStream(bucket string) string   { return "KV_" + bucket }
 func bucketSubjects(bucket string) string { return "$KV." + bucket + "." }
 
 // Bucket opens a key-value bucket, and creates it if it is missing. Keep recreates it.
-func (b *Broker) Bucket(ctx context.Context, c jetstream.KeyValueConfig) (kv jetstream.KeyValue, err error) {
-	err = Answered(ctx, func() error {
-		kv, _, err = b.openBucket(ctx, c)
-		return err
-	})
+func (b *Broker) Bucket(ctx context.Context, c jetstream.KeyValueConfig) (jetstream.KeyValue, error) {
+	kv, err := own(ctx, b, bucketStream(c.Bucket), func(ctx context.Context) (jetstream.KeyValue, bool, error) { return b.openBucket(ctx, c) })
 	if err != nil {
 		return nil, fmt.Errorf("bucket %s: %w", c.Bucket, err)
 	}
-	b.Own(bucketStream(c.Bucket), func(ctx context.Context) (bool, error) {
-		_, made, err := b.openBucket(ctx, c)
-		return made, err
-	})
 	return bucket{kv, b}, nil
 }
 
@@ -313,4 +317,26 @@ func (b *Broker) openBucket(ctx context.Context, c jetstream.KeyValueConfig) (kv
 		}
 	}
 	return kv, made, err
+}
+
+// OpenStream opens a stream besides StreamName, and creates it if it is missing. Keep recreates it.
+func (b *Broker) OpenStream(ctx context.Context, c jetstream.StreamConfig) (jetstream.Stream, error) {
+	stream, err := own(ctx, b, c.Name, func(ctx context.Context) (jetstream.Stream, bool, error) { return b.openStream(ctx, c) })
+	if err != nil {
+		return nil, fmt.Errorf("stream %s: %w", c.Name, err)
+	}
+	return stream, nil
+}
+
+func (b *Broker) openStream(ctx context.Context, c jetstream.StreamConfig) (stream jetstream.Stream, made bool, err error) {
+	stream, err = b.JS.Stream(ctx, c.Name)
+	if errors.Is(err, jetstream.ErrStreamNotFound) {
+		c.Replicas = b.Replicas
+		stream, err = b.JS.CreateStream(ctx, c)
+		made = err == nil
+		if errors.Is(err, jetstream.ErrStreamNameAlreadyInUse) {
+			stream, err = b.JS.Stream(ctx, c.Name)
+		}
+	}
+	return stream, made, err
 }

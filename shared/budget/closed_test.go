@@ -44,9 +44,9 @@ func TestClosedForTheFleet(t *testing.T) {
 		require.Equal(t, until, spent.Slot)
 		require.Equal(t, "pull rate limit", spent.Reason)
 		requireSpent(t, s.Pace(t.Context(), registry, Tags))
-		slot, err := s.Slot(t.Context(), registry, "", 1)
+		allowed, err := s.Allowance(t.Context(), registry, "", Limit{})
 		require.NoError(t, err)
-		require.False(t, slot.Before(until))
+		require.Equal(t, until, allowed.Open)
 		_, _, other := s.Closed("quay.io")
 		require.False(t, other)
 	}

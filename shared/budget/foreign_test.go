@@ -26,8 +26,7 @@ func TestForeignEntries(t *testing.T) {
 			s := opened(t, b, 0)
 			const registry = "registry.example"
 			require.NoError(t, s.Pace(t.Context(), quay, Tags))
-			before, err := s.lane(line{quay, Tags, HTTP1}).free(t.Context(), s)
-			require.NoError(t, err)
+			before := s.lane(line{quay, Tags, HTTP1}).next
 			alien := func(subject string) { server.Alien(t, subject, garbage.header, []byte(garbage.data)) }
 			alien(s.lane(line{quay, Tags, HTTP1}).subject)
 			alien("$KV." + bucketLimits + "." + line{registry, Pull, HTTP1}.foundKey())
@@ -35,9 +34,9 @@ func TestForeignEntries(t *testing.T) {
 			alien("$KV." + bucketClosed + "." + token(registry))
 
 			s = opened(t, b, 0)
-			after, err := s.lane(line{quay, Tags, HTTP1}).free(t.Context(), s)
-			require.NoError(t, err)
-			require.True(t, before.Equal(after), "%s, and then %s", before, after)
+			lane := s.lane(line{quay, Tags, HTTP1})
+			require.NoError(t, lane.read(t.Context(), s))
+			require.True(t, before.Equal(lane.next), "%s, and then %s", before, lane.next)
 			var spent *SpentError
 			ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
 			defer cancel()
@@ -46,7 +45,7 @@ func TestForeignEntries(t *testing.T) {
 			}
 			_, origin := s.stated(registry, "")
 			require.Equal(t, None, origin)
-			_, err = s.Take(ctx, "", registry, "")
+			_, err := s.Take(ctx, "", registry, "")
 			require.NoError(t, err)
 			require.NoError(t, s.Refused(ctx, Call{Registry: registry, Kind: Pull, Started: time.Now()}, time.Minute, "429"))
 			_, _, closed := s.Closed(registry)

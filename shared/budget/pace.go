@@ -75,44 +75,16 @@ func (s *Store) wait(ctx context.Context, line line, rate Rate) error {
 	return s.lane(line).wait(ctx, s, rate)
 }
 
-func (s *Store) openPace(ctx context.Context) (stream jetstream.Stream, err error) {
-	err = broker.Answered(ctx, func() error {
-		stream, _, err = s.makePace(ctx)
-		return err
-	})
-	if err != nil {
-		return nil, fmt.Errorf("stream %s: %w", streamPace, err)
-	}
-	s.b.Own(streamPace, func(ctx context.Context) (bool, error) {
-		_, made, err := s.makePace(ctx)
-		return made, err
-	})
-	return stream, nil
-}
-
-func (s *Store) makePace(ctx context.Context) (stream jetstream.Stream, made bool, err error) {
-	stream, err = s.b.JS.Stream(ctx, streamPace)
-	if errors.Is(err, jetstream.ErrStreamNotFound) {
-		stream, err = s.b.JS.CreateStream(ctx, s.paceConfig())
-		made = err == nil
-	}
-	if errors.Is(err, jetstream.ErrStreamNameAlreadyInUse) {
-		stream, err = s.b.JS.Stream(ctx, streamPace)
-	}
-	return stream, made, err
-}
-
-func (s *Store) paceConfig() jetstream.StreamConfig {
-	return jetstream.StreamConfig{
+func (s *Store) openPace(ctx context.Context) (jetstream.Stream, error) {
+	return s.b.OpenStream(ctx, jetstream.StreamConfig{
 		Name:              streamPace,
 		Description:       "skopeo-worker: when the next requests may be sent",
 		Subjects:          []string{subjectPace + ".*.*"},
 		Storage:           jetstream.FileStorage,
-		Replicas:          s.b.Replicas,
 		MaxAge:            keepPace,
 		MaxMsgsPerSubject: paceHistory,
 		AllowDirect:       true,
-	}
+	})
 }
 
 // reservation is a message for Count requests. Evenly spaced, they are sent one every
@@ -380,17 +352,4 @@ func readReservation(m *jetstream.RawStreamMsg) (r reservation, ok bool) {
 		return reservation{}, false
 	}
 	return r, true
-}
-
-// free returns when, by the broker's clock, the next request may be reserved.
-func (l *lane) free(ctx context.Context, s *Store) (time.Time, error) {
-	select {
-	case l.turn <- struct{}{}:
-		defer func() { <-l.turn }()
-	case <-ctx.Done():
-		return time.Time{}, context.Cause(ctx)
-	}
-	l.known = false
-	err := l.read(ctx, s)
-	return l.next, err
 }

@@ -48,7 +48,7 @@ func (s *Store) Standings(ctx context.Context) ([]Standing, error) {
 			continue
 		}
 		if row.Spent >= limit.Requests {
-			if row.NextSlot, err = s.window(registry, identity).slot(ctx, s, limit, 1); err != nil {
+			if row.NextSlot, err = s.window(registry, identity).slot(ctx, s, limit); err != nil {
 				return nil, err
 			}
 		}

@@ -171,7 +171,7 @@ func (w *window) take(ctx context.Context, s *Store, mirror string, limit Limit)
 	switch {
 	case err == nil:
 	case full(err):
-		slot, err := w.slot(ctx, s, limit, 1)
+		slot, err := w.slot(ctx, s, limit)
 		if err != nil {
 			return Token{}, err
 		}
@@ -194,32 +194,6 @@ func (w *window) spent(ctx context.Context, s *Store, mirror string, slot time.T
 		return err
 	}
 	return &SpentError{Registry: w.registry, Slot: slot, Reason: reason}
-}
-
-// Slot returns when, by the broker's clock, k tokens are free, or as many as the limit
-// has: now if they are free already.
-func (s *Store) Slot(ctx context.Context, registry, identity string, k int) (time.Time, error) {
-	slot := s.Now()
-	if c, ok := s.closure(registry); ok {
-		slot = c.until()
-	}
-	if limit, origin := s.stated(registry, identity); origin != None {
-		next, err := s.window(registry, identity).slot(ctx, s, limit, k)
-		return latest(next, slot), err
-	}
-	open := slot
-	for _, kind := range s.paced(registry, Pull) {
-		line, rate, limited := s.rate(registry, kind, HTTP1)
-		if !limited {
-			continue
-		}
-		next, err := s.lane(line).free(ctx, s)
-		if err != nil {
-			return slot, err
-		}
-		slot = latest(slot, latest(next.Add(-rate.lead()), open).Add(time.Duration(k-1)*rate.interval()))
-	}
-	return slot, nil
 }
 
 // Mirror names share a budget by turns. A name that is refused announces until when it

@@ -150,21 +150,17 @@ func full(err error) bool {
 	return errors.As(err, &api) && api.ErrorCode == codeStoreFailed && strings.Contains(api.Description, textMaxMessages)
 }
 
-// slot returns when k tokens will be free, or as many as the limit has.
-func (w *window) slot(ctx context.Context, s *Store, limit Limit, k int) (time.Time, error) {
+// slot returns when a token will be free: now if one is free already.
+func (w *window) slot(ctx context.Context, s *Store, limit Limit) (time.Time, error) {
 	a, err := w.adjust(ctx, s, limit)
 	if err != nil {
 		return time.Time{}, err
 	}
 	t, err := w.tokens(ctx, a.stream, a.loose.age(limit.Window, s.Now()))
-	if err != nil {
-		return time.Time{}, err
+	if err != nil || t.spent() < limit.Requests {
+		return t.read, err
 	}
-	taken := min(k, limit.Requests) - (limit.Requests - t.spent())
-	if taken <= 0 {
-		return t.read, nil
-	}
-	return t.expires(ctx, taken)
+	return t.expires(ctx, t.spent()-limit.Requests+1)
 }
 
 // tokens are those that a window holds.

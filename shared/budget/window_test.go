@@ -123,21 +123,24 @@ func TestGiveBackAndSlots(t *testing.T) {
 		tokens, dates = append(tokens, token), append(dates, m.Time)
 	}
 	held := limit.Window + slack(limit.Window) + expiryDelay
-	slot := func(k int) time.Time {
-		at, err := s.Slot(t.Context(), registry, "", k)
+	expires := func(n int) time.Time {
+		a, err := s.Allowance(t.Context(), registry, "", Limit{})
+		require.NoError(t, err)
+		at, err := a.Expires(t.Context(), n)
 		require.NoError(t, err)
 		return at
 	}
 	_, err := s.Take(t.Context(), "", registry, "")
 	require.True(t, dates[0].Add(held).Equal(requireSpent(t, err).Slot))
-	require.True(t, dates[2].Add(held).Equal(slot(3)))
-	require.True(t, dates[3].Add(held).Equal(slot(20)), "more than the limit are never free")
+	require.True(t, dates[2].Add(held).Equal(expires(3)))
 
 	require.NoError(t, tokens[1].GiveBack(t.Context()))
 	require.NoError(t, tokens[1].GiveBack(t.Context()), "twice does no harm")
-	require.WithinDuration(t, s.Now(), slot(1), time.Second)
-	require.True(t, dates[0].Add(held).Equal(slot(2)))
-	require.True(t, dates[2].Add(held).Equal(slot(3)), "the gap is passed over")
+	slot, err := s.window(registry, "").slot(t.Context(), s, limit)
+	require.NoError(t, err)
+	require.WithinDuration(t, s.Now(), slot, time.Second, "one is free already")
+	require.True(t, dates[0].Add(held).Equal(expires(1)))
+	require.True(t, dates[2].Add(held).Equal(expires(2)), "the gap is passed over")
 	_, err = s.Take(t.Context(), "", registry, "")
 	require.NoError(t, err)
 	_, err = s.Take(t.Context(), "", registry, "")

@@ -62,7 +62,7 @@ func TestChanges(t *testing.T) {
 	require.ErrorIs(t, err, run.ErrNotFound)
 
 	// What is deleted at the broker is there again.
-	require.NoError(t, b.JS.DeleteStream(t.Context(), Stream))
+	require.NoError(t, b.JS.DeleteStream(t.Context(), stream))
 	require.NoError(t, b.Ensure(t.Context()))
 	all, _, err = s.List(t.Context(), name, id)
 	require.NoError(t, err)

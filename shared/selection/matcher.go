@@ -21,12 +21,11 @@ type Matcher struct {
 	immutable, keep  []*regexp.Regexp
 	semver           *semver.Constraints
 	list             map[string]bool
-	limit            int
 }
 
 // Compile returns the matcher of a selection, or an *Error with all problems.
 func (s Selection) Compile() (*Matcher, error) {
-	m := &Matcher{everything: !s.restricted(), limit: s.Limit}
+	m := &Matcher{everything: !s.restricted()}
 	var problems, more []Problem
 	m.include, problems = expressions("include", s.Include)
 	m.exclude, more = expressions("exclude", s.Exclude)
@@ -176,15 +175,6 @@ type Candidate struct {
 	Tag reference.Tag
 	// Updated is when the tag was last changed; zero if unknown.
 	Updated time.Time
-}
-
-// Newest returns the candidates within Limit, in the order of Order.
-func (m *Matcher) Newest(c []Candidate) []Candidate {
-	newest := Order(c)
-	if m.limit > 0 {
-		newest = newest[:min(m.limit, len(newest))]
-	}
-	return newest
 }
 
 // Order returns the candidates in this order:

@@ -79,30 +79,26 @@ func TestValidateTellsEverything(t *testing.T) {
 	require.NoError(t, selection.Selection{}.Validate())
 }
 
-func TestNewest(t *testing.T) {
+func TestOrder(t *testing.T) {
 	day := func(n int) time.Time { return time.Date(2026, 1, n, 0, 0, 0, 0, time.UTC) }
 	for name, test := range map[string]struct {
-		limit int
-		in    []selection.Candidate
-		want  []string
+		in   []selection.Candidate
+		want []string
 	}{
-		"by time": {2, []selection.Candidate{{reference.MustTag("a"), day(1)}, {reference.MustTag("1.0"), day(3)}, {reference.MustTag("2.0"), day(2)}}, []string{"1.0", "2.0"}},
-		"equal times by version": {0, []selection.Candidate{{reference.MustTag("b"), day(1)}, {reference.MustTag("a"), day(1)}, {reference.MustTag("1.0"), day(1)}, {reference.MustTag("2.0"), day(1)}, {reference.MustTag("x"), day(2)}},
+		"by time": {[]selection.Candidate{{reference.MustTag("a"), day(1)}, {reference.MustTag("1.0"), day(3)}, {reference.MustTag("2.0"), day(2)}}, []string{"1.0", "2.0", "a"}},
+		"equal times by version": {[]selection.Candidate{{reference.MustTag("b"), day(1)}, {reference.MustTag("a"), day(1)}, {reference.MustTag("1.0"), day(1)}, {reference.MustTag("2.0"), day(1)}, {reference.MustTag("x"), day(2)}},
 			[]string{"x", "2.0", "1.0", "a", "b"}},
-		"one without a time": {2, []selection.Candidate{{reference.MustTag("1.9"), day(3)}, {reference.MustTag("1.10"), day(1)}, {reference.MustTag("2"), time.Time{}}}, []string{"2", "1.10"}},
-		"versions": {0, untimed("latest", "1.9.0", "2.0.0-rc.2", "v2.0.0", "2.0.0-rc.10", "1.10", "edge", "v1.10.1", "1.25.3.4", "1.10.0"),
+		"one without a time": {[]selection.Candidate{{reference.MustTag("1.9"), day(3)}, {reference.MustTag("1.10"), day(1)}, {reference.MustTag("2"), time.Time{}}}, []string{"2", "1.10", "1.9"}},
+		"versions": {untimed("latest", "1.9.0", "2.0.0-rc.2", "v2.0.0", "2.0.0-rc.10", "1.10", "edge", "v1.10.1", "1.25.3.4", "1.10.0"),
 			[]string{"v2.0.0", "2.0.0-rc.10", "2.0.0-rc.2", "v1.10.1", "1.10", "1.10.0", "1.9.0", "1.25.3.4", "edge", "latest"}},
-		"versions before names": {3, untimed("zzz", "0.1", "a", "0.0.1-alpha"), []string{"0.1", "0.0.1-alpha", "a"}},
-		"fewer than the limit":  {5, untimed("b", "a"), []string{"a", "b"}},
+		"versions before names": {untimed("zzz", "0.1", "a", "0.0.1-alpha"), []string{"0.1", "0.0.1-alpha", "a", "zzz"}},
 	} {
 		t.Run(name, func(t *testing.T) {
-			m, err := selection.Selection{Limit: test.limit}.Compile()
-			require.NoError(t, err)
 			for range 5 { // in any order of the listing
 				rand.Shuffle(len(test.in), func(i, j int) { test.in[i], test.in[j] = test.in[j], test.in[i] })
 				given := slices.Clone(test.in)
 				var got []string
-				for _, c := range m.Newest(test.in) {
+				for _, c := range selection.Order(test.in) {
 					got = append(got, c.Tag.String())
 				}
 				require.Equal(t, test.want, got)
