@@ -1,8 +1,6 @@
 package command
 
 import (
-	"context"
-
 	"github.com/spf13/cobra"
 
 	"github.com/osism/skopeo-worker/planner/display"
@@ -22,37 +20,27 @@ func changesCommand() *cobra.Command {
 		Short: "List the tags that a run has changed at the destination",
 		Long:  "List the tags that a run has changed at the destination: new ones, those that have moved\nfrom one digest to another, and those that the source no longer lists, or denies, and the\ndestination keeps. Without RUN, list those of the newest run.",
 		Args:  atMostOne,
-		RunE: s.explained(func(cmd *cobra.Command, args []string) error {
+		RunE: s.onStore(func(cmd *cobra.Command, se *session, args []string) error {
 			ctx, out := cmd.Context(), cmd.OutOrStdout()
-			se, err := open(ctx, &s, cmd.ErrOrStderr())
+			r, err := se.find(ctx, first(args))
 			if err != nil {
 				return err
 			}
-			defer se.Close()
-			changes, more, id, err := se.listChanges(ctx, first(args))
+			store, err := change.Open(ctx, se.Broker)
+			if err != nil {
+				return err
+			}
+			changes, more, err := store.List(ctx, r.Name, r.ID)
 			if err != nil {
 				return err
 			}
 			if format.json {
-				return printJSON(out, change.NewReport(id, changes, more))
+				return printJSON(out, change.NewReport(r.ID, changes, more))
 			}
-			display.Changes(out, id, changes, more, screen(cmd))
+			display.Changes(out, r.ID, changes, more, screen(cmd))
 			return nil
 		}),
 	}
 	format.add(c)
 	return c
-}
-
-func (se *session) listChanges(ctx context.Context, id string) (changes []change.Change, more int, found string, err error) {
-	r, err := se.find(ctx, id)
-	if err != nil {
-		return nil, 0, "", err
-	}
-	store, err := change.Open(ctx, se.Broker)
-	if err != nil {
-		return nil, 0, "", err
-	}
-	changes, more, err = store.List(ctx, r.Name, r.ID)
-	return changes, more, r.ID, err
 }

@@ -83,7 +83,7 @@ func checkCommand() *cobra.Command {
 // and is errFailed.
 func (p *planned) access(ctx context.Context, s *settings, format formatFlag, out, warnings io.Writer) error {
 	if !format.json {
-		_, _ = fmt.Fprintf(out, "list: %s: %s\n", p.owner.Source, count(len(p.list.Entries)+len(p.list.Namespaces), "entry", "entries"))
+		_, _ = fmt.Fprintf(out, "list: %s: %s\n", p.owner.Source, display.Count(len(p.list.Entries)+len(p.list.Namespaces), "entry", "entries"))
 	}
 	b, done, err := shared(ctx, s.broker, s.log.Logger(warnings))
 	if err != nil {

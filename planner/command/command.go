@@ -68,6 +68,19 @@ func (s *settings) explained(run func(*cobra.Command, []string) error) func(*cob
 	}
 }
 
+// onStore returns the action of a command that reads what a broker has stored.
+func (s *settings) onStore(run func(cmd *cobra.Command, se *session, args []string) error) func(*cobra.Command, []string) error {
+	return s.explained(func(cmd *cobra.Command, args []string) error {
+		se, err := open(cmd.Context(), s, cmd.ErrOrStderr())
+		if err != nil {
+			return err
+		}
+		defer se.Close()
+		se.color = colorOf(cmd)
+		return run(cmd, se, args)
+	})
+}
+
 // exclusive makes it wrong usage to pass a flag with any of the others.
 func exclusive(c *cobra.Command, flag string, others ...string) {
 	for _, other := range others {
@@ -104,14 +117,6 @@ func first(args []string) string {
 		return ""
 	}
 	return args[0]
-}
-
-// count formats a number with its noun.
-func count(n int, one, many string) string {
-	if n == 1 {
-		return "1 " + one
-	}
-	return fmt.Sprintf("%d %s", n, many)
 }
 
 // formatFlag is -o, with json as its only value.

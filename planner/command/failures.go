@@ -33,12 +33,7 @@ func failedCommand() *cobra.Command {
 		Short: "List failed images by repository, with their errors",
 		Long:  "List the failed images by repository, each with its error. A failure is kept until\nit is republished, or until a run finds the image mirrored.",
 		Args:  noArguments,
-		RunE: s.explained(func(cmd *cobra.Command, _ []string) error {
-			se, err := open(cmd.Context(), &s, cmd.ErrOrStderr())
-			if err != nil {
-				return err
-			}
-			defer se.Close()
+		RunE: s.onStore(func(cmd *cobra.Command, se *session, _ []string) error {
 			records, err := se.failures.List(cmd.Context(), se.name)
 			if err != nil {
 				return err
@@ -139,15 +134,27 @@ func (u *forgetFilter) match(r failure.Record, i failure.Image) bool {
 	return u.leftList && !i.LeftList.IsZero()
 }
 
-func (u *forgetFilter) missing() []string {
+// errMissing returns the error for names without failures, of maps that are false for those;
+// nil if there are none.
+func (se *session) errMissing(names ...map[string]bool) error {
 	var missing []string
-	for name, found := range u.names {
-		if !found {
-			missing = append(missing, name)
+	for _, some := range names {
+		for name, found := range some {
+			if !found {
+				missing = append(missing, name)
+			}
 		}
 	}
+	if len(missing) == 0 {
+		return nil
+	}
 	slices.Sort(missing)
-	return missing
+	return se.errNone(strings.Join(missing, ", "))
+}
+
+// errNone returns the error for something without failures.
+func (se *session) errNone(what string) error {
+	return fmt.Errorf("%w: no failures of %s are recorded under the name %s; planner failed lists them", errUsage, what, se.name)
 }
 
 // forget deletes failures. If one of the names has none, it deletes nothing.
@@ -161,16 +168,15 @@ func (se *session) forget(ctx context.Context, u *forgetFilter, out io.Writer) e
 			u.match(r, i)
 		}
 	}
-	if missing := u.missing(); len(missing) > 0 {
-		return fmt.Errorf("%w: no failures of %s are recorded under the name %s; planner failed lists them",
-			errUsage, strings.Join(missing, ", "), se.name)
+	if err := se.errMissing(u.names); err != nil {
+		return err
 	}
 	done, err := se.failures.Forget(ctx, se.name, u.match)
 	if done.Images > 0 {
-		_, _ = fmt.Fprintf(out, "Deleted %s.\n", count(done.Images, "failure", "failures"))
+		_, _ = fmt.Fprintf(out, "Deleted %s.\n", display.Count(done.Images, "failure", "failures"))
 	}
 	if done.Unreadable > 0 {
-		_, _ = fmt.Fprintf(out, "Deleted %s.\n", count(done.Unreadable, "unreadable message", "unreadable messages"))
+		_, _ = fmt.Fprintf(out, "Deleted %s.\n", display.Count(done.Unreadable, "unreadable message", "unreadable messages"))
 	}
 	switch {
 	case err != nil:
@@ -285,19 +291,6 @@ func (w *republishFilter) match(r failure.Record, i failure.Image) bool {
 	return repository || image || w.all || w.chunk > 0 && r.Chunk == w.chunk
 }
 
-func (w *republishFilter) missing() []string {
-	var missing []string
-	for _, names := range []map[string]bool{w.repositories, w.images} {
-		for name, found := range names {
-			if !found {
-				missing = append(missing, name)
-			}
-		}
-	}
-	slices.Sort(missing)
-	return missing
-}
-
 // republish publishes the failures as a new run.
 func (se *session) republish(ctx context.Context, w *republishFilter, out io.Writer) (run.Run, error) {
 	records, err := se.failures.List(ctx, se.name)
@@ -319,14 +312,13 @@ func (se *session) republish(ctx context.Context, w *republishFilter, out io.Wri
 	}
 	if unreadable > 0 {
 		_, _ = fmt.Fprintf(out, "%s: see planner failed.\n",
-			count(unreadable, "message among the failures cannot be read and stays", "messages among the failures cannot be read and stay"))
+			display.Count(unreadable, "message among the failures cannot be read and stays", "messages among the failures cannot be read and stay"))
 	}
-	if missing := w.missing(); len(missing) > 0 {
-		return run.Run{}, fmt.Errorf("%w: no failures of %s are recorded under the name %s; planner failed lists them",
-			errUsage, strings.Join(missing, ", "), se.name)
+	if err := se.errMissing(w.repositories, w.images); err != nil {
+		return run.Run{}, err
 	}
 	if found == 0 && w.chunk > 0 {
-		return run.Run{}, fmt.Errorf("%w: no failures of chunk %d are recorded under the name %s; planner failed lists them", errUsage, w.chunk, se.name)
+		return run.Run{}, se.errNone(fmt.Sprintf("chunk %d", w.chunk))
 	}
 	if found == 0 {
 		_, _ = fmt.Fprintln(out, "Nothing to republish.")
@@ -353,7 +345,7 @@ func (se *session) republish(ctx context.Context, w *republishFilter, out io.Wri
 	}
 	if err == nil && done.Chunks > 0 {
 		_, _ = fmt.Fprintf(out, "Republished %s in %s as run %s.\n",
-			count(done.Images, "image", "images"), count(done.Chunks, "chunk", "chunks"), r.ID)
+			display.Count(done.Images, "image", "images"), display.Count(done.Chunks, "chunk", "chunks"), r.ID)
 	}
 	return r, err
 }

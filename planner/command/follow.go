@@ -6,12 +6,14 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"slices"
 	"strings"
 	"time"
 
 	"github.com/osism/skopeo-worker/planner/display"
 	"github.com/osism/skopeo-worker/shared/broker"
 	"github.com/osism/skopeo-worker/shared/estimate"
+	"github.com/osism/skopeo-worker/shared/failure"
 	"github.com/osism/skopeo-worker/shared/run"
 )
 
@@ -46,7 +48,8 @@ func (se *session) follow(ctx context.Context, id string, out io.Writer, f forma
 		if err != nil {
 			return err
 		}
-		display.Summary(out, last, ofRun(failures, last), time.Now(), screenOf(out, se.color))
+		failures = slices.DeleteFunc(failures, func(r failure.Record) bool { return r.Run != last.Run }) // recorded by another run since
+		display.Summary(out, last, failures, time.Now(), screenOf(out, se.color))
 	}
 	switch {
 	case away != nil:
@@ -55,7 +58,7 @@ func (se *session) follow(ctx context.Context, id string, out io.Writer, f forma
 		return fmt.Errorf("%w: run %s was %s", errUnfinished, last.Run, last.State)
 	case last.State == run.StateLost:
 		return fmt.Errorf("%w: run %s has lost %s: plan again, and find out who deleted messages of stream %s at the broker",
-			errUnfinished, last.Run, count(last.Chunks.Lost, "chunk", "chunks"), broker.StreamName)
+			errUnfinished, last.Run, display.Count(last.Chunks.Lost, "chunk", "chunks"), broker.StreamName)
 	case last.Images.Failed > 0:
 		return errFailed
 	}
@@ -137,7 +140,7 @@ type awayError struct {
 
 func (e *awayError) Error() string {
 	return fmt.Sprintf("%v: %s; %d of %s of run %s left: %s", errUnfinished,
-		strings.Join(e.outages, "; "), e.left, count(e.of, "chunk", "chunks"), e.run, e.next)
+		strings.Join(e.outages, "; "), e.left, display.Count(e.of, "chunk", "chunks"), e.run, e.next)
 }
 
 func (e *awayError) Unwrap() error { return errUnfinished }
@@ -217,8 +220,8 @@ func interrupted(ctx context.Context, id string) error {
 }
 
 func newFollower(out io.Writer, color display.Color) *display.Follower {
-	if !isTerminal(out) {
-		return display.NewFollower(out, false, color, nil)
+	if f, ok := out.(*os.File); ok && display.IsTerminal(f) {
+		return display.NewFollower(f, true, color, display.Width(f))
 	}
-	return display.NewFollower(out, true, color, display.Width(out.(*os.File)))
+	return display.NewFollower(out, false, color, nil)
 }

@@ -8,6 +8,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/osism/skopeo-worker/planner/display"
 	"github.com/osism/skopeo-worker/shared/config"
 	"github.com/osism/skopeo-worker/shared/run"
 	"github.com/osism/skopeo-worker/worker/environment"
@@ -86,7 +87,7 @@ func (se *session) begin(ctx context.Context, p *planned, force bool, out io.Wri
 		return r, nil
 	}
 	_, _ = fmt.Fprintf(out, "Mirroring %s in %s as run %s.\n",
-		count(r.Entries, "entry", "entries"), count(r.Chunks, "chunk", "chunks"), r.ID)
+		display.Count(r.Entries, "entry", "entries"), display.Count(r.Chunks, "chunk", "chunks"), r.ID)
 	return r, nil
 }
 

@@ -117,7 +117,7 @@ func (p *planFlags) run(cmd *cobra.Command) error {
 
 // published says what was published.
 func (p *planned) published(out io.Writer, r run.Run) {
-	_, _ = fmt.Fprintf(out, "Published run %s: %s in %s.\n", r.ID, count(r.Entries, "entry", "entries"), count(r.Chunks, "chunk", "chunks"))
+	_, _ = fmt.Fprintf(out, "Published run %s: %s in %s.\n", r.ID, display.Count(r.Entries, "entry", "entries"), display.Count(r.Chunks, "chunk", "chunks"))
 	if last := p.chunks[len(p.chunks)-1].Due; last.After(p.started) {
 		_, _ = fmt.Fprintf(out, "The last chunk is due at %s.\n", last.Local().Format("2006-01-02 15:04:05 MST"))
 	}

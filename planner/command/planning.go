@@ -10,6 +10,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/osism/skopeo-worker/planner/display"
 	"github.com/osism/skopeo-worker/planner/list"
 	"github.com/osism/skopeo-worker/planner/plan"
 	"github.com/osism/skopeo-worker/planner/schedule"
@@ -167,7 +168,7 @@ func (p *planning) Plan(ctx context.Context) (text string, err error) {
 	case r.Chunks == 0:
 		return "Nothing to publish: the plan has no chunk.", nil
 	}
-	return fmt.Sprintf("Published run %s: %s in %s.", r.ID, count(r.Entries, "entry", "entries"), count(r.Chunks, "chunk", "chunks")), nil
+	return fmt.Sprintf("Published run %s: %s in %s.", r.ID, display.Count(r.Entries, "entry", "entries"), display.Count(r.Chunks, "chunk", "chunks")), nil
 }
 
 // warner logs the warnings about a list.

@@ -9,6 +9,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/osism/skopeo-worker/planner/display"
 	"github.com/osism/skopeo-worker/planner/web"
 	"github.com/osism/skopeo-worker/worker/prune"
 )
@@ -166,7 +167,7 @@ func (p *pruning) Execute(ctx context.Context, plan string, tags int, by string)
 	case p.confirmed <- struct{}{}:
 	default: // run looks anyway
 	}
-	return fmt.Sprintf("%s being deleted.", count(tags, "tag is", "tags are")), nil
+	return fmt.Sprintf("%s being deleted.", display.Count(tags, "tag is", "tags are")), nil
 }
 
 // execute executes the plan that was confirmed, if there is one. The error is one that another

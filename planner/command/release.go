@@ -31,13 +31,8 @@ func releaseCommand() *cobra.Command {
 		Use:   "release [REPOSITORY[:TAG] | REPOSITORY@DIGEST]…",
 		Short: "Let images in before their minimum age, or list those that wait",
 		Long:  "Let images in before their minimum age (MIN_AGE): the next run mirrors them. A tag\nstands for the digest that it had when a run left it waiting; if it moves again, that\ndigest waits. A repository stands for all of its tags that wait. The log names each release and who made it. Without arguments, list the\nimages that wait, and the releases of the last 90 days.",
-		RunE: s.explained(func(cmd *cobra.Command, args []string) error {
+		RunE: s.onStore(func(cmd *cobra.Command, se *session, args []string) error {
 			ctx := cmd.Context()
-			se, err := open(ctx, &s, cmd.ErrOrStderr())
-			if err != nil {
-				return err
-			}
-			defer se.Close()
 			store, err := release.Open(ctx, se.Broker)
 			if err != nil {
 				return err

@@ -12,7 +12,6 @@ import (
 	"github.com/osism/skopeo-worker/planner/plan"
 	"github.com/osism/skopeo-worker/shared/config"
 	"github.com/osism/skopeo-worker/shared/estimate"
-	"github.com/osism/skopeo-worker/shared/failure"
 	"github.com/osism/skopeo-worker/shared/run"
 	"github.com/osism/skopeo-worker/shared/subject"
 	"github.com/osism/skopeo-worker/worker/prune"
@@ -34,14 +33,8 @@ func statusCommand() *cobra.Command {
 		Short: "Show a run: state, chunks, images, pulls, budgets, estimated end",
 		Long:  "Show the state of a run: chunks, images, pulls, budgets, and when it can be done.\nWithout RUN, show the newest run, the last prune plan, and a table of older runs.",
 		Args:  atMostOne,
-		RunE: s.explained(func(cmd *cobra.Command, args []string) error {
+		RunE: s.onStore(func(cmd *cobra.Command, se *session, args []string) error {
 			ctx, out := cmd.Context(), cmd.OutOrStdout()
-			se, err := open(ctx, &s, cmd.ErrOrStderr())
-			if err != nil {
-				return err
-			}
-			defer se.Close()
-			se.color = colorOf(cmd)
 			r, err := se.find(ctx, first(args))
 			if err != nil {
 				return err
@@ -148,17 +141,6 @@ func (se *session) showOlder(ctx context.Context, newest string, out io.Writer, 
 	return nil
 }
 
-// ofRun returns the failures whose record the run wrote last.
-func ofRun(records []failure.Record, s run.Status) []failure.Record {
-	var of []failure.Record
-	for _, r := range records {
-		if r.Run == s.Run {
-			of = append(of, r)
-		}
-	}
-	return of
-}
-
 func cancelCommand() *cobra.Command {
 	var s settings
 	return &cobra.Command{
@@ -170,12 +152,7 @@ func cancelCommand() *cobra.Command {
 		Short: "Cancel chunks of a run that have not started",
 		Long:  "Cancel the chunks of a run that have not started: planned, due and snoozed ones.\nWithout RUN, cancel the newest run. A worker may finish a chunk that it has already.\nRepublished images become failures again.",
 		Args:  atMostOne,
-		RunE: s.explained(func(cmd *cobra.Command, args []string) error {
-			se, err := open(cmd.Context(), &s, cmd.ErrOrStderr())
-			if err != nil {
-				return err
-			}
-			defer se.Close()
+		RunE: s.onStore(func(cmd *cobra.Command, se *session, args []string) error {
 			return se.cancel(cmd.Context(), first(args), cmd.OutOrStdout())
 		}),
 	}

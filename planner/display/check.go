@@ -24,20 +24,8 @@ func Check(w io.Writer, r check.Report, screen Screen) {
 		p.line("")
 		p.line("+ at least: the contents of some indexes are known only after a pull")
 	}
-	if r.Totals.Failed > 0 {
-		p.line("")
-		p.line("%d could not be checked:", r.Totals.Failed)
-		for _, row := range r.Repositories {
-			checkImages(&p, row.Failed)
-		}
-	}
-	if r.Totals.Rejected > 0 {
-		p.line("")
-		p.line("%d rejected by SIGNATURE_POLICY:", r.Totals.Rejected)
-		for _, row := range r.Repositories {
-			checkImages(&p, row.Rejected)
-		}
-	}
+	checkImages(&p, r, "could not be checked", func(row check.Row) []check.Failed { return row.Failed })
+	checkImages(&p, r, "rejected by SIGNATURE_POLICY", func(row check.Row) []check.Failed { return row.Rejected })
 	checkWarnings(&p, r.Repositories)
 	p.line("")
 	p.line("%s", conclusion(r))
@@ -46,8 +34,17 @@ func Check(w io.Writer, r check.Report, screen Screen) {
 	}
 }
 
-// checkImages shows images with their reasons.
-func checkImages(p *page, all []check.Failed) {
+// checkImages shows images with their reasons, if there are any.
+func checkImages(p *page, r check.Report, what string, of func(check.Row) []check.Failed) {
+	var all []check.Failed
+	for _, row := range r.Repositories {
+		all = append(all, of(row)...)
+	}
+	if len(all) == 0 {
+		return
+	}
+	p.line("")
+	p.line("%d %s:", len(all), what)
 	for _, f := range all {
 		at := ""
 		if f.Line > 0 {
@@ -124,13 +121,10 @@ func checkColumns() []checkColumn {
 }
 
 func checkBytes(c check.Counts) string {
-	switch {
-	case c.Bytes == nil:
+	if c.Bytes == nil {
 		return "unknown"
-	case c.BytesAtLeast:
-		return size(*c.Bytes) + "+"
 	}
-	return size(*c.Bytes)
+	return marked(size(*c.Bytes), c.BytesAtLeast)
 }
 
 // checkRegistries shows how long the run takes because of the limits of source registries.
@@ -155,11 +149,7 @@ func checkRegistries(p *page, all []check.Registry) {
 
 // takesText formats how long something takes, with a mark if it may take longer.
 func takesText(seconds int, more bool) string {
-	text := span(time.Duration(seconds) * time.Second)
-	if more {
-		text += "+"
-	}
-	return text
+	return marked(span(time.Duration(seconds)*time.Second), more)
 }
 
 // checkNames returns the names of rows, with the destination if a repository has several.
@@ -177,12 +167,12 @@ func checkNames(rows []check.Row) func(check.Row) string {
 }
 
 func conclusion(r check.Report) string {
-	in := count(r.Totals.Repositories, "repository", "repositories")
+	in := Count(r.Totals.Repositories, "repository", "repositories")
 	switch {
 	case r.ToDo():
 		copies := images(r.Totals.Copy)
 		if n := r.Totals.Referrers; n > 0 {
-			copies += ", " + count(n, "referrer", "referrers")
+			copies += ", " + Count(n, "referrer", "referrers")
 		}
 		return fmt.Sprintf("To copy: %s. To tag: %s. In %s.", copies, images(r.Totals.Tag), in)
 	case r.Totals.Failed > 0:

@@ -55,9 +55,9 @@ const (
 	faint  paint = "2"
 )
 
-// on returns a text in the color, or as it is if there are no colors.
+// on returns a text in the color, or as it is if there are no colors or p is "".
 func (p paint) on(colors bool, text string) string {
-	if !colors || text == "" {
+	if !colors || p == "" || text == "" {
 		return text
 	}
 	return "\x1b[" + string(p) + "m" + text + "\x1b[0m"

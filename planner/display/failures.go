@@ -40,14 +40,14 @@ func Failures(w io.Writer, name string, records []failure.Record, names []string
 	} else {
 		p.records(listed)
 		p.line("%s of %s failed. Once you have fixed the cause, retry with:",
-			images(failed(listed)), count(len(listed), "repository", "repositories"))
+			images(failed(listed)), Count(len(listed), "repository", "repositories"))
 		p.line("  %s", republish(listed))
 	}
 	if len(left) > 0 {
 		p.line("")
 		p.records(left)
 		p.line("The list no longer has %s of %s; kept for %s. Delete now with:",
-			count(failed(left), "failed image", "failed images"), count(len(left), "repository", "repositories"), span(failure.KeepLeft))
+			Count(failed(left), "failed image", "failed images"), Count(len(left), "repository", "repositories"), span(failure.KeepLeft))
 		p.line("  planner forget --left-list")
 	}
 	if len(unreadable) > 0 {
@@ -136,7 +136,7 @@ func (p *page) unreadable(records []failure.Record) {
 		}
 		p.line("")
 	}
-	p.line("%s among the failures cannot be read. Delete one with:", count(len(records), "message", "messages"))
+	p.line("%s among the failures cannot be read. Delete one with:", Count(len(records), "message", "messages"))
 	p.line("  planner forget '%s'", printable(records[0].Repository))
 }
 
@@ -150,7 +150,7 @@ func imageText(i failure.Image, repository string) string {
 	if !i.LeftList.IsZero() {
 		left = ", left the list by " + moment(i.LeftList)
 	}
-	return fmt.Sprintf("%s, %s%s", printable(what), count(i.Attempts, "attempt", "attempts"), left)
+	return fmt.Sprintf("%s, %s%s", printable(what), Count(i.Attempts, "attempt", "attempts"), left)
 }
 
 // origin returns when and in which run and chunk a failure happened. A republish has no

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -39,7 +40,7 @@ func (p *page) line(format string, args ...any) {
 
 // painted is line in a color, if the page has colors; "" is no color.
 func (p *page) painted(c paint, format string, args ...any) {
-	if p.screen.Colors && c != "" {
+	if p.screen.Colors {
 		if p.paints == nil {
 			p.paints = map[int]paint{}
 		}
@@ -60,11 +61,12 @@ func (p *page) to(w io.Writer) {
 // Printable replaces unprintable characters of lines with spaces. Names, reasons and
 // messages at the broker can come from anyone, and must not control the terminal.
 func Printable(lines string) string {
-	all := strings.Split(lines, "\n")
-	for i, line := range all {
-		all[i] = printable(line)
-	}
-	return strings.Join(all, "\n")
+	return strings.Map(func(r rune) rune {
+		if unicode.IsPrint(r) || r == '\n' {
+			return r
+		}
+		return ' '
+	}, lines)
 }
 
 // wrapped writes a text at an indent. Words are never cut: they may be digests or addresses
@@ -87,14 +89,7 @@ func (p *page) wrapped(indent int, text string) {
 }
 
 // printable is Printable for a single line.
-func printable(s string) string {
-	return strings.Map(func(r rune) rune {
-		if unicode.IsPrint(r) {
-			return r
-		}
-		return ' '
-	}, s)
-}
+func printable(s string) string { return strings.ReplaceAll(Printable(s), "\n", " ") }
 
 // columnGap is the space between two columns of a table.
 const columnGap = 2
@@ -217,17 +212,17 @@ func size(bytes int64) string {
 	return fmt.Sprintf("%.1f %ciB", value, prefixes[0])
 }
 
-// count formats a number with its noun.
-func count(n int, one, many string) string {
+// Count formats a number with its noun.
+func Count(n int, one, many string) string {
 	if n == 1 {
 		return "1 " + one
 	}
 	return fmt.Sprintf("%d %s", n, many)
 }
 
-func images(n int) string { return count(n, "image", "images") }
+func images(n int) string { return Count(n, "image", "images") }
 
-func chunks(n int) string { return count(n, "chunk", "chunks") }
+func chunks(n int) string { return Count(n, "chunk", "chunks") }
 
 // amount is a number with its noun.
 type amount struct {
@@ -266,13 +261,7 @@ func sum(total int, of []amount) string {
 
 // known leaves out what is zero.
 func known(amounts []amount) []amount {
-	var left []amount
-	for _, a := range amounts {
-		if a.n != 0 {
-			left = append(left, a)
-		}
-	}
-	return left
+	return slices.DeleteFunc(slices.Clone(amounts), func(a amount) bool { return a.n == 0 })
 }
 
 const day = 24 * time.Hour

@@ -42,7 +42,7 @@ func Plan(w io.Writer, planned []PlannedChunk, now time.Time) {
 	}
 	p.table(0, []column{number("CHUNK"), text("DUE"), text("REGISTRY"), text("ENTRIES")}, rows)
 	p.line("")
-	p.line("%s in %s, the last due %s.", count(entries, "entry", "entries"), chunks(len(planned)), due(last, now))
+	p.line("%s in %s, the last due %s.", Count(entries, "entry", "entries"), chunks(len(planned)), due(last, now))
 }
 
 func dueColumn(t, now time.Time) string {

@@ -42,7 +42,7 @@ func Pruning(w io.Writer, r *prune.Review, last *prune.Last, now time.Time) {
 	defer p.to(w)
 	if r != nil {
 		p.line("")
-		p.line("Prune plan of %s by %s: %s, %s.", momentAndRelative(r.Made, now), printable(r.By), count(r.Tags, "tag", "tags"), standing(r))
+		p.line("Prune plan of %s by %s: %s, %s.", momentAndRelative(r.Made, now), printable(r.By), Count(r.Tags, "tag", "tags"), standing(r))
 	}
 	if last == nil {
 		return
@@ -51,7 +51,7 @@ func Pruning(w io.Writer, r *prune.Review, last *prune.Last, now time.Time) {
 		p.line("")
 	}
 	o := last.Outcome
-	p.line("Last pruned %s by %s: %s deleted, %d skipped, %d gone before, %d failed.", momentAndRelative(last.At, now), printable(last.By), count(o.Deleted, "tag", "tags"), o.Skipped, o.Gone, o.Failed)
+	p.line("Last pruned %s by %s: %s deleted, %d skipped, %d gone before, %d failed.", momentAndRelative(last.At, now), printable(last.By), Count(o.Deleted, "tag", "tags"), o.Skipped, o.Gone, o.Failed)
 	if last.Why != "" {
 		p.wrapped(0, "Not finished: "+printable(last.Why))
 	}
@@ -77,8 +77,8 @@ func standing(r *prune.Review) string {
 func Pruned(w io.Writer, o prune.Outcome) {
 	var p page
 	defer p.to(w)
-	p.line("%s deleted, %d skipped, %d gone before, %d failed.", count(o.Deleted, "tag", "tags"), o.Skipped, o.Gone, o.Failed)
+	p.line("%s deleted, %d skipped, %d gone before, %d failed.", Count(o.Deleted, "tag", "tags"), o.Skipped, o.Gone, o.Failed)
 	if o.Manifests > 0 {
-		p.line("%s without a tag deleted.", count(o.Manifests, "manifest", "manifests"))
+		p.line("%s without a tag deleted.", Count(o.Manifests, "manifest", "manifests"))
 	}
 }

@@ -111,13 +111,16 @@ func registries(p *page, all []run.Registry, now time.Time) {
 	}
 }
 
-// atLeast formats a number, with a mark if it is a lower bound.
-func atLeast(n int, more bool) string {
+// marked returns a text, with a mark if what it says is a lower bound.
+func marked(text string, more bool) string {
 	if more {
-		return strconv.Itoa(n) + "+"
+		return text + "+"
 	}
-	return strconv.Itoa(n)
+	return text
 }
+
+// atLeast formats a number, with a mark if it is a lower bound.
+func atLeast(n int, more bool) string { return marked(strconv.Itoa(n), more) }
 
 func budget(limit int, window string) string {
 	if limit == 0 {
@@ -250,6 +253,6 @@ func Cancelled(w io.Writer, id string, d plan.Dropped) {
 		p.line("A worker has %s and may finish it.", chunks(d.UnderWay))
 	}
 	if d.Unread > 0 {
-		p.line("This version cannot read %s; a newer worker drops them.", count(d.Unread, "message", "messages"))
+		p.line("This version cannot read %s; a newer worker drops them.", Count(d.Unread, "message", "messages"))
 	}
 }

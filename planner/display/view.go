@@ -2,6 +2,7 @@ package display
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 	"unicode/utf8"
@@ -36,15 +37,12 @@ func (v view) lines(width int) []string {
 		switch {
 		case v.State == run.StateDone:
 			paint = green
-		case v.Over() && v.State != run.StateDone:
+		case v.Over():
 			paint = red
 		case v.Chunks.Running == 0:
 			paint = yellow
 		}
-		if paint != "" {
-			text = paint.on(v.colors, text)
-		}
-		lines = append(lines, text)
+		lines = append(lines, paint.on(v.colors, text))
 	}
 	shown := v.UnderWay[:min(len(v.UnderWay), followedCopies)]
 	for _, row := range copyRows(shown, v.now, width) {
@@ -177,11 +175,7 @@ func (v view) toGo() string {
 		if v.NextDue != nil && e.Equal(*v.NextDue) {
 			return "" // the next chunk is the last one, and is shown already
 		}
-		more := ""
-		if v.EstimatedAtLeast {
-			more = "+"
-		}
-		return span(e.Sub(v.now)) + more + " to go"
+		return marked(span(e.Sub(v.now)), v.EstimatedAtLeast) + " to go"
 	}
 	if !known {
 		return ""
@@ -248,11 +242,5 @@ func activity(s run.Status, now time.Time) string {
 
 // present leaves out the empty parts.
 func present(parts ...string) []string {
-	var left []string
-	for _, part := range parts {
-		if part != "" {
-			left = append(left, part)
-		}
-	}
-	return left
+	return slices.DeleteFunc(slices.Clone(parts), func(part string) bool { return part == "" })
 }

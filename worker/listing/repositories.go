@@ -1,6 +1,7 @@
 package listing
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -152,24 +153,29 @@ var quayNamespace = namespaceAPI{
 		if err := json.Unmarshal(body, &answer); err != nil {
 			return nil, "", err
 		}
-		listed, err := registry.ReadList[struct {
-			Namespace string `json:"namespace"`
-			Name      string `json:"name"`
-			Kind      string `json:"kind"`
-		}](answer.Repositories, maxItems)
-		if err != nil {
-			return nil, "", err
-		}
-		if listed == nil {
-			return nil, "", errors.New("no repositories in the answer")
-		}
-		for _, r := range listed {
-			if r.Kind == "" || r.Kind == "image" { // others are applications of Helm's past
-				names = append(names, r.Namespace+"/"+r.Name)
-			}
-		}
-		return names, answer.NextPage, nil
+		names, err = imageNames(answer.Repositories)
+		return names, answer.NextPage, err
 	},
+}
+
+// imageNames returns the paths of the repositories of images in a listing of Quay, which also
+// has applications of Helm's past, or of Docker Hub, which also has plugins and extensions.
+func imageNames(list json.RawMessage) (names []string, err error) {
+	listed, err := registry.ReadList[struct {
+		Namespace string `json:"namespace"`
+		Name      string `json:"name"`
+		Kind      string `json:"kind"`            // at Quay
+		Type      string `json:"repository_type"` // at Docker Hub
+	}](list, maxItems)
+	if err == nil && listed == nil {
+		err = errors.New("no repositories in the answer")
+	}
+	for _, r := range listed {
+		if cmp.Or(r.Kind, r.Type, "image") == "image" {
+			names = append(names, r.Namespace+"/"+r.Name)
+		}
+	}
+	return names, err
 }
 
 // hubNamespace is the API of Docker Hub
@@ -190,23 +196,8 @@ var hubNamespace = namespaceAPI{
 		if err := json.Unmarshal(body, &answer); err != nil {
 			return nil, "", err
 		}
-		listed, err := registry.ReadList[struct {
-			Namespace string `json:"namespace"`
-			Name      string `json:"name"`
-			Type      string `json:"repository_type"`
-		}](answer.Results, maxItems)
-		if err != nil {
-			return nil, "", err
-		}
-		if listed == nil {
-			return nil, "", errors.New("no results in the answer")
-		}
-		for _, r := range listed {
-			if r.Type == "" || r.Type == "image" { // others are plugins and extensions
-				names = append(names, r.Namespace+"/"+r.Name)
-			}
-		}
-		return names, answer.Next, nil
+		names, err = imageNames(answer.Results)
+		return names, answer.Next, err
 	},
 }
 
