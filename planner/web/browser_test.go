@@ -2,6 +2,7 @@ package web
 
 import (
 	"context"
+	"errors"
 	"flag"
 	"log/slog"
 	"os"
@@ -11,6 +12,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/chromedp/cdproto"
 	"github.com/chromedp/cdproto/cdp"
 	"github.com/chromedp/cdproto/emulation"
 	"github.com/chromedp/cdproto/log"
@@ -32,7 +34,8 @@ const browserTime = 2 * time.Minute
 // fails the test, unless it is expected.
 func browser(t *testing.T, expected ...func(string) bool) context.Context {
 	t.Helper()
-	allocator, cancel := chromedp.NewExecAllocator(t.Context(), append(chromedp.DefaultExecAllocatorOptions[:], chromedp.ExecPath("chromium"), chromedp.NoSandbox)...)
+	allocator, cancel := chromedp.NewExecAllocator(t.Context(), append(chromedp.DefaultExecAllocatorOptions[:],
+		chromedp.ExecPath("chromium"), chromedp.NoSandbox, chromedp.WSURLReadTimeout(browserTime))...)
 	t.Cleanup(cancel)
 	ctx, cancel := chromedp.NewContext(allocator)
 	t.Cleanup(cancel)
@@ -57,9 +60,24 @@ func browser(t *testing.T, expected ...func(string) bool) context.Context {
 	return ctx
 }
 
+// do takes steps, each as soon as its node is there. The browser may replace the document,
+// and a live page its content, after a node was found and before anything was done to it:
+// then the node of that name is looked up again.
 func do(t *testing.T, ctx context.Context, steps ...chromedp.Action[chromedp.Void]) {
 	t.Helper()
-	require.NoError(t, chromedp.Do(ctx, steps...))
+	for _, step := range steps {
+		err := chromedp.Do(ctx, step)
+		for replaced(err) {
+			err = chromedp.Do(ctx, step)
+		}
+		require.NoError(t, err)
+	}
+}
+
+// replaced is whether the browser says that a node which was found is no longer in the document.
+func replaced(err error) bool {
+	var refused *cdproto.Error
+	return errors.As(err, &refused) && (strings.HasPrefix(refused.Message, "Could not find node") || refused.Message == "Node is detached from document")
 }
 
 // ask returns what an expression is in the page.
@@ -108,9 +126,8 @@ func TestPages(t *testing.T) {
 }
 
 // seesAll loads the pages that grow with the mirror, wide and narrow.
-func seesAll(t *testing.T, url, name string) {
+func seesAll(t *testing.T, ctx context.Context, url, name string) {
 	t.Helper()
-	ctx := browser(t)
 	for _, page := range []string{"", "failures", "runs", "images", "pruning"} {
 		sees(t, ctx, url+"/"+page, name+page, 1280, false)
 		sees(t, ctx, url+"/"+page, name+page+"-phone", 390, true)

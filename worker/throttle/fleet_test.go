@@ -1,6 +1,7 @@
 package throttle_test
 
 import (
+	"errors"
 	"log/slog"
 	"net/http"
 	"strings"
@@ -57,9 +58,16 @@ func ask(t *testing.T, client *http.Client, method, url string, left *atomic.Int
 			return
 		}
 		response, err := client.Do(request)
-		if err != nil { // the registry is closed
-			time.Sleep(100 * time.Millisecond)
+		if spent := (*budget.SpentError)(nil); errors.As(err, &spent) {
+			select {
+			case <-time.After(time.Until(spent.Slot)): // when the registry is no longer closed
+			case <-t.Context().Done():
+			}
 			continue
+		}
+		if err != nil {
+			t.Error(err)
+			return
 		}
 		_ = response.Body.Close()
 		if response.StatusCode != http.StatusTooManyRequests {

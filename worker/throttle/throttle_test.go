@@ -189,6 +189,7 @@ func TestCopySpendsAndReports(t *testing.T) {
 // TestNoBrokerNoPermission: nothing is pulled without the broker, and the error does not
 // blame the registry.
 func TestNoBrokerNoPermission(t *testing.T) {
+	t.Parallel()
 	server := brokertest.Start(t)
 	b := brokertest.Open(t, server.Config())
 	store, err := budget.Open(t.Context(), b, slog.New(slog.DiscardHandler))
