@@ -13,6 +13,7 @@ import (
 
 	"github.com/nicholas-fedor/shoutrrr/pkg/types"
 
+	"github.com/osism/skopeo-worker/planner/display"
 	"github.com/osism/skopeo-worker/shared/change"
 )
 
@@ -128,19 +129,9 @@ func without(all, others []string) []string {
 	return slices.DeleteFunc(slices.Clone(all), func(s string) bool { return known[s] })
 }
 
-func images(n int) string {
-	if n == 1 {
-		return "1 image"
-	}
-	return fmt.Sprintf("%d images", n)
-}
+func images(n int) string { return display.Count(n, "image", "images") }
 
-func are(n int) string {
-	if n == 1 {
-		return "1 image is"
-	}
-	return fmt.Sprintf("%d images are", n)
-}
+func are(n int) string { return display.Count(n, "image is", "images are") }
 
 // hash is a key for a text of any length.
 func hash(text string) string {

@@ -92,13 +92,7 @@ func (x *Namespaces) Expand(ctx context.Context, l list.List) (list.List, error)
 
 // of returns the repositories that an entry chooses.
 func of(n list.Namespace, all []reference.Repository) []reference.Repository {
-	var chosen []reference.Repository
-	for _, r := range all {
-		if n.Chooses(r) {
-			chosen = append(chosen, r)
-		}
-	}
-	return chosen
+	return slices.DeleteFunc(slices.Clone(all), func(r reference.Repository) bool { return !n.Chooses(r) })
 }
 
 // weigh decides which repositories of a namespace are mirrored: those that are listed now, or
@@ -125,12 +119,7 @@ func weigh(n list.Namespace, last namespaceNote, now []reference.Repository, fai
 	for _, r := range now {
 		listed[r] = true
 	}
-	var gone []reference.Repository
-	for _, r := range last.Repositories {
-		if !listed[r] {
-			gone = append(gone, r)
-		}
-	}
+	gone := slices.DeleteFunc(slices.Clone(last.Repositories), func(r reference.Repository) bool { return listed[r] })
 	if len(gone) > 0 {
 		said = append(said, "no longer listed, and no longer mirrored: "+named(len(gone), func(i int) string { return gone[i].String() }))
 	}

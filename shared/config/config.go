@@ -122,19 +122,12 @@ func Annotation(settings ...any) map[string]string {
 func Help(settings ...any) string {
 	var b strings.Builder
 	w := tabwriter.NewWriter(&b, 0, 0, 2, ' ', 0)
-	for _, s := range settings {
-		t := reflect.TypeOf(s).Elem()
-		for i := range t.NumField() {
-			tag := t.Field(i).Tag
-			if tag.Get("envconfig") == "" {
-				continue
-			}
-			value := tag.Get("default")
-			if tag.Get("required") == "true" {
-				value = "required"
-			}
-			_, _ = fmt.Fprintf(w, "  %s\t%s\t%s\n", tag.Get("envconfig"), value, tag.Get("desc"))
+	for name, tag := range variables(settings) {
+		value := tag.Get("default")
+		if tag.Get("required") == "true" {
+			value = "required"
 		}
+		_, _ = fmt.Fprintf(w, "  %s\t%s\t%s\n", name, value, tag.Get("desc"))
 	}
 	_ = w.Flush()
 	return b.String()

@@ -2,6 +2,7 @@ package config
 
 import (
 	"fmt"
+	"iter"
 	"reflect"
 	"slices"
 	"strings"
@@ -25,7 +26,10 @@ const sameWord = 4
 // setting reads and whose name is nearly that of a setting that is not set. Values are left
 // out, because they may be secrets.
 func NearMisses(environ []string, settings ...any) []string {
-	names := variables(settings)
+	var names []string
+	for name := range variables(settings) {
+		names = append(names, name)
+	}
 	set := map[string]bool{}
 	for _, variable := range environ {
 		name, value, _ := strings.Cut(variable, "=")
@@ -48,18 +52,17 @@ func NearMisses(environ []string, settings ...any) []string {
 	return warnings
 }
 
-// variables returns the names of the variables of settings.
-func variables(settings []any) []string {
-	var names []string
-	for _, s := range settings {
-		t := reflect.TypeOf(s).Elem()
-		for i := range t.NumField() {
-			if name := t.Field(i).Tag.Get("envconfig"); name != "" {
-				names = append(names, name)
+// variables yields the names of the variables of settings, with the tags of their fields.
+func variables(settings []any) iter.Seq2[string, reflect.StructTag] {
+	return func(yield func(string, reflect.StructTag) bool) {
+		for _, s := range settings {
+			for field := range reflect.TypeOf(s).Elem().Fields() {
+				if name := field.Tag.Get("envconfig"); name != "" && !yield(name, field.Tag) {
+					return
+				}
 			}
 		}
 	}
-	return names
 }
 
 // near reports whether a name is likely to be a mistake for one of ours.

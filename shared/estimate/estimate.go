@@ -28,8 +28,7 @@ func Registries(ctx context.Context, b *budget.Store) ([]run.Registry, error) {
 func row(s budget.Standing) run.Registry {
 	r := run.Registry{Registry: s.Registry, Limit: s.Limit.Requests, Window: s.Limit.Per(), Spent: s.Spent, Reason: s.Reason}
 	if s.Counted {
-		free := max(0, s.Limit.Requests-s.Spent)
-		r.Free = &free
+		r.Free = new(max(0, s.Limit.Requests-s.Spent))
 	}
 	if !s.NextSlot.IsZero() {
 		r.NextSlot = &s.NextSlot

@@ -4,8 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"maps"
-	"slices"
 	"time"
 
 	"github.com/nats-io/nats.go"
@@ -35,12 +33,8 @@ func (s *Store) Forget(ctx context.Context, name string, unwanted func(Record, I
 		return done, err
 	}
 	var left []error
-	for _, subj := range slices.Sorted(maps.Keys(all.records)) {
-		whole, ok := merge(all.records[subj])
-		if !ok {
-			continue
-		}
-		n, err := s.forget(ctx, name, whole, all.records[subj], unwanted)
+	for whole, pages := range all.wholes() {
+		n, err := s.forget(ctx, name, whole, pages, unwanted)
 		done.Images += n
 		switch {
 		case errors.Is(err, broker.ErrConflict):
@@ -127,11 +121,7 @@ func (s *Store) MarkLeft(ctx context.Context, name string, has func(reference.Re
 		return 0, err
 	}
 	total := 0
-	for _, subj := range slices.Sorted(maps.Keys(all.records)) {
-		whole, ok := merge(all.records[subj])
-		if !ok {
-			continue
-		}
+	for whole := range all.wholes() {
 		n, err := s.markLeft(ctx, name, whole, has, now)
 		if err != nil {
 			return total, fmt.Errorf("marking the failures of %s: %w", whole.Repository, err)

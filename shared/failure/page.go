@@ -7,6 +7,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"iter"
 	"maps"
 	"slices"
 	"time"
@@ -225,10 +226,8 @@ func (s *Store) List(ctx context.Context, name string) ([]Record, error) {
 		return nil, err
 	}
 	var records []Record
-	for _, pages := range all.records {
-		if r, ok := merge(pages); ok {
-			records = append(records, r)
-		}
+	for r := range all.wholes() {
+		records = append(records, r)
 	}
 	slices.SortFunc(records, func(a, b Record) int {
 		return cmp.Or(cmp.Compare(a.Registry, b.Registry), cmp.Compare(a.Repository, b.Repository))
@@ -243,6 +242,17 @@ func (s *Store) List(ctx context.Context, name string) ([]Record, error) {
 type contents struct {
 	records map[string][]*page // by the subject of the record
 	foreign []foreign          // in the order of the stream
+}
+
+// wholes yields the records that have images, sorted by subject, and their pages.
+func (c contents) wholes() iter.Seq2[Record, []*page] {
+	return func(yield func(Record, []*page) bool) {
+		for _, subj := range slices.Sorted(maps.Keys(c.records)) {
+			if whole, ok := merge(c.records[subj]); ok && !yield(whole, c.records[subj]) {
+				return
+			}
+		}
+	}
 }
 
 // all returns every page of a mirror name, and the unreadable messages.

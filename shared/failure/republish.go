@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"maps"
 	"slices"
 
 	"github.com/nats-io/nats.go"
@@ -38,11 +37,7 @@ func (s *Store) Republish(ctx context.Context, name, run string, wanted func(Rec
 		return done, err
 	}
 	var left []error
-	for _, subj := range slices.Sorted(maps.Keys(all.records)) {
-		whole, ok := merge(all.records[subj])
-		if !ok {
-			continue
-		}
+	for whole, pages := range all.wholes() {
 		t := taking{store: s, name: name, run: run, whole: whole, wanted: map[imageKey]bool{}, done: map[int]bool{}}
 		for _, i := range whole.Images {
 			if wanted(whole, i) {
@@ -53,7 +48,7 @@ func (s *Store) Republish(ctx context.Context, name, run string, wanted func(Rec
 			continue
 		}
 		before := done.Images
-		unusable, err := t.all(ctx, all.records[subj], &done)
+		unusable, err := t.all(ctx, pages, &done)
 		if err != nil {
 			return done, errors.Join(append(append(left, unusable...), err)...)
 		}
@@ -117,7 +112,7 @@ func (t *taking) once(ctx context.Context, pages []*page, done *Republished) (un
 
 // take publishes images as a chunk, and removes them from their page.
 func (t *taking) take(ctx context.Context, index int, p *page, images []Image, data []byte) error {
-	due := nats.NewMsg(subject.NewAddress(t.name, t.run, p.record.Registry, Token(index)).Under(subject.Chunk))
+	due := nats.NewMsg(subject.NewAddress(t.name, t.run, p.record.Registry, token(index)).Under(subject.Chunk))
 	due.Data = data
 	gone := map[imageKey]bool{}
 	for _, i := range images {
@@ -162,9 +157,9 @@ func payload(name, run string, p *page, images []Image) ([]byte, error) {
 	return data, nil
 }
 
-// Token is the chunk token of a message of a republish, counted from 1. It is not a chunk
+// token is the chunk token of a message of a republish, counted from 1. It is not a chunk
 // number, because several records can come from one chunk.
-func Token(index int) string { return fmt.Sprintf("r%06d", index) }
+func token(index int) string { return fmt.Sprintf("r%06d", index) }
 
 // chunk makes the message of a page: each image an entry of its own.
 func chunk(name, run string, r Record) (message.Chunk, error) {

@@ -50,7 +50,7 @@ func TestRepublish(t *testing.T) {
 	got := map[string]message.Repository{}
 	for index := range done.Chunks {
 		subj, c := delivered(t, b)
-		require.Equal(t, subject.NewAddress(name, "r2", registry, Token(index+1)).Under(subject.Chunk), subj)
+		require.Equal(t, subject.NewAddress(name, "r2", registry, token(index+1)).Under(subject.Chunk), subj)
 		require.Equal(t, message.Chunk{
 			Version: message.Version, Name: name, Run: "r2", Number: 3, Registry: registry, Republished: true, Repositories: c.Repositories,
 		}, c)

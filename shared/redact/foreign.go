@@ -5,7 +5,6 @@ import (
 	"strings"
 )
 
-// opaque matches the characters of a token that is not a JWT. minForeign and inPath are from
 // opaque matches the characters of a token that is not a JWT.
 var opaque = regexp.MustCompile(`[A-Za-z0-9_~+=-]{20,}`)
 
@@ -31,8 +30,8 @@ func Foreign(text string) string {
 	return masked.String()
 }
 
-// looksOpaque reports whether a text is a token rather than a digest, a host or a word, which have no capitals, or no
-// digits.
+// looksOpaque reports whether a text is a token rather than a digest, a host or a word, which
+// have no capitals, or no digits.
 func looksOpaque(word string) bool {
 	return strings.ContainsAny(word, "0123456789") && strings.ToLower(word) != word
 }

@@ -26,14 +26,14 @@ type Matcher struct {
 // Compile returns the matcher of a selection, or an *Error with all problems.
 func (s Selection) Compile() (*Matcher, error) {
 	m := &Matcher{everything: !s.restricted()}
-	var problems, more []Problem
-	m.include, problems = expressions("include", s.Include)
-	m.exclude, more = expressions("exclude", s.Exclude)
-	problems = append(problems, more...)
-	m.immutable, more = expressions("immutable", s.Immutable)
-	problems = append(problems, more...)
-	m.keep, more = expressions("keep", s.Keep)
-	problems = append(problems, more...)
+	var problems []Problem
+	expressions := func(key string, texts []string) []*regexp.Regexp {
+		compiled, more := expressions(key, texts)
+		problems = append(problems, more...)
+		return compiled
+	}
+	m.include, m.exclude = expressions("include", s.Include), expressions("exclude", s.Exclude)
+	m.immutable, m.keep = expressions("immutable", s.Immutable), expressions("keep", s.Keep)
 	if s.Semver != "" {
 		var err error
 		if m.semver, err = semver.NewConstraint(s.Semver); err != nil {
@@ -56,8 +56,7 @@ func (s Selection) Compile() (*Matcher, error) {
 		problems = append(problems, Problem{"limit", whole, fmt.Sprintf("%d is negative, expected 0 or more", s.Limit)})
 	}
 	if _, err := ParsePlatforms(s.Platforms); err != nil {
-		var bad *Error
-		errors.As(err, &bad)
+		bad, _ := errors.AsType[*Error](err)
 		problems = append(problems, bad.Problems...)
 	}
 	if size := len(s.encode()); size > MaxBytes {

@@ -77,8 +77,7 @@ func isWhole(err error) bool {
 	if err == nil {
 		return false
 	}
-	asked := (*registry.Error)(nil)
-	if !errors.As(err, &asked) || asked.Status == 0 && errors.Is(err, registry.ErrUnavailable) {
+	if asked, ok := errors.AsType[*registry.Error](err); !ok || asked.Status == 0 && errors.Is(err, registry.ErrUnavailable) {
 		return true
 	}
 	return slices.ContainsFunc(wholly, func(cause error) bool { return errors.Is(err, cause) })
@@ -100,7 +99,7 @@ func (f *forecast) insist(ctx context.Context, repository reference.Repository, 
 		pause := f.checker.Backoff(attempt)
 		if !isTurn(err) {
 			if attempt >= most(err) || f.isSilent(host) {
-				if asked := (*registry.Error)(nil); !errors.As(err, &asked) || asked.Status == 0 {
+				if asked, ok := errors.AsType[*registry.Error](err); !ok || asked.Status == 0 {
 					f.noteSilent(host)
 				}
 				return err
@@ -121,8 +120,8 @@ func (f *forecast) insist(ctx context.Context, repository reference.Repository, 
 // list of some hundred repositories must get through. When a registry that is away comes
 // back is unknown, so that is no turn.
 func isTurn(err error) bool {
-	spent := (*budget.SpentError)(nil)
-	return errors.As(err, &spent) && spent.Since.IsZero()
+	spent, ok := errors.AsType[*budget.SpentError](err)
+	return ok && spent.Since.IsZero()
 }
 
 // most is how often a request is made that fails like this.

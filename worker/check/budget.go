@@ -89,8 +89,7 @@ func (f *forecast) allowance(ctx context.Context, r *Registry) error {
 		r.Limit, r.Window, r.Origin = a.Limit.Requests, a.Limit.Per(), a.Origin
 	}
 	if a.Counted() {
-		free := a.Free()
-		r.Free = &free
+		r.Free = new(a.Free())
 	}
 	if a.Origin != budget.None || wait > 0 {
 		r.Seconds = seconds(wait)
@@ -105,7 +104,4 @@ func (t *Totals) NotBefore(d time.Duration) {
 	}
 }
 
-func seconds(d time.Duration) *int {
-	s := int(math.Ceil(d.Seconds()))
-	return &s
-}
+func seconds(d time.Duration) *int { return new(int(math.Ceil(d.Seconds()))) }

@@ -10,8 +10,13 @@ import (
 	"github.com/osism/skopeo-worker/shared/run"
 )
 
+// descriptions are those of all metrics of the fleet.
+var descriptions []*prometheus.Desc
+
 func describe(name, help string, labels ...string) *prometheus.Desc {
-	return prometheus.NewDesc(prometheus.BuildFQName(namespace, "", name), help, labels, nil)
+	d := prometheus.NewDesc(prometheus.BuildFQName(namespace, "", name), help, labels, nil)
+	descriptions = append(descriptions, d)
+	return d
 }
 
 // The metrics of the fleet: every worker exports the same values.
@@ -46,11 +51,7 @@ type fleet struct{ atomic.Pointer[Fleet] }
 
 // Describe implements prometheus.Collector.
 func (f *fleet) Describe(out chan<- *prometheus.Desc) {
-	for _, d := range []*prometheus.Desc{
-		brokerUp, budgetLimit, budgetSpent, budgetFree, budgetWindow, closed, awaySince, nextSlot, queued, snoozedFor, oldestDue,
-		failedNow, failedLeft, unreadable, lastRun, lastSuccess, runImages, runPulls, runState,
-		pruneCandidates, prunedTags, lastPrune,
-	} {
+	for _, d := range descriptions {
 		out <- d
 	}
 }

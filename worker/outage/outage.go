@@ -214,8 +214,7 @@ func (t *Tracker) suspect(err error) (outcome.Suspicion, bool) {
 
 // spent returns the *budget.SpentError in an error, or nil.
 func spent(err error) *budget.SpentError {
-	var found *budget.SpentError
-	errors.As(err, &found)
+	found, _ := errors.AsType[*budget.SpentError](err)
 	return found
 }
 

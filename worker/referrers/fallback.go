@@ -18,9 +18,9 @@ import (
 // index. The OCI distribution specification forbids to replace it.
 var ErrOccupied = errors.New("the tag for referrers is on something else")
 
-// AnnotationSource is on an index of referrers that has others beside the source's. It is
+// annotationSource is on an index of referrers that has others beside the source's. It is
 // the digest of the source's index.
-const AnnotationSource = "io.osism.skopeo-worker.referrers"
+const annotationSource = "io.osism.skopeo-worker.referrers"
 
 // emptyIndex is what a list begins with if there is none.
 var emptyIndex = registry.Manifest{
@@ -104,19 +104,14 @@ func Fallback(held registry.Manifest, list List) (index registry.Manifest, chang
 		return list.Tagged, held.Digest != list.Tagged.Digest, nil
 	}
 	listed := List{Referrers: entries}
-	var missing []registry.Entry
-	for _, entry := range list.Referrers {
-		if !listed.has(entry.Digest) {
-			missing = append(missing, entry)
-		}
-	}
+	missing := slices.DeleteFunc(slices.Clone(list.Referrers), func(entry registry.Entry) bool { return listed.has(entry.Digest) })
 	if len(missing) == 0 && (!list.tagged() || Current(held, list.Tagged.Digest)) {
 		return held, false, nil
 	}
 	slices.SortFunc(missing, func(a, b registry.Entry) int { return cmp.Compare(a.Digest.String(), b.Digest.String()) })
 	var made map[string]string
 	if list.tagged() {
-		made = map[string]string{AnnotationSource: list.Tagged.Digest.String()}
+		made = map[string]string{annotationSource: list.Tagged.Digest.String()}
 	}
 	index, err = held.WithEntries(append(entries, missing...), made)
 	return index, true, err
@@ -132,7 +127,7 @@ func Current(held registry.Manifest, source reference.Digest) bool {
 		Annotations map[string]string `json:"annotations"`
 	}
 	return held.MediaType == string(types.OCIImageIndex) && json.Unmarshal(held.Raw, &index) == nil &&
-		index.Annotations[AnnotationSource] == source.String()
+		index.Annotations[annotationSource] == source.String()
 }
 
 // Retag returns what a fallback tag is to be put on to mirror the source's if held is

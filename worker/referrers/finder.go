@@ -6,6 +6,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 
 	"github.com/google/go-containerregistry/pkg/v1/types"
 
@@ -112,12 +113,7 @@ func (l *List) add(entry registry.Entry) {
 }
 
 func (l *List) has(digest reference.Digest) bool {
-	for _, entry := range l.Referrers {
-		if entry.Digest == digest {
-			return true
-		}
-	}
-	return false
+	return slices.ContainsFunc(l.Referrers, func(entry registry.Entry) bool { return entry.Digest == digest })
 }
 
 // Walk calls visit with what refers to a digest, then with what refers to that,

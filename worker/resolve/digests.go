@@ -127,8 +127,7 @@ func (p *patience) inVain() error {
 // pulls that is spent does not: it stops no HEAD, and if the registry is closed, each
 // request fails at once.
 func limits(err error) bool {
-	var spent *budget.SpentError
-	return outcome.Classify(err) == outcome.Limited && !errors.As(err, &spent)
+	return outcome.Classify(err) == outcome.Limited && !errors.As(err, new(*budget.SpentError))
 }
 
 // unanswered reports whether an error is not about the tag that was asked for, because no

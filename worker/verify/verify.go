@@ -47,7 +47,7 @@ func (v *Verifier) Verify(ctx context.Context, source reference.Repository, mani
 
 // named adds the image to an error.
 func named(source reference.Repository, name reference.TagOrDigest, err error) error {
-	if known := (*registry.Error)(nil); err == nil || errors.As(err, &known) {
+	if err == nil || errors.As(err, new(*registry.Error)) {
 		return err
 	}
 	return &registry.Error{Op: registry.OpVerify, Repository: source, Reference: name, Err: err}
