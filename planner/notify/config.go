@@ -19,7 +19,7 @@ const (
 	onAlways   = "always"
 )
 
-// Config is who hears of what.
+// Config is which events are sent, and to which receivers.
 type Config struct {
 	URLs string `envconfig:"NOTIFY_URLS" desc:"where to send notifications: URLs of shoutrrr (slack://…, ntfy://…, smtp://…), or http(s) URLs that get JSON; several separated by spaces"`
 	On   string `envconfig:"NOTIFY_ON" default:"problems" expect:"problems or always" desc:"problems, or always: also runs in which all is well"`
@@ -79,7 +79,7 @@ func noteSecrets(text string) {
 // receiver is a destination of notifications.
 type receiver struct {
 	service string // slack, smtp, https
-	send    func(Event) error
+	send    func(event) error
 	key     string // in the bucket; the same for the same URL
 }
 
@@ -94,7 +94,7 @@ func newReceiver(text string) (receiver, error) {
 		if u.Host == "" {
 			return r, fmt.Errorf("a URL without a host")
 		}
-		r.send = func(e Event) error { return post(text, e) }
+		r.send = func(e event) error { return post(text, e) }
 		return r, nil
 	case u.Scheme == "logger" || u.Scheme == "":
 		return r, fmt.Errorf("a URL without a service")
@@ -103,7 +103,7 @@ func newReceiver(text string) (receiver, error) {
 	if err != nil {
 		return r, err
 	}
-	r.send = func(e Event) error {
+	r.send = func(e event) error {
 		for _, err := range sender.Send(e.Text, &params{"title": e.Title}) {
 			if err != nil {
 				return err

@@ -1,5 +1,5 @@
-// Package notify sends a word when something is wrong: once for each event, whatever the
-// number of processes and restarts.
+// Package notify sends notifications when something is wrong: one for each event, however many
+// processes run and restart.
 package notify
 
 import (
@@ -19,26 +19,26 @@ import (
 
 type params = types.Params
 
-// Kind is what an event is about.
-type Kind string
+// kind is what an event is about.
+type kind string
 
 // The kinds of events.
 const (
-	Failed Kind = "failed" // a run has ended with failures
-	Done   Kind = "done"   // a run has ended, and all is well
-	Lost   Kind = "lost"   // a run has lost chunks
-	Stale  Kind = "stale"  // the last complete run ended longer than MAX_AGE ago
-	Closed Kind = "closed" // a registry or destination has been closed for an hour
-	Moved  Kind = "moved"  // sources have moved immutable tags
-	Budget Kind = "budget" // a budget does not suffice before the next schedule
-	Test   Kind = "test"
+	kindFailed kind = "failed" // a run has ended with failures
+	kindDone   kind = "done"   // a run has ended, and all is well
+	kindLost   kind = "lost"   // a run has lost chunks
+	kindStale  kind = "stale"  // the last complete run ended longer than MAX_AGE ago
+	kindClosed kind = "closed" // a registry or destination has been closed for an hour
+	kindMoved  kind = "moved"  // sources have moved immutable tags
+	kindBudget kind = "budget" // a budget does not suffice before the next schedule
+	kindTest   kind = "test"
 )
 
-// Event is the reason of a notification. http(s) URLs get it as JSON.
-type Event struct {
+// event is the reason of a notification. http(s) URLs get it as JSON.
+type event struct {
 	Version  int       `json:"version"`      // 1
 	ID       string    `json:"id,omitempty"` // the same if a message is sent again
-	Kind     Kind      `json:"event"`
+	Kind     kind      `json:"event"`
 	Mirror   string    `json:"mirror,omitempty"`
 	Run      string    `json:"run,omitempty"`
 	Registry string    `json:"registry,omitempty"`
@@ -66,8 +66,8 @@ const (
 
 // ended returns the event of a run that has ended, given what has failed by then and when
 // the run before ended, and what has vanished.
-func ended(mirror, run string, failing, before, vanished []string, waiting int, at time.Time) Event {
-	e := Event{Version: 1, Kind: Done, Mirror: mirror, Run: run, At: at, Failing: len(failing)}
+func ended(mirror, run string, failing, before, vanished []string, waiting int, at time.Time) event {
+	e := event{Version: 1, Kind: kindDone, Mirror: mirror, Run: run, At: at, Failing: len(failing)}
 	e.New, e.Recovered = without(failing, before), without(before, failing)
 	var b strings.Builder
 	if len(failing) == 0 {
@@ -78,7 +78,7 @@ func ended(mirror, run string, failing, before, vanished []string, waiting int, 
 		}
 		b.WriteString(".")
 	} else {
-		e.Kind = Failed
+		e.Kind = kindFailed
 		e.Title = fmt.Sprintf("Mirror %s: %s failed", mirror, images(len(failing)))
 		fmt.Fprintf(&b, "Run %s has ended. %s not mirrored, %d of them new since the run before.", run, are(len(failing)), len(e.New))
 	}
@@ -92,8 +92,8 @@ func ended(mirror, run string, failing, before, vanished []string, waiting int, 
 }
 
 // moved returns the event of immutable tags that sources have moved.
-func moved(mirror, run string, kept []change.Change, at time.Time) Event {
-	e := Event{Version: 1, Kind: Moved, Mirror: mirror, Run: run, At: at, Title: fmt.Sprintf("Mirror %s: immutable tags of %s have moved", mirror, images(len(kept)))}
+func moved(mirror, run string, kept []change.Change, at time.Time) event {
+	e := event{Version: 1, Kind: kindMoved, Mirror: mirror, Run: run, At: at, Title: fmt.Sprintf("Mirror %s: immutable tags of %s have moved", mirror, images(len(kept)))}
 	var b strings.Builder
 	b.WriteString("Sources have moved tags that must not move. It may be an attack. The destination keeps what it has.")
 	var lines []string

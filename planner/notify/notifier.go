@@ -21,7 +21,7 @@ import (
 const (
 	// interval is how often events are looked for.
 	interval = 15 * time.Second
-	// keep is how long after an event somebody may still hear of it.
+	// keep is how long after an event its notifications may still be sent.
 	keep = 24 * time.Hour
 	// closedFor is when a closed registry is an event.
 	closedFor = time.Hour
@@ -79,7 +79,7 @@ func (n *Notifier) Run(ctx context.Context) error {
 	}
 }
 
-// look stores what has happened, and tells whoever has not heard of it.
+// look stores what has happened, and sends the notifications that are due.
 func (n *Notifier) look(ctx context.Context) error {
 	if len(n.config.receivers) == 0 {
 		return nil
@@ -147,11 +147,11 @@ func (n *Notifier) runEnded(ctx context.Context, mirror string, r overview.Run) 
 			kept = append(kept, c)
 		}
 	}
-	e := stored{Event: ended(mirror, r.ID, failing, before, vanished, r.Status.Images.Waiting, *r.Status.Finished), Images: failing[:min(len(failing), maxImages)]}
-	e.Silent = e.Kind == Done && n.config.On != onAlways
-	if len(kept) > 0 { // the same ones again are no other event
+	e := stored{event: ended(mirror, r.ID, failing, before, vanished, r.Status.Images.Waiting, *r.Status.Finished), Images: failing[:min(len(failing), maxImages)]}
+	e.Silent = e.Kind == kindDone && n.config.On != onAlways
+	if len(kept) > 0 { // the same ones again are not another event
 		about := moved(mirror, r.ID, kept, *r.Status.Finished)
-		if err := n.store.create(ctx, "moved."+mirror+"."+hash(strings.Join(about.Moved, " ")), stored{Event: about}); err != nil {
+		if err := n.store.create(ctx, "moved."+mirror+"."+hash(strings.Join(about.Moved, " ")), stored{event: about}); err != nil {
 			return err
 		}
 	}
@@ -179,13 +179,13 @@ func (n *Notifier) failing(ctx context.Context, mirror string) ([]string, error)
 // mirror stores events about a mirror as it stands.
 func (n *Notifier) mirror(ctx context.Context, m overview.Mirror) error {
 	var errs []error
-	add := func(key string, e Event) {
+	add := func(key string, e event) {
 		e.Version, e.Mirror, e.At = 1, m.Name, n.now().UTC()
-		errs = append(errs, n.store.create(ctx, key, stored{Event: e}))
+		errs = append(errs, n.store.create(ctx, key, stored{event: e}))
 	}
 	if m.Last != nil && m.Last.State == run.StateLost {
-		add("lost."+m.Name+"."+m.Last.Run, Event{
-			Kind: Lost, Run: m.Last.Run, Title: "Mirror " + m.Name + " has lost chunks",
+		add("lost."+m.Name+"."+m.Last.Run, event{
+			Kind: kindLost, Run: m.Last.Run, Title: "Mirror " + m.Name + " has lost chunks",
 			Text: fmt.Sprintf("%d chunks of run %s are neither done nor at the broker. Plan again, and find out who deleted messages at the broker.", m.Last.Chunks.Lost, m.Last.Run),
 		})
 	}
@@ -194,7 +194,7 @@ func (n *Notifier) mirror(ctx context.Context, m overview.Mirror) error {
 		if m.Complete != nil {
 			key, text = m.Complete.UTC().Format("20060102150405"), "The last complete run ended at "+m.Complete.UTC().Format(time.RFC1123)+"."
 		}
-		add("stale."+m.Name+"."+key, Event{Kind: Stale, Title: "Mirror " + m.Name + " is stale", Text: text})
+		add("stale."+m.Name+"."+key, event{Kind: kindStale, Title: "Mirror " + m.Name + " is stale", Text: text})
 	}
 	next := n.next()
 	for _, status := range m.Current {
@@ -202,8 +202,8 @@ func (n *Notifier) mirror(ctx context.Context, m overview.Mirror) error {
 			if next.IsZero() || r.EstimatedDone == nil || !r.EstimatedDone.After(next) || r.ToPull == 0 {
 				continue
 			}
-			add("budget."+m.Name+"."+status.Run+"."+hash(r.Registry), Event{
-				Kind: Budget, Run: status.Run, Registry: r.Registry, Title: "Mirror " + m.Name + ": the budget of " + r.Registry + " does not suffice",
+			add("budget."+m.Name+"."+status.Run+"."+hash(r.Registry), event{
+				Kind: kindBudget, Run: status.Run, Registry: r.Registry, Title: "Mirror " + m.Name + ": the budget of " + r.Registry + " does not suffice",
 				Text: fmt.Sprintf("Run %s has about %d manifests left to pull from %s. What that allows (%d per %s) takes until %s; the next plan is due at %s.",
 					status.Run, r.ToPull, r.Registry, r.Limit, r.Window, r.EstimatedDone.UTC().Format(time.RFC1123), next.UTC().Format(time.RFC1123)),
 			})
@@ -229,15 +229,15 @@ func (n *Notifier) registries(ctx context.Context, all []run.Registry) error {
 		if now.Sub(since) < closedFor {
 			continue
 		}
-		errs = append(errs, n.store.create(ctx, "closed."+hash(r.Registry)+"."+since.UTC().Format("20060102150405"), stored{Event: Event{
-			Version: 1, Kind: Closed, Registry: r.Registry, At: now.UTC(), Title: r.Registry + " is closed",
+		errs = append(errs, n.store.create(ctx, "closed."+hash(r.Registry)+"."+since.UTC().Format("20060102150405"), stored{event: event{
+			Version: 1, Kind: kindClosed, Registry: r.Registry, At: now.UTC(), Title: r.Registry + " is closed",
 			Text: fmt.Sprintf("%s has been closed since %s: %s", r.Registry, since.UTC().Format(time.RFC1123), strings.TrimSuffix(r.Reason, ".")+"."),
 		}}))
 	}
 	return errors.Join(errs...)
 }
 
-// deliver tells of events that somebody has not heard of.
+// deliver sends each event to the receivers that do not have it yet.
 func (n *Notifier) deliver(ctx context.Context) error {
 	events, err := n.store.list(ctx, "")
 	if err != nil {
@@ -250,7 +250,7 @@ func (n *Notifier) deliver(ctx context.Context) error {
 			continue
 		}
 		for _, r := range n.config.receivers {
-			d, err := n.tell(ctx, e, r)
+			d, err := n.send(ctx, e, r)
 			errs = append(errs, err)
 			if d.Error != "" && !d.Sent {
 				problems = append(problems, fmt.Sprintf("%s: %s (%s)", d.Service, d.Error, e.Title))
@@ -263,8 +263,8 @@ func (n *Notifier) deliver(ctx context.Context) error {
 	return errors.Join(errs...)
 }
 
-// tell sends an event to a receiver that has not heard of it, unless another process does.
-func (n *Notifier) tell(ctx context.Context, e event, r receiver) (delivery, error) {
+// send sends an event to a receiver that does not have it yet, unless another process does.
+func (n *Notifier) send(ctx context.Context, e keyed, r receiver) (delivery, error) {
 	d, revision, err := n.store.claim(ctx, e.key, r, n.now())
 	if errors.Is(err, errTaken) {
 		return d, nil
@@ -272,7 +272,7 @@ func (n *Notifier) tell(ctx context.Context, e event, r receiver) (delivery, err
 	if err != nil {
 		return d, err
 	}
-	clean := e.Event
+	clean := e.event
 	clean.ID = hash(e.key)
 	clean.Title, clean.Text = redact.Text(clean.Title), redact.Text(clean.Text)
 	if err := r.send(clean); err != nil {
@@ -291,7 +291,7 @@ func (n *Notifier) tell(ctx context.Context, e event, r receiver) (delivery, err
 
 // SendTest sends a message to each receiver, and calls report with what came of it.
 func (c *Config) SendTest(report func(service string, err error)) {
-	e := Event{Version: 1, Kind: Test, Title: "skopeo-worker: a test", Text: "Notifications arrive here.", At: time.Now().UTC()}
+	e := event{Version: 1, Kind: kindTest, Title: "skopeo-worker: a test", Text: "Notifications arrive here.", At: time.Now().UTC()}
 	for _, r := range c.receivers {
 		report(r.service, r.send(e))
 	}

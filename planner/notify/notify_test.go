@@ -33,7 +33,7 @@ const mirror = "nightly"
 type inbox struct {
 	*httptest.Server
 	mu     sync.Mutex
-	events []Event
+	events []event
 	bodies []string
 	status int
 }
@@ -49,7 +49,7 @@ func newInbox(t *testing.T) *inbox {
 		if i.status != http.StatusOK {
 			return
 		}
-		var e Event
+		var e event
 		_ = json.Unmarshal(body, &e)
 		_, _ = io.WriteString(w, "{}")
 		i.events, i.bodies = append(i.events, e), append(i.bodies, string(body))
@@ -65,7 +65,7 @@ func (i *inbox) answers(status int) {
 }
 
 // take returns what has arrived since.
-func (i *inbox) take() []Event {
+func (i *inbox) take() []event {
 	i.mu.Lock()
 	defer i.mu.Unlock()
 	events := i.events
@@ -164,7 +164,7 @@ func TestOnce(t *testing.T) {
 	b.looks(b.notifier(in.URL, onProblems, 0), first)
 	events := in.take()
 	require.Len(t, events, 1)
-	require.Equal(t, Failed, events[0].Kind)
+	require.Equal(t, kindFailed, events[0].Kind)
 	require.Equal(t, id, events[0].Run)
 	require.NotEmpty(t, events[0].ID)
 	require.Equal(t, []string{"quay.io/a/b:1", "quay.io/a/b:2"}, events[0].New)
@@ -194,7 +194,7 @@ func TestAlways(t *testing.T) {
 	b.looks(n)
 	events := in.take()
 	require.Len(t, events, 1)
-	require.Equal(t, Done, events[0].Kind)
+	require.Equal(t, kindDone, events[0].Kind)
 	require.Empty(t, events[0].Vanished)
 
 	// What the run has found gone is in its message.
@@ -233,10 +233,10 @@ func TestRetried(t *testing.T) {
 func TestStanding(t *testing.T) {
 	b, in := newBench(t), newInbox(t)
 	n := b.notifier(in.URL, onProblems, time.Millisecond)
-	kinds := func() map[Kind]Event {
+	kinds := func() map[kind]event {
 		t.Helper()
 		b.looks(n)
-		found := map[Kind]Event{}
+		found := map[kind]event{}
 		for _, e := range in.take() {
 			require.NotContains(t, found, e.Kind)
 			found[e.Kind] = e
@@ -244,16 +244,16 @@ func TestStanding(t *testing.T) {
 		return found
 	}
 	b.ends()
-	require.Contains(t, kinds(), Stale)
+	require.Contains(t, kinds(), kindStale)
 	require.Empty(t, kinds())
 
 	require.NoError(t, b.budget.Away(t.Context(), budget.Outage{Registry: "registry.example.com", Activity: budget.Push, Reason: "507 Insufficient Storage", Started: time.Now()}))
-	require.NotContains(t, kinds(), Closed)
+	require.NotContains(t, kinds(), kindClosed)
 	b.passed = closedFor
-	closed := kinds()[Closed]
+	closed := kinds()[kindClosed]
 	require.Equal(t, "registry.example.com", closed.Registry)
 	require.Contains(t, closed.Text, "507 Insufficient Storage.")
-	require.NotContains(t, kinds(), Closed)
+	require.NotContains(t, kinds(), kindClosed)
 	b.passed = 0
 
 	// One that limits requests, as recorded at the broker: this process has just begun.
@@ -261,10 +261,10 @@ func TestStanding(t *testing.T) {
 	limits := []run.Registry{{Registry: "quay.io", ClosedUntil: &until, RefusedSince: &since, Reason: "429 Too Many Requests"}}
 	require.NoError(t, n.registries(t.Context(), limits))
 	require.NoError(t, b.notifier(in.URL, onProblems, time.Hour).registries(t.Context(), limits))
-	require.Contains(t, kinds()[Closed].Text, "429 Too Many Requests.")
+	require.Contains(t, kinds()[kindClosed].Text, "429 Too Many Requests.")
 	recent := time.Now().Add(-closedFor + time.Minute)
 	require.NoError(t, n.registries(t.Context(), []run.Registry{{Registry: "ghcr.io", ClosedUntil: &until, RefusedSince: &recent}}))
-	require.NotContains(t, kinds(), Closed)
+	require.NotContains(t, kinds(), kindClosed)
 
 	// A run that is not over, whose budget lasts beyond the next plan.
 	now := time.Now().UTC()
@@ -277,14 +277,14 @@ func TestStanding(t *testing.T) {
 	for range 2 {
 		require.NoError(t, n.mirror(t.Context(), overview.Mirror{Name: mirror, Current: []run.Status{status}}))
 	}
-	require.Contains(t, kinds()[Budget].Text, "500 manifests left to pull from docker.io")
+	require.Contains(t, kinds()[kindBudget].Text, "500 manifests left to pull from docker.io")
 	b.next = now.Add(48 * time.Hour)
 	status.Run = run.NewID(now)
 	require.NoError(t, n.mirror(t.Context(), overview.Mirror{Name: mirror, Current: []run.Status{status}}))
-	require.NotContains(t, kinds(), Budget)
+	require.NotContains(t, kinds(), kindBudget)
 
 	require.NoError(t, n.mirror(t.Context(), overview.Mirror{Name: mirror, Last: &run.Status{Run: status.Run, State: run.StateLost, Chunks: run.Chunks{Lost: 3}}}))
-	require.Contains(t, kinds()[Lost].Text, "3 chunks of run "+status.Run)
+	require.Contains(t, kinds()[kindLost].Text, "3 chunks of run "+status.Run)
 }
 
 // TestServices: shoutrrr sends the text, with its title.
@@ -319,7 +319,7 @@ func TestCrash(t *testing.T) {
 	b, in := newBench(t), newInbox(t)
 	crashing := b.notifier(in.URL, onProblems, 0)
 	b.ends("1")
-	crashing.config.receivers[0].send = func(Event) error { return context.Canceled }
+	crashing.config.receivers[0].send = func(event) error { return context.Canceled }
 	_, _, err := crashing.store.claim(t.Context(), "some event", crashing.config.receivers[0], time.Now())
 	require.NoError(t, err)
 	_, _, err = crashing.store.claim(t.Context(), "some event", crashing.config.receivers[0], time.Now())
@@ -343,7 +343,7 @@ func TestMoved(t *testing.T) {
 	b.looks(n)
 	events := in.take()
 	require.Len(t, events, 1)
-	require.Equal(t, Moved, events[0].Kind)
+	require.Equal(t, kindMoved, events[0].Kind)
 	require.Equal(t, []string{"quay.io/a/b:1.0@" + two.String()}, events[0].Moved)
 	require.Equal(t, "Mirror "+mirror+": immutable tags of 1 image have moved", events[0].Title)
 	require.Contains(t, events[0].Text, "- quay.io/a/b:1.0: the destination has "+one.String()+", the source "+two.String())

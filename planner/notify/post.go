@@ -19,7 +19,7 @@ const sendTimeout = 10 * time.Second
 var errRefused = errors.New("refused")
 
 // post sends an event as JSON.
-func post(to string, e Event) error {
+func post(to string, e event) error {
 	data, err := json.Marshal(e)
 	if err != nil {
 		return err

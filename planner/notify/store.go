@@ -16,8 +16,8 @@ import (
 )
 
 const (
-	// Bucket holds events, and who has heard of them.
-	Bucket = "mirror_notices"
+	// bucket holds events, and their deliveries.
+	bucket = "mirror_notices"
 
 	eventPrefix = "event."
 	sentPrefix  = "sent."
@@ -25,13 +25,13 @@ const (
 
 // stored is an event in the bucket.
 type stored struct {
-	Event
-	Silent bool `json:"silent,omitempty"` // nobody is to hear of it
+	event
+	Silent bool `json:"silent,omitempty"` // it is sent to no receiver
 	// Images are those that had failed, to compare the next run with.
 	Images []string `json:"images,omitempty"`
 }
 
-// delivery is what a receiver has heard of an event.
+// delivery is the state of an event's message to a receiver.
 type delivery struct {
 	Sent    bool      `json:"sent"`
 	Until   time.Time `json:"until"` // when another try may begin
@@ -45,7 +45,7 @@ type store struct{ kv jetstream.KeyValue }
 
 func openStore(ctx context.Context, b *broker.Broker) (store, error) {
 	kv, err := b.Bucket(ctx, jetstream.KeyValueConfig{
-		Bucket: Bucket, Description: "skopeo-worker: events, and who has heard of them", TTL: run.Keep,
+		Bucket: bucket, Description: "skopeo-worker: events, and their deliveries", TTL: run.Keep,
 	})
 	return store{kv}, err
 }
@@ -75,26 +75,26 @@ func (s store) has(ctx context.Context, key string) (bool, error) {
 	return err == nil, err
 }
 
-// event is an event with its key.
-type event struct {
+// keyed is an event with its key.
+type keyed struct {
 	key string
 	stored
 }
 
 // list returns the events whose key begins with the prefix, sorted by key.
-func (s store) list(ctx context.Context, prefix string) ([]event, error) {
+func (s store) list(ctx context.Context, prefix string) ([]keyed, error) {
 	watch, err := s.kv.Watch(ctx, eventPrefix+">", jetstream.IgnoreDeletes())
 	if err != nil {
 		return nil, fmt.Errorf("listing events: %w", err)
 	}
 	defer func() { _ = watch.Stop() }()
-	var all []event
+	var all []keyed
 	for entry := range watch.Updates() {
 		if entry == nil {
-			slices.SortFunc(all, func(a, b event) int { return strings.Compare(a.key, b.key) })
+			slices.SortFunc(all, func(a, b keyed) int { return strings.Compare(a.key, b.key) })
 			return all, nil
 		}
-		e := event{key: strings.TrimPrefix(entry.Key(), eventPrefix)}
+		e := keyed{key: strings.TrimPrefix(entry.Key(), eventPrefix)}
 		if strings.HasPrefix(e.key, prefix) && json.Unmarshal(entry.Value(), &e.stored) == nil {
 			all = append(all, e)
 		}
@@ -108,8 +108,7 @@ const lease = time.Minute
 // errTaken is returned if another process sends the message, or it is not time yet.
 var errTaken = errors.New("not to be sent now")
 
-// claim takes it upon this process to tell a receiver of an event, and returns how often
-// that was tried.
+// claim reserves the delivery of an event to a receiver for this process, and counts the try.
 func (s store) claim(ctx context.Context, key string, r receiver, now time.Time) (d delivery, revision uint64, err error) {
 	key = sentPrefix + hash(key) + "." + r.key
 	entry, err := s.kv.Get(ctx, key)

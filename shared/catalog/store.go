@@ -21,9 +21,9 @@ import (
 	"github.com/osism/skopeo-worker/shared/run"
 )
 
-// Bucket holds the records, for as long as runs are kept after a repository was last looked
+// bucket holds the records, for as long as runs are kept after a repository was last looked
 // at.
-const Bucket = "mirror_catalog"
+const bucket = "mirror_catalog"
 
 // writes bounds the writes of a plan that are under way at once.
 const writes = 32
@@ -52,7 +52,7 @@ const maxFound = 64
 // Open returns the store of a broker, and creates its bucket if it is missing.
 func Open(ctx context.Context, b *broker.Broker) (*Store, error) {
 	kv, err := b.Bucket(ctx, jetstream.KeyValueConfig{
-		Bucket: Bucket, Description: "skopeo-worker: repositories as last seen", TTL: run.Keep,
+		Bucket: bucket, Description: "skopeo-worker: repositories as last seen", TTL: run.Keep,
 	})
 	if err != nil {
 		return nil, err
@@ -112,11 +112,11 @@ func (s *Store) addToFound(ctx context.Context, k string, seen Repository) (bool
 // Plan records repositories of the list that nothing is known of yet. It reads the names of
 // the others only.
 func (s *Store) Plan(ctx context.Context, name string, planned []Repository) error {
-	stream, err := s.b.JS.Stream(ctx, "KV_"+Bucket)
+	stream, err := s.b.JS.Stream(ctx, "KV_"+bucket)
 	if err != nil {
 		return fmt.Errorf("recording the repositories of %s: %w", name, err)
 	}
-	prefix := "$KV." + Bucket + "."
+	prefix := "$KV." + bucket + "."
 	info, err := stream.Info(ctx, jetstream.WithSubjectFilter(prefix+name+".*"))
 	if err != nil {
 		return fmt.Errorf("recording the repositories of %s: %w", name, err)
@@ -179,7 +179,7 @@ func (s *Store) get(ctx context.Context, name string, source reference.Repositor
 func (s *Store) List(ctx context.Context, name string) ([]Repository, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	last, err := s.b.Entries(ctx, Bucket, "*.*", s.last, func(e jetstream.KeyValueEntry) {
+	last, err := s.b.Entries(ctx, bucket, "*.*", s.last, func(e jetstream.KeyValueEntry) {
 		if r, ok := parse(e.Value()); ok && e.Operation() == jetstream.KeyValuePut {
 			s.known[e.Key()] = r
 		} else {

@@ -17,9 +17,9 @@ import (
 	"github.com/osism/skopeo-worker/shared/reference"
 )
 
-// Bucket holds the records. They do not expire: a tag may be pruned long after it was
+// bucket holds the records. They do not expire: a tag may be pruned long after it was
 // mirrored last.
-const Bucket = "mirror_holdings"
+const bucket = "mirror_holdings"
 
 var (
 	// ErrMalformed is returned for an entry of the bucket that is no record.
@@ -37,7 +37,7 @@ type Store struct {
 // Open returns the store of a broker, and creates its bucket if it is missing.
 func Open(ctx context.Context, b *broker.Broker, log *slog.Logger) (*Store, error) {
 	kv, err := b.Bucket(ctx, jetstream.KeyValueConfig{
-		Bucket: Bucket, Description: "skopeo-worker: what was mirrored to each destination repository",
+		Bucket: bucket, Description: "skopeo-worker: what was mirrored to each destination repository",
 	})
 	if err != nil {
 		return nil, err
@@ -149,7 +149,7 @@ func (s *Store) change(ctx context.Context, mirror string, destination reference
 func (s *Store) List(ctx context.Context) ([]Repository, error) {
 	var all []Repository
 	var bad error
-	_, err := s.b.Entries(ctx, Bucket, "*.*", 0, func(e jetstream.KeyValueEntry) {
+	_, err := s.b.Entries(ctx, bucket, "*.*", 0, func(e jetstream.KeyValueEntry) {
 		if e.Operation() != jetstream.KeyValuePut {
 			return
 		}
@@ -158,7 +158,7 @@ func (s *Store) List(ctx context.Context) ([]Repository, error) {
 			err = fmt.Errorf("%w: it belongs under another key", ErrMalformed)
 		}
 		if err != nil {
-			bad = fmt.Errorf("key %q of bucket %s: %w", e.Key(), Bucket, err)
+			bad = fmt.Errorf("key %q of bucket %s: %w", e.Key(), bucket, err)
 			return
 		}
 		all = append(all, r)

@@ -20,8 +20,8 @@ import (
 )
 
 const (
-	// Bucket holds the releases.
-	Bucket = "mirror_releases"
+	// bucket holds the releases.
+	bucket = "mirror_releases"
 	// Keep is how long a release holds. By then, the digest is old enough for any age that
 	// makes sense.
 	Keep = 90 * 24 * time.Hour
@@ -49,7 +49,7 @@ type Store struct {
 
 // Open returns the store of a broker, and creates its bucket if it is missing.
 func Open(ctx context.Context, b *broker.Broker) (*Store, error) {
-	kv, err := b.Bucket(ctx, jetstream.KeyValueConfig{Bucket: Bucket, Description: "skopeo-worker: digests that wait for no minimum age", TTL: Keep})
+	kv, err := b.Bucket(ctx, jetstream.KeyValueConfig{Bucket: bucket, Description: "skopeo-worker: digests that wait for no minimum age", TTL: Keep})
 	if err != nil {
 		return nil, err
 	}
@@ -89,7 +89,7 @@ func (s *Store) Has(ctx context.Context, repository reference.Repository, digest
 // List returns all releases, the newest first.
 func (s *Store) List(ctx context.Context) ([]Release, error) {
 	var all []Release
-	_, err := s.b.Entries(ctx, Bucket, "*", 0, func(e jetstream.KeyValueEntry) {
+	_, err := s.b.Entries(ctx, bucket, "*", 0, func(e jetstream.KeyValueEntry) {
 		if r, ok := parse(e.Value()); ok && e.Operation() == jetstream.KeyValuePut {
 			all = append(all, r)
 		}

@@ -25,9 +25,9 @@ const (
 
 // The results of a verification.
 const (
-	Accepted = "accepted"
-	Rejected = "rejected"
-	Unknown  = "unknown" // it could not be found out
+	resultAccepted = "accepted"
+	resultRejected = "rejected"
+	resultUnknown  = "unknown" // it could not be found out
 )
 
 // Trust holds what the tags of sources point to, image or index, to the policy of
@@ -103,11 +103,11 @@ func (t *Trust) result(c claim, err error) error {
 	switch {
 	case err == nil:
 		t.accepted.Add(c, t.now())
-		t.observe(c.source.Registry(), Accepted)
+		t.observe(c.source.Registry(), resultAccepted)
 	case errors.Is(err, policy.ErrRejected):
-		t.observe(c.source.Registry(), Rejected)
+		t.observe(c.source.Registry(), resultRejected)
 	default:
-		t.observe(c.source.Registry(), Unknown)
+		t.observe(c.source.Registry(), resultUnknown)
 	}
 	if c.tag.IsZero() {
 		return named(c.source, c.digest, err)
