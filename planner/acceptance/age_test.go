@@ -1,6 +1,11 @@
 package acceptance
 
 import (
+	"html"
+	"net/url"
+	"regexp"
+	"strings"
+	"syscall"
 	"testing"
 
 	"github.com/stretchr/testify/require"
@@ -45,4 +50,36 @@ func TestMinimumAge(t *testing.T) {
 	require.Contains(t, said, "Released "+s.source.Host()+"/osism/tool:2@"+digest)
 	s.planner("mirror").exits(0)
 	s.requireMirrored("osism/tool")
+}
+
+// TestReleaseOnPage: a user sees that an image waits, and releases it. The next run mirrors it.
+func TestReleaseOnPage(t *testing.T) {
+	t.Parallel()
+	s := newSite(t)
+	s.push("osism/tool", "1", "2")
+	s.write("osism/tool")
+	s = s.with("MIRROR_SCHEDULE", never, "MIN_AGE", "3d")
+	serve, page := s.serve()
+	require.Eventually(t, func() bool { return strings.Contains(get(t, page), "2, which wait for their minimum age") }, patience, tick)
+	link := regexp.MustCompile(`href="/actions/release\?([^"]+)" aria-label="Release ` + s.source.Host() + `/osism/tool:1…"`)
+	found := link.FindStringSubmatch(get(t, page+"/images/waiting"))
+	require.NotNil(t, found)
+	seen, err := url.ParseQuery(html.UnescapeString(found[1]))
+	require.NoError(t, err)
+	require.Contains(t, get(t, page+"/actions/release?"+seen.Encode()), "before its minimum age?")
+	digest, err := s.source.Digest("osism/tool", "1")
+	require.NoError(t, err)
+	require.Contains(t, post(t, page+"/actions/release", seen), "Released "+s.source.Host()+"/osism/tool:1@"+digest+": the next run mirrors it.")
+	serve.says(`msg="audit: action done" action=release`)
+	require.Contains(t, post(t, page+"/actions/plan", nil), "Published run")
+	require.Eventually(t, func() bool { return s.status().Images == run.Tally{Total: 2, Copied: 1, Waiting: 1} }, patience, tick)
+	mirrored, err := s.destination.Digest(prefix+"/osism/tool", "1")
+	require.NoError(t, err)
+	require.Equal(t, digest, mirrored)
+	_, err = s.destination.Digest(prefix+"/osism/tool", "2")
+	require.Error(t, err)
+	require.NotRegexp(t, link, get(t, page+"/images/waiting"))
+	require.Contains(t, s.planner("release").exits(0), "anonymous")
+	serve.signal(syscall.SIGTERM)
+	serve.exits(0)
 }

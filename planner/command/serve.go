@@ -17,6 +17,7 @@ import (
 	"github.com/osism/skopeo-worker/shared/catalog"
 	"github.com/osism/skopeo-worker/shared/change"
 	"github.com/osism/skopeo-worker/shared/config"
+	"github.com/osism/skopeo-worker/shared/release"
 	"github.com/osism/skopeo-worker/worker/environment"
 	"github.com/osism/skopeo-worker/worker/service"
 )
@@ -131,6 +132,10 @@ func (se *session) serve(ctx context.Context, began time.Time, s *settings, prob
 	if err != nil {
 		return err
 	}
+	releases, err := release.Open(ctx, se.Broker)
+	if err != nil {
+		return err
+	}
 	look := overview.New(overview.Sources{Runs: se.runs, Failures: se.failures, Budget: se.budget}, se.name, s.web.MaxAge)
 	planning := &planning{settings: s, session: se, log: log}
 	if se.Embedded() { // no other process has published anything since the last one ended
@@ -148,7 +153,7 @@ func (se *session) serve(ctx context.Context, began time.Time, s *settings, prob
 	}
 	group.Go(func() error { return pruning.run(ctx) })
 	page.Show(&web.Site{
-		Mirror: se.name, Overview: look, Failures: se.failures, Changes: changes, Catalog: seen,
+		Mirror: se.name, Overview: look, Failures: se.failures, Changes: changes, Catalog: seen, Releases: releases,
 		Actions: planning, Unsent: notifier.Problems, Schedule: planning.state, Zone: s.timetable.zone,
 		Pruning: pruning, Prunes: pruning.store, Surveys: pruning.state,
 	})

@@ -4,28 +4,20 @@ import (
 	"io"
 	"time"
 
+	"github.com/osism/skopeo-worker/planner/waiting"
 	"github.com/osism/skopeo-worker/shared/reference"
 	"github.com/osism/skopeo-worker/shared/release"
 )
 
-// WaitingTag is a tag that is not old enough to be mirrored.
-type WaitingTag struct {
-	Repository reference.Repository `json:"repository"`
-	Tag        reference.Tag        `json:"tag"`
-	Digest     reference.Digest     `json:"digest"`      // at the source
-	At         reference.Digest     `json:"at,omitzero"` // at the destination
-	Until      time.Time            `json:"until"`
-}
-
 // Waiting shows the tags that wait, and what was released.
-func Waiting(w io.Writer, waiting []WaitingTag, releases []release.Release, now time.Time) {
+func Waiting(w io.Writer, tags []waiting.Tag, releases []release.Release, now time.Time) {
 	var p page
 	defer p.to(w)
-	if len(waiting) == 0 {
+	if len(tags) == 0 {
 		p.line("No image waits for its minimum age.")
 	} else {
 		var rows [][]string
-		for _, t := range waiting {
+		for _, t := range tags {
 			image := reference.Reference{Repository: t.Repository, Tag: t.Tag}.String()
 			rows = append(rows, []string{printable(image), brief(t.Digest.String()), brief(t.At.String()), dueColumn(t.Until, now)})
 		}

@@ -10,11 +10,11 @@ import (
 	"strconv"
 
 	"github.com/osism/skopeo-worker/planner/overview"
+	"github.com/osism/skopeo-worker/planner/waiting"
 	"github.com/osism/skopeo-worker/shared/catalog"
 	"github.com/osism/skopeo-worker/shared/change"
 	"github.com/osism/skopeo-worker/shared/failure"
 	"github.com/osism/skopeo-worker/shared/run"
-	"github.com/osism/skopeo-worker/shared/subject"
 )
 
 // openAPI describes the API. Tests hold the handlers to it.
@@ -35,15 +35,17 @@ func (s *Server) apiRoutes() map[string]http.HandlerFunc {
 		"GET /api/v1/mirrors":                                  s.api(apiMirrors),
 		"GET /api/v1/mirrors/{mirror}/failures":                s.api(apiFailures),
 		"GET /api/v1/mirrors/{mirror}/repositories":            s.api(apiRepositories),
+		"GET /api/v1/mirrors/{mirror}/waiting":                 s.api(apiWaiting),
 		"GET /api/v1/mirrors/{mirror}/runs":                    s.api(apiRuns),
 		"GET /api/v1/mirrors/{mirror}/runs/{run}":              s.api(apiRun),
 		"GET /api/v1/mirrors/{mirror}/runs/{run}/changes":      s.api(apiChanges),
 		"GET /api/v1/mirrors/{mirror}/pruning":                 s.api(apiPruning),
-		"POST /api/v1/mirrors/{mirror}/pruning":                s.apiAction("prune"),
-		"POST /api/v1/mirrors/{mirror}/pruning/{plan}/execute": s.apiAction("execute"),
-		"POST /api/v1/mirrors/{mirror}/plan":                   s.apiAction("plan"),
-		"POST /api/v1/mirrors/{mirror}/republish":              s.apiAction("republish"),
-		"POST /api/v1/mirrors/{mirror}/runs/{run}/cancel":      s.apiAction("cancel"),
+		"POST /api/v1/mirrors/{mirror}/pruning":                s.apiAction(surveying),
+		"POST /api/v1/mirrors/{mirror}/pruning/{plan}/execute": s.apiAction(executing),
+		"POST /api/v1/mirrors/{mirror}/plan":                   s.apiAction(planning),
+		"POST /api/v1/mirrors/{mirror}/republish":              s.apiAction(republishing),
+		"POST /api/v1/mirrors/{mirror}/release":                s.apiAction(releasing),
+		"POST /api/v1/mirrors/{mirror}/runs/{run}/cancel":      s.apiAction(cancelling),
 	}
 }
 
@@ -89,12 +91,8 @@ func (s *Server) apiFailed(w http.ResponseWriter, r *http.Request, err error) {
 
 // known returns the mirror of the request's path, or overview.ErrUnknown.
 func known(ctx context.Context, site *Site, r *http.Request) (string, error) {
-	o, err := site.Overview.Now(ctx)
-	if err != nil {
-		return "", err
-	}
-	m, err := o.Mirror(r.PathValue("mirror"))
-	return m.Name, err
+	p, err := pageAbout(ctx, site, r.PathValue("mirror"))
+	return p.mirror, err
 }
 
 func apiMirrors(ctx context.Context, site *Site, _ *http.Request) (any, error) {
@@ -188,6 +186,15 @@ func apiRun(ctx context.Context, site *Site, r *http.Request) (any, error) {
 	}{rowOf(found), append([]overview.Chunk{}, chunks...)}, err
 }
 
+func apiWaiting(ctx context.Context, site *Site, r *http.Request) (any, error) {
+	name, err := known(ctx, site, r)
+	if err != nil {
+		return nil, err
+	}
+	tags, releases, err := lookAtWaiting(ctx, site, name)
+	return waiting.NewReport(tags, releases), err
+}
+
 func apiChanges(ctx context.Context, site *Site, r *http.Request) (any, error) {
 	name, err := known(ctx, site, r)
 	if err != nil {
@@ -196,65 +203,6 @@ func apiChanges(ctx context.Context, site *Site, r *http.Request) (any, error) {
 	id := r.PathValue("run")
 	changes, more, err := site.Changes.List(ctx, name, id)
 	return change.NewReport(id, changes, more), err
-}
-
-// apiAction does what a script asks for.
-func (s *Server) apiAction(name string) http.HandlerFunc {
-	return func(w http.ResponseWriter, r *http.Request) {
-		site := s.site.Load()
-		a, err := action{}, errNotReady
-		if site != nil {
-			a, err = apiActionOf(site, name, r)
-		}
-		if err == nil && s.config.ReadOnly {
-			err = errReadOnly
-		}
-		var done string
-		if err == nil {
-			done, err = s.do(r, site, a)
-		}
-		if err != nil {
-			s.apiFailed(w, r, err)
-			return
-		}
-		sendJSON(w, http.StatusOK, struct {
-			Outcome string `json:"outcome"`
-		}{done})
-	}
-}
-
-func apiActionOf(site *Site, name string, r *http.Request) (action, error) {
-	a := action{Name: name, Mirror: r.PathValue("mirror"), Run: r.PathValue("run"), Plan: r.PathValue("plan")}
-	if name == "prune" || name == "execute" {
-		return a.pruning(site, r)
-	}
-	var body struct {
-		Repository *string `json:"repository"`
-		Image      *string `json:"image"`
-	}
-	if name == "republish" && r.ContentLength != 0 {
-		d := json.NewDecoder(r.Body)
-		d.DisallowUnknownFields()
-		if err := d.Decode(&body); err != nil {
-			return a, fmt.Errorf("%w: the body is not {\"repository\": …} or {\"image\": …}: %w", errBadRequest, err)
-		}
-	}
-	// What is empty by mistake must not become a republish of everything.
-	if body.Repository != nil {
-		a.Repository = *body.Repository
-	}
-	if body.Image != nil {
-		a.Image = *body.Image
-	}
-	switch {
-	case body.Repository != nil && body.Image != nil, body.Repository != nil && a.Repository == "", body.Image != nil && a.Image == "":
-		return a, fmt.Errorf("%w: expected {\"repository\": …} or {\"image\": …}, neither of them empty, or no body to republish all", errBadRequest)
-	case !subject.ValidName(a.Mirror), name == "cancel" && !run.ValidID(a.Run):
-		return a, errNotOffered
-	case name == "plan" && a.Mirror != site.Mirror:
-		return a, fmt.Errorf("%w: this process plans the mirror %s only", errBadRequest, site.Mirror)
-	}
-	return a, nil
 }
 
 // errReadOnly is returned for an action if UI_READ_ONLY is set.

@@ -56,6 +56,7 @@ func TestAPI(t *testing.T) {
 		"mirrors": "Overview", "mirrors/nightly/runs": "Runs", "mirrors/nightly/runs?skip=3&count=2": "Runs", "mirrors/nightly/runs/" + live: "Run",
 		"mirrors/nightly/runs/" + live + "/changes": "Changes",
 		"mirrors/nightly/pruning":                   "Pruning", "mirrors/weekly/pruning": "Pruning",
+		"mirrors/nightly/waiting": "Waiting", "mirrors/weekly/waiting": "Waiting",
 		"mirrors/nightly/repositories": "Repositories", "mirrors/nightly/repositories?q=image-0&state=failed&skip=1&count=1": "Repositories",
 	} {
 		response, text := get(t, served.URL+"/api/v1/"+path)
@@ -89,7 +90,7 @@ func TestAPI(t *testing.T) {
 		require.Equal(t, status, response.StatusCode, path)
 		valid(t, schema("Error"), text)
 	}
-	for path, body := range map[string]string{"weekly/plan": "", "nightly/republish": `{"repositories":[]}`, "nightly/republish?a": `{"image":""}`, "nightly/republish?b": `{"repository":""}`, "nightly/republish?c": `{"repository":"a/b","image":"a/b:1"}`, "nightly/runs/x/cancel": ""} {
+	for path, body := range map[string]string{"weekly/plan": "", "nightly/republish": `{"repositories":[]}`, "nightly/republish?a": `{"image":""}`, "nightly/republish?b": `{"repository":""}`, "nightly/republish?c": `{"repository":"a/b","image":"a/b:1"}`, "nightly/republish?d": `{"repository":null}`, "nightly/republish?e": `null`, "nightly/republish?f": `[]`, "nightly/release": "", "nightly/release?": `{"repository":"quay.io/osism/young","tag":"3.1.0"}`, "nightly/runs/x/cancel": ""} {
 		response, text := send(t, served.URL+"/api/v1/mirrors/"+path, body)
 		require.Equal(t, http.StatusBadRequest, response.StatusCode, path)
 		valid(t, schema("Error"), text)
@@ -129,7 +130,7 @@ func TestReadOnlyAPI(t *testing.T) {
 	f := newFixture(t)
 	served := serve(t, Config{ReadOnly: true}, f.site, quiet)
 	plan := f.proposes(prunable(1, 2), 100)
-	for _, path := range []string{"plan", "republish", "pruning", "pruning/" + plan + "/execute", "runs/" + run.NewID(time.Now()) + "/cancel"} {
+	for _, path := range []string{"plan", "republish", "release", "pruning", "pruning/" + plan + "/execute", "runs/" + run.NewID(time.Now()) + "/cancel"} {
 		response, _ := send(t, served.URL+"/api/v1/mirrors/nightly/"+path, "")
 		require.Equal(t, http.StatusForbidden, response.StatusCode)
 	}
@@ -158,10 +159,11 @@ func TestPruningAPI(t *testing.T) {
 	old, id := f.proposes(prunable(1, 2), 100), f.proposes(prunable(2, 2), 100)
 	is(http.StatusConflict, "/"+old+"/execute", `{"tags":2}`, "there is another plan by now")
 	is(http.StatusBadRequest, "/x/execute", `{"tags":4}`, "no such action")
-	for _, body := range []string{"", "{}", `{"tags":null}`, `{"tags":2}`} {
+	for _, body := range []string{"", "{}", `{"tags":2}`} {
 		is(http.StatusBadRequest, "/"+id+"/execute", body, "which is 4")
 	}
 	is(http.StatusBadRequest, "/"+id+"/execute", `{"tags":"4"}`, "not as openapi.yaml describes it")
+	is(http.StatusBadRequest, "/"+id+"/execute", `{"tags":null}`, "not as openapi.yaml describes it")
 	is(http.StatusOK, "/"+id+"/execute", `{"tags":4}`, "execute 4 for anonymous")
 	is(http.StatusConflict, "/"+id+"/execute", `{"tags":4}`, "is being executed")
 	_, text := get(t, at)

@@ -63,7 +63,7 @@ func TestAccessibility(t *testing.T) {
 		for _, c := range []struct {
 			scheme string
 			width  int64
-		}{{"light", 1280}, {"dark", 1280}, {"light", 390}, {"dark", 390}} {
+		}{{"light", 1280}, {"dark", 1280}, {"light", 375}, {"dark", 375}} {
 			_, err := chromedp.Call(ctx, emulation.SetEmulatedMedia, emulation.SetEmulatedMediaParams{
 				Features: []*emulation.MediaFeature{{Name: "prefers-color-scheme", Value: c.scheme}},
 			})
@@ -93,6 +93,7 @@ func paths(live string) []string {
 		"/", "/failures", "/failures?repository=" + url.QueryEscape("quay.io/osism/kolla-ansible"), "/runs", "/runs/" + live, "/images",
 		"/images?repository=quay.io/osism/image-01", "/images?repository=quay.io/osism/gone", "/images?repository=quay.io/osism/new",
 		"/actions/republish", "/actions/republish?image=quay.io/osism/gone", "/actions/plan", "/actions/cancel?run=" + live,
+		"/images/waiting", "/images?repository=" + young.String(), "/actions/release?" + releaseOf("3.1.0", "new").Encode(), "/actions/release?" + releaseOf("3.0.0", "let in").Encode(),
 		"/pruning", "/pruning?show=stays", "/pruning?mirror=weekly", "/actions/prune",
 	}
 }

@@ -69,15 +69,11 @@ func tagOf(source string) string {
 }
 
 func (*Server) failures(site *Site, r *http.Request) (view, error) {
-	mirror := mirrorOf(site, r)
-	o, err := site.Overview.Now(r.Context())
+	p, err := pageOf(site, r)
 	if err != nil {
 		return view{}, err
 	}
-	if _, err := o.Mirror(mirror); err != nil {
-		return view{}, err
-	}
-	records, err := site.Failures.List(r.Context(), mirror)
+	records, err := site.Failures.List(r.Context(), p.mirror)
 	if err != nil {
 		return view{}, err
 	}
@@ -95,7 +91,7 @@ func (*Server) failures(site *Site, r *http.Request) (view, error) {
 	for _, r := range records[v.from:v.to] {
 		v.Repositories = append(v.Repositories, repositoryOf(r))
 	}
-	return viewOf(o, mirror, view{Template: "failures", Title: "Failures", Data: v})
+	return p.view(view{Template: "failures", Title: "Failures", Data: v})
 }
 
 // Searched is what the failures were searched for.

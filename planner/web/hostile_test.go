@@ -29,7 +29,7 @@ func TestReadOnlyInBrowser(t *testing.T) {
 		require.Zero(t, ask[int](t, ctx, `document.querySelectorAll('form[method=post], main a[href*="/actions/"]').length`), path)
 		require.Equal(t, "read-only", ask[string](t, ctx, `document.querySelector(".who span").textContent`))
 	}
-	for _, action := range []string{"plan", "republish", "cancel?run=" + live, "prune", "execute"} {
+	for _, action := range []string{"plan", "republish", "cancel?run=" + live, "release", "prune", "execute"} {
 		require.Equal(t, 403, ask[int](t, ctx, fmt.Sprintf(`(() => { const r = new XMLHttpRequest(); r.open("POST", "/actions/%s", false); r.send(); return r.status })()`, action)))
 	}
 	require.Empty(t, f.actions.all())

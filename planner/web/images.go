@@ -8,7 +8,9 @@ import (
 	"strings"
 
 	"github.com/osism/skopeo-worker/planner/overview"
+	"github.com/osism/skopeo-worker/planner/waiting"
 	"github.com/osism/skopeo-worker/shared/catalog"
+	"github.com/osism/skopeo-worker/shared/release"
 	"github.com/osism/skopeo-worker/shared/run"
 )
 
@@ -23,6 +25,7 @@ type imagesView struct {
 	States        []run.Outcome
 	Repositories  []catalog.Repository
 	Found         int
+	Waiting       int // tags of the mirror
 	paging
 }
 
@@ -41,23 +44,27 @@ const (
 var filterStates = []run.Outcome{run.Copied, run.Skipped, run.Failed, run.Waiting, run.Kept, run.Vanished, unlisted, unseen}
 
 func (*Server) images(site *Site, r *http.Request) (view, error) {
-	mirror := mirrorOf(site, r)
-	o, err := site.Overview.Now(r.Context())
+	p, err := pageOf(site, r)
 	if err != nil {
-		return view{}, err
-	}
-	if _, err := o.Mirror(mirror); err != nil {
 		return view{}, err
 	}
 	var all []catalog.Repository
 	if name := r.URL.Query().Get("repository"); name != "" {
-		if all, err = site.Catalog.List(r.Context(), mirror); err != nil {
+		if all, err = site.Catalog.List(r.Context(), p.mirror); err != nil {
 			return view{}, err
 		}
-		return repositoryPage(o, mirror, all, name, r)
+		releases, err := site.Releases.List(r.Context())
+		if err != nil {
+			return view{}, err
+		}
+		return repositoryPage(p, releases, all, name, r)
 	}
-	v := imagesView{States: filterStates}
-	if all, v.Search, v.State, err = find(r.Context(), site, mirror, r); err != nil {
+	tags, err := waiting.List(r.Context(), site.Catalog, p.mirror)
+	if err != nil {
+		return view{}, err
+	}
+	v := imagesView{States: filterStates, Waiting: len(tags)}
+	if all, v.Search, v.State, err = find(r.Context(), site, p.mirror, r); err != nil {
 		return view{}, err
 	}
 	v.Found = len(all)
@@ -65,7 +72,7 @@ func (*Server) images(site *Site, r *http.Request) (view, error) {
 		return view{}, err
 	}
 	v.Repositories = all[v.from:v.to]
-	return viewOf(o, mirror, view{Template: "images", Title: "Images", Data: v})
+	return p.view(view{Template: "images", Title: "Images", Data: v})
 }
 
 // find returns the repositories that a request searches for, with the text and the state.
@@ -109,11 +116,17 @@ func holds(r catalog.Repository, text string) bool {
 type repositoryView struct {
 	catalog.Repository
 	Name string
-	Tags []catalog.Tag
+	Tags []tagRow
 	paging
 }
 
-func repositoryPage(o overview.Overview, mirror string, all []catalog.Repository, name string, r *http.Request) (view, error) {
+// tagRow is a tag of a repository.
+type tagRow struct {
+	catalog.Tag
+	Waits *waitingRow // nil: it does not wait
+}
+
+func repositoryPage(p mirrorPage, releases []release.Release, all []catalog.Repository, name string, r *http.Request) (view, error) {
 	i := slices.IndexFunc(all, func(r catalog.Repository) bool { return r.Source.String() == name })
 	if i < 0 {
 		return view{}, fmt.Errorf("%w: nothing was seen of %s", overview.ErrUnknown, name)
@@ -123,6 +136,13 @@ func repositoryPage(o overview.Overview, mirror string, all []catalog.Repository
 	if v.paging, err = newPaging(r, len(all[i].Tags), tagsPage); err != nil {
 		return view{}, err
 	}
-	v.Tags = all[i].Tags[v.from:v.to]
-	return viewOf(o, mirror, view{Template: "repository", Title: name, Data: v})
+	for _, t := range all[i].Tags[v.from:v.to] {
+		row := tagRow{Tag: t}
+		if tag, ok := waiting.Of(all[i].Source, t); ok {
+			w := newWaitingRow(tag, releases, p.At)
+			row.Waits = &w
+		}
+		v.Tags = append(v.Tags, row)
+	}
+	return p.view(view{Template: "repository", Title: name, Data: v})
 }

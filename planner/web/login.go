@@ -65,7 +65,7 @@ func (s *Server) loginPage(w http.ResponseWriter, r *http.Request) {
 		http.Redirect(w, r, to, http.StatusSeeOther)
 		return
 	}
-	s.show(w, r, http.StatusOK, view{Template: "login", Title: "Log in", Data: loginView{To: to}})
+	s.show(w, r, view{Template: "login", Title: "Log in", Data: loginView{To: to}})
 }
 
 type loginView struct{ To, User, Problem string }
@@ -78,7 +78,7 @@ func (s *Server) login(w http.ResponseWriter, r *http.Request) {
 	user, password, to := r.PostFormValue("user"), r.PostFormValue("password"), local(r.PostFormValue("to"))
 	if err := s.access.try(r, user, password); err != nil {
 		status := s.refused(w, r, user, err)
-		s.show(w, r, status, view{Template: "login", Title: "Log in", Data: loginView{To: to, User: user, Problem: sentence(err)}})
+		s.show(w, r, view{Template: "login", Status: status, Title: "Log in", Data: loginView{To: to, User: user, Problem: sentence(err)}})
 		return
 	}
 	s.access.logIn(w, user)

@@ -47,35 +47,22 @@ type workerRow struct {
 }
 
 func (*Server) now(site *Site, r *http.Request) (view, error) {
-	o, err := site.Overview.Now(r.Context())
+	p, err := pageAbout(r.Context(), site, site.Mirror)
 	if err != nil {
 		return view{}, err
 	}
-	v := nowView{Overview: o, Schedule: site.Schedule(), Unsent: site.Unsent()}
+	v := nowView{Overview: p.Overview, Schedule: site.Schedule(), Unsent: site.Unsent()}
 	var copies []run.Copy
-	for _, m := range o.Mirrors {
+	for _, m := range p.Mirrors {
 		row := mirrorRow{Mirror: m, Own: m.Name == site.Mirror}
 		for _, status := range m.Current {
-			row.Running = append(row.Running, running(status, o.At))
+			row.Running = append(row.Running, running(status, p.At))
 			copies = append(copies, status.UnderWay...)
 		}
 		v.Rows = append(v.Rows, row)
 	}
-	v.Copies = copiesView{byWorker(copies), o.At}
-	return viewOf(o, site.Mirror, view{Template: "now", Title: "Now", Live: true, Data: v})
-}
-
-// viewOf adds to a page what all of them have.
-func viewOf(o overview.Overview, mirror string, v view) (view, error) {
-	m, err := o.Mirror(mirror)
-	if err != nil {
-		return view{}, err
-	}
-	v.Mirror, v.Failed = mirror, m.Failures.Images
-	for _, m := range o.Mirrors {
-		v.Mirrors = append(v.Mirrors, m.Name)
-	}
-	return v, nil
+	v.Copies = copiesView{byWorker(copies), p.At}
+	return p.view(view{Template: "now", Title: "Now", Live: true, Data: v})
 }
 
 // paceFrom is how many chunks must be done before their pace says anything.

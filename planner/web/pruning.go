@@ -94,15 +94,11 @@ func (v pruningView) Grace() string {
 }
 
 func (*Server) pruning(site *Site, r *http.Request) (view, error) {
-	mirror := mirrorOf(site, r)
-	o, err := site.Overview.Now(r.Context())
+	p, err := pageOf(site, r)
 	if err != nil {
 		return view{}, err
 	}
-	if _, err := o.Mirror(mirror); err != nil {
-		return view{}, err
-	}
-	v, err := lookAtPlan(r.Context(), site, mirror)
+	v, err := lookAtPlan(r.Context(), site, p.mirror)
 	if err != nil {
 		return view{}, err
 	}
@@ -124,7 +120,7 @@ func (*Server) pruning(site *Site, r *http.Request) (view, error) {
 	default:
 		v.Rows = rowsOf(v.Plan, v.from, v.to)
 	}
-	return viewOf(o, mirror, view{Template: "pruning", Title: "Pruning", Data: v, Live: v.Busy()})
+	return p.view(view{Template: "pruning", Title: "Pruning", Data: v, Live: v.Busy()})
 }
 
 // lookAtPlan reads how the pruning of a mirror stands.

@@ -33,15 +33,11 @@ type chartView struct {
 }
 
 func (*Server) runs(site *Site, r *http.Request) (view, error) {
-	mirror := mirrorOf(site, r)
-	o, err := site.Overview.Now(r.Context())
+	p, err := pageOf(site, r)
 	if err != nil {
 		return view{}, err
 	}
-	if _, err := o.Mirror(mirror); err != nil {
-		return view{}, err
-	}
-	_, total, err := site.Overview.Runs(r.Context(), mirror, 0, 0)
+	_, total, err := site.Overview.Runs(r.Context(), p.mirror, 0, 0)
 	if err != nil {
 		return view{}, err
 	}
@@ -49,12 +45,12 @@ func (*Server) runs(site *Site, r *http.Request) (view, error) {
 	if v.paging, err = newPaging(r, total, runsPage); err != nil {
 		return view{}, err
 	}
-	if v.Runs, _, err = site.Overview.Runs(r.Context(), mirror, v.from, runsPage); err != nil {
+	if v.Runs, _, err = site.Overview.Runs(r.Context(), p.mirror, v.from, runsPage); err != nil {
 		return view{}, err
 	}
 	v.Usual = overview.Usual(v.Runs)
-	v.Charts = charts(v.Runs, o.At)
-	return viewOf(o, mirror, view{Template: "runs", Title: "Runs", Data: v})
+	v.Charts = charts(v.Runs, p.At)
+	return p.view(view{Template: "runs", Title: "Runs", Data: v})
 }
 
 // charts draw what the plans among the runs took and did, the oldest first.
@@ -101,17 +97,16 @@ type runView struct {
 }
 
 func (*Server) run(site *Site, r *http.Request) (view, error) {
-	mirror, id := mirrorOf(site, r), r.PathValue("run")
-	o, err := site.Overview.Now(r.Context())
+	p, err := pageOf(site, r)
 	if err != nil {
 		return view{}, err
 	}
-	found, chunks, err := site.Overview.Run(r.Context(), mirror, id)
+	found, chunks, err := site.Overview.Run(r.Context(), p.mirror, r.PathValue("run"))
 	if err != nil {
 		return view{}, err
 	}
-	v := runView{Run: found, Took: found.Took(o.At), Running: running(found.Status, o.At), Copies: copiesView{byWorker(slices.Clone(found.Status.UnderWay)), o.At}}
-	changes, more, err := site.Changes.List(r.Context(), mirror, found.ID)
+	v := runView{Run: found, Took: found.Took(p.At), Running: running(found.Status, p.At), Copies: copiesView{byWorker(slices.Clone(found.Status.UnderWay)), p.At}}
+	changes, more, err := site.Changes.List(r.Context(), p.mirror, found.ID)
 	if err != nil {
 		return view{}, err
 	}
@@ -120,7 +115,7 @@ func (*Server) run(site *Site, r *http.Request) (view, error) {
 		return view{}, err
 	}
 	v.Chunks = chunks[v.from:v.to]
-	return viewOf(o, mirror, view{Template: "run", Title: "Run " + found.ID, Live: !found.Status.Over(), Data: v})
+	return p.view(view{Template: "run", Title: "Run " + found.ID, Live: !found.Status.Over(), Data: v})
 }
 
 // count counts changes, and shows some.

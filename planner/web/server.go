@@ -3,6 +3,7 @@ package web
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"embed"
 	"errors"
@@ -12,7 +13,6 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
-	"strconv"
 	"sync/atomic"
 	"time"
 
@@ -22,6 +22,7 @@ import (
 	"github.com/osism/skopeo-worker/shared/catalog"
 	"github.com/osism/skopeo-worker/shared/change"
 	"github.com/osism/skopeo-worker/shared/failure"
+	"github.com/osism/skopeo-worker/shared/release"
 	"github.com/osism/skopeo-worker/shared/run"
 	"github.com/osism/skopeo-worker/worker/prune"
 )
@@ -50,6 +51,7 @@ type Site struct {
 	Failures *failure.Store
 	Changes  *change.Store
 	Catalog  *catalog.Store
+	Releases *release.Store
 	Actions  Actions
 	Pruning  Pruning
 	Prunes   *prune.Store
@@ -160,6 +162,7 @@ func (s *Server) handler(probes http.Handler) http.Handler {
 	users.HandleFunc("GET /{$}", s.page(s.now))
 	users.HandleFunc("GET /failures", s.page(s.failures))
 	users.HandleFunc("GET /images", s.page(s.images))
+	users.HandleFunc("GET /images/waiting", s.page(s.waiting))
 	users.HandleFunc("GET /runs", s.page(s.runs))
 	users.HandleFunc("GET /runs/{run}", s.page(s.run))
 	users.HandleFunc("GET /pruning", s.page(s.pruning))
@@ -223,7 +226,7 @@ func (s *Server) page(render func(*Site, *http.Request) (view, error)) http.Hand
 			s.failed(w, r, err)
 			return
 		}
-		s.show(w, r, http.StatusOK, v)
+		s.show(w, r, v)
 	}
 }
 
@@ -258,11 +261,11 @@ func (s *Server) fail(w http.ResponseWriter, r *http.Request, status int, text s
 	if status == http.StatusServiceUnavailable {
 		w.Header().Set("Retry-After", "5")
 	}
-	s.show(w, r, status, view{Template: "error", Title: strconv.Itoa(status) + " " + http.StatusText(status), Text: text})
+	s.show(w, r, errorView(status, text, ""))
 }
 
 // show renders the page as a whole before it sends anything.
-func (s *Server) show(w http.ResponseWriter, r *http.Request, status int, v view) {
+func (s *Server) show(w http.ResponseWriter, r *http.Request, v view) {
 	s.complete(&v, r)
 	var page bytes.Buffer
 	if err := s.templates[v.Template].ExecuteTemplate(&page, "layout", v); err != nil {
@@ -271,6 +274,6 @@ func (s *Server) show(w http.ResponseWriter, r *http.Request, status int, v view
 		return
 	}
 	w.Header().Set("Content-Type", "text/html; charset=utf-8")
-	w.WriteHeader(status)
+	w.WriteHeader(cmp.Or(v.Status, http.StatusOK))
 	_, _ = page.WriteTo(w)
 }

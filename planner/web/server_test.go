@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"io"
 	"log/slog"
+	"maps"
 	"net/http"
 	"net/http/httptest"
 	"net/url"
@@ -92,6 +93,7 @@ func TestHostileNames(t *testing.T) {
 		"/runs/" + url.PathEscape(script), "/actions/republish?repository=" + query, "/actions/" + url.PathEscape(script), "/login?to=" + query,
 		"/" + url.PathEscape(script), "/?note=" + query, "/images", "/images?q=" + query, "/images?state=" + query, "/images?repository=" + query, "/images?repository=quay.io/osism/image-01",
 		"/pruning", "/pruning?show=stays", "/pruning?show=" + query, "/pruning?mirror=" + query, "/actions/prune?grace=" + query,
+		"/images/waiting", "/images/waiting?mirror=" + query, "/images?repository=" + young.String(), "/actions/release?" + releaseOf("3.1.0", "new").Encode(), "/actions/release?repository=" + query, "/actions/release?" + releaseOf(script, "new").Encode(),
 	} {
 		response, text := get(t, served.URL+path)
 		require.NotContains(t, text, "<script>hostile", path)
@@ -187,7 +189,7 @@ func TestActions(t *testing.T) {
 	require.Contains(t, do("/actions/republish", url.Values{"image": {"quay.io/x:1"}}), "Did republish nightly quay.io/x:1.")
 	do("/actions/cancel", url.Values{"run": {id}})
 	require.Equal(t, []string{"plan", "republish nightly quay.io/x", "republish nightly ", "republish nightly quay.io/x:1", "cancel nightly " + id}, f.actions.all())
-	require.Contains(t, logged.String(), `msg="audit: action done" action=republish mirror=nightly repository=quay.io/x image="" run="" user=anonymous address=127.0.0.1:`)
+	require.Contains(t, logged.String(), `msg="audit: action done" action=republish mirror=nightly repository=quay.io/x user=anonymous address=127.0.0.1:`)
 
 	response, _ = post(t, served.URL+"/actions/cancel", url.Values{"run": {id}, "mirror": {otherMirror}})
 	require.Equal(t, http.StatusSeeOther, response.StatusCode)
@@ -198,7 +200,7 @@ func TestReadOnly(t *testing.T) {
 	f := newFixture(t)
 	live := f.bad()
 	served := serve(t, Config{Addr: "0.0.0.0:0", ReadOnly: true}, f.site, quiet)
-	for _, path := range []string{"/", "/failures", "/runs", "/runs/" + live, "/pruning"} {
+	for _, path := range []string{"/", "/failures", "/runs", "/runs/" + live, "/pruning", "/images/waiting", "/images?repository=" + young.String()} {
 		response, text := get(t, served.URL+path, "Host", "mirror.example.com")
 		require.Equal(t, http.StatusOK, response.StatusCode)
 		require.NotContains(t, text, "/actions/")
@@ -206,10 +208,15 @@ func TestReadOnly(t *testing.T) {
 	}
 	st, err := f.prunes.State(t.Context(), mirror)
 	require.NoError(t, err)
-	for _, action := range []string{"plan", "republish", "cancel", "prune", "execute"} {
-		response, _ := post(t, served.URL+"/actions/"+action, url.Values{"run": {live}, "plan": {st.Review.Plan}, "tags": {"12"}})
+	for _, action := range []string{"plan", "republish", "cancel", "release", "prune", "execute"} {
+		given := releaseOf("3.1.0", "new")
+		maps.Copy(given, url.Values{"run": {live}, "plan": {st.Review.Plan}, "tags": {"12"}})
+		if action == "republish" {
+			given = url.Values{}
+		}
+		response, _ := post(t, served.URL+"/actions/"+action, given)
 		require.Equal(t, http.StatusForbidden, response.StatusCode)
-		_, text := get(t, served.URL+"/actions/"+action+"?run="+live)
+		_, text := get(t, served.URL+"/actions/"+action+"?"+given.Encode())
 		require.NotContains(t, text, "<form")
 	}
 	require.Empty(t, f.actions.all())
@@ -251,7 +258,7 @@ func TestLogin(t *testing.T) {
 	require.Contains(t, text, "<span>ada</span>")
 	response, _ = post(t, served.URL+"/actions/plan", nil, session, token)
 	require.Equal(t, http.StatusSeeOther, response.StatusCode)
-	require.Contains(t, logged.String(), "action=plan mirror=nightly repository=\"\" image=\"\" run=\"\" user=ada")
+	require.Contains(t, logged.String(), "action=plan mirror=nightly user=ada")
 
 	// A script has its password with it.
 	basic := httptest.NewRequest(http.MethodGet, "/", nil)

@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"net/http"
 	"net/http/httptest"
+	"net/url"
 	"sync"
 	"testing"
 	"time"
@@ -21,6 +22,7 @@ import (
 	"github.com/osism/skopeo-worker/shared/change"
 	"github.com/osism/skopeo-worker/shared/failure"
 	"github.com/osism/skopeo-worker/shared/reference"
+	"github.com/osism/skopeo-worker/shared/release"
 	"github.com/osism/skopeo-worker/shared/run"
 	"github.com/osism/skopeo-worker/shared/subject"
 	"github.com/osism/skopeo-worker/worker/prune"
@@ -46,6 +48,7 @@ type fixture struct {
 	catalog  *catalog.Store
 	site     *Site
 	prunes   *prune.Store
+	releases *release.Store
 	actions  *recorder
 }
 
@@ -67,8 +70,10 @@ func newFixture(t *testing.T) *fixture {
 	require.NoError(t, err)
 	f.prunes, err = prune.OpenStore(t.Context(), f.b)
 	require.NoError(t, err)
+	f.releases, err = release.Open(t.Context(), f.b)
+	require.NoError(t, err)
 	f.site = &Site{
-		Mirror: mirror, Overview: look, Failures: f.failures, Changes: f.changes, Catalog: f.catalog, Actions: f.actions, Zone: time.UTC,
+		Mirror: mirror, Overview: look, Failures: f.failures, Changes: f.changes, Catalog: f.catalog, Releases: f.releases, Actions: f.actions, Zone: time.UTC,
 		Pruning: &pruner{f.actions, f.prunes}, Prunes: f.prunes, Surveys: func() PruneSurvey { return PruneSurvey{} },
 		Unsent:   func() []string { return []string{"slack: refused: 500 " + script} },
 		Schedule: func() Schedule { return Schedule{Next: time.Now().Add(5 * time.Hour)} },
@@ -165,6 +170,11 @@ func (f *fixture) bad() (live string) {
 			},
 		}))
 	}
+	f.waits("latest", "new", old, 60*time.Hour)
+	f.waits("3.1.0", "new", reference.Digest{}, 60*time.Hour)
+	f.waits("2.9.0", "older", reference.Digest{}, -time.Minute)
+	f.waits("3.0.0", "let in", old, time.Hour)
+	require.NoError(f.t, f.releases.Add(ctx, release.Release{Repository: young, Tag: reference.MustTag("3.0.0"), Digest: reference.DigestOf([]byte("let in")), By: script, At: time.Now().UTC().Add(-time.Minute)}))
 	require.NoError(f.t, f.catalog.Plan(ctx, mirror, []catalog.Repository{{
 		Source: reference.MustRepository("quay.io/osism/new"), Destination: reference.MustRepository("registry.example.com/mirror/osism/new"), Planned: time.Now().UTC(),
 	}}))
@@ -184,6 +194,24 @@ func (f *fixture) bad() (live string) {
 	require.NoError(f.t, f.budget.Away(ctx, budget.Outage{Registry: "registry.example.com", Activity: budget.Push, Reason: "507 Insufficient Storage: " + script, Started: time.Now()}))
 	require.NoError(f.t, f.budget.Refused(ctx, budget.Call{Registry: "ghcr.io", Kind: budget.Pull, Started: time.Now()}, 20*time.Minute, "429 Too Many Requests"))
 	return live
+}
+
+// young is a repository with tags that wait.
+var young = reference.MustRepository("quay.io/osism/young")
+
+// waits records that a tag of young waits, and what the destination has under it.
+func (f *fixture) waits(tag, content string, at reference.Digest, left time.Duration) {
+	f.t.Helper()
+	now := time.Now().UTC()
+	require.NoError(f.t, f.catalog.Add(f.t.Context(), mirror, catalog.Repository{
+		Source: young, Destination: reference.MustRepository("registry.example.com/mirror/osism/young"), Checked: now,
+		Tags: []catalog.Tag{{Name: reference.MustTag(tag), Source: reference.DigestOf([]byte(content)), At: at, State: run.Waiting, Why: "it waits", Until: now.Add(left), Checked: now}},
+	}))
+}
+
+// releaseOf is what the form of the release of a tag of young sends.
+func releaseOf(tag, content string) url.Values {
+	return url.Values{"repository": {young.String()}, "tag": {tag}, "digest": {reference.DigestOf([]byte(content)).String()}}
 }
 
 // recorder is Actions that records what it is asked for.

@@ -20,6 +20,7 @@ var errBadRequest = errors.New("bad request")
 // view is the data of a page.
 type view struct {
 	Template string
+	Status   int // 0: 200
 	Title    string
 	Text     string
 	Live     bool // changes by itself
@@ -56,19 +57,7 @@ func (s *Server) complete(v *view, r *http.Request) {
 
 // Link is a path of the page for the same mirror, with more of a query.
 func (v view) Link(path string, pairs ...string) string {
-	query := url.Values{}
-	if v.Mirror != "" && v.Mirror != v.Own {
-		query.Set("mirror", v.Mirror)
-	}
-	for i := 0; i+1 < len(pairs); i += 2 {
-		if pairs[i+1] != "" {
-			query.Set(pairs[i], pairs[i+1])
-		}
-	}
-	if len(query) == 0 {
-		return path
-	}
-	return path + "?" + query.Encode()
+	return place{path, pairs}.link(v.Own, v.Mirror)
 }
 
 // Section reports whether the page is the one that the path of the navigation leads to,
@@ -77,7 +66,7 @@ func (v view) Section(path string) bool {
 	return v.Path == path || path != "/" && strings.HasPrefix(v.Path, path+"/")
 }
 
-var pages = []string{"now", "failures", "runs", "run", "images", "repository", "pruning", "confirm", "login", "error"}
+var pages = []string{"now", "failures", "runs", "run", "images", "repository", "waiting", "pruning", "confirm", "login", "error"}
 
 func (s *Server) parseTemplates() {
 	s.templates = map[string]*template.Template{}
@@ -90,6 +79,7 @@ func (s *Server) functions() template.FuncMap {
 	return template.FuncMap{
 		"size": size, "span": span, "count": count, "bar": bar, "spentbar": spentBar, "clean": clean, "short": short,
 		"number": number, "path": func(a, b string) string { return a + url.PathEscape(b) }, "search": search, "filtered": state, "shown": shown,
+		"value":  func(v any) any { return s.value(v) },
 		"since":  func(t, now time.Time) template.HTML { return s.timeElement(t, span(now.Sub(t))) },
 		"moment": func(t any) template.HTML { return s.moment(t) },
 		"ago":    func(t any, now time.Time) template.HTML { return s.ago(t, now) },
@@ -123,6 +113,15 @@ func (s *Server) moment(t any) template.HTML {
 		return "–"
 	}
 	return s.timeElement(at, at.In(s.zone()).Format("2006-01-02 15:04 MST"))
+}
+
+// value is a value as people read it. A time is followed by how far it is from now.
+func (s *Server) value(v any) any {
+	t, ok := pointed(v)
+	if !ok {
+		return v
+	}
+	return s.moment(t) + " (" + s.ago(t, time.Now()) + ")"
 }
 
 // ago is a time as seen from now.
@@ -220,14 +219,6 @@ func sentence(err error) string {
 	text := clean(err.Error())
 	first, width := utf8.DecodeRuneInString(text)
 	return string(unicode.ToUpper(first)) + strings.TrimSuffix(text[width:], ".") + "."
-}
-
-// mirrorOf is the mirror name that a request is about.
-func mirrorOf(site *Site, r *http.Request) string {
-	if name := r.URL.Query().Get("mirror"); name != "" {
-		return name
-	}
-	return site.Mirror
 }
 
 // state is what the list of a page was filtered by.

@@ -1,0 +1,98 @@
+package web
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net/http"
+	"net/url"
+)
+
+// apiAction does what a script asks for.
+func (s *Server) apiAction(k kind) http.HandlerFunc {
+	return func(w http.ResponseWriter, r *http.Request) {
+		done, err := s.apiDo(k, r)
+		if err != nil {
+			s.apiFailed(w, r, err)
+			return
+		}
+		sendJSON(w, http.StatusOK, struct {
+			Outcome string `json:"outcome"`
+		}{done})
+	}
+}
+
+func (s *Server) apiDo(k kind, r *http.Request) (string, error) {
+	site := s.site.Load()
+	if site == nil {
+		return "", errNotReady
+	}
+	if s.config.ReadOnly {
+		return "", errReadOnly
+	}
+	given, err := k.given(r)
+	if err != nil {
+		return "", err
+	}
+	q, err := k.requestOf(site, r.PathValue("mirror"), given)
+	if err != nil {
+		return "", err
+	}
+	return s.do(r, site, q)
+}
+
+// term is a type that a term of an action has in the body of a request of the API.
+type term int
+
+const (
+	isText term = iota
+	isNumber
+)
+
+// given reads what a script gives of an action, in the path and the body of its request.
+func (k kind) given(r *http.Request) (url.Values, error) {
+	given := url.Values{}
+	for _, name := range []string{"run", "plan"} {
+		if value := r.PathValue(name); value != "" {
+			given.Set(name, value)
+		}
+	}
+	if r.ContentLength == 0 || len(k.terms) == 0 {
+		return given, nil
+	}
+	var body map[string]any
+	d := json.NewDecoder(r.Body)
+	d.UseNumber()
+	err := d.Decode(&body)
+	if err == nil && body == nil {
+		err = errors.New("expected an object")
+	}
+	for name, value := range body {
+		if err == nil {
+			given[name], err = k.texts(name, value)
+		}
+	}
+	if err != nil {
+		return nil, fmt.Errorf("%w: the body is not as openapi.yaml describes it: %w", errBadRequest, err)
+	}
+	return given, nil
+}
+
+// texts returns the value of a term as forms have it.
+func (k kind) texts(name string, value any) ([]string, error) {
+	of, ok := k.terms[name]
+	if !ok {
+		return nil, fmt.Errorf("unknown field %q", name)
+	}
+	switch value := value.(type) {
+	case string:
+		if of == isText {
+			return []string{value}, nil
+		}
+	case json.Number:
+		if of == isNumber {
+			return []string{value.String()}, nil
+		}
+	}
+	return nil, fmt.Errorf("%s: %s is of another type", name, clean(fmt.Sprint(value)))
+}
