@@ -18,7 +18,7 @@ func changesCommand() *cobra.Command {
 
 		Use:   "changes [RUN]",
 		Short: "List the tags that a run has changed at the destination",
-		Long:  "List the tags that a run has changed at the destination: new ones, those that have moved\nfrom one digest to another, and those that the source no longer lists, or denies, and the\ndestination keeps. Without RUN, list those of the newest run.",
+		Long:  "List the tags that a run has changed at the destination: new tags, and tags that have moved\nto another digest. Also list tags that the destination keeps although the source has moved\nor no longer has them. Without RUN, list those of the newest run.",
 		Args:  atMostOne,
 		RunE: s.onStore(func(cmd *cobra.Command, se *session, args []string) error {
 			ctx, out := cmd.Context(), cmd.OutOrStdout()

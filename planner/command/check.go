@@ -74,13 +74,13 @@ func checkCommand() *cobra.Command {
 	format.add(c)
 	c.Flags().BoolVar(&exitCode, "exit-code", false, "exit with code 4 if there is something to do")
 	c.Flags().BoolVar(&access, "access", false, "show only whether the list, the broker and the registries can be used")
-	c.Flags().BoolVar(&signatures, "signatures", false, "verify all images against SIGNATURE_POLICY, those that are up to date, too; takes pulls")
+	c.Flags().BoolVar(&signatures, "signatures", false, "verify all images against SIGNATURE_POLICY, including those that are up to date; takes pulls")
 	exclusive(c, "access", "exit-code", "signatures")
 	return c
 }
 
-// access shows whether all that a run needs can be used. What could not be is shown, too,
-// and is errFailed.
+// access shows whether the list, the broker and the registries can be used. If one cannot,
+// it shows the reason and returns errFailed.
 func (p *planned) access(ctx context.Context, s *settings, format formatFlag, out, warnings io.Writer) error {
 	if !format.json {
 		_, _ = fmt.Fprintf(out, "list: %s: %s\n", p.owner.Source, display.Count(len(p.list.Entries)+len(p.list.Namespaces), "entry", "entries"))

@@ -4,9 +4,11 @@ import (
 	"go/ast"
 	"go/parser"
 	"go/token"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"regexp"
+	"strings"
 	"testing"
 
 	"github.com/stretchr/testify/require"
@@ -76,4 +78,27 @@ func TestArchitecture(t *testing.T) {
 		}
 		require.True(t, functions(t, step[1])[name], "docs/architecture.md names %s", step[0])
 	}
+}
+
+// TestStreams: the table in docs/architecture.md has every stream and bucket that the code names.
+func TestStreams(t *testing.T) {
+	text, err := os.ReadFile(filepath.Join(root, "docs", "architecture.md"))
+	require.NoError(t, err)
+	named := regexp.MustCompile(`"(mirror_[a-z]+)_?"`)
+	found := map[string]bool{}
+	for _, module := range []string{"planner", "worker", "shared"} {
+		require.NoError(t, filepath.WalkDir(filepath.Join(root, module), func(path string, _ fs.DirEntry, err error) error {
+			if err != nil || !strings.HasSuffix(path, ".go") || strings.HasSuffix(path, "_test.go") {
+				return err
+			}
+			code, err := os.ReadFile(path)
+			for _, match := range named.FindAllSubmatch(code, -1) {
+				name := string(match[1])
+				require.Regexp(t, "\\| (stream|bucket) `"+name, string(text), "%s names it", path)
+				found[name] = true
+			}
+			return err
+		}))
+	}
+	require.Greater(t, len(found), 20)
 }

@@ -100,7 +100,7 @@ func forgetCommand() *cobra.Command {
 			return se.forget(cmd.Context(), u, cmd.OutOrStdout())
 		}),
 	}
-	c.Flags().BoolVar(&leftList, "left-list", false, "failures of images that the list no longer has")
+	c.Flags().BoolVar(&leftList, "left-list", false, "delete the failures of images that the list no longer has")
 	return c
 }
 
@@ -201,7 +201,7 @@ func republishCommand() *cobra.Command {
 
 		Use:   "republish REPOSITORY[:TAG|@DIGEST]… | --chunk N | --all",
 		Short: "Retry failed images",
-		Long:  "Retry failed images: the named ones, those of the named repositories, those of a\nchunk, or all. Without NATS_URL, this process mirrors them at once, or leaves them\nto the planner serve or mirror that has DATA_DIR.",
+		Long:  "Retry failed images: the named ones, those of the named repositories, those of a\nchunk, or all. Without NATS_URL, this process mirrors them at once, unless a planner\nserve or mirror runs with the same DATA_DIR: then that one mirrors them.",
 		RunE: s.explained(func(cmd *cobra.Command, args []string) error {
 			ctx, out := cmd.Context(), cmd.OutOrStdout()
 			w, err := newRepublishFilter(args, cmd.Flags().Changed("chunk"), chunk, all)
@@ -239,8 +239,8 @@ func republishCommand() *cobra.Command {
 			return e.Serve(ctx, func(ctx context.Context) error { return se.work(ctx, &s, e, r, shown{out: out, messages: out}) })
 		}),
 	}
-	c.Flags().BoolVar(&all, "all", false, "all failures")
-	c.Flags().IntVar(&chunk, "chunk", 0, "failures of the chunk with this `number`")
+	c.Flags().BoolVar(&all, "all", false, "retry all failures")
+	c.Flags().IntVar(&chunk, "chunk", 0, "retry the failures of the chunk with this `number`")
 	_ = c.RegisterFlagCompletionFunc("chunk", completeChunk) // the flag exists
 	return c
 }

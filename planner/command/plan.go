@@ -200,7 +200,7 @@ func (p *planned) publish(ctx context.Context, se *session, force bool) (run.Run
 	if err == nil {
 		p.markLeft(ctx, se)
 		if err := p.catalogue(ctx, se); err != nil {
-			se.log.Warn("repositories are not on the page before a worker has looked at them", "error", err)
+			se.log.Warn("the page does not show repositories until a worker has looked at them", "error", err)
 		}
 		if p.namespaces != nil {
 			err = p.namespaces.Remember(ctx)

@@ -47,8 +47,8 @@ func pruneCommand() *cobra.Command {
 		Annotations: config.Annotation(reads...),
 
 		Use:   "prune",
-		Short: "Plan what to delete from the destination, and delete what a plan says",
-		Long:  "Compare the destination with the list, the sources and the records of what was mirrored,\nand print a plan as YAML: the tags that were mirrored and that the source or the list has\nnot had for the time of grace. Nothing is deleted. With --execute, delete what a plan\nsays, as far as it still holds. If that is interrupted, execute the plan again.",
+		Short: "Plan what to delete from the destination, or execute such a plan",
+		Long:  "Compare the destination with the list, the sources and the records of mirrored tags, and\nprint a plan as YAML: the mirrored tags that the source or the list has not had for the\ntime of grace. Nothing is deleted. With --execute, delete the tags of a plan, as far as it\nstill holds. If the execution is interrupted, execute the plan again.",
 		Args:  noArguments,
 		RunE: p.explained(func(cmd *cobra.Command, _ []string) error {
 			if err := config.Load(reads...); err != nil {
@@ -61,13 +61,13 @@ func pruneCommand() *cobra.Command {
 			return p.run(cmd)
 		}),
 	}
-	c.Flags().Var(&p.grace, "grace", "delete only what the source or the list has not had for this `time`")
+	c.Flags().Var(&p.grace, "grace", "delete only tags that the source or the list has not had for this `time`")
 	c.Flags().Var(shareFlag{&p.caps.All}, "max", "make no plan that deletes more than this `share` of all mirrored tags")
 	c.Flags().Var(shareFlag{&p.caps.PerRepository}, "max-per-repository", "make no plan that deletes more than this `share` of the mirrored tags of a repository")
 	c.Flags().StringArrayVar(&p.keep, "keep", nil, "never delete tags that this `regular expression` (RE2) matches at their start; may be repeated")
-	c.Flags().BoolVar(&p.leftList, "left-list", false, "delete tags, too, that their entries kept before they left the list")
+	c.Flags().BoolVar(&p.leftList, "left-list", false, "also delete tags that their entries kept before they left the list")
 	c.Flags().StringVarP(&p.output, "output", "o", "", "write the plan to this `file`; json: print it as JSON")
-	c.Flags().StringVar(&p.execution, "execute", "", "delete what the plan in this `file` says")
+	c.Flags().StringVar(&p.execution, "execute", "", "delete the tags of the plan in this `file`")
 	exclusive(c, "execute", "grace", "max", "max-per-repository")
 	return c
 }

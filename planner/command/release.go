@@ -25,8 +25,8 @@ func releaseCommand() *cobra.Command {
 		Annotations: config.Annotation(s.stored()...),
 
 		Use:   "release [REPOSITORY[:TAG] | REPOSITORY@DIGEST]…",
-		Short: "Let images in before their minimum age, or list those that wait",
-		Long:  "Let images in before their minimum age (MIN_AGE): the next run mirrors them. A tag\nstands for the digest that it had when a run left it waiting; if it moves again, that\ndigest waits. A repository stands for all of its tags that wait. The log names each\nrelease and who made it. Without arguments, list the images that wait, and the releases of\nthe last 90 days.",
+		Short: "Mirror images before their minimum age, or list those that wait",
+		Long:  "Release images from their minimum age (MIN_AGE): the next run mirrors them. A tag stands\nfor the digest that waits under it; if the tag moves again, the new digest waits. A\nrepository stands for all of its tags that wait. The log names each release and its user.\nWithout arguments, list the images that wait, and the releases of the last 90 days.",
 		RunE: s.onStore(func(cmd *cobra.Command, se *session, args []string) error {
 			ctx := cmd.Context()
 			store, err := release.Open(ctx, se.Broker)

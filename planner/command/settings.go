@@ -47,7 +47,7 @@ type job struct {
 	MinAge       string `envconfig:"MIN_AGE" desc:"mirror a tag, or a new digest under it, only when it has stood for this long, as 3d or 36h; empty: at once"`
 	Immutable    string `envconfig:"IMMUTABLE_TAGS" desc:"tags that are never replaced at the destination: regular expressions (RE2), separated by spaces, that match them at their start"`
 	KeepTags     string `envconfig:"KEEP_TAGS" desc:"tags that planner prune never deletes: regular expressions (RE2), separated by spaces, that match them at their start"`
-	BackupTag    string `envconfig:"BACKUP_TAG" desc:"keep what a tag had at the destination under another tag when it is replaced: a template such as {tag}-{date}, with {tag}, {date} and {digest}"`
+	BackupTag    string `envconfig:"BACKUP_TAG" desc:"when a tag is replaced at the destination, keep its image under another tag: a template with {tag}, {date} and {digest}, such as {tag}-{date}"`
 	BackupKeep   int    `envconfig:"BACKUP_KEEP" default:"3" expect:"a whole number, 1 or more" desc:"how many backups of a tag there are at most"`
 	RateLimits   string `envconfig:"RATE_LIMITS" desc:"pulls that registries allow in a window, as docker.io=100/6h,quay.io=20/1s; overrides what their headers say"`
 

@@ -54,7 +54,7 @@ func New(version string) *Metrics {
 		requests: counter("registry_requests_total", "Requests to registries that the worker itself sends, by kind and status code (error: no answer).", "registry", "kind", "code"),
 		verified: counter("verified_images_total", "Images checked against SIGNATURE_POLICY by source registry and result: accepted, rejected or unknown (signatures could not be read).", "registry", "result"),
 		copies: prometheus.NewHistogramVec(prometheus.HistogramOpts{
-			Namespace: namespace, Name: "copy_duration_seconds", Help: "Run time of a skopeo process, by source registry.",
+			Namespace: namespace, Name: "copy_duration_seconds", Help: "Time to copy an image, without its waits for budgets, by source registry.",
 			Buckets: prometheus.ExponentialBuckets(0.1, 4, 8), // 0.1 s to 27 min
 		}, []string{"registry"}),
 		chunks: prometheus.NewHistogram(prometheus.HistogramOpts{
@@ -87,7 +87,7 @@ func (m *Metrics) Spent(registry string, pulls int, bytes int64) {
 	m.bytes.WithLabelValues(registry).Add(float64(max(0, bytes)))
 }
 
-// Copy records how long a skopeo process that copied from the registry took.
+// Copy records how long the copy of an image from the registry took, without its waits.
 func (m *Metrics) Copy(registry string, took time.Duration) {
 	m.copies.WithLabelValues(registry).Observe(took.Seconds())
 }
