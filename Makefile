@@ -26,11 +26,17 @@ build: require-go ## build bin/planner and bin/worker
 
 check: lint tidy test chart-test ## all that a change must pass: format, linters, tidy, tests, chart
 
+# Most tests wait for processes, registries and brokers, so more of them run at once than
+# there are cores. A link of a test with the race detector takes up to a GB of memory: one
+# more package than cores.
+CORES   := $(shell nproc)
+AT_ONCE := -p $(shell expr $(CORES) + 1) -parallel $(shell expr 2 '*' $(CORES))
+
 test: require-go require-cc require-skopeo require-chromium ## run all tests, with the race detector
-	$(GO) test -race -timeout 28m $(PACKAGES)
+	$(GO) test -race -timeout 28m $(AT_ONCE) $(PACKAGES)
 
 test-builtin: require-go require-cc require-skopeo require-chromium ## run the acceptance tests with COPY_ENGINE=builtin
-	COPY_ENGINE=builtin $(GO) test -race -timeout 28m ./planner/acceptance -skip '^TestChaos$$'
+	COPY_ENGINE=builtin $(GO) test -race -timeout 28m $(AT_ONCE) ./planner/acceptance -skip '^TestChaos$$'
 
 # How long each target of make fuzz runs, and which: a pattern.
 FUZZTIME ?= 5s

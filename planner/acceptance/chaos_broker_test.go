@@ -37,10 +37,12 @@ type brokerProcess struct {
 	command *exec.Cmd
 }
 
-// buildBroker builds the nats-server that the planner embeds.
+// buildBroker builds the nats-server that the planner embeds, of the packages that were
+// compiled for the planner.
 var buildBroker = sync.OnceValues(func() (string, error) {
 	path := filepath.Join(bin, "nats-server")
-	output, err := exec.Command("go", "build", "-o", path, "github.com/nats-io/nats-server/v2").CombinedOutput()
+	arguments := append([]string{"build", "-o", path}, raceFlag...)
+	output, err := exec.Command("go", append(arguments, "github.com/nats-io/nats-server/v2")...).CombinedOutput()
 	if err != nil {
 		return "", fmt.Errorf("building nats-server: %w: %s", err, output)
 	}

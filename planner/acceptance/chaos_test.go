@@ -56,6 +56,7 @@ type chaos struct {
 // TestChaos: whatever fails, at the end every image is at the destination with its
 // digest, or is a failure whose reason is a fault that struck it.
 func TestChaos(t *testing.T) {
+	t.Parallel()
 	seed := *chaosSeed
 	if seed == 0 {
 		seed = rand.Uint64()

@@ -12,7 +12,7 @@ import (
 // over waits until nothing of a run is left.
 func (s *site) over(id string) run.Status {
 	s.t.Helper()
-	require.Eventually(s.t, func() bool { return s.status(id).Finished != nil }, patience, tick)
+	require.Eventually(s.t, func() bool { return s.status(id).Finished != nil }, patience, asking)
 	return s.status(id)
 }
 
@@ -28,7 +28,7 @@ func TestNewerPlanTakesThePlaceOfWhatIsDue(t *testing.T) {
 	waiting := s.planner("plan", "--wait")
 	waiting.says("Published run")
 	older := runID(t, waiting.all.String())
-	require.Eventually(t, func() bool { return s.status(older).NextDue == nil }, patience, tick)
+	require.Eventually(t, func() bool { return s.status(older).NextDue == nil }, patience, asking)
 
 	s.write("osism/tool")
 	newer := s.plan()
@@ -72,7 +72,7 @@ func TestCancelWhatIsDue(t *testing.T) {
 	plan.says("Published run")
 	s.waitFor(blobs)
 	busy := runID(t, plan.all.String())
-	require.Eventually(t, func() bool { return s.status(busy).Chunks.Running == 1 }, patience, tick)
+	require.Eventually(t, func() bool { return s.status(busy).Chunks.Running == 1 }, patience, asking)
 	said := s.planner("cancel").exits(0)
 	require.Contains(t, said, "Cancelled run "+busy+": 2 chunks with 2 images dropped.\nA worker has 1 chunk and may finish it.\n")
 	require.Contains(t, plan.exits(4), "run "+busy+" was cancelled")

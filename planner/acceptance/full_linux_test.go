@@ -15,7 +15,7 @@ import (
 // many stores so many images in the repository, and makes the list of them, a chunk for
 // each. What becomes of them does not fit into the pages that the broker has begun.
 func (s *site) many(repository string) {
-	const images = 60
+	const images = 24
 	var entries []string
 	for i := range images {
 		tag := fmt.Sprint(i + 1)

@@ -86,7 +86,7 @@ func TestUnderWay(t *testing.T) {
 		st = s.status()
 		// Without skopeo, only blobs count.
 		return len(st.UnderWay) == 1 && (st.UnderWay[0].Bytes > 0 || engine() == "builtin")
-	}, patience, tick)
+	}, patience, asking)
 	host, err := os.Hostname()
 	require.NoError(t, err)
 	require.Equal(t, s.source.Host()+"/osism/one:1", st.UnderWay[0].Image)

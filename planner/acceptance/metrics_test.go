@@ -70,7 +70,7 @@ func TestMetrics(t *testing.T) {
 	require.Eventually(t, func() bool {
 		status := weekly.status(planned)
 		return status.Chunks.Snoozed == 2 && status.Pulls == 2
-	}, patience, tick)
+	}, patience, asking)
 
 	source := fmt.Sprintf("registry=%q", s.source.Host())
 	closed := fmt.Sprintf("registry=%q", other.Host())

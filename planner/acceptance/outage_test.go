@@ -37,7 +37,7 @@ func (s *site) closedRegistry(host string) run.Registry {
 			}
 		}
 		return false
-	}, patience, tick, "%s is never closed", host)
+	}, patience, asking, "%s is never closed", host)
 	return closed
 }
 
@@ -45,6 +45,7 @@ func (s *site) closedRegistry(host string) run.Registry {
 // back. Nothing is given up, little is asked meanwhile, and the run ends soon after.
 // These are some ways to be away, one of each kind; worker/outage has the others.
 func TestOutage(t *testing.T) {
+	t.Parallel()
 	for name, test := range map[string]struct {
 		fault   registrytest.Fault
 		source  bool
@@ -63,7 +64,7 @@ func TestOutage(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			const repositories, tags, chunk = 24, 2, 2
+			const repositories, tags, chunk = 12, 2, 2
 			s, _ := newFleet(t)
 			s.env["CHUNK_SIZE"], s.env["STALL_TIMEOUT"] = fmt.Sprint(chunk), "3s"
 			if test.builtin {
@@ -186,7 +187,7 @@ func TestOthersGoOn(t *testing.T) {
 	plan.says("Published run")
 	closed := s.closedRegistry(other.Host())
 	require.Contains(t, closed.Reason, "connection refused")
-	require.Eventually(t, func() bool { return s.status().Images.Copied == 1 }, patience, tick)
+	require.Eventually(t, func() bool { return s.status().Images.Copied == 1 }, patience, asking)
 	s.requireMirrored("osism/tool")
 	require.NoError(t, other.Restart())
 	plan.exits(0)

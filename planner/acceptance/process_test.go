@@ -26,6 +26,9 @@ const (
 	redelivery = broker.AckWait + patience
 	// tick is how often a condition without an event of its own is looked at.
 	tick = 100 * time.Millisecond
+	// asking is how often a command is started to look at one: each costs a part of a second
+	// of a processor that the test waits for.
+	asking = 500 * time.Millisecond
 	// closing is what the pipes of an ended process get to be read to their end.
 	closing = 5 * time.Second
 	// raceSettings spare commands that were built with the race detector the second

@@ -225,7 +225,7 @@ func (n *nosy) fails() {
 			}
 		}
 		return n.via.Load() > 0
-	}, patience, tick)
+	}, patience, asking)
 	require.Positive(n.t, n.list.Load())
 	require.NotEmpty(n.t, n.tokens())
 }

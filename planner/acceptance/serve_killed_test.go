@@ -46,7 +46,7 @@ func TestServeKilledInRepublish(t *testing.T) {
 	serve, page := s.serve()
 	require.Eventually(t, func() bool { return strings.Contains(get(t, page), "failing") }, patience, tick)
 	planned := s.status().Run
-	require.Eventually(t, func() bool { return len(s.failed()) == repositories && s.status().Chunks.Done == 1 }, patience, tick)
+	require.Eventually(t, func() bool { return len(s.failed()) == repositories && s.status().Chunks.Done == 1 }, patience, asking)
 	for _, name := range names {
 		s.push(name, "1")
 	}
@@ -72,7 +72,7 @@ func TestServeKilledInRepublish(t *testing.T) {
 	t.Logf("%d of %d were republished", repositories-len(s.failed()), repositories)
 	if len(s.failed()) > 0 {
 		require.Contains(t, post(t, page+"/actions/republish", nil), "Republished ")
-		require.Eventually(t, func() bool { return len(s.failed()) == 0 && s.status().State == run.StateDone }, patience, tick)
+		require.Eventually(t, func() bool { return len(s.failed()) == 0 && s.status().State == run.StateDone }, patience, asking)
 	}
 	s.requireMirrored(names...)
 	serve.signal(syscall.SIGTERM)
@@ -120,7 +120,7 @@ func TestServeKilledInCancel(t *testing.T) {
 	require.Eventually(t, func() bool {
 		status := s.status()
 		return status.Chunks.Done == 1 && status.Chunks.Waiting == 1
-	}, patience, tick)
+	}, patience, asking)
 	id := s.status().Run
 	serve, page = s.killedIn(serve, page, "cancel", url.Values{"run": {id}}, atOnce)
 	status := s.status(id)

@@ -136,7 +136,7 @@ func (s *site) status(run ...string) (status run.Status) {
 // becomes waits until the run is in the state.
 func (s *site) becomes(run, state string) {
 	s.t.Helper()
-	require.Eventually(s.t, func() bool { return s.status(run).State == state }, patience, tick, "run %s is never %s", run, state)
+	require.Eventually(s.t, func() bool { return s.status(run).State == state }, patience, asking, "run %s is never %s", run, state)
 }
 
 // failedImage and failedRepository are the contract of planner failed -o json.
