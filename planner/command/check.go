@@ -192,7 +192,7 @@ func (p *planned) line(row check.Row, image string) int {
 
 // shared opens the broker of the workers that use the same registries: that of NATS_URL, or
 // the store of a planner mirror. If there is neither, a temporary broker keeps the requests
-// within what registries allow.
+// within the limits of registries.
 func shared(ctx context.Context, c broker.Config, log *slog.Logger) (b *broker.Broker, done func(), err error) {
 	remove := func() {}
 	if c.Embedded() && !broker.Kept(c.DataDir) {

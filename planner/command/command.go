@@ -57,7 +57,7 @@ func New() *cobra.Command {
 	return root
 }
 
-// explained adds to the error of a command what to do if the broker's disk is full.
+// explained adds instructions to the error of a command if the broker's disk is full.
 func (s *settings) explained(run func(*cobra.Command, []string) error) func(*cobra.Command, []string) error {
 	return func(cmd *cobra.Command, args []string) error {
 		err := run(cmd, args)
@@ -68,7 +68,7 @@ func (s *settings) explained(run func(*cobra.Command, []string) error) func(*cob
 	}
 }
 
-// onStore returns the action of a command that reads what a broker has stored.
+// onStore returns the action of a command that reads the broker's data.
 func (s *settings) onStore(run func(cmd *cobra.Command, se *session, args []string) error) func(*cobra.Command, []string) error {
 	return s.explained(func(cmd *cobra.Command, args []string) error {
 		se, err := open(cmd.Context(), s, cmd.ErrOrStderr())

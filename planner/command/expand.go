@@ -10,8 +10,8 @@ import (
 	"github.com/osism/skopeo-worker/worker/service"
 )
 
-// expand makes entries of the namespaces of the list, and splits it again. It lists them within
-// the budgets of the broker, and compares them with what that remembers.
+// expand makes entries of the namespaces of the list, and splits it again. It lists namespaces
+// within the budgets of the broker, and compares each with its last listing there.
 func (p *planned) expand(ctx context.Context, b *broker.Broker, s *settings, warnings io.Writer) error {
 	if len(p.list.Namespaces) == 0 {
 		return nil

@@ -17,10 +17,10 @@ import (
 	"github.com/osism/skopeo-worker/shared/run"
 )
 
-// pollInterval is the pause between two reads of a status. If reading takes long, the pause
-// is pollShare times as long, because a run of 10,000 chunks is work for the broker. It grows
-// with the time that the run was followed, to 1/pollAge of it: so much later is its end seen. It
-// is no longer than maxPoll, because a read may have waited for the broker.
+// pollInterval is the least pause between two reads of a status. A pause is at least pollShare
+// times as long as the last read, because a run of 10,000 chunks is work for the broker. It is
+// also at least 1/pollAge of the time that the run was followed: the end of a long run may be
+// seen later. It is at most maxPoll, because a slow read may have waited for the broker.
 const (
 	pollInterval = 100 * time.Millisecond
 	pollShare    = 20
@@ -135,7 +135,7 @@ type awayError struct {
 	run      string
 	outages  []string // which registry is away, since when, and why
 	left, of int      // chunks
-	next     string   // what goes on with them
+	next     string   // how they continue
 }
 
 func (e *awayError) Error() string {
@@ -145,8 +145,8 @@ func (e *awayError) Error() string {
 
 func (e *awayError) Unwrap() error { return errUnfinished }
 
-// away returns an error if the run waits for registries that are away, and has waited for
-// OUTAGE_TIMEOUT while it was followed.
+// away returns an error if the run has waited for registries that are away for OUTAGE_TIMEOUT,
+// counted from when it was followed.
 func (se *session) away(status run.Status, following time.Time) error {
 	if se.outage == 0 || len(status.Away) == 0 {
 		return nil

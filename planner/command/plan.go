@@ -115,7 +115,7 @@ func (p *planFlags) run(cmd *cobra.Command) error {
 	return se.follow(ctx, r.ID, cmd.OutOrStdout(), p.format)
 }
 
-// published says what was published.
+// published prints the number of entries and chunks, and when the last chunk is due.
 func (p *planned) published(out io.Writer, r run.Run) {
 	_, _ = fmt.Fprintf(out, "Published run %s: %s in %s.\n", r.ID, display.Count(r.Entries, "entry", "entries"), display.Count(r.Chunks, "chunk", "chunks"))
 	if last := p.chunks[len(p.chunks)-1].Due; last.After(p.started) {
@@ -171,7 +171,7 @@ func prepare(ctx context.Context, s *settings, stdin io.Reader, warnings io.Writ
 	return p, nil
 }
 
-// fingerprint identifies what is planned.
+// fingerprint identifies the contents of a plan.
 func fingerprint(parts ...any) string {
 	hash := sha256.New()
 	for _, part := range parts {
@@ -209,7 +209,7 @@ func (p *planned) publish(ctx context.Context, se *session, force bool) (run.Run
 	return r, err
 }
 
-// catalogue records the repositories of the plan that nothing is known of yet.
+// catalogue records the repositories of the plan that no worker has seen yet.
 func (p *planned) catalogue(ctx context.Context, se *session) error {
 	store, err := catalog.Open(ctx, se.Broker)
 	if err != nil {

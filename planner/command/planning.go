@@ -19,9 +19,8 @@ import (
 	"github.com/osism/skopeo-worker/shared/run"
 )
 
-// planAgain is how long after a plan that failed, because the list or the broker was not
-// reached, the next one is tried: the last entry again and again, until the schedule has
-// its next time.
+// planAgain are the pauses before the next tries if the list or the broker could not be reached.
+// The last one repeats until the next time of the schedule.
 var planAgain = []time.Duration{time.Minute, 5 * time.Minute, 15 * time.Minute}
 
 // planning plans while planner serve runs, by the schedule and when users ask for it.
@@ -48,8 +47,8 @@ func (p *planning) note(change func(*web.Schedule)) {
 	change(&p.at)
 }
 
-// bySchedule plans at the times of the schedule, until ctx ends. What was due while no
-// process ran is planned at once; so is a mirror that has never run.
+// bySchedule plans at the times of the schedule, until ctx ends. If a time
+// passed while no process ran, or the mirror has never run, it plans at once.
 func (p *planning) bySchedule(ctx context.Context, times schedule.Schedule) error {
 	next, err := p.first(ctx, times)
 	if err != nil {
@@ -81,7 +80,7 @@ func (p *planning) bySchedule(ctx context.Context, times schedule.Schedule) erro
 	}
 }
 
-// first is when to plan first.
+// first returns the first time to plan.
 func (p *planning) first(ctx context.Context, times schedule.Schedule) (time.Time, error) {
 	runs, err := p.session.runs.List(ctx, p.session.name)
 	if err != nil {
@@ -104,14 +103,15 @@ func (p *planning) settle(ctx context.Context, before time.Time) {
 	ender := plan.Ender{Broker: p.session.Broker, Runs: p.session.runs, Failures: p.session.failures}
 	settled, err := ender.Settle(ctx, p.session.name, before)
 	for _, r := range settled {
-		p.log.Warn("a run was not published to its end", "run", r.ID, "kind", r.Kind, "published_chunks", r.Chunks, "cancelled", r.Ended != "")
+		p.log.Warn("a run was not published completely", "run", r.ID, "kind", r.Kind, "published_chunks", r.Chunks, "cancelled", r.Ended != "")
 	}
 	if err != nil && ctx.Err() == nil {
-		p.log.Warn("a run that was not published as a whole is looked at again", "error", err)
+		p.log.Warn("a run that was not published completely is settled again later", "error", err)
 	}
 }
 
-// settleOthers does so while this process runs, once the others can't be publishing any more.
+// settleOthers settles runs of other processes while this one runs, when those can no longer be
+// publishing.
 func (p *planning) settleOthers(ctx context.Context) error {
 	ticker := time.NewTicker(settleEvery)
 	defer ticker.Stop()
@@ -208,7 +208,7 @@ func (p *planning) Cancel(ctx context.Context, mirror, id string) (string, error
 	return said(func(out *bytes.Buffer) error { return p.of(mirror).cancel(ctx, id, out) })
 }
 
-// said is what an action prints, in a line.
+// said returns the output of an action as one line.
 func said(do func(*bytes.Buffer) error) (string, error) {
 	var out bytes.Buffer
 	err := do(&out)

@@ -124,7 +124,7 @@ func (p *pruneFlags) matcher() (*selection.Matcher, error) {
 // errNothing is returned if there is no list to compare with.
 var errNothing = errors.New("the list has no entries; nothing is planned")
 
-// surveyed is a survey of the destination, with what it needs.
+// surveyed is a survey of the destination, with the stores that it reads.
 type surveyed struct {
 	prune.Survey
 	session  *session
@@ -138,7 +138,7 @@ func (s *surveyed) close() {
 	}
 }
 
-// survey reads the list, the namespaces in it, and the records of what was mirrored.
+// survey reads the list, the namespaces in it, and the records of mirrored tags.
 func (p *pruneFlags) survey(ctx context.Context, stdin io.Reader, warnings io.Writer) (*surveyed, error) {
 	if err := p.hasStore(); err != nil {
 		return nil, err
@@ -167,7 +167,7 @@ func (p *pruneFlags) prepare(ctx context.Context, stdin io.Reader, warnings io.W
 	return planned, err
 }
 
-// surveyWith reads the namespaces in the list and the records of what was mirrored.
+// surveyWith reads the namespaces in the list and the records of mirrored tags.
 func (p *pruneFlags) surveyWith(ctx context.Context, se *session, planned *planned, warnings io.Writer) (_ *surveyed, err error) {
 	s := &surveyed{session: se}
 	defer func() {
@@ -179,7 +179,7 @@ func (p *pruneFlags) surveyWith(ctx context.Context, se *session, planned *plann
 	if err != nil {
 		return nil, err
 	}
-	// The records of the name are of its own list: another one would drop what that has.
+	// The records of the name are of its own list: another list would drop that one's tags.
 	if err := plan.Check(ctx, se.Broker, planned.name, planned.owner); err != nil {
 		return nil, err
 	}

@@ -26,7 +26,7 @@ func readPlan(path string) (prune.Plan, error) {
 	return pruneplan.Read(data, path)
 }
 
-// execute carries a plan out.
+// execute executes the plan in the file.
 func (p *pruneFlags) execute(cmd *cobra.Command) error {
 	ctx, out := cmd.Context(), cmd.ErrOrStderr()
 	plan, err := readPlan(p.execution)
@@ -63,8 +63,7 @@ func (p *pruneFlags) execute(cmd *cobra.Command) error {
 	return err
 }
 
-// idleness reports whether runs to a destination are over. It asks only once about those that
-// are.
+// idleness reports whether runs to a destination are over. It reads a run that is over only once.
 type idleness struct {
 	session     *session
 	destination string
@@ -77,8 +76,8 @@ func (se *session) idleness(destination string) *idleness {
 }
 
 // check returns an error if a run to the destination, or above or below it, is not over, or a
-// worker still has a chunk of one that was cancelled or superseded: what a worker has just seen
-// at the destination must not be deleted before it is tagged.
+// worker still has a chunk of one that was cancelled or superseded: a manifest that a worker has
+// just seen at the destination must not be deleted before it is tagged.
 func (i *idleness) check(ctx context.Context) error {
 	byName, err := i.ledger.List(ctx)
 	if err != nil {
@@ -108,8 +107,8 @@ func (se *session) heldBack(h prune.Holder) {
 	se.log.Info("the run is published when nothing is deleted from its destination any more", "by", h.By, "plan", h.Plan)
 }
 
-// execute carries a plan out, after another process that does. If it is not wanted any more then,
-// it is left alone.
+// execute executes a plan. If another process executes it, execute waits for that one. If
+// wanted then returns false, it deletes nothing.
 func (s *surveyed) execute(ctx context.Context, plan prune.Plan, by string, waiting func(prune.Holder), wanted func() (bool, error)) (prune.Outcome, error) {
 	store, err := prune.OpenStore(ctx, s.session.Broker)
 	if err != nil {
@@ -131,7 +130,7 @@ func (s *surveyed) execute(ctx context.Context, plan prune.Plan, by string, wait
 		return last.Outcome, lease.Release(ctx, last)
 	}
 	is, err := wanted()
-	if err == nil && is { // another process may have deleted what the records say
+	if err == nil && is { // another process may have deleted recorded tags
 		s.Holdings, err = s.holdings.List(ctx)
 	}
 	if err != nil || !is {

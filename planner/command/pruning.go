@@ -18,7 +18,7 @@ import (
 // killed.
 const confirmedAgain = 15 * time.Second
 
-// pruning makes plans of what to prune while planner serve runs, and executes those that users
+// pruning makes prune plans while planner serve runs, and executes those that users
 // confirm.
 type pruning struct {
 	settings *settings

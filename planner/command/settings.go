@@ -31,7 +31,7 @@ func (m *mirrorName) Validate() []error {
 	return nil
 }
 
-// job is what to mirror, to which destination, and in which chunks.
+// job is the list, the destination, and how the list is split into chunks.
 type job struct {
 	Source   string        `envconfig:"MIRROR_SOURCE_URL" required:"true" expect:"the http(s) URL or the path of the list, or - for standard input" desc:"http(s) URL or path of the list, or - for standard input"`
 	Dest     string        `envconfig:"MIRROR_DEST_URL" required:"true" expect:"host[:port][/prefix] of the destination" desc:"host[:port][/prefix] of the destination registry"`
@@ -177,12 +177,12 @@ type settings struct {
 	log        config.Log
 }
 
-// all returns every setting, for what applies to all variables.
+// all returns every setting.
 func (s *settings) all() []any {
 	return []any{&s.job, &s.name, &s.broker, &s.outages, &s.worker, &s.metrics, &s.registries, &s.trust, &s.timetable, &s.web, &s.notify, &s.log}
 }
 
-// stored returns the settings of commands that read what a broker has stored.
+// stored returns the settings of commands that read the broker's data.
 func (s *settings) stored() []any { return []any{&s.name, &s.broker, &s.log} }
 
 // copies returns the settings of commands that copy images.

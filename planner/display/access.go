@@ -6,7 +6,7 @@ import (
 	"github.com/osism/skopeo-worker/worker/check"
 )
 
-// Access shows which registries let us do what a run needs, and why the others do not.
+// Access shows which registries a run can use, and why it cannot use the others.
 func Access(w io.Writer, rows []check.Access) {
 	var p page
 	defer p.to(w)

@@ -34,7 +34,7 @@ func Changes(w io.Writer, run string, changes []change.Change, more int, screen 
 	})))
 }
 
-// briefDigest is as much of a digest as people compare.
+// briefDigest is the length of a digest's beginning that people compare.
 const briefDigest = len("sha256:") + 12
 
 func brief(digest string) string {

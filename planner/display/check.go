@@ -10,7 +10,7 @@ import (
 	"github.com/osism/skopeo-worker/worker/check"
 )
 
-// Check shows what a run would do, by repository, and what could not be checked.
+// Check shows the forecast of a run, by repository, and the images that could not be checked.
 func Check(w io.Writer, r check.Report, screen Screen) {
 	p := page{screen: screen}
 	defer p.to(w)
@@ -55,7 +55,7 @@ func checkImages(p *page, r check.Report, what string, of func(check.Row) []chec
 	}
 }
 
-// checkWarnings shows what is probably a mistake in the list.
+// checkWarnings shows probable mistakes in the list.
 func checkWarnings(p *page, rows []check.Row) {
 	first := true
 	for _, row := range rows {

@@ -13,7 +13,7 @@ const (
 	clearAbove = "\x1b[1A" + clearLine
 )
 
-// Drawn is the last lines of a terminal, which are drawn again and again. They must be
+// Drawn is the last lines of a terminal, which are redrawn. They must be
 // narrower than the terminal. It is safe for concurrent use.
 type Drawn struct {
 	mu   sync.Mutex
@@ -33,7 +33,7 @@ func (d *Drawn) Draw(text string) {
 	d.write(before + text)
 }
 
-// erased returns what erases the lines.
+// erased returns the control sequences that erase the lines.
 func (d *Drawn) erased() string {
 	return clearLine + strings.Repeat(clearAbove, strings.Count(d.text, "\n"))
 }

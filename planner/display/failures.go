@@ -16,7 +16,7 @@ const (
 	reasonIndent = 6
 )
 
-// Failures shows what failed under a mirror name, by repository, and how to retry it; then
+// Failures shows the failures of a mirror name, by repository, and how to retry them; then
 // the failures that have left the list, and the messages that cannot be read, and how to
 // delete them. names are the mirror names that there are, for when there are no failures.
 func Failures(w io.Writer, name string, records []failure.Record, names []string) {

@@ -14,8 +14,8 @@ import (
 // plainInterval is the least time between two lines without a terminal.
 const plainInterval = 10 * time.Second
 
-// Follower shows a run while it goes on: on a terminal as some lines that are drawn again and
-// again, elsewhere as a new line when something has changed.
+// Follower shows a run until it ends: on a terminal as some lines that are redrawn, elsewhere as
+// a new line when something has changed.
 type Follower struct {
 	terminal bool
 	colors   bool
@@ -68,7 +68,7 @@ func (f *Follower) Done() {
 		return
 	}
 	if f.terminal {
-		f.status.UnderWay = nil // a list of what has ended would only be in the way
+		f.status.UnderWay = nil // these copies have ended
 		f.draw(f.now())
 		f.keep()
 		return

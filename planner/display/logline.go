@@ -8,8 +8,8 @@ import (
 )
 
 // LogLine returns a log record as one line that fits into the width: the time of day, the
-// message, and the first attribute but run and chunk, which is what the record is about. A size
-// (bytes) and a duration (took) follow. A long name loses its beginning.
+// message, and the first attribute other than run and chunk, which names the subject of the record.
+// A size (bytes) and a duration (took) follow. A long name loses its beginning.
 func LogLine(r slog.Record, attributes []slog.Attr, width int) string {
 	r.Attrs(func(a slog.Attr) bool {
 		attributes = append(attributes, a)

@@ -1,5 +1,5 @@
 // Package display shows plans, runs and failures to people: tables, summaries, and a run
-// while it goes on. Times are local, with their zone.
+// until it ends. Times are local, with their zone.
 package display
 
 import (
@@ -259,7 +259,7 @@ func sum(total int, of []amount) string {
 	return strconv.Itoa(total)
 }
 
-// known leaves out what is zero.
+// known leaves out amounts of zero.
 func known(amounts []amount) []amount {
 	return slices.DeleteFunc(slices.Clone(amounts), func(a amount) bool { return a.n == 0 })
 }

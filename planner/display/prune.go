@@ -8,7 +8,7 @@ import (
 	"github.com/osism/skopeo-worker/worker/prune"
 )
 
-// Prune sums up a plan of what is to be deleted, with what stays and why.
+// Prune sums up a prune plan: the tags to delete, and those that stay, with the reasons.
 func Prune(w io.Writer, plan prune.Plan) {
 	var p page
 	defer p.to(w)
@@ -36,7 +36,7 @@ func Prune(w io.Writer, plan prune.Plan) {
 	p.line("%d of %d mirrored tags would be deleted, with %s that nothing else in their repositories needs.", plan.Tags, plan.Recorded, size(plan.Bytes))
 }
 
-// Pruning says how the plan on the page stands, and what the last execution of any has done.
+// Pruning shows the state of the plan on the page, and the result of the last execution of a plan.
 func Pruning(w io.Writer, r *prune.Review, last *prune.Last, now time.Time) {
 	var p page
 	defer p.to(w)
@@ -73,7 +73,7 @@ func standing(r *prune.Review) string {
 	return "to be confirmed on the page"
 }
 
-// Pruned sums up what became of a plan.
+// Pruned sums up the execution of a plan.
 func Pruned(w io.Writer, o prune.Outcome) {
 	var p page
 	defer p.to(w)

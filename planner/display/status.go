@@ -71,7 +71,7 @@ func estimateText(s run.Status, now time.Time) string {
 	return "as soon as everything is copied; no budget or schedule delays it"
 }
 
-// registries shows what the source registries allow, and what is left to pull from them.
+// registries shows the limits of the source registries, and how many pulls are left.
 func registries(p *page, all []run.Registry, now time.Time) {
 	if len(all) == 0 {
 		return
@@ -111,7 +111,7 @@ func registries(p *page, all []run.Registry, now time.Time) {
 	}
 }
 
-// marked returns a text, with a mark if what it says is a lower bound.
+// marked returns a value, with a mark if it is a lower bound.
 func marked(text string, more bool) string {
 	if more {
 		return text + "+"
@@ -240,7 +240,7 @@ func underWay(p *page, all []run.Copy, now time.Time) {
 // rate formats a number of bytes a second.
 func rate(bytes int64) string { return size(bytes) + "/s" }
 
-// Cancelled shows what cancelling a run has dropped.
+// Cancelled shows the chunks and images that were dropped with a run.
 func Cancelled(w io.Writer, id string, d plan.Dropped) {
 	var p page
 	defer p.to(w)

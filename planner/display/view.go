@@ -20,7 +20,7 @@ const (
 	followedCopies = 5
 )
 
-// view is a status of a run, as it is shown while it goes on.
+// view is a status of a run, as it is shown while the run is followed.
 type view struct {
 	run.Status
 	now    time.Time
@@ -28,8 +28,8 @@ type view struct {
 	colors bool
 }
 
-// lines returns as much of a status as fits into the width: the progress, what is going on,
-// and the images under way.
+// lines returns as much of a status as fits into the width: the progress, the activity, and the
+// images under way.
 func (v view) lines(width int) []string {
 	lines := []string{v.head(width)}
 	if text := cut(v.chunks(), width); text != "" {
@@ -94,7 +94,7 @@ func (v view) total() (n int, exact bool) {
 	return estimate.Images(v.Images.Total, v.Chunks.Total, v.Unresolved)
 }
 
-// share returns the part that is done, of so many. Only a run that is over is whole.
+// share returns how much of the given whole is done. It is all only if the run is over.
 func (v view) share(of int) int {
 	if v.Over() {
 		if v.State == run.StateDone || v.State == run.StateFailed {
@@ -133,7 +133,7 @@ func (v view) images(outcome bool) string {
 	return text
 }
 
-// bytes returns what has been moved, and how fast it moves.
+// bytes returns the bytes that were copied, and the rate.
 func (v view) bytes() string {
 	moved, speed := v.Bytes, int64(0)
 	for _, c := range v.UnderWay {
@@ -149,7 +149,7 @@ func (v view) bytes() string {
 	return size(moved) + " at " + rate(speed)
 }
 
-// chunks returns the chunks that are done, and what is going on.
+// chunks returns the number of chunks that are done, and the activity.
 func (v view) chunks() string {
 	return fmt.Sprintf("%d/%s, %s", v.Chunks.Done, chunks(v.Chunks.Total), activity(v.Status, v.now))
 }
@@ -223,7 +223,7 @@ func cut(text string, width int) string {
 	return string(runes[:max(0, min(width, len(runes)))])
 }
 
-// activity returns what is going on, or what the run waits for.
+// activity returns how many chunks are running, or the reason why the run waits.
 func activity(s run.Status, now time.Time) string {
 	switch {
 	case s.Over():

@@ -9,7 +9,7 @@ import (
 	"github.com/osism/skopeo-worker/shared/release"
 )
 
-// Waiting shows the tags that wait, and what was released.
+// Waiting shows the tags that wait, and the releases.
 func Waiting(w io.Writer, tags []waiting.Tag, releases []release.Release, now time.Time) {
 	var p page
 	defer p.to(w)

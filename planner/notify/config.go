@@ -27,8 +27,8 @@ type Config struct {
 	receivers []receiver
 }
 
-// tokenLength is more than a word has that anyone may see, in bytes. What takes the place of
-// a user in a URL of shoutrrr is a token if it has userLength.
+// tokenLength is the length in bytes from which a part of a URL counts as a secret. In the place
+// of a user in a URL of shoutrrr, that is userLength.
 const tokenLength, userLength = 16, 8
 
 // Validate implements config.Validator.

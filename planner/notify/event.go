@@ -19,7 +19,7 @@ import (
 
 type params = types.Params
 
-// kind is what an event is about.
+// kind is the kind of an event.
 type kind string
 
 // The kinds of events.
@@ -64,8 +64,8 @@ const (
 	maxImages = 1000
 )
 
-// ended returns the event of a run that has ended, given what has failed by then and when
-// the run before ended, and what has vanished.
+// ended returns the event of a run that has ended, given the images that have failed by
+// then and when the run before ended, and the tags that have vanished.
 func ended(mirror, run string, failing, before, vanished []string, waiting int, at time.Time) event {
 	e := event{Version: 1, Kind: kindDone, Mirror: mirror, Run: run, At: at, Failing: len(failing)}
 	e.New, e.Recovered = without(failing, before), without(before, failing)

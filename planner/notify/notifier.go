@@ -79,7 +79,7 @@ func (n *Notifier) Run(ctx context.Context) error {
 	}
 }
 
-// look stores what has happened, and sends the notifications that are due.
+// look stores new events, and sends the notifications that are due.
 func (n *Notifier) look(ctx context.Context) error {
 	if len(n.config.receivers) == 0 {
 		return nil
@@ -283,13 +283,13 @@ func (n *Notifier) send(ctx context.Context, e keyed, r receiver) (delivery, err
 		d.Sent, d.Error = true, ""
 		n.log.Info("sent a notification", "service", r.service, "event", e.Kind, "mirror", e.Mirror, "run", e.Run)
 	}
-	// What was sent must not be sent again because this process ends.
+	// The delivery is recorded even if this process ends, so that it is not repeated.
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), lease)
 	defer cancel()
 	return d, n.store.settle(ctx, e.key, r, d, revision)
 }
 
-// SendTest sends a message to each receiver, and calls report with what came of it.
+// SendTest sends a message to each receiver, and calls report with the result.
 func (c *Config) SendTest(report func(service string, err error)) {
 	e := event{Version: 1, Kind: kindTest, Title: "skopeo-worker: a test", Text: "Notifications arrive here.", At: time.Now().UTC()}
 	for _, r := range c.receivers {

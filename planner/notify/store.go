@@ -127,7 +127,7 @@ func (s store) claim(ctx context.Context, key string, r receiver, now time.Time)
 	return d, revision, err
 }
 
-// settle stores what came of a claim.
+// settle stores the result of a claim.
 func (s store) settle(ctx context.Context, key string, r receiver, d delivery, revision uint64) error {
 	_, err := s.put(ctx, sentPrefix+hash(key)+"."+r.key, d, revision)
 	return err

@@ -10,7 +10,7 @@ import (
 	"github.com/osism/skopeo-worker/shared/run"
 )
 
-// Verdict is how a mirror stands, in one word.
+// Verdict is the state of a mirror in one word.
 type Verdict string
 
 // The verdicts.
@@ -27,7 +27,7 @@ const (
 // lookBack is how many runs are looked at for the last complete one.
 const lookBack = 50
 
-// Mirror is how the mirror of a name stands.
+// Mirror is the state of the mirror of a name.
 type Mirror struct {
 	Name    string  `json:"name"`
 	Verdict Verdict `json:"verdict"`
@@ -43,7 +43,7 @@ type Mirror struct {
 	Failures run.Failures `json:"failures"`
 }
 
-// mirror reads how the mirror of a name stands.
+// mirror reads the state of the mirror of a name.
 func (r *Reader) mirror(ctx context.Context, name string, kept failure.Count) (Mirror, error) {
 	m := Mirror{Name: name, Current: []run.Status{}, Failures: run.Failures{Images: kept.Listed, LeftList: kept.LeftList}}
 	for i, e := range r.byName[name] {

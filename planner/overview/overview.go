@@ -1,5 +1,5 @@
-// Package overview reads how the mirrors of a broker stand, for all who look at the page
-// of planner serve: many of them cost the broker as much as one.
+// Package overview reads the state of the mirrors of a broker, once for all visitors of the page
+// of planner serve: many visitors cost the broker as much as one.
 package overview
 
 import (
@@ -17,7 +17,7 @@ import (
 )
 
 const (
-	// fresh is how long what was read is shown to others.
+	// fresh is how long an overview is shown before it is read again.
 	fresh = time.Second
 	// timeout bounds a look at the broker.
 	timeout = 20 * time.Second
@@ -36,11 +36,11 @@ type Sources struct {
 	Budget   *budget.Store
 }
 
-// Overview is how the mirrors stood at a time.
+// Overview is the state of the mirrors at a time.
 type Overview struct {
 	At         time.Time      `json:"at"`
 	Mirrors    []Mirror       `json:"mirrors"`    // sorted by name
-	Registries []run.Registry `json:"registries"` // of which anything is known, sorted by name
+	Registries []run.Registry `json:"registries"` // those with a known state, sorted by name
 	// Unreadable messages are among the failures.
 	Unreadable int `json:"unreadable_failures"`
 }
@@ -156,7 +156,7 @@ func (r *Reader) names(kept failure.Counts) []string {
 	return slices.Compact(names)
 }
 
-// forget drops what is known of runs that are no longer kept.
+// forget drops the state of runs that are no longer kept.
 func (r *Reader) forget() {
 	there := map[string]bool{}
 	for _, entries := range r.byName {

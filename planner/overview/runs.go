@@ -50,14 +50,14 @@ func (r *Reader) Runs(ctx context.Context, name string, skip, count int) (runs [
 	return runs, total, err
 }
 
-// Chunk is what a worker has recorded of a message of a run.
+// Chunk is the progress that a worker has recorded of a message of a run.
 type Chunk struct {
 	Registry string `json:"registry"`
 	Token    string `json:"token"`
 	run.Progress
 }
 
-// Run returns a run of a mirror name, and what is recorded of its chunks, sorted by
+// Run returns a run of a mirror name, and the recorded progress of its chunks, sorted by
 // number. It returns run.ErrNotFound if there is none.
 func (r *Reader) Run(ctx context.Context, name, id string) (found Run, chunks []Chunk, err error) {
 	err = r.alone(ctx, func(ctx context.Context) error {

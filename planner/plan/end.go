@@ -20,7 +20,7 @@ import (
 // writers bounds the messages that are dropped at once.
 const writers = 16
 
-// Dropped counts what End has dropped of a run.
+// Dropped counts the chunks and images of a run that End has dropped.
 type Dropped struct {
 	Chunks   int // that no worker has; workers drop those that are due
 	Images   int // in these chunks; a repository that is not resolved yet counts as one

@@ -19,14 +19,14 @@ import (
 )
 
 const (
-	// namespaceBucket holds what namespaces last had.
+	// namespaceBucket holds the repositories that namespaces last had.
 	namespaceBucket = "mirror_namespaces"
 	// maxNoted bounds the names of repositories in one entry of the bucket, in bytes. The rest of
 	// message.MaxSize is for the other fields.
 	maxNoted = message.MaxSize - 4<<10
 )
 
-// namespaceNote is what a namespace had, and when. Repositories that are too many for one entry
+// namespaceNote is the repositories that a namespace had at a time. Repositories that are too many for one entry
 // of the bucket are continued in further entries, the pages.
 type namespaceNote struct {
 	Namespace    string                 `json:"namespace"`
@@ -62,7 +62,7 @@ func (x *Namespaces) bucket(ctx context.Context) (jetstream.KeyValue, error) {
 	return x.Broker.Bucket(ctx, jetstream.KeyValueConfig{Bucket: namespaceBucket, Description: "skopeo-worker: repositories of namespaces when they were last planned"})
 }
 
-// Remember stores what the namespaces have, once the plan is published. If it fails, the next
+// Remember stores the repositories of the namespaces, once the plan is published. If it fails, the next
 // plan compares with an older one.
 func (x *Namespaces) Remember(ctx context.Context) error {
 	kv, err := x.bucket(ctx)
@@ -127,8 +127,8 @@ func paged(all []reference.Repository, limit int) [][]reference.Repository {
 	return parts
 }
 
-// readNote returns what a namespace had when it was last planned. Nothing is known of it if there
-// is no note, or if the note is damaged.
+// readNote returns the repositories that a namespace had when it was last planned. The note is
+// zero if there is none, or if it is damaged.
 func readNote(ctx context.Context, kv jetstream.KeyValue, key string, n list.Namespace) (namespaceNote, error) {
 	for {
 		note, err := readHead(ctx, kv, key)
@@ -150,8 +150,8 @@ func readNote(ctx context.Context, kv jetstream.KeyValue, key string, n list.Nam
 	}
 }
 
-// readHead returns a note without its pages; a zero one if there is none, or what another program
-// has put there.
+// readHead returns a note without its pages; it is zero if there is none, or if the entry is not a
+// note.
 func readHead(ctx context.Context, kv jetstream.KeyValue, key string) (namespaceNote, error) {
 	var note namespaceNote
 	entry, err := kv.Get(ctx, key)
@@ -167,7 +167,8 @@ func readHead(ctx context.Context, kv jetstream.KeyValue, key string) (namespace
 	return note, nil
 }
 
-// readPages returns the repositories in the pages of a note; nil if one is missing, or is that of another note.
+// readPages returns the repositories in the pages of a note; nil if a page is missing, or belongs
+// to another note.
 func readPages(ctx context.Context, kv jetstream.KeyValue, key string, note namespaceNote) ([]reference.Repository, error) {
 	var all []reference.Repository
 	for i := range note.Pages {

@@ -32,9 +32,9 @@ type Lister interface {
 	List(ctx context.Context, n reference.Namespace) (listing.Repositories, error)
 }
 
-// Namespaces makes entries of the namespaces of a list. It remembers at the broker what each
-// has had, by mirror name, so that a registry that is away, or that suddenly lists little,
-// takes nothing out of a plan.
+// Namespaces makes entries of the namespaces of a list. It stores at the broker which repositories
+// each namespace had, by mirror name, so that a registry that is away, or suddenly lists fewer
+// repositories, takes nothing out of a plan.
 type Namespaces struct {
 	Broker *broker.Broker
 	Name   string // of the mirror
@@ -43,8 +43,8 @@ type Namespaces struct {
 	noted map[string]namespaceNote // by key, to be remembered
 }
 
-// Expand returns the list with the repositories of its namespaces. What is unusual about
-// them is among the warnings of the list. The error is ErrNamespace, ErrFewRepositories, or
+// Expand returns the list with the repositories of its namespaces. It adds warnings about them to
+// the list's. The error is ErrNamespace, ErrFewRepositories, or
 // of the broker.
 func (x *Namespaces) Expand(ctx context.Context, l list.List) (list.List, error) {
 	kv, err := x.bucket(ctx)
@@ -96,8 +96,7 @@ func of(n list.Namespace, all []reference.Repository) []reference.Repository {
 }
 
 // weigh decides which repositories of a namespace are mirrored: those that are listed now, or
-// those of the last time if the listing has failed or is suspiciously short. It returns what
-// there is to say about it.
+// those of the last time if the listing has failed or is suspiciously short. said are warnings.
 func weigh(n list.Namespace, last namespaceNote, now []reference.Repository, failed error) (said []string, used []reference.Repository, err error) {
 	had := len(last.Repositories)
 	instead := fmt.Sprintf("the %d repositories of %s are mirrored instead", had, last.Listed.Local().Format(time.DateTime))

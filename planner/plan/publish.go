@@ -103,8 +103,8 @@ func (p *Publisher) ender() *Ender {
 }
 
 // supersede ends the older plans of the name that are not over, or that are still being
-// published. If a run is not known any more, supersede purges its planned chunks, which are
-// in the stream below the first message of the new plan. A republish is not a plan.
+// published. If the record of a run is gone, supersede purges its planned chunks, which are in the
+// stream below the first message of the new plan. A republish is not a plan.
 func (p *Publisher) supersede(ctx context.Context, r run.Run, first uint64) error {
 	info, err := p.Broker.Stream.Info(ctx, jetstream.WithSubjectFilter(subject.OfNameAnywhere(r.Name)))
 	if err != nil {

@@ -16,10 +16,10 @@ import (
 // Settle decides on the runs of a mirror name that began before the given time, and that a
 // process was still publishing when it was killed. It returns them as they are now.
 //
-//   - A plan of which a chunk is missing is cancelled, and is to be planned again.
-//   - A republish keeps what it has published; the other failures are still failures.
-//   - A run of which everything is published counts as published, and a republish of which
-//     nothing is, is deleted.
+//   - A plan that lacks a chunk is cancelled, so that it is planned again.
+//   - A republish keeps the chunks that it has published; the other failures are still failures.
+//     If it has published none, it is deleted.
+//   - A plan with all of its chunks counts as published.
 func (e *Ender) Settle(ctx context.Context, name string, before time.Time) ([]run.Run, error) {
 	runs, err := e.Runs.List(ctx, name)
 	if err != nil {
@@ -55,7 +55,7 @@ func (e *Ender) settle(ctx context.Context, r run.Run) (run.Run, error) {
 		return r, err
 	}
 	return e.Runs.Update(ctx, r.Name, r.ID, func(r *run.Run) {
-		// Of a republish, nothing shows how much there was to publish.
+		// It is unknown how many chunks a republish would have published.
 		r.Interrupted = r.Kind == run.KindRepublish
 		r.Chunks, r.Published = chunks, true
 	})

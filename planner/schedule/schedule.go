@@ -23,7 +23,7 @@ const clockCheck = time.Minute
 type Schedule struct {
 	times cron.Schedule
 	zone  *time.Location
-	daily bool // the hour is given, rather than every hour or so many hours
+	daily bool // it names the hour
 }
 
 // Parse reads a schedule as cron has it: five fields, or @daily and the like. They mean
@@ -58,12 +58,12 @@ func Parse(words, zone string) (Schedule, error) {
 // Zone is the time zone of the schedule.
 func (s Schedule) Zone() *time.Location { return s.zone }
 
-// lookBack is more than any clock is put forward at once: what it has skipped may be due yet.
+// lookBack is more than any clock is put forward at once: times that it has skipped may still be due.
 const lookBack = 25 * time.Hour
 
 // Next returns the first time of the schedule after t. If clocks are put back over it, it is
-// the first of the two; if they are put forward over it, it is as much later. A schedule of
-// every hour, or of so many, has the hours that pass.
+// the first of the two; if they are put forward over it, it is later by as much. An
+// hourly schedule, or one of every few hours, counts the hours that pass.
 func (s Schedule) Next(t time.Time) time.Time {
 	if !s.daily {
 		return s.times.Next(t.In(s.zone))
@@ -76,7 +76,7 @@ func (s Schedule) Next(t time.Time) time.Time {
 	return time.Time{}
 }
 
-// onWall is what a clock on the wall shows at t, as if it had no time zone.
+// onWall returns the time that a clock on the wall shows at t, without a time zone.
 func onWall(t time.Time) time.Time {
 	_, offset := t.Zone()
 	return t.Add(time.Duration(offset) * time.Second).UTC()

@@ -29,8 +29,8 @@ type Call struct {
 	Started  time.Time // by the local clock: time.Now() before it was sent
 }
 
-// closure is why and for how long a registry is closed. Later, it holds how often the
-// registry has refused requests in a row.
+// closure says why and for how long a registry is closed. When that time is over, it still
+// holds how often the registry has refused requests in a row.
 type closure struct {
 	Registry string        `json:"registry"`
 	Kind     Kind          `json:"kind"`
@@ -79,8 +79,9 @@ func (s *Store) Closed(registry string) (until time.Time, reason string, closed 
 	return c.until(), c.Reason, true
 }
 
-// closure returns the registry's closure, if it is closed for this process. It is not for
-// the process that probes it: the broker's clock is ahead of its own by a round trip.
+// closure returns the registry's closure, if the registry is closed for this process. It is
+// never closed for the process that probes it: the broker's clock is ahead of that process's by a
+// round trip.
 func (s *Store) closure(registry string) (closure, bool) {
 	c, ok := s.lastClosure(registry)
 	return c, ok && c.Count > 0 && c.Prober != s.id && s.Now().Before(c.until())
@@ -346,7 +347,7 @@ func (s *Store) Back(registry string, activity Activity, started time.Time) {
 	})
 }
 
-// forgetClosure drops a closure that the broker does not hold any more. A watch does not
+// forgetClosure drops a closure that the broker no longer holds. A watch does not
 // show that an entry has expired.
 func (s *Store) forgetClosure(registry string) {
 	s.mu.Lock()

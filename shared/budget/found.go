@@ -37,7 +37,7 @@ const (
 	creeping         = 2 * time.Minute
 	creepingRequests = 300
 	// longestWindow is the longest window of a limit that is discovered by its length: most
-	// are of a second or a minute. What refuses for longer may be no limit.
+	// are of a second or a minute. A longer refusal may have another reason than a limit.
 	longestWindow = time.Minute
 	// lowered is by which factor one refusal lowers the rate at most, and significant is how
 	// many requests must have been answered to lower it by more than half.
@@ -133,7 +133,7 @@ func (f found) growth() float64 {
 	return growth
 }
 
-// refused returns the rate after a refusal that has closed the registry; rate is what it was
+// refused returns the rate after a refusal that has closed the registry; rate is the one
 // until then.
 func (f found) refused(now time.Time, c closure, rate float64) found {
 	switch {
@@ -150,7 +150,7 @@ func (f found) refused(now time.Time, c closure, rate float64) found {
 	return f
 }
 
-// again returns the rate after a refusal that does not show what the limit is: it explores
+// again returns the rate after a refusal that does not show the limit: it explores
 // again from a rate.
 func (f found) again(now time.Time, c closure, rate float64) found {
 	if f.closed(now) {

@@ -20,7 +20,7 @@ type Limit struct {
 	Window   time.Duration `json:"window"`
 }
 
-// The limits that make sense. Registries count in seconds, nats-server keeps
+// The bounds of limits. Registries count in seconds, nats-server keeps
 // deduplication windows of 100 ms and more, and the longest window in use is Docker
 // Hub's of 6 h.
 const (
@@ -63,8 +63,8 @@ func short(d time.Duration) string {
 var errLimit = errors.New("invalid limit")
 
 // ParseLimits reads RATE_LIMITS: registry=requests/window, separated by commas.
-// Every name of a registry stands for its canonical one. The error names each bad item and
-// says what was expected there.
+// Every name of a registry stands for its canonical one. The error names each bad item and the
+// expected form.
 func ParseLimits(text string) (map[string]Limit, error) {
 	limits := map[string]Limit{}
 	var bad []error
@@ -92,7 +92,7 @@ func ParseLimits(text string) (map[string]Limit, error) {
 // anyPath makes a reference of a host name, to check it.
 const anyPath = "any/path"
 
-// parseLimit reads one item, or returns what was expected in its place.
+// parseLimit reads one item. If it is not valid, it returns the expected form.
 func parseLimit(item string) (registry string, limit Limit, expected string) {
 	host, value, _ := strings.Cut(item, "=")
 	if !strings.Contains(value, "/") {
@@ -110,7 +110,7 @@ func parseLimit(item string) (registry string, limit Limit, expected string) {
 	return r.Repository.Registry(), limit, ""
 }
 
-// parseWindow reads requests/window, or returns what was expected in its place.
+// parseWindow reads requests/window. If it is not valid, it returns the expected form.
 func parseWindow(text string) (limit Limit, expected string) {
 	requests, window, slash := strings.Cut(text, "/")
 	if !slash {
@@ -139,8 +139,8 @@ const (
 )
 
 const (
-	// keepSet is how long RATE_LIMITS count after the last run of a planner with them: as
-	// long as runs are kept.
+	// keepSet is how long RATE_LIMITS count after a planner has last set them: as long as runs
+	// are kept.
 	keepSet = 30 * 24 * time.Hour
 	// keepLearned is how long a header counts. An account that is upgraded gets no more
 	// headers.
@@ -202,8 +202,7 @@ func (s *Store) storeLimit(ctx context.Context, key string, limit stated) error 
 	return nil
 }
 
-// Limit returns the known limit of the registry for an identity: what the registry counts
-// by. "" is the shared address of the fleet.
+// Limit returns the known limit of the registry for an identity, by which the registry counts. "" is the shared address of the fleet.
 func (s *Store) Limit(registry, identity string) (Limit, Origin) {
 	if limit, origin := s.stated(registry, identity); origin != None {
 		return limit, origin

@@ -143,7 +143,7 @@ func (s *Store) lane(line line) *lane {
 	return l
 }
 
-// wait waits for the next slot of the lane, or as much less as the rate's burst allows. A
+// wait waits for the next slot of the lane, less the time that the rate's burst allows. A
 // process that was suspended may wake up after its slot, and then takes another one.
 func (l *lane) wait(ctx context.Context, s *Store, rate Rate) error {
 	came := s.clock.local()
@@ -198,8 +198,8 @@ func (l *lane) slot(ctx context.Context, s *Store, rate Rate, came time.Time) (t
 }
 
 // patience returns until when, by the local clock, a request that came at a time waits for a
-// reservation. As long as others of this process get slots, or the rate grows, it goes on
-// waiting.
+// reservation. As long as others of this process get slots, or the rate grows, it waits for
+// longer.
 func (l *lane) patience(came time.Time, rate Rate) time.Time {
 	until := came.Add(maxWait)
 	if rate.horizon == exploreHorizon {
@@ -320,7 +320,7 @@ func (l *lane) read(ctx context.Context, s *Store) error {
 		return nil
 	}
 	if err != nil {
-		return fmt.Errorf("asking when %s may be asked: %w", l.registry, err)
+		return fmt.Errorf("reading the last reservation for %s: %w", l.registry, err)
 	}
 	if r, ok := readReservation(m); ok {
 		l.follows(m.Sequence, m.Time, r)
@@ -334,7 +334,7 @@ func (l *lane) read(ctx context.Context, s *Store) error {
 			break
 		}
 		if err != nil {
-			return fmt.Errorf("asking when %s may be asked: %w", l.registry, err)
+			return fmt.Errorf("reading the last reservation for %s: %w", l.registry, err)
 		}
 		if r, ok := readReservation(earlier); ok {
 			next = latest(next, r.end(earlier.Time))

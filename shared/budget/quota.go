@@ -17,7 +17,7 @@ import (
 	"github.com/osism/skopeo-worker/shared/broker"
 )
 
-// Quota is a registry's limit, and what is left of it, according to the registry.
+// Quota is a registry's limit, and the number of pulls that are left, as the registry states them.
 type Quota struct {
 	Limit     Limit
 	Remaining int
@@ -33,7 +33,7 @@ const (
 var quotaLimit = regexp.MustCompile(`^\s*(\d+)\s*;\s*w=(\d+)\s*$`)
 
 // ParseQuota reads Docker Hub's headers. It returns false if they are absent, which means
-// unlimited, or make no sense. If the header of what is left is missing, all is left.
+// unlimited, or are not valid. If ratelimit-remaining is missing, all pulls are left.
 func ParseQuota(h http.Header) (Quota, bool) {
 	match := quotaLimit.FindStringSubmatch(h.Get(headerLimit))
 	if match == nil {
@@ -55,7 +55,7 @@ func ParseQuota(h http.Header) (Quota, bool) {
 	return q, true
 }
 
-// Learn takes in a registry's headers. Their limit counts if none is set. If less is left
+// Learn applies a registry's headers. Their limit counts if none is set. If less is left
 // than the budget has, other clients spend from it, too, and the difference is taken from
 // the budget. If nothing is new, it sends no request.
 func (s *Store) Learn(ctx context.Context, registry, identity string, q Quota) error {
@@ -89,7 +89,7 @@ const (
 	believeTries = 3
 )
 
-// believe takes from the window what other clients have spent, so that no more than
+// believe takes the tokens that other clients have spent from the window, so that no more than
 // remaining tokens are left. Tokens that the fleet takes between the answer and now make
 // the difference smaller, never larger.
 func (w *window) believe(ctx context.Context, s *Store, limit Limit, remaining int) error {
@@ -109,7 +109,7 @@ func (w *window) believe(ctx context.Context, s *Store, limit Limit, remaining i
 	for range believeTries {
 		info, err := a.stream.Info(ctx)
 		if err != nil {
-			return fmt.Errorf("asking for the budget of %s: %w", w.registry, err)
+			return fmt.Errorf("reading the budget of %s: %w", w.registry, err)
 		}
 		missing := limit.Requests - int(info.State.Msgs) - remaining
 		if missing > 0 {
@@ -121,7 +121,7 @@ func (w *window) believe(ctx context.Context, s *Store, limit Limit, remaining i
 			return nil
 		}
 		if !errors.Is(err, broker.ErrConflict) {
-			return fmt.Errorf("taking from the budget of %s what others have spent: %w", w.registry, err)
+			return fmt.Errorf("taking pulls of other clients from the budget of %s: %w", w.registry, err)
 		}
 	}
 	return nil

@@ -27,7 +27,7 @@ func (s *Store) rate(registry string, kind Kind, protocol Protocol) (line, Rate,
 }
 
 // probeRate is the rate for a registry that was reopened and has not answered yet. If it
-// refuses again, only one request was in vain.
+// refuses again, only one request was wasted.
 const probeRate = 1.0
 
 // asLimit expresses a rate as a limit.
@@ -125,11 +125,11 @@ func (s *Store) slowDown(ctx context.Context, c closure) error {
 // slowDownFound lowers the rates of the line of a refused request, and of all requests.
 func (s *Store) slowDownFound(ctx context.Context, c closure, l line) error {
 	all := line{c.Registry, All, HTTP1}
-	together, err := s.asked(ctx, all)
+	together, err := s.lastRate(ctx, all)
 	if err != nil {
 		return err
 	}
-	rate, err := s.asked(ctx, l)
+	rate, err := s.lastRate(ctx, l)
 	if err != nil {
 		return err
 	}
@@ -157,9 +157,9 @@ func (s *Store) slowDownFound(ctx context.Context, c closure, l line) error {
 	})
 }
 
-// asked returns the rate at which the fleet has last asked, or unlimited if there is no limit;
-// 0 if none is known.
-func (s *Store) asked(ctx context.Context, l line) (float64, error) {
+// lastRate returns the rate of the fleet's last requests; unlimited if there is no limit, and 0 if
+// no rate is known.
+func (s *Store) lastRate(ctx context.Context, l line) (float64, error) {
 	f := s.found(l)
 	if f.growing(s.Now()) == (growing{}) {
 		rate, _ := f.at(s.Now())
@@ -167,7 +167,7 @@ func (s *Store) asked(ctx context.Context, l line) (float64, error) {
 	}
 	m, err := s.b.Last(ctx, streamPace, s.lane(l).subject)
 	if err != nil && !errors.Is(err, jetstream.ErrMsgNotFound) {
-		return 0, fmt.Errorf("asking how fast %s was asked: %w", l.registry, err)
+		return 0, fmt.Errorf("reading the request rate of %s: %w", l.registry, err)
 	}
 	if r, ok := readReservation(m); ok && m.Time.After(f.From) {
 		return max(f.Rate, 1/r.Every.Seconds()), nil

@@ -19,10 +19,10 @@ var kindsOf = map[string][]Kind{
 	"api": {API}, "tags": {Tags}, "manifests": {Manifest, Pull, Blob}, "other": {Other},
 }
 
-// ParseRates reads the rates of a registry: kind:requests/window, and +burst for so many more
+// ParseRates reads the rates of a registry: kind:requests/window, and +burst for that many more
 // at once, separated by semicolons. The rate of manifests includes blobs, as Quay counts them.
 // All workers share these rates. quay.io means its documented rates, which count HTTP/2 by
-// connection. The error wraps ErrRates and names what was expected.
+// connection. The error wraps ErrRates and names the expected form.
 func ParseRates(text string) (Rates, error) {
 	text = strings.TrimSpace(text)
 	if strings.EqualFold(text, quay) {
@@ -44,7 +44,7 @@ func ParseRates(text string) (Rates, error) {
 	return Rates{zones}, nil
 }
 
-// parseRate reads one item, or returns what was expected in its place.
+// parseRate reads one item. If it is not valid, it returns the expected form.
 func parseRate(item string) (zones map[Kind]zone, expected string) {
 	name, value, _ := strings.Cut(item, ":")
 	kinds := kindsOf[strings.TrimSpace(name)]

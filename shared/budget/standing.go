@@ -10,7 +10,7 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 )
 
-// Standing is what is known of a registry, and when it allows requests.
+// Standing is the state of a registry: its limit, the spent tokens, and when it allows requests.
 type Standing struct {
 	Registry string
 	Identity string    // the one with the least left, if the registry counts several
@@ -30,7 +30,7 @@ type Standing struct {
 
 func (s Standing) free() int { return max(0, s.Limit.Requests-s.Spent) }
 
-// Standings returns all registries of which anything is known, sorted by name.
+// Standings returns the registries with a known limit and those that are closed, sorted by name.
 func (s *Store) Standings(ctx context.Context) ([]Standing, error) {
 	if err := s.CatchUp(ctx); err != nil {
 		return nil, err
@@ -109,7 +109,7 @@ func (s *Store) known() map[string]Standing {
 	return rows
 }
 
-// Allowance is what a registry allows an identity from now on, if nothing else spends it.
+// Allowance is the pulls that a registry allows an identity from now on, if nothing else spends them.
 type Allowance struct {
 	Limit  Limit
 	Origin Origin        // None: no limit is known
@@ -132,7 +132,7 @@ func (a Allowance) Expires(ctx context.Context, n int) (time.Time, error) {
 	return a.tokens.expires(ctx, n)
 }
 
-// Allowance returns what the registry allows this identity. If set is not the zero limit,
+// Allowance returns the allowance of an identity at a registry. If set is not the zero limit,
 // it counts instead of the broker's. Allowance changes nothing.
 func (s *Store) Allowance(ctx context.Context, registry, identity string, set Limit) (Allowance, error) {
 	now := s.Now()

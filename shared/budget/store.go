@@ -1,4 +1,4 @@
-// Package budget shares what registries allow among all workers of a broker: pulls in a
+// Package budget shares the limits of registries among all workers of a broker: pulls in a
 // window, requests a second, and which registries are closed for now.
 //
 // All times that this package returns are by the broker's clock, which also fires
@@ -58,8 +58,7 @@ type Store struct {
 	running sync.WaitGroup
 }
 
-// Open opens what the fleet of the broker shares, reads it, and follows it until
-// Close. The context bounds the opening only.
+// Open opens the shared budget of a broker's fleet, reads it, and follows it until Close. The context bounds the opening only.
 func Open(ctx context.Context, b *broker.Broker, log *slog.Logger) (*Store, error) {
 	return open(ctx, b, log, time.Now)
 }
@@ -84,7 +83,7 @@ func open(ctx context.Context, b *broker.Broker, log *slog.Logger, now func() ti
 	if s.pace, err = s.openPace(ctx); err != nil {
 		return nil, err
 	}
-	// Not every server of a cluster knows yet what another worker has just created.
+	// Not every server of a cluster knows yet the streams that another worker has just created.
 	for end := time.Now().Add(openTimeout); ; time.Sleep(refreshRetry / 10) {
 		err = broker.Answered(ctx, func() error { return s.refresh(ctx) })
 		if !errors.Is(err, jetstream.ErrStreamNotFound) || time.Now().After(end) {
@@ -100,7 +99,7 @@ func open(ctx context.Context, b *broker.Broker, log *slog.Logger, now func() ti
 	return s, nil
 }
 
-// Close ends following. What the store returns is out of date soon after.
+// Close ends following. After that, the store returns outdated values.
 func (s *Store) Close() {
 	s.stop()
 	s.running.Wait()
@@ -215,13 +214,13 @@ func stop(w jetstream.KeyWatcher) {
 func (s *Store) refresh(ctx context.Context) error {
 	info, err := s.pace.Info(ctx)
 	if err != nil {
-		return fmt.Errorf("asking the broker for the time: %w", err)
+		return fmt.Errorf("reading the broker's time: %w", err)
 	}
 	s.clock.set(info.TimeStamp)
 	for _, kv := range []jetstream.KeyValue{s.limits, s.closures} {
 		status, err := kv.Status(ctx)
 		if err != nil {
-			return fmt.Errorf("asking for bucket %s: %w", kv.Bucket(), err)
+			return fmt.Errorf("reading the state of bucket %s: %w", kv.Bucket(), err)
 		}
 		bucket, ok := status.(*jetstream.KeyValueBucketStatus)
 		if !ok {

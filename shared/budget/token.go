@@ -57,8 +57,8 @@ func (t Token) fresh() bool { return t.now().Sub(t.taken) <= t.slack*startQuarte
 // deadline returns when, by the local clock, the request must have been sent.
 func (t Token) deadline() time.Time { return t.taken.Add(t.slack * abortQuarters / 4) }
 
-// ErrLate is the cause of the end of Token.Within's context. Nothing is wrong with what was
-// requested.
+// ErrLate is the cause of the end of Token.Within's context. Nothing is wrong with the
+// requested image.
 var ErrLate = errors.New("the request was not sent in time, because this machine or its network is slow")
 
 // Within returns the context for the token's request. It ends with the cause ErrLate unless
@@ -255,7 +255,7 @@ func (w *window) yield(ctx context.Context, s *Store, mirror string, stream jets
 	subject := w.subject(mirror)
 	info, err := stream.Info(ctx, jetstream.WithSubjectFilter(subject))
 	if err != nil {
-		return time.Time{}, false, fmt.Errorf("asking for the budget of %s: %w", w.registry, err)
+		return time.Time{}, false, fmt.Errorf("reading the budget of %s: %w", w.registry, err)
 	}
 	part := (limit.Requests + others) / (others + 1) // rounded up
 	return until, int(info.State.Subjects[subject]) >= part, nil

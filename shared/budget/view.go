@@ -37,7 +37,7 @@ const (
 // token encodes s as one token of a subject, a key, or a stream's name.
 func token(s string) string { return subject.NewAddress("", "", s, "").Registry }
 
-// view is what this process knows of the buckets.
+// view is this process's copy of the buckets.
 type view struct {
 	stated   map[string]stated  // limits set and learned, by key
 	found    map[string]found   // rates found, by key
@@ -71,7 +71,7 @@ func (s *Store) created(bucket string, at time.Time) {
 	v.created[bucket] = at
 }
 
-// entry is what a bucket holds under a key.
+// entry is an entry of a bucket.
 type entry struct {
 	bucket, key string
 	revision    uint64
@@ -118,7 +118,7 @@ func (s *Store) apply(e entry, inOrder bool) {
 	}
 }
 
-// value is what an entry of a bucket holds. stored returns it with the time at which it
+// value is the value of an entry of a bucket. stored returns it with the time at which it
 // was stored, by the broker's clock. It returns false if no worker or planner writes such
 // a value.
 type value[T any] interface{ stored(at time.Time) (T, bool) }
@@ -165,7 +165,7 @@ func (s *Store) store(ctx context.Context, kv jetstream.KeyValue, key string, va
 	return nil
 }
 
-// update stores what change makes of a value at the broker, for the fleet, this process
+// update replaces a value at the broker by the result of change, for the fleet, this process
 // first. change gets the zero value if there is none, or none that can be read. If it
 // returns false or an error, nothing changes. It is called again if another process has
 // changed the value in between.

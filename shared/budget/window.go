@@ -39,7 +39,7 @@ type window struct {
 	late atomic.Int32 // requests in a row that were not sent in time
 }
 
-// adjustment is what the stream was last seen to be.
+// adjustment is the last known state of the stream.
 type adjustment struct {
 	limit  Limit
 	stream jetstream.Stream
@@ -69,7 +69,7 @@ func (w *window) subject(mirror string) string { return w.subjects + "." + token
 func (w *window) forget() { w.adjusted.Store(nil) }
 
 // adjust makes sure that the stream has the limit, or the newer one that the broker has: a
-// worker that is behind must not undo what others have set. Messages above a lowered limit
+// worker that is behind must not undo a newer limit. Messages above a lowered limit
 // stay, because they were spent.
 func (w *window) adjust(ctx context.Context, s *Store, limit Limit) (*adjustment, error) {
 	if a := w.adjusted.Load(); a != nil && a.limit == limit {
@@ -121,10 +121,10 @@ func (w *window) ensure(ctx context.Context, s *Store, limit Limit) (jetstream.S
 	return stream, true, err
 }
 
-// config returns the stream's configuration. It keeps what operators have set.
+// config returns the stream's configuration. It keeps the settings of operators.
 func (w *window) config(c jetstream.StreamConfig, limit Limit, now time.Time) jetstream.StreamConfig {
 	c.Name = w.name
-	c.Description = "skopeo-worker: what was spent of the budget of " + w.registry
+	c.Description = "skopeo-worker: spent tokens of the budget of " + w.registry
 	c.Subjects = []string{w.subjects + ".*"}
 	loose := looseOf(c.Metadata)
 	c.Metadata = loose.in(map[string]string{metaRegistry: w.registry, metaIdentity: w.identity})
@@ -175,7 +175,7 @@ type tokens struct {
 func (w *window) tokens(ctx context.Context, stream jetstream.Stream, age time.Duration) (tokens, error) {
 	info, err := stream.Info(ctx, jetstream.WithDeletedDetails(true))
 	if err != nil {
-		return tokens{}, fmt.Errorf("asking for the budget of %s: %w", w.registry, err)
+		return tokens{}, fmt.Errorf("reading the budget of %s: %w", w.registry, err)
 	}
 	return tokens{w.registry, stream, info.State, age + expiryDelay, info.TimeStamp}, nil
 }
@@ -189,7 +189,7 @@ func (t tokens) expires(ctx context.Context, n int) (time.Time, error) {
 		return t.read.Add(expiryDelay), nil
 	}
 	if err != nil {
-		return time.Time{}, fmt.Errorf("asking for the next slot of %s: %w", t.registry, err)
+		return time.Time{}, fmt.Errorf("reading the next slot of %s: %w", t.registry, err)
 	}
 	return m.Time.Add(t.held), nil
 }

@@ -5,7 +5,7 @@ import (
 	"time"
 )
 
-// Kind is what a request is for. Registries limit each kind separately.
+// Kind is the purpose of a request. Registries limit each kind separately.
 type Kind string
 
 // The kinds of requests.
@@ -21,7 +21,7 @@ const (
 	All            Kind = "all"      // all of them together, at a registry whose limits are unknown
 )
 
-// Protocol is what the requests to a registry are sent over.
+// Protocol is the version of HTTP of the requests to a registry.
 type Protocol int
 
 // The protocols.
@@ -107,8 +107,8 @@ func (r Rate) lead() time.Duration { return time.Duration(r.Burst) * r.interval(
 // interval returns the time between two requests.
 func interval(rate float64) time.Duration { return time.Duration(float64(time.Second) / rate) }
 
-// line is what requests are counted with: a registry, the kind that it counts them as, and
-// for requests that it counts by connection, the protocol.
+// line identifies requests that are counted together: by their registry, the kind that it counts
+// them as and, for requests that it counts by connection, the protocol.
 type line struct {
 	registry string
 	counted  Kind

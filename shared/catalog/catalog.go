@@ -1,5 +1,5 @@
-// Package catalog keeps what workers have last seen of each repository: its tags, what they
-// name at source and destination, and what became of them.
+// Package catalog keeps the state in which workers have last seen each repository: its tags, their
+// digests at source and destination, and their outcomes.
 package catalog
 
 import (
@@ -21,7 +21,7 @@ const (
 	maxWhy = 300
 )
 
-// Tag is what was last seen of a tag of a repository.
+// Tag is the last seen state of a tag of a repository.
 type Tag struct {
 	Name reference.Tag `json:"tag"`
 	// Source and At are the digests at the source and at the destination; zero if there is
@@ -41,7 +41,7 @@ type Tag struct {
 	Changed time.Time `json:"changed,omitzero"`
 }
 
-// Repository is what was last seen of a repository.
+// Repository is the last seen state of a repository.
 type Repository struct {
 	Source      reference.Repository `json:"source"`
 	Destination reference.Repository `json:"destination"`
@@ -99,7 +99,7 @@ func (r Repository) vanished(listed []reference.Tag) (gone []reference.Tag) {
 	return gone
 }
 
-// merge adds what was seen later.
+// merge adds a later observation.
 func (r *Repository) merge(later Repository) {
 	tags := map[reference.Tag]Tag{}
 	for _, t := range r.Tags {
@@ -149,7 +149,7 @@ func cut(why string) string {
 	return why
 }
 
-// parse reads a record. It returns false for what is none: anyone may have put it there.
+// parse reads a record. It returns false for anything else: another program may have put it there.
 func parse(data []byte) (Repository, bool) {
 	var r Repository
 	if json.Unmarshal(data, &r) != nil || r.Source.IsZero() {

@@ -66,7 +66,7 @@ func key(name string, source reference.Repository) string {
 	return name + "." + hex.EncodeToString(sum[:16])
 }
 
-// Add records what was seen of a repository under a mirror name.
+// Add records an observation of a repository under a mirror name.
 func (s *Store) Add(ctx context.Context, name string, seen Repository) error {
 	k := key(name, seen.Source)
 	if added, err := s.addToFound(ctx, k, seen); added || err != nil {
@@ -81,13 +81,13 @@ func (s *Store) Add(ctx context.Context, name string, seen Repository) error {
 		return json.Marshal(r)
 	})
 	if err != nil {
-		return fmt.Errorf("recording what was seen of %s: %w", seen.Source, err)
+		return fmt.Errorf("recording the tags of %s: %w", seen.Source, err)
 	}
 	return nil
 }
 
-// addToFound is Add to what get has just read. It reports false if that is not there any more,
-// or if another process has changed it.
+// addToFound is Add for a record that get has just read. It reports false if the record is gone, or
+// if another process has changed it.
 func (s *Store) addToFound(ctx context.Context, k string, seen Repository) (bool, error) {
 	last, ok := s.found.Peek(k)
 	if !ok || !s.found.Remove(k) {
@@ -104,12 +104,12 @@ func (s *Store) addToFound(ctx context.Context, k string, seen Repository) (bool
 	case errors.Is(err, broker.ErrConflict):
 		return false, nil
 	case err != nil:
-		return false, fmt.Errorf("recording what was seen of %s: %w", seen.Source, err)
+		return false, fmt.Errorf("recording the tags of %s: %w", seen.Source, err)
 	}
 	return true, nil
 }
 
-// Plan records repositories of the list that nothing is known of yet. It reads the names of
+// Plan records repositories of the list that have no record yet. It reads the names of
 // the others only.
 func (s *Store) Plan(ctx context.Context, name string, planned []Repository) error {
 	stream, err := s.b.JS.Stream(ctx, "KV_"+bucket)
@@ -146,8 +146,8 @@ func (s *Store) Plan(ctx context.Context, name string, planned []Repository) err
 }
 
 // Vanished returns the tags of a repository that were seen at the source earlier, and that
-// are not among those it lists now. What is recorded as vanished already is not returned
-// again.
+// are not among those it lists now. It does not return tags that are recorded as vanished
+// already.
 func (s *Store) Vanished(ctx context.Context, name string, source reference.Repository, listed []reference.Tag) ([]reference.Tag, error) {
 	r, err := s.get(ctx, name, source)
 	return r.vanished(listed), err
@@ -159,7 +159,7 @@ func (s *Store) Tags(ctx context.Context, name string, source reference.Reposito
 	return r.Tags, err
 }
 
-// get returns what was seen of a repository; a zero Repository if there is nothing.
+// get returns the record of a repository; a zero Repository if there is none.
 func (s *Store) get(ctx context.Context, name string, source reference.Repository) (Repository, error) {
 	k := key(name, source)
 	entry, err := s.kv.Get(ctx, k)
@@ -167,7 +167,7 @@ func (s *Store) get(ctx context.Context, name string, source reference.Repositor
 		return Repository{}, nil
 	}
 	if err != nil {
-		return Repository{}, fmt.Errorf("reading what was seen of %s: %w", source, err)
+		return Repository{}, fmt.Errorf("reading the tags of %s: %w", source, err)
 	}
 	r, _ := parse(entry.Value())
 	s.found.Add(k, found{r, entry.Revision()})
@@ -175,7 +175,7 @@ func (s *Store) get(ctx context.Context, name string, source reference.Repositor
 }
 
 // List returns the repositories of a mirror name, sorted by name. It asks the broker only
-// for what is new since the last call.
+// for changes since the last call.
 func (s *Store) List(ctx context.Context, name string) ([]Repository, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()

@@ -1,6 +1,5 @@
-// Package change records what the runs have changed at their destinations: tags that are
-// new there, tags that have moved to another digest, tags that sources do not have any more, and immutable
-// tags that sources have moved.
+// Package change records the changes of runs at their destinations: new tags, tags that have moved
+// to another digest, tags that sources no longer have, and immutable tags that sources have moved.
 package change
 
 import (
@@ -10,25 +9,25 @@ import (
 	"github.com/osism/skopeo-worker/shared/reference"
 )
 
-// Kind is what has happened to a tag.
+// Kind is a kind of change of a tag.
 type Kind string
 
 // The kinds of changes.
 const (
 	New      Kind = "new"      // the destination did not have the tag
 	Moved    Kind = "moved"    // it had the tag with another digest
-	Kept     Kind = "kept"     // the source has moved an immutable tag; the destination keeps what it has
-	Vanished Kind = "vanished" // the source does not list the tag any more, or denies it; the destination keeps what it has
+	Kept     Kind = "kept"     // the source has moved an immutable tag; the destination keeps its image
+	Vanished Kind = "vanished" // the source no longer lists the tag, or denies it; the destination keeps its image
 )
 
-// Change is what has happened to one tag.
+// Change is the change of one tag.
 type Change struct {
 	Source      reference.Repository `json:"repository"`
 	Tag         reference.Tag        `json:"tag"`
 	Destination reference.Repository `json:"destination"`
 	From        reference.Digest     `json:"from,omitzero"` // at the destination
 	To          reference.Digest     `json:"to,omitzero"`   // at the destination
-	// Refused is what the source has under an immutable tag, if that was not mirrored.
+	// Refused is the digest at the source of an immutable tag, if that was not mirrored.
 	Refused reference.Digest `json:"refused,omitzero"`
 	// Bytes were copied, in the time Took, by the transfer that the tag had to wait for. Of
 	// several tags of one transfer, the first has them.
@@ -37,7 +36,7 @@ type Change struct {
 	At    time.Time     `json:"at"`
 }
 
-// Kind returns what has happened.
+// Kind returns the kind of the change.
 func (c Change) Kind() Kind {
 	switch {
 	case !c.Refused.IsZero():
@@ -58,7 +57,7 @@ type batch struct {
 	Changes []json.RawMessage `json:"changes"`
 }
 
-// parse reads a message. It leaves out what is not a change: another program may have put it there.
+// parse reads a message. It leaves out entries that are not changes: another program may have put it there.
 func parse(data []byte) []Change {
 	var b batch
 	if json.Unmarshal(data, &b) != nil {

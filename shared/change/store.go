@@ -35,7 +35,7 @@ type Store struct{ b *broker.Broker }
 func Open(ctx context.Context, b *broker.Broker) (*Store, error) {
 	_, err := b.OpenStream(ctx, jetstream.StreamConfig{
 		Name:        stream,
-		Description: "skopeo-worker: what runs have changed",
+		Description: "skopeo-worker: changes of runs",
 		Subjects:    []string{root + ".*.*"},
 		Storage:     jetstream.FileStorage,
 		MaxAge:      run.Keep,
@@ -71,8 +71,8 @@ type place struct {
 }
 
 // List returns the changes of a run, one for each tag, sorted by image, and how many more
-// there are than maxListed. A tag that was put twice has moved once: from what it was first
-// to what it was last.
+// there are than maxListed. A tag that was put twice has moved once: from its first
+// digest to its last.
 func (s *Store) List(ctx context.Context, name, id string) (all []Change, more int, err error) {
 	if !run.ValidID(id) {
 		return nil, 0, fmt.Errorf("%w: %s", run.ErrNotFound, id)

@@ -49,7 +49,7 @@ func withoutSecrets(_ []string, a slog.Attr) slog.Attr {
 	default:
 		text = a.Value.String()
 	}
-	// What has no secrets keeps its type, and with it how the handler writes it.
+	// A value without secrets keeps its type, and so its format.
 	if clean := redact.Text(text); clean != text {
 		a.Value = slog.StringValue(clean)
 	}

@@ -1,5 +1,5 @@
-// Package estimate estimates when a run is done, by what registries allow and what is
-// left to pull.
+// Package estimate estimates when a run is done, by the limits of registries and the pulls that
+// are left.
 package estimate
 
 import (
@@ -12,7 +12,7 @@ import (
 	"github.com/osism/skopeo-worker/shared/run"
 )
 
-// Registries returns the registries of which the budget knows anything, sorted by name.
+// Registries returns the registries that budget.Store.Standings returns, sorted by name.
 func Registries(ctx context.Context, b *budget.Store) ([]run.Registry, error) {
 	standings, err := b.Standings(ctx)
 	if err != nil {
@@ -45,8 +45,8 @@ func row(s budget.Standing) run.Registry {
 	return r
 }
 
-// Describe adds to the status of a run what the registries allow, and when it can be
-// done because of that.
+// Describe adds to the status of a run the limits of the registries, and the earliest time at
+// which they let it be done.
 func Describe(ctx context.Context, b *budget.Store, status *run.Status) error {
 	standings, err := b.Standings(ctx)
 	if err != nil {
@@ -77,7 +77,7 @@ func Describe(ctx context.Context, b *budget.Store, status *run.Status) error {
 	return nil
 }
 
-// leftAt adds what is left of a run to a registry.
+// leftAt adds to a registry the pulls that are left of a run.
 func leftAt(ctx context.Context, b *budget.Store, r run.Registry, identity string, left run.Registry) (run.Registry, error) {
 	a, err := b.Allowance(ctx, left.Registry, identity, budget.Limit{})
 	if err != nil {

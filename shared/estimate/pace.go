@@ -12,7 +12,7 @@ const (
 	paceStart = 5 * time.Second
 )
 
-// Pace is how fast a run goes on, by the images that were ended in the last minutes. Its zero
+// Pace is how fast a run progresses, by the images that have ended in the last minutes. Its zero
 // value is ready to use.
 type Pace struct{ samples []sample }
 
@@ -32,7 +32,7 @@ func (p *Pace) Add(at time.Time, ended int) {
 	}
 }
 
-// Left returns how long so many images take at this pace. It is false if nothing has been
+// Left returns how long a number of images takes at this pace. It returns false if no image has
 // ended yet.
 func (p *Pace) Left(images int) (time.Duration, bool) {
 	if len(p.samples) < 2 {

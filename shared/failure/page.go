@@ -41,7 +41,7 @@ type page struct {
 	record   Record
 	size     int       // bytes of the encoded images
 	changed  bool      // is to be written
-	newer    bool      // is of a newer format: what of it can be read is shown, and it stays as it is
+	newer    bool      // is of a newer format: its readable part is shown, and it is never rewritten
 	foreign  []foreign // unreadable messages on the same subject
 }
 
@@ -158,17 +158,16 @@ func put(pages []*page, message []byte, image Image, limit int) []*page {
 	return append(pages, p)
 }
 
-// size is what an image takes in its page. There is room for the mark of one that left
-// the list.
+// size returns the bytes of an image in its page, the mark of one that left the list included.
 func size(i Image) int {
 	i.LeftList = time.Unix(1, 0).UTC() // to the second, as it is marked
 	data, _ := json.Marshal(i)
 	return len(data) + len(",")
 }
 
-// read returns the pages of a repository, tombstones included: their sequences
-// are what a write has to expect. It asks the stream's leader: a replica that is
-// behind would hide what was recorded just now.
+// read returns the pages of a repository, tombstones included: a write has
+// to expect their sequences. It asks the stream's leader: a replica that is behind would hide the
+// newest failures.
 func (s *Store) read(ctx context.Context, name, registry, repository string) ([]*page, error) {
 	first := subject.Failure(name, registry, repository, 1)
 	further, err := s.b.Stream.Info(ctx, jetstream.WithSubjectFilter(first+".*"))

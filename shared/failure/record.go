@@ -30,8 +30,8 @@ type Image struct {
 	// LeftList is when a plan of the whole list first found that the list does not have
 	// the image any more; zero if it has.
 	LeftList time.Time `json:"left_list,omitzero"`
-	// Selection is what a republish mirrors: of a repository, which tags, and of an image,
-	// which contents. If nil, everything is mirrored.
+	// Selection selects the tags of a repository, or the contents of an image, that a republish
+	// mirrors. If nil, everything is mirrored.
 	Selection *selection.Selection `json:"selection,omitempty"`
 }
 
@@ -80,7 +80,7 @@ func (r Record) complete() bool {
 // program.
 const maxReason = 4 << 10
 
-// storable returns the record with fields of any size cut to what a message can hold.
+// storable returns the record with long fields cut so that it fits into a message.
 func (r Record) storable() Record {
 	r.Images = slices.Clone(r.Images)
 	for i, image := range r.Images {

@@ -21,15 +21,15 @@ var ErrNewer = errors.New("recorded by a newer version, whose planner can republ
 type Republished struct {
 	Chunks int      // messages published
 	Images int      // images in them
-	Taken  []string // repositories of which another process has republished or removed all wanted images
+	Taken  []string // repositories whose wanted images were all republished or removed by another process
 }
 
 // Republish publishes the failed images for which wanted returns true, as chunks of the
 // given run, due now. Each page of a record loses its images in the atomic batch that
 // publishes them: an image is at every moment in a message or in a record. A message that
-// no worker could read is republished with all images of its page. Images of which no chunk
-// can be made stay as they are; the error for them is returned after all others are
-// published. What other processes record meanwhile stays recorded.
+// no worker could read is republished with all images of its page. Images that cannot be
+// put into a chunk stay as they are; Republish returns an error for them after it has published
+// all others. Failures that other processes record meanwhile stay recorded.
 func (s *Store) Republish(ctx context.Context, name, run string, wanted func(Record, Image) bool) (Republished, error) {
 	var done Republished
 	all, err := s.all(ctx, name)
@@ -70,7 +70,7 @@ type taking struct {
 }
 
 // all publishes the wanted images of the pages, and reads the pages again if another process
-// has written one. unusable are the errors of images of which no chunk can be made.
+// has written one. unusable are the errors of images that cannot be put into a chunk.
 func (t *taking) all(ctx context.Context, pages []*page, done *Republished) (unusable []error, err error) {
 	for {
 		unusable, err = t.once(ctx, pages, done)

@@ -18,7 +18,7 @@ import (
 
 const (
 	// headerTombstone marks the message that replaces a deleted record. A batch cannot
-	// delete, and the tombstone is what a second operator collides with.
+	// delete, and a second operator's write conflicts with the tombstone.
 	headerTombstone = "Mirror-Tombstone"
 	// tombstoneTTL outlives any operation that has read the record before it.
 	tombstoneTTL = time.Minute
@@ -40,7 +40,7 @@ func NewStore(b *broker.Broker, log *slog.Logger) *Store {
 	return &Store{b: b, log: log, limit: maxPage, ttl: tombstoneTTL}
 }
 
-// Add records the images of r as failed now, beside what is recorded of the same
+// Add records the images of r as failed now, in addition to the recorded failures of the same
 // repository. An image that is recorded already is replaced. Long reasons are cut.
 func (s *Store) Add(ctx context.Context, name string, r Record) error {
 	r = r.storable()
@@ -201,7 +201,7 @@ func (s *Store) tombstone(subj string, sequence uint64) *nats.Msg {
 	return broker.ExpectLast(m, sequence)
 }
 
-// Counter counts the failures that are kept. It reads only what has changed since the last
+// Counter counts the failures that are kept. It reads only changes since the last
 // call. It is not safe for concurrent use.
 type Counter struct {
 	store   *Store

@@ -1,7 +1,6 @@
-// Package holding keeps records of what was mirrored to each destination repository: its
-// tags with their digests, and since when the source or the list has not had them any more.
-// Only what is recorded here may be pruned, so a record that is lost keeps tags and deletes
-// none.
+// Package holding keeps records of the tags that were mirrored to each destination repository:
+// their digests, and since when the source or the list no longer has them. Only recorded tags may
+// be pruned, so a lost record protects tags and deletes none.
 package holding
 
 import (
@@ -19,7 +18,7 @@ import (
 	"github.com/osism/skopeo-worker/shared/selection"
 )
 
-// Reason is why a tag is not mirrored any more.
+// Reason is why a tag is no longer mirrored.
 type Reason string
 
 // The reasons.
@@ -45,11 +44,11 @@ type Tag struct {
 	Dropped time.Time `json:"dropped,omitzero"`
 	Why     Reason    `json:"why,omitempty"`
 	// Kept says that the list kept the tag from being pruned when an entry last had it. It
-	// counts when no entry has it any more: an entry that is lost keeps what it kept.
+	// counts when no entry has it any longer: tags of a lost entry stay kept.
 	Kept bool `json:"kept,omitempty"`
 }
 
-// Repository is what was mirrored to a destination repository under one mirror name.
+// Repository is the tags that were mirrored to a destination repository under one mirror name.
 type Repository struct {
 	Destination reference.Repository `json:"destination"`
 	Mirror      string               `json:"mirror"`
@@ -91,7 +90,7 @@ type Put struct {
 	Kept   bool // by its entry
 }
 
-// Listing is what an entry of the list means, according to a complete listing of its source.
+// Listing is the tags that an entry of the list selects from a listing of its source.
 type Listing struct {
 	Source reference.Repository
 	// Tags are those that the source lists. A tag is true if the entry selects it.
@@ -102,7 +101,7 @@ type Listing struct {
 	Entry *selection.Matcher
 }
 
-// Seen is what a worker has seen of a destination repository.
+// Seen is a worker's observation of a destination repository.
 type Seen struct {
 	Put      []Put
 	Listings []Listing
@@ -115,7 +114,7 @@ const maxEarlier = 10
 // dayOld is how old Listed may become before it alone is a reason to write a record.
 const dayOld = 24 * time.Hour
 
-// add adds what was seen, and reports whether that changes the record.
+// add adds an observation, and reports whether that changes the record.
 func (r *Repository) add(seen Seen) (changed bool) {
 	for _, l := range seen.Listings {
 		if seen.At.Sub(r.Listed) >= dayOld {
@@ -136,7 +135,7 @@ func (r *Repository) add(seen Seen) (changed bool) {
 	return changed
 }
 
-// lacks returns why a tag is not mirrored any more, or "" if it is.
+// lacks returns why a tag is no longer mirrored, or "" if it is.
 func (l Listing) lacks(name reference.Tag) Reason {
 	switch wanted, listed := l.Tags[name]; {
 	case wanted:
@@ -147,7 +146,7 @@ func (l Listing) lacks(name reference.Tag) Reason {
 	return Unselected
 }
 
-// drop notes why a tag is not mirrored any more. The time of the first reason counts, until
+// drop notes why a tag is no longer mirrored. The time of the first reason counts, until
 // the tag is wanted again.
 func (t *Tag) drop(why Reason, at time.Time) (changed bool) {
 	switch {
@@ -201,7 +200,7 @@ const (
 	// maxRecord is the largest record, in bytes: less than a NATS server takes by default (1
 	// MiB).
 	maxRecord = 900 << 10
-	// maxUnpacked bounds what a record is unpacked to: some 300,000 tags.
+	// maxUnpacked bounds the size of an unpacked record: some 300,000 tags.
 	maxUnpacked = 128 << 20
 )
 
@@ -242,7 +241,7 @@ func pack(to io.Writer, plain []byte) error {
 	return w.Close()
 }
 
-// parse reads a record. It returns an error for what is none: anyone may have put it there.
+// parse reads a record. It returns an error for anything else: another program may have put it there.
 func parse(data []byte) (Repository, error) {
 	packed, err := gzip.NewReader(bytes.NewReader(data))
 	if err != nil {

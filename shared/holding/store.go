@@ -22,8 +22,8 @@ import (
 const bucket = "mirror_holdings"
 
 var (
-	// ErrMalformed is returned for an entry of the bucket that is no record.
-	ErrMalformed     = errors.New("not a record of what was mirrored")
+	// ErrMalformed is returned for an entry of the bucket that is not a record.
+	ErrMalformed     = errors.New("not a record of mirrored tags")
 	errNoDestination = errors.New("the destination or the mirror name is missing")
 )
 
@@ -37,7 +37,7 @@ type Store struct {
 // Open returns the store of a broker, and creates its bucket if it is missing.
 func Open(ctx context.Context, b *broker.Broker, log *slog.Logger) (*Store, error) {
 	kv, err := b.Bucket(ctx, jetstream.KeyValueConfig{
-		Bucket: bucket, Description: "skopeo-worker: what was mirrored to each destination repository",
+		Bucket: bucket, Description: "skopeo-worker: tags that were mirrored to each destination repository",
 	})
 	if err != nil {
 		return nil, err
@@ -50,17 +50,17 @@ func key(mirror string, destination reference.Repository) string {
 	return mirror + "." + hex.EncodeToString(sum[:16])
 }
 
-// Add records what was seen of a destination repository under a mirror name. Nothing is
+// Add records observations of a destination repository under a mirror name. Nothing is
 // written if it was seen before.
 func (s *Store) Add(ctx context.Context, mirror string, destination reference.Repository, seen Seen) error {
 	err := s.change(ctx, mirror, destination, func(r *Repository) bool { return r.add(seen) })
 	if err != nil {
-		return fmt.Errorf("recording what was mirrored to %s: %w", destination, err)
+		return fmt.Errorf("recording the tags that were mirrored to %s: %w", destination, err)
 	}
 	return nil
 }
 
-// Forget removes tags that are not at the destination any more from the records of all mirror
+// Forget removes tags that are no longer at the destination from the records of all mirror
 // names, unless a record has another digest for them.
 func (s *Store) Forget(ctx context.Context, destination reference.Repository, tags map[reference.Tag]reference.Digest) error {
 	all, err := s.List(ctx)
@@ -99,7 +99,7 @@ func (s *Store) MarkList(ctx context.Context, mirror string, list Mirrors, at ti
 		}
 		err := s.change(ctx, mirror, r.Destination, func(r *Repository) bool { return r.markList(list, at) })
 		if err != nil {
-			return fmt.Errorf("noting what the list has of %s: %w", r.Destination, err)
+			return fmt.Errorf("noting which tags of %s the list has: %w", r.Destination, err)
 		}
 	}
 	return nil
@@ -144,7 +144,7 @@ func (s *Store) change(ctx context.Context, mirror string, destination reference
 	return err
 }
 
-// List returns all records, of all mirror names, sorted by destination. An entry that is no
+// List returns all records, of all mirror names, sorted by destination. An entry that is not a
 // record is an error: without it, it is unknown which tags were mirrored.
 func (s *Store) List(ctx context.Context) ([]Repository, error) {
 	var all []Repository
@@ -167,7 +167,7 @@ func (s *Store) List(ctx context.Context) ([]Repository, error) {
 		err = bad
 	}
 	if err != nil {
-		return nil, fmt.Errorf("reading what was mirrored: %w", err)
+		return nil, fmt.Errorf("reading the records of mirrored tags: %w", err)
 	}
 	slices.SortFunc(all, func(a, b Repository) int {
 		if c := strings.Compare(a.Destination.String(), b.Destination.String()); c != 0 {

@@ -1,4 +1,4 @@
-// Package message is what planner and workers say to each other: the chunk.
+// Package message defines the message between planner and workers: the chunk.
 package message
 
 import (
@@ -12,7 +12,7 @@ import (
 
 // Version is the newest version of the message this build understands. It is
 // raised when an older worker would do the wrong thing with a message, or lose a
-// field of it in what it leaves for later.
+// field of it in a remainder.
 const Version = 3
 
 // MaxSize is the size in bytes above which a message is split: half of what a
@@ -36,7 +36,7 @@ type Chunk struct {
 	Run      string `json:"run"`
 	Number   int    `json:"number"` // counted from 1; a republish keeps the number that failed
 	Registry string `json:"registry"`
-	// Republished chunks are never dropped for a newer run's sake.
+	// Republished chunks are never dropped because of a newer run.
 	Republished  bool         `json:"republished,omitempty"`
 	Repositories []Repository `json:"repositories"`
 }
@@ -54,7 +54,7 @@ type Repository struct {
 	// Found says that the source has one of the entry's tags at least, or that the
 	// repository was given up. Until then, those that it denies may be all there are.
 	Found bool `json:"found,omitempty"`
-	// Selection is which tags are mirrored, and what of each; nil is everything.
+	// Selection selects tags, and parts of each. If nil, everything is mirrored.
 	Selection *selection.Selection `json:"selection,omitempty"`
 }
 
@@ -67,8 +67,8 @@ type Image struct {
 	Attempts  int              `json:"attempts,omitempty"` // tries so far
 }
 
-// Images counts what is known to be in the chunk; a repository that is still to
-// be resolved counts as one.
+// Images counts the known images of the chunk; a repository that is not resolved yet counts as
+// one.
 func (c Chunk) Images() int {
 	n := 0
 	for _, r := range c.Repositories {

@@ -18,8 +18,8 @@ var (
 	pinned = regexp.MustCompile(`@sha\d+:`)
 )
 
-// AddEnvironment makes known what variables, as os.Environ returns them, have of
-// secrets: the passwords in proxies and other URLs, and what is a secret by its name.
+// AddEnvironment adds the secrets in variables, as os.Environ returns them: the passwords in proxies
+// and other URLs, and values that are secrets by the name of their variable.
 func AddEnvironment(variables []string) {
 	for _, variable := range variables {
 		name, value, _ := strings.Cut(variable, "=")

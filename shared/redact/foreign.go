@@ -12,7 +12,7 @@ var opaque = regexp.MustCompile(`[A-Za-z0-9_~+=-]{20,}`)
 const inPath = 40
 
 // Foreign is Line for the output of another process. Such a process has tokens of its own,
-// which are not known here, so Foreign also takes out what looks like a token.
+// which are not known here, so Foreign also takes out anything that looks like a token.
 func Foreign(text string) string {
 	line := Line(text)
 	var masked strings.Builder

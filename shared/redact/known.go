@@ -12,11 +12,11 @@ const (
 	// part of too many words, and no secret.
 	minLength = 4
 
-	// wordLength is how long a secret is that is taken out wherever it stands. A
+	// wordLength is the length from which on a secret is taken out of longer words, too. A
 	// shorter one has to stand alone, and is not looked for in base64.
 	wordLength = 6
 
-	// maxNeedle is how much of a secret is looked for, in bytes. What is longer is a
+	// maxNeedle is how much of a secret is looked for, in bytes. A longer one is a
 	// token or a key in base64, and its end is found where its alphabet ends.
 	maxNeedle = 512
 

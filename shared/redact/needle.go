@@ -40,7 +40,7 @@ func (n needle) in(text string, i int) (found span, ok bool) {
 	return span{start, end}, true
 }
 
-// isCut reports whether a text that goes on like this was cut here.
+// isCut reports whether a text was cut here, by how it continues.
 func isCut(rest string) bool {
 	return strings.HasPrefix(rest, "...") || strings.HasPrefix(rest, ellipsis)
 }
@@ -59,7 +59,7 @@ func needlesOf(secret string) []needle {
 	if len(secret) < wordLength {
 		return []needle{{text: secret, word: true}}
 	}
-	// What is longer was cut.
+	// A longer secret was cut.
 	long := len(secret) == maxNeedle
 	seen := make(map[needle]bool)
 	var all []needle
@@ -114,9 +114,9 @@ func inJSON(secret string, forHTML bool) string {
 
 func unquoted(s string) string { return s[1 : len(s)-1] }
 
-// insideBase64 returns what of the secret shows in the base64 of any text that has it
+// insideBase64 returns the part of the secret that shows in the base64 of any text that has it
 // in it, such as user:password. How it shows depends on where in a group of three
-// bytes it begins. Its first and last character also hold bits of what is around.
+// bytes it begins. Its first and last character also hold bits of the text around it.
 func insideBase64(secret string) []string {
 	var all []string
 	for before := range 3 {

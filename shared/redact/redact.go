@@ -1,6 +1,6 @@
-// Package redact takes secrets out of what people read: logs, errors, failure
+// Package redact takes secrets out of texts that people read: logs, errors, failure
 // records. It takes out the secrets that were used, which it is given (Add), in
-// every spelling that a server may echo them in, and whatever looks like one.
+// every spelling that a server may echo them in, and anything that looks like one.
 package redact
 
 import (

@@ -31,7 +31,7 @@ func URL(text string) string {
 	return u.String()
 }
 
-// addURL makes known what a URL has of secrets: its user information, and those values
+// addURL adds the secrets in a URL: its user information, and those values
 // of its query that are secret by their name or look like it.
 func addURL(text string) {
 	if !strings.Contains(text, "://") {
@@ -57,7 +57,7 @@ func addURL(text string) {
 	}
 }
 
-// addUnparsed makes known the user information of what should be a URL and is none: a
+// addUnparsed adds the user information of a text that should be a URL but is not valid: a
 // password with a character that should have been escaped.
 func addUnparsed(text string) {
 	_, rest, _ := strings.Cut(text, "://")

@@ -53,7 +53,7 @@ func ParseNamespace(s string) (Namespace, error) {
 	return Namespace{registry: r.Repository.registry, path: strings.TrimSuffix(r.Repository.path, "/any")}, nil
 }
 
-// reasonOf returns what an error of Parse says is wrong.
+// reasonOf returns the reason in an error of Parse.
 func reasonOf(err error) string {
 	_, why, found := strings.Cut(err.Error(), `": `)
 	if !found {

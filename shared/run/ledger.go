@@ -11,7 +11,7 @@ import (
 	"github.com/osism/skopeo-worker/shared/subject"
 )
 
-// Ledger holds the runs of all mirror names. It reads only what has changed since the last
+// Ledger holds the runs of all mirror names. It reads only changes since the last
 // call, however many chunks a run has. It is not safe for concurrent use.
 type Ledger struct {
 	store    *Store
@@ -41,8 +41,8 @@ func (s *Store) Ledger() *Ledger {
 }
 
 // List returns the runs by mirror name, the newest first, that started within the time
-// that runs are kept, without the plans that were taken back. It drops the progress of runs whose Status was not called since the
-// last List.
+// that runs are kept, without the plans that were taken back. It drops the progress of runs whose
+// Status was not called since the last List.
 func (l *Ledger) List(ctx context.Context) (map[string][]Entry, error) {
 	l.before, l.progress = l.progress, map[string]*progressOf{}
 	var err error
@@ -86,7 +86,7 @@ func (l *Ledger) Status(ctx context.Context, e Entry) (st Status, final bool, er
 			return st, false, err
 		}
 		st, err = t.Status(ctx)
-		// Lost chunks come back if somebody restores the stream.
+		// Lost chunks come back if an operator restores the stream.
 		final = err == nil && st.Over() && st.State != StateLost && (e.Published || time.Since(e.Started) > keepUnpublished)
 		return st, final, err
 	}
@@ -119,7 +119,7 @@ func (l *Ledger) Status(ctx context.Context, e Entry) (st Status, final bool, er
 // keepUnpublished is how long a plan that is not marked as published may still become so.
 const keepUnpublished = time.Hour
 
-// update reads what the run's messages have recorded since the last time.
+// update reads the progress of the run's messages since the last time.
 func (l *Ledger) update(ctx context.Context, e Entry) (p *progressOf, err error) {
 	if p = l.before[e.key()]; p == nil {
 		p = &progressOf{messages: map[string]Progress{}}

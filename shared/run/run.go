@@ -1,5 +1,5 @@
-// Package run keeps records of runs: what the planner has published, and what the workers
-// have done. The records only count and describe; a run is over when the stream holds
+// Package run keeps records of runs: the plans that were published, and the progress of the
+// workers. The records only count and describe; a run is over when the stream holds
 // none of its chunks.
 package run
 
@@ -30,7 +30,7 @@ const (
 	KindRepublish = "republish"
 )
 
-// Run is what the planner has published.
+// Run is a published plan or republish.
 type Run struct {
 	Name        string        `json:"name"`
 	ID          string        `json:"run"`
@@ -85,7 +85,7 @@ type Tally struct {
 	Dropped int `json:"dropped"`
 }
 
-// Outcome is what became of an image.
+// Outcome is the outcome of an image.
 type Outcome string
 
 // The outcomes, beside Dropped. Each has a field of Tally.
@@ -182,7 +182,7 @@ type Copy struct {
 // which it does every few seconds. A worker that has died is noticed within a minute.
 const copiesKnownFor = time.Minute
 
-// copies returns the copies that are under way, or nil if that is not known any more.
+// copies returns the copies that are under way, or nil if that is no longer known.
 func (p Progress) copies() []Copy {
 	if time.Since(p.Updated) > copiesKnownFor {
 		return nil
@@ -226,7 +226,7 @@ type Chunks struct {
 	Lost int `json:"lost"`
 }
 
-// Registry is what a registry allows, and what a run has left to pull from it. A
+// Registry is the limit of a registry, and how much a run has left to pull from it. A
 // destination is included if it is closed.
 type Registry struct {
 	Registry    string     `json:"registry"`

@@ -75,7 +75,7 @@ func (s *Store) Record(ctx context.Context, a subject.Address, p Progress) error
 var ErrOvertaken = errors.New("another worker has the chunk, or is done with it")
 
 // Report stores the progress of the message at the address if last is still the revision
-// of what is recorded, 0 if nothing is, and returns the new revision. Otherwise it returns
+// of the recorded progress, 0 if there is none, and returns the new revision. Otherwise it returns
 // ErrOvertaken: a worker that was suspended must not hide that another one is done.
 func (s *Store) Report(ctx context.Context, a subject.Address, p Progress, last uint64) (uint64, error) {
 	data, err := json.Marshal(p)
@@ -92,7 +92,7 @@ func (s *Store) Report(ctx context.Context, a subject.Address, p Progress, last 
 	return revision, nil
 }
 
-// Progress returns what was last recorded of the message, with its revision, as the
+// Progress returns the last recorded progress of the message, with its revision, as the
 // bucket's leader has it. If nothing was recorded, or the entry is not a progress, p is
 // empty.
 func (s *Store) Progress(ctx context.Context, a subject.Address) (p Progress, revision uint64, err error) {
@@ -116,7 +116,7 @@ func parseProgress(data []byte) (Progress, bool) {
 	return p, true
 }
 
-// AllProgress returns what was last recorded of each message of a run.
+// AllProgress returns the last recorded progress of each message of a run.
 func (s *Store) AllProgress(ctx context.Context, name, id string) (map[subject.Address]Progress, error) {
 	all := map[subject.Address]Progress{}
 	_, err := s.b.Entries(ctx, Bucket, name+"."+id+".>", 0, func(e jetstream.KeyValueEntry) {
@@ -250,8 +250,8 @@ func (s *Store) ClaimSweep(ctx context.Context, now time.Time, interval time.Dur
 	return revision > 0, err
 }
 
-// Overdue returns the subjects of schedules that, by what is known of their runs,
-// should have fired before the given time, and subjects that are not those of schedules.
+// Overdue returns the subjects of schedules that, according to their runs, should have fired
+// before the given time, and subjects that are not those of schedules.
 // The caller decides by the messages themselves. If one of the subjects cannot be used as a
 // filter, Overdue returns one for all schedules under the same root.
 func (s *Store) Overdue(ctx context.Context, before time.Time) ([]string, error) {

@@ -70,7 +70,7 @@ func (t *Tracker) Status(ctx context.Context) (Status, error) {
 	return t.status(subjects), nil
 }
 
-// read reads what is new of the run.
+// read reads the changes of the run.
 func (t *Tracker) read(ctx context.Context) error {
 	bucket, err := t.store.b.JS.Stream(ctx, stream)
 	if err != nil {
@@ -238,7 +238,7 @@ func base(key string) string {
 	return registry + "." + subject.Address{Token: token}.Number()
 }
 
-// count sums up the progress, and counts the chunks that have no message any more. It
+// count sums up the progress, and counts the chunks that no longer have a message. It
 // returns when progress was last made.
 func (t *Tracker) count(present map[string]string, st *Status) (updated time.Time) {
 	over := map[string]string{} // chunks that have no message, with their last state
@@ -273,11 +273,11 @@ func (t *Tracker) count(present map[string]string, st *Status) (updated time.Tim
 	return updated
 }
 
-// worst orders the last states of the messages of a chunk that has none any more. The
+// worst orders the last states of the messages of a chunk that no longer has any. The
 // worst is the state of the chunk: if it is running or snoozed, the chunk is lost.
 var worst = map[string]int{Done: 1, Dropped: 2, Running: 3, Snoozed: 3}
 
-// left is what a run has done at one registry, and what is left to do there.
+// left is the work that a run has done at one registry, and the work that is left.
 type left struct {
 	resolved, unresolved int // chunks; one with a part that was not looked up is unresolved
 	images               int // looked up, without an outcome

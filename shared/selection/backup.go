@@ -25,14 +25,14 @@ const (
 	maxTagLength = 128
 )
 
-// placeholder matches what stands for something in a template.
+// placeholder matches a placeholder in a template.
 var placeholder = regexp.MustCompile(`\{[^{}]*\}`)
 
-// Backup is under which other tags what a tag had at the destination is kept. The zero value
-// keeps nothing.
+// Backup says under which other tags the replaced images of a tag are kept at the destination. The
+// zero value keeps none.
 type Backup struct {
 	// Template is the name of a backup, with {tag}, {date} (of the replacement) and {digest}
-	// (of what is replaced).
+	// (the replaced one).
 	Template string `json:"template"`
 	// Keep is how many backups of a tag there are at most.
 	Keep int `json:"keep"`
@@ -64,8 +64,8 @@ func (b Backup) Validate() error {
 	return nil
 }
 
-// Name returns the tag under which what a tag has had is kept. The end of a tag that is too long
-// is replaced by a hash of the tag, so that two long tags have different backups.
+// Name returns the tag under which the replaced image of a tag is kept. The end of a tag that is
+// too long is replaced by a hash of the tag, so that two long tags have different backups.
 func (b Backup) Name(tag reference.Tag, digest reference.Digest, at time.Time) (reference.Tag, error) {
 	hex := digest.Hex()[:backupHex]
 	text := tag.String()

@@ -34,7 +34,7 @@ var (
 // defaultVariants are the variants of images that name none, as in containerd.
 var defaultVariants = map[string]string{"amd64": "v1", "arm": "v7", "arm64": "v8"}
 
-// Platform is what an image runs on. Its names are those of the OCI image specification,
+// Platform is the platform of an image. Its names are those of the OCI image specification,
 // unless they are unknown.
 type Platform struct {
 	OS           string `json:"os"`

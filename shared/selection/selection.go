@@ -57,7 +57,7 @@ type Selection struct {
 	// Keep are regular expressions of tags that are never pruned at the destination. They are
 	// matched as those of Include.
 	Keep []string `json:"keep,omitempty"`
-	// Backup is where what a tag had at the destination is kept when it is replaced.
+	// Backup says under which tags replaced images are kept at the destination.
 	Backup Backup `json:"backup,omitzero"`
 }
 

@@ -11,7 +11,7 @@ import (
 	"github.com/osism/skopeo-worker/worker/outcome"
 )
 
-// Access is whether a registry lets us do what a run needs. Its JSON is part of the command
+// Access is whether a run can use a registry. Its JSON is part of the command
 // line's contract.
 type Access struct {
 	Registry string `json:"registry"`
@@ -24,8 +24,8 @@ type Access struct {
 
 // Access asks each registry of a list whether it answers and accepts the credentials, and
 // the destination whether they permit pushing: it begins an upload, and cancels it. At the
-// destination, it asks for one repository of each project, which is what registries give
-// permissions for: the first part of a path. The error is ctx's.
+// destination, it asks for one repository of each project, because registries give
+// permissions for projects: the first part of a path. The error is ctx's.
 func (c *Checker) Access(ctx context.Context, list []message.Repository) ([]Access, error) {
 	f := c.forecast()
 	var all []Access

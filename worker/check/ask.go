@@ -16,7 +16,7 @@ import (
 
 const (
 	// attempts is how often a request is made whose failure may pass. With pauses of 1, 2
-	// and 4 seconds that outlasts a hiccup, and somebody is waiting.
+	// and 4 seconds, it survives a short disturbance, and does not keep the user waiting.
 	attempts = 4
 	// limitedAttempts is how often a registry is asked that limits us, over two minutes.
 	limitedAttempts = 8
@@ -117,8 +117,8 @@ func (f *forecast) insist(ctx context.Context, repository reference.Repository, 
 }
 
 // isTurn reports whether a request only waits for its turn in a budget, however often: a
-// list of some hundred repositories must get through. When a registry that is away comes
-// back is unknown, so that is no turn.
+// list of some hundred repositories must get through. It is unknown when
+// a registry that is away comes back, so waiting for that is not a turn.
 func isTurn(err error) bool {
 	spent, ok := errors.AsType[*budget.SpentError](err)
 	return ok && spent.Since.IsZero()

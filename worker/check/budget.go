@@ -13,8 +13,7 @@ import (
 	"github.com/osism/skopeo-worker/worker/compare"
 )
 
-// Registry is what there is to pull from one source registry, and how long what it
-// allows makes that take.
+// Registry is the pulls from one source registry, and how long they take within its limit.
 type Registry struct {
 	Registry     string        `json:"registry"`
 	Limit        int           `json:"limit"` // 0: none is known
@@ -32,7 +31,7 @@ type sampled struct {
 	digest     reference.Digest
 }
 
-// sample notes an image for each registry, about which it can be asked what it allows.
+// sample notes an image of each registry, for a HEAD request that returns the registry's limit.
 func (f *forecast) sample(j *compare.Job) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -42,7 +41,7 @@ func (f *forecast) sample(j *compare.Job) {
 	}
 }
 
-// budgets adds to a report what the registries allow, and how long that makes it take.
+// budgets adds to a report the limits of the registries, and how long a run takes within them.
 func (f *forecast) budgets(ctx context.Context, r *Report) error {
 	all := map[string]*Registry{}
 	for _, row := range r.Repositories {
@@ -70,8 +69,8 @@ func (f *forecast) budgets(ctx context.Context, r *Report) error {
 	return nil
 }
 
-// allowance finds out what a registry allows. The budget learns it from the headers of an
-// answer to a HEAD; without an answer, what was known before counts.
+// allowance finds out the limit of a registry. The budget learns it from the headers of an answer
+// to a HEAD; without an answer, the limit that was known before counts.
 func (f *forecast) allowance(ctx context.Context, r *Registry) error {
 	if at, ok := f.samples[r.Registry]; ok {
 		_, _ = f.checker.Mirror.Registry.Head(ctx, at.repository, at.digest)

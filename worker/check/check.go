@@ -1,5 +1,5 @@
-// Package check finds out what mirroring would do, and does none of it: it asks both
-// sides, pulls nothing from the source and puts nothing at the destination.
+// Package check forecasts a run: it asks both sides, pulls nothing from the source, and puts nothing
+// at the destination.
 package check
 
 import (
@@ -20,39 +20,38 @@ import (
 )
 
 const (
-	// repositories bounds those under way at once. It is what a worker has.
+	// repositories bounds those under way at once, as in a worker.
 	repositories = 16
 	// requests bounds those to the destination that are under way at once, of all
-	// repositories together. It is what a worker has.
+	// repositories together, as in a worker.
 	requests = 16
 )
 
-// Checker forecasts what a run would do.
+// Checker forecasts runs.
 type Checker struct {
 	Resolver resolve.Resolver
 	// Mirror asks both sides; its engine is not used. The transport of its client for the
 	// sources must be WithoutPulls: if a registry does not answer HEAD with a digest, a client
 	// would pull. Its client for the destinations compares.
 	Mirror *mirror.Mirror
-	// Absent reports whether it is known that a manifest has nothing of what is wanted. If
-	// nil, nothing is known.
+	// Absent reports whether a manifest is known to have none of the wanted platforms. It is
+	// optional.
 	Absent func(ctx context.Context, digest reference.Digest, wanted platform.Wanted) (bool, error)
-	// Held returns what a destination is known to have under immutable tags. If nil, nothing is
-	// known.
+	// Held returns the immutable tags that a destination is known to have. It is optional.
 	Held func(ctx context.Context, destination reference.Repository) (map[reference.Tag]compare.Held, error)
-	// Last returns what a source was last known to list. If nil, nothing is known.
+	// Last returns the last known listing of a source. It is optional.
 	Last func(ctx context.Context, source reference.Repository) (compare.Listing, error)
-	// Ages is that of the Comparer. If nil, nothing is known.
+	// Ages is that of the Comparer. It is optional.
 	Ages compare.Ages
-	// Allowance returns what a source registry allows. If nil, nothing is known.
+	// Allowance returns the allowance of a source registry. It is optional.
 	Allowance func(ctx context.Context, registry string) (budget.Allowance, error)
 	// Verify returns an error for each of the tags that must not be mirrored to a digest of the
-	// source; a zero tag is the digest itself. If only a pull would tell, that is ErrPull. If
-	// nil, all are trusted.
+	// source; a zero tag is the digest itself. The error is ErrPull if a
+	// pull is needed to decide. If nil, all are trusted.
 	Verify func(ctx context.Context, source reference.Repository, digest reference.Digest, tags []reference.Tag) (pulls int, errs []error)
 	// Signatures says that images that are up to date are verified, too.
 	Signatures bool
-	// Backoff is the pause before the next try of what may pass.
+	// Backoff returns the pause before the next try after an error that may pass.
 	Backoff func(attempt int) time.Duration
 	// Progress is called at the start and after each repository, never twice at once. It is
 	// optional.
@@ -60,7 +59,7 @@ type Checker struct {
 }
 
 // Check asks for the repositories of a list and returns a row for each pair of
-// source and destination, in the order of the list. What could not be found out is
+// source and destination, in the order of the list. Errors of single images are
 // in the rows; the error is ctx's, or of a broker that does not answer.
 func (c *Checker) Check(ctx context.Context, list []message.Repository) (Report, error) {
 	groups := bySource(list)
@@ -186,7 +185,7 @@ func (f *forecast) row(ctx context.Context, entries []message.Repository) (Row, 
 	return row, nil
 }
 
-// resolved counts what an entry means today, and returns its images.
+// resolved counts the outcome of resolving an entry, and returns its images.
 func (c counting) resolved(ctx context.Context, r message.Repository, found resolve.Result, err error) []message.Image {
 	if err != nil {
 		c.missed(ctx, r, r.Tag, err)

@@ -28,7 +28,7 @@ func size(j *compare.Job) int64 {
 	return covered
 }
 
-// cost adds what a copy takes.
+// cost adds the pulls and bytes of a copy.
 func (c *Counts) cost(j *compare.Job) {
 	n, atLeast := pulls(j)
 	c.Pulls += n

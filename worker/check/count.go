@@ -18,7 +18,7 @@ type counting struct {
 	row      *Row
 }
 
-// Copy counts the first tag as a copy. The other tags are then put on what it brings.
+// Copy counts the first tag as a copy. The other tags are then put on the copied image.
 func (c counting) Copy(ctx context.Context, j *compare.Job) error {
 	if !c.verify(ctx, j) {
 		return nil
@@ -30,7 +30,7 @@ func (c counting) Copy(ctx context.Context, j *compare.Job) error {
 	return nil
 }
 
-// Tag counts tags to be put on what the destination has, or will have.
+// Tag counts tags to be put on images that the destination has, or will have.
 func (c counting) Tag(ctx context.Context, j *compare.Job) error {
 	if !c.verify(ctx, j) {
 		return nil
@@ -47,8 +47,8 @@ func (c counting) Unchanged(ctx context.Context, j *compare.Job) error {
 	return nil
 }
 
-// Skip counts images of which nothing is wanted. If only the source's listing says so, a
-// worker pulls the index to be sure.
+// Skip counts images without a wanted platform. If only the source's listing shows that, a worker
+// pulls the index to be sure.
 func (c counting) Skip(_ context.Context, j *compare.Job) error {
 	c.row.Skipped += len(j.Images)
 	c.row.PullsAtLeast = c.row.PullsAtLeast || j.Unwanted()
@@ -73,7 +73,7 @@ func (c counting) Wait(_ context.Context, j *compare.Job) error {
 	return nil
 }
 
-// Failed adds what could not be found out. If no tag of the destination could be asked for,
+// Failed adds images that could not be checked. If no tag of the destination could be looked up,
 // that is one failure.
 func (c counting) Failed(_ context.Context, j *compare.Job) error {
 	if whole := (*destinationError)(nil); errors.As(j.Why, &whole) {
@@ -93,7 +93,7 @@ func (c counting) fail(name string, err error) {
 	c.row.Failed = append(c.row.Failed, Failed{Image: name, Reason: outcome.Reason(err)})
 }
 
-// missed adds what the source does not show of an entry.
+// missed adds a tag, or a whole entry, that could not be resolved.
 func (c counting) missed(ctx context.Context, r message.Repository, tag reference.Tag, err error) {
 	c.row.Failed = append(c.row.Failed, Failed{Image: failure.Source(r, tag), Reason: c.forecast.explain(ctx, r, err)})
 }

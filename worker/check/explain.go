@@ -19,8 +19,8 @@ const (
 	noDigest     = "the registry does not answer HEAD with a digest: "
 )
 
-// explain returns why something of the source of an entry could not be checked. What does not exist
-// is mostly a mistake in the list, so it is worth a request to find out what that is.
+// explain returns why something of the source of an entry could not be checked. A missing
+// repository or tag is mostly a mistake in the list, so it is worth a request to find out which.
 func (f *forecast) explain(ctx context.Context, r message.Repository, err error) string {
 	asked := (*registry.Error)(nil)
 	switch {

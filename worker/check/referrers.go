@@ -46,11 +46,11 @@ func (c counting) refer(ctx context.Context, jobs []*compare.Job) {
 			return nil
 		})
 	}
-	_ = group.Wait() // what went wrong is in the row
+	_ = group.Wait() // the errors are in the row
 }
 
-// referrers counts the referrers of one job. What is below an index is known as soon as it
-// is at the destination. It leaves out the subjects that are not the first of their digest.
+// referrers counts the referrers of one job. The manifests below an index are known once
+// the index is at the destination. It leaves out the subjects that are not the first of their digest.
 func (f *forecast) referrers(ctx context.Context, j *compare.Job, first func(reference.Digest) bool) (found Counts, err error) {
 	var subjects []reference.Digest
 	switch {

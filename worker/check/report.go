@@ -6,10 +6,10 @@ import (
 	"github.com/osism/skopeo-worker/shared/reference"
 )
 
-// Report is what mirroring would do. Its JSON is part of the command line's contract.
+// Report is the forecast of a run. Its JSON is part of the command line's contract.
 type Report struct {
 	Repositories []Row      `json:"repositories"`
-	Registries   []Registry `json:"registries"` // of what there is to pull; never nil
+	Registries   []Registry `json:"registries"` // those with something to pull; never nil
 	Totals       Totals     `json:"totals"`
 }
 
@@ -24,7 +24,7 @@ type Row struct {
 	Rejected []Failed `json:"rejected,omitempty"`
 	// Waits are the images that are counted as waiting.
 	Waits []Wait `json:"waits,omitempty"`
-	// Warnings are about what is probably a mistake in the list, such as a filter that
+	// Warnings are about probable mistakes in the list, such as a filter that
 	// matches no tag.
 	Warnings []string `json:"warnings,omitempty"`
 }
@@ -39,7 +39,7 @@ type Totals struct {
 	Seconds *int `json:"seconds"`
 }
 
-// Counts are numbers of images, and what they cost.
+// Counts are numbers of images, and their pulls and bytes.
 type Counts struct {
 	Copy      int `json:"copy"`      // content that the destination lacks
 	Tag       int `json:"tag"`       // content that it has, or will have, under another name
@@ -57,7 +57,7 @@ type Counts struct {
 	// and for an index one more for each platform that the source's listing has.
 	Pulls int `json:"pulls"`
 	// PullsAtLeast says that there are more pulls than can be known without one:
-	// manifests in an index, or what could not be checked.
+	// manifests in an index, or images that could not be checked.
 	PullsAtLeast bool `json:"pulls_at_least"`
 	// Bytes are the layers of the copies, as far as the source's listing has sizes; nil if
 	// it has none. BytesAtLeast says that there are more.
@@ -83,7 +83,7 @@ type Failed struct {
 // ToDo reports whether mirroring would change the destination.
 func (r Report) ToDo() bool { return r.Totals.Copy+r.Totals.Tag+r.Totals.Referrers > 0 }
 
-// settle adds what follows from the rest of the row.
+// settle sets the fields that follow from the rest of the row.
 func (r *Row) settle() {
 	switch {
 	case len(r.Failed) > 0:

@@ -8,8 +8,8 @@ import (
 	"github.com/osism/skopeo-worker/worker/resolve"
 )
 
-// resolve returns what an entry of the list means today. Tags whose digest was missed and may be had the next time
-// are asked for again by name; the error is about the entry as a whole.
+// resolve returns the tags and digests of an entry today. If the digest of a tag was missed and may
+// be found on another try, it is looked up again by name. The error is about the entry as a whole.
 func (f *forecast) resolve(ctx context.Context, r message.Repository) (resolve.Result, error) {
 	var found resolve.Result
 	var missed []resolve.Missed

@@ -6,11 +6,11 @@ import (
 	"strings"
 )
 
-// ErrPull is returned for what only a pull would tell: the digests of a registry that
-// answers HEAD without them, or whether a tag has vanished that HEAD denies.
+// ErrPull is returned for a question that only a pull could answer: for the digests of a registry
+// that answers HEAD without them, or whether a tag has vanished that HEAD denies.
 var ErrPull = errors.New("the digest is known only after a pull, and a check pulls nothing")
 
-// WithoutPulls returns a transport that refuses to get manifests, which is what
+// WithoutPulls returns a transport that refuses to get manifests, which
 // registries count as pulls.
 func WithoutPulls(inner http.RoundTripper) http.RoundTripper { return withoutPulls{inner} }
 

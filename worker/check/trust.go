@@ -33,7 +33,7 @@ func (c counting) verify(ctx context.Context, j *compare.Job) bool {
 	return true
 }
 
-// verified returns those images of a job that are not rejected. What is about another image,
+// verified returns those images of a job that are not rejected. A companion of another image,
 // and comes without it, depends on that, which a run finds out.
 func (c counting) verified(ctx context.Context, j *compare.Job, images []message.Image) (trusted []message.Image) {
 	var asked []message.Image

@@ -13,7 +13,7 @@ var ErrStalled = errors.New("stalled")
 // StalledError is an ErrStalled with details.
 type StalledError struct {
 	After  time.Duration // without a byte
-	Unsent bool          // a peer does not acknowledge what was sent
+	Unsent bool          // a peer does not acknowledge sent bytes
 }
 
 func (e *StalledError) Error() string {

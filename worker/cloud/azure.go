@@ -71,7 +71,7 @@ func (a *azure) login(ctx context.Context, registry string) (Login, error) {
 	return Login{Username: azureUser, Password: *answer.RefreshToken, Expires: claims.ExpiresAt.Time}, nil
 }
 
-// credential returns what gets tokens of Entra ID. An identity that the environment does not
+// credential returns the source of tokens of Entra ID. An identity that the environment does not
 // configure is left out.
 func (a *azure) credential() (azcore.TokenCredential, error) {
 	a.mu.Lock()

@@ -104,7 +104,7 @@ func (l *Logins) Find(ctx context.Context, registry string) (login Login, ok boo
 	if known && l.now().Before(found.until) {
 		return found.login, true, nil
 	}
-	// Concurrent callers share one login, which goes on if one of them is cancelled.
+	// Concurrent callers share one login, which continues if one of them is cancelled.
 	result := l.flight.DoChan(registry, func() (any, error) {
 		return l.renew(context.WithoutCancel(ctx), l.providers[i], registry)
 	})

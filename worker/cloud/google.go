@@ -12,7 +12,7 @@ const (
 	// https://cloud.google.com/artifact-registry/docs/docker/authentication#token
 	googleUser = "oauth2accesstoken"
 
-	// googleScope lets the token do what the roles of its account allow.
+	// googleScope lets the token do everything that the roles of its account allow.
 	googleScope = "https://www.googleapis.com/auth/cloud-platform"
 )
 

@@ -122,7 +122,7 @@ func (f authFile) read() (content, error) {
 	return found, nil
 }
 
-// describe returns what is wrong with a file without quoting it.
+// describe returns why a file cannot be read, without quoting it.
 func describe(err error) string {
 	if syntax, ok := errors.AsType[*json.SyntaxError](err); ok {
 		return fmt.Sprintf("not valid JSON at byte %d", syntax.Offset)

@@ -58,8 +58,8 @@ func (c Credential) Anonymous() bool {
 
 // Keychain finds credentials in the files and with the helpers of containers-auth.json(5) and
 // containers-registries.conf(5). Changes of a file take effect within a second, those of a
-// helper's answer within 10 seconds, both at once when Forget is called. A registry of a cloud for which they have
-// nothing gets the login of this process there. A Keychain is safe for concurrent use.
+// helper's answer within 10 seconds, both at once when Forget is called. If they have nothing for a
+// registry of a cloud, the login of this process there is used. A Keychain is safe for concurrent use.
 type Keychain struct {
 	clouds  *cloud.Logins
 	files   []authFile
@@ -141,9 +141,9 @@ func (k *Keychain) Find(ctx context.Context, repository string) (Credential, err
 	}
 }
 
-// Readable returns an error if the files in which the credentials of the registries would be
-// searched cannot be read; without registries, if one of all files cannot. It starts no helper. The error is ErrFile, or that of
-// registries.conf.
+// Readable returns an error if the files with the credentials of the registries cannot be read;
+// without registries, if any of the files cannot. It starts no helper. The error is ErrFile, or
+// that of registries.conf.
 func (k *Keychain) Readable(registries ...string) error {
 	helpers, err := conf.helpers(k.now())
 	if err != nil || !slices.Contains(helpers, sysregistriesv2.AuthenticationFileHelper) {

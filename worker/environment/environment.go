@@ -38,7 +38,7 @@ var ours = []string{"NATS_*", "MIRROR_*"}
 // pattern is a name, or how names begin.
 var pattern = regexp.MustCompile(`^[A-Za-z_][A-Za-z0-9_]*\*?$`)
 
-// Valid reports whether a pattern can be added to what is allowed: the name of a variable
+// Valid reports whether a pattern can be added to the allowed ones: the name of a variable
 // or, with a * at the end, of several, that is none of ours.
 func Valid(name string) bool {
 	return pattern.MatchString(name) && !matches(ours, strings.TrimSuffix(name, "*"))
@@ -48,12 +48,12 @@ func Valid(name string) bool {
 // matches one of the further patterns, so that no process we start can get it, nor one
 // that a library starts. The settings have to be read before.
 //
-// On Linux, /proc/PID/environ of this process goes on showing what it was started with,
+// On Linux, /proc/PID/environ of this process keeps showing the variables it was started with,
 // to its own user and to root.
 func Confine(further []string) {
 	for _, variable := range os.Environ() {
 		name, value, _ := strings.Cut(variable, "=")
-		// What is set to nothing is as good as not set, except to containers/image,
+		// An empty variable counts as not set, except to containers/image,
 		// which takes an empty XDG_CONFIG_HOME for the working directory.
 		if value == "" || matches(ours, name) || !matches(allowed, name) && !matches(further, name) {
 			_ = os.Unsetenv(name) // it has a name, which is all that can be wrong

@@ -138,7 +138,7 @@ func (a *bulkAPI) page(ctx context.Context, client *registry.Client, repository 
 	return listed, err
 }
 
-// unsent are the failures that any request would have, whatever it is for.
+// unsent are the failures that any request would have.
 var unsent = []error{registry.ErrBlocked, registry.ErrLimited, throttle.ErrBroker, context.Canceled}
 
 // final are the failures that the OCI API would have, too.

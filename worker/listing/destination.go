@@ -9,7 +9,7 @@ import (
 	"github.com/osism/skopeo-worker/worker/registry"
 )
 
-// Pages reads what a destination has, page by page, from the API that lists its tags with
+// Pages reads the tags of a destination, page by page, from the API that lists its tags with
 // their digests. It is not safe for concurrent use.
 type Pages struct {
 	lister     *Lister

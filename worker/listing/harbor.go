@@ -20,7 +20,7 @@ const maxArtifactTags = 100_000
 
 // harbor is the API of Harbor 2. It lists artifacts, which are digests, with the names of
 // their tags, in no order that matters here. It leaves out signatures and the like, which
-// Harbor calls accessories. So it says what a destination has, not what a source has.
+// Harbor calls accessories. So it is used for destinations, not for sources.
 var harbor = bulkAPI{target: harborURL, read: readHarbor, linked: true}
 
 // harborURL escapes the repository twice, because Harbor is behind a proxy that unescapes the

@@ -17,7 +17,7 @@ import (
 	"github.com/osism/skopeo-worker/worker/registry"
 )
 
-// Repositories is what a registry lists of a namespace.
+// Repositories is a registry's listing of a namespace.
 type Repositories struct {
 	Found []reference.Repository // sorted, each once
 	// Invalid are names that no repository can have, as the registry sent them.
@@ -29,8 +29,8 @@ var ErrNoNamespace = errors.New("there is no such namespace")
 
 // Repositories lists the repositories of a namespace, page by page to the end: with the API
 // of Quay, Docker Hub or Harbor if the registry is one of those, and otherwise with
-// _catalog, of which it keeps what is in the namespace. What the login may not see is
-// missing. The error is ErrNoNamespace, or wraps a *registry.Error.
+// _catalog, of which it keeps the repositories in the namespace. Repositories that the login may
+// not see are missing. The error is ErrNoNamespace, or wraps a *registry.Error.
 func (l *Listers) Repositories(ctx context.Context, n reference.Namespace) (Repositories, error) {
 	var names iter.Seq2[string, error]
 	switch host := n.Registry(); {

@@ -15,7 +15,7 @@ func (m *Meter) Bytes() int64 { return m.bytes.Load() }
 
 type key struct{}
 
-// With gives what is copied under the context a meter.
+// With returns a context whose copies are counted by a meter.
 func With(ctx context.Context, m *Meter) context.Context { return context.WithValue(ctx, key{}, m) }
 
 // Add counts bytes that were moved under the context, if it has a meter.
@@ -25,7 +25,7 @@ func Add(ctx context.Context, bytes int64) {
 	}
 }
 
-// Reader counts what is read through it under the context.
+// Reader returns a reader that counts the bytes with the context's meter.
 func Reader(ctx context.Context, r io.Reader) io.Reader { return reader{r, ctx} }
 
 type reader struct {

@@ -25,7 +25,7 @@ const (
 	keyFleet    = "fleet"
 
 	// renewAfter is the age at which the worker that took a picture takes another one. It
-	// reads only what has changed.
+	// reads only changes.
 	renewAfter = 10 * time.Second
 	// takeOver is the age at which another worker takes one.
 	takeOver = 45 * time.Second
@@ -56,7 +56,7 @@ type Fleet struct {
 	unsuccessful map[uint64]bool // runs that ended otherwise, by the revision of their entry
 }
 
-// NewFleet opens what Fleet looks at.
+// NewFleet opens the stores that Fleet reads.
 func NewFleet(ctx context.Context, b *broker.Broker, s *budget.Store, log *slog.Logger) (*Fleet, error) {
 	runs, err := run.Open(ctx, b)
 	if err != nil {

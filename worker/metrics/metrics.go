@@ -1,4 +1,4 @@
-// Package metrics exports what a worker does, and the state of the fleet, to
+// Package metrics exports the activity of a worker, and the state of the fleet, to
 // Prometheus. docs/metrics.md lists all metrics.
 package metrics
 

@@ -47,7 +47,7 @@ func (f *Fleet) mirrors(ctx context.Context, known map[string]mirror, failed fai
 }
 
 // mirror reads the runs of a name from the newest on, until it finds the last success. The
-// end of a run is what its chunks have recorded, because no process may have watched it.
+// end of a run is the last one that its chunks have recorded, because no process may have watched it.
 // Runs without success are noted, and not read again.
 func (f *Fleet) mirror(ctx context.Context, plans []run.Entry, known mirror, unsuccessful map[uint64]bool) (mirror, error) {
 	m := mirror{LastSuccess: known.LastSuccess, SuccessfulRun: known.SuccessfulRun}

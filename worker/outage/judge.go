@@ -45,7 +45,7 @@ func (t *Tracker) worked(p place, started time.Time) {
 // returns the error, wrapped in a *budget.SpentError if the registry is closed now: then it
 // says nothing about the image.
 func (t *Tracker) failed(ctx context.Context, p place, of subject, s outcome.Suspicion, started time.Time, cause error) error {
-	// One at a time: what the first finds out is true for those that wait.
+	// One at a time: those that wait use the result of the first.
 	turn := t.turn(&t.judging, p.registry)
 	if err := take(ctx, turn); err != nil {
 		return cause
@@ -140,7 +140,7 @@ func (t *Tracker) forget(registry string) {
 }
 
 // disown notes that the errors of this repository, and of those in the streak, are their own.
-// A streak of full repositories goes on, because one more may show that the registry is full.
+// A streak of full repositories continues, because one more may show that the registry is full.
 func (t *Tracker) disown(p place, repository reference.Repository, why outcome.Why) {
 	t.mu.Lock()
 	defer t.mu.Unlock()

@@ -20,9 +20,9 @@ import (
 
 // enough is how many images, or repositories if permissions are refused, must fail alike in a
 // row before their registry is suspected. A larger number would cost time in an outage; with a
-// smaller one, a few broken images would close a registry of which nothing else is known. One
-// image is enough if the registry says that it is full or read-only, or fails before it knows
-// what is pushed.
+// smaller one, a few broken images would close a registry that was not used otherwise. One
+// image is enough if the registry answers that it is full or read-only, or fails before it knows
+// which image is pushed.
 const enough = 3
 
 // renewal is how often a prober renews its lease, which lasts several times as long.
@@ -200,7 +200,7 @@ func (t *Tracker) Blames(ctx context.Context, err error) error {
 	return nil
 }
 
-// suspect returns what an error may mean for its registry. An untrusted certificate is usually
+// suspect returns the suspicion that an error raises about its registry. An untrusted certificate is usually
 // a matter of settings; but if the registry has worked before, it is in trouble.
 func (t *Tracker) suspect(err error) (outcome.Suspicion, bool) {
 	suspicion, suspected := outcome.Suspect(err)

@@ -21,8 +21,8 @@ const (
 	maxTries = 3
 )
 
-// specimen is an image that both sides had recently. What fails with other images is tried
-// with it: if it works, the fault is with the others, and not with the registry.
+// specimen is an image that both sides had recently. An operation that fails with other images is
+// tried with it: if that works, the fault is with the other images, not with the registry.
 type specimen struct {
 	source, destination reference.Repository
 	digest              reference.Digest // at the destination
@@ -47,8 +47,8 @@ func (t *Tracker) Known(source, destination reference.Repository, digest referen
 // controlTimeout limits the requests with specimens, which are small.
 const controlTimeout = 30 * time.Second
 
-// works reports whether what has failed at a place works there with a specimen: of another
-// repository, or of the same one if it is the only one. A failure of the latter proves nothing.
+// works reports whether the operation that has failed at a place works there with a specimen: of
+// another repository, or of the same one if it is the only one. A failure of the latter proves nothing.
 func (t *Tracker) works(ctx context.Context, p place, repository reference.Repository, why outcome.Why) bool {
 	ctx, cancel := context.WithTimeout(ctx, controlTimeout)
 	defer cancel()
@@ -105,8 +105,8 @@ func (t *Tracker) specimens(p place, failing map[reference.Repository]bool) (oth
 // errSpecimen is returned for a specimen that cannot be tried.
 var errSpecimen = errors.New("it has no configuration")
 
-// repeat does with the specimen what has failed at the place. At the destination, it puts what
-// is there already.
+// repeat repeats the failed operation of a place with the specimen. At the destination, it puts the
+// image that is there already.
 func (t *Tracker) repeat(ctx context.Context, p place, s specimen) error {
 	manifest, config, err := t.read(ctx, s)
 	if err != nil {

@@ -1,4 +1,4 @@
-// Package outcome alone decides what an error means: retry, wait, resolve again, or fail.
+// Package outcome decides what an error means, for all other packages: retry, wait, resolve again, or fail.
 package outcome
 
 import (

@@ -13,7 +13,7 @@ import (
 )
 
 // Suspicion means that an error may be about the registry and not about the image: other
-// images would fail alike. A single error is no proof.
+// images would fail alike. A single error does not prove it.
 //
 // Destination and Blind are set only for errors of skopeo; for its own requests, the caller
 // knows.
@@ -21,14 +21,14 @@ type Suspicion struct {
 	Registry    string // docker.io for all hosts of Docker Hub
 	Destination bool   // the error came from the destination
 	Why         Why
-	Blind       bool // the destination failed before it knew what is pushed
+	Blind       bool // the destination failed before it knew which image is pushed
 }
 
 // Why is the reason why a registry fails.
 type Why int
 
 const (
-	// Trouble means that there is no answer of a registry: no connection, 5xx, an HTML page.
+	// Trouble means that the registry does not answer as one: no connection, 5xx, an HTML page.
 	Trouble Why = iota
 	// ReadOnly means that the registry accepts nothing for now.
 	ReadOnly
@@ -44,7 +44,7 @@ func (w Why) String() string {
 	return [...]string{"trouble", "read-only", "full", "unauthorized", "denied"}[w]
 }
 
-// Suspect returns what an error of the packages registry and skopeo may mean for its
+// Suspect returns the suspicion that an error of the packages registry and skopeo raises about its
 // registry. It returns false if the error can only be about the image or this process.
 func Suspect(err error) (Suspicion, bool) {
 	if Classify(err) == Limited || Classify(err) == Interrupted {

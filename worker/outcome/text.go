@@ -21,7 +21,7 @@ const status = `(?:StatusCode: |HTTP status: |invalid status code from registry 
 // noRegistry matches the answer to GET /v2/ of a proxy whose registry is away.
 const noRegistry = `pinging container registry \S+: invalid status code`
 
-// said matches what is before the words of a registry.
+// said matches the text before the words of a registry.
 const said = `(?:^|: |/blobs/uploads/\S+ )`
 
 var (

@@ -23,7 +23,7 @@ var (
 	ErrConfig = errors.New("not an image configuration")
 )
 
-// Annotations of a rewritten index. They record what it was made of and how, so that one
+// Annotations of a rewritten index. They record the source's index and the selection, so that one
 // GET at the destination is enough to find out whether it is up to date.
 const (
 	annotationSource       = "io.osism.skopeo-worker.source"       // digest of the source's index
@@ -43,9 +43,9 @@ type Wanted struct {
 // All reports whether everything is wanted, so that no index is rewritten.
 func (w Wanted) All() bool { return len(w.Platforms) == 0 && !w.WithoutAttestations }
 
-// Current reports whether the manifest at the destination is what Subset makes of the source's
+// Current reports whether the manifest at the destination is the Subset of the source's
 // manifest with this digest. The source is not needed: the manifest is either a rewritten
-// index, whose annotations say what it was made of, or the source's own, of which nothing
+// index, whose annotations name the source's index, or the source's own, of which nothing
 // would be left out.
 func (w Wanted) Current(atDestination registry.Manifest, sourceDigest reference.Digest) bool {
 	if atDestination.Digest == sourceDigest {

@@ -18,18 +18,18 @@ const (
 	typeAttestation  = "attestation-manifest"
 )
 
-// Subset returns an index of what is wanted, and its entries, all of which must be at the
+// Subset returns an index of the wanted part, and its entries, all of which must be at the
 // destination before the index is put.
 //
 //   - A child is kept if its platform is wanted, or if it has none: then it is an artifact,
-//     or an index, of which nothing else is known.
+//     or an index of unknown platforms.
 //   - A nested index is kept whole or not at all.
 //   - An attestation is kept with its image, unless attestations are not wanted. One whose
 //     image is not in the index is left out if platforms are chosen.
 //
 // If everything is wanted, Subset returns the index unchanged, under its own digest. Otherwise
 // kept descriptors, their order, the index's other fields and its media type are unchanged,
-// and annotations record what it was made of. A Docker list gets them, too, although its
+// and annotations record the source's index. A Docker list gets them, too, although its
 // format has none: Docker Hub serves such lists to docker and containerd, and distribution,
 // Quay and skopeo ignore unknown fields; Google's registries refuse them (regclient#466). The
 // alternative, an OCI index of Docker images, is refused by Quay before the fix of

@@ -10,7 +10,7 @@ import (
 	"strings"
 )
 
-// document is as much of a policy as is needed here.
+// document is the part of a policy that is needed here.
 type document struct {
 	Default    requirements                       `json:"default"`
 	Transports map[string]map[string]requirements `json:"transports"`
@@ -48,7 +48,7 @@ func (p Policy) document() (document, error) {
 	return d, err
 }
 
-// of returns what is required of images from registries, by scope; "default" is one of them.
+// of returns the requirements of images from registries, by scope; "default" is one of them.
 func (d document) of() map[string]requirements {
 	all := map[string]requirements{defaultScope: d.Default}
 	maps.Copy(all, d.Transports[dockerTransport])
@@ -76,7 +76,7 @@ func (p Policy) isStrict() (bool, error) {
 	return false, nil
 }
 
-// errScope is returned for a scope that no image has: it would let pass what it is to hold.
+// errScope is returned for a scope that no image has: its requirements would never apply.
 var errScope = errors.New("no image has the name")
 
 // hubHosts are names of Docker Hub that containers/image replaces by docker.io.

@@ -98,7 +98,7 @@ type Policy struct {
 	Text []byte
 }
 
-// parsed is what Load has parsed last: it is called for each manifest.
+// parsed is the policy that Load has parsed last, because Load is called for each manifest.
 var parsed last
 
 // last is a text of a policy, and whether it may reject an image.

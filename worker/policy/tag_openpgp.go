@@ -13,7 +13,7 @@ import (
 // CanVerify reports whether this program can verify signatures.
 const CanVerify = true
 
-// valid returns an error for a text that is no policy.
+// valid returns an error for a text that is not a policy.
 func valid(text []byte) error {
 	if _, err := signature.NewPolicyFromBytes(text); err != nil {
 		return errors.New(redact.Foreign(err.Error()))

@@ -15,24 +15,24 @@ import (
 )
 
 // ErrOccupied is returned if the fallback tag is on something that is not an OCI
-// index. The OCI distribution specification forbids to replace it.
+// index. The OCI distribution specification forbids replacing it.
 var ErrOccupied = errors.New("the tag for referrers is on something else")
 
 // annotationSource is on an index of referrers that has others beside the source's. It is
 // the digest of the source's index.
 const annotationSource = "io.osism.skopeo-worker.referrers"
 
-// emptyIndex is what a list begins with if there is none.
+// emptyIndex is the index to which the first referrers are added.
 var emptyIndex = registry.Manifest{
 	Raw:       []byte(`{"schemaVersion":2,"mediaType":"` + types.OCIImageIndex + `","manifests":[]}`),
 	MediaType: string(types.OCIImageIndex),
 }
 
-// Announce makes the referrers in the list, all of which the destination must
-// hold, found there. A registry with the referrers API finds them itself. In any
-// other it is the duty of who pushes them: the index under the fallback tag.
-// Nothing is put if nothing is missing, and nothing that is there is lost: what HEAD
-// denies is asked for by GET. The error may be ErrOccupied.
+// Announce lists the referrers at the destination, which must hold all of them. A
+// registry with the referrers API lists them itself. At any other registry, the
+// client that pushes them has to list them in the index under the fallback tag.
+// It puts nothing if nothing is missing, and loses no listed referrer: if HEAD denies the
+// tag, it asks again with GET. The error may be ErrOccupied.
 //
 // Clients can only replace the index as a whole, so of two that write at once one
 // may be lost; the next Announce repairs that.
@@ -85,8 +85,8 @@ func serves(ctx context.Context, client *registry.Client, repository reference.R
 //
 // If the source has an index under that tag, lists just the list's referrers in it,
 // and nothing else is held, that index is taken as it is: the tag then has the source's
-// digest, as any mirrored tag. The referrers of others are kept: what is held keeps its
-// place and its fields, and what is missing comes after it in the order of the digests.
+// digest, as any mirrored tag. The referrers of other clients are kept: held entries keep
+// their places and fields, and missing ones follow in the order of their digests.
 // An annotation then says which index of the source is in it: see Current. The errors
 // are ErrOccupied and registry.ErrBadManifest.
 func Fallback(held registry.Manifest, list List) (index registry.Manifest, changed bool, err error) {
@@ -130,9 +130,9 @@ func Current(held registry.Manifest, source reference.Digest) bool {
 		index.Annotations[annotationSource] == source.String()
 }
 
-// Retag returns what a fallback tag is to be put on to mirror the source's if held is
-// under it now: the Fallback of what the source's index lists, and what the source has
-// as it is if either of the two is not a list of referrers. Images may have such tags, too.
+// Retag returns the manifest on which to put a fallback tag to mirror the source's, if the tag is on
+// held now: the Fallback of the source's index, or the source's manifest unchanged if either of the
+// two is not a list of referrers. Images may have such tags, too.
 func Retag(held, source registry.Manifest) (registry.Manifest, error) {
 	list := List{Tagged: source}
 	for _, m := range []registry.Manifest{held, source} {

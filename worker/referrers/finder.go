@@ -1,5 +1,5 @@
-// Package referrers finds what refers to an image (signatures, SBOMs,
-// attestations), and lists it at the destination.
+// Package referrers finds the referrers of an image (signatures, SBOMs,
+// attestations), and lists them at the destination.
 package referrers
 
 import (
@@ -14,24 +14,24 @@ import (
 	"github.com/osism/skopeo-worker/worker/registry"
 )
 
-// ErrTooMany is returned for an image that more refers to than makes sense.
+// ErrTooMany is returned for an image with more than 1,000 referrers.
 var ErrTooMany = errors.New("too many referrers")
 
 // maxReferrers of one image, indirect ones included, is far beyond what tools
 // make (some a release), and ends a hostile list.
 const maxReferrers = 1000
 
-// Finder asks registries what refers to what.
+// Finder asks registries for referrers.
 type Finder struct {
 	Registry *registry.Client
 	// Pulled is called just before every pull; it is optional. The referrers API takes none,
 	// the fallback tag takes one if it exists.
 	Pulled func(repository reference.Repository)
-	// Held returns a manifest that is at hand without a pull; if nil, none is.
+	// Held returns a manifest that needs no pull. It is optional.
 	Held func(ctx context.Context, digest reference.Digest) (m registry.Manifest, held bool)
 }
 
-// List is what refers directly to one manifest.
+// List is the direct referrers of one manifest.
 type List struct {
 	Subject   reference.Digest
 	Referrers []registry.Entry // each digest once, in the registry's order
@@ -40,10 +40,10 @@ type List struct {
 	Tagged registry.Manifest
 }
 
-// Find returns what refers directly to a digest; nothing is no error. It asks
-// the referrers API, and looks under the fallback tag if there is none. As
-// the OCI distribution specification says, a fallback tag that is no OCI index
-// lists nothing.
+// Find returns the direct referrers of a digest; it is not an error if there are none.
+// It asks the referrers API, or reads the fallback tag if the registry does not have the
+// API. According to the OCI distribution specification, a fallback tag that is not an OCI
+// index lists nothing.
 func (f *Finder) Find(ctx context.Context, repository reference.Repository, digest reference.Digest) (List, error) {
 	found := List{Subject: digest}
 	for entry, err := range f.Registry.Referrers(ctx, repository, digest) {
@@ -91,7 +91,7 @@ func (f *Finder) findTagged(ctx context.Context, repository reference.Repository
 	return found, nil
 }
 
-// get reads a manifest, with a pull if it is not at hand.
+// get reads a manifest, with a pull if it is not held.
 func (f *Finder) get(ctx context.Context, repository reference.Repository, digest reference.Digest) (registry.Manifest, error) {
 	if f.Held != nil {
 		if m, held := f.Held(ctx, digest); held {
@@ -104,7 +104,7 @@ func (f *Finder) get(ctx context.Context, repository reference.Repository, diges
 	return f.Registry.Get(ctx, repository, digest)
 }
 
-// add leaves out what is listed already: pages overlap when something is pushed
+// add adds an entry unless it is listed already: pages overlap if a referrer is pushed
 // meanwhile.
 func (l *List) add(entry registry.Entry) {
 	if !l.has(entry.Digest) {
@@ -116,9 +116,8 @@ func (l *List) has(digest reference.Digest) bool {
 	return slices.ContainsFunc(l.Referrers, func(entry registry.Entry) bool { return entry.Digest == digest })
 }
 
-// Walk calls visit with what refers to a digest, then with what refers to that,
-// and so on: once for each manifest that anything refers to, subjects before
-// their referrers. It ends at visit's first error that Failures does not take, and with
+// Walk calls visit with the referrers of a digest, then with theirs, and so on:
+// once for each manifest that has any, subjects before their referrers. It ends at visit's first error that Failures does not take, and with
 // ErrTooMany above 1,000 referrers. A list that can't be read hides no other.
 func (f *Finder) Walk(ctx context.Context, repository reference.Repository, digest reference.Digest, visit func(List) error) error {
 	seen := map[reference.Digest]bool{digest: true}

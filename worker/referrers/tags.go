@@ -14,12 +14,12 @@ const maxEncoded = 64
 var companions = []string{".sig", ".att", ".sbom"}
 
 // FallbackTag is the tag under which a registry without the referrers API keeps
-// the index of what refers to a digest: sha256-HEX.
+// the index of the referrers of a digest: sha256-HEX.
 func FallbackTag(digest reference.Digest) reference.Tag {
 	return reference.MustTag(digest.Algorithm() + "-" + digest.Hex()[:maxEncoded])
 }
 
-// CompanionTags are the tags that cosign's older scheme gives to what belongs to
+// CompanionTags are the tags that cosign's older scheme gives to the companions of
 // a digest, whether or not there are any: sha256-HEX.sig, .att and .sbom. Those of a
 // SHA-512 digest would be longer than a tag can be.
 func CompanionTags(digest reference.Digest) []reference.Tag {

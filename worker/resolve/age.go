@@ -29,8 +29,8 @@ func (p *pick) isOld(tag listing.Tag) bool {
 }
 
 // renew looks up the digests of stale tags, and makes those candidates that have another one than
-// when they were seen. So a tag that moves after a long time is mirrored again. What cannot be
-// looked up is a candidate, too: then it is missed. It returns the number of pulls.
+// when they were seen. So a tag that moves after a long time is mirrored again. A tag that
+// cannot be looked up is a candidate, too: then it is missed. It returns the number of pulls.
 func (u *Upstream) renew(ctx context.Context, source reference.Repository, p *pick, known Known) int {
 	unknown := slices.DeleteFunc(slices.Clone(p.stale), func(tag listing.Tag) bool { return !known.Digests[tag.Name].IsZero() })
 	if len(unknown) == 0 {

@@ -50,13 +50,13 @@ func AreCompanions(r message.Repository) bool {
 	return r.Selection != nil && len(r.Selection.Include) == 1 && r.Selection.Include[0] == anyCompanion
 }
 
-// ListCompanions lists the companions that a repository has, whatever they belong to. The
+// ListCompanions lists all companions in a repository. The
 // error is of the package registry.
 func ListCompanions(ctx context.Context, client *registry.Client, repository reference.Repository) (Companions, error) {
 	found := Companions{}
 	for name, err := range client.Tags(ctx, repository) {
 		if errors.Is(err, reference.ErrInvalidTag) {
-			continue // it is none, and a listing of the repository says so
+			continue // it is not a companion, and the listing of the repository reports it
 		}
 		if err != nil {
 			return nil, err

@@ -18,9 +18,8 @@ import (
 // a row that may go without an answer before no more are made.
 const heads = 16
 
-// digests looks up the tags whose digests the listing does not have. What is wrong with one
-// tag is in the result and hides no other. The error is that of one of the tags if the
-// registry has answered for none, or ctx's.
+// digests looks up the tags whose digests the listing does not have. Errors of single tags are in
+// the result. The error is that of one of the tags if the registry has answered for none, or ctx's.
 func (u *Upstream) digests(ctx context.Context, repository reference.Repository, tags []listing.Tag, known Known, named bool) (Result, error) {
 	found := make([]registry.Descriptor, len(tags))
 	missed := make([]error, len(tags))
@@ -64,7 +63,7 @@ func (u *Upstream) digests(ctx context.Context, repository reference.Repository,
 	return result, asked.inVain()
 }
 
-// note keeps what the listing has on a tag.
+// note keeps the listing's data of a tag.
 func (r *Result) note(tag reference.Tag, listed Listed) {
 	if listed.Size == 0 && len(listed.Platforms) == 0 && listed.Updated.IsZero() {
 		return

@@ -1,5 +1,4 @@
-// Package resolve finds out what a repository of the list means today: its tags
-// and their digests.
+// Package resolve turns an entry of the list into the tags and digests that it has today.
 package resolve
 
 import (
@@ -18,7 +17,7 @@ import (
 	"github.com/osism/skopeo-worker/worker/registry"
 )
 
-// Result is what a repository holds.
+// Result is the outcome of resolving an entry.
 type Result struct {
 	Images []message.Image
 	Missed []Missed // tags whose digest is still to be found out
@@ -28,8 +27,8 @@ type Result struct {
 	// are none. It is an *registry.Error about the repository, and quotes them.
 	Invalid error
 	Skipped []reference.Tag // for Windows only
-	// Unselected is about a listing of which nothing is wanted: the registry lists no tag, or
-	// the selection matches none. It is a line for the user, and "" if something is wanted.
+	// Unselected is a line for the user if no listed tag is selected: the registry lists none, or
+	// the selection matches none. Otherwise it is "".
 	Unselected string
 	Pulls      int // manifests that had to be pulled to learn their digest
 	// Whole says that the repository was listed to the end, and Count how many tags it has,
@@ -39,17 +38,17 @@ type Result struct {
 	// All are the tags that the registry lists, wanted or not; nil if the repository was not
 	// listed to the end. They have no order.
 	All []reference.Tag
-	// Listed is what the listing has on tags beside their digests, by tag.
+	// Listed is the listing's data of tags besides their digests, by tag.
 	Listed map[reference.Tag]Listed
 	// Companions were listed, and belong to none of the images; nil if nothing was
 	// listed. They may belong to a manifest below one.
 	Companions Companions
-	// Selected are the listed tags that the selection wants, whatever became of them; nil if
+	// Selected are the listed tags that are selected, also if they were missed or skipped; nil if
 	// nothing was listed.
 	Selected []reference.Tag
 }
 
-// Listed is what a listing has on a tag. It is zero if the listing has nothing.
+// Listed is a listing's data of a tag. It is zero if the listing has none.
 type Listed struct {
 	Digest    reference.Digest // that the rest is about
 	Updated   time.Time        // since when the tag has it
@@ -71,7 +70,7 @@ func AllDenied(repository reference.Repository, tags int) error {
 		"%w: the registry lists tags, and denies all %d that were asked for", registry.ErrNotFound, tags)}
 }
 
-// Known is what is known of the tags of a repository before they are listed.
+// Known is the known state of the tags of a repository before they are listed.
 type Known struct {
 	// Digests need not be asked for.
 	Digests map[reference.Tag]reference.Digest
@@ -90,21 +89,20 @@ type Sighting struct {
 // ErrFewTags is returned for a repository that has fewer tags than it should.
 var ErrFewTags = errors.New("too few tags")
 
-// Resolver lists what is to be mirrored of a repository. The pulls are right if there is
-// an error, too.
+// Resolver resolves entries. The pulls in the result are right even if there is an error.
 type Resolver interface {
 	Resolve(ctx context.Context, r message.Repository, known Known) (Result, error)
 }
 
-// Upstream resolves with what the upstream offers: its own listing with digests, or
-// tags/list, and HEAD for the digests that a listing does not tell.
+// Upstream resolves with the APIs that the upstream offers: its own listing with digests, or
+// tags/list, and HEAD for digests that a listing does not have.
 type Upstream struct {
 	Registry *registry.Client
 	Listing  *listing.Listers
 }
 
-// Resolve implements Resolver. What the list pins to a digest is not asked for, and
-// for a tag there is one HEAD, and a GET if that denies it.
+// Resolve implements Resolver. An entry with a digest takes no request. A tag takes one HEAD, and a
+// GET if that denies it.
 func (u *Upstream) Resolve(ctx context.Context, r message.Repository, known Known) (Result, error) {
 	switch {
 	case !r.Digest.IsZero():
@@ -139,14 +137,14 @@ func (u *Upstream) Resolve(ctx context.Context, r message.Repository, known Know
 // before that of the OCI API is: the API with digests may be away while the rest is not.
 const bulkTries = 2
 
-// list lists the repository and picks what the selection wants. whole is false if the listing
+// list lists the repository and picks the selected tags. whole is false if the listing
 // ended early, because the newest tags were enough.
 func (u *Upstream) list(ctx context.Context, r message.Repository, known Known) (p *pick, whole bool, err error) {
 	if p, err = newPick(r.Selection, known.Sighted); err != nil {
 		return nil, false, err
 	}
 	lister := u.Listing.For(r.Source)
-	if r.Attempts >= bulkTries && p.newerThan.IsZero() { // without times, what is old would count as new
+	if r.Attempts >= bulkTries && p.newerThan.IsZero() { // without times, old tags would count as new
 		lister = u.Listing.OCI()
 	}
 	for tag, err := range lister.Tags(ctx, r.Source) {
@@ -182,7 +180,7 @@ func (u *Upstream) Select(ctx context.Context, r message.Repository) ([]referenc
 	return p.selected(), nil
 }
 
-// whole lists the repository and picks what the selection wants.
+// whole lists the repository, picks the selected tags, and looks up their digests.
 func (u *Upstream) whole(ctx context.Context, r message.Repository, known Known) (Result, error) {
 	p, whole, err := u.list(ctx, r, known)
 	if err != nil {

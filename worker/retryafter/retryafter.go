@@ -36,8 +36,8 @@ func In(header http.Header, now time.Time) time.Duration {
 }
 
 // Parse reads the two forms of RFC 9110 section 10.2.3, seconds and HTTP date, and
-// the unix time that Docker Hub has been seen to send. What is absent, in the past
-// or unreadable is 0; what is longer than an hour is an hour.
+// the unix time that Docker Hub has been seen to send. An absent, past or unreadable
+// time is 0; a time longer than an hour is an hour.
 func Parse(value string, now time.Time) time.Duration {
 	const longest = int64(Longest / time.Second)
 	var wait time.Duration

@@ -32,8 +32,8 @@ func (n nameOnly) Reference() types.ImageReference                { return n.Ima
 func (nameOnly) Manifest(context.Context) ([]byte, string, error) { return nil, "", errNeeded }
 func (nameOnly) Signatures(context.Context) ([][]byte, error)     { return nil, errNeeded }
 
-// name is what the policy is asked for: a repository with a tag, or with a digest if the tag is
-// zero.
+// name is the name that the policy is asked about: a repository with a tag, or with a digest if the
+// tag is zero.
 type name struct {
 	repository reference.Repository
 	tag        reference.Tag
@@ -140,7 +140,7 @@ func (w *way) judge(ctx context.Context, p policy.Policy, tag reference.Tag, con
 		err = judge(ctx, p, image.UnparsedInstance(from, nil))
 		_ = from.Close()
 	}
-	// If an answer is missing, the result is no verdict.
+	// If an answer is missing, the result does not count.
 	failed := w.failure()
 	switch {
 	case err == nil:

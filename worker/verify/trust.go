@@ -30,8 +30,7 @@ const (
 	resultUnknown  = "unknown" // it could not be found out
 )
 
-// Trust holds what the tags of sources point to, image or index, to the policy of
-// SIGNATURE_POLICY. NewTrust returns one; its zero value must not be used.
+// Trust checks the images and indexes of the tags of sources against SIGNATURE_POLICY. NewTrust returns one; its zero value must not be used.
 type Trust struct {
 	policy  policy.Policy
 	gate    *gate

@@ -1,4 +1,4 @@
-// Package verify holds images to the signature policy, before their bytes move.
+// Package verify checks images against signature policies before they are copied.
 package verify
 
 import (
