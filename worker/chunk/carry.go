@@ -109,7 +109,7 @@ func (e *execution) carryOutNow(ctx context.Context, jobs []*compare.Job) error 
 	if e.mirror.Builtin {
 		kin = sameContent
 	}
-	return inFamilies(transfers, kin, e.worker.Concurrency, func(j *compare.Job) error { return e.begin(ctx, j) })
+	return e.worker.copies.do(transfers, kin, e.worker.Concurrency, func(j *compare.Job) error { return e.begin(ctx, j) })
 }
 
 // begin carries out a job when it is its turn, unless nothing is to be begun any more.

@@ -29,8 +29,7 @@ type execution struct {
 	// work ends when copies under way must end. The broker is still written to then.
 	work     context.Context
 	log      *slog.Logger
-	first    bool          // the first round: digests of a fresh delivery are young
-	slots    chan struct{} // of small requests
+	first    bool // the first round: digests of a fresh delivery are young
 	progress progress
 	mirrored mirrored
 	entries  entries
@@ -59,7 +58,7 @@ type execution struct {
 // must not be acknowledged.
 func (w *Worker) Do(ctx, work context.Context, d Delivery) (Result, error) {
 	e := &execution{
-		worker: w, delivery: d, work: work, first: true, slots: make(chan struct{}, requests),
+		worker: w, delivery: d, work: work, first: true,
 		log: w.Log.With("run", d.Chunk.Run, "chunk", d.Chunk.Number),
 	}
 	var err error
@@ -250,8 +249,8 @@ var errLeft = errors.New("left for later")
 // Ask implements compare.Asker. It makes the request once, unless nothing is to be begun any
 // more, or the registry limits us.
 func (e *execution) Ask(_ context.Context, entry message.Repository, repository reference.Repository, request func() error) error {
-	e.slots <- struct{}{}
-	defer func() { <-e.slots }()
+	e.worker.slots <- struct{}{}
+	defer func() { <-e.worker.slots }()
 	if e.stopping() || e.isLimited(repository) {
 		return errLeft
 	}

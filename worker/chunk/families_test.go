@@ -34,7 +34,7 @@ func TestFirstOfAFamily(t *testing.T) {
 		var early []string
 		begun, ended := map[string]int{}, map[string]int{}
 		began := time.Now()
-		require.NoError(t, inFamilies(jobs, families, 4, func(j *compare.Job) error {
+		require.NoError(t, newSchedule().do(jobs, families, 4, func(j *compare.Job) error {
 			mu.Lock()
 			for _, f := range families(j) {
 				if begun[f] > 0 && ended[f] == 0 {
@@ -60,11 +60,63 @@ func TestFirstOfAFamily(t *testing.T) {
 	})
 }
 
+// TestFamiliesOfSeveralChunks: what chunks at once copy is no more than one of them would at once,
+// and the first of a family is the first for all of them.
+func TestFamiliesOfSeveralChunks(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		const concurrency = 3
+		s := newSchedule()
+		var mu sync.Mutex
+		begun, ended := map[string]int{}, map[string]int{}
+		running, most := 0, 0
+		var early []string
+		copied := func(j *compare.Job) error {
+			mu.Lock()
+			running++
+			most = max(most, running)
+			for _, f := range sameContent(j) {
+				if begun[f] > 0 && ended[f] == 0 {
+					early = append(early, f)
+				}
+				begun[f]++
+			}
+			mu.Unlock()
+			<-time.After(time.Second)
+			mu.Lock()
+			defer mu.Unlock()
+			running--
+			for _, f := range sameContent(j) {
+				ended[f]++
+			}
+			return nil
+		}
+		var group errgroup.Group
+		for range 3 {
+			group.Go(func() error {
+				return s.do([]*compare.Job{jobOf("a/a", "1"), jobOf("a/a", "2"), jobOf("a/a", "3")}, sameContent, concurrency, copied)
+			})
+		}
+		began := time.Now()
+		synctest.Wait()
+		s.idle(t.Context(), concurrency)
+		require.Equal(t, 2*time.Second, time.Since(began), "of nine jobs, three have ended, and three more have begun")
+		require.NoError(t, group.Wait())
+		require.Equal(t, concurrency, most)
+		require.Empty(t, early)
+		require.Equal(t, 3*time.Second, time.Since(began))
+		require.Empty(t, s.first)
+		require.Empty(t, s.batches)
+		require.Zero(t, s.waiting)
+		require.ErrorIs(t, s.do([]*compare.Job{jobOf("a/a", "1"), jobOf("a/a", "2")}, families, 1, func(*compare.Job) error { return errLeft }), errLeft)
+		require.Zero(t, s.waiting, "what does not begin any more waits no longer")
+	})
+}
+
 // TestBrokerTroubleEndsTheCopies, and nobody waits for what will not come.
 func TestBrokerTroubleEndsTheCopies(t *testing.T) {
 	broken := errors.New("no broker")
 	n := 0
-	err := inFamilies([]*compare.Job{jobOf("a/a", "1"), jobOf("a/a", "2"), jobOf("a/a", "3")}, families, 1, func(*compare.Job) error { n++; return broken })
+	err := newSchedule().do([]*compare.Job{jobOf("a/a", "1"), jobOf("a/a", "2"), jobOf("a/a", "3")}, families, 1, func(*compare.Job) error { n++; return broken })
 	require.ErrorIs(t, err, broken)
 	require.Equal(t, 1, n)
 }

@@ -29,7 +29,7 @@ const (
 	// longer ago is looked up again before it is put, so that it never goes
 	// backwards.
 	staleAfter = 5 * time.Minute
-	// requests bounds the small requests of a chunk that are under way at once.
+	// requests bounds the small requests of a worker that are under way at once.
 	requests = 32
 	// maxPause is how long a chunk is held while images wait for their next try.
 	// What has to wait longer is snoozed.
@@ -113,10 +113,12 @@ type Parts struct {
 // ErrIncomplete is returned by New if a part is missing.
 var ErrIncomplete = errors.New("a part of the worker is missing")
 
-// Worker works off chunks. Only New makes one that works.
+// Worker works off chunks, several at once if it is given them. Only New makes one that works.
 type Worker struct {
 	Parts
-	now func() time.Time
+	now    func() time.Time
+	slots  chan struct{} // of small requests
+	copies *schedule
 }
 
 // New returns a worker made of the parts. If one is missing, the error is ErrIncomplete and
@@ -131,8 +133,12 @@ func New(p Parts) (*Worker, error) {
 			return nil, fmt.Errorf("%w: %s", ErrIncomplete, name)
 		}
 	}
-	return &Worker{Parts: p, now: time.Now}, nil
+	return &Worker{Parts: p, now: time.Now, slots: make(chan struct{}, requests), copies: newSchedule()}, nil
 }
+
+// Idle waits until the copies of the worker's chunks leave room for those of another chunk, or
+// until ctx ends.
+func (w *Worker) Idle(ctx context.Context) { w.copies.idle(ctx, w.Concurrency) }
 
 // Delivery is a chunk as it came.
 type Delivery struct {

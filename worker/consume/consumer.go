@@ -1,4 +1,4 @@
-// Package consume takes chunks from the broker, one at a time. It makes sure that every
+// Package consume takes chunks from the broker, a few at a time. It makes sure that every
 // image of a chunk is in a message or in a failure record before the chunk is acknowledged.
 package consume
 
@@ -8,10 +8,13 @@ import (
 	"fmt"
 	"log/slog"
 	"os"
+	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/nats-io/nats.go/jetstream"
 	"golang.org/x/sync/errgroup"
+	"golang.org/x/sync/semaphore"
 
 	"github.com/osism/skopeo-worker/shared/broker"
 	"github.com/osism/skopeo-worker/shared/catalog"
@@ -43,6 +46,15 @@ const (
 	// pullHeartbeat is the interval of the broker's heartbeats meanwhile. After two missing
 	// heartbeats, the request is sent again.
 	pullHeartbeat = 5 * time.Second
+	// chunksAtOnce is how many chunks a worker holds at most. While one of them waits for
+	// answers, the others go on.
+	chunksAtOnce = 4
+	// lookAgain is how often a worker that holds a chunk looks whether the fleet has enough
+	// left for it to take another.
+	lookAgain = 5 * time.Second
+	// fewDeliveries is how often a chunk is delivered before it is held alone: it may crash its
+	// worker, and that counts as a delivery of all chunks that the worker holds.
+	fewDeliveries = 2
 )
 
 // Consumer takes chunks until it is stopped.
@@ -59,6 +71,11 @@ type Consumer struct {
 	host     string // of this process, in the progress of copies
 	now      func() time.Time
 	pause    time.Duration // cutOffPause; tests shorten it
+
+	places *semaphore.Weighted // for chunks
+	takes  sync.WaitGroup
+	held   atomic.Int64  // chunks
+	ended  chan struct{} // has an item after a chunk has ended
 
 	ledger  *run.Ledger     // the runs, for the search for lost chunks
 	settled map[uint64]bool // runs that need not be searched again, by revision
@@ -85,7 +102,7 @@ func New(ctx context.Context, b *broker.Broker, w *chunk.Worker, failures chunk.
 	}
 	host, _ := os.Hostname()
 	return &Consumer{broker: b, runs: runs, changes: changes, catalog: seen, holdings: holdings, failures: failures, worker: w, metrics: m, log: log, host: host,
-		now: time.Now, pause: cutOffPause, ledger: runs.Ledger(), settled: map[uint64]bool{}}, nil
+		now: time.Now, pause: cutOffPause, places: semaphore.NewWeighted(chunksAtOnce), ended: make(chan struct{}, 1), ledger: runs.Ledger(), settled: map[uint64]bool{}}, nil
 }
 
 // Run takes chunks until ctx ends. Then running copies have a time of grace, and what is
@@ -95,7 +112,9 @@ func (c *Consumer) Run(ctx context.Context) error {
 	group.Go(func() error { c.sweep(ctx); return nil })
 	group.Go(func() error { return c.broker.Keep(ctx) })
 	group.Go(func() error { return c.consume(ctx) })
-	return group.Wait()
+	err := group.Wait()
+	c.takes.Wait()
+	return err
 }
 
 // consume takes chunks until ctx ends. If the consumer is deleted at the broker, it
@@ -103,10 +122,14 @@ func (c *Consumer) Run(ctx context.Context) error {
 func (c *Consumer) consume(ctx context.Context) error {
 	for {
 		err := c.pull(ctx)
-		if ctx.Err() != nil && errors.Is(err, jetstream.ErrMsgIteratorClosed) {
-			return nil
-		}
-		if !errors.Is(err, jetstream.ErrConsumerDeleted) {
+		switch {
+		case errors.Is(err, jetstream.ErrMsgIteratorClosed):
+			if ctx.Err() != nil {
+				return nil
+			}
+			c.rest(ctx)
+			continue
+		case !errors.Is(err, jetstream.ErrConsumerDeleted):
 			return fmt.Errorf("consuming chunks: %w", err)
 		}
 		c.log.Warn("the consumer was deleted at the broker; creating it again", "consumer", broker.ConsumerName)
@@ -116,7 +139,8 @@ func (c *Consumer) consume(ctx context.Context) error {
 	}
 }
 
-// pull takes chunks until the broker or ctx ends it, and returns the reason.
+// pull takes chunks until the broker or ctx ends it, or this worker alone does not reach a
+// registry. It returns the reason; jetstream.ErrMsgIteratorClosed for the latter two.
 func (c *Consumer) pull(ctx context.Context) error {
 	messages, err := c.broker.Consumer.Messages(
 		jetstream.PullMaxMessages(1), // by default, a worker would hold many chunks
@@ -127,21 +151,88 @@ func (c *Consumer) pull(ctx context.Context) error {
 		return err
 	}
 	defer messages.Stop()
-	defer context.AfterFunc(ctx, messages.Drain)()
+	pulling, retreat := context.WithCancel(ctx)
+	defer retreat()
+	defer context.AfterFunc(pulling, messages.Drain)()
 	for {
-		m, err := messages.Next()
-		switch {
-		case err == nil:
-			// If ctx has ended meanwhile, the chunk is requeued at once.
-			if cutOff := c.take(ctx, m); cutOff {
-				c.rest(ctx)
+		// If pulling ends meanwhile, next returns a chunk that has come already.
+		placed := c.place(pulling)
+		m, err := c.next(messages)
+		if err != nil {
+			if placed {
+				c.places.Release(1)
 			}
-		case errors.Is(err, jetstream.ErrMsgIteratorClosed), errors.Is(err, jetstream.ErrConsumerDeleted):
 			return err
-		default:
-			c.log.Debug("waiting for chunks", "error", err)
+		}
+		c.held.Add(1)
+		done := make(chan struct{})
+		c.takes.Go(func() {
+			defer close(done)
+			c.take(ctx, m, retreat) // if ctx has ended meanwhile, the chunk is requeued at once
+			if placed {
+				c.places.Release(1)
+			}
+			c.held.Add(-1)
+			select {
+			case c.ended <- struct{}{}:
+			default:
+			}
+		})
+		if isHeldAlone(m) {
+			<-done
 		}
 	}
+}
+
+// isHeldAlone reports whether a worker holds no other chunk with this one.
+func isHeldAlone(m jetstream.Msg) bool {
+	meta, err := m.Metadata()
+	return err == nil && meta.NumDelivered > fewDeliveries
+}
+
+// next waits for a chunk. The error is the reason why there will be no other.
+func (c *Consumer) next(messages jetstream.MessagesContext) (jetstream.Msg, error) {
+	for {
+		m, err := messages.Next()
+		if err == nil || errors.Is(err, jetstream.ErrMsgIteratorClosed) || errors.Is(err, jetstream.ErrConsumerDeleted) {
+			return m, err
+		}
+		c.log.Debug("waiting for chunks", "error", err)
+	}
+}
+
+// place waits until the worker should take a chunk, and returns true; false if ctx ends before
+// there is a place for it. A worker that holds a chunk takes another when its copies leave room
+// for more, and if that takes nothing from the other workers.
+func (c *Consumer) place(ctx context.Context) bool {
+	if c.places.Acquire(ctx, 1) != nil {
+		return false
+	}
+	for c.held.Load() > 0 && ctx.Err() == nil {
+		c.worker.Idle(ctx)
+		if c.worker.Alone || c.abound(ctx) {
+			break
+		}
+		timer := time.NewTimer(lookAgain)
+		select {
+		case <-timer.C:
+		case <-c.ended:
+		case <-ctx.Done():
+		}
+		timer.Stop()
+	}
+	return true
+}
+
+// abound reports whether more chunks are left than the workers hold. If the broker does not
+// answer, that is not so.
+func (c *Consumer) abound(ctx context.Context) bool {
+	consumer, err := c.broker.Stream.Consumer(ctx, broker.ConsumerName)
+	if err != nil {
+		return false
+	}
+	info := consumer.CachedInfo()
+	return info.NumPending > uint64(info.NumAckPending)
 }
 
 // rest leaves the chunks to other workers for a while.
@@ -155,8 +246,8 @@ func (c *Consumer) rest(ctx context.Context) {
 }
 
 // take works off one message, and sends heartbeats meanwhile so that the broker does not
-// deliver it again. It reports whether this worker alone does not reach a registry.
-func (c *Consumer) take(ctx context.Context, m jetstream.Msg) (cutOff bool) {
+// deliver it again. It calls retreat if this worker alone does not reach a registry.
+func (c *Consumer) take(ctx context.Context, m jetstream.Msg, retreat func()) {
 	// work is the context of copies, storing that of requests to the broker.
 	work, stopWork := context.WithCancel(context.WithoutCancel(ctx))
 	defer stopWork()
@@ -187,7 +278,10 @@ func (c *Consumer) take(ctx context.Context, m jetstream.Msg) (cutOff bool) {
 		}
 	}()
 
-	d := delivery{consumer: c, msg: m, stopping: ctx.Done(), work: work}
+	if isHeldAlone(m) && c.places.Acquire(ctx, chunksAtOnce-1) == nil {
+		defer c.places.Release(chunksAtOnce - 1)
+	}
+	d := delivery{consumer: c, msg: m, stopping: ctx.Done(), work: work, retreat: retreat}
 	start := time.Now()
 	outcome, err := d.handle(storing)
 	c.metrics.Chunk(time.Since(start), outcome)
@@ -195,5 +289,4 @@ func (c *Consumer) take(ctx context.Context, m jetstream.Msg) (cutOff bool) {
 		c.log.Error("a chunk will be delivered again", "subject", m.Subject(), "error", c.broker.Explain(err))
 		_ = m.Nak()
 	}
-	return d.cutOff
 }

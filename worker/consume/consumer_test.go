@@ -155,8 +155,8 @@ func TestTwoWorkersHoldOneChunk(t *testing.T) {
 	one := b.receive(t)
 	two := b.receive(t)
 	c := b.consumer(t)
-	c.take(t.Context(), one)
-	c.take(t.Context(), two)
+	c.take(t.Context(), one, func() {})
+	c.take(t.Context(), two, func() {})
 	require.Empty(t, b.subjects(t, subject.Chunk+".>"))
 	b.mirrored(t, "1")
 	require.Equal(t, 1, b.from.Pulls())
@@ -172,11 +172,11 @@ func TestRemainderOfAnAcknowledgedChunk(t *testing.T) {
 	one := b.receive(t)
 	two := b.receive(t)
 	c := b.consumer(t)
-	c.take(t.Context(), one)
+	c.take(t.Context(), one, func() {})
 	b.mirrored(t, "1")
 	stopped, stop := context.WithCancel(t.Context())
 	stop() // so that everything is left
-	c.take(stopped, two)
+	c.take(stopped, two, func() {})
 	require.Empty(t, b.subjects(t, subject.OfRun(name, runID)))
 }
 
@@ -209,7 +209,7 @@ func TestCrashBetweenPublishAndAck(t *testing.T) {
 	require.Len(t, b.subjects(t, subject.Later+".>"), 1)
 	require.Len(t, b.subjects(t, subject.Chunk+".>"), 1)
 
-	c.take(t.Context(), b.receive(t))
+	c.take(t.Context(), b.receive(t), func() {})
 	later := b.subjects(t, subject.Later+".>")
 	require.Len(t, later, 2, "each delivery has a subject of its own")
 	require.Empty(t, b.subjects(t, subject.Chunk+".>"))
@@ -223,8 +223,8 @@ func TestCrashBetweenPublishAndAck(t *testing.T) {
 
 	remove()
 	require.NoError(t, c.Sweep(t.Context(), time.Now().Add(2*time.Hour)))
-	c.take(t.Context(), b.receive(t))
-	c.take(t.Context(), b.receive(t))
+	c.take(t.Context(), b.receive(t), func() {})
+	c.take(t.Context(), b.receive(t), func() {})
 	b.mirrored(t, "1")
 	require.Empty(t, b.subjects(t, subject.OfRun(name, runID)))
 	require.Equal(t, 1, b.from.Pulls())

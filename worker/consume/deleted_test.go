@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/stretchr/testify/require"
+	"golang.org/x/sync/semaphore"
 
 	"github.com/osism/skopeo-worker/shared/broker"
 	"github.com/osism/skopeo-worker/shared/message"
@@ -99,7 +100,9 @@ func TestConsumerIsDeletedUnderBusyWorkers(t *testing.T) {
 	begun := b.from.Notify(blobs)
 	tracker := b.planEach(t, tags...)
 	for range workers {
-		start(t, b.consumer(t))
+		c := b.consumer(t)
+		c.places = semaphore.NewWeighted(1)
+		start(t, c)
 	}
 	for range workers {
 		<-begun
@@ -133,7 +136,7 @@ func TestDoneWithoutItsConsumer(t *testing.T) {
 	require.NoError(t, b.Stream.DeleteConsumer(t.Context(), broker.ConsumerName))
 	require.NoError(t, b.Ensure(t.Context()))
 	c := b.consumer(t)
-	c.take(t.Context(), m)
+	c.take(t.Context(), m, func() {})
 	require.Empty(t, b.subjects(t, subject.Chunk+".>"))
 	b.mirrored(t, "1")
 

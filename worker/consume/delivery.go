@@ -33,7 +33,7 @@ type delivery struct {
 	copies  copies // under way
 	changes changes
 	seen    seen
-	cutOff  bool // this worker alone does not reach a registry
+	retreat func() // called if this worker alone does not reach a registry
 
 	storing   sync.Mutex // held while the progress is stored, so that an older one does not come last
 	revision  uint64     // of the last known progress of the message
@@ -110,10 +110,12 @@ func (d *delivery) do(ctx context.Context, c message.Chunk, fresh bool) (outcome
 	if err := d.optional(ctx, d.noteSeen); err != nil {
 		d.consumer.log.Warn("what was seen of repositories will be incomplete", "error", err)
 	}
+	if result.CutOff {
+		d.retreat() // before this worker gets what it leaves
+	}
 	if err := d.leave(ctx, c, result); err != nil {
 		return "", err
 	}
-	d.cutOff = result.CutOff
 	return d.outcome(result), d.end(ctx, run.Done)
 }
 

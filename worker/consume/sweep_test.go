@@ -12,6 +12,7 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 	"github.com/stretchr/testify/require"
 	"golang.org/x/sync/errgroup"
+	"golang.org/x/sync/semaphore"
 
 	"github.com/osism/skopeo-worker/shared/broker"
 	"github.com/osism/skopeo-worker/shared/brokertest"
@@ -143,6 +144,7 @@ func TestPurgedUnderAWorker(t *testing.T) {
 	begun := b.from.Notify(heads)
 	tracker := b.planEach(t, "1", "2")
 	c := b.consumer(t)
+	c.places = semaphore.NewWeighted(1) // the other chunk stays at the broker
 	start(t, c)
 	<-begun
 	// Until the worker has recorded that it has the chunk, the chunk would be lost, too.
@@ -188,7 +190,7 @@ func TestPostponedAndLost(t *testing.T) {
 	b.purge(t)
 	b.send(t, b.address("000001").Under(subject.Chunk), []byte(`{"version":1000}`))
 	c := b.consumer(t)
-	c.take(t.Context(), b.receive(t))
+	c.take(t.Context(), b.receive(t), func() {})
 	st, err := tracker.Status(t.Context())
 	require.NoError(t, err)
 	require.Equal(t, run.StateSnoozed, st.State)

@@ -132,7 +132,7 @@ func TestNewerVersion(t *testing.T) {
 	c.now = func() time.Time { return now }
 	for _, later := range []time.Duration{0, time.Hour, 23 * time.Hour} {
 		now = began.Add(later)
-		c.take(t.Context(), b.receive(t))
+		c.take(t.Context(), b.receive(t), func() {})
 		waiting := b.subjects(t, subject.Later+".>")
 		require.Len(t, waiting, 1)
 		stored, err := b.Stream.GetLastMsgForSubject(t.Context(), waiting[0])
@@ -144,7 +144,7 @@ func TestNewerVersion(t *testing.T) {
 		require.NoError(t, c.broker.Fire(t.Context(), stored)) // a minute has passed
 	}
 	now = began.Add(newerLimit + time.Minute)
-	c.take(t.Context(), b.receive(t))
+	c.take(t.Context(), b.receive(t), func() {})
 	require.Empty(t, b.subjects(t, subject.OfRun(name, runID)))
 	records := b.failures(t)
 	require.Len(t, records, 1)
@@ -296,7 +296,7 @@ func TestRunThatIsForgotten(t *testing.T) {
 			require.NoError(t, b.runs.End(t.Context(), "default", runID, run.StateCancelled))
 			c := b.consumer(t)
 			forget(t, b)
-			c.take(t.Context(), b.receive(t))
+			c.take(t.Context(), b.receive(t), func() {})
 			b.mirrored(t, "1")
 			require.Empty(t, b.subjects(t, subject.Chunk+".>"))
 		})

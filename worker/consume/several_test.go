@@ -1,0 +1,98 @@
+package consume
+
+import (
+	"slices"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/osism/skopeo-worker/shared/brokertest"
+	"github.com/osism/skopeo-worker/shared/run"
+	"github.com/osism/skopeo-worker/worker/registrytest"
+)
+
+// holding waits until workers hold so many chunks.
+func (b *harness) holding(t *testing.T, n int) {
+	t.Helper()
+	require.Eventually(t, func() bool {
+		info, err := b.Consumer.Info(t.Context())
+		return err == nil && info.NumAckPending == n
+	}, deadline, often)
+}
+
+// TestSeveralChunksAtOnce: the only worker holds a few chunks, and no more.
+func TestSeveralChunksAtOnce(t *testing.T) {
+	b := embedded(t)
+	tags := registrytest.Numbered("%d", chunksAtOnce+2)
+	b.push(t, tags...)
+	gate := make(chan struct{})
+	defer b.from.Inject(registrytest.Fault{Match: heads, Gate: gate})()
+	tracker := b.planEach(t, tags...)
+	c := b.consumer(t)
+	stop := start(t, c)
+	b.holding(t, chunksAtOnce)
+	info, err := b.Consumer.Info(t.Context())
+	require.NoError(t, err)
+	require.EqualValues(t, 2, info.NumPending)
+	require.Zero(t, info.NumWaiting, "the worker asks for another chunk")
+	close(gate)
+	require.Equal(t, run.Tally{Total: len(tags), Copied: len(tags)}, over(t, tracker).Images)
+	b.mirrored(t, tags...)
+	stop()
+	require.Zero(t, c.held.Load())
+}
+
+// TestShareOfAFleet: a worker holds several chunks only while more are left for the others.
+func TestShareOfAFleet(t *testing.T) {
+	b := newHarness(t, brokertest.Open(t, brokertest.Start(t).Config()))
+	tags := registrytest.Numbered("%d", 6)
+	b.push(t, tags...)
+	gate := make(chan struct{})
+	defer b.from.Inject(registrytest.Fault{Match: heads, Gate: gate})()
+	tracker := b.planEach(t, tags...)
+	first := b.consumer(t)
+	start(t, first)
+	b.holding(t, 3) // three are left
+	for n := range 3 {
+		other := b.consumer(t)
+		start(t, other)
+		b.holding(t, 3+n+1)
+		require.EqualValues(t, 1, other.held.Load())
+	}
+	require.EqualValues(t, 3, first.held.Load())
+	close(gate)
+	require.Equal(t, run.Tally{Total: len(tags), Copied: len(tags)}, over(t, tracker).Images)
+}
+
+// TestChunkThatMayCrashItsWorker: a chunk that was delivered several times without an outcome
+// is held alone. It begins when the others have ended, and no other chunk is taken meanwhile.
+func TestChunkThatMayCrashItsWorker(t *testing.T) {
+	b := embedded(t)
+	tags := []string{"suspect", "before", "after"}
+	b.push(t, tags...)
+	tracker := b.planEach(t, tags...)
+	suspect, other, last := b.receive(t), b.receive(t), b.receive(t)
+	for range fewDeliveries - 1 {
+		require.NoError(t, suspect.Nak())
+		suspect = b.receive(t)
+	}
+	gate := make(chan struct{})
+	defer b.from.Inject(registrytest.Fault{Match: registrytest.All(heads, registrytest.Ref("before")), Gate: gate})()
+	begun := b.from.Notify(heads)
+	require.NoError(t, other.Nak())
+	start(t, b.consumer(t))
+	<-begun
+	require.NoError(t, suspect.Nak())
+	b.waiting(t, 0)
+	require.NoError(t, last.Nak())
+	close(gate)
+	over(t, tracker)
+	b.mirrored(t, tags...)
+	var order []string
+	for _, r := range b.from.Requests() {
+		if heads(r) {
+			order = append(order, r.Reference)
+		}
+	}
+	require.Equal(t, []string{"before", "suspect", "after"}, slices.Compact(order))
+}
