@@ -25,7 +25,7 @@ import (
 
 // Config are the settings of a worker.
 type Config struct {
-	Concurrency  int           `envconfig:"WORKER_CONCURRENCY" default:"8" expect:"a whole number, 1 or more" desc:"images that a worker copies at once"`
+	Concurrency  int           `envconfig:"WORKER_CONCURRENCY" default:"8" expect:"a whole number, 1 or more" desc:"images that a worker copies at once; if it is not set and COPY_ENGINE is builtin: 16"`
 	Engine       string        `envconfig:"COPY_ENGINE" default:"skopeo" expect:"skopeo or builtin" desc:"what copies images: skopeo, or builtin to copy them without it"`
 	Skopeo       string        `envconfig:"SKOPEO_PATH" default:"skopeo" desc:"name or path of skopeo, 1.9.3 or newer; unused with COPY_ENGINE=builtin"`
 	MaxAttempts  int           `envconfig:"MAX_ATTEMPTS" default:"5" expect:"a whole number, 1 or more" desc:"how often an image is tried in a run before it is a failure"`
@@ -39,11 +39,18 @@ const (
 	EngineBuiltin = "builtin"
 )
 
+// builtinConcurrency is the default of WORKER_CONCURRENCY for the builtin engine: an image takes
+// it no process, and small images take it four round trips each.
+const builtinConcurrency = 16
+
 // Validate implements config.Validator.
 func (c *Config) Validate() []error {
 	var bad []error
 	if c.Engine != EngineSkopeo && c.Engine != EngineBuiltin {
 		bad = append(bad, config.Bad("COPY_ENGINE", c.Engine, "skopeo or builtin"))
+	}
+	if c.Engine == EngineBuiltin && os.Getenv("WORKER_CONCURRENCY") == "" {
+		c.Concurrency = builtinConcurrency
 	}
 	if c.Concurrency < 1 {
 		bad = append(bad, config.Bad("WORKER_CONCURRENCY", "", "a whole number, 1 or more"))

@@ -6,6 +6,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/osism/skopeo-worker/shared/budget"
+	"github.com/osism/skopeo-worker/shared/config"
 	"github.com/osism/skopeo-worker/worker/service"
 )
 
@@ -29,4 +30,22 @@ func TestHostsMayHaveRates(t *testing.T) {
 	require.Contains(t, harbor.Rates, "harbor.example.com")
 	require.ErrorContains(t, (&service.Registries{HarborHosts: []string{"a.example.com/project"}}).Validate()[0], "HARBOR_HOSTS")
 	require.ErrorIs(t, (&service.Registries{QuayHosts: []string{"a.example.com=fast"}}).Validate()[0], budget.ErrRates)
+}
+
+// TestConcurrencyOfTheEngines: the builtin engine copies more images at once, unless the user has
+// chosen how many.
+func TestConcurrencyOfTheEngines(t *testing.T) {
+	for _, c := range []struct {
+		engine, chosen string
+		want           int
+	}{
+		{service.EngineSkopeo, "", 8}, {service.EngineBuiltin, "", 16},
+		{service.EngineSkopeo, "3", 3}, {service.EngineBuiltin, "3", 3},
+	} {
+		t.Setenv("COPY_ENGINE", c.engine)
+		t.Setenv("WORKER_CONCURRENCY", c.chosen)
+		var found service.Config
+		require.NoError(t, config.Load(&found))
+		require.Equal(t, c.want, found.Concurrency, c)
+	}
 }

@@ -136,8 +136,10 @@
 
 {{/* Environment of what copies images: the worker. */}}
 {{- define "skopeo-worker.copyEnv" -}}
+{{- with .Values.worker.concurrency }}
 - name: WORKER_CONCURRENCY
-  value: {{ .Values.worker.concurrency | int64 | quote }}
+  value: {{ int64 . | quote }}
+{{- end }}
 - name: COPY_ENGINE
   value: {{ .Values.worker.copyEngine | quote }}
 - name: SKOPEO_PATH
