@@ -117,6 +117,7 @@ func TestServeKilledInCancel(t *testing.T) {
 	s.write("osism/tool", "osism/later")
 	s = s.with("MIRROR_SCHEDULE", never, "CHUNK_SIZE", "1", "CHUNK_INTERVAL", "1h")
 	serve, page := s.serve()
+	serve.says("planned by schedule") // there is no run before
 	require.Eventually(t, func() bool {
 		status := s.status()
 		return status.Chunks.Done == 1 && status.Chunks.Waiting == 1
