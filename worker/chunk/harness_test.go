@@ -3,7 +3,6 @@ package chunk
 import (
 	"context"
 	"log/slog"
-	"net/http"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -34,8 +33,8 @@ const (
 	repository  = "osism/tool"
 	destination = "mirror/" + repository
 	attempts    = 3
-	// patience is how long a registry that hangs is waited for.
-	patience = 700 * time.Millisecond
+	// hurry is how long a registry is waited for while it hangs.
+	hurry = 700 * time.Millisecond
 )
 
 var (
@@ -80,7 +79,7 @@ func newHarnessBetween(t *testing.T, from, to *registrytest.Registry) *harness {
 	t.Helper()
 	b := &harness{from: from, to: to, kept: &keeper{records: map[string]failure.Image{}}}
 	insecure := []string{b.from.Host(), b.to.Host()}
-	client := registry.NewClient(registry.Options{Insecure: insecure, Transport: &http.Transport{ResponseHeaderTimeout: patience}})
+	client := registry.NewClient(registry.Options{Insecure: insecure, Transport: registrytest.NewTransport(hurry, b.from, b.to)})
 	b.Resolver = &resolve.Upstream{Registry: client, Listing: listing.New(listing.Options{Registry: client})}
 	b.Mirror = mirrortest.New(t, client, engine(insecure, 10*time.Second))
 	var err error

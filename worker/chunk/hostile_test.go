@@ -34,7 +34,7 @@ func hostile(t *testing.T, bulk bool) (b *harness, entry message.Repository, vic
 	b = newHarnessBetween(t, registrytest.New(t, registrytest.WithQuayAPI(registrytest.BulkAPI{PageLimit: 7})), registrytest.New(t))
 	front := registrytest.NewFront(t, b.to)
 	insecure := []string{b.from.Host(), front}
-	client := registry.NewClient(registry.Options{Insecure: insecure, Transport: &http.Transport{ResponseHeaderTimeout: patience}})
+	client := registry.NewClient(registry.Options{Insecure: insecure, Transport: registrytest.NewTransport(hurry, b.from, b.to)})
 	options := listing.Options{Registry: client}
 	if bulk {
 		options.QuayHosts = []string{b.from.Host()}

@@ -4,7 +4,6 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
-	"net/http"
 	"testing"
 	"time"
 
@@ -29,7 +28,7 @@ func TestEveryStep(t *testing.T) {
 			r := registrytest.New(t, options...)
 			o := listing.Options{
 				Registry: registry.NewClient(registry.Options{
-					Insecure: []string{r.Host()}, Keychain: keychain{}, Transport: &http.Transport{ResponseHeaderTimeout: 100 * time.Millisecond},
+					Insecure: []string{r.Host()}, Keychain: keychain{}, Transport: registrytest.NewTransport(100*time.Millisecond, r),
 				}),
 				Log: slog.New(slog.DiscardHandler),
 			}

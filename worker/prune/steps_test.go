@@ -3,7 +3,6 @@ package prune_test
 import (
 	"flag"
 	"fmt"
-	"net/http"
 	"slices"
 	"testing"
 	"time"
@@ -92,7 +91,7 @@ func newAged(t *testing.T, to string) *site {
 		s.Hosts = d.hosts(s.to.Host())
 	}
 	s.Registry = registry.NewClient(registry.Options{
-		Insecure: []string{s.to.Host()}, Keychain: robot{}, Transport: &http.Transport{ResponseHeaderTimeout: 700 * time.Millisecond},
+		Insecure: []string{s.to.Host()}, Keychain: robot{}, Transport: registrytest.NewTransport(700*time.Millisecond, s.to),
 	})
 	kept := s.image("kept", "kept", 0)
 	old := s.image("old", "old", 31)

@@ -3,7 +3,6 @@ package transfer_test
 import (
 	"flag"
 	"fmt"
-	"net/http"
 	"testing"
 	"time"
 
@@ -39,7 +38,7 @@ func TestEveryStep(t *testing.T) {
 		p := newPair(t)
 		client := registry.NewClient(registry.Options{
 			Insecure: []string{p.from.Host(), p.to.Host()}, Keychain: login{},
-			Transport: &http.Transport{ResponseHeaderTimeout: 700 * time.Millisecond},
+			Transport: registrytest.NewTransport(700*time.Millisecond, p.from, p.to),
 		})
 		p.Blobs = transfer.New(client)
 		p.SetSlow(0)
