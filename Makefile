@@ -42,14 +42,14 @@ test-builtin: require-go require-cc require-skopeo require-chromium ## run the a
 FUZZTIME ?= 5s
 FUZZ     ?= .
 
-fuzz: require-go ## fuzz every parser of what comes from outside, each for FUZZTIME
+fuzz: require-go ## fuzz every parser of outside data, each for FUZZTIME
 	@GO='$(GO)' FUZZTIME='$(FUZZTIME)' FUZZ='$(FUZZ)' scripts/fuzz
 
 # How long make chaos makes things go wrong, and the seed of a run to repeat; 0: a new one.
 CHAOS_FOR ?= 2m
 SEED      ?= 0
 
-chaos: require-go require-skopeo ## kill, cut, stall, fill and lie for CHAOS_FOR, then see that nothing is lost; SEED= repeats one
+chaos: require-go require-skopeo ## let every part fail at random for CHAOS_FOR, and check that nothing is lost; SEED= repeats one
 	$(GO) test -count=1 -v -timeout 60m ./planner/acceptance -run '^TestChaos$$' -chaos.for $(CHAOS_FOR) -chaos.seed $(SEED)
 
 demo: require-skopeo build ## mirror a small catalogue between two registries on this machine

@@ -266,7 +266,7 @@ func TestPruneAndRuns(t *testing.T) {
 	})
 	within("b", func(execution *process) {
 		execution.kill()
-		require.Contains(t, s.planner("plan", "--wait").exits(0), "the run is published when nothing is deleted from its destination any more")
+		require.Contains(t, s.planner("plan", "--wait").exits(0), "the run is published when nothing is being deleted from its destination")
 	})
 	s.planner("prune", "--execute", file).exits(0)
 	for _, name := range []string{"a", "b"} {

@@ -104,7 +104,7 @@ func (i *idleness) check(ctx context.Context) error {
 
 // heldBack logs that a run is not published yet.
 func (se *session) heldBack(h prune.Holder) {
-	se.log.Info("the run is published when nothing is deleted from its destination any more", "by", h.By, "plan", h.Plan)
+	se.log.Info("the run is published when nothing is being deleted from its destination", "by", h.By, "plan", h.Plan)
 }
 
 // execute executes a plan. If another process executes it, execute waits for that one. If

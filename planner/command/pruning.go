@@ -116,7 +116,7 @@ func (p *pruning) Survey(ctx context.Context, terms web.PruneTerms, by string) (
 	}
 	p.at = web.PruneSurvey{Since: time.Now(), By: by}
 	p.asked <- request // the last one was taken: Since is zero
-	return "A plan of what to prune is being made.", nil
+	return "A prune plan is being made.", nil
 }
 
 // make makes a plan and keeps it for review.

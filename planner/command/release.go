@@ -69,7 +69,7 @@ func (se *session) release(ctx context.Context, store *release.Store, tags []wai
 		}
 		meant, err := waiting.Meant(r, tags)
 		if err != nil {
-			return fmt.Errorf("%w; planner release lists what waits", err)
+			return fmt.Errorf("%w; planner release lists waiting images", err)
 		}
 		for _, t := range meant {
 			all = append(all, t.Release(operator(), time.Now()))

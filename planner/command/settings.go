@@ -43,13 +43,13 @@ type job struct {
 	Limit        int    `envconfig:"LIMIT" default:"0" expect:"a whole number, 0 or more" desc:"mirror at most this many tags per repository, newest first; 0: all"`
 	Platforms    string `envconfig:"PLATFORMS" desc:"mirror only these platforms, as linux/amd64,linux/arm64; empty: all"`
 	Attestations bool   `envconfig:"ATTESTATIONS" default:"true" expect:"true or false" desc:"mirror the attestation manifests of an index"`
-	Referrers    bool   `envconfig:"REFERRERS" default:"false" expect:"true or false" desc:"mirror what refers to an image: signatures, SBOMs, attestations"`
+	Referrers    bool   `envconfig:"REFERRERS" default:"false" expect:"true or false" desc:"mirror the referrers of images: signatures, SBOMs, attestations"`
 	MinAge       string `envconfig:"MIN_AGE" desc:"mirror a tag, or a new digest under it, only when it has stood for this long, as 3d or 36h; empty: at once"`
 	Immutable    string `envconfig:"IMMUTABLE_TAGS" desc:"tags that are never replaced at the destination: regular expressions (RE2), separated by spaces, that match them at their start"`
 	KeepTags     string `envconfig:"KEEP_TAGS" desc:"tags that planner prune never deletes: regular expressions (RE2), separated by spaces, that match them at their start"`
 	BackupTag    string `envconfig:"BACKUP_TAG" desc:"when a tag is replaced at the destination, keep its image under another tag: a template with {tag}, {date} and {digest}, such as {tag}-{date}"`
 	BackupKeep   int    `envconfig:"BACKUP_KEEP" default:"3" expect:"a whole number, 1 or more" desc:"how many backups of a tag there are at most"`
-	RateLimits   string `envconfig:"RATE_LIMITS" desc:"pulls that registries allow in a window, as docker.io=100/6h,quay.io=20/1s; overrides what their headers say"`
+	RateLimits   string `envconfig:"RATE_LIMITS" desc:"pulls that registries allow in a window, as docker.io=100/6h,quay.io=20/1s; overrides their headers"`
 
 	destination reference.Destination
 	limits      map[string]budget.Limit

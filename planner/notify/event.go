@@ -95,7 +95,7 @@ func ended(mirror, run string, failing, before, vanished []string, waiting int, 
 func moved(mirror, run string, kept []change.Change, at time.Time) event {
 	e := event{Version: 1, Kind: kindMoved, Mirror: mirror, Run: run, At: at, Title: fmt.Sprintf("Mirror %s: immutable tags of %s have moved", mirror, images(len(kept)))}
 	var b strings.Builder
-	b.WriteString("Sources have moved tags that must not move. It may be an attack. The destination keeps what it has.")
+	b.WriteString("Sources have moved tags that must not move. It may be an attack. The destination keeps its images.")
 	var lines []string
 	for _, c := range kept {
 		e.Moved = append(e.Moved, c.Image()+"@"+c.Refused.String())

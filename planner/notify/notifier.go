@@ -69,7 +69,7 @@ func (n *Notifier) Run(ctx context.Context) error {
 	defer ticker.Stop()
 	for {
 		if err := n.look(ctx); err != nil && ctx.Err() == nil {
-			n.log.Warn("looking for what to notify of", "error", err)
+			n.log.Warn("cannot look for events to notify of", "error", err)
 		}
 		select {
 		case <-ctx.Done():

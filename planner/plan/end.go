@@ -73,7 +73,7 @@ func (e *Ender) End(ctx context.Context, r run.Run, state string) (Dropped, erro
 		return nil
 	})
 	if err := errors.Join(err, group.Wait()); err != nil {
-		return left.sum(), fmt.Errorf("dropping what is left of run %s: %w", r.ID, err)
+		return left.sum(), fmt.Errorf("dropping the rest of run %s: %w", r.ID, err)
 	}
 	if err := e.Broker.Stream.Purge(ctx, jetstream.WithPurgeSubject(subject.OfRunUnder(subject.Plan, r.Name, r.ID))); err != nil {
 		return left.sum(), fmt.Errorf("dropping the plan of run %s: %w", r.ID, err)

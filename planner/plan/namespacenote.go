@@ -159,7 +159,7 @@ func readHead(ctx context.Context, kv jetstream.KeyValue, key string) (namespace
 		return note, nil
 	}
 	if err != nil {
-		return note, fmt.Errorf("reading what a namespace had: %w", err)
+		return note, fmt.Errorf("reading the last listing of a namespace: %w", err)
 	}
 	if json.Unmarshal(entry.Value(), &note) != nil {
 		return namespaceNote{}, nil
@@ -177,7 +177,7 @@ func readPages(ctx context.Context, kv jetstream.KeyValue, key string, note name
 			return nil, nil
 		}
 		if err != nil {
-			return nil, fmt.Errorf("reading what a namespace had: %w", err)
+			return nil, fmt.Errorf("reading the last listing of a namespace: %w", err)
 		}
 		var page namespacePage
 		if json.Unmarshal(entry.Value(), &page) != nil || page.Version != note.Version {

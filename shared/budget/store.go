@@ -74,7 +74,7 @@ func open(ctx context.Context, b *broker.Broker, log *slog.Logger, now func() ti
 		connections: map[string]*connection{}, rates: map[string]Rates{},
 	}
 	var err error
-	if s.limits, err = b.Bucket(ctx, jetstream.KeyValueConfig{Bucket: bucketLimits, Description: "skopeo-worker: what registries allow"}); err != nil {
+	if s.limits, err = b.Bucket(ctx, jetstream.KeyValueConfig{Bucket: bucketLimits, Description: "skopeo-worker: limits of registries"}); err != nil {
 		return nil, err
 	}
 	if s.closures, err = b.Bucket(ctx, jetstream.KeyValueConfig{Bucket: bucketClosed, Description: "skopeo-worker: registries that limit requests or are away", TTL: closuresKept}); err != nil {

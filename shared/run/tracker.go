@@ -58,7 +58,7 @@ func (t *Tracker) Status(ctx context.Context) (Status, error) {
 	case err == nil:
 		subjects = info.State.Subjects
 	case !errors.Is(err, jetstream.ErrStreamNotFound): // it was deleted, with all messages
-		return Status{}, fmt.Errorf("asking the broker for run %s: %w", t.id, err)
+		return Status{}, fmt.Errorf("reading the messages of run %s: %w", t.id, err)
 	}
 	t.mu.Lock()
 	defer t.mu.Unlock()

@@ -205,7 +205,7 @@ func (f *Fleet) snoozedFor(ctx context.Context, p picture) (map[string]int, erro
 func (f *Fleet) queue(ctx context.Context, p *picture) error {
 	workers, err := f.broker.Consumer.Info(ctx)
 	if err != nil {
-		return fmt.Errorf("asking for the consumer: %w", err)
+		return fmt.Errorf("reading the consumer: %w", err)
 	}
 	p.Due, p.Running = int(workers.NumPending), workers.NumAckPending
 	if p.Due == 0 {
@@ -216,7 +216,7 @@ func (f *Fleet) queue(ctx context.Context, p *picture) error {
 		return nil // a worker has just taken it
 	}
 	if err != nil {
-		return fmt.Errorf("asking for the oldest chunk: %w", err)
+		return fmt.Errorf("reading the oldest chunk: %w", err)
 	}
 	p.OldestDue = &oldest.Time
 	return nil

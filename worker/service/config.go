@@ -69,7 +69,7 @@ func (c *Config) Validate() []error {
 
 // Trust is whom to trust.
 type Trust struct {
-	Policy string `envconfig:"SIGNATURE_POLICY" expect:"the path of a policy.json" desc:"path of a policy.json that states which signatures images need to be mirrored; empty: by nobody"`
+	Policy string `envconfig:"SIGNATURE_POLICY" expect:"the path of a policy.json" desc:"path of a policy.json that states which signatures images need to be mirrored; empty: none"`
 
 	policy policy.Policy // in the file of Policy
 }
