@@ -1,6 +1,7 @@
 package consume
 
 import (
+	"context"
 	"slices"
 	"testing"
 
@@ -8,6 +9,8 @@ import (
 
 	"github.com/osism/skopeo-worker/shared/brokertest"
 	"github.com/osism/skopeo-worker/shared/run"
+	"github.com/osism/skopeo-worker/shared/subject"
+	"github.com/osism/skopeo-worker/worker/metrics"
 	"github.com/osism/skopeo-worker/worker/registrytest"
 )
 
@@ -40,6 +43,37 @@ func TestSeveralChunksAtOnce(t *testing.T) {
 	b.mirrored(t, tags...)
 	stop()
 	require.Zero(t, c.held.Load())
+}
+
+// TestSIGTERMWithSeveralChunks: the copy under way ends, the other chunks are requeued at once,
+// and another worker does them.
+func TestSIGTERMWithSeveralChunks(t *testing.T) {
+	b := embedded(t)
+	tags := registrytest.Numbered("%d", chunksAtOnce)
+	b.push(t, tags...)
+	found, gate := make(chan struct{}), make(chan struct{})
+	defer b.from.Inject(registrytest.Fault{Match: heads, Gate: found})()
+	defer b.from.Inject(registrytest.Fault{Match: blobs, Gate: gate})()
+	begun := b.from.Notify(blobs)
+	first := b.consumer(t)
+	first.worker.Concurrency = 1
+	tracker := b.planEach(t, tags...)
+	ctx, cancel := context.WithCancel(t.Context())
+	ended := make(chan error, 1)
+	go func() { ended <- first.Run(ctx) }()
+	b.holding(t, chunksAtOnce)
+	close(found)
+	<-begun
+	cancel()
+	close(gate)
+	require.NoError(t, <-ended)
+	require.Equal(t, 1, counted(t, first, countedChunks, metrics.ChunkDone))
+	require.Equal(t, chunksAtOnce-1, counted(t, first, countedChunks, metrics.ChunkInterrupted))
+	require.Len(t, b.subjects(t, subject.Chunk+".>"), chunksAtOnce-1)
+
+	start(t, b.consumer(t))
+	require.Equal(t, run.Tally{Total: len(tags), Copied: len(tags)}, over(t, tracker).Images)
+	require.Equal(t, len(tags), b.from.Pulls(), "nothing twice")
 }
 
 // TestShareOfAFleet: a worker holds several chunks only while more are left for the others.
