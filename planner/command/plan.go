@@ -245,7 +245,7 @@ func (p *planned) markLeft(ctx context.Context, se *session) {
 func (p *planned) markHoldings(ctx context.Context, se *session) {
 	holdings, err := holding.Open(ctx, se.Broker, se.log)
 	if err == nil {
-		err = holdings.MarkList(ctx, p.name, p.list.Mirrors(), p.started.UTC())
+		err = holdings.MarkList(ctx, p.name, p.list.Lacks(), p.started.UTC())
 	}
 	if err != nil {
 		se.log.Warn("mirrored tags that have left the list are not marked", "error", err)

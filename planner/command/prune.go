@@ -202,7 +202,7 @@ func (p *pruneFlags) surveyWith(ctx context.Context, se *session, planned *plann
 	}
 	s.Survey = prune.Survey{
 		Registry: s.pruner.Registry, Hosts: s.pruner.Hosts, Source: s.pruner.Source, Mirror: planned.name, Destination: planned.destination,
-		Entries: entries, Mirrors: planned.list.Mirrors(), Grace: time.Duration(p.grace), Keep: keep, LeftList: p.leftList, Now: now.UTC(),
+		Entries: entries, Lacks: planned.list.Lacks(), Grace: time.Duration(p.grace), Keep: keep, LeftList: p.leftList, Now: now.UTC(),
 	}
 	s.Holdings, err = s.holdings.List(ctx)
 	return s, err

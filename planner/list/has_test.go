@@ -5,6 +5,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/osism/skopeo-worker/shared/holding"
 	"github.com/osism/skopeo-worker/shared/reference"
 	"github.com/osism/skopeo-worker/shared/selection"
 )
@@ -68,5 +69,41 @@ containers:
 		ref, err := reference.ParseCanonical(image)
 		require.NoError(t, err)
 		require.Equal(t, want, has(ref), image)
+	}
+}
+
+// TestLacks: each tag that the list does not mirror has the true reason.
+func TestLacks(t *testing.T) {
+	destination, err := reference.ParseDestination("registry.example/hub")
+	require.NoError(t, err)
+	l, err := Parse([]byte(`
+containers:
+  - quay.io/a/whole
+  - quay.io/a/one:1.0
+  - {image: quay.io/a/some, tags: {exclude: [".*-rc"]}}
+  - {image: quay.io/team/*, destination: ours, repositories: {exclude: [".*-test"]}}
+`), "list", destination, selection.Selection{Include: []string{"[0-9]"}})
+	require.NoError(t, err)
+	l = l.Expand(func(Namespace) []reference.Repository {
+		return []reference.Repository{reference.MustRepository("quay.io/team/tool")}
+	})
+	lacks := l.Lacks()
+	for image, want := range map[string]holding.Reason{
+		"a/whole:1":        "",
+		"a/whole:latest":   holding.Unmatched,
+		"a/one:1.0":        "",
+		"a/one:1.1":        holding.Unnamed,
+		"a/some:1-rc":      holding.Unmatched,
+		"a/gone:1":         holding.Unnamed,
+		"ours/tool:1":      "",
+		"ours/tool:latest": holding.Unmatched,
+		"ours/gone:1":      holding.Unfound,
+		"ours/tool-test:1": holding.Unnamed,
+		"team/tool:1":      holding.Unnamed,
+		"a/whole:sha256-" + "0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef.sig": "",
+	} {
+		ref, err := reference.ParseCanonical("registry.example/hub/" + image)
+		require.NoError(t, err)
+		require.Equal(t, want, lacks(ref.Repository, ref.Tag), image)
 	}
 }

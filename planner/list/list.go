@@ -9,6 +9,7 @@ import (
 	"strings"
 
 	"github.com/osism/skopeo-worker/shared/exit"
+	"github.com/osism/skopeo-worker/shared/holding"
 	"github.com/osism/skopeo-worker/shared/reference"
 	"github.com/osism/skopeo-worker/shared/selection"
 )
@@ -113,9 +114,10 @@ func (l List) Has() func(reference.Reference) bool {
 	}
 }
 
-// Mirrors returns a function that reports whether an entry mirrors to a tag of a destination, as
-// far as the list shows: limits and times do not count, because only the source knows them.
-func (l List) Mirrors() func(destination reference.Repository, tag reference.Tag) bool {
+// Lacks returns a function that returns why no entry mirrors to a tag of a destination, or "" if one
+// does, as far as the list shows: limits and times do not count, because only the source knows
+// them.
+func (l List) Lacks() holding.Lacks {
 	type place struct {
 		repository reference.Repository
 		tag        reference.Tag
@@ -131,15 +133,22 @@ func (l List) Mirrors() func(destination reference.Repository, tag reference.Tag
 		}
 		matchers[e.Destination] = every
 	}
-	return func(destination reference.Repository, tag reference.Tag) bool {
+	return func(destination reference.Repository, tag reference.Tag) holding.Reason {
 		every, known := matchers[destination]
-		if !known || named[place{destination, tag}] {
-			return known
+		_, companion := selection.Companion(tag.String())
+		switch {
+		case !known && slices.ContainsFunc(l.Namespaces, func(n Namespace) bool { return n.mirrorsTo(destination) }):
+			return holding.Unfound
+		case !known:
+			return holding.Unnamed
+		case named[place{destination, tag}], companion:
+			return ""
+		case slices.ContainsFunc(every, func(m *selection.Matcher) bool { return m.Match(tag.String()) }):
+			return ""
+		case len(every) == 0: // the entries name other tags
+			return holding.Unnamed
 		}
-		if _, companion := selection.Companion(tag.String()); companion {
-			return true
-		}
-		return slices.ContainsFunc(every, func(m *selection.Matcher) bool { return m.Match(tag.String()) })
+		return holding.Unmatched
 	}
 }
 

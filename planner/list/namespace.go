@@ -36,8 +36,19 @@ type Namespace struct {
 // that has its own destination is not mirrored from there again.
 func (n Namespace) Chooses(r reference.Repository) bool {
 	name, ok := n.Has(r)
+	return ok && !strings.HasPrefix(r.String(), n.place()+"/") && n.matches(name)
+}
+
+// matches reports whether a path below the namespace is to be mirrored.
+func (n Namespace) matches(name string) bool {
 	matches := func(re *regexp.Regexp) bool { return re.MatchString(name) }
-	return ok && !strings.HasPrefix(r.String(), n.place()+"/") && (len(n.include) == 0 || slices.ContainsFunc(n.include, matches)) && !slices.ContainsFunc(n.exclude, matches)
+	return (len(n.include) == 0 || slices.ContainsFunc(n.include, matches)) && !slices.ContainsFunc(n.exclude, matches)
+}
+
+// mirrorsTo reports whether a repository that the namespace may list is mirrored to a destination.
+func (n Namespace) mirrorsTo(destination reference.Repository) bool {
+	name, below := strings.CutPrefix(destination.String(), n.place()+"/")
+	return below && n.matches(name)
 }
 
 // place returns what the destinations of the namespace begin with, host included.

@@ -21,12 +21,21 @@ import (
 // Reason is why a tag is no longer mirrored.
 type Reason string
 
-// The reasons.
+// The reasons that a listing of the source shows.
 const (
 	Unlisted   Reason = "the source no longer lists it"
-	Unselected Reason = "the tags of its entry no longer match it"
-	Unnamed    Reason = "the list no longer names it"
+	Unselected Reason = "its entry no longer selects it"
 )
+
+// The reasons that the list shows, together with the namespaces in it.
+const (
+	Unnamed   Reason = "the list no longer names it"
+	Unmatched Reason = "FILTER, or the tags of its entry, no longer match it"
+	Unfound   Reason = "its namespace no longer lists the repository"
+)
+
+// IsOfList reports whether the list shows the reason, and so shows when it is over.
+func (r Reason) IsOfList() bool { return r == Unnamed || r == Unmatched || r == Unfound }
 
 // Tag is a tag that was mirrored.
 type Tag struct {
@@ -147,7 +156,7 @@ func (l Listing) lacks(name reference.Tag) Reason {
 }
 
 // drop notes why a tag is no longer mirrored. The time of the first reason counts, until
-// the tag is wanted again.
+// the tag is wanted again. Of the list's reasons, the last one is kept.
 func (t *Tag) drop(why Reason, at time.Time) (changed bool) {
 	switch {
 	case why == "" && !t.Dropped.IsZero():
@@ -156,6 +165,8 @@ func (t *Tag) drop(why Reason, at time.Time) (changed bool) {
 		t.Dropped, t.Why = at, why
 	case why != "" && t.Dropped.Sub(at) > dayOld: // by a clock that was ahead
 		t.Dropped = at
+	case why != t.Why && why.IsOfList() && t.Why.IsOfList():
+		t.Why = why
 	default:
 		return false
 	}

@@ -3,6 +3,7 @@ package holding
 import (
 	"fmt"
 	"log/slog"
+	"slices"
 	"sync"
 	"testing"
 	"time"
@@ -101,7 +102,7 @@ func TestClock(t *testing.T) {
 	s.add(t, 0, Seen{Put: []Put{put("1", one), put("2", two), put("3", two)}})
 	s.add(t, -20_000, Seen{Listings: only})
 	require.False(t, s.find(t, "2").Dropped.Before(start), "%s", s.find(t, "2").Dropped)
-	none := func(reference.Repository, reference.Tag) bool { return false }
+	none := func(reference.Repository, reference.Tag) Reason { return Unnamed }
 	require.NoError(t, s.MarkList(t.Context(), mirror, none, at(-20_000)))
 	require.True(t, s.find(t, "1").Dropped.IsZero() || !s.find(t, "1").Dropped.Before(start))
 
@@ -117,10 +118,13 @@ func TestMarkList(t *testing.T) {
 	s := open(t)
 	s.add(t, 0, Seen{Put: []Put{put("1", one), put("2", two)}})
 	require.NoError(t, s.Add(t.Context(), "other", destination, Seen{Put: []Put{put("1", one)}, At: at(0)}))
-	mark := func(days int, has bool) {
+	mark := func(days int, why Reason) {
 		t.Helper()
-		require.NoError(t, s.MarkList(t.Context(), mirror, func(_ reference.Repository, tag reference.Tag) bool {
-			return has || tag.String() == "1"
+		require.NoError(t, s.MarkList(t.Context(), mirror, func(_ reference.Repository, tag reference.Tag) Reason {
+			if tag.String() == "1" {
+				return ""
+			}
+			return why
 		}, at(days)))
 	}
 	dropped := func(of string) time.Time {
@@ -139,13 +143,20 @@ func TestMarkList(t *testing.T) {
 		}
 		return time.Time{}
 	}
-	mark(1, false)
+	mark(1, Unmatched)
 	require.Equal(t, at(1), dropped(mirror))
-	mark(2, false)
-	require.Equal(t, at(1), dropped(mirror))
-	mark(3, true)
+	for _, why := range []Reason{Unfound, Unnamed, Unmatched} {
+		mark(2, why)
+		require.Equal(t, at(1), dropped(mirror))
+		all, err := s.List(t.Context())
+		require.NoError(t, err)
+		i := slices.IndexFunc(all, func(r Repository) bool { return r.Mirror == mirror })
+		found, _ := all[i].Find(reference.MustTag("2"))
+		require.Equal(t, why, found.Why, "the last one")
+	}
+	mark(3, "")
 	require.Zero(t, dropped(mirror))
-	mark(4, false)
+	mark(4, Unnamed)
 	require.Equal(t, at(4), dropped(mirror))
 }
 

@@ -83,12 +83,13 @@ func (s *Store) Forget(ctx context.Context, destination reference.Repository, ta
 	return nil
 }
 
-// Mirrors reports whether a list has entries that mirror to a tag of a destination.
-type Mirrors func(destination reference.Repository, tag reference.Tag) bool
+// Lacks returns why a list has no entry that mirrors to a tag of a destination, or "" if it has
+// one.
+type Lacks func(destination reference.Repository, tag reference.Tag) Reason
 
 // MarkList notes which tags of a mirror name its list, which was read at the given time, does
 // not have, and which it has again.
-func (s *Store) MarkList(ctx context.Context, mirror string, list Mirrors, at time.Time) error {
+func (s *Store) MarkList(ctx context.Context, mirror string, list Lacks, at time.Time) error {
 	all, err := s.List(ctx)
 	if err != nil {
 		return err
@@ -105,14 +106,11 @@ func (s *Store) MarkList(ctx context.Context, mirror string, list Mirrors, at ti
 	return nil
 }
 
-func (r *Repository) markList(list Mirrors, at time.Time) (changed bool) {
+func (r *Repository) markList(list Lacks, at time.Time) (changed bool) {
 	for i := range r.Tags {
 		t := &r.Tags[i]
-		why := Unnamed
-		if list(r.Destination, t.Name) {
-			why = ""
-		}
-		if why == "" && t.Why != Unnamed || t.Last.After(at) {
+		why := list(r.Destination, t.Name)
+		if why == "" && !t.Why.IsOfList() || t.Last.After(at) {
 			continue // the source does not have it, or a newer list has it
 		}
 		if t.drop(why, r.since(at)) {

@@ -46,7 +46,12 @@ func newSite(t *testing.T, options ...registrytest.Option) *site {
 	s.Survey = prune.Survey{
 		Registry: registry.NewClient(registry.Options{Insecure: []string{s.to.Host()}}), Source: s,
 		Mirror: "default", Destination: s.to.Host(), Grace: 30 * day, Now: now,
-		Mirrors: func(_ reference.Repository, tag reference.Tag) bool { return s.named[tag.String()] },
+		Lacks: func(_ reference.Repository, tag reference.Tag) holding.Reason {
+			if s.named[tag.String()] {
+				return ""
+			}
+			return holding.Unnamed
+		},
 		Entries: []message.Repository{{Source: source, Destination: s.repository(tool)}},
 	}
 	return s
@@ -162,7 +167,7 @@ func TestPlan(t *testing.T) {
 	require.Equal(t, 10, p.Recorded)
 	require.Contains(t, why(p, "moved"), "which was not mirrored")
 	require.Contains(t, why(p, "again"), "has it again")
-	require.Contains(t, why(p, "named"), "names it again")
+	require.Contains(t, why(p, "named"), "has it again")
 	require.Contains(t, why(p, "v1-keep"), "--keep")
 	require.Contains(t, why(p, "shared"), "the mirror other")
 	require.Empty(t, why(p, "stray"))

@@ -35,7 +35,7 @@ type Survey struct {
 	// Destination is host[:port][/prefix]. Other repositories are left alone.
 	Destination string
 	Entries     []message.Repository // of the list
-	Mirrors     holding.Mirrors      // of the list
+	Lacks       holding.Lacks        // of the list
 	Grace       time.Duration
 	Keep        *selection.Matcher // --keep: tags that are never deleted
 	// LeftList plans tags, too, that an entry kept before it left the list.
@@ -152,7 +152,7 @@ func (s *Survey) wanted(ctx context.Context, destination reference.Repository) (
 	wanted := map[reference.Tag]bool{}
 	for _, e := range s.Entries {
 		if e.Destination != destination || !e.Tag.IsZero() || !e.Digest.IsZero() || e.Selection != nil && len(e.Selection.List) > 0 {
-			continue // Mirrors knows what it names
+			continue // Lacks knows what it names
 		}
 		tags, err := s.Source.Select(ctx, e)
 		if err != nil {
@@ -173,8 +173,8 @@ func (s *Survey) spared(destination reference.Repository, t holding.Tag, wanted 
 	switch {
 	case wanted[t.Name]:
 		return "the list has it again, and so has the source"
-	case t.Why == holding.Unnamed && s.Mirrors(destination, t.Name), s.names(destination, t.Name):
-		return "the list names it again"
+	case t.Why.IsOfList() && s.Lacks(destination, t.Name) == "", s.names(destination, t.Name):
+		return "the list has it again"
 	}
 	for _, other := range s.Holdings {
 		if other.Destination != destination || other.Mirror == s.Mirror {
