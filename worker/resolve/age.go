@@ -60,7 +60,7 @@ func (p *pick) isAged(tag reference.Tag, updated time.Time) bool {
 	if p.minAge == 0 {
 		return true
 	}
-	if updated.IsZero() {
+	if updated.IsZero() && !p.moved[tag] {
 		updated = p.sighted[tag].Since
 	}
 	return !updated.IsZero() && !updated.After(p.now.Add(-p.minAge))
@@ -85,6 +85,36 @@ func (p *pick) newest() []selection.Candidate {
 		}
 	}
 	return chosen
+}
+
+// picked looks up the digests of the tags that are picked. One that has moved since it was seen is
+// too young, so others are picked for its place in the limit. It is looked up nevertheless: its age
+// counts from then on.
+func (u *Upstream) picked(ctx context.Context, source reference.Repository, p *pick, known Known) (Result, error) {
+	result, err := u.digests(ctx, source, p.picked(), known, false)
+	for more := result; err == nil && p.moves(more.Images); {
+		if more, err = u.digests(ctx, source, p.picked(), known, false); err == nil {
+			result.join(more)
+		} else {
+			result.Pulls += more.Pulls
+		}
+	}
+	return result, err
+}
+
+// moves notes which images have another digest than when they were seen, and reports whether that
+// changes which are old enough.
+func (p *pick) moves(images []message.Image) (changed bool) {
+	if p.limit == 0 || p.minAge == 0 {
+		return false
+	}
+	for _, i := range images {
+		updated := p.tags[i.Tag].Updated
+		if updated.IsZero() && i.Digest != p.sighted[i.Tag].Digest && p.isAged(i.Tag, updated) {
+			p.moved[i.Tag], changed = true, true
+		}
+	}
+	return changed
 }
 
 // few returns an *registry.Error if too few tags match, and otherwise nil.

@@ -147,8 +147,9 @@ func TestLimitAndMinAge(t *testing.T) {
 		push(t, r, tags[i])
 		since := time.Now().Add(-time.Duration(i)*day - time.Hour)
 		require.True(t, internet.Quay.SetTagTime(repository, tags[i], since))
-		if i < 6 {
-			sighted[reference.MustTag(tags[i])] = resolve.Sighting{Since: since}
+		if digest, err := r.Digest(repository, tags[i]); i < 7 {
+			require.NoError(t, err)
+			sighted[reference.MustTag(tags[i])] = resolve.Sighting{Digest: reference.MustDigest(digest), Since: since}
 		}
 	}
 	wanted := message.Repository{Source: reference.MustRepository("quay.io/" + repository), Selection: &aged}
@@ -167,7 +168,19 @@ func TestLimitAndMinAge(t *testing.T) {
 	selected, err = o.Select(t.Context(), wanted)
 	require.NoError(t, err)
 	require.Len(t, selected, 4)
+	r.ResetRequests()
 	found, err = plain.Resolve(t.Context(), entry, resolve.Known{Sighted: sighted})
 	require.NoError(t, err)
 	require.Equal(t, []string{"1.9", "1.8", "1.6", "1.5"}, tagsOf(found.Images))
+	require.Equal(t, 4, r.Count(heads))
+
+	// One that has just moved takes no place either.
+	_, err = r.PushImage(repository, "1.6", registrytest.Image{Version: "moved"})
+	require.NoError(t, err)
+	r.ResetRequests()
+	found, err = plain.Resolve(t.Context(), entry, resolve.Known{Sighted: sighted})
+	require.NoError(t, err)
+	require.Equal(t, []string{"1.9", "1.8", "1.6", "1.5", "1.4"}, tagsOf(found.Images))
+	require.Equal(t, 5, r.Count(heads))
+	require.Len(t, found.Selected, 5)
 }

@@ -63,6 +63,17 @@ func (u *Upstream) digests(ctx context.Context, repository reference.Repository,
 	return result, asked.inVain()
 }
 
+// join adds what was found out about other tags.
+func (r *Result) join(other Result) {
+	r.Images = append(r.Images, other.Images...)
+	r.Missed = append(r.Missed, other.Missed...)
+	r.Vanished = append(r.Vanished, other.Vanished...)
+	for tag, listed := range other.Listed {
+		r.note(tag, listed)
+	}
+	r.Pulls += other.Pulls
+}
+
 // note keeps the listing's data of a tag.
 func (r *Result) note(tag reference.Tag, listed Listed) {
 	if listed.Size == 0 && len(listed.Platforms) == 0 && listed.Updated.IsZero() {

@@ -174,9 +174,10 @@ func (u *Upstream) Select(ctx context.Context, r message.Repository) ([]referenc
 	if err != nil {
 		return nil, err
 	}
-	if p.minAge == 0 || !p.timeless { // otherwise, any of them may be old enough to be in the limit
-		p.picked()
+	if p.minAge > 0 && p.timeless { // any of them may be old enough to be in the limit
+		p.limit = 0
 	}
+	p.picked()
 	return p.selected(), nil
 }
 
@@ -187,7 +188,7 @@ func (u *Upstream) whole(ctx context.Context, r message.Repository, known Known)
 		return Result{}, err
 	}
 	renewed := u.renew(ctx, r.Source, p, known)
-	result, err := u.digests(ctx, r.Source, p.picked(), known, false)
+	result, err := u.picked(ctx, r.Source, p, known)
 	result.Pulls += renewed
 	if err != nil {
 		return Result{Pulls: result.Pulls}, err
@@ -201,13 +202,7 @@ func (u *Upstream) whole(ctx context.Context, r message.Repository, known Known)
 	if ctx.Err() != nil {
 		return Result{}, ctx.Err()
 	}
-	result.Images = append(result.Images, companions.Images...)
-	for tag, listed := range companions.Listed {
-		result.note(tag, listed)
-	}
-	result.Missed = append(result.Missed, companions.Missed...)
-	result.Vanished = append(result.Vanished, companions.Vanished...)
-	result.Pulls += companions.Pulls
+	result.join(companions)
 	result.Companions = p.companions
 	result.Selected = p.selected()
 	result.Whole, result.Count = whole, p.count
@@ -232,8 +227,10 @@ type pick struct {
 	tags       map[reference.Tag]listing.Tag // of the candidates
 	others     []reference.Tag
 	candidates []selection.Candidate
-	timeless   bool          // a candidate came without a time
-	stale      []listing.Tag // that were seen for too long, unless they have moved meanwhile
+	chosen     map[reference.Tag]bool // candidates, by the limit
+	moved      map[reference.Tag]bool // candidates that have another digest than they were seen with
+	timeless   bool                   // a candidate came without a time
+	stale      []listing.Tag          // that were seen for too long, unless they have moved meanwhile
 	companions Companions
 	windows    []reference.Tag
 	listed     int  // tags, without companions
@@ -250,7 +247,7 @@ func newPick(s *selection.Selection, sighted map[reference.Tag]Sighting) (*pick,
 	matcher, err := s.Compile()
 	p := &pick{
 		matcher: matcher, everything: s.Tags().IsZero(), limit: s.Limit, atLeast: s.MinTags, sighted: sighted, now: time.Now(),
-		tags: map[reference.Tag]listing.Tag{}, companions: Companions{},
+		tags: map[reference.Tag]listing.Tag{}, companions: Companions{}, chosen: map[reference.Tag]bool{}, moved: map[reference.Tag]bool{},
 	}
 	p.minAge = time.Duration(s.MinAge)
 	if s.NewerThan > 0 {
@@ -311,7 +308,9 @@ func (p *pick) all() []reference.Tag {
 func (p *pick) selected() []reference.Tag {
 	tags := slices.Clone(p.windows)
 	for _, c := range p.candidates {
-		tags = append(tags, c.Tag)
+		if p.chosen[c.Tag] {
+			tags = append(tags, c.Tag)
+		}
 	}
 	return tags
 }
@@ -335,13 +334,18 @@ func (p *pick) unselected() string {
 	return fmt.Sprintf("FILTER, or the tags of the entry, match none of %d tags", p.listed)
 }
 
+// picked returns the candidates that are mirrored, without those that it has returned before.
 func (p *pick) picked() []listing.Tag {
+	chosen := p.candidates
 	if p.limit > 0 {
-		p.candidates = p.newest()
+		chosen = p.newest()
 	}
 	var tags []listing.Tag
-	for _, c := range p.candidates {
-		tags = append(tags, p.tags[c.Tag])
+	for _, c := range chosen {
+		if !p.chosen[c.Tag] {
+			p.chosen[c.Tag] = true
+			tags = append(tags, p.tags[c.Tag])
+		}
 	}
 	return tags
 }
