@@ -31,11 +31,25 @@ func TestNamespace(t *testing.T) {
 
 	s.push("team/new", "1")
 	remove := s.source.Inject(registrytest.Fault{Match: registrytest.Kinds(registrytest.KindRepositories), Status: 403})
-	said := s.planner("mirror").exits(0)
+	said := s.planner("mirror").exits(1)
 	require.Contains(t, said, "it could not be listed")
-	require.Equal(t, run.Tally{Total: 3, Unchanged: 3}, s.status().Images)
-	require.Len(t, s.status().Warnings, 1)
+	require.Contains(t, said, "FAILED: ")
+	status := s.status()
+	require.Equal(t, run.Tally{Total: 3, Unchanged: 3}, status.Images)
+	require.Equal(t, run.StateFailed, status.State)
+	require.Len(t, status.FailedNamespaces, 1)
+	require.Contains(t, s.planner("check").exits(1), "1 could not be checked")
+	require.Contains(t, s.planner("check", "--access").exits(1), "it could not be listed")
 	remove()
 	require.NotContains(t, s.planner("mirror").exits(0), "could not be listed")
 	s.requireMirrored("team/new")
+
+	// An upstream that empties its catalog takes nothing out of a run.
+	require.NoError(t, s.source.Untag("team/deep/b", "2"))
+	remove = s.source.Inject(registrytest.Fault{Match: registrytest.Kinds(registrytest.KindRepositories), Status: 200, Body: `{"repositories":[]}`})
+	require.Contains(t, s.planner("mirror").exits(1), "it lists only 0 repositories")
+	require.Equal(t, run.Tally{Total: 3, Unchanged: 3}, s.status().Images)
+	require.Contains(t, s.planner("status").exits(0), "FAILED: ")
+	remove()
+	s.planner("mirror").exits(0)
 }

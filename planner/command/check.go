@@ -24,7 +24,7 @@ func checkCommand() *cobra.Command {
 	var s settings
 	var format formatFlag
 	var exitCode, access, signatures bool
-	reads := []any{&s.job, &s.broker, &s.registries, &s.trust, &s.log}
+	reads := []any{&s.job, &s.name, &s.broker, &s.registries, &s.trust, &s.log}
 	c := &cobra.Command{
 		Annotations: config.Annotation(reads...),
 
@@ -117,6 +117,9 @@ func (p *planned) access(ctx context.Context, s *settings, format formatFlag, ou
 		_, _ = fmt.Fprintln(out, "FAILED:", unlisted)
 		return errFailed
 	}
+	if err == nil && len(p.failedNamespaces()) > 0 { // which are among the warnings
+		err = errFailed
+	}
 	if err == nil && slices.ContainsFunc(rows, func(a check.Access) bool { return a.Reason != "" }) {
 		err = errFailed
 	}
@@ -165,6 +168,12 @@ func (p *planned) check(ctx context.Context, s *settings, signatures bool, warni
 				failed[i].Line = p.line(row, failed[i].Image)
 			}
 		}
+	}
+	if p.namespaces != nil {
+		for _, f := range p.namespaces.Failed {
+			report.Namespaces = append(report.Namespaces, check.Failed{Image: f.Text, Reason: f.Why, Line: f.Line})
+		}
+		report.Totals.Failed += len(report.Namespaces)
 	}
 	if n := len(p.chunks); n > 0 {
 		report.Totals.NotBefore(p.chunks[n-1].Due.Sub(p.started))

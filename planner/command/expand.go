@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"slices"
 
 	"github.com/osism/skopeo-worker/planner/plan"
 	"github.com/osism/skopeo-worker/shared/broker"
@@ -26,7 +27,7 @@ func (p *planned) expand(ctx context.Context, b *broker.Broker, s *settings, war
 	if p.list, err = p.namespaces.Expand(ctx, p.list); err != nil {
 		return err
 	}
-	for _, w := range p.list.Warnings[before:] {
+	for _, w := range slices.Concat(p.list.Warnings[before:], p.failedNamespaces()) {
 		_, _ = fmt.Fprintln(warnings, "warning:", w)
 	}
 	p.chunks = p.chunking.Split(p.list.Entries, p.started)
@@ -49,4 +50,16 @@ func (p *planned) expandAlone(ctx context.Context, s *settings, warnings io.Writ
 	}
 	defer done()
 	return p.expand(ctx, b, s, warnings)
+}
+
+// failedNamespaces returns the namespaces of which not all is planned that they may have, with the
+// reasons.
+func (p *planned) failedNamespaces() (all []string) {
+	if p.namespaces == nil {
+		return nil
+	}
+	for _, f := range p.namespaces.Failed {
+		all = append(all, f.String())
+	}
+	return all
 }

@@ -59,7 +59,7 @@ func (se *session) follow(ctx context.Context, id string, out io.Writer, f forma
 	case last.State == run.StateLost:
 		return fmt.Errorf("%w: run %s has lost %s: plan again, and find out who deleted messages of stream %s at the broker",
 			errUnfinished, last.Run, display.Count(last.Chunks.Lost, "chunk", "chunks"), broker.StreamName)
-	case last.Images.Failed > 0:
+	case last.State == run.StateFailed:
 		return errFailed
 	}
 	return nil

@@ -190,7 +190,7 @@ func (p *planned) publish(ctx context.Context, se *session, force bool) (run.Run
 	}
 	r := run.Run{
 		Name: p.name, ID: run.NewID(p.started), Kind: run.KindPlan, Destination: p.destination,
-		Started: p.started.UTC(), FirstDue: p.started.UTC(), Fingerprint: p.fingerprint, Warnings: p.list.Warnings,
+		Started: p.started.UTC(), FirstDue: p.started.UTC(), Fingerprint: p.fingerprint, Warnings: p.list.Warnings, FailedNamespaces: p.failedNamespaces(),
 	}
 	if p.chunking.Full() {
 		r.Interval = p.chunking.Interval

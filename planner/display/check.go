@@ -24,8 +24,8 @@ func Check(w io.Writer, r check.Report, screen Screen) {
 		p.line("")
 		p.line("+ at least: the contents of some indexes are known only after a pull")
 	}
-	checkImages(&p, r, "could not be checked", func(row check.Row) []check.Failed { return row.Failed })
-	checkImages(&p, r, "rejected by SIGNATURE_POLICY", func(row check.Row) []check.Failed { return row.Rejected })
+	checkImages(&p, r, "could not be checked", r.Namespaces, func(row check.Row) []check.Failed { return row.Failed })
+	checkImages(&p, r, "rejected by SIGNATURE_POLICY", nil, func(row check.Row) []check.Failed { return row.Rejected })
 	checkWarnings(&p, r.Repositories)
 	p.line("")
 	p.line("%s", conclusion(r))
@@ -35,8 +35,7 @@ func Check(w io.Writer, r check.Report, screen Screen) {
 }
 
 // checkImages shows images with their reasons, if there are any.
-func checkImages(p *page, r check.Report, what string, of func(check.Row) []check.Failed) {
-	var all []check.Failed
+func checkImages(p *page, r check.Report, what string, all []check.Failed, of func(check.Row) []check.Failed) {
 	for _, row := range r.Repositories {
 		all = append(all, of(row)...)
 	}

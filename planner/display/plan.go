@@ -72,6 +72,7 @@ func Summary(w io.Writer, s run.Status, failures []failure.Record, now time.Time
 		p.line("")
 		p.line("warning: the list selects no image; planner check shows why")
 	}
+	failedNamespaces(&p, s)
 	if len(failures) > 0 {
 		firstFailures(&p, failures)
 	}

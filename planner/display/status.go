@@ -48,6 +48,7 @@ func Status(w io.Writer, s run.Status, now time.Time, screen Screen) {
 		}
 		p.wrapped(0, "warning: "+w)
 	}
+	failedNamespaces(&p, s)
 	if s.Chunks.Lost > 0 {
 		p.line("")
 		p.painted(red, "%d of %s LOST. %s", s.Chunks.Lost, chunks(s.Chunks.Total), whatIsLost)
@@ -55,6 +56,16 @@ func Status(w io.Writer, s run.Status, now time.Time, screen Screen) {
 	if s.Images.Failed > 0 || s.Failures != (run.Failures{}) {
 		p.line("")
 		p.line("List the failures with: planner failed")
+	}
+}
+
+// failedNamespaces shows why the run does not have all that the list names.
+func failedNamespaces(p *page, s run.Status) {
+	for i, f := range s.FailedNamespaces {
+		if i == 0 {
+			p.line("")
+		}
+		p.wrapped(0, "FAILED: "+f)
 	}
 }
 
@@ -180,7 +191,7 @@ func Runs(w io.Writer, all []run.Status, now time.Time, screen Screen) {
 		}
 		paints = append(paints, c)
 		state := s.State
-		if state == run.StateFailed {
+		if state == run.StateFailed && s.Images.Failed > 0 {
 			state = run.StateDone // failures have a column of their own
 		}
 		rows = append(rows, []string{

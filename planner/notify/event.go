@@ -65,23 +65,29 @@ const (
 )
 
 // ended returns the event of a run that has ended, given the images that have failed by
-// then and when the run before ended, and the tags that have vanished.
-func ended(mirror, run string, failing, before, vanished []string, waiting int, at time.Time) event {
+// then and when the run before ended, the tags that have vanished, and the namespaces that have
+// failed.
+func ended(mirror, run string, failing, before, vanished, namespaces []string, waiting int, at time.Time) event {
 	e := event{Version: 1, Kind: kindDone, Mirror: mirror, Run: run, At: at, Failing: len(failing)}
 	e.New, e.Recovered = without(failing, before), without(before, failing)
 	var b strings.Builder
-	if len(failing) == 0 {
+	switch {
+	case len(failing) == 0 && len(namespaces) > 0:
+		e.Kind, e.Title = kindFailed, fmt.Sprintf("Mirror %s: namespaces could not be listed", mirror)
+		fmt.Fprintf(&b, "Run %s has ended. Every image is mirrored of the repositories that are known.", run)
+	case len(failing) == 0:
 		e.Title = "Mirror " + mirror + " is complete"
 		fmt.Fprintf(&b, "Run %s has ended. Every image of the list is mirrored", run)
 		if waiting > 0 {
 			fmt.Fprintf(&b, ", except that %s not old enough", are(waiting))
 		}
 		b.WriteString(".")
-	} else {
+	default:
 		e.Kind = kindFailed
 		e.Title = fmt.Sprintf("Mirror %s: %s failed", mirror, images(len(failing)))
 		fmt.Fprintf(&b, "Run %s has ended. %s not mirrored, %d of them new since the run before.", run, are(len(failing)), len(e.New))
 	}
+	name(&b, "Namespaces that could not be listed, or list too little", namespaces)
 	name(&b, "New", e.New)
 	name(&b, "Recovered", e.Recovered)
 	name(&b, "Vanished at the source", vanished)

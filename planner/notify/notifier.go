@@ -147,7 +147,7 @@ func (n *Notifier) runEnded(ctx context.Context, mirror string, r overview.Run) 
 			kept = append(kept, c)
 		}
 	}
-	e := stored{event: ended(mirror, r.ID, failing, before, vanished, r.Status.Images.Waiting, *r.Status.Finished), Images: failing[:min(len(failing), maxImages)]}
+	e := stored{event: ended(mirror, r.ID, failing, before, vanished, r.Status.FailedNamespaces, r.Status.Images.Waiting, *r.Status.Finished), Images: failing[:min(len(failing), maxImages)]}
 	e.Silent = e.Kind == kindDone && n.config.On != onAlways
 	if len(kept) > 0 { // the same ones again are not another event
 		about := moved(mirror, r.ID, kept, *r.Status.Finished)

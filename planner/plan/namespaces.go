@@ -39,19 +39,30 @@ type Namespaces struct {
 	Broker *broker.Broker
 	Name   string // of the mirror
 	Lister Lister
+	// Failed are the namespaces that could not be listed, or listed too little, with the reasons.
+	// Expand adds what they had instead.
+	Failed []Failed
 
 	noted map[string]namespaceNote // by key, to be remembered
 }
 
-// Expand returns the list with the repositories of its namespaces. It adds warnings about them to
-// the list's. The error is ErrNamespace, ErrFewRepositories, or
-// of the broker.
+// Failed is a namespace of which not all is known that it has.
+type Failed struct {
+	list.Namespace
+	Why string
+}
+
+func (f Failed) String() string { return fmt.Sprintf("%s in line %d: %s", f.Text, f.Line, f.Why) }
+
+// Expand returns the list with the repositories of its namespaces, and sets Failed. What else is
+// unusual about them is among the warnings of the list. The error is ErrNamespace,
+// ErrFewRepositories, or of the broker.
 func (x *Namespaces) Expand(ctx context.Context, l list.List) (list.List, error) {
 	kv, err := x.bucket(ctx)
 	if err != nil {
 		return l, err
 	}
-	x.noted = map[string]namespaceNote{}
+	x.noted, x.Failed = map[string]namespaceNote{}, nil
 	chosen := map[int][]reference.Repository{} // by line
 	kept := map[string]bool{}                  // notes that stay as they are, by key
 	var warnings []string
@@ -66,9 +77,16 @@ func (x *Namespaces) Expand(ctx context.Context, l list.List) (list.List, error)
 			return l, ctx.Err()
 		}
 		now := of(n, found.Found)
-		said, used, err := weigh(n, last, now, err)
+		failed, gone, used, err := weigh(n, last, now, err)
 		if err != nil {
 			return l, err
+		}
+		if failed != "" {
+			x.Failed = append(x.Failed, Failed{n, failed})
+		}
+		var said []string
+		if len(gone) > 0 {
+			said = append(said, "no longer listed, and no longer mirrored: "+named(len(gone), func(i int) string { return gone[i].String() }))
 		}
 		if len(found.Invalid) > 0 {
 			said = append(said, fmt.Sprintf("it lists names that no repository can have: %s", named(len(found.Invalid), func(i int) string { return reference.Quote(found.Invalid[i]) })))
@@ -95,34 +113,32 @@ func of(n list.Namespace, all []reference.Repository) []reference.Repository {
 	return slices.DeleteFunc(slices.Clone(all), func(r reference.Repository) bool { return !n.Chooses(r) })
 }
 
-// weigh decides which repositories of a namespace are mirrored: those that are listed now, or
-// those of the last time if the listing has failed or is suspiciously short. said are warnings.
-func weigh(n list.Namespace, last namespaceNote, now []reference.Repository, failed error) (said []string, used []reference.Repository, err error) {
+// weigh decides which repositories of a namespace are mirrored: those that are listed now, or, if
+// the listing has failed or is suspiciously short, those of the last time as well. Then it returns
+// the reason, and otherwise what is no longer listed.
+func weigh(n list.Namespace, last namespaceNote, now []reference.Repository, err error) (failed string, gone, used []reference.Repository, _ error) {
 	had := len(last.Repositories)
 	instead := fmt.Sprintf("the %d repositories of %s are mirrored instead", had, last.Listed.Local().Format(time.DateTime))
 	switch {
-	case failed != nil && had > 0:
-		return []string{fmt.Sprintf("it could not be listed: %s; %s", outcome.Reason(failed), instead)}, last.Repositories, nil
-	case errors.Is(failed, listing.ErrNoNamespace):
-		return nil, nil, fmt.Errorf("%s in line %d: %w", n.Text, n.Line, failed)
-	case failed != nil:
-		return nil, nil, fmt.Errorf("%w: %s in line %d: %s; nothing was published", ErrNamespace, n.Text, n.Line, outcome.Reason(failed))
+	case err != nil && had > 0:
+		return fmt.Sprintf("it could not be listed: %s; %s", outcome.Reason(err), instead), nil, last.Repositories, nil
+	case errors.Is(err, listing.ErrNoNamespace):
+		return "", nil, nil, fmt.Errorf("%s in line %d: %w", n.Text, n.Line, err)
+	case err != nil:
+		return "", nil, nil, fmt.Errorf("%w: %s in line %d: %s; nothing was published", ErrNamespace, n.Text, n.Line, outcome.Reason(err))
 	case len(now) < max(1, n.Min) && had == 0:
-		return nil, nil, fmt.Errorf("%w: %s in line %d: %d are listed and chosen, expected at least %d; nothing was published", ErrFewRepositories, n.Text, n.Line, len(now), max(1, n.Min))
+		return "", nil, nil, fmt.Errorf("%w: %s in line %d: %d are listed and chosen, expected at least %d; nothing was published", ErrFewRepositories, n.Text, n.Line, len(now), max(1, n.Min))
 	case len(now) < max(1, n.Min):
-		return []string{fmt.Sprintf("it lists only %d repositories, expected at least %d; %s", len(now), max(1, n.Min), instead)}, union(last.Repositories, now), nil
+		return fmt.Sprintf("it lists only %d repositories, expected at least %d; %s", len(now), max(1, n.Min), instead), nil, union(last.Repositories, now), nil
 	case n.Min == 0 && 2*len(now) < had:
-		return []string{fmt.Sprintf("it lists only %d repositories; %s; set min_repositories to accept fewer", len(now), instead)}, union(last.Repositories, now), nil
+		return fmt.Sprintf("it lists only %d repositories; %s; set min_repositories to accept fewer", len(now), instead), nil, union(last.Repositories, now), nil
 	}
 	listed := map[reference.Repository]bool{}
 	for _, r := range now {
 		listed[r] = true
 	}
-	gone := slices.DeleteFunc(slices.Clone(last.Repositories), func(r reference.Repository) bool { return listed[r] })
-	if len(gone) > 0 {
-		said = append(said, "no longer listed, and no longer mirrored: "+named(len(gone), func(i int) string { return gone[i].String() }))
-	}
-	return said, now, nil
+	gone = slices.DeleteFunc(slices.Clone(last.Repositories), func(r reference.Repository) bool { return listed[r] })
+	return "", gone, now, nil
 }
 
 // union returns the repositories of both, each once.

@@ -44,7 +44,7 @@ func TestNamespaces(t *testing.T) {
 	u := &upstream{}
 	b := brokertest.Embedded(t)
 	x := &Namespaces{Broker: b, Name: "nightly", Lister: u}
-	expand := func(text string) (names []string, warnings []string, err error) {
+	expand := func(text string) (names, failed, warnings []string, err error) {
 		l, err := list.Parse([]byte(text), "s", dest, selection.Selection{})
 		require.NoError(t, err)
 		l, err = x.Expand(t.Context(), l)
@@ -54,54 +54,61 @@ func TestNamespaces(t *testing.T) {
 				names = append(names, e.Repository.Path())
 			}
 		}
-		return names, l.Warnings, err
+		for _, f := range x.Failed {
+			failed = append(failed, f.String())
+		}
+		return names, failed, l.Warnings, err
 	}
 	const all = "containers: [quay.io/team/*]"
 	const three = "containers: [{image: quay.io/team/*, min_repositories: 3}]"
 
 	u.err = errors.New("no route")
-	_, _, err = expand(all)
+	_, _, _, err = expand(all)
 	require.ErrorIs(t, err, ErrNamespace)
 	require.EqualError(t, err, "a namespace could not be listed: quay.io/team/* in line 1: no route; nothing was published")
 	require.Equal(t, 3, exit.Code(err))
 	u.err = nil
-	_, _, err = expand(all)
+	_, _, _, err = expand(all)
 	require.EqualError(t, err, "a namespace has too few repositories: quay.io/team/* in line 1: 0 are listed and chosen, expected at least 1; nothing was published")
 	require.Equal(t, 2, exit.Code(err))
 
 	u.names = []string{"a", "b", "c", "d", "e"}
-	names, warnings, err := expand(all)
+	names, failed, warnings, err := expand(all)
 	require.NoError(t, err)
+	require.Empty(t, failed)
 	require.Equal(t, []string{"team/a", "team/b", "team/c", "team/d", "team/e"}, names)
 	require.Empty(t, warnings)
 
 	u.names, u.err = nil, errors.New("no route")
-	names, warnings, err = expand(all)
+	names, failed, warnings, err = expand(all)
 	require.NoError(t, err)
 	require.Len(t, names, 5)
-	require.Regexp(t, `^quay.io/team/\* in line 1: it could not be listed: no route; the 5 repositories of \d{4}-\d\d-\d\d \d\d:\d\d:\d\d are mirrored instead$`, warnings[0])
+	require.Regexp(t, `^quay.io/team/\* in line 1: it could not be listed: no route; the 5 repositories of \d{4}-\d\d-\d\d \d\d:\d\d:\d\d are mirrored instead$`, failed[0])
+	require.Empty(t, warnings)
 
 	u.names, u.err = []string{"a", "f"}, nil
-	names, warnings, err = expand(all)
+	names, failed, warnings, err = expand(all)
 	require.NoError(t, err)
 	require.Equal(t, []string{"team/a", "team/b", "team/c", "team/d", "team/e", "team/f"}, names)
-	require.Regexp(t, `it lists only 2 repositories; the 5 repositories of .* are mirrored instead; set min_repositories to accept fewer$`, warnings[0])
+	require.Regexp(t, `it lists only 2 repositories; the 5 repositories of .* are mirrored instead; set min_repositories to accept fewer$`, failed[0])
 
-	names, warnings, err = expand(three)
+	names, failed, warnings, err = expand(three)
 	require.NoError(t, err)
 	require.Len(t, names, 6)
-	require.Regexp(t, `it lists only 2 repositories, expected at least 3; the 5 repositories of`, warnings[0])
+	require.Regexp(t, `it lists only 2 repositories, expected at least 3; the 5 repositories of`, failed[0])
+	require.Empty(t, warnings)
 
 	u.names, u.invalid = []string{"a", "b", "f"}, []string{"team/../x"}
-	names, warnings, err = expand(three)
+	names, failed, warnings, err = expand(three)
 	require.NoError(t, err)
 	require.Equal(t, []string{"team/a", "team/b", "team/f"}, names)
+	require.Empty(t, failed)
 	require.Equal(t, []string{
 		"quay.io/team/* in line 1: no longer listed, and no longer mirrored: quay.io/team/c, quay.io/team/d, quay.io/team/e",
 		`quay.io/team/* in line 1: it lists names that no repository can have: "team/../x"`,
 	}, warnings)
 	u.invalid = nil
-	names, warnings, err = expand(three)
+	names, failed, warnings, err = expand(three)
 	require.NoError(t, err)
 	require.Len(t, names, 3)
 	require.Empty(t, warnings)
@@ -112,15 +119,16 @@ func TestNamespaces(t *testing.T) {
 		u.names = append(u.names, fmt.Sprint("x", i), fmt.Sprint("y", i))
 	}
 	const both = "containers:\n- {image: quay.io/team/*, repositories: {include: x}}\n- {image: quay.io/team/*, repositories: {include: y}}"
-	names, _, err = expand(both)
+	names, _, _, err = expand(both)
 	require.NoError(t, err)
 	require.Len(t, names, 18)
 	u.names = u.names[:1]
-	names, warnings, err = expand(both)
+	names, failed, warnings, err = expand(both)
 	require.NoError(t, err)
 	require.Len(t, names, 18)
-	require.Len(t, warnings, 2)
-	names, _, err = expand(both)
+	require.Len(t, failed, 2)
+	require.Empty(t, warnings)
+	names, _, _, err = expand(both)
 	require.NoError(t, err)
 	require.Len(t, names, 18)
 }
@@ -147,9 +155,8 @@ func TestLargeNamespace(t *testing.T) {
 		}
 		require.Len(t, expand().Entries, n)
 		u.err = errors.New("no route")
-		l := expand()
-		require.Len(t, l.Entries, n)
-		require.Regexp(t, fmt.Sprintf(`no route; the %d repositories of`, n), l.Warnings[0])
+		require.Len(t, expand().Entries, n)
+		require.Regexp(t, fmt.Sprintf(`no route; the %d repositories of`, n), x.Failed[0].Why)
 	}
 
 	kv, err := x.bucket(t.Context())

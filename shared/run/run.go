@@ -48,9 +48,12 @@ type Run struct {
 	// Fingerprint identifies the list and how it was split. `planner mirror` recognises the
 	// run that it has not finished by it.
 	Fingerprint string `json:"fingerprint,omitempty"`
-	// Warnings are about the list as it was planned, such as a namespace that could not be
-	// listed.
+	// Warnings are about the list as it was planned, such as a repository that its namespace no
+	// longer lists.
 	Warnings []string `json:"warnings,omitempty"`
+	// FailedNamespaces are those that could not be listed, or listed too little, each with the
+	// reason. The run has the repositories that they had before, and ends as failed.
+	FailedNamespaces []string `json:"failed_namespaces,omitempty"`
 	// Ended is StateCancelled or StateSuperseded if the run was ended before all of its
 	// chunks were done, and EndedAt is when. Workers drop the chunks of such a run.
 	Ended   string    `json:"ended,omitempty"`
@@ -272,8 +275,9 @@ type Status struct {
 	UnderWay         []Copy     `json:"under_way"` // the oldest first
 	// Failures are kept under the mirror name, whichever run they come from.
 	Failures Failures `json:"failures"`
-	// Warnings are those of the Run.
-	Warnings []string `json:"warnings,omitempty"`
+	// Warnings and FailedNamespaces are those of the Run.
+	Warnings         []string `json:"warnings,omitempty"`
+	FailedNamespaces []string `json:"failed_namespaces,omitempty"`
 	// Unresolved is how many chunks have images that are not counted yet.
 	Unresolved int `json:"-"`
 	// WorkerMissing is true if a chunk is due and no worker is known to have it.

@@ -97,7 +97,7 @@ func (t *Tracker) read(ctx context.Context) error {
 
 // status returns the state of the run, given its messages in the stream.
 func (t *Tracker) status(subjects map[string]uint64) Status {
-	st := Status{Name: t.name, Run: t.id, Started: t.run.Started, Registries: []Registry{}, UnderWay: []Copy{}, Warnings: t.run.Warnings}
+	st := Status{Name: t.name, Run: t.id, Started: t.run.Started, Registries: []Registry{}, UnderWay: []Copy{}, Warnings: t.run.Warnings, FailedNamespaces: t.run.FailedNamespaces}
 	bases, messages := t.present(subjects, &st)
 	updated := t.count(bases, &st)
 	st.Chunks.Total = t.run.Chunks
@@ -215,7 +215,7 @@ func (t *Tracker) state(st Status, empty bool) string {
 		return StateWaiting
 	case st.Chunks.Lost > 0:
 		return StateLost
-	case st.Images.Failed > 0:
+	case st.Images.Failed > 0, len(st.FailedNamespaces) > 0:
 		return StateFailed
 	}
 	return StateDone

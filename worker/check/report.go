@@ -8,9 +8,12 @@ import (
 
 // Report is the forecast of a run. Its JSON is part of the command line's contract.
 type Report struct {
-	Repositories []Row      `json:"repositories"`
-	Registries   []Registry `json:"registries"` // those with something to pull; never nil
-	Totals       Totals     `json:"totals"`
+	Repositories []Row `json:"repositories"`
+	// Namespaces are those that could not be listed, or list too little. The caller of Check sets
+	// them, and counts them in Totals.
+	Namespaces []Failed   `json:"namespaces,omitempty"`
+	Registries []Registry `json:"registries"` // those with something to pull; never nil
+	Totals     Totals     `json:"totals"`
 }
 
 // Row is one repository of the list.
@@ -72,7 +75,7 @@ type Wait struct {
 	Until  time.Time        `json:"until"`
 }
 
-// Failed is an image, or a repository, that could not be checked or is rejected.
+// Failed is an image, a repository or a namespace that could not be checked or is rejected.
 type Failed struct {
 	Image  string `json:"image"`
 	Reason string `json:"reason"` // one line without secrets
