@@ -123,13 +123,13 @@ type forecast struct {
 	silent       map[string]bool                            // hosts that did not answer, however often they were asked
 	destinations map[reference.Repository]*destinationError // that were asked; nil if they answered
 	samples      map[string]sampled                         // an image to be copied, by source registry
-	rejected     map[*compare.Job]bool                      // by the signature policy
+	rejected     map[*compare.Job]error                     // by the signature policy, and why
 }
 
 func (c *Checker) forecast() *forecast {
 	f := &forecast{
 		checker: c, slots: make(chan struct{}, requests), silent: map[string]bool{},
-		destinations: map[reference.Repository]*destinationError{}, samples: map[string]sampled{}, rejected: map[*compare.Job]bool{},
+		destinations: map[reference.Repository]*destinationError{}, samples: map[string]sampled{}, rejected: map[*compare.Job]error{},
 	}
 	absent := c.Absent
 	if absent == nil {
@@ -150,7 +150,7 @@ func (c *Checker) forecast() *forecast {
 // row forecasts the entries of one repository.
 func (f *forecast) row(ctx context.Context, entries []message.Repository) (Row, error) {
 	row := Row{Repository: entries[0].Source, Destination: entries[0].Destination, Failed: []Failed{}}
-	c := counting{f, &row}
+	c := counting{forecast: f, row: &row, subjects: map[reference.Digest]*compare.Job{}}
 	resolved, errs := make([]resolve.Result, len(entries)), make([]error, len(entries))
 	var group errgroup.Group
 	group.SetLimit(requests)
@@ -171,9 +171,15 @@ func (f *forecast) row(ctx context.Context, entries []message.Repository) (Row, 
 	if err != nil {
 		return row, err
 	}
-	for _, j := range found.Jobs {
-		if err := j.Handle(ctx, c); err != nil {
-			return row, err
+	c.noteSubjects(found.Jobs)
+	for _, aboutOthers := range []bool{false, true} { // whose verdicts depend on those others
+		for _, j := range found.Jobs {
+			if j.IsAboutOthers() != aboutOthers {
+				continue
+			}
+			if err := j.Handle(ctx, c); err != nil {
+				return row, err
+			}
 		}
 	}
 	for _, u := range found.Failed {

@@ -16,6 +16,7 @@ import (
 type counting struct {
 	forecast *forecast
 	row      *Row
+	subjects map[reference.Digest]*compare.Job // that others may be about
 }
 
 // Copy counts the first tag as a copy. The other tags are then put on the copied image.

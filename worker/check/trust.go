@@ -3,6 +3,8 @@ package check
 import (
 	"context"
 	"errors"
+	"fmt"
+	"slices"
 
 	"github.com/osism/skopeo-worker/shared/failure"
 	"github.com/osism/skopeo-worker/shared/message"
@@ -11,6 +13,7 @@ import (
 	"github.com/osism/skopeo-worker/worker/compare"
 	"github.com/osism/skopeo-worker/worker/outcome"
 	"github.com/osism/skopeo-worker/worker/policy"
+	"github.com/osism/skopeo-worker/worker/registry"
 )
 
 // verify leaves a job with those images that the signature policy does not reject, as far as
@@ -20,27 +23,30 @@ func (c counting) verify(ctx context.Context, j *compare.Job) bool {
 		return true
 	}
 	if j.Bearer != nil {
-		return !c.forecast.isRejected(j.About())
+		return c.forecast.rejection(j.About()) == nil
 	}
 	j.Images = c.verified(ctx, j, j.Images)
 	if c.forecast.checker.Signatures {
 		j.Current = c.verified(ctx, j, j.Current)
 	}
-	if len(j.All()) == 0 {
-		c.forecast.reject(j)
-		return false
-	}
-	return true
+	return len(j.All()) > 0
 }
 
-// verified returns those images of a job that are not rejected. A companion of another image,
-// and comes without it, depends on that, which a run finds out.
+// verified returns those images of a job that are not rejected. If none is left, nothing about
+// them is mirrored.
 func (c counting) verified(ctx context.Context, j *compare.Job, images []message.Image) (trusted []message.Image) {
 	var asked []message.Image
 	var tags []reference.Tag
 	for _, image := range images {
-		if _, ok := selection.Companion(image.Tag.String()); ok {
-			trusted = append(trusted, image)
+		if subject, ok := selection.Companion(image.Tag.String()); ok {
+			switch err := c.subject(ctx, j.Entry, subject); {
+			case errors.Is(err, registry.ErrNotFound), errors.Is(err, registry.ErrHeadDenied):
+				c.row.Skipped++
+			case errors.Is(err, policy.ErrRejected):
+				c.rejected(j, image, fmt.Errorf("it is about %s: %w", subject, err))
+			default:
+				trusted = append(trusted, image)
+			}
 			continue
 		}
 		asked, tags = append(asked, image), append(tags, compare.SourceTag(j.Entry, image))
@@ -48,17 +54,7 @@ func (c counting) verified(ctx context.Context, j *compare.Job, images []message
 	if len(asked) == 0 {
 		return trusted
 	}
-	var errs []error
-	pulls := 0
-	_ = c.forecast.Ask(ctx, j.Entry, j.Entry.Source, func() error { // the errors are in errs
-		pulls, errs = c.forecast.checker.Verify(ctx, j.Entry.Source, j.Digest, tags)
-		for _, err := range errs {
-			if err != nil && mayPass(err) {
-				return err
-			}
-		}
-		return nil
-	})
+	pulls, errs := c.ask(ctx, j.Entry, j.Digest, tags)
 	unverified := false
 	for i, image := range asked {
 		switch {
@@ -71,7 +67,7 @@ func (c counting) verified(ctx context.Context, j *compare.Job, images []message
 			trusted, unverified = append(trusted, image), true
 			c.row.Unverified++
 		case errors.Is(errs[i], policy.ErrRejected):
-			c.row.Rejected = append(c.row.Rejected, Failed{Image: failure.Source(j.Entry, image.Tag), Reason: outcome.Reason(errs[i])})
+			c.rejected(j, image, errs[i])
 		default:
 			c.fail(failure.Source(j.Entry, image.Tag), errs[i])
 		}
@@ -83,15 +79,102 @@ func (c counting) verified(ctx context.Context, j *compare.Job, images []message
 	return trusted
 }
 
-// reject notes that nothing of a job is mirrored. Then nothing about it is.
-func (f *forecast) reject(j *compare.Job) {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	f.rejected[j] = true
+// ask asks the policy for a digest by each of the tags, and by itself for a zero tag.
+func (c counting) ask(ctx context.Context, r message.Repository, digest reference.Digest, tags []reference.Tag) (pulls int, errs []error) {
+	_ = c.forecast.Ask(ctx, r, r.Source, func() error { // the errors are in errs
+		pulls, errs = c.forecast.checker.Verify(ctx, r.Source, digest, tags)
+		for _, err := range errs {
+			if err != nil && mayPass(err) {
+				return err
+			}
+		}
+		return nil
+	})
+	return pulls, errs
 }
 
-func (f *forecast) isRejected(j *compare.Job) bool {
+// rejected counts an image that is rejected. Unless another tag of its digest is accepted, nothing
+// about it is mirrored.
+func (c counting) rejected(j *compare.Job, image message.Image, err error) {
+	c.row.Rejected = append(c.row.Rejected, Failed{Image: failure.Source(j.Entry, image.Tag), Reason: outcome.Reason(err)})
+	c.forecast.mu.Lock()
+	defer c.forecast.mu.Unlock()
+	c.forecast.rejected[j] = err
+}
+
+// rejection returns why nothing of a job is mirrored, or nil.
+func (f *forecast) rejection(j *compare.Job) error {
 	f.mu.Lock()
 	defer f.mu.Unlock()
+	if len(j.All()) > 0 {
+		return nil
+	}
 	return f.rejected[j]
+}
+
+// noteSubjects notes the images of jobs, which others may be about.
+func (c counting) noteSubjects(jobs []*compare.Job) {
+	for _, j := range jobs {
+		if j.Bearer == nil && !j.IsAboutOthers() {
+			c.subjects[j.Digest] = j
+		}
+	}
+}
+
+// subject returns why nothing about an image is mirrored: the policy rejects it by all of its tags,
+// or the source does not have it. It is nil if a run has to find that out.
+func (c counting) subject(ctx context.Context, r message.Repository, subject reference.Digest) error {
+	j, unknown := c.subjects[subject], false
+	if j == nil {
+		j, unknown = c.around(ctx, subject)
+	}
+	if j == nil {
+		err := c.forecast.Ask(ctx, r, r.Source, func() error {
+			_, err := c.forecast.checker.Mirror.Registry.Head(ctx, r.Source, subject)
+			return err
+		})
+		if err != nil || unknown {
+			return err
+		}
+		_, errs := c.ask(ctx, r, subject, make([]reference.Tag, 1))
+		return errs[0]
+	}
+	if why := c.forecast.rejection(j); why != nil {
+		return why
+	}
+	var tags []reference.Tag
+	for _, image := range j.All() {
+		tags = append(tags, compare.SourceTag(j.Entry, image))
+	}
+	_, errs := c.ask(ctx, j.Entry, j.Digest, tags)
+	for _, err := range errs {
+		if !errors.Is(err, policy.ErrRejected) {
+			return nil
+		}
+	}
+	return errs[0]
+}
+
+// around returns the job of an index at the destination that has an image, or nil. It is unknown
+// if an index may have it that is copied: what is below that is known only after a pull.
+func (c counting) around(ctx context.Context, image reference.Digest) (index *compare.Job, unknown bool) {
+	for _, j := range c.subjects {
+		if j.IsImage() || c.forecast.rejection(j) != nil {
+			continue
+		}
+		at, _ := c.forecast.comparer.Present(j)
+		if at.IsZero() {
+			unknown = true
+			continue
+		}
+		var below []reference.Digest
+		_ = c.forecast.Ask(ctx, j.Entry, j.Entry.Destination, func() (err error) { // as a run does, which asks for the image then
+			below, err = c.forecast.checker.Mirror.Below(ctx, j.Entry.Destination, at)
+			return err
+		})
+		if slices.Contains(below, image) {
+			return j, false
+		}
+	}
+	return nil, unknown
 }

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 
 	"github.com/stretchr/testify/require"
@@ -83,4 +84,39 @@ func TestTrust(t *testing.T) {
 	counts = report.Totals.Counts
 	require.Equal(t, []int{0, 1, 0, 2}, []int{counts.Tag, counts.Unchanged, counts.Unverified, counts.Signed})
 	s.from.ResetRequests() // it is meant to pull
+}
+
+// TestTrustOfEverything: if an entry selects no tags, signatures are tags like others. They are
+// rejected with their image, and skipped if the source does not have that, as in a run.
+func TestTrustOfEverything(t *testing.T) {
+	s := newSite(t)
+	signed := image(t, s.from, tool, "1", "1")
+	index, err := s.from.PushIndex(tool, "2", registrytest.MultiPlatform("2", "linux/amd64"))
+	require.NoError(t, err)
+	children, err := s.from.Children(tool, index)
+	require.NoError(t, err)
+	image(t, s.from, tool, "3", "3")
+	for _, subject := range []string{signed, index, children[0].Digest.String(), "sha256:" + strings.Repeat("0", 64)} {
+		_, err := s.from.PushSignature(tool, subject)
+		require.NoError(t, err)
+	}
+	entry := s.entry(tool)
+	name := entry.Source.String()
+	counts := func(text string) []int {
+		s.trust(t, text, false)
+		report := s.check(t, entry)
+		require.Zero(t, s.from.Pulls())
+		totals := report.Totals
+		for _, image := range report.Repositories[0].Rejected {
+			require.Contains(t, image.Reason, "rejected by the signature policy ")
+		}
+		return []int{totals.Copy, totals.Rejected, totals.Skipped, totals.Failed}
+	}
+	scoped := func(tag, other string) string {
+		return fmt.Sprintf(`{"default":[{"type":%q}],"transports":{"docker":{%q:[{"type":"reject"}]}}}`, other, name+tag)
+	}
+	const all = "insecureAcceptAnything"
+	require.Equal(t, []int{0, 6, 1, 0}, counts(scoped("", all)), "1, 2, 3 and three signatures; that of no image is skipped")
+	require.Equal(t, []int{4, 2, 1, 0}, counts(scoped(":1", all)), "1 and its signature")
+	require.Equal(t, []int{4, 2, 1, 0}, counts(scoped(":2", all)), "2 and its signature")
 }

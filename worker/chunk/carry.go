@@ -47,7 +47,7 @@ func (e *execution) carryOut(ctx context.Context, jobs []*compare.Job) error {
 	var companions []*compare.Job
 	e.noteSubjects(jobs)
 	jobs = slices.DeleteFunc(slices.Clone(jobs), func(j *compare.Job) bool {
-		last := j.Bearer != nil || !e.mirror.IsTrusting() && isAbout(j) && !j.Digest.IsZero()
+		last := j.Bearer != nil || !e.mirror.IsTrusting() && j.IsAboutOthers() && !j.Digest.IsZero()
 		if last {
 			companions = append(companions, j)
 		}
@@ -57,7 +57,7 @@ func (e *execution) carryOut(ctx context.Context, jobs []*compare.Job) error {
 		return err
 	}
 	return e.carryOutNow(ctx, e.drop(companions, func(j *compare.Job) bool {
-		needless := j.IsSkipped() || e.isDistrusted(j)
+		needless := j.Bearer != nil && (j.IsSkipped() || e.isDistrusted(j))
 		if needless {
 			e.comparer.Unexpect(j) // an index around the image may bring them, or its next try
 		}

@@ -233,7 +233,7 @@ func (e *execution) noteSubjects(jobs []*compare.Job) {
 		e.subjects = map[contentAt]*compare.Job{}
 	}
 	for _, j := range jobs {
-		if j.Bearer == nil && !isAbout(j) {
+		if j.Bearer == nil && !j.IsAboutOthers() {
 			e.subjects[contentAt{j.Entry.Source, j.Entry.Destination, j.Digest}] = j
 		}
 	}
@@ -282,14 +282,6 @@ func (e *execution) listedBy(destination reference.Repository, at reference.Dige
 	}
 	e.lists[at] = found
 	return found
-}
-
-// isAbout reports whether all tags of a job are those of something about another image.
-func isAbout(j *compare.Job) bool {
-	return !slices.ContainsFunc(j.All(), func(i message.Image) bool {
-		_, ok := selection.Companion(i.Tag.String())
-		return !ok
-	})
 }
 
 // ask asks the policy for a digest by each of the tags, and by itself for a zero tag.

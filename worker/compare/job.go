@@ -1,12 +1,14 @@
 package compare
 
 import (
+	"slices"
 	"time"
 
 	"github.com/google/go-containerregistry/pkg/v1/types"
 
 	"github.com/osism/skopeo-worker/shared/message"
 	"github.com/osism/skopeo-worker/shared/reference"
+	"github.com/osism/skopeo-worker/shared/selection"
 	"github.com/osism/skopeo-worker/worker/resolve"
 )
 
@@ -62,6 +64,14 @@ func (j *Job) IsImage() bool { return isImage(j.MediaType) }
 func isImage(mediaType string) bool {
 	kind := types.MediaType(mediaType)
 	return kind.IsImage() || kind.IsSchema1()
+}
+
+// IsAboutOthers reports whether all tags of the job are those of something about another image.
+func (j *Job) IsAboutOthers() bool {
+	return !slices.ContainsFunc(j.All(), func(i message.Image) bool {
+		_, ok := selection.Companion(i.Tag.String())
+		return !ok
+	})
 }
 
 // Covered counts the wanted ones among the platforms that the listing says of the job's
