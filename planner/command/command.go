@@ -178,6 +178,7 @@ type session struct {
 	outage   time.Duration // how long a run is followed that waits for a registry; 0: for ever
 	log      *slog.Logger
 	logs     *followedLog
+	drained  <-chan struct{} // see consume.Consumer.Drained; nil: others work, too, or a terminal shows the run
 }
 
 // open loads the settings that every command needs, and connects.

@@ -28,10 +28,18 @@ const (
 	maxPoll      = 2 * time.Second
 )
 
+// idlePoll is the pause if a worker of this process reports when it has nothing left to do, and
+// no terminal shows the status meanwhile.
+const idlePoll = time.Second
+
 // poll returns when it is time for the next read; took is how long the last one took, and
 // followed how long the run was followed.
-func poll(took, followed time.Duration) <-chan time.Time {
-	return time.After(min(max(pollInterval, pollShare*took, followed/pollAge), maxPoll))
+func (se *session) poll(took, followed time.Duration) <-chan time.Time {
+	shortest := pollInterval
+	if se.drained != nil {
+		shortest = idlePoll
+	}
+	return time.After(min(max(shortest, pollShare*took, followed/pollAge), maxPoll))
 }
 
 // follow shows the run until it is over or ctx ends, and returns the error for its outcome.
@@ -100,7 +108,7 @@ func (se *session) each(ctx context.Context, id string, show func(*run.Status) e
 	}
 	known := true
 	following := se.budget.Now()
-	var room room
+	room := room{at: time.Now()} // the run was just published
 	began := time.Now()
 	for {
 		start := time.Now()
@@ -124,7 +132,8 @@ func (se *session) each(ctx context.Context, id string, show func(*run.Status) e
 		select {
 		case <-ctx.Done():
 			return run.Status{}, interrupted(ctx, id)
-		case <-poll(time.Since(start), time.Since(began)):
+		case <-se.drained:
+		case <-se.poll(time.Since(start), time.Since(began)):
 		}
 	}
 }

@@ -123,6 +123,9 @@ func (se *session) work(ctx context.Context, s *settings, e *service.Endpoint, r
 	if err != nil {
 		return err
 	}
+	if se.Embedded() && !isTerminal(to.out) {
+		se.drained = w.Consumer.Drained()
+	}
 	working, stop := context.WithCancel(ctx)
 	defer stop()
 	ended := make(chan error, 1)

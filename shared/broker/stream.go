@@ -199,7 +199,8 @@ func (b *Broker) Keep(ctx context.Context) error {
 	for look := 0; ; look++ {
 		err := b.Ensure(ctx)
 		// With several replicas, a server without room leaves the lead to another one.
-		room := err == nil && b.Replicas == 1 && (b.Embedded() || look%roomEvery == 0)
+		// An embedded broker has just started, and has failed to write nothing yet.
+		room := err == nil && b.Replicas == 1 && (b.Embedded() && look > 0 || !b.Embedded() && look%roomEvery == 0)
 		if room {
 			err = b.Writable(ctx)
 		}

@@ -33,20 +33,28 @@ type Store struct {
 	b  *broker.Broker
 	kv jetstream.KeyValue
 
-	mu    sync.Mutex
-	known map[string]Repository // by key
-	last  uint64
+	mu     sync.Mutex
+	known  map[string]Repository // by key
+	looked map[string]time.Time  // by key
+	last   uint64
 
 	found *lru.Cache[string, found] // by key
 }
 
-// found is a record that get has read. Add, which comes next, need not read it again.
+// found is a record that was read, zero if there was none. get and Add, which come next, need not
+// read it again.
 type found struct {
 	repository Repository
 	revision   uint64
+	written    time.Time // by the broker's clock
+	read       time.Time
+	fetched    bool // by Fetch, and not returned by get yet
 }
 
-// maxFound bounds the records between get and Add: some 400 KiB each at most.
+// foundFor is how long a record is taken to be as it was read.
+const foundFor = time.Minute
+
+// maxFound bounds the records between their reading and Add: some 400 KiB each at most.
 const maxFound = 64
 
 // Open returns the store of a broker, and creates its bucket if it is missing.
@@ -58,7 +66,7 @@ func Open(ctx context.Context, b *broker.Broker) (*Store, error) {
 		return nil, err
 	}
 	between, _ := lru.New[string, found](maxFound) // the only error is that of a size below 1
-	return &Store{b: b, kv: kv, known: map[string]Repository{}, found: between}, nil
+	return &Store{b: b, kv: kv, known: map[string]Repository{}, looked: map[string]time.Time{}, found: between}, nil
 }
 
 func key(name string, source reference.Repository) string {
@@ -69,8 +77,12 @@ func key(name string, source reference.Repository) string {
 // Add records an observation of a repository under a mirror name.
 func (s *Store) Add(ctx context.Context, name string, seen Repository) error {
 	k := key(name, seen.Source)
-	if added, err := s.addToFound(ctx, k, seen); added || err != nil {
-		return err
+	last, ok := s.found.Peek(k)
+	s.found.Remove(k)
+	if ok {
+		if added, err := s.addTo(ctx, k, last, seen); added || err != nil {
+			return err
+		}
 	}
 	_, err := broker.Update(ctx, s.kv, k, func(last jetstream.KeyValueEntry) ([]byte, error) {
 		var r Repository
@@ -86,13 +98,9 @@ func (s *Store) Add(ctx context.Context, name string, seen Repository) error {
 	return nil
 }
 
-// addToFound is Add for a record that get has just read. It reports false if the record is gone, or
-// if another process has changed it.
-func (s *Store) addToFound(ctx context.Context, k string, seen Repository) (bool, error) {
-	last, ok := s.found.Peek(k)
-	if !ok || !s.found.Remove(k) {
-		return false, nil
-	}
+// addTo is Add to a record that was read before. It reports false if another process has changed
+// it since.
+func (s *Store) addTo(ctx context.Context, k string, last found, seen Repository) (bool, error) {
 	r := last.repository
 	r.Tags = slices.Clone(r.Tags)
 	r.merge(seen)
@@ -107,6 +115,45 @@ func (s *Store) addToFound(ctx context.Context, k string, seen Repository) (bool
 		return false, fmt.Errorf("recording the tags of %s: %w", seen.Source, err)
 	}
 	return true, nil
+}
+
+// AddAll is Add of all that one delivery has seen. If all that is new of a repository is the time,
+// it writes a look instead of the record: one for all of them. A process that is killed in
+// between leaves the times out.
+func (s *Store) AddAll(ctx context.Context, name string, all []Repository) error {
+	of := look{Key: lookKey(name, all)}
+	for part := range slices.Chunk(all, maxFound) {
+		var unread []reference.Repository
+		for _, seen := range part {
+			if last, ok := s.found.Peek(key(name, seen.Source)); !ok || time.Since(last.read) > foundFor {
+				unread = append(unread, seen.Source)
+			}
+		}
+		if err := s.Fetch(ctx, name, unread); err != nil {
+			return err
+		}
+		for _, seen := range part {
+			k := key(name, seen.Source)
+			last, ok := s.found.Peek(k)
+			if ok && time.Since(last.written) < rewriteAfter && last.repository.isConfirmedBy(seen) {
+				s.found.Remove(k)
+				of.add(k, seen.Checked)
+			} else if err := s.Add(ctx, name, seen); err != nil {
+				return err
+			}
+		}
+	}
+	if len(of.Of) == 0 {
+		return nil
+	}
+	data, err := json.Marshal(of)
+	if err == nil {
+		_, err = s.kv.Put(ctx, of.Key, data)
+	}
+	if err != nil {
+		return fmt.Errorf("recording what was seen of %d repositories: %w", len(of.Of), err)
+	}
+	return nil
 }
 
 // Plan records repositories of the list that have no record yet. It reads the names of
@@ -159,9 +206,38 @@ func (s *Store) Tags(ctx context.Context, name string, source reference.Reposito
 	return r.Tags, err
 }
 
+// Fetch reads the records of repositories that are about to be looked at, in one go. Vanished and
+// Tags return what they were then, once.
+func (s *Store) Fetch(ctx context.Context, name string, sources []reference.Repository) error {
+	keys := make([]string, len(sources))
+	for i, source := range sources {
+		keys[i] = key(name, source)
+	}
+	for part := range slices.Chunk(keys, maxFound) {
+		values, err := s.b.Values(ctx, bucket, part)
+		if err != nil {
+			return fmt.Errorf("reading what was seen of repositories: %w", err)
+		}
+		for _, k := range part {
+			f := found{read: time.Now(), fetched: true}
+			if e := values[k]; e != nil {
+				f.repository, _ = parse(e.Value())
+				f.revision, f.written = e.Revision(), e.Created()
+			}
+			s.found.Add(k, f)
+		}
+	}
+	return nil
+}
+
 // get returns the record of a repository; a zero Repository if there is none.
 func (s *Store) get(ctx context.Context, name string, source reference.Repository) (Repository, error) {
 	k := key(name, source)
+	if last, ok := s.found.Peek(k); ok && last.fetched && time.Since(last.read) < foundFor {
+		last.fetched = false
+		s.found.Add(k, last)
+		return last.repository, nil
+	}
 	entry, err := s.kv.Get(ctx, k)
 	if errors.Is(err, jetstream.ErrKeyNotFound) {
 		return Repository{}, nil
@@ -170,7 +246,7 @@ func (s *Store) get(ctx context.Context, name string, source reference.Repositor
 		return Repository{}, fmt.Errorf("reading the tags of %s: %w", source, err)
 	}
 	r, _ := parse(entry.Value())
-	s.found.Add(k, found{r, entry.Revision()})
+	s.found.Add(k, found{repository: r, revision: entry.Revision(), written: entry.Created(), read: time.Now()})
 	return r, nil
 }
 
@@ -180,10 +256,19 @@ func (s *Store) List(ctx context.Context, name string) ([]Repository, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	last, err := s.b.Entries(ctx, bucket, "*.*", s.last, func(e jetstream.KeyValueEntry) {
+		if l, ok := parseLook(e); ok {
+			for _, k := range l.Of {
+				if l.At.After(s.looked[k]) {
+					s.looked[k] = l.At
+				}
+			}
+			return
+		}
 		if r, ok := parse(e.Value()); ok && e.Operation() == jetstream.KeyValuePut {
 			s.known[e.Key()] = r
 		} else {
 			delete(s.known, e.Key())
+			delete(s.looked, e.Key())
 		}
 	})
 	if err != nil {
@@ -192,9 +277,11 @@ func (s *Store) List(ctx context.Context, name string) ([]Repository, error) {
 	s.last = last
 	var all []Repository
 	for k, r := range s.known {
+		r = r.lookedAt(s.looked[k])
 		switch of, _, _ := strings.Cut(k, "."); {
 		case time.Since(r.Checked) > run.Keep && time.Since(r.Planned) > run.Keep:
 			delete(s.known, k) // it has expired at the broker
+			delete(s.looked, k)
 		case of == name:
 			all = append(all, r)
 		}

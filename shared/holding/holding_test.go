@@ -179,6 +179,38 @@ func TestQuiet(t *testing.T) {
 	require.Equal(t, at(1), s.only(t).Listed)
 }
 
+// TestAddAll: what was seen of many repositories is read in one go, and only what is new is
+// written.
+func TestAddAll(t *testing.T) {
+	s := open(t)
+	all := map[reference.Repository]Seen{}
+	for n := range 10 {
+		to := reference.MustRepository(fmt.Sprintf("registry.example.com/app%d", n))
+		all[to] = Seen{Put: []Put{put("1", one)}, At: at(0)}
+	}
+	require.NoError(t, s.AddAll(t.Context(), mirror, all))
+	records, err := s.List(t.Context())
+	require.NoError(t, err)
+	require.Len(t, records, 10)
+
+	sent := s.b.Conn.Stats().OutMsgs
+	require.NoError(t, s.AddAll(t.Context(), mirror, all))
+	require.EqualValues(t, 1, s.b.Conn.Stats().OutMsgs-sent)
+
+	moved := records[3].Destination
+	all[moved] = Seen{Put: []Put{put("1", two)}, At: at(1)}
+	require.NoError(t, s.AddAll(t.Context(), mirror, all))
+	records, err = s.List(t.Context())
+	require.NoError(t, err)
+	for _, r := range records {
+		want := one
+		if r.Destination == moved {
+			want = two
+		}
+		require.Equal(t, want, r.Tags[0].Digest)
+	}
+}
+
 func TestConcurrent(t *testing.T) {
 	s := open(t)
 	var group sync.WaitGroup

@@ -1,12 +1,14 @@
 package holding
 
 import (
+	"cmp"
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
 	"slices"
 	"strings"
 	"time"
@@ -58,6 +60,48 @@ func (s *Store) Add(ctx context.Context, mirror string, destination reference.Re
 		return fmt.Errorf("recording the tags that were mirrored to %s: %w", destination, err)
 	}
 	return nil
+}
+
+// maxRead bounds the records that AddAll holds at once.
+const maxRead = 64
+
+// AddAll is Add of what was seen of several destination repositories. It reads their records in
+// one go. It returns the first error, and goes on after it with the others.
+func (s *Store) AddAll(ctx context.Context, mirror string, all map[reference.Repository]Seen) error {
+	var failed error
+	for part := range slices.Chunk(slices.SortedFunc(maps.Keys(all), func(a, b reference.Repository) int { return strings.Compare(a.String(), b.String()) }), maxRead) {
+		keys := make([]string, len(part))
+		for i, destination := range part {
+			keys[i] = key(mirror, destination)
+		}
+		values, err := s.b.Values(ctx, bucket, keys)
+		if err != nil {
+			return fmt.Errorf("reading what was mirrored: %w", err)
+		}
+		for i, destination := range part {
+			if r := record(mirror, destination, values[keys[i]]); !r.add(all[destination]) {
+				continue
+			}
+			if err := s.Add(ctx, mirror, destination, all[destination]); err != nil {
+				failed = cmp.Or(failed, err)
+			}
+		}
+	}
+	return failed
+}
+
+// record returns the record of an entry, an empty one if that is nil or not one of the
+// destination.
+func record(mirror string, destination reference.Repository, e jetstream.KeyValueEntry) Repository {
+	r := Repository{Destination: destination, Mirror: mirror}
+	if e == nil {
+		return r
+	}
+	if known, err := parse(e.Value()); err == nil && known.Destination == destination && known.Mirror == mirror {
+		r = known
+	}
+	r.written = e.Created().UTC()
+	return r
 }
 
 // Forget removes tags that are no longer at the destination from the records of all mirror
@@ -123,13 +167,7 @@ func (r *Repository) markList(list Lacks, at time.Time) (changed bool) {
 // change reads, changes and writes a record, again if another process has written it.
 func (s *Store) change(ctx context.Context, mirror string, destination reference.Repository, change func(*Repository) bool) error {
 	_, err := broker.Update(ctx, s.kv, key(mirror, destination), func(last jetstream.KeyValueEntry) ([]byte, error) {
-		r := Repository{Destination: destination, Mirror: mirror}
-		if last != nil {
-			if known, err := parse(last.Value()); err == nil && known.Destination == destination && known.Mirror == mirror {
-				r = known
-			}
-			r.written = last.Created().UTC()
-		}
+		r := record(mirror, destination, last)
 		if !change(&r) {
 			return nil, nil
 		}

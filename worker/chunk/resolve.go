@@ -22,6 +22,9 @@ import (
 // resolveAll turns repositories into images, and looks up again what is not to be
 // believed any more.
 func (e *execution) resolveAll(ctx context.Context, todo []message.Repository) ([]message.Repository, error) {
+	if err := e.expectCounts(ctx, todo); err != nil {
+		return nil, err
+	}
 	resolved := make([]message.Repository, len(todo))
 	missed := make([][]attempt, len(todo))
 	var group errgroup.Group
@@ -51,6 +54,27 @@ func (e *execution) resolveAll(ctx context.Context, todo []message.Repository) (
 		}
 	}
 	return resolved, nil
+}
+
+// expectCounts reads what was noted of the listings that are about to be compared with it, in one
+// go.
+func (e *execution) expectCounts(ctx context.Context, todo []message.Repository) error {
+	var sources []reference.Repository
+	for _, r := range todo {
+		if _, known := e.counts.Load(r.Source); !known && len(r.Images) == 0 && compare.IsOpen(r) && !e.isLimited(r.Source) {
+			sources = append(sources, r.Source)
+		}
+	}
+	if len(sources) == 0 {
+		return nil
+	}
+	noted, err := e.worker.Notes.AllCounted(ctx, sources)
+	for _, source := range sources {
+		if err == nil {
+			e.counts.Store(source, noted[source])
+		}
+	}
+	return err
 }
 
 // resolve asks the source what the repository holds, and returns it with its images,

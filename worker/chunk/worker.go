@@ -55,9 +55,11 @@ type Notes interface {
 	NoteAbsent(ctx context.Context, digest reference.Digest, wanted platform.Wanted) error
 	Absent(ctx context.Context, digest reference.Digest, wanted platform.Wanted) (bool, error)
 	// NoteCounted notes how many tags a source lists, or lists at least, if not the whole of it
-	// was listed. last is what Counted has returned: what was noted.
+	// was listed. last is what Counted has returned: what was noted. AllCounted does
+	// so for several sources in one go.
 	NoteCounted(ctx context.Context, source reference.Repository, last compare.Listing, tags int, whole bool) error
 	Counted(ctx context.Context, source reference.Repository) (compare.Listing, error)
+	AllCounted(ctx context.Context, sources []reference.Repository) (map[reference.Repository]compare.Listing, error)
 	compare.Ages
 	// Backups returns the backups of a destination's tags, the oldest first. NoteBackups
 	// replaces those of one tag.

@@ -58,6 +58,17 @@ func (n *Memory) Counted(_ context.Context, source reference.Repository) (compar
 	return n.Counts[source], nil
 }
 
+// AllCounted implements chunk.Notes.
+func (n *Memory) AllCounted(_ context.Context, sources []reference.Repository) (map[reference.Repository]compare.Listing, error) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	last := map[reference.Repository]compare.Listing{}
+	for _, source := range sources {
+		last[source] = n.Counts[source]
+	}
+	return last, nil
+}
+
 // NoteCounted implements chunk.Notes.
 func (n *Memory) NoteCounted(_ context.Context, source reference.Repository, _ compare.Listing, tags int, whole bool) error {
 	n.mu.Lock()

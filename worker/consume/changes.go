@@ -167,22 +167,41 @@ func (d *delivery) Known(ctx context.Context, entry message.Repository) ([]catal
 	return known, err
 }
 
+// expect reads what was seen of the repositories of a chunk, in one go. If the broker does not
+// answer, it is asked for each.
+func (d *delivery) expect(ctx context.Context, c message.Chunk) {
+	var sources []reference.Repository
+	for _, r := range c.Repositories {
+		sources = append(sources, r.Source)
+	}
+	if err := d.consumer.catalog.Fetch(ctx, d.address.Name, sources); err != nil {
+		d.consumer.log.Debug("what was seen of repositories is read one by one", "error", err)
+	}
+}
+
 // noteSeen stores what was seen.
 func (d *delivery) noteSeen(ctx context.Context) error {
 	d.seen.mu.Lock()
 	defer d.seen.mu.Unlock()
-	for source, r := range d.seen.repositories {
-		if err := d.consumer.catalog.Add(ctx, d.address.Name, *r); err != nil {
+	if len(d.seen.repositories) > 0 {
+		all := make([]catalog.Repository, 0, len(d.seen.repositories))
+		for _, r := range d.seen.repositories {
+			all = append(all, *r)
+		}
+		if err := d.consumer.catalog.AddAll(ctx, d.address.Name, all); err != nil {
 			return err
 		}
-		delete(d.seen.repositories, source)
+		d.seen.repositories = nil
 	}
-	for destination, held := range d.seen.held {
-		held.At = d.consumer.now().UTC()
-		if err := d.consumer.holdings.Add(ctx, d.address.Name, destination, held); err != nil {
+	if len(d.seen.held) > 0 {
+		for destination, held := range d.seen.held {
+			held.At = d.consumer.now().UTC()
+			d.seen.held[destination] = held
+		}
+		if err := d.consumer.holdings.AddAll(ctx, d.address.Name, d.seen.held); err != nil {
 			return err
 		}
-		delete(d.seen.held, destination)
+		d.seen.held = nil
 	}
 	return nil
 }

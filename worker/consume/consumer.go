@@ -69,6 +69,7 @@ type Consumer struct {
 	metrics  *metrics.Metrics
 	log      *slog.Logger
 	host     string // of this process, in the progress of copies
+	load     *load
 	now      func() time.Time
 	pause    time.Duration // cutOffPause; tests shorten it
 
@@ -101,7 +102,7 @@ func New(ctx context.Context, b *broker.Broker, w *chunk.Worker, failures chunk.
 		return nil, err
 	}
 	host, _ := os.Hostname()
-	return &Consumer{broker: b, runs: runs, changes: changes, catalog: seen, holdings: holdings, failures: failures, worker: w, metrics: m, log: log, host: host,
+	return &Consumer{broker: b, runs: runs, changes: changes, catalog: seen, holdings: holdings, failures: failures, worker: w, metrics: m, log: log, host: host, load: newLoad(),
 		now: time.Now, pause: cutOffPause, places: semaphore.NewWeighted(chunksAtOnce), ended: make(chan struct{}, 1), ledger: runs.Ledger(), settled: map[uint64]bool{}}, nil
 }
 
@@ -248,6 +249,7 @@ func (c *Consumer) rest(ctx context.Context) {
 // take works off one message, and sends heartbeats meanwhile so that the broker does not
 // deliver it again. It calls retreat if this worker alone does not reach a registry.
 func (c *Consumer) take(ctx context.Context, m jetstream.Msg, retreat func()) {
+	defer c.load.begin(m)()
 	// work is the context of copies, storing that of requests to the broker.
 	work, stopWork := context.WithCancel(context.WithoutCancel(ctx))
 	defer stopWork()

@@ -281,12 +281,12 @@ func TestSuperseded(t *testing.T) {
 	b := embedded(t)
 	b.push(t, "1")
 	c := b.consumer(t)
+	tracker := b.plan(t, b.chunk(message.Image{Tag: reference.MustTag("1")}))
 	newer := b.chunk()
 	newer.Run = "20260102-000000-000-0000"
 	require.NoError(t, c.worker.Notes.Resolved(t.Context(), newer, newer.Repositories[0]))
 	older := b.chunk()
 	require.NoError(t, c.worker.Notes.Resolved(t.Context(), older, older.Repositories[0]), "it stays the newer one's")
-	tracker := b.plan(t, b.chunk(message.Image{Tag: reference.MustTag("1")}))
 	start(t, c)
 	require.Equal(t, run.Tally{Total: 1, Skipped: 1}, over(t, tracker).Images)
 	require.Empty(t, b.from.Requests())

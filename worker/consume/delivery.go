@@ -94,6 +94,7 @@ func (d *delivery) do(ctx context.Context, c message.Chunk, fresh bool) (outcome
 	defer stop()
 	d.Progress(run.Tally{}, 0, 0)
 	go d.report(reporting)
+	d.expect(ctx, c)
 	result, err := d.consumer.worker.Do(ctx, d.work, chunk.Delivery{
 		Chunk:     c,
 		Fresh:     fresh,

@@ -24,12 +24,26 @@ type listedNote struct {
 }
 
 // Counted implements chunk.Notes.
-func (n *Notes) Counted(ctx context.Context, source reference.Repository) (last compare.Listing, err error) {
+func (n *Notes) Counted(ctx context.Context, source reference.Repository) (compare.Listing, error) {
+	last, err := n.AllCounted(ctx, []reference.Repository{source})
+	return last[source], err
+}
+
+// AllCounted implements chunk.Notes.
+func (n *Notes) AllCounted(ctx context.Context, sources []reference.Repository) (last map[reference.Repository]compare.Listing, err error) {
+	keys := make([]string, len(sources))
+	for i, source := range sources {
+		keys[i] = hash([]byte(source.String()))
+	}
 	err = n.retry(ctx, func(ctx context.Context) error {
-		entry, err := n.get(ctx, n.listed, hash([]byte(source.String())))
-		var note listedNote
-		if entry != nil && json.Unmarshal(entry.Value(), &note) == nil && note.Source == source && note.Tags >= 0 {
-			last = compare.Listing{Tags: note.Tags, At: entry.Created()}
+		values, err := n.broker.Values(ctx, listedBucket, keys)
+		last = make(map[reference.Repository]compare.Listing, len(sources))
+		for i, source := range sources {
+			entry := values[keys[i]]
+			var note listedNote
+			if entry != nil && json.Unmarshal(entry.Value(), &note) == nil && note.Source == source && note.Tags >= 0 {
+				last[source] = compare.Listing{Tags: note.Tags, At: entry.Created()}
+			}
 		}
 		return err
 	})

@@ -17,16 +17,14 @@ import (
 	"github.com/osism/skopeo-worker/shared/reference"
 	"github.com/osism/skopeo-worker/shared/release"
 	"github.com/osism/skopeo-worker/shared/run"
-	"github.com/osism/skopeo-worker/shared/selection"
 	"github.com/osism/skopeo-worker/worker/platform"
 	"github.com/osism/skopeo-worker/worker/registry"
 )
 
 // Buckets of notes.
 const (
-	resolvedBucket = "mirror_resolved" // the newest run that has resolved an entry
-	absentBucket   = "mirror_absent"   // manifests without a wanted platform
-	indexBucket    = "mirror_indexes"  // indexes that are copied over several windows of a budget
+	absentBucket = "mirror_absent"  // manifests without a wanted platform
+	indexBucket  = "mirror_indexes" // indexes that are copied over several windows of a budget
 	// keepIndex is longer than any window that a registry is known to have (6 h).
 	keepIndex = 24 * time.Hour
 )
@@ -39,12 +37,13 @@ type Notes struct {
 	broker                                                    *broker.Broker
 	releases                                                  *release.Store
 	log                                                       *slog.Logger
+	oldest                                                    *oldestRuns
 	once                                                      bool
 }
 
 // OpenNotes returns the notes of a broker, which retry until the broker answers.
 func OpenNotes(ctx context.Context, b *broker.Broker, log *slog.Logger) (*Notes, error) {
-	n := &Notes{broker: b, log: log}
+	n := &Notes{broker: b, log: log, oldest: &oldestRuns{known: map[string]oldestRun{}}}
 	for _, bucket := range []struct {
 		kv                *jetstream.KeyValue
 		name, description string
@@ -120,40 +119,6 @@ func (n *Notes) write(ctx context.Context, bucket jetstream.KeyValue, key, note 
 func hash(text []byte) string {
 	sum := sha256.Sum256(text)
 	return hex.EncodeToString(sum[:16])
-}
-
-// resolvedKey is the key of an entry. Only the same entry, with the same selection and
-// destination, takes the place of one of an older run.
-func resolvedKey(name string, r message.Repository) string {
-	var chosen selection.Selection
-	if r.Selection != nil {
-		chosen = *r.Selection
-	}
-	return name + "." + hash(fmt.Appendf(nil, "%s\n%s\n%s\n%s\n%s", r.Source, r.Tag, r.Digest, r.Destination, chosen.Hash()))
-}
-
-// newest returns the newest run that has resolved an entry.
-func (n *Notes) newest(ctx context.Context, name string, r message.Repository) (string, error) {
-	id, err := n.read(ctx, n.resolved, resolvedKey(name, r))
-	if !run.ValidID(id) {
-		id = ""
-	}
-	return id, err
-}
-
-// Resolved implements chunk.Notes. Of two runs, the newer one stays.
-func (n *Notes) Resolved(ctx context.Context, c message.Chunk, r message.Repository) error {
-	newest, err := n.newest(ctx, c.Name, r)
-	if err != nil || newest >= c.Run {
-		return err
-	}
-	return n.write(ctx, n.resolved, resolvedKey(c.Name, r), c.Run)
-}
-
-// Superseded implements chunk.Notes.
-func (n *Notes) Superseded(ctx context.Context, c message.Chunk, r message.Repository) (bool, error) {
-	newest, err := n.newest(ctx, c.Name, r)
-	return newest > c.Run, err
 }
 
 func absentKey(digest reference.Digest, w platform.Wanted) string {
