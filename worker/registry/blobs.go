@@ -20,7 +20,7 @@ const maxConfigSize = 4 << 20
 // Config returns a small blob such as the configuration of an image, at most 4 MiB of it,
 // after checking its digest.
 func (c *Client) Config(ctx context.Context, repository reference.Repository, blob reference.Digest) ([]byte, error) {
-	got, err := c.send(ctx, call{
+	got, err := c.send(ctx, &call{
 		op: OpGetBlob, repository: repository, reference: blob, method: http.MethodGet,
 		scope: transport.PullScope, path: blobs, limit: maxConfigSize, instead: aBlob,
 	})
@@ -74,8 +74,8 @@ func (c *Client) Open(ctx context.Context, repository reference.Repository, blob
 }
 
 // open returns a call for a blob that is read later.
-func (c *Client) open(repository reference.Repository, blob reference.Digest) call {
-	return call{
+func (c *Client) open(repository reference.Repository, blob reference.Digest) *call {
+	return &call{
 		op: OpGetBlob, repository: repository, reference: blob, method: http.MethodGet,
 		scope: transport.PullScope, path: blobs, limit: maxErrorSize, instead: aBlob,
 		large: true, within: c.copyTimeout, opens: true,
@@ -148,7 +148,7 @@ func (c *Client) LookAtBlob(ctx context.Context, repository reference.Repository
 
 // sendOpen sends a call whose answer is read later. The guard watches the reading, too: the
 // reader gets the guard's error.
-func (c *Client) sendOpen(ctx context.Context, call call) (answer, error) {
+func (c *Client) sendOpen(ctx context.Context, call *call) (answer, error) {
 	type sent struct {
 		got answer
 		err error
@@ -182,7 +182,7 @@ func (c *Client) sendOpen(ctx context.Context, call call) (answer, error) {
 type opened struct {
 	body   io.ReadCloser
 	status int
-	call   call
+	call   *call
 	at     location
 	ctx    context.Context
 	end    func()

@@ -61,7 +61,7 @@ const (
 
 // target returns the path of a call. Its parts follow the OCI distribution specification, so
 // they contain neither dot segments nor characters that end a path.
-func (call call) target(at location) (string, error) {
+func (call *call) target(at location) (string, error) {
 	if call.isNamed() && (call.reference == nil || call.reference.IsZero()) {
 		return "", fmt.Errorf("%w: neither a tag nor a digest", ErrName)
 	}
@@ -72,12 +72,12 @@ func (call call) target(at location) (string, error) {
 }
 
 // isNamed reports whether the path contains the reference.
-func (call call) isNamed() bool {
+func (call *call) isNamed() bool {
 	return call.path != tagsList && call.path != uploads && call.path != catalog
 }
 
 // below returns the path below /v2/<repository>/.
-func (call call) below() string {
+func (call *call) below() string {
 	if call.isNamed() {
 		return call.path + call.reference.String()
 	}
@@ -117,7 +117,7 @@ func statusOf(err error) int {
 
 // send sends a call when the guard permits it. Its error wraps an *Error; any status but 2xx
 // is an error.
-func (c *Client) send(ctx context.Context, call call) (answer, error) {
+func (c *Client) send(ctx context.Context, call *call) (answer, error) {
 	switch {
 	case c.guard == nil:
 		return c.sendNow(ctx, call)
@@ -140,7 +140,7 @@ func (c *Client) send(ctx context.Context, call call) (answer, error) {
 }
 
 // guarded returns what the guard gets to see.
-func (call call) guarded() Request {
+func (call *call) guarded() Request {
 	return Request{
 		Op: call.op, Repository: call.repository, Reference: call.reference,
 		Blob: call.instead == aBlob || call.path == uploads, Opens: call.path == uploads && call.method == http.MethodPost,
@@ -148,7 +148,7 @@ func (call call) guarded() Request {
 }
 
 // wrap returns an error that wraps an *Error.
-func (call call) wrap(err error) error {
+func (call *call) wrap(err error) error {
 	if err == nil || errors.As(err, new(*Error)) {
 		return err
 	}
@@ -161,12 +161,12 @@ func IsDeclined(err error) bool {
 	return statusOf(err)/100 == 4 && !errors.Is(err, ErrLimited)
 }
 
-func (c *Client) sendNow(ctx context.Context, call call) (answer, error) {
+func (c *Client) sendNow(ctx context.Context, call *call) (answer, error) {
 	got, err := c.attempt(ctx, call)
 	if c.deniesHead(call, err) {
-		get := call
+		get := *call
 		get.method, get.limit = http.MethodGet, maxManifestSize
-		if byGet, failed := c.attempt(ctx, get); failed == nil {
+		if byGet, failed := c.attempt(ctx, &get); failed == nil {
 			got, err = byGet, nil
 		} else if outweighsHead(failed) {
 			err = failed
@@ -185,7 +185,7 @@ func outweighsHead(err error) bool {
 }
 
 // fail returns the *Error of a failure.
-func (call call) fail(err error) *Error {
+func (call *call) fail(err error) *Error {
 	named := &Error{Op: call.op, Repository: call.repository, Reference: call.reference, Err: err}
 	if failed, ok := errors.AsType[*failure](err); ok {
 		named.Status, named.RetryAfter, named.Err = failed.status, failed.retryAfter, failed.cause
@@ -202,7 +202,7 @@ func (call call) fail(err error) *Error {
 // attempt sends a call in a session. If it is refused in a session that was kept, it opens a
 // new session and tries once more: tokens and credentials expire, and registries answer that
 // with 401, 403 or 400.
-func (c *Client) attempt(ctx context.Context, call call) (answer, error) {
+func (c *Client) attempt(ctx context.Context, call *call) (answer, error) {
 	at, err := c.locate(call.repository)
 	if err != nil {
 		return answer{}, err
@@ -250,10 +250,12 @@ func refusedWith(err error) int {
 }
 
 // looks reports whether the call only reads.
-func (call call) looks() bool { return call.method == http.MethodGet || call.method == http.MethodHead }
+func (call *call) looks() bool {
+	return call.method == http.MethodGet || call.method == http.MethodHead
+}
 
 // exchange sends a request and reads the answer.
-func exchange(ctx context.Context, session *session, at location, call call) (answer, error) {
+func exchange(ctx context.Context, session *session, at location, call *call) (answer, error) {
 	ctx, end := call.bounded(ctx)
 	defer func() {
 		if end != nil {
@@ -305,7 +307,7 @@ func exchange(ctx context.Context, session *session, at location, call call) (an
 }
 
 // bounded returns a context with the time limit of a request, and a function that ends it.
-func (call call) bounded(ctx context.Context) (context.Context, func()) {
+func (call *call) bounded(ctx context.Context) (context.Context, func()) {
 	within := requestTimeout
 	if call.large {
 		within = call.within
@@ -317,7 +319,7 @@ func (call call) bounded(ctx context.Context) (context.Context, func()) {
 }
 
 // page describes an answer that is not of the expected kind. It returns "" if it is.
-func (call call) page(got answer) string {
+func (call *call) page(got answer) string {
 	switch {
 	case call.method == http.MethodHead:
 		return "" // no body
@@ -331,7 +333,7 @@ func (call call) page(got answer) string {
 	return notJSON(got.body)
 }
 
-func (call call) request(ctx context.Context, at location) (*http.Request, error) {
+func (call *call) request(ctx context.Context, at location) (*http.Request, error) {
 	target := call.url
 	if target == nil {
 		path, err := call.target(at)
@@ -346,7 +348,7 @@ func (call call) request(ctx context.Context, at location) (*http.Request, error
 		}
 	}
 	body := call.stream
-	if body == nil {
+	if body == nil && len(call.body) > 0 {
 		body = bytes.NewReader(call.body)
 	}
 	request, err := http.NewRequestWithContext(ctx, call.method, target.String(), body)
@@ -377,7 +379,7 @@ func (call call) request(ctx context.Context, at location) (*http.Request, error
 }
 
 // describe sets the headers of a part of a blob.
-func (call call) describe(request *http.Request) {
+func (call *call) describe(request *http.Request) {
 	request.ContentLength = call.size
 	if (call.offset > 0 || call.ranged) && call.size > 0 {
 		request.Header.Set("Content-Range", fmt.Sprintf("%d-%d", call.offset, call.offset+call.size-1))

@@ -39,7 +39,7 @@ func (c *Client) Catalog(ctx context.Context, address reference.Repository) iter
 
 // catalogPage returns a page and the query of the next one, which is "" after the last page.
 func (c *Client) catalogPage(ctx context.Context, address reference.Repository, query string, pages *Pages) (names []string, next string, err error) {
-	asked := call{
+	asked := &call{
 		op: OpCatalog, repository: address, method: http.MethodGet,
 		scope: catalogScope, path: catalog, query: query, limit: maxPageSize, instead: aCatalog,
 	}

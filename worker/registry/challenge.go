@@ -217,7 +217,7 @@ var errSilent = fmt.Errorf("no answer within %s: %w", aliveTimeout, context.Dead
 // earlier answers. If sure is false, an answer that may not be a registry's is accepted. The
 // error is an *Error about the registry as a whole.
 func (c *Client) Alive(ctx context.Context, repository reference.Repository, sure bool) error {
-	reach := call{op: OpReach, repository: repository, method: http.MethodGet, limit: maxErrorSize, instead: aReceipt}
+	reach := &call{op: OpReach, repository: repository, method: http.MethodGet, limit: maxErrorSize, instead: aReceipt}
 	at, err := c.locate(repository)
 	if err != nil {
 		return reach.fail(err)
@@ -235,7 +235,7 @@ func (c *Client) Alive(ctx context.Context, repository reference.Repository, sur
 	return reach.fail(err)
 }
 
-func (s *sessions) alive(ctx context.Context, at location, reach call, sure bool) error {
+func (s *sessions) alive(ctx context.Context, at location, reach *call, sure bool) error {
 	fresh := &challenges{network: s.network, now: s.now, kept: make(map[string]challenge)}
 	found, err := fresh.ask(ctx, at.registry)
 	if errors.As(err, new(*failure)) {

@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"sync"
 	"time"
 
 	"github.com/google/go-containerregistry/pkg/name"
@@ -54,6 +55,7 @@ type Client struct {
 	copyTimeout time.Duration
 	guard       func(ctx context.Context, request Request, send func() error) error
 	sessions    *sessions
+	locations   *locations
 	noReferrers *memory // registries without the referrers API
 	denials     *memory // registries that answer HEAD with 404 for manifests that GET returns
 	heads       *memory // registries that have answered HEAD with a digest
@@ -89,6 +91,7 @@ func NewClient(options Options) *Client {
 			now:        now,
 			kept:       make(map[string]*session),
 		},
+		locations:   &locations{kept: make(map[reference.Repository]location)},
 		noReferrers: newMemory(now),
 		denials:     newMemory(now),
 		heads:       newMemory(now),
@@ -122,15 +125,26 @@ func (l location) credentialsOf() string { return l.repository.Name() }
 
 // locate returns the address of a repository. The error may be ErrBlocked.
 func (c *Client) locate(repository reference.Repository) (location, error) {
-	host, known := repository.Registry(), repository.String()
-	settings, err := containers.SettingsOf(known)
+	settings, err := containers.SettingsOf(repository.String())
 	if err != nil {
 		return location{}, err
 	}
 	if settings.Blocked {
-		return location{}, fmt.Errorf("%s is %w", known, ErrBlocked)
+		return location{}, fmt.Errorf("%s is %w", repository, ErrBlocked)
 	}
-	insecure := settings.Insecure || c.trust.named.Has(host)
+	insecure := settings.Insecure || c.trust.named.Has(repository.Registry())
+	if at, ok := c.locations.find(repository); ok && at.insecure == insecure {
+		return at, nil
+	}
+	at, err := locate(repository, insecure)
+	if err == nil {
+		c.locations.keep(repository, at)
+	}
+	return at, err
+}
+
+func locate(repository reference.Repository, insecure bool) (location, error) {
+	host, known := repository.Registry(), repository.String()
 	options := []name.Option{name.WeakValidation}
 	if insecure {
 		options = append(options, name.Insecure)
@@ -147,6 +161,28 @@ func (c *Client) locate(repository reference.Repository) (location, error) {
 		return location{}, fmt.Errorf("%w: %w", ErrName, err)
 	}
 	return location{registry: registry, repository: parsed, named: repository.Registry(), insecure: insecure}, nil
+}
+
+// locations keeps the addresses of repositories, so that names are not parsed for each request.
+type locations struct {
+	mu   sync.Mutex
+	kept map[reference.Repository]location
+}
+
+func (l *locations) find(repository reference.Repository) (location, bool) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	at, ok := l.kept[repository]
+	return at, ok
+}
+
+func (l *locations) keep(repository reference.Repository, at location) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if len(l.kept) >= maxSessions {
+		clear(l.kept)
+	}
+	l.kept[repository] = at
 }
 
 // locateAPI returns the address of another API of the repository's registry. It may have a

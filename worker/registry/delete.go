@@ -42,7 +42,7 @@ func (c *Client) Delete(ctx context.Context, repository reference.Repository, di
 }
 
 func (c *Client) remove(ctx context.Context, repository reference.Repository, name reference.TagOrDigest) error {
-	remove := call{
+	remove := &call{
 		op: OpDelete, repository: repository, reference: name, method: http.MethodDelete,
 		scope: deleteScope, path: manifests, limit: maxErrorSize, instead: aReceipt,
 	}
@@ -53,7 +53,7 @@ func (c *Client) remove(ctx context.Context, repository reference.Repository, na
 // DeleteAt sends a DELETE to an API of the registry's own host that takes the user and password
 // of the registry, to delete a tag. The errors are those of Delete.
 func (c *Client) DeleteAt(ctx context.Context, repository reference.Repository, tag reference.Tag, target url.URL) error {
-	remove := call{op: OpDelete, repository: repository, reference: tag, method: http.MethodDelete, url: &target, limit: maxErrorSize, instead: aReceipt}
+	remove := &call{op: OpDelete, repository: repository, reference: tag, method: http.MethodDelete, url: &target, limit: maxErrorSize, instead: aReceipt}
 	at, err := c.locate(repository)
 	if err != nil {
 		return remove.fail(err)

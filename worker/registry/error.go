@@ -118,9 +118,14 @@ func plainHTTP(host string) error {
 // errSlow is the cause of the context when a request has taken too long.
 var errSlow = errors.New("no complete answer within")
 
-func slow(within time.Duration) error {
-	return fmt.Errorf("%w %s: %w", errSlow, within, context.DeadlineExceeded)
+// slow is an errSlow after this time. Each request may need one, so its text is made when it is
+// read.
+type slow time.Duration
+
+func (s slow) Error() string {
+	return fmt.Sprintf("%v %s: %v", errSlow, time.Duration(s), context.DeadlineExceeded)
 }
+func (s slow) Unwrap() []error { return []error{errSlow, context.DeadlineExceeded} }
 
 // diagnosis is an error in the body of a failed request, as the OCI distribution specification
 // defines it.

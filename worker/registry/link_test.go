@@ -14,7 +14,7 @@ import (
 // nextOf returns the query of the next page of tags after an answer with these headers.
 func nextOf(headers ...string) (string, error) {
 	page, _ := url.Parse("https://registry.example.com/v2/team/app/tags/list?n=2")
-	return call{path: tagsList}.nextQuery(answer{header: http.Header{"Link": headers}, url: page})
+	return (&call{path: tagsList}).nextQuery(answer{header: http.Header{"Link": headers}, url: page})
 }
 
 const here = "</v2/team/app/tags/list?n=2&last=b>"
@@ -108,7 +108,7 @@ func TestNextLinksOfReferrers(t *testing.T) {
 	digest := reference.DigestOf(nil)
 	page, err := url.Parse("https://registry.example.com/v2/team/app/referrers/" + digest.String())
 	require.NoError(t, err)
-	list := call{path: referrers, reference: digest}
+	list := &call{path: referrers, reference: digest}
 	for target, want := range map[string]string{
 		page.Path + "?page=2": "page=2",
 		"https://internal/x" + strings.Replace(page.Path, ":", "%3A", 1) + "?page=2": "page=2",

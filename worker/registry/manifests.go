@@ -142,7 +142,7 @@ func servesNoHead(err error) bool {
 // deniesHead reports whether a registry may refuse all HEADs of manifests. Some do and serve
 // GET, which is tried before the guard learns of the failure: otherwise it would close a
 // registry that works. A destination also answers 403 if something does not exist.
-func (c *Client) deniesHead(call call, err error) bool {
+func (c *Client) deniesHead(call *call, err error) bool {
 	if call.path != manifests || call.method != http.MethodHead {
 		return false
 	}
@@ -190,8 +190,8 @@ func (c *Client) get(ctx context.Context, op string, repository reference.Reposi
 }
 
 // manifestCall returns a request for a manifest whose answer has at most limit bytes.
-func manifestCall(op, method string, repository reference.Repository, name reference.TagOrDigest, limit int64) call {
-	return call{
+func manifestCall(op, method string, repository reference.Repository, name reference.TagOrDigest, limit int64) *call {
+	return &call{
 		op: op, repository: repository, reference: name, method: method, scope: transport.PullScope,
 		path: manifests, accept: accept, limit: limit, instead: aManifest,
 	}
@@ -230,7 +230,7 @@ func read(got answer, name reference.TagOrDigest) (Manifest, error) {
 // must be stored already. Put does not maintain fallback tags for referrers: they are tags of
 // the source and mirrored as such.
 func (c *Client) Put(ctx context.Context, repository reference.Repository, name reference.TagOrDigest, m Manifest) error {
-	put := call{
+	put := &call{
 		op: OpPut, repository: repository, reference: name, method: http.MethodPut,
 		scope: transport.PushScope, path: manifests,
 		contentType: m.MediaType, body: m.Raw, limit: maxErrorSize, instead: aReceipt,
@@ -258,7 +258,7 @@ func (c *Client) Put(ctx context.Context, repository reference.Repository, name 
 
 // isStored checks a success without a digest, which is optional, by looking up the manifest:
 // pages of proxies are successes, too.
-func (c *Client) isStored(ctx context.Context, put call, m Manifest, got answer) error {
+func (c *Client) isStored(ctx context.Context, put *call, m Manifest, got answer) error {
 	held, err := c.Find(ctx, put.repository, put.reference)
 	switch {
 	case err != nil && !errors.Is(err, ErrNotFound):

@@ -180,7 +180,7 @@ func isNext(relation string) bool { return strings.EqualFold(relation, relNext) 
 // link is used: proxies that rename hosts, change the scheme or add a prefix make the rest
 // wrong, and it equals the request anyway. The error is ErrPagination: a list that cannot be
 // followed to its end is incomplete.
-func (call call) nextQuery(got answer) (string, error) {
+func (call *call) nextQuery(got answer) (string, error) {
 	links, err := parseLinks(got.header)
 	if err != nil {
 		return "", err
@@ -207,7 +207,7 @@ func (call call) nextQuery(got answer) (string, error) {
 }
 
 // queryOf returns the query of a link to the next page.
-func (call call) queryOf(l link, page *url.URL) (string, error) {
+func (call *call) queryOf(l link, page *url.URL) (string, error) {
 	target, err := url.Parse(l.target)
 	if err != nil || strings.Contains(l.target, " ") {
 		return "", fmt.Errorf("%w: the link to the next page is not a URL: %s", ErrPagination, reference.Quote(l.target))

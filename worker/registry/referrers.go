@@ -85,8 +85,8 @@ func (l *referrersList) page(ctx context.Context) ([]Entry, error) {
 }
 
 // call returns the request for the next page.
-func (l *referrersList) call() call {
-	return call{
+func (l *referrersList) call() *call {
+	return &call{
 		op: OpReferrers, repository: l.repository, reference: l.subject, method: http.MethodGet,
 		scope: transport.PullScope, path: referrers, query: l.query,
 		accept: string(types.OCIImageIndex), limit: maxManifestSize, instead: aReferrers,

@@ -306,7 +306,7 @@ func (m *memory) note(host string) {
 // scopes returns the scopes of a call, separated by spaces. A call to a destination requests
 // the scope to push as well; one that mounts a blob, also the scope to pull from the blob's
 // repository.
-func (c *Client) scopes(at location, call call) string {
+func (c *Client) scopes(at location, call *call) string {
 	action := call.scope
 	if action == catalogScope {
 		return catalogScope
@@ -327,7 +327,7 @@ func (c *Client) scopes(at location, call call) string {
 
 // session returns a session for a call. If the token server refuses the scope to push, reads
 // use a session without it.
-func (c *Client) session(ctx context.Context, at location, call call, asked bool) (handshake, *session, bool, error) {
+func (c *Client) session(ctx context.Context, at location, call *call, asked bool) (handshake, *session, bool, error) {
 	h := handshake{location: at, scope: c.scopes(at, call)}
 	looks := c.role == destination && call.looks()
 	if looks && c.noPush.isKnown(h.key()) {
@@ -347,7 +347,7 @@ func (c *Client) session(ctx context.Context, at location, call call, asked bool
 // explainRefusal returns the meaning of a refusal that a new session got, too. If a
 // destination refuses a read although the credentials are right, the repository may not exist:
 // the error is then errHidden.
-func (c *Client) explainRefusal(ctx context.Context, session *session, at location, call call, refusal error) error {
+func (c *Client) explainRefusal(ctx context.Context, session *session, at location, call *call, refusal error) error {
 	if c.role == source || !call.looks() {
 		return refusal
 	}
@@ -370,7 +370,7 @@ func (s *session) accepts(ctx context.Context, at location) (bool, error) {
 		return s.accepted, nil
 	}
 	root := &url.URL{Scheme: "https", Host: at.registry.RegistryStr(), Path: "/v2/"}
-	_, err := exchange(ctx, s, at, call{method: http.MethodGet, url: root, limit: maxErrorSize, instead: aReceipt})
+	_, err := exchange(ctx, s, at, &call{method: http.MethodGet, url: root, limit: maxErrorSize, instead: aReceipt})
 	switch {
 	case err == nil, statusOf(err) == http.StatusNotFound:
 		s.accepted = true

@@ -20,7 +20,7 @@ const maxSignaturesSize = 4 << 20
 // StoresSignatures reports whether the registry of a repository stores signatures itself. It
 // sends a request once an hour.
 func (c *Client) StoresSignatures(ctx context.Context, repository reference.Repository) (bool, error) {
-	ask := call{op: OpReach, repository: repository}
+	ask := &call{op: OpReach, repository: repository}
 	at, err := c.locate(repository)
 	if err != nil {
 		return false, ask.fail(err)
@@ -41,7 +41,7 @@ func (c *Client) StoresSignatures(ctx context.Context, repository reference.Repo
 // Signatures returns the JSON list of the signatures that a registry stores for a digest, if
 // StoresSignatures is true.
 func (c *Client) Signatures(ctx context.Context, repository reference.Repository, digest reference.Digest) ([]byte, error) {
-	get := call{
+	get := &call{
 		op: OpGet, repository: repository, reference: digest, method: http.MethodGet,
 		scope: transport.PullScope, accept: "application/json", limit: maxSignaturesSize,
 	}

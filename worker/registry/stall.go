@@ -42,10 +42,12 @@ const steps = 8
 type silence struct {
 	end context.CancelCauseFunc
 
-	mu     sync.Mutex
-	timer  *time.Timer // nil: not waiting
-	left   int         // steps
-	closed bool        // wait has no effect any more
+	mu      sync.Mutex
+	timer   *time.Timer // nil before the first wait
+	limit   time.Duration
+	waiting bool
+	left    int  // steps
+	closed  bool // wait has no effect any more
 }
 
 // wait begins to wait for the other side, at most for the limit.
@@ -56,21 +58,27 @@ func (s *silence) wait(limit time.Duration) {
 	if s.closed {
 		return
 	}
-	s.left = steps
-	var timer *time.Timer
-	timer = time.AfterFunc(limit/steps, func() {
-		s.mu.Lock()
-		defer s.mu.Unlock()
-		if s.timer != timer {
-			return // the waiting has just ended
-		}
-		if s.left--; s.left > 0 {
-			timer.Reset(limit / steps)
-			return
-		}
-		s.end(&stalledError{limit})
-	})
-	s.timer = timer
+	s.waiting, s.limit, s.left = true, limit, steps
+	if s.timer == nil {
+		s.timer = time.AfterFunc(limit/steps, s.step)
+		return
+	}
+	s.timer.Reset(limit / steps)
+}
+
+// step counts a step of silence. One that was due when the waiting ended may count for the next
+// waiting.
+func (s *silence) step() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if !s.waiting {
+		return
+	}
+	if s.left--; s.left > 0 {
+		s.timer.Reset(s.limit / steps)
+		return
+	}
+	s.end(&stalledError{s.limit})
 }
 
 // rest ends the waiting.
@@ -89,9 +97,9 @@ func (s *silence) close() {
 }
 
 func (s *silence) stop() {
-	if s.timer != nil {
+	if s.waiting {
 		s.timer.Stop()
-		s.timer = nil
+		s.waiting = false
 	}
 }
 

@@ -54,7 +54,7 @@ func (c *Client) Tags(ctx context.Context, repository reference.Repository) iter
 
 // tagPage returns a page and the query of the next one, which is "" after the last page.
 func (c *Client) tagPage(ctx context.Context, repository reference.Repository, query string, pages *Pages) (names []string, next string, err error) {
-	asked := call{
+	asked := &call{
 		op: OpTags, repository: repository, method: http.MethodGet,
 		scope: transport.PullScope, path: tagsList, query: query, limit: maxPageSize, instead: aTagList,
 	}
@@ -62,7 +62,7 @@ func (c *Client) tagPage(ctx context.Context, repository reference.Repository, q
 }
 
 // namePage returns the names on a page of a list, and the query of the next one.
-func (c *Client) namePage(ctx context.Context, asked call, pages *Pages, read func(answer) ([]string, error)) (names []string, next string, err error) {
+func (c *Client) namePage(ctx context.Context, asked *call, pages *Pages, read func(answer) ([]string, error)) (names []string, next string, err error) {
 	var got answer
 	if err = pages.At(asked.query); err == nil {
 		got, err = c.send(ctx, asked)
@@ -134,7 +134,7 @@ func ParseTag(name string) (reference.Tag, error) {
 // credentials and no Guard watches it. The error is an *Error. It wraps ErrPage if the
 // answer is not a JSON object.
 func (c *Client) GetTagPage(ctx context.Context, repository reference.Repository, target url.URL) ([]byte, error) {
-	get := call{op: OpTags, repository: repository, url: &target, instead: aTagPage}
+	get := &call{op: OpTags, repository: repository, url: &target, instead: aTagPage}
 	at, err := c.locateAPI(repository, target.Host)
 	if err != nil {
 		return nil, get.fail(err)
@@ -155,7 +155,7 @@ func (c *Client) GetTagPage(ctx context.Context, repository reference.Repository
 // answer links to another page. No Guard watches the request. The error is an *Error. It
 // wraps ErrPage if the answer is not a JSON array.
 func (c *Client) GetLinkedPage(ctx context.Context, repository reference.Repository, target url.URL) (body []byte, more bool, err error) {
-	get := call{op: OpTags, repository: repository, url: &target, instead: aTagArray}
+	get := &call{op: OpTags, repository: repository, url: &target, instead: aTagArray}
 	at, err := c.locate(repository)
 	if err != nil {
 		return nil, false, get.fail(err)
@@ -190,13 +190,13 @@ func (a answer) linksOn() (bool, error) {
 // getOpenly gets a page without a session. A user and password are sent with it, if the
 // login has them. If an insecure host does not answer over HTTPS, getOpenly uses plain HTTP;
 // if that works, it does so for the next hour.
-func (c *Client) getOpenly(ctx context.Context, at location, get call, as login) (answer, error) {
+func (c *Client) getOpenly(ctx context.Context, at location, get *call, as login) (answer, error) {
 	get.method, get.limit = http.MethodGet, maxManifestSize
 	return c.sendOpenly(ctx, at, get, as)
 }
 
 // sendOpenly sends a call as getOpenly does, with any method.
-func (c *Client) sendOpenly(ctx context.Context, at location, get call, as login) (answer, error) {
+func (c *Client) sendOpenly(ctx context.Context, at location, get *call, as login) (answer, error) {
 	get.accept, get.url.Scheme = "application/json", "https"
 	send := func(scheme string) (answer, error) {
 		sender := &authorized{network: c.sessions.network, host: get.url.Host, scheme: scheme}

@@ -17,7 +17,7 @@ import (
 // HasBlob reports whether a repository has a blob. A success with neither the digest nor the
 // size is not proof: then it returns false, and the blob is uploaded.
 func (c *Client) HasBlob(ctx context.Context, repository reference.Repository, blob Descriptor) (bool, error) {
-	got, err := c.send(ctx, call{
+	got, err := c.send(ctx, &call{
 		op: OpHead, repository: repository, reference: blob.Digest, method: http.MethodHead,
 		scope: transport.PullScope, path: blobs, limit: maxErrorSize, instead: aBlob,
 	})
@@ -78,15 +78,15 @@ func (c *Client) Begin(ctx context.Context, repository reference.Repository, blo
 }
 
 // call returns a request about the upload.
-func (u *Upload) call(method string) call {
-	return call{
+func (u *Upload) call(method string) *call {
+	return &call{
 		op: OpPut, repository: u.repository, reference: u.blob, method: method, url: u.location,
 		scope: transport.PushScope, path: uploads, limit: maxErrorSize, instead: aReceipt,
 	}
 }
 
 // piece returns a request that sends a part of the blob.
-func (u *Upload) piece(method string, content io.Reader, offset, size int64) call {
+func (u *Upload) piece(method string, content io.Reader, offset, size int64) *call {
 	piece := u.call(method)
 	piece.contentType, piece.large, piece.within = "application/octet-stream", true, u.client.copyTimeout
 	piece.declined = u.Declined
