@@ -61,15 +61,16 @@ func (c *Client) Open(ctx context.Context, repository reference.Repository, blob
 	switch {
 	case got.status == http.StatusOK:
 		return content, nil
-	case got.status == http.StatusPartialContent && from > 0:
-		if end, whole, ok := contentRange(got.header.Get("Content-Range"), from); ok && (whole < 0 || end == whole) {
+	case got.status == http.StatusPartialContent:
+		if end, whole, ok := contentRange(got.header.Get("Content-Range"), from); ok && (whole < 0 && from > 0 || end == whole) {
 			content.From, content.Size = from, whole
 			return content, nil
 		}
-		_ = content.Close()
-		return c.Open(ctx, repository, blob, 0) // the registry sends another part
 	}
 	_ = content.Close()
+	if got.status == http.StatusPartialContent && from > 0 {
+		return c.Open(ctx, repository, blob, 0) // the registry sends another part
+	}
 	return nil, about(fmt.Errorf("%w: answered %d instead of the blob", ErrUnexpected, got.status), OpGetBlob, repository, blob)
 }
 

@@ -99,6 +99,7 @@ type failure struct {
 	status     int
 	retryAfter time.Duration
 	cause      error
+	strayed    bool // another host has answered, to which the registry has redirected
 }
 
 func (f *failure) Error() string { return f.cause.Error() }
@@ -217,6 +218,10 @@ func (c *Client) attempt(ctx context.Context, call *call) (answer, error) {
 		switch {
 		case status == 0:
 			return got, err
+		case hasStrayed(err) && first:
+			continue // another redirect has a permission that has not ended
+		case hasStrayed(err):
+			return got, err
 		case !first && session.doubt == nil:
 			session.settle(status, c.sessions.now())
 		case !first, call.method == http.MethodDelete && call.op != OpDelete: // cancelling an upload needs a permission that clients rarely have
@@ -247,6 +252,13 @@ func refusedWith(err error) int {
 		return status
 	}
 	return 0
+}
+
+// hasStrayed reports whether a refusal came from a host to which the registry has redirected a
+// read, such as the storage of its blobs. The session is not the reason.
+func hasStrayed(err error) bool {
+	failed, ok := errors.AsType[*failure](err)
+	return ok && failed.strayed
 }
 
 // looks reports whether the call only reads.
@@ -290,11 +302,16 @@ func exchange(ctx context.Context, session *session, at location, call *call) (a
 		return answer{}, unanswered(ctx, at, wait, err)
 	}
 	if response.StatusCode/100 != 2 {
-		return answer{}, &failure{
+		failed := &failure{
 			status:     response.StatusCode,
 			retryAfter: time.Duration(wait.Load()),
 			cause:      refusal(response.StatusCode, diagnose(body), session.login),
 		}
+		if host := response.Request.URL.Host; call.looks() && host != request.URL.Host && refusedWith(failed) != 0 {
+			failed.strayed = true
+			failed.cause = fmt.Errorf("%w: %s refused what the registry has redirected to it: %s", ErrUnavailable, host, diagnose(body).Message)
+		}
+		return answer{}, failed
 	}
 	if int64(len(body)) > call.limit && (call.instead == aBlob || !isMarkup(body)) {
 		return answer{}, fmt.Errorf("%w: more than %d bytes", ErrTooLarge, call.limit)

@@ -40,7 +40,7 @@ func FuzzLocation(f *testing.F) {
 	opened, err := url.Parse("https://registry.example.com/v2/mirror/app/blobs/uploads/")
 	require.NoError(f, err)
 	f.Fuzz(func(t *testing.T, value string) {
-		to, err := answer{header: http.Header{"Location": {value}}, url: opened}.location()
+		to, err := answer{header: http.Header{"Location": {value}}, url: opened}.location("/mirror/app/blobs/")
 		if err != nil {
 			require.Nil(t, to)
 			showable(t, err)

@@ -48,6 +48,7 @@ type Upload struct {
 	repository reference.Repository
 	blob       reference.Digest
 	location   *url.URL // of the next request
+	own        string   // part of all its locations below /v2/
 }
 
 // Begin begins the upload of a blob. from is optional: the registry may mount the blob from
@@ -70,7 +71,9 @@ func (c *Client) Begin(ctx context.Context, repository reference.Repository, blo
 	if !from.IsZero() && got.status == http.StatusCreated {
 		return nil, nil
 	}
-	if u.location, err = got.location(); err != nil {
+	// Below /v2/ are the repositories, and the blob is to end up in its own.
+	u.own = strings.TrimSuffix(strings.TrimPrefix(got.url.Path, "/v2"), "uploads/")
+	if u.location, err = got.location(u.own); err != nil {
 		return nil, about(err, OpPut, repository, blob)
 	}
 	u.MinPiece, _ = strconv.ParseInt(got.header.Get("OCI-Chunk-Min-Length"), 10, 64) // optional
@@ -122,7 +125,7 @@ func (u *Upload) moved(got answer) error {
 	if got.header.Get("Location") == "" && (got.status == http.StatusAccepted || got.status == http.StatusNoContent) {
 		return nil
 	}
-	location, err := got.location()
+	location, err := got.location(u.own)
 	if err != nil {
 		return about(err, OpPut, u.repository, u.blob)
 	}
@@ -203,8 +206,9 @@ func (c *Client) MayPush(ctx context.Context, repository reference.Repository) e
 	return nil
 }
 
-// location returns the URL of an upload. It may be on another host, which gets no credentials.
-func (a answer) location() (*url.URL, error) {
+// location returns the URL of an upload. It may be on another host, which gets no credentials. If
+// it is below /v2/, it must contain own; some registries take uploads elsewhere.
+func (a answer) location(own string) (*url.URL, error) {
 	text := a.header.Get("Location")
 	switch {
 	case text == "" && a.status != http.StatusAccepted:
@@ -228,9 +232,6 @@ func (a answer) location() (*url.URL, error) {
 	}
 	location = a.url.ResolveReference(location)
 	location.Fragment, location.RawFragment = "", ""
-	// Below /v2/ are the repositories, and this is to end up in its own. Some
-	// registries take uploads elsewhere.
-	own := strings.TrimSuffix(strings.TrimPrefix(a.url.Path, "/v2"), "uploads/")
 	if strings.HasPrefix(location.Path, "/v2/") && !strings.Contains(location.Path, own) {
 		return nil, bad
 	}

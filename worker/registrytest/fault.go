@@ -16,7 +16,8 @@ import (
 )
 
 // Fault is something that goes wrong with matching requests. Delay and Gate delay the request.
-// Then the first of Hang, Reset, Status, TruncateBody, CutUpload and Drip that is set happens.
+// Then the first of Hang, Reset, Status, TruncateBody, CutUpload, Lose, Change and Drip that is
+// set happens.
 // With none of them the request is answered as usual.
 type Fault struct {
 	Match Match // nil matches all requests; it sees them before they have a Status
@@ -38,9 +39,21 @@ type Fault struct {
 	TruncateBody bool  // send the headers and half of the body, then disconnect
 	CutUpload    int64 // store so many bytes of the request's body, then disconnect
 
+	Lose bool // handle the request, then disconnect without an answer
+	// Change changes the registry's answer before it is sent.
+	Change func(req *http.Request, answer *Answer)
+
 	// Drip sends the headers, then as many bytes of the body as each number says, and the rest
 	// when it is closed.
 	Drip <-chan int
+}
+
+// Answer is what a registry answers. Without a Transfer-Encoding, its Content-Length is that of
+// the body.
+type Answer struct {
+	Status int
+	Header http.Header
+	Body   []byte
 }
 
 // faults are the injected faults in order. The zero value has none.
@@ -170,6 +183,23 @@ func cutUpload(w http.ResponseWriter, req *http.Request, size int64, answer func
 	}{io.MultiReader(io.LimitReader(req.Body, size), broken{}), req.Body}
 	answer(httptest.NewRecorder(), req)
 	reset(w)
+}
+
+// change sends the registry's answer after the fault has changed it.
+func (f Fault) change(w http.ResponseWriter, req *http.Request, answer func(http.ResponseWriter)) {
+	whole := httptest.NewRecorder()
+	answer(whole)
+	changed := Answer{whole.Code, whole.Header(), whole.Body.Bytes()}
+	f.Change(req, &changed)
+	switch {
+	case changed.Header.Get("Transfer-Encoding") != "":
+		changed.Header.Del("Content-Length")
+	case req.Method != http.MethodHead:
+		changed.Header.Set("Content-Length", strconv.Itoa(len(changed.Body)))
+	}
+	maps.Copy(w.Header(), changed.Header)
+	w.WriteHeader(changed.Status)
+	_, _ = w.Write(changed.Body) // the client may have disconnected
 }
 
 // broken is the body of a connection that was cut.

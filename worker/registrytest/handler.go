@@ -6,6 +6,7 @@ import (
 	"io"
 	"math"
 	"net/http"
+	"net/http/httptest"
 	"slices"
 	"strconv"
 	"sync"
@@ -34,6 +35,11 @@ func (r *Registry) serve(w http.ResponseWriter, req *http.Request) {
 		truncate(rw, func(w http.ResponseWriter) { r.answer(w, req, request) })
 	case fault.CutUpload > 0:
 		cutUpload(rw, req, fault.CutUpload, func(w http.ResponseWriter, req *http.Request) { r.answer(w, req, request) })
+	case fault.Lose:
+		r.answer(httptest.NewRecorder(), req, request)
+		reset(rw)
+	case fault.Change != nil:
+		fault.change(rw, req, func(w http.ResponseWriter) { r.answer(w, req, request) })
 	case fault.Drip != nil:
 		drip(rw, req, fault.Drip, func(w http.ResponseWriter) { r.answer(w, req, request) })
 	default:
@@ -50,8 +56,11 @@ func (r *Registry) answer(w http.ResponseWriter, req *http.Request, request Requ
 		r.tokens.serve(w, req)
 		return
 	}
-	if r.refusesBody(w, req) {
+	if r.refusesBody(w, req, request) {
 		return
+	}
+	if r.settings.uploads != nil {
+		w, req = r.settings.uploads.follow(w, req, request)
 	}
 	for _, limit := range r.settings.requestLimiters {
 		if limit.refuses(w, request) {
@@ -105,9 +114,12 @@ func (r *Registry) answer(w http.ResponseWriter, req *http.Request, request Requ
 	r.app.ServeHTTP(w, r.unlie(req))
 }
 
-// refusesBody answers a request whose body is too large, or a PATCH that is not supported.
-func (r *Registry) refusesBody(w http.ResponseWriter, req *http.Request) bool {
+// refusesBody answers a request whose body is too large, or a way to send a blob that is not
+// supported.
+func (r *Registry) refusesBody(w http.ResponseWriter, req *http.Request, request Request) bool {
 	switch {
+	case req.Method == http.MethodPut && request.Kind == KindBlobUpload && r.settings.emptyEnd != 0 && isLarger(req, 0):
+		writeError(w, r.settings.emptyEnd, "BLOB_UPLOAD_INVALID", "blob upload invalid")
 	case r.settings.bodyLimit > 0 && isLarger(req, r.settings.bodyLimit):
 		http.Error(w, "<html><head><title>413 Request Entity Too Large</title></head></html>", http.StatusRequestEntityTooLarge)
 	case req.Method == http.MethodPatch && r.settings.noPatch != 0:

@@ -1,11 +1,15 @@
 package registrytest
 
 import (
+	"bytes"
+	"compress/gzip"
 	"fmt"
 	"math/rand/v2"
 	"net/http"
 	"sync/atomic"
 	"testing"
+
+	"github.com/opencontainers/go-digest"
 )
 
 // Mishap is a fault that can happen to any request.
@@ -19,17 +23,25 @@ var mishaps = []Mishap{
 	{"reset", Fault{Reset: true}},
 	{"cut", Fault{TruncateBody: true}},
 	{"cut upload", Fault{CutUpload: 7}},
+	{"lost answer", Fault{Lose: true}},
 	{"hang", Fault{Hang: true}},
+	{"hang after the headers", Fault{Drip: make(chan int)}},
 	{"500", Fault{Status: 500}},
 	{"503", Fault{Status: 503, Header: http.Header{"Retry-After": {"1"}}}},
+	{"502", Fault{Status: 502, Body: "<html><title>Bad Gateway</title></html>"}},
 	{"429", Fault{Status: 429}},
+	{"429 until a date", Fault{Status: 429, Header: http.Header{"Retry-After": {"Fri, 31 Dec 1999 23:59:59 GMT"}}}},
 	{"400", Fault{Status: 400}},
 	{"401", Fault{Status: 401}},
 	{"403", Fault{Status: 403}},
 	{"404", Fault{Status: 404}},
 	{"405", Fault{Status: 405}},
+	{"410", Fault{Status: 410}},
+	{"411", Fault{Status: 411}},
 	{"413", Fault{Status: 413}},
+	{"415", Fault{Status: 415}},
 	{"416", Fault{Status: 416}},
+	{"501", Fault{Status: 501}},
 	{"200 with a page", Fault{Status: 200, Header: http.Header{"Content-Type": {"text/html"}}, Body: "<html><title>Welcome</title></html>"}},
 	{"200 with nothing", Fault{Status: 200}},
 	{"200 with JSON", Fault{Status: 200, Header: http.Header{"Content-Type": {"application/json"}}, Body: "{}"}},
@@ -39,7 +51,41 @@ var mishaps = []Mishap{
 	{"206", Fault{Status: 206, Body: "x"}},
 	{"a redirect without a target", Fault{Status: 307}},
 	{"a redirect to nowhere", Fault{Status: 307, Header: http.Header{"Location": {"http://127.0.0.1:1/"}}}},
+	{"a redirect to itself", changing(func(req *http.Request, a *Answer) {
+		a.Status = http.StatusTemporaryRedirect
+		a.Header.Set("Location", req.URL.RequestURI())
+	})},
+	{"few headers", changing(func(_ *http.Request, a *Answer) { // a list without a link would have another end
+		for _, name := range []string{"Docker-Content-Digest", "Etag", "Location", "Range", "Content-Type"} {
+			a.Header.Del(name)
+		}
+	})},
+	{"another digest", changing(func(_ *http.Request, a *Answer) {
+		a.Header.Set("Docker-Content-Digest", digest.FromString("another").String())
+	})},
+	{"another location", changing(func(_ *http.Request, a *Answer) { a.Header.Set("Location", "/v2/other/blobs/uploads/x") })},
+	{"other content", changing(func(_ *http.Request, a *Answer) {
+		for i := range a.Body {
+			a.Body[i] ^= 1
+		}
+	})},
+	{"a byte less", changing(func(_ *http.Request, a *Answer) { a.Body = a.Body[min(1, len(a.Body)):] })},
+	{"a byte more", changing(func(_ *http.Request, a *Answer) { a.Body = append(a.Body, 0) })},
+	{"a byte more, of unknown length", changing(func(_ *http.Request, a *Answer) {
+		a.Header.Set("Transfer-Encoding", "chunked")
+		a.Body = append(a.Body, 0)
+	})},
+	{"compressed", changing(func(_ *http.Request, a *Answer) {
+		a.Header.Set("Content-Encoding", "gzip")
+		var packed bytes.Buffer
+		w := gzip.NewWriter(&packed)
+		_, _ = w.Write(a.Body) // it always can
+		_ = w.Close()
+		a.Body = packed.Bytes()
+	})},
 }
+
+func changing(change func(*http.Request, *Answer)) Fault { return Fault{Change: change} }
 
 // Step is a mishap of the request with a number, counted from 1, and of all after it if Onward
 // is set.

@@ -253,6 +253,8 @@ type settings struct {
 	noRanges        bool
 	bodyLimit       int64
 	noPatch         int
+	emptyEnd        int
+	uploads         *movingUploads // nil: they stay
 	oddManifests    bool
 	headAfterGet    bool
 	refusedType     string
@@ -363,6 +365,18 @@ func WithBodyLimit(bytes int64) Option {
 // whole blobs.
 func WithoutPatch(status int) Option {
 	return func(s *settings) { s.noPatch = status }
+}
+
+// WithEmptyEnd answers the request that ends an upload with this status if it has a body: a
+// registry need not take a blob there.
+func WithEmptyEnd(status int) Option {
+	return func(s *settings) { s.emptyEnd = status }
+}
+
+// WithMovingUploads makes each answer about an upload name another location for the next request,
+// and answers 404 to requests to an earlier one, as the specification permits.
+func WithMovingUploads() Option {
+	return func(s *settings) { s.uploads = &movingUploads{last: map[string]int{}} }
 }
 
 // WithPartialIndexes accepts an index if manifests in it are missing. Without it the registry

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"io"
 	"net/http"
+	"slices"
 	"sync"
 	"time"
 
@@ -18,17 +19,22 @@ const small = 4 << 20
 // it is too large. Cloudflare takes 100 MB, and nginx 1 MiB by default.
 var pieceSizes = []int64{64 << 20, 8 << 20, 1 << 20}
 
+// noBody are the answers of destinations that do not take a part of a blob with the request that
+// ends its upload.
+var noBody = []int{http.StatusBadRequest, http.StatusMethodNotAllowed, http.StatusUnsupportedMediaType, http.StatusNotImplemented}
+
 // manner is how a destination takes large blobs. The zero value is that of docker push: the
 // upload is begun, gets the whole blob in a PATCH, and is ended.
 type manner struct {
 	inEnd bool  // the request that ends the upload has the blob; PATCH is optional for registries
+	apart bool  // that request never has a part of the blob
 	piece int64 // the size of each of several PATCHes; 0: there is one
 }
 
 // ends reports whether what is left of a blob is sent with the request that ends the upload.
 // A negative size is unknown.
 func (m manner) ends(left int64) bool {
-	return m.inEnd || 0 <= left && left <= small && (m.piece == 0 || left <= m.piece)
+	return m.inEnd || left == 0 || !m.apart && 0 < left && left <= small && (m.piece == 0 || left <= m.piece)
 }
 
 // part returns what the next PATCH sends of the body, and its size.
@@ -49,15 +55,20 @@ func (m manner) after(err error, sent, minPiece int64) (manner, bool) {
 	if !errors.As(err, &failed) || failed.Op != registry.OpPut || m.inEnd {
 		return manner{}, false
 	}
-	switch failed.Status {
-	case http.StatusRequestEntityTooLarge:
+	if failed.Status == http.StatusRequestEntityTooLarge {
 		for _, size := range pieceSizes {
 			if size = max(size, minPiece); (sent < 0 || size < sent) && (m.piece == 0 || size < m.piece) {
-				return manner{piece: size}, true
+				return manner{piece: size, apart: m.apart}, true
 			}
 		}
+		return manner{}, false
+	}
+	if sent != 0 && m.ends(sent) {
+		return manner{piece: m.piece, apart: true}, slices.Contains(noBody, failed.Status)
+	}
+	switch failed.Status {
 	case http.StatusMethodNotAllowed, http.StatusUnsupportedMediaType, http.StatusNotImplemented:
-		return manner{inEnd: true}, m.piece == 0 && !m.ends(sent)
+		return manner{inEnd: true}, m.piece == 0
 	}
 	return manner{}, false
 }

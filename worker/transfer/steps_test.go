@@ -24,6 +24,7 @@ var (
 func TestEveryStep(t *testing.T) {
 	type step struct {
 		way    string
+		http2  bool
 		source bool
 		registrytest.Step
 	}
@@ -34,8 +35,13 @@ func TestEveryStep(t *testing.T) {
 			return []reference.Repository{p.destination("a"), p.destination("b")}
 		},
 	}
-	start := func(t *testing.T) (*pair, registry.Descriptor, []byte) {
-		p := newPair(t)
+	start := func(t *testing.T, http2 bool) (*pair, registry.Descriptor, []byte) {
+		var options []registrytest.Option
+		if http2 {
+			options = []registrytest.Option{registrytest.WithTLS(), registrytest.WithHTTP2()}
+		}
+		p := newPair(t, options...)
+		p.to = registrytest.New(t, append(options, registrytest.WithDirectory(t.TempDir()), registrytest.WithTokenAuth(registrytest.TokenAuth{User: user, Password: password}))...)
 		client := registry.NewClient(registry.Options{
 			Insecure: []string{p.from.Host(), p.to.Host()}, Keychain: login{},
 			Transport: registrytest.NewTransport(700*time.Millisecond, p.from, p.to),
@@ -57,18 +63,20 @@ func TestEveryStep(t *testing.T) {
 	}
 	var all []step
 	for way := range ways {
-		p, blob, content := start(t)
-		require.NoError(t, send(t, p, way, blob, content))
-		for _, s := range registrytest.Steps(len(p.from.Requests())) {
-			all = append(all, step{way, true, s})
-		}
-		for _, s := range registrytest.Steps(len(p.to.Requests())) {
-			all = append(all, step{way, false, s})
+		for _, http2 := range []bool{false, true} {
+			p, blob, content := start(t, http2)
+			require.NoError(t, send(t, p, way, blob, content))
+			for _, s := range registrytest.Steps(len(p.from.Requests())) {
+				all = append(all, step{way, http2, true, s})
+			}
+			for _, s := range registrytest.Steps(len(p.to.Requests())) {
+				all = append(all, step{way, http2, false, s})
+			}
 		}
 	}
 	for _, s := range registrytest.Some(t, all, *steps, *stepsSeed) {
-		t.Run(fmt.Sprintf("%s, source %t, %s", s.way, s.source, s.Step), func(t *testing.T) {
-			p, blob, content := start(t)
+		t.Run(fmt.Sprintf("%s, HTTP/2 %t, source %t, %s", s.way, s.http2, s.source, s.Step), func(t *testing.T) {
+			p, blob, content := start(t, s.http2)
 			at := p.to
 			if s.source {
 				at = p.from

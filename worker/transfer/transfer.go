@@ -154,8 +154,14 @@ func (t *transfer) send(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	if has > 0 && has == t.sum.n && t.sum.verified() {
+	whole := t.sum.n > 0 && t.sum.verified()
+	if has > 0 && has == t.sum.n && whole {
 		return t.upload.Finish(ctx, nil, has, 0)
+	}
+	if t.upload == nil && whole { // the answer to its end may have been lost
+		if there, err := t.blobs.to.HasBlob(ctx, t.destination, t.blob); err != nil || there {
+			return err
+		}
 	}
 	c, err := t.open(ctx, has)
 	if err != nil {

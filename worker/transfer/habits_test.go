@@ -1,0 +1,148 @@
+package transfer_test
+
+import (
+	"bytes"
+	"compress/gzip"
+	"fmt"
+	"net/http"
+	"net/http/httptest"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/osism/skopeo-worker/worker/registry"
+	"github.com/osism/skopeo-worker/worker/registrytest"
+	"github.com/osism/skopeo-worker/worker/transfer"
+)
+
+// TestUploadsThatMove: each answer may name another location for the next request.
+func TestUploadsThatMove(t *testing.T) {
+	for _, size := range []int{0, 1000, 9 * mib} {
+		for _, cut := range []bool{false, true} {
+			p := newPairTo(t, registrytest.WithMovingUploads(), registrytest.WithBodyLimit(8*mib))
+			blob, content := p.push(t, size)
+			if cut {
+				p.to.Inject(registrytest.Fault{Match: puts, CutUpload: 1, Times: 1})
+			}
+			require.NoError(t, p.Send(t.Context(), p.source(), p.destination("a"), blob))
+			p.holds(t, "a", blob, content)
+		}
+	}
+}
+
+// TestEmptyEnd: a registry need not take a blob with the request that ends the upload. It gets
+// them all before, from then on.
+func TestEmptyEnd(t *testing.T) {
+	for _, status := range []int{http.StatusBadRequest, http.StatusMethodNotAllowed, http.StatusUnsupportedMediaType, http.StatusNotImplemented} {
+		t.Run(fmt.Sprint(status), func(t *testing.T) {
+			p := newPairTo(t, registrytest.WithEmptyEnd(status))
+			for i, size := range []int{1000, 2000, 0, 9 * mib} {
+				blob, content := p.push(t, size)
+				require.NoError(t, p.Send(t.Context(), p.source(), p.destination("a"), blob))
+				p.holds(t, "a", blob, content)
+				if i > 0 {
+					require.Zero(t, p.to.Count(registrytest.Answered(status)))
+				}
+				p.to.ResetRequests()
+			}
+		})
+	}
+}
+
+// TestLostAnswers: a destination that has done what it was asked for, but whose answer is lost, is
+// not sent the blob again.
+func TestLostAnswers(t *testing.T) {
+	for name, match := range map[string]registrytest.Match{"the last": puts, "one before": patches, "the first": begins} {
+		for _, size := range []int{1000, 6 * mib} {
+			t.Run(fmt.Sprint(name, " ", size), func(t *testing.T) {
+				p := newPair(t)
+				blob, content := p.push(t, size)
+				p.to.Inject(registrytest.Fault{Match: match, Lose: true, Times: 1})
+				err := p.Send(t.Context(), p.source(), p.destination("a"), blob)
+				require.NoError(t, err)
+				p.holds(t, "a", blob, content)
+				if name != "the first" {
+					require.Equal(t, 1, p.from.Count(gets))
+				}
+			})
+		}
+	}
+}
+
+// TestStorageElsewhere: sources redirect to a storage, which gets no credentials, and whose
+// permission ends.
+func TestStorageElsewhere(t *testing.T) {
+	p := newPair(t)
+	blob, content := p.push(t, 6*mib)
+	refusals := 1
+	storage := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.Header.Get("Authorization") != "" {
+			w.WriteHeader(http.StatusBadRequest)
+			return
+		}
+		if refusals > 0 {
+			refusals--
+			w.WriteHeader(http.StatusForbidden)
+			return
+		}
+		_, _ = w.Write(content)
+	}))
+	defer storage.Close()
+	p.from.Inject(registrytest.Fault{Match: gets, Status: http.StatusTemporaryRedirect, Header: http.Header{"Location": {storage.URL}}})
+	p.Blobs = allowing(p, storage.Listener.Addr().String())
+	require.NoError(t, p.Send(t.Context(), p.source(), p.destination("a"), blob))
+	p.holds(t, "a", blob, content)
+	require.Equal(t, 2, p.from.Count(gets), "another redirect has another permission")
+}
+
+// TestOddAnswersOfSources: only the blob ever becomes it.
+func TestOddAnswersOfSources(t *testing.T) {
+	const size = 6 * mib
+	for name, test := range map[string]struct {
+		change func(*http.Request, *registrytest.Answer)
+		fine   bool
+	}{
+		"longer":                     {change: func(_ *http.Request, a *registrytest.Answer) { a.Body = append(a.Body, 'x') }},
+		"shorter":                    {change: func(_ *http.Request, a *registrytest.Answer) { a.Body = a.Body[1:] }},
+		"longer, of unknown length":  {change: func(_ *http.Request, a *registrytest.Answer) { a.Body = append(a.Body, 'x'); chunked(a) }, fine: true},
+		"shorter, of unknown length": {change: func(_ *http.Request, a *registrytest.Answer) { a.Body = a.Body[1:]; chunked(a) }},
+		"of unknown length":          {change: func(_ *http.Request, a *registrytest.Answer) { chunked(a) }, fine: true},
+		"compressed": {change: func(_ *http.Request, a *registrytest.Answer) {
+			var body bytes.Buffer
+			w := gzip.NewWriter(&body)
+			_, _ = w.Write(a.Body)
+			_ = w.Close()
+			a.Body = body.Bytes()
+			a.Header.Set("Content-Encoding", "gzip")
+		}},
+		"declared as compressed": {change: func(_ *http.Request, a *registrytest.Answer) { a.Header.Set("Content-Encoding", "gzip") }, fine: true},
+		"all of it as a part": {change: func(_ *http.Request, a *registrytest.Answer) {
+			a.Status = http.StatusPartialContent
+			a.Header.Set("Content-Range", fmt.Sprintf("bytes 0-%d/%d", size-1, size))
+		}, fine: true},
+	} {
+		t.Run(name, func(t *testing.T) {
+			p := newPair(t)
+			blob, content := p.push(t, size)
+			p.from.Inject(registrytest.Fault{Match: gets, Change: test.change})
+			err := p.Send(t.Context(), p.source(), p.destination("a"), blob)
+			if test.fine {
+				require.NoError(t, err)
+				p.holds(t, "a", blob, content)
+				return
+			}
+			require.Error(t, err)
+			require.ErrorContains(t, err, "get blob "+p.source().String())
+			p.lacks(t, "a", blob)
+		})
+	}
+}
+
+func chunked(a *registrytest.Answer) {
+	a.Header.Set("Transfer-Encoding", "chunked")
+}
+
+// allowing copies between the registries of a pair and other hosts without TLS.
+func allowing(p *pair, hosts ...string) *transfer.Blobs {
+	return transfer.New(registry.NewClient(registry.Options{Insecure: append(hosts, p.from.Host(), p.to.Host()), Keychain: login{}}))
+}
