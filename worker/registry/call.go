@@ -99,7 +99,6 @@ type failure struct {
 	status     int
 	retryAfter time.Duration
 	cause      error
-	strayed    bool // another host has answered, to which the registry has redirected
 }
 
 func (f *failure) Error() string { return f.cause.Error() }
@@ -218,9 +217,9 @@ func (c *Client) attempt(ctx context.Context, call *call) (answer, error) {
 		switch {
 		case status == 0:
 			return got, err
-		case hasStrayed(err) && first:
+		case errors.Is(err, errStorage) && first:
 			continue // another redirect has a permission that has not ended
-		case hasStrayed(err):
+		case errors.Is(err, errStorage):
 			return got, err
 		case !first && session.doubt == nil:
 			session.settle(status, c.sessions.now())
@@ -254,12 +253,9 @@ func refusedWith(err error) int {
 	return 0
 }
 
-// hasStrayed reports whether a refusal came from a host to which the registry has redirected a
-// read, such as the storage of its blobs. The session is not the reason.
-func hasStrayed(err error) bool {
-	failed, ok := errors.AsType[*failure](err)
-	return ok && failed.strayed
-}
+// errStorage is a refusal of a host to which the registry has redirected a read, such as the
+// storage of its blobs. The session is not the reason.
+var errStorage = fmt.Errorf("%w", ErrUnavailable)
 
 // looks reports whether the call only reads.
 func (call *call) looks() bool {
@@ -308,8 +304,7 @@ func exchange(ctx context.Context, session *session, at location, call *call) (a
 			cause:      refusal(response.StatusCode, diagnose(body), session.login),
 		}
 		if host := response.Request.URL.Host; call.looks() && host != request.URL.Host && refusedWith(failed) != 0 {
-			failed.strayed = true
-			failed.cause = fmt.Errorf("%w: %s refused what the registry has redirected to it: %s", ErrUnavailable, host, diagnose(body).Message)
+			failed.cause = fmt.Errorf("%w: %s refused what the registry has redirected to it: %s", errStorage, host, diagnose(body).Message)
 		}
 		return answer{}, failed
 	}

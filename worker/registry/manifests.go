@@ -150,7 +150,7 @@ func (c *Client) deniesHead(call *call, err error) bool {
 	case http.StatusInternalServerError, http.StatusNotImplemented:
 		return true
 	case http.StatusForbidden:
-		return c.role == source
+		return c.role == source || errors.Is(err, errStorage)
 	}
 	return false
 }

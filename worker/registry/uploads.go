@@ -2,6 +2,7 @@ package registry
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"net/http"
@@ -15,13 +16,15 @@ import (
 )
 
 // HasBlob reports whether a repository has a blob. A success with neither the digest nor the
-// size is not proof: then it returns false, and the blob is uploaded.
+// size is not proof: then it returns false, and the blob is uploaded. So it is if the registry's
+// storage refuses the HEAD, because it permits only GET.
 func (c *Client) HasBlob(ctx context.Context, repository reference.Repository, blob Descriptor) (bool, error) {
 	got, err := c.send(ctx, &call{
 		op: OpHead, repository: repository, reference: blob.Digest, method: http.MethodHead,
 		scope: transport.PullScope, path: blobs, limit: maxErrorSize, instead: aBlob,
+		declined: func(err error) bool { return errors.Is(err, errStorage) },
 	})
-	if Absent(err) || servesNoHead(err) {
+	if Absent(err) || servesNoHead(err) || errors.Is(err, errStorage) {
 		return false, nil
 	}
 	if err != nil {

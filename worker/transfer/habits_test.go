@@ -3,6 +3,7 @@ package transfer_test
 import (
 	"bytes"
 	"compress/gzip"
+	"context"
 	"fmt"
 	"net/http"
 	"net/http/httptest"
@@ -93,6 +94,25 @@ func TestStorageElsewhere(t *testing.T) {
 	require.NoError(t, p.Send(t.Context(), p.source(), p.destination("a"), blob))
 	p.holds(t, "a", blob, content)
 	require.Equal(t, 2, p.from.Count(gets), "another redirect has another permission")
+}
+
+// TestStorageWithoutHead: a storage may permit only GET. That is no failure of the destination.
+func TestStorageWithoutHead(t *testing.T) {
+	p := newPair(t)
+	blob, content := p.push(t, 1000)
+	storage := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusForbidden) }))
+	defer storage.Close()
+	p.to.Inject(registrytest.Fault{Match: heads, Status: http.StatusTemporaryRedirect, Header: http.Header{"Location": {storage.URL}}})
+	p.Blobs = transfer.New(registry.NewClient(registry.Options{
+		Insecure: []string{p.from.Host(), p.to.Host(), storage.Listener.Addr().String()}, Keychain: login{},
+		Guard: func(_ context.Context, _ registry.Request, send func() error) error {
+			err := send()
+			require.NotErrorIs(t, err, registry.ErrUnavailable)
+			return err
+		},
+	}))
+	require.NoError(t, p.Send(t.Context(), p.source(), p.destination("a"), blob))
+	p.holds(t, "a", blob, content)
 }
 
 // TestOddAnswersOfSources: only the blob ever becomes it.
