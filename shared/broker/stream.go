@@ -144,7 +144,7 @@ func ensureConsumer(ctx context.Context, s jetstream.Stream, ackWait time.Durati
 			AckPolicy:     jetstream.AckExplicitPolicy,
 			AckWait:       ackWait,
 			MaxDeliver:    -1,
-			// Each worker holds one chunk; there may be any number of workers.
+			// A worker holds a few chunks; there may be any number of workers.
 			MaxAckPending: -1,
 		})
 		if errors.Is(err, jetstream.ErrConsumerExists) {
