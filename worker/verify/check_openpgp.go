@@ -155,5 +155,8 @@ func (w *way) judge(ctx context.Context, p policy.Policy, tag reference.Tag, con
 	if !errors.Is(err, policy.ErrRejected) && !errors.Is(err, policy.ErrUnreadable) {
 		err = fmt.Errorf("%w %s: %s", policy.ErrRejected, p.Path, redact.Foreign(err.Error()))
 	}
+	if hint := w.hint(err); hint != "" {
+		err = fmt.Errorf("%w%s", err, hint)
+	}
 	return err
 }

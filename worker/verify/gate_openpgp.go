@@ -60,6 +60,9 @@ type way struct {
 	secret   string
 	url      *url.URL
 
+	once    sync.Once
+	bundled bool // the image has a Sigstore bundle
+
 	mu     sync.Mutex
 	failed error
 	pulls  int
