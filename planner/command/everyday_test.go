@@ -49,7 +49,7 @@ func TestNoStore(t *testing.T) {
 	}
 }
 
-// TestHelp: usage and flags come first, then what the command reads and nothing else.
+// TestHelp: usage and flags come first, then the variables that the command reads, and no others.
 func TestHelp(t *testing.T) {
 	for _, c := range New().Commands() {
 		help, code := execute(t, c.Name(), "--help")
@@ -108,7 +108,7 @@ func TestNearMissesAreNamed(t *testing.T) {
 	require.NotContains(t, said, "CHUNKSIZE")
 }
 
-// TestReadyBeforeItPublishes: without what copies images, nothing is published or served, and no
+// TestReadyBeforeItPublishes: without skopeo, nothing is published or served, and no
 // store is made.
 func TestReadyBeforeItPublishes(t *testing.T) {
 	dir := t.TempDir()

@@ -10,7 +10,7 @@ import (
 	"github.com/osism/skopeo-worker/worker/prune"
 )
 
-// TestPruning: how a plan on the page stands, and what the last execution has done.
+// TestPruning: the state of the plan on the page, and the result of the last execution.
 func TestPruning(t *testing.T) {
 	now := time.Now()
 	says := func(r *prune.Review, last *prune.Last) string {

@@ -229,7 +229,7 @@ func TestRetried(t *testing.T) {
 	require.NotContains(t, redact.Text("posting to "+broken.URL+"/hook/secret-secret-secret"), "secret-secret-secret")
 }
 
-// TestStanding: what is wrong with a mirror or a registry is told once for as long as it is.
+// TestStanding: a lasting problem of a mirror or a registry is one event.
 func TestStanding(t *testing.T) {
 	b, in := newBench(t), newInbox(t)
 	n := b.notifier(in.URL, onProblems, time.Millisecond)

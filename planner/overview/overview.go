@@ -14,6 +14,7 @@ import (
 	"github.com/osism/skopeo-worker/shared/estimate"
 	"github.com/osism/skopeo-worker/shared/failure"
 	"github.com/osism/skopeo-worker/shared/run"
+	"golang.org/x/sync/semaphore"
 )
 
 const (
@@ -61,7 +62,7 @@ type Reader struct {
 	maxAge  time.Duration // after which a mirror is stale; 0: never
 	now     func() time.Time
 
-	turn     chan struct{} // held by the one who reads
+	turn     *semaphore.Weighted // of one read at a time
 	ledger   *run.Ledger
 	counter  *failure.Counter
 	byName   map[string][]run.Entry
@@ -81,7 +82,7 @@ type ended struct {
 // mirror whose last complete run ended longer than maxAge ago is stale; 0 is never.
 func New(s Sources, own string, maxAge time.Duration) *Reader {
 	r := &Reader{
-		sources: s, own: own, maxAge: maxAge, now: time.Now, turn: make(chan struct{}, 1),
+		sources: s, own: own, maxAge: maxAge, now: time.Now, turn: semaphore.NewWeighted(1),
 		ledger: s.Runs.Ledger(), counter: s.Failures.Counter(), trackers: map[string]*run.Tracker{}, ended: map[string]ended{},
 	}
 	return r
@@ -91,13 +92,11 @@ func New(s Sources, own string, maxAge time.Duration) *Reader {
 func (r *Reader) alone(ctx context.Context, read func(context.Context) error) error {
 	ctx, cancel := context.WithTimeout(ctx, timeout)
 	defer cancel()
-	select {
-	case r.turn <- struct{}{}:
-		defer func() { <-r.turn }()
-		return read(ctx)
-	case <-ctx.Done():
+	if r.turn.Acquire(ctx, 1) != nil {
 		return context.Cause(ctx)
 	}
+	defer r.turn.Release(1)
+	return read(ctx)
 }
 
 // Now returns an overview that is not older than a second.

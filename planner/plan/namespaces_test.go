@@ -133,7 +133,7 @@ func TestNamespaces(t *testing.T) {
 	require.Len(t, names, 18)
 }
 
-// TestLargeNamespace: what was listed is remembered, however much it is, and replaced as a whole.
+// TestLargeNamespace: a listing is remembered, however long it is, and replaced as a whole.
 func TestLargeNamespace(t *testing.T) {
 	dest, err := reference.ParseDestination("registry.example.com/mirror")
 	require.NoError(t, err)

@@ -28,7 +28,7 @@ func TestOwnerThatCannotBeRead(t *testing.T) {
 	}
 }
 
-// TestCheckOwner: what changes nothing must be for the owner of a name, too.
+// TestCheckOwner: a command that changes nothing must also be for the owner of the name.
 func TestCheckOwner(t *testing.T) {
 	b := brokertest.Embedded(t)
 	owner := Owner{Source: "https://example.com/list.yml", Destination: "dest:5000"}

@@ -50,7 +50,7 @@ func TestTheFirstPlanPurgesNothing(t *testing.T) {
 	require.NoError(t, err)
 }
 
-// TestDueChunksAreFiredAtOnce: nats-server waits for 250 ms before it fires what is due.
+// TestDueChunksAreFiredAtOnce: nats-server waits for 250 ms before it fires due chunks.
 func TestDueChunksAreFiredAtOnce(t *testing.T) {
 	b := brokertest.Embedded(t)
 	runs, err := run.Open(t.Context(), b)

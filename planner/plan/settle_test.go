@@ -10,7 +10,7 @@ import (
 	"github.com/osism/skopeo-worker/shared/subject"
 )
 
-// TestSettle: what a killed process has left half published is as if it was published or
+// TestSettle: a run that a killed process has half published is as if it was published or
 // not at all, and what another one may be publishing is left alone.
 func TestSettle(t *testing.T) {
 	for what, c := range map[string]struct {

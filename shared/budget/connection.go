@@ -4,14 +4,16 @@ import (
 	"context"
 	"fmt"
 	"time"
+
+	"golang.org/x/sync/semaphore"
 )
 
 // connection paces the requests of a line that this process sends over HTTP/2. It may have
 // several connections, and uses no more than one of them is allowed.
 type connection struct {
 	registry string
-	turn     chan struct{} // a mutex; waiting for it ends with a context
-	next     time.Time     // when the next request is due if they are evenly spaced, by the local clock
+	turn     *semaphore.Weighted // of one request at a time
+	next     time.Time           // when the next request is due if they are evenly spaced, by the local clock
 }
 
 func (s *Store) connection(line line) *connection {
@@ -20,7 +22,7 @@ func (s *Store) connection(line line) *connection {
 	defer s.mu.Unlock()
 	c := s.connections[key]
 	if c == nil {
-		c = &connection{registry: line.registry, turn: make(chan struct{}, 1)}
+		c = &connection{registry: line.registry, turn: semaphore.NewWeighted(1)}
 		s.connections[key] = c
 	}
 	return c
@@ -28,12 +30,10 @@ func (s *Store) connection(line line) *connection {
 
 // wait waits until the next request may be sent. It returns a *SpentError if that is too late.
 func (c *connection) wait(ctx context.Context, s *Store, rate Rate) error {
-	select {
-	case c.turn <- struct{}{}:
-		defer func() { <-c.turn }()
-	case <-ctx.Done():
+	if c.turn.Acquire(ctx, 1) != nil {
 		return context.Cause(ctx)
 	}
+	defer c.turn.Release(1)
 	now := s.clock.local()
 	if wait := c.next.Add(-rate.lead()).Sub(now); wait > maxWait {
 		return &SpentError{Registry: c.registry, Slot: s.clock.broker(now.Add(wait)), Reason: fmt.Sprintf("more than %s are waiting", asLimit(rate.Rate))}

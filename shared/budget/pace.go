@@ -10,6 +10,7 @@ import (
 
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
+	"golang.org/x/sync/semaphore"
 
 	"github.com/osism/skopeo-worker/shared/broker"
 )
@@ -121,14 +122,14 @@ type lane struct {
 	subject string
 
 	waiting  atomic.Int64
-	turn     chan struct{} // a mutex; waiting for it ends with a context
-	slots    []time.Time   // reserved and not used, evenly spaced, by the local clock
-	reserved time.Time     // when this process has reserved last, by the local clock
-	last     uint64        // sequence of the last reservation; 0: none
-	newest   reservation   // the last one; zero if it cannot be read
-	next     time.Time     // its end, by the broker's clock
-	stored   time.Time     // when the broker has stored it
-	known    bool          // whether last, newest, next and stored are known
+	turn     *semaphore.Weighted // of one reservation at a time
+	slots    []time.Time         // reserved and not used, evenly spaced, by the local clock
+	reserved time.Time           // when this process has reserved last, by the local clock
+	last     uint64              // sequence of the last reservation; 0: none
+	newest   reservation         // the last one; zero if it cannot be read
+	next     time.Time           // its end, by the broker's clock
+	stored   time.Time           // when the broker has stored it
+	known    bool                // whether last, newest, next and stored are known
 }
 
 func (s *Store) lane(line line) *lane {
@@ -137,7 +138,7 @@ func (s *Store) lane(line line) *lane {
 	defer s.mu.Unlock()
 	l := s.lanes[subject]
 	if l == nil {
-		l = &lane{line: line, subject: subject, turn: make(chan struct{}, 1)}
+		l = &lane{line: line, subject: subject, turn: semaphore.NewWeighted(1)}
 		s.lanes[subject] = l
 	}
 	return l
@@ -178,12 +179,10 @@ func sleep(ctx context.Context, d time.Duration) error {
 func (l *lane) slot(ctx context.Context, s *Store, rate Rate, came time.Time) (time.Time, error) {
 	l.waiting.Add(1)
 	defer l.waiting.Add(-1)
-	select {
-	case l.turn <- struct{}{}:
-		defer func() { <-l.turn }()
-	case <-ctx.Done():
+	if l.turn.Acquire(ctx, 1) != nil {
 		return time.Time{}, context.Cause(ctx)
 	}
+	defer l.turn.Release(1)
 	for len(l.slots) > 0 && l.slots[0].Add(slotLife).Before(s.clock.local()) {
 		l.slots = l.slots[1:]
 	}

@@ -12,7 +12,7 @@ import (
 	"github.com/osism/skopeo-worker/shared/subject"
 )
 
-// TestCounter: it says what a list would, whatever becomes of the records.
+// TestCounter: it counts the failures that a list has, through all changes of the records.
 func TestCounter(t *testing.T) {
 	s, b := open(t)
 	c := s.Counter()

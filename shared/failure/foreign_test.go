@@ -53,8 +53,8 @@ func places() []string {
 	}
 }
 
-// TestForeignMessages: whatever somebody else puts among the failures, those that are
-// kept are listed, counted, added to, taken away and republished; and it is shown.
+// TestForeignMessages: with foreign messages among the failures, records are still listed,
+// counted, added to, removed and republished, and the foreign messages are shown.
 func TestForeignMessages(t *testing.T) {
 	s, server, log := reached(t)
 	require.NoError(t, s.Add(t.Context(), name, record("r1", "1", "2", "3")))

@@ -10,7 +10,7 @@ import (
 	"github.com/osism/skopeo-worker/shared/selection"
 )
 
-// TestSelectionIsKept: what is delivered again is what was delivered before.
+// TestSelectionIsKept: a republish mirrors the same selection as before.
 func TestSelectionIsKept(t *testing.T) {
 	chosen := selection.Selection{Include: []string{"1"}, Limit: 5, Platforms: []string{"linux/amd64"}, WithoutAttestations: true, Referrers: true}
 	c := message.Chunk{Name: "default", Run: "r", Number: 3, Registry: "quay.io"}

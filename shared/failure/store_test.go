@@ -306,7 +306,7 @@ func TestMessagesNoWorkerCouldRead(t *testing.T) {
 	require.ElementsMatch(t, messages, got)
 }
 
-// TestNoAnswer is no empty record: what is there would be taken for not there.
+// TestNoAnswer: a broker that does not answer is not an empty record.
 func TestNoAnswer(t *testing.T) {
 	s, _ := open(t)
 	require.NoError(t, s.Add(t.Context(), name, record("r1", "1")))
@@ -320,7 +320,7 @@ func TestNoAnswer(t *testing.T) {
 	require.Equal(t, []string{source("1")}, sources(t, s))
 }
 
-// TestNewerRecord: after a rollback, what a newer version has recorded is shown, and
+// TestNewerRecord: after a rollback, the records of a newer version are shown, and
 // stays as it is until that version is back.
 func TestNewerRecord(t *testing.T) {
 	s, b := open(t)

@@ -66,8 +66,8 @@ func TestLedger(t *testing.T) {
 	require.Empty(t, l.progress)
 }
 
-// TestLedgerOfAnEndedRun: a run that somebody has ended is over, but not at its last
-// word while a chunk of it is at work.
+// TestLedgerOfAnEndedRun: a cancelled run is over, but its status is not final while a worker has
+// a chunk of it.
 func TestLedgerOfAnEndedRun(t *testing.T) {
 	y := begin(t, "r1", "1", "2")
 	l := y.s.Ledger()
@@ -81,7 +81,7 @@ func TestLedgerOfAnEndedRun(t *testing.T) {
 	y.requireStatus(l, StateCancelled, true)
 }
 
-// TestLedgerLeavesOutWhatWasTakenBack: a plan that could not be published is no run of its
+// TestLedgerLeavesOutWhatWasTakenBack: a plan that could not be published is not a run of its
 // mirror name.
 func TestLedgerLeavesOutWhatWasTakenBack(t *testing.T) {
 	y := begin(t, "r1", "1")

@@ -39,7 +39,7 @@ func (y *story) leaves(want Registry) Status {
 	return st
 }
 
-// TestWhatIsLeft: the status has for each registry what is left to pull, and the run is not
+// TestWhatIsLeft: the status has the pulls that are left for each registry, and the run is not
 // estimated to end before its last chunk is due.
 func TestWhatIsLeft(t *testing.T) {
 	y := begin(t, "r1", "1", "2", "3")

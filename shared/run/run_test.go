@@ -130,7 +130,7 @@ func TestProgress(t *testing.T) {
 	require.Equal(t, 5, got.Images.Ended())
 }
 
-// TestForeignEntries: what another program has put into the bucket is not a run and not
+// TestForeignEntries: an entry that another program has put into the bucket is not a run and not
 // progress, and hides none.
 func TestForeignEntries(t *testing.T) {
 	server := brokertest.Start(t)

@@ -46,8 +46,8 @@ func TestTurns(t *testing.T) {
 	require.Contains(t, row.Failed[0].Reason, "others are waiting")
 }
 
-// TestAllowance: how long it takes follows from what a registry says of itself, which
-// one HEAD tells, or from what is documented or set.
+// TestAllowance: the time follows from the limit in a registry's headers, which one HEAD returns,
+// or from one that is documented or set.
 func TestAllowance(t *testing.T) {
 	s := newSite(t)
 	store, err := budget.Open(t.Context(), brokertest.Embedded(t), slog.New(slog.DiscardHandler))
@@ -75,7 +75,7 @@ func TestAllowance(t *testing.T) {
 	report := s.check(t, list...)
 	require.Len(t, report.Registries, 3)
 	hub, quay := report.Registries[1], report.Registries[2]
-	// All 4 that somebody has spent may come back as late as in a window from now.
+	// All 4 that other clients have spent may come back as late as in a window from now.
 	const window = 6*3600 + 30 + 1
 	require.InDelta(t, 2*window, *hub.Seconds, 10)
 	require.Equal(t, hub.Seconds, report.Totals.Seconds)
@@ -93,8 +93,8 @@ func TestAllowance(t *testing.T) {
 	require.Equal(t, check.Registry{Registry: "docker.io", Limit: 100, Window: "1h", Origin: budget.Set, Free: new(96), Pulls: 25, Seconds: new(0)}, hub)
 }
 
-// TestListedSizes: what a listing tells of sizes counts for what is to be copied, of
-// the wanted platforms, and of each digest once.
+// TestListedSizes: the sizes in a listing count for images to copy, for the wanted platforms, and
+// for each digest once.
 func TestListedSizes(t *testing.T) {
 	s := newSite(t)
 	internet := registrytest.NewInternet(t, nil, nil)
@@ -124,7 +124,7 @@ func TestListedSizes(t *testing.T) {
 		{"docker.io", nil, 450 << 10, false},
 		{"docker.io", []string{amd64}, 150 << 10, false},
 		{"docker.io", []string{arm64}, 300 << 10, false},
-		{"quay.io", nil, 50 << 10, true}, // it does not tell that of an index
+		{"quay.io", nil, 50 << 10, true}, // it does not list that of an index
 		{"quay.io", []string{amd64}, 50 << 10, true},
 	} {
 		counts := bytes(c.registry, c.platforms...)
@@ -134,7 +134,7 @@ func TestListedSizes(t *testing.T) {
 	require.Equal(t, check.Counts{Skipped: 3, Bytes: none(), PullsAtLeast: true}, bytes("docker.io", "linux/s390x"))
 }
 
-// TestKnownAbsences: what workers have learned by a pull is not to be copied.
+// TestKnownAbsences: an index that workers know to lack the wanted platforms is not to be copied.
 func TestKnownAbsences(t *testing.T) {
 	s := newSite(t)
 	absent := index(t, s.from, tool, "1", arm64)

@@ -138,7 +138,7 @@ func TestEveryOutcome(t *testing.T) {
 	require.Empty(t, s.pauses)
 }
 
-// TestNothingToDo is what most nights are, and costs a question for each tag.
+// TestNothingToDo: most nights, nothing has changed; that costs one request for each tag.
 func TestNothingToDo(t *testing.T) {
 	s := newSite(t)
 	s.both(t, "1", "2", "3")
@@ -152,7 +152,7 @@ func TestNothingToDo(t *testing.T) {
 	require.Equal(t, check.Totals{Counts: check.Counts{Bytes: none()}}, s.check(t).Totals)
 }
 
-// TestUnselected: what selects nothing is a warning.
+// TestUnselected: a selection that matches no tag is a warning.
 func TestUnselected(t *testing.T) {
 	s := newSite(t)
 	s.both(t, "1", "2")
@@ -172,7 +172,7 @@ func TestNewRepository(t *testing.T) {
 	require.Equal(t, 1, s.to.Count(lists))
 }
 
-// TestPlatforms: what the destination has tells what is wanted of it.
+// TestPlatforms: the index at the destination shows which platforms it was made of.
 func TestPlatforms(t *testing.T) {
 	s := newSite(t)
 	s.both(t, "1")
@@ -210,8 +210,8 @@ func TestListedPlatforms(t *testing.T) {
 	require.Zero(t, internet.Hub.Pulls())
 }
 
-// TestTransientErrorsPass: nobody hears of them, and a tag that was missed is asked
-// for alone.
+// TestTransientErrorsPass: the report does not show them, and a tag that was missed is looked up
+// alone.
 func TestTransientErrorsPass(t *testing.T) {
 	s := newSite(t)
 	s.both(t, "1", "2", "3")
@@ -292,7 +292,7 @@ func TestSilentDestination(t *testing.T) {
 	require.Less(t, len(s.pauses), 40*3)
 }
 
-// TestNoPullForADigest: a registry that tells no digests otherwise is not pulled from.
+// TestNoPullForADigest: no pull looks up a digest, even if the registry sends none in answer to HEAD.
 func TestNoPullForADigest(t *testing.T) {
 	s := newSite(t, registrytest.WithoutDigestHeader())
 	s.both(t, "1")
@@ -302,7 +302,8 @@ func TestNoPullForADigest(t *testing.T) {
 	require.Empty(t, s.pauses)
 }
 
-// TestMissing: what does not exist at the source is named as such, and not as a failed request.
+// TestMissing: missing repositories and tags of the source are reported as missing, not as failed
+// requests.
 func TestMissing(t *testing.T) {
 	s := newSite(t)
 	image(t, s.from, tool, "1", "1")

@@ -270,7 +270,7 @@ func TestBrokenFiles(t *testing.T) {
 	require.ErrorContains(t, err, path)
 }
 
-// TestReadable: what cannot be read is found without a request and without a helper.
+// TestReadable: an unreadable file is found without a request and without a helper.
 func TestReadable(t *testing.T) {
 	dir := isolate(t)
 	first, second := filepath.Join(dir, ".config/containers/auth.json"), filepath.Join(dir, ".docker/config.json")

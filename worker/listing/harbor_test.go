@@ -119,7 +119,7 @@ func TestHarborCredentialsStay(t *testing.T) {
 	require.Equal(t, 1, asked)
 }
 
-// TestOddHarbor: what does not belong on a page ends it, or is left out.
+// TestOddHarbor: an unexpected item ends the listing, or is left out.
 func TestOddHarbor(t *testing.T) {
 	one := `"sha256:` + strings.Repeat("1", 64) + `"`
 	for name, test := range map[string]struct {

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/nats-io/nats.go/jetstream"
+	"golang.org/x/sync/semaphore"
 
 	"github.com/osism/skopeo-worker/shared/broker"
 	"github.com/osism/skopeo-worker/shared/budget"
@@ -52,8 +53,8 @@ type Fleet struct {
 	log      *slog.Logger
 	now      func() time.Time // by the broker's clock
 
-	turn         chan struct{}   // a mutex; waiting for it ends with a context
-	unsuccessful map[uint64]bool // runs that ended otherwise, by the revision of their entry
+	turn         *semaphore.Weighted // of one look at a time
+	unsuccessful map[uint64]bool     // runs that ended otherwise, by the revision of their entry
 }
 
 // NewFleet opens the stores that Fleet reads.
@@ -72,7 +73,7 @@ func NewFleet(ctx context.Context, b *broker.Broker, s *budget.Store, log *slog.
 	}
 	return &Fleet{
 		id: rand.Text(), prunes: prunes, broker: b, budget: s, runs: runs.Ledger(), failures: failure.NewStore(b, log).Counter(),
-		kv: kv, log: log, now: s.Now, turn: make(chan struct{}, 1),
+		kv: kv, log: log, now: s.Now, turn: semaphore.NewWeighted(1),
 	}, nil
 }
 
@@ -97,12 +98,10 @@ func (f *Fleet) look(ctx context.Context) (picture, error) {
 	if !f.broker.Conn.IsConnected() {
 		return picture{}, errNoBroker
 	}
-	select {
-	case f.turn <- struct{}{}:
-		defer func() { <-f.turn }()
-	case <-ctx.Done():
-		return picture{}, ctx.Err()
+	if err := f.turn.Acquire(ctx, 1); err != nil {
+		return picture{}, err
 	}
+	defer f.turn.Release(1)
 	var last picture
 	var revision uint64
 	entry, err := f.kv.Get(ctx, keyFleet)

@@ -72,8 +72,7 @@ skopeo_worker_verified_images_total{registry="docker.io",result="rejected"} 1
 // row is one of the tables of docs/metrics.md.
 var row = regexp.MustCompile(`(?m)^\| (skopeo_worker_\w+) \| (\w+) \| ([a-z, ]*)\|`)
 
-// TestDocs: docs/metrics.md lists what is served, with its type and labels, and nothing
-// else.
+// TestDocs: docs/metrics.md lists the metrics that are served, with type and labels, and no others.
 func TestDocs(t *testing.T) {
 	text, err := os.ReadFile("../../docs/metrics.md")
 	require.NoError(t, err)

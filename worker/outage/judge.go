@@ -47,10 +47,10 @@ func (t *Tracker) worked(p place, started time.Time) {
 func (t *Tracker) failed(ctx context.Context, p place, of subject, s outcome.Suspicion, started time.Time, cause error) error {
 	// One at a time: those that wait use the result of the first.
 	turn := t.turn(&t.judging, p.registry)
-	if err := take(ctx, turn); err != nil {
+	if turn.Acquire(ctx, 1) != nil {
 		return cause
 	}
-	defer func() { <-turn }()
+	defer turn.Release(1)
 	err := t.judge(ctx, p, of, s, started, cause)
 	if closed := spent(err); closed != nil {
 		return fmt.Errorf("%w: %w", closed, cause)

@@ -16,6 +16,7 @@ import (
 	"github.com/osism/skopeo-worker/worker/outcome"
 	"github.com/osism/skopeo-worker/worker/registry"
 	"github.com/osism/skopeo-worker/worker/throttle"
+	"golang.org/x/sync/semaphore"
 )
 
 // enough is how many images, or repositories if permissions are refused, must fail alike in a
@@ -44,8 +45,8 @@ type Tracker struct {
 	known    map[string][]specimen // by registry
 	alive    map[string]time.Time  // the last request that showed that a registry is alive
 	trusted  map[string]bool       // registries that have worked
-	judging  map[string]chan struct{}
-	probings map[string]chan struct{}
+	judging  map[string]*semaphore.Weighted
+	probings map[string]*semaphore.Weighted
 }
 
 // place is an activity at a registry.
@@ -228,25 +229,15 @@ func (t *Tracker) permit(ctx context.Context, registry string) (budget.Activity,
 	return waits, fmt.Errorf("%w %s: %w", throttle.ErrBroker, registry, err)
 }
 
-// turn returns the channel that lets one caller at a time pass for a registry.
-func (t *Tracker) turn(of *map[string]chan struct{}, registry string) chan struct{} {
+// turn returns the semaphore that lets one caller at a time pass for a registry.
+func (t *Tracker) turn(of *map[string]*semaphore.Weighted, registry string) *semaphore.Weighted {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	if *of == nil {
-		*of = map[string]chan struct{}{}
+		*of = map[string]*semaphore.Weighted{}
 	}
 	if (*of)[registry] == nil {
-		(*of)[registry] = make(chan struct{}, 1)
+		(*of)[registry] = semaphore.NewWeighted(1)
 	}
 	return (*of)[registry]
-}
-
-// take waits for a turn.
-func take(ctx context.Context, turn chan struct{}) error {
-	select {
-	case turn <- struct{}{}:
-		return nil
-	case <-ctx.Done():
-		return context.Cause(ctx)
-	}
 }

@@ -24,26 +24,26 @@ func (t *Tracker) enter(ctx context.Context, p place, repository reference.Repos
 			return func() {}, nil
 		}
 		turn := t.turn(&t.probings, p.registry)
-		if err := take(ctx, turn); err != nil {
-			return nil, err
+		if turn.Acquire(ctx, 1) != nil {
+			return nil, context.Cause(ctx)
 		}
 		// The last probe may have changed the state.
 		again, err := t.permit(ctx, p.registry)
 		switch {
 		case err != nil:
-			<-turn
+			turn.Release(1)
 			return nil, err
 		case again != waits:
-			<-turn
+			turn.Release(1)
 		case waits == budget.Answer:
 			err := t.reach(ctx, repository, time.Now(), false)
-			<-turn
+			turn.Release(1)
 			if err != nil {
 				return nil, err
 			}
 		default:
 			stop := t.hold(ctx, p.registry)
-			return func() { stop(); <-turn }, nil
+			return func() { stop(); turn.Release(1) }, nil
 		}
 	}
 }

@@ -10,7 +10,7 @@ import (
 	"github.com/osism/skopeo-worker/worker/policy"
 )
 
-// TestRead: a file that is no policy, or names keys that cannot be read, is an error that
+// TestRead: a file that is not a policy, or names keys that cannot be read, is an error that
 // names the file; so is a policy that this program cannot check.
 func TestRead(t *testing.T) {
 	folder := t.TempDir()

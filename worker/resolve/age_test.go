@@ -70,7 +70,7 @@ func TestNewerThan(t *testing.T) {
 	require.Len(t, found.Missed, 1, "whether it has moved is not known")
 }
 
-// TestMinTags: too few tags are a failure, and what there is is mirrored.
+// TestMinTags: too few tags are a failure, and the listed ones are mirrored.
 func TestMinTags(t *testing.T) {
 	u, r, entry := newResolver(t)
 	push(t, r, "1", "2", "x")

@@ -196,7 +196,7 @@ func (s *site) signAt(t *testing.T, by *openpgp.Entity, name, digest string, at 
 	require.NoError(t, os.WriteFile(filepath.Join(folder, "signature-1"), signed.Bytes(), 0o600))
 }
 
-// TestTrustLookaside: a server of signatures that is away is no verdict.
+// TestTrustLookaside: while the server of signatures is away, there is no verdict.
 func TestTrustLookaside(t *testing.T) {
 	s := newSite(t)
 	digest := push(t, s)
@@ -313,7 +313,7 @@ func (s *site) key1(t *testing.T, digest, suffix string) string {
 	return fmt.Sprintf(`{"type":"sigstoreSigned","keyData":%q}`, base64.StdEncoding.EncodeToString(public))
 }
 
-// TestTrustOfSeveralTags: what is read for one is not read for the next.
+// TestTrustOfSeveralTags: signatures are read once for all tags of an image.
 func TestTrustOfSeveralTags(t *testing.T) {
 	s := newSite(t)
 	digest := push(t, s)
