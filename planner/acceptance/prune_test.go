@@ -402,6 +402,43 @@ func TestPruneOnThePage(t *testing.T) {
 	serve.exits(0)
 }
 
+// TestPruneTermsOnThePage: a plan of the page keeps what it is to keep, and deletes what an entry kept
+// before it left the list, when it is made and when it is executed.
+func TestPruneTermsOnThePage(t *testing.T) {
+	t.Parallel()
+	s := newSite(t)
+	s.push("osism/tool", "lts-1", "3", "4")
+	s.push("osism/other", "1")
+	other := "  - image: " + s.source.Host() + "/osism/other\n"
+	s.writeList("containers:\n  - image: " + s.source.Host() + "/osism/tool\n    keep: lts\n" + other)
+	s = s.with("MIRROR_SCHEDULE", never)
+	s.planner("mirror").exits(0)
+	s.writeList("containers:\n" + other)
+	s.planner("mirror").exits(0)
+	serve, page := s.serve()
+	require.Contains(t, post(t, page+"/actions/prune", url.Values{"keep": {"("}}), "No plan is made: ")
+	post(t, page+"/actions/prune", url.Values{"grace": {"0s"}, "max": {"100%"}, "max_per_repository": {"100%"}, "keep": {"4"}, "left_list": {"true"}})
+	shown := ""
+	require.Eventually(t, func() bool {
+		shown = get(t, page+"/pruning")
+		return strings.Contains(shown, "to be confirmed")
+	}, patience, tick)
+	require.Contains(t, shown, "<code>4</code>")
+	require.Contains(t, get(t, page+"/pruning?show=stays"), "it matches --keep")
+	post(t, page+"/actions/execute", url.Values{"plan": {prunePlan.FindStringSubmatch(shown)[1]}, "tags": {"2"}})
+	require.Eventually(t, func() bool {
+		shown = get(t, page+"/pruning")
+		return strings.Contains(shown, `class="state done">executed`)
+	}, patience, tick)
+	require.Contains(t, shown, "2 deleted, 0 skipped")
+	for tag, stays := range map[string]bool{"lts-1": false, "3": false, "4": true} {
+		_, err := s.destination.Digest(prefix+"/osism/tool", tag)
+		require.Equal(t, stays, err == nil, tag)
+	}
+	serve.signal(syscall.SIGTERM)
+	serve.exits(0)
+}
+
 var prunePlan = regexp.MustCompile(`name="plan" value="([0-9a-f]+)"`)
 
 // TestPruneInTheFleet: of two processes with the page, one executes a plan; it stops for a run, can

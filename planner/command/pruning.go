@@ -102,6 +102,10 @@ func (p *pruning) Survey(ctx context.Context, terms web.PruneTerms, by string) (
 			return "", fmt.Errorf("%w: %s: %w", web.ErrTerms, value.name, err)
 		}
 	}
+	request.flags.keep, request.flags.leftList = terms.Keep, terms.LeftList
+	if _, err := request.flags.matcher(); err != nil {
+		return "", fmt.Errorf("%w: %w", web.ErrTerms, err)
+	}
 	st, err := p.store.State(ctx, p.session.name)
 	if err != nil {
 		return "", err
@@ -123,7 +127,7 @@ func (p *pruning) Survey(ctx context.Context, terms web.PruneTerms, by string) (
 func (p *pruning) make(ctx context.Context, request pruneRequest) {
 	plan, err := p.plan(ctx, request)
 	if err == nil {
-		err = p.store.Propose(ctx, plan, request.flags.caps, request.by)
+		err = p.store.Propose(ctx, plan, prune.Terms{Caps: request.flags.caps, Keep: request.flags.keep, LeftList: request.flags.leftList}, request.by)
 	}
 	p.note(func(at *web.PruneSurvey) {
 		*at = web.PruneSurvey{}
@@ -192,6 +196,7 @@ func (p *pruning) execute(ctx context.Context) error {
 func (p *pruning) carryOut(ctx context.Context, plan prune.Plan, r *prune.Review) error {
 	flags := defaultPrune()
 	flags.settings = *p.settings
+	flags.keep, flags.leftList = r.Keep, r.LeftList
 	if err := flags.grace.Set(plan.Grace); err != nil {
 		return fmt.Errorf("%w: grace: %w", prune.ErrPlan, err)
 	}

@@ -62,7 +62,7 @@ var (
 	republishing = kind{"republish", map[string]term{"repository": isText, "image": isText}, parseRepublish}
 	cancelling   = kind{"cancel", nil, parseCancel} // the path has the run
 	releasing    = kind{"release", map[string]term{"repository": isText, "tag": isText, "digest": isText}, parseRelease}
-	surveying    = kind{"prune", map[string]term{"grace": isText, "max": isText, "max_per_repository": isText}, parseSurvey}
+	surveying    = kind{"prune", map[string]term{"grace": isText, "max": isText, "max_per_repository": isText, "keep": isTexts, "left_list": isTruth}, parseSurvey}
 	executing    = kind{"execute", map[string]term{"tags": isNumber}, parseExecute} // the path has the plan
 
 	kinds = []kind{planning, republishing, cancelling, releasing, surveying, executing}

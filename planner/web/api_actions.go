@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"net/http"
 	"net/url"
+	"strconv"
+	"strings"
 )
 
 // apiAction does what a script asks for.
@@ -47,6 +49,8 @@ type term int
 const (
 	isText term = iota
 	isNumber
+	isTruth
+	isTexts // none of them empty
 )
 
 // given reads what a script gives of an action, in the path and the body of its request.
@@ -93,6 +97,26 @@ func (k kind) texts(name string, value any) ([]string, error) {
 		if of == isNumber {
 			return []string{value.String()}, nil
 		}
+	case bool:
+		if of == isTruth {
+			return []string{strconv.FormatBool(value)}, nil
+		}
+	case []any:
+		if texts, ok := nonEmpty(value); ok && of == isTexts {
+			return texts, nil
+		}
 	}
-	return nil, fmt.Errorf("%s: %s is of another type", name, clean(fmt.Sprint(value)))
+	return nil, fmt.Errorf("%s: %s is not what it may be", name, clean(fmt.Sprint(value)))
+}
+
+// nonEmpty returns values as texts. It reports false unless all of them are, and none is empty.
+func nonEmpty(values []any) (texts []string, ok bool) {
+	for _, value := range values {
+		text, _ := value.(string)
+		if strings.TrimSpace(text) == "" {
+			return nil, false
+		}
+		texts = append(texts, text)
+	}
+	return texts, true
 }

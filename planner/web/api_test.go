@@ -153,9 +153,13 @@ func TestPruningAPI(t *testing.T) {
 			valid(t, schema("Error"), text)
 		}
 	}
-	is(http.StatusOK, "", `{"grace":"60d","max":"5%"}`, "prune 60d 5%  for anonymous")
-	is(http.StatusOK, "", "", "prune    for anonymous")
-	is(http.StatusBadRequest, "", `{"keep":"all"}`, "unknown field")
+	is(http.StatusOK, "", `{"grace":"60d","max":"5%"}`, `prune 60d 5%  [] false for anonymous`)
+	is(http.StatusOK, "", "", `prune    [] false for anonymous`)
+	is(http.StatusOK, "", `{"keep":["lts-","v1"],"left_list":true}`, `[\"lts-\" \"v1\"] true for anonymous`)
+	for _, body := range []string{`{"keep":"all"}`, `{"keep":[""]}`, `{"keep":["a"," "]}`, `{"keep":[1]}`, `{"keep":[null]}`, `{"left_list":"true"}`, `{"left_list":1}`, `{"grace":30}`, `{"grace":null}`} {
+		is(http.StatusBadRequest, "", body, "is not what it may be")
+	}
+	is(http.StatusBadRequest, "", `{"kept":["all"]}`, "unknown field")
 	old, id := f.proposes(prunable(1, 2), 100), f.proposes(prunable(2, 2), 100)
 	is(http.StatusConflict, "/"+old+"/execute", `{"tags":2}`, "there is another plan by now")
 	is(http.StatusBadRequest, "/x/execute", `{"tags":4}`, "no such action")

@@ -120,7 +120,19 @@ type survey struct {
 }
 
 func parseSurvey(site *Site, mirror string, given url.Values) (action, error) {
-	return survey{mirror, PruneTerms{given.Get("grace"), given.Get("max"), given.Get("max_per_repository")}}, own(site, mirror)
+	a := survey{mirror, PruneTerms{Grace: given.Get("grace"), Max: given.Get("max"), PerRepository: given.Get("max_per_repository")}}
+	for _, pattern := range given["keep"] {
+		if pattern = strings.TrimSpace(pattern); pattern != "" { // the form has an empty one
+			a.terms.Keep = append(a.terms.Keep, pattern)
+		}
+	}
+	if text := given.Get("left_list"); text != "" {
+		var err error
+		if a.terms.LeftList, err = strconv.ParseBool(text); err != nil {
+			return nil, fmt.Errorf("%w: left_list: expected true or false", errBadRequest)
+		}
+	}
+	return a, own(site, mirror)
 }
 
 func (a survey) Question() string { return "Make a plan of what to prune of mirror " + a.mirror + "?" }
@@ -129,7 +141,11 @@ func (survey) Explanation() string {
 }
 func (survey) Button() string { return "Make a plan" }
 func (a survey) fields() []field {
-	return []field{{"grace", a.terms.Grace}, {"max", a.terms.Max}, {"max_per_repository", a.terms.PerRepository}}
+	all := []field{{"grace", a.terms.Grace}, {"max", a.terms.Max}, {"max_per_repository", a.terms.PerRepository}}
+	for _, pattern := range a.terms.Keep {
+		all = append(all, field{"keep", pattern})
+	}
+	return append(all, field{"left_list", strconv.FormatBool(a.terms.LeftList)})
 }
 func (survey) back() place { return place{path: "/pruning"} }
 func (a survey) do(ctx context.Context, site *Site, user string) (string, error) {

@@ -22,14 +22,14 @@ type Pruning interface {
 	Execute(ctx context.Context, plan string, tags int, by string) (string, error)
 }
 
-// ErrTerms is returned for a time of grace or a cap that cannot be read.
+// ErrTerms is returned for a time of grace, a cap or a regular expression that cannot be read.
 var ErrTerms = errors.New("no plan is made")
 
 // PruneTerms are the terms of a plan, as planner prune has them; empty: its defaults.
 type PruneTerms struct {
-	Grace         string `json:"grace"`
-	Max           string `json:"max"`
-	PerRepository string `json:"max_per_repository"`
+	Grace, Max, PerRepository string
+	Keep                      []string // regular expressions of tags that are never deleted
+	LeftList                  bool     // delete tags, too, that their entries kept before they left the list
 }
 
 // PruneSurvey is how the making of a plan stands.
@@ -125,7 +125,7 @@ func (*Server) pruning(site *Site, r *http.Request) (view, error) {
 
 // lookAtPlan reads how the pruning of a mirror stands.
 func lookAtPlan(ctx context.Context, site *Site, mirror string) (v pruningView, err error) {
-	v.Terms = PruneTerms{"30d", "10%", "50%"}
+	v.Terms = PruneTerms{Grace: "30d", Max: "10%", PerRepository: "50%"}
 	if mirror == site.Mirror {
 		v.Survey = site.Surveys()
 	}

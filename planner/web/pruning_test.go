@@ -2,6 +2,7 @@ package web
 
 import (
 	"errors"
+	"fmt"
 	"log/slog"
 	"net/http"
 	"net/url"
@@ -31,9 +32,9 @@ func TestPruningPage(t *testing.T) {
 	var logged safeBuffer
 	served := serve(t, Config{}, f.site, slog.New(slog.NewTextHandler(&logged, nil))).URL
 	require.Contains(t, f.pruningPage(served, ""), "No plan was made in the last 90 days.")
-	response, _ := post(t, served+"/actions/prune", url.Values{"grace": {"60d"}, "max": {"5%"}, "max_per_repository": {"20%"}})
+	response, _ := post(t, served+"/actions/prune", url.Values{"grace": {"60d"}, "max": {"5%"}, "max_per_repository": {"20%"}, "keep": {""}})
 	require.Equal(t, http.StatusSeeOther, response.StatusCode)
-	require.Equal(t, []string{"prune 60d 5% 20% for anonymous"}, f.actions.all())
+	require.Equal(t, []string{"prune 60d 5% 20% [] false for anonymous"}, f.actions.all())
 
 	f.site.Surveys = func() PruneSurvey { return PruneSurvey{Since: time.Now(), By: "ada", Done: 3, Repositories: 10} }
 	text := f.pruningPage(served, "")
@@ -80,6 +81,8 @@ func TestPruningPage(t *testing.T) {
 	response, _ = post(t, served+"/actions/execute", url.Values{"plan": {id}, "tags": {"360"}, "mirror": {otherMirror}})
 	require.Equal(t, http.StatusBadRequest, response.StatusCode)
 	response, _ = get(t, served+"/actions/execute?plan="+id+"&tags=360")
+	require.Equal(t, http.StatusBadRequest, response.StatusCode)
+	response, _ = post(t, served+"/actions/prune", url.Values{"left_list": {"maybe"}})
 	require.Equal(t, http.StatusBadRequest, response.StatusCode)
 	require.Len(t, f.actions.all(), 1)
 
@@ -137,4 +140,31 @@ func TestPruningOverCaps(t *testing.T) {
 	response, _ = post(t, served+"/actions/execute", url.Values{"plan": {id}, "tags": {"0"}})
 	require.Equal(t, http.StatusConflict, response.StatusCode)
 	require.Empty(t, f.actions.all())
+}
+
+// TestPruningTerms: a plan shows what it was made under, and the page that asks for one passes it on.
+func TestPruningTerms(t *testing.T) {
+	f := newFixture(t)
+	f.ran(mirror, 1, time.Hour, run.Tally{Total: 3, Copied: 3})
+	served := serve(t, Config{}, f.site, quiet).URL
+	terms := url.Values{"grace": {"60d"}, "keep": {"lts-", script}, "left_list": {"true"}}
+	_, text := get(t, served+"/actions/prune?"+terms.Encode())
+	require.Contains(t, text, `<input type="hidden" name="keep" value="lts-">`)
+	require.Contains(t, text, `<input type="hidden" name="left_list" value="true">`)
+	_, _ = post(t, served+"/actions/prune", terms)
+	require.Equal(t, []string{fmt.Sprintf("prune 60d   %q true for anonymous", []string{"lts-", script})}, f.actions.all())
+
+	f.proposes(prunable(1, 1), 100)
+	text = f.pruningPage(served, "")
+	require.NotContains(t, text, "<dt>Keeps")
+	require.NotContains(t, text, "<dt>Goes, too")
+	require.NoError(t, f.prunes.Propose(t.Context(), prunable(1, 2), prune.Terms{Caps: prune.Caps{All: prune.MustShare(100)}, Keep: []string{"lts-", script}, LeftList: true}, "ada"))
+	text = f.pruningPage(served, "")
+	require.Contains(t, text, "<dt>Keeps tags that match</dt><dd><code>lts-</code> <code>&lt;script&gt;hostile()")
+	require.Contains(t, text, "<dt>Goes, too</dt><dd>what entries kept before they left the list</dd>")
+	_, schema := schemas(t)
+	_, text = get(t, served+"/api/v1/mirrors/nightly/pruning")
+	valid(t, schema("Pruning"), text)
+	require.Contains(t, text, `"keep":["lts-",`)
+	require.Contains(t, text, `"left_list":true`)
 }

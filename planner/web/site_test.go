@@ -253,7 +253,7 @@ type pruner struct {
 }
 
 func (p *pruner) Survey(_ context.Context, terms PruneTerms, by string) (string, error) {
-	return p.record(fmt.Sprintf("prune %s %s %s for %s", terms.Grace, terms.Max, terms.PerRepository, by))
+	return p.record(fmt.Sprintf("prune %s %s %s %q %t for %s", terms.Grace, terms.Max, terms.PerRepository, terms.Keep, terms.LeftList, by))
 }
 
 func (p *pruner) Execute(ctx context.Context, plan string, tags int, by string) (string, error) {
@@ -289,7 +289,7 @@ func prunable(repositories, tags int) prune.Plan {
 // proposes keeps a plan for review, under caps.
 func (f *fixture) proposes(p prune.Plan, all float64) string {
 	f.t.Helper()
-	require.NoError(f.t, f.prunes.Propose(f.t.Context(), p, prune.Caps{All: prune.MustShare(all), PerRepository: prune.MustShare(50)}, "ada"))
+	require.NoError(f.t, f.prunes.Propose(f.t.Context(), p, prune.Terms{Caps: prune.Caps{All: prune.MustShare(all), PerRepository: prune.MustShare(50)}}, "ada"))
 	return p.ID()
 }
 

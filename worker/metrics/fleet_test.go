@@ -131,8 +131,8 @@ func busy(t *testing.T, s *stand) (due time.Time) {
 	lease, err := prunes.Take(ctx, "nightly", prune.Holder{Plan: "a", By: "ada", Process: "1"}, nil)
 	require.NoError(t, err)
 	require.NoError(t, lease.Release(ctx, &prune.Last{Plan: "a", By: "ada", At: ended, Outcome: prune.Outcome{Deleted: 5, Gone: 1, Skipped: 2, Failed: 3}}))
-	require.NoError(t, prunes.Propose(ctx, prune.Plan{Mirror: "nightly", Tags: 7, Recorded: 100}, prune.Caps{All: prune.MustShare(10)}, "ada"))
-	require.NoError(t, prunes.Propose(ctx, prune.Plan{Mirror: "other"}, prune.Caps{}, "ada"))
+	require.NoError(t, prunes.Propose(ctx, prune.Plan{Mirror: "nightly", Tags: 7, Recorded: 100}, prune.Terms{Caps: prune.Caps{All: prune.MustShare(10)}}, "ada"))
+	require.NoError(t, prunes.Propose(ctx, prune.Plan{Mirror: "other"}, prune.Terms{}, "ada"))
 	gone := reference.MustTag("2")
 	require.Eventually(t, func() bool { // a replica that is behind may answer
 		n, err := failure.NewStore(s.Broker, slog.New(slog.DiscardHandler)).MarkLeft(ctx, "nightly", func(r reference.Reference) bool { return r.Tag != gone }, time.Now())

@@ -33,6 +33,8 @@ type Review struct {
 	Grace         string    `json:"grace"`
 	Max           string    `json:"max"`                // the caps, in percent
 	PerRepository string    `json:"max_per_repository"` // of the mirrored tags of each
+	Keep          []string  `json:"keep,omitempty"`     // as Terms
+	LeftList      bool      `json:"left_list,omitempty"`
 	Over          string    `json:"over,omitempty"`     // why the caps stop it; empty: they do not
 	Recorded      int       `json:"recorded"`
 	Tags          int       `json:"tags"`
@@ -49,6 +51,13 @@ type Review struct {
 	Finished bool      `json:"finished,omitempty"`
 	Why      string    `json:"why,omitempty"`
 	Outcome  Outcome   `json:"outcome,omitzero"`
+}
+
+// Terms are what a plan is made under, besides its time of grace. Its execution needs them again.
+type Terms struct {
+	Caps
+	Keep     []string // regular expressions of tags that are never deleted
+	LeftList bool     // tags are deleted, too, that their entries kept before they left the list
 }
 
 // Open reports whether the plan may still be confirmed, or confirmed again because its execution
@@ -129,14 +138,14 @@ const (
 
 func pieceKey(mirror, plan string, n int) string { return fmt.Sprintf("%s.%s.%d", mirror, plan, n) }
 
-// Propose keeps a plan in place of the last one, to be confirmed unless it exceeds the caps. It
+// Propose keeps a plan in place of the last one, to be confirmed unless it exceeds its caps. It
 // returns ErrStale while the last one is executed.
-func (s *Store) Propose(ctx context.Context, p Plan, c Caps, by string) error {
+func (s *Store) Propose(ctx context.Context, p Plan, t Terms, by string) error {
 	r := &Review{
-		Plan: p.ID(), Made: p.Made, By: by, Grace: p.Grace, Max: c.All.String(), PerRepository: c.PerRepository.String(),
+		Plan: p.ID(), Made: p.Made, By: by, Grace: p.Grace, Max: t.All.String(), PerRepository: t.PerRepository.String(), Keep: t.Keep, LeftList: t.LeftList,
 		Recorded: p.Recorded, Tags: p.Tags, Repositories: len(p.Repositories), Bytes: p.Bytes, Left: len(p.Left),
 	}
-	if err := c.Check(p); err != nil {
+	if err := t.Check(p); err != nil {
 		r.Over = err.Error()
 	}
 	plain, err := json.Marshal(p)
