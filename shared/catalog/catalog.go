@@ -86,7 +86,7 @@ func (r Repository) Count(state run.Outcome) (n int) {
 func (r Repository) vanished(listed []reference.Tag) (gone []reference.Tag) {
 	known := map[reference.Tag]bool{}
 	for _, t := range r.Tags {
-		known[t.Name] = t.State != run.Vanished && !t.Pinned
+		known[t.Name] = t.State != run.Vanished && !t.Pinned && !t.Source.IsZero()
 	}
 	for _, tag := range listed {
 		delete(known, tag)

@@ -190,6 +190,10 @@ func TestVanished(t *testing.T) {
 	require.Equal(t, []string{"2", "3"}, gone("1", "4"))
 	require.NoError(t, s.Add(t.Context(), name, seen(2*time.Minute, tag("2", reference.Digest{}, run.Vanished))))
 	require.Equal(t, []string{"3"}, gone("1"))
+	// Entries that name tags look them up in each run: what the source has never had, or has not had
+	// since, does not vanish.
+	require.NoError(t, s.Add(t.Context(), name, seen(2*time.Minute+time.Second, tag("2", reference.Digest{}, run.Failed), tag("5", reference.Digest{}, run.Failed))))
+	require.Equal(t, []string{"3"}, gone("1"))
 	// One that comes back can vanish again.
 	require.NoError(t, s.Add(t.Context(), name, seen(3*time.Minute, tag("2", first, run.Unchanged))))
 	require.Equal(t, []string{"2", "3"}, gone("1"))
