@@ -31,20 +31,7 @@ type planning struct {
 
 	turn sync.Mutex // held while planning
 
-	mu sync.Mutex
-	at web.Schedule
-}
-
-func (p *planning) state() web.Schedule {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	return p.at
-}
-
-func (p *planning) note(change func(*web.Schedule)) {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	change(&p.at)
+	noted[web.Schedule]
 }
 
 // bySchedule plans at the times of the schedule, until ctx ends. If a time

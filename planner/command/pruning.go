@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"log/slog"
 	"strings"
-	"sync"
 	"time"
 
 	"github.com/osism/skopeo-worker/planner/display"
@@ -29,8 +28,7 @@ type pruning struct {
 	asked     chan pruneRequest
 	confirmed chan struct{}
 
-	mu sync.Mutex
-	at web.PruneSurvey
+	noted[web.PruneSurvey] // how the making of a plan stands
 }
 
 // pruneRequest is a plan that a user has asked for.
@@ -45,19 +43,6 @@ func newPruning(ctx context.Context, s *settings, se *session, log *slog.Logger)
 		return nil, err
 	}
 	return &pruning{settings: s, session: se, store: store, log: log, asked: make(chan pruneRequest, 1), confirmed: make(chan struct{}, 1)}, nil
-}
-
-// state returns how the making of a plan stands.
-func (p *pruning) state() web.PruneSurvey {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	return p.at
-}
-
-func (p *pruning) note(change func(*web.PruneSurvey)) {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	change(&p.at)
 }
 
 // run makes plans and executes them, one after the other, until ctx ends. A plan that was
@@ -113,13 +98,16 @@ func (p *pruning) Survey(ctx context.Context, terms web.PruneTerms, by string) (
 	if st.Review != nil && st.Review.UnderWay() {
 		return "", fmt.Errorf("%w: one is being executed", prune.ErrStale)
 	}
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	if !p.at.Since.IsZero() {
+	free := false
+	p.note(func(at *web.PruneSurvey) {
+		if free = at.Since.IsZero(); free {
+			*at = web.PruneSurvey{Since: time.Now(), By: by}
+		}
+	})
+	if !free {
 		return "", errSurveying
 	}
-	p.at = web.PruneSurvey{Since: time.Now(), By: by}
-	p.asked <- request // the last one was taken: Since is zero
+	p.asked <- request // the last one was taken: Since was zero
 	return "A prune plan is being made.", nil
 }
 

@@ -41,6 +41,7 @@ func TestPruningPage(t *testing.T) {
 	require.Contains(t, text, "3 of 10 repositories read")
 	require.Contains(t, text, "data-live")
 	require.NotContains(t, text, "<form")
+	require.NotContains(t, text, "No plan was made")
 	f.site.Surveys = func() PruneSurvey { return PruneSurvey{Failed: time.Now(), Error: "away: " + script} }
 	require.Contains(t, f.pruningPage(served, ""), "away: &lt;script&gt;")
 	f.site.Surveys = func() PruneSurvey { return PruneSurvey{} }
@@ -136,10 +137,15 @@ func TestPruningOverCaps(t *testing.T) {
 	id = f.proposes(prunable(0, 0), 10)
 	text = f.pruningPage(served, "")
 	require.Contains(t, text, "Nothing to delete")
+	require.Contains(t, text, "No tag has been dropped for 30 d or longer.")
 	require.NotContains(t, text, "/actions/execute")
 	response, _ = post(t, served+"/actions/execute", url.Values{"plan": {id}, "tags": {"0"}})
 	require.Equal(t, http.StatusConflict, response.StatusCode)
 	require.Empty(t, f.actions.all())
+	all := prunable(0, 0)
+	all.Left = prunable(1, 1).Left
+	f.proposes(all, 10)
+	require.Contains(t, f.pruningPage(served, ""), "Nothing of what was dropped can be deleted")
 }
 
 // TestPruningTerms: a plan shows what it was made under, and the page that asks for one passes it on.
@@ -157,11 +163,11 @@ func TestPruningTerms(t *testing.T) {
 	f.proposes(prunable(1, 1), 100)
 	text = f.pruningPage(served, "")
 	require.NotContains(t, text, "<dt>Keeps")
-	require.NotContains(t, text, "<dt>Goes, too")
+	require.NotContains(t, text, "<dt>Also deletes")
 	require.NoError(t, f.prunes.Propose(t.Context(), prunable(1, 2), prune.Terms{Caps: prune.Caps{All: prune.MustShare(100)}, Keep: []string{"lts-", script}, LeftList: true}, "ada"))
 	text = f.pruningPage(served, "")
 	require.Contains(t, text, "<dt>Keeps tags that match</dt><dd><code>lts-</code> <code>&lt;script&gt;hostile()")
-	require.Contains(t, text, "<dt>Goes, too</dt><dd>what entries kept before they left the list</dd>")
+	require.Contains(t, text, "<dt>Also deletes</dt><dd>tags that entries kept before they left the list</dd>")
 	_, schema := schemas(t)
 	_, text = get(t, served+"/api/v1/mirrors/nightly/pruning")
 	valid(t, schema("Pruning"), text)

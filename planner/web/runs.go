@@ -15,7 +15,7 @@ const (
 	runsPage   = 60
 	chunksPage = 100
 	// changesShown is how many changes the page of a run has; planner changes has all.
-	changesShown = 500
+	changesShown = 200
 )
 
 // runsView is the page Runs.

@@ -122,6 +122,8 @@ func TestUnknown(t *testing.T) {
 		require.NotContains(t, text, "package web", path)
 		require.NotContains(t, text, "{{", path)
 	}
+	_, text := get(t, served.URL+"/nothing")
+	require.Contains(t, text, `<nav aria-label="Pages">`, "a user finds back")
 	for _, path := range []string{"/metrics", "/healthz", "/readyz"} {
 		_, text := get(t, served.URL+path)
 		require.Equal(t, "probe of "+path+"\n", text)
@@ -131,7 +133,7 @@ func TestUnknown(t *testing.T) {
 
 	// Before there is a broker, the page says so.
 	waiting := serve(t, Config{}, nil, quiet)
-	response, text := get(t, waiting.URL+"/")
+	response, text = get(t, waiting.URL+"/")
 	require.Equal(t, http.StatusServiceUnavailable, response.StatusCode)
 	require.Contains(t, text, "The broker is not reached yet.")
 }
@@ -235,6 +237,7 @@ func TestLogin(t *testing.T) {
 		response, text := get(t, served.URL+path, "Accept", "*/*")
 		require.Equal(t, http.StatusUnauthorized, response.StatusCode, path)
 		require.NotContains(t, text, "secret")
+		require.NotContains(t, text, "<nav")
 	}
 	response, _ = post(t, served.URL+"/actions/plan", nil)
 	require.Equal(t, http.StatusUnauthorized, response.StatusCode)

@@ -50,6 +50,9 @@ func (s *Server) complete(v *view, r *http.Request) {
 	if v.User != "" {
 		v.Note = s.notes.take(r.URL.Query().Get("note"))
 	}
+	if v.Template == "error" && v.User != "" {
+		v.Mirror = v.Own // for the navigation
+	}
 	if v.User == anonymous {
 		v.User = ""
 	}

@@ -100,29 +100,27 @@ func (s *Store) End(ctx context.Context, mirror, plan string, why error) error {
 // State returns how the pruning of a mirror name stands.
 func (s *Store) State(ctx context.Context, mirror string) (State, error) {
 	st := State{Mirror: mirror}
-	entry, err := s.kv.Get(ctx, mirror)
-	switch {
-	case errors.Is(err, jetstream.ErrKeyNotFound):
-		return st, nil
-	case err == nil:
-		err = json.Unmarshal(entry.Value(), &st)
-	}
-	if err != nil {
+	if err := s.readInto(ctx, mirror, &st); err != nil {
 		return st, fmt.Errorf("reading the prune plans of mirror %s: %w", mirror, err)
 	}
 	return st, nil
 }
 
-// Record returns how far a plan is carried out.
-func (s *Store) Record(ctx context.Context, mirror, plan string) (r Record, err error) {
-	entry, err := s.kv.Get(ctx, mirror+"."+plan)
+// readInto reads the value under a key. It changes nothing if there is none.
+func (s *Store) readInto(ctx context.Context, key string, value any) error {
+	entry, err := s.kv.Get(ctx, key)
 	switch {
 	case errors.Is(err, jetstream.ErrKeyNotFound):
-		return r, nil
-	case err == nil:
-		err = json.Unmarshal(entry.Value(), &r)
+		return nil
+	case err != nil:
+		return err
 	}
-	if err != nil {
+	return json.Unmarshal(entry.Value(), value)
+}
+
+// Record returns how far a plan is carried out.
+func (s *Store) Record(ctx context.Context, mirror, plan string) (r Record, err error) {
+	if err := s.readInto(ctx, mirror+"."+plan, &r); err != nil {
 		return r, fmt.Errorf("reading how far plan %s is executed: %w", plan, err)
 	}
 	return r, nil

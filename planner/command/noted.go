@@ -1,0 +1,21 @@
+package command
+
+import "sync"
+
+// noted is something that the page shows while it changes. It is safe for concurrent use.
+type noted[T any] struct {
+	mu sync.Mutex
+	at T
+}
+
+func (n *noted[T]) state() T {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	return n.at
+}
+
+func (n *noted[T]) note(change func(*T)) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	change(&n.at)
+}
