@@ -35,7 +35,7 @@ type Review struct {
 	PerRepository string    `json:"max_per_repository"` // of the mirrored tags of each
 	Keep          []string  `json:"keep,omitempty"`     // as Terms
 	LeftList      bool      `json:"left_list,omitempty"`
-	Over          string    `json:"over,omitempty"`     // why the caps stop it; empty: they do not
+	Over          string    `json:"over,omitempty"` // why the caps stop it; empty: they do not
 	Recorded      int       `json:"recorded"`
 	Tags          int       `json:"tags"`
 	Repositories  int       `json:"repositories"`
