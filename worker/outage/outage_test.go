@@ -27,8 +27,8 @@ const (
 	// patience limits what takes seconds: a registry is first closed for four.
 	patience = 30 * time.Second
 	tick     = 50 * time.Millisecond
-	// silence is how long a request waits for an answer.
-	silence = 300 * time.Millisecond
+	// silence is how long a request waits for an answer: longer than a busy machine takes.
+	silence = 2 * time.Second
 )
 
 var (
