@@ -187,6 +187,23 @@ func TestPrunePlan(t *testing.T) {
 	require.Empty(t, s.prunes(all...), "the source does not answer")
 }
 
+// TestPruneFloor: if a source suddenly lists few tags, nothing that was dropped before is planned.
+func TestPruneFloor(t *testing.T) {
+	t.Parallel()
+	s := newSite(t)
+	s.push("osism/tool", "1", "2", "3", "4")
+	s.write("osism/tool")
+	s.planner("mirror").exits(0)
+	s.with("LIMIT", "1").planner("mirror").exits(0) // by mistake
+	for _, tag := range []string{"1", "2", "3"} {
+		require.NoError(t, s.source.Untag("osism/tool", tag))
+	}
+	all := []string{"prune", "--grace", "0s", "--max", "100%", "--max-per-repository", "100%"}
+	said := s.planner(all...).exits(0)
+	require.Contains(t, said, "too few tags")
+	require.Contains(t, said, "Nothing to delete")
+}
+
 // TestPruneKeep: what an entry keeps stays, also when the entry is lost.
 func TestPruneKeep(t *testing.T) {
 	t.Parallel()

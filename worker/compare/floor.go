@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"github.com/osism/skopeo-worker/shared/message"
+	"github.com/osism/skopeo-worker/shared/reference"
 	"github.com/osism/skopeo-worker/worker/registry"
 	"github.com/osism/skopeo-worker/worker/resolve"
 )
@@ -21,10 +22,15 @@ type Listing struct {
 // resolve.ErrFewTags otherwise. An entry with min_tags says itself how many there must be. The
 // second error is Last's.
 func (c *Comparer) Few(ctx context.Context, r message.Repository, found resolve.Result) (few, err error) {
+	return Few(ctx, r, found, c.Last)
+}
+
+// Few is Comparer.Few with what was last known of the source.
+func Few(ctx context.Context, r message.Repository, found resolve.Result, known func(context.Context, reference.Repository) (Listing, error)) (few, err error) {
 	if !found.Whole || r.Selection != nil && r.Selection.MinTags > 0 {
 		return nil, nil
 	}
-	last, err := c.Last(ctx, r.Source)
+	last, err := known(ctx, r.Source)
 	if err == nil && 2*found.Count < last.Tags {
 		few = &registry.Error{Op: registry.OpTags, Repository: r.Source, Err: fmt.Errorf(
 			"%w: the registry lists %d, and listed at least %d until %s; if that is right, set min_tags",

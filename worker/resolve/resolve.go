@@ -163,22 +163,22 @@ func (u *Upstream) list(ctx context.Context, r message.Repository, known Known) 
 	return p, true, nil
 }
 
-// Select lists the repository of an open entry, and returns the tags that its selection wants.
-// Unlike Resolve, it looks up none of them. Names that no tag can have, and fewer tags than
+// Select lists the repository of an open entry. Of the result, it sets Selected, Whole and Count
+// only: unlike Resolve, it looks up no tag. Names that no tag can have, and fewer tags than
 // min_tags, are an error. If it is not known which tags are old enough, a limit does not apply.
-func (u *Upstream) Select(ctx context.Context, r message.Repository) ([]reference.Tag, error) {
-	p, _, err := u.list(ctx, r, Known{})
+func (u *Upstream) Select(ctx context.Context, r message.Repository) (Result, error) {
+	p, whole, err := u.list(ctx, r, Known{})
 	if err == nil {
 		err = cmp.Or(p.invalid.about(r.Source), p.few(r.Source))
 	}
 	if err != nil {
-		return nil, err
+		return Result{}, err
 	}
 	if p.minAge > 0 && p.timeless { // any of them may be old enough to be in the limit
 		p.limit = 0
 	}
 	p.picked()
-	return p.selected(), nil
+	return Result{Selected: p.selected(), Whole: whole, Count: p.count}, nil
 }
 
 // whole lists the repository, picks the selected tags, and looks up their digests.

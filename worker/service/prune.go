@@ -1,16 +1,21 @@
 package service
 
 import (
+	"cmp"
 	"context"
 	"log/slog"
 
 	"github.com/osism/skopeo-worker/shared/broker"
 	"github.com/osism/skopeo-worker/shared/budget"
 	"github.com/osism/skopeo-worker/shared/message"
+	"github.com/osism/skopeo-worker/shared/reference"
 	"github.com/osism/skopeo-worker/worker/check"
+	"github.com/osism/skopeo-worker/worker/compare"
+	"github.com/osism/skopeo-worker/worker/consume"
 	"github.com/osism/skopeo-worker/worker/deletion"
 	"github.com/osism/skopeo-worker/worker/prune"
 	"github.com/osism/skopeo-worker/worker/registry"
+	"github.com/osism/skopeo-worker/worker/resolve"
 	"github.com/osism/skopeo-worker/worker/throttle"
 )
 
@@ -26,6 +31,10 @@ type Pruner struct {
 
 // NewPruner returns a pruner for the entries of a list.
 func NewPruner(ctx context.Context, b *broker.Broker, r Registries, list []message.Repository, log *slog.Logger) (*Pruner, error) {
+	notes, err := consume.OpenNotes(ctx, b, log)
+	if err != nil {
+		return nil, err
+	}
 	store, err := budget.Open(ctx, b, log)
 	if err != nil {
 		return nil, err
@@ -37,8 +46,24 @@ func NewPruner(ctx context.Context, b *broker.Broker, r Registries, list []messa
 	network := limiter.Transport(registry.NewTransport(r.Insecure, registry.DefaultStall), "")
 	guard := prune.Guard(prune.Sleep)
 	source := r.client(check.WithoutPulls(network), keychain, 0, guard)
-	return &Pruner{Registry: r.client(network, keychain, 0, guard), Hosts: deletion.NewHosts(r.QuayHosts, r.HarborHosts), Source: r.upstream(source, log), budget: store}, nil
+	return &Pruner{Registry: r.client(network, keychain, 0, guard), Hosts: deletion.NewHosts(r.QuayHosts, r.HarborHosts), Source: listed{r.upstream(source, log), notes}, budget: store}, nil
 }
 
 // Close releases the budgets.
 func (p *Pruner) Close() { p.budget.Close() }
+
+// listed lists what entries mean today, unless that is far less than what workers have seen.
+type listed struct {
+	upstream *resolve.Upstream
+	notes    *consume.Notes
+}
+
+// Select implements prune.Source.
+func (l listed) Select(ctx context.Context, r message.Repository) ([]reference.Tag, error) {
+	found, err := l.upstream.Select(ctx, r)
+	if err != nil {
+		return nil, err
+	}
+	few, err := compare.Few(ctx, r, found, l.notes.Counted)
+	return found.Selected, cmp.Or(err, few)
+}
