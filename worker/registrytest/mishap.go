@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"net/http"
+	"strings"
 	"sync/atomic"
 	"testing"
 
@@ -60,18 +61,20 @@ var mishaps = []Mishap{
 			a.Header.Del(name)
 		}
 	})},
-	{"another digest", changing(func(_ *http.Request, a *Answer) {
-		a.Header.Set("Docker-Content-Digest", digest.FromString("another").String())
+	{"a receipt of another digest", changing(func(req *http.Request, a *Answer) {
+		if req.Method != http.MethodGet && req.Method != http.MethodHead { // what a tag has is the registry's word
+			a.Header.Set("Docker-Content-Digest", digest.FromString("another").String())
+		}
 	})},
 	{"another location", changing(func(_ *http.Request, a *Answer) { a.Header.Set("Location", "/v2/other/blobs/uploads/x") })},
-	{"other content", changing(func(_ *http.Request, a *Answer) {
+	{"other content", spoiling(func(_ *http.Request, a *Answer) {
 		for i := range a.Body {
 			a.Body[i] ^= 1
 		}
 	})},
-	{"a byte less", changing(func(_ *http.Request, a *Answer) { a.Body = a.Body[min(1, len(a.Body)):] })},
-	{"a byte more", changing(func(_ *http.Request, a *Answer) { a.Body = append(a.Body, 0) })},
-	{"a byte more, of unknown length", changing(func(_ *http.Request, a *Answer) {
+	{"a byte less", spoiling(func(_ *http.Request, a *Answer) { a.Body = a.Body[min(1, len(a.Body)):] })},
+	{"a byte more", spoiling(func(_ *http.Request, a *Answer) { a.Body = append(a.Body, 0) })},
+	{"a byte more, of unknown length", spoiling(func(_ *http.Request, a *Answer) {
 		a.Header.Set("Transfer-Encoding", "chunked")
 		a.Body = append(a.Body, 0)
 	})},
@@ -83,6 +86,16 @@ var mishaps = []Mishap{
 		_ = w.Close()
 		a.Body = packed.Bytes()
 	})},
+}
+
+// spoiling changes content, except that of the referrers API: a registry that answers something
+// else there counts as one without it.
+func spoiling(change func(*http.Request, *Answer)) Fault {
+	return changing(func(req *http.Request, a *Answer) {
+		if !strings.Contains(req.URL.Path, "/referrers/") {
+			change(req, a)
+		}
+	})
 }
 
 func changing(change func(*http.Request, *Answer)) Fault { return Fault{Change: change} }
