@@ -227,7 +227,7 @@ type pick struct {
 	tags       map[reference.Tag]listing.Tag // of the candidates
 	others     []reference.Tag
 	candidates []selection.Candidate
-	chosen     map[reference.Tag]bool // candidates, by the limit
+	chosen     map[reference.Tag]bool // candidates; not kept without a limit, which chooses all
 	moved      map[reference.Tag]bool // candidates that have another digest than they were seen with
 	timeless   bool                   // a candidate came without a time
 	stale      []listing.Tag          // that were seen for too long, unless they have moved meanwhile
@@ -308,7 +308,7 @@ func (p *pick) all() []reference.Tag {
 func (p *pick) selected() []reference.Tag {
 	tags := slices.Clone(p.windows)
 	for _, c := range p.candidates {
-		if p.chosen[c.Tag] {
+		if p.limit == 0 || p.chosen[c.Tag] {
 			tags = append(tags, c.Tag)
 		}
 	}
@@ -343,7 +343,9 @@ func (p *pick) picked() []listing.Tag {
 	var tags []listing.Tag
 	for _, c := range chosen {
 		if !p.chosen[c.Tag] {
-			p.chosen[c.Tag] = true
+			if p.limit > 0 {
+				p.chosen[c.Tag] = true
+			}
 			tags = append(tags, p.tags[c.Tag])
 		}
 	}
