@@ -57,8 +57,13 @@ func (e *execution) backUp(ctx context.Context, j *compare.Job, image message.Im
 	case foreign:
 		return fmt.Errorf("%w: %s:%s is not a backup of %s; change BACKUP_TAG or backup", errBackupTaken, to, name, tag)
 	}
-	err = e.mirror.Tag(e.work, mirror.Target{Repository: to, Tag: name}, had)
-	if errors.Is(err, mirror.ErrVanished) || e.mirror.Unreadable(e.work, to, err) {
+	target := mirror.Target{Repository: to, Tag: name}
+	if err = e.mirror.Tag(e.work, target, had); errors.Is(err, registry.ErrPage) {
+		err = e.mirror.Tag(e.work, target, had) // the page of a proxy may have passed
+	}
+	failed, _ := errors.AsType[*registry.Error](err)
+	puts := failed != nil && failed.Op == registry.OpPut // what the tag had was read
+	if errors.Is(err, mirror.ErrVanished) || !puts && e.mirror.Unreadable(e.work, to, err) {
 		e.log.Warn("what a tag had cannot be read at the destination, so there is no backup of it", "tag", to.String()+":"+tag.String(), "digest", had, "error", err)
 		return nil
 	}
