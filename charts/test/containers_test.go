@@ -170,6 +170,7 @@ func (c *container) ready(spec core.PodSpec) {
 // TestContainersRun: the commands take the arguments, variables and files that the chart
 // gives them, and reach the chart's broker over TLS with them.
 func TestContainersRun(t *testing.T) {
+	t.Parallel()
 	r := render(t, `
 destination: 127.0.0.1:1/mirror
 list: ["127.0.0.1:1/team/app:1"]
@@ -200,6 +201,7 @@ nats: {install: true, server: {tls: {enabled: true}}}`)
 // TestPlannerListsPrivateNamespaces: planning lists a namespace with the registry's login, and
 // trusts the registry by the CA bundle.
 func TestPlannerListsPrivateNamespaces(t *testing.T) {
+	t.Parallel()
 	registry := httptest.NewTLSServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if user, password, _ := r.BasicAuth(); user != "planner" || password != "secret" {
 			w.Header().Set("WWW-Authenticate", `Basic realm="registry"`)

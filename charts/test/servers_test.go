@@ -44,9 +44,14 @@ var natsServer = sync.OnceValues(func() (string, error) {
 })
 
 // made are the folders that outlive a test.
-var made []string
+var (
+	making sync.Mutex
+	made   []string
+)
 
 func folder() (string, error) {
+	making.Lock()
+	defer making.Unlock()
 	dir, err := os.MkdirTemp("", "charttest-")
 	made = append(made, dir)
 	return dir, err
@@ -209,6 +214,7 @@ func info(t *testing.T, address string) string {
 // TestServersEncrypt: clients reach the servers with the CA and the URL that they get, and
 // not without; servers reach each other.
 func TestServersEncrypt(t *testing.T) {
+	t.Parallel()
 	for name, replicas := range map[string]int{"one server": 1, "three servers": 3} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -242,6 +248,7 @@ func TestServersEncrypt(t *testing.T) {
 // TestLameDuck: a server that is stopped sends its clients to the others before it ends,
 // although it is ended by a signal right after the hook, and keeps what it has acknowledged.
 func TestLameDuck(t *testing.T) {
+	t.Parallel()
 	for name, replicas := range map[string]int{"one server": 1, "three servers": 3} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -281,6 +288,7 @@ func TestLameDuck(t *testing.T) {
 // TestServerLeavesRoomOnItsVolume: the broker refuses what is too much for it before the
 // volume is full, and goes on without a restart when there is room.
 func TestServerLeavesRoomOnItsVolume(t *testing.T) {
+	t.Parallel()
 	servers := serve(t, render(t, least, "nats: {server: {persistence: {size: 10Mi}}}"))
 	js := stream(t, connect(t, servers), 1)
 	var err error

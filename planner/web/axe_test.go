@@ -49,6 +49,7 @@ type violation struct {
 
 // TestAccessibility: axe-core has nothing against any page, light and dark, wide and narrow.
 func TestAccessibility(t *testing.T) {
+	t.Parallel()
 	script, awaited := axe(t), true
 	f := newFixture(t)
 	live := f.bad()

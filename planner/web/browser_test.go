@@ -112,6 +112,7 @@ func sees(t *testing.T, ctx context.Context, url, name string, width int64, dark
 }
 
 func TestPages(t *testing.T) {
+	t.Parallel()
 	f := newFixture(t)
 	live := f.bad()
 	served := serve(t, Config{}, f.site, slog.New(slog.DiscardHandler))
@@ -148,6 +149,7 @@ func shows(t *testing.T, ctx context.Context, text string) {
 
 // TestClicks: a user republishes, with and without script, and by the keyboard alone.
 func TestClicks(t *testing.T) {
+	t.Parallel()
 	f := newFixture(t)
 	f.bad()
 	served := serve(t, Config{}, f.site, quiet)
@@ -175,6 +177,7 @@ func TestClicks(t *testing.T) {
 
 // TestPruneInBrowser: a user types how many tags a plan deletes, and follows its execution.
 func TestPruneInBrowser(t *testing.T) {
+	t.Parallel()
 	f := newFixture(t)
 	f.ran(mirror, 1, time.Hour, run.Tally{Total: 1, Copied: 1})
 	served := serve(t, Config{}, f.site, quiet)
@@ -203,6 +206,7 @@ func TestPruneInBrowser(t *testing.T) {
 
 // TestLive: what changes is shown without a reload.
 func TestLive(t *testing.T) {
+	t.Parallel()
 	f := newFixture(t)
 	served := serve(t, Config{}, f.site, quiet)
 	ctx := browser(t)
@@ -214,6 +218,7 @@ func TestLive(t *testing.T) {
 
 // TestLoginInBrowser: the browser keeps the cookie of a login, and sends it from then on.
 func TestLoginInBrowser(t *testing.T) {
+	t.Parallel()
 	f := newFixture(t)
 	served := serve(t, Config{PasswordFile: passwordFile(t, "ada", "correct horse")}, f.site, quiet)
 	ctx := browser(t)

@@ -19,6 +19,7 @@ import (
 // TestCounts: each page is whole with no run, one, and a thousand failures and repositories,
 // of which it shows one page.
 func TestCounts(t *testing.T) {
+	t.Parallel()
 	const many = 1000
 	f := newFixture(t)
 	served := serve(t, Config{}, f.site, quiet)

@@ -20,6 +20,7 @@ import (
 // TestReadOnlyInBrowser: no page has a button or a link that does something, and a form that
 // is sent all the same does nothing.
 func TestReadOnlyInBrowser(t *testing.T) {
+	t.Parallel()
 	f := newFixture(t)
 	live := f.bad()
 	served := serve(t, Config{ReadOnly: true}, f.site, quiet)
@@ -37,6 +38,7 @@ func TestReadOnlyInBrowser(t *testing.T) {
 
 // TestClickjacking: no site can show a page in a frame, and lay its own over the buttons.
 func TestClickjacking(t *testing.T) {
+	t.Parallel()
 	f := newFixture(t)
 	live := f.bad()
 	served := serve(t, Config{}, f.site, quiet)
@@ -63,6 +65,7 @@ func TestClickjacking(t *testing.T) {
 // TestSlowClients: neither headers that do not end, nor bodies, nor answers that are not
 // read keep others waiting.
 func TestSlowClients(t *testing.T) {
+	t.Parallel()
 	f := newFixture(t)
 	f.bad()
 	s, err := Listen(Config{Addr: "127.0.0.1:0"}, "test", http.NotFoundHandler(), quiet)

@@ -29,6 +29,7 @@ const unanswered = 2 * time.Second
 // TestFullDisk: whatever is stored fails with the same words, whether nats-server says
 // why or nothing at all, and goes on once it is started again with room.
 func TestFullDisk(t *testing.T) {
+	t.Parallel()
 	const inDisk = "the broker's disk is full: free some space, then restart nats-server, which stores nothing until then: "
 	disk := brokertest.NewSmall(t)
 	s := brokertest.Start(t, func(o *server.Options) { o.StoreDir = disk.Path })
@@ -79,6 +80,7 @@ func TestFullDisk(t *testing.T) {
 
 // TestKeepSeesAFullDisk, though this process stores nothing.
 func TestKeepSeesAFullDisk(t *testing.T) {
+	t.Parallel()
 	disk := brokertest.NewSmall(t)
 	s := brokertest.Start(t, func(o *server.Options) { o.StoreDir = disk.Path })
 	var said log

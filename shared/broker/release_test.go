@@ -21,6 +21,7 @@ const (
 )
 
 func TestTooOld(t *testing.T) {
+	t.Parallel()
 	s := brokertest.StartRelease(t, tooOld)
 	err := fails(t, s.Config())
 	require.ErrorIs(t, err, broker.ErrTooOld)
@@ -29,6 +30,7 @@ func TestTooOld(t *testing.T) {
 }
 
 func TestWarnsOfPowerCuts(t *testing.T) {
+	t.Parallel()
 	open := func(c broker.Config) string {
 		var log bytes.Buffer
 		b, err := broker.Open(t.Context(), c, broker.Options{Client: t.Name(), Log: slog.New(slog.NewTextHandler(&log, nil))})
@@ -44,6 +46,7 @@ func TestWarnsOfPowerCuts(t *testing.T) {
 
 // TestOneOfManyIsTooOld: all servers count, though a connection leads to one only.
 func TestOneOfManyIsTooOld(t *testing.T) {
+	t.Parallel()
 	c := brokertest.StartCluster(t)
 	brokertest.Open(t, c.Config()).Close()
 	old := c.Join(tooOld)
@@ -66,6 +69,7 @@ func TestOneOfManyIsTooOld(t *testing.T) {
 
 // TestBecomesTooOld: a server that is replaced by an older one under a worker.
 func TestBecomesTooOld(t *testing.T) {
+	t.Parallel()
 	s := brokertest.Start(t)
 	b := brokertest.Open(t, s.Config())
 	ended := make(chan error, 1)

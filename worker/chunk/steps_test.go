@@ -1,7 +1,6 @@
 package chunk
 
 import (
-	"flag"
 	"fmt"
 	"log/slog"
 	"testing"
@@ -17,10 +16,7 @@ import (
 	"github.com/osism/skopeo-worker/worker/resolve"
 )
 
-var (
-	steps     = flag.Int("steps", 24, "how many steps of TestEveryStep go wrong; 0: all of them")
-	stepsSeed = flag.Uint64("steps.seed", 0, "which ones; 0: others each time")
-)
+var sample = registrytest.NewSample(24)
 
 // TestTagsOfOneDigestFailTogether if the destination does not answer what it has of it.
 func TestTagsOfOneDigestFailTogether(t *testing.T) {
@@ -59,7 +55,7 @@ func TestEveryStep(t *testing.T) {
 			all = append(all, step{w, false, s})
 		}
 	}
-	for _, s := range registrytest.Some(t, all, *steps, *stepsSeed) {
+	for _, s := range registrytest.Some(t, all, sample) {
 		at := "destination"
 		if s.atSource {
 			at = "source"

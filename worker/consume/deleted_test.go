@@ -91,6 +91,7 @@ func TestConsumerIsDeletedUnderIdleWorkers(t *testing.T) {
 // TestConsumerIsDeletedUnderBusyWorkers: it is created again while all workers are busy.
 // Nothing is lost, and only the chunks that the workers had are delivered again.
 func TestConsumerIsDeletedUnderBusyWorkers(t *testing.T) {
+	t.Parallel()
 	const workers = 3
 	b := embedded(t)
 	tags := []string{"1", "2", "3", "4", "5"}
@@ -129,6 +130,7 @@ func TestConsumerIsDeletedUnderBusyWorkers(t *testing.T) {
 // TestDoneWithoutItsConsumer: a worker finishes a message that the recreated consumer has
 // not delivered. The consumer ignores the acknowledgement.
 func TestDoneWithoutItsConsumer(t *testing.T) {
+	t.Parallel()
 	b := embedded(t)
 	b.push(t, "1")
 	b.plan(t, b.chunk())
@@ -189,6 +191,7 @@ func TestEverythingIsDeleted(t *testing.T) {
 // TestLimitsUnderARunningWorker: a limit of the stream ends the worker, because the stream
 // may drop chunks from then on.
 func TestLimitsUnderARunningWorker(t *testing.T) {
+	t.Parallel()
 	b := embedded(t)
 	c := b.consumer(t)
 	ended := make(chan error, 1)

@@ -15,6 +15,7 @@ import (
 // TestFullStore: nothing is lost while the broker's disk is full. nats-server stores
 // nothing until it is restarted; then the same worker goes on.
 func TestFullStore(t *testing.T) {
+	t.Parallel()
 	disk := brokertest.NewSmall(t)
 	s := brokertest.Start(t, func(o *server.Options) { o.StoreDir = disk.Path })
 	b := newHarness(t, brokertest.Open(t, s.Config()))
@@ -42,6 +43,7 @@ func TestFullStore(t *testing.T) {
 
 // TestFullEmbeddedStore: the worker ends, because no one else can restart its broker.
 func TestFullEmbeddedStore(t *testing.T) {
+	t.Parallel()
 	disk := brokertest.NewSmall(t)
 	b := newHarness(t, brokertest.Open(t, broker.Config{DataDir: disk.Path}))
 	b.push(t, "1", "2")

@@ -37,8 +37,8 @@ const (
 	runID       = "20260101-000000-000-0000"
 	// deadline limits what takes milliseconds on an idle machine, or a second if it waits
 	// for a broker.
-	deadline = 30 * time.Second
-	often    = 5 * time.Millisecond
+	deadline = 50 * time.Second
+	often    = 20 * time.Millisecond
 )
 
 var (

@@ -49,6 +49,7 @@ func TestCopies(t *testing.T) {
 
 // TestUnderWay: the status shows a running copy and its bytes.
 func TestUnderWay(t *testing.T) {
+	t.Parallel()
 	b := embedded(t)
 	b.push(t, "1")
 	gate := make(chan struct{})

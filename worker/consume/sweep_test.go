@@ -134,6 +134,7 @@ func (b *harness) purge(t *testing.T) {
 // TestPurgedUnderAWorker: a worker publishes its remainder all the same. A chunk that no
 // worker had is lost, and the log says so.
 func TestPurgedUnderAWorker(t *testing.T) {
+	t.Parallel()
 	b := embedded(t)
 	b.push(t, "1", "2")
 	said := b.logged()

@@ -230,6 +230,7 @@ func TestChunkUnderWayMayFinish(t *testing.T) {
 // a republish, nor does the end of the run from which an unreadable message was republished
 // unchanged.
 func TestRepublishThatIsCancelled(t *testing.T) {
+	t.Parallel()
 	for name, c := range map[string]struct {
 		state string
 		asIs  bool // the message does not say that it was republished
@@ -285,11 +286,13 @@ func republishIsEnded(t *testing.T, state string, asIs bool, want int) {
 // TestRunThatIsForgotten: if the bucket of runs was lost, or an entry is not a run, the
 // chunk is worked off.
 func TestRunThatIsForgotten(t *testing.T) {
+	t.Parallel()
 	for name, forget := range map[string]func(*testing.T, *harness){
 		"lost":    func(t *testing.T, b *harness) { require.NoError(t, b.JS.DeleteKeyValue(t.Context(), run.Bucket)) },
 		"garbage": func(t *testing.T, b *harness) { b.send(t, "$KV."+run.Bucket+"."+name+"."+runID, []byte("\x1b[31m")) },
 	} {
 		t.Run(name, func(t *testing.T) {
+			t.Parallel()
 			b := embedded(t)
 			b.push(t, "1")
 			b.plan(t, b.chunk())

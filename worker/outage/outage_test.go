@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"log/slog"
 	"net/http"
 	"sync/atomic"
 	"testing"
@@ -12,15 +11,12 @@ import (
 
 	"github.com/stretchr/testify/require"
 
-	"github.com/osism/skopeo-worker/shared/broker"
 	"github.com/osism/skopeo-worker/shared/brokertest"
 	"github.com/osism/skopeo-worker/shared/budget"
 	"github.com/osism/skopeo-worker/shared/reference"
-	"github.com/osism/skopeo-worker/worker/outage"
 	"github.com/osism/skopeo-worker/worker/registry"
 	"github.com/osism/skopeo-worker/worker/registrytest"
 	"github.com/osism/skopeo-worker/worker/skopeo"
-	"github.com/osism/skopeo-worker/worker/throttle"
 )
 
 const (
@@ -40,57 +36,6 @@ var (
 	html      = http.Header{"Content-Type": {"text/html"}}
 )
 
-// worker is a tracker and a client that it guards.
-type worker struct {
-	*outage.Tracker
-	client *registry.Client
-}
-
-func newWorker(t *testing.T, b *broker.Broker, insecure ...string) *worker {
-	t.Helper()
-	store, err := budget.Open(t.Context(), b, slog.New(slog.DiscardHandler))
-	require.NoError(t, err)
-	t.Cleanup(store.Close)
-	th := &throttle.Throttle{Budget: store, Log: slog.New(slog.DiscardHandler)}
-	network := th.Transport(&http.Transport{ResponseHeaderTimeout: silence}, "")
-	w := &worker{Tracker: &outage.Tracker{
-		Budget: store, IsDestination: th.IsDestination, Log: slog.New(slog.NewTextHandler(t.Output(), &slog.HandlerOptions{Level: slog.LevelDebug})),
-		Registry: registry.NewClient(registry.Options{Insecure: insecure, Transport: network}),
-	}}
-	w.client = registry.NewClient(registry.Options{Insecure: insecure, Transport: network, Guard: w.Guard})
-	return w
-}
-
-// at returns a repository of a registry.
-func at(r *registrytest.Registry, path string) reference.Repository {
-	return reference.MustRepository(r.Host() + "/" + path)
-}
-
-// pushed returns a registry with an image 1 in each of these repositories.
-func pushed(t *testing.T, repositories ...string) *registrytest.Registry {
-	t.Helper()
-	r := registrytest.New(t)
-	for _, name := range repositories {
-		_, err := r.PushImage(name, "1", registrytest.Image{Version: name})
-		require.NoError(t, err)
-	}
-	return r
-}
-
-// closed reports whether the error says that the registry is closed.
-func closed(err error) bool {
-	var spent *budget.SpentError
-	return errors.As(err, &spent)
-}
-
-// put pushes another image to the repository.
-func (w *worker) put(t *testing.T, r *registrytest.Registry, repository, tag string) error {
-	t.Helper()
-	raw, err := r.Manifest(repository, "1")
-	require.NoError(t, err)
-	return w.client.Put(t.Context(), at(r, repository), reference.MustTag(tag), registry.Manifest{Raw: raw, MediaType: "application/vnd.oci.image.manifest.v1+json"})
-}
-
 // TestAway: a registry that does not answer as one is closed by the first error, then
 // receives only probes, and is open again soon after it works.
 func TestAway(t *testing.T) {
@@ -108,7 +53,7 @@ func TestAway(t *testing.T) {
 			t.Parallel()
 			r := pushed(t, "a", "b", "c")
 			b := brokertest.Embedded(t)
-			one, two := newWorker(t, b, r.Host()), newWorker(t, b, r.Host())
+			one, two := newWorker(t, b, r), newWorker(t, b, r)
 			look := func(w *worker, repository string) error {
 				_, err := w.client.Head(t.Context(), at(r, repository), reference.MustTag("1"))
 				return err
@@ -164,7 +109,7 @@ func TestPushesFail(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			r := pushed(t, "a", "b", "c", "d")
-			w := newWorker(t, brokertest.Embedded(t), r.Host())
+			w := newWorker(t, brokertest.Embedded(t), r)
 			require.NoError(t, w.put(t, r, "d", "2"))
 			// This image has worked: if it fails now, the registry is at fault.
 			digest, err := r.Digest("d", "1")
@@ -208,7 +153,7 @@ func TestRepositoriesFailByThemselves(t *testing.T) {
 			t.Parallel()
 			broken := []string{"a", "b", "c", "d", "e"}
 			r := pushed(t, append(broken, "fine")...)
-			w := newWorker(t, brokertest.Embedded(t), r.Host())
+			w := newWorker(t, brokertest.Embedded(t), r)
 			digest, err := r.Digest("fine", "1")
 			require.NoError(t, err)
 			w.Known(reference.MustRepository("source.example.com/fine"), at(r, "fine"), reference.MustDigest(digest))
@@ -234,7 +179,7 @@ func TestRepositoriesFailByThemselves(t *testing.T) {
 // fail before the registry counts as full.
 func TestFullOfWhatIsNew(t *testing.T) {
 	r := pushed(t, "a", "b", "c", "fine")
-	w := newWorker(t, brokertest.Embedded(t), r.Host())
+	w := newWorker(t, brokertest.Embedded(t), r)
 	digest, err := r.Digest("fine", "1")
 	require.NoError(t, err)
 	w.Known(reference.MustRepository("source.example.com/fine"), at(r, "fine"), reference.MustDigest(digest))
@@ -273,7 +218,7 @@ func TestStrangeCertificate(t *testing.T) {
 // there is nothing to compare with.
 func TestOneRepositoryIsRefused(t *testing.T) {
 	r := pushed(t, "a", "b")
-	w := newWorker(t, brokertest.Embedded(t), r.Host())
+	w := newWorker(t, brokertest.Embedded(t), r)
 	r.Inject(registrytest.Fault{Match: registrytest.All(puts, registrytest.In("a")), Status: 403})
 	for _, tag := range registrytest.Numbered("%d", 20) {
 		require.False(t, closed(w.put(t, r, "a", tag)))
@@ -285,7 +230,7 @@ func TestOneRepositoryIsRefused(t *testing.T) {
 // registry answers 404 for what does not exist, and stays open.
 func TestNothingIsThere(t *testing.T) {
 	r := pushed(t, "a")
-	w := newWorker(t, brokertest.Embedded(t), r.Host())
+	w := newWorker(t, brokertest.Embedded(t), r)
 	look := func() error {
 		_, err := w.client.Head(t.Context(), at(r, "a"), reference.MustTag("2"))
 		require.ErrorIs(t, err, registry.ErrNotFound)
@@ -297,14 +242,14 @@ func TestNothingIsThere(t *testing.T) {
 	require.Zero(t, r.Count(pings), "it has just said that it is alive")
 
 	r = pushed(t, "a")
-	w = newWorker(t, brokertest.Embedded(t), r.Host())
+	w = newWorker(t, brokertest.Embedded(t), r)
 	_, err := w.client.Head(t.Context(), at(r, "a"), reference.MustTag("1"))
 	require.NoError(t, err)
 	r.Inject(registrytest.Fault{Status: 404, Body: "404 page not found"})
 	require.True(t, closed(look()))
 
 	r, to := pushed(t, "a"), registrytest.New(t)
-	w = newWorker(t, brokertest.Embedded(t), r.Host(), to.Host())
+	w = newWorker(t, brokertest.Embedded(t), r, to)
 	copied := func() error {
 		return w.GuardCopy(t.Context(), at(r, "a"), at(to, "a"), reference.DigestOf(nil), func(context.Context) error {
 			return &skopeo.Error{ExitCode: 1, Side: skopeo.Source, Registry: r.Host(), Err: errors.New("exit status 1"),
@@ -319,7 +264,7 @@ func TestNothingIsThere(t *testing.T) {
 // TestOneImageFails: the registry stays open if only one image fails, for ever.
 func TestOneImageFails(t *testing.T) {
 	r := pushed(t, "a", "b")
-	w := newWorker(t, brokertest.Embedded(t), r.Host())
+	w := newWorker(t, brokertest.Embedded(t), r)
 	r.Inject(registrytest.Fault{Match: registrytest.All(heads, registrytest.Ref("2")), Status: 500})
 	for range 10 {
 		_, err := w.client.Head(t.Context(), at(r, "a"), reference.MustTag("2"))
@@ -353,7 +298,7 @@ func TestSourceFails(t *testing.T) {
 			require.NoError(t, err)
 			_, err = to.PushImage("mirror/fine", "1", same)
 			require.NoError(t, err)
-			w := newWorker(t, brokertest.Embedded(t), from.Host(), to.Host())
+			w := newWorker(t, brokertest.Embedded(t), from, to)
 			w.Known(at(from, "fine"), at(to, "mirror/fine"), reference.MustDigest(digest))
 			from.Inject(test.fault)
 			for i, repository := range []string{"a", "b", "c", "d"} {
@@ -373,7 +318,7 @@ func TestSourceFails(t *testing.T) {
 // are asked.
 func TestCopyThatDoesNotSay(t *testing.T) {
 	from, to := registrytest.New(t), registrytest.New(t)
-	w := newWorker(t, brokertest.Embedded(t), from.Host(), to.Host())
+	w := newWorker(t, brokertest.Embedded(t), from, to)
 	ended := func(context.Context) error {
 		return &skopeo.Error{ExitCode: -1, Reason: "gave up after 30m", Err: context.DeadlineExceeded}
 	}
@@ -393,7 +338,7 @@ func TestCopyThatDoesNotSay(t *testing.T) {
 // follow its result.
 func TestOneProbeAtATime(t *testing.T) {
 	r := registrytest.New(t)
-	w := newWorker(t, brokertest.Embedded(t), r.Host())
+	w := newWorker(t, brokertest.Embedded(t), r)
 	require.NoError(t, w.Budget.Away(t.Context(), budget.Outage{Registry: r.Host(), Activity: budget.Push, Reason: "full", Started: time.Now()}))
 	full := &skopeo.Error{ExitCode: 1, Side: skopeo.Destination, Registry: r.Host(), Err: errors.New("exit status 1"),
 		Reason: "writing blob: uploading layer to x received unexpected HTTP status: 507 Insufficient Storage"}

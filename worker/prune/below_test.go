@@ -42,6 +42,7 @@ func keys(set map[string]bool) (all []string) {
 // attestations and referrers of each, and theirs. Nothing else does, and nothing of it is left:
 // what another index shares stays, with what belongs to that.
 func TestBelow(t *testing.T) {
+	t.Parallel()
 	for name, options := range map[string][]registrytest.Option{
 		"distribution":                nil,
 		"distribution, referrers API": {registrytest.WithReferrersAPI(1)},

@@ -45,6 +45,7 @@ func harbor(host string) deletion.Hosts { return deletion.NewHosts(nil, []string
 // TestDestinations: wherever it is, what goes is gone with what belongs to it, and what stays is
 // whole: tags of a digest that goes under another name, and images below two indexes.
 func TestDestinations(t *testing.T) {
+	t.Parallel()
 	for name, test := range destinations {
 		t.Run(name, func(t *testing.T) {
 			s := newSite(t, test.options...)

@@ -81,6 +81,7 @@ func TestExecute(t *testing.T) {
 
 // TestChanged: what has changed since the plan was made is skipped, and stays whole.
 func TestChanged(t *testing.T) {
+	t.Parallel()
 	for name, change := range map[string]func(t *testing.T, s *site, multi string){
 		"the tag has moved": func(t *testing.T, s *site, _ string) {
 			_ = must(s.to.PushImage(tool, "multi", registrytest.Image{Version: "new"}))(t)

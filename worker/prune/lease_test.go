@@ -61,6 +61,7 @@ func TestLease(t *testing.T) {
 
 // TestKilled: the lease of a process that was killed ends, for the next plan and for runs.
 func TestKilled(t *testing.T) {
+	t.Parallel()
 	store := openStore(t, brokertest.Embedded(t)).EndLeasesAfter(2 * time.Second)
 	lease := take(t, store, "plan", "1")
 	require.NoError(t, store.Await(t.Context(), "registry.example.com"))
@@ -150,6 +151,7 @@ func TestBusy(t *testing.T) {
 // TestUnanswered: a registry that has not answered a deletion may still be about to delete, so that
 // runs wait as if the process was killed.
 func TestUnanswered(t *testing.T) {
+	t.Parallel()
 	busy := errors.New("a run is under way")
 	s := newSite(t)
 	s.image("old", "old", 31)

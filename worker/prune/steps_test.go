@@ -1,7 +1,6 @@
 package prune_test
 
 import (
-	"flag"
 	"fmt"
 	"slices"
 	"testing"
@@ -13,15 +12,13 @@ import (
 	"github.com/osism/skopeo-worker/worker/registrytest"
 )
 
-var (
-	steps     = flag.Int("steps", 40, "how many steps of TestEveryStep go wrong; 0: all of them")
-	stepsSeed = flag.Uint64("steps.seed", 0, "which ones; 0: others each time")
-)
+var sample = registrytest.NewSample(40)
 
 // TestEveryStep: whatever happens to any request of a plan or of its execution, once or from
 // then on, nothing is planned or deleted that would stay otherwise, what is said to be deleted
 // is gone, and another execution deletes the rest.
 func TestEveryStep(t *testing.T) {
+	t.Parallel()
 	type step struct {
 		to        string
 		execution bool
@@ -42,7 +39,7 @@ func TestEveryStep(t *testing.T) {
 			all = append(all, step{to, true, at})
 		}
 	}
-	for _, at := range registrytest.Some(t, all, *steps, *stepsSeed) {
+	for _, at := range registrytest.Some(t, all, sample) {
 		t.Run(fmt.Sprintf("%s, execution %t, %s", at.to, at.execution, at.Step), func(t *testing.T) {
 			t.Parallel()
 			s := newAged(t, at.to)

@@ -47,6 +47,7 @@ func TestLimited(t *testing.T) {
 
 // TestAway: what a destination keeps for now is unfinished, and no failure.
 func TestAway(t *testing.T) {
+	t.Parallel()
 	limited := func(after string) registrytest.Fault {
 		return registrytest.Fault{Match: deletions, Status: http.StatusTooManyRequests, Header: http.Header{"Retry-After": {after}}}
 	}

@@ -59,6 +59,7 @@ func some(page, n int) []string {
 }
 
 func TestEndlessLists(t *testing.T) {
+	t.Parallel()
 	for name, test := range map[string]struct {
 		pages  listed
 		turned int
@@ -116,6 +117,7 @@ func TestLongLists(t *testing.T) {
 
 // TestPageTooLong: the items of a page above the limit are not kept in memory.
 func TestPageTooLong(t *testing.T) {
+	t.Parallel()
 	for name, body := range map[string]string{
 		"tags":    `{"tags":[` + strings.Repeat(`"",`, 1<<20) + `""]}`,
 		"objects": `{"manifests":[` + strings.Repeat(`{},`, 1<<17) + `{}]}`,

@@ -88,6 +88,7 @@ func impatient(hosts ...string) *registry.Client {
 // TestCopyBlobStalls: a silent registry ends the copy at any moment, and the error blames that
 // registry.
 func TestCopyBlobStalls(t *testing.T) {
+	t.Parallel()
 	partly := make(chan int, 1)
 	partly <- len(large) / 2
 	const source, destination = "get blob ", "put "
@@ -123,6 +124,7 @@ func copyBlob(ctx context.Context, c *registry.Client, from, to, digest string, 
 
 // TestFrozen: requests end on a dead connection, kept or new, with TLS or within a blob.
 func TestFrozen(t *testing.T) {
+	t.Parallel()
 	head := func(c *registry.Client, host string) error {
 		_, err := c.Head(t.Context(), reference.MustRepository(host+"/"+repository), reference.MustTag("1"))
 		return err

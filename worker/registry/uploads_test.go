@@ -109,6 +109,7 @@ func TestCopyBlobInExpiredSession(t *testing.T) {
 // TestLocations: a blob is sent to the location in the answer, unless a proxy that normalises
 // paths would change that.
 func TestLocations(t *testing.T) {
+	t.Parallel()
 	uploads := registrytest.All(registrytest.In("mirror"), func(r registrytest.Request) bool { return r.Method == http.MethodPost })
 	for location, fine := range map[string]bool{
 		"/v2/mirror/blobs/uploads/x?_state=a%2Bb": true,

@@ -3,6 +3,7 @@ package registrytest
 import (
 	"bytes"
 	"compress/gzip"
+	"flag"
 	"fmt"
 	"math/rand/v2"
 	"net/http"
@@ -126,13 +127,28 @@ func Steps(requests int) (steps []Step) {
 	return steps
 }
 
-// Some returns n of all in random order, or all of them if n is 0. The seed, which is logged,
-// chooses them; 0 is another seed each time.
-func Some[T any](t testing.TB, all []T, n int, seed uint64) []T {
+// Sample is how many steps a test takes, and which.
+type Sample struct {
+	n    *int
+	seed *uint64
+}
+
+// NewSample returns a sample of n steps, and defines the flags that set another one.
+func NewSample(n int) Sample {
+	return Sample{
+		n:    flag.Int("steps", n, "how many steps of TestEveryStep go wrong; 0: all of them"),
+		seed: flag.Uint64("steps.seed", 0, "which ones; 0: others each time"),
+	}
+}
+
+// Some returns a sample of all in random order. The seed that chose it is logged.
+func Some[T any](t testing.TB, all []T, s Sample) []T {
+	t.Helper()
+	n, seed := *s.n, *s.seed
 	if seed == 0 {
 		seed = rand.Uint64()
 	}
-	t.Logf("repeat with seed %d", seed)
+	t.Logf("-steps.seed=%d chooses the same steps", seed)
 	rand.New(rand.NewPCG(seed, 0)).Shuffle(len(all), func(i, j int) { all[i], all[j] = all[j], all[i] })
 	if n > 0 {
 		all = all[:min(n, len(all))]

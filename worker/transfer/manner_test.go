@@ -16,6 +16,7 @@ import (
 // TestBodyLimits: if a destination does not take a request because it is too large, it gets
 // the blob in pieces that it takes, and all later ones at once.
 func TestBodyLimits(t *testing.T) {
+	t.Parallel()
 	for name, test := range map[string]struct {
 		limit          int64
 		pieces, others int // PATCHes that were taken, and refused ones
@@ -50,6 +51,7 @@ func TestBodyLimits(t *testing.T) {
 
 // TestNoPatch: a registry that takes only whole blobs gets them with the end of the upload.
 func TestNoPatch(t *testing.T) {
+	t.Parallel()
 	for _, status := range []int{http.StatusMethodNotAllowed, http.StatusNotImplemented, http.StatusUnsupportedMediaType} {
 		p := newPairTo(t, registrytest.WithoutPatch(status))
 		p.Blobs = transfer.New(registry.NewClient(registry.Options{

@@ -70,6 +70,7 @@ func TestMountsThatBecomeUploads(t *testing.T) {
 
 // TestMountsThatAreRefused: the blob is sent, and after some times it is at once.
 func TestMountsThatAreRefused(t *testing.T) {
+	t.Parallel()
 	for _, status := range []int{http.StatusBadRequest, http.StatusUnauthorized, http.StatusForbidden, http.StatusNotFound, http.StatusMethodNotAllowed} {
 		t.Run(strconv.Itoa(status), func(t *testing.T) {
 			p := newPair(t)
@@ -106,6 +107,7 @@ func TestMountsThatFail(t *testing.T) {
 // TestMountAtTheSameTime: repositories that need a blob at the same time get it from the one
 // that was first. If that one fails, they get it themselves.
 func TestMountAtTheSameTime(t *testing.T) {
+	t.Parallel()
 	for name, fails := range map[string]bool{"the first one gets it": false, "the first one fails": true} {
 		t.Run(name, func(t *testing.T) {
 			p := newPair(t)

@@ -21,6 +21,7 @@ var parts = registrytest.All(gets, func(r registrytest.Request) bool {
 
 // TestParts: a large blob of a slow source comes in parts over several connections at once.
 func TestParts(t *testing.T) {
+	t.Parallel()
 	const size = 6*transfer.PartSize + 12345
 	for name, options := range map[string][]registrytest.Option{
 		"HTTP/1.1": nil,
@@ -69,6 +70,7 @@ func covers(t *testing.T, asked []string, size int) {
 // TestPartsThatFail: one connection is used on if a part does not come, or is another one,
 // and for the next blob of that source.
 func TestPartsThatFail(t *testing.T) {
+	t.Parallel()
 	const size = 5 * transfer.PartSize
 	for name, fault := range map[string]registrytest.Fault{
 		"refused":      {Status: http.StatusServiceUnavailable},

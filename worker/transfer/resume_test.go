@@ -25,6 +25,7 @@ func ranges(r *registrytest.Registry, match registrytest.Match) (ranges []string
 // TestCutsAtTheSource: what is missing is asked for, and if the source has no parts, all of
 // it again; the destination notices nothing.
 func TestCutsAtTheSource(t *testing.T) {
+	t.Parallel()
 	const size = 8 * mib
 	half := fmt.Sprintf("bytes=%d-", size/2)
 	part := registrytest.All(gets, func(r registrytest.Request) bool { return r.Range != "" })
@@ -154,6 +155,7 @@ func sent(r *registrytest.Registry) (methods []string) {
 
 // TestTheNextTryGoesOn with what a failed one has left at the destination.
 func TestTheNextTryGoesOn(t *testing.T) {
+	t.Parallel()
 	for name, test := range map[string]struct {
 		fault registrytest.Fault
 		is    error
@@ -211,6 +213,7 @@ func TestUploadsThatAreForgotten(t *testing.T) {
 
 // TestTokensThatEnd in the middle of a blob: what was sent is not lost.
 func TestTokensThatEnd(t *testing.T) {
+	t.Parallel()
 	for name, match := range map[string]registrytest.Match{"in the middle": patches, "at the end": puts, "at the beginning": begins} {
 		for _, size := range []int{1000, 6 * mib} {
 			t.Run(fmt.Sprint(name, " ", size), func(t *testing.T) {

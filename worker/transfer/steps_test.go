@@ -1,7 +1,6 @@
 package transfer_test
 
 import (
-	"flag"
 	"fmt"
 	"testing"
 	"time"
@@ -14,14 +13,12 @@ import (
 	"github.com/osism/skopeo-worker/worker/transfer"
 )
 
-var (
-	steps     = flag.Int("steps", 8, "how many steps of TestEveryStep go wrong; 0: all of them")
-	stepsSeed = flag.Uint64("steps.seed", 0, "which ones; 0: others each time")
-)
+var sample = registrytest.NewSample(8)
 
 // TestEveryStep: whatever happens to any request, once or from then on, a blob that is said to
 // be at the destination is there, and another try brings it.
 func TestEveryStep(t *testing.T) {
+	t.Parallel()
 	type step struct {
 		way    string
 		http2  bool
@@ -74,8 +71,9 @@ func TestEveryStep(t *testing.T) {
 			}
 		}
 	}
-	for _, s := range registrytest.Some(t, all, *steps, *stepsSeed) {
+	for _, s := range registrytest.Some(t, all, sample) {
 		t.Run(fmt.Sprintf("%s, HTTP/2 %t, source %t, %s", s.way, s.http2, s.source, s.Step), func(t *testing.T) {
+			t.Parallel()
 			p, blob, content := start(t, s.http2)
 			at := p.to
 			if s.source {

@@ -1,0 +1,160 @@
+package chunk
+
+import (
+	"net/http"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/osism/skopeo-worker/shared/message"
+	"github.com/osism/skopeo-worker/shared/reference"
+	"github.com/osism/skopeo-worker/shared/run"
+	"github.com/osism/skopeo-worker/worker/registrytest"
+)
+
+// TestTries: what may pass is tried MaxAttempts times, what a registry refuses twice, and
+// what cannot pass once.
+func TestTries(t *testing.T) {
+	const (
+		always = 0
+		// stuck is when a copy that hangs is ended: long after its first request.
+		stuck = 3 * time.Second
+	)
+	for name, test := range map[string]struct {
+		fault    registrytest.Fault
+		attempts int // of the failure; 0: mirrored
+		requests int // that met the fault, if that is exact
+	}{
+		"500 for a while": {fault: registrytest.Fault{Match: gets, Status: 500, Times: attempts - 1}},
+		"500":             {fault: registrytest.Fault{Match: gets, Status: 500, Times: always}, attempts: attempts, requests: attempts},
+		"502 to the HEAD": {fault: registrytest.Fault{Match: heads, Status: 502, Times: always}, attempts: attempts, requests: attempts},
+		"500 to the HEAD": {fault: registrytest.Fault{Match: heads, Status: 500, Times: always}},
+		"reset":           {fault: registrytest.Fault{Match: gets, Reset: true, Times: always}, attempts: attempts},
+		"reset once":      {fault: registrytest.Fault{Match: blobs, Reset: true, Times: 1}},
+		"cut once":        {fault: registrytest.Fault{Match: gets, TruncateBody: true, Times: 1}},
+		"hanging HEAD":    {fault: registrytest.Fault{Match: heads, Hang: true, Times: always}, attempts: attempts, requests: attempts},
+		"hanging copy":    {fault: registrytest.Fault{Match: gets, Hang: true, Times: always}, attempts: attempts, requests: attempts},
+		"hangs once":      {fault: registrytest.Fault{Match: gets, Hang: true, Times: 1}},
+		"404":             {fault: registrytest.Fault{Match: manifests, Status: 404, Times: always}, attempts: 1, requests: 2},
+		"404 to the HEAD": {fault: registrytest.Fault{Match: heads, Status: 404, Times: always}},
+		"401":             {fault: registrytest.Fault{Match: gets, Status: 401, Times: always}, attempts: 2},
+		"403":             {fault: registrytest.Fault{Match: gets, Status: 403, Times: always}, attempts: 2, requests: 2},
+		"bad manifest": {fault: registrytest.Fault{Match: gets, Status: 200, Body: "{}", Times: always,
+			Header: http.Header{"Docker-Content-Digest": {"sha256:" + strings.Repeat("1", 64)}}}, attempts: 1, requests: 2},
+		"a page":       {fault: registrytest.Fault{Match: gets, Status: 200, Body: "<html>", Times: always}, attempts: attempts},
+		"a page once":  {fault: registrytest.Fault{Match: gets, Status: 200, Body: "<html>", Times: 1}},
+		"nothing once": {fault: registrytest.Fault{Match: gets, Status: 200, Times: 1}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			b := newHarness(t)
+			if test.fault.Hang {
+				b.Mirror.Engine = engine([]string{b.from.Host(), b.to.Host()}, stuck)
+			}
+			b.push(t, "1")
+			defer b.from.Inject(test.fault)()
+			require.Empty(t, b.doAgain(t, b.entry("1")).Left)
+			if test.attempts == 0 {
+				require.Equal(t, run.Tally{Total: 1, Copied: 1}, b.images)
+				require.Empty(t, b.kept.records)
+				b.mirrored(t, "1")
+				return
+			}
+			require.Equal(t, run.Tally{Total: 1, Failed: 1}, b.images)
+			failed := b.kept.only(t)
+			require.Equal(t, test.attempts, failed.Attempts)
+			require.Equal(t, b.from.Host()+"/"+repository+":1", failed.Source)
+			require.NotContains(t, failed.Reason, "\n")
+			switch {
+			case builtin && name == "403":
+				test.requests *= 2 // each with a new session
+			case builtin && name == "bad manifest":
+				test.requests-- // there is nobody else to ask
+			}
+			if test.requests > 0 {
+				require.Equal(t, test.requests, b.from.Count(test.fault.Match))
+			}
+		})
+	}
+}
+
+// TestAttemptsCountAcrossSnoozes, those of an image and those of a listing, and
+// nothing is looked at with digests that are old by then.
+func TestAttemptsCountAcrossSnoozes(t *testing.T) {
+	for name, broken := range map[string]registrytest.Match{"image": gets, "listing": lists} {
+		t.Run(name, func(t *testing.T) {
+			b := newHarness(t)
+			b.Backoff = func(attempt int) time.Duration { return time.Duration(attempt) * time.Hour }
+			b.push(t, "1")
+			defer b.from.Inject(registrytest.Fault{Match: broken, Status: 500})()
+			result := b.do(t, b.entry(""))
+			for n := 1; n < attempts; n++ {
+				require.Equal(t, time.Duration(n)*time.Hour, result.After)
+				require.Len(t, result.Left, 1)
+				if name == "image" {
+					require.Equal(t, []message.Image{{Tag: reference.MustTag("1"), Attempts: n}}, result.Left[0].Images)
+				} else {
+					require.Equal(t, n, result.Left[0].Attempts)
+				}
+				require.Empty(t, b.kept.records)
+				result = b.deliver(t, Delivery{Chunk: b.chunk(result.Left...), Fresh: true, Remainder: true})
+			}
+			require.Empty(t, result.Left)
+			require.Equal(t, attempts, b.kept.only(t).Attempts)
+		})
+	}
+}
+
+// TestBeingLimitedIsNoFailure, wherever it happens and however often: the chunk
+// comes back when the registry says, and the registry is not asked on meanwhile.
+func TestBeingLimitedIsNoFailure(t *testing.T) {
+	const asked, images = 3 * time.Second, 8
+	for name, test := range map[string]struct {
+		match registrytest.Match
+		at    func(*harness) *registrytest.Registry
+		most  int // requests that are refused in one delivery, if they come one by one
+	}{
+		"listing":     {lists, func(b *harness) *registrytest.Registry { return b.from }, 1},
+		"HEAD":        {heads, func(b *harness) *registrytest.Registry { return b.from }, 0},
+		"copy":        {gets, func(b *harness) *registrytest.Registry { return b.from }, 1},
+		"comparison":  {heads, func(b *harness) *registrytest.Registry { return b.to }, 0},
+		"destination": {puts, func(b *harness) *registrytest.Registry { return b.to }, 1},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			b := newHarness(t)
+			b.Concurrency = 1
+			b.push(t, registrytest.Numbered("%d", images)...)
+			r := test.at(b)
+			remove := r.Inject(registrytest.Fault{Match: test.match, Status: 429,
+				Header: http.Header{"Retry-After": {strconv.Itoa(int(asked.Seconds()))}}})
+			left := []message.Repository{b.entry("")}
+			for range attempts + 2 {
+				r.ResetRequests()
+				result := b.do(t, left...)
+				require.NotEmpty(t, result.Left)
+				require.Zero(t, result.Left[0].Attempts)
+				for _, i := range result.Left[0].Images {
+					require.Zero(t, i.Attempts)
+				}
+				if name == "destination" && !builtin { // skopeo does not tell what a PUT's answer asks for
+					require.Greater(t, result.After, limitedPause/2)
+				} else {
+					require.GreaterOrEqual(t, result.After, asked)
+					require.Less(t, result.After, limitedPause/2)
+				}
+				if most := test.most; most > 0 {
+					require.LessOrEqual(t, r.Count(registrytest.All(test.match, registrytest.Answered(429))), most)
+				}
+				left = result.Left
+			}
+			require.Empty(t, b.kept.records)
+			remove()
+			require.Empty(t, b.do(t, left...).Left)
+			b.mirrored(t, registrytest.Numbered("%d", images)...)
+		})
+	}
+}
