@@ -90,6 +90,7 @@ func TestNamespaces(t *testing.T) {
 	names, failed, warnings, err = expand(all)
 	require.NoError(t, err)
 	require.Equal(t, []string{"team/a", "team/b", "team/c", "team/d", "team/e", "team/f"}, names)
+	require.Empty(t, warnings)
 	require.Regexp(t, `it lists only 2 repositories; the 5 repositories of .* are mirrored instead; set min_repositories to accept fewer$`, failed[0])
 
 	names, failed, warnings, err = expand(three)
@@ -111,6 +112,7 @@ func TestNamespaces(t *testing.T) {
 	names, failed, warnings, err = expand(three)
 	require.NoError(t, err)
 	require.Len(t, names, 3)
+	require.Empty(t, failed)
 	require.Empty(t, warnings)
 
 	// Two entries of one namespace do not make each other forget.
