@@ -36,7 +36,7 @@ import (
 
 // worlds is how many worlds TestForecast makes. WORLDS sets another number, and SEED the
 // first world: SEED=7 WORLDS=1 repeats world 7.
-const worlds = 100
+const worlds = 200
 
 // failed are worlds that once failed: companions below an index around a skipped image, and
 // referrers below two indexes.
