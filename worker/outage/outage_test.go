@@ -203,6 +203,10 @@ func TestStrangeCertificate(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			r := registrytest.New(t, registrytest.WithTLS())
 			w := newWorker(t, brokertest.Embedded(t))
+			strict := registry.Options{Transport: new(http.Transport)}
+			w.Registry = registry.NewClient(strict)
+			strict.Guard = w.Guard
+			w.client = registry.NewClient(strict)
 			if worked {
 				require.NoError(t, w.GuardCopy(t.Context(), at(r, "a"), reference.MustRepository("target.example.com/a"), reference.DigestOf(nil),
 					func(context.Context) error { return nil }))
