@@ -90,6 +90,7 @@ const (
 	codeOverlap        = 10065 // JSStreamSubjectOverlapErr
 	codeConsumerUnique = 10100 // JSConsumerWQConsumerNotUniqueErr
 	codeConsumerAll    = 10099 // JSConsumerWQMultipleUnfilteredErr
+	codeConsumerGone   = 10149 // JSConsumerDoesNotExist: it is being deleted
 )
 
 func code(err error) jetstream.ErrorCode {
@@ -101,9 +102,13 @@ func code(err error) jetstream.ErrorCode {
 }
 
 // unanswered marks an error as ErrUnreachable if the broker did not answer, or cannot
-// answer for now.
+// answer for now. Then the error is no answer any more: what was deleted while it was created is
+// created by the next try.
 func unanswered(err error) error {
 	var api *jetstream.APIError
+	if errors.Is(err, jetstream.ErrStreamNotFound) || errors.Is(err, jetstream.ErrConsumerNotFound) || code(err) == codeConsumerGone {
+		return fmt.Errorf("%w: %v", ErrUnreachable, err)
+	}
 	if !errors.As(err, &api) || api.Code == http.StatusServiceUnavailable {
 		return fmt.Errorf("%w: %w", ErrUnreachable, err)
 	}

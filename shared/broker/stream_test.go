@@ -2,6 +2,7 @@ package broker_test
 
 import (
 	"context"
+	"errors"
 	"testing"
 	"time"
 
@@ -126,4 +127,42 @@ func TestFirstStart(t *testing.T) {
 		})
 	}
 	require.NoError(t, all.Wait())
+}
+
+// TestDeletedWhileItIsCreated: whatever is deleted at any moment of Ensure, the next try creates
+// it again.
+func TestDeletedWhileItIsCreated(t *testing.T) {
+	b := brokertest.Embedded(t)
+	ctx, stop := context.WithCancel(t.Context())
+	var group errgroup.Group
+	for _, remove := range []func() error{
+		func() error { return b.JS.DeleteStream(t.Context(), broker.StreamName) },
+		func() error {
+			return b.JS.DeleteConsumer(t.Context(), broker.StreamName, broker.ConsumerName)
+		},
+	} {
+		group.Go(func() error {
+			for ctx.Err() == nil {
+				_ = remove() // it may be missing at this moment
+			}
+			return nil
+		})
+	}
+	var creating errgroup.Group
+	for range 2 {
+		creating.Go(func() error {
+			for range 200 {
+				err := b.Ensure(t.Context())
+				var busy *jetstream.APIError // the files of the last stream are still there
+				if err != nil && !errors.Is(err, broker.ErrUnreachable) && !(errors.As(err, &busy) && busy.Code >= 500) {
+					return err
+				}
+			}
+			return nil
+		})
+	}
+	require.NoError(t, creating.Wait())
+	stop()
+	require.NoError(t, group.Wait())
+	require.EventuallyWithT(t, func(t *assert.CollectT) { assert.NoError(t, b.Ensure(context.Background())) }, 10*time.Second, 10*time.Millisecond)
 }

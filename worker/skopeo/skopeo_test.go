@@ -228,7 +228,6 @@ func TestArguments(t *testing.T) {
 // TestPullDeadline: a copy ends if it does not request its manifest in time, and otherwise
 // may take as long as it needs.
 func TestPullDeadline(t *testing.T) {
-	t.Parallel()
 	from, to, digest, r := pair(t)
 	remove := from.Inject(registrytest.Fault{Match: registrytest.Kinds(registrytest.KindPing), Hang: true})
 	late := budget.WithDeadline(t.Context(), time.Now().Add(100*time.Millisecond))

@@ -69,7 +69,6 @@ func (s stalling) check(t *testing.T) {
 // TestStall: the copy ends whichever side goes silent, at any moment, and the error names
 // that side if it can be known.
 func TestStall(t *testing.T) {
-	t.Parallel()
 	partly := make(chan int, 1)
 	partly <- large / 2
 	var all []stalling
@@ -115,7 +114,6 @@ func TestStall(t *testing.T) {
 // TestFrozen: a frozen host answers nothing, not even a TLS handshake, and does not close
 // connections.
 func TestFrozen(t *testing.T) {
-	t.Parallel()
 	freeze := func(relay *registrytest.Relay, struck *registrytest.Registry, match registrytest.Match) {
 		if match == nil {
 			relay.Freeze()
@@ -149,7 +147,6 @@ func TestFrozen(t *testing.T) {
 
 // TestSlow: a copy that moves some bytes goes on, however slow it is.
 func TestSlow(t *testing.T) {
-	t.Parallel()
 	from, to := registrytest.New(t), registrytest.New(t)
 	digest, err := from.PushImage(repository, "1", registrytest.Image{})
 	require.NoError(t, err)
@@ -167,7 +164,6 @@ func TestSlow(t *testing.T) {
 
 // TestMeter: bytes are counted while they move.
 func TestMeter(t *testing.T) {
-	t.Parallel()
 	from, to := registrytest.New(t), registrytest.New(t)
 	digest, err := from.PushImage(repository, "1", registrytest.Image{Layers: []registrytest.Layer{{Seed: "x", Size: large}}})
 	require.NoError(t, err)
