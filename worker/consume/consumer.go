@@ -166,9 +166,11 @@ func (c *Consumer) pull(ctx context.Context) error {
 			return err
 		}
 		c.held.Add(1)
+		worked := c.load.begin(m) // in the order in which they come
 		done := make(chan struct{})
 		c.takes.Go(func() {
 			defer close(done)
+			defer worked()
 			c.take(ctx, m, retreat) // if ctx has ended meanwhile, the chunk is requeued at once
 			if placed {
 				c.places.Release(1)
@@ -249,7 +251,6 @@ func (c *Consumer) rest(ctx context.Context) {
 // take works off one message, and sends heartbeats meanwhile so that the broker does not
 // deliver it again. It calls retreat if this worker alone does not reach a registry.
 func (c *Consumer) take(ctx context.Context, m jetstream.Msg, retreat func()) {
-	defer c.load.begin(m)()
 	// work is the context of copies, storing that of requests to the broker.
 	work, stopWork := context.WithCancel(context.WithoutCancel(ctx))
 	defer stopWork()

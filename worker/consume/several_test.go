@@ -4,6 +4,7 @@ import (
 	"context"
 	"slices"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/require"
 
@@ -129,4 +130,27 @@ func TestChunkThatMayCrashItsWorker(t *testing.T) {
 		}
 	}
 	require.Equal(t, []string{"before", "suspect", "after"}, slices.Compact(order))
+}
+
+// TestDrainedOfSeveralChunks: in whatever order they end, the last one shows that nothing is left.
+func TestDrainedOfSeveralChunks(t *testing.T) {
+	b := embedded(t)
+	tags := registrytest.Numbered("%d", 2*chunksAtOnce)
+	b.push(t, tags...)
+	tracker := b.planEach(t, tags...)
+	c := b.consumer(t)
+	start(t, c)
+	for {
+		select {
+		case <-c.Drained():
+		case <-time.After(deadline):
+			require.Fail(t, "nothing shows that all is done")
+		}
+		st, err := tracker.Status(t.Context())
+		require.NoError(t, err)
+		if st.Over() {
+			require.Equal(t, run.Tally{Total: len(tags), Copied: len(tags)}, st.Images)
+			return
+		}
+	}
 }
