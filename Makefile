@@ -84,7 +84,7 @@ bench: require-go require-skopeo ## measure speed, CPU time and memory beside re
 bench-report: BENCH               = ^Benchmark(Quay|Hub|Unlimited|Large|Narrow|Scale|ManyTags)$$
 bench-report: BENCH_REPOSITORIES  = 16
 bench-report: BENCH_LARGE         = 4
-bench-report: BENCH_SCALE         = 16
+bench-report: BENCH_SCALE         = 64
 bench-report: BENCH_MANY          = 1000
 bench-report: BENCH_LIMIT         = 25s
 bench-report: require-go require-skopeo ## write docs/benchmarks.md and docs/benchmarks.json
