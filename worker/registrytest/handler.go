@@ -60,17 +60,15 @@ func (r *Registry) answer(w http.ResponseWriter, req *http.Request, request Requ
 		return
 	}
 	if r.settings.uploads != nil {
-		w, req = r.settings.uploads.follow(w, req, request)
+		w, req = r.settings.uploads.follow(w, req)
 	}
 	for _, limit := range r.settings.requestLimiters {
 		if limit.refuses(w, request) {
 			return
 		}
 	}
-	if r.serveHarborDeletion(w, req) || r.serveBulk(w, req, request) || r.serveNamespace(w, req, request) || r.unauthorized(w, req, request) {
-		return
-	}
-	if r.serveDeletion(w, request) {
+	if r.serveHarborDeletion(w, req) || r.serveBulk(w, req, request) || r.serveNamespace(w, req, request) || r.unauthorized(w, req, request) ||
+		r.serveDeletion(w, request) {
 		return
 	}
 	if status := r.settings.missingStatus; status != 0 && missable(request) && !r.exists(request.Repository) {

@@ -18,7 +18,7 @@ type movingUploads struct {
 
 // follow returns a request to the upload's own location, and a writer of the answer with the next
 // one. A request to an earlier location goes to an upload that does not exist.
-func (m *movingUploads) follow(w http.ResponseWriter, req *http.Request, request Request) (http.ResponseWriter, *http.Request) {
+func (m *movingUploads) follow(w http.ResponseWriter, req *http.Request) (http.ResponseWriter, *http.Request) {
 	folder, name := path.Split(req.URL.Path)
 	if !strings.HasSuffix(folder, "/blobs/uploads/") {
 		return w, req
