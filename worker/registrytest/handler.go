@@ -67,8 +67,7 @@ func (r *Registry) answer(w http.ResponseWriter, req *http.Request, request Requ
 			return
 		}
 	}
-	if r.serveHarborDeletion(w, req) || r.serveBulk(w, req, request) || r.serveNamespace(w, req, request) || r.unauthorized(w, req, request) ||
-		r.serveDeletion(w, request) {
+	if r.serveHarborDeletion(w, req) || r.serveBulk(w, req, request) || r.serveNamespace(w, req, request) || r.unauthorized(w, req, request) || r.serveDeletion(w, request) {
 		return
 	}
 	if status := r.settings.missingStatus; status != 0 && missable(request) && !r.exists(request.Repository) {
