@@ -21,7 +21,7 @@ import (
 	"github.com/osism/skopeo-worker/worker/registrytest"
 )
 
-// nosy is a site that has secrets in every place where they can be given, and whose
+// nosy is a site that has secrets in every place that takes them, and whose
 // registries, proxy and list show what they were sent.
 type nosy struct {
 	*site

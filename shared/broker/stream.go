@@ -102,8 +102,8 @@ func code(err error) jetstream.ErrorCode {
 }
 
 // unanswered marks an error as ErrUnreachable if the broker did not answer, or cannot
-// answer for now. Then the error is no answer any more: what was deleted while it was created is
-// created by the next try.
+// answer for now. What was deleted while it was created is created by the next try, so its
+// absence is not passed on as an answer.
 func unanswered(err error) error {
 	var api *jetstream.APIError
 	if errors.Is(err, jetstream.ErrStreamNotFound) || errors.Is(err, jetstream.ErrConsumerNotFound) || code(err) == codeConsumerGone {

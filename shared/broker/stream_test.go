@@ -132,37 +132,44 @@ func TestFirstStart(t *testing.T) {
 // TestDeletedWhileItIsCreated: whatever is deleted at any moment of Ensure, the next try creates
 // it again.
 func TestDeletedWhileItIsCreated(t *testing.T) {
-	b := brokertest.Embedded(t)
-	ctx, stop := context.WithCancel(t.Context())
-	var group errgroup.Group
-	for _, remove := range []func() error{
-		func() error { return b.JS.DeleteStream(t.Context(), broker.StreamName) },
-		func() error {
+	for name, remove := range map[string]func(*broker.Broker) error{
+		"stream": func(b *broker.Broker) error { return b.JS.DeleteStream(t.Context(), broker.StreamName) },
+		"consumer": func(b *broker.Broker) error {
 			return b.JS.DeleteConsumer(t.Context(), broker.StreamName, broker.ConsumerName)
 		},
+		"other stream": func(b *broker.Broker) error { return b.JS.DeleteStream(t.Context(), "other") },
+		"bucket":       func(b *broker.Broker) error { return b.JS.DeleteKeyValue(t.Context(), "bucket") },
 	} {
-		group.Go(func() error {
-			for ctx.Err() == nil {
-				_ = remove() // it may be missing at this moment
-			}
-			return nil
-		})
-	}
-	var creating errgroup.Group
-	for range 2 {
-		creating.Go(func() error {
-			for range 200 {
-				err := b.Ensure(t.Context())
-				var busy *jetstream.APIError // the files of the last stream are still there
-				if err != nil && !errors.Is(err, broker.ErrUnreachable) && !(errors.As(err, &busy) && busy.Code >= 500) {
-					return err
+		t.Run(name, func(t *testing.T) {
+			b := brokertest.Embedded(t)
+			_, err := b.OpenStream(t.Context(), jetstream.StreamConfig{Name: "other", Subjects: []string{"other"}})
+			require.NoError(t, err)
+			_, err = b.Bucket(t.Context(), jetstream.KeyValueConfig{Bucket: "bucket"})
+			require.NoError(t, err)
+			ctx, stop := context.WithCancel(t.Context())
+			var removing, creating errgroup.Group
+			removing.Go(func() error {
+				for ctx.Err() == nil {
+					_ = remove(b) // it may be missing at this moment
 				}
+				return nil
+			})
+			for range 2 {
+				creating.Go(func() error {
+					for range 200 {
+						err := b.Ensure(t.Context())
+						var busy *jetstream.APIError // the files of the last stream are still there
+						if err != nil && !errors.Is(err, broker.ErrUnreachable) && !(errors.As(err, &busy) && busy.Code >= 500) {
+							return err
+						}
+					}
+					return nil
+				})
 			}
-			return nil
+			require.NoError(t, creating.Wait())
+			stop()
+			require.NoError(t, removing.Wait())
+			require.EventuallyWithT(t, func(t *assert.CollectT) { assert.NoError(t, b.Ensure(context.Background())) }, 10*time.Second, 10*time.Millisecond)
 		})
 	}
-	require.NoError(t, creating.Wait())
-	stop()
-	require.NoError(t, group.Wait())
-	require.EventuallyWithT(t, func(t *assert.CollectT) { assert.NoError(t, b.Ensure(context.Background())) }, 10*time.Second, 10*time.Millisecond)
 }

@@ -11,7 +11,8 @@ import (
 	"github.com/osism/skopeo-worker/worker/compare"
 )
 
-// schedule orders the copies of a worker's chunks, so that layers which images share travel once. What probably shares layers is a family; of each family one image is copied
+// schedule orders the copies of a worker's chunks, so that layers which images share
+// travel once. What probably shares layers is a family; of each family one image is copied
 // before any other begins, and skopeo's blob cache then knows where its layers are. The
 // builtin engine knows which blobs are under way, and needs no more than sameContent.
 // A chunk knows nothing of what was copied before it began: a new release has new layers.

@@ -72,7 +72,7 @@ func TestTries(t *testing.T) {
 			case builtin && name == "403":
 				test.requests *= 2 // each with a new session
 			case builtin && name == "bad manifest":
-				test.requests-- // there is nobody else to ask
+				test.requests-- // no other request can give the manifest
 			}
 			if test.requests > 0 {
 				require.Equal(t, test.requests, b.from.Count(test.fault.Match))
@@ -140,7 +140,7 @@ func TestBeingLimitedIsNoFailure(t *testing.T) {
 				for _, i := range result.Left[0].Images {
 					require.Zero(t, i.Attempts)
 				}
-				if name == "destination" && !builtin { // skopeo does not tell what a PUT's answer asks for
+				if name == "destination" && !builtin { // skopeo hides the Retry-After of a PUT
 					require.Greater(t, result.After, limitedPause/2)
 				} else {
 					require.GreaterOrEqual(t, result.After, asked)

@@ -179,7 +179,10 @@ func slow(t *testing.T, content []byte) (r *registrytest.Registry, digest string
 	r.Inject(registrytest.Fault{Match: blobGets, Drip: bytes})
 	go func() {
 		defer close(bytes)
-		for end := time.Now().Add(2 * stall); time.Now().Before(end); time.Sleep(stall / 20) {
+		pace := time.NewTicker(stall / 20)
+		defer pace.Stop()
+		for range 40 {
+			<-pace.C
 			select {
 			case bytes <- 1:
 			case <-t.Context().Done():

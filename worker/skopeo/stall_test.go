@@ -155,7 +155,10 @@ func TestSlow(t *testing.T) {
 	from.Inject(registrytest.Fault{Match: registrytest.Kinds(registrytest.KindBlobGet), Times: 1, Drip: bytes})
 	go func() {
 		defer close(bytes)
-		for end := time.Now().Add(4 * r.Stall); time.Now().Before(end); time.Sleep(r.Stall / 10) {
+		pace := time.NewTicker(r.Stall / 10)
+		defer pace.Stop()
+		for range 40 {
+			<-pace.C
 			bytes <- 1
 		}
 	}()

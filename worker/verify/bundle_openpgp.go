@@ -51,8 +51,8 @@ func (w *way) hasBundle() bool {
 	return false
 }
 
-// listsBundle reports whether the tag lists a bundle that lists referrers where the registry does
-// not.
+// listsBundle reports whether a bundle is listed under the tag that lists referrers for registries
+// without the referrers API.
 func (w *way) listsBundle() bool {
 	tag := referrers.FallbackTag(w.manifest.Digest)
 	if _, err := w.gate.client.Head(w.ctx, w.source, tag); err != nil {

@@ -28,7 +28,8 @@ import (
 	"github.com/osism/skopeo-worker/worker/verify"
 )
 
-// home is where containers/image looks for its configuration. It remembers that.
+// home is the folder in which containers/image looks for its configuration. The library
+// remembers it.
 var home string
 
 func TestMain(m *testing.M) {
