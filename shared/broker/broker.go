@@ -44,7 +44,8 @@ const (
 	retryInterval = time.Second
 	// reconnectWait is the pause between attempts to reconnect to one server.
 	reconnectWait = time.Second
-	// pingInterval finds a half-open connection after two pings unanswered.
+	// pingInterval is the time between pings. A connection is given up after two of them
+	// without an answer, as one that is half open.
 	pingInterval = 15 * time.Second
 )
 

@@ -75,8 +75,8 @@ func validServer(s string) bool {
 	return false
 }
 
-// userinfo is the user in the URL, or nil. Servers that the broker announces take the
-// same.
+// userinfo is the user in the URL, or nil. It is also that of the servers that the broker
+// announces.
 func (c *Config) userinfo() *url.Userinfo {
 	for _, s := range strings.Split(c.URL, ",") {
 		if u, err := url.Parse(withScheme(strings.TrimSpace(s))); err == nil && u.User != nil {
@@ -95,7 +95,7 @@ func (c *Config) shown() string {
 	return strings.Join(servers, ",")
 }
 
-// withScheme is a server as a URL: its scheme may be left out.
+// withScheme returns a server as a URL. The scheme may be left out.
 func withScheme(server string) string {
 	if !strings.Contains(server, "://") {
 		return "nats://" + server
@@ -155,7 +155,7 @@ func clientOptions(c Config) ([]nats.Option, error) {
 	return opts, errors.Join(bad...)
 }
 
-// keyLength is more than any word in a file with keys has, in bytes, and less than a seed.
+// keyLength is longer than any other word in a file with keys, in bytes, and shorter than a seed.
 const keyLength = 40
 
 // noteKeys makes the seeds and JWTs in files known to package redact. A file that cannot be

@@ -17,7 +17,7 @@ const (
 	// below 512 KiB, and a plan of 100,000 entries takes some 30 MB.
 	embeddedMemory = 64 << 20
 	embeddedStore  = 64 << 30
-	// embeddedReady bounds the start; a large store is read through.
+	// embeddedReady bounds the start, during which all of the store is read.
 	embeddedReady = time.Minute
 
 	lockFile = "lock"
@@ -36,8 +36,8 @@ func Kept(dir string) bool {
 	return err == nil
 }
 
-// EmbeddedOptions are what the embedded broker in the folder is set to. The chart sets
-// its servers to the same; its tests compare them.
+// EmbeddedOptions returns the options of the embedded broker in a folder. The servers of the
+// chart have the same ones, which the chart's tests check.
 func EmbeddedOptions(dir string) *server.Options {
 	return &server.Options{
 		ServerName:             "embedded",
@@ -48,7 +48,7 @@ func EmbeddedOptions(dir string) *server.Options {
 		StoreDir:               dir,
 		JetStreamMaxMemory:     embeddedMemory,
 		JetStreamMaxStore:      embeddedStore,
-		// A power cut must not take an acknowledged message with it.
+		// A power cut must not lose an acknowledged message.
 		SyncAlways: true,
 	}
 }
@@ -87,7 +87,7 @@ func startEmbedded(dir string, o Options) (*embedded, error) {
 	return e, nil
 }
 
-// fatal keeps the reason why the server does not start, which is only in its log, and drops
+// fatal is the server's log. It keeps the reason why the server does not start, and drops
 // everything else.
 type fatal struct{ text string }
 
@@ -109,8 +109,8 @@ func (e *embedded) stop() {
 	_ = e.lock.Close() // releases the lock
 }
 
-// lockFolder keeps two servers out of one store: nats-server itself would open it
-// twice. The kernel lets go of the lock when the process ends, however it ends.
+// lockFolder locks the store, because two nats-servers would open it at once. The kernel
+// releases the lock when the process ends, however it ends.
 func lockFolder(dir string) (*os.File, error) {
 	path := filepath.Join(dir, lockFile)
 	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE, 0o600)

@@ -36,7 +36,8 @@ const (
 // Explain returns err as ErrFull, with what to do, if it comes from a full disk.
 func (b *Broker) Explain(err error) error { return Explain(err, b.dataDir) }
 
-// Explain does so for a broker that is embedded in dataDir; empty stands for another one.
+// Explain returns err as ErrFull, with what to do, if it comes from a full disk. dataDir is
+// that of an embedded broker, and empty for any other.
 func Explain(err error, dataDir string) error {
 	why, todo := "", "free some space, then restart nats-server, which stores nothing until then"
 	if dataDir != "" {

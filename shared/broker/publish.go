@@ -14,8 +14,8 @@ import (
 	"github.com/osism/skopeo-worker/shared/subject"
 )
 
-// Headers of nats-server, ADR-51 (message scheduling), which nats.go gives no
-// names to, or names that lose precision.
+// Headers of nats-server for scheduled messages (ADR-51). nats.go has no names for them, or
+// options that lose precision.
 const (
 	headerSchedule       = "Nats-Schedule"
 	headerScheduleTarget = "Nats-Schedule-Target"
@@ -39,7 +39,7 @@ func Scheduled(root string, a subject.Address, due time.Time, data []byte) *nats
 	return m
 }
 
-// Due reads the time and the target of a scheduled message back.
+// Due returns the time and the target of a scheduled message.
 func Due(h nats.Header) (due time.Time, target string, ok bool) {
 	at, found := strings.CutPrefix(h.Get(headerSchedule), scheduleAt)
 	due, err := time.Parse(time.RFC3339Nano, at)
@@ -55,9 +55,9 @@ func Target(h nats.Header) string {
 	return h.Get(headerScheduleTarget)
 }
 
-// Fire does by hand what the server does when a schedule comes due: it publishes the target
-// and purges the schedule, in one message and only while the schedule with this sequence is
-// still there. Otherwise, it returns ErrConflict.
+// Fire does what the server does when a schedule is due: with one message, it publishes the
+// chunk to the target and purges the schedule. If the schedule with this sequence is gone, it
+// returns ErrConflict.
 func (b *Broker) Fire(ctx context.Context, schedule *jetstream.RawStreamMsg) error {
 	_, target, ok := Due(schedule.Header)
 	if !ok {
@@ -84,9 +84,9 @@ func (b *Broker) Fire(ctx context.Context, schedule *jetstream.RawStreamMsg) err
 // does so itself 250 ms after the first one (scheduler.go, resetTimer).
 const fireFor = 200 * time.Millisecond
 
-// FireDue fires those of the messages that are due, the first ones first. They are those of
-// PublishAll, which has returned the sequence of the first. It stops when the server is about
-// to fire the rest. Whatever fails is fired by the server, too.
+// FireDue fires the schedules that are due, in their order. The messages and first are those of
+// PublishAll. FireDue stops when the server is about to fire the rest, and at the first error,
+// because the server fires what is left.
 func (b *Broker) FireDue(ctx context.Context, msgs []*nats.Msg, first uint64) {
 	began := time.Now()
 	for i, m := range msgs[:min(len(msgs), maxBatch)] { // the sequences of a batch follow each other

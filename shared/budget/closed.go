@@ -14,8 +14,8 @@ const (
 	// say for how long.
 	minBackoff = 2 * time.Second
 	maxBackoff = 15 * time.Minute
-	// reopenedFor is how soon a registry that was reopened has to refuse again, to count as
-	// closed all the time.
+	// A registry that refuses again within reopenedFor after it was reopened counts as closed
+	// all the time.
 	reopenedFor = 5 * time.Minute
 	// closuresKept is how long a closure is at the broker: longer than it lasts.
 	closuresKept = maxClosure + 2*reopenedFor
@@ -42,12 +42,12 @@ type closure struct {
 	// succeeded since. It is zero for an outage, and in old entries.
 	First time.Time `json:"first,omitzero"`
 
-	// Of an outage:
+	// The rest is of an outage.
 	Activity Activity  `json:"activity,omitempty"`
-	Since    time.Time `json:"since,omitzero"`   // its begin; zero: the registry limits requests
+	Since    time.Time `json:"since,omitzero"`   // when it began; zero: the registry limits requests
 	Prober   string    `json:"prober,omitempty"` // the process that may use the registry
 	Closer   string    `json:"closer,omitempty"` // the process that closed it last
-	Opener   string    `json:"opener,omitempty"` // the process that found it back, once the outage is over
+	Opener   string    `json:"opener,omitempty"` // the process that ended the outage
 
 	at time.Time // by the broker's clock
 }
@@ -133,7 +133,7 @@ func (s *Store) Refused(ctx context.Context, call Call, retryAfter time.Duration
 		if !last.First.IsZero() && last.Count > 0 && now.Sub(last.until()) < reopenedFor {
 			next.First = last.First
 		}
-		if last.away(now) { // a 429 does not show that it is back
+		if last.away(now) { // a 429 does not end an outage
 			next.Activity, next.Since = last.Activity, last.Since
 		}
 		if last.Count > 0 && started.Before(last.until()) {
@@ -206,8 +206,8 @@ const (
 	// probeLease is how long a worker that probes keeps the others waiting, unless it
 	// renews the lease. If it dies, another worker probes after that.
 	probeLease = 10 * time.Second
-	// cutOffFor bounds the time after which a new outage is taken for one of this process
-	// only: another process has found the registry back, and this one fails as before.
+	// If this process fails again within cutOffFor after another process has found the
+	// registry working, only this process does not reach the registry.
 	cutOffFor = 5 * time.Minute
 )
 
@@ -265,7 +265,7 @@ func (s *Store) Away(ctx context.Context, o Outage) error {
 			s.log.Warn("cut off from a registry that other workers reach", "registry", o.Registry, "fails_to", o.Activity, "reason", o.Reason)
 			return last, false, &SpentError{Registry: o.Registry, Slot: now, Reason: o.Reason, Since: now, CutOff: true}
 		}
-		// It may have asked for a longer time before.
+		// The registry may have asked for a longer time before.
 		next.Duration = max(backoff(next.Count, maxOutageBackoff, s.jitter), last.until().Sub(now))
 		closed = true
 		return next, true, nil

@@ -42,7 +42,7 @@ func (c *connection) wait(ctx context.Context, s *Store, rate Rate) error {
 			return err
 		}
 	}
-	// It counts when it is sent: time that was overslept is not made up for.
+	// If this request is sent late, the next one does not follow sooner.
 	c.next = latest(c.next, s.clock.local()).Add(rate.interval())
 	return nil
 }

@@ -145,7 +145,7 @@ const (
 	// keepLearned is how long a header counts. An account that is upgraded gets no more
 	// headers.
 	keepLearned = 24 * time.Hour
-	// renewLearned is after how long a header is stored again, though it is the same.
+	// renewLearned is after how long a header is stored again, even if it is the same.
 	renewLearned = keepLearned / 4
 )
 
@@ -202,7 +202,8 @@ func (s *Store) storeLimit(ctx context.Context, key string, limit stated) error 
 	return nil
 }
 
-// Limit returns the known limit of the registry for an identity, by which the registry counts. "" is the shared address of the fleet.
+// Limit returns the known limit of the registry for an identity, by which the registry counts.
+// "" stands for the fleet's address.
 func (s *Store) Limit(registry, identity string) (Limit, Origin) {
 	if limit, origin := s.stated(registry, identity); origin != None {
 		return limit, origin

@@ -81,11 +81,10 @@ type belief struct {
 }
 
 const (
-	// believeAgain is after how long a header that equals the last one is compared with
-	// the window again.
+	// After believeAgain, a header is compared with the window even if it equals the last one.
 	believeAgain = 10 * time.Second
-	// believeTries bounds the attempts if workers take tokens meanwhile. The next header
-	// is another chance.
+	// believeTries bounds the attempts if workers take tokens meanwhile. The next header is
+	// compared again.
 	believeTries = 3
 )
 

@@ -13,14 +13,14 @@ import (
 // Standing is the state of a registry: its limit, the spent tokens, and when it allows requests.
 type Standing struct {
 	Registry string
-	Identity string    // the one with the least left, if the registry counts several
+	Identity string    // the one with the fewest pulls left, if the registry counts several
 	Limit    Limit     // zero if none is known
 	Counted  bool      // whether Spent is known: a rate counts nothing
 	Spent    int       // tokens in the window
 	NextSlot time.Time // when it allows the next pull; zero if it does now
 
 	Closed      bool
-	ClosedUntil time.Time // when it reopens, or is probed
+	ClosedUntil time.Time // when the registry reopens, or is probed
 	ClosedSince time.Time // when its outage began; zero if it only limits requests
 	// RefusedSince is when a registry that limits requests was closed, if it has allowed none
 	// since; zero if it is away.

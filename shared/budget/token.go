@@ -196,13 +196,13 @@ func (w *window) spent(ctx context.Context, s *Store, mirror string, slot time.T
 	return &SpentError{Registry: w.registry, Slot: slot, Reason: reason}
 }
 
-// Mirror names share a budget by turns. A name that is refused announces until when it
-// will have come back. Until then, no other name takes more than an equal part of the
+// Mirror names share a budget by turns. A name that is refused announces by when it comes
+// back. Until then, no other name takes more than an equal part of the
 // limit. A name that is alone has all of the limit, and sends no extra request.
 
 const (
-	// Those who were refused together come back within a spreadPart-th of their wait, and
-	// within maxSpread.
+	// Workers that were refused together come back at different times: within a part of
+	// their wait, 1/spreadPart, and within maxSpread.
 	spreadPart = 10
 	maxSpread  = time.Minute
 	// handOver is the time between a chunk's due time and its first request.
@@ -245,8 +245,8 @@ func (w *window) claim(ctx context.Context, s *Store, mirror string, slot time.T
 	return nil
 }
 
-// yield reports whether the mirror name must leave free tokens to others, because they
-// wait and it has had its part, and until when.
+// yield reports whether the mirror name must leave free tokens to others, and until when. It
+// must if others wait and it has had its part.
 func (w *window) yield(ctx context.Context, s *Store, mirror string, stream jetstream.Stream, limit Limit) (until time.Time, yields bool, err error) {
 	others, until := s.waiting(w, mirror)
 	if others == 0 {

@@ -55,7 +55,7 @@ func newView() view {
 	}
 }
 
-// created notes when a bucket was created. In another one, revisions begin anew.
+// created notes when a bucket was created. If it was created again, its revisions begin anew.
 func (s *Store) created(bucket string, at time.Time) {
 	s.mu.Lock()
 	defer s.mu.Unlock()

@@ -240,22 +240,22 @@ const (
 	looseFor = 10 * time.Minute
 )
 
-// loose is a larger slack, because requests take long: over a slow link, or on a busy
-// machine. It is for tokens that are taken before a time. A process that does not know it
-// yet is stricter than needed. The zero value is for none.
+// loose is a larger slack for tokens that are taken before a time. Requests need it over a slow
+// link or on a busy machine. A process that does not know it yet is stricter than needed. The
+// zero value applies to no token.
 type loose struct {
 	slack time.Duration
 	until time.Time // by the broker's clock
 }
 
-// looseOf reads it from a stream's metadata.
+// looseOf reads the larger slack from a stream's metadata.
 func looseOf(metadata map[string]string) loose {
 	slack, _ := time.ParseDuration(metadata[metaSlack])
 	until, _ := time.Parse(time.RFC3339Nano, metadata[metaUntil])
 	return loose{slack, until}
 }
 
-// in adds it to a stream's metadata.
+// in adds the larger slack to a stream's metadata.
 func (l loose) in(metadata map[string]string) map[string]string {
 	if l.slack > 0 {
 		metadata[metaSlack], metadata[metaUntil] = l.slack.String(), l.until.Format(time.RFC3339Nano)
@@ -287,8 +287,8 @@ func (t Token) InTime() {
 	}
 }
 
-// Late notes that it was not. If that happens several times in a row, tokens are held for
-// longer, so that requests may take longer.
+// Late notes that the token's request was not sent in time. After several late requests in a
+// row, tokens are held for longer, so that requests may take longer.
 func (t Token) Late(ctx context.Context) error {
 	if t.window == nil || t.window.late.Add(1) < lateInARow {
 		return nil
