@@ -43,7 +43,7 @@ func (c counting) verified(ctx context.Context, j *compare.Job, images []message
 			case errors.Is(err, registry.ErrNotFound), errors.Is(err, registry.ErrHeadDenied):
 				c.row.Skipped++
 			case errors.Is(err, policy.ErrRejected):
-				c.rejected(j, image, fmt.Errorf("it is about %s: %w", subject, err))
+				c.rejected(j, image, fmt.Errorf("it refers to %s: %w", subject, err))
 			default:
 				trusted = append(trusted, image)
 			}

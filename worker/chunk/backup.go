@@ -16,12 +16,12 @@ import (
 	"github.com/osism/skopeo-worker/worker/registry"
 )
 
-// errBackupTaken is returned if the destination has something else under the name of a backup.
+// errBackupTaken is returned if the tag of a backup is in use for another image.
 var errBackupTaken = errors.New("the name of the backup is taken")
 
-// backUp puts another tag on what the destination has under the tag of an image, which is
-// about to be replaced. If it fails, the tag must not be replaced. What is there already under
-// a backup of the tag, as after a try that failed later, needs no other one.
+// backUp gives the destination's image another tag before its tag is replaced. If backUp fails,
+// the tag must not be replaced. An image that has a backup already, as after a failed try, gets
+// no second one.
 func (e *execution) backUp(ctx context.Context, j *compare.Job, image message.Image, digest reference.Digest) error {
 	tag := compare.DestinationTag(image)
 	had := j.Had[tag]
@@ -52,31 +52,31 @@ func (e *execution) backUp(ctx context.Context, j *compare.Job, image message.Im
 		return fmt.Errorf("%w: the source has the tag %s; change BACKUP_TAG or backup", errBackupTaken, name)
 	}
 	switch foreign := !taken.IsZero() && !slices.Contains(backups, compare.Backup{Name: name, Digest: taken}); {
-	case foreign && taken == had: // it is kept there, under a tag that is not ours to delete
+	case foreign && taken == had: // somebody else has tagged the image, and that keeps it
 		return nil
 	case foreign:
 		return fmt.Errorf("%w: %s:%s is not a backup of %s; change BACKUP_TAG or backup", errBackupTaken, to, name, tag)
 	}
 	target := mirror.Target{Repository: to, Tag: name}
 	if err = e.mirror.Tag(e.work, target, had); errors.Is(err, registry.ErrPage) {
-		err = e.mirror.Tag(e.work, target, had) // the page of a proxy may have passed
+		err = e.mirror.Tag(e.work, target, had) // the first answer may have come from a proxy
 	}
 	failed, _ := errors.AsType[*registry.Error](err)
-	puts := failed != nil && failed.Op == registry.OpPut // what the tag had was read
+	puts := failed != nil && failed.Op == registry.OpPut // so the old image was read
 	if errors.Is(err, mirror.ErrVanished) || !puts && e.mirror.Unreadable(e.work, to, err) {
-		e.log.Warn("what a tag had cannot be read at the destination, so there is no backup of it", "tag", to.String()+":"+tag.String(), "digest", had, "error", err)
+		e.log.Warn("an image that a tag is moved from cannot be read at the destination, so it gets no backup", "tag", to.String()+":"+tag.String(), "digest", had, "error", err)
 		return nil
 	}
 	if err != nil {
 		return fmt.Errorf("make a backup of %s: %w", tag, err)
 	}
-	e.log.Info("kept what a tag had under another tag", "tag", to.String()+":"+tag.String(), "backup", name, "digest", had)
+	e.log.Info("made a backup of a tag", "tag", to.String()+":"+tag.String(), "backup", name, "digest", had)
 	backups = append(slices.DeleteFunc(slices.Clone(backups), isName), compare.Backup{Name: name, Digest: had})
 	return e.worker.Notes.NoteBackups(ctx, to, tag, backups)
 }
 
-// isAtSource reports whether the source of an entry has a tag that a backup has the name of: then
-// it is that of the source, which the destination may have as such.
+// isAtSource reports whether the source of an entry has a tag with the name of a backup. Such a tag
+// at the destination may be a mirrored one.
 func (e *execution) isAtSource(r message.Repository, name reference.Tag) (bool, error) {
 	_, err := e.mirror.Registry.Head(e.work, r.Source, name)
 	if errors.Is(err, registry.ErrNotFound) {
@@ -85,7 +85,7 @@ func (e *execution) isAtSource(r message.Repository, name reference.Tag) (bool, 
 	return err == nil, err
 }
 
-// backsUp reports whether there are backups of an image's tag.
+// backsUp reports whether the entry keeps backups of an image's tag.
 func (e *execution) backsUp(j *compare.Job, image message.Image) bool {
 	if j.Entry.Selection == nil || j.Entry.Selection.Backup.IsZero() {
 		return false
@@ -94,8 +94,8 @@ func (e *execution) backsUp(j *compare.Job, image message.Image) bool {
 	return !companion
 }
 
-// expireBackups deletes the oldest backups of a tag that was replaced, as far as there are too
-// many and the destination deletes tags.
+// expireBackups deletes the oldest backups of a tag if there are more than the entry keeps and if
+// the destination deletes tags.
 func (e *execution) expireBackups(ctx context.Context, j *compare.Job, image message.Image) error {
 	tag, to := compare.DestinationTag(image), j.Entry.Destination
 	if !e.backsUp(j, image) || j.Had[tag].IsZero() {
@@ -112,7 +112,7 @@ func (e *execution) expireBackups(ctx context.Context, j *compare.Job, image mes
 		if err == nil && at == backups[0].Digest {
 			listed, err = e.isAtSource(j.Entry, backups[0].Name)
 		}
-		if err == nil && at == backups[0].Digest && !listed { // otherwise it is gone, or is not a backup any more
+		if err == nil && at == backups[0].Digest && !listed { // otherwise it is gone, or is no backup now
 			err = e.deleteBackup(to, backups[0])
 		}
 		if err != nil && !errors.Is(err, registry.ErrNotFound) {
@@ -124,9 +124,9 @@ func (e *execution) expireBackups(ctx context.Context, j *compare.Job, image mes
 	return e.worker.Notes.NoteBackups(ctx, to, tag, backups)
 }
 
-// deleteBackup deletes a backup in the way of its registry, and leaves its digest. If the
-// registry is not known to delete a tag alone, it might delete the digest with all of its tags,
-// so a backup whose digest has another tag stays. It takes no room.
+// deleteBackup deletes the tag of a backup, and leaves the image. A registry that is not known to
+// delete a tag alone may delete the image with all of its tags. So a backup stays there if its
+// image has another tag.
 func (e *execution) deleteBackup(to reference.Repository, b compare.Backup) error {
 	client := e.mirror.Destination()
 	if !e.worker.Deletions.Alone(to) {
@@ -139,7 +139,7 @@ func (e *execution) deleteBackup(to reference.Repository, b compare.Backup) erro
 	return deletion.Deleter{Registry: client, Hosts: e.worker.Deletions, During: now}.Tag(e.work, to, b.Name, b.Digest)
 }
 
-// hasOtherTag returns another tag with the digest of a backup, zero if there is none.
+// hasOtherTag returns another tag of the image of a backup. It is zero if there is none.
 func (e *execution) hasOtherTag(to reference.Repository, b compare.Backup) (reference.Tag, error) {
 	for tag, err := range e.mirror.Destination().Tags(e.work, to) {
 		if err != nil {

@@ -17,33 +17,30 @@ import (
 	"github.com/osism/skopeo-worker/worker/resolve"
 )
 
-// entries follow what the source has of those entries of the list that are a repository.
-// A tag that vanishes does not fail. If all of them do, the repository fails.
+// entries record what sources have of the entries that are a whole repository. A tag that
+// vanishes has not failed, but if all tags of an entry vanish, its repository has.
 type entries struct {
 	mu    sync.Mutex
 	known map[compare.Entry]*entryState
 }
 
-// entryState is what is known of an entry.
+// entryState is what this delivery knows about an entry.
 type entryState struct {
 	repository message.Repository // without images
 	listed     bool               // in this delivery
-	listing    holding.Listing    // with no tags if the entry selects none
-	found      bool               // the source has one of its tags, as far as anybody has seen
-	vanished   int                // in this delivery
-	invalid    error              // names were listed that no tag can have
+	listing    holding.Listing    // without tags if the entry selects none
+	found      bool               // in this or an earlier delivery, the source had one of its tags
+	vanished   int                // tags, in this delivery
+	invalid    error              // why the listing is not used
 }
 
-// note changes what is known of the entry that the repository comes from.
+// note changes the state of the entry that the repository comes from.
 func (e *entries) note(r message.Repository, change func(*entryState)) {
 	if !compare.IsRepository(r) {
 		return
 	}
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	if e.known == nil {
-		e.known = map[compare.Entry]*entryState{}
-	}
 	s := e.known[compare.EntryOf(r)]
 	if s == nil {
 		r.Images = nil
@@ -71,9 +68,9 @@ func (e *execution) noteVanished(r message.Repository, tag reference.Tag, why st
 	e.note(r, message.Image{Tag: tag}, catalog.Tag{State: run.Vanished})
 }
 
-// unlisted notes the tags that the source had and does not list any more. It must deny them,
-// too: a listing whose pages move while they are read can leave a tag out. What cannot be asked
-// for now is asked for by the next run, and so is what a source denies that is away.
+// unlisted notes tags that the source had and no longer lists. It looks up each of them, because a
+// listing can leave out a tag if its pages change while they are read. If the source cannot be
+// asked, or is away, the next run looks up the rest.
 func (e *execution) unlisted(ctx context.Context, r message.Repository, listed []reference.Tag) {
 	for _, tag := range e.delivery.Observer.Unlisted(ctx, r, listed) {
 		err := e.Ask(ctx, r, r.Source, func() error {
@@ -98,9 +95,9 @@ func (e *execution) unlisted(ctx context.Context, r message.Repository, listed [
 	}
 }
 
-// judgeEntries decides on entries of which the source has denied all that was asked for, or has
-// listed what is none, and notes in what is left for later which ones are decided. What
-// somebody has republished was not listed just now.
+// judgeEntries records an entry as failed if its listing is invalid or if the source has none of
+// its tags. In the repositories that are left for later, it sets Found if their entry is decided.
+// An entry of a republished chunk counts only if this delivery has listed it.
 func (e *execution) judgeEntries(ctx context.Context, left ...[]message.Repository) error {
 	fine, failed := map[reference.Repository]bool{}, map[reference.Repository]bool{}
 	giveUp := func(s *entryState, err error) error {
@@ -121,7 +118,7 @@ func (e *execution) judgeEntries(ctx context.Context, left ...[]message.Reposito
 		switch {
 		case s.invalid != nil:
 			err = giveUp(s, s.invalid)
-		case s.repository.Found: // this was decided before
+		case s.repository.Found: // an earlier delivery has decided it
 		case s.found || s.listed && s.vanished == 0:
 			fine[s.repository.Source] = true
 		case s.vanished > 0 && !unfinished && (s.listed || !e.delivery.Chunk.Republished):
@@ -130,15 +127,37 @@ func (e *execution) judgeEntries(ctx context.Context, left ...[]message.Reposito
 		if err != nil {
 			return err
 		}
-		// A source that denies all that it has listed is no proof of what it has dropped.
+		// If a source denies all tags that it lists, the listing does not show what it has.
 		if len(s.listing.Tags) > 0 && s.invalid == nil && (s.found || s.vanished == 0) {
 			e.delivery.Observer.Listed(s.repository, s.listing)
 		}
 	}
 	for source := range fine {
-		if !failed[source] { // it is in the list twice
-			e.mirrored.add(source, source.String()) // it could be listed
+		if !failed[source] { // otherwise, another entry for it has failed
+			e.mirrored.add(source, source.String()) // its listing has not failed
 		}
 	}
 	return nil
+}
+
+// mirrored are the images that the destination has, by the repository of their failure record.
+type mirrored struct {
+	mu           sync.Mutex
+	repositories map[reference.Repository]map[string]bool
+}
+
+func (m *mirrored) add(repository reference.Repository, source string) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.repositories[repository] == nil {
+		m.repositories[repository] = map[string]bool{}
+	}
+	m.repositories[repository][source] = true
+}
+
+// remove forgets an image.
+func (m *mirrored) remove(repository reference.Repository, source string) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	delete(m.repositories[repository], source)
 }

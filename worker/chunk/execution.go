@@ -18,18 +18,18 @@ import (
 	"github.com/osism/skopeo-worker/worker/resolve"
 )
 
-// execution is one delivery under way. It carries out the verdicts on its jobs as their
-// compare.Cases, and makes their small requests as their compare.Asker.
+// execution is the work on one delivery. It implements compare.Cases, which carry out the
+// verdicts on jobs, and compare.Asker, which sends the small requests.
 type execution struct {
 	worker   *Worker
 	delivery Delivery
 	resolver resolve.Resolver
 	mirror   *mirror.Mirror
 	comparer *compare.Comparer
-	// work ends when copies under way must end. The broker is still written to then.
+	// work ends when running copies must end. Requests to the broker may still be sent then.
 	work     context.Context
 	log      *slog.Logger
-	first    bool // the first round: digests of a fresh delivery are young
+	first    bool // this is the first round, in which digests of a fresh delivery are current
 	progress progress
 	mirrored mirrored
 	entries  entries
@@ -37,29 +37,34 @@ type execution struct {
 	mu      sync.Mutex
 	next    []message.Repository // for the next round
 	after   time.Duration
-	limited map[string]bool // registries that have limited us
-	away    string          // the one of them that is away
-	cutOff  bool            // one of them only is for us
-	doubts  []doubt         // to be given up at the end of the round
-	lazy    []*compare.Job  // whose digests are looked up at their turn
+	limited map[string]bool // registries that have limited this worker, or are closed
+	away    string          // the registry among them that is away
+	cutOff  bool            // this worker alone does not reach one of them
+	doubts  []doubt         // are decided at the end of the round
+	lazy    []*compare.Job  // have digests that are looked up when it is their turn
 	bearers []compare.Bearer
-	// distrusted are jobs of which nothing may be mirrored for now, and why.
+	// distrusted are the jobs that may not be mirrored for now, with the reasons.
 	distrusted map[*compare.Job]error
-	subjects   map[contentAt]*compare.Job              // images that signatures may be about
-	lists      map[reference.Digest][]reference.Digest // of indexes at destinations
+	subjects   map[contentAt]*compare.Job              // images that may have signatures
+	lists      map[reference.Digest][]reference.Digest // manifests of indexes at destinations
 	parts      [][]message.Repository
 
-	counts sync.Map // of counted
+	counts sync.Map // what counted has returned, by source
 }
 
-// Do works a delivery off. Images that fail are tried again, up to MaxAttempts;
-// those that are given up are recorded before Do returns. When work ends, what is
-// under way is left for later. An error means that the broker does not answer: the chunk
-// must not be acknowledged.
+// Do works off a delivery. It tries each image up to MaxAttempts times, and records those that
+// fail before it returns. When work ends, it leaves the images that are not done. If it returns
+// an error, the broker does not answer, and the chunk must not be acknowledged.
 func (w *Worker) Do(ctx, work context.Context, d Delivery) (Result, error) {
 	e := &execution{
 		worker: w, delivery: d, work: work, first: true,
-		log: w.Log.With("run", d.Chunk.Run, "chunk", d.Chunk.Number),
+		log:        w.Log.With("run", d.Chunk.Run, "chunk", d.Chunk.Number),
+		entries:    entries{known: map[compare.Entry]*entryState{}},
+		mirrored:   mirrored{repositories: map[reference.Repository]map[string]bool{}},
+		limited:    map[string]bool{},
+		distrusted: map[*compare.Job]error{},
+		subjects:   map[contentAt]*compare.Job{},
+		lists:      map[reference.Digest][]reference.Digest{},
 	}
 	var err error
 	if e.resolver, e.mirror, err = w.Connect(ctx, d.Chunk); err != nil {
@@ -80,7 +85,7 @@ func (w *Worker) Do(ctx, work context.Context, d Delivery) (Result, error) {
 			continue
 		}
 		todo, e.next = slices.Concat(then, e.next), nil
-		// Others wait for the parts.
+		// Other workers wait for the parts.
 		if len(todo) == 0 || len(e.parts) > 0 || !e.pause(ctx) {
 			break
 		}
@@ -97,7 +102,7 @@ func (w *Worker) Do(ctx, work context.Context, d Delivery) (Result, error) {
 	}
 	e.tally(func(p *progress) {
 		for _, r := range slices.Concat(append(e.parts, todo)...) {
-			p.images.Total -= len(r.Images) // the delivery that gets them counts them
+			p.images.Total -= len(r.Images) // the next delivery counts them
 		}
 	})
 	if e.stopping() {
@@ -106,8 +111,7 @@ func (w *Worker) Do(ctx, work context.Context, d Delivery) (Result, error) {
 	return Result{Left: undated(todo), After: e.after, Away: e.away, CutOff: e.cutOff, Parts: e.parts}, nil
 }
 
-// newComparer returns the comparer of the delivery. Unlike requests to registries, its notes do
-// not end with work.
+// newComparer returns the comparer of the delivery. It reads notes also after work has ended.
 func (e *execution) newComparer(ctx context.Context) *compare.Comparer {
 	notes := e.worker.Notes
 	return &compare.Comparer{
@@ -125,7 +129,7 @@ func (e *execution) newComparer(ctx context.Context) *compare.Comparer {
 	}
 }
 
-// counted returns what was noted of a listing before this delivery.
+// counted returns the note about the listing of a source, as it was before this delivery.
 func (e *execution) counted(ctx context.Context, source reference.Repository) (compare.Listing, error) {
 	if known, ok := e.counts.Load(source); ok {
 		return known.(compare.Listing), nil
@@ -137,7 +141,7 @@ func (e *execution) counted(ctx context.Context, source reference.Repository) (c
 	return noted, err
 }
 
-// lasting are ages that are asked for within another context.
+// lasting reads ages with a context that outlasts the caller's.
 type lasting struct {
 	ctx  context.Context
 	ages compare.Ages
@@ -153,7 +157,7 @@ func (l lasting) Released(_ context.Context, source reference.Repository, digest
 	return l.ages.Released(l.ctx, source, digest)
 }
 
-// remember notes what the delivery has seen of immutable tags, and of the ages of tags.
+// remember writes the notes about immutable tags and about the ages of tags.
 func (e *execution) remember(ctx context.Context) error {
 	for destination, tags := range e.comparer.Seen() {
 		if err := e.worker.Notes.NoteHeld(ctx, destination, tags); err != nil {
@@ -168,8 +172,8 @@ func (e *execution) remember(ctx context.Context) error {
 	return nil
 }
 
-// undated takes the digests out that were looked up: how old they are is unknown when it is
-// the images' turn.
+// undated removes the digests that were looked up, because they may be old when they are needed.
+// Digests in the list stay.
 func undated(left []message.Repository) []message.Repository {
 	for _, r := range left {
 		if !r.Digest.IsZero() {
@@ -182,8 +186,8 @@ func undated(left []message.Repository) []message.Repository {
 	return left
 }
 
-// outstanding leaves out what a newer run has resolved since: its remainders would
-// only pile up on top of it.
+// outstanding returns the entries of the chunk, without those that a newer run has resolved. That
+// run mirrors them, too.
 func (e *execution) outstanding(ctx context.Context) ([]message.Repository, error) {
 	var todo []message.Repository
 	for _, r := range e.delivery.Chunk.Repositories {
@@ -193,7 +197,7 @@ func (e *execution) outstanding(ctx context.Context) ([]message.Repository, erro
 				return nil, err
 			}
 			if superseded {
-				n := max(1, len(r.Images)) // a repository that was never listed counts as one
+				n := max(1, len(r.Images)) // a repository that was not listed counts as one
 				e.log.Info("a newer run has taken over", "repository", r.Source, "images", n)
 				e.tally(func(p *progress) { p.images.Total += n })
 				e.count(run.Skipped, n)
@@ -207,8 +211,8 @@ func (e *execution) outstanding(ctx context.Context) ([]message.Repository, erro
 	return todo, nil
 }
 
-// round resolves, compares and copies what there is to do, once. What is to be
-// tried again is in e.next after it.
+// round resolves and compares repositories, and carries out their jobs, once. After it, e.next
+// has the images that are to be tried again.
 func (e *execution) round(ctx context.Context, todo []message.Repository) error {
 	start := e.worker.now()
 	resolved, err := e.resolveAll(ctx, todo)
@@ -243,11 +247,11 @@ func (e *execution) round(ctx context.Context, todo []message.Repository) error 
 	return e.decideDoubts(ctx)
 }
 
-// errLeft is returned for a request that was not made, since it would have been in vain.
+// errLeft is returned for a request that was not sent.
 var errLeft = errors.New("left for later")
 
-// Ask implements compare.Asker. It makes the request once, unless nothing is to be begun any
-// more, or the registry limits us.
+// Ask implements compare.Asker. It sends the request once. It does not send it if the worker
+// stops, or if the registry has limited this worker.
 func (e *execution) Ask(_ context.Context, entry message.Repository, repository reference.Repository, request func() error) error {
 	e.worker.slots <- struct{}{}
 	defer func() { <-e.worker.slots }()
@@ -264,7 +268,7 @@ func (e *execution) Ask(_ context.Context, entry message.Repository, repository 
 // Pulled implements compare.Asker.
 func (e *execution) Pulled() { e.tally(func(p *progress) { p.pulls++ }) }
 
-// forgive takes what was seen at the destination out of the failure records.
+// forgive removes mirrored images from the failure records.
 func (e *execution) forgive(ctx context.Context) error {
 	of := e.delivery.Chunk
 	if any, err := e.worker.Failures.Any(ctx, of.Name, of.Registry); err != nil || !any {
@@ -295,4 +299,12 @@ func (e *execution) tally(change func(*progress)) {
 	defer e.progress.mu.Unlock()
 	change(&e.progress)
 	e.delivery.Observer.Progress(e.progress.images, e.progress.pulls, e.progress.bytes)
+}
+
+// progress is the sums of the delivery so far.
+type progress struct {
+	mu     sync.Mutex
+	images run.Tally
+	pulls  int
+	bytes  int64
 }

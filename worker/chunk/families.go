@@ -11,14 +11,14 @@ import (
 	"github.com/osism/skopeo-worker/worker/compare"
 )
 
-// schedule orders the copies of a worker's chunks, so that layers which images share
-// travel once. What probably shares layers is a family; of each family one image is copied
-// before any other begins, and skopeo's blob cache then knows where its layers are. The
-// builtin engine knows which blobs are under way, and needs no more than sameContent.
-// A chunk knows nothing of what was copied before it began: a new release has new layers.
+// schedule orders the copies of a worker's chunks so that shared layers are copied once. Images
+// that probably share layers are a family. One image of each family is copied before the others
+// begin; then skopeo's blob cache knows the places of its layers. The builtin engine shares blobs
+// itself, so sameContent is its only family. What was copied before a chunk began does not count,
+// because a new release has new layers.
 type schedule struct {
 	mu      sync.Mutex
-	changed sync.Cond // a job has ended, or waits no longer
+	changed sync.Cond // signals that a job has ended, or no longer waits
 	batches map[*batch]bool
 	running int
 	waiting int             // jobs of all batches
@@ -34,18 +34,19 @@ func newSchedule() *schedule {
 // batch is jobs of one chunk.
 type batch struct {
 	waiting []*member
-	known   map[string]bool // families of which one was copied since the batch began
+	known   map[string]bool // families with an image that was copied since the batch began
 }
 
 // member is a job with the families it belongs to.
 type member struct {
 	job      *compare.Job
 	families []string
-	leads    []string // the families that it is the first of
+	leads    []string // families whose first copy it is
 }
 
-// do does the jobs when fewer jobs than concurrency are under way, of each of their families one
-// first. An error ends it, as soon as what is under way has ended.
+// do calls do for each job, for at most concurrency jobs of all batches at the same time, and for
+// one job of each family first. After an error, it begins no more jobs, and returns when the
+// running ones have ended.
 func (s *schedule) do(jobs []*compare.Job, families func(*compare.Job) []string, concurrency int, do func(*compare.Job) error) error {
 	b := &batch{known: map[string]bool{}}
 	for _, j := range jobs {
@@ -106,8 +107,8 @@ func (s *schedule) ready(b *batch, m *member) bool {
 	return !slices.ContainsFunc(m.families, func(f string) bool { return s.first[f] && !b.known[f] })
 }
 
-// end makes the families known that the job was the first of, whatever became of it: if
-// everything fails, it need not do so one by one.
+// end makes the families of a first copy known, even if the copy has failed, so that copies which
+// all fail do not run one by one.
 func (s *schedule) end(m *member) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -121,7 +122,7 @@ func (s *schedule) end(m *member) {
 	s.changed.Broadcast()
 }
 
-// drop begins no more jobs of the batch.
+// drop removes the waiting jobs of a batch.
 func (s *schedule) drop(b *batch) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -144,31 +145,32 @@ func (s *schedule) idle(ctx context.Context, concurrency int) {
 	}
 }
 
-// sameContent is the family of a digest that several entries of the list name: what one has
-// copied, the others only tag.
+// sameContent is the family of a digest. If several entries of the list have it, the first copies
+// it, and the others put their tags.
 func sameContent(j *compare.Job) []string {
 	return []string{j.Entry.Destination.String() + "@" + j.Digest.String()}
 }
 
-// families are all images, those of one variant, those of one organisation and those
-// of one repository; among the latter two, those whose tags begin alike, up to a
-// separator, and those of one variant: what was released together is built on one base.
-// One digest that several entries of the list name is a family, too.
+// families returns the families of an image: its digest, all images, its variant, its organization,
+// and its repository. In the organization and in the repository, images whose tags begin alike up
+// to a separator are families, too, and so are those of a variant. Images that are released
+// together are built on the same base.
 func families(j *compare.Job) []string {
 	repository := j.Entry.Destination.String()
-	organisation := repository[:strings.LastIndexByte(repository, '/')+1]
-	all := append(sameContent(j), "", organisation, repository)
+	organization := repository[:strings.LastIndexByte(repository, '/')+1]
+	all := append(sameContent(j), "", organization, repository)
 	for _, image := range j.All() {
 		tag := image.Tag.String()
 		all = append(all, ":"+variant(tag))
 		for _, alike := range append(beginnings(tag), variant(tag)) {
-			all = append(all, organisation+":"+alike, repository+":"+alike)
+			all = append(all, organization+":"+alike, repository+":"+alike)
 		}
 	}
 	return all
 }
 
-// beginnings of 2024.1-debug are 2024, 2024.1 and itself.
+// beginnings returns the parts of a tag that end at a separator, and the tag: 2024, 2024.1 and
+// 2024.1-debug.
 func beginnings(tag string) []string {
 	var all []string
 	for i, c := range tag {
@@ -179,7 +181,7 @@ func beginnings(tag string) []string {
 	return append(all, tag)
 }
 
-// variant of 1.25-alpine is -alpine.
+// variant returns the variant in a tag, such as -alpine in 1.25-alpine, or "".
 func variant(tag string) string {
 	if i := strings.IndexByte(tag, '-'); i >= 0 {
 		return tag[i:]

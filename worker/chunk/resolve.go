@@ -19,8 +19,7 @@ import (
 	"github.com/osism/skopeo-worker/worker/resolve"
 )
 
-// resolveAll turns repositories into images, and looks up again what is not to be
-// believed any more.
+// resolveAll resolves repositories to images, and looks up digests that may be old.
 func (e *execution) resolveAll(ctx context.Context, todo []message.Repository) ([]message.Repository, error) {
 	if err := e.expectCounts(ctx, todo); err != nil {
 		return nil, err
@@ -47,7 +46,7 @@ func (e *execution) resolveAll(ctx context.Context, todo []message.Repository) (
 	if err := group.Wait(); err != nil {
 		return nil, err
 	}
-	// Last, because one that has to wait makes everything wait that is not resolved.
+	// They come last: if one must wait for its registry, so must all that is not resolved yet.
 	for i, tries := range missed {
 		if err := e.failed(ctx, resolved[i], tries...); err != nil {
 			return nil, err
@@ -56,8 +55,7 @@ func (e *execution) resolveAll(ctx context.Context, todo []message.Repository) (
 	return resolved, nil
 }
 
-// expectCounts reads what was noted of the listings that are about to be compared with it, in one
-// go.
+// expectCounts reads the notes about all listings of a round with one request.
 func (e *execution) expectCounts(ctx context.Context, todo []message.Repository) error {
 	var sources []reference.Repository
 	for _, r := range todo {
@@ -77,8 +75,8 @@ func (e *execution) expectCounts(ctx context.Context, todo []message.Repository)
 	return err
 }
 
-// resolve asks the source what the repository holds, and returns it with its images,
-// and those that could not be looked up.
+// resolve lists a repository at its source. It returns the repository with its images, and the
+// images that could not be looked up.
 func (e *execution) resolve(ctx context.Context, r message.Repository) (message.Repository, []attempt, error) {
 	known, err := e.comparer.Known(ctx, r)
 	if err != nil {
@@ -119,7 +117,7 @@ func (e *execution) resolve(ctx context.Context, r message.Repository) (message.
 	for _, tag := range found.Skipped {
 		e.note(r, message.Image{Tag: tag}, catalog.Tag{State: run.Skipped, Why: "for Windows only"})
 	}
-	if len(found.Skipped) > 0 || len(r.Images) < len(found.Images) { // another entry has the others
+	if len(found.Skipped) > 0 || len(r.Images) < len(found.Images) { // the others belong to another entry
 		e.entries.found(r)
 	}
 	for _, tag := range found.Vanished {
@@ -140,8 +138,7 @@ func (e *execution) resolve(ctx context.Context, r message.Repository) (message.
 	return r, missed, nil
 }
 
-// listingOf returns what the listing of a source has. Tags that belong to a manifest are wanted
-// as long as they are listed.
+// listingOf returns the tags of a listing. Companions count as selected while they are listed.
 func listingOf(r message.Repository, found resolve.Result) holding.Listing {
 	l := holding.Listing{Source: r.Source, Tags: map[reference.Tag]bool{}, Whole: found.All != nil}
 	for _, tag := range found.All {
@@ -153,7 +150,7 @@ func listingOf(r message.Repository, found resolve.Result) holding.Listing {
 	return l
 }
 
-// unresolved handles a repository that could not be resolved: it is tried again, or given up.
+// unresolved handles a repository that could not be resolved: it is tried again, or has failed.
 func (e *execution) unresolved(ctx context.Context, r message.Repository, err error) error {
 	if after, again := e.retry(r, err, &r.Attempts); again {
 		e.log.Info("a repository will be listed again", "repository", r.Source, "attempts", r.Attempts, "reason", outcome.Reason(err))
@@ -169,8 +166,8 @@ func (e *execution) unresolved(ctx context.Context, r message.Repository, err er
 	return e.giveUp(ctx, r, itself)
 }
 
-// weigh compares a listing with the last one. One that has far fewer tags is invalid; any other
-// shows which tags have vanished, and is remembered.
+// weigh compares a listing with the one before. If it has far fewer tags, it is invalid. If not,
+// weigh notes its length and the tags that have vanished.
 func (e *execution) weigh(ctx context.Context, r message.Repository, found *resolve.Result) error {
 	few, err := e.comparer.Few(ctx, r, *found)
 	if err != nil {
@@ -192,8 +189,8 @@ func (e *execution) weigh(ctx context.Context, r message.Repository, found *reso
 	return e.worker.Notes.NoteCounted(ctx, r.Source, last, found.Count, found.Whole)
 }
 
-// known returns the images with digests that may be believed. Those of a fresh
-// delivery are; the others are looked up, now or when it is their turn.
+// known returns images with current digests. The digests of a fresh delivery are current; others
+// are looked up, now or when it is their turn.
 func (e *execution) known(ctx context.Context, r message.Repository) ([]message.Image, error) {
 	var young, unknown []message.Image
 	for _, image := range r.Images {
@@ -215,15 +212,15 @@ func (e *execution) known(ctx context.Context, r message.Repository) ([]message.
 	return append(young, found...), err
 }
 
-// isLazy reports whether digests are looked up one by one. A remainder mostly comes from a
-// budget that is spent, and soon is again: what was looked up for all of it would be for
-// nothing. What may be too much for one worker must be known to be split.
+// isLazy reports whether each digest is looked up when it is the image's turn. Most remainders
+// wait for a budget that is soon spent again, and then most look-ups would be wasted. A chunk that
+// may have to be split needs all of its digests at once.
 func (e *execution) isLazy() bool {
 	return e.first && e.delivery.Remainder && (e.worker.Alone || e.delivery.Chunk.Images() <= maxCopies)
 }
 
-// refresh looks the tags up again and returns the images with the digests of now.
-// What the list pins stays as it is.
+// refresh looks up tags again, and returns the images with their current digests. Images that the
+// list pins by digest stay as they are.
 func (e *execution) refresh(ctx context.Context, r message.Repository, images []message.Image) ([]message.Image, error) {
 	if !r.Digest.IsZero() {
 		return images, nil
@@ -235,7 +232,7 @@ func (e *execution) refresh(ctx context.Context, r message.Repository, images []
 	return e.lookUp(ctx, r, images)
 }
 
-// lookUp returns the images with their digests, and asks for those that have none.
+// lookUp returns the images with their digests. It looks up those without one.
 func (e *execution) lookUp(ctx context.Context, r message.Repository, images []message.Image) ([]message.Image, error) {
 	var asked []attempt
 	for i, err := range e.comparer.LookUp(e.work, r, images) {
@@ -244,8 +241,8 @@ func (e *execution) lookUp(ctx context.Context, r message.Repository, images []m
 	return e.settle(ctx, r, asked)
 }
 
-// settle returns the images without an error, and sees to the others. A tag that has
-// vanished is no failure, unless the list names it.
+// settle returns the images without an error, and handles the errors of the others. A tag that has
+// vanished is a failure only if the list names it.
 func (e *execution) settle(ctx context.Context, r message.Repository, asked []attempt) ([]message.Image, error) {
 	var good []message.Image
 	var bad []attempt

@@ -29,7 +29,7 @@ func attemptsOf(images []message.Image, err error) []attempt {
 	return failed
 }
 
-// failed keeps images for another try, or gives them up.
+// failed handles images whose try has failed: they are tried again, or recorded as failed.
 func (e *execution) failed(ctx context.Context, r message.Repository, failed ...attempt) error {
 	var final []attempt
 	for _, f := range failed {
@@ -56,15 +56,14 @@ func (e *execution) failed(ctx context.Context, r message.Repository, failed ...
 	return e.giveUp(ctx, r, final...)
 }
 
-// retry decides what becomes of a try that failed: true means that it is to be
-// tried again, after the time that is returned. attempts is counted up if the try
-// counts.
+// retry reports whether a failed try is to be repeated, and after which time. It increments
+// attempts if the try counts.
 func (e *execution) retry(r message.Repository, err error, attempts *int) (after time.Duration, again bool) {
 	switch outcome.Classify(err) {
 	case outcome.Interrupted:
 		return 0, true
 	case outcome.Limited:
-		// Being limited never fails an image.
+		// A limit never fails an image.
 		return e.limit(r, err), true
 	}
 	if after, away := e.blamed(r, err); away {
@@ -74,16 +73,16 @@ func (e *execution) retry(r message.Repository, err error, attempts *int) (after
 	if outcome.Classify(err) == outcome.Transient {
 		return e.worker.Backoff(*attempts), *attempts < e.worker.MaxAttempts
 	}
-	// Others may be refused the same way: then it is the registry, and is waited for.
+	// If the registry refuses other images the same way, it is away, and the image waits for it.
 	return secondLook, e.doubtful(err) && *attempts == 1 && e.worker.MaxAttempts > 1
 }
 
-// secondLook is when what a registry has refused is tried for the second and last time.
-// By then the worker has come to other images.
+// secondLook is the time before the second and last try of an image that a registry has refused.
+// Meanwhile the worker tries other images.
 const secondLook = 10 * time.Second
 
-// giveUp records images as failed, before anything else happens to the chunk. All
-// of a repository go into one record, and cost one write.
+// giveUp records images of one repository as failed, with one write. It does so before the chunk
+// can be acknowledged.
 func (e *execution) giveUp(ctx context.Context, r message.Repository, final ...attempt) error {
 	if !final[0].image.Tag.IsZero() {
 		e.entries.found(r)
@@ -105,8 +104,7 @@ func (e *execution) giveUp(ctx context.Context, r message.Repository, final ...a
 	return nil
 }
 
-// postpone keeps images, or a repository that could not be resolved, for the next
-// round.
+// postpone puts off images, or a repository that could not be resolved, to the next round.
 func (e *execution) postpone(r message.Repository, images []message.Image, after time.Duration) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
@@ -122,8 +120,8 @@ func (e *execution) postpone(r message.Repository, images []message.Image, after
 	e.next = append(e.next, r)
 }
 
-// pause waits as long as the images of the next round have to. It reports whether that
-// round is to be in this delivery.
+// pause waits for the time that the images of the next round must wait. It returns false if that
+// round is not to be in this delivery.
 func (e *execution) pause(ctx context.Context) bool {
 	if e.after > maxPause || len(e.limited) > 0 || e.stopping() {
 		return false
@@ -140,7 +138,7 @@ func (e *execution) pause(ctx context.Context) bool {
 	return false
 }
 
-// stopping reports whether nothing new is to be begun.
+// stopping reports whether the worker begins nothing new.
 func (e *execution) stopping() bool {
 	select {
 	case <-e.delivery.Stopping:
@@ -150,8 +148,8 @@ func (e *execution) stopping() bool {
 	}
 }
 
-// Backoff is the pause before the next try: 1, 2, 4 … seconds, a quarter more or
-// less so that the tries of many workers spread, at most 5 minutes.
+// Backoff returns the pause before the next try: 1, 2, 4 … seconds, at most 5 minutes. It adds or
+// subtracts up to a quarter, so that workers do not try at the same moment.
 func Backoff(attempt int) time.Duration {
 	const most = 5 * time.Minute
 	d := min(most, time.Second<<min(attempt-1, 16))

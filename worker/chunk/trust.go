@@ -16,8 +16,8 @@ import (
 	"github.com/osism/skopeo-worker/worker/registry"
 )
 
-// verify leaves a job with those of its images that the signature policy lets through, before
-// anything of them is copied or tagged. Tags that are up to date stay as they are.
+// verify removes the images from a job that the signature policy does not accept, before anything
+// is copied or tagged. Tags that are up to date stay as they are.
 func (e *execution) verify(ctx context.Context, j *compare.Job) error {
 	if e.mirror.IsTrusting() || len(j.Images) == 0 {
 		return nil
@@ -34,7 +34,7 @@ func (e *execution) verify(ctx context.Context, j *compare.Job) error {
 	var failed []attempt
 	orphans := *j
 	orphans.Images, orphans.Current = nil, nil
-	lost := *j // that the source does not have any more
+	lost := *j // has the images that the source no longer has
 	lost.Images, lost.Current = nil, nil
 	var gone error
 	for i, image := range j.Images {
@@ -69,25 +69,22 @@ func (e *execution) verify(ctx context.Context, j *compare.Job) error {
 	return nil
 }
 
-// distrust notes why no image of a job is mirrored for now. Then nothing about them is.
+// distrust notes why no image of a job is mirrored for now. Their companions are not, either.
 func (e *execution) distrust(j *compare.Job, why error) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	if e.distrusted == nil {
-		e.distrusted = map[*compare.Job]error{}
-	}
 	e.distrusted[j] = why
 }
 
-// isDistrusted reports whether the image that a companion is about, in the end, is not mirrored.
+// isDistrusted reports whether the policy keeps the image of a companion from being mirrored.
 func (e *execution) isDistrusted(j *compare.Job) bool {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	return e.distrusted[j.About()] != nil
 }
 
-// reasons returns for each of some images of a job why it must not be mirrored; nil if it may.
-// What is about another image is not signed itself: it is trusted if that image is.
+// reasons returns, for each of the images of a job, why the policy does not accept it; nil if it
+// does. A companion is not signed itself: it is accepted if its image is.
 func (e *execution) reasons(j *compare.Job, images []message.Image) []error {
 	errs := make([]error, len(images))
 	if bearer := j.About(); bearer != j {
@@ -115,7 +112,7 @@ func (e *execution) reasons(j *compare.Job, images []message.Image) []error {
 	return errs
 }
 
-// reason returns why a job must not be mirrored under any of its tags; nil if it may under one.
+// reason returns why the policy accepts a job under none of its tags; nil if it accepts one.
 func (e *execution) reason(j *compare.Job) (first error) {
 	e.mu.Lock()
 	why := e.distrusted[j]
@@ -138,11 +135,12 @@ func (e *execution) reason(j *compare.Job) (first error) {
 	return first
 }
 
-// errOrphan is returned for a signature, or the like, of an image that the source does not have.
+// errOrphan is returned for a companion, such as a signature, whose image the source does not have.
 var errOrphan = errors.New("the source does not have the image")
 
-// subjectReason returns why an image must not be mirrored that has no tag here but those of
-// what is about it. It is trusted if an image is that is, or has, this digest.
+// subjectReason returns why the policy does not accept the image of a companion. The chunk has no
+// tag of that image, so it is accepted if a job with its digest is, or the job of an index that
+// lists it.
 func (e *execution) subjectReason(r message.Repository, subject reference.Digest) error {
 	e.mu.Lock()
 	bearer := e.subjects[contentAt{r.Source, r.Destination, subject}]
@@ -166,8 +164,8 @@ func (e *execution) subjectReason(r message.Repository, subject reference.Digest
 	return e.digestReason(r, subject)
 }
 
-// digestReason returns why an image must not be mirrored of which no tag is looked at now: it is
-// signed neither as itself, nor under a tag that it has had, nor as a part of an index that is.
+// digestReason returns why the policy does not accept an image by its digest, nor under a tag that
+// it has had, nor as a part of an accepted index.
 func (e *execution) digestReason(r message.Repository, digest reference.Digest) error {
 	why := e.ask(r.Source, digest, reference.Tag{})[0]
 	if !errors.Is(why, policy.ErrRejected) {
@@ -201,8 +199,8 @@ func (e *execution) digestReason(r message.Repository, digest reference.Digest) 
 	return why
 }
 
-// accepts reports whether the policy accepts a digest by one of the tags. The error is that of a
-// request.
+// accepts reports whether the policy accepts a digest under one of the tags. The error is that of
+// a request.
 func (e *execution) accepts(source reference.Repository, digest reference.Digest, tags []reference.Tag) (bool, error) {
 	var unknown error
 	for _, err := range e.ask(source, digest, tags...) {
@@ -222,16 +220,13 @@ type contentAt struct {
 	digest              reference.Digest
 }
 
-// noteSubjects notes the images of jobs, which others may be about.
+// noteSubjects notes the jobs of images that may have companions.
 func (e *execution) noteSubjects(jobs []*compare.Job) {
 	if e.mirror.IsTrusting() {
 		return
 	}
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	if e.subjects == nil {
-		e.subjects = map[contentAt]*compare.Job{}
-	}
 	for _, j := range jobs {
 		if j.Bearer == nil && !j.IsAboutOthers() {
 			e.subjects[contentAt{j.Entry.Source, j.Entry.Destination, j.Digest}] = j
@@ -239,7 +234,7 @@ func (e *execution) noteSubjects(jobs []*compare.Job) {
 	}
 }
 
-// around returns the job of an index at the destination that has a manifest, or nil.
+// around returns the job of an index at the destination that lists a manifest, or nil.
 func (e *execution) around(r message.Repository, digest reference.Digest) *compare.Job {
 	e.mu.Lock()
 	jobs := slices.Collect(maps.Values(e.subjects))
@@ -252,8 +247,8 @@ func (e *execution) around(r message.Repository, digest reference.Digest) *compa
 	return nil
 }
 
-// below returns the manifests that the index of a job lists at the destination; none if it is
-// not there, or an image.
+// below returns the manifests that the index of a job lists at the destination. It returns none if
+// the job is an image, or if the destination does not have it.
 func (e *execution) below(j *compare.Job) []reference.Digest {
 	at, _ := e.comparer.Present(j)
 	if at.IsZero() || j.IsImage() {
@@ -262,8 +257,8 @@ func (e *execution) below(j *compare.Job) []reference.Digest {
 	return e.listedBy(j.Entry.Destination, at)
 }
 
-// listedBy returns the manifests that an index at the destination lists; none for an image, or if
-// it is not there.
+// listedBy returns the manifests that an index at the destination lists. It returns none for an
+// image, or if the destination does not have it.
 func (e *execution) listedBy(destination reference.Repository, at reference.Digest) []reference.Digest {
 	e.mu.Lock()
 	known, ok := e.lists[at]
@@ -273,28 +268,26 @@ func (e *execution) listedBy(destination reference.Repository, at reference.Dige
 	}
 	found, err := e.mirror.Below(e.work, destination, at)
 	if err != nil {
-		return nil // the image that is asked for is asked for by itself
+		return nil // the policy is asked about the image itself
 	}
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	if e.lists == nil {
-		e.lists = map[reference.Digest][]reference.Digest{}
-	}
 	e.lists[at] = found
 	return found
 }
 
-// ask asks the policy for a digest by each of the tags, and by itself for a zero tag.
+// ask asks the policy about a digest under each of the tags. A zero tag stands for the digest
+// itself.
 func (e *execution) ask(source reference.Repository, digest reference.Digest, tags ...reference.Tag) []error {
 	pulls, errs := e.mirror.Verify(e.work, source, digest, tags)
 	e.tally(func(p *progress) { p.pulls += pulls })
 	return errs
 }
 
-// aboutAnother adds the image that something is about to an error.
+// aboutAnother adds the image of a companion to an error.
 func aboutAnother(subject reference.Digest, err error) error {
 	if err == nil {
 		return nil
 	}
-	return fmt.Errorf("it is about %s: %w", subject, err)
+	return fmt.Errorf("it refers to %s: %w", subject, err)
 }

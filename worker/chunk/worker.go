@@ -1,5 +1,5 @@
-// Package chunk does the work of one chunk: resolve, compare, copy. It knows of
-// registries, and of the broker only that failures are kept there.
+// Package chunk works off one chunk: it resolves the entries, compares them with the
+// destination, and copies images.
 package chunk
 
 import (
@@ -25,18 +25,17 @@ import (
 )
 
 const (
-	// staleAfter is how long a digest is believed: a tag that was resolved
-	// longer ago is looked up again before it is put, so that it never goes
-	// backwards.
+	// staleAfter is the age at which a digest is looked up again before its tag is put, so
+	// that a tag never goes back to an older image.
 	staleAfter = 5 * time.Minute
-	// requests bounds the small requests of a worker that are under way at once.
+	// requests is how many small requests a worker sends at the same time.
 	requests = 32
-	// maxPause is how long a chunk is held while images wait for their next try.
-	// What has to wait longer is snoozed.
+	// maxPause is how long a chunk is held while images wait for their next try. Images that
+	// must wait longer are requeued.
 	maxPause = 5 * time.Second
 )
 
-// Failures keeps what was given up.
+// Failures records the images that have failed.
 type Failures interface {
 	Add(ctx context.Context, name string, r failure.Record) error
 	// Any reports whether there may be failures of a registry under a mirror name.
@@ -44,60 +43,61 @@ type Failures interface {
 	Subtract(ctx context.Context, name, registry, repository string, mirrored func(source string) bool) (int, error)
 }
 
-// Notes are what the workers of a fleet remember. Losing a note costs some requests.
+// Notes are what workers remember at the broker. A lost note costs some requests.
 type Notes interface {
 	// Resolved notes that the chunk's run has resolved the entry.
 	Resolved(ctx context.Context, c message.Chunk, entry message.Repository) error
 	// Superseded reports whether a newer run has resolved the entry.
 	Superseded(ctx context.Context, c message.Chunk, entry message.Repository) (bool, error)
-	// NoteAbsent notes that an index has nothing of what is wanted, so that it is not pulled
-	// again. Absent reports whether that was noted.
+	// NoteAbsent notes that an index has no wanted platform, so that it is not pulled again.
+	// Absent reports whether that was noted.
 	NoteAbsent(ctx context.Context, digest reference.Digest, wanted platform.Wanted) error
 	Absent(ctx context.Context, digest reference.Digest, wanted platform.Wanted) (bool, error)
-	// NoteCounted notes how many tags a source lists, or lists at least, if not the whole of it
-	// was listed. last is what Counted has returned: what was noted. AllCounted does
-	// so for several sources in one go.
+	// NoteCounted notes how many tags a source lists; if not the whole listing was read, it
+	// has at least as many. last is the earlier note, which Counted has returned. AllCounted
+	// returns the notes about several sources with one request.
 	NoteCounted(ctx context.Context, source reference.Repository, last compare.Listing, tags int, whole bool) error
 	Counted(ctx context.Context, source reference.Repository) (compare.Listing, error)
 	AllCounted(ctx context.Context, sources []reference.Repository) (map[reference.Repository]compare.Listing, error)
 	compare.Ages
 	// Backups returns the backups of a destination's tags, the oldest first. NoteBackups
-	// replaces those of one tag.
+	// replaces the backups of one tag.
 	Backups(ctx context.Context, destination reference.Repository) (map[reference.Tag][]compare.Backup, error)
 	NoteBackups(ctx context.Context, destination reference.Repository, tag reference.Tag, backups []compare.Backup) error
-	// NoteSightings notes since when tags of a source have had their digests.
+	// NoteSightings notes since when the tags of a source have had their digests.
 	NoteSightings(ctx context.Context, source reference.Repository, tags map[reference.Tag]compare.Sighting) error
-	// NoteHeld notes what a destination has under immutable tags. Held returns what was noted.
+	// NoteHeld notes the digests of a destination's immutable tags. Held returns them.
 	NoteHeld(ctx context.Context, destination reference.Repository, tags map[reference.Tag]compare.Held) error
 	Held(ctx context.Context, destination reference.Repository) (map[reference.Tag]compare.Held, error)
 }
 
-// Observer follows the work as it goes on.
+// Observer receives the progress of a chunk.
 type Observer interface {
+	// Image is called once for each image that has an outcome.
 	Image(registry string, o run.Outcome)
+	// Progress is called with the sums of the delivery so far.
 	Progress(images run.Tally, pulls int, bytes int64)
-	// Changed is called when tags were put at the destination, or found to be gone from the
-	// source, before the images count as done.
+	// Changed is called after tags were put at the destination or were found to be missing at
+	// the source, and before their images count as done.
 	Changed(changes []change.Change)
-	// Seen is called with what has become of an image of an entry or, without the name of a
-	// tag, of the listing of its repository.
+	// Seen is called with the outcome of an image of an entry. Without the name of a tag, it
+	// is the outcome of listing the entry's repository.
 	Seen(entry message.Repository, tag catalog.Tag)
-	// Unlisted returns the tags that the source of an entry had, and that are not among those
-	// it has now.
+	// Unlisted returns the tags that the source of an entry had in earlier runs, without those
+	// that it lists now.
 	Unlisted(ctx context.Context, entry message.Repository, listed []reference.Tag) []reference.Tag
 	// Known returns the tags that the source of an entry had in this run and in earlier ones.
 	Known(ctx context.Context, entry message.Repository) ([]catalog.Tag, error)
-	// Listed is called with what an entry means according to a listing of its source that
-	// selects something.
+	// Listed is called with a listing of an entry's source, if the entry selects a tag of it.
 	Listed(entry message.Repository, listing holding.Listing)
-	// Copying is called when the copy of an image begins, with what counts its bytes,
-	// and what it returns when the copy has ended.
+	// Copying is called when the copy of an image begins; moved counts its bytes. ended is
+	// called when the copy has ended.
 	Copying(image, destination string, moved *meter.Meter) (ended func())
 }
 
-// Parts is everything that a worker needs. None is optional.
+// Parts are the parts of a worker. None is optional.
 type Parts struct {
-	// Connect returns what the chunk is worked off with. Pulls count for its mirror name.
+	// Connect returns the clients for a chunk. Their pulls count for its mirror name.
 	Connect     func(ctx context.Context, c message.Chunk) (resolve.Resolver, *mirror.Mirror, error)
 	Failures    Failures
 	Notes       Notes
@@ -112,10 +112,9 @@ type Parts struct {
 	Log       *slog.Logger
 }
 
-// ErrIncomplete is returned by New if a part is missing.
-var ErrIncomplete = errors.New("a part of the worker is missing")
+var errIncomplete = errors.New("a part of the worker is missing")
 
-// Worker works off chunks, several at once if it is given them. Only New makes one that works.
+// Worker works off chunks. It is safe for concurrent use.
 type Worker struct {
 	Parts
 	now    func() time.Time
@@ -123,8 +122,7 @@ type Worker struct {
 	copies *schedule
 }
 
-// New returns a worker made of the parts. If one is missing, the error is ErrIncomplete and
-// names it.
+// New returns a worker that is made of the parts. The error names a part that is missing.
 func New(p Parts) (*Worker, error) {
 	for name, missing := range map[string]bool{
 		"Connect": p.Connect == nil, "Failures": p.Failures == nil, "Notes": p.Notes == nil, "Registries": p.Registries == nil,
@@ -132,24 +130,38 @@ func New(p Parts) (*Worker, error) {
 		"Backoff": p.Backoff == nil, "Deletions": p.Deletions.IsZero(), "Log": p.Log == nil,
 	} {
 		if missing {
-			return nil, fmt.Errorf("%w: %s", ErrIncomplete, name)
+			return nil, fmt.Errorf("%w: %s", errIncomplete, name)
 		}
 	}
 	return &Worker{Parts: p, now: time.Now, slots: make(chan struct{}, requests), copies: newSchedule()}, nil
 }
 
-// Idle waits until the copies of the worker's chunks leave room for those of another chunk, or
-// until ctx ends.
+// Idle waits until the worker has room for the copies of another chunk, or until ctx ends.
 func (w *Worker) Idle(ctx context.Context) { w.copies.idle(ctx, w.Concurrency) }
 
-// Delivery is a chunk as it came.
+// Delivery is a chunk as the broker has delivered it.
 type Delivery struct {
 	Chunk message.Chunk
-	// Fresh deliveries may be believed: the first one of a message, and young.
+	// Fresh is true if the digests in the chunk are current: this is the first delivery of a
+	// young message.
 	Fresh bool
-	// Remainder is what an earlier delivery of the chunk has left.
+	// Remainder is true if an earlier delivery of the chunk has left these images.
 	Remainder bool
-	// Stopping is closed when no new copy may be started.
+	// Stopping is closed when no new copy may begin.
 	Stopping <-chan struct{}
 	Observer Observer
+}
+
+// Result is what a delivery leaves.
+type Result struct {
+	// Left are the images that are not done, and After is how long they must wait.
+	Left  []message.Repository
+	After time.Duration
+	// Away is the registry that Left waits for, if that registry is away.
+	Away string
+	// CutOff is true if this worker, unlike others, cannot reach a registry of the chunk.
+	CutOff bool
+	// Parts are pieces of a chunk that is too large for one worker. Any worker can take one
+	// now. Their digests are current.
+	Parts [][]message.Repository
 }

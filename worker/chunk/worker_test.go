@@ -119,7 +119,7 @@ func TestNew(t *testing.T) {
 		lacking := parts.Interface().(Parts)
 		reflect.ValueOf(&lacking).Elem().Field(i).SetZero()
 		_, err := New(lacking)
-		require.ErrorIs(t, err, ErrIncomplete)
+		require.ErrorIs(t, err, errIncomplete)
 		require.ErrorContains(t, err, field.Name)
 	}
 }

@@ -21,134 +21,8 @@ import (
 	"github.com/osism/skopeo-worker/worker/registry"
 )
 
-// compare returns what the repositories' images and their companions need. The tags were
-// looked up at the given time or later.
-func (e *execution) compare(all []message.Repository, resolved time.Time) ([]*compare.Job, error) {
-	found, err := e.comparer.Compare(e.work, all)
-	return e.compared(found, resolved), err
-}
-
-// compared counts companions, and returns the jobs of a comparison. Companions that could
-// not be found are looked for again when their bearer is at the destination.
-func (e *execution) compared(found compare.Comparison, resolved time.Time) []*compare.Job {
-	e.tally(func(p *progress) { p.images.Total += found.Companions })
-	for _, j := range found.Jobs {
-		j.Resolved = resolved
-		if !j.At.IsZero() {
-			e.worker.Registries.Known(j.Entry.Source, j.Entry.Destination, j.At)
-		}
-	}
-	return found.Jobs
-}
-
-// carryOut carries out the verdicts on jobs, those of companions last: if an image has none of
-// the wanted platforms, they are not mirrored either.
-func (e *execution) carryOut(ctx context.Context, jobs []*compare.Job) error {
-	var companions []*compare.Job
-	e.noteSubjects(jobs)
-	jobs = slices.DeleteFunc(slices.Clone(jobs), func(j *compare.Job) bool {
-		last := j.Bearer != nil || !e.mirror.IsTrusting() && j.IsAboutOthers() && !j.Digest.IsZero()
-		if last {
-			companions = append(companions, j)
-		}
-		return last
-	})
-	if err := e.carryOutNow(ctx, jobs); err != nil {
-		return err
-	}
-	return e.carryOutNow(ctx, e.drop(companions, func(j *compare.Job) bool {
-		needless := j.Bearer != nil && (j.IsSkipped() || e.isDistrusted(j))
-		if needless {
-			e.comparer.Unexpect(j) // an index around the image may bring them, or its next try
-		}
-		return needless
-	}))
-}
-
-// drop takes jobs out that are not to be carried out, and returns the others.
-func (e *execution) drop(jobs []*compare.Job, needless func(*compare.Job) bool) []*compare.Job {
-	return slices.DeleteFunc(jobs, func(j *compare.Job) bool {
-		if !needless(j) {
-			return false
-		}
-		e.tally(func(p *progress) { p.images.Total -= len(j.All()) })
-		return true
-	})
-}
-
-// carryOutNow begins with the jobs that take no transfer.
-func (e *execution) carryOutNow(ctx context.Context, jobs []*compare.Job) error {
-	var failed, transfers []*compare.Job
-	for _, j := range jobs {
-		switch {
-		case j.Verdict == compare.Failed:
-			failed = append(failed, j)
-		case j.Verdict == compare.Skip, j.Verdict == compare.Keep, j.Verdict == compare.Wait, j.Verdict == compare.Unchanged && !compare.BringsReferrers(j.Entry):
-			if err := j.Handle(ctx, e); err != nil {
-				return err
-			}
-		default:
-			transfers = append(transfers, j)
-		}
-	}
-	for len(failed) > 0 {
-		r := failed[0].Entry
-		var images []attempt
-		failed = slices.DeleteFunc(failed, func(j *compare.Job) bool {
-			same := compare.EntryOf(j.Entry) == compare.EntryOf(r)
-			if same {
-				images = append(images, attemptsOf(j.Images, j.Why)...)
-			}
-			return same
-		})
-		if _, err := e.settle(ctx, r, images); err != nil {
-			return err
-		}
-	}
-	kin := families
-	if e.mirror.Builtin {
-		kin = sameContent
-	}
-	return e.worker.copies.do(transfers, kin, e.worker.Concurrency, func(j *compare.Job) error { return e.begin(ctx, j) })
-}
-
-// begin carries out a job when it is its turn, unless nothing is to be begun any more.
-func (e *execution) begin(ctx context.Context, j *compare.Job) error {
-	r := j.Entry
-	switch {
-	case e.stopping(), e.isLimited(r.Source), e.isLimited(r.Destination):
-		e.postpone(r, j.All(), 0)
-		return nil
-	case j.Digest.IsZero():
-		return e.lookUpAndBegin(ctx, j)
-	}
-	if err := e.lookAgain(ctx, j); err != nil || len(j.All()) == 0 {
-		return err
-	}
-	if err := e.comparer.Update(e.work, j); err != nil {
-		return err
-	}
-	return j.Handle(ctx, e)
-}
-
-// lookUpAndBegin carries out a job whose digest was not looked up before.
-func (e *execution) lookUpAndBegin(ctx context.Context, j *compare.Job) error {
-	resolved, r := e.worker.now(), j.Entry
-	var err error
-	if r.Images, err = e.refresh(ctx, r, j.Images); err != nil {
-		return err
-	}
-	jobs, err := e.compare([]message.Repository{r}, resolved)
-	for _, j := range jobs {
-		if err == nil {
-			err = e.begin(ctx, j)
-		}
-	}
-	return err
-}
-
-// Copy implements compare.Cases. The first image of the job counts as copied, whichever job
-// has brought the content meanwhile.
+// Copy implements compare.Cases. The first image of the job counts as copied, even if another
+// job has copied its content meanwhile.
 func (e *execution) Copy(ctx context.Context, j *compare.Job) error {
 	return e.complete(ctx, j, run.Copied)
 }
@@ -163,7 +37,7 @@ func (e *execution) Unchanged(ctx context.Context, j *compare.Job) error {
 	return e.complete(ctx, j, run.Unchanged)
 }
 
-// Skip implements compare.Cases. What is not to be mirrored has not failed any more.
+// Skip implements compare.Cases. A skipped image is no longer a failure.
 func (e *execution) Skip(_ context.Context, j *compare.Job) error {
 	j.Verdict = compare.Skip
 	why := cmp.Or(j.Why, platform.ErrNoPlatform)
@@ -175,8 +49,8 @@ func (e *execution) Skip(_ context.Context, j *compare.Job) error {
 	return nil
 }
 
-// Keep implements compare.Cases. That a source moves a tag which it promised not to move may be
-// an attack, so it is logged as a warning.
+// Keep implements compare.Cases. If a source moves an immutable tag, that may be an attack, so it
+// is logged as a warning.
 func (e *execution) Keep(_ context.Context, j *compare.Job) error {
 	for _, image := range j.Images {
 		tag := compare.DestinationTag(image)
@@ -191,7 +65,7 @@ func (e *execution) Keep(_ context.Context, j *compare.Job) error {
 	return nil
 }
 
-// Wait implements compare.Cases. The next run that is late enough mirrors the images.
+// Wait implements compare.Cases. The first run after the waiting time mirrors the images.
 func (e *execution) Wait(_ context.Context, j *compare.Job) error {
 	e.entries.found(j.Entry)
 	for _, image := range j.Images {
@@ -207,8 +81,8 @@ func (e *execution) Failed(ctx context.Context, j *compare.Job) error {
 	return err
 }
 
-// complete brings the content of a job to the destination, then its referrers, then puts
-// its tags. Tags that were looked up long ago are looked up again before they are put.
+// complete copies the content of a job, then its referrers, then puts its tags. Old tags are
+// looked up again before they are put.
 func (e *execution) complete(ctx context.Context, j *compare.Job, first run.Outcome) error {
 	r := j.Entry
 	if err := e.verify(ctx, j); err != nil || len(j.All()) == 0 {
@@ -246,7 +120,7 @@ func (e *execution) complete(ctx context.Context, j *compare.Job, first run.Outc
 	return e.tag(ctx, j, copied, took, first)
 }
 
-// transfer brings what the destination lacks of a job's content and of its referrers.
+// transfer copies the content of a job, and its referrers, as far as the destination lacks them.
 func (e *execution) transfer(j *compare.Job) (mirror.Copied, error) {
 	r := j.Entry
 	copied := mirror.Copied{Digest: j.At}
@@ -279,22 +153,22 @@ func (e *execution) transfer(j *compare.Job) (mirror.Copied, error) {
 	return copied, err
 }
 
-// note records what has become of an image or, without a tag and a digest, of the listing
-// of the repository.
+// note records the outcome of an image. Without a tag and a digest, it is the outcome of listing
+// the repository.
 func (e *execution) note(r message.Repository, image message.Image, tag catalog.Tag) {
 	tag.Name = compare.DestinationTag(image)
 	tag.Checked, tag.Pinned = e.worker.now().UTC(), !r.Digest.IsZero()
 	e.delivery.Observer.Seen(r, tag)
 }
 
-// seen notes that nothing of the image is missing at the destination.
+// seen notes that the destination has the whole image.
 func (e *execution) seen(r message.Repository, tag reference.Tag) {
 	e.entries.found(r)
 	e.mirrored.add(r.Source, failure.Source(r, tag))
 }
 
-// lookAgain leaves a job with the images whose tags still have its digest, if they were
-// looked up long ago. The others go to the next round.
+// lookAgain looks up the tags of a job again if that was done long ago. Images whose tags have
+// another digest now leave the job and go to the next round.
 func (e *execution) lookAgain(ctx context.Context, j *compare.Job) error {
 	now := e.worker.now()
 	if now.Sub(j.Resolved) < staleAfter {
@@ -304,7 +178,7 @@ func (e *execution) lookAgain(ctx context.Context, j *compare.Job) error {
 	if err != nil {
 		return err
 	}
-	// What is tagged already stays as it is, whatever has happened since.
+	// Tags that are up to date stay as they are.
 	j.Images, j.Resolved = nil, now
 	for _, image := range images {
 		if image.Digest == j.Digest {
@@ -316,8 +190,8 @@ func (e *execution) lookAgain(ctx context.Context, j *compare.Job) error {
 	return nil
 }
 
-// gone handles a digest that the source does not have any more. A tag that has moved is
-// tried with its new digest, which counts as a try. Any other image cannot be copied.
+// gone handles a digest that the source no longer has. A tag that has moved is tried with its new
+// digest, and that counts as a try. Any other image has failed.
 func (e *execution) gone(ctx context.Context, j *compare.Job, cause error) error {
 	images := slices.Clone(j.All())
 	for i := range images {
@@ -341,4 +215,114 @@ func (e *execution) gone(ctx context.Context, j *compare.Job, cause error) error
 		return nil
 	}
 	return e.giveUp(ctx, j.Entry, final...)
+}
+
+// tag puts the tags of a job after its content was copied. The first tag has the given outcome,
+// the others are run.Tagged.
+func (e *execution) tag(ctx context.Context, j *compare.Job, copied mirror.Copied, took time.Duration, first run.Outcome) error {
+	var put []message.Image
+	for _, image := range j.Images {
+		taken, err := e.put(ctx, j, image, copied.Digest)
+		if !taken.IsZero() {
+			if err := e.Keep(ctx, j.Keeps(image, taken)); err != nil {
+				return err
+			}
+			continue
+		}
+		if err != nil {
+			if errors.Is(err, mirror.ErrVanished) {
+				e.comparer.Forget(j) // the next try copies it
+			}
+			if err := e.failed(ctx, j.Entry, attempt{image, err}); err != nil {
+				return err
+			}
+			continue
+		}
+		put = append(put, image)
+	}
+	e.changed(j, put, copied, took)
+	for _, image := range put {
+		e.seen(j.Entry, image.Tag)
+		e.note(j.Entry, image, catalog.Tag{State: first, Source: j.Digest, At: copied.Digest})
+		e.count(first, 1)
+		first = run.Tagged
+	}
+	return nil
+}
+
+// put puts the tag of an image. If the tag is immutable and has another digest at the destination
+// by now, it stays as it is, and put returns that digest as taken. The copy may have taken long,
+// so the tag of an immutable or backed-up image is looked up again.
+func (e *execution) put(ctx context.Context, j *compare.Job, image message.Image, digest reference.Digest) (taken reference.Digest, err error) {
+	to, immutable := compare.Target(j.Entry, image), e.comparer.IsImmutable(j.Entry, image)
+	if immutable || e.backsUp(j, image) {
+		have, err := e.mirror.Tagged(e.work, to.Repository, to.Tag)
+		if err != nil || immutable && !have.IsZero() && have != digest {
+			return have, err
+		}
+		j.Replaces(to.Tag, have)
+	}
+	if err := e.backUp(ctx, j, image, digest); err != nil {
+		return taken, err
+	}
+	if err := e.mirror.Tag(e.work, to, digest); err != nil {
+		return taken, err
+	}
+	if err := e.expireBackups(ctx, j, image); err != nil {
+		return taken, err
+	}
+	if immutable {
+		e.comparer.Saw(j.Entry, image, digest)
+	}
+	return taken, nil
+}
+
+// changed reports tags that were put as changes.
+func (e *execution) changed(j *compare.Job, put []message.Image, copied mirror.Copied, took time.Duration) {
+	var changes []change.Change
+	for _, image := range put {
+		tag := compare.DestinationTag(image)
+		if j.Had[tag] == copied.Digest {
+			continue // it is a list of referrers that other referrers were added to
+		}
+		changes = append(changes, change.Change{
+			Source: j.Entry.Source, Destination: j.Entry.Destination, Tag: tag, From: j.Had[tag], To: copied.Digest,
+			Bytes: copied.Bytes, Took: took, At: e.worker.now().UTC(),
+		})
+		copied.Bytes, took = 0, 0
+	}
+	if len(changes) > 0 {
+		e.delivery.Observer.Changed(changes)
+	}
+}
+
+// incomplete puts the tags of a job whose referrers could not be copied. Its images are tried
+// again, or have failed.
+func (e *execution) incomplete(ctx context.Context, j *compare.Job, copied mirror.Copied, took time.Duration, cause error) error {
+	if err := e.lookAgain(ctx, j); err != nil {
+		return err
+	}
+	e.bears(j, copied.Digest)
+	var put []message.Image
+	failed := attemptsOf(j.Current, cause)
+	for _, image := range j.Images {
+		err := cause
+		if outcome.Classify(cause) != outcome.Interrupted {
+			taken, untagged := e.put(ctx, j, image, copied.Digest)
+			if !taken.IsZero() {
+				if err := e.Keep(ctx, j.Keeps(image, taken)); err != nil {
+					return err
+				}
+				continue
+			}
+			if untagged != nil {
+				err = untagged
+			} else {
+				put = append(put, image)
+			}
+		}
+		failed = append(failed, attempt{image, err})
+	}
+	e.changed(j, put, copied, took)
+	return e.failed(ctx, j.Entry, failed...)
 }
