@@ -87,6 +87,35 @@ func TestLost(t *testing.T) {
 	}
 }
 
+// TestReplaced: a message that was recorded and perhaps never published is needed only if the
+// delivery that has recorded it is done.
+func TestReplaced(t *testing.T) {
+	left := Progress{State: Snoozed, Images: Tally{Total: 4}}
+	for what, c := range map[string]struct {
+		left Progress
+		mark string // of the delivery that is done
+		want string
+	}{
+		"by another delivery":                         {left, "other", StateDone},
+		"by another, under a worker that was killed":  {Progress{State: Running, Images: Tally{Total: 4, Copied: 1}}, "other", StateDone},
+		"by none: the delivery that left it is done":  {left, "mark", StateLost},
+		"by none: that the delivery is done, is old":  {left, "", StateLost},
+		"by another, though it was worked off itself": {Progress{State: Done, Mark: "third", Images: Tally{Total: 4, Copied: 4}}, "other", StateDone},
+	} {
+		t.Run(what, func(t *testing.T) {
+			y := published(t, 1)
+			y.record("1-7-mark", c.left)
+			y.record("1", Progress{State: Done, Mark: c.mark, Images: Tally{Total: 5, Copied: 5}})
+			y.gone(subject.Chunk, "1")
+			st := y.now()
+			require.Equal(t, c.want, st.State)
+			if c.want == StateDone {
+				require.Equal(t, st.Images.Total, st.Images.Ended())
+			}
+		})
+	}
+}
+
 // TestHeld: a chunk whose message is gone is not lost as long as a worker is busy with it.
 func TestHeld(t *testing.T) {
 	y := published(t, 2)

@@ -242,11 +242,15 @@ func base(key string) string {
 // returns when progress was last made.
 func (t *Tracker) count(present map[string]string, st *Status) (updated time.Time) {
 	over := map[string]string{} // chunks that have no message, with their last state
+	replaced := t.replaced()
 	for key, p := range t.progress {
-		if chunk := base(key); present[chunk] == "" && worst[p.State] >= worst[over[chunk]] {
-			over[chunk] = p.State
+		chunk := base(key)
+		if present[chunk] != "" || p.Over() || !replaced(key) {
+			st.Images.add(p.Images)
+			if present[chunk] == "" && worst[p.State] >= worst[over[chunk]] {
+				over[chunk] = p.State
+			}
 		}
-		st.Images.add(p.Images)
 		st.Pulls += p.Pulls
 		st.Bytes += p.Bytes
 		if p.Updated.After(updated) {
@@ -271,6 +275,24 @@ func (t *Tracker) count(present map[string]string, st *Status) (updated time.Tim
 		}
 	}
 	return updated
+}
+
+// replaced returns a function that reports whether a message is not needed, because another
+// delivery is done with the message that it was to replace. It was recorded and perhaps never
+// published: its worker was killed in between. Records of older workers do not show that.
+func (t *Tracker) replaced() func(key string) bool {
+	marks, unmarked := map[string]bool{}, map[string]bool{} // of deliveries that are done; chunks
+	for key, p := range t.progress {
+		if p.Over() {
+			marks[p.Mark] = true
+			unmarked[base(key)] = unmarked[base(key)] || p.Mark == ""
+		}
+	}
+	return func(key string) bool {
+		_, token, _ := strings.Cut(key, ".")
+		mark := subject.Address{Token: token}.Mark()
+		return mark != "" && !marks[mark] && !unmarked[base(key)]
+	}
 }
 
 // worst orders the last states of the messages of a chunk that no longer has any. The

@@ -84,6 +84,25 @@ func (a Address) Number() string {
 	return n
 }
 
+// Remainder returns the address of the n-th message, from 1, that a delivery of the message with
+// this sequence leaves in its place. The mark is that of the delivery. No other delivery has the
+// same address: the subject of a schedule must not be written twice.
+func (a Address) Remainder(sequence uint64, mark string, n int) Address {
+	a.Token = fmt.Sprintf("%s-%d-%s", a.Number(), sequence, mark)
+	if n > 1 {
+		a.Token += fmt.Sprintf("-%d", n)
+	}
+	return a
+}
+
+// Mark returns the mark of a Remainder, and "" of another address.
+func (a Address) Mark() string {
+	if parts := strings.Split(a.Token, "-"); len(parts) > 2 {
+		return parts[2]
+	}
+	return ""
+}
+
 // RegistryName decodes the registry. It reports false for one whose name was too
 // long to be kept.
 func (a Address) RegistryName() (string, bool) {

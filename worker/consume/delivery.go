@@ -28,7 +28,7 @@ type delivery struct {
 	stopping <-chan struct{}
 	work     context.Context // of copies
 	pieces   int             // published in place of this message so far
-	mark     string          // in the subjects of these pieces
+	mark     string          // in the subjects of these pieces; see subject.Address.Remainder
 
 	copies  copies // under way
 	changes changes
@@ -57,7 +57,7 @@ func (d *delivery) handle(ctx context.Context) (outcome string, err error) {
 	if err != nil {
 		return "", err
 	}
-	d.number, d.sequence = meta.NumDelivered, meta.Sequence.Stream
+	d.number, d.sequence, d.mark = meta.NumDelivered, meta.Sequence.Stream, newMark()
 	if d.address, err = subject.ParseAddress(d.msg.Subject()); err != nil {
 		return metrics.ChunkUnworkable, d.reject(ctx, err)
 	}
@@ -79,6 +79,7 @@ func (d *delivery) handle(ctx context.Context) (outcome string, err error) {
 	if d.earlier, d.revision, err = d.consumer.runs.Progress(ctx, d.address); err != nil {
 		d.consumer.log.Warn("the status will be incomplete", "error", err)
 	}
+	d.overtaken = d.earlier.Over() // it was not acknowledged, and may be by now
 	if r := d.run(ctx); r.Ended != "" && !(r.Ended == run.StateSuperseded && republished(r, c)) {
 		return metrics.ChunkDropped, d.drop(ctx, r, c)
 	}
@@ -197,5 +198,11 @@ func (d *delivery) acknowledged(ctx context.Context) (bool, error) {
 		return false, err
 	}
 	recorded, _, err := d.consumer.runs.Progress(ctx, d.address)
-	return recorded.Over() || d.earlier.Over(), err
+	if !recorded.Over() {
+		recorded = d.earlier
+	}
+	if recorded.Over() {
+		d.mark = recorded.Mark // what that worker has left stays what is left of the message
+	}
+	return recorded.Over(), err
 }

@@ -79,6 +79,8 @@ func (d *delivery) store(ctx context.Context) error {
 	p := d.progress
 	if p.State == run.Running {
 		p.UnderWay = d.copies.list(p.Updated)
+	} else {
+		p.Mark = d.mark
 	}
 	d.mu.Unlock()
 	if p.State != run.Running {

@@ -71,8 +71,8 @@ func (d *delivery) remainder(ctx context.Context, c message.Chunk, left []messag
 // snooze records and publishes a message in place of the one that was delivered. It is
 // recorded first, so that its loss is noticed.
 func (d *delivery) snooze(ctx context.Context, after time.Duration, p run.Progress, header nats.Header, data []byte) error {
-	a := d.address
-	a.Token = d.nextToken()
+	d.pieces++
+	a := d.address.Remainder(d.sequence, d.mark, d.pieces)
 	now := d.consumer.now()
 	p.State, p.Due, p.Updated = run.Snoozed, now.Add(after).UTC(), now.UTC()
 	err := d.optional(ctx, func(ctx context.Context) error { return d.consumer.runs.Record(ctx, a, p) })
@@ -82,24 +82,9 @@ func (d *delivery) snooze(ctx context.Context, after time.Duration, p run.Progre
 	return d.publish(ctx, a, after, header, data)
 }
 
-// markLength makes a mark of 40 bits, five to a letter.
-const markLength = 8
-
-// nextToken returns the token of the next message that this delivery publishes. No other
-// delivery has the same: the subject of a schedule must not be written twice, and the other
-// delivery may have left something else. Because a consumer that was created again counts
-// deliveries from 1, tokens have a random part.
-func (d *delivery) nextToken() string {
-	if d.mark == "" {
-		d.mark = strings.ToLower(rand.Text()[:markLength])
-	}
-	token := fmt.Sprintf("%s-%d-%s", d.address.Number(), d.sequence, d.mark)
-	d.pieces++
-	if d.pieces > 1 {
-		token += fmt.Sprintf("-%d", d.pieces)
-	}
-	return token
-}
+// newMark returns the mark of a delivery, of 40 random bits, five to a letter. The number of the
+// delivery is no mark, because a consumer that was created again counts from 1.
+func newMark() string { return strings.ToLower(rand.Text()[:8]) }
 
 // publish stores a message for the address that is due after a while, or now.
 func (d *delivery) publish(ctx context.Context, a subject.Address, after time.Duration, header nats.Header, data []byte) error {

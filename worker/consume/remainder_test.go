@@ -88,6 +88,54 @@ func TestCrashBetweenPublishAndAck(t *testing.T) {
 	require.Equal(t, 1, b.from.Pulls())
 }
 
+// TestKilledBeforeItPublishes: what a worker has recorded and did not publish, because it was
+// killed, is not lost when another one is done with the chunk.
+func TestKilledBeforeItPublishes(t *testing.T) {
+	b := embedded(t)
+	b.push(t, "1")
+	tracker := b.plan(t, b.chunk())
+	m := b.receive(t)
+	meta, err := m.Metadata()
+	require.NoError(t, err)
+	never := run.Progress{State: run.Snoozed, Images: run.Tally{Total: 1}}
+	require.NoError(t, b.runs.Record(t.Context(), b.address("000001").Remainder(meta.Sequence.Stream, newMark(), 1), never))
+	b.consumer(t).take(t.Context(), m, func() {})
+	st, err := tracker.Status(t.Context())
+	require.NoError(t, err)
+	require.Equal(t, run.StateDone, st.State)
+	require.Equal(t, run.Tally{Total: 1, Copied: 1}, st.Images)
+}
+
+// TestKilledAfterAnotherWasDone: a chunk whose acknowledgement came late was delivered again
+// meanwhile, to a worker that was killed. What is recorded of it stays.
+func TestKilledAfterAnotherWasDone(t *testing.T) {
+	b := embedded(t)
+	impatient(t, b.Broker, 50*time.Millisecond)
+	b.push(t, "1")
+	tracker := b.plan(t, b.chunk())
+	c := b.consumer(t)
+	late, crash := context.WithCancel(t.Context())
+	one := delivery{consumer: c, work: t.Context(), msg: unacked{b.receive(t), crash}}
+	_, err := one.handle(late)
+	require.Error(t, err)
+
+	two := delivery{consumer: c, work: t.Context(), msg: b.receive(t)}
+	killed, kill := context.WithCancel(t.Context())
+	b.from.Inject(registrytest.Fault{Match: func(registrytest.Request) bool {
+		if killed.Err() == nil {
+			require.NoError(t, two.store(killed), "as every second")
+			kill()
+		}
+		return false
+	}})
+	_, err = two.handle(killed)
+	require.Error(t, err)
+	require.NoError(t, c.broker.Delete(t.Context(), two.sequence), "the acknowledgement comes")
+	st, err := tracker.Status(t.Context())
+	require.NoError(t, err)
+	require.Equal(t, run.StateDone, st.State)
+}
+
 // TestRemainderIsPublishedOnce: if the answer of the broker was lost, the next try finds
 // the message.
 func TestRemainderIsPublishedOnce(t *testing.T) {
