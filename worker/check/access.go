@@ -11,21 +11,20 @@ import (
 	"github.com/osism/skopeo-worker/worker/outcome"
 )
 
-// Access is whether a run can use a registry. Its JSON is part of the command
-// line's contract.
+// Access is whether a run can use a registry. Its JSON is part of the command line's contract.
 type Access struct {
 	Registry string `json:"registry"`
-	// Destination says that the registry is written to; otherwise it is read from.
+	// Destination reports whether the registry is written to, rather than read from.
 	Destination bool `json:"destination"`
-	// Repository is the one that was asked about.
+	// Repository is the repository that was asked for.
 	Repository reference.Repository `json:"repository"`
-	Reason     string               `json:"reason,omitempty"` // why not; empty if it does
+	Reason     string               `json:"reason,omitempty"` // why it cannot be used; empty if it can
 }
 
-// Access asks each registry of a list whether it answers and accepts the credentials, and
-// the destination whether they permit pushing: it begins an upload, and cancels it. At the
-// destination, it asks for one repository of each project, because registries give
-// permissions for projects: the first part of a path. The error is ctx's.
+// Access asks each registry of a list whether it answers and accepts the credentials. It also
+// asks each destination whether they permit a push: it begins an upload and cancels it. It
+// does so in one repository of each project, the first part of a path, because registries grant
+// permissions for projects. The error is ctx's.
 func (c *Checker) Access(ctx context.Context, list []message.Repository) ([]Access, error) {
 	f := c.forecast()
 	var all []Access

@@ -15,16 +15,17 @@ import (
 )
 
 const (
-	// attempts is how often a request is made whose failure may pass. With pauses of 1, 2
-	// and 4 seconds, it survives a short disturbance, and does not keep the user waiting.
+	// attempts is how often a request is sent if its failure may pass. Pauses of 1, 2 and 4
+	// seconds outlast a short disturbance without keeping the user waiting.
 	attempts = 4
-	// limitedAttempts is how often a registry is asked that limits us, over two minutes.
+	// limitedAttempts is how often a request is sent if the registry answers 429. It takes two
+	// minutes.
 	limitedAttempts = 8
-	// maxPause is the longest time that a registry which limits us is waited for.
+	// maxPause is the longest pause between two attempts.
 	maxPause = time.Minute
 )
 
-// destinationError is a failure of a whole destination, rather than of one of its tags.
+// destinationError is a failure of a destination repository rather than one of its tags.
 type destinationError struct {
 	error
 	reported bool
@@ -32,8 +33,8 @@ type destinationError struct {
 
 func (e *destinationError) Unwrap() error { return e.error }
 
-// Ask implements compare.Asker. It repeats a request whose failure may pass. A destination
-// whose first request fails, for a reason that is not the tag's, is not asked again.
+// Ask implements compare.Asker. It repeats a request whose failure may pass. If the first
+// request to a destination fails for a reason that concerns all tags, it sends no further ones.
 func (f *forecast) Ask(ctx context.Context, entry message.Repository, repository reference.Repository, request func() error) error {
 	if repository != entry.Destination {
 		return f.insist(ctx, repository, request)
@@ -62,11 +63,10 @@ func (f *forecast) Ask(ctx context.Context, entry message.Repository, repository
 	return err
 }
 
-// Pulled implements compare.Asker. WithoutPulls lets none through.
+// Pulled implements compare.Asker. WithoutPulls permits no pull.
 func (f *forecast) Pulled() {}
 
-// wholly are failures of a destination rather than of one tag. A page in place of a tag is
-// a failure only if the destination does not answer otherwise.
+// wholly are failures of a destination rather than one tag.
 var wholly = []error{
 	registry.ErrUnauthorized, registry.ErrDenied, registry.ErrLimited, registry.ErrBlocked, registry.ErrPlainHTTP,
 	registry.ErrCertificate, registry.ErrCredentials, registry.ErrPage,
@@ -83,8 +83,8 @@ func isWhole(err error) bool {
 	return slices.ContainsFunc(wholly, func(cause error) bool { return errors.Is(err, cause) })
 }
 
-// insist makes a request, and again if its failure may pass. A host that does not answer at
-// all is asked only once for everything else.
+// insist sends a request, and repeats it if its failure may pass. Once a host has not answered
+// at all, other requests to it are not repeated.
 func (f *forecast) insist(ctx context.Context, repository reference.Repository, request func() error) error {
 	host := repository.Registry()
 	for attempt := 1; ; {
@@ -98,10 +98,7 @@ func (f *forecast) insist(ctx context.Context, repository reference.Repository, 
 		}
 		pause := f.checker.Backoff(attempt)
 		if !isTurn(err) {
-			if attempt >= most(err) || f.isSilent(host) {
-				if asked, ok := errors.AsType[*registry.Error](err); !ok || asked.Status == 0 {
-					f.noteSilent(host)
-				}
+			if f.isLast(err, attempt, host) {
 				return err
 			}
 			attempt++
@@ -116,36 +113,32 @@ func (f *forecast) insist(ctx context.Context, repository reference.Repository, 
 	}
 }
 
-// isTurn reports whether a request only waits for its turn in a budget, however often: a
-// list of some hundred repositories must get through. It is unknown when
-// a registry that is away comes back, so waiting for that is not a turn.
+// isTurn reports whether a request only waits for its turn in a budget. It waits for any number
+// of turns, so that a long list is checked to the end. A registry that is away is not waited
+// for, because its return is unknown.
 func isTurn(err error) bool {
 	spent, ok := errors.AsType[*budget.SpentError](err)
 	return ok && spent.Since.IsZero()
 }
 
-// most is how often a request is made that fails like this.
-func most(err error) int {
-	if errors.Is(err, registry.ErrLimited) {
-		return limitedAttempts
-	}
-	return attempts
-}
-
-// mayPass reports whether a failure is worth another try.
+// mayPass reports whether a failure is worth another attempt.
 func mayPass(err error) bool {
 	class := outcome.Classify(err)
-	return (class == outcome.Transient || class == outcome.Limited) && !errors.Is(err, ErrPull) && !errors.Is(err, compare.ErrUnlisted)
+	return (class == outcome.Transient || class == outcome.Limited) && !errors.Is(err, errPull) && !errors.Is(err, compare.ErrUnlisted)
 }
 
-func (f *forecast) isSilent(host string) bool {
+// isLast reports whether a failed attempt is the last one. It notes hosts that do not answer.
+func (f *forecast) isLast(err error, attempt int, host string) bool {
+	most := attempts
+	if errors.Is(err, registry.ErrLimited) {
+		most = limitedAttempts
+	}
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	return f.silent[host]
-}
-
-func (f *forecast) noteSilent(host string) {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	f.silent[host] = true
+	if attempt < most && !f.silent[host] {
+		return false
+	}
+	asked, ok := errors.AsType[*registry.Error](err)
+	f.silent[host] = f.silent[host] || !ok || asked.Status == 0
+	return true
 }

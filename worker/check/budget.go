@@ -9,39 +9,32 @@ import (
 
 	"github.com/osism/skopeo-worker/shared/budget"
 	"github.com/osism/skopeo-worker/shared/estimate"
-	"github.com/osism/skopeo-worker/shared/reference"
 	"github.com/osism/skopeo-worker/worker/compare"
 )
 
-// Registry is the pulls from one source registry, and how long they take within its limit.
+// Registry is the number of pulls from a source registry, and the time they take within its
+// limit.
 type Registry struct {
 	Registry     string        `json:"registry"`
-	Limit        int           `json:"limit"` // 0: none is known
+	Limit        int           `json:"limit"` // 0 if unknown
 	Window       string        `json:"window"`
 	Origin       budget.Origin `json:"origin"`
-	Free         *int          `json:"free"` // nil if they are not counted
+	Free         *int          `json:"free"` // nil if pulls are not counted
 	Pulls        int           `json:"pulls"`
 	PullsAtLeast bool          `json:"pulls_at_least"`
 	Seconds      *int          `json:"seconds"` // nil if no limit is known
 }
 
-// sampled is an image that is to be copied.
-type sampled struct {
-	repository reference.Repository
-	digest     reference.Digest
-}
-
-// sample notes an image of each registry, for a HEAD request that returns the registry's limit.
+// sample notes one image of each source registry. A HEAD for it shows the registry's limit.
 func (f *forecast) sample(j *compare.Job) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	name := j.Entry.Source.Registry()
-	if _, known := f.samples[name]; !known {
-		f.samples[name] = sampled{j.Entry.Source, j.Digest}
+	if name := j.Entry.Source.Registry(); f.samples[name] == nil {
+		f.samples[name] = j
 	}
 }
 
-// budgets adds to a report the limits of the registries, and how long a run takes within them.
+// budgets adds the limits of the registries to a report, and the time a run takes within them.
 func (f *forecast) budgets(ctx context.Context, r *Report) error {
 	all := map[string]*Registry{}
 	for _, row := range r.Repositories {
@@ -69,11 +62,11 @@ func (f *forecast) budgets(ctx context.Context, r *Report) error {
 	return nil
 }
 
-// allowance finds out the limit of a registry. The budget learns it from the headers of an answer
-// to a HEAD; without an answer, the limit that was known before counts.
+// allowance finds out the limit of a registry. The budget learns it from the headers of the
+// answer to a HEAD. Without an answer, the last known limit is used.
 func (f *forecast) allowance(ctx context.Context, r *Registry) error {
-	if at, ok := f.samples[r.Registry]; ok {
-		_, _ = f.checker.Mirror.Registry.Head(ctx, at.repository, at.digest)
+	if j := f.samples[r.Registry]; j != nil {
+		_, _ = f.checker.Mirror.Registry.Head(ctx, j.Entry.Source, j.Digest)
 	}
 	a, err := f.checker.Allowance(ctx, r.Registry)
 	if err != nil {
@@ -96,7 +89,7 @@ func (f *forecast) allowance(ctx context.Context, r *Registry) error {
 	return nil
 }
 
-// NotBefore notes that a run takes so long, for one reason among others.
+// NotBefore notes that a run takes at least this time.
 func (t *Totals) NotBefore(d time.Duration) {
 	if s := seconds(d); *s > 0 && (t.Seconds == nil || *t.Seconds < *s) {
 		t.Seconds = s

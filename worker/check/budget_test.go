@@ -15,7 +15,8 @@ import (
 	"github.com/osism/skopeo-worker/shared/reference"
 	"github.com/osism/skopeo-worker/shared/selection"
 	"github.com/osism/skopeo-worker/worker/check"
-	"github.com/osism/skopeo-worker/worker/platform"
+	"github.com/osism/skopeo-worker/worker/compare"
+	"github.com/osism/skopeo-worker/worker/comparetest"
 	"github.com/osism/skopeo-worker/worker/registrytest"
 	"github.com/osism/skopeo-worker/worker/throttle"
 )
@@ -142,8 +143,8 @@ func TestKnownAbsences(t *testing.T) {
 	entry := s.entry(tool)
 	entry.Selection = &selection.Selection{Platforms: []string{amd64}}
 	require.Equal(t, 2, s.check(t, entry).Totals.Copy)
-	s.Absent = func(_ context.Context, digest reference.Digest, wanted platform.Wanted) (bool, error) {
-		return digest.String() == absent && wanted.Covers(amd64) && !wanted.Covers(arm64), nil
-	}
+	notes := &comparetest.Memory{}
+	require.NoError(t, notes.NoteAbsent(t.Context(), reference.MustDigest(absent), compare.Wanted(entry)))
+	s.Notes = notes
 	require.Equal(t, check.Counts{Copy: 1, Skipped: 1, Pulls: 1, PullsAtLeast: true, BytesAtLeast: true}, s.check(t, entry).Totals.Counts)
 }

@@ -1,9 +1,12 @@
-// Package check forecasts a run: it asks both sides, pulls nothing from the source, and puts nothing
-// at the destination.
+// Package check forecasts a run: it asks both sides, pulls nothing from the source, and puts
+// nothing at the destination.
 package check
 
 import (
 	"context"
+	"errors"
+	"net/http"
+	"strings"
 	"sync"
 	"time"
 
@@ -15,54 +18,52 @@ import (
 	"github.com/osism/skopeo-worker/shared/reference"
 	"github.com/osism/skopeo-worker/worker/compare"
 	"github.com/osism/skopeo-worker/worker/mirror"
-	"github.com/osism/skopeo-worker/worker/platform"
 	"github.com/osism/skopeo-worker/worker/resolve"
 )
 
 const (
-	// repositories bounds those under way at once, as in a worker.
+	// repositories is how many repositories are checked at once, as in a worker.
 	repositories = 16
-	// requests bounds those to the destination that are under way at once, of all
+	// requests is how many requests to destinations are under way at once, for all
 	// repositories together, as in a worker.
 	requests = 16
 )
 
+// Notes return what workers have noted at the broker.
+type Notes interface {
+	compare.Notes
+	// Counted returns how many tags a source last listed; zero if that is unknown.
+	Counted(ctx context.Context, source reference.Repository) (compare.Listing, error)
+}
+
 // Checker forecasts runs.
 type Checker struct {
 	Resolver resolve.Resolver
-	// Mirror asks both sides; its engine is not used. The transport of its client for the
-	// sources must be WithoutPulls: if a registry does not answer HEAD with a digest, a client
-	// would pull. Its client for the destinations compares.
+	// Mirror sends the requests; its engine is not used. The transport of its client for
+	// sources must be WithoutPulls, because a client pulls if a registry does not answer HEAD
+	// with a digest. Its client for destinations must be a registry.Client.Comparing.
 	Mirror *mirror.Mirror
-	// Absent reports whether a manifest is known to have none of the wanted platforms. It is
-	// optional.
-	Absent func(ctx context.Context, digest reference.Digest, wanted platform.Wanted) (bool, error)
-	// Held returns the immutable tags that a destination is known to have. It is optional.
-	Held func(ctx context.Context, destination reference.Repository) (map[reference.Tag]compare.Held, error)
-	// Last returns the last known listing of a source. It is optional.
-	Last func(ctx context.Context, source reference.Repository) (compare.Listing, error)
-	// Ages is that of the Comparer. It is optional.
-	Ages compare.Ages
+	Notes  Notes
 	// Allowance returns the allowance of a source registry. It is optional.
 	Allowance func(ctx context.Context, registry string) (budget.Allowance, error)
-	// Verify returns an error for each of the tags that must not be mirrored to a digest of the
-	// source; a zero tag is the digest itself. The error is ErrPull if a
-	// pull is needed to decide. If nil, all are trusted.
+	// Verify returns an error for each tag with which a digest of the source must not be
+	// mirrored; a zero tag stands for the digest itself. If only a pull can decide, that is the
+	// error. If Verify is nil, all images are trusted.
 	Verify func(ctx context.Context, source reference.Repository, digest reference.Digest, tags []reference.Tag) (pulls int, errs []error)
-	// Signatures says that images that are up to date are verified, too.
+	// Signatures extends Verify to images that are up to date.
 	Signatures bool
-	// Backoff returns the pause before the next try after an error that may pass.
+	// Backoff returns the pause after a failed attempt.
 	Backoff func(attempt int) time.Duration
-	// Progress is called at the start and after each repository, never twice at once. It is
+	// Progress is called at the start and after each repository, one call at a time. It is
 	// optional.
 	Progress func(done, total int)
 }
 
-// Check asks for the repositories of a list and returns a row for each pair of
-// source and destination, in the order of the list. Errors of single images are
-// in the rows; the error is ctx's, or of a broker that does not answer.
+// Check returns a row for each pair of source and destination in the list, in its order. Errors
+// of single images are in the rows. The error is ctx's, or the broker's.
 func (c *Checker) Check(ctx context.Context, list []message.Repository) (Report, error) {
-	groups := bySource(list)
+	type pair struct{ source, destination reference.Repository }
+	groups := compare.Grouped(list, func(r message.Repository) pair { return pair{r.Source, r.Destination} })
 	f := c.forecast()
 	report := Report{Repositories: make([]Row, len(groups)), Registries: []Registry{}}
 	var mu sync.Mutex
@@ -95,24 +96,6 @@ func (c *Checker) Check(ctx context.Context, list []message.Repository) (Report,
 	return report, f.budgets(ctx, &report)
 }
 
-// bySource puts the entries of one repository that go to one destination together.
-func bySource(list []message.Repository) [][]message.Repository {
-	type pair struct{ source, destination reference.Repository }
-	var groups [][]message.Repository
-	index := map[pair]int{}
-	for _, r := range list {
-		key := pair{r.Source, r.Destination}
-		i, known := index[key]
-		if !known {
-			i = len(groups)
-			index[key] = i
-			groups = append(groups, nil)
-		}
-		groups[i] = append(groups[i], r)
-	}
-	return groups
-}
-
 // forecast is one Check under way. It implements compare.Asker.
 type forecast struct {
 	checker  *Checker
@@ -120,30 +103,18 @@ type forecast struct {
 	slots    chan struct{} // of requests to destinations
 
 	mu           sync.Mutex
-	silent       map[string]bool                            // hosts that did not answer, however often they were asked
-	destinations map[reference.Repository]*destinationError // that were asked; nil if they answered
-	samples      map[string]sampled                         // an image to be copied, by source registry
-	rejected     map[*compare.Job]error                     // by the signature policy, and why
+	silent       map[string]bool                            // hosts that have not answered any attempt
+	destinations map[reference.Repository]*destinationError // result of the first request; nil for an answer
+	samples      map[string]*compare.Job                    // a job to be copied, by source registry
+	rejected     map[*compare.Job]error                     // why the signature policy rejects images of a job
 }
 
 func (c *Checker) forecast() *forecast {
 	f := &forecast{
 		checker: c, slots: make(chan struct{}, requests), silent: map[string]bool{},
-		destinations: map[reference.Repository]*destinationError{}, samples: map[string]sampled{}, rejected: map[*compare.Job]error{},
+		destinations: map[reference.Repository]*destinationError{}, samples: map[string]*compare.Job{}, rejected: map[*compare.Job]error{},
 	}
-	absent := c.Absent
-	if absent == nil {
-		absent = func(context.Context, reference.Digest, platform.Wanted) (bool, error) { return false, nil }
-	}
-	held := c.Held
-	if held == nil {
-		held = func(context.Context, reference.Repository) (map[reference.Tag]compare.Held, error) { return nil, nil }
-	}
-	last := c.Last
-	if last == nil {
-		last = func(context.Context, reference.Repository) (compare.Listing, error) { return compare.Listing{}, nil }
-	}
-	f.comparer = &compare.Comparer{Mirror: c.Mirror, Asker: f, Absent: absent, Held: held, Last: last, Ages: c.Ages, Predict: true}
+	f.comparer = &compare.Comparer{Mirror: c.Mirror, Asker: f, Notes: c.Notes, Predict: true}
 	return f
 }
 
@@ -162,7 +133,6 @@ func (f *forecast) row(ctx context.Context, entries []message.Repository) (Row, 
 	}
 	_ = group.Wait() // the errors are in errs
 	for i := range entries {
-		// Without a pull, no tag is known to have vanished: see ErrPull.
 		if entries[i].Images = c.resolved(ctx, entries[i], resolved[i], errs[i]); ctx.Err() != nil {
 			return row, ctx.Err()
 		}
@@ -172,7 +142,7 @@ func (f *forecast) row(ctx context.Context, entries []message.Repository) (Row, 
 		return row, err
 	}
 	c.noteSubjects(found.Jobs)
-	for _, aboutOthers := range []bool{false, true} { // whose verdicts depend on those others
+	for _, aboutOthers := range []bool{false, true} { // companions come last: they depend on their images
 		for _, j := range found.Jobs {
 			if j.IsAboutOthers() != aboutOthers {
 				continue
@@ -191,7 +161,7 @@ func (f *forecast) row(ctx context.Context, entries []message.Repository) (Row, 
 	return row, nil
 }
 
-// resolved counts the outcome of resolving an entry, and returns its images.
+// resolved counts what resolving an entry has found, and returns its images.
 func (c counting) resolved(ctx context.Context, r message.Repository, found resolve.Result, err error) []message.Image {
 	if err != nil {
 		c.missed(ctx, r, r.Tag, err)
@@ -208,4 +178,22 @@ func (c counting) resolved(ctx context.Context, r message.Repository, found reso
 		c.missed(ctx, r, m.Tag, m.Err)
 	}
 	return c.forecast.comparer.Resolved(r, found)
+}
+
+// errPull is returned if only a pull could answer: the registry answers HEAD without a digest, or
+// with 404, which may be wrong. So a check does not know whether a tag has vanished.
+var errPull = errors.New("the digest is known only after a pull, and a check pulls nothing")
+
+// WithoutPulls returns a transport that refuses to get manifests, which registries count as
+// pulls.
+func WithoutPulls(inner http.RoundTripper) http.RoundTripper { return withoutPulls{inner} }
+
+type withoutPulls struct{ inner http.RoundTripper }
+
+func (t withoutPulls) RoundTrip(request *http.Request) (*http.Response, error) {
+	parts := strings.Split(request.URL.Path, "/")
+	if n := len(parts); request.Method == http.MethodGet && n >= 2 && parts[n-2] == "manifests" {
+		return nil, errPull
+	}
+	return t.inner.RoundTrip(request)
 }

@@ -13,6 +13,7 @@ import (
 	"github.com/osism/skopeo-worker/shared/reference"
 	"github.com/osism/skopeo-worker/shared/selection"
 	"github.com/osism/skopeo-worker/worker/check"
+	"github.com/osism/skopeo-worker/worker/comparetest"
 	"github.com/osism/skopeo-worker/worker/listing"
 	"github.com/osism/skopeo-worker/worker/mirror"
 	"github.com/osism/skopeo-worker/worker/mirrortest"
@@ -61,6 +62,7 @@ func (s *site) over(network http.RoundTripper) *check.Checker {
 	return &check.Checker{
 		Resolver: upstream,
 		Mirror:   mirror.NewComparing(source, registry.NewClient(registry.Options{Insecure: insecure}).Comparing(), upstream.Listing, mirrortest.Limited),
+		Notes:    &comparetest.Memory{},
 		Backoff: func(attempt int) time.Duration {
 			s.pauses <- attempt
 			return 0
@@ -298,7 +300,7 @@ func TestNoPullForADigest(t *testing.T) {
 	s.both(t, "1")
 	row := s.check(t, s.entry(tool)).Repositories[0]
 	require.Len(t, row.Failed, 1)
-	require.Contains(t, row.Failed[0].Reason, check.ErrPull.Error())
+	require.Contains(t, row.Failed[0].Reason, "known only after a pull")
 	require.Empty(t, s.pauses)
 }
 

@@ -14,8 +14,8 @@ import (
 	"github.com/osism/skopeo-worker/worker/registry"
 )
 
-// refer counts the referrers of the jobs' images that the destination lacks, those of an
-// image once, also if it is below several indexes.
+// refer counts the referrers of the jobs' images that the destination lacks. It counts the
+// referrers of an image once if several indexes list it.
 func (c counting) refer(ctx context.Context, jobs []*compare.Job) {
 	var mu sync.Mutex
 	subjects := map[reference.Digest]bool{}
@@ -49,8 +49,8 @@ func (c counting) refer(ctx context.Context, jobs []*compare.Job) {
 	_ = group.Wait() // the errors are in the row
 }
 
-// referrers counts the referrers of one job. The manifests below an index are known once
-// the index is at the destination. It leaves out the subjects that are not the first of their digest.
+// referrers counts the referrers of one job. The manifests below an index are known if the index
+// is at the destination. first reports whether a subject was not counted before.
 func (f *forecast) referrers(ctx context.Context, j *compare.Job, first func(reference.Digest) bool) (found Counts, err error) {
 	var subjects []reference.Digest
 	switch {
@@ -75,8 +75,8 @@ func (f *forecast) referrers(ctx context.Context, j *compare.Job, first func(ref
 	return found, err
 }
 
-// referrersOf counts the referrers of a manifest, and theirs, and so on. A registry without
-// the referrers API lists them in a manifest, whose contents take a pull.
+// referrersOf counts the referrers of a manifest, those of the referrers, and so on. A registry
+// without the referrers API lists them in a manifest, which takes a pull.
 func (f *forecast) referrersOf(ctx context.Context, j *compare.Job, subject reference.Digest, found *Counts) error {
 	source, destination := j.Entry.Source, j.Entry.Destination
 	var entries []registry.Entry
@@ -91,7 +91,7 @@ func (f *forecast) referrersOf(ctx context.Context, j *compare.Job, subject refe
 			return nil
 		})
 	})
-	if errors.Is(err, ErrPull) {
+	if errors.Is(err, errPull) {
 		found.Pulls++
 		found.PullsAtLeast, found.BytesAtLeast, err = true, true, nil
 	}

@@ -9,10 +9,10 @@ import (
 // Report is the forecast of a run. Its JSON is part of the command line's contract.
 type Report struct {
 	Repositories []Row `json:"repositories"`
-	// Namespaces are those that could not be listed, or list too little. The caller of Check sets
+	// Namespaces could not be listed, or list too few repositories. The caller of Check sets
 	// them, and counts them in Totals.
 	Namespaces []Failed   `json:"namespaces,omitempty"`
-	Registries []Registry `json:"registries"` // those with something to pull; never nil
+	Registries []Registry `json:"registries"` // registries from which images are pulled; never nil
 	Totals     Totals     `json:"totals"`
 }
 
@@ -22,13 +22,12 @@ type Row struct {
 	Destination reference.Repository `json:"destination"`
 	Counts
 	Failed []Failed `json:"failed"` // never nil
-	// Rejected are images that SIGNATURE_POLICY does not allow to be mirrored, as far as that
-	// is known without a pull.
+	// Rejected are images that SIGNATURE_POLICY rejects, as far as that is known without a
+	// pull.
 	Rejected []Failed `json:"rejected,omitempty"`
-	// Waits are the images that are counted as waiting.
-	Waits []Wait `json:"waits,omitempty"`
-	// Warnings are about probable mistakes in the list, such as a filter that
-	// matches no tag.
+	// Waits are the images that Waiting counts.
+	Waits []wait `json:"waits,omitempty"`
+	// Warnings are probable mistakes in the list, such as a filter that matches no tag.
 	Warnings []string `json:"warnings,omitempty"`
 }
 
@@ -38,7 +37,7 @@ type Totals struct {
 	Counts
 	Failed   int `json:"failed"`
 	Rejected int `json:"rejected"`
-	// Seconds are those of the registry that takes longest.
+	// Seconds is the time of the registry that takes longest; nil if no limit is known.
 	Seconds *int `json:"seconds"`
 }
 
@@ -47,29 +46,29 @@ type Counts struct {
 	Copy      int `json:"copy"`      // content that the destination lacks
 	Tag       int `json:"tag"`       // content that it has, or will have, under another name
 	Unchanged int `json:"unchanged"` // the destination is up to date
-	Skipped   int `json:"skipped"`   // nothing of it is wanted
+	Skipped   int `json:"skipped"`   // without a wanted platform
 	Waiting   int `json:"waiting"`   // not old enough yet
 	Kept      int `json:"kept"`      // the source has moved an immutable tag
-	// Unverified are images to copy or tag whose signatures a run checks, and Signed are those
-	// that were checked.
+	// Unverified are images to copy or tag whose signatures a run has to check. Signed are
+	// images whose signatures were checked.
 	Unverified int `json:"unverified"`
 	Signed     int `json:"signed"`
 	// Referrers are signatures, SBOMs and attestations that the destination lacks.
 	Referrers int `json:"referrers"`
-	// Pulls are the manifests to get from the source: one for an image and for a referrer,
-	// and for an index one more for each platform that the source's listing has.
+	// Pulls are the manifests to pull from the source: one for each image and each referrer,
+	// and for an index one more for each platform in the source's listing.
 	Pulls int `json:"pulls"`
-	// PullsAtLeast says that there are more pulls than can be known without one:
-	// manifests in an index, or images that could not be checked.
+	// PullsAtLeast reports whether Pulls is a lower bound: a check cannot count the manifests
+	// of an index that it does not pull, or the pulls of images that failed.
 	PullsAtLeast bool `json:"pulls_at_least"`
-	// Bytes are the layers of the copies, as far as the source's listing has sizes; nil if
-	// it has none. BytesAtLeast says that there are more.
+	// Bytes is the size of the layers to copy, as far as the source's listing shows sizes; nil
+	// if it shows none. BytesAtLeast reports whether it is a lower bound.
 	Bytes        *int64 `json:"bytes"`
 	BytesAtLeast bool   `json:"bytes_at_least"`
 }
 
-// Wait is an image that is not old enough yet.
-type Wait struct {
+// wait is an image that is not old enough yet.
+type wait struct {
 	Image  string           `json:"image"`
 	Digest reference.Digest `json:"digest"`
 	Until  time.Time        `json:"until"`
@@ -79,14 +78,15 @@ type Wait struct {
 type Failed struct {
 	Image  string `json:"image"`
 	Reason string `json:"reason"` // one line without secrets
-	// Line is that of the entry in the list, set by the caller of Check; 0 if there are several.
+	// Line is the line of the entry in the list; 0 if there are several. The caller of Check
+	// sets it.
 	Line int `json:"line,omitempty"`
 }
 
-// ToDo reports whether mirroring would change the destination.
+// ToDo reports whether a run would change the destination.
 func (r Report) ToDo() bool { return r.Totals.Copy+r.Totals.Tag+r.Totals.Referrers > 0 }
 
-// settle sets the fields that follow from the rest of the row.
+// settle sets the fields that depend on the rest of the row.
 func (r *Row) settle() {
 	switch {
 	case len(r.Failed) > 0:

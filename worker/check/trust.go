@@ -16,8 +16,8 @@ import (
 	"github.com/osism/skopeo-worker/worker/registry"
 )
 
-// verify leaves a job with those images that the signature policy does not reject, as far as
-// that is known, and counts the others. It returns false if none is left.
+// verify removes the images from a job that the signature policy is known to reject, and counts
+// them. It returns false if none is left.
 func (c counting) verify(ctx context.Context, j *compare.Job) bool {
 	if c.forecast.checker.Verify == nil {
 		return true
@@ -32,8 +32,7 @@ func (c counting) verify(ctx context.Context, j *compare.Job) bool {
 	return len(j.All()) > 0
 }
 
-// verified returns those images of a job that are not rejected. If none is left, nothing about
-// them is mirrored.
+// verified returns the images of a job that are not rejected.
 func (c counting) verified(ctx context.Context, j *compare.Job, images []message.Image) (trusted []message.Image) {
 	var asked []message.Image
 	var tags []reference.Tag
@@ -63,7 +62,7 @@ func (c counting) verified(ctx context.Context, j *compare.Job, images []message
 			if c.forecast.checker.Signatures {
 				c.row.Signed++
 			}
-		case errors.Is(errs[i], ErrPull):
+		case errors.Is(errs[i], errPull):
 			trusted, unverified = append(trusted, image), true
 			c.row.Unverified++
 		case errors.Is(errs[i], policy.ErrRejected):
@@ -72,14 +71,15 @@ func (c counting) verified(ctx context.Context, j *compare.Job, images []message
 			c.fail(failure.Source(j.Entry, image.Tag), errs[i])
 		}
 	}
-	if unverified { // its manifest, and signatures that are manifests, too
+	if unverified { // its signatures may be manifests, too
 		c.row.Pulls++
 	}
 	c.row.PullsAtLeast = c.row.PullsAtLeast || unverified || pulls > 0 && j.Verdict != compare.Unchanged
 	return trusted
 }
 
-// ask asks the policy for a digest by each of the tags, and by itself for a zero tag.
+// ask asks the policy about a digest under each of the tags; a zero tag stands for the digest
+// itself.
 func (c counting) ask(ctx context.Context, r message.Repository, digest reference.Digest, tags []reference.Tag) (pulls int, errs []error) {
 	_ = c.forecast.Ask(ctx, r, r.Source, func() error { // the errors are in errs
 		pulls, errs = c.forecast.checker.Verify(ctx, r.Source, digest, tags)
@@ -93,8 +93,8 @@ func (c counting) ask(ctx context.Context, r message.Repository, digest referenc
 	return pulls, errs
 }
 
-// rejected counts an image that is rejected. Unless another tag of its digest is accepted, nothing
-// about it is mirrored.
+// rejected counts a rejected image. Unless another tag of its digest is accepted, its companions
+// are not mirrored.
 func (c counting) rejected(j *compare.Job, image message.Image, err error) {
 	c.row.Rejected = append(c.row.Rejected, Failed{Image: failure.Source(j.Entry, image.Tag), Reason: outcome.Reason(err)})
 	c.forecast.mu.Lock()
@@ -102,7 +102,7 @@ func (c counting) rejected(j *compare.Job, image message.Image, err error) {
 	c.forecast.rejected[j] = err
 }
 
-// rejection returns why nothing of a job is mirrored, or nil.
+// rejection returns why the policy rejects all images of a job, or nil.
 func (f *forecast) rejection(j *compare.Job) error {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -112,7 +112,7 @@ func (f *forecast) rejection(j *compare.Job) error {
 	return f.rejected[j]
 }
 
-// noteSubjects notes the images of jobs, which others may be about.
+// noteSubjects notes the images that may have companions.
 func (c counting) noteSubjects(jobs []*compare.Job) {
 	for _, j := range jobs {
 		if j.Bearer == nil && !j.IsAboutOthers() {
@@ -121,8 +121,8 @@ func (c counting) noteSubjects(jobs []*compare.Job) {
 	}
 }
 
-// subject returns why nothing about an image is mirrored: the policy rejects it by all of its tags,
-// or the source does not have it. It is nil if a run has to find that out.
+// subject returns why the companions of an image are not mirrored: the policy rejects all of its
+// tags, or the source does not have it. It returns nil if only a run can find that out.
 func (c counting) subject(ctx context.Context, r message.Repository, subject reference.Digest) error {
 	j, unknown := c.subjects[subject], false
 	if j == nil {
@@ -155,8 +155,8 @@ func (c counting) subject(ctx context.Context, r message.Repository, subject ref
 	return errs[0]
 }
 
-// around returns the job of an index at the destination that has an image, or nil. It is unknown
-// if an index may have it that is copied: what is below that is known only after a pull.
+// around returns the job of an index at the destination that lists an image, or nil. unknown
+// reports whether an index that is still to be copied may list it, which only a pull would show.
 func (c counting) around(ctx context.Context, image reference.Digest) (index *compare.Job, unknown bool) {
 	for _, j := range c.subjects {
 		if j.IsImage() || c.forecast.rejection(j) != nil {
@@ -168,7 +168,7 @@ func (c counting) around(ctx context.Context, image reference.Digest) (index *co
 			continue
 		}
 		var below []reference.Digest
-		_ = c.forecast.Ask(ctx, j.Entry, j.Entry.Destination, func() (err error) { // as a run does, which asks for the image then
+		_ = c.forecast.Ask(ctx, j.Entry, j.Entry.Destination, func() (err error) { // after an error, a run looks up the image, too
 			below, err = c.forecast.checker.Mirror.Below(ctx, j.Entry.Destination, at)
 			return err
 		})

@@ -113,20 +113,7 @@ func (w *Worker) Do(ctx, work context.Context, d Delivery) (Result, error) {
 
 // newComparer returns the comparer of the delivery. It reads notes also after work has ended.
 func (e *execution) newComparer(ctx context.Context) *compare.Comparer {
-	notes := e.worker.Notes
-	return &compare.Comparer{
-		Mirror: e.mirror, Asker: e,
-		Absent: func(_ context.Context, digest reference.Digest, wanted platform.Wanted) (bool, error) {
-			return notes.Absent(ctx, digest, wanted)
-		},
-		Held: func(_ context.Context, destination reference.Repository) (map[reference.Tag]compare.Held, error) {
-			return notes.Held(ctx, destination)
-		},
-		Last: func(_ context.Context, source reference.Repository) (compare.Listing, error) {
-			return e.counted(ctx, source)
-		},
-		Ages: lasting{ctx, notes}, Now: e.worker.now,
-	}
+	return &compare.Comparer{Mirror: e.mirror, Asker: e, Notes: lasting{ctx, e.worker.Notes}, Now: e.worker.now}
 }
 
 // counted returns the note about the listing of a source, as it was before this delivery.
@@ -141,20 +128,30 @@ func (e *execution) counted(ctx context.Context, source reference.Repository) (c
 	return noted, err
 }
 
-// lasting reads ages with a context that outlasts the caller's.
+// lasting reads notes with a context that outlasts the caller's.
 type lasting struct {
-	ctx  context.Context
-	ages compare.Ages
+	ctx   context.Context
+	notes compare.Notes
 }
 
-// Sighted implements compare.Ages.
-func (l lasting) Sighted(_ context.Context, source reference.Repository) (map[reference.Tag]compare.Sighting, error) {
-	return l.ages.Sighted(l.ctx, source)
+// Absent implements compare.Notes.
+func (l lasting) Absent(_ context.Context, digest reference.Digest, wanted platform.Wanted) (bool, error) {
+	return l.notes.Absent(l.ctx, digest, wanted)
 }
 
-// Released implements compare.Ages.
+// Held implements compare.Notes.
+func (l lasting) Held(_ context.Context, destination reference.Repository) (map[reference.Tag]compare.Held, error) {
+	return l.notes.Held(l.ctx, destination)
+}
+
+// Sighted implements compare.Notes.
+func (l lasting) Sighted(_ context.Context, source reference.Repository) (map[reference.Tag]resolve.Sighting, error) {
+	return l.notes.Sighted(l.ctx, source)
+}
+
+// Released implements compare.Notes.
 func (l lasting) Released(_ context.Context, source reference.Repository, digest reference.Digest) (bool, error) {
-	return l.ages.Released(l.ctx, source, digest)
+	return l.notes.Released(l.ctx, source, digest)
 }
 
 // remember writes the notes about immutable tags and about the ages of tags.

@@ -74,7 +74,7 @@ func (e *execution) carryOutNow(ctx context.Context, jobs []*compare.Job) error 
 		switch {
 		case j.Verdict == compare.Failed:
 			failed = append(failed, j)
-		case j.Verdict == compare.Skip, j.Verdict == compare.Keep, j.Verdict == compare.Wait, j.Verdict == compare.Unchanged && !compare.BringsReferrers(j.Entry):
+		case j.IsSkipped(), j.Verdict == compare.Unchanged && !compare.BringsReferrers(j.Entry):
 			if err := j.Handle(ctx, e); err != nil {
 				return err
 			}

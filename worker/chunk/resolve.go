@@ -169,22 +169,21 @@ func (e *execution) unresolved(ctx context.Context, r message.Repository, err er
 // weigh compares a listing with the one before. If it has far fewer tags, it is invalid. If not,
 // weigh notes its length and the tags that have vanished.
 func (e *execution) weigh(ctx context.Context, r message.Repository, found *resolve.Result) error {
-	few, err := e.comparer.Few(ctx, r, *found)
-	if err != nil {
-		return err
-	}
-	if few != nil {
-		found.Invalid, found.Unselected = few, ""
-	}
-	if errors.Is(found.Invalid, resolve.ErrFewTags) || !compare.IsOpen(r) {
+	if !compare.IsOpen(r) {
 		return nil
-	}
-	if found.Whole {
-		e.unlisted(ctx, r, found.All)
 	}
 	last, err := e.counted(ctx, r.Source)
 	if err != nil {
 		return err
+	}
+	if few := compare.Few(r, *found, last); few != nil {
+		found.Invalid, found.Unselected = few, ""
+	}
+	if errors.Is(found.Invalid, resolve.ErrFewTags) {
+		return nil
+	}
+	if found.Whole {
+		e.unlisted(ctx, r, found.All)
 	}
 	return e.worker.Notes.NoteCounted(ctx, r.Source, last, found.Count, found.Whole)
 }

@@ -49,26 +49,23 @@ type Notes interface {
 	Resolved(ctx context.Context, c message.Chunk, entry message.Repository) error
 	// Superseded reports whether a newer run has resolved the entry.
 	Superseded(ctx context.Context, c message.Chunk, entry message.Repository) (bool, error)
+	compare.Notes
 	// NoteAbsent notes that an index has no wanted platform, so that it is not pulled again.
-	// Absent reports whether that was noted.
 	NoteAbsent(ctx context.Context, digest reference.Digest, wanted platform.Wanted) error
-	Absent(ctx context.Context, digest reference.Digest, wanted platform.Wanted) (bool, error)
 	// NoteCounted notes how many tags a source lists; if not the whole listing was read, it
 	// has at least as many. last is the earlier note, which Counted has returned. AllCounted
 	// returns the notes about several sources with one request.
 	NoteCounted(ctx context.Context, source reference.Repository, last compare.Listing, tags int, whole bool) error
 	Counted(ctx context.Context, source reference.Repository) (compare.Listing, error)
 	AllCounted(ctx context.Context, sources []reference.Repository) (map[reference.Repository]compare.Listing, error)
-	compare.Ages
 	// Backups returns the backups of a destination's tags, the oldest first. NoteBackups
 	// replaces the backups of one tag.
 	Backups(ctx context.Context, destination reference.Repository) (map[reference.Tag][]compare.Backup, error)
 	NoteBackups(ctx context.Context, destination reference.Repository, tag reference.Tag, backups []compare.Backup) error
 	// NoteSightings notes since when the tags of a source have had their digests.
-	NoteSightings(ctx context.Context, source reference.Repository, tags map[reference.Tag]compare.Sighting) error
-	// NoteHeld notes the digests of a destination's immutable tags. Held returns them.
+	NoteSightings(ctx context.Context, source reference.Repository, tags map[reference.Tag]resolve.Sighting) error
+	// NoteHeld notes the digests of a destination's immutable tags.
 	NoteHeld(ctx context.Context, destination reference.Repository, tags map[reference.Tag]compare.Held) error
-	Held(ctx context.Context, destination reference.Repository) (map[reference.Tag]compare.Held, error)
 }
 
 // Observer receives the progress of a chunk.

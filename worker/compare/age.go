@@ -13,29 +13,18 @@ import (
 	"github.com/osism/skopeo-worker/worker/resolve"
 )
 
-// ErrYoung is the reason of Wait.
+// ErrYoung is Job.Why of the verdict Wait.
 var ErrYoung = errors.New("the tag has not had its digest for long enough")
 
-// Sighting is a resolve.Sighting.
-type Sighting = resolve.Sighting
-
-// Ages knows how long tags have had their digests.
-type Ages interface {
-	// Sighted returns what was noted of the tags of a source.
-	Sighted(ctx context.Context, source reference.Repository) (map[reference.Tag]Sighting, error)
-	// Released reports whether a digest of a source is mirrored whatever its age is.
-	Released(ctx context.Context, source reference.Repository, digest reference.Digest) (bool, error)
-}
-
-// sightings are since when tags have their digests.
+// sightings hold since when the tags of sources have their digests.
 type sightings struct {
 	mu    sync.Mutex
-	known map[reference.Repository]map[reference.Tag]Sighting // by source
-	new   map[reference.Repository]map[reference.Tag]Sighting // since the Comparer was made
+	known map[reference.Repository]map[reference.Tag]resolve.Sighting // by source
+	new   map[reference.Repository]map[reference.Tag]resolve.Sighting // added by this Comparer
 }
 
-// Sightings returns what was not known before, by source.
-func (c *Comparer) Sightings() map[reference.Repository]map[reference.Tag]Sighting {
+// Sightings returns the sightings that the notes do not have yet, by source.
+func (c *Comparer) Sightings() map[reference.Repository]map[reference.Tag]resolve.Sighting {
 	c.sightings.mu.Lock()
 	defer c.sightings.mu.Unlock()
 	return maps.Clone(c.sightings.new)
@@ -48,8 +37,8 @@ func (c *Comparer) now() time.Time {
 	return c.Now()
 }
 
-// Known returns what need not be asked for when an entry is resolved. The errors are Held's
-// and those of Ages.
+// Known returns what is known of the tags of an entry before it is resolved. The errors are
+// those of Notes.
 func (c *Comparer) Known(ctx context.Context, r message.Repository) (known resolve.Known, err error) {
 	if r.Selection == nil {
 		return known, nil
@@ -66,28 +55,24 @@ func (c *Comparer) Known(ctx context.Context, r message.Repository) (known resol
 	return known, nil
 }
 
-// remember reads what was noted of a source, once.
+// remember reads the noted sightings of a source once.
 func (c *Comparer) remember(ctx context.Context, source reference.Repository) error {
 	c.sightings.mu.Lock()
 	defer c.sightings.mu.Unlock()
 	if _, ok := c.sightings.known[source]; ok {
 		return nil
 	}
-	known := map[reference.Tag]Sighting{}
-	if c.Ages != nil {
-		noted, err := c.Ages.Sighted(ctx, source)
-		if err != nil {
-			return err
-		}
-		maps.Copy(known, noted)
+	noted, err := c.Notes.Sighted(ctx, source)
+	if err != nil {
+		return err
 	}
-	set(&c.sightings.known, source, known)
+	set(&c.sightings.known, source, maps.Clone(noted))
 	return nil
 }
 
-// sight returns since when a tag has the digest of an image: by the listing of the source if
-// that says so of the very digest, and otherwise since it was first seen. A time in the future
-// is not believed.
+// sight returns since when a tag has the digest of an image: the time in the source's listing
+// if that has the same digest, and otherwise the time at which a worker first saw it. It
+// ignores times in the future.
 func (s *sightings) sight(r message.Repository, i message.Image, listed resolve.Listed, now time.Time) time.Time {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -99,7 +84,7 @@ func (s *sightings) sight(r message.Repository, i message.Image, listed resolve.
 	case ok && known.Digest == i.Digest:
 		since = known.Since
 	}
-	found := Sighting{Digest: i.Digest, Since: since.UTC().Truncate(time.Second), ByListing: byListing}
+	found := resolve.Sighting{Digest: i.Digest, Since: since.UTC().Truncate(time.Second), ByListing: byListing}
 	if found.Digest != known.Digest || !found.Since.Equal(known.Since) {
 		of := s.known[r.Source]
 		set(&of, i.Tag, found)
@@ -111,10 +96,10 @@ func (s *sightings) sight(r message.Repository, i message.Image, listed resolve.
 	return since
 }
 
-// waits returns until when an image is not mirrored, because its tag has not had its digest
-// for long enough; zero if it is mirrored now. What the list pins by its digest, what was
-// released, what is mirrored with an image that is old enough, and what is settled,
-// because the destination has it or keeps another digest, does not wait.
+// waits returns the time until which an image is not mirrored because its tag has not had its
+// digest for the minimum age; zero if it is mirrored now. An image does not wait if
+// the list pins its digest, its digest was released, or it is a companion of an image that does
+// not wait; nor if it is settled: the destination has the digest, or keeps an immutable tag.
 func (c *Comparer) waits(ctx context.Context, r message.Repository, i message.Image, settled bool) (time.Time, error) {
 	if r.Selection == nil || r.Selection.MinAge == 0 || !r.Digest.IsZero() || i.Digest.IsZero() {
 		return time.Time{}, nil
@@ -131,20 +116,16 @@ func (c *Comparer) waits(ctx context.Context, r message.Repository, i message.Im
 	if settled || !until.After(now) {
 		return time.Time{}, nil
 	}
-	if c.Ages != nil {
-		released, err := c.Ages.Released(ctx, r.Source, i.Digest)
-		if err != nil || released {
-			return time.Time{}, err
-		}
+	if released, err := c.Notes.Released(ctx, r.Source, i.Digest); err != nil || released {
+		return time.Time{}, err
 	}
 	return until, nil
 }
 
-// wait returns the job of an image that waits. at is what the destination has under its tag.
+// wait returns the job of an image that waits. at is the digest that the destination has under
+// its tag.
 func wait(r message.Repository, i message.Image, at reference.Digest, until time.Time) *Job {
-	return &Job{
-		Entry: r, Digest: i.Digest, MediaType: i.MediaType, Images: []message.Image{i}, Verdict: Wait, Until: until,
-		Why: fmt.Errorf("%w: it waits until %s", ErrYoung, until.UTC().Format(time.RFC3339)),
-		Had: map[reference.Tag]reference.Digest{DestinationTag(i): at},
-	}
+	j := jobOf(r, i, at, Wait, fmt.Errorf("%w: it waits until %s", ErrYoung, until.UTC().Format(time.RFC3339)))
+	j.Until = until
+	return j
 }

@@ -3,6 +3,7 @@ package compare
 import (
 	"context"
 	"errors"
+	"maps"
 	"sync"
 
 	"github.com/osism/skopeo-worker/shared/message"
@@ -13,28 +14,28 @@ import (
 	"github.com/osism/skopeo-worker/worker/resolve"
 )
 
-// Bearer is an image whose companions are mirrored with it: the signatures, SBOMs and
-// attestations that have tags of their own. When a selection is resolved, it brings those of
-// the images that it chooses. Those of manifests below an image are known as soon as it is
-// at the destination, where reading it takes no pull.
+// Bearer is an image whose companions are mirrored with it: signatures, SBOMs and attestations
+// that have tags of their own. Resolving a selection finds the companions of the chosen images.
+// The companions of manifests below an index are found when the index is at the destination,
+// because reading it there takes no pull.
 type Bearer struct {
 	Entry message.Repository // without its images
 	Image message.Image
 	job   *Job
-	at    reference.Digest // that it has at the destination; zero if it is not there yet
+	at    reference.Digest // its digest at the destination; zero if it is absent
 }
 
-// followed is how far the companions of a job are found.
+// followed is how far the companions of a job were looked for.
 type followed int
 
 const (
 	notAtAll followed = iota
-	byDigest          // those of manifests below it are not known yet
+	byDigest          // companions of manifests below it are still unknown
 	wholly
 )
 
-// Bears returns the job as a bearer, if there may be companions that are not found yet. at
-// is the digest that it has at the destination.
+// Bears returns the job as a bearer if it may have companions that are not found yet, and
+// otherwise nothing. at is its digest at the destination.
 func (j *Job) Bears(at reference.Digest) []Bearer {
 	all := j.All()
 	if len(all) == 0 || j.followed == wholly || !resolve.BringsCompanions(j.Entry) {
@@ -43,27 +44,27 @@ func (j *Job) Bears(at reference.Digest) []Bearer {
 	return []Bearer{{j.Entry, all[0], j, at}}
 }
 
-// Unaccompanied is a bearer whose companions could not be found.
+// Unaccompanied is a bearer whose companions could not be looked for.
 type Unaccompanied struct {
 	Bearer
 	Err error
 }
 
-// companions is what is known of the companions that sources have.
+// companions are the known companions at sources.
 type companions struct {
 	mu      sync.Mutex
-	entries map[Entry]message.Repository  // of companions, by those that bring them
-	listed  map[Entry]resolve.Companions  // by a selection
-	sources map[reference.Repository]list // for entries that name their tags
+	entries map[Entry]message.Repository  // entries of companions, by the entry of their bearers
+	listed  map[Entry]resolve.Companions  // found when an entry was resolved
+	sources map[reference.Repository]list // listed for entries that name their tags
 }
 
-// list is the companions of a repository; nil if it does not list its tags.
+// list holds the companions in a repository; nil if the registry does not list its tags.
 type list struct {
 	companions resolve.Companions
 	err        error
 }
 
-// note keeps what a listing has shown.
+// note keeps the companions that were listed when an entry was resolved.
 func (c *companions) note(r message.Repository, listed resolve.Companions) {
 	if listed == nil {
 		return
@@ -73,7 +74,7 @@ func (c *companions) note(r message.Repository, listed resolve.Companions) {
 	set(&c.listed, EntryOf(r), listed)
 }
 
-// entry returns the entry of the companions that an entry brings.
+// entry returns the entry of the companions of an entry's images.
 func (c *companions) entry(r message.Repository) message.Repository {
 	if resolve.AreCompanions(r) {
 		r.Images, r.Found = nil, true
@@ -93,15 +94,14 @@ func (c *companions) entry(r message.Repository) message.Repository {
 	return of
 }
 
-// follow adds the companions of the bearers to a comparison, and returns the entries that
-// are to be compared for them. A source whose tags could not be listed is asked again by the
-// next call.
+// follow looks for the companions of the bearers, and returns them as entries that are still to
+// be compared. It adds its failures to the comparison. The next call lists the tags of a source
+// again if that has failed.
 func (c *Comparer) follow(ctx context.Context, bearers []Bearer, all *Comparison) []message.Repository {
 	tags, errs := make([][]listing.Tag, len(bearers)), make([]error, len(bearers))
 	atOnce(len(bearers), func(i int) { tags[i], errs[i] = c.companionsOf(ctx, bearers[i]) })
 	c.companions.forgetErrors()
-	var entries []message.Repository
-	index := map[Entry]int{}
+	var found []message.Repository
 	for i, b := range bearers {
 		all.Hidden = all.Hidden || b.job.followed == byDigest
 		if errs[i] != nil {
@@ -120,31 +120,29 @@ func (c *Comparer) follow(ctx context.Context, bearers []Bearer, all *Comparison
 			set(&c.bearers, placeOf(r, image), b.job)
 		}
 		c.mu.Unlock()
-		at, known := index[EntryOf(r)]
-		if !known {
-			at = len(entries)
-			index[EntryOf(r)] = at
-			entries = append(entries, message.Repository{})
-		}
-		r.Images = append(entries[at].Images, r.Images...)
-		entries[at] = r
+		found = append(found, r)
 	}
-	for i, r := range entries {
-		entries[i].Images = nil
-		for k, err := range c.LookUp(ctx, r, r.Images) {
-			if err == nil {
-				entries[i].Images = append(entries[i].Images, r.Images[k])
-				continue
-			}
-			failed := &Job{Entry: r, Images: r.Images[k : k+1 : k+1], Verdict: Failed, Why: err}
-			failed.Entry.Images = nil
-			all.Jobs = append(all.Jobs, failed)
+	var entries []message.Repository
+	for _, same := range Grouped(found, EntryOf) {
+		r := same[0]
+		for _, other := range same[1:] {
+			r.Images = append(r.Images, other.Images...)
 		}
+		images := r.Images
+		r.Images = nil
+		for k, err := range c.LookUp(ctx, r, images) {
+			if err == nil {
+				r.Images = append(r.Images, images[k])
+			} else {
+				all.Jobs = append(all.Jobs, jobOf(r, images[k], reference.Digest{}, Failed, err))
+			}
+		}
+		entries = append(entries, r)
 	}
 	return entries
 }
 
-// companionsOf finds the companions of a bearer at the source, unless they were found before.
+// companionsOf returns the companions of a bearer at the source that were not found before.
 func (c *Comparer) companionsOf(ctx context.Context, b Bearer) (tags []listing.Tag, err error) {
 	r := b.Entry
 	next := wholly
@@ -158,7 +156,7 @@ func (c *Comparer) companionsOf(ctx context.Context, b Bearer) (tags []listing.T
 		return nil, err
 	}
 	var digests []reference.Digest
-	if b.job.followed == notAtAll && (!IsOpen(r) || resolve.AreCompanions(r)) { // else resolving has found its own
+	if b.job.followed == notAtAll && (!IsOpen(r) || resolve.AreCompanions(r)) { // otherwise, resolving has found them
 		digests = append(digests, b.Image.Digest)
 	}
 	switch {
@@ -188,8 +186,8 @@ func (c *Comparer) companionsOf(ctx context.Context, b Bearer) (tags []listing.T
 	return tags, nil
 }
 
-// list returns the companions that the source has, listed once; nil if it does not list its
-// tags.
+// list returns all companions in the source, which it lists once. It returns nil if the
+// registry does not list its tags.
 func (c *Comparer) list(ctx context.Context, r message.Repository) (resolve.Companions, error) {
 	known := &c.companions
 	known.mu.Lock()
@@ -211,18 +209,14 @@ func (c *Comparer) list(ctx context.Context, r message.Repository) (resolve.Comp
 	return l.companions, l.err
 }
 
-// forgetErrors lets lists be asked for again that could not be had.
+// forgetErrors forgets failed listings, so that they are tried again.
 func (c *companions) forgetErrors() {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	for source, l := range c.sources {
-		if l.err != nil {
-			delete(c.sources, source)
-		}
-	}
+	maps.DeleteFunc(c.sources, func(_ reference.Repository, l list) bool { return l.err != nil })
 }
 
-// possible looks the companions of a manifest up by name, at a source that does not list
+// possible looks up the companions of a manifest by name, because the registry does not list
 // its tags.
 func (c *Comparer) possible(ctx context.Context, r message.Repository, digest reference.Digest) ([]listing.Tag, error) {
 	var found []listing.Tag

@@ -1,9 +1,14 @@
 // Package compare decides what the images of an entry of the list need at the destination,
 // for a run and for a forecast alike. It asks registries and changes nothing there.
+//
+// Comparer.Compare groups the images by digest into jobs, each with a Verdict. Package chunk
+// carries verdicts out, and package check counts them; both implement Cases. verdict.go has
+// all verdicts, and describes how to add one.
 package compare
 
 import (
 	"context"
+	"slices"
 	"sync"
 	"time"
 
@@ -16,40 +21,41 @@ import (
 	"github.com/osism/skopeo-worker/worker/resolve"
 )
 
-// AtOnce is how many small requests a Comparer makes at once for one repository. The Asker
-// bounds those of all repositories.
+// AtOnce is how many small requests a Comparer sends at once for one repository. The Asker
+// limits the requests for all repositories together.
 const AtOnce = 16
 
-// Asker makes the requests of a Comparer. It decides when one is made, and whether again.
+// Asker decides when a Comparer's requests are sent, and repeats them after errors.
 type Asker interface {
-	// Ask makes a request to a repository, which is for an entry. It returns an error of
-	// its own if it does not make the request.
+	// Ask calls request, which asks a repository on behalf of an entry. If it does not call
+	// request, it returns an error of its own.
 	Ask(ctx context.Context, entry message.Repository, repository reference.Repository, request func() error) error
-	// Pulled counts a pull that a request has taken.
+	// Pulled counts a pull.
 	Pulled()
 }
 
-// Comparer compares images with their destination. It is for one chunk, or one forecast:
-// it remembers what the destinations have and what it has decided.
+// Notes return what workers have noted at the broker. An error ends the comparison.
+type Notes interface {
+	// Absent reports whether a manifest is known to have none of the wanted platforms.
+	Absent(ctx context.Context, digest reference.Digest, wanted platform.Wanted) (bool, error)
+	// Held returns the immutable tags that a destination is known to have.
+	Held(ctx context.Context, destination reference.Repository) (map[reference.Tag]Held, error)
+	// Sighted returns since when the tags of a source have their digests.
+	Sighted(ctx context.Context, source reference.Repository) (map[reference.Tag]resolve.Sighting, error)
+	// Released reports whether a digest of a source waits for no minimum age.
+	Released(ctx context.Context, source reference.Repository, digest reference.Digest) (bool, error)
+}
+
+// Comparer compares images with their destination. One chunk or one forecast uses one
+// Comparer, which remembers the tags of destinations and its own decisions.
 type Comparer struct {
-	Mirror *mirror.Mirror // asks both sides
+	Mirror *mirror.Mirror // sends the requests
 	Asker  Asker
-	// Absent reports whether it is known that a manifest has nothing of what is wanted. Its
-	// error ends a comparison.
-	Absent func(ctx context.Context, digest reference.Digest, wanted platform.Wanted) (bool, error)
-	// Held returns what a destination is known to have under immutable tags. Its error ends a
-	// comparison.
-	Held func(ctx context.Context, destination reference.Repository) (map[reference.Tag]Held, error)
-	// Ages knows how long tags have had their digests, and what was released. Its error ends
-	// a comparison.
-	Ages Ages
-	// Now is the clock; nil is time.Now.
+	Notes  Notes
+	// Now is the clock; if nil, time.Now is used.
 	Now func() time.Time
-	// Last returns what a source was last known to list; zero if nothing is known. Its error
-	// ends a comparison.
-	Last func(ctx context.Context, source reference.Repository) (Listing, error)
-	// Predict skips images of which a listing says that no platform is wanted. A run has to
-	// read the index itself to be sure.
+	// Predict skips images if the source's listing shows no wanted platform. A run does not
+	// rely on the listing, and reads the index instead.
 	Predict bool
 
 	companions companions
@@ -57,14 +63,14 @@ type Comparer struct {
 	sightings  sightings
 
 	mu      sync.Mutex
-	decided map[content]reference.Digest // what the destination has; zero if a job copies it
-	known   map[place]bool               // tags that are mirrored
+	decided map[content]reference.Digest // digests at destinations; zero if a job is to copy it
+	known   map[place]bool               // tags of the images that are mirrored
 	listed  map[place]resolve.Listed
-	bearers map[place]*Job // of companions
+	bearers map[place]*Job // by the tag of a companion
 }
 
-// Resolved notes what an entry means today, and returns its images without those that
-// another entry mirrors to the same tag.
+// Resolved notes the images that resolving an entry has found. It returns them without those
+// that another entry mirrors to the same tag.
 func (c *Comparer) Resolved(r message.Repository, found resolve.Result) []message.Image {
 	images := c.Expect(r, found.Images)
 	c.companions.note(r, found.Companions)
@@ -83,7 +89,7 @@ func (c *Comparer) Resolved(r message.Repository, found resolve.Result) []messag
 	return images
 }
 
-// Expect notes images that are mirrored, and returns those that were not expected yet.
+// Expect notes that images are mirrored, and returns those that were not noted before.
 func (c *Comparer) Expect(r message.Repository, images []message.Image) (others []message.Image) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -96,7 +102,7 @@ func (c *Comparer) Expect(r message.Repository, images []message.Image) (others 
 	return others
 }
 
-// Unexpect notes that the images of a job are not mirrored, unless another job brings them.
+// Unexpect undoes Expect for the images of a job. Another job may still bring them.
 func (c *Comparer) Unexpect(j *Job) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -105,22 +111,22 @@ func (c *Comparer) Unexpect(j *Job) {
 	}
 }
 
-// Hold notes that the destination has the content of a job, and the digest of it there.
+// Hold notes that the destination has the content of a job, under the digest at.
 func (c *Comparer) Hold(j *Job, at reference.Digest) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	set(&c.decided, contentOf(j.Entry, j.Digest), at)
 }
 
-// Forget notes that the destination does not have the content of a job, whatever was known.
+// Forget undoes Hold: the destination does not have the content of a job any more.
 func (c *Comparer) Forget(j *Job) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	delete(c.decided, contentOf(j.Entry, j.Digest))
 }
 
-// Present returns the digest that the content of a job has at the destination. It is zero if
-// an earlier job is to bring it there; then coming is true.
+// Present returns the digest that the content of a job has at the destination. If an earlier
+// job is still to bring it there, at is zero and coming is true.
 func (c *Comparer) Present(j *Job) (at reference.Digest, coming bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -128,33 +134,33 @@ func (c *Comparer) Present(j *Job) (at reference.Digest, coming bool) {
 	return at, coming
 }
 
-// Comparison is what a comparison has found.
+// Comparison is the result of a comparison.
 type Comparison struct {
-	// Jobs are in the order of the entries, their companions last: one for each digest of an
-	// entry, and one for each image that was asked for in vain.
+	// Jobs has a job for each digest of an entry, and one for each image that failed, in the
+	// order of the entries. Companions come last.
 	Jobs       []*Job
-	Companions int // how many images of the jobs are companions of others
+	Companions int // how many images of the jobs are companions
 	Failed     []Unaccompanied
-	Hidden     bool // there may be more companions below indexes that the destination lacks
+	Hidden     bool // indexes that the destination lacks may have more companions
 }
 
-// Compare returns what the images of the entries need, and their companions, as far as those
-// are known yet. The error is Absent's.
+// Compare returns the jobs of the images of entries, and of the companions that are known yet.
+// The error is that of Notes.
 func (c *Comparer) Compare(ctx context.Context, entries []message.Repository) (Comparison, error) {
 	var all Comparison
 	err := c.add(ctx, entries, &all)
 	return all, err
 }
 
-// Accompany returns what those companions of the bearers need that were not known before.
-// The error is Absent's.
+// Accompany returns the jobs of companions that were not known before. The error is that of
+// Notes.
 func (c *Comparer) Accompany(ctx context.Context, bearers []Bearer) (Comparison, error) {
 	var all Comparison
 	err := c.add(ctx, c.follow(ctx, bearers, &all), &all)
 	return all, err
 }
 
-// add adds entries to a comparison, their companions, and theirs.
+// add adds the jobs of entries to a comparison, then those of their companions, and so on.
 func (c *Comparer) add(ctx context.Context, entries []message.Repository, all *Comparison) error {
 	var listed shelves
 	for len(entries) > 0 {
@@ -176,17 +182,7 @@ func (c *Comparer) add(ctx context.Context, entries []message.Repository, all *C
 
 // jobs returns the jobs of entries, in their order.
 func (c *Comparer) jobs(ctx context.Context, entries []message.Repository, listed *shelves) ([]*Job, error) {
-	var destinations [][]message.Repository
-	index := map[reference.Repository]int{}
-	for _, r := range entries {
-		i, known := index[r.Destination]
-		if !known {
-			i = len(destinations)
-			index[r.Destination] = i
-			destinations = append(destinations, nil)
-		}
-		destinations[i] = append(destinations[i], r)
-	}
+	destinations := Grouped(entries, func(r message.Repository) reference.Repository { return r.Destination })
 	jobs := make([][]*Job, len(destinations))
 	var group errgroup.Group
 	group.SetLimit(AtOnce)
@@ -196,14 +192,8 @@ func (c *Comparer) jobs(ctx context.Context, entries []message.Repository, liste
 			return err
 		})
 	}
-	if err := group.Wait(); err != nil {
-		return nil, err
-	}
-	var all []*Job
-	for _, j := range jobs {
-		all = append(all, j...)
-	}
-	return all, nil
+	err := group.Wait()
+	return slices.Concat(jobs...), err
 }
 
 // compare compares entries that have one destination.
@@ -219,14 +209,14 @@ func (c *Comparer) compare(ctx context.Context, entries []message.Repository, li
 		byDigest := map[reference.Digest]*Job{}
 		for i, image := range images {
 			if tags[i].err != nil {
-				jobs = append(jobs, &Job{Entry: r, Digest: image.Digest, Images: images[i : i+1 : i+1], Verdict: Failed, Why: tags[i].err})
+				jobs = append(jobs, jobOf(r, image, reference.Digest{}, Failed, tags[i].err))
 				continue
 			}
 			until, err := c.waits(ctx, r, image, tags[i].current || tags[i].kept)
 			if err != nil {
 				return nil, err
 			}
-			if tags[i].kept { // which is reported at once, however young it is
+			if tags[i].kept { // reported at once, even if the new digest is too young
 				jobs = append(jobs, keep(r, image, tags[i].digest))
 				continue
 			}
@@ -257,25 +247,25 @@ func (c *Comparer) compare(ctx context.Context, entries []message.Repository, li
 	return jobs, c.decideAll(ctx, jobs, empty)
 }
 
-// origin returns what the listing says of an image, and which job it is a companion of.
+// origin returns the listing's data of an image, and the job whose companion it is.
 func (c *Comparer) origin(r message.Repository, i message.Image) (resolve.Listed, *Job) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	return c.listed[placeOf(r, i)], c.bearers[placeOf(r, i)]
 }
 
-// tagged is what the destination has under a tag.
+// tagged is the state of a tag at the destination.
 type tagged struct {
-	digest  reference.Digest // zero if there is no such tag
-	current bool             // it is what the source has
-	kept    bool             // it is not, and the tag is immutable
-	held    bool             // by what is known; the destination was not asked
+	digest  reference.Digest // zero if the tag is absent
+	current bool             // the tag is up to date
+	kept    bool             // it is not, but the tag is immutable
+	held    bool             // known from Notes; the destination was not asked
 	err     error
 }
 
-// look finds out what the destination has under each tag. What its listing does not show to
-// be up to date is asked for, the first tag alone: if that is missing, the repository may
-// have no tags at all. Then nothing else is asked.
+// look finds out the state of each tag at the destination. It looks up the tags that the
+// destination's listing does not show as up to date. The first is looked up alone: if it is
+// absent, the repository may be empty, so that no further look-up is needed.
 func (c *Comparer) look(ctx context.Context, entries []message.Repository, s *shelf) (tags []tagged, empty bool, err error) {
 	var wishes []wish
 	for _, r := range entries {
@@ -309,9 +299,9 @@ func (c *Comparer) look(ctx context.Context, entries []message.Repository, s *sh
 	return tags, false, nil
 }
 
-// askForFirst asks the destination for the tag of an image before more are asked for. It reports
-// whether the repository is taken for empty. Without any tag it may still have the content of
-// one, which is looked for if nothing else is and if the source limits pulls.
+// askForFirst looks up the first tag at the destination. It reports whether nothing else needs
+// to be looked up because the repository has no tags. Such a repository may still have the
+// manifest; if this is the only tag, it is worth a look-up when the source limits pulls.
 func (c *Comparer) askForFirst(ctx context.Context, w wish, more bool) (empty bool) {
 	w.found.err = c.Asker.Ask(ctx, w.entry, w.entry.Destination, func() (err error) {
 		w.found.current, w.found.digest, empty, err = c.Mirror.First(ctx, Target(w.entry, w.image), w.image.Digest, Wanted(w.entry), more)
@@ -320,7 +310,7 @@ func (c *Comparer) askForFirst(ctx context.Context, w wish, more bool) (empty bo
 	return empty && w.found.err == nil && (more || c.Mirror.Free(w.entry.Source))
 }
 
-// askFor asks the destination for the tag of an image.
+// askFor looks up the tag of an image at the destination.
 func (c *Comparer) askFor(ctx context.Context, w wish) {
 	w.found.err = c.Asker.Ask(ctx, w.entry, w.entry.Destination, func() (err error) {
 		w.found.current, w.found.digest, err = c.Mirror.Current(ctx, Target(w.entry, w.image), w.image.Digest, Wanted(w.entry))
@@ -328,8 +318,8 @@ func (c *Comparer) askFor(ctx context.Context, w wish) {
 	})
 }
 
-// LookUp asks the source for the digests of those images that have none. Of each image,
-// there is an error, which may be nil.
+// LookUp looks up the digests of images without one at the source. It returns an error, or
+// nil, for each image.
 func (c *Comparer) LookUp(ctx context.Context, r message.Repository, images []message.Image) []error {
 	errs := make([]error, len(images))
 	atOnce(len(images), func(i int) {
@@ -348,7 +338,7 @@ func (c *Comparer) LookUp(ctx context.Context, r message.Repository, images []me
 	return errs
 }
 
-// atOnce calls do with 0 to n-1, AtOnce of them at a time.
+// atOnce calls do with 0 to n-1, in up to AtOnce goroutines.
 func atOnce(n int, do func(i int)) {
 	var group errgroup.Group
 	group.SetLimit(AtOnce)

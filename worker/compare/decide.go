@@ -9,7 +9,8 @@ import (
 	"github.com/osism/skopeo-worker/worker/platform"
 )
 
-// decideAll gives a verdict to the jobs that have none. Jobs of one content share it.
+// decideAll gives a verdict to the jobs that have none. Jobs with the same content share one
+// decision. empty says that the destination has no tags.
 func (c *Comparer) decideAll(ctx context.Context, jobs []*Job, empty bool) error {
 	byContent := map[content][]*Job{}
 	var first []*Job
@@ -42,8 +43,8 @@ func (c *Comparer) decideAll(ctx context.Context, jobs []*Job, empty bool) error
 	return nil
 }
 
-// Update changes the verdict of a job whose content another job has brought since, or was
-// to bring and has not.
+// Update renews the verdict of a job: another job may have brought its content meanwhile, or
+// may have failed to bring it.
 func (c *Comparer) Update(ctx context.Context, j *Job) error {
 	if !j.IsLacking() {
 		return nil
@@ -59,7 +60,7 @@ func (c *Comparer) Update(ctx context.Context, j *Job) error {
 	return c.decide(ctx, j, false)
 }
 
-// decide gives a job a verdict, most of the time without a request.
+// decide gives a job a verdict, mostly without a request.
 func (c *Comparer) decide(ctx context.Context, j *Job, empty bool) error {
 	at, coming := c.Present(j)
 	wanted := Wanted(j.Entry)
@@ -71,14 +72,14 @@ func (c *Comparer) decide(ctx context.Context, j *Job, empty bool) error {
 		j.Verdict, j.Why = Skip, platform.ErrNoPlatform
 		return nil
 	case !wanted.All():
-		if absent, err := c.Absent(ctx, j.Digest, wanted); err != nil || absent {
+		if absent, err := c.Notes.Absent(ctx, j.Digest, wanted); err != nil || absent {
 			j.Verdict, j.Why = Skip, platform.ErrNoPlatform
 			return err
 		}
 	}
 	j.Verdict = Copy
 	if empty || !wanted.All() && types.MediaType(j.MediaType).IsIndex() {
-		return nil // the index of some platforms is made of the source's, which takes a pull
+		return nil // the digest of an index of some platforms is known only after a pull
 	}
 	if err := c.Asker.Ask(ctx, j.Entry, j.Entry.Destination, func() error { return c.seek(ctx, j, wanted) }); err != nil {
 		j.Verdict, j.Why = Failed, err
@@ -86,7 +87,7 @@ func (c *Comparer) decide(ctx context.Context, j *Job, empty bool) error {
 	return nil
 }
 
-// seek asks the destination for the digest.
+// seek looks up the digest at the destination.
 func (c *Comparer) seek(ctx context.Context, j *Job, wanted platform.Wanted) error {
 	destination := j.Entry.Destination
 	d, held, err := c.Mirror.Holds(ctx, destination, j.Digest)
@@ -94,7 +95,7 @@ func (c *Comparer) seek(ctx context.Context, j *Job, wanted platform.Wanted) err
 		return err
 	}
 	if !wanted.All() {
-		// It may have been copied to learn its platform, and left without a tag.
+		// An earlier run may have copied it only to find out its platform.
 		wants, err := c.Mirror.HasPlatform(ctx, destination, j.Digest, wanted)
 		if err != nil {
 			return err

@@ -10,8 +10,8 @@ import (
 	"github.com/osism/skopeo-worker/worker/platform"
 )
 
-// Entry identifies the entry of the list that a repository of a chunk comes from. Two
-// selections of one repository are two entries, even if they are equal.
+// Entry identifies the entry of the list that a repository of a chunk comes from. Two entries
+// of one repository differ even if their selections are equal.
 type Entry struct {
 	source, destination reference.Repository
 	tag                 reference.Tag
@@ -27,13 +27,13 @@ func EntryOf(r message.Repository) Entry {
 // IsRepository reports whether an entry names neither a tag nor a digest.
 func IsRepository(r message.Repository) bool { return r.Tag.IsZero() && r.Digest.IsZero() }
 
-// IsOpen reports whether an entry stands for the tags that the source lists, rather than
-// for tags that the entry names.
+// IsOpen reports whether an entry selects among the tags that the source lists, rather than
+// naming its tags.
 func IsOpen(r message.Repository) bool {
 	return IsRepository(r) && (r.Selection == nil || len(r.Selection.List) == 0)
 }
 
-// Wanted returns which part of each image of an entry is mirrored.
+// Wanted returns the platforms of an entry's images that are mirrored.
 func Wanted(r message.Repository) platform.Wanted {
 	if r.Selection == nil {
 		return platform.Wanted{}
@@ -49,8 +49,8 @@ func DestinationTag(i message.Image) reference.Tag {
 	return reference.Reference{Tag: i.Tag, Digest: i.Digest}.DestinationTag()
 }
 
-// SourceTag returns the tag by which the signature policy is asked for an image: zero if the
-// list names its digest.
+// SourceTag returns the tag under which the signature policy judges an image; zero if the list
+// names its digest.
 func SourceTag(r message.Repository, i message.Image) reference.Tag {
 	if !r.Digest.IsZero() {
 		return reference.Tag{}
@@ -58,12 +58,29 @@ func SourceTag(r message.Repository, i message.Image) reference.Tag {
 	return i.Tag
 }
 
-// Target returns where an image of an entry is mirrored to.
+// Target returns the place to which an image of an entry is mirrored.
 func Target(r message.Repository, i message.Image) mirror.Target {
 	return mirror.Target{Repository: r.Destination, Tag: DestinationTag(i), Referrers: BringsReferrers(r)}
 }
 
-// place is where a tag is mirrored to.
+// Grouped puts entries with equal keys together. The groups are in the order of their first
+// entries.
+func Grouped[K comparable](entries []message.Repository, key func(message.Repository) K) [][]message.Repository {
+	var groups [][]message.Repository
+	index := map[K]int{}
+	for _, r := range entries {
+		i, known := index[key(r)]
+		if !known {
+			i = len(groups)
+			index[key(r)] = i
+			groups = append(groups, nil)
+		}
+		groups[i] = append(groups[i], r)
+	}
+	return groups
+}
+
+// place is a tag of a destination, with its source.
 type place struct {
 	source, destination reference.Repository
 	tag                 reference.Tag
@@ -73,7 +90,7 @@ func placeOf(r message.Repository, i message.Image) place {
 	return place{r.Source, r.Destination, DestinationTag(i)}
 }
 
-// content is a digest of the source, and which part of it a destination is to have.
+// content is a digest of the source, with the platforms of it that a destination is to have.
 type content struct {
 	destination         reference.Repository
 	digest              reference.Digest

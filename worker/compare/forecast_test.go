@@ -177,10 +177,7 @@ func (w *world) forecast(t *testing.T, n *notes) check.Totals {
 	c := &check.Checker{
 		Resolver: upstream,
 		Mirror:   mirror.NewComparing(w.withoutPulls, w.comparingOnly, upstream.Listing, mirrortest.Limited),
-		Absent:   n.Absent,
-		Held:     n.Held,
-		Last:     n.Counted,
-		Ages:     n,
+		Notes:    n,
 		Backoff:  func(int) time.Duration { return 0 },
 	}
 	if w.distrusting {

@@ -12,30 +12,31 @@ import (
 	"github.com/osism/skopeo-worker/shared/selection"
 )
 
-// ErrImmutable is the reason of Keep.
+// ErrImmutable is Job.Why of the verdict Keep.
 var ErrImmutable = errors.New("the source has moved an immutable tag")
 
-// Held is what a destination has under an immutable tag.
+// Held is the state of an immutable tag at a destination.
 type Held struct {
 	From   reference.Repository // the source
-	Source reference.Digest     // that was mirrored
-	At     reference.Digest     // that it has at the destination
-	// Fresh says that no request is needed for it while the destination lists the tag.
+	Source reference.Digest     // the digest at the source that was mirrored
+	At     reference.Digest     // its digest at the destination
+	// Fresh reports whether the digest need not be looked up while the destination lists the
+	// tag.
 	Fresh bool
 }
 
-// Backup is another tag for what a tag has had.
+// Backup is another tag for a digest that a tag had before.
 type Backup struct {
 	Name   reference.Tag    `json:"tag"`
 	Digest reference.Digest `json:"digest"`
 }
 
-// immutables are what destinations have under immutable tags.
+// immutables are the immutable tags of destinations.
 type immutables struct {
 	mu       sync.Mutex
 	matchers map[Entry]*selection.Matcher
-	known    map[reference.Repository]func() (map[reference.Tag]Held, error) // by destination
-	seen     map[reference.Repository]map[reference.Tag]Held                 // since the Comparer was made
+	known    map[reference.Repository]func() (map[reference.Tag]Held, error) // from Notes, by destination
+	seen     map[reference.Repository]map[reference.Tag]Held                 // by this Comparer
 }
 
 // IsImmutable reports whether the tag of an image is never replaced.
@@ -49,21 +50,21 @@ func (c *Comparer) IsImmutable(r message.Repository, i message.Image) bool {
 	if m == nil {
 		var err error
 		if m, err = (selection.Selection{Immutable: r.Selection.Immutable}).Compile(); err != nil {
-			return true // the planner has checked it; nothing is replaced by mistake
+			return true // the planner has checked it; if in doubt, nothing is replaced
 		}
 		set(&c.immutables.matchers, EntryOf(r), m)
 	}
 	return m.Immutable(DestinationTag(i).String())
 }
 
-// heldAt returns what the destination of an entry has under immutable tags. It is asked for
-// once, and the destination for the names of its tags: it may have lost them.
+// heldAt returns the noted immutable tags of an entry's destination. It reads them once, and
+// lists the destination's tags, because the destination may have lost some.
 func (c *Comparer) heldAt(ctx context.Context, r message.Repository) (map[reference.Tag]Held, error) {
 	c.immutables.mu.Lock()
 	known := c.immutables.known[r.Destination]
 	if known == nil {
 		known = sync.OnceValues(func() (map[reference.Tag]Held, error) {
-			held, err := c.Held(ctx, r.Destination)
+			held, err := c.Notes.Held(ctx, r.Destination)
 			if err == nil {
 				c.refresh(ctx, r, held)
 			}
@@ -75,8 +76,8 @@ func (c *Comparer) heldAt(ctx context.Context, r message.Repository) (map[refere
 	return known()
 }
 
-// refresh makes those tags stale that the destination does not list. They are looked up then,
-// as are all of them if it cannot be asked.
+// refresh clears Fresh of the tags that the destination does not list, or of all tags if it
+// cannot be listed. They are looked up then.
 func (c *Comparer) refresh(ctx context.Context, r message.Repository, held map[reference.Tag]Held) {
 	if len(held) == 0 {
 		return
@@ -92,8 +93,8 @@ func (c *Comparer) refresh(ctx context.Context, r message.Repository, held map[r
 	}
 }
 
-// fixed returns the digests of tags of which the source need not be asked, because the
-// destination has them and they are immutable. The error is Held's.
+// fixed returns the digests of immutable tags that the destination has. They need not be looked
+// up at the source. The error is that of Notes.
 func (c *Comparer) fixed(ctx context.Context, r message.Repository) (map[reference.Tag]reference.Digest, error) {
 	if len(r.Selection.Immutable) == 0 {
 		return nil, nil
@@ -108,7 +109,7 @@ func (c *Comparer) fixed(ctx context.Context, r message.Repository) (map[referen
 	return digests, err
 }
 
-// Saw notes what a destination has under an immutable tag.
+// Saw notes the digest that a destination has under an immutable tag.
 func (c *Comparer) Saw(r message.Repository, i message.Image, at reference.Digest) {
 	c.immutables.mu.Lock()
 	defer c.immutables.mu.Unlock()
@@ -117,15 +118,15 @@ func (c *Comparer) Saw(r message.Repository, i message.Image, at reference.Diges
 	set(&c.immutables.seen, r.Destination, tags)
 }
 
-// Seen returns what Saw has noted, by destination.
+// Seen returns the immutable tags that Saw has noted, by destination.
 func (c *Comparer) Seen() map[reference.Repository]map[reference.Tag]Held {
 	c.immutables.mu.Lock()
 	defer c.immutables.mu.Unlock()
 	return maps.Clone(c.immutables.seen)
 }
 
-// hold finds the immutable tags that destinations are known to have, and returns the other
-// wishes. settle decides about the immutable ones among those, once they were looked for.
+// hold answers wishes for immutable tags that the destination is known to have, and returns the
+// others. When those have been looked up, settle decides which immutable tags are kept.
 func (c *Comparer) hold(ctx context.Context, wishes []wish) (others []wish, settle func(), err error) {
 	stale := map[*tagged]Held{}
 	var immutable []wish
@@ -139,7 +140,7 @@ func (c *Comparer) hold(ctx context.Context, wishes []wish) (others []wish, sett
 			return nil, nil, err
 		}
 		h, known := held[DestinationTag(w.image)]
-		known = known && h.From == w.entry.Source // another source had the destination before
+		known = known && h.From == w.entry.Source // the destination may have had another source
 		if known && h.Fresh && h.Source == w.image.Digest {
 			*w.found = tagged{digest: h.At, current: true, held: true}
 			continue
@@ -165,21 +166,16 @@ func (c *Comparer) hold(ctx context.Context, wishes []wish) (others []wish, sett
 	}, nil
 }
 
-// keep returns the job of an image whose tag is kept. at is what the destination has under
-// it; zero if it has lost the tag.
+// keep returns the job of an image whose immutable tag is kept. at is the digest that the
+// destination has under the tag; zero if it has lost the tag.
 func keep(r message.Repository, i message.Image, at reference.Digest) *Job {
-	return &Job{
-		Entry: r, Digest: i.Digest, MediaType: i.MediaType, Images: []message.Image{i}, Verdict: Keep, Why: kept(i, at),
-		Had: map[reference.Tag]reference.Digest{DestinationTag(i): at},
-	}
-}
-
-func kept(i message.Image, at reference.Digest) error {
+	why := fmt.Errorf("%w: the destination keeps %s, the source has %s", ErrImmutable, at, i.Digest)
 	if at.IsZero() {
-		return fmt.Errorf("%w: to %s; the destination has lost what was mirrored", ErrImmutable, i.Digest)
+		why = fmt.Errorf("%w: to %s; the destination has lost what was mirrored", ErrImmutable, i.Digest)
 	}
-	return fmt.Errorf("%w: the destination keeps %s, the source has %s", ErrImmutable, at, i.Digest)
+	return jobOf(r, i, at, Keep, why)
 }
 
-// Keeps makes a job for one of the images of a job whose tag turned out to be taken.
+// Keeps returns a job that keeps the tag of one of the job's images, because another digest has
+// turned out to be under it.
 func (j *Job) Keeps(i message.Image, at reference.Digest) *Job { return keep(j.Entry, i, at) }

@@ -12,34 +12,39 @@ import (
 	"github.com/osism/skopeo-worker/worker/resolve"
 )
 
-// Job is one digest of an entry, with all tags of the entry that name it.
+// Job is one digest of an entry, with all tags of the entry that have it.
 type Job struct {
 	Entry     message.Repository // without its images
-	Digest    reference.Digest   // zero if it is not looked up yet
+	Digest    reference.Digest   // of the source; zero if it is not looked up yet
 	MediaType string             // empty if unknown
-	Listed    resolve.Listed     // what the listing says of it
+	Listed    resolve.Listed     // data from the source's listing
 	Verdict   Verdict
 	Why       error            // of Skip, Keep, Wait and Failed
 	Until     time.Time        // of Wait
-	Images    []message.Image  // that the verdict is about, unless it is Unchanged
-	Current   []message.Image  // whose tags are up to date
-	At        reference.Digest // that the content has at the destination; zero if it has none
+	Images    []message.Image  // images to which the verdict applies; none if it is Unchanged
+	Current   []message.Image  // images whose tags are up to date
+	At        reference.Digest // digest of the content at the destination; zero if absent
 	Resolved  time.Time        // when the tags were looked up; set by the caller of Compare
-	Bearer    *Job             // that it is a companion of; nil if it is none
+	Bearer    *Job             // the job whose companion this one is; nil if none
 	// Had are the digests that the destination had under the tags of Images.
 	Had map[reference.Tag]reference.Digest
 
 	followed followed
 }
 
-// IsSkipped reports whether nothing of the job is mirrored, or whether it is a companion of
-// such a job.
-func (j *Job) IsSkipped() bool {
-	return j.Verdict == Skip || j.Verdict == Keep || j.Verdict == Wait || j.Bearer != nil && j.Bearer.IsSkipped()
+// jobOf returns the job of a single image. at is the digest that the destination has under its
+// tag; zero if none is known.
+func jobOf(r message.Repository, i message.Image, at reference.Digest, verdict Verdict, why error) *Job {
+	r.Images = nil
+	return &Job{
+		Entry: r, Digest: i.Digest, MediaType: i.MediaType, Images: []message.Image{i}, Verdict: verdict, Why: why,
+		Had: map[reference.Tag]reference.Digest{DestinationTag(i): at},
+	}
 }
 
-// About returns the job that a companion is about, in the end: of a signature's signature, the
-// image. Of any other job, it is the job itself.
+// About returns the job of the image that a companion belongs to, through any number of
+// companions: for the signature of a signature, that of the image. A job that is not a
+// companion returns itself.
 func (j *Job) About() *Job {
 	for j.Bearer != nil {
 		j = j.Bearer
@@ -47,7 +52,7 @@ func (j *Job) About() *Job {
 	return j
 }
 
-// Replaces notes what the destination has under a tag now.
+// Replaces notes the digest that the destination has under a tag now.
 func (j *Job) Replaces(tag reference.Tag, had reference.Digest) { set(&j.Had, tag, had) }
 
 // IsLacking reports whether the destination lacks the content of a job.
@@ -58,7 +63,7 @@ func (j *Job) All() []message.Image {
 	return append(j.Images[:len(j.Images):len(j.Images)], j.Current...)
 }
 
-// IsImage reports whether the digest is known to be of an image, rather than of an index.
+// IsImage reports whether the digest is known to belong to an image rather than an index.
 func (j *Job) IsImage() bool { return isImage(j.MediaType) }
 
 func isImage(mediaType string) bool {
@@ -66,7 +71,7 @@ func isImage(mediaType string) bool {
 	return kind.IsImage() || kind.IsSchema1()
 }
 
-// IsAboutOthers reports whether all tags of the job are those of something about another image.
+// IsAboutOthers reports whether all tags of the job are tags of companions.
 func (j *Job) IsAboutOthers() bool {
 	return !slices.ContainsFunc(j.All(), func(i message.Image) bool {
 		_, ok := selection.Companion(i.Tag.String())
@@ -74,8 +79,8 @@ func (j *Job) IsAboutOthers() bool {
 	})
 }
 
-// Covered counts the wanted ones among the platforms that the listing says of the job's
-// digest, with the size of their layers in bytes.
+// Covered counts the wanted platforms among those that the source's listing shows for the
+// digest, and adds up the bytes of their layers.
 func (j *Job) Covered() (n int, size int64) {
 	wanted := Wanted(j.Entry)
 	for _, p := range j.Listed.Platforms {
@@ -87,7 +92,7 @@ func (j *Job) Covered() (n int, size int64) {
 	return n, size
 }
 
-// Unwanted reports whether the listing says the platforms of the digest, and none of them
+// Unwanted reports whether the source's listing shows platforms for the digest, but none that
 // is wanted.
 func (j *Job) Unwanted() bool {
 	n, _ := j.Covered()

@@ -5,33 +5,36 @@ import (
 	"errors"
 	"fmt"
 	"sync"
+	"time"
 
 	"github.com/osism/skopeo-worker/shared/message"
 	"github.com/osism/skopeo-worker/shared/reference"
 	"github.com/osism/skopeo-worker/worker/listing"
+	"github.com/osism/skopeo-worker/worker/registry"
+	"github.com/osism/skopeo-worker/worker/resolve"
 )
 
-// ErrUnlisted is returned to an Asker if the API that lists the tags of a destination cannot
-// be used. The OCI API is asked instead, so it says nothing about the destination.
+// ErrUnlisted is returned to an Asker if the API that lists the tags of a destination with
+// their digests cannot be used. The destination itself may work: the OCI API is used instead.
 var ErrUnlisted = errors.New("the destination's own tag listing cannot be used")
 
-// fewTags is how many tags are cheaper to look up one by one than to search for in pages of
-// which most may be about other tags.
+// fewTags is how many tags are looked up one by one, because pages of a listing may be mostly
+// about other tags.
 const fewTags = 2
 
-// shelves are what the APIs of destinations have listed. They are kept for one comparison,
-// because what is copied after it makes them wrong.
+// shelves are the listings of destinations. They serve one comparison, because copies make them
+// wrong.
 type shelves struct {
 	mu    sync.Mutex
 	known map[reference.Repository]*shelf
 }
 
-// shelf is what the API of a destination has listed. It is used by one goroutine at a time,
-// because entries of one destination are compared together.
+// shelf is the listing of a destination, as far as it was read. One goroutine at a time uses
+// it, because entries of one destination are compared together.
 type shelf struct {
-	pages  *listing.Pages // nil: there is no such API
+	pages  *listing.Pages // nil if the registry has no API that lists digests
 	tags   map[reference.Tag]reference.Digest
-	failed error // for which the API cannot be used; until it was warned of
+	failed error // the reason why the API cannot be used, until it was logged
 }
 
 // of returns the shelf of a destination.
@@ -48,22 +51,22 @@ func (s *shelves) of(c *Comparer, destination reference.Repository) *shelf {
 	return s.known[destination]
 }
 
-// wish is an image whose tag is looked for at the destination.
+// wish is an image whose tag is to be found at the destination.
 type wish struct {
 	entry message.Repository
 	image message.Image
 	found *tagged
 }
 
-// isListed reports whether the listing has the tag with the very digest that is wanted. It
-// is believed about nothing else: it may lag, and leave tags out.
+// isListed reports whether the listing has the tag with the wanted digest. Any other answer of
+// the listing may be wrong: it may lag, and leave out tags.
 func (s *shelf) isListed(w wish) bool {
 	listed := s.tags[DestinationTag(w.image)]
 	return !listed.IsZero() && listed == w.image.Digest && Wanted(w.entry).All()
 }
 
-// search looks for images in the listing of their destination, and returns those that it did
-// not find. It reads pages for as long as that takes fewer requests than asking for each tag.
+// search looks for images in the listing of their destination, and returns those that it does
+// not find. It reads further pages while that takes fewer requests than a look-up of each tag.
 func (c *Comparer) search(ctx context.Context, s *shelf, wishes []wish) []wish {
 	wishes = s.take(wishes)
 	for s.pages != nil && !s.pages.Ended() && listable(wishes) > fewTags {
@@ -72,14 +75,14 @@ func (c *Comparer) search(ctx context.Context, s *shelf, wishes []wish) []wish {
 			break
 		}
 		if wishes = s.take(wishes); before-len(wishes) < fewTags {
-			break // the repository has much that is not wanted here
+			break // most tags of the repository are not wanted here
 		}
 	}
 	return wishes
 }
 
-// listable counts the images that a listing can be believed about. Some platforms of an image
-// have a digest of their own at the destination.
+// listable counts the images that a listing can show as up to date. An index of some platforms
+// has another digest at the destination.
 func listable(wishes []wish) (n int) {
 	for _, w := range wishes {
 		if Wanted(w.entry).All() {
@@ -117,11 +120,29 @@ func (c *Comparer) turn(ctx context.Context, s *shelf, entry message.Repository)
 	})
 }
 
-// warn logs why the API of a destination that has the repository cannot be used. One that
-// lacks it refuses to list it, too.
+// warn logs why the API of a destination cannot be used. It is called if the destination has
+// the repository; a registry also refuses to list a repository that does not exist.
 func (s *shelf) warn() {
 	if s.failed != nil {
 		s.pages.Warn(s.failed)
 		s.failed = nil
 	}
+}
+
+// Listing is the number of tags that a repository last listed.
+type Listing struct {
+	Tags int // without companions; at least so many if it was not listed to the end
+	At   time.Time
+}
+
+// Few returns an error if a repository lists less than half of the tags of the last time: a
+// *registry.Error that wraps resolve.ErrFewTags. It returns nil for an entry with min_tags,
+// which sets the minimum itself, and for one that was not listed to the end.
+func Few(r message.Repository, found resolve.Result, last Listing) error {
+	if !found.Whole || r.Selection != nil && r.Selection.MinTags > 0 || 2*found.Count >= last.Tags {
+		return nil
+	}
+	return &registry.Error{Op: registry.OpTags, Repository: r.Source, Err: fmt.Errorf(
+		"%w: the registry lists %d, and listed at least %d until %s; if that is right, set min_tags",
+		resolve.ErrFewTags, found.Count, last.Tags, last.At.UTC().Format(time.DateOnly))}
 }

@@ -5,41 +5,44 @@ import (
 	"fmt"
 )
 
-// Verdict is what the images of a job need. To add one, add a constant, a method of Cases
-// and a case of Job.Handle: what does not handle it yet no longer compiles.
+// Verdict is what the images of a job need. To add one, add a constant, a method of Cases and
+// a case of Job.Handle; what does not handle the new verdict no longer compiles. If nothing is
+// mirrored because of it, add it to Job.IsSkipped.
 type Verdict int
 
-// The zero Verdict is of a job that was not compared.
+// The verdicts. A job that was not compared has the zero Verdict.
 const (
 	// Copy means that the destination lacks the content.
 	Copy Verdict = iota + 1
-	// Tag means that the destination has the content under another name, or will have it
-	// as soon as an earlier job of the Comparer is done. It lacks only the tags.
+	// Tag means that the destination lacks only the tags. It has the content under another
+	// name, or will have it when an earlier job of the Comparer is done.
 	Tag
 	// Unchanged means that all tags are up to date.
 	Unchanged
-	// Skip means that the list wants nothing of the content. Job.Why says why.
+	// Skip means that the content has none of the wanted platforms. Job.Why is the reason.
 	Skip
-	// Keep means that the source has moved an immutable tag, and that the destination keeps
-	// what it has. Job.Why is an ErrImmutable with both digests.
+	// Keep means that the source has moved an immutable tag. The destination keeps its
+	// digest. Job.Why is an ErrImmutable with both digests.
 	Keep
-	// Wait means that the tag has not had its digest for long enough. The destination keeps
-	// what it has until Job.Until.
+	// Wait means that the tag has not had its digest for the minimum age. The destination
+	// keeps its digest until Job.Until. Job.Why is an ErrYoung.
 	Wait
-	// Failed means that it could not be found out. Job.Why is the error.
+	// Failed means that the source or the destination could not be asked. Job.Why is the
+	// error.
 	Failed
-
-	verdicts = iota // how many there are
 )
 
-func (v Verdict) String() string {
-	if v < 0 || int(v) > verdicts {
-		return fmt.Sprintf("verdict %d", int(v))
+// IsSkipped reports whether nothing of the job is mirrored, because of its own verdict or
+// because it is a companion of a skipped job.
+func (j *Job) IsSkipped() bool {
+	switch j.Verdict {
+	case Skip, Keep, Wait:
+		return true
 	}
-	return [...]string{"not compared", "copy", "tag", "unchanged", "skip", "keep", "wait", "failed"}[v]
+	return j.Bearer != nil && j.Bearer.IsSkipped()
 }
 
-// Cases handles the jobs of each verdict.
+// Cases handles jobs, with one method for each verdict.
 type Cases interface {
 	Copy(ctx context.Context, j *Job) error
 	Tag(ctx context.Context, j *Job) error
@@ -50,7 +53,7 @@ type Cases interface {
 	Failed(ctx context.Context, j *Job) error
 }
 
-// Handle calls the method that is for the job's verdict.
+// Handle calls the method of the job's verdict.
 func (j *Job) Handle(ctx context.Context, c Cases) error {
 	switch j.Verdict {
 	case Copy:
@@ -68,5 +71,5 @@ func (j *Job) Handle(ctx context.Context, c Cases) error {
 	case Failed:
 		return c.Failed(ctx, j)
 	}
-	panic(fmt.Sprintf("compare: no case for %v", j.Verdict))
+	panic(fmt.Sprintf("compare: no case for verdict %d", j.Verdict))
 }

@@ -15,13 +15,13 @@ import (
 	"github.com/osism/skopeo-worker/shared/message"
 	"github.com/osism/skopeo-worker/shared/reference"
 	"github.com/osism/skopeo-worker/shared/selection"
-	"github.com/osism/skopeo-worker/worker/compare"
 	"github.com/osism/skopeo-worker/worker/mirror"
 	"github.com/osism/skopeo-worker/worker/mirrortest"
 	"github.com/osism/skopeo-worker/worker/platform"
 	"github.com/osism/skopeo-worker/worker/policy"
 	"github.com/osism/skopeo-worker/worker/registry"
 	"github.com/osism/skopeo-worker/worker/registrytest"
+	"github.com/osism/skopeo-worker/worker/resolve"
 )
 
 const (
@@ -40,7 +40,7 @@ type world struct {
 	versions int
 	lacking  bool // some images may have no wanted platform
 	fixed    bool // some tags are immutable
-	seen     map[reference.Repository]map[reference.Tag]compare.Sighting
+	seen     map[reference.Repository]map[reference.Tag]resolve.Sighting
 
 	accompanied bool // some have signatures or referrers
 	distrusting bool // a policy rejects some digests
@@ -49,7 +49,7 @@ type world struct {
 func newWorld(t *testing.T, seed uint64, s *site) *world {
 	w := &world{
 		Rand: rand.New(rand.NewPCG(seed, 0)), site: s, t: t, name: fmt.Sprintf("w%d", seed),
-		seen: map[reference.Repository]map[reference.Tag]compare.Sighting{},
+		seen: map[reference.Repository]map[reference.Tag]resolve.Sighting{},
 	}
 	for i := range 1 + w.IntN(2) {
 		w.repository(fmt.Sprintf("%s/r%d", w.name, i))
@@ -223,7 +223,7 @@ func (w *world) list(name string, tags, digests []string) {
 // sight gives some tags an age, as earlier runs have noted it. Some may have moved since. (With a
 // minimum age, those take a place in a limit until a run has noticed it.)
 func (w *world) sight(name string, source reference.Repository, tags []string, moved bool) {
-	w.seen[source] = map[reference.Tag]compare.Sighting{}
+	w.seen[source] = map[reference.Tag]resolve.Sighting{}
 	for _, tag := range tags {
 		digest, err := w.from.Digest(name, tag)
 		require.NoError(w.t, err)
@@ -231,7 +231,7 @@ func (w *world) sight(name string, source reference.Repository, tags []string, m
 			digest = "sha256:" + strings.Repeat("0", 64)
 		}
 		if w.chance(7) {
-			w.seen[source][reference.MustTag(tag)] = compare.Sighting{Digest: reference.MustDigest(digest), Since: time.Now().Add(-one(w, time.Hour, 30*time.Hour, 48*time.Hour))}
+			w.seen[source][reference.MustTag(tag)] = resolve.Sighting{Digest: reference.MustDigest(digest), Since: time.Now().Add(-one(w, time.Hour, 30*time.Hour, 48*time.Hour))}
 		}
 	}
 }

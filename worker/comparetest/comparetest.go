@@ -11,6 +11,7 @@ import (
 	"github.com/osism/skopeo-worker/shared/reference"
 	"github.com/osism/skopeo-worker/worker/compare"
 	"github.com/osism/skopeo-worker/worker/platform"
+	"github.com/osism/skopeo-worker/worker/resolve"
 )
 
 // Memory is what workers have noted. It forgets what is set to nil. Its zero value is empty.
@@ -19,7 +20,7 @@ type Memory struct {
 	AbsentImages    map[string]bool // by digest and what is wanted
 	HeldTags        map[reference.Repository]map[reference.Tag]compare.Held
 	Counts          map[reference.Repository]compare.Listing
-	SightedTags     map[reference.Repository]map[reference.Tag]compare.Sighting
+	SightedTags     map[reference.Repository]map[reference.Tag]resolve.Sighting
 	ReleasedDigests map[reference.Digest]bool
 	BackupTags      map[reference.Repository]map[reference.Tag][]compare.Backup
 
@@ -100,21 +101,21 @@ func (n *Memory) NoteHeld(_ context.Context, destination reference.Repository, t
 }
 
 // Sighted implements compare.Ages.
-func (n *Memory) Sighted(_ context.Context, source reference.Repository) (map[reference.Tag]compare.Sighting, error) {
+func (n *Memory) Sighted(_ context.Context, source reference.Repository) (map[reference.Tag]resolve.Sighting, error) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	return maps.Clone(n.SightedTags[source]), nil
 }
 
 // NoteSightings implements chunk.Notes.
-func (n *Memory) NoteSightings(_ context.Context, source reference.Repository, tags map[reference.Tag]compare.Sighting) error {
+func (n *Memory) NoteSightings(_ context.Context, source reference.Repository, tags map[reference.Tag]resolve.Sighting) error {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	if n.SightedTags == nil {
-		n.SightedTags = map[reference.Repository]map[reference.Tag]compare.Sighting{}
+		n.SightedTags = map[reference.Repository]map[reference.Tag]resolve.Sighting{}
 	}
 	if n.SightedTags[source] == nil {
-		n.SightedTags[source] = map[reference.Tag]compare.Sighting{}
+		n.SightedTags[source] = map[reference.Tag]resolve.Sighting{}
 	}
 	maps.Copy(n.SightedTags[source], tags)
 	return nil

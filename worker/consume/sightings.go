@@ -13,7 +13,7 @@ import (
 	"github.com/osism/skopeo-worker/shared/broker"
 	"github.com/osism/skopeo-worker/shared/message"
 	"github.com/osism/skopeo-worker/shared/reference"
-	"github.com/osism/skopeo-worker/worker/compare"
+	"github.com/osism/skopeo-worker/worker/resolve"
 )
 
 // sightedBucket holds since when tags of sources have had their digests.
@@ -23,7 +23,7 @@ const sightedBucket = "mirror_sighted"
 // are forgotten: most of them are mirrored by then.
 type sightedTags struct {
 	Source reference.Repository               `json:"source"`
-	Tags   map[reference.Tag]compare.Sighting `json:"tags"`
+	Tags   map[reference.Tag]resolve.Sighting `json:"tags"`
 }
 
 // parseSighted reads a note. It ignores what is not one about the source.
@@ -32,7 +32,7 @@ func parseSighted(entry jetstream.KeyValueEntry, source reference.Repository) si
 	if entry == nil || json.Unmarshal(entry.Value(), &note) != nil || note.Source != source {
 		return sightedTags{}
 	}
-	maps.DeleteFunc(note.Tags, func(tag reference.Tag, s compare.Sighting) bool { return tag.IsZero() || s.Digest.IsZero() })
+	maps.DeleteFunc(note.Tags, func(tag reference.Tag, s resolve.Sighting) bool { return tag.IsZero() || s.Digest.IsZero() })
 	return note
 }
 
@@ -50,9 +50,9 @@ func shardOf(source reference.Repository, tag reference.Tag) string {
 }
 
 // Sighted implements compare.Ages.
-func (n *Notes) Sighted(ctx context.Context, source reference.Repository) (tags map[reference.Tag]compare.Sighting, err error) {
+func (n *Notes) Sighted(ctx context.Context, source reference.Repository) (tags map[reference.Tag]resolve.Sighting, err error) {
 	err = n.retry(ctx, func(ctx context.Context) error {
-		tags = map[reference.Tag]compare.Sighting{}
+		tags = map[reference.Tag]resolve.Sighting{}
 		_, err := n.broker.Entries(ctx, sightedBucket, sightedKey(source)+".*", 0, func(e jetstream.KeyValueEntry) {
 			maps.Copy(tags, parseSighted(e, source).Tags)
 		})
@@ -65,12 +65,12 @@ func (n *Notes) Sighted(ctx context.Context, source reference.Repository) (tags 
 }
 
 // NoteSightings implements chunk.Notes.
-func (n *Notes) NoteSightings(ctx context.Context, source reference.Repository, tags map[reference.Tag]compare.Sighting) error {
-	shards := map[string]map[reference.Tag]compare.Sighting{}
+func (n *Notes) NoteSightings(ctx context.Context, source reference.Repository, tags map[reference.Tag]resolve.Sighting) error {
+	shards := map[string]map[reference.Tag]resolve.Sighting{}
 	for tag, s := range tags {
 		key := shardOf(source, tag)
 		if shards[key] == nil {
-			shards[key] = map[reference.Tag]compare.Sighting{}
+			shards[key] = map[reference.Tag]resolve.Sighting{}
 		}
 		shards[key][tag] = s
 	}
@@ -84,13 +84,13 @@ func (n *Notes) NoteSightings(ctx context.Context, source reference.Repository, 
 
 // noteShard adds sightings to a note. Of two workers that have seen a digest, the first one is
 // right, unless the source itself says that the digest has come back since.
-func (n *Notes) noteShard(ctx context.Context, key string, source reference.Repository, tags map[reference.Tag]compare.Sighting) error {
+func (n *Notes) noteShard(ctx context.Context, key string, source reference.Repository, tags map[reference.Tag]resolve.Sighting) error {
 	return n.retry(ctx, func(ctx context.Context) error {
 		_, err := broker.Update(ctx, n.sighted, key, func(last jetstream.KeyValueEntry) ([]byte, error) {
 			note := parseSighted(last, source)
 			note.Source = source
 			if note.Tags == nil {
-				note.Tags = map[reference.Tag]compare.Sighting{}
+				note.Tags = map[reference.Tag]resolve.Sighting{}
 			}
 			for tag, s := range tags {
 				if known := note.Tags[tag]; known.Digest != s.Digest || s.ByListing || s.Since.Before(known.Since) {

@@ -8,7 +8,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/osism/skopeo-worker/shared/reference"
-	"github.com/osism/skopeo-worker/worker/compare"
+	"github.com/osism/skopeo-worker/worker/resolve"
 )
 
 // TestSightings: of two workers the first one is right, except if the source says that a digest
@@ -27,20 +27,20 @@ func TestSightings(t *testing.T) {
 		require.Empty(t, found, garbage)
 	}
 	for _, step := range []struct {
-		seen compare.Sighting
+		seen resolve.Sighting
 		want time.Time
 	}{
-		{compare.Sighting{Digest: one, Since: start}, start},
-		{compare.Sighting{Digest: one, Since: start.Add(time.Hour)}, start},
-		{compare.Sighting{Digest: one, Since: start.Add(-time.Hour)}, start.Add(-time.Hour)},
-		{compare.Sighting{Digest: one, Since: start.Add(time.Hour), ByListing: true}, start.Add(time.Hour)},
-		{compare.Sighting{Digest: two, Since: start.Add(2 * time.Hour)}, start.Add(2 * time.Hour)},
-		{compare.Sighting{Digest: one, Since: start.Add(3 * time.Hour)}, start.Add(3 * time.Hour)},
+		{resolve.Sighting{Digest: one, Since: start}, start},
+		{resolve.Sighting{Digest: one, Since: start.Add(time.Hour)}, start},
+		{resolve.Sighting{Digest: one, Since: start.Add(-time.Hour)}, start.Add(-time.Hour)},
+		{resolve.Sighting{Digest: one, Since: start.Add(time.Hour), ByListing: true}, start.Add(time.Hour)},
+		{resolve.Sighting{Digest: two, Since: start.Add(2 * time.Hour)}, start.Add(2 * time.Hour)},
+		{resolve.Sighting{Digest: one, Since: start.Add(3 * time.Hour)}, start.Add(3 * time.Hour)},
 	} {
-		require.NoError(t, notes.NoteSightings(t.Context(), source, map[reference.Tag]compare.Sighting{tag: step.seen}))
+		require.NoError(t, notes.NoteSightings(t.Context(), source, map[reference.Tag]resolve.Sighting{tag: step.seen}))
 		found, err := notes.Sighted(t.Context(), source)
 		require.NoError(t, err)
-		require.Equal(t, map[reference.Tag]compare.Sighting{tag: {Digest: step.seen.Digest, Since: step.want}}, found)
+		require.Equal(t, map[reference.Tag]resolve.Sighting{tag: {Digest: step.seen.Digest, Since: step.want}}, found)
 	}
 	found, err := notes.Sighted(t.Context(), other)
 	require.NoError(t, err)
@@ -55,9 +55,9 @@ func TestSightingsOfManyTags(t *testing.T) {
 	source, digest := reference.MustRepository("quay.io/a/b"), reference.DigestOf([]byte("one"))
 	const many = 20_000
 	for night := range 2 {
-		tags := map[reference.Tag]compare.Sighting{}
+		tags := map[reference.Tag]resolve.Sighting{}
 		for i := range many / 2 {
-			tags[reference.MustTag(fmt.Sprintf("v1.0.%d-%d", i, night))] = compare.Sighting{Digest: digest, Since: time.Unix(int64(night), 0).UTC()}
+			tags[reference.MustTag(fmt.Sprintf("v1.0.%d-%d", i, night))] = resolve.Sighting{Digest: digest, Since: time.Unix(int64(night), 0).UTC()}
 		}
 		require.NoError(t, notes.NoteSightings(t.Context(), source, tags))
 	}

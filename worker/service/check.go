@@ -50,10 +50,7 @@ func NewChecker(ctx context.Context, b *broker.Broker, r Registries, t Trust, si
 	c := &Checker{throttle: limiter, budget: store, checker: &check.Checker{
 		Resolver: upstream,
 		Mirror:   mirror.NewComparing(source, r.client(network, keychain, 0, nil).Comparing(), upstream.Listing, limiter.Unlimited),
-		Absent:   notes.Once().Absent,
-		Held:     notes.Once().Held,
-		Last:     notes.Once().Counted,
-		Ages:     notes.Once(),
+		Notes:    notes.Once(),
 		Allowance: func(ctx context.Context, registry string) (budget.Allowance, error) {
 			return store.Allowance(ctx, registry, who(registry), limits[registry])
 		},

@@ -1,7 +1,6 @@
 package service
 
 import (
-	"cmp"
 	"context"
 	"log/slog"
 
@@ -64,6 +63,9 @@ func (l listed) Select(ctx context.Context, r message.Repository) ([]reference.T
 	if err != nil {
 		return nil, err
 	}
-	few, err := compare.Few(ctx, r, found, l.notes.Counted)
-	return found.Selected, cmp.Or(err, few)
+	last, err := l.notes.Counted(ctx, r.Source)
+	if err == nil {
+		err = compare.Few(r, found, last)
+	}
+	return found.Selected, err
 }
