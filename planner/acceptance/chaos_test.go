@@ -14,6 +14,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/osism/skopeo-worker/shared/brokertest"
 	"github.com/osism/skopeo-worker/shared/run"
 	"github.com/osism/skopeo-worker/worker/registrytest"
 )
@@ -201,12 +202,27 @@ func (c *chaos) settle(id string) {
 		p := c.planner("status", "-o", "json", id)
 		<-p.ended
 		if p.exitCode == 0 && json.Unmarshal([]byte(p.stdout.String()), &last) == nil && last.Over() {
+			if last.State == run.StateLost {
+				c.logRecords(id)
+			}
 			require.Contains(c.t, []string{run.StateDone, run.StateFailed}, last.State)
 			return
 		}
 		time.Sleep(time.Second)
 	}
 	require.Failf(c.t, "the run does not end", "%+v", last)
+}
+
+// logRecords logs what workers have recorded of each message that is not done.
+func (c *chaos) logRecords(id string) {
+	c.t.Helper()
+	runs, err := run.Open(c.t.Context(), brokertest.Open(c.t, c.broker.config()))
+	require.NoError(c.t, err)
+	records, err := runs.AllProgress(c.t.Context(), "default", id)
+	require.NoError(c.t, err)
+	for address, p := range records {
+		c.t.Logf("recorded of %s: %+v", address.Token, p)
+	}
 }
 
 // requireWorkers checks that no worker has ended that was not killed.
