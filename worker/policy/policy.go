@@ -2,7 +2,6 @@
 package policy
 
 import (
-	"bytes"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -11,6 +10,7 @@ import (
 	"path/filepath"
 	"sync"
 	"syscall"
+	"time"
 
 	"github.com/osism/skopeo-worker/shared/exit"
 )
@@ -30,15 +30,27 @@ var folders = []string{"/etc", "/usr/share"}
 // Find returns the path of the policy, or "" if there is none: the first file that any version
 // of skopeo uses, in the order of the newest. root is the root of the system's files; "" is /.
 func Find(root string) string {
+	path, _ := find(root)
+	return path
+}
+
+// find returns the path that Find does, and the state of the file; nil if it is not accessible,
+// in which case reading it fails with the reason.
+func find(root string) (string, fs.FileInfo) {
 	if path := os.Getenv(variable); path != "" {
-		return path
+		info, _ := os.Stat(path)
+		return path, info
 	}
 	for _, path := range paths(root) {
-		if exists(path) {
-			return path
+		info, err := os.Stat(path)
+		if err == nil {
+			return path, info
+		}
+		if !errors.Is(err, fs.ErrNotExist) && !errors.Is(err, syscall.ENOTDIR) {
+			return path, nil
 		}
 	}
-	return ""
+	return "", nil
 }
 
 // paths returns the files that may be the policy, the first of which counts.
@@ -56,13 +68,6 @@ func paths(root string) []string {
 		paths = append(paths, filepath.Join(root, folder, file))
 	}
 	return paths
-}
-
-// exists reports whether a file exists, or may exist but is not accessible: reading it then
-// fails with the reason.
-func exists(path string) bool {
-	_, err := os.Stat(path)
-	return !errors.Is(err, fs.ErrNotExist) && !errors.Is(err, syscall.ENOTDIR)
 }
 
 // homeFolder returns the home folder that skopeo uses.
@@ -98,48 +103,65 @@ type Policy struct {
 	Text []byte
 }
 
-// parsed is the policy that Load has parsed last, because Load is called for each manifest.
-var parsed last
+// loaded is the policy that Load has read last, because Load is called for each manifest.
+var loaded last
 
-// last is a text of a policy, and whether it may reject an image.
+// last is the result of reading a file, and the state of the file before that.
 type last struct {
 	mu     sync.Mutex
-	text   []byte
-	strict bool
+	info   fs.FileInfo // nil: it must be read again
+	policy Policy
 }
 
-// isStrict is Policy.isStrict.
-func (l *last) isStrict(p Policy) (bool, error) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	if l.text != nil && bytes.Equal(l.text, p.Text) {
-		return l.strict, nil
-	}
-	strict, err := p.isStrict()
-	if err == nil {
-		l.text, l.strict = p.Text, strict
-	}
-	return strict, err
-}
+// unsure is how long after a change of a file its time may stay the same after another change:
+// longer than the clock ticks of any file system.
+const unsure = 2 * time.Second
 
 // Load returns the policy that Find finds, or the zero value if it accepts any image. Its
 // error is ErrUnreadable, or ErrUnenforceable if this program cannot check what the policy
-// requires.
+// requires. It reads the file only if it has changed.
 func Load(root string) (Policy, error) {
-	path := Find(root)
+	path, info := find(root)
 	if path == "" {
 		return Policy{}, nil
 	}
+	loaded.mu.Lock()
+	defer loaded.mu.Unlock()
+	if info != nil && isSame(loaded.info, info) {
+		return loaded.policy, nil
+	}
+	loaded.info = nil
+	p, err := load(path)
+	if err == nil && info != nil && time.Since(info.ModTime()) > unsure {
+		loaded.info, loaded.policy = info, p
+	}
+	return p, err
+}
+
+// isSame reports whether a file has neither changed, nor become unreadable, nor been replaced.
+func isSame(before, now fs.FileInfo) bool {
+	return before != nil && os.SameFile(before, now) && before.Size() == now.Size() && before.Mode() == now.Mode() &&
+		before.ModTime().Equal(now.ModTime()) && owner(before) == owner(now)
+}
+
+// owner returns the user and the group to whom a file belongs.
+func owner(info fs.FileInfo) (ids [2]uint32) {
+	if stat, ok := info.Sys().(*syscall.Stat_t); ok {
+		ids = [2]uint32{stat.Uid, stat.Gid}
+	}
+	return ids
+}
+
+func load(path string) (Policy, error) {
 	text, err := os.ReadFile(path)
 	if err != nil {
 		return Policy{}, fmt.Errorf("%w: %w", ErrUnreadable, err)
 	}
 	p := Policy{path, text}
-	strict, err := parsed.isStrict(p)
-	if err != nil {
-		return Policy{}, fmt.Errorf("%w: %s: %w", ErrUnreadable, path, err)
-	}
+	strict, err := p.isStrict()
 	switch {
+	case err != nil:
+		return Policy{}, fmt.Errorf("%w: %s: %w", ErrUnreadable, path, err)
 	case !strict:
 		return Policy{}, nil
 	case !CanVerify:

@@ -3,7 +3,9 @@ package policy_test
 import (
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/require"
 
@@ -85,4 +87,49 @@ func TestLoad(t *testing.T) {
 	_, err = policy.Load(root)
 	require.ErrorIs(t, err, policy.ErrUnreadable)
 	require.ErrorIs(t, err, os.ErrNotExist)
+}
+
+// TestChange: a policy that changes counts at once, however it changes.
+func TestChange(t *testing.T) {
+	const accept, reject = `{"default":[{"type":"insecureAcceptAnything"}]}`, `{"default":[{"type":"reject"}]}`
+	for name, change := range map[string]func(t *testing.T, path string){
+		"in place": func(t *testing.T, path string) { write(t, path, reject) },
+		"of the same size, just after it was written": func(t *testing.T, path string) {
+			write(t, path, accept+"\n")
+			_, err := policy.Load("")
+			require.NoError(t, err)
+			info, err := os.Stat(path)
+			require.NoError(t, err)
+			write(t, path, reject+strings.Repeat("\n", len(accept)+1-len(reject)))
+			require.NoError(t, os.Chtimes(path, time.Time{}, info.ModTime()))
+		},
+		"moved, of the same size and time": func(t *testing.T, path string) {
+			info, err := os.Stat(path)
+			require.NoError(t, err)
+			write(t, path+".new", reject+strings.Repeat("\n", len(accept)-len(reject)))
+			require.NoError(t, os.Chtimes(path+".new", time.Time{}, info.ModTime()))
+			require.NoError(t, os.Rename(path+".new", path))
+		},
+		"removed": func(t *testing.T, path string) { require.NoError(t, os.Remove(path)) },
+		"unreadable": func(t *testing.T, path string) {
+			require.NoError(t, os.Remove(path))
+			require.NoError(t, os.Mkdir(path, 0o700))
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			path := filepath.Join(machine(t), "policy.json")
+			t.Setenv("CONTAINERS_POLICY_JSON", path)
+			write(t, path, accept)
+			old := time.Now().Add(-time.Hour)
+			require.NoError(t, os.Chtimes(path, old, old))
+			for range 2 {
+				p, err := policy.Load("")
+				require.NoError(t, err)
+				require.False(t, p.IsStrict())
+			}
+			change(t, path)
+			p, err := policy.Load("")
+			require.True(t, err != nil || p.IsStrict())
+		})
+	}
 }
