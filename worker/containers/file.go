@@ -66,6 +66,7 @@ type stamp struct {
 	size     int64
 	modified time.Time
 	inode    uint64
+	missing  bool
 }
 
 // stamps returns the stamps of the files. It follows symbolic links, because Kubernetes
@@ -79,9 +80,11 @@ func (k *Keychain) stamps() []stamp {
 	}
 	stamps := make([]stamp, len(k.files))
 	for i, file := range k.files {
-		if info, err := os.Stat(file.path); err == nil {
-			stamps[i] = stamp{info.Size(), info.ModTime(), inode(info)}
+		info, err := os.Stat(file.path)
+		if err == nil {
+			stamps[i] = stamp{info.Size(), info.ModTime(), inode(info), false}
 		}
+		stamps[i].missing = errors.Is(err, fs.ErrNotExist)
 	}
 	k.looked = looked{stamps, now}
 	return stamps
@@ -133,10 +136,13 @@ func describe(err error) string {
 // nowhere is a folder that does not exist.
 const nowhere = "/nonexistent"
 
-// find returns the credentials that containers/image finds in this file alone. It does not use
-// the helpers of registries.conf: containers/image would run them without a timeout and with
-// our stderr.
+// find returns the credentials that containers/image finds in this file alone, which has this
+// content. It does not use the helpers of registries.conf: containers/image would run them
+// without a timeout and with our stderr.
 func (f authFile) find(key string, in content) (Credential, error) {
+	if len(in.Entries) == 0 {
+		return Credential{}, nil
+	}
 	look := types.SystemContext{AuthFilePath: f.path, SystemRegistriesConfPath: os.DevNull, SystemRegistriesConfDirPath: nowhere}
 	if f.legacy {
 		look.AuthFilePath, look.LegacyFormatAuthFilePath = "", f.path

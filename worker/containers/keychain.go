@@ -124,7 +124,7 @@ func (k *Keychain) Find(ctx context.Context, repository string) (Credential, err
 	// Concurrent callers share one search, which continues if one of them is cancelled.
 	result := k.flight.DoChan(key, func() (any, error) {
 		at := k.now()
-		credential, err := k.search(context.WithoutCancel(ctx), key)
+		credential, err := k.search(context.WithoutCancel(ctx), key, files)
 		k.mu.Lock()
 		defer k.mu.Unlock()
 		if len(k.found) >= maxMemo {
@@ -226,8 +226,9 @@ func (k *Keychain) Unknown(ctx context.Context, repository string) (Credential, 
 }
 
 // search asks the helpers of registries.conf in their order; the files count as one of them.
-// As in containers/image, the next one is asked if one fails. The last one is the cloud.
-func (k *Keychain) search(ctx context.Context, key string) (Credential, error) {
+// As in containers/image, the next one is asked if one fails. The last one is the cloud. stamps
+// are those of the files.
+func (k *Keychain) search(ctx context.Context, key string, stamps []stamp) (Credential, error) {
 	helpers, err := conf.helpers(k.now())
 	if err != nil {
 		return Credential{}, err
@@ -237,7 +238,7 @@ func (k *Keychain) search(ctx context.Context, key string) (Credential, error) {
 		var found Credential
 		var err error
 		if helper == sysregistriesv2.AuthenticationFileHelper {
-			found, err = k.searchFiles(ctx, key)
+			found, err = k.searchFiles(ctx, key, stamps)
 		} else {
 			found, err = k.ask(ctx, question{helper, registryOf(key)})
 			found.Origin = helperPrefix + helper + " (of registries.conf)"
@@ -262,8 +263,11 @@ func (k *Keychain) search(ctx context.Context, key string) (Credential, error) {
 }
 
 // searchFiles returns the credentials in the first file that has some.
-func (k *Keychain) searchFiles(ctx context.Context, key string) (Credential, error) {
-	for _, file := range k.files {
+func (k *Keychain) searchFiles(ctx context.Context, key string, stamps []stamp) (Credential, error) {
+	for i, file := range k.files {
+		if stamps[i].missing && !file.required {
+			continue
+		}
 		content, err := file.read()
 		if err != nil {
 			return Credential{}, err

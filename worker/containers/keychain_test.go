@@ -180,6 +180,24 @@ func TestChangedFiles(t *testing.T) {
 	}
 }
 
+// TestNewFile: a file that did not exist is read within a second.
+func TestNewFile(t *testing.T) {
+	dir := isolate(t)
+	k, now := containers.New(cloud.New()), time.Now()
+	k.SetClock(func() time.Time { return now })
+	for _, at := range []struct{ path, user string }{ // in reverse order
+		{".docker/config.json", "docker"},
+		{".config/containers/auth.json", "config"},
+		{"run/containers/auth.json", "runtime"},
+	} {
+		before := user(t, k, "quay.io/a")
+		write(t, filepath.Join(dir, at.path), auths(entry("quay.io", at.user)))
+		require.Equal(t, before, user(t, k, "quay.io/a"))
+		now = now.Add(time.Second)
+		require.Equal(t, at.user, user(t, k, "quay.io/a"))
+	}
+}
+
 func TestHelpers(t *testing.T) {
 	dir := isolate(t)
 	path := filepath.Join(dir, "auth.json")
