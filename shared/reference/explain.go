@@ -74,7 +74,7 @@ func explain(rest string, err error) string {
 		return "the tag after the colon is missing"
 	case len(tag) > maxTag:
 		return fmt.Sprintf("the tag is longer than %d characters", maxTag)
-	case hasTag && !tagGrammar.MatchString(tag):
+	case hasTag && !isTag(tag):
 		return fmt.Sprintf("tag %s is invalid, %s", Quote(tag), ExpectedTag)
 	case hasDigest:
 		return fmt.Sprintf("digest %s is invalid, %s", Quote(digest), expectedDigest)

@@ -7,6 +7,7 @@ import (
 	"fmt"
 
 	dist "github.com/distribution/reference"
+	lru "github.com/hashicorp/golang-lru/v2"
 )
 
 // digestTagHex is how many hex digits of a digest are in its tag at the destination. 48 bits
@@ -104,9 +105,24 @@ var ErrInvalidRepository = errors.New("invalid repository")
 // Repository is a repository of a registry. The zero value is no repository.
 type Repository struct{ registry, path string }
 
+// repositories are those that were parsed last, by their text: documents at the broker repeat
+// them for each tag. A list has some thousands.
+var repositories = must(lru.New[string, Repository](4096))
+
 // ParseRepository parses host/path in the spelling of String. Its error wraps
 // ErrInvalidRepository and contains no credentials.
 func ParseRepository(s string) (Repository, error) {
+	if r, ok := repositories.Get(s); ok {
+		return r, nil
+	}
+	r, err := parseRepository(s)
+	if err == nil {
+		repositories.Add(s, r)
+	}
+	return r, err
+}
+
+func parseRepository(s string) (Repository, error) {
 	r, err := ParseCanonical(s)
 	switch {
 	case err != nil:

@@ -3,7 +3,7 @@ package reference
 import (
 	"errors"
 	"fmt"
-	"regexp"
+	"strings"
 )
 
 // ErrInvalidTag is returned for a text that is not a tag.
@@ -12,15 +12,23 @@ var ErrInvalidTag = errors.New("invalid tag")
 // ExpectedTag describes a valid tag.
 var ExpectedTag = fmt.Sprintf("expected up to %d letters, digits, '_', '.' and '-', starting with neither '.' nor '-'", maxTag)
 
-// tagGrammar is the grammar of the OCI distribution specification 1.1, "Pulling manifests".
-var tagGrammar = regexp.MustCompile(`^[a-zA-Z0-9_][a-zA-Z0-9._-]{0,127}$`)
+// isTag reports whether a text is a tag by the OCI distribution specification 1.1, "Pulling
+// manifests". There may be a million tags, for which a regular expression takes a second.
+func isTag(s string) bool {
+	if s == "" || len(s) > maxTag || s[0] == '.' || s[0] == '-' {
+		return false
+	}
+	return !strings.ContainsFunc(s, func(c rune) bool {
+		return (c < 'a' || c > 'z') && (c < 'A' || c > 'Z') && (c < '0' || c > '9') && c != '_' && c != '.' && c != '-'
+	})
+}
 
 // Tag is a valid tag. The zero value is no tag.
 type Tag struct{ text string }
 
 // ParseTag parses a tag. Its error wraps ErrInvalidTag and quotes the text safely.
 func ParseTag(s string) (Tag, error) {
-	if tagGrammar.MatchString(s) {
+	if isTag(s) {
 		return Tag{s}, nil
 	}
 	return Tag{}, fmt.Errorf("%w %s: %s", ErrInvalidTag, Quote(s), ExpectedTag)
