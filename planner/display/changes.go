@@ -22,7 +22,7 @@ func Changes(w io.Writer, run string, changes []change.Change, more int, screen 
 		if c.Kind() == change.Kept {
 			to = "not " + brief(c.Refused.String())
 		}
-		rows = append(rows, []string{string(c.Kind()), printable(c.Image()), from, to, size(c.Bytes), moment(c.At)})
+		rows = append(rows, []string{string(c.Kind()), printable(c.Image()), from, to, Size(c.Bytes), moment(c.At)})
 	}
 	p.table(0, []column{text("CHANGE"), names("IMAGE"), text("FROM"), text("TO"), number("BYTES"), text("AT")}, rows)
 	if more > 0 {

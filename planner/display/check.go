@@ -123,7 +123,7 @@ func checkBytes(c check.Counts) string {
 	if c.Bytes == nil {
 		return "unknown"
 	}
-	return marked(size(*c.Bytes), c.BytesAtLeast)
+	return marked(Size(*c.Bytes), c.BytesAtLeast)
 }
 
 // checkRegistries shows how long the run takes because of the limits of source registries.

@@ -317,7 +317,7 @@ func TestSize(t *testing.T) {
 	for bytes, want := range map[int64]string{
 		0: "0 B", 1023: "1023 B", 1024: "1.0 KiB", 1<<20 - 1: "1.0 MiB", 1 << 40: "1.0 TiB", 1<<63 - 1: "8.0 EiB",
 	} {
-		require.Equal(t, want, size(bytes))
+		require.Equal(t, want, Size(bytes))
 	}
 }
 

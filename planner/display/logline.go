@@ -23,7 +23,7 @@ func LogLine(r slog.Record, attributes []slog.Attr, width int) string {
 		case about == "":
 			about = value.String()
 		case a.Key == "bytes" && value.Kind() == slog.KindInt64:
-			rest += "  " + size(value.Int64())
+			rest += "  " + Size(value.Int64())
 		case a.Key == "took" && value.Kind() == slog.KindDuration:
 			rest += "  " + value.Duration().Round(100*time.Millisecond).String()
 		}

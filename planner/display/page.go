@@ -198,8 +198,8 @@ func Width(f *os.File) func() int {
 	}
 }
 
-// size formats a number of bytes with an IEC prefix.
-func size(bytes int64) string {
+// Size formats a number of bytes with an IEC prefix.
+func Size(bytes int64) string {
 	const step = 1024
 	if bytes < step {
 		return fmt.Sprintf("%d B", bytes)

@@ -64,7 +64,7 @@ func Summary(w io.Writer, s run.Status, failures []failure.Record, now time.Time
 	for _, a := range append(outcomes(s.Images), amount{s.Pulls, "pulls"}) {
 		detail := ""
 		if a.what == "copied" && s.Bytes > 0 {
-			detail = "  (" + size(s.Bytes) + ")"
+			detail = "  (" + Size(s.Bytes) + ")"
 		}
 		p.line("  %-9s %7d%s", a.what, a.n, detail)
 	}

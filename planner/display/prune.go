@@ -25,7 +25,7 @@ func Prune(w io.Writer, plan prune.Plan) {
 		for _, t := range r.Tags {
 			bytes += t.Bytes
 		}
-		rows = append(rows, []string{printable(r.Repository.String()), strconv.Itoa(len(r.Tags)), strconv.Itoa(r.Recorded), size(bytes)})
+		rows = append(rows, []string{printable(r.Repository.String()), strconv.Itoa(len(r.Tags)), strconv.Itoa(r.Recorded), Size(bytes)})
 	}
 	if len(rows) == 0 {
 		p.line("Nothing to delete: no tag has been dropped for %s or longer.", plan.Grace)
@@ -33,7 +33,7 @@ func Prune(w io.Writer, plan prune.Plan) {
 	}
 	p.table(0, []column{text("REPOSITORY"), number("DELETE"), number("OF"), number("BYTES")}, rows)
 	p.line("")
-	p.line("%d of %d mirrored tags would be deleted, with %s that nothing else in their repositories needs.", plan.Tags, plan.Recorded, size(plan.Bytes))
+	p.line("%d of %d mirrored tags would be deleted, with %s that nothing else in their repositories needs.", plan.Tags, plan.Recorded, Size(plan.Bytes))
 }
 
 // Pruning shows the state of the plan on the page, and the result of the last execution of a plan.

@@ -28,7 +28,7 @@ func Status(w io.Writer, s run.Status, now time.Time, screen Screen) {
 	row("chunks", "%s", sum(c.Total, []amount{{c.Done, "done"}, {c.Running, "running"}, {c.Snoozed, "snoozed"}, {c.Waiting, "waiting"}, {c.Dropped, "dropped"}, {c.Lost, "lost"}}))
 	row("images", "%s", sum(s.Images.Total, outcomes(s.Images)))
 	row("pulls", "%d", s.Pulls)
-	row("copied", "%s", size(s.Bytes))
+	row("copied", "%s", Size(s.Bytes))
 	if s.NextDue != nil {
 		row("next due", "%s", dueColumn(*s.NextDue, now))
 	}
@@ -236,7 +236,7 @@ func underWay(p *page, all []run.Copy, now time.Time) {
 	}
 	var rows [][]string
 	for _, c := range all[:min(len(all), shownCopies)] {
-		row := []string{printable(c.Image), size(c.Bytes), rate(c.Rate), span(now.Sub(c.Since)), printable(c.Worker)}
+		row := []string{printable(c.Image), Size(c.Bytes), rate(c.Rate), span(now.Sub(c.Since)), printable(c.Worker)}
 		if p.screen.Width == 0 {
 			row = slices.Insert(row, 1, printable(c.Destination))
 		}
@@ -249,7 +249,7 @@ func underWay(p *page, all []run.Copy, now time.Time) {
 }
 
 // rate formats a number of bytes a second.
-func rate(bytes int64) string { return size(bytes) + "/s" }
+func rate(bytes int64) string { return Size(bytes) + "/s" }
 
 // Cancelled shows the chunks and images that were dropped with a run.
 func Cancelled(w io.Writer, id string, d plan.Dropped) {

@@ -144,9 +144,9 @@ func (v view) bytes() string {
 	case moved == 0 && speed == 0:
 		return ""
 	case speed == 0:
-		return size(moved)
+		return Size(moved)
 	}
-	return size(moved) + " at " + rate(speed)
+	return Size(moved) + " at " + rate(speed)
 }
 
 // chunks returns the number of chunks that are done, and the activity.
@@ -193,7 +193,7 @@ func copyRows(all []run.Copy, now time.Time, width int) []string {
 	widest := 0
 	for _, c := range all {
 		names = append(names, printable(c.Image))
-		rest = append(rest, fmt.Sprintf("  %10s  %12s  %6s", size(c.Bytes), rate(c.Rate), span(now.Sub(c.Since))))
+		rest = append(rest, fmt.Sprintf("  %10s  %12s  %6s", Size(c.Bytes), rate(c.Rate), span(now.Sub(c.Since))))
 		widest = max(widest, utf8.RuneCountInString(names[len(names)-1]))
 	}
 	var rows []string

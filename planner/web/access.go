@@ -12,20 +12,20 @@ import (
 	"net/netip"
 	"net/url"
 	"strings"
-	"sync"
 	"time"
 
+	lru "github.com/hashicorp/golang-lru/v2"
 	"golang.org/x/time/rate"
 )
 
 const (
-	// sessionCookie has the prefix that makes browsers refuse it from other hosts and paths.
+	// sessionCookie has the prefix with which browsers refuse it from other hosts and paths.
 	sessionCookie = "__Host-session"
 	sessionFor    = 12 * time.Hour
 	maxSessions   = 1000
 
-	// An address may try a password this many times at once, and then once in a while. All
-	// addresses together may do so more often, but not so often that bcrypt takes the CPU.
+	// One address may try triesOfAddress passwords at once, and then one per pauseOfAddress. All
+	// addresses together may try more, but not so many that bcrypt takes all processor time.
 	triesOfAddress, triesOfAll = 5, 50
 	pauseOfAddress, pauseOfAll = 10 * time.Second, time.Second
 	maxAddresses               = 10_000
@@ -33,33 +33,37 @@ const (
 	anonymous = "anonymous"
 )
 
-// access knows who sends a request.
+// access finds out which user sends a request.
 type access struct {
 	config    Config
-	passwords passwords
-
-	mu       sync.Mutex
-	sessions map[[sha256.Size]byte]session // by the hash of their token
-	tries    map[netip.Prefix]*rate.Limiter
-	all      *rate.Limiter
+	passwords *passwords
+	sessions  *lru.Cache[[sha256.Size]byte, session] // by the hash of their token
+	tries     *lru.Cache[netip.Prefix, *rate.Limiter]
+	all       *rate.Limiter
 }
 
 // session is a login.
 type session struct {
 	user string
-	hash []byte // of the password that it was made with: a new one ends the session
+	hash []byte // of the password at the login: the session ends when the password changes
 	ends time.Time
 }
 
 func newAccess(c Config) *access {
 	return &access{
-		config: c, passwords: passwords{path: c.PasswordFile},
-		sessions: map[[sha256.Size]byte]session{}, tries: map[netip.Prefix]*rate.Limiter{},
+		config: c, passwords: newPasswords(c.PasswordFile),
+		sessions: newCache[[sha256.Size]byte, session](maxSessions), tries: newCache[netip.Prefix, *rate.Limiter](maxAddresses),
 		all: rate.NewLimiter(rate.Every(pauseOfAll), triesOfAll),
 	}
 }
 
-// user returns who sends the request. It reports false if the request must not be served.
+// newCache returns a cache that drops what was used longest ago when it holds size entries.
+func newCache[K comparable, V any](size int) *lru.Cache[K, V] {
+	cache, _ := lru.New[K, V](size) // the only error is a size below 1
+	return cache
+}
+
+// user returns the user who sends the request. It reports false if the request must not be served.
 func (a *access) user(r *http.Request) (string, bool) {
 	switch {
 	case a.config.TrustProxy != "":
@@ -79,17 +83,14 @@ func (a *access) loggedIn(r *http.Request) (string, bool) {
 	if err != nil {
 		return "", false
 	}
-	key := sha256.Sum256([]byte(cookie.Value))
-	a.mu.Lock()
-	s, ok := a.sessions[key]
-	a.mu.Unlock()
+	s, ok := a.sessions.Get(sha256.Sum256([]byte(cookie.Value)))
 	if !ok || time.Now().After(s.ends) || !bytes.Equal(s.hash, a.passwords.hash(s.user)) {
 		return "", false
 	}
 	return s.user, true
 }
 
-// basic returns who sends a request of a script, which has the password with it.
+// basic returns the user of a request with basic authentication, as scripts send it.
 func (a *access) basic(r *http.Request) (user string, err error) {
 	name, password, ok := r.BasicAuth()
 	if !ok || a.config.PasswordFile == "" {
@@ -101,7 +102,7 @@ func (a *access) basic(r *http.Request) (user string, err error) {
 	return name, a.try(r, name, password)
 }
 
-// tooManyError is returned if a password was not even looked at.
+// tooManyError is returned if a password was not checked, because of too many tries.
 type tooManyError struct{ wait time.Duration }
 
 func (e *tooManyError) Error() string {
@@ -120,7 +121,7 @@ func (a *access) try(r *http.Request, user, password string) error {
 	return a.passwords.check(user, password)
 }
 
-// address is where a request comes from: an IPv6 network counts as one.
+// address returns the client's address, or its /64 network if that is IPv6.
 func address(r *http.Request) netip.Prefix {
 	host, _, _ := net.SplitHostPort(r.RemoteAddr)
 	ip, err := netip.ParseAddr(host)
@@ -136,53 +137,25 @@ func address(r *http.Request) netip.Prefix {
 	return prefix
 }
 
+// limiter returns the limiter of an address.
 func (a *access) limiter(from netip.Prefix) *rate.Limiter {
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	l := a.tries[from]
-	if l == nil {
-		if len(a.tries) >= maxAddresses {
-			a.forgetFull()
-		}
-		l = rate.NewLimiter(rate.Every(pauseOfAddress), triesOfAddress)
-		a.tries[from] = l
+	l := rate.NewLimiter(rate.Every(pauseOfAddress), triesOfAddress)
+	if known, ok, _ := a.tries.PeekOrAdd(from, l); ok {
+		return known
 	}
 	return l
-}
-
-// forgetFull drops the limiters that restrict nothing; if all do, it drops them all,
-// because the limit for all addresses together is spent then.
-func (a *access) forgetFull() {
-	for from, l := range a.tries {
-		if l.Tokens() >= triesOfAddress {
-			delete(a.tries, from)
-		}
-	}
-	if len(a.tries) >= maxAddresses {
-		a.tries = map[netip.Prefix]*rate.Limiter{}
-	}
 }
 
 // logIn starts a session.
 func (a *access) logIn(w http.ResponseWriter, user string) {
 	token := rand.Text()
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	now := time.Now()
-	for key, s := range a.sessions {
-		if now.After(s.ends) || len(a.sessions) >= maxSessions {
-			delete(a.sessions, key)
-		}
-	}
-	a.sessions[sha256.Sum256([]byte(token))] = session{user: user, hash: a.passwords.hash(user), ends: now.Add(sessionFor)}
+	a.sessions.Add(sha256.Sum256([]byte(token)), session{user: user, hash: a.passwords.hash(user), ends: time.Now().Add(sessionFor)})
 	http.SetCookie(w, cookie(token, int(sessionFor/time.Second)))
 }
 
 func (a *access) logOut(w http.ResponseWriter, r *http.Request) {
 	if c, err := r.Cookie(sessionCookie); err == nil {
-		a.mu.Lock()
-		delete(a.sessions, sha256.Sum256([]byte(c.Value)))
-		a.mu.Unlock()
+		a.sessions.Remove(sha256.Sum256([]byte(c.Value)))
 	}
 	http.SetCookie(w, cookie("", -1))
 }
@@ -204,8 +177,7 @@ func userOf(r *http.Request) string {
 	return user
 }
 
-// local returns the path to return to after a login: one of this page, never one of
-// another site.
+// local returns the path to return to after a login, or "/" if the path leads to another site.
 func local(path string) string {
 	u, err := url.Parse(path)
 	if err != nil || u.IsAbs() || u.Host != "" || !strings.HasPrefix(u.Path, "/") || strings.HasPrefix(u.Path, "//") || strings.ContainsAny(path, "\\\r\n\t") {

@@ -2,6 +2,7 @@ package web
 
 import (
 	"context"
+	"crypto/rand"
 	"errors"
 	"fmt"
 	"net/http"
@@ -14,35 +15,28 @@ import (
 	"github.com/osism/skopeo-worker/worker/prune"
 )
 
-// action is something that the page offers to do, with all that it needs. Each one is a type of
-// its own, which only the parse of its kind makes.
-type action interface {
-	// fields are what its form sends and the log has.
-	fields() []field
-	// back is the page that it is offered on.
-	back() place
-	do(ctx context.Context, site *Site, user string) (string, error)
+// action is something that a user can do on the page. The parse functions of the kinds make it from
+// valid input only.
+type action struct {
+	// Question is what a user confirms, Explanation describes the effects, and Button labels the
+	// button that starts the action. An action without a question has no page of its own: another
+	// page has its form.
+	Question, Explanation, Button string
+	// fields are what its form sends and the log records, besides the mirror.
+	fields []field
+	// back is the page that offers the action.
+	back place
+	// review optionally returns details to show above the button. It fails if the action is no
+	// longer possible.
+	review func(ctx context.Context, site *Site) ([]detail, error)
+	// do carries the action out and returns a sentence about its result.
+	do func(ctx context.Context, site *Site, user string) (string, error)
 }
 
-// asking is an action that has a page on which a user confirms it.
-type asking interface {
-	// Question is what a user confirms, Explanation what follows, and Button the word on the
-	// button that does it.
-	Question() string
-	Explanation() string
-	Button() string
-}
-
-// reviewed is an action of which a user sees more before confirming it.
-type reviewed interface {
-	// review returns what to show. It returns an error if the action can't be done any more.
-	review(ctx context.Context, site *Site) ([]detail, error)
-}
-
-// field is a name in a form with its value.
+// field is a form field.
 type field struct{ Name, Value string }
 
-// detail is a term with a value, which may be a time.
+// detail is a term with its value, which may be a time.
 type detail struct {
 	Term  string
 	Value any
@@ -51,9 +45,8 @@ type detail struct {
 // kind is a kind of action.
 type kind struct {
 	name  string
-	terms map[string]term // what is given of it, besides the mirror
-	// parse reads what is given. Names are held to what they may be before anything is asked of
-	// the broker.
+	terms map[string]term // fields of the body of an API request
+	// parse returns the action for a mirror and the values of a form. It uses no broker.
 	parse func(site *Site, mirror string, given url.Values) (action, error)
 }
 
@@ -68,10 +61,10 @@ var (
 	kinds = []kind{planning, republishing, cancelling, releasing, surveying, executing}
 )
 
-// errNotOffered is returned for an action that the page does not have.
+// errNotOffered is returned for an action that does not exist.
 var errNotOffered = fmt.Errorf("%w: there is no such action", errBadRequest)
 
-// kindOf returns the kind with a name.
+// kindOf returns the kind with the name.
 func kindOf(name string) (kind, error) {
 	if i := slices.IndexFunc(kinds, func(k kind) bool { return k.name == name }); i >= 0 {
 		return kinds[i], nil
@@ -79,14 +72,14 @@ func kindOf(name string) (kind, error) {
 	return kind{}, errNotOffered
 }
 
-// request is an action that a user or a script has asked for.
+// request is an action on a mirror that a user or a script requests.
 type request struct {
 	action
 	Name   string
 	Mirror string
 }
 
-// requestOf reads an action for a mirror.
+// requestOf parses a request for an action of the kind.
 func (k kind) requestOf(site *Site, mirror string, given url.Values) (request, error) {
 	if !subject.ValidName(mirror) {
 		return request{}, errNotOffered
@@ -95,7 +88,7 @@ func (k kind) requestOf(site *Site, mirror string, given url.Values) (request, e
 	return request{a, k.name, mirror}, err
 }
 
-// parseAction reads an action from a link or a form.
+// parseAction parses a request from a link or a form.
 func parseAction(site *Site, name string, given url.Values) (request, error) {
 	k, err := kindOf(name)
 	if err != nil {
@@ -108,34 +101,32 @@ func parseAction(site *Site, name string, given url.Values) (request, error) {
 	return k.requestOf(site, mirror, given)
 }
 
-// Fields are what the form of the action sends.
-func (q request) Fields() []field { return append([]field{{"mirror", q.Mirror}}, q.fields()...) }
+// Fields returns all fields of the form of the action.
+func (q request) Fields() []field { return append([]field{{"mirror", q.Mirror}}, q.fields...) }
 
 // confirmView is the page on which a user confirms an action.
 type confirmView struct {
 	request
-	asking
 	Details []detail
 	Back    string
 }
 
-// confirm asks before an action: a link does nothing.
-func (*Server) confirm(site *Site, r *http.Request) (view, error) {
+// confirm renders the page on which a user confirms an action. A link alone never starts one.
+func confirm(site *Site, r *http.Request) (view, error) {
 	q, err := parseAction(site, r.PathValue("action"), r.URL.Query())
 	if err != nil {
 		return view{}, err
 	}
-	asks, ok := q.action.(asking)
-	if !ok {
+	if q.Question == "" {
 		return view{}, errNotOffered
 	}
 	p, err := pageAbout(r.Context(), site, q.Mirror)
 	if err != nil {
 		return view{}, err
 	}
-	v := confirmView{request: q, asking: asks, Back: q.back().link(site.Mirror, q.Mirror)}
-	if a, ok := q.action.(reviewed); ok {
-		v.Details, err = a.review(r.Context(), site)
+	v := confirmView{request: q, Back: q.back.link(site.Mirror, q.Mirror)}
+	if q.review != nil {
+		v.Details, err = q.review(r.Context(), site)
 	}
 	if isConflict(err) {
 		return errorView(http.StatusConflict, sentence(err), v.Back), nil
@@ -143,22 +134,29 @@ func (*Server) confirm(site *Site, r *http.Request) (view, error) {
 	if err != nil {
 		return view{}, err
 	}
-	return p.view(view{Template: "confirm", Title: asks.Button(), Data: v})
+	return p.view(view{Template: "confirm", Title: q.Button, Data: v}), nil
 }
 
-// act does what was confirmed. An action that has begun is not ended by a client that goes.
+// maxNotes is how many notes are kept.
+const maxNotes = 100
+
+// note is the result of an action, for the page that follows. The server keeps it: in the address of
+// that page, a link from another site could put any text there.
+type note struct {
+	Text string
+	Bad  bool
+}
+
+// act does what a user has confirmed. It continues if the client disconnects.
 func (s *Server) act(w http.ResponseWriter, r *http.Request) {
-	site := s.site.Load()
-	if site == nil {
-		s.failed(w, r, errNotReady)
-		return
+	site, err := s.writable()
+	if err == nil {
+		if err = r.ParseForm(); err != nil {
+			err = fmt.Errorf("%w: %w", errBadRequest, err)
+		}
 	}
-	if s.config.ReadOnly {
-		s.failed(w, r, errReadOnly)
-		return
-	}
-	if err := r.ParseForm(); err != nil {
-		s.failed(w, r, fmt.Errorf("%w: %w", errBadRequest, err))
+	if err != nil {
+		s.failed(w, r, err)
 		return
 	}
 	q, err := parseAction(site, r.PathValue("action"), r.PostForm)
@@ -168,25 +166,26 @@ func (s *Server) act(w http.ResponseWriter, r *http.Request) {
 	}
 	done, err := s.do(r, site, q)
 	if isConflict(err) {
-		s.show(w, r, errorView(http.StatusConflict, sentence(err), q.back().link(site.Mirror, q.Mirror)))
+		s.show(w, r, errorView(http.StatusConflict, sentence(err), q.back.link(site.Mirror, q.Mirror)))
 		return
 	}
 	if err != nil {
 		done = sentence(err)
 	}
-	back := q.back()
 	if errors.Is(err, run.ErrNotFound) {
-		back = place{path: "/runs"}
+		q.back = place{path: "/runs"}
 	}
-	http.Redirect(w, r, back.link(site.Mirror, q.Mirror, "note", s.notes.put(done, err != nil)), http.StatusSeeOther)
+	key := rand.Text()
+	s.notes.Add(key, note{done, err != nil})
+	http.Redirect(w, r, q.back.link(site.Mirror, q.Mirror, "note", key), http.StatusSeeOther)
 }
 
-// isConflict reports whether what a user has confirmed is not as the user has seen it.
+// isConflict reports whether an action failed because its subject has changed since the user saw it.
 func isConflict(err error) bool {
 	return errors.Is(err, prune.ErrStale) || errors.Is(err, prune.ErrCap) || errors.Is(err, waiting.ErrNot)
 }
 
-// do does what a user has confirmed, or a script has asked for, and logs it.
+// do carries out an action that a user has confirmed or a script requests, and logs it.
 func (s *Server) do(r *http.Request, site *Site, q request) (string, error) {
 	audit := s.log.With("action", q.Name)
 	for _, f := range q.Fields() {

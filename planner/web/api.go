@@ -4,7 +4,6 @@ import (
 	"context"
 	_ "embed"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"net/http"
 	"strconv"
@@ -15,31 +14,34 @@ import (
 	"github.com/osism/skopeo-worker/shared/change"
 	"github.com/osism/skopeo-worker/shared/failure"
 	"github.com/osism/skopeo-worker/shared/run"
+	"github.com/osism/skopeo-worker/worker/prune"
 )
 
-// openAPI describes the API. Tests hold the handlers to it.
+// openAPI describes the API. Tests compare the handlers with it.
 //
 //go:embed openapi.yaml
 var openAPI []byte
 
-// maxRuns and maxRepositories are how many of them an answer has at most.
+// maxRuns and maxRepositories bound the lists in an answer.
 const maxRuns, maxRepositories = 200, 100
 
-// apiRoutes are the paths of the API with what answers them.
+// apiRoutes returns the handlers of the API by pattern.
 func (s *Server) apiRoutes() map[string]http.HandlerFunc {
 	return map[string]http.HandlerFunc{
 		"GET /api/v1/openapi.yaml": func(w http.ResponseWriter, _ *http.Request) {
 			w.Header().Set("Content-Type", "application/yaml")
 			_, _ = w.Write(openAPI)
 		},
-		"GET /api/v1/mirrors":                                  s.api(apiMirrors),
-		"GET /api/v1/mirrors/{mirror}/failures":                s.api(apiFailures),
-		"GET /api/v1/mirrors/{mirror}/repositories":            s.api(apiRepositories),
-		"GET /api/v1/mirrors/{mirror}/waiting":                 s.api(apiWaiting),
-		"GET /api/v1/mirrors/{mirror}/runs":                    s.api(apiRuns),
-		"GET /api/v1/mirrors/{mirror}/runs/{run}":              s.api(apiRun),
-		"GET /api/v1/mirrors/{mirror}/runs/{run}/changes":      s.api(apiChanges),
-		"GET /api/v1/mirrors/{mirror}/pruning":                 s.api(apiPruning),
+		"GET /api/v1/mirrors": s.api(func(r *http.Request, site *Site) (any, error) {
+			return site.Overview.Now(r.Context())
+		}),
+		"GET /api/v1/mirrors/{mirror}/failures":                s.apiOf(apiFailures),
+		"GET /api/v1/mirrors/{mirror}/repositories":            s.apiOf(apiRepositories),
+		"GET /api/v1/mirrors/{mirror}/waiting":                 s.apiOf(apiWaiting),
+		"GET /api/v1/mirrors/{mirror}/runs":                    s.apiOf(apiRuns),
+		"GET /api/v1/mirrors/{mirror}/runs/{run}":              s.apiOf(apiRun),
+		"GET /api/v1/mirrors/{mirror}/runs/{run}/changes":      s.apiOf(apiChanges),
+		"GET /api/v1/mirrors/{mirror}/pruning":                 s.apiOf(apiPruning),
 		"POST /api/v1/mirrors/{mirror}/pruning":                s.apiAction(surveying),
 		"POST /api/v1/mirrors/{mirror}/pruning/{plan}/execute": s.apiAction(executing),
 		"POST /api/v1/mirrors/{mirror}/plan":                   s.apiAction(planning),
@@ -49,7 +51,7 @@ func (s *Server) apiRoutes() map[string]http.HandlerFunc {
 	}
 }
 
-// apiError is the body of an answer that is no success.
+// apiError is the body of an answer with an error.
 type apiError struct {
 	Error string `json:"error"`
 }
@@ -64,24 +66,36 @@ func sendJSON(w http.ResponseWriter, status int, value any) {
 	_, _ = w.Write(append(data, '\n'))
 }
 
-// api serves what look returns as JSON.
-func (s *Server) api(look func(context.Context, *Site, *http.Request) (any, error)) http.HandlerFunc {
+// api serves the value that look returns as JSON.
+func (s *Server) api(look func(*http.Request, *Site) (any, error)) http.HandlerFunc {
 	return func(w http.ResponseWriter, r *http.Request) {
-		site := s.site.Load()
+		site, err := s.ready()
 		var value any
-		err := errNotReady
-		if site != nil {
-			value, err = look(r.Context(), site, r)
+		if err == nil {
+			value, err = look(r, site)
 		}
-		if err != nil {
-			s.apiFailed(w, r, err)
-			return
-		}
-		sendJSON(w, http.StatusOK, value)
+		s.answer(w, r, value, err)
 	}
 }
 
-func (s *Server) apiFailed(w http.ResponseWriter, r *http.Request, err error) {
+// apiOf is api for a path that names a mirror. The error is overview.ErrUnknown if the mirror is
+// unknown.
+func (s *Server) apiOf(look func(ctx context.Context, site *Site, mirror string, r *http.Request) (any, error)) http.HandlerFunc {
+	return s.api(func(r *http.Request, site *Site) (any, error) {
+		p, err := pageAbout(r.Context(), site, r.PathValue("mirror"))
+		if err != nil {
+			return nil, err
+		}
+		return look(r.Context(), site, p.name, r)
+	})
+}
+
+// answer sends a value or an error as JSON.
+func (s *Server) answer(w http.ResponseWriter, r *http.Request, value any, err error) {
+	if err == nil {
+		sendJSON(w, http.StatusOK, value)
+		return
+	}
 	status, known := statusOf(err)
 	if !known {
 		s.log.Warn("a request of the API cannot be answered", "path", r.URL.Path, "error", err)
@@ -89,26 +103,12 @@ func (s *Server) apiFailed(w http.ResponseWriter, r *http.Request, err error) {
 	sendJSON(w, status, apiError{sentence(err)})
 }
 
-// known returns the mirror of the request's path, or overview.ErrUnknown.
-func known(ctx context.Context, site *Site, r *http.Request) (string, error) {
-	p, err := pageAbout(ctx, site, r.PathValue("mirror"))
-	return p.mirror, err
-}
-
-func apiMirrors(ctx context.Context, site *Site, _ *http.Request) (any, error) {
-	return site.Overview.Now(ctx)
-}
-
-func apiFailures(ctx context.Context, site *Site, r *http.Request) (any, error) {
-	name, err := known(ctx, site, r)
-	if err != nil {
-		return nil, err
-	}
-	records, err := site.Failures.List(ctx, name)
+func apiFailures(ctx context.Context, site *Site, mirror string, _ *http.Request) (any, error) {
+	records, err := site.Failures.List(ctx, mirror)
 	return append([]failure.Record{}, records...), err
 }
 
-// apiRunRow is a run with how it stands.
+// apiRunRow is a run with its status.
 type apiRunRow struct {
 	Kind        string     `json:"kind"`
 	Interrupted bool       `json:"interrupted,omitempty"`
@@ -117,20 +117,16 @@ type apiRunRow struct {
 }
 
 func rowOf(r overview.Run) apiRunRow {
-	r.Status.Failures = run.Failures{} // those are of the mirror
+	r.Status.Failures = run.Failures{} // they belong to the mirror
 	return apiRunRow{r.Kind, r.Interrupted, r.Destination, r.Status}
 }
 
-func apiRuns(ctx context.Context, site *Site, r *http.Request) (any, error) {
-	name, err := known(ctx, site, r)
-	if err != nil {
-		return nil, err
-	}
+func apiRuns(ctx context.Context, site *Site, mirror string, r *http.Request) (any, error) {
 	skip, count, err := partOf(r, maxRuns)
 	if err != nil {
 		return nil, err
 	}
-	runs, total, err := site.Overview.Runs(ctx, name, skip, count)
+	runs, total, err := site.Overview.Runs(ctx, mirror, skip, count)
 	answer := struct {
 		Total int         `json:"total"`
 		Runs  []apiRunRow `json:"runs"`
@@ -141,7 +137,8 @@ func apiRuns(ctx context.Context, site *Site, r *http.Request) (any, error) {
 	return answer, err
 }
 
-// partOf reads which part of a list a request is about, most items at most.
+// partOf parses the parameters skip and count of a request for a list. It returns a count of at most
+// most.
 func partOf(r *http.Request, most int) (skip, count int, err error) {
 	count = most
 	for key, value := range map[string]*int{"skip": &skip, "count": &count} {
@@ -154,16 +151,12 @@ func partOf(r *http.Request, most int) (skip, count int, err error) {
 	return skip, min(count, most), nil
 }
 
-func apiRepositories(ctx context.Context, site *Site, r *http.Request) (any, error) {
-	name, err := known(ctx, site, r)
-	if err != nil {
-		return nil, err
-	}
+func apiRepositories(ctx context.Context, site *Site, mirror string, r *http.Request) (any, error) {
 	skip, count, err := partOf(r, maxRepositories)
 	if err != nil {
 		return nil, err
 	}
-	all, _, _, err := find(ctx, site, name, r)
+	all, _, _, err := find(ctx, site, mirror, r)
 	if err != nil {
 		return nil, err
 	}
@@ -174,36 +167,33 @@ func apiRepositories(ctx context.Context, site *Site, r *http.Request) (any, err
 	}{len(all), append([]catalog.Repository{}, all[skip:min(skip+count, len(all))]...)}, nil
 }
 
-func apiRun(ctx context.Context, site *Site, r *http.Request) (any, error) {
-	name, err := known(ctx, site, r)
-	if err != nil {
-		return nil, err
-	}
-	found, chunks, err := site.Overview.Run(ctx, name, r.PathValue("run"))
+func apiRun(ctx context.Context, site *Site, mirror string, r *http.Request) (any, error) {
+	found, chunks, err := site.Overview.Run(ctx, mirror, r.PathValue("run"))
 	return struct {
 		apiRunRow
 		Chunks []overview.Chunk `json:"chunks"`
 	}{rowOf(found), append([]overview.Chunk{}, chunks...)}, err
 }
 
-func apiWaiting(ctx context.Context, site *Site, r *http.Request) (any, error) {
-	name, err := known(ctx, site, r)
-	if err != nil {
-		return nil, err
-	}
-	tags, releases, err := lookAtWaiting(ctx, site, name)
+func apiWaiting(ctx context.Context, site *Site, mirror string, _ *http.Request) (any, error) {
+	tags, releases, err := lookAtWaiting(ctx, site, mirror)
 	return waiting.NewReport(tags, releases), err
 }
 
-func apiChanges(ctx context.Context, site *Site, r *http.Request) (any, error) {
-	name, err := known(ctx, site, r)
-	if err != nil {
-		return nil, err
-	}
+func apiChanges(ctx context.Context, site *Site, mirror string, r *http.Request) (any, error) {
 	id := r.PathValue("run")
-	changes, more, err := site.Changes.List(ctx, name, id)
+	changes, more, err := site.Changes.List(ctx, mirror, id)
 	return change.NewReport(id, changes, more), err
 }
 
-// errReadOnly is returned for an action if UI_READ_ONLY is set.
-var errReadOnly = errors.New("UI_READ_ONLY is set: this page does nothing")
+// apiPruning returns the state of the pruning of a mirror, and the plan on the page.
+func apiPruning(ctx context.Context, site *Site, mirror string, _ *http.Request) (any, error) {
+	v, err := lookAtPlan(ctx, site, mirror)
+	return struct {
+		Survey PruneSurvey   `json:"survey"`
+		Review *prune.Review `json:"review"`
+		Done   int           `json:"done"`
+		Plan   *prune.Plan   `json:"plan"`
+		Last   *prune.Last   `json:"last"`
+	}{v.Survey, v.Review, v.Done, v.Plan, v.Last}, err
+}

@@ -10,27 +10,20 @@ import (
 	"strings"
 )
 
-// apiAction does what a script asks for.
+// apiAction serves the API requests for a kind of action.
 func (s *Server) apiAction(k kind) http.HandlerFunc {
 	return func(w http.ResponseWriter, r *http.Request) {
 		done, err := s.apiDo(k, r)
-		if err != nil {
-			s.apiFailed(w, r, err)
-			return
-		}
-		sendJSON(w, http.StatusOK, struct {
+		s.answer(w, r, struct {
 			Outcome string `json:"outcome"`
-		}{done})
+		}{done}, err)
 	}
 }
 
 func (s *Server) apiDo(k kind, r *http.Request) (string, error) {
-	site := s.site.Load()
-	if site == nil {
-		return "", errNotReady
-	}
-	if s.config.ReadOnly {
-		return "", errReadOnly
+	site, err := s.writable()
+	if err != nil {
+		return "", err
 	}
 	given, err := k.given(r)
 	if err != nil {
@@ -43,7 +36,7 @@ func (s *Server) apiDo(k kind, r *http.Request) (string, error) {
 	return s.do(r, site, q)
 }
 
-// term is a type that a term of an action has in the body of a request of the API.
+// term is the type of a field in the body of an API request.
 type term int
 
 const (
@@ -53,7 +46,8 @@ const (
 	isTexts // none of them empty
 )
 
-// given reads what a script gives of an action, in the path and the body of its request.
+// given reads the fields of an action from the path and the body of an API request. They have the
+// form of form values.
 func (k kind) given(r *http.Request) (url.Values, error) {
 	given := url.Values{}
 	for _, name := range []string{"run", "plan"} {
@@ -82,7 +76,7 @@ func (k kind) given(r *http.Request) (url.Values, error) {
 	return given, nil
 }
 
-// texts returns the value of a term as forms have it.
+// texts converts the value of a field to form values.
 func (k kind) texts(name string, value any) ([]string, error) {
 	of, ok := k.terms[name]
 	if !ok {
@@ -106,10 +100,10 @@ func (k kind) texts(name string, value any) ([]string, error) {
 			return texts, nil
 		}
 	}
-	return nil, fmt.Errorf("%s: %s is not what it may be", name, clean(fmt.Sprint(value)))
+	return nil, fmt.Errorf("%s: unexpected value %s", name, clean(fmt.Sprint(value)))
 }
 
-// nonEmpty returns values as texts. It reports false unless all of them are, and none is empty.
+// nonEmpty returns the values as strings. It reports false if one is empty or not a string.
 func nonEmpty(values []any) (texts []string, ok bool) {
 	for _, value := range values {
 		text, _ := value.(string)

@@ -157,7 +157,7 @@ func TestPruningAPI(t *testing.T) {
 	is(http.StatusOK, "", "", `prune    [] false for anonymous`)
 	is(http.StatusOK, "", `{"keep":["lts-","v1"],"left_list":true}`, `[\"lts-\" \"v1\"] true for anonymous`)
 	for _, body := range []string{`{"keep":"all"}`, `{"keep":[""]}`, `{"keep":["a"," "]}`, `{"keep":[1]}`, `{"keep":[null]}`, `{"left_list":"true"}`, `{"left_list":1}`, `{"grace":30}`, `{"grace":null}`} {
-		is(http.StatusBadRequest, "", body, "is not what it may be")
+		is(http.StatusBadRequest, "", body, "unexpected value")
 	}
 	is(http.StatusBadRequest, "", `{"kept":["all"]}`, "unknown field")
 	old, id := f.proposes(prunable(1, 2), 100), f.proposes(prunable(2, 2), 100)

@@ -11,10 +11,10 @@ const (
 	chartHeight, chartWidth = 48, 240
 )
 
-// bar draws how much of a whole is there. It says nothing that the text beside it does not.
+// bar draws a part of a whole. Screen readers skip it, because the text beside it says the same.
 func bar(part, whole int) template.HTML { return drawBar(part, whole, "bar") }
 
-// spentBar is a bar that looks like a warning if it is full.
+// spentBar is a bar that warns if it is full.
 func spentBar(part, whole int) template.HTML {
 	if part >= whole {
 		return drawBar(part, whole, "bar full")
@@ -32,13 +32,13 @@ func drawBar(part, whole int, class string) template.HTML {
 		class, barWidth, barHeight, barWidth, barHeight, barWidth, barHeight, filled, barHeight))
 }
 
-// column is a value of a chart, and whether something was wrong there.
+// column is a value of a chart. A bad one is drawn as a failure.
 type column struct {
 	value int64
 	bad   bool
 }
 
-// chart draws columns, the oldest first. It says nothing that the table does not.
+// chart draws columns, the oldest first. Screen readers skip it, because the table says the same.
 func chart(columns []column) template.HTML {
 	var most int64 = 1
 	for _, c := range columns {

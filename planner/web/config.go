@@ -12,7 +12,7 @@ import (
 	"github.com/osism/skopeo-worker/shared/config"
 )
 
-// Config is where the page is served, and to whom.
+// Config is the address of the page, and how its users are known.
 type Config struct {
 	Addr         string        `envconfig:"UI_ADDR" default:"127.0.0.1:8080" desc:"address of the page"`
 	ReadOnly     bool          `envconfig:"UI_READ_ONLY" default:"false" expect:"true or false" desc:"show everything; republish, cancel, plan, release and prune nothing"`
@@ -29,7 +29,7 @@ func (c *Config) Validate() []error {
 	var bad []error
 	if _, _, err := net.SplitHostPort(c.Addr); err != nil {
 		bad = append(bad, config.Bad("UI_ADDR", c.Addr, "host:port, or :port for every address"))
-	} else if !c.Loopback() && !c.ReadOnly && c.PasswordFile == "" && c.TrustProxy == "" {
+	} else if !c.onLoopback() && !c.ReadOnly && c.PasswordFile == "" && c.TrustProxy == "" {
 		bad = append(bad, config.Bad("UI_ADDR", c.Addr,
 			"a loopback address; on another one, UI_PASSWORD_FILE, UI_TRUST_PROXY or UI_READ_ONLY=true is required"))
 	}
@@ -50,8 +50,8 @@ func (c *Config) Validate() []error {
 	return bad
 }
 
-// Loopback reports whether only this machine reaches the address.
-func (c *Config) Loopback() bool {
+// onLoopback reports whether only this machine can reach the address.
+func (c *Config) onLoopback() bool {
 	host, _, _ := net.SplitHostPort(c.Addr)
 	return loopback(host)
 }
@@ -64,14 +64,11 @@ func loopback(host string) bool {
 	return err == nil && ip.Unmap().IsLoopback()
 }
 
-// guarded reports whether people are known before they see anything.
-func (c *Config) guarded() bool { return c.PasswordFile != "" || c.TrustProxy != "" }
-
-// checkHost refuses names that are not this machine's if that is all that protects the
-// page: a foreign site could let its own name point to a loopback address (DNS
-// rebinding), and would be of the same origin then.
+// checkHost protects a page without login on a loopback address: it refuses requests for other host
+// names. Otherwise, a foreign site could point its name to the loopback address (DNS rebinding), and
+// browsers would give it access to the page.
 func (c *Config) checkHost(next http.Handler) http.Handler {
-	if c.guarded() || !c.Loopback() {
+	if c.PasswordFile != "" || c.TrustProxy != "" || !c.onLoopback() {
 		return next
 	}
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {

@@ -13,32 +13,32 @@ import (
 )
 
 const (
-	// failuresPage is how many repositories a page has.
+	// failuresPage is how many repositories a page lists.
 	failuresPage = 50
-	// imagesShown is how many images of a reason the page has. The page of one repository has all.
+	// imagesShown is how many images the page lists per reason. The page of one repository lists all.
 	imagesShown = 40
 )
 
 // failuresView is the page Failures.
 type failuresView struct {
 	Search       string
-	Repository   string // the only one that is shown; empty: all
+	Repository   string // the only repository on the page; empty: all
 	Repositories []repositoryRow
 	Found        int // repositories
-	Images       int // in all that were found
+	Images       int // of these repositories
 	paging
 }
 
-// repositoryRow is a repository with its failures, those with equal reasons folded.
+// repositoryRow is a repository with its failures, grouped by reason.
 type repositoryRow struct {
 	failure.Record
-	Name    string // for the links
+	Name    string // for links
 	Reasons []reasonRow
 	First   time.Time
 	Left    bool // all images have left the list
 }
 
-// reasonRow is a reason with the images that failed for it.
+// reasonRow is a reason with the images that have failed for it.
 type reasonRow struct {
 	Reason   string
 	Images   []failure.Image
@@ -48,7 +48,7 @@ type reasonRow struct {
 // failedRow is an image with its short name.
 type failedRow struct{ Tag, Source string }
 
-// Shown are the images of the reason, most of them at most.
+// Shown returns at most most images of the reason.
 func (r reasonRow) Shown(most int) []failedRow {
 	var rows []failedRow
 	for _, i := range r.Images[:min(len(r.Images), most)] {
@@ -57,7 +57,7 @@ func (r reasonRow) Shown(most int) []failedRow {
 	return rows
 }
 
-// tagOf is the tag or digest of a reference; all of it if it has neither.
+// tagOf returns the tag or digest of a reference in short form.
 func tagOf(source string) string {
 	if _, digest, ok := strings.Cut(source, "@"); ok {
 		return short(digest)
@@ -68,12 +68,8 @@ func tagOf(source string) string {
 	return "the repository itself"
 }
 
-func (*Server) failures(site *Site, r *http.Request) (view, error) {
-	p, err := pageOf(site, r)
-	if err != nil {
-		return view{}, err
-	}
-	records, err := site.Failures.List(r.Context(), p.mirror)
+func failures(site *Site, p mirrorPage, r *http.Request) (view, error) {
+	records, err := site.Failures.List(r.Context(), p.name)
 	if err != nil {
 		return view{}, err
 	}
@@ -91,13 +87,10 @@ func (*Server) failures(site *Site, r *http.Request) (view, error) {
 	for _, r := range records[v.from:v.to] {
 		v.Repositories = append(v.Repositories, repositoryOf(r))
 	}
-	return p.view(view{Template: "failures", Title: "Failures", Data: v})
+	return view{Template: "failures", Title: "Failures", Data: v}, nil
 }
 
-// Searched is what the failures were searched for.
-func (v failuresView) Searched() string { return v.Search }
-
-// Most is how many images of a reason the page shows.
+// Most returns how many images the page lists per reason.
 func (v failuresView) Most() int {
 	if v.Repository != "" {
 		return math.MaxInt
@@ -105,15 +98,15 @@ func (v failuresView) Most() int {
 	return imagesShown
 }
 
-// matches reports whether a record has the text in the name of an image or in a reason.
+// matches reports whether a repository, an image or a reason of the record contains the text.
 func matches(r failure.Record, text string) bool {
 	text = strings.ToLower(text)
 	has := func(s string) bool { return strings.Contains(strings.ToLower(s), text) }
 	return has(r.Repository) || slices.ContainsFunc(r.Images, func(i failure.Image) bool { return has(i.Source) || has(i.Reason) })
 }
 
-// repositoryOf folds the equal reasons of a record. A reason that has the name of its image
-// in it is equal to that of another image if only the name differs.
+// repositoryOf groups the images of a record by reason. Reasons that differ only in the tag or digest
+// of their image are equal.
 func repositoryOf(r failure.Record) repositoryRow {
 	row := repositoryRow{Record: r, Name: r.Repository, First: r.FailedAt, Left: true}
 	at := map[string]int{}
@@ -140,13 +133,13 @@ func repositoryOf(r failure.Record) repositoryRow {
 	return row
 }
 
-// paging is which part of a list a page has.
+// paging is the part of a list that a page shows.
 type paging struct {
 	Page, Pages int // from 1
 	from, to    int
 }
 
-// newPaging reads the number of the page from the query.
+// newPaging parses the page number in the query.
 func newPaging(r *http.Request, total, size int) (paging, error) {
 	p := paging{Page: 1, Pages: max(1, (total+size-1)/size)}
 	if text := r.URL.Query().Get("page"); text != "" {
@@ -161,18 +154,13 @@ func newPaging(r *http.Request, total, size int) (paging, error) {
 	return p, nil
 }
 
-// Before and After are the numbers of the pages beside this one; empty if there is none.
-func (p paging) Before() string {
-	if p.Page <= 1 {
-		return ""
-	}
-	return strconv.Itoa(p.Page - 1)
-}
+// Before returns the number of the previous page, or 0.
+func (p paging) Before() int { return p.Page - 1 }
 
-// After is the number of the next page.
-func (p paging) After() string {
+// After returns the number of the next page, or 0.
+func (p paging) After() int {
 	if p.Page >= p.Pages {
-		return ""
+		return 0
 	}
-	return strconv.Itoa(p.Page + 1)
+	return p.Page + 1
 }

@@ -87,7 +87,7 @@ func TestSlowClients(t *testing.T) {
 	var slow []net.Conn
 	dial := func(request string) {
 		t.Helper()
-		c, err := net.Dial("tcp", s.Addr())
+		c, err := net.Dial("tcp", s.listener.Addr().String())
 		require.NoError(t, err)
 		t.Cleanup(func() { _ = c.Close() })
 		_, err = io.WriteString(c, request)
@@ -99,7 +99,7 @@ func TestSlowClients(t *testing.T) {
 		dial("POST /actions/plan HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/x-www-form-urlencoded\r\nContent-Length: 1000\r\n\r\na=")
 		dial("GET /runs HTTP/1.1\r\nHost: localhost\r\n\r\n") // it does not read the answer
 	}
-	response, text := get(t, "http://"+s.Addr()+"/")
+	response, text := get(t, "http://"+s.listener.Addr().String()+"/")
 	require.Equal(t, http.StatusOK, response.StatusCode)
 	require.Contains(t, text, "Now")
 	// Those that never end are sent away, and have done nothing.

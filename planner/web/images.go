@@ -10,7 +10,6 @@ import (
 	"github.com/osism/skopeo-worker/planner/overview"
 	"github.com/osism/skopeo-worker/planner/waiting"
 	"github.com/osism/skopeo-worker/shared/catalog"
-	"github.com/osism/skopeo-worker/shared/release"
 	"github.com/osism/skopeo-worker/shared/run"
 )
 
@@ -25,57 +24,42 @@ type imagesView struct {
 	States        []run.Outcome
 	Repositories  []catalog.Repository
 	Found         int
-	Waiting       int // tags of the mirror
+	Waiting       int // waiting tags of the mirror
 	paging
 }
 
-// Searched is what the repositories were searched for.
-func (v imagesView) Searched() string { return v.Search }
-
-// unseen filters repositories that no worker has looked at yet, and unlisted those that could
-// not be listed.
+// unseen is the state of repositories that no worker has looked at yet. unlisted is that of
+// repositories whose tags could not be listed.
 const (
 	unseen   run.Outcome = "unseen"
 	unlisted run.Outcome = "unlisted"
 )
 
-// filterStates are the states that repositories can be filtered by: those of their tags, and
-// those of the whole repository.
+// filterStates are the states by which users can filter: those of tags, and those of repositories.
 var filterStates = []run.Outcome{run.Copied, run.Skipped, run.Failed, run.Waiting, run.Kept, run.Vanished, unlisted, unseen}
 
-func (*Server) images(site *Site, r *http.Request) (view, error) {
-	p, err := pageOf(site, r)
-	if err != nil {
-		return view{}, err
-	}
-	var all []catalog.Repository
+func images(site *Site, p mirrorPage, r *http.Request) (view, error) {
 	if name := r.URL.Query().Get("repository"); name != "" {
-		if all, err = site.Catalog.List(r.Context(), p.mirror); err != nil {
-			return view{}, err
-		}
-		releases, err := site.Releases.List(r.Context())
-		if err != nil {
-			return view{}, err
-		}
-		return repositoryPage(p, releases, all, name, r)
+		return repositoryPage(site, p, name, r)
 	}
-	tags, err := waiting.List(r.Context(), site.Catalog, p.mirror)
+	tags, err := waiting.List(r.Context(), site.Catalog, p.name)
 	if err != nil {
 		return view{}, err
 	}
-	v := imagesView{States: filterStates, Waiting: len(tags)}
-	if all, v.Search, v.State, err = find(r.Context(), site, p.mirror, r); err != nil {
+	all, search, state, err := find(r.Context(), site, p.name, r)
+	if err != nil {
 		return view{}, err
 	}
+	v := imagesView{Search: search, State: state, States: filterStates, Waiting: len(tags)}
 	v.Found = len(all)
 	if v.paging, err = newPaging(r, len(all), repositoriesPage); err != nil {
 		return view{}, err
 	}
 	v.Repositories = all[v.from:v.to]
-	return p.view(view{Template: "images", Title: "Images", Data: v})
+	return view{Template: "images", Title: "Images", Data: v}, nil
 }
 
-// find returns the repositories that a request searches for, with the text and the state.
+// find returns the repositories that match the text and the state in the query of a request.
 func find(ctx context.Context, site *Site, mirror string, r *http.Request) (all []catalog.Repository, text, state string, err error) {
 	text, state = strings.TrimSpace(r.URL.Query().Get("q")), r.URL.Query().Get("state")
 	if state != "" && !slices.Contains(filterStates, run.Outcome(state)) {
@@ -88,8 +72,7 @@ func find(ctx context.Context, site *Site, mirror string, r *http.Request) (all 
 	return all, text, state, err
 }
 
-// is reports whether a repository, or a tag of it, is in a state. Everything is in the empty
-// one.
+// is reports whether a repository or one of its tags has the state. An empty state matches all.
 func is(r catalog.Repository, state run.Outcome) bool {
 	switch state {
 	case "":
@@ -102,7 +85,7 @@ func is(r catalog.Repository, state run.Outcome) bool {
 	return r.Count(state) > 0
 }
 
-// holds reports whether a repository has the text in its name, in a tag or in a digest.
+// holds reports whether the name, a tag or a digest of a repository contains the text.
 func holds(r catalog.Repository, text string) bool {
 	if text == "" || strings.Contains(r.Source.String(), text) {
 		return true
@@ -123,16 +106,23 @@ type repositoryView struct {
 // tagRow is a tag of a repository.
 type tagRow struct {
 	catalog.Tag
-	Waits *waitingRow // nil: it does not wait
+	Waits *waitingRow // nil if it does not wait
 }
 
-func repositoryPage(p mirrorPage, releases []release.Release, all []catalog.Repository, name string, r *http.Request) (view, error) {
+func repositoryPage(site *Site, p mirrorPage, name string, r *http.Request) (view, error) {
+	all, err := site.Catalog.List(r.Context(), p.name)
+	if err != nil {
+		return view{}, err
+	}
+	releases, err := site.Releases.List(r.Context())
+	if err != nil {
+		return view{}, err
+	}
 	i := slices.IndexFunc(all, func(r catalog.Repository) bool { return r.Source.String() == name })
 	if i < 0 {
-		return view{}, fmt.Errorf("%w: nothing was seen of %s", overview.ErrUnknown, name)
+		return view{}, fmt.Errorf("%w: no run has seen %s", overview.ErrUnknown, name)
 	}
 	v := repositoryView{Repository: all[i], Name: name}
-	var err error
 	if v.paging, err = newPaging(r, len(all[i].Tags), tagsPage); err != nil {
 		return view{}, err
 	}
@@ -144,5 +134,5 @@ func repositoryPage(p mirrorPage, releases []release.Release, all []catalog.Repo
 		}
 		v.Tags = append(v.Tags, row)
 	}
-	return p.view(view{Template: "repository", Title: name, Data: v})
+	return view{Template: "repository", Title: name, Data: v}, nil
 }

@@ -1,6 +1,7 @@
 package web
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"net/url"
@@ -11,175 +12,114 @@ import (
 	"github.com/osism/skopeo-worker/shared/run"
 )
 
-// own returns an error unless the mirror is the one that this process plans and prunes.
+// own returns an error unless this process plans and prunes the mirror.
 func own(site *Site, mirror string) error {
 	if mirror != site.Mirror {
-		return fmt.Errorf("%w: this process plans and prunes the mirror %s only", errBadRequest, site.Mirror)
+		return fmt.Errorf("%w: this process plans and prunes only mirror %s", errBadRequest, site.Mirror)
 	}
 	return nil
 }
 
-// plan fetches the list and plans.
-type plan struct{ mirror string }
-
 func parsePlan(site *Site, mirror string, _ url.Values) (action, error) {
-	return plan{mirror}, own(site, mirror)
+	return action{
+		Question:    "Fetch the list and plan mirror " + mirror + " now?",
+		Explanation: "The plan supersedes an older one that is unfinished. If that has the same list, it continues instead.",
+		Button:      "Plan now",
+		back:        place{path: "/"},
+		do:          func(ctx context.Context, site *Site, _ string) (string, error) { return site.Actions.Plan(ctx) },
+	}, own(site, mirror)
 }
 
-func (a plan) Question() string { return "Fetch the list and plan mirror " + a.mirror + " now?" }
-func (plan) Explanation() string {
-	return "The plan supersedes an older one that is unfinished. If that has the same list, it continues instead."
-}
-func (plan) Button() string  { return "Plan now" }
-func (plan) fields() []field { return nil }
-func (plan) back() place     { return place{path: "/"} }
-func (plan) do(ctx context.Context, site *Site, _ string) (string, error) {
-	return site.Actions.Plan(ctx)
-}
-
-// republish retries failures.
-type republish struct {
-	mirror string
-	which  Republish
-}
-
-// errRepublish is returned for what is empty by mistake: it must not republish everything.
+// errRepublish is returned if a field is empty, so that a mistake does not republish everything.
 var errRepublish = fmt.Errorf("%w: expected a repository or an image that is not empty, or neither to republish all", errBadRequest)
 
 func parseRepublish(_ *Site, mirror string, given url.Values) (action, error) {
-	a := republish{mirror, Republish{Repository: given.Get("repository"), Image: given.Get("image")}}
-	if given.Has("repository") != (a.which.Repository != "") || given.Has("image") != (a.which.Image != "") || a.which.Repository != "" && a.which.Image != "" {
-		return nil, errRepublish
+	which := Republish{Repository: given.Get("repository"), Image: given.Get("image")}
+	if given.Has("repository") != (which.Repository != "") || given.Has("image") != (which.Image != "") || which.Repository != "" && which.Image != "" {
+		return action{}, errRepublish
+	}
+	a := action{
+		Question:    "Retry all failed images of mirror " + mirror + "?",
+		Explanation: "They are delivered to the workers at once, as a new run. Those that fail again are kept again.",
+		Button:      "Republish",
+		back:        place{path: "/failures"},
+		do: func(ctx context.Context, site *Site, _ string) (string, error) {
+			return site.Actions.Republish(ctx, mirror, which)
+		},
+	}
+	switch {
+	case which.Repository != "":
+		a.Question = "Retry the failed images of " + clean(which.Repository) + "?"
+		a.fields = []field{{"repository", which.Repository}}
+	case which.Image != "":
+		a.Question = "Retry the failed image " + clean(which.Image) + "?"
+		a.Explanation = "It is delivered to the workers at once, as a new run. If it fails again, it is kept again. Other failures stay as they are."
+		a.fields = []field{{"image", which.Image}}
 	}
 	return a, nil
 }
-
-func (a republish) Question() string {
-	switch {
-	case a.which.Image != "":
-		return "Retry the failed image " + clean(a.which.Image) + "?"
-	case a.which.Repository != "":
-		return "Retry the failed images of " + clean(a.which.Repository) + "?"
-	}
-	return "Retry all failed images of mirror " + a.mirror + "?"
-}
-
-func (a republish) Explanation() string {
-	if a.which.Image != "" {
-		return "It is delivered to the workers at once, as a new run. If it fails again, it is kept again. Other failures stay as they are."
-	}
-	return "They are delivered to the workers at once, as a new run. Those that fail again are kept again."
-}
-
-func (republish) Button() string { return "Republish" }
-
-func (a republish) fields() (all []field) {
-	if a.which.Repository != "" {
-		all = append(all, field{"repository", a.which.Repository})
-	}
-	if a.which.Image != "" {
-		all = append(all, field{"image", a.which.Image})
-	}
-	return all
-}
-
-func (republish) back() place { return place{path: "/failures"} }
-
-func (a republish) do(ctx context.Context, site *Site, _ string) (string, error) {
-	return site.Actions.Republish(ctx, a.mirror, a.which)
-}
-
-// cancel cancels what has not started of a run.
-type cancel struct{ mirror, run string }
 
 func parseCancel(_ *Site, mirror string, given url.Values) (action, error) {
-	a := cancel{mirror, given.Get("run")}
-	if !run.ValidID(a.run) {
-		return nil, errNotOffered
+	id := given.Get("run")
+	if !run.ValidID(id) {
+		return action{}, errNotOffered
 	}
-	return a, nil
-}
-
-func (a cancel) Question() string {
-	return "Cancel the chunks of run " + a.run + " that have not started?"
-}
-func (cancel) Explanation() string {
-	return "A worker may finish a chunk that it has already. Republished images become failures again."
-}
-func (cancel) Button() string    { return "Cancel run" }
-func (a cancel) fields() []field { return []field{{"run", a.run}} }
-func (a cancel) back() place     { return place{path: "/runs/" + a.run} }
-func (a cancel) do(ctx context.Context, site *Site, _ string) (string, error) {
-	return site.Actions.Cancel(ctx, a.mirror, a.run)
-}
-
-// survey makes a prune plan.
-type survey struct {
-	mirror string
-	terms  PruneTerms
+	return action{
+		Question:    "Cancel the chunks of run " + id + " that have not started?",
+		Explanation: "A worker may finish a chunk that it has already. Republished images become failures again.",
+		Button:      "Cancel run",
+		fields:      []field{{"run", id}},
+		back:        place{path: "/runs/" + id},
+		do: func(ctx context.Context, site *Site, _ string) (string, error) {
+			return site.Actions.Cancel(ctx, mirror, id)
+		},
+	}, nil
 }
 
 func parseSurvey(site *Site, mirror string, given url.Values) (action, error) {
-	a := survey{mirror, PruneTerms{Grace: given.Get("grace"), Max: given.Get("max"), PerRepository: given.Get("max_per_repository")}}
+	terms := PruneTerms{Grace: given.Get("grace"), Max: given.Get("max"), PerRepository: given.Get("max_per_repository")}
+	var err error
+	if terms.LeftList, err = strconv.ParseBool(cmp.Or(given.Get("left_list"), "false")); err != nil {
+		return action{}, fmt.Errorf("%w: left_list: expected true or false", errBadRequest)
+	}
+	fields := []field{{"grace", terms.Grace}, {"max", terms.Max}, {"max_per_repository", terms.PerRepository}}
 	for _, pattern := range given["keep"] {
-		if pattern = strings.TrimSpace(pattern); pattern != "" { // the form has an empty one
-			a.terms.Keep = append(a.terms.Keep, pattern)
+		if pattern = strings.TrimSpace(pattern); pattern != "" { // the form may send an empty one
+			terms.Keep = append(terms.Keep, pattern)
+			fields = append(fields, field{"keep", pattern})
 		}
 	}
-	if text := given.Get("left_list"); text != "" {
-		var err error
-		if a.terms.LeftList, err = strconv.ParseBool(text); err != nil {
-			return nil, fmt.Errorf("%w: left_list: expected true or false", errBadRequest)
-		}
-	}
-	return a, own(site, mirror)
+	return action{
+		Question:    "Make a plan of what to prune of mirror " + mirror + "?",
+		Explanation: "Nothing is deleted. The plan replaces the last one. You can then read and confirm it.",
+		Button:      "Make a plan",
+		fields:      append(fields, field{"left_list", strconv.FormatBool(terms.LeftList)}),
+		back:        place{path: "/pruning"},
+		do: func(ctx context.Context, site *Site, user string) (string, error) {
+			return site.Pruning.Survey(ctx, terms, user)
+		},
+	}, own(site, mirror)
 }
 
-func (a survey) Question() string { return "Make a plan of what to prune of mirror " + a.mirror + "?" }
-func (survey) Explanation() string {
-	return "Nothing is deleted. The plan is to be read and confirmed, and takes the place of the last one."
-}
-func (survey) Button() string { return "Make a plan" }
-func (a survey) fields() []field {
-	all := []field{{"grace", a.terms.Grace}, {"max", a.terms.Max}, {"max_per_repository", a.terms.PerRepository}}
-	for _, pattern := range a.terms.Keep {
-		all = append(all, field{"keep", pattern})
-	}
-	return append(all, field{"left_list", strconv.FormatBool(a.terms.LeftList)})
-}
-func (survey) back() place { return place{path: "/pruning"} }
-func (a survey) do(ctx context.Context, site *Site, user string) (string, error) {
-	return site.Pruning.Survey(ctx, a.terms, user)
-}
-
-// execute confirms a prune plan by the number of its tags. The page of the plan asks for it.
-type execute struct {
-	mirror, plan string
-	tags         int // as the user says; -1: none
-}
-
-// planID is the ID of a prune plan.
+// planID matches the ID of a prune plan.
 var planID = regexp.MustCompile(`^[0-9a-f]{32}$`)
 
+// parseExecute parses the confirmation of a prune plan by the number of its tags. The page of the
+// plan has the form.
 func parseExecute(site *Site, mirror string, given url.Values) (action, error) {
-	a := execute{mirror, given.Get("plan"), typed(given.Get("tags"))}
-	if !planID.MatchString(a.plan) {
-		return nil, errNotOffered
+	id := given.Get("plan")
+	if !planID.MatchString(id) {
+		return action{}, errNotOffered
 	}
-	return a, own(site, mirror)
-}
-
-// typed is a number as a user types it, perhaps with spaces; -1 if it is none.
-func typed(text string) int {
-	n, err := strconv.Atoi(strings.Join(strings.Fields(text), ""))
+	tags, err := strconv.Atoi(strings.Join(strings.Fields(given.Get("tags")), "")) // a user may type 1 000
 	if err != nil {
-		return -1
+		tags = -1 // no plan has so many
 	}
-	return n
-}
-
-func (a execute) fields() []field { return []field{{"plan", a.plan}, {"tags", strconv.Itoa(a.tags)}} }
-func (execute) back() place       { return place{path: "/pruning"} }
-func (a execute) do(ctx context.Context, site *Site, user string) (string, error) {
-	return site.Pruning.Execute(ctx, a.plan, a.tags, user)
+	return action{
+		fields: []field{{"plan", id}, {"tags", strconv.Itoa(tags)}},
+		back:   place{path: "/pruning"},
+		do: func(ctx context.Context, site *Site, user string) (string, error) {
+			return site.Pruning.Execute(ctx, id, tags, user)
+		},
+	}, own(site, mirror)
 }

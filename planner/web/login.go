@@ -9,7 +9,7 @@ import (
 	"strings"
 )
 
-// forUsers serves those who are known, and sends others to log in.
+// forUsers passes on requests of users, and sends other clients to the login.
 func (s *Server) forUsers(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		user, ok := s.access.user(r)
@@ -34,7 +34,7 @@ func (s *Server) forUsers(next http.Handler) http.Handler {
 	})
 }
 
-// refuse answers a script that is not let in.
+// refuse answers a script that has not authenticated.
 func (s *Server) refuse(w http.ResponseWriter, r *http.Request, user string, err error) {
 	status := s.refused(w, r, user, err)
 	if status == http.StatusUnauthorized && s.config.PasswordFile != "" {
@@ -50,7 +50,7 @@ func (s *Server) refused(w http.ResponseWriter, r *http.Request, user string, er
 	}
 	if wait := (*tooManyError)(nil); errors.As(err, &wait) {
 		w.Header().Set("Retry-After", strconv.Itoa(int(math.Ceil(wait.wait.Seconds()))))
-		s.log.Debug("a login was not tried", "user", user, "address", r.RemoteAddr, "error", err)
+		s.log.Debug("a password was not checked", "user", user, "address", r.RemoteAddr, "error", err)
 		return http.StatusTooManyRequests
 	}
 	if user != "" {

@@ -19,21 +19,21 @@ type nowView struct {
 	Unsent   []string
 }
 
-// mirrorRow is a mirror with what the page works out of its status.
+// mirrorRow is a mirror with its current runs.
 type mirrorRow struct {
 	overview.Mirror
 	Own     bool
 	Running []runningRow
 }
 
-// runningRow is a run under way.
+// runningRow is a run that is not over.
 type runningRow struct {
 	run.Status
-	Rate int64         // of its copies together, in bytes a second
-	Left time.Duration // until it is done at the pace so far; 0: not known
+	Rate int64         // sum of its copies, in bytes per second
+	Left time.Duration // estimated time until it is done; 0: unknown
 }
 
-// copiesView is what workers are doing.
+// copiesView lists the copies under way at a time.
 type copiesView struct {
 	Workers []workerRow
 	At      time.Time
@@ -46,7 +46,7 @@ type workerRow struct {
 	Copies []run.Copy
 }
 
-func (*Server) now(site *Site, r *http.Request) (view, error) {
+func now(site *Site, r *http.Request) (view, error) {
 	p, err := pageAbout(r.Context(), site, site.Mirror)
 	if err != nil {
 		return view{}, err
@@ -62,10 +62,10 @@ func (*Server) now(site *Site, r *http.Request) (view, error) {
 		v.Rows = append(v.Rows, row)
 	}
 	v.Copies = copiesView{byWorker(copies), p.At}
-	return p.view(view{Template: "now", Title: "Now", Live: true, Data: v})
+	return p.view(view{Template: "now", Title: "Now", Live: true, Data: v}), nil
 }
 
-// paceFrom is how many chunks must be done before their pace says anything.
+// paceFrom is how many chunks must be done before their pace counts.
 const paceFrom = 3
 
 func running(s run.Status, now time.Time) runningRow {
@@ -97,7 +97,7 @@ func byWorker(copies []run.Copy) []workerRow {
 	return rows
 }
 
-// RegistryState is how a registry stands, in words.
+// RegistryState returns the state of a registry as a word.
 func (nowView) RegistryState(r run.Registry, now time.Time) string {
 	switch {
 	case r.ClosedSince != nil:

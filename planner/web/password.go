@@ -12,25 +12,26 @@ import (
 	"time"
 	"unicode"
 
+	lru "github.com/hashicorp/golang-lru/v2"
 	"golang.org/x/crypto/bcrypt"
 )
 
 const (
-	// maxPasswordFile is far more than the users of one page need, in bytes.
+	// maxPasswordFile, maxUser and maxPassword are in bytes. bcrypt takes 72 bytes of a password.
 	maxPasswordFile = 1 << 20
-	// maxUser is the longest name of a user, in bytes.
-	maxUser = 128
-	// maxPassword is what bcrypt takes, in bytes.
-	maxPassword = 72
+	maxUser         = 128
+	maxPassword     = 72
 	// maxCost keeps a login below a second or two.
 	maxCost = 14
+	// provenFor is how long a password that was right needs no further bcrypt. Scripts send it with
+	// every request, and would wait for bcrypt each time.
+	provenFor = time.Minute
+	// maxProven is how many of these passwords are remembered.
+	maxProven = 1000
 )
 
-// users are bcrypt hashes by the names of users.
-type users map[string][]byte
-
-// readUsers reads a file as htpasswd -B writes it.
-func readUsers(path string) (users, error) {
+// readUsers reads a file in the format of htpasswd -B. It returns the bcrypt hashes by user.
+func readUsers(path string) (map[string][]byte, error) {
 	info, err := os.Stat(path)
 	if err != nil {
 		return nil, err
@@ -45,8 +46,8 @@ func readUsers(path string) (users, error) {
 	return parseUsers(path, data)
 }
 
-func parseUsers(path string, data []byte) (users, error) {
-	all := users{}
+func parseUsers(path string, data []byte) (map[string][]byte, error) {
+	all := map[string][]byte{}
 	lines := bufio.NewScanner(bytes.NewReader(data))
 	for number := 1; lines.Scan(); number++ {
 		line := strings.TrimSpace(lines.Text())
@@ -57,13 +58,13 @@ func parseUsers(path string, data []byte) (users, error) {
 		cost, err := bcrypt.Cost([]byte(hash))
 		switch {
 		case !found || !validUser(name):
-			return nil, fmt.Errorf("%s:%d: no user", path, number)
+			return nil, fmt.Errorf("%s:%d: expected user:hash", path, number)
 		case err != nil:
 			return nil, fmt.Errorf("%s:%d: the hash of %s is not bcrypt", path, number, name)
 		case cost > maxCost:
 			return nil, fmt.Errorf("%s:%d: the hash of %s has cost %d; at most %d", path, number, name, cost, maxCost)
 		case all[name] != nil:
-			return nil, fmt.Errorf("%s:%d: %s is there twice", path, number, name)
+			return nil, fmt.Errorf("%s:%d: %s is listed twice", path, number, name)
 		}
 		all[name] = []byte(hash)
 	}
@@ -76,31 +77,28 @@ func parseUsers(path string, data []byte) (users, error) {
 	return all, nil
 }
 
-// validUser reports whether s can be the name of a user in the log and on the page.
+// validUser reports whether s is a user name that the log and the page can show.
 func validUser(s string) bool {
 	return s != "" && len(s) <= maxUser && strings.IndexFunc(s, func(r rune) bool { return !unicode.IsPrint(r) || r == ':' || r == unicode.ReplacementChar }) < 0
 }
 
-// passwords are those of a file, which may change at any time.
+// passwords are the users of a file, which may change at any time.
 type passwords struct {
-	path string
+	path   string
+	proven *lru.Cache[[sha256.Size]byte, time.Time] // until when a user's hash and password need no bcrypt
 
 	mu      sync.Mutex
-	users   users
-	changed time.Time // of the file that users are from
-	size    int64
-	proven  map[[sha256.Size]byte]time.Time // users with their hashes and passwords, until when
+	users   map[string][]byte
+	changed time.Time // modification time of the file that users were read from
+	size    int64     // of that file
 }
 
-// provenFor is how long a password counts as right without another bcrypt, which scripts
-// that send it with every request would wait for each time.
-const provenFor = time.Minute
+func newPasswords(path string) *passwords {
+	return &passwords{path: path, proven: newCache[[sha256.Size]byte, time.Time](maxProven)}
+}
 
-// maxProven bounds the passwords that are remembered.
-const maxProven = 1000
-
-// unknown is a hash of the cost that htpasswd and bcrypt use most, so that an unknown user
-// takes as long as a wrong password.
+// unknown is a hash with the usual cost. It is compared if the user is unknown, so that the answer
+// takes as long as for a wrong password.
 var unknown = sync.OnceValue(func() []byte {
 	hash, err := bcrypt.GenerateFromPassword([]byte("unknown"), bcrypt.DefaultCost)
 	if err != nil {
@@ -109,7 +107,7 @@ var unknown = sync.OnceValue(func() []byte {
 	return hash
 })
 
-// hash returns the hash of a user as it stands in the file now; nil if there is none.
+// hash returns the current hash of a user, or nil if the file has no such user.
 func (p *passwords) hash(user string) []byte {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -119,7 +117,7 @@ func (p *passwords) hash(user string) []byte {
 	}
 	if !info.ModTime().Equal(p.changed) || info.Size() != p.size {
 		read, err := readUsers(p.path)
-		if err != nil { // it is being written
+		if err != nil { // the file may be half written
 			return nil
 		}
 		p.users, p.changed, p.size = read, info.ModTime(), info.Size()
@@ -127,15 +125,14 @@ func (p *passwords) hash(user string) []byte {
 	return p.users[user]
 }
 
-// errWrong is returned for an unknown user and for a wrong password alike.
+// errWrong is returned both for an unknown user and for a wrong password.
 var errWrong = errors.New("wrong user or password")
 
-// known reports whether the password of the user was right a moment ago, and still is.
+// known reports whether the password is the user's and was checked less than provenFor ago.
 func (p *passwords) known(user, password string) bool {
 	hash := p.hash(user)
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	return hash != nil && time.Now().Before(p.proven[proof(user, hash, password)])
+	until, ok := p.proven.Get(proof(user, hash, password))
+	return hash != nil && ok && time.Now().Before(until)
 }
 
 func proof(user string, hash []byte, password string) [sha256.Size]byte {
@@ -153,11 +150,6 @@ func (p *passwords) check(user, password string) error {
 	if err != nil || !known {
 		return errWrong
 	}
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	if p.proven == nil || len(p.proven) >= maxProven {
-		p.proven = map[[sha256.Size]byte]time.Time{}
-	}
-	p.proven[proof(user, hash, password)] = time.Now().Add(provenFor)
+	p.proven.Add(proof(user, hash, password), time.Now().Add(provenFor))
 	return nil
 }

@@ -1,7 +1,6 @@
 package web
 
 import (
-	"cmp"
 	"context"
 	"net/http"
 	"net/url"
@@ -10,14 +9,14 @@ import (
 	"github.com/osism/skopeo-worker/planner/overview"
 )
 
-// place is a page with what it is asked for.
+// place is a page with the query of a link to it.
 type place struct {
 	path  string
-	query []string // names and values; what is empty is left out
+	query []string // names and values; empty values are left out
 }
 
-// link leads to the place for a mirror, with more of a query. own is the mirror that a link
-// need not name.
+// link returns the link to the place for a mirror, with more of a query. It does not name the mirror
+// if that is own, the one that this process plans.
 func (p place) link(own, mirror string, more ...string) string {
 	query := url.Values{}
 	if mirror != "" && mirror != own {
@@ -36,40 +35,34 @@ func (p place) link(own, mirror string, more ...string) string {
 	return p.path + "?" + query.Encode()
 }
 
-// mirrorPage is what pages about a mirror begin with.
+// mirrorPage is what a page about a mirror needs.
 type mirrorPage struct {
-	mirror string
+	name   string
+	failed int // images
 	overview.Overview
 }
 
-// pageAbout looks at a mirror. It returns overview.ErrUnknown if nothing is known of it.
-func pageAbout(ctx context.Context, site *Site, mirror string) (mirrorPage, error) {
+// pageAbout reads the state of all mirrors for a page about one. It returns overview.ErrUnknown if
+// there is no such mirror.
+func pageAbout(ctx context.Context, site *Site, name string) (mirrorPage, error) {
 	o, err := site.Overview.Now(ctx)
-	if err == nil {
-		_, err = o.Mirror(mirror)
-	}
-	return mirrorPage{mirror, o}, err
-}
-
-// pageOf looks at the mirror that a request names, or that of this process.
-func pageOf(site *Site, r *http.Request) (mirrorPage, error) {
-	return pageAbout(r.Context(), site, cmp.Or(r.URL.Query().Get("mirror"), site.Mirror))
-}
-
-// view adds to a page what all of them have.
-func (p mirrorPage) view(v view) (view, error) {
-	m, err := p.Mirror(p.mirror)
 	if err != nil {
-		return view{}, err
+		return mirrorPage{}, err
 	}
-	v.Mirror, v.Failed = p.mirror, m.Failures.Images
+	m, err := o.Mirror(name)
+	return mirrorPage{name, m.Failures.Images, o}, err
+}
+
+// view adds to a view what all pages about a mirror show.
+func (p mirrorPage) view(v view) view {
+	v.Mirror, v.Failed = p.name, p.failed
 	for _, m := range p.Mirrors {
 		v.Mirrors = append(v.Mirrors, m.Name)
 	}
-	return v, nil
+	return v
 }
 
-// errorView is the page about an error; back may be empty.
+// errorView returns the page about an error. If back is not empty, the page links to it.
 func errorView(status int, text, back string) view {
 	return view{Template: "error", Status: status, Title: strconv.Itoa(status) + " " + http.StatusText(status), Text: text, Data: back}
 }

@@ -10,35 +10,35 @@ import (
 	"github.com/osism/skopeo-worker/worker/prune"
 )
 
-// pruneRows is how many tags a page of a plan has.
+// pruneRows is how many tags a page of a plan lists.
 const pruneRows = 200
 
-// Pruning makes plans of what to prune and executes them, in the background. Each returns what it
-// has begun, in a sentence.
+// Pruning makes and executes prune plans in the background. Each method returns a sentence about what
+// it has started.
 type Pruning interface {
-	// Survey begins to make a plan. Terms that cannot be read are an ErrTerms.
+	// Survey starts to make a plan. It returns ErrTerms for invalid terms.
 	Survey(ctx context.Context, terms PruneTerms, by string) (string, error)
 	// Execute confirms a plan by the number of its tags, as prune.Store.Confirm does.
 	Execute(ctx context.Context, plan string, tags int, by string) (string, error)
 }
 
-// ErrTerms is returned for a time of grace, a cap or a regular expression that cannot be read.
+// ErrTerms is returned for an invalid time of grace, cap or regular expression.
 var ErrTerms = errors.New("no plan is made")
 
-// PruneTerms are the terms of a plan, as planner prune has them; empty: its defaults.
+// PruneTerms are the options of planner prune. The defaults of the command replace empty ones.
 type PruneTerms struct {
 	Grace, Max, PerRepository string
 	Keep                      []string // regular expressions of tags that are never deleted
-	LeftList                  bool     // delete tags, too, that their entries kept before they left the list
+	LeftList                  bool     // also delete tags that their entries kept before they left the list
 }
 
-// PruneSurvey is how the making of a plan stands.
+// PruneSurvey is the progress of making a plan.
 type PruneSurvey struct {
-	Since        time.Time `json:"since,omitzero"` // zero: none is made
+	Since        time.Time `json:"since,omitzero"` // zero: no plan is being made
 	By           string    `json:"by,omitempty"`
 	Done         int       `json:"done"`
 	Repositories int       `json:"repositories"`
-	// Failed is when the last one failed, and Error why; zero: it did not.
+	// Failed is when making the last plan failed, and Error why. Failed is zero if it succeeded.
 	Failed time.Time `json:"failed,omitzero"`
 	Error  string    `json:"error,omitempty"`
 }
@@ -47,22 +47,22 @@ type PruneSurvey struct {
 type pruningView struct {
 	prune.State
 	Survey PruneSurvey
-	Terms  PruneTerms // of the form
+	Terms  PruneTerms // defaults of the form
 	Plan   *prune.Plan
-	Done   int  // repositories of the plan
-	Stays  bool // shows what stays, not what goes
+	Done   int  // repositories of the plan that are finished
+	Stays  bool // lists the tags that stay, not those to delete
 	Rows   []pruneRow
 	Left   []prune.Left
 	paging
 }
 
-// pruneRow is a tag of a plan, or the repository of those that follow.
+// pruneRow is a tag of a plan, or the repository of the tags that follow.
 type pruneRow struct {
 	Repository *prune.Repository
 	Tag        prune.Tag
 }
 
-// Bytes are those that the tags of the repository free.
+// Bytes returns how much the tags of the repository free.
 func (r pruneRow) Bytes() (bytes int64) {
 	for _, t := range r.Repository.Tags {
 		bytes += t.Bytes
@@ -70,13 +70,13 @@ func (r pruneRow) Bytes() (bytes int64) {
 	return bytes
 }
 
-// UnderWay reports whether the plan was confirmed and its execution has not ended.
+// UnderWay reports whether the plan is being executed.
 func (v pruningView) UnderWay() bool { return v.Review != nil && v.Review.UnderWay() }
 
-// Busy reports whether the page changes by itself.
+// Busy reports whether a plan is being made or executed.
 func (v pruningView) Busy() bool { return v.UnderWay() || !v.Survey.Since.IsZero() }
 
-// Share is a number as a part of another one.
+// Share returns a number as a percentage of another one.
 func (pruningView) Share(n, all int) string {
 	if all == 0 {
 		return "0 %"
@@ -84,7 +84,7 @@ func (pruningView) Share(n, all int) string {
 	return strconv.FormatFloat(float64(n)*100/float64(all), 'f', 1, 64) + " %"
 }
 
-// Grace is how long the tags of the plan were dropped at least.
+// Grace returns for how long the tags of the plan have been dropped at least.
 func (v pruningView) Grace() string {
 	d, err := time.ParseDuration(v.Review.Grace)
 	if err != nil {
@@ -93,12 +93,8 @@ func (v pruningView) Grace() string {
 	return span(d)
 }
 
-func (*Server) pruning(site *Site, r *http.Request) (view, error) {
-	p, err := pageOf(site, r)
-	if err != nil {
-		return view{}, err
-	}
-	v, err := lookAtPlan(r.Context(), site, p.mirror)
+func pruning(site *Site, p mirrorPage, r *http.Request) (view, error) {
+	v, err := lookAtPlan(r.Context(), site, p.name)
 	if err != nil {
 		return view{}, err
 	}
@@ -120,10 +116,10 @@ func (*Server) pruning(site *Site, r *http.Request) (view, error) {
 	default:
 		v.Rows = rowsOf(v.Plan, v.from, v.to)
 	}
-	return p.view(view{Template: "pruning", Title: "Pruning", Data: v, Live: v.Busy()})
+	return view{Template: "pruning", Title: "Pruning", Data: v, Live: v.Busy()}, nil
 }
 
-// lookAtPlan reads how the pruning of a mirror stands.
+// lookAtPlan returns the state of the pruning of a mirror.
 func lookAtPlan(ctx context.Context, site *Site, mirror string) (v pruningView, err error) {
 	v.Terms = PruneTerms{Grace: "30d", Max: "10%", PerRepository: "50%"}
 	if mirror == site.Mirror {
@@ -140,7 +136,7 @@ func lookAtPlan(ctx context.Context, site *Site, mirror string) (v pruningView, 
 		v.Done, v.Review.Outcome = record.Done.Len(), record.Outcome
 	}
 	plan, err := site.Prunes.Proposed(ctx, mirror, v.Review)
-	if errors.Is(err, prune.ErrGone) || errors.Is(err, prune.ErrPlan) { // of another release
+	if errors.Is(err, prune.ErrGone) || errors.Is(err, prune.ErrPlan) { // another release may have written it
 		v.Review = nil
 		return v, nil
 	}
@@ -148,7 +144,7 @@ func lookAtPlan(ctx context.Context, site *Site, mirror string) (v pruningView, 
 	return v, err
 }
 
-// rowsOf returns the tags of a plan from one place to another, below their repositories.
+// rowsOf returns rows of the tags from up to to of a plan, below their repositories.
 func rowsOf(p *prune.Plan, from, to int) (rows []pruneRow) {
 	n := 0
 	for i := range p.Repositories {

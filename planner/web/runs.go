@@ -6,6 +6,7 @@ import (
 	"slices"
 	"time"
 
+	"github.com/osism/skopeo-worker/planner/display"
 	"github.com/osism/skopeo-worker/planner/overview"
 	"github.com/osism/skopeo-worker/shared/change"
 	"github.com/osism/skopeo-worker/shared/run"
@@ -14,7 +15,7 @@ import (
 const (
 	runsPage   = 60
 	chunksPage = 100
-	// changesShown is how many changes the page of a run has; planner changes has all.
+	// changesShown is how many changes the page of a run lists; planner changes lists all.
 	changesShown = 200
 )
 
@@ -32,12 +33,8 @@ type chartView struct {
 	Chart       template.HTML
 }
 
-func (*Server) runs(site *Site, r *http.Request) (view, error) {
-	p, err := pageOf(site, r)
-	if err != nil {
-		return view{}, err
-	}
-	_, total, err := site.Overview.Runs(r.Context(), p.mirror, 0, 0)
+func runs(site *Site, p mirrorPage, r *http.Request) (view, error) {
+	_, total, err := site.Overview.Runs(r.Context(), p.name, 0, 0)
 	if err != nil {
 		return view{}, err
 	}
@@ -45,26 +42,27 @@ func (*Server) runs(site *Site, r *http.Request) (view, error) {
 	if v.paging, err = newPaging(r, total, runsPage); err != nil {
 		return view{}, err
 	}
-	if v.Runs, _, err = site.Overview.Runs(r.Context(), p.mirror, v.from, runsPage); err != nil {
+	if v.Runs, _, err = site.Overview.Runs(r.Context(), p.name, v.from, runsPage); err != nil {
 		return view{}, err
 	}
 	v.Usual = overview.Usual(v.Runs)
 	v.Charts = charts(v.Runs, p.At)
-	return p.view(view{Template: "runs", Title: "Runs", Data: v})
+	return view{Template: "runs", Title: "Runs", Data: v}, nil
 }
 
-// charts draw what the plans among the runs took and did, the oldest first.
+// charts draws the durations and results of the plans among the runs, the oldest first.
 func charts(runs []overview.Run, now time.Time) []chartView {
+	plain := func(n int64) string { return number(int(n)) }
 	measures := []struct {
 		title string
 		value func(overview.Run) int64
 		text  func(int64) string
 	}{
 		{"Duration", func(r overview.Run) int64 { return int64(r.Took(now)) }, func(n int64) string { return span(time.Duration(n)) }},
-		{"Images copied", func(r overview.Run) int64 { return int64(r.Status.Images.Copied) }, func(n int64) string { return number(int(n)) }},
-		{"Images failed", func(r overview.Run) int64 { return int64(r.Status.Images.Failed) }, func(n int64) string { return number(int(n)) }},
-		{"Bytes copied", func(r overview.Run) int64 { return r.Status.Bytes }, size},
-		{"Pulls", func(r overview.Run) int64 { return int64(r.Status.Pulls) }, func(n int64) string { return number(int(n)) }},
+		{"Images copied", func(r overview.Run) int64 { return int64(r.Status.Images.Copied) }, plain},
+		{"Images failed", func(r overview.Run) int64 { return int64(r.Status.Images.Failed) }, plain},
+		{"Bytes copied", func(r overview.Run) int64 { return r.Status.Bytes }, display.Size},
+		{"Pulls", func(r overview.Run) int64 { return int64(r.Status.Pulls) }, plain},
 	}
 	var views []chartView
 	for _, m := range measures {
@@ -91,22 +89,18 @@ type runView struct {
 	Running runningRow
 	Copies  copiesView
 	Changes []change.Change
-	Changed []string // how many of each kind
-	Hidden  int      // changes
+	Changed []string // the number of each kind, as text
+	Hidden  int      // changes that are not shown
 	paging
 }
 
-func (*Server) run(site *Site, r *http.Request) (view, error) {
-	p, err := pageOf(site, r)
-	if err != nil {
-		return view{}, err
-	}
-	found, chunks, err := site.Overview.Run(r.Context(), p.mirror, r.PathValue("run"))
+func runPage(site *Site, p mirrorPage, r *http.Request) (view, error) {
+	found, chunks, err := site.Overview.Run(r.Context(), p.name, r.PathValue("run"))
 	if err != nil {
 		return view{}, err
 	}
 	v := runView{Run: found, Took: found.Took(p.At), Running: running(found.Status, p.At), Copies: copiesView{byWorker(slices.Clone(found.Status.UnderWay)), p.At}}
-	changes, more, err := site.Changes.List(r.Context(), p.mirror, found.ID)
+	changes, more, err := site.Changes.List(r.Context(), p.name, found.ID)
 	if err != nil {
 		return view{}, err
 	}
@@ -115,10 +109,10 @@ func (*Server) run(site *Site, r *http.Request) (view, error) {
 		return view{}, err
 	}
 	v.Chunks = chunks[v.from:v.to]
-	return p.view(view{Template: "run", Title: "Run " + found.ID, Live: !found.Status.Over(), Data: v})
+	return view{Template: "run", Title: "Run " + found.ID, Live: !found.Status.Over(), Data: v}, nil
 }
 
-// count counts changes, and shows some.
+// count sets the numbers of changes, and the changes that are shown.
 func (v *runView) count(changes []change.Change, more int) {
 	counts := map[change.Kind]int{}
 	for _, c := range changes {

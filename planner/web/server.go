@@ -16,6 +16,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	lru "github.com/hashicorp/golang-lru/v2"
 	"golang.org/x/net/netutil"
 
 	"github.com/osism/skopeo-worker/planner/overview"
@@ -28,7 +29,7 @@ import (
 )
 
 const (
-	// What a client may take: slow ones must not keep others out.
+	// Bounds of a client, so that slow clients do not keep others out.
 	headerTimeout  = 5 * time.Second
 	readTimeout    = 10 * time.Second
 	writeTimeout   = time.Minute
@@ -37,16 +38,16 @@ const (
 	maxBody        = 64 << 10
 	maxConnections = 512
 
-	// closing is what requests under way get when the process ends.
+	// closing is how long requests may take to finish when the process ends.
 	closing = 5 * time.Second
 )
 
 //go:embed templates/*.html static/*
 var files embed.FS
 
-// Site is what the page shows and does. It is there once the broker is.
+// Site has all that the page shows and can do. It exists once the broker is connected.
 type Site struct {
-	Mirror   string // the mirror name of this process, which it can plan
+	Mirror   string // the mirror that this process plans
 	Overview *overview.Reader
 	Failures *failure.Store
 	Changes  *change.Store
@@ -55,28 +56,28 @@ type Site struct {
 	Actions  Actions
 	Pruning  Pruning
 	Prunes   *prune.Store
-	Surveys  func() PruneSurvey // the plan that is being made
+	Surveys  func() PruneSurvey // state of the prune plan that is being made
 	Schedule func() Schedule
 	Unsent   func() []string // notifications that could not be sent
 	Zone     *time.Location  // of the times on the page
 }
 
-// Schedule is when the mirror is planned.
+// Schedule states when this process plans its mirror.
 type Schedule struct {
-	Next  time.Time // zero: not by this process
-	Tried time.Time // the last time; zero: not yet
-	Error string    // why that failed
+	Next  time.Time // zero: there is no schedule
+	Tried time.Time // when it last planned; zero: not yet
+	Error string    // of that attempt, if it failed
 }
 
-// Actions do what the page offers. Each returns what it has done, in a sentence.
+// Actions carries out the actions of the page. Each method returns a sentence about its result.
 type Actions interface {
 	Plan(ctx context.Context) (string, error)
 	Republish(ctx context.Context, mirror string, w Republish) (string, error)
 	Cancel(ctx context.Context, mirror, run string) (string, error)
 }
 
-// Republish is which failures of a mirror to retry: those of a repository, that of an image
-// as failure.Image has its source, or all if both are empty.
+// Republish selects the failures to retry: those of a repository, or that of an image, named as
+// failure.Image.Source. If both are empty, it selects all.
 type Republish struct {
 	Repository, Image string
 }
@@ -91,13 +92,13 @@ type Server struct {
 	http      http.Server
 	site      atomic.Pointer[Site]
 	templates map[string]*template.Template
-	notes     notes
+	notes     *lru.Cache[string, note]
 }
 
-// Listen returns a server that listens and does not answer yet. Requests for metrics and
-// probes go to the given handler.
+// Listen returns a server that listens, but answers only once Serve is called. Requests for metrics
+// and probes go to the given handler.
 func Listen(c Config, version string, probes http.Handler, log *slog.Logger) (*Server, error) {
-	s := &Server{config: c, version: version, log: log, access: newAccess(c)}
+	s := &Server{config: c, version: version, log: log, access: newAccess(c), notes: newCache[string, note](maxNotes)}
 	s.parseTemplates()
 	listener, err := net.Listen("tcp", c.Addr)
 	if err != nil {
@@ -108,18 +109,15 @@ func Listen(c Config, version string, probes http.Handler, log *slog.Logger) (*S
 		Handler: s.handler(probes), ReadHeaderTimeout: headerTimeout, ReadTimeout: readTimeout, WriteTimeout: writeTimeout,
 		IdleTimeout: idleTimeout, MaxHeaderBytes: maxHeader, ErrorLog: slog.NewLogLogger(log.Handler(), slog.LevelDebug),
 	}
-	log.Info("serving the page", "url", "http://"+s.Addr()+"/")
+	log.Info("serving the page", "url", "http://"+listener.Addr().String()+"/")
 	return s, nil
 }
 
-// Addr is where the server listens.
-func (s *Server) Addr() string { return s.listener.Addr().String() }
-
-// Show makes the server show the site. Before, it answers that the broker is not reached.
+// Show makes the server show the site. Before, it answers that the broker is not connected yet.
 func (s *Server) Show(site *Site) { s.site.Store(site) }
 
-// Serve answers until work returns, whose context also ends if nothing can be answered
-// any more. It returns the error of either.
+// Serve answers requests until work returns. If the server fails, it cancels the context of work.
+// The error is that of the server, of work, or of both.
 func (s *Server) Serve(ctx context.Context, work func(context.Context) error) error {
 	ctx, stop := context.WithCancelCause(ctx)
 	defer stop(nil)
@@ -143,8 +141,8 @@ func (s *Server) Serve(ctx context.Context, work func(context.Context) error) er
 	return errors.Join(err, <-served)
 }
 
-// handler puts the routes together. All but the probes, the login and the files that it
-// needs are for users only.
+// handler returns the handler of all routes. Only the probes, the login page and the static files are
+// open to clients that have not logged in.
 func (s *Server) handler(probes http.Handler) http.Handler {
 	static, err := fs.Sub(files, "static")
 	if err != nil {
@@ -159,14 +157,14 @@ func (s *Server) handler(probes http.Handler) http.Handler {
 
 	users := http.NewServeMux()
 	users.Handle("GET /metrics", probes)
-	users.HandleFunc("GET /{$}", s.page(s.now))
-	users.HandleFunc("GET /failures", s.page(s.failures))
-	users.HandleFunc("GET /images", s.page(s.images))
-	users.HandleFunc("GET /images/waiting", s.page(s.waiting))
-	users.HandleFunc("GET /runs", s.page(s.runs))
-	users.HandleFunc("GET /runs/{run}", s.page(s.run))
-	users.HandleFunc("GET /pruning", s.page(s.pruning))
-	users.HandleFunc("GET /actions/{action}", s.page(s.confirm))
+	users.HandleFunc("GET /{$}", s.page(now))
+	users.HandleFunc("GET /failures", s.pageOf(failures))
+	users.HandleFunc("GET /images", s.pageOf(images))
+	users.HandleFunc("GET /images/waiting", s.pageOf(waitingTags))
+	users.HandleFunc("GET /runs", s.pageOf(runs))
+	users.HandleFunc("GET /runs/{run}", s.pageOf(runPage))
+	users.HandleFunc("GET /pruning", s.pageOf(pruning))
+	users.HandleFunc("GET /actions/{action}", s.page(confirm))
 	users.HandleFunc("POST /actions/{action}", s.act)
 	users.HandleFunc("POST /logout", s.logout)
 	for pattern, handler := range s.apiRoutes() {
@@ -188,8 +186,8 @@ func (s *Server) handler(probes http.Handler) http.Handler {
 	return withHeaders(s.config.checkHost(crossOrigin.Handler(limited)))
 }
 
-// headers are those of every answer. The page needs nothing but its own files, runs in no
-// frame, and is stored by no cache.
+// headers are sent with every answer. They restrict the page to its own files, and forbid frames and
+// caches.
 var headers = map[string]string{
 	"Content-Security-Policy":      "default-src 'none'; style-src 'self'; script-src 'self'; connect-src 'self'; img-src 'self'; form-action 'self'; frame-ancestors 'none'; base-uri 'none'",
 	"X-Frame-Options":              "DENY",
@@ -210,18 +208,38 @@ func withHeaders(next http.Handler) http.Handler {
 	})
 }
 
-// errNotReady is shown until the broker is reached.
-var errNotReady = errors.New("the broker is not reached yet")
+var (
+	// errNotReady is returned until the broker is connected.
+	errNotReady = errors.New("the broker is not reached yet")
+	// errReadOnly is returned for an action if UI_READ_ONLY is set.
+	errReadOnly = errors.New("UI_READ_ONLY is set: this page does nothing")
+)
 
-// page serves what render returns: the data of a template.
+// ready returns the site, or errNotReady.
+func (s *Server) ready() (*Site, error) {
+	if site := s.site.Load(); site != nil {
+		return site, nil
+	}
+	return nil, errNotReady
+}
+
+// writable returns the site if actions are allowed.
+func (s *Server) writable() (*Site, error) {
+	site, err := s.ready()
+	if err == nil && s.config.ReadOnly {
+		err = errReadOnly
+	}
+	return site, err
+}
+
+// page serves the view that render returns.
 func (s *Server) page(render func(*Site, *http.Request) (view, error)) http.HandlerFunc {
 	return func(w http.ResponseWriter, r *http.Request) {
-		site := s.site.Load()
-		if site == nil {
-			s.failed(w, r, errNotReady)
-			return
+		site, err := s.ready()
+		var v view
+		if err == nil {
+			v, err = render(site, r)
 		}
-		v, err := render(site, r)
 		if err != nil {
 			s.failed(w, r, err)
 			return
@@ -230,8 +248,21 @@ func (s *Server) page(render func(*Site, *http.Request) (view, error)) http.Hand
 	}
 }
 
-// statusOf returns the status of an answer with an error. It reports false for an error
-// that is nothing about the request.
+// pageOf is page for the mirror that the query of the request names. The default is the one that this
+// process plans.
+func (s *Server) pageOf(render func(*Site, mirrorPage, *http.Request) (view, error)) http.HandlerFunc {
+	return s.page(func(site *Site, r *http.Request) (view, error) {
+		p, err := pageAbout(r.Context(), site, cmp.Or(r.URL.Query().Get("mirror"), site.Mirror))
+		if err != nil {
+			return view{}, err
+		}
+		v, err := render(site, p, r)
+		return p.view(v), err
+	})
+}
+
+// statusOf returns the status of the answer for an error. It reports false if the request did not
+// cause the error, so that the error belongs into the log.
 func statusOf(err error) (status int, known bool) {
 	switch {
 	case errors.Is(err, run.ErrNotFound), errors.Is(err, overview.ErrUnknown):
@@ -264,7 +295,7 @@ func (s *Server) fail(w http.ResponseWriter, r *http.Request, status int, text s
 	s.show(w, r, errorView(status, text, ""))
 }
 
-// show renders the page as a whole before it sends anything.
+// show renders the whole page before it sends anything.
 func (s *Server) show(w http.ResponseWriter, r *http.Request, v view) {
 	s.complete(&v, r)
 	var page bytes.Buffer

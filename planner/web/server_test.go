@@ -325,11 +325,11 @@ func TestPasswordFile(t *testing.T) {
 	for text, problem := range map[string]string{
 		"":                 "no users",
 		"# nothing\n\n":    "no users",
-		"ada":              ":1: no user",
-		":" + string(hash): ":1: no user",
+		"ada":              ":1: expected user:hash",
+		":" + string(hash): ":1: expected user:hash",
 		"ada:{SHA}x":       ":1: the hash of ada is not bcrypt",
 		"ada:$apr1$x$y":    "not bcrypt",
-		"a:" + string(hash) + "\na:" + string(hash): ":2: a is there twice",
+		"a:" + string(hash) + "\na:" + string(hash): ":2: a is listed twice",
 		"a:$2y$31$" + strings.Repeat("x", 53):       "cost 31",
 	} {
 		_, err := parseUsers("file", []byte(text))

@@ -4,33 +4,37 @@ import (
 	"errors"
 	"fmt"
 	"html/template"
+	"maps"
 	"net/http"
 	"net/url"
+	"strconv"
 	"strings"
 	"time"
 	"unicode"
 	"unicode/utf8"
 
+	"github.com/osism/skopeo-worker/planner/display"
 	"github.com/osism/skopeo-worker/shared/redact"
 )
 
-// errBadRequest is returned for a query that makes no sense.
+// errBadRequest is returned for an invalid request.
 var errBadRequest = errors.New("bad request")
 
 // view is the data of a page.
 type view struct {
 	Template string
-	Status   int // 0: 200
+	Status   int // HTTP status; 0: 200
 	Title    string
 	Text     string
-	Live     bool // changes by itself
+	Live     bool // the page reloads itself
 	Mirror   string
-	Mirrors  []string // to choose from
-	Failed   int      // images of the mirror
+	Mirrors  []string // all mirrors
+	Failed   int      // failed images of the mirror
 	Data     any
 
-	// Filled in by complete.
+	// complete sets the other fields.
 	Path     string
+	Query    url.Values
 	User     string
 	LogOut   bool
 	ReadOnly bool
@@ -41,14 +45,16 @@ type view struct {
 }
 
 func (s *Server) complete(v *view, r *http.Request) {
-	v.Path, v.User, v.Version, v.ReadOnly = r.URL.Path, userOf(r), s.version, s.config.ReadOnly
+	v.Path, v.Query, v.User, v.Version, v.ReadOnly = r.URL.Path, r.URL.Query(), userOf(r), s.version, s.config.ReadOnly
 	v.LogOut = s.config.PasswordFile != "" && v.User != ""
 	v.At = time.Now()
 	if site := s.site.Load(); site != nil {
 		v.Own = site.Mirror
 	}
 	if v.User != "" {
-		v.Note = s.notes.take(r.URL.Query().Get("note"))
+		if n, ok := s.notes.Get(v.Query.Get("note")); ok {
+			v.Note = &n
+		}
 	}
 	if v.Template == "error" && v.User != "" {
 		v.Mirror = v.Own // for the navigation
@@ -58,13 +64,20 @@ func (s *Server) complete(v *view, r *http.Request) {
 	}
 }
 
-// Link is a path of the page for the same mirror, with more of a query.
+// Link returns the link to a path for the same mirror, with the given names and values as query.
 func (v view) Link(path string, pairs ...string) string {
 	return place{path, pairs}.link(v.Own, v.Mirror)
 }
 
-// Section reports whether the page is the one that the path of the navigation leads to,
-// or below it.
+// PageLink returns the link to another part of the same list.
+func (v view) PageLink(page int) string {
+	query := maps.Clone(v.Query)
+	query.Del("note")
+	query.Set("page", strconv.Itoa(page))
+	return v.Path + "?" + query.Encode()
+}
+
+// Section reports whether the page is at the path or below it.
 func (v view) Section(path string) bool {
 	return v.Path == path || path != "/" && strings.HasPrefix(v.Path, path+"/")
 }
@@ -80,12 +93,10 @@ func (s *Server) parseTemplates() {
 
 func (s *Server) functions() template.FuncMap {
 	return template.FuncMap{
-		"size": size, "span": span, "count": count, "bar": bar, "spentbar": spentBar, "clean": clean, "short": short,
-		"number": number, "path": func(a, b string) string { return a + url.PathEscape(b) }, "search": search, "filtered": state, "shown": shown,
-		"value":  func(v any) any { return s.value(v) },
-		"since":  func(t, now time.Time) template.HTML { return s.timeElement(t, span(now.Sub(t))) },
-		"moment": func(t any) template.HTML { return s.moment(t) },
-		"ago":    func(t any, now time.Time) template.HTML { return s.ago(t, now) },
+		"size": display.Size, "span": span, "count": count, "bar": bar, "spentbar": spentBar, "clean": clean, "short": short,
+		"number": number, "path": func(a, b string) string { return a + url.PathEscape(b) },
+		"value": s.value, "moment": s.moment, "ago": s.ago,
+		"since": func(t, now time.Time) template.HTML { return s.timeElement(t, span(now.Sub(t))) },
 	}
 }
 
@@ -96,7 +107,8 @@ func (s *Server) zone() *time.Location {
 	return time.Local
 }
 
-// pointed is a time that may be given as a pointer, and whether there is any.
+// pointed returns a time that is given as a value or a pointer. It reports false for a nil or zero
+// time.
 func pointed(t any) (time.Time, bool) {
 	switch t := t.(type) {
 	case time.Time:
@@ -109,7 +121,7 @@ func pointed(t any) (time.Time, bool) {
 	return time.Time{}, false
 }
 
-// moment is a time as people read it.
+// moment formats a time in the zone of the site.
 func (s *Server) moment(t any) template.HTML {
 	at, ok := pointed(t)
 	if !ok {
@@ -118,7 +130,7 @@ func (s *Server) moment(t any) template.HTML {
 	return s.timeElement(at, at.In(s.zone()).Format("2006-01-02 15:04 MST"))
 }
 
-// value is a value as people read it. A time is followed by how far it is from now.
+// value returns a value for the page. A time is formatted, with its distance from now.
 func (s *Server) value(v any) any {
 	t, ok := pointed(v)
 	if !ok {
@@ -127,7 +139,7 @@ func (s *Server) value(v any) any {
 	return s.moment(t) + " (" + s.ago(t, time.Now()) + ")"
 }
 
-// ago is a time as seen from now.
+// ago formats a time relative to now.
 func (s *Server) ago(t any, now time.Time) template.HTML {
 	at, ok := pointed(t)
 	switch {
@@ -146,20 +158,7 @@ func (s *Server) timeElement(t time.Time, text string) template.HTML {
 		t.UTC().Format(time.RFC3339), template.HTMLEscapeString(t.In(s.zone()).Format("2006-01-02 15:04:05 MST")), text))
 }
 
-// size is a number of bytes with an IEC prefix.
-func size(bytes int64) string {
-	const step = 1024
-	if bytes < step {
-		return fmt.Sprintf("%d B", max(bytes, 0))
-	}
-	value, prefixes := float64(bytes)/step, "KMGTPE"
-	for value >= step-0.05 && len(prefixes) > 1 {
-		value, prefixes = value/step, prefixes[1:]
-	}
-	return fmt.Sprintf("%.1f %ciB", value, prefixes[0])
-}
-
-// span is a duration in its two largest units.
+// span formats a duration in its two largest units.
 func span(d time.Duration) string {
 	d = max(d, 0).Round(time.Second)
 	units := []struct {
@@ -181,7 +180,7 @@ func span(d time.Duration) string {
 	return "0 s"
 }
 
-// number is a number with thousands kept apart.
+// number formats a number with thin spaces between thousands.
 func number(n int) string {
 	text := fmt.Sprint(n)
 	for i := len(text) - 3; i > 0 && text[i-1] != '-'; i -= 3 {
@@ -197,7 +196,7 @@ func count(n int, one, many string) string {
 	return number(n) + " " + many
 }
 
-// short is a digest as people compare it.
+// short returns the beginning of a digest, as people compare it.
 func short(digest string) string {
 	algorithm, hex, ok := strings.Cut(digest, ":")
 	if !ok || len(hex) <= 12 {
@@ -206,8 +205,8 @@ func short(digest string) string {
 	return algorithm + ":" + hex[:12]
 }
 
-// clean is text from outside without what a reader cannot see, such as characters that
-// turn the direction of writing, and without secrets.
+// clean replaces characters of outside text that a reader cannot see, such as those that change the
+// direction of writing. It also removes secrets.
 func clean(text string) string {
 	return strings.Map(func(r rune) rune {
 		if r == utf8.RuneError || !unicode.IsPrint(r) && r != '\n' {
@@ -217,33 +216,9 @@ func clean(text string) string {
 	}, redact.Text(text))
 }
 
-// sentence is an error as a sentence.
+// sentence formats an error as a sentence.
 func sentence(err error) string {
 	text := clean(err.Error())
 	first, width := utf8.DecodeRuneInString(text)
 	return string(unicode.ToUpper(first)) + strings.TrimSuffix(text[width:], ".") + "."
-}
-
-// state is what the list of a page was filtered by.
-func state(v view) string {
-	if list, ok := v.Data.(imagesView); ok {
-		return list.State
-	}
-	return ""
-}
-
-// shown is which part of a plan a page shows.
-func shown(v view) string {
-	if plan, ok := v.Data.(pruningView); ok && plan.Stays {
-		return "stays"
-	}
-	return ""
-}
-
-// search is what the list of a page was searched for.
-func search(v view) string {
-	if list, ok := v.Data.(interface{ Searched() string }); ok {
-		return list.Searched()
-	}
-	return ""
 }

@@ -12,93 +12,63 @@ import (
 	"github.com/osism/skopeo-worker/shared/release"
 )
 
-// letIn releases the digest of a tag that waits.
-type letIn struct {
-	mirror     string
-	repository reference.Repository
-	tag        reference.Tag
-	digest     reference.Digest
-	list       bool // it is offered on the list of all that waits
-}
-
-// offeredOnList says in a form that the action is offered on the list of all that waits.
-const offeredOnList = "list"
-
+// parseRelease parses the release of a digest that waits under a tag.
 func parseRelease(_ *Site, mirror string, given url.Values) (action, error) {
-	a := letIn{mirror: mirror, list: given.Get("on") == offeredOnList}
+	var seen waiting.Tag
 	var err error
-	if a.repository, err = reference.ParseRepository(given.Get("repository")); err != nil {
-		return nil, fmt.Errorf("%w: repository: %w", errBadRequest, err)
+	if seen.Repository, err = reference.ParseRepository(given.Get("repository")); err != nil {
+		return action{}, fmt.Errorf("%w: repository: %w", errBadRequest, err)
 	}
-	if a.tag, err = reference.ParseTag(given.Get("tag")); err != nil {
-		return nil, fmt.Errorf("%w: tag: %w", errBadRequest, err)
+	if seen.Tag, err = reference.ParseTag(given.Get("tag")); err != nil {
+		return action{}, fmt.Errorf("%w: tag: %w", errBadRequest, err)
 	}
-	if a.digest, err = reference.ParseDigest(given.Get("digest")); err != nil {
-		return nil, fmt.Errorf("%w: digest: %w", errBadRequest, err)
+	if seen.Digest, err = reference.ParseDigest(given.Get("digest")); err != nil {
+		return action{}, fmt.Errorf("%w: digest: %w", errBadRequest, err)
+	}
+	repository := seen.Repository.String()
+	a := action{
+		Question:    "Release " + seen.Image() + " before its minimum age?",
+		Explanation: "The next run mirrors the digest. If the tag moves again, its new digest waits. The release holds for 90 days. The log records it with your name.",
+		Button:      "Release",
+		fields:      []field{{"repository", repository}, {"tag", seen.Tag.String()}, {"digest", seen.Digest.String()}},
+		back:        place{"/images", []string{"repository", repository}},
+		review: func(ctx context.Context, site *Site) ([]detail, error) {
+			t, err := confirmed(ctx, site, mirror, seen)
+			if err != nil {
+				return nil, err
+			}
+			at := "nothing"
+			if !t.At.IsZero() {
+				at = t.At.String()
+			}
+			return []detail{{"Digest at the source", t.Digest.String()}, {"At the destination", at}, {"Waits until", t.Until}}, nil
+		},
+		do: func(ctx context.Context, site *Site, user string) (string, error) {
+			t, err := confirmed(ctx, site, mirror, seen)
+			if err != nil {
+				return "", err
+			}
+			r := t.Release(user, time.Now())
+			return waiting.Released(r), site.Releases.Add(ctx, r)
+		},
+	}
+	if given.Get("on") == "list" { // the list of all waiting images has the link
+		a.fields, a.back = append(a.fields, field{"on", "list"}), place{path: "/images/waiting"}
 	}
 	return a, nil
 }
 
-func (a letIn) image() string {
-	return reference.Reference{Repository: a.repository, Tag: a.tag}.String()
-}
-
-func (a letIn) Question() string { return "Release " + a.image() + " before its minimum age?" }
-func (letIn) Explanation() string {
-	return "The next run mirrors the digest. If the tag moves again, its new digest waits. The release holds for 90 days, and the log has your name with it."
-}
-func (letIn) Button() string { return "Release" }
-
-func (a letIn) fields() []field {
-	all := []field{{"repository", a.repository.String()}, {"tag", a.tag.String()}, {"digest", a.digest.String()}}
-	if a.list {
-		all = append(all, field{"on", offeredOnList})
-	}
-	return all
-}
-
-func (a letIn) back() place {
-	if a.list {
-		return place{path: "/images/waiting"}
-	}
-	return place{"/images", []string{"repository", a.repository.String()}}
-}
-
-// waits returns the tag. It returns waiting.ErrNot unless it waits with the digest and is not
-// released.
-func (a letIn) waits(ctx context.Context, site *Site) (waiting.Tag, error) {
-	tags, releases, err := lookAtWaiting(ctx, site, a.mirror)
+// confirmed returns the tag as it waits now. It returns waiting.ErrNot if the tag no longer waits with
+// the digest that the user has seen, or if that digest was released.
+func confirmed(ctx context.Context, site *Site, mirror string, seen waiting.Tag) (waiting.Tag, error) {
+	tags, releases, err := lookAtWaiting(ctx, site, mirror)
 	if err != nil {
 		return waiting.Tag{}, err
 	}
-	return waiting.Confirmed(waiting.Tag{Repository: a.repository, Tag: a.tag, Digest: a.digest}, tags, releases)
+	return waiting.Confirmed(seen, tags, releases)
 }
 
-func (a letIn) review(ctx context.Context, site *Site) ([]detail, error) {
-	t, err := a.waits(ctx, site)
-	if err != nil {
-		return nil, err
-	}
-	at := "nothing"
-	if !t.At.IsZero() {
-		at = t.At.String()
-	}
-	return []detail{{"Digest at the source", t.Digest.String()}, {"At the destination", at}, {"Waits until", t.Until}}, nil
-}
-
-func (a letIn) do(ctx context.Context, site *Site, user string) (string, error) {
-	t, err := a.waits(ctx, site)
-	if err != nil {
-		return "", err
-	}
-	r := t.Release(user, time.Now())
-	if err := site.Releases.Add(ctx, r); err != nil {
-		return "", err
-	}
-	return waiting.Released(r), nil
-}
-
-// lookAtWaiting returns the tags of a mirror that wait, and what was released.
+// lookAtWaiting returns the waiting tags of a mirror, and all releases.
 func lookAtWaiting(ctx context.Context, site *Site, mirror string) ([]waiting.Tag, []release.Release, error) {
 	tags, err := waiting.List(ctx, site.Catalog, mirror)
 	if err != nil {
@@ -108,20 +78,19 @@ func lookAtWaiting(ctx context.Context, site *Site, mirror string) ([]waiting.Ta
 	return tags, releases, err
 }
 
-// waitingPage is how many tags a page of the list of all that waits has, and releasesShown how
-// many releases.
+// waitingPage is how many tags one page lists, and releasesShown how many releases.
 const waitingPage, releasesShown = 200, 100
 
-// waitingView is the page of all tags that wait.
+// waitingView is the page of all waiting tags.
 type waitingView struct {
 	Tags     []waitingRow
 	Found    int
 	Releases []release.Release
-	Hidden   int // releases
+	Hidden   int // releases that are not shown
 	paging
 }
 
-// waitingRow is a tag that waits, and its release if it has one.
+// waitingRow is a waiting tag and its release, which is zero if it has none.
 type waitingRow struct {
 	waiting.Tag
 	Released release.Release
@@ -137,15 +106,11 @@ func newWaitingRow(t waiting.Tag, releases []release.Release, now time.Time) wai
 // IsReleased reports whether the digest of the tag was released.
 func (r waitingRow) IsReleased() bool { return !r.Released.Digest.IsZero() }
 
-// IsYoung reports whether the tag waits for more than the next run.
+// IsYoung reports whether the next run would not mirror the tag yet.
 func (r waitingRow) IsYoung() bool { return !r.IsReleased() && r.Until.After(r.Now) }
 
-func (*Server) waiting(site *Site, r *http.Request) (view, error) {
-	p, err := pageOf(site, r)
-	if err != nil {
-		return view{}, err
-	}
-	tags, releases, err := lookAtWaiting(r.Context(), site, p.mirror)
+func waitingTags(site *Site, p mirrorPage, r *http.Request) (view, error) {
+	tags, releases, err := lookAtWaiting(r.Context(), site, p.name)
 	if err != nil {
 		return view{}, err
 	}
@@ -157,5 +122,5 @@ func (*Server) waiting(site *Site, r *http.Request) (view, error) {
 	for _, t := range tags[v.from:v.to] {
 		v.Tags = append(v.Tags, newWaitingRow(t, releases, p.At))
 	}
-	return p.view(view{Template: "waiting", Title: "Waiting images", Data: v})
+	return view{Template: "waiting", Title: "Waiting images", Data: v}, nil
 }
