@@ -19,7 +19,7 @@ func changesCommand() *cobra.Command {
 		Use:   "changes [RUN]",
 		Short: "List the tags that a run has changed at the destination",
 		Long:  "List the tags that a run has changed at the destination: new tags, and tags that have moved\nto another digest. Also list tags that the destination keeps although the source has moved\nor no longer has them. Without RUN, list those of the newest run.",
-		Args:  atMostOne,
+		Args:  atMost(1),
 		RunE: s.onStore(func(cmd *cobra.Command, se *session, args []string) error {
 			ctx, out := cmd.Context(), cmd.OutOrStdout()
 			r, err := se.find(ctx, first(args))

@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
-	"maps"
 	"os"
 	"slices"
 
@@ -16,7 +15,6 @@ import (
 	"github.com/osism/skopeo-worker/shared/config"
 	"github.com/osism/skopeo-worker/shared/message"
 	"github.com/osism/skopeo-worker/worker/check"
-	"github.com/osism/skopeo-worker/worker/environment"
 	"github.com/osism/skopeo-worker/worker/service"
 )
 
@@ -31,13 +29,9 @@ func checkCommand() *cobra.Command {
 		Use:   "check",
 		Short: "Show what a run would do and cost; copies nothing",
 		Long:  "Resolve the whole list, compare it with the destination as the workers do, and show\nfor each repository what a run would copy, how many pulls that costs, and how long\nthe budgets make it take. Nothing is copied or pulled. No broker is needed; if there\nis one, the requests count toward the budgets of its workers.",
-		Args:  noArguments,
-		RunE: s.explained(func(cmd *cobra.Command, _ []string) error {
+		Args:  atMost(0),
+		RunE: s.loaded(reads, func(cmd *cobra.Command) error {
 			out, warnings := cmd.OutOrStdout(), cmd.ErrOrStderr()
-			if err := config.Load(reads...); err != nil {
-				return err
-			}
-			environment.Confine(s.registries.ChildEnv)
 			if signatures && s.trust.Policy == "" {
 				return fmt.Errorf("%w: --signatures needs SIGNATURE_POLICY", errUsage)
 			}
@@ -79,8 +73,8 @@ func checkCommand() *cobra.Command {
 	return c
 }
 
-// access shows whether the list, the broker and the registries can be used. If one cannot,
-// it shows the reason and returns errFailed.
+// access shows whether the list, the broker and the registries can be used. It shows the reason of each
+// failure, and returns errFailed if there is one.
 func (p *planned) access(ctx context.Context, s *settings, format formatFlag, out, warnings io.Writer) error {
 	if !format.json {
 		_, _ = fmt.Fprintf(out, "list: %s: %s\n", p.owner.Source, display.Count(len(p.list.Entries)+len(p.list.Namespaces), "entry", "entries"))
@@ -117,10 +111,8 @@ func (p *planned) access(ctx context.Context, s *settings, format formatFlag, ou
 		_, _ = fmt.Fprintln(out, "FAILED:", unlisted)
 		return errFailed
 	}
-	if err == nil && len(p.failedNamespaces()) > 0 { // which are among the warnings
-		err = errFailed
-	}
-	if err == nil && slices.ContainsFunc(rows, func(a check.Access) bool { return a.Reason != "" }) {
+	refused := slices.ContainsFunc(rows, func(a check.Access) bool { return a.Reason != "" })
+	if err == nil && (refused || len(p.failedNamespaces()) > 0) { // the warnings list the namespaces
 		err = errFailed
 	}
 	return err
@@ -135,7 +127,7 @@ func (p *planned) repositories() []message.Repository {
 	return all
 }
 
-// check compares the list with the destination.
+// check compares the list with the destination. It returns the forecast of a run.
 func (p *planned) check(ctx context.Context, s *settings, signatures bool, warnings io.Writer) (check.Report, error) {
 	var line *display.Drawn
 	if f, ok := warnings.(*os.File); ok && display.IsTerminal(f) {
@@ -181,9 +173,9 @@ func (p *planned) check(ctx context.Context, s *settings, signatures bool, warni
 	return report, err
 }
 
-// line returns the line of the entry that an image of a row comes from; 0 if it may be of several.
+// line returns the line of the list that names the image of a row. It returns 0 if several may do so.
 func (p *planned) line(row check.Row, image string) int {
-	lines := map[int]bool{}
+	var lines []int
 	for _, e := range p.list.Entries {
 		if e.Repository != row.Repository || e.Destination != row.Destination {
 			continue
@@ -191,17 +183,17 @@ func (p *planned) line(row check.Row, image string) int {
 		if e.Reference.String() == image {
 			return e.Line
 		}
-		lines[e.Line] = true
+		lines = append(lines, e.Line)
 	}
-	if len(lines) == 1 {
-		return slices.Collect(maps.Keys(lines))[0]
+	if lines = slices.Compact(lines); len(lines) == 1 { // entries are sorted by line
+		return lines[0]
 	}
 	return 0
 }
 
-// shared opens the broker of the workers that use the same registries: that of NATS_URL, or
-// the store of a planner mirror. If there is neither, a temporary broker keeps the requests
-// within the limits of registries.
+// shared opens the broker whose budgets the requests count toward: that of NATS_URL, or the one in
+// DATA_DIR. If neither exists, it starts a temporary one, because budgets need a broker. done closes
+// it.
 func shared(ctx context.Context, c broker.Config, log *slog.Logger) (b *broker.Broker, done func(), err error) {
 	remove := func() {}
 	if c.Embedded() && !broker.Kept(c.DataDir) {

@@ -24,13 +24,14 @@ import (
 	"github.com/osism/skopeo-worker/shared/exit"
 	"github.com/osism/skopeo-worker/shared/failure"
 	"github.com/osism/skopeo-worker/shared/run"
+	"github.com/osism/skopeo-worker/worker/environment"
 )
 
 // Version is set by the linker.
 var Version = "dev"
 
-// brokerTimeout is how long the planner waits for a broker that does not answer: as long as
-// it takes to restart.
+// brokerTimeout is how long the planner waits for a broker that does not answer. A restart takes
+// less.
 const brokerTimeout = 15 * time.Second
 
 // New returns the command with its subcommands.
@@ -50,14 +51,15 @@ func New() *cobra.Command {
 	root.SetHelpTemplate(config.HelpTemplate + "\nExit codes:\n" + ExitCodes)
 	root.SetHelpCommand(helpCommand())
 	color := display.ColorAuto
-	root.PersistentFlags().Var(&color, "color", "`when` to use colors: auto, always or never; auto obeys NO_COLOR")
+	root.PersistentFlags().TextVar(&color, "color", color, "`when` to use colors: auto, always or never; auto obeys NO_COLOR")
 	_ = root.RegisterFlagCompletionFunc("color", cobra.FixedCompletions([]cobra.Completion{"auto", "always", "never"}, cobra.ShellCompDirectiveNoFileComp)) // the flag exists
 	root.CompletionOptions.DisableDefaultCmd = true
 	root.AddCommand(planCommand(), mirrorCommand(), serveCommand(), notifyTestCommand(), checkCommand(), statusCommand(), failedCommand(), changesCommand(), republishCommand(), cancelCommand(), forgetCommand(), pruneCommand(), releaseCommand(), completionCommand())
 	return root
 }
 
-// explained adds instructions to the error of a command if the broker's disk is full.
+// explained returns the action of a command. If the disk of the broker is full, its error contains
+// instructions.
 func (s *settings) explained(run func(*cobra.Command, []string) error) func(*cobra.Command, []string) error {
 	return func(cmd *cobra.Command, args []string) error {
 		err := run(cmd, args)
@@ -68,7 +70,19 @@ func (s *settings) explained(run func(*cobra.Command, []string) error) func(*cob
 	}
 }
 
-// onStore returns the action of a command that reads the broker's data.
+// loaded returns the action of a command that needs no broker, or opens it by itself. It loads the
+// variables first, and removes them from the environment of child processes.
+func (s *settings) loaded(reads []any, run func(cmd *cobra.Command) error) func(*cobra.Command, []string) error {
+	return s.explained(func(cmd *cobra.Command, _ []string) error {
+		if err := config.Load(reads...); err != nil {
+			return err
+		}
+		environment.Confine(s.registries.ChildEnv)
+		return run(cmd)
+	})
+}
+
+// onStore returns the action of a command that reads the data at the broker.
 func (s *settings) onStore(run func(cmd *cobra.Command, se *session, args []string) error) func(*cobra.Command, []string) error {
 	return s.explained(func(cmd *cobra.Command, args []string) error {
 		se, err := open(cmd.Context(), s, cmd.ErrOrStderr())
@@ -81,10 +95,10 @@ func (s *settings) onStore(run func(cmd *cobra.Command, se *session, args []stri
 	})
 }
 
-// exclusive makes it wrong usage to pass a flag with any of the others.
+// exclusive makes the command return errUsage if the flag is passed with any of the others.
 func exclusive(c *cobra.Command, flag string, others ...string) {
 	for _, other := range others {
-		c.MarkFlagsMutuallyExclusive(flag, other) // for the completion
+		c.MarkFlagsMutuallyExclusive(flag, other) // completion then proposes only one of them
 	}
 	c.PreRunE = func(c *cobra.Command, _ []string) error {
 		for _, other := range others {
@@ -96,20 +110,14 @@ func exclusive(c *cobra.Command, flag string, others ...string) {
 	}
 }
 
-// noArguments is cobra.NoArgs with errUsage.
-func noArguments(_ *cobra.Command, args []string) error {
-	if len(args) > 0 {
-		return fmt.Errorf("%w: unexpected %q", errUsage, args[0])
+// atMost is cobra.MaximumNArgs with errUsage.
+func atMost(n int) cobra.PositionalArgs {
+	return func(_ *cobra.Command, args []string) error {
+		if len(args) > n {
+			return fmt.Errorf("%w: unexpected %q", errUsage, args[n])
+		}
+		return nil
 	}
-	return nil
-}
-
-// atMostOne takes an optional argument.
-func atMostOne(_ *cobra.Command, args []string) error {
-	if len(args) > 1 {
-		return fmt.Errorf("%w: unexpected %q", errUsage, args[1])
-	}
-	return nil
 }
 
 func first(args []string) string {
@@ -119,26 +127,20 @@ func first(args []string) string {
 	return args[0]
 }
 
-// formatFlag is -o, with json as its only value.
+// formatFlag is the flag -o, whose only value is json.
 type formatFlag struct{ json bool }
 
-func (f *formatFlag) String() string { return "" }
-func (f *formatFlag) Type() string   { return "format" }
-func (f *formatFlag) Set(s string) error {
-	if s != "json" {
-		return fmt.Errorf("expected json")
-	}
-	f.json = true
-	return nil
-}
-
 func (f *formatFlag) add(c *cobra.Command) {
-	c.Flags().VarP(f, "output", "o", "print `json`")
+	c.Flags().FuncP("output", "o", "print `json`", func(value string) error {
+		if f.json = value == "json"; !f.json {
+			return errors.New("expected json")
+		}
+		return nil
+	})
 	_ = c.RegisterFlagCompletionFunc("output", cobra.FixedCompletions([]cobra.Completion{"json"}, cobra.ShellCompDirectiveNoFileComp)) // the flag exists
 }
 
-// messages returns the writer for messages to people: standard error if standard output is
-// JSON.
+// messages returns the writer for messages: standard error if standard output is for JSON.
 func (f *formatFlag) messages(c *cobra.Command) io.Writer {
 	if f.json {
 		return c.ErrOrStderr()
@@ -149,7 +151,7 @@ func (f *formatFlag) messages(c *cobra.Command) io.Writer {
 // colorOf returns the value of --color.
 func colorOf(c *cobra.Command) display.Color { return display.Color(c.Flag("color").Value.String()) }
 
-// screen returns where a command prints.
+// screen returns the properties of the terminal, if a command prints to one.
 func screen(c *cobra.Command) display.Screen { return screenOf(c.OutOrStdout(), colorOf(c)) }
 
 func screenOf(out io.Writer, color display.Color) display.Screen {
@@ -175,13 +177,13 @@ type session struct {
 	budget   *budget.Store
 	name     string
 	color    display.Color
-	outage   time.Duration // how long a run is followed that waits for a registry; 0: for ever
+	outage   time.Duration // how long a followed run may wait for registries that are away; 0: for ever
 	log      *slog.Logger
 	logs     *followedLog
-	drained  <-chan struct{} // see consume.Consumer.Drained; nil: others work, too, or a terminal shows the run
+	drained  <-chan struct{} // see consume.Consumer.Drained; nil if other processes work, too, or a terminal shows the run
 }
 
-// open loads the settings that every command needs, and connects.
+// open loads the variables that every command needs, and connects to the broker.
 func open(ctx context.Context, s *settings, out io.Writer) (*session, error) {
 	if err := config.Load(s.stored()...); err != nil {
 		return nil, err
@@ -192,8 +194,7 @@ func open(ctx context.Context, s *settings, out io.Writer) (*session, error) {
 	return connect(ctx, s, join, out)
 }
 
-// hasStore returns an error if there is nothing to read: a command that only reads must not
-// make a store.
+// hasStore returns errNoStore if DATA_DIR has no store. A command that only reads must not create one.
 func (s *settings) hasStore() error {
 	if !s.broker.Embedded() || broker.Kept(s.broker.DataDir) {
 		return nil
@@ -205,14 +206,14 @@ func (s *settings) hasStore() error {
 type use int
 
 const (
-	// join is for commands that only read and publish: if another process has DATA_DIR,
-	// they use its broker.
+	// join is for commands that only read and publish. If another process uses DATA_DIR, they
+	// connect to its broker.
 	join use = iota
-	// own is for commands with a worker of their own: no other process may have DATA_DIR.
+	// own is for commands with a worker: they fail if another process uses DATA_DIR.
 	own
-	// joinOrOwn is for commands that run a worker unless another process does.
+	// joinOrOwn is for commands that run a worker unless another process uses DATA_DIR.
 	joinOrOwn
-	// stay is own for a process that stays: it waits for the broker for as long as it takes.
+	// stay is own for planner serve, which waits for the broker without a time limit.
 	stay
 )
 
@@ -255,31 +256,31 @@ func (se *session) Close() {
 }
 
 var (
-	// errFailed ends a command whose run left failures, which the command has shown.
+	// errFailed is returned if images failed. The command has shown them.
 	errFailed = exit.Failed.New("some images failed")
-	// errNoStore is returned if nothing has run with this DATA_DIR.
+	// errNoStore is returned if DATA_DIR has no store.
 	errNoStore = exit.Usage.New("no store: nothing has run here")
 	// errUsage is returned for an invalid command line.
 	errUsage = exit.Usage.New("wrong usage")
-	// errUnfinished ends a command that did not see the end of its run.
+	// errUnfinished is returned if a command ends before its run.
 	errUnfinished = exit.Unfinished.New("unfinished")
-	// errToDo ends check --exit-code if there is something to do, which it has shown.
+	// errToDo is returned by check --exit-code if a run would do something. The command has shown it.
 	errToDo = exit.ToDo.New("something to do")
 )
 
-// Message returns the message for an error, or "" if the command has shown it.
+// Message returns the message for an error, or "" if the command has shown the reason already.
 func Message(err error) string {
 	if err == nil || errors.Is(err, errFailed) || errors.Is(err, errToDo) {
 		return ""
 	}
 	text := err.Error()
-	if before, near, found := strings.Cut(text, suggestions); found { // of cobra, over several lines
+	if before, near, found := strings.Cut(text, suggestions); found {
 		text = before + "; is " + strings.Join(strings.Fields(near), " or ") + " meant?"
 	}
 	return display.Printable(text)
 }
 
-// suggestions begins the list of commands with similar names in an error of cobra.
+// suggestions begins cobra's list of similar commands in an error.
 const suggestions = "\n\nDid you mean this?\n"
 
 func printJSON(w io.Writer, v any) error {
@@ -291,13 +292,11 @@ func printJSON(w io.Writer, v any) error {
 	return err
 }
 
-// lineWriter prints values as JSON, one a line. It skips a value that equals the last one.
+// lineWriter prints each value as a line of JSON. It skips values that equal the last one.
 type lineWriter struct {
 	out  io.Writer
 	last []byte
 }
-
-func newLineWriter(out io.Writer) *lineWriter { return &lineWriter{out: out} }
 
 func (l *lineWriter) write(v any) error {
 	line, err := json.Marshal(v)
@@ -309,8 +308,8 @@ func (l *lineWriter) write(v any) error {
 	return err
 }
 
-// visible escapes characters that are valid in JSON but that a terminal would interpret or
-// hide: they may come from anyone. The value stays the same.
+// visible escapes characters that are valid in JSON, but that a terminal would interpret or hide.
+// Outside text may contain them. The escaped JSON has the same value.
 func visible(data []byte) []byte {
 	var out bytes.Buffer
 	for _, r := range string(data) {

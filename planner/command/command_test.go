@@ -14,7 +14,7 @@ func TestJSONIsVisible(t *testing.T) {
 	want := map[string]string{"text": "grün \x1b[2J\u009b31m\u202e\x7f\u2028 \U000e0001 <&> \n 日本 \ufeff"}
 	var out, lines strings.Builder
 	require.NoError(t, printJSON(&out, want))
-	require.NoError(t, newLineWriter(&lines).write(want))
+	require.NoError(t, (&lineWriter{out: &lines}).write(want))
 	for _, text := range []string{out.String(), lines.String()} {
 		var got map[string]string
 		require.NoError(t, json.Unmarshal([]byte(text), &got))

@@ -15,8 +15,8 @@ import (
 // completionTimeout is how long a completion may take: a user waits at a prompt.
 const completionTimeout = 2 * time.Second
 
-// complete returns a completion from the broker's data. If the broker does not answer, there are
-// no proposals, and no message that would spoil the prompt.
+// complete returns a completion from the data at the broker. If the broker does not answer, it proposes
+// nothing, and prints no message that would disturb the prompt.
 func complete(list func(ctx context.Context, se *session) ([]cobra.Completion, error)) cobra.CompletionFunc {
 	return func(cmd *cobra.Command, args []string, _ string) ([]cobra.Completion, cobra.ShellCompDirective) {
 		ctx, cancel := context.WithTimeout(cmd.Context(), completionTimeout)

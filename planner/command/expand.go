@@ -11,8 +11,8 @@ import (
 	"github.com/osism/skopeo-worker/worker/service"
 )
 
-// expand makes entries of the namespaces of the list, and splits it again. It lists namespaces
-// within the budgets of the broker, and compares each with its last listing there.
+// expand lists the repositories of the namespaces in the list, adds them as entries, and splits the
+// list again. The requests count toward the budgets at the broker.
 func (p *planned) expand(ctx context.Context, b *broker.Broker, s *settings, warnings io.Writer) error {
 	if len(p.list.Namespaces) == 0 {
 		return nil
@@ -39,7 +39,7 @@ func (p *planned) expand(ctx context.Context, b *broker.Broker, s *settings, war
 	return nil
 }
 
-// expandAlone is expand for a command that needs no broker.
+// expandAlone is expand for a command without a broker.
 func (p *planned) expandAlone(ctx context.Context, s *settings, warnings io.Writer) error {
 	if len(p.list.Namespaces) == 0 {
 		return nil
@@ -52,8 +52,7 @@ func (p *planned) expandAlone(ctx context.Context, s *settings, warnings io.Writ
 	return p.expand(ctx, b, s, warnings)
 }
 
-// failedNamespaces returns the namespaces of which not all is planned that they may have, with the
-// reasons.
+// failedNamespaces returns the namespaces that could not be listed completely, with the reasons.
 func (p *planned) failedNamespaces() (all []string) {
 	if p.namespaces == nil {
 		return nil

@@ -32,7 +32,7 @@ func failedCommand() *cobra.Command {
 		Use:   "failed",
 		Short: "List failed images by repository, with their errors",
 		Long:  "List the failed images by repository, each with its error. A failure is kept until\nit is republished, or until a run finds the image mirrored.",
-		Args:  noArguments,
+		Args:  atMost(0),
 		RunE: s.onStore(func(cmd *cobra.Command, se *session, _ []string) error {
 			records, err := se.failures.List(cmd.Context(), se.name)
 			if err != nil {
@@ -41,7 +41,7 @@ func failedCommand() *cobra.Command {
 			if err := se.showFailed(cmd.Context(), records, format, cmd.OutOrStdout()); err != nil {
 				return err
 			}
-			if exitCode && slices.ContainsFunc(records, counts) {
+			if exitCode && slices.ContainsFunc(records, relevant) {
 				return errFailed
 			}
 			return nil
@@ -52,9 +52,8 @@ func failedCommand() *cobra.Command {
 	return c
 }
 
-// counts reports whether a record has failures of images that the list still has, or cannot
-// be read.
-func counts(r failure.Record) bool {
+// relevant reports whether a record is unreadable, or has failures of images that the list still has.
+func relevant(r failure.Record) bool {
 	return r.Unreadable || slices.ContainsFunc(r.Images, func(i failure.Image) bool { return i.LeftList.IsZero() })
 }
 
@@ -78,7 +77,7 @@ func (se *session) showFailed(ctx context.Context, records []failure.Record, for
 
 func forgetCommand() *cobra.Command {
 	var s settings
-	var leftList bool
+	var f failureFilter
 	c := &cobra.Command{
 		Annotations: config.Annotation(s.stored()...),
 
@@ -87,91 +86,86 @@ func forgetCommand() *cobra.Command {
 		Use:   "forget REPOSITORY… | --left-list",
 		Short: "Delete failures, so that they are not listed and retried",
 		Long:  "Delete the failures of the named repositories or images, or those of images that the\nlist no longer has. A message that cannot be read is named as planner failed names it.\nThe log names every failure that was deleted.",
-		RunE: s.explained(func(cmd *cobra.Command, args []string) error {
-			u, err := newUnwanted(args, leftList)
-			if err != nil {
-				return err
+		Args: func(_ *cobra.Command, args []string) error {
+			if f.leftList == (len(args) > 0) {
+				return fmt.Errorf("%w: expected repositories or --left-list", errUsage)
 			}
-			se, err := open(cmd.Context(), &s, cmd.ErrOrStderr())
-			if err != nil {
-				return err
-			}
-			defer se.Close()
-			return se.forget(cmd.Context(), u, cmd.OutOrStdout())
+			f.name(args...)
+			return nil
+		},
+		RunE: s.onStore(func(cmd *cobra.Command, se *session, _ []string) error {
+			return se.forget(cmd.Context(), &f, cmd.OutOrStdout())
 		}),
 	}
-	c.Flags().BoolVar(&leftList, "left-list", false, "delete the failures of images that the list no longer has")
+	c.Flags().BoolVar(&f.leftList, "left-list", false, "delete the failures of images that the list no longer has")
 	return c
 }
 
-// forgetFilter selects the failures to delete.
-type forgetFilter struct {
-	names    map[string]bool // of repositories, images and unreadable messages; false until one is found
-	leftList bool
+// failureFilter selects failures to forget or to republish.
+type failureFilter struct {
+	named    map[string]bool // repositories, images and unreadable messages; true once one is found
+	image    string          // the image with this source
+	leftList bool            // images that have left the list
+	chunk    int             // the failures of the chunk with this number
+	all      bool
 }
 
-func newUnwanted(args []string, leftList bool) (*forgetFilter, error) {
-	if leftList == (len(args) > 0) {
-		return nil, fmt.Errorf("%w: expected repositories or --left-list", errUsage)
-	}
-	u := &forgetFilter{names: map[string]bool{}, leftList: leftList}
-	for _, arg := range args {
-		if r, err := reference.Parse(arg); err == nil {
-			arg = r.String()
+// name adds repositories, images and unreadable messages.
+func (f *failureFilter) name(names ...string) {
+	f.named = map[string]bool{}
+	for _, name := range names {
+		if r, err := reference.Parse(name); err == nil {
+			name = r.String()
 		}
-		u.names[arg] = false
+		f.named[name] = false
 	}
-	return u, nil
 }
 
-func (u *forgetFilter) match(r failure.Record, i failure.Image) bool {
+func (f *failureFilter) match(r failure.Record, i failure.Image) bool {
+	matched := f.all || f.leftList && !i.LeftList.IsZero() || f.chunk > 0 && r.Chunk == f.chunk || f.image != "" && i.Source == f.image
 	for _, name := range []string{r.Repository, i.Source} {
-		if _, named := u.names[name]; named {
-			u.names[name] = true
-			return true
+		if _, named := f.named[name]; named {
+			f.named[name], matched = true, true
 		}
 	}
-	return u.leftList && !i.LeftList.IsZero()
+	return matched
 }
 
-// errMissing returns the error for names without failures, of maps that are false for those;
-// nil if there are none.
-func (se *session) errMissing(names ...map[string]bool) error {
+// missing returns an error that lists the names without failures, or nil.
+func (f *failureFilter) missing(mirror string) error {
 	var missing []string
-	for _, some := range names {
-		for name, found := range some {
-			if !found {
-				missing = append(missing, name)
-			}
+	for name, found := range f.named {
+		if !found {
+			missing = append(missing, name)
 		}
 	}
 	if len(missing) == 0 {
 		return nil
 	}
 	slices.Sort(missing)
-	return se.errNone(strings.Join(missing, ", "))
+	return errNone(strings.Join(missing, ", "), mirror)
 }
 
-// errNone returns the error for something without failures.
-func (se *session) errNone(what string) error {
-	return fmt.Errorf("%w: no failures of %s are recorded under the name %s; planner failed lists them", errUsage, what, se.name)
+// errNone returns the error for a name without failures.
+func errNone(what, mirror string) error {
+	return fmt.Errorf("%w: no failures of %s are recorded under the name %s; planner failed lists them", errUsage, what, mirror)
 }
 
-// forget deletes failures. If one of the names has none, it deletes nothing.
-func (se *session) forget(ctx context.Context, u *forgetFilter, out io.Writer) error {
+// forget deletes failures. If a name has no failures, it deletes nothing.
+func (se *session) forget(ctx context.Context, f *failureFilter, out io.Writer) error {
 	records, err := se.failures.List(ctx, se.name)
 	if err != nil {
 		return err
 	}
 	for _, r := range records {
 		for _, i := range r.Images {
-			u.match(r, i)
+			f.match(r, i)
 		}
 	}
-	if err := se.errMissing(u.names); err != nil {
+	if err := f.missing(se.name); err != nil {
 		return err
 	}
-	done, err := se.failures.Forget(ctx, se.name, u.match)
+	done, err := se.failures.Forget(ctx, se.name, f.match)
 	if done.Images > 0 {
 		_, _ = fmt.Fprintf(out, "Deleted %s.\n", display.Count(done.Images, "failure", "failures"))
 	}
@@ -192,8 +186,7 @@ func (se *session) forget(ctx context.Context, u *forgetFilter, out io.Writer) e
 
 func republishCommand() *cobra.Command {
 	var s settings
-	var all bool
-	var chunk int
+	var f failureFilter
 	c := &cobra.Command{
 		Annotations: config.Annotation(s.copies()...),
 
@@ -202,12 +195,25 @@ func republishCommand() *cobra.Command {
 		Use:   "republish REPOSITORY[:TAG|@DIGEST]… | --chunk N | --all",
 		Short: "Retry failed images",
 		Long:  "Retry failed images: the named ones, those of the named repositories, those of a\nchunk, or all. Without NATS_URL, this process mirrors them at once, unless a planner\nserve or mirror runs with the same DATA_DIR: then that one mirrors them.",
-		RunE: s.explained(func(cmd *cobra.Command, args []string) error {
-			ctx, out := cmd.Context(), cmd.OutOrStdout()
-			w, err := newRepublishFilter(args, cmd.Flags().Changed("chunk"), chunk, all)
-			if err != nil {
-				return err
+		Args: func(cmd *cobra.Command, args []string) error {
+			ways := 0
+			byChunk := cmd.Flags().Changed("chunk")
+			for _, way := range []bool{len(args) > 0, byChunk, f.all} {
+				if way {
+					ways++
+				}
 			}
+			if ways != 1 {
+				return fmt.Errorf("%w: expected repositories or images, --chunk N, or --all", errUsage)
+			}
+			if byChunk && f.chunk < 1 {
+				return fmt.Errorf("%w: --chunk needs a number, 1 or more", errUsage)
+			}
+			f.name(args...)
+			return nil
+		},
+		RunE: s.explained(func(cmd *cobra.Command, _ []string) error {
+			ctx, out := cmd.Context(), cmd.OutOrStdout()
 			if err := config.Load(s.copies()...); err != nil {
 				return err
 			}
@@ -221,7 +227,7 @@ func republishCommand() *cobra.Command {
 			}
 			defer se.Close()
 			if !se.Embedded() {
-				_, err = se.republish(ctx, w, out)
+				_, err = se.republish(ctx, &f, out)
 				return err
 			}
 			if err := service.Ready(ctx, s.worker); err != nil {
@@ -232,67 +238,21 @@ func republishCommand() *cobra.Command {
 				return err
 			}
 			se.color = colorOf(cmd)
-			r, err := se.republish(ctx, w, out)
+			r, err := se.republish(ctx, &f, out)
 			if err != nil || r.Chunks == 0 {
 				return err
 			}
 			return e.Serve(ctx, func(ctx context.Context) error { return se.work(ctx, &s, e, r, shown{out: out, messages: out}) })
 		}),
 	}
-	c.Flags().BoolVar(&all, "all", false, "retry all failures")
-	c.Flags().IntVar(&chunk, "chunk", 0, "retry the failures of the chunk with this `number`")
+	c.Flags().BoolVar(&f.all, "all", false, "retry all failures")
+	c.Flags().IntVar(&f.chunk, "chunk", 0, "retry the failures of the chunk with this `number`")
 	_ = c.RegisterFlagCompletionFunc("chunk", completeChunk) // the flag exists
 	return c
 }
 
-// republishFilter selects the failures to republish.
-type republishFilter struct {
-	repositories, images map[string]bool // false until one is found
-	chunk                int
-	all                  bool
-}
-
-func newRepublishFilter(args []string, byChunk bool, chunk int, all bool) (*republishFilter, error) {
-	ways := 0
-	for _, way := range []bool{len(args) > 0, byChunk, all} {
-		if way {
-			ways++
-		}
-	}
-	if ways != 1 {
-		return nil, fmt.Errorf("%w: expected repositories or images, --chunk N, or --all", errUsage)
-	}
-	if byChunk && chunk < 1 {
-		return nil, fmt.Errorf("%w: --chunk needs a number, 1 or more", errUsage)
-	}
-	w := &republishFilter{repositories: map[string]bool{}, images: map[string]bool{}, chunk: chunk, all: all}
-	for _, arg := range args {
-		switch r, err := reference.Parse(arg); {
-		case err != nil: // a failure may have any name
-			w.repositories[arg] = false
-		case r.Tag.IsZero() && r.Digest.IsZero():
-			w.repositories[r.Repository.String()] = false
-		default:
-			w.images[r.String()] = false
-		}
-	}
-	return w, nil
-}
-
-func (w *republishFilter) match(r failure.Record, i failure.Image) bool {
-	_, repository := w.repositories[r.Repository]
-	if repository {
-		w.repositories[r.Repository] = true
-	}
-	_, image := w.images[i.Source]
-	if image {
-		w.images[i.Source] = true
-	}
-	return repository || image || w.all || w.chunk > 0 && r.Chunk == w.chunk
-}
-
 // republish publishes the failures as a new run.
-func (se *session) republish(ctx context.Context, w *republishFilter, out io.Writer) (run.Run, error) {
+func (se *session) republish(ctx context.Context, f *failureFilter, out io.Writer) (run.Run, error) {
 	records, err := se.failures.List(ctx, se.name)
 	if err != nil {
 		return run.Run{}, err
@@ -300,11 +260,11 @@ func (se *session) republish(ctx context.Context, w *republishFilter, out io.Wri
 	found, unreadable := 0, 0
 	for _, r := range records {
 		switch {
-		case r.Unreadable && w.all:
+		case r.Unreadable && f.all:
 			unreadable++
 		case !r.Unreadable:
 			for _, i := range r.Images {
-				if w.match(r, i) {
+				if f.match(r, i) {
 					found++
 				}
 			}
@@ -314,11 +274,14 @@ func (se *session) republish(ctx context.Context, w *republishFilter, out io.Wri
 		_, _ = fmt.Fprintf(out, "%s: see planner failed.\n",
 			display.Count(unreadable, "message among the failures cannot be read and stays", "messages among the failures cannot be read and stay"))
 	}
-	if err := se.errMissing(w.repositories, w.images); err != nil {
+	if err := f.missing(se.name); err != nil {
 		return run.Run{}, err
 	}
-	if found == 0 && w.chunk > 0 {
-		return run.Run{}, se.errNone(fmt.Sprintf("chunk %d", w.chunk))
+	if found == 0 && f.image != "" {
+		return run.Run{}, errNone(f.image, se.name)
+	}
+	if found == 0 && f.chunk > 0 {
+		return run.Run{}, errNone(fmt.Sprintf("chunk %d", f.chunk), se.name)
 	}
 	if found == 0 {
 		_, _ = fmt.Fprintln(out, "Nothing to republish.")
@@ -332,7 +295,7 @@ func (se *session) republish(ctx context.Context, w *republishFilter, out io.Wri
 	if err := prune.Await(ctx, se.Broker, "", se.heldBack); err != nil {
 		return r, errors.Join(err, se.noteRepublished(context.WithoutCancel(ctx), r))
 	}
-	done, err := se.failures.Republish(ctx, se.name, r.ID, w.match)
+	done, err := se.failures.Republish(ctx, se.name, r.ID, f.match)
 	for _, repository := range done.Taken {
 		_, _ = fmt.Fprintf(out, "%s: republished or removed by another process already.\n", repository)
 	}
@@ -350,13 +313,12 @@ func (se *session) republish(ctx context.Context, w *republishFilter, out io.Wri
 	return r, err
 }
 
-// noteRepublished stores what a republish has published. A run that has published nothing
-// is deleted.
+// noteRepublished stores the numbers of a republish. If it has published nothing, it deletes the run.
 func (se *session) noteRepublished(ctx context.Context, r run.Run) error {
 	if r.Chunks > 0 {
 		return se.runs.Put(ctx, r)
 	}
-	// The broker may have stored a chunk although its answer was lost.
+	// The broker may have stored a chunk, and only its answer was lost.
 	left, err := se.Count(ctx, subject.OfRun(r.Name, r.ID))
 	if err != nil {
 		return err

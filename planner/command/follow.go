@@ -17,10 +17,10 @@ import (
 	"github.com/osism/skopeo-worker/shared/run"
 )
 
-// pollInterval is the least pause between two reads of a status. A pause is at least pollShare
-// times as long as the last read, because a run of 10,000 chunks is work for the broker. It is
-// also at least 1/pollAge of the time that the run was followed: the end of a long run may be
-// seen later. It is at most maxPoll, because a slow read may have waited for the broker.
+// The pause between two reads of a status is at least pollInterval. It is at least pollShare times as
+// long as the last read, to spare the broker when a run has 10,000 chunks. It is at least 1/pollAge of
+// the time since the command began to follow the run, because the end of a long run may be seen later.
+// It is at most maxPoll, because the last read may have been slow for another reason.
 const (
 	pollInterval = 100 * time.Millisecond
 	pollShare    = 20
@@ -28,12 +28,12 @@ const (
 	maxPoll      = 2 * time.Second
 )
 
-// idlePoll is the pause if a worker of this process reports when it has nothing left to do, and
-// no terminal shows the status meanwhile.
+// idlePoll is the least pause if the worker of this process reports the end of its work, and no
+// terminal shows the status.
 const idlePoll = time.Second
 
-// poll returns when it is time for the next read; took is how long the last one took, and
-// followed how long the run was followed.
+// poll returns a channel that receives when the next read is due. took is the duration of the last
+// read, and followed the time since the command began to follow the run.
 func (se *session) poll(took, followed time.Duration) <-chan time.Time {
 	shortest := pollInterval
 	if se.drained != nil {
@@ -42,21 +42,21 @@ func (se *session) poll(took, followed time.Duration) <-chan time.Time {
 	return time.After(min(max(shortest, pollShare*took, followed/pollAge), maxPoll))
 }
 
-// follow shows the run until it is over or ctx ends, and returns the error for its outcome.
+// follow shows the run until it is over or ctx ends. It returns the error for the outcome of the run.
 func (se *session) follow(ctx context.Context, id string, out io.Writer, f formatFlag) error {
 	last, err := se.watch(ctx, id, out, f)
 	away := (*awayError)(nil)
 	if err != nil && !errors.As(err, &away) {
 		return err
 	}
-	// The summary takes a moment, even if the time is up.
+	// The summary is shown even if ctx has ended.
 	ctx = context.WithoutCancel(ctx)
 	if !f.json {
 		failures, err := se.failures.List(ctx, se.name)
 		if err != nil {
 			return err
 		}
-		failures = slices.DeleteFunc(failures, func(r failure.Record) bool { return r.Run != last.Run }) // recorded by another run since
+		failures = slices.DeleteFunc(failures, func(r failure.Record) bool { return r.Run != last.Run }) // other runs have recorded those
 		display.Summary(out, last, failures, time.Now(), screenOf(out, se.color))
 	}
 	switch {
@@ -73,10 +73,10 @@ func (se *session) follow(ctx context.Context, id string, out io.Writer, f forma
 	return nil
 }
 
-// watch shows the run until it is over, as text or as JSON, and returns its last state.
+// watch shows the run until it is over, as text or as JSON. It returns the last status.
 func (se *session) watch(ctx context.Context, id string, out io.Writer, f formatFlag) (run.Status, error) {
 	if f.json {
-		changes := newLineWriter(out)
+		changes := &lineWriter{out: out}
 		return se.each(ctx, id, func(status *run.Status) error {
 			if err := se.describe(ctx, status); err != nil {
 				return err
@@ -99,8 +99,8 @@ func (se *session) watch(ctx context.Context, id string, out io.Writer, f format
 	})
 }
 
-// each calls show with the status of the run, again and again until it is over, and returns
-// its last state. If show fails, it is called again later.
+// each reads the status of the run repeatedly until the run is over, and calls show with it. It returns
+// the last status. If a read or show fails, it retries.
 func (se *session) each(ctx context.Context, id string, show func(*run.Status) error) (run.Status, error) {
 	tracker, err := se.runs.Track(context.WithoutCancel(ctx), se.name, id)
 	if err != nil {
@@ -108,7 +108,7 @@ func (se *session) each(ctx context.Context, id string, show func(*run.Status) e
 	}
 	known := true
 	following := se.budget.Now()
-	room := room{at: time.Now()} // the run was just published
+	room := room{at: time.Now()} // the broker has just stored the run, so it has room
 	began := time.Now()
 	for {
 		start := time.Now()
@@ -138,13 +138,13 @@ func (se *session) each(ctx context.Context, id string, show func(*run.Status) e
 	}
 }
 
-// awayError is returned if everything that is left of a run has waited too long for
-// registries that are away. It is errUnfinished.
+// awayError is returned if the rest of a run has waited too long for registries that are away. It wraps
+// errUnfinished.
 type awayError struct {
 	run      string
 	outages  []string // which registry is away, since when, and why
 	left, of int      // chunks
-	next     string   // how they continue
+	next     string   // what continues them
 }
 
 func (e *awayError) Error() string {
@@ -154,8 +154,8 @@ func (e *awayError) Error() string {
 
 func (e *awayError) Unwrap() error { return errUnfinished }
 
-// away returns an error if the run has waited for registries that are away for OUTAGE_TIMEOUT,
-// counted from when it was followed.
+// away returns an awayError if the rest of the run has waited for OUTAGE_TIMEOUT, counted from
+// following, the time at which the command began to follow the run.
 func (se *session) away(status run.Status, following time.Time) error {
 	if se.outage == 0 || len(status.Away) == 0 {
 		return nil
@@ -178,18 +178,17 @@ func (se *session) away(status run.Status, following time.Time) error {
 	return e
 }
 
-// estimateInterval is how long an estimate is shown. A new one asks the broker for every
-// budget.
+// estimateInterval is how long an estimate is shown. A new estimate reads every budget at the broker.
 const estimateInterval = 5 * time.Second
 
-// estimatedEnd is the last estimate of when a run is done.
+// estimatedEnd is the last estimate of the end of a run.
 type estimatedEnd struct {
 	at      time.Time
 	done    *time.Time
 	atLeast bool
 }
 
-// add adds the estimate to the status. It makes a new one if the last one is old.
+// add adds the estimate to the status. If the estimate is old, it makes a new one.
 func (e *estimatedEnd) add(ctx context.Context, se *session, status *run.Status) error {
 	if time.Since(e.at) >= estimateInterval {
 		if err := estimate.Describe(ctx, se.budget, status); err != nil {
@@ -201,13 +200,13 @@ func (e *estimatedEnd) add(ctx context.Context, se *session, status *run.Status)
 	return nil
 }
 
-// room is whether the broker had room for messages at the last check.
+// room is the last check whether the broker has room for messages.
 type room struct {
 	at   time.Time
 	none bool
 }
 
-// look logs if the broker has no room left, because then the run does not end by itself.
+// look logs an error if the broker has no room left, because the run cannot continue then.
 func (r *room) look(ctx context.Context, se *session) {
 	if time.Since(r.at) < estimateInterval {
 		return

@@ -14,7 +14,7 @@ import (
 	"github.com/osism/skopeo-worker/shared/config"
 )
 
-// helpCommand is cobra's, and refuses the name of a command that does not exist.
+// helpCommand is cobra's help command, except that it returns an error for an unknown command.
 func helpCommand() *cobra.Command {
 	return &cobra.Command{
 		Use:   "help [COMMAND]",
@@ -40,7 +40,7 @@ func helpCommand() *cobra.Command {
 	}
 }
 
-// shells are those for which cobra writes completions.
+// shells has the function that writes the completion script for each shell.
 var shells = map[string]func(root *cobra.Command, out io.Writer) error{
 	"bash":       func(root *cobra.Command, out io.Writer) error { return root.GenBashCompletionV2(out, true) },
 	"fish":       func(root *cobra.Command, out io.Writer) error { return root.GenFishCompletion(out, true) },
@@ -65,7 +65,7 @@ func completionCommand() *cobra.Command {
 	}
 }
 
-// warnOfNearMisses names variables that were probably meant to be some of ours.
+// warnOfNearMisses warns about variables that nearly have the name of a variable of the planner.
 func warnOfNearMisses(c *cobra.Command, _ []string) {
 	if c.Annotations[config.Variables] == "" {
 		return

@@ -14,9 +14,10 @@ import (
 	"github.com/osism/skopeo-worker/shared/redact"
 )
 
-// followedLog is the writer of a log that makes room for lines that are drawn on the same terminal.
+// followedLog is the writer of a log. While a run is followed on the same terminal, it keeps records
+// apart from the lines that are redrawn.
 type followedLog struct {
-	width func() int // columns of the terminal; nil: it is not one
+	width func() int // columns of the terminal; nil if the log does not go to a terminal
 
 	mu       sync.Mutex
 	to       io.Writer
@@ -52,8 +53,8 @@ func (l *followedLog) through(wrap func(io.Writer) io.Writer) (undo func()) {
 	}
 }
 
-// logger returns a logger that writes through l. While a run is followed on a terminal, records
-// at info are single lines: written in full, those of a few images would fill the screen.
+// logger returns a logger that writes to l. While a run is followed on a terminal, it shortens records
+// at level info to single lines, because the records of a few images would fill the screen.
 func (l *followedLog) logger(settings *config.Log) *slog.Logger {
 	log := settings.Logger(l)
 	if l.width == nil || !strings.EqualFold(settings.Format, "text") {
@@ -64,7 +65,7 @@ func (l *followedLog) logger(settings *config.Log) *slog.Logger {
 	return log
 }
 
-// columns returns how wide a line of the log may be; 0: as wide as it is.
+// columns returns the greatest width of a line of the log, or 0 if there is no limit.
 func (l *followedLog) columns() int {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -74,7 +75,7 @@ func (l *followedLog) columns() int {
 	return l.width() - 1 // some terminals wrap as soon as the last column is written
 }
 
-// briefHandler writes records at info as single lines while a run is followed.
+// briefHandler writes records at level info as single lines while a run is followed.
 type briefHandler struct {
 	slog.Handler
 	log   *followedLog

@@ -11,7 +11,6 @@ import (
 	"github.com/osism/skopeo-worker/planner/display"
 	"github.com/osism/skopeo-worker/shared/config"
 	"github.com/osism/skopeo-worker/shared/run"
-	"github.com/osism/skopeo-worker/worker/environment"
 	"github.com/osism/skopeo-worker/worker/service"
 )
 
@@ -26,13 +25,9 @@ func mirrorCommand() *cobra.Command {
 		Use:   "mirror",
 		Short: "Plan and mirror in one process, without a broker or workers",
 		Long:  "Fetch the list, split it, and mirror it with a worker in this process. The broker is\nembedded and stores its data in DATA_DIR; if NATS_URL is set, that broker is used.\nThe same command continues an interrupted run.",
-		Args:  noArguments,
-		RunE: s.explained(func(cmd *cobra.Command, _ []string) error {
+		Args:  atMost(0),
+		RunE: s.loaded(reads, func(cmd *cobra.Command) error {
 			ctx, out := cmd.Context(), format.messages(cmd)
-			if err := config.Load(reads...); err != nil {
-				return err
-			}
-			environment.Confine(s.registries.ChildEnv)
 			p, err := prepare(ctx, &s, cmd.InOrStdin(), cmd.ErrOrStderr())
 			if err != nil {
 				return err
@@ -67,15 +62,15 @@ func mirrorCommand() *cobra.Command {
 	return c
 }
 
-// begin returns the unfinished run of the list, or a new one, which has no chunks if there is
-// nothing to mirror.
+// begin returns the unfinished run of the same plan, or publishes a new one. The new run has no chunks
+// if there is nothing to mirror.
 func (se *session) begin(ctx context.Context, p *planned, force bool, out io.Writer) (run.Run, error) {
 	r, err := se.unfinished(ctx, p)
 	if err != nil {
 		return run.Run{}, err
 	}
 	if r.ID != "" {
-		p.markLeft(ctx, se) // the planner that published it may have been killed before
+		p.markLeft(ctx, se) // the process that published the run may have been killed before
 		_, _ = fmt.Fprintf(out, "Continuing run %s.\n", r.ID)
 		return r, nil
 	}
@@ -86,12 +81,16 @@ func (se *session) begin(ctx context.Context, p *planned, force bool, out io.Wri
 		_, _ = fmt.Fprintf(out, "Nothing to mirror: there is no chunk %d.\n", p.chunking.Number)
 		return r, nil
 	}
-	_, _ = fmt.Fprintf(out, "Mirroring %s in %s as run %s.\n",
-		display.Count(r.Entries, "entry", "entries"), display.Count(r.Chunks, "chunk", "chunks"), r.ID)
+	_, _ = fmt.Fprintf(out, "Mirroring %s as run %s.\n", extent(r), r.ID)
 	return r, nil
 }
 
-// unfinished returns the newest run if it is of the same plan and not over.
+// extent returns the numbers of entries and chunks of a run, as text.
+func extent(r run.Run) string {
+	return display.Count(r.Entries, "entry", "entries") + " in " + display.Count(r.Chunks, "chunk", "chunks")
+}
+
+// unfinished returns the newest run if it has the same plan and is not over; otherwise a zero run.
 func (se *session) unfinished(ctx context.Context, p *planned) (run.Run, error) {
 	r, err := se.runs.Get(ctx, se.name, "")
 	if errors.Is(err, run.ErrNotFound) {
@@ -100,18 +99,14 @@ func (se *session) unfinished(ctx context.Context, p *planned) (run.Run, error) 
 	if err != nil || r.Fingerprint != p.fingerprint || !r.Published {
 		return run.Run{}, err
 	}
-	tracker, err := se.runs.Track(ctx, r.Name, r.ID)
-	if err != nil {
-		return run.Run{}, err
-	}
-	status, err := tracker.Status(ctx)
+	status, err := se.status(ctx, r.ID)
 	if err != nil || status.Over() {
 		return run.Run{}, err
 	}
 	return r, nil
 }
 
-// shown are the outputs of a run under way, and their format.
+// shown has the outputs of a command that follows a run, and their format.
 type shown struct {
 	out, messages io.Writer
 	format        formatFlag
@@ -150,7 +145,7 @@ func (se *session) work(ctx context.Context, s *settings, e *service.Endpoint, r
 	}
 	worked := <-ended
 	if worked != nil && away == nil && errors.Is(err, errUnfinished) && ctx.Err() == nil {
-		return worked // the reason that following ended
+		return worked // following ended because of it
 	}
 	return errors.Join(err, worked)
 }

@@ -11,7 +11,7 @@ import (
 	"github.com/osism/skopeo-worker/shared/run"
 )
 
-// names returns the mirror names of which the broker has runs or failures, sorted.
+// names returns the mirror names with runs or failures at the broker, sorted.
 func (se *session) names(ctx context.Context) ([]string, error) {
 	byName, err := se.runs.Ledger().List(ctx)
 	if err != nil {
@@ -31,8 +31,8 @@ func (se *session) names(ctx context.Context) ([]string, error) {
 	return slices.Sorted(maps.Keys(all)), nil
 }
 
-// find returns a run by its id; the newest if the id is empty. If the mirror name has none,
-// the error lists the names that have.
+// find returns the run with the id, or the newest run if the id is empty. If there is no run, the error
+// lists the mirror names that have runs or failures.
 func (se *session) find(ctx context.Context, id string) (run.Run, error) {
 	r, err := se.runs.Get(ctx, se.name, id)
 	if id != "" || !errors.Is(err, run.ErrNotFound) {

@@ -2,7 +2,7 @@ package command
 
 import "sync"
 
-// noted is something that the page shows while it changes. It is safe for concurrent use.
+// noted holds a state that changes while the page shows it. It is safe for concurrent use.
 type noted[T any] struct {
 	mu sync.Mutex
 	at T

@@ -19,7 +19,7 @@ func notifyTestCommand() *cobra.Command {
 		Use:   "notify-test",
 		Short: "Send a test message to each of NOTIFY_URLS",
 		Long:  "Send a test message to each of NOTIFY_URLS, and show the results. The exit code is 1 if\none could not be sent.",
-		Args:  noArguments,
+		Args:  atMost(0),
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if err := config.Load(reads...); err != nil {
 				return err

@@ -21,7 +21,6 @@ import (
 	"github.com/osism/skopeo-worker/shared/holding"
 	"github.com/osism/skopeo-worker/shared/reference"
 	"github.com/osism/skopeo-worker/shared/run"
-	"github.com/osism/skopeo-worker/worker/environment"
 )
 
 // planFlags are the settings and flags of the command plan.
@@ -41,20 +40,17 @@ func planCommand() *cobra.Command {
 		Use:   "plan",
 		Short: "Fetch the list, split it into chunks, publish them",
 		Long:  "Fetch the list, split it into chunks, and publish them to the broker, each with its\ndelivery time. A plan of the whole list supersedes the unfinished older plans of its\nMIRROR_NAME.",
-		Args:  noArguments,
-		RunE: p.explained(func(cmd *cobra.Command, _ []string) error {
+		Args:  atMost(0),
+		PreRunE: func(*cobra.Command, []string) error {
 			if p.timeout < 0 || p.timeout > 0 && !p.wait {
 				return fmt.Errorf("%w: --timeout needs --wait and a duration above 0", errUsage)
 			}
 			if p.format.json && !p.wait && !p.dryRun {
 				return fmt.Errorf("%w: -o json needs --wait or --dry-run", errUsage)
 			}
-			if err := config.Load(reads...); err != nil {
-				return err
-			}
-			environment.Confine(p.registries.ChildEnv)
-			return p.run(cmd)
-		}),
+			return nil
+		},
+		RunE: p.loaded(reads, p.run),
 	}
 	c.Flags().BoolVar(&p.dryRun, "dry-run", false, "print the chunks; publish nothing")
 	c.Flags().BoolVar(&p.wait, "wait", false, "follow the run to its end")
@@ -115,9 +111,9 @@ func (p *planFlags) run(cmd *cobra.Command) error {
 	return se.follow(ctx, r.ID, cmd.OutOrStdout(), p.format)
 }
 
-// published prints the number of entries and chunks, and when the last chunk is due.
+// published prints the numbers of entries and chunks, and when the last chunk is due.
 func (p *planned) published(out io.Writer, r run.Run) {
-	_, _ = fmt.Fprintf(out, "Published run %s: %s in %s.\n", r.ID, display.Count(r.Entries, "entry", "entries"), display.Count(r.Chunks, "chunk", "chunks"))
+	_, _ = fmt.Fprintf(out, "Published run %s: %s.\n", r.ID, extent(r))
 	if last := p.chunks[len(p.chunks)-1].Due; last.After(p.started) {
 		_, _ = fmt.Fprintf(out, "The last chunk is due at %s.\n", last.Local().Format("2006-01-02 15:04:05 MST"))
 	}
@@ -127,7 +123,7 @@ func addForce(c *cobra.Command, force *bool) {
 	c.Flags().BoolVar(force, "force", false, "use MIRROR_NAME even if it is tied to another list or destination")
 }
 
-// planned is a list, read and split.
+// planned is a list that has been read and split.
 type planned struct {
 	owner       plan.Owner
 	name        string
@@ -138,12 +134,12 @@ type planned struct {
 	limits      map[string]budget.Limit
 	fingerprint string
 	list        list.List
-	namespaces  *plan.Namespaces               // nil if the list has none, or is not expanded yet
+	namespaces  *plan.Namespaces               // nil if the list has none, or before expand
 	has         func(reference.Reference) bool // reports whether the list has an image
 }
 
-// prepare fetches, checks and splits the list. It publishes nothing. If the list has
-// namespaces, expand must follow.
+// prepare fetches, checks and splits the list. It publishes nothing. Call expand next, for the
+// namespaces in the list.
 func prepare(ctx context.Context, s *settings, stdin io.Reader, warnings io.Writer) (*planned, error) {
 	data, err := list.Fetcher{Stdin: stdin}.Fetch(ctx, s.job.Source)
 	if err != nil {
@@ -180,7 +176,7 @@ func fingerprint(parts ...any) string {
 	return hex.EncodeToString(hash.Sum(nil))
 }
 
-// publish stores the plan as a new run. An empty plan makes no run.
+// publish publishes the plan as a new run. It does nothing if the plan has no chunks.
 func (p *planned) publish(ctx context.Context, se *session, force bool) (run.Run, error) {
 	if err := plan.Claim(ctx, se.Broker, p.name, p.owner, force); err != nil {
 		return run.Run{}, err
@@ -200,7 +196,7 @@ func (p *planned) publish(ctx context.Context, se *session, force bool) (run.Run
 	if err == nil {
 		p.markLeft(ctx, se)
 		if err := p.catalogue(ctx, se); err != nil {
-			se.log.Warn("the page does not show repositories until a worker has looked at them", "error", err)
+			se.log.Warn("the page cannot show new repositories yet; it shows each once a worker has resolved it", "error", err)
 		}
 		if p.namespaces != nil {
 			err = p.namespaces.Remember(ctx)
@@ -209,7 +205,8 @@ func (p *planned) publish(ctx context.Context, se *session, force bool) (run.Run
 	return r, err
 }
 
-// catalogue records the repositories of the plan that no worker has seen yet.
+// catalogue records the repositories of the plan, so that the page shows those that no worker has
+// resolved yet.
 func (p *planned) catalogue(ctx context.Context, se *session) error {
 	store, err := catalog.Open(ctx, se.Broker)
 	if err != nil {
@@ -224,8 +221,8 @@ func (p *planned) catalogue(ctx context.Context, se *session) error {
 	return store.Plan(ctx, p.name, all)
 }
 
-// markLeft marks the failures of images that the list no longer has, if this is a plan of
-// the whole list. If it fails, the next plan does it.
+// markLeft marks the failures and the mirrored tags that the list no longer has. It needs a plan of the
+// whole list. If it fails, the next plan marks them.
 func (p *planned) markLeft(ctx context.Context, se *session) {
 	if !p.chunking.Full() {
 		return
@@ -240,8 +237,7 @@ func (p *planned) markLeft(ctx context.Context, se *session) {
 	p.markHoldings(ctx, se)
 }
 
-// markHoldings notes which mirrored tags the list does not have. If it fails, the next plan does
-// it, and they are pruned later.
+// markHoldings records which mirrored tags the list no longer has, so that they can be pruned.
 func (p *planned) markHoldings(ctx context.Context, se *session) {
 	holdings, err := holding.Open(ctx, se.Broker, se.log)
 	if err == nil {

@@ -10,7 +10,6 @@ import (
 	"sync"
 	"time"
 
-	"github.com/osism/skopeo-worker/planner/display"
 	"github.com/osism/skopeo-worker/planner/list"
 	"github.com/osism/skopeo-worker/planner/plan"
 	"github.com/osism/skopeo-worker/planner/schedule"
@@ -19,11 +18,11 @@ import (
 	"github.com/osism/skopeo-worker/shared/run"
 )
 
-// planAgain are the pauses before the next tries if the list or the broker could not be reached.
-// The last one repeats until the next time of the schedule.
+// planAgain has the pauses before further attempts if the list or the broker cannot be reached. The
+// last pause repeats until the next time of the schedule.
 var planAgain = []time.Duration{time.Minute, 5 * time.Minute, 15 * time.Minute}
 
-// planning plans while planner serve runs, by the schedule and when users ask for it.
+// planning plans for planner serve, by the schedule and on request of users.
 type planning struct {
 	settings *settings
 	session  *session
@@ -34,8 +33,8 @@ type planning struct {
 	noted[web.Schedule]
 }
 
-// bySchedule plans at the times of the schedule, until ctx ends. If a time
-// passed while no process ran, or the mirror has never run, it plans at once.
+// bySchedule plans at the times of the schedule until ctx ends. It plans at once if a time passed
+// while no process ran, or if the mirror has never run.
 func (p *planning) bySchedule(ctx context.Context, times schedule.Schedule) error {
 	next, err := p.first(ctx, times)
 	if err != nil {
@@ -81,11 +80,11 @@ func (p *planning) first(ctx context.Context, times schedule.Schedule) (time.Tim
 	return time.Now(), nil
 }
 
-// settleEvery is how often runs are looked for that a process was publishing when it was
-// killed.
+// settleEvery is how often planner serve looks for runs whose process was killed while it published
+// them.
 const settleEvery = 15 * time.Second
 
-// settle decides on runs that a process was publishing when it was killed.
+// settle decides what becomes of runs that began before a time and were not published completely.
 func (p *planning) settle(ctx context.Context, before time.Time) {
 	ender := plan.Ender{Broker: p.session.Broker, Runs: p.session.runs, Failures: p.session.failures}
 	settled, err := ender.Settle(ctx, p.session.name, before)
@@ -93,17 +92,17 @@ func (p *planning) settle(ctx context.Context, before time.Time) {
 		p.log.Warn("a run was not published completely", "run", r.ID, "kind", r.Kind, "published_chunks", r.Chunks, "cancelled", r.Ended != "")
 	}
 	if err != nil && ctx.Err() == nil {
-		p.log.Warn("a run that was not published completely is settled again later", "error", err)
+		p.log.Warn("cannot settle runs that were not published completely; trying again", "error", err)
 	}
 }
 
-// settleOthers settles runs of other processes while this one runs, when those can no longer be
-// publishing.
+// settleOthers settles runs of other processes until ctx ends. It waits until a process can no longer
+// be publishing.
 func (p *planning) settleOthers(ctx context.Context) error {
 	ticker := time.NewTicker(settleEvery)
 	defer ticker.Stop()
 	for {
-		// Before the run counts as lost.
+		// This is earlier than the time at which the run would count as lost.
 		p.settle(ctx, time.Now().Add(-run.Publishing+3*settleEvery))
 		select {
 		case <-ctx.Done():
@@ -113,8 +112,8 @@ func (p *planning) settleOthers(ctx context.Context) error {
 	}
 }
 
-// Plan implements web.Actions. It continues a run of the same plan that is not over, as
-// planner mirror does, unless all that is left of it waits for registries that are away.
+// Plan implements web.Actions. If a run of the same plan is not over, it continues, as with planner
+// mirror. But if the rest of that run waits for registries that are away, Plan publishes a new one.
 func (p *planning) Plan(ctx context.Context) (text string, err error) {
 	p.turn.Lock()
 	defer p.turn.Unlock()
@@ -155,10 +154,10 @@ func (p *planning) Plan(ctx context.Context) (text string, err error) {
 	case r.Chunks == 0:
 		return "Nothing to publish: the plan has no chunk.", nil
 	}
-	return fmt.Sprintf("Published run %s: %s in %s.", r.ID, display.Count(r.Entries, "entry", "entries"), display.Count(r.Chunks, "chunk", "chunks")), nil
+	return fmt.Sprintf("Published run %s: %s.", r.ID, extent(r)), nil
 }
 
-// warner logs the warnings about a list.
+// warner is a writer for warnings about a list. It logs each line.
 type warner struct{ log *slog.Logger }
 
 func (w warner) Write(lines []byte) (int, error) {
@@ -168,7 +167,7 @@ func (w warner) Write(lines []byte) (int, error) {
 	return len(lines), nil
 }
 
-// of is the session for another mirror name.
+// of returns a session for another mirror name.
 func (p *planning) of(mirror string) *session {
 	other := *p.session
 	other.name = mirror
@@ -177,15 +176,12 @@ func (p *planning) of(mirror string) *session {
 
 // Republish implements web.Actions.
 func (p *planning) Republish(ctx context.Context, mirror string, w web.Republish) (string, error) {
-	failures := &republishFilter{repositories: map[string]bool{}, images: map[string]bool{}, all: w == web.Republish{}}
+	f := &failureFilter{all: w == web.Republish{}, image: w.Image}
 	if w.Repository != "" {
-		failures.repositories[w.Repository] = false
-	}
-	if w.Image != "" {
-		failures.images[w.Image] = false
+		f.named = map[string]bool{w.Repository: false}
 	}
 	return said(func(out *bytes.Buffer) error {
-		_, err := p.of(mirror).republish(ctx, failures, out)
+		_, err := p.of(mirror).republish(ctx, f, out)
 		return err
 	})
 }
@@ -195,7 +191,7 @@ func (p *planning) Cancel(ctx context.Context, mirror, id string) (string, error
 	return said(func(out *bytes.Buffer) error { return p.of(mirror).cancel(ctx, id, out) })
 }
 
-// said returns the output of an action as one line.
+// said returns the output of an action as a single line.
 func said(do func(*bytes.Buffer) error) (string, error) {
 	var out bytes.Buffer
 	err := do(&out)

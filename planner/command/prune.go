@@ -19,7 +19,6 @@ import (
 	"github.com/osism/skopeo-worker/shared/config"
 	"github.com/osism/skopeo-worker/shared/holding"
 	"github.com/osism/skopeo-worker/shared/selection"
-	"github.com/osism/skopeo-worker/worker/environment"
 	"github.com/osism/skopeo-worker/worker/prune"
 	"github.com/osism/skopeo-worker/worker/service"
 )
@@ -32,10 +31,10 @@ type pruneFlags struct {
 	keep      []string
 	leftList  bool
 	output    string
-	execution string // the file of the plan that is executed
+	execution string // the file of the plan to execute
 }
 
-// defaultPrune returns the flags as they are unless they are set.
+// defaultPrune returns the default flags.
 func defaultPrune() pruneFlags {
 	return pruneFlags{grace: graceFlag(30 * day), caps: prune.Caps{All: prune.MustShare(10), PerRepository: prune.MustShare(50)}}
 }
@@ -49,16 +48,20 @@ func pruneCommand() *cobra.Command {
 		Use:   "prune",
 		Short: "Plan what to delete from the destination, or execute such a plan",
 		Long:  "Compare the destination with the list, the sources and the records of mirrored tags, and\nprint a plan as YAML: the mirrored tags that the source or the list has not had for the\ntime of grace. Nothing is deleted. With --execute, delete the tags of a plan, as far as it\nstill holds. If the execution is interrupted, execute the plan again.",
-		Args:  noArguments,
-		RunE: p.explained(func(cmd *cobra.Command, _ []string) error {
-			if err := config.Load(reads...); err != nil {
+		Args:  atMost(0),
+		RunE: p.loaded(reads, func(cmd *cobra.Command) error {
+			if err := p.hasStore(); err != nil {
 				return err
 			}
-			environment.Confine(p.registries.ChildEnv)
-			if p.execution != "" {
-				return p.execute(cmd)
+			se, err := connect(cmd.Context(), &p.settings, join, cmd.ErrOrStderr())
+			if err != nil {
+				return err
 			}
-			return p.run(cmd)
+			defer se.Close()
+			if p.execution != "" {
+				return p.execute(cmd, se)
+			}
+			return p.run(cmd, se)
 		}),
 	}
 	c.Flags().Var(&p.grace, "grace", "delete only tags that the source or the list has not had for this `time`")
@@ -72,8 +75,9 @@ func pruneCommand() *cobra.Command {
 	return c
 }
 
-func (p *pruneFlags) run(cmd *cobra.Command) error {
-	plan, err := p.plan(cmd.Context(), cmd.InOrStdin(), cmd.ErrOrStderr())
+// run makes a plan and prints it.
+func (p *pruneFlags) run(cmd *cobra.Command, se *session) error {
+	plan, err := p.plan(cmd.Context(), se, cmd.InOrStdin(), cmd.ErrOrStderr(), nil)
 	if cmd.Context().Err() != nil {
 		return fmt.Errorf("%w: interrupted", errUnfinished)
 	}
@@ -109,7 +113,7 @@ func writePlan(out io.Writer, plan prune.Plan) error {
 	return e.Close()
 }
 
-// matcher returns what --keep matches, or nil.
+// matcher returns the matcher of --keep, or nil if there is none.
 func (p *pruneFlags) matcher() (*selection.Matcher, error) {
 	if len(p.keep) == 0 {
 		return nil, nil
@@ -121,7 +125,7 @@ func (p *pruneFlags) matcher() (*selection.Matcher, error) {
 	return keep.Compile()
 }
 
-// errNothing is returned if there is no list to compare with.
+// errNothing is returned if the list is empty: every mirrored tag would be deleted.
 var errNothing = errors.New("the list has no entries; nothing is planned")
 
 // surveyed is a survey of the destination, with the stores that it reads.
@@ -129,57 +133,23 @@ type surveyed struct {
 	prune.Survey
 	session  *session
 	holdings *holding.Store
-	pruner   *service.Pruner
+	close    func()
 }
 
-func (s *surveyed) close() {
-	if s.pruner != nil {
-		s.pruner.Close()
-	}
-}
-
-// survey reads the list, the namespaces in it, and the records of mirrored tags.
-func (p *pruneFlags) survey(ctx context.Context, stdin io.Reader, warnings io.Writer) (*surveyed, error) {
-	if err := p.hasStore(); err != nil {
-		return nil, err
-	}
-	planned, err := p.prepare(ctx, stdin, warnings)
-	if err != nil {
-		return nil, err
-	}
-	se, err := connect(ctx, &p.settings, join, warnings)
-	if err != nil {
-		return nil, err
-	}
-	s, err := p.surveyWith(ctx, se, planned, warnings)
-	if err != nil {
-		se.Close()
-	}
-	return s, err
-}
-
-// prepare reads the list.
-func (p *pruneFlags) prepare(ctx context.Context, stdin io.Reader, warnings io.Writer) (*planned, error) {
+// survey reads the list, its namespaces, and the records of mirrored tags. Close it after use.
+func (p *pruneFlags) survey(ctx context.Context, se *session, stdin io.Reader, warnings io.Writer) (*surveyed, error) {
 	planned, err := prepare(ctx, &p.settings, stdin, warnings)
-	if err == nil && !planned.chunking.Full() {
-		err = fmt.Errorf("%w: CHUNK_NUMBER: prune needs the whole list", errUsage)
+	if err != nil {
+		return nil, err
 	}
-	return planned, err
-}
-
-// surveyWith reads the namespaces in the list and the records of mirrored tags.
-func (p *pruneFlags) surveyWith(ctx context.Context, se *session, planned *planned, warnings io.Writer) (_ *surveyed, err error) {
-	s := &surveyed{session: se}
-	defer func() {
-		if err != nil {
-			s.close()
-		}
-	}()
+	if !planned.chunking.Full() {
+		return nil, fmt.Errorf("%w: CHUNK_NUMBER: prune needs the whole list", errUsage)
+	}
 	keep, err := p.matcher()
 	if err != nil {
 		return nil, err
 	}
-	// The records of the name are of its own list: another list would drop that one's tags.
+	// The records belong to the list of this mirror name: any other list lacks most of their tags.
 	if err := plan.Check(ctx, se.Broker, planned.name, planned.owner); err != nil {
 		return nil, err
 	}
@@ -194,25 +164,29 @@ func (p *pruneFlags) surveyWith(ctx context.Context, se *session, planned *plann
 	if err != nil {
 		return nil, err
 	}
-	if s.holdings, err = holding.Open(ctx, se.Broker, se.log); err != nil {
+	holdings, err := holding.Open(ctx, se.Broker, se.log)
+	if err != nil {
 		return nil, err
 	}
-	if s.pruner, err = service.NewPruner(ctx, se.Broker, p.registries, entries, se.log); err != nil {
+	held, err := holdings.List(ctx)
+	if err != nil {
 		return nil, err
 	}
-	s.Survey = prune.Survey{
-		Registry: s.pruner.Registry, Hosts: s.pruner.Hosts, Source: s.pruner.Source, Mirror: planned.name, Destination: planned.destination,
-		Entries: entries, Lacks: planned.list.Lacks(), Grace: time.Duration(p.grace), Keep: keep, LeftList: p.leftList, Now: now.UTC(),
+	pruner, err := service.NewPruner(ctx, se.Broker, p.registries, entries, se.log)
+	if err != nil {
+		return nil, err
 	}
-	s.Holdings, err = s.holdings.List(ctx)
-	return s, err
+	return &surveyed{session: se, holdings: holdings, close: pruner.Close, Survey: prune.Survey{
+		Registry: pruner.Registry, Hosts: pruner.Hosts, Source: pruner.Source, Mirror: planned.name, Destination: planned.destination,
+		Entries: entries, Lacks: planned.list.Lacks(), Grace: time.Duration(p.grace), Keep: keep, LeftList: p.leftList, Now: now.UTC(), Holdings: held,
+	}}, nil
 }
 
 // maxAhead is how far the clock of this machine may be ahead of the broker's without a warning.
 const maxAhead = time.Minute
 
-// now returns the time at which the time of grace ends. The clock of this machine may be ahead;
-// then the broker's counts.
+// now returns the time with which the time of grace is compared: the earlier one of the clocks of this
+// machine and of the broker.
 func (se *session) now(ctx context.Context, here time.Time, warnings io.Writer) (time.Time, error) {
 	there, err := se.Broker.Time(ctx)
 	if err != nil || !here.After(there) {
@@ -224,20 +198,20 @@ func (se *session) now(ctx context.Context, here time.Time, warnings io.Writer) 
 	return there, nil
 }
 
-// plan compares the destination with the list.
-func (p *pruneFlags) plan(ctx context.Context, stdin io.Reader, warnings io.Writer) (prune.Plan, error) {
-	s, err := p.survey(ctx, stdin, warnings)
+// plan compares the destination with the list. progress may be nil.
+func (p *pruneFlags) plan(ctx context.Context, se *session, stdin io.Reader, warnings io.Writer, progress func(done, all int)) (prune.Plan, error) {
+	s, err := p.survey(ctx, se, stdin, warnings)
 	if err != nil {
 		return prune.Plan{}, err
 	}
-	defer s.session.Close()
 	defer s.close()
+	s.Progress = progress
 	return s.Plan(ctx)
 }
 
 const day = 24 * time.Hour
 
-// graceFlag is a duration that may be in days.
+// graceFlag is a flag for a duration, which may be in days.
 type graceFlag time.Duration
 
 func (g *graceFlag) Type() string   { return "time" }
@@ -269,7 +243,7 @@ func (g *graceFlag) Set(text string) error {
 
 var errGrace = errors.New("expected a time such as 30d or 12h")
 
-// shareFlag is a percentage.
+// shareFlag is a flag for a percentage.
 type shareFlag struct{ share *prune.Share }
 
 func (s shareFlag) Type() string { return "share" }

@@ -27,7 +27,7 @@ func readPlan(path string) (prune.Plan, error) {
 }
 
 // execute executes the plan in the file.
-func (p *pruneFlags) execute(cmd *cobra.Command) error {
+func (p *pruneFlags) execute(cmd *cobra.Command, se *session) error {
 	ctx, out := cmd.Context(), cmd.ErrOrStderr()
 	plan, err := readPlan(p.execution)
 	if err != nil {
@@ -36,11 +36,10 @@ func (p *pruneFlags) execute(cmd *cobra.Command) error {
 	if err := p.grace.Set(plan.Grace); err != nil {
 		return fmt.Errorf("%s: %w: grace: %w", p.execution, prune.ErrPlan, err)
 	}
-	s, err := p.survey(ctx, cmd.InOrStdin(), out)
+	s, err := p.survey(ctx, se, cmd.InOrStdin(), out)
 	if err != nil {
 		return err
 	}
-	defer s.session.Close()
 	defer s.close()
 	if plan.Mirror != s.Mirror || plan.Destination != s.Destination {
 		return fmt.Errorf("%w: %s: the plan is for MIRROR_NAME=%s and MIRROR_DEST_URL=%s", errUsage, p.execution, plan.Mirror, plan.Destination)
@@ -63,7 +62,8 @@ func (p *pruneFlags) execute(cmd *cobra.Command) error {
 	return err
 }
 
-// idleness reports whether runs to a destination are over. It reads a run that is over only once.
+// idleness checks that no run to a destination is under way. It reads the status of a finished run only
+// once.
 type idleness struct {
 	session     *session
 	destination string
@@ -75,9 +75,9 @@ func (se *session) idleness(destination string) *idleness {
 	return &idleness{session: se, destination: destination, ledger: se.runs.Ledger(), over: map[string]bool{}}
 }
 
-// check returns an error if a run to the destination, or above or below it, is not over, or a
-// worker still has a chunk of one that was cancelled or superseded: a manifest that a worker has
-// just seen at the destination must not be deleted before it is tagged.
+// check returns an error if a run to the destination, or to a path above or below it, is not over. A
+// cancelled or superseded run is over only when no worker has a chunk of it any more. Otherwise, a
+// manifest could be deleted after a worker has seen it, and before the worker tags it.
 func (i *idleness) check(ctx context.Context) error {
 	byName, err := i.ledger.List(ctx)
 	if err != nil {
@@ -102,13 +102,13 @@ func (i *idleness) check(ctx context.Context) error {
 	return nil
 }
 
-// heldBack logs that a run is not published yet.
+// heldBack logs that a run waits for an execution of a prune plan before it is published.
 func (se *session) heldBack(h prune.Holder) {
 	se.log.Info("the run is published when nothing is being deleted from its destination", "by", h.By, "plan", h.Plan)
 }
 
-// execute executes a plan. If another process executes it, execute waits for that one. If
-// wanted then returns false, it deletes nothing.
+// execute executes a plan. If another process executes one, it waits and calls waiting. It deletes
+// nothing if wanted returns false after that.
 func (s *surveyed) execute(ctx context.Context, plan prune.Plan, by string, waiting func(prune.Holder), wanted func() (bool, error)) (prune.Outcome, error) {
 	store, err := prune.OpenStore(ctx, s.session.Broker)
 	if err != nil {
@@ -130,7 +130,7 @@ func (s *surveyed) execute(ctx context.Context, plan prune.Plan, by string, wait
 		return last.Outcome, lease.Release(ctx, last)
 	}
 	is, err := wanted()
-	if err == nil && is { // another process may have deleted recorded tags
+	if err == nil && is { // another process may have deleted tags meanwhile
 		s.Holdings, err = s.holdings.List(ctx)
 	}
 	if err != nil || !is {

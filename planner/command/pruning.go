@@ -13,12 +13,10 @@ import (
 	"github.com/osism/skopeo-worker/worker/prune"
 )
 
-// confirmedAgain is how often a plan is looked for that was confirmed, and whose process was
-// killed.
+// confirmedAgain is how often planner serve looks for a confirmed plan whose process was killed.
 const confirmedAgain = 15 * time.Second
 
-// pruning makes prune plans while planner serve runs, and executes those that users
-// confirm.
+// pruning makes prune plans for planner serve, and executes those that users confirm.
 type pruning struct {
 	settings *settings
 	session  *session
@@ -28,10 +26,10 @@ type pruning struct {
 	asked     chan pruneRequest
 	confirmed chan struct{}
 
-	noted[web.PruneSurvey] // how the making of a plan stands
+	noted[web.PruneSurvey] // progress of the plan that is being made
 }
 
-// pruneRequest is a plan that a user has asked for.
+// pruneRequest is a user's request for a plan.
 type pruneRequest struct {
 	flags pruneFlags
 	by    string
@@ -45,8 +43,8 @@ func newPruning(ctx context.Context, s *settings, se *session, log *slog.Logger)
 	return &pruning{settings: s, session: se, store: store, log: log, asked: make(chan pruneRequest, 1), confirmed: make(chan struct{}, 1)}, nil
 }
 
-// run makes plans and executes them, one after the other, until ctx ends. A plan that was
-// confirmed before this process began is executed, too.
+// run makes and executes plans, one at a time, until ctx ends. It also executes a plan that was
+// confirmed before this process started.
 func (p *pruning) run(ctx context.Context) error {
 	ticker := time.NewTicker(confirmedAgain)
 	defer ticker.Stop()
@@ -65,7 +63,7 @@ func (p *pruning) run(ctx context.Context) error {
 	}
 }
 
-// errSurveying is returned while a plan is made.
+// errSurveying is returned while another plan is being made.
 var errSurveying = fmt.Errorf("%w: a plan is being made already", prune.ErrStale)
 
 // Survey implements web.Pruning.
@@ -107,13 +105,15 @@ func (p *pruning) Survey(ctx context.Context, terms web.PruneTerms, by string) (
 	if !free {
 		return "", errSurveying
 	}
-	p.asked <- request // the last one was taken: Since was zero
+	p.asked <- request // there is room: Since was zero, so run has taken the last request
 	return "A prune plan is being made.", nil
 }
 
-// make makes a plan and keeps it for review.
+// make makes a plan and stores it for review.
 func (p *pruning) make(ctx context.Context, request pruneRequest) {
-	plan, err := p.plan(ctx, request)
+	plan, err := request.flags.plan(ctx, p.session, nil, warner{p.log}, func(done, all int) {
+		p.note(func(at *web.PruneSurvey) { at.Done, at.Repositories = done, all })
+	})
 	if err == nil {
 		err = p.store.Propose(ctx, plan, prune.Terms{Caps: request.flags.caps, Keep: request.flags.keep, LeftList: request.flags.leftList}, request.by)
 	}
@@ -130,26 +130,6 @@ func (p *pruning) make(ctx context.Context, request pruneRequest) {
 	p.log.Info("a prune plan was made", "plan", plan.ID(), "by", request.by, "tags", plan.Tags, "repositories", len(plan.Repositories))
 }
 
-func (p *pruning) plan(ctx context.Context, request pruneRequest) (prune.Plan, error) {
-	s, err := p.survey(ctx, &request.flags)
-	if err != nil {
-		return prune.Plan{}, err
-	}
-	defer s.close()
-	s.Progress = func(done, all int) {
-		p.note(func(at *web.PruneSurvey) { at.Done, at.Repositories = done, all })
-	}
-	return s.Plan(ctx)
-}
-
-func (p *pruning) survey(ctx context.Context, flags *pruneFlags) (*surveyed, error) {
-	planned, err := flags.prepare(ctx, nil, warner{p.log})
-	if err != nil {
-		return nil, err
-	}
-	return flags.surveyWith(ctx, p.session, planned, warner{p.log})
-}
-
 // Execute implements web.Pruning.
 func (p *pruning) Execute(ctx context.Context, plan string, tags int, by string) (string, error) {
 	if err := p.store.Confirm(ctx, p.session.name, plan, tags, by); err != nil {
@@ -157,13 +137,12 @@ func (p *pruning) Execute(ctx context.Context, plan string, tags int, by string)
 	}
 	select {
 	case p.confirmed <- struct{}{}:
-	default: // run looks anyway
+	default: // run will look for it anyway
 	}
 	return fmt.Sprintf("%s being deleted.", display.Count(tags, "tag is", "tags are")), nil
 }
 
-// execute executes the plan that was confirmed, if there is one. The error is one that another
-// try may not have.
+// execute executes the confirmed plan, if there is one. It returns only errors that a retry may avoid.
 func (p *pruning) execute(ctx context.Context) error {
 	st, err := p.store.State(ctx, p.session.name)
 	if err != nil || st.Review == nil || !st.Review.UnderWay() {
@@ -178,7 +157,7 @@ func (p *pruning) execute(ctx context.Context) error {
 		return err
 	}
 	p.log.Error("a prune plan was not carried out as a whole", "plan", r.Plan, "by", r.ConfirmedBy, "error", err)
-	return p.store.End(ctx, p.session.name, r.Plan, p.session.Explain(err)) // unless the execution has noted it
+	return p.store.End(ctx, p.session.name, r.Plan, p.session.Explain(err))
 }
 
 func (p *pruning) carryOut(ctx context.Context, plan prune.Plan, r *prune.Review) error {
@@ -188,7 +167,7 @@ func (p *pruning) carryOut(ctx context.Context, plan prune.Plan, r *prune.Review
 	if err := flags.grace.Set(plan.Grace); err != nil {
 		return fmt.Errorf("%w: grace: %w", prune.ErrPlan, err)
 	}
-	s, err := p.survey(ctx, &flags)
+	s, err := flags.survey(ctx, p.session, nil, warner{p.log})
 	if err != nil {
 		return err
 	}

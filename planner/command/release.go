@@ -59,7 +59,7 @@ func releaseCommand() *cobra.Command {
 	return c
 }
 
-// release stores a release for each image. All of them are checked before one is stored.
+// release stores a release for each image. If one of the images does not wait, it stores none.
 func (se *session) release(ctx context.Context, store *release.Store, tags []waiting.Tag, args []string, out io.Writer) error {
 	var all []release.Release
 	for _, arg := range args {
@@ -85,7 +85,7 @@ func (se *session) release(ctx context.Context, store *release.Store, tags []wai
 	return nil
 }
 
-// operator returns who runs this process, for the audit.
+// operator returns the user and host of this process, for the log.
 func operator() string {
 	name := "unknown"
 	if u, err := user.Current(); err == nil {

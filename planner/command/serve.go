@@ -18,11 +18,10 @@ import (
 	"github.com/osism/skopeo-worker/shared/change"
 	"github.com/osism/skopeo-worker/shared/config"
 	"github.com/osism/skopeo-worker/shared/release"
-	"github.com/osism/skopeo-worker/worker/environment"
 	"github.com/osism/skopeo-worker/worker/service"
 )
 
-// timetable is when planner serve plans by itself.
+// timetable is the schedule of planner serve.
 type timetable struct {
 	Words string `envconfig:"MIRROR_SCHEDULE" desc:"when to plan, as cron has it: 30 2 * * *, or @daily; empty: never"`
 	Zone  string `envconfig:"MIRROR_TIMEZONE" desc:"time zone of MIRROR_SCHEDULE and of the page, as Europe/Berlin; empty: that of the machine"`
@@ -62,15 +61,11 @@ func serveCommand() *cobra.Command {
 		Use:   "serve",
 		Short: "Serve a page with the state of the mirrors, and plan by a schedule",
 		Long:  "Serve a page that shows the mirrors, their runs and failures, at UI_ADDR, and plan by\nMIRROR_SCHEDULE. Without NATS_URL, the broker is embedded and stores its data in\nDATA_DIR, and a worker in this process mirrors. Other commands on the same machine use\nthat broker.",
-		Args:  noArguments,
-		RunE: s.explained(func(cmd *cobra.Command, _ []string) error {
-			if err := config.Load(reads...); err != nil {
-				return err
-			}
+		Args:  atMost(0),
+		RunE: s.loaded(reads, func(cmd *cobra.Command) error {
 			if s.job.Source == "-" {
 				return fmt.Errorf("%w: MIRROR_SOURCE_URL=-: planner serve reads the list again and again; expected a URL or file", errUsage)
 			}
-			environment.Confine(s.registries.ChildEnv)
 			if s.broker.Embedded() { // this process copies
 				if err := service.Ready(cmd.Context(), s.worker); err != nil {
 					return err
@@ -100,7 +95,7 @@ func serveCommand() *cobra.Command {
 	}
 }
 
-// unlessStopped is the error of a process that was not asked to end.
+// unlessStopped returns nil if the process was stopped by a signal, and err otherwise.
 func unlessStopped(ctx context.Context, err error) error {
 	if ctx.Err() != nil && errors.Is(err, context.Canceled) {
 		return nil
@@ -108,8 +103,8 @@ func unlessStopped(ctx context.Context, err error) error {
 	return err
 }
 
-// serve does all that planner serve does with the broker, until ctx ends. began is a time
-// before which no other process can have used an embedded broker since the last one ended.
+// serve does the work of planner serve until ctx ends. began is when this process began to open the
+// broker. If the broker is embedded, no process still publishes a run that is older.
 func (se *session) serve(ctx context.Context, began time.Time, s *settings, probes *service.Endpoint, page *web.Server, log *slog.Logger) error {
 	group, ctx := errgroup.WithContext(ctx)
 	if se.Embedded() {
@@ -138,7 +133,7 @@ func (se *session) serve(ctx context.Context, began time.Time, s *settings, prob
 	}
 	look := overview.New(overview.Sources{Runs: se.runs, Failures: se.failures, Budget: se.budget}, se.name, s.web.MaxAge)
 	planning := &planning{settings: s, session: se, log: log}
-	if se.Embedded() { // no other process has published anything since the last one ended
+	if se.Embedded() {
 		planning.settle(ctx, began)
 	}
 	group.Go(func() error { return planning.settleOthers(ctx) })

@@ -35,21 +35,21 @@ func (m *mirrorName) Validate() []error {
 type job struct {
 	Source   string        `envconfig:"MIRROR_SOURCE_URL" required:"true" expect:"the http(s) URL or the path of the list, or - for standard input" desc:"http(s) URL or path of the list, or - for standard input"`
 	Dest     string        `envconfig:"MIRROR_DEST_URL" required:"true" expect:"host[:port][/prefix] of the destination" desc:"host[:port][/prefix] of the destination registry"`
-	Size     int           `envconfig:"CHUNK_SIZE" default:"10" expect:"a whole number, 0 or more" desc:"entries per chunk; 0: the whole list is one chunk"`
-	Number   int           `envconfig:"CHUNK_NUMBER" default:"0" expect:"a whole number, 0 or more" desc:"publish only this chunk, counted from 1, due now; 0: all"`
+	Size     uint          `envconfig:"CHUNK_SIZE" default:"10" expect:"a whole number, 0 or more" desc:"entries per chunk; 0: the whole list is one chunk"`
+	Number   uint          `envconfig:"CHUNK_NUMBER" default:"0" expect:"a whole number, 0 or more" desc:"publish only this chunk, counted from 1, due now; 0: all"`
 	Interval time.Duration `envconfig:"CHUNK_INTERVAL" default:"0s" expect:"a duration such as 90s, 10m or 4h" desc:"chunk k is due (k-1) times this after chunk 1"`
 
-	Filter       string `envconfig:"FILTER" desc:"mirror only tags that this regular expression (RE2) matches at their start"`
-	Limit        int    `envconfig:"LIMIT" default:"0" expect:"a whole number, 0 or more" desc:"mirror at most this many tags per repository, newest first; 0: all"`
-	Platforms    string `envconfig:"PLATFORMS" desc:"mirror only these platforms, as linux/amd64,linux/arm64; empty: all"`
-	Attestations bool   `envconfig:"ATTESTATIONS" default:"true" expect:"true or false" desc:"mirror the attestation manifests of an index"`
-	Referrers    bool   `envconfig:"REFERRERS" default:"false" expect:"true or false" desc:"mirror the referrers of images: signatures, SBOMs, attestations"`
-	MinAge       string `envconfig:"MIN_AGE" desc:"mirror a tag, or a new digest under it, only when it has stood for this long, as 3d or 36h; empty: at once"`
-	Immutable    string `envconfig:"IMMUTABLE_TAGS" desc:"tags that are never replaced at the destination: regular expressions (RE2), separated by spaces, that match them at their start"`
-	KeepTags     string `envconfig:"KEEP_TAGS" desc:"tags that planner prune never deletes: regular expressions (RE2), separated by spaces, that match them at their start"`
-	BackupTag    string `envconfig:"BACKUP_TAG" desc:"when a tag is replaced at the destination, keep its image under another tag: a template with {tag}, {date} and {digest}, such as {tag}-{date}"`
-	BackupKeep   int    `envconfig:"BACKUP_KEEP" default:"3" expect:"a whole number, 1 or more" desc:"how many backups of a tag there are at most"`
-	RateLimits   string `envconfig:"RATE_LIMITS" desc:"pulls that registries allow in a window, as docker.io=100/6h,quay.io=20/1s; overrides their headers"`
+	Filter       string        `envconfig:"FILTER" desc:"mirror only tags that this regular expression (RE2) matches at their start"`
+	Limit        uint          `envconfig:"LIMIT" default:"0" expect:"a whole number, 0 or more" desc:"mirror at most this many tags per repository, newest first; 0: all"`
+	Platforms    string        `envconfig:"PLATFORMS" desc:"mirror only these platforms, as linux/amd64,linux/arm64; empty: all"`
+	Attestations bool          `envconfig:"ATTESTATIONS" default:"true" expect:"true or false" desc:"mirror the attestation manifests of an index"`
+	Referrers    bool          `envconfig:"REFERRERS" default:"false" expect:"true or false" desc:"mirror the referrers of images: signatures, SBOMs, attestations"`
+	MinAge       selection.Age `envconfig:"MIN_AGE" expect:"days such as 3d, or a duration such as 36h" desc:"mirror a tag, or a new digest under it, only when it has stood for this long, as 3d or 36h; empty: at once"`
+	Immutable    string        `envconfig:"IMMUTABLE_TAGS" desc:"tags that are never replaced at the destination: regular expressions (RE2), separated by spaces, that match them at their start"`
+	KeepTags     string        `envconfig:"KEEP_TAGS" desc:"tags that planner prune never deletes: regular expressions (RE2), separated by spaces, that match them at their start"`
+	BackupTag    string        `envconfig:"BACKUP_TAG" desc:"when a tag is replaced at the destination, keep its image under another tag: a template with {tag}, {date} and {digest}, such as {tag}-{date}"`
+	BackupKeep   int           `envconfig:"BACKUP_KEEP" default:"3" expect:"a whole number, 1 or more" desc:"how many backups of a tag there are at most"`
+	RateLimits   string        `envconfig:"RATE_LIMITS" desc:"pulls that registries allow in a window, as docker.io=100/6h,quay.io=20/1s; overrides their headers"`
 
 	destination reference.Destination
 	limits      map[string]budget.Limit
@@ -59,12 +59,6 @@ type job struct {
 // Validate implements config.Validator.
 func (j *job) Validate() []error {
 	var bad []error
-	if j.Size < 0 {
-		bad = append(bad, config.Bad("CHUNK_SIZE", "", "a whole number, 0 or more"))
-	}
-	if j.Number < 0 {
-		bad = append(bad, config.Bad("CHUNK_NUMBER", "", "a whole number, 0 or more"))
-	}
 	if j.Interval < 0 {
 		bad = append(bad, config.Bad("CHUNK_INTERVAL", "", "a duration such as 90s, 10m or 4h"))
 	}
@@ -78,23 +72,14 @@ func (j *job) Validate() []error {
 	return append(bad, j.choose()...)
 }
 
-// choose returns the selection of entries without keys of their own.
+// choose sets the selection of entries without keys of their own. It returns the invalid variables.
 func (j *job) choose() []error {
-	j.defaults = selection.Selection{Limit: j.Limit, WithoutAttestations: !j.Attestations, Referrers: j.Referrers}
+	j.defaults = selection.Selection{Limit: int(j.Limit), WithoutAttestations: !j.Attestations, Referrers: j.Referrers, MinAge: j.MinAge}
 	var bad []error
-	if j.Limit < 0 {
-		bad = append(bad, config.Bad("LIMIT", strconv.Itoa(j.Limit), "a whole number, 0 or more"))
-	}
 	if j.Filter != "" {
 		j.defaults.Include = []string{j.Filter}
 		if why := reason((selection.Selection{Include: j.defaults.Include}).Validate()); why != "" {
 			bad = append(bad, config.Bad("FILTER", "", "a regular expression (RE2): "+why))
-		}
-	}
-	if j.MinAge != "" {
-		var err error
-		if j.defaults.MinAge, err = selection.ParseAge(j.MinAge); err != nil {
-			bad = append(bad, config.Bad("MIN_AGE", j.MinAge, "days such as 3d, or a duration such as 36h"))
 		}
 	}
 	if j.BackupKeep < 1 {
@@ -129,8 +114,8 @@ func (j *job) choose() []error {
 	return bad
 }
 
-// reason returns the problems of a selection in one line, without its keys, which have
-// other names as variables.
+// reason returns the problems of a selection in one line. It leaves out the keys of the list, because
+// the variables have other names.
 func reason(err error) string {
 	var bad *selection.Error
 	if !errors.As(err, &bad) {
@@ -144,12 +129,12 @@ func reason(err error) string {
 }
 
 func (j *job) chunking() plan.Chunking {
-	return plan.Chunking{Size: j.Size, Number: j.Number, Interval: j.Interval}
+	return plan.Chunking{Size: int(j.Size), Number: int(j.Number), Interval: j.Interval}
 }
 
-// outages is how long a command that follows a run waits for registries that are away.
+// outages bounds how long a command that follows a run waits for registries that are away.
 type outages struct {
-	Timeout time.Duration `envconfig:"OUTAGE_TIMEOUT" default:"24h" expect:"a duration such as 24h, more than 0" desc:"how long plan --wait and mirror wait for registries that are away before they exit as unfinished; what is left is kept"`
+	Timeout time.Duration `envconfig:"OUTAGE_TIMEOUT" default:"24h" expect:"a duration such as 24h, more than 0" desc:"how long plan --wait and mirror wait for registries that are away before they exit as unfinished; the rest of the run is kept"`
 }
 
 // Validate implements config.Validator.
@@ -160,8 +145,7 @@ func (o *outages) Validate() []error {
 	return nil
 }
 
-// settings are all variables of the planner. Those of the worker matter only for
-// commands that copy images.
+// settings are all variables of the planner. Those of the worker are for commands that copy images.
 type settings struct {
 	job        job
 	name       mirrorName
@@ -182,7 +166,7 @@ func (s *settings) all() []any {
 	return []any{&s.job, &s.name, &s.broker, &s.outages, &s.worker, &s.metrics, &s.registries, &s.trust, &s.timetable, &s.web, &s.notify, &s.log}
 }
 
-// stored returns the settings of commands that read the broker's data.
+// stored returns the settings of commands that read the data at the broker.
 func (s *settings) stored() []any { return []any{&s.name, &s.broker, &s.log} }
 
 // copies returns the settings of commands that copy images.
@@ -190,7 +174,7 @@ func (s *settings) copies() []any {
 	return []any{&s.name, &s.broker, &s.outages, &s.worker, &s.metrics, &s.registries, &s.trust, &s.log}
 }
 
-// ExitCodes are the exit codes of all commands with their meaning, one a line or more.
+// ExitCodes describes the exit codes of all commands for help and manual pages.
 const ExitCodes = `  0  done
   1  some images failed and are kept for republish; check: something could not be checked;
      failed --exit-code: there are failures; prune: the plan would delete too

@@ -61,9 +61,9 @@ func TestBadVariablesAreNamed(t *testing.T) {
 	_, err := planOf(t, "", map[string]string{"FILTER": "(", "LIMIT": "-1", "PLATFORMS": "linux/amd46,,linux/amd64", "ATTESTATIONS": "maybe", "REFERRERS": "2"})
 	require.ErrorIs(t, err, config.ErrInvalid)
 	require.Equal(t, []string{
+		`LIMIT="-1": expected a whole number, 0 or more`,
 		`ATTESTATIONS="maybe": expected true or false`,
 		`REFERRERS="2": expected true or false`,
-		`LIMIT="-1": expected a whole number, 0 or more`,
 		`FILTER: expected a regular expression (RE2): "(" is not a regular expression: missing closing ): (`,
 		`PLATFORMS: expected os/arch[/variant], separated by commas: platform "linux/amd46": unknown architecture "amd46", expected amd64, arm64 or another GOARCH; "" is not a platform, expected os/arch[/variant] such as linux/amd64`,
 	}, strings.Split(err.Error(), "\n")[1:])

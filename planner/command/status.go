@@ -17,7 +17,7 @@ import (
 	"github.com/osism/skopeo-worker/worker/prune"
 )
 
-// shownRuns is how many runs `planner status` lists below the newest.
+// shownRuns is how many older runs planner status lists below the newest.
 const shownRuns = 10
 
 func statusCommand() *cobra.Command {
@@ -32,7 +32,7 @@ func statusCommand() *cobra.Command {
 		Use:   "status [RUN]",
 		Short: "Show a run: state, chunks, images, pulls, budgets, estimated end",
 		Long:  "Show the state of a run: chunks, images, pulls, budgets, and when it can be done.\nWithout RUN, show the newest run, the last prune plan, and a table of older runs.",
-		Args:  atMostOne,
+		Args:  atMost(1),
 		RunE: s.onStore(func(cmd *cobra.Command, se *session, args []string) error {
 			ctx, out := cmd.Context(), cmd.OutOrStdout()
 			r, err := se.find(ctx, first(args))
@@ -75,13 +75,13 @@ func statusCommand() *cobra.Command {
 	return c
 }
 
-// statusWithPruning is the status of a run, and how the pruning of its mirror stands.
+// statusWithPruning is the status of a run, with the state of the pruning of its mirror.
 type statusWithPruning struct {
 	run.Status
 	Pruning pruningStatus `json:"pruning"`
 }
 
-// pruningStatus is the plan on the page, and the last execution of any; nil: there is none.
+// pruningStatus is the prune plan on the page, and the last execution of any plan. Both may be nil.
 type pruningStatus struct {
 	Review *prune.Review `json:"review"`
 	Last   *prune.Last   `json:"last"`
@@ -104,7 +104,7 @@ func (se *session) status(ctx context.Context, id string) (run.Status, error) {
 	return tracker.Status(ctx)
 }
 
-// describe adds the registries and the kept failures to the status of a run.
+// describe adds registries, estimates and failures to the status of a run.
 func (se *session) describe(ctx context.Context, status *run.Status) error {
 	if err := estimate.Describe(ctx, se.budget, status); err != nil {
 		return err
@@ -151,14 +151,14 @@ func cancelCommand() *cobra.Command {
 		Use:   "cancel [RUN]",
 		Short: "Cancel chunks of a run that have not started",
 		Long:  "Cancel the chunks of a run that have not started: planned, due and snoozed ones.\nWithout RUN, cancel the newest run. A worker may finish a chunk that it has already.\nRepublished images become failures again.",
-		Args:  atMostOne,
+		Args:  atMost(1),
 		RunE: s.onStore(func(cmd *cobra.Command, se *session, args []string) error {
 			return se.cancel(cmd.Context(), first(args), cmd.OutOrStdout())
 		}),
 	}
 }
 
-// cancel ends a run; the newest one if id is empty.
+// cancel cancels the run with the id, or the newest run if id is empty.
 func (se *session) cancel(ctx context.Context, id string, out io.Writer) error {
 	r, err := se.find(ctx, id)
 	if err != nil {

@@ -1,45 +1,41 @@
 package display
 
 import (
-	"fmt"
+	"errors"
 	"os"
 
 	"github.com/osism/skopeo-worker/shared/run"
 )
 
-// Color is when output has colors. It is the value of a flag.
+// Color is the value of a flag that states when output has colors.
 type Color string
 
 // The values of Color.
 const (
 	ColorAuto   Color = "auto"
-	ColorAlways Color = "always"
-	ColorNever  Color = "never"
+	colorAlways Color = "always"
+	colorNever  Color = "never"
 )
 
-// String implements pflag.Value.
-func (c *Color) String() string { return string(*c) }
+// MarshalText implements encoding.TextMarshaler.
+func (c Color) MarshalText() ([]byte, error) { return []byte(c), nil }
 
-// Type implements pflag.Value.
-func (c *Color) Type() string { return "when" }
-
-// Set implements pflag.Value.
-func (c *Color) Set(s string) error {
-	switch v := Color(s); v {
-	case ColorAuto, ColorAlways, ColorNever:
-		*c = v
+// UnmarshalText implements encoding.TextUnmarshaler.
+func (c *Color) UnmarshalText(text []byte) error {
+	switch *c = Color(text); *c {
+	case ColorAuto, colorAlways, colorNever:
 		return nil
 	}
-	return fmt.Errorf("expected auto, always or never")
+	return errors.New("expected auto, always or never")
 }
 
-// On reports whether output has colors. If the flag does not say so, that is on a terminal,
-// unless NO_COLOR is set (no-color.org) or the terminal is dumb.
+// On reports whether output has colors. With ColorAuto, it has colors on a terminal, unless NO_COLOR
+// is set (no-color.org) or TERM is dumb.
 func (c Color) On(terminal bool) bool {
 	switch c {
-	case ColorAlways:
+	case colorAlways:
 		return true
-	case ColorNever:
+	case colorNever:
 		return false
 	}
 	return terminal && os.Getenv("NO_COLOR") == "" && os.Getenv("TERM") != "dumb"
@@ -55,7 +51,7 @@ const (
 	faint  paint = "2"
 )
 
-// on returns a text in the color, or as it is if there are no colors or p is "".
+// on returns the text in the color. If colors is false or p is "", it returns the text unchanged.
 func (p paint) on(colors bool, text string) string {
 	if !colors || p == "" || text == "" {
 		return text
@@ -63,7 +59,7 @@ func (p paint) on(colors bool, text string) string {
 	return "\x1b[" + string(p) + "m" + text + "\x1b[0m"
 }
 
-// stateColor returns the color of the state of a run. A run that waits for something is yellow.
+// stateColor returns the color for the state of a run.
 func stateColor(state string) paint {
 	switch state {
 	case run.StateDone:

@@ -22,7 +22,7 @@ var busy = run.Status{
 
 // follower is one with a clock that only the test moves.
 func follower(out *strings.Builder, terminal bool, width *int, clock *time.Time) *Follower {
-	f := NewFollower(out, terminal, ColorNever, func() int { return *width })
+	f := NewFollower(out, terminal, colorNever, func() int { return *width })
 	f.now = func() time.Time { return *clock }
 	return f
 }
@@ -126,16 +126,16 @@ func TestColors(t *testing.T) {
 		want          bool
 	}{
 		{ColorAuto, true, "", "xterm", true}, {ColorAuto, false, "", "xterm", false}, {ColorAuto, true, "1", "xterm", false},
-		{ColorAuto, true, "", "dumb", false}, {ColorAlways, false, "1", "dumb", true}, {ColorNever, true, "", "xterm", false},
+		{ColorAuto, true, "", "dumb", false}, {colorAlways, false, "1", "dumb", true}, {colorNever, true, "", "xterm", false},
 	} {
 		t.Setenv("NO_COLOR", c.noColor)
 		t.Setenv("TERM", c.term)
 		require.Equal(t, c.want, c.color.On(c.terminal), c)
 	}
 	color := ColorAuto
-	require.Error(t, color.Set("sometimes"))
-	require.NoError(t, color.Set("never"))
-	require.Equal(t, ColorNever, color)
+	require.Error(t, color.UnmarshalText([]byte("sometimes")))
+	require.NoError(t, color.UnmarshalText([]byte("never")))
+	require.Equal(t, colorNever, color)
 }
 
 func TestFollowerOnATerminal(t *testing.T) {
