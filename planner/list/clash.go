@@ -8,8 +8,8 @@ import (
 	"github.com/osism/skopeo-worker/shared/selection"
 )
 
-// shareKeep gives all entries of a destination repository the expressions of all of them: what
-// one entry keeps, no other one gives up.
+// shareKeep gives each entry the keep expressions of all entries with the same destination. Otherwise,
+// one entry could give up what another one keeps.
 func shareKeep(entries []Entry) {
 	kept := map[reference.Repository][]string{}
 	for _, e := range entries {
@@ -45,8 +45,8 @@ func unique(entries []Entry) (kept []Entry, duplicates []Problem) {
 	return kept, duplicates
 }
 
-// clashes finds entries that would overwrite each other at the destination, as far as that
-// is known without the tags of the sources.
+// clashes finds entries that would overwrite each other at the destination, as far as the list alone
+// shows.
 func clashes(entries []Entry) []Problem {
 	c := clash{
 		owner: map[reference.Repository]*Entry{}, every: map[reference.Repository]*Entry{}, patterns: map[reference.Repository][]pattern{},
@@ -73,10 +73,10 @@ func clashes(entries []Entry) []Problem {
 
 type clash struct {
 	owner    map[reference.Repository]*Entry    // by repository at the destination
-	every    map[reference.Repository]*Entry    // those for every tag, by repository at the destination
-	patterns map[reference.Repository][]pattern // those whose tags are not known yet
-	selected map[target]*Entry                  // the same, by what they choose
-	claimed  map[target]*Entry                  // by tag
+	every    map[reference.Repository]*Entry    // entries for every tag, by repository at the destination
+	patterns map[reference.Repository][]pattern // entries whose tags only the source knows
+	selected map[target]*Entry                  // the same, by selection
+	claimed  map[target]*Entry                  // entries that name tags, by tag
 	problems []Problem
 }
 
@@ -95,11 +95,11 @@ func (c *clash) fail(e *Entry, format string, args ...any) {
 	c.problems = append(c.problems, Problem{Line: e.Line, Message: fmt.Sprintf(format, args...)})
 }
 
-// itself is what is wrong with an entry of which the source is the destination. What is deleted
-// there some day would be lost.
+// itself is the message for an entry whose destination is its source. If prune deleted an image there,
+// it would be lost.
 const itself = "%s would be mirrored to itself; set MIRROR_DEST_URL, or destination, to another place"
 
-// foreign reports whether the place of an entry is that of another repository, or its source.
+// foreign reports whether the destination of an entry belongs to another repository or is its source.
 func (c *clash) foreign(e *Entry) bool {
 	if e.Destination == e.Repository {
 		c.fail(e, itself, e.Repository)
@@ -144,13 +144,12 @@ func (c *clash) choose(e *Entry) {
 	if chosen.IsZero() {
 		c.every[e.Destination] = e
 	}
-	// It was valid when it was read.
-	if m, err := chosen.Compile(); err == nil {
+	if m, err := chosen.Compile(); err == nil { // valid, as Parse has checked
 		c.patterns[e.Destination] = append(c.patterns[e.Destination], pattern{e, m})
 	}
 }
 
-// against compares an entry with the entries whose tags are not known yet.
+// against compares an entry with the entries whose tags only the source knows.
 func (c *clash) against(e *Entry) {
 	tags := e.tags()
 	if all, ok := c.every[e.Destination]; ok && len(tags) == 0 && !e.Selection.Tags().IsZero() {
@@ -165,7 +164,7 @@ func (c *clash) against(e *Entry) {
 	}
 }
 
-// tags returns the tags that an entry names, or nil if they are not known yet.
+// tags returns the tags that an entry names, or nil if only the source knows them.
 func (e Entry) tags() []string {
 	if tag := e.DestinationTag(); !tag.IsZero() {
 		return []string{tag.String()}
@@ -173,11 +172,11 @@ func (e Entry) tags() []string {
 	return e.Selection.List
 }
 
-// named reports whether the tags of an entry are tags of the source. The tag of a digest is
+// named reports whether the tags of an entry are tags of the source. A tag that is made of a digest is
 // not.
 func (e Entry) named() bool { return !e.Tag.IsZero() || e.Digest.IsZero() }
 
-// differ returns in what two entries make different images of one tag, or "".
+// differ returns the difference between what two entries mirror under the same tag, or "".
 func differ(a, b Entry) string {
 	switch {
 	case a.Digest != b.Digest:

@@ -17,15 +17,15 @@ const htmlPage = "this is an HTML page, not YAML; is this the address of the raw
 
 var (
 	utf8BOM = []byte("\xef\xbb\xbf")
-	// yamlLine matches the line in a syntax error of the library.
+	// yamlLine matches the line number in a syntax error of yaml.v3.
 	yamlLine = regexp.MustCompile(`^yaml: (?:line ([0-9]+): )?`)
-	// parserError matches the messages of the library's parser, which counts
-	// lines from 0; its scanner counts from 1.
+	// parserError matches messages of the parser of yaml.v3. It counts lines from 0, while the scanner
+	// counts from 1.
 	parserError = regexp.MustCompile(`^did not find expected (?:<document start>|',' or|'-' indicator|key|node content)`)
 )
 
-// document parses the one YAML document of a list. It does not expand aliases, because a
-// small file could fill the memory with them.
+// document parses a list, which must be a single YAML document. It does not expand aliases, because a
+// small file could fill the memory that way.
 func document(data []byte) (*yaml.Node, *Problem) {
 	if len(data) > MaxBytes {
 		return nil, tooLarge()
@@ -54,8 +54,8 @@ func document(data []byte) (*yaml.Node, *Problem) {
 	return root, checkExpansion(root)
 }
 
-// checkText refuses a list that is not UTF-8 text. The YAML library would misread it, or
-// refuse it without a line.
+// checkText refuses a list that is not UTF-8 text. yaml.v3 would misread it, or refuse it without a
+// line number.
 func checkText(data []byte) *Problem {
 	if looksLikeUTF16(data) {
 		return &Problem{Message: "the list is in UTF-16, expected UTF-8"}
@@ -73,8 +73,8 @@ func checkText(data []byte) *Problem {
 	return nil
 }
 
-// looksLikeUTF16 checks for a byte order mark, or for the zero byte that each ASCII
-// character has in UTF-16.
+// looksLikeUTF16 reports whether the list begins with a byte order mark of UTF-16, or with a zero byte
+// in its first ASCII character.
 func looksLikeUTF16(data []byte) bool {
 	if len(data) < 2 {
 		return false
@@ -83,7 +83,7 @@ func looksLikeUTF16(data []byte) bool {
 	return bom || (data[0] == 0) != (data[1] == 0)
 }
 
-// isControl reports whether YAML forbids an ASCII character (YAML 1.2, section 5.1).
+// isControl reports whether r is an ASCII character that YAML forbids (YAML 1.2, section 5.1).
 func isControl(r rune) bool {
 	return r < ' ' && r != '\t' && r != '\n' && r != '\r' || r == '\x7f'
 }
@@ -120,7 +120,7 @@ func syntaxProblem(data []byte, err error) *Problem {
 	return &Problem{Line: line, Message: "broken YAML: " + text}
 }
 
-// isTabbed reports whether the indent of a line has a tab.
+// isTabbed reports whether the indentation of a line contains a tab.
 func isTabbed(data []byte, number int) bool {
 	lines := bytes.Split(data, []byte("\n"))
 	if number < 1 || number > len(lines) {
@@ -134,16 +134,16 @@ func tooLarge() *Problem {
 	return &Problem{Message: fmt.Sprintf("the list is larger than %d MiB", MaxBytes>>20)}
 }
 
-// key is the key of the entries.
+// key is the key of the mapping that has the entries.
 const key = "containers"
 
-// nearMisses are keys that a user may write by mistake.
+// nearMisses are keys that users may write instead.
 var nearMisses = map[string]bool{
 	"container": true, "conatiners": true, "contaners": true, "contianers": true,
 	"image": true, "images": true, "repositories": true,
 }
 
-// containers returns the nodes of the entries, and the problems outside of them.
+// containers returns the nodes of the entries, and the problems of the rest of the document.
 func containers(root *yaml.Node) ([]*yaml.Node, []Problem) {
 	if root.Kind != yaml.MappingNode {
 		return nil, []Problem{{Line: root.Line, Message: fmt.Sprintf("expected a mapping with the key %q, found %s; %s", key, describe(root), example)}}
@@ -191,8 +191,8 @@ func sequence(value *yaml.Node) ([]*yaml.Node, *Problem) {
 	return node.Content, nil
 }
 
-// notString returns what a node is if it is not a string. A boolean of YAML 1.1 is not a
-// string, because other programs read it as a boolean.
+// notString describes a node that is not a string; for a string, it returns "". A boolean of YAML 1.1
+// counts as a boolean, because other programs read it so.
 func notString(node *yaml.Node) string {
 	if node.Kind != yaml.ScalarNode || node.ShortTag() != "!!str" {
 		return describe(node)
@@ -206,7 +206,7 @@ func notString(node *yaml.Node) string {
 	return ""
 }
 
-// describe names a node as a user would.
+// describe describes a node for messages.
 func describe(node *yaml.Node) string {
 	switch node.Kind {
 	case yaml.MappingNode:
@@ -230,14 +230,14 @@ func describe(node *yaml.Node) string {
 	}
 }
 
-// maxNodes is how many YAML nodes a list may have after its aliases are expanded: three
-// times as many as the entries in MaxBytes have.
+// maxNodes is how many YAML nodes a list may have with its aliases expanded: three times as many as a
+// list of MaxBytes has without aliases.
 const maxNodes = 1_000_000
 
-// expansion counts the nodes that a document would have with its aliases expanded. It
-// counts each anchor once.
+// expansion computes how many nodes a document has with its aliases expanded. It visits each anchored
+// node once.
 type expansion struct {
-	// anchors has the size of each anchored node; 0 while it is being counted.
+	// anchors has the size of each anchored node. It is 0 while the node is being counted.
 	anchors map[*yaml.Node]int
 	problem *Problem
 }
@@ -250,7 +250,7 @@ func checkExpansion(root *yaml.Node) *Problem {
 
 func (e *expansion) size(node *yaml.Node) int {
 	if node.Kind == yaml.AliasNode {
-		// An alias can only name a node before it or around it.
+		// An alias can name only a node before it, whose size is known, or one that contains it.
 		size := e.anchors[node.Alias]
 		if size == 0 {
 			e.fail(node, fmt.Sprintf("alias *%s stands for something that contains it", node.Value))
@@ -282,7 +282,7 @@ func (e *expansion) fail(node *yaml.Node, message string) {
 	}
 }
 
-// resolve follows aliases. After checkExpansion, there are no cycles.
+// resolve follows aliases. checkExpansion has excluded cycles.
 func resolve(node *yaml.Node) *yaml.Node {
 	for node.Kind == yaml.AliasNode {
 		node = node.Alias

@@ -33,7 +33,7 @@ const (
 
 var entryKeys = []string{keyImage, keyTags, keyPlatforms, keyAttestations, keyReferrers, keyImmutable, keyKeep, keyBackup, keyMinAge, keyMinTags, keyDestination, keyRepositories, keyMinRepositories}
 
-// reader makes entries from nodes, and collects their problems.
+// reader parses the nodes of entries, and collects their problems.
 type reader struct {
 	dest     reference.Destination
 	defaults selection.Selection
@@ -46,7 +46,7 @@ func (r *reader) fail(line int, format string, args ...any) {
 	r.problems = append(r.problems, Problem{Line: line, Message: fmt.Sprintf(format, args...)})
 }
 
-// entries returns the entries without problems.
+// entries returns the entries without problems. It adds namespaces to r.namespaces.
 func (r *reader) entries(nodes []*yaml.Node) []Entry {
 	entries := make([]Entry, 0, len(nodes))
 	for _, node := range nodes {
@@ -83,8 +83,8 @@ func (r *reader) entry(node *yaml.Node) Entry {
 	return e
 }
 
-// spaced returns the image that was meant by "nginx: 1.25" or "nginx:", which YAML reads as a
-// mapping, or "".
+// spaced returns the image in "nginx: 1.25" or "nginx:", which YAML parses as a mapping. For other
+// mappings, it returns "".
 func spaced(value *yaml.Node) string {
 	if len(value.Content) != 2 || slices.Contains(entryKeys, value.Content[0].Value) || resolve(value.Content[1]).Kind != yaml.ScalarNode {
 		return ""
@@ -113,33 +113,21 @@ func (r *reader) mapping(e *Entry, value *yaml.Node) {
 		r.fail(e.Line, "the key %q is missing", keyImage)
 	}
 	lines := map[string][]int{}
-	if f, ok := fields[keyTags]; ok {
-		r.tags(e, f, lines)
+	read := func(key string, value func(field)) {
+		if f, ok := fields[key]; ok {
+			value(f)
+		}
 	}
-	if f, ok := fields[keyPlatforms]; ok {
-		e.Selection.Platforms, lines[keyPlatforms] = r.items(f)
-	}
-	if f, ok := fields[keyAttestations]; ok {
-		e.Selection.WithoutAttestations = !r.boolean(f)
-	}
-	if f, ok := fields[keyReferrers]; ok {
-		e.Selection.Referrers = r.boolean(f)
-	}
-	if f, ok := fields[keyImmutable]; ok {
-		e.Selection.Immutable, lines[keyImmutable] = r.patterns(f)
-	}
-	if f, ok := fields[keyKeep]; ok {
-		e.Selection.Keep, lines[keyKeep] = r.patterns(f)
-	}
-	if f, ok := fields[keyMinAge]; ok {
-		r.minAge(e, f)
-	}
-	if f, ok := fields[keyBackup]; ok {
-		r.backup(e, f)
-	}
-	if f, ok := fields[keyMinTags]; ok {
-		r.minTags(e, f)
-	}
+	s := &e.Selection
+	read(keyTags, func(f field) { r.tags(e, f, lines) })
+	read(keyPlatforms, func(f field) { s.Platforms, lines[keyPlatforms] = r.items(f) })
+	read(keyAttestations, func(f field) { s.WithoutAttestations = !r.boolean(f) })
+	read(keyReferrers, func(f field) { s.Referrers = r.boolean(f) })
+	read(keyImmutable, func(f field) { s.Immutable, lines[keyImmutable] = r.patterns(f) })
+	read(keyKeep, func(f field) { s.Keep, lines[keyKeep] = r.patterns(f) })
+	read(keyMinAge, func(f field) { s.MinAge = r.minAge(f) })
+	read(keyBackup, func(f field) { s.Backup = r.backup(f) })
+	read(keyMinTags, func(f field) { r.minTags(e, f) })
 	r.check(e, lines)
 	if r.namespaced(e, fields) {
 		return
@@ -151,44 +139,46 @@ func (r *reader) mapping(e *Entry, value *yaml.Node) {
 	}
 }
 
-// patterns reads expressions that replace those of a variable; false is none.
-func (r *reader) patterns(f field) (texts []string, lines []int) {
+// off reports whether a field is false, which switches the default of a variable off.
+func (f field) off() bool {
 	var value bool
-	if f.node.ShortTag() == "!!bool" && f.node.Decode(&value) == nil && !value {
+	return f.node.ShortTag() == "!!bool" && f.node.Decode(&value) == nil && !value
+}
+
+// patterns reads regular expressions, or false.
+func (r *reader) patterns(f field) (texts []string, lines []int) {
+	if f.off() {
 		return nil, nil
 	}
 	return r.expressions(f)
 }
 
-// minAge replaces the default minimum age; false is none.
-func (r *reader) minAge(e *Entry, f field) {
-	var value bool
-	if f.node.ShortTag() == "!!bool" && f.node.Decode(&value) == nil && !value {
-		e.Selection.MinAge = 0
-		return
+// minAge reads an age, or false.
+func (r *reader) minAge(f field) selection.Age {
+	if f.off() {
+		return 0
 	}
-	e.Selection.MinAge = r.age(f)
+	return r.age(f)
 }
 
-// backup replaces the default template of backups; false is none.
-func (r *reader) backup(e *Entry, f field) {
-	var value bool
-	if f.node.ShortTag() == "!!bool" && f.node.Decode(&value) == nil && !value {
-		e.Selection.Backup = selection.Backup{}
-		return
+// backup reads a template of backups, or false.
+func (r *reader) backup(f field) selection.Backup {
+	if f.off() {
+		return selection.Backup{}
 	}
 	text, ok := r.text(f)
 	if !ok {
-		return
+		return r.defaults.Backup
 	}
-	e.Selection.Backup = selection.Backup{Template: text, Keep: cmp.Or(r.defaults.Backup.Keep, selection.Backups)}
-	if err := e.Selection.Backup.Validate(); err != nil {
+	backup := selection.Backup{Template: text, Keep: cmp.Or(r.defaults.Backup.Keep, selection.Backups)}
+	if err := backup.Validate(); err != nil {
 		r.fail(f.line, "%s: %v", f.name, err)
-		e.Selection.Backup = selection.Backup{}
+		return selection.Backup{}
 	}
+	return backup
 }
 
-// minTags reads how many tags an entry has at least.
+// minTags reads the number of tags that an entry must have at least.
 func (r *reader) minTags(e *Entry, f field) {
 	e.Selection.MinTags = r.number(f)
 	switch {
@@ -199,8 +189,8 @@ func (r *reader) minTags(e *Entry, f field) {
 	}
 }
 
-// check adds the problems of an entry's selection. lines are the lines of the items under
-// each key of the entry.
+// check validates the selection of an entry. lines are the line numbers of the items under each key of
+// the entry.
 func (r *reader) check(e *Entry, lines map[string][]int) {
 	var bad *selection.Error
 	if errors.As(e.Selection.Validate(), &bad) {
@@ -235,8 +225,8 @@ func (r *reader) image(e *Entry, line int, text string) {
 	}
 }
 
-// destination sets the repository that the image is mirrored to: the path of the source, or
-// that of the key destination.
+// destination sets the repository at the destination. Its path is that of the source, or the value of
+// the key destination.
 func (r *reader) destination(e *Entry, line int, path string) {
 	if path == "" && e.Repository.Path() == "" {
 		return
@@ -252,7 +242,7 @@ func (r *reader) destination(e *Entry, line int, path string) {
 		}
 		r.fail(line, "%s: %q is invalid, %s", keyDestination, path, why)
 	case err != nil:
-		r.fail(line, "%s can't be named at the destination: %v", e.Repository, err)
+		r.fail(line, "%s cannot be named at the destination: %v", e.Repository, err)
 	default:
 		e.Destination = target.Repository
 	}
@@ -270,8 +260,8 @@ const (
 
 var tagKeys = []string{keyInclude, keyExclude, keySemver, keyNewer, keyLimit, keyList}
 
-// tags replaces the defaults with the entry's own selection of tags, and notes the lines of
-// the items under each key.
+// tags replaces the default selection of tags. It sets lines, the line numbers of the items under each
+// key.
 func (r *reader) tags(e *Entry, f field, lines map[string][]int) {
 	if f.node.Kind != yaml.MappingNode || len(f.node.Content) == 0 {
 		hint := ""
@@ -288,17 +278,14 @@ func (r *reader) tags(e *Entry, f field, lines map[string][]int) {
 	if _, exactly := fields[keyList]; exactly {
 		e.Selection = e.Selection.Contents()
 	}
-	lists := map[string]*[]string{keyInclude: &e.Selection.Include, keyExclude: &e.Selection.Exclude, keyList: &e.Selection.List}
-	for _, key := range []string{keyInclude, keyExclude, keyList} {
-		f, ok := fields[key]
-		if !ok {
-			continue
-		}
-		if key == keyList {
-			*lists[key], lines[key] = r.items(f)
-		} else {
-			*lists[key], lines[key] = r.expressions(f)
-		}
+	if f, ok := fields[keyInclude]; ok {
+		e.Selection.Include, lines[keyInclude] = r.expressions(f)
+	}
+	if f, ok := fields[keyExclude]; ok {
+		e.Selection.Exclude, lines[keyExclude] = r.expressions(f)
+	}
+	if f, ok := fields[keyList]; ok {
+		e.Selection.List, lines[keyList] = r.items(f)
 	}
 	if f, ok := fields[keySemver]; ok {
 		lines[keySemver] = []int{f.line}

@@ -1,6 +1,7 @@
 package list
 
 import (
+	"cmp"
 	"context"
 	"crypto/tls"
 	"errors"
@@ -20,13 +21,13 @@ import (
 	"github.com/osism/skopeo-worker/shared/redact"
 )
 
-// stdin is the source for standard input.
+// stdin is the MIRROR_SOURCE_URL of standard input.
 const stdin = "-"
 
 var (
 	// ErrUnreachable is returned if the list cannot be read.
 	ErrUnreachable = exit.Unreachable.New("the list could not be read")
-	// ErrBadSource is returned if MIRROR_SOURCE_URL is neither a URL, a file nor "-".
+	// ErrBadSource is returned if MIRROR_SOURCE_URL is not a URL, a file or "-".
 	ErrBadSource = exit.Usage.New("MIRROR_SOURCE_URL")
 )
 
@@ -35,32 +36,31 @@ const (
 	tryTimeout = 30 * time.Second
 	// fetchDeadline bounds all tries and the pauses between them.
 	fetchDeadline = 2 * time.Minute
-	// maxTries is how often a request is sent.
+	// maxTries is how often a request is sent at most.
 	maxTries = 4
 )
 
-// Fetcher reads a list. Its zero value is ready to use; all fields are optional.
+// Fetcher fetches lists. Its zero value is ready to use; all fields are optional.
 type Fetcher struct {
 	// Transport defaults to http.DefaultTransport, which uses HTTPS_PROXY, NO_PROXY and
 	// SSL_CERT_FILE.
 	Transport *http.Transport
 	// Stdin defaults to os.Stdin.
 	Stdin io.Reader
-	// Timeout bounds one try; 30 seconds by default.
+	// Timeout bounds one try. The default is 30 seconds.
 	Timeout time.Duration
-	// Deadline bounds all tries; 2 minutes by default.
+	// Deadline bounds all tries together. The default is 2 minutes.
 	Deadline time.Duration
-	// Backoff is the pause before a retry, counted from 1. It defaults to a
-	// random time up to 1, 2, 4 … seconds.
+	// Backoff returns the pause before a retry, which is counted from 1. The default is a random time
+	// up to 1, 2, 4 … seconds.
 	Backoff func(retry int) time.Duration
 
 	lookup func(ctx context.Context, host string) ([]netip.Addr, error) // for tests
 }
 
-// Fetch reads a list from an http, https or file URL, a file, or standard input, which is
-// "-". User information in a URL is used and never shown. The error is ErrBadSource,
-// ErrUnreachable, ErrBadList if the list is too large or an HTML page, or that of the
-// context.
+// Fetch reads a list from an http, https or file URL, from a file, or from standard input if the source
+// is "-". It never shows user information in a URL. The error is ErrBadSource, ErrUnreachable, the
+// error of the context, or ErrBadList if the list is too large or an HTML page.
 func (f Fetcher) Fetch(ctx context.Context, source string) ([]byte, error) {
 	if source == stdin {
 		return f.read(ctx, source, f.readStdin)
@@ -88,8 +88,7 @@ func (f Fetcher) Fetch(ctx context.Context, source string) ([]byte, error) {
 	}
 }
 
-// Shown returns a source without secrets: without user information and the values of its
-// query.
+// Shown returns a source without secrets. It removes user information and the values of the query.
 func Shown(source string) string {
 	if source == stdin {
 		return "standard input"
@@ -97,7 +96,7 @@ func Shown(source string) string {
 	return redact.URL(source)
 }
 
-// looksLikeURL takes http:/host for a URL with a mistake in it, not for a file.
+// looksLikeURL reports whether a source is meant as a URL. It includes mistakes such as http:/host.
 func looksLikeURL(source string) bool {
 	return strings.Contains(source, "://") || strings.HasPrefix(source, "http:/") || strings.HasPrefix(source, "https:/")
 }
@@ -127,8 +126,8 @@ func (f Fetcher) readFile(ctx context.Context, source, path string) ([]byte, err
 	})
 }
 
-// read lets the context interrupt a read that cannot be interrupted, from a terminal or a
-// named pipe without a writer. Its goroutine is left behind then.
+// read returns early if the context ends. A read from a terminal, or from a named pipe without a writer,
+// cannot be interrupted: its goroutine stays until the process ends.
 func (f Fetcher) read(ctx context.Context, source string, read func() ([]byte, error)) ([]byte, error) {
 	type result struct {
 		data []byte
@@ -147,7 +146,7 @@ func (f Fetcher) read(ctx context.Context, source string, read func() ([]byte, e
 	}
 }
 
-// errTooLarge ends a read at MaxBytes.
+// errTooLarge is returned for more than MaxBytes.
 var errTooLarge = errors.New("too large")
 
 func readCapped(r io.Reader) ([]byte, error) {
@@ -161,13 +160,13 @@ func readCapped(r io.Reader) ([]byte, error) {
 	return data, nil
 }
 
-// mayBeURL reports whether a path begins with what may be the name of a host.
+// mayBeURL reports whether a path begins with a name that may be a host.
 func mayBeURL(path string) bool {
 	host, _, found := strings.Cut(path, "/")
 	return found && strings.Contains(strings.Trim(host, "."), ".")
 }
 
-// readError adds the class and the source to an error.
+// readError wraps an error of a read with ErrUnreachable or ErrBadList, and names the source.
 func readError(source string, err error) error {
 	if err == nil {
 		return nil
@@ -181,33 +180,33 @@ func readError(source string, err error) error {
 	case errors.Is(err, errHTML):
 		return &Error{Source: Shown(source), Problems: []Problem{{Message: htmlPage}}}
 	case errors.As(err, &path):
-		// The path may be a mistyped URL with secrets, and the source is named already.
+		// The path may be a mistyped URL with secrets.
 		err = path.Err
 	}
 	return fmt.Errorf("%w: %s: %s", ErrUnreachable, Shown(source), redact.Text(err.Error()))
 }
 
 const (
-	// backoffBase is the longest pause before the first retry; it doubles.
+	// backoffBase is the longest pause before the first retry. It doubles for each further one.
 	backoffBase = time.Second
-	// maxRedirects is that of net/http.
+	// maxRedirects is the limit of net/http.
 	maxRedirects = 10
 	userAgent    = "skopeo-worker"
 )
 
-// errHTML is returned for an answer with the content type of a page.
+// errHTML is returned for an answer with the content type of an HTML page.
 var errHTML = errors.New("an HTML page")
 
 // errTimeout replaces "context deadline exceeded".
 var errTimeout = errors.New("no complete answer in time")
 
-// permanent is an error that another request would get, too.
+// permanent is an error that a retry cannot avoid.
 type permanent struct{ error }
 
 func (p permanent) Unwrap() error { return p.error }
 
 func (f Fetcher) fetchHTTP(ctx context.Context, u *url.URL) ([]byte, error) {
-	whole, cancel := context.WithTimeout(ctx, orDefault(f.Deadline, fetchDeadline))
+	whole, cancel := context.WithTimeout(ctx, cmp.Or(f.Deadline, fetchDeadline))
 	defer cancel()
 	backoff := f.Backoff
 	if backoff == nil {
@@ -235,12 +234,12 @@ func (f Fetcher) fetchHTTP(ctx context.Context, u *url.URL) ([]byte, error) {
 	}
 }
 
-// request sends one request and reads its answer to the end.
+// request sends one request and reads the whole answer.
 func (f Fetcher) request(ctx context.Context, network *network, u *url.URL) ([]byte, error) {
-	ctx, cancel := context.WithTimeout(ctx, orDefault(f.Timeout, tryTimeout))
+	ctx, cancel := context.WithTimeout(ctx, cmp.Or(f.Timeout, tryTimeout))
 	defer cancel()
-	// Credentials are in a header, so that no error of net/http shows them and a redirect
-	// on the same host keeps them.
+	// The credentials are sent in a header: errors of net/http do not show headers, and a redirect on the
+	// same host keeps them.
 	bare := *u
 	bare.User = nil
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, bare.String(), nil)
@@ -271,8 +270,8 @@ func (f Fetcher) request(ctx context.Context, network *network, u *url.URL) ([]b
 	return data, err
 }
 
-// checkRedirect sends credentials, and the query in the Referer, only to the first host,
-// and refuses a redirect from https to http.
+// checkRedirect removes credentials from requests to other hosts, and the Referer, whose query may hold
+// secrets, from all. It refuses a redirect from https to http.
 func checkRedirect(req *http.Request, via []*http.Request) error {
 	req.Header.Del("Referer")
 	if req.URL.Host != via[0].URL.Host {
@@ -290,14 +289,14 @@ func checkRedirect(req *http.Request, via []*http.Request) error {
 	return nil
 }
 
-// requestError drops the URL that net/http puts into its errors.
+// requestError removes the URL from an error of net/http.
 func requestError(err error) error {
 	var wrapped *url.Error
 	if errors.As(err, &wrapped) {
 		err = wrapped.Err
 	}
 	if refused := (*refusedRedirect)(nil); errors.As(err, &refused) {
-		return permanent{refused} // without the address
+		return permanent{refused} // the error of the dialer adds the address
 	}
 	if errors.As(err, new(*tls.CertificateVerificationError)) {
 		return permanent{err}
@@ -326,11 +325,4 @@ func pause(ctx context.Context, d time.Duration) error {
 	case <-timer.C:
 		return nil
 	}
-}
-
-func orDefault(d, fallback time.Duration) time.Duration {
-	if d == 0 {
-		return fallback
-	}
-	return d
 }

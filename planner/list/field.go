@@ -12,8 +12,7 @@ import (
 	"github.com/osism/skopeo-worker/shared/selection"
 )
 
-// maxLimit is the largest number that is read: the largest that every reader of
-// YAML and JSON can hold.
+// maxLimit is the largest number in a list. Every parser of YAML and JSON can hold it.
 const maxLimit = math.MaxInt32
 
 // field is one key of a mapping.
@@ -23,8 +22,8 @@ type field struct {
 	node *yaml.Node // resolved
 }
 
-// fields returns the fields of a mapping. Keys that are not in keys are problems; other are
-// keys that belong elsewhere.
+// fields returns the fields of a mapping. Keys that are not in keys are problems. other are valid keys of
+// other mappings, for advice.
 func (r *reader) fields(node *yaml.Node, keys []string, parent string, other []string) map[string]field {
 	found := map[string]field{}
 	var merged []*yaml.Node
@@ -55,7 +54,7 @@ func (r *reader) fields(node *yaml.Node, keys []string, parent string, other []s
 	return found
 }
 
-// merge adds the fields under YAML's merge key, "<<", that are not in found yet.
+// merge adds the fields of a merge key of YAML ("<<") that found lacks.
 func (r *reader) merge(found map[string]field, value *yaml.Node, keys []string, parent string, other []string) {
 	sources := []*yaml.Node{value}
 	if node := resolve(value); node.Kind == yaml.SequenceNode {
@@ -112,7 +111,6 @@ func (r *reader) expressions(f field) (texts []string, lines []int) {
 	return r.items(f)
 }
 
-// age reads an age.
 func (r *reader) age(f field) selection.Age {
 	text, ok := r.text(f)
 	if !ok {
@@ -144,7 +142,7 @@ func (r *reader) number(f field) int {
 	return int(value)
 }
 
-// inQuotes returns advice for a tag such as 1.25, which is a number in YAML.
+// inQuotes returns advice for a tag such as 1.25, which YAML parses as a number.
 func inQuotes(node *yaml.Node) string {
 	if node.Kind != yaml.ScalarNode || node.ShortTag() == "!!null" || strings.Contains(node.Value, `"`) {
 		return ""
@@ -152,9 +150,8 @@ func inQuotes(node *yaml.Node) string {
 	return `; write "` + node.Value + `" with the quotes`
 }
 
-// suggest returns advice with the key that was most likely meant, if one is near enough:
-// one typo, or one for every three characters. Keys are preferred to others, which belong
-// elsewhere.
+// suggest returns advice with the most similar key, if it differs in at most one character of three. It
+// prefers keys to others, which belong to other mappings.
 func suggest(unknown string, keys, others []string) string {
 	folded := strings.ToLower(unknown)
 	best, nearest := "", math.MaxInt
@@ -162,7 +159,7 @@ func suggest(unknown string, keys, others []string) string {
 		name := key[strings.LastIndexByte(key, '.')+1:]
 		typos := max(1, len(name)/3)
 		if len(folded) > len(name)+typos {
-			continue // a key may be as long as a list
+			continue // an unknown key may be very long
 		}
 		if d := distance(folded, name); d <= typos && d < nearest {
 			best, nearest = key, d
@@ -178,7 +175,7 @@ func suggest(unknown string, keys, others []string) string {
 	}
 }
 
-// distance is the optimal string alignment distance: insertions, deletions,
+// distance returns the optimal string alignment distance. It counts insertions, deletions,
 // substitutions, and swaps of neighbours.
 func distance(a, b string) int {
 	var before []int

@@ -7,7 +7,7 @@ import (
 	"gopkg.in/yaml.v3"
 )
 
-// example shows how a list looks.
+// example is a short list for messages.
 const example = `a list looks like this:
 
   containers:
@@ -16,8 +16,8 @@ const example = `a list looks like this:
     - image: quay.io/ceph/ceph
       tags: {semver: ">=18 <20", limit: 5}`
 
-// foreign returns the name of the tool that a document is for, or "". Such a list is not
-// read, because its selections mean other things here.
+// foreign returns the name of the other tool whose configuration a document is, or "". Such a list is
+// refused, because the same keys mean other things there.
 func foreign(root *yaml.Node) string {
 	keys := mapping(root)
 	has := func(names ...string) bool {
@@ -60,7 +60,7 @@ func mapping(node *yaml.Node) map[string]*yaml.Node {
 	return values
 }
 
-// scalar returns the text of a scalar, and "" for any other node.
+// scalar returns the text of a scalar, or "" for any other node.
 func scalar(node *yaml.Node) string {
 	if node == nil || node.Kind != yaml.ScalarNode {
 		return ""
@@ -70,13 +70,13 @@ func scalar(node *yaml.Node) string {
 
 func isList(node *yaml.Node) bool { return node != nil && node.Kind == yaml.SequenceNode }
 
-// tasks reports whether a node is the tasks of dregsy, which have mappings.
+// tasks reports whether a node has tasks of dregsy, which have the key mappings.
 func tasks(node *yaml.Node) bool {
 	return isList(node) && len(node.Content) > 0 && mapping(resolve(node.Content[0]))["mappings"] != nil
 }
 
-// pairs reports whether every key and value names an image, source to destination, as
-// image-syncer's images do.
+// pairs reports whether every key and every value names an image. image-syncer maps sources to
+// destinations that way.
 func pairs(root *yaml.Node) bool {
 	all := mapping(root)
 	for key, value := range all {
@@ -97,7 +97,7 @@ func hasHost(name string) bool {
 	return found && path != "" && strings.ContainsAny(host, ".:")
 }
 
-// skopeoSync reports whether every key is a registry with the keys of skopeo-sync(1).
+// skopeoSync reports whether every value has a key of skopeo-sync(1).
 func skopeoSync(root *yaml.Node) bool {
 	all := mapping(root)
 	for _, registry := range all {
@@ -115,7 +115,7 @@ func skopeoSync(root *yaml.Node) bool {
 	return len(all) > 0
 }
 
-// notOurs returns the problem of a document without our key.
+// notOurs returns the problem of a document without the key containers.
 func notOurs(root *yaml.Node, near string) Problem {
 	if tool := foreign(root); tool != "" {
 		return Problem{Message: fmt.Sprintf("this is a configuration of %s; %s", tool, example)}

@@ -14,8 +14,8 @@ import (
 	"github.com/osism/skopeo-worker/shared/selection"
 )
 
-// MaxBytes is the largest list that is read, in bytes: about 300,000 entries,
-// and a thousand times the lists in use.
+// MaxBytes is the largest size of a list, in bytes. Such a list has about 300,000 entries, a thousand
+// times as many as lists in use.
 const MaxBytes = 16 << 20
 
 // Entry is one item of a list.
@@ -23,32 +23,32 @@ type Entry struct {
 	reference.Reference
 	// Line is the line of the entry, counted from 1.
 	Line int
-	// Text is the image as it was written.
+	// Text is the image as the list has it.
 	Text string
-	// Destination is the repository that it is mirrored to, host included.
+	// Destination is the repository at the destination, including the host.
 	Destination reference.Repository
-	// Selection is which tags are mirrored, and which contents of each. With a tag or a
-	// digest, it has Contents only: a named image is mirrored whatever the defaults are.
+	// Selection selects the tags to mirror, and the contents of each. If the entry names a tag or a
+	// digest, it has Contents only, because the defaults for tags do not apply.
 	Selection selection.Selection
 
-	namespace *Namespace // instead of a reference, while it is read
+	namespace *Namespace // replaces the reference while the entry is parsed
 }
 
-// List is the images to mirror, in the order of the source and without duplicates.
+// List holds the images to mirror, in the order of the source and without duplicates.
 type List struct {
 	Entries []Entry
-	// Namespaces are the entries for all repositories of a namespace. Expand makes entries of
-	// them.
+	// Namespaces are the entries for all repositories of a namespace. Expand replaces them with
+	// entries for repositories.
 	Namespaces []Namespace
-	// Warnings are for the user, a line each.
+	// Warnings are for the user. Each is one line.
 	Warnings []string
 }
 
-// Parse reads a YAML mapping with the key "containers", a sequence of strings as package
-// reference reads them, and of mappings as docs/list.schema.json describes them. Other keys
-// than "containers" are ignored. The defaults, which must be valid, are the selection of an
-// entry without keys of its own. The source is what the list was fetched from; messages
-// name it without secrets. The error is an *Error with all problems.
+// Parse parses a list. It is a YAML mapping whose key "containers" has a sequence of strings, which
+// package reference parses, and of mappings, which docs/list.schema.json describes. Other keys are
+// ignored. The defaults, which must be valid, are the selection of entries without keys of their own.
+// Messages name the source, from which the list was fetched, without secrets. The error is an *Error
+// with all problems.
 func Parse(data []byte, source string, dest reference.Destination, defaults selection.Selection) (List, error) {
 	source = Shown(source)
 	root, problem := document(data)
@@ -73,32 +73,23 @@ func Parse(data []byte, source string, dest reference.Destination, defaults sele
 	return l, nil
 }
 
-// Has returns a function that reports whether the list has an image or, for a reference
-// without tag and digest, a whole repository. An entry for a whole repository has the tags
-// that its selection matches. Its limit does not count, because only the source knows which
-// tags are the newest. The list has a tag that belongs to another image, such as a
-// signature, if it has any image of that repository.
+// Has returns a function that reports whether the list has an image or, for a reference without tag
+// and digest, a repository. An entry for a whole repository has the tags that its selection matches.
+// Limits are ignored, because the list does not show which tags are the newest. A tag that belongs to
+// another image, such as a signature, is in the list if any image of its repository is.
 func (l List) Has() func(reference.Reference) bool {
 	exact := make(map[reference.Reference]bool, len(l.Entries))
-	// matchers has every repository of the list; those of which it names images only have none.
-	matchers := make(map[reference.Repository][]*selection.Matcher)
 	for _, e := range l.Entries {
 		exact[e.Reference] = true
-		every := matchers[e.Repository]
-		if e.Tag.IsZero() && e.Digest.IsZero() {
-			if m, err := e.Selection.Compile(); err == nil { // Parse has checked it
-				every = append(every, m)
-			}
-		}
-		matchers[e.Repository] = every
 	}
+	matchers := l.matchers(func(e Entry) reference.Repository { return e.Repository })
 	return func(r reference.Reference) bool {
 		every, known := matchers[r.Repository]
 		if n := l.namespaceOf(r.Repository); !known && n != nil {
 			if r.Tag.IsZero() && r.Digest.IsZero() {
 				return true
 			}
-			m, err := n.Selection.Compile() // Parse has checked it
+			m, err := n.Selection.Compile() // valid, as Parse has checked
 			every, known = append(every, m), err == nil
 		}
 		if !known || exact[r] {
@@ -114,25 +105,34 @@ func (l List) Has() func(reference.Reference) bool {
 	}
 }
 
+// matchers returns matchers of the entries for whole repositories, by the repository that of returns. A
+// repository of which the list only names images has an empty value.
+func (l List) matchers(of func(Entry) reference.Repository) map[reference.Repository][]*selection.Matcher {
+	all := map[reference.Repository][]*selection.Matcher{}
+	for _, e := range l.Entries {
+		every := all[of(e)]
+		if e.DestinationTag().IsZero() {
+			if m, err := e.Selection.Compile(); err == nil { // valid, as Parse has checked
+				every = append(every, m)
+			}
+		}
+		all[of(e)] = every
+	}
+	return all
+}
+
 // Lacks returns a function that returns why no entry mirrors to a tag of a destination, or "" if one
-// does, as far as the list shows: limits and times do not count, because only the source knows
-// them.
+// does. Limits and ages are ignored, because the list does not show them.
 func (l List) Lacks() holding.Lacks {
 	type place struct {
 		repository reference.Repository
 		tag        reference.Tag
 	}
 	named := map[place]bool{}
-	matchers := map[reference.Repository][]*selection.Matcher{}
 	for _, e := range l.Entries {
-		every := matchers[e.Destination]
-		if tag := e.DestinationTag(); !tag.IsZero() {
-			named[place{e.Destination, tag}] = true
-		} else if m, err := e.Selection.Compile(); err == nil { // Parse has checked it
-			every = append(every, m)
-		}
-		matchers[e.Destination] = every
+		named[place{e.Destination, e.DestinationTag()}] = true
 	}
+	matchers := l.matchers(func(e Entry) reference.Repository { return e.Destination })
 	return func(destination reference.Repository, tag reference.Tag) holding.Reason {
 		every, known := matchers[destination]
 		_, companion := selection.Companion(tag.String())
@@ -157,7 +157,7 @@ var ErrBadList = exit.Usage.New("bad list")
 
 // Problem is one mistake in a list.
 type Problem struct {
-	// Line is counted from 1; 0 is the list as a whole.
+	// Line is counted from 1; 0 stands for the whole list.
 	Line    int
 	Message string
 }
@@ -169,9 +169,10 @@ func (p Problem) format(source string) string {
 	return fmt.Sprintf("%s:%d: %s", source, p.Line, p.Message)
 }
 
-// Error holds all problems of a list, in the order of its lines. It is an ErrBadList.
+// Error holds all problems of a list, in the order of its lines. errors.Is reports that it is an
+// ErrBadList.
 type Error struct {
-	// Source is what the list was fetched from, redacted.
+	// Source is the source of the list, redacted.
 	Source   string
 	Problems []Problem
 }
@@ -181,7 +182,7 @@ func newError(source string, problems []Problem) *Error {
 	return &Error{Source: source, Problems: problems}
 }
 
-// Error returns a line for each problem, as compilers print them.
+// Error returns a line for each problem, in the format of compilers.
 func (e *Error) Error() string {
 	lines := make([]string, len(e.Problems))
 	for i, p := range e.Problems {
@@ -190,5 +191,5 @@ func (e *Error) Error() string {
 	return strings.Join(lines, "\n")
 }
 
-// Is makes every Error an ErrBadList.
+// Is implements the interface of errors.Is.
 func (e *Error) Is(target error) bool { return target == ErrBadList }

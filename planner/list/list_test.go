@@ -144,7 +144,7 @@ func TestParseReportsEverythingAtOnce(t *testing.T) {
 		"17: quay.io/x/y:1" + sha + " names a tag that quay.io/x/y in line 16 mirrors too, they would overwrite each other",
 		"19: quay.io/p/q:1" + shaB + " and quay.io/p/q:1" + sha + " in line 18 would overwrite each other as 127.0.0.1:5000/mirror/p/q:1",
 		"20: quay.io/p/q:1 and quay.io/p/q:1" + sha + " in line 18 would overwrite each other",
-		"21: docker.io/library/" + strings.Repeat("a", 235) + " can't be named at the destination",
+		"21: docker.io/library/" + strings.Repeat("a", 235) + " cannot be named at the destination",
 		`23: duplicate key "pypi", first in line 22`,
 	}
 	got := strings.Split(err.Error(), "\n")

@@ -12,46 +12,46 @@ import (
 	"github.com/osism/skopeo-worker/shared/selection"
 )
 
-// repositoryKeys are the keys under "repositories".
+// repositoryKeys are the keys of the mapping "repositories".
 var repositoryKeys = []string{keyInclude, keyExclude}
 
-// Namespace is an entry for all repositories of a namespace that its expressions choose.
+// Namespace is an entry for the repositories of a namespace. Its expressions choose among them.
 type Namespace struct {
 	reference.Namespace
 	// Line is the line of the entry, counted from 1.
 	Line int
-	// Text is the entry as it was written.
+	// Text is the entry as the list has it.
 	Text string
-	// Selection is that of each repository.
+	// Selection is the selection of each repository.
 	Selection selection.Selection
-	// Min is how many repositories there must be; 0 if the entry does not say so.
+	// Min is how many repositories the namespace must have; 0 if the entry has no such key.
 	Min int
 
-	include, exclude []*regexp.Regexp // of the path below the namespace
-	below            *string          // path at the destination, in the place of the namespace's own
+	include, exclude []*regexp.Regexp // match the path below the namespace
+	below            *string          // path at the destination; nil: that of the namespace
 	dest             reference.Destination
 }
 
-// Chooses reports whether a repository is in the namespace, and is to be mirrored. A namespace
-// that has its own destination is not mirrored from there again.
+// Chooses reports whether the entry mirrors a repository. If the destination is in the namespace, the
+// repositories there are not mirrored again.
 func (n Namespace) Chooses(r reference.Repository) bool {
 	name, ok := n.Has(r)
 	return ok && !strings.HasPrefix(r.String(), n.place()+"/") && n.matches(name)
 }
 
-// matches reports whether a path below the namespace is to be mirrored.
+// matches reports whether the expressions choose a path below the namespace.
 func (n Namespace) matches(name string) bool {
 	matches := func(re *regexp.Regexp) bool { return re.MatchString(name) }
 	return (len(n.include) == 0 || slices.ContainsFunc(n.include, matches)) && !slices.ContainsFunc(n.exclude, matches)
 }
 
-// mirrorsTo reports whether a repository that the namespace may list is mirrored to a destination.
+// mirrorsTo reports whether the entry may mirror a repository to a destination.
 func (n Namespace) mirrorsTo(destination reference.Repository) bool {
 	name, below := strings.CutPrefix(destination.String(), n.place()+"/")
 	return below && n.matches(name)
 }
 
-// place returns what the destinations of the namespace begin with, host included.
+// place returns the common beginning of all destinations of the namespace, including the host.
 func (n Namespace) place() string {
 	path := n.Path()
 	if n.below != nil {
@@ -63,7 +63,7 @@ func (n Namespace) place() string {
 // isItself reports whether the namespace would be mirrored to itself.
 func (n Namespace) isItself() bool { return n.String() == n.place()+"/*" }
 
-// destination returns where a repository of the namespace is mirrored to.
+// destination returns the destination of a repository of the namespace.
 func (n Namespace) destination(r reference.Repository) (reference.Repository, error) {
 	path := r.Path()
 	if n.below != nil {
@@ -73,7 +73,7 @@ func (n Namespace) destination(r reference.Repository) (reference.Repository, er
 	return reference.ParseRepository(n.dest.Repository(path))
 }
 
-// namespace reads host/path/*.
+// namespace parses host/path/*.
 func (r *reader) namespace(e *Entry, line int, text string) {
 	n, err := reference.ParseNamespace(text)
 	if err != nil {
@@ -83,14 +83,14 @@ func (r *reader) namespace(e *Entry, line int, text string) {
 	e.Text, e.namespace = text, &Namespace{Namespace: n, dest: r.dest}
 }
 
-// finish returns the namespace of an entry that is one.
+// finish returns the complete namespace of an entry.
 func (e Entry) finish() Namespace {
 	n := *e.namespace
 	n.Line, n.Text, n.Selection = e.Line, e.Text, e.Selection
 	return n
 }
 
-// namespaced reads the keys that are about a namespace, and reports whether the entry is one.
+// namespaced reads the keys of a namespace. It reports whether the entry is for a namespace.
 func (r *reader) namespaced(e *Entry, fields map[string]field) bool {
 	chosen, chooses := fields[keyRepositories]
 	least, bounded := fields[keyMinRepositories]
@@ -120,7 +120,7 @@ func (r *reader) namespaced(e *Entry, fields map[string]field) bool {
 	return true
 }
 
-// repositories reads which repositories of a namespace are mirrored.
+// repositories reads the expressions that choose repositories of a namespace.
 func (r *reader) repositories(n *Namespace, f field) {
 	if f.node.Kind != yaml.MappingNode || len(f.node.Content) == 0 {
 		r.fail(f.line, "%s: expected a mapping with include, exclude or both, found %s", f.name, describe(f.node))
@@ -153,11 +153,11 @@ func (l List) namespaceOf(r reference.Repository) *Namespace {
 	return &l.Namespaces[i]
 }
 
-// Expand returns the list with an entry for each repository that listed returns of a
-// namespace, at the place of the namespace. A repository that has entries of its own keeps
-// those, and one of several namespaces is of the first. A repository that would be mirrored
-// to the place of another one is left out, with a warning: what appears upstream must not
-// end a plan.
+// Expand returns the list with an entry for each repository that listed returns for a namespace, in the
+// position of the namespace. A repository that has entries of its own keeps them. A repository that
+// belongs to several namespaces gets an entry for the first of them. A repository whose destination
+// belongs to another one is left out with a warning, because a new repository upstream must not break
+// the plan.
 func (l List) Expand(listed func(Namespace) []reference.Repository) List {
 	named, owner := map[reference.Repository]bool{}, map[reference.Repository]reference.Repository{}
 	for _, e := range l.Entries {

@@ -17,8 +17,7 @@ import (
 	"github.com/osism/skopeo-worker/shared/redact"
 )
 
-// refusedRedirect is the error for a redirect that is not followed. Another request would
-// get it, too.
+// refusedRedirect is the error for a redirect that is not followed. A retry cannot avoid it.
 type refusedRedirect struct {
 	to  string // without secrets
 	why string
@@ -32,20 +31,20 @@ func refuse(to *url.URL, why string) error {
 	return permanent{&refusedRedirect{redact.URL(to.String()), why}}
 }
 
-// network sends requests for a list. The first one goes to MIRROR_SOURCE_URL. A redirect to
-// an address that only this machine or its cloud can reach is refused: anyone may have
-// written the redirect, and such an address may hold secrets.
+// network sends the requests for a list. The first request goes to MIRROR_SOURCE_URL. It refuses a
+// redirect to an address that only this machine or its cloud can reach, because such an address may
+// serve secrets, and an attacker may have written the redirect.
 type network struct {
 	first   *http.Transport
-	direct  *http.Transport // looks at the addresses it connects to
-	proxied *http.Transport // cannot: the proxy connects
+	direct  *http.Transport // for redirects; checks each address before it connects
+	proxied *http.Transport // for redirects through a proxy, which alone knows the address
 	proxy   func(*http.Request) (*url.URL, error)
 	lookup  func(ctx context.Context, host string) ([]netip.Addr, error)
 
-	began string // scope of the address that MIRROR_SOURCE_URL led to
+	began string // scope of the address of the first request
 }
 
-// The dialer of http.DefaultTransport.
+// These are the settings of the dialer of http.DefaultTransport.
 const (
 	dialTimeout = 30 * time.Second
 	keepAlive   = 30 * time.Second
@@ -66,7 +65,7 @@ func (f Fetcher) network() *network {
 		}
 	}
 	dialer := net.Dialer{Timeout: dialTimeout, KeepAlive: keepAlive, ControlContext: inspect}
-	// A connection that is kept was made for another request.
+	// A reused connection would not be checked again.
 	n.direct.Proxy, n.direct.DialContext, n.direct.DisableKeepAlives = nil, dialer.DialContext, true
 	return n
 }
@@ -93,7 +92,7 @@ func (n *network) RoundTrip(req *http.Request) (*http.Response, error) {
 	return n.direct.RoundTrip(req.WithContext(context.WithValue(req.Context(), hopKey{}, hop)))
 }
 
-// noteScope returns the first request, with a trace that notes the scope of its address.
+// noteScope returns the first request with a trace that records the scope of its address.
 func (n *network) noteScope(req *http.Request) *http.Request {
 	return req.WithContext(httptrace.WithClientTrace(req.Context(), &httptrace.ClientTrace{
 		GotConn: func(info httptrace.GotConnInfo) {
@@ -104,7 +103,7 @@ func (n *network) noteScope(req *http.Request) *http.Request {
 	}))
 }
 
-// origin is the URL of the first request.
+// origin returns the URL of the first request.
 func origin(req *http.Request) *url.URL {
 	for req.Response != nil {
 		req = req.Response.Request
@@ -112,18 +111,18 @@ func origin(req *http.Request) *url.URL {
 	return req.URL
 }
 
-// hop is the target of a redirect and the first request.
+// hop is a redirect: its target, and the URL and scope of the first request.
 type hop struct {
 	to, from *url.URL
 	began    string
 }
 
-// sameHost reports whether the request stays on the first host.
+// sameHost reports whether the target is on the host of the first request.
 func (h hop) sameHost() bool { return h.to.Scheme == h.from.Scheme && h.to.Host == h.from.Host }
 
 type hopKey struct{}
 
-// inspect refuses to connect to an address that a redirect must not lead to.
+// inspect refuses connections to addresses that are forbidden for a redirect.
 func inspect(ctx context.Context, _, address string, _ syscall.RawConn) error {
 	hop, redirected := ctx.Value(hopKey{}).(hop)
 	at, err := netip.ParseAddrPort(address)
@@ -133,7 +132,7 @@ func inspect(ctx context.Context, _, address string, _ syscall.RawConn) error {
 	return hop.check(at.Addr())
 }
 
-// inspectName checks the name and the known addresses of a host that a proxy connects to.
+// inspectName checks the name and the known addresses of a host to which a proxy connects.
 func (n *network) inspectName(ctx context.Context, hop hop) error {
 	host := strings.ToLower(strings.TrimSuffix(hop.to.Hostname(), "."))
 	switch at, err := netip.ParseAddr(host); {
@@ -148,7 +147,7 @@ func (n *network) inspectName(ctx context.Context, hop hop) error {
 	case slices.Contains(metadataNames, host):
 		return hop.check(metadata[0].Addr())
 	}
-	// The proxy may know hosts that this machine does not.
+	// A failed look-up is ignored: the proxy may know hosts that this machine does not.
 	addresses, _ := n.lookup(ctx, host)
 	for _, at := range addresses {
 		if err := hop.check(at); err != nil {
@@ -158,8 +157,8 @@ func (n *network) inspectName(ctx context.Context, hop hop) error {
 	return nil
 }
 
-// check refuses an address, unless the first request went to one like it on the same
-// host, or an http URL that names this machine leads to this machine.
+// check refuses an address with a scope. It permits one of the same host and scope as the first request,
+// and a loopback address if MIRROR_SOURCE_URL is an http URL of this machine.
 func (h hop) check(at netip.Addr) error {
 	scope := scopeOf(at)
 	switch {
@@ -179,11 +178,11 @@ func namesLoopback(host string) bool {
 	return isLocal(host) || err == nil && scopeOf(at) == loopbackScope
 }
 
-// isLocal reports whether a name is this machine by its spelling (RFC 6761).
+// isLocal reports whether a name always means this machine (RFC 6761).
 func isLocal(host string) bool { return host == "localhost" || strings.HasSuffix(host, ".localhost") }
 
-// endsInNumber reports whether some programs take a host for an IPv4 address, and others
-// do not: 2130706433, 0x7f.1 (URL Standard, "ends in a number").
+// endsInNumber reports whether some programs read a host as an IPv4 address and others as a name, as
+// 2130706433 or 0x7f.1 (URL Standard, "ends in a number").
 func endsInNumber(host string) bool {
 	last := host[strings.LastIndexByte(host, '.')+1:]
 	digits := strings.TrimPrefix(last, "0x")
@@ -193,14 +192,14 @@ func endsInNumber(host string) bool {
 	})
 }
 
-// The scopes of addresses that a redirect must not lead to.
+// The scopes of addresses that are forbidden for a redirect.
 const (
 	loopbackScope  = "a loopback address"
 	linkLocalScope = "a link-local address"
 	metadataScope  = "an address of a cloud's metadata"
 )
 
-// metadata are the addresses at which clouds serve credentials to machines.
+// metadata are the addresses from which clouds serve credentials to machines.
 var metadata = []netip.Prefix{
 	netip.MustParsePrefix("169.254.169.254/32"),     // nearly all
 	netip.MustParsePrefix("169.254.170.0/24"),       // AWS: tasks of ECS and pods of EKS
@@ -222,15 +221,15 @@ var (
 	// thisNetwork is this machine to most systems (RFC 1122, 3.2.1.3).
 	thisNetwork = netip.MustParsePrefix("0.0.0.0/8")
 
-	// Prefixes of IPv6 addresses that hold an IPv4 address: in their last four bytes, or
-	// in those after the first two.
+	// Prefixes of IPv6 addresses that contain an IPv4 address. sixToFour has it in the third to sixth
+	// byte, the others in the last four bytes.
 	compatible   = netip.MustParsePrefix("::/96")          // RFC 4291, 2.5.5.1
 	translated   = netip.MustParsePrefix("64:ff9b::/96")   // RFC 6052
 	translatedTo = netip.MustParsePrefix("64:ff9b:1::/48") // RFC 8215
 	sixToFour    = netip.MustParsePrefix("2002::/16")      // RFC 3056
 )
 
-// scopeOf returns the scope of an address, or "" if it has none of them.
+// scopeOf returns the scope of an address, or "" if a redirect may lead to it.
 func scopeOf(at netip.Addr) string {
 	at = at.Unmap().WithZone("")
 	for _, prefix := range metadata {

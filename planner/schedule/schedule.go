@@ -1,4 +1,4 @@
-// Package schedule knows when a mirror is to be planned.
+// Package schedule computes when a mirror is planned.
 package schedule
 
 import (
@@ -12,22 +12,22 @@ import (
 	cron "github.com/netresearch/go-cron"
 )
 
-// ErrInvalid is returned for words that are not a schedule, and for unknown time zones.
+// ErrInvalid is returned for an invalid schedule or an unknown time zone.
 var ErrInvalid = errors.New("not a schedule")
 
-// clockCheck bounds how long Wait sleeps at a time. A timer stops while the machine is
-// suspended, and does not see that its clock is set.
+// clockCheck bounds how long Wait sleeps before it looks at the clock again. A timer stops while the
+// machine is suspended, and ignores changes of the clock.
 const clockCheck = time.Minute
 
 // Schedule is a set of times.
 type Schedule struct {
 	times cron.Schedule
 	zone  *time.Location
-	daily bool // it names the hour
+	daily bool // the schedule names hours
 }
 
-// Parse reads a schedule as cron has it: five fields, or @daily and the like. They mean
-// times of the zone, a name of the IANA database; empty is the local one.
+// Parse parses a schedule in the format of cron: five fields, or a word such as @daily. The zone is a
+// name of the IANA database; empty means the local zone.
 func Parse(words, zone string) (Schedule, error) {
 	s := Schedule{zone: time.Local}
 	var err error
@@ -55,15 +55,12 @@ func Parse(words, zone string) (Schedule, error) {
 	return s, nil
 }
 
-// Zone is the time zone of the schedule.
-func (s Schedule) Zone() *time.Location { return s.zone }
-
-// lookBack is more than any clock is put forward at once: times that it has skipped may still be due.
+// lookBack is longer than any change of clocks. Times that a change has skipped may still be due.
 const lookBack = 25 * time.Hour
 
-// Next returns the first time of the schedule after t. If clocks are put back over it, it is
-// the first of the two; if they are put forward over it, it is later by as much. An
-// hourly schedule, or one of every few hours, counts the hours that pass.
+// Next returns the first time of the schedule after t, or the zero time if there is none. If clocks are
+// put back over a time, the first of the two counts. If clocks are put forward over a time, it is later
+// by as much. A schedule of every hour or every few hours counts the hours that really pass.
 func (s Schedule) Next(t time.Time) time.Time {
 	if !s.daily {
 		return s.times.Next(t.In(s.zone))
@@ -76,16 +73,16 @@ func (s Schedule) Next(t time.Time) time.Time {
 	return time.Time{}
 }
 
-// onWall returns the time that a clock on the wall shows at t, without a time zone.
+// onWall returns the time that a wall clock shows at t, as a time in UTC.
 func onWall(t time.Time) time.Time {
 	_, offset := t.Zone()
 	return t.Add(time.Duration(offset) * time.Second).UTC()
 }
 
-// instant is when a clock on the wall shows a time first or, if it never does, when it would
-// if it had not been put forward.
+// instant returns when a wall clock first shows a time. If a change skips that time, instant ignores
+// the change.
 func (s Schedule) instant(wall time.Time) time.Time {
-	var before time.Duration // offset from UTC, before clocks are changed, if they are
+	var before time.Duration // offset from UTC before a change of clocks
 	for _, look := range []time.Duration{-lookBack, lookBack} {
 		_, seconds := wall.Add(look).In(s.zone).Zone()
 		offset := time.Duration(seconds) * time.Second
@@ -99,7 +96,7 @@ func (s Schedule) instant(wall time.Time) time.Time {
 	return wall.Add(-before).In(s.zone)
 }
 
-// Wait returns once it is t by the clock of the machine, or ctx ends.
+// Wait returns when the clock of the machine shows t, or when ctx ends.
 func Wait(ctx context.Context, t time.Time) error {
 	for {
 		left := t.Round(0).Sub(time.Now().Round(0)) // without the monotonic clock

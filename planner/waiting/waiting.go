@@ -1,4 +1,4 @@
-// Package waiting finds the tags that wait for their minimum age, and what to release of them.
+// Package waiting finds tags that wait for their minimum age, and the digests that users release early.
 package waiting
 
 import (
@@ -17,7 +17,7 @@ import (
 // ErrNot is returned for an image that does not wait.
 var ErrNot = exit.Usage.New("the image does not wait")
 
-// Tag is a tag that is not old enough to be mirrored.
+// Tag is a tag that waits for its minimum age.
 type Tag struct {
 	Repository reference.Repository `json:"repository"`
 	Tag        reference.Tag        `json:"tag"`
@@ -26,7 +26,7 @@ type Tag struct {
 	Until      time.Time            `json:"until"`
 }
 
-// List returns the tags that runs of a mirror name have left waiting, sorted by name.
+// List returns the waiting tags of a mirror name, sorted by name, as runs have last seen them.
 func List(ctx context.Context, store *catalog.Store, mirror string) ([]Tag, error) {
 	repositories, err := store.List(ctx, mirror)
 	if err != nil {
@@ -43,22 +43,22 @@ func List(ctx context.Context, store *catalog.Store, mirror string) ([]Tag, erro
 	return all, nil
 }
 
-// Of returns what a record of a tag says of its waiting. It reports false if the tag does not wait.
+// Of returns the waiting tag of a record. It reports false if the tag does not wait.
 func Of(source reference.Repository, t catalog.Tag) (Tag, bool) {
 	return Tag{Repository: source, Tag: t.Name, Digest: t.Source, At: t.At, Until: t.Until}, t.State == run.Waiting
 }
 
-// Image is the image at the source, by its tag.
+// Image returns the reference of the image at the source, by tag.
 func (t Tag) Image() string {
 	return reference.Reference{Repository: t.Repository, Tag: t.Tag}.String()
 }
 
-// Release is the release of the digest of the tag.
+// Release returns a release of the digest of the tag.
 func (t Tag) Release(by string, at time.Time) release.Release {
 	return release.Release{Repository: t.Repository, Digest: t.Digest, Tag: t.Tag, By: by, At: at.UTC()}
 }
 
-// In returns the release of the digest of the tag among some.
+// In returns the release of the digest of the tag. It reports false if there is none.
 func (t Tag) In(releases []release.Release) (release.Release, bool) {
 	i := slices.IndexFunc(releases, func(r release.Release) bool { return r.Repository == t.Repository && r.Digest == t.Digest })
 	if i < 0 {
@@ -67,8 +67,8 @@ func (t Tag) In(releases []release.Release) (release.Release, bool) {
 	return releases[i], true
 }
 
-// Meant returns what is to be released if a user names a digest, a tag that waits, or a
-// repository, which stands for all of its tags that wait. It returns ErrNot if nothing waits.
+// Meant returns the tags to release for a reference. A repository stands for all of its waiting tags. A
+// digest need not wait. If no tag waits, the error is ErrNot.
 func Meant(r reference.Reference, all []Tag) ([]Tag, error) {
 	if !r.Digest.IsZero() {
 		return []Tag{{Repository: r.Repository, Tag: r.Tag, Digest: r.Digest}}, nil
@@ -85,8 +85,8 @@ func Meant(r reference.Reference, all []Tag) ([]Tag, error) {
 	return meant, nil
 }
 
-// Confirmed returns the tag that a user has seen waiting with a digest, and confirmed. It returns
-// ErrNot unless it still waits with that digest, and has not been released.
+// Confirmed returns the current state of a tag whose release a user has confirmed. It returns ErrNot if
+// the tag no longer waits with the digest that the user has seen, or if that digest was released.
 func Confirmed(seen Tag, all []Tag, releases []release.Release) (Tag, error) {
 	meant, err := Meant(reference.Reference{Repository: seen.Repository, Tag: seen.Tag}, all)
 	if err != nil {
@@ -102,18 +102,18 @@ func Confirmed(seen Tag, all []Tag, releases []release.Release) (Tag, error) {
 	return t, nil
 }
 
-// Released is the sentence about a release that was stored.
+// Released returns the message about a stored release.
 func Released(r release.Release) string {
 	return fmt.Sprintf("Released %s: the next run mirrors it.", r.Image())
 }
 
-// Report is what commands and the API write as JSON.
-type Report struct {
+// report is the JSON output of planner release and of the API.
+type report struct {
 	Waiting  []Tag             `json:"waiting"`
 	Releases []release.Release `json:"releases"`
 }
 
-// NewReport returns a report whose lists are never null.
-func NewReport(tags []Tag, releases []release.Release) Report {
-	return Report{append([]Tag{}, tags...), append([]release.Release{}, releases...)}
+// NewReport returns the JSON output of planner release and of the API. Its lists are never null.
+func NewReport(tags []Tag, releases []release.Release) any {
+	return report{append([]Tag{}, tags...), append([]release.Release{}, releases...)}
 }
