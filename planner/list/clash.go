@@ -25,7 +25,7 @@ func shareKeep(entries []Entry) {
 }
 
 // unique drops the entries that repeat an earlier one.
-func unique(entries []Entry) (kept []Entry, duplicates []Problem) {
+func unique(entries []Entry) (kept []Entry, duplicates []problem) {
 	type identity struct {
 		name        string
 		destination reference.Repository
@@ -36,7 +36,7 @@ func unique(entries []Entry) (kept []Entry, duplicates []Problem) {
 	for _, e := range entries {
 		id := identity{e.String(), e.Destination, e.Selection.Hash()}
 		if line, again := first[id]; again {
-			duplicates = append(duplicates, Problem{Line: e.Line, Message: fmt.Sprintf("%s is already in line %d; it is mirrored once", e, line)})
+			duplicates = append(duplicates, problem{Line: e.Line, Message: fmt.Sprintf("%s is already in line %d; it is mirrored once", e, line)})
 			continue
 		}
 		first[id] = e.Line
@@ -47,7 +47,7 @@ func unique(entries []Entry) (kept []Entry, duplicates []Problem) {
 
 // clashes finds entries that would overwrite each other at the destination, as far as the list alone
 // shows.
-func clashes(entries []Entry) []Problem {
+func clashes(entries []Entry) []problem {
 	c := clash{
 		owner: map[reference.Repository]*Entry{}, every: map[reference.Repository]*Entry{}, patterns: map[reference.Repository][]pattern{},
 		selected: map[target]*Entry{}, claimed: map[target]*Entry{},
@@ -77,7 +77,7 @@ type clash struct {
 	patterns map[reference.Repository][]pattern // entries whose tags only the source knows
 	selected map[target]*Entry                  // the same, by selection
 	claimed  map[target]*Entry                  // entries that name tags, by tag
-	problems []Problem
+	problems []problem
 }
 
 // target is a tag, or the hash of a selection of tags, at the destination.
@@ -92,7 +92,7 @@ type pattern struct {
 }
 
 func (c *clash) fail(e *Entry, format string, args ...any) {
-	c.problems = append(c.problems, Problem{Line: e.Line, Message: fmt.Sprintf(format, args...)})
+	c.problems = append(c.problems, problem{Line: e.Line, Message: fmt.Sprintf(format, args...)})
 }
 
 // itself is the message for an entry whose destination is its source. If prune deleted an image there,

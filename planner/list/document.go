@@ -26,7 +26,7 @@ var (
 
 // document parses a list, which must be a single YAML document. It does not expand aliases, because a
 // small file could fill the memory that way.
-func document(data []byte) (*yaml.Node, *Problem) {
+func document(data []byte) (*yaml.Node, *problem) {
 	if len(data) > MaxBytes {
 		return nil, tooLarge()
 	}
@@ -37,38 +37,38 @@ func document(data []byte) (*yaml.Node, *Problem) {
 	decoder := yaml.NewDecoder(bytes.NewReader(data))
 	var doc, second yaml.Node
 	if err := decoder.Decode(&doc); errors.Is(err, io.EOF) {
-		return nil, &Problem{Message: "the list is empty"}
+		return nil, &problem{Message: "the list is empty"}
 	} else if err != nil {
 		return nil, syntaxProblem(data, err)
 	}
 	switch err := decoder.Decode(&second); {
 	case err == nil:
-		return nil, &Problem{Line: second.Line, Message: "a second YAML document starts here, expected one"}
+		return nil, &problem{Line: second.Line, Message: "a second YAML document starts here, expected one"}
 	case !errors.Is(err, io.EOF):
 		return nil, syntaxProblem(data, err)
 	}
 	root := doc.Content[0]
 	if root.ShortTag() == "!!null" {
-		return nil, &Problem{Message: "the list is empty"}
+		return nil, &problem{Message: "the list is empty"}
 	}
 	return root, checkExpansion(root)
 }
 
 // checkText refuses a list that is not UTF-8 text. yaml.v3 would misread it, or refuse it without a
 // line number.
-func checkText(data []byte) *Problem {
+func checkText(data []byte) *problem {
 	if looksLikeUTF16(data) {
-		return &Problem{Message: "the list is in UTF-16, expected UTF-8"}
+		return &problem{Message: "the list is in UTF-16, expected UTF-8"}
 	}
 	if i := bytes.IndexFunc(data, isControl); i >= 0 {
-		return &Problem{Line: lineAt(data, i), Message: fmt.Sprintf("control character 0x%02x; this is not a text file", data[i])}
+		return &problem{Line: lineAt(data, i), Message: fmt.Sprintf("control character 0x%02x; this is not a text file", data[i])}
 	}
 	if i := invalidUTF8(data); i >= 0 {
-		return &Problem{Line: lineAt(data, i), Message: fmt.Sprintf("byte 0x%02x is not UTF-8; is the list in another encoding?", data[i])}
+		return &problem{Line: lineAt(data, i), Message: fmt.Sprintf("byte 0x%02x is not UTF-8; is the list in another encoding?", data[i])}
 	}
 	// "<<" is YAML's merge key.
 	if start := bytes.TrimSpace(data); bytes.HasPrefix(start, []byte("<")) && !bytes.HasPrefix(start, []byte("<<")) {
-		return &Problem{Message: htmlPage}
+		return &problem{Message: htmlPage}
 	}
 	return nil
 }
@@ -103,11 +103,11 @@ func lineAt(data []byte, offset int) int {
 	return 1 + bytes.Count(data[:offset], []byte("\n"))
 }
 
-func syntaxProblem(data []byte, err error) *Problem {
+func syntaxProblem(data []byte, err error) *problem {
 	text := err.Error()
 	match := yamlLine.FindStringSubmatch(text)
 	if match == nil {
-		return &Problem{Message: "broken YAML: " + text}
+		return &problem{Message: "broken YAML: " + text}
 	}
 	line, _ := strconv.Atoi(match[1])
 	text = text[len(match[0]):]
@@ -115,9 +115,9 @@ func syntaxProblem(data []byte, err error) *Problem {
 		line++
 	}
 	if isTabbed(data, line) {
-		return &Problem{Line: line, Message: "broken YAML: the line is indented with a tab, expected spaces"}
+		return &problem{Line: line, Message: "broken YAML: the line is indented with a tab, expected spaces"}
 	}
-	return &Problem{Line: line, Message: "broken YAML: " + text}
+	return &problem{Line: line, Message: "broken YAML: " + text}
 }
 
 // isTabbed reports whether the indentation of a line contains a tab.
@@ -130,8 +130,8 @@ func isTabbed(data []byte, number int) bool {
 	return bytes.IndexByte(text[:len(text)-len(bytes.TrimLeft(text, " \t"))], '\t') >= 0
 }
 
-func tooLarge() *Problem {
-	return &Problem{Message: fmt.Sprintf("the list is larger than %d MiB", MaxBytes>>20)}
+func tooLarge() *problem {
+	return &problem{Message: fmt.Sprintf("the list is larger than %d MiB", MaxBytes>>20)}
 }
 
 // key is the key of the mapping that has the entries.
@@ -144,13 +144,13 @@ var nearMisses = map[string]bool{
 }
 
 // containers returns the nodes of the entries, and the problems of the rest of the document.
-func containers(root *yaml.Node) ([]*yaml.Node, []Problem) {
+func containers(root *yaml.Node) ([]*yaml.Node, []problem) {
 	if root.Kind != yaml.MappingNode {
-		return nil, []Problem{{Line: root.Line, Message: fmt.Sprintf("expected a mapping with the key %q, found %s; %s", key, describe(root), example)}}
+		return nil, []problem{{Line: root.Line, Message: fmt.Sprintf("expected a mapping with the key %q, found %s; %s", key, describe(root), example)}}
 	}
 	var value *yaml.Node
 	var near string
-	var problems []Problem
+	var problems []problem
 	seen := map[string]int{}
 	for i := 0; i+1 < len(root.Content); i += 2 {
 		name := resolve(root.Content[i])
@@ -159,7 +159,7 @@ func containers(root *yaml.Node) ([]*yaml.Node, []Problem) {
 			continue
 		}
 		if first, again := seen[name.Value]; again {
-			problems = append(problems, Problem{Line: line, Message: fmt.Sprintf("duplicate key %q, first in line %d", name.Value, first)})
+			problems = append(problems, problem{Line: line, Message: fmt.Sprintf("duplicate key %q, first in line %d", name.Value, first)})
 			continue
 		}
 		seen[name.Value] = line
@@ -173,20 +173,20 @@ func containers(root *yaml.Node) ([]*yaml.Node, []Problem) {
 	if value == nil {
 		return nil, append(problems, notOurs(root, near))
 	}
-	nodes, problem := sequence(value)
-	if problem != nil {
-		problems = append(problems, *problem)
+	nodes, bad := sequence(value)
+	if bad != nil {
+		problems = append(problems, *bad)
 	}
 	return nodes, problems
 }
 
-func sequence(value *yaml.Node) ([]*yaml.Node, *Problem) {
+func sequence(value *yaml.Node) ([]*yaml.Node, *problem) {
 	node := resolve(value)
 	switch {
 	case node.Kind != yaml.SequenceNode && node.ShortTag() != "!!null":
-		return nil, &Problem{Line: value.Line, Message: fmt.Sprintf("expected a list under %q, found %s", key, describe(node))}
+		return nil, &problem{Line: value.Line, Message: fmt.Sprintf("expected a list under %q, found %s", key, describe(node))}
 	case len(node.Content) == 0:
-		return nil, &Problem{Line: value.Line, Message: fmt.Sprintf("the list under %q is empty", key)}
+		return nil, &problem{Line: value.Line, Message: fmt.Sprintf("the list under %q is empty", key)}
 	}
 	return node.Content, nil
 }
@@ -239,10 +239,10 @@ const maxNodes = 1_000_000
 type expansion struct {
 	// anchors has the size of each anchored node. It is 0 while the node is being counted.
 	anchors map[*yaml.Node]int
-	problem *Problem
+	problem *problem
 }
 
-func checkExpansion(root *yaml.Node) *Problem {
+func checkExpansion(root *yaml.Node) *problem {
 	e := expansion{anchors: map[*yaml.Node]int{}}
 	e.size(root)
 	return e.problem
@@ -278,7 +278,7 @@ func (e *expansion) size(node *yaml.Node) int {
 
 func (e *expansion) fail(node *yaml.Node, message string) {
 	if e.problem == nil {
-		e.problem = &Problem{Line: node.Line, Message: message}
+		e.problem = &problem{Line: node.Line, Message: message}
 	}
 }
 

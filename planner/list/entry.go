@@ -37,13 +37,13 @@ var entryKeys = []string{keyImage, keyTags, keyPlatforms, keyAttestations, keyRe
 type reader struct {
 	dest     reference.Destination
 	defaults selection.Selection
-	problems []Problem
+	problems []problem
 
 	namespaces []Namespace
 }
 
 func (r *reader) fail(line int, format string, args ...any) {
-	r.problems = append(r.problems, Problem{Line: line, Message: fmt.Sprintf(format, args...)})
+	r.problems = append(r.problems, problem{Line: line, Message: fmt.Sprintf(format, args...)})
 }
 
 // entries returns the entries without problems. It adds namespaces to r.namespaces.

@@ -176,9 +176,9 @@ func readError(source string, err error) error {
 	case errors.Is(err, fs.ErrNotExist) && mayBeURL(source):
 		return fmt.Errorf("%w: %s: no such file; is https://%[2]s meant?", ErrUnreachable, Shown(source))
 	case errors.Is(err, errTooLarge):
-		return &Error{Source: Shown(source), Problems: []Problem{*tooLarge()}}
+		return newError(Shown(source), []problem{*tooLarge()})
 	case errors.Is(err, errHTML):
-		return &Error{Source: Shown(source), Problems: []Problem{{Message: htmlPage}}}
+		return newError(Shown(source), []problem{{Message: htmlPage}})
 	case errors.As(err, &path):
 		// The path may be a mistyped URL with secrets.
 		err = path.Err

@@ -116,9 +116,9 @@ func skopeoSync(root *yaml.Node) bool {
 }
 
 // notOurs returns the problem of a document without the key containers.
-func notOurs(root *yaml.Node, near string) Problem {
+func notOurs(root *yaml.Node, near string) problem {
 	if tool := foreign(root); tool != "" {
-		return Problem{Message: fmt.Sprintf("this is a configuration of %s; %s", tool, example)}
+		return problem{Message: fmt.Sprintf("this is a configuration of %s; %s", tool, example)}
 	}
-	return Problem{Message: fmt.Sprintf("the key %q is missing%s; %s", key, near, example)}
+	return problem{Message: fmt.Sprintf("the key %q is missing%s; %s", key, near, example)}
 }

@@ -47,13 +47,13 @@ type List struct {
 // Parse parses a list. It is a YAML mapping whose key "containers" has a sequence of strings, which
 // package reference parses, and of mappings, which docs/list.schema.json describes. Other keys are
 // ignored. The defaults, which must be valid, are the selection of entries without keys of their own.
-// Messages name the source, from which the list was fetched, without secrets. The error is an *Error
-// with all problems.
+// Messages name the source, from which the list was fetched, without secrets. The error is an
+// ErrBadList with a line for each problem.
 func Parse(data []byte, source string, dest reference.Destination, defaults selection.Selection) (List, error) {
 	source = Shown(source)
-	root, problem := document(data)
-	if problem != nil {
-		return List{}, &Error{Source: source, Problems: []Problem{*problem}}
+	root, bad := document(data)
+	if bad != nil {
+		return List{}, newError(source, []problem{*bad})
 	}
 	nodes, problems := containers(root)
 	r := reader{dest: dest, defaults: defaults}
@@ -155,35 +155,35 @@ func (l List) Lacks() holding.Lacks {
 // ErrBadList is returned for a list that was read but is not valid.
 var ErrBadList = exit.Usage.New("bad list")
 
-// Problem is one mistake in a list.
-type Problem struct {
+// problem is one mistake in a list.
+type problem struct {
 	// Line is counted from 1; 0 stands for the whole list.
 	Line    int
 	Message string
 }
 
-func (p Problem) format(source string) string {
+func (p problem) format(source string) string {
 	if p.Line == 0 {
 		return fmt.Sprintf("%s: %s", source, p.Message)
 	}
 	return fmt.Sprintf("%s:%d: %s", source, p.Line, p.Message)
 }
 
-// Error holds all problems of a list, in the order of its lines. errors.Is reports that it is an
+// listError holds all problems of a list, in the order of its lines. errors.Is reports that it is an
 // ErrBadList.
-type Error struct {
+type listError struct {
 	// Source is the source of the list, redacted.
 	Source   string
-	Problems []Problem
+	Problems []problem
 }
 
-func newError(source string, problems []Problem) *Error {
-	slices.SortStableFunc(problems, func(a, b Problem) int { return cmp.Compare(a.Line, b.Line) })
-	return &Error{Source: source, Problems: problems}
+func newError(source string, problems []problem) *listError {
+	slices.SortStableFunc(problems, func(a, b problem) int { return cmp.Compare(a.Line, b.Line) })
+	return &listError{Source: source, Problems: problems}
 }
 
 // Error returns a line for each problem, in the format of compilers.
-func (e *Error) Error() string {
+func (e *listError) Error() string {
 	lines := make([]string, len(e.Problems))
 	for i, p := range e.Problems {
 		lines[i] = p.format(e.Source)
@@ -192,4 +192,4 @@ func (e *Error) Error() string {
 }
 
 // Is implements the interface of errors.Is.
-func (e *Error) Is(target error) bool { return target == ErrBadList }
+func (e *listError) Is(target error) bool { return target == ErrBadList }

@@ -17,28 +17,28 @@ import (
 	"github.com/osism/skopeo-worker/shared/subject"
 )
 
-// writers bounds the messages that are dropped at once.
+// writers bounds how many messages are dropped at once.
 const writers = 16
 
 // Dropped counts the chunks and images of a run that End has dropped.
 type Dropped struct {
-	Chunks   int // that no worker has; workers drop those that are due
-	Images   int // in these chunks; a repository that is not resolved yet counts as one
-	UnderWay int // chunks that workers have, and may finish
-	Unread   int // republished messages of a newer version, which newer workers drop
+	Chunks   int // chunks that no worker has
+	Images   int // images of these chunks; an unresolved repository counts as one
+	UnderWay int // chunks that workers have and may finish
+	Unread   int // republished messages of a newer version, which only newer workers can drop
 }
 
-// Ender ends runs before their chunks are all done.
+// Ender ends runs that are not over.
 type Ender struct {
 	Broker   *broker.Broker
 	Runs     *run.Store
 	Failures *failure.Store
 }
 
-// End ends a run as run.StateCancelled or run.StateSuperseded. It first marks the run, so
-// that workers drop every chunk of it that they receive from then on, and then drops the
-// chunks that are planned or snoozed. A chunk that a worker has it may finish. Republished
-// images become failures again before their message is dropped.
+// End ends a run with the state run.StateCancelled or run.StateSuperseded. It first marks the run: from
+// then on, workers drop chunks of it that they receive. Then it drops planned and snoozed chunks. A
+// worker may finish a chunk that it has already. Republished images become failures again before their
+// message is dropped.
 func (e *Ender) End(ctx context.Context, r run.Run, state string) (Dropped, error) {
 	if err := e.Runs.End(ctx, r.Name, r.ID, state); err != nil {
 		return Dropped{}, err
@@ -53,7 +53,7 @@ func (e *Ender) End(ctx context.Context, r run.Run, state string) (Dropped, erro
 	_, err = e.Broker.Changes(ctx, broker.StreamName, subject.OfRun(r.Name, r.ID), 0, func(m *jetstream.RawStreamMsg) error {
 		a, err := subject.ParseAddress(m.Subject)
 		if err != nil {
-			return nil // not a chunk's
+			return nil // the message is not a chunk
 		}
 		due := strings.HasPrefix(m.Subject, subject.Chunk+".")
 		chunk, err := message.Decode(m.Data)
@@ -62,7 +62,7 @@ func (e *Ender) End(ctx context.Context, r run.Run, state string) (Dropped, erro
 			left.running[base(a)] = true
 			return nil
 		case err != nil && r.Kind == run.KindRepublish:
-			left.unread++ // only a newer worker can make failures of it again
+			left.unread++ // only a newer worker can turn it into failures again
 			return nil
 		}
 		left.dropped[base(a)] = true
@@ -81,9 +81,8 @@ func (e *Ender) End(ctx context.Context, r run.Run, state string) (Dropped, erro
 	return left.sum(), nil
 }
 
-// drop records that a message that is not due is dropped. It deletes a remainder by its
-// sequence: if the remainder has fired meanwhile, a worker drops the chunk. End purges
-// planned chunks all at once.
+// drop records that a chunk that is not due is dropped. If the message is a remainder, drop deletes it.
+// If the remainder has fired meanwhile, a worker drops the chunk. End purges planned chunks all at once.
 func (e *Ender) drop(ctx context.Context, r run.Run, m *jetstream.RawStreamMsg, chunk message.Chunk) error {
 	a, err := subject.ParseAddress(m.Subject)
 	if err != nil {
@@ -111,13 +110,13 @@ func (e *Ender) drop(ctx context.Context, r run.Run, m *jetstream.RawStreamMsg, 
 	return nil
 }
 
-// leftovers are the chunks of a run that is ended.
+// leftovers counts the chunks of a run that is being ended.
 type leftovers struct {
 	running, dropped map[string]bool // by base
 	images, unread   int
 }
 
-// base names the chunk of a message: its remainders and parts are of the same.
+// base returns a key for the chunk of a message. Its parts and remainders have the same key.
 func base(a subject.Address) string { return a.Registry + "." + a.Number() }
 
 func (l *leftovers) sum() Dropped {

@@ -19,22 +19,22 @@ import (
 )
 
 const (
-	// namespaceBucket holds the repositories that namespaces last had.
+	// namespaceBucket holds the repositories of each namespace at its last plan.
 	namespaceBucket = "mirror_namespaces"
-	// maxNoted bounds the names of repositories in one entry of the bucket, in bytes. The rest of
-	// message.MaxSize is for the other fields.
+	// maxNoted bounds the names of repositories in one entry of the bucket, in bytes. The other fields
+	// need the rest of message.MaxSize.
 	maxNoted = message.MaxSize - 4<<10
 )
 
-// namespaceNote is the repositories that a namespace had at a time. Repositories that are too many for one entry
-// of the bucket are continued in further entries, the pages.
+// namespaceNote lists the repositories that a namespace had at a time. If they do not fit into one entry
+// of the bucket, further entries, called pages, hold the rest.
 type namespaceNote struct {
 	Namespace    string                 `json:"namespace"`
 	Repositories []reference.Repository `json:"repositories"`
 	Listed       time.Time              `json:"listed"`
 	Pages        int                    `json:"pages,omitzero"`
-	Version      string                 `json:"version,omitzero"` // that the pages have, too
-	Second       bool                   `json:"second,omitzero"`  // which of two sets of keys the pages have
+	Version      string                 `json:"version,omitzero"` // the pages have the same one
+	Second       bool                   `json:"second,omitzero"`  // the pages have the second set of keys
 }
 
 // namespacePage continues a note.
@@ -43,8 +43,8 @@ type namespacePage struct {
 	Repositories []reference.Repository `json:"repositories"`
 }
 
-// page returns the key of a page. Notes use two sets of keys in turn, so that a note stays whole
-// while the next one is written, and the broker need not remember ever more deleted keys.
+// page returns the key of a page. Notes use two sets of keys in turn: a note stays whole while the next
+// one is written, and the broker does not have to remember more and more deleted keys.
 func (n namespaceNote) page(key string, i int) string {
 	set := "a"
 	if n.Second {
@@ -62,8 +62,8 @@ func (x *Namespaces) bucket(ctx context.Context) (jetstream.KeyValue, error) {
 	return x.Broker.Bucket(ctx, jetstream.KeyValueConfig{Bucket: namespaceBucket, Description: "skopeo-worker: repositories of namespaces when they were last planned"})
 }
 
-// Remember stores the repositories of the namespaces, once the plan is published. If it fails, the next
-// plan compares with an older one.
+// Remember stores the repositories of the namespaces. Call it once the plan is published. If it fails,
+// the next plan compares with older notes.
 func (x *Namespaces) Remember(ctx context.Context) error {
 	kv, err := x.bucket(ctx)
 	if err != nil {
@@ -77,8 +77,8 @@ func (x *Namespaces) Remember(ctx context.Context) error {
 	return nil
 }
 
-// writeNote replaces a note. The pages come first and those of the last note go last, so that
-// there is a whole note at every moment.
+// writeNote replaces a note. It writes the new pages first, and deletes the old pages last, so that a
+// complete note exists at every moment.
 func writeNote(ctx context.Context, kv jetstream.KeyValue, key string, note namespaceNote, limit int) error {
 	last, err := readHead(ctx, kv, key)
 	if err != nil {
@@ -112,8 +112,7 @@ func put(ctx context.Context, kv jetstream.KeyValue, key string, value any) erro
 	return err
 }
 
-// paged splits repositories so that each part takes at most limit bytes of JSON. There is at
-// least one part.
+// paged splits repositories into parts of at most limit bytes of JSON. It returns at least one part.
 func paged(all []reference.Repository, limit int) [][]reference.Repository {
 	parts, size := [][]reference.Repository{nil}, 0
 	for _, r := range all {
@@ -127,8 +126,8 @@ func paged(all []reference.Repository, limit int) [][]reference.Repository {
 	return parts
 }
 
-// readNote returns the repositories that a namespace had when it was last planned. The note is
-// zero if there is none, or if it is damaged.
+// readNote returns the note of the last plan of a namespace. If there is none, or if it is damaged, the
+// note is zero.
 func readNote(ctx context.Context, kv jetstream.KeyValue, key string, n list.Namespace) (namespaceNote, error) {
 	for {
 		note, err := readHead(ctx, kv, key)
@@ -143,15 +142,15 @@ func readNote(ctx context.Context, kv jetstream.KeyValue, key string, n list.Nam
 			note.Repositories = append(note.Repositories, rest...)
 			return note, nil
 		}
-		// Another planner may have replaced the note meanwhile.
+		// Another planner may have replaced the note meanwhile. Then try again.
 		if now, err := readHead(ctx, kv, key); err != nil || now.Version == note.Version {
 			return namespaceNote{}, err
 		}
 	}
 }
 
-// readHead returns a note without its pages; it is zero if there is none, or if the entry is not a
-// note.
+// readHead returns a note without its pages. If there is none, or if the entry is not a note, the note is
+// zero.
 func readHead(ctx context.Context, kv jetstream.KeyValue, key string) (namespaceNote, error) {
 	var note namespaceNote
 	entry, err := kv.Get(ctx, key)
@@ -167,8 +166,8 @@ func readHead(ctx context.Context, kv jetstream.KeyValue, key string) (namespace
 	return note, nil
 }
 
-// readPages returns the repositories in the pages of a note; nil if a page is missing, or belongs
-// to another note.
+// readPages returns the repositories in the pages of a note. It returns nil if a page is missing or
+// belongs to another note.
 func readPages(ctx context.Context, kv jetstream.KeyValue, key string, note namespaceNote) ([]reference.Repository, error) {
 	var all []reference.Repository
 	for i := range note.Pages {

@@ -20,43 +20,45 @@ import (
 const maxNamed = 5
 
 var (
-	// ErrNamespace is returned if a namespace could not be listed and nothing is known of it.
-	ErrNamespace = exit.Unreachable.New("a namespace could not be listed")
-	// ErrFewRepositories is returned if a namespace has fewer repositories than its entry
-	// demands, and nothing is known of it.
-	ErrFewRepositories = exit.Usage.New("a namespace has too few repositories")
+	// errNamespace is returned if a namespace cannot be listed and has no note of an earlier plan.
+	errNamespace = exit.Unreachable.New("a namespace could not be listed")
+	// errFewRepositories is returned if a namespace lists fewer repositories than its entry requires, and
+	// has no note of an earlier plan.
+	errFewRepositories = exit.Usage.New("a namespace has too few repositories")
 )
 
-// Lister lists the repositories of namespaces.
-type Lister interface {
+// lister lists the repositories of namespaces.
+type lister interface {
 	List(ctx context.Context, n reference.Namespace) (listing.Repositories, error)
 }
 
-// Namespaces makes entries of the namespaces of a list. It stores at the broker which repositories
-// each namespace had, by mirror name, so that a registry that is away, or suddenly lists fewer
-// repositories, takes nothing out of a plan.
+// Namespaces replaces the namespaces of a list with entries for their repositories. It stores at the
+// broker which repositories each namespace had, by mirror name. Thus, a registry that is away, or that
+// suddenly lists fewer repositories, removes nothing from a plan.
 type Namespaces struct {
 	Broker *broker.Broker
-	Name   string // of the mirror
-	Lister Lister
-	// Failed are the namespaces that could not be listed, or listed too little, with the reasons.
-	// Expand adds what they had instead.
-	Failed []Failed
+	Name   string // mirror name
+	Lister lister
+	// Failed are the namespaces that could not be listed, or that listed too few repositories. Expand
+	// uses the repositories of the last plan for them.
+	Failed []failedNamespace
 
-	noted map[string]namespaceNote // by key, to be remembered
+	noted map[string]namespaceNote // notes to store, by key
 }
 
-// Failed is a namespace of which not all is known that it has.
-type Failed struct {
+// failedNamespace is a namespace that could not be listed completely.
+type failedNamespace struct {
 	list.Namespace
 	Why string
 }
 
-func (f Failed) String() string { return fmt.Sprintf("%s in line %d: %s", f.Text, f.Line, f.Why) }
+func (f failedNamespace) String() string {
+	return fmt.Sprintf("%s in line %d: %s", f.Text, f.Line, f.Why)
+}
 
-// Expand returns the list with the repositories of its namespaces, and sets Failed. What else is
-// unusual about them is among the warnings of the list. The error is ErrNamespace,
-// ErrFewRepositories, or of the broker.
+// Expand returns the list with the repositories of its namespaces, and sets Failed. It adds warnings
+// about repositories that are no longer listed or have invalid names. The error is errNamespace,
+// errFewRepositories, or an error of the broker.
 func (x *Namespaces) Expand(ctx context.Context, l list.List) (list.List, error) {
 	kv, err := x.bucket(ctx)
 	if err != nil {
@@ -64,7 +66,7 @@ func (x *Namespaces) Expand(ctx context.Context, l list.List) (list.List, error)
 	}
 	x.noted, x.Failed = map[string]namespaceNote{}, nil
 	chosen := map[int][]reference.Repository{} // by line
-	kept := map[string]bool{}                  // notes that stay as they are, by key
+	kept := map[string]bool{}                  // keys of notes that are not replaced
 	var warnings []string
 	for _, n := range l.Namespaces {
 		last, err := readNote(ctx, kv, namespaceKey(x.Name, n), n)
@@ -82,20 +84,17 @@ func (x *Namespaces) Expand(ctx context.Context, l list.List) (list.List, error)
 			return l, err
 		}
 		if failed != "" {
-			x.Failed = append(x.Failed, Failed{n, failed})
+			x.Failed = append(x.Failed, failedNamespace{n, failed})
 		}
-		var said []string
 		if len(gone) > 0 {
-			said = append(said, "no longer listed, and no longer mirrored: "+named(len(gone), func(i int) string { return gone[i].String() }))
+			warnings = append(warnings, fmt.Sprintf("%s in line %d: no longer listed, and no longer mirrored: %s", n.Text, n.Line, named(gone, reference.Repository.String)))
 		}
 		if len(found.Invalid) > 0 {
-			said = append(said, fmt.Sprintf("it lists names that no repository can have: %s", named(len(found.Invalid), func(i int) string { return reference.Quote(found.Invalid[i]) })))
-		}
-		for _, s := range said {
-			warnings = append(warnings, fmt.Sprintf("%s in line %d: %s", n.Text, n.Line, s))
+			warnings = append(warnings, fmt.Sprintf("%s in line %d: it lists names that no repository can have: %s", n.Text, n.Line, named(found.Invalid, reference.Quote)))
 		}
 		chosen[n.Line] = used
-		// Two entries may choose different repositories of a namespace: all are remembered.
+		// Several entries may share the note of a namespace. It has all repositories of the namespace,
+		// and is replaced only if all of these entries use what is listed now.
 		key := namespaceKey(x.Name, n)
 		if kept[key] = kept[key] || !slices.Equal(used, now); kept[key] {
 			delete(x.noted, key)
@@ -108,14 +107,14 @@ func (x *Namespaces) Expand(ctx context.Context, l list.List) (list.List, error)
 	return expanded, nil
 }
 
-// of returns the repositories that an entry chooses.
+// of returns the repositories that the entry chooses.
 func of(n list.Namespace, all []reference.Repository) []reference.Repository {
 	return slices.DeleteFunc(slices.Clone(all), func(r reference.Repository) bool { return !n.Chooses(r) })
 }
 
-// weigh decides which repositories of a namespace are mirrored: those that are listed now, or, if
-// the listing has failed or is suspiciously short, those of the last time as well. Then it returns
-// the reason, and otherwise what is no longer listed.
+// weigh decides which repositories of a namespace are used. If the listing has failed or is suspiciously
+// short, these include those of the last plan, and failed is the reason. Otherwise they are the listed
+// ones, and gone are those that are no longer listed.
 func weigh(n list.Namespace, last namespaceNote, now []reference.Repository, err error) (failed string, gone, used []reference.Repository, _ error) {
 	had := len(last.Repositories)
 	instead := fmt.Sprintf("the %d repositories of %s are mirrored instead", had, last.Listed.Local().Format(time.DateTime))
@@ -125,9 +124,9 @@ func weigh(n list.Namespace, last namespaceNote, now []reference.Repository, err
 	case errors.Is(err, listing.ErrNoNamespace):
 		return "", nil, nil, fmt.Errorf("%s in line %d: %w", n.Text, n.Line, err)
 	case err != nil:
-		return "", nil, nil, fmt.Errorf("%w: %s in line %d: %s; nothing was published", ErrNamespace, n.Text, n.Line, outcome.Reason(err))
+		return "", nil, nil, fmt.Errorf("%w: %s in line %d: %s; nothing was published", errNamespace, n.Text, n.Line, outcome.Reason(err))
 	case len(now) < max(1, n.Min) && had == 0:
-		return "", nil, nil, fmt.Errorf("%w: %s in line %d: %d are listed and chosen, expected at least %d; nothing was published", ErrFewRepositories, n.Text, n.Line, len(now), max(1, n.Min))
+		return "", nil, nil, fmt.Errorf("%w: %s in line %d: %d are listed and chosen, expected at least %d; nothing was published", errFewRepositories, n.Text, n.Line, len(now), max(1, n.Min))
 	case len(now) < max(1, n.Min):
 		return fmt.Sprintf("it lists only %d repositories, expected at least %d; %s", len(now), max(1, n.Min), instead), nil, union(last.Repositories, now), nil
 	case n.Min == 0 && 2*len(now) < had:
@@ -141,22 +140,22 @@ func weigh(n list.Namespace, last namespaceNote, now []reference.Repository, err
 	return "", gone, now, nil
 }
 
-// union returns the repositories of both, each once.
+// union returns the repositories of a and b, sorted and without duplicates.
 func union(a, b []reference.Repository) []reference.Repository {
 	all := slices.Concat(a, b)
 	slices.SortFunc(all, func(a, b reference.Repository) int { return strings.Compare(a.String(), b.String()) })
 	return slices.Compact(all)
 }
 
-// named names some of n things.
-func named(n int, name func(int) string) string {
+// named returns the first names and the number of the others.
+func named[T any](all []T, name func(T) string) string {
 	var names []string
-	for i := range min(n, maxNamed) {
-		names = append(names, name(i))
+	for _, one := range all[:min(len(all), maxNamed)] {
+		names = append(names, name(one))
 	}
 	text := strings.Join(names, ", ")
-	if n > maxNamed {
-		text += fmt.Sprintf(" and %d more", n-maxNamed)
+	if more := len(all) - maxNamed; more > 0 {
+		text += fmt.Sprintf(" and %d more", more)
 	}
 	return text
 }

@@ -64,7 +64,7 @@ func TestNamespaces(t *testing.T) {
 
 	u.err = errors.New("no route")
 	_, _, _, err = expand(all)
-	require.ErrorIs(t, err, ErrNamespace)
+	require.ErrorIs(t, err, errNamespace)
 	require.EqualError(t, err, "a namespace could not be listed: quay.io/team/* in line 1: no route; nothing was published")
 	require.Equal(t, 3, exit.Code(err))
 	u.err = nil
@@ -176,5 +176,5 @@ func TestLargeNamespace(t *testing.T) {
 	l, err := list.Parse([]byte("containers: [quay.io/team/*]"), "s", dest, selection.Selection{})
 	require.NoError(t, err)
 	_, err = x.Expand(t.Context(), l)
-	require.ErrorIs(t, err, ErrNamespace)
+	require.ErrorIs(t, err, errNamespace)
 }

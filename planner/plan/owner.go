@@ -13,20 +13,20 @@ import (
 	"github.com/osism/skopeo-worker/shared/message"
 )
 
-// nameBucket holds the list and destination of each mirror name.
+// nameBucket holds the list and the destination of each mirror name.
 const nameBucket = "mirror_names"
 
-// ErrNameTaken is returned if a mirror name belongs to another list or destination.
-var ErrNameTaken = exit.Usage.New("the mirror name is taken")
+// errNameTaken is returned if a mirror name is tied to another list or destination.
+var errNameTaken = exit.Usage.New("the mirror name is taken")
 
-// Owner is the list and destination that a mirror name belongs to.
+// Owner is the list and the destination that a mirror name is tied to.
 type Owner struct {
 	Source      string `json:"source"` // without secrets
 	Destination string `json:"destination"`
 }
 
-// Claim gives the name to the owner. It takes the name from another owner only if force is
-// true: two lists under one name would each undo the other's plan.
+// Claim ties the name to the owner. If the name is tied to another owner, Claim returns errNameTaken
+// unless force is true: each of two lists under one name would undo the plans of the other.
 func Claim(ctx context.Context, b *broker.Broker, name string, owner Owner, force bool) error {
 	kv, err := names(ctx, b)
 	if err != nil {
@@ -48,7 +48,7 @@ func Claim(ctx context.Context, b *broker.Broker, name string, owner Owner, forc
 	return err
 }
 
-// Check returns an ErrNameTaken if the name belongs to another owner. It changes nothing.
+// Check returns errNameTaken if the name is tied to another owner. It changes nothing.
 func Check(ctx context.Context, b *broker.Broker, name string, owner Owner) error {
 	kv, err := names(ctx, b)
 	if err != nil {
@@ -71,14 +71,14 @@ func names(ctx context.Context, b *broker.Broker) (jetstream.KeyValue, error) {
 	return b.Bucket(ctx, jetstream.KeyValueConfig{Bucket: nameBucket, Description: "skopeo-worker: lists and destinations of mirror names"})
 }
 
-// isOf returns an ErrNameTaken if an entry has another owner.
+// isOf returns errNameTaken if the entry has another owner.
 func (o Owner) isOf(name string, e jetstream.KeyValueEntry) error {
 	var have Owner
 	switch {
 	case json.Unmarshal(e.Value(), &have) != nil || have == (Owner{}):
-		return fmt.Errorf("%w: the broker's entry for MIRROR_NAME=%s cannot be read: %s", ErrNameTaken, name, message.Excerpt(e.Value()))
+		return fmt.Errorf("%w: the broker's entry for MIRROR_NAME=%s cannot be read: %s", errNameTaken, name, message.Excerpt(e.Value()))
 	case have != o:
-		return fmt.Errorf("%w: MIRROR_NAME=%s mirrors %s to %s", ErrNameTaken, name, have.Source, have.Destination)
+		return fmt.Errorf("%w: MIRROR_NAME=%s mirrors %s to %s", errNameTaken, name, have.Source, have.Destination)
 	}
 	return nil
 }

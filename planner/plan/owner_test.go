@@ -20,7 +20,7 @@ func TestOwnerThatCannotBeRead(t *testing.T) {
 		_, err := b.Publish(t.Context(), m)
 		require.NoError(t, err)
 		err = Claim(t.Context(), b, name, owner, false)
-		require.ErrorIs(t, err, ErrNameTaken)
+		require.ErrorIs(t, err, errNameTaken)
 		require.ErrorContains(t, err, "--force")
 		require.NotContains(t, err.Error(), "\x1b")
 		require.NoError(t, Claim(t.Context(), b, name, owner, true))
@@ -38,7 +38,7 @@ func TestCheckOwner(t *testing.T) {
 	require.NoError(t, Check(t.Context(), b, "other", Owner{}))
 	for _, another := range []Owner{{Source: "https://example.com/other.yml", Destination: owner.Destination}, {Source: owner.Source, Destination: "dest:5000/prefix"}} {
 		err := Check(t.Context(), b, name, another)
-		require.ErrorIs(t, err, ErrNameTaken)
+		require.ErrorIs(t, err, errNameTaken)
 		require.ErrorContains(t, err, "MIRROR_NAME="+name+" mirrors https://example.com/list.yml to dest:5000")
 	}
 }

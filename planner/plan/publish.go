@@ -17,7 +17,7 @@ import (
 	"github.com/osism/skopeo-worker/worker/prune"
 )
 
-// undoTimeout bounds taking back a plan that could not be published.
+// undoTimeout bounds how long Publish takes to undo a plan that it could not publish.
 const undoTimeout = 10 * time.Second
 
 // Publisher publishes plans.
@@ -25,14 +25,13 @@ type Publisher struct {
 	Broker   *broker.Broker
 	Runs     *run.Store
 	Failures *failure.Store
-	// Waiting is called if the run waits until something is pruned.
+	// Waiting is called if the run has to wait for an execution of a prune plan.
 	Waiting func(prune.Holder)
 }
 
-// Publish stores the chunks as schedules of the run, and returns the run as it was stored.
-// Chunks that are due are fired at once.
-// A full plan then supersedes the older plans of the name: their remaining chunks are
-// dropped. If Publish fails, it takes the plan back.
+// Publish stores the chunks as schedules of the run, and returns the run as it is stored. It fires chunks
+// that are due. A full plan supersedes the older plans of the name, whose remaining chunks are dropped.
+// If publishing fails, Publish cancels the run.
 func (p *Publisher) Publish(ctx context.Context, r run.Run, chunks []Chunk, full bool) (run.Run, error) {
 	msgs, err := schedules(r.Name, r.ID, chunks)
 	if err != nil {
@@ -62,7 +61,7 @@ func (p *Publisher) Publish(ctx context.Context, r run.Run, chunks []Chunk, full
 	return r, err
 }
 
-// publish stores the chunks once nothing is pruned at the destination.
+// publish stores the chunks. It waits until no prune plan is being executed at the destination.
 func (p *Publisher) publish(ctx context.Context, r run.Run, msgs []*nats.Msg) (first uint64, err error) {
 	if err := prune.Await(ctx, p.Broker, r.Destination, p.Waiting); err != nil {
 		return 0, err
@@ -88,7 +87,7 @@ func schedules(name, id string, chunks []Chunk) ([]*nats.Msg, error) {
 	return msgs, nil
 }
 
-// undo takes back the batches that were stored before one failed.
+// undo cancels the run, so that the batches that were stored are dropped.
 func (p *Publisher) undo(ctx context.Context, r run.Run) error {
 	ctx, cancel := context.WithTimeout(ctx, undoTimeout)
 	defer cancel()
@@ -102,9 +101,9 @@ func (p *Publisher) ender() *Ender {
 	return &Ender{Broker: p.Broker, Runs: p.Runs, Failures: p.Failures}
 }
 
-// supersede ends the older plans of the name that are not over, or that are still being
-// published. If the record of a run is gone, supersede purges its planned chunks, which are in the
-// stream below the first message of the new plan. A republish is not a plan.
+// supersede ends the older plans of the name that are not over or are still being published. Then it
+// purges all older planned chunks, even if the record of their run is gone: they have a lower sequence
+// than the first message of the new plan. It does not end republished runs.
 func (p *Publisher) supersede(ctx context.Context, r run.Run, first uint64) error {
 	info, err := p.Broker.Stream.Info(ctx, jetstream.WithSubjectFilter(subject.OfNameAnywhere(r.Name)))
 	if err != nil {
@@ -129,8 +128,8 @@ func (p *Publisher) supersede(ctx context.Context, r run.Run, first uint64) erro
 		}
 	}
 	if first <= 1 {
-		// There is nothing older. Servers before 2.14.2 purge everything if they are to
-		// purge up to sequence 1 (nats-server#4696), with the new plan.
+		// Nothing is older. Servers before 2.14.2 would purge everything, including the new plan, if
+		// asked to purge up to sequence 1 (nats-server#4696).
 		return nil
 	}
 	plans := subject.OfName(subject.Plan, r.Name)

@@ -13,12 +13,12 @@ import (
 	"github.com/osism/skopeo-worker/shared/subject"
 )
 
-// Settle decides on the runs of a mirror name that began before the given time, and that a
-// process was still publishing when it was killed. It returns them as they are now.
+// Settle decides what becomes of runs whose process was killed while it published them. These are runs
+// of the mirror name that began before the given time and are not published. It returns their new state.
 //
-//   - A plan that lacks a chunk is cancelled, so that it is planned again.
-//   - A republish keeps the chunks that it has published; the other failures are still failures.
-//     If it has published none, it is deleted.
+//   - A plan that lacks a chunk is cancelled, so that the next plan replaces it.
+//   - A republish keeps the chunks that it has published. Failures that it has not published are still
+//     recorded. If it has published no chunk, it is deleted.
 //   - A plan with all of its chunks counts as published.
 func (e *Ender) Settle(ctx context.Context, name string, before time.Time) ([]run.Run, error) {
 	runs, err := e.Runs.List(ctx, name)
@@ -55,13 +55,13 @@ func (e *Ender) settle(ctx context.Context, r run.Run) (run.Run, error) {
 		return r, err
 	}
 	return e.Runs.Update(ctx, r.Name, r.ID, func(r *run.Run) {
-		// It is unknown how many chunks a republish would have published.
+		// Nothing shows how many chunks a republish would have published.
 		r.Interrupted = r.Kind == run.KindRepublish
 		r.Chunks, r.Published = chunks, true
 	})
 }
 
-// published counts the chunks of a run that are in the stream, or that a worker has had.
+// published counts the chunks of a run that are in the stream or that a worker has received.
 func (e *Ender) published(ctx context.Context, r run.Run) (int, error) {
 	chunks := map[string]bool{}
 	_, err := e.Broker.Changes(ctx, broker.StreamName, subject.OfRun(r.Name, r.ID), 0, func(m *jetstream.RawStreamMsg) error {

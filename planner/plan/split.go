@@ -1,4 +1,4 @@
-// Package plan splits a list into chunks, publishes them, and takes them back.
+// Package plan splits a list into chunks, publishes them, and ends runs.
 package plan
 
 import (
@@ -19,18 +19,18 @@ type Chunk struct {
 	Entries  []list.Entry
 }
 
-// Chunking is how a list is split, and which of its chunks are made.
+// Chunking states how a list is split, and which of its chunks are published.
 type Chunking struct {
-	Size     int           // entries of a chunk; 0: the whole list is one
-	Number   int           // only this one, from 1; 0: all
+	Size     int           // entries per chunk; 0: the whole list is one chunk
+	Number   int           // publish only the chunk with this number, from 1; 0: all
 	Interval time.Duration // chunk k is due (k-1) times this after the first
 }
 
-// Full reports whether all chunks are made.
+// Full reports whether all chunks are published.
 func (c Chunking) Full() bool { return c.Number == 0 }
 
-// Split cuts the entries into chunks, the first of which is due at start. A number
-// out of range makes no chunks.
+// Split splits the entries into chunks. The first is due at start. If Number is out of range, there are
+// no chunks.
 func (c Chunking) Split(entries []list.Entry, start time.Time) []Chunk {
 	size := c.Size
 	if size == 0 {
@@ -51,7 +51,7 @@ func (c Chunking) Split(entries []list.Entry, start time.Time) []Chunk {
 	return chunks
 }
 
-// group makes one chunk for each registry of a slice, in the list's order.
+// group returns a chunk for each registry of a slice, in the order of the list.
 func group(slice []list.Entry, number int, due time.Time) []Chunk {
 	var chunks []Chunk
 	index := map[string]int{}
@@ -72,7 +72,7 @@ func (c Chunk) message(name, run string) message.Chunk {
 	return message.Chunk{Name: name, Run: run, Number: c.Number, Registry: c.Registry, Repositories: c.Repositories()}
 }
 
-// Repositories are the entries as in messages. The destination's repository is in each.
+// Repositories returns the entries in the form of messages.
 func (c Chunk) Repositories() []message.Repository {
 	var all []message.Repository
 	for _, e := range c.Entries {
@@ -83,8 +83,8 @@ func (c Chunk) Repositories() []message.Repository {
 	return all
 }
 
-// address is the chunk's place in the stream. A chunk that is too large for one
-// message has pieces, counted from 0.
+// address returns the address of the chunk in the stream. A chunk that is too large for one message has
+// several pieces, counted from 0.
 func (c Chunk) address(name, run string, piece int) subject.Address {
 	token := fmt.Sprintf("%06d", c.Number)
 	if piece > 0 {

@@ -16,21 +16,21 @@ var (
 	grace      = regexp.MustCompile(`^(?:[0-9]{1,5}d|(?:[0-9]{1,9}(?:[.][0-9]{1,9})?(?:h|m|s|ms|us|µs|ns))+)$`)
 )
 
-// reader reads nodes and collects their problems.
-type reader struct{ problems []Problem }
+// reader parses nodes and collects their problems.
+type reader struct{ problems []problem }
 
 func (r *reader) fail(node *yaml.Node, format string, args ...any) {
-	r.problems = append(r.problems, Problem{Line: node.Line, Text: fmt.Sprintf(format, args...)})
+	r.problems = append(r.problems, problem{Line: node.Line, Text: fmt.Sprintf(format, args...)})
 }
 
-// field is the value of a key, or an item of a list. Its node is nil if it is absent.
+// field is the value of a key, or an item of a list. If it is absent, its node is nil.
 type field struct {
 	name string // "repositories[0].tags"
 	node *yaml.Node
 }
 
-// mapping returns the values of a mapping that has all required keys and no others than those
-// and the optional ones.
+// mapping returns the values of a mapping. A missing required key is a problem, and so is a key that is
+// neither required nor optional.
 func (r *reader) mapping(node *yaml.Node, name string, required []string, optional ...string) map[string]field {
 	fields := map[string]field{}
 	if node.Kind != yaml.MappingNode {
@@ -54,7 +54,7 @@ func (r *reader) mapping(node *yaml.Node, name string, required []string, option
 		}
 	}
 	for _, key := range required {
-		if _, there := fields[key]; !there {
+		if _, found := fields[key]; !found {
 			r.fail(node, "%s: the key %q is missing", name, key)
 		}
 	}
@@ -69,7 +69,7 @@ func (r *reader) items(f field) (items []field) {
 	if f.node.Kind != yaml.SequenceNode {
 		hint := ""
 		if f.node.ShortTag() == "!!null" {
-			hint = "; write [] or take its entry out"
+			hint = "; write [] or remove its entry"
 		}
 		r.fail(f.node, "%s: expected a list, found %s%s", f.name, describe(f.node), hint)
 		return nil
@@ -96,7 +96,7 @@ func (r *reader) text(f field) string {
 	return f.node.Value
 }
 
-// parsed returns a string that a type of its own takes.
+// parsed returns a string, parsed with the given function.
 func parsed[T any](r *reader, f field, parse func(string) (T, error)) (value T) {
 	before := len(r.problems)
 	text := r.text(f)
@@ -138,7 +138,7 @@ func (r *reader) boolean(f field) (value bool) {
 	return value
 }
 
-// time returns a time as RFC 3339 writes it, which YAML reads as a timestamp.
+// time returns a time in the format of RFC 3339. YAML may parse it as a timestamp.
 func (r *reader) time(f field) time.Time {
 	if f.node == nil {
 		return time.Time{}
@@ -152,7 +152,7 @@ func (r *reader) time(f field) time.Time {
 	return time.Time{}
 }
 
-// describe names a node as an operator would.
+// describe describes a node for messages.
 func describe(node *yaml.Node) string {
 	switch {
 	case node.Kind == yaml.MappingNode:

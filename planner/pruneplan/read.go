@@ -1,6 +1,5 @@
-// Package pruneplan reads plans of planner prune, which an operator may have edited. It refuses
-// what docs/prune.schema.json refuses, with the line: a plan with a typing error must not delete
-// anything.
+// Package pruneplan reads plans of planner prune, which an operator may have edited. It refuses what
+// docs/prune.schema.json refuses, and names the line, so that a plan with a typing error deletes nothing.
 package pruneplan
 
 import (
@@ -17,19 +16,19 @@ import (
 	"github.com/osism/skopeo-worker/worker/prune"
 )
 
-// Problem is a mistake in a plan.
-type Problem struct {
-	Line int // counted from 1; 0 is the plan as a whole
+// problem is a mistake in a plan.
+type problem struct {
+	Line int // counted from 1; 0 stands for the whole plan
 	Text string
 }
 
-// Error has all problems of a plan, in the order of its lines. It is a prune.ErrPlan.
+// Error holds all problems of a plan, in the order of its lines. It wraps prune.ErrPlan.
 type Error struct {
 	Source   string // the path of the plan
-	Problems []Problem
+	Problems []problem
 }
 
-// Error returns a line for each problem, as compilers print them.
+// Error returns a line for each problem, in the format of compilers.
 func (e *Error) Error() string {
 	lines := make([]string, len(e.Problems))
 	for i, p := range e.Problems {
@@ -44,16 +43,17 @@ func (e *Error) Error() string {
 // Unwrap returns prune.ErrPlan.
 func (e *Error) Unwrap() error { return prune.ErrPlan }
 
-// Read reads a plan as YAML or JSON. The source is its path. The error is an *Error.
+// Read parses a plan in YAML or JSON. The source is its path, for messages. The error wraps
+// prune.ErrPlan.
 func Read(data []byte, source string) (prune.Plan, error) {
 	root, err := document(data)
 	if err != nil {
-		return prune.Plan{}, &Error{source, []Problem{{Text: err.Error()}}}
+		return prune.Plan{}, &Error{source, []problem{{Text: err.Error()}}}
 	}
 	var r reader
 	p := r.plan(root)
 	if len(r.problems) > 0 {
-		slices.SortStableFunc(r.problems, func(a, b Problem) int { return a.Line - b.Line })
+		slices.SortStableFunc(r.problems, func(a, b problem) int { return a.Line - b.Line })
 		return prune.Plan{}, &Error{source, r.problems}
 	}
 	if err := p.Check(); err != nil {
