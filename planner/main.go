@@ -1,5 +1,4 @@
-// The command planner turns a list of images into chunks for the workers, and
-// shows what becomes of them.
+// Command planner splits lists of images into chunks for the workers, and shows and controls the runs.
 package main
 
 import (

@@ -1,8 +1,8 @@
 //go:build unix
 
-// Command demo shows the main job on real images, without an account and without
-// the internet: it mirrors a small catalogue between two registries on loopback
-// with bin/planner, mends the one image that fails, and checks the result.
+// Command demo shows planner mirror without an account and without the internet. It mirrors small images
+// between two registries on loopback with bin/planner, repairs the image that fails, and checks the
+// result.
 package main
 
 import (

@@ -10,6 +10,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strings"
 	"syscall"
@@ -17,18 +18,15 @@ import (
 )
 
 const (
-	// patience is how long a command may take. It should take seconds.
+	// patience is how long a command may take. It usually takes seconds.
 	patience = 3 * time.Minute
 	// grace is how long an interrupted command may take to end cleanly.
 	grace = time.Minute
 )
 
-// foreign are variables of the user's own mirror, which may not leak into the
-// demo: a NATS_URL would publish its list to a real broker.
-var foreign = []string{"FILTER", "LIMIT", "PLATFORMS", "RATE_LIMITS", "MAX_ATTEMPTS", "METRICS_ADDR"}
-
-// foreignPrefixes are the beginnings of more of them.
-var foreignPrefixes = []string{"NATS_", "MIRROR_", "CHUNK_"}
+// foreign matches the variables of the user's own mirror, which must not affect the demo. With NATS_URL,
+// for example, the demo would publish its list to a real broker.
+var foreign = regexp.MustCompile(`^(?:FILTER|LIMIT|PLATFORMS|RATE_LIMITS|MAX_ATTEMPTS|METRICS_ADDR|NATS_.*|MIRROR_.*|CHUNK_.*)=`)
 
 // planner is bin/planner with its environment.
 type planner struct {
@@ -51,19 +49,12 @@ func newPlanner(settings map[string]string) (*planner, error) {
 	}
 	slices.Sort(p.settings)
 	for _, variable := range os.Environ() {
-		if !isForeign(variable) {
+		if !foreign.MatchString(variable) {
 			p.env = append(p.env, variable)
 		}
 	}
 	p.env = append(p.env, p.settings...)
 	return p, nil
-}
-
-func isForeign(variable string) bool {
-	name, _, _ := strings.Cut(variable, "=")
-	return slices.Contains(foreign, name) || slices.ContainsFunc(foreignPrefixes, func(prefix string) bool {
-		return strings.HasPrefix(name, prefix)
-	})
 }
 
 func (p *planner) showSettings() {
@@ -73,13 +64,13 @@ func (p *planner) showSettings() {
 	}
 }
 
-// run shows a command and what it prints. It is an error if the command ends with
-// another exit code than the expected one.
+// run runs a command, and shows it with its output. It returns an error unless the command ends with the
+// expected exit code.
 func (p *planner) run(ctx context.Context, expected int, args ...string) error {
 	return p.start(ctx, os.Stdout, expected, args)
 }
 
-// output is run for a command that succeeds; it returns what was printed.
+// output runs a command that should succeed, and returns its output.
 func (p *planner) output(ctx context.Context, args ...string) (string, error) {
 	var printed strings.Builder
 	err := p.start(ctx, io.MultiWriter(os.Stdout, &printed), exitDone, args)
@@ -94,8 +85,8 @@ func (p *planner) start(ctx context.Context, stdout io.Writer, expected int, arg
 	command := exec.CommandContext(ctx, p.path, args...)
 	command.Env = p.env
 	command.Stdout, command.Stderr = stdout, os.Stderr
-	// In a group of its own the command gets one interrupt, ours, and not a
-	// second one from the terminal.
+	// The command is in a process group of its own. Otherwise, it would also receive the interrupt of the
+	// terminal, and a second interrupt ends it at once.
 	command.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
 	command.Cancel = func() error { return command.Process.Signal(os.Interrupt) }
 	command.WaitDelay = grace

@@ -12,23 +12,23 @@ import (
 	"github.com/osism/skopeo-worker/worker/registrytest"
 )
 
-// The exit codes of the planner that the story has.
+// Exit codes of the planner.
 const (
 	exitDone     = 0
 	exitFailures = 1
 )
 
-// prefix is the path below which the destination keeps the mirror.
+// prefix is the path of the mirror at the destination.
 const prefix = "mirror"
 
-// story is what the steps share.
+// story is the state that the steps of the demo share.
 type story struct {
 	source, destination *registrytest.Registry
 	contents            *registrytest.Contents
 	planner             *planner
 }
 
-// play runs the whole demo. What it started and made is gone when it returns.
+// play runs the whole demo. Before it returns, it stops its registries and removes its files.
 func play(ctx context.Context) error {
 	s, end, err := prepare()
 	if err != nil {
@@ -44,7 +44,7 @@ func play(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	say("All %d tags at the destination have the digests of the source. That is all there is to it.", tags)
+	say("All %d tags at the destination have the digests of the source.", tags)
 	return nil
 }
 
@@ -90,8 +90,7 @@ func prepare() (s *story, end func(), err error) {
 	return s, end, err
 }
 
-// list is the catalogue in the format of MIRROR_SOURCE_URL: every tag of every
-// repository.
+// list returns a list with every repository of the source.
 func (s *story) list() string {
 	var b strings.Builder
 	b.WriteString("containers:\n")
@@ -113,7 +112,7 @@ func (s *story) mirror(ctx context.Context) error {
 	if err := s.planner.run(ctx, exitFailures, "mirror"); err != nil {
 		return err
 	}
-	say("Exit code %d: everything was mirrored but the broken image, which was kept with its reason:", exitFailures)
+	say("Exit code %d: all images but the broken one were mirrored; its failure is kept with the reason:", exitFailures)
 	shown, err := s.planner.output(ctx, "failed")
 	if err == nil && !strings.Contains(shown, s.broken()) {
 		err = fmt.Errorf("planner failed does not show %s", s.broken())
@@ -138,10 +137,9 @@ func (s *story) republish(ctx context.Context) error {
 	return err
 }
 
-// mirrorAgain does the job once more, by the registries' own records without a
-// pull and without an upload.
+// mirrorAgain mirrors once more. The records of the registries must show no pull and no upload.
 func (s *story) mirrorAgain(ctx context.Context) error {
-	say("The same job the next night, when nothing has changed:")
+	say("The same command the next night, when nothing has changed:")
 	s.source.ResetRequests()
 	s.destination.ResetRequests()
 	if err := s.planner.run(ctx, exitDone, "mirror"); err != nil {
@@ -159,8 +157,7 @@ func (s *story) mirrorAgain(ctx context.Context) error {
 	return nil
 }
 
-// verify compares every tag of the source with the destination's, and returns how
-// many there are.
+// verify compares every tag of the source with the destination, and returns the number of tags.
 func (s *story) verify() (tags int, err error) {
 	for _, r := range s.contents.Repositories {
 		mirrored := prefix + "/" + r.Name

@@ -14,19 +14,19 @@ import (
 var (
 	// gap separates the columns of the list of variables.
 	gap = regexp.MustCompile(` {2,}`)
-	// special are characters that Markdown, from which pages are made, interprets.
+	// special matches characters that Markdown interprets. The pages are made from Markdown.
 	special = regexp.MustCompile("[\\\\`*_<>\\[\\]]")
 )
 
-// pages writes a page of each command, with the exit codes.
+// pages writes a manual page for each command, with the exit codes.
 func pages(c *cobra.Command, codes, folder string) error {
 	c.DisableAutoGenTag = true
 	describe(c, codes)
 	return doc.GenManTree(c, &doc.GenManHeader{Section: "1", Source: "skopeo-worker " + c.Version, Manual: "skopeo-worker"}, folder)
 }
 
-// describe adds the environment variables and the exit codes, if there are any, to the
-// descriptions. The pages have them below DESCRIPTION.
+// describe adds the environment variables and the exit codes, if there are any, to the description of a
+// command and its subcommands.
 func describe(c *cobra.Command, codes string) {
 	var b strings.Builder
 	text := c.Long

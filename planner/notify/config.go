@@ -19,16 +19,16 @@ const (
 	onAlways   = "always"
 )
 
-// Config is which events are sent, and to which receivers.
+// Config states which events are sent, and to which receivers.
 type Config struct {
 	URLs string `envconfig:"NOTIFY_URLS" desc:"where to send notifications: URLs of shoutrrr (slack://…, ntfy://…, smtp://…), or http(s) URLs that get JSON; several separated by spaces"`
-	On   string `envconfig:"NOTIFY_ON" default:"problems" expect:"problems or always" desc:"problems, or always: also runs in which all is well"`
+	On   string `envconfig:"NOTIFY_ON" default:"problems" expect:"problems or always" desc:"problems, or always: also runs without problems"`
 
 	receivers []receiver
 }
 
-// tokenLength is the length in bytes from which a part of a URL counts as a secret. In the place
-// of a user in a URL of shoutrrr, that is userLength.
+// A part of a URL that has at least tokenLength bytes counts as a secret. In the place of the user, at
+// least userLength bytes are enough.
 const tokenLength, userLength = 16, 8
 
 // Validate implements config.Validator.
@@ -50,8 +50,8 @@ func (c *Config) Validate() []error {
 	return bad
 }
 
-// noteSecrets makes the parts of a URL that may be secret known to package redact: many
-// services have a token in the path or in the place of a user.
+// noteSecrets adds the parts of a URL that may be secret to package redact. Many services have a token
+// in the path or in the place of the user.
 func noteSecrets(text string) {
 	redact.Add(text)
 	u, err := url.Parse(text)
@@ -80,7 +80,7 @@ func noteSecrets(text string) {
 type receiver struct {
 	service string // slack, smtp, https
 	send    func(event) error
-	key     string // in the bucket; the same for the same URL
+	key     string // hash of the URL, part of keys in the bucket
 }
 
 func newReceiver(text string) (receiver, error) {

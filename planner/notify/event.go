@@ -1,5 +1,5 @@
-// Package notify sends notifications when something is wrong: one for each event, however many
-// processes run and restart.
+// Package notify sends notifications about problems. It sends one for each event, even if several
+// processes run or one restarts.
 package notify
 
 import (
@@ -34,10 +34,10 @@ const (
 	kindTest   kind = "test"
 )
 
-// event is the reason of a notification. http(s) URLs get it as JSON.
+// event is the reason for a notification. Receivers with http(s) URLs get it as JSON.
 type event struct {
-	Version  int       `json:"version"`      // 1
-	ID       string    `json:"id,omitempty"` // the same if a message is sent again
+	Version  int       `json:"version"`      // eventVersion
+	ID       string    `json:"id,omitempty"` // stays the same if the message is sent again
 	Kind     kind      `json:"event"`
 	Mirror   string    `json:"mirror,omitempty"`
 	Run      string    `json:"run,omitempty"`
@@ -45,36 +45,36 @@ type event struct {
 	Title    string    `json:"title"`
 	Text     string    `json:"text"`
 	At       time.Time `json:"at"`
-	// Of a run that has ended: all images of the list that have failed, those that had not
-	// when the run before ended, and those that have recovered since.
+	// If a run has ended: the number of failed images of the list, the images that had not failed when
+	// the run before ended, and those that have recovered since.
 	Failing   int      `json:"failing"`
 	New       []string `json:"new,omitempty"`
 	Recovered []string `json:"recovered,omitempty"`
-	// Vanished are the images that the run has found gone from their source.
+	// Vanished are the images that their source no longer has.
 	Vanished []string `json:"vanished,omitempty"`
-	// Moved are the immutable tags that sources have moved, with the digest that the source
-	// has and that is not mirrored.
+	// Moved are immutable tags that sources have moved, with the new digest, which is not mirrored.
 	Moved []string `json:"moved,omitempty"`
 }
 
 const (
-	// maxShown is how many images a text names.
+	// eventVersion is the version of the JSON of events.
+	eventVersion = 1
+	// maxShown is how many images a text names at most.
 	maxShown = 10
-	// maxImages is how many images an event has.
+	// maxImages is how many images an event lists at most.
 	maxImages = 1000
 )
 
-// ended returns the event of a run that has ended, given the images that have failed by
-// then and when the run before ended, the tags that have vanished, and the namespaces that have
-// failed.
+// ended returns the event of a run that has ended. failing are the images that have failed by then, and
+// before those that had failed when the run before ended. namespaces are the failed ones.
 func ended(mirror, run string, failing, before, vanished, namespaces []string, waiting int, at time.Time) event {
-	e := event{Version: 1, Kind: kindDone, Mirror: mirror, Run: run, At: at, Failing: len(failing)}
+	e := event{Version: eventVersion, Kind: kindDone, Mirror: mirror, Run: run, At: at, Failing: len(failing)}
 	e.New, e.Recovered = without(failing, before), without(before, failing)
 	var b strings.Builder
 	switch {
 	case len(failing) == 0 && len(namespaces) > 0:
 		e.Kind, e.Title = kindFailed, fmt.Sprintf("Mirror %s: namespaces could not be listed", mirror)
-		fmt.Fprintf(&b, "Run %s has ended. Every image is mirrored of the repositories that are known.", run)
+		fmt.Fprintf(&b, "Run %s has ended. Every image of the known repositories is mirrored.", run)
 	case len(failing) == 0:
 		e.Title = "Mirror " + mirror + " is complete"
 		fmt.Fprintf(&b, "Run %s has ended. Every image of the list is mirrored", run)
@@ -97,11 +97,11 @@ func ended(mirror, run string, failing, before, vanished, namespaces []string, w
 	return e
 }
 
-// moved returns the event of immutable tags that sources have moved.
+// moved returns the event about immutable tags that sources have moved.
 func moved(mirror, run string, kept []change.Change, at time.Time) event {
-	e := event{Version: 1, Kind: kindMoved, Mirror: mirror, Run: run, At: at, Title: fmt.Sprintf("Mirror %s: immutable tags of %s have moved", mirror, images(len(kept)))}
+	e := event{Version: eventVersion, Kind: kindMoved, Mirror: mirror, Run: run, At: at, Title: fmt.Sprintf("Mirror %s: immutable tags of %s have moved", mirror, images(len(kept)))}
 	var b strings.Builder
-	b.WriteString("Sources have moved tags that must not move. It may be an attack. The destination keeps its images.")
+	b.WriteString("Sources have moved immutable tags. This may be an attack. The destination keeps its images.")
 	var lines []string
 	for _, c := range kept {
 		e.Moved = append(e.Moved, c.Image()+"@"+c.Refused.String())
@@ -113,7 +113,7 @@ func moved(mirror, run string, kept []change.Change, at time.Time) event {
 	return e
 }
 
-// name lists images, as many as people read.
+// name adds a list of images to a text, at most maxShown.
 func name(b *strings.Builder, title string, all []string) {
 	if len(all) == 0 {
 		return
@@ -139,7 +139,7 @@ func images(n int) string { return display.Count(n, "image", "images") }
 
 func are(n int) string { return display.Count(n, "image is", "images are") }
 
-// hash is a key for a text of any length.
+// hash returns a short key for a text.
 func hash(text string) string {
 	sum := sha256.Sum256([]byte(text))
 	return hex.EncodeToString(sum[:12])

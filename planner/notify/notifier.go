@@ -19,15 +19,15 @@ import (
 )
 
 const (
-	// interval is how often events are looked for.
+	// interval is the time between two looks for events.
 	interval = 15 * time.Second
-	// keep is how long after an event its notifications may still be sent.
+	// keep is for how long after an event its notifications are sent.
 	keep = 24 * time.Hour
-	// closedFor is when a closed registry is an event.
+	// closedFor is how long a registry must be closed to be an event.
 	closedFor = time.Hour
-	// recentRuns is how many runs of a mirror are looked at.
+	// recentRuns is how many runs of a mirror are checked.
 	recentRuns = 10
-	// firstPause and longestPause are those between the tries of a message.
+	// firstPause and longestPause bound the pause between two tries of a message.
 	firstPause, longestPause = time.Minute, time.Hour
 )
 
@@ -38,7 +38,7 @@ type Notifier struct {
 	overview *overview.Reader
 	failures *failure.Store
 	changes  *change.Store
-	next     func() time.Time // when the mirror is planned next; zero: not known
+	next     func() time.Time // see New
 	log      *slog.Logger
 	now      func() time.Time
 
@@ -46,8 +46,8 @@ type Notifier struct {
 	problems []string
 }
 
-// New returns a notifier on a broker. next returns when the mirror is planned next, or the
-// zero time.
+// New returns a notifier that stores events at a broker. next returns when the mirror is planned next,
+// or the zero time if there is no schedule.
 func New(ctx context.Context, c Config, b *broker.Broker, look *overview.Reader, failures *failure.Store, changes *change.Store, next func() time.Time, log *slog.Logger) (*Notifier, error) {
 	s, err := openStore(ctx, b)
 	if err != nil {
@@ -56,7 +56,7 @@ func New(ctx context.Context, c Config, b *broker.Broker, look *overview.Reader,
 	return &Notifier{config: c, store: s, overview: look, failures: failures, changes: changes, next: next, log: log, now: time.Now}, nil
 }
 
-// Problems are the notifications that could not be sent and are tried again.
+// Problems describes the notifications that could not be sent and will be retried.
 func (n *Notifier) Problems() []string {
 	n.mu.Lock()
 	defer n.mu.Unlock()
@@ -69,7 +69,7 @@ func (n *Notifier) Run(ctx context.Context) error {
 	defer ticker.Stop()
 	for {
 		if err := n.look(ctx); err != nil && ctx.Err() == nil {
-			n.log.Warn("cannot look for events to notify of", "error", err)
+			n.log.Warn("cannot look for events for notifications", "error", err)
 		}
 		select {
 		case <-ctx.Done():
@@ -79,7 +79,7 @@ func (n *Notifier) Run(ctx context.Context) error {
 	}
 }
 
-// look stores new events, and sends the notifications that are due.
+// look stores new events and sends the notifications that are due.
 func (n *Notifier) look(ctx context.Context) error {
 	if len(n.config.receivers) == 0 {
 		return nil
@@ -96,7 +96,7 @@ func (n *Notifier) look(ctx context.Context) error {
 	return errors.Join(errs...)
 }
 
-// ended stores an event for each run that has ended lately, the oldest first.
+// ended stores an event for each run that has ended recently, the oldest first.
 func (n *Notifier) ended(ctx context.Context, mirror string) error {
 	runs, _, err := n.overview.Runs(ctx, mirror, 0, recentRuns)
 	if err != nil {
@@ -149,7 +149,7 @@ func (n *Notifier) runEnded(ctx context.Context, mirror string, r overview.Run) 
 	}
 	e := stored{event: ended(mirror, r.ID, failing, before, vanished, r.Status.FailedNamespaces, r.Status.Images.Waiting, *r.Status.Finished), Images: failing[:min(len(failing), maxImages)]}
 	e.Silent = e.Kind == kindDone && n.config.On != onAlways
-	if len(kept) > 0 { // the same ones again are not another event
+	if len(kept) > 0 { // the key makes one event of the same moves in several runs
 		about := moved(mirror, r.ID, kept, *r.Status.Finished)
 		if err := n.store.create(ctx, "moved."+mirror+"."+hash(strings.Join(about.Moved, " ")), stored{event: about}); err != nil {
 			return err
@@ -158,7 +158,7 @@ func (n *Notifier) runEnded(ctx context.Context, mirror string, r overview.Run) 
 	return n.store.create(ctx, key, e)
 }
 
-// failing returns the images of the list that have failed, sorted.
+// failing returns the failed images of the list, sorted.
 func (n *Notifier) failing(ctx context.Context, mirror string) ([]string, error) {
 	records, err := n.failures.List(ctx, mirror)
 	if err != nil {
@@ -176,11 +176,11 @@ func (n *Notifier) failing(ctx context.Context, mirror string) ([]string, error)
 	return slices.Compact(failing), nil
 }
 
-// mirror stores events about a mirror as it stands.
+// mirror stores events about the state of a mirror.
 func (n *Notifier) mirror(ctx context.Context, m overview.Mirror) error {
 	var errs []error
 	add := func(key string, e event) {
-		e.Version, e.Mirror, e.At = 1, m.Name, n.now().UTC()
+		e.Version, e.Mirror, e.At = eventVersion, m.Name, n.now().UTC()
 		errs = append(errs, n.store.create(ctx, key, stored{event: e}))
 	}
 	if m.Last != nil && m.Last.State == run.StateLost {
@@ -204,7 +204,7 @@ func (n *Notifier) mirror(ctx context.Context, m overview.Mirror) error {
 			}
 			add("budget."+m.Name+"."+status.Run+"."+hash(r.Registry), event{
 				Kind: kindBudget, Run: status.Run, Registry: r.Registry, Title: "Mirror " + m.Name + ": the budget of " + r.Registry + " does not suffice",
-				Text: fmt.Sprintf("Run %s has about %d manifests left to pull from %s. What that allows (%d per %s) takes until %s; the next plan is due at %s.",
+				Text: fmt.Sprintf("Run %s has about %d manifests left to pull from %s. With its budget (%d per %s), that takes until %s; the next plan is due at %s.",
 					status.Run, r.ToPull, r.Registry, r.Limit, r.Window, r.EstimatedDone.UTC().Format(time.RFC1123), next.UTC().Format(time.RFC1123)),
 			})
 		}
@@ -230,14 +230,14 @@ func (n *Notifier) registries(ctx context.Context, all []run.Registry) error {
 			continue
 		}
 		errs = append(errs, n.store.create(ctx, "closed."+hash(r.Registry)+"."+since.UTC().Format("20060102150405"), stored{event: event{
-			Version: 1, Kind: kindClosed, Registry: r.Registry, At: now.UTC(), Title: r.Registry + " is closed",
+			Version: eventVersion, Kind: kindClosed, Registry: r.Registry, At: now.UTC(), Title: r.Registry + " is closed",
 			Text: fmt.Sprintf("%s has been closed since %s: %s", r.Registry, since.UTC().Format(time.RFC1123), strings.TrimSuffix(r.Reason, ".")+"."),
 		}}))
 	}
 	return errors.Join(errs...)
 }
 
-// deliver sends each event to the receivers that do not have it yet.
+// deliver sends each event to the receivers that have not received it yet.
 func (n *Notifier) deliver(ctx context.Context) error {
 	events, err := n.store.list(ctx, "")
 	if err != nil {
@@ -263,7 +263,7 @@ func (n *Notifier) deliver(ctx context.Context) error {
 	return errors.Join(errs...)
 }
 
-// send sends an event to a receiver that does not have it yet, unless another process does.
+// send sends an event to a receiver, unless it was sent already or another process is sending it.
 func (n *Notifier) send(ctx context.Context, e keyed, r receiver) (delivery, error) {
 	d, revision, err := n.store.claim(ctx, e.key, r, n.now())
 	if errors.Is(err, errTaken) {
@@ -283,15 +283,15 @@ func (n *Notifier) send(ctx context.Context, e keyed, r receiver) (delivery, err
 		d.Sent, d.Error = true, ""
 		n.log.Info("sent a notification", "service", r.service, "event", e.Kind, "mirror", e.Mirror, "run", e.Run)
 	}
-	// The delivery is recorded even if this process ends, so that it is not repeated.
+	// The delivery is recorded even if ctx ends, so that no process repeats it.
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), lease)
 	defer cancel()
 	return d, n.store.settle(ctx, e.key, r, d, revision)
 }
 
-// SendTest sends a message to each receiver, and calls report with the result.
+// SendTest sends a test message to each receiver, and calls report with each result.
 func (c *Config) SendTest(report func(service string, err error)) {
-	e := event{Version: 1, Kind: kindTest, Title: "skopeo-worker: a test", Text: "Notifications arrive here.", At: time.Now().UTC()}
+	e := event{Version: eventVersion, Kind: kindTest, Title: "skopeo-worker: a test", Text: "Notifications arrive here.", At: time.Now().UTC()}
 	for _, r := range c.receivers {
 		report(r.service, r.send(e))
 	}

@@ -12,10 +12,10 @@ import (
 	"time"
 )
 
-// sendTimeout bounds one message, as shoutrrr does.
+// sendTimeout bounds one message. It is that of shoutrrr.
 const sendTimeout = 10 * time.Second
 
-// errRefused is returned for an answer that is not a success.
+// errRefused is returned if the receiver answers with an error.
 var errRefused = errors.New("refused")
 
 // post sends an event as JSON.
@@ -34,7 +34,7 @@ func post(to string, e event) error {
 	response, err := http.DefaultClient.Do(r)
 	if err != nil {
 		var failed *url.Error
-		if errors.As(err, &failed) { // it has the URL, and with it secrets
+		if errors.As(err, &failed) { // it contains the URL, which may have secrets
 			err = failed.Err
 		}
 		return err

@@ -26,31 +26,34 @@ const (
 // stored is an event in the bucket.
 type stored struct {
 	event
-	Silent bool `json:"silent,omitempty"` // it is sent to no receiver
-	// Images are those that had failed, to compare the next run with.
+	Silent bool `json:"silent,omitempty"` // it is not sent to any receiver
+	// Images are the failed images, for comparison with the next run.
 	Images []string `json:"images,omitempty"`
 }
 
-// delivery is the state of an event's message to a receiver.
+// delivery is the state of the message about an event to a receiver.
 type delivery struct {
 	Sent    bool      `json:"sent"`
-	Until   time.Time `json:"until"` // when another try may begin
+	Until   time.Time `json:"until"` // the next try may begin then
 	Tries   int       `json:"tries"`
 	Service string    `json:"service"`
 	Error   string    `json:"error,omitempty"`
 }
 
-// store keeps events. Each is created once, by whichever process is first.
-type store struct{ kv jetstream.KeyValue }
+// store stores events. The first process that sees an event creates it.
+type store struct {
+	broker *broker.Broker
+	kv     jetstream.KeyValue
+}
 
 func openStore(ctx context.Context, b *broker.Broker) (store, error) {
 	kv, err := b.Bucket(ctx, jetstream.KeyValueConfig{
 		Bucket: bucket, Description: "skopeo-worker: events, and their deliveries", TTL: run.Keep,
 	})
-	return store{kv}, err
+	return store{b, kv}, err
 }
 
-// create stores an event under a key, unless it is there.
+// create stores an event under a key, unless the key exists.
 func (s store) create(ctx context.Context, key string, e stored) error {
 	data, err := json.Marshal(e)
 	if err != nil {
@@ -66,7 +69,7 @@ func (s store) create(ctx context.Context, key string, e stored) error {
 	return nil
 }
 
-// has reports whether there is an event under the key.
+// has reports whether an event has the key.
 func (s store) has(ctx context.Context, key string) (bool, error) {
 	_, err := s.kv.Get(ctx, eventPrefix+key)
 	if errors.Is(err, jetstream.ErrKeyNotFound) {
@@ -81,34 +84,31 @@ type keyed struct {
 	stored
 }
 
-// list returns the events whose key begins with the prefix, sorted by key.
+// list returns the events whose key begins with the prefix, sorted by key. The prefix is empty or ends
+// with a dot.
 func (s store) list(ctx context.Context, prefix string) ([]keyed, error) {
-	watch, err := s.kv.Watch(ctx, eventPrefix+">", jetstream.IgnoreDeletes())
+	var all []keyed
+	_, err := s.broker.Entries(ctx, bucket, eventPrefix+prefix+">", 0, func(entry jetstream.KeyValueEntry) {
+		e := keyed{key: strings.TrimPrefix(entry.Key(), eventPrefix)}
+		if entry.Operation() == jetstream.KeyValuePut && json.Unmarshal(entry.Value(), &e.stored) == nil {
+			all = append(all, e)
+		}
+	})
 	if err != nil {
 		return nil, fmt.Errorf("listing events: %w", err)
 	}
-	defer func() { _ = watch.Stop() }()
-	var all []keyed
-	for entry := range watch.Updates() {
-		if entry == nil {
-			slices.SortFunc(all, func(a, b keyed) int { return strings.Compare(a.key, b.key) })
-			return all, nil
-		}
-		e := keyed{key: strings.TrimPrefix(entry.Key(), eventPrefix)}
-		if strings.HasPrefix(e.key, prefix) && json.Unmarshal(entry.Value(), &e.stored) == nil {
-			all = append(all, e)
-		}
-	}
-	return nil, fmt.Errorf("listing events: %w", context.Cause(ctx))
+	slices.SortFunc(all, func(a, b keyed) int { return strings.Compare(a.key, b.key) })
+	return all, nil
 }
 
-// lease is how long a process has to send a message before another one may.
+// lease is how long a process may take to send a message before another process may try.
 const lease = time.Minute
 
-// errTaken is returned if another process sends the message, or it is not time yet.
+// errTaken is returned if another process is sending the message, or if the next try is not due yet.
 var errTaken = errors.New("not to be sent now")
 
-// claim reserves the delivery of an event to a receiver for this process, and counts the try.
+// claim reserves the delivery of an event to a receiver for this process, and counts the try. It returns
+// errTaken if the message must not be sent now.
 func (s store) claim(ctx context.Context, key string, r receiver, now time.Time) (d delivery, revision uint64, err error) {
 	key = sentPrefix + hash(key) + "." + r.key
 	entry, err := s.kv.Get(ctx, key)
@@ -127,7 +127,7 @@ func (s store) claim(ctx context.Context, key string, r receiver, now time.Time)
 	return d, revision, err
 }
 
-// settle stores the result of a claim.
+// settle stores the result of a claimed delivery.
 func (s store) settle(ctx context.Context, key string, r receiver, d delivery, revision uint64) error {
 	_, err := s.put(ctx, sentPrefix+hash(key)+"."+r.key, d, revision)
 	return err

@@ -10,40 +10,40 @@ import (
 	"github.com/osism/skopeo-worker/shared/run"
 )
 
-// Verdict is the state of a mirror in one word.
-type Verdict string
+// verdict is the state of a mirror in one word.
+type verdict string
 
 // The verdicts.
 const (
-	Empty   Verdict = "empty"   // nothing has run in the last 30 days
-	Running Verdict = "running" // a run is not over
-	Fresh   Verdict = "fresh"   // the last run was complete, and no failures are kept
-	Stale   Verdict = "stale"   // the last complete run ended longer than MAX_AGE ago
-	Failing Verdict = "failing" // failures are kept
-	Lost    Verdict = "lost"    // the last plan has lost chunks
-	Ended   Verdict = "ended"   // the last plan was cancelled or superseded
+	verdictEmpty   verdict = "empty"   // nothing has run in the last 30 days
+	verdictRunning verdict = "running" // a run is not over
+	verdictFresh   verdict = "fresh"   // the last run was complete, and no failures are kept
+	verdictStale   verdict = "stale"   // the last complete run ended longer than MAX_AGE ago
+	verdictFailing verdict = "failing" // failures are kept
+	verdictLost    verdict = "lost"    // the last plan has lost chunks
+	verdictEnded   verdict = "ended"   // the last plan was cancelled or superseded
 )
 
-// lookBack is how many runs are looked at for the last complete one.
+// lookBack is how many runs are read in search of the last complete one.
 const lookBack = 50
 
-// Mirror is the state of the mirror of a name.
+// Mirror is the state of a mirror.
 type Mirror struct {
 	Name    string  `json:"name"`
-	Verdict Verdict `json:"verdict"`
-	// Stale reports that the last complete run ended longer than MAX_AGE ago or, if none is
-	// kept, that the first run began longer than MAX_AGE ago, whatever the verdict is.
+	Verdict verdict `json:"verdict"`
+	// Stale reports that the last complete run ended longer than MAX_AGE ago. If no complete run is
+	// kept, it reports that the first run began longer than MAX_AGE ago. It is independent of Verdict.
 	Stale bool `json:"stale"`
-	// Complete is when the last run ended that mirrored or tried every image of the list;
-	// nil if none is kept.
+	// Complete is when the last complete run ended, which has mirrored or tried every image of the
+	// list; nil if none is kept.
 	Complete *time.Time `json:"complete"`
 	// Current are the runs that are not over, the newest first.
 	Current  []run.Status `json:"current"`
-	Last     *run.Status  `json:"last"` // newest plan that is over
+	Last     *run.Status  `json:"last"` // the newest plan that is over; nil if there is none
 	Failures run.Failures `json:"failures"`
 }
 
-// mirror reads the state of the mirror of a name.
+// mirror reads the state of a mirror.
 func (r *Reader) mirror(ctx context.Context, name string, kept failure.Count) (Mirror, error) {
 	m := Mirror{Name: name, Current: []run.Status{}, Failures: run.Failures{Images: kept.Listed, LeftList: kept.LeftList}}
 	for i, e := range r.byName[name] {
@@ -78,22 +78,22 @@ func (r *Reader) mirror(ctx context.Context, name string, kept failure.Count) (M
 	return m, nil
 }
 
-// judge sets the verdict. A run that is not over comes before those that have ended.
+// judge sets the verdict. A current run takes precedence over ended ones.
 func (m *Mirror) judge() {
 	switch {
 	case len(m.Current) > 0:
-		m.Verdict = Running
+		m.Verdict = verdictRunning
 	case m.Last != nil && m.Last.State == run.StateLost:
-		m.Verdict = Lost
+		m.Verdict = verdictLost
 	case m.Failures.Images > 0:
-		m.Verdict = Failing
+		m.Verdict = verdictFailing
 	case m.Last == nil:
-		m.Verdict = Empty
+		m.Verdict = verdictEmpty
 	case m.Stale:
-		m.Verdict = Stale
+		m.Verdict = verdictStale
 	case m.Last.State == run.StateCancelled, m.Last.State == run.StateSuperseded:
-		m.Verdict = Ended
+		m.Verdict = verdictEnded
 	default:
-		m.Verdict = Fresh
+		m.Verdict = verdictFresh
 	}
 }

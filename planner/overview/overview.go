@@ -1,5 +1,5 @@
-// Package overview reads the state of the mirrors of a broker, once for all visitors of the page
-// of planner serve: many visitors cost the broker as much as one.
+// Package overview reads the state of all mirrors at a broker. All visitors of the page share one
+// reading, so that many visitors cost the broker as much as one.
 package overview
 
 import (
@@ -7,6 +7,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"time"
 
@@ -18,12 +19,12 @@ import (
 )
 
 const (
-	// fresh is how long an overview is shown before it is read again.
+	// fresh is how long an overview is used before it is read again.
 	fresh = time.Second
-	// timeout bounds a look at the broker.
+	// timeout bounds the reading of an overview.
 	timeout = 20 * time.Second
-	// lostAgain is when the chunks of a lost run are looked for again: an operator may have
-	// restored the stream.
+	// lostAgain is when the status of a lost run is read again: an operator may have restored the
+	// stream.
 	lostAgain = time.Minute
 )
 
@@ -41,12 +42,12 @@ type Sources struct {
 type Overview struct {
 	At         time.Time      `json:"at"`
 	Mirrors    []Mirror       `json:"mirrors"`    // sorted by name
-	Registries []run.Registry `json:"registries"` // those with a known state, sorted by name
-	// Unreadable messages are among the failures.
+	Registries []run.Registry `json:"registries"` // registries with a known state, sorted by name
+	// Unreadable is the number of unreadable messages among the failures.
 	Unreadable int `json:"unreadable_failures"`
 }
 
-// Mirror returns the mirror of that name, or ErrUnknown.
+// Mirror returns the mirror with the name, or ErrUnknown.
 func (o Overview) Mirror(name string) (Mirror, error) {
 	i, found := slices.BinarySearchFunc(o.Mirrors, name, func(m Mirror, name string) int { return cmp.Compare(m.Name, name) })
 	if !found {
@@ -58,11 +59,11 @@ func (o Overview) Mirror(name string) (Mirror, error) {
 // Reader reads overviews. It is safe for concurrent use.
 type Reader struct {
 	sources Sources
-	own     string        // always shown
-	maxAge  time.Duration // after which a mirror is stale; 0: never
+	own     string        // see New
+	maxAge  time.Duration // see New
 	now     func() time.Time
 
-	turn     *semaphore.Weighted // of one read at a time
+	turn     *semaphore.Weighted // allows one reading at a time
 	ledger   *run.Ledger
 	counter  *failure.Counter
 	byName   map[string][]run.Entry
@@ -75,20 +76,19 @@ type Reader struct {
 type ended struct {
 	status   run.Status
 	revision uint64
-	until    time.Time // when to look again; zero: never
+	until    time.Time // when to read it again; zero: never
 }
 
-// New returns a reader. The mirror of the own name is there before it has any run. A
-// mirror whose last complete run ended longer than maxAge ago is stale; 0 is never.
+// New returns a reader. Overviews include the mirror own even before its first run. A mirror is stale if
+// its last complete run ended longer than maxAge ago; 0 means never.
 func New(s Sources, own string, maxAge time.Duration) *Reader {
-	r := &Reader{
+	return &Reader{
 		sources: s, own: own, maxAge: maxAge, now: time.Now, turn: semaphore.NewWeighted(1),
 		ledger: s.Runs.Ledger(), counter: s.Failures.Counter(), trackers: map[string]*run.Tracker{}, ended: map[string]ended{},
 	}
-	return r
 }
 
-// alone calls read while no other goroutine reads. It returns the error of ctx if that ends before.
+// alone calls read while no other goroutine reads. If ctx ends first, it returns the error of ctx.
 func (r *Reader) alone(ctx context.Context, read func(context.Context) error) error {
 	ctx, cancel := context.WithTimeout(ctx, timeout)
 	defer cancel()
@@ -99,7 +99,7 @@ func (r *Reader) alone(ctx context.Context, read func(context.Context) error) er
 	return read(ctx)
 }
 
-// Now returns an overview that is not older than a second.
+// Now returns an overview that is at most a second old.
 func (r *Reader) Now(ctx context.Context) (o Overview, err error) {
 	err = r.alone(ctx, func(ctx context.Context) error {
 		o, err = r.refresh(ctx)
@@ -140,7 +140,7 @@ func (r *Reader) refresh(ctx context.Context) (Overview, error) {
 	return o, nil
 }
 
-// names are all mirror names that anything is known of, sorted.
+// names returns all mirror names with runs or failures, and the own one, sorted.
 func (r *Reader) names(kept failure.Counts) []string {
 	names := []string{r.own}
 	for name := range r.byName {
@@ -157,27 +157,19 @@ func (r *Reader) names(kept failure.Counts) []string {
 
 // forget drops the state of runs that are no longer kept.
 func (r *Reader) forget() {
-	there := map[string]bool{}
+	kept := map[string]bool{}
 	for _, entries := range r.byName {
 		for _, e := range entries {
-			there[key(e)] = true
+			kept[key(e)] = true
 		}
 	}
-	for k := range r.ended {
-		if !there[k] {
-			delete(r.ended, k)
-		}
-	}
-	for k := range r.trackers {
-		if !there[k] {
-			delete(r.trackers, k)
-		}
-	}
+	maps.DeleteFunc(r.ended, func(k string, _ ended) bool { return !kept[k] })
+	maps.DeleteFunc(r.trackers, func(k string, _ *run.Tracker) bool { return !kept[k] })
 }
 
 func key(e run.Entry) string { return e.Name + "." + e.ID }
 
-// status returns how a run stands. A run that is over is looked at once.
+// status returns the status of a run. It reads the status of a finished run only once.
 func (r *Reader) status(ctx context.Context, e run.Entry) (run.Status, error) {
 	k := key(e)
 	if known, ok := r.ended[k]; ok && known.revision == e.Revision && (known.until.IsZero() || r.now().Before(known.until)) {

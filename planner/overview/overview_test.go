@@ -79,28 +79,28 @@ func TestFirstRun(t *testing.T) {
 	_, err := r.b.JS.Publish(t.Context(), r.address(id).Under(subject.Chunk), []byte("a chunk"))
 	require.NoError(t, err)
 	m := r.later(0)
-	require.Equal(t, Running, m.Verdict)
+	require.Equal(t, verdictRunning, m.Verdict)
 	require.Nil(t, m.Complete)
 	require.False(t, m.Stale)
 	m = r.later(2 * maxAge)
-	require.Equal(t, Running, m.Verdict)
+	require.Equal(t, verdictRunning, m.Verdict)
 	require.True(t, m.Stale)
 }
 
 func TestVerdicts(t *testing.T) {
 	r := open(t)
-	require.Equal(t, Empty, r.later(0).Verdict)
+	require.Equal(t, verdictEmpty, r.later(0).Verdict)
 
 	r.put(run.KindPlan, done)
 	m := r.later(0)
-	require.Equal(t, Fresh, m.Verdict)
+	require.Equal(t, verdictFresh, m.Verdict)
 	require.NotNil(t, m.Complete)
 	require.False(t, m.Stale)
 
 	// A republish says nothing of the whole list.
 	r.put(run.KindRepublish, done)
 	m = r.later(2 * maxAge)
-	require.Equal(t, Stale, m.Verdict)
+	require.Equal(t, verdictStale, m.Verdict)
 	require.True(t, m.Stale)
 	r.passed = 0
 
@@ -109,7 +109,7 @@ func TestVerdicts(t *testing.T) {
 	_, err := r.b.JS.Publish(t.Context(), r.address(id).Under(subject.Chunk), []byte("a chunk"))
 	require.NoError(t, err)
 	m = r.later(time.Minute)
-	require.Equal(t, Running, m.Verdict)
+	require.Equal(t, verdictRunning, m.Verdict)
 	require.Equal(t, id, m.Current[0].Run)
 	require.NotNil(t, m.Complete)
 	require.NoError(t, r.sources.Runs.Record(t.Context(), r.address(id), run.Progress{State: run.Done, Images: run.Tally{Total: 1, Failed: 1}, Updated: time.Now()}))
@@ -118,19 +118,19 @@ func TestVerdicts(t *testing.T) {
 		Repository: "quay.io/a/b", Registry: "quay.io", Run: id, Images: []failure.Image{{Source: "quay.io/a/b:1", Destination: "d/a/b:1"}},
 	}))
 	m = r.later(0)
-	require.Equal(t, Failing, m.Verdict)
+	require.Equal(t, verdictFailing, m.Verdict)
 	require.Equal(t, run.StateFailed, m.Last.State)
 	require.Equal(t, run.Failures{Images: 1}, m.Failures)
 	require.Empty(t, r.trackers)
 
 	// A run whose chunk is gone.
 	r.put(run.KindPlan)
-	require.Equal(t, Lost, r.later(0).Verdict)
+	require.Equal(t, verdictLost, r.later(0).Verdict)
 	_, err = r.sources.Failures.Subtract(t.Context(), name, "quay.io", "quay.io/a/b", func(string) bool { return true })
 	require.NoError(t, err)
 	id = r.put(run.KindPlan)
 	require.NoError(t, r.sources.Runs.End(t.Context(), name, id, run.StateCancelled))
-	require.Equal(t, Ended, r.later(lostAgain).Verdict)
+	require.Equal(t, verdictEnded, r.later(lostAgain).Verdict)
 }
 
 // TestMany: however many look, the broker is asked once in a second.
@@ -176,7 +176,7 @@ func TestRuns(t *testing.T) {
 	for _, id := range ids {
 		require.NoError(t, r.sources.Runs.Delete(t.Context(), name, id))
 	}
-	require.Equal(t, Empty, r.later(0).Verdict)
+	require.Equal(t, verdictEmpty, r.later(0).Verdict)
 	require.Empty(t, r.ended)
 }
 

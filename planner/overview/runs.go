@@ -11,13 +11,13 @@ import (
 	"github.com/osism/skopeo-worker/shared/run"
 )
 
-// Run is a run with how it stands.
+// Run is a run with its status.
 type Run struct {
 	run.Run
 	Status run.Status
 }
 
-// Took is how long the run has taken so far; 0 if that is not known.
+// Took returns how long the run has taken so far, or 0 if that is unknown.
 func (r Run) Took(now time.Time) time.Duration {
 	switch {
 	case r.Status.Finished != nil:
@@ -28,8 +28,8 @@ func (r Run) Took(now time.Time) time.Duration {
 	return now.Sub(r.Status.Started)
 }
 
-// Runs returns the runs of a mirror name, the newest first: at most count of them after
-// the first skip, and how many there are.
+// Runs returns at most count runs of a mirror name, without the first skip ones, the newest first. total
+// is the number of all its runs.
 func (r *Reader) Runs(ctx context.Context, name string, skip, count int) (runs []Run, total int, err error) {
 	err = r.alone(ctx, func(ctx context.Context) error {
 		if _, err := r.refresh(ctx); err != nil {
@@ -50,15 +50,15 @@ func (r *Reader) Runs(ctx context.Context, name string, skip, count int) (runs [
 	return runs, total, err
 }
 
-// Chunk is the progress that a worker has recorded of a message of a run.
+// Chunk is the progress that a worker has recorded for a message of a run.
 type Chunk struct {
 	Registry string `json:"registry"`
 	Token    string `json:"token"`
 	run.Progress
 }
 
-// Run returns a run of a mirror name, and the recorded progress of its chunks, sorted by
-// number. It returns run.ErrNotFound if there is none.
+// Run returns a run of a mirror name, and the recorded progress of its chunks, sorted by number. It
+// returns run.ErrNotFound if there is no such run.
 func (r *Reader) Run(ctx context.Context, name, id string) (found Run, chunks []Chunk, err error) {
 	err = r.alone(ctx, func(ctx context.Context) error {
 		if _, err := r.refresh(ctx); err != nil {
@@ -99,8 +99,8 @@ func (r *Reader) Run(ctx context.Context, name, id string) (found Run, chunks []
 	return found, chunks, nil
 }
 
-// Usual is the median of how long the complete plans among the runs have taken; 0 if
-// there are fewer than three.
+// Usual returns the median duration of the complete plans among the runs, or 0 if there are fewer than
+// three.
 func Usual(runs []Run) time.Duration {
 	var took []time.Duration
 	for _, r := range runs {
