@@ -3,8 +3,6 @@ package plan
 import (
 	"context"
 	"crypto/rand"
-	"crypto/sha256"
-	"encoding/hex"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -16,6 +14,7 @@ import (
 	"github.com/osism/skopeo-worker/planner/list"
 	"github.com/osism/skopeo-worker/shared/message"
 	"github.com/osism/skopeo-worker/shared/reference"
+	"github.com/osism/skopeo-worker/shared/subject"
 )
 
 const (
@@ -54,8 +53,7 @@ func (n namespaceNote) page(key string, i int) string {
 }
 
 func namespaceKey(name string, n list.Namespace) string {
-	sum := sha256.Sum256([]byte(n.Namespace.String()))
-	return name + "." + hex.EncodeToString(sum[:16])
+	return name + "." + subject.Hash(n.Namespace.String())
 }
 
 func (x *Namespaces) bucket(ctx context.Context) (jetstream.KeyValue, error) {

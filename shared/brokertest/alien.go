@@ -11,9 +11,8 @@ import (
 	"testing"
 )
 
-// Alien publishes a message as anyone can who reaches the server. The header is sent as it
-// is and need not be valid, and the subject may be one that clients refuse. It returns once
-// a stream has stored the message.
+// Alien publishes a message, as any other client of the server can. Neither the header nor the subject need
+// be valid. Alien returns when a stream has stored the message.
 func (s *Server) Alien(t testing.TB, subject, header string, data []byte) {
 	t.Helper()
 	server, err := url.Parse(s.URL())

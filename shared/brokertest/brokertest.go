@@ -1,5 +1,5 @@
-// Package brokertest gives tests a real broker: one in the process, or one that
-// listens on loopback and can be stopped and started again.
+// Package brokertest starts real brokers for tests: in the process, or as servers that listen on loopback
+// and can be stopped and started again.
 package brokertest
 
 import (
@@ -13,8 +13,8 @@ import (
 	"github.com/osism/skopeo-worker/shared/broker"
 )
 
-// ready bounds the start of a server and the opening of a broker: a cluster on a busy
-// machine takes several elections.
+// ready is how long the start of a server or the opening of a broker may take. On a busy machine, a cluster
+// needs several elections.
 const ready = 2 * time.Minute
 
 // Embedded returns a broker that runs in this process, with a store of its own.
@@ -24,11 +24,10 @@ func Embedded(t testing.TB) *broker.Broker {
 	return Open(t, broker.Config{Replicas: 1, DataDir: t.TempDir()})
 }
 
-// Open opens the broker of a configuration, and closes it when the test ends. A
-// test may close it before.
+// Open opens the broker of a configuration. It is closed when the test ends; the test may close it before.
 func Open(t testing.TB, c broker.Config) *broker.Broker {
 	t.Helper()
-	// A context with a deadline would leave an unanswered request all of the time.
+	// With a deadline in the context, one request without an answer would use up all of the time.
 	b, err := broker.Open(t.Context(), c, broker.Options{
 		Client:   t.Name(),
 		Patience: ready,
@@ -91,7 +90,7 @@ func (s *Server) start() {
 	s.options.Port = started.Addr().(*net.TCPAddr).Port
 }
 
-// URL returns where clients connect, without credentials. It outlives a restart.
+// URL returns the URL for clients, without credentials. It stays the same after a restart.
 func (s *Server) URL() string {
 	return "nats://" + (&net.TCPAddr{IP: net.ParseIP(s.options.Host), Port: s.options.Port}).String()
 }

@@ -17,7 +17,7 @@ import (
 const (
 	// nodes is the size of a cluster, the smallest that outlives one of its nodes.
 	nodes = 3
-	// look is how often a cluster is looked at that is to become something.
+	// look is how often the state of a cluster is polled.
 	look = 20 * time.Millisecond
 )
 
@@ -56,8 +56,8 @@ func StartCluster(t testing.TB, options ...func(node int, o *server.Options)) *C
 	return c
 }
 
-// free returns a port without a listener, which a node and its routes must know
-// before it starts, and its URL.
+// free returns a port without a listener, and its URL. The routes of a cluster must be known before its nodes
+// start.
 func free(t testing.TB) (int, *url.URL) {
 	t.Helper()
 	l, err := net.Listen("tcp", "127.0.0.1:0")

@@ -10,7 +10,7 @@ import (
 // diskSize is enough for a broker with some plans.
 const diskSize = 128 << 20
 
-// Disk is a file system of its own in a file.
+// Disk is a file system in a file.
 type Disk struct {
 	t     testing.TB
 	image string
@@ -33,8 +33,8 @@ func NewDisk(t testing.TB) *Disk {
 	return d
 }
 
-// AfterPowerCut returns a copy of the disk as it would be if the power failed now: what
-// has been written, but not synced, is not in the file yet.
+// AfterPowerCut returns a copy of the disk as it would be after a power failure: without data that was
+// written and not synced.
 func (d *Disk) AfterPowerCut() *Disk {
 	d.t.Helper()
 	c := &Disk{t: d.t, image: filepath.Join(d.t.TempDir(), "image")}
@@ -50,7 +50,7 @@ func (d *Disk) mount() {
 	d.t.Cleanup(func() { _ = exec.Command("umount", "-l", d.Path).Run() })
 }
 
-// run skips the test if the command fails, which takes nothing but the right to mount.
+// run runs a command that needs the right to mount. If it fails, the test is skipped.
 func run(t testing.TB, name string, arguments ...string) {
 	t.Helper()
 	if out, err := exec.Command(name, arguments...).CombinedOutput(); err != nil {

@@ -8,7 +8,7 @@ import (
 	"testing"
 )
 
-// smallSize is enough for a broker with a plan, and soon filled.
+// smallSize is enough for a broker with a plan, and is quickly filled.
 const smallSize = "size=6m"
 
 // Small is a small disk that can be filled up.

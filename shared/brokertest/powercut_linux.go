@@ -13,15 +13,14 @@ import (
 
 const (
 	powerCutChunks = 20
-	// powerCutLater is when a second copy is taken: long after a plan, and before the
-	// kernel and nats-server sync by themselves what was never requested.
+	// powerCutLater is when the second copy is made: long after the plan, and before the kernel
+	// and nats-server sync data that no one has asked them to.
 	powerCutLater = 20 * time.Second
 )
 
-// PowerCut stores a plan on a broker with that many servers, each with a disk of its own.
-// It cuts the power of all at once, right after the plan and again 20 s later. Both times
-// the broker that is started on the disks must have every message. open starts the broker
-// with the stores of its servers at the paths.
+// PowerCut tests that a broker loses no plan in a power failure. open starts a broker with a server for each
+// path, which has its store there. PowerCut publishes a plan, and copies the disks as after a power failure,
+// right after the plan and 20 s later. A broker on either copy must have all messages.
 func PowerCut(t *testing.T, servers int, open func(t *testing.T, paths []string) *broker.Broker) {
 	disks := make([]*Disk, servers)
 	for i := range disks {

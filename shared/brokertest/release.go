@@ -27,17 +27,16 @@ type Release struct {
 	command *exec.Cmd
 }
 
-// StartRelease builds a released nats-server and starts it with further flags, on a
-// free port, with a store of its own. It is stopped when the test ends. The test is
-// skipped if the module proxy cannot be reached, because the release is not a
-// dependency.
+// StartRelease builds a released nats-server and starts it on a free port, with a store of its own and with
+// the given flags. It is stopped when the test ends. The release is not a dependency, so the test is skipped
+// if the module proxy cannot be reached.
 func StartRelease(t testing.TB, version string, flags ...string) *Release {
 	t.Helper()
 	port, _ := free(t)
 	return startRelease(t, version, t.TempDir(), port, flags...)
 }
 
-// BecomeRelease stops the server, and starts a released one on its port and its store.
+// BecomeRelease stops the server, and starts a released nats-server with its port and its store.
 func (s *Server) BecomeRelease(version string) *Release {
 	s.t.Helper()
 	s.Stop()
@@ -54,8 +53,7 @@ func startRelease(t testing.TB, version, store string, port int, flags ...string
 	return r
 }
 
-// build returns the path of the command. The build cache of go makes all builds but
-// the first one short.
+// build builds a released nats-server and returns its path. Go's build cache makes later builds short.
 func build(t testing.TB, version string) string {
 	t.Helper()
 	bin := t.TempDir()
@@ -93,7 +91,7 @@ func (r *Release) start() {
 	}
 }
 
-// URL returns where clients connect.
+// URL returns the URL for clients.
 func (r *Release) URL() string {
 	return "nats://" + net.JoinHostPort("127.0.0.1", strconv.Itoa(r.port))
 }

@@ -1,5 +1,5 @@
-// Package catalog keeps the state in which workers have last seen each repository: its tags, their
-// digests at source and destination, and their outcomes.
+// Package catalog stores the last seen state of each repository: its tags, their digests at source
+// and destination, and their outcomes.
 package catalog
 
 import (
@@ -14,29 +14,28 @@ import (
 )
 
 const (
-	// maxTags bounds the record of a repository to some 400 KiB. The tags that were looked
-	// at last are kept.
+	// maxTags is how many tags a record has at most, so that it stays below some 400 KiB. It
+	// keeps the tags that were looked at last.
 	maxTags = 1500
-	// maxWhy bounds a reason, in bytes.
+	// maxWhy is the longest reason in bytes.
 	maxWhy = 300
 )
 
 // Tag is the last seen state of a tag of a repository.
 type Tag struct {
 	Name reference.Tag `json:"tag"`
-	// Source and At are the digests at the source and at the destination; zero if there is
-	// none, or none is known.
+	// Source and At are the digests at the source and at the destination; zero if unknown.
 	Source reference.Digest `json:"source,omitzero"`
 	At     reference.Digest `json:"at,omitzero"`
 	State  run.Outcome      `json:"state"`
-	Why    string           `json:"why,omitempty"` // it was skipped or has failed
-	// Until is when a tag that waits is old enough.
+	Why    string           `json:"why,omitempty"` // the reason why it was skipped or has failed
+	// Until is when a waiting tag is old enough.
 	Until time.Time `json:"until,omitzero"`
-	// Pinned reports that the list names the image by its digest: the source need not have
+	// Pinned is true if the list names the image by its digest. Then the source need not have
 	// the tag.
 	Pinned bool `json:"pinned,omitempty"`
-	// Checked is when it was last looked at, and Changed when At was last another one than
-	// before, as far back as records are kept.
+	// Checked is when a worker last looked at the tag, and Changed when At last changed; zero if
+	// that is not known.
 	Checked time.Time `json:"checked"`
 	Changed time.Time `json:"changed,omitzero"`
 }
@@ -45,23 +44,23 @@ type Tag struct {
 type Repository struct {
 	Source      reference.Repository `json:"source"`
 	Destination reference.Repository `json:"destination"`
-	// Checked is when a worker last looked at the repository or one of its tags; zero if none
-	// has yet.
+	// Checked is when a worker last looked at the repository or one of its tags; zero if no
+	// worker has.
 	Checked time.Time `json:"checked,omitzero"`
-	// Planned is when a plan first had the repository. It is zero once Checked is not.
+	// Planned is when a plan first had the repository; zero if Checked is set.
 	Planned time.Time `json:"planned,omitzero"`
-	// Listed is when the source was last asked for its tags, and Why the reason if that failed.
+	// Listed is when the source was last asked for its tags. Why is the error, if that failed.
 	Listed time.Time `json:"listed,omitzero"`
 	Why    string    `json:"why,omitempty"`
 
 	Tags []Tag `json:"tags"`           // sorted by name
-	More bool  `json:"more,omitempty"` // there are others, which were looked at before
+	More bool  `json:"more,omitempty"` // older tags were left out
 }
 
-// Unseen reports that no worker has looked at the repository yet.
+// Unseen reports whether no worker has looked at the repository yet.
 func (r Repository) Unseen() bool { return r.Checked.IsZero() }
 
-// Changed is when a tag of the repository last changed; zero if that is not known.
+// Changed returns when a tag of the repository last changed; zero if that is not known.
 func (r Repository) Changed() (last time.Time) {
 	for _, t := range r.Tags {
 		if t.Changed.After(last) {
@@ -71,7 +70,7 @@ func (r Repository) Changed() (last time.Time) {
 	return last
 }
 
-// Count counts the tags in a state.
+// Count returns the number of tags in a state.
 func (r Repository) Count(state run.Outcome) (n int) {
 	for _, t := range r.Tags {
 		if t.State == state {
@@ -81,8 +80,7 @@ func (r Repository) Count(state run.Outcome) (n int) {
 	return n
 }
 
-// vanished returns the tags that the source had, as far as is known, and that are not among
-// those it lists now.
+// vanished returns the tags that the source had and does not list now.
 func (r Repository) vanished(listed []reference.Tag) (gone []reference.Tag) {
 	known := map[reference.Tag]bool{}
 	for _, t := range r.Tags {
@@ -108,9 +106,9 @@ func (r *Repository) merge(later Repository) {
 	for _, t := range later.Tags {
 		known, ok := tags[t.Name]
 		if ok && known.Checked.After(t.Checked) {
-			continue // another worker was later
+			continue // another worker has looked at it later
 		}
-		if t.At.IsZero() { // it was not looked at, or could not be
+		if t.At.IsZero() { // the destination was not asked, or did not answer
 			t.At = known.At
 		}
 		if t.Source.IsZero() && t.State != run.Vanished {
@@ -149,7 +147,7 @@ func cut(why string) string {
 	return why
 }
 
-// parse reads a record. It returns false for anything else: another program may have put it there.
+// parse reads a record. It returns false for anything else, which another program has stored.
 func parse(data []byte) (Repository, bool) {
 	var r Repository
 	if json.Unmarshal(data, &r) != nil || r.Source.IsZero() {

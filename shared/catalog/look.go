@@ -1,8 +1,6 @@
 package catalog
 
 import (
-	"crypto/sha256"
-	"encoding/hex"
 	"encoding/json"
 	"slices"
 	"strings"
@@ -12,38 +10,35 @@ import (
 
 	"github.com/osism/skopeo-worker/shared/reference"
 	"github.com/osism/skopeo-worker/shared/run"
+	"github.com/osism/skopeo-worker/shared/subject"
 )
 
-// rewriteAfter is the age at which a record is written again though nothing has changed, so that
-// it does not expire.
+// rewriteAfter is the age at which an unchanged record is written again, so that it does not expire.
 const rewriteAfter = run.Keep / 3
 
-// look says that some repositories were looked at, and that all tags were as recorded. It saves
-// the writes of a run in which nothing has changed.
+// look records that repositories were looked at and had not changed. One look replaces a write for
+// each of them.
 type look struct {
 	Key string    `json:"key"` // its own
 	At  time.Time `json:"at"`
 	Of  []string  `json:"of"` // keys of the repositories
 }
 
-// lookMark is in the key of a look. That of a record has a hash there.
+// lookMark is in the keys of looks, and not in those of records.
 const lookMark = ".look-"
 
-// lookKey returns the key of a look at repositories. The next look at the same ones replaces it.
+// lookKey returns the key of a look at repositories. The next look at the same repositories has the
+// same key.
 func lookKey(name string, all []Repository) string {
 	keys := make([]string, len(all))
 	for i, r := range all {
 		keys[i] = key(name, r.Source)
 	}
 	slices.Sort(keys)
-	sum := sha256.New()
-	for _, k := range keys {
-		sum.Write([]byte(k))
-	}
-	return name + lookMark + hex.EncodeToString(sum.Sum(nil)[:16])
+	return name + lookMark + subject.Hash(strings.Join(keys, ""))
 }
 
-// add adds a repository. The time is that of the first one.
+// add adds a repository. The time of a look is the earliest one of its repositories.
 func (l *look) add(key string, at time.Time) {
 	l.Of = append(l.Of, key)
 	if l.At.IsZero() || at.Before(l.At) {
@@ -51,7 +46,7 @@ func (l *look) add(key string, at time.Time) {
 	}
 }
 
-// parseLook reads a look. It returns false for what is none: anyone may have put it there.
+// parseLook reads a look. It returns false for anything else.
 func parseLook(e jetstream.KeyValueEntry) (look, bool) {
 	var l look
 	if !strings.Contains(e.Key(), lookMark) || e.Operation() != jetstream.KeyValuePut || json.Unmarshal(e.Value(), &l) != nil {
@@ -60,19 +55,19 @@ func parseLook(e jetstream.KeyValueEntry) (look, bool) {
 	return l, l.Key == e.Key()
 }
 
-// isHeld reports whether the destination has what was mirrored under the tag.
+// isHeld reports whether the destination has the mirrored image of the tag.
 func (t Tag) isHeld() bool {
 	return !t.At.IsZero() && (t.State == run.Copied || t.State == run.Tagged || t.State == run.Unchanged)
 }
 
-// isAs reports whether a tag was seen as it is recorded, apart from the time.
+// isAs reports whether a seen tag equals the recorded one, apart from times.
 func (t Tag) isAs(recorded Tag) bool {
 	same := t.State == recorded.State || t.State == run.Unchanged && t.isHeld() && recorded.isHeld()
 	return same && t.Source == recorded.Source && (t.At == recorded.At || t.At.IsZero()) && t.Pinned == recorded.Pinned &&
 		cut(t.Why) == recorded.Why && t.Until.Equal(recorded.Until)
 }
 
-// isConfirmedBy reports whether all that was seen of a repository, and no less, is recorded.
+// isConfirmedBy reports whether a record has exactly what was seen of the repository.
 func (r Repository) isConfirmedBy(seen Repository) bool {
 	if r.Unseen() || r.More || r.Source != seen.Source || r.Destination != seen.Destination || seen.Checked.Before(r.Checked) ||
 		r.Why != "" || seen.Why != "" || r.Listed.IsZero() != seen.Listed.IsZero() {
@@ -96,7 +91,7 @@ func (r Repository) isConfirmedBy(seen Repository) bool {
 	return true
 }
 
-// lookedAt returns the record as of a look; zero if there was none.
+// lookedAt returns the record with the time of a look. at is zero if there was no look.
 func (r Repository) lookedAt(at time.Time) Repository {
 	if !at.After(r.Checked) || r.Unseen() {
 		return r

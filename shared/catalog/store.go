@@ -2,8 +2,6 @@ package catalog
 
 import (
 	"context"
-	"crypto/sha256"
-	"encoding/hex"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -19,13 +17,13 @@ import (
 	"github.com/osism/skopeo-worker/shared/broker"
 	"github.com/osism/skopeo-worker/shared/reference"
 	"github.com/osism/skopeo-worker/shared/run"
+	"github.com/osism/skopeo-worker/shared/subject"
 )
 
-// bucket holds the records, for as long as runs are kept after a repository was last looked
-// at.
+// bucket holds the records. A record expires as long after its last write as a run does.
 const bucket = "mirror_catalog"
 
-// writes bounds the writes of a plan that are under way at once.
+// writes is how many writes of a plan run at the same time.
 const writes = 32
 
 // Store reads and writes records. It is safe for concurrent use.
@@ -41,20 +39,19 @@ type Store struct {
 	found *lru.Cache[string, found] // by key
 }
 
-// found is a record that was read, zero if there was none. get and Add, which come next, need not
-// read it again.
+// found is a record that was read; zero if there was none. get and Add need not read it again.
 type found struct {
 	repository Repository
 	revision   uint64
 	written    time.Time // by the broker's clock
 	read       time.Time
-	fetched    bool // by Fetch, and not returned by get yet
+	fetched    bool // Fetch has read it, and get has not returned it yet
 }
 
-// foundFor is how long a record is taken to be as it was read.
+// foundFor is how long a record that was read is current.
 const foundFor = time.Minute
 
-// maxFound bounds the records between their reading and Add: some 400 KiB each at most.
+// maxFound is how many records are held between their reading and Add. Each has up to 400 KiB.
 const maxFound = 64
 
 // Open returns the store of a broker, and creates its bucket if it is missing.
@@ -70,8 +67,7 @@ func Open(ctx context.Context, b *broker.Broker) (*Store, error) {
 }
 
 func key(name string, source reference.Repository) string {
-	sum := sha256.Sum256([]byte(source.String()))
-	return name + "." + hex.EncodeToString(sum[:16])
+	return name + "." + subject.Hash(source.String())
 }
 
 // Add records an observation of a repository under a mirror name.
@@ -98,8 +94,8 @@ func (s *Store) Add(ctx context.Context, name string, seen Repository) error {
 	return nil
 }
 
-// addTo is Add to a record that was read before. It reports false if another process has changed
-// it since.
+// addTo is Add for a record that was read before. It returns false if another process has changed the
+// record since.
 func (s *Store) addTo(ctx context.Context, k string, last found, seen Repository) (bool, error) {
 	r := last.repository
 	r.Tags = slices.Clone(r.Tags)
@@ -117,9 +113,9 @@ func (s *Store) addTo(ctx context.Context, k string, last found, seen Repository
 	return true, nil
 }
 
-// AddAll is Add of all that one delivery has seen. If all that is new of a repository is the time,
-// it writes a look instead of the record: one for all of them. A process that is killed in
-// between leaves the times out.
+// AddAll is Add for all repositories that a delivery has seen. For those that have not changed, it
+// writes one look instead of their records. If the process is killed before that, their times stay
+// old.
 func (s *Store) AddAll(ctx context.Context, name string, all []Repository) error {
 	of := look{Key: lookKey(name, all)}
 	for part := range slices.Chunk(all, maxFound) {
@@ -151,13 +147,12 @@ func (s *Store) AddAll(ctx context.Context, name string, all []Repository) error
 		_, err = s.kv.Put(ctx, of.Key, data)
 	}
 	if err != nil {
-		return fmt.Errorf("recording what was seen of %d repositories: %w", len(of.Of), err)
+		return fmt.Errorf("recording a look at %d repositories: %w", len(of.Of), err)
 	}
 	return nil
 }
 
-// Plan records repositories of the list that have no record yet. It reads the names of
-// the others only.
+// Plan records repositories of the list that have no record yet.
 func (s *Store) Plan(ctx context.Context, name string, planned []Repository) error {
 	stream, err := s.b.JS.Stream(ctx, "KV_"+bucket)
 	if err != nil {
@@ -192,22 +187,21 @@ func (s *Store) Plan(ctx context.Context, name string, planned []Repository) err
 	return group.Wait()
 }
 
-// Vanished returns the tags of a repository that were seen at the source earlier, and that
-// are not among those it lists now. It does not return tags that are recorded as vanished
-// already.
+// Vanished returns the tags of a repository that were seen at the source earlier and that it does not
+// list now, without those that are recorded as vanished.
 func (s *Store) Vanished(ctx context.Context, name string, source reference.Repository, listed []reference.Tag) ([]reference.Tag, error) {
 	r, err := s.get(ctx, name, source)
 	return r.vanished(listed), err
 }
 
-// Tags returns the tags of a repository that were seen.
+// Tags returns the recorded tags of a repository.
 func (s *Store) Tags(ctx context.Context, name string, source reference.Repository) ([]Tag, error) {
 	r, err := s.get(ctx, name, source)
 	return r.Tags, err
 }
 
-// Fetch reads the records of repositories that are about to be looked at, in one go. Vanished and
-// Tags return what they were then, once.
+// Fetch reads the records of several repositories with few requests. The next call of Vanished or Tags
+// for one of them uses the record that Fetch has read.
 func (s *Store) Fetch(ctx context.Context, name string, sources []reference.Repository) error {
 	keys := make([]string, len(sources))
 	for i, source := range sources {
@@ -216,7 +210,7 @@ func (s *Store) Fetch(ctx context.Context, name string, sources []reference.Repo
 	for part := range slices.Chunk(keys, maxFound) {
 		values, err := s.b.Values(ctx, bucket, part)
 		if err != nil {
-			return fmt.Errorf("reading what was seen of repositories: %w", err)
+			return fmt.Errorf("reading the catalog of repositories: %w", err)
 		}
 		for _, k := range part {
 			f := found{read: time.Now(), fetched: true}
@@ -250,8 +244,8 @@ func (s *Store) get(ctx context.Context, name string, source reference.Repositor
 	return r, nil
 }
 
-// List returns the repositories of a mirror name, sorted by name. It asks the broker only
-// for changes since the last call.
+// List returns the repositories of a mirror name, sorted by name. It reads only what has changed since
+// the last call.
 func (s *Store) List(ctx context.Context, name string) ([]Repository, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()

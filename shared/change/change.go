@@ -27,10 +27,10 @@ type Change struct {
 	Destination reference.Repository `json:"destination"`
 	From        reference.Digest     `json:"from,omitzero"` // at the destination
 	To          reference.Digest     `json:"to,omitzero"`   // at the destination
-	// Refused is the digest at the source of an immutable tag, if that was not mirrored.
+	// Refused is the digest that the source has given an immutable tag, and that was not mirrored.
 	Refused reference.Digest `json:"refused,omitzero"`
-	// Bytes were copied, in the time Took, by the transfer that the tag had to wait for. Of
-	// several tags of one transfer, the first has them.
+	// Bytes and Took are the size and duration of the transfer. If several tags share a
+	// transfer, only the first has them.
 	Bytes int64         `json:"bytes,omitempty"`
 	Took  time.Duration `json:"took,omitempty"`
 	At    time.Time     `json:"at"`
@@ -49,7 +49,7 @@ func (c Change) Kind() Kind {
 	return Moved
 }
 
-// Image is the image at the source.
+// Image returns the name of the image at the source.
 func (c Change) Image() string { return c.Source.String() + ":" + c.Tag.String() }
 
 // batch is the content of a message.
@@ -57,7 +57,7 @@ type batch struct {
 	Changes []json.RawMessage `json:"changes"`
 }
 
-// parse reads a message. It leaves out entries that are not changes: another program may have put it there.
+// parse reads a message. It leaves out entries that are not changes, which another program has stored.
 func parse(data []byte) []Change {
 	var b batch
 	if json.Unmarshal(data, &b) != nil {
@@ -71,4 +71,36 @@ func parse(data []byte) []Change {
 		}
 	}
 	return all
+}
+
+// Report is the changes of a run in the JSON output. Its fields must stay.
+type Report struct {
+	Run     string     `json:"run"`
+	Changes []reported `json:"changes"`
+	More    int        `json:"more"` // changes that are left out
+}
+
+// reported is a change in the JSON output.
+type reported struct {
+	Kind        Kind      `json:"kind"`
+	Image       string    `json:"image"`       // quay.io/osism/osism:1.0
+	Destination string    `json:"destination"` // registry.example.com/osism/osism:1.0
+	From        string    `json:"from"`        // digests at the destination; empty if it had or has none
+	To          string    `json:"to"`
+	Refused     string    `json:"refused,omitempty"` // digest that the source has given an immutable tag
+	Bytes       int64     `json:"bytes"`
+	Seconds     float64   `json:"seconds"`
+	At          time.Time `json:"at"`
+}
+
+// NewReport returns the report of a run. more is the number of changes that are left out.
+func NewReport(run string, changes []Change, more int) Report {
+	r := Report{Run: run, Changes: []reported{}, More: more}
+	for _, c := range changes {
+		r.Changes = append(r.Changes, reported{
+			Kind: c.Kind(), Image: c.Image(), Destination: c.Destination.String() + ":" + c.Tag.String(),
+			From: c.From.String(), To: c.To.String(), Refused: c.Refused.String(), Bytes: c.Bytes, Seconds: c.Took.Round(time.Millisecond).Seconds(), At: c.At,
+		})
+	}
+	return r
 }

@@ -19,12 +19,12 @@ const (
 	stream = "mirror_changes"
 	root   = "changes"
 
-	// maxMessages bounds the stream; the oldest go first. A message has the changes of one
-	// transfer, most of the time of one tag.
+	// maxMessages is how many messages the stream holds; the oldest are removed first. A message
+	// has the changes of one transfer, which are mostly those of one tag.
 	maxMessages = 500_000
-	// perMessage bounds a message to some 100 KiB.
+	// perMessage is how many changes a message has at most, so that it stays below some 100 KiB.
 	perMessage = 200
-	// maxListed bounds the changes of a run that List returns.
+	// maxListed is how many changes of a run List returns at most.
 	maxListed = 50_000
 )
 
@@ -64,15 +64,14 @@ func (s *Store) Add(ctx context.Context, name, id string, changes ...Change) err
 	return nil
 }
 
-// place is a tag.
+// place is a tag at its source and destination.
 type place struct {
 	source, destination reference.Repository
 	tag                 reference.Tag
 }
 
-// List returns the changes of a run, one for each tag, sorted by image, and how many more
-// there are than maxListed. A tag that was put twice has moved once: from its first
-// digest to its last.
+// List returns the changes of a run, one for each tag, sorted by image, and the number of changes
+// that it leaves out. If a tag was put twice, its change is from the first digest to the last.
 func (s *Store) List(ctx context.Context, name, id string) (all []Change, more int, err error) {
 	if !run.ValidID(id) {
 		return nil, 0, fmt.Errorf("%w: %s", run.ErrNotFound, id)

@@ -16,13 +16,13 @@ import (
 	"github.com/osism/skopeo-worker/shared/redact"
 )
 
-// ErrInvalid is returned by Load; its text names each variable, one to a line.
+// ErrInvalid is returned by Load. Its text has a line for each invalid variable.
 var ErrInvalid = exit.Usage.New("invalid configuration")
 
-// Validator is implemented by settings with more conditions than their types.
-type Validator interface {
-	// Validate returns an error made by Bad for each invalid variable. A variable that did
-	// not parse has the zero value, and is reported anyway.
+// validator is implemented by settings with conditions that their types do not express.
+type validator interface {
+	// Validate returns an error made by Bad for each invalid variable. Variables that could not
+	// be parsed have their zero values; Load has reported them already.
 	Validate() []error
 }
 
@@ -41,17 +41,17 @@ func Bad(variable, value, expected string) error {
 	return problem{variable, fmt.Sprintf("=%q: expected %s", value, expected)}
 }
 
-// Load fills the structs that settings point to. A field has the tags envconfig (the
-// variable's name), default, desc (for Help) and expect (what to say when the value does
-// not parse). A variable set to nothing counts as not set. Secrets in the environment are
-// made known to package redact first.
+// Load fills the structs that settings point to from the environment. The tags of a field are envconfig
+// (the name of the variable), default, desc (for --help) and expect (for the error if the value cannot
+// be parsed). An empty variable counts as not set. Load first adds the secrets in the environment to
+// package redact.
 func Load(settings ...any) error {
 	redact.AddEnvironment(os.Environ())
 	var problems []error
 	for _, s := range settings {
 		bad := load(reflect.ValueOf(s).Elem())
 		problems = append(problems, bad...)
-		if v, ok := s.(Validator); ok {
+		if v, ok := s.(validator); ok {
 			problems = append(problems, others(v.Validate(), bad)...)
 		}
 	}
@@ -61,7 +61,7 @@ func Load(settings ...any) error {
 	return nil
 }
 
-// others leaves out the problems of variables that did not parse.
+// others returns the problems of variables that have no problem yet.
 func others(problems, before []error) []error {
 	return slices.DeleteFunc(problems, func(err error) bool {
 		var p problem
@@ -79,11 +79,11 @@ func load(v reflect.Value) []error {
 		field := v.Type().Field(i)
 		name := field.Tag.Get("envconfig")
 		if name == "" {
-			continue // worked out by Validate
+			continue // Validate sets it
 		}
 		value, set := os.LookupEnv(name)
 		if set && value == "" {
-			// envconfig takes an empty variable for a value and drops the default.
+			// For an empty variable, envconfig would not use the default.
 			_ = os.Unsetenv(name)
 		}
 		if value == "" && field.Tag.Get("required") == "true" {
@@ -100,8 +100,7 @@ func load(v reflect.Value) []error {
 	return problems
 }
 
-// Variables is the annotation of a command with the variables that it reads, as Help returns
-// them.
+// Variables is the annotation of a command that describes the variables that it reads.
 const Variables = "variables"
 
 // HelpTemplate is the template for the help of commands: usage and flags first, then the
@@ -114,12 +113,11 @@ Environment variables:
 
 // Annotation returns the annotations of a command that reads the settings.
 func Annotation(settings ...any) map[string]string {
-	return map[string]string{Variables: Help(settings...)}
+	return map[string]string{Variables: help(settings...)}
 }
 
-// Help lists the variables of the settings, with their defaults and meanings,
-// as --help prints them.
-func Help(settings ...any) string {
+// help returns a line for each variable of the settings, with its default and meaning.
+func help(settings ...any) string {
 	var b strings.Builder
 	w := tabwriter.NewWriter(&b, 0, 0, 2, ' ', 0)
 	for name, tag := range variables(settings) {

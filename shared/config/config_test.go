@@ -116,7 +116,7 @@ func TestHelpHasEveryVariable(t *testing.T) {
   TEST_HOSTS               who
   LOG_LEVEL      info      debug, info, warn or error
   LOG_FORMAT     text      text or json
-`, config.Help(&task{}, &config.Log{}))
+`, config.Annotation(&task{}, &config.Log{})[config.Variables])
 }
 
 func TestLog(t *testing.T) {

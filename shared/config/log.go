@@ -14,7 +14,7 @@ type Log struct {
 	Format string     `envconfig:"LOG_FORMAT" default:"text" expect:"text or json" desc:"text or json"`
 }
 
-// Validate implements Validator.
+// Validate implements validator.
 func (l *Log) Validate() []error {
 	if f := strings.ToLower(l.Format); f != "text" && f != "json" {
 		return []error{Bad("LOG_FORMAT", l.Format, "text or json")}
@@ -22,8 +22,8 @@ func (l *Log) Validate() []error {
 	return nil
 }
 
-// Logger writes to w, without secrets. The log of libraries, such as that of net/http with
-// GODEBUG, goes there from now on.
+// Logger returns a logger that writes to w, without secrets. It also becomes the default logger, which
+// libraries use.
 func (l *Log) Logger(w io.Writer) *slog.Logger {
 	log := l.logger(w)
 	slog.SetDefault(log)
@@ -38,7 +38,8 @@ func (l *Log) logger(w io.Writer) *slog.Logger {
 	return slog.New(slog.NewTextHandler(w, options))
 }
 
-// withoutSecrets is for slog.HandlerOptions: it sees the message and every attribute.
+// withoutSecrets removes secrets from the message and the attributes. It is a ReplaceAttr of
+// slog.HandlerOptions.
 func withoutSecrets(_ []string, a slog.Attr) slog.Attr {
 	var text string
 	switch value := a.Value.Any().(type) {

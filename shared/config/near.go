@@ -10,21 +10,20 @@ import (
 	"github.com/hbollon/go-edlib"
 )
 
-// The least lengths, without underscores, of names that may differ by one and by two
-// characters. Shorter names are near to too many others: NATS_PORT, which Kubernetes sets,
-// is two characters from NATS_CERT.
+// A name of a setting needs this length, without underscores, so that another name with one or two
+// other characters counts as a mistake for it. Shorter names are similar to too many others:
+// NATS_PORT, which Kubernetes sets, is two characters from NATS_CERT.
 const (
 	oneMistake  = 5
 	twoMistakes = 10
 )
 
-// sameWord is how many first letters two words of names share if one abbreviates the other,
-// as in DEST and DESTINATION.
+// sameWord is how many first letters a word and its abbreviation share, as DEST and DESTINATION do.
 const sameWord = 4
 
-// NearMisses returns a warning for each variable of the environment ("NAME=value") that no
-// setting reads and whose name is nearly that of a setting that is not set. Values are left
-// out, because they may be secrets.
+// NearMisses returns a warning for each variable of the environment ("NAME=value") that no setting
+// reads, if its name is similar to that of a setting that is not set. The warnings have no values,
+// because these may be secrets.
 func NearMisses(environ []string, settings ...any) []string {
 	var names []string
 	for name := range variables(settings) {
@@ -65,7 +64,7 @@ func variables(settings []any) iter.Seq2[string, reflect.StructTag] {
 	}
 }
 
-// near reports whether a name is likely to be a mistake for one of ours.
+// near reports whether a name is likely to be a mistake for the name of a setting.
 func near(name, ours string) bool {
 	words, want := strings.FieldsFunc(strings.ToUpper(name), separator), strings.Split(ours, "_")
 	bare, target := strings.Join(words, ""), strings.Join(want, "")

@@ -1,5 +1,4 @@
-// Package exit has the exit codes of the planner and the worker. The table in
-// docs/operations.md describes them.
+// Package exit has the exit codes of the planner and the worker. docs/operations.md describes them.
 package exit
 
 import (
@@ -10,16 +9,16 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 )
 
-// Kind is a way in which a command ends with an error.
+// Kind is a kind of error with an exit code.
 type Kind int
 
-// The kinds. If an error is of several kinds, the first one of this list counts.
+// The kinds of errors. If an error is of several kinds, the first one in this list counts.
 const (
 	Full        Kind = iota // the broker stores nothing, because its disk is full
 	Failed                  // some images failed, or could not be checked
 	ToDo                    // check --exit-code found something to do
-	Unfinished              // the command has not seen the end of its run
-	Usage                   // wrong usage or bad input, which the user has to change
+	Unfinished              // the command ends before its run is over
+	Usage                   // wrong usage or bad input, which the user must change
 	Unreachable             // the list or the broker cannot be reached or used
 )
 
@@ -37,7 +36,7 @@ func (e *kindError) Error() string { return e.text }
 
 func (e *kindError) Is(target error) bool { return target == of(e.kind) }
 
-// of stands for all errors of a kind, for errors.Is.
+// of is the target with which errors.Is finds errors of a kind.
 type of Kind
 
 func (of) Error() string { return "of a kind" }
@@ -52,8 +51,7 @@ var others = map[error]Kind{
 	jetstream.ErrNoStreamResponse: Unreachable,
 }
 
-// Code returns the exit code for an error: 0 if it is nil, and that of Usage if it is of
-// no kind.
+// Code returns the exit code for an error: 0 if it is nil, and that of Usage if it has no kind.
 func Code(err error) int {
 	if err == nil {
 		return 0

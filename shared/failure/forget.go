@@ -18,14 +18,13 @@ import (
 type Forgotten struct {
 	Images     int      // deleted
 	Unreadable int      // unreadable messages deleted
-	Changed    []string // repositories whose record changed meanwhile; it was left as it is
+	Changed    []string // repositories whose record changed meanwhile, so that it was not written
 }
 
-// Forget deletes the failures for which unwanted returns true, and logs each. Those of one
-// repository are deleted in one atomic write, and only if the record has not changed since
-// it was read: a failure that a worker has recorded meanwhile is never deleted. A record of
-// a newer version is deleted as a whole or not at all; if unwanted wants only a part of it,
-// Forget leaves it and returns ErrNewer when it is done with all others.
+// Forget deletes the failures for which unwanted returns true, and logs each. It deletes those of a
+// repository with one atomic write, which fails if a worker has recorded another failure meanwhile.
+// It cannot delete a part of a record of a newer version; it leaves such a record, and returns an
+// error for it after it has handled all others.
 func (s *Store) Forget(ctx context.Context, name string, unwanted func(Record, Image) bool) (Forgotten, error) {
 	var done Forgotten
 	all, err := s.all(ctx, name)
@@ -39,7 +38,7 @@ func (s *Store) Forget(ctx context.Context, name string, unwanted func(Record, I
 		switch {
 		case errors.Is(err, broker.ErrConflict):
 			done.Changed = append(done.Changed, whole.Repository)
-		case errors.Is(err, ErrNewer):
+		case errors.Is(err, errNewer):
 			left = append(left, err)
 		case err != nil:
 			return done, err
@@ -79,7 +78,7 @@ func (s *Store) forget(ctx context.Context, name string, whole Record, pages []*
 			continue
 		}
 		if p.newer && n < before {
-			return 0, fmt.Errorf("%s: %w", whole.Repository, ErrNewer)
+			return 0, fmt.Errorf("%s: %w", whole.Repository, errNewer)
 		}
 		m, err := s.message(name, whole.Registry, whole.Repository, p)
 		if err != nil {
@@ -100,21 +99,19 @@ func (s *Store) forget(ctx context.Context, name string, whole Record, pages []*
 	return len(dropped), nil
 }
 
-// attributes name a failure in the log.
+// attributes returns the attributes of a failure for the log.
 func attributes(name string, r Record, i Image) []any {
 	return []any{"mirror", name, "image", i.Source, "destination", i.Destination, "reason", i.Reason,
 		"attempts", i.Attempts, "run", r.Run, "failed_at", r.FailedAt}
 }
 
-// KeepLeft is how long a failure is kept after a plan has found that its image has left
-// the list. It is as long as runs are kept, and long enough to notice that half of a list
-// is missing.
+// KeepLeft is how long a failure is kept after a plan has found that its image has left the list. It
+// is as long as runs are kept, so that operators have time to notice a list that lacks entries.
 const KeepLeft = 30 * 24 * time.Hour
 
-// MarkLeft marks the failures of images that the whole list no longer has, and removes the
-// mark from those that it has again. It returns how many it has marked. A failure that was
-// marked longer than KeepLeft ago is deleted and logged. A message that no worker could read
-// is not an image of a list, and stays as it is.
+// MarkLeft marks the failures of images that the whole list no longer has, and returns how many it
+// has marked. It removes the mark from failures of images that the list has again, and deletes and
+// logs failures that were marked longer than KeepLeft ago. Unreadable messages stay as they are.
 func (s *Store) MarkLeft(ctx context.Context, name string, has func(reference.Reference) bool, now time.Time) (int, error) {
 	all, err := s.all(ctx, name)
 	if err != nil {
@@ -131,7 +128,7 @@ func (s *Store) MarkLeft(ctx context.Context, name string, has func(reference.Re
 	return total, nil
 }
 
-// markLeft marks the failures of one repository. It writes nothing if nothing changes.
+// markLeft is MarkLeft for one repository. It writes nothing if nothing changes.
 func (s *Store) markLeft(ctx context.Context, name string, whole Record, has func(reference.Reference) bool, now time.Time) (int, error) {
 	var marked int
 	var dropped []Image
@@ -152,8 +149,8 @@ func (s *Store) markLeft(ctx context.Context, name string, whole Record, has fun
 	return marked, nil
 }
 
-// mark marks the images of the page, or removes the mark. It returns how many it has
-// marked, and the images that it has deleted.
+// mark is MarkLeft for one page. It returns how many images it has marked, and those that it has
+// deleted.
 func (p *page) mark(has func(reference.Reference) bool, now time.Time) (marked int, dropped []Image) {
 	if p.newer || p.record.Message != nil {
 		return 0, nil

@@ -110,7 +110,7 @@ func TestForgetANewerRecord(t *testing.T) {
 	require.NoError(t, err)
 	require.Zero(t, n)
 	done, err := s.Forget(t.Context(), name, func(_ Record, i Image) bool { return i.Source == source("1") })
-	require.ErrorIs(t, err, ErrNewer)
+	require.ErrorIs(t, err, errNewer)
 	require.Equal(t, Forgotten{}, done)
 	kept, err := s.b.Last(t.Context(), broker.StreamName, m.Subject)
 	require.NoError(t, err)

@@ -22,8 +22,8 @@ import (
 const (
 	// maxPage is the size in bytes that a page stays below.
 	maxPage = message.MaxSize
-	// recordVersion is the newest format of a page this build understands. It is
-	// raised when an older build would lose something by writing the page again.
+	// recordVersion is the newest format of a page that this build understands. Raise it if an
+	// older build would lose data when it writes the page again.
 	recordVersion = 1
 )
 
@@ -33,20 +33,19 @@ type versioned struct {
 	Record
 }
 
-// page is one message of a record. Sequence is the last of its subject: of the record,
-// of its tombstone, or of a foreign message; 0 if there is none.
+// page is one message of a record. Its sequence is the last one of its subject: that of the record,
+// of its tombstone, or of a foreign message. It is 0 if the subject has no message.
 type page struct {
 	number   int
 	sequence uint64
 	record   Record
 	size     int       // bytes of the encoded images
-	changed  bool      // is to be written
-	newer    bool      // is of a newer format: its readable part is shown, and it is never rewritten
+	changed  bool      // it is to be written
+	newer    bool      // it has a newer format: its readable part is shown, and it is never rewritten
 	foreign  []foreign // unreadable messages on the same subject
 }
 
-// read takes in a message of the page's subject. Messages come in the order of their
-// sequences.
+// read reads a message of the page's subject. Calls must be in the order of sequences.
 func (p *page) read(m *jetstream.RawStreamMsg) {
 	p.sequence = m.Sequence
 	record, newer, err := parse(m)
@@ -60,14 +59,14 @@ func (p *page) read(m *jetstream.RawStreamMsg) {
 	}
 }
 
-// Why a message with valid JSON is not a record.
+// These errors are the reasons why a message with valid JSON is not a record.
 var (
 	errNoRecord = errors.New("it is not the record of its subject")
 	errTooNew   = errors.New("a newer version may read it")
 )
 
-// parse reads a page; of a tombstone, an empty one. newer reports that it is of a newer
-// format, of which not everything need be understood.
+// parse reads a page. For a tombstone, it returns an empty record. newer is true if the page has a
+// newer format, which may have unknown fields.
 func parse(m *jetstream.RawStreamMsg) (r Record, newer bool, err error) {
 	name, _, number, err := subject.ParseFailure(m.Subject)
 	if err != nil {
@@ -77,7 +76,7 @@ func parse(m *jetstream.RawStreamMsg) (r Record, newer bool, err error) {
 		return r, false, nil
 	}
 	var content versioned
-	err = json.Unmarshal(m.Data, &content) // goes on after a field of another type
+	err = json.Unmarshal(m.Data, &content) // also fills fields after one of another type
 	r, newer = content.Record, content.Version > recordVersion
 	if err != nil && !newer {
 		return r, false, err
@@ -99,9 +98,9 @@ func (p *page) encode() ([]byte, error) {
 	return data, nil
 }
 
-// takes reports whether images that came with the given message, or with none, may
-// stand on the page. A message is republished as it is, and everything on its page
-// with it. A page that holds only an unreadable message takes nothing.
+// takes reports whether images may be added to the page. message is the unreadable message that they
+// came with, or nil. Such a message is republished with all images of its page, so they share a page
+// only with each other. A page whose subject has only foreign messages takes no images.
 func (p *page) takes(message []byte) bool {
 	if p.newer {
 		return false
@@ -135,10 +134,9 @@ func (p *page) remove(unwanted func(Image) bool) int {
 	return n
 }
 
-// put adds an image to the first page with room for it, or to a new one, and removes it
-// from other pages. limit bounds the bytes of the images of a page. A page number is used
-// again only once its message has expired, or as the successor of its tombstone, so that
-// its sequence is known.
+// put adds an image to the first page that has room for it, or to a new page, and removes it from
+// other pages. limit is the largest size of a page's images in bytes. Page numbers are not reused
+// while their subject has a message.
 func put(pages []*page, message []byte, image Image, limit int) []*page {
 	number := 1
 	for _, p := range pages {
@@ -158,16 +156,15 @@ func put(pages []*page, message []byte, image Image, limit int) []*page {
 	return append(pages, p)
 }
 
-// size returns the bytes of an image in its page, the mark of one that left the list included.
+// size returns the bytes that an image takes in its page, with LeftList set.
 func size(i Image) int {
-	i.LeftList = time.Unix(1, 0).UTC() // to the second, as it is marked
+	i.LeftList = time.Unix(1, 0).UTC() // to the second, as MarkLeft sets it
 	data, _ := json.Marshal(i)
 	return len(data) + len(",")
 }
 
-// read returns the pages of a repository, tombstones included: a write has
-// to expect their sequences. It asks the stream's leader: a replica that is behind would hide the
-// newest failures.
+// read returns the pages of a repository. It includes tombstones, because a write must expect their
+// sequences. It asks the leader of the stream, because a replica may lack the newest failures.
 func (s *Store) read(ctx context.Context, name, registry, repository string) ([]*page, error) {
 	first := subject.Failure(name, registry, repository, 1)
 	further, err := s.b.Stream.Info(ctx, jetstream.WithSubjectFilter(first+".*"))
@@ -193,8 +190,8 @@ func (s *Store) read(ctx context.Context, name, registry, repository string) ([]
 	return pages, nil
 }
 
-// page reads a page from the last message of its subject. If that is unreadable, it reads
-// all of them: an older one may be the record.
+// page reads a page from the last message of its subject. If that is unreadable, it reads all
+// messages of the subject, because an older one may be the record.
 func (s *Store) page(ctx context.Context, subj string, number int) (*page, error) {
 	m, err := s.b.Last(ctx, broker.StreamName, subj)
 	if err != nil {
@@ -217,8 +214,8 @@ func (s *Store) page(ctx context.Context, subj string, number int) (*page, error
 	}
 }
 
-// List returns the records of a mirror name, sorted by repository. After them come the
-// unreadable messages: those on subjects of the name, and those on subjects of no name.
+// List returns the records of a mirror name, sorted by repository, and then the unreadable messages
+// whose subject has this name, or none.
 func (s *Store) List(ctx context.Context, name string) ([]Record, error) {
 	all, err := s.all(ctx, name)
 	if err != nil {
@@ -243,7 +240,7 @@ type contents struct {
 	foreign []foreign          // in the order of the stream
 }
 
-// wholes yields the records that have images, sorted by subject, and their pages.
+// wholes yields the records that have images, sorted by subject, with their pages.
 func (c contents) wholes() iter.Seq2[Record, []*page] {
 	return func(yield func(Record, []*page) bool) {
 		for _, subj := range slices.Sorted(maps.Keys(c.records)) {

@@ -1,5 +1,5 @@
-// Package failure keeps the images that were tried and given up, until a run finds them
-// mirrored or they are republished.
+// Package failure records the images that have failed, until a run mirrors them or they are
+// republished.
 package failure
 
 import (
@@ -24,14 +24,14 @@ type Image struct {
 	Destination string `json:"destination"` // registry.example.com/osism/osism:1.0
 	Attempts    int    `json:"attempts"`
 	Reason      string `json:"reason"`
-	// FirstFailed is when the image was first recorded, by the run that failed first since
-	// it was mirrored or republished; to the second. It is zero in old records.
+	// FirstFailed is when the image was first recorded since it was last mirrored or republished,
+	// to the second. It is zero in old records.
 	FirstFailed time.Time `json:"first_failed,omitzero"`
-	// LeftList is when a plan of the whole list first found that the list does not have
-	// the image any more; zero if it has.
+	// LeftList is when a plan of the whole list first found that the list no longer has the
+	// image; zero if it has.
 	LeftList time.Time `json:"left_list,omitzero"`
-	// Selection selects the tags of a repository, or the contents of an image, that a republish
-	// mirrors. If nil, everything is mirrored.
+	// Selection selects which tags of a repository, or which contents of an image, a republish
+	// mirrors. If nil, it mirrors everything.
 	Selection *selection.Selection `json:"selection,omitempty"`
 }
 
@@ -47,7 +47,7 @@ type imageKey struct{ source, destination, tags string }
 // key is equal for images that are the same.
 func (i Image) key() imageKey { return imageKey{i.Source, i.Destination, i.tags()} }
 
-// tags returns the hash of the part of the selection that selects tags.
+// tags returns a hash of the selection of tags.
 func (i Image) tags() string {
 	if i.Selection == nil {
 		return selection.Selection{}.Hash()
@@ -65,8 +65,8 @@ type Record struct {
 	Images     []Image   `json:"images"`
 	// Message is a message that no worker could read, cut to message.MaxSize.
 	Message []byte `json:"message,omitzero"`
-	// Unreadable is true if this stands for a message that is not a record. Message holds
-	// its beginning.
+	// Unreadable is true if this stands for a message that is not a record. Message has its
+	// beginning.
 	Unreadable bool `json:"unreadable,omitempty"`
 }
 
@@ -76,8 +76,7 @@ func (r Record) complete() bool {
 		!slices.ContainsFunc(r.Images, func(i Image) bool { return i.Source == "" })
 }
 
-// maxReason is how many bytes of a reason are kept. A longer one is the output of a
-// program.
+// maxReason is the longest reason in bytes. Longer ones are outputs of programs.
 const maxReason = 4 << 10
 
 // storable returns the record with long fields cut so that it fits into a message.
@@ -112,8 +111,8 @@ func merge(pages []*page) (Record, bool) {
 	return whole, len(whole.Images) > 0
 }
 
-// ReasonCancelled stands in the record of an image that was republished and cancelled
-// before it was tried again.
+// ReasonCancelled is the reason of an image that was republished, and whose run was cancelled before
+// the image was tried again.
 const ReasonCancelled = "cancelled before it was tried again"
 
 // Of returns a record for images of one repository of a chunk or, without images, for the
@@ -125,7 +124,7 @@ func Of(c message.Chunk, r message.Repository, images []message.Image, reason st
 	}
 	for _, i := range images {
 		chosen := r.Selection
-		if chosen != nil && !i.Tag.IsZero() { // else it is the repository: which tags, is still to be chosen
+		if chosen != nil && !i.Tag.IsZero() { // without a tag, it is the repository, and keeps the selection of tags
 			chosen = chosen.Contents().Pointer()
 		}
 		to := reference.Reference{Repository: r.Destination, Tag: reference.Reference{Tag: i.Tag, Digest: r.Digest}.DestinationTag()}
@@ -136,7 +135,7 @@ func Of(c message.Chunk, r message.Repository, images []message.Image, reason st
 	return record
 }
 
-// Source returns the name of an image or, without a tag, of the repository, as in a list.
+// Source returns the name of an image, as in a list. Without a tag, it is the name of the repository.
 func Source(r message.Repository, tag reference.Tag) string {
 	return reference.Reference{Repository: r.Source, Tag: tag, Digest: r.Digest}.String()
 }
@@ -144,14 +143,14 @@ func Source(r message.Repository, tag reference.Tag) string {
 // keptBytes is how many bytes of an unreadable message List returns.
 const keptBytes = 4 << 10
 
-// foreign is a message under the failures' subjects that is not a record. It stays until
-// Forget deletes it or a record on its subject is written.
+// foreign is a message under the subjects of failures that is not a record. It stays until Forget
+// deletes it or a record is written on its subject.
 type foreign struct {
 	message *jetstream.RawStreamMsg
 	why     error
 }
 
-// record presents the message as a record of its own.
+// record returns a record that stands for the message.
 func (f foreign) record() Record {
 	name := MessageName(f.message.Sequence, f.message.Subject)
 	return Record{
@@ -169,7 +168,7 @@ func (f foreign) record() Record {
 // UnknownRegistry is the registry of an unreadable message.
 const UnknownRegistry = "unknown"
 
-// MessageName names an unreadable message. It stands in place of a repository's name.
+// MessageName returns a name for an unreadable message, in place of the name of a repository.
 func MessageName(sequence uint64, subject string) string {
 	if quoted := strconv.QuoteToASCII(subject); quoted != `"`+subject+`"` {
 		subject = quoted

@@ -14,22 +14,21 @@ import (
 	"github.com/osism/skopeo-worker/shared/subject"
 )
 
-// ErrNewer is returned by Republish and Forget if a record was written by a newer version.
-var ErrNewer = errors.New("recorded by a newer version, whose planner can republish it")
+var errNewer = errors.New("recorded by a newer version, whose planner can republish it")
 
 // Republished is the outcome of Republish.
 type Republished struct {
 	Chunks int      // messages published
 	Images int      // images in them
-	Taken  []string // repositories whose wanted images were all republished or removed by another process
+	Taken  []string // repositories of which another process has republished or removed all wanted images
 }
 
-// Republish publishes the failed images for which wanted returns true, as chunks of the
-// given run, due now. Each page of a record loses its images in the atomic batch that
-// publishes them: an image is at every moment in a message or in a record. A message that
-// no worker could read is republished with all images of its page. Images that cannot be
-// put into a chunk stay as they are; Republish returns an error for them after it has published
-// all others. Failures that other processes record meanwhile stay recorded.
+// Republish publishes the failed images for which wanted returns true, as chunks of the given run
+// that are due now. One atomic batch publishes the images of a page and removes them from the
+// record, so that each image is always in a message or in a record. An unreadable message is
+// republished with all images of its page. Images that cannot be put into a chunk stay recorded;
+// Republish returns an error for them after it has published all others. Failures that other
+// processes record meanwhile stay recorded.
 func (s *Store) Republish(ctx context.Context, name, run string, wanted func(Record, Image) bool) (Republished, error) {
 	var done Republished
 	all, err := s.all(ctx, name)
@@ -60,17 +59,17 @@ func (s *Store) Republish(ctx context.Context, name, run string, wanted func(Rec
 	return done, errors.Join(left...)
 }
 
-// taking is a republish of images of one repository.
+// taking is the republish of images of one repository.
 type taking struct {
 	store     *Store
 	name, run string
 	whole     Record
-	wanted    map[imageKey]bool // when the record was read first
-	done      map[int]bool      // pages whose images are published
+	wanted    map[imageKey]bool // of the record when it was first read
+	done      map[int]bool      // numbers of pages whose images are published
 }
 
-// all publishes the wanted images of the pages, and reads the pages again if another process
-// has written one. unusable are the errors of images that cannot be put into a chunk.
+// all publishes the wanted images of the pages. If another process has written a page, it reads the
+// pages again. unusable are the errors of images that cannot be put into a chunk.
 func (t *taking) all(ctx context.Context, pages []*page, done *Republished) (unusable []error, err error) {
 	for {
 		unusable, err = t.once(ctx, pages, done)
@@ -132,11 +131,11 @@ func (t *taking) take(ctx context.Context, index int, p *page, images []Image, d
 	return nil
 }
 
-// payload returns the message to publish: the unreadable one as it came, or a chunk of the
-// images.
+// payload returns the message to publish: the unreadable message of the page, unchanged, or a chunk of
+// the images.
 func payload(name, run string, p *page, images []Image) ([]byte, error) {
 	if p.newer {
-		return nil, fmt.Errorf("%s: %w", p.record.Repository, ErrNewer)
+		return nil, fmt.Errorf("%s: %w", p.record.Repository, errNewer)
 	}
 	if p.record.Message != nil {
 		return p.record.Message, nil
@@ -157,11 +156,11 @@ func payload(name, run string, p *page, images []Image) ([]byte, error) {
 	return data, nil
 }
 
-// token is the chunk token of a message of a republish, counted from 1. It is not a chunk
-// number, because several records can come from one chunk.
+// token returns the chunk token of a message of a republish, counted from 1. The number of the chunk
+// would not be unique, because a chunk can have several records.
 func token(index int) string { return fmt.Sprintf("r%06d", index) }
 
-// chunk makes the message of a page: each image an entry of its own.
+// chunk returns a chunk in which each image of the record is an entry.
 func chunk(name, run string, r Record) (message.Chunk, error) {
 	c := message.Chunk{Name: name, Run: run, Number: r.Chunk, Registry: r.Registry, Republished: true}
 	for _, i := range r.Images {

@@ -17,17 +17,17 @@ import (
 )
 
 const (
-	// headerTombstone marks the message that replaces a deleted record. A batch cannot
-	// delete, and a second operator's write conflicts with the tombstone.
+	// headerTombstone marks the message that replaces a deleted record. An atomic batch cannot
+	// delete messages. Writes that expect the old record conflict with the tombstone.
 	headerTombstone = "Mirror-Tombstone"
-	// tombstoneTTL outlives any operation that has read the record before it.
+	// tombstoneTTL is longer than any operation on a record takes.
 	tombstoneTTL = time.Minute
-	// conflictWait is the longest pause after a collision with another writer.
+	// conflictWait is the longest pause after a conflict with another writer.
 	conflictWait = 20 * time.Millisecond
 )
 
-// Store reads and writes failure records. Every write is a compare-and-set on
-// the repository's record, so that any number of workers and operators can write.
+// Store reads and writes failure records. Each write expects the record that it has read, so that
+// many workers and operators can write at the same time.
 type Store struct {
 	b     *broker.Broker
 	log   *slog.Logger
@@ -40,8 +40,8 @@ func NewStore(b *broker.Broker, log *slog.Logger) *Store {
 	return &Store{b: b, log: log, limit: maxPage, ttl: tombstoneTTL}
 }
 
-// Add records the images of r as failed now, in addition to the recorded failures of the same
-// repository. An image that is recorded already is replaced. Long reasons are cut.
+// Add records the images of r as failed now. Other recorded failures of the repository stay. Add
+// replaces the failure of an image that is recorded already, and cuts long reasons.
 func (s *Store) Add(ctx context.Context, name string, r Record) error {
 	r = r.storable()
 	images := r.Images
@@ -87,21 +87,21 @@ func firstFailed(pages []*page, image Image, now time.Time) time.Time {
 	return now.Truncate(time.Second)
 }
 
-// Any reports whether there may be failures of a registry under a mirror name: also records that
-// are empty by now count for a while.
+// Any reports whether there may be failures of a registry under a mirror name. It returns true for
+// a while after the last one was removed.
 func (s *Store) Any(ctx context.Context, name, registry string) (bool, error) {
 	n, err := s.b.Count(ctx, subject.FailuresOf(name, registry))
 	return n > 0, err
 }
 
-// Subtract removes the images for whose source mirrored returns true from the record of the
-// repository, and returns how many.
+// Subtract removes from the record of a repository the images for whose source mirrored returns
+// true, and returns how many these were.
 func (s *Store) Subtract(ctx context.Context, name, registry, repository string, mirrored func(source string) bool) (int, error) {
 	removed := 0
 	err := s.update(ctx, name, registry, repository, func(pages []*page) ([]*page, error) {
 		removed = 0
 		for _, p := range pages {
-			if p.record.Message == nil && !p.newer { // its images are not known
+			if p.record.Message == nil && !p.newer { // otherwise, its images are not known
 				removed += p.remove(func(i Image) bool { return mirrored(i.Source) })
 			}
 		}
@@ -113,8 +113,8 @@ func (s *Store) Subtract(ctx context.Context, name, registry, repository string,
 	return removed, nil
 }
 
-// update applies change to the pages of a repository and writes those that it has changed.
-// It starts again if another process has written in between.
+// update applies change to the pages of a repository and writes the changed ones. If another
+// process has written meanwhile, it starts again.
 func (s *Store) update(ctx context.Context, name, registry, repository string, change func([]*page) ([]*page, error)) error {
 	for {
 		pages, err := s.read(ctx, name, registry, repository)
@@ -148,7 +148,7 @@ func (s *Store) update(ctx context.Context, name, registry, repository string, c
 	}
 }
 
-// pauseAfterConflict waits for a moment, so that two writers do not collide again and again.
+// pauseAfterConflict waits for a random moment, so that two writers do not conflict again and again.
 func pauseAfterConflict(ctx context.Context) error {
 	select {
 	case <-ctx.Done():
@@ -171,7 +171,7 @@ func (s *Store) overwritten(pages []*page) {
 }
 
 func (s *Store) write(ctx context.Context, msgs []*nats.Msg) error {
-	if len(msgs) == 1 { // the most frequent, and cheaper than a batch
+	if len(msgs) == 1 { // this is the usual case, and cheaper than a batch
 		_, err := s.b.Publish(ctx, msgs[0])
 		return err
 	}
@@ -179,7 +179,7 @@ func (s *Store) write(ctx context.Context, msgs []*nats.Msg) error {
 	return err
 }
 
-// message is the write of a page: its record, or the tombstone of an empty one.
+// message returns the message that writes a page: its record or, if it is empty, a tombstone.
 func (s *Store) message(name, registry, repository string, p *page) (*nats.Msg, error) {
 	subj := subject.Failure(name, registry, repository, p.number)
 	if len(p.record.Images) == 0 {
@@ -201,8 +201,8 @@ func (s *Store) tombstone(subj string, sequence uint64) *nats.Msg {
 	return broker.ExpectLast(m, sequence)
 }
 
-// Counter counts the failures that are kept. It reads only changes since the last
-// call. It is not safe for concurrent use.
+// Counter counts the recorded failures. Each call reads only what has changed since the last one. It
+// is not safe for concurrent use.
 type Counter struct {
 	store   *Store
 	images  map[string]Count // by the subject of their page
@@ -213,8 +213,8 @@ type Counter struct {
 
 // Counts are the results of a Counter.
 type Counts struct {
-	Images     map[string]Count // that have failed, by mirror name; a name without any may be missing
-	Unreadable int              // messages under the failures' subjects that are not records
+	Images     map[string]Count // failed images by mirror name; a name without any may be missing
+	Unreadable int              // messages under the subjects of failures that are not records
 }
 
 // Count counts failed images.
@@ -242,11 +242,11 @@ func countOf(r Record) (c Count) {
 // Counter returns a new counter.
 func (s *Store) Counter() *Counter { return &Counter{store: s} }
 
-// Count counts the failures that are kept now.
+// Count counts the failures.
 func (c *Counter) Count(ctx context.Context) (Counts, error) {
 	start := time.Now()
-	// A tombstone shows for a while that a record is gone. Nothing shows that an
-	// unreadable message is gone.
+	// A tombstone shows for a while that a record was deleted. A deleted unreadable message leaves
+	// nothing, so all messages are read again if there was one.
 	if start.Sub(c.asked) > c.store.ttl/2 || c.foreign > 0 {
 		c.images, c.foreign, c.last = map[string]Count{}, 0, 0
 	}

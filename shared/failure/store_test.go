@@ -336,7 +336,7 @@ func TestNewerRecord(t *testing.T) {
 	require.Equal(t, 2, removed)
 	require.Equal(t, []string{source("1"), source("3")}, sources(t, s))
 	done, err := s.Republish(t.Context(), name, "r2", func(Record, Image) bool { return true })
-	require.ErrorIs(t, err, ErrNewer)
+	require.ErrorIs(t, err, errNewer)
 	require.EqualError(t, err, repository+": recorded by a newer version, whose planner can republish it")
 	require.Equal(t, Republished{Chunks: 1, Images: 1}, done)
 	require.Equal(t, []string{source("1")}, sources(t, s))

@@ -1,6 +1,6 @@
-// Package holding keeps records of the tags that were mirrored to each destination repository:
-// their digests, and since when the source or the list no longer has them. Only recorded tags may
-// be pruned, so a lost record protects tags and deletes none.
+// Package holding records the tags that were mirrored to each destination repository: their digests,
+// and since when the source or the list no longer has them. Only recorded tags may be pruned, so tags
+// whose record is lost are never deleted.
 package holding
 
 import (
@@ -21,20 +21,20 @@ import (
 // Reason is why a tag is no longer mirrored.
 type Reason string
 
-// The reasons that a listing of the source shows.
+// These reasons come from a listing of the source.
 const (
 	Unlisted   Reason = "the source no longer lists it"
 	Unselected Reason = "its entry no longer selects it"
 )
 
-// The reasons that the list shows, together with the namespaces in it.
+// These reasons come from the list and its namespaces.
 const (
 	Unnamed   Reason = "the list no longer names it"
 	Unmatched Reason = "FILTER, or the tags of its entry, no longer match it"
 	Unfound   Reason = "its namespace no longer lists the repository"
 )
 
-// IsOfList reports whether the list shows the reason, and so shows when it is over.
+// IsOfList reports whether the reason comes from the list. Then only the list can end it.
 func (r Reason) IsOfList() bool { return r == Unnamed || r == Unmatched || r == Unfound }
 
 // Tag is a tag that was mirrored.
@@ -42,33 +42,33 @@ type Tag struct {
 	Name   reference.Tag        `json:"tag"`
 	Digest reference.Digest     `json:"digest"` // at the destination
 	Source reference.Repository `json:"source"`
-	// First and Last are when the tag was first mirrored, and when it last got its digest.
+	// First is when the tag was first mirrored, and Last when its digest last changed.
 	First time.Time `json:"first"`
 	Last  time.Time `json:"last"`
 	// Earlier are the digests that the tag had before, the newest last. The destination may
 	// still have them, without a tag.
 	Earlier []reference.Digest `json:"earlier,omitempty"`
-	// Dropped is since when the source or the list is known not to have the tag. It is zero if
-	// they have it, or if that is not known.
+	// Dropped is since when the source or the list does not have the tag, for the reason Why. It
+	// is zero if they have it, or if that is not known.
 	Dropped time.Time `json:"dropped,omitzero"`
 	Why     Reason    `json:"why,omitempty"`
-	// Kept says that the list kept the tag from being pruned when an entry last had it. It
-	// counts when no entry has it any longer: tags of a lost entry stay kept.
+	// Kept is true if the last entry of the list that had the tag protects it from pruning. It
+	// stays true when that entry leaves the list.
 	Kept bool `json:"kept,omitempty"`
 }
 
-// Repository is the tags that were mirrored to a destination repository under one mirror name.
+// Repository has the tags that were mirrored to a destination repository under one mirror name.
 type Repository struct {
 	Destination reference.Repository `json:"destination"`
 	Mirror      string               `json:"mirror"`
 	Listed      time.Time            `json:"listed,omitzero"` // when a run last listed the source, to the day
 	Tags        []Tag                `json:"tags"`            // sorted by name
 
-	written time.Time // by the broker's clock; zero if it never was
+	written time.Time // by the broker's clock; zero if it was never written
 }
 
-// since returns when something was dropped that was seen at a time. A clock that is behind must
-// not begin the time of grace before the record was last written.
+// since returns the time of an observation, at least the time at which the record was last written. A
+// worker's clock that is behind must not start the grace period too early.
 func (r *Repository) since(at time.Time) time.Time {
 	if at.Before(r.written) {
 		return r.written
@@ -91,22 +91,23 @@ func (r Repository) search(name reference.Tag) (int, bool) {
 	})
 }
 
-// Put is a tag that the destination has, as a worker has seen it.
+// Put is a tag that a worker has seen at the destination.
 type Put struct {
 	Name   reference.Tag
 	Digest reference.Digest
 	Source reference.Repository
-	Kept   bool // by its entry
+	Kept   bool // its entry protects it from pruning
 }
 
 // Listing is the tags that an entry of the list selects from a listing of its source.
 type Listing struct {
 	Source reference.Repository
-	// Tags are those that the source lists. A tag is true if the entry selects it.
+	// Tags are the listed tags. The value is true if the entry selects the tag.
 	Tags map[reference.Tag]bool
-	// Whole says that Tags are all of them: a listing ends early if only the newest tags count.
+	// Whole is true if Tags are all tags of the source. A listing ends early if an entry needs
+	// only the newest tags.
 	Whole bool
-	// Entry is which tags the entry has, whether or not they are listed, and which it keeps.
+	// Entry matches the tags that the entry selects, listed or not, and those that it protects.
 	Entry *selection.Matcher
 }
 
@@ -120,10 +121,10 @@ type Seen struct {
 // maxEarlier is how many earlier digests of a tag are kept.
 const maxEarlier = 10
 
-// dayOld is how old Listed may become before it alone is a reason to write a record.
+// dayOld is the age of Listed at which an otherwise unchanged record is written.
 const dayOld = 24 * time.Hour
 
-// add adds an observation, and reports whether that changes the record.
+// add adds an observation, and reports whether it changes the record.
 func (r *Repository) add(seen Seen) (changed bool) {
 	for _, l := range seen.Listings {
 		if seen.At.Sub(r.Listed) >= dayOld {
@@ -155,15 +156,15 @@ func (l Listing) lacks(name reference.Tag) Reason {
 	return Unselected
 }
 
-// drop notes why a tag is no longer mirrored. The time of the first reason counts, until
-// the tag is wanted again. Of the list's reasons, the last one is kept.
+// drop notes why a tag is no longer mirrored, or, if why is "", that it is. The time of the first
+// reason counts until the tag is mirrored again. Among the reasons of the list, the last one counts.
 func (t *Tag) drop(why Reason, at time.Time) (changed bool) {
 	switch {
 	case why == "" && !t.Dropped.IsZero():
 		t.Dropped, t.Why = time.Time{}, ""
 	case why != "" && t.Dropped.IsZero():
 		t.Dropped, t.Why = at, why
-	case why != "" && t.Dropped.Sub(at) > dayOld: // by a clock that was ahead
+	case why != "" && t.Dropped.Sub(at) > dayOld: // an earlier worker's clock was ahead
 		t.Dropped = at
 	case why != t.Why && why.IsOfList() && t.Why.IsOfList():
 		t.Why = why
@@ -173,8 +174,8 @@ func (t *Tag) drop(why Reason, at time.Time) (changed bool) {
 	return true
 }
 
-// keep notes whether an entry keeps the tag. An entry that neither has nor keeps it changes
-// nothing.
+// keep notes whether an entry protects the tag. An entry that neither selects nor protects the tag
+// changes nothing.
 func (t *Tag) keep(entry *selection.Matcher) (changed bool) {
 	if entry == nil {
 		return false
@@ -208,15 +209,14 @@ func (r *Repository) put(p Put, at time.Time) (changed bool) {
 }
 
 const (
-	// maxRecord is the largest record, in bytes: less than a NATS server takes by default (1
-	// MiB).
+	// maxRecord is the largest packed record in bytes. A NATS server allows 1 MiB by default.
 	maxRecord = 900 << 10
-	// maxUnpacked bounds the size of an unpacked record: some 300,000 tags.
+	// maxUnpacked is the largest unpacked record in bytes: some 300,000 tags.
 	maxUnpacked = 128 << 20
 )
 
-// encode packs a record. If there are more tags than it can hold, those that were mirrored
-// last are left out, which are never pruned then; left is how many.
+// encode packs a record. If it has too many tags, encode leaves out the tags that were mirrored last,
+// which are never pruned then. left is their number.
 func (r Repository) encode() (data []byte, left int, err error) {
 	all := r.Tags
 	r.Tags = slices.Clone(all)
@@ -239,7 +239,7 @@ func (r Repository) encode() (data []byte, left int, err error) {
 	}
 }
 
-// packers are reused, because each takes 800 KB.
+// packers are reused, because each needs 800 KB of memory.
 var packers = sync.Pool{New: func() any { return gzip.NewWriter(nil) }}
 
 func pack(to io.Writer, plain []byte) error {
@@ -252,11 +252,11 @@ func pack(to io.Writer, plain []byte) error {
 	return w.Close()
 }
 
-// parse reads a record. It returns an error for anything else: another program may have put it there.
+// parse reads a record. It returns an error for anything else, which another program has stored.
 func parse(data []byte) (Repository, error) {
 	packed, err := gzip.NewReader(bytes.NewReader(data))
 	if err != nil {
-		return Repository{}, fmt.Errorf("%w: %w", ErrMalformed, err)
+		return Repository{}, fmt.Errorf("%w: %w", errMalformed, err)
 	}
 	plain, err := io.ReadAll(io.LimitReader(packed, maxUnpacked))
 	var r Repository
@@ -264,7 +264,7 @@ func parse(data []byte) (Repository, error) {
 		err = json.Unmarshal(plain, &r)
 	}
 	if err != nil || r.Destination.IsZero() || r.Mirror == "" {
-		return Repository{}, fmt.Errorf("%w: %w", ErrMalformed, cmp.Or(err, errNoDestination))
+		return Repository{}, fmt.Errorf("%w: %w", errMalformed, cmp.Or(err, errNoDestination))
 	}
 	r.Tags = slices.DeleteFunc(r.Tags, func(t Tag) bool {
 		return t.Name.IsZero() || t.Digest.IsZero() || t.Source.IsZero()

@@ -254,7 +254,7 @@ func TestForeign(t *testing.T) {
 	_, err := s.kv.PutString(t.Context(), "default.0123", "{}")
 	require.NoError(t, err)
 	_, err = s.List(t.Context())
-	require.ErrorIs(t, err, ErrMalformed)
+	require.ErrorIs(t, err, errMalformed)
 }
 
 func FuzzParse(f *testing.F) {

@@ -3,8 +3,6 @@ package holding
 import (
 	"cmp"
 	"context"
-	"crypto/sha256"
-	"encoding/hex"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -17,15 +15,15 @@ import (
 
 	"github.com/osism/skopeo-worker/shared/broker"
 	"github.com/osism/skopeo-worker/shared/reference"
+	"github.com/osism/skopeo-worker/shared/subject"
 )
 
-// bucket holds the records. They do not expire: a tag may be pruned long after it was
-// mirrored last.
+// bucket holds the records. They do not expire, because a tag may be pruned long after it was last
+// mirrored.
 const bucket = "mirror_holdings"
 
 var (
-	// ErrMalformed is returned for an entry of the bucket that is not a record.
-	ErrMalformed     = errors.New("not a record of mirrored tags")
+	errMalformed     = errors.New("not a record of mirrored tags")
 	errNoDestination = errors.New("the destination or the mirror name is missing")
 )
 
@@ -48,12 +46,11 @@ func Open(ctx context.Context, b *broker.Broker, log *slog.Logger) (*Store, erro
 }
 
 func key(mirror string, destination reference.Repository) string {
-	sum := sha256.Sum256([]byte(destination.String()))
-	return mirror + "." + hex.EncodeToString(sum[:16])
+	return mirror + "." + subject.Hash(destination.String())
 }
 
-// Add records observations of a destination repository under a mirror name. Nothing is
-// written if it was seen before.
+// Add records an observation of a destination repository under a mirror name. It writes nothing if the
+// record stays the same.
 func (s *Store) Add(ctx context.Context, mirror string, destination reference.Repository, seen Seen) error {
 	err := s.change(ctx, mirror, destination, func(r *Repository) bool { return r.add(seen) })
 	if err != nil {
@@ -62,11 +59,11 @@ func (s *Store) Add(ctx context.Context, mirror string, destination reference.Re
 	return nil
 }
 
-// maxRead bounds the records that AddAll holds at once.
+// maxRead is how many records AddAll holds in memory.
 const maxRead = 64
 
-// AddAll is Add of what was seen of several destination repositories. It reads their records in
-// one go. It returns the first error, and goes on after it with the others.
+// AddAll is Add for several destination repositories. It reads their records with few requests. After
+// an error it goes on with the others, and returns the first error.
 func (s *Store) AddAll(ctx context.Context, mirror string, all map[reference.Repository]Seen) error {
 	var failed error
 	for part := range slices.Chunk(slices.SortedFunc(maps.Keys(all), func(a, b reference.Repository) int { return strings.Compare(a.String(), b.String()) }), maxRead) {
@@ -76,7 +73,7 @@ func (s *Store) AddAll(ctx context.Context, mirror string, all map[reference.Rep
 		}
 		values, err := s.b.Values(ctx, bucket, keys)
 		if err != nil {
-			return fmt.Errorf("reading what was mirrored: %w", err)
+			return fmt.Errorf("reading the records of mirrored tags: %w", err)
 		}
 		for i, destination := range part {
 			if r := record(mirror, destination, values[keys[i]]); !r.add(all[destination]) {
@@ -90,8 +87,8 @@ func (s *Store) AddAll(ctx context.Context, mirror string, all map[reference.Rep
 	return failed
 }
 
-// record returns the record of an entry, an empty one if that is nil or not one of the
-// destination.
+// record returns the record in an entry. It returns an empty record if the entry is nil or does not
+// have the record of the destination.
 func record(mirror string, destination reference.Repository, e jetstream.KeyValueEntry) Repository {
 	r := Repository{Destination: destination, Mirror: mirror}
 	if e == nil {
@@ -127,12 +124,11 @@ func (s *Store) Forget(ctx context.Context, destination reference.Repository, ta
 	return nil
 }
 
-// Lacks returns why a list has no entry that mirrors to a tag of a destination, or "" if it has
-// one.
+// Lacks returns why no entry of a list mirrors to a tag of a destination, or "" if one does.
 type Lacks func(destination reference.Repository, tag reference.Tag) Reason
 
-// MarkList notes which tags of a mirror name its list, which was read at the given time, does
-// not have, and which it has again.
+// MarkList notes which tags of a mirror name are missing in its list, and which are back in it. at is
+// when the list was read.
 func (s *Store) MarkList(ctx context.Context, mirror string, list Lacks, at time.Time) error {
 	all, err := s.List(ctx)
 	if err != nil {
@@ -155,7 +151,7 @@ func (r *Repository) markList(list Lacks, at time.Time) (changed bool) {
 		t := &r.Tags[i]
 		why := list(r.Destination, t.Name)
 		if why == "" && !t.Why.IsOfList() || t.Last.After(at) {
-			continue // the source does not have it, or a newer list has it
+			continue // the source lacks it, or it was mirrored for a newer list
 		}
 		if t.drop(why, r.since(at)) {
 			changed = true
@@ -164,7 +160,7 @@ func (r *Repository) markList(list Lacks, at time.Time) (changed bool) {
 	return changed
 }
 
-// change reads, changes and writes a record, again if another process has written it.
+// change reads, changes and writes a record. It starts again if another process has written it.
 func (s *Store) change(ctx context.Context, mirror string, destination reference.Repository, change func(*Repository) bool) error {
 	_, err := broker.Update(ctx, s.kv, key(mirror, destination), func(last jetstream.KeyValueEntry) ([]byte, error) {
 		r := record(mirror, destination, last)
@@ -180,8 +176,8 @@ func (s *Store) change(ctx context.Context, mirror string, destination reference
 	return err
 }
 
-// List returns all records, of all mirror names, sorted by destination. An entry that is not a
-// record is an error: without it, it is unknown which tags were mirrored.
+// List returns the records of all mirror names, sorted by destination. It returns an error if an entry
+// of the bucket is not a record, because then it is not known which tags were mirrored.
 func (s *Store) List(ctx context.Context) ([]Repository, error) {
 	var all []Repository
 	var bad error
@@ -191,7 +187,7 @@ func (s *Store) List(ctx context.Context) ([]Repository, error) {
 		}
 		r, err := parse(e.Value())
 		if err == nil && e.Key() != key(r.Mirror, r.Destination) {
-			err = fmt.Errorf("%w: it belongs under another key", ErrMalformed)
+			err = fmt.Errorf("%w: it belongs under another key", errMalformed)
 		}
 		if err != nil {
 			bad = fmt.Errorf("key %q of bucket %s: %w", e.Key(), bucket, err)

@@ -5,18 +5,18 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"strconv"
 
 	"github.com/osism/skopeo-worker/shared/reference"
 	"github.com/osism/skopeo-worker/shared/selection"
 )
 
-// Version is the newest version of the message this build understands. It is
-// raised when an older worker would do the wrong thing with a message, or lose a
-// field of it in a remainder.
+// Version is the newest version of the message that this build understands. Raise it if an older
+// worker would do the wrong thing with a message, or would lose a field of it in a remainder.
 const Version = 3
 
-// MaxSize is the size in bytes above which a message is split: half of what a
-// NATS server takes by default (1 MiB).
+// MaxSize is the size in bytes above which a message is split: half of the largest message that a
+// NATS server allows by default (1 MiB).
 const MaxSize = 512 << 10
 
 var (
@@ -24,42 +24,39 @@ var (
 	ErrNewer = errors.New("the message is of a newer version")
 	// ErrMalformed is returned by Decode for a message that is not a chunk.
 	ErrMalformed = errors.New("not a chunk")
-	// ErrTooLarge is returned if a single image is larger than a message may be.
-	ErrTooLarge = errors.New("larger than a message may be")
+	errTooLarge  = errors.New("larger than a message may be")
 )
 
-// Chunk is the unit of delivery: repositories to resolve, or images to copy,
-// all from one source registry.
+// Chunk is the unit of delivery: repositories to resolve, or images to copy, all from one source
+// registry.
 type Chunk struct {
 	Version  int    `json:"version"`
 	Name     string `json:"name"`
 	Run      string `json:"run"`
-	Number   int    `json:"number"` // counted from 1; a republish keeps the number that failed
+	Number   int    `json:"number"` // counted from 1; in a republish, that of the chunk that failed
 	Registry string `json:"registry"`
 	// Republished chunks are never dropped because of a newer run.
 	Republished  bool         `json:"republished,omitempty"`
 	Repositories []Repository `json:"repositories"`
 }
 
-// Repository is one entry of the list on its way. Without a tag and a digest it
-// means every tag that its selection matches. With Images it has been resolved, and
-// only these are left.
+// Repository is one entry of the list. Without a tag and a digest, it stands for all tags that its
+// selection matches. If it has Images, it was resolved, and these are left to do.
 type Repository struct {
 	Source      reference.Repository `json:"source"`      // docker.io/library/nginx
 	Destination reference.Repository `json:"destination"` // host[:port]/prefix/library/nginx
 	Tag         reference.Tag        `json:"tag,omitzero"`
-	Digest      reference.Digest     `json:"digest,omitzero"` // the list pins it: never resolved again
+	Digest      reference.Digest     `json:"digest,omitzero"` // from the list; the tag is not looked up then
 	Images      []Image              `json:"images,omitempty"`
 	Attempts    int                  `json:"attempts,omitempty"` // tries of the listing so far
-	// Found says that the source has one of the entry's tags at least, or that the
-	// repository was given up. Until then, those that it denies may be all there are.
+	// Found is true if the source has at least one of the entry's tags, or if the repository was
+	// recorded as failed. While it is false, the source may have denied all of them.
 	Found bool `json:"found,omitempty"`
-	// Selection selects tags, and parts of each. If nil, everything is mirrored.
+	// Selection selects tags, and parts of each image. If nil, everything is mirrored.
 	Selection *selection.Selection `json:"selection,omitempty"`
 }
 
-// Image is a tag with the digest it had when it was resolved. The digest is a
-// hint: it is looked up again when it is old.
+// Image is a tag with the digest that it had when it was resolved. An old digest is looked up again.
 type Image struct {
 	Tag       reference.Tag    `json:"tag"`
 	Digest    reference.Digest `json:"digest"`
@@ -67,8 +64,7 @@ type Image struct {
 	Attempts  int              `json:"attempts,omitempty"` // tries so far
 }
 
-// Images counts the known images of the chunk; a repository that is not resolved yet counts as
-// one.
+// Images returns the number of images in the chunk. A repository that is not resolved counts as one.
 func (c Chunk) Images() int {
 	n := 0
 	for _, r := range c.Repositories {
@@ -87,8 +83,8 @@ func (c Chunk) Encode() ([]byte, error) {
 	return data, nil
 }
 
-// Decode reads a chunk. It returns ErrNewer, with the version in its text, for a
-// message of a later version, and ErrMalformed for a message that is not a chunk.
+// Decode parses a chunk. Its error is ErrNewer for a message of a later version, and ErrMalformed for
+// a message that is not a chunk.
 func Decode(data []byte) (Chunk, error) {
 	var head struct {
 		Version int `json:"version"`
@@ -107,7 +103,7 @@ func Decode(data []byte) (Chunk, error) {
 		return Chunk{}, fmt.Errorf("%w: name, run or registry is missing", ErrMalformed)
 	}
 	if _, err := reference.ParseRepository(c.Registry + "/any/path"); err != nil {
-		return Chunk{}, fmt.Errorf("%w: %s is no registry", ErrMalformed, reference.Quote(c.Registry))
+		return Chunk{}, fmt.Errorf("%w: %s is not a registry", ErrMalformed, reference.Quote(c.Registry))
 	}
 	for i, r := range c.Repositories {
 		if err := r.check(c.Registry); err != nil {
@@ -117,7 +113,7 @@ func Decode(data []byte) (Chunk, error) {
 	return c, nil
 }
 
-// check says what the types of a repository's fields do not.
+// check checks what the types of the fields do not guarantee.
 func (r Repository) check(registry string) error {
 	switch {
 	case r.Source.IsZero() || r.Destination.IsZero():
@@ -128,8 +124,8 @@ func (r Repository) check(registry string) error {
 	return nil
 }
 
-// Split returns the chunk in as many pieces as it takes for each to stay below
-// MaxSize once encoded: one, for nearly every chunk.
+// Split divides a chunk into pieces that stay below MaxSize when they are encoded. Nearly every chunk
+// is one piece.
 func Split(c Chunk) ([]Chunk, error) { return split(c, MaxSize) }
 
 func split(c Chunk, limit int) ([]Chunk, error) {
@@ -142,7 +138,7 @@ func split(c Chunk, limit int) ([]Chunk, error) {
 	}
 	left, right, ok := halve(c)
 	if !ok {
-		return nil, fmt.Errorf("chunk %d of run %s: %w", c.Number, c.Run, ErrTooLarge)
+		return nil, fmt.Errorf("chunk %d of run %s: %w", c.Number, c.Run, errTooLarge)
 	}
 	first, err := split(left, limit)
 	if err != nil {
@@ -152,7 +148,8 @@ func split(c Chunk, limit int) ([]Chunk, error) {
 	return append(first, rest...), err
 }
 
-// halve cuts between repositories or, if there is only one, between its images.
+// halve divides a chunk between repositories or, if it has only one, between images. It returns false
+// if the chunk has only one image.
 func halve(c Chunk) (left, right Chunk, ok bool) {
 	left, right = c, c
 	if n := len(c.Repositories); n > 1 {
@@ -167,4 +164,16 @@ func halve(c Chunk) (left, right Chunk, ok bool) {
 	l.Images, r.Images = l.Images[:n/2], l.Images[n/2:]
 	left.Repositories, right.Repositories = []Repository{l}, []Repository{r}
 	return left, right, true
+}
+
+// excerptBytes is how many bytes of an unreadable message are shown: enough to recognize it, and few
+// enough for one line.
+const excerptBytes = 128
+
+// Excerpt returns the beginning of data, quoted: in ASCII, and without control characters.
+func Excerpt(data []byte) string {
+	if len(data) <= excerptBytes {
+		return strconv.QuoteToASCII(string(data))
+	}
+	return fmt.Sprintf("%s… (%d bytes)", strconv.QuoteToASCII(string(data[:excerptBytes])), len(data))
 }

@@ -110,6 +110,6 @@ func TestSplitOfWhatCannotBe(t *testing.T) {
 		{Source: reference.MustRepository("quay.io/a")}, {Source: reference.MustRepository("quay.io/a"), Images: []Image{{MediaType: strings.Repeat("a", MaxSize)}}},
 	}}
 	_, err := Split(c)
-	require.ErrorIs(t, err, ErrTooLarge)
+	require.ErrorIs(t, err, errTooLarge)
 	require.EqualError(t, err, "chunk 7 of run r1: larger than a message may be")
 }

@@ -29,7 +29,7 @@ func FuzzDecode(f *testing.F) {
 
 		pieces, err := split(c, max(512, len(encoded)/3))
 		if err != nil {
-			require.ErrorIs(t, err, ErrTooLarge)
+			require.ErrorIs(t, err, errTooLarge)
 			return
 		}
 		images := 0

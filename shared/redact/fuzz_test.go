@@ -1,4 +1,4 @@
-package redact_test
+package redact
 
 import (
 	"strings"
@@ -7,17 +7,15 @@ import (
 	"unicode/utf8"
 
 	"github.com/stretchr/testify/require"
-
-	"github.com/osism/skopeo-worker/shared/redact"
 )
 
 // FuzzLine: whatever a registry says becomes one line that anything can show.
 func FuzzLine(f *testing.F) {
 	f.Fuzz(func(t *testing.T, text string) {
-		line := redact.Line(text)
-		require.LessOrEqual(t, len(line), redact.MaxLength)
+		line := Line(text)
+		require.LessOrEqual(t, len(line), maxLength)
 		require.True(t, utf8.ValidString(line))
 		require.Equal(t, -1, strings.IndexFunc(line, func(c rune) bool { return !unicode.IsPrint(c) }), "%q", line)
-		require.NotContains(t, redact.Line("get https://user:s3cr3tpass@registry.example.com/v2/"+text), "s3cr3tpass")
+		require.NotContains(t, Line("get https://user:s3cr3tpass@registry.example.com/v2/"+text), "s3cr3tpass")
 	})
 }

@@ -8,39 +8,38 @@ import (
 )
 
 const (
-	// minLength is the shortest secret in bytes that is taken out: a shorter one is
-	// part of too many words, and no secret.
+	// minLength is the length in bytes of the shortest secret. Shorter texts are in too many
+	// words.
 	minLength = 4
 
-	// wordLength is the length from which on a secret is taken out of longer words, too. A
-	// shorter one has to stand alone, and is not looked for in base64.
+	// wordLength is the length in bytes from which a secret is also found inside words and in
+	// base64. A shorter one is found only as a whole word.
 	wordLength = 6
 
-	// maxNeedle is how much of a secret is looked for, in bytes. A longer one is a
-	// token or a key in base64, and its end is found where its alphabet ends.
+	// maxNeedle is how many bytes of a secret are compared. A longer secret is a token or a key
+	// in base64; it ends at the first character that is not in its alphabet.
 	maxNeedle = 512
 
-	// maxRecent is how many secrets that come and go are known at once: more than a
-	// client keeps tokens. Each takes some 3 KiB.
+	// maxRecent is how many secrets of AddRecent are known. It is more than a client keeps
+	// tokens. Each takes some 3 KiB of memory.
 	maxRecent = 1024
 )
 
-// known are the secrets of this process: they are the same for all its parts, which
-// is why they are here and not passed around.
+// known are the secrets of this process. All its parts share them.
 var known = newSecrets()
 
-// Add makes secrets known until the process ends: those it was started with.
+// Add adds secrets, such as those that the process was started with, until the process ends.
 func Add(secrets ...string) {
 	for _, secret := range secrets {
 		known.add(secret, false)
 	}
 }
 
-// AddLogin is Add for a password, and for how it looks beside its user in an
-// Authorization header, if it is too short to be found there by itself.
+// AddLogin is Add for a password. If the password is too short to be found in base64, AddLogin also adds
+// the base64 of the login, as in an Authorization header.
 func AddLogin(user, password string) { Add(login(user, password)...) }
 
-// AddRecentLogin is AddLogin for a password that comes and goes.
+// AddRecentLogin is AddLogin for a password that may change.
 func AddRecentLogin(user, password string) { AddRecent(login(user, password)...) }
 
 func login(user, password string) []string {
@@ -51,25 +50,25 @@ func login(user, password string) []string {
 	return []string{password, base64.RawStdEncoding.EncodeToString(pair), base64.RawURLEncoding.EncodeToString(pair)}
 }
 
-// AddRecent makes secrets known that come and go, such as the passwords in a file that
-// changes, and tokens. The last 1,024 different ones are.
+// AddRecent adds secrets that change, such as tokens and the passwords in files. Only the last 1,024 of
+// them are known.
 func AddRecent(secrets ...string) {
 	for _, secret := range secrets {
 		known.add(secret, true)
 	}
 }
 
-// secrets finds secrets in a text in one pass, however many they are.
+// secrets finds many secrets in a text in one pass.
 type secrets struct {
 	mu     sync.RWMutex
-	kept   map[string]bool // true: recent
+	kept   map[string]bool // the value is true for recent ones
 	recent []string        // the oldest first
 
 	needles map[key][]needle
-	users   map[needle]int // how many secrets look for it
+	users   map[needle]int // number of secrets with this needle
 }
 
-// key is how needles begin.
+// key is the beginning of needles.
 type key [minLength]byte
 
 func newSecrets() *secrets {
@@ -124,10 +123,10 @@ func (s *secrets) forget(secret string) {
 	}
 }
 
-// mask puts the mask where text has a secret.
+// mask replaces the secrets in a text.
 func (s *secrets) mask(text string) string {
 	var masked strings.Builder
-	done := 0 // up to here, text is in masked
+	done := 0 // end of the part of text that is in masked
 	for _, found := range s.find(text) {
 		masked.WriteString(text[done:found.start])
 		masked.WriteString(mask)
@@ -140,7 +139,7 @@ func (s *secrets) mask(text string) string {
 // span is a part of a text.
 type span struct{ start, end int }
 
-// find returns the places of the secrets, in order and with something between them.
+// find returns the places of the secrets, in order. It joins places that overlap or touch.
 func (s *secrets) find(text string) (all []span) {
 	s.mu.RLock()
 	defer s.mu.RUnlock()

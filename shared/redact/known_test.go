@@ -73,7 +73,7 @@ func TestCutSecrets(t *testing.T) {
 	} {
 		require.Equal(t, want, Text(text))
 	}
-	require.NotContains(t, Line(strings.Repeat("a ", 4*MaxLength-8)+"correct horse battery staple"), "corr")
+	require.NotContains(t, Line(strings.Repeat("a ", 4*maxLength-8)+"correct horse battery staple"), "corr")
 }
 
 func TestShortSecrets(t *testing.T) {

@@ -12,13 +12,13 @@ import (
 // needle is one spelling of a secret.
 type needle struct {
 	text string
-	// word says that it has to stand alone.
+	// word is true if it must be a whole word.
 	word bool
-	// left and right say that it is a piece of something longer that is as secret.
+	// left and right are true if the characters of a token before and after it are secret, too.
 	left, right bool
 }
 
-// in finds the needle at i, or its beginning if the text was cut there.
+// in reports whether the needle is at i, or its beginning if the text was cut after that.
 func (n needle) in(text string, i int) (found span, ok bool) {
 	start, end := i, i
 	for end < len(text) && end-i < len(n.text) && text[end] == n.text[end-i] {
@@ -40,7 +40,7 @@ func (n needle) in(text string, i int) (found span, ok bool) {
 	return span{start, end}, true
 }
 
-// isCut reports whether a text was cut here, by how it continues.
+// isCut reports whether a text was cut before rest: rest begins with dots.
 func isCut(rest string) bool {
 	return strings.HasPrefix(rest, "...") || strings.HasPrefix(rest, ellipsis)
 }
@@ -49,17 +49,17 @@ func isWord(c byte) bool {
 	return c >= '0' && c <= '9' || c >= 'a' && c <= 'z' || c >= 'A' && c <= 'Z' || c == '_' || c >= 0x80
 }
 
-// isToken is the alphabets of base64 without the slash, in a URL as well, and the
-// dots of a JWT.
+// isToken reports whether c can be in a token: in base64 (except for the slash), in base64 for URLs,
+// escaped in a URL, or in a JSON Web Token.
 func isToken(c byte) bool { return isWord(c) && c < 0x80 || strings.IndexByte("+-=%.~", c) >= 0 }
 
-// needlesOf returns the spellings of a secret in which servers and programs may echo
-// it: as it is, and as it is in URLs, JSON, HTML, Go's quotes and base64.
+// needlesOf returns the spellings in which servers and programs may repeat a secret: unchanged, and as in
+// URLs, JSON, HTML, quoted Go strings, and base64.
 func needlesOf(secret string) []needle {
 	if len(secret) < wordLength {
 		return []needle{{text: secret, word: true}}
 	}
-	// A longer secret was cut.
+	// A secret of this length was cut.
 	long := len(secret) == maxNeedle
 	seen := make(map[needle]bool)
 	var all []needle
@@ -92,7 +92,7 @@ func spellings(secret string) []string {
 	}
 }
 
-// lowerEscapes is the other way to write %2F.
+// lowerEscapes returns a text with its escapes in lower case, as in %2f.
 func lowerEscapes(escaped string) string {
 	b := []byte(escaped)
 	for i := 0; i+2 < len(b); i++ {
@@ -114,16 +114,16 @@ func inJSON(secret string, forHTML bool) string {
 
 func unquoted(s string) string { return s[1 : len(s)-1] }
 
-// insideBase64 returns the part of the secret that shows in the base64 of any text that has it
-// in it, such as user:password. How it shows depends on where in a group of three
-// bytes it begins. Its first and last character also hold bits of the text around it.
+// insideBase64 returns the base64 of a secret as it is in the base64 of a longer text, such as
+// user:password. There are three of them, because the secret can begin at each byte of a group of three.
+// They leave out the first and the last character if these also have bits of the text around the secret.
 func insideBase64(secret string) []string {
 	var all []string
 	for before := range 3 {
 		text := make([]byte, before, before+len(secret))
 		text = append(text, secret...)
-		first := (before*8 + 5) / 6 // the first character without bits of what is before
-		after := len(text) * 8 / 6  // the first one with bits of what comes after
+		first := (before*8 + 5) / 6 // the first character without bits of the text before
+		after := len(text) * 8 / 6  // the first character with bits of the text after
 		for _, encoding := range []*base64.Encoding{base64.RawStdEncoding, base64.RawURLEncoding} {
 			all = append(all, encoding.EncodeToString(text)[first:after])
 		}

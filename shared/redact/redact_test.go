@@ -27,9 +27,9 @@ func TestLine(t *testing.T) {
 }
 
 func TestLineIsCutBetweenRunes(t *testing.T) {
-	got := Line(strings.Repeat("ä", MaxLength))
-	require.LessOrEqual(t, len(got), MaxLength)
-	require.Greater(t, len(got), MaxLength-8)
+	got := Line(strings.Repeat("ä", maxLength))
+	require.LessOrEqual(t, len(got), maxLength)
+	require.Greater(t, len(got), maxLength-8)
 	require.True(t, utf8.ValidString(got))
 	require.True(t, strings.HasSuffix(got, "…"))
 }

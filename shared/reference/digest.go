@@ -4,7 +4,6 @@ import (
 	// The algorithms that the OCI image specification registers.
 	_ "crypto/sha256"
 	_ "crypto/sha512"
-	"errors"
 	"fmt"
 	"hash"
 	"strings"
@@ -12,16 +11,13 @@ import (
 	"github.com/opencontainers/go-digest"
 )
 
-// ErrInvalidDigest is returned for a text that is not a digest.
-var ErrInvalidDigest = errors.New("invalid digest")
-
-// Digest is a valid digest of a known algorithm. The zero value is no digest.
+// Digest is a valid digest of a known algorithm. The zero value stands for none.
 type Digest struct{ text string }
 
-// ParseDigest parses a digest. Its error wraps ErrInvalidDigest and quotes the text safely.
+// ParseDigest parses a digest. Its error quotes the text safely.
 func ParseDigest(s string) (Digest, error) {
 	if !isSHA256(s) && digest.Digest(s).Validate() != nil {
-		return Digest{}, fmt.Errorf("%w %s: %s", ErrInvalidDigest, Quote(s), expectedDigest)
+		return Digest{}, fmt.Errorf("invalid digest %s: %s", Quote(s), expectedDigest)
 	}
 	return Digest{s}, nil
 }
@@ -67,7 +63,7 @@ func (d Digest) Hex() string {
 	return hex
 }
 
-// IsZero reports whether there is no digest.
+// IsZero reports whether d is the zero value.
 func (d Digest) IsZero() bool { return d.text == "" }
 
 // MarshalText implements encoding.TextMarshaler.

@@ -11,14 +11,14 @@ import (
 	dist "github.com/distribution/reference"
 )
 
-// maxQuoted is how many bytes of an invalid text an error contains.
+// maxQuoted is how many bytes of an invalid text an error has.
 const maxQuoted = 160
 
 // maxTag is the length of the longest tag (OCI distribution specification, "Pulling
 // manifests").
 const maxTag = 128
 
-// hexName matches a name that docker treats as an image id.
+// hexName matches a name that docker treats as an image ID.
 var hexName = regexp.MustCompile(`^[a-f0-9]{64}$`)
 
 // digestLike matches a digest that may be invalid, but not user information of a URL.
@@ -33,7 +33,7 @@ const (
 // distribution specification, "Pulling manifests").
 var whyTooLong = fmt.Sprintf("host and repository name are longer than %d characters", dist.RepositoryNameTotalLengthMax)
 
-// refuse returns why a text cannot be a reference, whatever its parts are, or "".
+// refuse returns why a text cannot be a reference, by its characters, or "".
 func refuse(s string) string {
 	if s == "" {
 		return "it is empty"
@@ -103,14 +103,13 @@ func explainPath(path string) string {
 	return ""
 }
 
-// misplacedAt reports whether something other than one digest follows an @. The text may
-// contain credentials then.
+// misplacedAt reports whether a text has an @ that no digest follows. It may be that of credentials.
 func misplacedAt(s string) bool {
 	_, after, found := strings.Cut(s, "@")
 	return found && !digestLike.MatchString(after)
 }
 
-// quote quotes an invalid text for an error, without anything that may be a password.
+// quote quotes an invalid text for an error, without credentials.
 func quote(s string) string {
 	if misplacedAt(s) {
 		s = "xxxxx" + s[strings.LastIndex(s, "@"):]
@@ -118,8 +117,8 @@ func quote(s string) string {
 	return Quote(s)
 }
 
-// Quote quotes a text from outside on one line, without control characters and at a limited
-// length.
+// Quote quotes a text from outside: on one line, in ASCII, without control characters, and cut if it is
+// long.
 func Quote(s string) string {
 	if len(s) > maxQuoted {
 		return strconv.QuoteToASCII(s[:maxQuoted]) + "…"

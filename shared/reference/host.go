@@ -12,7 +12,7 @@ import (
 	dist "github.com/distribution/reference"
 )
 
-// localhost is the only host without a dot or a port, as in docker.
+// localhost is the only host that needs neither a dot nor a port, as in docker.
 const localhost = "localhost"
 
 // maxHost is the length of the longest host name (RFC 1035, section 2.3.4).
@@ -21,7 +21,7 @@ const maxHost = 253
 // maxPort is the highest TCP port.
 const maxPort = 65535
 
-// domain is the library's expression for hosts, for a whole text.
+// domain matches a host: the library's expression, for a whole text.
 var domain = regexp.MustCompile(`^(?:` + dist.DomainRegexp.String() + `)$`)
 
 // cutHost splits the host, with its port, off a reference. As in docker, the first component
@@ -36,20 +36,20 @@ func cutHost(s string) (host, rest string, ok bool) {
 
 // Hosts of Docker Hub (docs.docker.com/docker-hub and its API reference).
 const (
-	// DockerHub is the canonical name of its registry. An entry without a host is one of
-	// Docker Hub's.
+	// DockerHub is the canonical name of Docker Hub's registry. It is the default host of an
+	// entry.
 	DockerHub = "docker.io"
 	// DockerHubRegistry serves the OCI API of DockerHub.
 	DockerHubRegistry = "registry-1.docker.io"
 	// DockerHubAPI lists tags with their digests.
 	DockerHubAPI = "hub.docker.com"
 
-	dockerHubIndex  = "index.docker.io" // an older name, which credentials are kept under
+	dockerHubIndex  = "index.docker.io" // an older name, under which files have credentials
 	dockerHubTokens = "auth.docker.io"
 )
 
-// CanonicalHost returns the one name of a registry, host[:port]: in lower case, and
-// DockerHub for the other names of Docker Hub's registry.
+// CanonicalHost returns the canonical name of a registry, host[:port]: in lower case, and DockerHub for
+// the other names of Docker Hub's registry.
 func CanonicalHost(host string) string {
 	host = strings.ToLower(host)
 	if host == dockerHubIndex || host == DockerHubRegistry {
@@ -58,8 +58,8 @@ func CanonicalHost(host string) string {
 	return host
 }
 
-// RegistryOf returns the canonical name of the registry that a host belongs to: Docker Hub
-// has more hosts than those of its registry.
+// RegistryOf returns the canonical name of the registry that a host belongs to. It includes Docker Hub's
+// hosts for tokens and for its API.
 func RegistryOf(host string) string {
 	host = CanonicalHost(host)
 	if host == dockerHubTokens || host == DockerHubAPI {
@@ -68,7 +68,7 @@ func RegistryOf(host string) string {
 	return host
 }
 
-// Hosts are registries, host[:port], in the spelling of users.
+// Hosts is a set of registries, by their canonical names.
 type Hosts map[string]bool
 
 // NewHosts returns a set of hosts.
@@ -80,7 +80,7 @@ func NewHosts(hosts []string) Hosts {
 	return set
 }
 
-// Has reports whether a host is among them, by whatever name.
+// Has reports whether a host is in the set, by any of its names.
 func (h Hosts) Has(host string) bool { return h[CanonicalHost(host)] }
 
 // explainHost returns why a host with an optional port is invalid, or "".
@@ -120,7 +120,7 @@ func validHost(host string) bool {
 		ip, err := netip.ParseAddr(strings.TrimSuffix(address, "]"))
 		return err == nil && ip.Is6()
 	}
-	// A name whose last label is a number is an IPv4 address: no top-level domain is a
+	// A name whose last label is a number is an IPv4 address, because no top-level domain is a
 	// number (RFC 3696, section 2).
 	last := host[strings.LastIndex(host, ".")+1:]
 	if strings.Trim(last, "0123456789") == "" {
@@ -135,17 +135,16 @@ var ErrInvalidDestination = errors.New("invalid destination")
 
 const expectedDestination = "expected host[:port][/prefix]"
 
-// Destination is the registry that is mirrored to, and the path under which repositories are
-// stored there.
+// Destination is the registry that images are mirrored to, and the path of their repositories there.
 type Destination struct {
-	// Host is in lower case, with a port if there is one.
+	// Host is the canonical name of the registry, with an optional port.
 	Host string
 	// Prefix has no slash at either end. It is optional.
 	Prefix string
 }
 
-// ParseDestination parses host[:port][/prefix]. Its error wraps ErrInvalidDestination and
-// contains no credentials.
+// ParseDestination parses host[:port][/prefix]. Its error wraps ErrInvalidDestination and has no
+// credentials.
 func ParseDestination(s string) (Destination, error) {
 	if why := refuseDestination(s); why != "" {
 		return Destination{}, fmt.Errorf("%w %s: %s", ErrInvalidDestination, quote(s), why)
@@ -155,7 +154,7 @@ func ParseDestination(s string) (Destination, error) {
 	switch {
 	case why != "":
 	case !strings.ContainsAny(host, ".:") && !strings.EqualFold(host, localhost):
-		// Without a dot or a port, docker and skopeo treat it as a namespace of Docker Hub.
+		// docker and skopeo treat such a name as a namespace of Docker Hub.
 		why = fmt.Sprintf("host %s has neither a dot nor a port, write %s:443 or its full name", Quote(host), host)
 	case len(s) > dist.RepositoryNameTotalLengthMax:
 		why = whyTooLong
@@ -169,7 +168,7 @@ func ParseDestination(s string) (Destination, error) {
 }
 
 // Repository returns the name of a repository at the destination, such as
-// "127.0.0.1:5000/mirror/library/nginx". It is invalid if prefix and path are too long.
+// "127.0.0.1:5000/mirror/library/nginx". The name may be too long to be valid.
 func (d Destination) Repository(path string) string {
 	return d.String() + "/" + path
 }

@@ -6,24 +6,22 @@ import (
 	"strings"
 )
 
-// every stands for all repositories of a Namespace. It is the last part of its name.
+// every is the end of the name of a Namespace. It stands for all repositories.
 const every = "/*"
 
-// ErrInvalidNamespace is returned for a text that is not a Namespace.
-var ErrInvalidNamespace = errors.New("invalid namespace")
+var errInvalidNamespace = errors.New("invalid namespace")
 
 // Namespace is all repositories below a path of a registry.
 type Namespace struct{ registry, path string }
 
-// IsNamespace reports whether a text is meant to be a Namespace: it has an asterisk.
+// IsNamespace reports whether a text has an asterisk, and so is meant to be a Namespace.
 func IsNamespace(s string) bool { return strings.Contains(s, "*") }
 
-// ParseNamespace parses host/path/*, or host/* for all repositories of a registry. Without a
-// host, the registry is Docker Hub. Its error wraps ErrInvalidNamespace and contains no
-// credentials.
+// ParseNamespace parses host/path/*, or host/* for all repositories of a registry. Without a host, the
+// registry is Docker Hub. Its error has no credentials.
 func ParseNamespace(s string) (Namespace, error) {
 	fail := func(why string) (Namespace, error) {
-		return Namespace{}, fmt.Errorf("%w %s: %s", ErrInvalidNamespace, quote(s), why)
+		return Namespace{}, fmt.Errorf("%w %s: %s", errInvalidNamespace, quote(s), why)
 	}
 	if why := refuse(s); why != "" {
 		return fail(why)
@@ -35,7 +33,7 @@ func ParseNamespace(s string) (Namespace, error) {
 	host, path, hasHost := cutHost(below + "/")
 	path = strings.TrimSuffix(path, "/")
 	if hasHost && path == "" {
-		// Any repository shows whether the host is one.
+		// A repository on the host parses only if the host is valid.
 		r, err := Parse(host + "/any")
 		switch {
 		case err != nil:
@@ -45,7 +43,7 @@ func ParseNamespace(s string) (Namespace, error) {
 		}
 		return Namespace{registry: r.Repository.registry}, nil
 	}
-	// The name of a repository in it has the path that the registry uses.
+	// Parsing a repository of the namespace gives its path at the registry.
 	r, err := Parse(below + "/any")
 	if err != nil {
 		return fail(reasonOf(err))
@@ -62,10 +60,10 @@ func reasonOf(err error) string {
 	return why
 }
 
-// Registry returns the host, as that of a Repository.
+// Registry returns the host, as for a Repository.
 func (n Namespace) Registry() string { return n.registry }
 
-// Path returns the path that all repositories begin with; "" for a whole registry.
+// Path returns the beginning of the paths of all repositories; "" for a whole registry.
 func (n Namespace) Path() string { return n.path }
 
 // String returns host/path/*.
@@ -83,21 +81,20 @@ func (n Namespace) Has(r Repository) (below string, ok bool) {
 	return strings.CutPrefix(r.String(), n.parent()+"/")
 }
 
-// Repository returns a repository of the namespace by its path at the registry. The error
-// wraps ErrInvalidRepository.
+// Repository returns a repository of the namespace by its path at the registry.
 func (n Namespace) Repository(path string) (Repository, error) {
 	r, err := ParseRepository(n.registry + "/" + path)
 	if err != nil {
 		return Repository{}, err
 	}
 	if _, ok := n.Has(r); !ok {
-		return Repository{}, fmt.Errorf("%w %s: it is not in %s", ErrInvalidRepository, quote(r.String()), n)
+		return Repository{}, fmt.Errorf("%w %s: it is not in %s", errInvalidRepository, quote(r.String()), n)
 	}
 	return r, nil
 }
 
-// Address returns a repository whose registry is that of the namespace, for requests that are
-// about the registry. It need not exist.
+// Address returns a repository at the registry of the namespace, for requests to the registry. The
+// repository need not exist.
 func (n Namespace) Address() Repository {
 	if n.path == "" {
 		return Repository{n.registry, "any"}

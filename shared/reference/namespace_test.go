@@ -31,7 +31,7 @@ func TestNamespace(t *testing.T) {
 		"quay.io/a/*@sha256:" + hex64Text: asterisk,
 	} {
 		_, err := ParseNamespace(text)
-		require.ErrorIs(t, err, ErrInvalidNamespace, text)
+		require.ErrorIs(t, err, errInvalidNamespace, text)
 		require.ErrorContains(t, err, why, text)
 		require.NotContains(t, err.Error(), "pw@")
 	}
@@ -47,7 +47,7 @@ func TestNamespace(t *testing.T) {
 	require.Equal(t, "quay.io/osism/a", r.String())
 	for _, path := range []string{"other/a", "osism", "osism/../a", "osism/A", "osism/a:1", ""} {
 		_, err := n.Repository(path)
-		require.ErrorIs(t, err, ErrInvalidRepository, path)
+		require.ErrorIs(t, err, errInvalidRepository, path)
 	}
 }
 

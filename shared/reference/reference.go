@@ -1,5 +1,5 @@
-// Package reference parses the names of images: those of a list and those at a destination.
-// All spellings of a repository give the same name.
+// Package reference parses the names of images in lists and at destinations. All spellings of a
+// repository become one name.
 package reference
 
 import (
@@ -10,8 +10,8 @@ import (
 	lru "github.com/hashicorp/golang-lru/v2"
 )
 
-// digestTagHex is how many hex digits of a digest are in its tag at the destination. 48 bits
-// are enough to tell the images of a repository apart.
+// digestTagHex is how many hex digits of a digest are in its tag at the destination. 48 bits are enough
+// to distinguish the images of a repository.
 const digestTagHex = 12
 
 // ErrInvalid is returned for a text that is not the name of an image.
@@ -25,8 +25,8 @@ type Reference struct {
 	Digest     Digest
 }
 
-// Parse parses host/path[:tag][@digest]. Its error wraps ErrInvalid, says what is wrong, and
-// contains no credentials.
+// Parse parses host/path[:tag][@digest]. Its error wraps ErrInvalid, gives the reason, and has no
+// credentials.
 func Parse(s string) (Reference, error) {
 	if why := refuse(s); why != "" {
 		return Reference{}, invalid(s, why)
@@ -85,9 +85,9 @@ func (r Reference) String() string {
 	return s
 }
 
-// DestinationTag returns the tag of the image at the destination. A reference by digest alone
-// gets one made of the digest, such as "sha256-0123456789ab", because registries delete
-// manifests without a tag. It is zero for a whole repository, whose tags keep their names.
+// DestinationTag returns the tag of the image at the destination. For a reference with only a digest, it
+// is made of the digest, such as "sha256-0123456789ab", because registries delete manifests without a
+// tag. For a whole repository it is zero, because its tags keep their names.
 func (r Reference) DestinationTag() Tag {
 	if !r.Tag.IsZero() || r.Digest.IsZero() {
 		return r.Tag
@@ -99,18 +99,16 @@ func invalid(s, why string) error {
 	return fmt.Errorf("%w %s: %s", ErrInvalid, quote(s), why)
 }
 
-// ErrInvalidRepository is returned for a text that is not a repository.
-var ErrInvalidRepository = errors.New("invalid repository")
+var errInvalidRepository = errors.New("invalid repository")
 
-// Repository is a repository of a registry. The zero value is no repository.
+// Repository is a repository of a registry. The zero value stands for none.
 type Repository struct{ registry, path string }
 
-// repositories are those that were parsed last, by their text: documents at the broker repeat
+// repositories are those that were parsed last, by their text, because documents at the broker repeat
 // them for each tag. A list has some thousands.
 var repositories = must(lru.New[string, Repository](4096))
 
-// ParseRepository parses host/path in the spelling of String. Its error wraps
-// ErrInvalidRepository and contains no credentials.
+// ParseRepository parses host/path in the spelling of String. Its error has no credentials.
 func ParseRepository(s string) (Repository, error) {
 	if r, ok := repositories.Get(s); ok {
 		return r, nil
@@ -126,9 +124,9 @@ func parseRepository(s string) (Repository, error) {
 	r, err := ParseCanonical(s)
 	switch {
 	case err != nil:
-		return Repository{}, fmt.Errorf("%w: %w", ErrInvalidRepository, err)
+		return Repository{}, fmt.Errorf("%w: %w", errInvalidRepository, err)
 	case !r.Tag.IsZero() || !r.Digest.IsZero():
-		return Repository{}, fmt.Errorf("%w %s: expected neither a tag nor a digest", ErrInvalidRepository, quote(s))
+		return Repository{}, fmt.Errorf("%w %s: expected neither a tag nor a digest", errInvalidRepository, quote(s))
 	}
 	return r.Repository, nil
 }
@@ -137,8 +135,7 @@ func parseRepository(s string) (Repository, error) {
 // invalid.
 func MustRepository(s string) Repository { return must(ParseRepository(s)) }
 
-// Registry returns the host in lower case, with a port if there is one. It is DockerHub for
-// all names of Docker Hub's registry.
+// Registry returns the canonical name of the registry, with an optional port.
 func (r Repository) Registry() string { return r.registry }
 
 // Path returns the repository's name at the registry, such as "library/nginx".
@@ -152,7 +149,7 @@ func (r Repository) String() string {
 	return r.registry + "/" + r.path
 }
 
-// IsZero reports whether there is no repository.
+// IsZero reports whether r is the zero value.
 func (r Repository) IsZero() bool { return r == Repository{} }
 
 // MarshalText implements encoding.TextMarshaler.

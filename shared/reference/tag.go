@@ -23,7 +23,7 @@ func isTag(s string) bool {
 	})
 }
 
-// Tag is a valid tag. The zero value is no tag.
+// Tag is a valid tag. The zero value stands for none.
 type Tag struct{ text string }
 
 // ParseTag parses a tag. Its error wraps ErrInvalidTag and quotes the text safely.
@@ -40,7 +40,7 @@ func MustTag(s string) Tag { return must(ParseTag(s)) }
 // String returns the tag's text, "" for the zero value.
 func (t Tag) String() string { return t.text }
 
-// IsZero reports whether there is no tag.
+// IsZero reports whether t is the zero value.
 func (t Tag) IsZero() bool { return t.text == "" }
 
 // MarshalText implements encoding.TextMarshaler.

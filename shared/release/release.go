@@ -1,11 +1,9 @@
-// Package release keeps the exceptions from minimum ages: digests that are mirrored though
-// their tags have not had them for long enough.
+// Package release stores exceptions from minimum ages: digests that are mirrored before their tags have
+// had them for long enough.
 package release
 
 import (
 	"context"
-	"crypto/sha256"
-	"encoding/hex"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -17,31 +15,32 @@ import (
 
 	"github.com/osism/skopeo-worker/shared/broker"
 	"github.com/osism/skopeo-worker/shared/reference"
+	"github.com/osism/skopeo-worker/shared/subject"
 )
 
 const (
 	// bucket holds the releases.
 	bucket = "mirror_releases"
-	// Keep is how long a release holds. By then, the digest is old enough for any age that
-	// makes sense.
+	// Keep is how long a release counts. After that, the digest is older than any useful minimum
+	// age.
 	Keep = 90 * 24 * time.Hour
 )
 
-// Release is a digest that does not wait.
+// Release is a digest that need not wait for its minimum age.
 type Release struct {
 	Repository reference.Repository `json:"repository"` // of the source
 	Digest     reference.Digest     `json:"digest"`
-	Tag        reference.Tag        `json:"tag,omitzero"` // by which it was named
+	Tag        reference.Tag        `json:"tag,omitzero"` // tag in the command that released it
 	By         string               `json:"by"`           // user and host
 	At         time.Time            `json:"at"`
 }
 
-// Image is the image at the source.
+// Image returns the name of the image at the source.
 func (r Release) Image() string {
 	return reference.Reference{Repository: r.Repository, Tag: r.Tag, Digest: r.Digest}.String()
 }
 
-// Store keeps releases at a broker. It is safe for concurrent use.
+// Store reads and writes releases. It is safe for concurrent use.
 type Store struct {
 	b  *broker.Broker
 	kv jetstream.KeyValue
@@ -57,11 +56,10 @@ func Open(ctx context.Context, b *broker.Broker) (*Store, error) {
 }
 
 func key(repository reference.Repository, digest reference.Digest) string {
-	sum := sha256.Sum256([]byte(repository.String() + "@" + digest.String()))
-	return hex.EncodeToString(sum[:16])
+	return subject.Hash(repository.String() + "@" + digest.String())
 }
 
-// Add stores a release. A digest that was released before stays so.
+// Add stores a release. It replaces an earlier one of the same digest.
 func (s *Store) Add(ctx context.Context, r Release) error {
 	data, err := json.Marshal(r)
 	if err == nil {
@@ -106,8 +104,7 @@ func (s *Store) List(ctx context.Context) ([]Release, error) {
 	return all, nil
 }
 
-// parse reads a release. It returns false for what is not one: another program may have put it
-// there.
+// parse reads a release. It returns false for anything else, which another program has stored.
 func parse(data []byte) (Release, bool) {
 	var r Release
 	err := json.Unmarshal(data, &r)

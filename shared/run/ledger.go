@@ -11,8 +11,8 @@ import (
 	"github.com/osism/skopeo-worker/shared/subject"
 )
 
-// Ledger holds the runs of all mirror names. It reads only changes since the last
-// call, however many chunks a run has. It is not safe for concurrent use.
+// Ledger returns the runs of all mirror names. Each call reads only what has changed since the last
+// one. It is not safe for concurrent use.
 type Ledger struct {
 	store    *Store
 	runs     map[string]Entry // by key
@@ -24,7 +24,7 @@ type Ledger struct {
 // Entry is a run in the bucket.
 type Entry struct {
 	Run
-	Revision uint64 // of the entry; every change makes a new one
+	Revision uint64 // of the entry; each change of the run gives it a new one
 }
 
 func (e Entry) key() string { return e.Name + "." + e.ID }
@@ -40,9 +40,9 @@ func (s *Store) Ledger() *Ledger {
 	return &Ledger{store: s, runs: map[string]Entry{}}
 }
 
-// List returns the runs by mirror name, the newest first, that started within the time
-// that runs are kept, without the plans that were taken back. It drops the progress of runs whose
-// Status was not called since the last List.
+// List returns the runs of the last 30 days by mirror name, the newest first, without plans that
+// could not be published. It forgets the progress of runs whose Status was not called since the
+// last List.
 func (l *Ledger) List(ctx context.Context) (map[string][]Entry, error) {
 	l.before, l.progress = l.progress, map[string]*progressOf{}
 	var err error
@@ -73,8 +73,8 @@ func (l *Ledger) List(ctx context.Context) (map[string][]Entry, error) {
 	return byName, nil
 }
 
-// Status returns the state of a run, and whether it is final: the run has no chunk left and
-// will not change. While the run is not over, its chunks are not counted.
+// Status returns the state of a run, and whether it is final, that is, will not change any more.
+// While the run is not over, its chunks are not counted.
 func (l *Ledger) Status(ctx context.Context, e Entry) (st Status, final bool, err error) {
 	left, err := l.store.b.Count(ctx, subject.OfRun(e.Name, e.ID))
 	if err != nil {
@@ -116,7 +116,7 @@ func (l *Ledger) Status(ctx context.Context, e Entry) (st Status, final bool, er
 	return st, false, nil
 }
 
-// keepUnpublished is how long a plan that is not marked as published may still become so.
+// keepUnpublished is how long after its start a plan may be marked as published.
 const keepUnpublished = time.Hour
 
 // update reads the progress of the run's messages since the last time.

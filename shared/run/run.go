@@ -1,6 +1,5 @@
-// Package run keeps records of runs: the plans that were published, and the progress of the
-// workers. The records only count and describe; a run is over when the stream holds
-// none of its chunks.
+// Package run stores runs (published plans and republishes) and the progress of their chunks. The
+// records only describe: a run is over when the stream holds none of its chunks.
 package run
 
 import (
@@ -21,7 +20,7 @@ const (
 	Keep = 30 * 24 * time.Hour
 )
 
-// ErrNotFound is returned if no run has the given id.
+// ErrNotFound is returned if no run has the given ID.
 var ErrNotFound = exit.Usage.New("no such run")
 
 // The kinds of runs.
@@ -42,26 +41,26 @@ type Run struct {
 	FirstDue    time.Time     `json:"first_due"`
 	Interval    time.Duration `json:"interval"`
 	Published   bool          `json:"published"`
-	// Interrupted reports that the process that published the run was killed meanwhile: a
-	// plan is cancelled then, and a republish has only a part of the failures.
+	// Interrupted is true if the process that published the run was killed meanwhile. Such a
+	// plan is cancelled, and such a republish has only a part of the failures.
 	Interrupted bool `json:"interrupted,omitempty"`
-	// Fingerprint identifies the list and how it was split. `planner mirror` recognises the
-	// run that it has not finished by it.
+	// Fingerprint identifies the list and how it was split. By it, `planner mirror` recognizes a
+	// run that it has not finished.
 	Fingerprint string `json:"fingerprint,omitempty"`
-	// Warnings are about the list as it was planned, such as a repository that its namespace no
-	// longer lists.
+	// Warnings are about the planned list, such as a repository that its namespace no longer
+	// lists.
 	Warnings []string `json:"warnings,omitempty"`
-	// FailedNamespaces are those that could not be listed, or listed too little, each with the
-	// reason. The run has the repositories that they had before, and ends as failed.
+	// FailedNamespaces are namespaces that could not be listed, or listed too few repositories,
+	// each with the reason. The run has their earlier repositories, and ends as failed.
 	FailedNamespaces []string `json:"failed_namespaces,omitempty"`
-	// Ended is StateCancelled or StateSuperseded if the run was ended before all of its
-	// chunks were done, and EndedAt is when. Workers drop the chunks of such a run.
+	// Ended is StateCancelled or StateSuperseded if the run was ended before all of its chunks
+	// were done, at EndedAt. Workers drop the chunks of such a run.
 	Ended   string    `json:"ended,omitempty"`
 	EndedAt time.Time `json:"ended_at,omitzero"`
 }
 
-// NewID returns the id of a run. Ids sort by time, to the millisecond, and are one token
-// of a subject.
+// NewID returns the ID of a run. IDs sort by time, to the millisecond. An ID is one token of a
+// subject.
 func NewID(now time.Time) string {
 	now = now.UTC()
 	return fmt.Sprintf("%s-%03d-%04x", now.Format("20060102-150405"), now.Nanosecond()/int(time.Millisecond), rand.N(1<<16))
@@ -69,7 +68,7 @@ func NewID(now time.Time) string {
 
 var id = regexp.MustCompile(`^\d{8}-\d{6}-\d{3}-[0-9a-f]{4}$`)
 
-// ValidID reports whether NewID may have made s.
+// ValidID reports whether s has the form of an ID.
 func ValidID(s string) bool { return id.MatchString(s) }
 
 // Tally counts the outcomes of images.
@@ -81,17 +80,17 @@ type Tally struct {
 	Skipped   int `json:"skipped"`
 	Vanished  int `json:"vanished"` // the source has listed the tag, but does not have it
 	Waiting   int `json:"waiting"`  // the tag has not had its digest for long enough
-	Kept      int `json:"kept"`     // the source has moved an immutable tag, which the destination keeps
+	Kept      int `json:"kept"`     // the source has moved an immutable tag, and the destination keeps the old image
 	Failed    int `json:"failed"`
-	// Dropped images were not tried, or not tried again, because their run was cancelled
-	// or superseded. A repository that was not resolved by then counts as one.
+	// Dropped images were not tried, or not tried again, because their run was cancelled or
+	// superseded. A repository that was not resolved counts as one image.
 	Dropped int `json:"dropped"`
 }
 
 // Outcome is the outcome of an image.
 type Outcome string
 
-// The outcomes, beside Dropped. Each has a field of Tally.
+// The outcomes of images. Dropped is another one. Each has a field of Tally.
 const (
 	Copied    Outcome = "copied"
 	Tagged    Outcome = "tagged"
@@ -103,10 +102,10 @@ const (
 	Failed    Outcome = "failed"
 )
 
-// Outcomes are all outcomes, in the order in which people see them.
+// Outcomes are all outcomes, in the order of reports.
 var Outcomes = [...]Outcome{Copied, Tagged, Unchanged, Skipped, Waiting, Vanished, Kept, Failed, Dropped}
 
-// Of returns the number of images with an outcome, to be read or changed.
+// Of returns the field for an outcome.
 func (t *Tally) Of(o Outcome) *int {
 	switch o {
 	case Copied:
@@ -138,7 +137,7 @@ func (t *Tally) add(o Tally) {
 	}
 }
 
-// Ended counts the images that have an outcome.
+// Ended returns the number of images that have an outcome.
 func (t Tally) Ended() int {
 	n := 0
 	for _, outcome := range Outcomes {
@@ -155,7 +154,7 @@ const (
 	Dropped = "dropped" // because its run has ended
 )
 
-// Progress is how far a worker has come with one message.
+// Progress is the progress of one message.
 type Progress struct {
 	State   string    `json:"state"`
 	Images  Tally     `json:"images"`
@@ -174,7 +173,7 @@ type Progress struct {
 // Over reports whether a worker is done with the message.
 func (p Progress) Over() bool { return p.State == Done || p.State == Dropped }
 
-// Copy is an image under way.
+// Copy is a running copy of an image.
 type Copy struct {
 	Image       string    `json:"image"` // with one of its tags, as in a list
 	Destination string    `json:"destination"`
@@ -184,11 +183,11 @@ type Copy struct {
 	Since       time.Time `json:"since"`
 }
 
-// copiesKnownFor is how long copies count as under way after a worker has recorded them,
-// which it does every few seconds. A worker that has died is noticed within a minute.
+// copiesKnownFor is how long copies count as running after a worker has recorded them. Workers
+// record them every few seconds, so after a minute the worker has probably died.
 const copiesKnownFor = time.Minute
 
-// copies returns the copies that are under way, or nil if that is no longer known.
+// copies returns the running copies, or nil if the record is too old.
 func (p Progress) copies() []Copy {
 	if time.Since(p.Updated) > copiesKnownFor {
 		return nil
@@ -196,7 +195,7 @@ func (p Progress) copies() []Copy {
 	return p.UnderWay
 }
 
-// due returns the time of a planned chunk.
+// due returns when a planned chunk is due, by its token.
 func (r Run) due(token string) time.Time {
 	number, err := strconv.Atoi(strings.SplitN(token, "p", 2)[0])
 	if err != nil {
@@ -224,7 +223,7 @@ type Chunks struct {
 	Running int `json:"running"`
 	Snoozed int `json:"snoozed"`
 	Done    int `json:"done"`
-	// Dropped chunks belong to a run that was cancelled or superseded, and no worker has
+	// Dropped chunks belong to a run that was cancelled or superseded, and no worker works on
 	// them. Some of their images may have been mirrored.
 	Dropped int `json:"dropped"`
 	// Lost chunks are not done, and the broker does not hold them, although the run was not
@@ -232,8 +231,8 @@ type Chunks struct {
 	Lost int `json:"lost"`
 }
 
-// Registry is the limit of a registry, and how much a run has left to pull from it. A
-// destination is included if it is closed.
+// Registry is the limit of a registry, and how much a run has left to pull from it. Of
+// destinations, only closed ones are included.
 type Registry struct {
 	Registry    string     `json:"registry"`
 	Limit       int        `json:"limit"`
@@ -241,19 +240,19 @@ type Registry struct {
 	Spent       int        `json:"spent"`
 	Free        *int       `json:"free"` // nil if pulls are not counted
 	ClosedUntil *time.Time `json:"closed_until"`
-	// ClosedSince is since when the registry is away; nil if it is not. It is probed at
-	// ClosedUntil, and away until a probe succeeds.
+	// ClosedSince is since when the registry is away; nil if it is not. Workers probe it at
+	// ClosedUntil; it is away until a probe succeeds.
 	ClosedSince *time.Time `json:"closed_since,omitempty"`
-	// RefusedSince is since when a registry that limits requests has allowed none; nil if it
-	// is open or away.
+	// RefusedSince is since when a registry has refused all requests because of its limit; nil
+	// if it is open or away.
 	RefusedSince *time.Time `json:"refused_since,omitempty"`
 	Reason       string     `json:"reason"`
 	NextSlot     *time.Time `json:"next_slot"`
-	// ToPull is an estimate of the manifests that are left to pull; ToPullAtLeast is true
-	// if there are more.
+	// ToPull is an estimate of the pulls that are left. If ToPullAtLeast is true, it is a lower
+	// bound.
 	ToPull        int  `json:"to_pull"`
 	ToPullAtLeast bool `json:"to_pull_at_least"`
-	// EstimatedDone is when the budget allows the last of ToPull; nil if it allows it now.
+	// EstimatedDone is when the budget allows the last of these pulls; nil if it allows all now.
 	EstimatedDone *time.Time `json:"estimated_done"`
 }
 
@@ -269,41 +268,41 @@ type Status struct {
 	Started  time.Time  `json:"started"`
 	Finished *time.Time `json:"finished"`
 	NextDue  *time.Time `json:"next_due"`
-	// EstimatedDone is the earliest time at which the run can be done, given its schedule
-	// and the budgets; nil if only the work itself takes time.
+	// EstimatedDone is the earliest time at which the run can be done, given its schedule and
+	// the budgets; nil if neither delays it.
 	EstimatedDone *time.Time `json:"estimated_done"`
-	// EstimatedAtLeast is true if there is more to pull than is known.
+	// EstimatedAtLeast is true if the run may have more to pull than EstimatedDone includes.
 	EstimatedAtLeast bool       `json:"estimated_at_least"`
 	Registries       []Registry `json:"registries"`
 	UnderWay         []Copy     `json:"under_way"` // the oldest first
-	// Failures are kept under the mirror name, whichever run they come from.
+	// Failures are those of the mirror name, from all runs.
 	Failures Failures `json:"failures"`
 	// Warnings and FailedNamespaces are those of the Run.
 	Warnings         []string `json:"warnings,omitempty"`
 	FailedNamespaces []string `json:"failed_namespaces,omitempty"`
-	// Unresolved is how many chunks have images that are not counted yet.
+	// Unresolved is the number of chunks that have images which are not counted yet.
 	Unresolved int `json:"-"`
-	// WorkerMissing is true if a chunk is due and no worker is known to have it.
+	// WorkerMissing is true if a chunk is due and no worker has recorded that it works on it.
 	WorkerMissing bool `json:"-"`
-	// Away are the registries that are away, if everything that is left waits for them.
+	// Away are the registries that are away, if all chunks that are left wait for them.
 	Away []string `json:"-"`
 }
 
-// Failures counts the failures that are kept under a mirror name. The planner fills it in.
+// Failures counts the failures of a mirror name. The planner sets it.
 type Failures struct {
 	Images     int `json:"images"`     // failed images of the list
 	LeftList   int `json:"left_list"`  // failed images that have left the list
 	Unreadable int `json:"unreadable"` // messages among the failures that are not records
 }
 
-// NotBefore sets EstimatedDone to t if it is earlier.
+// NotBefore sets EstimatedDone to t if EstimatedDone is earlier or nil.
 func (s *Status) NotBefore(t time.Time) {
 	if s.EstimatedDone == nil || s.EstimatedDone.Before(t) {
 		s.EstimatedDone = &t
 	}
 }
 
-// Over reports whether nothing of the run is left to do.
+// Over reports whether the run is over.
 func (s Status) Over() bool {
 	return s.State != StateWaiting && s.State != StateRunning && s.State != StateSnoozed
 }

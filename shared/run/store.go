@@ -54,7 +54,7 @@ func (s *Store) put(ctx context.Context, key string, value any) error {
 	return err
 }
 
-// Delete deletes a run that has published nothing.
+// Delete deletes a run that has no messages.
 func (s *Store) Delete(ctx context.Context, name, id string) error {
 	if err := s.kv.Delete(ctx, name+"."+id); err != nil {
 		return fmt.Errorf("deleting run %s: %w", id, err)
@@ -70,13 +70,13 @@ func (s *Store) Record(ctx context.Context, a subject.Address, p Progress) error
 	return nil
 }
 
-// ErrOvertaken is returned if another worker has recorded progress of the same message in
-// the meantime.
+// ErrOvertaken is returned if another worker has recorded progress of the same message meanwhile.
 var ErrOvertaken = errors.New("another worker has the chunk, or is done with it")
 
-// Report stores the progress of the message at the address if last is still the revision
-// of the recorded progress, 0 if there is none, and returns the new revision. Otherwise it returns
-// ErrOvertaken: a worker that was suspended must not hide that another one is done.
+// Report stores the progress of the message at the address, and returns the new revision. last is
+// the revision of the recorded progress, 0 if there is none. If another worker has recorded
+// progress since, Report stores nothing and returns ErrOvertaken, so that a worker that was
+// suspended does not hide that the other is done.
 func (s *Store) Report(ctx context.Context, a subject.Address, p Progress, last uint64) (uint64, error) {
 	data, err := json.Marshal(p)
 	if err != nil {
@@ -92,9 +92,8 @@ func (s *Store) Report(ctx context.Context, a subject.Address, p Progress, last 
 	return revision, nil
 }
 
-// Progress returns the last recorded progress of the message, with its revision, as the
-// bucket's leader has it. If nothing was recorded, or the entry is not a progress, p is
-// empty.
+// Progress returns the last recorded progress of the message, with its revision, from the leader
+// of the bucket. If nothing was recorded, or the entry is not a progress, p is empty.
 func (s *Store) Progress(ctx context.Context, a subject.Address) (p Progress, revision uint64, err error) {
 	e, err := s.kv.Get(ctx, progressKey(a))
 	if errors.Is(err, jetstream.ErrKeyNotFound) {
@@ -132,11 +131,11 @@ func progressKey(a subject.Address) string {
 	return a.Name + "." + a.Run + "." + a.Registry + "." + a.Token
 }
 
-// takenBack reports whether the run is a plan that could not be published. It takes no
-// other run's place: the lists of a Store and of a Ledger leave it out.
+// takenBack reports whether the run is a plan that could not be published. Lists of runs leave it
+// out.
 func (r Run) takenBack() bool { return r.Ended == StateCancelled && !r.Published && !r.Interrupted }
 
-// Get returns a run by its id or, if id is empty, the newest of the mirror name.
+// Get returns a run by its ID or, if id is empty, the newest run of the mirror name.
 func (s *Store) Get(ctx context.Context, name, id string) (Run, error) {
 	if id != "" {
 		e, err := s.entry(ctx, name, id)
@@ -172,8 +171,8 @@ func (s *Store) entry(ctx context.Context, name, id string) (Entry, error) {
 	return Entry{Run: r, Revision: e.Revision()}, nil
 }
 
-// parse reads a run from an entry. It returns false if the entry was deleted, is not a run,
-// or is one of another key.
+// parse reads a run from an entry. It returns false if the entry was deleted, is not a run, or
+// belongs to another key.
 func parse(e jetstream.KeyValueEntry) (Run, bool) {
 	var r Run
 	err := json.Unmarshal(e.Value(), &r)
@@ -195,8 +194,7 @@ func (s *Store) List(ctx context.Context, name string) ([]Run, error) {
 	return runs, nil
 }
 
-// Update changes a run. It calls change again if another process has changed the run in
-// between.
+// Update changes a run. If another process has changed the run meanwhile, it calls change again.
 func (s *Store) Update(ctx context.Context, name, id string, change func(*Run)) (Run, error) {
 	unknown := fmt.Errorf("%w: %s under the name %s", ErrNotFound, id, name)
 	if !subject.ValidToken(id) {
@@ -233,15 +231,15 @@ func (s *Store) End(ctx context.Context, name, id, state string) error {
 	return err
 }
 
-// sweepKey is the key of when overdue schedules were last looked for. It has one token, so
-// it is not the key of a run.
+// sweepKey is the key of the time of the last sweep for overdue schedules. The keys of runs have
+// more tokens.
 const sweepKey = "swept"
 
-// ClaimSweep reports whether the caller is the one to look for overdue schedules now: no
-// other process has within the interval.
+// ClaimSweep reports whether the caller is to sweep for overdue schedules now. Of all callers
+// within an interval, it returns true to one.
 func (s *Store) ClaimSweep(ctx context.Context, now time.Time, interval time.Duration) (bool, error) {
 	revision, err := broker.Update(ctx, s.kv, sweepKey, func(last jetstream.KeyValueEntry) ([]byte, error) {
-		// The tickers and clocks of the callers are not in step.
+		// The tickers and clocks of the callers differ a little.
 		if last != nil && now.Sub(last.Created()) < interval*9/10 {
 			return nil, nil
 		}
@@ -250,10 +248,9 @@ func (s *Store) ClaimSweep(ctx context.Context, now time.Time, interval time.Dur
 	return revision > 0, err
 }
 
-// Overdue returns the subjects of schedules that, according to their runs, should have fired
-// before the given time, and subjects that are not those of schedules.
-// The caller decides by the messages themselves. If one of the subjects cannot be used as a
-// filter, Overdue returns one for all schedules under the same root.
+// Overdue returns the subjects of schedules that should have been fired before the given time, by
+// the records of their runs, and foreign subjects. The caller must look at the messages themselves.
+// If a subject cannot be used as a filter, Overdue returns a filter for its whole root instead.
 func (s *Store) Overdue(ctx context.Context, before time.Time) ([]string, error) {
 	var suspects []string
 	runs := map[string]Run{}
@@ -266,7 +263,7 @@ func (s *Store) Overdue(ctx context.Context, before time.Time) ([]string, error)
 		for subj := range info.State.Subjects {
 			a, err := subject.ParseAddress(subj)
 			if err != nil {
-				// A wildcard, or not UTF-8 and so changed in the broker's answer.
+				// It has a wildcard, or is not UTF-8 and so was changed in the broker's answer.
 				if strings.ContainsAny(subj, "*>\ufffd") {
 					below = []string{root + ".>"}
 					break
@@ -287,7 +284,7 @@ func (s *Store) Overdue(ctx context.Context, before time.Time) ([]string, error)
 	return suspects, nil
 }
 
-// due returns when a schedule is to fire, or the zero time if that is not known.
+// due returns when a schedule is due, or the zero time if that is not known.
 func (s *Store) due(ctx context.Context, root string, a subject.Address, runs map[string]Run) (time.Time, error) {
 	if root == subject.Later {
 		p, _, err := s.Progress(ctx, a)

@@ -18,11 +18,11 @@ import (
 )
 
 const (
-	// Publishing is how long a plan may take between its entry in the bucket and its
-	// messages in the stream.
+	// Publishing is the longest time between the entry of a plan in the bucket and its messages
+	// in the stream.
 	Publishing = 2 * time.Minute
 	// workingFor is how long a worker counts as busy with a chunk after it has recorded
-	// progress, which it does every few seconds.
+	// progress. Workers record progress every few seconds.
 	workingFor = time.Minute
 )
 
@@ -38,8 +38,7 @@ type Tracker struct {
 	revision uint64              // up to which progress was read
 }
 
-// Track returns a tracker of a run. If id is empty, it is the newest run of the mirror
-// name.
+// Track returns a tracker of a run or, if id is empty, of the newest run of the mirror name.
 func (s *Store) Track(ctx context.Context, name, id string) (*Tracker, error) {
 	r, err := s.Get(ctx, name, id)
 	if err != nil {
@@ -50,8 +49,8 @@ func (s *Store) Track(ctx context.Context, name, id string) (*Tracker, error) {
 
 // Status returns the state of the run.
 func (t *Tracker) Status(ctx context.Context) (Status, error) {
-	// One filter for plan, later and chunk: a message on its way from one to the
-	// next is in the answer at least once.
+	// One filter for plan, later and chunk, so that a message that moves between them is in the
+	// answer.
 	info, err := t.store.b.Stream.Info(ctx, jetstream.WithSubjectFilter(subject.OfRun(t.name, t.id)))
 	var subjects map[string]uint64
 	switch {
@@ -62,8 +61,8 @@ func (t *Tracker) Status(ctx context.Context) (Status, error) {
 	}
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	// Records are read after the messages: a worker records that a chunk is done before it
-	// acknowledges it, so a chunk without either is lost.
+	// Records are read after the messages. A worker records that a chunk is done before it
+	// acknowledges the chunk, so a chunk with neither a message nor such a record is lost.
 	if err := t.read(ctx); err != nil {
 		return Status{}, err
 	}
@@ -77,7 +76,7 @@ func (t *Tracker) read(ctx context.Context) error {
 		return fmt.Errorf("reading the progress of run %s: %w", t.id, err)
 	}
 	if created := bucket.CachedInfo().Created; !created.Equal(t.created) {
-		t.created, t.revision = created, 0 // in another bucket, revisions begin anew
+		t.created, t.revision = created, 0 // a new bucket has other revisions
 	}
 	e, err := t.store.entry(ctx, t.name, t.id)
 	switch {
@@ -121,11 +120,11 @@ func (t *Tracker) status(subjects map[string]uint64) Status {
 	return st
 }
 
-// rank orders the states of a chunk's messages: the chunk is in the highest.
+// rank orders the states of a chunk's messages. The state of the chunk is the highest.
 var rank = map[string]int{Dropped: 1, Snoozed: 1, StateWaiting: 2, Running: 3}
 
-// present counts the chunks that have messages in the stream. It returns the state of each
-// of them, and the messages by the key of their progress.
+// present counts the chunks that have messages in the stream. It returns the state of each such
+// chunk, and the messages by the key of their progress.
 func (t *Tracker) present(subjects map[string]uint64, st *Status) (bases map[string]string, messages map[string]subject.Address) {
 	bases, messages = map[string]string{}, map[string]subject.Address{}
 	away, others := map[string]bool{}, false
@@ -221,8 +220,8 @@ func (t *Tracker) state(st Status, empty bool) string {
 	return StateDone
 }
 
-// held returns the chunks that workers are busy with though their messages were deleted.
-// The workers finish them all the same.
+// held returns the chunks that workers are busy with although their messages were deleted. The
+// workers finish these chunks.
 func (t *Tracker) held(messages map[string]subject.Address) (bases []string) {
 	for key, p := range t.progress {
 		if _, ok := messages[key]; !ok && p.State == Running && time.Since(p.Updated) < workingFor {
@@ -232,14 +231,14 @@ func (t *Tracker) held(messages map[string]subject.Address) (bases []string) {
 	return bases
 }
 
-// base returns the chunk of a record: its registry and its number.
+// base returns the registry and the number of the chunk that a record belongs to.
 func base(key string) string {
 	registry, token, _ := strings.Cut(key, ".")
 	return registry + "." + subject.Address{Token: token}.Number()
 }
 
-// count sums up the progress, and counts the chunks that no longer have a message. It
-// returns when progress was last made.
+// count sums up the progress, and counts the chunks that no longer have a message. It returns the
+// time of the last progress.
 func (t *Tracker) count(present map[string]string, st *Status) (updated time.Time) {
 	over := map[string]string{} // chunks that have no message, with their last state
 	replaced := t.replaced()
@@ -277,9 +276,10 @@ func (t *Tracker) count(present map[string]string, st *Status) (updated time.Tim
 	return updated
 }
 
-// replaced returns a function that reports whether a message is not needed, because another
-// delivery is done with the message that it was to replace. It was recorded and perhaps never
-// published: its worker was killed in between. Records of older workers do not show that.
+// replaced returns a function that reports whether a recorded message is not needed, because another
+// delivery has finished the message that it was to replace. If the worker was killed after it had
+// recorded the message, the message was perhaps never published. Records of older workers do not
+// show that.
 func (t *Tracker) replaced() func(key string) bool {
 	marks, unmarked := map[string]bool{}, map[string]bool{} // of deliveries that are done; chunks
 	for key, p := range t.progress {
@@ -295,23 +295,23 @@ func (t *Tracker) replaced() func(key string) bool {
 	}
 }
 
-// worst orders the last states of the messages of a chunk that no longer has any. The
-// worst is the state of the chunk: if it is running or snoozed, the chunk is lost.
+// worst orders the last states of the messages of a chunk that has no message any more. The worst
+// is the state of the chunk. If it is running or snoozed, the chunk is lost.
 var worst = map[string]int{Done: 1, Dropped: 2, Running: 3, Snoozed: 3}
 
-// left is the work that a run has done at one registry, and the work that is left.
+// left is the work that a run has done and has left at one registry.
 type left struct {
-	resolved, unresolved int // chunks; one with a part that was not looked up is unresolved
-	images               int // looked up, without an outcome
+	resolved, unresolved int // chunks; a chunk is unresolved if a part of it is
+	images               int // that are resolved and have no outcome
 	handled              int // images with another outcome than unchanged
-	pulls                int // made
+	pulls                int // so far
 }
 
-// toPull estimates the pulls that are left: each image costs as many as the images before
-// it, and each unresolved chunk as many as the resolved ones. If there is nothing to
-// compare with, n is a lower bound.
+// toPull estimates the pulls that are left. Each image costs as many as the images so far did on
+// average, and each unresolved chunk as many as a resolved one. If atLeast is true, there was
+// nothing to compare with, and n is a lower bound.
 func (l left) toPull() (n int, atLeast bool) {
-	each := 1.0 // of an image; an index takes more
+	each := 1.0 // pulls of an image; an index takes more
 	if l.handled > 0 {
 		each = float64(l.pulls) / float64(l.handled)
 	}
@@ -323,8 +323,8 @@ func (l left) toPull() (n int, atLeast bool) {
 	return int(math.Ceil(all)), l.images > 0 && l.handled == 0 || l.unresolved > 0 && l.resolved == 0
 }
 
-// leftovers returns the registries from which something is left to pull, sorted by name, and
-// how many chunks are not resolved. messages are those of the run in the stream.
+// leftovers returns the registries that the run has to pull from, sorted by name, and the number of
+// unresolved chunks. messages are those of the run in the stream.
 func (t *Tracker) leftovers(messages map[string]subject.Address) (rows []Registry, pending int) {
 	unresolved := map[string]bool{} // chunks
 	all := map[string]*left{}

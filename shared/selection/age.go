@@ -7,14 +7,14 @@ import (
 	"time"
 )
 
-// day is a day of an Age, whatever the clocks do.
+// day is a day of an Age: always 24 hours.
 const day = 24 * time.Hour
 
-// Age is how long a tag has had its digest. The zero value is no age.
+// Age is how long a tag has had its digest. The zero value stands for none.
 type Age time.Duration
 
-// ParseAge parses days ("90d"), or a duration as time.ParseDuration does ("36h"), which must be
-// more than 0.
+// ParseAge parses days ("90d"), or a duration as time.ParseDuration does ("36h"). The age must be more
+// than 0.
 func ParseAge(s string) (Age, error) {
 	age, err := time.ParseDuration(s)
 	if days, ok := strings.CutSuffix(s, "d"); ok {
@@ -28,7 +28,7 @@ func ParseAge(s string) (Age, error) {
 	return Age(age), nil
 }
 
-// String returns the age as ParseAge reads it; "" for none.
+// String returns the age in the form that ParseAge reads; "" for none.
 func (a Age) String() string {
 	switch d := time.Duration(a); {
 	case d == 0:
@@ -43,7 +43,7 @@ func (a Age) String() string {
 // MarshalText implements encoding.TextMarshaler.
 func (a Age) MarshalText() ([]byte, error) { return []byte(a.String()), nil }
 
-// UnmarshalText is ParseAge, except that an empty text gives no age.
+// UnmarshalText is ParseAge, except that an empty text gives the zero value.
 func (a *Age) UnmarshalText(text []byte) (err error) {
 	*a = 0
 	if len(text) > 0 {

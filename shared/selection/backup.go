@@ -13,28 +13,29 @@ import (
 const (
 	// backupTime is the form of {date} in the name of a backup.
 	backupTime = "20060102-150405"
-	// Backups is how many backups of a tag there are, unless the settings say otherwise.
+	// Backups is the default number of backups of a tag.
 	Backups = 3
-	// backupHex is how many hex digits of a digest {digest} has, as in a DestinationTag.
+	// backupHex is how many hex digits of a digest {digest} stands for, as in a DestinationTag.
 	backupHex = 12
-	// minRoom is how much of a long tag its backups have at least, the hash included.
+	// minRoom is how many characters of the name of a backup must be left for the tag.
 	minRoom = 32
-	// hashHex is how many hex digits of a hash distinguish the backups of long tags.
+	// hashHex is how many hex digits of a hash replace the end of a long tag.
 	hashHex = 12
-	// maxTagLength is the length of a tag (OCI distribution specification, "Pulling manifests").
+	// maxTagLength is the length of the longest tag (OCI distribution specification, "Pulling
+	// manifests").
 	maxTagLength = 128
 )
 
 // placeholder matches a placeholder in a template.
 var placeholder = regexp.MustCompile(`\{[^{}]*\}`)
 
-// Backup says under which other tags the replaced images of a tag are kept at the destination. The
-// zero value keeps none.
+// Backup is how replaced images of a tag are kept at the destination: under which other tags, and how
+// many. The zero value keeps none.
 type Backup struct {
-	// Template is the name of a backup, with {tag}, {date} (of the replacement) and {digest}
-	// (the replaced one).
+	// Template is the tag of a backup, with the placeholders {tag}, {date} (of the replacement)
+	// and {digest} (of the replaced image).
 	Template string `json:"template"`
-	// Keep is how many backups of a tag there are at most.
+	// Keep is how many backups of a tag are kept at most.
 	Keep int `json:"keep"`
 }
 
@@ -64,8 +65,8 @@ func (b Backup) Validate() error {
 	return nil
 }
 
-// Name returns the tag under which the replaced image of a tag is kept. The end of a tag that is
-// too long is replaced by a hash of the tag, so that two long tags have different backups.
+// Name returns the tag of a backup: of the image with the digest, which is replaced at the given time. If
+// the tag is too long, a hash of it replaces its end, so that two long tags have different backups.
 func (b Backup) Name(tag reference.Tag, digest reference.Digest, at time.Time) (reference.Tag, error) {
 	hex := digest.Hex()[:backupHex]
 	text := tag.String()
@@ -77,7 +78,7 @@ func (b Backup) Name(tag reference.Tag, digest reference.Digest, at time.Time) (
 	return reference.ParseTag(b.fill(text, at, hex))
 }
 
-// room returns how long a tag can be in the name of a backup.
+// room returns the length that is left for the tag in the name of a backup.
 func (b Backup) room(at time.Time, hex string) int {
 	return (maxTagLength - len(b.fill("", at, hex))) / strings.Count(b.Template, "{tag}")
 }

@@ -14,7 +14,7 @@ import (
 	"github.com/osism/skopeo-worker/shared/reference"
 )
 
-// Matcher is a Selection that is ready to be applied. It is safe for concurrent use.
+// Matcher is a compiled Selection. It is safe for concurrent use.
 type Matcher struct {
 	everything       bool
 	include, exclude []*regexp.Regexp
@@ -23,7 +23,7 @@ type Matcher struct {
 	list             map[string]bool
 }
 
-// Compile returns the matcher of a selection, or an *Error with all problems.
+// Compile compiles the selection. Its error is an *Error with all problems.
 func (s Selection) Compile() (*Matcher, error) {
 	m := &Matcher{everything: !s.restricted()}
 	var problems []Problem
@@ -109,7 +109,7 @@ func expression(text string) (*regexp.Regexp, string) {
 	if text == "" {
 		return nil, "it is empty; write .* for all tags"
 	}
-	// Compile it alone first: the parentheses that are added could make it valid.
+	// It must be valid without the parentheses that are added below.
 	if _, err := regexp.Compile(text); err != nil {
 		return nil, explain(text, err)
 	}
@@ -132,8 +132,8 @@ func explain(text string, err error) string {
 	return why
 }
 
-// Match reports whether a tag is mirrored, apart from Limit. Unless the selection has all
-// tags, a Companion only matches List: otherwise it is mirrored with its image.
+// Match reports whether a tag is mirrored, apart from Limit. A Companion matches if the selection has all
+// tags, or if it is in List; any other is mirrored with its image.
 func (m *Matcher) Match(tag string) bool {
 	if m.everything {
 		return true
@@ -155,8 +155,8 @@ func (m *Matcher) Match(tag string) bool {
 	return err == nil && m.semver.Check(v)
 }
 
-// Immutable reports whether a tag is never replaced. A Companion may always be, because a list
-// of referrers grows.
+// Immutable reports whether a tag is never replaced. It returns false for a Companion, because a list of
+// referrers grows.
 func (m *Matcher) Immutable(tag string) bool {
 	if _, companion := Companion(tag); companion {
 		return false
@@ -169,20 +169,20 @@ func (m *Matcher) Keeps(tag string) bool {
 	return slices.ContainsFunc(m.keep, func(re *regexp.Regexp) bool { return re.MatchString(tag) })
 }
 
-// Candidate is a tag that Match has accepted.
+// Candidate is a tag that Match accepts.
 type Candidate struct {
 	Tag reference.Tag
 	// Updated is when the tag was last changed; zero if unknown.
 	Updated time.Time
 }
 
-// Order returns the candidates in this order:
+// Order sorts candidates:
 //
-//  1. by time, newest first, if all candidates have one;
-//  2. if one has none, or two are equal: by semantic version, newest first. A leading v is
-//     allowed, and missing parts are 0, so that v1.2 is 1.2.0. Prereleases follow their
+//  1. by time, newest first, if all of them have a time;
+//  2. otherwise, and if times are equal, by semantic version, newest first. A leading v is
+//     allowed, and missing parts are 0, so that v1.2 is 1.2.0. Prereleases come after their
 //     release: 2.0.0, 2.0.0-rc.2, 2.0.0-rc.1, 1.9.0;
-//  3. names that are not versions after all that are;
+//  3. tags that are not versions after those that are;
 //  4. by name, in byte order.
 func Order(c []Candidate) []Candidate {
 	timed := !slices.ContainsFunc(c, func(c Candidate) bool { return c.Updated.IsZero() })
@@ -222,14 +222,14 @@ func compareVersions(a, b ranked) int {
 	return cmp.Compare(a.Tag.String(), b.Tag.String())
 }
 
-// companion matches a tag made of the digest of another image: cosign's (Triangulate in
-// github.com/sigstore/cosign, pkg/oci/remote), and the referrers tag of the OCI distribution
-// specification 1.1.
+// companion matches a tag that is made of the digest of another image: the tags of cosign (Triangulate in
+// github.com/sigstore/cosign, pkg/oci/remote), and the referrers tag of the OCI distribution specification
+// 1.1.
 var companion = regexp.MustCompile(`^sha256-([0-9a-f]{64})(?:\.(?:sig|att|sbom))?$`)
 
-// Companion reports whether a tag is a signature, an attestation, an SBOM or the list of
-// referrers of an image, and returns the digest of that image. The companions of a mirrored
-// tag are mirrored with it, whether or not the selection matches their names.
+// Companion reports whether a tag is that of a signature, an attestation, an SBOM or a list of referrers of
+// another image, and returns the digest of that image. Companions are mirrored with their image, even if
+// the selection does not match their tags.
 func Companion(tag string) (digest reference.Digest, ok bool) {
 	match := companion.FindStringSubmatch(tag)
 	if match == nil {
@@ -239,8 +239,8 @@ func Companion(tag string) (digest reference.Digest, ok bool) {
 	return digest, err == nil
 }
 
-// Expression compiles a regular expression that is matched at the start of a name, as those
-// of Include. The error says what is wrong.
+// Expression compiles a regular expression that is matched at the start of a name, as those of
+// Selection.Include are.
 func Expression(text string) (*regexp.Regexp, error) {
 	re, why := expression(text)
 	if why != "" {

@@ -8,8 +8,8 @@ import (
 	"strings"
 )
 
-// systems and architectures are the values of GOOS and GOARCH that the OCI image
-// specification asks for.
+// systems and architectures are the values of GOOS and GOARCH, which the OCI image specification
+// prescribes.
 var (
 	systems = []string{
 		"aix", "android", "darwin", "dragonfly", "freebsd", "illumos", "ios", "js", "linux", "netbsd",
@@ -21,9 +21,9 @@ var (
 	}
 )
 
-// The other names of systems and architectures that containerd accepts
-// (github.com/containerd/platforms, normalizeOS and normalizeArch). A name of an
-// architecture may include its variant.
+// These are the other names of systems and architectures that containerd accepts
+// (github.com/containerd/platforms, normalizeOS and normalizeArch). Some names of architectures include
+// a variant.
 var (
 	otherSystems       = map[string]string{"macos": "darwin"}
 	otherArchitectures = map[string]string{
@@ -31,19 +31,18 @@ var (
 	}
 )
 
-// defaultVariants are the variants of images that name none, as in containerd.
+// defaultVariants are the variants of images that state none, as in containerd.
 var defaultVariants = map[string]string{"amd64": "v1", "arm": "v7", "arm64": "v8"}
 
-// Platform is the platform of an image. Its names are those of the OCI image specification,
-// unless they are unknown.
+// Platform is the platform of an image, in the names of the OCI image specification. Unknown names stay as
+// they are.
 type Platform struct {
 	OS           string `json:"os"`
 	Architecture string `json:"architecture"`
 	Variant      string `json:"variant"` // optional
 }
 
-// NewPlatform returns the platform with these names, in any spelling that containerd
-// accepts.
+// NewPlatform returns the platform with these names. They may have any spelling that containerd accepts.
 func NewPlatform(os, architecture, variant string) Platform {
 	p := Platform{strings.ToLower(os), strings.ToLower(architecture), strings.ToLower(variant)}
 	p.OS = cmp.Or(otherSystems[p.OS], p.OS)
@@ -57,14 +56,14 @@ func NewPlatform(os, architecture, variant string) Platform {
 	return p
 }
 
-// SplitPlatform returns the platform os/arch[/variant].
+// SplitPlatform returns the platform in a text of the form os/arch[/variant].
 func SplitPlatform(text string) Platform {
 	parts := append(strings.Split(text, "/"), "", "")
 	return NewPlatform(parts[0], parts[1], parts[2])
 }
 
-// Covers reports whether an image for the other platform is one for p: one without a
-// variant covers all variants.
+// Covers reports whether an image for the platform image is wanted if p is. Without a variant, p covers all
+// variants.
 func (p Platform) Covers(image Platform) bool {
 	image.Variant = cmp.Or(image.Variant, defaultVariants[image.Architecture])
 	return p.OS == image.OS && p.Architecture == image.Architecture && (p.Variant == "" || p.Variant == image.Variant)
@@ -77,10 +76,9 @@ func (p Platform) String() string {
 
 var variant = regexp.MustCompile(`^[a-z0-9][a-z0-9._-]*$`)
 
-// ParsePlatforms parses platforms in the form os/arch[/variant], in lower case. It returns
-// them in one spelling, sorted and without duplicates. Its error is an *Error with all
-// problems, under the key "platforms". Unknown architectures are errors, because a selection
-// with one would choose no image.
+// ParsePlatforms parses platforms in the form os/arch[/variant], in lower case. It returns them in their
+// canonical spelling, sorted and without duplicates. Its error is an *Error with all problems, under the key
+// "platforms". An unknown architecture is an error, because it would select no image.
 func ParsePlatforms(items []string) ([]string, error) {
 	var platforms []string
 	var problems []Problem

@@ -1,5 +1,4 @@
-// Package subject names every NATS subject the system writes, and reads the
-// names back. No other package builds a subject by hand.
+// Package subject builds and parses all NATS subjects of the system.
 package subject
 
 import (
@@ -16,45 +15,45 @@ import (
 const (
 	All    = "mirror.>"
 	Plan   = "mirror.plan"   // schedules of the planner
-	Later  = "mirror.later"  // schedules of the workers: remainders
-	Chunk  = "mirror.chunk"  // due chunks, what the workers consume
-	Failed = "mirror.failed" // failure records, one repository each
+	Later  = "mirror.later"  // schedules of the workers: remainders and parts
+	Chunk  = "mirror.chunk"  // due chunks, which the workers consume
+	Failed = "mirror.failed" // failure records, one for each repository
 
-	// Nothing is a subject without messages: no name is encoded like it.
+	// Nothing is a subject that never has a message, because no name is encoded like this.
 	Nothing = Plan + ".=nothing"
 
-	Roots = "mirror.*" // the roots themselves, on which there should be no message
+	Roots = "mirror.*" // the roots themselves, which should have no message
 )
 
-// Lengths of an encoded token. With a mirror name of 32 bytes, the longest
-// subject is a failure record's: 14 + 33 + 65 + 129 + a page number, which
-// stays below the 255 bytes that a file store can hold as one file name.
+// The longest encoded tokens, in bytes. The longest subject is that of a failure record: 14 + 33
+// (a mirror name) + 65 + 129 + a page number. It stays below 255 bytes, the longest file name of
+// the store.
 const (
 	maxRegistry   = 64
 	maxRepository = 128
 )
 
-// ErrNotOurs is returned for a subject that this package did not build.
+// ErrNotOurs is returned for a subject that this package does not build.
 var ErrNotOurs = errors.New("not a subject of this system")
 
 var (
 	mirrorName = regexp.MustCompile(`^[a-z0-9-]{1,32}$`)
-	// token is what encode makes, the id of a run, and the token of a chunk.
+	// token matches encoded names, IDs of runs, and tokens of chunks.
 	token = regexp.MustCompile(`^[A-Za-z0-9=_-]+$`)
 )
 
 // ValidName reports whether s can be a mirror name.
 func ValidName(s string) bool { return mirrorName.MatchString(s) }
 
-// ValidToken reports whether s can be a token of a subject of ours.
+// ValidToken reports whether s can be a token of a subject.
 func ValidToken(s string) bool { return token.MatchString(s) }
 
-// Address is the part of a chunk's subject that stays the same on its way from
-// plan or later to chunk.
+// Address is the part of a chunk's subject below its root. It stays the same when the chunk becomes
+// due.
 type Address struct {
 	Name, Run string
 	Registry  string // encoded
-	Token     string // number of the chunk, and what a worker appended to it
+	Token     string // number of the chunk, with the suffix of a remainder or part
 }
 
 // NewAddress encodes registry and takes the other tokens as they are.
@@ -62,7 +61,7 @@ func NewAddress(name, run, registry, token string) Address {
 	return Address{Name: name, Run: run, Registry: encode(registry, maxRegistry), Token: token}
 }
 
-// ParseAddress reads a plan, later or chunk subject back.
+// ParseAddress parses a subject below Plan, Later or Chunk.
 func ParseAddress(subject string) (Address, error) {
 	t := strings.Split(subject, ".")
 	if len(t) != 6 || t[0] != "mirror" || t[1] != "plan" && t[1] != "later" && t[1] != "chunk" ||
@@ -77,16 +76,16 @@ func (a Address) Under(root string) string {
 	return root + "." + a.Name + "." + a.Run + "." + a.Registry + "." + a.Token
 }
 
-// Number is the token's first part: the chunk's number in its plan, which
-// remainders and parts of the chunk share.
+// Number returns the first part of the token: the number of the chunk in its plan, which its
+// remainders and parts have, too.
 func (a Address) Number() string {
 	n, _, _ := strings.Cut(a.Token, "-")
 	return n
 }
 
-// Remainder returns the address of the n-th message, from 1, that a delivery of the message with
-// this sequence leaves in its place. The mark is that of the delivery. No other delivery has the
-// same address: the subject of a schedule must not be written twice.
+// Remainder returns the address of the n-th message, from 1, that a delivery leaves in place of the
+// message with this sequence. The mark is that of the delivery. No other delivery has the same
+// address, because the subject of a schedule must not be written twice.
 func (a Address) Remainder(sequence uint64, mark string, n int) Address {
 	a.Token = fmt.Sprintf("%s-%d-%s", a.Number(), sequence, mark)
 	if n > 1 {
@@ -95,7 +94,7 @@ func (a Address) Remainder(sequence uint64, mark string, n int) Address {
 	return a
 }
 
-// Mark returns the mark of a Remainder, and "" of another address.
+// Mark returns the mark of a Remainder, and "" for any other address.
 func (a Address) Mark() string {
 	if parts := strings.Split(a.Token, "-"); len(parts) > 2 {
 		return parts[2]
@@ -103,8 +102,8 @@ func (a Address) Mark() string {
 	return ""
 }
 
-// RegistryName decodes the registry. It reports false for one whose name was too
-// long to be kept.
+// RegistryName decodes the registry. It returns false if its name was too long and so was replaced
+// by a hash.
 func (a Address) RegistryName() (string, bool) {
 	if a.Registry == "=e" {
 		return "", true
@@ -126,12 +125,11 @@ func (a Address) RegistryName() (string, bool) {
 	return b.String(), true
 }
 
-// OfRun matches every plan, later and chunk subject of a run with one filter,
-// so that one request shows whether the run is over.
+// OfRun matches every subject of a run below Plan, Later and Chunk, so that one request shows
+// whether the run is over.
 func OfRun(name, run string) string { return "mirror.*." + name + "." + run + ".>" }
 
-// OfNameAnywhere matches every plan, later and chunk subject of a mirror name, and those
-// of its failures.
+// OfNameAnywhere matches the subjects of a mirror name below all roots.
 func OfNameAnywhere(name string) string { return "mirror.*." + name + ".>" }
 
 // OfName matches the subjects of a mirror name below root.
@@ -145,8 +143,8 @@ func OfRegistryUnder(root, registry string) string {
 	return root + ".*.*." + encode(registry, maxRegistry) + ".*"
 }
 
-// Failure is the subject of a repository's failure record. Page 1 has the plain
-// name; further pages, for records too large for one message, are appended to it.
+// Failure returns the subject of a page of a repository's failure record. A record that is too
+// large for one message has several pages, counted from 1.
 func Failure(name, registry, repository string, page int) string {
 	s := Failed + "." + name + "." + encode(registry, maxRegistry) + "." + encode(repository, maxRepository)
 	if page > 1 {
@@ -160,8 +158,8 @@ func FailuresOf(name, registry string) string {
 	return Failed + "." + name + "." + encode(registry, maxRegistry) + ".>"
 }
 
-// ParseFailure reads the subject of a failure record's page back: the mirror name, the
-// subject of the record's first page, and which page it is.
+// ParseFailure parses the subject of a page of a failure record. It returns the mirror name, the
+// subject of the record's first page, and the number of the page.
 func ParseFailure(subject string) (name, record string, page int, err error) {
 	t := strings.Split(subject, ".")
 	page = 1
@@ -178,14 +176,13 @@ func ParseFailure(subject string) (name, record string, page int, err error) {
 	return t[2], strings.Join(t, "."), page, nil
 }
 
-// upperHex are the digits of an encoded byte. fmt would take most of the time of a lookup at the
-// budget, which each request makes several times.
+// upperHex are the digits of an encoded byte. Each request encodes several subjects, and fmt would
+// take most of that time.
 const upperHex = "0123456789ABCDEF"
 
-// encode makes one subject token of s, injectively: what is not a lower-case
-// letter, a digit, - or _ becomes =XX; a token that gets too long ends in a
-// hash, marked by =h, which no escape yields; and an empty one, which NATS
-// does not take, is =e.
+// encode returns s as one token of a subject. Bytes other than lower-case letters, digits, - and _
+// become =XX. A token that would be too long ends in =h and a hash. An empty one, which NATS does
+// not allow, is =e. Different texts have different tokens.
 func encode(s string, limit int) string {
 	if s == "" {
 		return "=e"
@@ -205,7 +202,12 @@ func encode(s string, limit int) string {
 	if b.Len() <= limit {
 		return b.String()
 	}
-	sum := sha256.Sum256([]byte(s))
-	tail := "=h" + hex.EncodeToString(sum[:16])
+	tail := "=h" + Hash(s)
 	return b.String()[:limit-len(tail)] + tail
+}
+
+// Hash returns a token for a text of any length, such as the key of a bucket.
+func Hash(text string) string {
+	sum := sha256.Sum256([]byte(text))
+	return hex.EncodeToString(sum[:16])
 }

@@ -8,7 +8,6 @@ import (
 
 	"github.com/nats-io/nats.go/jetstream"
 
-	"github.com/osism/skopeo-worker/shared/broker"
 	"github.com/osism/skopeo-worker/shared/message"
 	"github.com/osism/skopeo-worker/shared/reference"
 	"github.com/osism/skopeo-worker/worker/compare"
@@ -17,14 +16,14 @@ import (
 // backupBucket holds the backups of tags that were replaced, by destination.
 const backupBucket = "mirror_backups"
 
-// backedUp is the note about a destination. A backup that is not noted stays there.
+// backedUp is the note about a destination. Workers delete only backups that are in the note.
 type backedUp struct {
 	Destination reference.Repository               `json:"destination"`
 	Tags        map[reference.Tag][]compare.Backup `json:"tags"`
 }
 
-// parseBackups reads a note. It ignores what is not one about the destination, because what it
-// names is deleted some day.
+// parseBackups reads the note about a destination. It returns nothing for anything else, because
+// workers delete the tags that the note names.
 func parseBackups(entry jetstream.KeyValueEntry, destination reference.Repository) map[reference.Tag][]compare.Backup {
 	var note backedUp
 	if entry == nil || json.Unmarshal(entry.Value(), &note) != nil || note.Destination != destination {
@@ -39,7 +38,7 @@ func parseBackups(entry jetstream.KeyValueEntry, destination reference.Repositor
 // Backups implements chunk.Notes.
 func (n *Notes) Backups(ctx context.Context, destination reference.Repository) (tags map[reference.Tag][]compare.Backup, err error) {
 	err = n.retry(ctx, func(ctx context.Context) error {
-		entry, err := n.get(ctx, n.backups, heldKey(destination))
+		entry, err := n.get(ctx, n.backups, keyOf(destination))
 		tags = parseBackups(entry, destination)
 		return err
 	})
@@ -48,19 +47,16 @@ func (n *Notes) Backups(ctx context.Context, destination reference.Repository) (
 
 // NoteBackups implements chunk.Notes.
 func (n *Notes) NoteBackups(ctx context.Context, destination reference.Repository, tag reference.Tag, backups []compare.Backup) error {
-	return n.retry(ctx, func(ctx context.Context) error {
-		_, err := broker.Update(ctx, n.backups, heldKey(destination), func(last jetstream.KeyValueEntry) ([]byte, error) {
-			note := backedUp{destination, parseBackups(last, destination)}
-			if note.Tags == nil {
-				note.Tags = map[reference.Tag][]compare.Backup{}
-			}
-			note.Tags[tag] = backups
-			data, err := json.Marshal(note)
-			if len(data) > message.MaxSize {
-				return nil, err // some 5,000 tags; other backups are never deleted
-			}
-			return data, err
-		})
-		return err
+	return n.update(ctx, n.backups, keyOf(destination), func(last jetstream.KeyValueEntry) ([]byte, error) {
+		note := backedUp{destination, parseBackups(last, destination)}
+		if note.Tags == nil {
+			note.Tags = map[reference.Tag][]compare.Backup{}
+		}
+		note.Tags[tag] = backups
+		data, err := json.Marshal(note)
+		if len(data) > message.MaxSize {
+			return nil, err // it has some 5,000 tags; a backup that is not noted is never deleted
+		}
+		return data, err
 	})
 }

@@ -27,8 +27,8 @@ type delivery struct {
 	sequence uint64 // of the message in the stream
 	stopping <-chan struct{}
 	work     context.Context // of copies
-	pieces   int             // published in place of this message so far
-	mark     string          // in the subjects of these pieces; see subject.Address.Remainder
+	pieces   int             // messages that were published in place of this one
+	mark     string          // of these messages; see subject.Address.Remainder
 
 	copies  copies // under way
 	changes changes
@@ -45,8 +45,8 @@ type delivery struct {
 	changed  bool
 }
 
-// handle brings the message to an outcome and acknowledges it. The outcome is one of those
-// of package metrics; with an error, it is metrics.ChunkReturned.
+// handle works off the message and acknowledges it. It returns an outcome of package metrics: with
+// an error, metrics.ChunkReturned.
 func (d *delivery) handle(ctx context.Context) (outcome string, err error) {
 	defer func() {
 		if err != nil {
@@ -63,7 +63,7 @@ func (d *delivery) handle(ctx context.Context) (outcome string, err error) {
 	}
 	c, err := message.Decode(d.msg.Data())
 	if errors.Is(err, message.ErrNewer) {
-		if r := d.run(ctx); r.Ended != "" && r.Kind == run.KindPlan { // no image of it is needed any more
+		if r := d.run(ctx); r.Ended != "" && r.Kind == run.KindPlan { // its images are no longer needed
 			c.Registry, _ = d.address.RegistryName()
 			return metrics.ChunkDropped, d.drop(ctx, r, c)
 		}
@@ -89,7 +89,7 @@ func (d *delivery) handle(ctx context.Context) (outcome string, err error) {
 	return d.do(ctx, c, d.number == 1 && d.consumer.now().Sub(meta.Timestamp) < freshFor)
 }
 
-// do works off the chunk, and publishes what is left of it.
+// do works off the chunk, and publishes its remainder.
 func (d *delivery) do(ctx context.Context, c message.Chunk, fresh bool) (outcome string, err error) {
 	reporting, stop := context.WithCancel(ctx)
 	defer stop()
@@ -107,13 +107,13 @@ func (d *delivery) do(ctx context.Context, c message.Chunk, fresh bool) (outcome
 		return "", errors.Join(err, d.noteChanges(ctx))
 	}
 	if err := d.optional(ctx, d.noteChanges); err != nil {
-		d.consumer.log.Warn("what the run has changed will be incomplete", "error", err)
+		d.consumer.log.Warn("the changes of the run will be incomplete", "error", err)
 	}
 	if err := d.optional(ctx, d.noteSeen); err != nil {
-		d.consumer.log.Warn("what was seen of repositories will be incomplete", "error", err)
+		d.consumer.log.Warn("the catalog of repositories will be incomplete", "error", err)
 	}
 	if result.CutOff {
-		d.retreat() // before this worker gets what it leaves
+		d.retreat() // otherwise, this worker would receive the remainder again
 	}
 	if err := d.leave(ctx, c, result); err != nil {
 		return "", err
@@ -137,7 +137,7 @@ func (d *delivery) outcome(r chunk.Result) string {
 	}
 }
 
-// optional tries an operation at the broker that the chunk can do without.
+// optional tries an operation at the broker without which the chunk can be done, too.
 func (d *delivery) optional(ctx context.Context, operation func(context.Context) error) error {
 	return retry(ctx, d.consumer.log, optional(d.consumer.broker.Conn, operation))
 }
@@ -169,7 +169,7 @@ func (d *delivery) acknowledge(ctx context.Context) error {
 	}
 	gone, err := d.gone(ctx)
 	if gone {
-		return nil // another worker has finished it, too
+		return nil // another worker has finished the chunk, too
 	}
 	if err == nil {
 		err = d.consumer.broker.Delete(ctx, d.sequence)

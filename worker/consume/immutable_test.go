@@ -23,7 +23,7 @@ func TestHeld(t *testing.T) {
 	tag := reference.MustTag
 	for _, garbage := range []string{"", "{}", "~", `{"destination":"registry.example.com/b","tags":{"1":{"s":"` + one.String() + `"}}}`,
 		`{"destination":"registry.example.com/a","tags":{"1":null,"":{"s":"` + one.String() + `"},"2":{}}}`} {
-		b.send(t, "$KV."+heldBucket+"."+heldKey(to), []byte(garbage))
+		b.send(t, "$KV."+heldBucket+"."+keyOf(to), []byte(garbage))
 		held, err := notes.Held(t.Context(), to)
 		require.NoError(t, err)
 		require.Empty(t, held, garbage)
@@ -44,7 +44,7 @@ func TestHeld(t *testing.T) {
 	require.Equal(t, map[reference.Tag]compare.Held{tag("3"): {From: another, Source: one, At: one, Fresh: true}}, held, "the destination has another source now")
 
 	old := fmt.Sprintf(`{"destination":"%s","from":"%s","tags":{"1":{"s":"%s","t":%d}}}`, to, from, one, time.Now().Add(-heldFor-time.Hour).Unix())
-	b.send(t, "$KV."+heldBucket+"."+heldKey(to), []byte(old))
+	b.send(t, "$KV."+heldBucket+"."+keyOf(to), []byte(old))
 	held, err = notes.Held(t.Context(), to)
 	require.NoError(t, err)
 	require.Equal(t, map[reference.Tag]compare.Held{tag("1"): {From: from, Source: one, At: one}}, held)
@@ -58,7 +58,7 @@ func TestHeldIsBounded(t *testing.T) {
 	for i := range many {
 		note.Tags[reference.MustTag(fmt.Sprint(i))] = &heldTag{Source: digest, Since: int64(i)}
 	}
-	data, err := note.encode()
+	data, err := fit(note, note.Tags, olderHeld)
 	require.NoError(t, err)
 	require.LessOrEqual(t, len(data), message.MaxSize)
 	require.Greater(t, len(note.Tags), 1000)

@@ -11,9 +11,9 @@ import (
 
 const (
 	listedBucket = "mirror_listed" // how many tags sources list
-	// keepListed is how long a note is kept of a source that no run lists.
+	// keepListed is how long the note about a source is kept after it was written.
 	keepListed = 90 * 24 * time.Hour
-	// renewListed is the age at which a note is written again though nothing has changed.
+	// renewListed is the age at which an unchanged note is written again, so that it stays.
 	renewListed = keepListed / 3
 )
 
@@ -33,7 +33,7 @@ func (n *Notes) Counted(ctx context.Context, source reference.Repository) (compa
 func (n *Notes) AllCounted(ctx context.Context, sources []reference.Repository) (last map[reference.Repository]compare.Listing, err error) {
 	keys := make([]string, len(sources))
 	for i, source := range sources {
-		keys[i] = hash([]byte(source.String()))
+		keys[i] = keyOf(source)
 	}
 	err = n.retry(ctx, func(ctx context.Context) error {
 		values, err := n.broker.Values(ctx, listedBucket, keys)
@@ -59,5 +59,5 @@ func (n *Notes) NoteCounted(ctx context.Context, source reference.Repository, la
 	if err != nil {
 		return err
 	}
-	return n.write(ctx, n.listed, hash([]byte(source.String())), string(data))
+	return n.write(ctx, n.listed, keyOf(source), string(data))
 }

@@ -15,7 +15,7 @@ func TestListed(t *testing.T) {
 	require.NoError(t, err)
 	one, other := reference.MustRepository("quay.io/a/b"), reference.MustRepository("quay.io/a/c")
 	for _, garbage := range []string{"", "{}", "~", `{"source":"quay.io/a/c","tags":9}`, `{"source":"quay.io/a/b","tags":-1}`} {
-		b.send(t, "$KV."+listedBucket+"."+hash([]byte(one.String())), []byte(garbage))
+		b.send(t, "$KV."+listedBucket+"."+keyOf(one), []byte(garbage))
 		last, err := notes.Counted(t.Context(), one)
 		require.NoError(t, err)
 		require.Zero(t, last, garbage)

@@ -3,11 +3,12 @@ package consume
 import (
 	"bytes"
 	"context"
-	"crypto/sha256"
-	"encoding/hex"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
+	"slices"
 	"time"
 
 	"github.com/nats-io/nats.go/jetstream"
@@ -17,6 +18,7 @@ import (
 	"github.com/osism/skopeo-worker/shared/reference"
 	"github.com/osism/skopeo-worker/shared/release"
 	"github.com/osism/skopeo-worker/shared/run"
+	"github.com/osism/skopeo-worker/shared/subject"
 	"github.com/osism/skopeo-worker/worker/platform"
 	"github.com/osism/skopeo-worker/worker/registry"
 )
@@ -25,13 +27,12 @@ import (
 const (
 	absentBucket = "mirror_absent"  // manifests without a wanted platform
 	indexBucket  = "mirror_indexes" // indexes that are copied over several windows of a budget
-	// keepIndex is longer than any window that a registry is known to have (6 h).
+	// keepIndex is longer than the longest known window of a registry (6 h).
 	keepIndex = 24 * time.Hour
 )
 
-// Notes are what the workers of a broker remember there. A note may be lost: that costs some
-// requests. What is not in the form of a note is ignored. Notes implements chunk.Notes and
-// mirror.Indexes.
+// Notes are what workers remember at the broker. A lost note costs some requests. An entry that is
+// not a note is ignored. Notes implements chunk.Notes and mirror.Indexes.
 type Notes struct {
 	resolved, absent, indexes, held, sighted, backups, listed jetstream.KeyValue
 	broker                                                    *broker.Broker
@@ -41,7 +42,7 @@ type Notes struct {
 	once                                                      bool
 }
 
-// OpenNotes returns the notes of a broker, which retry until the broker answers.
+// OpenNotes returns the notes of a broker. Their methods retry until the broker answers.
 func OpenNotes(ctx context.Context, b *broker.Broker, log *slog.Logger) (*Notes, error) {
 	n := &Notes{broker: b, log: log, oldest: &oldestRuns{known: map[string]oldestRun{}}}
 	for _, bucket := range []struct {
@@ -82,7 +83,7 @@ func (n *Notes) retry(ctx context.Context, operation func(context.Context) error
 	return retry(ctx, n.log, operation)
 }
 
-// read returns a note, or nothing if there is none.
+// read returns a note, or "" if there is none.
 func (n *Notes) read(ctx context.Context, bucket jetstream.KeyValue, key string) (note string, err error) {
 	err = n.retry(ctx, func(ctx context.Context) error {
 		entry, err := n.get(ctx, bucket, key)
@@ -115,14 +116,33 @@ func (n *Notes) write(ctx context.Context, bucket jetstream.KeyValue, key, note 
 	})
 }
 
-// hash returns a key for a text of any length.
-func hash(text []byte) string {
-	sum := sha256.Sum256(text)
-	return hex.EncodeToString(sum[:16])
+// update changes a note. See broker.Update.
+func (n *Notes) update(ctx context.Context, bucket jetstream.KeyValue, key string, change func(jetstream.KeyValueEntry) ([]byte, error)) error {
+	return n.retry(ctx, func(ctx context.Context) error {
+		_, err := broker.Update(ctx, bucket, key, change)
+		return err
+	})
 }
 
+// fit returns a note as JSON. If it is too large for a message, fit removes the oldest of its tags.
+func fit[T any](note any, tags map[reference.Tag]T, older func(a, b T) int) ([]byte, error) {
+	for {
+		data, err := json.Marshal(note)
+		if err != nil || len(data) <= message.MaxSize {
+			return data, err
+		}
+		oldest := slices.SortedFunc(maps.Keys(tags), func(a, b reference.Tag) int { return older(tags[a], tags[b]) })
+		for _, tag := range oldest[:1+len(oldest)/10] {
+			delete(tags, tag)
+		}
+	}
+}
+
+// keyOf returns the key of a note about a repository.
+func keyOf(r reference.Repository) string { return subject.Hash(r.String()) }
+
 func absentKey(digest reference.Digest, w platform.Wanted) string {
-	return hash(fmt.Appendf(nil, "%s\n%q\n%t", digest, w.Platforms, w.WithoutAttestations))
+	return subject.Hash(fmt.Sprintf("%s\n%q\n%t", digest, w.Platforms, w.WithoutAttestations))
 }
 
 // Absent implements chunk.Notes.
@@ -138,8 +158,8 @@ func (n *Notes) NoteAbsent(ctx context.Context, digest reference.Digest, w platf
 
 func indexKey(digest reference.Digest) string { return digest.Algorithm() + "-" + digest.Hex() }
 
-// Index implements mirror.Indexes. It does not retry, because the registry has the index,
-// too. A note counts only if it has the digest.
+// Index implements mirror.Indexes. It does not retry, because the registry has the index, too. A
+// note with another digest does not count.
 func (n *Notes) Index(ctx context.Context, wanted reference.Digest) (registry.Manifest, bool) {
 	note, err := n.Once().read(ctx, n.indexes, indexKey(wanted))
 	mediaType, raw, _ := bytes.Cut([]byte(note), []byte("\n"))
@@ -149,7 +169,7 @@ func (n *Notes) Index(ctx context.Context, wanted reference.Digest) (registry.Ma
 	return registry.Manifest{Raw: raw, MediaType: string(mediaType), Digest: wanted}, true
 }
 
-// KeepIndex implements mirror.Indexes. It keeps no index that is too large for a message.
+// KeepIndex implements mirror.Indexes. It does not keep an index that is too large for a message.
 func (n *Notes) KeepIndex(ctx context.Context, index registry.Manifest) {
 	if len(index.Raw) > message.MaxSize {
 		return

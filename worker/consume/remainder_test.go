@@ -80,7 +80,7 @@ func TestCrashBetweenPublishAndAck(t *testing.T) {
 	}
 
 	remove()
-	require.NoError(t, c.Sweep(t.Context(), time.Now().Add(2*time.Hour)))
+	require.NoError(t, c.sweepOnce(t.Context(), time.Now().Add(2*time.Hour)))
 	c.take(t.Context(), b.receive(t), func() {})
 	c.take(t.Context(), b.receive(t), func() {})
 	b.mirrored(t, "1")

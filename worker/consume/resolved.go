@@ -14,19 +14,19 @@ import (
 	"github.com/osism/skopeo-worker/shared/subject"
 )
 
-// resolvedBucket holds the newest run that has resolved an entry.
+// resolvedBucket holds, for each entry, the newest run that has resolved it.
 const resolvedBucket = "mirror_resolved"
 
-// olderFor is how long older runs are taken to have messages that had some.
+// olderFor is how long isOldest remembers that older runs have messages.
 const olderFor = 10 * time.Second
 
-// oldestRuns are the runs of which no older one has messages, by mirror name.
+// oldestRuns remembers the answers of isOldest, by mirror name.
 type oldestRuns struct {
 	mu    sync.Mutex
 	known map[string]oldestRun
 }
 
-// oldestRun is what was last seen of a mirror name.
+// oldestRun is the last answer of isOldest about a mirror name.
 type oldestRun struct {
 	run    string
 	oldest bool
@@ -34,9 +34,9 @@ type oldestRun struct {
 }
 
 // isOldest reports whether the stream has no message of an older run of the chunk's mirror name.
-// Then it will have none: the chunks of a run are published when it begins, and remainders
-// before their chunks are acknowledged. A run whose planner takes longer to publish it costs
-// some requests.
+// It will have none later, either: a run's chunks are published when it begins, and remainders
+// before their chunks are acknowledged. A run whose planner is slow to publish it costs some
+// requests.
 func (n *Notes) isOldest(ctx context.Context, c message.Chunk) (bool, error) {
 	n.oldest.mu.Lock()
 	defer n.oldest.mu.Unlock()
@@ -63,14 +63,14 @@ func (n *Notes) isOldest(ctx context.Context, c message.Chunk) (bool, error) {
 	return known.oldest, err
 }
 
-// resolvedKey is the key of an entry. Only the same entry, with the same selection and
-// destination, takes the place of one of an older run.
+// resolvedKey is the key of an entry. Entries with other selections or destinations have other
+// keys.
 func resolvedKey(name string, r message.Repository) string {
 	var chosen selection.Selection
 	if r.Selection != nil {
 		chosen = *r.Selection
 	}
-	return name + "." + hash(fmt.Appendf(nil, "%s\n%s\n%s\n%s\n%s", r.Source, r.Tag, r.Digest, r.Destination, chosen.Hash()))
+	return name + "." + subject.Hash(fmt.Sprintf("%s\n%s\n%s\n%s\n%s", r.Source, r.Tag, r.Digest, r.Destination, chosen.Hash()))
 }
 
 // resolvedBy returns the newest run that has resolved an entry.
@@ -82,8 +82,8 @@ func (n *Notes) resolvedBy(ctx context.Context, name string, r message.Repositor
 	return id, err
 }
 
-// Resolved implements chunk.Notes. Of two runs, the newer one stays. Only remainders of older runs
-// are compared with the note, so without messages of an older run, nothing is noted.
+// Resolved implements chunk.Notes. It keeps the newer of two runs. Only chunks of older runs read
+// the note, so it is not written if there are none.
 func (n *Notes) Resolved(ctx context.Context, c message.Chunk, r message.Repository) error {
 	if oldest, err := n.isOldest(ctx, c); err != nil || oldest {
 		return err

@@ -19,12 +19,12 @@ import (
 const (
 	retryInterval = time.Second
 	// optionalTries is how often an optional operation is tried while the broker is
-	// connected: after a restart, it opens its streams for some seconds.
+	// connected. After a restart, a broker needs some seconds until it has opened its streams.
 	optionalTries = 10
 )
 
-// retry repeats an operation at the broker until the broker accepts or refuses it, or ctx
-// ends. So a broker that restarts costs no work.
+// retry repeats an operation at the broker until the broker accepts or refuses it, or until ctx
+// ends. So no work is lost when a broker restarts.
 func retry(ctx context.Context, log *slog.Logger, operation func(context.Context) error) error {
 	for {
 		err := operation(ctx)
@@ -51,12 +51,12 @@ var errGivenUp = errors.New("gave up")
 func refused(err error) bool {
 	var answer *jetstream.APIError
 	return errors.Is(err, broker.ErrConflict) || errors.Is(err, errGivenUp) ||
-		errors.Is(err, nats.ErrConnectionClosed) || // by this process: a lost connection is reconnected for ever
+		errors.Is(err, nats.ErrConnectionClosed) || // this process has closed it; a lost connection is reconnected
 		errors.As(err, &answer) && answer.Code < http.StatusInternalServerError && !broker.Full(err)
 }
 
-// optional returns an operation that retry gives up if it keeps failing while the broker is
-// connected: its bucket or consumer has been deleted.
+// optional returns an operation that ends its retries if it keeps failing while the broker is
+// connected, because its bucket or consumer has been deleted.
 func optional(conn *nats.Conn, operation func(context.Context) error) func(context.Context) error {
 	tries := 0
 	return func(ctx context.Context) error {
@@ -77,7 +77,8 @@ type failures struct {
 	log   *slog.Logger
 }
 
-// OpenFailures returns the failure records of a broker. They retry until the broker answers.
+// OpenFailures returns the failure records of a broker. Their methods retry until the broker
+// answers.
 func OpenFailures(b *broker.Broker, log *slog.Logger) chunk.Failures {
 	return failures{failure.NewStore(b, log), log}
 }

@@ -6,12 +6,9 @@ import (
 	"fmt"
 	"hash/fnv"
 	"maps"
-	"slices"
 
 	"github.com/nats-io/nats.go/jetstream"
 
-	"github.com/osism/skopeo-worker/shared/broker"
-	"github.com/osism/skopeo-worker/shared/message"
 	"github.com/osism/skopeo-worker/shared/reference"
 	"github.com/osism/skopeo-worker/worker/resolve"
 )
@@ -19,14 +16,14 @@ import (
 // sightedBucket holds since when tags of sources have had their digests.
 const sightedBucket = "mirror_sighted"
 
-// sightedTags is a note about tags of a source. Of tags that do not fit, those that were seen first
-// are forgotten: most of them are mirrored by then.
+// sightedTags is a note about tags of a source. If they do not fit into it, those that were seen
+// first are removed, because most of them are mirrored by then.
 type sightedTags struct {
 	Source reference.Repository               `json:"source"`
 	Tags   map[reference.Tag]resolve.Sighting `json:"tags"`
 }
 
-// parseSighted reads a note. It ignores what is not one about the source.
+// parseSighted reads a note about tags of a source. It returns an empty note for anything else.
 func parseSighted(entry jetstream.KeyValueEntry, source reference.Repository) sightedTags {
 	var note sightedTags
 	if entry == nil || json.Unmarshal(entry.Value(), &note) != nil || note.Source != source {
@@ -36,24 +33,22 @@ func parseSighted(entry jetstream.KeyValueEntry, source reference.Repository) si
 	return note
 }
 
-func sightedKey(source reference.Repository) string { return hash([]byte(source.String())) }
-
-// sightedShards is how many notes a source has. A note takes some 4,000 tags, and a repository
-// has up to 250,000: what was forgotten would wait from the start, again and again.
+// sightedShards is how many notes a source has. A note holds some 4,000 tags, and a repository has
+// up to 250,000. The waiting time of a tag that is removed from a note starts again.
 const sightedShards = 64
 
-// shardOf returns the key of the note that has a tag.
+// shardOf returns the key of the note that holds a tag.
 func shardOf(source reference.Repository, tag reference.Tag) string {
 	h := fnv.New32a()
 	_, _ = h.Write([]byte(tag.String())) // it has no error
-	return fmt.Sprintf("%s.%d", sightedKey(source), h.Sum32()%sightedShards)
+	return fmt.Sprintf("%s.%d", keyOf(source), h.Sum32()%sightedShards)
 }
 
 // Sighted implements compare.Ages.
 func (n *Notes) Sighted(ctx context.Context, source reference.Repository) (tags map[reference.Tag]resolve.Sighting, err error) {
 	err = n.retry(ctx, func(ctx context.Context) error {
 		tags = map[reference.Tag]resolve.Sighting{}
-		_, err := n.broker.Entries(ctx, sightedBucket, sightedKey(source)+".*", 0, func(e jetstream.KeyValueEntry) {
+		_, err := n.broker.Entries(ctx, sightedBucket, keyOf(source)+".*", 0, func(e jetstream.KeyValueEntry) {
 			maps.Copy(tags, parseSighted(e, source).Tags)
 		})
 		if err != nil {
@@ -82,39 +77,22 @@ func (n *Notes) NoteSightings(ctx context.Context, source reference.Repository, 
 	return nil
 }
 
-// noteShard adds sightings to a note. Of two workers that have seen a digest, the first one is
-// right, unless the source itself says that the digest has come back since.
+// noteShard adds sightings to a note. The earlier of two sightings of a digest counts, unless a
+// listing of the source shows that the tag has got the digest again since.
 func (n *Notes) noteShard(ctx context.Context, key string, source reference.Repository, tags map[reference.Tag]resolve.Sighting) error {
-	return n.retry(ctx, func(ctx context.Context) error {
-		_, err := broker.Update(ctx, n.sighted, key, func(last jetstream.KeyValueEntry) ([]byte, error) {
-			note := parseSighted(last, source)
-			note.Source = source
-			if note.Tags == nil {
-				note.Tags = map[reference.Tag]resolve.Sighting{}
+	return n.update(ctx, n.sighted, key, func(last jetstream.KeyValueEntry) ([]byte, error) {
+		note := parseSighted(last, source)
+		note.Source = source
+		if note.Tags == nil {
+			note.Tags = map[reference.Tag]resolve.Sighting{}
+		}
+		for tag, s := range tags {
+			if known := note.Tags[tag]; known.Digest != s.Digest || s.ByListing || s.Since.Before(known.Since) {
+				note.Tags[tag] = s
 			}
-			for tag, s := range tags {
-				if known := note.Tags[tag]; known.Digest != s.Digest || s.ByListing || s.Since.Before(known.Since) {
-					note.Tags[tag] = s
-				}
-			}
-			return note.encode()
-		})
-		return err
+		}
+		return fit(note, note.Tags, func(a, b resolve.Sighting) int { return a.Since.Compare(b.Since) })
 	})
-}
-
-// encode returns the note without the oldest sightings, if it is too large for a message.
-func (s sightedTags) encode() ([]byte, error) {
-	for {
-		data, err := json.Marshal(s)
-		if err != nil || len(data) <= message.MaxSize {
-			return data, err
-		}
-		oldest := slices.SortedFunc(maps.Keys(s.Tags), func(a, b reference.Tag) int { return s.Tags[a].Since.Compare(s.Tags[b].Since) })
-		for _, tag := range oldest[:1+len(oldest)/10] {
-			delete(s.Tags, tag)
-		}
-	}
 }
 
 // Released implements compare.Ages.

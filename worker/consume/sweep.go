@@ -17,18 +17,18 @@ import (
 )
 
 const (
-	// sweepInterval is how often one worker of the fleet sweeps.
+	// sweepInterval is the time between two sweeps of the fleet.
 	sweepInterval = time.Minute
-	// overdue is how late a schedule must be to count as stuck.
+	// overdue is how late a schedule is fired by a sweep.
 	overdue = time.Minute
 )
 
-// sweep calls Sweep at once, and then once a minute.
+// sweep calls sweepOnce now and then once a minute.
 func (c *Consumer) sweep(ctx context.Context) {
 	ticker := time.NewTicker(sweepInterval)
 	defer ticker.Stop()
 	for {
-		switch err := c.Sweep(ctx, c.now()); {
+		switch err := c.sweepOnce(ctx, c.now()); {
 		case err == nil || ctx.Err() != nil:
 		case errors.Is(err, broker.ErrFull):
 			c.log.Error("the broker cannot store messages", "error", err)
@@ -43,11 +43,11 @@ func (c *Consumer) sweep(ctx context.Context) {
 	}
 }
 
-// Sweep fires overdue schedules, and logs runs that have lost chunks. One worker of the fleet
-// does so each minute; the others do nothing. A schedule that is due while the store is full
-// stays in the stream until nats-server restarts. Sweep also deletes messages that are not
-// schedules, because no worker would ever receive them.
-func (c *Consumer) Sweep(ctx context.Context, now time.Time) error {
+// sweepOnce fires overdue schedules, and logs runs that have lost chunks. Each minute, it does so in
+// one worker of the fleet and nothing in the others. nats-server does not fire a schedule that is
+// due while its store is full until it restarts. sweepOnce also deletes messages under the subjects of
+// schedules that are not schedules, because no worker would receive them.
+func (c *Consumer) sweepOnce(ctx context.Context, now time.Time) error {
 	claimed, err := c.runs.ClaimSweep(ctx, now, sweepInterval)
 	if err != nil || !claimed {
 		return c.broker.Explain(err)
@@ -110,7 +110,7 @@ func (c *Consumer) logLost(ctx context.Context) error {
 		return err
 	}
 	for _, runs := range names {
-		seen := map[string]bool{} // a republish is newer than the plan, and does not replace it
+		seen := map[string]bool{} // kinds: a republish does not replace an older plan
 		for _, r := range runs {
 			if seen[r.Kind] {
 				continue

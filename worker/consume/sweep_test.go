@@ -43,7 +43,7 @@ func TestSweep(t *testing.T) {
 	schedule(t, b)
 	one, two := b.consumer(t), b.consumer(t)
 	soon := time.Now().Add(time.Hour + overdue/2) // not late enough
-	require.NoError(t, one.Sweep(t.Context(), soon))
+	require.NoError(t, one.sweepOnce(t.Context(), soon))
 	require.Empty(t, b.subjects(t, subject.Chunk+".>"))
 	late := time.Now().Add(time.Hour + 2*overdue)
 	suspects, err := one.runs.Overdue(t.Context(), late)
@@ -65,7 +65,7 @@ func TestSweep(t *testing.T) {
 	require.Empty(t, b.subjects(t, subject.Chunk+".>"))
 	var group errgroup.Group
 	for _, c := range []*Consumer{one, two, b.consumer(t), b.consumer(t)} {
-		group.Go(func() error { return c.Sweep(t.Context(), late) })
+		group.Go(func() error { return c.sweepOnce(t.Context(), late) })
 		for _, s := range suspects {
 			group.Go(func() error { return settle(c, s, late) })
 		}
@@ -86,7 +86,7 @@ func TestSweepGoesOn(t *testing.T) {
 	bad.Header.Set("Nats-Schedule-Target", "mirror.failed.elsewhere")
 	_, err := b.Publish(t.Context(), bad)
 	require.NoError(t, err)
-	require.NoError(t, b.consumer(t).Sweep(t.Context(), time.Now().Add(2*time.Hour)))
+	require.NoError(t, b.consumer(t).sweepOnce(t.Context(), time.Now().Add(2*time.Hour)))
 	require.Len(t, b.subjects(t, subject.Chunk+".>"), 2)
 	require.Empty(t, b.subjects(t, subject.Later+".>"))
 }
@@ -114,14 +114,14 @@ func TestStraysAreSwept(t *testing.T) {
 	}
 	server.Alien(t, "mirror.unknown.x", "", nil) // which a later version may know
 	c := b.consumer(t)
-	require.NoError(t, c.Sweep(t.Context(), time.Now().Add(2*time.Minute)))
+	require.NoError(t, c.sweepOnce(t.Context(), time.Now().Add(2*time.Minute)))
 	require.Equal(t, len(strays), strings.Count(log.String(), "deleted a foreign message among the schedules"), log.String())
 	require.Equal(t, len(strays), strings.Count(log.String(), `\\x1b[31m stray`))
 	require.NotContains(t, log.String(), "\x1b")
 	require.ElementsMatch(t, append(before, "mirror.unknown.x"), b.subjects(t, "mirror.>"))
 
 	// The foreign message has replaced the schedule in the server.
-	require.NoError(t, c.Sweep(t.Context(), time.Now().Add(2*time.Hour)))
+	require.NoError(t, c.sweepOnce(t.Context(), time.Now().Add(2*time.Hour)))
 	require.Len(t, b.subjects(t, subject.OfRunUnder(subject.Chunk, name, runID)), 2)
 }
 

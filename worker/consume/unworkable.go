@@ -20,20 +20,20 @@ const (
 	headerFirstSeen = "Mirror-First-Seen"
 	// headerBroker is the prefix of the broker's own headers.
 	headerBroker = "Nats-"
-	// newerRetry is how long such a message waits for a newer worker each time, and
-	// newerLimit how long in all: a rolling update is over by then.
+	// newerRetry is how long such a message waits each time until it is delivered again.
 	newerRetry = time.Minute
+	// newerLimit is how long it waits in all. A rolling update is over by then.
 	newerLimit = 24 * time.Hour
-	// unreadableName is the mirror name under which an unreadable message is recorded if
-	// its subject has none: the default one, because users look there first.
+	// unreadableName is the mirror name for an unreadable message without one in its subject.
+	// Users look at the default name first.
 	unreadableName = "default"
 )
 
-// errPoison is recorded for a message whose deliveries had no outcome.
+// errPoison is recorded for the images of a message whose deliveries had no outcome.
 var errPoison = fmt.Errorf("%d deliveries without an outcome: the worker died, or lost the broker, each time it had this chunk", maxDeliveries)
 
-// run returns the run of the message. If nothing is known of the run, it counts as not
-// ended: work may then be done in vain, but none is lost.
+// run returns the run of the message. A run that cannot be read counts as not ended, so that none
+// of its images is lost.
 func (d *delivery) run(ctx context.Context) (r run.Run) {
 	err := d.optional(ctx, func(ctx context.Context) (err error) {
 		if r, err = d.consumer.runs.Get(ctx, d.address.Name, d.address.Run); errors.Is(err, run.ErrNotFound) {
@@ -47,9 +47,8 @@ func (d *delivery) run(ctx context.Context) (r run.Run) {
 	return r
 }
 
-// republished reports whether the chunk comes from a republish, so that no newer plan takes
-// its place. A message that was recorded because it was unreadable is republished unchanged:
-// only its run shows that it was republished.
+// republished reports whether the chunk comes from a republish, which no newer plan replaces. The
+// message of a chunk that was unreadable is republished unchanged, so the run is asked, too.
 func republished(r run.Run, c message.Chunk) bool {
 	return c.Republished || r.Kind == run.KindRepublish
 }
