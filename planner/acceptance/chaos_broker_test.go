@@ -17,6 +17,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/osism/skopeo-worker/shared/broker"
+	"github.com/osism/skopeo-worker/shared/brokertest"
 	"github.com/osism/skopeo-worker/worker/registrytest"
 )
 
@@ -126,12 +127,11 @@ func freeAddress(t *testing.T) string {
 // system lets us mount one.
 func smallDisk(t *testing.T, size int) string {
 	t.Helper()
-	dir := t.TempDir()
-	if err := syscall.Mount("tmpfs", dir, "tmpfs", 0, fmt.Sprintf("size=%d", size)); err != nil {
+	dir, err := brokertest.Tmpfs(t, size)
+	if err != nil {
 		t.Logf("no disk is filled, because mounting one needs a right: %v", err)
-		return dir
+		return t.TempDir()
 	}
-	t.Cleanup(func() { _ = syscall.Unmount(dir, syscall.MNT_DETACH) })
 	return dir
 }
 

@@ -2,6 +2,7 @@ package brokertest
 
 import (
 	"errors"
+	"fmt"
 	"os"
 	"path/filepath"
 	"syscall"
@@ -9,7 +10,7 @@ import (
 )
 
 // smallSize is enough for a broker with a plan, and is quickly filled.
-const smallSize = "size=6m"
+const smallSize = 6 << 20
 
 // Small is a small disk that can be filled up.
 type Small struct {
@@ -18,17 +19,34 @@ type Small struct {
 	filler string
 }
 
-// NewSmall returns an empty disk. It is unmounted when the test ends. The test is
-// skipped if it may not mount.
+// NewSmall returns an empty disk, which exists until the test ends. The test is skipped if it
+// may not mount.
 func NewSmall(t testing.TB) *Small {
 	t.Helper()
-	s := &Small{t: t, Path: t.TempDir()}
-	s.filler = filepath.Join(s.Path, "filler")
-	if err := syscall.Mount("tmpfs", s.Path, "tmpfs", 0, smallSize); err != nil {
+	path, err := Tmpfs(t, smallSize)
+	if err != nil {
 		t.Skipf("needs the right to mount: %v", err)
 	}
-	t.Cleanup(func() { _ = syscall.Unmount(s.Path, syscall.MNT_DETACH) })
-	return s
+	return &Small{t: t, Path: path, filler: filepath.Join(path, "filler")}
+}
+
+// Tmpfs mounts an empty tmpfs of a size in bytes, and returns its path. Only an open file of this
+// process holds the mount, so that nothing stays if the test is killed. It also ends with the test.
+func Tmpfs(t testing.TB, size int) (path string, err error) {
+	t.Helper()
+	point := t.TempDir()
+	if err := syscall.Mount("tmpfs", point, "tmpfs", 0, fmt.Sprintf("size=%d", size)); err != nil {
+		return "", err
+	}
+	root, err := os.Open(point)
+	if unmounted := syscall.Unmount(point, syscall.MNT_DETACH); err == nil {
+		err = unmounted
+	}
+	if err != nil {
+		return "", err
+	}
+	t.Cleanup(func() { _ = root.Close() })
+	return fmt.Sprintf("/proc/%d/fd/%d", os.Getpid(), root.Fd()), nil
 }
 
 // Fill leaves no room on the disk.
