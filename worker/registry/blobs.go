@@ -45,11 +45,17 @@ type Content struct {
 	*opened
 }
 
+// apartFrom is the size in bytes above which a blob gets a connection of its own, over HTTP/1.1.
+// Networks and registries limit each connection by a rate, its losses or a window, and all
+// requests over HTTP/2 share one: many servers take no more than 64 KiB or 1 MiB of an upload in
+// each round trip. For smaller blobs, the handshakes of another connection would take longer.
+const apartFrom = 4 << 20
+
 // Open requests a blob from an offset on. If the registry does not serve parts, it sends the
 // whole blob and From is 0.
-func (c *Client) Open(ctx context.Context, repository reference.Repository, blob reference.Digest, from int64) (*Content, error) {
-	get := c.open(repository, blob)
-	get.from = from
+func (c *Client) Open(ctx context.Context, repository reference.Repository, blob Descriptor, from int64) (*Content, error) {
+	get := c.open(repository, blob.Digest)
+	get.from, get.apart = from, blob.Size-from > apartFrom
 	got, err := c.send(ctx, get)
 	switch {
 	case from > 0 && statusOf(err) == http.StatusRequestedRangeNotSatisfiable:
@@ -71,7 +77,7 @@ func (c *Client) Open(ctx context.Context, repository reference.Repository, blob
 	if got.status == http.StatusPartialContent && from > 0 {
 		return c.Open(ctx, repository, blob, 0) // the registry sends another part
 	}
-	return nil, about(fmt.Errorf("%w: answered %d instead of the blob", ErrUnexpected, got.status), OpGetBlob, repository, blob)
+	return nil, about(fmt.Errorf("%w: answered %d instead of the blob", ErrUnexpected, got.status), OpGetBlob, repository, blob.Digest)
 }
 
 // open returns a call for a blob that is read later.
@@ -83,12 +89,11 @@ func (c *Client) open(repository reference.Repository, blob reference.Digest) *c
 	}
 }
 
-// OpenPart requests the bytes of a blob from an offset on and before another one. Requests
-// with different lanes, from 1, use different connections, because registries and networks
-// limit each connection. The error wraps ErrUnexpected if the registry sends anything else.
-func (c *Client) OpenPart(ctx context.Context, repository reference.Repository, blob reference.Digest, from, before int64, lane int) (*Content, error) {
+// OpenPart requests the bytes of a blob from an offset on and before another one, over a
+// connection of their own. The error wraps ErrUnexpected if the registry sends anything else.
+func (c *Client) OpenPart(ctx context.Context, repository reference.Repository, blob reference.Digest, from, before int64) (*Content, error) {
 	get := c.open(repository, blob)
-	get.from, get.before, get.lane = from, before, lane
+	get.from, get.before, get.apart = from, before, true
 	got, err := c.send(ctx, get)
 	if err != nil {
 		return nil, err
@@ -135,7 +140,7 @@ func (c *Content) Short() error {
 // LookAtBlob returns an error that wraps ErrPage if the registry sends an HTML page instead of
 // a blob. It reads only the beginning.
 func (c *Client) LookAtBlob(ctx context.Context, repository reference.Repository, blob reference.Digest) error {
-	content, err := c.Open(ctx, repository, blob, 0)
+	content, err := c.Open(ctx, repository, Descriptor{Digest: blob}, 0)
 	if err != nil {
 		return err
 	}

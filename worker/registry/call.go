@@ -38,7 +38,7 @@ type call struct {
 	opens  bool                 // the answer's body is read later
 	from   int64                // offset in the blob at which the answer starts
 	before int64                // offset before which it ends; 0: at the blob's end
-	lane   int                  // requests of different lanes use different connections
+	apart  bool                 // over a connection that carries nothing else meanwhile
 	mount  reference.Repository // optional; the registry may take the blob from there
 	large  bool                 // the limit is within instead of requestTimeout
 	within time.Duration        // 0: no limit

@@ -24,7 +24,7 @@ func exchange(ctx context.Context, session *session, at location, call *call) (a
 			end()
 		}
 	}()
-	ctx, wait := withWait(at.with(ctx, call.lane))
+	ctx, wait := withWait(at.with(ctx, call.apart))
 	request, err := call.request(ctx, at)
 	if err != nil {
 		return answer{}, err

@@ -42,12 +42,6 @@ const (
 	// parallel lookups over HTTP/1.1 would dial again and again.
 	idlePerHost = 64
 
-	// streamWindow is how many bytes a registry may send of an answer over HTTP/2 before it
-	// hears that they were read. A blob comes with at most as many bytes in each round trip:
-	// with net/http's default of 4 MiB and 100 ms, layers of 64 MB took a fifth longer. If the
-	// destination is slower than the source, so much of each blob is in memory.
-	streamWindow = 8 << 20
-
 	// pingAfter and pingTimeout detect a dead HTTP/2 connection. Otherwise all requests on it
 	// would hang until the kernel closes it.
 	pingAfter   = 30 * time.Second
@@ -65,7 +59,7 @@ func NewTransport(insecure []string, stall time.Duration) http.RoundTripper {
 	verified.TLSHandshakeTimeout = tlsTimeout
 	verified.MaxIdleConnsPerHost = idlePerHost
 	verified.MaxIdleConns = 0
-	verified.HTTP2 = &http.HTTP2Config{MaxReceiveBufferPerStream: streamWindow, SendPingTimeout: pingAfter, PingTimeout: pingTimeout}
+	verified.HTTP2 = &http.HTTP2Config{SendPingTimeout: pingAfter, PingTimeout: pingTimeout}
 
 	network := &byHost{trust: trust{reference.NewHosts(insecure)}, plain: verified, now: time.Now, kept: make(map[settings]*secured)}
 	return &stalling{inner: network, limit: stall}
@@ -149,14 +143,14 @@ type party struct {
 	host     string // receives the requests
 	name     string // its certificates are kept under this name
 	insecure bool
-	lane     int // requests of different lanes use different connections
+	apart    bool // over a connection that carries nothing else meanwhile
 }
 
 type partyKey struct{}
 
 // with adds the registry to the context of a request.
-func (l location) with(ctx context.Context, lane int) context.Context {
-	return context.WithValue(ctx, partyKey{}, party{l.registry.RegistryStr(), l.named, l.insecure, lane})
+func (l location) with(ctx context.Context, apart bool) context.Context {
+	return context.WithValue(ctx, partyKey{}, party{l.registry.RegistryStr(), l.named, l.insecure, apart})
 }
 
 // trust knows the hosts that may be used without TLS or without a verifiable certificate:
@@ -199,7 +193,7 @@ type byHost struct {
 type settings struct {
 	host, registry string
 	insecure       bool
-	lane           int
+	apart          bool
 }
 
 // secured is a transport with certificates, and the time at which they were read.
@@ -214,7 +208,7 @@ func (t *byHost) RoundTrip(request *http.Request) (*http.Response, error) {
 	if err == nil {
 		about, _ := request.Context().Value(partyKey{}).(party)
 		var chosen *http.Transport
-		if chosen, err = t.transport(settings{request.URL.Host, about.name, insecure, about.lane}); err == nil {
+		if chosen, err = t.transport(settings{request.URL.Host, about.name, insecure, about.apart}); err == nil {
 			return chosen.RoundTrip(request)
 		}
 	}
@@ -244,11 +238,15 @@ func (t *byHost) transport(s settings) (*http.Transport, error) {
 		return kept.Transport, nil
 	}
 	fresh, trusts := t.plain, s.insecure || found != (containers.Certificates{})
-	if trusts || s.lane > 0 {
+	if trusts || s.apart {
 		fresh = t.plain.Clone()
+		fresh.TLSClientConfig = &tls.Config{InsecureSkipVerify: s.insecure} // without the protocols that plain has added
+	}
+	if s.apart {
+		fresh.Protocols = new(http.Protocols)
+		fresh.Protocols.SetHTTP1(true) // a connection carries one request at a time
 	}
 	if trusts {
-		fresh.TLSClientConfig = &tls.Config{InsecureSkipVerify: s.insecure}
 		if err := found.AddTo(fresh.TLSClientConfig); err != nil {
 			return nil, err
 		}

@@ -98,6 +98,7 @@ func (u *Upload) piece(method string, content io.Reader, offset, size int64) *ca
 	piece.declined = u.Declined
 	if size != 0 {
 		piece.stream, piece.offset, piece.size = content, offset, size
+		piece.apart = size < 0 || size > apartFrom
 	}
 	return piece
 }

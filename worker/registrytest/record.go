@@ -46,6 +46,7 @@ type Request struct {
 	Range      string // Range, or Content-Range of an upload
 	UserAgent  string
 	Proto      string // "HTTP/1.1" or "HTTP/2.0"
+	Client     string // address of the client's end of the connection
 }
 
 // recorder keeps all requests and notifies watchers. Its zero value is ready for use.
@@ -234,6 +235,7 @@ func parse(req *http.Request) Request {
 		Range:     req.Header.Get("Range") + req.Header.Get("Content-Range"),
 		UserAgent: req.UserAgent(),
 		Proto:     req.Proto,
+		Client:    req.RemoteAddr,
 	}
 	name, ok := strings.CutPrefix(r.Path, apiRoot)
 	switch {

@@ -3,7 +3,9 @@
 package transfer
 
 import (
+	"cmp"
 	"context"
+	"slices"
 
 	"golang.org/x/sync/errgroup"
 
@@ -13,8 +15,8 @@ import (
 )
 
 const (
-	// atOnce is how many blobs are copied at once. One takes some 100 KB of memory
-	// and, over HTTP/2, what the destination has not taken yet, up to 8 MiB; parts take more.
+	// atOnce is how many blobs are copied at once. One takes some 100 KB of memory; a small one
+	// that comes over HTTP/2 may be in memory as a whole, and parts take more.
 	atOnce = 32
 
 	// together is how many blobs of one image are copied at once.
@@ -62,6 +64,8 @@ func (b *Blobs) SendToEmpty(ctx context.Context, source, destination reference.R
 func (b *Blobs) send(ctx context.Context, source, destination reference.Repository, empty bool, blobs []registry.Descriptor) error {
 	group, shared := errgroup.WithContext(ctx)
 	group.SetLimit(together)
+	// A large blob that is begun last would still be under way when all others are done.
+	blobs = slices.SortedStableFunc(slices.Values(blobs), func(a, b registry.Descriptor) int { return cmp.Compare(b.Size, a.Size) })
 	seen := make(map[reference.Digest]bool, len(blobs))
 	for _, blob := range blobs {
 		if at := (place{destination, blob.Digest}); seen[blob.Digest] || b.held.has(at) {

@@ -58,7 +58,7 @@ func (t *transfer) open(ctx context.Context, has int64) (*content, error) {
 
 // reopen asks the source for what is not in the sum yet.
 func (c *content) reopen() error {
-	body, err := c.transfer.blobs.from.Open(c.ctx, c.transfer.source, c.transfer.blob.Digest, c.transfer.sum.n)
+	body, err := c.transfer.blobs.from.Open(c.ctx, c.transfer.source, c.transfer.blob, c.transfer.sum.n)
 	if err != nil {
 		return err
 	}

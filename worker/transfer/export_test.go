@@ -2,8 +2,11 @@ package transfer
 
 import "time"
 
-// PartSize is the size of a part.
-const PartSize = partSize
+// PartSize is the size of a part, and Together how many blobs of one image are copied at once.
+const (
+	PartSize = partSize
+	Together = together
+)
 
 // SetSlow sets how long a part takes at a source that is slow.
 func (b *Blobs) SetSlow(d time.Duration) { b.splits.slow = d }

@@ -12,8 +12,8 @@ const (
 	// destination takes them.
 	partSize = 8 << 20
 
-	// lanes is how many connections, and parts, a blob uses that comes in parts.
-	lanes = 4
+	// partsAtOnce is how many connections, and parts, a blob uses that comes in parts.
+	partsAtOnce = 4
 
 	// inParts is how many blobs come in parts at once. They take up to 64 MiB.
 	inParts = 2
@@ -71,7 +71,7 @@ func (c *content) adapt() {
 		_ = c.body.Close()
 		c.alone, c.came = c.came, pace{}
 		c.parts = newParts(c.ctx, c.transfer.sum.n, c.total, c.openPart)
-	case c.parts != nil && c.came.bytes >= 2*lanes*partSize && !isFaster(c.alone, c.came):
+	case c.parts != nil && c.came.bytes >= 2*partsAtOnce*partSize && !isFaster(c.alone, c.came):
 		if err := c.narrow(); err != nil {
 			c.goOn(err)
 		}
@@ -95,10 +95,10 @@ func (c *content) closeParts() {
 
 func (c *content) host() string { return c.transfer.source.Registry() }
 
-// openPart requests a part over the connection of a lane.
-func (c *content) openPart(ctx context.Context, from, before int64, lane int) (io.ReadCloser, error) {
+// openPart requests a part.
+func (c *content) openPart(ctx context.Context, from, before int64) (io.ReadCloser, error) {
 	t := c.transfer
-	return t.blobs.from.OpenPart(ctx, t.source, t.blob.Digest, from, before, lane)
+	return t.blobs.from.OpenPart(ctx, t.source, t.blob.Digest, from, before)
 }
 
 // splits holds which blobs may come in parts.
@@ -147,7 +147,7 @@ func isFaster(one, several pace) bool {
 type parts struct {
 	ctx  context.Context
 	end  context.CancelFunc
-	open func(ctx context.Context, from, before int64, lane int) (io.ReadCloser, error)
+	open func(ctx context.Context, from, before int64) (io.ReadCloser, error)
 
 	next, total int64   // the offset of the next part, and that of the end
 	under       []*part // under way, in order
@@ -157,28 +157,27 @@ type parts struct {
 
 // part is a part that is under way.
 type part struct {
-	lane   int
 	blocks chan []byte // has room for all of it
 	err    error       // why it ended early; set before blocks is closed
 }
 
-func newParts(ctx context.Context, from, total int64, open func(context.Context, int64, int64, int) (io.ReadCloser, error)) *parts {
+func newParts(ctx context.Context, from, total int64, open func(context.Context, int64, int64) (io.ReadCloser, error)) *parts {
 	p := &parts{open: open, next: from, total: total}
 	p.ctx, p.end = context.WithCancel(ctx)
-	for lane := range lanes {
-		p.request(lane + 1)
+	for range partsAtOnce {
+		p.request()
 	}
 	return p
 }
 
 // request requests the next part, if there is one.
-func (p *parts) request(lane int) {
+func (p *parts) request() {
 	from, before := p.next, min(p.next+partSize, p.total)
 	if from == before {
 		return
 	}
 	p.next = before
-	part := &part{lane: lane, blocks: make(chan []byte, partSize/blockSize)}
+	part := &part{blocks: make(chan []byte, partSize/blockSize)}
 	p.under = append(p.under, part)
 	p.running.Go(func() {
 		defer close(part.blocks)
@@ -187,7 +186,7 @@ func (p *parts) request(lane int) {
 }
 
 func (p *parts) fetch(part *part, from, before int64) error {
-	body, err := p.open(p.ctx, from, before, part.lane)
+	body, err := p.open(p.ctx, from, before)
 	if err != nil {
 		return err
 	}
@@ -220,7 +219,7 @@ func (p *parts) Read(to []byte) (int, error) {
 				return 0, first.err
 			default:
 				p.under = p.under[1:]
-				p.request(first.lane)
+				p.request()
 			}
 		case <-p.ctx.Done():
 			return 0, p.ctx.Err()

@@ -1,0 +1,80 @@
+package transfer_test
+
+import (
+	"net/http"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/osism/skopeo-worker/worker/registry"
+	"github.com/osism/skopeo-worker/worker/registrytest"
+	"github.com/osism/skopeo-worker/worker/transfer"
+)
+
+// TestConnections: each of several large blobs has connections of its own, at the source and at
+// the destination. Small ones share those of the other requests. The largest is begun first.
+func TestConnections(t *testing.T) {
+	t.Parallel()
+	both := []registrytest.Option{registrytest.WithTLS(), registrytest.WithHTTP2(), registrytest.WithDirectory(t.TempDir())}
+	p := &pair{from: registrytest.New(t, both...), to: registrytest.New(t, both...)}
+	p.restart()
+	var blobs []registry.Descriptor
+	large := map[string]bool{}
+	for _, size := range []int{1000, 5 * mib, mib, 6 * mib, 7 * mib} {
+		blob, _ := p.push(t, size)
+		blobs = append(blobs, blob)
+		large[blob.Digest.String()] = size > 4*mib
+	}
+	// The large ones are sent when all of them have been requested, so that none can use the
+	// connection of another one.
+	all := make(chan struct{})
+	isLarge := registrytest.All(gets, func(r registrytest.Request) bool { return large[r.Reference] })
+	p.from.Inject(registrytest.Fault{Match: isLarge, Gate: all})
+	go func() {
+		defer close(all)
+		for p.from.Count(isLarge) < 3 && t.Context().Err() == nil {
+			_ = p.from.WaitFor(t.Context(), isLarge)
+		}
+	}()
+	require.NoError(t, p.Send(t.Context(), p.source(), p.destination("a"), blobs...))
+	for _, side := range []*registrytest.Registry{p.from, p.to} {
+		shared, own := map[string]bool{}, map[string]bool{}
+		for _, r := range side.Requests() {
+			if isLarge(r) || r.Method == http.MethodPatch {
+				require.Equal(t, "HTTP/1.1", r.Proto, "%s %s", r.Method, r.Path)
+				require.False(t, own[r.Client], "%s %s", r.Method, r.Path)
+				own[r.Client] = true
+				continue
+			}
+			require.Equal(t, "HTTP/2.0", r.Proto, "%s %s", r.Method, r.Path)
+			shared[r.Client] = true
+		}
+		require.Len(t, own, 3)
+		require.Len(t, shared, 1)
+	}
+}
+
+// TestLargestFirst: an image with more blobs than are copied at once begins with the largest.
+func TestLargestFirst(t *testing.T) {
+	t.Parallel()
+	p := newPair(t)
+	var blobs []registry.Descriptor
+	for i := range transfer.Together + 1 {
+		blob, _ := p.push(t, 100+i)
+		blobs = append(blobs, blob)
+	}
+	ctx, cancel := t.Context(), make(chan struct{})
+	p.from.Inject(registrytest.Fault{Match: gets, Gate: cancel})
+	go func() {
+		defer close(cancel)
+		for p.from.Count(gets) < transfer.Together && ctx.Err() == nil {
+			_ = p.from.WaitFor(ctx, gets)
+		}
+		for _, r := range p.from.Requests() {
+			if gets(r) && r.Reference == blobs[0].Digest.String() {
+				t.Error("the smallest blob is not the last one")
+			}
+		}
+	}()
+	require.NoError(t, p.Send(ctx, p.source(), p.destination("a"), blobs...))
+}
