@@ -129,15 +129,24 @@ func (c *content) judge(err error) {
 	switch {
 	case c.transfer.sum.n == c.total, c.total < 0 && errors.Is(err, io.EOF):
 		if c.whole = c.transfer.sum.verified(); !c.whole {
-			c.failed = c.body.Another(c.begin)
+			c.failed = c.another()
 		}
 	case c.total >= 0 && c.transfer.sum.n > c.total:
-		c.failed = c.body.Another(c.begin)
+		c.failed = c.another()
 	case errors.Is(err, io.EOF):
 		c.goOn(c.body.Short())
 	case err != nil:
 		c.goOn(err)
 	}
+}
+
+// another returns the error of a source that has sent something else. If it came in parts, the
+// next try uses one connection.
+func (c *content) another() error {
+	if c.parts != nil {
+		c.transfer.blobs.splits.leave(c.host())
+	}
+	return c.body.Another(c.begin)
 }
 
 // goOn asks the source for the rest after a cut.
