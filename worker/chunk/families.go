@@ -44,20 +44,25 @@ type member struct {
 	leads    []string // families whose first copy it is
 }
 
-// do calls do for each job, for at most concurrency jobs of all batches at the same time, and for
-// one job of each family first. After an error, it begins no more jobs, and returns when the
-// running ones have ended.
-func (s *schedule) do(jobs []*compare.Job, families func(*compare.Job) []string, concurrency int, do func(*compare.Job) error) error {
+// add returns jobs of one chunk, which wait for do.
+func (s *schedule) add(jobs []*compare.Job, families func(*compare.Job) []string) *batch {
 	b := &batch{known: map[string]bool{}}
 	for _, j := range jobs {
 		b.waiting = append(b.waiting, &member{job: j, families: families(j)})
 	}
 	s.mu.Lock()
+	defer s.mu.Unlock()
 	s.batches[b] = true
 	s.waiting += len(jobs)
-	s.mu.Unlock()
+	return b
+}
+
+// do calls do for each job, for at most concurrency jobs of all batches at the same time, and for
+// one job of each family first. After an error, it begins no more jobs, and returns when the
+// running ones have ended.
+func (s *schedule) do(b *batch, concurrency int, do func(*compare.Job) error) error {
 	var group errgroup.Group
-	for range min(concurrency, len(jobs)) {
+	for range min(concurrency, len(b.waiting)) {
 		group.Go(func() error {
 			for m := s.next(b, concurrency); m != nil; m = s.next(b, concurrency) {
 				err := do(m.job)

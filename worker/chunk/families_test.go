@@ -20,6 +20,10 @@ func jobOf(name, tag string) *compare.Job {
 	return &compare.Job{Entry: message.Repository{Destination: reference.MustRepository("mirror.example.com/" + name)}, Digest: reference.DigestOf([]byte(name + tag)), Images: []message.Image{{Tag: reference.MustTag(tag)}}}
 }
 
+func do(s *schedule, jobs []*compare.Job, families func(*compare.Job) []string, concurrency int, do func(*compare.Job) error) error {
+	return s.do(s.add(jobs, families), concurrency, do)
+}
+
 // TestFirstOfAFamily has ended before any other of it begins; after that they go
 // side by side.
 func TestFirstOfAFamily(t *testing.T) {
@@ -34,7 +38,7 @@ func TestFirstOfAFamily(t *testing.T) {
 		var early []string
 		begun, ended := map[string]int{}, map[string]int{}
 		began := time.Now()
-		require.NoError(t, newSchedule().do(jobs, families, 4, func(j *compare.Job) error {
+		require.NoError(t, do(newSchedule(), jobs, families, 4, func(j *compare.Job) error {
 			mu.Lock()
 			for _, f := range families(j) {
 				if begun[f] > 0 && ended[f] == 0 {
@@ -93,7 +97,7 @@ func TestFamiliesOfSeveralChunks(t *testing.T) {
 		var group errgroup.Group
 		for range 3 {
 			group.Go(func() error {
-				return s.do([]*compare.Job{jobOf("a/a", "1"), jobOf("a/a", "2"), jobOf("a/a", "3")}, sameContent, concurrency, copied)
+				return do(s, []*compare.Job{jobOf("a/a", "1"), jobOf("a/a", "2"), jobOf("a/a", "3")}, sameContent, concurrency, copied)
 			})
 		}
 		began := time.Now()
@@ -107,7 +111,7 @@ func TestFamiliesOfSeveralChunks(t *testing.T) {
 		require.Empty(t, s.first)
 		require.Empty(t, s.batches)
 		require.Zero(t, s.waiting)
-		require.ErrorIs(t, s.do([]*compare.Job{jobOf("a/a", "1"), jobOf("a/a", "2")}, families, 1, func(*compare.Job) error { return errLeft }), errLeft)
+		require.ErrorIs(t, do(s, []*compare.Job{jobOf("a/a", "1"), jobOf("a/a", "2")}, families, 1, func(*compare.Job) error { return errLeft }), errLeft)
 		require.Zero(t, s.waiting, "what does not begin any more waits no longer")
 	})
 }
@@ -116,7 +120,7 @@ func TestFamiliesOfSeveralChunks(t *testing.T) {
 func TestBrokerTroubleEndsTheCopies(t *testing.T) {
 	broken := errors.New("no broker")
 	n := 0
-	err := newSchedule().do([]*compare.Job{jobOf("a/a", "1"), jobOf("a/a", "2"), jobOf("a/a", "3")}, families, 1, func(*compare.Job) error { n++; return broken })
+	err := do(newSchedule(), []*compare.Job{jobOf("a/a", "1"), jobOf("a/a", "2"), jobOf("a/a", "3")}, families, 1, func(*compare.Job) error { n++; return broken })
 	require.ErrorIs(t, err, broken)
 	require.Equal(t, 1, n)
 }

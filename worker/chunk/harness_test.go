@@ -135,6 +135,8 @@ func (b *harness) Copying(image, destination string, moved *meter.Meter) func() 
 	}
 }
 
+func (b *harness) Compared() {}
+
 func (b *harness) Progress(images run.Tally, pulls int, bytes int64) {
 	b.mu.Lock()
 	defer b.mu.Unlock()

@@ -100,7 +100,9 @@ func (e *execution) carryOutNow(ctx context.Context, jobs []*compare.Job) error 
 	if e.mirror.Builtin {
 		kin = sameContent
 	}
-	return e.worker.copies.do(transfers, kin, e.worker.Concurrency, func(j *compare.Job) error { return e.begin(ctx, j) })
+	b := e.worker.copies.add(transfers, kin)
+	e.delivery.Observer.Compared()
+	return e.worker.copies.do(b, e.worker.Concurrency, func(j *compare.Job) error { return e.begin(ctx, j) })
 }
 
 // begin carries out a job when it is its turn. It postpones the job if the worker stops or a

@@ -256,6 +256,8 @@ func (o *observed) Progress(images run.Tally, pulls int, _ int64) {
 
 func (o *observed) Copying(string, string, *meter.Meter) func() { return func() {} }
 
+func (o *observed) Compared() {}
+
 // notes keeps in memory what a fleet keeps at the broker. No registry is ever closed.
 type notes struct {
 	comparetest.Memory

@@ -76,7 +76,8 @@ type Consumer struct {
 	places *semaphore.Weighted // for chunks
 	takes  sync.WaitGroup
 	held   atomic.Int64  // chunks
-	ended  chan struct{} // has an item after a chunk has ended
+	known  atomic.Int64  // those of them that are compared
+	noted  chan struct{} // has an item after a chunk was compared or has ended
 
 	ledger  *run.Ledger     // the runs, for the search for lost chunks
 	settled map[uint64]bool // runs that need not be searched again, by revision
@@ -103,7 +104,7 @@ func New(ctx context.Context, b *broker.Broker, w *chunk.Worker, failures chunk.
 	}
 	host, _ := os.Hostname()
 	return &Consumer{broker: b, runs: runs, changes: changes, catalog: seen, holdings: holdings, failures: failures, worker: w, metrics: m, log: log, host: host, load: newLoad(),
-		now: time.Now, pause: cutOffPause, places: semaphore.NewWeighted(chunksAtOnce), ended: make(chan struct{}, 1), ledger: runs.Ledger(), settled: map[uint64]bool{}}, nil
+		now: time.Now, pause: cutOffPause, places: semaphore.NewWeighted(chunksAtOnce), noted: make(chan struct{}, 1), ledger: runs.Ledger(), settled: map[uint64]bool{}}, nil
 }
 
 // Run takes chunks until ctx ends. Then running copies have a time of grace, and what is
@@ -176,10 +177,7 @@ func (c *Consumer) pull(ctx context.Context) error {
 				c.places.Release(1)
 			}
 			c.held.Add(-1)
-			select {
-			case c.ended <- struct{}{}:
-			default:
-			}
+			c.note()
 		})
 		if isHeldAlone(m) {
 			<-done
@@ -206,20 +204,25 @@ func (c *Consumer) next(messages jetstream.MessagesContext) (jetstream.Msg, erro
 
 // place waits until the worker should take a chunk, and returns true; false if ctx ends before
 // there is a place for it. A worker that holds a chunk takes another when its copies leave room
-// for more, and if that takes nothing from the other workers.
+// for more. If fewer chunks are left than all workers hold, it first finds out how much it has to
+// do, so that it keeps none from a worker that is idle.
 func (c *Consumer) place(ctx context.Context) bool {
 	if c.places.Acquire(ctx, 1) != nil {
 		return false
 	}
 	for c.held.Load() > 0 && ctx.Err() == nil {
 		c.worker.Idle(ctx)
-		if c.worker.Alone || c.abound(ctx) {
+		if c.worker.Alone {
+			break
+		}
+		known := c.known.Load() == c.held.Load()
+		if left, held := c.left(ctx); left > held || known && left > 0 {
 			break
 		}
 		timer := time.NewTimer(lookAgain)
 		select {
 		case <-timer.C:
-		case <-c.ended:
+		case <-c.noted:
 		case <-ctx.Done():
 		}
 		timer.Stop()
@@ -227,15 +230,23 @@ func (c *Consumer) place(ctx context.Context) bool {
 	return true
 }
 
-// abound reports whether more chunks are left than the workers hold. If the broker does not
-// answer, that is not so.
-func (c *Consumer) abound(ctx context.Context) bool {
+// note wakes place.
+func (c *Consumer) note() {
+	select {
+	case c.noted <- struct{}{}:
+	default:
+	}
+}
+
+// left returns how many chunks are left, and how many the workers hold; none if the broker does
+// not answer.
+func (c *Consumer) left(ctx context.Context) (left, held int) {
 	consumer, err := c.broker.Stream.Consumer(ctx, broker.ConsumerName)
 	if err != nil {
-		return false
+		return 0, 0
 	}
 	info := consumer.CachedInfo()
-	return info.NumPending > uint64(info.NumAckPending)
+	return int(info.NumPending), info.NumAckPending
 }
 
 // rest leaves the chunks to other workers for a while.
@@ -285,6 +296,7 @@ func (c *Consumer) take(ctx context.Context, m jetstream.Msg, retreat func()) {
 		defer c.places.Release(chunksAtOnce - 1)
 	}
 	d := delivery{consumer: c, msg: m, stopping: ctx.Done(), work: work, retreat: retreat}
+	defer d.forget()
 	start := time.Now()
 	outcome, err := d.handle(storing)
 	c.metrics.Chunk(time.Since(start), outcome)

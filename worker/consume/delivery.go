@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/nats-io/nats.go/jetstream"
@@ -29,6 +30,8 @@ type delivery struct {
 	work     context.Context // of copies
 	pieces   int             // messages that were published in place of this one
 	mark     string          // of these messages; see subject.Address.Remainder
+
+	compared atomic.Bool // what it has to do is known
 
 	copies  copies // under way
 	changes changes
@@ -87,6 +90,21 @@ func (d *delivery) handle(ctx context.Context) (outcome string, err error) {
 		return metrics.ChunkUnworkable, d.poison(ctx, c)
 	}
 	return d.do(ctx, c, d.number == 1 && d.consumer.now().Sub(meta.Timestamp) < freshFor)
+}
+
+// Compared implements chunk.Observer.
+func (d *delivery) Compared() {
+	if !d.compared.Swap(true) {
+		d.consumer.known.Add(1)
+		d.consumer.note()
+	}
+}
+
+// forget undoes Compared when the delivery has ended.
+func (d *delivery) forget() {
+	if d.compared.Load() {
+		d.consumer.known.Add(-1)
+	}
 }
 
 // do works off the chunk, and publishes its remainder.

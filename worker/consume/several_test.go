@@ -77,7 +77,8 @@ func TestSIGTERMWithSeveralChunks(t *testing.T) {
 	require.Equal(t, len(tags), b.from.Pulls(), "nothing twice")
 }
 
-// TestShareOfAFleet: a worker holds several chunks only while more are left for the others.
+// TestShareOfAFleet: a worker that does not know how much it has to do holds several chunks only
+// while more are left for the others.
 func TestShareOfAFleet(t *testing.T) {
 	b := newHarness(t, brokertest.Open(t, brokertest.Start(t).Config()))
 	tags := registrytest.Numbered("%d", 6)
@@ -96,6 +97,27 @@ func TestShareOfAFleet(t *testing.T) {
 	}
 	require.EqualValues(t, 3, first.held.Load())
 	close(gate)
+	require.Equal(t, run.Tally{Total: len(tags), Copied: len(tags)}, over(t, tracker).Images)
+}
+
+// TestShareOfAWorkerThatHasLittleToDo: when its chunks are compared and their copies leave room,
+// a worker takes one of the last chunks, and the next one when it has compared that.
+func TestShareOfAWorkerThatHasLittleToDo(t *testing.T) {
+	b := newHarness(t, brokertest.Open(t, brokertest.Start(t).Config()))
+	tags := registrytest.Numbered("%d", chunksAtOnce)
+	b.push(t, tags...)
+	looked, copied := make(chan struct{}), make(chan struct{})
+	defer b.from.Inject(registrytest.Fault{Match: registrytest.All(heads, registrytest.Ref(tags[0])), Gate: looked})()
+	defer b.from.Inject(registrytest.Fault{Match: registrytest.All(heads, registrytest.Ref(tags[chunksAtOnce-1])), Gate: copied})()
+	defer b.from.Inject(registrytest.Fault{Match: blobs, Gate: copied})()
+	tracker := b.planEach(t, tags...)
+	first := b.consumer(t)
+	first.worker.Concurrency = chunksAtOnce
+	start(t, first)
+	b.holding(t, chunksAtOnce/2)
+	close(looked)
+	b.holding(t, chunksAtOnce)
+	close(copied)
 	require.Equal(t, run.Tally{Total: len(tags), Copied: len(tags)}, over(t, tracker).Images)
 }
 
