@@ -4,9 +4,14 @@ import "time"
 
 // An unannounced limit is discovered as TCP discovers the capacity of a network: requests
 // start at a moderate rate, and each one that is sent raises it until a registry refuses;
-// a refusal halves it, and from then on it grows slowly. The rate follows from the last
+// a refusal lowers it, and from then on it grows slowly. The rate follows from the last
 // reservation of the lane, so that workers share only reservations and refusals. Requests are
 // spread evenly, so that any kind of limit is kept if the average is right.
+//
+// All requests that are under way when a registry begins to refuse are refused. So a rate that
+// was never refused allows only so many of them: few in relation to those that were answered,
+// which are fewer than the registry allows in a second, or in a minute. How many are under way
+// at a rate follows from the time that the registry takes to answer.
 //
 // Each request to a registry without documented rates counts in the line All. Pulls are also
 // discovered apart, because many registries limit only them. Other kinds get a line of their
@@ -17,11 +22,24 @@ const (
 	// matter for a registry without a limit, and slow enough that few requests are under
 	// way when a registry refuses.
 	firstRate = 32.0
-	// growth is by how many requests a second each one raises the rate until a refusal. If
-	// enough requests wait, the rate doubles every 630 ms, and is unlimited after 2.5 s. If it
-	// grew faster, more requests would be under way when a registry refuses. Time alone does
-	// not raise it, because it shows nothing about a higher rate.
-	growth = 1.1
+	// Each request allows so many more to be under way, but at most cautious of them before
+	// plenty were sent: minutes are limited to 300 requests at most, if they are limited at all.
+	// At 40 ms a round trip, the rate is near unlimited after 60 requests.
+	underWayEach = 0.3
+	cautious     = 15.0
+	plenty       = 320.0
+	// underWayAgain is underWayEach after a refusal: the limit may still be nearly used up when
+	// the registry is reopened.
+	underWayAgain = 0.1
+	// enough is how many requests must have been sent at least before the rate is no limit.
+	enough = 425.0
+	// assumedLatency is the time that a registry takes to answer if it has not answered yet.
+	assumedLatency = 250 * time.Millisecond
+	// shortestWindow is the shortest window in which registries count, and careful the part of
+	// the requests that were sent in it which the registry is expected to answer. The others
+	// have shown that the rate was too high.
+	shortestWindow = time.Second
+	careful        = 0.75
 	// exploreHorizon is how far ahead slots are reserved meanwhile: they keep the rate at which
 	// they were reserved.
 	exploreHorizon = 50 * time.Millisecond
@@ -103,18 +121,35 @@ func (f found) counts(now time.Time) bool {
 	return f.Rate > 0 && now.Sub(f.From) <= keep
 }
 
-// growing is how requests raise a rate.
+// growing is how requests raise a rate. Only those count that were sent since a time.
 type growing struct {
 	since time.Time // by the broker's clock; zero if they do not
-	by    float64   // requests a second, each
+	from  float64   // requests a second
+	by    float64   // requests a second, each; 0: as long as the rate explores
+}
+
+// rate returns the rate after so many requests to a registry that takes so long to answer.
+func (g growing) rate(sent float64, latency time.Duration) float64 {
+	if g.by > 0 {
+		return min(g.from+g.by*sent, max(min(g.from, firstRate), underWayAgain*sent/latency.Seconds()))
+	}
+	underWay := min(underWayEach*sent, cautious) + underWayEach*max(sent-plenty, 0)
+	rate := max(g.from, underWay/latency.Seconds())
+	if sent < enough {
+		return min(rate, unlimited-1)
+	}
+	return rate
 }
 
 // growing returns how requests raise the rate.
 func (f found) growing(now time.Time) growing {
-	if f.ByTime || !f.counts(now) || f.Rate >= unlimited {
+	switch {
+	case f.ByTime || !f.counts(now) || f.Rate >= unlimited:
 		return growing{}
+	case f.Refused:
+		return growing{f.From, f.Rate, min(1/creeping.Seconds(), f.Rate/creepingRequests)}
 	}
-	return growing{f.From, f.growth()}
+	return growing{since: f.From, from: f.Rate}
 }
 
 // horizon returns how far ahead slots are reserved.
@@ -125,21 +160,19 @@ func (f found) horizon(now time.Time) time.Duration {
 	return foundHorizon
 }
 
-// growth returns by how many requests a second each request raises the rate.
-func (f found) growth() float64 {
-	if f.Refused {
-		return min(1/creeping.Seconds(), f.Rate/creepingRequests)
-	}
-	return growth
+// reached is what the requests since a rate's time have reached.
+type reached struct {
+	rate float64 // of the last ones, in requests a second
+	sent float64 // requests
 }
 
-// refused returns the rate after a refusal that has closed the registry; rate is the one
-// until then.
-func (f found) refused(now time.Time, c closure, rate float64) found {
+// refused returns the rate after a refusal that has closed the registry; last is what was
+// reached until then.
+func (f found) refused(now time.Time, c closure, last reached) found {
 	switch {
 	case f.closed(now):
 	case c.Count == 1 || !f.Refused:
-		f.Rate, f.Sent, f.Since = f.lower(now, rate), f.sent(now, rate), f.From
+		f.Rate, f.Sent, f.Since = f.lower(now, last), f.sent(now, last), f.From
 		f.Refused = true
 	case f.Sent > 0 && now.Sub(f.Since) <= longestWindow:
 		// It refuses again before any success, so its limit was still used up: it allows
@@ -167,26 +200,28 @@ func (f found) closed(now time.Time) bool { return !f.Refusal.IsZero() && now.Be
 // lower returns the rate after one that was too high: half of it, or less if fewer requests
 // were answered until then, since the limit was used up or the first one was sent. While a
 // registry was closed, its limit may have recovered by anything from a window to all of the time.
-func (f found) lower(now time.Time, rate float64) float64 {
-	half := max(rate/2, slowest)
-	passed, sent := now.Sub(f.From), f.sent(now, rate)
+func (f found) lower(now time.Time, last reached) float64 {
+	half := max(last.rate/2, slowest)
+	passed, sent := now.Sub(f.From), f.sent(now, last)
 	if f.Refused {
 		passed += f.From.Sub(f.Refusal) / 2
 	}
-	if passed <= 0 || passed > longestWindow || sent < significant {
+	switch {
+	case passed <= 0 || passed > longestWindow || sent < significant:
 		return half
+	case f.explores(f.From):
+		return min(half, max(careful*sent/max(passed, shortestWindow).Seconds(), firstRate/lowered))
 	}
-	return min(half, max(sent/passed.Seconds(), rate/lowered, slowest))
+	return min(half, max(sent/passed.Seconds(), last.rate/lowered, slowest))
 }
 
-// sent returns how many requests were sent at most since From, until the rate was reached;
-// 0 if that is not known.
-func (f found) sent(now time.Time, rate float64) float64 {
+// sent returns how many requests were sent at most since From; 0 if that is not known.
+func (f found) sent(now time.Time, last reached) float64 {
 	switch {
 	case !f.counts(now) || f.Rate >= unlimited:
 		return 0
 	case f.ByTime:
-		return (f.Rate + rate) / 2 * max(now.Sub(f.From), 0).Seconds()
+		return (f.Rate + last.rate) / 2 * max(now.Sub(f.From), 0).Seconds()
 	}
-	return max(rate-f.Rate, 0)/f.growth() + 1
+	return last.sent
 }

@@ -26,7 +26,7 @@ func TestRateByRequests(t *testing.T) {
 	}
 	first := found{Rate: firstRate, From: now}
 	require.InDelta(t, firstRate, at(first, 29*24*time.Hour), 0.01, "it grows by requests, not by time")
-	require.Equal(t, growing{now, growth}, first.growing(now))
+	require.Equal(t, growing{since: now, from: firstRate}, first.growing(now))
 	require.Zero(t, at(first, 31*24*time.Hour), "forgotten")
 	proven := found{Rate: unlimited, From: now}
 	require.Zero(t, at(proven, time.Minute), "no limit")
@@ -34,31 +34,63 @@ func TestRateByRequests(t *testing.T) {
 	again := proven.again(now, closure{Count: 1, Duration: time.Second}, firstRate)
 	require.True(t, again.explores(now), "that it has refused once does not show its limit")
 	require.Equal(t, now.Add(2*time.Second), again.again(now, closure{Count: 2, Duration: 2 * time.Second}, 2*firstRate).From)
-	require.InDelta(t, firstRate, at(again.refused(now, closure{Count: 2}, 2*firstRate), 0), 0.01, "refused together")
+	require.InDelta(t, firstRate, at(again.refused(now, closure{Count: 2}, reached{rate: 2 * firstRate}), 0), 0.01, "refused together")
 
-	const until = time.Second
-	slower := first.refused(now.Add(until), closure{Count: 1, Duration: 5 * time.Second}, 2*firstRate)
+	const sent, until = 40, 2 * time.Second
+	slower := first.refused(now.Add(until), closure{Count: 1, Duration: 5 * time.Second}, reached{3 * firstRate, sent})
 	slowed := at(slower, until)
-	require.InDelta(t, firstRate/growth+1, slowed, 0.01, "the part of the limit that was used")
+	require.InDelta(t, careful*sent/until.Seconds(), slowed, 0.01, "the part of the limit that was used")
 	require.InDelta(t, slowed, at(slower, 29*24*time.Hour), 0.01)
-	require.InDelta(t, 1+firstRate/growth, slower.Sent, 0.01, "so many have raised the rate")
-	require.Equal(t, growing{now.Add(until + 5*time.Second), 1 / creeping.Seconds()}, slower.growing(now.Add(until)))
-	require.InDelta(t, 0.001, found{Rate: 0.001 * creepingRequests, Refused: true}.growth(), 0.0001)
-	full := slower.refused(now.Add(creeping), closure{Count: 2, Duration: time.Minute}, firstRate)
+	require.InDelta(t, sent, slower.Sent, 0.01)
+	require.Equal(t, growing{now.Add(until + 5*time.Second), slowed, 1 / creeping.Seconds()}, slower.growing(now.Add(until)))
+	soonest := first.refused(now.Add(until/8), closure{Count: 1}, reached{3 * firstRate, sent})
+	require.InDelta(t, careful*sent, soonest.Rate, 0.01, "it may allow as many in a second")
+	rarely := first.refused(now.Add(50*time.Second), closure{Count: 1}, reached{3 * firstRate, sent})
+	require.InDelta(t, firstRate/lowered, rarely.Rate, 0.01, "few were wanted")
+	full := slower.refused(now.Add(creeping), closure{Count: 2, Duration: time.Minute}, reached{rate: firstRate})
 	require.InDelta(t, slowed, at(full, creeping+time.Minute), 0.01, "full still: not slower, and not faster")
-	soon := slower.refused(now.Add(until+6*time.Second), closure{Count: 2, Duration: time.Minute}, firstRate)
+	soon := slower.refused(now.Add(until+6*time.Second), closure{Count: 2, Duration: time.Minute}, reached{rate: firstRate})
 	require.InDelta(t, slower.Sent/(until+66*time.Second).Seconds(), soon.Rate, 0.01, "what was sent is all that it allows until then")
 	require.Less(t, soon.Rate, slower.Rate)
 
-	const answered = 75.0
-	empty := slower.refused(now.Add(until+10*time.Second), closure{Count: 1}, slower.Rate+(answered-1)*slower.growth())
+	const answered = 50.0
+	empty := slower.refused(now.Add(until+10*time.Second), closure{Count: 1}, reached{slower.Rate, answered})
 	require.InDelta(t, answered/7.5, empty.Rate, 0.01, "it answers no more between two refusals than it allows")
-	hardly := slower.refused(now.Add(until+30*time.Second), closure{Count: 1}, slower.Rate+significant*slower.growth())
+	hardly := slower.refused(now.Add(until+30*time.Second), closure{Count: 1}, reached{slower.Rate, significant})
 	require.InDelta(t, slower.Rate/lowered, hardly.Rate, 0.02)
-	noise := slower.refused(now.Add(until+30*time.Second), closure{Count: 1}, slower.Rate)
+	noise := slower.refused(now.Add(until+30*time.Second), closure{Count: 1}, reached{slower.Rate, 1})
 	require.InDelta(t, slower.Rate/2, noise.Rate, 0.01)
-	later := slower.refused(now.Add(time.Hour), closure{Count: 1}, slower.Rate)
+	later := slower.refused(now.Add(time.Hour), closure{Count: 1}, reached{slower.Rate, answered})
 	require.InDelta(t, slower.Rate/2, later.Rate, 0.01, "it may have been idle")
+}
+
+// TestGrowing: few requests are under way before many were answered, however long that takes. After
+// a refusal, the rate is low at first, and then hardly grows.
+func TestGrowing(t *testing.T) {
+	explores := growing{since: time.Now(), from: firstRate}
+	for _, latency := range []time.Duration{10 * time.Millisecond, 50 * time.Millisecond, 250 * time.Millisecond} {
+		last := 0.0
+		for sent := range 4 * int(enough) {
+			sent := float64(sent)
+			rate := explores.rate(sent, latency)
+			require.GreaterOrEqual(t, rate, last)
+			last = rate
+			if sent <= plenty {
+				require.LessOrEqual(t, rate, max(firstRate, min(underWayEach*sent, cautious)/latency.Seconds())+0.01)
+			}
+			if sent < enough {
+				require.Less(t, rate, unlimited)
+			}
+		}
+		require.GreaterOrEqual(t, last, unlimited)
+	}
+	creeps := growing{since: time.Now(), from: 100, by: 0.01}
+	require.InDelta(t, firstRate, creeps.rate(0, 50*time.Millisecond), 0.01)
+	require.InDelta(t, underWayAgain*40/0.05, creeps.rate(40, 50*time.Millisecond), 0.01)
+	require.InDelta(t, 105, creeps.rate(500, 50*time.Millisecond), 0.01)
+	slow := growing{since: time.Now(), from: 5, by: 0.01}
+	require.InDelta(t, 5, slow.rate(0, 50*time.Millisecond), 0.01)
+	require.InDelta(t, 0.001, found{Rate: 0.001 * creepingRequests, From: time.Now(), Refused: true}.growing(time.Now()).by, 0.0001)
 }
 
 func TestRateOverTime(t *testing.T) {
@@ -67,7 +99,7 @@ func TestRateOverTime(t *testing.T) {
 		rate, _ := f.at(now.Add(d))
 		return rate
 	}
-	slower := found{ByTime: true}.refused(now, closure{Count: 1, Duration: 5 * time.Second}, 50)
+	slower := found{ByTime: true}.refused(now, closure{Count: 1, Duration: 5 * time.Second}, reached{rate: 50})
 	require.InDelta(t, 25, at(slower, -time.Hour), 0.01, "a closed registry's rate waits")
 	require.InDelta(t, 50, at(slower, 5*time.Second+creeping), 0.01)
 	require.Zero(t, at(slower, 25*time.Hour), "forgotten")
@@ -75,7 +107,7 @@ func TestRateOverTime(t *testing.T) {
 
 	slow := found{Rate: 2 * slowest, From: now, ByTime: true, Refused: true}
 	for range 3 {
-		slow = slow.refused(now, closure{Count: 1}, slow.Rate)
+		slow = slow.refused(now, closure{Count: 1}, reached{rate: slow.Rate})
 	}
 	require.InDelta(t, slowest, at(slow, 0), 0.0001)
 	require.Less(t, at(slow, time.Hour), 1.02*slowest, "it creeps up by requests, not by time")
@@ -125,8 +157,11 @@ func TestFleetFindsALimit(t *testing.T) {
 	require.InDelta(t, limit.Requests, rows[0].Limit.Requests, 2)
 }
 
+// latencyOfTests is how long a registry takes to answer.
+const latencyOfTests = 50 * time.Millisecond
+
 // TestEachPullRaisesTheRate: pulls of all workers raise the rate together, and no faster than
-// growth, until it is no limit. Then no request asks the broker.
+// their number allows, until it is no limit. Then no request asks the broker.
 func TestEachPullRaisesTheRate(t *testing.T) {
 	t.Parallel()
 	for _, workers := range []int{1, 8} {
@@ -146,6 +181,9 @@ func requireGrowth(t *testing.T, n int) {
 	require.NoError(t, stores[0].PaceOver(t.Context(), registry, Pull, HTTP1))
 	require.Zero(t, stores[0].found(exploring))
 	require.NoError(t, stores[0].explore(t.Context(), exploring))
+	for _, s := range stores {
+		s.Took(registry, latencyOfTests)
+	}
 	var workers sync.WaitGroup
 	for i := range 64 {
 		s := stores[i%len(stores)]
@@ -160,7 +198,7 @@ func requireGrowth(t *testing.T, n int) {
 	}
 	workers.Wait()
 	// The broker keeps the last reservations.
-	lane := stores[0].lane(exploring)
+	lane, grows := stores[0].lane(exploring), growing{from: firstRate}
 	next, err := stores[0].b.Next(t.Context(), streamPace, lane.subject, 1)
 	var last reservation
 	for read := 0; err == nil; read++ {
@@ -168,13 +206,14 @@ func requireGrowth(t *testing.T, n int) {
 		require.True(t, ok)
 		require.Less(t, 1/r.Every.Seconds(), unlimited)
 		if read > 0 {
-			require.InDelta(t, last.grown(growth), 1/r.Every.Seconds(), 0.01)
+			require.Equal(t, last.Sent+r.Count, r.Sent)
+			require.InDelta(t, grows.rate(float64(last.Sent), latencyOfTests), 1/r.Every.Seconds(), 0.01)
 		}
 		last = r
 		next, err = stores[0].b.Next(t.Context(), streamPace, lane.subject, next.Sequence+1)
 	}
 	require.ErrorIs(t, err, jetstream.ErrMsgNotFound)
-	require.GreaterOrEqual(t, last.grown(growth), unlimited)
+	require.GreaterOrEqual(t, grows.rate(float64(last.Sent), latencyOfTests), unlimited)
 
 	s := stores[n/2]
 	require.Eventually(t, func() bool { return free(s) }, patience, tick)
@@ -185,7 +224,7 @@ func requireGrowth(t *testing.T, n int) {
 	require.Equal(t, sent, b.Conn.Stats().OutMsgs)
 }
 
-// TestRateGrowsWithinSeconds: evenly spaced, the pulls of a busy worker take less than three
+// TestRateGrowsWithinSeconds: evenly spaced, the pulls of a busy worker take less than two
 // seconds until the rate is no limit, because the first of them are not reserved far ahead.
 func TestRateGrowsWithinSeconds(t *testing.T) {
 	t.Parallel()
@@ -195,6 +234,7 @@ func TestRateGrowsWithinSeconds(t *testing.T) {
 	reservations, err := b.Conn.SubscribeSync(s.lane(exploring).subject)
 	require.NoError(t, err)
 	require.NoError(t, s.explore(t.Context(), exploring))
+	s.Took(registry, latencyOfTests)
 	var pulls sync.WaitGroup
 	for range 64 {
 		pulls.Go(func() {
@@ -214,8 +254,8 @@ func TestRateGrowsWithinSeconds(t *testing.T) {
 		require.NoError(t, json.Unmarshal(m.Data, &r))
 		took += time.Duration(r.Count) * r.Every
 	}
-	require.Less(t, took, 3*time.Second)
-	require.Greater(t, took, 2*time.Second)
+	require.Less(t, took, 2*time.Second)
+	require.Greater(t, took, time.Second)
 }
 
 // TestFewPullsShowLittle: a run of few pulls raises the rate as little, however long it takes,
@@ -233,7 +273,7 @@ func TestFewPullsShowLittle(t *testing.T) {
 	require.Equal(t, Found, origin)
 	require.EqualValues(t, firstRate, limit.Requests)
 	require.NoError(t, s.Refused(t.Context(), call(s), time.Second, "429"))
-	require.InDelta(t, (firstRate+3*growth)/2, s.found(line{registry, Pull, HTTP1}).Rate, 0.01)
+	require.InDelta(t, firstRate/2, s.found(line{registry, Pull, HTTP1}).Rate, 0.01)
 }
 
 func TestNoLimitCostsNothing(t *testing.T) {

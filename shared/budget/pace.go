@@ -96,6 +96,7 @@ type reservation struct {
 	After time.Time     `json:"after"`
 	Count int           `json:"count"`
 	Every time.Duration `json:"every"`
+	Sent  int           `json:"sent,omitempty"` // with these, since the rate grows
 }
 
 // start returns when the first request is sent if they are evenly spaced. A reservation is
@@ -112,9 +113,6 @@ func (r reservation) start(stored time.Time) time.Time {
 func (r reservation) end(stored time.Time) time.Time {
 	return r.start(stored).Add(time.Duration(r.Count) * r.Every)
 }
-
-// grown returns the rate after the reservation if each request has raised it.
-func (r reservation) grown(by float64) float64 { return 1/r.Every.Seconds() + by*float64(r.Count) }
 
 // lane is the sequence of the requests of a line.
 type lane struct {
@@ -220,16 +218,24 @@ func (l *lane) current(ctx context.Context, s *Store, rate Rate) (Rate, bool, er
 		return rate, true, nil
 	}
 	_, rate, limited := s.rate(l.registry, l.counted, l.protocol)
-	if rate.grows == (growing{}) || !l.stored.After(rate.grows.since) {
+	if rate.grows == (growing{}) {
 		return rate, limited, nil
 	}
-	rate.Rate = max(rate.Rate, l.newest.grown(rate.grows.by))
+	rate.Rate = rate.grows.rate(float64(l.sent(rate.grows)), s.latency(l.registry))
 	if rate.Rate < unlimited {
 		return rate, true, nil
 	}
 	err := s.unrefused(ctx, l.line)
 	_, rate, limited = s.rate(l.registry, l.counted, l.protocol)
 	return rate, limited, err
+}
+
+// sent returns how many requests have raised the rate.
+func (l *lane) sent(grows growing) int {
+	if !l.stored.After(grows.since) {
+		return 0
+	}
+	return l.newest.Sent
 }
 
 // reach returns how far ahead of its place among evenly spaced ones a slot is reserved at
@@ -267,6 +273,9 @@ func (l *lane) reserve(ctx context.Context, s *Store, rate Rate, came time.Time)
 		}
 		r := reservation{After: l.next, Every: every}
 		r.Count = int(min(l.waiting.Load(), 1+int64((horizon-ahead)/every)))
+		if grows := s.found(l.line).growing(now); grows != (growing{}) { // also while it is probed
+			r.Sent = l.sent(grows) + r.Count
+		}
 		err := l.publish(ctx, s, r)
 		if !errors.Is(err, broker.ErrConflict) {
 			return true, err

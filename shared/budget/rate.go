@@ -116,7 +116,7 @@ func (s *Store) slowDown(ctx context.Context, c closure) error {
 				rate = documented.Rate
 			}
 			f.ByTime = true
-			return f.refused(s.Now(), c, rate), true
+			return f.refused(s.Now(), c, reached{rate: rate}), true
 		})
 	}
 	return s.slowDownFound(ctx, c, l)
@@ -125,24 +125,24 @@ func (s *Store) slowDown(ctx context.Context, c closure) error {
 // slowDownFound lowers the rates of the line of a refused request, and of all requests.
 func (s *Store) slowDownFound(ctx context.Context, c closure, l line) error {
 	all := line{c.Registry, All, HTTP1}
-	together, err := s.lastRate(ctx, all)
+	together, err := s.last(ctx, all)
 	if err != nil {
 		return err
 	}
-	rate, err := s.lastRate(ctx, l)
+	alone, err := s.last(ctx, l)
 	if err != nil {
 		return err
 	}
-	if rate == 0 && together < unlimited {
-		rate = together
+	if alone.rate == 0 && together.rate < unlimited {
+		alone = together
 	}
 	err = s.changeRate(ctx, l, func(f found) (found, bool) {
-		if rate == 0 {
+		if alone.rate == 0 {
 			return f.again(s.Now(), c, firstRate), true
 		}
-		return f.refused(s.Now(), c, rate), true
+		return f.refused(s.Now(), c, alone), true
 	})
-	if err != nil || together == 0 {
+	if err != nil || together.rate == 0 {
 		return err
 	}
 	several := s.refusedOthers(l)
@@ -150,29 +150,31 @@ func (s *Store) slowDownFound(ctx context.Context, c closure, l line) error {
 		switch {
 		case f.Refused || several:
 			return f.refused(s.Now(), c, together), true
-		case together < unlimited:
-			return f.again(s.Now(), c, max(firstRate, together/2)), true
+		case together.rate < unlimited:
+			return f.again(s.Now(), c, max(firstRate, together.rate/2)), true
 		}
 		return f, false
 	})
 }
 
-// lastRate returns the rate of the fleet's last requests; unlimited if there is no limit, and 0 if
-// no rate is known.
-func (s *Store) lastRate(ctx context.Context, l line) (float64, error) {
+// last returns what the fleet's requests have reached. The rate is unlimited if there is no limit,
+// and 0 if none is known.
+func (s *Store) last(ctx context.Context, l line) (reached, error) {
 	f := s.found(l)
-	if f.growing(s.Now()) == (growing{}) {
+	grows := f.growing(s.Now())
+	if grows == (growing{}) {
 		rate, _ := f.at(s.Now())
-		return rate, nil
+		return reached{rate: rate}, nil
 	}
 	m, err := s.b.Last(ctx, streamPace, s.lane(l).subject)
 	if err != nil && !errors.Is(err, jetstream.ErrMsgNotFound) {
-		return 0, fmt.Errorf("reading the request rate of %s: %w", l.registry, err)
+		return reached{}, fmt.Errorf("reading the request rate of %s: %w", l.registry, err)
 	}
+	sent := 0.
 	if r, ok := readReservation(m); ok && m.Time.After(f.From) {
-		return max(f.Rate, 1/r.Every.Seconds()), nil
+		sent = float64(r.Sent)
 	}
-	return f.Rate, nil
+	return reached{grows.rate(sent, s.latency(l.registry)), sent}, nil
 }
 
 // refusedOthers reports whether the registry of a line has refused requests of another kind.

@@ -95,7 +95,8 @@ type simulation struct {
 	count  int
 	closed time.Time
 	next   time.Time // slot of the lane
-	every  float64   // rate of its last slot
+	sent   int       // slots since the rate grows
+	took   latency   // of the last answers
 	slot   time.Time // when it was reserved; zero: none yet
 	free   time.Time // when the rate was found to be no limit
 }
@@ -127,9 +128,7 @@ func (m *simulation) rate() (rate float64, horizon time.Duration, limited bool) 
 	horizon = maxWait
 	if grows := m.found.growing(m.now); grows != (growing{}) {
 		horizon = m.found.horizon(m.now)
-		if m.slot.After(grows.since) {
-			rate = max(rate, m.every+grows.by)
-		}
+		rate = grows.rate(float64(m.raised(grows)), m.latency())
 		if rate >= unlimited {
 			m.found, m.free, limited = found{Rate: unlimited, From: m.now}, m.now, false
 		}
@@ -138,6 +137,21 @@ func (m *simulation) rate() (rate float64, horizon time.Duration, limited bool) 
 		rate, horizon, limited = probeRate, foundHorizon, true
 	}
 	return rate, horizon, limited
+}
+
+// raised returns how many requests have raised the rate.
+func (m *simulation) raised(grows growing) int {
+	if !m.slot.After(grows.since) {
+		return 0
+	}
+	return m.sent
+}
+
+func (m *simulation) latency() time.Duration {
+	if known := time.Duration(m.took.Load()); known > 0 {
+		return known
+	}
+	return assumedLatency
 }
 
 func (m *simulation) work() {
@@ -153,7 +167,10 @@ func (m *simulation) work() {
 			m.later(ahead-horizon+time.Duration(m.random.Int64N(int64(horizon))), m.work)
 			return
 		}
-		m.next, m.every, m.slot = slot.Add(interval(rate)), rate, m.now.Add(brokerTrip)
+		if grows := m.found.growing(m.now); grows != (growing{}) {
+			m.sent = m.raised(grows) + 1
+		}
+		m.next, m.slot = slot.Add(interval(rate)), m.now.Add(brokerTrip)
 	}
 	m.later(slot.Sub(m.now), func() {
 		if m.now.Before(m.closed) {
@@ -178,6 +195,7 @@ func (m *simulation) arrive(started time.Time) {
 		m.refused++
 	}
 	m.later(m.delay(), func() {
+		m.took.add(m.now.Sub(started))
 		switch fresh := !started.Before(m.closed); {
 		case answered && fresh:
 			m.count = 0
@@ -195,11 +213,12 @@ func (m *simulation) refuse(started time.Time) {
 	}
 	m.count++
 	closed := backoff(m.count, maxBackoff, func(d time.Duration) time.Duration { return time.Duration(m.random.Int64N(int64(d))) })
-	c, rate := closure{Count: m.count, Duration: closed}, m.found.Rate
-	if grows := m.found.growing(m.now); grows != (growing{}) && m.slot.After(grows.since) {
-		rate = max(rate, m.every)
+	c, last := closure{Count: m.count, Duration: closed}, reached{rate: m.found.Rate}
+	if grows := m.found.growing(m.now); grows != (growing{}) {
+		sent := float64(m.raised(grows))
+		last = reached{grows.rate(sent, m.latency()), sent}
 	}
-	m.found = m.found.refused(m.now, c, rate)
+	m.found = m.found.refused(m.now, c, last)
 	m.closed = m.now.Add(closed)
 }
 
@@ -251,6 +270,24 @@ var (
 	roundTrips = []time.Duration{10 * time.Millisecond, 40 * time.Millisecond, 100 * time.Millisecond}
 	fleets     = []int{8, 64}
 )
+
+// TestLimitOfAMinuteRefusesFew: less than 1 % of ten minutes' pulls is refused while a fleet finds
+// the limit.
+func TestLimitOfAMinuteRefusesFew(t *testing.T) {
+	t.Parallel()
+	const allowed, minutes, seeds = 300, 10, 5
+	for _, roundTrip := range roundTrips {
+		for _, atOnce := range fleets {
+			refused := 0
+			for seed := range uint64(seeds) {
+				m := &simulation{answers: leaky(Rate{Rate: allowed / 60., Burst: allowed - 1}), roundTrip: roundTrip, random: rand.New(rand.NewPCG(seed, 1))}
+				m.run(atOnce, minutes*allowed)
+				refused += m.refused
+			}
+			require.Less(t, 100*refused, seeds*minutes*allowed+refused, "%s, %d at once", roundTrip, atOnce)
+		}
+	}
+}
 
 // TestUnknownLimitRefusesFew: less than 1 % of a run is refused while a fleet finds the limit: of
 // 3000 pulls, or of those that the registry allows in a minute.

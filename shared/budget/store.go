@@ -52,6 +52,7 @@ type Store struct {
 
 	connections map[string]*connection // by line
 	rates       map[string]Rates       // set, by registry
+	latencies   sync.Map               // *latency by registry
 
 	stop    context.CancelFunc
 	life    context.Context

@@ -114,6 +114,7 @@ func (tr *transport) RoundTrip(request *http.Request) (*http.Response, error) {
 		return nil, err
 	}
 	token.InTime()
+	t.Budget.Took(call.Registry, time.Since(call.Started))
 	t.learn(ctx, call.Registry, response.Header)
 	if response.StatusCode == http.StatusTooManyRequests {
 		if closed := t.refused(ctx, call, retryafter.In(response.Header, time.Now()), "429 Too Many Requests"); closed != nil {
