@@ -44,11 +44,11 @@ type job struct {
 	Platforms    string        `envconfig:"PLATFORMS" desc:"mirror only these platforms, as linux/amd64,linux/arm64; empty: all"`
 	Attestations bool          `envconfig:"ATTESTATIONS" default:"true" expect:"true or false" desc:"mirror the attestation manifests of an index"`
 	Referrers    bool          `envconfig:"REFERRERS" default:"false" expect:"true or false" desc:"mirror the referrers of images: signatures, SBOMs, attestations"`
-	MinAge       selection.Age `envconfig:"MIN_AGE" expect:"days such as 3d, or a duration such as 36h" desc:"mirror a tag, or a new digest under it, only when it has stood for this long, as 3d or 36h; empty: at once"`
+	MinAge       selection.Age `envconfig:"MIN_AGE" expect:"days such as 3d, or a duration such as 36h" desc:"mirror a tag only when it has had its digest for this long, as 3d or 36h; empty: at once"`
 	Immutable    string        `envconfig:"IMMUTABLE_TAGS" desc:"tags that are never replaced at the destination: regular expressions (RE2), separated by spaces, that match them at their start"`
 	KeepTags     string        `envconfig:"KEEP_TAGS" desc:"tags that planner prune never deletes: regular expressions (RE2), separated by spaces, that match them at their start"`
 	BackupTag    string        `envconfig:"BACKUP_TAG" desc:"when a tag is replaced at the destination, keep its image under another tag: a template with {tag}, {date} and {digest}, such as {tag}-{date}"`
-	BackupKeep   int           `envconfig:"BACKUP_KEEP" default:"3" expect:"a whole number, 1 or more" desc:"how many backups of a tag there are at most"`
+	BackupKeep   int           `envconfig:"BACKUP_KEEP" default:"3" expect:"a whole number, 1 or more" desc:"how many backups of a tag are kept at most"`
 	RateLimits   string        `envconfig:"RATE_LIMITS" desc:"pulls that registries allow in a window, as docker.io=100/6h,quay.io=20/1s; overrides their headers"`
 
 	destination reference.Destination
