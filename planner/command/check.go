@@ -129,11 +129,12 @@ func (p *planned) repositories() []message.Repository {
 
 // check compares the list with the destination. It returns the forecast of a run.
 func (p *planned) check(ctx context.Context, s *settings, signatures bool, warnings io.Writer) (check.Report, error) {
-	var line *display.Drawn
-	if f, ok := warnings.(*os.File); ok && display.IsTerminal(f) {
-		line = display.NewDrawn(f)
+	var progress func(done, total int)
+	if display.Width(warnings) != nil {
+		line := display.NewDrawn(warnings)
 		defer line.Clear()
-		warnings = line.Above(f)
+		progress = func(done, total int) { line.Draw(fmt.Sprintf("%d of %d repositories checked", done, total)) }
+		warnings = line.Above(warnings)
 	}
 	log := s.log.Logger(warnings)
 	b, done, err := shared(ctx, s.broker, log)
@@ -149,10 +150,6 @@ func (p *planned) check(ctx context.Context, s *settings, signatures bool, warni
 		return check.Report{}, err
 	}
 	defer checker.Close()
-	var progress func(done, total int)
-	if line != nil {
-		progress = func(done, total int) { line.Draw(fmt.Sprintf("%d of %d repositories checked", done, total)) }
-	}
 	report, err := checker.Check(ctx, p.repositories(), progress)
 	for _, row := range report.Repositories {
 		for _, failed := range [][]check.Failed{row.Failed, row.Rejected} {

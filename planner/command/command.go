@@ -151,22 +151,8 @@ func (f *formatFlag) messages(c *cobra.Command) io.Writer {
 // colorOf returns the value of --color.
 func colorOf(c *cobra.Command) display.Color { return display.Color(c.Flag("color").Value.String()) }
 
-// screen returns the properties of the terminal, if a command prints to one.
-func screen(c *cobra.Command) display.Screen { return screenOf(c.OutOrStdout(), colorOf(c)) }
-
-func screenOf(out io.Writer, color display.Color) display.Screen {
-	s := display.Screen{Colors: color.On(isTerminal(out))}
-	if isTerminal(out) {
-		s.Width = display.Width(out.(*os.File))()
-	}
-	return s
-}
-
-// isTerminal reports whether a writer is a file that is a terminal.
-func isTerminal(w io.Writer) bool {
-	f, ok := w.(*os.File)
-	return ok && display.IsTerminal(f)
-}
+// screen describes the output of a command.
+func screen(c *cobra.Command) display.Screen { return display.ScreenOf(c.OutOrStdout(), colorOf(c)) }
 
 // session is an open broker with the stores that the commands use.
 type session struct {

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"os"
 	"slices"
 	"strings"
 	"time"
@@ -57,7 +56,7 @@ func (se *session) follow(ctx context.Context, id string, out io.Writer, f forma
 			return err
 		}
 		failures = slices.DeleteFunc(failures, func(r failure.Record) bool { return r.Run != last.Run }) // other runs have recorded those
-		display.Summary(out, last, failures, time.Now(), screenOf(out, se.color))
+		display.Summary(out, last, failures, time.Now(), display.ScreenOf(out, se.color))
 	}
 	switch {
 	case away != nil:
@@ -84,7 +83,7 @@ func (se *session) watch(ctx context.Context, id string, out io.Writer, f format
 			return changes.write(status)
 		})
 	}
-	follower := newFollower(out, se.color)
+	follower := display.NewFollower(out, se.color)
 	defer follower.Done()
 	defer se.logs.through(follower.Above)()
 	var end estimatedEnd
@@ -225,11 +224,4 @@ func interrupted(ctx context.Context, id string) error {
 		cause = errors.New("interrupted")
 	}
 	return fmt.Errorf("%w: %w; planner status %s shows its progress", errUnfinished, cause, id)
-}
-
-func newFollower(out io.Writer, color display.Color) *display.Follower {
-	if f, ok := out.(*os.File); ok && display.IsTerminal(f) {
-		return display.NewFollower(f, true, color, display.Width(f))
-	}
-	return display.NewFollower(out, false, color, nil)
 }

@@ -4,7 +4,6 @@ import (
 	"context"
 	"io"
 	"log/slog"
-	"os"
 	"slices"
 	"strings"
 	"sync"
@@ -25,11 +24,7 @@ type followedLog struct {
 }
 
 func newFollowedLog(to io.Writer) *followedLog {
-	l := &followedLog{to: to}
-	if isTerminal(to) {
-		l.width = display.Width(to.(*os.File))
-	}
-	return l
+	return &followedLog{to: to, width: display.Width(to)}
 }
 
 // Write implements io.Writer.

@@ -118,7 +118,7 @@ func (se *session) work(ctx context.Context, s *settings, e *service.Endpoint, r
 	if err != nil {
 		return err
 	}
-	if se.Embedded() && !isTerminal(to.out) {
+	if se.Embedded() && display.Width(to.out) == nil {
 		se.drained = w.Consumer.Drained()
 	}
 	working, stop := context.WithCancel(ctx)

@@ -6,7 +6,7 @@ import (
 	"github.com/osism/skopeo-worker/worker/check"
 )
 
-// Access shows which registries a run can use, and why it cannot use the others.
+// Access shows which registries a run can use, and the reasons why it cannot use the others.
 func Access(w io.Writer, rows []check.Access) {
 	var p page
 	defer p.to(w)

@@ -6,7 +6,7 @@ import (
 	"github.com/osism/skopeo-worker/shared/change"
 )
 
-// Changes shows the tags that a run has changed, and how many more there are.
+// Changes shows the tags that a run has changed. more is the number of changes that were not kept.
 func Changes(w io.Writer, run string, changes []change.Change, more int, screen Screen) {
 	p := page{screen: screen}
 	defer p.to(w)
@@ -34,15 +34,10 @@ func Changes(w io.Writer, run string, changes []change.Change, more int, screen 
 	})))
 }
 
-// briefDigest is the length of a digest's beginning that people compare.
-const briefDigest = len("sha256:") + 12
-
+// brief returns the beginning of a digest, as people compare it, or "-" if there is none.
 func brief(digest string) string {
-	switch {
-	case digest == "":
+	if digest == "" {
 		return "-"
-	case len(digest) > briefDigest:
-		return digest[:briefDigest]
 	}
-	return digest
+	return digest[:min(len(digest), len("sha256:")+12)]
 }

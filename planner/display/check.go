@@ -26,7 +26,13 @@ func Check(w io.Writer, r check.Report, screen Screen) {
 	}
 	checkImages(&p, r, "could not be checked", r.Namespaces, func(row check.Row) []check.Failed { return row.Failed })
 	checkImages(&p, r, "rejected by SIGNATURE_POLICY", nil, func(row check.Row) []check.Failed { return row.Rejected })
-	checkWarnings(&p, r.Repositories)
+	var warnings []string
+	for _, row := range r.Repositories {
+		for _, w := range row.Warnings {
+			warnings = append(warnings, fmt.Sprintf("%s: %s", row.Repository, w))
+		}
+	}
+	p.notes("warning: ", warnings)
 	p.line("")
 	p.line("%s", conclusion(r))
 	if s := r.Totals.Seconds; s != nil && r.ToDo() {
@@ -54,21 +60,7 @@ func checkImages(p *page, r check.Report, what string, all []check.Failed, of fu
 	}
 }
 
-// checkWarnings shows probable mistakes in the list.
-func checkWarnings(p *page, rows []check.Row) {
-	first := true
-	for _, row := range rows {
-		for _, w := range row.Warnings {
-			if first {
-				p.line("")
-				first = false
-			}
-			p.wrapped(0, fmt.Sprintf("warning: %s: %s", row.Repository, w))
-		}
-	}
-}
-
-// checkTable shows a row for each repository. It leaves out optional columns of zeros.
+// checkTable shows a row for each repository. It leaves out optional columns whose sum is zero.
 func checkTable(p *page, r check.Report) {
 	all, total := checkColumns(), len(r.Repositories)
 	columns, rows := []column{names("REPOSITORY")}, make([][]string, total+1)
@@ -91,8 +83,7 @@ func checkTable(p *page, r check.Report) {
 	p.table(0, columns, rows)
 }
 
-// checkColumn is a column of numbers. If it is optional and all of them are zero, it is
-// left out.
+// checkColumn is a column of numbers.
 type checkColumn struct {
 	title    string
 	optional bool
@@ -126,7 +117,7 @@ func checkBytes(c check.Counts) string {
 	return marked(Size(*c.Bytes), c.BytesAtLeast)
 }
 
-// checkRegistries shows how long the run takes because of the limits of source registries.
+// checkRegistries shows how long the run takes with the budgets of the source registries.
 func checkRegistries(p *page, all []check.Registry) {
 	if len(all) == 0 {
 		return
@@ -146,12 +137,13 @@ func checkRegistries(p *page, all []check.Registry) {
 	p.table(0, []column{names("REGISTRY"), text("BUDGET"), text("LIMIT FROM"), number("FREE"), number("PULLS"), number("TAKES")}, rows)
 }
 
-// takesText formats how long something takes, with a mark if it may take longer.
+// takesText formats a duration, with a mark if it is a lower bound.
 func takesText(seconds int, more bool) string {
 	return marked(span(time.Duration(seconds)*time.Second), more)
 }
 
-// checkNames returns the names of rows, with the destination if a repository has several.
+// checkNames returns a function that names a row. If a repository has several destinations, the name
+// includes the destination.
 func checkNames(rows []check.Row) func(check.Row) string {
 	times := map[reference.Repository]int{}
 	for _, row := range rows {

@@ -13,15 +13,15 @@ const (
 	clearAbove = "\x1b[1A" + clearLine
 )
 
-// Drawn is the last lines of a terminal, which are redrawn. They must be
-// narrower than the terminal. It is safe for concurrent use.
+// Drawn redraws the last lines of a terminal. The lines must be narrower than the terminal. It is safe
+// for concurrent use.
 type Drawn struct {
 	mu   sync.Mutex
 	w    io.Writer
 	text string // on the screen
 }
 
-// NewDrawn returns one without lines.
+// NewDrawn returns a Drawn without lines.
 func NewDrawn(w io.Writer) *Drawn { return &Drawn{w: w} }
 
 // Draw replaces the lines.
@@ -53,8 +53,7 @@ func (d *Drawn) end(how func() string) {
 	d.text = ""
 }
 
-// Above returns a writer for whole lines, such as a log's, that go to w without
-// breaking the lines that are drawn.
+// Above returns a writer that writes whole lines, such as log records, to w, above the drawn lines.
 func (d *Drawn) Above(w io.Writer) io.Writer { return lineWriter{d, w} }
 
 type lineWriter struct {

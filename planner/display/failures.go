@@ -9,16 +9,15 @@ import (
 	"github.com/osism/skopeo-worker/shared/failure"
 )
 
-// The columns at which an image is shown below its repository, and the reason below the
-// image.
+// The indents of an image below its repository, and of a reason below its image.
 const (
 	imageIndent  = 2
 	reasonIndent = 6
 )
 
-// Failures shows the failures of a mirror name, by repository, and how to retry them; then
-// the failures that have left the list, and the messages that cannot be read, and how to
-// delete them. names are the mirror names that there are, for when there are no failures.
+// Failures shows the failures of a mirror name by repository, with the command that retries them. Below,
+// it shows failures that have left the list, and unreadable messages, with the commands that delete
+// them. If there are no failures, it lists names, which are all mirror names.
 func Failures(w io.Writer, name string, records []failure.Record, names []string) {
 	var p page
 	defer p.to(w)
@@ -56,7 +55,7 @@ func Failures(w io.Writer, name string, records []failure.Record, names []string
 	}
 }
 
-// only returns the records with those images for which keep returns true.
+// only returns the records with the images for which keep returns true.
 func only(records []failure.Record, keep func(failure.Image) bool) []failure.Record {
 	var some []failure.Record
 	for _, r := range records {
@@ -92,8 +91,8 @@ type failedAlike struct {
 	images     []failure.Image
 }
 
-// byReason groups the images of records by their reason, in the order of the first image of
-// each group. Reasons that differ only in the name of the image are equal.
+// byReason groups images by reason, in the order of the first image of each group. Reasons that differ
+// only in the name of the image are equal.
 func byReason(records []failure.Record) []failedAlike {
 	var groups []failedAlike
 	index := map[string]int{}
@@ -118,7 +117,7 @@ func byReason(records []failure.Record) []failedAlike {
 	return groups
 }
 
-// summary names the first image and the number of the others.
+// summary returns the first image and the number of the others.
 func (g failedAlike) summary() string {
 	text := imageText(g.images[0], g.repository)
 	if more := len(g.images) - 1; more > 0 {
@@ -153,8 +152,7 @@ func imageText(i failure.Image, repository string) string {
 	return fmt.Sprintf("%s, %s%s", printable(what), Count(i.Attempts, "attempt", "attempts"), left)
 }
 
-// origin returns when and in which run and chunk a failure happened. A republish has no
-// chunk number.
+// origin returns the time, run and chunk of a failure. A republished run has no chunk numbers.
 func origin(r failure.Record) string {
 	text := "run " + r.Run
 	if r.Chunk > 0 {
@@ -168,7 +166,7 @@ func origin(r failure.Record) string {
 
 // republish returns the command that retries the failures.
 func republish(records []failure.Record) string {
-	// A message that no worker could read is recorded under a name with spaces.
+	// The record of an unreadable message has a name with spaces.
 	if len(records) == 1 && !strings.Contains(records[0].Repository, " ") {
 		return "planner republish " + printable(records[0].Repository)
 	}

@@ -11,27 +11,26 @@ import (
 	"github.com/osism/skopeo-worker/shared/run"
 )
 
-// plainInterval is the least time between two lines without a terminal.
+// plainInterval is the least time between two lines if the output is not a terminal.
 const plainInterval = 10 * time.Second
 
-// Follower shows a run until it ends: on a terminal as some lines that are redrawn, elsewhere as
-// a new line when something has changed.
+// Follower shows a run until it ends. On a terminal, it redraws a few lines. Otherwise, it prints a new
+// line when something has changed.
 type Follower struct {
-	terminal bool
-	colors   bool
-	width    func() int
-	now      func() time.Time
+	colors bool
+	width  func() int // columns of the terminal; nil if the output is not a terminal
+	now    func() time.Time
 
-	*Drawn // on a terminal
+	*Drawn // used only on a terminal
 
 	mu      sync.Mutex
-	status  *run.Status // the latest, nil before the first
+	status  *run.Status // the last status, nil before the first
 	pace    estimate.Pace
 	printed progress
 	at      time.Time // of the last plain line
 }
 
-// progress is the part of a status whose change is worth a new plain line.
+// progress is the part of a status whose change causes a new plain line.
 type progress struct {
 	state  string
 	chunks run.Chunks
@@ -40,10 +39,13 @@ type progress struct {
 	bytes  string
 }
 
-// NewFollower returns a follower. width returns the columns of the terminal; without a
-// terminal, it is not called.
-func NewFollower(w io.Writer, terminal bool, color Color, width func() int) *Follower {
-	return &Follower{Drawn: NewDrawn(w), terminal: terminal, colors: terminal && color.On(terminal), width: width, now: time.Now}
+// NewFollower returns a follower that writes to w.
+func NewFollower(w io.Writer, color Color) *Follower {
+	return newFollower(w, color, Width(w))
+}
+
+func newFollower(w io.Writer, color Color, width func() int) *Follower {
+	return &Follower{Drawn: NewDrawn(w), colors: width != nil && color.On(true), width: width, now: time.Now}
 }
 
 // Update shows a new status.
@@ -53,22 +55,22 @@ func (f *Follower) Update(s run.Status) {
 	f.status = &s
 	now := f.now()
 	f.pace.Add(now, s.Images.Ended())
-	if f.terminal {
+	if f.width != nil {
 		f.draw(now)
 	} else if f.at.IsZero() || now.Sub(f.at) >= plainInterval {
 		f.print(now)
 	}
 }
 
-// Done keeps the last state on the screen, and ends the line.
+// Done ends the last line. The last state stays on the screen.
 func (f *Follower) Done() {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	if f.status == nil {
 		return
 	}
-	if f.terminal {
-		f.status.UnderWay = nil // these copies have ended
+	if f.width != nil {
+		f.status.UnderWay = nil // the copies have ended
 		f.draw(f.now())
 		f.keep()
 		return

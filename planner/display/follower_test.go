@@ -22,7 +22,10 @@ var busy = run.Status{
 
 // follower is one with a clock that only the test moves.
 func follower(out *strings.Builder, terminal bool, width *int, clock *time.Time) *Follower {
-	f := NewFollower(out, terminal, colorNever, func() int { return *width })
+	f := newFollower(out, colorNever, nil)
+	if terminal {
+		f.width = func() int { return *width }
+	}
 	f.now = func() time.Time { return *clock }
 	return f
 }

@@ -7,9 +7,9 @@ import (
 	"unicode/utf8"
 )
 
-// LogLine returns a log record as one line that fits into the width: the time of day, the
-// message, and the first attribute other than run and chunk, which names the subject of the record.
-// A size (bytes) and a duration (took) follow. A long name loses its beginning.
+// LogLine returns a log record as one line of at most the width. The line has the time of day, the
+// message, and the first attribute other than run and chunk, which usually names an image. A size
+// (bytes) and a duration (took) follow. A long name loses its beginning.
 func LogLine(r slog.Record, attributes []slog.Attr, width int) string {
 	r.Attrs(func(a slog.Attr) bool {
 		attributes = append(attributes, a)
@@ -19,7 +19,7 @@ func LogLine(r slog.Record, attributes []slog.Attr, width int) string {
 	for _, a := range attributes {
 		value := a.Value.Resolve()
 		switch {
-		case a.Key == "run" || a.Key == "chunk": // those that are followed
+		case a.Key == "run" || a.Key == "chunk": // the same in all records of the run
 		case about == "":
 			about = value.String()
 		case a.Key == "bytes" && value.Kind() == slog.KindInt64:

@@ -1,5 +1,5 @@
-// Package display shows plans, runs and failures to people: tables, summaries, and a run
-// until it ends. Times are local, with their zone.
+// Package display shows plans, runs and failures as text: in tables and summaries, and the progress of a
+// run until it ends. Times are local, with their zone.
 package display
 
 import (
@@ -18,27 +18,35 @@ import (
 	"github.com/osism/skopeo-worker/shared/run"
 )
 
-// textWidth is the column at which long texts are wrapped: that of a narrow terminal.
+// textWidth is the width to which long texts are wrapped.
 const textWidth = defaultWidth
 
-// page collects output, which is then written in one piece.
+// page collects output, which is then written at once.
 type page struct {
 	strings.Builder
 	screen Screen
-	paints map[int]paint // of lines, by number
+	paints map[int]paint // colors of lines, by line number from 0
 }
 
-// Screen is where output is shown. The zero value is not a terminal: nothing is cut or colored.
+// Screen describes the output. The zero value is not a terminal: output is not shortened or colored.
 type Screen struct {
-	Width  int // columns; 0: any number
+	Width  int // columns; 0: unlimited
 	Colors bool
+}
+
+// ScreenOf describes a writer.
+func ScreenOf(w io.Writer, color Color) Screen {
+	if width := Width(w); width != nil {
+		return Screen{Width: width(), Colors: color.On(true)}
+	}
+	return Screen{Colors: color.On(false)}
 }
 
 func (p *page) line(format string, args ...any) {
 	_, _ = fmt.Fprintf(p, format+"\n", args...)
 }
 
-// painted is line in a color, if the page has colors; "" is no color.
+// painted writes a line in a color, if the page has colors. The color "" has no effect.
 func (p *page) painted(c paint, format string, args ...any) {
 	if p.screen.Colors {
 		if p.paints == nil {
@@ -49,7 +57,7 @@ func (p *page) painted(c paint, format string, args ...any) {
 	p.line(format, args...)
 }
 
-// to writes the page. An error could be shown only on the same screen.
+// to writes the page. It ignores errors, because it could show them only on the same screen.
 func (p *page) to(w io.Writer) {
 	lines := strings.Split(Printable(p.String()), "\n")
 	for i, c := range p.paints {
@@ -58,8 +66,8 @@ func (p *page) to(w io.Writer) {
 	_, _ = io.WriteString(w, strings.Join(lines, "\n"))
 }
 
-// Printable replaces unprintable characters of lines with spaces. Names, reasons and
-// messages at the broker can come from anyone, and must not control the terminal.
+// Printable replaces unprintable characters of lines with spaces. Names and reasons may come from
+// outside, and must not control the terminal.
 func Printable(lines string) string {
 	return strings.Map(func(r rune) rune {
 		if unicode.IsPrint(r) || r == '\n' {
@@ -69,8 +77,17 @@ func Printable(lines string) string {
 	}, lines)
 }
 
-// wrapped writes a text at an indent. Words are never cut: they may be digests or addresses
-// to copy.
+// notes writes an empty line and the texts, each with the prefix. It writes nothing if there are none.
+func (p *page) notes(prefix string, texts []string) {
+	if len(texts) > 0 {
+		p.line("")
+	}
+	for _, text := range texts {
+		p.wrapped(0, prefix+text)
+	}
+}
+
+// wrapped writes a text at an indent. It does not split words, because users copy digests and addresses.
 func (p *page) wrapped(indent int, text string) {
 	margin := strings.Repeat(" ", indent)
 	line := ""
@@ -94,25 +111,25 @@ func printable(s string) string { return strings.ReplaceAll(Printable(s), "\n", 
 // columnGap is the space between two columns of a table.
 const columnGap = 2
 
-// column is a column of a table: of texts, aligned left, or of numbers, aligned right.
+// column is a column of a table.
 type column struct {
 	title  string
-	number bool
+	number bool // aligned right
 	name   bool // may lose its beginning if the table is wider than the screen
 }
 
-// leastName is how much of a name is shown on any screen.
+// leastName is how many characters of a name any screen shows.
 const leastName = 20
 
 func text(title string) column { return column{title: title} }
 
-// names is a column of long names, which differ at their end.
+// names returns a column of long names, which differ mostly at their end.
 func names(title string) column { return column{title: title, name: true} }
 
 func number(title string) column { return column{title: title, number: true} }
 
-// table lines up cells below their titles, at an indent. A row may have fewer cells
-// than there are columns. The colors are those of the rows, if there are any.
+// table aligns cells below the titles of the columns, at an indent. A row may have fewer cells than there
+// are columns. colors are the optional colors of the rows.
 func (p *page) table(indent int, columns []column, rows [][]string, colors ...paint) {
 	titles := make([]string, len(columns))
 	for i, c := range columns {
@@ -180,15 +197,16 @@ func tableWidth(indent int, widths []int) int {
 	return total
 }
 
-// defaultWidth is the width of a terminal of unknown width.
+// defaultWidth is used for terminals whose width is unknown.
 const defaultWidth = 80
 
-// IsTerminal reports whether the file is a terminal.
-func IsTerminal(f *os.File) bool { return term.IsTerminal(int(f.Fd())) }
-
-// Width returns a function that returns the current number of columns of the file's
-// terminal. Its window can be resized.
-func Width(f *os.File) func() int {
+// Width returns a function that returns the current number of columns of the terminal, whose window may
+// be resized. If w is not a terminal, Width returns nil.
+func Width(w io.Writer) func() int {
+	f, ok := w.(*os.File)
+	if !ok || !term.IsTerminal(int(f.Fd())) {
+		return nil
+	}
 	return func() int {
 		columns, _, err := term.GetSize(int(f.Fd()))
 		if err != nil || columns <= 0 {
@@ -230,8 +248,7 @@ type amount struct {
 	what string
 }
 
-// outcomes returns the images of a run by outcome. Those that are rare are left out if
-// there are none.
+// outcomes returns the images of a run by outcome. It leaves out rare outcomes without images.
 func outcomes(t run.Tally) []amount {
 	var all []amount
 	for _, o := range run.Outcomes {
@@ -251,7 +268,7 @@ func list(amounts []amount) string {
 	return strings.Join(texts, ", ")
 }
 
-// sum formats a number with its parts.
+// sum formats a total and its parts.
 func sum(total int, of []amount) string {
 	if parts := list(known(of)); parts != "" {
 		return fmt.Sprintf("%d: %s", total, parts)
@@ -259,7 +276,7 @@ func sum(total int, of []amount) string {
 	return strconv.Itoa(total)
 }
 
-// known leaves out amounts of zero.
+// known returns the amounts that are not zero.
 func known(amounts []amount) []amount {
 	return slices.DeleteFunc(slices.Clone(amounts), func(a amount) bool { return a.n == 0 })
 }
@@ -284,7 +301,7 @@ func relative(t, now time.Time) string {
 	}
 }
 
-// due formats when something may start. If it is overdue, that is now.
+// due formats when something starts, relative to now. If it is overdue, it starts now.
 func due(t, now time.Time) string {
 	if t.After(now) {
 		return relative(t, now)
@@ -292,13 +309,13 @@ func due(t, now time.Time) string {
 	return "now"
 }
 
-// momentAndRelative formats a time in both ways.
+// momentAndRelative formats a time, followed by the time relative to now.
 func momentAndRelative(t, now time.Time) string {
 	return fmt.Sprintf("%s (%s)", moment(t), relative(t, now))
 }
 
-// span formats a duration in its two largest units. It rounds up, so that a countdown is
-// not zero before its end.
+// span formats a duration in its two largest units. It rounds up, so that a countdown reaches zero only
+// at its end.
 func span(d time.Duration) string {
 	if d <= 0 {
 		return "0s"

@@ -19,7 +19,7 @@ type PlannedChunk struct {
 	Entries  []string  `json:"entries"`
 }
 
-// Plan shows the chunks of a plan, each with its entries, one to a line.
+// Plan shows the chunks of a plan, with one entry per line.
 func Plan(w io.Writer, planned []PlannedChunk, now time.Time) {
 	var p page
 	defer p.to(w)
@@ -52,11 +52,10 @@ func dueColumn(t, now time.Time) string {
 	return "now"
 }
 
-// summaryFailures is how many reasons of failures a summary shows: as many as fit on a screen.
+// summaryFailures is how many reasons of failures a summary shows. They fit on a screen.
 const summaryFailures = 10
 
-// Summary shows how a run ended, its images by outcome, and the first failures. The run has
-// taken as long as Status shows.
+// Summary shows how a run ended, its images by outcome, and the first failures.
 func Summary(w io.Writer, s run.Status, failures []failure.Record, now time.Time, screen Screen) {
 	p := page{screen: screen}
 	defer p.to(w)
@@ -72,7 +71,7 @@ func Summary(w io.Writer, s run.Status, failures []failure.Record, now time.Time
 		p.line("")
 		p.line("warning: the list selects no image; planner check shows why")
 	}
-	failedNamespaces(&p, s)
+	p.notes("FAILED: ", s.FailedNamespaces)
 	if len(failures) > 0 {
 		firstFailures(&p, failures)
 	}
@@ -102,7 +101,7 @@ func headline(p *page, s run.Status, took time.Duration) {
 	}
 }
 
-// firstFailures shows each reason once, those of the most images first.
+// firstFailures shows each reason once, starting with the reason of most images.
 func firstFailures(p *page, failures []failure.Record) {
 	all, shown := failed(failures), 0
 	p.line("")

@@ -1,6 +1,7 @@
 package display
 
 import (
+	"fmt"
 	"io"
 	"strconv"
 	"time"
@@ -8,7 +9,7 @@ import (
 	"github.com/osism/skopeo-worker/worker/prune"
 )
 
-// Prune sums up a prune plan: the tags to delete, and those that stay, with the reasons.
+// Prune shows the summary of a prune plan: how many tags it deletes, and which tags stay, with reasons.
 func Prune(w io.Writer, plan prune.Plan) {
 	var p page
 	defer p.to(w)
@@ -36,7 +37,8 @@ func Prune(w io.Writer, plan prune.Plan) {
 	p.line("%d of %d mirrored tags would be deleted, with %s that nothing else in their repositories needs.", plan.Tags, plan.Recorded, Size(plan.Bytes))
 }
 
-// Pruning shows the state of the plan on the page, and the result of the last execution of a plan.
+// Pruning shows the state of the plan on the page, and the result of the last execution. Both are
+// optional.
 func Pruning(w io.Writer, r *prune.Review, last *prune.Last, now time.Time) {
 	var p page
 	defer p.to(w)
@@ -50,8 +52,7 @@ func Pruning(w io.Writer, r *prune.Review, last *prune.Last, now time.Time) {
 	if r == nil {
 		p.line("")
 	}
-	o := last.Outcome
-	p.line("Last pruned %s by %s: %s deleted, %d skipped, %d gone before, %d failed.", momentAndRelative(last.At, now), printable(last.By), Count(o.Deleted, "tag", "tags"), o.Skipped, o.Gone, o.Failed)
+	p.line("Last pruned %s by %s: %s", momentAndRelative(last.At, now), printable(last.By), pruned(last.Outcome))
 	if last.Why != "" {
 		p.wrapped(0, "Not finished: "+printable(last.Why))
 	}
@@ -73,12 +74,16 @@ func standing(r *prune.Review) string {
 	return "to be confirmed on the page"
 }
 
-// Pruned sums up the execution of a plan.
+// Pruned shows the result of an execution.
 func Pruned(w io.Writer, o prune.Outcome) {
 	var p page
 	defer p.to(w)
-	p.line("%s deleted, %d skipped, %d gone before, %d failed.", Count(o.Deleted, "tag", "tags"), o.Skipped, o.Gone, o.Failed)
+	p.line("%s", pruned(o))
 	if o.Manifests > 0 {
 		p.line("%s without a tag deleted.", Count(o.Manifests, "manifest", "manifests"))
 	}
+}
+
+func pruned(o prune.Outcome) string {
+	return fmt.Sprintf("%s deleted, %d skipped, %d gone before, %d failed.", Count(o.Deleted, "tag", "tags"), o.Skipped, o.Gone, o.Failed)
 }

@@ -42,13 +42,8 @@ func Status(w io.Writer, s run.Status, now time.Time, screen Screen) {
 	p.table(imageIndent, []column{text(""), text("")}, rows)
 	registries(&p, s.Registries, now)
 	underWay(&p, s.UnderWay, now)
-	for i, w := range s.Warnings {
-		if i == 0 {
-			p.line("")
-		}
-		p.wrapped(0, "warning: "+w)
-	}
-	failedNamespaces(&p, s)
+	p.notes("warning: ", s.Warnings)
+	p.notes("FAILED: ", s.FailedNamespaces)
 	if s.Chunks.Lost > 0 {
 		p.line("")
 		p.painted(red, "%d of %s LOST. %s", s.Chunks.Lost, chunks(s.Chunks.Total), whatIsLost)
@@ -59,17 +54,7 @@ func Status(w io.Writer, s run.Status, now time.Time, screen Screen) {
 	}
 }
 
-// failedNamespaces shows why the run does not have all that the list names.
-func failedNamespaces(p *page, s run.Status) {
-	for i, f := range s.FailedNamespaces {
-		if i == 0 {
-			p.line("")
-		}
-		p.wrapped(0, "FAILED: "+f)
-	}
-}
-
-// estimateText shows the earliest time at which the run can be done.
+// estimateText returns the estimated end of the run as text.
 func estimateText(s run.Status, now time.Time) string {
 	switch {
 	case s.EstimatedDone != nil && s.EstimatedAtLeast:
@@ -82,7 +67,7 @@ func estimateText(s run.Status, now time.Time) string {
 	return "as soon as everything is copied; no budget or schedule delays it"
 }
 
-// registries shows the limits of the source registries, and how many pulls are left.
+// registries shows the budgets of the source registries, and how many pulls the run still needs.
 func registries(p *page, all []run.Registry, now time.Time) {
 	if len(all) == 0 {
 		return
@@ -106,8 +91,9 @@ func registries(p *page, all []run.Registry, now time.Time) {
 		case r.ToPull == 0:
 			left = "0"
 		}
-		rows = append(rows, []string{printable(r.Registry), budget(r.Limit, r.Window), spent, free, left, done, registryState(r, now)})
-		colors = append(colors, registryColor(r, now))
+		state, color := registryState(r, now)
+		rows = append(rows, []string{printable(r.Registry), budget(r.Limit, r.Window), spent, free, left, done, state})
+		colors = append(colors, color)
 	}
 	p.table(imageIndent, []column{
 		names("REGISTRY"), text("BUDGET"), number("SPENT"), number("FREE"), number("TO PULL"), text("DONE"), text("STATE"),
@@ -122,7 +108,7 @@ func registries(p *page, all []run.Registry, now time.Time) {
 	}
 }
 
-// marked returns a value, with a mark if it is a lower bound.
+// marked adds a mark to a value that is a lower bound.
 func marked(text string, more bool) string {
 	if more {
 		return text + "+"
@@ -143,30 +129,20 @@ func budget(limit int, window string) string {
 	return fmt.Sprintf("%d per %s", limit, window)
 }
 
-func registryState(r run.Registry, now time.Time) string {
+// registryState returns the state of a registry as text, and its color.
+func registryState(r run.Registry, now time.Time) (string, paint) {
 	switch {
 	case r.ClosedSince != nil:
-		return "away for " + span(now.Sub(*r.ClosedSince))
+		return "away for " + span(now.Sub(*r.ClosedSince)), red
 	case r.ClosedUntil != nil && r.ClosedUntil.After(now):
-		return "closed for " + span(r.ClosedUntil.Sub(now))
+		return "closed for " + span(r.ClosedUntil.Sub(now)), yellow
 	case r.NextSlot != nil && r.NextSlot.After(now):
-		return "spent, next " + relative(*r.NextSlot, now)
+		return "spent, next " + relative(*r.NextSlot, now), yellow
 	}
-	return "open"
+	return "open", ""
 }
 
-// registryColor is red if the registry is away, and yellow if pulls from it have to wait.
-func registryColor(r run.Registry, now time.Time) paint {
-	switch {
-	case r.ClosedSince != nil:
-		return red
-	case r.ClosedUntil != nil && r.ClosedUntil.After(now), r.NextSlot != nil && r.NextSlot.After(now):
-		return yellow
-	}
-	return ""
-}
-
-// stateText returns the name of a state, or words if the name could mislead.
+// stateText returns the state of a run as text.
 func stateText(state string) string {
 	if state == run.StateFailed {
 		return "done, with failures"
@@ -174,7 +150,7 @@ func stateText(state string) string {
 	return state
 }
 
-// Runs shows a line for each run.
+// Runs shows a table of runs.
 func Runs(w io.Writer, all []run.Status, now time.Time, screen Screen) {
 	p := page{screen: screen}
 	defer p.to(w)
@@ -204,8 +180,8 @@ func Runs(w io.Writer, all []run.Status, now time.Time, screen Screen) {
 	}, rows, paints...)
 }
 
-// took returns how long a run has taken so far, or "-" if it is not known. The end of a run
-// is not known if no worker ever had a chunk of it.
+// took returns how long a run has taken so far, or "-" if that is unknown. The end of a run is unknown if
+// no worker has received a chunk of it.
 func took(s run.Status, now time.Time) string {
 	if s.Over() && s.Finished == nil {
 		return "-"
@@ -213,7 +189,7 @@ func took(s run.Status, now time.Time) string {
 	return span(duration(s, now))
 }
 
-// duration returns how long a run has taken: until its end, if that is known, or until now.
+// duration returns the time from the start of a run to its end, or to now if the end is unknown.
 func duration(s run.Status, now time.Time) time.Duration {
 	if s.Finished != nil {
 		now = *s.Finished
@@ -221,10 +197,10 @@ func duration(s run.Status, now time.Time) time.Duration {
 	return now.Sub(s.Started)
 }
 
-// shownCopies is how many copies under way are shown.
+// shownCopies is how many copies under way are listed.
 const shownCopies = 20
 
-// underWay shows the copies under way, the longest first.
+// underWay shows the copies under way.
 func underWay(p *page, all []run.Copy, now time.Time) {
 	if len(all) == 0 {
 		return
@@ -251,7 +227,7 @@ func underWay(p *page, all []run.Copy, now time.Time) {
 // rate formats a number of bytes a second.
 func rate(bytes int64) string { return Size(bytes) + "/s" }
 
-// Cancelled shows the chunks and images that were dropped with a run.
+// Cancelled shows how many chunks and images of a run were dropped.
 func Cancelled(w io.Writer, id string, d plan.Dropped) {
 	var p page
 	defer p.to(w)

@@ -12,15 +12,14 @@ import (
 )
 
 const (
-	// longBar and shortBar are the lengths of the bar, in columns: on a wide terminal, and on a
-	// narrow one.
+	// longBar and shortBar are the lengths of the bar on wide and narrow terminals, in columns.
 	longBar  = 20
 	shortBar = 10
-	// followedCopies is how many images under way are shown while a run is followed.
+	// followedCopies is how many copies are shown while a run is followed.
 	followedCopies = 5
 )
 
-// view is a status of a run, as it is shown while the run is followed.
+// view shows the status of a run that is followed.
 type view struct {
 	run.Status
 	now    time.Time
@@ -28,8 +27,7 @@ type view struct {
 	colors bool
 }
 
-// lines returns as much of a status as fits into the width: the progress, the activity, and the
-// images under way.
+// lines returns the progress, the activity and the copies under way, in lines of at most the width.
 func (v view) lines(width int) []string {
 	lines := []string{v.head(width)}
 	if text := cut(v.chunks(), width); text != "" {
@@ -54,7 +52,7 @@ func (v view) lines(width int) []string {
 	return lines
 }
 
-// head returns the progress by images and bytes, and the time left.
+// head returns the progress and the time left. It leaves out parts that do not fit.
 func (v view) head(width int) string {
 	bytes, left := v.bytes(), v.toGo()
 	long, short, percent := v.bar(longBar), v.bar(shortBar), v.percent()
@@ -89,12 +87,12 @@ func (v view) colored(text string) string {
 	return text
 }
 
-// total returns the number of images, which is an estimate until every chunk is resolved.
+// total returns the number of images. Until every chunk is resolved, it is an estimate.
 func (v view) total() (n int, exact bool) {
 	return estimate.Images(v.Images.Total, v.Chunks.Total, v.Unresolved)
 }
 
-// share returns how much of the given whole is done. It is all only if the run is over.
+// share returns how much of a whole is done. It returns the whole only if the run is over.
 func (v view) share(of int) int {
 	if v.Over() {
 		if v.State == run.StateDone || v.State == run.StateFailed {
@@ -113,8 +111,8 @@ func (v view) bar(length int) string {
 
 func (v view) percent() string { return fmt.Sprintf("%d%%", v.share(100)) }
 
-// images returns the images that have an outcome, by outcome if wanted. Their number is known
-// when their repositories have been resolved.
+// images returns the numbers of images that have an outcome and of all images. If outcome is true, it
+// adds the number for each outcome.
 func (v view) images(outcome bool) string {
 	if v.Images.Total == 0 {
 		return ""
@@ -133,7 +131,7 @@ func (v view) images(outcome bool) string {
 	return text
 }
 
-// bytes returns the bytes that were copied, and the rate.
+// bytes returns how many bytes were copied, and the rate.
 func (v view) bytes() string {
 	moved, speed := v.Bytes, int64(0)
 	for _, c := range v.UnderWay {
@@ -149,7 +147,7 @@ func (v view) bytes() string {
 	return Size(moved) + " at " + rate(speed)
 }
 
-// chunks returns the number of chunks that are done, and the activity.
+// chunks returns how many chunks are done, and the activity.
 func (v view) chunks() string {
 	return fmt.Sprintf("%d/%s, %s", v.Chunks.Done, chunks(v.Chunks.Total), activity(v.Status, v.now))
 }
@@ -162,8 +160,8 @@ func (v view) underWayCount() string {
 	return images(len(v.UnderWay)) + " under way"
 }
 
-// toGo returns how long the run takes, by schedule and budgets and by its speed, whichever is
-// longer, with a mark if it may take longer.
+// toGo returns the time left. It is the longer one of two estimates: by schedule and budgets, and by the
+// speed so far. It has a mark if it is a lower bound.
 func (v view) toGo() string {
 	if v.Over() {
 		return ""
@@ -173,7 +171,7 @@ func (v view) toGo() string {
 	known = known && v.Chunks.Running > 0 && bySpeed > 0
 	if e := v.EstimatedDone; e != nil && e.After(v.now) && (!known || e.Sub(v.now) > bySpeed) {
 		if v.NextDue != nil && e.Equal(*v.NextDue) {
-			return "" // the next chunk is the last one, and is shown already
+			return "" // the line of chunks shows when the next chunk is due, and it is the last one
 		}
 		return marked(span(e.Sub(v.now)), v.EstimatedAtLeast) + " to go"
 	}
@@ -186,8 +184,8 @@ func (v view) toGo() string {
 	return "~" + span(bySpeed) + " to go"
 }
 
-// copyRows returns a line for each image under way. Long names lose their beginning, because
-// they differ at their end.
+// copyRows returns a line for each copy. Long names lose their beginning, because they differ mostly at
+// their end.
 func copyRows(all []run.Copy, now time.Time, width int) []string {
 	var names, rest []string
 	widest := 0
@@ -208,7 +206,7 @@ func copyRows(all []run.Copy, now time.Time, width int) []string {
 	return rows
 }
 
-// tail returns the end of a text that fits into the width.
+// tail returns the end of a text, of at most the width.
 func tail(text string, width int) string {
 	runes := []rune(text)
 	if len(runes) <= width {
@@ -217,13 +215,13 @@ func tail(text string, width int) string {
 	return "…" + string(runes[len(runes)-max(0, width-1):])
 }
 
-// cut returns the beginning of a text that fits into the width.
+// cut returns the beginning of a text, of at most the width.
 func cut(text string, width int) string {
 	runes := []rune(text)
 	return string(runes[:max(0, min(width, len(runes)))])
 }
 
-// activity returns how many chunks are running, or the reason why the run waits.
+// activity returns how many chunks are running, or what the run waits for.
 func activity(s run.Status, now time.Time) string {
 	switch {
 	case s.Over():
@@ -240,7 +238,7 @@ func activity(s run.Status, now time.Time) string {
 	return "waiting for a worker"
 }
 
-// present leaves out the empty parts.
+// present returns the parts that are not empty.
 func present(parts ...string) []string {
 	return slices.DeleteFunc(slices.Clone(parts), func(part string) bool { return part == "" })
 }

@@ -9,7 +9,7 @@ import (
 	"github.com/osism/skopeo-worker/shared/release"
 )
 
-// Waiting shows the tags that wait, and the releases.
+// Waiting shows the waiting tags, and the releases.
 func Waiting(w io.Writer, tags []waiting.Tag, releases []release.Release, now time.Time) {
 	var p page
 	defer p.to(w)
@@ -18,8 +18,7 @@ func Waiting(w io.Writer, tags []waiting.Tag, releases []release.Release, now ti
 	} else {
 		var rows [][]string
 		for _, t := range tags {
-			image := reference.Reference{Repository: t.Repository, Tag: t.Tag}.String()
-			rows = append(rows, []string{printable(image), brief(t.Digest.String()), brief(t.At.String()), dueColumn(t.Until, now)})
+			rows = append(rows, []string{printable(t.Image()), brief(t.Digest.String()), brief(t.At.String()), dueColumn(t.Until, now)})
 		}
 		p.table(0, []column{text("WAITS"), text("DIGEST"), text("AT THE DESTINATION"), text("UNTIL")}, rows)
 	}
