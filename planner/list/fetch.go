@@ -63,7 +63,11 @@ type Fetcher struct {
 // error of the context, or ErrBadList if the list is too large or an HTML page.
 func (f Fetcher) Fetch(ctx context.Context, source string) ([]byte, error) {
 	if source == stdin {
-		return f.read(ctx, source, f.readStdin)
+		in := f.Stdin
+		if in == nil {
+			in = os.Stdin
+		}
+		return f.read(ctx, source, func() ([]byte, error) { return readCapped(in) })
 	}
 	if !looksLikeURL(source) {
 		return f.readFile(ctx, source, source)
@@ -99,14 +103,6 @@ func Shown(source string) string {
 // looksLikeURL reports whether a source is meant as a URL. It includes mistakes such as http:/host.
 func looksLikeURL(source string) bool {
 	return strings.Contains(source, "://") || strings.HasPrefix(source, "http:/") || strings.HasPrefix(source, "https:/")
-}
-
-func (f Fetcher) readStdin() ([]byte, error) {
-	in := f.Stdin
-	if in == nil {
-		in = os.Stdin
-	}
-	return readCapped(in)
 }
 
 func (f Fetcher) readFile(ctx context.Context, source, path string) ([]byte, error) {
@@ -210,7 +206,7 @@ func (f Fetcher) fetchHTTP(ctx context.Context, u *url.URL) ([]byte, error) {
 	defer cancel()
 	backoff := f.Backoff
 	if backoff == nil {
-		backoff = fullJitter
+		backoff = func(retry int) time.Duration { return rand.N(backoffBase << (retry - 1)) }
 	}
 	network := f.network()
 	defer network.proxied.CloseIdleConnections()
@@ -228,9 +224,14 @@ func (f Fetcher) fetchHTTP(ctx context.Context, u *url.URL) ([]byte, error) {
 		if errors.As(err, new(permanent)) {
 			return nil, readError(u.String(), err)
 		}
-		if n == maxTries || pause(whole, backoff(n)) != nil {
-			return nil, readError(u.String(), fmt.Errorf("%w (tries: %d)", err, n))
+		if n < maxTries {
+			select {
+			case <-time.After(backoff(n)):
+				continue
+			case <-whole.Done():
+			}
 		}
+		return nil, readError(u.String(), fmt.Errorf("%w (tries: %d)", err, n))
 	}
 }
 
@@ -310,19 +311,4 @@ func statusError(resp *http.Response) error {
 		return err
 	}
 	return permanent{err}
-}
-
-func fullJitter(retry int) time.Duration {
-	return rand.N(backoffBase << (retry - 1))
-}
-
-func pause(ctx context.Context, d time.Duration) error {
-	timer := time.NewTimer(d)
-	defer timer.Stop()
-	select {
-	case <-ctx.Done():
-		return ctx.Err()
-	case <-timer.C:
-		return nil
-	}
 }

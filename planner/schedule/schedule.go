@@ -12,8 +12,8 @@ import (
 	cron "github.com/netresearch/go-cron"
 )
 
-// ErrInvalid is returned for an invalid schedule or an unknown time zone.
-var ErrInvalid = errors.New("not a schedule")
+// errInvalid is returned for an invalid schedule or an unknown time zone.
+var errInvalid = errors.New("not a schedule")
 
 // clockCheck bounds how long Wait sleeps before it looks at the clock again. A timer stops while the
 // machine is suspended, and ignores changes of the clock.
@@ -33,14 +33,14 @@ func Parse(words, zone string) (Schedule, error) {
 	var err error
 	if zone != "" {
 		if s.zone, err = time.LoadLocation(zone); err != nil {
-			return s, fmt.Errorf("%w: unknown time zone %q", ErrInvalid, zone)
+			return s, fmt.Errorf("%w: unknown time zone %q", errInvalid, zone)
 		}
 	}
 	if strings.Contains(words, "TZ=") {
-		return s, fmt.Errorf("%w: set the time zone with MIRROR_TIMEZONE, without TZ=", ErrInvalid)
+		return s, fmt.Errorf("%w: set the time zone with MIRROR_TIMEZONE, without TZ=", errInvalid)
 	}
 	if s.times, err = cron.ParseStandard(words); err != nil {
-		return s, fmt.Errorf("%w: %w", ErrInvalid, err)
+		return s, fmt.Errorf("%w: %w", errInvalid, err)
 	}
 	switch fields := strings.Fields(words); {
 	case fields[0] == "@hourly", fields[0] == "@every":
@@ -50,7 +50,7 @@ func Parse(words, zone string) (Schedule, error) {
 		s.daily = !strings.ContainsAny(fields[1][:1], "*?")
 	}
 	if s.Next(time.Now()).IsZero() {
-		return s, fmt.Errorf("%w: no date matches %q", ErrInvalid, words)
+		return s, fmt.Errorf("%w: no date matches %q", errInvalid, words)
 	}
 	return s, nil
 }
@@ -103,12 +103,10 @@ func Wait(ctx context.Context, t time.Time) error {
 		if left <= 0 {
 			return nil
 		}
-		timer := time.NewTimer(min(left, clockCheck))
 		select {
 		case <-ctx.Done():
-			timer.Stop()
 			return context.Cause(ctx)
-		case <-timer.C:
+		case <-time.After(min(left, clockCheck)):
 		}
 	}
 }

@@ -47,7 +47,7 @@ func TestInvalid(t *testing.T) {
 		{"0 0 * * *", "Mars/Base"}, {"0 0 * * *", "../../etc/passwd"},
 	} {
 		_, err := Parse(c[0], c[1])
-		require.ErrorIs(t, err, ErrInvalid, "%q", c)
+		require.ErrorIs(t, err, errInvalid, "%q", c)
 	}
 }
 
@@ -58,7 +58,7 @@ func FuzzParse(f *testing.F) {
 	f.Fuzz(func(t *testing.T, words, zone string) {
 		s, err := Parse(words, zone)
 		if err != nil {
-			require.ErrorIs(t, err, ErrInvalid)
+			require.ErrorIs(t, err, errInvalid)
 			return
 		}
 		now := time.Now()
