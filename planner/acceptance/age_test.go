@@ -13,8 +13,8 @@ import (
 	"github.com/osism/skopeo-worker/shared/run"
 )
 
-// TestMinimumAge: a new tag waits, and is mirrored by the run after its release. A tag that
-// moves after the release waits again.
+// TestMinimumAge: a new tag waits, and the run after its release mirrors it. A tag that moves after
+// the release waits again.
 func TestMinimumAge(t *testing.T) {
 	t.Parallel()
 	s := newSite(t)
@@ -52,7 +52,7 @@ func TestMinimumAge(t *testing.T) {
 	s.requireMirrored("osism/tool")
 }
 
-// TestReleaseOnPage: a user sees that an image waits, and releases it. The next run mirrors it.
+// TestReleaseOnPage: a user sees a waiting image and releases it. The next run mirrors it.
 func TestReleaseOnPage(t *testing.T) {
 	t.Parallel()
 	s := newSite(t)

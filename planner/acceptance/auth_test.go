@@ -16,8 +16,8 @@ import (
 
 const robot = "robot"
 
-// newLoggedIn is a site whose registries want a user and a password. A credential helper
-// that registries.conf names answers with what login has written last.
+// newLoggedIn returns a site whose registries require a login. registries.conf names a credential
+// helper, which returns what login has written last.
 func newLoggedIn(t *testing.T, source, destination []registrytest.Option) (s *site, login func(password string)) {
 	t.Helper()
 	s = newSite(t, source...)
@@ -31,7 +31,7 @@ func newLoggedIn(t *testing.T, source, destination []registrytest.Option) (s *si
 		require.NoError(t, os.MkdirAll(filepath.Dir(path), 0o700))
 		require.NoError(t, os.WriteFile(path, []byte(content), mode))
 	}
-	// The destination is plain HTTP because registries.conf says so.
+	// registries.conf allows plain HTTP for the destination.
 	write(".config/containers/registries.conf", fmt.Sprintf(
 		"credential-helpers = [\"test\"]\n[[registry]]\nlocation = %q\ninsecure = true\n", s.destination.Host()), 0o600)
 	write("docker-credential-test", fmt.Sprintf("#!/bin/sh\nexec cat %q\n", filepath.Join(home, "answer")), 0o700)
@@ -40,8 +40,8 @@ func newLoggedIn(t *testing.T, source, destination []registrytest.Option) (s *si
 	}
 }
 
-// TestQuayAsDestination: what is missing there can't be seen, and is made for who may
-// push. A check makes nothing.
+// TestQuayAsDestination: Quay hides missing repositories, and creates one at the first push. A
+// check creates none.
 func TestQuayAsDestination(t *testing.T) {
 	t.Parallel()
 	auth := registrytest.TokenAuth{User: robot, Password: "correct-horse", CreateOnPush: true}
@@ -56,7 +56,7 @@ func TestQuayAsDestination(t *testing.T) {
 	s.requireMirrored("osism/one", "osism/two")
 }
 
-// TestCredentialsThatEnd are renewed by workers that go on.
+// TestCredentialsThatEnd: workers renew expired credentials and continue.
 func TestCredentialsThatEnd(t *testing.T) {
 	t.Parallel()
 	s, login := newLoggedIn(t,
@@ -82,7 +82,7 @@ func TestCredentialsThatEnd(t *testing.T) {
 	}
 }
 
-// TestWrongPassword: the reason says where it is written, and nothing is pulled for it.
+// TestWrongPassword: the reason names the file of the password, and nothing is pulled.
 func TestWrongPassword(t *testing.T) {
 	t.Parallel()
 	s := newSite(t)
@@ -102,7 +102,7 @@ func TestWrongPassword(t *testing.T) {
 	require.Zero(t, s.source.Pulls())
 }
 
-// TestPagesForAWhile: whatever answers with pages at first, nothing is given up.
+// TestPagesForAWhile: registries that answer with HTML pages at first cause no failure.
 func TestPagesForAWhile(t *testing.T) {
 	t.Parallel()
 	for name, page := range map[string]registrytest.Fault{

@@ -13,11 +13,11 @@ import (
 	"github.com/osism/skopeo-worker/worker/registrytest"
 )
 
-// refusals are answers by which a registry says that it was asked too much.
+// refusals matches answers with which a registry refuses too many requests.
 var refusals = registrytest.Answered(429)
 
-// TestFleetKeepsALimit: three workers spend what the registry says it allows, and
-// no more, though each of them could do it all.
+// TestFleetKeepsALimit: three workers spend exactly the pulls that the registry allows, although
+// each alone could spend more.
 func TestFleetKeepsALimit(t *testing.T) {
 	t.Parallel()
 	const limit = 12
@@ -46,8 +46,8 @@ func TestFleetKeepsALimit(t *testing.T) {
 	require.Equal(t, limit, status.Registries[0].Limit)
 }
 
-// TestFleetKeepsTheRatesOfQuay: eight workers that begin at once are refused nothing, over
-// HTTP/2, which quay.io counts by connection, and over HTTP/1.1, which it counts by address.
+// TestFleetKeepsTheRatesOfQuay: eight workers that start together are never refused, over HTTP/2,
+// which quay.io counts by connection, and over HTTP/1.1, which it counts by address.
 func TestFleetKeepsTheRatesOfQuay(t *testing.T) {
 	t.Parallel()
 	const workers, repositories = 8, 40
@@ -95,8 +95,8 @@ func TestFleetKeepsTheRatesOfQuay(t *testing.T) {
 	}
 }
 
-// TestIndexAboveTheLimit: an index of more manifests than a window allows is copied
-// over several windows, the index last, and nothing is pulled twice for it.
+// TestIndexAboveTheLimit: an index with more manifests than a window allows is copied over several
+// windows. The index is put last, and nothing is pulled twice.
 func TestIndexAboveTheLimit(t *testing.T) {
 	t.Parallel()
 	const limit = 10
@@ -118,7 +118,7 @@ func TestIndexAboveTheLimit(t *testing.T) {
 	require.Equal(t, "1", last.Reference)
 }
 
-// pushIndex stores an index of so many images under the tag 1.
+// pushIndex stores an index of n images under the tag 1.
 func (s *site) pushIndex(repository string, children int) int {
 	s.t.Helper()
 	var images []registrytest.Image
@@ -130,8 +130,8 @@ func (s *site) pushIndex(repository string, children int) int {
 	return children
 }
 
-// TestNeitherNameStarves: beside a chunk of many images, and beside a large index, that
-// spend all that there is, one image of another name comes soon.
+// TestNeitherNameStarves: a chunk of many images or a large index spends the whole budget.
+// Nevertheless, one image of another mirror name comes soon.
 func TestNeitherNameStarves(t *testing.T) {
 	t.Parallel()
 	const limit = 6
@@ -174,9 +174,8 @@ func TestNeitherNameStarves(t *testing.T) {
 	}
 }
 
-// TestRefusedRegistryIsLeftAlone: 429 without a known limit is no
-// failure: the registry is left alone for as long as it says, and the image comes
-// after that.
+// TestRefusedRegistryIsLeftAlone: an answer 429 without a known limit causes no failure. The
+// workers wait as long as the registry says, and copy the image then.
 func TestRefusedRegistryIsLeftAlone(t *testing.T) {
 	t.Parallel()
 	s, _ := newFleet(t)

@@ -26,7 +26,7 @@ const (
 	skopeoDisk = 16 << 20
 )
 
-// brokerProcess is nats-server as a process of its own.
+// brokerProcess is a nats-server in a process of its own.
 type brokerProcess struct {
 	t       *testing.T
 	dir     string // its store
@@ -38,8 +38,7 @@ type brokerProcess struct {
 	command *exec.Cmd
 }
 
-// buildBroker builds the nats-server that the planner embeds, of the packages that were
-// compiled for the planner.
+// buildBroker builds the version of nats-server that the planner embeds.
 var buildBroker = sync.OnceValues(func() (string, error) {
 	path := filepath.Join(bin, "nats-server")
 	arguments := append([]string{"build", "-o", path}, raceFlag...)
@@ -88,7 +87,7 @@ func (b *brokerProcess) start() {
 	}, patience, tick)
 }
 
-// kill is a kill -9.
+// kill kills the server with SIGKILL.
 func (b *brokerProcess) kill() {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -123,8 +122,8 @@ func freeAddress(t *testing.T) string {
 	return listener.Addr().String()
 }
 
-// smallDisk returns an empty folder: on a disk of its own of so many bytes, if the
-// system lets us mount one.
+// smallDisk returns an empty folder. If the system permits a mount, the folder is on a disk of the
+// given size in bytes.
 func smallDisk(t *testing.T, size int) string {
 	t.Helper()
 	dir, err := brokertest.Tmpfs(t, size)
@@ -140,14 +139,15 @@ func isSmallDisk(dir string) bool {
 	return syscall.Stat(dir, &here) == nil && syscall.Stat(filepath.Dir(dir), &above) == nil && here.Dev != above.Dev
 }
 
-// acks counts what the workers acknowledge. The broker's own counts start again with it.
+// acks counts the acknowledgements of the workers. The counts of the broker are lost when it
+// restarts.
 type acks struct {
 	mu       sync.Mutex
 	messages map[string]bool // by sequence in the stream
 	again    int             // acknowledgements of a delivery that was not the first
 }
 
-// watch counts until the test ends.
+// watch counts acknowledgements until the test ends.
 func (a *acks) watch(t *testing.T, b *brokerProcess) {
 	t.Helper()
 	a.messages = map[string]bool{}

@@ -15,24 +15,24 @@ import (
 	"github.com/osism/skopeo-worker/worker/registrytest"
 )
 
-// fault is one way in which something goes wrong for some time.
+// fault is a kind of fault that lasts for some time.
 type fault struct {
 	name   string
 	reason *regexp.Regexp // what the reason of an image says that was given up for it
 	strike func(length time.Duration)
 }
 
-// strikes says what a fault has struck.
+// strikes records what faults have affected.
 type strikes struct {
 	times        int
 	everywhere   bool
 	repositories map[string]bool
 }
 
-// unreachable is what is said of a registry that does not answer, or not to the end.
+// unreachable matches the reason for a registry that does not answer, or not completely.
 var unreachable = regexp.MustCompile(`(?i)EOF|reset|refused|broken pipe|closed|timeout|stall|no complete answer|unavailable|moved no byte|away`)
 
-// faults are all that can go wrong.
+// faults are all kinds of faults.
 func (c *chaos) faults() []fault {
 	faults := []fault{
 		{"worker killed", unreachable, func(time.Duration) { c.replace(c.anyWorker()) }},
@@ -107,7 +107,7 @@ var answers = []answer{
 	},
 }
 
-// begin notes that a fault strikes.
+// begin records that a fault begins.
 func (c *chaos) begin(name string) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -122,7 +122,7 @@ func (c *chaos) struck(name string) *strikes {
 	return c.strikes[name]
 }
 
-// sometimes matches half of the requests of the kinds, and notes them.
+// sometimes matches half of the requests of the kinds, and records them.
 func (c *chaos) sometimes(name string, kinds ...registrytest.Kind) registrytest.Match {
 	return func(r registrytest.Request) bool {
 		if len(kinds) > 0 && !registrytest.Kinds(kinds...)(r) {
@@ -140,7 +140,7 @@ func (c *chaos) sometimes(name string, kinds ...registrytest.Kind) registrytest.
 	}
 }
 
-// explains reports whether a fault that struck the repository has such a reason.
+// explains reports whether a fault that affected the repository causes such a reason.
 func (c *chaos) explains(repository, reason string) bool {
 	for _, f := range c.faults() {
 		s := c.strikes[f.name]
@@ -154,7 +154,7 @@ func (c *chaos) explains(repository, reason string) bool {
 	return false
 }
 
-// anyWorker returns one that runs, or the last one if all have ended.
+// anyWorker returns a running worker, or the last one if all have ended.
 func (c *chaos) anyWorker() *process {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -173,7 +173,7 @@ func (c *chaos) anyWorker() *process {
 	return running[c.dice.IntN(len(running))]
 }
 
-// replace kills a worker, and starts another one.
+// replace kills a worker and starts another one.
 func (c *chaos) replace(p *process) {
 	_ = p.command.Process.Signal(syscall.SIGKILL)
 	<-p.ended

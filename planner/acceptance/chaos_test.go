@@ -25,16 +25,16 @@ var (
 )
 
 const (
-	// chaosWorkers is how many workers run at a time.
+	// chaosWorkers is the number of workers at any time.
 	chaosWorkers = 4
-	// chaosAtOnce is how many things go wrong at a time.
+	// chaosAtOnce is the number of faults at any time.
 	chaosAtOnce = 3
-	// settling bounds the time from the last fault to the end of the run: registries that
-	// were closed are tried again after minutes.
+	// settling bounds the time from the last fault to the end of the run. Closed registries are
+	// probed only after minutes.
 	settling = 10 * time.Minute
 )
 
-// chaos is a site of which every part fails now and then.
+// chaos is a site whose parts all fail now and then.
 type chaos struct {
 	*site
 	schedule *rand.Rand // only of the goroutine that chooses faults
@@ -54,8 +54,8 @@ type chaos struct {
 	acks    acks
 }
 
-// TestChaos: whatever fails, at the end every image is at the destination with its
-// digest, or is a failure whose reason is a fault that struck it.
+// TestChaos: whatever fails, at the end every image is at the destination with its digest, or its
+// failure has a reason that one of the faults explains.
 func TestChaos(t *testing.T) {
 	t.Parallel()
 	seed := *chaosSeed
@@ -102,8 +102,8 @@ func newChaos(t *testing.T, seed uint64) *chaos {
 	return c
 }
 
-// stock fills the source: single images and indexes, with layers that repositories
-// share, and tags that share a digest. Two images lack a layer.
+// stock fills the source with single images and indexes. Repositories share layers, and tags share
+// digests. Two images lack a layer.
 func (c *chaos) stock() {
 	c.t.Helper()
 	const tags = 10
@@ -148,11 +148,11 @@ func (c *chaos) stock() {
 	c.writeList(list.String())
 }
 
-// exitUnreachable is how a worker ends that cannot reach the broker when it starts.
+// exitUnreachable is the exit code of a worker that cannot reach the broker at its start.
 const exitUnreachable = 3
 
-// employ starts a worker, and another one in its place if the broker does not answer then,
-// as a supervisor does.
+// employ starts a worker. If the broker does not answer at that moment, it starts another one, as a
+// supervisor does.
 func (c *chaos) employ() {
 	c.t.Helper()
 	p := start(c.t, c.served().env, "", "worker")
@@ -167,7 +167,7 @@ func (c *chaos) employ() {
 	}()
 }
 
-// fail makes things go wrong, some at a time, and returns when all is well again.
+// fail causes faults, several at a time. It returns when none is left.
 func (c *chaos) fail(duration time.Duration) {
 	c.t.Helper()
 	over := time.After(duration)
@@ -213,7 +213,7 @@ func (c *chaos) settle(id string) {
 	require.Failf(c.t, "the run does not end", "%+v", last)
 }
 
-// logRecords logs what workers have recorded of each message that is not done.
+// logRecords logs the recorded progress of each message that is not done.
 func (c *chaos) logRecords(id string) {
 	c.t.Helper()
 	runs, err := run.Open(c.t.Context(), brokertest.Open(c.t, c.broker.config()))
@@ -225,7 +225,7 @@ func (c *chaos) logRecords(id string) {
 	}
 }
 
-// requireWorkers checks that no worker has ended that was not killed.
+// requireWorkers checks that no worker has ended except those that were killed.
 func (c *chaos) requireWorkers() {
 	c.t.Helper()
 	for _, w := range c.workers {
@@ -238,7 +238,7 @@ func (c *chaos) requireWorkers() {
 	}
 }
 
-// dismiss stops the workers as an operator would.
+// dismiss stops the workers with a signal, as an operator does.
 func (c *chaos) dismiss() {
 	c.t.Helper()
 	c.requireWorkers()
@@ -252,8 +252,8 @@ func (c *chaos) dismiss() {
 	}
 }
 
-// leftovers are the processes, by their command, that were started below the site and
-// are there still, and the temporary files of skopeo.
+// leftovers returns the commands of processes that were started for the site and still run, and the
+// temporary files of skopeo.
 func (c *chaos) leftovers() []string {
 	c.t.Helper()
 	left, err := filepath.Glob(filepath.Join(c.skopeo, "container_images_*"))

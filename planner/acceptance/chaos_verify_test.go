@@ -21,7 +21,7 @@ import (
 	"github.com/osism/skopeo-worker/shared/subject"
 )
 
-// verify requires that nothing was lost and nothing is left, and returns a report.
+// verify requires that nothing was lost and that nothing is left behind. It returns a report.
 func (c *chaos) verify(id string, faults time.Duration, seed uint64) string {
 	c.t.Helper()
 	failed, givenUp := map[string]string{}, 0
@@ -60,7 +60,7 @@ func (c *chaos) verify(id string, faults time.Duration, seed uint64) string {
 	return c.report(faults, seed, givenUp)
 }
 
-// same compares a tag at the destination with the source's.
+// same compares a tag at the destination with the tag at the source.
 func (c *chaos) same(repository, tag string) error {
 	want, err := c.source.Digest(repository, tag)
 	if err != nil {
@@ -76,7 +76,7 @@ func (c *chaos) same(repository, tag string) error {
 	return c.destination.Check(prefix+"/"+repository, tag)
 }
 
-// requireNothingLeft looks at the broker.
+// requireNothingLeft checks that the broker has no chunks.
 func (c *chaos) requireNothingLeft(id string) {
 	c.t.Helper()
 	b := brokertest.Open(c.t, c.broker.config())
@@ -106,8 +106,8 @@ func (c *chaos) report(faults time.Duration, seed uint64, givenUp int) string {
 	return b.String()
 }
 
-// content is the size of what the source holds, each manifest and blob once: the least
-// that a fleet could have got.
+// content returns the size of all manifests and blobs at the source. A fleet downloads at least
+// that.
 func (c *chaos) content() (sum int64) {
 	c.t.Helper()
 	sizes := map[string]int64{}
@@ -142,7 +142,7 @@ func (c *chaos) content() (sum int64) {
 	return sum
 }
 
-// processesWith are the living processes with this in their environment.
+// processesWith returns the running processes whose environment contains the text.
 func processesWith(t *testing.T, variable string) (found []string) {
 	t.Helper()
 	environments, err := filepath.Glob("/proc/[0-9]*/environ")
@@ -158,7 +158,7 @@ func processesWith(t *testing.T, variable string) (found []string) {
 	return found
 }
 
-// sorted puts the faults into an order, so that a seed repeats them.
+// sorted sorts the faults, so that a seed repeats them.
 func sorted(faults []fault) []fault {
 	slices.SortFunc(faults, func(a, b fault) int { return strings.Compare(a.name, b.name) })
 	return faults

@@ -15,7 +15,7 @@ import (
 	"github.com/osism/skopeo-worker/worker/registrytest"
 )
 
-// checked is the contract of planner check -o json.
+// checked is the format of planner check -o json on which scripts rely.
 type checked struct {
 	Repositories []struct {
 		Repository, Destination string
@@ -42,7 +42,7 @@ type checkedCounts struct {
 	BytesAtLeast                                                                       bool `json:"bytes_at_least"`
 }
 
-// check is what planner check says, and how it ends.
+// check runs planner check. It returns the output and the exit code.
 func (s *site) check(code int) (found checked) {
 	s.t.Helper()
 	p := s.planner("check", "-o", "json", "--exit-code")
@@ -53,7 +53,7 @@ func (s *site) check(code int) (found checked) {
 	return found
 }
 
-// TestCheck: it foretells what a run then does, without a broker and without a pull.
+// TestCheck: a check forecasts exactly what a run then does. It needs no broker and no pull.
 func TestCheck(t *testing.T) {
 	t.Parallel()
 	s := newSite(t)
@@ -108,8 +108,8 @@ func TestCheck(t *testing.T) {
 	require.Zero(t, s.source.Pulls())
 }
 
-// TestCheckTellsHowLong: without a broker, a check keeps within what quay.io allows of
-// requests, and learns from Docker Hub what is left of its pulls.
+// TestCheckTellsHowLong: without a broker, a check keeps the request limit of quay.io, and learns
+// from Docker Hub how many pulls are left.
 func TestCheckTellsHowLong(t *testing.T) {
 	t.Parallel()
 	const repositories = 40
@@ -148,7 +148,7 @@ func TestCheckTellsHowLong(t *testing.T) {
 	require.Equal(t, int((repositories * time.Hour).Seconds()), *later.Totals.Seconds)
 }
 
-// TestCheckAsksTheFleet: what the workers have spent and learned counts.
+// TestCheckAsksTheFleet: a check uses what the workers have spent and learned.
 func TestCheckAsksTheFleet(t *testing.T) {
 	t.Parallel()
 	s, _ := newFleet(t, registrytest.WithPullLimit(10, time.Hour))
@@ -174,8 +174,8 @@ func TestCheckAsksTheFleet(t *testing.T) {
 	s.with("NATS_URL", "nats://127.0.0.1:1").planner("check").exits(3)
 }
 
-// TestCheckAsksTheStore: a mirror on this machine spends from the same budgets, and so
-// its broker is used, while it runs and afterwards.
+// TestCheckAsksTheStore: a check uses the budgets of planner mirror on the same machine, while that
+// runs and afterwards.
 func TestCheckAsksTheStore(t *testing.T) {
 	t.Parallel()
 	s := newSite(t, registrytest.WithPullLimit(10, time.Hour))
@@ -193,8 +193,7 @@ func TestCheckAsksTheStore(t *testing.T) {
 	require.Equal(t, 10-2, *s.check(4).Registries[0].Free)
 }
 
-// TestStatusEstimates: when a run can be done follows from what is left and from the
-// budget.
+// TestStatusEstimates: the estimated end follows from the pulls left and the budget.
 func TestStatusEstimates(t *testing.T) {
 	t.Parallel()
 	const limit, tags, window = 10, 34, time.Hour
@@ -214,7 +213,7 @@ func TestStatusEstimates(t *testing.T) {
 	require.Len(t, status.Registries, 1)
 	at := status.Registries[0]
 	require.Equal(t, []int{limit, limit, 0, tags - limit}, []int{at.Limit, at.Spent, *at.Free, at.ToPull})
-	// The third window from the first token's on.
+	// It is in the third window, counted from the first token.
 	require.Equal(t, at.EstimatedDone, status.EstimatedDone)
 	require.WithinDuration(t, at.NextSlot.Add(2*window), *status.EstimatedDone, 2*time.Minute)
 	require.Contains(t, s.planner("status").exits(0), "\n  done      about ")
@@ -225,7 +224,7 @@ func TestStatusEstimates(t *testing.T) {
 	require.Zero(t, status.Registries[0].ToPull)
 }
 
-// TestCheckCannot: what nothing can be said of has the exit codes of a plan.
+// TestCheckCannot: if a check fails, it has the exit codes of planner plan.
 func TestCheckCannot(t *testing.T) {
 	t.Parallel()
 	s := newSite(t)

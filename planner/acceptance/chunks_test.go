@@ -15,7 +15,7 @@ import (
 	"github.com/osism/skopeo-worker/shared/subject"
 )
 
-// stored returns the chunks in the stream, due or not, by registry.
+// stored returns the chunks in the stream by registry, whether due or not.
 func stored(t *testing.T, b *broker.Broker) map[string]message.Chunk {
 	t.Helper()
 	info, err := b.Stream.Info(t.Context(), jetstream.WithSubjectFilter("mirror.*.default.*.*.*"))
@@ -35,7 +35,7 @@ func stored(t *testing.T, b *broker.Broker) map[string]message.Chunk {
 	return chunks
 }
 
-// sources are the last parts of the names in a chunk.
+// sources returns the last parts of the names in a chunk.
 func sources(c message.Chunk) (names []string) {
 	for _, r := range c.Repositories {
 		names = append(names, path.Base(r.Source.Path()))
@@ -43,11 +43,11 @@ func sources(c message.Chunk) (names []string) {
 	return names
 }
 
-// eight are the entries of the contract's example.
+// eight are the entries of a short list.
 var eight = strings.Split("abcdefgh", "")
 
-// noWorkerList is a list of eight repositories that no worker will ask for, of one
-// registry but for those named.
+// noWorkerList returns a list of eight repositories of one registry, except for the named ones. No
+// worker runs.
 func noWorkerList(elsewhere ...string) string {
 	var b strings.Builder
 	b.WriteString("containers:\n")

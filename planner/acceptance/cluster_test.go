@@ -11,8 +11,8 @@ import (
 	"github.com/osism/skopeo-worker/shared/run"
 )
 
-// TestClusterLosesAServer in mid-run, and then the other two one after the other:
-// everything is kept on all of them.
+// TestClusterLosesAServer stops one server during a run, and then the other two, one after the
+// other. Every server keeps everything.
 func TestClusterLosesAServer(t *testing.T) {
 	t.Parallel()
 	cluster := brokertest.StartCluster(t)

@@ -10,11 +10,10 @@ import (
 	"gopkg.in/yaml.v3"
 )
 
-// setting is a line of an environment file; commented ones are examples.
+// setting matches a line of an environment file. Commented ones are examples.
 var setting = regexp.MustCompile(`(?m)^#?([A-Z_]+)=(.*)$`)
 
-// TestDeploy: what is in deploy/ sets variables that there are, and the process starts with
-// them.
+// TestDeploy: the files in deploy/ set existing variables only, and the process starts with them.
 func TestDeploy(t *testing.T) {
 	t.Parallel()
 	s := newSite(t)

@@ -9,15 +9,14 @@ import (
 	"github.com/osism/skopeo-worker/worker/registrytest"
 )
 
-// over waits until nothing of a run is left.
+// over waits until nothing of a run is left at the broker.
 func (s *site) over(id string) run.Status {
 	s.t.Helper()
 	require.Eventually(s.t, func() bool { return s.status(id).Finished != nil }, patience, asking)
 	return s.status(id)
 }
 
-// TestNewerPlanTakesThePlaceOfWhatIsDue: a worker that is started later mirrors the new
-// list and nothing of the old one.
+// TestNewerPlanTakesThePlaceOfWhatIsDue: a worker that starts later mirrors only the new list.
 func TestNewerPlanTakesThePlaceOfWhatIsDue(t *testing.T) {
 	t.Parallel()
 	s, _ := newFleet(t)
@@ -50,7 +49,7 @@ func TestNewerPlanTakesThePlaceOfWhatIsDue(t *testing.T) {
 	require.Zero(t, s.source.Count(registrytest.In("osism/old")))
 }
 
-// TestCancelWhatIsDue: without a worker, and with one that has a chunk.
+// TestCancelWhatIsDue cancels due chunks without a worker, and while a worker has one.
 func TestCancelWhatIsDue(t *testing.T) {
 	t.Parallel()
 	s, _ := newFleet(t)
@@ -87,8 +86,8 @@ func TestCancelWhatIsDue(t *testing.T) {
 	s.requireMirrored("osism/one", "osism/two", "osism/three")
 }
 
-// TestCancelledMirrorBeginsAnew: what a mirror that was killed has left is cancelled in
-// its store, and the next one does not go on with it.
+// TestCancelledMirrorBeginsAnew: the run of a killed mirror is cancelled in its store, and the next
+// mirror does not continue it.
 func TestCancelledMirrorBeginsAnew(t *testing.T) {
 	t.Parallel()
 	s := newSite(t)

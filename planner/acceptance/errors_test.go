@@ -15,10 +15,10 @@ import (
 	"github.com/osism/skopeo-worker/shared/run"
 )
 
-// secret must not appear in any output.
+// secret must not be in any output.
 const secret = "hunter2"
 
-// closedPort is an address without a listener.
+// closedPort returns an address without a listener.
 func closedPort(t *testing.T) string {
 	t.Helper()
 	listener, err := net.Listen("tcp", "127.0.0.1:0")
@@ -27,7 +27,8 @@ func closedPort(t *testing.T) string {
 	return listener.Addr().String()
 }
 
-// refuses runs planner plan to its end, and returns what it said after its name.
+// refuses runs planner plan, which must fail, and returns its message without the name of the
+// program.
 func (s *site) refuses(code int, arguments ...string) string {
 	s.t.Helper()
 	said := s.planner(append([]string{"plan"}, arguments...)...).exits(code)
@@ -98,7 +99,7 @@ func TestListCannotBeRead(t *testing.T) {
 	require.NotContains(t, said, s.list+":2: ")
 	require.Empty(t, stored(t, b))
 
-	// And the URL with credentials works.
+	// The URL with credentials works.
 	said = with("http://planner:" + secret + "@" + address + "/images.yml").refuses(0)
 	require.Contains(t, said, "8 entries")
 	piped := start(t, with("-").env, noWorkerList(), "planner", "plan", "--dry-run").exits(0)

@@ -44,7 +44,7 @@ func TestFailuresAndRepublish(t *testing.T) {
 	require.Equal(t, s.source.Host()+"/osism/three:1", records[1].Images[0].Source)
 	require.Contains(t, records[1].Images[0].Reason, "not found")
 
-	// One that is still missing fails again.
+	// An image that is still missing fails again.
 	s.becomes(s.republish(s.source.Host()+"/osism/one"), run.StateFailed)
 	require.Len(t, s.failed(), 3)
 
@@ -66,7 +66,7 @@ func TestFailuresAndRepublish(t *testing.T) {
 	s.planner("republish", "--all", "--chunk", "1").exits(2)
 }
 
-// requireContract checks the names that scripts rely on.
+// requireContract checks the names of keys on which scripts rely.
 func requireContract(t *testing.T, s *site) {
 	t.Helper()
 	p := s.planner("failed", "-o", "json")

@@ -32,7 +32,7 @@ func TestTwoWorkersShareARun(t *testing.T) {
 	s.worker()
 	plan := s.planner("plan", "--wait")
 
-	// A worker has one chunk at a time, and a chunk is one repository here.
+	// A worker has one chunk at a time, and each chunk has one repository.
 	s.waitFor(distinct(2, blobs, repository))
 	open()
 
@@ -70,7 +70,7 @@ func TestBrokerRestartsInMidRun(t *testing.T) {
 	worker.says("lost the broker")
 	plan.says("lost the broker")
 	open()
-	// What is under way ends; nothing new is pulled without the broker's permission.
+	// Copies under way end. Nothing else is pulled while the broker cannot grant tokens.
 	waitFor(t, s.destination, registrytest.All(registrytest.Kinds(registrytest.KindManifestPut), registrytest.Answered(201)))
 	broker.Restart()
 
@@ -132,7 +132,7 @@ func TestStoppedWorkerHandsOver(t *testing.T) {
 	worker.says("stopping")
 	open()
 	worker.exits(0)
-	// The copy under way was finished, and nothing else begun.
+	// The worker has finished the copy under way, and has started no other.
 	require.Equal(t, 1, s.source.Pulls())
 
 	second := s.worker()

@@ -13,8 +13,8 @@ import (
 	"github.com/osism/skopeo-worker/shared/subject"
 )
 
-// TestForeignMessagesHoldUpNothing: anybody who reaches the broker can put garbage in
-// the place of failures, schedules, chunks, and entries of buckets.
+// TestForeignMessagesHoldUpNothing: any client of the broker can store garbage as failures,
+// schedules, chunks, and entries of buckets.
 func TestForeignMessagesHoldUpNothing(t *testing.T) {
 	t.Parallel()
 	s, server := newFleet(t)

@@ -12,8 +12,8 @@ import (
 	"github.com/osism/skopeo-worker/shared/run"
 )
 
-// many stores so many images in the repository, and makes the list of them, a chunk for
-// each. What becomes of them does not fit into the pages that the broker has begun.
+// many stores many images in a repository, and writes a list with a chunk for each. The progress of
+// all chunks does not fit into the free pages of the broker.
 func (s *site) many(repository string) {
 	const images = 24
 	var entries []string
@@ -26,8 +26,8 @@ func (s *site) many(repository string) {
 	s.env["CHUNK_SIZE"] = "1"
 }
 
-// TestFullDiskUnderMirror: it says so and ends, and the same command goes on once there
-// is room.
+// TestFullDiskUnderMirror: planner mirror reports the full disk and ends. With room, the same
+// command continues.
 func TestFullDiskUnderMirror(t *testing.T) {
 	t.Parallel()
 	disk := brokertest.NewSmall(t)
@@ -53,8 +53,8 @@ func TestFullDiskUnderMirror(t *testing.T) {
 	require.Equal(t, run.StateDone, s.status().State)
 }
 
-// TestFullDiskUnderTheBroker: planner and worker say so, and the worker goes on once the
-// broker was started again with room. Nothing is lost.
+// TestFullDiskUnderTheBroker: planner and worker report the full disk. When the broker has
+// restarted with room, the worker continues. Nothing is lost.
 func TestFullDiskUnderTheBroker(t *testing.T) {
 	t.Parallel()
 	const full = "the broker's disk is full: free some space, then restart nats-server"

@@ -14,8 +14,8 @@ import (
 	"github.com/osism/skopeo-worker/worker/registrytest"
 )
 
-// wrapped makes the site run skopeo in the background, in a session of its own, and
-// returns what reads the pids of wrappers and skopeos so far.
+// wrapped makes the site run skopeo through a wrapper, in the background and in a session of its
+// own. It returns a function that returns the process ids of wrappers and skopeos.
 func (s *site) wrapped() (pids func() []string) {
 	s.t.Helper()
 	skopeo, err := exec.LookPath("skopeo")
@@ -31,7 +31,7 @@ func (s *site) wrapped() (pids func() []string) {
 	}
 }
 
-// TestKilledWithWrapper: kill -9 of a worker leaves nothing of what a wrapper has started.
+// TestKilledWithWrapper: after SIGKILL of a worker, no process that a wrapper has started remains.
 func TestKilledWithWrapper(t *testing.T) {
 	t.Parallel()
 	s, _ := newFleet(t)
@@ -58,8 +58,8 @@ func TestKilledWithWrapper(t *testing.T) {
 	open()
 }
 
-// TestStalled: a source that goes silent in the middle of a blob costs one try of the
-// image, and not the worker.
+// TestStalled: a source that stops in the middle of a blob costs one try of the image. The worker
+// continues.
 func TestStalled(t *testing.T) {
 	t.Parallel()
 	s := newSite(t)
@@ -72,7 +72,7 @@ func TestStalled(t *testing.T) {
 	s.requireMirrored("osism/one")
 }
 
-// TestUnderWay: status shows what is copied, how much of it, and by which worker.
+// TestUnderWay: planner status shows each copy with its bytes and its worker.
 func TestUnderWay(t *testing.T) {
 	t.Parallel()
 	s, _ := newFleet(t)

@@ -12,9 +12,9 @@ import (
 	"github.com/osism/skopeo-worker/worker/registrytest"
 )
 
-// TestHostileSource: a source that lists what no tag can be writes nowhere but to its own
-// repository, even behind a front that takes dot segments away; the run says so, and
-// nothing that was listed steers a terminal.
+// TestHostileSource: a source lists names that are not tags. Nothing is written outside of its
+// repository, even if a proxy removes dot segments from paths. The run reports the names, and none
+// of them controls a terminal.
 func TestHostileSource(t *testing.T) {
 	t.Parallel()
 	s := newSite(t)

@@ -15,10 +15,10 @@ import (
 	"github.com/osism/skopeo-worker/worker/registrytest"
 )
 
-// shortAckWait makes the chunks of the dead come back before a test is over.
+// shortAckWait is short enough for chunks of killed workers to come back during a test.
 const shortAckWait = 3 * time.Second
 
-// shortenAckWait changes the workers' consumer before there are workers.
+// shortenAckWait changes the consumer before workers start.
 func shortenAckWait(t *testing.T, c broker.Config) {
 	t.Helper()
 	b := brokertest.Open(t, c)
@@ -29,7 +29,7 @@ func shortenAckWait(t *testing.T, c broker.Config) {
 	require.NoError(t, err)
 }
 
-// children are the processes that p has started and that live.
+// children returns the running child processes of p.
 func children(t *testing.T, p *process) (pids []string) {
 	t.Helper()
 	tasks, err := os.ReadDir(fmt.Sprintf("/proc/%d/task", p.command.Process.Pid))
@@ -43,7 +43,7 @@ func children(t *testing.T, p *process) (pids []string) {
 	return pids
 }
 
-// alive reports whether a process is there and no zombie.
+// alive reports whether a process exists and is not a zombie.
 func alive(pid string) bool {
 	stat, err := os.ReadFile("/proc/" + pid + "/stat")
 	return err == nil && !strings.Contains(string(stat), ") Z ")
@@ -53,8 +53,8 @@ func TestKilledWorker(t *testing.T) {
 	t.Parallel()
 	s, server := newFleet(t)
 	shortenAckWait(t, server.Config())
-	// Of each family the first image is copied alone: two families that stick are two
-	// images in flight, and the third one ends.
+	// The first image of each family is copied alone. Two families that hang are two images under
+	// way, and the third one ends.
 	s.push("osism/early", "1", "2", "3", "4")
 	s.push("ceph/late", "1", "2")
 	s.push("kolla/late", "1", "2")

@@ -10,7 +10,7 @@ import (
 	"github.com/osism/skopeo-worker/shared/run"
 )
 
-// marked returns the failed images that planner failed marks, and those that it does not.
+// marked returns the failed images that planner failed marks, and the others.
 func (s *site) marked() (left, listed []string) {
 	s.t.Helper()
 	for _, r := range s.failed() {
@@ -26,8 +26,9 @@ func (s *site) marked() (left, listed []string) {
 	return left, listed
 }
 
-// TestFailuresThatLeaveTheList are counted apart from the others, can still be republished,
-// and come back with their entries: who deletes half of the list by mistake loses nothing.
+// TestFailuresThatLeaveTheList: failures of images that have left the list are counted separately,
+// can still be republished, and return with their entries. Deleting half of the list by mistake
+// loses nothing.
 func TestFailuresThatLeaveTheList(t *testing.T) {
 	t.Parallel()
 	s, _ := newFleet(t)
@@ -73,7 +74,7 @@ func TestFailuresThatLeaveTheList(t *testing.T) {
 	require.Empty(t, listed)
 }
 
-// TestForget drops failures by hand, and says in the log which.
+// TestForget deletes failures, and finds their names in the log.
 func TestForget(t *testing.T) {
 	t.Parallel()
 	s, server := newFleet(t)

@@ -11,9 +11,9 @@ import (
 	"github.com/osism/skopeo-worker/worker/registrytest"
 )
 
-// TestNothingNew: the night on which nothing has changed in 234 repositories of 7
-// tags. Most of them are on a Quay of our own, which is the same as quay.io but for
-// the five requests a second that quay.io allows.
+// TestNothingNew: nothing has changed in 234 repositories of 7 tags. Most of them are at a Quay of
+// the user's own, which differs from quay.io only in its request limit: quay.io allows five
+// requests per second.
 func TestNothingNew(t *testing.T) {
 	t.Parallel()
 	const repositories, tags, atQuay, atHub = 234, 7, 10, 40
@@ -54,9 +54,9 @@ func TestNothingNew(t *testing.T) {
 	require.Zero(t, o.destination.Count(listings)+o.destination.Count(pulls)+o.destination.Count(puts))
 }
 
-// coldRun fills both registries with what shares layers: a base over everything of a
-// release, two repositories' own layers, images for two platforms, aliases; and with
-// tags that are not to be mirrored. It returns the tags that are, by repository.
+// coldRun fills both registries with images that share layers: all images of a release have one base,
+// and those of a repository another layer. It adds images for two platforms, aliases, and tags that
+// must not be mirrored. It returns the other tags by repository.
 func coldRun(t *testing.T, o *online) map[string][]string {
 	t.Helper()
 	for _, release := range []string{"2024.1", "2024.2"} {
@@ -90,7 +90,7 @@ func coldRun(t *testing.T, o *online) map[string][]string {
 	}
 }
 
-// TestColdRun: everything is copied once, and nothing twice.
+// TestColdRun: every manifest and blob is copied exactly once.
 func TestColdRun(t *testing.T) {
 	t.Parallel()
 	o := newOnline(t,
@@ -124,7 +124,8 @@ func TestColdRun(t *testing.T) {
 	}
 	require.Equal(t, run.Tally{Total: 17, Copied: 14, Tagged: 2, Skipped: 1}, o.status().Images)
 	require.Equal(t, manifests, o.status().Pulls)
-	// The listing of quay.io does not state whether a digest is an index, and one has none.
+	// The listing of quay.io does not state whether a digest is an index, and one tag has no digest
+	// there.
 	about := func(r registrytest.Request) string { return r.Repository + "@" + r.Reference }
 	require.Equal(t, 1, most(count(o.Quay, heads, about)))
 	require.Len(t, count(o.Quay, heads, about), map[string]int{"skopeo": 12, "builtin": 3}[engine()])

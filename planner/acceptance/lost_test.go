@@ -10,8 +10,8 @@ import (
 	"github.com/osism/skopeo-worker/shared/run"
 )
 
-// TestLostRun: chunks that are gone at the broker, and that no command has dropped, are never
-// a normal end.
+// TestLostRun: if chunks disappear from the broker without a command that drops them, no run ends
+// normally.
 func TestLostRun(t *testing.T) {
 	t.Parallel()
 	s, server := newFleet(t)

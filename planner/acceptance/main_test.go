@@ -1,6 +1,5 @@
-// Package acceptance holds the tests of the whole: the commands planner and
-// worker as processes, a nats-server and registries that listen on loopback, and
-// the real skopeo.
+// Package acceptance tests the whole: the commands planner and worker as processes, nats-server,
+// registries on loopback, and the real skopeo.
 package acceptance
 
 import (
@@ -10,13 +9,13 @@ import (
 	"path/filepath"
 	"testing"
 
-	// What the processes are made of. Without it a cached result would stand for
-	// commands that have changed.
+	// These are the sources of the processes. They make go test run again when the commands have
+	// changed.
 	_ "github.com/osism/skopeo-worker/planner/command"
 	_ "github.com/osism/skopeo-worker/worker/command"
 )
 
-// bin is the folder with the commands.
+// bin is the folder of the commands.
 var bin string
 
 func TestMain(m *testing.M) { os.Exit(testMain(m)) }

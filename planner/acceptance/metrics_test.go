@@ -18,7 +18,7 @@ import (
 
 var address = regexp.MustCompile(`address=(\S+)`)
 
-// ask returns what a process answers at its METRICS_ADDR.
+// ask returns an answer of the METRICS_ADDR of a process.
 func (p *process) ask(path string) (int, string) {
 	p.t.Helper()
 	p.says("address=")
@@ -30,7 +30,7 @@ func (p *process) ask(path string) (int, string) {
 	return response.StatusCode, string(body)
 }
 
-// scrape returns the samples of /metrics, by their name and labels.
+// scrape returns the samples of /metrics by name and labels.
 func (p *process) scrape() map[string]float64 {
 	p.t.Helper()
 	status, body := p.ask("/metrics")
@@ -45,8 +45,8 @@ func (p *process) scrape() map[string]float64 {
 	return samples
 }
 
-// TestMetrics: a run that went well, one with a failure, and one that a spent and a
-// closed registry have put off are exported; so is the loss of the broker.
+// TestMetrics: the metrics show a run without failures, a run with one, and a run that waits for a
+// spent budget and a closed registry. They also show the loss of the broker.
 func TestMetrics(t *testing.T) {
 	t.Parallel()
 	s, broker := newFleet(t, registrytest.WithPullLimit(5, time.Hour))
@@ -66,7 +66,7 @@ func TestMetrics(t *testing.T) {
 	bad := nightly.status()
 	s.writeList("containers:\n  - " + s.source.Host() + "/osism/big\n  - " + other.Host() + "/team/app:1\n")
 	planned := weekly.plan()
-	// A worker publishes what is left before it records what it has done.
+	// A worker publishes the remainder before it records its progress.
 	require.Eventually(t, func() bool {
 		status := weekly.status(planned)
 		return status.Chunks.Snoozed == 2 && status.Pulls == 2
@@ -141,7 +141,7 @@ func TestMetrics(t *testing.T) {
 	}, patience, tick)
 }
 
-// TestMirrorServesMetrics: planner mirror does, if METRICS_ADDR is set.
+// TestMirrorServesMetrics: planner mirror serves metrics if METRICS_ADDR is set.
 func TestMirrorServesMetrics(t *testing.T) {
 	t.Parallel()
 	s := newSite(t)
@@ -157,8 +157,8 @@ func TestMirrorServesMetrics(t *testing.T) {
 	p.exits(0)
 }
 
-// TestPlainHTTPIsLearned: that a registry speaks plain HTTP is found out at the start, and
-// not again for each chunk: the tries over HTTPS that it takes count as errors.
+// TestPlainHTTPIsLearned: a worker finds out at its start that a registry uses plain HTTP, and not
+// again for each chunk. Its attempts with HTTPS count as errors.
 func TestPlainHTTPIsLearned(t *testing.T) {
 	t.Parallel()
 	const chunks = 12

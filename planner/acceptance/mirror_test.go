@@ -66,7 +66,7 @@ func TestInterruptedMirrorGoesOn(t *testing.T) {
 	require.Equal(t, run.Tally{Total: 4, Copied: 4}, s.status().Images)
 }
 
-// TestDataDirIsForOne worker. Commands without one share it.
+// TestDataDirIsForOne: only one process with a worker can use DATA_DIR. Other commands share it.
 func TestDataDirIsForOne(t *testing.T) {
 	t.Parallel()
 	s := newSite(t)
@@ -82,7 +82,7 @@ func TestDataDirIsForOne(t *testing.T) {
 	require.Equal(t, fmt.Sprintf("planner: DATA_DIR=%s is already in use by process %d: wait for it, or set another DATA_DIR\n",
 		s.env["DATA_DIR"], first.command.Process.Pid), said)
 
-	// Commands that have no worker of their own use the broker of the first.
+	// Commands without a worker use the broker of the first process.
 	require.Equal(t, run.StateRunning, s.status().State)
 	require.Empty(t, s.failed())
 	require.Contains(t, s.planner("republish", "--all").exits(0), "Nothing to republish.")
@@ -92,7 +92,7 @@ func TestDataDirIsForOne(t *testing.T) {
 	s.requireMirrored("osism/tool")
 }
 
-// TestMirrorWithoutSkopeo says how to go on without it, and does.
+// TestMirrorWithoutSkopeo: the message says how to mirror without skopeo, and that works.
 func TestMirrorWithoutSkopeo(t *testing.T) {
 	t.Parallel()
 	s := newSite(t)
@@ -113,8 +113,8 @@ func TestMirrorWithoutSkopeo(t *testing.T) {
 	require.Equal(t, 7, s.source.Pulls())
 }
 
-// TestTrust: with SIGNATURE_POLICY, nothing that it rejects is copied, with either engine. A
-// policy that cannot be read is wrong usage.
+// TestTrust: with either engine, images that SIGNATURE_POLICY rejects are not copied. An unreadable
+// policy is wrong usage.
 func TestTrust(t *testing.T) {
 	t.Parallel()
 	s := newSite(t)
@@ -146,7 +146,7 @@ func TestTrust(t *testing.T) {
 		require.Contains(t, s.failed()[0].Images[0].Reason, "rejected by the signature policy "+path+": ")
 		require.Zero(t, s.source.Count(of("osism/tool", blobs)))
 	}
-	// The system's policy counts, too.
+	// The policy of the system counts, too.
 	system := filepath.Join(t.TempDir(), "policy.json")
 	require.NoError(t, os.WriteFile(system, []byte(`{"default":[{"type":"reject"}]}`), 0o600))
 	s.push("osism/other", "2")
@@ -161,8 +161,8 @@ func TestTrust(t *testing.T) {
 	require.Contains(t, s.planner("mirror").exits(2), "SIGNATURE_POLICY: the signature policy cannot be read: "+path+": ")
 }
 
-// TestSignaturePolicy: with COPY_ENGINE=builtin, a program that can check signatures copies
-// nothing that the policy rejects, and one that cannot does not start.
+// TestSignaturePolicy: with COPY_ENGINE=builtin, a program that can check signatures copies nothing
+// that the policy rejects. A program that cannot check them does not start.
 func TestSignaturePolicy(t *testing.T) {
 	t.Parallel()
 	s := newSite(t)

@@ -9,8 +9,8 @@ import (
 	"github.com/osism/skopeo-worker/worker/registrytest"
 )
 
-// TestNamespace: all repositories of a namespace are mirrored, new ones as soon as they are
-// there; while the namespace cannot be listed, those of the last time are.
+// TestNamespace: all repositories of a namespace are mirrored, including new ones. While the
+// namespace cannot be listed, the repositories of the last plan are mirrored.
 func TestNamespace(t *testing.T) {
 	t.Parallel()
 	s := newSite(t)
@@ -44,7 +44,7 @@ func TestNamespace(t *testing.T) {
 	require.NotContains(t, s.planner("mirror").exits(0), "could not be listed")
 	s.requireMirrored("team/new")
 
-	// An upstream that empties its catalog takes nothing out of a run.
+	// An upstream that empties its catalog removes nothing from a run.
 	require.NoError(t, s.source.Untag("team/deep/b", "2"))
 	remove = s.source.Inject(registrytest.Fault{Match: registrytest.Kinds(registrytest.KindRepositories), Status: 200, Body: `{"repositories":[]}`})
 	require.Contains(t, s.planner("mirror").exits(1), "it lists only 0 repositories")

@@ -21,8 +21,8 @@ import (
 	"github.com/osism/skopeo-worker/worker/registrytest"
 )
 
-// nosy is a site that has secrets in every place that takes them, and whose
-// registries, proxy and list show what they were sent.
+// nosy is a site with a secret in every place that takes one. Its registries, proxy and list repeat
+// what they receive.
 type nosy struct {
 	*site
 	planted
@@ -64,7 +64,7 @@ func newNosy(t *testing.T) *nosy {
 	return n
 }
 
-// watchChildren runs skopeo through a program that writes down what it was started with.
+// watchChildren runs skopeo through a program that records its arguments and environment.
 func (n *nosy) watchChildren() {
 	n.t.Helper()
 	n.script("skopeo-that-reports", `cat /proc/$$/cmdline >"`+n.seen+`/skopeo.$$.cmdline"
@@ -80,8 +80,8 @@ func (n *nosy) script(name, lines string) {
 	require.NoError(n.t, os.WriteFile(filepath.Join(n.seen, name), []byte("#!/bin/sh\n"+lines+"\n"), 0o700))
 }
 
-// giveCredentials puts those of the source into auth.json, and has a helper for those of
-// the destination, and one for the broken registry, which fails.
+// giveCredentials puts the login of the source into auth.json. A helper returns the login of the
+// destination, and another one fails for the broken registry.
 func (n *nosy) giveCredentials(broken string) {
 	n.t.Helper()
 	tell := `cat /proc/$$/environ >"` + n.seen + `/helper.$$.environ"` + "\n"
@@ -96,7 +96,7 @@ printf '{"ServerURL":"%s","Username":"pusher","Secret":"`+n.planted["helper"]+`"
 	n.env["REGISTRY_AUTH_FILE"] = path
 }
 
-// tellTales makes both registries show what they were sent.
+// tellTales makes both registries repeat what they receive.
 func (n *nosy) tellTales() {
 	inJSON := func(words string) string { return `{"errors":[{"code":"DENIED","message":"no: ` + words + `"}]}` }
 	password := n.planted["auth.json"]
@@ -125,8 +125,8 @@ func (n *nosy) tellTales() {
 	}
 }
 
-// startProxy starts the proxy by which far.example is reached. It lets no request through,
-// and shows the password it was given in its status line and in a page.
+// startProxy starts the proxy of far.example. It refuses all requests, and repeats the password
+// that it receives in the status line and in a page.
 func (n *nosy) startProxy() {
 	n.t.Helper()
 	proxy := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
@@ -164,7 +164,7 @@ func (n *nosy) serveList(text string) {
 	}).String()
 }
 
-// fails waits until all of them have.
+// fails waits until all of the images have failed.
 func (n *nosy) fails() {
 	n.t.Helper()
 	require.Eventually(n.t, func() bool {
@@ -197,7 +197,7 @@ func (n *nosy) planner(arguments ...string) *process {
 	return p
 }
 
-// hides requires that the text shows no secret.
+// hides requires that the text contains no secret.
 func (n *nosy) hides(what, text string) {
 	n.t.Helper()
 	require.Empty(n.t, n.planted.in(text), "%s\n%s", what, text)
@@ -206,7 +206,7 @@ func (n *nosy) hides(what, text string) {
 	}
 }
 
-// requireNoSecrets searches everything that the commands leave behind.
+// requireNoSecrets searches all files and data that the commands have written.
 func (n *nosy) requireNoSecrets(store string) {
 	n.t.Helper()
 	for _, arguments := range [][]string{{"failed", "-o", "json"}, {"failed"}, {"status", "-o", "json"}, {"status"}} {
@@ -215,7 +215,7 @@ func (n *nosy) requireNoSecrets(store string) {
 	for _, p := range n.all {
 		n.hides(strings.Join(p.command.Args, " "), p.all.String())
 	}
-	// The reasons are there, without the secrets.
+	// The reasons are kept, without the secrets.
 	for _, record := range n.failed() {
 		for _, image := range record.Images {
 			require.NotEmpty(n.t, image.Reason)
@@ -241,8 +241,8 @@ func (n *nosy) searchFiles(store string) {
 	require.Positive(n.t, files)
 }
 
-// searchChildren looks at what skopeo and the helpers were started with. A proxy's
-// password is of use only to them, and so are those of clouds and what CHILD_ENV names.
+// searchChildren checks the arguments and environments of skopeo and the helpers. They may have the
+// password of a proxy, the credentials of clouds, and the variables that CHILD_ENV names.
 func (n *nosy) searchChildren() {
 	n.t.Helper()
 	seen := map[string]int{}
@@ -273,7 +273,7 @@ func (n *nosy) searchChildren() {
 	require.Positive(n.t, seen["helper.environ"])
 }
 
-// gaveUp reports whether a process has given up every named image.
+// gaveUp reports whether a process has logged a failure of every named image.
 func (n *nosy) gaveUp(p *process) bool {
 	for _, repository := range leaking {
 		if !regexp.MustCompile(`msg="an image failed".* image=\S+/` + repository + `\b`).MatchString(p.all.String()) {

@@ -12,8 +12,8 @@ import (
 	"github.com/osism/skopeo-worker/worker/registrytest"
 )
 
-// online is a site whose sources are quay.io and Docker Hub under their names, for
-// our processes and for skopeo alike.
+// online is a site whose sources have the names of quay.io and Docker Hub, both for the worker and
+// for skopeo.
 type online struct {
 	*site
 	*registrytest.Internet
@@ -29,7 +29,7 @@ func newOnline(t *testing.T, quay, hub []registrytest.Option) *online {
 	return o
 }
 
-// proxy makes tunnels into an internet, and into no other.
+// proxy opens tunnels to the registries of the test only.
 func proxy(t *testing.T, internet *registrytest.Internet) string {
 	t.Helper()
 	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
@@ -61,14 +61,14 @@ func proxy(t *testing.T, internet *registrytest.Internet) string {
 	return server.URL
 }
 
-// writeOnline makes the list of entries as they are.
+// writeOnline writes a list of the entries as they are.
 func (o *online) writeOnline(entries ...string) {
 	o.t.Helper()
 	o.writeList("containers:\n  - " + strings.Join(entries, "\n  - ") + "\n")
 }
 
-// requireTags checks that the destination has just these tags, whole and with the
-// digests of the source.
+// requireTags checks that the destination has exactly these tags, complete and with the digests of
+// the source.
 func (o *online) requireTags(source *registrytest.Registry, repository string, tags ...string) {
 	o.t.Helper()
 	got, err := o.destination.Tags(prefix + "/" + repository)
@@ -84,7 +84,7 @@ func (o *online) requireTags(source *registrytest.Registry, repository string, t
 	}
 }
 
-// count counts the matching requests by what each is about.
+// count counts the matching requests by their subject.
 func count(r *registrytest.Registry, match registrytest.Match, about func(registrytest.Request) string) map[string]int {
 	n := map[string]int{}
 	for _, request := range r.Requests() {
@@ -95,7 +95,7 @@ func count(r *registrytest.Registry, match registrytest.Match, about func(regist
 	return n
 }
 
-// most is the greatest of the counts.
+// most returns the greatest count.
 func most(n map[string]int) int {
 	greatest := 0
 	for _, times := range n {

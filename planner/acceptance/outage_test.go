@@ -12,7 +12,7 @@ import (
 	"github.com/osism/skopeo-worker/worker/registrytest"
 )
 
-// outages are the ways in which a registry is away, with what the reason says of each.
+// outages are the ways in which a registry is away, with the reason that each causes.
 var (
 	pushing = func(r registrytest.Request) bool {
 		return r.Method == http.MethodPost || r.Method == http.MethodPut || r.Method == http.MethodPatch
@@ -24,8 +24,8 @@ func denied(status int, message string) registrytest.Fault {
 	return registrytest.Fault{Match: pushing, Status: status, Body: fmt.Sprintf(`{"errors":[{"code":"DENIED","message":%q}]}`, message)}
 }
 
-// closedRegistry waits until the fleet has closed the registry, and returns how status
-// shows it.
+// closedRegistry waits until the fleet has closed the registry. It returns its state in planner
+// status.
 func (s *site) closedRegistry(host string) run.Registry {
 	s.t.Helper()
 	var closed run.Registry
@@ -41,9 +41,9 @@ func (s *site) closedRegistry(host string) run.Registry {
 	return closed
 }
 
-// TestOutage: a registry goes away under three workers in the middle of a run, and comes
-// back. Nothing is given up, little is asked meanwhile, and the run ends soon after.
-// These are some ways to be away, one of each kind; worker/outage has the others.
+// TestOutage: a registry goes away during a run of three workers, and comes back. No image fails,
+// few requests are sent meanwhile, and the run ends soon after. The cases are one of each kind;
+// worker/outage tests the others.
 func TestOutage(t *testing.T) {
 	t.Parallel()
 	for name, test := range map[string]struct {
@@ -99,7 +99,7 @@ func TestOutage(t *testing.T) {
 			closed := s.closedRegistry(away.Host())
 			require.Contains(t, closed.Reason, test.reason)
 
-			// What was under way ends; then only probes are sent.
+			// Copies under way end. After that, only probes are sent.
 			s.becomes("", run.StateSnoozed)
 			s.source.ResetRequests()
 			s.destination.ResetRequests()
@@ -120,8 +120,8 @@ func TestOutage(t *testing.T) {
 	}
 }
 
-// TestOutageTimeout: a run that waits for too long ends as unfinished and says for what;
-// what is left goes on when the registry is back.
+// TestOutageTimeout: a run that waits too long ends as unfinished, and names the registry. The rest
+// continues when the registry is back.
 func TestOutageTimeout(t *testing.T) {
 	t.Parallel()
 	s, _ := newFleet(t)
@@ -147,8 +147,7 @@ func TestOutageTimeout(t *testing.T) {
 	require.Empty(t, s.status(id).Registries)
 }
 
-// TestMirrorGoesOnAfterAnOutage: on one machine it is the next run of the command that
-// goes on.
+// TestMirrorGoesOnAfterAnOutage: the next planner mirror on the machine continues the run.
 func TestMirrorGoesOnAfterAnOutage(t *testing.T) {
 	t.Parallel()
 	s := newSite(t)
@@ -166,7 +165,7 @@ func TestMirrorGoesOnAfterAnOutage(t *testing.T) {
 	require.Empty(t, s.failed())
 }
 
-// TestOthersGoOn: a registry that is away keeps no chunk of another one.
+// TestOthersGoOn: a registry that is away does not delay chunks of other registries.
 func TestOthersGoOn(t *testing.T) {
 	t.Parallel()
 	s, _ := newFleet(t)
@@ -194,8 +193,8 @@ func TestOthersGoOn(t *testing.T) {
 	require.Equal(t, 6, s.status().Images.Copied)
 }
 
-// TestWhatFailsByItself still ends as a failure with its reason, while all others are
-// mirrored: an image whose layer is broken for ever, and repositories that refuse us.
+// TestWhatFailsByItself: an image with a broken layer and repositories that refuse access still
+// fail with their reasons, while all other images are mirrored.
 func TestWhatFailsByItself(t *testing.T) {
 	t.Parallel()
 	s, _ := newFleet(t)

@@ -16,15 +16,15 @@ import (
 )
 
 var (
-	// block is a fenced block of a page, with the comment before it that says why it is not run.
+	// block matches a fenced block of a page, with an optional comment that says why it is not run.
 	block = regexp.MustCompile("(?ms)^(?:<!-- not run: ([^\n]*) -->\n)?```(sh|yaml)\n(.*?)^```$")
-	// fileName begins a block that is the content of a file.
+	// fileName matches the first line of a block that has the content of a file.
 	fileName = regexp.MustCompile(`^# ([a-z.]+)\n`)
 )
 
-// TestPages runs the commands of pages from above to below, each page in a folder of its own,
-// against a quay.io and a Docker Hub under their names. Blocks of YAML whose first line is the
-// name of a file are written to it.
+// TestPages runs the commands of pages in order, each page in a folder of its own, with local
+// registries under the names of quay.io and Docker Hub. If the first line of a block of YAML is the
+// name of a file, the block is written to that file.
 func TestPages(t *testing.T) {
 	t.Parallel()
 	for _, page := range []string{
@@ -39,7 +39,7 @@ func TestPages(t *testing.T) {
 	}
 }
 
-// script runs the blocks of a page as one script of bash.
+// script returns the blocks of a page as one script for bash.
 func script(t *testing.T, page string) {
 	t.Helper()
 	o := newOnline(t, nil, nil)
@@ -83,8 +83,7 @@ func script(t *testing.T, page string) {
 	require.NoError(t, err, "%s\n\n%s", commands, out)
 }
 
-// TestMovedStore: the folder of an embedded broker is that of a nats-server, as docs/backup.md
-// says.
+// TestMovedStore: a nats-server can use the folder of an embedded broker, as docs/backup.md says.
 func TestMovedStore(t *testing.T) {
 	t.Parallel()
 	s := newSite(t)

@@ -17,26 +17,26 @@ import (
 )
 
 const (
-	// patience bounds what takes seconds. It is shorter than the AckWait of the
-	// workers' consumer (a minute): no test passes because a chunk was given up
-	// for lost, unless it says so.
+	// patience bounds actions that take seconds. It is shorter than the AckWait of the consumer of
+	// the workers (a minute), so that no test passes only because the broker has redelivered a
+	// chunk.
 	patience = 45 * time.Second
-	// redelivery is for what follows the restart of a broker. A chunk that it was
-	// sending then comes again only after AckWait.
+	// redelivery bounds actions after a restart of the broker. If the broker was sending a chunk,
+	// it sends it again only after AckWait.
 	redelivery = broker.AckWait + patience
-	// tick is how often a condition without an event of its own is looked at.
+	// tick is the interval for checking conditions without events.
 	tick = 100 * time.Millisecond
-	// asking is how often a command is started to look at one: each costs a part of a second
-	// of a processor that the test waits for.
+	// asking is the interval for starting a command to check a condition. Each start costs
+	// processor time that the test needs.
 	asking = 500 * time.Millisecond
-	// closing is what the pipes of an ended process get to be read to their end.
+	// closing is how long the output of an ended process may take to arrive.
 	closing = 5 * time.Second
-	// raceSettings spare commands that were built with the race detector the second
-	// that they otherwise wait before they exit.
+	// raceSettings let commands with the race detector exit at once. By default, they wait for a
+	// second.
 	raceSettings = "GORACE=atexit_sleep_ms=0"
 )
 
-// process is a command under way.
+// process is a running command.
 type process struct {
 	t        *testing.T
 	command  *exec.Cmd
@@ -46,16 +46,16 @@ type process struct {
 	exitCode int // once ended is closed
 }
 
-// engine is the COPY_ENGINE of all tests that do not set one: that of the environment, or
-// else skopeo.
+// engine is the COPY_ENGINE of all tests that do not set one: the value of the environment, or
+// skopeo.
 func engine() string { return cmp.Or(os.Getenv("COPY_ENGINE"), "skopeo") }
 
-// root is the root of the worker's image, whose commands are tested if it is set. This
-// machine's /tmp, /dev and /proc are mounted there: see scripts/test-worker-root.
+// root is the root of the worker's image. If it is set, the commands in it are tested. /tmp, /dev
+// and /proc of this machine are mounted there: see scripts/test-worker-root.
 func root() string { return os.Getenv("ACCEPTANCE_ROOT") }
 
-// start runs a command with these variables and no others of ours. It is killed
-// when the test ends.
+// start runs a command with these variables, and without others of the planner and the worker. The
+// process is killed when the test ends.
 func start(t *testing.T, env map[string]string, stdin, name string, arguments ...string) *process {
 	t.Helper()
 	p := &process{t: t, command: exec.Command(filepath.Join(bin, name), arguments...), ended: make(chan struct{})}
@@ -89,7 +89,7 @@ func start(t *testing.T, env map[string]string, stdin, name string, arguments ..
 	return p
 }
 
-// exits waits for the end of the process, and returns all that it said.
+// exits waits for the end of the process, and returns its output.
 func (p *process) exits(code int) string {
 	p.t.Helper()
 	return p.exitsWithin(patience, code)
@@ -106,7 +106,7 @@ func (p *process) exitsWithin(wait time.Duration, code int) string {
 	return p.all.String()
 }
 
-// says waits until the process has said the text.
+// says waits until the output of the process contains the text.
 func (p *process) says(text string) {
 	p.t.Helper()
 	deadline := time.After(patience)
@@ -128,14 +128,14 @@ func (p *process) signal(s syscall.Signal) {
 	require.NoError(p.t, p.command.Process.Signal(s))
 }
 
-// kill is a kill -9, after which the process is gone.
+// kill kills the process with SIGKILL, and waits for its end.
 func (p *process) kill() {
 	p.t.Helper()
 	p.signal(syscall.SIGKILL)
 	<-p.ended
 }
 
-// output collects what a process prints, and announces every piece.
+// output collects the output of a process, and signals each new part.
 type output struct {
 	mu   sync.Mutex
 	text strings.Builder
@@ -161,7 +161,7 @@ func (o *output) String() string {
 	return said
 }
 
-// tee writes to both.
+// tee writes to both writers.
 type tee struct{ first, second *output }
 
 func (t tee) Write(piece []byte) (int, error) {

@@ -12,11 +12,11 @@ import (
 	"github.com/osism/skopeo-worker/worker/registrytest"
 )
 
-// pruned are the repositories, below osism, of which the source drops a tag.
+// pruned are the repositories, below osism, whose source drops a tag.
 var pruned = []string{"a", "b", "c"}
 
-// drops mirrors two tags of each repository with the command, and again when the source has
-// dropped the tag 2.
+// drops mirrors two tags of each repository with the command, and mirrors again after the source
+// has dropped tag 2.
 func (s *site) drops(names []string, command ...string) {
 	s.t.Helper()
 	var entries []string
@@ -32,7 +32,7 @@ func (s *site) drops(names []string, command ...string) {
 	s.planner(command...).exits(0)
 }
 
-// requirePruned checks that the destination has the tag 1 of each repository, and not the tag 2.
+// requirePruned checks that the destination has tag 1 of each repository, and not tag 2.
 func (s *site) requirePruned(names ...string) {
 	s.t.Helper()
 	for _, name := range names {
@@ -43,8 +43,9 @@ func (s *site) requirePruned(names ...string) {
 	}
 }
 
-// TestPruneAndRuns: a run that begins while a plan is executed stops that, and then goes on; after
-// a process that was killed, it waits. What is left of the plan is executed later.
+// TestPruneAndRuns: a run that begins during an execution stops it, and then continues. If the
+// executing process was killed, the run waits until its lease ends. The rest of the plan is
+// executed later.
 func TestPruneAndRuns(t *testing.T) {
 	t.Parallel()
 	s, _ := newFleet(t)
@@ -53,7 +54,7 @@ func TestPruneAndRuns(t *testing.T) {
 	s.drops([]string{"a", "b"}, "plan", "--wait")
 	s.planner("prune", "--grace", "0s", "--max", "100%", "-o", file).exits(0)
 
-	// within executes the plan until it has sent the deletion of a repository.
+	// within executes the plan until it has requested the deletion of a repository.
 	within := func(name string, then func(execution *process)) {
 		held := make(chan struct{})
 		match := func(r registrytest.Request) bool {
@@ -80,8 +81,8 @@ func TestPruneAndRuns(t *testing.T) {
 	s.requirePruned("a", "b")
 }
 
-// TestPruneExecute: a plan is carried out once, however often and wherever it is executed, and a
-// process that was killed is continued.
+// TestPruneExecute: a plan is executed once, even if several processes execute it several times.
+// Another process continues after a kill.
 func TestPruneExecute(t *testing.T) {
 	t.Parallel()
 	s, _ := newFleet(t)
@@ -92,8 +93,8 @@ func TestPruneExecute(t *testing.T) {
 	_, err := s.destination.PushImage(prefix+"/osism/a", "stray", registrytest.Image{Version: "stray"})
 	require.NoError(t, err)
 
-	// Killed while the second repository is under way: its tag is deleted, and that was not
-	// recorded.
+	// The process is killed when it has deleted the tag of the second repository, and has not
+	// recorded that.
 	deletions := func(r registrytest.Request) bool { return r.Method == http.MethodDelete }
 	s.destination.ResetRequests()
 	held := make(chan struct{})

@@ -16,7 +16,7 @@ import (
 	"github.com/osism/skopeo-worker/worker/registrytest"
 )
 
-// showsPruning waits until the page Pruning has the text, and returns it.
+// showsPruning waits until the page Pruning contains the text, and returns the page.
 func showsPruning(t *testing.T, page, text string) (shown string) {
 	t.Helper()
 	require.Eventually(t, func() bool {
@@ -26,8 +26,8 @@ func showsPruning(t *testing.T, page, text string) (shown string) {
 	return shown
 }
 
-// TestPruneOnThePage: a plan is made, read and confirmed on the page, executed by planner serve, and
-// continued by the next one after a kill.
+// TestPruneOnThePage: a user makes, reads and confirms a plan on the page, planner serve executes
+// it, and the next planner serve continues after a kill.
 func TestPruneOnThePage(t *testing.T) {
 	t.Parallel()
 	s := newSite(t)
@@ -74,8 +74,8 @@ func TestPruneOnThePage(t *testing.T) {
 	serve.exits(0)
 }
 
-// TestPruneTermsOnThePage: a plan of the page keeps what it is to keep, and deletes what an entry kept
-// before it left the list, when it is made and when it is executed.
+// TestPruneTermsOnThePage: with the terms of the form, a plan keeps the tags of --keep, and deletes
+// tags that an entry kept before it left the list. This holds for making and for executing it.
 func TestPruneTermsOnThePage(t *testing.T) {
 	t.Parallel()
 	s := newSite(t)
@@ -113,8 +113,8 @@ func TestPruneTermsOnThePage(t *testing.T) {
 
 var prunePlan = regexp.MustCompile(`name="plan" value="([0-9a-f]+)"`)
 
-// TestPruneInTheFleet: of two processes with the page, one executes a plan; it stops for a run, can
-// be confirmed again after that, and is continued by the other process.
+// TestPruneInTheFleet: of two processes with the page, one executes a plan. It stops for a run.
+// After that, the plan can be confirmed again, and the other process continues it.
 func TestPruneInTheFleet(t *testing.T) {
 	t.Parallel()
 	s, _ := newFleet(t)
@@ -125,7 +125,7 @@ func TestPruneInTheFleet(t *testing.T) {
 	post(t, here+"/actions/prune", url.Values{"grace": {"0s"}, "max": {"100%"}})
 	confirmation := url.Values{"plan": {prunePlan.FindStringSubmatch(showsPruning(t, there, "to be confirmed"))[1]}, "tags": {"3"}}
 
-	// hold holds the deletion in a repository.
+	// hold delays the deletion in a repository.
 	hold := func(name string) (match registrytest.Match, let func()) {
 		held := make(chan struct{})
 		match = func(r registrytest.Request) bool {

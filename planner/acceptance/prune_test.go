@@ -18,7 +18,7 @@ import (
 	"github.com/osism/skopeo-worker/worker/registrytest"
 )
 
-// prunes are the tags that planner prune plans to delete.
+// prunes returns the tags that a plan of planner prune deletes.
 func (s *site) prunes(arguments ...string) (names []string) {
 	s.t.Helper()
 	s.destination.ResetRequests()
@@ -50,7 +50,7 @@ func isPlan(t *testing.T, text string) {
 	require.NoError(t, schema.Validate(value), text)
 }
 
-// TestPruneEdited: a plan that was edited is read strictly, with the line of each mistake.
+// TestPruneEdited: an edited plan is parsed strictly. The message has the line of each mistake.
 func TestPruneEdited(t *testing.T) {
 	t.Parallel()
 	s := newSite(t)
@@ -76,7 +76,7 @@ func TestPruneEdited(t *testing.T) {
 	}
 	require.Zero(t, s.destination.Count(registrytest.Any))
 
-	// One of two is taken out, with the lines about it.
+	// One of two tags is removed from the plan.
 	first, rest, _ := strings.Cut(string(text), `      - tag: "1"`)
 	_, rest, _ = strings.Cut(rest, `      - tag: "1.25"`)
 	require.NoError(t, os.WriteFile(file, []byte(first+`      - tag: "1.25"`+rest), 0o600))
@@ -86,8 +86,8 @@ func TestPruneEdited(t *testing.T) {
 	require.Equal(t, []string{"1", "3", "4"}, tags)
 }
 
-// TestPruneAlone: if a digest stays under another tag, its tag goes from destinations that are
-// known to delete a tag alone. At others, it stays.
+// TestPruneAlone: a tag whose digest stays under another tag is deleted only from destinations that
+// are known to delete a tag alone. Elsewhere it stays.
 func TestPruneAlone(t *testing.T) {
 	t.Parallel()
 	for variable, options := range map[string][]registrytest.Option{
@@ -125,7 +125,7 @@ func TestPruneAlone(t *testing.T) {
 	}
 }
 
-// TestPruneNamespace: the repositories of a namespace are named by the list.
+// TestPruneNamespace: the list names the repositories of its namespaces.
 func TestPruneNamespace(t *testing.T) {
 	t.Parallel()
 	s := newSite(t)
@@ -140,8 +140,8 @@ func TestPruneNamespace(t *testing.T) {
 	require.Equal(t, []string{prefix + "/osism/tool:2"}, s.prunes(all...))
 }
 
-// TestPrunePlan: what the source or the list has dropped is planned after the time of grace,
-// within the caps; what was not mirrored never is.
+// TestPrunePlan: dropped tags are planned after the time of grace, and within the caps. Tags that
+// were not mirrored are never planned.
 func TestPrunePlan(t *testing.T) {
 	t.Parallel()
 	s := newSite(t)
@@ -163,7 +163,7 @@ func TestPrunePlan(t *testing.T) {
 	require.Contains(t, s.planner("prune", "--grace", "0s").exits(1), "1 of 5 mirrored tags, more than --max 10%")
 	require.Empty(t, s.prunes(append(all, "--keep", "2$")...))
 
-	// Half of the list, by mistake.
+	// Half of the list is missing by mistake.
 	s.write("osism/other")
 	require.Equal(t, []string{prefix + "/osism/tool:2"}, s.prunes(all...), "the rest was dropped by no plan")
 	s.planner("mirror").exits(0)
@@ -174,7 +174,7 @@ func TestPrunePlan(t *testing.T) {
 	require.Equal(t, []string{prefix + "/osism/tool:2"}, s.prunes(all...), "the list has it again")
 	s.writeList("containers: []\n")
 	s.planner(append([]string{"prune"}, all...)...).exits(2)
-	// The list of another mirror, by mistake.
+	// The list is that of another mirror, by mistake.
 	another := filepath.Join(t.TempDir(), "another.yml")
 	require.NoError(t, os.WriteFile(another, []byte("containers: [nginx]\n"), 0o600))
 	require.Contains(t, s.with("MIRROR_SOURCE_URL", another).planner("prune").exits(2), "mirrors "+s.list+" to ")
@@ -183,7 +183,8 @@ func TestPrunePlan(t *testing.T) {
 	require.Empty(t, s.prunes(all...), "the source does not answer")
 }
 
-// TestPruneFloor: if a source suddenly lists few tags, nothing that was dropped before is planned.
+// TestPruneFloor: if a source suddenly lists few tags, no tag of it is planned, even if it was
+// dropped before.
 func TestPruneFloor(t *testing.T) {
 	t.Parallel()
 	s := newSite(t)
@@ -200,7 +201,7 @@ func TestPruneFloor(t *testing.T) {
 	require.Contains(t, said, "Nothing to delete")
 }
 
-// TestPruneKeep: what an entry keeps stays, also when the entry is lost.
+// TestPruneKeep: tags that an entry keeps stay, even if the list loses the entry.
 func TestPruneKeep(t *testing.T) {
 	t.Parallel()
 	s := newSite(t)

@@ -11,8 +11,8 @@ import (
 	"github.com/osism/skopeo-worker/worker/registrytest"
 )
 
-// TestUpstreamsThatMove: quay.io changes while it is listed, and has had enough of us
-// in the middle. Nothing fails, nothing is lost, and what is not wanted is not listed.
+// TestUpstreamsThatMove: quay.io changes while it is listed, and refuses requests halfway. Nothing
+// fails, nothing is lost, and tags that are not selected are not looked up.
 func TestUpstreamsThatMove(t *testing.T) {
 	t.Parallel()
 	const page = 4
@@ -57,7 +57,7 @@ func TestUpstreamsThatMove(t *testing.T) {
 	o.requireTags(o.Quay, "quirk/huge", huge[len(huge)-10:]...)
 	require.Equal(t, 3, o.Quay.Count(of("quirk/huge", listings)), "pages of 4, until there are 10")
 
-	// By itself, because all of the registry is closed meanwhile.
+	// This repository has a run of its own, because a 429 closes the whole registry.
 	limited := registrytest.Synthetic{Tags: registrytest.Numbered("%d", 2*page)}
 	require.NoError(t, o.Quay.AddSynthetic("quirk/limited", limited))
 	require.NoError(t, o.destination.AddSynthetic(prefix+"/quirk/limited", limited))

@@ -2,6 +2,6 @@
 
 package acceptance
 
-// raceFlag builds the commands as the tests are built: a race in one of them ends
-// it with an exit code that no test expects.
+// raceFlag builds the commands with the race detector if the tests have it. A race ends a command
+// with an exit code that no test expects.
 var raceFlag = []string{"-race"}

@@ -9,10 +9,10 @@ import (
 	"github.com/osism/skopeo-worker/shared/run"
 )
 
-// oldestBroker is the oldest nats-server that is not refused.
+// oldestBroker is the oldest supported version of nats-server.
 const oldestBroker = "2.14.4"
 
-// TestOldestBroker: all that is done with a broker works with the oldest one.
+// TestOldestBroker: everything works with the oldest supported broker.
 func TestOldestBroker(t *testing.T) {
 	t.Parallel()
 	s := newSite(t)

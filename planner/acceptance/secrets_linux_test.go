@@ -15,7 +15,7 @@ import (
 	"github.com/osism/skopeo-worker/shared/brokertest"
 )
 
-// planted are the secrets of a site, by where they were given.
+// planted are the secrets of a site, by the place where they were given.
 type planted map[string]string
 
 func plant() planted {
@@ -28,7 +28,7 @@ func plant() planted {
 	return p
 }
 
-// in returns which secrets show in a text, bare, in a URL or in base64.
+// in returns the secrets that a text contains, plain, in a URL or in base64.
 func (p planted) in(text string) (found []string) {
 	for place, secret := range p {
 		spellings := []string{secret, url.QueryEscape(secret), url.PathEscape(secret), strings.ReplaceAll(secret, "&", `\u0026`)}
@@ -54,11 +54,11 @@ func (p planted) except(places ...string) planted {
 	return others
 }
 
-// leaking are the repositories that fail because a registry shows secrets.
+// leaking are the repositories that fail because a registry repeats secrets.
 var leaking = []string{"osism/manifest", "osism/listing", "osism/layer", "osism/put", "osism/helper"}
 
-// TestSecretsStaySecret plants secrets in every place where they can be given, has
-// everybody who gets one show it, and searches what people and processes can see.
+// TestSecretsStaySecret puts secrets into every place that takes them. Everything that receives one
+// repeats it. Then the test searches all that users and processes can see.
 func TestSecretsStaySecret(t *testing.T) {
 	t.Parallel()
 	for name, admit := range map[string]func(n *nosy, o *server.Options){
@@ -114,7 +114,7 @@ func metricsAt(t *testing.T, address string) string {
 	return text.String()
 }
 
-// TestSecretsStaySecretOnOneMachine is the same for planner check, mirror and republish.
+// TestSecretsStaySecretOnOneMachine does the same with planner check, mirror and republish.
 func TestSecretsStaySecretOnOneMachine(t *testing.T) {
 	t.Parallel()
 	n := newNosy(t)

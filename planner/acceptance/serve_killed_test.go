@@ -13,8 +13,8 @@ import (
 	"github.com/osism/skopeo-worker/shared/run"
 )
 
-// killedIn confirms an action and kills the process when it has begun, and half is true. It
-// returns a new process, and the address of its page.
+// killedIn confirms an action, and kills the process when the action has begun and half returns
+// true. It returns a new process and the address of its page.
 func (s *site) killedIn(serve *process, page, action string, values url.Values, half func() bool) (*process, string) {
 	s.t.Helper()
 	go func() {
@@ -31,8 +31,8 @@ func (s *site) killedIn(serve *process, page, action string, values url.Values, 
 
 func atOnce() bool { return true }
 
-// TestServeKilledInRepublish: each image is mirrored or still a failure, and the page shows
-// that the run has not all of them.
+// TestServeKilledInRepublish: each image is mirrored or still a failure, and the page shows that
+// the run is incomplete.
 func TestServeKilledInRepublish(t *testing.T) {
 	t.Parallel()
 	const repositories = 60
@@ -79,7 +79,7 @@ func TestServeKilledInRepublish(t *testing.T) {
 	serve.exits(0)
 }
 
-// TestServeKilledInPlan: there is a whole new run or none, or one that the page calls
+// TestServeKilledInPlan: there is a complete new run, none, or one that the page shows as
 // interrupted.
 func TestServeKilledInPlan(t *testing.T) {
 	t.Parallel()
@@ -108,7 +108,7 @@ func TestServeKilledInPlan(t *testing.T) {
 	serve.exits(0)
 }
 
-// TestServeKilledInCancel: the run is cancelled or goes on, and the page shows which.
+// TestServeKilledInCancel: the run is cancelled or continues, and the page shows which.
 func TestServeKilledInCancel(t *testing.T) {
 	t.Parallel()
 	s := newSite(t)

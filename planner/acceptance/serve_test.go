@@ -22,7 +22,8 @@ import (
 	"github.com/osism/skopeo-worker/shared/run"
 )
 
-// never is a schedule whose next time no test sees. A mirror without runs is planned at once.
+// never is a schedule whose next time is after any test. A mirror without runs is still planned at
+// once.
 const never = "0 0 29 2 *"
 
 var pageURL = regexp.MustCompile(`serving the page" url=(http://\S+)/`)
@@ -47,7 +48,7 @@ func get(t *testing.T, url string) string {
 	return string(body)
 }
 
-// post confirms an action and returns the page that follows.
+// post confirms an action, and returns the page that follows.
 func post(t *testing.T, url string, values url.Values) string {
 	t.Helper()
 	response, err := http.PostForm(url, values)
@@ -59,8 +60,8 @@ func post(t *testing.T, url string, values url.Values) string {
 	return string(body)
 }
 
-// TestServeOnOneMachine: one command mirrors by itself, is looked at and steered by the
-// others and by its page, ends when it is asked to, and then continues its run.
+// TestServeOnOneMachine: planner serve mirrors by itself. Other commands and its page show and
+// control it. It ends on SIGTERM, and continues its run at the next start.
 func TestServeOnOneMachine(t *testing.T) {
 	t.Parallel()
 	s := newSite(t)
@@ -95,13 +96,13 @@ func TestServeOnOneMachine(t *testing.T) {
 	require.Equal(t, digest, report.Changes[0].To)
 	require.Contains(t, serve.all.String(), `msg="mirrored a new tag" image=`+s.source.Host()+"/osism/tool:1 ")
 
-	// By command: the running process mirrors.
+	// A command republishes, and the running process mirrors.
 	s.push("osism/missing", "1")
 	s.becomes(s.republish("--all"), run.StateDone)
 	s.requireMirrored("osism/missing")
 	require.Empty(t, s.failed())
 
-	// By the page.
+	// The page republishes.
 	s.write("osism/tool", "osism/missing", "osism/later")
 	require.Contains(t, post(t, page+"/actions/plan", nil), "Published run")
 	require.Eventually(t, func() bool { return len(s.failed()) == 1 }, patience, asking)
@@ -113,7 +114,7 @@ func TestServeOnOneMachine(t *testing.T) {
 	s.requireMirrored("osism/later")
 	serve.says(`msg="audit: action done" action=republish`)
 
-	// A run under way is left for the next process.
+	// The next process continues a run that is under way.
 	s.push("osism/tool", "3")
 	open := s.gate(blobs)
 	require.Contains(t, post(t, page+"/actions/plan", nil), "Published run")
@@ -131,7 +132,8 @@ func TestServeOnOneMachine(t *testing.T) {
 	serve.exits(0)
 }
 
-// TestRepublishOneImage: by command, by the page and by the API. The other failures stay.
+// TestRepublishOneImage republishes one image with the command, the page and the API. The other
+// failures stay.
 func TestRepublishOneImage(t *testing.T) {
 	t.Parallel()
 	s := newSite(t)
@@ -163,8 +165,8 @@ func TestRepublishOneImage(t *testing.T) {
 	serve.exits(0)
 }
 
-// TestVanished: a tag that the source does not list any more is reported once, and stays at
-// the destination.
+// TestVanished: a tag that the source no longer lists is reported once, and stays at the
+// destination.
 func TestVanished(t *testing.T) {
 	t.Parallel()
 	s, _ := newFleet(t)
@@ -191,7 +193,7 @@ func TestVanished(t *testing.T) {
 	require.Contains(t, changes(), "1 vanished.")
 }
 
-// TestServeWithBroker: with NATS_URL it plans and shows, and workers mirror.
+// TestServeWithBroker: with NATS_URL, planner serve plans and serves the page, and workers mirror.
 func TestServeWithBroker(t *testing.T) {
 	t.Parallel()
 	s, broker := newFleet(t)
@@ -220,7 +222,7 @@ func TestServeWithBroker(t *testing.T) {
 	s.requireMirrored("osism/tool")
 	require.NotContains(t, get(t, page+"/images"), "not looked at yet</span>")
 
-	// The list is away, which the page says, until somebody plans again.
+	// The list is unreachable. The page shows that until the list is planned again.
 	require.NoError(t, os.Rename(s.list, s.list+".away"))
 	require.Contains(t, post(t, page+"/actions/plan", nil), "Not done.")
 	require.Contains(t, get(t, page), "Planning failed")
@@ -264,7 +266,7 @@ func TestServeRefuses(t *testing.T) {
 	open.exits(0)
 }
 
-// receiver is a webhook, which refuses messages until it is mended.
+// receiver is a webhook that refuses messages until it is repaired.
 type receiver struct {
 	*httptest.Server
 	mended   atomic.Bool
@@ -297,9 +299,9 @@ func (r *receiver) events() []string {
 	return slices.Clone(r.received)
 }
 
-// TestServeNotifies: a run with failures is one message to each receiver, whatever the number
-// of processes that are killed meanwhile. One that is down is tried again, which the page
-// shows until it has the message.
+// TestServeNotifies: each receiver gets one message about a run with failures, even if processes
+// are killed meanwhile. A receiver that is down gets its message later; until then, the page shows
+// the problem.
 func TestServeNotifies(t *testing.T) {
 	t.Parallel()
 	s, _ := newFleet(t)

@@ -16,11 +16,10 @@ import (
 	"github.com/osism/skopeo-worker/worker/registrytest"
 )
 
-// prefix is the path below which the destination keeps the mirror.
+// prefix is the path of the mirror at the destination.
 const prefix = "mirror"
 
-// site is a source, a destination, a list, and what the processes know of
-// them.
+// site is a source, a destination, a list, and the environment of the processes.
 type site struct {
 	t                   *testing.T
 	source, destination *registrytest.Registry
@@ -28,7 +27,7 @@ type site struct {
 	env                 map[string]string
 }
 
-// newSite returns a site without a broker: what runs on it has an embedded one.
+// newSite returns a site without a broker, for processes with an embedded one.
 func newSite(t *testing.T, source ...registrytest.Option) *site {
 	t.Helper()
 	s := &site{
@@ -46,7 +45,7 @@ func newSite(t *testing.T, source ...registrytest.Option) *site {
 	return s
 }
 
-// newFleet returns a site with a broker that the processes share.
+// newFleet returns a site with a broker that its processes share.
 func newFleet(t *testing.T, source ...registrytest.Option) (*site, *brokertest.Server) {
 	t.Helper()
 	s, b := newSite(t, source...), brokertest.Start(t)
@@ -54,8 +53,7 @@ func newFleet(t *testing.T, source ...registrytest.Option) (*site, *brokertest.S
 	return s, b
 }
 
-// push stores single images in a repository of the source, and returns their
-// digests.
+// push stores single images in a repository of the source, and returns their digests.
 func (s *site) push(repository string, tags ...string) []string {
 	s.t.Helper()
 	var digests []string
@@ -67,7 +65,7 @@ func (s *site) push(repository string, tags ...string) []string {
 	return digests
 }
 
-// write makes the list: what the source holds under these names, repository[:tag].
+// write writes a list of repositories and tags of the source, repository[:tag].
 func (s *site) write(entries ...string) {
 	s.t.Helper()
 	text := "containers:\n"
@@ -82,7 +80,7 @@ func (s *site) writeList(text string) {
 	require.NoError(s.t, os.WriteFile(s.list, []byte(text), 0o600))
 }
 
-// with is the site with other variables, in pairs.
+// with returns the site with other variables, given in pairs.
 func (s *site) with(pairs ...string) *site {
 	other := *s
 	other.env = maps.Clone(s.env)
@@ -97,10 +95,10 @@ func (s *site) planner(arguments ...string) *process {
 	return start(s.t, s.env, "", "planner", arguments...)
 }
 
-// served is the site with an address for metrics, as a worker needs one.
+// served returns the site with an address for metrics, which a worker needs.
 func (s *site) served() *site { return s.with("METRICS_ADDR", "127.0.0.1:0") }
 
-// worker starts a worker and waits until it takes chunks.
+// worker starts a worker, and waits until it takes chunks.
 func (s *site) worker() *process {
 	s.t.Helper()
 	p := start(s.t, s.served().env, "", "worker")
@@ -108,7 +106,7 @@ func (s *site) worker() *process {
 	return p
 }
 
-// plan publishes the list and returns the run's id.
+// plan publishes the list, and returns the id of the run.
 func (s *site) plan() string {
 	s.t.Helper()
 	return runID(s.t, s.planner("plan").exits(0))
@@ -116,7 +114,7 @@ func (s *site) plan() string {
 
 var id = regexp.MustCompile(`\b\d{8}-\d{6}-\d{3}-[0-9a-f]{4}\b`)
 
-// runID finds the id of the run that a planner speaks of.
+// runID returns the id of the run in the output of planner.
 func runID(t *testing.T, said string) string {
 	t.Helper()
 	found := id.FindString(said)
@@ -124,7 +122,7 @@ func runID(t *testing.T, said string) string {
 	return found
 }
 
-// status is what planner status says of a run, or of the newest one.
+// status returns the status of a run, or of the newest one.
 func (s *site) status(run ...string) (status run.Status) {
 	s.t.Helper()
 	p := s.planner(append([]string{"status", "-o", "json"}, run...)...)
@@ -133,13 +131,13 @@ func (s *site) status(run ...string) (status run.Status) {
 	return status
 }
 
-// becomes waits until the run is in the state.
+// becomes waits until the run has the state.
 func (s *site) becomes(run, state string) {
 	s.t.Helper()
 	require.Eventually(s.t, func() bool { return s.status(run).State == state }, patience, asking, "run %s is never %s", run, state)
 }
 
-// failedImage and failedRepository are the contract of planner failed -o json.
+// failedImage and failedRepository are the format of planner failed -o json on which scripts rely.
 type failedImage struct {
 	Source, Destination, Reason string
 	Attempts                    int
@@ -152,7 +150,7 @@ type failedRepository struct {
 	Images                    []failedImage
 }
 
-// failed is what planner failed says.
+// failed returns the output of planner failed.
 func (s *site) failed() (records []failedRepository) {
 	s.t.Helper()
 	p := s.planner("failed", "-o", "json")
@@ -161,14 +159,14 @@ func (s *site) failed() (records []failedRepository) {
 	return records
 }
 
-// republish delivers failures again and returns the run's id.
+// republish republishes failures, and returns the id of the run.
 func (s *site) republish(arguments ...string) string {
 	s.t.Helper()
 	return runID(s.t, s.planner(append([]string{"republish"}, arguments...)...).exits(0))
 }
 
-// requireMirrored checks that every tag of the source's repositories is at the
-// destination, whole and with its digest.
+// requireMirrored checks that every tag of the repositories is complete at the destination, with
+// its digest.
 func (s *site) requireMirrored(repositories ...string) {
 	s.t.Helper()
 	for _, repository := range repositories {
@@ -186,7 +184,7 @@ func (s *site) requireMirrored(repositories ...string) {
 	}
 }
 
-// gate holds up the matching requests to the source until it is opened.
+// gate delays matching requests to the source until it is opened.
 func (s *site) gate(match registrytest.Match) (open func()) {
 	held := make(chan struct{})
 	remove := s.source.Inject(registrytest.Fault{Match: match, Gate: held})
@@ -196,7 +194,7 @@ func (s *site) gate(match registrytest.Match) (open func()) {
 	}
 }
 
-// waitFor waits until the source has seen a request.
+// waitFor waits until the source has received a matching request.
 func (s *site) waitFor(match registrytest.Match) { s.t.Helper(); waitFor(s.t, s.source, match) }
 
 func waitFor(t *testing.T, r *registrytest.Registry, match registrytest.Match) {

@@ -20,7 +20,7 @@ func TestTagsFollowTheSource(t *testing.T) {
 	s.planner("plan", "--wait").exits(0)
 	s.requireMirrored("osism/tool", "osism/index")
 
-	// An alias of what the destination has is tagged there.
+	// The new tag of a digest at the destination is only tagged.
 	require.NoError(t, s.source.Tag("osism/tool", "latest", digests[1]))
 	require.NoError(t, s.source.Tag("osism/index", "latest", index))
 	s.source.ResetRequests()
@@ -29,7 +29,7 @@ func TestTagsFollowTheSource(t *testing.T) {
 	require.Zero(t, s.source.Pulls())
 	require.Equal(t, run.Tally{Total: 5, Tagged: 2, Unchanged: 3}, s.status().Images)
 
-	// A tag that has moved to something new is refreshed, at the cost of that.
+	// A tag that has moved to a new digest is copied, and only that is pulled.
 	_, err = s.source.PushImage("osism/tool", "latest", registrytest.Image{Version: "3"})
 	require.NoError(t, err)
 	s.source.ResetRequests()

@@ -19,8 +19,8 @@ import (
 	"github.com/osism/skopeo-worker/shared/subject"
 )
 
-// buildNewer makes a folder with the commands of a version to come: all that they have of
-// it is the version of their messages.
+// buildNewer returns a folder with commands of a future version, which differ only in the version
+// of their messages.
 func buildNewer(t *testing.T) string {
 	t.Helper()
 	now, err := filepath.Abs("../../shared/message/chunk.go")
@@ -46,7 +46,7 @@ func buildNewer(t *testing.T) string {
 	return into
 }
 
-// fire makes the one schedule of the workers due now.
+// fire makes the only schedule of the workers due.
 func fire(t *testing.T, b *broker.Broker) {
 	t.Helper()
 	schedule, err := b.Stream.GetLastMsgForSubject(t.Context(), subject.Later+".>")
@@ -54,8 +54,8 @@ func fire(t *testing.T, b *broker.Broker) {
 	require.NoError(t, b.Fire(t.Context(), schedule))
 }
 
-// TestUpgradeAndRollbackInMidRun: the planner is upgraded before the workers, the
-// workers are rolled back with a chunk half done, and upgraded again.
+// TestUpgradeAndRollbackInMidRun upgrades the planner before the workers, rolls the workers back
+// during a chunk, and upgrades them again.
 func TestUpgradeAndRollbackInMidRun(t *testing.T) {
 	t.Parallel()
 	newer := buildNewer(t)
@@ -103,7 +103,7 @@ func TestUpgradeAndRollbackInMidRun(t *testing.T) {
 	require.Equal(t, 4, s.source.Pulls())
 	require.Equal(t, run.Tally{Total: 4, Copied: 4}, s.status(id).Images)
 
-	// And an older planner's run.
+	// The newer workers also mirror a run of an older planner.
 	s.planner("plan", "--wait").exits(0)
 	require.Equal(t, run.Tally{Total: 4, Unchanged: 4}, s.status().Images)
 }

@@ -9,7 +9,8 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// TestJSONIsVisible: it says the same, and nothing in it steers a terminal.
+// TestJSONIsVisible: escaped JSON has the same value, and contains nothing that controls a
+// terminal.
 func TestJSONIsVisible(t *testing.T) {
 	want := map[string]string{"text": "grün \x1b[2J\u009b31m\u202e\x7f\u2028 \U000e0001 <&> \n 日本 \ufeff"}
 	var out, lines strings.Builder

@@ -15,12 +15,12 @@ import (
 )
 
 var (
-	// function is package.Function or package.Type.Method in backticks.
+	// function matches package.Function or package.Type.Method in backticks.
 	function = regexp.MustCompile("`([a-z]+)\\.(?:(\\w+)\\.)?([A-Za-z]\\w*)`")
 	root     = filepath.Join("..", "..")
 )
 
-// functions returns the functions of a package, a method as Type.Method.
+// functions returns the functions of a package, and its methods as Type.Method.
 func functions(t *testing.T, name string) map[string]bool {
 	t.Helper()
 	found := map[string]bool{}
@@ -40,7 +40,7 @@ func functions(t *testing.T, name string) map[string]bool {
 	return found
 }
 
-// receiver returns "Type." of a method, and nothing of a function.
+// receiver returns "Type." for a method and "" for a function.
 func receiver(f *ast.FuncDecl) string {
 	if f.Recv == nil {
 		return ""
@@ -56,8 +56,7 @@ func receiver(f *ast.FuncDecl) string {
 	return name.Name + "."
 }
 
-// TestArchitecture: the way of one chunk in docs/architecture.md leads through functions
-// that exist.
+// TestArchitecture: the functions that docs/architecture.md names on the way of a chunk exist.
 func TestArchitecture(t *testing.T) {
 	text, err := os.ReadFile(filepath.Join(root, "docs", "architecture.md"))
 	require.NoError(t, err)
@@ -80,7 +79,7 @@ func TestArchitecture(t *testing.T) {
 	}
 }
 
-// TestStreams: the table in docs/architecture.md has every stream and bucket that the code names.
+// TestStreams: the table in docs/architecture.md lists every stream and bucket in the code.
 func TestStreams(t *testing.T) {
 	text, err := os.ReadFile(filepath.Join(root, "docs", "architecture.md"))
 	require.NoError(t, err)

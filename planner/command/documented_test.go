@@ -16,20 +16,20 @@ import (
 )
 
 var (
-	// fenced is a block of shell in a page, and quoted is code in a line.
+	// fenced matches a block of shell commands in a page, and quoted matches inline code.
 	fenced = regexp.MustCompile("(?ms)^```(?:sh|bash|console)\n(.*?)^```$")
 	quoted = regexp.MustCompile("`([^`\n]+)`")
-	// called is a command of ours with its arguments, up to what the shell does with it.
+	// called matches one of our commands with its arguments, up to a metacharacter of the shell.
 	called = regexp.MustCompile(`(?:^|[ ;&|(/'"])(planner|worker)((?: +[^ \n#;&|>)'"]+)*)`)
-	// contained is a command of ours in an image.
+	// contained matches one of our commands in a container.
 	contained = regexp.MustCompile(`--entrypoint (\S+) \S+`)
-	// begins is a command of ours at the start of code in a line, which may set variables.
+	// begins matches one of our commands at the start of inline code, after optional variables.
 	begins = regexp.MustCompile(`^(?:[A-Z_]+=\S* )*(?:planner|worker) `)
-	// commented is a comment of the shell.
+	// commented matches a comment of the shell.
 	commented = regexp.MustCompile(`(?m)(^|\s)#.*$`)
 )
 
-// commands returns the commands of ours that a page shows, in blocks and in lines.
+// commands returns our commands in the blocks and the inline code of a page.
 func commands(page string) [][]string {
 	var code []string
 	for _, found := range fenced.FindAllStringSubmatch(page, -1) {
@@ -51,7 +51,7 @@ func commands(page string) [][]string {
 	return all
 }
 
-// accepts returns an error if a command line has a command or a flag that does not exist.
+// accepts returns an error if a command or a flag of a command line does not exist.
 func accepts(root *cobra.Command, arguments []string) error {
 	c, rest, err := root.Find(arguments)
 	if err != nil {
@@ -65,7 +65,7 @@ func accepts(root *cobra.Command, arguments []string) error {
 	return nil
 }
 
-// TestDocumentedCommands: the commands that pages show exist, with their flags.
+// TestDocumentedCommands: the commands in pages exist, and so do their flags.
 func TestDocumentedCommands(t *testing.T) {
 	pages, err := filepath.Glob(filepath.Join(root, "docs", "*.md"))
 	require.NoError(t, err)

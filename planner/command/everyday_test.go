@@ -22,8 +22,8 @@ import (
 
 var quiet = slog.New(slog.DiscardHandler)
 
-// execute runs a command line, and returns what it prints, with the message of its error at
-// the end, and its exit code.
+// execute runs a command line. It returns the output, with the error message at its end, and the
+// exit code.
 func execute(t *testing.T, arguments ...string) (string, int) {
 	t.Helper()
 	var out bytes.Buffer
@@ -35,7 +35,7 @@ func execute(t *testing.T, arguments ...string) (string, int) {
 	return out.String() + Message(err), exit.Code(err)
 }
 
-// TestNoStore: a command that reads makes no store, and says that there is none.
+// TestNoStore: a command that only reads creates no store, and reports that there is none.
 func TestNoStore(t *testing.T) {
 	for _, arguments := range [][]string{
 		{"status"}, {"status", "--watch"}, {"failed"}, {"changes"}, {"cancel"}, {"forget", "--left-list"}, {"republish", "--all"},
@@ -49,7 +49,7 @@ func TestNoStore(t *testing.T) {
 	}
 }
 
-// TestHelp: usage and flags come first, then the variables that the command reads, and no others.
+// TestHelp: help shows usage and flags first, then exactly the variables that the command reads.
 func TestHelp(t *testing.T) {
 	for _, c := range New().Commands() {
 		help, code := execute(t, c.Name(), "--help")
@@ -108,8 +108,8 @@ func TestNearMissesAreNamed(t *testing.T) {
 	require.NotContains(t, said, "CHUNKSIZE")
 }
 
-// TestReadyBeforeItPublishes: without skopeo, nothing is published or served, and no
-// store is made.
+// TestReadyBeforeItPublishes: without skopeo, a command publishes and serves nothing, and creates
+// no store.
 func TestReadyBeforeItPublishes(t *testing.T) {
 	dir := t.TempDir()
 	list, torn, store := filepath.Join(dir, "list.yml"), filepath.Join(dir, "auth.json"), filepath.Join(dir, "data")
@@ -137,7 +137,8 @@ func TestReadyBeforeItPublishes(t *testing.T) {
 	}
 }
 
-// TestMirrorAsJSON: standard output is JSON, a status a line, and the last one is over.
+// TestMirrorAsJSON: standard output has one status per line as JSON. In the last one, the run is
+// over.
 func TestMirrorAsJSON(t *testing.T) {
 	r := registrytest.New(t)
 	_, err := r.PushImage("team/app", "1", registrytest.Image{})
@@ -185,7 +186,7 @@ func TestMirrorAsJSON(t *testing.T) {
 	require.Contains(t, said, "expected auto, always or never")
 }
 
-// keep stores a run with a failure of its second chunk, and returns the URL of the broker.
+// keep stores a run with a failure in its second chunk, and returns the URL of the broker.
 func keep(t *testing.T, name string) string {
 	t.Helper()
 	server := brokertest.Start(t)
@@ -200,7 +201,8 @@ func keep(t *testing.T, name string) string {
 	return server.URL()
 }
 
-// TestCompletion: the shell proposes runs, and repositories with failures. It gets no error.
+// TestCompletion: the shell proposes runs, and repositories with failures. It never prints an
+// error.
 func TestCompletion(t *testing.T) {
 	url := keep(t, "nightly")
 	t.Setenv("MIRROR_NAME", "nightly")
@@ -253,8 +255,8 @@ func TestNamesAreListed(t *testing.T) {
 	require.Equal(t, "wrong usage: no failures of chunk 99 are recorded under the name nightly; planner failed lists them", said)
 }
 
-// TestCheckAccess: whether the list, the broker and the registries can be used is shown in
-// lines of their own, and is the exit code.
+// TestCheckAccess: the output has a line for the list, the broker and each registry. The exit code
+// states whether all can be used.
 func TestCheckAccess(t *testing.T) {
 	r := registrytest.New(t, registrytest.WithBasicAuth("user", "password"))
 	server := brokertest.Start(t)

@@ -15,7 +15,7 @@ import (
 	worker "github.com/osism/skopeo-worker/worker/command"
 )
 
-// TestSameCodes: the planner and the worker end with the same code for the same error.
+// TestSameCodes: the planner and the worker have the same exit code for the same error.
 func TestSameCodes(t *testing.T) {
 	list := filepath.Join(t.TempDir(), "list.yml")
 	require.NoError(t, os.WriteFile(list, []byte("containers: [nginx]"), 0o600))
@@ -39,7 +39,7 @@ func TestSameCodes(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			code := func(command *cobra.Command, arguments ...string) int {
-				// A command takes its environment out of the process.
+				// A command removes variables from the environment of the process.
 				t.Setenv("MIRROR_SOURCE_URL", list)
 				t.Setenv("MIRROR_DEST_URL", "127.0.0.1:5000")
 				t.Setenv("METRICS_ADDR", "127.0.0.1:0")

@@ -12,8 +12,8 @@ import (
 	"github.com/osism/skopeo-worker/shared/subject"
 )
 
-// TestIsIdle: nothing is pruned while any run to the destination has a chunk, though a newer one
-// is over, another mirror name has planned it, or it was cancelled.
+// TestIsIdle: nothing is pruned while a run to the destination has a chunk, even if a newer run is
+// over, if another mirror name has planned it, or if it was cancelled.
 func TestIsIdle(t *testing.T) {
 	const here, there = "registry.example.com/mirror", "other.example.com/mirror"
 	for name, c := range map[string]struct {

@@ -17,7 +17,7 @@ var (
 	anyCode = regexp.MustCompile("(?ms)^```.*?^```$")
 )
 
-// anchors returns the anchors that GitHub makes of the headings of a page.
+// anchors returns the anchors that GitHub generates for the headings of a page.
 func anchors(page string) map[string]bool {
 	found := map[string]bool{}
 	for _, h := range heading.FindAllStringSubmatch(anyCode.ReplaceAllString(page, ""), -1) {
@@ -34,7 +34,7 @@ func anchors(page string) map[string]bool {
 	return found
 }
 
-// TestLinks: links from one page to another lead to a file, and to a heading in it.
+// TestLinks: each link between pages leads to an existing file and heading.
 func TestLinks(t *testing.T) {
 	pages, err := filepath.Glob(filepath.Join(root, "docs", "*.md"))
 	require.NoError(t, err)

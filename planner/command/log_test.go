@@ -11,8 +11,8 @@ import (
 	"github.com/osism/skopeo-worker/shared/config"
 )
 
-// TestFollowedLog: a record at info is one line while a run is followed on a terminal. Before, after
-// and elsewhere it is written in full, and so are warnings.
+// TestFollowedLog: while a run is followed on a terminal, a record at level info is a short line.
+// Warnings are complete, and so are records at other times or elsewhere.
 func TestFollowedLog(t *testing.T) {
 	var out bytes.Buffer
 	said := func() string {

@@ -8,8 +8,8 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// TestMistakes: each mistake that users make is one line that names what to change. Nothing is
-// published, and no store is made.
+// TestMistakes: the message for each common mistake is one line that names what to change. Nothing
+// is published, and no store is created.
 func TestMistakes(t *testing.T) {
 	dir := t.TempDir()
 	file := func(name, text string) string {

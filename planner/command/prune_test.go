@@ -10,7 +10,7 @@ import (
 	"github.com/osism/skopeo-worker/shared/brokertest"
 )
 
-// TestNow: a clock that is ahead of the broker's ends no time of grace.
+// TestNow: if the clock of this machine is ahead of the broker's, no time of grace ends early.
 func TestNow(t *testing.T) {
 	se := &session{Broker: brokertest.Embedded(t)}
 	var said strings.Builder

@@ -14,7 +14,7 @@ import (
 	"github.com/osism/skopeo-worker/shared/selection"
 )
 
-// planOf prepares a plan of a list under an environment.
+// planOf prepares a plan of a list with environment variables.
 func planOf(t *testing.T, text string, environment map[string]string) (*planned, error) {
 	t.Helper()
 	file := filepath.Join(t.TempDir(), "list.yml")
@@ -43,7 +43,7 @@ func TestVariablesSelect(t *testing.T) {
 		require.Equal(t, want, p.chunks[0].Entries[i].Selection)
 	}
 
-	// Another selection is another plan: an unfinished one must not go on in its place.
+	// A different selection makes a different plan, so that the unfinished run does not continue.
 	fingerprints := map[string]string{}
 	for variable, value := range all {
 		one, err := planOf(t, text, map[string]string{variable: value})
@@ -72,7 +72,7 @@ func TestBadVariablesAreNamed(t *testing.T) {
 	require.ErrorContains(t, err, `LIMIT="many": expected a whole number, 0 or more`)
 }
 
-// TestPublished: chunks that are not due at once have a time.
+// TestPublished: the output has the time of the last chunk if that is not due at once.
 func TestPublished(t *testing.T) {
 	for interval, want := range map[string]string{
 		"0s": "Published run r1: 2 entries in 2 chunks.\n",

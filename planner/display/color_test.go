@@ -11,10 +11,11 @@ import (
 	"github.com/osism/skopeo-worker/shared/run"
 )
 
-// plain takes the colors out of a text.
+// plain removes the colors from a text.
 var plain = strings.NewReplacer("\x1b[31m", "", "\x1b[32m", "", "\x1b[33m", "", "\x1b[0m", "")
 
-// TestStatusColors: lines that need attention are colored, as a whole, and say the same without.
+// TestStatusColors: lines that need attention are colored as a whole. Without colors, the text is
+// the same.
 func TestStatusColors(t *testing.T) {
 	until := now.Add(time.Minute)
 	status := run.Status{

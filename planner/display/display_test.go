@@ -13,7 +13,7 @@ import (
 	"github.com/osism/skopeo-worker/shared/run"
 )
 
-// now is 14:00 where the tests believe to be.
+// now is 14:00 in the time zone of the tests.
 var now = time.Date(2026, 3, 1, 13, 0, 0, 0, time.UTC)
 
 func TestMain(m *testing.M) {

@@ -20,7 +20,7 @@ var busy = run.Status{
 	Bytes:  3 << 29,
 }
 
-// follower is one with a clock that only the test moves.
+// follower returns a follower with a clock that the test moves.
 func follower(out *strings.Builder, terminal bool, width *int, clock *time.Time) *Follower {
 	f := newFollower(out, colorNever, nil)
 	if terminal {
@@ -73,8 +73,8 @@ func TestImagesUnderWay(t *testing.T) {
 	require.True(t, strings.HasSuffix(shown(s, 79), "\n  and 2 more"))
 }
 
-// TestProgress: it is by images, an estimate until all chunks are resolved, and whole only at
-// the end.
+// TestProgress: progress counts images. It is an estimate until all chunks are resolved, and
+// reaches 100 % only at the end.
 func TestProgress(t *testing.T) {
 	percent := func(s run.Status) string { return view{Status: s, now: now, pace: &estimate.Pace{}}.percent() }
 	require.Equal(t, "28%", percent(run.Status{State: run.StateRunning, Chunks: run.Chunks{Total: 1, Running: 1}, Images: run.Tally{Total: 161, Copied: 46}}))
@@ -90,7 +90,7 @@ func TestProgress(t *testing.T) {
 	require.Equal(t, "0%", percent(run.Status{State: run.StateWaiting, Chunks: run.Chunks{Total: 4, Waiting: 4}, Unresolved: 4}))
 }
 
-// TestTimeLeft is by budget and by speed, whichever takes longer.
+// TestTimeLeft: the time left is by budget or by speed, whichever is longer.
 func TestTimeLeft(t *testing.T) {
 	s := run.Status{State: run.StateRunning, Chunks: run.Chunks{Total: 2, Running: 2}, Images: run.Tally{Total: 100, Copied: 40}}
 	v := view{Status: s, now: now, pace: &estimate.Pace{}}

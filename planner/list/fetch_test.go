@@ -23,12 +23,12 @@ import (
 
 const body = "containers:\n- nginx\n"
 
-// impatient retries at once.
+// impatient returns a fetcher that retries at once.
 func impatient() list.Fetcher {
 	return list.Fetcher{Backoff: func(int) time.Duration { return 0 }}
 }
 
-// serve answers each request with the next handler, and then with the last.
+// serve answers each request with the next handler, and all further requests with the last one.
 func serve(t *testing.T, handlers ...http.HandlerFunc) (*httptest.Server, *atomic.Int32) {
 	var requests atomic.Int32
 	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
@@ -62,7 +62,7 @@ func reset(w http.ResponseWriter, _ *http.Request) {
 	}
 }
 
-// hang answers nothing until the client has gone.
+// hang does not answer until the client disconnects.
 func hang(_ http.ResponseWriter, r *http.Request) { <-r.Context().Done() }
 
 func stall(w http.ResponseWriter, r *http.Request) {
@@ -71,7 +71,7 @@ func stall(w http.ResponseWriter, r *http.Request) {
 	<-r.Context().Done()
 }
 
-// withSecrets puts user information and a query on a server's address.
+// withSecrets adds user information and a query to the URL of a server.
 func withSecrets(address string) string {
 	return strings.Replace(address, "://", "://user:s3cret@", 1) + "/list.yml?token=s3cret"
 }

@@ -9,8 +9,8 @@ import (
 	"github.com/osism/skopeo-worker/shared/selection"
 )
 
-// TestForeignLists: the configuration of another tool is recognised by its name, and the
-// message shows how a list looks.
+// TestForeignLists: the message names the tool of a foreign configuration, and shows an example of
+// a list.
 func TestForeignLists(t *testing.T) {
 	for text, tool := range map[string]string{
 		"version: 1\ncreds: []\ndefaults: {parallel: 2}\nsync:\n  - source: alpine\n    target: registry:5000/alpine\n    type: repository\n":              "regsync",
@@ -28,7 +28,7 @@ func TestForeignLists(t *testing.T) {
 		require.EqualError(t, err, "list.yml: this is a configuration of "+tool+"; "+example)
 		require.ErrorIs(t, err, ErrBadList)
 	}
-	// What is of no tool is described as it is, and the example is shown, too.
+	// A document of no known tool is described, with the example.
 	for text, problem := range map[string]string{
 		"version: 1\n":              `list.yml: the key "containers" is missing; `,
 		"images: [a]\n":             `list.yml: the key "containers" is missing; is "images" in line 1 meant?; `,
@@ -42,10 +42,10 @@ func TestForeignLists(t *testing.T) {
 	}
 	dest, err := reference.ParseDestination("registry.example.com/mirror")
 	require.NoError(t, err)
-	// A list is a list, whatever else is in it.
+	// A list may have other keys.
 	_, err = Parse([]byte("sync: []\nservices: {}\ncontainers: [nginx]\n"), "list.yml", dest, selection.Selection{})
 	require.NoError(t, err)
-	// The example is one.
+	// The example is a valid list.
 	_, err = Parse([]byte(example[len("a list looks like this:"):]), "list.yml", dest, selection.Selection{})
 	require.NoError(t, err)
 }

@@ -72,7 +72,7 @@ containers:
 	}
 }
 
-// TestLacks: each tag that the list does not mirror has the true reason.
+// TestLacks: the reason is right for each tag that the list does not mirror.
 func TestLacks(t *testing.T) {
 	destination, err := reference.ParseDestination("registry.example/hub")
 	require.NoError(t, err)

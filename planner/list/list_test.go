@@ -85,7 +85,8 @@ func TestParseWarnsOfDuplicates(t *testing.T) {
 	}, l.Warnings)
 }
 
-// TestKeepOfARepository: what one entry of a repository keeps, the others keep, too.
+// TestKeepOfARepository: tags that one entry of a repository keeps are kept by its other entries,
+// too.
 func TestKeepOfARepository(t *testing.T) {
 	l, err := list.Parse([]byte("containers:\n- {image: a, keep: lts, tags: {include: v1}}\n- {image: a, keep: [x, lts], tags: {include: v2}}\n- 'a:1'\n- {image: a, tags: {include: v1}}\n- b"), "s", dest, selection.Selection{})
 	require.NoError(t, err)
@@ -193,7 +194,7 @@ func TestParseRefuses(t *testing.T) {
 	}
 }
 
-// bomb is a "billion laughs": nine levels of nine aliases each.
+// bomb returns a "billion laughs" document: nine levels of nine aliases each.
 func bomb() string {
 	var b strings.Builder
 	b.WriteString("l0: &l0 [a, a, a, a, a, a, a, a, a]\n")
@@ -203,7 +204,7 @@ func bomb() string {
 	return b.String()
 }
 
-// utf16Text is little-endian, as Windows writes it.
+// utf16Text returns little-endian UTF-16, as Windows programs write it.
 func utf16Text(s string) string {
 	var b []byte
 	for _, unit := range utf16.Encode([]rune(s)) {

@@ -17,8 +17,8 @@ func repository(host string, paths ...string) (all []reference.Repository) {
 	return all
 }
 
-// TestExpand: the repositories stand at the place of their namespace, those with entries of
-// their own keep them, and none is mirrored to the place of another.
+// TestExpand: the repositories of a namespace take its position in the list. Repositories with
+// entries of their own keep them, and no two repositories get the same destination.
 func TestExpand(t *testing.T) {
 	l, err := list.Parse([]byte(`containers:
 - quay.io/a/first
@@ -71,7 +71,7 @@ func TestExpand(t *testing.T) {
 	}
 }
 
-// TestCrowdedDestination: what appears upstream takes the place of nothing.
+// TestCrowdedDestination: a new repository upstream does not take the destination of another one.
 func TestCrowdedDestination(t *testing.T) {
 	l, err := list.Parse([]byte("containers: [quay.io/team/app, ghcr.io/team/*, 'docker.io/team/*']"), "s", dest, selection.Selection{})
 	require.NoError(t, err)
@@ -84,8 +84,8 @@ func TestCrowdedDestination(t *testing.T) {
 	}, expanded.Warnings)
 }
 
-// TestItself: nothing is mirrored to its own place, and what a mirror has put into a namespace is
-// not mirrored again from there.
+// TestItself: nothing is mirrored to itself, and repositories that a mirror has put into a
+// namespace are not mirrored again.
 func TestItself(t *testing.T) {
 	const host = "127.0.0.1:5000" // of dest, with the prefix mirror
 	_, err := list.Parse([]byte("containers:\n- "+host+"/mirror/a:1\n- image: "+host+"/mirror/b\n  destination: b\n- image: "+host+"/mirror/team/*\n  destination: team\n"), "s", dest, selection.Selection{})

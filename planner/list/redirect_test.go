@@ -17,7 +17,7 @@ import (
 	"github.com/osism/skopeo-worker/planner/list"
 )
 
-// origin serves a redirect as https://example.com, and returns a fetcher that gets there.
+// origin serves a redirect as https://example.com. It returns a fetcher that connects there.
 func origin(t *testing.T, location *string) list.Fetcher {
 	t.Helper()
 	server := httptest.NewTLSServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { redirect(*location)(w, r) }))
@@ -30,7 +30,7 @@ func origin(t *testing.T, location *string) list.Fetcher {
 	return f
 }
 
-// inside counts the requests to a server of this machine, by TLS or without.
+// inside counts the requests to a server on this machine, with or without TLS.
 func inside(t *testing.T, serve func(http.Handler) *httptest.Server) (port string, requests *atomic.Int32) {
 	t.Helper()
 	requests = new(atomic.Int32)
@@ -74,14 +74,14 @@ func TestRedirectsThatAreRefused(t *testing.T) {
 	require.Zero(t, plainRequests.Load())
 	require.Zero(t, secureRequests.Load())
 
-	// Which works.
+	// The suggested URL works.
 	data, err := impatient().Fetch(t.Context(), "http://127.0.0.1:"+plain)
 	require.NoError(t, err)
 	require.Equal(t, body, string(data))
 }
 
-// TestRedirectsFromHTTP: without TLS all are as free as the operator has made them, but for
-// what only this machine or its cloud can reach.
+// TestRedirectsFromHTTP: a redirect from an http URL may lead anywhere except to addresses that
+// only this machine or its cloud can reach.
 func TestRedirectsFromHTTP(t *testing.T) {
 	port, requests := inside(t, httptest.NewServer)
 	var location string
@@ -115,7 +115,7 @@ func TestRedirectsFromHTTP(t *testing.T) {
 	}
 }
 
-// TestRedirectOnItsHost: a list in this machine's network may move on its server.
+// TestRedirectOnItsHost: a server in the network of this machine may redirect to itself.
 func TestRedirectOnItsHost(t *testing.T) {
 	server := httptest.NewTLSServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		user, _, _ := r.BasicAuth()
@@ -135,7 +135,8 @@ func TestRedirectOnItsHost(t *testing.T) {
 	require.NoError(t, err)
 }
 
-// TestRedirectsByProxy: where it connects cannot be seen, and what is known of the host can.
+// TestRedirectsByProxy: the address to which a proxy connects is unknown, but the host can be
+// checked.
 func TestRedirectsByProxy(t *testing.T) {
 	var location string
 	var asked atomic.Pointer[string]

@@ -24,7 +24,7 @@ func schema(t *testing.T) *jsonschema.Schema {
 	return compiled
 }
 
-// values are what a schema sees of a YAML document.
+// values converts a YAML document to the values that a schema validates.
 func values(t *testing.T, text string) any {
 	t.Helper()
 	var v any
@@ -36,7 +36,7 @@ func values(t *testing.T, text string) any {
 	return v
 }
 
-// TestSchema: the parser accepts and refuses what the schema does.
+// TestSchema: the parser and the schema accept and refuse the same lists.
 func TestSchema(t *testing.T) {
 	compiled := schema(t)
 	judge := func(t *testing.T, text string) (bySchema, byParser error) {
@@ -114,7 +114,7 @@ func TestSchema(t *testing.T) {
 		require.Error(t, bySchema, text)
 		require.ErrorIs(t, byParser, list.ErrBadList, text)
 	}
-	// What a schema can't say: the parser is stricter, never more lenient.
+	// The parser also refuses mistakes that a schema cannot express.
 	for _, text := range []string{
 		"containers: [yes]",
 		"containers: [a, quay.io/library/a]",
@@ -132,8 +132,8 @@ func TestSchema(t *testing.T) {
 	}
 }
 
-// TestSchemaInAnEditor: it shows no mistake in a valid list, and explains
-// every key with an example.
+// TestSchemaInAnEditor: the schema reports no mistake in a valid list, and describes every key with
+// an example.
 func TestSchemaInAnEditor(t *testing.T) {
 	data, err := os.ReadFile("testdata/osism.yml")
 	require.NoError(t, err)
@@ -170,7 +170,7 @@ func TestSchemaInAnEditor(t *testing.T) {
 	require.Greater(t, len(seen), 15)
 }
 
-// TestDocumentedLists: what docs/list.md shows can be used as it stands.
+// TestDocumentedLists: the lists in docs/list.md are valid.
 func TestDocumentedLists(t *testing.T) {
 	page, err := os.ReadFile("../../docs/list.md")
 	require.NoError(t, err)

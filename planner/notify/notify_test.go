@@ -29,7 +29,7 @@ import (
 
 const mirror = "nightly"
 
-// inbox is a server that notifications are sent to.
+// inbox is a server that receives notifications.
 type inbox struct {
 	*httptest.Server
 	mu     sync.Mutex
@@ -64,7 +64,7 @@ func (i *inbox) answers(status int) {
 	i.status = status
 }
 
-// take returns what has arrived since.
+// take returns the messages since the last call.
 func (i *inbox) take() []event {
 	i.mu.Lock()
 	defer i.mu.Unlock()
@@ -73,7 +73,7 @@ func (i *inbox) take() []event {
 	return events
 }
 
-// bench is a broker, and notifiers on it whose clock a test moves.
+// bench is a broker with notifiers, and a clock that the test moves.
 type bench struct {
 	t        *testing.T
 	b        *broker.Broker
@@ -104,7 +104,7 @@ func (b *bench) look(maxAge time.Duration) *overview.Reader {
 	return look
 }
 
-// process is a notifier of one process.
+// process returns the notifier of a new process.
 type process struct {
 	*Notifier
 	maxAge time.Duration
@@ -120,7 +120,7 @@ func (b *bench) notifier(urls, on string, maxAge time.Duration) process {
 	return process{n, maxAge}
 }
 
-// looks lets notifiers look, all at once.
+// looks makes notifiers look for events at the same time.
 func (b *bench) looks(all ...process) {
 	b.t.Helper()
 	var group sync.WaitGroup
@@ -131,7 +131,7 @@ func (b *bench) looks(all ...process) {
 	group.Wait()
 }
 
-// ends stores a run that has just ended, with the images that have failed by then.
+// ends stores a run that has just ended, and the images that have failed by then.
 func (b *bench) ends(failing ...string) string {
 	b.t.Helper()
 	now := time.Now().UTC()
@@ -151,8 +151,9 @@ func (b *bench) ends(failing ...string) string {
 	return r.ID
 }
 
-// TestOnce: whatever the number of processes and restarts, one message for a run that has
-// ended with failures, with what is new and what has recovered, and none if all is well.
+// TestOnce: a run that ended with failures causes one message, even with several processes and
+// restarts. The message lists new failures and recovered images. A run without failures causes
+// none.
 func TestOnce(t *testing.T) {
 	b, in := newBench(t), newInbox(t)
 	first, second := b.notifier(in.URL, onProblems, 0), b.notifier(in.URL, onProblems, 0)
@@ -197,7 +198,7 @@ func TestAlways(t *testing.T) {
 	require.Equal(t, kindDone, events[0].Kind)
 	require.Empty(t, events[0].Vanished)
 
-	// What the run has found gone is in its message.
+	// The message lists the images that have vanished.
 	to := reference.MustRepository("registry.example.com/a/b")
 	b.gone = []change.Change{{Source: reference.MustRepository("quay.io/a/b"), Destination: to, Tag: reference.MustTag("0.9"), At: time.Now()}}
 	b.ends()
@@ -208,7 +209,7 @@ func TestAlways(t *testing.T) {
 	require.Contains(t, events[0].Text, "Vanished at the source:\n- quay.io/a/b:0.9")
 }
 
-// TestRetried: a message that is refused is tried again, and each receiver for itself.
+// TestRetried: a refused message is retried, independently for each receiver.
 func TestRetried(t *testing.T) {
 	b, broken, in := newBench(t), newInbox(t), newInbox(t)
 	broken.answers(http.StatusInternalServerError)
@@ -229,7 +230,7 @@ func TestRetried(t *testing.T) {
 	require.NotContains(t, redact.Text("posting to "+broken.URL+"/hook/secret-secret-secret"), "secret-secret-secret")
 }
 
-// TestStanding: a lasting problem of a mirror or a registry is one event.
+// TestStanding: a lasting problem of a mirror or a registry is a single event.
 func TestStanding(t *testing.T) {
 	b, in := newBench(t), newInbox(t)
 	n := b.notifier(in.URL, onProblems, time.Millisecond)
@@ -256,7 +257,7 @@ func TestStanding(t *testing.T) {
 	require.NotContains(t, kinds(), kindClosed)
 	b.passed = 0
 
-	// One that limits requests, as recorded at the broker: this process has just begun.
+	// This registry limits requests. The broker has recorded that for an earlier process.
 	until, since := time.Now().Add(time.Minute), time.Now().Add(-closedFor-time.Minute)
 	limits := []run.Registry{{Registry: "quay.io", ClosedUntil: &until, RefusedSince: &since, Reason: "429 Too Many Requests"}}
 	require.NoError(t, n.registries(t.Context(), limits))
@@ -266,7 +267,7 @@ func TestStanding(t *testing.T) {
 	require.NoError(t, n.registries(t.Context(), []run.Registry{{Registry: "ghcr.io", ClosedUntil: &until, RefusedSince: &recent}}))
 	require.NotContains(t, kinds(), kindClosed)
 
-	// A run that is not over, whose budget lasts beyond the next plan.
+	// The budget of this unfinished run does not suffice before the next plan.
 	now := time.Now().UTC()
 	r := run.Run{Name: mirror, ID: run.NewID(now), Kind: run.KindPlan, Chunks: 1, Started: now, FirstDue: now, Published: true}
 	require.NoError(t, b.runs.Put(t.Context(), r))
@@ -314,7 +315,7 @@ func TestBadURLs(t *testing.T) {
 	require.Len(t, c.Validate(), 1)
 }
 
-// TestCrash: a process that ends while it sends leaves the message to the next one.
+// TestCrash: if a process ends while it sends a message, another one sends it later.
 func TestCrash(t *testing.T) {
 	b, in := newBench(t), newInbox(t)
 	crashing := b.notifier(in.URL, onProblems, 0)
@@ -329,7 +330,7 @@ func TestCrash(t *testing.T) {
 	require.Equal(t, 2, d.Tries)
 }
 
-// TestMoved: immutable tags that sources have moved are one message, until others do.
+// TestMoved: moved immutable tags cause one message, until other tags move.
 func TestMoved(t *testing.T) {
 	b, in := newBench(t), newInbox(t)
 	n := b.notifier(in.URL, onProblems, 0)

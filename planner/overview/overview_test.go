@@ -21,7 +21,7 @@ const (
 	maxAge = 36 * time.Hour
 )
 
-// read is a reader whose clock a test moves, with what it reads from.
+// read is a reader with a clock that the test moves, and the stores that it reads.
 type read struct {
 	*Reader
 	t      *testing.T
@@ -42,7 +42,7 @@ func open(t *testing.T) *read {
 	return r
 }
 
-// put stores a run of one chunk, and what a worker has recorded of it.
+// put stores a run of one chunk, with the progress that a worker has recorded.
 func (r *read) put(kind string, progress ...run.Progress) string {
 	r.t.Helper()
 	now := time.Now().UTC()
@@ -59,7 +59,7 @@ func (r *read) address(id string) subject.Address {
 	return subject.NewAddress(name, id, "quay.io", "000001")
 }
 
-// later lets what was read become old, and reads again.
+// later moves the clock until the overview is old, and reads it again.
 func (r *read) later(passed time.Duration) Mirror {
 	r.t.Helper()
 	r.passed += max(passed, fresh)
@@ -97,14 +97,14 @@ func TestVerdicts(t *testing.T) {
 	require.NotNil(t, m.Complete)
 	require.False(t, m.Stale)
 
-	// A republish says nothing of the whole list.
+	// A republish does not count as a complete run.
 	r.put(run.KindRepublish, done)
 	m = r.later(2 * maxAge)
 	require.Equal(t, verdictStale, m.Verdict)
 	require.True(t, m.Stale)
 	r.passed = 0
 
-	// A run is followed until its last chunk is done.
+	// The status of a run changes until its last chunk is done.
 	id := r.put(run.KindPlan)
 	_, err := r.b.JS.Publish(t.Context(), r.address(id).Under(subject.Chunk), []byte("a chunk"))
 	require.NoError(t, err)
@@ -123,7 +123,7 @@ func TestVerdicts(t *testing.T) {
 	require.Equal(t, run.Failures{Images: 1}, m.Failures)
 	require.Empty(t, r.trackers)
 
-	// A run whose chunk is gone.
+	// The chunk of this run is gone.
 	r.put(run.KindPlan)
 	require.Equal(t, verdictLost, r.later(0).Verdict)
 	_, err = r.sources.Failures.Subtract(t.Context(), name, "quay.io", "quay.io/a/b", func(string) bool { return true })
@@ -133,7 +133,7 @@ func TestVerdicts(t *testing.T) {
 	require.Equal(t, verdictEnded, r.later(lostAgain).Verdict)
 }
 
-// TestMany: however many look, the broker is asked once in a second.
+// TestMany: many readers cost the broker one reading per second.
 func TestMany(t *testing.T) {
 	r := open(t)
 	first, err := r.Now(t.Context())
@@ -171,7 +171,7 @@ func TestRuns(t *testing.T) {
 	_, _, err = r.Run(t.Context(), name, "20260101-000000-000-0000")
 	require.ErrorIs(t, err, run.ErrNotFound)
 
-	// What has expired at the broker is forgotten here.
+	// The reader forgets runs that have expired at the broker.
 	require.Len(t, r.ended, 4) // the newest, two of the list, and the oldest
 	for _, id := range ids {
 		require.NoError(t, r.sources.Runs.Delete(t.Context(), name, id))

@@ -11,12 +11,11 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// compose is docker compose, at the newest version that the module proxy has with its
-// dependencies.
+// compose is the newest version of docker compose whose dependencies the module proxy has.
 const compose = "github.com/docker/compose/v5/cmd@v5.0.2"
 
-// TestFormula: the formula is Ruby, names the archives with their checksums, and installs what
-// its test then runs. There is no brew here, so testdata/brew.rb does its steps.
+// TestFormula: the formula is valid Ruby, lists the archives with their checksums, and its test
+// runs what it installs. testdata/brew.rb does the steps of brew, which is not installed here.
 func TestFormula(t *testing.T) {
 	formula := found(t, "skopeo-worker.rb")
 	require.Equal(t, "Syntax OK\n", run(t, "ruby", "-c", formula))
@@ -30,8 +29,8 @@ func TestFormula(t *testing.T) {
 	}
 }
 
-// TestCompose: docker compose accepts the file, and asks for the destination if it is not set.
-// There is no engine here that could run it.
+// TestCompose: docker compose accepts the file, and requires the variable of the destination. No
+// engine is available here to run it.
 func TestCompose(t *testing.T) {
 	config := func(env ...string) (string, error) {
 		c := exec.CommandContext(t.Context(), "go", "run", compose, "--file", "../../deploy/compose.yaml", "config")

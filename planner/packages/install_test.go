@@ -16,11 +16,11 @@ import (
 	"github.com/osism/skopeo-worker/worker/registrytest"
 )
 
-// units are those that the packages have.
+// units are the systemd units in the packages.
 var units = []string{"skopeo-worker.service", "skopeo-worker-worker.service", "skopeo-worker-mirror.service", "skopeo-worker-mirror.timer"}
 
-// newRoot returns a folder to install into. It has a shell for the scripts of packages, a
-// /dev/null, and nothing else.
+// newRoot returns a folder to install into. It has only a shell for the scripts of packages, and
+// /dev/null.
 func newRoot(t *testing.T) string {
 	t.Helper()
 	require.Zero(t, os.Getuid(), "packages are installed by root")
@@ -37,7 +37,7 @@ func newRoot(t *testing.T) string {
 	return root
 }
 
-// within runs a command in the root, with these variables and no others.
+// within runs a command in the root with these variables only.
 func within(t *testing.T, root string, env []string, name string, arguments ...string) string {
 	t.Helper()
 	c := exec.CommandContext(t.Context(), name, arguments...)
@@ -48,11 +48,11 @@ func within(t *testing.T, root string, env []string, name string, arguments ...s
 	return string(out)
 }
 
-// TestDeb: dpkg installs the package, its programs mirror, and dpkg removes it, but not its
+// TestDeb: dpkg installs the package, its programs mirror, and dpkg removes it except for its
 // settings.
 func TestDeb(t *testing.T) {
 	root, deb := newRoot(t), found(t, "*_amd64.deb")
-	// The root has none of the packages that this one depends on.
+	// The root lacks the packages on which this one depends.
 	run(t, "dpkg", "--root="+root, "--force-depends", "--install", deb)
 	require.Contains(t, run(t, "dpkg", "--root="+root, "--status", "skopeo-worker"), "Status: install ok installed")
 	installed(t, root)
@@ -64,7 +64,7 @@ func TestDeb(t *testing.T) {
 	require.FileExists(t, filepath.Join(root, "etc/skopeo-worker.env"))
 }
 
-// TestRPM: the same with rpm.
+// TestRPM is TestDeb with rpm.
 func TestRPM(t *testing.T) {
 	root, rpm := newRoot(t), found(t, "*.x86_64.rpm")
 	listed := run(t, "rpm", "-qlp", rpm)
@@ -83,7 +83,7 @@ func TestRPM(t *testing.T) {
 	removed(t, root)
 }
 
-// installed checks the files that both packages have.
+// installed checks the files of an installed package.
 func installed(t *testing.T, root string) {
 	t.Helper()
 	for path, mode := range map[string]os.FileMode{
@@ -100,7 +100,8 @@ func installed(t *testing.T, root string) {
 	for _, unit := range units {
 		require.FileExists(t, filepath.Join(root, "usr/lib/systemd/system", unit))
 		if strings.HasSuffix(unit, ".service") {
-			// It is an error if the exposure exceeds the threshold, and a line if a key is unknown.
+			// systemd-analyze fails if the exposure exceeds the threshold, and prints a line for an
+			// unknown key.
 			said := run(t, "systemd-analyze", "security", "--no-pager", "--offline=true", "--threshold=15", "--root="+root, unit)
 			require.NotContains(t, said, "Unknown", unit)
 			require.NotContains(t, said, "ignoring", unit)
@@ -108,7 +109,7 @@ func installed(t *testing.T, root string) {
 	}
 }
 
-// removed checks that a removed package leaves no program, and no unit to start one.
+// removed checks that a removed package leaves no program and no active unit.
 func removed(t *testing.T, root string) {
 	t.Helper()
 	for _, path := range []string{"usr/bin/planner", "usr/bin/worker", "usr/lib/systemd/system/skopeo-worker.service", "usr/share/man/man1/planner.1.gz"} {
@@ -116,8 +117,8 @@ func removed(t *testing.T, root string) {
 	}
 }
 
-// works runs the programs in the root once, where nothing else is installed, and with the
-// skopeo of this machine.
+// works runs the programs in the root once: without other programs, and with the skopeo of this
+// machine.
 func works(t *testing.T, root string) {
 	t.Helper()
 	require.Equal(t, "planner version "+version(t)+"\n", within(t, root, nil, "/usr/bin/planner", "--version"))

@@ -1,7 +1,7 @@
 //go:build packages
 
-// Package packages tries what is in dist/: it installs the packages and runs them once. It needs
-// root, and what make dist-test installs.
+// Package packages tests dist/: it installs the packages and runs their programs once. It needs
+// root, and the programs that make dist-test installs.
 package packages
 
 import (
@@ -22,7 +22,7 @@ import (
 
 const dist = "../../dist"
 
-// found returns the only file in dist/ with a name like this.
+// found returns the only file in dist/ that matches the pattern.
 func found(t *testing.T, pattern string) string {
 	t.Helper()
 	paths, err := filepath.Glob(filepath.Join(dist, pattern))
@@ -33,13 +33,13 @@ func found(t *testing.T, pattern string) string {
 	return path
 }
 
-// version is what --version of the programs in dist/ must say.
+// version returns the version that the programs in dist/ must print.
 func version(t *testing.T) string {
 	name := filepath.Base(found(t, "*_linux_amd64.tar.gz"))
 	return strings.TrimSuffix(strings.TrimPrefix(name, "skopeo-worker_"), "_linux_amd64.tar.gz")
 }
 
-// run runs a command, which must succeed, and returns what it prints.
+// run runs a command that must succeed, and returns its output.
 func run(t *testing.T, name string, arguments ...string) string {
 	t.Helper()
 	c := exec.CommandContext(t.Context(), name, arguments...)
@@ -48,14 +48,14 @@ func run(t *testing.T, name string, arguments ...string) string {
 	return string(out)
 }
 
-// unpacked returns the folder of an archive.
+// unpacked returns a folder with the files of an archive.
 func unpacked(t *testing.T, platform string) string {
 	archive, dir := found(t, "*_"+platform+".tar.gz"), t.TempDir()
 	run(t, "tar", "-xzf", archive, "-C", dir)
 	return filepath.Join(dir, strings.TrimSuffix(filepath.Base(archive), ".tar.gz"))
 }
 
-// TestChecksums: SHA256SUMS has every file and the checksum that it has.
+// TestChecksums: SHA256SUMS lists every file with its checksum.
 func TestChecksums(t *testing.T) {
 	text, err := os.ReadFile(filepath.Join(dist, "SHA256SUMS"))
 	require.NoError(t, err)
@@ -79,7 +79,7 @@ func TestChecksums(t *testing.T) {
 	require.Empty(t, sums)
 }
 
-// TestArchives: the programs are for their platforms, and come with pages and completions.
+// TestArchives: each archive has programs for its platform, manual pages and completions.
 func TestArchives(t *testing.T) {
 	for platform, machine := range map[string]elf.Machine{"linux_amd64": elf.EM_X86_64, "linux_arm64": elf.EM_AARCH64} {
 		dir := unpacked(t, platform)
@@ -107,7 +107,7 @@ func machineOf(t *testing.T, path string) elf.Machine {
 	return f.Machine
 }
 
-// TestArm64: the packages for the other architecture have its programs.
+// TestArm64: the packages for arm64 have programs for arm64.
 func TestArm64(t *testing.T) {
 	deb, rpm := found(t, "*_arm64.deb"), found(t, "*.aarch64.rpm")
 	require.Equal(t, "arm64\n", run(t, "dpkg-deb", "--field", deb, "Architecture"))

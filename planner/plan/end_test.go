@@ -24,7 +24,7 @@ const registry = "quay.io"
 
 var source, target = reference.MustRepository("quay.io/a/b"), reference.MustRepository("dest:5000/a/b")
 
-// desk is a planner's: a broker, and runs at given times.
+// desk is a planner with a broker, and runs at given times.
 type desk struct {
 	*Publisher
 	t     *testing.T
@@ -38,13 +38,13 @@ func newDesk(t *testing.T) *desk {
 	return &desk{Publisher: &Publisher{Broker: b, Runs: runs, Failures: failure.NewStore(b, slog.New(slog.DiscardHandler))}, t: t, start: time.Now()}
 }
 
-// run is one that begins so many seconds after the first.
+// run returns a run that begins the given number of seconds after the first.
 func (d *desk) run(kind string, after int) run.Run {
 	at := d.start.Add(time.Duration(after) * time.Second).UTC()
 	return run.Run{Name: name, ID: run.NewID(at), Kind: kind, Started: at, FirstDue: at}
 }
 
-// sliced returns chunks of one image each. The first are due, the others in an hour.
+// sliced returns chunks of one image each. The first ones are due, the others are due in an hour.
 func sliced(due, waiting int) []Chunk {
 	var all []Chunk
 	for i := range due + waiting {
@@ -92,7 +92,7 @@ func (d *desk) subjects(root string, r run.Run) (tokens []string) {
 	return tokens
 }
 
-// remainder publishes what a worker would put off.
+// remainder publishes a remainder as a worker does.
 func (d *desk) remainder(r run.Run, token string, data []byte) {
 	d.t.Helper()
 	a := subject.NewAddress(name, r.ID, registry, token)
@@ -107,8 +107,8 @@ func encoded(t *testing.T, c message.Chunk) []byte {
 	return data
 }
 
-// TestCancel: what is due counts as dropped though it is left to the workers, what a
-// worker has does not, and all else is gone at once.
+// TestCancel: planned and snoozed chunks are dropped at once. Due chunks count as dropped, and the
+// workers drop them. Chunks that a worker has do not count.
 func TestCancel(t *testing.T) {
 	d := newDesk(t)
 	r := d.publish(d.run(run.KindPlan, 0), true, 3, 2)
@@ -139,7 +139,7 @@ func TestCancel(t *testing.T) {
 	require.Equal(t, Dropped{Chunks: 2, Images: 2, UnderWay: 1}, again)
 }
 
-// TestCancelOfARepublish: its images are failures again.
+// TestCancelOfARepublish: its images become failures again.
 func TestCancelOfARepublish(t *testing.T) {
 	d := newDesk(t)
 	r := d.run(run.KindRepublish, 0)
@@ -158,8 +158,7 @@ func TestCancelOfARepublish(t *testing.T) {
 	require.Equal(t, []string{"r000002-8"}, d.subjects(subject.Later, r))
 }
 
-// TestSupersede: a plan of the whole list ends older plans of its name that are not over,
-// and nothing else.
+// TestSupersede: a plan of the whole list ends only older plans of its name that are not over.
 func TestSupersede(t *testing.T) {
 	d := newDesk(t)
 	full := d.publish(d.run(run.KindPlan, 0), true, 2, 1)

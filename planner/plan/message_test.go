@@ -11,8 +11,8 @@ import (
 	"github.com/osism/skopeo-worker/shared/selection"
 )
 
-// TestMessageCarriesTheSelection: to the workers and back, and nothing if everything
-// is selected.
+// TestMessageCarriesTheSelection: a message carries the selection to the workers. If everything is
+// selected, it has no selection.
 func TestMessageCarriesTheSelection(t *testing.T) {
 	all := list.Entry{Reference: reference.Reference{Repository: reference.MustRepository("quay.io/a/b")}, Destination: reference.MustRepository("127.0.0.1:5000/a/b")}
 	some := all

@@ -17,7 +17,7 @@ import (
 	"github.com/osism/skopeo-worker/worker/listing"
 )
 
-// upstream lists what it has.
+// upstream is a lister with fixed repositories.
 type upstream struct {
 	names   []string
 	invalid []string
@@ -36,8 +36,8 @@ func (u *upstream) List(_ context.Context, n reference.Namespace) (listing.Repos
 	return found, u.err
 }
 
-// TestNamespaces: an upstream that is away or that suddenly lists little takes nothing out of
-// a plan, and what has vanished is named once.
+// TestNamespaces: an upstream that is away, or that suddenly lists few repositories, removes
+// nothing from a plan. A repository that has vanished causes one warning.
 func TestNamespaces(t *testing.T) {
 	dest, err := reference.ParseDestination("registry.example.com/mirror")
 	require.NoError(t, err)
@@ -115,7 +115,7 @@ func TestNamespaces(t *testing.T) {
 	require.Empty(t, failed)
 	require.Empty(t, warnings)
 
-	// Two entries of one namespace do not make each other forget.
+	// Two entries for one namespace keep a common note.
 	u.names = nil
 	for i := range 9 {
 		u.names = append(u.names, fmt.Sprint("x", i), fmt.Sprint("y", i))
@@ -135,7 +135,7 @@ func TestNamespaces(t *testing.T) {
 	require.Len(t, names, 18)
 }
 
-// TestLargeNamespace: a listing is remembered, however long it is, and replaced as a whole.
+// TestLargeNamespace: a note may be of any length, and is replaced as a whole.
 func TestLargeNamespace(t *testing.T) {
 	dest, err := reference.ParseDestination("registry.example.com/mirror")
 	require.NoError(t, err)
@@ -167,7 +167,7 @@ func TestLargeNamespace(t *testing.T) {
 	require.NoError(t, err)
 	require.Len(t, keys, 3, "no page of an older note is left")
 
-	// A note that lacks a page is none: half of a namespace would look like a namespace.
+	// A note without one of its pages is ignored, because it would look like a smaller namespace.
 	for _, key := range keys {
 		if strings.HasSuffix(key, ".a.1") {
 			require.NoError(t, kv.Delete(t.Context(), key))

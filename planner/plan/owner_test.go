@@ -9,7 +9,7 @@ import (
 	"github.com/osism/skopeo-worker/shared/brokertest"
 )
 
-// TestOwnerThatCannotBeRead: only force takes the name from an unreadable owner.
+// TestOwnerThatCannotBeRead: if the owner is unreadable, only force takes the name.
 func TestOwnerThatCannotBeRead(t *testing.T) {
 	b := brokertest.Embedded(t)
 	owner := Owner{Source: "https://example.com/list.yml", Destination: "dest:5000"}
@@ -28,7 +28,7 @@ func TestOwnerThatCannotBeRead(t *testing.T) {
 	}
 }
 
-// TestCheckOwner: a command that changes nothing must also be for the owner of the name.
+// TestCheckOwner: a command that changes nothing is also refused for another owner.
 func TestCheckOwner(t *testing.T) {
 	b := brokertest.Embedded(t)
 	owner := Owner{Source: "https://example.com/list.yml", Destination: "dest:5000"}

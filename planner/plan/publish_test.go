@@ -18,7 +18,7 @@ import (
 
 const name = "site"
 
-// chunks are two entries in two chunks, due in an hour.
+// chunks returns two chunks of one entry each, due in an hour.
 func chunks(t *testing.T) []Chunk {
 	destination, err := reference.ParseDestination("registry.example/hub")
 	require.NoError(t, err)
@@ -27,8 +27,8 @@ func chunks(t *testing.T) []Chunk {
 	return Chunking{Size: 1}.Split(l.Entries, time.Now().Add(time.Hour))
 }
 
-// TestTheFirstPlanPurgesNothing: servers differ in what they take a purge below the
-// first message of a stream for.
+// TestTheFirstPlanPurgesNothing: versions of nats-server differ in a purge below the first message
+// of a stream.
 func TestTheFirstPlanPurgesNothing(t *testing.T) {
 	b := brokertest.Embedded(t)
 	runs, err := run.Open(t.Context(), b)
@@ -50,7 +50,7 @@ func TestTheFirstPlanPurgesNothing(t *testing.T) {
 	require.NoError(t, err)
 }
 
-// TestDueChunksAreFiredAtOnce: nats-server waits for 250 ms before it fires due chunks.
+// TestDueChunksAreFiredAtOnce: without Publish's own firing, nats-server would wait for 250 ms.
 func TestDueChunksAreFiredAtOnce(t *testing.T) {
 	b := brokertest.Embedded(t)
 	runs, err := run.Open(t.Context(), b)

@@ -10,8 +10,8 @@ import (
 	"github.com/osism/skopeo-worker/shared/subject"
 )
 
-// TestSettle: a run that a killed process has half published is as if it was published or
-// not at all, and what another one may be publishing is left alone.
+// TestSettle: a run that was published in part counts as published, or is undone. A run that
+// another process may still be publishing is left alone.
 func TestSettle(t *testing.T) {
 	for what, c := range map[string]struct {
 		kind           string

@@ -21,7 +21,7 @@ import (
 var (
 	one = reference.DigestOf([]byte("one"))
 	two = reference.DigestOf([]byte("two"))
-	// whole has every key.
+	// whole is a plan with every key.
 	whole = prune.Plan{
 		Version: prune.Version, Mirror: "default", Destination: "registry.example.com:5000/mirror", Made: time.Date(2026, 11, 27, 3, 0, 0, 123456789, time.UTC),
 		Grace: (30 * 24 * time.Hour).String(), Recorded: 12, Tags: 3, Bytes: 5857,
@@ -47,7 +47,7 @@ func schema(t *testing.T) *jsonschema.Schema {
 	return compiled
 }
 
-// values are what a schema sees of a YAML document.
+// values converts a YAML document to the values that a schema validates.
 func values(t *testing.T, text string) any {
 	t.Helper()
 	var v any
@@ -66,7 +66,7 @@ func asYAML(t *testing.T, p prune.Plan) string {
 	return string(text)
 }
 
-// of is an empty plan with another value of a key.
+// of returns an empty plan with another value of a key.
 func of(t *testing.T, key, value string) string {
 	t.Helper()
 	text := asYAML(t, empty)
@@ -74,7 +74,7 @@ func of(t *testing.T, key, value string) string {
 	return strings.Replace(text, key+": []", key+": "+value, 1)
 }
 
-// TestRoundTrip: what planner prune writes is read as it was, and satisfies the schema.
+// TestRoundTrip: a plan is the same after writing and reading it, and satisfies the schema.
 func TestRoundTrip(t *testing.T) {
 	for _, p := range []prune.Plan{whole, empty} {
 		asJSON, err := json.Marshal(p)
@@ -88,8 +88,8 @@ func TestRoundTrip(t *testing.T) {
 	}
 }
 
-// TestSchema: the reader refuses what the schema refuses, with the line. The edits are of lines
-// of the whole plan.
+// TestSchema: the reader refuses what the schema refuses, and names the line. Each case edits a
+// line of the whole plan.
 func TestSchema(t *testing.T) {
 	compiled, text := schema(t), asYAML(t, whole)
 	lines := strings.Split(strings.TrimSuffix(text, "\n"), "\n")
@@ -136,7 +136,7 @@ func TestSchema(t *testing.T) {
 	}
 }
 
-// TestStricter: the reader refuses more than a schema can.
+// TestStricter: the reader also refuses mistakes that a schema cannot express.
 func TestStricter(t *testing.T) {
 	for text, says := range map[string]string{
 		asYAML(t, whole) + "---\na: b\n": "more than one YAML document",

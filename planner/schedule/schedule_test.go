@@ -18,20 +18,20 @@ func TestNext(t *testing.T) {
 		{"30 2 * * *", "Europe/Berlin", "2026-07-01T02:30:00+02:00", "2026-07-02T02:30:00+02:00"},
 		{"30 2 * * *", "UTC", "2026-07-01T02:29:59Z", "2026-07-01T02:30:00Z"},
 		{"@daily", "America/New_York", "2026-07-01T12:00:00Z", "2026-07-02T04:00:00Z"},
-		// An hour that the clocks skip makes no night without a plan.
+		// If clocks skip an hour, the night still has a plan.
 		{"30 2 * * *", "Europe/Berlin", "2026-03-28T12:00:00+01:00", "2026-03-29T03:30:00+02:00"},
 		{"0 0 * * *", "America/Havana", "2026-03-07T12:00:00-05:00", "2026-03-08T01:00:00-04:00"},
 		{"15 2 * * *", "Australia/Lord_Howe", "2026-10-03T12:00:00+10:30", "2026-10-04T02:45:00+11:00"},
 		{"30 2 * * *", "Europe/Berlin", "2026-03-29T03:10:00+02:00", "2026-03-29T03:30:00+02:00"},
 		{"30 2 * * *", "Europe/Berlin", "2026-03-29T03:30:00+02:00", "2026-03-30T02:30:00+02:00"},
-		// One that they repeat makes one plan.
+		// If clocks repeat an hour, the night has only one plan.
 		{"30 2 * * *", "Europe/Berlin", "2026-10-24T12:00:00+02:00", "2026-10-25T02:30:00+02:00"},
 		{"30 2 * * *", "Europe/Berlin", "2026-10-25T02:30:00+02:00", "2026-10-26T02:30:00+01:00"},
 		{"30 2 * * *", "Europe/Berlin", "2026-10-25T02:10:00+01:00", "2026-10-26T02:30:00+01:00"},
 		{"*/30 2,3 * * *", "Europe/Berlin", "2026-10-25T02:30:00+02:00", "2026-10-25T03:00:00+01:00"},
 		{"@daily", "America/Havana", "2026-11-01T00:00:00-04:00", "2026-11-02T00:00:00-05:00"},
 		{"45 1 * * *", "Australia/Lord_Howe", "2026-04-05T01:45:00+11:00", "2026-04-06T01:45:00+10:30"},
-		// Every hour is every hour that passes.
+		// Every hour means every hour that really passes.
 		{"0 * * * *", "Europe/Berlin", "2026-10-25T02:00:00+02:00", "2026-10-25T02:00:00+01:00"},
 		{"@every 1h", "Europe/Berlin", "2026-10-25T02:00:00+02:00", "2026-10-25T02:00:00+01:00"},
 	} {

@@ -14,7 +14,7 @@ func tag(repository, name, content string) Tag {
 	return Tag{Repository: reference.MustRepository(repository), Tag: reference.MustTag(name), Digest: reference.DigestOf([]byte(content)), Until: time.Unix(1e9, 0)}
 }
 
-// TestMeant: a name stands for what waits under it, and a digest for itself.
+// TestMeant: a name stands for the waiting digests under it, and a digest for itself.
 func TestMeant(t *testing.T) {
 	one, two, other := tag("quay.io/a/b", "1", "one"), tag("quay.io/a/b", "2", "two"), tag("quay.io/a/c", "1", "one")
 	all := []Tag{one, two, other}
@@ -36,7 +36,7 @@ func TestMeant(t *testing.T) {
 	}
 }
 
-// TestConfirmed: what a user has seen is released only if it still waits so.
+// TestConfirmed: a digest is released only if it still waits as the user has seen it.
 func TestConfirmed(t *testing.T) {
 	one := tag("quay.io/a/b", "1", "one")
 	other := tag("quay.io/a/c", "1", "one").Release("ada", time.Now())

@@ -15,12 +15,12 @@ import (
 	"github.com/osism/skopeo-worker/worker/prune"
 )
 
-// document is openapi.yaml, as far as tests read it.
+// document is the part of openapi.yaml that tests need.
 type document struct {
 	Paths map[string]map[string]any
 }
 
-// schemas compiles what openapi.yaml says of answers.
+// schemas compiles the schemas of the answers in openapi.yaml.
 func schemas(t *testing.T) (document, func(name string) *jsonschema.Schema) {
 	t.Helper()
 	var d document
@@ -38,7 +38,7 @@ func schemas(t *testing.T) (document, func(name string) *jsonschema.Schema) {
 	}
 }
 
-// valid requires that a text is JSON of a schema.
+// valid requires that a text is JSON that satisfies a schema.
 func valid(t *testing.T, schema *jsonschema.Schema, text string) {
 	t.Helper()
 	value, err := jsonschema.UnmarshalJSON(strings.NewReader(text))
@@ -46,7 +46,7 @@ func valid(t *testing.T, schema *jsonschema.Schema, text string) {
 	require.NoError(t, schema.Validate(value), text)
 }
 
-// TestAPI: the answers are what openapi.yaml says, and it says all that is answered.
+// TestAPI: all answers satisfy openapi.yaml, and openapi.yaml describes all paths.
 func TestAPI(t *testing.T) {
 	f := newFixture(t)
 	live := f.bad()
@@ -99,7 +99,7 @@ func TestAPI(t *testing.T) {
 	require.Equal(t, http.StatusForbidden, response.StatusCode)
 	require.Len(t, f.actions.all(), 5)
 
-	// Every path that is described is served, and every one that is served is described.
+	// Each path in openapi.yaml is served, and each served path is in openapi.yaml.
 	_, text = get(t, served.URL+"/api/v1/openapi.yaml")
 	require.Equal(t, string(openAPI), text)
 	var paths []string
@@ -117,7 +117,7 @@ func TestAPI(t *testing.T) {
 	require.ElementsMatch(t, routes, paths)
 }
 
-// send posts JSON.
+// send sends a POST request with JSON.
 func send(t *testing.T, url, body string) (*http.Response, string) {
 	t.Helper()
 	r, err := http.NewRequestWithContext(t.Context(), http.MethodPost, url, strings.NewReader(body))
@@ -125,7 +125,7 @@ func send(t *testing.T, url, body string) (*http.Response, string) {
 	return done(t, client(), r)
 }
 
-// TestReadOnlyAPI: with UI_READ_ONLY, the API does nothing either.
+// TestReadOnlyAPI: with UI_READ_ONLY, the API refuses all actions.
 func TestReadOnlyAPI(t *testing.T) {
 	f := newFixture(t)
 	served := serve(t, Config{ReadOnly: true}, f.site, quiet)
@@ -137,7 +137,7 @@ func TestReadOnlyAPI(t *testing.T) {
 	require.Empty(t, f.actions.all())
 }
 
-// TestPruningAPI: scripts make plans, read them and confirm them once.
+// TestPruningAPI: scripts make plans, read them, and confirm them once.
 func TestPruningAPI(t *testing.T) {
 	f := newFixture(t)
 	f.ran(mirror, 1, time.Hour, run.Tally{Total: 1, Copied: 1})

@@ -15,11 +15,10 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// axeVersion is a release of axe-core, which finds what people cannot see, read or reach.
+// axeVersion is the version of axe-core, which finds accessibility problems.
 const axeVersion = "4.14.1"
 
-// axe returns the script of axe-core. It is licensed under the MPL, and not a part of this
-// repository.
+// axe returns the script of axe-core. Its licence is the MPL, so it is not part of this repository.
 func axe(t *testing.T) string {
 	t.Helper()
 	folder := t.TempDir()
@@ -37,7 +36,7 @@ func axe(t *testing.T) string {
 	return string(script)
 }
 
-// violation is what axe-core has against a page.
+// violation is a problem that axe-core reports.
 type violation struct {
 	ID    string
 	Help  string
@@ -47,7 +46,7 @@ type violation struct {
 	}
 }
 
-// TestAccessibility: axe-core has nothing against any page, light and dark, wide and narrow.
+// TestAccessibility: axe-core reports no problem on any page, light or dark, wide or narrow.
 func TestAccessibility(t *testing.T) {
 	t.Parallel()
 	script, awaited := axe(t), true
@@ -88,7 +87,7 @@ func TestAccessibility(t *testing.T) {
 	}
 }
 
-// paths are those of every page.
+// paths returns the path of every page.
 func paths(live string) []string {
 	return []string{
 		"/", "/failures", "/failures?repository=" + url.QueryEscape("quay.io/osism/kolla-ansible"), "/runs", "/runs/" + live, "/images",

@@ -24,14 +24,14 @@ import (
 	"github.com/osism/skopeo-worker/worker/prune"
 )
 
-// screenshots is where TestPages stores what the browser shows; empty: nowhere.
+// screenshots is the folder in which TestPages stores screenshots. If it is empty, there are none.
 var screenshots = flag.String("screenshots", "", "folder for screenshots of the pages")
 
-// browserTime bounds a test in a browser, whose start takes seconds on a busy machine.
+// browserTime bounds a test in a browser. On a busy machine, a browser takes seconds to start.
 const browserTime = 2 * time.Minute
 
-// browser starts Chromium. Whatever a page throws or logs, and what its policy blocks,
-// fails the test, unless it is expected.
+// browser starts Chromium. The test fails if a page throws or logs an error, or if the policy of
+// the page blocks something, unless expected returns true for it.
 func browser(t *testing.T, expected ...func(string) bool) context.Context {
 	t.Helper()
 	allocator, cancel := chromedp.NewExecAllocator(t.Context(), append(chromedp.DefaultExecAllocatorOptions[:],
@@ -60,9 +60,8 @@ func browser(t *testing.T, expected ...func(string) bool) context.Context {
 	return ctx
 }
 
-// do takes steps, each as soon as its node is there. The browser may replace the document,
-// and a live page its content, after a node was found and before anything was done to it:
-// then the node of that name is looked up again.
+// do executes steps, each as soon as its node exists. The browser may replace the document or, on a
+// live page, its content, between finding a node and using it. Then do looks the node up again.
 func do(t *testing.T, ctx context.Context, steps ...chromedp.Action[chromedp.Void]) {
 	t.Helper()
 	for _, step := range steps {
@@ -74,13 +73,13 @@ func do(t *testing.T, ctx context.Context, steps ...chromedp.Action[chromedp.Voi
 	}
 }
 
-// replaced is whether the browser says that a node which was found is no longer in the document.
+// replaced reports whether the browser says that a node is no longer in the document.
 func replaced(err error) bool {
 	var refused *cdproto.Error
 	return errors.As(err, &refused) && (strings.HasPrefix(refused.Message, "Could not find node") || refused.Message == "Node is detached from document")
 }
 
-// ask returns what an expression is in the page.
+// ask returns the value of an expression in the page.
 func ask[T any](t *testing.T, ctx context.Context, expression string) T {
 	t.Helper()
 	value, err := chromedp.Run(ctx, chromedp.Evaluate[T](expression))
@@ -88,8 +87,8 @@ func ask[T any](t *testing.T, ctx context.Context, expression string) T {
 	return value
 }
 
-// sees loads a page at a width and returns what is wrong with it: what is wider than the
-// screen, and what a hostile name has made.
+// sees loads a page at a width. It returns elements that are wider than the screen, and elements
+// that a hostile name has created.
 func sees(t *testing.T, ctx context.Context, url, name string, width int64, dark bool) {
 	t.Helper()
 	scheme := "light"
@@ -126,7 +125,7 @@ func TestPages(t *testing.T) {
 	}
 }
 
-// seesAll loads the pages that grow with the mirror, wide and narrow.
+// seesAll loads, wide and narrow, the pages that grow with the mirror.
 func seesAll(t *testing.T, ctx context.Context, url, name string) {
 	t.Helper()
 	for _, page := range []string{"", "failures", "runs", "images", "pruning"} {
@@ -135,10 +134,10 @@ func seesAll(t *testing.T, ctx context.Context, url, name string) {
 	}
 }
 
-// waits is how long a browser gets to show something.
+// waits is how long a browser may take to show something.
 const waits = 20 * time.Second
 
-// shows waits until the page has the text.
+// shows waits until the page contains the text.
 func shows(t *testing.T, ctx context.Context, text string) {
 	t.Helper()
 	require.Eventually(t, func() bool {
@@ -147,7 +146,7 @@ func shows(t *testing.T, ctx context.Context, text string) {
 	}, waits, 50*time.Millisecond, "%s", text)
 }
 
-// TestClicks: a user republishes, with and without script, and by the keyboard alone.
+// TestClicks: a user republishes with script, without script, and with the keyboard only.
 func TestClicks(t *testing.T) {
 	t.Parallel()
 	f := newFixture(t)
@@ -169,13 +168,14 @@ func TestClicks(t *testing.T) {
 	require.NoError(t, err)
 	do(t, ctx, chromedp.Navigate(served.URL+"/"), chromedp.Click(chromedp.CSS(`a[href="/actions/plan"]`)))
 	shows(t, ctx, "Fetch the list and plan mirror nightly now?")
-	// Enter on the focused button.
+	// Enter presses the focused button.
 	do(t, ctx, chromedp.Focus(chromedp.CSS("button.main")), chromedp.KeyEvent("\r"))
 	shows(t, ctx, "Did plan.")
 	require.Equal(t, []string{"republish nightly quay.io/osism/gone", "republish nightly quay.io/osism/kolla-ansible:2024.2", "plan"}, f.actions.all())
 }
 
-// TestPruneInBrowser: a user types how many tags a plan deletes, and follows its execution.
+// TestPruneInBrowser: a user types the number of tags of a plan to confirm it, and follows its
+// execution.
 func TestPruneInBrowser(t *testing.T) {
 	t.Parallel()
 	f := newFixture(t)
@@ -204,7 +204,7 @@ func TestPruneInBrowser(t *testing.T) {
 	sees(t, ctx, served.URL+"/pruning", "pruning-stopped-phone", 375, true)
 }
 
-// TestLive: what changes is shown without a reload.
+// TestLive: a live page shows changes without a reload.
 func TestLive(t *testing.T) {
 	t.Parallel()
 	f := newFixture(t)
@@ -216,7 +216,7 @@ func TestLive(t *testing.T) {
 	shows(t, ctx, "Every image of the list is mirrored.")
 }
 
-// TestLoginInBrowser: the browser keeps the cookie of a login, and sends it from then on.
+// TestLoginInBrowser: after a login, the browser keeps the cookie and sends it.
 func TestLoginInBrowser(t *testing.T) {
 	t.Parallel()
 	f := newFixture(t)

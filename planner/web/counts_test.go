@@ -16,8 +16,8 @@ import (
 	"github.com/osism/skopeo-worker/shared/run"
 )
 
-// TestCounts: each page is whole with no run, one, and a thousand failures and repositories,
-// of which it shows one page.
+// TestCounts: each page is complete without runs, with one, and with a thousand failures and
+// repositories, of which it shows one part.
 func TestCounts(t *testing.T) {
 	t.Parallel()
 	const many = 1000

@@ -17,8 +17,8 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// TestReadOnlyInBrowser: no page has a button or a link that does something, and a form that
-// is sent all the same does nothing.
+// TestReadOnlyInBrowser: no page has a button or a link that starts an action, and a form that is
+// sent anyway has no effect.
 func TestReadOnlyInBrowser(t *testing.T) {
 	t.Parallel()
 	f := newFixture(t)
@@ -36,7 +36,7 @@ func TestReadOnlyInBrowser(t *testing.T) {
 	require.Empty(t, f.actions.all())
 }
 
-// TestClickjacking: no site can show a page in a frame, and lay its own over the buttons.
+// TestClickjacking: no other site can show a page in a frame and cover its buttons.
 func TestClickjacking(t *testing.T) {
 	t.Parallel()
 	f := newFixture(t)
@@ -62,8 +62,7 @@ func TestClickjacking(t *testing.T) {
 	}
 }
 
-// TestSlowClients: neither headers that do not end, nor bodies, nor answers that are not
-// read keep others waiting.
+// TestSlowClients: endless headers, endless bodies and unread answers do not block other clients.
 func TestSlowClients(t *testing.T) {
 	t.Parallel()
 	f := newFixture(t)
@@ -102,7 +101,7 @@ func TestSlowClients(t *testing.T) {
 	response, text := get(t, "http://"+s.listener.Addr().String()+"/")
 	require.Equal(t, http.StatusOK, response.StatusCode)
 	require.Contains(t, text, "Now")
-	// Those that never end are sent away, and have done nothing.
+	// The server disconnects endless clients, and their requests have had no effect.
 	for _, c := range slow[:2] {
 		require.NoError(t, c.SetReadDeadline(time.Now().Add(time.Minute)))
 		_, err := io.Copy(io.Discard, bufio.NewReader(c))

@@ -17,7 +17,7 @@ import (
 	"github.com/osism/skopeo-worker/worker/prune"
 )
 
-// pruningPage returns the page Pruning of a mirror that has run.
+// pruningPage serves the page Pruning of a mirror that has run.
 func (f *fixture) pruningPage(served, query string) string {
 	f.t.Helper()
 	response, text := get(f.t, served+"/pruning"+query)
@@ -25,7 +25,8 @@ func (f *fixture) pruningPage(served, query string) string {
 	return text
 }
 
-// TestPruningPage: a plan is read, confirmed once by the number of its tags, and followed.
+// TestPruningPage: a user reads a plan, confirms it once by the number of its tags, and follows its
+// execution.
 func TestPruningPage(t *testing.T) {
 	f := newFixture(t)
 	f.ran(mirror, 1, time.Hour, run.Tally{Total: 3, Copied: 3})
@@ -87,7 +88,7 @@ func TestPruningPage(t *testing.T) {
 	require.Equal(t, http.StatusBadRequest, response.StatusCode)
 	require.Len(t, f.actions.all(), 1)
 
-	// Two at once.
+	// Of two confirmations at the same time, one succeeds.
 	var statuses [4]int
 	var group sync.WaitGroup
 	for n := range statuses {
@@ -123,7 +124,7 @@ func TestPruningPage(t *testing.T) {
 	require.Equal(t, http.StatusConflict, status)
 }
 
-// TestPruningOverCaps: a plan that exceeds its caps cannot be confirmed, and says why.
+// TestPruningOverCaps: a plan that exceeds its caps cannot be confirmed. The page shows the reason.
 func TestPruningOverCaps(t *testing.T) {
 	f := newFixture(t)
 	f.ran(mirror, 1, time.Hour, run.Tally{Total: 3, Copied: 3})
@@ -148,7 +149,7 @@ func TestPruningOverCaps(t *testing.T) {
 	require.Contains(t, f.pruningPage(served, ""), "Nothing of what was dropped can be deleted")
 }
 
-// TestPruningTerms: a plan shows what it was made under, and the page that asks for one passes it on.
+// TestPruningTerms: the page of a plan shows its terms, and the form passes terms on.
 func TestPruningTerms(t *testing.T) {
 	f := newFixture(t)
 	f.ran(mirror, 1, time.Hour, run.Tally{Total: 3, Copied: 3})

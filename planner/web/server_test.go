@@ -24,13 +24,13 @@ import (
 
 var quiet = slog.New(slog.DiscardHandler)
 
-// follow is a client that follows no redirects and, with a jar, keeps cookies. Its
-// transport takes the secure ones although the test server speaks plain HTTP.
+// follow is a client that does not follow redirects. If it has a jar, it keeps cookies: its
+// transport also accepts secure ones from the test server, which serves plain HTTP.
 func client() *http.Client {
 	return &http.Client{CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }}
 }
 
-// answer sends a request and returns the answer with its text.
+// answer sends a request, and returns the response and its text.
 func answer(t *testing.T, c *http.Client, method, url string, body url.Values, header ...string) (*http.Response, string) {
 	t.Helper()
 	r, err := http.NewRequestWithContext(t.Context(), method, url, strings.NewReader(body.Encode()))
@@ -48,7 +48,7 @@ func answer(t *testing.T, c *http.Client, method, url string, body url.Values, h
 	return done(t, c, r)
 }
 
-// done sends a request and returns the answer with its text.
+// done sends a request, and returns the response and its text.
 func done(t *testing.T, c *http.Client, r *http.Request) (*http.Response, string) {
 	t.Helper()
 	response, err := c.Do(r)
@@ -72,7 +72,7 @@ func post(t *testing.T, url string, body url.Values, header ...string) (*http.Re
 	return answer(t, client(), http.MethodPost, url, body, header...)
 }
 
-// passwords writes the file of one user, as htpasswd -B does.
+// passwords writes a file with one user in the format of htpasswd -B.
 func passwordFile(t *testing.T, user, password string) string {
 	t.Helper()
 	hash, err := bcrypt.GenerateFromPassword([]byte(password), bcrypt.MinCost)
@@ -82,7 +82,7 @@ func passwordFile(t *testing.T, user, password string) string {
 	return path
 }
 
-// TestHostileNames: what registries and lists call things is text on every page.
+// TestHostileNames: every page shows names from registries and lists as plain text.
 func TestHostileNames(t *testing.T) {
 	f := newFixture(t)
 	live := f.bad()
@@ -109,7 +109,7 @@ func TestHostileNames(t *testing.T) {
 	require.Contains(t, text, "&lt;script&gt;hostile()&lt;/script&gt;")
 }
 
-// TestUnknown: there is nothing besides the pages, and no file besides those of the page.
+// TestUnknown: other paths and other files are not found.
 func TestUnknown(t *testing.T) {
 	f := newFixture(t)
 	served := serve(t, Config{}, f.site, quiet)
@@ -131,15 +131,15 @@ func TestUnknown(t *testing.T) {
 	response, _ := get(t, served.URL+"/static/page.css")
 	require.Equal(t, "text/css; charset=utf-8", response.Header.Get("Content-Type"))
 
-	// Before there is a broker, the page says so.
+	// Without a broker, the page says so.
 	waiting := serve(t, Config{}, nil, quiet)
 	response, text = get(t, waiting.URL+"/")
 	require.Equal(t, http.StatusServiceUnavailable, response.StatusCode)
 	require.Contains(t, text, "The broker is not reached yet.")
 }
 
-// TestActions: only a confirmation from the page itself does anything, and the log says who
-// did what.
+// TestActions: only a confirmation from the page itself starts an action. The log records who did
+// what.
 func TestActions(t *testing.T) {
 	f := newFixture(t)
 	var logged safeBuffer
@@ -224,7 +224,7 @@ func TestReadOnly(t *testing.T) {
 	require.Empty(t, f.actions.all())
 }
 
-// TestLogin: those who do not know a password see nothing, and may not guess for long.
+// TestLogin: clients without a password see nothing, and can try only a few.
 func TestLogin(t *testing.T) {
 	f := newFixture(t)
 	f.failed(mirror, "quay.io/secret/repository", "away", "1")
@@ -263,13 +263,13 @@ func TestLogin(t *testing.T) {
 	require.Equal(t, http.StatusSeeOther, response.StatusCode)
 	require.Contains(t, logged.String(), "action=plan mirror=nightly user=ada")
 
-	// A script has its password with it.
+	// A script sends the password with each request.
 	basic := httptest.NewRequest(http.MethodGet, "/", nil)
 	basic.SetBasicAuth("ada", "correct horse")
 	response, _ = get(t, served.URL+"/metrics", "Authorization", basic.Header.Get("Authorization"))
 	require.Equal(t, http.StatusOK, response.StatusCode)
 
-	// A new password ends the sessions of the old one; so does logging out.
+	// A changed password ends the sessions of the old one. Logging out ends the session, too.
 	hash, err := bcrypt.GenerateFromPassword([]byte("battery"), bcrypt.MinCost)
 	require.NoError(t, err)
 	require.NoError(t, os.WriteFile(c.PasswordFile, []byte("ada:"+string(hash)+"\n# changed"), 0o600))
@@ -283,7 +283,7 @@ func TestLogin(t *testing.T) {
 	response, _ = get(t, served.URL+"/failures", session, token)
 	require.Equal(t, http.StatusSeeOther, response.StatusCode)
 
-	// Guesses are few, and a right one after too many is not even looked at.
+	// After too many tries, even the right password is not checked.
 	statuses := map[int]int{}
 	for _, user := range []string{"ada", "nobody", script, "ada", "ada", "ada", "ada", "ada"} {
 		response, text := logIn(user, "wrong", "/")
@@ -300,7 +300,7 @@ func TestLogin(t *testing.T) {
 	require.NotContains(t, logged.String(), "correct horse")
 }
 
-// TestTrustProxy: the proxy names the user; a request that it has not seen is refused.
+// TestTrustProxy: the proxy names the user. A request without that header is refused.
 func TestTrustProxy(t *testing.T) {
 	f := newFixture(t)
 	var logged safeBuffer
@@ -365,7 +365,7 @@ func FuzzLocal(f *testing.F) {
 	})
 }
 
-// safeBuffer is a log that is written while it is read.
+// safeBuffer is a log that can be read while it is written.
 type safeBuffer struct {
 	mu sync.Mutex
 	bytes.Buffer

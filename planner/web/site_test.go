@@ -31,13 +31,13 @@ import (
 const (
 	mirror      = "nightly"
 	otherMirror = "weekly"
-	// script is what a hostile registry or list may call things.
+	// script is a name that a hostile registry or list may use.
 	script = `<script>hostile()</script>"'><img src=x onerror=hostile()>`
-	// turned has characters that turn the direction of writing, and one that a terminal obeys.
+	// turned contains characters that change the direction of writing, and a control character.
 	turned = "evil\u202egnp.exe\x1b[2J"
 )
 
-// fixture is a site on a broker with contents.
+// fixture is a site with a broker and data.
 type fixture struct {
 	t        *testing.T
 	b        *broker.Broker
@@ -81,7 +81,7 @@ func newFixture(t *testing.T) *fixture {
 	return f
 }
 
-// ran stores a run that is over, days ago, that took so long.
+// ran stores a run that ended days ago and took the given time.
 func (f *fixture) ran(name string, days int, took time.Duration, images run.Tally) string {
 	f.t.Helper()
 	started := time.Now().UTC().Add(-time.Duration(days)*24*time.Hour - took)
@@ -95,7 +95,7 @@ func (f *fixture) ran(name string, days int, took time.Duration, images run.Tall
 	return r.ID
 }
 
-// runs stores a run of which three chunks of five are done, and one is under way.
+// runs stores a run of five chunks: three are done, and one is running.
 func (f *fixture) running(name string) string {
 	f.t.Helper()
 	ctx, started := f.t.Context(), time.Now().UTC().Add(-9*time.Minute)
@@ -121,7 +121,7 @@ func (f *fixture) running(name string) string {
 	return r.ID
 }
 
-// failed records images of a repository.
+// failed records failures of images of a repository.
 func (f *fixture) failed(name, repository, reason string, tags ...string) {
 	f.t.Helper()
 	r := failure.Record{Repository: repository, Registry: "quay.io", Chunk: 3, Run: run.NewID(time.Now())}
@@ -135,7 +135,7 @@ func (f *fixture) failed(name, repository, reason string, tags ...string) {
 	require.NoError(f.t, f.failures.Add(f.t.Context(), name, r))
 }
 
-// bad is a night on which everything goes wrong, with hostile names.
+// bad stores data of a night with every kind of problem, with hostile names.
 func (f *fixture) bad() (live string) {
 	f.t.Helper()
 	ctx := f.t.Context()
@@ -196,10 +196,10 @@ func (f *fixture) bad() (live string) {
 	return live
 }
 
-// young is a repository with tags that wait.
+// young is a repository with waiting tags.
 var young = reference.MustRepository("quay.io/osism/young")
 
-// waits records that a tag of young waits, and what the destination has under it.
+// waits records that a tag of young waits, and the digest of the tag at the destination.
 func (f *fixture) waits(tag, content string, at reference.Digest, left time.Duration) {
 	f.t.Helper()
 	now := time.Now().UTC()
@@ -209,12 +209,12 @@ func (f *fixture) waits(tag, content string, at reference.Digest, left time.Dura
 	}))
 }
 
-// releaseOf is what the form of the release of a tag of young sends.
+// releaseOf returns the form that releases a tag of young.
 func releaseOf(tag, content string) url.Values {
 	return url.Values{"repository": {young.String()}, "tag": {tag}, "digest": {reference.DigestOf([]byte(content)).String()}}
 }
 
-// recorder is Actions that records what it is asked for.
+// recorder implements Actions and records its calls.
 type recorder struct {
 	mu   sync.Mutex
 	done []string
@@ -246,7 +246,7 @@ func (r *recorder) Cancel(_ context.Context, mirror, id string) (string, error) 
 	return r.record("cancel " + mirror + " " + id)
 }
 
-// pruner is Pruning that records what it is asked for, and confirms plans.
+// pruner implements Pruning, records its calls, and confirms plans.
 type pruner struct {
 	*recorder
 	prunes *prune.Store
@@ -263,7 +263,8 @@ func (p *pruner) Execute(ctx context.Context, plan string, tags int, by string) 
 	return p.record(fmt.Sprintf("execute %d for %s", tags, by))
 }
 
-// prunable is a plan with so many tags in each of so many repositories, and as many that stay.
+// prunable returns a plan with the given numbers of repositories and of tags in each. As many tags
+// stay.
 func prunable(repositories, tags int) prune.Plan {
 	p := prune.Plan{Version: prune.Version, Mirror: mirror, Destination: "registry.example.com/mirror", Made: time.Now().UTC(), Grace: "720h0m0s", Repositories: []prune.Repository{}, Left: []prune.Left{}}
 	since := time.Now().UTC().Add(-41 * 24 * time.Hour)
@@ -286,14 +287,14 @@ func prunable(repositories, tags int) prune.Plan {
 	return p
 }
 
-// proposes keeps a plan for review, under caps.
+// proposes stores a plan for review, with caps.
 func (f *fixture) proposes(p prune.Plan, all float64) string {
 	f.t.Helper()
 	require.NoError(f.t, f.prunes.Propose(f.t.Context(), p, prune.Terms{Caps: prune.Caps{All: prune.MustShare(all), PerRepository: prune.MustShare(50)}}, "ada"))
 	return p.ID()
 }
 
-// serve serves the site; nil is one without a broker yet.
+// serve serves the site. If site is nil, the broker is not connected yet.
 func serve(t *testing.T, c Config, site *Site, log *slog.Logger) *httptest.Server {
 	t.Helper()
 	if c.Addr == "" {

@@ -16,7 +16,7 @@ import (
 	"github.com/osism/skopeo-worker/shared/run"
 )
 
-// released are the images that the broker has releases of, with who made them.
+// released returns the released images at the broker, with the users who released them.
 func (f *fixture) released() (images []string) {
 	f.t.Helper()
 	all, err := f.releases.List(f.t.Context())
@@ -27,7 +27,7 @@ func (f *fixture) released() (images []string) {
 	return images
 }
 
-// TestRelease: a user releases what waits, as it was seen and once.
+// TestRelease: a user releases a waiting digest once.
 func TestRelease(t *testing.T) {
 	f := newFixture(t)
 	f.ran(mirror, 1, time.Hour, run.Tally{Total: 2, Copied: 1, Waiting: 1})
@@ -63,7 +63,8 @@ func TestRelease(t *testing.T) {
 	}
 	require.Empty(t, f.released(), "a link does nothing")
 
-	// What does not wait as it was seen is refused, on both pages, and nothing is stored.
+	// Both pages refuse to release a digest that does not wait as the user has seen it. Nothing is
+	// stored.
 	other := releaseOf("1.0", "one")
 	other.Set("mirror", otherMirror)
 	for _, given := range []url.Values{releaseOf("1.0", "two"), releaseOf("3.0", "one"), other} {
@@ -111,14 +112,14 @@ func TestRelease(t *testing.T) {
 	require.Contains(t, sees("/images/waiting"), "released by <bdi>grace</bdi>")
 	require.Equal(t, "quay.io/osism/young:2.0@"+two+" by grace", f.released()[0])
 
-	// It has moved again: its new digest waits.
+	// The tag has moved again, so its new digest waits.
 	f.waits("1.0", "newer", reference.Digest{}, 72*time.Hour)
 	require.Contains(t, sees("/images/waiting"), `aria-label="Release quay.io/osism/young:1.0…"`)
 	response, _ = as("ada", http.MethodPost, "/actions/release", releaseOf("1.0", "one"))
 	require.Equal(t, http.StatusConflict, response.StatusCode)
 }
 
-// TestReleaseAPI: scripts see what waits and release it.
+// TestReleaseAPI: scripts list waiting images and release them.
 func TestReleaseAPI(t *testing.T) {
 	f := newFixture(t)
 	f.ran(mirror, 1, time.Hour, run.Tally{Total: 1, Waiting: 1})
@@ -147,8 +148,8 @@ func TestReleaseAPI(t *testing.T) {
 	require.Equal(t, http.StatusConflict, response.StatusCode)
 }
 
-// TestReleaseInBrowser: a user releases an image by the keyboard alone, and sees that it waits
-// for nothing but the next run.
+// TestReleaseInBrowser: a user releases an image with the keyboard only, and sees that the next run
+// mirrors it.
 func TestReleaseInBrowser(t *testing.T) {
 	f := newFixture(t)
 	f.ran(mirror, 1, time.Hour, run.Tally{Total: 2, Waiting: 2})
@@ -167,7 +168,7 @@ func TestReleaseInBrowser(t *testing.T) {
 	require.Equal(t, "/images/waiting", ask[string](t, ctx, `location.pathname`))
 	require.Equal(t, []string{"Release quay.io/osism/young:1.0…"}, ask[[]string](t, ctx, `[...document.querySelectorAll('a[href^="/actions/release"]')].map(a => a.ariaLabel)`))
 
-	// Another user was quicker.
+	// Another user releases the image first.
 	do(t, ctx, chromedp.Navigate(served.URL+"/images?repository="+young.String()), chromedp.Click(chromedp.CSS(`a[aria-label="Release quay.io/osism/young:1.0…"]`)))
 	shows(t, ctx, "before its minimum age?")
 	response, _ := post(t, served.URL+"/actions/release", releaseOf("1.0", "one"))
@@ -178,7 +179,7 @@ func TestReleaseInBrowser(t *testing.T) {
 	shows(t, ctx, "released by anonymous")
 }
 
-// TestKinds: an action is known by one name, and no other name is an action.
+// TestKinds: each action has a unique name, and other names are refused.
 func TestKinds(t *testing.T) {
 	var names []string
 	for _, k := range kinds {
