@@ -90,6 +90,9 @@ func (s *Store) closure(registry string) (closure, bool) {
 func (s *Store) lastClosure(registry string) (closure, bool) {
 	s.mu.RLock()
 	defer s.mu.RUnlock()
+	if len(s.view.closed) == 0 { // as usual: each request asks several times
+		return closure{}, false
+	}
 	c, ok := s.view.closed[token(registry)]
 	return c, ok
 }

@@ -204,6 +204,9 @@ func (t *Tracker) Blames(ctx context.Context, err error) error {
 // suspect returns the suspicion that an error raises about its registry. An untrusted certificate is usually
 // a matter of settings; but if the registry has worked before, it is in trouble.
 func (t *Tracker) suspect(err error) (outcome.Suspicion, bool) {
+	if err == nil {
+		return outcome.Suspicion{}, false
+	}
 	suspicion, suspected := outcome.Suspect(err)
 	if suspected || !outcome.Untrusted(err) {
 		return suspicion, suspected

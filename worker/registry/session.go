@@ -248,7 +248,8 @@ type authorized struct {
 }
 
 func (a *authorized) RoundTrip(request *http.Request) (*http.Response, error) {
-	if withPort(request.URL.Host, a.scheme) == withPort(a.host, a.scheme) {
+	ours := request.URL.Host == a.host || withPort(request.URL.Host, a.scheme) == withPort(a.host, a.scheme)
+	if ours && (a.header != "" || request.URL.Scheme != a.scheme) {
 		request = request.Clone(request.Context())
 		request.URL.Scheme = a.scheme
 		if a.header != "" {

@@ -128,6 +128,10 @@ func (t *stalling) RoundTrip(request *http.Request) (*http.Response, error) {
 		end(nil)
 		return nil, stalledOr(ctx, err)
 	}
+	if response.Body == http.NoBody {
+		end(nil)
+		return response, nil
+	}
 	response.Body = &receiving{response.Body, &silence{end: end}, t.limit, ctx}
 	return response, nil
 }

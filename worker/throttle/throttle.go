@@ -198,8 +198,7 @@ func (t *Throttle) identity(registry string) string {
 
 // explain wraps errors of the broker in ErrBroker.
 func (t *Throttle) explain(ctx context.Context, registry string, err error) error {
-	var spent *budget.SpentError
-	if err == nil || errors.As(err, &spent) || ctx.Err() != nil {
+	if err == nil || errors.As(err, new(*budget.SpentError)) || ctx.Err() != nil {
 		return err
 	}
 	return fmt.Errorf("%w %s: %w", ErrBroker, registry, err)

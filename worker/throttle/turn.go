@@ -69,9 +69,11 @@ func (t *Throttle) explores(request *http.Request, registry string) bool {
 
 // ends releases the context when the answer has been read.
 func (w *turn) ends(response *http.Response) {
-	if response.Body != nil {
-		response.Body = &answer{response.Body, w.cancel}
+	if response.Body == nil || response.Body == http.NoBody {
+		w.cancel(nil)
+		return
 	}
+	response.Body = &answer{response.Body, w.cancel}
 }
 
 // answer is the body of an answer.
