@@ -63,13 +63,13 @@ func TestMinAge(t *testing.T) {
 	require.Equal(t, run.Tally{Total: 1, Waiting: 1}, deliver(b.aged("")))
 	require.Equal(t, first, at("1"))
 	b.advanced.Add(int64(2 * 24 * time.Hour))
-	push("1", "one") // an attack is undone
+	push("1", "one") // the source undoes an attack
 	require.Equal(t, run.Tally{Total: 1, Unchanged: 1}, deliver(b.aged("")))
 	push("1", "two")
 	b.advanced.Add(int64(2 * 24 * time.Hour))
 	require.Equal(t, run.Tally{Total: 1, Waiting: 1}, deliver(b.aged("")), "it has not stood for three days in a row")
 
-	// Not by its name, not by another tag, and not as a failure that is republished.
+	// It waits under its own name, under another tag, and in a republish, too.
 	require.Equal(t, run.Tally{Total: 1, Waiting: 1}, deliver(b.aged("1")))
 	republished := b.aged("")
 	republished.Images = []message.Image{{Tag: reference.MustTag("1"), Digest: reference.MustDigest(second)}}
@@ -81,7 +81,7 @@ func TestMinAge(t *testing.T) {
 	require.Equal(t, run.Tally{Total: 2, Waiting: 2}, deliver(b.aged("")))
 	require.Equal(t, first, at("1"))
 
-	// What the operator has released, or pins, does not wait.
+	// An image that was released, or that the list pins, does not wait.
 	pinned := b.aged("")
 	pinned.Digest = reference.MustDigest(second)
 	require.Equal(t, run.Tally{Total: 1, Copied: 1}, deliver(pinned))
@@ -91,7 +91,7 @@ func TestMinAge(t *testing.T) {
 	require.Equal(t, second, at("1"))
 }
 
-// TestMinAgeOfIndexes: nothing of an index that waits is copied, nor its signature.
+// TestMinAgeOfIndexes: while an index waits, neither its images nor its signature are copied.
 func TestMinAgeOfIndexes(t *testing.T) {
 	b := newHarness(t)
 	digest, err := b.from.PushIndex(repository, "1", registrytest.MultiPlatform("one", "linux/amd64", "linux/arm64"))
@@ -106,9 +106,9 @@ func TestMinAgeOfIndexes(t *testing.T) {
 	require.Zero(t, b.from.Pulls())
 }
 
-// TestMinAgeByTheSource: the times that a source lists count from the first look on, for tags
-// that the list names, too; those in the future do not. A digest that comes back waits again,
-// also in what is left for another delivery.
+// TestMinAgeByTheSource: the times that a source lists count from the first look, also for tags that
+// the list names. Times in the future do not count. A digest that comes back waits again, also in a
+// remainder.
 func TestMinAgeByTheSource(t *testing.T) {
 	b := newHarnessBetween(t, registrytest.New(t, registrytest.WithQuayAPI(registrytest.BulkAPI{})), registrytest.New(t))
 	client := b.Mirror.Registry
@@ -144,7 +144,7 @@ func TestMinAgeByTheSource(t *testing.T) {
 		}
 	}
 
-	// The digest of old is replaced between two looks, and comes back.
+	// The old digest is replaced between two looks, and comes back.
 	require.NoError(t, b.to.Untag(destination, "old"))
 	since("old", time.Hour)
 	require.Equal(t, run.Tally{Total: 5, Unchanged: 2, Waiting: 3}, deliver(b.chunk(b.aged(""))))

@@ -16,8 +16,8 @@ import (
 	"github.com/osism/skopeo-worker/worker/registrytest"
 )
 
-// TestBackups: what a tag had stays under another tag, at most so many times, and nothing is
-// done about a tag that stays as it is.
+// TestBackups: when a tag is replaced, its old image gets a backup, and only the newest backups stay.
+// A tag that is not replaced gets no backup.
 func TestBackups(t *testing.T) {
 	b := newHarness(t)
 	entry := b.entry("")
@@ -67,8 +67,8 @@ func TestBackups(t *testing.T) {
 	require.Len(t, tags(), 4)
 }
 
-// TestFailedBackup: without its backup, a tag is not replaced, not even if the answer to the backup
-// looks like success.
+// TestFailedBackup: a tag without a backup is not replaced, even if the answer to the put of the
+// backup looks like success.
 func TestFailedBackup(t *testing.T) {
 	for _, status := range []int{http.StatusBadRequest, http.StatusCreated} {
 		b := newHarness(t)
@@ -90,8 +90,8 @@ func TestFailedBackup(t *testing.T) {
 	}
 }
 
-// TestBackupsOutliveFailures: a tag that cannot be put again and again pushes no older backup
-// out, and no backup takes the place of something else.
+// TestBackupsOutliveFailures: if a tag cannot be put several times, its older backups stay. A backup
+// replaces no other image.
 func TestBackupsOutliveFailures(t *testing.T) {
 	b := newHarness(t)
 	entry := b.entry("")
@@ -138,8 +138,8 @@ func TestBackupsOutliveFailures(t *testing.T) {
 	require.Equal(t, other, at)
 }
 
-// TestBackupsAndTagsOfTheSource: a tag that the source has, too, is not a backup: none takes its
-// place, and it is not deleted as an old one.
+// TestBackupsAndTagsOfTheSource: a tag that the source has is not a backup. No backup replaces it, and
+// it is not deleted as an old backup.
 func TestBackupsAndTagsOfTheSource(t *testing.T) {
 	for name, template := range map[string]string{"one name": "{tag}-old", "a name for each": "{tag}-{digest}"} {
 		for _, same := range []bool{true, false} {
@@ -184,8 +184,8 @@ func TestBackupsAndTagsOfTheSource(t *testing.T) {
 	}
 }
 
-// TestBackupOfWhatIsThereNow: the backup is of what the tag has when it is replaced, which may be
-// something else than before the copy.
+// TestBackupOfWhatIsThereNow: the backup has the image that the tag has when it is replaced, even if
+// the tag had another one before the copy.
 func TestBackupOfWhatIsThereNow(t *testing.T) {
 	for name, first := range map[string]bool{"replaced": true, "new": false} {
 		t.Run(name, func(t *testing.T) {
@@ -226,7 +226,7 @@ func TestBackupOfWhatIsThereNow(t *testing.T) {
 	}
 }
 
-// TestBackupOfAnIndex is whole: the images of the index are there.
+// TestBackupOfAnIndex: the backup of an index has the images of the index.
 func TestBackupOfAnIndex(t *testing.T) {
 	b := newHarness(t)
 	entry := b.entry("")
@@ -244,8 +244,8 @@ func TestBackupOfAnIndex(t *testing.T) {
 	require.NoError(t, b.to.Check(destination, backup))
 }
 
-// TestBackupsOfOthers: a tag that is not a backup is never deleted as one, whether it has been
-// there before, or has taken the name of a backup later.
+// TestBackupsOfOthers: a tag that is not a backup is never deleted as one, whether it is older than the
+// backups or took the name of one later.
 func TestBackupsOfOthers(t *testing.T) {
 	b := newHarness(t)
 	entry := b.entry("")
@@ -272,7 +272,8 @@ func TestBackupsOfOthers(t *testing.T) {
 	}
 }
 
-// TestNoBackupOfWhatCannotBeRead: otherwise a broken tag could never be replaced.
+// TestNoBackupOfWhatCannotBeRead: an image that cannot be read gets no backup, because otherwise its
+// tag could never be replaced.
 func TestNoBackupOfWhatCannotBeRead(t *testing.T) {
 	b := newHarness(t)
 	entry := b.entry("")
@@ -288,8 +289,8 @@ func TestNoBackupOfWhatCannotBeRead(t *testing.T) {
 	require.Equal(t, two, at)
 }
 
-// TestBackupsAtHarbor: an old backup goes alone, although Harbor deletes no tag by the OCI API;
-// another tag of its digest stays.
+// TestBackupsAtHarbor: an old backup is deleted alone, although Harbor's OCI API deletes no tag.
+// Another tag of its digest stays.
 func TestBackupsAtHarbor(t *testing.T) {
 	for name, options := range map[string][]registrytest.Option{
 		"Harbor": {registrytest.WithDeletion(registrytest.DeletesLikeHarbor), registrytest.WithHarborAPI(registrytest.BulkAPI{})},

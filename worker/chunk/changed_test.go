@@ -10,8 +10,8 @@ import (
 	"github.com/osism/skopeo-worker/worker/registrytest"
 )
 
-// TestChanged: every tag that is put is told once, with what it was before; what is
-// unchanged is not.
+// TestChanged: each tag that is put is reported once, with its earlier digest. Unchanged tags are
+// not reported.
 func TestChanged(t *testing.T) {
 	b := newHarness(t)
 	push := func(tag, version string) {
@@ -54,7 +54,7 @@ func TestChanged(t *testing.T) {
 	b.tags = nil
 	require.Empty(t, changed())
 
-	// Every tag is seen, whatever becomes of it.
+	// Every tag is reported as seen, with any outcome.
 	states := map[string]run.Outcome{}
 	for _, tag := range b.tags {
 		states[tag.Name.String()] = tag.State
@@ -100,7 +100,7 @@ func TestUnlisted(t *testing.T) {
 	require.Equal(t, "3", last.Name.String())
 	require.Equal(t, run.Vanished, last.State)
 
-	// Of a listing that was not read to its end, nothing is known.
+	// A listing that was not read to its end shows no vanished tags.
 	b.tags = nil
 	require.Empty(t, b.deliver(t, Delivery{Chunk: b.chunk(b.entry("1")), Fresh: true}).Left)
 	require.Empty(t, vanished())

@@ -12,12 +12,11 @@ import (
 	"github.com/osism/skopeo-worker/worker/registrytest"
 )
 
-// gone is a digest that nobody has.
+// gone is a digest that no registry has.
 var gone = "sha256:" + strings.Repeat("1", 64)
 
-// TestEveryTag: with and without REFERRERS, a repository of which no tags are chosen
-// arrives with all of them: those whose image is not there, and images that have the name
-// of a companion, included.
+// TestEveryTag: with and without REFERRERS, all tags of a repository without a selection are mirrored,
+// including companions without their image, and images with the name of a companion.
 func TestEveryTag(t *testing.T) {
 	for name, s := range map[string]selection.Selection{"plain": {}, "referrers": withReferrers} {
 		for api, options := range map[string][]registrytest.Option{"API": {registrytest.WithReferrersAPI(0)}, "": nil} {
@@ -54,8 +53,8 @@ func TestEveryTag(t *testing.T) {
 	}
 }
 
-// TestListOfReferrers: what the destination has of its own stays in the list, what is new
-// at the source comes into it, and no night puts it again.
+// TestListOfReferrers: the destination's own referrers stay in the list, new ones of the source are
+// added, and an unchanged list is not put again.
 func TestListOfReferrers(t *testing.T) {
 	b := newHarness(t)
 	image := b.move(t, "1", "1")
@@ -95,8 +94,8 @@ func TestListOfReferrers(t *testing.T) {
 	quiet()
 }
 
-// TestCompanionsOfEveryManifest: those of a platform's manifest and of companions come,
-// too, however the tags are chosen, and a quiet night costs no pull.
+// TestCompanionsOfEveryManifest: the companions of a platform's manifest and of companions are
+// mirrored, too, with any selection of tags. A run without changes costs no pull.
 func TestCompanionsOfEveryManifest(t *testing.T) {
 	for name, test := range map[string]struct {
 		tag string
@@ -153,7 +152,7 @@ func TestCompanionsOfEveryManifest(t *testing.T) {
 	}
 }
 
-// TestCompanionsThatCanNotBeFound: an image is not done without them.
+// TestCompanionsThatCanNotBeFound: an image whose companions cannot be looked up is not done.
 func TestCompanionsThatCanNotBeFound(t *testing.T) {
 	chosen := selection.Selection{List: []string{"1"}}
 	setup := func(t *testing.T) (*harness, string) {

@@ -19,8 +19,7 @@ func (b *harness) resolved(tag, digest string) message.Repository {
 	return r
 }
 
-// TestATagNeverGoesBackwards: a delivery that is not fresh looks again before it
-// believes the digest in its message.
+// TestATagNeverGoesBackwards: a delivery that is not fresh looks up the digests in its message again.
 func TestATagNeverGoesBackwards(t *testing.T) {
 	b := newHarness(t)
 	older := b.move(t, "1", "older")
@@ -48,7 +47,7 @@ func TestATagNeverGoesBackwards(t *testing.T) {
 	require.Equal(t, run.Tally{Total: 1, Failed: 1}, b.images)
 }
 
-// TestFreshDigestsAreBelieved: no HEAD is spent on them, but on those that are none.
+// TestFreshDigestsAreBelieved: the digests of a fresh delivery are not looked up, and missing ones are.
 func TestFreshDigestsAreBelieved(t *testing.T) {
 	b := newHarness(t)
 	digest := b.move(t, "1", "1")
@@ -62,7 +61,7 @@ func TestFreshDigestsAreBelieved(t *testing.T) {
 	b.mirrored(t, "1", "2")
 }
 
-// TestDigestThatIsGone: the tag has moved, and what it named was collected.
+// TestDigestThatIsGone: the tag has moved, and the source has deleted its old image.
 func TestDigestThatIsGone(t *testing.T) {
 	b := newHarness(t)
 	older := b.move(t, "1", "older")
@@ -72,7 +71,7 @@ func TestDigestThatIsGone(t *testing.T) {
 	require.Equal(t, run.Tally{Total: 1, Copied: 1}, b.images)
 	b.mirrored(t, "1")
 
-	// If the tag has not moved, looking again is of no use.
+	// If the tag has not moved, another try cannot help.
 	gone := b.move(t, "2", "gone")
 	defer b.from.Inject(registrytest.Fault{Match: gets, Status: 404})()
 	b.from.ResetRequests()
@@ -82,7 +81,7 @@ func TestDigestThatIsGone(t *testing.T) {
 	require.Equal(t, 1, b.from.Count(registrytest.All(heads, registrytest.Ref("2"))))
 }
 
-// TestTagThatMovesWhileItIsCopied: the copy takes longer than a digest is believed.
+// TestTagThatMovesWhileItIsCopied: the copy takes so long that the tag is looked up again.
 func TestTagThatMovesWhileItIsCopied(t *testing.T) {
 	b := newHarness(t)
 	older := b.move(t, "1", "older")
@@ -108,9 +107,8 @@ func TestTagThatMovesWhileItIsCopied(t *testing.T) {
 	require.NotEqual(t, older, <-moved)
 }
 
-// TestLeftIsLookedUpInTurn: of what a spent budget has left, no more is looked up than
-// is about to be copied; then each image once. What has happened to the tags meanwhile
-// counts.
+// TestLeftIsLookedUpInTurn: in a remainder of a spent budget, each image is looked up once, when it is
+// its turn. Changes of the tags meanwhile count.
 func TestLeftIsLookedUpInTurn(t *testing.T) {
 	b := newHarness(t)
 	b.Concurrency = 2
@@ -139,8 +137,7 @@ func TestLeftIsLookedUpInTurn(t *testing.T) {
 	b.mirrored(t, names...)
 }
 
-// TestCopying: what is copied is seen, with the bytes that it moves, and what is only
-// tagged is not.
+// TestCopying: copies are reported with the bytes that they move. Images that are only tagged are not.
 func TestCopying(t *testing.T) {
 	b := newHarness(t)
 	b.index(t, "1", "1", "1.0")
@@ -158,8 +155,8 @@ func TestCopying(t *testing.T) {
 	require.Empty(t, b.copies)
 }
 
-// TestDestinationThatLosesContent: what it does not have any more when it is to be tagged
-// is copied once more.
+// TestDestinationThatLosesContent: an image that the destination has lost before it is tagged is copied
+// again.
 func TestDestinationThatLosesContent(t *testing.T) {
 	b := newHarness(t)
 	b.index(t, "1", "1")

@@ -10,7 +10,7 @@ import (
 	"github.com/osism/skopeo-worker/worker/skopeo"
 )
 
-// builtin is whether chunks are copied by this process, instead of by skopeo.
+// builtin is true if this process copies images, and false if skopeo does.
 var builtin bool
 
 // TestMain runs every test with either engine.
@@ -21,7 +21,7 @@ func TestMain(m *testing.M) {
 	os.Exit(max(code, m.Run()))
 }
 
-// engine copies images for a test that waits for registries that hang for no longer.
+// engine returns the engine that copies images. It ends a copy after the given time.
 func engine(insecure []string, timeout time.Duration) mirror.Engine {
 	if builtin {
 		return nil

@@ -24,8 +24,8 @@ func do(s *schedule, jobs []*compare.Job, families func(*compare.Job) []string, 
 	return s.do(s.add(jobs, families), concurrency, do)
 }
 
-// TestFirstOfAFamily has ended before any other of it begins; after that they go
-// side by side.
+// TestFirstOfAFamily: the first copy of a family ends before the others begin, which then run at the
+// same time.
 func TestFirstOfAFamily(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var jobs []*compare.Job
@@ -64,8 +64,8 @@ func TestFirstOfAFamily(t *testing.T) {
 	})
 }
 
-// TestFamiliesOfSeveralChunks: what chunks at once copy is no more than one of them would at once,
-// and the first of a family is the first for all of them.
+// TestFamiliesOfSeveralChunks: several chunks together have no more copies at once than one chunk, and
+// the first image of a family is the first for all of them.
 func TestFamiliesOfSeveralChunks(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		const concurrency = 3
@@ -116,7 +116,7 @@ func TestFamiliesOfSeveralChunks(t *testing.T) {
 	})
 }
 
-// TestBrokerTroubleEndsTheCopies, and nobody waits for what will not come.
+// TestBrokerTroubleEndsTheCopies: after an error, no further job begins, and none is waited for.
 func TestBrokerTroubleEndsTheCopies(t *testing.T) {
 	broken := errors.New("no broker")
 	n := 0
@@ -125,9 +125,8 @@ func TestBrokerTroubleEndsTheCopies(t *testing.T) {
 	require.Equal(t, 1, n)
 }
 
-// TestLayersTravelOnce, from the source and to the destination: those of a base that
-// all repositories of a release share, whoever's they are, and those of one repository.
-// The second release is on another base.
+// TestLayersTravelOnce: shared layers are pulled and pushed once: the base of all repositories of a
+// release, in any organization, and the layers of one repository. The second release has another base.
 func TestLayersTravelOnce(t *testing.T) {
 	b := newHarness(t)
 	b.Concurrency = 8

@@ -13,7 +13,7 @@ import (
 )
 
 // TestFewTags: a source that suddenly lists few tags, or none, is a failure with both numbers.
-// What it lists is mirrored, and what it does not list is not said to have vanished.
+// The listed tags are mirrored, and the others do not count as vanished.
 func TestFewTags(t *testing.T) {
 	for name, test := range map[string]struct {
 		body   string
@@ -34,7 +34,7 @@ func TestFewTags(t *testing.T) {
 			b.push(t, "6")
 			b.changes = nil
 			restore := b.from.Inject(registrytest.Fault{Match: lists, Status: 200, Body: test.body})
-			for range 2 { // it does not get used to it
+			for range 2 { // the small number does not become the number to compare with
 				require.Empty(t, b.do(t, b.entry("")).Left)
 				require.Contains(t, b.kept.only(t).Reason, "too few tags: the registry lists "+test.reason)
 				require.Contains(t, b.kept.only(t).Reason, "if that is right, set min_tags")
@@ -52,7 +52,8 @@ func TestFewTags(t *testing.T) {
 	}
 }
 
-// TestHalfOfTheTags are not suspicious, and become the number to compare with.
+// TestHalfOfTheTags: a source may lose half of its tags. Their number is then compared with the next
+// listing.
 func TestHalfOfTheTags(t *testing.T) {
 	b := newHarness(t)
 	b.push(t, "1", "2", "3", "4")
@@ -66,8 +67,7 @@ func TestHalfOfTheTags(t *testing.T) {
 	}
 }
 
-// TestFewTagsOfALimit: what was listed of a repository whose newest tags were enough is a number
-// to compare with, too.
+// TestFewTagsOfALimit: the number of tags is also compared if only the newest ones were listed.
 func TestFewTagsOfALimit(t *testing.T) {
 	b := newHarnessBetween(t, registrytest.New(t, registrytest.WithQuayAPI(registrytest.BulkAPI{PageLimit: 2})), registrytest.New(t))
 	client := b.Mirror.Registry

@@ -27,8 +27,8 @@ var hostileNames = []string{
 	"\x1b[2J\x1b[31mred", "\u202egnp", "ä", "../../../../v2/victim/app/manifests/latest", strings.Repeat("a", 129), strings.Repeat("../", 4000), "+", "~", ";", "latest ", " latest",
 }
 
-// hostile is a harness whose source lists names that are none, whose destination is behind
-// a front, and holds somebody else's image.
+// hostile is a harness whose source lists invalid tags. Its destination is behind a front, and has an
+// image of another client.
 func hostile(t *testing.T, bulk bool) (b *harness, entry message.Repository, victim string) {
 	t.Helper()
 	b = newHarnessBetween(t, registrytest.New(t, registrytest.WithQuayAPI(registrytest.BulkAPI{PageLimit: 7})), registrytest.New(t))
@@ -69,8 +69,8 @@ func (b *harness) untouched(t *testing.T, victim string) {
 	}
 }
 
-// TestHostileTags are a failure of their repository that quotes them, and keep no other
-// tag from being mirrored.
+// TestHostileTags: invalid tags make a failure of their repository that quotes them. Other tags are
+// mirrored.
 func TestHostileTags(t *testing.T) {
 	for _, bulk := range []bool{false, true} {
 		t.Run(fmt.Sprint("bulk ", bulk), func(t *testing.T) {
@@ -88,7 +88,7 @@ func TestHostileTags(t *testing.T) {
 			require.Contains(t, failed.Reason, " and 1 more; expected up to 128 letters, digits")
 			require.Equal(t, -1, strings.IndexFunc(failed.Reason, func(c rune) bool { return c < ' ' || c > '~' && c != '…' }), failed.Reason)
 
-			// The next run finds the same; one without them is none.
+			// The next run fails the same way; a run without these tags does not.
 			require.Empty(t, b.do(t, entry).Left)
 			b.kept.only(t)
 			require.NoError(t, b.from.Lie(repository, "1"))
@@ -98,7 +98,7 @@ func TestHostileTags(t *testing.T) {
 	}
 }
 
-// TestHostileTagsAreNotWanted: tags that the selection leaves out are not failures.
+// TestHostileTagsAreNotWanted: invalid tags that the selection leaves out are not failures.
 func TestHostileTagsAreNotWanted(t *testing.T) {
 	b, entry, victim := hostile(t, false)
 	entry.Selection = &selection.Selection{Include: []string{`\d`}}

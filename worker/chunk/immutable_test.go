@@ -14,15 +14,15 @@ import (
 	"github.com/osism/skopeo-worker/worker/registrytest"
 )
 
-// releases makes an entry of which the versions are immutable, and other tags are not.
+// releases makes an entry whose versions are immutable tags.
 func (b *harness) releases() message.Repository {
 	r := b.entry("")
 	r.Selection = selection.Selection{Immutable: []string{"v?[0-9]"}}.Pointer()
 	return r
 }
 
-// TestImmutable: a version that the source moves is reported with both digests and stays as
-// it is at the destination; what is there costs no request at either side.
+// TestImmutable: if the source moves a version, the move is reported with both digests, and the
+// destination keeps its image. Versions that the destination has cost no request at either side.
 func TestImmutable(t *testing.T) {
 	b := newHarness(t)
 	push := func(tag, version string) string {
@@ -74,14 +74,14 @@ func TestImmutable(t *testing.T) {
 		}
 	}
 
-	// Without any memory, the destination is asked, and keeps it, too.
+	// Without notes, the destination is asked, and keeps its image, too.
 	b.HeldTags = nil
 	require.Equal(t, run.Tally{Total: 2, Unchanged: 1, Kept: 1}, deliver())
 	requireKept()
 }
 
-// TestImmutableIsLost: if the destination loses an immutable tag, it gets it again from a
-// source that still has it, and not what a source has put in its place.
+// TestImmutableIsLost: if the destination loses an immutable tag, it gets the tag again if the source
+// has not moved it.
 func TestImmutableIsLost(t *testing.T) {
 	b := newHarness(t)
 	first, err := b.from.PushImage(repository, "1.0", registrytest.Image{Version: "one"})
@@ -111,7 +111,7 @@ func TestImmutableIsLost(t *testing.T) {
 	require.ErrorIs(t, err, registrytest.ErrNotFound)
 }
 
-// TestImmutableAtAnEmptyDestination: a destination that was emptied gets all tags again, at once.
+// TestImmutableAtAnEmptyDestination: an emptied destination gets all tags again in the next run.
 func TestImmutableAtAnEmptyDestination(t *testing.T) {
 	b := newHarness(t)
 	b.push(t, "1.0", "2.0")
@@ -133,7 +133,7 @@ func TestImmutableAtAnEmptyDestination(t *testing.T) {
 	require.NotZero(t, b.to.Count(heads))
 }
 
-// TestImmutableRace: what another worker has put between the comparison and the copy stays.
+// TestImmutableRace: an immutable tag stays if another worker puts it between comparison and copy.
 func TestImmutableRace(t *testing.T) {
 	b := newHarness(t)
 	_, err := b.from.PushImage(repository, "1.0", registrytest.Image{Version: "one"})
@@ -170,8 +170,8 @@ func TestImmutableAndMinAge(t *testing.T) {
 	require.Equal(t, run.Tally{Total: 1, Kept: 1}, b.images)
 }
 
-// TestImmutableOfAnotherSource: what was mirrored from one source says nothing about another one
-// that is mirrored to the same place.
+// TestImmutableOfAnotherSource: notes about tags of one source do not count for another source with the
+// same destination.
 func TestImmutableOfAnotherSource(t *testing.T) {
 	b := newHarness(t)
 	b.move(t, "1.0", "one")

@@ -15,8 +15,8 @@ import (
 	"github.com/osism/skopeo-worker/worker/registrytest"
 )
 
-// TestPartsLoseNothing: whatever the jobs are, each image is in one part, with its
-// digest, its entry and the others of its job.
+// TestPartsLoseNothing: each image of any jobs is in one part, with its digest, its entry and the other
+// images of its job.
 func TestPartsLoseNothing(t *testing.T) {
 	random := rand.New(rand.NewPCG(1, 2))
 	for range 200 {
@@ -59,8 +59,8 @@ func TestPartsLoseNothing(t *testing.T) {
 	}
 }
 
-// TestTooMuchForOne: what has to be copied is split, and its digests are fresh; what
-// costs nothing is done at once; what failed meanwhile does not hold the parts up.
+// TestTooMuchForOne: images to copy are split into parts with current digests. Other images are done at
+// once, and failed ones do not delay the parts.
 func TestTooMuchForOne(t *testing.T) {
 	const tags, distinct = 2*maxCopies + 50, maxCopies + 25
 	b := newHarness(t)
@@ -101,7 +101,7 @@ func TestTooMuchForOne(t *testing.T) {
 	require.Equal(t, b.images.Copied, b.from.Pulls())
 }
 
-// TestNobodyToShareWith: who is alone does all of it.
+// TestNobodyToShareWith: a worker that is alone splits nothing.
 func TestNobodyToShareWith(t *testing.T) {
 	b := newHarness(t)
 	b.Alone = true
@@ -112,7 +112,7 @@ func TestNobodyToShareWith(t *testing.T) {
 	require.Equal(t, run.Tally{Total: maxCopies + 1, Copied: maxCopies + 1}, b.images)
 }
 
-// TestMuchThatIsLeftIsShared: it is looked up at once, to be split.
+// TestMuchThatIsLeftIsShared: a large remainder is looked up at once, and split.
 func TestMuchThatIsLeftIsShared(t *testing.T) {
 	b := newHarness(t)
 	names := registrytest.Numbered("%03d", maxCopies+1)

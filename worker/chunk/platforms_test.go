@@ -46,9 +46,8 @@ func (b *harness) digestAt(t *testing.T, tag string) string {
 
 var amd64 = selection.Selection{Platforms: []string{"linux/amd64"}}
 
-// TestPlatforms: an index of just the wanted ones is tagged, with one copy for all
-// its tags; the next run knows it by one GET at the destination; an alias that
-// appears later is only tagged; other wishes copy again.
+// TestPlatforms: all tags of an index get an index of the wanted platforms, with one copy. The next run
+// finds it with one GET at the destination. A later alias is only tagged. Other platforms are copied.
 func TestPlatforms(t *testing.T) {
 	b := newHarness(t)
 	source := b.index(t, "1", "1", "1.0")
@@ -97,8 +96,8 @@ func TestPlatforms(t *testing.T) {
 	require.Equal(t, subset, b.digestAt(t, "1"), "the same wishes give the same index")
 }
 
-// TestAliasesOfSeveralEntries: tags that the list names one by one share a copy, and
-// the next night an alias costs no pull, as if they were one entry.
+// TestAliasesOfSeveralEntries: tags in entries of their own share a copy, and an alias costs no pull in
+// the next run, as in one entry.
 func TestAliasesOfSeveralEntries(t *testing.T) {
 	for name, s := range map[string]selection.Selection{"all platforms": {}, "one platform": amd64} {
 		t.Run(name, func(t *testing.T) {
@@ -125,7 +124,7 @@ func TestAliasesOfSeveralEntries(t *testing.T) {
 	}
 }
 
-// TestNothingWanted: what has none of the platforms is skipped, and learned once.
+// TestNothingWanted: an image without a wanted platform is skipped, and pulled once to find that out.
 func TestNothingWanted(t *testing.T) {
 	b := newHarness(t)
 	index := b.index(t, "1", "multi", "alias")
@@ -147,7 +146,7 @@ func TestNothingWanted(t *testing.T) {
 	require.False(t, absent, "it has others")
 }
 
-// TestEmptyDestination: that a repository is not there is found out once.
+// TestEmptyDestination: one request finds out that a repository is missing.
 func TestEmptyDestination(t *testing.T) {
 	b := newHarness(t)
 	b.push(t, registrytest.Numbered("%d", 12)...)
@@ -157,7 +156,7 @@ func TestEmptyDestination(t *testing.T) {
 	require.Equal(t, 1, b.to.Count(byTag))
 	require.Equal(t, 1, b.to.Count(lists))
 
-	// That the first tag is new says nothing of the others.
+	// The others may exist although the first tag is new.
 	b.push(t, "0-new")
 	b.reset()
 	require.Empty(t, b.do(t, b.entry("")).Left)
@@ -165,8 +164,8 @@ func TestEmptyDestination(t *testing.T) {
 	require.Equal(t, 13, b.to.Count(byTag))
 }
 
-// TestSkippedAfterAFailure: an image of other platforms is no failure any more when its
-// platforms are known.
+// TestSkippedAfterAFailure: a failed image is no longer a failure when it turns out to have no wanted
+// platform.
 func TestSkippedAfterAFailure(t *testing.T) {
 	b := newHarness(t)
 	b.push(t, "1")

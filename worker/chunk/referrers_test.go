@@ -17,7 +17,7 @@ const (
 
 var withReferrers = selection.Selection{Referrers: true}
 
-// refer puts something at the source that refers to a digest.
+// refer pushes a referrer of a digest to the source.
 func (b *harness) refer(t *testing.T, digest, kind string) string {
 	t.Helper()
 	referrer, err := b.from.PushReferrer(repository, digest, kind)
@@ -33,9 +33,8 @@ func (b *harness) requireAt(t *testing.T, digests ...string) {
 	}
 }
 
-// TestReferrers: signatures and SBOMs come along, those of SBOMs and of an index's
-// images too, and are found at a destination without the referrers API; an image
-// that has not changed gets what is new.
+// TestReferrers: signatures and SBOMs are mirrored with their image, including those of SBOMs and of the
+// images of an index, also to a destination without the referrers API. Unchanged images get new ones.
 func TestReferrers(t *testing.T) {
 	for name, options := range map[string][]registrytest.Option{
 		"API": {registrytest.WithReferrersAPI(1)}, "fallback tag": nil,
@@ -90,8 +89,8 @@ func TestReferrers(t *testing.T) {
 	}
 }
 
-// TestReferrerThatCannotBeCopied makes its image a failure that says why, and keeps
-// neither the image nor what else refers to it away.
+// TestReferrerThatCannotBeCopied: the image becomes a failure with the reason. The image and its other
+// referrers are mirrored.
 func TestReferrerThatCannotBeCopied(t *testing.T) {
 	for name, fault := range map[string]registrytest.Fault{
 		"denied": {Status: 403}, "broken": {Status: 500}, "empty": {Status: 200}, "a page": {Status: 200, Body: "<html></html>"},
@@ -123,8 +122,8 @@ func TestReferrerThatCannotBeCopied(t *testing.T) {
 	}
 }
 
-// TestSignaturesFollowTheirImage, by cosign's tags, whatever the selection says of
-// their names; those of other images stay away.
+// TestSignaturesFollowTheirImage: cosign's tags are mirrored with their image, even if the selection does
+// not match them. Those of other images are not.
 func TestSignaturesFollowTheirImage(t *testing.T) {
 	for name, s := range map[string]selection.Selection{
 		"filter":              {Include: []string{"v"}},

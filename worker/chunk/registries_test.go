@@ -17,7 +17,7 @@ import (
 	"github.com/osism/skopeo-worker/worker/registrytest"
 )
 
-// fleet is what a test says of the registries.
+// fleet holds the states of registries for a test.
 type fleet struct {
 	mu      sync.Mutex
 	away    map[string]bool
@@ -66,7 +66,8 @@ func (f *fleet) Known(_, _ reference.Repository, digest reference.Digest) {
 	f.known = append(f.known, digest)
 }
 
-// TestClosedRegistryIsLeftAlone, whichever side it is, and what needs no closed one goes on.
+// TestClosedRegistryIsLeftAlone: a closed source or destination gets no requests, and repositories that do
+// not need it continue.
 func TestClosedRegistryIsLeftAlone(t *testing.T) {
 	for name, at := range map[string]func(*harness) *registrytest.Registry{
 		"source":      func(b *harness) *registrytest.Registry { return b.from },
@@ -97,7 +98,7 @@ func TestClosedRegistryIsLeftAlone(t *testing.T) {
 	}
 }
 
-// TestProbedOneByOne: what fails in the first repository leaves the others alone.
+// TestProbedOneByOne: if the probe with the first repository fails, the others are not tried.
 func TestProbedOneByOne(t *testing.T) {
 	b := newHarness(t)
 	var entries []message.Repository
@@ -123,8 +124,8 @@ func TestProbedOneByOne(t *testing.T) {
 	require.Equal(t, run.Tally{Total: 3, Copied: 3}, b.images)
 }
 
-// TestDoubt: what failed for the last time is given up at the end of a round, unless that
-// has shown that the registry is away. Then it was no try.
+// TestDoubt: images whose last try failed are recorded at the end of a round. If the round has shown that
+// the registry is away, the try does not count.
 func TestDoubt(t *testing.T) {
 	const images = 4
 	for name, test := range map[string]struct {
@@ -168,7 +169,7 @@ func TestDoubt(t *testing.T) {
 	})
 }
 
-// TestSecondLook: what is refused is tried a second time, after others have had a turn.
+// TestSecondLook: refused images are tried a second time, after other images.
 func TestSecondLook(t *testing.T) {
 	b := newHarness(t)
 	b.Registries = &fleet{}
@@ -187,7 +188,7 @@ func TestSecondLook(t *testing.T) {
 	require.Equal(t, run.Tally{Total: 1, Copied: 1}, b.images)
 }
 
-// TestWhoHadNothingComesFirst, and nobody in the same moment.
+// TestWhoHadNothingComesFirst: deliveries without a pull come before others, each at another time.
 func TestWhoHadNothingComesFirst(t *testing.T) {
 	const wait = time.Hour // a spread of a minute and a second
 	hungry, served := &execution{}, &execution{}

@@ -23,10 +23,10 @@ import (
 	"github.com/osism/skopeo-worker/worker/resolve"
 )
 
-// counts are how many requests of each kind a registry got.
+// counts are the numbers of requests of each kind at a registry.
 type counts map[registrytest.Kind]int
 
-// requestsOf counts the requests of the worker itself: what skopeo sends depends on its version.
+// requestsOf counts the requests of the worker. It leaves out those of skopeo, which depend on its version.
 func requestsOf(r *registrytest.Registry) counts {
 	got := counts{}
 	for _, request := range r.Requests() {
@@ -37,8 +37,8 @@ func requestsOf(r *registrytest.Registry) counts {
 	return got
 }
 
-// wantedCold is what an empty destination costs the source and it. skopeo looks after blobs and
-// the PUTs of images, which the worker reads back. It needs to be known what is an image.
+// wantedCold are the requests to the source and to an empty destination. With skopeo, they include no
+// blobs, and a GET after the PUT of each image, which skopeo sends.
 func wantedCold(digests bool) [2]counts {
 	source := counts{registrytest.KindPing: 1, registrytest.KindToken: 2, registrytest.KindManifestGet: 6}
 	// The first tag of a repository is asked for, and its tags are listed: then it is known to
@@ -67,7 +67,7 @@ func wantedCold(digests bool) [2]counts {
 	return [2]counts{source, destination}
 }
 
-// wantedAgain is what it costs if there is nothing new.
+// wantedAgain are the requests if nothing is new.
 func wantedAgain(digests bool) [2]counts {
 	if digests {
 		return [2]counts{{registrytest.KindBulkList: 2}, {registrytest.KindBulkList: 2}}

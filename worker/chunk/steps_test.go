@@ -18,7 +18,7 @@ import (
 
 var sample = registrytest.NewSample(24)
 
-// TestTagsOfOneDigestFailTogether if the destination does not answer what it has of it.
+// TestTagsOfOneDigestFailTogether: they fail if the destination cannot be asked for their digest.
 func TestTagsOfOneDigestFailTogether(t *testing.T) {
 	b := newHarness(t)
 	b.push(t, "1")
@@ -33,9 +33,9 @@ func TestTagsOfOneDigestFailTogether(t *testing.T) {
 	require.Len(t, b.kept.records, 2)
 }
 
-// TestEveryStep: whatever happens to any request, once or from then on, what is said to be
-// at the destination is there with all that belongs to it, what is not is a failure with a
-// reason or left, and the next run mends it.
+// TestEveryStep: a fault happens at one request, or at all requests from one on. Images that are reported as
+// mirrored are whole at the destination, the others are failures with a reason or are left, and the next
+// run completes them.
 func TestEveryStep(t *testing.T) {
 	type step struct {
 		*world
@@ -135,7 +135,7 @@ func (b *stepped) tagsAt(t *testing.T) map[string]string {
 	return at
 }
 
-// goWrong works a chunk off, and requires that nothing is wrong with what was reported.
+// goWrong works off a chunk, and requires that its reports are true.
 func (b *stepped) goWrong(t *testing.T, mend func()) {
 	t.Helper()
 	result := b.do(t, b.entry(""))
@@ -155,8 +155,8 @@ func (b *stepped) goWrong(t *testing.T, mend func()) {
 	b.whole(t)
 }
 
-// honest requires that each tag of the destination is whole, that those that are not what they
-// should be were reported, and that what was replaced has its backup.
+// honest requires that each tag of the destination is whole, that each tag with a wrong digest was reported,
+// and that each replaced image has a backup.
 func (b *stepped) honest(t *testing.T, left bool, denied int) {
 	t.Helper()
 	at := b.tagsAt(t)

@@ -15,8 +15,8 @@ import (
 	"github.com/osism/skopeo-worker/worker/registrytest"
 )
 
-// TestTries: what may pass is tried MaxAttempts times, what a registry refuses twice, and
-// what cannot pass once.
+// TestTries: an image is tried MaxAttempts times if its error may pass, twice if a registry refuses it, and
+// once if the error cannot pass.
 func TestTries(t *testing.T) {
 	const (
 		always = 0
@@ -81,8 +81,8 @@ func TestTries(t *testing.T) {
 	}
 }
 
-// TestAttemptsCountAcrossSnoozes, those of an image and those of a listing, and
-// nothing is looked at with digests that are old by then.
+// TestAttemptsCountAcrossSnoozes: tries of images and of listings count across deliveries, and old digests
+// are not used.
 func TestAttemptsCountAcrossSnoozes(t *testing.T) {
 	for name, broken := range map[string]registrytest.Match{"image": gets, "listing": lists} {
 		t.Run(name, func(t *testing.T) {
@@ -108,8 +108,8 @@ func TestAttemptsCountAcrossSnoozes(t *testing.T) {
 	}
 }
 
-// TestBeingLimitedIsNoFailure, wherever it happens and however often: the chunk
-// comes back when the registry says, and the registry is not asked on meanwhile.
+// TestBeingLimitedIsNoFailure: a limit fails no image, at any request and any number of times. The chunk
+// comes back at the time that the registry has stated, and the registry gets no requests until then.
 func TestBeingLimitedIsNoFailure(t *testing.T) {
 	const asked, images = 3 * time.Second, 8
 	for name, test := range map[string]struct {

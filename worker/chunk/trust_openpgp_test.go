@@ -69,7 +69,7 @@ func (b *trusting) attach(t *testing.T, s registrytest.Signature) {
 // tags is a selection of tags by name.
 func tags(names ...string) selection.Selection { return selection.Selection{List: names} }
 
-// lacks requires that the destination has nothing under these names.
+// lacks requires that the destination has none of these tags.
 func (b *harness) lacks(t *testing.T, names ...string) {
 	t.Helper()
 	for _, name := range names {
@@ -88,8 +88,8 @@ func (b *harness) config(t *testing.T, tag string) string {
 	return manifest.Config.Digest.String()
 }
 
-// TestTrust: what the key has signed under this name is mirrored, and of anything else not a
-// byte moves.
+// TestTrust: images that the key has signed under their name are mirrored. Nothing of other images is
+// copied.
 func TestTrust(t *testing.T) {
 	b := newTrusting(t, "matchRepoDigestOrExact")
 	signed := b.move(t, "1", "1")
@@ -177,8 +177,8 @@ func TestTrustOfIndexes(t *testing.T) {
 	}
 }
 
-// TestTrustCoversEverything that is about an image: signatures and SBOMs by their tags, chosen
-// with the image or listed like it, and referrers.
+// TestTrustCoversEverything: the policy's verdict on an image also applies to its companions and
+// referrers.
 func TestTrustCoversEverything(t *testing.T) {
 	for name, options := range map[string][]registrytest.Option{"API": {registrytest.WithReferrersAPI(0)}, "fallback tag": nil} {
 		t.Run(name, func(t *testing.T) {
@@ -230,8 +230,8 @@ func coversEverything(t *testing.T, whole bool, options ...registrytest.Option) 
 	}
 }
 
-// TestTrustOfUnwantedPlatforms: what is not mirrored anyway needs no signature, and is not asked
-// for again.
+// TestTrustOfUnwantedPlatforms: images without a wanted platform need no signature, and are not pulled
+// again.
 func TestTrustOfUnwantedPlatforms(t *testing.T) {
 	b := newTrusting(t, "matchRepository")
 	b.index(t, "1", "1")
@@ -244,8 +244,8 @@ func TestTrustOfUnwantedPlatforms(t *testing.T) {
 	require.Zero(t, b.from.Pulls())
 }
 
-// TestTrustOfWhatIsThere: what the destination has already, under another tag or none, is
-// not tagged, and gets no referrers, unless it is signed.
+// TestTrustOfWhatIsThere: an unsigned image that the destination has under another tag or none is not tagged,
+// and gets no referrers.
 func TestTrustOfWhatIsThere(t *testing.T) {
 	b := newTrusting(t, "matchRepository", registrytest.WithReferrersAPI(0))
 	trust := b.Mirror.Trust
@@ -304,7 +304,7 @@ func TestTrustIsOfADigest(t *testing.T) {
 	require.Equal(t, 1, b.images.Failed)
 }
 
-// TestTrustThatCannotBeFoundOut is no verdict: it is tried again, or waits.
+// TestTrustThatCannotBeFoundOut: if signatures cannot be read, the image is tried again, or waits.
 func TestTrustThatCannotBeFoundOut(t *testing.T) {
 	b := newTrusting(t, "matchRepository")
 	digest := b.move(t, "1", "1")
@@ -328,8 +328,8 @@ func TestTrustThatCannotBeFoundOut(t *testing.T) {
 	b.mirrored(t, "2")
 }
 
-// TestTrustOfACompanionAlone: what is about an image is also mirrored if it is tried again without
-// the image, whether that is signed by its tag or as a part of an index.
+// TestTrustOfACompanionAlone: a companion is also mirrored if it is tried again without its image, whether
+// the image is signed by its tag or as a part of an index.
 func TestTrustOfACompanionAlone(t *testing.T) {
 	b := newTrusting(t, "matchExact")
 	image, index := b.move(t, "1", "1"), b.index(t, "2", "2")
@@ -358,7 +358,7 @@ func TestTrustOfACompanionAlone(t *testing.T) {
 	require.Contains(t, b.kept.records[b.entry("").Source.String()+":"+refused].Reason, "rejected by the signature policy")
 }
 
-// TestTrustWhileTheSourceIsAway: what a source that is away denies is not known to be missing.
+// TestTrustWhileTheSourceIsAway: an image does not count as missing if the source that denies it is away.
 func TestTrustWhileTheSourceIsAway(t *testing.T) {
 	b := newTrusting(t, "matchRepository")
 	orphan := "sha256-" + gone[len("sha256:"):] + ".sig"

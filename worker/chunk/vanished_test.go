@@ -17,8 +17,8 @@ import (
 	"github.com/osism/skopeo-worker/worker/resolve"
 )
 
-// TestHEADLiesAtTheSource: what HEAD denies and GET has is mirrored, and each GET counts
-// as a pull.
+// TestHEADLiesAtTheSource: an image that HEAD denies and GET returns is mirrored, and each GET counts as a
+// pull.
 func TestHEADLiesAtTheSource(t *testing.T) {
 	for name, options := range map[string][]registrytest.Option{
 		"always": nil, "until a GET": {registrytest.WithHeadAfterGet()}, "without digests": {registrytest.WithoutDigestHeader()},
@@ -44,8 +44,7 @@ func TestHEADLiesAtTheSource(t *testing.T) {
 	}
 }
 
-// TestHEADLiesAtTheDestination: what it has is not copied and not put again, whichever
-// way it is looked at.
+// TestHEADLiesAtTheDestination: an image that HEAD denies and GET returns is neither copied nor put again.
 func TestHEADLiesAtTheDestination(t *testing.T) {
 	for name, s := range map[string]selection.Selection{
 		"everything": {}, "platforms": {Platforms: []string{"linux/amd64"}}, "referrers": withReferrers,
@@ -68,8 +67,8 @@ func TestHEADLiesAtTheDestination(t *testing.T) {
 	}
 }
 
-// TestVanished: a tag that was listed and is gone is counted apart and named; if all of
-// them are, the repository has failed, until it has one again.
+// TestVanished: a listed tag that the source denies counts as vanished and is logged. If all tags vanish,
+// the repository fails until it has one again.
 func TestVanished(t *testing.T) {
 	var said bytes.Buffer
 	b := newHarness(t)
@@ -108,7 +107,7 @@ func TestUnselected(t *testing.T) {
 	require.Contains(t, said.String(), fmt.Sprintf(`level=WARN msg="nothing of a repository is selected" run=2 chunk=1 repository=%s/%s reason="FILTER, or the tags of the entry, match none of 2 tags"`, b.from.Host(), repository))
 }
 
-// TestNamedTagsDoNotVanish: they fail, whenever that is found out.
+// TestNamedTagsDoNotVanish: tags that the list names fail if the source denies them.
 func TestNamedTagsDoNotVanish(t *testing.T) {
 	listed := selection.Selection{List: []string{"1", "2"}}
 	b := newHarness(t)
@@ -122,7 +121,7 @@ func TestNamedTagsDoNotVanish(t *testing.T) {
 	require.Equal(t, run.Tally{Total: 1, Failed: 1}, b.images)
 }
 
-// TestVanishedInAListingWithDigests: the OCI API denies what the other one has listed.
+// TestVanishedInAListingWithDigests: the OCI API denies a tag that the registry's own API lists.
 func TestVanishedInAListingWithDigests(t *testing.T) {
 	quay := registrytest.New(t, registrytest.WithQuayAPI(registrytest.BulkAPI{}))
 	b := newHarnessBetween(t, quay, registrytest.New(t))
@@ -149,8 +148,8 @@ func TestVanishedInAListingWithDigests(t *testing.T) {
 	require.Empty(t, b.kept.records)
 }
 
-// TestVanishedOverDeliveries: whether all tags of a repository are denied is only known
-// when all have been asked for, and one that was found is remembered.
+// TestVanishedOverDeliveries: whether all tags of a repository are denied is decided when all were looked up,
+// and a later delivery knows that one was found.
 func TestVanishedOverDeliveries(t *testing.T) {
 	limited := registrytest.Fault{Match: registrytest.All(gets, registrytest.Ref("3")), Status: 429, Times: 1}
 	for name, held := range map[string]bool{"none is left": false, "one is left": true} {

@@ -16,9 +16,8 @@ import (
 	"github.com/osism/skopeo-worker/worker/registrytest"
 )
 
-// TestUnchangedCostsNothing: the first time everything is copied, and an alias only
-// tagged; the second time nothing is pulled and nothing is put; the third time only
-// what has moved.
+// TestUnchangedCostsNothing: the first run copies everything, and only tags an alias. The second run pulls and
+// puts nothing. The third one copies only images that have moved.
 func TestUnchangedCostsNothing(t *testing.T) {
 	b := newHarness(t)
 	b.push(t, "1", "2")
@@ -49,8 +48,8 @@ func TestUnchangedCostsNothing(t *testing.T) {
 	require.Equal(t, 1, b.from.Pulls())
 }
 
-// TestOneFailureHidesNothing: not a broken image, nor a tag that cannot be looked up,
-// nor a repository that does not exist.
+// TestOneFailureHidesNothing: a broken image, a tag that cannot be looked up, and a missing repository do not
+// affect other images.
 func TestOneFailureHidesNothing(t *testing.T) {
 	b := newHarness(t)
 	b.push(t, "1", "2", "3", "4")
@@ -74,7 +73,7 @@ func TestOneFailureHidesNothing(t *testing.T) {
 	require.Equal(t, b.to.Host()+"/"+destination+":3", b.kept.records[source+":3"].Destination)
 }
 
-// TestOneUnreadableManifest fails alone, and says what is wrong with it.
+// TestOneUnreadableManifest: it fails alone, with the reason.
 func TestOneUnreadableManifest(t *testing.T) {
 	seven := registrytest.All(manifests, registrytest.Ref("7"))
 	for name, fault := range map[string]registrytest.Fault{
@@ -97,7 +96,7 @@ func TestOneUnreadableManifest(t *testing.T) {
 	}
 }
 
-// TestFailuresOfARepositoryAreOneWrite, however many tags there are.
+// TestFailuresOfARepositoryAreOneWrite: many failures of a repository are one write.
 func TestFailuresOfARepositoryAreOneWrite(t *testing.T) {
 	b := newHarness(t)
 	b.push(t, "1", "2", "3", "4")
@@ -135,7 +134,8 @@ func TestFailuresComeFirst(t *testing.T) {
 	require.Zero(t, b.outcomes["failed"])
 }
 
-// TestSuccessSubtractsWhatItHasSeen, and a listing the failure to list.
+// TestSuccessSubtractsWhatItHasSeen: mirrored images are no longer failures, and neither are repositories that
+// were listed.
 func TestSuccessSubtractsWhatItHasSeen(t *testing.T) {
 	b := newHarness(t)
 	b.push(t, "1", "2")
@@ -161,7 +161,7 @@ func TestSuccessSubtractsWhatItHasSeen(t *testing.T) {
 	require.Equal(t, []string{source + ":0", source + ":1@sha256:x", "quay.io/other:1"}, remain())
 }
 
-// TestPinned: what the list pins is never looked up, and named at the destination so
+// TestPinned: an image that the list pins by digest is not looked up, and gets a tag at the destination, so
 // that it is not collected there.
 func TestPinned(t *testing.T) {
 	b := newHarness(t)
@@ -184,7 +184,7 @@ func TestPinned(t *testing.T) {
 	require.Equal(t, run.Tally{Total: 2, Unchanged: 2}, b.images)
 }
 
-// TestNewerRuns take remainders over, but not what somebody has republished.
+// TestNewerRuns: a newer run takes over remainders, but no republished images.
 func TestNewerRuns(t *testing.T) {
 	b := newHarness(t)
 	b.push(t, "1", "2")
@@ -208,7 +208,7 @@ func TestNewerRuns(t *testing.T) {
 	require.Equal(t, run.Tally{Total: 2, Unchanged: 2}, b.images)
 }
 
-// TestDestinationsThatRefuse are named, so that nobody looks for the fault elsewhere.
+// TestDestinationsThatRefuse: the error names the destination.
 func TestDestinationsThatRefuse(t *testing.T) {
 	uploads := func(r registrytest.Request) bool { return r.Method == http.MethodPost || r.Method == http.MethodPatch }
 	for name, test := range map[string]struct {
@@ -244,7 +244,7 @@ func TestDestinationsThatRefuse(t *testing.T) {
 	}
 }
 
-// TestStopping leaves what has not begun, without a word about attempts.
+// TestStopping: a worker that stops leaves images that have not begun, and counts no attempts.
 func TestStopping(t *testing.T) {
 	b := newHarness(t)
 	b.Concurrency = 1
@@ -269,7 +269,7 @@ func TestStopping(t *testing.T) {
 	require.Len(t, append(result.Left[0].Images, result.Left[1].Images...), 2)
 }
 
-// TestInterrupted: the grace is over in the middle of a copy.
+// TestInterrupted: the grace period ends during a copy.
 func TestInterrupted(t *testing.T) {
 	b := newHarness(t)
 	b.push(t, "1", "2")

@@ -73,20 +73,8 @@ func TestSnoozedChunkCountsOnce(t *testing.T) {
 // mirrors them.
 func TestSIGTERM(t *testing.T) {
 	b := embedded(t)
-	b.push(t, "1", "2", "3", "4")
-	gate := make(chan struct{})
-	defer b.from.Inject(registrytest.Fault{Match: blobs, Gate: gate})()
-	begun := b.from.Notify(blobs)
-	first := b.consumer(t)
-	first.worker.Concurrency = 1
-	tracker := b.plan(t, b.chunk())
-	ctx, cancel := context.WithCancel(t.Context())
-	ended := make(chan error, 1)
-	go func() { ended <- first.Run(ctx) }()
-	<-begun
-	cancel()
-	close(gate)
-	require.NoError(t, <-ended)
+	first, tracker, stop := b.copying(t, "1", "2", "3", "4")
+	stop()
 	require.Equal(t, 1, counted(t, first, countedChunks, metrics.ChunkInterrupted))
 	require.Len(t, b.subjects(t, subject.Chunk+".>"), 1)
 	require.Empty(t, b.subjects(t, subject.Later+".>"))
@@ -149,11 +137,7 @@ func TestBrokerRestartsWhileAChunkIsWorkedOn(t *testing.T) {
 // first does not wait for it.
 func TestTwoWorkersHoldOneChunk(t *testing.T) {
 	b := embedded(t)
-	impatient(t, b.Broker, 50*time.Millisecond)
-	b.push(t, "1")
-	b.plan(t, b.chunk())
-	one := b.receive(t)
-	two := b.receive(t)
+	one, two := b.receiveTwice(t)
 	c := b.consumer(t)
 	c.take(t.Context(), one, func() {})
 	c.take(t.Context(), two, func() {})

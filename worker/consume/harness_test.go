@@ -213,6 +213,39 @@ func (b *harness) receive(t *testing.T) jetstream.Msg {
 	return m
 }
 
+// receiveTwice publishes a chunk of one tag, and returns two deliveries of it.
+func (b *harness) receiveTwice(t *testing.T) (first, second jetstream.Msg) {
+	t.Helper()
+	impatient(t, b.Broker, 50*time.Millisecond)
+	b.push(t, "1")
+	b.plan(t, b.chunk())
+	return b.receive(t), b.receive(t)
+}
+
+// copying starts a worker that copies one image at a time, with a chunk of these tags. It returns
+// when the first copy waits at the source. stop stops the worker, lets the copy end, and waits for
+// the end of the worker.
+func (b *harness) copying(t *testing.T, tags ...string) (c *Consumer, tracker *run.Tracker, stop func()) {
+	t.Helper()
+	b.push(t, tags...)
+	gate := make(chan struct{})
+	t.Cleanup(b.from.Inject(registrytest.Fault{Match: blobs, Gate: gate}))
+	begun := b.from.Notify(blobs)
+	c = b.consumer(t)
+	c.worker.Concurrency = 1
+	tracker = b.plan(t, b.chunk())
+	ctx, cancel := context.WithCancel(t.Context())
+	ended := make(chan error, 1)
+	go func() { ended <- c.Run(ctx) }()
+	<-begun
+	return c, tracker, func() {
+		t.Helper()
+		cancel()
+		close(gate)
+		require.NoError(t, <-ended)
+	}
+}
+
 // mirrored requires that the tags are the same at the destination as at the source.
 func (b *harness) mirrored(t *testing.T, tags ...string) {
 	t.Helper()

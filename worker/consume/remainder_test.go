@@ -24,11 +24,7 @@ import (
 // worker has finished meanwhile.
 func TestRemainderOfAnAcknowledgedChunk(t *testing.T) {
 	b := embedded(t)
-	impatient(t, b.Broker, 50*time.Millisecond)
-	b.push(t, "1")
-	b.plan(t, b.chunk())
-	one := b.receive(t)
-	two := b.receive(t)
+	one, two := b.receiveTwice(t)
 	c := b.consumer(t)
 	c.take(t.Context(), one, func() {})
 	b.mirrored(t, "1")

@@ -2,7 +2,6 @@ package consume
 
 import (
 	"bytes"
-	"context"
 	"encoding/json"
 	"fmt"
 	"log/slog"
@@ -18,7 +17,6 @@ import (
 	"github.com/osism/skopeo-worker/shared/run"
 	"github.com/osism/skopeo-worker/shared/subject"
 	"github.com/osism/skopeo-worker/worker/metrics"
-	"github.com/osism/skopeo-worker/worker/registrytest"
 )
 
 // TestPoison: after five deliveries without an outcome, the sixth records all images of the
@@ -200,21 +198,9 @@ func TestChunkOfAnEndedRun(t *testing.T) {
 // remainder is dropped.
 func TestChunkUnderWayMayFinish(t *testing.T) {
 	b := embedded(t)
-	b.push(t, "1", "2", "3")
-	gate := make(chan struct{})
-	defer b.from.Inject(registrytest.Fault{Match: blobs, Gate: gate})()
-	begun := b.from.Notify(blobs)
-	first := b.consumer(t)
-	first.worker.Concurrency = 1
-	tracker := b.plan(t, b.chunk())
-	ctx, cancel := context.WithCancel(t.Context())
-	ended := make(chan error, 1)
-	go func() { ended <- first.Run(ctx) }()
-	<-begun
+	_, tracker, stop := b.copying(t, "1", "2", "3")
 	require.NoError(t, b.runs.End(t.Context(), name, runID, run.StateCancelled))
-	cancel() // one image is being copied, two have not begun
-	close(gate)
-	require.NoError(t, <-ended)
+	stop() // one image is being copied, two have not begun
 	require.Len(t, b.subjects(t, subject.OfRun(name, runID)), 1)
 
 	start(t, b.consumer(t))
