@@ -1,7 +1,6 @@
 package acceptance
 
 import (
-	"bytes"
 	"encoding/json"
 	"fmt"
 	"net/http"
@@ -10,10 +9,9 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/santhosh-tekuri/jsonschema/v6"
 	"github.com/stretchr/testify/require"
-	"gopkg.in/yaml.v3"
 
+	"github.com/osism/skopeo-worker/planner/schematest"
 	"github.com/osism/skopeo-worker/worker/prune"
 	"github.com/osism/skopeo-worker/worker/registrytest"
 )
@@ -39,15 +37,8 @@ func (s *site) prunes(arguments ...string) (names []string) {
 // isPlan requires that a plan satisfies its schema.
 func isPlan(t *testing.T, text string) {
 	t.Helper()
-	schema, err := jsonschema.NewCompiler().Compile("../../docs/prune.schema.json")
-	require.NoError(t, err)
-	var plain any
-	require.NoError(t, yaml.Unmarshal([]byte(text), &plain))
-	data, err := json.Marshal(plain)
-	require.NoError(t, err)
-	value, err := jsonschema.UnmarshalJSON(bytes.NewReader(data))
-	require.NoError(t, err)
-	require.NoError(t, schema.Validate(value), text)
+	schema := schematest.Compile(t, "../../docs/prune.schema.json")
+	require.NoError(t, schema.Validate(schematest.Value(t, text)), text)
 }
 
 // TestPruneEdited: an edited plan is parsed strictly. The message has the line of each mistake.

@@ -1,47 +1,26 @@
 package list_test
 
 import (
-	"bytes"
-	"encoding/json"
 	"os"
 	"strings"
 	"testing"
 
 	"github.com/santhosh-tekuri/jsonschema/v6"
 	"github.com/stretchr/testify/require"
-	"gopkg.in/yaml.v3"
 
 	"github.com/osism/skopeo-worker/planner/list"
+	"github.com/osism/skopeo-worker/planner/schematest"
 	"github.com/osism/skopeo-worker/shared/selection"
 )
 
 const schemaFile = "../../docs/list.schema.json"
 
-func schema(t *testing.T) *jsonschema.Schema {
-	t.Helper()
-	compiled, err := jsonschema.NewCompiler().Compile(schemaFile)
-	require.NoError(t, err)
-	return compiled
-}
-
-// values converts a YAML document to the values that a schema validates.
-func values(t *testing.T, text string) any {
-	t.Helper()
-	var v any
-	require.NoError(t, yaml.Unmarshal([]byte(text), &v), text)
-	data, err := json.Marshal(v)
-	require.NoError(t, err)
-	v, err = jsonschema.UnmarshalJSON(bytes.NewReader(data))
-	require.NoError(t, err)
-	return v
-}
-
 // TestSchema: the parser and the schema accept and refuse the same lists.
 func TestSchema(t *testing.T) {
-	compiled := schema(t)
+	compiled := schematest.Compile(t, schemaFile)
 	judge := func(t *testing.T, text string) (bySchema, byParser error) {
 		_, byParser = list.Parse([]byte(text), "s", dest, selection.Selection{})
-		return compiled.Validate(values(t, text)), byParser
+		return compiled.Validate(schematest.Value(t, text)), byParser
 	}
 	good := []string{
 		"containers: [a]\npypi: {}",
@@ -137,8 +116,8 @@ func TestSchema(t *testing.T) {
 func TestSchemaInAnEditor(t *testing.T) {
 	data, err := os.ReadFile("testdata/osism.yml")
 	require.NoError(t, err)
-	compiled := schema(t)
-	require.NoError(t, compiled.Validate(values(t, string(data))))
+	compiled := schematest.Compile(t, schemaFile)
+	require.NoError(t, compiled.Validate(schematest.Value(t, string(data))))
 
 	seen := map[*jsonschema.Schema]bool{}
 	var walk func(name string, s *jsonschema.Schema)
@@ -180,6 +159,6 @@ func TestDocumentedLists(t *testing.T) {
 		text, _, _ := strings.Cut(block, "```")
 		_, err := list.Parse([]byte(text), "s", dest, selection.Selection{})
 		require.NoError(t, err, text)
-		require.NoError(t, schema(t).Validate(values(t, text)), text)
+		require.NoError(t, schematest.Compile(t, schemaFile).Validate(schematest.Value(t, text)), text)
 	}
 }

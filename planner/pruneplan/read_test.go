@@ -1,7 +1,6 @@
 package pruneplan_test
 
 import (
-	"bytes"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -14,6 +13,7 @@ import (
 	"gopkg.in/yaml.v3"
 
 	"github.com/osism/skopeo-worker/planner/pruneplan"
+	"github.com/osism/skopeo-worker/planner/schematest"
 	"github.com/osism/skopeo-worker/shared/reference"
 	"github.com/osism/skopeo-worker/worker/prune"
 )
@@ -38,26 +38,7 @@ var (
 	empty = prune.Plan{Version: prune.Version, Mirror: "a", Destination: "localhost", Grace: "0s", Made: time.Date(2026, 11, 27, 3, 0, 0, 0, time.FixedZone("", 3600)), Repositories: []prune.Repository{}, Left: []prune.Left{}}
 )
 
-func schema(t *testing.T) *jsonschema.Schema {
-	t.Helper()
-	c := jsonschema.NewCompiler()
-	c.AssertFormat()
-	compiled, err := c.Compile("../../docs/prune.schema.json")
-	require.NoError(t, err)
-	return compiled
-}
-
-// values converts a YAML document to the values that a schema validates.
-func values(t *testing.T, text string) any {
-	t.Helper()
-	var v any
-	require.NoError(t, yaml.Unmarshal([]byte(text), &v), text)
-	data, err := json.Marshal(v)
-	require.NoError(t, err)
-	v, err = jsonschema.UnmarshalJSON(bytes.NewReader(data))
-	require.NoError(t, err)
-	return v
-}
+const schemaFile = "../../docs/prune.schema.json"
 
 func asYAML(t *testing.T, p prune.Plan) string {
 	t.Helper()
@@ -83,7 +64,7 @@ func TestRoundTrip(t *testing.T) {
 			read, err := pruneplan.Read([]byte(text), "plan.yaml")
 			require.NoError(t, err, text)
 			require.Equal(t, p.ID(), read.ID(), text)
-			require.NoError(t, schema(t).Validate(values(t, text)), text)
+			require.NoError(t, schematest.Compile(t, schemaFile).Validate(schematest.Value(t, text)), text)
 		}
 	}
 }
@@ -91,7 +72,7 @@ func TestRoundTrip(t *testing.T) {
 // TestSchema: the reader refuses what the schema refuses, and names the line. Each case edits a
 // line of the whole plan.
 func TestSchema(t *testing.T) {
-	compiled, text := schema(t), asYAML(t, whole)
+	compiled, text := schematest.Compile(t, schemaFile), asYAML(t, whole)
 	lines := strings.Split(strings.TrimSuffix(text, "\n"), "\n")
 	edit := func(from, to string) (edited string, line int) {
 		t.Helper()
@@ -127,12 +108,12 @@ func TestSchema(t *testing.T) {
 		require.ErrorIs(t, err, prune.ErrPlan, edited)
 		require.ErrorContains(t, err, fmt.Sprintf("plan.yaml:%d: ", line+strings.Count(test.to, "\n")), edited)
 		require.ErrorContains(t, err, test.says)
-		require.Error(t, compiled.Validate(values(t, edited)), edited)
+		require.Error(t, compiled.Validate(schematest.Value(t, edited)), edited)
 	}
 	for _, text := range []string{"", "[]", "a", "~", "{}", "- a\n- b", of(t, "repositories", "~"), of(t, "repositories", "{}"), of(t, "left", "~"), of(t, "left", "[a]"), of(t, "left", "[[]]")} {
 		_, err := pruneplan.Read([]byte(text), "plan.yaml")
 		require.ErrorIs(t, err, prune.ErrPlan, text)
-		require.Error(t, compiled.Validate(values(t, text)), text)
+		require.Error(t, compiled.Validate(schematest.Value(t, text)), text)
 	}
 }
 
@@ -178,6 +159,6 @@ func TestSchemaExamples(t *testing.T) {
 			walk(key, property)
 		}
 	}
-	walk("", schema(t))
+	walk("", schematest.Compile(t, schemaFile))
 	require.Greater(t, len(seen), 20)
 }
