@@ -36,13 +36,9 @@ func parseBackups(entry jetstream.KeyValueEntry, destination reference.Repositor
 }
 
 // Backups implements chunk.Notes.
-func (n *Notes) Backups(ctx context.Context, destination reference.Repository) (tags map[reference.Tag][]compare.Backup, err error) {
-	err = n.retry(ctx, func(ctx context.Context) error {
-		entry, err := n.get(ctx, n.backups, keyOf(destination))
-		tags = parseBackups(entry, destination)
-		return err
-	})
-	return tags, err
+func (n *Notes) Backups(ctx context.Context, destination reference.Repository) (map[reference.Tag][]compare.Backup, error) {
+	entry, err := n.get(ctx, n.backups, keyOf(destination))
+	return parseBackups(entry, destination), err
 }
 
 // NoteBackups implements chunk.Notes.

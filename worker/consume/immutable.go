@@ -48,20 +48,16 @@ func parseHeld(entry jetstream.KeyValueEntry, destination reference.Repository) 
 
 // Held implements chunk.Notes.
 func (n *Notes) Held(ctx context.Context, destination reference.Repository) (map[reference.Tag]compare.Held, error) {
-	var found map[reference.Tag]compare.Held
-	err := n.retry(ctx, func(ctx context.Context) error {
-		entry, err := n.get(ctx, n.held, keyOf(destination))
-		found = map[reference.Tag]compare.Held{}
-		note := parseHeld(entry, destination)
-		for tag, h := range note.Tags {
-			at := h.At
-			if at.IsZero() {
-				at = h.Source
-			}
-			found[tag] = compare.Held{From: note.From, Source: h.Source, At: at, Fresh: time.Since(time.Unix(h.Since, 0)) < heldFor}
+	entry, err := n.get(ctx, n.held, keyOf(destination))
+	found := map[reference.Tag]compare.Held{}
+	note := parseHeld(entry, destination)
+	for tag, h := range note.Tags {
+		at := h.At
+		if at.IsZero() {
+			at = h.Source
 		}
-		return err
-	})
+		found[tag] = compare.Held{From: note.From, Source: h.Source, At: at, Fresh: time.Since(time.Unix(h.Since, 0)) < heldFor}
+	}
 	return found, err
 }
 

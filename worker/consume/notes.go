@@ -84,27 +84,24 @@ func (n *Notes) retry(ctx context.Context, operation func(context.Context) error
 }
 
 // read returns a note, or "" if there is none.
-func (n *Notes) read(ctx context.Context, bucket jetstream.KeyValue, key string) (note string, err error) {
-	err = n.retry(ctx, func(ctx context.Context) error {
-		entry, err := n.get(ctx, bucket, key)
-		if entry != nil {
-			note = string(entry.Value())
-		}
-		return err
-	})
-	return note, err
+func (n *Notes) read(ctx context.Context, bucket jetstream.KeyValue, key string) (string, error) {
+	entry, err := n.get(ctx, bucket, key)
+	if entry == nil {
+		return "", err
+	}
+	return string(entry.Value()), nil
 }
 
 // get returns the entry of a note, or nil if there is none.
-func (*Notes) get(ctx context.Context, bucket jetstream.KeyValue, key string) (jetstream.KeyValueEntry, error) {
-	entry, err := bucket.Get(ctx, key)
-	switch {
-	case errors.Is(err, jetstream.ErrKeyNotFound):
-		return nil, nil
-	case err != nil:
-		return nil, fmt.Errorf("reading a note in %s: %w", bucket.Bucket(), err)
-	}
-	return entry, nil
+func (n *Notes) get(ctx context.Context, bucket jetstream.KeyValue, key string) (entry jetstream.KeyValueEntry, err error) {
+	err = n.retry(ctx, func(ctx context.Context) error {
+		var err error
+		if entry, err = bucket.Get(ctx, key); err == nil || errors.Is(err, jetstream.ErrKeyNotFound) {
+			return nil
+		}
+		return fmt.Errorf("reading a note in %s: %w", bucket.Bucket(), err)
+	})
+	return entry, err
 }
 
 func (n *Notes) write(ctx context.Context, bucket jetstream.KeyValue, key, note string) error {

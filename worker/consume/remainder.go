@@ -25,11 +25,7 @@ func (d *delivery) leave(ctx context.Context, c message.Chunk, result chunk.Resu
 	if len(result.Parts) == 0 && len(result.Left) == 0 {
 		return nil
 	}
-	acknowledged := false
-	err := retry(ctx, d.consumer.log, func(ctx context.Context) (err error) {
-		acknowledged, err = d.acknowledged(ctx)
-		return err
-	})
+	acknowledged, err := retried(ctx, d.consumer.log, d.acknowledged)
 	if err != nil || acknowledged {
 		return err
 	}

@@ -44,6 +44,15 @@ func retry(ctx context.Context, log *slog.Logger, operation func(context.Context
 	}
 }
 
+// retried is retry for an operation that returns a value.
+func retried[T any](ctx context.Context, log *slog.Logger, operation func(context.Context) (T, error)) (value T, err error) {
+	err = retry(ctx, log, func(ctx context.Context) error {
+		value, err = operation(ctx)
+		return err
+	})
+	return value, err
+}
+
 // errGivenUp ends the retries of an optional operation.
 var errGivenUp = errors.New("gave up")
 
@@ -87,18 +96,12 @@ func (f failures) Add(ctx context.Context, name string, r failure.Record) error 
 	return retry(ctx, f.log, func(ctx context.Context) error { return f.store.Add(ctx, name, r) })
 }
 
-func (f failures) Any(ctx context.Context, name, registry string) (any bool, err error) {
-	err = retry(ctx, f.log, func(ctx context.Context) error {
-		any, err = f.store.Any(ctx, name, registry)
-		return err
-	})
-	return any, err
+func (f failures) Any(ctx context.Context, name, registry string) (bool, error) {
+	return retried(ctx, f.log, func(ctx context.Context) (bool, error) { return f.store.Any(ctx, name, registry) })
 }
 
-func (f failures) Subtract(ctx context.Context, name, registry, repository string, mirrored func(string) bool) (n int, err error) {
-	err = retry(ctx, f.log, func(ctx context.Context) error {
-		n, err = f.store.Subtract(ctx, name, registry, repository, mirrored)
-		return err
+func (f failures) Subtract(ctx context.Context, name, registry, repository string, mirrored func(string) bool) (int, error) {
+	return retried(ctx, f.log, func(ctx context.Context) (int, error) {
+		return f.store.Subtract(ctx, name, registry, repository, mirrored)
 	})
-	return n, err
 }
