@@ -24,7 +24,7 @@ import (
 const (
 	mirrorName = "default"
 	registry   = "registry.example"
-	// patience bounds whatever a test waits for; a cluster takes up to 9 s to elect a
+	// patience is how long a test waits for an event; a cluster takes up to 9 s to elect a
 	// leader.
 	patience = 40 * time.Second
 	tick     = 20 * time.Millisecond
@@ -100,7 +100,7 @@ func TestCluster(t *testing.T) {
 	t.Run("tokens and schedules outlive their leader", c.outliveLeader)
 }
 
-// neverOverspent has many take while the leader changes and one of the nodes is lost.
+// neverOverspent takes many tokens while the leader changes and a node is lost.
 func (c *cluster) neverOverspent(t *testing.T) {
 	const takers, limit = 48, 400
 	c.limit(t, registry, budget.Limit{Requests: limit, Window: time.Hour})
@@ -170,7 +170,7 @@ func (c *cluster) toldEverywhere(t *testing.T) {
 	}
 }
 
-// failures has many record and forgive in one record while its leader changes.
+// failures adds to one record and subtracts from it, by several clients, while its leader changes.
 func (c *cluster) failures(t *testing.T) {
 	const each = 12
 	var writers sync.WaitGroup
@@ -200,7 +200,7 @@ func (c *cluster) failures(t *testing.T) {
 	require.Len(t, records[0].Images, each*len(c.brokers))
 }
 
-// again repeats what a broker without a leader does not answer, as workers do.
+// again repeats an operation until it succeeds, as workers do while a stream has no leader.
 func again(t *testing.T, do func() error) {
 	for {
 		err := do()
@@ -214,8 +214,8 @@ func again(t *testing.T, do func() error) {
 	}
 }
 
-// outliveLeader loses the leader of a window and of the stream: tokens live as long as
-// they would have, and no longer; schedules come due.
+// outliveLeader stops the leader of a window and of the stream: tokens expire at their time, and schedules are
+// fired.
 func (c *cluster) outliveLeader(t *testing.T) {
 	const other, chunks = "aging.example", 1500
 	limit := budget.Limit{Requests: 5, Window: 4 * time.Second}

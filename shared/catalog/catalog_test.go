@@ -110,7 +110,7 @@ func FuzzParse(f *testing.F) {
 	})
 }
 
-// TestReadBefore: what was read before another process has changed it is not written over that.
+// TestReadBefore: a record that another process has changed since it was read is not overwritten.
 func TestReadBefore(t *testing.T) {
 	b := brokertest.Embedded(t)
 	s, err := Open(t.Context(), b)
@@ -134,7 +134,7 @@ func TestReadBefore(t *testing.T) {
 	require.Equal(t, second, again[0].At)
 }
 
-// TestPlan: a repository of the list is there before a worker has looked at it.
+// TestPlan: a planned repository is listed before a worker has looked at it.
 func TestPlan(t *testing.T) {
 	s, err := Open(t.Context(), brokertest.Embedded(t))
 	require.NoError(t, err)
@@ -166,7 +166,7 @@ func TestPlan(t *testing.T) {
 	require.Empty(t, all[0].Why)
 }
 
-// TestVanished: only what the source had, and only once.
+// TestVanished: only tags that the source had vanish, each once.
 func TestVanished(t *testing.T) {
 	s, err := Open(t.Context(), brokertest.Embedded(t))
 	require.NoError(t, err)

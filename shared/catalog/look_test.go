@@ -28,7 +28,7 @@ func puts(t *testing.T, b *broker.Broker) uint64 {
 	return stream.CachedInfo().State.LastSeq
 }
 
-// TestLook: a delivery in which nothing is new reads and writes once, and shows.
+// TestLook: a delivery without changes reads once and writes once, and updates the times.
 func TestLook(t *testing.T) {
 	b := brokertest.Embedded(t)
 	s, err := Open(t.Context(), b)
@@ -83,7 +83,7 @@ func TestLook(t *testing.T) {
 	require.Equal(t, start, all[1].Changed())
 }
 
-// TestConfirmed: anything but the same is recorded.
+// TestConfirmed: each difference from the record is recorded.
 func TestConfirmed(t *testing.T) {
 	recorded := func() Repository {
 		gone, failed := tag("gone", first, run.Vanished), tag("failed", first, run.Failed)
@@ -132,7 +132,7 @@ func TestConfirmed(t *testing.T) {
 	}
 }
 
-// TestLookRace: a look hides nothing that another worker has recorded, and garbage is none.
+// TestLookRace: a look does not hide a record of another worker, and garbage is not a look.
 func TestLookRace(t *testing.T) {
 	b := brokertest.Embedded(t)
 	s, err := Open(t.Context(), b)

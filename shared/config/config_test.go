@@ -132,7 +132,7 @@ func TestLog(t *testing.T) {
 	require.NotContains(t, out.String(), "quiet")
 }
 
-// TestLogHasNoSecrets: whatever a library puts into an error or an attribute.
+// TestLogHasNoSecrets: errors and attributes of libraries are logged without secrets.
 func TestLogHasNoSecrets(t *testing.T) {
 	const secret = `s3cret&"pass`
 	settings(t, map[string]string{"NATS_USER": "worker", "NATS_PASSWORD": secret})

@@ -12,7 +12,7 @@ import (
 	"github.com/osism/skopeo-worker/shared/subject"
 )
 
-// TestCounter: it counts the failures that a list has, through all changes of the records.
+// TestCounter: after each change of the records, it counts as many failures as List returns.
 func TestCounter(t *testing.T) {
 	s, b := open(t)
 	c := s.Counter()

@@ -17,7 +17,7 @@ import (
 	"github.com/osism/skopeo-worker/shared/subject"
 )
 
-// reached returns a store at a server that anybody can reach.
+// reached returns a store at a server that other clients can reach, too.
 func reached(t *testing.T) (*Store, *brokertest.Server, *bytes.Buffer) {
 	server := brokertest.Start(t)
 	var log bytes.Buffer
@@ -43,7 +43,7 @@ func bodies() map[string][]byte {
 	}
 }
 
-// places are where it can be, below mirror.failed.
+// places are subjects below mirror.failed for such messages.
 func places() []string {
 	ours := subject.Failure(name, registry, repository, 1)
 	return []string{

@@ -11,8 +11,8 @@ import (
 	"github.com/osism/skopeo-worker/shared/subject"
 )
 
-// FuzzRecord: whatever is in a record, what is delivered again is a message that a worker
-// can read, or the one that came; and the record can be written again.
+// FuzzRecord: any record is republished as a message that a worker can read, or as its unreadable message,
+// and can be written again.
 func FuzzRecord(f *testing.F) {
 	f.Fuzz(func(t *testing.T, data []byte) {
 		var content versioned

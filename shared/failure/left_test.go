@@ -14,7 +14,7 @@ import (
 	"github.com/osism/skopeo-worker/shared/selection"
 )
 
-// without is a list that has everything but these images.
+// without is a list of all images except these.
 func without(sources ...string) func(reference.Reference) bool {
 	return func(r reference.Reference) bool {
 		for _, s := range sources {
@@ -49,8 +49,8 @@ func logged(t *testing.T) (*Store, *bytes.Buffer) {
 	return s, &log
 }
 
-// TestMarkLeft: an image is marked once, comes back with the list, is dropped after 30 days
-// and not before, and nothing else is touched.
+// TestMarkLeft: an image is marked once, loses the mark if the list has it again, and is deleted after 30
+// days. Other failures stay as they are.
 func TestMarkLeft(t *testing.T) {
 	s, log := logged(t)
 	s.limit = 900 // several pages
@@ -94,8 +94,8 @@ func TestMarkLeft(t *testing.T) {
 	require.Len(t, sources(t, s), 10, "9 of the repository, and what no worker could read")
 }
 
-// TestLeftFailureThatIsTriedAgain: one that is marked can be republished, keeps what it needs
-// for that, and if it fails again it counts as of the list until the next plan.
+// TestLeftFailureThatIsTriedAgain: a marked failure can be republished. If it fails again, it is not marked
+// until the next plan.
 func TestLeftFailureThatIsTriedAgain(t *testing.T) {
 	s, b := open(t)
 	r := message.Repository{Source: reference.MustRepository(repository), Destination: reference.MustRepository("dest:5000/osism/osism"),
@@ -119,7 +119,7 @@ func TestLeftFailureThatIsTriedAgain(t *testing.T) {
 	require.Equal(t, 1, n, "a run that finds it mirrored is done with it")
 }
 
-// TestMarksFitIntoTheirPage, also if all of its images are marked.
+// TestMarksFitIntoTheirPage: a full page has room for the marks of all its images.
 func TestMarksFitIntoTheirPage(t *testing.T) {
 	s, b := open(t)
 	s.limit = 2000

@@ -65,7 +65,7 @@ func TestRepublish(t *testing.T) {
 	require.Equal(t, []string{"quay.io/osism/both:2.0@" + digest}, sources(t, s))
 }
 
-// TestTwoOperators has both read the record before either writes.
+// TestTwoOperators: two republishes that read the record at the same time publish each image once.
 func TestTwoOperators(t *testing.T) {
 	s, b := open(t)
 	require.NoError(t, s.Add(t.Context(), name, record("r1", "1", "2")))
@@ -91,8 +91,8 @@ func TestTwoOperators(t *testing.T) {
 	require.Empty(t, sources(t, s))
 }
 
-// TestRepublishAndAWorker has a worker add to the record that is being
-// republished: nothing of it may be lost, and nothing delivered that stays.
+// TestRepublishAndAWorker: if a worker adds to the record during a republish, no failure is lost, and
+// no failure that stays recorded is published.
 func TestRepublishAndAWorker(t *testing.T) {
 	s, b := open(t)
 	require.NoError(t, s.Add(t.Context(), name, record("r1", "1")))
@@ -157,8 +157,7 @@ func TestRepublishOneImage(t *testing.T) {
 	require.Len(t, stored(t, b, subject.Chunk), 2)
 }
 
-// TestAnImageIsAlwaysSomewhere looks at the stream as it was after every single
-// write of it: the image is in a chunk or in a record.
+// TestAnImageIsAlwaysSomewhere: after each write to the stream, the image is in a chunk or in a record.
 func TestAnImageIsAlwaysSomewhere(t *testing.T) {
 	s, b := open(t)
 	require.NoError(t, s.Add(t.Context(), name, record("r1", "1")))

@@ -37,8 +37,7 @@ func TestSelectionIsKept(t *testing.T) {
 	require.Nil(t, again.Repositories[0].Selection)
 }
 
-// TestSelectionsOfOneRepository: a repository that is in the list twice can fail
-// twice.
+// TestSelectionsOfOneRepository: a repository with two entries in the list can fail twice.
 func TestSelectionsOfOneRepository(t *testing.T) {
 	image := func(destination string, s *selection.Selection) Image {
 		return Image{Source: "quay.io/a/b", Destination: destination, Selection: s}

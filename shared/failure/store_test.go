@@ -24,13 +24,13 @@ const (
 	name       = "default"
 	registry   = "quay.io"
 	repository = "quay.io/osism/osism"
-	// patience bounds whatever a test waits for.
+	// patience is how long a test waits for an event.
 	patience = 10 * time.Second
 )
 
 func source(tag any) string { return fmt.Sprintf("%s:%v", repository, tag) }
 
-// record is of one repository, with an image for each tag.
+// record returns the record of one repository, with an image for each tag.
 func record(run string, tags ...any) Record {
 	r := Record{Repository: repository, Registry: registry, Chunk: 3, Run: run}
 	for _, tag := range tags {
@@ -159,8 +159,8 @@ func TestListSortsByRegistryAndRepository(t *testing.T) {
 	require.Equal(t, []string{"docker.io/z", "quay.io/2", "quay.io/a", "quay.io/a.b", "quay.io/b"}, sources(t, s))
 }
 
-// TestManyWriters has workers add and subtract, on one page and on several, and at a
-// cluster, which has a conflict of its own.
+// TestManyWriters: workers add and subtract at the same time, on one page and on several, also at a cluster,
+// which reports conflicts with another error.
 func TestManyWriters(t *testing.T) {
 	for name, test := range map[string]struct {
 		limit  int
@@ -233,7 +233,7 @@ func TestPages(t *testing.T) {
 	require.Empty(t, sources(t, s))
 }
 
-// TestLargePages has a record of several pages of the real size read in one go.
+// TestLargePages: a record with several pages of the real size can be read.
 func TestLargePages(t *testing.T) {
 	s, b := open(t)
 	r := record("r1", tags(600)...)
@@ -306,7 +306,7 @@ func TestMessagesNoWorkerCouldRead(t *testing.T) {
 	require.ElementsMatch(t, messages, got)
 }
 
-// TestNoAnswer: a broker that does not answer is not an empty record.
+// TestNoAnswer: if the broker does not answer, the record does not count as empty.
 func TestNoAnswer(t *testing.T) {
 	s, _ := open(t)
 	require.NoError(t, s.Add(t.Context(), name, record("r1", "1")))
@@ -320,8 +320,7 @@ func TestNoAnswer(t *testing.T) {
 	require.Equal(t, []string{source("1")}, sources(t, s))
 }
 
-// TestNewerRecord: after a rollback, the records of a newer version are shown, and
-// stays as it is until that version is back.
+// TestNewerRecord: after a rollback, a record of a newer version is shown, and stays as it is.
 func TestNewerRecord(t *testing.T) {
 	s, b := open(t)
 	m := nats.NewMsg(subject.Failure(name, registry, repository, 1))

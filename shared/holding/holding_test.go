@@ -67,7 +67,7 @@ func listing(tags map[string]bool) []Listing {
 	return []Listing{l}
 }
 
-// TestDropped: the time counts from the first listing without a tag, until one has it again.
+// TestDropped: a tag is dropped since the first listing without it, until a listing has it again.
 func TestDropped(t *testing.T) {
 	s := open(t)
 	both := listing(map[string]bool{"1": true, "2": true})
@@ -94,8 +94,8 @@ func TestDropped(t *testing.T) {
 	require.Zero(t, s.find(t, "1").Dropped)
 }
 
-// TestClock: a clock that is behind drops nothing before the record was last written, and the
-// time of one that was ahead is corrected.
+// TestClock: with a clock that is behind, no tag is dropped before its record was last written. A time from
+// a clock that was ahead is corrected.
 func TestClock(t *testing.T) {
 	s := open(t)
 	only := listing(map[string]bool{"1": true})
@@ -113,7 +113,7 @@ func TestClock(t *testing.T) {
 	require.Equal(t, at(1), s.find(t, "2").Dropped)
 }
 
-// TestMarkList: what the list drops is dropped, and what it names again is not.
+// TestMarkList: tags that the list no longer names are dropped, until it names them again.
 func TestMarkList(t *testing.T) {
 	s := open(t)
 	s.add(t, 0, Seen{Put: []Put{put("1", one), put("2", two)}})
@@ -160,7 +160,7 @@ func TestMarkList(t *testing.T) {
 	require.Equal(t, at(4), dropped(mirror))
 }
 
-// TestQuiet: a night in which nothing changes writes nothing, but once a day that it was listed.
+// TestQuiet: a run without changes writes nothing, except the time of the listing once a day.
 func TestQuiet(t *testing.T) {
 	s := open(t)
 	seen := Seen{Listings: listing(map[string]bool{"1": true}), Put: []Put{put("1", one)}}
@@ -179,8 +179,7 @@ func TestQuiet(t *testing.T) {
 	require.Equal(t, at(1), s.only(t).Listed)
 }
 
-// TestAddAll: what was seen of many repositories is read in one go, and only what is new is
-// written.
+// TestAddAll: the records of many repositories are read with one request, and only changed ones are written.
 func TestAddAll(t *testing.T) {
 	s := open(t)
 	all := map[reference.Repository]Seen{}
@@ -231,7 +230,7 @@ func TestForget(t *testing.T) {
 	require.Equal(t, one, s.find(t, "2").Digest)
 }
 
-// TestLarge: a record is never too large for a message; what it cannot hold is not pruned.
+// TestLarge: a record fits into a message, and tags that it leaves out are not pruned.
 func TestLarge(t *testing.T) {
 	r := Repository{Destination: destination, Mirror: mirror}
 	for n := range 30_000 {
@@ -247,7 +246,7 @@ func TestLarge(t *testing.T) {
 	require.Equal(t, r.Tags[0], read.Tags[0])
 }
 
-// TestForeign: what is no record is an error, for without it nothing is safe to delete.
+// TestForeign: an entry that is not a record is an error, because then no deletion is safe.
 func TestForeign(t *testing.T) {
 	s := open(t)
 	s.add(t, 0, Seen{Put: []Put{put("1", one)}})
@@ -273,7 +272,8 @@ func FuzzParse(f *testing.F) {
 	})
 }
 
-// TestKept: the entry that has a tag says whether it is kept; without one, the last word counts.
+// TestKept: the entry that selects a tag decides whether it is kept. Without an entry, the last decision
+// counts.
 func TestKept(t *testing.T) {
 	s := open(t)
 	entry := func(choice selection.Selection, tags map[string]bool) []Listing {

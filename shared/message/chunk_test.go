@@ -51,8 +51,8 @@ func TestDecodeRefuses(t *testing.T) {
 	require.EqualError(t, err, fmt.Sprintf("the message is of a newer version: %d, this build understands %d", Version+1, Version))
 }
 
-// TestSplit holds for chunks of many shapes: nothing is lost or moved, no piece is
-// too large, and no piece lost its images, for that would mean every tag.
+// TestSplit: for chunks of many shapes, no image is lost or moved, no piece is too large, and no repository
+// loses its images, because it would then stand for all tags.
 func TestSplit(t *testing.T) {
 	const limit = 2048
 	random := rand.New(rand.NewPCG(1, 2))

@@ -6,7 +6,7 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// FuzzDecode: what is read is what is written again, and whatever it is split into.
+// FuzzDecode: a decoded chunk is encoded as the same chunk, and its pieces together are the chunk.
 func FuzzDecode(f *testing.F) {
 	f.Fuzz(func(t *testing.T, data []byte) {
 		c, err := Decode(data)

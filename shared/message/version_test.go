@@ -48,7 +48,7 @@ var formats = map[int]Chunk{
 	}}},
 }
 
-// TestEveryVersionIsUnderstood, because messages outlive the planner that sent them.
+// TestEveryVersionIsUnderstood: messages of older planners can be decoded.
 func TestEveryVersionIsUnderstood(t *testing.T) {
 	require.Len(t, formats, Version)
 	for version, want := range formats {
@@ -58,8 +58,8 @@ func TestEveryVersionIsUnderstood(t *testing.T) {
 	}
 }
 
-// TestVersionStandsForTheFormat fails if a field was added or removed. An older worker
-// drops a field that it does not know from what it leaves for later: raise Version.
+// TestVersionStandsForTheFormat fails if a field was added or removed. Raise Version then, because remainders
+// of older workers do not have a field that they do not know.
 func TestVersionStandsForTheFormat(t *testing.T) {
 	requireFilled(t, reflect.ValueOf(formats[Version]))
 	data, err := formats[Version].Encode()

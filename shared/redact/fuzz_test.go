@@ -9,7 +9,7 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// FuzzLine: whatever a registry says becomes one line that anything can show.
+// FuzzLine: any text becomes one line without control characters.
 func FuzzLine(f *testing.F) {
 	f.Fuzz(func(t *testing.T, text string) {
 		line := Line(text)

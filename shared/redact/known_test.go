@@ -14,7 +14,7 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// with makes just these secrets known, for the time of a test.
+// with replaces the known secrets by these until the test ends.
 func with(t *testing.T, add func()) {
 	t.Helper()
 	before := known
@@ -23,7 +23,7 @@ func with(t *testing.T, add func()) {
 	add()
 }
 
-// echoes are the spellings that servers give a text back in.
+// echoes are the spellings in which servers repeat a text.
 func echoes(t *testing.T, text string) []string {
 	t.Helper()
 	inJSON, err := json.Marshal(text)
@@ -61,7 +61,7 @@ func TestKnownSecretsAreTakenOutOfEveryEcho(t *testing.T) {
 	}
 }
 
-// TestCutSecrets: skopeo shows the beginning of an answer, and so do we.
+// TestCutSecrets: the beginning of a secret is replaced if the text was cut in it.
 func TestCutSecrets(t *testing.T) {
 	with(t, func() { Add("correct horse battery staple") })
 	encoded := base64.StdEncoding.EncodeToString([]byte("bob:correct horse battery staple"))
@@ -94,8 +94,8 @@ func TestSecretsThatTouch(t *testing.T) {
 	require.Equal(t, "a xxxxx b xxxxx c", Text("a hunter2-and-more b hunter2hunter2-and-most c"))
 }
 
-// TestRecentSecretsAreBounded: tokens come and go for months, and what the process was
-// started with stays.
+// TestRecentSecretsAreBounded: only the last tokens are known, and all secrets that the process was started
+// with.
 func TestRecentSecretsAreBounded(t *testing.T) {
 	with(t, func() { Add("hunter2") })
 	token := func(i int) string { return fmt.Sprintf("token-number-%06d-end", i) }

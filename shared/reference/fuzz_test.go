@@ -20,7 +20,7 @@ type name interface {
 }
 
 // holds requires that a parsed name equals the text, survives JSON, and is not changed in a
-// URL, even by a proxy that normalises paths. The error of an invalid name must be safe for a
+// URL, even by a proxy that normalizes paths. The error of an invalid name must be safe for a
 // terminal.
 func holds[T name](t *testing.T, text string, parsed T, err error) {
 	t.Helper()

@@ -10,7 +10,7 @@ import (
 	"github.com/osism/skopeo-worker/shared/reference"
 )
 
-// TestReleases: a release is of one digest of one repository, and what others put there is none.
+// TestReleases: a release belongs to one digest of one repository, and a foreign entry is not a release.
 func TestReleases(t *testing.T) {
 	b := brokertest.Embedded(t)
 	s, err := Open(t.Context(), b)
@@ -33,7 +33,7 @@ func TestReleases(t *testing.T) {
 	require.False(t, has(here, two))
 	require.Equal(t, "quay.io/a/b:1@"+one.String(), first.Image())
 
-	// A release of something else under the key is not believed.
+	// A release of another digest under the key does not count.
 	_, err = s.kv.Put(t.Context(), key(here, two), []byte(`{"repository":"quay.io/a/b","digest":"`+one.String()+`"}`))
 	require.NoError(t, err)
 	require.False(t, has(here, two))

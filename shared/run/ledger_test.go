@@ -12,7 +12,7 @@ import (
 	"github.com/osism/skopeo-worker/shared/subject"
 )
 
-// requireStatus requires that the ledger says of the newest run what its tracker says.
+// requireStatus requires the same status of the newest run from the ledger and from its tracker.
 func (y *story) requireStatus(l *Ledger, state string, final bool) Status {
 	y.t.Helper()
 	runs, err := l.List(y.t.Context())
@@ -93,7 +93,7 @@ func TestLedgerLeavesOutWhatWasTakenBack(t *testing.T) {
 	require.Empty(t, runs)
 }
 
-// TestLedgerOfManyRuns: of all names, the newest first, and none that is too old.
+// TestLedgerOfManyRuns: the runs of all names are listed, the newest first, without those that are too old.
 func TestLedgerOfManyRuns(t *testing.T) {
 	s, _ := open(t)
 	now := time.Now().UTC()
@@ -117,8 +117,7 @@ func TestLedgerOfManyRuns(t *testing.T) {
 	}
 }
 
-// TestLedgerIsCheap: what it costs to look at a run again does not depend on how many
-// chunks it has.
+// TestLedgerIsCheap: the cost of a further look at a run does not depend on the number of its chunks.
 func TestLedgerIsCheap(t *testing.T) {
 	const chunks = 1100
 	s, b := open(t)

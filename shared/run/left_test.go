@@ -31,7 +31,7 @@ func TestToPull(t *testing.T) {
 	}
 }
 
-// leaves requires that the run has only this left, in one registry.
+// leaves requires what the run has left, all at one registry.
 func (y *story) leaves(want Registry) Status {
 	y.t.Helper()
 	st := y.now()

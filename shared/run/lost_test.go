@@ -23,7 +23,7 @@ func published(t *testing.T, chunks int) *story {
 	return y
 }
 
-// TestLost: chunks are gone without a record of their end.
+// TestLost: chunks without a message and without a recorded end are lost.
 func TestLost(t *testing.T) {
 	finished := time.Now().UTC().Truncate(time.Second)
 	done := Progress{State: Done, Images: Tally{Total: 1, Copied: 1}, Updated: finished}
@@ -149,7 +149,7 @@ func TestLostWhileOthersGoOn(t *testing.T) {
 	y.becomes(StateCancelled, Chunks{Total: 3, Dropped: 3})
 }
 
-// TestNothingIsLostWhileItIsPublished, though the planner has not published all.
+// TestNothingIsLostWhileItIsPublished: while a plan is being published, no chunk counts as lost.
 func TestNothingIsLostWhileItIsPublished(t *testing.T) {
 	y := published(t, 3)
 	y.r.Chunks, y.r.Published = 10, false
@@ -157,7 +157,7 @@ func TestNothingIsLostWhileItIsPublished(t *testing.T) {
 	y.becomes(StateWaiting, Chunks{Total: 10, Waiting: 3})
 }
 
-// TestALostBucketIsNoEnd: a run whose bucket was deleted is not done.
+// TestALostBucketIsNoEnd: a run does not count as done if its bucket was deleted.
 func TestALostBucketIsNoEnd(t *testing.T) {
 	y := published(t, 2)
 	y.record("1", Progress{State: Done})
@@ -192,9 +192,8 @@ func TestReport(t *testing.T) {
 	require.Greater(t, revision, second)
 }
 
-// fleet does to the messages of a run what workers do: record a remainder, then publish it;
-// record an end, then acknowledge it. A message can be delivered to several workers, which
-// all go on.
+// fleet simulates workers: they record a remainder, then publish it, and they record an end, then acknowledge
+// it. A message can be delivered to several workers, which all continue.
 type fleet struct {
 	*story
 	random *rand.Rand
@@ -265,8 +264,7 @@ func (f *fleet) has(token string) bool {
 	return false
 }
 
-// lose notes a message that is gone and that no worker has, unless one was done with it
-// before.
+// lose notes a message that is gone, if no worker has it or has finished it.
 func (f *fleet) lose(token string) {
 	p, _, err := f.s.Progress(f.t.Context(), f.address(token))
 	require.NoError(f.t, err)
@@ -275,8 +273,8 @@ func (f *fleet) lose(token string) {
 	}
 }
 
-// TestWhateverHappens a run ends as lost if, and only if, a message is gone that no worker
-// has said to be done with, and never before all others are done.
+// TestWhateverHappens: a run ends as lost if, and only if, a message is gone whose end no worker has recorded.
+// It does not end before all other messages are done.
 func TestWhateverHappens(t *testing.T) {
 	const chunks = 4
 	ends := map[string]int{}

@@ -83,7 +83,7 @@ func TestRuns(t *testing.T) {
 	require.ErrorIs(t, s.End(t.Context(), name, "none", StateCancelled), ErrNotFound)
 }
 
-// TestRunThatIsTakenBack: the run is gone, also for those who knew it.
+// TestRunThatIsTakenBack: the run is no longer found, also by trackers that had read it.
 func TestRunThatIsTakenBack(t *testing.T) {
 	s, _ := open(t)
 	now := time.Now()

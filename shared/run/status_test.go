@@ -15,7 +15,7 @@ import (
 	"github.com/osism/skopeo-worker/shared/subject"
 )
 
-// story is a run written by hand, as the planner and the workers would write it.
+// story writes a run as the planner and the workers would.
 type story struct {
 	t *testing.T
 	s *Store
@@ -54,12 +54,12 @@ func (y *story) publish(root, token string) {
 	require.NoError(y.t, err)
 }
 
-// gone ends a message, as an ack or a purge would.
+// gone deletes a message, as an acknowledgement or a purge does.
 func (y *story) gone(root, token string) {
 	require.NoError(y.t, y.b.Stream.Purge(y.t.Context(), jetstream.WithPurgeSubject(y.address(token).Under(root))))
 }
 
-// fire does what the server does when a schedule comes due.
+// fire replaces a schedule by its chunk, as nats-server does when it is due.
 func (y *story) fire(root, token string) {
 	m, err := y.b.Stream.GetLastMsgForSubject(y.t.Context(), y.address(token).Under(root))
 	require.NoError(y.t, err)
@@ -280,7 +280,7 @@ func TestEndedBeforeItsChunks(t *testing.T) {
 	}
 }
 
-// TestOnlyItsOwn counts nothing of another run, name or registry's failures.
+// TestOnlyItsOwn: nothing of another run or mirror name is counted.
 func TestOnlyItsOwn(t *testing.T) {
 	y := begin(t, "r1", "1")
 	for _, subj := range []string{

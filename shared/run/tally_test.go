@@ -7,7 +7,7 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// TestEveryOutcome has a field of Tally of its own, and every field but Total an outcome.
+// TestEveryOutcome: each outcome has a field of Tally, and each field except Total has an outcome.
 func TestEveryOutcome(t *testing.T) {
 	var tally Tally
 	for i, o := range Outcomes {

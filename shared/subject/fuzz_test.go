@@ -8,7 +8,7 @@ import (
 	"github.com/osism/skopeo-worker/shared/subject"
 )
 
-// FuzzParseAddress: a subject that is read is the one that would be written.
+// FuzzParseAddress: a parsed subject is built as the same subject.
 func FuzzParseAddress(f *testing.F) {
 	f.Fuzz(func(t *testing.T, text string) {
 		a, err := subject.ParseAddress(text)

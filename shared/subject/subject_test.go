@@ -9,7 +9,7 @@ import (
 	"github.com/osism/skopeo-worker/shared/subject"
 )
 
-// maxSubject is what a file store can hold as one file name.
+// maxSubject is the longest file name of a store.
 const maxSubject = 255
 
 // token is the alphabet of one encoded token: nothing that NATS treats specially.
