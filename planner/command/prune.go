@@ -177,7 +177,7 @@ func (p *pruneFlags) survey(ctx context.Context, se *session, stdin io.Reader, w
 		return nil, err
 	}
 	return &surveyed{session: se, holdings: holdings, close: pruner.Close, Survey: prune.Survey{
-		Registry: pruner.Registry, Hosts: pruner.Hosts, Source: pruner.Source, Mirror: planned.name, Destination: planned.destination,
+		Registry: pruner.Registry, Hosts: pruner.Hosts, Select: pruner.Select, Mirror: planned.name, Destination: planned.destination,
 		Entries: entries, Lacks: planned.list.Lacks(), Grace: time.Duration(p.grace), Keep: keep, LeftList: p.leftList, Now: now.UTC(), Holdings: held,
 	}}, nil
 }

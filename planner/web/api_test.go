@@ -161,7 +161,7 @@ func TestPruningAPI(t *testing.T) {
 	}
 	is(http.StatusBadRequest, "", `{"kept":["all"]}`, "unknown field")
 	old, id := f.proposes(prunable(1, 2), 100), f.proposes(prunable(2, 2), 100)
-	is(http.StatusConflict, "/"+old+"/execute", `{"tags":2}`, "there is another plan by now")
+	is(http.StatusConflict, "/"+old+"/execute", `{"tags":2}`, "another plan has replaced it")
 	is(http.StatusBadRequest, "/x/execute", `{"tags":4}`, "no such action")
 	for _, body := range []string{"", "{}", `{"tags":2}`} {
 		is(http.StatusBadRequest, "/"+id+"/execute", body, "which is 4")

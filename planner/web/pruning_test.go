@@ -69,7 +69,7 @@ func TestPruningPage(t *testing.T) {
 	}
 	status, text := confirm(old, "2")
 	require.Equal(t, http.StatusConflict, status)
-	require.Contains(t, text, "The plan cannot be confirmed: there is another plan by now; read that one.")
+	require.Contains(t, text, "The plan cannot be confirmed: another plan has replaced it; read that one.")
 	for _, tags := range []string{"", "3", "all", "-360", "360.0"} {
 		_, text = confirm(id, tags)
 		require.Contains(t, text, "This is not the number of tags of the plan, which is 360.")

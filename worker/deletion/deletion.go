@@ -1,4 +1,5 @@
-// Package deletion deletes tags and manifests at destinations, in the way of each registry.
+// Package deletion deletes tags and manifests at destinations, by the API of each kind of
+// registry.
 package deletion
 
 import (
@@ -12,17 +13,14 @@ import (
 	"github.com/osism/skopeo-worker/worker/registry"
 )
 
-// Hosts are the registries that are known to delete a tag alone: without its digest, and
-// without the other tags of that. The zero value has none.
+// Hosts are the registries that are known to delete a tag alone: without its digest and the other
+// tags of the digest. The zero value has none.
 type Hosts struct{ quay, harbor reference.Hosts }
-
-// quayIO runs Quay.
-const quayIO = "quay.io"
 
 // NewHosts returns the hosts, host[:port], that run Quay, in addition to quay.io, and those that
 // run Harbor 2.
 func NewHosts(quay, harbor []string) Hosts {
-	return Hosts{reference.NewHosts(append([]string{quayIO}, quay...)), reference.NewHosts(harbor)}
+	return Hosts{reference.NewHosts(append([]string{"quay.io"}, quay...)), reference.NewHosts(harbor)}
 }
 
 // IsZero reports whether the hosts were not made by NewHosts.
@@ -34,10 +32,10 @@ func (h Hosts) Alone(repository reference.Repository) bool {
 }
 
 var (
-	// ErrTogether is returned for a tag that the registry may delete with its digest and the
-	// other tags of that.
+	// ErrTogether is returned if the registry may delete a tag only with its digest and the other
+	// tags of the digest.
 	ErrTogether = errors.New("the destination may delete a tag together with the other tags of its digest")
-	// errStill is the reason for a tag that is there after it was deleted.
+	// errStill is returned for a tag that exists after its deletion.
 	errStill = errors.New("the registry has accepted the deletion and still has it")
 )
 
@@ -45,7 +43,7 @@ var (
 type Deleter struct {
 	Registry *registry.Client
 	Hosts    Hosts
-	// During sends each deletion.
+	// During calls send for each deletion, or returns why it must not be sent.
 	During func(ctx context.Context, send func() error) error
 }
 
@@ -57,8 +55,8 @@ func (d Deleter) byDigest(ctx context.Context, repository reference.Repository, 
 	return d.During(ctx, func() error { return d.Registry.Delete(ctx, repository, digest) })
 }
 
-// Tag deletes a tag and leaves its digest with the other tags of that. A tag that is not there
-// is no error. The error is ErrTogether if the registry is not known to delete a tag alone.
+// Tag deletes a tag, but neither its digest nor the other tags of the digest. It returns nil if
+// the tag does not exist, and ErrTogether if the registry is not known to delete a tag alone.
 func (d Deleter) Tag(ctx context.Context, repository reference.Repository, tag reference.Tag, digest reference.Digest) error {
 	var err error
 	switch {
@@ -75,7 +73,8 @@ func (d Deleter) Tag(ctx context.Context, repository reference.Repository, tag r
 	return explain(repository, err)
 }
 
-// denied returns why a tag is still there, if the answer to its deletion was that it is not.
+// denied returns the error for a tag that still exists although the registry answered its deletion
+// with 404. Otherwise, it returns still.
 func denied(answer, still error) error {
 	if answer != nil && errors.Is(still, errStill) {
 		return fmt.Errorf("%w: it answered 404 and still has it", registry.ErrUndeletable)
@@ -83,10 +82,10 @@ func denied(answer, still error) error {
 	return still
 }
 
-// harborTag is the address of a tag in Harbor's API (goharbor/harbor, api/v2.0/swagger.yaml,
-// deleteTag). Harbor deletes it only if it has the digest. The repository is escaped twice,
-// because Harbor is behind a proxy that unescapes the path: once here, and once when the URL
-// becomes text.
+// harborTag returns the URL of a tag in Harbor's API (goharbor/harbor, api/v2.0/swagger.yaml,
+// deleteTag). Harbor deletes the tag only if it has the digest. The repository is escaped twice,
+// because a proxy in front of Harbor unescapes the path: once here, and once when the URL becomes
+// text.
 func harborTag(repository reference.Repository, tag reference.Tag, digest reference.Digest) url.URL {
 	project, name, _ := strings.Cut(repository.Path(), "/")
 	return url.URL{
@@ -95,10 +94,11 @@ func harborTag(repository reference.Repository, tag reference.Tag, digest refere
 	}
 }
 
-// Manifest deletes a digest with all of its tags, of which one is given; none is the zero tag. If
-// the registry leaves that, or refuses the deletion because of it, it is deleted by its name. The
-// error is registry.ErrNotFound if neither is there, registry.ErrReferenced if the registry knows
-// an index around the digest, and registry.ErrTagged if it has tags and none was given.
+// Manifest deletes a digest with all of its tags. tag is one of them, or zero if it has none. If
+// the registry does not delete the tag with the digest, or refuses because of it, Manifest deletes
+// the tag by its name. The error is registry.ErrNotFound if the digest does not exist,
+// registry.ErrReferenced if an index needs it, and registry.ErrTagged if tag is zero and the digest
+// has tags.
 func (d Deleter) Manifest(ctx context.Context, repository reference.Repository, tag reference.Tag, digest reference.Digest) error {
 	err := d.byDigest(ctx, repository, digest)
 	missing := errors.Is(err, registry.ErrNotFound)
@@ -109,7 +109,7 @@ func (d Deleter) Manifest(ctx context.Context, repository reference.Repository, 
 		return explain(repository, err)
 	}
 	still := d.gone(ctx, repository, tag, digest)
-	if errors.Is(still, errStill) { // Nexus leaves it
+	if errors.Is(still, errStill) { // Nexus leaves the tag
 		if removed := d.byName(ctx, repository, tag); removed == nil || !missing {
 			still = d.gone(ctx, repository, tag, digest)
 		} else {
@@ -119,7 +119,7 @@ func (d Deleter) Manifest(ctx context.Context, repository reference.Repository, 
 	return explain(repository, still)
 }
 
-// afterTag deletes a tag and then its digest, unless that has other tags.
+// afterTag deletes a tag, and then its digest unless it has other tags.
 func (d Deleter) afterTag(ctx context.Context, repository reference.Repository, tag reference.Tag, digest reference.Digest) error {
 	if err := d.byName(ctx, repository, tag); err != nil && !errors.Is(err, registry.ErrNotFound) {
 		return err
@@ -134,21 +134,19 @@ func (d Deleter) afterTag(ctx context.Context, repository reference.Repository, 
 	return err
 }
 
-// gone returns an error if a tag is there with the digest.
+// gone returns errStill if a tag still has the digest.
 func (d Deleter) gone(ctx context.Context, repository reference.Repository, tag reference.Tag, digest reference.Digest) error {
 	at, err := d.Registry.Find(ctx, repository, tag)
 	switch {
+	case err == nil && at.Digest == digest:
+		return errStill
 	case errors.Is(err, registry.ErrNotFound):
 		return nil
-	case err != nil:
-		return err
-	case at.Digest != digest:
-		return nil // another one was pushed just now
 	}
-	return errStill
+	return err
 }
 
-// elsewhere is how registries delete that do not do so by the OCI API.
+// elsewhere describes how to delete at registries that do not do so by the OCI API.
 var elsewhere = map[string]string{
 	"docker.io":     "Docker Hub deletes tags at hub.docker.com",
 	"ghcr.io":       "GitHub deletes versions of packages at github.com and by its own API",
@@ -156,7 +154,7 @@ var elsewhere = map[string]string{
 	"ecr.aws":       "Amazon ECR Public needs the permission ecr-public:BatchDeleteImage",
 }
 
-// explain adds to the refusal of a deletion what permits it.
+// explain adds to a refused deletion how to permit it.
 func explain(repository reference.Repository, err error) error {
 	refused := errors.Is(err, registry.ErrUndeletable) || errors.Is(err, registry.ErrUnauthorized) || errors.Is(err, registry.ErrDenied)
 	for name, how := range elsewhere {
@@ -176,6 +174,6 @@ func explain(repository reference.Repository, err error) error {
 	return err
 }
 
-// protects reports whether a registry refuses to delete what is immutable with a status: Harbor
-// answers 412, others 409 and 423.
+// protects reports whether a status may mean that the tag is immutable: Harbor answers 412, others
+// 409 and 423.
 func protects(status int) bool { return status == 409 || status == 412 || status == 423 }

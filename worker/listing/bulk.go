@@ -16,37 +16,36 @@ import (
 )
 
 const (
-	// tagsPerPage is the most that Quay and Docker Hub return at once, and the most artifacts
-	// that Harbor returns.
+	// tagsPerPage is the maximum of tags on a page of Quay and Docker Hub, and of artifacts on a
+	// page of Harbor.
 	tagsPerPage = 100
 
-	// maxItems is how many tags a page may have, and a tag images.
+	// maxItems limits the tags on a page, and the images of a tag.
 	maxItems = 10 * tagsPerPage
 )
 
-// bulkAPI is an API that lists many tags at once, with their digests, the latest push
-// first.
+// bulkAPI is an API that lists many tags at once with their digests. The latest push comes first.
 type bulkAPI struct {
 	// target returns the URL of a page. Pages are counted from 1.
 	target func(repository reference.Repository, page int) url.URL
-	// read parses a page. Its error says why it is not a page of this API.
+	// read parses a page. Its error is the reason why the body is not a page of this API.
 	read func(body []byte) (page, error)
-	// linked is set if a Link header says whether there is another page, rather than the
-	// answer itself, and if the API takes the registry's user and password.
+	// linked is set if a Link header, rather than the body, shows whether another page follows.
+	// Such an API takes the registry's user and password.
 	linked bool
-	// notFoundEnds is set if the answer to a page after the last one is 404.
+	// notFoundEnds is set if the API answers 404 for a page after the last one.
 	notFoundEnds bool
-	// elsewhere is set if the API has another host than the registry. A firewall may
-	// block one of the two only.
+	// elsewhere is set if the API has another host than the registry. A firewall may block one
+	// of the two.
 	elsewhere bool
 }
 
 // page is a page of tags.
 type page struct {
 	tags    []found
-	items   int    // tags, including those that are left out
-	more    bool   // there may be another page
-	content string // the answer without the page number
+	items   int    // number of tags, including expired ones
+	more    bool   // another page may follow
+	content string // the body without the page number
 }
 
 // found is a tag on a page.
@@ -55,11 +54,11 @@ type found struct {
 	name string // as the registry sent it
 }
 
-// errNameless is returned for a page with a tag without a name.
+// errNameless is returned for a page that has a tag without a name.
 var errNameless = errors.New("a tag without a name in the answer")
 
-// readEntries parses the entries of a page; it returns nil if the page holds no list. If an
-// entry has unexpected fields, only its name is used: a HEAD returns the rest.
+// readEntries parses the entries of a page; it returns nil if the page has no list. Of an entry
+// with unexpected fields, it uses only the name: a HEAD returns the digest.
 func readEntries[T any](list json.RawMessage, named func(name string) T) ([]T, error) {
 	raw, err := registry.ReadList[json.RawMessage](list, maxItems)
 	if err != nil || raw == nil {
@@ -111,14 +110,10 @@ func (a *bulkAPI) pages(ctx context.Context, client *registry.Client, repository
 func (a *bulkAPI) page(ctx context.Context, client *registry.Client, repository reference.Repository, n int, pages *registry.Pages) (page, error) {
 	var listed page
 	var body []byte
-	err := pages.At("") // no position: n always differs
-	linksOn := false
-	switch {
-	case err != nil:
-	case a.linked:
-		body, linksOn, err = client.GetLinkedPage(ctx, repository, a.target(repository, n))
-	default:
-		body, err = client.GetTagPage(ctx, repository, a.target(repository, n))
+	var linksOn bool
+	err := pages.At("") // the position always differs
+	if err == nil {
+		body, linksOn, err = client.GetPage(ctx, registry.OpTags, repository, a.target(repository, n), a.linked)
 	}
 	if err == nil {
 		if listed, err = a.read(body); err != nil {
@@ -138,14 +133,14 @@ func (a *bulkAPI) page(ctx context.Context, client *registry.Client, repository 
 	return listed, err
 }
 
-// unsent are the failures that any request would have.
+// unsent are failures that any request to the registry would have.
 var unsent = []error{registry.ErrBlocked, registry.ErrLimited, throttle.ErrBroker, context.Canceled}
 
-// final are the failures that the OCI API would have, too.
+// final are failures that the OCI API would have, too.
 var final = append([]error{registry.ErrTooMany}, unsent...)
 
-// ends reports whether a failure ends the listing. After any other failure, the OCI API is
-// used. later is set if tags have been listed already.
+// ends reports whether a failure ends the listing. After any other failure, the OCI API is used.
+// later is set if tags have been listed already.
 func (a *bulkAPI) ends(ctx context.Context, err error, later bool) bool {
 	is := func(target error) bool { return errors.Is(err, target) }
 	if ctx.Err() != nil || slices.ContainsFunc(final, is) || isSpent(err) {
@@ -154,7 +149,7 @@ func (a *bulkAPI) ends(ctx context.Context, err error, later bool) bool {
 	return is(registry.ErrUnavailable) && (later || !a.elsewhere || statusOf(err) != 0)
 }
 
-// isSpent reports whether a request was not sent because a budget was spent.
+// isSpent reports whether a request was not sent because of a budget or a closed registry.
 func isSpent(err error) bool { return errors.As(err, new(*budget.SpentError)) }
 
 // statusOf returns the HTTP status of a failure, 0 if there was no answer.

@@ -9,8 +9,8 @@ import (
 	"github.com/osism/skopeo-worker/worker/registry"
 )
 
-// Pages reads the tags of a destination, page by page, from the API that lists its tags with
-// their digests. It is not safe for concurrent use.
+// Pages reads the tags of a destination page by page, from an API that lists digests. It is not
+// safe for concurrent use.
 type Pages struct {
 	lister     *Lister
 	repository reference.Repository
@@ -19,8 +19,8 @@ type Pages struct {
 	ended      bool
 }
 
-// Destination returns the pages of a repository that is written to. It returns nil if the
-// registry has no API that can be believed about it: that of Docker Hub may lag.
+// Destination returns the pages of a destination. It returns nil if its registry has no reliable
+// API that lists digests; Docker Hub's may lag.
 func (l *Listers) Destination(repository reference.Repository) *Pages {
 	switch host := repository.Registry(); {
 	case host == reference.DockerHub:
@@ -33,11 +33,11 @@ func (l *Listers) Destination(repository reference.Repository) *Pages {
 	return nil
 }
 
-// Ended reports whether there are no further pages: the last one was read, or the API failed.
+// Ended reports whether the last page was read or the API has failed.
 func (p *Pages) Ended() bool { return p.ended }
 
-// Next returns the tags of the next page. Those that have no digest or no valid name are left
-// out. The error wraps a *registry.Error. It ends the pages, unless it Passes.
+// Next returns the tags of the next page, without those that lack a digest or a valid name. The
+// error wraps a *registry.Error. It ends the pages unless Passes is true for it.
 func (p *Pages) Next(ctx context.Context) ([]Tag, error) {
 	listed, err := p.lister.bulk.page(ctx, p.lister.registry, p.repository, p.read+1, &p.bounds)
 	if err != nil {
@@ -55,14 +55,14 @@ func (p *Pages) Next(ctx context.Context) ([]Tag, error) {
 	return tags, nil
 }
 
-// Passes reports whether a failure of Next would be that of any request to the registry: it
-// limits us, or the request was not sent.
+// Passes reports whether any request to the registry would have failed like Next: the registry
+// limits requests, or the request was not sent.
 func Passes(err error) bool {
 	is := func(target error) bool { return errors.Is(err, target) }
 	return slices.ContainsFunc(unsent, is) || isSpent(err)
 }
 
-// Warn logs that the API cannot be used, once for each registry and reason.
+// Warn logs once for each registry and reason that the API cannot be used.
 func (p *Pages) Warn(err error) {
 	p.lister.warnings.warn(p.repository, err, p.read > 0)
 }

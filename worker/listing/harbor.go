@@ -11,20 +11,19 @@ import (
 	"github.com/osism/skopeo-worker/worker/registry"
 )
 
-// harborPath and the project begin the path of Harbor's artifact listing (goharbor/harbor,
-// api/v2.0/swagger.yaml, listArtifacts).
+// harborPath begins the path of Harbor's artifact listing (goharbor/harbor,
+// api/v2.0/swagger.yaml, listArtifacts). The project follows.
 const harborPath = "/api/v2.0/projects/"
 
-// maxArtifactTags is how many tags an artifact may have. Harbor sends all of them.
+// maxArtifactTags limits the tags of an artifact. Harbor sends all of them.
 const maxArtifactTags = 100_000
 
-// harbor is the API of Harbor 2. It lists artifacts, which are digests, with the names of
-// their tags, in no order that matters here. It leaves out signatures and the like, which
-// Harbor calls accessories. So it is used for destinations, not for sources.
+// harbor is the API of Harbor 2. It lists artifacts, which are digests, with the names of their
+// tags. It leaves out accessories, such as signatures, so it serves destinations only.
 var harbor = bulkAPI{target: harborURL, read: readHarbor, linked: true}
 
-// harborURL escapes the repository twice, because Harbor is behind a proxy that unescapes the
-// path: once here, and once when the URL becomes text.
+// harborURL escapes the repository twice, because a proxy in front of Harbor unescapes the path:
+// once here, and once when the URL becomes text.
 func harborURL(repository reference.Repository, page int) url.URL {
 	project, name, _ := strings.Cut(repository.Path(), "/")
 	return url.URL{
@@ -39,7 +38,7 @@ func harborURL(repository reference.Repository, page int) url.URL {
 	}
 }
 
-// harborArtifact is an artifact of Harbor's listing. Each field can be absent or null.
+// harborArtifact is an artifact in Harbor's listing. Each field can be absent or null.
 type harborArtifact struct {
 	Digest    string          `json:"digest"`
 	MediaType string          `json:"manifest_media_type"`

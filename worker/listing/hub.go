@@ -15,17 +15,16 @@ import (
 	"github.com/osism/skopeo-worker/worker/registry"
 )
 
-// hubPath and the namespace begin the path of Docker Hub's tag listing
-// (docs.docker.com/reference/api/hub/latest, ListRepositoryTags).
+// hubPath begins the path of Docker Hub's tag listing
+// (docs.docker.com/reference/api/hub/latest, ListRepositoryTags). The namespace follows.
 const hubPath = "/v2/namespaces/"
 
-// unknown is the operating system that an index has for attestations.
+// unknown is the operating system of attestations in an index.
 const unknown = "unknown"
 
-// hub is the API of Docker Hub. It lists names, digests, times and platforms. Without a
-// login it returns the newest 1,000 tags of a repository (since August 2026); the OCI API
-// adds the names of the others. A tag with the status "inactive" is listed, too: it can
-// still be pulled.
+// hub is the API of Docker Hub. It lists names, digests, times and platforms. Without a login it
+// returns the newest 1,000 tags of a repository (since August 2026); the OCI API adds the names of
+// the others. It also lists tags with the status "inactive", which can still be pulled.
 var hub = bulkAPI{target: hubURL, read: readHub, notFoundEnds: true, elsewhere: true}
 
 func hubURL(repository reference.Repository, page int) url.URL {
@@ -42,7 +41,7 @@ func hubURL(repository reference.Repository, page int) url.URL {
 	}
 }
 
-// hubTag is a tag of Docker Hub's listing. Each field can be absent or null.
+// hubTag is a tag in Docker Hub's listing. Each field can be absent or null.
 type hubTag struct {
 	Name        string    `json:"name"`
 	Digest      string    `json:"digest"`
@@ -94,8 +93,7 @@ func readHub(body []byte) (page, error) {
 	return listed, nil
 }
 
-// hubTime returns the last of the candidates that are times, or zero. A digest is at least as
-// old as that.
+// hubTime returns the latest of the valid times, or zero. The digest is at least as old.
 func hubTime(candidates ...string) (last time.Time) {
 	for _, text := range candidates {
 		if t, err := time.Parse(time.RFC3339, text); err == nil && t.After(last) {
@@ -105,8 +103,8 @@ func hubTime(candidates ...string) (last time.Time) {
 	return last
 }
 
-// hubPlatforms returns no platform if that of one image is missing: a tag that may have other
-// platforms must not be skipped.
+// hubPlatforms returns the platforms of a tag. If one image lacks its platform, it returns none: a
+// tag that may have further platforms must not be skipped.
 func hubPlatforms(images []hubImage) []Platform {
 	var platforms []Platform
 	for _, image := range images {
@@ -137,7 +135,7 @@ func hubSize(t hubTag) int64 {
 	return cmp.Or(sum, t.FullSize)
 }
 
-// digestOf returns a digest, or zero if the text is not one: a HEAD returns it then.
+// digestOf returns a digest, or zero if the text is not a valid one.
 func digestOf(s string) reference.Digest {
 	digest, _ := reference.ParseDigest(s)
 	return digest

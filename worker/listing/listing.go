@@ -8,6 +8,7 @@ import (
 	"errors"
 	"iter"
 	"log/slog"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -20,15 +21,14 @@ import (
 // (docs.quay.io/api).
 const quayIO = "quay.io"
 
-// Tag is a tag as a listing shows it. Unknown fields are zero. All of them are hints: the
-// tag may have moved since.
+// Tag is a tag in a listing. Unknown fields are zero. All are hints: the tag may have moved since.
 type Tag struct {
 	Name      reference.Tag
-	Digest    reference.Digest // if zero, a HEAD returns it
-	MediaType string           // of the tag's manifest
-	Updated   time.Time        // when the tag was last pushed
-	Size      int64            // bytes of all layers; shared ones count each time
-	Platforms []Platform       // each once
+	Digest    reference.Digest
+	MediaType string     // of the tag's manifest
+	Updated   time.Time  // when the tag was last pushed
+	Size      int64      // bytes of all layers; shared layers count each time
+	Platforms []Platform // without duplicates
 }
 
 // Platform is a platform of a tag.
@@ -37,8 +37,7 @@ type Platform struct {
 	Size int64  // bytes of its layers
 }
 
-// firstRegistry is when Docker, and so the first registry, was shown to the public. A time
-// before it is a mistake.
+// firstRegistry is when Docker became public. No registry is older.
 var firstRegistry = time.Date(2013, time.March, 15, 0, 0, 0, 0, time.UTC)
 
 // believable returns a time of a listing, or zero if no tag can be so old.
@@ -49,29 +48,21 @@ func believable(t time.Time) time.Time {
 	return t.UTC()
 }
 
-// windows is the operating system that mirrors of Linux images leave out.
-const windows = "windows/"
-
 // WindowsOnly reports whether the tag's platforms are known and all of them are Windows.
 func (t Tag) WindowsOnly() bool {
-	for _, platform := range t.Platforms {
-		if !strings.HasPrefix(platform.Name, windows) {
-			return false
-		}
-	}
-	return len(t.Platforms) > 0
+	return len(t.Platforms) > 0 && !slices.ContainsFunc(t.Platforms, func(p Platform) bool { return !strings.HasPrefix(p.Name, "windows/") })
 }
 
 // Options configure Listers.
 type Options struct {
-	// Registry is the client for all requests.
+	// Registry sends all requests.
 	Registry *registry.Client
 	// QuayHosts are registries, host[:port], that run Quay, in addition to quay.io.
 	QuayHosts []string
 	// HarborHosts are registries, host[:port], that run Harbor 2.
 	HarborHosts []string
-	// Log gets one warning for each registry and reason if an API other than OCI's cannot be
-	// used; if nil, it is slog.Default().
+	// Log gets one warning for each registry and reason if an API that lists digests cannot be
+	// used. If nil, slog.Default() is used.
 	Log *slog.Logger
 }
 
@@ -97,7 +88,7 @@ func New(options Options) *Listers {
 	}
 }
 
-// For returns the lister that knows most about a repository.
+// For returns the lister of a source. It lists digests if the registry has an API for that.
 func (l *Listers) For(repository reference.Repository) *Lister {
 	switch host := repository.Registry(); {
 	case host == reference.DockerHub:
@@ -115,31 +106,33 @@ func (l *Listers) OCI() *Lister { return l.oci }
 // Lister lists the tags of a repository.
 type Lister struct {
 	registry *registry.Client
-	bulk     *bulkAPI // nil: the OCI API only
+	bulk     *bulkAPI // if nil, only the OCI API is used
 	warnings *warnings
 }
 
-// NewestFirst reports whether tags with an Updated are listed in its order, the newest
-// first. A tag without one ends that order: tags after it may be newer than tags before it.
+// NewestFirst reports whether tags with an Updated are listed in its order, the newest first. A tag
+// without Updated ends that order: tags after it may be newer than tags before it.
 func (l *Lister) NewestFirst() bool { return l.bulk != nil }
 
-// Tags lists the tags page by page, each name once. A *registry.TagError is about one
-// invalid name, and the listing goes on; any other error is the last item and wraps a
+// Tags lists the tags page by page, without duplicates. After a *registry.TagError, which is about
+// one invalid name, the listing goes on. Any other error is the last item and wraps a
 // *registry.Error. If tags are pushed or deleted meanwhile, some may be missing.
 //
-// If the registry's own API limits requests or is in trouble, the listing ends with an
-// error, because that passes. After any other failure, the OCI API lists the other tags.
+// If the registry's own API limits requests or is in trouble, the listing ends with an error,
+// because that may pass. After any other failure, the OCI API lists the remaining tags.
 func (l *Lister) Tags(ctx context.Context, repository reference.Repository) iter.Seq2[Tag, error] {
 	return func(yield func(Tag, error) bool) {
-		seen := names{}
+		seen := map[reference.Tag]bool{}
 		if l.bulk == nil {
 			l.listOCI(ctx, repository, seen, yield)
 			return
 		}
 		for tag, err := range l.bulk.pages(ctx, l.registry, repository) {
 			switch {
+			case err == nil && seen[tag.Name]: // a push moves tags to the next page
 			case err == nil:
-				if seen.add(tag.Name) && !yield(tag, nil) {
+				seen[tag.Name] = true
+				if !yield(tag, nil) {
 					return
 				}
 			case errors.As(err, new(*registry.TagError)):
@@ -159,41 +152,30 @@ func (l *Lister) Tags(ctx context.Context, repository reference.Repository) iter
 }
 
 // listOCI lists the tags that have not been seen, with the OCI API.
-func (l *Lister) listOCI(ctx context.Context, repository reference.Repository, seen names, yield func(Tag, error) bool) {
+func (l *Lister) listOCI(ctx context.Context, repository reference.Repository, seen map[reference.Tag]bool, yield func(Tag, error) bool) {
 	for name, err := range l.registry.Tags(ctx, repository) {
-		if err == nil && !seen.add(name) {
-			continue // a push moves tags to the next page
+		if err == nil && seen[name] {
+			continue
 		}
+		seen[name] = true
 		if !yield(Tag{Name: name}, err) {
 			return
 		}
 	}
 }
 
-// names are the names seen in a listing.
-type names map[reference.Tag]struct{}
-
-// add reports whether the name is new.
-func (n names) add(name reference.Tag) bool {
-	_, seen := n[name]
-	n[name] = struct{}{}
-	return !seen
-}
-
-// warnings logs each reason for not using a bulk API once: a list has hundreds of
-// repositories.
+// warnings logs each reason once, because a list has hundreds of repositories.
 type warnings struct {
 	log    *slog.Logger
 	logged sync.Map // of reason
 }
 
-// reason is why a bulk API cannot be used. Reasons that come with a later page concern
-// only repositories with many tags.
+// reason is the reason why a bulk API cannot be used.
 type reason struct {
 	registry string
-	status   int   // of an answer
-	cause    error // one of causes, if there was no answer
-	later    bool
+	status   int   // HTTP status; 0 if there was no answer
+	cause    error // one of causes, or nil
+	later    bool  // after the first page, so only repositories with many tags are concerned
 }
 
 // causes are failures of a bulk API other than a refusal.

@@ -12,16 +12,16 @@ import (
 )
 
 const (
-	// quayPath, the repository and quaySuffix are the path of Quay's tag listing. Path and
-	// fields are those of ListRepositoryTags in quay/quay, endpoints/api/tag.py, documented at
-	// docs.quay.io/api/swagger (listRepoTags).
+	// quayPath and quaySuffix are the parts of the path of Quay's tag listing before and after
+	// the repository. Path and fields are those of ListRepositoryTags in quay/quay,
+	// endpoints/api/tag.py, documented at docs.quay.io/api/swagger (listRepoTags).
 	quayPath   = "/api/v1/repository/"
 	quaySuffix = "/tag/"
 )
 
-// quay is the API of Quay, both of quay.io and self-hosted. It lists names, digests and
-// times, ordered by the start of a tag's life (quay/quay, data/model/oci/tag.py,
-// list_repository_tag_history). Expired tags are left out; those that will expire are not.
+// quay is the API of Quay, both of quay.io and self-hosted. It lists names, digests and times,
+// ordered by the start of a tag's life (quay/quay, data/model/oci/tag.py,
+// list_repository_tag_history), without expired tags.
 var quay = bulkAPI{target: quayURL, read: readQuay}
 
 func quayURL(repository reference.Repository, page int) url.URL {
@@ -36,8 +36,8 @@ func quayURL(repository reference.Repository, page int) url.URL {
 	}
 }
 
-// quayTag is a tag of Quay's listing. Each field can be absent or null. Quay also sends
-// is_manifest_list, which is not enough for a media type.
+// quayTag is a tag in Quay's listing. Each field can be absent or null. Quay also sends
+// is_manifest_list, which does not determine the media type.
 type quayTag struct {
 	Name         string `json:"name"`
 	Digest       string `json:"manifest_digest"`

@@ -19,7 +19,7 @@ import (
 
 // Repositories is a registry's listing of a namespace.
 type Repositories struct {
-	Found []reference.Repository // sorted, each once
+	Found []reference.Repository // sorted, without duplicates
 	// Invalid are names that no repository can have, as the registry sent them.
 	Invalid []string
 }
@@ -27,10 +27,10 @@ type Repositories struct {
 // ErrNoNamespace is returned for a namespace that the registry cannot have.
 var ErrNoNamespace = errors.New("there is no such namespace")
 
-// Repositories lists the repositories of a namespace, page by page to the end: with the API
-// of Quay, Docker Hub or Harbor if the registry is one of those, and otherwise with
-// _catalog, of which it keeps the repositories in the namespace. Repositories that the login may
-// not see are missing. The error is ErrNoNamespace, or wraps a *registry.Error.
+// Repositories lists the repositories of a namespace to the end. It uses the API of Quay, Docker
+// Hub or Harbor, and _catalog of other registries, from which it selects the repositories in the
+// namespace. Repositories that the login may not see are missing. The error is ErrNoNamespace, or
+// wraps a *registry.Error.
 func (l *Listers) Repositories(ctx context.Context, n reference.Namespace) (Repositories, error) {
 	var names iter.Seq2[string, error]
 	switch host := n.Registry(); {
@@ -70,13 +70,12 @@ func (l *Listers) Repositories(ctx context.Context, n reference.Namespace) (Repo
 
 // namespaceAPI is an API that lists the repositories of a namespace.
 type namespaceAPI struct {
-	// target returns the URL of a page: of the one with this number, from 1, and with the
-	// token that the page before has named.
+	// target returns the URL of a page by its number, counted from 1, or by its token.
 	target func(n reference.Namespace, page int, token string) url.URL
-	// read returns the names of a page, as paths at the registry, and the token of the next
-	// one. Its error says why it is not a page of this API.
+	// read returns the names on a page, as paths at the registry, and the token of the next
+	// page. Its error is the reason why the body is not a page of this API.
 	read func(body []byte) (names []string, token string, err error)
-	// linked is set if a Link header says whether there is another page.
+	// linked is as in bulkAPI.
 	linked bool
 }
 
@@ -107,11 +106,7 @@ func (a namespaceAPI) names(ctx context.Context, client *registry.Client, n refe
 func (a namespaceAPI) page(ctx context.Context, client *registry.Client, n reference.Namespace, page int, token string, pages *registry.Pages) (names []string, next string, more bool, err error) {
 	var body []byte
 	if err = pages.At(token); err == nil {
-		if a.linked {
-			body, more, err = client.GetLinkedPage(ctx, n.Address(), a.target(n, page, token))
-		} else {
-			body, err = client.GetTagPage(ctx, n.Address(), a.target(n, page, token))
-		}
+		body, more, err = client.GetPage(ctx, registry.OpCatalog, n.Address(), a.target(n, page, token), a.linked)
 	}
 	if err == nil {
 		if names, next, err = a.read(body); err != nil {
@@ -125,18 +120,14 @@ func (a namespaceAPI) page(ctx context.Context, client *registry.Client, n refer
 	if err == nil {
 		err = pages.Holds(names...)
 	}
-	if failed, ok := errors.AsType[*registry.Error](err); ok {
-		named := *failed
-		named.Op = registry.OpCatalog
-		err = &named
-	} else if err != nil {
+	if err != nil && !errors.As(err, new(*registry.Error)) {
 		err = &registry.Error{Op: registry.OpCatalog, Repository: n.Address(), Err: err}
 	}
 	return names, next, more, err
 }
 
-// quayNamespace is the API of Quay (quay/quay, endpoints/api/repository.py, listRepos). It
-// lists public repositories only, because it is used without a login.
+// quayNamespace is the API of Quay (quay/quay, endpoints/api/repository.py, listRepos). Without a
+// login, it lists public repositories only.
 var quayNamespace = namespaceAPI{
 	target: func(n reference.Namespace, _ int, token string) url.URL {
 		query := url.Values{"namespace": {n.Path()}, "public": {"true"}}
@@ -158,8 +149,8 @@ var quayNamespace = namespaceAPI{
 	},
 }
 
-// imageNames returns the paths of the repositories of images in a listing of Quay, which also
-// has applications of Helm's past, or of Docker Hub, which also has plugins and extensions.
+// imageNames returns the paths of the repositories of images. Quay also lists applications of early
+// versions of Helm, and Docker Hub plugins and extensions.
 func imageNames(list json.RawMessage) (names []string, err error) {
 	listed, err := registry.ReadList[struct {
 		Namespace string `json:"namespace"`
@@ -179,8 +170,8 @@ func imageNames(list json.RawMessage) (names []string, err error) {
 }
 
 // hubNamespace is the API of Docker Hub
-// (docs.docker.com/reference/api/hub/latest, listNamespaceRepositories). It lists public
-// repositories only, because it is used without a login.
+// (docs.docker.com/reference/api/hub/latest, listNamespaceRepositories). Without a login, it lists
+// public repositories only.
 var hubNamespace = namespaceAPI{
 	target: func(n reference.Namespace, page int, _ string) url.URL {
 		return url.URL{

@@ -10,7 +10,7 @@ import (
 	"github.com/osism/skopeo-worker/shared/run"
 )
 
-// descriptions are those of all metrics of the fleet.
+// descriptions describe all metrics of the fleet.
 var descriptions []*prometheus.Desc
 
 func describe(name, help string, labels ...string) *prometheus.Desc {
@@ -125,7 +125,7 @@ func collectMirror(out chan<- prometheus.Metric, name string, m mirror) {
 		moment(out, lastSuccess, m.LastSuccess, name)
 	}
 	s := m.Newest
-	if s.Run == "" { // only republished lately
+	if s.Run == "" { // the name has only republishes
 		return
 	}
 	moment(out, lastRun, s.Started, name)

@@ -25,25 +25,24 @@ const (
 	bucketFleet = "mirror_metrics"
 	keyFleet    = "fleet"
 
-	// renewAfter is the age at which the worker that took a picture takes another one. It
-	// reads only changes.
+	// renewAfter is the age at which the worker that took a picture takes the next one. It has
+	// to read only changes.
 	renewAfter = 10 * time.Second
-	// takeOver is the age at which another worker takes one.
+	// takeOver is the age at which any worker takes the next picture.
 	takeOver = 45 * time.Second
-	// lookTimeout bounds a scrape to half of the default timeout of Prometheus.
+	// lookTimeout limits a scrape to half of the default timeout of Prometheus.
 	lookTimeout = 5 * time.Second
-	// keepRegistry is how long a registry stays in the metrics after it was last known.
+	// keepRegistry is how long a registry stays in the metrics after it was last in use.
 	keepRegistry = 24 * time.Hour
 )
 
-// errNoBroker is returned at once if the connection is down, so that the scrape has at
+// errNoBroker is returned without a wait if the connection is down, so that the scrape has at
 // least the worker's own metrics.
 var errNoBroker = errors.New("the broker is not connected")
 
-// Fleet reads the state of the whole fleet. One worker stores it at the broker for the
-// others.
+// Fleet reads the state of the whole fleet. One worker stores it at the broker for the others.
 type Fleet struct {
-	id       string // of this worker, among those that take pictures
+	id       string // of this worker
 	broker   *broker.Broker
 	budget   *budget.Store
 	runs     *run.Ledger
@@ -51,10 +50,10 @@ type Fleet struct {
 	prunes   *prune.Store
 	kv       jetstream.KeyValue
 	log      *slog.Logger
-	now      func() time.Time // by the broker's clock
+	now      func() time.Time // the broker's time
 
-	turn         *semaphore.Weighted // of one look at a time
-	unsuccessful map[uint64]bool     // runs that ended otherwise, by the revision of their entry
+	turn         *semaphore.Weighted // admits one call of look at a time
+	unsuccessful map[uint64]bool     // runs that ended without success, by the revision of their entry
 }
 
 // NewFleet opens the stores that Fleet reads.
@@ -77,9 +76,9 @@ func NewFleet(ctx context.Context, b *broker.Broker, s *budget.Store, log *slog.
 	}, nil
 }
 
-// picture is the state of the fleet at some moment.
+// picture is the state of the fleet at a moment.
 type picture struct {
-	By         string               `json:"by"` // who took it
+	By         string               `json:"by"` // the worker that took it
 	Registries []run.Registry       `json:"registries"`
 	Seen       map[string]time.Time `json:"seen"` // when each registry was last in Registries
 	Waiting    int                  `json:"waiting"`
@@ -93,7 +92,7 @@ type picture struct {
 	Pruned     map[string]pruned    `json:"pruned"`
 }
 
-// look returns the last picture, or a new one if it is too old.
+// look returns the last picture, or takes a new one if that is too old.
 func (f *Fleet) look(ctx context.Context) (picture, error) {
 	if !f.broker.Conn.IsConnected() {
 		return picture{}, errNoBroker
@@ -108,7 +107,7 @@ func (f *Fleet) look(ctx context.Context) (picture, error) {
 	switch {
 	case errors.Is(err, jetstream.ErrKeyNotFound):
 	case err != nil:
-		return last, fmt.Errorf("reading how the fleet stands: %w", err)
+		return last, fmt.Errorf("reading the stored metrics of the fleet: %w", err)
 	default:
 		revision = entry.Revision()
 		if err := json.Unmarshal(entry.Value(), &last); err != nil {
@@ -125,19 +124,19 @@ func (f *Fleet) look(ctx context.Context) (picture, error) {
 	return next, f.keep(ctx, next, revision)
 }
 
-// keep stores the picture for the other workers, unless one of them was faster.
+// keep stores the picture for the other workers, unless one of them has stored a newer one.
 func (f *Fleet) keep(ctx context.Context, p picture, revision uint64) error {
 	data, err := json.Marshal(p)
 	if err == nil {
 		_, err = f.kv.Update(ctx, keyFleet, data, revision)
 	}
 	if err != nil && !errors.Is(err, broker.ErrConflict) {
-		return fmt.Errorf("storing how the fleet stands: %w", err)
+		return fmt.Errorf("storing the metrics of the fleet: %w", err)
 	}
 	return nil
 }
 
-// take reads everything from the broker.
+// take reads a new picture from the broker.
 func (f *Fleet) take(ctx context.Context, last picture) (p picture, err error) {
 	p.By = f.id
 	if p.Registries, err = estimate.Registries(ctx, f.budget); err != nil {
@@ -168,7 +167,8 @@ func (f *Fleet) take(ctx context.Context, last picture) (p picture, err error) {
 	return p, err
 }
 
-// seen notes the known registries, so that one that is open again is exported as open.
+// seen adds the known registries to those of earlier pictures, so that a registry that is open
+// again is exported as open.
 func (f *Fleet) seen(before map[string]time.Time, now []run.Registry) map[string]time.Time {
 	seen := map[string]time.Time{}
 	for registry, at := range before {
@@ -186,21 +186,18 @@ func (f *Fleet) seen(before map[string]time.Time, now []run.Registry) map[string
 func (f *Fleet) snoozedFor(ctx context.Context, p picture) (map[string]int, error) {
 	counts := map[string]int{}
 	for _, r := range p.Registries {
-		if p.Snoozed == 0 {
-			counts[r.Registry] = 0
-			continue
+		counts[r.Registry] = 0
+		if p.Snoozed > 0 {
+			var err error
+			if counts[r.Registry], err = f.broker.Count(ctx, subject.OfRegistryUnder(subject.Later, r.Registry)); err != nil {
+				return nil, err
+			}
 		}
-		n, err := f.broker.Count(ctx, subject.OfRegistryUnder(subject.Later, r.Registry))
-		if err != nil {
-			return nil, err
-		}
-		counts[r.Registry] = n
 	}
 	return counts, nil
 }
 
-// queue adds the state of the consumer: the chunks that are due, and those that workers
-// have.
+// queue adds the state of the consumer: the due chunks, and those that workers have.
 func (f *Fleet) queue(ctx context.Context, p *picture) error {
 	workers, err := f.broker.Consumer.Info(ctx)
 	if err != nil {

@@ -1,5 +1,5 @@
-// Package metrics exports the activity of a worker, and the state of the fleet, to
-// Prometheus. docs/metrics.md lists all metrics.
+// Package metrics exports the activity of a worker and the state of the fleet to Prometheus.
+// docs/metrics.md lists all metrics.
 package metrics
 
 import (
@@ -10,10 +10,10 @@ import (
 	"github.com/prometheus/client_golang/prometheus/collectors"
 )
 
-// namespace is that of every metric but Go's and the process's own.
+// namespace begins the name of every metric, except those of Go and of the process.
 const namespace = "skopeo_worker"
 
-// The outcomes of a chunk's delivery.
+// The outcomes of the delivery of a chunk.
 const (
 	ChunkDone        = "done"
 	ChunkSnoozed     = "snoozed"     // the rest is requeued for later
@@ -24,8 +24,8 @@ const (
 	ChunkReturned    = "returned"    // the broker did not accept the result; the chunk is delivered again
 )
 
-// Metrics are a worker's own; several workers are summed up. All methods are safe for
-// concurrent use.
+// Metrics count the activity of a worker; queries add up those of several workers. All methods are
+// safe for concurrent use.
 type Metrics struct {
 	Registry *prometheus.Registry
 
@@ -40,7 +40,7 @@ type Metrics struct {
 	fleet    fleet
 }
 
-// New returns metrics in a registry of their own, beside Go's and the process's.
+// New returns metrics, in a registry that has Go's and the process's metrics, too.
 func New(version string) *Metrics {
 	counter := func(name, help string, labels ...string) *prometheus.CounterVec {
 		return prometheus.NewCounterVec(prometheus.CounterOpts{Namespace: namespace, Name: name, Help: help}, labels)
@@ -65,29 +65,29 @@ func New(version string) *Metrics {
 	info := prometheus.NewGaugeVec(prometheus.GaugeOpts{Namespace: namespace, Name: "build_info", Help: "Always 1; the label holds the version."}, []string{"version"})
 	info.WithLabelValues(version).Set(1)
 	for _, outcome := range []string{ChunkDone, ChunkSnoozed, ChunkSplit, ChunkInterrupted, ChunkUnworkable, ChunkDropped, ChunkReturned} {
-		m.outcomes.WithLabelValues(outcome) // from 0 on, so that the first one is an increase
+		m.outcomes.WithLabelValues(outcome) // begins at 0, so that the first delivery is an increase
 	}
 	m.Registry.MustRegister(m.images, m.pulls, m.bytes, m.copies, m.chunks, m.outcomes, m.requests, m.verified, info, &m.fleet,
 		collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	return m
 }
 
-// Watch adds the metrics of the fleet. Until then, broker_up is 0.
+// Watch adds the metrics of the fleet. Before, broker_up is 0.
 func (m *Metrics) Watch(f *Fleet) { m.fleet.Store(f) }
 
-// Images counts the outcome of n images from the source registry.
+// Images counts n images of a source registry with an outcome.
 func (m *Metrics) Images(registry, outcome string, n int) {
 	m.images.WithLabelValues(registry, outcome).Add(float64(n))
 }
 
-// Spent adds the pulls made at the source registry and the bytes copied. A chunk's
-// sums can fall when it is tried again; counters never do.
+// Spent adds pulls from a source registry and copied bytes. It ignores negative numbers: a chunk's
+// sums can fall when it is retried, but a counter cannot.
 func (m *Metrics) Spent(registry string, pulls int, bytes int64) {
 	m.pulls.WithLabelValues(registry).Add(float64(max(0, pulls)))
 	m.bytes.WithLabelValues(registry).Add(float64(max(0, bytes)))
 }
 
-// Copy records how long the copy of an image from the registry took, without its waits.
+// Copy records how long the copy of an image from a registry took, without its waits.
 func (m *Metrics) Copy(registry string, took time.Duration) {
 	m.copies.WithLabelValues(registry).Observe(took.Seconds())
 }
@@ -98,7 +98,7 @@ func (m *Metrics) Chunk(took time.Duration, outcome string) {
 	m.outcomes.WithLabelValues(outcome).Inc()
 }
 
-// Request counts a request that the worker itself sent; status 0 means no answer.
+// Request counts a request of the worker; status 0 means that no answer came.
 func (m *Metrics) Request(registry, kind string, status int) {
 	code := "error"
 	if status > 0 {

@@ -5,8 +5,11 @@ import (
 	"slices"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus"
+
 	"github.com/osism/skopeo-worker/shared/failure"
 	"github.com/osism/skopeo-worker/shared/run"
+	"github.com/osism/skopeo-worker/worker/prune"
 )
 
 // mirror is the state of a mirror name.
@@ -14,9 +17,9 @@ type mirror struct {
 	Failed   int        `json:"failed"`    // failed images of the list
 	LeftList int        `json:"left_list"` // failed images that have left the list
 	Newest   run.Status `json:"newest"`
-	// Revision is that of the newest run's entry if Newest is final.
+	// Revision is the revision of the newest run's entry, if Newest is final.
 	Revision uint64 `json:"revision,omitempty"`
-	// LastSuccess is kept for longer than the run.
+	// LastSuccess outlasts the run.
 	LastSuccess   time.Time `json:"last_success,omitzero"`
 	SuccessfulRun string    `json:"successful_run,omitempty"`
 }
@@ -46,9 +49,8 @@ func (f *Fleet) mirrors(ctx context.Context, known map[string]mirror, failed fai
 	return all, nil
 }
 
-// mirror reads the runs of a name from the newest on, until it finds the last success. The
-// end of a run is the last one that its chunks have recorded, because no process may have watched it.
-// Runs without success are noted, and not read again.
+// mirror reads the runs of a mirror name, the newest first, until it finds the last success. It
+// notes runs that ended without success, and does not read them again.
 func (f *Fleet) mirror(ctx context.Context, plans []run.Entry, known mirror, unsuccessful map[uint64]bool) (mirror, error) {
 	m := mirror{LastSuccess: known.LastSuccess, SuccessfulRun: known.SuccessfulRun}
 	for i, e := range plans {
@@ -81,4 +83,48 @@ func (f *Fleet) mirror(ctx context.Context, plans []run.Entry, known mirror, uns
 		unsuccessful[e.Revision] = final
 	}
 	return m, nil
+}
+
+var (
+	pruneCandidates = describe("prune_candidate_tags", "Tags that the prune plan on the page would delete, or has left to delete; 0 if it is executed.", "mirror")
+	prunedTags      = describe("pruned_tags", "Tags of the prune plan that was executed last, by outcome.", "mirror", "outcome")
+	lastPrune       = describe("last_prune_timestamp_seconds", "When the last execution of a prune plan ended.", "mirror")
+)
+
+// pruned holds the prune plan on the page of a mirror name, and its last execution.
+type pruned struct {
+	Candidates int         `json:"candidates"`
+	Last       *prune.Last `json:"last,omitempty"`
+}
+
+// pruned returns the mirror names that have a prune plan on the page, or have executed one.
+func (f *Fleet) pruned(ctx context.Context) (map[string]pruned, error) {
+	states, err := f.prunes.States(ctx)
+	if err != nil {
+		return nil, err
+	}
+	all := map[string]pruned{}
+	for _, st := range states {
+		if st.Review == nil && st.Last == nil {
+			continue
+		}
+		p := pruned{Last: st.Last}
+		if r := st.Review; r != nil && !r.Finished {
+			p.Candidates = max(0, r.Tags-r.Outcome.Deleted-r.Outcome.Gone)
+		}
+		all[st.Mirror] = p
+	}
+	return all, nil
+}
+
+func collectPruned(out chan<- prometheus.Metric, name string, p pruned) {
+	gauge(out, pruneCandidates, float64(p.Candidates), name)
+	if p.Last == nil {
+		return
+	}
+	moment(out, lastPrune, p.Last.At, name)
+	o := p.Last.Outcome
+	for outcome, n := range map[string]int{"deleted": o.Deleted, "gone": o.Gone, "skipped": o.Skipped, "failed": o.Failed} {
+		gauge(out, prunedTags, float64(n), name, outcome)
+	}
 }

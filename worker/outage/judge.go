@@ -13,14 +13,20 @@ import (
 	"github.com/osism/skopeo-worker/worker/registry"
 )
 
-// ownFor is how long errors count as the repository's own, and not its registry's, after that
-// was found out.
+// ownFor is how long the errors of a repository count as its own, and not its registry's, after a
+// test has shown that.
 const ownFor = 10 * time.Minute
 
-// streak is all that has failed at a place since the last success there.
+// streak is what has failed at a place for the same reason since the last success there.
 type streak struct {
 	images       map[subject]bool
 	repositories map[reference.Repository]bool
+}
+
+// failing is a place and the reason of a streak there.
+type failing struct {
+	place
+	why outcome.Why
 }
 
 // owner is a repository whose errors at a place are its own.
@@ -32,7 +38,7 @@ type owner struct {
 // worked notes a success at a place.
 func (t *Tracker) worked(p place, started time.Time) {
 	t.mu.Lock()
-	delete(t.streaks, p)
+	maps.DeleteFunc(t.streaks, func(f failing, _ *streak) bool { return f.place == p })
 	if t.trusted == nil {
 		t.trusted = map[string]bool{}
 	}
@@ -41,11 +47,11 @@ func (t *Tracker) worked(p place, started time.Time) {
 	t.Budget.Back(p.registry, p.activity, started)
 }
 
-// failed decides whether an error is the registry's fault, and then closes the registry. It
-// returns the error, wrapped in a *budget.SpentError if the registry is closed now: then it
-// says nothing about the image.
+// failed decides whether an error is the registry's fault, and if so, closes the registry. It
+// returns the error. If the registry is closed now, it wraps the error in a *budget.SpentError,
+// because the image is not to blame.
 func (t *Tracker) failed(ctx context.Context, p place, of subject, s outcome.Suspicion, started time.Time, cause error) error {
-	// One at a time: those that wait use the result of the first.
+	// One error at a time is judged; the others use its result.
 	turn := t.turn(&t.judging, p.registry)
 	if turn.Acquire(ctx, 1) != nil {
 		return cause
@@ -62,7 +68,7 @@ func (t *Tracker) failed(ctx context.Context, p place, of subject, s outcome.Sus
 func (t *Tracker) judge(ctx context.Context, p place, of subject, suspicion outcome.Suspicion, started time.Time, cause error) error {
 	why := suspicion.Why
 	if (why == outcome.Unauthorized || why == outcome.Denied) && p.activity == budget.Look && t.IsDestination != nil && t.IsDestination(p.registry) {
-		return nil // the repository may not exist yet: the push will show
+		return nil // the repository may not exist yet; the push shows whether it may be created
 	}
 	waits, err := t.permit(ctx, p.registry)
 	if err != nil {
@@ -74,7 +80,7 @@ func (t *Tracker) judge(ctx context.Context, p place, of subject, suspicion outc
 	probed := waits == p.activity
 	s := t.add(p, of, why)
 	switch {
-	case why == outcome.Full && (probed || s.repositories >= enough): // a specimen proves nothing: it takes no space
+	case why == outcome.Full && (probed || s.repositories >= enough): // a specimen takes no space, so it proves nothing
 	case t.isOwn(p, of.repository), !probed && !s.enough(p, suspicion):
 		return nil
 	case t.works(ctx, p, of.repository, why):
@@ -90,8 +96,8 @@ func (t *Tracker) judge(ctx context.Context, p place, of subject, suspicion outc
 // size is the size of a streak.
 type size struct{ images, repositories int }
 
-// enough reports whether so many errors make the registry suspect. A source answers 401 also
-// for repositories that do not exist, so only several repositories count there.
+// enough reports whether a streak of this size makes the registry suspect. Sources also answer 401
+// for repositories that do not exist, so at a source, only several repositories do.
 func (s size) enough(p place, suspicion outcome.Suspicion) bool {
 	push := p.activity == budget.Push
 	switch suspicion.Why {
@@ -110,15 +116,12 @@ func (t *Tracker) add(p place, of subject, why outcome.Why) size {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	if t.streaks == nil {
-		t.streaks = map[place]map[outcome.Why]*streak{}
+		t.streaks = map[failing]*streak{}
 	}
-	if t.streaks[p] == nil {
-		t.streaks[p] = map[outcome.Why]*streak{}
-	}
-	s := t.streaks[p][why]
+	s := t.streaks[failing{p, why}]
 	if s == nil {
 		s = &streak{images: map[subject]bool{}, repositories: map[reference.Repository]bool{}}
-		t.streaks[p][why] = s
+		t.streaks[failing{p, why}] = s
 	}
 	s.images[of], s.repositories[of.repository] = true, true
 	return size{len(s.images), len(s.repositories)}
@@ -135,12 +138,13 @@ func (t *Tracker) isOwn(p place, repository reference.Repository) bool {
 func (t *Tracker) forget(registry string) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	maps.DeleteFunc(t.streaks, func(p place, _ map[outcome.Why]*streak) bool { return p.registry == registry })
+	maps.DeleteFunc(t.streaks, func(f failing, _ *streak) bool { return f.registry == registry })
 	maps.DeleteFunc(t.own, func(o owner, _ time.Time) bool { return o.place.registry == registry })
 }
 
-// disown notes that the errors of this repository, and of those in the streak, are their own.
-// A streak of full repositories continues, because one more may show that the registry is full.
+// disown notes that the errors of this repository, and of those in the streak, are their own. It
+// does not end a streak of full repositories, because a further one may show that the registry is
+// full.
 func (t *Tracker) disown(p place, repository reference.Repository, why outcome.Why) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -150,10 +154,10 @@ func (t *Tracker) disown(p place, repository reference.Repository, why outcome.W
 		t.own = map[owner]time.Time{}
 	}
 	t.own[owner{p, repository}] = now.Add(ownFor)
-	if s := t.streaks[p][why]; s != nil && why != outcome.Full {
+	if s := t.streaks[failing{p, why}]; s != nil && why != outcome.Full {
 		for repository := range s.repositories {
 			t.own[owner{p, repository}] = now.Add(ownFor)
 		}
-		delete(t.streaks[p], why)
+		delete(t.streaks, failing{p, why})
 	}
 }

@@ -1,6 +1,6 @@
-// Package outage finds out when errors are the fault of a registry and not of an image: the
-// registry is away, full, read-only, or refuses the credentials. It then closes the registry
-// for the fleet, and lets one probe at a time pass until the registry works again.
+// Package outage finds out whether errors are the fault of a registry rather than an image: the
+// registry is away, full or read-only, or refuses the credentials. It then closes the registry for
+// the fleet, and permits one probe at a time until the registry works again.
 package outage
 
 import (
@@ -11,19 +11,20 @@ import (
 	"sync"
 	"time"
 
+	"golang.org/x/sync/semaphore"
+
 	"github.com/osism/skopeo-worker/shared/budget"
 	"github.com/osism/skopeo-worker/shared/reference"
 	"github.com/osism/skopeo-worker/worker/outcome"
 	"github.com/osism/skopeo-worker/worker/registry"
 	"github.com/osism/skopeo-worker/worker/throttle"
-	"golang.org/x/sync/semaphore"
 )
 
-// enough is how many images, or repositories if permissions are refused, must fail alike in a
-// row before their registry is suspected. A larger number would cost time in an outage; with a
-// smaller one, a few broken images would close a registry that was not used otherwise. One
-// image is enough if the registry answers that it is full or read-only, or fails before it knows
-// which image is pushed.
+// enough is how many images in a row must fail for the same reason before their registry is
+// suspected; if the reason is a refused permission, how many repositories. A larger number would
+// cost time in an outage. A smaller one could close an otherwise unused registry because of a few
+// broken images. One image is enough if the registry answers that it is full or read-only, or
+// fails before it knows which image is pushed.
 const enough = 3
 
 // renewal is how often a prober renews its lease, which lasts several times as long.
@@ -34,16 +35,16 @@ type Tracker struct {
 	Budget *budget.Store
 	// Registry sends the tracker's own requests. Guard must not be its guard.
 	Registry *registry.Client
-	// IsDestination reports whether a registry is written to. Such a registry may refuse
-	// look-ups of repositories that do not exist yet. It is optional.
+	// IsDestination reports whether a registry is a destination. Those may refuse look-ups in
+	// repositories that do not exist yet. It is optional.
 	IsDestination func(registry string) bool
 	Log           *slog.Logger
 
 	mu       sync.Mutex
-	streaks  map[place]map[outcome.Why]*streak
-	own      map[owner]time.Time
+	streaks  map[failing]*streak
+	own      map[owner]time.Time   // until when
 	known    map[string][]specimen // by registry
-	alive    map[string]time.Time  // the last request that showed that a registry is alive
+	alive    map[string]time.Time  // last request that a registry answered
 	trusted  map[string]bool       // registries that have worked
 	judging  map[string]*semaphore.Weighted
 	probings map[string]*semaphore.Weighted
@@ -61,8 +62,7 @@ type subject struct {
 	image      reference.TagOrDigest // nil: the repository
 }
 
-// Guard is called with each request of a client before it is sent; see
-// registry.Options.
+// Guard is the guard of a client; see registry.Options.
 func (t *Tracker) Guard(ctx context.Context, request registry.Request, send func() error) error {
 	p := place{request.Repository.Registry(), budget.Look}
 	of := subject{request.Repository, request.Reference}
@@ -111,14 +111,14 @@ func imageOf(ctx context.Context) reference.TagOrDigest {
 	return nil
 }
 
-// answered reports whether an error is an answer of the registry itself, other than a 429.
+// answered reports whether an error is an answer of the registry other than 429.
 func answered(err error) bool {
 	var asked *registry.Error
 	return errors.As(err, &asked) && asked.Status != 0 && outcome.Classify(err) != outcome.Limited
 }
 
-// GuardCopy runs a skopeo process that copies the manifest with this digest, when both registries
-// are open. Its error wraps a *budget.SpentError if one of them is closed.
+// GuardCopy calls run, which copies the manifest with this digest in a skopeo process, if both
+// registries are open. Its error wraps a *budget.SpentError if one of them is closed.
 func (t *Tracker) GuardCopy(ctx context.Context, source, destination reference.Repository, digest reference.Digest, run func(context.Context) error) error {
 	from, to := place{source.Registry(), budget.Fetch}, place{destination.Registry(), budget.Push}
 	leaveSource, err := t.enter(ctx, from, source)
@@ -147,7 +147,7 @@ func (t *Tracker) GuardCopy(ctx context.Context, source, destination reference.R
 	if outcome.Classify(err) != outcome.Transient && !outcome.Missing(err) {
 		return err
 	}
-	// A copy that waited for one side may look as if it had waited for the other.
+	// If one side does not answer, skopeo's error may name the other side.
 	for _, repository := range []reference.Repository{source, destination} {
 		if closed := spent(t.reach(ctx, repository, started, false)); closed != nil {
 			return fmt.Errorf("%w: %w", closed, err)
@@ -156,9 +156,9 @@ func (t *Tracker) GuardCopy(ctx context.Context, source, destination reference.R
 	return err
 }
 
-// Open reports whether work with the registries of these repositories may begin. It returns a
-// *budget.SpentError if one is closed. It returns true if one is away and this worker probes
-// it: then only little work should begin before that has succeeded.
+// Open returns a *budget.SpentError if the registry of one of these repositories is closed, and
+// otherwise nil: work with them may begin. probing reports whether this worker probes one of the
+// registries, which is away; then only little work should begin.
 func (t *Tracker) Open(ctx context.Context, repositories ...reference.Repository) (probing bool, err error) {
 	for _, repository := range repositories {
 		name := repository.Registry()
@@ -182,9 +182,8 @@ func (t *Tracker) Open(ctx context.Context, repositories ...reference.Repository
 // lately is how long a registry counts as alive after an answer.
 const lately = 5 * time.Second
 
-// Blames returns a *budget.SpentError if an error may be the fault of a registry that is away
-// now, and otherwise nil. If the error is that of a request, Blames asks the registry whether
-// it is alive.
+// Blames returns a *budget.SpentError if an error may be the fault of a registry that is away now,
+// and otherwise nil. It sends a request to find out whether the registry is alive.
 func (t *Tracker) Blames(ctx context.Context, err error) error {
 	suspicion, suspected := t.suspect(err)
 	if !suspected && !outcome.Missing(err) {
@@ -201,8 +200,8 @@ func (t *Tracker) Blames(ctx context.Context, err error) error {
 	return nil
 }
 
-// suspect returns the suspicion that an error raises about its registry. An untrusted certificate is usually
-// a matter of settings; but if the registry has worked before, it is in trouble.
+// suspect returns the suspicion that an error raises about its registry. An untrusted certificate
+// raises one only if the registry has worked before; otherwise, a setting is usually missing.
 func (t *Tracker) suspect(err error) (outcome.Suspicion, bool) {
 	if err == nil {
 		return outcome.Suspicion{}, false
@@ -222,8 +221,8 @@ func spent(err error) *budget.SpentError {
 	return found
 }
 
-// permit returns the activity that a registry waits for, if it is away and this worker probes
-// it; see budget.Store.Probe.
+// permit returns the activity that shows whether a registry works again, if it is away and this
+// worker probes it; see budget.Store.Probe.
 func (t *Tracker) permit(ctx context.Context, registry string) (budget.Activity, error) {
 	waits, err := t.Budget.Probe(ctx, registry)
 	if err == nil || spent(err) != nil || ctx.Err() != nil {
@@ -232,7 +231,7 @@ func (t *Tracker) permit(ctx context.Context, registry string) (budget.Activity,
 	return waits, fmt.Errorf("%w %s: %w", throttle.ErrBroker, registry, err)
 }
 
-// turn returns the semaphore that lets one caller at a time pass for a registry.
+// turn returns the semaphore that admits one caller at a time for a registry.
 func (t *Tracker) turn(of *map[string]*semaphore.Weighted, registry string) *semaphore.Weighted {
 	t.mu.Lock()
 	defer t.mu.Unlock()

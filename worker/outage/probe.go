@@ -11,9 +11,9 @@ import (
 	"github.com/osism/skopeo-worker/worker/throttle"
 )
 
-// enter waits until an activity may begin at a registry; leave ends it. If the registry waits
-// for this activity and this worker has the lease, the activity is a probe, of which there is
-// one at a time. Other activities prove nothing and need not wait.
+// enter waits until an activity may begin at a registry; leave ends it. If the registry is away,
+// this worker holds the lease, and the activity is the one that had failed, it is a probe. Only one
+// probe at a time may run. Other activities prove nothing and do not wait.
 func (t *Tracker) enter(ctx context.Context, p place, repository reference.Repository) (leave func(), err error) {
 	for {
 		waits, err := t.permit(ctx, p.registry)
@@ -48,7 +48,7 @@ func (t *Tracker) enter(ctx context.Context, p place, repository reference.Repos
 	}
 }
 
-// hold renews the lease of a prober until stop is called.
+// hold renews the lease for probes until stop is called.
 func (t *Tracker) hold(ctx context.Context, registry string) (stop func()) {
 	ctx, stop = context.WithCancel(ctx)
 	go func() {
@@ -68,9 +68,9 @@ func (t *Tracker) hold(ctx context.Context, registry string) (stop func()) {
 	return stop
 }
 
-// reach asks the registry whether it is alive, unless it has answered since that time. If it
-// is not, reach closes it and returns a *budget.SpentError. Any other error means that reach
-// could not find out. If sure, only an answer that a proxy cannot give counts.
+// reach asks a registry whether it is alive, unless it has answered after the given time. If it is
+// not alive, reach closes it and returns a *budget.SpentError. Any other error means that the
+// request was not sent. If sure is true, only an answer that a proxy cannot give counts.
 func (t *Tracker) reach(ctx context.Context, repository reference.Repository, since time.Time, sure bool) error {
 	registry := repository.Registry()
 	t.mu.Lock()
@@ -98,8 +98,8 @@ func (t *Tracker) reach(ctx context.Context, repository reference.Repository, si
 	return nil
 }
 
-// away closes the registry for the fleet, and returns a *budget.SpentError. Any other error
-// means that the broker did not store it.
+// away closes the registry for the fleet, and returns a *budget.SpentError. Any other error is the
+// broker's.
 func (t *Tracker) away(ctx context.Context, p place, started time.Time, cause error) error {
 	o := budget.Outage{Registry: p.registry, Activity: p.activity, Reason: outcome.Reason(cause), Started: started}
 	if err := t.Budget.Away(ctx, o); err != nil {
@@ -112,5 +112,5 @@ func (t *Tracker) away(ctx context.Context, p place, started time.Time, cause er
 	if closed := t.Budget.IsAway(p.registry); closed != nil {
 		return closed
 	}
-	return nil // it works again already
+	return nil // the registry already works again
 }

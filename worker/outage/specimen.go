@@ -15,20 +15,21 @@ import (
 )
 
 const (
-	// maxSpecimens is how many are remembered for each registry, one for a repository.
+	// maxSpecimens is how many specimens are remembered for each registry, one of each
+	// repository.
 	maxSpecimens = 8
-	// maxTries is how many of them are tried for a verdict.
+	// maxTries is how many specimens are tried to judge a registry.
 	maxTries = 3
 )
 
-// specimen is an image that both sides had recently. An operation that fails with other images is
-// tried with it: if that works, the fault is with the other images, not with the registry.
+// specimen is an image that both sides had recently. If an operation fails with other images, it
+// is tried with a specimen. If that works, the other images are at fault, and not the registry.
 type specimen struct {
 	source, destination reference.Repository
 	digest              reference.Digest // at the destination
 }
 
-// Known notes that both repositories have an image: the destination has it with this digest.
+// Known notes that both repositories have an image. digest is its digest at the destination.
 func (t *Tracker) Known(source, destination reference.Repository, digest reference.Digest) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -44,11 +45,12 @@ func (t *Tracker) Known(source, destination reference.Repository, digest referen
 	}
 }
 
-// controlTimeout limits the requests with specimens, which are small.
+// controlTimeout limits the time of all requests with specimens, which are small.
 const controlTimeout = 30 * time.Second
 
-// works reports whether the operation that has failed at a place works there with a specimen: of
-// another repository, or of the same one if it is the only one. A failure of the latter proves nothing.
+// works reports whether the operation that has failed at a place works there with a specimen. It
+// tries specimens of other repositories first. A failure with one of the same repository proves
+// nothing.
 func (t *Tracker) works(ctx context.Context, p place, repository reference.Repository, why outcome.Why) bool {
 	ctx, cancel := context.WithTimeout(ctx, controlTimeout)
 	defer cancel()
@@ -79,7 +81,7 @@ func (t *Tracker) failing(p place, repository reference.Repository, why outcome.
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	all := map[reference.Repository]bool{repository: true}
-	if s := t.streaks[p][why]; s != nil {
+	if s := t.streaks[failing{p, why}]; s != nil {
 		for name := range s.repositories {
 			all[name] = true
 		}
@@ -102,11 +104,11 @@ func (t *Tracker) specimens(p place, failing map[reference.Repository]bool) (oth
 	return others, same
 }
 
-// errSpecimen is returned for a specimen that cannot be tried.
+// errSpecimen is returned for a specimen with which the operation cannot be tried.
 var errSpecimen = errors.New("it has no configuration")
 
-// repeat repeats the failed operation of a place with the specimen. At the destination, it puts the
-// image that is there already.
+// repeat tries the failed operation of a place with a specimen. At the destination, it puts an
+// image that the destination already has.
 func (t *Tracker) repeat(ctx context.Context, p place, s specimen) error {
 	manifest, config, err := t.read(ctx, s)
 	if err != nil {
@@ -133,8 +135,8 @@ func (t *Tracker) repeat(ctx context.Context, p place, s specimen) error {
 	return t.Registry.Writing().Put(ctx, s.destination, manifest.Digest, manifest)
 }
 
-// read returns the manifest of a specimen, or the first one of an index, and the descriptor of
-// its configuration. It reads from the destination, which costs no pull.
+// read returns the manifest of a specimen (of an index, its first manifest) and the descriptor of
+// its configuration. It reads at the destination, which costs no pull.
 func (t *Tracker) read(ctx context.Context, s specimen) (manifest registry.Manifest, config registry.Descriptor, err error) {
 	manifest, err = t.Registry.Writing().Get(ctx, s.destination, s.digest)
 	if err == nil && manifest.IsIndex() {

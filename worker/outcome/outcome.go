@@ -1,4 +1,5 @@
-// Package outcome decides what an error means, for all other packages: retry, wait, resolve again, or fail.
+// Package outcome decides for all other packages what an error means: retry, wait, resolve again,
+// or fail.
 package outcome
 
 import (
@@ -23,8 +24,8 @@ const (
 	Transient Class = iota
 	// Final errors do not pass: the image fails.
 	Final
-	// Limited means that the registry, its budget or the broker allows nothing now: wait,
-	// and count no try.
+	// Limited means that the registry, its budget or the broker allows nothing now: wait, and do
+	// not count the attempt.
 	Limited
 	// Gone means that the source no longer has a digest. Its tag has moved or vanished since
 	// it was resolved: resolve it again.
@@ -37,8 +38,8 @@ func (c Class) String() string {
 	return [...]string{"transient", "final", "limited", "gone", "interrupted"}[c]
 }
 
-// Classify returns what an error of the packages registry and skopeo means. An unknown error
-// is Transient: a needless try costs little, and tries are counted.
+// Classify returns what an error of the packages registry and skopeo means. An unknown error is
+// Transient: a needless retry costs little, and retries are limited.
 func Classify(err error) Class {
 	if errors.Is(err, context.Canceled) {
 		return Interrupted
@@ -55,7 +56,7 @@ func Classify(err error) Class {
 	return Transient
 }
 
-// permanent are the errors of requests that would get the same answer again.
+// permanent are the errors of requests that would have the same answer again.
 var permanent = []error{
 	registry.ErrNotFound,
 	registry.ErrUnauthorized, // until the credentials are changed
@@ -81,7 +82,7 @@ func classifyAnswer(asked *registry.Error) Class {
 		return Limited
 	case errors.Is(asked, registry.ErrNotFound) && asked.Op != registry.OpPut && asked.Op != registry.OpGetBlob:
 		if _, byDigest := asked.Reference.(reference.Digest); byDigest {
-			return Gone // while a tag that is not found does not exist
+			return Gone // a tag that is not found is Final
 		}
 	}
 	for _, final := range permanent {
@@ -107,14 +108,14 @@ func classifyCopy(copied *skopeo.Error) Class {
 	return classifyText(copied.Reason)
 }
 
-// brokerPause is how long to wait after throttle.ErrBroker: as long as a broker takes to
-// restart.
-const brokerPause = 5 * time.Second
+const (
+	// brokerPause is the wait after throttle.ErrBroker. A broker restarts in that time.
+	brokerPause = 5 * time.Second
+	// latePause is the wait after budget.ErrLate.
+	latePause = 2 * time.Second
+)
 
-// latePause is how long to wait after budget.ErrLate.
-const latePause = 2 * time.Second
-
-// RetryAfter returns how long to wait if the error says so, and 0 otherwise.
+// RetryAfter returns how long to wait before a retry, or 0 if the error does not state it.
 func RetryAfter(err error) time.Duration {
 	if spent := (*budget.SpentError)(nil); errors.As(err, &spent) {
 		return max(time.Until(spent.Slot), time.Millisecond)
@@ -134,8 +135,8 @@ func RetryAfter(err error) time.Duration {
 	return 0
 }
 
-// Reason returns the text for a failure record: one line without secrets, with the setting
-// that would help, if there is one.
+// Reason returns the text for a failure record: one line without secrets, with the setting that
+// solves the problem if there is one.
 func Reason(err error) string {
 	text := err.Error()
 	if copied := (*skopeo.Error)(nil); errors.As(err, &copied) {

@@ -12,14 +12,11 @@ import (
 	"github.com/osism/skopeo-worker/worker/skopeo"
 )
 
-// Suspicion means that an error may be about the registry and not about the image: other
-// images would fail alike. A single error does not prove it.
-//
-// Destination and Blind are set only for errors of skopeo; for its own requests, the caller
-// knows.
+// Suspicion means that an error may be the fault of the registry rather than the image. A single
+// error does not prove that. Suspect sets Destination and Blind only for errors of skopeo.
 type Suspicion struct {
 	Registry    string // docker.io for all hosts of Docker Hub
-	Destination bool   // the error came from the destination
+	Destination bool   // the destination has failed, not the source
 	Why         Why
 	Blind       bool // the destination failed before it knew which image is pushed
 }
@@ -28,13 +25,13 @@ type Suspicion struct {
 type Why int
 
 const (
-	// Trouble means that the registry does not answer as one: no connection, 5xx, an HTML page.
+	// Trouble means no connection, a 5xx answer or an HTML page.
 	Trouble Why = iota
 	// ReadOnly means that the registry accepts nothing for now.
 	ReadOnly
-	// Full means that the registry has no space, or a quota is used up.
+	// Full means that the registry has no space, or a quota is exhausted.
 	Full
-	// Unauthorized means that the registry wants other credentials.
+	// Unauthorized means that the registry refuses the credentials.
 	Unauthorized
 	// Denied means that the credentials do not permit the operation.
 	Denied
@@ -65,8 +62,8 @@ func Suspect(err error) (Suspicion, bool) {
 	return Suspicion{}, false
 }
 
-// Missing reports whether an error means that something does not exist. A proxy whose
-// registry is away answers so to all requests.
+// Missing reports whether an error means that a manifest, blob or repository does not exist. A
+// proxy whose registry is away may answer so to all requests.
 func Missing(err error) bool {
 	if asked := (*registry.Error)(nil); errors.As(err, &asked) {
 		return errors.Is(asked, registry.ErrNotFound)
@@ -77,8 +74,8 @@ func Missing(err error) bool {
 
 var missing = regexp.MustCompile(`(?i)` + said + `(?:manifest|name|repository name|blob) unknown|` + status + `404`)
 
-// Untrusted reports whether an error means that a registry does not speak TLS, or that its
-// certificate cannot be verified.
+// Untrusted reports whether an error means that a registry does not speak TLS, or has a
+// certificate that cannot be verified.
 func Untrusted(err error) bool {
 	if asked := (*registry.Error)(nil); errors.As(err, &asked) {
 		return errors.Is(asked, registry.ErrCertificate) || errors.Is(asked, registry.ErrPlainHTTP)
@@ -118,22 +115,22 @@ var (
 // names matches repositories, URLs and files in skopeo's messages.
 var names = regexp.MustCompile(`repository \S+:|\S*/\S*`)
 
-// suspicions are matched with skopeo's messages in this order; the first match counts.
+// suspicions are compared with skopeo's messages in this order; the first match counts.
 var suspicions = []struct {
-	words   *regexp.Regexp // matched with the message without names
-	pattern *regexp.Regexp
-	at      skopeo.Side // Neither: both
+	words   *regexp.Regexp // for the message without names
+	pattern *regexp.Regexp // for the whole message
+	at      skopeo.Side    // Neither means both
 	suspect bool
 	why     Why
 }{
 	{words: regexp.MustCompile(`(?i)no space left on device`)}, // on this machine
 	{words: immutableWords},
 	{words: fullWords, pattern: regexp.MustCompile(status + `507`), suspect: true, why: Full},
-	// Any other layer would be refused, too.
+	// The destination would refuse any other layer, too.
 	{words: readOnlyWords, pattern: regexp.MustCompile(`(?i)^writing blob: .*(?:` + said + `unsupported\b|` + status + `405)`),
 		at: skopeo.Destination, suspect: true, why: ReadOnly},
 	{pattern: regexp.MustCompile(noRegistry + `|` + status + `(?:5\d\d|408|20[04] )|certificate has expired|stopped after \d+ redirects|` +
-		// No answer, or half of one.
+		// No answer, or an incomplete one.
 		`^stalled: |connection refused|connection reset|broken pipe|no such host|server misbehaving|network is unreachable|no route to host|` +
 		`i/o timeout|TLS handshake timeout|Client\.Timeout|context deadline exceeded|unexpected EOF|: EOF$|GOAWAY|: tls: |` +
 		`server closed idle connection|use of closed network connection|` +

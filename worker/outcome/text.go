@@ -6,19 +6,19 @@ import (
 	"github.com/osism/skopeo-worker/worker/skopeo"
 )
 
-// rule gives messages of skopeo a class. Patterns match skopeo's own words, and those of
-// registries at the place where skopeo quotes them, after ": ", so that the name of a
-// repository or a digest is not mistaken for them. Status codes come in four forms:
-// "StatusCode: 404, …", "HTTP status: 404 Not Found", "status code from registry 404 (Not
-// Found)" and "from destination repository NAME: 404 (Not Found)".
+// rule gives messages of skopeo a class. Patterns match the words of skopeo, and those of
+// registries only after ": ", where skopeo quotes them. So the name of a repository matches none.
 type rule struct {
 	pattern *regexp.Regexp
 	class   Class
 }
 
+// status matches the text before a status code. skopeo has four forms: "StatusCode: 404, …",
+// "HTTP status: 404 Not Found", "invalid status code from registry 404 (Not Found)" and "from
+// destination repository NAME: 404 (Not Found)".
 const status = `(?:StatusCode: |HTTP status: |invalid status code from registry |from destination repository \S+: )`
 
-// noRegistry matches the answer to GET /v2/ of a proxy whose registry is away.
+// noRegistry matches the error after GET /v2/ when a proxy answers whose registry is away.
 const noRegistry = `pinging container registry \S+: invalid status code`
 
 // said matches the text before the words of a registry.
@@ -32,15 +32,15 @@ var (
 	untrusted = regexp.MustCompile(`x509: `)
 )
 
-// rules are tried in order; the first that matches counts.
+// rules are tried in order; the first match counts.
 var rules = []rule{
-	// Limits come with any status and among other words, so they are first.
+	// A limit may have any status and be among other words, so it comes first.
 	{regexp.MustCompile(`(?i)toomanyrequests|too many requests|` + status + `429`), Limited},
 
-	// The registry has a problem, whatever the answer says, or is away.
+	// The registry is in trouble or away.
 	{regexp.MustCompile(status + `(?:5\d\d|408)|` + noRegistry), Transient},
 
-	// A missing token server says nothing about the image.
+	// The token server is missing, so the image is not to blame.
 	{regexp.MustCompile(`(?i)requesting bearer token: ` + status + `4(?:04|05|10)`), Transient},
 
 	// This worker's disk is full: another worker, or this one later, can copy the image.
@@ -60,14 +60,14 @@ var rules = []rule{
 	{regexp.MustCompile(`(?i)` + said + `(?:unauthorized|denied|authentication required|invalid username/password)\b|` +
 		status + `40[13]`), Final},
 
-	// Some registries answer 400 to an upload or to credentials that have expired. Only a
-	// manifest can be a bad request by itself.
+	// Some registries answer 400 if an upload or credentials have expired. Only for a manifest
+	// may 400 mean that the content is invalid.
 	{regexp.MustCompile(`(?i)^(?:reading|trying to reuse|checking|writing blob|initializing)\b.*` + status + `400`), Transient},
 
-	// A layer has another digest: usually a page came instead.
+	// A layer has another digest, usually because the answer is an HTML page.
 	{regexp.MustCompile(`(?i)digest did not match`), Transient},
 
-	// The manifest has another digest, or what the destination received.
+	// The digest is wrong, of the source's manifest or of what the destination received.
 	{regexp.MustCompile(`(?i)does not match provided manifest digest|digest invalid`), Final},
 
 	// The destination refuses the manifest, or skopeo cannot read it or copy it unchanged.
@@ -91,7 +91,7 @@ func classifyText(text string) Class {
 	return Transient
 }
 
-// hint returns the setting that would help, or nothing.
+// hint returns the setting that solves the problem, or "".
 func hint(copied *skopeo.Error) string {
 	switch {
 	case plainHTTP.MatchString(copied.Reason):

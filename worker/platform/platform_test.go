@@ -3,8 +3,9 @@ package platform_test
 import (
 	"testing"
 
-	"github.com/osism/skopeo-worker/worker/platform"
 	"github.com/stretchr/testify/require"
+
+	"github.com/osism/skopeo-worker/worker/platform"
 )
 
 func TestImage(t *testing.T) {

@@ -16,26 +16,27 @@ import (
 	"github.com/osism/skopeo-worker/worker/registry"
 )
 
-// requests bounds the requests to a repository that are under way at once.
+// requests is how many requests to a repository are under way at once.
 const requests = 16
 
-// contents is what a destination repository has.
+// contents are the tags and manifests of a destination repository.
 type contents struct {
 	client     *registry.Client
 	repository reference.Repository
 	tags       map[reference.Tag]reference.Digest
-	empty      map[reference.Tag]bool // tags that are listed without a manifest
+	empty      map[reference.Tag]bool // tags without a manifest: true if listed, false if recorded only
 
 	mu        sync.Mutex
 	manifests map[reference.Digest]registry.Manifest
 	referrers map[reference.Digest][]reference.Digest
 }
 
-// read reads all tags of a repository with all manifests below them: those that are listed, and
-// those that are recorded and there. It reads what tags had earlier, as far as that is there. It
-// sends GET requests only. Each tag that is listed must be read, and each that is recorded and
-// there must be listed: a tag that is not known might need what is to be deleted. One that is
-// leaving may have no manifest: after a deletion that was cut off, distribution lists such tags.
+// read reads the listed and the recorded tags of a repository with all manifests below them, and
+// the manifests that tags had earlier, if they still exist. It sends GET requests only.
+//
+// It fails if it cannot read a listed tag, or if the registry does not list a recorded tag that
+// exists: an unknown tag might need a manifest that is to be deleted. But a listed tag that is
+// leaving may lack a manifest: distribution lists such tags after an interrupted deletion.
 func read(ctx context.Context, client *registry.Client, repository reference.Repository, recorded []reference.Tag, earlier []reference.Digest, leaving func(reference.Tag) bool) (*contents, error) {
 	c := &contents{
 		client: client, repository: repository, tags: map[reference.Tag]reference.Digest{}, empty: map[reference.Tag]bool{},
@@ -44,7 +45,7 @@ func read(ctx context.Context, client *registry.Client, repository reference.Rep
 	listed := map[reference.Tag]bool{}
 	for name, err := range client.Tags(ctx, repository) {
 		if errors.Is(err, registry.ErrNotFound) && len(listed) == 0 {
-			break // the repository is gone, or has no tags
+			break // the repository does not exist, or has no tags
 		}
 		if err != nil {
 			return nil, err
@@ -89,18 +90,18 @@ func read(ctx context.Context, client *registry.Client, repository reference.Rep
 	return c, nil
 }
 
-// errPartial is the reason for a listing that lacks a tag that is there. It may lack others, which
-// are not recorded and need what is to be deleted.
+// errPartial is returned for an incomplete listing. It may lack further tags, which are not
+// recorded and need a manifest that is to be deleted.
 var errPartial = errors.New("the registry does not list a tag that it has")
 
-// mayHide reports whether a registry that lists everything else may leave out a tag:
-// distribution does so with one named index, and others with what belongs to an image.
+// mayHide reports whether a complete listing may leave out a tag: distribution leaves out the
+// tag "index", and other registries leave out companions.
 func mayHide(tag reference.Tag) bool {
 	_, companion := selection.Companion(tag.String())
 	return companion || tag.String() == "index"
 }
 
-// add reads a manifest, unless it is known or not there.
+// add reads a manifest, unless it is known or does not exist.
 func (c *contents) add(ctx context.Context, digest reference.Digest) error {
 	c.mu.Lock()
 	_, known := c.manifests[digest]
@@ -110,7 +111,7 @@ func (c *contents) add(ctx context.Context, digest reference.Digest) error {
 	}
 	m, err := c.client.Get(ctx, c.repository, digest)
 	if errors.Is(err, registry.ErrNotFound) {
-		return nil // an index may be mirrored for some platforms only
+		return nil // a mirrored index may lack manifests of other platforms
 	}
 	if err != nil {
 		return err
@@ -138,7 +139,7 @@ func (c *contents) below(ctx context.Context, m registry.Manifest) error {
 	return nil
 }
 
-// reach adds a manifest that is there, and those below it, to a set.
+// reach adds a manifest and those below it to a set, as far as they exist.
 func (c *contents) reach(digest reference.Digest, reached map[reference.Digest]bool) {
 	m, there := c.manifests[digest]
 	if !there || reached[digest] {
@@ -151,7 +152,7 @@ func (c *contents) reach(digest reference.Digest, reached map[reference.Digest]b
 	}
 }
 
-// levels returns how many levels of manifests are below one.
+// levels returns how many levels of manifests are below a manifest.
 func (c *contents) levels(digest reference.Digest) (n int) {
 	m, there := c.manifests[digest]
 	if !there {
@@ -164,8 +165,8 @@ func (c *contents) levels(digest reference.Digest) (n int) {
 	return n
 }
 
-// listReferrers lists the manifests that refer to a digest, and reads them. A registry without
-// the API has a fallback tag instead.
+// listReferrers lists and reads the referrers of a digest. It finds none if the registry does not
+// have the referrers API; there, a fallback tag lists them.
 func (c *contents) listReferrers(ctx context.Context, subject reference.Digest) error {
 	if _, known := c.referrers[subject]; known {
 		return nil
@@ -186,8 +187,8 @@ func (c *contents) listReferrers(ctx context.Context, subject reference.Digest) 
 	return nil
 }
 
-// needed returns everything that stays needs: all tags but those that go, and what tags had
-// earlier.
+// needed returns the manifests that must stay: those of the tags that do not go, and those that
+// tags had earlier.
 func (c *contents) needed(going map[reference.Tag]bool, earlier []reference.Digest) map[reference.Digest]bool {
 	reached := map[reference.Digest]bool{}
 	for tag, digest := range c.tags {
@@ -201,9 +202,10 @@ func (c *contents) needed(going map[reference.Tag]bool, earlier []reference.Dige
 	return reached
 }
 
-// settle takes those tags out of going that cannot be deleted, since a tag that stays needs
-// their manifest, unless the registry deletes a tag alone, or the image that they belong to. It
-// calls left for each, and returns what is needed.
+// settle removes the tags from going that cannot be deleted, and calls left with each and the
+// reason: the image to which a companion belongs stays, or a tag that stays needs the manifest.
+// A needed manifest is no reason if the registry deletes a tag alone, without its manifest. It
+// returns the manifests that are needed then.
 func (c *contents) settle(going map[reference.Tag]bool, earlier []reference.Digest, alone bool, left func(reference.Tag, string)) map[reference.Digest]bool {
 	for {
 		needed := c.needed(going, earlier)
@@ -214,7 +216,7 @@ func (c *contents) settle(going map[reference.Tag]bool, earlier []reference.Dige
 			case companion && needed[subject]:
 				left(tag, "the image that it belongs to stays")
 			case needed[c.tags[tag]] && !alone:
-				left(tag, "its digest is needed by "+c.who(c.tags[tag], going))
+				left(tag, "its digest is needed by "+c.needs(c.tags[tag], going))
 			default:
 				continue
 			}
@@ -227,8 +229,8 @@ func (c *contents) settle(going map[reference.Tag]bool, earlier []reference.Dige
 	}
 }
 
-// who names a tag that stays and needs a manifest.
-func (c *contents) who(digest reference.Digest, going map[reference.Tag]bool) string {
+// needs names a tag that stays and needs a manifest.
+func (c *contents) needs(digest reference.Digest, going map[reference.Tag]bool) string {
 	for _, tag := range slices.SortedFunc(maps.Keys(c.tags), func(a, b reference.Tag) int { return strings.Compare(a.String(), b.String()) }) {
 		if going[tag] {
 			continue
@@ -247,7 +249,7 @@ func (c *contents) blobs(digest reference.Digest, sizes map[reference.Digest]int
 	sizes[digest] = int64(len(m.Raw))
 	listed, err := m.Blobs()
 	if err != nil {
-		return // its size is not known
+		return // the sizes of its blobs are unknown
 	}
 	for _, blob := range listed {
 		sizes[blob.Digest] = max(blob.Size, 0)

@@ -13,21 +13,21 @@ import (
 	"github.com/osism/skopeo-worker/worker/registry"
 )
 
-// deleting is the deletion of what a plan has of a repository.
+// deleting is the deletion of a repository's part of a plan.
 type deleting struct {
 	*Execution
 	*contents
-	at      Repository // of the plan
-	going   map[reference.Tag]bool
+	at      Repository             // of the plan
+	going   map[reference.Tag]bool // tags to delete
 	earlier []reference.Digest
-	needed  map[reference.Digest]bool // by what stays
+	needed  map[reference.Digest]bool // manifests that must stay
 	skip    func(reference.Tag, string)
 	done    *Outcome
-	forget  map[reference.Tag]reference.Digest
+	forget  map[reference.Tag]reference.Digest // tags whose records are to be removed
 	deleted map[reference.Digest]bool
 }
 
-// choose finds the tags that go, and those that are gone.
+// choose finds the tags that go, and notes those that are gone already.
 func (d *deleting) choose(ctx context.Context, dropped map[reference.Tag]bool, kept keeping) error {
 	for _, t := range d.at.Tags {
 		if t.Of.IsZero() && !dropped[t.Tag] {
@@ -53,7 +53,8 @@ func (d *deleting) choose(ctx context.Context, dropped map[reference.Tag]bool, k
 	return nil
 }
 
-// isGone notes a tag that is gone. A registry may deny a tag once that it lists.
+// isGone notes a tag that is gone already. If the registry lists the tag, isGone looks it up again
+// to be sure, and removes it from the listing.
 func (d *deleting) isGone(ctx context.Context, t Tag) error {
 	forget := true
 	if d.empty[t.Tag] {
@@ -65,16 +66,23 @@ func (d *deleting) isGone(ctx context.Context, t Tag) error {
 			return err
 		}
 	}
-	d.done.Gone++
-	d.Log.Info("gone before", "image", d.at.Repository.String()+":"+t.Tag.String(), "digest", t.Digest.String())
+	d.noteGone(t)
 	if forget {
 		d.forget[t.Tag] = t.Digest
 	}
 	return nil
 }
 
-// delete deletes the tags that go, and then the manifests that have none. What is around a
-// manifest goes before it: registries refuse to delete what an index needs.
+func (d *deleting) noteGone(t Tag) {
+	d.done.Gone++
+	d.Log.Info("gone before", "image", d.name(t), "digest", t.Digest.String())
+}
+
+// name returns the tag with its repository.
+func (d *deleting) name(t Tag) string { return d.at.Repository.String() + ":" + t.Tag.String() }
+
+// delete deletes the tags that go, and then manifests without a tag. It deletes an index before
+// the manifests below it, because registries refuse to delete manifests that an index needs.
 func (d *deleting) delete(ctx context.Context) error {
 	with := deletion.Deleter{Registry: d.Registry, Hosts: d.Hosts, During: d.lease.during}
 	for _, t := range d.outermost(d.at.Tags) {
@@ -86,26 +94,24 @@ func (d *deleting) delete(ctx context.Context) error {
 			continue
 		}
 		gone, err := d.tag(ctx, with, t)
-		if why := d.spares(err); why != "" {
-			d.stays(t, why)
+		if errors.Is(err, registry.ErrReferenced) || errors.Is(err, deletion.ErrTogether) {
+			d.stays(t, err.Error())
 			continue
 		}
-		if errors.Is(err, errMoved) { // what it has now may need what was to go
+		if errors.Is(err, errMoved) { // its new manifest may need some that were to go
 			d.skip(t.Tag, err.Error())
-			return fmt.Errorf("%s:%s: %w", d.at.Repository, t.Tag, err)
 		}
 		if err != nil {
-			return fmt.Errorf("%s:%s: %w", d.at.Repository, t.Tag, err)
+			return fmt.Errorf("%s: %w", d.name(t), err)
 		}
 		d.forget[t.Tag] = t.Digest
 		if gone {
-			d.done.Gone++
-			d.Log.Info("gone before", "image", d.at.Repository.String()+":"+t.Tag.String(), "digest", t.Digest.String())
+			d.noteGone(t)
 			continue
 		}
 		d.done.Deleted++
 		d.deleted[t.Digest] = true
-		d.Log.Info("pruned", "image", d.at.Repository.String()+":"+t.Tag.String(), "digest", t.Digest.String(), "reason", t.Why, "since", t.Since)
+		d.Log.Info("pruned", "image", d.name(t), "digest", t.Digest.String(), "reason", t.Why, "since", t.Since)
 	}
 	for _, digest := range slices.SortedFunc(slices.Values(d.at.Manifests), d.outer) {
 		if d.needed[digest] {
@@ -113,7 +119,7 @@ func (d *deleting) delete(ctx context.Context) error {
 		}
 		err := with.Manifest(ctx, d.at.Repository, reference.Tag{}, digest)
 		switch {
-		case errors.Is(err, registry.ErrNotFound): // the registry has deleted it with its image
+		case errors.Is(err, registry.ErrNotFound): // the registry deleted it with its image
 		case errors.Is(err, registry.ErrReferenced), errors.Is(err, registry.ErrTagged):
 			d.Log.Warn("not pruned", "image", d.at.Repository.String()+"@"+digest.String(), "reason", err)
 		case err != nil:
@@ -126,34 +132,28 @@ func (d *deleting) delete(ctx context.Context) error {
 	return nil
 }
 
-// stays leaves a tag at the destination, with all that it needs and what belongs to it.
+// stays leaves a tag at the destination, with its manifests and companions.
 func (d *deleting) stays(t Tag, why string) {
 	d.skip(t.Tag, why)
 	delete(d.going, t.Tag)
 	d.needed = d.contents.needed(d.going, d.earlier)
 }
 
-// errMoved is the reason for a tag that has another digest than in the plan.
+// errMoved is returned for a tag that has another digest than in the plan.
 var errMoved = errors.New("it has moved meanwhile")
 
-// spares returns why a tag stays because of an error, or "" if that is a failure.
-func (d *deleting) spares(err error) string {
-	for _, reason := range []error{registry.ErrReferenced, deletion.ErrTogether} {
-		if errors.Is(err, reason) {
-			return err.Error()
-		}
-	}
-	return ""
-}
-
-// tag deletes a tag: alone if the plan says so or something that stays needs its digest, and
-// otherwise with the digest, all of whose tags go. It reports whether somebody else has.
+// tag deletes a tag. It deletes the tag alone if the plan demands it or the digest must stay, and
+// otherwise with the digest and all other tags of that, which go as well. gone reports whether
+// another client has deleted the tag.
 func (d *deleting) tag(ctx context.Context, with deletion.Deleter, t Tag) (gone bool, err error) {
-	switch there, err := d.has(ctx, t); {
+	at, err := d.Registry.Find(ctx, d.at.Repository, t.Tag)
+	switch {
+	case errors.Is(err, registry.ErrNotFound):
+		return !d.deleted[t.Digest], nil // it may be gone with another tag of the digest
 	case err != nil:
 		return false, err
-	case !there:
-		return !d.deleted[t.Digest], nil // or with another tag of the digest
+	case at.Digest != t.Digest:
+		return false, errMoved
 	}
 	if t.Alone || d.needed[t.Digest] {
 		err = with.Tag(ctx, d.at.Repository, t.Tag, t.Digest)
@@ -169,21 +169,10 @@ func (d *deleting) tag(ctx context.Context, with deletion.Deleter, t Tag) (gone 
 	return false, err
 }
 
-// has reports whether a tag is there with its digest. The error is errMoved if it has another.
-func (d *deleting) has(ctx context.Context, t Tag) (bool, error) {
-	at, err := d.Registry.Find(ctx, d.at.Repository, t.Tag)
-	switch {
-	case errors.Is(err, registry.ErrNotFound):
-		return false, nil
-	case err == nil && at.Digest != t.Digest:
-		err = errMoved
-	}
-	return err == nil, err
-}
-
-// doubt asks for a tag that stays. If the registry does not have it, it may have lost its
-// storage, or another one answers: then what is gone counts as failed, and nothing is forgotten.
-// If it does not answer, what it denied before is not forgotten.
+// doubt looks up one tag that stays, if the registry has denied others. If it denies this tag,
+// too, it may have lost its storage, or another registry may answer: the missing tags count as
+// failed, and no record is removed. If it does not answer, the records of tags that this
+// execution has not deleted stay.
 func (d *deleting) doubt(ctx context.Context) error {
 	ended := d.done.Gone + d.done.Deleted
 	for tag := range d.tags {
@@ -193,7 +182,7 @@ func (d *deleting) doubt(ctx context.Context) error {
 		_, err := d.Registry.Find(ctx, d.at.Repository, tag)
 		switch {
 		case errors.Is(err, registry.ErrNotFound):
-			err = fmt.Errorf("what is gone cannot be believed: %w", err)
+			err = fmt.Errorf("the registry denies a tag that must stay, so its other answers are not trusted: %w", err)
 			d.done.Failed, d.done.Gone, d.done.Deleted = d.done.Failed+ended, 0, 0
 			clear(d.forget)
 		case err != nil:
@@ -204,19 +193,19 @@ func (d *deleting) doubt(ctx context.Context) error {
 	return nil
 }
 
-// outermost returns tags in an order in which an index comes before what is below it, and images
-// before what belongs to them.
+// outermost sorts tags so that an index precedes the manifests below it, and an image its
+// companions.
 func (d *deleting) outermost(tags []Tag) []Tag {
 	return slices.SortedStableFunc(slices.Values(tags), func(a, b Tag) int {
-		if a.Of.IsZero() != b.Of.IsZero() {
-			if a.Of.IsZero() {
-				return -1
-			}
-			return 1
+		switch {
+		case a.Of.IsZero() == b.Of.IsZero():
+			return d.outer(a.Digest, b.Digest)
+		case a.Of.IsZero():
+			return -1
 		}
-		return d.outer(a.Digest, b.Digest)
+		return 1
 	})
 }
 
-// outer compares manifests by the levels below them, the highest first.
+// outer compares manifests by the number of levels below them, most levels first.
 func (d *deleting) outer(a, b reference.Digest) int { return d.levels(b) - d.levels(a) }

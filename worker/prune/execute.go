@@ -14,18 +14,16 @@ import (
 	"github.com/osism/skopeo-worker/worker/registry"
 )
 
-var (
-	// ErrUndeleted is returned if something of a plan could not be deleted.
-	ErrUndeleted = exit.Failed.New("not everything could be deleted")
-)
+// ErrUndeleted is returned if some tags or manifests of a plan could not be deleted.
+var ErrUndeleted = exit.Failed.New("not everything could be deleted")
 
-// Outcome counts what became of the tags of a plan.
+// Outcome counts the tags of a plan by what has become of them.
 type Outcome struct {
 	Deleted   int `json:"deleted"`
-	Gone      int `json:"gone"` // before
+	Gone      int `json:"gone"` // before the execution
 	Skipped   int `json:"skipped"`
-	Failed    int `json:"failed"`    // with those that were not tried because of that
-	Manifests int `json:"manifests"` // deleted, without a tag
+	Failed    int `json:"failed"`    // including tags that were not tried after a failure
+	Manifests int `json:"manifests"` // deleted manifests without a tag
 }
 
 func (o *Outcome) add(other Outcome) {
@@ -36,24 +34,24 @@ func (o *Outcome) add(other Outcome) {
 	o.Manifests += other.Manifests
 }
 
-// Execution carries a plan out, as far as it still holds: each repository is surveyed again,
-// and only what would be planned today with the same digest is deleted.
+// Execution carries out a plan. It surveys each repository again, and deletes only tags that a
+// plan of today would delete with the same digest.
 type Execution struct {
 	Survey
-	// Forget is called with tags that are not at the destination any more.
+	// Forget removes the records of tags that are not at the destination any more.
 	Forget func(ctx context.Context, destination reference.Repository, tags map[reference.Tag]reference.Digest) error
 	// Log gets a line for each tag that was deleted, or skipped with the reason.
 	Log *slog.Logger
-	// Busy returns an error if a run to the destination is under way: what a worker has just
-	// seen there must not be deleted before it is tagged.
+	// Busy returns an error if a run to the destination is under way: its workers may be about
+	// to tag a manifest that they have found there.
 	Busy func(context.Context) error
 
 	lease *Lease
 }
 
-// Repository deletes what a plan has of a repository. An error means that the repository is
-// not finished: it wraps registry.ErrUndeletable if the registry deletes nothing at all.
-func (x *Execution) Repository(ctx context.Context, r Repository) (Outcome, error) {
+// prune carries out a repository's part of a plan. An error means that the repository is not
+// finished. It wraps registry.ErrUndeletable if the registry deletes no manifests at all.
+func (x *Execution) prune(ctx context.Context, r Repository) (Outcome, error) {
 	var done Outcome
 	skip := func(tag reference.Tag, why string) {
 		done.Skipped++
@@ -85,7 +83,7 @@ func (x *Execution) Repository(ctx context.Context, r Repository) (Outcome, erro
 	if err := d.choose(ctx, dropped, kept); err != nil {
 		return done, err
 	}
-	// What a tag had that does not go stays whole, even if it has no tag any more.
+	// Manifests of tags that stay must stay, even if the tags have moved.
 	d.earlier = slices.DeleteFunc(earlier, func(digest reference.Digest) bool {
 		return slices.ContainsFunc(r.Tags, func(t Tag) bool { return d.going[t.Tag] && !t.Alone && t.Digest == digest })
 	})
@@ -100,8 +98,8 @@ func (x *Execution) Repository(ctx context.Context, r Repository) (Outcome, erro
 	return done, err
 }
 
-// still returns the images of a plan that would be planned today, too. The reason why another
-// one is not is given to skip.
+// still returns the images of a plan that a plan of today would delete, too. It calls skip with
+// the others and the reason.
 func (x *Execution) still(ctx context.Context, r Repository, skip func(reference.Tag, string)) (map[reference.Tag]bool, error) {
 	dropped := map[reference.Tag]bool{}
 	if !Below(r.Repository, x.Destination) {
@@ -123,7 +121,7 @@ func (x *Execution) still(ctx context.Context, r Repository, skip func(reference
 		}
 		why := ""
 		switch {
-		case !recorded: // it is gone, or was never ours
+		case !recorded: // it is gone, or this mirror name never mirrored it
 			_, err := x.Registry.Find(ctx, r.Repository, t.Tag)
 			if err != nil && !errors.Is(err, registry.ErrNotFound) {
 				return nil, err
@@ -147,12 +145,12 @@ func (x *Execution) still(ctx context.Context, r Repository, skip func(reference
 	return dropped, nil
 }
 
-// errAgain is the reason for a tag that was listed without a manifest just before.
+// errAgain is returned for a tag that has a manifest now, but had none when it was read.
 var errAgain = errors.New("the registry has a manifest of the tag again")
 
-// untag removes a tag that has no manifest, as distribution leaves it if a deletion is cut off. It
-// reports whether the tag is gone. If the registry refuses, the record of the tag stays, so that
-// the tag, which cannot be read, does not keep the others of the repository from being pruned.
+// untag removes a tag without a manifest, which distribution leaves after an interrupted deletion.
+// It reports whether the tag is gone. If the registry refuses, the record of the tag stays: the
+// next plan then expects that the tag cannot be read.
 func (x *Execution) untag(ctx context.Context, repository reference.Repository, tag reference.Tag) (gone bool, err error) {
 	err = x.lease.during(ctx, func() error { return x.Registry.DeleteTag(ctx, repository, tag) })
 	switch {

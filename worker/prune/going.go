@@ -13,8 +13,8 @@ import (
 	"github.com/osism/skopeo-worker/worker/referrers"
 )
 
-// gone returns the manifests that go with tags: those below them and those that refer to one,
-// without what stays needs.
+// gone returns the manifests that go with tags: their own, those below them and their referrers,
+// without those that must stay.
 func (c *contents) gone(going map[reference.Tag]bool, needed map[reference.Digest]bool) map[reference.Digest]bool {
 	gone := map[reference.Digest]bool{}
 	var add func(digest reference.Digest)
@@ -38,8 +38,8 @@ func (c *contents) gone(going map[reference.Tag]bool, needed map[reference.Diges
 	return gone
 }
 
-// accompany adds to going the tags that belong to what goes, each once, and reads what refers to
-// it. It reports whether there was something new.
+// accompany adds the companions of manifests that go to going, and reads the referrers of those
+// manifests. It tries each tag once. more reports whether it has found something new.
 func (c *contents) accompany(ctx context.Context, going map[reference.Tag]bool, needed map[reference.Digest]bool, tried map[reference.Tag]bool, kept keeping) (more bool, err error) {
 	known := len(c.referrers)
 	for digest := range c.gone(going, needed) {
@@ -93,7 +93,8 @@ func (c *contents) plan(dropped map[reference.Tag]holding.Tag, going map[referen
 	return r
 }
 
-// frees returns the bytes that go with tags and are not counted yet, and counts them.
+// frees returns the size of the manifests and blobs that go with tags, without those in counted,
+// and adds them to counted.
 func (c *contents) frees(going map[reference.Tag]bool, needed map[reference.Digest]bool, counted map[reference.Digest]int64) (bytes int64) {
 	for digest := range c.gone(going, needed) {
 		sizes := map[reference.Digest]int64{}
@@ -108,8 +109,9 @@ func (c *contents) frees(going map[reference.Tag]bool, needed map[reference.Dige
 	return bytes
 }
 
-// untagged returns which manifests of a plan can be deleted. If a tag of the plan stays, those
-// must belong to one that goes; otherwise an earlier execution may have deleted it.
+// untagged returns the manifests of a plan that can be deleted. If some tags of the plan stay, a
+// manifest must belong to a tag that goes; otherwise, an earlier execution may have deleted the
+// tag.
 func (c *contents) untagged(ctx context.Context, planned []reference.Digest, going map[reference.Tag]bool, needed map[reference.Digest]bool, some bool) ([]reference.Digest, error) {
 	for known := -1; len(c.referrers) > known; {
 		known = len(c.referrers)
@@ -134,17 +136,15 @@ func (c *contents) untagged(ctx context.Context, planned []reference.Digest, goi
 	return can, nil
 }
 
-// subject returns what a manifest refers to; zero if it is not there, or refers to nothing.
+// subject returns the digest that a manifest refers to; zero if it refers to none, or does not
+// exist.
 func (c *contents) subject(digest reference.Digest) reference.Digest {
 	var m struct {
 		Subject struct {
 			Digest string `json:"digest"`
 		} `json:"subject"`
 	}
-	_ = json.Unmarshal(c.manifests[digest].Raw, &m) // what cannot be parsed refers to nothing
-	subject, err := reference.ParseDigest(m.Subject.Digest)
-	if err != nil {
-		return reference.Digest{}
-	}
+	_ = json.Unmarshal(c.manifests[digest].Raw, &m)       // a manifest that cannot be parsed refers to none
+	subject, _ := reference.ParseDigest(m.Subject.Digest) // zero after an error
 	return subject
 }

@@ -11,19 +11,19 @@ import (
 )
 
 const (
-	// leaseFor is how long a process that was killed keeps the plans of its mirror name from
-	// being carried out, and runs to its destination from being published. It counts from when
-	// another process sees the lease, so that clocks need not agree. A process that is alive
-	// renews its lease three times meanwhile.
+	// leaseFor is how long a lease lasts after its last renewal. If its holder is killed, plans
+	// of the mirror name and runs to the destination wait for so long. The time counts from when
+	// another process first sees the renewal, so that clocks need not agree. A holder renews its
+	// lease three times in this time.
 	leaseFor = 15 * time.Second
-	// turn is how long a process waits before it asks again.
+	// turn is the pause before a process asks again.
 	turn = 500 * time.Millisecond
 )
 
-// ErrTaken is returned if another process has begun to carry out a plan meanwhile, or may have.
+// ErrTaken is returned if another process has, or may have, taken the lease.
 var ErrTaken = exit.Unfinished.New("another process carries out this plan")
 
-// Holder is who carries out a plan. Its zero value holds nothing.
+// Holder is the process that carries out a plan. The zero Holder means none.
 type Holder struct {
 	Plan        string `json:"plan"` // its ID
 	Destination string `json:"destination"`
@@ -44,7 +44,7 @@ type observed struct {
 	since    time.Time
 }
 
-// ended reports whether the lease was not renewed for so long that its holder has ended.
+// ended reports whether the lease has ended: its revision has not changed for a time.
 func (o *observed) ended(revision uint64, after time.Duration) bool {
 	if o.revision != revision || o.since.IsZero() {
 		*o = observed{revision, time.Now()}
@@ -52,18 +52,18 @@ func (o *observed) ended(revision uint64, after time.Duration) bool {
 	return time.Since(o.since) >= after
 }
 
-// Lease is the right to carry out plans of a mirror name. One process has it at a time, and
-// while it does, no run to the destination is published.
+// Lease is the right to carry out plans of a mirror name. One process has it at a time. Meanwhile,
+// no run to the destination is published.
 type Lease struct {
 	store   *Store
 	holder  Holder
-	Record  Record // when the lease was taken
+	Record  Record // as it was when the lease was taken
 	renewed atomic.Pointer[time.Time]
-	pending bool // a deletion that was not answered
+	pending bool // a deletion was not answered
 }
 
 // Take takes the lease of a mirror name for a plan, which may be finished. If another process
-// has it, Take calls waiting with its holder, once, and waits for its end.
+// holds it, Take calls waiting once with the holder, and waits until the lease ends.
 func (s *Store) Take(ctx context.Context, mirror string, h Holder, waiting func(Holder)) (*Lease, error) {
 	l := &Lease{store: s, holder: h}
 	var seen observed
@@ -106,10 +106,9 @@ func (s *Store) Take(ctx context.Context, mirror string, h Holder, waiting func(
 	return l, nil
 }
 
-// Await returns when no process carries out a plan at the destination; "" is any. It must be
-// called after a run was stored and before anything of it is published: a plan is stopped by a
-// run, and none is begun while there is one. If it has to wait, it calls waiting with the holder of
-// a lease, once.
+// Await returns when no process carries out a plan at the destination, or at any if it is "". Call
+// it after a run was stored and before its chunks are published: a stored run stops executions, and
+// prevents new ones. If Await has to wait, it calls waiting once with the holder of a lease.
 func Await(ctx context.Context, b *broker.Broker, destination string, waiting func(Holder)) error {
 	s, err := OpenStore(ctx, b)
 	if err != nil {
@@ -161,7 +160,8 @@ func (s *Store) await(ctx context.Context, destination string, waiting func(Hold
 	}
 }
 
-// renew stores the lease again. It returns ErrTaken if another process has taken it.
+// renew renews the lease and changes the state. It returns ErrTaken if another process has taken
+// the lease.
 func (l *Lease) renew(ctx context.Context, change func(*State)) error {
 	lost, asked := false, time.Now()
 	err := l.store.updateState(ctx, l.Record.Mirror, func(st *State, _ uint64) bool {
@@ -181,8 +181,7 @@ func (l *Lease) renew(ctx context.Context, change func(*State)) error {
 	return nil
 }
 
-// held returns ErrTaken if another process may have the lease soon, without a question to the
-// broker.
+// held returns ErrTaken if the lease may end soon. It does not ask the broker.
 func (l *Lease) held() error {
 	if time.Since(*l.renewed.Load()) >= l.store.lease*2/3 {
 		return ErrTaken
@@ -190,8 +189,8 @@ func (l *Lease) held() error {
 	return nil
 }
 
-// during sends a deletion, unless another process may have the lease. If ctx ends before the
-// answer, the registry may still be about to delete.
+// during sends a deletion if the lease is held. If ctx ends before the answer, the registry may
+// still be about to delete.
 func (l *Lease) during(ctx context.Context, remove func() error) error {
 	if err := l.held(); err != nil {
 		return err
@@ -201,8 +200,7 @@ func (l *Lease) during(ctx context.Context, remove func() error) error {
 	return err
 }
 
-// Finish records that the repository at a place of the plan is finished, and what became of its
-// tags.
+// Finish records that the repository at a place of the plan is finished, and its outcome.
 func (l *Lease) Finish(ctx context.Context, place int, o Outcome) error {
 	if err := l.held(); err != nil {
 		return err
@@ -228,8 +226,8 @@ func (l *Lease) end(ctx context.Context) error {
 	})
 }
 
-// Release gives the lease back, and notes how the execution has ended; nil: it goes on later by
-// itself. If a deletion was not answered, the lease ends by itself, later.
+// Release gives back the lease, and notes how the execution has ended. If last is nil, another
+// execution continues. If a deletion was not answered, the lease is left to end by itself.
 func (l *Lease) Release(ctx context.Context, last *Last) error {
 	if l.pending && last == nil {
 		return nil
@@ -246,9 +244,8 @@ func (l *Lease) Release(ctx context.Context, last *Last) error {
 	return err
 }
 
-// Keep renews the lease until ctx ends, and calls stop if it cannot, or if busy returns an
-// error, which is asked more often.
-func (l *Lease) Keep(ctx context.Context, busy func(context.Context) error, stop func(error)) {
+// keep renews the lease until ctx ends. It calls stop if that fails, or if busy returns an error.
+func (l *Lease) keep(ctx context.Context, busy func(context.Context) error, stop func(error)) {
 	asks, renews := time.NewTicker(2*turn), time.NewTicker(l.store.lease/3)
 	defer asks.Stop()
 	defer renews.Stop()

@@ -1,6 +1,6 @@
-// Package prune deletes from destinations what the list or the source has dropped long ago, in
-// two steps: Survey makes a plan and changes nothing, and Execution does what a plan says, as
-// far as it still holds.
+// Package prune deletes tags from destinations that the list or the source dropped long ago, in
+// two steps: Survey makes a plan and changes nothing; Execution carries out the part of a plan
+// that is still valid.
 package prune
 
 import (
@@ -29,15 +29,15 @@ var (
 	ErrCap = exit.Failed.New("the plan would delete too much")
 )
 
-// Plan is what is to be deleted, and what was left out.
+// Plan lists the tags to delete, and those that stay.
 type Plan struct {
 	Version     int       `json:"version" yaml:"version"`
 	Mirror      string    `json:"mirror" yaml:"mirror"`
 	Destination string    `json:"destination" yaml:"destination"` // MIRROR_DEST_URL
 	Made        time.Time `json:"made" yaml:"made"`
 	Grace       string    `json:"grace" yaml:"grace"`
-	// Recorded is how many tags are recorded as mirrored, and Tags how many of them are
-	// deleted. Bytes are those of blobs that no other tag of the same repository needs.
+	// Recorded is how many tags are recorded as mirrored, and Tags how many of them are to be
+	// deleted. Bytes is the size of the blobs that no other tag of the same repository needs.
 	Recorded     int          `json:"recorded" yaml:"recorded"`
 	Tags         int          `json:"tags" yaml:"tags"`
 	Bytes        int64        `json:"bytes" yaml:"bytes"`
@@ -45,30 +45,31 @@ type Plan struct {
 	Left         []Left       `json:"left" yaml:"left"`
 }
 
-// Repository is a destination repository.
+// Repository is a plan's part for a destination repository.
 type Repository struct {
 	Repository reference.Repository `json:"repository" yaml:"repository"`
 	Recorded   int                  `json:"recorded" yaml:"recorded"`
 	Tags       []Tag                `json:"tags" yaml:"tags"`
-	// Manifests are deleted after the tags. They have none: they are below an index, or refer
-	// to an image, and nothing that stays needs them.
+	// Manifests have no tag and are deleted after the tags. They are below an index, or refer
+	// to an image.
 	Manifests []reference.Digest `json:"manifests,omitempty" yaml:"manifests,omitempty"`
 }
 
-// Tag is a tag that is deleted, if it still has the digest then.
+// Tag is a tag to delete, if it still has the digest.
 type Tag struct {
 	Tag    reference.Tag    `json:"tag" yaml:"tag"`
 	Digest reference.Digest `json:"digest" yaml:"digest"`
 	Why    string           `json:"why" yaml:"why"`
 	Since  time.Time        `json:"since,omitzero" yaml:"since,omitempty"`
-	// Alone says that the digest stays, because something that stays needs it.
+	// Alone reports whether only the tag is deleted, because another tag needs the digest.
 	Alone bool `json:"alone,omitempty" yaml:"alone,omitempty"`
-	// Of is the image that a signature, an attestation or a list of referrers belongs to.
+	// Of is the image to which a companion belongs: a signature, an attestation or a list of
+	// referrers. It is zero for an image.
 	Of    reference.Digest `json:"of,omitzero" yaml:"of,omitempty"`
 	Bytes int64            `json:"bytes" yaml:"bytes"`
 }
 
-// Left is a tag, or a repository without a tag, that was dropped and stays, and why.
+// Left is a dropped tag that stays, with the reason; without a tag, all of the repository stays.
 type Left struct {
 	Repository reference.Repository `json:"repository" yaml:"repository"`
 	Tag        reference.Tag        `json:"tag,omitzero" yaml:"tag,omitempty"`
@@ -77,12 +78,12 @@ type Left struct {
 
 // ID identifies a plan by its content.
 func (p Plan) ID() string {
-	data, _ := json.Marshal(p) // its types are all of ours
+	data, _ := json.Marshal(p) // none of its types has an error
 	sum := sha256.Sum256(data)
 	return hex.EncodeToString(sum[:16])
 }
 
-// Check returns an ErrPlan if a plan that was read is incomplete.
+// Check returns an ErrPlan if the plan is incomplete.
 func (p Plan) Check() error {
 	if p.Version != Version {
 		return fmt.Errorf("%w: version %d, expected %d", ErrPlan, p.Version, Version)
@@ -106,8 +107,8 @@ func (p Plan) Check() error {
 	return nil
 }
 
-// accompanies reports whether a tag is an image, or has the name of one that belongs to what is
-// deleted, too. A plan that was edited may say anything.
+// accompanies reports whether a tag is that of an image, or of a companion of an image that is
+// deleted, too. The user may have edited the plan.
 func (r Repository) accompanies(t Tag) bool {
 	if t.Of.IsZero() {
 		return true
@@ -122,7 +123,7 @@ func Below(repository reference.Repository, destination string) bool {
 	return strings.HasPrefix(repository.String(), strings.TrimSuffix(destination, "/")+"/")
 }
 
-// Share is a part of a whole, between 0 and 100 percent.
+// Share is a percentage, between 0 and 100.
 type Share struct{ percent float64 }
 
 // MustShare returns n percent.
@@ -145,13 +146,13 @@ func (s Share) String() string { return strconv.FormatFloat(s.percent, 'f', -1, 
 // exceeded reports whether n is more than the share of all.
 func (s Share) exceeded(n, all int) bool { return float64(n)*100 > s.percent*float64(all) }
 
-// Caps are how much a plan may delete.
+// Caps limit how much a plan may delete.
 type Caps struct {
-	All           Share // of all tags that are recorded
-	PerRepository Share // of those of each repository
+	All           Share // of all recorded tags
+	PerRepository Share // of the recorded tags of each repository
 }
 
-// Check returns an ErrCap if the plan deletes more.
+// Check returns an ErrCap if the plan would delete more.
 func (c Caps) Check(p Plan) error {
 	if c.All.exceeded(p.Tags, p.Recorded) {
 		return fmt.Errorf("%w: %d of %d mirrored tags, more than --max %s; check that the list is whole, or raise --max", ErrCap, p.Tags, p.Recorded, c.All)
@@ -164,7 +165,7 @@ func (c Caps) Check(p Plan) error {
 	return nil
 }
 
-// images counts the tags that do not belong to another image.
+// images counts the tags of images.
 func (r Repository) images() (n int) {
 	for _, t := range r.Tags {
 		if t.Of.IsZero() {

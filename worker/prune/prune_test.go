@@ -44,7 +44,7 @@ func newSite(t *testing.T, options ...registrytest.Option) *site {
 	t.Helper()
 	s := &site{t: t, to: registrytest.New(t, options...), selected: []string{"kept"}, named: map[string]bool{}}
 	s.Survey = prune.Survey{
-		Registry: registry.NewClient(registry.Options{Insecure: []string{s.to.Host()}}), Source: s,
+		Registry: registry.NewClient(registry.Options{Insecure: []string{s.to.Host()}}), Select: s.Select,
 		Mirror: "default", Destination: s.to.Host(), Grace: 30 * day, Now: now,
 		Lacks: func(_ reference.Repository, tag reference.Tag) holding.Reason {
 			if s.named[tag.String()] {

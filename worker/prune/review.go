@@ -16,65 +16,66 @@ import (
 )
 
 var (
-	// ErrStale is returned if a plan is not to be confirmed: there is another one, or it was
+	// ErrStale is returned if a plan cannot be confirmed: another plan has replaced it, or it was
 	// confirmed before.
 	ErrStale = exit.Usage.New("the plan cannot be confirmed")
-	// ErrCount is returned if a plan is confirmed with another number of tags.
+	// ErrCount is returned if a user confirms a plan with a wrong number of tags.
 	ErrCount = exit.Usage.New("this is not the number of tags of the plan")
-	// ErrGone is returned if the pieces of a plan are not at the broker any more.
+	// ErrGone is returned if the broker does not have the pieces of a plan any more.
 	ErrGone = errors.New("the plan is not at the broker any more; make a new one")
 )
 
-// Review is a plan that is kept at the broker until a user confirms it, and what became of it.
+// Review is a plan that the broker keeps until a user confirms it, and the result of its
+// execution.
 type Review struct {
 	Plan          string    `json:"plan"` // its ID
 	Made          time.Time `json:"made"`
-	By            string    `json:"by"` // who has made it
+	By            string    `json:"by"` // the user who made it
 	Grace         string    `json:"grace"`
-	Max           string    `json:"max"`                // the caps, in percent
-	PerRepository string    `json:"max_per_repository"` // of the mirrored tags of each
-	Keep          []string  `json:"keep,omitempty"`     // as Terms
+	Max           string    `json:"max"`                // Caps.All
+	PerRepository string    `json:"max_per_repository"` // Caps.PerRepository
+	Keep          []string  `json:"keep,omitempty"`     // as in Terms
 	LeftList      bool      `json:"left_list,omitempty"`
-	Over          string    `json:"over,omitempty"` // why the caps stop it; empty: they do not
+	Over          string    `json:"over,omitempty"` // the ErrCap, if the plan exceeds its caps
 	Recorded      int       `json:"recorded"`
 	Tags          int       `json:"tags"`
 	Repositories  int       `json:"repositories"`
 	Bytes         int64     `json:"bytes"`
 	Left          int       `json:"left"`
-	Pieces        int       `json:"pieces"` // in which it is kept
+	Pieces        int       `json:"pieces"` // number of entries that hold the plan
 
 	Confirmed   time.Time `json:"confirmed,omitzero"`
 	ConfirmedBy string    `json:"confirmed_by,omitempty"`
-	// Ended is when the execution ended, Finished whether the whole plan was carried out then,
-	// and Why why not.
+	// Ended is when the execution ended. Finished reports whether it has carried out the whole
+	// plan; if not, Why is the reason.
 	Ended    time.Time `json:"ended,omitzero"`
 	Finished bool      `json:"finished,omitempty"`
 	Why      string    `json:"why,omitempty"`
 	Outcome  Outcome   `json:"outcome,omitzero"`
 }
 
-// Terms are what a plan is made under, besides its time of grace. Its execution needs them again.
+// Terms are the settings of a plan, besides its time of grace. Its execution needs them again.
 type Terms struct {
 	Caps
 	Keep     []string // regular expressions of tags that are never deleted
-	LeftList bool     // tags are deleted, too, that their entries kept before they left the list
+	LeftList bool     // whether to delete tags that an entry kept before it left the list
 }
 
-// Open reports whether the plan may still be confirmed, or confirmed again because its execution
-// has ended too early.
+// Open reports whether the plan may be confirmed: for the first time, or again because its
+// execution ended early.
 func (r *Review) Open() bool { return !r.Finished && !r.UnderWay() && r.Tags > 0 && r.Over == "" }
 
 // UnderWay reports whether the plan was confirmed and its execution has not ended.
 func (r *Review) UnderWay() bool { return !r.Confirmed.IsZero() && r.Ended.IsZero() }
 
-// Last is the last execution of a plan that was carried out, or ended by itself.
+// Last is the last execution of a plan.
 type Last struct {
 	Plan     string    `json:"plan"`
 	By       string    `json:"by"`
 	At       time.Time `json:"at"` // when it ended
 	Finished bool      `json:"finished"`
 	Why      string    `json:"why,omitempty"` // why it is not finished
-	Outcome  Outcome   `json:"outcome"`       // of all executions of the plan
+	Outcome  Outcome   `json:"outcome"`       // sum of all executions of the plan
 }
 
 // end notes how an execution has ended.
@@ -85,7 +86,7 @@ func (st *State) end(l Last) {
 	}
 }
 
-// End notes that a confirmed plan is not executed for a reason that is no part of its execution.
+// End notes that a confirmed plan is not executed, because of an error before its execution.
 func (s *Store) End(ctx context.Context, mirror, plan string, why error) error {
 	return s.updateState(ctx, mirror, func(st *State, _ uint64) bool {
 		r := st.Review
@@ -97,7 +98,7 @@ func (s *Store) End(ctx context.Context, mirror, plan string, why error) error {
 	})
 }
 
-// State returns how the pruning of a mirror name stands.
+// State returns the state of a mirror name; it is empty if the broker has none.
 func (s *Store) State(ctx context.Context, mirror string) (State, error) {
 	st := State{Mirror: mirror}
 	if err := s.readInto(ctx, mirror, &st); err != nil {
@@ -106,7 +107,7 @@ func (s *Store) State(ctx context.Context, mirror string) (State, error) {
 	return st, nil
 }
 
-// readInto reads the value under a key. It changes nothing if there is none.
+// readInto reads the value of a key, if it exists.
 func (s *Store) readInto(ctx context.Context, key string, value any) error {
 	entry, err := s.kv.Get(ctx, key)
 	switch {
@@ -121,23 +122,23 @@ func (s *Store) readInto(ctx context.Context, key string, value any) error {
 // Record returns how far a plan is carried out.
 func (s *Store) Record(ctx context.Context, mirror, plan string) (r Record, err error) {
 	if err := s.readInto(ctx, mirror+"."+plan, &r); err != nil {
-		return r, fmt.Errorf("reading how far plan %s is executed: %w", plan, err)
+		return r, fmt.Errorf("reading the progress of plan %s: %w", plan, err)
 	}
 	return r, nil
 }
 
 const (
-	// maxPiece is the largest piece of a plan, in bytes: less than a NATS server takes by default
-	// (1 MiB).
+	// maxPiece is the size of the largest piece of a plan. NATS servers accept messages of 1 MiB
+	// by default.
 	maxPiece = 512 << 10
-	// maxPlan bounds what a plan is unpacked to: about a million tags.
+	// maxPlan is the maximal size of an unpacked plan, enough for about a million tags.
 	maxPlan = 256 << 20
 )
 
 func pieceKey(mirror, plan string, n int) string { return fmt.Sprintf("%s.%s.%d", mirror, plan, n) }
 
-// Propose keeps a plan in place of the last one, to be confirmed unless it exceeds its caps. It
-// returns ErrStale while the last one is executed.
+// Propose stores a plan in place of the last one. It can be confirmed unless it exceeds its caps.
+// The error is ErrStale while the last plan is executed.
 func (s *Store) Propose(ctx context.Context, p Plan, t Terms, by string) error {
 	r := &Review{
 		Plan: p.ID(), Made: p.Made, By: by, Grace: p.Grace, Max: t.All.String(), PerRepository: t.PerRepository.String(), Keep: t.Keep, LeftList: t.LeftList,
@@ -152,13 +153,13 @@ func (s *Store) Propose(ctx context.Context, p Plan, t Terms, by string) error {
 	}
 	var packed bytes.Buffer
 	w := gzip.NewWriter(&packed)
-	_, _ = w.Write(plain) // a buffer takes everything
+	_, _ = w.Write(plain) // a buffer has no error
 	if err := w.Close(); err != nil {
 		return err
 	}
 	for ; packed.Len() > 0; r.Pieces++ {
 		if _, err := s.kv.Put(ctx, pieceKey(p.Mirror, r.Plan, r.Pieces), packed.Next(maxPiece)); err != nil {
-			return fmt.Errorf("keeping plan %s in %s: %w", r.Plan, Bucket, err)
+			return fmt.Errorf("keeping plan %s in %s: %w", r.Plan, bucket, err)
 		}
 	}
 	var old, executed *Review
@@ -193,8 +194,8 @@ func underWay(r *Review) error {
 	return fmt.Errorf("%w: %s has confirmed a plan of %d tags, and it is being executed", ErrStale, r.ConfirmedBy, r.Tags)
 }
 
-// Proposed returns the plan of a review. It must not be changed: the last one is remembered. The
-// error is ErrGone if it is not at the broker any more, and ErrPlan if what is there is none.
+// Proposed returns the plan of a review. Do not change it: the store remembers the last one. The
+// error is ErrGone if the broker does not have the plan any more, and ErrPlan if it is invalid.
 func (s *Store) Proposed(ctx context.Context, mirror string, r *Review) (Plan, error) {
 	if last := s.proposed.Load(); last != nil && last.id == r.Plan && last.Mirror == mirror {
 		return last.Plan, nil
@@ -239,14 +240,14 @@ func (s *Store) read(ctx context.Context, mirror string, r *Review) (p Plan, err
 		err = errors.New("it is another plan")
 	}
 	if err != nil {
-		return Plan{}, fmt.Errorf("%w: plan %s in %s: %w", ErrPlan, r.Plan, Bucket, err)
+		return Plan{}, fmt.Errorf("%w: plan %s in %s: %w", ErrPlan, r.Plan, bucket, err)
 	}
 	return p, nil
 }
 
-// Confirm notes that a user has confirmed a plan by the number of its tags. It returns ErrStale
-// if the plan is not the one that is kept or is confirmed already, ErrCap if it exceeds its caps,
-// and ErrCount for another number.
+// Confirm notes that a user has confirmed a plan and the number of its tags. The error is ErrStale
+// if another plan has replaced it or it is confirmed already, ErrCap if it exceeds its caps, and
+// ErrCount if the number is wrong.
 func (s *Store) Confirm(ctx context.Context, mirror, plan string, tags int, by string) error {
 	var refused error
 	err := s.updateState(ctx, mirror, func(st *State, _ uint64) bool {
@@ -266,7 +267,7 @@ func (st *State) confirmable(plan string, tags int) error {
 	r := st.Review
 	switch {
 	case r == nil || r.Plan != plan:
-		return fmt.Errorf("%w: there is another plan by now; read that one", ErrStale)
+		return fmt.Errorf("%w: another plan has replaced it; read that one", ErrStale)
 	case r.UnderWay():
 		return underWay(r)
 	case r.Finished:

@@ -5,18 +5,21 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net/http"
 	"strings"
 	"time"
 
+	"github.com/osism/skopeo-worker/shared/budget"
+	"github.com/osism/skopeo-worker/shared/exit"
 	"github.com/osism/skopeo-worker/worker/outcome"
 	"github.com/osism/skopeo-worker/worker/registry"
 )
 
-// Run carries out what is left of a plan, one repository after the other. A repository that
-// fails is left for another execution, unless the registry deletes nothing at all; then the
-// others are, too. The error is ErrUndeleted then. If a registry is away, the error is ErrAway,
-// and nothing counts as failed because of it. If Busy returns an error, Run stops with it.
-// The end is noted at the broker, unless ctx ended: then the plan is to go on.
+// Run carries out the rest of a plan, one repository after the other. If a repository fails, the
+// error is ErrUndeleted, and another execution can try it again. Run then continues with the next
+// one, unless the registry deletes no manifests at all. If a registry is away, the error is
+// ErrAway, and no tag counts as failed because of it. If Busy returns an error, Run returns it.
+// Run notes its end at the broker, unless ctx has ended: another execution is to continue then.
 func (x *Execution) Run(ctx context.Context, p Plan, lease *Lease) (Outcome, error) {
 	asked := ctx
 	ctx, cancel := context.WithCancelCause(ctx)
@@ -24,7 +27,7 @@ func (x *Execution) Run(ctx context.Context, p Plan, lease *Lease) (Outcome, err
 	x.lease = lease
 	all, err := lease.Record.Outcome, x.Busy(ctx)
 	if err == nil {
-		go lease.Keep(ctx, x.Busy, cancel)
+		go lease.keep(ctx, x.Busy, cancel)
 		all, err = x.run(ctx, p, all)
 	}
 	if ctx.Err() != nil {
@@ -36,7 +39,7 @@ func (x *Execution) Run(ctx context.Context, p Plan, lease *Lease) (Outcome, err
 	cancel(nil)
 	last := &Last{Plan: lease.Record.Plan, By: lease.holder.By, At: time.Now().UTC(), Finished: err == nil, Outcome: all}
 	if err != nil {
-		last.Why = strings.TrimPrefix(outcome.Reason(err), "unfinished: ") // Finished says so
+		last.Why = strings.TrimPrefix(outcome.Reason(err), "unfinished: ") // as Finished shows
 	}
 	if asked.Err() != nil {
 		last = nil
@@ -53,7 +56,7 @@ func (x *Execution) run(ctx context.Context, p Plan, all Outcome) (_ Outcome, fa
 		if x.lease.Record.Done.Has(i) {
 			continue
 		}
-		done, err := x.Repository(ctx, r)
+		done, err := x.prune(ctx, r)
 		if err == nil {
 			err = x.lease.Finish(context.WithoutCancel(ctx), i, done)
 		}
@@ -71,7 +74,7 @@ func (x *Execution) run(ctx context.Context, p Plan, all Outcome) (_ Outcome, fa
 		case host != "":
 			x.Log.Warn("a repository is not pruned yet", "repository", r.Repository, "error", err)
 			unfinished = fmt.Errorf("%w: %s: %w", ErrAway, r.Repository, err)
-			if host == r.Repository.Registry() { // so are all other repositories of the plan
+			if host == r.Repository.Registry() { // which has all other repositories of the plan, too
 				return all, cmp.Or(failed, unfinished)
 			}
 			continue
@@ -88,4 +91,81 @@ func (x *Execution) run(ctx context.Context, p Plan, all Outcome) (_ Outcome, fa
 		}
 	}
 	return all, cmp.Or(failed, unfinished)
+}
+
+const (
+	// maxPause is the longest pause after a 429. After a longer one, the tags that were read
+	// before it would be out of date.
+	maxPause = time.Minute
+	// minPause is the first pause if the answer has no Retry-After. Each further one is twice as
+	// long as the one before.
+	minPause = time.Second
+	// limitedAttempts is how often a request is sent if the registry answers 429. It takes two
+	// minutes.
+	limitedAttempts = 8
+)
+
+// ErrAway is returned if a registry does not answer, or limits requests for longer than an
+// execution waits. Another execution can continue.
+var ErrAway = exit.Unfinished.New("a registry is away, or allows nothing for now")
+
+// Guard returns a guard for registry.Options that waits and sends a request again if the registry
+// limits requests. pause waits for a time, or until ctx ends.
+func Guard(pause func(ctx context.Context, d time.Duration) error) func(context.Context, registry.Request, func() error) error {
+	return func(ctx context.Context, _ registry.Request, send func() error) error {
+		for attempt, wait := 1, minPause; ; attempt, wait = attempt+1, min(2*wait, maxPause) {
+			err := send()
+			after := outcome.RetryAfter(err)
+			if err == nil || outcome.Classify(err) != outcome.Limited || isClosed(err) || after > maxPause || attempt == limitedAttempts {
+				return err
+			}
+			if after == 0 {
+				after = wait
+			}
+			if ended := pause(ctx, after); ended != nil {
+				return ended
+			}
+		}
+	}
+}
+
+// Sleep waits for a time. If ctx ends before, it returns the cause.
+func Sleep(ctx context.Context, d time.Duration) error {
+	timer := time.NewTimer(d)
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+		return nil
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
+}
+
+// isClosed reports whether workers have closed a registry because it is away. Its return is
+// unknown.
+func isClosed(err error) bool {
+	spent, ok := errors.AsType[*budget.SpentError](err)
+	return ok && !spent.Since.IsZero()
+}
+
+// away returns the registry that is away or limits requests, according to an error. It returns ""
+// for any other error.
+func away(err error) string {
+	if spent, ok := errors.AsType[*budget.SpentError](err); ok {
+		return spent.Registry
+	}
+	asked, ok := errors.AsType[*registry.Error](err)
+	if !ok {
+		return ""
+	}
+	gone := errors.Is(asked, registry.ErrUnavailable)
+	switch asked.Status {
+	case 0, http.StatusBadGateway, http.StatusServiceUnavailable, http.StatusGatewayTimeout:
+	default:
+		gone = false
+	}
+	if gone || errors.Is(asked, registry.ErrLimited) {
+		return asked.Repository.Registry()
+	}
+	return ""
 }

@@ -13,34 +13,33 @@ import (
 )
 
 const (
-	// Bucket holds how the pruning of each mirror name stands, and how far plans are carried
-	// out.
-	Bucket = "mirror_prunes"
-	// keep is how long an entry is kept after it was written last.
+	// bucket holds the plans of each mirror name, and the progress of their executions.
+	bucket = "mirror_prunes"
+	// keep is how long an entry is kept after its last change.
 	keep = 90 * 24 * time.Hour
 )
 
-// State is how the pruning of a mirror name stands. Its key is the mirror name.
+// State holds the plan of a mirror name and its last execution. Its key is the mirror name.
 type State struct {
 	Mirror string `json:"mirror"`
-	// Executing is who carries out a plan now, or did so when it was killed.
+	// Executing is the holder of the lease. If it was killed, it stays until the lease ends.
 	Executing Holder  `json:"executing,omitzero"`
-	Review    *Review `json:"review,omitempty"` // nil: none was kept
-	Last      *Last   `json:"last,omitempty"`   // nil: none was executed
+	Review    *Review `json:"review,omitempty"` // nil if no plan is stored
+	Last      *Last   `json:"last,omitempty"`   // nil if no plan was executed
 }
 
-// Record is how far a plan is carried out. Its key is the mirror name and the ID of the plan.
+// Record is the progress of a plan's executions. Its key is the mirror name and the plan's ID.
 type Record struct {
 	Mirror   string    `json:"mirror"`
 	Plan     string    `json:"plan"` // its ID
-	By       string    `json:"by"`   // who has carried it out last
+	By       string    `json:"by"`   // the last user to execute it
 	Started  time.Time `json:"started"`
 	Finished time.Time `json:"finished,omitzero"`
-	Done     Done      `json:"done"` // repositories, by their place in the plan
+	Done     Done      `json:"done"` // finished repositories
 	Outcome  Outcome   `json:"outcome"`
 }
 
-// Done is a set of places, a bit each.
+// Done is a set of repositories by their place in the plan, with a bit for each.
 type Done []byte
 
 // Has reports whether place i is in the set.
@@ -65,7 +64,7 @@ func (d Done) Len() (n int) {
 	return n
 }
 
-// Store keeps states and records.
+// Store reads and writes states and records.
 type Store struct {
 	b        *broker.Broker
 	kv       jetstream.KeyValue
@@ -75,15 +74,14 @@ type Store struct {
 
 // OpenStore returns the store of a broker, and creates its bucket if it is missing.
 func OpenStore(ctx context.Context, b *broker.Broker) (*Store, error) {
-	kv, err := b.Bucket(ctx, jetstream.KeyValueConfig{Bucket: Bucket, Description: "skopeo-worker: plans of planner prune, and how far they were executed", TTL: keep})
+	kv, err := b.Bucket(ctx, jetstream.KeyValueConfig{Bucket: bucket, Description: "skopeo-worker: plans of planner prune, and how far they were executed", TTL: keep})
 	if err != nil {
 		return nil, err
 	}
 	return &Store{b: b, kv: kv, lease: leaseFor}, nil
 }
 
-// States returns the states of all mirror names. An entry that is no state is left out: anyone
-// may have put it there.
+// States returns the states of all mirror names. It leaves out entries that are not valid.
 func (s *Store) States(ctx context.Context) ([]State, error) {
 	entries, err := s.states(ctx)
 	states := make([]State, 0, len(entries))
@@ -100,20 +98,20 @@ type stateEntry struct {
 }
 
 func (s *Store) states(ctx context.Context) (all []stateEntry, err error) {
-	_, err = s.b.Entries(ctx, Bucket, "*", 0, func(e jetstream.KeyValueEntry) {
+	_, err = s.b.Entries(ctx, bucket, "*", 0, func(e jetstream.KeyValueEntry) {
 		var st State
 		if e.Operation() == jetstream.KeyValuePut && json.Unmarshal(e.Value(), &st) == nil && st.Mirror == e.Key() {
 			all = append(all, stateEntry{st, e.Revision()})
 		}
 	})
 	if err != nil {
-		return nil, fmt.Errorf("reading which plans are executed: %w", err)
+		return nil, fmt.Errorf("reading the states of prune plans: %w", err)
 	}
 	return all, nil
 }
 
 // updateState changes the state of a mirror name, unless change returns false. change gets the
-// revision of what it changes.
+// revision of the state.
 func (s *Store) updateState(ctx context.Context, mirror string, change func(st *State, revision uint64) bool) error {
 	return update(ctx, s.kv, mirror, func(st *State, revision uint64) bool {
 		st.Mirror = mirror
@@ -135,7 +133,7 @@ func update[T any](ctx context.Context, kv jetstream.KeyValue, key string, chang
 		if last != nil {
 			revision = last.Revision()
 			if err := json.Unmarshal(last.Value(), &value); err != nil {
-				return nil, fmt.Errorf("its entry cannot be read: %w", err)
+				return nil, fmt.Errorf("the entry is not valid: %w", err)
 			}
 		}
 		if !change(&value, revision) {
@@ -144,7 +142,7 @@ func update[T any](ctx context.Context, kv jetstream.KeyValue, key string, chang
 		return json.Marshal(value)
 	})
 	if err != nil {
-		return fmt.Errorf("key %s of bucket %s: %w", key, Bucket, err)
+		return fmt.Errorf("key %s of bucket %s: %w", key, bucket, err)
 	}
 	return nil
 }

@@ -54,14 +54,9 @@ func (c *Client) remove(ctx context.Context, repository reference.Repository, na
 // of the registry, to delete a tag. The errors are those of Delete.
 func (c *Client) DeleteAt(ctx context.Context, repository reference.Repository, tag reference.Tag, target url.URL) error {
 	remove := &call{op: OpDelete, repository: repository, reference: tag, method: http.MethodDelete, url: &target, limit: maxErrorSize, instead: aReceipt}
-	at, err := c.locate(repository)
-	if err != nil {
-		return remove.fail(err)
-	}
-	target.Host = at.registry.RegistryStr()
-	known, err := c.sessions.credential(ctx, handshake{location: at})
+	at, known, err := c.ownAPI(ctx, remove)
 	if err == nil {
-		_, err = c.sendOpenly(ctx, at, remove, login{known, presented})
+		_, err = c.sendOpenly(ctx, at, remove, known)
 	}
 	if err != nil {
 		return undeletable(remove.fail(err))

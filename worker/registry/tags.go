@@ -129,43 +129,40 @@ func ParseTag(name string) (reference.Tag, error) {
 	return tag, nil
 }
 
-// GetTagPage returns a page of tags, or of repositories, from an API other than OCI's: a JSON
-// object of at most 16 MiB. The API may have another host than the registry, so the request carries no
-// credentials and no Guard watches it. The error is an *Error. It wraps ErrPage if the
-// answer is not a JSON object.
-func (c *Client) GetTagPage(ctx context.Context, repository reference.Repository, target url.URL) ([]byte, error) {
-	get := &call{op: OpTags, repository: repository, url: &target, instead: aTagPage}
+// GetPage returns a page of tags or repositories from an API other than OCI's, of at most 16 MiB.
+// No Guard watches the request. The error is an *Error with the given Op.
+//
+// If linked is false, the page is a JSON object. The API may have another host than the registry,
+// so the request carries no credentials. If linked is true, the page is a JSON array from an API of
+// the registry's own host that takes its user and password; more reports whether the answer links
+// to another page. The error wraps ErrPage if the answer is no such JSON.
+func (c *Client) GetPage(ctx context.Context, op string, repository reference.Repository, target url.URL, linked bool) (body []byte, more bool, err error) {
+	get := &call{op: op, repository: repository, url: &target, instead: aTagPage}
+	if linked {
+		return c.getLinkedPage(ctx, get)
+	}
 	at, err := c.locateAPI(repository, target.Host)
 	if err != nil {
-		return nil, get.fail(err)
+		return nil, false, get.fail(err)
 	}
 	got, err := c.getOpenly(ctx, at, get, login{stage: withheld})
 	if err == nil {
-		return got.body, nil
+		return got.body, false, nil
 	}
 	named := get.fail(err)
 	if target.Host != repository.Registry() {
 		named.Err = fmt.Errorf("%s: %w", target.Host, named.Err)
 	}
-	return nil, named
+	return nil, false, named
 }
 
-// GetLinkedPage returns a page from an API of the registry's own host that takes the user
-// and password of the registry: a JSON array of at most 16 MiB. more reports whether the
-// answer links to another page. No Guard watches the request. The error is an *Error. It
-// wraps ErrPage if the answer is not a JSON array.
-func (c *Client) GetLinkedPage(ctx context.Context, repository reference.Repository, target url.URL) (body []byte, more bool, err error) {
-	get := &call{op: OpTags, repository: repository, url: &target, instead: aTagArray}
-	at, err := c.locate(repository)
-	if err != nil {
-		return nil, false, get.fail(err)
+func (c *Client) getLinkedPage(ctx context.Context, get *call) (body []byte, more bool, err error) {
+	get.instead = aTagArray
+	at, known, err := c.ownAPI(ctx, get)
+	var got answer
+	if err == nil {
+		got, err = c.getOpenly(ctx, at, get, known)
 	}
-	target.Host = at.registry.RegistryStr()
-	known, err := c.sessions.credential(ctx, handshake{location: at})
-	if err != nil {
-		return nil, false, get.fail(err)
-	}
-	got, err := c.getOpenly(ctx, at, get, login{known, presented})
 	if err == nil {
 		more, err = got.linksOn()
 	}
@@ -175,7 +172,18 @@ func (c *Client) GetLinkedPage(ctx context.Context, repository reference.Reposit
 	return got.body, more, nil
 }
 
-// linksOn reports whether an answer links to a next page, wherever that is. The error is
+// ownAPI sets the host of a call to an API of the registry's own host, and returns the login for it.
+func (c *Client) ownAPI(ctx context.Context, call *call) (location, login, error) {
+	at, err := c.locate(call.repository)
+	if err != nil {
+		return location{}, login{}, err
+	}
+	call.url.Host = at.registry.RegistryStr()
+	known, err := c.sessions.credential(ctx, handshake{location: at})
+	return at, login{known, presented}, err
+}
+
+// linksOn reports whether an answer links to a next page, with any URL. The error is
 // ErrPagination.
 func (a answer) linksOn() (bool, error) {
 	links, err := parseLinks(a.header)
@@ -224,4 +232,54 @@ func (c *Client) sendOpenly(ctx context.Context, at location, get *call, as logi
 func isUnanswered(err error) bool {
 	failed, ok := errors.AsType[*failure](err)
 	return ok && failed.status == 0
+}
+
+// catalogScope is the scope to list repositories
+// (distribution.github.io/distribution/spec/auth/scope).
+const catalogScope = "registry:catalog:*"
+
+// Catalog lists the names of a registry's repositories, in its order, as the registry sends
+// them: they may contain anything. Many registries list only those that the login may see, or
+// do not list them at all. An error is the last item; it is as that of Tags.
+func (c *Client) Catalog(ctx context.Context, address reference.Repository) iter.Seq2[string, error] {
+	return func(yield func(string, error) bool) {
+		var pages Pages
+		query := "" // no n: a registry refuses one that is larger than its maxentries
+		for first := true; first || query != ""; first = false {
+			names, next, err := c.catalogPage(ctx, address, query, &pages)
+			if err != nil {
+				yield("", err)
+				return
+			}
+			for _, name := range names {
+				if !yield(name, nil) {
+					return
+				}
+			}
+			query = next
+		}
+	}
+}
+
+// catalogPage returns a page and the query of the next one, which is "" after the last page.
+func (c *Client) catalogPage(ctx context.Context, address reference.Repository, query string, pages *Pages) (names []string, next string, err error) {
+	asked := &call{
+		op: OpCatalog, repository: address, method: http.MethodGet,
+		scope: catalogScope, path: catalog, query: query, limit: maxPageSize, instead: aCatalog,
+	}
+	return c.namePage(ctx, asked, pages, readCatalog)
+}
+
+func readCatalog(got answer) ([]string, error) {
+	var page struct {
+		Repositories json.RawMessage `json:"repositories"`
+	}
+	err := json.Unmarshal(got.body, &page)
+	if err == nil && page.Repositories != nil {
+		var names []string
+		if names, err = ReadList[string](page.Repositories, maxTags); err == nil || errors.Is(err, ErrTooMany) {
+			return names, err
+		}
+	}
+	return nil, &pageError{got.status, anotherKind, aCatalog}
 }

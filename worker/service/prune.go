@@ -23,7 +23,7 @@ import (
 type Pruner struct {
 	Registry *registry.Client // for the destination
 	Hosts    deletion.Hosts
-	Source   prune.Source
+	Select   func(ctx context.Context, r message.Repository) ([]reference.Tag, error) // of prune.Survey
 
 	budget *budget.Store
 }
@@ -45,27 +45,24 @@ func NewPruner(ctx context.Context, b *broker.Broker, r Registries, list []messa
 	network := limiter.Transport(registry.NewTransport(r.Insecure, registry.DefaultStall), "")
 	guard := prune.Guard(prune.Sleep)
 	source := r.client(check.WithoutPulls(network), keychain, 0, guard)
-	return &Pruner{Registry: r.client(network, keychain, 0, guard), Hosts: deletion.NewHosts(r.QuayHosts, r.HarborHosts), Source: listed{r.upstream(source, log), notes}, budget: store}, nil
+	return &Pruner{Registry: r.client(network, keychain, 0, guard), Hosts: deletion.NewHosts(r.QuayHosts, r.HarborHosts), Select: selecting(r.upstream(source, log), notes), budget: store}, nil
 }
 
 // Close releases the budgets.
 func (p *Pruner) Close() { p.budget.Close() }
 
-// listed lists what entries mean today, unless that is far less than what workers have seen.
-type listed struct {
-	upstream *resolve.Upstream
-	notes    *consume.Notes
-}
-
-// Select implements prune.Source.
-func (l listed) Select(ctx context.Context, r message.Repository) ([]reference.Tag, error) {
-	found, err := l.upstream.Select(ctx, r)
-	if err != nil {
-		return nil, err
+// selecting returns a prune.Survey.Select. Its error is resolve.ErrFewTags if the source lists far
+// fewer tags than workers have seen.
+func selecting(upstream *resolve.Upstream, notes *consume.Notes) func(context.Context, message.Repository) ([]reference.Tag, error) {
+	return func(ctx context.Context, r message.Repository) ([]reference.Tag, error) {
+		found, err := upstream.Select(ctx, r)
+		if err != nil {
+			return nil, err
+		}
+		last, err := notes.Counted(ctx, r.Source)
+		if err == nil {
+			err = compare.Few(r, found, last)
+		}
+		return found.Selected, err
 	}
-	last, err := l.notes.Counted(ctx, r.Source)
-	if err == nil {
-		err = compare.Few(r, found, last)
-	}
-	return found.Selected, err
 }
