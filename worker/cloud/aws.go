@@ -21,18 +21,18 @@ const (
 	publicECRRegion = "us-east-1"
 )
 
-// privateECR matches the registries of Amazon ECR, with the region: of all partitions, with
-// the names of FIPS and dual stack:
+// privateECR matches the registries of Amazon ECR with their region, in all partitions and with
+// the names for FIPS and dual stack:
 // https://docs.aws.amazon.com/AmazonECR/latest/userguide/Registries.html
 var privateECR = regexp.MustCompile(`^\d{12}\.dkr[.-]ecr(-fips)?\.([a-z0-9-]+)\.(amazonaws\.com(\.cn)?|on\.(aws|amazonwebservices\.com\.cn)|sc2s\.sgov\.gov|c2s\.ic\.gov|cloud\.adc-e\.uk|csp\.hci\.ic\.gov)$`)
 
-// errNoToken is returned if AWS answers without the token that it is asked for.
+// errNoToken is returned if a cloud's answer has no valid token.
 var errNoToken = errors.New("the answer has no usable token")
 
 func isECR(registry string) bool { return privateECR.MatchString(registry) }
 
-// loginECR gets the token of a registry, which holds for 12 hours. A role may read the
-// registries of other accounts with it, if their policies let it.
+// loginECR gets a token for a registry, which is valid for 12 hours. With it, a role can also read
+// registries of other accounts if their policies permit that.
 func loginECR(ctx context.Context, registry string) (Login, error) {
 	parts := privateECR.FindStringSubmatch(registry)
 	options := []func(*config.LoadOptions) error{config.WithRegion(parts[2])}
@@ -54,8 +54,7 @@ func loginECR(ctx context.Context, registry string) (Login, error) {
 	return awsLogin(data.AuthorizationToken, data.ExpiresAt)
 }
 
-// loginPublicECR gets a token for the public gallery, which allows more pulls to those it
-// knows.
+// loginPublicECR gets a token for the public gallery, which allows more pulls with a login.
 func loginPublicECR(ctx context.Context, _ string) (Login, error) {
 	c, err := config.LoadDefaultConfig(ctx, config.WithRegion(publicECRRegion))
 	if err != nil {

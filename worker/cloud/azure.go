@@ -23,16 +23,11 @@ const (
 )
 
 func isACR(registry string) bool {
-	for _, suffix := range []string{".azurecr.io", ".azurecr.cn", ".azurecr.us"} {
-		if strings.HasSuffix(registry, suffix) {
-			return true
-		}
-	}
-	return false
+	return strings.HasSuffix(registry, ".azurecr.io") || strings.HasSuffix(registry, ".azurecr.cn") || strings.HasSuffix(registry, ".azurecr.us")
 }
 
-// azure logs in with a service principal in the environment, a workload identity of
-// Kubernetes, or the managed identity of the machine. It never runs the Azure CLI.
+// azure logs in with a service principal from the environment, a workload identity of Kubernetes,
+// or the managed identity of the machine. It never runs the Azure CLI.
 type azure struct {
 	options azcore.ClientOptions
 
@@ -40,8 +35,8 @@ type azure struct {
 	chain azcore.TokenCredential
 }
 
-// login exchanges a token of Entra ID for a refresh token of the registry, which holds for
-// about three hours.
+// login exchanges a token of Entra ID for a refresh token of the registry, which is valid for about
+// three hours.
 func (a *azure) login(ctx context.Context, registry string) (Login, error) {
 	chain, err := a.credential()
 	if err != nil {
@@ -63,7 +58,7 @@ func (a *azure) login(ctx context.Context, registry string) (Login, error) {
 	if answer.RefreshToken == nil {
 		return Login{}, errNoToken
 	}
-	// The registry checks the signature; here only the time is of interest.
+	// The registry checks the signature; only the time is needed here.
 	var claims jwt.RegisteredClaims
 	if _, _, err := jwt.NewParser().ParseUnverified(*answer.RefreshToken, &claims); err != nil || claims.ExpiresAt == nil {
 		return Login{}, errNoToken
@@ -71,8 +66,8 @@ func (a *azure) login(ctx context.Context, registry string) (Login, error) {
 	return Login{Username: azureUser, Password: *answer.RefreshToken, Expires: claims.ExpiresAt.Time}, nil
 }
 
-// credential returns the source of tokens of Entra ID. An identity that the environment does not
-// configure is left out.
+// credential returns the source of Entra ID tokens. It tries the identities that the environment
+// configures.
 func (a *azure) credential() (azcore.TokenCredential, error) {
 	a.mu.Lock()
 	defer a.mu.Unlock()

@@ -1,6 +1,5 @@
-// Package cloud gets the credentials of the registries of clouds from the identity that this
-// process has there: a role of its pod, its machine or its environment. It needs no credential
-// helper.
+// Package cloud gets credentials for the registries of clouds from the identity of this process: a
+// role of its pod, its machine or its environment. It needs no credential helper.
 package cloud
 
 import (
@@ -15,20 +14,20 @@ import (
 	"golang.org/x/sync/singleflight"
 )
 
-// ErrLogin is returned if a cloud gave no credentials. The error names the registry, and has
-// the answer of the cloud.
+// ErrLogin is returned if a cloud gives no credentials. The error contains the registry and the
+// answer of the cloud.
 var ErrLogin = errors.New("no credentials from the cloud")
 
 const (
-	// timeout bounds how long a cloud is asked for credentials, with the retries of its SDK.
+	// timeout limits a login, with all retries of the cloud's SDK.
 	timeout = 30 * time.Second
 
-	// maxMargin is the longest time before its end at which a login is replaced. A copy that
-	// has begun keeps its login.
+	// maxMargin is how long before its expiry a login is replaced at the earliest. A copy keeps the
+	// login with which it has begun.
 	maxMargin = time.Hour
 )
 
-// Login is the user name and password of a registry until a time.
+// Login is a user name and password that are valid until a time.
 type Login struct {
 	Username, Password string
 	Expires            time.Time
@@ -42,7 +41,7 @@ type provider struct {
 	login func(ctx context.Context, registry string) (Login, error)
 }
 
-// providers are the clouds that can be enabled.
+// providers returns the clouds that can be enabled.
 func providers() []provider {
 	return []provider{
 		{"ecr", isECR, loginECR},
@@ -62,8 +61,8 @@ func Names() []string {
 	return names
 }
 
-// Logins logs in to registries, and keeps each login until it is about to expire. It is safe
-// for concurrent use.
+// Logins logs in to registries, and keeps each login until it is about to expire. It is safe for
+// concurrent use.
 type Logins struct {
 	providers []provider
 	now       func() time.Time
@@ -73,13 +72,13 @@ type Logins struct {
 	kept map[string]kept // by registry
 }
 
-// kept is a login, and when it is to be replaced.
+// kept is a login and the time at which it is to be replaced.
 type kept struct {
 	login Login
 	until time.Time
 }
 
-// New returns the logins of the named clouds. The names are some of Names.
+// New returns the logins of clouds, by their names from Names.
 func New(names ...string) *Logins {
 	l := &Logins{now: time.Now, kept: map[string]kept{}}
 	for _, p := range providers() {
@@ -90,8 +89,8 @@ func New(names ...string) *Logins {
 	return l
 }
 
-// Find returns the login of a registry, host[:port], and false if it is not one of an enabled
-// cloud. The error is ErrLogin.
+// Find returns the login of a registry, host[:port]. ok is false if the registry belongs to no
+// enabled cloud. The error is ErrLogin, or ctx's.
 func (l *Logins) Find(ctx context.Context, registry string) (login Login, ok bool, err error) {
 	registry = strings.ToLower(registry)
 	i := slices.IndexFunc(l.providers, func(p provider) bool { return p.of(registry) })
@@ -116,7 +115,7 @@ func (l *Logins) Find(ctx context.Context, registry string) (login Login, ok boo
 	}
 }
 
-// renew logs in. If that fails, a login that has not expired yet is still good.
+// renew logs in. If that fails, it returns the old login if that has not expired yet.
 func (l *Logins) renew(ctx context.Context, p provider, registry string) (Login, error) {
 	ctx, cancel := context.WithTimeoutCause(ctx, timeout, fmt.Errorf("no answer within %s", timeout))
 	defer cancel()
@@ -134,7 +133,7 @@ func (l *Logins) renew(ctx context.Context, p provider, registry string) (Login,
 	return login, nil
 }
 
-// Forget makes the next Find log in again, because the registry refused the login.
+// Forget makes the next Find log in again, because the registry has refused the login.
 func (l *Logins) Forget(registry string) {
 	l.mu.Lock()
 	defer l.mu.Unlock()

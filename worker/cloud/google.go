@@ -12,7 +12,7 @@ const (
 	// https://cloud.google.com/artifact-registry/docs/docker/authentication#token
 	googleUser = "oauth2accesstoken"
 
-	// googleScope lets the token do everything that the roles of its account allow.
+	// googleScope permits everything that the roles of the account permit.
 	googleScope = "https://www.googleapis.com/auth/cloud-platform"
 )
 
@@ -21,10 +21,10 @@ func isGoogle(registry string) bool {
 	return registry == "gcr.io" || strings.HasSuffix(registry, ".gcr.io") || strings.HasSuffix(registry, ".pkg.dev")
 }
 
-// loginGoogle logs in with Application Default Credentials: the metadata server of GKE and
-// Compute Engine, or the file that GOOGLE_APPLICATION_CREDENTIALS names, which may be one of
-// workload identity federation. A source of tokens keeps its token until just before its end,
-// so each login has a new one.
+// loginGoogle logs in with Application Default Credentials: from the metadata server of GKE and
+// Compute Engine, or from the file in GOOGLE_APPLICATION_CREDENTIALS, which may be one of workload
+// identity federation. It uses a new source of tokens each time, because a source keeps its token
+// until shortly before the token expires.
 func loginGoogle(ctx context.Context, _ string) (Login, error) {
 	found, err := oauth2google.FindDefaultCredentials(ctx, googleScope)
 	if err != nil {

@@ -74,7 +74,7 @@ containers/auth.json, docker's config.json, credential helpers.`,
 	return c
 }
 
-// noArguments is cobra.NoArgs as our kind of error.
+// noArguments is cobra.NoArgs with an errUsage.
 func noArguments(_ *cobra.Command, args []string) error {
 	if len(args) > 0 {
 		return fmt.Errorf("%w: unexpected %q", errUsage, args[0])
@@ -91,7 +91,7 @@ func run(ctx context.Context, s settings, misses []string) error {
 	if err != nil {
 		return err
 	}
-	// A worker that waits for its broker is alive, and says so.
+	// The health checks work while the worker waits for its broker.
 	return e.Serve(ctx, func(ctx context.Context) error { return work(ctx, s, e, log) })
 }
 

@@ -1,4 +1,4 @@
-// Package flight lets callers that need the same result at the same time share one call.
+// Package flight shares one call between concurrent callers that need the same result.
 package flight
 
 import (
@@ -9,8 +9,8 @@ import (
 // Group is a set of running calls, each with a key. Its zero value is empty. It is safe for
 // concurrent use.
 //
-// Unlike golang.org/x/sync/singleflight, if the context of the running caller ends, one of
-// those that wait makes the call instead.
+// If the context of the running caller ends, one of the waiting callers makes the call instead;
+// golang.org/x/sync/singleflight does not do that.
 type Group[K comparable] struct {
 	mu      sync.Mutex
 	flights map[K]*flight
@@ -23,8 +23,8 @@ type flight struct {
 	left bool // the call ended because its caller's context did
 }
 
-// Do calls do. If a call with the same key is running, it waits for that one instead and
-// returns its error, or the context's error if ctx ends first.
+// Do calls do. If a call with the same key is running, it waits for that call instead and returns
+// its error, or ctx's error if ctx ends first.
 func (g *Group[K]) Do(ctx context.Context, key K, do func() error) error {
 	for {
 		f, first := g.join(key)

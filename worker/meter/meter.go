@@ -10,15 +10,15 @@ import (
 // Meter counts bytes. Its zero value has counted none, and it is safe for concurrent use.
 type Meter struct{ bytes atomic.Int64 }
 
-// Bytes is how many were moved so far.
+// Bytes returns how many bytes were counted so far.
 func (m *Meter) Bytes() int64 { return m.bytes.Load() }
 
 type key struct{}
 
-// With returns a context whose copies are counted by a meter.
+// With returns a context whose copies a meter counts.
 func With(ctx context.Context, m *Meter) context.Context { return context.WithValue(ctx, key{}, m) }
 
-// Add counts bytes that were moved under the context, if it has a meter.
+// Add counts bytes with the context's meter, if it has one.
 func Add(ctx context.Context, bytes int64) {
 	if m, ok := ctx.Value(key{}).(*Meter); ok {
 		m.bytes.Add(bytes)

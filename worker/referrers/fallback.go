@@ -11,15 +11,16 @@ import (
 	"github.com/google/go-containerregistry/pkg/v1/types"
 
 	"github.com/osism/skopeo-worker/shared/reference"
+	"github.com/osism/skopeo-worker/shared/selection"
 	"github.com/osism/skopeo-worker/worker/registry"
 )
 
-// ErrOccupied is returned if the fallback tag is on something that is not an OCI
-// index. The OCI distribution specification forbids replacing it.
+// ErrOccupied is returned if the fallback tag is not on an OCI index. The OCI distribution
+// specification forbids replacing such a manifest.
 var ErrOccupied = errors.New("the tag for referrers is on something else")
 
-// annotationSource is on an index of referrers that has others beside the source's. It is
-// the digest of the source's index.
+// annotationSource holds the digest of the source's index, if the index of the destination also
+// lists referrers of other clients.
 const annotationSource = "io.osism.skopeo-worker.referrers"
 
 // emptyIndex is the index to which the first referrers are added.
@@ -28,14 +29,13 @@ var emptyIndex = registry.Manifest{
 	MediaType: string(types.OCIImageIndex),
 }
 
-// Announce lists the referrers at the destination, which must hold all of them. A
-// registry with the referrers API lists them itself. At any other registry, the
-// client that pushes them has to list them in the index under the fallback tag.
-// It puts nothing if nothing is missing, and loses no listed referrer: if HEAD denies the
-// tag, it asks again with GET. The error may be ErrOccupied.
+// Announce lists referrers at the destination, which must have all of them. A registry with the
+// referrers API lists them itself. At any other registry, the client that pushes them has to add
+// them to the index under the fallback tag. Announce keeps the referrers that the index lists, and
+// puts no index if none is missing. The error may be ErrOccupied.
 //
-// Clients can only replace the index as a whole, so of two that write at once one
-// may be lost; the next Announce repairs that.
+// A client can replace only the whole index. If two clients do so at once, the referrers of one may
+// be lost; the next Announce adds them again.
 func Announce(ctx context.Context, client *registry.Client, destination reference.Repository, list List) error {
 	if len(list.Referrers) == 0 {
 		return nil
@@ -79,16 +79,15 @@ func serves(ctx context.Context, client *registry.Client, repository reference.R
 	return true, nil
 }
 
-// Fallback returns the index for FallbackTag(list.Subject), and whether it is
-// another than the one held, which is the zero Manifest if there is none. The
-// same input gives the same digest.
+// Fallback returns the index to put under FallbackTag(list.Subject). held is the index that is
+// under the tag now, or the zero Manifest. changed reports whether the index differs from held.
+// Equal input gives an equal digest.
 //
-// If the source has an index under that tag, lists just the list's referrers in it,
-// and nothing else is held, that index is taken as it is: the tag then has the source's
-// digest, as any mirrored tag. The referrers of other clients are kept: held entries keep
-// their places and fields, and missing ones follow in the order of their digests.
-// An annotation then says which index of the source is in it: see Current. The errors
-// are ErrOccupied and registry.ErrBadManifest.
+// If the list was found in the source's index under that tag, the index lists nothing else, and
+// held lists no referrers of other clients, Fallback returns the source's index unchanged, so that
+// the tag has the same digest on both sides. Otherwise, the entries of held keep their order and
+// fields, missing entries follow in the order of their digests, and an annotation names the
+// source's index: see Current. The errors are ErrOccupied and registry.ErrBadManifest.
 func Fallback(held registry.Manifest, list List) (index registry.Manifest, changed bool, err error) {
 	switch {
 	case held.Raw == nil:
@@ -117,8 +116,8 @@ func Fallback(held registry.Manifest, list List) (index registry.Manifest, chang
 	return index, true, err
 }
 
-// Current reports whether an index under a fallback tag has all that is in the source's
-// index with the digest.
+// Current reports whether an index under a fallback tag has all entries of the source's index with
+// this digest.
 func Current(held registry.Manifest, source reference.Digest) bool {
 	if held.Digest == source {
 		return true
@@ -130,9 +129,9 @@ func Current(held registry.Manifest, source reference.Digest) bool {
 		index.Annotations[annotationSource] == source.String()
 }
 
-// Retag returns the manifest on which to put a fallback tag to mirror the source's, if the tag is on
-// held now: the Fallback of the source's index, or the source's manifest unchanged if either of the
-// two is not a list of referrers. Images may have such tags, too.
+// Retag returns the manifest to put under a fallback tag that the source has. held is the
+// destination's manifest under the tag. If both are indexes of referrers, it is their Fallback,
+// and otherwise the source's manifest, because images may have such tags, too.
 func Retag(held, source registry.Manifest) (registry.Manifest, error) {
 	list := List{Tagged: source}
 	for _, m := range []registry.Manifest{held, source} {
@@ -152,8 +151,8 @@ func Retag(held, source registry.Manifest) (registry.Manifest, error) {
 	return index, err
 }
 
-// tagged reports whether the index it was found in lists just the referrers that
-// are still in the list.
+// tagged reports whether the list was found in an index under the fallback tag, and still has all
+// of its entries.
 func (l *List) tagged() bool {
 	entries, err := l.Tagged.Entries()
 	if err != nil || l.Tagged.Raw == nil {
@@ -165,4 +164,36 @@ func (l *List) tagged() bool {
 	}
 	return len(index.Referrers) == len(l.Referrers) &&
 		!slices.ContainsFunc(l.Referrers, func(entry registry.Entry) bool { return !index.has(entry.Digest) })
+}
+
+// maxEncoded is how many hex digits a fallback tag has at most: OCI distribution specification 1.1,
+// "Referrers Tag Schema". Its other rules do not apply to existing digest algorithms.
+const maxEncoded = 64
+
+// companions are the suffixes of cosign's older scheme: signature, attestations, SBOM.
+var companions = []string{".sig", ".att", ".sbom"}
+
+// FallbackTag returns the tag of the index of a digest's referrers at registries without the
+// referrers API: sha256-HEX.
+func FallbackTag(digest reference.Digest) reference.Tag {
+	return reference.MustTag(digest.Algorithm() + "-" + digest.Hex()[:maxEncoded])
+}
+
+// CompanionTags returns the tags that the companions of a digest have in cosign's older scheme:
+// sha256-HEX.sig, .att and .sbom. It returns none for a SHA-512 digest, whose tags would be too
+// long.
+func CompanionTags(digest reference.Digest) []reference.Tag {
+	var tags []reference.Tag
+	for _, suffix := range companions {
+		if tag, err := reference.ParseTag(digest.Algorithm() + "-" + digest.Hex() + suffix); err == nil {
+			tags = append(tags, tag)
+		}
+	}
+	return tags
+}
+
+// IsFallback reports whether a tag is the FallbackTag of a digest.
+func IsFallback(tag reference.Tag) bool {
+	digest, companion := selection.Companion(tag.String())
+	return companion && tag == FallbackTag(digest)
 }

@@ -1,11 +1,12 @@
-// Package referrers finds the referrers of an image (signatures, SBOMs,
-// attestations), and lists them at the destination.
+// Package referrers finds the referrers of an image (signatures, SBOMs, attestations), and lists
+// them at the destination.
 package referrers
 
 import (
 	"context"
 	"errors"
 	"fmt"
+	"net/http"
 	"slices"
 
 	"github.com/google/go-containerregistry/pkg/v1/types"
@@ -17,33 +18,32 @@ import (
 // ErrTooMany is returned for an image with more than 1,000 referrers.
 var ErrTooMany = errors.New("too many referrers")
 
-// maxReferrers of one image, indirect ones included, is far beyond what tools
-// make (some a release), and ends a hostile list.
+// maxReferrers is how many referrers an image may have, including indirect ones. Tools make a few
+// for each release; a hostile list may have any number.
 const maxReferrers = 1000
 
 // Finder asks registries for referrers.
 type Finder struct {
 	Registry *registry.Client
-	// Pulled is called just before every pull; it is optional. The referrers API takes none,
-	// the fallback tag takes one if it exists.
+	// Pulled is called before each pull; it is optional. Reading a fallback tag is a pull, and a
+	// request to the referrers API is none.
 	Pulled func(repository reference.Repository)
 	// Held returns a manifest that needs no pull. It is optional.
 	Held func(ctx context.Context, digest reference.Digest) (m registry.Manifest, held bool)
 }
 
-// List is the direct referrers of one manifest.
+// List has the direct referrers of a manifest.
 type List struct {
 	Subject   reference.Digest
-	Referrers []registry.Entry // each digest once, in the registry's order
-	// Tagged is the index under FallbackTag(Subject) that they were found in; the
-	// zero value if the referrers API listed them.
+	Referrers []registry.Entry // without duplicates, in the registry's order
+	// Tagged is the index under FallbackTag(Subject) that lists them; zero if the referrers API
+	// listed them.
 	Tagged registry.Manifest
 }
 
-// Find returns the direct referrers of a digest; it is not an error if there are none.
-// It asks the referrers API, or reads the fallback tag if the registry does not have the
-// API. According to the OCI distribution specification, a fallback tag that is not an OCI
-// index lists nothing.
+// Find returns the direct referrers of a digest, of which there may be none. It asks the referrers
+// API, or reads the fallback tag if the registry does not have the API. As the OCI distribution
+// specification requires, it ignores a fallback tag that is not on an OCI index.
 func (f *Finder) Find(ctx context.Context, repository reference.Repository, digest reference.Digest) (List, error) {
 	found := List{Subject: digest}
 	for entry, err := range f.Registry.Referrers(ctx, repository, digest) {
@@ -61,8 +61,8 @@ func (f *Finder) Find(ctx context.Context, repository reference.Repository, dige
 	return found, nil
 }
 
-// findTagged reads the fallback tag. It looks before it pulls: most images have none, and
-// of the others the index has mostly been mirrored before.
+// findTagged reads the fallback tag. It sends a HEAD first, because most images have no such tag, and
+// most existing indexes are mirrored already, so that no pull is needed.
 func (f *Finder) findTagged(ctx context.Context, repository reference.Repository, digest reference.Digest) (List, error) {
 	found := List{Subject: digest}
 	head, err := f.Registry.Head(ctx, repository, FallbackTag(digest))
@@ -91,7 +91,7 @@ func (f *Finder) findTagged(ctx context.Context, repository reference.Repository
 	return found, nil
 }
 
-// get reads a manifest, with a pull if it is not held.
+// get reads a manifest. It pulls the manifest if Held does not return it.
 func (f *Finder) get(ctx context.Context, repository reference.Repository, digest reference.Digest) (registry.Manifest, error) {
 	if f.Held != nil {
 		if m, held := f.Held(ctx, digest); held {
@@ -104,8 +104,7 @@ func (f *Finder) get(ctx context.Context, repository reference.Repository, diges
 	return f.Registry.Get(ctx, repository, digest)
 }
 
-// add adds an entry unless it is listed already: pages overlap if a referrer is pushed
-// meanwhile.
+// add adds an entry unless the list has it: pages overlap if a referrer is pushed meanwhile.
 func (l *List) add(entry registry.Entry) {
 	if !l.has(entry.Digest) {
 		l.Referrers = append(l.Referrers, entry)
@@ -116,9 +115,9 @@ func (l *List) has(digest reference.Digest) bool {
 	return slices.ContainsFunc(l.Referrers, func(entry registry.Entry) bool { return entry.Digest == digest })
 }
 
-// Walk calls visit with the referrers of a digest, then with theirs, and so on:
-// once for each manifest that has any, subjects before their referrers. It ends at visit's first error that Failures does not take, and with
-// ErrTooMany above 1,000 referrers. A list that can't be read hides no other.
+// Walk calls visit with the referrers of a digest, then with those of each referrer, and so on. If
+// the referrers of one manifest cannot be read, it continues with the others. It ends at the first
+// error that Failures.Add does not accept, or with ErrTooMany above 1,000 referrers.
 func (f *Finder) Walk(ctx context.Context, repository reference.Repository, digest reference.Digest, visit func(List) error) error {
 	seen := map[reference.Digest]bool{digest: true}
 	var failed Failures
@@ -145,4 +144,41 @@ func (f *Finder) Walk(ctx context.Context, repository reference.Repository, dige
 
 func tooMany(repository reference.Repository, digest reference.Digest) error {
 	return fmt.Errorf("%s@%s: %w: more than %d", repository, digest, ErrTooMany, maxReferrers)
+}
+
+// Failures are errors that concern single manifests, so that other manifests are still copied.
+type Failures []error
+
+// ofOne are the errors that concern a single manifest. Others, such as a limit, concern the
+// registry.
+var ofOne = []error{
+	registry.ErrNotFound, registry.ErrDenied, registry.ErrRejected, registry.ErrDigestMismatch, registry.ErrBadManifest,
+	registry.ErrTooLarge, registry.ErrTooMany, registry.ErrPage, registry.ErrUnexpected, ErrOccupied, ErrTooMany,
+}
+
+// Add adds an error. It returns false, and does not add it, if the error concerns more than one
+// manifest.
+func (f *Failures) Add(err error) bool {
+	asked := (*registry.Error)(nil)
+	broken := errors.As(err, &asked) && asked.Status >= http.StatusInternalServerError
+	if !broken && !slices.ContainsFunc(ofOne, func(one error) bool { return errors.Is(err, one) }) {
+		return false
+	}
+	*f = append(*f, err)
+	return true
+}
+
+// Err returns the first failure that may pass, or else the first one, with the number of the
+// others. It returns nil if there are none.
+func (f Failures) Err() error {
+	switch len(f) {
+	case 0:
+		return nil
+	case 1:
+		return f[0]
+	}
+	shown := max(0, slices.IndexFunc(f, func(err error) bool {
+		return errors.Is(err, registry.ErrUnavailable) || errors.Is(err, registry.ErrPage)
+	}))
+	return fmt.Errorf("%w (and %d more)", f[shown], len(f)-1)
 }

@@ -9,12 +9,13 @@ import (
 
 	v1 "github.com/google/go-containerregistry/pkg/v1"
 	"github.com/google/go-containerregistry/pkg/v1/types"
+	"github.com/stretchr/testify/require"
+
 	"github.com/osism/skopeo-worker/shared/reference"
 	"github.com/osism/skopeo-worker/worker/referrers"
 	"github.com/osism/skopeo-worker/worker/registry"
 	"github.com/osism/skopeo-worker/worker/registrytest"
 	"github.com/osism/skopeo-worker/worker/skopeo"
-	"github.com/stretchr/testify/require"
 )
 
 const absent = "sha256:1111111111111111111111111111111111111111111111111111111111111111"

@@ -1,5 +1,4 @@
-// Package retryafter reads how long a registry that refuses us wants to be left
-// alone.
+// Package retryafter reads from an answer how long a registry asks to wait.
 package retryafter
 
 import (
@@ -9,23 +8,22 @@ import (
 )
 
 const (
-	// Longest is the longest wait that a registry can impose: one whose clock or
-	// header is wrong must not close itself for a day.
+	// Longest is the longest wait that a registry can impose. A wrong clock or header must not
+	// close a registry for a day.
 	Longest = time.Hour
 
-	// earliestUnixTime (September 2001) is the number from which on it is not seconds
-	// to wait, which would be 31 years, and is a point in time instead.
+	// earliestUnixTime is in September 2001. A number from this one on is a point in time. As
+	// seconds to wait, it would be 31 years.
 	earliestUnixTime = 1_000_000_000
 )
 
-// headers are those in which a refusal says how long to wait, the best first. Docker Hub
-// documents Retry-After, called it X-Retry-After before, and sends
-// X-RateLimit-Reset with every answer of its API (docs.docker.com/reference/api/
-// hub/latest, "Rate Limiting").
+// headers state how long to wait, the most reliable first. Docker Hub documents Retry-After, used
+// X-Retry-After before, and sends X-RateLimit-Reset with every answer of its API
+// (docs.docker.com/reference/api/hub/latest, "Rate Limiting").
 var headers = []string{"Retry-After", "X-Retry-After", "X-RateLimit-Reset"}
 
-// In returns how long to wait after an answer received at now, 0 if the header
-// does not say.
+// In returns how long to wait after an answer that was received at now; 0 if its header does not
+// state it.
 func In(header http.Header, now time.Time) time.Duration {
 	for _, name := range headers {
 		if wait := Parse(header.Get(name), now); wait > 0 {
@@ -35,9 +33,9 @@ func In(header http.Header, now time.Time) time.Duration {
 	return 0
 }
 
-// Parse reads the two forms of RFC 9110 section 10.2.3, seconds and HTTP date, and
-// the unix time that Docker Hub has been seen to send. An absent, past or unreadable
-// time is 0; a time longer than an hour is an hour.
+// Parse reads the two forms of RFC 9110 section 10.2.3, seconds and HTTP date, and the unix time,
+// which Docker Hub has sent. It returns 0 if the value is absent, invalid or in the past, and at
+// most an hour.
 func Parse(value string, now time.Time) time.Duration {
 	const longest = int64(Longest / time.Second)
 	var wait time.Duration

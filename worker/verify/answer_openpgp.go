@@ -21,9 +21,9 @@ var errAsked = errors.New("asked for something that is not needed to verify sign
 // maxSignature is more than the 4 MiB that containers/image reads of a signature.
 const maxSignature = 5 << 20
 
-// serve answers a request for a target: with a manifest or blob of the registry if the
-// path is one of the distribution specification, or signatures that it stores, and otherwise
-// with the server's answer.
+// serve answers a request of containers/image. If the path is one of the OCI distribution
+// specification, or of signatures that a registry stores, it asks the registry with the worker's
+// client. Otherwise, it forwards the request.
 func (w *way) serve(to http.ResponseWriter, r *http.Request, target *url.URL) {
 	name, isRegistry := strings.CutPrefix(target.Path, "/v2/")
 	stored, isStored := strings.CutPrefix(target.Path, "/extensions/v2/")
@@ -42,7 +42,7 @@ func (w *way) serve(to http.ResponseWriter, r *http.Request, target *url.URL) {
 	}
 }
 
-// ping answers as the registry does, which says whether it stores signatures.
+// ping answers like the registry, whose header shows whether it stores signatures.
 func (w *way) ping(to http.ResponseWriter) {
 	stores, err := w.gate.client.StoresSignatures(w.ctx, w.source)
 	if err != nil {
@@ -74,7 +74,7 @@ func (w *way) fetch(to http.ResponseWriter, host, name string) {
 	}
 }
 
-// read returns the manifest or blob that a path names. It reads each only once.
+// read returns the manifest or blob at a path. It reads each only once.
 func (w *way) read(host, name string) ([]byte, string, error) {
 	w.mu.Lock()
 	known, ok := w.found[host+"/"+name]
@@ -91,7 +91,7 @@ func (w *way) read(host, name string) ([]byte, string, error) {
 	return body, mediaType, err
 }
 
-// get gets the manifest or blob that a path names.
+// get gets the manifest or blob at a path.
 func (w *way) get(host, name string) ([]byte, string, error) {
 	resource, ref := cut(name, "/")
 	repository, kind := cut(resource, "/")
@@ -121,8 +121,8 @@ func (w *way) get(host, name string) ([]byte, string, error) {
 	return nil, "", fmt.Errorf("%w: %s", errAsked, reference.Quote(name))
 }
 
-// names reports whether a tag or digest is that of the image. Its tag may name another image
-// by now, and always does at a mirror that lags.
+// names reports whether a reference is a tag or the digest of the image. The registry may have
+// another image under the tag by now.
 func (w *way) names(ref string) bool {
 	return ref == w.manifest.Digest.String() ||
 		slices.ContainsFunc(w.tags, func(tag reference.Tag) bool { return !tag.IsZero() && tag.String() == ref })
@@ -148,8 +148,8 @@ func cut(text, separator string) (before, after string) {
 	return text[:i], text[i+len(separator):]
 }
 
-// repository returns the repository of a request: the image's own, whatever name its host
-// has there, or that of a mirror in registries.conf.
+// repository returns the repository of a request: the image's own, for which containers/image may
+// use another host name, or that of a mirror in registries.conf.
 func (w *way) repository(host, name string) (reference.Repository, error) {
 	if name == w.source.Path() {
 		return w.source, nil
@@ -157,7 +157,7 @@ func (w *way) repository(host, name string) (reference.Repository, error) {
 	return reference.ParseRepository(host + "/" + name)
 }
 
-// forward answers with the answer of another server than a registry.
+// forward answers with the answer of a server that is not a registry.
 func (w *way) forward(to http.ResponseWriter, target *url.URL) {
 	request, err := http.NewRequestWithContext(w.ctx, http.MethodGet, target.String(), nil)
 	if err != nil {

@@ -5,6 +5,7 @@ package verify
 import (
 	"encoding/json"
 	"errors"
+	"slices"
 	"strings"
 
 	"github.com/osism/skopeo-worker/worker/referrers"
@@ -12,30 +13,27 @@ import (
 )
 
 const (
-	// unsigned is in the error of containers/image for an image without any signature that it reads.
+	// unsigned is part of the error of containers/image for an image without a signature in a
+	// format that it reads.
 	unsigned = "no signature exists"
-	// bundle is in the types and annotations by which cosign stores Sigstore bundles, as its
-	// BUNDLE_SPEC.md has it. Some versions list them with another artifactType (sigstore/cosign#4422).
+	// bundle is part of the artifact types and annotations of Sigstore bundles (cosign's
+	// BUNDLE_SPEC.md). Some versions list them with another artifactType (sigstore/cosign#4422).
 	bundle = "dev.sigstore.bundle"
 
 	// bundled is added to the error of an image that has a bundle.
 	bundled = "; the image has a Sigstore bundle, as cosign 3 stores signatures and attestations, which is not read: sign with --new-bundle-format=false --use-signing-config=false"
 )
 
-// hint returns what an operator should know about an image that was rejected, or "". It takes a
-// request for an image without a signature, and a pull if the registry has no referrers API.
+// hint returns a hint for the operator about a rejected image, or "". For an image without a
+// signature, it sends a request. If the registry has no referrers API, that may be a pull.
 func (w *way) hint(rejected error) string {
-	if !strings.Contains(rejected.Error(), unsigned) {
-		return ""
-	}
-	w.once.Do(func() { w.bundled = w.hasBundle() })
-	if w.bundled {
+	if strings.Contains(rejected.Error(), unsigned) && w.bundled() {
 		return bundled
 	}
 	return ""
 }
 
-// hasBundle reports whether a Sigstore bundle refers to the image. It is false if that is unknown.
+// hasBundle reports whether a Sigstore bundle is known to refer to the image.
 func (w *way) hasBundle() bool {
 	for entry, err := range w.gate.client.Referrers(w.ctx, w.source, w.manifest.Digest) {
 		if errors.Is(err, registry.ErrNoReferrersAPI) {
@@ -51,8 +49,7 @@ func (w *way) hasBundle() bool {
 	return false
 }
 
-// listsBundle reports whether a bundle is listed under the tag that lists referrers for registries
-// without the referrers API.
+// listsBundle reports whether the fallback tag of the image's referrers lists a bundle.
 func (w *way) listsBundle() bool {
 	tag := referrers.FallbackTag(w.manifest.Digest)
 	if _, err := w.gate.client.Head(w.ctx, w.source, tag); err != nil {
@@ -62,13 +59,8 @@ func (w *way) listsBundle() bool {
 	if err != nil {
 		return false
 	}
-	entries, _ := registry.Manifest{Raw: raw, MediaType: mediaType}.Entries() // what cannot be read lists none
-	for _, entry := range entries {
-		if isBundle(entry) {
-			return true
-		}
-	}
-	return false
+	entries, _ := registry.Manifest{Raw: raw, MediaType: mediaType}.Entries() // none after an error
+	return slices.ContainsFunc(entries, isBundle)
 }
 
 func isBundle(entry registry.Entry) bool {

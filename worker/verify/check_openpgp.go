@@ -19,21 +19,21 @@ import (
 	"github.com/osism/skopeo-worker/worker/registry"
 )
 
-// timeout bounds the verification of one image: some signatures of some kilobytes.
+// timeout limits the verification of one image, which reads a few small signatures.
 const timeout = 2 * time.Minute
 
-// errNeeded is returned for an image of which only the name is known.
+// errNeeded is returned by nameOnly.
 var errNeeded = errors.New("signatures are needed")
 
-// nameOnly is an image of which no more than the name is known.
+// nameOnly is an image that is known only by its name.
 type nameOnly struct{ types.ImageReference }
 
 func (n nameOnly) Reference() types.ImageReference                { return n.ImageReference }
 func (nameOnly) Manifest(context.Context) ([]byte, string, error) { return nil, "", errNeeded }
 func (nameOnly) Signatures(context.Context) ([][]byte, error)     { return nil, errNeeded }
 
-// name is the name that the policy is asked about: a repository with a tag, or with a digest if the
-// tag is zero.
+// name is the name of an image for the policy: a repository with a tag, or with a digest if the tag
+// is zero.
 type name struct {
 	repository reference.Repository
 	tag        reference.Tag
@@ -52,8 +52,8 @@ func (n name) parse() (types.ImageReference, error) {
 	return ref, nil
 }
 
-// asks reports whether more than the name of an image is needed to decide about it. It
-// returns an error if the name is enough to reject it.
+// asks reports whether the policy needs more than the name of an image. If the name is enough to
+// reject the image, it returns an error.
 func asks(ctx context.Context, p policy.Policy, source reference.Repository, tag reference.Tag) (bool, error) {
 	ref, err := name{source, tag, reference.DigestOf(nil)}.parse()
 	if err != nil {
@@ -66,7 +66,7 @@ func asks(ctx context.Context, p policy.Policy, source reference.Repository, tag
 	return false, err
 }
 
-// judge asks the policy.
+// judge returns an error if the policy rejects an image.
 func judge(ctx context.Context, p policy.Policy, image types.UnparsedImage) error {
 	parsed, err := signature.NewPolicyFromBytes(p.Text)
 	if err != nil {
@@ -89,7 +89,7 @@ func judge(ctx context.Context, p policy.Policy, image types.UnparsedImage) erro
 	return nil
 }
 
-// check asks the policy about an image by its digest.
+// check returns an error if the policy rejects an image by its digest.
 func (v *Verifier) check(ctx context.Context, p policy.Policy, source reference.Repository, manifest registry.Manifest) error {
 	if more, err := asks(ctx, p, source, reference.Tag{}); err != nil || !more {
 		return err
@@ -98,8 +98,8 @@ func (v *Verifier) check(ctx context.Context, p policy.Policy, source reference.
 	return errs[0]
 }
 
-// judge asks the policy about an image by each of the tags; a zero tag is its digest. It returns
-// how many manifests it has pulled for signatures.
+// judge returns an error, or nil, for each tag of an image; a zero tag stands for the digest. pulls
+// is how many manifests were pulled for signatures.
 func (g *gate) judge(ctx context.Context, p policy.Policy, source reference.Repository, manifest registry.Manifest, tags []reference.Tag, conf *conf) (pulls int, errs []error) {
 	errs = make([]error, len(tags))
 	ctx, cancel := context.WithTimeout(ctx, timeout)
@@ -118,7 +118,8 @@ func (g *gate) judge(ctx context.Context, p policy.Policy, source reference.Repo
 	return way.pulled(), errs
 }
 
-// judge asks the policy about the image by one name.
+// judge returns an error if the policy rejects the image by a tag; a zero tag stands for the
+// digest.
 func (w *way) judge(ctx context.Context, p policy.Policy, tag reference.Tag, conf *conf) error {
 	ref, err := name{w.source, tag, w.manifest.Digest}.parse()
 	if err != nil {
@@ -140,7 +141,7 @@ func (w *way) judge(ctx context.Context, p policy.Policy, tag reference.Tag, con
 		err = judge(ctx, p, image.UnparsedInstance(from, nil))
 		_ = from.Close()
 	}
-	// If an answer is missing, the result does not count.
+	// If a request has failed, the result of the policy does not count.
 	failed := w.failure()
 	switch {
 	case err == nil:

@@ -20,21 +20,22 @@ import (
 // errConf is returned if the files of containers-registries.d(5) cannot be read or copied.
 var errConf = errors.New("registries.d")
 
-// conf is the configuration of containers/image for SIGNATURE_POLICY; nil is the system's.
+// conf is the configuration of containers/image for SIGNATURE_POLICY. If nil, the system's
+// configuration is used.
 //
-// Signatures are read at the source, because the image is: not at a mirror that
-// registries.conf names. And they are looked for at the image if the policy asks for them: in
-// registries.d, that is off by default.
+// It reads signatures at the source, from which the image comes, and not at a mirror in
+// registries.conf. If the policy requires Sigstore signatures, it reads those beside the image,
+// which registries.d switches off by default.
 type conf struct{}
 
 const (
-	// The worker's client follows registries.conf itself, as far as it does.
+	// containers/image must not read registries.conf, because the worker's client does.
 	noRegistriesConf       = os.DevNull
 	noRegistriesConfFolder = os.DevNull + ".d" // does not exist
 )
 
-// addTo adds the configuration to that of a request for an image. The function that it
-// returns removes its files, and has to be called.
+// addTo adds the configuration to the system context of an image. The caller must call remove,
+// which deletes files.
 func (c *conf) addTo(system *types.SystemContext, p policy.Policy, ref types.ImageReference) (remove func(), err error) {
 	if c == nil {
 		return func() {}, nil
@@ -56,8 +57,8 @@ func (c *conf) addTo(system *types.SystemContext, p policy.Policy, ref types.Ima
 	return remove, nil
 }
 
-// attachments copies the files of registries.d into a folder. In the copy, signatures are
-// looked for at the image unless a file says that they are not.
+// attachments copies the files of registries.d into a folder. The copy enables signatures beside
+// the image, unless a file disables them.
 func attachments(folder string) error {
 	const key, use = "default-docker", "use-sigstore-attachments"
 	var fallback map[string]any
@@ -98,7 +99,7 @@ func attachments(folder string) error {
 	if fallback == nil {
 		fallback = map[string]any{}
 	}
-	if _, says := fallback[use]; !says {
+	if _, set := fallback[use]; !set {
 		fallback[use] = true
 	}
 	return write(map[string]any{key: fallback})

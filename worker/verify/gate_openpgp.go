@@ -22,10 +22,9 @@ import (
 	"github.com/osism/skopeo-worker/worker/registry"
 )
 
-// gate is the only way of containers/image to registries: a proxy on loopback that sends
-// its requests with the worker's client. So these take budget tokens, end after
-// STALL_TIMEOUT, and use the worker's connections and credentials. The gate is open while an
-// image is verified.
+// gate is a proxy on loopback through which containers/image reaches registries. It sends requests
+// with the worker's client, so that they take budget tokens, end after STALL_TIMEOUT, and use the
+// worker's connections and credentials. The gate is open while an image is verified.
 type gate struct {
 	client  *registry.Client
 	forward http.Client // to other servers, such as a lookaside storage of signatures
@@ -49,7 +48,7 @@ type served struct {
 	ways        sync.Map // by secret
 }
 
-// way is the gate for one image.
+// way is the access of one image to the gate.
 type way struct {
 	gate     *gate
 	served   *served
@@ -60,23 +59,22 @@ type way struct {
 	secret   string
 	url      *url.URL
 
-	once    sync.Once
-	bundled bool // the image has a Sigstore bundle
+	bundled func() bool // hasBundle, called once
 
 	mu     sync.Mutex
 	failed error
 	pulls  int
-	found  map[string]content // manifests and blobs by URL, for the other tags
+	found  map[string]content // manifests and blobs that were read, by host and path
 }
 
-// content is a manifest or a blob that was read, or the error if there is none.
+// content is a manifest or blob, or the error if it does not exist.
 type content struct {
 	body      []byte
 	mediaType string
 	err       error
 }
 
-// open opens the gate for an image by its digest or the tags.
+// open opens the gate for an image.
 func (g *gate) open(ctx context.Context, source reference.Repository, manifest registry.Manifest, tags []reference.Tag) (*way, error) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
@@ -88,6 +86,7 @@ func (g *gate) open(ctx context.Context, source reference.Repository, manifest r
 		g.served = s
 	}
 	w := &way{gate: g, served: g.served, ctx: ctx, source: source, manifest: manifest, tags: tags, secret: rand.Text(), found: map[string]content{}}
+	w.bundled = sync.OnceValue(w.hasBundle)
 	w.url = &url.URL{Scheme: "http", Host: g.served.address.String(), User: url.UserPassword("way", w.secret)}
 	g.served.users++
 	g.served.ways.Store(w.secret, w)
@@ -106,7 +105,7 @@ func (w *way) close() {
 	}
 }
 
-// fail notes why an answer is missing; the first reason counts.
+// fail notes why a request has failed; the first reason counts.
 func (w *way) fail(err error) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -145,8 +144,7 @@ func (g *gate) listen() (*served, error) {
 	return s, nil
 }
 
-// proxy serves requests with the secret of a way, which no other process of this machine
-// has.
+// proxy serves requests that have the secret of a way. No other process of the machine has it.
 func (s *served) proxy(w http.ResponseWriter, r *http.Request) {
 	found := s.wayOf(r.Header.Get("Proxy-Authorization"))
 	switch {
@@ -167,7 +165,7 @@ func (s *served) wayOf(authorization string) *way {
 	return w
 }
 
-// connect opens a tunnel, and is the server at its end.
+// connect opens a tunnel for HTTPS. The gate itself is the server at its end.
 func (s *served) connect(w http.ResponseWriter, of *way) {
 	conn, _, err := http.NewResponseController(w).Hijack()
 	if err != nil {
@@ -235,7 +233,7 @@ func (t *tunnels) Close() error { t.end(); return nil }
 // Addr implements net.Listener.
 func (t *tunnels) Addr() net.Addr { return t.address }
 
-// context adds the way of the connection to the context.
+// context adds the way of a connection to its context.
 func (t *tunnels) context(ctx context.Context, c net.Conn) context.Context {
 	if c, ok := c.(tunnel); ok {
 		return context.WithValue(ctx, wayKey{}, c.way)
@@ -243,7 +241,7 @@ func (t *tunnels) context(ctx context.Context, c net.Conn) context.Context {
 	return ctx
 }
 
-// selfSigned makes a certificate that is only ever shown on loopback.
+// selfSigned makes a certificate that is used on loopback only.
 func selfSigned() (tls.Certificate, error) {
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {

@@ -14,12 +14,12 @@ import (
 )
 
 const (
-	// remembered is how long an image that was accepted is not verified again. It is longer
-	// than a registry's window: otherwise, an image whose copy has to wait for the next window
-	// might spend that on its signatures.
+	// remembered is how long an accepted image is not verified again. It is longer than the
+	// window of a registry's limit. Otherwise, an image whose copy waits for the next window
+	// could spend that window on its signatures again.
 	remembered = 24 * time.Hour
 
-	// maxRemembered bounds how many images are remembered, some 300 bytes each.
+	// maxRemembered is how many accepted images are remembered, with some 300 bytes each.
 	maxRemembered = 20000
 )
 
@@ -27,10 +27,10 @@ const (
 const (
 	resultAccepted = "accepted"
 	resultRejected = "rejected"
-	resultUnknown  = "unknown" // it could not be found out
+	resultUnknown  = "unknown" // the signatures could not be read
 )
 
-// Trust checks the images and indexes of the tags of sources against SIGNATURE_POLICY. NewTrust returns one; its zero value must not be used.
+// Trust checks images and indexes of sources against SIGNATURE_POLICY. Use NewTrust to make one.
 type Trust struct {
 	policy  policy.Policy
 	gate    *gate
@@ -40,28 +40,28 @@ type Trust struct {
 	accepted *lru.Cache[claim, time.Time]
 }
 
-// claim is that the source has the digest under the tag, or at all if the tag is zero.
+// claim states that a source has a digest under a tag; if the tag is zero, under its digest.
 type claim struct {
 	source reference.Repository
 	tag    reference.Tag
 	digest reference.Digest
 }
 
-// NewTrust returns a Trust that gets signatures from registries with the client, and from
-// other servers over the network. observe is called with the registry and the result of each
-// verification; it is optional.
+// NewTrust returns a Trust that gets signatures from registries with the client, and from other
+// servers over the network. It calls observe, which is optional, with the registry and the result
+// of each verification.
 func NewTrust(p policy.Policy, client *registry.Client, network http.RoundTripper, observe func(registry, result string)) *Trust {
 	if observe == nil {
 		observe = func(string, string) {}
 	}
-	accepted, _ := lru.New[claim, time.Time](maxRemembered) // the only error is that of a size below 1
+	accepted, _ := lru.New[claim, time.Time](maxRemembered) // the size is valid
 	return &Trust{policy: p, gate: newGate(client, network), observe: observe, now: time.Now, accepted: accepted}
 }
 
-// Verify returns an error for each of the tags that must not be mirrored to the digest; a zero
-// tag is the digest itself. get gets the manifest, and is not called if it is not needed. pulls
-// is how many manifests were pulled for signatures. Each error is that of get, of a request, or
-// wraps policy.ErrRejected.
+// Verify returns an error for each tag with which the digest must not be mirrored, and otherwise
+// nil; a zero tag stands for the digest itself. It calls get for the manifest if it needs that.
+// pulls is how many manifests were pulled for signatures. An error is that of get or of a request,
+// or wraps policy.ErrRejected.
 func (t *Trust) Verify(ctx context.Context, source reference.Repository, digest reference.Digest, tags []reference.Tag, get func(context.Context) (registry.Manifest, error)) (pulls int, errs []error) {
 	errs = make([]error, len(tags))
 	var asked []reference.Tag
@@ -96,8 +96,7 @@ func (t *Trust) Verify(ctx context.Context, source reference.Repository, digest 
 	return pulls, errs
 }
 
-// result remembers an image that was accepted, counts the result, and adds the image to the
-// error.
+// result remembers an accepted image, counts the result, and adds the image to an error.
 func (t *Trust) result(c claim, err error) error {
 	switch {
 	case err == nil:

@@ -11,20 +11,20 @@ import (
 	"github.com/osism/skopeo-worker/worker/registry"
 )
 
-// Verifier asks the policy. New returns one; its zero value must not be used.
+// Verifier checks images against the system's signature policy. Use New to make one.
 type Verifier struct {
-	root string // of the system's files, for tests
+	root string // the folder that has the system's files; "" is the root folder
 	gate *gate
 }
 
-// New returns a verifier that gets signatures from registries with the client, and from
-// other servers over the network.
+// New returns a verifier that gets signatures from registries with the client, and from other
+// servers over the network.
 func New(client *registry.Client, network http.RoundTripper) *Verifier {
 	return &Verifier{gate: newGate(client, network)}
 }
 
-// Asks reports whether the policy asks more of images of the repository than their name.
-// The error is that of Verify, if that is known already.
+// Asks reports whether the policy needs more than the name of images of the repository. If their
+// name is enough for Verify to return an error, Asks returns that.
 func (v *Verifier) Asks(ctx context.Context, source reference.Repository) (bool, error) {
 	p, err := policy.Load(v.root)
 	if err != nil || !p.IsStrict() {
@@ -34,9 +34,9 @@ func (v *Verifier) Asks(ctx context.Context, source reference.Repository) (bool,
 	return asks, named(source, reference.Digest{}, err)
 }
 
-// Verify returns nil if the policy allows a manifest of the source to be copied. Its
-// requests for signatures take budget tokens. The error is that of a request, or wraps
-// policy.ErrRejected, ErrUnreadable or ErrUnenforceable.
+// Verify returns nil if the policy accepts a manifest of the source. Its requests for signatures
+// take budget tokens. The error is that of a request, or wraps policy.ErrRejected, ErrUnreadable or
+// ErrUnenforceable.
 func (v *Verifier) Verify(ctx context.Context, source reference.Repository, manifest registry.Manifest) error {
 	p, err := policy.Load(v.root)
 	if err == nil && p.IsStrict() {
