@@ -17,17 +17,17 @@ import (
 type call struct {
 	op         string // one of the Op constants
 	repository reference.Repository
-	reference  reference.TagOrDigest // nil: the repository as a whole
+	reference  reference.TagOrDigest // nil for a call about the whole repository
 
 	method      string
 	scope       string // transport.PullScope, transport.PushScope or catalogScope
-	path        string // tagsList, catalog, uploads, or a prefix of the reference
+	path        string // tagsList, catalog, uploads, or the part of the path before the reference
 	query       string // encoded
 	accept      string
 	contentType string
 	body        []byte
-	limit       int64  // of the answer's body, in bytes
-	instead     string // name of the expected answer, for pageError; JSON, unless aReceipt or aBlob
+	limit       int64  // maximal size of the answer's body, in bytes
+	instead     string // name of the expected answer, for pageError; it is JSON, unless aReceipt or aBlob
 
 	// For blobs, which may be large:
 	url    *url.URL             // instead of path and query
@@ -42,8 +42,8 @@ type call struct {
 	mount  reference.Repository // optional; the registry may take the blob from there
 	large  bool                 // the limit is within instead of requestTimeout
 	within time.Duration        // 0: no limit
-	// declined reports whether an error is no failure, because there is another way. The
-	// guard does not see it. Optional.
+	// declined reports whether an error is expected, because the caller then takes another way.
+	// The guard does not see such an error. It is optional.
 	declined func(error) bool
 }
 
@@ -57,8 +57,8 @@ const (
 	uploads   = "blobs/uploads/"
 )
 
-// target returns the path of a call. Its parts follow the OCI distribution specification, so
-// they contain neither dot segments nor characters that end a path.
+// target returns the path of a call. Its parts are valid names of the OCI distribution
+// specification, so they contain neither dot segments nor characters that end a path.
 func (call *call) target(at location) (string, error) {
 	if call.isNamed() && (call.reference == nil || call.reference.IsZero()) {
 		return "", fmt.Errorf("%w: neither a tag nor a digest", ErrName)
@@ -113,8 +113,8 @@ func statusOf(err error) int {
 	return 0
 }
 
-// send sends a call when the guard permits it. Its error wraps an *Error; any status but 2xx
-// is an error.
+// send sends a call when the guard permits it. Any status but 2xx is an error. The error wraps an
+// *Error.
 func (c *Client) send(ctx context.Context, call *call) (answer, error) {
 	switch {
 	case c.guard == nil:
@@ -137,7 +137,7 @@ func (c *Client) send(ctx context.Context, call *call) (answer, error) {
 	return got, call.wrap(err)
 }
 
-// guarded returns what the guard gets to see.
+// guarded returns the call as the guard sees it.
 func (call *call) guarded() Request {
 	return Request{
 		Op: call.op, Repository: call.repository, Reference: call.reference,
@@ -153,8 +153,8 @@ func (call *call) wrap(err error) error {
 	return call.fail(err)
 }
 
-// IsDeclined reports whether the error of Begin means that the registry does not mount the
-// blob from another repository. The blob can be uploaded instead.
+// IsDeclined reports whether the error of Begin means that the registry does not mount the blob from
+// another repository. The blob can be uploaded instead.
 func IsDeclined(err error) bool {
 	return statusOf(err)/100 == 4 && !errors.Is(err, ErrLimited)
 }
@@ -176,8 +176,8 @@ func (c *Client) sendNow(ctx context.Context, call *call) (answer, error) {
 	return got, nil
 }
 
-// outweighsHead reports whether the failure of a GET is returned instead of the failure of the
-// HEAD before it.
+// outweighsHead reports whether the failure of a GET is returned instead of that of the HEAD before
+// it.
 func outweighsHead(err error) bool {
 	return statusOf(err) == http.StatusNotFound || errors.Is(err, ErrLimited) || errors.As(err, new(*budget.SpentError))
 }
@@ -197,9 +197,8 @@ func (call *call) fail(err error) *Error {
 	return named
 }
 
-// attempt sends a call in a session. If it is refused in a session that was kept, it opens a
-// new session and tries once more: tokens and credentials expire, and registries answer that
-// with 401, 403 or 400.
+// attempt sends a call in a session. If a kept session is refused, it opens a new one and sends the
+// call once more: registries answer 401, 403 or 400 when tokens or credentials have expired.
 func (c *Client) attempt(ctx context.Context, call *call) (answer, error) {
 	at, err := c.locate(call.repository)
 	if err != nil {
@@ -216,7 +215,7 @@ func (c *Client) attempt(ctx context.Context, call *call) (answer, error) {
 		case status == 0:
 			return got, err
 		case errors.Is(err, errStorage) && first:
-			continue // another redirect has a permission that has not ended
+			continue // the next redirect has a new permission
 		case errors.Is(err, errStorage):
 			return got, err
 		case !first && session.doubt == nil:
@@ -237,12 +236,11 @@ func (c *Client) attempt(ctx context.Context, call *call) (answer, error) {
 	}
 }
 
-// ErrEnded is returned if a part of a blob was refused in a session that was kept. The part
-// has been read and cannot be sent again; a later request opens a new session.
+// ErrEnded is returned if a registry has refused a part of a blob in a kept session. The part was
+// read and cannot be sent again. The next request opens a new session.
 var ErrEnded = errors.New("the session has ended")
 
-// refusedWith returns the status of a refusal for which the session may be the reason, and
-// otherwise 0.
+// refusedWith returns the status of a refusal whose reason may be the session, and otherwise 0.
 func refusedWith(err error) int {
 	switch status := statusOf(err); status {
 	case http.StatusBadRequest, http.StatusUnauthorized, http.StatusForbidden:
@@ -251,6 +249,6 @@ func refusedWith(err error) int {
 	return 0
 }
 
-// errStorage is a refusal of a host to which the registry has redirected a read, such as the
-// storage of its blobs. The session is not the reason.
+// errStorage is returned if a host to which the registry has redirected a read, such as the storage
+// of its blobs, refuses the read. The session is not the reason.
 var errStorage = fmt.Errorf("%w", ErrUnavailable)

@@ -20,14 +20,14 @@ import (
 	"github.com/osism/skopeo-worker/shared/reference"
 )
 
-// challengeFor is how long a challenge is believed.
+// challengeFor is how long a challenge is valid.
 const challengeFor = time.Hour
 
 // aChallenge names the answer to a ping in a pageError.
 const aChallenge = "an API version check"
 
-// challenges asks registries how they authenticate. It keeps the answers, because each token
-// request needs one and they hardly ever change.
+// challenges asks registries how they authenticate clients. It keeps the answers, because they hardly
+// ever change and each token request needs one.
 type challenges struct {
 	network http.RoundTripper
 	now     func() time.Time
@@ -41,12 +41,11 @@ type challenges struct {
 type challenge struct {
 	transport.Challenge
 	until time.Time
-	// doubt is set if the registry requested no credentials and did not identify itself as a
-	// registry. Servers that are no registries answer like that, too.
-	doubt *pageError
-	mute  bool // the registry answered 401 without a challenge
-	// signatures is whether the registry stores signatures.
-	signatures bool
+	// doubt is set if the registry has requested no credentials and has not identified itself as a
+	// registry. Other servers answer like that, too.
+	doubt      *pageError
+	mute       bool // the registry has answered 401 without a challenge
+	signatures bool // the registry stores signatures
 }
 
 // of returns a registry's challenge. If none is kept, it sends GET /v2/. Concurrent callers
@@ -75,7 +74,7 @@ func (c *challenges) of(ctx context.Context, registry name.Registry) (challenge,
 	}
 }
 
-// asked is what a registry has answered to GET /v2/.
+// asked is the answer of a registry to GET /v2/.
 type asked struct {
 	challenge challenge
 	wait      int64 // as of withWait
@@ -118,7 +117,7 @@ func (c *challenges) forget(registry name.Registry) {
 	delete(c.kept, registry.Name())
 }
 
-// pinging records the answers to one ping, over HTTPS and plain HTTP.
+// pinging records the answers to a ping over HTTPS and plain HTTP.
 type pinging struct {
 	network http.RoundTripper
 
@@ -130,8 +129,8 @@ type pinging struct {
 	failed     map[string]error // by scheme
 }
 
-// failure returns why a ping failed. If both schemes were tried, it is the failure over HTTPS,
-// unless the server does not speak TLS and we may speak plain HTTP.
+// failure returns why a ping has failed. If both schemes were tried, it returns the failure over
+// HTTPS, unless the server does not speak TLS and plain HTTP is allowed.
 func (p *pinging) failure(err error) error {
 	if refused, ok := errors.AsType[*transport.Error](err); ok {
 		return refused
@@ -146,8 +145,8 @@ func (p *pinging) failure(err error) error {
 	return cmp.Or(https, err)
 }
 
-// speaksTLS reports whether an error leaves it open that a server speaks TLS. Some answer a
-// handshake with a page, or the greeting of another protocol, without a line of HTTP.
+// speaksTLS reports whether a server may speak TLS, according to an error. Servers that do not may
+// answer a handshake with HTTP, a page, or the greeting of another protocol.
 func speaksTLS(err error) bool {
 	var record tls.RecordHeaderError
 	return !speaksHTTP(err) && !errors.As(err, &record)
@@ -176,7 +175,7 @@ func (p *pinging) RoundTrip(request *http.Request) (*http.Response, error) {
 	return response, err
 }
 
-// look sends the ping and examines the answer.
+// look sends a ping and examines the answer.
 func (p *pinging) look(request *http.Request) (*http.Response, error) {
 	response, err := p.network.RoundTrip(request)
 	if err == nil && response.StatusCode == http.StatusUnauthorized && response.Header.Get("WWW-Authenticate") == "" {
@@ -205,17 +204,15 @@ func (p *pinging) look(request *http.Request) (*http.Response, error) {
 	return response, nil
 }
 
-// aliveTimeout is how long a registry may take to answer GET /v2/, for which it has nothing to
-// look up.
+// aliveTimeout is how long a registry may take to answer GET /v2/, which needs no look-up.
 const aliveTimeout = 15 * time.Second
 
 // errSilent is the cause of the context when aliveTimeout has passed.
 var errSilent = fmt.Errorf("no answer within %s: %w", aliveTimeout, context.DeadlineExceeded)
 
-// Alive reports whether the registry of a repository answers as one, and whether it accepts
-// our credentials: it sends GET /v2/ and requests a token without a scope. It does not use
-// earlier answers. If sure is false, an answer that may not be a registry's is accepted. The
-// error is an *Error about the registry as a whole.
+// Alive returns nil if the registry of a repository answers and accepts the credentials. It sends GET
+// /v2/ and requests a token without a scope; it does not use earlier answers. If sure is true, the
+// answer must identify a registry. The error is an *Error about the whole registry.
 func (c *Client) Alive(ctx context.Context, repository reference.Repository, sure bool) error {
 	reach := &call{op: OpReach, repository: repository, method: http.MethodGet, limit: maxErrorSize, instead: aReceipt}
 	at, err := c.locate(repository)
@@ -261,9 +258,53 @@ func (s *sessions) alive(ctx context.Context, at location, reach *call, sure boo
 	case err == nil:
 		return nil
 	case errors.Is(err, ErrDenied), errors.Is(err, ErrUnauthorized) && failed == nil && known.Anonymous():
-		// A token without a scope, or for anonymous clients, may be refused although a
-		// token for a repository would not be.
+		// A registry may refuse a token without a scope, or for anonymous clients, and yet give
+		// one for a repository.
 		return nil
 	}
 	return err
+}
+
+// signaturesHeader is 1 in the answer to GET /v2/ if a registry stores signatures, as OpenShift's does
+// (docs/signature-protocols.md of containers/image).
+const signaturesHeader = "X-Registry-Supports-Signatures"
+
+// maxSignaturesSize is how much of a list of signatures containers/image reads.
+const maxSignaturesSize = 4 << 20
+
+// StoresSignatures reports whether the registry of a repository stores signatures itself. It sends a
+// request at most once an hour.
+func (c *Client) StoresSignatures(ctx context.Context, repository reference.Repository) (bool, error) {
+	ask := &call{op: OpReach, repository: repository}
+	at, err := c.locate(repository)
+	if err != nil {
+		return false, ask.fail(err)
+	}
+	ctx, cancel := context.WithTimeoutCause(ctx, requestTimeout, slow(requestTimeout))
+	defer cancel()
+	ctx, wait := withWait(at.with(ctx, false))
+	found, err := c.sessions.challenges.of(ctx, at.registry)
+	switch {
+	case err == nil:
+		return found.signatures, nil
+	case statusOf(err) == 0:
+		err = unanswered(ctx, at, wait, err)
+	}
+	return false, ask.fail(err)
+}
+
+// Signatures returns the JSON list of the signatures that a registry stores for a digest. Call it only
+// if StoresSignatures is true.
+func (c *Client) Signatures(ctx context.Context, repository reference.Repository, digest reference.Digest) ([]byte, error) {
+	get := &call{
+		op: OpGet, repository: repository, reference: digest, method: http.MethodGet,
+		scope: transport.PullScope, accept: "application/json", limit: maxSignaturesSize,
+	}
+	at, err := c.locate(repository)
+	if err != nil {
+		return nil, get.fail(err)
+	}
+	get.url = &url.URL{Scheme: "https", Host: at.registry.RegistryStr(), Path: "/extensions/v2/" + at.path() + "/signatures/" + digest.String()}
+	got, err := c.send(ctx, get)
+	return got.body, err
 }

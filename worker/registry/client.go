@@ -1,6 +1,5 @@
-// Package registry is a client of OCI registries: it lists tags and referrers, and looks up,
-// gets and puts manifests and blobs. It does not retry; its errors say enough for the caller
-// to decide.
+// Package registry is a client of OCI registries: it lists tags and referrers, and looks up, gets,
+// puts and deletes manifests and blobs. It does not retry; the caller decides by the error.
 package registry
 
 import (
@@ -8,11 +7,11 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
-	"sync"
 	"time"
 
 	"github.com/google/go-containerregistry/pkg/name"
 	"github.com/google/go-containerregistry/pkg/v1/remote/transport"
+	lru "github.com/hashicorp/golang-lru/v2"
 
 	"github.com/osism/skopeo-worker/shared/reference"
 	"github.com/osism/skopeo-worker/worker/containers"
@@ -30,12 +29,12 @@ type Options struct {
 	UserAgent string
 	// Clock returns the time; if nil, time.Now is used.
 	Clock func() time.Time
-	// CopyTimeout bounds the transfer of a blob; 0 is no limit.
+	// CopyTimeout limits the transfer of a blob; 0 means no limit.
 	CopyTimeout time.Duration
 	// Transport is the network; if nil, NewTransport(Insecure, DefaultStall) is used.
 	Transport http.RoundTripper
-	// Guard, if not nil, is called instead of sending a request. It calls send, or returns why
-	// the request must not be sent.
+	// Guard is called for each request. It calls send, or returns why the request must not be
+	// sent. It is optional.
 	Guard func(ctx context.Context, request Request, send func() error) error
 }
 
@@ -43,9 +42,9 @@ type Options struct {
 type Request struct {
 	Op         string // one of the Op constants
 	Repository reference.Repository
-	Reference  reference.TagOrDigest // nil: the repository as a whole
+	Reference  reference.TagOrDigest // nil for a request about the whole repository
 	Blob       bool                  // Reference is the digest of a blob
-	Opens      bool                  // begins an upload: the registry does not know yet what follows
+	Opens      bool                  // begins an upload; the registry does not know the content yet
 }
 
 // Client is a client of any number of registries. It keeps connections and tokens, so a
@@ -55,7 +54,7 @@ type Client struct {
 	copyTimeout time.Duration
 	guard       func(ctx context.Context, request Request, send func() error) error
 	sessions    *sessions
-	locations   *locations
+	locations   *lru.Cache[reference.Repository, location]
 	noReferrers *memory // registries without the referrers API
 	denials     *memory // registries that answer HEAD with 404 for manifests that GET returns
 	heads       *memory // registries that have answered HEAD with a digest
@@ -79,6 +78,7 @@ func NewClient(options Options) *Client {
 	if now == nil {
 		now = time.Now
 	}
+	locations, _ := lru.New[reference.Repository, location](maxSessions) // the size is valid
 	named := transport.NewUserAgent(&guard{trust: trust, inner: network, now: now}, options.UserAgent)
 	return &Client{
 		trust:       trust,
@@ -91,7 +91,7 @@ func NewClient(options Options) *Client {
 			now:        now,
 			kept:       make(map[string]*session),
 		},
-		locations:   &locations{kept: make(map[reference.Repository]location)},
+		locations:   locations,
 		noReferrers: newMemory(now),
 		denials:     newMemory(now),
 		heads:       newMemory(now),
@@ -108,19 +108,19 @@ func (anonymous) Find(context.Context, string) (containers.Credential, error) {
 }
 func (anonymous) Forget(string) {}
 
-// location is the address of a repository and the name under which its credentials are kept.
-// The two differ for Docker Hub only.
+// location is the address of a repository, and the name under which its credentials are kept. The
+// two differ for Docker Hub only.
 type location struct {
 	registry   name.Registry   // receives the requests
-	repository name.Repository // its credentials are kept under this name
+	repository name.Repository // has the name of the credentials
 	named      string          // the registry's name in references
 	insecure   bool
 }
 
-// path is the repository's path at the registry, "library/nginx".
+// path returns the repository's path at the registry, such as library/nginx.
 func (l location) path() string { return l.repository.RepositoryStr() }
 
-// credentialsOf returns the name under which the keychain finds its credentials.
+// credentialsOf returns the name under which the keychain finds the credentials.
 func (l location) credentialsOf() string { return l.repository.Name() }
 
 // locate returns the address of a repository. The error may be ErrBlocked.
@@ -133,12 +133,12 @@ func (c *Client) locate(repository reference.Repository) (location, error) {
 		return location{}, fmt.Errorf("%s is %w", repository, ErrBlocked)
 	}
 	insecure := settings.Insecure || c.trust.named.Has(repository.Registry())
-	if at, ok := c.locations.find(repository); ok && at.insecure == insecure {
+	if at, ok := c.locations.Get(repository); ok && at.insecure == insecure {
 		return at, nil
 	}
 	at, err := locate(repository, insecure)
 	if err == nil {
-		c.locations.keep(repository, at)
+		c.locations.Add(repository, at)
 	}
 	return at, err
 }
@@ -163,30 +163,8 @@ func locate(repository reference.Repository, insecure bool) (location, error) {
 	return location{registry: registry, repository: parsed, named: repository.Registry(), insecure: insecure}, nil
 }
 
-// locations keeps the addresses of repositories, so that names are not parsed for each request.
-type locations struct {
-	mu   sync.Mutex
-	kept map[reference.Repository]location
-}
-
-func (l *locations) find(repository reference.Repository) (location, bool) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	at, ok := l.kept[repository]
-	return at, ok
-}
-
-func (l *locations) keep(repository reference.Repository, at location) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	if len(l.kept) >= maxSessions {
-		clear(l.kept)
-	}
-	l.kept[repository] = at
-}
-
-// locateAPI returns the address of another API of the repository's registry. It may have a
-// host of its own.
+// locateAPI returns the address of another API of the repository's registry. host is the host of
+// that API.
 func (c *Client) locateAPI(repository reference.Repository, host string) (location, error) {
 	at, err := c.locate(repository)
 	if err != nil || host == at.registry.RegistryStr() {
@@ -200,7 +178,7 @@ func (c *Client) locateAPI(repository reference.Repository, host string) (locati
 	return at, err
 }
 
-// host returns the host that receives the requests about a repository.
+// host returns the host that receives the requests for a repository.
 func (c *Client) host(repository reference.Repository) (string, error) {
 	at, err := c.locate(repository)
 	if err != nil {
@@ -218,17 +196,17 @@ type role int
 const (
 	source      role = iota // reads
 	destination             // writes
-	candidate               // compares, and must not create anything
+	candidate               // reads a destination, and must not create repositories there
 )
 
-// Writing returns a client for destinations, which shares the connections. It requests the
-// scope to push even for reads: some registries, such as Quay, create a repository for clients
-// that may push, and hide from others that it is missing. If a read is refused nevertheless,
-// Absent is true for the error.
+// Writing returns a client for destinations that shares the connections. It requests the scope to
+// push even for reads. Some registries, such as Quay, create a repository for clients that may push,
+// and answer others as if it existed. If a read is refused nevertheless, Absent is true for the
+// error.
 func (c *Client) Writing() *Client { return c.as(destination) }
 
-// Comparing returns a client that only reads from destinations. It shares the connections. If
-// a read is refused, Absent is true for the error.
+// Comparing returns a client that only reads from destinations and shares the connections. If a read
+// is refused, Absent is true for the error.
 func (c *Client) Comparing() *Client { return c.as(candidate) }
 
 func (c *Client) as(role role) *Client {
@@ -237,9 +215,8 @@ func (c *Client) as(role role) *Client {
 	return &other
 }
 
-// Absent reports whether the error of a read means that the manifest or blob does not exist.
-// At a destination, a refused read may mean that: whether it may be created shows when it is
-// pushed.
+// Absent reports whether the error of a read means that the manifest or blob does not exist. At a
+// destination, a refused read may mean that, too; the push shows whether it may be created.
 func Absent(err error) bool { return errors.Is(err, ErrNotFound) || errors.Is(err, errHidden) }
 
 // hiddenError is a refused read at a destination. It wraps errHidden and the refusal.

@@ -10,18 +10,15 @@ import (
 	"github.com/osism/skopeo-worker/shared/reference"
 )
 
-// OpDelete is the Op of Delete.
-const OpDelete = "delete"
-
-// ErrUndeletable is returned if a registry does not delete manifests at all: deletion is
-// disabled, or takes an API of its own.
+// ErrUndeletable is returned if a registry does not delete manifests at all: deletion is disabled, or
+// needs the registry's own API.
 var ErrUndeletable = errors.New("this registry does not delete manifests")
 
-// errUnsupported is the refusal of an operation that a registry does not have.
+// errUnsupported is returned if a registry does not have an operation.
 var errUnsupported = fmt.Errorf("%w", ErrRejected)
 
-// deleteScope includes the scope to push, because some registries, such as Quay, know no
-// scope to delete, and permit it to those who may push.
+// deleteScope includes the scope to push, because registries without a scope to delete, such as Quay,
+// permit deletions to clients that may push.
 const deleteScope = "pull,push,delete"
 
 // DeleteTag deletes a tag and leaves its manifest. The errors are those of Delete; registries
@@ -34,9 +31,9 @@ func (c *Client) DeleteTag(ctx context.Context, repository reference.Repository,
 	return err
 }
 
-// Delete deletes a manifest with all of its tags. The blobs and the manifests that it refers to
-// stay. The error is ErrNotFound if the repository does not have it, and ErrUndeletable if the
-// registry deletes none.
+// Delete deletes a manifest with all of its tags, but not the blobs and manifests that it refers to.
+// The error is ErrNotFound if the repository does not have the manifest, and ErrUndeletable if the
+// registry deletes no manifests.
 func (c *Client) Delete(ctx context.Context, repository reference.Repository, digest reference.Digest) error {
 	return c.remove(ctx, repository, digest)
 }
@@ -50,8 +47,8 @@ func (c *Client) remove(ctx context.Context, repository reference.Repository, na
 	return undeletable(err)
 }
 
-// DeleteAt sends a DELETE to an API of the registry's own host that takes the user and password
-// of the registry, to delete a tag. The errors are those of Delete.
+// DeleteAt deletes a tag with an API of the registry's own host that takes the registry's user and
+// password. The errors are those of Delete.
 func (c *Client) DeleteAt(ctx context.Context, repository reference.Repository, tag reference.Tag, target url.URL) error {
 	remove := &call{op: OpDelete, repository: repository, reference: tag, method: http.MethodDelete, url: &target, limit: maxErrorSize, instead: aReceipt}
 	at, known, err := c.ownAPI(ctx, remove)
@@ -64,7 +61,7 @@ func (c *Client) DeleteAt(ctx context.Context, repository reference.Repository, 
 	return nil
 }
 
-// undeletable adds ErrUndeletable to the refusal of a registry that deletes none.
+// undeletable adds ErrUndeletable to the refusal of a registry that deletes no manifests.
 func undeletable(err error) error {
 	if refused, ok := errors.AsType[*Error](err); ok && doesNotDelete(refused) {
 		refused.Err = fmt.Errorf("%w: %w", ErrUndeletable, refused.Err)

@@ -43,10 +43,10 @@ var (
 	ErrPage           = errors.New("not a registry's answer") // a success with an HTML page or nothing, mostly of a proxy
 	ErrCredentials    = errors.New("credentials")             // could not be read
 	ErrName           = errors.New("not a repository")        // the name is invalid
-	ErrBlobUnknown    = fmt.Errorf("%w", ErrRejected)         // a manifest refers to a blob or manifest that is missing
-	ErrHeadDenied     = errors.New("HEAD answered not found") // with an error of the GET that was to make it certain
+	ErrBlobUnknown    = fmt.Errorf("%w", ErrRejected)         // a manifest refers to a missing blob or manifest
+	ErrHeadDenied     = errors.New("HEAD answered not found") // and the GET that should confirm it has failed
 	errHidden         = errors.New("not visible")             // 401 or 403 of a destination; see Writing
-	// Refusals of a deletion.
+	// Refused deletions.
 	ErrReferenced = fmt.Errorf("%w: an index there needs it", ErrRejected)
 	ErrTagged     = fmt.Errorf("%w", ErrRejected) // the manifest has tags, which must be deleted first
 
@@ -61,6 +61,7 @@ const (
 	OpGet       = "get"
 	OpGetBlob   = "get blob"
 	OpPut       = "put"
+	OpDelete    = "delete"
 	OpReferrers = "list referrers of"
 	OpReach     = "reach" // the registry
 	OpVerify    = "verify signatures of"
@@ -70,9 +71,9 @@ const (
 type Error struct {
 	Op         string // one of the Op constants
 	Repository reference.Repository
-	Reference  reference.TagOrDigest // nil: the repository as a whole
+	Reference  reference.TagOrDigest // nil for a request about the whole repository
 	Status     int                   // HTTP status; 0 if there was no answer
-	RetryAfter time.Duration         // how long the registry asks to wait; 0 if it does not
+	RetryAfter time.Duration         // how long the registry asks to wait; 0 if unknown
 	Err        error                 // wraps one of the errors above
 }
 
@@ -91,7 +92,7 @@ func (e *Error) Error() string {
 
 func (e *Error) Unwrap() error { return e.Err }
 
-// about wraps an error in an *Error, unless it wraps one already.
+// about wraps an error in an *Error, unless it already wraps one.
 func about(err error, op string, repository reference.Repository, name reference.TagOrDigest) error {
 	if err == nil || errors.As(err, new(*Error)) {
 		return err
@@ -118,8 +119,8 @@ func plainHTTP(host string) error {
 // errSlow is the cause of the context when a request has taken too long.
 var errSlow = errors.New("no complete answer within")
 
-// slow is an errSlow after this time. Each request may need one, so its text is made when it is
-// read.
+// slow is an errSlow after this time. Each request has one as the cause of its context, so its text
+// is made only when it is read.
 type slow time.Duration
 
 func (s slow) Error() string {
@@ -140,7 +141,7 @@ type login struct {
 	stage      stage
 }
 
-// stage is what is known about the credentials of a login.
+// stage is the state of the credentials of a login.
 type stage int
 
 const (
@@ -156,7 +157,7 @@ func (l login) String() string {
 	case l.stage == withheld:
 		return "this API is used without credentials"
 	case l.credential.Anonymous():
-		// Docker Hub and quay.io answer the same if a repository does not exist.
+		// Docker Hub and quay.io answer like that, too, if a repository does not exist.
 		return "no credentials were found, or the repository does not exist"
 	case l.stage == granted:
 		return "the credentials of " + from + " do not allow it, or the repository does not exist"
@@ -181,11 +182,11 @@ func refusal(status int, found diagnosis, as login) error {
 	return fmt.Errorf("%w: %s", sentinel, text)
 }
 
-// errNoRepository is an ErrNotFound about the repository as a whole.
+// errNoRepository is an ErrNotFound for a whole repository.
 var errNoRepository = fmt.Errorf("%w", ErrNotFound)
 
-// errUnknown is an ErrNotFound about a manifest or a blob that the answer names as unknown. If
-// it is the answer to a manifest, it is about what that refers to.
+// errUnknown is an ErrNotFound for a manifest or blob that the answer calls unknown. As the answer to
+// a PUT of a manifest, it concerns a blob or manifest to which that refers.
 var errUnknown = fmt.Errorf("%w", ErrNotFound)
 
 func sentinelOf(status int, code string) error {
@@ -224,8 +225,9 @@ func sentinelOf(status int, code string) error {
 	}
 }
 
-// diagnose extracts the registry's message from the body of a failed request: the first error
-// of the JSON that the specification requires, the title of an HTML page, or the text itself.
+// diagnose returns the registry's message in the body of a failed request: the first error of the
+// JSON that the OCI distribution specification requires, the title of an HTML page, or the text
+// itself.
 func diagnose(body []byte) diagnosis {
 	var answer struct {
 		Errors []diagnosis `json:"errors"`
@@ -287,8 +289,8 @@ func trouble(ctx context.Context, host string, err error) error {
 	}
 }
 
-// pingRefusal returns the failure of a ping. Another host than the registry may have answered
-// it.
+// pingRefusal returns the failure of a ping. The host that has answered may be another one than the
+// registry.
 func pingRefusal(host string, refused *transport.Error) *failure {
 	var found diagnosis
 	if len(refused.Errors) > 0 {
@@ -299,13 +301,13 @@ func pingRefusal(host string, refused *transport.Error) *failure {
 	if refused.Request != nil && refused.Request.URL.Host != host {
 		err = fmt.Errorf("%s: %w", refused.Request.URL.Host, err)
 	}
-	if refused.StatusCode == http.StatusBadRequest { // the ping contains nothing that could be bad
+	if refused.StatusCode == http.StatusBadRequest { // a ping has no content that could be invalid
 		return &failure{cause: fmt.Errorf("%w: GET /v2/: %v (%d)", ErrUnexpected, err, refused.StatusCode)}
 	}
 	return handshakeFailure(refused.StatusCode, err)
 }
 
-// handshakeFailure returns the failure of a login. A 404 there does not mean that the manifest
+// handshakeFailure returns the failure of a login. A 404 for a login does not mean that the manifest
 // or repository does not exist.
 func handshakeFailure(status int, err error) *failure {
 	missing := errors.Is(err, ErrNotFound) && !errors.Is(err, errNoRepository)

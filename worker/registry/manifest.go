@@ -22,19 +22,18 @@ type Descriptor struct {
 	Digest    reference.Digest
 	MediaType string
 	Size      int64  // in bytes; 0 if the registry does not state it
-	Platform  string // os/architecture[/variant]; only of an index's children, and optional
-	Pulled    bool   // looking it up took a GET, which counts as a pull
+	Platform  string // os/architecture[/variant]; optional, and only of entries of an index
+	Pulled    bool   // the look-up took a GET, which is a pull
 }
 
-// Manifest is a manifest, byte for byte as the registry sent it.
+// Manifest is a manifest with the bytes that the registry has sent.
 type Manifest struct {
 	Raw       []byte
 	MediaType string
 	Digest    reference.Digest
 }
 
-// content has the fields that the manifests of OCI and Docker share, both of images and of
-// indexes.
+// content has the fields of images and indexes of OCI and Docker.
 type content struct {
 	SchemaVersion int                   `json:"schemaVersion"`
 	MediaType     string                `json:"mediaType"`
@@ -50,8 +49,8 @@ type fsLayer struct {
 	BlobSum string `json:"blobSum"`
 }
 
-// maxEntries is how many entries an index may have, and layers an image. Real ones have a few
-// hundred at most.
+// maxEntries is how many entries an index may have, and how many layers an image. Real ones have a
+// few hundred at most.
 const maxEntries = 10_000
 
 // bounded is an array of at most maxEntries items.
@@ -80,8 +79,8 @@ type childContent struct {
 // manifest list.
 func (m Manifest) IsIndex() bool { return types.MediaType(m.MediaType).IsIndex() }
 
-// Children returns the entries of an index in its order. They may be manifests, indexes, whose
-// entries are not included, and blobs. An image has none. The error is ErrBadManifest.
+// Children returns the entries of an index in its order: images, indexes and blobs. It does not
+// include the entries of the indexes. An image has none. The error is ErrBadManifest.
 func (m Manifest) Children() ([]Descriptor, error) {
 	if !m.IsIndex() {
 		return nil, nil
@@ -110,6 +109,14 @@ func (c childContent) descriptor() (Descriptor, error) {
 	return described, err
 }
 
+// blobs returns the layers of an image, and its configuration last.
+func (c *content) blobs() []blobContent {
+	if c.Config == nil {
+		return c.Layers
+	}
+	return append(c.Layers, *c.Config)
+}
+
 // ContentSize returns the size in bytes of an image's configuration and layers. It is 0 for an
 // index.
 func (m Manifest) ContentSize() int64 {
@@ -117,12 +124,8 @@ func (m Manifest) ContentSize() int64 {
 	if m.IsIndex() || json.Unmarshal(m.Raw, &image) != nil {
 		return 0
 	}
-	listed := image.Layers
-	if image.Config != nil {
-		listed = append(listed, *image.Config)
-	}
 	var size int64
-	for _, blob := range listed {
+	for _, blob := range image.blobs() {
 		if blob.Size > 0 && blob.Size <= math.MaxInt64-size { // ignore impossible sizes
 			size += blob.Size
 		}
@@ -130,17 +133,15 @@ func (m Manifest) ContentSize() int64 {
 	return size
 }
 
-// Blobs returns an image's configuration and layers, without layers that only their publisher
-// may distribute and that have URLs. An index has none. The error is ErrBadManifest.
+// Blobs returns an image's layers and, after them, its configuration. It leaves out layers that have
+// URLs and may be distributed by their publisher only. An index has none. The error is
+// ErrBadManifest.
 func (m Manifest) Blobs() ([]Descriptor, error) {
 	var image content
 	if err := json.Unmarshal(m.Raw, &image); err != nil {
 		return nil, fmt.Errorf("%w: %w", ErrBadManifest, err)
 	}
-	listed := image.Layers
-	if image.Config != nil {
-		listed = append(listed, *image.Config)
-	}
+	listed := image.blobs()
 	for _, layer := range image.FSLayers {
 		listed = append(listed, blobContent{Digest: layer.BlobSum})
 	}
@@ -157,9 +158,9 @@ func (m Manifest) Blobs() ([]Descriptor, error) {
 	return blobs, nil
 }
 
-// mediaType returns the media type of a manifest that was sent with these headers. The
-// mediaType field goes first because the digest covers it. It is optional in OCI manifests,
-// and the Content-Type of some registries is text/plain.
+// mediaType returns the media type of a manifest in an answer with these headers. The mediaType field
+// has precedence because the digest covers it. It is optional in OCI manifests, and some registries
+// send text/plain as Content-Type.
 func mediaType(raw []byte, header http.Header) (string, error) {
 	var found content
 	if err := json.Unmarshal(raw, &found); err != nil {
@@ -199,7 +200,7 @@ func declaredType(header http.Header) string {
 type Entry struct {
 	Descriptor
 	Annotations map[string]string
-	Raw         json.RawMessage // the whole entry, unknown fields included
+	Raw         json.RawMessage // the whole entry, including unknown fields
 }
 
 // Entries returns the entries of an index as Children does, with their annotations. An image
@@ -228,9 +229,9 @@ func (m Manifest) Entries() ([]Entry, error) {
 	return entries, nil
 }
 
-// WithEntries returns the index with these entries instead of its own, and with additional
-// annotations. All other fields are kept, but neither their order nor white space. Equal input
-// gives an equal digest. The error is ErrBadManifest.
+// WithEntries returns the index with other entries and additional annotations. It keeps all other
+// fields, but not their order and white space. Equal input gives an equal digest. The error is
+// ErrBadManifest.
 func (m Manifest) WithEntries(entries []Entry, annotations map[string]string) (Manifest, error) {
 	fields := make(map[string]json.RawMessage)
 	if err := json.Unmarshal(m.Raw, &fields); err != nil {
@@ -287,7 +288,7 @@ type Kind int
 
 // The kinds of entries.
 const (
-	Unknown Kind = iota // an unknown media type
+	_ Kind = iota // an unknown media type
 	IsManifest
 	IsBlob
 )
@@ -309,24 +310,23 @@ func (d Descriptor) Kind() Kind {
 		return IsManifest
 	case t.IsLayer(), t.IsConfig(), t == cacheConfig:
 		return IsBlob
-	default:
-		return Unknown
 	}
+	return 0
 }
 
 // Distributable reports whether a blob may be copied to other registries.
 func (d Descriptor) Distributable() bool { return types.MediaType(d.MediaType).IsDistributable() }
 
 const (
-	// maxTypes is how many media types of a manifest Types returns.
+	// maxTypes is how many media types Types returns.
 	maxTypes = 5
-	// maxType is how many characters of each. RFC 6838 allows 127 for either half; real ones
-	// are shorter.
+	// maxType is how many characters of each media type Types returns. RFC 6838 allows 127 for
+	// each half; real ones are shorter.
 	maxType = 100
 )
 
-// Types returns the media types in a manifest, each once, up to a limit. A registry that
-// refuses the manifest may not accept one of them.
+// Types returns the media types in a manifest without duplicates, up to a limit. If a registry
+// refuses the manifest, it may not accept one of them.
 func (m Manifest) Types() string {
 	var found content
 	_ = json.Unmarshal(m.Raw, &found) // if it cannot be parsed, only its own type is known

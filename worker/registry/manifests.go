@@ -18,18 +18,17 @@ import (
 )
 
 const (
-	// maxManifestSize bounds a manifest. The OCI distribution specification asks registries to
+	// maxManifestSize limits manifests. The OCI distribution specification requires registries to
 	// accept 4 MiB; some accept more.
 	maxManifestSize = 16 << 20
 
-	// maxErrorSize bounds answers without content, such as errors.
+	// maxErrorSize limits answers without content, such as errors.
 	maxErrorSize = 64 << 10
 
 	digestHeader = "Docker-Content-Digest"
 )
 
-// accept is the same for HEAD and GET: with another one, a registry may answer with another
-// digest.
+// accept is the same for HEAD and GET, because a registry may convert a manifest for another one.
 var accept = strings.Join([]string{
 	string(types.OCIManifestSchema1),
 	string(types.OCIImageIndex),
@@ -39,10 +38,10 @@ var accept = strings.Join([]string{
 	string(types.DockerManifestSchema1),
 }, ", ")
 
-// Head looks up a tag or digest without a pull. It uses a GET, which is a pull, only if the
-// registry does not serve HEAD, leaves out the digest, or is known to answer HEAD with 404 for
-// existing manifests. ErrNotFound means that the manifest or the repository does not exist, as
-// far as HEAD shows; see Find.
+// Head looks up a tag or digest without a pull. It sends a GET, which is a pull, only if the registry
+// does not serve HEAD, leaves out the digest, or is known to answer HEAD with 404 for existing
+// manifests. ErrNotFound means that the manifest or the repository does not exist, but the HEAD of
+// some registries is wrong; see Find.
 func (c *Client) Head(ctx context.Context, repository reference.Repository, name reference.TagOrDigest) (Descriptor, error) {
 	d, err := c.head(ctx, repository, name)
 	if !errors.Is(err, ErrNotFound) || d.Pulled {
@@ -54,9 +53,8 @@ func (c *Client) Head(ctx context.Context, repository reference.Repository, name
 	return d, err
 }
 
-// Find is Head for manifests that are expected to exist: if HEAD answers 404, it tries a GET,
-// which is a pull. Some registries answer HEAD with 404 until a GET has made them fetch the
-// manifest, and some always do.
+// Find is Head for manifests that should exist: if HEAD answers 404, it sends a GET, which is a pull.
+// Some registries answer HEAD with 404 until a GET makes them fetch the manifest, and some always.
 func (c *Client) Find(ctx context.Context, repository reference.Repository, name reference.TagOrDigest) (Descriptor, error) {
 	d, err := c.head(ctx, repository, name)
 	if !errors.Is(err, ErrNotFound) || d.Pulled {
@@ -65,9 +63,9 @@ func (c *Client) Find(ctx context.Context, repository reference.Repository, name
 	return c.FindByGet(ctx, repository, name)
 }
 
-// Look is Find for a comparison, in which a wrong ErrNotFound costs a needless copy but does
-// no harm. It believes the HEAD of a registry that has answered another one, and that was
-// not seen to deny anything, within the last hour.
+// Look is Find for a comparison, in which a wrong ErrNotFound costs only a needless copy. It relies on
+// the HEAD of a registry if in the last hour, the registry has answered another HEAD with a digest, and
+// none wrongly with 404.
 func (c *Client) Look(ctx context.Context, repository reference.Repository, name reference.TagOrDigest) (Descriptor, error) {
 	d, certain, err := c.Glance(ctx, repository, name)
 	if certain {
@@ -76,8 +74,7 @@ func (c *Client) Look(ctx context.Context, repository reference.Repository, name
 	return c.FindByGet(ctx, repository, name)
 }
 
-// Glance is Look without the GET. If it is not certain, ErrNotFound may be wrong: the registry
-// has not shown yet that its HEAD can be believed.
+// Glance is Look without the GET. If it is not certain, ErrNotFound may be wrong.
 func (c *Client) Glance(ctx context.Context, repository reference.Repository, name reference.TagOrDigest) (d Descriptor, certain bool, err error) {
 	d, err = c.head(ctx, repository, name)
 	host, _ := c.host(repository)
@@ -87,7 +84,7 @@ func (c *Client) Glance(ctx context.Context, repository reference.Repository, na
 	return d, !errors.Is(err, ErrNotFound) || d.Pulled || c.heads.isKnown(host) && !c.denials.isKnown(host), err
 }
 
-// FindByGet looks up what HEAD denies.
+// FindByGet looks up a manifest with a GET after HEAD has answered 404.
 func (c *Client) FindByGet(ctx context.Context, repository reference.Repository, name reference.TagOrDigest) (Descriptor, error) {
 	d, err := c.headByGet(ctx, repository, name)
 	if host, _ := c.host(repository); err == nil {
@@ -99,7 +96,7 @@ func (c *Client) FindByGet(ctx context.Context, repository reference.Repository,
 	return d, err
 }
 
-// head sends a HEAD request, and a GET if that has no usable answer.
+// head sends a HEAD, and a GET if the answer has no digest.
 func (c *Client) head(ctx context.Context, repository reference.Repository, name reference.TagOrDigest) (Descriptor, error) {
 	look := manifestCall(OpHead, http.MethodHead, repository, name, maxErrorSize)
 	got, err := c.send(ctx, look)
@@ -139,9 +136,9 @@ func servesNoHead(err error) bool {
 	return false
 }
 
-// deniesHead reports whether a registry may refuse all HEADs of manifests. Some do and serve
-// GET, which is tried before the guard learns of the failure: otherwise it would close a
-// registry that works. A destination also answers 403 if something does not exist.
+// deniesHead reports whether a registry may refuse all HEADs of manifests, and serve GET. The GET is
+// sent before the guard sees the failure, so that it does not close a registry that works. A
+// destination also answers 403 if a repository does not exist.
 func (c *Client) deniesHead(call *call, err error) bool {
 	if call.path != manifests || call.method != http.MethodHead {
 		return false
@@ -170,8 +167,8 @@ func pulled(m Manifest) Descriptor {
 	return Descriptor{Digest: m.Digest, MediaType: m.MediaType, Size: int64(len(m.Raw)), Pulled: true}
 }
 
-// Get returns the manifest of a tag or digest, at most 16 MiB of it. It checks the content
-// against the digest in the reference, if there is one, and against the digest in the answer.
+// Get returns the manifest of a tag or digest, which may have up to 16 MiB. It compares its digest
+// with the one in the reference, if any, and the one in the answer.
 func (c *Client) Get(ctx context.Context, repository reference.Repository, name reference.TagOrDigest) (Manifest, error) {
 	return c.get(ctx, OpGet, repository, name)
 }
@@ -197,8 +194,8 @@ func manifestCall(op, method string, repository reference.Repository, name refer
 	}
 }
 
-// read returns the manifest in an answer after checking its digest. JSON of another kind is a
-// pageError, unless its digest is right.
+// read returns the manifest in an answer after it has checked the digest. If the content is not a
+// manifest, the error is a pageError, unless the digest is right.
 func read(got answer, name reference.TagOrDigest) (Manifest, error) {
 	verified, vouched := digestAs(reference.DigestOf(nil), got.body), false
 	another := &pageError{got.status, anotherKind, aManifest}
@@ -226,9 +223,8 @@ func read(got answer, name reference.TagOrDigest) (Manifest, error) {
 	return Manifest{Raw: got.body, MediaType: kind, Digest: verified}, nil
 }
 
-// Put stores a manifest, byte for byte, under a tag or its digest. What the manifest refers to
-// must be stored already. Put does not maintain fallback tags for referrers: they are tags of
-// the source and mirrored as such.
+// Put stores a manifest, byte for byte, under a tag or its digest. The blobs and manifests that it
+// refers to must be stored already. Put does not update the fallback tag of referrers.
 func (c *Client) Put(ctx context.Context, repository reference.Repository, name reference.TagOrDigest, m Manifest) error {
 	put := &call{
 		op: OpPut, repository: repository, reference: name, method: http.MethodPut,
@@ -237,7 +233,7 @@ func (c *Client) Put(ctx context.Context, repository reference.Repository, name 
 	}
 	got, err := c.send(ctx, put)
 	if refused, ok := errors.AsType[*Error](err); ok && (errors.Is(err, ErrRejected) || errors.Is(err, ErrNotFound)) {
-		// Many registries answer an unknown media type with only "manifest invalid".
+		// For an unknown media type, many registries answer only "manifest invalid".
 		refused.Err = fmt.Errorf("%w; the manifest is %s", refused.Err, m.Types())
 		if errors.Is(err, errUnknown) {
 			refused.Err = fmt.Errorf("%w: %v", ErrBlobUnknown, refused.Err)
@@ -256,8 +252,8 @@ func (c *Client) Put(ctx context.Context, repository reference.Repository, name 
 	return nil
 }
 
-// isStored checks a success without a digest, which is optional, by looking up the manifest:
-// pages of proxies are successes, too.
+// isStored looks up a manifest after a successful answer without a digest, which is optional: the
+// answer may be a page of a proxy.
 func (c *Client) isStored(ctx context.Context, put *call, m Manifest, got answer) error {
 	held, err := c.Find(ctx, put.repository, put.reference)
 	switch {
@@ -269,10 +265,10 @@ func (c *Client) isStored(ctx context.Context, put *call, m Manifest, got answer
 	return about(noReceipt(got), OpPut, put.repository, put.reference)
 }
 
-// digestAs returns the digest of a manifest with the algorithm of another digest. The digest
-// of a signed manifest of Docker's schema 1 does not include the signatures.
+// digestAs returns the digest of a manifest with the algorithm of another digest. For a signed
+// manifest of Docker's schema 1, it leaves out the signatures.
 func digestAs(other reference.Digest, raw []byte) reference.Digest {
-	if !bytes.Contains(raw, []byte("signatures")) { // which is quicker than to parse it
+	if !bytes.Contains(raw, []byte("signatures")) { // quicker than parsing
 		return other.Of(raw)
 	}
 	unsigned, err := manifest.DigestWithAlgorithm(raw, digest.Algorithm(other.Algorithm()))

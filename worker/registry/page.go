@@ -9,13 +9,12 @@ import (
 	"github.com/osism/skopeo-worker/shared/reference"
 )
 
-// pageError is a success that did not come from a registry, or that has the wrong body:
-// captive portals, proxies and registries that have just started answer 200 with an HTML page
-// or nothing. It wraps ErrPage.
+// pageError is a successful answer with a wrong body: captive portals, proxies and registries that
+// have just started answer 200 with an HTML page or nothing. It wraps ErrPage.
 type pageError struct {
 	status  int
-	came    string // what the body was
-	instead string // what was expected
+	came    string // describes the body
+	instead string // name of the expected answer
 }
 
 func (e *pageError) Error() string {
@@ -53,16 +52,15 @@ func otherBlob(status int, body []byte, wanted reference.Digest) error {
 	return fmt.Errorf("%w: the content has another digest than %s", ErrDigestMismatch, wanted)
 }
 
-// noReceipt returns why a successful answer does not prove that something was stored.
+// noReceipt returns the error for a successful answer that does not confirm a PUT or POST.
 func noReceipt(got answer) error {
 	return &pageError{got.status, cmp.Or(notJSON(got.body), anotherKind), aReceipt}
 }
 
-// notJSON describes a body that is not a JSON object. It returns "" for one that is.
+// notJSON describes a body that is not a JSON object. It returns "" for a JSON object.
 func notJSON(body []byte) string { return notJSONOf('{', body) }
 
-// notJSONOf describes a body that is not JSON that begins like this. It returns "" for one
-// that is.
+// notJSONOf describes a body that is not JSON with this first character, and otherwise returns "".
 func notJSONOf(start byte, body []byte) string {
 	trimmed := bytes.TrimSpace(body)
 	switch {
@@ -78,13 +76,13 @@ func notJSONOf(start byte, body []byte) string {
 	return ""
 }
 
-// isMarkup reports whether a body is HTML or XML. No answer of a registry begins like that.
+// isMarkup reports whether a body is HTML or XML, which no registry sends.
 func isMarkup(body []byte) bool {
 	text := bytes.TrimSpace(bytes.TrimPrefix(body, []byte("\xef\xbb\xbf")))
 	return len(text) > 0 && text[0] == '<'
 }
 
-// markup describes a page by its title, which mostly names the portal or proxy that sent it.
+// markup describes a page by its title, which mostly names the portal or proxy that has sent it.
 func markup(body []byte) string {
 	found := title.FindSubmatch(body)
 	if found == nil {

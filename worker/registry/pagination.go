@@ -16,28 +16,26 @@ import (
 	"github.com/osism/skopeo-worker/shared/reference"
 )
 
-// Bounds of a list in pages. They are far above real ones: the largest repositories of
-// public registries have some 50,000 tags.
+// Limits of a list in pages. The largest repositories of public registries have some 50,000 tags.
 const (
 	// maxTags is how many tags of a repository are listed.
 	maxTags = 250_000
 	// maxPages is how many pages a list may have. Registries with short pages send some fifty
 	// tags on each.
 	maxPages = 10_000
-	// maxEmpty is how many pages in a row may be empty: registries leave out what we may not
-	// see.
+	// maxEmpty is how many pages in a row may be empty: registries leave out items that the login
+	// may not see.
 	maxEmpty = 100
 )
 
-// Pages detects a list without an end. Pages are counted from 1; the zero value is before the
-// first page.
+// Pages detects an endless list. Its zero value is ready for the first page.
 type Pages struct {
 	pages, items, empty int
 	seen                map[[sha256.Size]byte]int // page by its position or content
 }
 
-// At begins the next page. The position identifies it, "" if nothing does. The error is
-// ErrPagination if an earlier page had the same position, and ErrTooMany after maxPages.
+// At begins the next page. The position identifies the page; it may be "". The error is ErrPagination
+// if an earlier page had the same position, and ErrTooMany after maxPages.
 func (p *Pages) At(position string) error {
 	if p.pages++; p.pages > maxPages {
 		return fmt.Errorf("%w pages: the list has more than %d", ErrTooMany, maxPages)
@@ -90,9 +88,9 @@ func (p *Pages) note(parts ...string) error {
 	return nil
 }
 
-// ReadList parses a JSON array of at most limit items; it returns nil if the array is null or
-// absent. The error is ErrTooMany if there are more. They are not parsed, because a few bytes
-// of JSON can become many in memory.
+// ReadList parses a JSON array of at most limit items; it returns nil if the array is null or absent.
+// If there are more items, the error is ErrTooMany. It does not parse those, because short JSON can
+// need much memory.
 func ReadList[T any](data []byte, limit int) ([]T, error) {
 	if text := bytes.TrimSpace(data); len(text) == 0 || string(text) == "null" {
 		return nil, nil
@@ -118,8 +116,8 @@ func ReadList[T any](data []byte, limit int) ([]T, error) {
 	return list, nil
 }
 
-// The parameters of a link that matter. A link without a relation is invalid (RFC 8288,
-// section 3.3), and one with an anchor is about another resource (section 3.2).
+// The relevant parameters of a link. A link without a relation is invalid (RFC 8288, section 3.3), and
+// one with an anchor concerns another resource (section 3.2).
 const (
 	paramRel    = "rel"
 	paramAnchor = "anchor"
@@ -149,9 +147,9 @@ func (l link) get(name string) (value string, ok bool) {
 // relation matches a registered name (RFC 8288, section 3.3) or a URI.
 var relation = regexp.MustCompile(`(?i)^[a-z](?:[a-z0-9.-]*|[a-z0-9+.-]*:\S+)$`)
 
-// next reports whether the link has the relation "next", among others and in any case. RFC
-// 8288 requires ignoring any rel after the first. If one of those is "next", the list would
-// end too early, so that is an error.
+// next reports whether the link has the relation "next", in upper or lower case, among others. RFC
+// 8288 requires ignoring every rel after the first. If one of those is "next", the list would end too
+// early, so next returns an error.
 func (l link) next() (bool, error) {
 	value, _ := l.get(paramRel)
 	relations := strings.Fields(value)
@@ -176,10 +174,9 @@ func (l link) next() (bool, error) {
 
 func isNext(relation string) bool { return strings.EqualFold(relation, relNext) }
 
-// nextQuery returns the query of the next page, "" after the last one. Only the query of a
-// link is used: proxies that rename hosts, change the scheme or add a prefix make the rest
-// wrong, and it equals the request anyway. The error is ErrPagination: a list that cannot be
-// followed to its end is incomplete.
+// nextQuery returns the query of the next page, or "" after the last one. It uses only the query of a
+// link, because proxies may change the host, scheme or path of a registry. The error is ErrPagination:
+// the list cannot be read to its end.
 func (call *call) nextQuery(got answer) (string, error) {
 	links, err := parseLinks(got.header)
 	if err != nil {
@@ -212,7 +209,7 @@ func (call *call) queryOf(l link, page *url.URL) (string, error) {
 	if err != nil || strings.Contains(l.target, " ") {
 		return "", fmt.Errorf("%w: the link to the next page is not a URL: %s", ErrPagination, reference.Quote(l.target))
 	}
-	query := target.RawQuery // the link's own: ResolveReference may take that of this page
+	query := target.RawQuery // before ResolveReference, which may use the query of this page
 	target = page.ResolveReference(target)
 	_, elsewhere := l.get(paramAnchor)
 	if elsewhere || query == "" || !strings.HasSuffix(target.Path, "/"+call.below()) {
@@ -224,8 +221,8 @@ func (call *call) queryOf(l link, page *url.URL) (string, error) {
 // errLink is returned for a header that does not follow RFC 8288.
 var errLink = errors.New(`expected <target>; rel="relation"`)
 
-// parseLinks parses all Link headers as in RFC 8288, appendix B.2. It returns an error for
-// links that the RFC skips: one of them may be the link to the next page.
+// parseLinks parses all Link headers according to RFC 8288, appendix B.2. It returns an error for an
+// invalid link, which the RFC skips: it may be the link to the next page.
 func parseLinks(header http.Header) ([]link, error) {
 	var links []link
 	for _, value := range header.Values("Link") {

@@ -13,10 +13,9 @@ import (
 	"github.com/osism/skopeo-worker/shared/reference"
 )
 
-// Referrers lists the manifests whose subject is a digest, in the registry's order. It
-// requests a page when the one before has been used. This is not a pull. An error is the last
-// item. ErrNoReferrersAPI, which is remembered for an hour, means that referrers are listed
-// under the fallback tag.
+// Referrers lists the manifests whose subject is a digest, in the registry's order. It requests each
+// page when it is needed, which is not a pull. An error is the last item. ErrNoReferrersAPI, which is
+// remembered for an hour, means that the fallback tag lists the referrers.
 func (c *Client) Referrers(ctx context.Context, repository reference.Repository, subject reference.Digest) iter.Seq2[Entry, error] {
 	return func(yield func(Entry, error) bool) {
 		list := referrersList{Client: c, repository: repository, subject: subject}
@@ -103,9 +102,9 @@ func (l *referrersList) ask(ctx context.Context) (Manifest, answer, error) {
 	return index, got, err
 }
 
-// askAgain finds out what an HTML page means. A registry without the route may show its
-// website there, or a proxy shows a page everywhere for now. So it looks up the subject, which
-// every registry supports, and then tries once more.
+// askAgain finds out the reason for an HTML page. A registry without the API may show its website
+// instead, or a proxy may answer all requests with a page for now. So it looks up the subject, which
+// every registry supports, and then asks once more.
 func (l *referrersList) askAgain(ctx context.Context, page error) (Manifest, answer, error) {
 	_, err := l.Head(ctx, l.repository, l.subject)
 	if errors.Is(err, ErrPage) {
@@ -121,7 +120,7 @@ func (l *referrersList) askAgain(ctx context.Context, page error) (Manifest, ans
 	return index, got, err
 }
 
-// errWebsite is the HTML page of a registry that answers other requests.
+// errWebsite is returned for an HTML page from a registry that answers other requests.
 var errWebsite = fmt.Errorf("%w: a website", ErrUnexpected)
 
 func readIndex(got answer) (Manifest, error) {
@@ -132,9 +131,9 @@ func readIndex(got answer) (Manifest, error) {
 	return Manifest{Raw: got.body, MediaType: kind}, nil
 }
 
-// lacksAPI reports whether the first page failed because the registry has no such API. The OCI
-// distribution specification requires 404; registries that do not know the route also answer
-// as to a malformed request, or with their website.
+// lacksAPI reports whether the first page has failed because the registry lacks the API. The OCI
+// distribution specification requires 404. Some registries answer as to a malformed request, or with
+// their website.
 func lacksAPI(err error) bool {
 	if errors.Is(err, errWebsite) || errors.Is(err, errHidden) {
 		return true

@@ -10,8 +10,7 @@ import (
 	"time"
 )
 
-// DefaultStall is the default of STALL_TIMEOUT: how long a transfer of a blob may move no
-// byte.
+// DefaultStall is the default of STALL_TIMEOUT: how long a transfer may move no byte.
 const DefaultStall = 2 * time.Minute
 
 // ErrStalled is returned if a registry neither sent nor accepted a byte for too long. The
@@ -32,13 +31,12 @@ func (*stalledError) Timeout() bool { return true }
 // Temporary implements net.Error.
 func (*stalledError) Temporary() bool { return true }
 
-// steps is the number of timers in a time limit. With one timer, time during which this
-// process is suspended would count.
+// steps is the number of timers into which a time limit is divided. With a single timer, the time
+// during which this process is suspended would count.
 const steps = 8
 
-// silence cancels a request after too much time spent waiting for the other side. Waiting for
-// anything else does not count: if a blob is copied between two registries, only the silent
-// one is to blame.
+// silence cancels a request if the other side is silent for too long. It counts only the time spent
+// waiting for that side: if a blob is copied between two registries, only the silent one is to blame.
 type silence struct {
 	end context.CancelCauseFunc
 
@@ -47,7 +45,7 @@ type silence struct {
 	limit   time.Duration
 	waiting bool
 	left    int  // steps
-	closed  bool // wait has no effect any more
+	closed  bool // wait has no effect
 }
 
 // wait begins to wait for the other side, at most for the limit.
@@ -66,8 +64,8 @@ func (s *silence) wait(limit time.Duration) {
 	s.timer.Reset(limit / steps)
 }
 
-// step counts a step of silence. One that was due when the waiting ended may count for the next
-// waiting.
+// step counts a step of silence. A timer that expires just when the waiting ends may count for the
+// next waiting.
 func (s *silence) step() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -144,7 +142,7 @@ func stalledOr(ctx context.Context, err error) error {
 	return err
 }
 
-// sending is the body of a request. Between two reads, the registry receives what was read.
+// sending is the body of a request. Between two reads, it waits for the registry to receive the data.
 type sending struct {
 	io.ReadCloser
 	silence *silence
@@ -157,8 +155,8 @@ func (b *sending) Read(p []byte) (int, error) {
 	return b.ReadCloser.Read(p)
 }
 
-// receiving is the body of an answer. Between two reads nothing is expected of the registry:
-// the reader may be slow.
+// receiving is the body of an answer. It waits for the registry only during a read, because the reader
+// may be slow.
 type receiving struct {
 	io.ReadCloser
 	silence *silence

@@ -20,17 +20,17 @@ const (
 	// pages.
 	tagsPerPage = 1000
 
-	// maxPageSize bounds a page of a registry that ignores tagsPerPage and sends all tags:
-	// maxTags of the greatest length are 33 MB.
+	// maxPageSize limits a page. Some registries ignore tagsPerPage and send all tags; maxTags of
+	// the greatest length are 33 MB.
 	maxPageSize = 40 << 20
 )
 
-// Tags lists a repository's tags in the registry's order. It requests a page when the one
-// before has been used. A tag that is pushed meanwhile may be listed twice or not at all.
+// Tags lists a repository's tags in the registry's order. It requests each page when it is needed. A
+// tag that is pushed meanwhile may be listed twice or not at all.
 //
-// A *TagError is about one name, and the listing goes on. Any other error is the last item:
-// ErrPagination if the last page cannot be reached, ErrTooMany if the list is too long,
-// ErrNotFound if the repository does not exist. A repository may have no tags.
+// After a *TagError, which is about one name, the listing goes on. Any other error is the last item:
+// ErrPagination if the last page cannot be reached, ErrTooMany if the list is too long, ErrNotFound if
+// the repository does not exist. A repository may have no tags.
 func (c *Client) Tags(ctx context.Context, repository reference.Repository) iter.Seq2[reference.Tag, error] {
 	return func(yield func(reference.Tag, error) bool) {
 		var pages Pages
@@ -82,7 +82,7 @@ func (c *Client) namePage(ctx context.Context, asked *call, pages *Pages, read f
 	return names, next, about(err, asked.op, asked.repository, nil)
 }
 
-// readTags parses a page. If a repository has no tags, the page may contain just its name.
+// readTags parses a page. If a repository has no tags, the page may have only its name.
 func readTags(got answer) ([]string, error) {
 	another := &pageError{got.status, anotherKind, aTagList}
 	var page struct {
@@ -195,9 +195,8 @@ func (a answer) linksOn() (bool, error) {
 	return false, err
 }
 
-// getOpenly gets a page without a session. A user and password are sent with it, if the
-// login has them. If an insecure host does not answer over HTTPS, getOpenly uses plain HTTP;
-// if that works, it does so for the next hour.
+// getOpenly gets a page without a session. It sends the user and password of the login, if any. If an
+// insecure host does not answer over HTTPS, it uses plain HTTP; if that works, also for the next hour.
 func (c *Client) getOpenly(ctx context.Context, at location, get *call, as login) (answer, error) {
 	get.method, get.limit = http.MethodGet, maxManifestSize
 	return c.sendOpenly(ctx, at, get, as)
@@ -228,7 +227,7 @@ func (c *Client) sendOpenly(ctx context.Context, at location, get *call, as logi
 	return byHTTP, failed
 }
 
-// isUnanswered reports whether an error of exchange came instead of an answer.
+// isUnanswered reports whether exchange has failed without an answer.
 func isUnanswered(err error) bool {
 	failed, ok := errors.AsType[*failure](err)
 	return ok && failed.status == 0
@@ -238,9 +237,9 @@ func isUnanswered(err error) bool {
 // (distribution.github.io/distribution/spec/auth/scope).
 const catalogScope = "registry:catalog:*"
 
-// Catalog lists the names of a registry's repositories, in its order, as the registry sends
-// them: they may contain anything. Many registries list only those that the login may see, or
-// do not list them at all. An error is the last item; it is as that of Tags.
+// Catalog lists the names of a registry's repositories as the registry sends them: they may contain
+// anything. Many registries list only the repositories that the login may see, or none. An error is the
+// last item, as with Tags.
 func (c *Client) Catalog(ctx context.Context, address reference.Repository) iter.Seq2[string, error] {
 	return func(yield func(string, error) bool) {
 		var pages Pages

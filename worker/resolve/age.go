@@ -2,6 +2,7 @@ package resolve
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 	"time"
@@ -10,11 +11,12 @@ import (
 	"github.com/osism/skopeo-worker/shared/reference"
 	"github.com/osism/skopeo-worker/shared/selection"
 	"github.com/osism/skopeo-worker/worker/listing"
+	"github.com/osism/skopeo-worker/worker/outcome"
 	"github.com/osism/skopeo-worker/worker/registry"
 )
 
-// isOld reports whether a tag has had its digest for too long. Of a tag without a time, that is
-// how long it was seen with the digest; one that was never seen is new.
+// isOld reports whether a tag has had its digest for longer than newer_than. Without a time in the
+// listing, the time of its sighting counts. A tag without either is new.
 func (p *pick) isOld(tag listing.Tag) bool {
 	if p.newerThan.IsZero() {
 		return false
@@ -28,15 +30,16 @@ func (p *pick) isOld(tag listing.Tag) bool {
 	return !updated.IsZero() && updated.Before(p.newerThan)
 }
 
-// renew looks up the digests of stale tags, and makes those candidates that have another one than
-// when they were seen. So a tag that moves after a long time is mirrored again. A tag that
-// cannot be looked up is a candidate, too: then it is missed. It returns the number of pulls.
+// renew looks up the digests of stale tags. Those that have moved since their sighting become
+// candidates, so that a tag that moves after a long time is mirrored again. A tag that cannot be
+// looked up also becomes a candidate, so that it is reported as missed. renew returns the number of
+// pulls.
 func (u *Upstream) renew(ctx context.Context, source reference.Repository, p *pick, known Known) int {
 	unknown := slices.DeleteFunc(slices.Clone(p.stale), func(tag listing.Tag) bool { return !known.Digests[tag.Name].IsZero() })
 	if len(unknown) == 0 {
 		return 0
 	}
-	result, _ := u.digests(ctx, source, unknown, Known{}, false) // an error of all is found out again
+	result, _ := u.digests(ctx, source, unknown, Known{}, false) // the look-up of the candidates returns the error
 	now := map[reference.Tag]message.Image{}
 	for _, i := range result.Images {
 		now[i.Tag] = i
@@ -54,8 +57,8 @@ func (u *Upstream) renew(ctx context.Context, source reference.Repository, p *pi
 	return result.Pulls
 }
 
-// isAged reports whether a tag has had its digest for the minimum age, as far as is known
-// without its digest.
+// isAged reports whether a tag has had its digest for the minimum age, as far as that is known
+// before the digest is looked up.
 func (p *pick) isAged(tag reference.Tag, updated time.Time) bool {
 	if p.minAge == 0 {
 		return true
@@ -66,9 +69,9 @@ func (p *pick) isAged(tag reference.Tag, updated time.Time) bool {
 	return !updated.IsZero() && !updated.After(p.now.Add(-p.minAge))
 }
 
-// newest returns the newest candidates, as many as the limit says. If those are too young to be
-// mirrored, it adds the newest that are old enough: a source that is updated more often than
-// the minimum age would have none otherwise.
+// newest returns the newest candidates, up to the limit. In addition, it returns the newest ones
+// that are old enough, up to the limit; otherwise, nothing would be mirrored of a source that is
+// updated more often than the minimum age.
 func (p *pick) newest() []selection.Candidate {
 	var chosen []selection.Candidate
 	aged := 0
@@ -87,9 +90,9 @@ func (p *pick) newest() []selection.Candidate {
 	return chosen
 }
 
-// picked looks up the digests of the tags that are picked. One that has moved since it was seen is
-// too young, so others are picked for its place in the limit. It is looked up nevertheless: its age
-// counts from then on.
+// picked looks up the digests of the picked tags. A tag that has moved since its sighting is too
+// young, so another one is picked in its place. It stays in the result, because its age counts from
+// now on.
 func (u *Upstream) picked(ctx context.Context, source reference.Repository, p *pick, known Known) (Result, error) {
 	result, err := u.digests(ctx, source, p.picked(), known, false)
 	for more := result; err == nil && p.moves(more.Images); {
@@ -102,8 +105,8 @@ func (u *Upstream) picked(ctx context.Context, source reference.Repository, p *p
 	return result, err
 }
 
-// moves notes which images have another digest than when they were seen, and reports whether that
-// changes which are old enough.
+// moves notes the images that have moved since their sighting. It reports whether one of them was
+// taken for old enough.
 func (p *pick) moves(images []message.Image) (changed bool) {
 	if p.limit == 0 || p.minAge == 0 {
 		return false
@@ -117,11 +120,56 @@ func (p *pick) moves(images []message.Image) (changed bool) {
 	return changed
 }
 
-// few returns an *registry.Error if too few tags match, and otherwise nil.
+// few returns an *registry.Error if fewer tags match than min_tags, and otherwise nil.
 func (p *pick) few(repository reference.Repository) error {
 	if p.matched >= p.atLeast {
 		return nil
 	}
 	return &registry.Error{Op: registry.OpTags, Repository: repository, Err: fmt.Errorf(
 		"%w: %d match, expected at least %d (min_tags)", ErrFewTags, p.matched, p.atLeast)}
+}
+
+// standing adds to a result since when named tags have their digests, if the entry has a minimum
+// age and the source lists times. It lists the source only if no worker has seen one of the digests
+// under its tag before. If the listing fails for good, such tags count as new.
+func (u *Upstream) standing(ctx context.Context, r message.Repository, known Known, result Result) (Result, error) {
+	lister := u.Listing.For(r.Source)
+	if r.Selection == nil || r.Selection.MinAge == 0 || !lister.NewestFirst() {
+		return result, nil
+	}
+	wanted := map[reference.Tag]reference.Digest{}
+	for _, i := range result.Images {
+		if known.Sighted[i.Tag].Digest != i.Digest {
+			wanted[i.Tag] = i.Digest
+		}
+	}
+	if len(wanted) == 0 {
+		return result, nil
+	}
+	for tag, err := range lister.Tags(ctx, r.Source) {
+		if errors.As(err, new(*registry.TagError)) {
+			continue
+		}
+		if err != nil {
+			return result, u.unlisted(r, err)
+		}
+		if wanted[tag.Name].IsZero() {
+			continue
+		}
+		result.note(tag.Name, Listed{Digest: tag.Digest, Updated: tag.Updated, Size: tag.Size, Platforms: tag.Platforms})
+		if delete(wanted, tag.Name); len(wanted) == 0 {
+			break
+		}
+	}
+	return result, nil
+}
+
+// unlisted returns the error of a listing that is needed only for times, or nil if a retry is not
+// worthwhile.
+func (u *Upstream) unlisted(r message.Repository, err error) error {
+	switch class := outcome.Classify(err); {
+	case class == outcome.Limited, class == outcome.Interrupted, class == outcome.Transient && r.Attempts < bulkTries:
+		return err
+	}
+	return nil
 }

@@ -14,12 +14,13 @@ import (
 	"github.com/osism/skopeo-worker/worker/registry"
 )
 
-// heads bounds the requests of one repository that are under way at once, and those in
-// a row that may go without an answer before no more are made.
+// heads is how many requests to a repository are under way at once, and how many in a row may have
+// no answer before no more are sent.
 const heads = 16
 
-// digests looks up the tags whose digests the listing does not have. Errors of single tags are in
-// the result. The error is that of one of the tags if the registry has answered for none, or ctx's.
+// digests looks up the digests that neither the listing nor known has. Errors of single tags are in
+// the result. If the registry has not answered for any tag, the error is that of the first one; it
+// may also be ctx's.
 func (u *Upstream) digests(ctx context.Context, repository reference.Repository, tags []listing.Tag, known Known, named bool) (Result, error) {
 	found := make([]registry.Descriptor, len(tags))
 	missed := make([]error, len(tags))
@@ -63,7 +64,7 @@ func (u *Upstream) digests(ctx context.Context, repository reference.Repository,
 	return result, asked.inVain()
 }
 
-// join adds what was found out about other tags.
+// join adds the result for other tags.
 func (r *Result) join(other Result) {
 	r.Images = append(r.Images, other.Images...)
 	r.Missed = append(r.Missed, other.Missed...)
@@ -74,7 +75,7 @@ func (r *Result) join(other Result) {
 	r.Pulls += other.Pulls
 }
 
-// note keeps the listing's data of a tag.
+// note adds the listing's data of a tag, unless it is empty.
 func (r *Result) note(tag reference.Tag, listed Listed) {
 	if listed.Size == 0 && len(listed.Platforms) == 0 && listed.Updated.IsZero() {
 		return
@@ -85,23 +86,23 @@ func (r *Result) note(tag reference.Tag, listed Listed) {
 	r.Listed[tag] = listed
 }
 
-// patience decides when a registry is asked no more: it limits us, or is away.
+// patience decides when to send a registry no more requests: if it limits requests, or is away.
 type patience struct {
 	mu       sync.Mutex
 	answered bool
-	first    error // of those that came without an answer
-	silent   int   // of those in a row
+	first    error // first request without an answer
+	silent   int   // number of requests in a row without an answer
 	why      error
 }
 
-// over returns why nothing more is asked, or nil.
+// over returns why no more requests are to be sent, or nil.
 func (p *patience) over() error {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	return p.why
 }
 
-// note learns from the outcome of a request.
+// note notes the result of a request.
 func (p *patience) note(err error) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -133,15 +134,13 @@ func (p *patience) inVain() error {
 	return p.first
 }
 
-// limits reports whether an error means that nothing is to be asked for a while. A budget of
-// pulls that is spent does not: it stops no HEAD, and if the registry is closed, each
-// request fails at once.
+// limits reports whether a registry limits requests. A *budget.SpentError does not count: a spent
+// pull budget stops no HEAD, and requests to a closed registry fail without being sent.
 func limits(err error) bool {
 	return outcome.Classify(err) == outcome.Limited && !errors.As(err, new(*budget.SpentError))
 }
 
-// unanswered reports whether an error is not about the tag that was asked for, because no
-// answer came.
+// unanswered reports whether a request had no answer.
 func unanswered(err error) bool {
 	var asked *registry.Error
 	return errors.Is(err, registry.ErrUnavailable) && errors.As(err, &asked) && asked.Status == 0
