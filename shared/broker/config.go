@@ -189,6 +189,9 @@ func options(o Options) []nats.Option {
 		nats.Name(o.Client),
 		nats.Timeout(dialTimeout),
 		nats.PingInterval(pingInterval),
+		// Each request for a batch makes a queue of this length. That of nats.go takes half a
+		// megabyte.
+		nats.SyncQueueLen(2 * batchMessages),
 		nats.MaxReconnects(-1),
 		nats.ReconnectWait(reconnectWait),
 		// Rotated credentials must not end a worker for good.

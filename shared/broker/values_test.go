@@ -2,6 +2,7 @@ package broker_test
 
 import (
 	"fmt"
+	"runtime"
 	"testing"
 
 	"github.com/nats-io/nats.go"
@@ -73,4 +74,23 @@ func TestValues(t *testing.T) {
 			require.Error(t, err)
 		})
 	}
+}
+
+// TestBatchTakesLittleMemory: a batch of few entries takes the memory of few.
+func TestBatchTakesLittleMemory(t *testing.T) {
+	b := brokertest.Embedded(t)
+	kv, err := b.Bucket(t.Context(), jetstream.KeyValueConfig{Bucket: "values"})
+	require.NoError(t, err)
+	_, err = kv.PutString(t.Context(), "a", "1")
+	require.NoError(t, err)
+	const batches = 20
+	var before, after runtime.MemStats
+	runtime.ReadMemStats(&before)
+	for range batches {
+		values, err := b.Values(t.Context(), "values", []string{"a"})
+		require.NoError(t, err)
+		require.Len(t, values, 1)
+	}
+	runtime.ReadMemStats(&after)
+	require.Less(t, after.TotalAlloc-before.TotalAlloc, uint64(batches*100<<10))
 }
