@@ -252,13 +252,21 @@ func pack(to io.Writer, plain []byte) error {
 	return w.Close()
 }
 
+// unpackers are reused, because each needs 40 KB of memory.
+var unpackers = sync.Pool{New: func() any { return new(gzip.Reader) }}
+
+func unpack(data []byte) ([]byte, error) {
+	r := unpackers.Get().(*gzip.Reader)
+	defer unpackers.Put(r)
+	if err := r.Reset(bytes.NewReader(data)); err != nil {
+		return nil, err
+	}
+	return io.ReadAll(io.LimitReader(r, maxUnpacked))
+}
+
 // parse reads a record. It returns an error for anything else, which another program has stored.
 func parse(data []byte) (Repository, error) {
-	packed, err := gzip.NewReader(bytes.NewReader(data))
-	if err != nil {
-		return Repository{}, fmt.Errorf("%w: %w", errMalformed, err)
-	}
-	plain, err := io.ReadAll(io.LimitReader(packed, maxUnpacked))
+	plain, err := unpack(data)
 	var r Repository
 	if err == nil {
 		err = json.Unmarshal(plain, &r)
