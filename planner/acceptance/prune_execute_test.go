@@ -75,7 +75,7 @@ func TestPruneAndRuns(t *testing.T) {
 	})
 	within("b", func(execution *process) {
 		execution.kill()
-		require.Contains(t, s.planner("plan", "--wait").exits(0), "the run is published when nothing is being deleted from its destination")
+		require.Contains(t, s.planner("plan", "--wait").exits(0), "the run waits until no prune plan is being executed at its destination")
 	})
 	s.planner("prune", "--execute", file).exits(0)
 	s.requirePruned("a", "b")

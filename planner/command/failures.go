@@ -176,7 +176,7 @@ func (se *session) forget(ctx context.Context, f *failureFilter, out io.Writer) 
 	case err != nil:
 		return err
 	case len(done.Changed) > 0:
-		return fmt.Errorf("%w: failures of %s were recorded meanwhile; nothing of them was deleted: see planner failed, and run the command again",
+		return fmt.Errorf("%w: failures of %s were recorded meanwhile, so none of them was deleted; run planner failed, then repeat the command",
 			errUnfinished, strings.Join(done.Changed, ", "))
 	case done.Images+done.Unreadable == 0:
 		_, _ = fmt.Fprintln(out, "Nothing to delete.")

@@ -19,16 +19,11 @@ func (se *session) names(ctx context.Context) ([]string, error) {
 	}
 	kept, err := se.counter.Count(ctx)
 	if err != nil {
-		return nil, fmt.Errorf("count the failures: %w", err)
+		return nil, fmt.Errorf("counting failures: %w", err)
 	}
-	all := map[string]bool{}
-	for name := range byName {
-		all[name] = true
-	}
-	for name := range kept.Images {
-		all[name] = true
-	}
-	return slices.Sorted(maps.Keys(all)), nil
+	names := slices.AppendSeq(slices.Collect(maps.Keys(byName)), maps.Keys(kept.Images))
+	slices.Sort(names)
+	return slices.Compact(names), nil
 }
 
 // find returns the run with the id, or the newest run if the id is empty. If there is no run, the error

@@ -45,7 +45,7 @@ func (p *pruneFlags) execute(cmd *cobra.Command, se *session) error {
 		return fmt.Errorf("%w: %s: the plan is for MIRROR_NAME=%s and MIRROR_DEST_URL=%s", errUsage, p.execution, plan.Mirror, plan.Destination)
 	}
 	done, err := s.execute(ctx, plan, operator(), func(other prune.Holder) {
-		_, _ = fmt.Fprintf(out, "%s carries out a plan, or was killed just now; waiting.\n", other.By)
+		_, _ = fmt.Fprintf(out, "%s executes a prune plan, or was killed just now; waiting.\n", other.By)
 	}, func() (bool, error) { return true, nil })
 	if ctx.Err() != nil {
 		return fmt.Errorf("%w: interrupted; execute the plan again to continue", errUnfinished)
@@ -104,7 +104,7 @@ func (i *idleness) check(ctx context.Context) error {
 
 // heldBack logs that a run waits for an execution of a prune plan before it is published.
 func (se *session) heldBack(h prune.Holder) {
-	se.log.Info("the run is published when nothing is being deleted from its destination", "by", h.By, "plan", h.Plan)
+	se.log.Info("the run waits until no prune plan is being executed at its destination", "by", h.By, "plan", h.Plan)
 }
 
 // execute executes a plan. If another process executes one, it waits and calls waiting. It deletes
@@ -125,7 +125,7 @@ func (s *surveyed) execute(ctx context.Context, plan prune.Plan, by string, wait
 	}
 	log := s.session.log.With("plan", plan.ID(), "by", by)
 	if at := lease.Record.Finished; !at.IsZero() {
-		log.Info("the plan was carried out before", "at", at)
+		log.Info("the prune plan was executed before", "at", at)
 		last := &prune.Last{Plan: lease.Record.Plan, By: lease.Record.By, At: at, Finished: true, Outcome: lease.Record.Outcome}
 		return last.Outcome, lease.Release(ctx, last)
 	}
@@ -136,7 +136,7 @@ func (s *surveyed) execute(ctx context.Context, plan prune.Plan, by string, wait
 	if err != nil || !is {
 		return lease.Record.Outcome, errors.Join(err, lease.Release(context.WithoutCancel(ctx), nil))
 	}
-	log.Info("carrying out a plan", "mirror", plan.Mirror, "made", plan.Made, "tags", plan.Tags, "repositories", len(plan.Repositories), "finished", lease.Record.Done.Len())
+	log.Info("executing a prune plan", "mirror", plan.Mirror, "made", plan.Made, "tags", plan.Tags, "repositories", len(plan.Repositories), "finished", lease.Record.Done.Len())
 	x := prune.Execution{
 		Survey: s.Survey, Log: log, Busy: s.session.idleness(s.Destination).check,
 		Forget: func(ctx context.Context, destination reference.Repository, tags map[reference.Tag]reference.Digest) error {

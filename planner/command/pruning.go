@@ -50,7 +50,7 @@ func (p *pruning) run(ctx context.Context) error {
 	defer ticker.Stop()
 	for {
 		if err := p.execute(ctx); err != nil && ctx.Err() == nil {
-			p.log.Warn("the prune plan that was confirmed is not executed yet", "error", err)
+			p.log.Warn("the confirmed prune plan is not executed yet; trying again", "error", err)
 		}
 		select {
 		case <-ctx.Done():
@@ -156,7 +156,7 @@ func (p *pruning) execute(ctx context.Context) error {
 	if err == nil || ctx.Err() != nil || errors.Is(err, prune.ErrTaken) {
 		return err
 	}
-	p.log.Error("a prune plan was not carried out as a whole", "plan", r.Plan, "by", r.ConfirmedBy, "error", err)
+	p.log.Error("a prune plan was not executed completely", "plan", r.Plan, "by", r.ConfirmedBy, "error", err)
 	return p.store.End(ctx, p.session.name, r.Plan, p.session.Explain(err))
 }
 
@@ -176,13 +176,13 @@ func (p *pruning) carryOut(ctx context.Context, plan prune.Plan, r *prune.Review
 		return fmt.Errorf("%w: the plan is for MIRROR_DEST_URL=%s", errUsage, plan.Destination)
 	}
 	done, err := s.execute(ctx, plan, r.ConfirmedBy, func(other prune.Holder) {
-		p.log.Info("waiting for another process that prunes, or was killed just now", "by", other.By, "plan", other.Plan)
+		p.log.Info("waiting for another process that executes a prune plan, or was killed just now", "by", other.By, "plan", other.Plan)
 	}, func() (bool, error) {
 		st, err := p.store.State(ctx, p.session.name)
 		return st.Review != nil && st.Review.Plan == r.Plan && st.Review.UnderWay(), err
 	})
 	if err == nil {
-		p.log.Info("a prune plan was carried out", "plan", r.Plan, "by", r.ConfirmedBy, "deleted", done.Deleted, "skipped", done.Skipped, "gone", done.Gone, "manifests", done.Manifests)
+		p.log.Info("executed a prune plan", "plan", r.Plan, "by", r.ConfirmedBy, "deleted", done.Deleted, "skipped", done.Skipped, "gone", done.Gone, "manifests", done.Manifests)
 	}
 	return err
 }

@@ -23,7 +23,7 @@ import (
 
 // timetable is the schedule of planner serve.
 type timetable struct {
-	Words string `envconfig:"MIRROR_SCHEDULE" desc:"when to plan, as cron has it: 30 2 * * *, or @daily; empty: never"`
+	Words string `envconfig:"MIRROR_SCHEDULE" desc:"cron schedule for plans, as 30 2 * * * or @daily; empty: never"`
 	Zone  string `envconfig:"MIRROR_TIMEZONE" desc:"time zone of MIRROR_SCHEDULE and of the page, as Europe/Berlin; empty: that of the machine"`
 
 	zone  *time.Location

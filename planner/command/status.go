@@ -111,7 +111,7 @@ func (se *session) describe(ctx context.Context, status *run.Status) error {
 	}
 	kept, err := se.counter.Count(ctx)
 	if err != nil {
-		return fmt.Errorf("count the failures: %w", err)
+		return fmt.Errorf("counting failures: %w", err)
 	}
 	of := kept.Images[status.Name]
 	status.Failures = run.Failures{Images: of.Listed, LeftList: of.LeftList, Unreadable: kept.Unreadable}

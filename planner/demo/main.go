@@ -20,7 +20,7 @@ func main() {
 	switch {
 	case err == nil:
 	case ctx.Err() != nil:
-		fmt.Fprintln(os.Stderr, "\nThe demo was interrupted; nothing of it is left.")
+		fmt.Fprintln(os.Stderr, "\nThe demo was interrupted; nothing of it remains.")
 		os.Exit(1)
 	default:
 		fmt.Fprintf(os.Stderr, "\nThe demo failed: %v\n", err)

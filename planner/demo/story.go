@@ -174,7 +174,7 @@ func (s *story) verify() (tags int, err error) {
 				return 0, fmt.Errorf("%s:%s is %s at the destination, expected %s", mirrored, tag, got, want)
 			}
 			if err := s.destination.Check(mirrored, tag); err != nil {
-				return 0, fmt.Errorf("%s:%s is not whole at the destination: %w", mirrored, tag, err)
+				return 0, fmt.Errorf("%s:%s is incomplete at the destination: %w", mirrored, tag, err)
 			}
 			tags++
 		}

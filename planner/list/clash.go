@@ -154,12 +154,12 @@ func (c *clash) against(e *Entry) {
 	tags := e.tags()
 	if all, ok := c.every[e.Destination]; ok && len(tags) == 0 && !e.Selection.Tags().IsZero() {
 		if why := differ(*e, *all); why != "" {
-			c.fail(e, "%s and %s in line %d, which is every tag, would overwrite each other%s", e, all, all.Line, why)
+			c.fail(e, "%s and %s in line %d, which selects every tag, would overwrite each other%s", e, all, all.Line, why)
 		}
 	}
 	for _, p := range c.patterns[e.Destination] {
 		if why := differ(*e, *p.Entry); why != "" && e.named() && slices.ContainsFunc(tags, p.matcher.Match) {
-			c.fail(e, "%s names a tag that %s in line %d mirrors too, they would overwrite each other%s", e, p, p.Line, why)
+			c.fail(e, "%s names a tag that %s in line %d mirrors, too; they would overwrite each other%s", e, p, p.Line, why)
 		}
 	}
 }

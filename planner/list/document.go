@@ -253,7 +253,7 @@ func (e *expansion) size(node *yaml.Node) int {
 		// An alias can name only a node before it, whose size is known, or one that contains it.
 		size := e.anchors[node.Alias]
 		if size == 0 {
-			e.fail(node, fmt.Sprintf("alias *%s stands for something that contains it", node.Value))
+			e.fail(node, fmt.Sprintf("alias *%s refers to a node that contains it", node.Value))
 		}
 		return size
 	}

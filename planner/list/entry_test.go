@@ -189,13 +189,13 @@ func TestTwoSelectionsOfOneRepository(t *testing.T) {
 		"pinned beside others":       {[]string{"{image: a, tags: {include: '1'}}", "'a:2" + sha + "'"}, 2, ""},
 
 		"destination of another": {[]string{"quay.io/b", "{image: a, destination: b}"}, 0, "3: docker.io/library/a and quay.io/b in line 2 would both be mirrored to 127.0.0.1:5000/mirror/b"},
-		"pinned among others":    {[]string{"{image: a, tags: {include: '1'}}", "'a:1.5" + sha + "'"}, 0, "3: docker.io/library/a:1.5" + sha + " names a tag that docker.io/library/a in line 2 mirrors too, they would overwrite each other: they differ in the digest"},
+		"pinned among others":    {[]string{"{image: a, tags: {include: '1'}}", "'a:1.5" + sha + "'"}, 0, "3: docker.io/library/a:1.5" + sha + " names a tag that docker.io/library/a in line 2 mirrors, too; they would overwrite each other: they differ in the digest"},
 		"pinned in a list":       {[]string{"{image: a, tags: {list: ['1']}}", "'a:1" + sha + "'"}, 0, "would overwrite each other as 127.0.0.1:5000/mirror/library/a:1: they differ in the digest"},
 		"platforms of a tag":     {[]string{"'a:1'", "{image: 'a:1', platforms: [linux/amd64]}"}, 0, "would overwrite each other as 127.0.0.1:5000/mirror/library/a:1: they differ in the platforms"},
 		"immutable for one":      {[]string{"a", "{image: 'a:1', immutable: '1'}"}, 0, "they differ in what is immutable"},
-		"platforms of some":      {[]string{"{image: a, tags: {limit: 1}, platforms: [linux/amd64]}", "a"}, 0, "2: docker.io/library/a and docker.io/library/a in line 3, which is every tag, would overwrite each other: they differ in the platforms"},
+		"platforms of some":      {[]string{"{image: a, tags: {limit: 1}, platforms: [linux/amd64]}", "a"}, 0, "2: docker.io/library/a and docker.io/library/a in line 3, which selects every tag, would overwrite each other: they differ in the platforms"},
 		"platforms of the same":  {[]string{"{image: a, tags: {limit: 1}, platforms: [linux/amd64]}", "{image: a, tags: {limit: 1}}"}, 0, "3: docker.io/library/a and docker.io/library/a in line 2 choose the same tags: they differ in the platforms"},
-		"attestations":           {[]string{"a", "{image: 'a:1', attestations: false}"}, 0, "3: docker.io/library/a:1 names a tag that docker.io/library/a in line 2 mirrors too, they would overwrite each other: they differ in the attestations"},
+		"attestations":           {[]string{"a", "{image: 'a:1', attestations: false}"}, 0, "3: docker.io/library/a:1 names a tag that docker.io/library/a in line 2 mirrors, too; they would overwrite each other: they differ in the attestations"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			l, err := list.Parse([]byte("containers:\n- "+strings.Join(test.entries, "\n- ")), "s", dest, selection.Selection{})

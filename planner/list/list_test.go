@@ -142,7 +142,7 @@ func TestParseReportsEverythingAtOnce(t *testing.T) {
 		`13: invalid reference "quay.io/a/b:-x": tag "-x" is invalid`,
 		`14: invalid reference "Quay.io/A/b": repository names are lower case`,
 		`15: invalid reference "xxxxx@quay.io/a/b": only a digest may follow an @`,
-		"17: quay.io/x/y:1" + sha + " names a tag that quay.io/x/y in line 16 mirrors too, they would overwrite each other",
+		"17: quay.io/x/y:1" + sha + " names a tag that quay.io/x/y in line 16 mirrors, too; they would overwrite each other",
 		"19: quay.io/p/q:1" + shaB + " and quay.io/p/q:1" + sha + " in line 18 would overwrite each other as 127.0.0.1:5000/mirror/p/q:1",
 		"20: quay.io/p/q:1 and quay.io/p/q:1" + sha + " in line 18 would overwrite each other",
 		"21: docker.io/library/" + strings.Repeat("a", 235) + " cannot be named at the destination",
@@ -183,8 +183,8 @@ func TestParseRefuses(t *testing.T) {
 		"too large":           {"# " + strings.Repeat("x", list.MaxBytes), "s: the list is larger than 16 MiB"},
 		"bomb":                {bomb() + "containers: [a]\n", "the list expands to more than 1000000 YAML nodes"},
 		"bomb as entries":     {bomb() + "containers: *l8\n", "the list expands to more than 1000000 YAML nodes"},
-		"alias of itself":     {"containers: &a [*a]\n", "s:1: alias *a stands for something that contains it"},
-		"alias around itself": {"x: &a {k: [&b {c: *a}, *b]}\ncontainers: [n]\n", "alias *a stands for something that contains it"},
+		"alias of itself":     {"containers: &a [*a]\n", "s:1: alias *a refers to a node that contains it"},
+		"alias around itself": {"x: &a {k: [&b {c: *a}, *b]}\ncontainers: [n]\n", "alias *a refers to a node that contains it"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			_, err := list.Parse([]byte(test.text), "s", dest, selection.Selection{})

@@ -110,37 +110,24 @@ var errTaken = errors.New("not to be sent now")
 // claim reserves the delivery of an event to a receiver for this process, and counts the try. It returns
 // errTaken if the message must not be sent now.
 func (s store) claim(ctx context.Context, key string, r receiver, now time.Time) (d delivery, revision uint64, err error) {
-	key = sentPrefix + hash(key) + "." + r.key
-	entry, err := s.kv.Get(ctx, key)
-	switch {
-	case errors.Is(err, jetstream.ErrKeyNotFound):
-	case err != nil:
-		return d, 0, err
-	default:
-		revision = entry.Revision()
-		if json.Unmarshal(entry.Value(), &d) == nil && (d.Sent || now.Before(d.Until)) {
-			return d, 0, errTaken
+	revision, err = broker.Update(ctx, s.kv, sentKey(key, r), func(last jetstream.KeyValueEntry) ([]byte, error) {
+		d = delivery{}
+		if last != nil && json.Unmarshal(last.Value(), &d) == nil && (d.Sent || now.Before(d.Until)) {
+			return nil, errTaken
 		}
-	}
-	d.Tries, d.Until, d.Service = d.Tries+1, now.Add(lease), r.service
-	revision, err = s.put(ctx, key, d, revision)
+		d.Tries, d.Until, d.Service = d.Tries+1, now.Add(lease), r.service
+		return json.Marshal(d)
+	})
 	return d, revision, err
 }
 
+func sentKey(key string, r receiver) string { return sentPrefix + hash(key) + "." + r.key }
+
 // settle stores the result of a claimed delivery.
 func (s store) settle(ctx context.Context, key string, r receiver, d delivery, revision uint64) error {
-	_, err := s.put(ctx, sentPrefix+hash(key)+"."+r.key, d, revision)
-	return err
-}
-
-func (s store) put(ctx context.Context, key string, d delivery, revision uint64) (uint64, error) {
 	data, err := json.Marshal(d)
-	if err != nil {
-		return 0, err
+	if err == nil {
+		_, err = s.kv.Update(ctx, sentKey(key, r), data, revision)
 	}
-	revision, err = s.kv.Update(ctx, key, data, revision)
-	if errors.Is(err, jetstream.ErrKeyRevisionMismatch) || errors.Is(err, jetstream.ErrKeyExists) {
-		return 0, errTaken
-	}
-	return revision, err
+	return err
 }

@@ -69,7 +69,7 @@ func (x *Namespaces) Remember(ctx context.Context) error {
 	}
 	for key, note := range x.noted {
 		if err := writeNote(ctx, kv, key, note, maxNoted); err != nil {
-			return fmt.Errorf("remembering the repositories of %s: %w", note.Namespace, err)
+			return fmt.Errorf("storing the repositories of %s: %w", note.Namespace, err)
 		}
 	}
 	return nil

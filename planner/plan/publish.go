@@ -92,7 +92,7 @@ func (p *Publisher) undo(ctx context.Context, r run.Run) error {
 	ctx, cancel := context.WithTimeout(ctx, undoTimeout)
 	defer cancel()
 	if _, err := p.ender().End(ctx, r, run.StateCancelled); err != nil {
-		return fmt.Errorf("taking run %s back: %w; planner cancel %s does so by hand", r.ID, err, r.ID)
+		return fmt.Errorf("cancelling run %s: %w; cancel it with planner cancel %s", r.ID, err, r.ID)
 	}
 	return nil
 }

@@ -17,7 +17,7 @@ type Config struct {
 	Addr         string        `envconfig:"UI_ADDR" default:"127.0.0.1:8080" desc:"address of the page"`
 	ReadOnly     bool          `envconfig:"UI_READ_ONLY" default:"false" expect:"true or false" desc:"show everything; republish, cancel, plan, release and prune nothing"`
 	PasswordFile string        `envconfig:"UI_PASSWORD_FILE" desc:"file of users with bcrypt hashes (htpasswd -B), who must log in"`
-	TrustProxy   string        `envconfig:"UI_TRUST_PROXY" desc:"header in which a proxy names the user, as X-Forwarded-User; no request may come past the proxy"`
+	TrustProxy   string        `envconfig:"UI_TRUST_PROXY" desc:"header in which a proxy names the user, as X-Forwarded-User; all requests must pass through the proxy"`
 	MaxAge       time.Duration `envconfig:"MAX_AGE" default:"36h" expect:"a duration such as 36h, 0 or more" desc:"a mirror is stale if its last complete run ended longer ago than this; 0: never"`
 }
 

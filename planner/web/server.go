@@ -210,7 +210,7 @@ func withHeaders(next http.Handler) http.Handler {
 
 var (
 	// errNotReady is returned until the broker is connected.
-	errNotReady = errors.New("the broker is not reached yet")
+	errNotReady = errors.New("the broker is not connected yet")
 	// errReadOnly is returned for an action if UI_READ_ONLY is set.
 	errReadOnly = errors.New("UI_READ_ONLY is set: this page does nothing")
 )

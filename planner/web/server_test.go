@@ -135,7 +135,7 @@ func TestUnknown(t *testing.T) {
 	waiting := serve(t, Config{}, nil, quiet)
 	response, text = get(t, waiting.URL+"/")
 	require.Equal(t, http.StatusServiceUnavailable, response.StatusCode)
-	require.Contains(t, text, "The broker is not reached yet.")
+	require.Contains(t, text, "The broker is not connected yet.")
 }
 
 // TestActions: only a confirmation from the page itself starts an action. The log records who did
