@@ -156,7 +156,7 @@ func prepare(ctx context.Context, s *settings, stdin io.Reader, warnings io.Writ
 		owner:       plan.Owner{Source: list.Shown(s.job.Source), Destination: s.job.destination.String()},
 		name:        s.name.Name,
 		destination: s.job.destination.String(),
-		chunking:    s.job.chunking(),
+		chunking:    plan.Chunking{Size: int(s.job.Size), Number: int(s.job.Number), Interval: s.job.Interval},
 		limits:      s.job.limits,
 		started:     time.Now(),
 		list:        l,

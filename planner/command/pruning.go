@@ -63,9 +63,6 @@ func (p *pruning) run(ctx context.Context) error {
 	}
 }
 
-// errSurveying is returned while another plan is being made.
-var errSurveying = fmt.Errorf("%w: a plan is being made already", prune.ErrStale)
-
 // Survey implements web.Pruning.
 func (p *pruning) Survey(ctx context.Context, terms web.PruneTerms, by string) (string, error) {
 	request := pruneRequest{flags: defaultPrune(), by: by}
@@ -103,7 +100,7 @@ func (p *pruning) Survey(ctx context.Context, terms web.PruneTerms, by string) (
 		}
 	})
 	if !free {
-		return "", errSurveying
+		return "", fmt.Errorf("%w: a plan is being made already", prune.ErrStale)
 	}
 	p.asked <- request // there is room: Since was zero, so run has taken the last request
 	return "A prune plan is being made.", nil

@@ -7,7 +7,6 @@ import (
 	"time"
 
 	"github.com/osism/skopeo-worker/planner/notify"
-	"github.com/osism/skopeo-worker/planner/plan"
 	"github.com/osism/skopeo-worker/planner/web"
 	"github.com/osism/skopeo-worker/shared/broker"
 	"github.com/osism/skopeo-worker/shared/budget"
@@ -126,10 +125,6 @@ func reason(err error) string {
 		texts[i] = p.Text
 	}
 	return strings.Join(texts, "; ")
-}
-
-func (j *job) chunking() plan.Chunking {
-	return plan.Chunking{Size: int(j.Size), Number: int(j.Number), Interval: j.Interval}
 }
 
 // outages bounds how long a command that follows a run waits for registries that are away.

@@ -8,6 +8,7 @@ import (
 	"strings"
 
 	"github.com/nicholas-fedor/shoutrrr"
+	"github.com/nicholas-fedor/shoutrrr/pkg/types"
 
 	"github.com/osism/skopeo-worker/shared/config"
 	"github.com/osism/skopeo-worker/shared/redact"
@@ -104,7 +105,7 @@ func newReceiver(text string) (receiver, error) {
 		return r, err
 	}
 	r.send = func(e event) error {
-		for _, err := range sender.Send(e.Text, &params{"title": e.Title}) {
+		for _, err := range sender.Send(e.Text, &types.Params{"title": e.Title}) {
 			if err != nil {
 				return err
 			}

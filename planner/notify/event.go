@@ -11,13 +11,9 @@ import (
 	"strings"
 	"time"
 
-	"github.com/nicholas-fedor/shoutrrr/pkg/types"
-
 	"github.com/osism/skopeo-worker/planner/display"
 	"github.com/osism/skopeo-worker/shared/change"
 )
-
-type params = types.Params
 
 // kind is the kind of an event.
 type kind string

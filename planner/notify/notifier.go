@@ -114,10 +114,8 @@ func (n *Notifier) ended(ctx context.Context, mirror string) error {
 	return nil
 }
 
-func runKey(mirror, id string) string { return "run." + mirror + "." + id }
-
 func (n *Notifier) runEnded(ctx context.Context, mirror string, r overview.Run) error {
-	key := runKey(mirror, r.ID)
+	key := "run." + mirror + "." + r.ID
 	if known, err := n.store.has(ctx, key); err != nil || known {
 		return err
 	}

@@ -51,7 +51,7 @@ type session struct {
 
 func newAccess(c Config) *access {
 	return &access{
-		config: c, passwords: newPasswords(c.PasswordFile),
+		config: c, passwords: &passwords{path: c.PasswordFile, proven: newCache[[sha256.Size]byte, time.Time](maxProven)},
 		sessions: newCache[[sha256.Size]byte, session](maxSessions), tries: newCache[netip.Prefix, *rate.Limiter](maxAddresses),
 		all: rate.NewLimiter(rate.Every(pauseOfAll), triesOfAll),
 	}

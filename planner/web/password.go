@@ -93,10 +93,6 @@ type passwords struct {
 	size    int64     // of that file
 }
 
-func newPasswords(path string) *passwords {
-	return &passwords{path: path, proven: newCache[[sha256.Size]byte, time.Time](maxProven)}
-}
-
 // unknown is a hash with the usual cost. It is compared if the user is unknown, so that the answer
 // takes as long as for a wrong password.
 var unknown = sync.OnceValue(func() []byte {

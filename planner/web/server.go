@@ -262,7 +262,7 @@ func (s *Server) pageOf(render func(*Site, mirrorPage, *http.Request) (view, err
 }
 
 // statusOf returns the status of the answer for an error. It reports false if the request did not
-// cause the error, so that the error belongs into the log.
+// cause the error, so that the error belongs in the log.
 func statusOf(err error) (status int, known bool) {
 	switch {
 	case errors.Is(err, run.ErrNotFound), errors.Is(err, overview.ErrUnknown):
