@@ -13,8 +13,8 @@ import (
 	"github.com/osism/skopeo-worker/worker/resolve"
 )
 
-// ErrYoung is Job.Why of the verdict Wait.
-var ErrYoung = errors.New("the tag has not had its digest for long enough")
+// errYoung is Job.Why of the verdict Wait.
+var errYoung = errors.New("the tag has not had its digest for long enough")
 
 // sightings hold since when the tags of sources have their digests.
 type sightings struct {
@@ -125,7 +125,7 @@ func (c *Comparer) waits(ctx context.Context, r message.Repository, i message.Im
 // wait returns the job of an image that waits. at is the digest that the destination has under
 // its tag.
 func wait(r message.Repository, i message.Image, at reference.Digest, until time.Time) *Job {
-	j := jobOf(r, i, at, Wait, fmt.Errorf("%w: it waits until %s", ErrYoung, until.UTC().Format(time.RFC3339)))
+	j := jobOf(r, i, at, Wait, fmt.Errorf("%w: it waits until %s", errYoung, until.UTC().Format(time.RFC3339)))
 	j.Until = until
 	return j
 }

@@ -12,8 +12,8 @@ import (
 	"github.com/osism/skopeo-worker/shared/selection"
 )
 
-// ErrImmutable is Job.Why of the verdict Keep.
-var ErrImmutable = errors.New("the source has moved an immutable tag")
+// errImmutable is Job.Why of the verdict Keep.
+var errImmutable = errors.New("the source has moved an immutable tag")
 
 // Held is the state of an immutable tag at a destination.
 type Held struct {
@@ -169,9 +169,9 @@ func (c *Comparer) hold(ctx context.Context, wishes []wish) (others []wish, sett
 // keep returns the job of an image whose immutable tag is kept. at is the digest that the
 // destination has under the tag; zero if it has lost the tag.
 func keep(r message.Repository, i message.Image, at reference.Digest) *Job {
-	why := fmt.Errorf("%w: the destination keeps %s, the source has %s", ErrImmutable, at, i.Digest)
+	why := fmt.Errorf("%w: the destination keeps %s, the source has %s", errImmutable, at, i.Digest)
 	if at.IsZero() {
-		why = fmt.Errorf("%w: to %s; the destination has lost what was mirrored", ErrImmutable, i.Digest)
+		why = fmt.Errorf("%w: to %s; the destination has lost what was mirrored", errImmutable, i.Digest)
 	}
 	return jobOf(r, i, at, Keep, why)
 }

@@ -22,10 +22,10 @@ const (
 	// Skip means that the content has none of the wanted platforms. Job.Why is the reason.
 	Skip
 	// Keep means that the source has moved an immutable tag. The destination keeps its
-	// digest. Job.Why is an ErrImmutable with both digests.
+	// digest. Job.Why has both digests.
 	Keep
 	// Wait means that the tag has not had its digest for the minimum age. The destination
-	// keeps its digest until Job.Until. Job.Why is an ErrYoung.
+	// keeps its digest until Job.Until.
 	Wait
 	// Failed means that the source or the destination could not be asked. Job.Why is the
 	// error.
