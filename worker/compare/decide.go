@@ -10,7 +10,7 @@ import (
 )
 
 // decideAll gives a verdict to the jobs that have none. Jobs with the same content share one
-// decision. empty says that the destination has no tags.
+// decision. empty reports whether the destination has no tags.
 func (c *Comparer) decideAll(ctx context.Context, jobs []*Job, empty bool) error {
 	byContent := map[content][]*Job{}
 	var first []*Job

@@ -42,9 +42,8 @@ func jobOf(r message.Repository, i message.Image, at reference.Digest, verdict V
 	}
 }
 
-// About returns the job of the image that a companion belongs to, through any number of
-// companions: for the signature of a signature, that of the image. A job that is not a
-// companion returns itself.
+// About returns the job of the image to which a companion belongs, also for the companion of a
+// companion. For any other job, it returns the job itself.
 func (j *Job) About() *Job {
 	for j.Bearer != nil {
 		j = j.Bearer

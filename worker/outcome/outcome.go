@@ -102,7 +102,7 @@ func classifyCopy(copied *skopeo.Error) Class {
 	}
 	if copied.ExitCode <= 0 {
 		// A timeout, a signal (out of memory), or a skopeo that is missing or being
-		// upgraded: this says nothing about the image.
+		// upgraded: the image is not to blame.
 		return Transient
 	}
 	return classifyText(copied.Reason)

@@ -67,7 +67,7 @@ var rules = []rule{
 	// A layer has another digest, usually because the answer is an HTML page.
 	{regexp.MustCompile(`(?i)digest did not match`), Transient},
 
-	// The digest is wrong, of the source's manifest or of what the destination received.
+	// The source's manifest, or the content that the destination received, has another digest.
 	{regexp.MustCompile(`(?i)does not match provided manifest digest|digest invalid`), Final},
 
 	// The destination refuses the manifest, or skopeo cannot read it or copy it unchanged.

@@ -187,8 +187,8 @@ func (c *contents) listReferrers(ctx context.Context, subject reference.Digest) 
 	return nil
 }
 
-// needed returns the manifests that must stay: those of the tags that do not go, and those that
-// tags had earlier.
+// needed returns the manifests that must stay: the manifests of the tags that do not go, and
+// earlier manifests of tags.
 func (c *contents) needed(going map[reference.Tag]bool, earlier []reference.Digest) map[reference.Digest]bool {
 	reached := map[reference.Digest]bool{}
 	for tag, digest := range c.tags {
@@ -204,8 +204,8 @@ func (c *contents) needed(going map[reference.Tag]bool, earlier []reference.Dige
 
 // settle removes the tags from going that cannot be deleted, and calls left with each and the
 // reason: the image to which a companion belongs stays, or a tag that stays needs the manifest.
-// A needed manifest is no reason if the registry deletes a tag alone, without its manifest. It
-// returns the manifests that are needed then.
+// If the registry deletes a tag alone, without its manifest, the second reason does not apply.
+// settle returns the manifests that are needed then.
 func (c *contents) settle(going map[reference.Tag]bool, earlier []reference.Digest, alone bool, left func(reference.Tag, string)) map[reference.Digest]bool {
 	for {
 		needed := c.needed(going, earlier)

@@ -107,8 +107,8 @@ func (p Plan) Check() error {
 	return nil
 }
 
-// accompanies reports whether a tag is that of an image, or of a companion of an image that is
-// deleted, too. The user may have edited the plan.
+// accompanies reports whether a tag belongs to an image, or to a companion of an image that is
+// deleted, too. It checks the names, because the user may have edited the plan.
 func (r Repository) accompanies(t Tag) bool {
 	if t.Of.IsZero() {
 		return true

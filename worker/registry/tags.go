@@ -135,7 +135,7 @@ func ParseTag(name string) (reference.Tag, error) {
 // If linked is false, the page is a JSON object. The API may have another host than the registry,
 // so the request carries no credentials. If linked is true, the page is a JSON array from an API of
 // the registry's own host that takes its user and password; more reports whether the answer links
-// to another page. The error wraps ErrPage if the answer is no such JSON.
+// to another page. The error wraps ErrPage if the answer is not such JSON.
 func (c *Client) GetPage(ctx context.Context, op string, repository reference.Repository, target url.URL, linked bool) (body []byte, more bool, err error) {
 	get := &call{op: op, repository: repository, url: &target, instead: aTagPage}
 	if linked {
