@@ -76,7 +76,7 @@ func TestGrowing(t *testing.T) {
 			require.GreaterOrEqual(t, rate, last)
 			last = rate
 			if sent <= plenty {
-				require.LessOrEqual(t, rate, max(firstRate, min(underWayEach*sent, cautious)/latency.Seconds())+0.01)
+				require.LessOrEqual(t, rate, max(firstRate, min(max(underWayFirst, underWayEach*sent), cautious)/latency.Seconds())+0.01)
 			}
 			if sent < enough {
 				require.Less(t, rate, unlimited)
