@@ -12,6 +12,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 	"golang.org/x/sync/errgroup"
 	"golang.org/x/sync/semaphore"
@@ -46,9 +47,13 @@ const (
 	// pullHeartbeat is the interval of the broker's heartbeats meanwhile. After two missing
 	// heartbeats, the request is sent again.
 	pullHeartbeat = 5 * time.Second
-	// chunksAtOnce is how many chunks a worker holds at most. While one of them waits for
-	// answers, the others go on.
-	chunksAtOnce = 4
+	// pullNoted is how long nats.go may take to note that a pull request was sent.
+	pullNoted = 20 * time.Millisecond
+	// chunksAtOnce is how many chunks a worker holds at most, and comparedAtOnce how many of them
+	// before they are compared: that takes the most memory. While one of them waits for answers,
+	// the others go on.
+	chunksAtOnce   = 8
+	comparedAtOnce = 4
 	// lookAgain is how often a worker that holds a chunk looks whether the fleet has enough
 	// left for it to take another.
 	lookAgain = 5 * time.Second
@@ -191,15 +196,20 @@ func isHeldAlone(m jetstream.Msg) bool {
 	return err == nil && meta.NumDelivered > fewDeliveries
 }
 
-// next waits for a chunk. The error is the reason why there will be no other.
+// next waits for a chunk. The error is the reason why there will be no other. A call of Next
+// requests nothing if it comes before nats.go has noted that its last request was sent
+// (fetchInProgress in jetstream/pull.go). So the first call ends soon, and the second one requests
+// the chunk in that case.
 func (c *Consumer) next(messages jetstream.MessagesContext) (jetstream.Msg, error) {
-	for {
-		m, err := messages.Next()
-		if err == nil || errors.Is(err, jetstream.ErrMsgIteratorClosed) || errors.Is(err, jetstream.ErrConsumerDeleted) {
-			return m, err
-		}
-		c.log.Debug("waiting for chunks", "error", err)
+	m, err := messages.Next(jetstream.NextMaxWait(pullNoted))
+	if errors.Is(err, nats.ErrTimeout) {
+		m, err = messages.Next()
 	}
+	for err != nil && !errors.Is(err, jetstream.ErrMsgIteratorClosed) && !errors.Is(err, jetstream.ErrConsumerDeleted) {
+		c.log.Debug("waiting for chunks", "error", err)
+		m, err = messages.Next()
+	}
+	return m, err
 }
 
 // place waits until the worker should take a chunk, and returns true; false if ctx ends before
@@ -212,11 +222,7 @@ func (c *Consumer) place(ctx context.Context) bool {
 	}
 	for c.held.Load() > 0 && ctx.Err() == nil {
 		c.worker.Idle(ctx)
-		if c.worker.Alone {
-			break
-		}
-		known := c.known.Load() == c.held.Load()
-		if left, held := c.left(ctx); left > held || known && left > 0 {
+		if c.hasRoom(ctx) {
 			break
 		}
 		timer := time.NewTimer(lookAgain)
@@ -228,6 +234,16 @@ func (c *Consumer) place(ctx context.Context) bool {
 		timer.Stop()
 	}
 	return true
+}
+
+// hasRoom reports whether a worker that holds chunks should take another.
+func (c *Consumer) hasRoom(ctx context.Context) bool {
+	unknown := c.held.Load() - c.known.Load()
+	if unknown >= comparedAtOnce || c.worker.Alone {
+		return unknown < comparedAtOnce
+	}
+	left, held := c.left(ctx)
+	return left > held || unknown == 0 && left > 0
 }
 
 // note wakes place.

@@ -2,10 +2,15 @@ package consume
 
 import (
 	"context"
+	"fmt"
+	"log/slog"
+	"runtime"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 
+	"github.com/nats-io/nats.go/jetstream"
 	"github.com/stretchr/testify/require"
 
 	"github.com/osism/skopeo-worker/shared/brokertest"
@@ -24,33 +29,71 @@ func (b *harness) holding(t *testing.T, n int) {
 	}, deadline, often)
 }
 
-// TestSeveralChunksAtOnce: the only worker holds a few chunks, and no more.
+// TestSeveralChunksAtOnce: the only worker holds a few chunks, and no more. Fewer of them are not
+// compared yet.
 func TestSeveralChunksAtOnce(t *testing.T) {
 	b := embedded(t)
 	tags := registrytest.Numbered("%d", chunksAtOnce+2)
 	b.push(t, tags...)
-	gate := make(chan struct{})
-	defer b.from.Inject(registrytest.Fault{Match: heads, Gate: gate})()
+	looked, copied := make(chan struct{}), make(chan struct{})
+	defer b.from.Inject(registrytest.Fault{Match: heads, Gate: looked})()
+	defer b.from.Inject(registrytest.Fault{Match: blobs, Gate: copied})()
 	tracker := b.planEach(t, tags...)
 	c := b.consumer(t)
+	c.worker.Concurrency = len(tags)
 	stop := start(t, c)
-	b.holding(t, chunksAtOnce)
-	info, err := b.Consumer.Info(t.Context())
-	require.NoError(t, err)
-	require.EqualValues(t, 2, info.NumPending)
-	require.Zero(t, info.NumWaiting, "the worker asks for another chunk")
-	close(gate)
+	for _, stage := range []struct {
+		held int
+		gate chan struct{}
+	}{{comparedAtOnce, looked}, {chunksAtOnce, copied}} {
+		b.holding(t, stage.held)
+		info, err := b.Consumer.Info(t.Context())
+		require.NoError(t, err)
+		require.EqualValues(t, len(tags)-stage.held, info.NumPending)
+		require.Zero(t, info.NumWaiting, "the worker asks for another chunk")
+		close(stage.gate)
+	}
 	require.Equal(t, run.Tally{Total: len(tags), Copied: len(tags)}, over(t, tracker).Images)
 	b.mirrored(t, tags...)
 	stop()
 	require.Zero(t, c.held.Load())
+	require.Zero(t, c.known.Load())
+}
+
+// TestEveryChunkIsRequested: a worker that takes one chunk right after the other requests each of
+// them, instead of waiting for the heartbeats of a request that it has not sent.
+func TestEveryChunkIsRequested(t *testing.T) {
+	b := embedded(t)
+	const chunks = 500
+	for i := range chunks {
+		_, err := b.JS.Publish(t.Context(), fmt.Sprintf("%s.test.%d", subject.Chunk, i), nil)
+		require.NoError(t, err)
+	}
+	c := b.consumer(t)
+	var log strings.Builder
+	c.log = slog.New(slog.NewTextHandler(&log, &slog.HandlerOptions{Level: slog.LevelDebug}))
+	messages, err := b.Consumer.Messages(jetstream.PullMaxMessages(1), jetstream.PullExpiry(pullExpiry), jetstream.PullHeartbeat(pullHeartbeat))
+	require.NoError(t, err)
+	defer messages.Stop()
+	for range 4 * runtime.GOMAXPROCS(0) { // so that the connection is busy
+		go func() {
+			for t.Context().Err() == nil {
+				_ = b.Conn.Publish("test", nil)
+			}
+		}()
+	}
+	for range chunks {
+		_, err := c.next(messages)
+		require.NoError(t, err)
+	}
+	require.Empty(t, log.String())
 }
 
 // TestSIGTERMWithSeveralChunks: the copy under way ends, the other chunks are requeued at once,
 // and another worker does them.
 func TestSIGTERMWithSeveralChunks(t *testing.T) {
 	b := embedded(t)
-	tags := registrytest.Numbered("%d", chunksAtOnce)
+	tags := registrytest.Numbered("%d", comparedAtOnce)
 	b.push(t, tags...)
 	found, gate := make(chan struct{}), make(chan struct{})
 	defer b.from.Inject(registrytest.Fault{Match: heads, Gate: found})()
@@ -62,15 +105,15 @@ func TestSIGTERMWithSeveralChunks(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
 	ended := make(chan error, 1)
 	go func() { ended <- first.Run(ctx) }()
-	b.holding(t, chunksAtOnce)
+	b.holding(t, comparedAtOnce)
 	close(found)
 	<-begun
 	cancel()
 	close(gate)
 	require.NoError(t, <-ended)
 	require.Equal(t, 1, counted(t, first, countedChunks, metrics.ChunkDone))
-	require.Equal(t, chunksAtOnce-1, counted(t, first, countedChunks, metrics.ChunkInterrupted))
-	require.Len(t, b.subjects(t, subject.Chunk+".>"), chunksAtOnce-1)
+	require.Equal(t, comparedAtOnce-1, counted(t, first, countedChunks, metrics.ChunkInterrupted))
+	require.Len(t, b.subjects(t, subject.Chunk+".>"), comparedAtOnce-1)
 
 	start(t, b.consumer(t))
 	require.Equal(t, run.Tally{Total: len(tags), Copied: len(tags)}, over(t, tracker).Images)
