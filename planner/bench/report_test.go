@@ -122,6 +122,7 @@ Compare programs within a table only. Another machine or network has other times
 - Programs reach the source by its real names, such as quay.io.
 - Sources limit requests as the registries of their names do. quay.io: its nginx's rates, over HTTP/1.1 by address, over HTTP/2 by connection with ten times the rate; bursts pass; the rest is answered 429. Docker Hub: 200 pulls in six hours, 3,000 requests a minute.
 - All programs run once, one after the other, on the same source and an empty or identical destination. ` + "`planner mirror`" + ` has its default settings. "regsync, tuned" mirrors 8 repositories at once with 32 requests to each registry. crane runs as 8 processes, one for each repository. A program that takes longer than LIMIT is ended, and is not run again with the same catalogue; fleets and very many tags may take five times as long.
+- Fleets of workers share the cores with the registries. A fleet whose CPU time and that of the registries fill the cores does not get faster with more workers.
 - cold: the destination is empty. nothing new: it has everything. one night: it has everything but one new tag in each repository, on a base layer that it has.
 - CPU time is user and system time with all child processes. Memory is the largest resident memory of all processes of the program together; pages that they share count for each. Requests, refusals (429) and bytes are counted at the registries; bytes include TLS.
 - After each run, every tag at the destination is compared with the source. "missing" and "other digest" count tags.

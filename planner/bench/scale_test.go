@@ -22,21 +22,29 @@ const longer = 5
 // scaled are the sizes of the fleets.
 var scaled = []int{1, 2, 4, 8}
 
-// BenchmarkScale mirrors small images from another continent with fleets of several sizes.
+// BenchmarkScale mirrors small images from another continent with fleets of several sizes: from a
+// source whose limits are known, and from one that has none, which a fleet finds out first.
 func BenchmarkScale(b *testing.B) {
 	for b.Loop() {
-		w := newWorld(b, unlimited, farTrip, false)
-		c := small(*scaleRepositories, tags)
-		c.push(b, w.source, atSource, c.tags...)
-		for _, workers := range scaled {
-			w.reset(b)
-			counted := w.mark()
-			r := result{World: fmt.Sprintf("%s, %v away", w.name, farTrip), Catalogue: c.name, Phase: cold, Program: fleetName(workers)}
-			r.used = w.fleet(b, c, workers, "COPY_ENGINE=builtin")
-			r.Source, r.Destination = counted()
-			r.Missing, r.Changed = c.compare(b, w, underPath)
-			record(r)
+		for _, p := range []place{quay, unlimited} {
+			scale(b, p)
 		}
+	}
+}
+
+func scale(b *testing.B, p place) {
+	b.Helper()
+	w := newWorld(b, p, farTrip, false)
+	c := small(*scaleRepositories, tags)
+	c.push(b, w.source, atSource, c.tags...)
+	for _, workers := range scaled {
+		w.reset(b)
+		counted := w.mark()
+		r := result{World: fmt.Sprintf("%s, %v away", w.name, farTrip), Catalogue: c.name, Phase: cold, Program: fleetName(workers)}
+		r.used = w.fleet(b, c, workers, "COPY_ENGINE=builtin")
+		r.Source, r.Destination = counted()
+		r.Missing, r.Changed = c.compare(b, w, underPath)
+		record(r)
 	}
 }
 
