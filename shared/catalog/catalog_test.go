@@ -45,15 +45,15 @@ func TestCatalog(t *testing.T) {
 		require.Len(t, all, 1)
 		return all[0]
 	}
-	require.NoError(t, s.Add(t.Context(), name, seen(0, tag("2", first, run.Copied), tag("1", first, run.Copied))))
-	require.NoError(t, s.Add(t.Context(), "other", seen(0, tag("9", first, run.Copied))))
+	require.NoError(t, s.addOne(t.Context(), name, seen(0, tag("2", first, run.Copied), tag("1", first, run.Copied))))
+	require.NoError(t, s.addOne(t.Context(), "other", seen(0, tag("9", first, run.Copied))))
 	r := only()
 	require.Len(t, r.Tags, 2)
 	require.Equal(t, "1", r.Tags[0].Name.String())
 	require.Equal(t, start, r.Changed())
 
 	// What is unchanged was looked at, and what has moved has changed.
-	require.NoError(t, s.Add(t.Context(), name, seen(time.Minute, tag("1", first, run.Unchanged), tag("2", second, run.Copied))))
+	require.NoError(t, s.addOne(t.Context(), name, seen(time.Minute, tag("1", first, run.Unchanged), tag("2", second, run.Copied))))
 	r = only()
 	require.Equal(t, start.Add(time.Minute), r.Checked)
 	require.Equal(t, start, r.Tags[0].Changed)
@@ -62,14 +62,14 @@ func TestCatalog(t *testing.T) {
 
 	// A failure does not hide what the destination has.
 	failed := Tag{Name: reference.MustTag("2"), State: run.Failed, Why: strings.Repeat("x", 1000)}
-	require.NoError(t, s.Add(t.Context(), name, seen(2*time.Minute, failed)))
+	require.NoError(t, s.addOne(t.Context(), name, seen(2*time.Minute, failed)))
 	r = only()
 	require.Equal(t, second, r.Tags[1].At)
 	require.Equal(t, run.Failed, r.Tags[1].State)
 	require.Less(t, len(r.Tags[1].Why), 400)
 
 	// A worker that comes late hides nothing newer.
-	require.NoError(t, s.Add(t.Context(), name, seen(time.Second, tag("2", first, run.Copied))))
+	require.NoError(t, s.addOne(t.Context(), name, seen(time.Second, tag("2", first, run.Copied))))
 	require.Equal(t, run.Failed, only().Tags[1].State)
 }
 
@@ -79,7 +79,7 @@ func TestConcurrent(t *testing.T) {
 	var group sync.WaitGroup
 	for n := range 16 {
 		group.Go(func() {
-			_ = s.Add(t.Context(), name, seen(0, tag(fmt.Sprint("t", n), first, run.Copied)))
+			_ = s.addOne(t.Context(), name, seen(0, tag(fmt.Sprint("t", n), first, run.Copied)))
 		})
 	}
 	group.Wait()
@@ -117,16 +117,16 @@ func TestReadBefore(t *testing.T) {
 	require.NoError(t, err)
 	other, err := Open(t.Context(), b)
 	require.NoError(t, err)
-	require.NoError(t, s.Add(t.Context(), name, seen(0, tag("1", first, run.Copied))))
+	require.NoError(t, s.addOne(t.Context(), name, seen(0, tag("1", first, run.Copied))))
 	before, err := s.Tags(t.Context(), name, source)
 	require.NoError(t, err)
-	require.NoError(t, other.Add(t.Context(), name, seen(time.Second, tag("2", first, run.Copied))))
-	require.NoError(t, s.Add(t.Context(), name, seen(2*time.Second, tag("0", first, run.Copied))))
+	require.NoError(t, other.addOne(t.Context(), name, seen(time.Second, tag("2", first, run.Copied))))
+	require.NoError(t, s.addOne(t.Context(), name, seen(2*time.Second, tag("0", first, run.Copied))))
 	require.Equal(t, "1", before[0].Name.String())
 	after, err := s.Tags(t.Context(), name, source)
 	require.NoError(t, err)
 	require.Len(t, after, 3)
-	require.NoError(t, s.Add(t.Context(), name, seen(3*time.Second, tag("0", second, run.Copied))))
+	require.NoError(t, s.addOne(t.Context(), name, seen(3*time.Second, tag("0", second, run.Copied))))
 	require.Equal(t, first, after[0].At)
 	again, err := other.Tags(t.Context(), name, source)
 	require.NoError(t, err)
@@ -140,7 +140,7 @@ func TestPlan(t *testing.T) {
 	require.NoError(t, err)
 	other := Repository{Source: reference.MustRepository("quay.io/osism/other"), Destination: destination, Planned: start, Tags: []Tag{}}
 	planned := Repository{Source: source, Destination: destination, Planned: start, Tags: []Tag{}}
-	require.NoError(t, s.Add(t.Context(), name, seen(time.Minute, tag("1", first, run.Copied))))
+	require.NoError(t, s.addOne(t.Context(), name, seen(time.Minute, tag("1", first, run.Copied))))
 	require.NoError(t, s.Plan(t.Context(), name, []Repository{planned, other, other}))
 	require.NoError(t, s.Plan(t.Context(), name, []Repository{planned, other}))
 	all, err := s.List(t.Context(), name)
@@ -153,14 +153,14 @@ func TestPlan(t *testing.T) {
 
 	// A listing that fails is a look, and the next one that does not takes its reason away.
 	failed := Repository{Source: other.Source, Destination: destination, Checked: start, Listed: start, Why: strings.Repeat("denied ", maxWhy)}
-	require.NoError(t, s.Add(t.Context(), name, failed))
+	require.NoError(t, s.addOne(t.Context(), name, failed))
 	all, err = s.List(t.Context(), name)
 	require.NoError(t, err)
 	require.False(t, all[0].Unseen())
 	require.Zero(t, all[0].Planned)
 	require.Less(t, len(all[0].Why), maxWhy+len("…")+1)
 	require.Contains(t, all[0].Why, "denied")
-	require.NoError(t, s.Add(t.Context(), name, Repository{Source: other.Source, Destination: destination, Checked: start.Add(time.Second), Listed: start.Add(time.Second)}))
+	require.NoError(t, s.addOne(t.Context(), name, Repository{Source: other.Source, Destination: destination, Checked: start.Add(time.Second), Listed: start.Add(time.Second)}))
 	all, err = s.List(t.Context(), name)
 	require.NoError(t, err)
 	require.Empty(t, all[0].Why)
@@ -186,15 +186,15 @@ func TestVanished(t *testing.T) {
 	require.Empty(t, gone("1"), "nothing is known of the repository")
 	pinned := tag("sha256-0123456789ab", first, run.Copied)
 	pinned.Pinned = true
-	require.NoError(t, s.Add(t.Context(), name, seen(time.Minute, tag("1", first, run.Copied), tag("2", first, run.Failed), tag("3", first, run.Skipped), pinned)))
+	require.NoError(t, s.addOne(t.Context(), name, seen(time.Minute, tag("1", first, run.Copied), tag("2", first, run.Failed), tag("3", first, run.Skipped), pinned)))
 	require.Equal(t, []string{"2", "3"}, gone("1", "4"))
-	require.NoError(t, s.Add(t.Context(), name, seen(2*time.Minute, tag("2", reference.Digest{}, run.Vanished))))
+	require.NoError(t, s.addOne(t.Context(), name, seen(2*time.Minute, tag("2", reference.Digest{}, run.Vanished))))
 	require.Equal(t, []string{"3"}, gone("1"))
 	// Entries that name tags look them up in each run: what the source has never had, or has not had
 	// since, does not vanish.
-	require.NoError(t, s.Add(t.Context(), name, seen(2*time.Minute+time.Second, tag("2", reference.Digest{}, run.Failed), tag("5", reference.Digest{}, run.Failed))))
+	require.NoError(t, s.addOne(t.Context(), name, seen(2*time.Minute+time.Second, tag("2", reference.Digest{}, run.Failed), tag("5", reference.Digest{}, run.Failed))))
 	require.Equal(t, []string{"3"}, gone("1"))
 	// One that comes back can vanish again.
-	require.NoError(t, s.Add(t.Context(), name, seen(3*time.Minute, tag("2", first, run.Unchanged))))
+	require.NoError(t, s.addOne(t.Context(), name, seen(3*time.Minute, tag("2", first, run.Unchanged))))
 	require.Equal(t, []string{"2", "3"}, gone("1"))
 }

@@ -41,7 +41,7 @@ func TestLook(t *testing.T) {
 			listed("b", after, tag("1", first, state)),
 		}
 	}
-	require.NoError(t, s.AddAll(t.Context(), name, both(0, run.Copied)))
+	require.NoError(t, s.Add(t.Context(), name, both(0, run.Copied)...))
 	require.EqualValues(t, 2, puts(t, b))
 	before, err := reader.List(t.Context(), name)
 	require.NoError(t, err)
@@ -53,7 +53,7 @@ func TestLook(t *testing.T) {
 		gone, err := s.Vanished(t.Context(), name, sources[0], []reference.Tag{reference.MustTag("1")})
 		require.NoError(t, err)
 		require.Equal(t, []reference.Tag{reference.MustTag("2")}, gone)
-		require.NoError(t, s.AddAll(t.Context(), name, both(time.Duration(n)*time.Minute, run.Unchanged)))
+		require.NoError(t, s.Add(t.Context(), name, both(time.Duration(n)*time.Minute, run.Unchanged)...))
 		require.EqualValues(t, 2, b.Conn.Stats().OutMsgs-sent, "one request to read, one to write")
 		require.EqualValues(t, 2+n, puts(t, b))
 
@@ -73,7 +73,7 @@ func TestLook(t *testing.T) {
 	news := both(3*time.Minute, run.Unchanged)
 	news[0].Tags[0] = tag("1", second, run.Copied)
 	news[0].Tags[0].Checked = news[0].Checked
-	require.NoError(t, s.AddAll(t.Context(), name, news))
+	require.NoError(t, s.Add(t.Context(), name, news...))
 	require.EqualValues(t, 2+2+2, puts(t, b))
 	all, err := reader.List(t.Context(), name)
 	require.NoError(t, err)
@@ -139,11 +139,11 @@ func TestLookRace(t *testing.T) {
 	require.NoError(t, err)
 	other, err := Open(t.Context(), b)
 	require.NoError(t, err)
-	require.NoError(t, s.AddAll(t.Context(), name, []Repository{listed("a", 0, tag("1", first, run.Copied))}))
+	require.NoError(t, s.Add(t.Context(), name, listed("a", 0, tag("1", first, run.Copied))))
 	at := listed("a", 0).Source
 	require.NoError(t, s.Fetch(t.Context(), name, []reference.Repository{at}))
-	require.NoError(t, other.Add(t.Context(), name, listed("a", time.Second, tag("1", second, run.Copied))))
-	require.NoError(t, s.AddAll(t.Context(), name, []Repository{listed("a", time.Minute, tag("1", first, run.Unchanged))}))
+	require.NoError(t, other.addOne(t.Context(), name, listed("a", time.Second, tag("1", second, run.Copied))))
+	require.NoError(t, s.Add(t.Context(), name, listed("a", time.Minute, tag("1", first, run.Unchanged))))
 	for _, garbage := range []string{"", "{}", "~", `{"key":"` + name + `.look-1","at":"2999-01-01T00:00:00Z","of":["x"]}`} {
 		m := nats.NewMsg("$KV." + bucket + "." + name + ".look-0")
 		m.Data = []byte(garbage)

@@ -70,8 +70,8 @@ func key(name string, source reference.Repository) string {
 	return name + "." + subject.Hash(source.String())
 }
 
-// Add records an observation of a repository under a mirror name.
-func (s *Store) Add(ctx context.Context, name string, seen Repository) error {
+// addOne records an observation of a repository under a mirror name.
+func (s *Store) addOne(ctx context.Context, name string, seen Repository) error {
 	k := key(name, seen.Source)
 	last, ok := s.found.Peek(k)
 	s.found.Remove(k)
@@ -94,7 +94,7 @@ func (s *Store) Add(ctx context.Context, name string, seen Repository) error {
 	return nil
 }
 
-// addTo is Add for a record that was read before. It returns false if another process has changed the
+// addTo is addOne for a record that was read before. It returns false if another process has changed the
 // record since.
 func (s *Store) addTo(ctx context.Context, k string, last found, seen Repository) (bool, error) {
 	r := last.repository
@@ -113,10 +113,10 @@ func (s *Store) addTo(ctx context.Context, k string, last found, seen Repository
 	return true, nil
 }
 
-// AddAll is Add for all repositories that a delivery has seen. For those that have not changed, it
+// Add records repositories under a mirror name as a delivery has seen them. For those that have not changed, it
 // writes one look instead of their records. If the process is killed before that, their times stay
 // old.
-func (s *Store) AddAll(ctx context.Context, name string, all []Repository) error {
+func (s *Store) Add(ctx context.Context, name string, all ...Repository) error {
 	of := look{Key: lookKey(name, all)}
 	for part := range slices.Chunk(all, maxFound) {
 		var unread []reference.Repository
@@ -134,7 +134,7 @@ func (s *Store) AddAll(ctx context.Context, name string, all []Repository) error
 			if ok && time.Since(last.written) < rewriteAfter && last.repository.isConfirmedBy(seen) {
 				s.found.Remove(k)
 				of.add(k, seen.Checked)
-			} else if err := s.Add(ctx, name, seen); err != nil {
+			} else if err := s.addOne(ctx, name, seen); err != nil {
 				return err
 			}
 		}

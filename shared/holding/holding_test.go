@@ -50,7 +50,7 @@ func (s *Store) find(t *testing.T, tag string) Tag {
 func (s *Store) add(t *testing.T, days int, seen Seen) {
 	t.Helper()
 	seen.At = at(days)
-	require.NoError(t, s.Add(t.Context(), mirror, destination, seen))
+	require.NoError(t, s.addOne(t.Context(), mirror, destination, seen))
 }
 
 func at(days int) time.Time { return start.Add(time.Duration(days) * 24 * time.Hour) }
@@ -117,7 +117,7 @@ func TestClock(t *testing.T) {
 func TestMarkList(t *testing.T) {
 	s := open(t)
 	s.add(t, 0, Seen{Put: []Put{put("1", one), put("2", two)}})
-	require.NoError(t, s.Add(t.Context(), "other", destination, Seen{Put: []Put{put("1", one)}, At: at(0)}))
+	require.NoError(t, s.addOne(t.Context(), "other", destination, Seen{Put: []Put{put("1", one)}, At: at(0)}))
 	mark := func(days int, why Reason) {
 		t.Helper()
 		require.NoError(t, s.MarkList(t.Context(), mirror, func(_ reference.Repository, tag reference.Tag) Reason {
@@ -172,7 +172,7 @@ func TestQuiet(t *testing.T) {
 	}
 	first := revision()
 	seen.At = at(0).Add(23 * time.Hour)
-	require.NoError(t, s.Add(t.Context(), mirror, destination, seen))
+	require.NoError(t, s.addOne(t.Context(), mirror, destination, seen))
 	require.Equal(t, first, revision())
 	s.add(t, 1, seen)
 	require.Greater(t, revision(), first)
@@ -187,18 +187,18 @@ func TestAddAll(t *testing.T) {
 		to := reference.MustRepository(fmt.Sprintf("registry.example.com/app%d", n))
 		all[to] = Seen{Put: []Put{put("1", one)}, At: at(0)}
 	}
-	require.NoError(t, s.AddAll(t.Context(), mirror, all))
+	require.NoError(t, s.Add(t.Context(), mirror, all))
 	records, err := s.List(t.Context())
 	require.NoError(t, err)
 	require.Len(t, records, 10)
 
 	sent := s.b.Conn.Stats().OutMsgs
-	require.NoError(t, s.AddAll(t.Context(), mirror, all))
+	require.NoError(t, s.Add(t.Context(), mirror, all))
 	require.EqualValues(t, 1, s.b.Conn.Stats().OutMsgs-sent)
 
 	moved := records[3].Destination
 	all[moved] = Seen{Put: []Put{put("1", two)}, At: at(1)}
-	require.NoError(t, s.AddAll(t.Context(), mirror, all))
+	require.NoError(t, s.Add(t.Context(), mirror, all))
 	records, err = s.List(t.Context())
 	require.NoError(t, err)
 	for _, r := range records {
@@ -215,7 +215,7 @@ func TestConcurrent(t *testing.T) {
 	var group sync.WaitGroup
 	for n := range 8 {
 		group.Go(func() {
-			_ = s.Add(t.Context(), mirror, destination, Seen{Put: []Put{put(fmt.Sprint("t", n), one)}, At: start})
+			_ = s.addOne(t.Context(), mirror, destination, Seen{Put: []Put{put(fmt.Sprint("t", n), one)}, At: start})
 		})
 	}
 	group.Wait()

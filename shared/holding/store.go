@@ -49,9 +49,9 @@ func key(mirror string, destination reference.Repository) string {
 	return mirror + "." + subject.Hash(destination.String())
 }
 
-// Add records an observation of a destination repository under a mirror name. It writes nothing if the
+// addOne records an observation of a destination repository under a mirror name. It writes nothing if the
 // record stays the same.
-func (s *Store) Add(ctx context.Context, mirror string, destination reference.Repository, seen Seen) error {
+func (s *Store) addOne(ctx context.Context, mirror string, destination reference.Repository, seen Seen) error {
 	err := s.change(ctx, mirror, destination, func(r *Repository) bool { return r.add(seen) })
 	if err != nil {
 		return fmt.Errorf("recording the tags that were mirrored to %s: %w", destination, err)
@@ -59,12 +59,12 @@ func (s *Store) Add(ctx context.Context, mirror string, destination reference.Re
 	return nil
 }
 
-// maxRead is how many records AddAll holds in memory.
+// maxRead is how many records Add holds in memory.
 const maxRead = 64
 
-// AddAll is Add for several destination repositories. It reads their records with few requests. After
-// an error it goes on with the others, and returns the first error.
-func (s *Store) AddAll(ctx context.Context, mirror string, all map[reference.Repository]Seen) error {
+// Add records observations of destination repositories under a mirror name. It reads their records
+// with few requests. After an error it goes on with the others, and returns the first error.
+func (s *Store) Add(ctx context.Context, mirror string, all map[reference.Repository]Seen) error {
 	var failed error
 	for part := range slices.Chunk(slices.SortedFunc(maps.Keys(all), func(a, b reference.Repository) int { return strings.Compare(a.String(), b.String()) }), maxRead) {
 		keys := make([]string, len(part))
@@ -79,7 +79,7 @@ func (s *Store) AddAll(ctx context.Context, mirror string, all map[reference.Rep
 			if r := record(mirror, destination, values[keys[i]]); !r.add(all[destination]) {
 				continue
 			}
-			if err := s.Add(ctx, mirror, destination, all[destination]); err != nil {
+			if err := s.addOne(ctx, mirror, destination, all[destination]); err != nil {
 				failed = cmp.Or(failed, err)
 			}
 		}

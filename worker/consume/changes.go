@@ -188,7 +188,7 @@ func (d *delivery) noteSeen(ctx context.Context) error {
 		for _, r := range d.seen.repositories {
 			all = append(all, *r)
 		}
-		if err := d.consumer.catalog.AddAll(ctx, d.address.Name, all); err != nil {
+		if err := d.consumer.catalog.Add(ctx, d.address.Name, all...); err != nil {
 			return err
 		}
 		d.seen.repositories = nil
@@ -198,7 +198,7 @@ func (d *delivery) noteSeen(ctx context.Context) error {
 			held.At = d.consumer.now().UTC()
 			d.seen.held[destination] = held
 		}
-		if err := d.consumer.holdings.AddAll(ctx, d.address.Name, d.seen.held); err != nil {
+		if err := d.consumer.holdings.Add(ctx, d.address.Name, d.seen.held); err != nil {
 			return err
 		}
 		d.seen.held = nil
