@@ -44,6 +44,8 @@ type Process struct {
 	// Moved is called about every two seconds with the number of bytes that the connections
 	// have sent since the last call. It is optional.
 	Moved func(sent int64)
+	// Waits reports whether the process waits for this one, which is no stall. It is optional.
+	Waits func() bool
 
 	ctx  context.Context
 	stop context.CancelCauseFunc

@@ -61,7 +61,7 @@ func (p *Process) watch(ended <-chan struct{}) {
 		if sent > 0 && p.Moved != nil {
 			p.Moved(sent)
 		}
-		if silence += passed; received+sent > 0 {
+		if silence += passed; received+sent > 0 || p.Waits != nil && p.Waits() {
 			silence = 0
 		}
 		if p.Stall > 0 && silence >= p.Stall {

@@ -23,6 +23,9 @@ var ErrConf = errors.New("registries.conf")
 type Settings struct {
 	Insecure bool // plain HTTP and certificates that cannot be verified are allowed
 	Blocked  bool // must not be used
+	// Elsewhere says that images may be read from a mirror or another location, or that there
+	// are settings of just this repository.
+	Elsewhere bool
 }
 
 // SettingsOf returns the settings of a repository ("quay.io/osism/osism") or of a registry as
@@ -42,7 +45,10 @@ func SettingsOf(repository string) (Settings, error) {
 	}
 	var settings Settings
 	if found != nil {
-		settings = Settings{Insecure: found.Insecure, Blocked: found.Blocked}
+		settings = Settings{
+			Insecure: found.Insecure, Blocked: found.Blocked,
+			Elsewhere: len(found.Mirrors) > 0 || found.Location != "" && found.Location != found.Prefix || found.Prefix == normalize(repository),
+		}
 	}
 	conf.settings[repository] = settings
 	return settings, nil
@@ -86,6 +92,9 @@ func (c *registriesConf) refreshLocked(now time.Time) error {
 	c.read, c.settings = now, make(map[string]Settings)
 	return nil
 }
+
+// Files stands for the files of credentials among the helpers.
+const Files = sysregistriesv2.AuthenticationFileHelper
 
 // helpers returns the credential helpers in their order.
 func (c *registriesConf) helpers(now time.Time) ([]string, error) {

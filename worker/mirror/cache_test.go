@@ -159,10 +159,13 @@ func TestRefusedMediaTypes(t *testing.T) {
 			return r.PushImage(repository, "1", registrytest.Image{Layers: []registrytest.Layer{{Seed: "z", Size: 5000, Zstd: true}}})
 		}},
 	} {
-		for _, status := range []int{http.StatusBadRequest, http.StatusNotFound, http.StatusUnsupportedMediaType, http.StatusUnprocessableEntity} {
+		for _, status := range []int{http.StatusBadRequest, http.StatusNotFound, http.StatusUnsupportedMediaType, http.StatusUnprocessableEntity, -http.StatusBadRequest} {
 			t.Run(name+strconv.Itoa(status), func(t *testing.T) {
 				t.Parallel()
-				p := newPairBetween(t, registrytest.New(t), registrytest.New(t, registrytest.WithoutMediaType(test.refused, status)))
+				p := newPairBetween(t, registrytest.New(t), registrytest.New(t, registrytest.WithoutMediaType(test.refused, max(status, -status))))
+				if status < 0 {
+					p.byItself()
+				}
 				_, err := test.push(p.from)
 				require.NoError(t, err)
 				cost, err := p.mirror(t, "1")

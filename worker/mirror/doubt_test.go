@@ -1,12 +1,15 @@
 package mirror_test
 
 import (
+	"context"
+	"fmt"
 	"net/http"
 	"strings"
 	"testing"
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/osism/skopeo-worker/shared/reference"
 	"github.com/osism/skopeo-worker/worker/mirror"
 	"github.com/osism/skopeo-worker/worker/outcome"
 	"github.com/osism/skopeo-worker/worker/registry"
@@ -23,6 +26,11 @@ var pages = map[string]registrytest.Fault{
 func bySkopeo(kind registrytest.Kind) registrytest.Match {
 	return func(r registrytest.Request) bool { return r.Kind == kind && strings.HasPrefix(r.UserAgent, "skopeo/") }
 }
+
+// readingItself is an engine that always reads the source itself.
+type readingItself struct{ *skopeo.Runner }
+
+func (readingItself) ReadsItself(context.Context, reference.Repository) bool { return true }
 
 // TestPagesThatSkopeoGets are trouble that may pass, whatever it takes them for, and are
 // named if they still come.
@@ -48,7 +56,7 @@ func TestPagesThatSkopeoGets(t *testing.T) {
 					p = newPair(t, registrytest.WithTokenAuth(auth))
 					struck = p.from
 				}
-				p.Engine = &skopeo.Runner{Insecure: []string{p.from.Host(), p.to.Host()}}
+				p.byItself()
 				_, err := p.from.PushImage(repository, "1", registrytest.Image{})
 				require.NoError(t, err)
 				struckBy := page
@@ -79,22 +87,35 @@ func TestPagesThatSkopeoGets(t *testing.T) {
 	}
 }
 
+// byItself makes skopeo send its requests itself.
+func (p *pair) byItself() {
+	p.Engine = readingItself{&skopeo.Runner{Insecure: []string{p.from.Host(), p.to.Host()}}}
+}
+
 // TestPagesAtTheDestination: skopeo says that it has stored what it has not.
 func TestPagesAtTheDestination(t *testing.T) {
+	pagesAtTheDestination(t, false)
+	pagesAtTheDestination(t, true)
+}
+
+func pagesAtTheDestination(t *testing.T, itself bool) {
 	for name, page := range pages {
 		for at, match := range map[string]registrytest.Match{
 			"everywhere": registrytest.Any, "manifest": puts,
 			"look": registrytest.Kinds(registrytest.KindBlobHead), "upload": registrytest.Kinds(registrytest.KindBlobUpload),
 		} {
-			t.Run(name+" "+at, func(t *testing.T) {
+			t.Run(fmt.Sprint(name, " ", at, " ", itself), func(t *testing.T) {
 				p := newPair(t)
+				if itself {
+					p.byItself()
+				}
 				_, err := p.from.PushImage(repository, "1", registrytest.Image{})
 				require.NoError(t, err)
 				struck := page
 				struck.Match = match
 				remove := p.to.Inject(struck)
 				_, err = p.mirror(t, "1")
-				if builtin && at == "look" {
+				if !itself && at == "look" {
 					require.NoError(t, err, "it is uploaded")
 					p.same(t, "1")
 					return

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"regexp"
 
 	"github.com/osism/skopeo-worker/shared/budget"
@@ -14,14 +15,48 @@ import (
 
 // Engine copies images.
 type Engine interface {
+	// ReadsItself reports whether CopyManifest has to be used for the images of a source.
+	ReadsItself(ctx context.Context, source reference.Repository) bool
+	// CopyImage copies the blobs of an image. Its manifest is put afterwards.
+	CopyImage(ctx context.Context, image skopeo.Image) error
 	// CopyManifest copies the manifest with this digest, which is no index, and everything
 	// that it refers to, to the destination repository, under its digest and without a tag.
 	CopyManifest(ctx context.Context, source reference.Repository, digest reference.Digest, destination reference.Repository) error
 }
 
+// engineReads reports whether the engine reads the images of the source itself.
+func (c *copying) engineReads(ctx context.Context) bool {
+	return c.mirror.Engine != nil && c.mirror.Engine.ReadsItself(ctx, c.source)
+}
+
+// imageByEngine lets the engine copy the blobs of an image that was pulled, by requests of this
+// process.
+func (c *copying) imageByEngine(ctx context.Context, i item, manifest registry.Manifest) error {
+	blobs, empty := c.mirror.blobs, c.mirror.seen.isBare(c.destination)
+	err := c.guarded(ctx, manifest.Digest, func(ctx context.Context) error {
+		return c.mirror.Engine.CopyImage(ctx, skopeo.Image{
+			Source: c.source, Destination: c.destination, Manifest: manifest,
+			Open: func(ctx context.Context, blob registry.Descriptor) (skopeo.Blob, error) {
+				return blobs.Open(ctx, c.source, blob)
+			},
+			Has: func(ctx context.Context, blob registry.Descriptor) (bool, error) {
+				return blobs.Has(ctx, c.source, c.destination, blob, empty)
+			},
+			Upload: func(ctx context.Context, content io.Reader, size int64) (skopeo.Upload, error) {
+				return blobs.Begin(ctx, c.destination, content, size)
+			},
+		})
+	})
+	if err != nil {
+		return err
+	}
+	c.bytes.Add(manifest.ContentSize())
+	return c.put(ctx, manifest, i.isRoot())
+}
+
 // byEngine lets the engine copy a manifest and everything that it refers to.
 func (c *copying) byEngine(ctx context.Context, d registry.Descriptor) error {
-	err := c.guarded(ctx, d.Digest, func(ctx context.Context) error {
+	err := c.mirror.GuardEngine(ctx, c.source, c.destination, d.Digest, func(ctx context.Context) error {
 		err := c.mirror.Engine.CopyManifest(ctx, c.source, d.Digest, c.destination)
 		if !errors.Is(err, budget.ErrLate) && !errors.Is(err, skopeo.ErrNotInstalled) { // else it has asked for nothing
 			c.pulls.Add(1)

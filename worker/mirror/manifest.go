@@ -32,7 +32,7 @@ func (c *copying) manifest(ctx context.Context, i item) error {
 	}
 	err := c.mirror.flights.Do(ctx, c.at(i.Digest), func() error {
 		known, ok := c.mirror.seen.get(c.at(i.Digest))
-		if ok && (c.mirror.Engine == nil || i.about || known.IsIndex()) { // otherwise the engine copies it
+		if ok && (i.about || known.IsIndex() || !c.engineReads(ctx)) { // otherwise the engine pulls it
 			i.content = &known.Manifest
 		}
 		if !known.pending && (ok || !c.isMissing(i)) {
@@ -84,10 +84,10 @@ func (c *copying) fetch(ctx context.Context, i item) error {
 			return c.bad(manifest.Digest, err)
 		}
 		return c.index(ctx, manifest, manifest, entries, i)
-	case c.mirror.Engine != nil && types.MediaType(manifest.MediaType).IsSchema1():
-		return c.byEngine(ctx, i.Descriptor)
-	case c.mirror.Engine != nil || i.about:
+	case i.about:
 		return c.image(ctx, i, manifest)
+	case c.mirror.Engine != nil:
+		return c.pulledForEngine(ctx, i, manifest)
 	}
 	if err := c.mirror.Verifier.Verify(ctx, c.source, manifest); err != nil {
 		return err
@@ -95,22 +95,34 @@ func (c *copying) fetch(ctx context.Context, i item) error {
 	return c.guarded(ctx, manifest.Digest, func(ctx context.Context) error { return c.image(ctx, i, manifest) })
 }
 
-// isForEngine reports whether the engine is to copy the manifest, which it pulls itself. An
-// index that was kept becomes the content.
+// pulledForEngine copies a manifest that was pulled and that is no index: images by the engine.
+func (c *copying) pulledForEngine(ctx context.Context, i item, manifest registry.Manifest) error {
+	kind, itself := types.MediaType(manifest.MediaType), c.engineReads(ctx)
+	switch {
+	case itself && kind.IsSchema1():
+		return c.byEngine(ctx, i.Descriptor)
+	case !itself && (kind.IsImage() || kind.IsSchema1()):
+		return c.imageByEngine(ctx, i, manifest)
+	}
+	return c.image(ctx, i, manifest)
+}
+
+// isForEngine reports whether the engine is to copy the manifest, which it pulls itself. A
+// manifest that was kept becomes the content.
 func (c *copying) isForEngine(ctx context.Context, i *item) (bool, error) {
 	if i.content == nil {
 		i.content = c.kept(ctx, i.Descriptor)
 	}
-	if i.content != nil || i.about || c.mirror.Engine == nil {
+	if i.content != nil || i.about || !c.engineReads(ctx) {
 		return false, nil
 	}
 	return c.isImage(ctx, &i.Descriptor)
 }
 
 // kept returns the manifest if it was just verified, or the index if an earlier copy has kept
-// it, and otherwise nil. An engine pulls images itself.
+// it, and otherwise nil. An engine may pull images itself.
 func (c *copying) kept(ctx context.Context, d registry.Descriptor) *registry.Manifest {
-	if known, ok := c.mirror.verified.get(manifestAt{c.source, d.Digest}); ok && (c.mirror.Engine == nil || known.IsIndex()) {
+	if known, ok := c.mirror.verified.get(manifestAt{c.source, d.Digest}); ok && (known.IsIndex() || !c.engineReads(ctx)) {
 		return &known
 	}
 	if kind := types.MediaType(d.MediaType); kind.IsImage() || kind.IsSchema1() {

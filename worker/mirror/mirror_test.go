@@ -276,10 +276,10 @@ func TestAttestationsGoBesideImages(t *testing.T) {
 // TestLateCopyIsNoPull: it was ended before it asked for the manifest.
 func TestLateCopyIsNoPull(t *testing.T) {
 	p := newPair(t)
-	p.Engine = &skopeo.Runner{Insecure: []string{p.from.Host(), p.to.Host()}}
+	p.byItself()
 	digest, err := p.from.PushImage(repository, "1", registrytest.Image{})
 	require.NoError(t, err)
-	p.Guard = func(ctx context.Context, _, _ reference.Repository, _ reference.Digest, run func(context.Context) error) error {
+	p.GuardEngine = func(ctx context.Context, _, _ reference.Repository, _ reference.Digest, run func(context.Context) error) error {
 		return run(budget.WithDeadline(ctx, time.Now()))
 	}
 	copied, err := p.CopyImage(t.Context(), reference.MustRepository(p.source()), reference.MustRepository(p.destination()), registry.Descriptor{Digest: reference.MustDigest(digest), MediaType: string(types.OCIManifestSchema1)}, platform.Wanted{})
@@ -360,16 +360,20 @@ func TestWhatCannotBeCopied(t *testing.T) {
 
 // TestDestinationThatForgets: a replica that lags behind is no word about the source.
 func TestDestinationThatForgets(t *testing.T) {
-	p := newPair(t)
-	_, err := p.from.PushImage(repository, "1", registrytest.Image{})
-	require.NoError(t, err)
-	lost := registrytest.Fault{Match: gets, Status: 404}
-	if builtin { // nothing is read back
-		lost = registrytest.Fault{Match: puts, Status: 400, Body: `{"errors":[{"code":"MANIFEST_BLOB_UNKNOWN"}]}`}
+	for itself, lost := range map[bool]registrytest.Fault{
+		false: {Match: puts, Status: 400, Body: `{"errors":[{"code":"MANIFEST_BLOB_UNKNOWN"}]}`},
+		true:  {Match: gets, Status: 404}, // what skopeo has put is read back
+	} {
+		p := newPair(t)
+		if itself {
+			p.byItself()
+		}
+		_, err := p.from.PushImage(repository, "1", registrytest.Image{})
+		require.NoError(t, err)
+		defer p.to.Inject(lost)()
+		_, err = p.mirror(t, "1")
+		require.ErrorIs(t, err, mirror.ErrVanished)
+		require.Equal(t, outcome.Transient.String(), outcome.Classify(err).String())
+		require.Contains(t, outcome.Reason(err), p.to.Host())
 	}
-	defer p.to.Inject(lost)()
-	_, err = p.mirror(t, "1")
-	require.ErrorIs(t, err, mirror.ErrVanished)
-	require.Equal(t, outcome.Transient.String(), outcome.Classify(err).String())
-	require.Contains(t, outcome.Reason(err), p.to.Host())
 }

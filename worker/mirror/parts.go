@@ -30,6 +30,8 @@ type Parts struct {
 	Trust Trust
 	// Guard runs a copy of one manifest when the registries allow it.
 	Guard func(ctx context.Context, source, destination reference.Repository, digest reference.Digest, run func(context.Context) error) error
+	// GuardEngine is Guard for a copy by an Engine that reads the source itself.
+	GuardEngine func(ctx context.Context, source, destination reference.Repository, digest reference.Digest, run func(context.Context) error) error
 	// Free reports whether a source does not limit pulls. If so, an image whose tag the
 	// destination was just seen without is pulled, and the destination is not asked first
 	// whether it has parts of it. With an Engine, whose copies in vain cost more, that is so
@@ -45,7 +47,8 @@ type Parts struct {
 func New(p Parts) (*Mirror, error) {
 	for name, missing := range map[string]bool{
 		"Registry": p.Registry == nil, "Listing": p.Listing == nil, "Engine or Builtin": p.Engine == nil != p.Builtin,
-		"Verifier": p.Verifier == nil, "Trust": p.Trust == nil, "Guard": p.Guard == nil, "Free": p.Free == nil, "Indexes": p.Indexes == nil,
+		"Verifier": p.Verifier == nil, "Trust": p.Trust == nil, "Guard": p.Guard == nil,
+		"GuardEngine": p.GuardEngine == nil, "Free": p.Free == nil, "Indexes": p.Indexes == nil,
 	} {
 		if missing {
 			return nil, fmt.Errorf("%w: %s", ErrIncomplete, name)

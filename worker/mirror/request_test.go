@@ -15,6 +15,7 @@ import (
 	"github.com/osism/skopeo-worker/worker/platform"
 	"github.com/osism/skopeo-worker/worker/registry"
 	"github.com/osism/skopeo-worker/worker/registrytest"
+	"github.com/osism/skopeo-worker/worker/skopeo"
 )
 
 var (
@@ -216,6 +217,13 @@ func TestPullsThatCount(t *testing.T) {
 
 // idle is an engine that has nothing to copy.
 type idle struct{ t *testing.T }
+
+func (idle) ReadsItself(context.Context, reference.Repository) bool { return false }
+
+func (i idle) CopyImage(context.Context, skopeo.Image) error {
+	i.t.Error("the destination has all images")
+	return nil
+}
 
 func (i idle) CopyManifest(context.Context, reference.Repository, reference.Digest, reference.Repository) error {
 	i.t.Error("the destination has all images")

@@ -21,6 +21,9 @@ func Limited(reference.Repository) bool { return false }
 // indexes.
 func New(t *testing.T, client *registry.Client, engine mirror.Engine) *mirror.Mirror {
 	t.Helper()
+	guard := func(ctx context.Context, _, _ reference.Repository, _ reference.Digest, run func(context.Context) error) error {
+		return run(ctx)
+	}
 	m, err := mirror.New(mirror.Parts{
 		Registry: client,
 		Listing:  listing.New(listing.Options{Registry: client}),
@@ -28,9 +31,7 @@ func New(t *testing.T, client *registry.Client, engine mirror.Engine) *mirror.Mi
 		Builtin:  engine == nil,
 		Verifier: mirror.AnyImage{},
 		Trust:    mirror.AnyTag{},
-		Guard: func(ctx context.Context, _, _ reference.Repository, _ reference.Digest, run func(context.Context) error) error {
-			return run(ctx)
-		},
+		Guard:    guard, GuardEngine: guard,
 		Free:    Limited,
 		Indexes: mirror.NoIndexes{},
 	})

@@ -83,6 +83,9 @@ func (c *Client) Begin(ctx context.Context, repository reference.Repository, blo
 	return u, nil
 }
 
+// Name sets the digest of an upload that was begun without one.
+func (u *Upload) Name(blob reference.Digest) { u.blob = blob }
+
 // call returns a request about the upload.
 func (u *Upload) call(method string) *call {
 	return &call{

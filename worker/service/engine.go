@@ -79,15 +79,16 @@ func watchOver(log *slog.Logger) {
 // guard is the type of mirror.Parts.Guard.
 type guard = func(ctx context.Context, source, destination reference.Repository, digest reference.Digest, run func(context.Context) error) error
 
-// copying returns the guard for the copies of a mirror name. A process of skopeo is one
-// pull for the budget, and one operation for the tracker of outages. With the builtin
-// engine, every request goes through both anyway.
-func (n *network) copying(mirrorName string) guard {
-	if n.config.Engine == EngineBuiltin {
-		return func(ctx context.Context, source, _ reference.Repository, digest reference.Digest, run func(context.Context) error) error {
-			return within(outage.WithImage(ctx, digest), n.config.CopyTimeout, n.timed(source, run))
-		}
+// copying returns the guard for copies. Their requests have guards of their own.
+func (n *network) copying() guard {
+	return func(ctx context.Context, source, _ reference.Repository, digest reference.Digest, run func(context.Context) error) error {
+		return within(outage.WithImage(ctx, digest), n.config.CopyTimeout, n.timed(source, run))
 	}
+}
+
+// copyingItself returns the guard for a process of skopeo that reads the source itself. It is one
+// pull for the budget of the mirror name, and one operation for the tracker of outages.
+func (n *network) copyingItself(mirrorName string) guard {
 	return func(ctx context.Context, source, destination reference.Repository, digest reference.Digest, run func(context.Context) error) error {
 		return n.outages.GuardCopy(ctx, source, destination, digest, func(ctx context.Context) error {
 			return n.throttle.GuardCopy(ctx, mirrorName, source, destination, n.timed(source, run))

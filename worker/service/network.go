@@ -95,9 +95,9 @@ func (n *network) connect(mirrorName string, engine mirror.Engine, indexes mirro
 		Builtin:  n.config.Engine == EngineBuiltin,
 		Verifier: n.config.verifier(client, transport),
 		Trust:    n.trust.verifier(client, transport, n.metrics.Verified),
-		Guard:    n.copying(mirrorName),
-		Free:     n.throttle.Unlimited,
-		Indexes:  indexes,
+		Guard:    n.copying(), GuardEngine: n.copyingItself(mirrorName),
+		Free:    n.throttle.Unlimited,
+		Indexes: indexes,
 	})
 	return upstream, m, err
 }

@@ -1,30 +1,37 @@
 package skopeo
 
 import (
-	"context"
 	"encoding/json"
 
-	"github.com/osism/skopeo-worker/shared/reference"
+	"github.com/osism/skopeo-worker/worker/containers"
 )
 
-// authFile makes a file of containers-auth.json(5) with the credentials of a repository that
-// skopeo does not find itself. It returns nil if there are none. The caller closes it.
-func (r *Runner) authFile(ctx context.Context, repository reference.Repository) (*secretFile, error) {
-	if r.Credentials == nil {
-		return nil, nil
-	}
-	found, err := r.Credentials(ctx, repository.String())
-	if err != nil || found.Anonymous() {
-		return nil, err
+// login gives the process the credentials of a host in a file of containers-auth.json(5), unless
+// they are anonymous. closed must be called after the copy.
+func (c *copying) login(flag, host string, found containers.Credential) (closed func(), err error) {
+	if found.Anonymous() {
+		return func() {}, nil
 	}
 	type entry struct {
 		Auth []byte `json:"auth"`
 	}
 	content, err := json.Marshal(map[string]map[string]entry{
-		"auths": {repository.Registry(): {[]byte(found.Username + ":" + found.Password)}},
+		"auths": {host: {[]byte(found.Username + ":" + found.Password)}},
 	})
 	if err != nil {
 		return nil, err
 	}
-	return newSecretFile(content)
+	return c.file(flag, content)
+}
+
+// file gives the process a file that no other user can read, named by a flag.
+func (c *copying) file(flag string, content []byte) (closed func(), err error) {
+	file, err := newSecretFile(content)
+	if err != nil {
+		return nil, err
+	}
+	var path string
+	c.inherited, path = file.inherit(c.inherited)
+	c.arguments = append(c.arguments, flag+path)
+	return func() { _ = file.Close() }, nil
 }

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"slices"
 	"time"
 
 	"github.com/osism/skopeo-worker/shared/budget"
@@ -16,8 +17,17 @@ import (
 // errTimeout is the cause of the end of a copy that took longer than Timeout.
 var errTimeout = fmt.Errorf("took too long: %w", context.DeadlineExceeded)
 
-// run runs skopeo to its end, or to its first 429. The process inherits the files.
-func (r *Runner) run(ctx context.Context, source, destination string, arguments []string, files []*os.File) error {
+// copying is a copy by a process.
+type copying struct {
+	arguments           []string
+	inherited           []*os.File
+	environment         []string // more variables
+	source, destination string   // hosts
+	serving             *serving // what the process copies through this one; nil: it asks the hosts itself
+}
+
+// run runs skopeo to its end, or to its first 429.
+func (r *Runner) run(ctx context.Context, c *copying) error {
 	within, stop := context.WithCancelCause(ctx)
 	defer stop(nil)
 	if r.Timeout > 0 {
@@ -25,8 +35,8 @@ func (r *Runner) run(ctx context.Context, source, destination string, arguments 
 		within, cancel = context.WithTimeoutCause(within, r.Timeout, errTimeout)
 		defer cancel()
 	}
-	p := child.New(within, r.path(), arguments...)
-	p.Env, p.ExtraFiles = append(os.Environ(), systemSaving()...), files
+	p := child.New(within, r.path(), c.arguments...)
+	p.Env, p.ExtraFiles = slices.Concat(os.Environ(), systemSaving(), c.environment), c.inherited
 	p.Stall, p.Moved = r.Stall, func(sent int64) { meter.Add(ctx, sent) }
 	if r.Grace > 0 {
 		p.Grace = r.Grace
@@ -37,6 +47,10 @@ func (r *Runner) run(ctx context.Context, source, destination string, arguments 
 		}
 	}}
 	p.Stderr = said
+	if c.serving != nil {
+		p.Waits = c.serving.waits
+		defer c.serving.onFailure(stop)()
+	}
 
 	err := p.Run()
 	started := p.Process != nil
@@ -46,19 +60,31 @@ func (r *Runner) run(ctx context.Context, source, destination string, arguments 
 		return nil
 	case ctx.Err() != nil:
 		return interrupted(ctx)
+	case c.failure() != nil:
+		return c.failure()
 	case errors.As(cause, &limited):
 		return &Error{Reason: limited.Error(), ExitCode: noExitCode, RetryAfter: limited.retryAfter, Err: limited}
 	case errors.Is(cause, errTimeout):
 		return &Error{Reason: fmt.Sprintf("gave up after %s", r.Timeout), ExitCode: noExitCode, Err: errTimeout}
 	case errors.Is(cause, errSilentSource):
-		return r.stalledAt(Source, source)
+		return r.stalledAt(Source, c.source)
+	case errors.As(err, &stalled) && c.serving != nil:
+		return r.stalledAt(Neither, "")
 	case errors.As(err, &stalled):
-		return r.stalledAt(said.requests.waitFor(stalled.Unsent, source, destination))
+		return r.stalledAt(said.requests.waitFor(stalled.Unsent, c.source, c.destination))
 	case !started:
 		return failedToStart(ctx, r.explain(err))
 	default:
 		return &Error{Reason: reason(said.tail.Bytes(), err), ExitCode: p.ProcessState.ExitCode(), Err: err}
 	}
+}
+
+// failure returns the error of a request for the process.
+func (c *copying) failure() error {
+	if c.serving == nil {
+		return nil
+	}
+	return c.serving.failure()
 }
 
 // errSilentSource is the cause of the end of a copy whose source has sent no byte of a blob for

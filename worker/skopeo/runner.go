@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
-	"os"
 	"os/exec"
 	"regexp"
 	"strings"
@@ -66,6 +65,7 @@ type Runner struct {
 
 	root   string // of the policy files, for tests
 	policy ownPolicy
+	server server
 }
 
 // Version returns the version of the installed skopeo, such as "1.9.3", ErrNotInstalled or
@@ -110,28 +110,30 @@ func (r *Runner) CopyManifest(ctx context.Context, source reference.Repository, 
 	if err != nil {
 		return failedToStart(ctx, err)
 	}
-	arguments = append(append([]string{"--debug"}, arguments...), "copy", "--preserve-digests", "--remove-signatures") // debug for limitLine
+	c := &copying{source: source.Registry(), destination: destination.Registry()}
+	c.arguments = append(append([]string{"--debug"}, arguments...), "copy", "--preserve-digests", "--remove-signatures") // debug for limitLine
 	if r.insecure(source) {
-		arguments = append(arguments, "--src-tls-verify=false")
+		c.arguments = append(c.arguments, "--src-tls-verify=false")
 	}
 	if r.insecure(destination) {
-		arguments = append(arguments, "--dest-tls-verify=false")
+		c.arguments = append(c.arguments, "--dest-tls-verify=false")
 	}
-	var inherited []*os.File
 	for flag, repository := range map[string]reference.Repository{"--src-authfile=": source, "--dest-authfile=": destination} {
-		file, err := r.authFile(ctx, repository)
+		if r.Credentials == nil {
+			break
+		}
+		found, err := r.Credentials(ctx, repository.String())
 		if err != nil {
 			return failedToStart(ctx, err)
 		}
-		if file != nil {
-			defer func() { _ = file.Close() }()
-			var path string
-			inherited, path = file.inherit(inherited)
-			arguments = append(arguments, flag+path)
+		closed, err := c.login(flag, repository.Registry(), found)
+		if err != nil {
+			return failedToStart(ctx, err)
 		}
+		defer closed()
 	}
-	arguments = append(arguments, "docker://"+source.String()+"@"+digest.String(), "docker://"+destination.String()+"@"+digest.String())
-	err = r.run(ctx, source.Registry(), destination.Registry(), arguments, inherited)
+	c.arguments = append(c.arguments, "docker://"+source.String()+"@"+digest.String(), "docker://"+destination.String()+"@"+digest.String())
+	err = r.run(ctx, c)
 	if failed := (*Error)(nil); errors.As(err, &failed) {
 		failed.blame(source.Registry(), destination.Registry())
 	}

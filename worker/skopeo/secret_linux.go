@@ -13,7 +13,7 @@ import (
 type secretFile struct{ *os.File }
 
 func newSecretFile(content []byte) (*secretFile, error) {
-	const name = "skopeo-auth" // seen in /proc
+	const name = "skopeo" // seen in /proc
 	fd, err := unix.MemfdCreate(name, unix.MFD_CLOEXEC|unix.MFD_NOEXEC_SEAL)
 	if errors.Is(err, unix.EINVAL) { // before Linux 6.3
 		fd, err = unix.MemfdCreate(name, unix.MFD_CLOEXEC)

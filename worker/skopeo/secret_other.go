@@ -12,7 +12,7 @@ import (
 type secretFile struct{ *os.File }
 
 func newSecretFile(content []byte) (*secretFile, error) {
-	file, err := os.CreateTemp("", "skopeo-auth-*.json")
+	file, err := os.CreateTemp("", "skopeo-*")
 	if err != nil {
 		return nil, err
 	}

@@ -26,7 +26,12 @@ func New(client *registry.Client, network http.RoundTripper) *Verifier {
 // Asks reports whether the policy needs more than the name of images of the repository. If their
 // name is enough for Verify to return an error, Asks returns that.
 func (v *Verifier) Asks(ctx context.Context, source reference.Repository) (bool, error) {
-	p, err := policy.Load(v.root)
+	return Asks(ctx, v.root, source)
+}
+
+// Asks is Verifier.Asks for the policy of the system whose files are below root; "" is /.
+func Asks(ctx context.Context, root string, source reference.Repository) (bool, error) {
+	p, err := policy.Load(root)
 	if err != nil || !p.IsStrict() {
 		return false, named(source, reference.Digest{}, err)
 	}

@@ -1,0 +1,212 @@
+package skopeo
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"strconv"
+	"strings"
+
+	"github.com/osism/skopeo-worker/worker/registry"
+)
+
+// The repositories of the server, whatever their own names are: that of a registry with a port is
+// not valid in a path.
+const (
+	fromRepository = "source"
+	toRepository   = "destination"
+)
+
+const (
+	api       = "/v2/"
+	uploading = toRepository + "/blobs/uploads/"
+
+	// pieceSize is how many bytes of a blob are passed on at once.
+	pieceSize = 64 << 10
+)
+
+// answer answers a request of the process.
+func (i *serving) answer(w http.ResponseWriter, request *http.Request) {
+	path, isAPI := strings.CutPrefix(request.URL.Path, api)
+	begun, isUpload := strings.CutPrefix(path, uploading)
+	at := strings.LastIndexByte(path, '/') + 1
+	blob, listed := i.blobs[path[at:]]
+	manifest := path[at:] == i.Manifest.Digest.String()
+	switch what := request.Method + " " + path[:at]; {
+	case !isAPI:
+		http.NotFound(w, request)
+	case what == "GET " && path == "":
+		_, _ = io.WriteString(w, "{}") // the process may be gone
+	case what == "GET "+fromRepository+"/manifests/" && manifest:
+		w.Header().Set("Content-Type", i.Manifest.MediaType)
+		_, _ = w.Write(i.Manifest.Raw)
+	case what == "GET "+fromRepository+"/blobs/" && listed:
+		i.send(w, request, blob)
+	case what == "HEAD "+toRepository+"/blobs/" && listed:
+		i.look(w, request, blob)
+	case isUpload && begun == "" && request.Method == http.MethodPost:
+		i.begin(w)
+	case isUpload && request.Method == http.MethodPatch:
+		i.receive(w, request, begun)
+	case isUpload && request.Method == http.MethodPut:
+		i.end(w, request, begun)
+	case what == "PUT "+toRepository+"/manifests/" && manifest:
+		i.confirm(w, request)
+	default:
+		http.NotFound(w, request)
+	}
+}
+
+// errGone is returned if the process is gone.
+var errGone = errors.New("the process is gone")
+
+// send sends a blob of the source. If the source fails, the answer is cut off.
+func (i *serving) send(w http.ResponseWriter, request *http.Request, blob registry.Descriptor) {
+	if !i.during(request, func(ctx context.Context) error { return i.pass(ctx, w, blob) }) {
+		panic(http.ErrAbortHandler)
+	}
+}
+
+func (i *serving) pass(ctx context.Context, w http.ResponseWriter, blob registry.Descriptor) error {
+	var content Blob
+	err := i.wait(func() (err error) { content, err = i.Open(ctx, blob); return err })
+	if err != nil {
+		return err
+	}
+	defer func() { _ = content.Close() }()
+	w.Header().Set("Content-Type", "application/octet-stream")
+	if size := content.Size(); size >= 0 {
+		w.Header().Set("Content-Length", strconv.FormatInt(size, 10))
+	}
+	piece := make([]byte, pieceSize)
+	for {
+		n := 0
+		err := i.wait(func() (err error) { n, err = content.Read(piece); return err })
+		if n > 0 {
+			if _, gone := w.Write(piece[:n]); gone != nil {
+				return errGone
+			}
+		}
+		if errors.Is(err, io.EOF) {
+			return nil
+		}
+		if err != nil {
+			return err
+		}
+	}
+}
+
+// look reports whether the destination has a blob. The process asks twice.
+func (i *serving) look(w http.ResponseWriter, request *http.Request, blob registry.Descriptor) {
+	name := blob.Digest.String()
+	i.mu.Lock()
+	has, missing := false, i.missing[name]
+	i.mu.Unlock()
+	if !missing && !i.during(request, func(ctx context.Context) error {
+		return i.wait(func() (err error) { has, err = i.Has(ctx, blob); return err })
+	}) {
+		panic(http.ErrAbortHandler)
+	}
+	if !has {
+		i.mu.Lock()
+		i.missing[name] = true
+		i.mu.Unlock()
+		http.NotFound(w, request)
+		return
+	}
+	w.Header().Set("Content-Length", strconv.FormatInt(blob.Size, 10))
+}
+
+// begin begins an upload. The destination is asked when the content comes.
+func (i *serving) begin(w http.ResponseWriter) {
+	i.mu.Lock()
+	i.begun++
+	begun := strconv.Itoa(i.begun)
+	i.uploads[begun] = nil
+	i.mu.Unlock()
+	accept(w, begun)
+}
+
+// accept answers that the process may go on with an upload.
+func accept(w http.ResponseWriter, begun string) {
+	w.Header().Set("Location", api+uploading+begun)
+	w.WriteHeader(http.StatusAccepted)
+}
+
+// receive sends the content of a blob to the destination.
+func (i *serving) receive(w http.ResponseWriter, request *http.Request, begun string) {
+	i.mu.Lock()
+	sent, known := i.uploads[begun]
+	i.mu.Unlock()
+	if !known || sent != nil {
+		http.NotFound(w, request)
+		return
+	}
+	if !i.during(request, func(ctx context.Context) error {
+		ctx, gone := context.WithCancel(ctx)
+		defer gone()
+		return i.wait(func() (err error) {
+			sent, err = i.Upload(ctx, &arriving{request.Body, i, gone}, request.ContentLength)
+			return err
+		})
+	}) {
+		panic(http.ErrAbortHandler)
+	}
+	i.mu.Lock()
+	i.uploads[begun] = sent
+	i.mu.Unlock()
+	accept(w, begun)
+}
+
+// arriving is content that comes from the process. While it is read, the process does not wait.
+type arriving struct {
+	io.Reader
+	serving *serving
+	gone    func() // ends the request to the destination, which is not to blame
+}
+
+func (a *arriving) Read(p []byte) (int, error) {
+	a.serving.waiting.Add(-1)
+	defer a.serving.waiting.Add(1)
+	n, err := a.Reader.Read(p)
+	if err != nil && !errors.Is(err, io.EOF) {
+		a.gone()
+		err = fmt.Errorf("%w: %w", context.Canceled, err)
+	}
+	return n, err
+}
+
+// end makes the destination store a blob.
+func (i *serving) end(w http.ResponseWriter, request *http.Request, begun string) {
+	blob, listed := i.blobs[request.URL.Query().Get("digest")]
+	i.mu.Lock()
+	sent := i.uploads[begun]
+	delete(i.uploads, begun)
+	i.mu.Unlock()
+	if sent == nil || !listed {
+		http.NotFound(w, request)
+		return
+	}
+	if !i.during(request, func(ctx context.Context) error {
+		return i.wait(func() error { return sent.End(ctx, blob.Digest) })
+	}) {
+		panic(http.ErrAbortHandler)
+	}
+	w.WriteHeader(http.StatusCreated)
+}
+
+// confirm notes that the process has put the manifest as it is.
+func (i *serving) confirm(w http.ResponseWriter, request *http.Request) {
+	raw, err := io.ReadAll(io.LimitReader(request.Body, int64(len(i.Manifest.Raw))+1))
+	if err != nil || !bytes.Equal(raw, i.Manifest.Raw) {
+		http.Error(w, "another manifest", http.StatusBadRequest)
+		return
+	}
+	i.mu.Lock()
+	i.put = true
+	i.mu.Unlock()
+	w.WriteHeader(http.StatusCreated)
+}

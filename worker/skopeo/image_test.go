@@ -1,0 +1,317 @@
+package skopeo_test
+
+import (
+	"context"
+	"encoding/base64"
+	"errors"
+	"io"
+	"net/http"
+	"os"
+	"path/filepath"
+	"regexp"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/osism/skopeo-worker/shared/redact"
+	"github.com/osism/skopeo-worker/shared/reference"
+	"github.com/osism/skopeo-worker/worker/child"
+	"github.com/osism/skopeo-worker/worker/cloud"
+	"github.com/osism/skopeo-worker/worker/containers"
+	"github.com/osism/skopeo-worker/worker/registry"
+	"github.com/osism/skopeo-worker/worker/registrytest"
+	"github.com/osism/skopeo-worker/worker/skopeo"
+	"github.com/osism/skopeo-worker/worker/transfer"
+)
+
+// pulled returns an image of a registry that this process copies to another one.
+func pulled(t *testing.T, from, to *registrytest.Registry, digest string) skopeo.Image {
+	t.Helper()
+	client := registry.NewClient(registry.Options{Insecure: []string{from.Host(), to.Host()}, UserAgent: "this process"})
+	i := skopeo.Image{Source: reference.MustRepository(from.Host() + "/" + source), Destination: reference.MustRepository(to.Host() + "/" + destination)}
+	var err error
+	i.Manifest, err = client.Get(t.Context(), i.Source, reference.MustDigest(digest))
+	require.NoError(t, err)
+	blobs := transfer.New(client)
+	i.Open = func(ctx context.Context, blob registry.Descriptor) (skopeo.Blob, error) {
+		return blobs.Open(ctx, i.Source, blob)
+	}
+	i.Has = func(ctx context.Context, blob registry.Descriptor) (bool, error) {
+		return blobs.Has(ctx, i.Source, i.Destination, blob, false)
+	}
+	i.Upload = func(ctx context.Context, content io.Reader, size int64) (skopeo.Upload, error) {
+		return blobs.Begin(ctx, i.Destination, content, size)
+	}
+	return i
+}
+
+// has requires that the destination has the blobs of an image.
+func has(t *testing.T, to *registrytest.Registry, image skopeo.Image) {
+	t.Helper()
+	require.NoError(t, registry.NewClient(registry.Options{Insecure: []string{to.Host()}}).Writing().Put(t.Context(), image.Destination, image.Manifest.Digest, image.Manifest))
+	require.NoError(t, to.Check(destination, image.Manifest.Digest.String()))
+}
+
+// TestCopyImage: registries get each request once, from this process, and proxies of the
+// environment are not in between. What the destination has is not read.
+func TestCopyImage(t *testing.T) {
+	for _, name := range []string{"HTTP_PROXY", "HTTPS_PROXY", "http_proxy", "https_proxy"} {
+		t.Setenv(name, "http://127.0.0.1:1")
+	}
+	t.Setenv("NO_PROXY", "")
+	from, to, _, r := pair(t)
+	layers := []registrytest.Layer{{Seed: "a", Size: large}, {Seed: "b", Size: small}}
+	digest, err := from.PushImage(source, "2", registrytest.Image{Layers: layers})
+	require.NoError(t, err)
+	image := pulled(t, from, to, digest)
+	from.ResetRequests()
+	require.NoError(t, r.CopyImage(t.Context(), image))
+	require.Zero(t, from.Pulls())
+	require.Equal(t, 3, from.Count(registrytest.Kinds(registrytest.KindBlobGet)))
+	require.Equal(t, 2, to.Count(registrytest.Kinds(registrytest.KindBlobHead)), "the layers, once")
+	for _, request := range append(from.Requests(), to.Requests()...) {
+		require.Contains(t, request.UserAgent, "this process", request.Path)
+	}
+	has(t, to, image)
+
+	digest, err = from.PushImage(source, "3", registrytest.Image{Version: "3", Layers: layers})
+	require.NoError(t, err)
+	image = pulled(t, from, to, digest)
+	from.ResetRequests()
+	require.NoError(t, r.CopyImage(t.Context(), image))
+	require.Equal(t, 1, from.Count(registrytest.Kinds(registrytest.KindBlobGet)), "the configuration")
+	has(t, to, image)
+}
+
+// part is the beginning of a blob, which ends with an error.
+type part struct {
+	io.Reader
+	size int64
+}
+
+func (p part) Size() int64 { return p.size }
+func (part) Close() error  { return nil }
+
+// broken is a reader that fails.
+type broken struct{ err error }
+
+func (b broken) Read([]byte) (int, error) { return 0, b.err }
+
+// sent is an upload that the destination does not store.
+type sent struct{ err error }
+
+func (s sent) End(context.Context, reference.Digest) error { return s.err }
+
+// TestRequestsThatFail: the error is that of the request, and skopeo neither asks again nor waits.
+func TestRequestsThatFail(t *testing.T) {
+	failed := errors.New("the request has failed")
+	cut := func(size int64) func(context.Context, registry.Descriptor) (skopeo.Blob, error) {
+		return func(context.Context, registry.Descriptor) (skopeo.Blob, error) {
+			return part{io.MultiReader(strings.NewReader("begin"), broken{failed}), size}, nil
+		}
+	}
+	for name, fault := range map[string]func(*skopeo.Image){
+		"no answer": func(i *skopeo.Image) {
+			i.Open = func(context.Context, registry.Descriptor) (skopeo.Blob, error) { return nil, failed }
+		},
+		"a cut":                 func(i *skopeo.Image) { i.Open = cut(100) },
+		"a cut of unknown size": func(i *skopeo.Image) { i.Open = cut(-1) },
+		"a look": func(i *skopeo.Image) {
+			i.Has = func(context.Context, registry.Descriptor) (bool, error) { return false, failed }
+		},
+		"an upload": func(i *skopeo.Image) {
+			i.Upload = func(context.Context, io.Reader, int64) (skopeo.Upload, error) { return nil, failed }
+		},
+		"its end": func(i *skopeo.Image) {
+			i.Upload = func(_ context.Context, content io.Reader, _ int64) (skopeo.Upload, error) {
+				_, err := io.Copy(io.Discard, content)
+				return sent{failed}, err
+			}
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			from, to, digest, r := pair(t)
+			image := pulled(t, from, to, digest)
+			fault(&image)
+			require.Equal(t, failed, r.CopyImage(t.Context(), image))
+		})
+	}
+}
+
+// TestNoManifestOfAnotherDigest: what skopeo puts counts only if it is the image as it is.
+func TestNoManifestOfAnotherDigest(t *testing.T) {
+	from, to, digest, _ := pair(t)
+	err := script(t, "exit 0").CopyImage(t.Context(), pulled(t, from, to, digest))
+	require.EqualError(t, err, "skopeo has not put the manifest")
+}
+
+// TestSilenceOfRegistries is no stall of the process, which waits for this one. That of a process
+// which does not is.
+func TestSilenceOfRegistries(t *testing.T) {
+	t.Parallel()
+	from, to, digest, r := pair(t)
+	r.Stall = stall
+	image := pulled(t, from, to, digest)
+	open, silent := image.Open, make(chan struct{})
+	timer := time.AfterFunc(3*stall/2, func() { close(silent) })
+	defer timer.Stop()
+	image.Open = func(ctx context.Context, blob registry.Descriptor) (skopeo.Blob, error) {
+		<-silent
+		return open(ctx, blob)
+	}
+	require.NoError(t, r.CopyImage(t.Context(), image))
+
+	r = script(t, "sleep 600")
+	r.Stall = stall
+	err := r.CopyImage(t.Context(), image)
+	require.ErrorIs(t, err, child.ErrStalled)
+	var stalled *skopeo.Error
+	require.ErrorAs(t, err, &stalled)
+	require.Equal(t, skopeo.Neither, stalled.Side)
+}
+
+// TestOnlyTheProcess: without the secret, the port serves nothing; with it, only what the image
+// needs. No argument and no variable has the secret, and nothing listens after the copy.
+func TestOnlyTheProcess(t *testing.T) {
+	from, to, digest, _ := pair(t)
+	image := pulled(t, from, to, digest)
+	seen := t.TempDir()
+	r := script(t, `echo "$@" >`+seen+`/arguments
+env >`+seen+`/environment
+for a; do case "$a" in
+--registries-conf=*) cat "${a#*=}" >`+seen+`/conf;;
+--authfile=*) cat "${a#*=}" >`+seen+`/auth;;
+esac; done
+touch `+seen+`/ready; sleep 600`)
+	ctx, cancel := context.WithCancel(t.Context())
+	ended := make(chan error, 1)
+	go func() { ended <- r.CopyImage(ctx, image) }()
+	require.Eventually(t, func() bool { _, err := os.Stat(filepath.Join(seen, "ready")); return err == nil }, deadline, time.Millisecond)
+	read := func(name string) string {
+		text, err := os.ReadFile(filepath.Join(seen, name))
+		require.NoError(t, err)
+		return string(text)
+	}
+	host := regexp.MustCompile(`location = "(127\.0\.0\.1:\d+)/source"`).FindStringSubmatch(read("conf"))[1]
+	auth := regexp.MustCompile(`"auth":"([^"]+)"`).FindStringSubmatch(read("auth"))[1]
+	plain, err := base64.StdEncoding.DecodeString(auth)
+	require.NoError(t, err)
+	_, secret, _ := strings.Cut(string(plain), ":")
+	require.GreaterOrEqual(t, len(secret)*5, 128, "bits")
+	for _, text := range []string{auth, secret} {
+		require.NotContains(t, redact.Line("Basic "+text), text, "a log does not show it")
+		for _, name := range []string{"arguments", "environment", "conf"} {
+			require.NotContains(t, read(name), text)
+		}
+	}
+	ask := func(method, path, authorization string) (int, string) {
+		request, err := http.NewRequestWithContext(t.Context(), method, "http://"+host+path, nil)
+		require.NoError(t, err)
+		if authorization != "" {
+			request.Header.Set("Authorization", "Basic "+authorization)
+		}
+		response, err := http.DefaultClient.Do(request)
+		require.NoError(t, err)
+		defer response.Body.Close()
+		body, err := io.ReadAll(response.Body)
+		require.NoError(t, err)
+		return response.StatusCode, string(body)
+	}
+	manifest := "/v2/source/manifests/" + digest
+	blobs, err := image.Manifest.Blobs()
+	require.NoError(t, err)
+	config := "/v2/source/blobs/" + blobs[0].Digest.String()
+	from.ResetRequests()
+	to.ResetRequests()
+	for _, path := range []string{"/v2/", "/", manifest, config, "/v2/destination/blobs/uploads/"} {
+		for _, method := range []string{http.MethodGet, http.MethodHead, http.MethodPost} {
+			for _, authorization := range []string{"", "c2tvcGVvOg==", "c2tvcGVvOng="} { // none, an empty one, another
+				status, body := ask(method, path, authorization)
+				require.Equal(t, http.StatusUnauthorized, status, path)
+				require.NotContains(t, body, "sha256")
+			}
+		}
+	}
+	status, body := ask(http.MethodGet, manifest, auth)
+	require.Equal(t, http.StatusOK, status)
+	require.Equal(t, string(image.Manifest.Raw), body)
+	other := reference.DigestOf([]byte("other")).String()
+	for _, path := range []string{
+		"/", "/v2/source/manifests/1", "/v2/source/manifests/" + other, "/v2/source/blobs/" + other, "/v2/source/tags/list", "/v2/_catalog",
+		"/v2/other/manifests/" + digest, "/v2/destination/manifests/" + digest, "/v2/destination/blobs/" + blobs[0].Digest.String(), "/v2/source/../source/manifests/" + digest,
+	} {
+		status, _ := ask(http.MethodGet, path, auth)
+		require.NotEqual(t, http.StatusOK, status, path)
+	}
+	for _, method := range []string{http.MethodPut, http.MethodPost, http.MethodPatch, http.MethodDelete} {
+		for _, path := range []string{manifest, config, "/v2/destination/manifests/" + other, "/v2/destination/blobs/uploads/1?digest=" + other, "/v2/destination/manifests/" + digest} {
+			status, _ := ask(method, path, auth)
+			require.GreaterOrEqual(t, status, 400, method+" "+path)
+		}
+	}
+	require.Empty(t, append(from.Requests(), to.Requests()...))
+	status, _ = ask(http.MethodGet, config, auth)
+	require.Equal(t, http.StatusOK, status)
+	cancel()
+	require.ErrorIs(t, <-ended, context.Canceled)
+	_, err = http.Get("http://" + host + "/v2/") //nolint:noctx // loopback
+	require.ErrorContains(t, err, "connection refused")
+}
+
+// TestSeveralAtOnce: processes share the server, and each gets its own image.
+func TestSeveralAtOnce(t *testing.T) {
+	from, to, _, r := pair(t)
+	ended := make(chan error)
+	var images []skopeo.Image
+	for _, version := range []string{"a", "b", "c", "d"} {
+		digest, err := from.PushImage(source, version, registrytest.Image{Version: version})
+		require.NoError(t, err)
+		image := pulled(t, from, to, digest)
+		images = append(images, image)
+		go func() { ended <- r.CopyImage(t.Context(), image) }()
+	}
+	for range images {
+		require.NoError(t, <-ended)
+	}
+	for _, image := range images {
+		has(t, to, image)
+	}
+}
+
+// TestReadsItself: skopeo reads what this process would read elsewhere, or what has to be signed.
+func TestReadsItself(t *testing.T) {
+	const signed = `{"default":[{"type":"insecureAcceptAnything"}],"transports":{"docker":{"quay.io/signed":[{"type":"sigstoreSigned","keyPath":"/no/key"}],"quay.io/rejected":[{"type":"reject"}]}}}`
+	for name, test := range map[string]struct {
+		repository, conf, policy string
+		want                     bool
+	}{
+		"no settings":              {"quay.io/a/b", "", "", false},
+		"insecure":                 {"quay.io/a/b", "[[registry]]\nlocation = 'quay.io'\ninsecure = true\n", "", false},
+		"a mirror":                 {"quay.io/a/b", "[[registry]]\nlocation = 'quay.io'\n[[registry.mirror]]\nlocation = 'mirror.example'\n", "", true},
+		"another location":         {"quay.io/a/b", "[[registry]]\nprefix = 'quay.io/a'\nlocation = 'other.example/a'\n", "", true},
+		"of another":               {"quay.io/c/b", "[[registry]]\nprefix = 'quay.io/a'\nlocation = 'other.example/a'\n", "", false},
+		"just this":                {"quay.io/a/b", "[[registry]]\nlocation = 'quay.io/a/b'\ninsecure = true\n", "", true},
+		"unreadable":               {"quay.io/a/b", "[[", "", true},
+		"signed":                   {"quay.io/signed/b", "", signed, true},
+		"beside signed":            {"quay.io/a/b", "", signed, false},
+		"a policy that is no JSON": {"quay.io/a/b", "", "{", true},
+	} {
+		t.Run(name, func(t *testing.T) {
+			home := t.TempDir()
+			conf := filepath.Join(home, "registries.conf")
+			require.NoError(t, os.WriteFile(conf, []byte(test.conf), 0o600))
+			t.Setenv("CONTAINERS_REGISTRIES_CONF", conf)
+			forget := func() { containers.New(cloud.New()).Forget("quay.io") }
+			forget()
+			t.Cleanup(forget)
+			if test.policy != "" {
+				path := filepath.Join(home, "policy.json")
+				require.NoError(t, os.WriteFile(path, []byte(test.policy), 0o600))
+				t.Setenv("CONTAINERS_POLICY_JSON", path)
+			}
+			require.Equal(t, test.want, new(skopeo.Runner).ReadsItself(t.Context(), reference.MustRepository(test.repository)))
+		})
+	}
+}
