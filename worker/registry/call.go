@@ -7,6 +7,7 @@ import (
 	"io"
 	"net/http"
 	"net/url"
+	"strings"
 	"time"
 
 	"github.com/osism/skopeo-worker/shared/budget"
@@ -35,6 +36,8 @@ type call struct {
 	size   int64                // of stream; negative: unknown
 	offset int64                // of stream in the blob
 	ranged bool                 // the stream is one of several pieces
+	asks   bool                 // the stream is sent when the registry wants it
+	moved  bool                 // the stream was redirected
 	opens  bool                 // the answer's body is read later
 	from   int64                // offset in the blob at which the answer starts
 	before int64                // offset before which it ends; 0: at the blob's end
@@ -67,6 +70,12 @@ func (call *call) target(at location) (string, error) {
 		return "/v2/" + call.below(), nil
 	}
 	return "/v2/" + at.path() + "/" + call.below(), nil
+}
+
+// own returns a part of all paths of the repository to which the call may write.
+func (call *call) own(at location) string {
+	kind, _, _ := strings.Cut(call.path, "/")
+	return "/" + at.path() + "/" + kind + "/"
 }
 
 // isNamed reports whether the path contains the reference.
@@ -214,7 +223,7 @@ func (c *Client) attempt(ctx context.Context, call *call) (answer, error) {
 		switch {
 		case status == 0:
 			return got, err
-		case errors.Is(err, errStorage) && first:
+		case errors.Is(err, errStorage) && first && call.stream == nil:
 			continue // the next redirect has a new permission
 		case errors.Is(err, errStorage):
 			return got, err
@@ -249,6 +258,6 @@ func refusedWith(err error) int {
 	return 0
 }
 
-// errStorage is returned if a host to which the registry has redirected a read, such as the storage
-// of its blobs, refuses the read. The session is not the reason.
+// errStorage is returned if a host to which the registry has redirected a request, such as the
+// storage of its blobs, refuses the request. The session is not the reason.
 var errStorage = fmt.Errorf("%w", ErrUnavailable)

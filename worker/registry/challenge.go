@@ -282,7 +282,7 @@ func (c *Client) StoresSignatures(ctx context.Context, repository reference.Repo
 	}
 	ctx, cancel := context.WithTimeoutCause(ctx, requestTimeout, slow(requestTimeout))
 	defer cancel()
-	ctx, wait := withWait(at.with(ctx, false))
+	ctx, wait := withWait(at.with(ctx, false, ""))
 	found, err := c.sessions.challenges.of(ctx, at.registry)
 	switch {
 	case err == nil:

@@ -60,6 +60,7 @@ type Client struct {
 	heads       *memory // registries that have answered HEAD with a digest
 	noPush      *memory // sessions that cannot be opened with the scope to push
 	plainHTTP   *memory // insecure hosts whose API speaks plain HTTP
+	redirects   *memory // hosts that redirect parts of blobs
 	role        role
 }
 
@@ -97,6 +98,7 @@ func NewClient(options Options) *Client {
 		heads:       newMemory(now),
 		noPush:      newMemory(now),
 		plainHTTP:   newMemory(now),
+		redirects:   newMemory(now),
 	}
 }
 

@@ -3,6 +3,7 @@ package registry
 import (
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"net/http"
@@ -24,12 +25,15 @@ func exchange(ctx context.Context, session *session, at location, call *call) (a
 			end()
 		}
 	}()
-	ctx, wait := withWait(at.with(ctx, call.apart))
+	ctx, wait := withWait(at.with(ctx, call.apart, call.own(at)))
 	request, err := call.request(ctx, at)
 	if err != nil {
 		return answer{}, err
 	}
-	response, err := session.Do(request)
+	response, err := call.do(session, at, request)
+	if errors.Is(err, ErrRedirected) {
+		return answer{}, err
+	}
 	if err != nil {
 		return answer{}, unanswered(ctx, at, wait, err)
 	}
@@ -57,8 +61,11 @@ func exchange(ctx context.Context, session *session, at location, call *call) (a
 			retryAfter: time.Duration(wait.Load()),
 			cause:      refusal(response.StatusCode, diagnose(body), session.login),
 		}
-		if host := response.Request.URL.Host; call.looks() && host != request.URL.Host && refusedWith(failed) != 0 {
-			failed.cause = fmt.Errorf("%w: %s refused what the registry has redirected to it: %s", errStorage, host, diagnose(body).Message)
+		if host := response.Request.URL.Host; host != request.URL.Host && refusedWith(failed) != 0 {
+			failed.cause = fmt.Errorf("%w: %s refused what the registry has redirected to it", errStorage, host)
+			if why := diagnose(body).Message; why != "" {
+				failed.cause = fmt.Errorf("%w: %s", failed.cause, why)
+			}
 		}
 		return answer{}, failed
 	}
@@ -70,6 +77,34 @@ func exchange(ctx context.Context, session *session, at location, call *call) (a
 		return answer{}, &pageError{got.status, came, call.instead}
 	}
 	return got, nil
+}
+
+// do sends a request. If a part of a blob is redirected before it was read, it goes to the target;
+// otherwise the error is a redirectedError.
+func (call *call) do(session *session, at location, request *http.Request) (*http.Response, error) {
+	for range maxRedirects + 1 {
+		stream, _ := request.Body.(*once)
+		response, err := session.Do(request)
+		if err != nil {
+			return nil, err
+		}
+		target, err := call.redirected(at, response)
+		if target == nil && err == nil {
+			return response, nil
+		}
+		unread := stream.revoke()
+		call.moved = true
+		response.Body.Close()
+		switch {
+		case err != nil:
+			return nil, err
+		case !unread:
+			return nil, &redirectedError{target}
+		}
+		request = request.Clone(request.Context())
+		request.URL, request.Host, request.Body = target, "", &once{stream: call.stream}
+	}
+	return nil, tooManyRedirects(http.StatusTemporaryRedirect)
 }
 
 // bounded returns a context with the time limit of a request, and a function that ends it.
@@ -113,8 +148,11 @@ func (call *call) request(ctx context.Context, at location) (*http.Request, erro
 			RawQuery: call.query,
 		}
 	}
-	body := call.stream
-	if body == nil && len(call.body) > 0 {
+	var body io.Reader
+	switch {
+	case call.stream != nil:
+		body = &once{stream: call.stream}
+	case len(call.body) > 0:
 		body = bytes.NewReader(call.body)
 	}
 	request, err := http.NewRequestWithContext(ctx, call.method, target.String(), body)
@@ -147,6 +185,9 @@ func (call *call) request(ctx context.Context, at location) (*http.Request, erro
 // describe sets the headers of a part of a blob.
 func (call *call) describe(request *http.Request) {
 	request.ContentLength = call.size
+	if call.asks {
+		request.Header.Set("Expect", "100-continue")
+	}
 	if (call.offset > 0 || call.ranged) && call.size > 0 {
 		request.Header.Set("Content-Range", fmt.Sprintf("%d-%d", call.offset, call.offset+call.size-1))
 	}

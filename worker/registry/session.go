@@ -137,7 +137,7 @@ func (s *sessions) with(ctx context.Context, h handshake, known containers.Crede
 func (s *sessions) open(ctx context.Context, h handshake, known containers.Credential) (*session, error) {
 	ctx, cancel := context.WithTimeoutCause(ctx, requestTimeout, slow(requestTimeout))
 	defer cancel()
-	ctx, wait := withWait(h.location.with(ctx, false))
+	ctx, wait := withWait(h.location.with(ctx, false, ""))
 	opened, err := s.handshake(ctx, h, known)
 	if failed, ok := errors.AsType[*failure](err); ok {
 		own := *failed // other sessions may have failed by the same ping
@@ -176,7 +176,7 @@ func (s *sessions) handshake(ctx context.Context, h handshake, known containers.
 	case known.Username != "" && known.Password != "":
 		sender.header = basic(known)
 	}
-	opened.Client = http.Client{Transport: sender}
+	opened.Client = http.Client{Transport: sender, CheckRedirect: checkRedirect}
 	return opened, nil
 }
 

@@ -79,9 +79,6 @@ func newTokenServer(network http.RoundTripper, of string, asked challenge, now f
 	}, nil
 }
 
-// maxRedirects is net/http's default, which CheckRedirect replaces.
-const maxRedirects = 10
-
 func allowed(target *url.URL) error {
 	if address, err := netip.ParseAddr(target.Hostname()); err == nil && address.Unmap().IsLinkLocalUnicast() {
 		return fmt.Errorf("%w: %w: %s is link-local", ErrUnexpected, errRealm, target.Host)

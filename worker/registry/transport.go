@@ -143,14 +143,15 @@ type party struct {
 	host     string // receives the requests
 	name     string // its certificates are kept under this name
 	insecure bool
-	apart    bool // over a connection that carries nothing else meanwhile
+	apart    bool   // over a connection that carries nothing else meanwhile
+	own      string // part of all paths below /v2/ to which it may write
 }
 
 type partyKey struct{}
 
 // with adds the registry to the context of a request.
-func (l location) with(ctx context.Context, apart bool) context.Context {
-	return context.WithValue(ctx, partyKey{}, party{l.registry.RegistryStr(), l.named, l.insecure, apart})
+func (l location) with(ctx context.Context, apart bool, own string) context.Context {
+	return context.WithValue(ctx, partyKey{}, party{l.registry.RegistryStr(), l.named, l.insecure, apart, own})
 }
 
 // trust knows the hosts that may be used without TLS or without a verifiable certificate:

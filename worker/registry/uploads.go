@@ -43,6 +43,9 @@ type Upload struct {
 	// MinPiece is the smallest piece, in bytes, that the registry takes, unless it is the
 	// last one; 0 if it states none.
 	MinPiece int64
+	// Asks makes requests wait, if the registry can make them, until it wants what they send. It
+	// then hears of a redirect or a refusal before anything is sent.
+	Asks bool
 	// Declined reports whether the error of a request is no failure of the registry, because
 	// the caller sends the blob in another way then; optional.
 	Declined func(error) bool
@@ -51,7 +54,7 @@ type Upload struct {
 	repository reference.Repository
 	blob       reference.Digest
 	location   *url.URL // of the next request
-	own        string   // part of all its locations below /v2/
+	own        string   // part of all its locations below /v2/, which are those of the repository
 }
 
 // Begin begins the upload of a blob. from is optional: the registry may mount the blob from
@@ -59,6 +62,11 @@ type Upload struct {
 func (c *Client) Begin(ctx context.Context, repository reference.Repository, blob reference.Digest, from reference.Repository) (*Upload, error) {
 	u := &Upload{client: c, repository: repository, blob: blob}
 	begin := u.call(http.MethodPost)
+	to, err := c.locate(repository)
+	if err != nil {
+		return nil, about(err, OpPut, repository, blob)
+	}
+	u.own = begin.own(to)
 	if !from.IsZero() {
 		at, err := c.locate(from)
 		if err != nil {
@@ -74,8 +82,6 @@ func (c *Client) Begin(ctx context.Context, repository reference.Repository, blo
 	if !from.IsZero() && got.status == http.StatusCreated {
 		return nil, nil
 	}
-	// Below /v2/ are the repositories, and the blob is to end up in its own.
-	u.own = strings.TrimSuffix(strings.TrimPrefix(got.url.Path, "/v2"), "uploads/")
 	if u.location, err = got.location(u.own); err != nil {
 		return nil, about(err, OpPut, repository, blob)
 	}
@@ -98,7 +104,8 @@ func (u *Upload) call(method string) *call {
 func (u *Upload) piece(method string, content io.Reader, offset, size int64) *call {
 	piece := u.call(method)
 	piece.contentType, piece.large, piece.within = "application/octet-stream", true, u.client.copyTimeout
-	piece.declined = u.Declined
+	piece.declined = func(err error) bool { return errors.Is(err, ErrRedirected) || u.Declined != nil && u.Declined(err) }
+	piece.asks = u.Asks || u.client.redirects.isKnown(u.location.Host)
 	if size != 0 {
 		piece.stream, piece.offset, piece.size = content, offset, size
 		piece.apart = size < 0 || size > apartFrom
@@ -114,7 +121,7 @@ func (u *Upload) Append(ctx context.Context, content io.Reader, offset, size int
 	patch := u.piece(http.MethodPatch, content, offset, size)
 	patch.ranged = piece
 	got, err := u.client.send(ctx, patch)
-	if err != nil {
+	if err = u.follow(patch, err); err != nil {
 		return 0, err
 	}
 	if err := u.moved(got); err != nil {
@@ -124,6 +131,18 @@ func (u *Upload) Append(ctx context.Context, content io.Reader, offset, size int
 		return has, nil
 	}
 	return -1, nil
+}
+
+// follow notes whether a request was redirected, and the target of the redirect if that is its
+// error, which it returns.
+func (u *Upload) follow(sent *call, err error) error {
+	if sent.moved {
+		u.client.redirects.note(u.location.Host)
+	}
+	if redirect, ok := errors.AsType[*redirectedError](err); ok {
+		u.location = redirect.to
+	}
+	return err
 }
 
 // moved notes the location of the next request. It stays the same if the registry does not
@@ -178,7 +197,7 @@ func (u *Upload) Finish(ctx context.Context, content io.Reader, offset, size int
 	end.RawQuery = query.Encode()
 	put.url = &end
 	got, err := u.client.send(ctx, put)
-	if err != nil || got.status == http.StatusCreated || got.header.Get(digestHeader) == u.blob.String() {
+	if err = u.follow(put, err); err != nil || got.status == http.StatusCreated || got.header.Get(digestHeader) == u.blob.String() {
 		return err
 	}
 	// Some registries answer with another status, and so do proxies.
@@ -223,6 +242,12 @@ func (a answer) location(own string) (*url.URL, error) {
 	case text == "":
 		return nil, fmt.Errorf("%w: the answer has no location for the blob", ErrUnexpected)
 	}
+	return parseLocation(a.url, text, own)
+}
+
+// parseLocation parses a Location header of the answer to a request. Its errors wrap
+// ErrUnexpected.
+func parseLocation(of *url.URL, text, own string) (*url.URL, error) {
 	location, err := url.Parse(text)
 	if err != nil {
 		return nil, fmt.Errorf("%w: the upload location is not a URL", ErrUnexpected)
@@ -231,15 +256,9 @@ func (a answer) location(own string) (*url.URL, error) {
 	if location.User != nil || location.Opaque != "" {
 		return nil, bad
 	}
-	// A front may take dot segments away, and with them the repository.
-	for segment := range strings.SplitSeq(location.Path, "/") {
-		if segment == "." || segment == ".." {
-			return nil, bad
-		}
-	}
-	location = a.url.ResolveReference(location)
+	location = of.ResolveReference(location)
 	location.Fragment, location.RawFragment = "", ""
-	if strings.HasPrefix(location.Path, "/v2/") && !strings.Contains(location.Path, own) {
+	if !stays(location, own) {
 		return nil, bad
 	}
 	if location.Scheme != "https" && location.Scheme != "http" || location.Host == "" {

@@ -8,6 +8,7 @@ import (
 	"net"
 	"net/http"
 	"net/http/httptest"
+	"net/url"
 	"slices"
 	"strconv"
 	"strings"
@@ -35,6 +36,10 @@ type Fault struct {
 	// Echo returns the body instead. Its arguments are the scheme and value of the request's
 	// Authorization header, if there is one.
 	Echo func(scheme, value string) string
+	// Location returns a Location header in addition. Its argument is the URL of the request.
+	Location func(asked *url.URL) string
+	// Drain reads the request's body before that answer, as fronts do that buffer requests.
+	Drain bool
 
 	TruncateBody bool  // send the headers and half of the body, then disconnect
 	CutUpload    int64 // store so many bytes of the request's body, then disconnect
@@ -123,6 +128,12 @@ func (f Fault) answers(w http.ResponseWriter, req *http.Request) bool {
 		reset(w)
 	case f.Status != 0:
 		maps.Copy(w.Header(), f.Header.Clone())
+		if f.Location != nil {
+			w.Header().Set("Location", f.Location(req.URL))
+		}
+		if f.Drain {
+			_, _ = io.Copy(io.Discard, req.Body)
+		}
 		w.WriteHeader(f.Status)
 		_, _ = io.WriteString(w, f.body(req)) // the client may have disconnected
 	default:

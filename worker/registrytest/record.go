@@ -47,6 +47,7 @@ type Request struct {
 	UserAgent  string
 	Proto      string // "HTTP/1.1" or "HTTP/2.0"
 	Client     string // address of the client's end of the connection
+	Login      bool   // it had credentials
 }
 
 // recorder keeps all requests and notifies watchers. Its zero value is ready for use.
@@ -236,6 +237,7 @@ func parse(req *http.Request) Request {
 		UserAgent: req.UserAgent(),
 		Proto:     req.Proto,
 		Client:    req.RemoteAddr,
+		Login:     req.Header.Get("Authorization") != "",
 	}
 	name, ok := strings.CutPrefix(r.Path, apiRoot)
 	switch {

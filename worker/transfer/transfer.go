@@ -28,6 +28,9 @@ const (
 	// look-up. Most configurations have some kilobytes.
 	maxUnseen = 64 << 10
 
+	// maxRedirects is how many redirects of a part of a blob are followed.
+	maxRedirects = 10
+
 	// cancelWithin bounds how long a destination is asked to forget an upload.
 	cancelWithin = 10 * time.Second
 )
@@ -44,9 +47,13 @@ type transfer struct {
 	// reads and writes are the positions of the last cut on either side.
 	reads, writes cuts
 	pieces        bool // it was not sent in one piece
+	asks          bool // requests wait until the destination wants their bodies
 	anew          bool // it was begun from its first byte once more
 	manner        manner
 	sending       int64 // size of the last request's body; negative: unknown
+	offset        int64 // of the last request's body in the blob
+	redirects     int   // of that request
+	resent        bool  // it is sent again, to the target of a redirect
 }
 
 // cuts are the cuts of the connection to one side.
@@ -185,6 +192,10 @@ func (t *transfer) send(ctx context.Context) error {
 
 // resume returns how much of the blob the destination has, and asks it if it may have some.
 func (t *transfer) resume(ctx context.Context) (int64, error) {
+	if t.resent {
+		t.resent = false
+		return t.offset, nil
+	}
 	if t.upload == nil || t.sum.n == 0 {
 		return 0, nil
 	}
@@ -211,6 +222,7 @@ func (t *transfer) push(ctx context.Context, c *content, offset int64) error {
 		if c.total >= 0 {
 			left = c.total - offset
 		}
+		t.offset = offset
 		if t.manner.ends(left) {
 			t.sending = left
 			return t.upload.Finish(ctx, body, offset, left)
@@ -221,6 +233,7 @@ func (t *transfer) push(ctx context.Context, c *content, offset int64) error {
 		if err != nil {
 			return err
 		}
+		t.redirects = 0
 		n, whole := c.progress()
 		if has >= 0 && has != n || !whole && t.manner.piece == 0 {
 			return &registry.Error{Op: registry.OpPut, Repository: t.destination, Reference: t.blob.Digest, Err: errLost}
@@ -243,8 +256,18 @@ func (t *transfer) recovers(ctx context.Context, err error) bool {
 		return false
 	}
 	put := failed.Op == registry.OpPut
+	if put && errors.Is(err, registry.ErrRedirected) {
+		t.redirects++
+		t.resent = t.redirects <= maxRedirects
+		return t.resent
+	}
 	ended := errors.Is(err, registry.ErrEnded) || failed.Status == http.StatusRequestedRangeNotSatisfiable
 	if put && (ended || isCut(ctx, err)) && t.writes.advanced(t.sum.n) {
+		// A refusal or a redirect may have been lost, because the registry did not read on.
+		t.asks = t.asks || !ended
+		if t.upload != nil {
+			t.upload.Asks = t.asks
+		}
 		return ended || pause(ctx, settling)
 	}
 	if other, ok := t.other(err); ok {
@@ -272,6 +295,7 @@ func (t *transfer) recovers(ctx context.Context, err error) bool {
 // adopt makes an upload, which may be nil, that of the transfer.
 func (t *transfer) adopt(upload *registry.Upload) {
 	if t.upload = upload; upload != nil {
+		upload.Asks = t.asks
 		upload.Declined = func(err error) bool { _, ok := t.other(err); return ok }
 	}
 }
