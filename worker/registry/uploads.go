@@ -146,9 +146,11 @@ func (u *Upload) follow(sent *call, err error) error {
 }
 
 // moved notes the location of the next request. It stays the same if the registry does not
-// send one.
+// send one in an answer that is about an upload.
 func (u *Upload) moved(got answer) error {
-	if got.header.Get("Location") == "" && (got.status == http.StatusAccepted || got.status == http.StatusNoContent) {
+	known := got.status == http.StatusAccepted || got.status == http.StatusNoContent ||
+		got.header.Get("Range") != "" || got.header.Get("Docker-Upload-UUID") != ""
+	if got.header.Get("Location") == "" && known {
 		return nil
 	}
 	location, err := got.location(u.own)

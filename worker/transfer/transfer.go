@@ -235,7 +235,7 @@ func (t *transfer) push(ctx context.Context, c *content, offset int64) error {
 		}
 		t.redirects = 0
 		n, whole := c.progress()
-		if has >= 0 && has != n || !whole && t.manner.piece == 0 {
+		if has >= 0 && has != n && has != n+1 || !whole && t.manner.piece == 0 { // some state their size instead of the last offset
 			return &registry.Error{Op: registry.OpPut, Repository: t.destination, Reference: t.blob.Digest, Err: errLost}
 		}
 		if whole {
