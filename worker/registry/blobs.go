@@ -1,6 +1,7 @@
 package registry
 
 import (
+	"compress/gzip"
 	"context"
 	"errors"
 	"fmt"
@@ -42,7 +43,21 @@ type Content struct {
 	From int64 // offset of the first byte
 	Size int64 // of the whole blob; -1 if the registry does not state it
 
+	// Encoded is set if the registry has sent the blob compressed. Read decodes it.
+	Encoded bool
+
+	unzip    *gzip.Reader // nil before the first byte
+	declared *memory
+	host     string // has sent it
 	*opened
+}
+
+// Read implements io.Reader.
+func (c *Content) Read(p []byte) (int, error) {
+	if c.Encoded {
+		return c.decode(p)
+	}
+	return c.opened.Read(p)
 }
 
 // apartFrom is the size in bytes above which a blob gets a connection of its own, over HTTP/1.1.
@@ -63,8 +78,11 @@ func (c *Client) Open(ctx context.Context, repository reference.Repository, blob
 	case err != nil:
 		return nil, err
 	}
-	content := &Content{Size: got.size, opened: got.opened}
+	content := &Content{Size: got.size, opened: got.opened, declared: c.declared, host: got.url.Host}
 	switch {
+	case c.isEncoded(got, blob):
+		content.Encoded, content.Size = true, -1
+		return content, nil
 	case got.status == http.StatusOK:
 		return content, nil
 	case got.status == http.StatusPartialContent:
@@ -128,6 +146,7 @@ func contentRange(text string, from int64) (before, whole int64, ok bool) {
 // Another returns the error of a source that sent something else than the blob. begin is the
 // beginning of what it sent.
 func (c *Content) Another(begin []byte) error {
+	c.misread()
 	wanted, _ := c.call.reference.(reference.Digest) // Open has nothing else
 	return c.judged(about(otherBlob(c.status, begin, wanted), OpGetBlob, c.call.repository, wanted))
 }

@@ -61,6 +61,7 @@ type Client struct {
 	noPush      *memory // sessions that cannot be opened with the scope to push
 	plainHTTP   *memory // insecure hosts whose API speaks plain HTTP
 	redirects   *memory // hosts that redirect parts of blobs
+	declared    *memory // hosts that declare blobs as compressed that are not
 	role        role
 }
 
@@ -99,6 +100,7 @@ func NewClient(options Options) *Client {
 		noPush:      newMemory(now),
 		plainHTTP:   newMemory(now),
 		redirects:   newMemory(now),
+		declared:    newMemory(now),
 	}
 }
 

@@ -63,6 +63,7 @@ func (c *content) reopen() error {
 		return err
 	}
 	c.body, c.came, c.discard = body, pace{}, c.transfer.sum.n-body.From
+	c.transfer.decoded = c.transfer.decoded || body.Encoded
 	return nil
 }
 
@@ -132,6 +133,8 @@ func (c *content) judge(err error) {
 			c.failed = c.another()
 		}
 	case c.total >= 0 && c.transfer.sum.n > c.total:
+		c.failed = c.another()
+	case errors.Is(err, io.EOF) && c.body.Encoded: // what was decoded has its own end
 		c.failed = c.another()
 	case errors.Is(err, io.EOF):
 		c.goOn(c.body.Short())

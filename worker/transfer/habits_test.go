@@ -11,6 +11,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/osism/skopeo-worker/shared/reference"
 	"github.com/osism/skopeo-worker/worker/registry"
 	"github.com/osism/skopeo-worker/worker/registrytest"
 	"github.com/osism/skopeo-worker/worker/transfer"
@@ -128,13 +129,31 @@ func TestOddAnswersOfSources(t *testing.T) {
 		"shorter, of unknown length": {change: func(_ *http.Request, a *registrytest.Answer) { a.Body = a.Body[1:]; chunked(a) }},
 		"of unknown length":          {change: func(_ *http.Request, a *registrytest.Answer) { chunked(a) }, fine: true},
 		"compressed": {change: func(_ *http.Request, a *registrytest.Answer) {
-			var body bytes.Buffer
-			w := gzip.NewWriter(&body)
-			_, _ = w.Write(a.Body)
-			_ = w.Close()
-			a.Body = body.Bytes()
+			a.Body = compressed(a.Body)
+			a.Header.Set("Content-Encoding", "gzip")
+		}, fine: true},
+		"compressed, of unknown length": {change: func(_ *http.Request, a *registrytest.Answer) {
+			a.Body = compressed(a.Body)
+			a.Header.Set("Content-Encoding", "x-gzip")
+			chunked(a)
+		}, fine: true},
+		"compressed, of another blob": {change: func(_ *http.Request, a *registrytest.Answer) {
+			a.Body[0]++
+			a.Body = compressed(a.Body)
 			a.Header.Set("Content-Encoding", "gzip")
 		}},
+		"compressed, and more": {change: func(_ *http.Request, a *registrytest.Answer) {
+			a.Body = compressed(append(a.Body, 'x'))
+			a.Header.Set("Content-Encoding", "gzip")
+		}, fine: true},
+		"compressed, and less": {change: func(_ *http.Request, a *registrytest.Answer) {
+			a.Body = compressed(a.Body[1:])
+			a.Header.Set("Content-Encoding", "gzip")
+		}},
+		"declared as compressed, of unknown length": {change: func(_ *http.Request, a *registrytest.Answer) {
+			a.Header.Set("Content-Encoding", "gzip")
+			chunked(a)
+		}, fine: true},
 		"declared as compressed": {change: func(_ *http.Request, a *registrytest.Answer) { a.Header.Set("Content-Encoding", "gzip") }, fine: true},
 		"all of it as a part": {change: func(_ *http.Request, a *registrytest.Answer) {
 			a.Status = http.StatusPartialContent
@@ -156,6 +175,45 @@ func TestOddAnswersOfSources(t *testing.T) {
 			p.lacks(t, "a", blob)
 		})
 	}
+}
+
+// TestCompressed: what a source compresses on the way is decoded, also after a cut. A layer that is
+// compressed itself, and declared so, is not.
+func TestCompressed(t *testing.T) {
+	content := compressed(random(5 * mib))
+	blob := registry.Descriptor{Digest: reference.DigestOf(content), Size: int64(len(content))}
+	declared := func(change func(body []byte) []byte) func(*http.Request, *registrytest.Answer) {
+		return func(_ *http.Request, a *registrytest.Answer) {
+			if a.Status == http.StatusOK {
+				a.Body = change(a.Body)
+				a.Header.Set("Content-Encoding", "gzip")
+				chunked(a)
+			}
+		}
+	}
+	for name, changes := range map[string][]func([]byte) []byte{
+		"declared":   {func(body []byte) []byte { return body }},
+		"compressed": {compressed},
+		"cut":        {func(body []byte) []byte { return compressed(body)[:3*mib] }, compressed},
+	} {
+		p := newPair(t, registrytest.WithoutRanges())
+		_, err := p.from.PushBlob(repository, content)
+		require.NoError(t, err)
+		for _, change := range changes[:len(changes)-1] {
+			p.from.Inject(registrytest.Fault{Match: gets, Change: declared(change), Times: 1})
+		}
+		p.from.Inject(registrytest.Fault{Match: gets, Change: declared(changes[len(changes)-1])})
+		require.NoError(t, p.Send(t.Context(), p.source(), p.destination("a"), blob), name)
+		p.holds(t, "a", blob, content)
+	}
+}
+
+func compressed(body []byte) []byte {
+	var shorter bytes.Buffer
+	w := gzip.NewWriter(&shorter)
+	_, _ = w.Write(body) // a buffer takes everything
+	_ = w.Close()
+	return shorter.Bytes()
 }
 
 func chunked(a *registrytest.Answer) {

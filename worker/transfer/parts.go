@@ -65,7 +65,7 @@ func (c *content) adapt() {
 	of := c.transfer.blobs.splits
 	left := c.total - c.transfer.sum.n
 	switch {
-	case c.failed != nil, c.whole, c.discard > 0, left < 2*partSize:
+	case c.failed != nil, c.whole, c.body.Encoded, c.discard > 0, left < 2*partSize:
 	case c.parts == nil && c.came.bytes >= partSize && c.came.part() >= of.slow && of.take(c.host()):
 		c.transfer.pieces = true
 		_ = c.body.Close()

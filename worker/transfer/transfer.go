@@ -47,6 +47,7 @@ type transfer struct {
 	// reads and writes are the positions of the last cut on either side.
 	reads, writes cuts
 	pieces        bool // it was not sent in one piece
+	decoded       bool // the source has sent it compressed, or has said so
 	asks          bool // requests wait until the destination wants their bodies
 	anew          bool // it was begun from its first byte once more
 	manner        manner
@@ -282,7 +283,8 @@ func (t *transfer) recovers(ctx context.Context, err error) bool {
 		return false
 	case put && errors.Is(err, registry.ErrNotFound) && t.upload != nil: // it does not know the upload any more
 		t.upload = nil
-	case pieces && (errors.Is(err, registry.ErrDigestMismatch) || put && errors.Is(err, registry.ErrRejected)): // they do not make the blob
+	case t.decoded && errors.Is(err, registry.ErrDigestMismatch), // it may come otherwise
+		pieces && (errors.Is(err, registry.ErrDigestMismatch) || put && errors.Is(err, registry.ErrRejected)): // they do not make the blob
 		t.cancel(ctx)
 	default:
 		return false
