@@ -70,8 +70,7 @@ func TestBrokerRestartsInMidRun(t *testing.T) {
 	worker.says("lost the broker")
 	plan.says("lost the broker")
 	open()
-	// Copies under way end. Nothing else is pulled while the broker cannot grant tokens.
-	waitFor(t, s.destination, registrytest.All(registrytest.Kinds(registrytest.KindManifestPut), registrytest.Answered(201)))
+	// Nothing else is requested while the broker cannot grant it. Then copies under way go on.
 	broker.Restart()
 
 	require.Contains(t, plan.exitsWithin(redelivery, 0), "is done")

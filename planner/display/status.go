@@ -236,8 +236,11 @@ func Cancelled(w io.Writer, id string, d plan.Dropped) {
 	} else {
 		p.line("Cancelled run %s: %s with %s dropped.", id, chunks(d.Chunks), images(d.Images))
 	}
-	if d.UnderWay > 0 {
-		p.line("A worker has %s and may finish it.", chunks(d.UnderWay))
+	switch {
+	case d.UnderWay == 1:
+		p.line("A worker has 1 chunk and may finish it.")
+	case d.UnderWay > 1:
+		p.line("Workers have %s and may finish them.", chunks(d.UnderWay))
 	}
 	if d.Unread > 0 {
 		p.line("This version cannot read %s; a newer worker drops them.", Count(d.Unread, "message", "messages"))

@@ -13,8 +13,8 @@ import (
 )
 
 // ReadsItself reports whether skopeo has to copy the images of a source itself, by CopyManifest: it
-// verifies signatures, or registries.conf(5) names other places for these images. It also does if
-// that cannot be found out, and returns why.
+// verifies signatures, or registries.conf(5) names other places for these images. It is also true
+// if a file that says so cannot be read: skopeo's error then names the file.
 func (r *Runner) ReadsItself(ctx context.Context, source reference.Repository) bool {
 	if settings, err := containers.SettingsOf(source.String()); err != nil || settings.Elsewhere {
 		return true

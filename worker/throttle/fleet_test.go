@@ -26,7 +26,7 @@ func TestUnknownLimit(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			const perSecond, burst, workers, answers = 40, 20, 8, 800
+			const perSecond, burst, workers, answers = 40, 20, 8, 1600
 			r := registrytest.New(t, registrytest.WithRequestLimit(perSecond, burst, kinds...))
 			b := brokertest.Embedded(t)
 			var left atomic.Int64
