@@ -184,6 +184,25 @@ func (se *session) forget(ctx context.Context, f *failureFilter, out io.Writer) 
 	return nil
 }
 
+// oneWay checks that the failures are selected in one way, and takes their names.
+func (f *failureFilter) oneWay(cmd *cobra.Command, args []string) error {
+	ways := 0
+	byChunk := cmd.Flags().Changed("chunk")
+	for _, way := range []bool{len(args) > 0, byChunk, f.all} {
+		if way {
+			ways++
+		}
+	}
+	if ways != 1 {
+		return fmt.Errorf("%w: expected repositories or images, --chunk N, or --all", errUsage)
+	}
+	if byChunk && f.chunk < 1 {
+		return fmt.Errorf("%w: --chunk needs a number, 1 or more", errUsage)
+	}
+	f.name(args...)
+	return nil
+}
+
 func republishCommand() *cobra.Command {
 	var s settings
 	var f failureFilter
@@ -195,23 +214,7 @@ func republishCommand() *cobra.Command {
 		Use:   "republish REPOSITORY[:TAG|@DIGEST]… | --chunk N | --all",
 		Short: "Retry failed images",
 		Long:  "Retry failed images: the named ones, those of the named repositories, those of a\nchunk, or all. Without NATS_URL, this process mirrors them at once, unless a planner\nserve or mirror runs with the same DATA_DIR: then that one mirrors them.",
-		Args: func(cmd *cobra.Command, args []string) error {
-			ways := 0
-			byChunk := cmd.Flags().Changed("chunk")
-			for _, way := range []bool{len(args) > 0, byChunk, f.all} {
-				if way {
-					ways++
-				}
-			}
-			if ways != 1 {
-				return fmt.Errorf("%w: expected repositories or images, --chunk N, or --all", errUsage)
-			}
-			if byChunk && f.chunk < 1 {
-				return fmt.Errorf("%w: --chunk needs a number, 1 or more", errUsage)
-			}
-			f.name(args...)
-			return nil
-		},
+		Args:  f.oneWay,
 		RunE: s.explained(func(cmd *cobra.Command, _ []string) error {
 			ctx, out := cmd.Context(), cmd.OutOrStdout()
 			if err := config.Load(s.copies()...); err != nil {
