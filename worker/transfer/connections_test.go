@@ -25,22 +25,25 @@ func TestConnections(t *testing.T) {
 		blobs = append(blobs, blob)
 		large[blob.Digest.String()] = size > 4*mib
 	}
-	// The large ones are sent when all of them have been requested, so that none can use the
-	// connection of another one.
-	all := make(chan struct{})
+	// Either side waits until all large ones have come, so that none can use the connection of
+	// another one.
 	isLarge := registrytest.All(gets, func(r registrytest.Request) bool { return large[r.Reference] })
-	p.from.Inject(registrytest.Fault{Match: isLarge, Gate: all})
-	go func() {
-		defer close(all)
-		for p.from.Count(isLarge) < 3 && t.Context().Err() == nil {
-			_ = p.from.WaitFor(t.Context(), isLarge)
-		}
-	}()
+	isPatch := func(r registrytest.Request) bool { return r.Method == http.MethodPatch }
+	for side, match := range map[*registrytest.Registry]registrytest.Match{p.from: isLarge, p.to: isPatch} {
+		all := make(chan struct{})
+		side.Inject(registrytest.Fault{Match: match, Gate: all})
+		go func() {
+			defer close(all)
+			for side.Count(match) < 3 && t.Context().Err() == nil {
+				_ = side.WaitFor(t.Context(), match)
+			}
+		}()
+	}
 	require.NoError(t, p.Send(t.Context(), p.source(), p.destination("a"), blobs...))
 	for _, side := range []*registrytest.Registry{p.from, p.to} {
 		shared, own := map[string]bool{}, map[string]bool{}
 		for _, r := range side.Requests() {
-			if isLarge(r) || r.Method == http.MethodPatch {
+			if isLarge(r) || isPatch(r) {
 				require.Equal(t, "HTTP/1.1", r.Proto, "%s %s", r.Method, r.Path)
 				require.False(t, own[r.Client], "%s %s", r.Method, r.Path)
 				own[r.Client] = true
