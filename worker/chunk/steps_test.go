@@ -186,9 +186,9 @@ func (b *stepped) honest(t *testing.T, left bool, denied int) {
 // whole requires that everything was mirrored.
 func (b *stepped) whole(t *testing.T) {
 	t.Helper()
+	require.Empty(t, b.kept.records)
 	require.Equal(t, b.world.made, b.tagsAt(t))
 	for tag := range b.world.made {
 		require.NoError(t, b.to.Check(destination, tag))
 	}
-	require.Empty(t, b.kept.records)
 }

@@ -1,6 +1,7 @@
 package registry
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -49,6 +50,9 @@ type Upload struct {
 	// Declined reports whether the error of a request is no failure of the registry, because
 	// the caller sends the blob in another way then; optional.
 	Declined func(error) bool
+	// Target is set if the registry has redirected a part that was read already: the next part
+	// goes there. Another try must not use it, because the redirect may lead elsewhere by then.
+	Target *url.URL
 
 	client     *Client
 	repository reference.Repository
@@ -103,9 +107,10 @@ func (u *Upload) call(method string) *call {
 // piece returns a request that sends a part of the blob.
 func (u *Upload) piece(method string, content io.Reader, offset, size int64) *call {
 	piece := u.call(method)
+	piece.url, u.Target = cmp.Or(u.Target, u.location), nil
 	piece.contentType, piece.large, piece.within = "application/octet-stream", true, u.client.copyTimeout
 	piece.declined = func(err error) bool { return errors.Is(err, ErrRedirected) || u.Declined != nil && u.Declined(err) }
-	piece.asks = u.Asks || u.client.redirects.isKnown(u.location.Host)
+	piece.asks = u.Asks || u.client.redirects.isKnown(piece.url.Host)
 	if size != 0 {
 		piece.stream, piece.offset, piece.size = content, offset, size
 		piece.apart = size < 0 || size > apartFrom
@@ -133,14 +138,14 @@ func (u *Upload) Append(ctx context.Context, content io.Reader, offset, size int
 	return -1, nil
 }
 
-// follow notes whether a request was redirected, and the target of the redirect if that is its
-// error, which it returns.
+// follow notes whether a request was redirected, and the target of the redirect if the error is
+// one. It returns the error.
 func (u *Upload) follow(sent *call, err error) error {
 	if sent.moved {
-		u.client.redirects.note(u.location.Host)
+		u.client.redirects.note(sent.url.Host)
 	}
 	if redirect, ok := errors.AsType[*redirectedError](err); ok {
-		u.location = redirect.to
+		u.Target = redirect.to
 	}
 	return err
 }
@@ -193,7 +198,7 @@ func (u *Upload) Offset(ctx context.Context) (int64, error) {
 // it. A negative size is unknown.
 func (u *Upload) Finish(ctx context.Context, content io.Reader, offset, size int64) error {
 	put := u.piece(http.MethodPut, content, offset, size)
-	end := *u.location
+	end := *put.url
 	query := end.Query()
 	query.Set("digest", u.blob.String())
 	end.RawQuery = query.Encode()

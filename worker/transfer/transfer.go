@@ -297,6 +297,7 @@ func (t *transfer) recovers(ctx context.Context, err error) bool {
 // adopt makes an upload, which may be nil, that of the transfer.
 func (t *transfer) adopt(upload *registry.Upload) {
 	if t.upload = upload; upload != nil {
+		upload.Target = nil
 		upload.Asks = t.asks
 		upload.Declined = func(err error) bool { _, ok := t.other(err); return ok }
 	}
