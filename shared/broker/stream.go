@@ -234,9 +234,21 @@ func (b *Broker) Keep(ctx context.Context) error {
 	}
 }
 
+// deletedAfter is how long Ensure waits before it creates again what was deleted: nats-server
+// forgets a stream or a consumer before it deletes the files. If it is created in between, it
+// has the old messages, and loses its files (stream.go, stop). This is far longer than that takes.
+const deletedAfter = 2 * time.Second
+
 // Ensure does once what Keep does repeatedly, without the check of the disk.
 func (b *Broker) Ensure(ctx context.Context) error {
 	if err := b.versions.connected(b.Conn); err != nil {
+		return err
+	}
+	missing, err := b.missing(ctx)
+	if err == nil {
+		err = b.awaitDeletion(ctx, len(missing) > 0)
+	}
+	if err != nil {
 		return err
 	}
 	s, c, err := b.ensure(ctx)
@@ -249,7 +261,26 @@ func (b *Broker) Ensure(ctx context.Context) error {
 	if created := c.CachedInfo().Created; b.consumerCreated.Swap(created.UnixNano()) != created.UnixNano() {
 		b.log.Warn("the consumer was deleted at the broker; created it again; chunks that workers have are delivered to other workers, too", "consumer", ConsumerName)
 	}
-	return b.ensureOwned(ctx)
+	return b.recreate(ctx, missing)
+}
+
+// awaitDeletion waits for deletedAfter if the consumer or its stream is missing, or another
+// stream is.
+func (b *Broker) awaitDeletion(ctx context.Context, missing bool) error {
+	if !missing {
+		switch _, err := b.JS.Consumer(ctx, StreamName, ConsumerName); {
+		case err == nil, errors.Is(err, jetstream.ErrNotPullConsumer):
+			return nil // ensure refuses the latter
+		case !errors.Is(err, jetstream.ErrConsumerNotFound) && !errors.Is(err, jetstream.ErrStreamNotFound):
+			return fmt.Errorf("consumer %s: %w", ConsumerName, unanswered(err))
+		}
+	}
+	select {
+	case <-ctx.Done():
+		return ctx.Err()
+	case <-time.After(deletedAfter):
+		return nil
+	}
 }
 
 // maker creates a stream if it is missing, and reports whether it was.
@@ -273,19 +304,24 @@ func own[T any](ctx context.Context, b *Broker, stream string, open func(context
 	return opened, nil
 }
 
-func (b *Broker) ensureOwned(ctx context.Context) error {
+// missing returns the streams besides StreamName that are not at the broker.
+func (b *Broker) missing(ctx context.Context) (map[string]maker, error) {
 	exists := map[string]bool{}
 	names := b.JS.StreamNames(ctx)
 	for name := range names.Name() {
 		exists[name] = true
 	}
 	if err := names.Err(); err != nil {
-		return fmt.Errorf("listing streams: %w", err)
+		return nil, fmt.Errorf("listing streams: %w", err)
 	}
 	b.owning.Lock()
 	missing := maps.Clone(b.owned)
 	b.owning.Unlock()
 	maps.DeleteFunc(missing, func(name string, _ maker) bool { return exists[name] })
+	return missing, nil
+}
+
+func (b *Broker) recreate(ctx context.Context, missing map[string]maker) error {
 	for name, m := range missing {
 		made, err := m(ctx)
 		if err != nil {

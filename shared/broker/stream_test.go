@@ -3,6 +3,7 @@ package broker_test
 import (
 	"context"
 	"errors"
+	"fmt"
 	"testing"
 	"time"
 
@@ -141,6 +142,7 @@ func TestDeletedWhileItIsCreated(t *testing.T) {
 		"bucket":       func(b *broker.Broker) error { return b.JS.DeleteKeyValue(t.Context(), "bucket") },
 	} {
 		t.Run(name, func(t *testing.T) {
+			t.Parallel()
 			b := brokertest.Embedded(t)
 			_, err := b.OpenStream(t.Context(), jetstream.StreamConfig{Name: "other", Subjects: []string{"other"}})
 			require.NoError(t, err)
@@ -156,7 +158,7 @@ func TestDeletedWhileItIsCreated(t *testing.T) {
 			})
 			for range 2 {
 				creating.Go(func() error {
-					for range 200 {
+					for range 5 { // each waits for the deletion
 						err := b.Ensure(t.Context())
 						var busy *jetstream.APIError // the files of the last stream are still there
 						if err != nil && !errors.Is(err, broker.ErrUnreachable) && !(errors.As(err, &busy) && busy.Code >= 500) {
@@ -172,4 +174,38 @@ func TestDeletedWhileItIsCreated(t *testing.T) {
 			require.EventuallyWithT(t, func(t *assert.CollectT) { assert.NoError(t, b.Ensure(context.Background())) }, 10*time.Second, 10*time.Millisecond)
 		})
 	}
+}
+
+// TestCreatedAgainWhileItIsDeleted: nats-server forgets a stream, and ends the requests of its
+// consumers, before it deletes the stream's files. Ensure does not create the stream in between,
+// because the new stream would have the old messages, and would lose its files.
+func TestCreatedAgainWhileItIsDeleted(t *testing.T) {
+	const others = 600 // consumers, whose deletion takes time
+	b := brokertest.Embedded(t)
+	for i := range others {
+		_, err := b.Stream.CreateConsumer(t.Context(), jetstream.ConsumerConfig{Durable: fmt.Sprint("other", i), FilterSubject: fmt.Sprint("mirror.other.", i), AckPolicy: jetstream.AckExplicitPolicy})
+		require.NoError(t, err)
+	}
+	_, err := b.JS.Publish(t.Context(), "mirror.other.1", nil)
+	require.NoError(t, err)
+	ended := make(chan error, 1)
+	messages, err := b.Consumer.Messages()
+	require.NoError(t, err)
+	t.Cleanup(messages.Stop)
+	go func() {
+		_, err := messages.Next()
+		ended <- err
+	}()
+	require.Eventually(t, func() bool {
+		info, err := b.Consumer.Info(t.Context())
+		return err == nil && info.NumWaiting == 1
+	}, time.Minute, time.Millisecond)
+	deleted := make(chan error, 1)
+	go func() { deleted <- b.JS.DeleteStream(t.Context(), broker.StreamName) }()
+	require.ErrorIs(t, <-ended, jetstream.ErrConsumerDeleted)
+	require.NoError(t, b.Ensure(t.Context()))
+	require.NoError(t, <-deleted)
+	info, err := b.Stream.Info(t.Context())
+	require.NoError(t, err)
+	require.Zero(t, info.State.Msgs)
 }
