@@ -324,7 +324,7 @@ func TestCopyThatDoesNotSay(t *testing.T) {
 	from, to := registrytest.New(t), registrytest.New(t)
 	w := newWorker(t, brokertest.Embedded(t), from, to)
 	ended := func(context.Context) error {
-		return &skopeo.Error{ExitCode: -1, Reason: "gave up after 30m", Err: context.DeadlineExceeded}
+		return &skopeo.Error{ExitCode: -1, Reason: "the copy took longer than COPY_TIMEOUT (30m0s)", Err: context.DeadlineExceeded}
 	}
 	copied := func() error {
 		return w.GuardCopy(t.Context(), at(from, "a"), at(to, "a"), reference.DigestOf(nil), ended)

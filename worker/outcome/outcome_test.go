@@ -178,7 +178,7 @@ func TestTimeoutAndCancel(t *testing.T) {
 	r := &skopeo.Runner{Insecure: []string{src.Host(), dst.Host()}, Timeout: 200 * time.Millisecond}
 	err := r.CopyManifest(t.Context(), reference.MustRepository(src.Host()+"/"+source), reference.MustDigest(missing), reference.MustRepository(dst.Host()+"/"+destination))
 	require.Equal(t, outcome.Transient, outcome.Classify(err))
-	require.Equal(t, "gave up after 200ms", outcome.Reason(err))
+	require.Equal(t, "the copy took longer than COPY_TIMEOUT (200ms)", outcome.Reason(err))
 
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()

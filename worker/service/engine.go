@@ -106,14 +106,14 @@ func (n *network) timed(source reference.Repository, run func(context.Context) e
 }
 
 // errTooLong is the cause of the end of a copy that took longer than COPY_TIMEOUT.
-var errTooLong = errors.New("gave up after")
+var errTooLong = errors.New("the copy took longer than COPY_TIMEOUT")
 
 // within ends a copy that takes longer than the limit; 0 is no limit.
 func within(ctx context.Context, limit time.Duration, run func(context.Context) error) error {
 	if limit <= 0 {
 		return run(ctx)
 	}
-	over := fmt.Errorf("%w %s", errTooLong, limit)
+	over := fmt.Errorf("%w (%s)", errTooLong, limit)
 	ctx, cancel := context.WithTimeoutCause(ctx, limit, over)
 	defer cancel()
 	if err := run(ctx); err == nil || !errors.Is(context.Cause(ctx), errTooLong) {

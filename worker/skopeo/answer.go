@@ -13,8 +13,8 @@ import (
 	"github.com/osism/skopeo-worker/worker/registry"
 )
 
-// The repositories of the server, whatever their own names are: that of a registry with a port is
-// not valid in a path.
+// The names that the server gives to the two repositories. It does not use their own names: the
+// name of a registry with a port is not valid in a path.
 const (
 	fromRepository = "source"
 	toRepository   = "destination"
@@ -24,11 +24,11 @@ const (
 	api       = "/v2/"
 	uploading = toRepository + "/blobs/uploads/"
 
-	// pieceSize is how many bytes of a blob are passed on at once.
+	// pieceSize is how many bytes of a blob are read from the source at once.
 	pieceSize = 64 << 10
 )
 
-// answer answers a request of the process.
+// answer answers a request of the skopeo process.
 func (i *serving) answer(w http.ResponseWriter, request *http.Request) {
 	path, isAPI := strings.CutPrefix(request.URL.Path, api)
 	begun, isUpload := strings.CutPrefix(path, uploading)
@@ -39,7 +39,7 @@ func (i *serving) answer(w http.ResponseWriter, request *http.Request) {
 	case !isAPI:
 		http.NotFound(w, request)
 	case what == "GET " && path == "":
-		_, _ = io.WriteString(w, "{}") // the process may be gone
+		_, _ = io.WriteString(w, "{}") // fails only if the process has ended
 	case what == "GET "+fromRepository+"/manifests/" && manifest:
 		w.Header().Set("Content-Type", i.Manifest.MediaType)
 		_, _ = w.Write(i.Manifest.Raw)
@@ -60,10 +60,10 @@ func (i *serving) answer(w http.ResponseWriter, request *http.Request) {
 	}
 }
 
-// errGone is returned if the process is gone.
-var errGone = errors.New("the process is gone")
+// errGone is returned if the process has closed the connection.
+var errGone = errors.New("skopeo has closed the connection")
 
-// send sends a blob of the source. If the source fails, the answer is cut off.
+// send sends a blob of the source. If the source fails, send closes the connection.
 func (i *serving) send(w http.ResponseWriter, request *http.Request, blob registry.Descriptor) {
 	if !i.during(request, func(ctx context.Context) error { return i.pass(ctx, w, blob) }) {
 		panic(http.ErrAbortHandler)
@@ -99,7 +99,8 @@ func (i *serving) pass(ctx context.Context, w http.ResponseWriter, blob registry
 	}
 }
 
-// look reports whether the destination has a blob. The process asks twice.
+// look answers whether the destination has a blob. skopeo sends this request twice for each blob,
+// so look remembers which blobs are missing.
 func (i *serving) look(w http.ResponseWriter, request *http.Request, blob registry.Descriptor) {
 	name := blob.Digest.String()
 	i.mu.Lock()
@@ -120,7 +121,7 @@ func (i *serving) look(w http.ResponseWriter, request *http.Request, blob regist
 	w.Header().Set("Content-Length", strconv.FormatInt(blob.Size, 10))
 }
 
-// begin begins an upload. The destination is asked when the content comes.
+// begin begins an upload. The upload at the destination begins when skopeo sends the content.
 func (i *serving) begin(w http.ResponseWriter) {
 	i.mu.Lock()
 	i.begun++
@@ -130,7 +131,7 @@ func (i *serving) begin(w http.ResponseWriter) {
 	accept(w, begun)
 }
 
-// accept answers that the process may go on with an upload.
+// accept answers that the process may continue an upload.
 func accept(w http.ResponseWriter, begun string) {
 	w.Header().Set("Location", api+uploading+begun)
 	w.WriteHeader(http.StatusAccepted)
@@ -161,11 +162,12 @@ func (i *serving) receive(w http.ResponseWriter, request *http.Request, begun st
 	accept(w, begun)
 }
 
-// arriving is content that comes from the process. While it is read, the process does not wait.
+// arriving is the content that the process sends. While Read waits for it, the process does not
+// count as waiting for a registry.
 type arriving struct {
 	io.Reader
 	serving *serving
-	gone    func() // ends the request to the destination, which is not to blame
+	gone    func() // cancels the request to the destination if the process fails
 }
 
 func (a *arriving) Read(p []byte) (int, error) {
@@ -198,7 +200,7 @@ func (i *serving) end(w http.ResponseWriter, request *http.Request, begun string
 	w.WriteHeader(http.StatusCreated)
 }
 
-// confirm notes that the process has put the manifest as it is.
+// confirm notes that the process has put the manifest unchanged.
 func (i *serving) confirm(w http.ResponseWriter, request *http.Request) {
 	raw, err := io.ReadAll(io.LimitReader(request.Body, int64(len(i.Manifest.Raw))+1))
 	if err != nil || !bytes.Equal(raw, i.Manifest.Raw) {

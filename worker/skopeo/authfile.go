@@ -6,8 +6,8 @@ import (
 	"github.com/osism/skopeo-worker/worker/containers"
 )
 
-// login gives the process the credentials of a host in a file of containers-auth.json(5), unless
-// they are anonymous. closed must be called after the copy.
+// login passes the credentials of a host to the process in a containers-auth.json(5) file, unless
+// they are anonymous. The caller must call closed after the copy.
 func (c *copying) login(flag, host string, found containers.Credential) (closed func(), err error) {
 	if found.Anonymous() {
 		return func() {}, nil
@@ -24,7 +24,7 @@ func (c *copying) login(flag, host string, found containers.Credential) (closed 
 	return c.file(flag, content)
 }
 
-// file gives the process a file that no other user can read, named by a flag.
+// file passes a file to the process, named by a flag. No other user can read the file.
 func (c *copying) file(flag string, content []byte) (closed func(), err error) {
 	file, err := newSecretFile(content)
 	if err != nil {

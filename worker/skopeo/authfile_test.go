@@ -15,9 +15,9 @@ import (
 	"github.com/osism/skopeo-worker/worker/skopeo"
 )
 
-// TestCredentials: skopeo gets those that it does not find itself in a file, and in no argument.
-// Those of the other side are in its own file. On Linux, no folder has the first one, so that it
-// is not left if the worker is killed.
+// TestCredentials: skopeo reads REGISTRY_AUTH_FILE itself, and gets credentials that are not there in
+// another file, and in no argument. On Linux, that file is in no folder, so it does not remain if the
+// worker is killed.
 func TestCredentials(t *testing.T) {
 	for name, wrapper := range map[string]string{"replaced by skopeo": "exec skopeo", "starts skopeo": "skopeo"} {
 		t.Run(name, func(t *testing.T) {
@@ -56,7 +56,7 @@ func TestCredentials(t *testing.T) {
 	}
 }
 
-// TestCredentialsOfBothSides: the same registry may have other credentials for each side.
+// TestCredentialsOfBothSides: each side has its own credentials, even on the same registry.
 func TestCredentialsOfBothSides(t *testing.T) {
 	from, to := registrytest.New(t, registrytest.WithBasicAuth("reader", "source")), registrytest.New(t, registrytest.WithBasicAuth("writer", "destination"))
 	digest, err := from.PushImage(source, "1", registrytest.Image{})

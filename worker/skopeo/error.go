@@ -14,25 +14,24 @@ import (
 	"github.com/osism/skopeo-worker/worker/child"
 )
 
-// noExitCode is the exit code of a process that did not exit by itself.
+// noExitCode is the exit code of a process that a signal ended or that never started.
 const noExitCode = -1
 
 // Error is a copy that failed.
 type Error struct {
-	// Reason is skopeo's own last message: one line of at most 1 KiB, without
-	// secrets.
+	// Reason is skopeo's last message: one line of at most 1 KiB, without secrets.
 	Reason string
-	// ExitCode is skopeo's, or -1 if a signal ended it or it never started.
+	// ExitCode is skopeo's exit code, or -1 if a signal ended skopeo or it never started.
 	ExitCode int
-	// Side is the side that failed, and Registry its host as in the repository. Registry is
+	// Side is the side that failed. Registry is the host of that side's repository; it is
 	// empty for Neither.
 	Side     Side
 	Registry string
-	// RetryAfter is how long a registry that answered 429 asks to wait, as far as skopeo
-	// logs it: at most a minute; 0 if unknown.
+	// RetryAfter is the wait that a registry requests with a 429, as skopeo logs it: at most a
+	// minute; 0 if unknown.
 	RetryAfter time.Duration
-	// Err is the reason for the end of the process: ErrLimited, ErrNotInstalled,
-	// child.ErrStalled, budget.ErrLate, a context's error, an exit code or a signal.
+	// Err is why the process ended: ErrLimited, ErrNotInstalled, child.ErrStalled,
+	// budget.ErrLate, a context's error, or an *exec.ExitError.
 	Err error
 }
 
@@ -53,9 +52,8 @@ func (e *Error) Unwrap() error { return e.Err }
 // time="…" level=fatal msg="…". A message of one word has no quotes.
 var logLine = regexp.MustCompile(`^time="[^"]*" level=(\w+) msg=("(?:[^"\\]|\\.)*"|\S*)`)
 
-// reason returns the message that says why skopeo failed: the last fatal one. Warnings before
-// it are about something else. If there is none, as after a wrong flag or a crash, reason
-// returns the last line.
+// reason returns the message with the cause of skopeo's failure: the last fatal one. Without a
+// fatal message, as after a wrong flag or a crash, reason returns the last line.
 func reason(stderr []byte, err error) string {
 	if exit := (*exec.ExitError)(nil); errors.As(err, &exit) && exit.ExitCode() == noExitCode {
 		return fmt.Sprintf("skopeo was ended by a %s", exit) // "signal: killed"
@@ -80,7 +78,7 @@ func reason(stderr []byte, err error) string {
 			return found
 		}
 	}
-	return fmt.Sprintf("skopeo failed and did not say why (%s)", err)
+	return fmt.Sprintf("skopeo failed without a message (%s)", err)
 }
 
 // parse returns the level and message of a log line. The level of any other line is empty.
@@ -95,12 +93,12 @@ func parse(line string) (level, message string) {
 	return found[1], found[2]
 }
 
-// atDestination matches the beginnings of messages about the destination. All others are about
-// the source.
+// atDestination matches the beginnings of messages about the destination. All other messages are
+// about the source.
 var atDestination = regexp.MustCompile(`(?i)^(?:writing |uploading |initializing destination|` +
 	`trying to reuse blob|checking whether a blob|Invalid destination name)`)
 
-// blame sets the side that has failed.
+// blame sets the side that failed.
 func (e *Error) blame(source, destination string) {
 	limited := (*limit)(nil)
 	switch {
@@ -113,7 +111,7 @@ func (e *Error) blame(source, destination string) {
 	case e.ExitCode <= 0:
 		e.Side, e.Registry = Neither, ""
 	case atDestination.MatchString(e.Reason) && !strings.Contains(e.Reason, "happened during read"):
-		e.Side, e.Registry = Destination, destination // the source fails to send what is written
+		e.Side, e.Registry = Destination, destination // unless skopeo failed to read the blob that it was writing
 	default:
 		e.Side, e.Registry = Source, source
 	}

@@ -1,4 +1,4 @@
 package skopeo
 
-// SetRoot makes the runner search for policies below a folder.
+// SetRoot makes the runner look for policies below a folder.
 func (r *Runner) SetRoot(folder string) { r.root = folder }

@@ -10,7 +10,7 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// FuzzStderr: the output of skopeo is read line by line, in whatever pieces it is written.
+// FuzzStderr: the messages found do not depend on how skopeo's output is split into writes.
 func FuzzStderr(f *testing.F) {
 	f.Fuzz(func(t *testing.T, text []byte, cut uint16) {
 		var noted []string

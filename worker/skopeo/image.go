@@ -12,14 +12,15 @@ import (
 	"github.com/osism/skopeo-worker/worker/verify"
 )
 
-// ReadsItself reports whether skopeo has to copy the images of a source itself, by CopyManifest: it
-// verifies signatures, or registries.conf(5) names other places for these images. It is also true
-// if a file that says so cannot be read: skopeo's error then names the file.
+// ReadsItself reports whether the images of a source need CopyManifest, in which skopeo reads the
+// source itself: if skopeo verifies signatures, or if registries.conf(5) names other locations for
+// these images. It also returns true if a file with these settings cannot be read: skopeo's error
+// then names the file.
 func (r *Runner) ReadsItself(ctx context.Context, source reference.Repository) bool {
 	if settings, err := containers.SettingsOf(source.String()); err != nil || settings.Elsewhere {
 		return true
 	}
-	if policy.Find(r.root) == "" { // skopeo may have a policy of its own
+	if policy.Find(r.root) == "" { // skopeo may have been built with another path
 		none, err := r.findsNoPolicy(ctx)
 		return err != nil || !none
 	}
@@ -27,12 +28,12 @@ func (r *Runner) ReadsItself(ctx context.Context, source reference.Repository) b
 	return asks || err != nil
 }
 
-// errNoManifest is returned if skopeo ended well and has not put the manifest.
-var errNoManifest = errors.New("skopeo has not put the manifest")
+// errNoManifest is returned if skopeo exits with 0 and has not put the manifest.
+var errNoManifest = errors.New("skopeo exited without an error, but has not put the manifest")
 
-// CopyImage copies the blobs of an image that was pulled. It is CopyManifest through this process:
-// skopeo sends no request to a registry, and CopyImage returns the error of the first that failed.
-// If it returns none, the destination has the blobs, and the manifest can be put.
+// CopyImage copies the blobs of an image whose manifest was pulled. skopeo sends its requests to
+// this process, which sends them to the registries. CopyImage returns the error of the first request
+// that failed. If it returns nil, the destination has the blobs, and the manifest can be put.
 func (r *Runner) CopyImage(ctx context.Context, image Image) error {
 	policy, err := r.policyArguments(ctx)
 	if err != nil {
@@ -66,8 +67,8 @@ func (r *Runner) CopyImage(ctx context.Context, image Image) error {
 }
 
 // conf returns the registries.conf(5) of the process. It replaces the main file, and its entry for
-// just this source outweighs the others of registries.conf.d. It has the source's own name on the
-// command line, because the signature policy is asked about that.
+// exactly this source takes precedence over those of registries.conf.d. It redirects the source's
+// own name, so that the command line has that name: skopeo looks it up in the signature policy.
 func (i *serving) conf() []byte {
 	return fmt.Appendf(nil, "credential-helpers = [%q]\n[[registry]]\nprefix = %q\nlocation = %q\ninsecure = true\n[[registry]]\nlocation = %q\ninsecure = true\n",
 		containers.Files, i.Source, i.host+"/"+fromRepository, i.host)
@@ -79,15 +80,15 @@ func (i *serving) isPut() bool {
 	return i.put
 }
 
-// forgetful returns variables with which skopeo keeps its blob cache in memory. The file of the cache
-// would remember the server, which knows itself where blobs are, and costs the processes much time:
-// one after the other, they sync it for each blob. The cache is in a folder below XDG_DATA_HOME, but
-// that of root, which skopeo recognises by another variable
+// forgetful returns variables with which skopeo keeps its blob cache in memory. A cache file would be
+// of no use, because the server decides from which repository to mount a blob, and it is slow: the
+// processes lock it in turn and sync it for each blob. skopeo puts the file below XDG_DATA_HOME, or,
+// for root, in a fixed folder; _CONTAINERS_ROOTLESS_UID makes it treat root as another user
 // (pkg/blobinfocache and internal/rootless of containers/image).
 func forgetful() []string {
 	variables := []string{"XDG_DATA_HOME=" + os.DevNull}
 	if os.Geteuid() == 0 {
-		variables = append(variables, "_CONTAINERS_ROOTLESS_UID=65534") // nobody's
+		variables = append(variables, "_CONTAINERS_ROOTLESS_UID=65534") // the user "nobody"
 	}
 	return variables
 }

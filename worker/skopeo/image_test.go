@@ -26,7 +26,7 @@ import (
 	"github.com/osism/skopeo-worker/worker/transfer"
 )
 
-// pulled returns an image of a registry that this process copies to another one.
+// pulled returns an image to copy from one registry to another, with requests by this process.
 func pulled(t *testing.T, from, to *registrytest.Registry, digest string) skopeo.Image {
 	t.Helper()
 	client := registry.NewClient(registry.Options{Insecure: []string{from.Host(), to.Host()}, UserAgent: "this process"})
@@ -47,15 +47,15 @@ func pulled(t *testing.T, from, to *registrytest.Registry, digest string) skopeo
 	return i
 }
 
-// has requires that the destination has the blobs of an image.
+// has requires that the destination has all blobs of an image.
 func has(t *testing.T, to *registrytest.Registry, image skopeo.Image) {
 	t.Helper()
 	require.NoError(t, registry.NewClient(registry.Options{Insecure: []string{to.Host()}}).Writing().Put(t.Context(), image.Destination, image.Manifest.Digest, image.Manifest))
 	require.NoError(t, to.Check(destination, image.Manifest.Digest.String()))
 }
 
-// TestCopyImage: registries get each request once, from this process, and proxies of the
-// environment are not in between. What the destination has is not read.
+// TestCopyImage: registries get each request once, from this process and not through the
+// environment's proxy. Blobs that the destination has are not read.
 func TestCopyImage(t *testing.T) {
 	for _, name := range []string{"HTTP_PROXY", "HTTPS_PROXY", "http_proxy", "https_proxy"} {
 		t.Setenv(name, "http://127.0.0.1:1")
@@ -85,7 +85,7 @@ func TestCopyImage(t *testing.T) {
 	has(t, to, image)
 }
 
-// part is the beginning of a blob, which ends with an error.
+// part is a blob of which only the beginning can be read.
 type part struct {
 	io.Reader
 	size int64
@@ -99,12 +99,12 @@ type broken struct{ err error }
 
 func (b broken) Read([]byte) (int, error) { return 0, b.err }
 
-// sent is an upload that the destination does not store.
+// sent is an upload whose end fails.
 type sent struct{ err error }
 
 func (s sent) End(context.Context, reference.Digest) error { return s.err }
 
-// TestRequestsThatFail: the error is that of the request, and skopeo neither asks again nor waits.
+// TestRequestsThatFail: CopyImage returns the request's error at once; skopeo does not retry.
 func TestRequestsThatFail(t *testing.T) {
 	failed := errors.New("the request has failed")
 	cut := func(size int64) func(context.Context, registry.Descriptor) (skopeo.Blob, error) {
@@ -140,15 +140,15 @@ func TestRequestsThatFail(t *testing.T) {
 	}
 }
 
-// TestNoManifestOfAnotherDigest: what skopeo puts counts only if it is the image as it is.
+// TestNoManifestOfAnotherDigest: a copy succeeds only if skopeo has put the manifest unchanged.
 func TestNoManifestOfAnotherDigest(t *testing.T) {
 	from, to, digest, _ := pair(t)
 	err := script(t, "exit 0").CopyImage(t.Context(), pulled(t, from, to, digest))
-	require.EqualError(t, err, "skopeo has not put the manifest")
+	require.EqualError(t, err, "skopeo exited without an error, but has not put the manifest")
 }
 
-// TestSilenceOfRegistries is no stall of the process, which waits for this one. That of a process
-// which does not is.
+// TestSilenceOfRegistries: a process that waits for this one has not stalled; another silent process
+// has.
 func TestSilenceOfRegistries(t *testing.T) {
 	t.Parallel()
 	from, to, digest, r := pair(t)
@@ -172,8 +172,8 @@ func TestSilenceOfRegistries(t *testing.T) {
 	require.Equal(t, skopeo.Neither, stalled.Side)
 }
 
-// TestOnlyTheProcess: without the secret, the port serves nothing; with it, only what the image
-// needs. No argument and no variable has the secret, and nothing listens after the copy.
+// TestOnlyTheProcess: without the secret, the server refuses every request; with it, it allows only
+// what the copy needs. No argument and no variable has the secret. After the copy, it stops listening.
 func TestOnlyTheProcess(t *testing.T) {
 	from, to, digest, _ := pair(t)
 	image := pulled(t, from, to, digest)
@@ -227,7 +227,7 @@ touch `+seen+`/ready; sleep 600`)
 	to.ResetRequests()
 	for _, path := range []string{"/v2/", "/", manifest, config, "/v2/destination/blobs/uploads/"} {
 		for _, method := range []string{http.MethodGet, http.MethodHead, http.MethodPost} {
-			for _, authorization := range []string{"", "c2tvcGVvOg==", "c2tvcGVvOng="} { // none, an empty one, another
+			for _, authorization := range []string{"", "c2tvcGVvOg==", "c2tvcGVvOng="} { // none, no secret, a wrong secret
 				status, body := ask(method, path, authorization)
 				require.Equal(t, http.StatusUnauthorized, status, path)
 				require.NotContains(t, body, "sha256")
@@ -260,7 +260,7 @@ touch `+seen+`/ready; sleep 600`)
 	require.ErrorContains(t, err, "connection refused")
 }
 
-// TestSeveralAtOnce: processes share the server, and each gets its own image.
+// TestSeveralAtOnce: several processes use one server, and each gets its own image.
 func TestSeveralAtOnce(t *testing.T) {
 	from, to, _, r := pair(t)
 	ended := make(chan error)
@@ -280,7 +280,8 @@ func TestSeveralAtOnce(t *testing.T) {
 	}
 }
 
-// TestReadsItself: skopeo reads what this process would read elsewhere, or what has to be signed.
+// TestReadsItself: skopeo reads images itself if registries.conf redirects them or the policy asks for
+// signatures.
 func TestReadsItself(t *testing.T) {
 	const signed = `{"default":[{"type":"insecureAcceptAnything"}],"transports":{"docker":{"quay.io/signed":[{"type":"sigstoreSigned","keyPath":"/no/key"}],"quay.io/rejected":[{"type":"reject"}]}}}`
 	for name, test := range map[string]struct {

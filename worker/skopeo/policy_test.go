@@ -17,7 +17,7 @@ const (
 	reject = `{"default":[{"type":"reject"}]}`
 )
 
-// withoutPolicy makes the runner find no policy, and returns the root of its files.
+// withoutPolicy makes the runner find no policy, and returns the folder below which it looks.
 func withoutPolicy(t *testing.T, r *skopeo.Runner) (root string) {
 	t.Helper()
 	root = t.TempDir()
@@ -28,7 +28,7 @@ func withoutPolicy(t *testing.T, r *skopeo.Runner) (root string) {
 	return root
 }
 
-// places are the paths of policies, in the order in which they count.
+// places are the paths of policies, in order of precedence.
 var places = []string{
 	"named.json", "config/containers/policy.json", "home/.config/containers/policy.json",
 	"etc/containers/policy.json", "usr/share/containers/policy.json",
@@ -40,7 +40,7 @@ func write(t *testing.T, path, text string) {
 	require.NoError(t, os.WriteFile(path, []byte(text), 0o600))
 }
 
-// TestPolicy: the first of several policies counts, also if this skopeo would not look
+// TestPolicy: the first of several policies counts, even if this version of skopeo does not look
 // there.
 func TestPolicy(t *testing.T) {
 	for i, place := range places {
@@ -68,7 +68,7 @@ func TestPolicy(t *testing.T) {
 	}
 }
 
-// TestPolicyThatCannotBeRead: nothing is copied, and the error is that of skopeo.
+// TestPolicyThatCannotBeRead: nothing is copied, and skopeo's error is returned.
 func TestPolicyThatCannotBeRead(t *testing.T) {
 	for _, place := range slices.Concat(places, []string{"missing.json"}) {
 		for name, spoil := range map[string]func(path string) error{

@@ -14,16 +14,16 @@ import (
 	"github.com/osism/skopeo-worker/worker/meter"
 )
 
-// errTimeout is the cause of the end of a copy that took longer than Timeout.
+// errTimeout is the cancellation cause of a copy that took longer than Timeout.
 var errTimeout = fmt.Errorf("took too long: %w", context.DeadlineExceeded)
 
-// copying is a copy by a process.
+// copying is a copy by one skopeo process.
 type copying struct {
 	arguments           []string
 	inherited           []*os.File
-	environment         []string // more variables
+	environment         []string // additional variables
 	source, destination string   // hosts
-	serving             *serving // what the process copies through this one; nil: it asks the hosts itself
+	serving             *serving // if nil, skopeo sends its requests to the hosts itself
 }
 
 // run runs skopeo to its end, or to its first 429.
@@ -65,7 +65,7 @@ func (r *Runner) run(ctx context.Context, c *copying) error {
 	case errors.As(cause, &limited):
 		return &Error{Reason: limited.Error(), ExitCode: noExitCode, RetryAfter: limited.retryAfter, Err: limited}
 	case errors.Is(cause, errTimeout):
-		return &Error{Reason: fmt.Sprintf("gave up after %s", r.Timeout), ExitCode: noExitCode, Err: errTimeout}
+		return &Error{Reason: fmt.Sprintf("the copy took longer than COPY_TIMEOUT (%s)", r.Timeout), ExitCode: noExitCode, Err: errTimeout}
 	case errors.Is(cause, errSilentSource):
 		return r.stalledAt(Source, c.source)
 	case errors.As(err, &stalled) && c.serving != nil:
@@ -79,7 +79,7 @@ func (r *Runner) run(ctx context.Context, c *copying) error {
 	}
 }
 
-// failure returns the error of a request for the process.
+// failure returns the first error of the requests that this process sent for skopeo.
 func (c *copying) failure() error {
 	if c.serving == nil {
 		return nil
@@ -87,12 +87,12 @@ func (c *copying) failure() error {
 	return c.serving.failure()
 }
 
-// errSilentSource is the cause of the end of a copy whose source has sent no byte of a blob for
-// Stall, however often skopeo has asked again.
+// errSilentSource is the cancellation cause of a copy whose source has sent no byte of a blob for
+// Stall, although skopeo has repeated its request.
 var errSilentSource = errors.New("the source sends nothing")
 
-// stalledAt returns the error of a copy that moved no byte for Stall, and that waits for the
-// host of this side. The side may be Neither.
+// stalledAt returns the error of a copy that moved no byte for Stall while it waited for the host
+// of this side. If the side is Neither, host is ignored.
 func (r *Runner) stalledAt(side Side, host string) *Error {
 	reason := fmt.Sprintf("stalled: no byte moved for %s", r.Stall)
 	if side != Neither {
@@ -101,7 +101,7 @@ func (r *Runner) stalledAt(side Side, host string) *Error {
 	return &Error{Reason: reason, ExitCode: noExitCode, Side: side, Registry: host, Err: child.ErrStalled}
 }
 
-// interrupted returns the error of a copy that ctx has ended.
+// interrupted returns the error of a copy that ended because ctx did.
 func interrupted(ctx context.Context) *Error {
 	if errors.Is(context.Cause(ctx), budget.ErrLate) {
 		return &Error{Reason: budget.ErrLate.Error(), ExitCode: noExitCode, Err: budget.ErrLate}

@@ -22,17 +22,17 @@ import (
 
 // Errors about the program of Runner.Path.
 var (
-	// ErrNotInstalled is returned if it does not exist, or may not be run.
+	// ErrNotInstalled is returned if the program does not exist or this user may not run it.
 	ErrNotInstalled = exit.Usage.New("skopeo is not installed")
-	// ErrTooOld is returned if its version is older than Oldest.
+	// ErrTooOld is returned if the program's version is older than Oldest.
 	ErrTooOld = exit.Usage.New("skopeo is too old")
 )
 
-// Oldest is the oldest version that works, which Debian 12 has. Older ones have not all of the
-// flags that are used here.
+// Oldest is the oldest version of skopeo that works, that of Debian 12. Older versions lack some of
+// the flags that this package uses.
 const Oldest = "1.9.3"
 
-// instead is what to do about a skopeo that cannot be used.
+// instead is what the operator can do about a skopeo that cannot be used.
 const instead = "install skopeo " + Oldest + " or newer, set SKOPEO_PATH, or copy without it: COPY_ENGINE=builtin"
 
 const (
@@ -47,29 +47,29 @@ const (
 // The processes inherit this one's environment, which package environment confines. It names
 // proxies, CAs and files of credentials, so that no secret is on a command line.
 type Runner struct {
-	// Path is the program, searched for in PATH if it has no slash; empty is "skopeo".
+	// Path is the program, searched for in PATH if it has no slash. If empty, it is "skopeo".
 	Path string
-	// Insecure are the registries, host[:port], whose certificates are not verified and
-	// that may speak plain HTTP.
+	// Insecure are the registries, as host[:port], that may use plain HTTP or a certificate
+	// that cannot be verified.
 	Insecure []string
-	// Credentials returns those of a repository that skopeo does not find itself, or an
-	// anonymous credential; skopeo gets them in a file. It is optional.
+	// Credentials returns the credentials of a repository that skopeo does not find itself, or
+	// anonymous ones. skopeo gets them in a file. It is optional.
 	Credentials func(ctx context.Context, repository string) (containers.Credential, error)
-	// Stall ends a copy that moves no byte for so long; 0 is no limit. child.SeesBytes
-	// reports whether stalls can be noticed.
+	// Stall is how long a copy may move no byte before it is ended; 0 means no limit.
+	// child.SeesBytes reports whether stalls can be noticed on this system.
 	Stall time.Duration
-	// Timeout ends a copy that takes longer; 0 is no limit.
+	// Timeout is how long a copy may take before it is ended; 0 means no limit.
 	Timeout time.Duration
-	// Grace is the time between SIGTERM and SIGKILL; 0 is the default of package child.
+	// Grace is the time between SIGTERM and SIGKILL; 0 means the default of package child.
 	Grace time.Duration
 
-	root   string // of the policy files, for tests
+	root   string // folder in place of / for policy files; set by tests
 	policy ownPolicy
 	server server
 }
 
-// Version returns the version of the installed skopeo, such as "1.9.3", ErrNotInstalled or
-// ErrTooOld. A version that is not of the usual form is taken for a new one.
+// Version returns the version of the installed skopeo, such as "1.9.3". The error may wrap
+// ErrNotInstalled or ErrTooOld. A version that cannot be parsed counts as new enough.
 func (r *Runner) Version(ctx context.Context) (string, error) {
 	out, err := exec.CommandContext(ctx, r.path(), "--version").Output()
 	if err != nil {
@@ -77,7 +77,7 @@ func (r *Runner) Version(ctx context.Context) (string, error) {
 	}
 	version, ok := strings.CutPrefix(strings.TrimSpace(string(out)), versionPrefix)
 	if !ok {
-		return "", fmt.Errorf("%s does not answer as skopeo does; check SKOPEO_PATH", r.path())
+		return "", fmt.Errorf("%s --version does not print %q and a version; check SKOPEO_PATH", r.path(), strings.TrimSpace(versionPrefix))
 	}
 	version, _, _ = strings.Cut(version, " ") // some builds add "commit: …"
 	if isOld(version) {
@@ -95,16 +95,15 @@ func isOld(version string) bool {
 	return semver.New(v.Major(), v.Minor(), v.Patch(), "", "").LessThan(semver.MustParse(Oldest))
 }
 
-// CopyManifest copies the manifest with this digest, and all that it refers to, from one
-// repository to another, under the same digest and without a tag. It tries once, and ends at
-// the first 429, because skopeo would wait in the process. The error is an *Error. If ctx
-// ended the copy, it wraps ctx's error, or budget.ErrLate; if Stall did, child.ErrStalled; if
-// Timeout did, context.DeadlineExceeded. When skopeo requests the manifest, CopyManifest calls
-// budget.Sent.
+// CopyManifest copies the manifest with this digest, and everything that it refers to, from one
+// repository to another, under the same digest and without a tag. It tries once, and ends skopeo
+// at the first 429, which skopeo would wait out. The error is an *Error. If ctx ended the copy,
+// the error wraps ctx's error or budget.ErrLate; if Stall did, child.ErrStalled; if Timeout did,
+// context.DeadlineExceeded. When skopeo requests the manifest, CopyManifest calls budget.Sent.
 //
-// skopeo verifies signatures and does not copy them: those in a registry are mirrored by their
-// tags, and it would write others to a folder of this machine, or fail if registries.d does
-// not name a place for them.
+// skopeo verifies signatures, but does not copy them. Signatures in a registry are mirrored by
+// their tags. skopeo would write others to a folder of this machine, or fail if registries.d names
+// no folder.
 func (r *Runner) CopyManifest(ctx context.Context, source reference.Repository, digest reference.Digest, destination reference.Repository) error {
 	arguments, err := r.policyArguments(ctx)
 	if err != nil {
@@ -156,24 +155,25 @@ func (r *Runner) insecure(repository reference.Repository) bool {
 	return false
 }
 
-// explain returns ErrNotInstalled, with the settings that help, if skopeo could not be
-// started because it does not exist.
+// explain returns the error for a skopeo that could not be started. It is ErrNotInstalled, with the
+// settings that help, if the program does not exist or this user may not run it.
 func (r *Runner) explain(err error) error {
 	switch {
 	case errors.Is(err, fs.ErrPermission):
-		return fmt.Errorf("%w: program %q must not be run by this user (permission denied); %s", ErrNotInstalled, r.path(), instead)
+		return fmt.Errorf("%w: this user may not run program %q (permission denied); %s", ErrNotInstalled, r.path(), instead)
 	case errors.Is(err, exec.ErrNotFound), errors.Is(err, fs.ErrNotExist):
 		return fmt.Errorf("%w: program %q not found; %s", ErrNotInstalled, r.path(), instead)
 	}
 	return fmt.Errorf("running %s: %w", r.path(), err)
 }
 
-// noPolicy matches skopeo's message if it finds no policy, up to version 1.23 and since.
+// noPolicy matches skopeo's message if it finds no policy: that of versions up to 1.23, and that of
+// newer ones.
 var noPolicy = regexp.MustCompile(`loading trust policy: (?:open .*: no such file or directory|.*no policy\.json file found)`)
 
-// policyArguments makes every version of skopeo use the same policy: the first that any
-// version finds, in the order of the newest. If there is none, everything is accepted,
-// because skopeo does not work without a policy.
+// policyArguments returns flags with which every version of skopeo uses the same policy: the first
+// file of those that the newest version looks for. If no policy exists, skopeo accepts every image,
+// because it does not work without a policy.
 func (r *Runner) policyArguments(ctx context.Context) ([]string, error) {
 	if path := policy.Find(r.root); path != "" {
 		return []string{"--policy", path}, nil
@@ -185,14 +185,14 @@ func (r *Runner) policyArguments(ctx context.Context) ([]string, error) {
 	return []string{"--insecure-policy"}, nil
 }
 
-// ownPolicy is whether skopeo finds no policy in places of its own.
+// ownPolicy remembers the result of findsNoPolicy.
 type ownPolicy struct {
 	mu          sync.Mutex
 	known, none bool
 }
 
-// findsNoPolicy runs skopeo, which may have been built to look elsewhere, and reports whether
-// it finds no policy. It does so once, because that takes as long as a small copy.
+// findsNoPolicy reports whether skopeo, which may have been built with other paths, finds no policy.
+// It runs skopeo once and remembers the result, because that takes as long as a small copy.
 func (r *Runner) findsNoPolicy(ctx context.Context) (bool, error) {
 	r.policy.mu.Lock()
 	defer r.policy.mu.Unlock()
@@ -202,7 +202,7 @@ func (r *Runner) findsNoPolicy(ctx context.Context) (bool, error) {
 	// skopeo reads the policy before it fails to open this image.
 	const nowhere = "dir:/dev/null/nowhere"
 	command := exec.CommandContext(ctx, r.path(), "copy", nowhere, nowhere)
-	command.WaitDelay = time.Second // processes that a wrapper leaves may hold the pipe open
+	command.WaitDelay = time.Second // a wrapper may leave processes that hold the pipe open
 	said, err := command.CombinedOutput()
 	var failed *exec.ExitError
 	switch {

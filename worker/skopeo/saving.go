@@ -8,8 +8,8 @@ import (
 	"sync"
 )
 
-// Where Go programs look for the CAs of the system: in the first of these files that exists, and
-// in all files of these folders; crypto/x509/root_linux.go.
+// Go programs read the CAs of the system from the first of these files that exists, and from all
+// files in these folders (crypto/x509/root_linux.go).
 var (
 	authorityFiles = []string{
 		"/etc/ssl/certs/ca-certificates.crt",
@@ -22,20 +22,20 @@ var (
 	authorityFolders = []string{"/etc/ssl/certs", "/etc/pki/tls/certs"}
 )
 
-// collector is the GOGC that skopeo gets. A copy of a small image collects garbage a few times
-// with the default of 100, and hardly with 200; more saves nothing (docs/architecture.md).
+// collector is the GOGC that skopeo gets. With the default of 100, the garbage collector runs several
+// times in a copy of a small image; with 200 hardly ever. More saves nothing (docs/architecture.md).
 const collector = "200"
 
-// systemSaving is saving of this process's environment. A CA that is added later is not noticed,
-// nor is it by the other requests of this process.
+// systemSaving is saving for this process's environment. Like this process itself, it does not notice
+// CAs that are added later.
 var systemSaving = sync.OnceValue(func() []string { return saving(os.Getenv, authorityFiles, authorityFolders) })
 
-// saving returns variables with which skopeo does the same in less processor time: a third less
-// for a small image. A value that the operator has set stays.
+// saving returns variables with which skopeo takes less processor time: a third less for a small
+// image. It does not change what the operator has set.
 //
-// skopeo reads all CAs of the system for each copy, and where Debian keeps them it reads each of
-// them twice, in the bundle and in the folder of the bundle. If the folders have none that the
-// bundle lacks, it reads only the bundle.
+// skopeo reads all CAs of the system for each copy. On Debian it reads each twice: in the bundle and
+// in the folder that also has the bundle. If the bundle has all CAs of the folders, the variables make
+// skopeo read only the bundle.
 func saving(getenv func(string) string, files, folders []string) []string {
 	var added []string
 	if getenv("GOGC") == "" {
@@ -67,7 +67,7 @@ func firstOf(files []string) (map[string]bool, string) {
 // covers reports whether the bundle has all certificates in the folders.
 func covers(bundle map[string]bool, folders []string) bool {
 	for _, folder := range folders {
-		entries, _ := os.ReadDir(folder) // what cannot be read is nothing to skopeo either
+		entries, _ := os.ReadDir(folder) // skopeo also ignores what it cannot read
 		for _, entry := range entries {
 			text, _ := os.ReadFile(filepath.Join(folder, entry.Name()))
 			for certificate := range certificates(text) {

@@ -9,7 +9,7 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// TestSaving: no CA is lost, and nothing that the operator has set.
+// TestSaving: all CAs stay trusted, and the operator's variables stay as they are.
 func TestSaving(t *testing.T) {
 	dir := t.TempDir()
 	write := func(name string, certificates ...string) string {

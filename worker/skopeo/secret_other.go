@@ -7,8 +7,8 @@ import (
 	"os"
 )
 
-// secretFile is a file that only this user can read. Here, a process cannot open an inherited file
-// more than once, so the file has a name, and is left if this process is killed.
+// secretFile is a file that only this user can read. On this system, a process cannot open an
+// inherited file more than once. So the file has a name, and remains if this process is killed.
 type secretFile struct{ *os.File }
 
 func newSecretFile(content []byte) (*secretFile, error) {
@@ -23,7 +23,7 @@ func newSecretFile(content []byte) (*secretFile, error) {
 	return made, nil
 }
 
-// inherit returns the path of the file in a process. The process need not inherit it.
+// inherit returns files unchanged, and the path of the file.
 func (f *secretFile) inherit(files []*os.File) ([]*os.File, string) { return files, f.Name() }
 
 // Close also removes the file.

@@ -18,8 +18,7 @@ import (
 	"github.com/osism/skopeo-worker/worker/registry"
 )
 
-// Image is an image that skopeo copies through this process. CopyImage returns the errors of the
-// functions.
+// Image is an image that CopyImage copies. CopyImage returns the errors of the functions.
 type Image struct {
 	Source, Destination reference.Repository
 	Manifest            registry.Manifest
@@ -27,13 +26,14 @@ type Image struct {
 	Open func(ctx context.Context, blob registry.Descriptor) (Blob, error)
 	// Has reports whether the destination has a blob.
 	Has func(ctx context.Context, blob registry.Descriptor) (bool, error)
-	// Upload sends the content of a blob to the destination. A negative size is not known.
+	// Upload sends the content of a blob to the destination. The size is negative if unknown.
 	Upload func(ctx context.Context, content io.Reader, size int64) (Upload, error)
 }
 
-// Blob is a blob that is read. Its size is negative if it is not known.
+// Blob is the content of a blob of the source.
 type Blob interface {
 	io.ReadCloser
+	// Size returns the size in bytes, negative if unknown.
 	Size() int64
 }
 
@@ -46,13 +46,13 @@ const (
 	// user is the user that the server accepts. The password is the secret.
 	user = "skopeo"
 
-	// headerTimeout bounds how long a client of the server may take for the header of a request.
+	// headerTimeout is how long a client may take to send the header of a request.
 	headerTimeout = time.Minute
 )
 
-// server is the registry that skopeo's processes see, over HTTP on loopback. It listens while there
-// is one. A request needs the secret of an image, which only the process that copies it has, and
-// reaches nothing but this image, its blobs, and its destination.
+// server is the registry to which skopeo sends its requests, by HTTP over loopback. It listens while
+// images are being copied. Each request needs the secret of one image, which only the process that
+// copies it has, and can only read that image and write it to its destination.
 type server struct {
 	mu      sync.Mutex
 	open    map[string]*serving // by secret
@@ -60,7 +60,7 @@ type server struct {
 	address string
 }
 
-// serving is an image that a process copies.
+// serving is an image that a process is copying.
 type serving struct {
 	Image
 	ctx    context.Context // of the copy
@@ -68,18 +68,19 @@ type serving struct {
 	secret string
 	host   string
 
-	waiting atomic.Int64 // for the source or the destination
+	waiting atomic.Int64 // requests that wait for the source or the destination
 
 	mu      sync.Mutex
 	failed  error           // the first error of either side
 	stop    func(error)     // ends the process
 	missing map[string]bool // blobs that the destination does not have
 	uploads map[string]Upload
-	begun   int  // uploads
+	begun   int  // number of uploads so far
 	put     bool // the process has put the manifest
 }
 
-// serve serves the image until end is called. The error wraps registry.ErrBadManifest if it is none.
+// serve serves the image until end is called. The error wraps registry.ErrBadManifest if the manifest
+// is not that of an image.
 func (s *server) serve(ctx context.Context, image Image) (_ *serving, end func(), err error) {
 	blobs, err := image.Manifest.Blobs()
 	if err != nil {
@@ -115,7 +116,7 @@ func (s *server) listen() error {
 	return nil
 }
 
-// end ends an image, and listens no more if it was the last one.
+// end stops serving an image, and stops listening if it was the last one.
 func (s *server) end(i *serving) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -134,18 +135,18 @@ func (s *server) ServeHTTP(w http.ResponseWriter, request *http.Request) {
 	s.mu.Unlock()
 	if i == nil || name != user {
 		w.Header().Set("WWW-Authenticate", `Basic realm="skopeo-worker"`)
-		http.Error(w, "not for you", http.StatusUnauthorized)
+		http.Error(w, "wrong user or secret", http.StatusUnauthorized)
 		return
 	}
 	i.answer(w, request)
 }
 
-// during runs requests to either side for a request of the process. If they fail, so does the copy:
-// the process is ended, because it might retry. It returns false then.
+// during runs the requests to either side that answer a request of the process. If one fails, during
+// fails the copy, because skopeo might retry, and returns false.
 func (i *serving) during(request *http.Request, run func(ctx context.Context) error) bool {
 	ctx, end := context.WithCancel(i.ctx)
 	defer end()
-	defer context.AfterFunc(request.Context(), end)() // the process asks no more
+	defer context.AfterFunc(request.Context(), end)() // if the process gives up the request
 	err := run(ctx)
 	if err == nil {
 		return true
@@ -156,7 +157,7 @@ func (i *serving) during(request *http.Request, run func(ctx context.Context) er
 	return false
 }
 
-// wait runs what the process waits for.
+// wait runs a function for which the process waits.
 func (i *serving) wait(run func() error) error {
 	i.waiting.Add(1)
 	defer i.waiting.Add(-1)
@@ -166,7 +167,7 @@ func (i *serving) wait(run func() error) error {
 // waits reports whether the process waits for the source or the destination.
 func (i *serving) waits() bool { return i.waiting.Load() > 0 }
 
-// onFailure sets what ends the process when a side fails. unset ends that.
+// onFailure sets the function that ends the process when a side fails. unset removes it.
 func (i *serving) onFailure(stop func(error)) (unset func()) {
 	i.mu.Lock()
 	defer i.mu.Unlock()

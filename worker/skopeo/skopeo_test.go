@@ -23,7 +23,7 @@ import (
 
 const source, destination = "osism/tool", "mirror/osism/tool"
 
-// deadline limits what usually takes milliseconds.
+// deadline bounds waits that usually take milliseconds.
 const deadline = 10 * time.Second
 
 // pair starts two registries, the first with an image, and returns a runner for them.
@@ -53,14 +53,14 @@ func TestVersion(t *testing.T) {
 	require.NoError(t, os.WriteFile(closed, nil, 0o600))
 	_, err = (&skopeo.Runner{Path: closed}).Version(t.Context())
 	require.ErrorIs(t, err, skopeo.ErrNotInstalled)
-	require.ErrorContains(t, err, `"`+closed+`" must not be run by this user (permission denied)`)
+	require.ErrorContains(t, err, `this user may not run program "`+closed+`" (permission denied)`)
 
 	_, err = (&skopeo.Runner{Path: "true"}).Version(t.Context())
-	require.EqualError(t, err, "true does not answer as skopeo does; check SKOPEO_PATH")
+	require.EqualError(t, err, `true --version does not print "skopeo version" and a version; check SKOPEO_PATH`)
 }
 
-// TestOldVersion: an old skopeo is refused before it fails with each image. What cannot be compared
-// is not.
+// TestOldVersion: Version refuses an old skopeo, with which each image would fail. It accepts versions
+// that cannot be compared.
 func TestOldVersion(t *testing.T) {
 	for version, old := range map[string]bool{
 		"1.4.1": true, "1.9.2": true, "0.2.0": true, "1.9.3": false, "1.9.3-dev": false, "1.18.0 commit: abc": false, "2.0": false, "main": false,
@@ -121,7 +121,7 @@ func TestTimeout(t *testing.T) {
 	r.Timeout = 300 * time.Millisecond
 	err := copyImage(t.Context(), r, from, to, digest)
 	require.ErrorIs(t, err, context.DeadlineExceeded)
-	require.EqualError(t, err, "gave up after 300ms")
+	require.EqualError(t, err, "the copy took longer than COPY_TIMEOUT (300ms)")
 }
 
 func TestCancelEndsTheProcess(t *testing.T) {
@@ -144,7 +144,7 @@ func script(t *testing.T, lines string) *skopeo.Runner {
 	return &skopeo.Runner{Path: path}
 }
 
-// TestGroupIsKilled: skopeo and its helper both ignore SIGTERM.
+// TestGroupIsKilled: skopeo and its helper die, although both ignore SIGTERM.
 func TestGroupIsKilled(t *testing.T) {
 	pids := filepath.Join(t.TempDir(), "pids")
 	require.NoError(t, syscall.Mkfifo(pids, 0o600))
@@ -203,7 +203,7 @@ func TestReasons(t *testing.T) {
 		"one word":      {log + `fatal msg=EOF' >&2; exit 1`, "EOF"},
 		"no log":        {`echo "Error: unknown flag" >&2; exit 1`, "Error: unknown flag"},
 		"a crash":       {`echo "panic: nil" >&2; echo "goroutine 1" >&2; exit 2`, "panic: nil"},
-		"silence":       {`exit 3`, "skopeo failed and did not say why (exit status 3)"},
+		"silence":       {`exit 3`, "skopeo failed without a message (exit status 3)"},
 		"a signal":      {`kill -KILL $$`, "skopeo was ended by a signal: killed"},
 		"secrets":       {log + `fatal msg="Get https://bob:hunter2@quay.io/v2?sig=1: Bearer eyJhbGciOiJSUz"' >&2; exit 1`, "Get https://quay.io/v2?xxxxx: Bearer xxxxx"},
 		"after a flood": {`i=0; while [ $i -lt 3000 ]; do echo "a line that is long enough to fill it"; i=$((i+1)); done >&2; ` + log + `fatal msg="the end"' >&2; exit 1`, "the end"},
@@ -225,8 +225,8 @@ func TestArguments(t *testing.T) {
 		"docker://a.example/b@"+digest.String()+" docker://c.example:5000/d@"+digest.String())
 }
 
-// TestPullDeadline: a copy ends if it does not request its manifest in time, and otherwise
-// may take as long as it needs.
+// TestPullDeadline: a copy ends if it does not request its manifest in time. Afterwards, it may take
+// any time.
 func TestPullDeadline(t *testing.T) {
 	from, to, digest, r := pair(t)
 	remove := from.Inject(registrytest.Fault{Match: registrytest.Kinds(registrytest.KindPing), Hang: true})
@@ -248,8 +248,8 @@ func TestPullDeadline(t *testing.T) {
 	require.NoError(t, copyImage(budget.WithDeadline(t.Context(), by), r, from, to, digest))
 }
 
-// TestEchoedToken: the error hides a token that skopeo has requested itself and that the
-// registry repeats.
+// TestEchoedToken: the error hides a token that skopeo has requested itself, if the registry repeats
+// it.
 func TestEchoedToken(t *testing.T) {
 	var sent string
 	for name, write := range map[string]func(scheme, value string) string{

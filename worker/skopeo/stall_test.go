@@ -18,7 +18,7 @@ import (
 
 const repository = "osism/tool"
 
-// large is more than the buffers between two processes hold.
+// large is more bytes than the buffers between two processes hold.
 const large = 4 << 20
 
 const small = 1 << 10
@@ -66,8 +66,8 @@ func (s stalling) check(t *testing.T) {
 	require.Equal(t, s.waits, failed.Registry)
 }
 
-// TestStall: the copy ends whichever side goes silent, at any moment, and the error names
-// that side if it can be known.
+// TestStall: the copy ends when either side goes silent, at any moment. The error names that side if
+// it can be known.
 func TestStall(t *testing.T) {
 	partly := make(chan int, 1)
 	partly <- large / 2
@@ -145,7 +145,7 @@ func TestFrozen(t *testing.T) {
 	}
 }
 
-// TestSlow: a copy that moves some bytes goes on, however slow it is.
+// TestSlow: a slow copy continues as long as bytes move.
 func TestSlow(t *testing.T) {
 	from, to := registrytest.New(t), registrytest.New(t)
 	digest, err := from.PushImage(repository, "1", registrytest.Image{})
@@ -188,8 +188,8 @@ func TestMeter(t *testing.T) {
 	require.NoError(t, <-copied)
 }
 
-// TestSilentSource: if a source closes each connection before it sends anything, newer
-// versions of skopeo would retry for ever.
+// TestSilentSource: the copy ends if a source closes each connection before it sends a byte. Newer
+// versions of skopeo would retry without end.
 func TestSilentSource(t *testing.T) {
 	const line = `time="2026-01-01T00:00:00Z" level=debug msg="Reading blob body from https://a.example/v2/b/blobs/sha256:0 failed ` +
 		`(&errors.errorString{s:\"unexpected EOF\"}), decision inputs: total 4096 @121000.125 ms, last retry 4096 @60000.000 ms, last progress @%s ms"`

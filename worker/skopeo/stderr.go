@@ -14,13 +14,13 @@ import (
 )
 
 const (
-	// maxStderr is how many of skopeo's last bytes are kept: the reason is in the last line.
+	// maxStderr is how many bytes at the end of skopeo's output are kept, for reason.
 	maxStderr = 64 << 10
 
-	// maxLine is the length at which a line is cut before it is searched.
+	// maxLine is how many bytes of a line are searched.
 	maxLine = 8 << 10
 
-	// ownBackoff is skopeo's first wait if the registry does not say how long to wait
+	// ownBackoff is skopeo's first wait if the registry sends no Retry-After
 	// (backoffInitialDelay of containers/image).
 	ownBackoff = 2 * time.Second
 )
@@ -35,25 +35,25 @@ var limitLine = regexp.MustCompile(`Too many requests to (\S+): sleeping for ([0
 // limit is a 429 that skopeo got.
 type limit struct {
 	host       string
-	retryAfter time.Duration // 0 if the registry did not say
+	retryAfter time.Duration // 0 if the registry has sent none
 }
 
 func (l *limit) Error() string { return fmt.Sprintf("%v to %s", ErrLimited, l.host) }
 func (l *limit) Unwrap() error { return ErrLimited }
 
-// pulledLine matches skopeo's debug message just before it requests the manifest, when it has
-// a connection and credentials. If the copy ended after that, its pull would be wasted.
-// Requests for blobs come later.
+// pulledLine matches skopeo's debug message just before it requests the manifest, when it has a
+// connection and credentials: from then on, the pull is spent. It also matches the requests for
+// blobs, which come later.
 var pulledLine = regexp.MustCompile(`GET https?://\S+/manifests/|(?:GET|HEAD) https?://\S+/blobs/`)
 
-// brokenLine matches the debug message of newer versions of skopeo after a source has closed
-// the connection in the middle of a blob. It has the milliseconds since the request for the
-// first byte and since the last byte. If none has come for a minute, these versions connect
-// again for ever, and each time some bytes of headers move.
+// brokenLine matches the debug message that newer versions of skopeo write when a source has closed
+// the connection in the middle of a blob. It has the milliseconds since the first request for the
+// blob and since its last byte. If no byte has come for a minute, these versions reconnect without
+// end; the headers that move each time would hide the stall.
 var brokenLine = regexp.MustCompile(`decision inputs: total \d+ @([0-9.]+) ms, last retry .*, last progress @ ?([0-9.]+|NaN) ms`)
 
-// stderr keeps the last bytes that are written to it. It reports limits, the pull, and how
-// long a source that has closed the connection has been silent.
+// stderr keeps the last bytes that skopeo writes. It calls limited after a 429, pulled before the
+// pull, and silent with the time since the last byte when a source has closed the connection.
 type stderr struct {
 	limited  func(*limit)
 	pulled   func()
@@ -78,7 +78,7 @@ func (s *stderr) Write(p []byte) (int, error) {
 	return len(p), nil
 }
 
-// look searches a line for messages that matter.
+// look searches a line for the messages above.
 func (s *stderr) look() {
 	if found := findLimit(s.line); found != nil {
 		s.limited(found)
@@ -92,7 +92,7 @@ func (s *stderr) look() {
 	s.requests.note(s.line)
 }
 
-// milliseconds returns the first of the texts that is a number.
+// milliseconds returns the first of the texts that is a number; 0 if none is.
 func milliseconds(texts ...[]byte) time.Duration {
 	for _, text := range texts {
 		if n, err := strconv.ParseFloat(string(text), 64); err == nil && n == n {
@@ -122,13 +122,13 @@ func findLimit(line []byte) *limit {
 // requestLine matches skopeo's debug message before each request.
 var requestLine = regexp.MustCompile(`msg="(GET|HEAD|POST|PATCH|PUT) https?://([^/\s"]+)([^\s"]*)`)
 
-// requests are the requests that skopeo has logged. It logs no answers. A blob that the
-// destination lacks takes a GET, a POST, a PATCH and a PUT, in this order.
+// requests tracks the requests that skopeo logs. It does not log answers. A blob that the destination
+// lacks takes a GET, a POST, a PATCH and a PUT, in this order.
 type requests struct {
 	host      string // of the last request
 	manifest  bool   // the last request puts the manifest, after all blobs
-	fetching  int    // blobs that the source is asked for and whose upload has not begun
-	uploading int    // blobs that are uploaded
+	fetching  int    // blobs that were requested from the source and whose upload has not begun
+	uploading int    // blobs that are being uploaded
 }
 
 func (r *requests) note(line []byte) {
@@ -151,10 +151,11 @@ func (r *requests) note(line []byte) {
 	}
 }
 
-// waitFor returns the side that a copy waits for if no byte moves, with its host. If only one
-// side is silent, an answer of the other leads to a next request, except at the end of a blob.
-// waitFor returns Neither if it cannot know: while a blob is uploaded, a source that does not
-// send the rest of it looks like a destination that does not answer.
+// waitFor returns the side for which a copy waits if no byte moves, and its host. unsent reports
+// whether this machine has data that the other end has not taken. The side of the last request is the
+// silent one, because an answer would have led to another request. While a blob is being uploaded,
+// that does not hold: a source that stops sending looks like a destination that does not answer. Then
+// waitFor returns Neither.
 func (r *requests) waitFor(unsent bool, source, destination string) (Side, string) {
 	switch {
 	case r.host == source:

@@ -149,7 +149,7 @@ func (s *served) proxy(w http.ResponseWriter, r *http.Request) {
 	found := s.wayOf(r.Header.Get("Proxy-Authorization"))
 	switch {
 	case found == nil:
-		http.Error(w, "not for you", http.StatusProxyAuthRequired)
+		http.Error(w, "wrong secret", http.StatusProxyAuthRequired)
 	case r.Method == http.MethodConnect:
 		s.connect(w, found)
 	default:
