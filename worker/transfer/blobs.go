@@ -1,5 +1,5 @@
-// Package transfer copies blobs from one repository to another, as streams that are checked
-// on the way. It copies each blob once, and no blob that the destination has.
+// Package transfer copies blobs from one repository to another, as streams, and verifies their
+// digests. It copies each blob once, and none that the destination has.
 package transfer
 
 import (
@@ -15,8 +15,8 @@ import (
 )
 
 const (
-	// atOnce is how many blobs are copied at once. One takes some 100 KB of memory; a small one
-	// that comes over HTTP/2 may be in memory as a whole, and parts take more.
+	// atOnce is how many blobs are copied at once. Each takes some 100 KB of memory, more if it
+	// comes in parts, or if it comes over HTTP/2 and is small enough to be buffered whole.
 	atOnce = 32
 
 	// together is how many blobs of one image are copied at once.
@@ -28,7 +28,7 @@ type Blobs struct {
 	from, to *registry.Client
 	slots    chan struct{}
 	flights  flight.Group[place]
-	first    flight.Group[shelf] // of several repositories that need the same blob
+	first    flight.Group[shelf] // the first copy of a blob to a registry that can mount it afterwards
 	held     *held
 	begun    *begun
 	manners  *manners
@@ -49,14 +49,14 @@ func New(client *registry.Client) *Blobs {
 	}
 }
 
-// Send makes sure that the destination has the blobs. Its error is a *registry.Error, or
-// wraps that of ctx. Content with another digest never becomes a blob there.
+// Send copies the blobs that the destination lacks. Its error is a *registry.Error, or wraps that
+// of ctx. If content has the wrong digest, the destination does not store it.
 func (b *Blobs) Send(ctx context.Context, source, destination reference.Repository, blobs ...registry.Descriptor) error {
 	return b.send(ctx, source, destination, false, blobs)
 }
 
-// SendToEmpty is Send for a destination that was just seen to have nothing: small blobs are
-// sent without a look-up.
+// SendToEmpty is Send for a destination that was empty a moment ago: it sends small blobs without
+// looking them up.
 func (b *Blobs) SendToEmpty(ctx context.Context, source, destination reference.Repository, blobs ...registry.Descriptor) error {
 	return b.send(ctx, source, destination, true, blobs)
 }
@@ -64,7 +64,7 @@ func (b *Blobs) SendToEmpty(ctx context.Context, source, destination reference.R
 func (b *Blobs) send(ctx context.Context, source, destination reference.Repository, empty bool, blobs []registry.Descriptor) error {
 	group, shared := errgroup.WithContext(ctx)
 	group.SetLimit(together)
-	// A large blob that is begun last would still be under way when all others are done.
+	// The largest first: if begun last, it would still be under way when all others are done.
 	blobs = slices.SortedStableFunc(slices.Values(blobs), func(a, b registry.Descriptor) int { return cmp.Compare(b.Size, a.Size) })
 	seen := make(map[reference.Digest]bool, len(blobs))
 	for _, blob := range blobs {
@@ -79,14 +79,14 @@ func (b *Blobs) send(ctx context.Context, source, destination reference.Reposito
 	return group.Wait()
 }
 
-// Forget makes Send look again whether the destination has the blobs.
+// Forget makes Send look up the blobs at the destination again.
 func (b *Blobs) Forget(destination reference.Repository, blobs ...registry.Descriptor) {
 	for _, blob := range blobs {
 		b.held.forget(place{destination, blob.Digest})
 	}
 }
 
-// copy copies one blob, or waits for another caller that does.
+// copy copies one blob. If another caller is copying it, copy waits for that.
 func (b *Blobs) copy(ctx context.Context, t *transfer) error {
 	at := place{t.destination, t.blob.Digest}
 	return b.flights.Do(ctx, at, func() error {
@@ -97,7 +97,8 @@ func (b *Blobs) copy(ctx context.Context, t *transfer) error {
 		if !b.held.mounts(at.repository.Registry()) || !b.held.elsewhere(at).IsZero() {
 			return move()
 		}
-		// If another repository is getting the blob, the destination can mount it afterwards.
+		// If the blob is being copied to another repository of the destination, it can be mounted
+		// from there afterwards.
 		ours := false
 		err := b.first.Do(ctx, at.shelf(), func() error {
 			ours = true

@@ -11,8 +11,8 @@ import (
 	"github.com/osism/skopeo-worker/worker/transfer"
 )
 
-// TestConnections: each of several large blobs has connections of its own, at the source and at
-// the destination. Small ones share those of the other requests. The largest is begun first.
+// TestConnections: each large blob has its own connection to the source and to the destination.
+// Small ones share the connections of other requests. The largest is begun first.
 func TestConnections(t *testing.T) {
 	t.Parallel()
 	both := []registrytest.Option{registrytest.WithTLS(), registrytest.WithHTTP2(), registrytest.WithDirectory(t.TempDir())}
@@ -25,8 +25,8 @@ func TestConnections(t *testing.T) {
 		blobs = append(blobs, blob)
 		large[blob.Digest.String()] = size > 4*mib
 	}
-	// Either side waits until all large ones have come, so that none can use the connection of
-	// another one.
+	// Either side answers when the requests for all large blobs have come, so that none can reuse
+	// the connection of another.
 	isLarge := registrytest.All(gets, func(r registrytest.Request) bool { return large[r.Reference] })
 	isPatch := func(r registrytest.Request) bool { return r.Method == http.MethodPatch }
 	for side, match := range map[*registrytest.Registry]registrytest.Match{p.from: isLarge, p.to: isPatch} {
@@ -57,7 +57,7 @@ func TestConnections(t *testing.T) {
 	}
 }
 
-// TestLargestFirst: an image with more blobs than are copied at once begins with the largest.
+// TestLargestFirst: if an image has more blobs than are copied at once, the largest are copied first.
 func TestLargestFirst(t *testing.T) {
 	t.Parallel()
 	p := newPair(t)

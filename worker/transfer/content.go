@@ -12,14 +12,14 @@ import (
 	"github.com/osism/skopeo-worker/worker/registry"
 )
 
-// errClosed is returned to a request that still reads after the transfer has ended.
+// errClosed is returned to a request that reads the content after close.
 var errClosed = errors.New("the transfer has ended")
 
-// beginning is how much of a page is looked at.
+// beginning is how many of the first bytes are kept, to recognise a proxy's page.
 const beginning = 1 << 10
 
-// content reads a blob from its source. It continues after a cut, and returns the last byte
-// only if the blob has its digest.
+// content reads a blob from its source. It reconnects after a cut, and returns the last byte only
+// if all bytes have the blob's digest.
 type content struct {
 	transfer *transfer
 	ctx      context.Context
@@ -27,18 +27,18 @@ type content struct {
 
 	mu      sync.Mutex // a request that has ended may still be reading
 	body    *registry.Content
-	parts   *parts // instead of body; nil: one connection is used
-	came    pace   // of what was read from either
-	alone   pace   // of what was read over one connection, before parts
-	total   int64  // size of the blob; negative if it is not known
-	discard int64  // bytes to come that are in the sum already
-	skip    int64  // bytes to come that the destination has already
-	begin   []byte // of the blob
-	whole   bool   // all of it came, and it is the blob
-	failed  error  // why it is not the blob, or could not be read
+	parts   *parts // read instead of body; nil if one connection is used
+	came    pace   // of body or parts
+	alone   pace   // of body, before parts were used
+	total   int64  // size of the blob; negative if unknown
+	discard int64  // bytes to come that are already in the sum
+	skip    int64  // bytes to come that the destination already has
+	begin   []byte // the first bytes of the blob
+	whole   bool   // everything was read, and has the blob's digest
+	failed  error  // why reading failed, or why this is not the blob
 }
 
-// open asks the source for the blob, of which the destination has the beginning.
+// open requests the blob from the source. The destination has the first bytes of it.
 func (t *transfer) open(ctx context.Context, has int64) (*content, error) {
 	t.sum.back(has)
 	c := &content{transfer: t, skip: has - t.sum.n}
@@ -56,7 +56,7 @@ func (t *transfer) open(ctx context.Context, has int64) (*content, error) {
 	return c, nil
 }
 
-// reopen asks the source for what is not in the sum yet.
+// reopen requests the bytes that are not in the sum yet.
 func (c *content) reopen() error {
 	body, err := c.transfer.blobs.from.Open(c.ctx, c.transfer.source, c.transfer.blob, c.transfer.sum.n)
 	if err != nil {
@@ -67,7 +67,7 @@ func (c *content) reopen() error {
 	return nil
 }
 
-// close ends the transfer. Afterwards nothing is read, and the sum is final.
+// close ends the requests. Afterwards nothing is read, and the sum is final.
 func (c *content) close() {
 	c.end()
 	c.mu.Lock()
@@ -79,15 +79,14 @@ func (c *content) close() {
 	}
 }
 
-// failure returns why the content is not the blob, or could not be read; nil if there was
-// no such failure.
+// failure returns why the source failed or sent something else; nil if it did not.
 func (c *content) failure() error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	return c.failed
 }
 
-// progress returns how much of the blob was read, and whether that is all of it.
+// progress returns how many bytes of the blob were read, and whether the blob is complete.
 func (c *content) progress() (n int64, whole bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -118,14 +117,14 @@ func (c *content) Read(p []byte) (int, error) {
 	}
 }
 
-// dropped takes as much of n as is left to be dropped.
+// dropped returns how many of n bytes to drop, and subtracts them from what is left to drop.
 func dropped(left *int64, n int) int {
 	drop := int(min(*left, int64(n)))
 	*left -= int64(drop)
 	return drop
 }
 
-// judge checks what was read by now, and handles the error that came with it.
+// judge checks what was read so far, and handles the error of the last read.
 func (c *content) judge(err error) {
 	switch {
 	case c.transfer.sum.n == c.total, c.total < 0 && errors.Is(err, io.EOF):
@@ -134,7 +133,7 @@ func (c *content) judge(err error) {
 		}
 	case c.total >= 0 && c.transfer.sum.n > c.total:
 		c.failed = c.another()
-	case errors.Is(err, io.EOF) && c.body.Encoded: // what was decoded has its own end
+	case errors.Is(err, io.EOF) && c.body.Encoded: // the decoder returns EOF only at the true end
 		c.failed = c.another()
 	case errors.Is(err, io.EOF):
 		c.goOn(c.body.Short())
@@ -143,8 +142,8 @@ func (c *content) judge(err error) {
 	}
 }
 
-// another returns the error of a source that has sent something else. If it came in parts, the
-// next try uses one connection.
+// another returns the error of a source that has sent something else than the blob. If that came in
+// parts, the next try uses one connection.
 func (c *content) another() error {
 	if c.parts != nil {
 		c.transfer.blobs.splits.leave(c.host())
@@ -152,7 +151,7 @@ func (c *content) another() error {
 	return c.body.Another(c.begin)
 }
 
-// goOn asks the source for the rest after a cut.
+// goOn requests the rest of the blob after a cut.
 func (c *content) goOn(cut error) {
 	if !isCut(c.ctx, cut) || !c.transfer.reads.advanced(c.transfer.sum.n) {
 		c.failed = cut
@@ -164,11 +163,11 @@ func (c *content) goOn(cut error) {
 	}
 }
 
-// milestone is the number of bytes between two states to which a sum can go back.
+// milestone is the number of bytes between two saved states of a sum.
 const milestone = 1 << 20
 
-// sum is the digest of the beginning of a blob. It can go back, so that bytes that are sent
-// again are counted once.
+// sum is the digest of the first n bytes of a blob. It can go back to fewer bytes, for bytes that
+// have to be read again.
 type sum struct {
 	wanted reference.Digest
 	hash   hash.Hash
@@ -178,11 +177,11 @@ type sum struct {
 
 func newSum(wanted reference.Digest) *sum { return &sum{wanted: wanted, hash: wanted.Hash()} }
 
-// add counts the next bytes.
+// add adds the next bytes.
 func (s *sum) add(p []byte) {
 	for len(p) > 0 {
 		n := min(int64(len(p)), milestone-s.n%milestone)
-		_, _ = s.hash.Write(p[:n]) // a hash takes everything
+		_, _ = s.hash.Write(p[:n]) // never returns an error
 		s.n += n
 		p = p[n:]
 		if s.n%milestone == 0 {
@@ -213,5 +212,5 @@ func (s *sum) back(n int64) {
 	s.n = int64(len(s.states)) * milestone
 }
 
-// verified reports whether what was added is the blob.
+// verified reports whether the bytes have the blob's digest.
 func (s *sum) verified() bool { return s.wanted.IsSum(s.hash) }

@@ -8,11 +8,10 @@ const (
 	Together = together
 )
 
-// SetSlow sets how long a part takes at a source that is slow.
+// SetSlow sets slowPart.
 func (b *Blobs) SetSlow(d time.Duration) { b.splits.slow = d }
 
-// IsFaster reports whether a part that takes so long over one of several connections, instead
-// of over one, is worth them.
+// IsFaster is isFaster. Its arguments are how long a part takes over one connection and over several.
 func IsFaster(one, several time.Duration) bool {
 	return isFaster(pace{2 * partSize, 2 * one}, pace{partSize, several})
 }

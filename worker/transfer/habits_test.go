@@ -17,7 +17,7 @@ import (
 	"github.com/osism/skopeo-worker/worker/transfer"
 )
 
-// TestUploadsThatMove: each answer may name another location for the next request.
+// TestUploadsThatMove: each answer to an upload may name another location for the next request.
 func TestUploadsThatMove(t *testing.T) {
 	for _, size := range []int{0, 1000, 9 * mib} {
 		for _, cut := range []bool{false, true} {
@@ -32,8 +32,8 @@ func TestUploadsThatMove(t *testing.T) {
 	}
 }
 
-// TestEmptyEnd: a registry need not take a blob with the request that ends the upload. It gets
-// them all before, from then on.
+// TestEmptyEnd: if a registry refuses content in the request that ends an upload, this blob and all
+// later ones are sent before that request.
 func TestEmptyEnd(t *testing.T) {
 	for _, status := range []int{http.StatusBadRequest, http.StatusMethodNotAllowed, http.StatusUnsupportedMediaType, http.StatusNotImplemented} {
 		t.Run(fmt.Sprint(status), func(t *testing.T) {
@@ -51,8 +51,7 @@ func TestEmptyEnd(t *testing.T) {
 	}
 }
 
-// TestLostAnswers: a destination that has done what it was asked for, but whose answer is lost, is
-// not sent the blob again.
+// TestLostAnswers: if the destination stores a blob and its answer is lost, the blob is not sent again.
 func TestLostAnswers(t *testing.T) {
 	for name, match := range map[string]registrytest.Match{"the last": puts, "one before": patches, "the first": begins} {
 		for _, size := range []int{1000, 6 * mib} {
@@ -71,8 +70,8 @@ func TestLostAnswers(t *testing.T) {
 	}
 }
 
-// TestStorageElsewhere: sources redirect to a storage, which gets no credentials, and whose
-// permission ends.
+// TestStorageElsewhere: a storage to which the source redirects gets no credentials. If its signed URL
+// expires, the source is asked for another.
 func TestStorageElsewhere(t *testing.T) {
 	p := newPair(t)
 	blob, content := p.push(t, 6*mib)
@@ -97,7 +96,7 @@ func TestStorageElsewhere(t *testing.T) {
 	require.Equal(t, 2, p.from.Count(gets), "another redirect has another permission")
 }
 
-// TestStorageWithoutHead: a storage may permit only GET. That is no failure of the destination.
+// TestStorageWithoutHead: the destination's storage may permit only GET. The blob is copied anyway.
 func TestStorageWithoutHead(t *testing.T) {
 	p := newPair(t)
 	blob, content := p.push(t, 1000)
@@ -116,7 +115,7 @@ func TestStorageWithoutHead(t *testing.T) {
 	p.holds(t, "a", blob, content)
 }
 
-// TestOddAnswersOfSources: only the blob ever becomes it.
+// TestOddAnswersOfSources: the destination stores nothing but the blob, whatever the source answers.
 func TestOddAnswersOfSources(t *testing.T) {
 	const size = 6 * mib
 	for name, test := range map[string]struct {
@@ -177,8 +176,8 @@ func TestOddAnswersOfSources(t *testing.T) {
 	}
 }
 
-// TestCompressed: what a source compresses on the way is decoded, also after a cut. A layer that is
-// compressed itself, and declared so, is not.
+// TestCompressed: a blob that the source sends with a Content-Encoding is decoded, even after a cut. A
+// compressed layer stays compressed, even if the source declares its compression as the encoding.
 func TestCompressed(t *testing.T) {
 	content := compressed(random(5 * mib))
 	blob := registry.Descriptor{Digest: reference.DigestOf(content), Size: int64(len(content))}
@@ -211,7 +210,7 @@ func TestCompressed(t *testing.T) {
 func compressed(body []byte) []byte {
 	var shorter bytes.Buffer
 	w := gzip.NewWriter(&shorter)
-	_, _ = w.Write(body) // a buffer takes everything
+	_, _ = w.Write(body) // never returns an error
 	_ = w.Close()
 	return shorter.Bytes()
 }
@@ -220,7 +219,7 @@ func chunked(a *registrytest.Answer) {
 	a.Header.Set("Transfer-Encoding", "chunked")
 }
 
-// allowing copies between the registries of a pair and other hosts without TLS.
+// allowing returns Blobs that may use the pair's registries and other hosts without TLS.
 func allowing(p *pair, hosts ...string) *transfer.Blobs {
 	return transfer.New(registry.NewClient(registry.Options{Insecure: append(hosts, p.from.Host(), p.to.Host()), Keychain: login{}}))
 }

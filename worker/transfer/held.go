@@ -11,26 +11,26 @@ import (
 )
 
 const (
-	// heldFor is how long a blob that was sent or found is not looked up again. Garbage
-	// collectors leave what nothing refers to for longer: every client sends the blobs of
-	// an image before its manifest.
+	// heldFor is how long a blob that was sent or found is not looked up again. Garbage collectors
+	// keep unreferenced blobs for longer, because every client sends the blobs of an image before
+	// its manifest.
 	heldFor = 5 * time.Minute
 
-	// offeredFor is how long a registry is asked to mount a blob from a repository that
-	// held it. It checks that itself.
+	// offeredFor is how long a registry is asked to mount a blob from a repository that held it.
+	// The registry checks whether that repository still has it.
 	offeredFor = time.Hour
 
-	// maxHeld bounds what is remembered, some 300 bytes each.
+	// maxHeld is how many blobs are remembered, with some 300 bytes each.
 	maxHeld = 20000
 
-	// maxHolders is how many repositories are remembered to hold the same blob.
+	// maxHolders is how many repositories are remembered for one blob.
 	maxHolders = 4
 
-	// maxDenied is how many requests in a row a registry may refuse to mount a blob, before
-	// it is not asked again for as long as offeredFor.
+	// maxDenied is after how many refusals in a row a registry is not asked to mount blobs for
+	// offeredFor.
 	maxDenied = 3
 
-	// proven stands for a registry that has mounted the last blob.
+	// proven, as habit.denied, means that the registry mounted the last blob.
 	proven = -1
 )
 
@@ -51,11 +51,10 @@ type shelf struct {
 	digest   reference.Digest
 }
 
-// habit is how many requests in a row a registry has refused to mount a blob, or proven, and
-// when the last one was.
+// habit is whether a registry mounts blobs.
 type habit struct {
-	denied int
-	last   time.Time
+	denied int       // refusals in a row, or proven
+	last   time.Time // of the last request to mount
 }
 
 func newHeld() *held {
@@ -74,7 +73,7 @@ func (h *held) has(p place) bool {
 	return h.isNewer(p, heldFor)
 }
 
-// isNewer reports whether it was found or put there within so long.
+// isNewer reports whether the blob was found or sent there less than a time ago.
 func (h *held) isNewer(p place, than time.Duration) bool {
 	since, known := h.places.Get(p)
 	return known && h.now().Sub(since) < than
@@ -98,8 +97,8 @@ func (h *held) forget(p place) {
 	h.holders.Add(p.shelf(), slices.DeleteFunc(slices.Clone(known), func(r reference.Repository) bool { return r == p.repository }))
 }
 
-// elsewhere returns a repository of the same registry that holds the blob. It is zero if
-// none is known, or if the registry does not mount blobs.
+// elsewhere returns a repository of the same registry that holds the blob; zero if none is known, or
+// if the registry does not mount blobs.
 func (h *held) elsewhere(p place) reference.Repository {
 	h.mu.Lock()
 	defer h.mu.Unlock()
@@ -127,14 +126,14 @@ func (h *held) denies(registry string) bool {
 	return d.denied >= maxDenied && h.now().Sub(d.last) < offeredFor
 }
 
-// isProven reports whether the registry has mounted the last blob that it was asked to.
+// isProven reports whether the registry mounted the last blob that it was asked to mount.
 func (h *held) isProven(registry string) bool {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	return h.habits[registry].denied == proven
 }
 
-// mounted notes whether the registry has mounted the blob from the repository.
+// mounted records whether the registry has mounted the blob from the repository.
 func (h *held) mounted(from place, taken bool) {
 	if !taken {
 		h.forget(from)

@@ -11,33 +11,32 @@ import (
 	"github.com/osism/skopeo-worker/worker/registry"
 )
 
-// small is the size up to which a blob is sent with the request that ends its upload, which
-// saves a request. A larger one is sent before, so that it is not lost if that request fails.
+// small is the size up to which a blob is sent in the request that ends its upload, which saves a
+// request. A larger blob is sent before, so that it need not be sent again if that request fails.
 const small = 4 << 20
 
-// pieceSizes are tried, the largest first, if a destination does not take a request because
-// it is too large. Cloudflare takes 100 MB, and nginx 1 MiB by default.
+// pieceSizes are the sizes to try, in this order, if a destination refuses a request as too large.
+// Cloudflare accepts 100 MB, and nginx 1 MiB by default.
 var pieceSizes = []int64{64 << 20, 8 << 20, 1 << 20}
 
-// noBody are the answers of destinations that do not take a part of a blob with the request that
-// ends its upload.
+// noBody are the answers of destinations that accept no content in the request that ends an upload.
 var noBody = []int{http.StatusBadRequest, http.StatusMethodNotAllowed, http.StatusUnsupportedMediaType, http.StatusNotImplemented}
 
-// manner is how a destination takes large blobs. The zero value is that of docker push: the
-// upload is begun, gets the whole blob in a PATCH, and is ended.
+// manner is how large blobs are sent to a destination. The zero value is how docker push does it: a
+// POST begins the upload, a PATCH has the whole blob, and a PUT ends the upload.
 type manner struct {
-	inEnd bool  // the request that ends the upload has the blob; PATCH is optional for registries
-	apart bool  // that request never has a part of the blob
-	piece int64 // the size of each of several PATCHes; 0: there is one
+	inEnd bool  // the PUT has the blob: registries need not support PATCH
+	apart bool  // the PUT never has content
+	piece int64 // the size of each of several PATCHes; 0 if there is one
 }
 
-// ends reports whether what is left of a blob is sent with the request that ends the upload.
-// A negative size is unknown.
+// ends reports whether the rest of a blob is sent in the request that ends the upload. Its size is
+// negative if unknown.
 func (m manner) ends(left int64) bool {
 	return m.inEnd || left == 0 || !m.apart && 0 < left && left <= small && (m.piece == 0 || left <= m.piece)
 }
 
-// part returns what the next PATCH sends of the body, and its size.
+// part returns the content of the next PATCH, and its size.
 func (m manner) part(body io.Reader, left int64) (io.Reader, int64) {
 	switch {
 	case m.piece == 0, 0 <= left && left <= m.piece:
@@ -48,8 +47,8 @@ func (m manner) part(body io.Reader, left int64) (io.Reader, int64) {
 	return io.LimitReader(body, m.piece), m.piece
 }
 
-// after returns the manner to try after an error of a request with a body of so many bytes.
-// It is false if the error is about something else, or if there is no other manner.
+// after returns the manner to try after an error of a request with sent bytes of content. It returns
+// false if the error has another cause, or if no other manner is left.
 func (m manner) after(err error, sent, minPiece int64) (manner, bool) {
 	failed := (*registry.Error)(nil)
 	if !errors.As(err, &failed) || failed.Op != registry.OpPut || m.inEnd {
@@ -73,7 +72,7 @@ func (m manner) after(err error, sent, minPiece int64) (manner, bool) {
 	return manner{}, false
 }
 
-// manners remembers how destinations take large blobs.
+// manners remembers which manner works with which destination.
 type manners struct {
 	now func() time.Time
 
@@ -90,7 +89,7 @@ func newManners() *manners {
 	return &manners{now: time.Now, known: make(map[string]knownManner)}
 }
 
-// note notes a manner that has worked.
+// note records a manner that has worked.
 func (m *manners) note(registry string, worked manner) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -99,8 +98,7 @@ func (m *manners) note(registry string, worked manner) {
 	}
 }
 
-// of returns the manner that is tried first: for as long as offeredFor the one that has
-// worked.
+// of returns the manner to try first: the one that has worked within offeredFor.
 func (m *manners) of(registry string) manner {
 	m.mu.Lock()
 	defer m.mu.Unlock()

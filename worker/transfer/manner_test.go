@@ -13,13 +13,13 @@ import (
 	"github.com/osism/skopeo-worker/worker/transfer"
 )
 
-// TestBodyLimits: if a destination does not take a request because it is too large, it gets
-// the blob in pieces that it takes, and all later ones at once.
+// TestBodyLimits: if a destination refuses a request as too large, the blob is sent in smaller pieces,
+// and later blobs are sent in pieces of that size at once.
 func TestBodyLimits(t *testing.T) {
 	t.Parallel()
 	for name, test := range map[string]struct {
 		limit          int64
-		pieces, others int // PATCHes that were taken, and refused ones
+		pieces, others int // PATCHes that were accepted and refused
 	}{
 		"the largest piece": {limit: 65 * mib, pieces: 2, others: 1},
 		"the next one":      {limit: 10 * mib, pieces: 9, others: 2},
@@ -49,7 +49,7 @@ func TestBodyLimits(t *testing.T) {
 	})
 }
 
-// TestNoPatch: a registry that takes only whole blobs gets them with the end of the upload.
+// TestNoPatch: if a registry refuses PATCH, blobs are sent in the request that ends the upload.
 func TestNoPatch(t *testing.T) {
 	t.Parallel()
 	for _, status := range []int{http.StatusMethodNotAllowed, http.StatusNotImplemented, http.StatusUnsupportedMediaType} {

@@ -12,8 +12,8 @@ import (
 	"github.com/osism/skopeo-worker/worker/registrytest"
 )
 
-// TestMount: a blob that another repository of the destination is known to have is not
-// asked of the source. Once a mount has worked, it takes one request.
+// TestMount: a blob that another repository of the destination is known to have is not requested from
+// the source. After the first mount has worked, each takes one request.
 func TestMount(t *testing.T) {
 	p := newPair(t)
 	blob, content := p.push(t, 5*mib)
@@ -29,7 +29,7 @@ func TestMount(t *testing.T) {
 	require.Equal(t, 1, p.from.Count(gets))
 }
 
-// TestMountFromTheSource: both may be at one registry.
+// TestMountFromTheSource: blobs are mounted if source and destination are at one registry.
 func TestMountFromTheSource(t *testing.T) {
 	p := newPair(t)
 	content := random(1000)
@@ -42,8 +42,8 @@ func TestMountFromTheSource(t *testing.T) {
 	require.Zero(t, p.to.Count(gets))
 }
 
-// TestMountsThatBecomeUploads: the blob is sent to the upload that the destination has
-// begun, and none is left.
+// TestMountsThatBecomeUploads: if the destination begins an upload instead of mounting the blob, that
+// upload is used, and no upload remains.
 func TestMountsThatBecomeUploads(t *testing.T) {
 	for _, size := range []int{1000, 5 * mib} {
 		p := newPair(t)
@@ -68,7 +68,8 @@ func TestMountsThatBecomeUploads(t *testing.T) {
 	}
 }
 
-// TestMountsThatAreRefused: the blob is sent, and after some times it is at once.
+// TestMountsThatAreRefused: the blob is sent. After some refusals, the destination is not asked to
+// mount blobs.
 func TestMountsThatAreRefused(t *testing.T) {
 	t.Parallel()
 	for _, status := range []int{http.StatusBadRequest, http.StatusUnauthorized, http.StatusForbidden, http.StatusNotFound, http.StatusMethodNotAllowed} {
@@ -90,7 +91,7 @@ func TestMountsThatAreRefused(t *testing.T) {
 	}
 }
 
-// TestMountsThatFail otherwise are the failure.
+// TestMountsThatFail: if a mount fails in another way than by a refusal, so does the copy.
 func TestMountsThatFail(t *testing.T) {
 	p := newPair(t)
 	blob, _ := p.push(t, 1000)
@@ -104,8 +105,8 @@ func TestMountsThatFail(t *testing.T) {
 	require.Equal(t, 1, p.from.Count(gets))
 }
 
-// TestMountAtTheSameTime: repositories that need a blob at the same time get it from the one
-// that was first. If that one fails, they get it themselves.
+// TestMountAtTheSameTime: if repositories need a blob at the same time, it is copied to the first and
+// mounted in the others. If the first copy fails, the others copy it themselves.
 func TestMountAtTheSameTime(t *testing.T) {
 	t.Parallel()
 	for name, fails := range map[string]bool{"the first one gets it": false, "the first one fails": true} {
@@ -147,7 +148,7 @@ func TestMountAtTheSameTime(t *testing.T) {
 	}
 }
 
-// TestEmptyDestination gets small blobs without a look-up; large ones are looked up.
+// TestEmptyDestination: small blobs are sent without looking them up; large ones are looked up.
 func TestEmptyDestination(t *testing.T) {
 	p := newPair(t)
 	small, content := p.push(t, 64<<10)

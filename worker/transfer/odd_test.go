@@ -17,7 +17,7 @@ import (
 	"github.com/osism/skopeo-worker/worker/registrytest"
 )
 
-// changed is a fault that changes the successful answers to uploads with a method.
+// changed is a fault that changes the successful answers to the requests of an upload with a method.
 func changed(method string, change func(*registrytest.Answer)) registrytest.Fault {
 	return registrytest.Fault{Match: anyOf(method), Change: func(_ *http.Request, a *registrytest.Answer) {
 		if a.Status/100 == 2 {
@@ -38,7 +38,7 @@ func without(names ...string) func(*registrytest.Answer) {
 	}
 }
 
-// ranged writes the Range header of an answer anew; its argument is the offset of the last byte.
+// ranged changes the Range header of an answer. The argument of its function is the last byte's offset.
 func ranged(write func(last int) string) func(*registrytest.Answer) {
 	return func(a *registrytest.Answer) {
 		_, text, _ := strings.Cut(a.Header.Get("Range"), "-")
@@ -56,8 +56,7 @@ func all(changes ...func(*registrytest.Answer)) func(*registrytest.Answer) {
 	}
 }
 
-// TestOddAnswersOfDestinations: whatever the answers to an upload lack, the blob gets there if the
-// destination has stored it.
+// TestOddAnswersOfDestinations: answers to an upload with missing or odd headers do not fail the copy.
 func TestOddAnswersOfDestinations(t *testing.T) {
 	t.Parallel()
 	everything := without("Location", "Range", "Docker-Upload-UUID", "Docker-Content-Digest", "OCI-Chunk-Min-Length")
@@ -97,7 +96,7 @@ func TestOddAnswersOfDestinations(t *testing.T) {
 				t.Parallel()
 				p := newPairTo(t, registrytest.WithMovingUploads(), registrytest.WithBodyLimit(8*mib))
 				if strings.Contains(name, "without location") {
-					p = newPairTo(t) // distribution takes pieces only at new locations
+					p = newPairTo(t) // distribution accepts pieces only at new locations
 				}
 				if cut {
 					p.to.Inject(registrytest.Fault{Match: patches, CutUpload: 5 * mib, Times: 1})
@@ -119,7 +118,7 @@ func TestOddAnswersOfDestinations(t *testing.T) {
 	}
 }
 
-// relative makes a location relative to the URL of the request.
+// relative makes the location relative to the URL of the request.
 func relative(a *registrytest.Answer) {
 	location, err := url.Parse(a.Header.Get("Location"))
 	if err == nil {
@@ -127,8 +126,7 @@ func relative(a *registrytest.Answer) {
 	}
 }
 
-// TestNotStored: an answer that looks like a success is none if the destination does not have the
-// blob.
+// TestNotStored: the copy fails if the destination answers with success, but does not have the blob.
 func TestNotStored(t *testing.T) {
 	t.Parallel()
 	for _, status := range []int{http.StatusOK, http.StatusAccepted, http.StatusNoContent} {
@@ -140,8 +138,8 @@ func TestNotStored(t *testing.T) {
 	}
 }
 
-// TestRangesThatAreRefused: a destination that has another offset than the request has gets what
-// it does not have.
+// TestRangesThatAreRefused: if a destination refuses a request because it has another number of bytes,
+// it gets the bytes that it lacks.
 func TestRangesThatAreRefused(t *testing.T) {
 	t.Parallel()
 	p := newPairTo(t, registrytest.WithBodyLimit(8*mib))
@@ -153,7 +151,7 @@ func TestRangesThatAreRefused(t *testing.T) {
 	require.Equal(t, 2, p.to.Count(begins), "the first upload gets it in one piece, which is too large")
 }
 
-// TestMinimalPieces: no piece but the last is smaller than the destination states.
+// TestMinimalPieces: all pieces but the last have at least the size that the destination states.
 func TestMinimalPieces(t *testing.T) {
 	t.Parallel()
 	const least = 10 * mib
@@ -172,8 +170,8 @@ func TestMinimalPieces(t *testing.T) {
 	}
 }
 
-// TestPermissionsThatEnd: the source redirects to a storage, whose permission ends in the middle
-// of a blob. The rest comes with another permission.
+// TestPermissionsThatEnd: the signed URL of the source's storage expires in the middle of a blob. The
+// rest is requested with another one.
 func TestPermissionsThatEnd(t *testing.T) {
 	t.Parallel()
 	for name, slow := range map[string]bool{"one connection": false, "parts": true} {

@@ -8,11 +8,11 @@ import (
 	"github.com/osism/skopeo-worker/worker/registry"
 )
 
-// Blob is a blob of a source that is read. It must be closed.
+// Blob is the content of a blob of a source. It must be closed.
 type Blob struct{ content *content }
 
-// Open requests a blob of a source. What is read from it continues after a cut, and comes in parts
-// if that is faster. The last byte is read only if the blob has its digest. The errors are
+// Open requests a blob of a source. Reading from it survives cuts, and uses several connections if
+// that is faster. Read returns the last byte only if all bytes have the digest. The errors are
 // *registry.Errors, or wrap that of ctx.
 func (b *Blobs) Open(ctx context.Context, source reference.Repository, blob registry.Descriptor) (*Blob, error) {
 	t := &transfer{blobs: b, source: source, blob: blob, sum: newSum(blob.Digest)}
@@ -23,7 +23,7 @@ func (b *Blobs) Open(ctx context.Context, source reference.Repository, blob regi
 	return &Blob{content}, nil
 }
 
-// Size returns the size of the blob in bytes; it is negative if it is not known.
+// Size returns the size of the blob in bytes, negative if unknown.
 func (b *Blob) Size() int64 { return b.content.total }
 
 // Read implements io.Reader.
@@ -35,9 +35,9 @@ func (b *Blob) Close() error {
 	return nil
 }
 
-// Has reports whether the destination has the blob, or has mounted it from a repository that is
-// known to hold it. empty says that the destination was just seen to have nothing: then it is
-// not asked for a small blob. The errors are those of Send.
+// Has reports whether the destination has the blob, or has just mounted it from another repository.
+// If empty, the destination was empty a moment ago: Has returns false for a small blob without
+// looking it up. The errors are those of Send.
 func (b *Blobs) Has(ctx context.Context, source, destination reference.Repository, blob registry.Descriptor, empty bool) (bool, error) {
 	at := place{destination, blob.Digest}
 	if b.held.has(at) {
@@ -52,7 +52,7 @@ func (b *Blobs) Has(ctx context.Context, source, destination reference.Repositor
 	return there, err
 }
 
-// Upload is a blob that is sent to a destination, of which the digest is not known before its end.
+// Upload is a blob that was sent to a destination, before its digest is known.
 type Upload struct {
 	blobs       *Blobs
 	destination reference.Repository
@@ -60,7 +60,7 @@ type Upload struct {
 	size        int64
 }
 
-// Begin sends the content of a blob to a destination. A negative size is not known.
+// Begin sends the content of a blob to a destination. The size is negative if unknown.
 func (b *Blobs) Begin(ctx context.Context, destination reference.Repository, content io.Reader, size int64) (*Upload, error) {
 	upload, err := b.to.Begin(ctx, destination, reference.Digest{}, reference.Repository{})
 	if err != nil {
@@ -77,7 +77,7 @@ func (b *Blobs) Begin(ctx context.Context, destination reference.Repository, con
 	return &Upload{b, destination, upload, counted.n}, nil
 }
 
-// End makes the destination store the content, if it has the digest.
+// End makes the destination store the content as the blob with this digest.
 func (u *Upload) End(ctx context.Context, digest reference.Digest) error {
 	u.upload.Name(digest)
 	if err := u.upload.Finish(ctx, nil, u.size, 0); err != nil {
@@ -87,7 +87,7 @@ func (u *Upload) End(ctx context.Context, digest reference.Digest) error {
 	return nil
 }
 
-// counter counts what is read.
+// counter counts the bytes that are read.
 type counter struct {
 	io.Reader
 	n int64

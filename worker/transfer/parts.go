@@ -8,43 +8,43 @@ import (
 )
 
 const (
-	// partSize is how many bytes one request for a part asks for. Parts are in memory until the
-	// destination takes them.
+	// partSize is how many bytes a part has. Parts are in memory until the destination takes them.
 	partSize = 8 << 20
 
-	// partsAtOnce is how many connections, and parts, a blob uses that comes in parts.
+	// partsAtOnce is how many parts of a blob are requested at once, each over a connection.
 	partsAtOnce = 4
 
-	// inParts is how many blobs come in parts at once. They take up to 64 MiB.
+	// inParts is how many blobs may come in parts at once. They take up to 64 MiB of memory.
 	inParts = 2
 
-	// slowPart is how long a part has to take over one connection for more to be tried.
-	// Networks and registries limit a connection by its window, its losses or a rate. A source
-	// that sends 16 MiB/s over one is not worth the requests.
+	// slowPart is how long partSize bytes over one connection must take for several connections
+	// to be tried. Window size, packet loss and the registry may limit the rate of a connection.
+	// If one connection is faster than this (16 MiB/s), more are not worth their requests.
 	slowPart = 500 * time.Millisecond
 
-	// gain is how many times as fast several connections have to be to be used any longer.
+	// gain is how many times as fast as one connection several must be to be kept.
 	gain = 1.5
 
-	// aloneFor is how long a source that is not faster over several connections gets one.
+	// aloneFor is how long one connection is used for each blob of a source that is not faster over
+	// several.
 	aloneFor = time.Hour
 
-	// blockSize is how many bytes of a part are passed on at once.
+	// blockSize is how many bytes of a part are read at once.
 	blockSize = 64 << 10
 )
 
 // pace is how fast a source sends.
 type pace struct {
 	bytes  int64
-	waited time.Duration // for the source only
+	waited time.Duration // for the source, not for the destination
 }
 
-// part returns how long a part takes.
+// part returns how long partSize bytes take.
 func (p pace) part() time.Duration {
 	return time.Duration(float64(p.waited) / float64(max(p.bytes, 1)) * partSize)
 }
 
-// read reads from the source over one connection or several, and measures how fast it is.
+// read reads from the source, over one connection or several, and measures its pace.
 func (c *content) read(p []byte) (n int, err error) {
 	began := time.Now()
 	defer func() {
@@ -60,7 +60,7 @@ func (c *content) read(p []byte) (n int, err error) {
 	return n, err
 }
 
-// adapt uses several connections if one is slow, and one again if they are not faster.
+// adapt switches to several connections if one is slow, and back if several are not faster.
 func (c *content) adapt() {
 	of := c.transfer.blobs.splits
 	left := c.total - c.transfer.sum.n
@@ -78,7 +78,7 @@ func (c *content) adapt() {
 	}
 }
 
-// narrow goes back to one connection, which the source gets for a while from now on.
+// narrow goes back to one connection, for this blob and for all blobs of the source during aloneFor.
 func (c *content) narrow() error {
 	c.transfer.blobs.splits.leave(c.host())
 	c.closeParts()
@@ -101,20 +101,20 @@ func (c *content) openPart(ctx context.Context, from, before int64) (io.ReadClos
 	return t.blobs.from.OpenPart(ctx, t.source, t.blob.Digest, from, before)
 }
 
-// splits holds which blobs may come in parts.
+// splits decides which blobs may come in parts.
 type splits struct {
-	slow  time.Duration // slowPart, but in tests
+	slow  time.Duration // slowPart, except in tests
 	slots chan struct{}
 
 	mu    sync.Mutex
-	alone map[string]time.Time // until when registries get one connection for each blob
+	alone map[string]time.Time // by registry: until when one connection is used for each blob
 }
 
 func newSplits() *splits {
 	return &splits{slow: slowPart, slots: make(chan struct{}, inParts), alone: make(map[string]time.Time)}
 }
 
-// take reports whether a blob of a registry may come in parts. Then give must be called.
+// take reports whether a blob of a registry may come in parts. If true, the caller must call give.
 func (s *splits) take(host string) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -131,34 +131,34 @@ func (s *splits) take(host string) bool {
 
 func (s *splits) give() { <-s.slots }
 
-// leave notes that a registry is not faster over several connections.
+// leave records that a registry is not faster over several connections.
 func (s *splits) leave(host string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.alone[host] = time.Now().Add(aloneFor)
 }
 
-// isFaster reports whether several connections are enough faster than one.
+// isFaster reports whether several connections are fast enough, compared with one, to be kept.
 func isFaster(one, several pace) bool {
 	return float64(one.part()) >= gain*float64(several.part())
 }
 
-// parts reads the parts of a blob over several connections at once, in their order.
+// parts requests several parts of a blob at once, each over a connection, and reads them in order.
 type parts struct {
 	ctx  context.Context
 	end  context.CancelFunc
 	open func(ctx context.Context, from, before int64) (io.ReadCloser, error)
 
-	next, total int64   // the offset of the next part, and that of the end
-	under       []*part // under way, in order
-	block       []byte  // came, and was not read yet
+	next, total int64   // offsets of the next part and of the end
+	under       []*part // parts under way, in order
+	block       []byte  // received, but not read yet
 	running     sync.WaitGroup
 }
 
 // part is a part that is under way.
 type part struct {
-	blocks chan []byte // has room for all of it
-	err    error       // why it ended early; set before blocks is closed
+	blocks chan []byte // has room for the whole part
+	err    error       // why the part is incomplete; set before blocks is closed
 }
 
 func newParts(ctx context.Context, from, total int64, open func(context.Context, int64, int64) (io.ReadCloser, error)) *parts {
@@ -170,7 +170,7 @@ func newParts(ctx context.Context, from, total int64, open func(context.Context,
 	return p
 }
 
-// request requests the next part, if there is one.
+// request requests the next part, if any is left.
 func (p *parts) request() {
 	from, before := p.next, min(p.next+partSize, p.total)
 	if from == before {

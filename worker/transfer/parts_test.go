@@ -15,7 +15,7 @@ import (
 	"github.com/osism/skopeo-worker/worker/transfer"
 )
 
-// parts matches the requests for a part of a blob that has an end.
+// parts matches requests for a range of a blob that has an end.
 var parts = registrytest.All(gets, func(r registrytest.Request) bool {
 	return r.Range != "" && !strings.HasSuffix(r.Range, "-")
 })
@@ -50,7 +50,7 @@ func TestParts(t *testing.T) {
 	}
 }
 
-// covers requires parts that follow each other up to the end.
+// covers requires ranges that follow each other up to the end.
 func covers(t *testing.T, asked []string, size int) {
 	t.Helper()
 	type span struct{ first, last int }
@@ -68,8 +68,8 @@ func covers(t *testing.T, asked []string, size int) {
 	require.Equal(t, size-1, spans[len(spans)-1].last)
 }
 
-// TestPartsThatFail: one connection is used on if a part does not come, or is another one,
-// and for the next blob of that source.
+// TestPartsThatFail: if a part does not come, or is another one, one connection is used for the rest of
+// the blob and for the next blob of that source.
 func TestPartsThatFail(t *testing.T) {
 	t.Parallel()
 	const size = 5 * transfer.PartSize
@@ -101,14 +101,14 @@ func TestPartsThatFail(t *testing.T) {
 	}
 }
 
-// TestIsFaster: several connections are used on if they make a part one and a half times as fast.
+// TestIsFaster: several connections are kept if they are one and a half times as fast as one.
 func TestIsFaster(t *testing.T) {
 	require.True(t, transfer.IsFaster(1500*time.Millisecond, time.Second))
 	require.False(t, transfer.IsFaster(1400*time.Millisecond, time.Second))
 }
 
-// TestPartsOfAnother: parts that are not those of the blob never become it, and the next
-// attempt uses one connection.
+// TestPartsOfAnother: if the parts are those of another blob, the copy fails, and the next attempt uses
+// one connection.
 func TestPartsOfAnother(t *testing.T) {
 	const size = 5 * transfer.PartSize
 	p := newPair(t)

@@ -18,11 +18,11 @@ import (
 	"github.com/osism/skopeo-worker/worker/transfer"
 )
 
-// uploadHost is a host that takes the uploads of a registry, without credentials.
+// uploadHost is a host that accepts the uploads of a registry, without credentials.
 type uploadHost struct {
 	*registrytest.Registry
 	url     string
-	secrets atomic.Int64 // requests with credentials or with the URL of another one
+	secrets atomic.Int64 // requests with credentials or a Referer
 }
 
 // newPairWithUploadHost returns a pair whose destination has a second host for uploads.
@@ -52,7 +52,7 @@ func newPairWithUploadHost(t *testing.T, options ...registrytest.Option) (*pair,
 	return p, host
 }
 
-// at returns the same path and query at the host.
+// at returns the URL with the same path and query at the host.
 func (h *uploadHost) at(asked *url.URL) string { return h.url + asked.RequestURI() }
 
 // anyOf matches requests of these methods about uploads.
@@ -67,8 +67,8 @@ func anyOf(methods ...string) registrytest.Match {
 	}
 }
 
-// TestRedirectedUploads: requests of an upload are repeated where a redirect leads, with their
-// bodies and without credentials.
+// TestRedirectedUploads: the requests of an upload follow redirects, with their content and without
+// credentials.
 func TestRedirectedUploads(t *testing.T) {
 	t.Parallel()
 	http2 := []registrytest.Option{registrytest.WithTLS(), registrytest.WithHTTP2()}
@@ -108,8 +108,8 @@ func TestRedirectedUploads(t *testing.T) {
 	}
 }
 
-// TestRedirectsAreRemembered: a destination that redirects parts of blobs gets the next ones
-// when it wants them, so that nothing is read and sent in vain.
+// TestRedirectsAreRemembered: after a redirect of content, later requests wait for 100 Continue before
+// they send theirs, so that nothing is read and sent in vain.
 func TestRedirectsAreRemembered(t *testing.T) {
 	t.Parallel()
 	p, host := newPairWithUploadHost(t)
@@ -125,8 +125,8 @@ func TestRedirectsAreRemembered(t *testing.T) {
 	}
 }
 
-// TestRedirectedUploadsAreResumed after a cut, with a status that is asked for where a redirect
-// leads.
+// TestRedirectedUploadsAreResumed: after a cut, the request for the upload's status follows redirects,
+// and the upload is resumed.
 func TestRedirectedUploadsAreResumed(t *testing.T) {
 	t.Parallel()
 	p, host := newPairWithUploadHost(t)
@@ -138,7 +138,7 @@ func TestRedirectedUploadsAreResumed(t *testing.T) {
 	require.Contains(t, ranges(host.Registry, anyOf("PATCH", "PUT")), fmt.Sprintf("%d-%d", 5*mib, 8*mib-1))
 }
 
-// TestRedirectedMounts: a mount is asked for where a redirect leads.
+// TestRedirectedMounts: requests to mount a blob follow redirects.
 func TestRedirectedMounts(t *testing.T) {
 	t.Parallel()
 	p, host := newPairWithUploadHost(t)
@@ -152,7 +152,7 @@ func TestRedirectedMounts(t *testing.T) {
 	require.Zero(t, host.secrets.Load())
 }
 
-// TestRedirectsThatLeadNowhere: loops end, and nothing is sent to another repository or in plain
+// TestRedirectsThatLeadNowhere: loops end, and no redirect leads to another repository or to plain
 // HTTP. The error names the destination.
 func TestRedirectsThatLeadNowhere(t *testing.T) {
 	t.Parallel()
@@ -191,8 +191,8 @@ func TestRedirectsThatLeadNowhere(t *testing.T) {
 	}
 }
 
-// TestRefusedByTheUploadHost: a host to which uploads are redirected and that refuses them is
-// named.
+// TestRefusedByTheUploadHost: if the host to which an upload is redirected refuses it, the error names
+// that host.
 func TestRefusedByTheUploadHost(t *testing.T) {
 	t.Parallel()
 	p, host := newPairWithUploadHost(t)

@@ -12,7 +12,7 @@ import (
 	"github.com/osism/skopeo-worker/worker/registrytest"
 )
 
-// ranges are the parts that requests were about, empty for all of a blob.
+// ranges returns the ranges of the requests; that for a whole blob is empty.
 func ranges(r *registrytest.Registry, match registrytest.Match) (ranges []string) {
 	for _, request := range r.Requests() {
 		if match(request) {
@@ -22,8 +22,8 @@ func ranges(r *registrytest.Registry, match registrytest.Match) (ranges []string
 	return ranges
 }
 
-// TestCutsAtTheSource: what is missing is asked for, and if the source has no parts, all of
-// it again; the destination notices nothing.
+// TestCutsAtTheSource: after a cut, the missing bytes are requested, or the whole blob if the source
+// ignores ranges. The destination gets each byte once.
 func TestCutsAtTheSource(t *testing.T) {
 	t.Parallel()
 	const size = 8 * mib
@@ -58,7 +58,7 @@ func TestCutsAtTheSource(t *testing.T) {
 			require.Equal(t, test.asked, ranges(p.from, gets))
 			begun := 1
 			if name == "the wrong bytes" {
-				begun = 2 // the destination has them
+				begun = 2 // the destination has the bytes
 			}
 			require.Equal(t, begun, p.to.Count(begins))
 			require.Equal(t, 1, p.to.Count(puts))
@@ -66,7 +66,7 @@ func TestCutsAtTheSource(t *testing.T) {
 	}
 }
 
-// TestCutBeforeAFailure: a source that fails when it is asked for the rest is the reason.
+// TestCutBeforeAFailure: if the source fails after a cut, the error is that of the source.
 func TestCutBeforeAFailure(t *testing.T) {
 	p := newPair(t)
 	blob, _ := p.push(t, 4*mib)
@@ -76,9 +76,9 @@ func TestCutBeforeAFailure(t *testing.T) {
 	p.lacks(t, "a", blob)
 }
 
-// TestCutsWithoutEnd: a cut soon after another one is a failure, and the next try continues the
-// upload. If the destination had no time to store anything before the first cut, the upload
-// rightly begins anew, and the test is repeated.
+// TestCutsWithoutEnd: a cut soon after another one fails the copy, and a retry continues the upload.
+// If the destination had no time to store bytes before the first cut, the upload rightly restarts, and
+// the test is repeated.
 func TestCutsWithoutEnd(t *testing.T) {
 	for range 5 {
 		if cutsWithoutEnd(t) == 1 {
@@ -100,7 +100,7 @@ func cutsWithoutEnd(t *testing.T) (begun int) {
 		require.ErrorContains(t, err, "get blob "+p.source().String())
 		asked := p.from.Count(gets)
 		require.Greater(t, asked, last)
-		p.to.Settle() // it has noticed the cut
+		p.to.Settle() // until it has noticed the cut
 		begun += p.to.Count(begins)
 		if last = asked; last > 6 {
 			break
@@ -117,7 +117,8 @@ func cutsWithoutEnd(t *testing.T) (begun int) {
 	return begun
 }
 
-// TestCutsAtTheDestination: it is sent what it does not have, which is asked of the source.
+// TestCutsAtTheDestination: the bytes that the destination lacks are requested from the source and
+// sent.
 func TestCutsAtTheDestination(t *testing.T) {
 	const size, taken = 8 * mib, 5*mib + 12345
 	for name, test := range map[string]struct {
@@ -143,7 +144,7 @@ func TestCutsAtTheDestination(t *testing.T) {
 	}
 }
 
-// sent are the requests that were about an upload.
+// sent returns the methods of the requests of uploads.
 func sent(r *registrytest.Registry) (methods []string) {
 	for _, request := range r.Requests() {
 		if request.Kind == registrytest.KindBlobUpload || request.Kind == registrytest.KindOther {
@@ -153,14 +154,14 @@ func sent(r *registrytest.Registry) (methods []string) {
 	return methods
 }
 
-// TestTheNextTryGoesOn with what a failed one has left at the destination.
+// TestTheNextTryGoesOn: a retry continues the upload that a failed copy has left at the destination.
 func TestTheNextTryGoesOn(t *testing.T) {
 	t.Parallel()
 	for name, test := range map[string]struct {
 		fault registrytest.Fault
 		is    error
-		next  []string // nil: as much as had been sent by then
-		gets  int      // of both tries
+		next  []string // if nil, it depends on how much had been sent
+		gets  int      // of both copies
 	}{
 		"503 at the end": {is: registry.ErrUnavailable, gets: 1, next: []string{"GET", "PUT"},
 			fault: registrytest.Fault{Match: puts, Status: http.StatusServiceUnavailable, Times: 1}},
@@ -192,7 +193,7 @@ func TestTheNextTryGoesOn(t *testing.T) {
 	}
 }
 
-// TestUploadsThatAreForgotten are begun anew, once.
+// TestUploadsThatAreForgotten: an upload that the destination has forgotten is restarted, once.
 func TestUploadsThatAreForgotten(t *testing.T) {
 	for _, size := range []int{1000, 6 * mib} {
 		p := newPair(t)
@@ -211,7 +212,7 @@ func TestUploadsThatAreForgotten(t *testing.T) {
 	}
 }
 
-// TestTokensThatEnd in the middle of a blob: what was sent is not lost.
+// TestTokensThatEnd: if a token expires in the middle of a blob, the bytes sent are not lost.
 func TestTokensThatEnd(t *testing.T) {
 	t.Parallel()
 	for name, match := range map[string]registrytest.Match{"in the middle": patches, "at the end": puts, "at the beginning": begins} {
@@ -228,7 +229,7 @@ func TestTokensThatEnd(t *testing.T) {
 	}
 }
 
-// TestContentOfAnotherDigest never becomes a blob, whatever is cut.
+// TestContentOfAnotherDigest: content with another digest is never stored, even after cuts.
 func TestContentOfAnotherDigest(t *testing.T) {
 	const size = 6 * mib
 	p := newPair(t)

@@ -15,8 +15,8 @@ import (
 
 var sample = registrytest.NewSample(8)
 
-// TestEveryStep: whatever happens to any request, once or from then on, a blob that is said to
-// be at the destination is there, and another try brings it.
+// TestEveryStep: whichever request fails, and however, once or from then on: if Send returns no error,
+// the destination has the blob; if it returns one, a retry copies it.
 func TestEveryStep(t *testing.T) {
 	t.Parallel()
 	type step struct {

@@ -16,54 +16,54 @@ import (
 )
 
 const (
-	// advance is how many bytes must have been moved since the last cut to continue after
-	// another one at once. Otherwise the copy fails, and is tried again later.
+	// advance is how many bytes must have moved between two cuts for the copy to continue at once.
+	// If fewer, the copy fails, and is retried later.
 	advance = 1 << 20
 
-	// settling is how long a destination gets to notice a cut and to store what it has,
-	// before it is asked how much that is.
+	// settling is how long a destination gets to notice a cut and to store what it has received,
+	// before it is asked how much it has.
 	settling = 200 * time.Millisecond
 
-	// maxUnseen is the size up to which a blob that is probably missing is sent without a
-	// look-up. Most configurations have some kilobytes.
+	// maxUnseen is the size up to which a blob that is probably missing is sent without looking it
+	// up. Most image configurations have some kilobytes.
 	maxUnseen = 64 << 10
 
 	// maxRedirects is how many redirects of a part of a blob are followed.
 	maxRedirects = 10
 
-	// cancelWithin bounds how long a destination is asked to forget an upload.
+	// cancelWithin bounds the request that cancels an upload.
 	cancelWithin = 10 * time.Second
 )
 
-// transfer is one blob on its way.
+// transfer copies one blob.
 type transfer struct {
 	blobs               *Blobs
 	source, destination reference.Repository
-	empty               bool // the destination was just seen to have nothing
+	empty               bool // the destination was empty a moment ago
 	blob                registry.Descriptor
 
-	upload *registry.Upload // nil: none is under way
-	sum    *sum             // of what was read from the source
-	// reads and writes are the positions of the last cut on either side.
+	upload *registry.Upload // nil if none is under way
+	sum    *sum             // of the bytes read from the source
+	// reads and writes are the last cuts of the source and of the destination.
 	reads, writes cuts
-	pieces        bool // it was not sent in one piece
-	decoded       bool // the source has sent it compressed, or has said so
-	asks          bool // requests wait until the destination wants their bodies
-	anew          bool // it was begun from its first byte once more
+	pieces        bool // the blob was not read or sent in one piece
+	decoded       bool // the source has sent the blob with a Content-Encoding
+	asks          bool // requests have Expect: 100-continue
+	anew          bool // the copy was restarted from the first byte
 	manner        manner
-	sending       int64 // size of the last request's body; negative: unknown
-	offset        int64 // of the last request's body in the blob
-	redirects     int   // of that request
-	resent        bool  // it is sent again, to the target of a redirect
+	sending       int64 // size of the last request's content; negative if unknown
+	offset        int64 // of the last request's content in the blob
+	redirects     int   // of the last request
+	resent        bool  // the last request is sent again, to the target of a redirect
 }
 
-// cuts are the cuts of the connection to one side.
+// cuts records the last cut of the connection to one side.
 type cuts struct {
 	any bool
-	at  int64
+	at  int64 // bytes of the blob that had moved
 }
 
-// advanced notes a cut, and reports whether enough was moved since the one before.
+// advanced reports whether enough bytes have moved since the last cut, and if so records this one.
 func (c *cuts) advanced(to int64) bool {
 	if c.any && to-c.at < advance {
 		return false
@@ -72,8 +72,8 @@ func (c *cuts) advanced(to int64) bool {
 	return true
 }
 
-// isCut reports whether a connection ended in the middle of a blob. A registry that was
-// silent for STALL_TIMEOUT has failed, and is no cut.
+// isCut reports whether a connection ended in the middle of a blob. A registry that sends nothing for
+// STALL_TIMEOUT has failed: that is not a cut.
 func isCut(ctx context.Context, err error) bool {
 	failed := (*registry.Error)(nil)
 	return ctx.Err() == nil && errors.As(err, &failed) && failed.Status == 0 &&
@@ -81,7 +81,7 @@ func isCut(ctx context.Context, err error) bool {
 		!errors.Is(err, registry.ErrStalled) && !errors.Is(err, context.DeadlineExceeded)
 }
 
-// run copies the blob. An upload that another try can continue is kept.
+// run copies the blob. If it fails, it keeps an upload that a retry can continue.
 func (t *transfer) run(ctx context.Context) error {
 	at := place{t.destination, t.blob.Digest}
 	upload, kept := t.blobs.begun.take(at)
@@ -107,11 +107,11 @@ func (t *transfer) run(ctx context.Context) error {
 	return err
 }
 
-// isThere reports whether the destination has the blob, or has mounted it from another of
-// its repositories. If the destination begins an upload instead, that is used.
+// isThere reports whether the destination has the blob, or has just mounted it from another of its
+// repositories. If the destination begins an upload instead of mounting it, that upload is used.
 func (t *transfer) isThere(ctx context.Context) (bool, error) {
 	from := t.holder(place{t.destination, t.blob.Digest})
-	// A registry that does not mount blobs would be sent what it has.
+	// A registry that does not mount blobs must be asked, or it would be sent a blob that it has.
 	if !t.isUnseen() && (from.IsZero() || !t.blobs.held.isProven(from.Registry())) {
 		if there, err := t.blobs.to.HasBlob(ctx, t.destination, t.blob); err != nil || there {
 			return there, err
@@ -130,15 +130,14 @@ func (t *transfer) isThere(ctx context.Context) (bool, error) {
 	return taken, nil
 }
 
-// isUnseen reports whether the blob is small and probably missing, so that a look-up would be in
-// vain: the destination has nothing, or the blob is a configuration. Each image has its own,
-// and it is copied only if the destination does not have the image.
+// isUnseen reports whether the blob is small and probably missing, so that looking it up would cost
+// more than sending it. It is if the destination is empty, or if the blob is a configuration: each
+// image has its own, and is copied only if the destination lacks the image.
 func (t *transfer) isUnseen() bool {
 	return (t.empty || types.MediaType(t.blob.MediaType).IsConfig()) && 0 < t.blob.Size && t.blob.Size <= maxUnseen
 }
 
-// holder returns a repository from which the destination can mount the blob, zero if there
-// is none.
+// holder returns a repository from which the destination can mount the blob; zero if none is known.
 func (t *transfer) holder(at place) reference.Repository {
 	if t.source.Registry() == t.destination.Registry() && t.source != t.destination && t.blobs.held.mounts(t.source.Registry()) {
 		return t.source
@@ -146,7 +145,7 @@ func (t *transfer) holder(at place) reference.Repository {
 	return t.blobs.held.elsewhere(at)
 }
 
-// mayPass reports whether what was begun can be of use to another try.
+// mayPass reports whether the error may be temporary, so that a retry can continue the upload.
 func mayPass(ctx context.Context, err error) bool {
 	for _, passes := range []error{registry.ErrUnavailable, registry.ErrUnexpected, registry.ErrLimited, registry.ErrPage, registry.ErrEnded} {
 		if errors.Is(err, passes) {
@@ -156,7 +155,7 @@ func mayPass(ctx context.Context, err error) bool {
 	return ctx.Err() != nil
 }
 
-// send sends what the destination does not have of the blob.
+// send sends the bytes of the blob that the destination lacks.
 func (t *transfer) send(ctx context.Context) error {
 	has, err := t.resume(ctx)
 	if err != nil {
@@ -166,7 +165,7 @@ func (t *transfer) send(ctx context.Context) error {
 	if has > 0 && has == t.sum.n && whole {
 		return t.upload.Finish(ctx, nil, has, 0)
 	}
-	if t.upload == nil && whole { // the answer to its end may have been lost
+	if t.upload == nil && whole { // the blob may be stored, and the answer lost
 		if there, err := t.blobs.to.HasBlob(ctx, t.destination, t.blob); err != nil || there {
 			return err
 		}
@@ -191,7 +190,8 @@ func (t *transfer) send(ctx context.Context) error {
 	return err
 }
 
-// resume returns how much of the blob the destination has, and asks it if it may have some.
+// resume returns how many bytes of the blob the destination has. It asks the destination only if bytes
+// were sent.
 func (t *transfer) resume(ctx context.Context) (int64, error) {
 	if t.resent {
 		t.resent = false
@@ -207,15 +207,15 @@ func (t *transfer) resume(ctx context.Context) (int64, error) {
 	case err != nil && mayPass(ctx, err) && !errors.Is(err, registry.ErrUnexpected):
 		return 0, err
 	case err == nil:
-		// Many registries answer the same for one byte as for none, and others more than
-		// they have stored.
+		// The answer cannot be used: many registries return the same for one byte as for none, and
+		// some return more than they have.
 		t.cancel(ctx)
 	}
 	t.upload = nil
 	return 0, nil
 }
 
-// push sends the content, from the offset on, and makes the destination store the blob.
+// push sends the content that begins at the offset, and makes the destination store the blob.
 func (t *transfer) push(ctx context.Context, c *content, offset int64) error {
 	body := meter.Reader(ctx, c)
 	for {
@@ -236,7 +236,7 @@ func (t *transfer) push(ctx context.Context, c *content, offset int64) error {
 		}
 		t.redirects = 0
 		n, whole := c.progress()
-		if has >= 0 && has != n && has != n+1 || !whole && t.manner.piece == 0 { // some state their size instead of the last offset
+		if has >= 0 && has != n && has != n+1 || !whole && t.manner.piece == 0 { // some registries state the size instead of the last offset
 			return &registry.Error{Op: registry.OpPut, Repository: t.destination, Reference: t.blob.Digest, Err: errLost}
 		}
 		if whole {
@@ -246,11 +246,10 @@ func (t *transfer) push(ctx context.Context, c *content, offset int64) error {
 	}
 }
 
-// errLost is returned if a destination has accepted a part of a blob, and does not have it.
+// errLost is returned if a destination has accepted a part of a blob, but does not have it.
 var errLost = fmt.Errorf("%w: the registry has lost a part of the blob", registry.ErrUnavailable)
 
-// recovers reports whether to continue after an error with what the destination does not
-// have by then.
+// recovers reports whether to call send again after an error.
 func (t *transfer) recovers(ctx context.Context, err error) bool {
 	failed := (*registry.Error)(nil)
 	if ctx.Err() != nil || !errors.As(err, &failed) {
@@ -264,7 +263,7 @@ func (t *transfer) recovers(ctx context.Context, err error) bool {
 	}
 	ended := errors.Is(err, registry.ErrEnded) || failed.Status == http.StatusRequestedRangeNotSatisfiable
 	if put && (ended || isCut(ctx, err)) && t.writes.advanced(t.sum.n) {
-		// A refusal or a redirect may have been lost, because the registry did not read on.
+		// The registry may have refused or redirected the request without reading its content.
 		t.asks = t.asks || !ended
 		if t.upload != nil {
 			t.upload.Asks = t.asks
@@ -281,10 +280,10 @@ func (t *transfer) recovers(ctx context.Context, err error) bool {
 	switch {
 	case t.anew:
 		return false
-	case put && errors.Is(err, registry.ErrNotFound) && t.upload != nil: // it does not know the upload any more
+	case put && errors.Is(err, registry.ErrNotFound) && t.upload != nil: // the registry has forgotten the upload
 		t.upload = nil
-	case t.decoded && errors.Is(err, registry.ErrDigestMismatch), // it may come otherwise
-		pieces && (errors.Is(err, registry.ErrDigestMismatch) || put && errors.Is(err, registry.ErrRejected)): // they do not make the blob
+	case t.decoded && errors.Is(err, registry.ErrDigestMismatch), // the source may send it without an encoding
+		pieces && (errors.Is(err, registry.ErrDigestMismatch) || put && errors.Is(err, registry.ErrRejected)): // a piece may have been wrong
 		t.cancel(ctx)
 	default:
 		return false
@@ -294,7 +293,7 @@ func (t *transfer) recovers(ctx context.Context, err error) bool {
 	return true
 }
 
-// adopt makes an upload, which may be nil, that of the transfer.
+// adopt sets the upload of the transfer. upload may be nil.
 func (t *transfer) adopt(upload *registry.Upload) {
 	if t.upload = upload; upload != nil {
 		upload.Target = nil
@@ -303,7 +302,7 @@ func (t *transfer) adopt(upload *registry.Upload) {
 	}
 }
 
-// other returns another manner if the destination does not take the blob in this one.
+// other returns another manner to try if the destination refuses the current one.
 func (t *transfer) other(err error) (manner, bool) {
 	if t.upload == nil {
 		return manner{}, false
@@ -311,7 +310,7 @@ func (t *transfer) other(err error) (manner, bool) {
 	return t.manner.after(err, t.sending, t.upload.MinPiece)
 }
 
-// pause waits, and returns false if ctx ends before.
+// pause waits for d. It returns false if ctx ends first.
 func pause(ctx context.Context, d time.Duration) bool {
 	timer := time.NewTimer(d)
 	defer timer.Stop()
@@ -323,7 +322,7 @@ func pause(ctx context.Context, d time.Duration) bool {
 	}
 }
 
-// cancel asks the destination to forget the upload.
+// cancel cancels the upload at the destination.
 func (t *transfer) cancel(ctx context.Context) {
 	if t.upload == nil {
 		return
@@ -335,15 +334,15 @@ func (t *transfer) cancel(ctx context.Context) {
 }
 
 const (
-	// begunFor is how long an upload that failed is kept for the next try, which is longer
-	// than any pause before it. Registries forget uploads after hours or days.
+	// begunFor is how long an upload that failed is kept: longer than any pause before a retry.
+	// Registries forget uploads after hours or days.
 	begunFor = 30 * time.Minute
 
-	// maxBegun bounds how many are kept.
+	// maxBegun is how many uploads are kept.
 	maxBegun = 256
 )
 
-// begun keeps uploads that may be continued later.
+// begun keeps uploads that a retry may continue.
 type begun struct {
 	now func() time.Time
 
@@ -351,7 +350,7 @@ type begun struct {
 	uploads map[place]unfinished
 }
 
-// unfinished is an upload with what is known of what was sent.
+// unfinished is an upload, and the sum of the bytes read for it.
 type unfinished struct {
 	upload *registry.Upload
 	sum    *sum
@@ -362,7 +361,7 @@ func newBegun() *begun {
 	return &begun{now: time.Now, uploads: make(map[place]unfinished)}
 }
 
-// keep keeps an upload.
+// keep keeps an upload for a retry.
 func (b *begun) keep(p place, upload *registry.Upload, s *sum) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -376,7 +375,7 @@ func (b *begun) keep(p place, upload *registry.Upload, s *sum) {
 	}
 }
 
-// take returns the upload that was kept and forgets it; nil if there is none.
+// take removes and returns a kept upload; nil if none was kept.
 func (b *begun) take(p place) (*registry.Upload, *sum) {
 	b.mu.Lock()
 	defer b.mu.Unlock()

@@ -39,7 +39,7 @@ func method(name string) registrytest.Match {
 	return func(r registrytest.Request) bool { return r.Method == name }
 }
 
-// pair is a source and a destination that wants tokens.
+// pair is a source and a destination that requires tokens.
 type pair struct {
 	*transfer.Blobs
 	from, to *registrytest.Registry
@@ -62,7 +62,7 @@ func newPair(t *testing.T, options ...registrytest.Option) *pair {
 	return p
 }
 
-// newPairTo is a pair with such a destination.
+// newPairTo returns a pair whose destination has these options.
 func newPairTo(t *testing.T, options ...registrytest.Option) *pair {
 	t.Helper()
 	p := &pair{from: registrytest.New(t, registrytest.WithDirectory(t.TempDir())), to: registrytest.New(t, append(options, registrytest.WithDirectory(t.TempDir()))...)}
@@ -70,7 +70,7 @@ func newPairTo(t *testing.T, options ...registrytest.Option) *pair {
 	return p
 }
 
-// restart forgets all that was learned of the registries.
+// restart forgets everything that was learned about the registries.
 func (p *pair) restart() {
 	p.Blobs = transfer.New(registry.NewClient(registry.Options{Insecure: []string{p.from.Host(), p.to.Host()}, Keychain: login{}}))
 }
@@ -83,7 +83,7 @@ func (p *pair) destination(name string) reference.Repository {
 	return reference.MustRepository(p.to.Host() + "/" + name)
 }
 
-// push stores a blob of so many random bytes at the source.
+// push stores a blob of size random bytes at the source.
 func (p *pair) push(t *testing.T, size int) (registry.Descriptor, []byte) {
 	t.Helper()
 	content := random(size)
@@ -94,7 +94,7 @@ func (p *pair) push(t *testing.T, size int) (registry.Descriptor, []byte) {
 
 func random(size int) []byte {
 	content := make([]byte, size)
-	_, _ = rand.NewChaCha8([32]byte{byte(size)}).Read(content) // it always can
+	_, _ = rand.NewChaCha8([32]byte{byte(size)}).Read(content) // never returns an error
 	return content
 }
 
@@ -112,8 +112,7 @@ func (p *pair) lacks(t *testing.T, name string, blob registry.Descriptor) {
 	require.ErrorIs(t, err, registrytest.ErrNotFound)
 }
 
-// TestCopy: what is small takes two requests, what is large three, and nothing is sent,
-// or even looked up, twice.
+// TestCopy: a small blob takes two requests and a large one three. No blob is sent or looked up twice.
 func TestCopy(t *testing.T) {
 	for name, size := range map[string]int{"empty": 0, "small": 1000, "large": 9*mib + 1} {
 		t.Run(name, func(t *testing.T) {
@@ -136,7 +135,7 @@ func TestCopy(t *testing.T) {
 	}
 }
 
-// TestUnknownSizes: old manifests do not state any.
+// TestUnknownSizes: blobs of old manifests, which state no sizes, are copied.
 func TestUnknownSizes(t *testing.T) {
 	p := newPair(t)
 	for _, size := range []int{0, 1000, 5 * mib} {
@@ -147,7 +146,7 @@ func TestUnknownSizes(t *testing.T) {
 	}
 }
 
-// TestOtherDigests than SHA-256.
+// TestOtherDigests: blobs with digests other than SHA-256 are copied.
 func TestOtherDigests(t *testing.T) {
 	p := newPair(t)
 	content := random(5 * mib)
@@ -165,7 +164,7 @@ func TestOtherDigests(t *testing.T) {
 	p.lacks(t, "b", blob)
 }
 
-// TestOnce: copies that need the same blob at the same time share one transfer.
+// TestOnce: if several images need the same blob at the same time, it is copied once.
 func TestOnce(t *testing.T) {
 	p := newPair(t)
 	blob, content := p.push(t, 5*mib)
@@ -184,8 +183,7 @@ func TestOnce(t *testing.T) {
 	require.Equal(t, 1, p.to.Count(puts))
 }
 
-// TestOneFails: a copy of which one blob fails ends, and another one that shares a blob
-// with it goes on.
+// TestOneFails: if one blob fails, Send ends. Another Send that shares a blob with it continues.
 func TestOneFails(t *testing.T) {
 	p := newPair(t)
 	shared, content := p.push(t, 5*mib)
@@ -205,7 +203,7 @@ func TestOneFails(t *testing.T) {
 	p.holds(t, "a", shared, content)
 }
 
-// TestConfigurations that are small are not looked up: an image that is copied has its own.
+// TestConfigurations: small ones are not looked up, because each image has its own.
 func TestConfigurations(t *testing.T) {
 	for size, looks := range map[int]int{5000: 0, 1 << 17: 1} {
 		p := newPair(t)
