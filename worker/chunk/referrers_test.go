@@ -108,7 +108,7 @@ func TestReferrerThatCannotBeCopied(t *testing.T) {
 			require.Equal(t, 1, b.images.Failed)
 			failed := b.kept.only(t)
 			require.Equal(t, b.from.Host()+"/"+repository+":1", failed.Source)
-			require.Contains(t, failed.Reason, "mirroring what refers to it: ")
+			require.Contains(t, failed.Reason, "mirroring the referrers: ")
 			require.Contains(t, failed.Reason, bill)
 			b.mirrored(t, "1", "2")
 			b.requireAt(t, other, signed)

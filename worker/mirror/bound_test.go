@@ -9,12 +9,12 @@ import (
 	"github.com/osism/skopeo-worker/worker/registry"
 )
 
-// TestImagesHaveABound, however their indexes lead from one to the next.
+// TestImagesHaveABound: an image with too many manifests is not copied, in however many indexes.
 func TestImagesHaveABound(t *testing.T) {
 	c := (&Mirror{}).copying(reference.MustRepository("quay.io/a/b"), reference.Repository{})
 	c.manifests.Store(maxManifests)
 	err := c.manifest(t.Context(), item{Descriptor: registry.Descriptor{Digest: reference.DigestOf(nil)}})
 	require.ErrorIs(t, err, registry.ErrTooMany)
 	require.ErrorIs(t, err, registry.ErrBadManifest)
-	require.ErrorContains(t, err, "too many manifests: an image has no more than 10000")
+	require.ErrorContains(t, err, "too many manifests: an image may have at most 10000")
 }

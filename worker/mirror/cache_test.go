@@ -25,14 +25,14 @@ const (
 
 var cache = registrytest.Cache{Layers: []registrytest.Layer{{Seed: "a", Size: 5000}, {Seed: "b", Size: 5000}}}
 
-// newCachePair is a pair whose destination takes an index of blobs: distribution 3 does
-// if validation.manifests.indexes.platforms is none.
+// newCachePair returns a pair whose destination accepts indexes of blobs, as distribution 3 does if
+// validation.manifests.indexes.platforms is none.
 func newCachePair(t *testing.T, source ...registrytest.Option) *pair {
 	t.Helper()
 	return newPairBetween(t, registrytest.New(t, source...), registrytest.New(t, registrytest.WithPartialIndexes()))
 }
 
-// TestCache: what BuildKit exports arrives byte for byte, for one pull.
+// TestCache: a cache that BuildKit has exported is mirrored byte for byte, for one pull.
 func TestCache(t *testing.T) {
 	docker, newer, empty := cache, cache, registrytest.Cache{}
 	docker.Docker = true
@@ -60,8 +60,7 @@ func TestCache(t *testing.T) {
 	}
 }
 
-// TestCacheOfSomePlatforms: blobs have no platform, and stay beside the images that are
-// wanted.
+// TestCacheOfSomePlatforms: blobs, which have no platform, are mirrored with the wanted images.
 func TestCacheOfSomePlatforms(t *testing.T) {
 	for name, test := range map[string]struct {
 		images []registrytest.Image
@@ -88,8 +87,8 @@ func TestCacheOfSomePlatforms(t *testing.T) {
 	}
 }
 
-// TestUnknownTypes: the source is asked what an entry is, a manifest first, and what its
-// HEAD denies counts as one if GET has it.
+// TestUnknownTypes: an entry of unknown type is looked up at the source, as a manifest first, with a
+// GET if HEAD answers "not found".
 func TestUnknownTypes(t *testing.T) {
 	for name, options := range map[string][]registrytest.Option{"": nil, "HEAD after GET": {registrytest.WithHeadAfterGet()}} {
 		t.Run(name, func(t *testing.T) {
@@ -120,7 +119,7 @@ func entry(digest string, size int) v1.Descriptor {
 	return v1.Descriptor{MediaType: foreign, Size: int64(size), Digest: hash}
 }
 
-// push stores an index of entries.
+// push stores an index with these entries.
 func push(t *testing.T, r *registrytest.Registry, tag string, entries ...v1.Descriptor) string {
 	t.Helper()
 	raw, err := json.Marshal(v1.IndexManifest{SchemaVersion: 2, MediaType: types.OCIImageIndex, Manifests: entries})
@@ -137,7 +136,7 @@ func tagged(t *testing.T, r *registrytest.Registry, tag string) string {
 	return digest
 }
 
-// TestRefusedMediaTypes: the error names them even if the destination's answer does not.
+// TestRefusedMediaTypes: the error names the media types even if the destination's answer does not.
 func TestRefusedMediaTypes(t *testing.T) {
 	for name, test := range map[string]struct {
 		refused string
@@ -179,8 +178,8 @@ func TestRefusedMediaTypes(t *testing.T) {
 	}
 }
 
-// TestDestinationThatWantsManifests: distribution 3 refuses an index of blobs unless it is
-// configured otherwise, and calls the blobs unknown.
+// TestDestinationThatWantsManifests: distribution 3 refuses an index of blobs by default, with the
+// error that the blobs are unknown. Ours names their media type.
 func TestDestinationThatWantsManifests(t *testing.T) {
 	p := newPair(t)
 	_, err := p.from.PushCache(repository, "1", cache)
@@ -190,7 +189,7 @@ func TestDestinationThatWantsManifests(t *testing.T) {
 	require.ErrorContains(t, err, cacheConfig)
 }
 
-// TestBlobThatIsGone is no reason to take the index for gone.
+// TestBlobThatIsGone: if a blob is missing at the source, the index does not count as deleted.
 func TestBlobThatIsGone(t *testing.T) {
 	p := newCachePair(t)
 	digest, err := p.from.PushCache(repository, "1", cache)

@@ -23,8 +23,8 @@ import (
 
 const user, password = "robot", "correct-horse"
 
-// newLoggedIn is a pair whose destination wants a user and a password, which skopeo and
-// we find in a file.
+// newLoggedIn returns a pair whose destination requires a user and a password. They are in a file
+// that skopeo and the mirror read.
 func newLoggedIn(t *testing.T, password string, options ...registrytest.Option) *pair {
 	t.Helper()
 	from, to := registrytest.New(t), registrytest.New(t, options...)
@@ -36,7 +36,8 @@ func newLoggedIn(t *testing.T, password string, options ...registrytest.Option) 
 	return &pair{from: from, to: to, Mirror: mirrortest.New(t, registry.NewClient(registry.Options{Insecure: insecure, Keychain: containers.New(cloud.New())}), engine(insecure))}
 }
 
-// TestDestinationsThatHideWhatIsMissing: a look is refused, a push is not.
+// TestDestinationsThatHideWhatIsMissing: a repository counts as missing if the destination refuses to
+// show it and allows a push.
 func TestDestinationsThatHideWhatIsMissing(t *testing.T) {
 	token := registrytest.WithTokenAuth(registrytest.TokenAuth{User: user, Password: password})
 	basic := registrytest.WithBasicAuth(user, password)
@@ -90,7 +91,7 @@ func TestDestinationsThatHideWhatIsMissing(t *testing.T) {
 	}
 }
 
-// TestPushesThatAreRefused are the failure, at once.
+// TestPushesThatAreRefused: a copy fails finally if the destination refuses a push.
 func TestPushesThatAreRefused(t *testing.T) {
 	for name, status := range map[string]int{"401": http.StatusUnauthorized, "403": http.StatusForbidden} {
 		t.Run(name, func(t *testing.T) {
@@ -110,7 +111,8 @@ func TestPushesThatAreRefused(t *testing.T) {
 	}
 }
 
-// TestWrongPasswordAtTheDestination is no repository that is missing: nothing is pulled.
+// TestWrongPasswordAtTheDestination: a repository does not count as missing if the password is wrong,
+// and nothing is pulled.
 func TestWrongPasswordAtTheDestination(t *testing.T) {
 	for name, option := range map[string]registrytest.Option{
 		"token": registrytest.WithTokenAuth(registrytest.TokenAuth{User: user, Password: password}),
@@ -130,8 +132,8 @@ func TestWrongPasswordAtTheDestination(t *testing.T) {
 	}
 }
 
-// TestComparingCreatesNothing: if a request for the permission to push makes a repository,
-// a comparison does not send one.
+// TestComparingCreatesNothing: a comparison requests no permission to push, because some registries
+// create the repository then.
 func TestComparingCreatesNothing(t *testing.T) {
 	p := newLoggedIn(t, password, registrytest.WithTokenAuth(registrytest.TokenAuth{User: user, Password: password, CreateOnPush: true}))
 	p.Mirror = mirror.NewComparing(p.Registry, p.Registry.Comparing(), p.Listing, p.Free)
@@ -144,7 +146,7 @@ func TestComparingCreatesNothing(t *testing.T) {
 	require.Empty(t, p.to.Created())
 }
 
-// TestReferrersBelowNestedIndexes come like those of the indexes around them.
+// TestReferrersBelowNestedIndexes: referrers of nested indexes and of their images are mirrored.
 func TestReferrersBelowNestedIndexes(t *testing.T) {
 	p := newPair(t, registrytest.WithReferrersAPI(0))
 	top, err := p.from.PushIndex(repository, "index", registrytest.Index{

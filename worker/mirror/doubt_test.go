@@ -22,7 +22,7 @@ var pages = map[string]registrytest.Fault{
 	"nothing": {Status: 200},
 }
 
-// bySkopeo matches what is not of our own.
+// bySkopeo matches requests of this kind that skopeo has sent.
 func bySkopeo(kind registrytest.Kind) registrytest.Match {
 	return func(r registrytest.Request) bool { return r.Kind == kind && strings.HasPrefix(r.UserAgent, "skopeo/") }
 }
@@ -32,15 +32,15 @@ type readingItself struct{ *skopeo.Runner }
 
 func (readingItself) ReadsItself(context.Context, reference.Repository) bool { return true }
 
-// TestPagesThatSkopeoGets are trouble that may pass, whatever it takes them for, and are
-// named if they still come.
+// TestPagesThatSkopeoGets: if skopeo gets a web page, the failure is transient, whatever skopeo takes
+// the page for. If the page still comes, the error names it.
 func TestPagesThatSkopeoGets(t *testing.T) {
 	auth := registrytest.TokenAuth{User: user, Password: password}
 	for name, page := range pages {
 		for _, test := range []struct {
 			kind        registrytest.Kind
 			destination bool
-			named       bool // they come to us, too
+			named       bool // the mirror's own request gets the page, too
 		}{
 			{kind: registrytest.KindPing}, {kind: registrytest.KindToken},
 			{kind: registrytest.KindManifestGet, named: true}, {kind: registrytest.KindBlobGet, named: true},
@@ -92,7 +92,8 @@ func (p *pair) byItself() {
 	p.Engine = readingItself{&skopeo.Runner{Insecure: []string{p.from.Host(), p.to.Host()}}}
 }
 
-// TestPagesAtTheDestination: skopeo says that it has stored what it has not.
+// TestPagesAtTheDestination: a copy fails if the destination answers uploads with web pages, which
+// skopeo takes for success.
 func TestPagesAtTheDestination(t *testing.T) {
 	pagesAtTheDestination(t, false)
 	pagesAtTheDestination(t, true)
@@ -133,7 +134,7 @@ func pagesAtTheDestination(t *testing.T, itself bool) {
 	}
 }
 
-// TestWhatSkopeoIsRightAbout stays what it is.
+// TestWhatSkopeoIsRightAbout: if skopeo's error is confirmed, the copy fails finally.
 func TestWhatSkopeoIsRightAbout(t *testing.T) {
 	t.Run("another manifest", func(t *testing.T) {
 		p := newPair(t)

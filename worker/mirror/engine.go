@@ -15,12 +15,13 @@ import (
 
 // Engine copies images.
 type Engine interface {
-	// ReadsItself reports whether CopyManifest has to be used for the images of a source.
+	// ReadsItself reports whether the images of a source need CopyManifest.
 	ReadsItself(ctx context.Context, source reference.Repository) bool
-	// CopyImage copies the blobs of an image. Its manifest is put afterwards.
+	// CopyImage copies the blobs of an image. The caller then puts its manifest.
 	CopyImage(ctx context.Context, image skopeo.Image) error
-	// CopyManifest copies the manifest with this digest, which is no index, and everything
-	// that it refers to, to the destination repository, under its digest and without a tag.
+	// CopyManifest copies the manifest with this digest, which must not be an index, and
+	// everything that it refers to, to the destination repository, under its digest and
+	// without a tag.
 	CopyManifest(ctx context.Context, source reference.Repository, digest reference.Digest, destination reference.Repository) error
 }
 
@@ -29,8 +30,8 @@ func (c *copying) engineReads(ctx context.Context) bool {
 	return c.mirror.Engine != nil && c.mirror.Engine.ReadsItself(ctx, c.source)
 }
 
-// imageByEngine lets the engine copy the blobs of an image that was pulled, by requests of this
-// process.
+// imageByEngine lets the engine copy the blobs of an image whose manifest was pulled, with requests
+// by this process, and puts the manifest.
 func (c *copying) imageByEngine(ctx context.Context, i item, manifest registry.Manifest) error {
 	blobs, empty := c.mirror.blobs, c.mirror.seen.isBare(c.destination)
 	err := c.guarded(ctx, manifest.Digest, func(ctx context.Context) error {
@@ -58,7 +59,7 @@ func (c *copying) imageByEngine(ctx context.Context, i item, manifest registry.M
 func (c *copying) byEngine(ctx context.Context, d registry.Descriptor) error {
 	err := c.mirror.GuardEngine(ctx, c.source, c.destination, d.Digest, func(ctx context.Context) error {
 		err := c.mirror.Engine.CopyManifest(ctx, c.source, d.Digest, c.destination)
-		if !errors.Is(err, budget.ErrLate) && !errors.Is(err, skopeo.ErrNotInstalled) { // else it has asked for nothing
+		if !errors.Is(err, budget.ErrLate) && !errors.Is(err, skopeo.ErrNotInstalled) { // otherwise it has not pulled
 			c.pulls.Add(1)
 		}
 		return err
@@ -68,18 +69,18 @@ func (c *copying) byEngine(ctx context.Context, d registry.Descriptor) error {
 	}
 	copied, err := c.mirror.copied(ctx, c.destination, d.Digest)
 	if err != nil {
-		return fmt.Errorf("reading what was copied: %w", err)
+		return fmt.Errorf("reading the copied manifest: %w", err)
 	}
 	c.mirror.seen.keep(c.at(d.Digest), copied, false)
 	c.bytes.Add(copied.ContentSize())
 	return nil
 }
 
-// refusedManifest matches skopeo's words for a destination that does not accept a manifest.
+// refusedManifest matches skopeo's message if a destination refuses a manifest.
 var refusedManifest = regexp.MustCompile(`(?i)^(?:writing|uploading) manifest\b.*(?:\b(?:manifest|size|tag) (?:invalid|unknown)|\bunsupported\b|: StatusCode: 4(?:0[04-6]|15|22)\b)`)
 
-// explained adds the media types of a manifest to skopeo's error, if the destination may not
-// know them: few registries name them. It takes a pull.
+// explained adds the media types of a manifest to skopeo's error if the destination may not support
+// them, because few registries name them. It takes a pull.
 func (c *copying) explained(ctx context.Context, d registry.Descriptor, err error) error {
 	failed := (*skopeo.Error)(nil)
 	if !errors.As(err, &failed) || failed.Side != skopeo.Destination || !refusedManifest.MatchString(failed.Reason) {
@@ -94,23 +95,23 @@ func (c *copying) explained(ctx context.Context, d registry.Descriptor, err erro
 	return fmt.Errorf("%w; the manifest is %s", err, manifest.Types())
 }
 
-// ErrPassed is returned if skopeo failed at something that works. It may have got a page of
-// a proxy, which it takes for a registry that asks for no credentials, or for a manifest.
-var ErrPassed = errors.New("skopeo failed at what works now")
+// ErrPassed is returned if skopeo failed at a request that now succeeds. It may have got a proxy's
+// page, which it takes for a registry without authentication or for a manifest.
+var ErrPassed = errors.New("skopeo failed at a request that now succeeds")
 
-// What skopeo says if it may have got a page.
+// These match skopeo's messages if it may have got a proxy's page.
 var (
 	otherManifest = regexp.MustCompile(`does not match provided manifest digest`)
 	otherBlob     = regexp.MustCompile(`Digest did not match, expected (\S+), got `)
 	noJSON        = regexp.MustCompile(`invalid character '.+' looking for beginning of value|unexpected end of JSON input`)
 	noLogin       = regexp.MustCompile(`(?i): (?:unauthorized|authentication required|invalid username/password)\b`)
-	// login matches the steps that come first on either side.
+	// login matches the first steps on either side.
 	login = regexp.MustCompile(`(?i)^(?:initializing (?:source|destination) |trying to reuse blob |checking whether a blob |` +
 		`writing blob: (?:initiating layer upload|trying to reuse blob|checking whether a blob) )`)
 )
 
-// doubted checks a failure of skopeo's that a page instead of an answer would explain. It
-// returns what it finds, ErrPassed if it finds nothing wrong, and otherwise the failure.
+// doubted repeats the request at which skopeo failed if a proxy's page may be the cause. It returns
+// the error of that request, or ErrPassed if the request succeeds. Otherwise it returns err.
 func (c *copying) doubted(ctx context.Context, d registry.Descriptor, err error) error {
 	copied := (*skopeo.Error)(nil)
 	if !errors.As(err, &copied) || copied.ExitCode <= 0 {
@@ -137,7 +138,8 @@ func (c *copying) doubted(ctx context.Context, d registry.Descriptor, err error)
 	return fmt.Errorf("%w: %s", ErrPassed, copied.Reason)
 }
 
-// doubtedBlob reads only the beginning of a blob of the source, which may be large.
+// doubtedBlob is doubted for a blob of the source. It reads only the beginning, because the blob may
+// be large.
 func (c *copying) doubtedBlob(ctx context.Context, digest string, err error) error {
 	blob, bad := reference.ParseDigest(digest)
 	if bad != nil {

@@ -9,7 +9,7 @@ import (
 	"github.com/osism/skopeo-worker/worker/skopeo"
 )
 
-// builtin is whether images are copied by this process, instead of by skopeo.
+// builtin is whether this process copies images itself, without skopeo.
 var builtin bool
 
 // TestMain runs every test with either engine.
@@ -20,7 +20,7 @@ func TestMain(m *testing.M) {
 	os.Exit(max(code, m.Run()))
 }
 
-// engine copies images.
+// engine returns the engine to test; nil if builtin.
 func engine(insecure []string) mirror.Engine {
 	if builtin {
 		return nil

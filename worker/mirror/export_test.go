@@ -2,5 +2,5 @@ package mirror
 
 import "time"
 
-// SetClock sets the time by which the mirror forgets what it has seen at destinations.
+// SetClock sets the clock by which the mirror forgets observations of destinations.
 func (m *Mirror) SetClock(now func() time.Time) { m.seen.now = now }

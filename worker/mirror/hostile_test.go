@@ -16,8 +16,8 @@ import (
 	"github.com/osism/skopeo-worker/worker/registrytest"
 )
 
-// TestHostileDigests: what a manifest refers to is a digest, or nothing of it is asked
-// for or put anywhere.
+// TestHostileDigests: if a manifest has an invalid digest, nothing that it refers to is requested or
+// put.
 func TestHostileDigests(t *testing.T) {
 	const attestation = `,"annotations":{"vnd.docker.reference.type":"attestation-manifest"}`
 	index := func(kind types.MediaType, digest, more string) []byte {
@@ -64,7 +64,7 @@ func TestHostileDigests(t *testing.T) {
 	}
 }
 
-// TestHostileLayers: what skopeo makes of them is nothing elsewhere either.
+// TestHostileLayers: invalid digests of layers make skopeo, too, write to no other repository.
 func TestHostileLayers(t *testing.T) {
 	for _, layer := range []string{
 		"sha256:../../../../victim/app/manifests/latest", "../../../../victim/app/manifests/latest", "sha256:../../../../../v2/victim/app/blobs/uploads/",
@@ -97,7 +97,7 @@ func TestHostileLayers(t *testing.T) {
 	}
 }
 
-// TestHostileReferrers are none.
+// TestHostileReferrers: a list of referrers with an invalid digest is an error.
 func TestHostileReferrers(t *testing.T) {
 	p := newPair(t, registrytest.WithReferrersAPI(10))
 	digest, err := p.from.PushImage(repository, "1", registrytest.Image{})
@@ -117,7 +117,7 @@ func TestHostileReferrers(t *testing.T) {
 	nothingWritten(t, p)
 }
 
-// TestHostileDigestHeader: a header that is no digest says nothing.
+// TestHostileDigestHeader: a header with an invalid digest is ignored.
 func TestHostileDigestHeader(t *testing.T) {
 	p := newPair(t)
 	digest, err := p.from.PushImage(repository, "1", registrytest.Image{})

@@ -18,8 +18,8 @@ import (
 // imagesAtOnce is how many images of one index the mirror copies at once.
 const imagesAtOnce = 4
 
-// index copies the entries of an index that was pulled, and then puts the index, or a subset
-// of it, byte for byte. If not everything could be copied, the index is kept.
+// index copies the entries of an index that was pulled, and then puts the index, or a subset of it,
+// byte for byte. If an entry could not be copied, index keeps the pulled index.
 func (c *copying) index(ctx context.Context, pulled, put registry.Manifest, entries []registry.Entry, i item) error {
 	err := c.sorted(ctx, put, entries, i.depth)
 	if err == nil {
@@ -31,8 +31,8 @@ func (c *copying) index(ctx context.Context, pulled, put registry.Manifest, entr
 	return err
 }
 
-// keptIndex returns an index of the source that an earlier copy has kept, if its pulls are
-// limited. Otherwise asking the source again is as cheap as asking for what was kept.
+// keptIndex returns an index of the source that an earlier copy has kept. If the source does not limit
+// pulls, keptIndex returns none, because a pull is as cheap as a request to the broker.
 func (m *Mirror) keptIndex(ctx context.Context, source reference.Repository, digest reference.Digest) (registry.Manifest, bool) {
 	if m.Free(source) {
 		return registry.Manifest{}, false
@@ -40,9 +40,9 @@ func (m *Mirror) keptIndex(ctx context.Context, source reference.Repository, dig
 	return m.Indexes.Index(ctx, digest)
 }
 
-// sorted copies entries of an index. What is about its images, and its blobs, are copied
-// beside the images, but after them if the signature policy may reject these. An error in
-// one sort does not end the others: their pulls are spent.
+// sorted copies the entries of an index: images, attestations and blobs at the same time. If the
+// signature policy may reject the images, it copies the rest after them. An error in one sort does
+// not end the others, because their pulls are spent.
 func (c *copying) sorted(ctx context.Context, index registry.Manifest, entries []registry.Entry, depth int) error {
 	sorts := bySort(entries)
 	strict, err := c.mirror.Verifier.Asks(ctx, c.source)
@@ -63,8 +63,8 @@ func (c *copying) sorted(ctx context.Context, index registry.Manifest, entries [
 	return group.Wait()
 }
 
-// entries copies some entries of an index. Engines copy one after the other, because the
-// images of one index may share layers.
+// entries copies some entries of an index. An engine copies them one by one, because the images of an
+// index may share layers.
 func (c *copying) entries(ctx context.Context, entries []registry.Entry, depth int) error {
 	var group errgroup.Group
 	group.SetLimit(1)
@@ -85,7 +85,7 @@ func (c *copying) entries(ctx context.Context, entries []registry.Entry, depth i
 	return group.Wait()
 }
 
-// bySort separates images, what is about images, and blobs.
+// bySort separates images, attestations and blobs, in this order.
 func bySort(entries []registry.Entry) (sorts [3][]registry.Entry) {
 	for _, entry := range entries {
 		sort := 0
@@ -100,14 +100,14 @@ func bySort(entries []registry.Entry) (sorts [3][]registry.Entry) {
 	return sorts
 }
 
-// isAbout reports whether an index lists the manifest as one about another. A manifest with
-// a platform is an image, whatever its annotations say: the signature policy holds for it.
+// isAbout reports whether an entry of an index is an attestation. A manifest with a platform is an
+// image whatever its annotations are: the signature policy holds for it.
 func isAbout(entry registry.Entry) bool {
 	return platform.Attestation(entry) && (entry.Platform == "" || entry.Platform == "unknown/unknown")
 }
 
-// entry makes sure that the destination has an entry of an index. If its media type is not
-// known, the source is asked for a manifest first, then for a blob.
+// entry copies an entry of an index, unless the destination has it. If its media type is unknown,
+// entry looks for a manifest at the source, and then for a blob.
 func (c *copying) entry(ctx context.Context, i item) error {
 	switch i.Kind() {
 	case registry.IsManifest:
@@ -124,12 +124,12 @@ func (c *copying) entry(ctx context.Context, i item) error {
 			return err
 		}
 	}
-	i.MediaType = "" // it does not say how to copy a manifest
+	i.MediaType = "" // unknown: the source's answer decides
 	return c.manifest(ctx, i)
 }
 
-// blob copies a blob that an index lists, such as the layers and the configuration of
-// BuildKit's cache. Layers that only their publisher may distribute are not copied.
+// blob copies a blob that an index lists, such as a layer or the configuration of a BuildKit cache. It
+// does not copy foreign layers, which only their publisher may distribute.
 func (c *copying) blob(ctx context.Context, d registry.Descriptor) error {
 	if !d.Distributable() {
 		return nil
@@ -141,8 +141,8 @@ func (c *copying) blob(ctx context.Context, d registry.Descriptor) error {
 	return err
 }
 
-// subset copies what is wanted of the manifest and returns the digest that it has at
-// the destination.
+// subset copies the wanted platforms of a manifest, and returns the digest of the result at the
+// destination.
 func (c *copying) subset(ctx context.Context, d registry.Descriptor, wanted platform.Wanted) (reference.Digest, error) {
 	i := item{Descriptor: d, content: c.kept(ctx, d)}
 	if i.content == nil {
@@ -170,9 +170,10 @@ func (c *copying) subset(ctx context.Context, d registry.Descriptor, wanted plat
 	return subset.Digest, c.index(ctx, *i.content, subset, entries, i)
 }
 
-// wantedImage copies an image that is in no index. Its configuration states its platform,
-// and is read at the destination, after the copy, because that is no pull. If the image is
-// not wanted, it gets no tag, and the destination collects it.
+// wantedImage copies an image that is in no index. Its platform is in its configuration, which
+// wantedImage reads at the destination, after the copy, because that is not a pull. If the platform
+// is not wanted, it returns an error: the image gets no tag, and the destination's garbage collector
+// deletes it.
 func (c *copying) wantedImage(ctx context.Context, i item, wanted platform.Wanted) error {
 	if err := c.manifest(ctx, i); err != nil {
 		return err
@@ -184,8 +185,8 @@ func (c *copying) wantedImage(ctx context.Context, i item, wanted platform.Wante
 	return fmt.Errorf("%s@%s: %w", c.source, i.Digest, platform.ErrNoPlatform)
 }
 
-// HasPlatform reports whether an image at the destination, which is in no index, is for a
-// wanted platform. It reads the image's configuration there.
+// HasPlatform reports whether an image at the destination that is in no index is for a wanted
+// platform. It reads the image's configuration there.
 func (m *Mirror) HasPlatform(ctx context.Context, destination reference.Repository, digest reference.Digest, wanted platform.Wanted) (bool, error) {
 	manifest, err := m.copied(ctx, destination, digest)
 	if err != nil {
@@ -205,7 +206,7 @@ func (m *Mirror) HasPlatform(ctx context.Context, destination reference.Reposito
 	}
 	config, err := m.destination.Config(ctx, destination, image.Config.Digest)
 	if err != nil {
-		return false, fmt.Errorf("reading the configuration of what was copied: %w", err)
+		return false, fmt.Errorf("reading the configuration of the copied image: %w", err)
 	}
 	return wanted.Image(config)
 }

@@ -13,8 +13,8 @@ import (
 
 var amd64 = platform.Wanted{Platforms: []string{"linux/amd64"}}
 
-// TestSomePlatforms: what arrives is an index of just the wanted platforms, whole,
-// and the next look knows it by one request at the destination.
+// TestSomePlatforms: the destination gets an index of the wanted platforms, with everything that it
+// refers to. Later, one request to the destination shows that it is up to date.
 func TestSomePlatforms(t *testing.T) {
 	p := newPair(t)
 	digest, err := p.from.PushIndex(repository, "1", registrytest.MultiPlatform("1", "linux/amd64", "linux/arm64"))
@@ -50,8 +50,8 @@ func TestSomePlatforms(t *testing.T) {
 	}
 }
 
-// TestNoWantedPlatform: an index is not copied for nothing, and an image costs the
-// source one pull, once.
+// TestNoWantedPlatform: nothing of an index without wanted platforms is copied. An image is pulled
+// once, to read its platform.
 func TestNoWantedPlatform(t *testing.T) {
 	p := newPair(t)
 	index, err := p.from.PushIndex(repository, "index", registrytest.MultiPlatform("1", "linux/arm64", "linux/s390x"))

@@ -14,8 +14,8 @@ import (
 	"github.com/osism/skopeo-worker/worker/registrytest"
 )
 
-// newOddPair is a pair for what skopeo does not copy: of schema 1 it would change the name,
-// and 1.9.3 knows only SHA-256.
+// newOddPair returns a pair for manifests that skopeo cannot copy: it would change the name in a
+// schema 1 manifest, and version 1.9.3 supports only SHA-256.
 func newOddPair(t *testing.T) *pair {
 	t.Helper()
 	p := newPairBetween(t, registrytest.New(t, registrytest.WithOddManifests()), registrytest.New(t, registrytest.WithOddManifests()))
@@ -23,8 +23,8 @@ func newOddPair(t *testing.T) *pair {
 	return p
 }
 
-// TestSchema1 arrives byte for byte, signatures included, although its digest leaves them
-// out.
+// TestSchema1: a schema 1 manifest is copied byte for byte, with its signatures, although its digest
+// does not cover them.
 func TestSchema1(t *testing.T) {
 	p := newOddPair(t)
 	digest, err := p.from.PushSchema1(repository, "1", registrytest.Layer{Seed: "a", Size: 5000}, registrytest.Layer{Seed: "b", Size: 5000})
@@ -37,7 +37,7 @@ func TestSchema1(t *testing.T) {
 	require.Equal(t, 1, p.from.Count(gets))
 }
 
-// TestForeignLayers stay where their publisher has them.
+// TestForeignLayers: layers that only their publisher may distribute are not copied.
 func TestForeignLayers(t *testing.T) {
 	for _, kinds := range [][3]types.MediaType{
 		{types.DockerManifestSchema2, types.DockerConfigJSON, types.DockerForeignLayer},
@@ -62,7 +62,7 @@ func TestForeignLayers(t *testing.T) {
 	}
 }
 
-// TestForeignLayersWithoutURLs are nowhere else, and so are copied.
+// TestForeignLayersWithoutURLs: foreign layers without URLs, which no other server has, are copied.
 func TestForeignLayersWithoutURLs(t *testing.T) {
 	p := newPair(t)
 	config, err := p.from.PushBlob(repository, []byte("{}"))
@@ -78,7 +78,7 @@ func TestForeignLayersWithoutURLs(t *testing.T) {
 	p.same(t, "1")
 }
 
-// TestOtherDigests: manifests and blobs under SHA-512.
+// TestOtherDigests: manifests and blobs with SHA-512 digests are copied.
 func TestOtherDigests(t *testing.T) {
 	p := newOddPair(t)
 	push := func(content string) string {

@@ -11,24 +11,24 @@ import (
 	"github.com/osism/skopeo-worker/worker/registry"
 )
 
-// item is a manifest that the destination is to have.
+// item is a manifest to copy.
 type item struct {
 	registry.Descriptor
-	about   bool               // it is about another manifest
-	depth   int                // of indexes around it
-	content *registry.Manifest // nil: it was not pulled yet
+	about   bool               // it is an attestation or a referrer
+	depth   int                // number of indexes around it
+	content *registry.Manifest // if nil, it was not pulled yet
 }
 
-// isRoot reports whether the manifest is the one that is to be tagged.
+// isRoot reports whether the manifest is the one to be tagged.
 func (i item) isRoot() bool { return i.depth == 0 && !i.about }
 
-// manifest makes sure that the destination has the manifest.
+// manifest copies the manifest, unless the destination has it.
 func (c *copying) manifest(ctx context.Context, i item) error {
 	if i.depth > maxDepth {
 		return c.bad(i.Digest, ErrTooDeep)
 	}
 	if c.manifests.Add(1) > maxManifests {
-		return c.bad(i.Digest, fmt.Errorf("%w manifests: an image has no more than %d", registry.ErrTooMany, maxManifests))
+		return c.bad(i.Digest, fmt.Errorf("%w manifests: an image may have at most %d", registry.ErrTooMany, maxManifests))
 	}
 	err := c.mirror.flights.Do(ctx, c.at(i.Digest), func() error {
 		known, ok := c.mirror.seen.get(c.at(i.Digest))
@@ -46,17 +46,17 @@ func (c *copying) manifest(ctx context.Context, i item) error {
 		return c.fetch(ctx, i)
 	})
 	if err == nil && !i.isRoot() {
-		err = c.mirror.settle(ctx, c.at(i.Digest)) // another copy of it at the same time may have left it for Tag
+		err = c.mirror.settle(ctx, c.at(i.Digest)) // a copy of it as a root may have left it for Tag
 	}
 	return err
 }
 
-// isMissing reports whether the destination is not asked for a manifest before it is copied.
+// isMissing reports whether to copy a manifest without looking it up at the destination.
 func (c *copying) isMissing(i item) bool {
 	return c.unasked.Load() || i.isRoot() && c.mirror.seen.lacks(c.at(i.Digest))
 }
 
-// fetch copies a manifest that the destination does not have, with everything below it.
+// fetch copies a manifest that the destination lacks, with everything that it refers to.
 func (c *copying) fetch(ctx context.Context, i item) error {
 	if c.allow != nil {
 		if err := c.allow(ctx); err != nil {
@@ -95,7 +95,8 @@ func (c *copying) fetch(ctx context.Context, i item) error {
 	return c.guarded(ctx, manifest.Digest, func(ctx context.Context) error { return c.image(ctx, i, manifest) })
 }
 
-// pulledForEngine copies a manifest that was pulled and that is no index: images by the engine.
+// pulledForEngine copies a pulled manifest that is not an index. The engine copies it if it is an
+// image.
 func (c *copying) pulledForEngine(ctx context.Context, i item, manifest registry.Manifest) error {
 	kind, itself := types.MediaType(manifest.MediaType), c.engineReads(ctx)
 	switch {
@@ -107,8 +108,8 @@ func (c *copying) pulledForEngine(ctx context.Context, i item, manifest registry
 	return c.image(ctx, i, manifest)
 }
 
-// isForEngine reports whether the engine is to copy the manifest, which it pulls itself. A
-// manifest that was kept becomes the content.
+// isForEngine reports whether the engine has to pull and copy the manifest. If the manifest was kept,
+// isForEngine sets i.content.
 func (c *copying) isForEngine(ctx context.Context, i *item) (bool, error) {
 	if i.content == nil {
 		i.content = c.kept(ctx, i.Descriptor)
@@ -119,8 +120,8 @@ func (c *copying) isForEngine(ctx context.Context, i *item) (bool, error) {
 	return c.isImage(ctx, &i.Descriptor)
 }
 
-// kept returns the manifest if it was just verified, or the index if an earlier copy has kept
-// it, and otherwise nil. An engine may pull images itself.
+// kept returns a manifest that was pulled before: one that was just verified, or an index that an
+// earlier copy has kept; nil if there is none. It does not return images that the engine pulls itself.
 func (c *copying) kept(ctx context.Context, d registry.Descriptor) *registry.Manifest {
 	if known, ok := c.mirror.verified.get(manifestAt{c.source, d.Digest}); ok && (known.IsIndex() || !c.engineReads(ctx)) {
 		return &known
@@ -132,7 +133,7 @@ func (c *copying) kept(ctx context.Context, d registry.Descriptor) *registry.Man
 	if !ok {
 		return nil
 	}
-	c.unasked.Store(false) // the destination has some of it
+	c.unasked.Store(false) // the destination has some of the index's manifests
 	return &index
 }
 
@@ -144,8 +145,8 @@ func (c *copying) pull(ctx context.Context, digest reference.Digest) (registry.M
 	return manifest, err
 }
 
-// isImage reports whether a manifest is an image, which is no index. If the media type is
-// not known, the source is asked: a listing, or a digest in the list, comes without one.
+// isImage reports whether a manifest is an image, and not an index or an artifact. If the media type
+// is unknown, as for digests from the list or a tag listing, isImage asks the source.
 func (c *copying) isImage(ctx context.Context, d *registry.Descriptor) (bool, error) {
 	if known, ok := c.mirror.verified.get(manifestAt{c.source, d.Digest}); ok {
 		d.MediaType = known.MediaType
@@ -164,7 +165,7 @@ func (c *copying) isImage(ctx context.Context, d *registry.Descriptor) (bool, er
 	return kind.IsImage() || kind.IsSchema1(), nil
 }
 
-// image copies a manifest that was pulled, with its blobs.
+// image copies a pulled manifest with its blobs.
 func (c *copying) image(ctx context.Context, i item, manifest registry.Manifest) error {
 	blobs, err := manifest.Blobs()
 	if err != nil {
@@ -181,9 +182,9 @@ func (c *copying) image(ctx context.Context, i item, manifest registry.Manifest)
 	return c.put(ctx, manifest, i.isRoot())
 }
 
-// put puts a manifest by its digest. If later, it leaves it for Tag.
+// put puts a manifest under its digest. If later, it leaves the manifest for Tag to put, if possible.
 func (c *copying) put(ctx context.Context, manifest registry.Manifest, later bool) error {
-	// Under a tag, the registry chooses the algorithm of the digest.
+	// If a manifest is put under a tag, the registry chooses the digest algorithm.
 	later = later && manifest.Digest.Algorithm() == reference.DigestOf(nil).Algorithm()
 	if later && c.mirror.seen.keep(c.at(manifest.Digest), manifest, true) {
 		return nil
@@ -200,7 +201,7 @@ func (m *Mirror) put(ctx context.Context, at manifestAt, name reference.TagOrDig
 	return nil
 }
 
-// settle puts a manifest by its digest that was left for Tag.
+// settle puts a manifest that was left for Tag under its digest.
 func (m *Mirror) settle(ctx context.Context, at manifestAt) error {
 	if known, _ := m.seen.get(at); known.pending {
 		return m.put(ctx, at, at.digest, known.Manifest)
@@ -208,8 +209,8 @@ func (m *Mirror) settle(ctx context.Context, at manifestAt) error {
 	return nil
 }
 
-// lost returns the error of a put. It is ErrVanished if the destination does not have what
-// the manifest refers to and it had: then that is looked for again by the next try.
+// lost returns the error of a put. It is ErrVanished if the destination has lost manifests or blobs to
+// which the manifest refers; lost then forgets them, so that a retry looks them up again.
 func (m *Mirror) lost(at manifestAt, manifest registry.Manifest, err error) error {
 	if !errors.Is(err, registry.ErrBlobUnknown) {
 		return err
@@ -222,7 +223,7 @@ func (m *Mirror) lost(at manifestAt, manifest registry.Manifest, err error) erro
 	}
 	for _, child := range children {
 		if child.Kind() != registry.IsManifest {
-			return err // the destination accepts only manifests there
+			return err // the destination accepts only manifests in an index
 		}
 		m.seen.forget(manifestAt{at.repository, child.Digest})
 	}

@@ -58,7 +58,7 @@ func (p *pair) target(tag string) mirror.Target {
 	return mirror.Target{Repository: reference.MustRepository(p.destination()), Tag: reference.MustTag(tag)}
 }
 
-// mirror brings what a tag names today to the destination, and tags it there.
+// mirror copies the image that a tag of the source names, and tags it at the destination.
 func (p *pair) mirror(t *testing.T, tag string) (mirror.Copied, error) {
 	t.Helper()
 	d, err := p.Registry.Find(t.Context(), reference.MustRepository(p.source()), reference.MustTag(tag))
@@ -70,7 +70,8 @@ func (p *pair) mirror(t *testing.T, tag string) (mirror.Copied, error) {
 	return cost, p.Tag(t.Context(), p.target(tag), d.Digest)
 }
 
-// same requires that the destination holds the source's tag whole, byte for byte.
+// same requires that the destination has the source's tag byte for byte, with everything that its
+// manifest refers to.
 func (p *pair) same(t *testing.T, tag string) {
 	t.Helper()
 	want, err := p.from.Manifest(repository, tag)
@@ -81,8 +82,8 @@ func (p *pair) same(t *testing.T, tag string) {
 	require.NoError(t, p.to.Check(destination, tag))
 }
 
-// TestEveryKindOfContent: whatever is under a tag arrives with its digest, at the
-// price of one pull for each manifest, and nothing else is written.
+// TestEveryKindOfContent: content of each kind is mirrored under its digest, with one pull for each
+// manifest, and nothing else is written.
 func TestEveryKindOfContent(t *testing.T) {
 	index := registrytest.MultiPlatform("1", "linux/amd64", "linux/arm64/v8")
 	index.ArtifactType, index.Annotations = "application/vnd.example", map[string]string{"org.example.unknown": "yes"}
@@ -92,7 +93,7 @@ func TestEveryKindOfContent(t *testing.T) {
 	}
 	for name, test := range map[string]struct {
 		push  func(r *registrytest.Registry, tag string) (string, error)
-		tag   string // if the content has one of its own
+		tag   string // if the content needs a tag of its own
 		pulls int
 	}{
 		"OCI index with attestations": {pulls: 5, push: func(r *registrytest.Registry, tag string) (string, error) {
@@ -147,22 +148,22 @@ func TestEveryKindOfContent(t *testing.T) {
 			require.NoError(t, err)
 			require.Equal(t, []string{destination}, repositories)
 
-			// Once more, nothing is asked of the source, and nothing but the tag put.
+			// A second copy sends no request to the source, and puts nothing.
 			p.from.ResetRequests()
 			p.to.ResetRequests()
 			digest, err := p.from.Digest(repository, tag)
 			require.NoError(t, err)
 			cost, err = p.CopyImage(t.Context(), reference.MustRepository(p.source()), reference.MustRepository(p.destination()), registry.Descriptor{Digest: reference.MustDigest(digest)}, platform.Wanted{})
 			require.NoError(t, err)
-			require.Equal(t, mirror.Copied{Digest: reference.MustDigest(digest)}, cost, "it is there: nothing is asked of the source")
+			require.Equal(t, mirror.Copied{Digest: reference.MustDigest(digest)}, cost, "the destination has it, so the source is not asked")
 			require.Empty(t, p.from.Requests())
 			require.Zero(t, p.to.Count(puts))
 		})
 	}
 }
 
-// TestSharedChildIsPulledOnce: what two indexes have in common travels once, though
-// they are copied at the same time.
+// TestSharedChildIsPulledOnce: images that two indexes share are pulled once, although the indexes are
+// copied at the same time.
 func TestSharedChildIsPulledOnce(t *testing.T) {
 	p := newPair(t)
 	shared := []registrytest.Image{{Platform: "linux/amd64"}, {Platform: "linux/arm64"}}
@@ -190,9 +191,9 @@ func TestSharedChildIsPulledOnce(t *testing.T) {
 	require.NotZero(t, bytes[0]+bytes[1])
 }
 
-// TestTypesThatAreNotTold: some registries answer HEAD with a type of their own, and
-// a pinned digest comes without any.
-func TestTypesThatAreNotTold(t *testing.T) {
+// TestUnstatedTypes: the media type of a manifest may be unknown, as for a pinned digest, or wrong, as
+// some registries state it in answers to HEAD.
+func TestUnstatedTypes(t *testing.T) {
 	p := newPair(t)
 	digest, err := p.from.PushIndex(repository, "1", registrytest.MultiPlatform("1", "linux/amd64"))
 	require.NoError(t, err)
@@ -207,13 +208,13 @@ func TestTypesThatAreNotTold(t *testing.T) {
 	}
 	cost, err := p.CopyImage(t.Context(), reference.MustRepository(p.source()), reference.MustRepository(p.destination()), registry.Descriptor{Digest: reference.MustDigest(image), MediaType: "text/plain"}, platform.Wanted{})
 	require.NoError(t, err)
-	require.Equal(t, 1, cost.Pulls, "who has pulled it copies it")
+	require.Equal(t, 1, cost.Pulls, "the manifest that was pulled is put")
 	require.NoError(t, p.Tag(t.Context(), p.target("2"), reference.MustDigest(image)))
 	require.NoError(t, p.to.Check(destination, image))
 }
 
-// TestAttestationsTakeNoProcess: the destination has the images, and skopeo is not
-// there to copy the rest.
+// TestAttestationsTakeNoProcess: if the destination has the images, the attestations are copied
+// without skopeo.
 func TestAttestationsTakeNoProcess(t *testing.T) {
 	p := newPair(t)
 	p.Engine = &skopeo.Runner{Path: "/no/such/skopeo"}
@@ -235,8 +236,8 @@ func TestAttestationsTakeNoProcess(t *testing.T) {
 	p.same(t, "1")
 }
 
-// TestAttestationsGoBesideImages: one that fails does not end the copy of the image,
-// whose pull would be lost.
+// TestAttestationsGoBesideImages: an attestation that fails does not end the copy of the image, whose
+// pull would be lost.
 func TestAttestationsGoBesideImages(t *testing.T) {
 	p := newPair(t)
 	_, err := p.from.PushIndex(repository, "1", registrytest.MultiPlatform("1", "linux/amd64"))
@@ -273,7 +274,7 @@ func TestAttestationsGoBesideImages(t *testing.T) {
 	p.same(t, "1")
 }
 
-// TestLateCopyIsNoPull: it was ended before it asked for the manifest.
+// TestLateCopyIsNoPull: a copy that ends before its request for the manifest is not counted as a pull.
 func TestLateCopyIsNoPull(t *testing.T) {
 	p := newPair(t)
 	p.byItself()
@@ -358,11 +359,12 @@ func TestWhatCannotBeCopied(t *testing.T) {
 	}
 }
 
-// TestDestinationThatForgets: a replica that lags behind is no word about the source.
+// TestDestinationThatForgets: if the destination lacks what was just put, the failure is transient and
+// names the destination.
 func TestDestinationThatForgets(t *testing.T) {
 	for itself, lost := range map[bool]registrytest.Fault{
 		false: {Match: puts, Status: 400, Body: `{"errors":[{"code":"MANIFEST_BLOB_UNKNOWN"}]}`},
-		true:  {Match: gets, Status: 404}, // what skopeo has put is read back
+		true:  {Match: gets, Status: 404}, // the manifest that skopeo has put is read back
 	} {
 		p := newPair(t)
 		if itself {

@@ -11,39 +11,38 @@ import (
 	"github.com/osism/skopeo-worker/worker/transfer"
 )
 
-// ErrIncomplete is returned if a mirror lacks a part.
+// ErrIncomplete is returned by New if a part is missing.
 var ErrIncomplete = errors.New("the mirror lacks a part")
 
 // Parts are what a Mirror is made of.
 type Parts struct {
-	// Registry sends the requests to sources, and in its role Writing those to destinations.
+	// Registry sends the requests to sources; its Writing client sends those to destinations.
 	Registry *registry.Client
 	// Listing lists the tags of destinations that have an API for that.
 	Listing *listing.Listers
-	// Engine copies images; nil only if Builtin is set.
+	// Engine copies images. It is nil if Builtin is set.
 	Engine Engine
-	// Builtin says that the mirror copies images itself.
+	// Builtin means that the mirror copies images itself.
 	Builtin bool
-	// Verifier holds the images that no engine copies to the signature policy.
+	// Verifier checks images against the signature policy, if no engine copies them.
 	Verifier Verifier
-	// Trust decides about tags, in Verify.
+	// Trust decides which tags Verify accepts.
 	Trust Trust
-	// Guard runs a copy of one manifest when the registries allow it.
+	// Guard runs a copy of one manifest when the registries' limits allow it.
 	Guard func(ctx context.Context, source, destination reference.Repository, digest reference.Digest, run func(context.Context) error) error
 	// GuardEngine is Guard for a copy by an Engine that reads the source itself.
 	GuardEngine func(ctx context.Context, source, destination reference.Repository, digest reference.Digest, run func(context.Context) error) error
-	// Free reports whether a source does not limit pulls. If so, an image whose tag the
-	// destination was just seen without is pulled, and the destination is not asked first
-	// whether it has parts of it. With an Engine, whose copies in vain cost more, that is so
-	// only if the repository has no tags. Indexes is not asked for its indexes.
+	// Free reports whether a source does not limit pulls. If true, CopyImage pulls an image whose
+	// tag was missing at the destination a moment ago, without first asking the destination for
+	// parts of it; with an Engine, whose needless copies cost more, it does so only if the
+	// repository had no tags. Kept indexes are not looked up.
 	Free func(source reference.Repository) bool
 	// Indexes keeps indexes that could not be copied whole.
 	Indexes Indexes
 }
 
-// New returns a mirror made of the parts. If one is missing, the error is ErrIncomplete and
-// names it: a mirror that a part was forgotten of might exceed a limit, or mirror what the
-// policy rejects.
+// New returns a mirror made of the parts. If one is missing, the error is ErrIncomplete and names it:
+// without a part, a mirror might exceed a limit, or mirror an image that the policy rejects.
 func New(p Parts) (*Mirror, error) {
 	for name, missing := range map[string]bool{
 		"Registry": p.Registry == nil, "Listing": p.Listing == nil, "Engine or Builtin": p.Engine == nil != p.Builtin,
@@ -57,13 +56,13 @@ func New(p Parts) (*Mirror, error) {
 	return &Mirror{Parts: p, destination: p.Registry.Writing(), blobs: transfer.New(p.Registry), seen: newRecent(), verified: newRead()}, nil
 }
 
-// NewComparing returns a mirror that only compares: it must not copy, tag or verify. source
-// and destination send the requests to either side. free is Parts.Free.
+// NewComparing returns a mirror that can compare, but not copy, tag or verify. source and destination
+// send the requests to either side. free is Parts.Free.
 func NewComparing(source, destination *registry.Client, listing *listing.Listers, free func(source reference.Repository) bool) *Mirror {
 	return &Mirror{Parts: Parts{Registry: source, Listing: listing, Free: free}, destination: destination, seen: newRecent(), verified: newRead()}
 }
 
-// NewVerifying returns a mirror that only verifies: it must not compare, copy or tag.
+// NewVerifying returns a mirror that can verify, but not compare, copy or tag.
 func NewVerifying(source *registry.Client, trust Trust) *Mirror {
 	return &Mirror{Parts: Parts{Registry: source, Trust: trust, Free: unlimited, Indexes: NoIndexes{}}, verified: newRead()}
 }
@@ -74,10 +73,10 @@ func unlimited(reference.Repository) bool { return true }
 // Destination returns the client that sends the requests to destinations.
 func (m *Mirror) Destination() *registry.Client { return m.destination }
 
-// Verifier holds images to a signature policy.
+// Verifier checks images against a signature policy.
 type Verifier interface {
-	// Asks reports whether images of the repository may be rejected. It returns an error
-	// if all of them are.
+	// Asks reports whether the policy may reject images of the repository. It returns an error
+	// if the policy rejects all of them.
 	Asks(ctx context.Context, source reference.Repository) (bool, error)
 	// Verify returns an error if the manifest must not be copied.
 	Verify(ctx context.Context, source reference.Repository, manifest registry.Manifest) error
@@ -92,8 +91,8 @@ func (AnyImage) Asks(context.Context, reference.Repository) (bool, error) { retu
 // Verify implements Verifier.
 func (AnyImage) Verify(context.Context, reference.Repository, registry.Manifest) error { return nil }
 
-// Indexes keeps indexes until the rest of their manifests can be copied, so that they
-// are not pulled again. Losing one costs a pull.
+// Indexes keeps indexes until the rest of their manifests can be copied, so that they need not be
+// pulled again. An index that is lost costs a pull.
 type Indexes interface {
 	Index(ctx context.Context, digest reference.Digest) (registry.Manifest, bool)
 	KeepIndex(ctx context.Context, index registry.Manifest)

@@ -11,7 +11,7 @@ import (
 	"github.com/osism/skopeo-worker/worker/registry"
 )
 
-// TestNoPartIsOptional: a mirror that a part was forgotten of does not come to be.
+// TestNoPartIsOptional: New returns an error if a part is missing.
 func TestNoPartIsOptional(t *testing.T) {
 	whole := mirrortest.New(t, registry.NewClient(registry.Options{}), engine(nil)).Parts
 	parts := reflect.TypeOf(whole)

@@ -11,22 +11,22 @@ import (
 )
 
 const (
-	// recently is how long what was seen at a destination is of use.
+	// recently is how long observations of a destination are used.
 	recently = 5 * time.Minute
 
-	// maxRecent bounds the manifests that are remembered, in bytes, and maxLarge a single
-	// one. Most have some kilobytes.
+	// maxRecent is how many bytes of manifests are remembered, and maxLarge how many of a single
+	// one. Most manifests have some kilobytes.
 	maxRecent = 32 << 20
 	maxLarge  = 1 << 20
 
-	// maxSeen bounds how many digests and repositories are remembered, some 300 bytes
+	// maxSeen is how many digests, and how many repositories, are remembered, with some 300 bytes
 	// each.
 	maxSeen = 20000
 )
 
-// recent remembers manifests that were just put to destinations, and what destinations were
-// just seen without. It saves requests. It is never taken as proof that a destination has
-// something: others write and delete there, too.
+// recent remembers manifests that were just put to destinations, and digests and tags that
+// destinations just lacked. It saves requests. It never counts as proof that a destination has a
+// manifest, because others also write and delete there.
 type recent struct {
 	now func() time.Time
 
@@ -34,14 +34,14 @@ type recent struct {
 	bytes     int // of manifests
 	manifests *lru.Cache[manifestAt, remembered]
 	absent    *lru.Cache[manifestAt, time.Time]
-	empty     *lru.Cache[reference.Repository, time.Time] // without a tag
+	empty     *lru.Cache[reference.Repository, time.Time] // repositories without tags
 }
 
-// remembered is a manifest that was put, or that is put under its first tag.
+// remembered is a manifest that was put, or that Tag will put under its first tag.
 type remembered struct {
 	registry.Manifest
 	since   time.Time
-	pending bool // it was not put yet; everything that it refers to was
+	pending bool // the manifest was not put yet, but everything that it refers to was
 }
 
 func newRecent() *recent {
@@ -53,7 +53,7 @@ func newRecent() *recent {
 	return r
 }
 
-// keep remembers a manifest. It returns false if the manifest is too large for that.
+// keep remembers a manifest. It returns false if the manifest is larger than maxLarge.
 func (r *recent) keep(at manifestAt, m registry.Manifest, pending bool) bool {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -77,29 +77,28 @@ func (r *recent) get(at manifestAt) (remembered, bool) {
 	return remembered{}, false
 }
 
-// forget forgets a manifest that the destination does not have, or does not take.
+// forget forgets a manifest that the destination lacks or refuses.
 func (r *recent) forget(at manifestAt) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.manifests.Remove(at)
 }
 
-// missing notes that the destination has nothing under a tag that the digest is to have, or
-// under the digest itself.
+// missing records that the destination lacks the digest, or a tag that the digest will get.
 func (r *recent) missing(at manifestAt) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.absent.Add(at, r.now())
 }
 
-// noTags notes that a repository has no tags.
+// noTags records that a repository has no tags.
 func (r *recent) noTags(repository reference.Repository) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.empty.Add(repository, r.now())
 }
 
-// lacks reports whether the destination was just seen without a tag of the digest.
+// lacks reports whether the destination lacked the digest, or a tag for it, a moment ago.
 func (r *recent) lacks(at manifestAt) bool {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -110,7 +109,7 @@ func (r *recent) lacks(at manifestAt) bool {
 	return r.isBareNow(at.repository)
 }
 
-// isBare reports whether the repository was just seen without any tag.
+// isBare reports whether the repository had no tags a moment ago.
 func (r *recent) isBare(repository reference.Repository) bool {
 	r.mu.Lock()
 	defer r.mu.Unlock()

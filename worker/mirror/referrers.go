@@ -11,8 +11,8 @@ import (
 	"github.com/osism/skopeo-worker/worker/registry"
 )
 
-// referrers copies what refers to an image at the destination. Its digest at the source is
-// another one if only some platforms are mirrored.
+// referrers copies the referrers of an image. digest is that of the image at the source, and copied
+// that at the destination, which differs if only some platforms are mirrored.
 func (c *copying) referrers(ctx context.Context, digest, copied reference.Digest) error {
 	subjects, err := c.mirror.Subjects(ctx, c.destination, digest, copied)
 	if err != nil {
@@ -34,10 +34,9 @@ func (c *copying) referrers(ctx context.Context, digest, copied reference.Digest
 	return failed.Err()
 }
 
-// Subjects returns the manifests whose referrers are mirrored with an image: its own, and
-// those of an index at the destination, nested ones included. copied is the digest that the
-// image has there. What refers to the source's own index has no place beside an index of
-// just some platforms.
+// Subjects returns the manifests whose referrers are mirrored with an image: its own and, if it is an
+// index, those below it at the destination. copied is the digest that the image has there. If it is
+// that of an index with some of the source's platforms, the source's own index is not a subject.
 func (m *Mirror) Subjects(ctx context.Context, destination reference.Repository, digest, copied reference.Digest) ([]reference.Digest, error) {
 	var all []reference.Digest
 	if copied == digest {
@@ -67,14 +66,14 @@ func (m *Mirror) Subjects(ctx context.Context, destination reference.Repository,
 	return all, nil
 }
 
-// held reads a manifest at the destination, which is no pull.
+// held reads a manifest at the destination, which is not a pull.
 func (c *copying) held(ctx context.Context, digest reference.Digest) (registry.Manifest, bool) {
 	m, err := c.mirror.destination.Get(ctx, c.destination, digest)
 	return m, err == nil
 }
 
-// announce copies the referrers of one manifest, and lists them at the destination. If one
-// cannot be copied, the others are.
+// announce copies the referrers of one manifest, and lists them at the destination. If one cannot be
+// copied, it copies the others.
 func (c *copying) announce(ctx context.Context, found referrers.List, failed *referrers.Failures) error {
 	copied := found
 	copied.Referrers = nil

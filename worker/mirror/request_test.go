@@ -23,8 +23,8 @@ var (
 	manifests     = registrytest.Kinds(registrytest.KindManifestHead, registrytest.KindManifestGet, registrytest.KindManifestPut)
 )
 
-// TestNothingIsAskedThatIsKnown: cold, an index of two images takes one look at the tag and
-// three puts. What was just put is not read back for another tag.
+// TestNothingIsAskedThatIsKnown: the first copy of an index of two images takes one look-up of the tag
+// and three puts. A second tag takes one request.
 func TestNothingIsAskedThatIsKnown(t *testing.T) {
 	p := newPair(t)
 	p.Engine = nil
@@ -57,7 +57,7 @@ func TestNothingIsAskedThatIsKnown(t *testing.T) {
 	require.NoError(t, p.Tag(t.Context(), p.target("2"), digest))
 	require.Equal(t, 1, p.to.Count(manifests))
 
-	// Of an index whose tag was not looked up, the destination may have parts.
+	// If the tag was not looked up, the destination may have parts of the index.
 	index.Images = append(index.Images, registrytest.Image{Platform: "linux/s390x"})
 	more, err := p.from.PushIndex(repository, "3", index)
 	require.NoError(t, err)
@@ -70,8 +70,8 @@ func TestNothingIsAskedThatIsKnown(t *testing.T) {
 	require.Equal(t, 2, p.to.Count(puts))
 }
 
-// TestOthersDelete: what was just put and is gone by now is put again, although the
-// destination would take an index without it.
+// TestOthersDelete: an image that was just put and has been deleted is put again, although the
+// destination would accept an index without it.
 func TestOthersDelete(t *testing.T) {
 	p := newPairBetween(t, registrytest.New(t), registrytest.New(t, registrytest.WithPartialIndexes()))
 	p.Engine = nil
@@ -93,8 +93,8 @@ func TestOthersDelete(t *testing.T) {
 	}
 }
 
-// TestOthersDeleteBeforeTheTag: what was left for its tag is not put long afterwards, nor
-// said to be there: the next try copies what is missing.
+// TestOthersDeleteBeforeTheTag: a manifest that was left for Tag is neither put minutes later nor
+// counted as present: the next copy brings everything that is missing.
 func TestOthersDeleteBeforeTheTag(t *testing.T) {
 	p := newPairBetween(t, registrytest.New(t), registrytest.New(t, registrytest.WithPartialIndexes()))
 	p.Engine = nil
@@ -117,7 +117,7 @@ func TestOthersDeleteBeforeTheTag(t *testing.T) {
 	require.NoError(t, p.Tag(t.Context(), p.target("1"), digest))
 	p.same(t, "1")
 
-	// Nor is it believed that it is there while it was not tagged.
+	// A manifest that was not tagged yet does not count as present, either.
 	pushed, err = p.from.PushIndex(repository, "2", registrytest.MultiPlatform("2", "linux/amd64", "linux/arm64"))
 	require.NoError(t, err)
 	digest = reference.MustDigest(pushed)
@@ -130,8 +130,8 @@ func TestOthersDeleteBeforeTheTag(t *testing.T) {
 	p.same(t, "2")
 }
 
-// TestBlobsThatAreCollected: if the destination does not take a manifest because it has
-// lost blobs, they are sent by the next try.
+// TestBlobsThatAreCollected: if the destination refuses a manifest because it has lost blobs, the next
+// copy sends them.
 func TestBlobsThatAreCollected(t *testing.T) {
 	p := newPair(t)
 	p.Engine = nil
@@ -153,7 +153,8 @@ func TestBlobsThatAreCollected(t *testing.T) {
 	p.same(t, "2")
 }
 
-// TestWordsForLostContent: registries differ in what they answer.
+// TestWordsForLostContent: the error is ErrVanished with each of the answers of registries that have
+// lost content.
 func TestWordsForLostContent(t *testing.T) {
 	p := newPair(t)
 	p.Engine = nil
@@ -179,7 +180,7 @@ func TestWordsForLostContent(t *testing.T) {
 	}
 }
 
-// TestTagsThatTheDestinationChanges are not said to be done.
+// TestTagsThatTheDestinationChanges: a tag is not done if the destination has stored another digest.
 func TestTagsThatTheDestinationChanges(t *testing.T) {
 	p := newPair(t)
 	p.Engine = nil
@@ -192,7 +193,7 @@ func TestTagsThatTheDestinationChanges(t *testing.T) {
 	mend()
 	p.to.Inject(registrytest.Fault{Match: puts, Status: http.StatusCreated})
 	_, err = p.mirror(t, "1")
-	require.ErrorIs(t, err, registry.ErrPage, "what has no receipt is looked up, and is not there")
+	require.ErrorIs(t, err, registry.ErrPage, "without a digest in the answer, the tag is looked up, and is missing")
 }
 
 // TestPullsThatCount: if the source limits pulls, the destination is asked first.
@@ -212,10 +213,10 @@ func TestPullsThatCount(t *testing.T) {
 	require.NoError(t, err)
 	copied, err := other.copyAndTag(t, digest, "1")
 	require.NoError(t, err)
-	require.Equal(t, len(children), copied.Pulls, "the index, and all but one of what it lists")
+	require.Equal(t, len(children), copied.Pulls, "the index, and all but one of its entries")
 }
 
-// idle is an engine that has nothing to copy.
+// idle is an engine that must not copy anything.
 type idle struct{ t *testing.T }
 
 func (idle) ReadsItself(context.Context, reference.Repository) bool { return false }
@@ -230,7 +231,8 @@ func (i idle) CopyManifest(context.Context, reference.Repository, reference.Dige
 	return nil
 }
 
-// TestEngineCopiesNothingInVain: the destination is asked for each image before an engine is.
+// TestEngineCopiesNothingInVain: each image is looked up at the destination before the engine copies
+// it.
 func TestEngineCopiesNothingInVain(t *testing.T) {
 	p := newPair(t)
 	index := registrytest.MultiPlatform("1", "linux/amd64", "linux/arm64")
@@ -262,7 +264,7 @@ func (p *pair) copyAndTag(t *testing.T, digest reference.Digest, tag string) (mi
 	return copied, p.Tag(t.Context(), p.target(tag), copied.Digest)
 }
 
-// TestReferrersFindTheirSubject: what refers to an image is put after it.
+// TestReferrersFindTheirSubject: referrers are put after their subject.
 func TestReferrersFindTheirSubject(t *testing.T) {
 	p := newPair(t)
 	pushed, err := p.from.PushIndex(repository, "1", registrytest.MultiPlatform("1", "linux/amd64"))
@@ -284,7 +286,7 @@ func TestReferrersFindTheirSubject(t *testing.T) {
 	require.Equal(t, []string{pushed, referrer}, order)
 }
 
-// TestNestedRoots: an index that was left for its tag is put if another one lists it.
+// TestNestedRoots: an index that was left for Tag is put before another index that lists it.
 func TestNestedRoots(t *testing.T) {
 	p := newPair(t)
 	inner := registrytest.Index{Images: []registrytest.Image{{Platform: "linux/amd64"}}}

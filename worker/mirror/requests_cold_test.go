@@ -14,8 +14,8 @@ import (
 	"github.com/osism/skopeo-worker/worker/registrytest"
 )
 
-// TestColdRequests: what a tag of two platforms costs a destination that has nothing, which was
-// never asked before.
+// TestColdRequests counts the requests for an index of two platforms, if the destination is empty and
+// nothing is known about it.
 func TestColdRequests(t *testing.T) {
 	p := newPair(t)
 	p.Free = func(reference.Repository) bool { return true }
@@ -51,12 +51,12 @@ func TestColdRequests(t *testing.T) {
 	require.Equal(t, []int{1, 0, 3, 1, 3}, count(), "HEADs, GETs and PUTs of manifests and lists of tags at the destination; pulls")
 	require.Zero(t, p.to.Count(registrytest.Kinds(registrytest.KindBlobHead)), "it has no blobs either")
 
-	// One image of the second tag was just put and is looked for again, because others delete.
+	// One image of the second tag was just put. It is looked up again, because others may delete it.
 	require.False(t, bring("2", false))
 	require.Equal(t, []int{2, 1, 2, 1, 2}, count(), "the list has tags, so a GET confirms that this one is missing")
 }
 
-// askedIndexes counts how often it is asked for an index. It has none.
+// askedIndexes counts the calls of Index. It keeps nothing.
 type askedIndexes struct {
 	mirror.NoIndexes
 	asked atomic.Int64
@@ -67,8 +67,7 @@ func (i *askedIndexes) Index(ctx context.Context, digest reference.Digest) (regi
 	return i.NoIndexes.Index(ctx, digest)
 }
 
-// TestAsksForKeptIndexes: the broker is asked only for what may be kept there, and only if that
-// can save a pull which counts.
+// TestAsksForKeptIndexes: the broker is asked only for indexes, and only if the source limits pulls.
 func TestAsksForKeptIndexes(t *testing.T) {
 	for free, want := range map[bool]int64{true: 0, false: 1} {
 		p := newPair(t)

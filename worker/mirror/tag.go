@@ -20,16 +20,16 @@ import (
 type Target struct {
 	Repository reference.Repository
 	Tag        reference.Tag
-	// Referrers says that a list of referrers under the tag keeps what the destination
-	// has of its own.
+	// Referrers means that, if the tag is a list of referrers, the destination's own entries
+	// are kept.
 	Referrers bool
 }
 
-// lists reports whether there may be a list of referrers under the tag.
+// lists reports whether the tag may be a list of referrers.
 func (t Target) lists() bool { return t.Referrers && referrers.IsFallback(t.Tag) }
 
-// Tagged returns the digest that the destination has under the tag, zero if it has none.
-// If HEAD denied what is there, it would be copied and put again each time.
+// Tagged returns the digest that the destination has under the tag; zero if it has none. It does not
+// trust a HEAD that answers "not found": the image would be copied in each run.
 func (m *Mirror) Tagged(ctx context.Context, destination reference.Repository, tag reference.Tag) (reference.Digest, error) {
 	d, err := m.destination.Look(ctx, destination, tag)
 	if registry.Absent(err) {
@@ -38,8 +38,8 @@ func (m *Mirror) Tagged(ctx context.Context, destination reference.Repository, t
 	return d.Digest, err
 }
 
-// Holds reports whether the destination has the digest, under whatever tag or none, and
-// what it says of it.
+// Holds returns the descriptor of a digest at the destination, and reports whether the destination
+// has it, with or without a tag.
 func (m *Mirror) Holds(ctx context.Context, destination reference.Repository, digest reference.Digest) (registry.Descriptor, bool, error) {
 	d, err := m.destination.Head(ctx, destination, digest)
 	if registry.Absent(err) {
@@ -56,7 +56,7 @@ func (m *Mirror) Empty(ctx context.Context, destination reference.Repository) (b
 		case registry.Absent(err):
 			m.seen.noTags(destination)
 			return true, nil
-		case errors.Is(err, reference.ErrInvalidTag): // it has something
+		case errors.Is(err, reference.ErrInvalidTag): // still a tag
 			return false, nil
 		}
 		return false, err
@@ -65,14 +65,14 @@ func (m *Mirror) Empty(ctx context.Context, destination reference.Repository) (b
 	return true, nil
 }
 
-// Tags returns the names of a destination's tags. If there is no such repository, it has none.
+// Tags returns the tags of a destination repository; nil if the repository does not exist.
 func (m *Mirror) Tags(ctx context.Context, destination reference.Repository) (map[reference.Tag]bool, error) {
 	tags := map[reference.Tag]bool{}
 	for tag, err := range m.destination.Tags(ctx, destination) {
 		switch {
 		case registry.Absent(err):
 			return nil, nil
-		case errors.Is(err, reference.ErrInvalidTag): // it is not ours
+		case errors.Is(err, reference.ErrInvalidTag): // not one of ours
 			continue
 		case err != nil:
 			return nil, err
@@ -82,9 +82,9 @@ func (m *Mirror) Tags(ctx context.Context, destination reference.Repository) (ma
 	return tags, nil
 }
 
-// copied returns a manifest that was copied to the destination, or is about to be put there
-// under its first tag. If the destination does not have it, that says nothing about the
-// source's digest, so the error does not wrap the registry's.
+// copied returns a manifest that was copied to the destination, or that Tag will put there under its
+// first tag. If the destination lacks it, the error is ErrVanished and does not wrap that of the
+// registry, which would look as if the source lacked it.
 func (m *Mirror) copied(ctx context.Context, destination reference.Repository, digest reference.Digest) (registry.Manifest, error) {
 	if known, ok := m.seen.get(manifestAt{destination, digest}); ok {
 		return known.Manifest, nil
@@ -96,22 +96,22 @@ func (m *Mirror) copied(ctx context.Context, destination reference.Repository, d
 	return manifest, err
 }
 
-// Current reports whether the destination's tag is up to date for the source's digest, and
-// the digest that it names, zero if it names nothing that can be read. It takes one
-// request at the destination, and two for a list of referrers that differs from the source's.
+// Current reports whether the destination's tag is up to date for the source's digest. It also returns
+// the tag's digest; zero if the tag does not exist or its manifest cannot be read. It takes one request
+// at the destination, and two for a list of referrers that differs from the source's.
 func (m *Mirror) Current(ctx context.Context, to Target, digest reference.Digest, wanted platform.Wanted) (bool, reference.Digest, error) {
 	return m.currentAs(ctx, to, digest, wanted, func() (reference.Digest, error) { return m.Tagged(ctx, to.Repository, to.Tag) })
 }
 
-// First is Current for the first tag that is looked for in a repository. If the repository lacks
-// it, First also reports whether the repository has no tags at all, as far as that saves
-// requests: if more tags are looked for, or if it is not certain that HEAD can be believed.
+// First is Current for the first tag that is looked up in a repository. If the repository lacks the
+// tag, First also reports whether it has no tags at all, as far as that saves requests: if more tags
+// will be looked up, or if a HEAD that answers "not found" may be wrong.
 func (m *Mirror) First(ctx context.Context, to Target, digest reference.Digest, wanted platform.Wanted, more bool) (current bool, have reference.Digest, empty bool, err error) {
 	listed := false
 	none := func() bool {
 		listed = true
 		empty, err := m.Empty(ctx, to.Repository)
-		return err == nil && empty // otherwise each tag is asked for
+		return err == nil && empty // otherwise each tag is looked up
 	}
 	current, have, err = m.currentAs(ctx, to, digest, wanted, func() (reference.Digest, error) {
 		d, certain, err := m.destination.Glance(ctx, to.Repository, to.Tag)
@@ -131,7 +131,7 @@ func (m *Mirror) First(ctx context.Context, to Target, digest reference.Digest, 
 	return current, have, empty, err
 }
 
-// currentAs is Current with a function that returns the digest of the tag, zero if there is none.
+// currentAs is Current with a function that returns the digest of the tag; zero if it does not exist.
 func (m *Mirror) currentAs(ctx context.Context, to Target, digest reference.Digest, wanted platform.Wanted, tagged func() (reference.Digest, error)) (bool, reference.Digest, error) {
 	current, have, err := m.current(ctx, to, digest, wanted, tagged)
 	if err == nil && have.IsZero() {
@@ -160,9 +160,10 @@ func (m *Mirror) current(ctx context.Context, to Target, digest reference.Digest
 	return wanted.Current(manifest, digest) || to.lists() && referrers.Current(manifest, digest), manifest.Digest, nil
 }
 
-// Unreadable reports whether an error is about the content of a manifest in the repository, rather
-// than about the destination: then the manifest counts as missing, and is replaced. A page instead
-// of it may be that of a proxy, unless the repository answers otherwise.
+// Unreadable reports whether an error is about the content of a manifest in the repository and not
+// about the destination. Such a manifest counts as missing, and is replaced. A web page in place of
+// the manifest counts as its content only if the repository answers other requests: a proxy's page
+// would come for all of them.
 func (m *Mirror) Unreadable(ctx context.Context, destination reference.Repository, err error) bool {
 	switch {
 	case errors.Is(err, registry.ErrBadManifest), errors.Is(err, registry.ErrDigestMismatch), errors.Is(err, registry.ErrTooLarge):
@@ -174,18 +175,18 @@ func (m *Mirror) Unreadable(ctx context.Context, destination reference.Repositor
 	return false
 }
 
-// Tag puts the tag on a manifest that CopyImage has copied, or that the destination
-// repository has. It sends no request to the source.
+// Tag tags a manifest that CopyImage has copied or that the destination repository has. It sends no
+// request to the source.
 func (m *Mirror) Tag(ctx context.Context, to Target, digest reference.Digest) error {
 	at := manifestAt{to.Repository, digest}
 	manifest, err := m.copied(ctx, to.Repository, digest)
 	if err != nil {
-		return fmt.Errorf("reading what is to be tagged %s: %w", to.Tag, err)
+		return fmt.Errorf("reading the manifest to tag as %s: %w", to.Tag, err)
 	}
 	if !to.lists() {
 		return m.put(ctx, at, to.Tag, manifest)
 	}
-	// The next run reads the source's list by its digest.
+	// The next run reads the source's list under its digest.
 	if err := m.settle(ctx, at); err != nil {
 		return err
 	}
@@ -195,10 +196,10 @@ func (m *Mirror) Tag(ctx context.Context, to Target, digest reference.Digest) er
 	defer lock.Unlock()
 	held, err := m.destination.Get(ctx, to.Repository, to.Tag)
 	if err != nil && !registry.Absent(err) && !m.Unreadable(ctx, to.Repository, err) {
-		return fmt.Errorf("reading what %s lists: %w", to.Tag, err)
+		return fmt.Errorf("reading the referrers that %s lists: %w", to.Tag, err)
 	}
 	if manifest, err = referrers.Retag(held, manifest); err != nil {
-		return fmt.Errorf("adding to what %s lists: %w", to.Tag, err)
+		return fmt.Errorf("adding to the referrers that %s lists: %w", to.Tag, err)
 	}
 	if manifest.Digest == held.Digest {
 		return nil
@@ -206,8 +207,8 @@ func (m *Mirror) Tag(ctx context.Context, to Target, digest reference.Digest) er
 	return m.put(ctx, manifestAt{to.Repository, manifest.Digest}, to.Tag, manifest)
 }
 
-// Below returns the manifests that an index at the destination lists, those of the indexes
-// in it included; none for an image. It is not a pull.
+// Below returns the manifests below an index at the destination, nested indexes included; none if the
+// digest is not that of an index. It takes no pull.
 func (m *Mirror) Below(ctx context.Context, destination reference.Repository, digest reference.Digest) ([]reference.Digest, error) {
 	var all []reference.Digest
 	seen := map[reference.Digest]bool{digest: true}
@@ -234,8 +235,8 @@ func (m *Mirror) Below(ctx context.Context, destination reference.Repository, di
 	return all, nil
 }
 
-// announcement returns the lock of the list of a digest's referrers. If two replaced it at
-// the same time, one change would be lost.
+// announcement returns the lock of the list of a digest's referrers. Without it, one of two concurrent
+// changes to the list would be lost.
 func (m *Mirror) announcement(subject reference.Digest) *sync.Mutex {
 	first, _ := strconv.ParseUint(subject.Hex()[:2], 16, 8)
 	return &m.announcing[first]

@@ -12,8 +12,8 @@ import (
 	"github.com/osism/skopeo-worker/worker/registrytest"
 )
 
-// TestUnreadableAtTheDestination: what is there and can't be read is replaced; that the
-// destination can't be read is a failure.
+// TestUnreadableAtTheDestination: a manifest that cannot be read counts as missing. If the destination
+// cannot be read at all, that is an error.
 func TestUnreadableAtTheDestination(t *testing.T) {
 	looks := registrytest.Kinds(registrytest.KindManifestGet, registrytest.KindManifestHead)
 	for name, fault := range map[string]registrytest.Fault{

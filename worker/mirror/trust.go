@@ -13,13 +13,13 @@ import (
 
 // Trust decides which tags of sources may be mirrored.
 type Trust interface {
-	// Verify returns an error for each of the tags that must not be mirrored to the digest; a
-	// zero tag is the digest itself. get gets the manifest. pulls is how many other manifests
-	// were pulled.
+	// Verify returns, for each tag, an error if it must not be mirrored to the digest. A zero tag
+	// stands for the digest itself. get returns the manifest. pulls is how many other manifests
+	// Verify has pulled.
 	Verify(ctx context.Context, source reference.Repository, digest reference.Digest, tags []reference.Tag, get func(context.Context) (registry.Manifest, error)) (pulls int, errs []error)
 }
 
-// AnyTag is a Trust that lets every tag through.
+// AnyTag is a Trust that accepts every tag.
 type AnyTag struct{}
 
 // Verify implements Trust.
@@ -33,9 +33,9 @@ func (m *Mirror) IsTrusting() bool {
 	return any
 }
 
-// Verify returns an error for each of the tags that must not be mirrored to the digest, and how
-// many manifests it has pulled. A zero tag is the digest itself. CopyImage does not pull an
-// index again that was just pulled here.
+// Verify returns, for each tag, an error if it must not be mirrored to the digest, and how many
+// manifests Verify has pulled. A zero tag stands for the digest itself. CopyImage does not pull a
+// manifest again that Verify has just pulled.
 func (m *Mirror) Verify(ctx context.Context, source reference.Repository, digest reference.Digest, tags []reference.Tag) (pulls int, errs []error) {
 	c := m.copying(source, reference.Repository{})
 	pulls, errs = m.Trust.Verify(ctx, source, digest, tags, func(ctx context.Context) (registry.Manifest, error) {
@@ -54,8 +54,8 @@ func (m *Mirror) Verify(ctx context.Context, source reference.Repository, digest
 	return pulls + int(c.pulls.Load()), errs
 }
 
-// Unwanted reports whether a digest is known to be an index that has nothing of what is wanted,
-// because it was just pulled to verify it.
+// Unwanted reports whether Verify has just pulled the digest and found an index without any wanted
+// platform.
 func (m *Mirror) Unwanted(source reference.Repository, digest reference.Digest, wanted platform.Wanted) bool {
 	known, ok := m.verified.get(manifestAt{source, digest})
 	if !ok || !known.IsIndex() || wanted.All() {
@@ -65,11 +65,11 @@ func (m *Mirror) Unwanted(source reference.Repository, digest reference.Digest, 
 	return errors.Is(err, platform.ErrNoPlatform)
 }
 
-// maxRead bounds how many manifests are kept between their verification and their copy: more
-// than a worker copies at once.
+// maxRead is how many manifests are kept between their verification and their copy: more than a
+// worker copies at once.
 const maxRead = 64
 
-// read keeps manifests of sources that were pulled to verify them.
+// read keeps manifests of sources that Verify has pulled.
 type read struct {
 	manifests *lru.Cache[manifestAt, registry.Manifest]
 }
