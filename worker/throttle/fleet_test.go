@@ -18,8 +18,8 @@ import (
 	"github.com/osism/skopeo-worker/worker/throttle"
 )
 
-// TestUnknownLimit: a fleet that asks an unknown registry for manifests, tags and blobs is
-// hardly ever refused, whatever the registry counts.
+// TestUnknownLimit: a fleet that requests manifests, tags and blobs from an unknown registry rarely
+// gets a 429, whichever of these the registry limits.
 func TestUnknownLimit(t *testing.T) {
 	for name, kinds := range map[string][]registrytest.Kind{
 		"of all requests": nil, "of pulls": {registrytest.KindManifestGet}, "of HEADs and GETs": {registrytest.KindManifestHead, registrytest.KindManifestGet},
@@ -49,7 +49,7 @@ func TestUnknownLimit(t *testing.T) {
 	}
 }
 
-// ask sends a request over and over until none is left. Only answers other than 429 count.
+// ask repeats a request until left is 0. Answers other than 429 decrease left.
 func ask(t *testing.T, client *http.Client, method, url string, left *atomic.Int64) {
 	for left.Load() > 0 {
 		request, err := http.NewRequestWithContext(t.Context(), method, url, http.NoBody)

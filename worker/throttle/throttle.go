@@ -26,33 +26,33 @@ import (
 // request was not sent, and the image has not failed.
 var ErrBroker = errors.New("cannot check the registry's budget at the broker")
 
-// Throttle takes tokens of the fleet's budget.
+// Throttle takes a token of the fleet's budget for each request that a registry limits.
 type Throttle struct {
 	Budget *budget.Store
-	// Identity returns the user name under which a registry counts pulls, or "" if it counts
-	// them by address. If nil, all registries count by address.
+	// Identity returns the user name under which a registry counts pulls, or "" if it counts them
+	// by IP address. If nil, all registries count by address.
 	Identity func(registry string) string
 	Log      *slog.Logger
-	// Observe is called after each request that was sent, with status 0 if no answer came.
-	// It is optional.
+	// Observe is called after each request that was sent. If no answer came, status is 0. It is
+	// optional.
 	Observe func(registry string, kind budget.Kind, status int)
 
 	destinations sync.Map // names of registries that are written to
 }
 
-// Destination notes that a registry is written to. Such a registry is the operator's own:
-// unless it states a limit, its manifests are read without tokens.
+// Destination records that the worker writes to a registry. Such a registry is the operator's own:
+// unless it states a limit, reading its manifests takes no tokens.
 func (t *Throttle) Destination(repository reference.Repository) {
 	t.destinations.Store(repository.Registry(), nil)
 }
 
-// IsDestination reports whether a registry is written to.
+// IsDestination reports whether the worker writes to a registry.
 func (t *Throttle) IsDestination(registry string) bool {
 	_, destination := t.destinations.Load(registry)
 	return destination
 }
 
-// free reports whether manifests are read at the registry without a token.
+// free reports whether reading manifests of the registry takes no tokens.
 func (t *Throttle) free(registry string) bool {
 	if !t.IsDestination(registry) {
 		return false
@@ -61,16 +61,16 @@ func (t *Throttle) free(registry string) bool {
 	return origin == budget.None
 }
 
-// Unlimited reports whether the registry of a repository is not known to limit pulls.
-// Docker Hub states its limit only in the answers to requests.
+// Unlimited reports whether the registry of a repository is not known to limit pulls. Docker Hub is
+// known to, although it states its limit only in answers.
 func (t *Throttle) Unlimited(repository reference.Repository) bool {
 	registry := repository.Registry()
 	_, origin := t.Budget.Limit(registry, t.identity(registry))
 	return registry != reference.DockerHub && (origin == budget.None || origin == budget.Found)
 }
 
-// Transport returns the network for the worker's own requests. Their pulls count for the
-// mirror name; if it is empty, for none.
+// Transport returns the transport for the worker's own requests. Their pulls count for the mirror
+// with this name; if it is empty, for none.
 func (t *Throttle) Transport(network http.RoundTripper, mirror string) http.RoundTripper {
 	return &transport{throttle: t, network: network, mirror: mirror}
 }
@@ -128,19 +128,19 @@ func (tr *transport) RoundTrip(request *http.Request) (*http.Response, error) {
 	return response, nil
 }
 
-// learn stores the limit that the header of an answer states, if any.
+// learn stores the limit in the header of an answer, if any.
 func (t *Throttle) learn(ctx context.Context, registry string, header http.Header) {
 	quota, stated := budget.ParseQuota(header)
 	if !stated {
 		return
 	}
 	if err := t.Budget.Learn(ctx, registry, t.identity(registry), quota); err != nil && ctx.Err() == nil {
-		t.Log.Debug("noting what a registry allows", "registry", registry, "error", err)
+		t.Log.Debug("cannot store the limit that a registry states", "registry", registry, "error", err)
 	}
 }
 
-// observe calls Observe with the registry of the first request: the hosts that it redirects
-// to, such as those of blobs, are too many for metrics.
+// observe calls Observe with the registry of the first request. The hosts to which registries
+// redirect, such as those of blobs, are too many for metrics.
 func (t *Throttle) observe(request *http.Request, kind budget.Kind, response *http.Response) {
 	if t.Observe == nil {
 		return
@@ -155,10 +155,10 @@ func (t *Throttle) observe(request *http.Request, kind budget.Kind, response *ht
 	t.Observe(reference.RegistryOf(request.URL.Host), kind, status)
 }
 
-// permit takes the token of a pull if the registry counts pulls; if the request then fails,
-// the token stays spent, because the request may have arrived. Otherwise permit returns the
-// kind as which the request is paced: a pull from a registry that is written to as any other
-// request for a manifest, so that no limit is discovered there.
+// permit takes a token for a pull if the registry counts pulls. The token stays spent if the request
+// fails, because the request may have arrived. For other requests, permit returns the kind by which
+// to pace them. A pull from a destination is paced like any other request for a manifest, so that no
+// limit of pulls is discovered there.
 func (t *Throttle) permit(ctx context.Context, mirror string, call budget.Call) (token budget.Token, as budget.Kind, err error) {
 	if closed := t.closed(call.Registry); closed != nil {
 		return budget.Token{}, "", closed
@@ -177,8 +177,8 @@ func (t *Throttle) permit(ctx context.Context, mirror string, call budget.Call) 
 	return token, as, t.explain(ctx, call.Registry, err)
 }
 
-// inTime returns the request so that it is aborted if it is not sent before the token's
-// deadline: it would arrive when the token does not count any more.
+// inTime returns a request that is aborted if it is not sent before the token's deadline, after which
+// the token would not count any more.
 func inTime(request *http.Request, token budget.Token) *http.Request {
 	ctx := token.Within(request.Context())
 	if ctx == request.Context() {
@@ -204,16 +204,15 @@ func (t *Throttle) explain(ctx context.Context, registry string, err error) erro
 	return fmt.Errorf("%w %s: %w", ErrBroker, registry, err)
 }
 
-// refused closes the registry for the fleet after a 429, and returns until when. nil means
-// that it is open again.
+// refused closes the registry for the fleet after a 429. The result is that of closed.
 func (t *Throttle) refused(ctx context.Context, call budget.Call, after time.Duration, reason string) *budget.SpentError {
 	if err := t.Budget.Refused(ctx, call, after, redact.Line(reason)); err != nil {
-		t.Log.Warn("cannot close a registry for the other workers", "registry", call.Registry, "error", err)
+		t.Log.Warn("cannot stop the other workers' requests to a registry after a 429", "registry", call.Registry, "error", err)
 	}
 	return t.closed(call.Registry)
 }
 
-// closed returns why and until when the registry is closed, or nil if it is open.
+// closed returns an error with the reason and the end of the registry's closure; nil if it is open.
 func (t *Throttle) closed(registry string) *budget.SpentError {
 	until, reason, closed := t.Budget.Closed(registry)
 	if !closed {
@@ -225,7 +224,7 @@ func (t *Throttle) closed(registry string) *budget.SpentError {
 	return &budget.SpentError{Registry: registry, Slot: until, Reason: reason}
 }
 
-// kindOf returns the kind of request that registries limit.
+// kindOf returns the kind of a request, as registries limit it.
 func kindOf(request *http.Request) budget.Kind {
 	path := request.URL.Path
 	switch {
@@ -250,8 +249,8 @@ func kindOf(request *http.Request) budget.Kind {
 // quayTokens is the path of Quay's token server.
 const quayTokens = "/v2/auth"
 
-// GuardCopy runs a skopeo process that pulls one manifest of the source for a mirror name. It
-// first takes a token for the pull, and makes sure that neither registry is closed.
+// GuardCopy runs a skopeo process that pulls one manifest of the source for the mirror with this name.
+// It first takes a token for the pull. It returns a *budget.SpentError if either registry is closed.
 func (t *Throttle) GuardCopy(ctx context.Context, mirror string, source, destination reference.Repository, run func(context.Context) error) error {
 	from, to := source.Registry(), destination.Registry()
 	if closed := t.closed(to); closed != nil {

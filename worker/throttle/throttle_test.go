@@ -24,7 +24,7 @@ import (
 
 const repository = "team/app"
 
-// newThrottle returns a throttle with its own broker, and a client that uses it.
+// newThrottle returns a throttle with its own broker, and an HTTP client with its transport.
 func newThrottle(t *testing.T, r *registrytest.Registry) (*throttle.Throttle, *registry.Client) {
 	t.Helper()
 	store, err := budget.Open(t.Context(), brokertest.Embedded(t), slog.New(slog.DiscardHandler))
@@ -35,8 +35,8 @@ func newThrottle(t *testing.T, r *registrytest.Registry) (*throttle.Throttle, *r
 	return th, registry.NewClient(registry.Options{Insecure: insecure, Transport: th.Transport(registry.NewTransport(insecure, registry.DefaultStall), "")})
 }
 
-// TestHeadersMakeTheBudget: the answer to a HEAD states the limit, GETs spend it, and a GET
-// above it is not sent.
+// TestHeadersMakeTheBudget: the answer to a HEAD states the limit, GETs spend it, and a GET above it
+// is not sent.
 func TestHeadersMakeTheBudget(t *testing.T) {
 	const limit = 3
 	r := registrytest.New(t, registrytest.WithPullLimit(limit, time.Minute))
@@ -57,8 +57,7 @@ func TestHeadersMakeTheBudget(t *testing.T) {
 	require.Equal(t, limit, r.Pulls())
 }
 
-// TestUnlimited: a registry is unlimited until it states a limit of pulls, except Docker
-// Hub.
+// TestUnlimited: registries other than Docker Hub count as unlimited until they state a limit of pulls.
 func TestUnlimited(t *testing.T) {
 	for limit, unlimited := range map[int]bool{0: true, 5: false} {
 		var options []registrytest.Option
@@ -77,8 +76,8 @@ func TestUnlimited(t *testing.T) {
 	}
 }
 
-// TestDestinationIsNotExplored: reading at the destination stores nothing at the broker,
-// and still waits if the registry is closed.
+// TestDestinationIsNotExplored: reading at the destination stores nothing at the broker. It is refused
+// while the registry is closed.
 func TestDestinationIsNotExplored(t *testing.T) {
 	r := registrytest.New(t)
 	_, err := r.PushImage(repository, "1", registrytest.Image{})
@@ -98,8 +97,7 @@ func TestDestinationIsNotExplored(t *testing.T) {
 	require.ErrorAs(t, err, &spent)
 }
 
-// TestObserve: each request that was sent is observed, a redirected one under its first
-// registry.
+// TestObserve: each request that was sent is observed; if it was redirected, with its first registry.
 func TestObserve(t *testing.T) {
 	r := registrytest.New(t)
 	front := httptest.NewServer(http.RedirectHandler(r.URL()+"/v2/", http.StatusTemporaryRedirect))
@@ -123,8 +121,8 @@ func TestObserve(t *testing.T) {
 	require.Equal(t, []string{asked + " manifest 307", asked + " other 200", asked + " manifest 0"}, observed)
 }
 
-// TestRefusalClosesTheRegistry: after a 429, no worker sends any request to the registry,
-// and the error says for how long.
+// TestRefusalClosesTheRegistry: after a 429, no worker sends a request to the registry, and the error
+// has the time of the next one.
 func TestRefusalClosesTheRegistry(t *testing.T) {
 	r := registrytest.New(t)
 	_, err := r.PushImage(repository, "1", registrytest.Image{})
@@ -150,9 +148,9 @@ func TestRefusalClosesTheRegistry(t *testing.T) {
 	require.Equal(t, seen, r.Count(registrytest.Any))
 }
 
-// TestRefusalTellsTheLimit: another client with the same address has spent all pulls, and
-// the 429 states the limit.
-func TestRefusalTellsTheLimit(t *testing.T) {
+// TestRefusalStatesTheLimit: the limit is learned from a 429, if another client with the same address
+// has spent all pulls.
+func TestRefusalStatesTheLimit(t *testing.T) {
 	const limit = 7
 	r := registrytest.New(t, registrytest.WithPullLimit(limit, time.Minute))
 	_, err := r.PushImage(repository, "1", registrytest.Image{})
@@ -166,8 +164,7 @@ func TestRefusalTellsTheLimit(t *testing.T) {
 	require.Equal(t, budget.Limit{Requests: limit, Window: time.Minute}, known)
 }
 
-// TestCopySpendsAndReports: a copy takes a token. A 429 that skopeo gets closes the
-// registry that sent it.
+// TestCopySpendsAndReports: a copy takes a token. A 429 to skopeo closes the registry that sent it.
 func TestCopySpendsAndReports(t *testing.T) {
 	th, _ := newThrottle(t, registrytest.New(t))
 	limits := map[string]budget.Limit{"quay.example.com": {Requests: 1, Window: time.Minute}}
@@ -186,8 +183,7 @@ func TestCopySpendsAndReports(t *testing.T) {
 	require.True(t, closed)
 }
 
-// TestNoBrokerNoPermission: nothing is pulled without the broker, and the error does not
-// blame the registry.
+// TestNoBrokerNoPermission: nothing is pulled without the broker, and the error is about the broker.
 func TestNoBrokerNoPermission(t *testing.T) {
 	t.Parallel()
 	server := brokertest.Start(t)

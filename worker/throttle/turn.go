@@ -13,18 +13,18 @@ import (
 	"github.com/osism/skopeo-worker/shared/budget"
 )
 
-// turn is the wait of one request until its registry's rate allows it. The request waits when
-// it has a connection: then the protocol is known, and it arrives soon after it is sent.
+// turn is the wait of one request until its registry's rate allows it. The request waits after it has
+// got a connection: then the protocol is known, and the request arrives soon after its turn.
 type turn struct {
 	throttle *Throttle
 	call     *budget.Call
-	as       budget.Kind // as which it is paced; "": not at all
-	explores bool        // whether limits that are not known yet are discovered
+	as       budget.Kind // by which to pace the request; if empty, it is not paced
+	explores bool        // the request may discover an unknown limit
 	cancel   context.CancelCauseFunc
 	err      error // why the request must not be sent
 }
 
-// await returns the request so that it waits for its turn, and the turn.
+// await returns the request, which will wait for its turn, and the turn.
 func (t *Throttle) await(request *http.Request, call *budget.Call, as budget.Kind) (*http.Request, *turn) {
 	ctx, cancel := context.WithCancelCause(request.Context())
 	waiting := &turn{throttle: t, call: call, as: as, explores: t.explores(request, call.Registry), cancel: cancel}
@@ -33,8 +33,8 @@ func (t *Throttle) await(request *http.Request, call *budget.Call, as budget.Kin
 	})), waiting
 }
 
-// comes waits for the turn. If it does not come, the request is not sent: net/http sends a
-// cancelled request over HTTP/1.1 if it has a connection, so that must be closed.
+// comes waits for the turn. If that fails, it cancels the request. It also closes an HTTP/1.1
+// connection, over which net/http would send the cancelled request nevertheless.
 func (w *turn) comes(ctx context.Context, conn net.Conn) {
 	w.call.Protocol = protocolOf(conn)
 	if w.as == "" {
@@ -60,9 +60,9 @@ func (w *turn) pace(ctx context.Context) error {
 	return w.throttle.Budget.PaceOver(ctx, w.call.Registry, w.as, w.call.Protocol)
 }
 
-// explores reports whether a request is for the registry API of a source. A registry that is
-// written to is the operator's own, token servers get few requests, and the hosts to which
-// registries redirect for blobs are made for many.
+// explores reports whether a request may discover an unknown limit: if it is for the registry API of
+// a source. Destinations are the operator's own, token servers get few requests, and the hosts to
+// which registries redirect for blobs are made for many.
 func (t *Throttle) explores(request *http.Request, registry string) bool {
 	return request.Response == nil && strings.HasPrefix(request.URL.Path, "/v2/") && !t.IsDestination(registry)
 }
@@ -76,7 +76,7 @@ func (w *turn) ends(response *http.Response) {
 	response.Body = &answer{response.Body, w.cancel}
 }
 
-// answer is the body of an answer.
+// answer is the body of an answer. Close releases the context of the request.
 type answer struct {
 	io.ReadCloser
 	cancel context.CancelCauseFunc

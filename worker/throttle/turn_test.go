@@ -17,8 +17,8 @@ import (
 	"github.com/osism/skopeo-worker/worker/throttle"
 )
 
-// TestQuayIsPacedAsItCounts: requests over HTTP/2 are paced without the broker, those over
-// HTTP/1.1 by it, from the first one on, and none is refused.
+// TestQuayIsPacedAsItCounts: from the first one on, requests over HTTP/2 are paced by this process and
+// those over HTTP/1.1 by the broker, and none gets a 429.
 func TestQuayIsPacedAsItCounts(t *testing.T) {
 	for name, c := range map[string]struct {
 		options    []registrytest.Option
@@ -63,8 +63,8 @@ func TestQuayIsPacedAsItCounts(t *testing.T) {
 	}
 }
 
-// TestClosedWhileWaiting: a request that waits for its turn, although it has a connection,
-// never reaches the registry if that is closed meanwhile.
+// TestClosedWhileWaiting: if the registry is closed while a request with a connection waits for its
+// turn, the request never reaches the registry.
 func TestClosedWhileWaiting(t *testing.T) {
 	for name, options := range map[string][]registrytest.Option{"HTTP/1.1": nil, "HTTP/2": {registrytest.WithHTTP2()}} {
 		t.Run(name, func(t *testing.T) {
