@@ -14,8 +14,8 @@ import (
 	"github.com/osism/skopeo-worker/worker/containers"
 )
 
-// TestCloud: what a file has goes before the identity of this process, and only what is of
-// the cloud is unknown to skopeo.
+// TestCloud: credentials in a file take precedence over the login of this process at the cloud, and
+// Unknown returns only the latter.
 func TestCloud(t *testing.T) {
 	metadata := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
 		w.Header().Set("Metadata-Flavor", "Google")

@@ -2,5 +2,5 @@ package containers
 
 import "time"
 
-// SetClock replaces the clock.
+// SetClock sets the clock.
 func (k *Keychain) SetClock(now func() time.Time) { k.now = now }

@@ -20,20 +20,20 @@ import (
 	"go.podman.io/storage/pkg/homedir"
 )
 
-// ErrFile is returned if a file with credentials cannot be read. The error names the file and
-// does not contain its content.
+// ErrFile is returned if a file with credentials cannot be read. The error names the file and does not
+// quote it.
 var ErrFile = errors.New("credentials file")
 
 // authFile is a file that may have credentials.
 type authFile struct {
 	path     string
-	required bool // the user named it, so it must exist
+	required bool // REGISTRY_AUTH_FILE names it, so it must exist
 	legacy   bool // .dockercfg
 }
 
-// authFiles returns the files in the order of containers/image.
+// authFiles returns the files in the order in which containers/image reads them.
 func authFiles() []authFile {
-	// skopeo itself, not containers/image, reads this variable.
+	// skopeo reads this variable; containers/image does not.
 	if path := os.Getenv("REGISTRY_AUTH_FILE"); path != "" {
 		return []authFile{{path: path, required: true}}
 	}
@@ -44,7 +44,7 @@ func authFiles() []authFile {
 		}
 		return fallback
 	}
-	var first string // skopeo login writes it
+	var first string // written by skopeo login
 	switch session := os.Getenv("XDG_RUNTIME_DIR"); {
 	case runtime.GOOS != "linux":
 		first = filepath.Join(home, ".config/containers/auth.json")
@@ -90,7 +90,7 @@ func (k *Keychain) stamps() []stamp {
 	return stamps
 }
 
-// inode distinguishes a file from another one that was moved to its path.
+// inode returns a number that differs for another file that was moved to the same path; 0 if unknown.
 func inode(info fs.FileInfo) uint64 {
 	if stat, ok := info.Sys().(*syscall.Stat_t); ok {
 		return stat.Ino
@@ -136,9 +136,9 @@ func describe(err error) string {
 // nowhere is a folder that does not exist.
 const nowhere = "/nonexistent"
 
-// find returns the credentials that containers/image finds in this file alone, which has this
-// content. It does not use the helpers of registries.conf: containers/image would run them
-// without a timeout and with our stderr.
+// find returns the credentials that containers/image finds in this file alone. in is the file's
+// content. find does not use the helpers of registries.conf, which containers/image would run without
+// a timeout and with this process's stderr.
 func (f authFile) find(key string, in content) (Credential, error) {
 	if len(in.Entries) == 0 {
 		return Credential{}, nil

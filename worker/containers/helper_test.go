@@ -13,7 +13,8 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// TestHangingHelpers: they are ended with their child processes, and the error says so.
+// TestHangingHelpers: a helper that does not answer is ended with its child processes, and the error
+// names the timeout.
 func TestHangingHelpers(t *testing.T) {
 	dir := t.TempDir()
 	t.Setenv("PATH", dir+":"+os.Getenv("PATH"))

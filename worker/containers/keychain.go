@@ -1,6 +1,5 @@
-// Package containers reads the configuration of container tools with the packages of
-// containers/image, so that a registry has the same credentials, certificates and settings
-// here as in skopeo.
+// Package containers reads the configuration of container tools with the packages of containers/image,
+// so that credentials, certificates and settings of registries are the same as in skopeo.
 package containers
 
 import (
@@ -28,25 +27,24 @@ import (
 )
 
 const (
-	// answersFor is how long the answer of a helper and the content of registries.conf are not
-	// read again. If a registry refuses the credentials, they are read again at once.
+	// answersFor is how long the answer of a helper and the content of registries.conf are cached.
+	// If a registry refuses the credentials, they are read again at once.
 	answersFor = 5 * time.Second
 
-	// stampsFor is how long the files are not looked at again: Find is called twice for each
-	// request, and looked at four files each time.
+	// stampsFor is how long the stamps of the files are cached: Find is called twice for each
+	// request, and would stat four files each time.
 	stampsFor = time.Second
 
-	// maxMemo bounds how many repositories have their credentials remembered. A list has some
-	// hundreds.
+	// maxMemo is for how many repositories credentials are cached. A list has some hundreds.
 	maxMemo = 4096
 )
 
-// Credential authenticates us to a registry. The zero value is anonymous.
+// Credential authenticates this process to a registry. The zero value is anonymous.
 type Credential struct {
 	Username      string
 	Password      string
-	IdentityToken string // an OAuth2 refresh token, instead of user and password
-	Origin        string // the file and its entry, the helper, or the cloud
+	IdentityToken string // OAuth2 refresh token, in place of user and password
+	Origin        string // file and entry, helper, or cloud
 
 	fromCloud bool
 }
@@ -57,19 +55,19 @@ func (c Credential) Anonymous() bool {
 }
 
 // Keychain finds credentials in the files and with the helpers of containers-auth.json(5) and
-// containers-registries.conf(5). Changes of a file take effect within a second, those of a
-// helper's answer within 10 seconds, both at once when Forget is called. If they have nothing for a
-// registry of a cloud, the login of this process there is used. A Keychain is safe for concurrent use.
+// containers-registries.conf(5). If they have none for a registry of a cloud, it uses the login of this
+// process there. Changes of a file take effect within a second, those of a helper's answer within 10
+// seconds, and both at once after Forget. A Keychain is safe for concurrent use.
 type Keychain struct {
 	clouds  *cloud.Logins
 	files   []authFile
 	now     func() time.Time
-	timeout time.Duration // of helpers
+	timeout time.Duration // for helpers
 	flight  singleflight.Group
 
 	mu      sync.Mutex
-	keys    map[string]string  // of found, by repository
-	found   map[string]finding // by normalized repository
+	keys    map[string]string  // normalized names, by repository
+	found   map[string]finding // by normalized name
 	answers map[question]answer
 	looked  looked
 }
@@ -82,7 +80,7 @@ type finding struct {
 	files      []stamp
 }
 
-// looked are the stamps of the files, and when they were taken.
+// looked has the stamps of the files, and when they were taken.
 type looked struct {
 	files []stamp
 	at    time.Time
@@ -98,9 +96,8 @@ type answer struct {
 	at         time.Time
 }
 
-// New returns a keychain for the environment of this process. It uses the file that
-// REGISTRY_AUTH_FILE names, or else those of containers-auth.json(5) and Docker's, and then the
-// logins of clouds.
+// New returns a keychain for the environment of this process. It uses the file that REGISTRY_AUTH_FILE
+// names, or otherwise those of containers-auth.json(5) and Docker's, and then the logins of clouds.
 func New(clouds *cloud.Logins) *Keychain {
 	return &Keychain{
 		clouds: clouds,
@@ -109,9 +106,8 @@ func New(clouds *cloud.Logins) *Keychain {
 	}
 }
 
-// Find returns the credentials of a repository ("quay.io/osism/osism") or of a registry as a
-// whole. If there are none, they are anonymous, without an error. The errors are ErrFile,
-// ErrHelper and cloud.ErrLogin.
+// Find returns the credentials of a repository ("quay.io/osism/osism") or of a whole registry, or
+// anonymous ones if none are found. The errors are ErrFile, ErrHelper and cloud.ErrLogin.
 func (k *Keychain) Find(ctx context.Context, repository string) (Credential, error) {
 	key := k.key(repository)
 	files := k.stamps()
@@ -141,9 +137,8 @@ func (k *Keychain) Find(ctx context.Context, repository string) (Credential, err
 	}
 }
 
-// Readable returns an error if the files with the credentials of the registries cannot be read;
-// without registries, if any of the files cannot. It starts no helper. The error is ErrFile, or
-// that of registries.conf.
+// Readable returns an error if a file with credentials of the registries cannot be read. Without
+// registries, it reads all files. It starts no helper. The error is ErrFile or ErrConf.
 func (k *Keychain) Readable(registries ...string) error {
 	helpers, err := conf.helpers(k.now())
 	if err != nil || !slices.Contains(helpers, sysregistriesv2.AuthenticationFileHelper) {
@@ -164,7 +159,7 @@ func (k *Keychain) Readable(registries ...string) error {
 	return nil
 }
 
-// readable is searchFiles for a registry as a whole, up to the first helper.
+// readable is searchFiles for a whole registry, up to the first file with a helper for it.
 func (k *Keychain) readable(key string) error {
 	for _, file := range k.files {
 		content, err := file.read()
@@ -182,8 +177,8 @@ func (k *Keychain) readable(key string) error {
 	return nil
 }
 
-// key returns the normalized name of a repository. It is remembered, because Find is called
-// for each request.
+// key returns the normalized name of a repository. It caches names, because Find is called for each
+// request.
 func (k *Keychain) key(repository string) string {
 	k.mu.Lock()
 	defer k.mu.Unlock()
@@ -198,7 +193,7 @@ func (k *Keychain) key(repository string) string {
 	return key
 }
 
-// Forget makes the next Find of the repository read everything again, because a registry
+// Forget makes the next Find of the repository read everything again. It is called if a registry has
 // refused the credentials.
 func (k *Keychain) Forget(repository string) {
 	key := k.key(repository)
@@ -215,8 +210,8 @@ func (k *Keychain) Forget(repository string) {
 	conf.forget()
 }
 
-// Unknown returns the credentials of a repository that skopeo does not find itself, because
-// they are from a cloud, and otherwise an anonymous credential. The errors are Find's.
+// Unknown returns the credentials of a repository that skopeo does not find itself: those from a cloud.
+// If it has others, or none, the result is anonymous. The errors are Find's.
 func (k *Keychain) Unknown(ctx context.Context, repository string) (Credential, error) {
 	found, err := k.Find(ctx, repository)
 	if err != nil || !found.fromCloud {
@@ -225,9 +220,8 @@ func (k *Keychain) Unknown(ctx context.Context, repository string) (Credential, 
 	return found, nil
 }
 
-// search asks the helpers of registries.conf in their order; the files count as one of them.
-// As in containers/image, the next one is asked if one fails. The last one is the cloud. stamps
-// are those of the files.
+// search asks the helpers of registries.conf, in order; the files count as one of them. If one fails, it
+// asks the next, like containers/image. The cloud is the last. stamps are those of the files.
 func (k *Keychain) search(ctx context.Context, key string, stamps []stamp) (Credential, error) {
 	helpers, err := conf.helpers(k.now())
 	if err != nil {
@@ -262,7 +256,7 @@ func (k *Keychain) search(ctx context.Context, key string, stamps []stamp) (Cred
 	return Credential{}, errors.Join(failed...)
 }
 
-// searchFiles returns the credentials in the first file that has some.
+// searchFiles returns the credentials of the first file that has some for the key.
 func (k *Keychain) searchFiles(ctx context.Context, key string, stamps []stamp) (Credential, error) {
 	for i, file := range k.files {
 		if stamps[i].missing && !file.required {
@@ -289,7 +283,7 @@ func (k *Keychain) searchFiles(ctx context.Context, key string, stamps []stamp) 
 	return Credential{}, nil
 }
 
-// ask returns a helper's answer, or the remembered one.
+// ask returns a helper's answer, which is cached.
 func (k *Keychain) ask(ctx context.Context, asked question) (Credential, error) {
 	k.mu.Lock()
 	known, ok := k.answers[asked]
@@ -307,8 +301,8 @@ func (k *Keychain) ask(ctx context.Context, asked question) (Credential, error) 
 	return result.(Credential), err
 }
 
-// normalize returns the name under which containers/image looks for a repository's
-// credentials. An invalid name is returned unchanged.
+// normalize returns the name under which containers/image looks for a repository's credentials. Of an
+// invalid name, it changes only the host.
 func normalize(repository string) string {
 	host, path, inside := strings.Cut(repository, "/")
 	host = reference.CanonicalHost(host)
@@ -331,21 +325,22 @@ func registryOf(key string) string {
 var ErrHelper = errors.New("credential helper")
 
 const (
-	// helperPrefix and a suffix in the file are the name of the program.
+	// helperPrefix and the name in the file are the name of the program.
 	helperPrefix = "docker-credential-"
 
-	// helperTimeout is enough for helpers that ask a cloud. It ends those that wait for input.
+	// helperTimeout is how long a helper may take. It is enough for those that ask a cloud, and ends
+	// those that wait for input.
 	helperTimeout = 30 * time.Second
 
 	// helperGrace is how long a helper may take to end after its timeout.
 	helperGrace = time.Second
 
-	// identityTokenUser is the user name of an identity token.
+	// identityTokenUser is the user name that helpers return with an identity token.
 	identityTokenUser = "<token>"
 )
 
-// program is a helper's process, as the client of docker-credential-helpers needs it, that
-// ends with its context. It keeps stderr out of errors, because that may contain a secret.
+// program runs a helper for the client of docker-credential-helpers. The helper ends with its context.
+// Its stderr is discarded, because it may contain a secret.
 type program struct{ *child.Process }
 
 // Input implements client.Program.
@@ -359,8 +354,7 @@ func (p program) Output() ([]byte, error) {
 	return output.Bytes(), err
 }
 
-// askHelper returns a registry's credentials from a helper, anonymous ones if the helper has
-// none.
+// askHelper returns a registry's credentials from a helper, or anonymous ones if the helper has none.
 func askHelper(ctx context.Context, timeout time.Duration, helper, registry string) (Credential, error) {
 	ctx, cancel := context.WithTimeoutCause(ctx, timeout, fmt.Errorf("no answer within %s", timeout))
 	defer cancel()

@@ -21,7 +21,7 @@ import (
 
 const password = "hunter2"
 
-// isolate points all variables that lead to configuration to a new folder.
+// isolate sets all variables that name configuration to a new folder.
 func isolate(t *testing.T) (dir string) {
 	t.Helper()
 	dir = t.TempDir()
@@ -31,7 +31,7 @@ func isolate(t *testing.T) (dir string) {
 		t.Setenv(name, "") // restores it after the test
 		require.NoError(t, os.Unsetenv(name))
 	}
-	containers.New(cloud.New()).Forget("") // drops the registries.conf of another test
+	containers.New(cloud.New()).Forget("") // forgets the registries.conf of another test
 	return dir
 }
 
@@ -69,7 +69,7 @@ func entry(key, user string) string {
 
 func auths(entries ...string) string { return `{"auths":{` + strings.Join(entries, ",") + `}}` }
 
-// user returns the user whose credentials a repository gets, "" if there is none.
+// user returns the user in the credentials of a repository; "" if it has none.
 func user(t *testing.T, k *containers.Keychain, repository string) string {
 	t.Helper()
 	found, err := k.Find(t.Context(), repository)
@@ -108,7 +108,8 @@ func TestOrderOfFiles(t *testing.T) {
 	require.Empty(t, user(t, containers.New(cloud.New()), "ghcr.io/a"), "no other file counts")
 }
 
-// TestScopes: the longest path that contains a repository counts, and is named as the origin.
+// TestScopes: of several entries that contain a repository, that with the longest path counts, and is
+// the origin.
 func TestScopes(t *testing.T) {
 	path := filepath.Join(isolate(t), "auth.json")
 	t.Setenv("REGISTRY_AUTH_FILE", path)
@@ -142,8 +143,8 @@ func TestScopes(t *testing.T) {
 	require.Equal(t, "hub2", user(t, k, "docker.io/library/nginx"))
 }
 
-// TestChangedFiles: they take effect within a second, or when a registry refuses what they had,
-// however they are replaced.
+// TestChangedFiles: changes take effect within a second, or at once after Forget, however the file is
+// replaced.
 func TestChangedFiles(t *testing.T) {
 	dir := isolate(t)
 	for name, replace := range map[string]func(path, content string){
@@ -158,7 +159,7 @@ func TestChangedFiles(t *testing.T) {
 			write(t, filepath.Join(version, "auth.json"), content)
 			require.NoError(t, os.Symlink(version, path+".data"))
 			require.NoError(t, os.Rename(path+".data", filepath.Join(dir, "data")))
-			_ = os.Remove(path) // it is missing at first
+			_ = os.Remove(path) // which is missing at first
 			require.NoError(t, os.Symlink(filepath.Join(dir, "data", "auth.json"), path))
 		},
 	} {
@@ -288,7 +289,7 @@ func TestBrokenFiles(t *testing.T) {
 	require.ErrorContains(t, err, path)
 }
 
-// TestReadable: an unreadable file is found without a request and without a helper.
+// TestReadable: an unreadable file is reported without a request and without starting a helper.
 func TestReadable(t *testing.T) {
 	dir := isolate(t)
 	first, second := filepath.Join(dir, ".config/containers/auth.json"), filepath.Join(dir, ".docker/config.json")

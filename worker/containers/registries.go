@@ -21,15 +21,15 @@ var ErrConf = errors.New("registries.conf")
 
 // Settings are the settings of a repository in containers-registries.conf(5).
 type Settings struct {
-	Insecure bool // plain HTTP and certificates that cannot be verified are allowed
-	Blocked  bool // must not be used
-	// Elsewhere says that images may be read from a mirror or another location, or that there
-	// are settings of just this repository.
+	Insecure bool // the registry may use plain HTTP or a certificate that cannot be verified
+	Blocked  bool // the repository must not be used
+	// Elsewhere means that images may be read from a mirror or another location, or that an entry
+	// is for exactly this repository.
 	Elsewhere bool
 }
 
-// SettingsOf returns the settings of a repository ("quay.io/osism/osism") or of a registry as
-// a whole. Changes take effect within 5 seconds. The error is ErrConf.
+// SettingsOf returns the settings of a repository ("quay.io/osism/osism") or of a whole registry.
+// Changes take effect within 5 seconds. The error is ErrConf.
 func SettingsOf(repository string) (Settings, error) {
 	conf.mu.Lock()
 	defer conf.mu.Unlock()
@@ -54,15 +54,15 @@ func SettingsOf(repository string) (Settings, error) {
 	return settings, nil
 }
 
-// conf is containers-registries.conf(5). The library keeps the content for the whole process,
-// so there is one.
+// conf is containers-registries.conf(5). There is one for the process, because the library has one
+// cache.
 var conf registriesConf
 
 type registriesConf struct {
 	mu   sync.Mutex
 	read time.Time
-	// settings are those asked for since then, by repository. The library matches all
-	// prefixes of a name, which every request would pay for.
+	// settings caches results since then, by repository: the library is slow, because it matches
+	// all prefixes of a name.
 	settings map[string]Settings
 }
 
@@ -73,7 +73,7 @@ func (c *registriesConf) forget() {
 	c.read = time.Time{}
 }
 
-// refresh reads the files if they were read too long ago.
+// refresh reads the files if they were last read longer than answersFor ago.
 func (c *registriesConf) refresh(now time.Time) error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -93,10 +93,10 @@ func (c *registriesConf) refreshLocked(now time.Time) error {
 	return nil
 }
 
-// Files stands for the files of credentials among the helpers.
+// Files is the name that stands for the files with credentials in a list of helpers.
 const Files = sysregistriesv2.AuthenticationFileHelper
 
-// helpers returns the credential helpers in their order.
+// helpers returns the credential helpers in the order of registries.conf.
 func (c *registriesConf) helpers(now time.Time) ([]string, error) {
 	if err := c.refresh(now); err != nil {
 		return nil, err
@@ -111,11 +111,11 @@ func (c *registriesConf) helpers(now time.Time) ([]string, error) {
 // ErrCertificates is returned if the certificates of a registry cannot be read.
 var ErrCertificates = errors.New("certificates")
 
-// dockerCertificates is where Docker keeps the certificates of registries.
+// dockerCertificates is the folder in which Docker keeps the certificates of registries.
 const dockerCertificates = "/etc/docker/certs.d"
 
-// Certificates are a registry's further CAs and our client certificates, as in
-// containers-certs.d(5). The zero value has none. Values are equal if the files are.
+// Certificates are additional CAs and client certificates for a registry, as in containers-certs.d(5).
+// The zero value has none. Two values are equal if their files are.
 type Certificates struct {
 	folder string
 	state  string // of the files in it
@@ -143,7 +143,7 @@ func CertificatesOf(host string) (Certificates, error) {
 	return Certificates{}, nil
 }
 
-// stateOf returns a text that changes when a file does. It follows symbolic links.
+// stateOf returns a text that changes when one of the files does. It follows symbolic links.
 func stateOf(folder string, files []os.DirEntry) string {
 	var state strings.Builder
 	for _, file := range files {

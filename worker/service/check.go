@@ -15,17 +15,17 @@ import (
 	"github.com/osism/skopeo-worker/worker/throttle"
 )
 
-// Checker compares images with their destination as a worker does, and copies nothing. It
-// needs no skopeo.
+// Checker compares images with their destinations as a worker does, but copies nothing. It does not
+// need skopeo.
 type Checker struct {
 	checker  *check.Checker
 	throttle *throttle.Throttle
 	budget   *budget.Store
 }
 
-// NewChecker returns a checker that uses the budgets of the broker and the notes of its
-// workers. limits, by registry, override the limits that are stored there. If signatures, it
-// verifies all images, which takes pulls.
+// NewChecker returns a checker that uses the budgets and the workers' notes at the broker. limits, by
+// registry, override the limits that are stored there. If signatures, the checker verifies all images,
+// which takes pulls.
 func NewChecker(ctx context.Context, b *broker.Broker, r Registries, t Trust, signatures bool, limits map[string]budget.Limit, log *slog.Logger) (*Checker, error) {
 	notes, err := consume.OpenNotes(ctx, b, log)
 	if err != nil {
@@ -63,14 +63,14 @@ func NewChecker(ctx context.Context, b *broker.Broker, r Registries, t Trust, si
 	return c, nil
 }
 
-// Check returns what a run of the list would do. progress is check.Checker's, and optional.
+// Check returns what a run of the list would do. progress is check.Checker.Progress; it is optional.
 func (c *Checker) Check(ctx context.Context, list []message.Repository, progress func(done, total int)) (check.Report, error) {
 	noteDestinations(c.throttle, list)
 	c.checker.Progress = progress
 	return c.checker.Check(ctx, list)
 }
 
-// Access returns whether the registries of the list let us do what a run needs.
+// Access returns, for the registries of the list, whether they permit what a run needs.
 func (c *Checker) Access(ctx context.Context, list []message.Repository) ([]check.Access, error) {
 	noteDestinations(c.throttle, list)
 	return c.checker.Access(ctx, list)
@@ -79,7 +79,7 @@ func (c *Checker) Access(ctx context.Context, list []message.Repository) ([]chec
 // Close releases the budgets.
 func (c *Checker) Close() { c.budget.Close() }
 
-// noteDestinations notes the registries that are written to and never read from.
+// noteDestinations makes the throttle treat registries that are only destinations of the list as such.
 func noteDestinations(t *throttle.Throttle, list []message.Repository) {
 	sources := map[string]bool{}
 	for _, r := range list {

@@ -39,8 +39,8 @@ const (
 	EngineBuiltin = "builtin"
 )
 
-// builtinConcurrency is the default of WORKER_CONCURRENCY for the builtin engine: an image takes
-// it no process, and small images take it four round trips each.
+// builtinConcurrency is the default of WORKER_CONCURRENCY for the builtin engine. It starts no process
+// for an image, and for small images it mostly waits: for four round trips each.
 const builtinConcurrency = 16
 
 // Validate implements config.Validator.
@@ -67,11 +67,11 @@ func (c *Config) Validate() []error {
 	return bad
 }
 
-// Trust is whom to trust.
+// Trust is the setting for signatures.
 type Trust struct {
 	Policy string `envconfig:"SIGNATURE_POLICY" expect:"the path of a policy.json" desc:"path of a policy.json that states which signatures images need to be mirrored; empty: none"`
 
-	policy policy.Policy // in the file of Policy
+	policy policy.Policy // content of the file
 }
 
 // Validate implements config.Validator.
@@ -86,8 +86,8 @@ func (t *Trust) Validate() []error {
 	return nil
 }
 
-// verifier returns what checks tags against the policy, if there is one. observe is
-// verify.NewTrust's.
+// verifier returns the mirror.Trust that checks tags against the policy. Without a policy, it accepts
+// all tags. observe is that of verify.NewTrust.
 func (t Trust) verifier(client *registry.Client, transport http.RoundTripper, observe func(registry, result string)) mirror.Trust {
 	if t.Policy == "" {
 		return mirror.AnyTag{}
@@ -126,7 +126,7 @@ func (r *Registries) Validate() []error {
 	return bad
 }
 
-// checkRated checks a list of hosts, and takes their request rates out of it.
+// checkRated checks a list of hosts, and moves their request rates to r.Rates.
 func (r *Registries) checkRated(variable string, hosts []string) []error {
 	for i, item := range hosts {
 		host, text, found := strings.Cut(item, "=")
@@ -161,7 +161,7 @@ func checkHosts(variable string, hosts []string) []error {
 type Metrics struct {
 	Addr string `envconfig:"METRICS_ADDR" default:":9090" desc:"address of /metrics, /healthz and /readyz; if it is not set and :9090 is in use, a free port"`
 
-	chosen bool // by the user
+	chosen bool // METRICS_ADDR is set
 }
 
 // Validate implements config.Validator.
@@ -170,8 +170,8 @@ func (m *Metrics) Validate() []error {
 	return checkAddress(m.Addr)
 }
 
-// Listen is Listen at the address. A second worker on one host does not fail because of the
-// default.
+// Listen is the function Listen with the address. If the default address is in use, as by another
+// worker on this host, it uses a free port.
 func (m *Metrics) Listen(version string, log *slog.Logger) (*Endpoint, error) {
 	e, err := Listen(m.Addr, version, log)
 	if m.chosen || !errors.Is(err, syscall.EADDRINUSE) {
@@ -181,7 +181,7 @@ func (m *Metrics) Listen(version string, log *slog.Logger) (*Endpoint, error) {
 	return Listen(":0", version, log)
 }
 
-// OptionalMetrics is Metrics for a process that ends with its run; the address is optional.
+// OptionalMetrics is Metrics for a process that ends with its run. The address is optional.
 type OptionalMetrics struct {
 	Addr string `envconfig:"METRICS_ADDR" desc:"address of /metrics, /healthz and /readyz while it runs; empty: none"`
 }

@@ -32,8 +32,7 @@ func TestHostsMayHaveRates(t *testing.T) {
 	require.ErrorIs(t, (&service.Registries{QuayHosts: []string{"a.example.com=fast"}}).Validate()[0], budget.ErrRates)
 }
 
-// TestConcurrencyOfTheEngines: the builtin engine copies more images at once, unless the user has
-// chosen how many.
+// TestConcurrencyOfTheEngines: the default of WORKER_CONCURRENCY is higher for the builtin engine.
 func TestConcurrencyOfTheEngines(t *testing.T) {
 	for _, c := range []struct {
 		engine, chosen string

@@ -20,8 +20,8 @@ import (
 	"github.com/osism/skopeo-worker/worker/verify"
 )
 
-// engine returns what copies images. It is nil for the builtin engine, because package mirror
-// then copies them itself. If images cannot be copied, it returns why.
+// engine returns the engine that copies images; nil for the builtin engine, which is package mirror
+// itself. The error is why this process cannot copy images.
 func (c Config) engine(ctx context.Context, r Registries, keychain *containers.Keychain, log *slog.Logger) (mirror.Engine, error) {
 	runner := &skopeo.Runner{Path: c.Skopeo, Insecure: r.Insecure, Credentials: keychain.Unknown, Stall: c.StallTimeout, Timeout: c.CopyTimeout}
 	version, err := c.version(ctx, runner)
@@ -33,24 +33,23 @@ func (c Config) engine(ctx context.Context, r Registries, keychain *containers.K
 	return runner, nil
 }
 
-// version returns the version of skopeo; "" for the builtin engine. If images cannot be
-// copied, it returns why.
+// version returns the version of skopeo; "" for the builtin engine. The error is why this process
+// cannot copy images.
 func (c Config) version(ctx context.Context, runner *skopeo.Runner) (string, error) {
 	if c.Engine == EngineBuiltin {
 		_, err := policy.Load("")
 		return "", err
 	}
-	// skopeo enforces the policy, but would report an unreadable one with each image.
+	// skopeo enforces the policy. But if it is unreadable, skopeo would report that with each image.
 	if _, err := policy.Load(""); err != nil && !errors.Is(err, policy.ErrUnenforceable) {
 		return "", err
 	}
 	return runner.Version(ctx)
 }
 
-// Ready returns an error if this process cannot copy images: skopeo is missing, or the signature
-// policy or a file with the credentials of one of the registries, or of any if none is named,
-// cannot be read. It sends
-// no request and starts no credential helper.
+// Ready returns an error if this process cannot copy images: if skopeo is missing, or if the signature
+// policy or a file with credentials of the registries cannot be read. Without registries, it checks all
+// files with credentials. Ready sends no request and starts no credential helper.
 func Ready(ctx context.Context, c Config, registries ...string) error {
 	if _, err := c.version(ctx, &skopeo.Runner{Path: c.Skopeo}); err != nil {
 		return err
@@ -58,7 +57,8 @@ func Ready(ctx context.Context, c Config, registries ...string) error {
 	return containers.New(cloud.New()).Readable(registries...)
 }
 
-// verifier returns what checks images against the signature policy, unless skopeo does.
+// verifier returns the mirror.Verifier that checks images against the signature policy. If skopeo does
+// that, it accepts all images.
 func (c Config) verifier(client *registry.Client, network http.RoundTripper) mirror.Verifier {
 	if c.Engine != EngineBuiltin {
 		return mirror.AnyImage{}
@@ -66,7 +66,8 @@ func (c Config) verifier(client *registry.Client, network http.RoundTripper) mir
 	return verify.New(client, network)
 }
 
-// watchOver makes skopeo processes end with this one, and warns if that is impossible here.
+// watchOver makes skopeo processes end with this one. It warns if that is impossible on this system, or
+// if stalls cannot be noticed.
 func watchOver(log *slog.Logger) {
 	if err := child.SeesBytes(); err != nil {
 		log.Warn("STALL_TIMEOUT has no effect on skopeo on this machine; set COPY_TIMEOUT", "error", err)
@@ -79,7 +80,7 @@ func watchOver(log *slog.Logger) {
 // guard is the type of mirror.Parts.Guard.
 type guard = func(ctx context.Context, source, destination reference.Repository, digest reference.Digest, run func(context.Context) error) error
 
-// copying returns the guard for copies. Their requests have guards of their own.
+// copying returns the guard for copies whose requests this process sends, each with its own guard.
 func (n *network) copying() guard {
 	return func(ctx context.Context, source, _ reference.Repository, digest reference.Digest, run func(context.Context) error) error {
 		return within(outage.WithImage(ctx, digest), n.config.CopyTimeout, n.timed(source, run))
@@ -105,10 +106,10 @@ func (n *network) timed(source reference.Repository, run func(context.Context) e
 	}
 }
 
-// errTooLong is the cause of the end of a copy that took longer than COPY_TIMEOUT.
+// errTooLong is the cancellation cause of a copy that took longer than COPY_TIMEOUT.
 var errTooLong = errors.New("the copy took longer than COPY_TIMEOUT")
 
-// within ends a copy that takes longer than the limit; 0 is no limit.
+// within runs a copy, and ends it if it takes longer than the limit; 0 means no limit.
 func within(ctx context.Context, limit time.Duration, run func(context.Context) error) error {
 	if limit <= 0 {
 		return run(ctx)

@@ -16,17 +16,16 @@ import (
 	"github.com/osism/skopeo-worker/worker/metrics"
 )
 
-// headerTimeout limits the time for the header of a request.
+// headerTimeout is how long a client may take to send the header of a request.
 const headerTimeout = 5 * time.Second
 
-// Endpoint serves the metrics and probes of a worker, from before it has a broker until after
-// its last chunk: /metrics; /healthz, which succeeds while the process lives, so that a worker
-// that waits for its broker is not restarted; /readyz, which succeeds while the broker is
-// connected.
+// Endpoint serves the metrics and probes of a worker, from before it connects to the broker until
+// after its last chunk. /healthz succeeds while the process runs, so that a worker that waits for its
+// broker is not restarted; /readyz succeeds while the broker is connected.
 type Endpoint struct {
 	Metrics *metrics.Metrics
 
-	listener net.Listener // nil: serves nothing
+	listener net.Listener // if nil, the endpoint serves nothing
 	server   http.Server
 	conn     atomic.Pointer[nats.Conn]
 }
@@ -55,8 +54,8 @@ func (e *Endpoint) Addr() string {
 	return e.listener.Addr().String()
 }
 
-// Serve serves until work returns. The context of work ends if serving fails. Serve returns
-// the errors of both.
+// Serve serves until work returns. If serving fails, it ends the context of work. Serve returns the
+// errors of both.
 func (e *Endpoint) Serve(ctx context.Context, work func(context.Context) error) error {
 	if e.listener == nil {
 		return work(ctx)

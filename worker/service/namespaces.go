@@ -16,9 +16,9 @@ import (
 )
 
 const (
-	// namespaceTries is how often a namespace is listed whose failure may pass.
+	// namespaceTries is how often a namespace is listed if the errors are transient.
 	namespaceTries = 4
-	// namespacePause is the longest time that a registry which limits us is waited for.
+	// namespacePause is the longest wait before a namespace is listed again.
 	namespacePause = time.Minute
 )
 
@@ -28,7 +28,7 @@ type Namespaces struct {
 	budget  *budget.Store
 }
 
-// NewNamespaces returns what lists namespaces. Close releases it.
+// NewNamespaces returns a Namespaces. Close releases it.
 func NewNamespaces(ctx context.Context, b *broker.Broker, r Registries, log *slog.Logger) (*Namespaces, error) {
 	store, err := budget.Open(ctx, b, log)
 	if err != nil {
@@ -44,7 +44,7 @@ func NewNamespaces(ctx context.Context, b *broker.Broker, r Registries, log *slo
 // Close releases the budgets.
 func (n *Namespaces) Close() { n.budget.Close() }
 
-// List lists the repositories of a namespace. It repeats what may pass. The errors are those
+// List lists the repositories of a namespace. It retries after transient errors. The errors are those
 // of listing.Listers.Repositories.
 func (n *Namespaces) List(ctx context.Context, namespace reference.Namespace) (listing.Repositories, error) {
 	for attempt := 1; ; attempt++ {

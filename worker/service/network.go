@@ -20,10 +20,10 @@ import (
 	"github.com/osism/skopeo-worker/worker/throttle"
 )
 
-// userAgent is what registries see in the worker's own requests.
+// userAgent is the User-Agent of the worker's own requests.
 const userAgent = "skopeo-worker"
 
-// network is how a worker reaches registries, within their limits.
+// network makes the clients with which a worker reaches registries, within their limits.
 type network struct {
 	config     Config
 	registries Registries
@@ -51,15 +51,15 @@ func (s *Service) network(c Config, r Registries, t Trust, keychain *containers.
 // keychain returns the credentials of this process.
 func (r Registries) keychain() *containers.Keychain { return containers.New(cloud.New(r.Clouds...)) }
 
-// setRates makes the budget keep the request rates of the settings.
+// setRates passes the configured request rates to the budget.
 func (r Registries) setRates(store *budget.Store) {
 	for registry, rates := range r.Rates {
 		store.SetRates(registry, rates)
 	}
 }
 
-// connector returns chunk.Parts.Connect. It makes one client for each mirror name. If a part
-// of the mirrors is missing, it returns mirror.ErrIncomplete.
+// connector returns a chunk.Parts.Connect, which makes one client for each mirror name. The error is
+// mirror.ErrIncomplete if a part of the mirrors is missing.
 func (n *network) connector(engine mirror.Engine, indexes mirror.Indexes) (func(context.Context, message.Chunk) (resolve.Resolver, *mirror.Mirror, error), error) {
 	if _, _, err := n.connect("", engine, indexes); err != nil {
 		return nil, err
@@ -83,7 +83,7 @@ func (n *network) connector(engine mirror.Engine, indexes mirror.Indexes) (func(
 	}, nil
 }
 
-// connect returns what resolves and mirrors for a mirror name.
+// connect returns the resolver and the mirror for a mirror name.
 func (n *network) connect(mirrorName string, engine mirror.Engine, indexes mirror.Indexes) (resolve.Resolver, *mirror.Mirror, error) {
 	transport := n.throttle.Transport(n.transport, mirrorName)
 	client := n.registries.client(transport, n.keychain, n.config.CopyTimeout, n.outages.Guard)
@@ -102,24 +102,23 @@ func (n *network) connect(mirrorName string, engine mirror.Engine, indexes mirro
 	return upstream, m, err
 }
 
-// client returns a client for registries that uses the credentials of this process. If the
-// guard is not nil, it decides about every request. copyTimeout limits the copy of a blob;
-// 0 is no limit.
+// client returns a client for registries with the credentials of this process. guard, which is
+// optional, decides about every request. copyTimeout limits the copy of a blob; 0 means no limit.
 func (r Registries) client(transport http.RoundTripper, keychain *containers.Keychain, copyTimeout time.Duration, guard func(context.Context, registry.Request, func() error) error) *registry.Client {
 	return registry.NewClient(registry.Options{
 		Insecure: r.Insecure, Keychain: keychain, UserAgent: userAgent, CopyTimeout: copyTimeout, Transport: transport, Guard: guard,
 	})
 }
 
-// upstream returns what finds tags and digests of repositories.
+// upstream returns the resolver of tags and digests.
 func (r Registries) upstream(client *registry.Client, log *slog.Logger) *resolve.Upstream {
 	return &resolve.Upstream{Registry: client, Listing: listing.New(listing.Options{
 		Registry: client, QuayHosts: r.QuayHosts, HarborHosts: r.HarborHosts, Log: log,
 	})}
 }
 
-// identity returns the user name under which a registry counts pulls, or "" if it counts
-// them by address.
+// identity returns a throttle.Throttle.Identity: a registry counts pulls under the user name of the
+// credentials.
 func identity(keychain *containers.Keychain) func(registry string) string {
 	return func(registry string) string {
 		found, err := keychain.Find(context.Background(), registry)

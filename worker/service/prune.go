@@ -18,7 +18,7 @@ import (
 	"github.com/osism/skopeo-worker/worker/throttle"
 )
 
-// Pruner reaches the registries of a list to prune its destination, within the limits that the
+// Pruner has the clients with which to prune the destinations of a list, within the limits that the
 // workers of the broker share.
 type Pruner struct {
 	Registry *registry.Client // for the destination

@@ -24,9 +24,8 @@ type Service struct {
 	budget  *budget.Store
 }
 
-// New returns a worker that takes chunks from the broker. It returns an error if images
-// cannot be copied, for example because skopeo is not installed. From then on, the endpoint
-// reports whether the broker is connected.
+// New returns a worker that takes chunks from the broker, and makes the endpoint report the state of
+// the fleet and of the connection. The error is, for example, that skopeo is not installed.
 func New(ctx context.Context, e *Endpoint, b *broker.Broker, c Config, r Registries, t Trust, log *slog.Logger) (*Service, error) {
 	keychain := r.keychain()
 	engine, err := c.engine(ctx, r, keychain, log)
@@ -49,8 +48,7 @@ func New(ctx context.Context, e *Endpoint, b *broker.Broker, c Config, r Registr
 	return s, nil
 }
 
-// Watch makes the endpoint report the state of the fleet, and whether the broker is
-// connected.
+// Watch makes the endpoint report the state of the fleet, and whether the broker is connected.
 func (e *Endpoint) Watch(ctx context.Context, b *broker.Broker, store *budget.Store, log *slog.Logger) error {
 	fleet, err := metrics.NewFleet(ctx, b, store, log)
 	if err != nil {
@@ -61,7 +59,7 @@ func (e *Endpoint) Watch(ctx context.Context, b *broker.Broker, store *budget.St
 	return nil
 }
 
-// consumer makes the consumer, its worker, and all that the worker needs.
+// consumer returns the consumer with its worker.
 func (s *Service) consumer(ctx context.Context, b *broker.Broker, c Config, r Registries, t Trust, keychain *containers.Keychain, engine mirror.Engine, log *slog.Logger) (*consume.Consumer, error) {
 	notes, err := consume.OpenNotes(ctx, b, log)
 	if err != nil {

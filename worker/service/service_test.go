@@ -66,8 +66,8 @@ func worker(ctx context.Context, e *Endpoint, b *broker.Broker, skopeo string) (
 	return New(ctx, e, b, c, Registries{}, Trust{}, quiet)
 }
 
-// TestProbes: a worker that waits for its broker is alive and not ready, before the first
-// connection as well as after a lost one. The endpoint serves until the work is done.
+// TestProbes: a worker that waits for its broker is alive but not ready, both before the first
+// connection and after a lost one. The endpoint serves until the work is done.
 func TestProbes(t *testing.T) {
 	server := brokertest.Start(t)
 	server.Stop()
@@ -143,7 +143,7 @@ func TestListen(t *testing.T) {
 	require.ErrorIs(t, silent.Serve(t.Context(), func(context.Context) error { return failed }), failed)
 }
 
-// TestSecondWorker: a second worker on a host takes a free port, unless the user has chosen one.
+// TestSecondWorker: a second worker on a host uses a free port, unless METRICS_ADDR is set.
 func TestSecondWorker(t *testing.T) {
 	taken := listen(t)
 	second := Metrics{Addr: taken.Addr()}
@@ -158,7 +158,7 @@ func TestSecondWorker(t *testing.T) {
 	require.ErrorIs(t, err, syscall.EADDRINUSE)
 }
 
-// TestNew: a worker without skopeo does not start, because it would only fail its chunks.
+// TestNew: a worker without skopeo does not start, because all its images would fail.
 func TestNew(t *testing.T) {
 	b := brokertest.Embedded(t)
 	_, err := worker(t.Context(), listen(t), b, "/no/such/skopeo")
@@ -171,7 +171,7 @@ func TestNew(t *testing.T) {
 		require.NoError(t, s.Run(ctx))
 	}
 
-	// Nor does one that cannot verify images against the signature policy.
+	// A worker that cannot verify images against the signature policy does not start either.
 	strict := filepath.Join(t.TempDir(), "policy.json")
 	require.NoError(t, os.WriteFile(strict, []byte(`{"default":[{"type":"reject"}]}`), 0o600))
 	t.Setenv("CONTAINERS_POLICY_JSON", strict)
@@ -183,7 +183,8 @@ func TestNew(t *testing.T) {
 	}
 }
 
-// TestTrust: every mirror name is held to SIGNATURE_POLICY, and what it rejects is counted.
+// TestTrust: images of every mirror name need the signatures of SIGNATURE_POLICY, and rejected ones are
+// counted.
 func TestTrust(t *testing.T) {
 	store, err := budget.Open(t.Context(), brokertest.Embedded(t), quiet)
 	require.NoError(t, err)
@@ -213,7 +214,7 @@ skopeo_worker_verified_images_total{registry="quay.io",result="rejected"} 1
 `), "skopeo_worker_verified_images_total"))
 }
 
-// TestPullsCountForTheirMirrorName: the pulls of a client are those of its mirror name.
+// TestPullsCountForTheirMirrorName: pulls count for the mirror name of the client that sends them.
 func TestPullsCountForTheirMirrorName(t *testing.T) {
 	r := registrytest.New(t)
 	repository := reference.MustRepository(r.Host() + "/team/app")
