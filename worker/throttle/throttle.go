@@ -82,8 +82,17 @@ type transport struct {
 }
 
 // RoundTrip sends the request when the budget allows it, and learns the registry's limits
-// from the answer.
+// from the answer. A pull that was lost with its connection is sent once more, with a token of
+// its own: the registry may have counted it.
 func (tr *transport) RoundTrip(request *http.Request) (*http.Response, error) {
+	response, err := tr.send(request)
+	if errors.Is(err, errLost) {
+		return tr.send(request)
+	}
+	return response, err
+}
+
+func (tr *transport) send(request *http.Request) (*http.Response, error) {
 	t := tr.throttle
 	ctx := request.Context()
 	call := budget.Call{Registry: reference.RegistryOf(request.URL.Host), Kind: kindOf(request)}

@@ -3,11 +3,13 @@ package throttle
 import (
 	"context"
 	"crypto/tls"
+	"fmt"
 	"io"
 	"net"
 	"net/http"
 	"net/http/httptrace"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	"github.com/osism/skopeo-worker/shared/budget"
@@ -21,27 +23,43 @@ type turn struct {
 	as       budget.Kind // by which to pace the request; if empty, it is not paced
 	explores bool        // the request may discover an unknown limit
 	cancel   context.CancelCauseFunc
-	err      error // why the request must not be sent
+	sent     atomic.Bool // the request was sent over the last connection
+	lost     func()      // called if the request was lost with that connection
+	err      error       // why the request must not be sent
 }
+
+// errLost is returned if the connection ended after a request with a token was sent, and before
+// the answer came. The registry may have counted the request.
+var errLost = fmt.Errorf("the registry ended the connection before it answered: %w", io.ErrUnexpectedEOF)
 
 // await returns the request, which will wait for its turn, and the turn.
 func (t *Throttle) await(request *http.Request, call *budget.Call, as budget.Kind) (*http.Request, *turn) {
 	ctx, cancel := context.WithCancelCause(request.Context())
 	waiting := &turn{throttle: t, call: call, as: as, explores: t.explores(request, call.Registry), cancel: cancel}
+	waiting.lost = func() { t.observe(request, call.Kind, nil) }
 	return request.WithContext(httptrace.WithClientTrace(ctx, &httptrace.ClientTrace{
-		GotConn: func(got httptrace.GotConnInfo) { waiting.comes(ctx, got.Conn) },
+		GotConn:      func(got httptrace.GotConnInfo) { waiting.comes(ctx, got.Conn) },
+		WroteHeaders: func() { waiting.sent.Store(true) },
 	})), waiting
 }
 
-// comes waits for the turn. If that fails, it cancels the request. It also closes an HTTP/1.1
-// connection, over which net/http would send the cancelled request nevertheless.
+// comes waits for the turn. net/http calls it again before it repeats a request that was lost with a
+// connection. It refuses to repeat a request with a token, because a token is for one request. After
+// a refusal, it cancels the request. It also closes an HTTP/1.1 connection, over which net/http would
+// send the cancelled request nevertheless.
 func (w *turn) comes(ctx context.Context, conn net.Conn) {
 	w.call.Protocol = protocolOf(conn)
-	if w.as == "" {
-		return
+	again := w.sent.Swap(false)
+	if again {
+		w.lost()
 	}
-	w.err = w.throttle.explain(ctx, w.call.Registry, w.pace(ctx))
-	w.call.Started = time.Now()
+	switch {
+	case w.as != "":
+		w.err = w.throttle.explain(ctx, w.call.Registry, w.pace(ctx))
+		w.call.Started = time.Now()
+	case again:
+		w.err = errLost
+	}
 	if w.err == nil {
 		return
 	}
