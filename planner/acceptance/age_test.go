@@ -60,7 +60,7 @@ func TestReleaseOnPage(t *testing.T) {
 	s.write("osism/tool")
 	s = s.with("MIRROR_SCHEDULE", never, "MIN_AGE", "3d")
 	serve, page := s.serve()
-	require.Eventually(t, func() bool { return strings.Contains(get(t, page), "2, which wait for their minimum age") }, patience, tick)
+	require.Eventually(t, func() bool { return strings.Contains(get(t, page), "2 that wait for their minimum age") }, patience, tick)
 	link := regexp.MustCompile(`href="/actions/release\?([^"]+)" aria-label="Release ` + s.source.Host() + `/osism/tool:1…"`)
 	found := link.FindStringSubmatch(get(t, page+"/images/waiting"))
 	require.NotNil(t, found)

@@ -154,7 +154,7 @@ func TestStoppedWorkerLeavesACopyThatDoesNotEnd(t *testing.T) {
 	s.waitFor(blobs)
 
 	worker.signal(syscall.SIGTERM)
-	worker.exits(0) // after its time of grace
+	worker.exits(0) // after its grace period
 
 	open()
 	s.worker()

@@ -61,7 +61,7 @@ func TestPruneOnThePage(t *testing.T) {
 	require.Contains(t, showsPruning(t, page, `class="state done">executed`), "0 failed")
 	status := s.planner("status").exits(0)
 	require.Contains(t, status, "3 tags, executed.")
-	require.Regexp(t, `by anonymous: \d tags? deleted, 0 skipped, \d gone before, 0 failed\.`, status)
+	require.Regexp(t, `by anonymous: \d tags? deleted, 0 skipped, \d already gone, 0 failed\.`, status)
 	var described struct {
 		Pruning struct{ Last prune.Last }
 	}

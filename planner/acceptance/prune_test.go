@@ -131,7 +131,7 @@ func TestPruneNamespace(t *testing.T) {
 	require.Equal(t, []string{prefix + "/osism/tool:2"}, s.prunes(all...))
 }
 
-// TestPrunePlan: dropped tags are planned after the time of grace, and within the caps. Tags that
+// TestPrunePlan: dropped tags are planned after the grace period, and within the caps. Tags that
 // were not mirrored are never planned.
 func TestPrunePlan(t *testing.T) {
 	t.Parallel()
@@ -149,7 +149,7 @@ func TestPrunePlan(t *testing.T) {
 	require.NoError(t, s.source.Untag("osism/tool", "2"))
 	require.Empty(t, s.prunes(all...), "no run has seen it")
 	s.planner("mirror").exits(0)
-	require.Empty(t, s.prunes(), "within the time of grace")
+	require.Empty(t, s.prunes(), "within the grace period")
 	require.Equal(t, []string{prefix + "/osism/tool:2"}, s.prunes(all...))
 	require.Contains(t, s.planner("prune", "--grace", "0s").exits(1), "1 of 5 mirrored tags, more than --max 10%")
 	require.Empty(t, s.prunes(append(all, "--keep", "2$")...))

@@ -215,12 +215,12 @@ func TestServeWithBroker(t *testing.T) {
 	require.Contains(t, get(t, page), "running")
 	require.Equal(t, run.StateWaiting, s.status().State)
 	require.Eventually(t, func() bool { return strings.Contains(get(t, page+"/images"), `osism/tool</bdi></a>`) }, patience, tick)
-	require.Regexp(t, s.source.Host()+`/osism/tool</bdi>(?s:.*)not looked at yet</span>`, get(t, page+"/images"))
-	require.Contains(t, get(t, page+"/images?repository="+s.source.Host()+"/osism/tool"), "not looked at yet")
+	require.Regexp(t, s.source.Host()+`/osism/tool</bdi>(?s:.*)not checked yet</span>`, get(t, page+"/images"))
+	require.Contains(t, get(t, page+"/images?repository="+s.source.Host()+"/osism/tool"), "not checked yet")
 	s.worker()
 	require.Eventually(t, func() bool { return strings.Contains(get(t, page), "fresh") }, patience, tick)
 	s.requireMirrored("osism/tool")
-	require.NotContains(t, get(t, page+"/images"), "not looked at yet</span>")
+	require.NotContains(t, get(t, page+"/images"), "not checked yet</span>")
 
 	// The list is unreachable. The page shows that until the list is planned again.
 	require.NoError(t, os.Rename(s.list, s.list+".away"))
@@ -312,12 +312,12 @@ func TestServeNotifies(t *testing.T) {
 	s = s.with("MIRROR_SCHEDULE", never, "NOTIFY_URLS", down.URL+" "+up.URL)
 	serve, page := s.serve()
 	require.Eventually(t, func() bool { return len(up.events()) > 0 }, patience, tick)
-	require.Eventually(t, func() bool { return strings.Contains(get(t, page), "A notification was not sent and is tried again") }, patience, tick)
+	require.Eventually(t, func() bool { return strings.Contains(get(t, page), "notification could not be sent") }, patience, tick)
 	serve.kill()
 	first, page := s.serve()
 	second, other := s.serve()
 	for _, page := range []string{page, other} {
-		require.Eventually(t, func() bool { return strings.Contains(get(t, page), "A notification was not sent and is tried again") }, patience, tick)
+		require.Eventually(t, func() bool { return strings.Contains(get(t, page), "notification could not be sent") }, patience, tick)
 	}
 	down.mended.Store(true)
 	require.Eventually(t, func() bool { return len(down.events()) > 0 }, 3*patience, tick)

@@ -47,7 +47,7 @@ func pruneCommand() *cobra.Command {
 
 		Use:   "prune",
 		Short: "Plan what to delete from the destination, or execute such a plan",
-		Long:  "Compare the destination with the list, the sources and the records of mirrored tags, and\nprint a plan as YAML: the mirrored tags that the source or the list has not had for the\ntime of grace. Nothing is deleted. With --execute, delete the tags of a plan, as far as it\nstill holds. If the execution is interrupted, execute the plan again.",
+		Long:  "Compare the destination with the list, the sources and the records of mirrored tags, and\nprint a plan as YAML: the mirrored tags that the source or the list has not had for the\ngrace period. Nothing is deleted. With --execute, delete the tags of a plan, as far as it\nstill holds. If the execution is interrupted, execute the plan again.",
 		Args:  atMost(0),
 		RunE: p.loaded(reads, func(cmd *cobra.Command) error {
 			if err := p.hasStore(); err != nil {
@@ -185,7 +185,7 @@ func (p *pruneFlags) survey(ctx context.Context, se *session, stdin io.Reader, w
 // maxAhead is how far the clock of this machine may be ahead of the broker's without a warning.
 const maxAhead = time.Minute
 
-// now returns the time with which the time of grace is compared: the earlier one of the clocks of this
+// now returns the time with which the grace period is compared: the earlier one of the clocks of this
 // machine and of the broker.
 func (se *session) now(ctx context.Context, here time.Time, warnings io.Writer) (time.Time, error) {
 	there, err := se.Broker.Time(ctx)

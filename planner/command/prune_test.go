@@ -10,7 +10,7 @@ import (
 	"github.com/osism/skopeo-worker/shared/brokertest"
 )
 
-// TestNow: if the clock of this machine is ahead of the broker's, no time of grace ends early.
+// TestNow: if the clock of this machine is ahead of the broker's, no grace period ends early.
 func TestNow(t *testing.T) {
 	se := &session{Broker: brokertest.Embedded(t)}
 	var said strings.Builder

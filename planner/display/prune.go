@@ -85,5 +85,5 @@ func Pruned(w io.Writer, o prune.Outcome) {
 }
 
 func pruned(o prune.Outcome) string {
-	return fmt.Sprintf("%s deleted, %d skipped, %d gone before, %d failed.", Count(o.Deleted, "tag", "tags"), o.Skipped, o.Gone, o.Failed)
+	return fmt.Sprintf("%s deleted, %d skipped, %d already gone, %d failed.", Count(o.Deleted, "tag", "tags"), o.Skipped, o.Gone, o.Failed)
 }

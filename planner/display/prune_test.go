@@ -33,5 +33,5 @@ func TestPruning(t *testing.T) {
 		require.NotContains(t, said, "\x1b")
 	}
 	said := says(nil, &prune.Last{By: "ada", At: now, Why: "a run is not over", Outcome: prune.Outcome{Deleted: 1, Skipped: 2, Gone: 3, Failed: 4}})
-	require.Contains(t, said, "by ada: 1 tag deleted, 2 skipped, 3 gone before, 4 failed.\nNot finished: a run is not over\n")
+	require.Contains(t, said, "by ada: 1 tag deleted, 2 skipped, 3 already gone, 4 failed.\nNot finished: a run is not over\n")
 }

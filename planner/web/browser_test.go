@@ -200,7 +200,7 @@ func TestPruneInBrowser(t *testing.T) {
 	shows(t, ctx, "1 of 2 repositories done")
 	sees(t, ctx, served.URL+"/pruning", "pruning-executed", 1280, true)
 	require.NoError(t, lease.Release(t.Context(), &prune.Last{Plan: id, By: "ada", At: time.Now(), Why: "not everything could be deleted: " + script, Outcome: prune.Outcome{Deleted: 9, Failed: 1}}))
-	shows(t, ctx, "What is left can be executed again.")
+	shows(t, ctx, "You can execute the rest.")
 	sees(t, ctx, served.URL+"/pruning", "pruning-stopped-phone", 375, true)
 }
 

@@ -23,7 +23,7 @@ func TestCounts(t *testing.T) {
 	const many = 1000
 	f := newFixture(t)
 	served := serve(t, Config{}, f.site, quiet)
-	for path, want := range map[string]string{"/": "Nothing has run", "/failures": "no failed images", "/runs": "Nothing has run", "/images": "No plan has had a repository in the last 30 days.", "/pruning": "No plan was made in the last 90 days."} {
+	for path, want := range map[string]string{"/": "Nothing has run", "/failures": "no failed images", "/runs": "Nothing has run", "/images": "No repository was planned in the last 30 days.", "/pruning": "No plan was made in the last 90 days."} {
 		response, text := get(t, served.URL+path)
 		require.Equal(t, http.StatusOK, response.StatusCode)
 		require.Contains(t, text, want)
@@ -81,7 +81,7 @@ func TestCounts(t *testing.T) {
 	_, text = get(t, served.URL+"/images?q=V711&state=copied")
 	require.Equal(t, 1, strings.Count(text, `scope="row"`))
 	_, text = get(t, served.URL+"/images?state=failed")
-	require.Contains(t, text, "Nothing that was seen matches.")
+	require.Contains(t, text, "No repository matches.")
 	_, text = get(t, served.URL+"/images?repository=quay.io/osism/image-0711")
 	require.Contains(t, text, "v711")
 	for _, page := range []string{"0", "-1", "x", "99999999999999999999"} {

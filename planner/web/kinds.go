@@ -23,7 +23,7 @@ func own(site *Site, mirror string) error {
 func parsePlan(site *Site, mirror string, _ url.Values) (action, error) {
 	return action{
 		Question:    "Fetch the list and plan mirror " + mirror + " now?",
-		Explanation: "The plan supersedes an older one that is unfinished. If that has the same list, it continues instead.",
+		Explanation: "The plan supersedes an unfinished one. But if that has the same list, it continues, and no new plan is made.",
 		Button:      "Plan now",
 		back:        place{path: "/"},
 		do:          func(ctx context.Context, site *Site, _ string) (string, error) { return site.Actions.Plan(ctx) },
@@ -90,7 +90,7 @@ func parseSurvey(site *Site, mirror string, given url.Values) (action, error) {
 		}
 	}
 	return action{
-		Question:    "Make a plan of what to prune of mirror " + mirror + "?",
+		Question:    "Make a prune plan for mirror " + mirror + "?",
 		Explanation: "Nothing is deleted. The plan replaces the last one. You can then read and confirm it.",
 		Button:      "Make a plan",
 		fields:      append(fields, field{"left_list", strconv.FormatBool(terms.LeftList)}),

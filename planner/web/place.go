@@ -35,7 +35,7 @@ func (p place) link(own, mirror string, more ...string) string {
 	return p.path + "?" + query.Encode()
 }
 
-// mirrorPage is what a page about a mirror needs.
+// mirrorPage is the state of a mirror for a page about it.
 type mirrorPage struct {
 	name   string
 	failed int // images
@@ -53,7 +53,7 @@ func pageAbout(ctx context.Context, site *Site, name string) (mirrorPage, error)
 	return mirrorPage{name, m.Failures.Images, o}, err
 }
 
-// view adds to a view what all pages about a mirror show.
+// view adds the fields of all pages about a mirror to a view.
 func (p mirrorPage) view(v view) view {
 	v.Mirror, v.Failed = p.name, p.failed
 	for _, m := range p.Mirrors {

@@ -22,7 +22,7 @@ type Pruning interface {
 	Execute(ctx context.Context, plan string, tags int, by string) (string, error)
 }
 
-// ErrTerms is returned for an invalid time of grace, cap or regular expression.
+// ErrTerms is returned for an invalid grace period, cap or regular expression.
 var ErrTerms = errors.New("no plan is made")
 
 // PruneTerms are the options of planner prune. The defaults of the command replace empty ones.

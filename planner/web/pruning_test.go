@@ -52,7 +52,7 @@ func TestPruningPage(t *testing.T) {
 	text = f.pruningPage(served, "")
 	for _, want := range []string{
 		"to be confirmed", "360 of 1\u202f440 mirrored tags (25.0 %) in 120 repositories", "30 d or longer", "100% of all, 50% of a repository",
-		"registry.example.com/mirror/osism/image-0000", "3 of 12", "1.2.0", "the source does not list it", "180.0 MiB", "Page 1 of 2", "120 dropped", `value="` + id + `"`,
+		"registry.example.com/mirror/osism/image-0000", "3 of 12", "1.2.0", "the source does not list it", "180.0 MiB", "Page 1 of 2", "120 kept", `value="` + id + `"`,
 	} {
 		require.Contains(t, text, want)
 	}
@@ -118,7 +118,7 @@ func TestPruningPage(t *testing.T) {
 	require.Contains(t, f.pruningPage(served, ""), "1 of 120 repositories done")
 	require.NoError(t, lease.Release(t.Context(), &prune.Last{Plan: id, By: "ada", At: time.Now(), Finished: true, Outcome: prune.Outcome{Deleted: 357, Skipped: 3}}))
 	text = f.pruningPage(served, "")
-	require.Contains(t, text, "357 deleted, 3 skipped, 0 gone before, 0 failed")
+	require.Contains(t, text, "357 deleted, 3 skipped, 0 already gone, 0 failed")
 	require.NotContains(t, text, "/actions/execute")
 	status, _ = confirm(id, "360")
 	require.Equal(t, http.StatusConflict, status)
@@ -146,7 +146,7 @@ func TestPruningOverCaps(t *testing.T) {
 	all := prunable(0, 0)
 	all.Left = prunable(1, 1).Left
 	f.proposes(all, 10)
-	require.Contains(t, f.pruningPage(served, ""), "Nothing of what was dropped can be deleted")
+	require.Contains(t, f.pruningPage(served, ""), "No dropped tag can be deleted")
 }
 
 // TestPruningTerms: the page of a plan shows its terms, and the form passes terms on.

@@ -29,7 +29,7 @@ import (
 )
 
 const (
-	// Bounds of a client, so that slow clients do not keep others out.
+	// Limits for each client, so that slow clients do not keep others out.
 	headerTimeout  = 5 * time.Second
 	readTimeout    = 10 * time.Second
 	writeTimeout   = time.Minute
@@ -45,7 +45,7 @@ const (
 //go:embed templates/*.html static/*
 var files embed.FS
 
-// Site has all that the page shows and can do. It exists once the broker is connected.
+// Site is the data and the actions of the page. It is available once the broker is connected.
 type Site struct {
 	Mirror   string // the mirror that this process plans
 	Overview *overview.Reader
@@ -212,7 +212,7 @@ var (
 	// errNotReady is returned until the broker is connected.
 	errNotReady = errors.New("the broker is not connected yet")
 	// errReadOnly is returned for an action if UI_READ_ONLY is set.
-	errReadOnly = errors.New("UI_READ_ONLY is set: this page does nothing")
+	errReadOnly = errors.New("UI_READ_ONLY is set: actions are disabled")
 )
 
 // ready returns the site, or errNotReady.

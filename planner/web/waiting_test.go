@@ -47,7 +47,7 @@ func TestRelease(t *testing.T) {
 		return text
 	}
 	one, two := reference.DigestOf([]byte("one")).String(), reference.DigestOf([]byte("two")).String()
-	require.Contains(t, sees("/"), `Every image of the list is mirrored, except <a href="/images/waiting?mirror=nightly">2, which wait for their minimum age</a>.`)
+	require.Contains(t, sees("/"), `Every image of the list is mirrored, except <a href="/images/waiting?mirror=nightly">2 that wait for their minimum age</a>.`)
 	require.Contains(t, sees("/images"), "2 images wait")
 	for _, path := range []string{"/images/waiting", "/images?repository=" + young.String()} {
 		text := sees(path)
@@ -158,7 +158,7 @@ func TestReleaseInBrowser(t *testing.T) {
 	served := serve(t, Config{}, f.site, quiet)
 	ctx := browser(t)
 	do(t, ctx, chromedp.Navigate(served.URL+"/"), chromedp.Click(chromedp.CSS(`a[href="/images/waiting?mirror=nightly"]`)))
-	shows(t, ctx, "Runs have left 2 images waiting")
+	shows(t, ctx, "2 images wait: their tags have had")
 	do(t, ctx, chromedp.Focus(chromedp.CSS(`a[aria-label="Release quay.io/osism/young:2.0…"]`)), chromedp.KeyEvent("\r"))
 	shows(t, ctx, "Release quay.io/osism/young:2.0 before its minimum age?")
 	require.Empty(t, f.released(), "a link does nothing")

@@ -112,7 +112,7 @@ func New(ctx context.Context, b *broker.Broker, w *chunk.Worker, failures chunk.
 		now: time.Now, pause: cutOffPause, places: semaphore.NewWeighted(chunksAtOnce), noted: make(chan struct{}, 1), ledger: runs.Ledger(), settled: map[uint64]bool{}}, nil
 }
 
-// Run takes chunks until ctx ends. Then running copies have a time of grace, and what is
+// Run takes chunks until ctx ends. Then running copies have a grace period, and what is
 // not finished is requeued.
 func (c *Consumer) Run(ctx context.Context) error {
 	group, ctx := errgroup.WithContext(ctx)

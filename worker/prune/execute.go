@@ -130,7 +130,7 @@ func (x *Execution) still(ctx context.Context, r Repository, skip func(reference
 				why = "it is not recorded as mirrored"
 			}
 		case !x.isDropped(known):
-			why = "the source or the list has had it within the time of grace"
+			why = "the source or the list has had it within the grace period"
 		case known.Digest != t.Digest:
 			why = "another digest of it was mirrored"
 		default:

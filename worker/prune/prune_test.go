@@ -295,7 +295,7 @@ func TestCaps(t *testing.T) {
 		s.image(string(rune('a'+n)), string(rune('a'+n)), []int{0, 29}[n%2])
 	}
 	p := s.plan()
-	require.Empty(t, tags(p), "within the time of grace")
+	require.Empty(t, tags(p), "within the grace period")
 	require.NoError(t, caps.Check(p))
 	s.Now = now.Add(2 * day)
 	p = s.plan()

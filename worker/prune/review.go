@@ -54,7 +54,7 @@ type Review struct {
 	Outcome  Outcome   `json:"outcome,omitzero"`
 }
 
-// Terms are the settings of a plan, besides its time of grace. Its execution needs them again.
+// Terms are the settings of a plan, besides its grace period. Its execution needs them again.
 type Terms struct {
 	Caps
 	Keep     []string // regular expressions of tags that are never deleted

@@ -24,16 +24,16 @@ import (
 var (
 	// ErrNotInstalled is returned if the program does not exist or this user may not run it.
 	ErrNotInstalled = exit.Usage.New("skopeo is not installed")
-	// ErrTooOld is returned if the program's version is older than Oldest.
+	// ErrTooOld is returned if the program is older than the oldest version that works.
 	ErrTooOld = exit.Usage.New("skopeo is too old")
 )
 
-// Oldest is the oldest version of skopeo that works, that of Debian 12. Older versions lack some of
+// oldest is the oldest version of skopeo that works, that of Debian 12. Older versions lack some of
 // the flags that this package uses.
-const Oldest = "1.9.3"
+const oldest = "1.9.3"
 
 // instead is what the operator can do about a skopeo that cannot be used.
-const instead = "install skopeo " + Oldest + " or newer, set SKOPEO_PATH, or copy without it: COPY_ENGINE=builtin"
+const instead = "install skopeo " + oldest + " or newer, set SKOPEO_PATH, or copy without it: COPY_ENGINE=builtin"
 
 const (
 	// defaultPath is searched for in PATH.
@@ -86,13 +86,13 @@ func (r *Runner) Version(ctx context.Context) (string, error) {
 	return version, nil
 }
 
-// isOld reports whether a version is older than Oldest. Suffixes such as -dev do not count.
+// isOld reports whether a version is older than oldest. Suffixes such as -dev do not count.
 func isOld(version string) bool {
 	v, err := semver.NewVersion(version)
 	if err != nil {
 		return false
 	}
-	return semver.New(v.Major(), v.Minor(), v.Patch(), "", "").LessThan(semver.MustParse(Oldest))
+	return semver.New(v.Major(), v.Minor(), v.Patch(), "", "").LessThan(semver.MustParse(oldest))
 }
 
 // CopyManifest copies the manifest with this digest, and everything that it refers to, from one

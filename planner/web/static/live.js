@@ -1,12 +1,11 @@
-// Keeps pages with live rows up to date. Without script they show how it was when they
-// were loaded.
+// Updates pages with live rows. Without script, they show the state at which they were loaded.
 (() => {
   "use strict";
   const main = document.querySelector("main[data-live]");
   if (!main) return;
   const interval = 3000;
   const update = async () => {
-    // Not under somebody's hands or eyes: the place of the focus stays.
+    // Do not replace content in which the user has the focus or has selected text.
     const busy = document.hidden || main.contains(document.activeElement) || String(window.getSelection());
     if (!busy) {
       try {
@@ -23,7 +22,7 @@
           }
         }
       } catch {
-        // The process may be restarting; the next time shows.
+        // The process may be restarting. The next update will show it.
       }
     }
     setTimeout(update, interval);
