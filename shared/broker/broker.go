@@ -159,9 +159,11 @@ func (b *Broker) prepare(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	if b.JS, err = jetstream.New(b.Conn, jetstream.WithDefaultTimeout(requestTimeout)); err != nil {
+	js, err := jetstream.New(b.Conn, jetstream.WithDefaultTimeout(requestTimeout))
+	if err != nil {
 		return fmt.Errorf("opening JetStream: %w", err)
 	}
+	b.JS = requests{js}
 	if err = checkJetStream(ctx, b.JS); err != nil {
 		return err
 	}

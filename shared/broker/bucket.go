@@ -59,7 +59,7 @@ func (e entry) Operation() jetstream.KeyValueOp {
 
 // Put implements jetstream.KeyValue.
 func (k bucket) Put(ctx context.Context, key string, value []byte) (uint64, error) {
-	revision, err := k.KeyValue.Put(ctx, key, value)
+	revision, err := k.KeyValue.Put(undated{ctx}, key, value)
 	return revision, k.unstored(ctx, err)
 }
 
@@ -70,14 +70,24 @@ func (k bucket) PutString(ctx context.Context, key, value string) (uint64, error
 
 // Create implements jetstream.KeyValue.
 func (k bucket) Create(ctx context.Context, key string, value []byte, opts ...jetstream.KVCreateOpt) (uint64, error) {
-	revision, err := k.KeyValue.Create(ctx, key, value, opts...)
+	revision, err := k.KeyValue.Create(undated{ctx}, key, value, opts...)
 	return revision, k.unstored(ctx, err)
 }
 
 // Update implements jetstream.KeyValue.
 func (k bucket) Update(ctx context.Context, key string, value []byte, revision uint64) (uint64, error) {
-	revision, err := k.KeyValue.Update(ctx, key, value, revision)
+	revision, err := k.KeyValue.Update(undated{ctx}, key, value, revision)
 	return revision, k.unstored(ctx, err)
+}
+
+// Delete implements jetstream.KeyValue.
+func (k bucket) Delete(ctx context.Context, key string, opts ...jetstream.KVDeleteOpt) error {
+	return k.KeyValue.Delete(undated{ctx}, key, opts...)
+}
+
+// Purge implements jetstream.KeyValue.
+func (k bucket) Purge(ctx context.Context, key string, opts ...jetstream.KVDeleteOpt) error {
+	return k.KeyValue.Purge(undated{ctx}, key, opts...)
 }
 
 func (k bucket) unstored(ctx context.Context, err error) error {

@@ -123,15 +123,20 @@ const (
 	batchTries = 3
 )
 
+// PublishBatch stores at most 1,000 messages, all or none.
+func (b *Broker) PublishBatch(ctx context.Context, msgs []*nats.Msg) (*jetstreamext.BatchAck, error) {
+	return jetstreamext.PublishMsgBatch(undated{ctx}, b.JS, msgs)
+}
+
 // PublishAll stores the messages in atomic batches, each all or nothing, and returns the
 // sequence of the first. If a batch fails, the ones before it are stored: the caller undoes
 // or supersedes them.
 func (b *Broker) PublishAll(ctx context.Context, msgs []*nats.Msg) (first uint64, err error) {
 	for start := 0; start < len(msgs); start += maxBatch {
 		batch := msgs[start:min(start+maxBatch, len(msgs))]
-		ack, err := jetstreamext.PublishMsgBatch(ctx, b.JS, batch)
+		ack, err := b.PublishBatch(ctx, batch)
 		for n := 1; code(err) == codeIncomplete && n < batchTries && ctx.Err() == nil; n++ {
-			ack, err = jetstreamext.PublishMsgBatch(ctx, b.JS, batch)
+			ack, err = b.PublishBatch(ctx, batch)
 		}
 		if code(err) == codeIncomplete {
 			err = fmt.Errorf("%w: %w", errNoRoom, err)

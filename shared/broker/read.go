@@ -172,7 +172,7 @@ func (b *Broker) batch(ctx context.Context, stream, subject string, after uint64
 		return after, err
 	}
 	status := ""
-	answers, err := natsext.RequestMany(ctx, b.Conn, jetstream.DefaultAPIPrefix+"DIRECT.GET."+stream, request,
+	answers, err := natsext.RequestMany(undated{ctx}, b.Conn, jetstream.DefaultAPIPrefix+"DIRECT.GET."+stream, request,
 		natsext.RequestManySentinel(func(m *nats.Msg) bool {
 			if m.Header.Get(jetstream.StreamHeader) == "" {
 				status = m.Header.Get(headerStatus)
@@ -253,6 +253,8 @@ func (b *Broker) Count(ctx context.Context, subject string) (int, error) {
 	if err != nil {
 		return 0, err
 	}
+	ctx, cancel := context.WithTimeout(ctx, requestTimeout)
+	defer cancel()
 	answer, err := b.Conn.RequestWithContext(ctx, jetstream.DefaultAPIPrefix+"STREAM.INFO."+StreamName, request)
 	var info struct {
 		Error *jetstream.APIError `json:"error"`

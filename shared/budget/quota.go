@@ -12,7 +12,6 @@ import (
 
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
-	"github.com/synadia-io/orbit.go/jetstreamext"
 
 	"github.com/osism/skopeo-worker/shared/broker"
 )
@@ -138,7 +137,7 @@ func (w *window) fill(ctx context.Context, s *Store, last uint64, n int) error {
 		if len(batch) == 1 {
 			_, err = s.b.JS.PublishMsg(ctx, batch[0])
 		} else {
-			_, err = jetstreamext.PublishMsgBatch(ctx, s.b.JS, batch)
+			_, err = s.b.PublishBatch(ctx, batch)
 		}
 		if err != nil {
 			return broker.Conflict(err)
