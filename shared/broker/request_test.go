@@ -74,7 +74,6 @@ func TestLostAnswers(t *testing.T) {
 	stream, err := b.OpenStream(t.Context(), jetstream.StreamConfig{Name: "other", Subjects: []string{"other"}})
 	require.NoError(t, err)
 	mute()
-	message := nats.NewMsg("other")
 	far, cancel := context.WithTimeout(t.Context(), 5*time.Minute)
 	defer cancel()
 	endless, end := context.WithCancel(t.Context())
@@ -82,9 +81,9 @@ func TestLostAnswers(t *testing.T) {
 	var all errgroup.Group
 	for name, request := range map[string]func(context.Context) error{
 		"Publish":    func(ctx context.Context) error { _, err := b.JS.Publish(ctx, "other", nil); return err },
-		"PublishMsg": func(ctx context.Context) error { _, err := b.JS.PublishMsg(ctx, message); return err },
+		"PublishMsg": func(ctx context.Context) error { _, err := b.JS.PublishMsg(ctx, nats.NewMsg("other")); return err },
 		"PublishBatch": func(ctx context.Context) error {
-			_, err := b.PublishBatch(ctx, []*nats.Msg{message, message})
+			_, err := b.PublishBatch(ctx, []*nats.Msg{nats.NewMsg("other"), nats.NewMsg("other")})
 			return err
 		},
 		"Stream": func(ctx context.Context) error { _, err := b.JS.Stream(ctx, "other"); return err },
