@@ -28,8 +28,8 @@ func (k keychain) Find(_ context.Context, repository string) (containers.Credent
 
 func (k keychain) Forget(string) {}
 
-// TestAccess: a source must accept the credentials, and the destination a push; nothing stays
-// there of the attempt.
+// TestAccess: the source must accept the credentials, and the destination must permit a push. The
+// attempt leaves nothing there.
 func TestAccess(t *testing.T) {
 	from := registrytest.New(t, registrytest.WithBasicAuth("reader", "right"))
 	to := registrytest.New(t, registrytest.WithBasicAuth("writer", "right"))

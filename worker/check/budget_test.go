@@ -21,13 +21,13 @@ import (
 	"github.com/osism/skopeo-worker/worker/throttle"
 )
 
-// network is a transport that a test can stand in for.
+// network is a transport made of a function.
 type network func(*http.Request) (*http.Response, error)
 
 func (n network) RoundTrip(r *http.Request) (*http.Response, error) { return n(r) }
 
-// TestTurns: a request whose turn has not come is made later, however often that
-// happens. Only one that would have to wait for long is given up.
+// TestTurns: a request that must wait for its turn is retried, any number of times. If the wait
+// would be long, the check gives up.
 func TestTurns(t *testing.T) {
 	s := newSite(t)
 	s.both(t, "1")
@@ -47,8 +47,8 @@ func TestTurns(t *testing.T) {
 	require.Contains(t, row.Failed[0].Reason, "others are waiting")
 }
 
-// TestAllowance: the time follows from the limit in a registry's headers, which one HEAD returns,
-// or from one that is documented or set.
+// TestAllowance: the forecast of the time uses the limit in the registry's headers, for which one
+// HEAD is sent, or a documented or configured limit.
 func TestAllowance(t *testing.T) {
 	s := newSite(t)
 	store, err := budget.Open(t.Context(), brokertest.Embedded(t), slog.New(slog.DiscardHandler))
@@ -76,7 +76,8 @@ func TestAllowance(t *testing.T) {
 	report := s.check(t, list...)
 	require.Len(t, report.Registries, 3)
 	hub, quay := report.Registries[1], report.Registries[2]
-	// All 4 that other clients have spent may come back as late as in a window from now.
+	// Other clients may have spent all 4 just now, so the registry may return them only after a
+	// whole window.
 	const window = 6*3600 + 30 + 1
 	require.InDelta(t, 2*window, *hub.Seconds, 10)
 	require.Equal(t, hub.Seconds, report.Totals.Seconds)
@@ -94,8 +95,8 @@ func TestAllowance(t *testing.T) {
 	require.Equal(t, check.Registry{Registry: "docker.io", Limit: 100, Window: "1h", Origin: budget.Set, Free: new(96), Pulls: 25, Seconds: new(0)}, hub)
 }
 
-// TestListedSizes: the sizes in a listing count for images to copy, for the wanted platforms, and
-// for each digest once.
+// TestListedSizes: the bytes of images to copy are the sizes in the listing, for the wanted
+// platforms only, and each digest once.
 func TestListedSizes(t *testing.T) {
 	s := newSite(t)
 	internet := registrytest.NewInternet(t, nil, nil)
@@ -115,7 +116,7 @@ func TestListedSizes(t *testing.T) {
 			Source: reference.MustRepository(registry + "/" + tool), Destination: reference.MustRepository(s.to.Host() + "/" + tool), Selection: &selection.Selection{Platforms: platforms},
 		}).Totals.Counts
 	}
-	const archive = 8 << 10 // what a layer is larger than its file at most
+	const archive = 8 << 10 // bytes by which a layer may exceed the file in it
 	for _, c := range []struct {
 		registry  string
 		platforms []string
@@ -125,7 +126,7 @@ func TestListedSizes(t *testing.T) {
 		{"docker.io", nil, 450 << 10, false},
 		{"docker.io", []string{amd64}, 150 << 10, false},
 		{"docker.io", []string{arm64}, 300 << 10, false},
-		{"quay.io", nil, 50 << 10, true}, // it does not list that of an index
+		{"quay.io", nil, 50 << 10, true}, // which has no size of an index
 		{"quay.io", []string{amd64}, 50 << 10, true},
 	} {
 		counts := bytes(c.registry, c.platforms...)
@@ -135,7 +136,8 @@ func TestListedSizes(t *testing.T) {
 	require.Equal(t, check.Counts{Skipped: 3, Bytes: none(), PullsAtLeast: true}, bytes("docker.io", "linux/s390x"))
 }
 
-// TestKnownAbsences: an index that workers know to lack the wanted platforms is not to be copied.
+// TestKnownAbsences: an index that lacks the wanted platforms, as workers have noted, is not
+// counted as to be copied.
 func TestKnownAbsences(t *testing.T) {
 	s := newSite(t)
 	absent := index(t, s.from, tool, "1", arm64)

@@ -34,19 +34,18 @@ var (
 	puts  = registrytest.Kinds(registrytest.KindManifestPut, registrytest.KindBlobUpload, registrytest.KindBlobMount, registrytest.KindOther)
 )
 
-// site is two registries that hold the same repositories under the same names, and
-// what compares them.
+// site is two registries with the same repositories, and a checker that compares them.
 type site struct {
 	*check.Checker
 	from, to *registrytest.Registry
-	pauses   chan int // the attempts that were followed by a pause
+	pauses   chan int // attempts that were followed by a pause
 }
 
 func newSite(t *testing.T, options ...registrytest.Option) *site {
 	t.Helper()
 	s := &site{from: registrytest.New(t, options...), to: registrytest.New(t), pauses: make(chan int, 1000)}
 	s.Checker = s.over(registry.NewTransport([]string{s.from.Host()}, registry.DefaultStall))
-	// Whatever a check does, it pulls nothing and changes nothing.
+	// No check may pull or change anything.
 	t.Cleanup(func() {
 		require.Zero(t, s.from.Pulls())
 		require.Zero(t, s.to.Count(puts))
@@ -54,7 +53,7 @@ func newSite(t *testing.T, options ...registrytest.Option) *site {
 	return s
 }
 
-// over checks with sources that are reached over the transport.
+// over returns a checker that reaches the sources through the transport.
 func (s *site) over(network http.RoundTripper) *check.Checker {
 	insecure := []string{s.from.Host(), s.to.Host()}
 	source := registry.NewClient(registry.Options{Insecure: insecure, Transport: check.WithoutPulls(network)})
@@ -107,8 +106,8 @@ func (s *site) check(t *testing.T, list ...message.Repository) check.Report {
 
 func none() *int64 { return new(int64) }
 
-// TestEveryOutcome: each distinct digest is one copy, and one question to the
-// destination; what is there under another name is only tagged.
+// TestEveryOutcome: each distinct digest counts as one copy, and is looked up once at the
+// destination. An image that the destination has under another name is only tagged.
 func TestEveryOutcome(t *testing.T) {
 	s := newSite(t)
 	s.both(t, "1", "2")
@@ -140,7 +139,7 @@ func TestEveryOutcome(t *testing.T) {
 	require.Empty(t, s.pauses)
 }
 
-// TestNothingToDo: most nights, nothing has changed; that costs one request for each tag.
+// TestNothingToDo: if nothing has changed, each tag costs one request.
 func TestNothingToDo(t *testing.T) {
 	s := newSite(t)
 	s.both(t, "1", "2", "3")
@@ -164,7 +163,7 @@ func TestUnselected(t *testing.T) {
 	require.Empty(t, s.check(t, s.entry(tool)).Repositories[0].Warnings)
 }
 
-// TestNewRepository: that the destination has nothing is found out once.
+// TestNewRepository: one look-up and one list of tags show that the destination has no tags.
 func TestNewRepository(t *testing.T) {
 	s := newSite(t)
 	require.NoError(t, s.from.AddSynthetic(tool, registrytest.Synthetic{Tags: registrytest.Numbered("%03d", 300)}))
@@ -174,17 +173,17 @@ func TestNewRepository(t *testing.T) {
 	require.Equal(t, 1, s.to.Count(lists))
 }
 
-// TestPlatforms: the index at the destination shows which platforms it was made of.
+// TestPlatforms: the index at the destination shows for which platforms it was made.
 func TestPlatforms(t *testing.T) {
 	s := newSite(t)
 	s.both(t, "1")
 	for _, r := range []*registrytest.Registry{s.from, s.to} {
-		tag := map[bool]string{true: "foreign"}[r == s.from] // a worker leaves it without a tag
+		tag := map[bool]string{true: "foreign"}[r == s.from] // which a worker leaves untagged
 		_, err := r.PushImage(tool, tag, registrytest.Image{Platform: arm64})
 		require.NoError(t, err)
 	}
 	index(t, s.from, tool, "2", amd64, arm64)
-	index(t, s.to, tool, "2", amd64, arm64) // mirrored before there were PLATFORMS
+	index(t, s.to, tool, "2", amd64, arm64) // mirrored without PLATFORMS
 	image(t, s.from, tool, "also-1", "1")
 	s.to.ResetRequests()
 	entry := s.entry(tool)
@@ -193,8 +192,7 @@ func TestPlatforms(t *testing.T) {
 	require.Equal(t, check.Counts{Copy: 1, Tag: 1, Unchanged: 1, Skipped: 1, Pulls: 1, PullsAtLeast: true, BytesAtLeast: true}, report.Totals.Counts)
 }
 
-// TestListedPlatforms: if the listing has the platforms of an index, they are
-// among the pulls.
+// TestListedPlatforms: if the listing has the platforms of an index, the pulls are counted exactly.
 func TestListedPlatforms(t *testing.T) {
 	s := newSite(t)
 	internet := registrytest.NewInternet(t, nil, nil)
@@ -212,8 +210,8 @@ func TestListedPlatforms(t *testing.T) {
 	require.Zero(t, internet.Hub.Pulls())
 }
 
-// TestTransientErrorsPass: the report does not show them, and a tag that was missed is looked up
-// alone.
+// TestTransientErrorsPass: transient errors are retried and not reported, and only the tag that
+// failed is looked up again.
 func TestTransientErrorsPass(t *testing.T) {
 	s := newSite(t)
 	s.both(t, "1", "2", "3")
@@ -227,7 +225,7 @@ func TestTransientErrorsPass(t *testing.T) {
 	require.NotEmpty(t, s.pauses)
 }
 
-// TestLimited: a registry that limits us is given time, unless it wants too much.
+// TestLimited: after a 429, the check waits and retries, unless the registry requests a long wait.
 func TestLimited(t *testing.T) {
 	s := newSite(t)
 	s.both(t, "1")
@@ -241,7 +239,7 @@ func TestLimited(t *testing.T) {
 	require.Len(t, s.pauses, 7)
 }
 
-// TestFailures: each has a reason, and hides nothing else.
+// TestFailures: each failed image has its error, and other images are counted.
 func TestFailures(t *testing.T) {
 	s := newSite(t)
 	s.both(t, "1", "2", "3")
@@ -271,7 +269,8 @@ func TestFailures(t *testing.T) {
 	require.Contains(t, reasons["osism/named:gone"], "no such repository")
 }
 
-// TestSilentDestination: a row says so once, and the rows after it do not insist.
+// TestSilentDestination: if the destination does not answer, each row has one error, and later rows
+// do not retry.
 func TestSilentDestination(t *testing.T) {
 	s := newSite(t)
 	refusing := httptest.NewServer(nil)

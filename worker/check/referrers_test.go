@@ -26,8 +26,8 @@ func refer(t *testing.T, digest, kind string, all ...*registrytest.Registry) (re
 	return referrer
 }
 
-// TestReferrers: what refers to images that are unchanged, tagged and copied is
-// counted, recursively, and what the destination has of it is not.
+// TestReferrers: the referrers of unchanged, tagged and copied images are counted, recursively,
+// without those that the destination has.
 func TestReferrers(t *testing.T) {
 	s := newSite(t, registrytest.WithReferrersAPI(1))
 	s.both(t, "unchanged")
@@ -51,18 +51,18 @@ func TestReferrers(t *testing.T) {
 	require.Equal(t, check.Counts{Copy: 1, Tag: 1, Unchanged: 1, Pulls: 1, BytesAtLeast: true}, s.check(t, s.entry(tool)).Totals.Counts,
 		"nobody has asked for them")
 
-	// Of an index that is to be copied, what is below it is not known.
+	// If an index is to be copied, the images in it are not known, so the counts are lower bounds.
 	index(t, s.from, tool, "new", amd64)
 	counts := s.check(t, entry).Totals.Counts
 	require.Equal(t, []any{2, 4, 2 + 4, true}, []any{counts.Copy, counts.Referrers, counts.Pulls, counts.PullsAtLeast})
 
-	// An index of just some platforms leaves no place for what refers to the whole.
+	// If only some platforms are mirrored, the referrers of the source's own index are not.
 	only := s.entry(tool)
 	only.Selection = &selection.Selection{Referrers: true, List: []string{"multi"}, Platforms: []string{amd64}}
 	require.Zero(t, s.check(t, only).Totals.Referrers)
 }
 
-// TestReferrersBelowNestedIndexes are counted like those of the indexes around them.
+// TestReferrersBelowNestedIndexes: referrers of images in nested indexes are counted.
 func TestReferrersBelowNestedIndexes(t *testing.T) {
 	s := newSite(t, registrytest.WithReferrersAPI(0))
 	nested := registrytest.Index{Indexes: []registrytest.Index{{Images: []registrytest.Image{{Platform: amd64}}}}}
@@ -81,7 +81,7 @@ func TestReferrersBelowNestedIndexes(t *testing.T) {
 	require.Equal(t, 1, s.check(t, entry).Totals.Referrers)
 }
 
-// TestReferrersToDo: a new signature alone is something to do.
+// TestReferrersToDo: a new signature of an unchanged image is something to do.
 func TestReferrersToDo(t *testing.T) {
 	s := newSite(t, registrytest.WithReferrersAPI(0))
 	s.both(t, "1")
@@ -99,9 +99,9 @@ func TestReferrersToDo(t *testing.T) {
 	require.Contains(t, report.Repositories[0].Failed[0].Reason, "list referrers of")
 }
 
-// TestReferrersBehindATag: without the referrers API, that there are some can be seen,
-// and which takes a pull, unless the destination has the list, too. The list is a tag like
-// any other.
+// TestReferrersBehindATag: without the referrers API, reading a list of referrers takes a pull. So
+// the check counts the list as a tag, and the referrers as unknown, unless the destination has the
+// same list.
 func TestReferrersBehindATag(t *testing.T) {
 	s := newSite(t)
 	s.both(t, "1", "2")
@@ -116,8 +116,8 @@ func TestReferrersBehindATag(t *testing.T) {
 	require.Equal(t, check.Counts{Unchanged: 3, Bytes: new(int64)}, s.check(t, entry).Totals.Counts)
 }
 
-// TestCompanions: signatures that have tags of their own are counted with what they
-// belong to, below an index as soon as the destination has it.
+// TestCompanions: signatures with their own tags are counted with their image; those of images in
+// an index only if the destination has the index.
 func TestCompanions(t *testing.T) {
 	for name, chosen := range map[string]selection.Selection{
 		"filter": {Include: []string{"v"}}, "list": {List: []string{"v1"}}, "list and referrers": {List: []string{"v1"}, Referrers: true},

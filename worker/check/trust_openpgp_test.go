@@ -37,8 +37,9 @@ func (s *site) trust(t *testing.T, text string, signatures bool) {
 	s.Signatures = signatures
 }
 
-// TestTrust: what is rejected by its name is known without a pull; of anything else, how many
-// signatures a run has to check. With Signatures, all are checked, of what is up to date, too.
+// TestTrust: images that the policy rejects by name are found without a pull. Of the others, the
+// number of signatures is counted that a run has to check. With Signatures, all signatures are
+// checked, including those of unchanged images.
 func TestTrust(t *testing.T) {
 	s := newSite(t)
 	s.both(t, "old", "older")
@@ -86,8 +87,8 @@ func TestTrust(t *testing.T) {
 	s.from.ResetRequests() // it is meant to pull
 }
 
-// TestTrustOfEverything: if an entry selects no tags, signatures are tags like others. They are
-// rejected with their image, and skipped if the source does not have that, as in a run.
+// TestTrustOfEverything: if an entry selects no tags, signatures are tags like others. As in a run,
+// they are rejected with their image, and skipped if the source lacks the image.
 func TestTrustOfEverything(t *testing.T) {
 	s := newSite(t)
 	signed := image(t, s.from, tool, "1", "1")

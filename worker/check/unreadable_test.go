@@ -10,8 +10,8 @@ import (
 	"github.com/osism/skopeo-worker/worker/registrytest"
 )
 
-// TestUnreadableTag at the destination is to be put again, and hides no other tag, not even
-// if it is the first.
+// TestUnreadableTag: a tag whose manifest cannot be read at the destination counts as to be tagged.
+// Other tags are counted, even if it is the first.
 func TestUnreadableTag(t *testing.T) {
 	looks := registrytest.Kinds(registrytest.KindManifestHead, registrytest.KindManifestGet)
 	for name, fault := range map[string]registrytest.Fault{

@@ -34,16 +34,16 @@ import (
 	"github.com/osism/skopeo-worker/worker/resolve"
 )
 
-// worlds is how many worlds TestForecast makes. WORLDS sets another number, and SEED the
-// first world: SEED=7 WORLDS=1 repeats world 7.
+// worlds is how many worlds TestForecast makes. WORLDS sets another number, and SEED the number of
+// the first: SEED=7 WORLDS=1 repeats world 7.
 const worlds = 200
 
-// failed are worlds that once failed: companions below an index around a skipped image, and
-// referrers below two indexes.
+// failed are worlds for which the test has failed: with companions below an index around a skipped
+// image, and with referrers below two indexes.
 var failed = []uint64{197451033, 197451144}
 
-// TestForecast: in any world, a run does what the forecast before it says, and the forecast
-// after it finds nothing to do.
+// TestForecast: in any world, a run does what the check before it has forecast, and a check after
+// it finds nothing to do.
 func TestForecast(t *testing.T) {
 	first, n := uint64(rand.Uint32()), worlds
 	if seed := os.Getenv("SEED"); seed != "" {
@@ -80,13 +80,13 @@ func TestForecast(t *testing.T) {
 	require.True(t, t.Failed() || n < worlds || exact > n/3)
 }
 
-// site is a source and a destination, which worlds share.
+// site is a source and a destination, which all worlds share.
 type site struct {
 	from, to      *registrytest.Registry
 	client        *registry.Client
 	withoutPulls  *registry.Client
 	comparingOnly *registry.Client
-	quays         []string // destinations that are asked as Quay
+	quays         []string // destinations with Quay's API
 	harbors       []string // and as Harbor
 	log           *slog.Logger
 }
@@ -101,15 +101,15 @@ func newSite(t *testing.T, options ...registrytest.Option) *site {
 	return s
 }
 
-// upstream finds what the sources have, and what destinations with an API of their own list.
+// upstream returns a resolver for the sources and for destinations with an API of their own.
 func (s *site) upstream(client *registry.Client) *resolve.Upstream {
 	return &resolve.Upstream{Registry: client, Listing: listing.New(listing.Options{
 		Registry: client, QuayHosts: s.quays, HarborHosts: s.harbors, Log: s.log,
 	})}
 }
 
-// agree requires that the forecasts and the runs of a world agree. It reports whether all
-// could be known without a pull.
+// agree requires that the forecasts and the runs of a world agree. It reports whether the forecast
+// could know everything without a pull.
 func agree(t *testing.T, w *world) (exact bool) {
 	for _, r := range w.entries {
 		t.Logf("%s:%s@%s %+v", r.Source, r.Tag, r.Digest, r.Selection)
@@ -125,9 +125,9 @@ func agree(t *testing.T, w *world) (exact bool) {
 	require.Equal(t, forecast.Rejected, got.Failed)
 	require.Equal(t, got.Total, got.Ended())
 
-	// Only a pull shows that an image has none of the wanted platforms: it is skipped instead
-	// of copied or tagged, and its companions are not mirrored. And only a pull shows what is
-	// below an index that the destination does not have: its companions come on top.
+	// Only a pull shows that an image has no wanted platform: the run skips it, instead of copying
+	// or tagging it, and does not mirror its companions. And only a pull shows the images in an
+	// index that the destination lacks: the run also mirrors their companions.
 	absent := got.Skipped - forecast.Skipped
 	hidden := got.Total - (forecast.Copy + forecast.Tag + forecast.Unchanged + forecast.Skipped + forecast.Kept + forecast.Waiting + forecast.Rejected)
 	within := func(least, got, most int) {
@@ -149,9 +149,8 @@ func agree(t *testing.T, w *world) (exact bool) {
 
 	again := w.forecast(t, notes)
 	require.Zero(t, again.Copy+again.Tag+again.Referrers+again.Failed, "%+v", again)
-	// Nothing is asked about an immutable tag, so not for companions below its index either. And
-	// what is about an image that waits may come with an index around that image: then it is seen
-	// by the next run.
+	// An immutable tag is not looked up, and neither are companions below its index. Companions of
+	// a waiting image may come with an index that lists the image; the next run sees them.
 	within(0, again.Waiting, got.Waiting)
 	if !w.accompanied || got.Waiting == 0 {
 		require.Equal(t, got.Waiting, again.Waiting)
@@ -258,7 +257,8 @@ func (o *observed) Copying(string, string, *meter.Meter) func() { return func() 
 
 func (o *observed) Compared() {}
 
-// notes keeps in memory what a fleet keeps at the broker. No registry is ever closed.
+// notes keeps notes and failures in memory, as a fleet does at the broker. No registry is ever
+// closed.
 type notes struct {
 	comparetest.Memory
 

@@ -33,7 +33,7 @@ var apis = map[string]func(registrytest.BulkAPI) registrytest.Option{
 	"quay": registrytest.WithQuayAPI, "harbor": registrytest.WithHarborAPI,
 }
 
-// withLists calls test with destinations of both APIs.
+// withLists calls test for a destination with each API.
 func withLists(t *testing.T, quirks registrytest.BulkAPI, test func(*testing.T, listed)) {
 	for name, api := range apis {
 		t.Run(name, func(t *testing.T) {
@@ -62,7 +62,7 @@ func (l listed) add(repository string, n int) {
 	})
 }
 
-// again runs the list once more, and returns what the destination was asked for.
+// again runs the list once more, and returns the requests to the destination.
 func (l listed) again(t *testing.T) (done run.Tally, lists, headed, others int) {
 	t.Helper()
 	l.to.ResetRequests()
@@ -90,8 +90,8 @@ func TestListedDestination(t *testing.T) {
 	})
 }
 
-// TestListedChanges: what the list does not show to be up to date is asked for, and only then
-// copied. An old list changes nothing.
+// TestListedChanges: only tags that the list does not show as up to date are looked up, and copied
+// if they have changed. An outdated list changes nothing.
 func TestListedChanges(t *testing.T) {
 	withLists(t, registrytest.BulkAPI{}, func(t *testing.T, l listed) {
 		l.add("a", 10)
@@ -115,8 +115,8 @@ func TestListedChanges(t *testing.T) {
 	})
 }
 
-// TestListWithGaps: what a list leaves out, or has another digest of, is not copied if it
-// is there.
+// TestListWithGaps: a tag that the list omits or has with another digest is not copied if the
+// destination has it.
 func TestListWithGaps(t *testing.T) {
 	other := `"sha256:` + strings.Repeat("0", 64) + `"`
 	for name, body := range map[string][2]string{
@@ -138,7 +138,7 @@ func TestListWithGaps(t *testing.T) {
 	}
 }
 
-// TestUnusableList: every tag takes a HEAD then, and there is one warning.
+// TestUnusableList: each tag takes a HEAD, and there is one warning.
 func TestUnusableList(t *testing.T) {
 	for name, fault := range map[string]registrytest.Fault{
 		"unauthorized": {Status: http.StatusUnauthorized}, "denied": {Status: http.StatusForbidden},
@@ -163,14 +163,14 @@ func TestUnusableList(t *testing.T) {
 				done, lists, heads, _ := l.again(t)
 				require.Equal(t, run.Tally{Total: 10, Unchanged: 10}, done)
 				require.Equal(t, 10, heads)
-				require.True(t, lists == 2 || fault.Reset && lists > 2, lists) // net/http tries again
+				require.True(t, lists == 2 || fault.Reset && lists > 2, lists) // because net/http retries
 				require.Equal(t, 1, strings.Count(l.log.String(), "level=WARN"), l.log.String())
 			})
 		})
 	}
 }
 
-// TestLaterPageFails: what the pages before it list is believed.
+// TestLaterPageFails: the pages before the one that fails are used.
 func TestLaterPageFails(t *testing.T) {
 	withLists(t, registrytest.BulkAPI{PageLimit: 4}, func(t *testing.T, l listed) {
 		l.add("a", 10)
@@ -183,14 +183,14 @@ func TestLaterPageFails(t *testing.T) {
 	})
 }
 
-// TestFewTags: a few tags of a large repository are asked for one by one, with one page in
-// vain at most.
+// TestFewTags: a few tags of a large repository are looked up one by one, after at most one page of
+// the list.
 func TestFewTags(t *testing.T) {
 	for _, few := range []int{2, 3, 5} {
 		withLists(t, registrytest.BulkAPI{}, func(t *testing.T, l listed) {
 			l.add("a", few)
 			l.run(t, &notes{})
-			for i := range 250 { // later pushes, which are listed first
+			for i := range 250 { // pushed later, so listed first
 				_, err := l.to.PushImage("mirror/deep/a", fmt.Sprint("x", i), registrytest.Image{Version: fmt.Sprint("x", i)})
 				require.NoError(t, err)
 			}
@@ -201,8 +201,8 @@ func TestFewTags(t *testing.T) {
 	}
 }
 
-// TestListedPlatforms: an index of some platforms has a digest of its own, so a list says
-// nothing of it.
+// TestListedPlatforms: if only some platforms are mirrored, the digest in the list is that of
+// another index, so the tag is looked up.
 func TestListedPlatforms(t *testing.T) {
 	withLists(t, registrytest.BulkAPI{}, func(t *testing.T, l listed) {
 		l.add("a", 5)
@@ -214,8 +214,8 @@ func TestListedPlatforms(t *testing.T) {
 	})
 }
 
-// TestListedAsAWhole: a tag that has all of an index is not up to date if some platforms are
-// wanted, even if its digest is listed.
+// TestListedAsAWhole: if some platforms are wanted, a tag with the source's whole index is not up
+// to date, even if the list has its digest.
 func TestListedAsAWhole(t *testing.T) {
 	withLists(t, registrytest.BulkAPI{}, func(t *testing.T, l listed) {
 		l.add("a", 5)
@@ -235,7 +235,7 @@ func TestListedAsAWhole(t *testing.T) {
 	})
 }
 
-// TestListedAway: if a destination is away, there is no warning that it does not list.
+// TestListedAway: if a destination is away, there is no warning that its list cannot be used.
 func TestListedAway(t *testing.T) {
 	withLists(t, registrytest.BulkAPI{}, func(t *testing.T, l listed) {
 		l.add("a", 5)
@@ -246,8 +246,7 @@ func TestListedAway(t *testing.T) {
 	})
 }
 
-// TestListedLimit: an API that limits us limits the destination. What it was asked for is left
-// for later.
+// TestListedLimit: a 429 of the API limits the destination, and the repository is left for later.
 func TestListedLimit(t *testing.T) {
 	withLists(t, registrytest.BulkAPI{}, func(t *testing.T, l listed) {
 		l.add("a", 5)

@@ -19,7 +19,7 @@ func (c *calls) Keep(context.Context, *Job) error      { *c = append(*c, Keep); 
 func (c *calls) Wait(context.Context, *Job) error      { *c = append(*c, Wait); return nil }
 func (c *calls) Failed(context.Context, *Job) error    { *c = append(*c, Failed); return nil }
 
-// TestEveryVerdict has a method of Cases, and a case that calls it.
+// TestEveryVerdict: each verdict has a method of Cases, and a case that calls it.
 func TestEveryVerdict(t *testing.T) {
 	verdicts := Verdict(reflect.TypeFor[Cases]().NumMethod())
 	for v := Verdict(1); v <= verdicts; v++ {

@@ -30,7 +30,7 @@ const (
 	s390x = "linux/s390x"
 )
 
-// world is a list with some repositories, which are random. The same seed makes the same.
+// world is a list with a few random repositories. The same seed makes the same world.
 type world struct {
 	*rand.Rand
 	*site
@@ -54,8 +54,8 @@ func newWorld(t *testing.T, seed uint64, s *site) *world {
 	for i := range 1 + w.IntN(2) {
 		w.repository(fmt.Sprintf("%s/r%d", w.name, i))
 	}
-	// What a policy rejects with an image, and whether an image that it rejects is wanted at all, is
-	// known only after a pull.
+	// Only a pull shows which companions a policy rejects with an image, and whether a rejected
+	// image has a wanted platform.
 	w.distrusting = !w.accompanied && !w.lacking && !w.fixed && w.chance(8)
 	return w
 }
@@ -66,7 +66,7 @@ func one[T any](w *world, of ...T) T { return of[w.IntN(len(of))] }
 // chance is true n times of ten.
 func (w *world) chance(n int) bool { return w.IntN(10) < n }
 
-// repository makes a repository, what the destination has of it, and its entries.
+// repository makes a repository with its state at the destination, and its entries.
 func (w *world) repository(name string) {
 	var digests []string
 	for range 1 + w.IntN(3) {
@@ -83,7 +83,8 @@ func (w *world) repository(name string) {
 	w.list(name, tags, digests)
 }
 
-// content pushes an image or an index to the source, and returns what may be tagged of it.
+// content pushes an image or an index to the source, and returns the digests in it that may get a
+// tag.
 func (w *world) content(name string) []string {
 	w.versions++
 	version := fmt.Sprintf("%s-%d", name, w.versions)
@@ -130,13 +131,13 @@ func (w *world) accompany(name string, digests []string) {
 	}
 }
 
-// destination gives the destination some of what the source has, under the same tags or
-// others or none, and something else.
+// destination copies some of the source's content to the destination, under the same tags, other
+// tags or none, and pushes something else.
 func (w *world) destination(name string, tags, digests []string) {
 	if w.chance(3) {
 		return
 	}
-	// A repository without tags counts as empty, whatever it has without them.
+	// A repository without tags counts as empty, even if it has manifests.
 	_, err := w.to.PushImage(name, "kept", registrytest.Image{Version: "kept"})
 	require.NoError(w.t, err)
 	for _, tag := range tags {
@@ -157,8 +158,8 @@ func (w *world) destination(name string, tags, digests []string) {
 	}
 }
 
-// bring copies a manifest and what is below it, or just some platforms of it, as an earlier
-// run has done. Without a tag, it is what a registry has until it collects garbage.
+// bring copies a manifest with everything below it, or just some platforms of it, as an earlier run
+// would have done. Without a tag, it stays until the registry collects garbage.
 func (w *world) bring(name, digest, tag string) {
 	source, destination := reference.MustRepository(w.from.Host()+"/"+name), reference.MustRepository(w.to.Host()+"/"+name)
 	m := mirrortest.New(w.t, w.client, nil)
@@ -175,7 +176,7 @@ func (w *world) bring(name, digest, tag string) {
 	}
 }
 
-// list adds entries for the repository, with one choice of contents.
+// list adds entries for the repository. The contents are chosen once for all of them.
 func (w *world) list(name string, tags, digests []string) {
 	contents := selection.Selection{
 		Platforms:           one(w, nil, nil, []string{amd64}, []string{amd64, arm64}, []string{s390x}),
@@ -220,8 +221,8 @@ func (w *world) list(name string, tags, digests []string) {
 	}
 }
 
-// sight gives some tags an age, as earlier runs have noted it. Some may have moved since. (With a
-// minimum age, those take a place in a limit until a run has noticed it.)
+// sight gives some tags an age, as earlier runs have noted it. Some have moved since. (With a
+// minimum age, a tag that has moved takes a place in a limit until a run notices that.)
 func (w *world) sight(name string, source reference.Repository, tags []string, moved bool) {
 	w.seen[source] = map[reference.Tag]resolve.Sighting{}
 	for _, tag := range tags {

@@ -64,7 +64,7 @@ func (robot) Forget(string) {}
 
 var harborAPI = []registrytest.Option{registrytest.WithDeletion(registrytest.DeletesLikeHarbor, "immutable"), registrytest.WithHarborAPI(registrytest.BulkAPI{}), registrytest.WithBasicAuth("robot$project+mirror", "secret")}
 
-// TestTag: a tag goes alone, wherever that is possible.
+// TestTag: a tag is deleted alone at registries that can do that.
 func TestTag(t *testing.T) {
 	for name, w := range map[string]*world{
 		"Quay":   newWorld(t, true, false, registrytest.WithDeletion(registrytest.DeletesLikeQuay)),
@@ -85,7 +85,7 @@ func TestTag(t *testing.T) {
 	require.Zero(t, w.sent)
 }
 
-// TestHarborTagMoves: Harbor deletes a tag only if it has the digest.
+// TestHarborTagMoves: Harbor deletes a tag only if it still has the digest.
 func TestHarborTagMoves(t *testing.T) {
 	w := newWorld(t, false, true, harborAPI...)
 	_, err := w.PushImage(nested, "1", registrytest.Image{Version: "new"})
@@ -94,7 +94,7 @@ func TestHarborTagMoves(t *testing.T) {
 	require.NoError(t, w.Check(nested, "1"))
 }
 
-// TestTagRefused: the error says what the registry has answered, and what to do.
+// TestTagRefused: the error quotes the registry's answer, and says how to permit the deletion.
 func TestTagRefused(t *testing.T) {
 	for name, test := range map[string]struct {
 		fault registrytest.Fault
@@ -124,8 +124,8 @@ func TestTagRefused(t *testing.T) {
 	}
 }
 
-// TestManifest: a digest goes with its tags, and its siblings in the way of Artifact Registry and
-// Nexus one by one.
+// TestManifest: a manifest is deleted with its tags, and tag by tag at registries such as Artifact
+// Registry and Nexus.
 func TestManifest(t *testing.T) {
 	for name, d := range map[string]registrytest.Deletion{
 		"distribution": 0, "Harbor": registrytest.DeletesLikeHarbor, "Artifact Registry": registrytest.DeletesLikeArtifactRegistry, "Nexus": registrytest.DeletesLikeNexus,

@@ -10,7 +10,7 @@ import (
 	"github.com/osism/skopeo-worker/worker/registry"
 )
 
-// TestExplain: a refusal names what permits the deletion at that registry.
+// TestExplain: the error of a refusal names the setting or permission that the registry requires.
 func TestExplain(t *testing.T) {
 	refused := func(status int, err error) error {
 		return &registry.Error{Op: registry.OpDelete, Status: status, Err: err}

@@ -31,7 +31,7 @@ const (
 	tick     = 10 * time.Millisecond
 )
 
-// stand is a broker with what a fleet keeps there.
+// stand is a broker with the data that a fleet keeps there.
 type stand struct {
 	*broker.Broker
 	budget *budget.Store
@@ -48,7 +48,7 @@ func newStand(t *testing.T, b *broker.Broker) *stand {
 	return &stand{b, limits, runs}
 }
 
-// fleet is what one of the workers knows, and serves.
+// fleet is the state of one worker, which serves its metrics.
 func (s *stand) fleet(t *testing.T) (*Fleet, *Metrics) {
 	t.Helper()
 	f, err := NewFleet(t.Context(), s.Broker, s.budget, slog.New(slog.DiscardHandler))
@@ -74,7 +74,7 @@ func (s *stand) ran(t *testing.T, name, kind string, ended time.Time, images run
 	return r
 }
 
-// says checks the named metrics, without their help and type.
+// says requires these values of the named metrics, ignoring help and type.
 func says(t *testing.T, m *Metrics, name string, want ...string) {
 	t.Helper()
 	families, err := m.Registry.Gather()
@@ -98,18 +98,18 @@ func says(t *testing.T, m *Metrics, name string, want ...string) {
 // unix is a time as a metric has it.
 func unix(at time.Time) string { return fmt.Sprint(float64(at.UnixMilli()) / 1000) }
 
-// ended is when the first of a stand's runs has ended.
+// ended is when the first run of a stand ended.
 var ended = time.Now().UTC().Add(-48 * time.Hour).Truncate(time.Second)
 
-// busy makes a stand of which there is everything to tell: of three registries, one
-// spent, one closed and one away; of a mirror with a good and a bad run, and of another one. It returns
-// when its due chunk became due.
+// busy returns a stand with data for every metric: three registries, of which one is spent, one
+// closed and one away; a mirror with a good and a bad run; and another mirror. It also returns when
+// the due chunk became due.
 func busy(t *testing.T, s *stand) (due time.Time) {
 	t.Helper()
 	ctx := t.Context()
 	require.NoError(t, s.budget.SetLimits(ctx, "nightly", map[string]budget.Limit{registry: {Requests: 2, Window: time.Hour}}))
 	for range 2 {
-		// A cluster that has just started may store a token twice, as its answer is lost.
+		// If an answer of a cluster that has just started is lost, the token is stored twice.
 		if _, err := s.budget.Take(ctx, "", registry, ""); !errors.As(err, new(*budget.SpentError)) {
 			require.NoError(t, err)
 		}
@@ -189,8 +189,8 @@ func TestFleet(t *testing.T) {
 		"other snoozed 0", "other superseded 0", "other waiting 0")
 }
 
-// TestAway: a registry that is away is closed until somebody has found it back, whenever
-// that is tried.
+// TestAway: a registry that is away counts as closed until a probe succeeds, whenever its next
+// probe is due.
 func TestAway(t *testing.T) {
 	s := newStand(t, brokertest.Embedded(t))
 	_, m := s.fleet(t)
@@ -202,8 +202,7 @@ func TestAway(t *testing.T) {
 	says(t, m, "registry_away_since_timestamp_seconds", "docker.io "+unix(*rows[0].ClosedSince))
 }
 
-// TestOpenAgain: a registry that was closed is exported as open for a day, though nothing
-// is known of it any more.
+// TestOpenAgain: a registry that was closed is exported as open for a day, even without other data.
 func TestOpenAgain(t *testing.T) {
 	s := newStand(t, brokertest.Embedded(t))
 	f, m := s.fleet(t)
@@ -246,7 +245,7 @@ func TestLastSuccess(t *testing.T) {
 	says(t, m, "run_state", "nightly cancelled 0", "nightly done 0", "nightly failed 0", "nightly lost 0", "nightly running 0", "nightly snoozed 1",
 		"nightly superseded 0", "nightly waiting 0")
 
-	// Another worker knows it from the broker, and not from the run, which is gone.
+	// Another worker reads it from the broker, where the run is gone.
 	bucket, err := s.JS.KeyValue(t.Context(), run.Bucket)
 	require.NoError(t, err)
 	require.NoError(t, bucket.Purge(t.Context(), name+"."+good.ID))
@@ -259,8 +258,8 @@ func TestLastSuccess(t *testing.T) {
 	look(unix(ended.Add(2 * time.Hour)))
 }
 
-// TestOneLookServesAll: the worker that queried last queries again. Another one does only if
-// the first does not.
+// TestOneLookServesAll: the worker that queried last queries again. Another worker queries only if
+// the first stops.
 func TestOneLookServesAll(t *testing.T) {
 	s := newStand(t, brokertest.Embedded(t))
 	first, of := s.fleet(t)
@@ -289,17 +288,17 @@ func TestOneLookServesAll(t *testing.T) {
 	says(t, other, "broker_up", "1")
 	require.Equal(t, second.id, by())
 
-	// An unreadable result is replaced, however young it is.
+	// An unreadable result is replaced, even if it is new.
 	_, err = first.kv.PutString(t.Context(), keyFleet, "{")
 	require.NoError(t, err)
 	says(t, other, "queued_chunks", "due 1", "running 0", "snoozed 0", "waiting 0")
 
-	// Two may take one at once. Neither fails for it.
+	// If two workers query at the same time, both succeed.
 	require.NoError(t, first.keep(t.Context(), picture{}, 1))
 	require.Equal(t, second.id, by())
 }
 
-// TestALookIsCheap: with thousands of chunks, it costs no more than with few.
+// TestALookIsCheap: a query takes as many requests with thousands of chunks as with a few.
 func TestALookIsCheap(t *testing.T) {
 	s := newStand(t, brokertest.Embedded(t))
 	busy(t, s)
@@ -336,8 +335,8 @@ func TestALookIsCheap(t *testing.T) {
 	require.Less(t, many.InBytes, few.InBytes+1024)
 }
 
-// TestFleetWithoutABroker: a scrape says so at once, and still exports what the worker
-// knows by itself.
+// TestFleetWithoutABroker: a scrape reports at once that the broker does not answer, and has the
+// metrics of the worker itself.
 func TestFleetWithoutABroker(t *testing.T) {
 	waiting := New("test")
 	says(t, waiting, "broker_up", "0")
@@ -359,7 +358,7 @@ func TestFleetWithoutABroker(t *testing.T) {
 	}, patience, tick)
 	says(t, m, "broker_up", "1")
 
-	// A scrape behind one that is stuck gives up, too.
+	// A scrape that waits for one that hangs gives up, too.
 	require.True(t, f.turn.TryAcquire(1))
 	late, cancel := context.WithCancel(t.Context())
 	cancel()
@@ -367,8 +366,8 @@ func TestFleetWithoutABroker(t *testing.T) {
 	require.ErrorIs(t, err, context.Canceled)
 }
 
-// TestFleetOnACluster: the metrics are the same whichever server leads the stream, and even if
-// replicas that lag answer.
+// TestFleetOnACluster: the metrics do not depend on which server leads the stream, nor on replicas
+// that lag.
 func TestFleetOnACluster(t *testing.T) {
 	cluster := brokertest.StartCluster(t)
 	s := newStand(t, brokertest.Open(t, cluster.Config()))

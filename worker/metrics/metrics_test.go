@@ -14,7 +14,7 @@ import (
 	"github.com/osism/skopeo-worker/shared/brokertest"
 )
 
-// full is a worker that has everything to tell.
+// full returns a worker with a value for every metric.
 func full(t *testing.T) *Metrics {
 	t.Helper()
 	s := newStand(t, brokertest.Embedded(t))
@@ -22,7 +22,7 @@ func full(t *testing.T) *Metrics {
 	_, m := s.fleet(t)
 	m.Images(registry, "copied", 2)
 	m.Spent(registry, 3, 2048)
-	m.Spent(registry, -1, -1) // a counter that goes down would end the process
+	m.Spent(registry, -1, -1) // because a counter must not decrease
 	m.Copy(registry, time.Second)
 	m.Chunk(time.Second, ChunkDone)
 	m.Request(registry, "pull", 200)
@@ -69,10 +69,10 @@ skopeo_worker_verified_images_total{registry="docker.io",result="rejected"} 1
 	require.Empty(t, problems)
 }
 
-// row is one of the tables of docs/metrics.md.
+// row matches a row of the tables in docs/metrics.md.
 var row = regexp.MustCompile(`(?m)^\| (skopeo_worker_\w+) \| (\w+) \| ([a-z, ]*)\|`)
 
-// TestDocs: docs/metrics.md lists the metrics that are served, with type and labels, and no others.
+// TestDocs: docs/metrics.md lists exactly the metrics that are served, with type and labels.
 func TestDocs(t *testing.T) {
 	text, err := os.ReadFile("../../docs/metrics.md")
 	require.NoError(t, err)

@@ -46,7 +46,7 @@ func at(r *registrytest.Registry, path string) reference.Repository {
 	return reference.MustRepository(r.Host() + "/" + path)
 }
 
-// pushed returns a registry with an image 1 in each of these repositories.
+// pushed returns a registry with an image 1 in each repository.
 func pushed(t *testing.T, repositories ...string) *registrytest.Registry {
 	t.Helper()
 	r := registrytest.New(t)

@@ -20,10 +20,10 @@ import (
 )
 
 const (
-	// patience limits what takes seconds: a registry is first closed for four.
+	// patience bounds waits that take seconds: a registry is closed for four seconds at first.
 	patience = 30 * time.Second
 	tick     = 50 * time.Millisecond
-	// silence is how long a request waits for an answer: longer than a busy machine takes.
+	// silence is the stall timeout: longer than a busy machine takes to answer.
 	silence = 2 * time.Second
 )
 
@@ -36,8 +36,8 @@ var (
 	html      = http.Header{"Content-Type": {"text/html"}}
 )
 
-// TestAway: a registry that does not answer as one is closed by the first error, then
-// receives only probes, and is open again soon after it works.
+// TestAway: a registry that does not answer like a registry is closed by the first error. Then it
+// gets only probes, and reopens soon after it works again.
 func TestAway(t *testing.T) {
 	for name, fault := range map[string]registrytest.Fault{
 		"connection refused": {},
@@ -85,16 +85,15 @@ func TestAway(t *testing.T) {
 	}
 }
 
-// TestPushesFail: look-ups succeed and pushes fail. The registry is closed after a few
-// images, or after a few repositories if permissions are refused. Only a push opens it
-// again.
+// TestPushesFail: if look-ups succeed and pushes fail, the registry is closed after a few images;
+// after a few repositories if the pushes are denied. Only a push reopens it.
 func TestPushesFail(t *testing.T) {
 	body := func(code, message string) string {
 		return fmt.Sprintf(`{"errors":[{"code":%q,"message":%q}]}`, code, message)
 	}
 	for name, test := range map[string]struct {
 		fault        registrytest.Fault
-		repositories int // that fail, with an image each, before the registry is closed
+		repositories int // repositories with a failed image each before the registry is closed
 	}{
 		"503":         {registrytest.Fault{Status: 503}, 3},
 		"507":         {registrytest.Fault{Status: 507}, 1},
@@ -111,7 +110,7 @@ func TestPushesFail(t *testing.T) {
 			r := pushed(t, "a", "b", "c", "d")
 			w := newWorker(t, brokertest.Embedded(t), r)
 			require.NoError(t, w.put(t, r, "d", "2"))
-			// This image has worked: if it fails now, the registry is at fault.
+			// An image that has worked before: if it fails now, the registry is at fault.
 			digest, err := r.Digest("d", "1")
 			require.NoError(t, err)
 			w.Known(reference.MustRepository("source.example.com/d"), at(r, "d"), reference.MustDigest(digest))
@@ -139,8 +138,8 @@ func TestPushesFail(t *testing.T) {
 	}
 }
 
-// TestRepositoriesFailByThemselves: errors of a few repositories are their own if another
-// image shows that the registry works.
+// TestRepositoriesFailByThemselves: if an image of another repository works, a few failing
+// repositories do not close the registry.
 func TestRepositoriesFailByThemselves(t *testing.T) {
 	for name, fault := range map[string]registrytest.Fault{
 		"403":       {Status: 403},
@@ -175,8 +174,8 @@ func TestRepositoriesFailByThemselves(t *testing.T) {
 	}
 }
 
-// TestFullOfWhatIsNew: a quota accepts what is there already, so several repositories must
-// fail before the registry counts as full.
+// TestFullOfWhatIsNew: a full registry accepts images that it already has. So several repositories
+// must fail before it counts as full.
 func TestFullOfWhatIsNew(t *testing.T) {
 	r := pushed(t, "a", "b", "c", "fine")
 	w := newWorker(t, brokertest.Embedded(t), r)
@@ -196,8 +195,8 @@ func TestFullOfWhatIsNew(t *testing.T) {
 	require.Nil(t, w.Budget.IsAway(r.Host()))
 }
 
-// TestStrangeCertificate: it is trouble at a registry that has worked before, and a matter
-// of settings at others.
+// TestStrangeCertificate: an untrusted certificate closes a registry that has worked before. At
+// another registry, it fails the images, because the settings are wrong.
 func TestStrangeCertificate(t *testing.T) {
 	for name, worked := range map[string]bool{"from the beginning": false, "later": true} {
 		t.Run(name, func(t *testing.T) {
@@ -218,8 +217,8 @@ func TestStrangeCertificate(t *testing.T) {
 	}
 }
 
-// TestOneRepositoryIsRefused: the registry stays open, however many images fail, although
-// there is nothing to compare with.
+// TestOneRepositoryIsRefused: if one repository is refused, the registry stays open after any
+// number of images, even without another image to compare with.
 func TestOneRepositoryIsRefused(t *testing.T) {
 	r := pushed(t, "a", "b")
 	w := newWorker(t, brokertest.Embedded(t), r)
@@ -230,8 +229,8 @@ func TestOneRepositoryIsRefused(t *testing.T) {
 	require.NoError(t, w.put(t, r, "b", "2"))
 }
 
-// TestNothingIsThere: a proxy without its registry answers 404 to everything; a working
-// registry answers 404 for what does not exist, and stays open.
+// TestNothingIsThere: a proxy without its registry answers 404 to every request, and is closed. A
+// working registry that answers 404 for missing content stays open.
 func TestNothingIsThere(t *testing.T) {
 	r := pushed(t, "a")
 	w := newWorker(t, brokertest.Embedded(t), r)
@@ -265,7 +264,7 @@ func TestNothingIsThere(t *testing.T) {
 	require.True(t, closed(copied()))
 }
 
-// TestOneImageFails: the registry stays open if only one image fails, for ever.
+// TestOneImageFails: if one image fails, the registry stays open, however often that is tried.
 func TestOneImageFails(t *testing.T) {
 	r := pushed(t, "a", "b")
 	w := newWorker(t, brokertest.Embedded(t), r)
@@ -279,8 +278,8 @@ func TestOneImageFails(t *testing.T) {
 	require.NoError(t, err)
 }
 
-// TestSourceFails: manifests or layers cannot be read; the tracker tries images that both
-// sides have.
+// TestSourceFails: if manifests or layers cannot be read, the tracker tries images that both sides
+// have.
 func TestSourceFails(t *testing.T) {
 	failed := func(host string) *skopeo.Error {
 		return &skopeo.Error{ExitCode: 1, Side: skopeo.Source, Registry: host, Err: errors.New("exit status 1"),
@@ -318,8 +317,8 @@ func TestSourceFails(t *testing.T) {
 	}
 }
 
-// TestCopyThatDoesNotSay: the error does not show which side the copy waited for, so both
-// are asked.
+// TestCopyThatDoesNotSay: if the error does not show for which side the copy waited, both are
+// probed.
 func TestCopyThatDoesNotSay(t *testing.T) {
 	from, to := registrytest.New(t), registrytest.New(t)
 	w := newWorker(t, brokertest.Embedded(t), from, to)
@@ -338,7 +337,7 @@ func TestCopyThatDoesNotSay(t *testing.T) {
 	require.Nil(t, away)
 }
 
-// TestOneProbeAtATime: one of the requests that wait for a registry is tried; the others
+// TestOneProbeAtATime: of the requests that wait for a registry, one is sent as a probe. The others
 // follow its result.
 func TestOneProbeAtATime(t *testing.T) {
 	r := registrytest.New(t)
