@@ -274,7 +274,7 @@ func prunable(repositories, tags int) prune.Plan {
 		for k := range tags {
 			t := prune.Tag{Tag: reference.MustTag(fmt.Sprintf("1.%d.0", k)), Digest: reference.DigestOf([]byte(fmt.Sprint(n, k))), Why: "the source does not list it", Since: since, Bytes: 180 << 20}
 			if k == 1 {
-				t.Why, t.Of, t.Since = "it belongs to an image that goes: "+script, reference.DigestOf([]byte(fmt.Sprint(n, 0))), time.Time{}
+				t.Why, t.Of, t.Since = "it belongs to an image that is deleted: "+script, reference.DigestOf([]byte(fmt.Sprint(n, 0))), time.Time{}
 			}
 			r.Tags = append(r.Tags, t)
 			p.Bytes += t.Bytes

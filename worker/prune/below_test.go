@@ -10,17 +10,17 @@ import (
 	"github.com/osism/skopeo-worker/worker/registrytest"
 )
 
-// belongings are what belongs to each manifest of a repository: signatures, referrers, and the
-// lists of referrers.
+// belongings are the manifests that belong to each manifest of a repository: signatures, referrers,
+// and lists of referrers.
 type belongings map[string][]string
 
-// whole returns a manifest with everything below it, and what belongs to each.
+// whole returns a manifest with everything below it, and the belongings of each.
 func (b belongings) whole(s *site, dgst string, found map[string]bool) map[string]bool {
 	if found[dgst] {
 		return found
 	}
 	found[dgst] = true
-	children, _ := s.to.Children(tool, dgst) // none if it is no index
+	children, _ := s.to.Children(tool, dgst) // none if it is not an index
 	for _, child := range children {
 		b.whole(s, child.Digest.String(), found)
 	}
@@ -38,9 +38,9 @@ func keys(set map[string]bool) (all []string) {
 	return all
 }
 
-// TestBelow: with an index go the manifests below it, at any depth, and the signatures,
-// attestations and referrers of each, and theirs. Nothing else does, and nothing of it is left:
-// what another index shares stays, with what belongs to that.
+// TestBelow: with an index, the manifests below it at any depth are deleted, with their signatures,
+// attestations and referrers, and the referrers of those. Manifests that another index shares stay,
+// with what belongs to them.
 func TestBelow(t *testing.T) {
 	t.Parallel()
 	for name, options := range map[string][]registrytest.Option{

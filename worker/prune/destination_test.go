@@ -42,8 +42,9 @@ var harborOptions = []registrytest.Option{registrytest.WithDeletion(registrytest
 func quay(host string) deletion.Hosts   { return deletion.NewHosts([]string{host}, nil) }
 func harbor(host string) deletion.Hosts { return deletion.NewHosts(nil, []string{host}) }
 
-// TestDestinations: wherever it is, what goes is gone with what belongs to it, and what stays is
-// whole: tags of a digest that goes under another name, and images below two indexes.
+// TestDestinations: at each kind of registry, everything that the plan deletes is gone with what
+// belongs to it, and everything else is whole: other tags of the same digest, and images below two
+// indexes.
 func TestDestinations(t *testing.T) {
 	t.Parallel()
 	for name, test := range destinations {
@@ -90,7 +91,7 @@ func TestDestinations(t *testing.T) {
 			for _, stays := range []string{"kept", "stays", kept, signature, registrytest.SignatureTag(kept)} {
 				require.NoError(t, s.to.Check(tool, stays), stays)
 			}
-			if name != "Quay" && name != "Quay, unknown" { // it keeps what has no tag until its own collection
+			if name != "Quay" && name != "Quay, unknown" { // it keeps manifests without a tag until it collects garbage
 				require.Error(t, s.to.Check(tool, own))
 				require.Error(t, s.to.Check(tool, referrer))
 			}
@@ -113,8 +114,7 @@ func (robot) Find(context.Context, string) (containers.Credential, error) {
 }
 func (robot) Forget(string) {}
 
-// TestAlone: a tag that the plan deletes alone does not take its digest along, although nothing
-// else needs that any more.
+// TestAlone: if the plan deletes a tag alone, the manifest stays, even if no tag needs it any more.
 func TestAlone(t *testing.T) {
 	s := newSite(t, registrytest.WithDeletion(registrytest.DeletesLikeQuay))
 	s.Hosts = quay(s.to.Host())
@@ -129,8 +129,8 @@ func TestAlone(t *testing.T) {
 	require.NoError(t, s.to.Check(tool, kept))
 }
 
-// TestReferenced: an index around an image that has no tag is known to the registry
-// only. The image stays, with what belongs to it.
+// TestReferenced: only the registry knows an index that has no tag. An image below it stays, with
+// what belongs to it.
 func TestReferenced(t *testing.T) {
 	for name, d := range map[string]registrytest.Deletion{"Harbor": registrytest.DeletesLikeHarbor, "zot": registrytest.DeletesLikeZot} {
 		t.Run(name, func(t *testing.T) {
@@ -155,7 +155,7 @@ func TestReferenced(t *testing.T) {
 	}
 }
 
-// TestRefusals: a destination that does not delete says so in one line, and what to do.
+// TestRefusals: if a destination refuses to delete, the error is one line and names what to change.
 func TestRefusals(t *testing.T) {
 	for name, test := range map[string]struct {
 		options []registrytest.Option

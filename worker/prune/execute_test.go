@@ -29,7 +29,7 @@ func (s *site) execution() *prune.Execution {
 	}
 }
 
-// execute carries a plan out and returns what became of it, and which tags are left.
+// execute carries out a plan, and returns its outcome and the tags that are left.
 func (s *site) execute(p prune.Plan) (prune.Outcome, []string, error) {
 	s.t.Helper()
 	store, err := prune.OpenStore(s.t.Context(), brokertest.Embedded(s.t))
@@ -42,7 +42,7 @@ func (s *site) execute(p prune.Plan) (prune.Outcome, []string, error) {
 	return done, tags, failed
 }
 
-// TestExecute: exactly what the plan says is deleted, with what belongs to it.
+// TestExecute: exactly the tags of the plan are deleted, with what belongs to them.
 func TestExecute(t *testing.T) {
 	for name, options := range map[string][]registrytest.Option{"fallback tags": nil, "referrers API": {registrytest.WithReferrersAPI(1)}} {
 		t.Run(name, func(t *testing.T) {
@@ -79,7 +79,7 @@ func TestExecute(t *testing.T) {
 	}
 }
 
-// TestChanged: what has changed since the plan was made is skipped, and stays whole.
+// TestChanged: tags that have changed since the plan was made are skipped, and stay whole.
 func TestChanged(t *testing.T) {
 	t.Parallel()
 	for name, change := range map[string]func(t *testing.T, s *site, multi string){
@@ -127,7 +127,7 @@ func TestChanged(t *testing.T) {
 	}
 }
 
-// TestUnread: all tags of a repository that cannot be looked at count as failed.
+// TestUnread: if a repository cannot be read, all its tags count as failed.
 func TestUnread(t *testing.T) {
 	s := newSite(t)
 	s.image("old", "old", 31)
@@ -144,7 +144,8 @@ func named(s *site, tag string) message.Repository {
 	return message.Repository{Source: source, Destination: s.repository(tool), Tag: reference.MustTag(tag)}
 }
 
-// TestUndeletable: a destination that does not delete says so, at once.
+// TestUndeletable: if a destination does not support deletion, the execution ends at once with that
+// error.
 func TestUndeletable(t *testing.T) {
 	for name, test := range map[string]struct {
 		fault registrytest.Fault
@@ -181,7 +182,8 @@ func TestUndeletable(t *testing.T) {
 	}
 }
 
-// TestCutOff: what a deletion that was cut off has left goes, and keeps nothing else.
+// TestCutOff: a tag that an interrupted deletion has left without a manifest is deleted, and does
+// not keep other tags.
 func TestCutOff(t *testing.T) {
 	for name, deletesTags := range map[string]bool{"tags are deleted": true, "manifests only": false} {
 		t.Run(name, func(t *testing.T) {
@@ -224,7 +226,7 @@ func TestDeleteDisabled(t *testing.T) {
 	require.Equal(t, []string{"old"}, left)
 }
 
-// TestEdited: what is taken out of a plan stays whole, with what belongs to it.
+// TestEdited: tags that the user removes from a plan stay whole, with what belongs to them.
 func TestEdited(t *testing.T) {
 	for name, options := range map[string][]registrytest.Option{"fallback tags": nil, "referrers API": {registrytest.WithReferrersAPI(1)}} {
 		t.Run(name, func(t *testing.T) {
@@ -243,7 +245,7 @@ func TestEdited(t *testing.T) {
 	}
 }
 
-// TestAdded: what is written into a plan is deleted only if it would be planned.
+// TestAdded: tags that the user adds to a plan are deleted only if they would be planned.
 func TestAdded(t *testing.T) {
 	s := newSite(t)
 	kept := s.image("kept", "kept", 0)

@@ -5,7 +5,7 @@ import (
 	"time"
 )
 
-// EndLeasesAfter makes the leases of processes that were killed end earlier.
+// EndLeasesAfter makes the leases of killed processes end earlier.
 func (s *Store) EndLeasesAfter(d time.Duration) *Store {
 	s.lease = d
 	return s

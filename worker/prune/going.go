@@ -81,7 +81,7 @@ func (c *contents) plan(dropped map[reference.Tag]holding.Tag, going map[referen
 	for _, tag := range names {
 		if _, ok := dropped[tag]; !ok {
 			subject, _ := selection.Companion(tag.String())
-			add(tag, Tag{Why: "it belongs to an image that goes", Of: subject})
+			add(tag, Tag{Why: "it belongs to an image that is deleted", Of: subject})
 		}
 	}
 	for digest := range c.gone(going, needed) {

@@ -13,7 +13,7 @@ import (
 	"github.com/osism/skopeo-worker/worker/registrytest"
 )
 
-// TestKeep: what the list keeps stays, also when a part of the list is lost; the entries that
+// TestKeep: tags that the list keeps stay, even if a part of the list is lost. The entries that
 // have a tag decide about it.
 func TestKeep(t *testing.T) {
 	entry := func(s selection.Selection) message.Repository {
@@ -58,7 +58,7 @@ func TestKeep(t *testing.T) {
 	}
 }
 
-// TestKeepSignature: a signature that is kept itself stays without its image.
+// TestKeepSignature: a signature that is kept by name stays without its image.
 func TestKeepSignature(t *testing.T) {
 	s := newSite(t)
 	old := s.image("old", "old", 40)

@@ -23,7 +23,7 @@ func openStore(t *testing.T, b *broker.Broker) *prune.Store {
 	return store
 }
 
-// take takes the lease of the mirror name "default", which is free.
+// take takes the lease of the mirror name "default", which must be free.
 func take(t *testing.T, store *prune.Store, plan, process string) *prune.Lease {
 	t.Helper()
 	lease, err := store.Take(t.Context(), "default", prune.Holder{Plan: plan, Destination: "registry.example.com/mirror", By: "me", Process: process}, func(h prune.Holder) {
@@ -33,8 +33,8 @@ func take(t *testing.T, store *prune.Store, plan, process string) *prune.Lease {
 	return lease
 }
 
-// TestLease: one process carries out plans of a mirror name at a time, and how far one came is
-// known to the next.
+// TestLease: one process at a time carries out plans of a mirror name. The next process continues
+// from its recorded progress.
 func TestLease(t *testing.T) {
 	store := openStore(t, brokertest.Embedded(t))
 	lease := take(t, store, "plan", "1")
@@ -98,7 +98,7 @@ func TestAwait(t *testing.T) {
 	require.Equal(t, []string{"me", "me", "me", "me"}, waits)
 }
 
-// TestBusy: an execution ends when a run begins, and goes on later.
+// TestBusy: an execution ends when a run begins, and can be continued later.
 func TestBusy(t *testing.T) {
 	busy := errors.New("a run is under way")
 	s := newSite(t)
@@ -148,7 +148,7 @@ func TestBusy(t *testing.T) {
 	require.Equal(t, prune.Outcome{Deleted: 1, Gone: 1}, done)
 }
 
-// TestUnanswered: a registry that has not answered a deletion may still be about to delete, so that
+// TestUnanswered: if a registry has not answered a deletion, it may still be about to delete. So
 // runs wait as if the process was killed.
 func TestUnanswered(t *testing.T) {
 	t.Parallel()

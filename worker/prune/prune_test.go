@@ -72,7 +72,7 @@ func (s *site) Select(context.Context, message.Repository) ([]reference.Tag, err
 	return tags, s.failed
 }
 
-// image pushes an image and records it as dropped so many days ago; 0: not dropped.
+// image pushes an image and records it as dropped that many days ago; 0: not dropped.
 func (s *site) image(tag, version string, dropped int) string {
 	s.t.Helper()
 	digest, err := s.to.PushImage(tool, tag, registrytest.Image{Version: version})
@@ -105,7 +105,7 @@ func (s *site) record(mirror, tag, digest string, dropped int) {
 	})
 }
 
-// plan makes a plan, which changes nothing.
+// plan makes a plan, and requires that this changes nothing.
 func (s *site) plan() prune.Plan {
 	s.t.Helper()
 	s.to.ResetRequests()
@@ -136,7 +136,8 @@ func why(p prune.Plan, tag string) string {
 	return ""
 }
 
-// TestPlan: only what was mirrored, has its digest, and was dropped long ago is planned.
+// TestPlan: only tags that were mirrored, have the recorded digest, and were dropped before the
+// grace period are planned.
 func TestPlan(t *testing.T) {
 	s := newSite(t)
 	s.image("kept", "kept", 0)
@@ -173,7 +174,8 @@ func TestPlan(t *testing.T) {
 	require.Empty(t, why(p, "stray"))
 }
 
-// TestUnlistable: a repository whose source cannot be listed, or lists nothing, is left alone.
+// TestUnlistable: nothing of a repository is planned if its source cannot be listed, or lists
+// nothing.
 func TestUnlistable(t *testing.T) {
 	s := newSite(t)
 	s.image("old", "old", 31)
@@ -189,7 +191,8 @@ func TestUnlistable(t *testing.T) {
 	require.Empty(t, s.plan().Repositories, "the mirror has another destination now")
 }
 
-// TestUnreadable: a destination of which a tag cannot be read is left alone.
+// TestUnreadable: nothing of a repository is planned if one of its tags cannot be read at the
+// destination.
 func TestUnreadable(t *testing.T) {
 	s := newSite(t)
 	s.image("old", "old", 31)
@@ -204,8 +207,8 @@ func TestUnreadable(t *testing.T) {
 	require.Equal(t, []string{"old"}, tags(s.plan()))
 }
 
-// TestPartialListing: a destination that does not list a tag that it has may have others, which
-// need what would be deleted.
+// TestPartialListing: if the destination does not list a tag that it has, it may have others that
+// need a planned manifest. So nothing of the repository is planned.
 func TestPartialListing(t *testing.T) {
 	s := newSite(t)
 	s.image("kept", "kept", 0)
@@ -224,7 +227,8 @@ func TestPartialListing(t *testing.T) {
 	}
 }
 
-// TestShared: a digest that a tag needs which stays, whosever it is, stays with all its tags.
+// TestShared: a digest stays, with all its tags, if a tag that stays needs it, no matter which
+// client has pushed that tag.
 func TestShared(t *testing.T) {
 	s := newSite(t)
 	s.image("kept", "kept", 0)
@@ -236,8 +240,8 @@ func TestShared(t *testing.T) {
 	require.Empty(t, p.Repositories)
 	require.Contains(t, why(p, "old"), "by-others")
 
-	// distribution does not list a tag named index, so this is an unlisted one, too.
-	// An index whose child is tagged, and a child below an index that stays.
+	// distribution does not list tags named index, so this tests an unlisted tag, too: an index
+	// whose child has a tag, and a child below an index that stays.
 	index := s.index("index", 31, amd64, arm64)
 	s.index("stays", 0, amd64, s390x)
 	p = s.plan()
@@ -249,7 +253,7 @@ func TestShared(t *testing.T) {
 	require.NoError(t, s.to.Tag(tool, "child", children[0].Digest.String()))
 	require.Contains(t, why(s.plan(), "child"), "the tag stays")
 
-	// What a tag had earlier may still be used by its digest.
+	// Clients may still use the digests that a tag had earlier.
 	s.Holdings[0].Tags[0].Earlier = []reference.Digest{reference.MustDigest(index)}
 	require.Contains(t, why(s.plan(), "index"), "had earlier")
 }
@@ -262,7 +266,7 @@ func must[T any](value T, err error) func(t *testing.T) T {
 	}
 }
 
-// TestCompanions: what belongs to an image goes with it, and only with it.
+// TestCompanions: companions are deleted with their image, and only with it.
 func TestCompanions(t *testing.T) {
 	for name, options := range map[string][]registrytest.Option{"fallback tags": nil, "referrers API": {registrytest.WithReferrersAPI(1)}} {
 		t.Run(name, func(t *testing.T) {
@@ -287,7 +291,7 @@ func TestCompanions(t *testing.T) {
 	}
 }
 
-// TestCaps: half of a list is never deleted by mistake.
+// TestCaps: a plan to delete more than the caps is an error.
 func TestCaps(t *testing.T) {
 	caps := prune.Caps{All: prune.MustShare(10), PerRepository: prune.MustShare(50)}
 	s := newSite(t)

@@ -14,9 +14,9 @@ import (
 
 var sample = registrytest.NewSample(40)
 
-// TestEveryStep: whatever happens to any request of a plan or of its execution, once or from
-// then on, nothing is planned or deleted that would stay otherwise, what is said to be deleted
-// is gone, and another execution deletes the rest.
+// TestEveryStep: whichever request of a plan or its execution fails, once or from then on: no tag
+// is planned or deleted that should stay, each tag reported as deleted is gone, and another
+// execution deletes the rest.
 func TestEveryStep(t *testing.T) {
 	t.Parallel()
 	type step struct {
@@ -79,7 +79,7 @@ func TestEveryStep(t *testing.T) {
 	}
 }
 
-// newAged returns a site with tags of every kind that go, and others that stay.
+// newAged returns a site with tags of every kind that are to be deleted, and others that stay.
 func newAged(t *testing.T, to string) *site {
 	t.Helper()
 	d := destinations[to]

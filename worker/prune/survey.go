@@ -127,8 +127,8 @@ func sorted(tags map[reference.Tag]holding.Tag) []holding.Tag {
 	return slices.SortedFunc(maps.Values(tags), func(a, b holding.Tag) int { return cmp.Compare(a.Name.String(), b.Name.String()) })
 }
 
-// isDropped reports whether the source or the list dropped the tag of an image before the time of
-// grace. Companions are dropped with their image.
+// isDropped reports whether the source or the list dropped the tag of an image before the grace
+// period. Companions are dropped with their image.
 func (s *Survey) isDropped(t holding.Tag) bool {
 	_, companion := selection.Companion(t.Name.String())
 	return !companion && !t.Dropped.IsZero() && s.Now.Sub(t.Dropped) >= s.Grace

@@ -16,7 +16,7 @@ import (
 	"github.com/osism/skopeo-worker/worker/registrytest"
 )
 
-// waiting gives the site a client that waits for limits, and returns its pauses.
+// waiting gives the site a client that waits if it is limited, and returns the pauses.
 func (s *site) waiting() *[]time.Duration {
 	var pauses []time.Duration
 	s.Registry = registry.NewClient(registry.Options{
@@ -29,7 +29,7 @@ func (s *site) waiting() *[]time.Duration {
 	return &pauses
 }
 
-// TestLimited: a destination that limits requests is waited for as long as it says.
+// TestLimited: after a 429, the execution waits for as long as the destination requests.
 func TestLimited(t *testing.T) {
 	s := newSite(t)
 	s.image("kept", "kept", 0)
@@ -45,7 +45,7 @@ func TestLimited(t *testing.T) {
 	require.Equal(t, []time.Duration{7 * time.Second, 2 * time.Second, 4 * time.Second}, *pauses)
 }
 
-// TestAway: what a destination keeps for now is unfinished, and no failure.
+// TestAway: if the destination is away, its tags are unfinished and not failed.
 func TestAway(t *testing.T) {
 	t.Parallel()
 	limited := func(after string) registrytest.Fault {
@@ -84,8 +84,8 @@ func TestAway(t *testing.T) {
 	}
 }
 
-// TestAwayInTheMiddle: what was deleted before the destination went away counts, and is gone for
-// the next execution.
+// TestAwayInTheMiddle: tags that were deleted before the destination went away are counted, and
+// count as gone in the next execution.
 func TestAwayInTheMiddle(t *testing.T) {
 	s := newSite(t)
 	s.image("kept", "kept", 0)
@@ -108,7 +108,8 @@ func TestAwayInTheMiddle(t *testing.T) {
 	require.Equal(t, prune.Outcome{Deleted: 1, Gone: 1}, done)
 }
 
-// TestLeftoverIsAway: a tag without a manifest is gone when the destination has said so.
+// TestLeftoverIsAway: a tag without a manifest counts as gone only when the destination has
+// confirmed it.
 func TestLeftoverIsAway(t *testing.T) {
 	s := newSite(t)
 	s.image("kept", "kept", 0)
@@ -127,7 +128,8 @@ func TestLeftoverIsAway(t *testing.T) {
 	require.Equal(t, []string{"kept"}, left)
 }
 
-// TestSourceIsAway: what cannot be compared with its source for now is unfinished, too.
+// TestSourceIsAway: if the source is away, so that tags cannot be compared, they are unfinished,
+// too.
 func TestSourceIsAway(t *testing.T) {
 	s := newSite(t)
 	s.image("old", "old", 31)
@@ -140,7 +142,7 @@ func TestSourceIsAway(t *testing.T) {
 	require.Equal(t, []string{"old"}, left)
 }
 
-// TestGuard: what is closed, or limited for long, is not waited for; nor is what no wait helps.
+// TestGuard: the guard does not wait if the registry is closed, limited for long, or unavailable.
 func TestGuard(t *testing.T) {
 	for name, test := range map[string]struct {
 		err    error
