@@ -33,7 +33,7 @@ wait; while :; do sleep 600; done`
 // members is the number of processes that wrapper starts, and wrapper itself.
 const members = 4
 
-// unmarked clears its environment, so that only its parents show whose it is.
+// unmarked clears its environment, so that it can be found only by its parents.
 const unmarked = `env -i "$(command -v setsid)" "$(command -v sh)" -c 'trap "" TERM; echo $$; while :; do sleep 600; done' &
 `
 
@@ -89,8 +89,7 @@ func TestEnd(t *testing.T) {
 	}
 }
 
-// TestLeft: processes that a process leaves in its group when it ends by itself are ended,
-// too.
+// TestLeft: if a process ends by itself, the processes that it leaves in its group are ended.
 func TestLeft(t *testing.T) {
 	output, lines := pipe(t)
 	p := shell(t.Context(), `sleep 600 & echo $!; exit 3`, output)
@@ -116,8 +115,8 @@ func worker(t *testing.T, test, output string) *exec.Cmd {
 	return c
 }
 
-// TestReaper: however a worker dies, the processes that its children have started die, too,
-// also if its reaper was killed before.
+// TestReaper: however a worker dies, the processes of its children die, too, even if its reaper was
+// killed before.
 func TestReaper(t *testing.T) {
 	if output := os.Getenv(role); output != "" {
 		if err := Guard(); err != nil {

@@ -21,7 +21,7 @@ import (
 
 const privateRegistry = "123456789012.dkr.ecr.eu-central-1.amazonaws.com"
 
-// web is a server with handlers by path, and what they were asked.
+// web is a server with handlers by path. It records the requests.
 type web struct {
 	*httptest.Server
 	requests atomic.Int64
@@ -48,7 +48,7 @@ func writeFile(t *testing.T, content string) string {
 	return path
 }
 
-// amazon answers as STS, ECR and ECR Public do: to a role of a Kubernetes service account.
+// amazon answers like STS, ECR and ECR Public, to a role of a Kubernetes service account.
 func amazon(t *testing.T, lifetime time.Duration) *web {
 	s := serve(t, func(w http.ResponseWriter, r *http.Request) {
 		expires := float64(time.Now().Add(lifetime).Unix())
@@ -87,8 +87,8 @@ func amazon(t *testing.T, lifetime time.Duration) *web {
 	return s
 }
 
-// TestAmazon: a role of the pod gets a token for each registry, and keeps it until it is
-// about to expire, also if AWS is away by then.
+// TestAmazon: the role of the pod gets a token for each registry, and keeps it until shortly before
+// it expires, even if AWS is away by then.
 func TestAmazon(t *testing.T) {
 	s := amazon(t, 12*time.Hour)
 	l := New("ecr", "ecr-public")
@@ -125,7 +125,7 @@ func TestAmazon(t *testing.T) {
 	require.NotEqual(t, renewed.Password, forgotten.Password)
 }
 
-// TestRefusal: the error names the registry and the setting, and is not kept.
+// TestRefusal: the error names the registry and the setting, and is not cached.
 func TestRefusal(t *testing.T) {
 	s := amazon(t, time.Hour)
 	t.Setenv("AWS_ROLE_ARN", "arn:aws:iam::123456789012:role/other")
@@ -141,7 +141,7 @@ func TestRefusal(t *testing.T) {
 	require.Positive(t, s.requests.Load())
 }
 
-// TestGoogle: the metadata server of a pod or machine gives the token.
+// TestGoogle: the metadata server of a pod or machine returns the token.
 func TestGoogle(t *testing.T) {
 	s := serve(t, func(w http.ResponseWriter, r *http.Request) {
 		if r.Header.Get("Metadata-Flavor") != "Google" {
@@ -172,8 +172,8 @@ func TestGoogle(t *testing.T) {
 	require.Greater(t, s.requests.Load(), asked, "a login that is refused is replaced")
 }
 
-// TestGoogleFederation: a file of workload identity federation exchanges the token of a pod
-// on another cloud.
+// TestGoogleFederation: with a file of workload identity federation, the token of a pod on another
+// cloud is exchanged for one of Google.
 func TestGoogleFederation(t *testing.T) {
 	s := serve(t, func(w http.ResponseWriter, r *http.Request) {
 		if r.FormValue("subject_token") != "projected" {
@@ -196,7 +196,7 @@ func TestGoogleFederation(t *testing.T) {
 	require.Equal(t, "federated", login.Password)
 }
 
-// entra answers as Entra ID and a registry do, for every host.
+// entra answers like Entra ID and a registry, under every host name.
 type entra struct{ t *testing.T }
 
 func (e entra) Do(r *http.Request) (*http.Response, error) {
@@ -248,7 +248,7 @@ func TestAzure(t *testing.T) {
 	require.WithinDuration(t, time.Now().Add(3*time.Hour), login.Expires, time.Hour)
 }
 
-// TestRegistries: which registries are of which cloud.
+// TestRegistries: each registry belongs to the right cloud.
 func TestRegistries(t *testing.T) {
 	require.Equal(t, []string{"ecr", "ecr-public", "gar", "acr"}, Names())
 	all := New(Names()...)

@@ -22,7 +22,7 @@ func execute(t *testing.T, arguments ...string) error {
 	return c.ExecuteContext(context.Background())
 }
 
-// TestReady: a worker that cannot copy says why and ends, even if its broker is away.
+// TestReady: a worker that cannot copy ends with the reason, even if its broker is away.
 func TestReady(t *testing.T) {
 	dir := t.TempDir()
 	torn := filepath.Join(dir, "auth.json")

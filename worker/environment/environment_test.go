@@ -9,7 +9,7 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// TestConfine: what a process we start has in its environment.
+// TestConfine: child processes get the permitted variables only.
 func TestConfine(t *testing.T) {
 	variables := map[string]bool{ // whether it may get there
 		"PATH": true, "HOME": true, "TMPDIR": true, "LC_ALL": true,

@@ -9,7 +9,7 @@ import (
 	"github.com/osism/skopeo-worker/worker/platform"
 )
 
-// FuzzSubset: a subset is not empty, and is current for the index that it was made of.
+// FuzzSubset: a subset is not empty, and is current for the index from which it was made.
 func FuzzSubset(f *testing.F) {
 	wanted := platform.Wanted{Platforms: []string{"linux/amd64"}, WithoutAttestations: true}
 	f.Fuzz(func(t *testing.T, index string, config []byte) {

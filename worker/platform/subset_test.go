@@ -19,7 +19,7 @@ import (
 	"github.com/osism/skopeo-worker/worker/skopeo"
 )
 
-// number returns a digest that n identifies.
+// number returns the digest number n.
 func number(n int) string { return "sha256:" + strings.Repeat(fmt.Sprintf("%02d", n), 32) }
 
 func manifest(mediaType types.MediaType, raw string) registry.Manifest {
@@ -153,7 +153,7 @@ func TestCurrent(t *testing.T) {
 	require.True(t, platform.Wanted{}.Current(source, source.Digest))
 	require.False(t, wanted.Current(source, source.Digest), "all of it is there, and that is too much")
 
-	// A mirror of a mirror: the annotations of the first one are not taken for ours.
+	// In a mirror of a mirror, the annotations of the first one are not mistaken for ours.
 	again, _, err := platform.Wanted{WithoutAttestations: true}.Subset(subset)
 	require.NoError(t, err)
 	require.True(t, platform.Wanted{WithoutAttestations: true}.Current(again, subset.Digest))
@@ -214,7 +214,7 @@ func TestMirroredSubset(t *testing.T) {
 	for name, test := range map[string]struct {
 		index    registrytest.Index
 		children int
-		preserve bool // whether skopeo 1.9.3 copies the index as a whole
+		preserve bool // whether skopeo 1.9.3 copies the whole index
 	}{
 		"OCI":    {index, 4, false},
 		"Docker": {list, 2, true},

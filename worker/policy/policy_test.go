@@ -12,7 +12,7 @@ import (
 	"github.com/osism/skopeo-worker/worker/policy"
 )
 
-// machine returns the root of a machine without a policy.
+// machine returns the root folder of a machine without a policy.
 func machine(t *testing.T) (root string) {
 	t.Helper()
 	root = t.TempDir()
@@ -45,8 +45,8 @@ func TestFind(t *testing.T) {
 	require.Equal(t, named, policy.Find(root), "reading it then fails")
 }
 
-// TestLoad: a policy that accepts any image is the same as none, and one that this program
-// cannot check is an error.
+// TestLoad: a policy that accepts every image is like none. A policy that this program cannot check
+// is an error.
 func TestLoad(t *testing.T) {
 	const accept, signed = `[{"type":"insecureAcceptAnything"}]`, `[{"type":"signedBy","keyType":"GPGKeys","keyPath":"/k"}]`
 	for text, strict := range map[string]bool{
@@ -89,7 +89,7 @@ func TestLoad(t *testing.T) {
 	require.ErrorIs(t, err, os.ErrNotExist)
 }
 
-// TestChange: a policy that changes counts at once, however it changes.
+// TestChange: a changed policy takes effect at once, however the file is replaced.
 func TestChange(t *testing.T) {
 	const accept, reject = `{"default":[{"type":"insecureAcceptAnything"}]}`, `{"default":[{"type":"reject"}]}`
 	for name, change := range map[string]func(t *testing.T, path string){

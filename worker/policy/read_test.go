@@ -10,8 +10,8 @@ import (
 	"github.com/osism/skopeo-worker/worker/policy"
 )
 
-// TestRead: a file that is not a policy, or names keys that cannot be read, is an error that
-// names the file; so is a policy that this program cannot check.
+// TestRead: the error names the file if it is not a policy, if it names keys that cannot be read,
+// or if this program cannot check it.
 func TestRead(t *testing.T) {
 	folder := t.TempDir()
 	path, key := filepath.Join(folder, "policy.json"), filepath.Join(folder, "key")
@@ -85,7 +85,7 @@ func TestRead(t *testing.T) {
 	}
 }
 
-// TestAsksForSigstore: the first scope counts.
+// TestAsksForSigstore: of the given scopes, the first that the policy has counts.
 func TestAsksForSigstore(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "policy.json")
 	const signed, other = `[{"type":"sigstoreSigned","keyData":"eA=="}]`, `[{"type":"insecureAcceptAnything"}]`

@@ -102,7 +102,7 @@ func TestFind(t *testing.T) {
 	}
 }
 
-// TestWalkEnds: a list can claim anything.
+// TestWalkEnds: a walk ends, whatever the lists of referrers contain.
 func TestWalkEnds(t *testing.T) {
 	r := registrytest.New(t)
 	one, err := r.PushImage("app", "1", registrytest.Image{Version: "1"})
@@ -135,8 +135,8 @@ func TestWalkEnds(t *testing.T) {
 	require.NoError(t, finder.Walk(t.Context(), reference.MustRepository(r.Host()+"/app"), reference.MustDigest(one), count), "an image lists nothing")
 }
 
-// TestMirrored: what refers to an image is found at the destination, whatever the
-// two registries can.
+// TestMirrored: the referrers of an image are found at the destination, whether or not either
+// registry has the referrers API.
 func TestMirrored(t *testing.T) {
 	api := []registrytest.Option{registrytest.WithReferrersAPI(0)}
 	for name, test := range map[string]struct{ source, destination []registrytest.Option }{
@@ -199,7 +199,7 @@ func taggedDigest(t *testing.T, r *registrytest.Registry, digest string) string 
 	return tagged
 }
 
-// TestAnnounceKeepsWhatIsThere: the destination's own signature.
+// TestAnnounceKeepsWhatIsThere: the destination's own signature stays in the list.
 func TestAnnounceKeepsWhatIsThere(t *testing.T) {
 	src, dst := registrytest.New(t), registrytest.New(t)
 	family := push(t, src)
@@ -250,7 +250,7 @@ func TestFallback(t *testing.T) {
 	require.NoError(t, err)
 	require.False(t, changed)
 
-	// What could not be mirrored is not announced, though the source lists it.
+	// A referrer that could not be mirrored is not announced, although the source lists it.
 	some, _, err := referrers.Fallback(registry.Manifest{}, referrers.List{Referrers: []registry.Entry{a}, Tagged: one})
 	require.NoError(t, err)
 	require.NotContains(t, string(some.Raw), b.Digest.String())

@@ -16,7 +16,7 @@ import (
 	"github.com/osism/skopeo-worker/worker/registrytest"
 )
 
-// TestPingOnce: a registry is asked once how it authenticates, not once for each repository.
+// TestPingOnce: a registry is pinged once, not once for each repository.
 func TestPingOnce(t *testing.T) {
 	r := registrytest.New(t, registrytest.WithTokenAuth(registrytest.TokenAuth{Anonymous: true}))
 	client := registry.NewClient(registry.Options{Insecure: []string{r.Host()}})
@@ -31,8 +31,8 @@ func TestPingOnce(t *testing.T) {
 	require.Equal(t, 3, r.Count(registrytest.Kinds(registrytest.KindToken)))
 }
 
-// TestAlive: a registry is alive, whatever it answers about a repository, unless it does not
-// answer as a registry or refuses the credentials.
+// TestAlive: a registry is alive, whatever it answers about a repository, unless its answers are
+// not those of a registry or it refuses the credentials.
 func TestAlive(t *testing.T) {
 	bob := &fixed{Credential: containers.Credential{Username: "bob", Password: "hunter2"}}
 	wrong := &fixed{Credential: containers.Credential{Username: "bob", Password: "wrong"}}
@@ -101,8 +101,8 @@ func TestAlive(t *testing.T) {
 	}
 }
 
-// TestHandshakesAtOnce: requests that start together share a ping, and a token for each
-// repository. If the registry limits pings, each of them learns for how long.
+// TestHandshakesAtOnce: requests that start together share a ping, and a token for each repository.
+// If the registry limits pings, each request returns the wait.
 func TestHandshakesAtOnce(t *testing.T) {
 	const repositories, each = 4, 4
 	r := registrytest.New(t, registrytest.WithTokenAuth(registrytest.TokenAuth{Anonymous: true}))

@@ -13,7 +13,7 @@ import (
 	"github.com/osism/skopeo-worker/worker/registrytest"
 )
 
-// TestDelete: a manifest goes with all of its tags, with a token that permits that.
+// TestDelete: a manifest is deleted with all of its tags, with a token that permits that.
 func TestDelete(t *testing.T) {
 	bob := &fixed{Credential: containers.Credential{Username: "bob", Password: "hunter2"}}
 	for name, option := range map[string]registrytest.Option{
@@ -41,7 +41,7 @@ func TestDelete(t *testing.T) {
 	}
 }
 
-// TestDoesNotDelete: only what a registry never does is ErrUndeletable.
+// TestDoesNotDelete: the error is ErrUndeletable only if a registry never deletes.
 func TestDoesNotDelete(t *testing.T) {
 	unsupported := `{"errors":[{"code":"UNSUPPORTED","message":"The operation is unsupported."}]}`
 	for name, test := range map[string]struct {

@@ -11,7 +11,7 @@ import (
 	"github.com/osism/skopeo-worker/worker/registrytest"
 )
 
-// TestDeleteTag deletes a tag, and neither its manifest nor another tag of it.
+// TestDeleteTag: a tag is deleted, but neither its manifest nor another tag of it.
 func TestDeleteTag(t *testing.T) {
 	r := registrytest.New(t)
 	digest, err := r.PushImage("team/app", "1", registrytest.Image{})

@@ -72,7 +72,7 @@ func TestErrors(t *testing.T) {
 			var named *registry.Error
 			require.ErrorAs(t, err, &named)
 			require.Equal(t, test.wait, named.RetryAfter)
-			if !test.fault.Reset { // net/http itself sends a request again when a kept connection dies before the answer
+			if !test.fault.Reset { // because net/http itself retries when a kept connection dies before the answer
 				require.Equal(t, 1, r.Pulls(), "no hidden retries")
 			}
 		})

@@ -20,7 +20,7 @@ func showable(t *testing.T, err error) {
 	require.Equal(t, -1, strings.IndexFunc(text, func(c rune) bool { return !strconv.IsPrint(c) }), "%q", text)
 }
 
-// FuzzLinks: a Link header gives a query that it contains, or an error, or nothing.
+// FuzzLinks: the result is a query that the Link header contains, an error, or nothing.
 func FuzzLinks(f *testing.F) {
 	f.Fuzz(func(t *testing.T, value string) {
 		query, err := nextOf(value)
@@ -34,8 +34,7 @@ func FuzzLinks(f *testing.F) {
 	})
 }
 
-// FuzzLocation: a blob is sent to a valid URL, which a proxy that normalises paths does not
-// change.
+// FuzzLocation: the result is a valid URL, which a proxy that normalises paths does not change.
 func FuzzLocation(f *testing.F) {
 	opened, err := url.Parse("https://registry.example.com/v2/mirror/app/blobs/uploads/")
 	require.NoError(f, err)
@@ -55,7 +54,7 @@ func FuzzLocation(f *testing.F) {
 	})
 }
 
-// FuzzTags: the names on a page are valid tags, or errors that quote them.
+// FuzzTags: each name on a page is a valid tag, or an error that quotes it.
 func FuzzTags(f *testing.F) {
 	f.Fuzz(func(t *testing.T, body []byte) {
 		names, err := readTags(answer{status: http.StatusOK, body: body})
@@ -75,7 +74,7 @@ func FuzzTags(f *testing.F) {
 	})
 }
 
-// FuzzManifest: references of a manifest are digests, and an index that is written again has
+// FuzzManifest: all references of a manifest are digests, and an index that is written again has
 // the same entries.
 func FuzzManifest(f *testing.F) {
 	f.Fuzz(func(t *testing.T, contentType, digest string, body []byte) {

@@ -31,7 +31,7 @@ var pages = map[string]struct {
 	"a JSON list":            {registrytest.Fault{Status: 200, Body: `[]`}, "answered 200 with JSON of another kind"},
 }
 
-// TestPages: a page is not accepted as the answer to any request, and is described.
+// TestPages: no request accepts a page as its answer, and the error describes the page.
 func TestPages(t *testing.T) {
 	head, get := registrytest.KindManifestHead, registrytest.KindManifestGet
 	for asked, test := range map[string]struct {
@@ -100,7 +100,7 @@ func TestPutWithoutDigest(t *testing.T) {
 	}
 }
 
-// TestPageInsteadOfBlob: a page is neither a blob nor proof of an upload.
+// TestPageInsteadOfBlob: a page is not accepted as a blob, nor as the answer to an upload.
 func TestPageInsteadOfBlob(t *testing.T) {
 	opens := func(r registrytest.Request) bool { return r.Method == http.MethodPost }
 	for name, page := range map[string]registrytest.Fault{
@@ -136,7 +136,7 @@ func TestPageInsteadOfBlob(t *testing.T) {
 	}
 }
 
-// TestContentTypeOfJSON: JSON is an answer, whatever its Content-Type.
+// TestContentTypeOfJSON: JSON is accepted with any Content-Type.
 func TestContentTypeOfJSON(t *testing.T) {
 	r := registrytest.New(t)
 	digest, raw := pushImage(t, r, "1")

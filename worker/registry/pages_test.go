@@ -15,8 +15,8 @@ import (
 	"github.com/osism/skopeo-worker/worker/registrytest"
 )
 
-// listed makes the pages of a list: it returns the items of page n, from 1, and the number of
-// the next page, 0 after the last.
+// listed makes the pages of a list. It returns the items of page n, from 1, and the number of the
+// next page; 0 after the last.
 type listed func(n int) (items []string, next int)
 
 // book serves lists, and counts the requested pages.

@@ -14,8 +14,8 @@ import (
 	"github.com/osism/skopeo-worker/worker/registrytest"
 )
 
-// TestRedirectedManifests: a manifest is put, and deleted, where a redirect leads, without
-// credentials and in its own repository only.
+// TestRedirectedManifests: PUT and DELETE of a manifest follow redirects, without credentials, but
+// not to another repository.
 func TestRedirectedManifests(t *testing.T) {
 	t.Parallel()
 	for _, status := range []int{http.StatusTemporaryRedirect, http.StatusPermanentRedirect} {

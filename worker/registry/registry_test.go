@@ -151,8 +151,8 @@ func TestHeadFallsBackToGet(t *testing.T) {
 	}
 }
 
-// TestDeniedHead: the guard, which may close the registry, does not see that HEAD fails if GET
-// succeeds. If GET fails, too, it sees the failure of HEAD.
+// TestDeniedHead: if HEAD fails and GET succeeds, the guard, which may close the registry, does not
+// get the error. If GET fails, too, it gets that of HEAD.
 func TestDeniedHead(t *testing.T) {
 	for _, status := range []int{http.StatusForbidden, http.StatusInternalServerError, http.StatusNotImplemented} {
 		r := registrytest.New(t)
@@ -178,8 +178,8 @@ func TestDeniedHead(t *testing.T) {
 	}
 }
 
-// TestFindByGET: if HEAD denies a manifest, GET decides, and does so in all later requests to
-// that registry.
+// TestFindByGET: if HEAD answers "not found", a GET decides, for this and all later requests to the
+// registry.
 func TestFindByGET(t *testing.T) {
 	heads := registrytest.Kinds(registrytest.KindManifestHead)
 	for name, start := range map[string]func(t *testing.T) *registrytest.Registry{
@@ -219,8 +219,8 @@ func TestFindByGET(t *testing.T) {
 	}
 }
 
-// TestLookBelievesHEAD: only if the registry has answered a HEAD before, and has not denied a
-// manifest that it has.
+// TestLookBelievesHEAD: a HEAD that answers "not found" is believed only if the registry has
+// answered another HEAD with a manifest, and has never denied one that it has.
 func TestLookBelievesHEAD(t *testing.T) {
 	clock := time.Now()
 	r := registrytest.New(t)

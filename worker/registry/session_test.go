@@ -22,8 +22,8 @@ var (
 	pings         = registrytest.Kinds(registrytest.KindPing)
 )
 
-// TestExpiredSessions: whatever a registry answers to expired credentials, the keychain looks
-// again, and the request is repeated.
+// TestExpiredSessions: if a registry refuses expired credentials, in whatever way, the keychain is
+// asked again, and the request is repeated.
 func TestExpiredSessions(t *testing.T) {
 	token := func(status int) registrytest.Option {
 		return registrytest.WithTokenAuth(registrytest.TokenAuth{User: "bob", Password: "old", EndedStatus: status})
@@ -86,8 +86,8 @@ func TestExpiredSessions(t *testing.T) {
 	}
 }
 
-// TestRefusedSessions: a refusal that a new session gets, too, is not repeated with another
-// one, and the error names the origin of the credentials.
+// TestRefusedSessions: if a new session is refused as well, the request is not repeated again, and
+// the error names the origin of the credentials.
 func TestRefusedSessions(t *testing.T) {
 	looks := registrytest.Kinds(registrytest.KindManifestHead, registrytest.KindManifestGet)
 	for status, requests := range map[int]int{
@@ -171,8 +171,8 @@ func TestRenewal(t *testing.T) {
 	}
 }
 
-// TestIdentityTokens: they are exchanged with OAuth2, or sent with user and password if the
-// token server does not support it.
+// TestIdentityTokens: an identity token is exchanged with OAuth2. If the token server does not
+// support that, user and password are sent instead.
 func TestIdentityTokens(t *testing.T) {
 	r := registrytest.New(t, registrytest.WithTokenAuth(registrytest.TokenAuth{User: "bob", Password: "hunter2", IdentityToken: "opaque"}))
 	pushImage(t, r, "1")
@@ -192,8 +192,8 @@ func TestIdentityTokens(t *testing.T) {
 	require.NoError(t, err)
 }
 
-// TestTokenServerAtOtherHost: a token server may have another address in the same network, as
-// GitLab's has.
+// TestTokenServerAtOtherHost: a token server may have another address in the same network, as that
+// of GitLab.
 func TestTokenServerAtOtherHost(t *testing.T) {
 	server := registrytest.New(t, registrytest.WithTokenAuth(registrytest.TokenAuth{Anonymous: true}))
 	r := registrytest.New(t, registrytest.WithTokenAuth(registrytest.TokenAuth{Anonymous: true, Realm: server.URL() + "/token"}))
@@ -268,7 +268,8 @@ func TestPortals(t *testing.T) {
 	}
 }
 
-// TestFailedHandshakes: their errors say nothing about the manifest or repository.
+// TestFailedHandshakes: the error of a handshake does not count as one about the manifest or
+// repository.
 func TestFailedHandshakes(t *testing.T) {
 	for _, kind := range []registrytest.Kind{registrytest.KindPing, registrytest.KindToken} {
 		for _, status := range []int{404, 405, 410} {
@@ -290,7 +291,7 @@ func TestFailedHandshakes(t *testing.T) {
 	}
 }
 
-// TestFailingKeychain: it does not end a valid session.
+// TestFailingKeychain: an error of the keychain does not end a valid session.
 func TestFailingKeychain(t *testing.T) {
 	r := registrytest.New(t, registrytest.WithTokenAuth(registrytest.TokenAuth{User: "bob", Password: "old"}))
 	pushImage(t, r, "1")

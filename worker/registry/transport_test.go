@@ -73,7 +73,7 @@ const stall = 3 * time.Second
 
 var (
 	small = bytes.Repeat([]byte("sbom "), 200)
-	// large is more than the buffers between two processes hold.
+	// large is more bytes than the buffers between two processes hold.
 	large = bytes.Repeat([]byte("sbom "), 3<<20)
 )
 

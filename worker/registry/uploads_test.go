@@ -98,7 +98,7 @@ func TestCopyBlobFails(t *testing.T) {
 	}
 }
 
-// TestCopyBlobInExpiredSession: the content is read again.
+// TestCopyBlobInExpiredSession: the content is read again from the start.
 func TestCopyBlobInExpiredSession(t *testing.T) {
 	from, to, c, blob := between(t, []byte("what an image is made of"))
 	to.Inject(registrytest.Fault{Match: registrytest.Kinds(registrytest.KindBlobUpload), Status: http.StatusUnauthorized, Times: 1})

@@ -14,7 +14,8 @@ import (
 	"github.com/osism/skopeo-worker/worker/resolve"
 )
 
-// TestNewerThan: by the time that the registry lists, and otherwise since a tag was seen.
+// TestNewerThan: the age of a tag is the time in the registry's listing, or otherwise the time
+// since a run first saw its digest.
 func TestNewerThan(t *testing.T) {
 	o, internet := newOnline(t)
 	for _, tag := range []string{"1", "2", "3"} {
@@ -70,7 +71,8 @@ func TestNewerThan(t *testing.T) {
 	require.Len(t, found.Missed, 1, "whether it has moved is not known")
 }
 
-// TestMinTags: too few tags are a failure, and the listed ones are mirrored.
+// TestMinTags: if a source lists too few tags, the listed ones are mirrored, and the repository
+// fails.
 func TestMinTags(t *testing.T) {
 	u, r, entry := newResolver(t)
 	push(t, r, "1", "2", "x")
@@ -86,8 +88,8 @@ func TestMinTags(t *testing.T) {
 	require.NoError(t, found.Invalid)
 }
 
-// TestStandingOfNamedTags: a source that lists times is asked once since when tags that the
-// list names have their digests, and believed of the very digest.
+// TestStandingOfNamedTags: if the source lists times, it is asked once since when the tags that the
+// list names have their digests. The answer counts only for the same digest.
 func TestStandingOfNamedTags(t *testing.T) {
 	o, internet := newOnline(t, registrytest.WithQuayAPI(registrytest.BulkAPI{PageLimit: 2}))
 	push(t, internet.Quay, "1", "2", "3")
@@ -134,8 +136,8 @@ func TestStandingOfNamedTags(t *testing.T) {
 	}
 }
 
-// TestLimitAndMinAge: tags that are too young do not take the places of those that are old
-// enough, and are shown as waiting if they are the newest.
+// TestLimitAndMinAge: tags that are too young take no places of the limit, and are shown as waiting
+// if they are the newest.
 func TestLimitAndMinAge(t *testing.T) {
 	day := 24 * time.Hour
 	aged := selection.Selection{MinAge: selection.Age(3 * day), Limit: 2}
@@ -174,7 +176,7 @@ func TestLimitAndMinAge(t *testing.T) {
 	require.Equal(t, []string{"1.9", "1.8", "1.6", "1.5"}, tagsOf(found.Images))
 	require.Equal(t, 4, r.Count(heads))
 
-	// One that has just moved takes no place either.
+	// A tag that has just moved takes no place, either.
 	_, err = r.PushImage(repository, "1.6", registrytest.Image{Version: "moved"})
 	require.NoError(t, err)
 	r.ResetRequests()

@@ -24,9 +24,9 @@ func newOnline(t *testing.T, quay ...registrytest.Option) (*resolve.Upstream, *r
 	return &resolve.Upstream{Registry: client, Listing: listing.New(listing.Options{Registry: client})}, internet
 }
 
-// TestLimitEndsTheListing if it comes newest first; a signature, which is newer
-// than its image, has been seen by then. Everywhere else all of it is listed, and the
-// newest are those of the highest version.
+// TestLimitEndsTheListing: if a source lists the newest tags first, the listing ends at the limit;
+// signatures, which are newer than their images, have been listed by then. Other sources are listed
+// as a whole, and the tags with the highest versions are the newest.
 func TestLimitEndsTheListing(t *testing.T) {
 	o, internet := newOnline(t)
 	tags := registrytest.Numbered("v1.%05d", 20_000)
@@ -60,7 +60,7 @@ func TestLimitEndsTheListing(t *testing.T) {
 	require.Equal(t, 2, r.Count(heads), "only of what is picked")
 }
 
-// TestLimitedInTheMiddle: half a listing is none.
+// TestLimitedInTheMiddle: a listing that ends with a 429 is an error, and its tags are not used.
 func TestLimitedInTheMiddle(t *testing.T) {
 	o, internet := newOnline(t, registrytest.WithQuayAPI(registrytest.BulkAPI{PageLimit: 2}))
 	push(t, internet.Quay, "1", "2", "3")

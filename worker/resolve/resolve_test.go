@@ -50,8 +50,8 @@ func tagsOf(images []message.Image) []string {
 	return tags
 }
 
-// TestWholeRepository: over short pages, each tag once though one was listed twice,
-// without a pull but for what was gone by the time of its HEAD.
+// TestWholeRepository: the tags of short pages are found, each once, even if a page repeats some.
+// Only a tag that HEAD answers with "not found" takes a pull.
 func TestWholeRepository(t *testing.T) {
 	o, r, wanted := newResolver(t, registrytest.WithTagPage(2))
 	push(t, r, "1", "2", "3", "4", "5")
@@ -83,7 +83,7 @@ func TestWholeRepository(t *testing.T) {
 	}
 }
 
-// TestUnselected: a selection that matches nothing is probably a mistake; an error is not.
+// TestUnselected: a selection that matches no tag is reported, but is not an error.
 func TestUnselected(t *testing.T) {
 	o, r, wanted := newResolver(t)
 	push(t, r, "1.0.0", "2.0.0")
@@ -132,7 +132,8 @@ func TestTagAndDigest(t *testing.T) {
 	require.Empty(t, r.Requests(), "the list has said it all")
 }
 
-// TestPullsOfARegistryWithoutDigests: they are counted, because they cost.
+// TestPullsOfARegistryWithoutDigests: if HEAD returns no digest, each tag takes a pull, which is
+// counted.
 func TestPullsOfARegistryWithoutDigests(t *testing.T) {
 	o, r, wanted := newResolver(t, registrytest.WithoutDigestHeader())
 	push(t, r, "1", "2")
@@ -143,8 +144,7 @@ func TestPullsOfARegistryWithoutDigests(t *testing.T) {
 	require.Equal(t, 2, r.Pulls())
 }
 
-// TestOneTagDoesNotHideTheOthers, whatever is wrong with it, unless the registry answers
-// for none.
+// TestOneTagDoesNotHideTheOthers: whatever is wrong with a tag, the other tags are found.
 func TestOneTagDoesNotHideTheOthers(t *testing.T) {
 	bad := registrytest.All(manifests, registrytest.Ref("2"))
 	for name, fault := range map[string]registrytest.Fault{
@@ -178,7 +178,8 @@ func TestOneTagDoesNotHideTheOthers(t *testing.T) {
 	}
 }
 
-// TestRegistryThatIsAway is asked no more after a while, before it has answered and after.
+// TestRegistryThatIsAway: if a registry does not answer, or stops answering, it gets no more
+// requests after a while.
 func TestRegistryThatIsAway(t *testing.T) {
 	const tags = 500
 	for name, test := range map[string]struct {
@@ -207,8 +208,8 @@ func TestRegistryThatIsAway(t *testing.T) {
 	}
 }
 
-// TestHEADLies: what it denies is asked for by GET, of what was listed and of what the
-// list names.
+// TestHEADLies: if HEAD answers "not found", a GET decides, both for listed tags and for tags that
+// the list names.
 func TestHEADLies(t *testing.T) {
 	for name, options := range map[string][]registrytest.Option{"until a GET": {registrytest.WithHeadAfterGet()}, "always": nil} {
 		t.Run(name, func(t *testing.T) {
@@ -230,8 +231,7 @@ func TestHEADLies(t *testing.T) {
 	}
 }
 
-// TestLimited: a registry that has had enough is asked no more, and what it has answered
-// is not lost.
+// TestLimited: after a 429, the registry gets no more requests, and earlier answers are used.
 func TestLimited(t *testing.T) {
 	o, r, wanted := newResolver(t)
 	require.NoError(t, r.AddSynthetic(repository, registrytest.Synthetic{Tags: registrytest.Numbered("%03d", 500)}))
@@ -246,8 +246,8 @@ func TestLimited(t *testing.T) {
 	}
 }
 
-// TestMemory: of 50,000 tags a worker keeps their names and digests, and little more
-// meanwhile. The registry is in the same process, so its share is in the numbers.
+// TestMemory: for 50,000 tags, a worker keeps their names and digests in memory, and little else.
+// The numbers include the registry, which is in the same process.
 func TestMemory(t *testing.T) {
 	const tags, most = 50_000, 150 << 20
 	o, r, wanted := newResolver(t)

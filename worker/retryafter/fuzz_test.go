@@ -10,7 +10,7 @@ import (
 	"github.com/osism/skopeo-worker/worker/retryafter"
 )
 
-// FuzzParse: no registry closes itself for longer than an hour, or for less than no time.
+// FuzzParse: the wait is neither negative nor longer than an hour.
 func FuzzParse(f *testing.F) {
 	now := time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)
 	f.Fuzz(func(t *testing.T, value string) {

@@ -11,8 +11,8 @@ import (
 	"github.com/osism/skopeo-worker/worker/registrytest"
 )
 
-// TestBundle: if an image has no signature that is read, but a bundle of cosign 3, the reason says
-// so, whether or not the registry has the referrers API. It is asked only then.
+// TestBundle: if an image has no readable signature, but a bundle of cosign 3, the error says so,
+// with or without the referrers API. Only then is the registry asked for bundles.
 func TestBundle(t *testing.T) {
 	for name, options := range map[string][]registrytest.Option{"API": {registrytest.WithReferrersAPI(1)}, "tag": nil} {
 		t.Run(name, func(t *testing.T) {

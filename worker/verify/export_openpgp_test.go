@@ -2,7 +2,7 @@
 
 package verify
 
-// GateAddress is where the gate listens, while an image is verified.
+// GateAddress is the address on which the gate listens while an image is verified.
 func (v *Verifier) GateAddress() string {
 	v.gate.mu.Lock()
 	defer v.gate.mu.Unlock()

@@ -23,7 +23,7 @@ import (
 	"github.com/osism/skopeo-worker/worker/registrytest"
 )
 
-// issuer is the extension in which Fulcio states who has authenticated somebody.
+// issuer is the certificate extension in which Fulcio states who has authenticated the signer.
 var issuer = asn1.ObjectIdentifier{1, 3, 6, 1, 4, 1, 57264, 1, 8}
 
 // sigstore is a Fulcio and a Rekor.
@@ -57,7 +57,7 @@ func toPEM(der []byte) []byte {
 	return pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der})
 }
 
-// requirement asks for signatures of an identity.
+// requirement returns a requirement of signatures of an identity.
 func (f *sigstore) requirement(email, by string) string {
 	encode := base64.StdEncoding.EncodeToString
 	return fmt.Sprintf(`{"type":"sigstoreSigned","fulcio":{"caData":%q,"oidcIssuer":%q,"subjectEmail":%q},"rekorPublicKeyData":%q,"signedIdentity":{"type":"matchRepository"}}`,
@@ -102,7 +102,8 @@ func (f *sigstore) signKeyless(t *testing.T, s *site, digest, email, by string, 
 	return made
 }
 
-// TestKeyless: Fulcio's certificate says who has signed, and Rekor that it was valid then.
+// TestKeyless: Fulcio's certificate proves who has signed, and Rekor that the certificate was valid
+// then.
 func TestKeyless(t *testing.T) {
 	const email, by = "release@example.com", "https://accounts.example.com"
 	valid := time.Now().Add(-5 * time.Minute)

@@ -28,13 +28,12 @@ import (
 	"github.com/osism/skopeo-worker/worker/verify"
 )
 
-// home is the folder in which containers/image looks for its configuration. The library
-// remembers it.
+// home is the folder in which containers/image looks for its configuration. The library caches it.
 var home string
 
 func TestMain(m *testing.M) {
 	code := 1
-	_ = os.Unsetenv("XDG_CONFIG_HOME") // it has a name, which is all that can be wrong
+	_ = os.Unsetenv("XDG_CONFIG_HOME") // only its name can be invalid
 	if err := inHome(func() { code = m.Run() }); err != nil {
 		fmt.Fprintln(os.Stderr, err)
 	}
@@ -53,7 +52,7 @@ func inHome(run func()) (err error) {
 	return nil
 }
 
-// site is a source and a destination with a mirror that obeys a policy, and a key.
+// site is a source and a destination, a mirror that obeys a policy, and a key.
 type site struct {
 	*mirror.Mirror
 	from, to *registrytest.Registry
@@ -85,7 +84,7 @@ func (s *site) write(t *testing.T, path, text string) string {
 	return path
 }
 
-// lookaside names the storage of the source's signatures.
+// lookaside configures the server of the source's signatures.
 func (s *site) lookaside(t *testing.T, url string) {
 	t.Helper()
 	folder := filepath.Join(home, ".config/containers/registries.d")
@@ -94,13 +93,13 @@ func (s *site) lookaside(t *testing.T, url string) {
 	require.NoError(t, os.WriteFile(filepath.Join(folder, strings.ReplaceAll(s.from.Host(), ":", "-")+".yaml"), []byte(text), 0o600))
 }
 
-// policy makes the policy ask this of every image.
+// policy sets a policy with this requirement for every image.
 func (s *site) policy(t *testing.T, requirement string) {
 	t.Helper()
 	t.Setenv("CONTAINERS_POLICY_JSON", s.write(t, "policy.json", `{"default":[`+requirement+`]}`))
 }
 
-// signedBy asks for signatures of the key.
+// signedBy returns a requirement of signatures of the key.
 func (s *site) signedBy(t *testing.T) string {
 	t.Helper()
 	var key bytes.Buffer
@@ -111,7 +110,7 @@ func (s *site) signedBy(t *testing.T) string {
 	return fmt.Sprintf(`{"type":"signedBy","keyType":"GPGKeys","keyPath":%q}`, s.write(t, "key.asc", key.String()))
 }
 
-// signature is what `podman image sign` makes of a digest.
+// signature returns a signature of a digest, as `podman image sign` makes it.
 func signature(t *testing.T, by *openpgp.Entity, name, digest string) []byte {
 	t.Helper()
 	payload, err := json.Marshal(map[string]any{"critical": map[string]any{
@@ -151,8 +150,7 @@ func (s *site) source() reference.Repository {
 	return reference.MustRepository(s.from.Host() + "/" + repository)
 }
 
-// refused requires that an image is rejected before anything of it has moved, by skopeo,
-// too.
+// refused requires that the worker and skopeo reject an image before they copy anything of it.
 func (s *site) refused(t *testing.T, digest string) {
 	t.Helper()
 	_, err := s.copy(t, digest)
@@ -167,7 +165,7 @@ func (s *site) refused(t *testing.T, digest string) {
 	require.Error(t, s.bySkopeo(t.Context(), digest))
 }
 
-// accepted requires that an image is copied, by skopeo, too.
+// accepted requires that the worker and skopeo copy an image.
 func (s *site) accepted(t *testing.T, digest string) {
 	t.Helper()
 	require.NoError(t, s.bySkopeo(t.Context(), digest))

@@ -29,7 +29,7 @@ import (
 	"github.com/osism/skopeo-worker/worker/verify"
 )
 
-// scoped is a policy that asks this of images of the scope, and rejects all others.
+// scoped returns a policy with this requirement for images of the scope, which rejects all others.
 func scoped(scope, requirement string) string {
 	return fmt.Sprintf(`{"default":[{"type":"reject"}],"transports":{"docker":{%q:[%s]}}}`, scope, requirement)
 }
@@ -50,7 +50,7 @@ func (s *site) observed(t *testing.T, text string, observe func(registry, result
 	return trust
 }
 
-// ask asks for a tag, or for the digest if that is empty.
+// ask verifies a tag; if it is empty, the digest.
 func (s *site) ask(t *testing.T, tag, digest string) error {
 	t.Helper()
 	var asked reference.Tag
@@ -61,7 +61,7 @@ func (s *site) ask(t *testing.T, tag, digest string) error {
 	return errs[0]
 }
 
-// rejected requires that the policy has rejected an image, and says why.
+// rejected requires that the policy has rejected an image, with a reason that contains why.
 func rejected(t *testing.T, err error, why string) {
 	t.Helper()
 	require.ErrorIs(t, err, policy.ErrRejected)
@@ -70,7 +70,7 @@ func rejected(t *testing.T, err error, why string) {
 	require.NotContains(t, err.Error(), "\n")
 }
 
-// TestTrustScopes: the most specific one counts, and a name is all that some ask for.
+// TestTrustScopes: the most specific scope counts. If it decides by the name, nothing is pulled.
 func TestTrustScopes(t *testing.T) {
 	s := newSite(t)
 	digest := push(t, s)
@@ -107,8 +107,7 @@ func identity(requirement, identity string) string {
 	return strings.TrimSuffix(requirement, "}") + `,"signedIdentity":` + identity + "}"
 }
 
-// TestTrustNames: a signature is for the name under which the source has the image, whatever
-// it is called elsewhere.
+// TestTrustNames: a signature must be for the name of the image at the source.
 func TestTrustNames(t *testing.T) {
 	s := newSite(t)
 	digest := push(t, s)
@@ -163,7 +162,7 @@ func (s *site) public(t *testing.T, key *openpgp.Entity) string {
 	return s.write(t, "other.asc", text.String())
 }
 
-// TestTrustKeys: signatures of other keys, and of one that has expired, are none.
+// TestTrustKeys: signatures of other keys, and of an expired key, do not count.
 func TestTrustKeys(t *testing.T) {
 	s := newSite(t)
 	digest := push(t, s)
@@ -196,7 +195,8 @@ func (s *site) signAt(t *testing.T, by *openpgp.Entity, name, digest string, at 
 	require.NoError(t, os.WriteFile(filepath.Join(folder, "signature-1"), signed.Bytes(), 0o600))
 }
 
-// TestTrustLookaside: while the server of signatures is away, there is no verdict.
+// TestTrustLookaside: if the server of signatures does not answer, the image is neither accepted
+// nor rejected.
 func TestTrustLookaside(t *testing.T) {
 	s := newSite(t)
 	digest := push(t, s)
@@ -231,7 +231,8 @@ func TestTrustLookaside(t *testing.T) {
 	require.NotErrorIs(t, err, policy.ErrRejected)
 }
 
-// TestTrustOfRegistriesThatStoreSignatures: the API extension goes before a lookaside server.
+// TestTrustOfRegistriesThatStoreSignatures: the registry's signature extension takes precedence
+// over a lookaside server.
 func TestTrustOfRegistriesThatStoreSignatures(t *testing.T) {
 	s := newSite(t)
 	digest := push(t, s)
@@ -254,8 +255,8 @@ func TestTrustOfRegistriesThatStoreSignatures(t *testing.T) {
 	rejected(t, s.ask(t, "2", digest), "Signature for identity")
 }
 
-// TestTrustIsTheSources: mirrors in registries.conf, which the worker reads nothing from, do
-// not matter; registries.d says where signatures are not.
+// TestTrustIsTheSources: mirrors in registries.conf, which the worker does not use, have no effect
+// on the verdict. registries.d may disable a place of signatures.
 func TestTrustIsTheSources(t *testing.T) {
 	s := newSite(t)
 	digest := push(t, s)
@@ -286,7 +287,8 @@ func TestTrustIsTheSources(t *testing.T) {
 	}
 }
 
-// TestSignaturesAreNotCopied by skopeo, which would fail, or write them to this machine.
+// TestSignaturesAreNotCopied: skopeo does not copy signatures, which could fail, or write them to
+// this machine.
 func TestSignaturesAreNotCopied(t *testing.T) {
 	s := newSite(t)
 	digest := push(t, s)
@@ -303,7 +305,7 @@ func TestSignaturesAreNotCopied(t *testing.T) {
 	require.Empty(t, written)
 }
 
-// key1 signs a digest with a new key, as cosign does, and returns a requirement of it.
+// key1 signs a digest with a new key, as cosign does, and returns a requirement of that key.
 func (s *site) key1(t *testing.T, digest, suffix string) string {
 	t.Helper()
 	key, public, err := registrytest.NewSigningKey()
@@ -335,8 +337,8 @@ func TestTrustOfSeveralTags(t *testing.T) {
 	require.Equal(t, 1, results[s.from.Host()+" unknown"])
 }
 
-// TestTrustOfDockerHub: its signatures are read at its registry, by the names that its images
-// have everywhere, and with a token.
+// TestTrustOfDockerHub: signatures of Docker Hub's images are read from its registry, with a token,
+// under the images' usual names.
 func TestTrustOfDockerHub(t *testing.T) {
 	internet := registrytest.NewInternet(t, nil, nil)
 	client := registry.NewClient(registry.Options{Transport: internet.Transport})

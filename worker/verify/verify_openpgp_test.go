@@ -34,8 +34,7 @@ import (
 
 const repository = "osism/tool"
 
-// TestSimpleSigning: what somebody with the key has signed under this name is copied, and
-// nothing else.
+// TestSimpleSigning: only an image that is signed by the key under this name is copied.
 func TestSimpleSigning(t *testing.T) {
 	other, err := openpgp.NewEntity("Other", "", "other@example.com", nil)
 	require.NoError(t, err)
@@ -78,7 +77,7 @@ func TestSimpleSigning(t *testing.T) {
 	})
 }
 
-// TestOtherStorages: signatures may be on a server, or on the registry's own.
+// TestOtherStorages: signatures may be on a web server, or in the registry's signature extension.
 func TestOtherStorages(t *testing.T) {
 	s := newSite(t)
 	digest := push(t, s)
@@ -90,7 +89,7 @@ func TestOtherStorages(t *testing.T) {
 	s.lookaside(t, server.URL)
 	s.accepted(t, digest)
 
-	// One that does not answer is no verdict.
+	// A server that does not answer gives no verdict.
 	answers = http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusServiceUnavailable) })
 	other, err := s.from.PushImage(repository, "2", registrytest.Image{Version: "2"})
 	require.NoError(t, err)
@@ -103,8 +102,8 @@ func TestOtherStorages(t *testing.T) {
 	require.Equal(t, outcome.Transient, outcome.Classify(err), err)
 }
 
-// cosign signs a digest as cosign does, under its tag in the registry, and returns a
-// requirement of that.
+// cosign signs a digest as cosign does, under a tag in the registry, and returns a requirement of
+// the key.
 func (s *site) cosign(t *testing.T, digest string) (requirement string) {
 	t.Helper()
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
@@ -128,8 +127,8 @@ func (s *site) cosign(t *testing.T, digest string) (requirement string) {
 	return fmt.Sprintf(`{"type":"sigstoreSigned","keyPath":%q,"signedIdentity":{"type":"matchRepository"}}`, path)
 }
 
-// TestSigstore: its signatures are manifests, so one takes a pull, which is counted as all
-// requests of ours are.
+// TestSigstore: a Sigstore signature is a manifest, so reading it takes a pull, which is counted
+// like any other.
 func TestSigstore(t *testing.T) {
 	s := newSite(t)
 	folder := filepath.Join(home, ".config/containers/registries.d")
@@ -154,7 +153,8 @@ func TestSigstore(t *testing.T) {
 	require.Equal(t, 7*time.Second, outcome.RetryAfter(err))
 }
 
-// TestTheGateIsClosed to other processes, and when nothing is verified.
+// TestTheGateIsClosed: the gate refuses other processes, and does not listen when nothing is
+// verified.
 func TestTheGateIsClosed(t *testing.T) {
 	s := newSite(t)
 	digest := push(t, s)
@@ -190,7 +190,7 @@ func TestTheGateIsClosed(t *testing.T) {
 	require.Error(t, err)
 }
 
-// TestScopes: the policy is that of the name.
+// TestScopes: the policy of the image's name applies.
 func TestScopes(t *testing.T) {
 	s := newSite(t)
 	digest := push(t, s)
@@ -207,8 +207,8 @@ func TestScopes(t *testing.T) {
 	s.accepted(t, digest)
 }
 
-// TestIndexes: each image below one has to be signed, not what is about them, which waits
-// for them.
+// TestIndexes: each image of an index must be signed. Attestations need no signature; they are
+// copied after the images.
 func TestIndexes(t *testing.T) {
 	s := newSite(t)
 	digest, err := s.from.PushIndex(repository, "1", registrytest.MultiPlatform("1", "linux/amd64", "linux/arm64"))
@@ -230,7 +230,7 @@ func TestIndexes(t *testing.T) {
 	require.NoError(t, s.to.Check("mirror", digest))
 }
 
-// TestIndexesWithoutImages have to be signed themselves.
+// TestIndexesWithoutImages: an index without images must be signed itself.
 func TestIndexesWithoutImages(t *testing.T) {
 	s := newSite(t)
 	digest, err := s.from.PushManifest(repository, "1", types.OCIImageIndex, fmt.Appendf(nil, `{"schemaVersion":2,"mediaType":%q,"manifests":[]}`, types.OCIImageIndex))
@@ -243,8 +243,8 @@ func TestIndexesWithoutImages(t *testing.T) {
 	require.NoError(t, err)
 }
 
-// TestPoliciesThatCannotBeRead fail every image, and nothing is pulled of those that are
-// rejected by their name.
+// TestPoliciesThatCannotBeRead: if the policy cannot be read, every image fails. Images that it
+// rejects by name are not pulled.
 func TestPoliciesThatCannotBeRead(t *testing.T) {
 	s := newSite(t)
 	digest := push(t, s)
