@@ -25,16 +25,16 @@ import (
 // step is the time between two points of a series, and between two evaluations.
 const step = 10 * time.Minute
 
-// alerting is a rule of the chart with time series.
+// alerting is a rule of the chart, with the time series to evaluate.
 type alerting struct {
 	group *rules.Group
 	alert *rules.AlertingRule
 	now   time.Time
 }
 
-// newAlerting loads a rule of the chart and the series of a script. It evaluates it with
-// what promtool test rules is made of, so for, labels and annotations are evaluated, too.
-// promtool itself brings along every service discovery that Prometheus has.
+// newAlerting loads a rule of the chart and the series of a script. It evaluates them with the
+// package behind promtool test rules, so that for, labels and annotations are evaluated, too.
+// promtool itself would add every service discovery of Prometheus to the dependencies.
 func newAlerting(t *testing.T, name, script string) *alerting {
 	t.Helper()
 	rule := find[*monitoring.PrometheusRule](t, render(t, least, "metrics: {rules: {enabled: true, maxAgeHours: 36}}"), "worker")
@@ -44,9 +44,9 @@ func newAlerting(t *testing.T, name, script string) *alerting {
 	require.NoError(t, err)
 	require.NoError(t, os.WriteFile(file, text, 0o600))
 
-	// Points are further apart than Prometheus' five minutes.
+	// Points are further apart than Prometheus' look-back of five minutes.
 	const lookback = step + time.Minute
-	storage := promqltest.LoadedStorage(t, script) // what the rules store is earlier than its last points
+	storage := promqltest.LoadedStorage(t, script) // because results of rules are older than the latest points
 	engine := promqltest.NewTestEngine(t, false, lookback, promqltest.DefaultMaxSamplesPerQuery)
 	manager := rules.NewManager(&rules.ManagerOptions{
 		QueryFunc: rules.EngineQueryFunc(engine, storage), AppendableV2: teststorage.New(t), Context: t.Context(),
@@ -80,8 +80,8 @@ func (a *alerting) firing(t *testing.T, until time.Duration) (alerts []*rules.Al
 	return alerts
 }
 
-// TestAlertsFire evaluates rules as Prometheus does, over nine days. Every day another
-// pod exports the series, or none does.
+// TestAlertsFire evaluates the rules as Prometheus does, over nine days. The series come from
+// another pod each day, or on some days from none.
 func TestAlertsFire(t *testing.T) {
 	const hour, day = time.Hour, 24 * time.Hour
 	type values map[string]string // of metrics, with labels if they are not those of the alert
@@ -95,7 +95,7 @@ func TestAlertsFire(t *testing.T) {
 	for name, test := range map[string]struct {
 		alert string
 		day   func(day int) values
-		fires map[time.Duration]string // when, and the value; empty: it does not fire
+		fires map[time.Duration]string // at a time, with the value; if empty, it does not fire
 	}{
 		"runs every day, and never a success": {
 			alert: "RunTooOld",

@@ -11,7 +11,7 @@ import (
 	"github.com/osism/skopeo-worker/shared/broker"
 )
 
-// serverOptions are what nats-server makes of the chart's file.
+// serverOptions returns the options that nats-server reads from the chart's file.
 func serverOptions(t *testing.T, values ...string) *server.Options {
 	t.Helper()
 	r := render(t, append([]string{least}, values...)...)
@@ -23,8 +23,8 @@ func serverOptions(t *testing.T, values ...string) *server.Options {
 	return o
 }
 
-// TestWhatBrokersAreSetTo: the promises are those of every broker that we bring along,
-// the embedded one, the chart's one server, and each of its three.
+// TestWhatBrokersAreSetTo: the embedded broker, the chart's one server, and each of its three
+// servers have the documented settings.
 func TestWhatBrokersAreSetTo(t *testing.T) {
 	embedded := broker.EmbeddedOptions(t.TempDir())
 	for kind, o := range map[string]*server.Options{

@@ -34,8 +34,8 @@ func hosts(t *testing.T, r *rendering) []string {
 
 const threeEncrypted = "nats: {server: {replicas: 3, tls: {enabled: true}}}"
 
-// TestCertificateIsGenerated: Helm generates a certificate for all names of the servers, for
-// them as servers and as clients of each other, once.
+// TestCertificateIsGenerated: Helm generates one certificate with all names of the servers, for
+// them as servers and as clients of each other.
 func TestCertificateIsGenerated(t *testing.T) {
 	r := renderWith(t, options{cluster: cluster{}}, least, threeEncrypted)
 	secret := find[*core.Secret](t, r, "nats-server-tls")
@@ -57,7 +57,7 @@ func TestCertificateIsGenerated(t *testing.T) {
 	require.False(t, has[*certmanager.Certificate](r))
 }
 
-// TestCertificateOfCertManager: cert-manager makes the Secret that pods mount.
+// TestCertificateOfCertManager: pods mount the Secret that cert-manager makes.
 func TestCertificateOfCertManager(t *testing.T) {
 	r := render(t, least, "nats: {server: {replicas: 3, tls: {enabled: true, certManager: {issuerRef: {name: internal, kind: ClusterIssuer}, duration: 2160h, renewBefore: 720h}}}}")
 	certificate := find[*certmanager.Certificate](t, r, "nats-server-tls").Spec
@@ -75,7 +75,7 @@ func TestCertificateOfCertManager(t *testing.T) {
 	requireCertificate(t, r, certificate.SecretName)
 }
 
-// TestCertificateOfASecret that is there: nothing else is made.
+// TestCertificateOfASecret: if a Secret is given, no certificate is made.
 func TestCertificateOfASecret(t *testing.T) {
 	r := render(t, least, "nats: {server: {tls: {enabled: true, existingSecret: mine, keys: {cert: server.pem, key: server.key, ca: root.pem}}}}")
 	requireCertificate(t, r, "mine")
@@ -90,8 +90,8 @@ func TestCertificateOfASecret(t *testing.T) {
 	require.Equal(t, "tls://mirror-skopeo-worker-nats.mirrors.svc:4222", public["NATS_URL"])
 }
 
-// requireCertificate requires that the servers mount a Secret, and that all clients have the
-// CA of it, and neither the certificate nor its key.
+// requireCertificate requires that the servers mount a Secret, and that all clients get its CA, but
+// neither the certificate nor its key.
 func requireCertificate(t *testing.T, r *rendering, secret string) {
 	t.Helper()
 	for _, p := range pods(r) {

@@ -21,7 +21,7 @@ import (
 	core "k8s.io/api/core/v1"
 )
 
-// programs builds planner and worker once, into a folder. They are of other modules.
+// programs builds planner and worker once, into a folder. They are in other modules.
 var programs = sync.OnceValues(func() (string, error) {
 	dir, err := folder()
 	if err != nil {
@@ -35,7 +35,7 @@ var programs = sync.OnceValues(func() (string, error) {
 	return dir, nil
 })
 
-// container is a container of a pod, as a process with the real program: its variables and
+// container runs a container of a pod as a process of the real program, with its variables and
 // files, but with addresses and folders of this machine.
 type container struct {
 	t       *testing.T
@@ -43,7 +43,7 @@ type container struct {
 	out     *output
 }
 
-// output may be written to and read at once.
+// output can be written to and read at the same time.
 type output struct {
 	mu   sync.Mutex
 	text bytes.Buffer
@@ -61,8 +61,8 @@ func (o *output) String() string {
 	return o.text.String()
 }
 
-// newContainer prepares the first container of a pod, whose program is name unless the
-// container has a command. Its volumes are folders with what the rendering has for them.
+// newContainer prepares the first container of a pod. Its program is name, unless the container has
+// a command. Its volumes are folders with the rendered content.
 func newContainer(t *testing.T, r *rendering, spec core.PodSpec, name string, broker *served) *container {
 	t.Helper()
 	dir, err := programs()
@@ -167,8 +167,8 @@ func (c *container) ready(spec core.PodSpec) {
 	}, patience, 50*time.Millisecond)
 }
 
-// TestContainersRun: the commands take the arguments, variables and files that the chart
-// gives them, and reach the chart's broker over TLS with them.
+// TestContainersRun: the commands accept the arguments, variables and files of the chart, and reach
+// the chart's broker over TLS with them.
 func TestContainersRun(t *testing.T) {
 	t.Parallel()
 	r := render(t, `
@@ -180,7 +180,7 @@ nats: {install: true, server: {tls: {enabled: true}}}`)
 	broker := serve(t, r)[0]
 	all := owners(r)
 
-	// What copies is not in the console's environment.
+	// Settings of the copy engine are not in the console's environment.
 	for _, name := range []string{"worker", "console"} {
 		spec := all[name].template.Spec
 		c := newContainer(t, r, spec, "worker", broker)
@@ -192,14 +192,14 @@ nats: {install: true, server: {tls: {enabled: true}}}`)
 	require.Contains(t, said, "1 entry in 1 chunk")
 	require.NotContains(t, said, "warning")
 
-	// No registry listens there, which the test of the release says.
+	// helm test reports that no registry listens there.
 	said = newContainer(t, r, find[*core.Pod](t, r, "test").Spec, "planner", broker).exits(1)
 	require.Contains(t, said, "list.yaml: 1 entry\nbroker: tls://")
 	require.Contains(t, said, "FAILED: 127.0.0.1:1 (destination): ")
 }
 
 // TestPlannerListsPrivateNamespaces: planning lists a namespace with the registry's login, and
-// trusts the registry by the CA bundle.
+// trusts the registry's certificate because of the CA bundle.
 func TestPlannerListsPrivateNamespaces(t *testing.T) {
 	t.Parallel()
 	registry := httptest.NewTLSServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {

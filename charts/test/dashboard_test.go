@@ -14,8 +14,8 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// private is a registry that has no budget, as those of a site have none: it has every
-// series of a registry but those of a budget. The other one has only these.
+// private is a registry without a budget, like those of a site: it has every series of a registry
+// except those of budgets. The other registry has only those.
 const private = `
 load 1m
   skopeo_worker_registry_closed{namespace="mirrors",registry="private.example.com"} 0x60
@@ -28,9 +28,9 @@ load 1m
   skopeo_worker_budget_limit_pulls{namespace="mirrors",registry="docker.io"} 100x60
 `
 
-// TestDashboardShowsRegistriesWithoutABudget evaluates the panels of registries as Prometheus
-// does, with what Grafana puts in place of the variables: all of a registry's panels show a
-// registry without a budget, whether it is chosen or all are, except those about budgets.
+// TestDashboardShowsRegistriesWithoutABudget evaluates the registry panels as Prometheus does, with
+// Grafana's values of the variables. All panels, except those about budgets, show a registry
+// without a budget, whether that or all registries are selected.
 func TestDashboardShowsRegistriesWithoutABudget(t *testing.T) {
 	storage := promqltest.LoadedStorage(t, private)
 	engine := promqltest.NewTestEngine(t, false, 0, promqltest.DefaultMaxSamplesPerQuery)
@@ -56,7 +56,7 @@ func TestDashboardShowsRegistriesWithoutABudget(t *testing.T) {
 	}
 	require.NoError(t, json.Unmarshal(file, &dashboard))
 
-	// Grafana lists the values of a label, and without a value for all of them it joins them.
+	// Grafana lists the values of a label. If there is no value for all of them, it joins them.
 	values := map[string]string{"namespace": "mirrors", "mirror": ".*"}
 	var offered []string
 	for _, v := range dashboard.Templating.List {

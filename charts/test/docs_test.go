@@ -11,7 +11,7 @@ import (
 	"helm.sh/helm/v3/pkg/chartutil"
 )
 
-// The README is made of values.yaml; a value without words would show there.
+// The README is generated from values.yaml. A value without a description would show there.
 func TestEveryValueIsExplained(t *testing.T) {
 	text, err := os.ReadFile(filepath.Join(chartDir, "README.md"))
 	require.NoError(t, err)
@@ -25,7 +25,7 @@ func TestEveryValueIsExplained(t *testing.T) {
 	require.Greater(t, rows, 150)
 }
 
-// What the documentation says to put into values is taken.
+// The chart accepts the values in the documentation.
 func TestValuesInDocumentation(t *testing.T) {
 	text, err := os.ReadFile("../../docs/kubernetes.md")
 	require.NoError(t, err)

@@ -23,8 +23,8 @@ import (
 	"sigs.k8s.io/yaml"
 )
 
-// cases are the values that what holds everywhere is looked at with: the least, the
-// most, every example, and what CI installs.
+// cases are the values with which the tests of general rules render the chart: minimal ones, all of
+// them, every example, and those that CI installs.
 func cases(t *testing.T) map[string]string {
 	t.Helper()
 	all := map[string]string{"least": least}
@@ -54,7 +54,7 @@ func TestLintIsStrict(t *testing.T) {
 	}
 }
 
-// pod is a pod template and where it is from.
+// pod is a pod template, with the object that has it.
 type pod struct {
 	owner string
 	spec  core.PodSpec
@@ -139,8 +139,8 @@ func TestLongNamesStayValid(t *testing.T) {
 	}
 }
 
-// What an API server refuses to change must not depend on the version, nor on
-// labels, or an upgrade fails.
+// Fields that an API server refuses to change must depend neither on the version nor on labels, or
+// an upgrade would fail.
 func TestUpgradeChangesNothingImmutable(t *testing.T) {
 	type immutable struct{ Selectors, Claims any }
 	of := func(r *rendering) map[string]immutable {
@@ -194,7 +194,7 @@ nats: {url: "nats://nats:4222", auth: {type: token, token: secret-four}}`)
 	}
 }
 
-// Every variable that the documentation has can be set, so that the chart keeps up.
+// Every documented variable can be set by a value.
 func TestEveryVariableCanBeSet(t *testing.T) {
 	var text []byte
 	for _, page := range []string{"configuration.md", "page.md"} {
@@ -203,8 +203,8 @@ func TestEveryVariableCanBeSet(t *testing.T) {
 		text = append(text, read...)
 	}
 	set := map[string]bool{
-		"DATA_DIR":        true, // of the embedded broker, which a cluster has no use for
-		"MIRROR_SCHEDULE": true, // a CronJob plans
+		"DATA_DIR":        true, // for the embedded broker, which is not used in a cluster
+		"MIRROR_SCHEDULE": true, // because a CronJob plans
 	}
 	for _, values := range append([]string{cases(t)["everything.yaml"], least + "console: {trustProxy: X-User}"}, authentications...) {
 		for _, p := range pods(render(t, values)) {

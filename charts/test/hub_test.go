@@ -12,8 +12,8 @@ import (
 	"sigs.k8s.io/yaml"
 )
 
-// TestArtifactHub: what Artifact Hub shows of the chart is there, and the images are those
-// that the chart runs.
+// TestArtifactHub: the chart has everything that Artifact Hub shows, and the listed images are
+// those that the chart runs.
 func TestArtifactHub(t *testing.T) {
 	c, err := loader.Load(chartDir)
 	require.NoError(t, err)
@@ -54,8 +54,8 @@ func TestArtifactHub(t *testing.T) {
 	}
 }
 
-// TestReleasedChart: the documentation installs and upgrades the released chart by the
-// version that the chart has, from where the release workflow pushes it.
+// TestReleasedChart: the documentation installs and upgrades the chart with the chart's version,
+// from the repository to which the release workflow pushes it.
 func TestReleasedChart(t *testing.T) {
 	c, err := loader.Load(chartDir)
 	require.NoError(t, err)
@@ -73,7 +73,7 @@ func TestReleasedChart(t *testing.T) {
 	}
 }
 
-// TestPackage: what only tests and documentation need is not in the package.
+// TestPackage: files for tests and documentation only are not in the package.
 func TestPackage(t *testing.T) {
 	c, err := loader.Load(chartDir)
 	require.NoError(t, err)

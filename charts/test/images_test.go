@@ -9,7 +9,7 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// stages are the stages of a Dockerfile, each from its FROM on.
+// stages returns the stages of a Dockerfile, each beginning with its FROM.
 func stages(t *testing.T, name string) []string {
 	t.Helper()
 	text, err := os.ReadFile("../../" + name)
@@ -19,8 +19,8 @@ func stages(t *testing.T, name string) []string {
 	return strings.Split(from, "\nFROM ")
 }
 
-// TestDockerfiles: both are from scratch, with the labels that the OCI specification has, and
-// their stages of Go are the same, so that it is built once.
+// TestDockerfiles: both images are from scratch, with the labels of the OCI specification. Their Go
+// stages are equal, so that it is built once.
 func TestDockerfiles(t *testing.T) {
 	planner, worker := stages(t, "Dockerfile.planner"), stages(t, "Dockerfile.worker")
 	comment := regexp.MustCompile(`(?m)^#.*\n?`)

@@ -19,7 +19,7 @@ import (
 	"k8s.io/client-go/dynamic"
 )
 
-// outside are values with a broker that is there, and something more to say of it.
+// outside are values with an existing broker and all of its settings.
 func outside(more string) string {
 	return fmt.Sprintf(`
 destination: registry.example.com/mirror
@@ -27,8 +27,8 @@ list: [quay.io/osism/osism]
 nats: {url: "nats://nats.example.com:4222"%s}`, more)
 }
 
-// authentications are all ways to tell a broker who we are, by a Secret that is there
-// and by one that is made.
+// authentications are all ways to authenticate to a broker, with an existing Secret and with one
+// that the chart makes.
 var authentications = []string{
 	outside(", auth: {type: creds, existingSecret: mine}"), outside(", auth: {type: creds, creds: text}"),
 	outside(", auth: {type: nkey, existingSecret: mine}"), outside(", auth: {type: nkey, nkey: text}"),
@@ -38,7 +38,7 @@ var authentications = []string{
 	outside(", tls: {existingSecret: mine}"), outside(", tls: {ca: text}"),
 }
 
-// What a variable of NATS names is a key that the Secret has, or may have.
+// Each variable of NATS refers to a key that the Secret has, or optionally may have.
 func TestNATSCredentialsAreFound(t *testing.T) {
 	for _, values := range authentications {
 		t.Run(values[strings.LastIndex(values, "4222")+6:], func(t *testing.T) {
@@ -80,7 +80,7 @@ func natsConf(t *testing.T, r *rendering) string {
 	return find[*core.ConfigMap](t, r, "nats").Data["nats.conf"]
 }
 
-// configuration is what a server reads of its file, with the environment of its pod.
+// configuration is what a server reads from its file, with the environment of its pod.
 func configuration(t *testing.T, r *rendering, user, password string) map[string]any {
 	t.Helper()
 	values := map[string]string{"POD_NAME": fullName + "-nats-0", "NATS_USER": user, "NATS_PASSWORD": password}
@@ -98,7 +98,7 @@ func configuration(t *testing.T, r *rendering, user, password string) map[string
 }
 
 func TestServerAsksForAPassword(t *testing.T) {
-	// As text a password may look like a number with a unit, or a truth.
+	// Unquoted, a password could be read as a number with a unit, or as a boolean.
 	for _, password := range []string{"1k", "007", "true", "0x1f", "1e9"} {
 		c := configuration(t, render(t, least), "mirror", password)
 		require.Equal(t, map[string]any{"user": "mirror", "password": password}, c["authorization"])
@@ -150,7 +150,7 @@ func TestServerKeepsItsVolume(t *testing.T) {
 	require.Contains(t, off.notes, "WARNING: nats.server.persistence is off")
 }
 
-// cluster is what lookup finds.
+// cluster has the objects that lookup returns.
 type cluster struct {
 	dynamic.NamespaceableResourceInterface
 	objects []runtime.Object
@@ -191,7 +191,7 @@ func TestPasswordIsKept(t *testing.T) {
 	second := renderWith(t, options{upgrade: true, cluster: cluster{objects: []runtime.Object{stored}}}, least)
 	require.Equal(t, password, find[*core.Secret](t, second, "nats-auth").StringData["password"])
 
-	// Nothing is started again for it.
+	// No pod is restarted because of it.
 	require.Equal(t, worker(t, first).Template, worker(t, second).Template)
 	require.Equal(t, find[*apps.StatefulSet](t, first, "nats").Spec, find[*apps.StatefulSet](t, second, "nats").Spec)
 

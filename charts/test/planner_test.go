@@ -38,8 +38,8 @@ func TestPlannerIsACronJob(t *testing.T) {
 	require.Equal(t, []string{"plan"}, p.Args)
 }
 
-// A list that is wrong stays wrong; an image that failed is kept for republish. Only a
-// broker or a list that could not be reached (exit code 3) is worth another try.
+// A wrong list stays wrong, and failed images are kept for republish. A retry helps only if the
+// broker or the list could not be reached (exit code 3).
 func TestOnlyWhatMayPassIsTriedAgain(t *testing.T) {
 	job := find[*batch.CronJob](t, render(t, least), "planner").Spec.JobTemplate.Spec
 	require.Equal(t, core.RestartPolicyNever, job.Template.Spec.RestartPolicy, "a failure policy needs it")
@@ -140,7 +140,7 @@ func TestListInValues(t *testing.T) {
 	}
 }
 
-// The console has what the commands need: planner check looks at registries.
+// The console has what the commands need: planner check sends requests to registries.
 func TestConsole(t *testing.T) {
 	r := render(t, least, "registries: {credentials: {existingSecret: registries}}")
 	spec := find[*apps.Deployment](t, r, "console").Spec.Template.Spec
@@ -202,8 +202,7 @@ console:
 	require.Equal(t, "X-Forwarded-User", env(find[*apps.Deployment](t, proxied, "console").Spec.Template.Spec.Containers[0])["UI_TRUST_PROXY"])
 }
 
-// TestHelmTest: the logs of helm test can be read, and it looks with the credentials of the
-// workers.
+// TestHelmTest: the logs of helm test can be read. It uses the credentials of the workers.
 func TestHelmTest(t *testing.T) {
 	r := render(t, least, `
 registries: {credentials: {existingSecret: registries}}

@@ -13,14 +13,14 @@ import (
 	"sigs.k8s.io/yaml"
 )
 
-// fixed is least with a password, so that two renderings have the same.
+// fixed are minimal values with a password, so that two renderings have the same one.
 const fixed = `
 destination: registry.example.com/mirror
 list: [quay.io/osism/osism]
 nats: {install: true, auth: {password: fixed}}
 `
 
-// podSettings are what the pods of every component can be given.
+// podSettings are the settings of the pods of every component.
 const podSettings = `
 podLabels: {tier: mirrors}
 podAnnotations: {example.com/note: pod}
@@ -62,7 +62,7 @@ type owner struct {
 	template    core.PodTemplateSpec
 }
 
-// owners are the objects with pod templates that stay, by their names.
+// owners are the permanent objects with pod templates, by name.
 func owners(r *rendering) map[string]owner {
 	all := map[string]owner{}
 	for _, object := range r.objects {
@@ -83,7 +83,8 @@ func owners(r *rendering) map[string]owner {
 	return all
 }
 
-// TestPodsTakeSettings gives each component's pods all of podSettings, and no other pod has them.
+// TestPodsTakeSettings sets podSettings for each component: all of its pods get them, and no other
+// pod.
 func TestPodsTakeSettings(t *testing.T) {
 	var settings map[string]any
 	require.NoError(t, yaml.Unmarshal([]byte(podSettings), &settings))
@@ -139,7 +140,8 @@ func TestPodsTakeSettings(t *testing.T) {
 	}
 }
 
-// TestConsoleHasThePlannersSurroundings: its commands read the same variables and files.
+// TestConsoleHasThePlannersSurroundings: commands in the console read the same variables and files
+// as the planner.
 func TestConsoleHasThePlannersSurroundings(t *testing.T) {
 	c := owners(render(t, least, `
 planner:
@@ -159,7 +161,7 @@ console:
 	require.Contains(t, c.VolumeMounts, core.VolumeMount{Name: "own", MountPath: "/own"})
 }
 
-// TestConsoleKeepsRunning: values that it does not use change nothing of its pod.
+// TestConsoleKeepsRunning: values that the console does not use do not change its pod.
 func TestConsoleKeepsRunning(t *testing.T) {
 	base := fixed + "registries: {credentials: {existingSecret: registries}}\n"
 	before := owners(render(t, base))["console"]
@@ -217,7 +219,8 @@ func TestMemoryLimitsOfGo(t *testing.T) {
 	}
 }
 
-// TestEphemeralStorageIsLimited: no pod fills its node's disk, and the scheduler knows what it may take.
+// TestEphemeralStorageIsLimited: no pod fills the disk of its node, and the scheduler knows the
+// limit.
 func TestEphemeralStorageIsLimited(t *testing.T) {
 	for name, o := range owners(render(t, least)) {
 		resources := o.template.Spec.Containers[0].Resources

@@ -57,10 +57,10 @@ func TestBadValuesAreRefused(t *testing.T) {
 	}
 }
 
-// free are the values whose keys are the user's own.
+// free are the values whose keys the user may choose.
 var free = []string{"global", "requests", "limits", "metrics.dashboard.labels"}
 
-// Every key of values.yaml is known to the schema, and next to it no other is.
+// The schema has every key of values.yaml, and refuses any other beside it.
 func TestSchemaIsClosed(t *testing.T) {
 	c, err := loader.Load(chartDir)
 	require.NoError(t, err)
@@ -88,7 +88,7 @@ func TestSchemaIsClosed(t *testing.T) {
 	require.Greater(t, closed, 40)
 }
 
-// The schema has no key that values.yaml does not explain.
+// values.yaml describes every key of the schema.
 func TestSchemaKnowsNothingElse(t *testing.T) {
 	c, err := loader.Load(chartDir)
 	require.NoError(t, err)

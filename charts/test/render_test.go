@@ -1,4 +1,4 @@
-// Package charttest renders the chart as Helm does and looks at what comes out.
+// Package charttest renders the chart as Helm does, and tests the result.
 package charttest
 
 import (
@@ -31,10 +31,10 @@ const (
 	fullName = "mirror-skopeo-worker"
 )
 
-// kubeVersion is the oldest the project is tried on.
+// kubeVersion is the oldest version of Kubernetes with which the project is tested.
 var kubeVersion = chartutil.KubeVersion{Version: "v1.32.0", Major: "1", Minor: "32"}
 
-// least is what has to be said.
+// least are the values that the chart requires.
 const least = `
 destination: registry.example.com/mirror
 list: [quay.io/osism/osism]
@@ -47,15 +47,15 @@ type rendering struct {
 	notes   string
 }
 
-// options vary between two renderings.
+// options are what may differ between two renderings.
 type options struct {
 	upgrade bool
 	cluster engine.ClientProvider
 	change  func(*chart.Chart)
 }
 
-// try renders the chart with values on top of the defaults. Each text of values
-// goes before the ones before it.
+// try renders the chart with values on top of the defaults. Later texts of values override earlier
+// ones.
 func try(o options, values ...string) (*rendering, error) {
 	c, err := loader.Load(chartDir)
 	if err != nil {
@@ -127,10 +127,10 @@ var types = func() *runtime.Scheme {
 	return s
 }()
 
-// strict refuses unknown and doubled keys.
+// strict refuses unknown and duplicate keys.
 var strict = json.NewSerializerWithOptions(json.DefaultMetaFactory, types, types, json.SerializerOptions{Yaml: true, Strict: true})
 
-// decode reads documents of YAML as objects of the API.
+// decode reads YAML documents as API objects.
 func decode(text string) ([]runtime.Object, error) {
 	var objects []runtime.Object
 	for documents := utilyaml.NewYAMLReader(bufio.NewReader(strings.NewReader(text))); ; {
@@ -161,7 +161,7 @@ func empty(document []byte) bool {
 	return true
 }
 
-// find returns the object of a type with a name, which may lack the release's part.
+// find returns the object of a type with a name. The name may lack the prefix of the release.
 func find[T runtime.Object](t *testing.T, r *rendering, name string) T {
 	t.Helper()
 	var names []string

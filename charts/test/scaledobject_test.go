@@ -6,8 +6,8 @@ import (
 	"k8s.io/apimachinery/pkg/runtime"
 )
 
-// ScaledObject is KEDA's, with the keys that its CRD (keda.sh/v1alpha1) has for what
-// the chart sets. KEDA's own types bring all its scalers along.
+// ScaledObject is KEDA's, with the keys of its CRD (keda.sh/v1alpha1) that the chart sets. KEDA's
+// own package would add all its scalers to the dependencies.
 type ScaledObject struct {
 	metav1.TypeMeta   `json:",inline"`
 	metav1.ObjectMeta `json:"metadata"`

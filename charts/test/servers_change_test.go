@@ -9,8 +9,8 @@ import (
 	"k8s.io/apimachinery/pkg/runtime"
 )
 
-// TestServersKeepWhatCannotChange: Helm refuses, with what to do, what Kubernetes would
-// refuse after half of an upgrade, and what would lose the queue.
+// TestServersKeepWhatCannotChange: Helm refuses changes that Kubernetes would refuse in the middle
+// of an upgrade, and those that would lose the queue. The error says what to do.
 func TestServersKeepWhatCannotChange(t *testing.T) {
 	const kept = "nats: {server: {persistence: {size: 5Gi, storageClass: fast, annotations: {a: b}}}}"
 	there := func(values string) options {

@@ -26,10 +26,10 @@ import (
 	"github.com/osism/skopeo-worker/shared/broker"
 )
 
-// patience outlasts a server's start on a busy machine.
+// patience is longer than a server takes to start on a busy machine.
 const patience = time.Minute
 
-// natsServer builds the server once, in the version of the chart.
+// natsServer builds the server once, in the chart's version.
 var natsServer = sync.OnceValues(func() (string, error) {
 	dir, err := folder()
 	if err != nil {
@@ -43,7 +43,7 @@ var natsServer = sync.OnceValues(func() (string, error) {
 	return path, nil
 })
 
-// made are the folders that outlive a test.
+// made are folders that are removed after all tests.
 var (
 	making sync.Mutex
 	made   []string
@@ -65,8 +65,8 @@ func TestMain(m *testing.M) {
 	os.Exit(code)
 }
 
-// served is a nats-server that runs with the chart's configuration and environment, as
-// in its pod, but on loopback and with folders of the test.
+// served is a nats-server with the chart's configuration and environment, as in its pod, but on
+// loopback and with folders of the test.
 type served struct {
 	dir     string // with nats.conf, data and tls
 	path    string
@@ -96,7 +96,7 @@ func serve(t *testing.T, r *rendering) []*served {
 		s.env = append(os.Environ(), fmt.Sprintf("POD_NAME=%s-nats-%d", fullName, i))
 		for _, e := range s.pod.Containers[0].Env {
 			if e.ValueFrom != nil {
-				continue // POD_NAME, and the credentials that are part of others
+				continue // POD_NAME, and the credentials that other variables contain
 			}
 			value := strings.NewReplacer("$(NATS_USER)", "mirror", "$(NATS_PASSWORD)", "secret").Replace(e.Value)
 			for other, p := range ports {
@@ -131,7 +131,7 @@ func freePort(t *testing.T) int {
 	return l.Addr().(*net.TCPAddr).Port
 }
 
-// certificate puts the server's certificate there, as Kubernetes does with the Secret.
+// certificate writes the server's certificate into its folder, as Kubernetes mounts the Secret.
 func (s *served) certificate(t *testing.T, r *rendering, secret string) {
 	t.Helper()
 	for name, data := range find[*core.Secret](t, r, secret).Data {
@@ -155,7 +155,7 @@ func (s *served) start(t *testing.T) {
 	})
 }
 
-// run executes what Kubernetes executes in the container, in which the server is process 1.
+// run executes the command of the container, in which the server is process 1.
 func (s *served) run(t *testing.T, e *core.ExecAction) {
 	t.Helper()
 	require.Equal(t, "nats-server", e.Command[0])
@@ -168,7 +168,7 @@ func (s *served) run(t *testing.T, e *core.ExecAction) {
 	require.NoError(t, err, string(out))
 }
 
-// connect connects as clients do, when the servers are ready.
+// connect connects as clients do, once the servers are ready.
 func connect(t *testing.T, servers []*served, options ...nats.Option) *nats.Conn {
 	t.Helper()
 	var urls []string
@@ -188,7 +188,7 @@ func connect(t *testing.T, servers []*served, options ...nats.Option) *nats.Conn
 	return connected
 }
 
-// stream makes one, when there is a leader that does.
+// stream creates a stream, once the cluster has a leader.
 func stream(t *testing.T, c *nats.Conn, replicas int) jetstream.JetStream {
 	t.Helper()
 	js, err := jetstream.New(c)
@@ -200,7 +200,7 @@ func stream(t *testing.T, c *nats.Conn, replicas int) jetstream.JetStream {
 	return js
 }
 
-// info is what a server says first.
+// info is the first message of a server.
 func info(t *testing.T, address string) string {
 	t.Helper()
 	c, err := net.Dial("tcp", address)
@@ -211,8 +211,8 @@ func info(t *testing.T, address string) string {
 	return line
 }
 
-// TestServersEncrypt: clients reach the servers with the CA and the URL that they get, and
-// not without; servers reach each other.
+// TestServersEncrypt: clients reach the servers only with the CA and the URL of the chart. Servers
+// reach each other.
 func TestServersEncrypt(t *testing.T) {
 	t.Parallel()
 	for name, replicas := range map[string]int{"one server": 1, "three servers": 3} {
@@ -236,7 +236,7 @@ func TestServersEncrypt(t *testing.T) {
 			require.NoError(t, err)
 			b.Close()
 
-			// What cert-manager renews is read again without a restart.
+			// A certificate that cert-manager renews is read without a restart.
 			renewed := render(t, least, fmt.Sprintf("nats: {server: {replicas: %d, tls: {enabled: true}}}", replicas))
 			servers[0].certificate(t, renewed, fullName+"-nats-server-tls")
 			servers[0].run(t, servers[0].pod.Containers[0].LivenessProbe.Exec)
@@ -245,8 +245,8 @@ func TestServersEncrypt(t *testing.T) {
 	}
 }
 
-// TestLameDuck: a server that is stopped sends its clients to the others before it ends,
-// although it is ended by a signal right after the hook, and keeps what it has acknowledged.
+// TestLameDuck: when a server is stopped, it sends its clients to the other servers before it ends,
+// even if a signal follows the hook at once. It keeps what it has acknowledged.
 func TestLameDuck(t *testing.T) {
 	t.Parallel()
 	for name, replicas := range map[string]int{"one server": 1, "three servers": 3} {
@@ -260,7 +260,7 @@ func TestLameDuck(t *testing.T) {
 			_, err := js.Publish(t.Context(), "s", []byte("acknowledged"))
 			require.NoError(t, err)
 
-			// The first to be ready is not always the first that was started.
+			// The first server to be ready is not always the first that was started.
 			at := slices.IndexFunc(servers, func(s *served) bool { return s.url == c.ConnectedAddr() })
 			require.GreaterOrEqual(t, at, 0, c.ConnectedAddr())
 			stopped := servers[at]
@@ -285,8 +285,8 @@ func TestLameDuck(t *testing.T) {
 	}
 }
 
-// TestServerLeavesRoomOnItsVolume: the broker refuses what is too much for it before the
-// volume is full, and goes on without a restart when there is room.
+// TestServerLeavesRoomOnItsVolume: the broker refuses messages before the volume is full, and
+// accepts them again without a restart when there is room.
 func TestServerLeavesRoomOnItsVolume(t *testing.T) {
 	t.Parallel()
 	servers := serve(t, render(t, least, "nats: {server: {persistence: {size: 10Mi}}}"))
@@ -306,7 +306,7 @@ func TestServerLeavesRoomOnItsVolume(t *testing.T) {
 	require.NoError(t, err)
 }
 
-// TestMonitoringIsClosed unless it is wanted, by a value or by KEDA.
+// TestMonitoringIsClosed: the monitoring port is closed, unless a value or KEDA needs it.
 func TestMonitoringIsClosed(t *testing.T) {
 	opened := func(values string) map[string]bool {
 		r := render(t, least, values)

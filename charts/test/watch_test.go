@@ -52,7 +52,7 @@ func metrics(t *testing.T) map[string][]string {
 	return series
 }
 
-// checkQuery parses PromQL and looks whether there is what it asks for.
+// checkQuery parses PromQL, and requires that its metrics and labels exist.
 func checkQuery(t *testing.T, query string) {
 	t.Helper()
 	expression, err := parser.NewParser(parser.Options{}).ParseExpr(query)
@@ -65,7 +65,7 @@ func checkQuery(t *testing.T, query string) {
 		}
 		selectors++
 		if v.Name == "" {
-			// One of several, by a pattern: any one that the docs have.
+			// A pattern must match a documented metric.
 			pattern := v.LabelMatchers[slices.IndexFunc(v.LabelMatchers, func(m *labels.Matcher) bool { return m.Name == model.MetricNameLabel })]
 			for name := range known {
 				if pattern.Matches(name) {

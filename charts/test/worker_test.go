@@ -31,7 +31,7 @@ func TestWorker(t *testing.T) {
 	require.Equal(t, "/readyz", c.ReadinessProbe.HTTPGet.Path)
 	require.Equal(t, spec.Selector, pod.TopologySpreadConstraints[0].LabelSelector)
 
-	// One writable folder for all that a worker and its skopeos share.
+	// All files that a worker and its skopeo processes write share one writable folder.
 	writable := map[string]bool{}
 	for _, m := range c.VolumeMounts {
 		writable[m.MountPath] = !m.ReadOnly
@@ -41,7 +41,7 @@ func TestWorker(t *testing.T) {
 	}
 }
 
-// OpenShift chooses users itself, and refuses a pod that asks for one.
+// OpenShift chooses the user itself, and refuses a pod that sets one.
 func TestUsersCanBeLeftToTheCluster(t *testing.T) {
 	none := "{runAsUser: null, runAsGroup: null, fsGroup: null}"
 	for _, p := range pods(render(t, least, "podSecurityContext: "+none+"\nnats: {server: {podSecurityContext: "+none+"}}")) {
@@ -68,7 +68,7 @@ func TestImages(t *testing.T) {
 
 const digest = "sha256:0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef"
 
-// registryFile follows REGISTRY_AUTH_FILE to a key of a Secret.
+// registryFile returns the key of the Secret to which REGISTRY_AUTH_FILE leads.
 func registryFile(t *testing.T, p core.PodSpec) (secret, key string) {
 	t.Helper()
 	path := env(p.Containers[0])["REGISTRY_AUTH_FILE"]
@@ -111,14 +111,14 @@ func TestCredentials(t *testing.T) {
 	}
 }
 
-// TestTwoCredentials: skopeo finds the users of two Secrets with the environment and the
-// files of a pod, and that of the destination first.
+// TestTwoCredentials: with the environment and the files of a pod, skopeo finds the users of two
+// Secrets. That of the destination takes precedence.
 func TestTwoCredentials(t *testing.T) {
 	const source = `{"auths": {"quay.io": {"auth": "c291cmNlOng="}, "both.example.com": {"auth": "c291cmNlOng="}}}`
 	const destination = `{"auths": {"registry.example.com": {"auth": "ZGVzdGluYXRpb246eA=="}, "both.example.com": {"auth": "ZGVzdGluYXRpb246eA=="}}}`
 	for name, c := range map[string]struct {
 		values string
-		users  map[string]string // empty: skopeo finds none
+		users  map[string]string // if empty, skopeo finds none
 	}{
 		"two Secrets": {"existingSecret: sources, destination: {existingSecret: ours, key: auth.json}",
 			map[string]string{"quay.io": "source", "registry.example.com": "destination", "both.example.com": "destination"}},
@@ -171,7 +171,7 @@ func TestTwoCredentials(t *testing.T) {
 	}
 }
 
-// SSL_CERT_DIR adds to the system's bundle; SSL_CERT_FILE would take its place.
+// SSL_CERT_DIR adds to the system's bundle; SSL_CERT_FILE would replace it.
 func TestCABundleAddsToTheSystems(t *testing.T) {
 	for name, c := range map[string]struct {
 		values string
@@ -199,8 +199,8 @@ func TestCABundleAddsToTheSystems(t *testing.T) {
 	}
 }
 
-// TestSignaturePolicy: the pods that send requests to registries read the policy; a new one
-// restarts them.
+// TestSignaturePolicy: the pods that send requests to registries read the policy, and restart if it
+// changes.
 func TestSignaturePolicy(t *testing.T) {
 	made := render(t, least, `signaturePolicy: {policy: '{"default": []}'}`)
 	require.JSONEq(t, `{"default": []}`, find[*core.ConfigMap](t, made, "policy").Data["policy.json"])
@@ -298,7 +298,7 @@ networkPolicy: {enabled: true, egressPorts: [443, 3128]}`)
 	}
 	require.Equal(t, []int{53, 53, 5353, 5353, 4333, 4222, 443, 3128}, ports)
 
-	// The broker lets in this release's pods, and those that a value names.
+	// The broker accepts the pods of this release, and those that a value names.
 	nats := find[*networking.NetworkPolicy](t, render(t, least, `
 networkPolicy:
   enabled: true

@@ -12,8 +12,8 @@ import (
 
 const chart = "../../skopeo-worker"
 
-// TestSchemaIsDescribed: the schema has the comments of the values, and describes each value,
-// though not the keys of what is Kubernetes' or KEDA's.
+// TestSchemaIsDescribed: the schema has the comments of values.yaml, and describes each value,
+// except the keys of Kubernetes' and KEDA's objects.
 func TestSchemaIsDescribed(t *testing.T) {
 	described, err := describe(chart)
 	require.NoError(t, err)
