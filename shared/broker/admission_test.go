@@ -111,7 +111,7 @@ func user(t *testing.T) nkeys.KeyPair {
 	return pair
 }
 
-// TestCreds is a server that trusts an operator, with an account of ours.
+// TestCreds: a server that trusts an operator accepts a credentials file of our account.
 func TestCreds(t *testing.T) {
 	public := func(pair nkeys.KeyPair, err error) (nkeys.KeyPair, string) {
 		require.NoError(t, err)

@@ -22,8 +22,8 @@ import (
 
 const secret = "s3cret"
 
-// fails opens a broker that cannot be, and returns why. Neither the error nor the
-// log shows a secret.
+// fails requires that a broker cannot be opened, and returns the error. Neither the error nor the
+// log contains a secret.
 func fails(t *testing.T, c broker.Config) error {
 	t.Helper()
 	var log bytes.Buffer
@@ -36,7 +36,7 @@ func fails(t *testing.T, c broker.Config) error {
 	return err
 }
 
-// free returns an address without a listener.
+// free returns a free address.
 func free(t *testing.T) string {
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	require.NoError(t, err)

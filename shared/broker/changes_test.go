@@ -53,7 +53,7 @@ func TestCount(t *testing.T) {
 	require.ErrorAs(t, err, &refused)
 }
 
-// TestChanges: each message is seen once, in order, in few requests.
+// TestChanges: each message is read once, in order, with few requests.
 func TestChanges(t *testing.T) {
 	b := brokertest.Embedded(t)
 	last := uint64(0)
@@ -102,8 +102,8 @@ func TestChanges(t *testing.T) {
 	require.Error(t, err)
 }
 
-// TestAliens: anyone who may publish can put a message there whose header looks like an answer
-// of the broker, or like no header at all. The other messages are still read.
+// TestAliens: any client that may publish can store a message whose header looks like an answer of
+// the broker, or is invalid. The other messages are still read.
 func TestAliens(t *testing.T) {
 	server := brokertest.Start(t)
 	b := brokertest.Open(t, server.Config())
@@ -172,7 +172,7 @@ func TestDelete(t *testing.T) {
 }
 
 // TestEmbeddedAliens: a message whose header looks like an answer of the embedded broker is read
-// as it is.
+// unchanged.
 func TestEmbeddedAliens(t *testing.T) {
 	b := brokertest.Embedded(t)
 	for i, header := range []nats.Header{

@@ -23,11 +23,11 @@ import (
 	"github.com/osism/skopeo-worker/shared/subject"
 )
 
-// unanswered is long enough for a broker that answers.
+// unanswered is how long a request may take: long enough for a broker that answers.
 const unanswered = 2 * time.Second
 
-// TestFullDisk: whatever is stored fails with the same words, whether nats-server says
-// why or nothing at all, and goes on once it is started again with room.
+// TestFullDisk: if the disk is full, writes fail with the same error, whether nats-server answers
+// with an error or not at all. They succeed again once the server is restarted with room.
 func TestFullDisk(t *testing.T) {
 	t.Parallel()
 	const inDisk = "the broker's disk is full: free some space, then restart nats-server, which stores nothing until then: "
@@ -60,7 +60,7 @@ func TestFullDisk(t *testing.T) {
 			return err
 		},
 	} {
-		// nats-server leaves what it cannot store without an answer.
+		// nats-server does not answer if it cannot store the message.
 		ctx, cancel := context.WithTimeout(t.Context(), unanswered)
 		err := b.Explain(store(ctx))
 		cancel()
@@ -78,7 +78,7 @@ func TestFullDisk(t *testing.T) {
 	require.NoError(t, err)
 }
 
-// TestKeepSeesAFullDisk, though this process stores nothing.
+// TestKeepSeesAFullDisk: Keep notices a full disk, even if this process stores nothing.
 func TestKeepSeesAFullDisk(t *testing.T) {
 	t.Parallel()
 	disk := brokertest.NewSmall(t)
@@ -124,7 +124,7 @@ func TestExplain(t *testing.T) {
 	}
 }
 
-// log is one that can be read while it is written.
+// log can be read while it is written.
 type log struct {
 	mu   sync.Mutex
 	text strings.Builder

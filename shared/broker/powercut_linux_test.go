@@ -7,7 +7,8 @@ import (
 	"github.com/osism/skopeo-worker/shared/brokertest"
 )
 
-// TestEmbeddedOutlivesAPowerCut: what the embedded broker has acknowledged is on the disk.
+// TestEmbeddedOutlivesAPowerCut: everything that the embedded broker has acknowledged is on the
+// disk.
 func TestEmbeddedOutlivesAPowerCut(t *testing.T) {
 	t.Parallel()
 	brokertest.PowerCut(t, 1, func(t *testing.T, paths []string) *broker.Broker {

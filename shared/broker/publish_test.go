@@ -14,14 +14,14 @@ import (
 	"github.com/osism/skopeo-worker/shared/subject"
 )
 
-// patience bounds whatever a test waits for.
+// patience bounds every wait of a test.
 const patience = 10 * time.Second
 
 func address(token int) subject.Address {
 	return subject.NewAddress("default", "r1", "quay.io", fmt.Sprint(token))
 }
 
-// messages returns how many messages stand below root.
+// messages returns the number of messages below root.
 func messages(t *testing.T, b *broker.Broker, root string) int {
 	info, err := b.Stream.Info(t.Context(), jetstream.WithSubjectFilter(root+".>"))
 	require.NoError(t, err)
@@ -48,7 +48,7 @@ func TestScheduleFires(t *testing.T) {
 	require.Zero(t, messages(t, b, subject.Later))
 }
 
-// TestFireDue: what is due is fired once, and nothing else.
+// TestFireDue: messages that are due are fired once, and no others are.
 func TestFireDue(t *testing.T) {
 	b := brokertest.Embedded(t)
 	msgs := []*nats.Msg{

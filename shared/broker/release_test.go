@@ -14,9 +14,9 @@ import (
 )
 
 const (
-	// tooOld loses the first plan of a stream.
+	// tooOld is a release that loses the first plan of a stream.
 	tooOld = "2.14.1"
-	// unsynced is new enough, and loses what it has acknowledged in a power cut.
+	// unsynced is new enough, but in a power cut it loses messages that it has acknowledged.
 	unsynced = "2.14.4"
 )
 
@@ -44,7 +44,8 @@ func TestWarnsOfPowerCuts(t *testing.T) {
 	require.Empty(t, open(brokertest.Start(t).Config()))
 }
 
-// TestOneOfManyIsTooOld: all servers count, though a connection leads to one only.
+// TestOneOfManyIsTooOld: each server of a cluster must be new enough, not only the one with the
+// connection.
 func TestOneOfManyIsTooOld(t *testing.T) {
 	t.Parallel()
 	c := brokertest.StartCluster(t)
@@ -52,7 +53,7 @@ func TestOneOfManyIsTooOld(t *testing.T) {
 	old := c.Join(tooOld)
 	for name, url := range map[string]string{"announced": c.Nodes[0].URL(), "configured": c.Nodes[0].URL() + "," + old.URL()} {
 		t.Run(name, func(t *testing.T) {
-			// The other servers learn of it a moment after it is ready.
+			// The other servers know it only a moment after it is ready.
 			var err error
 			for deadline := time.Now().Add(patience); err == nil && time.Now().Before(deadline); {
 				var b *broker.Broker
@@ -67,7 +68,7 @@ func TestOneOfManyIsTooOld(t *testing.T) {
 	}
 }
 
-// TestBecomesTooOld: a server that is replaced by an older one under a worker.
+// TestBecomesTooOld: Keep returns an error if a server is replaced by an older one.
 func TestBecomesTooOld(t *testing.T) {
 	t.Parallel()
 	s := brokertest.Start(t)

@@ -45,14 +45,14 @@ func TestSharedBroker(t *testing.T) {
 				require.Equal(t, mode, info.Mode())
 			}
 
-			// Those who work themselves are kept out, and others are let in.
+			// Processes that need the folder for themselves are refused. Others can join.
 			_, err = openDir(t, dir, broker.Options{Share: true})
 			require.ErrorIs(t, err, broker.ErrInUse)
 			guest, err := openDir(t, dir, broker.Options{Share: true, Join: true})
 			require.NoError(t, err)
 			require.False(t, guest.Embedded())
 
-			// Both see one broker, and its consumer keeps its settings.
+			// Both use the same broker, whose consumer keeps its settings.
 			before := owner.Consumer.CachedInfo().Config
 			require.Equal(t, before, guest.Consumer.CachedInfo().Config)
 			kv, err := guest.Bucket(t.Context(), jetstream.KeyValueConfig{Bucket: "seen"})
@@ -66,7 +66,7 @@ func TestSharedBroker(t *testing.T) {
 			require.NoError(t, err)
 			require.Equal(t, large, entry.Value())
 
-			// A guest that leaves takes nothing with it.
+			// If a guest closes its connection, the broker continues.
 			guest.Close()
 			_, err = kv.Put(t.Context(), "key", nil)
 			require.NoError(t, err)
@@ -80,8 +80,8 @@ func TestSharedBroker(t *testing.T) {
 	}
 }
 
-// TestUnsharedBroker: a process that does not share its broker, or that leaves a socket
-// behind which answers no more, is in the way of others, and they wait for nothing.
+// TestUnsharedBroker: while a process does not share its broker, others fail with ErrInUse, even if
+// an unused socket remains in the folder.
 func TestUnsharedBroker(t *testing.T) {
 	dir := t.TempDir()
 	require.NoError(t, os.Mkdir(filepath.Join(dir, "run"), 0o700))
@@ -96,13 +96,13 @@ func TestUnsharedBroker(t *testing.T) {
 	require.ErrorIs(t, err, broker.ErrInUse)
 	owner.Close()
 
-	// The next one that shares removes the socket.
+	// The next process that shares its broker replaces the socket.
 	owner, err = openDir(t, dir, broker.Options{Share: true})
 	require.NoError(t, err)
 	guest, err := openDir(t, dir, broker.Options{Join: true})
 	require.NoError(t, err)
 
-	// It goes when the process goes, with every connection.
+	// The broker ends with its process, and so do all connections.
 	owner.Close()
 	ctx, cancel := context.WithTimeout(t.Context(), 100*time.Millisecond)
 	defer cancel()

@@ -17,7 +17,7 @@ import (
 	"github.com/osism/skopeo-worker/shared/brokertest"
 )
 
-// somebody is who sets up the broker by hand.
+// somebody is an operator who sets up the broker by hand.
 func somebody(t *testing.T, s *brokertest.Server) jetstream.JetStream {
 	conn, err := nats.Connect(s.URL())
 	require.NoError(t, err)
@@ -27,7 +27,7 @@ func somebody(t *testing.T, s *brokertest.Server) jetstream.JetStream {
 	return js
 }
 
-// ours returns the configuration of the stream as the broker creates it.
+// ours returns the stream's configuration as Ensure creates it.
 func ours(t *testing.T, s *brokertest.Server) jetstream.StreamConfig {
 	b := brokertest.Open(t, s.Config())
 	c := b.Stream.CachedInfo().Config
@@ -36,8 +36,8 @@ func ours(t *testing.T, s *brokertest.Server) jetstream.StreamConfig {
 	return c
 }
 
-// create makes a stream. nats-server removes the files of one that was deleted a little
-// later, and until then may refuse another one of the name.
+// create creates a stream. After a deletion, nats-server removes the files a little later, and may
+// refuse a stream with the same name until then.
 func create(t *testing.T, js jetstream.JetStream, c jetstream.StreamConfig) {
 	t.Helper()
 	require.EventuallyWithT(t, func(t *assert.CollectT) {
@@ -116,7 +116,7 @@ func TestConsumerOfSomebodyElse(t *testing.T) {
 	require.ErrorContains(t, fails(t, s.Config()), "must be pulled")
 }
 
-// TestFirstStart has planner and workers start at once on a new broker.
+// TestFirstStart: planner and workers can start at the same time with a new broker.
 func TestFirstStart(t *testing.T) {
 	s := brokertest.Start(t)
 	var all errgroup.Group
@@ -130,8 +130,8 @@ func TestFirstStart(t *testing.T) {
 	require.NoError(t, all.Wait())
 }
 
-// TestDeletedWhileItIsCreated: whatever is deleted at any moment of Ensure, the next try creates
-// it again.
+// TestDeletedWhileItIsCreated: if something is deleted at any moment of Ensure, the next Ensure
+// creates it again.
 func TestDeletedWhileItIsCreated(t *testing.T) {
 	for name, remove := range map[string]func(*broker.Broker) error{
 		"stream": func(b *broker.Broker) error { return b.JS.DeleteStream(t.Context(), broker.StreamName) },

@@ -13,8 +13,8 @@ import (
 	"github.com/osism/skopeo-worker/shared/brokertest"
 )
 
-// TestValues: the entries of many keys are read as Get reads each, and from an embedded broker in
-// one go. Foreign headers hide none.
+// TestValues: Values returns the same entries as Get returns for each key, and takes one request
+// with an embedded broker. Foreign headers hide no entry.
 func TestValues(t *testing.T) {
 	for name, b := range map[string]*broker.Broker{
 		"embedded": brokertest.Embedded(t), "another": brokertest.Open(t, brokertest.Start(t).Config()),
@@ -76,7 +76,7 @@ func TestValues(t *testing.T) {
 	}
 }
 
-// TestBatchTakesLittleMemory: a batch of few entries takes the memory of few.
+// TestBatchTakesLittleMemory: a batch with few entries takes little memory.
 func TestBatchTakesLittleMemory(t *testing.T) {
 	b := brokertest.Embedded(t)
 	kv, err := b.Bucket(t.Context(), jetstream.KeyValueConfig{Bucket: "values"})

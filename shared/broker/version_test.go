@@ -54,7 +54,7 @@ func embeddedStream(t *testing.T) *jetstream.StreamInfo {
 	return b.Stream.CachedInfo()
 }
 
-// The broker in this process has none of the faults that others are warned of.
+// The embedded broker has none of the faults for which others get a warning.
 func TestEmbeddedVersion(t *testing.T) {
 	unsynced, err := checkVersion("embedded", server.VERSION)
 	require.NoError(t, err)

@@ -100,7 +100,7 @@ func TestCluster(t *testing.T) {
 	t.Run("tokens and schedules outlive their leader", c.outliveLeader)
 }
 
-// neverOverspent takes many tokens while the leader changes and a node is lost.
+// neverOverspent takes many tokens while the leader changes and a node is stopped.
 func (c *cluster) neverOverspent(t *testing.T) {
 	const takers, limit = 48, 400
 	c.limit(t, registry, budget.Limit{Requests: limit, Window: time.Hour})
@@ -155,7 +155,7 @@ func (c *cluster) toldEverywhere(t *testing.T) {
 	}
 	call := budget.Call{Registry: "closed.example", Kind: budget.Pull, Started: time.Now()}
 	var refused sync.WaitGroup
-	for _, s := range c.stores { // all at once: one closes it, the others find it closed
+	for _, s := range c.stores { // at the same time: one closes the registry, and all others see it closed
 		refused.Go(func() {
 			if err := s.Refused(t.Context(), call, time.Hour, "no"); err != nil {
 				t.Error(err)
@@ -170,7 +170,7 @@ func (c *cluster) toldEverywhere(t *testing.T) {
 	}
 }
 
-// failures adds to one record and subtracts from it, by several clients, while its leader changes.
+// failures has several clients add to one record and subtract from it, while its leader changes.
 func (c *cluster) failures(t *testing.T) {
 	const each = 12
 	var writers sync.WaitGroup
@@ -214,8 +214,8 @@ func again(t *testing.T, do func() error) {
 	}
 }
 
-// outliveLeader stops the leader of a window and of the stream: tokens expire at their time, and schedules are
-// fired.
+// outliveLeader stops the leader of a window and of the stream. Tokens still expire in time, and
+// schedules are fired.
 func (c *cluster) outliveLeader(t *testing.T) {
 	const other, chunks = "aging.example", 1500
 	limit := budget.Limit{Requests: 5, Window: 4 * time.Second}

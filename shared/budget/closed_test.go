@@ -12,7 +12,7 @@ import (
 
 func call(s *Store) Call { return Call{Registry: registry, Kind: Pull, Started: s.clock.local()} }
 
-// atBroker returns the closure of a registry as the broker has it.
+// atBroker returns the closure of a registry that is stored at the broker.
 func atBroker(t *testing.T, s *Store, registry string) (c closure, err error) {
 	t.Helper()
 	err = s.updateClosure(t.Context(), registry, func(last closure) (closure, bool, error) {
@@ -56,7 +56,7 @@ func TestClosedForTheFleet(t *testing.T) {
 	require.Equal(t, "pull rate limit", rows[0].Reason)
 	require.WithinDuration(t, want, rows[0].ClosedUntil, 200*time.Millisecond)
 	require.Equal(t, rows[0].ClosedUntil, rows[0].NextSlot)
-	// Everybody opens it again, by clocks that are minutes apart.
+	// All workers reopen it at the same time, although their clocks are minutes apart.
 	for _, s := range stores {
 		require.Eventually(t, func() bool { return !closed(s) }, patience, tick)
 		require.Greater(t, s.Now().Sub(want), -200*time.Millisecond)
@@ -70,8 +70,8 @@ func TestClosedWhileAway(t *testing.T) {
 	other := opened(t, brokertest.Open(t, server.Config()), -time.Hour)
 	read := s.clock.at.Load()
 	server.Restart()
-	// It hears of what happens after it is back and has read everything again, and
-	// not only once its watch has missed its heartbeats, after 10 s.
+	// The store must receive changes as soon as it has reconnected and read everything again, not
+	// only when its watch misses heartbeats, after 10 s.
 	require.Eventually(t, func() bool { return s.clock.at.Load() != read && other.b.Conn.IsConnected() }, patience, tick)
 	require.NoError(t, other.Refused(t.Context(), call(other), time.Hour, "no"))
 	require.Eventually(t, func() bool { return closed(s) }, 3*time.Second, tick)
@@ -103,7 +103,8 @@ func TestBackoffGrows(t *testing.T) {
 	}
 }
 
-// TestBackoffOfTheFleet moves the workers' clocks instead of waiting.
+// TestBackoffOfTheFleet: repeated refusals close the registry for longer. The test moves the
+// workers' clocks instead of waiting.
 func TestBackoffOfTheFleet(t *testing.T) {
 	t.Parallel()
 	b := brokertest.Embedded(t)
@@ -121,8 +122,8 @@ func TestBackoffOfTheFleet(t *testing.T) {
 		require.NoError(t, err)
 		return c
 	}
-	// The broker dates an entry by its own clock, which does not move: so the
-	// durations are compared, and the refusals are counted.
+	// The broker dates entries by its own clock, which the test does not move. So the test compares
+	// durations, and counts refusals.
 	inFlight := call(two)
 	var since time.Time
 	for i, want := range []time.Duration{4 * time.Second, 8 * time.Second, 16 * time.Second} {
@@ -137,7 +138,7 @@ func TestBackoffOfTheFleet(t *testing.T) {
 		rows, err := one.Standings(t.Context())
 		require.NoError(t, err)
 		require.Equal(t, since, rows[0].RefusedSince)
-		// Seven others were under way, and are refused too.
+		// Seven other requests were under way, and are refused, too.
 		for range 7 {
 			require.NoError(t, two.Refused(t.Context(), inFlight, 0, "in flight"))
 		}

@@ -12,8 +12,8 @@ import (
 	"github.com/osism/skopeo-worker/shared/brokertest"
 )
 
-// TestNeverOverTheLimitInACluster has a fleet take whatever it gets, while the leader of
-// its window steps down, is stopped, and comes back.
+// TestNeverOverTheLimitInACluster: a fleet takes every token that it gets, while the leader of its
+// window steps down, is stopped, and comes back.
 func TestNeverOverTheLimitInACluster(t *testing.T) {
 	cluster := brokertest.StartCluster(t)
 	var stores []*Store

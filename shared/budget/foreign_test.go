@@ -11,8 +11,8 @@ import (
 	"github.com/osism/skopeo-worker/shared/brokertest"
 )
 
-// TestForeignEntries: garbage in place of a rate, a closure or a reservation counts as
-// nothing, but earlier reservations still count.
+// TestForeignEntries: garbage in place of a rate, a closure or a reservation is ignored, but
+// earlier reservations still count.
 func TestForeignEntries(t *testing.T) {
 	for name, garbage := range map[string]struct{ header, data string }{
 		"bytes":       {"", "\x1b\xff"},

@@ -64,7 +64,7 @@ func TestRateByRequests(t *testing.T) {
 	require.InDelta(t, slower.Rate/2, later.Rate, 0.01, "it may have been idle")
 }
 
-// TestGrowing: few requests are under way before many were answered, however long that takes. After
+// TestGrowing: few requests are under way until many were answered, however long that takes. After
 // a refusal, the rate is low at first, and then hardly grows.
 func TestGrowing(t *testing.T) {
 	explores := growing{since: time.Now(), from: firstRate}
@@ -113,7 +113,7 @@ func TestRateOverTime(t *testing.T) {
 	require.Less(t, at(slow, time.Hour), 1.02*slowest, "it creeps up by requests, not by time")
 }
 
-// TestFleetFindsALimit is the real thing, with a limit that is found in seconds.
+// TestFleetFindsALimit: a fleet finds a real limit within seconds.
 func TestFleetFindsALimit(t *testing.T) {
 	t.Parallel()
 	stores := fleet(t, brokertest.Embedded(t), 8)
@@ -160,8 +160,8 @@ func TestFleetFindsALimit(t *testing.T) {
 // latencyOfTests is how long a registry takes to answer.
 const latencyOfTests = 50 * time.Millisecond
 
-// TestEachPullRaisesTheRate: pulls of all workers raise the rate together, and no faster than
-// their number allows, until it is no limit. Then no request asks the broker.
+// TestEachPullRaisesTheRate: pulls of all workers raise the rate together, no faster than their
+// number allows, until it counts as unlimited. Then requests do not use the broker.
 func TestEachPullRaisesTheRate(t *testing.T) {
 	t.Parallel()
 	for _, workers := range []int{1, 8} {
@@ -224,8 +224,8 @@ func requireGrowth(t *testing.T, n int) {
 	require.Equal(t, sent, b.Conn.Stats().OutMsgs)
 }
 
-// TestRateGrowsWithinSeconds: evenly spaced, the pulls of a busy worker take less than two
-// seconds until the rate is no limit, because the first of them are not reserved far ahead.
+// TestRateGrowsWithinSeconds: with the evenly spaced pulls of a busy worker, the rate becomes
+// unlimited in less than two seconds, because the first pulls are not reserved far ahead.
 func TestRateGrowsWithinSeconds(t *testing.T) {
 	t.Parallel()
 	b := brokertest.Embedded(t)
@@ -258,8 +258,8 @@ func TestRateGrowsWithinSeconds(t *testing.T) {
 	require.Greater(t, took, time.Second)
 }
 
-// TestFewPullsShowLittle: a run of few pulls raises the rate as little, however long it takes,
-// and a refusal halves what was reached.
+// TestFewPullsShowLittle: a run with few pulls raises the rate only a little, however long it
+// takes. A refusal halves the rate that was reached.
 func TestFewPullsShowLittle(t *testing.T) {
 	t.Parallel()
 	b, clock := brokertest.Embedded(t), &movable{}
@@ -321,8 +321,8 @@ func TestStandings(t *testing.T) {
 	require.False(t, rows[2].Closed)
 }
 
-// TestRefusedTogether: requests that were under way together are refused together, each
-// a little later than the one before, and halve the rate once.
+// TestRefusedTogether: if requests that were under way together are refused, one shortly after the
+// other, the rate is halved once.
 func TestRefusedTogether(t *testing.T) {
 	b := brokertest.Embedded(t)
 	s := opened(t, b, 0)
@@ -335,7 +335,7 @@ func TestRefusedTogether(t *testing.T) {
 	require.InDelta(t, firstRate/2, s.view.found[line{"registry.example.com", Pull, HTTP1}.foundKey()].Rate, 0.01)
 }
 
-// TestRefusalOfOneKind: it slows that kind down, and no other for long.
+// TestRefusalOfOneKind: a refusal slows down requests of its kind, and others only briefly.
 func TestRefusalOfOneKind(t *testing.T) {
 	t.Parallel()
 	clock := &movable{}

@@ -7,7 +7,7 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// FuzzParseQuota: whatever the headers say, a quota makes sense.
+// FuzzParseQuota: a parsed quota is plausible, whatever the headers are.
 func FuzzParseQuota(f *testing.F) {
 	f.Fuzz(func(t *testing.T, limit, remaining string) {
 		q, ok := ParseQuota(http.Header{http.CanonicalHeaderKey(headerLimit): {limit}, http.CanonicalHeaderKey(headerRemaining): {remaining}})
@@ -21,7 +21,7 @@ func FuzzParseQuota(f *testing.F) {
 	})
 }
 
-// FuzzParseLimits: RATE_LIMITS holds what makes sense, for registries that can be.
+// FuzzParseLimits: parsed limits are plausible, and for registries that can exist.
 func FuzzParseLimits(f *testing.F) {
 	f.Fuzz(func(t *testing.T, text string) {
 		limits, err := ParseLimits(text)

@@ -9,12 +9,12 @@ import (
 	"github.com/osism/skopeo-worker/shared/brokertest"
 )
 
-// outage is that the registry has just failed to do something.
+// outage returns an outage that has just been noticed at an activity.
 func outage(s *Store, a Activity) Outage {
 	return Outage{Registry: registry, Activity: a, Reason: "503", Started: s.clock.local()}
 }
 
-// isAway waits until the store has heard whether the registry is away.
+// isAway waits until the store knows whether the registry is away.
 func isAway(t *testing.T, s *Store, want bool) {
 	t.Helper()
 	require.Eventually(t, func() bool {
@@ -23,8 +23,8 @@ func isAway(t *testing.T, s *Store, want bool) {
 	}, patience, tick)
 }
 
-// TestAwayUntilAProbe: a registry that is away gets no requests, even after its time, but for
-// those of one worker. What that worker finds out counts for all.
+// TestAwayUntilAProbe: a registry that is away gets no requests, even after its closure ends,
+// except those of one worker. The result of its probe counts for all workers.
 func TestAwayUntilAProbe(t *testing.T) {
 	t.Parallel()
 	b := brokertest.Embedded(t)
@@ -56,7 +56,7 @@ func TestAwayUntilAProbe(t *testing.T) {
 	require.NoError(t, err, "the permission stays")
 	require.Equal(t, Push, activity)
 
-	// It fails, and the time grows; what it was away for stays.
+	// The probe fails: the closure grows, and keeps its reason.
 	longest := func(d time.Duration) time.Duration { return d }
 	two.jitter = longest
 	require.NoError(t, two.Away(t.Context(), outage(two, Push)))
@@ -66,7 +66,7 @@ func TestAwayUntilAProbe(t *testing.T) {
 	require.Equal(t, 8*time.Second, second.Duration)
 	require.WithinDuration(t, first.Since, second.Since, 0)
 
-	// The next prober dies: another one probes after its lease.
+	// The next prober dies, so another one probes when its lease ends.
 	clock.move(second.Duration + time.Second)
 	_, err = one.Probe(t.Context(), registry)
 	require.NoError(t, err)
@@ -75,7 +75,7 @@ func TestAwayUntilAProbe(t *testing.T) {
 	require.NoError(t, err)
 
 	two.Back(registry, Look, clock.now())
-	isAway(t, two, true) // that it can be looked at was never in doubt
+	isAway(t, two, true) // the registry was closed for pushes, not for looks
 	two.Back(registry, Push, clock.now())
 	isAway(t, two, false)
 	isAway(t, one, false)
@@ -83,7 +83,8 @@ func TestAwayUntilAProbe(t *testing.T) {
 	require.NoError(t, err)
 }
 
-// TestAwayIsReported with the time it began, also while no worker has a reason to probe.
+// TestAwayIsReported: the standings have the time at which the outage began, even while no worker
+// has a reason to probe.
 func TestAwayIsReported(t *testing.T) {
 	t.Parallel()
 	clock := &movable{}
@@ -99,19 +100,20 @@ func TestAwayIsReported(t *testing.T) {
 		require.NotZero(t, rows[0].ClosedUntil)
 		clock.move(10 * time.Minute)
 	}
-	// Any answer ends it, of a request that started after it was closed.
+	// A success of any activity ends it, if the request started after the closure.
 	s.Back(registry, Fetch, clock.now())
 	rows, err := s.Standings(t.Context())
 	require.NoError(t, err)
 	require.Empty(t, rows)
 }
 
-// TestLimitWhileAway: a 429 makes an outage longer and does not end it, and the other way round.
+// TestLimitWhileAway: a 429 extends an outage and does not end it, and an outage does not end the
+// closure after a 429.
 func TestLimitWhileAway(t *testing.T) {
 	t.Parallel()
 	clock := &movable{}
 	s := openedAt(t, brokertest.Embedded(t), clock.now)
-	// What it has asked for counts.
+	// The wait that the registry has requested is kept.
 	require.NoError(t, s.Refused(t.Context(), Call{Registry: "quay.io", Kind: Manifest, Started: clock.now()}, time.Hour, "too many"))
 	require.NoError(t, s.Away(t.Context(), Outage{Registry: "quay.io", Activity: Look, Reason: "503", Started: clock.now()}))
 	until, _, _ := s.Closed("quay.io")
@@ -129,7 +131,7 @@ func TestLimitWhileAway(t *testing.T) {
 	require.Equal(t, Push, activity)
 }
 
-// TestAwayIsForgotten by all once the broker has forgotten it.
+// TestAwayIsForgotten: once the broker has forgotten an outage, so have all workers.
 func TestAwayIsForgotten(t *testing.T) {
 	t.Parallel()
 	s := opened(t, brokertest.Embedded(t), 0)
@@ -137,7 +139,7 @@ func TestAwayIsForgotten(t *testing.T) {
 	require.NoError(t, s.closures.Purge(t.Context(), token(registry)))
 	s.mu.Lock()
 	c := s.view.closed[token(registry)]
-	c.Count, c.Since, c.at, c.Duration = 1, s.Now(), s.Now(), 0 // what a watch that misses the end still believes
+	c.Count, c.Since, c.at, c.Duration = 1, s.Now(), s.Now(), 0 // as if the watch had missed the end
 	s.view.closed[token(registry)] = c
 	s.mu.Unlock()
 	activity, err := s.Probe(t.Context(), registry)
@@ -146,7 +148,7 @@ func TestAwayIsForgotten(t *testing.T) {
 	isAway(t, s, false)
 }
 
-// TestOneProbes: of many that ask at once, one may.
+// TestOneProbes: of many concurrent callers, one may probe.
 func TestOneProbes(t *testing.T) {
 	t.Parallel()
 	b := brokertest.Embedded(t)
@@ -161,7 +163,7 @@ func TestOneProbes(t *testing.T) {
 	}
 	c, err := atBroker(t, stores[0], registry)
 	require.NoError(t, err)
-	clock.move(c.Duration + time.Second) // the broker dates by its own clock, so no more than that
+	clock.move(c.Duration + time.Second) // not more, because the broker dates entries by its own clock
 	asked := make(chan error, len(stores))
 	for _, s := range stores {
 		go func() {
@@ -180,7 +182,8 @@ func TestOneProbes(t *testing.T) {
 	require.Equal(t, 1, allowed)
 }
 
-// TestProberIsNotClosed although the broker's clock is ahead of its own.
+// TestProberIsNotClosed: the prober may send requests, even if the broker's clock is ahead of its
+// own.
 func TestProberIsNotClosed(t *testing.T) {
 	t.Parallel()
 	b := brokertest.Embedded(t)
@@ -215,7 +218,7 @@ func TestCutOff(t *testing.T) {
 		_, err = opener.Probe(t.Context(), registry)
 		require.NoError(t, err)
 		opener.Back(registry, Answer, clock.now())
-		// The opener takes it for open before the broker has stored that.
+		// The opener counts the registry as open before the broker has stored that.
 		require.Eventually(t, func() bool {
 			c, err := atBroker(t, opener, registry)
 			return err == nil && c.Opener == opener.id

@@ -36,7 +36,7 @@ func (b *bucket) request() {
 	b.answered++
 }
 
-// paced sends n requests, each from a worker that comes back at the time it was given.
+// paced sends n requests. If one must wait, its worker sends it at the time in the error.
 func paced(t *testing.T, stores []*Store, n int, kind Kind, r *bucket) {
 	var workers sync.WaitGroup
 	for i := range n {
@@ -69,7 +69,7 @@ func TestRequestsArePacedFleetWide(t *testing.T) {
 			continue // it shares a lane
 		}
 		if kind == Login {
-			continue // its burst passes in 25 ms, which a busy machine may need to wake up
+			continue // the burst lasts 25 ms, and a busy machine may need that long to wake up
 		}
 		t.Run(string(kind), func(t *testing.T) {
 			t.Parallel()
@@ -81,8 +81,8 @@ func TestRequestsArePacedFleetWide(t *testing.T) {
 	}
 }
 
-// TestConnectionIsPacedLocally: requests over HTTP/2 keep the rate of one connection, whatever
-// the others do, without the broker.
+// TestConnectionIsPacedLocally: requests over HTTP/2 keep the rate of one connection without the
+// broker, independently of other connections.
 func TestConnectionIsPacedLocally(t *testing.T) {
 	t.Parallel()
 	b := brokertest.Embedded(t)
@@ -108,7 +108,7 @@ func TestConnectionIsPacedLocally(t *testing.T) {
 	require.Equal(t, sent, b.Conn.Stats().OutMsgs)
 }
 
-// TestCopyCountsItsBlobs: a process of skopeo takes the slots of its blobs, too, if its registry
+// TestCopyCountsItsBlobs: a skopeo process also takes the slots of its blobs, if the registry
 // counts them.
 func TestCopyCountsItsBlobs(t *testing.T) {
 	t.Parallel()
@@ -122,8 +122,8 @@ func TestCopyCountsItsBlobs(t *testing.T) {
 	require.Zero(t, s.lane(line{registry, Blob, HTTP1}).last)
 }
 
-// TestRefusedConnection: a refusal over HTTP/2 halves the rate of connections, and not what
-// the fleet shares over HTTP/1.1.
+// TestRefusedConnection: a refusal over HTTP/2 halves the rate of connections, but not the shared
+// rate of HTTP/1.1.
 func TestRefusedConnection(t *testing.T) {
 	t.Parallel()
 	b, clock := brokertest.Embedded(t), &movable{}
@@ -151,8 +151,8 @@ func TestRefusedConnection(t *testing.T) {
 	}
 }
 
-// TestPaceKeepsNobodyForLong: a request waits while others of its process are sent, and
-// not while those of other processes are.
+// TestPaceKeepsNobodyForLong: a request waits for other requests of its process. It does not wait for
+// those of other processes.
 func TestPaceKeepsNobodyForLong(t *testing.T) {
 	t.Parallel()
 	stores := fleet(t, brokertest.Embedded(t), 2)
@@ -170,8 +170,8 @@ func TestPaceKeepsNobodyForLong(t *testing.T) {
 	require.NoError(t, stores[1].Pace(t.Context(), quay, API), "kinds are paced apart")
 }
 
-// TestLaneReachesItsRate: the requests of one process use all of the lane, however many wait
-// at once, and none of them is sent back.
+// TestLaneReachesItsRate: the requests of one process use the whole lane, however many wait at
+// once, and none of them has to come back later.
 func TestLaneReachesItsRate(t *testing.T) {
 	t.Parallel()
 	s := opened(t, brokertest.Embedded(t), 0)

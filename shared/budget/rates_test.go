@@ -36,8 +36,8 @@ func TestParseRates(t *testing.T) {
 	}
 }
 
-// TestSetRates: the rates of a host are kept by the fleet, whatever the protocol, unless they
-// are those of quay.io.
+// TestSetRates: the fleet keeps the configured rates of a host, over any protocol. Those of quay.io
+// cannot be configured.
 func TestSetRates(t *testing.T) {
 	t.Parallel()
 	s := opened(t, brokertest.Embedded(t), 0)

@@ -9,7 +9,7 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// event is what happens at a time of a simulation.
+// event is an event of a simulation.
 type event struct {
 	at   time.Time
 	what func()
@@ -28,11 +28,10 @@ func (a *agenda) Pop() any {
 	return last
 }
 
-// limiter is how a registry limits requests: it reports whether it answers one that arrives at
-// a time.
+// limiter reports whether a registry answers a request that arrives at a time.
 type limiter func(time.Time) bool
 
-// slidingWindow allows so many requests in any window.
+// slidingWindow allows n requests in any window.
 func slidingWindow(l Limit) limiter {
 	var answered []time.Time
 	return func(now time.Time) bool {
@@ -47,7 +46,7 @@ func slidingWindow(l Limit) limiter {
 	}
 }
 
-// fixedWindow allows so many requests in each window of the clock.
+// fixedWindow allows n requests in each window of the clock.
 func fixedWindow(l Limit) limiter {
 	var window time.Time
 	answered := 0
@@ -60,7 +59,7 @@ func fixedWindow(l Limit) limiter {
 	}
 }
 
-// leaky is nginx's limit_req with nodelay, which a token bucket of the size burst+1 equals.
+// leaky is nginx's limit_req with nodelay, which is equal to a token bucket of the size burst+1.
 func leaky(r Rate) limiter {
 	tokens, last := float64(r.Burst+1), time.Time{}
 	return func(now time.Time) bool {
@@ -76,11 +75,11 @@ func leaky(r Rate) limiter {
 	}
 }
 
-// brokerTrip is how long a worker waits for the broker in a simulation.
+// brokerTrip is the simulated round trip to the broker.
 const brokerTrip = 5 * time.Millisecond
 
-// simulation is a fleet and a registry that does not state its limit, in simulated
-// time. It does with rates and backoff what a Store does by way of the broker.
+// simulation is a fleet and a registry that does not state its limit, in simulated time. It
+// computes rates and backoff as a Store does at the broker.
 type simulation struct {
 	start, now time.Time
 	agenda     agenda
@@ -105,8 +104,7 @@ func (m *simulation) later(d time.Duration, what func()) {
 	heap.Push(&m.agenda, event{m.now.Add(d), what})
 }
 
-// run has a fleet pull images, so many at once, until all are mirrored, and returns how long
-// it took.
+// run pulls images, several at once, until all are mirrored, and returns how long that took.
 func (m *simulation) run(atOnce, images int) time.Duration {
 	m.start = time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)
 	m.now, m.left = m.start, images
@@ -122,7 +120,7 @@ func (m *simulation) run(atOnce, images int) time.Duration {
 	return m.now.Sub(m.start)
 }
 
-// rate returns the rate at which the next slot is reserved, and how far ahead of it.
+// rate returns the rate at which the next slot is reserved, and how far ahead.
 func (m *simulation) rate() (rate float64, horizon time.Duration, limited bool) {
 	rate, limited = m.found.current(m.now)
 	horizon = maxWait
@@ -182,7 +180,7 @@ func (m *simulation) work() {
 	})
 }
 
-// delay returns how long a request or an answer is on its way.
+// delay returns how long a request or an answer takes to arrive.
 func (m *simulation) delay() time.Duration {
 	return m.roundTrip/4 + time.Duration(m.random.Int64N(int64(m.roundTrip/2)))
 }
@@ -308,7 +306,7 @@ func TestUnknownLimitRefusesFew(t *testing.T) {
 					took := m.run(atOnce, images)
 					require.Less(t, 100*m.refused, images+m.refused, "%s of %d/s, %s, %d at once: %d of %d refused", name, allowed, roundTrip, atOnce, m.refused, images+m.refused)
 					if name == "nginx, without burst" {
-						continue // it refuses any two requests that arrive closer than they were sent
+						continue // it refuses any two requests that arrive closer together than they were sent
 					}
 					fastest := min(float64(allowed), float64(atOnce)/roundTrip.Seconds())
 					require.Greater(t, float64(images)/took.Seconds(), 0.45*fastest, "%s of %d/s, %s, %d at once", name, allowed, roundTrip, atOnce)

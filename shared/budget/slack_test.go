@@ -9,8 +9,8 @@ import (
 	"github.com/osism/skopeo-worker/shared/brokertest"
 )
 
-// TestSlackGrows: if requests are late again and again, tokens are held for longer,
-// for a while. No token lives shorter than its request may take.
+// TestSlackGrows: if requests are late repeatedly, tokens are held for longer, for a while. No
+// token lives shorter than its request may take.
 func TestSlackGrows(t *testing.T) {
 	t.Parallel()
 	b, clock := brokertest.Embedded(t), &movable{}

@@ -23,7 +23,7 @@ const (
 	tick = 5 * time.Millisecond
 )
 
-// opened returns the store of a worker whose clock is off by skew.
+// opened returns the store of a worker whose clock is wrong by skew.
 func opened(t *testing.T, b *broker.Broker, skew time.Duration) *Store {
 	t.Helper()
 	return openedAt(t, b, func() time.Time { return time.Now().Add(skew) })
@@ -37,7 +37,7 @@ func openedAt(t *testing.T, b *broker.Broker, now func() time.Time) *Store {
 	return s
 }
 
-// movable is a clock that runs ahead by as much as it was moved.
+// movable is a clock that tests can move forward.
 type movable struct{ ahead atomic.Int64 }
 
 func (m *movable) now() time.Time       { return time.Now().Add(time.Duration(m.ahead.Load())) }
@@ -53,7 +53,7 @@ func fleet(t *testing.T, b *broker.Broker, n int) []*Store {
 	return stores
 }
 
-// sliding is a registry that enforces a limit in any window, exactly.
+// sliding is a registry that enforces exactly a limit in any window.
 type sliding struct {
 	mu      sync.Mutex
 	limit   Limit

@@ -9,8 +9,8 @@ import (
 	"github.com/osism/skopeo-worker/shared/brokertest"
 )
 
-// TestMirrorNamesTakeTurns: one name has spent everything when the other one comes. From
-// then on, each has an equal part of every window, and all of it when it is alone again.
+// TestMirrorNamesTakeTurns: one name has spent everything when another one starts. From then on,
+// each gets an equal part of every window; a name that is alone gets all of it.
 func TestMirrorNamesTakeTurns(t *testing.T) {
 	t.Parallel()
 	b := brokertest.Embedded(t)
@@ -49,7 +49,7 @@ func TestMirrorNamesTakeTurns(t *testing.T) {
 	require.Equal(t, 5, n)
 }
 
-// TestNobodyTakesTurnsAlone: many workers of one name, and identities of their own.
+// TestNobodyTakesTurnsAlone: workers of the same name, and other identities, do not take turns.
 func TestNobodyTakesTurnsAlone(t *testing.T) {
 	t.Parallel()
 	b := brokertest.Embedded(t)

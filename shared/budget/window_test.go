@@ -16,9 +16,9 @@ import (
 	"github.com/osism/skopeo-worker/shared/brokertest"
 )
 
-// overrun simulates tokens of a window that are dropped when they are held old, and
-// spent with a delay, in any order; it returns the most requests in any registry's
-// window.
+// overrun simulates tokens that leave the window when they have been held for a time, and whose
+// requests arrive late, in any order. It returns the largest number of requests in any of the
+// registry's windows.
 func overrun(random *rand.Rand, limit Limit, held, delay time.Duration) int {
 	var taken, arrived []time.Duration
 	now := time.Duration(0)
@@ -93,13 +93,13 @@ func TestTokensOfTheFleet(t *testing.T) {
 	require.NoError(t, err, "identities have budgets of their own")
 }
 
-// TestTokenAtTheSlot: then, and not long before, there is one again.
+// TestTokenAtTheSlot: the next token is available at the slot in the error, and not long before.
 func TestTokenAtTheSlot(t *testing.T) {
 	t.Parallel()
 	s := opened(t, brokertest.Embedded(t), 5*time.Minute)
 	require.NoError(t, s.SetLimits(t.Context(), "default", map[string]Limit{registry: {1, 2 * time.Second}}))
 	take := func() error { _, err := s.Take(t.Context(), "", registry, ""); return err }
-	for err := take(); err != nil; err = take() { // a machine too busy to answer in time
+	for err := take(); err != nil; err = take() { // the machine may be too busy to answer in time
 		require.ErrorIs(t, err, broker.ErrUnreachable)
 	}
 	slot := requireSpent(t, take()).Slot
@@ -200,7 +200,8 @@ func TestLimitsChangeEverywhere(t *testing.T) {
 	_, err := two.Take(t.Context(), "", registry, "")
 	requireSpent(t, err)
 
-	// The process that changes the limit changes the stream, and no other undoes that.
+	// The process that changes the limit also changes the stream, and no other process reverts
+	// that.
 	set("default", map[string]Limit{registry: {3, time.Hour}})
 	_, err = two.Take(t.Context(), "", registry, "")
 	require.NoError(t, err)
@@ -266,13 +267,13 @@ func TestCatchUp(t *testing.T) {
 	t.Parallel()
 	b := brokertest.Embedded(t)
 	planner, worker := opened(t, b, 0), opened(t, b, time.Hour)
-	worker.stop() // it hears of nothing by itself
+	worker.stop() // it receives no changes by itself
 	worker.running.Wait()
 	for n := range 3 {
 		limit := Limit{n + 1, time.Hour}
 		require.NoError(t, planner.SetLimits(t.Context(), "default", map[string]Limit{registry: limit}))
 		require.NoError(t, planner.Refused(t.Context(), call(planner), time.Duration(n+1)*time.Minute, "no"))
-		// What it has read for another reason does not make it miss the rest.
+		// Reading an entry for another reason must not make CatchUp miss the rest.
 		_, err := atBroker(t, worker, registry)
 		require.NoError(t, err)
 		require.NoError(t, worker.CatchUp(t.Context()))
@@ -285,7 +286,7 @@ func TestCatchUp(t *testing.T) {
 	require.EqualValues(t, 2, b.Conn.Stats().OutMsgs-sent, "nothing new")
 }
 
-// TestRecreatedBuckets: revisions begin anew in a bucket that was deleted, and its entries
+// TestRecreatedBuckets: if a bucket was deleted, its revisions start again, and its new entries
 // count.
 func TestRecreatedBuckets(t *testing.T) {
 	t.Parallel()
@@ -305,9 +306,9 @@ func TestRecreatedBuckets(t *testing.T) {
 	require.Equal(t, Limit{7, time.Hour}, got)
 }
 
-// TestNeverOverTheLimit runs a fleet against a registry that counts exactly: workers die
-// between taking and spending a token, give tokens back, and spend them as late as allowed;
-// the limit changes; the broker restarts; other clients spend.
+// TestNeverOverTheLimit: a fleet never exceeds the limit of a registry that counts exactly, while
+// workers die between taking and spending a token, give tokens back, and spend them as late as
+// allowed; the limit changes; the broker restarts; other clients spend.
 func TestNeverOverTheLimit(t *testing.T) {
 	t.Parallel()
 	server := brokertest.Start(t)
@@ -335,13 +336,13 @@ func TestNeverOverTheLimit(t *testing.T) {
 		require.Eventually(t, func() bool { return spent.Load() >= n }, patience, tick)
 	}
 	reaches(14)
-	r.set(Limit{20, time.Second}) // who allows more does so before we know
+	r.set(Limit{20, time.Second}) // the registry allows more before the fleet knows
 	set(20)
 	reaches(spent.Load() + 21)
 	server.Restart()
 	require.Eventually(t, stores[0].b.Conn.IsConnected, patience, tick)
 	reaches(spent.Load() + 21)
-	// Who allows less does so after what was taken before has arrived.
+	// The registry allows less when the requests of earlier tokens have arrived.
 	set(5)
 	until(ctx, stores[0], stores[0].Now().Add(minSlack))
 	r.set(Limit{5, time.Second})

@@ -52,7 +52,7 @@ func TestCatalog(t *testing.T) {
 	require.Equal(t, "1", r.Tags[0].Name.String())
 	require.Equal(t, start, r.Changed())
 
-	// What is unchanged was looked at, and what has moved has changed.
+	// An unchanged tag is only checked; a moved tag has changed.
 	require.NoError(t, s.addOne(t.Context(), name, seen(time.Minute, tag("1", first, run.Unchanged), tag("2", second, run.Copied))))
 	r = only()
 	require.Equal(t, start.Add(time.Minute), r.Checked)
@@ -60,7 +60,7 @@ func TestCatalog(t *testing.T) {
 	require.Equal(t, start.Add(time.Minute), r.Tags[1].Changed)
 	require.Equal(t, 1, r.Count(run.Unchanged))
 
-	// A failure does not hide what the destination has.
+	// A failure does not replace the digest at the destination.
 	failed := Tag{Name: reference.MustTag("2"), State: run.Failed, Why: strings.Repeat("x", 1000)}
 	require.NoError(t, s.addOne(t.Context(), name, seen(2*time.Minute, failed)))
 	r = only()
@@ -68,7 +68,7 @@ func TestCatalog(t *testing.T) {
 	require.Equal(t, run.Failed, r.Tags[1].State)
 	require.Less(t, len(r.Tags[1].Why), 400)
 
-	// A worker that comes late hides nothing newer.
+	// The record of a late worker does not replace a newer one.
 	require.NoError(t, s.addOne(t.Context(), name, seen(time.Second, tag("2", first, run.Copied))))
 	require.Equal(t, run.Failed, only().Tags[1].State)
 }
@@ -151,7 +151,8 @@ func TestPlan(t *testing.T) {
 	require.False(t, all[1].Unseen())
 	require.Len(t, all[1].Tags, 1)
 
-	// A listing that fails is a look, and the next one that does not takes its reason away.
+	// A failed listing is recorded with its error. The next listing that succeeds removes the
+	// error.
 	failed := Repository{Source: other.Source, Destination: destination, Checked: start, Listed: start, Why: strings.Repeat("denied ", maxWhy)}
 	require.NoError(t, s.addOne(t.Context(), name, failed))
 	all, err = s.List(t.Context(), name)
@@ -166,7 +167,7 @@ func TestPlan(t *testing.T) {
 	require.Empty(t, all[0].Why)
 }
 
-// TestVanished: only tags that the source had vanish, each once.
+// TestVanished: only tags that the source has had vanish, each once.
 func TestVanished(t *testing.T) {
 	s, err := Open(t.Context(), brokertest.Embedded(t))
 	require.NoError(t, err)
@@ -190,8 +191,8 @@ func TestVanished(t *testing.T) {
 	require.Equal(t, []string{"2", "3"}, gone("1", "4"))
 	require.NoError(t, s.addOne(t.Context(), name, seen(2*time.Minute, tag("2", reference.Digest{}, run.Vanished))))
 	require.Equal(t, []string{"3"}, gone("1"))
-	// Entries that name tags look them up in each run: what the source has never had, or has not had
-	// since, does not vanish.
+	// Tags that entries name are looked up in each run: a tag that the source has never had, or has
+	// lacked since, does not vanish again.
 	require.NoError(t, s.addOne(t.Context(), name, seen(2*time.Minute+time.Second, tag("2", reference.Digest{}, run.Failed), tag("5", reference.Digest{}, run.Failed))))
 	require.Equal(t, []string{"3"}, gone("1"))
 	// One that comes back can vanish again.

@@ -13,14 +13,14 @@ import (
 	"github.com/osism/skopeo-worker/shared/run"
 )
 
-// listed is what was seen of a repository whose source was listed.
+// listed returns the observations of a repository whose source was listed.
 func listed(name string, after time.Duration, tags ...Tag) Repository {
 	r := seen(after, tags...)
 	r.Source, r.Listed = reference.MustRepository("quay.io/osism/"+name), start.Add(after)
 	return r
 }
 
-// puts counts the messages that the broker has stored in the bucket.
+// puts returns the number of messages that the broker has stored in the bucket.
 func puts(t *testing.T, b *broker.Broker) uint64 {
 	t.Helper()
 	stream, err := b.JS.Stream(t.Context(), "KV_"+bucket)
@@ -69,7 +69,7 @@ func TestLook(t *testing.T) {
 		}
 	}
 
-	// What is new of one of them is recorded, and the look is about the other one.
+	// The change of one repository is recorded, and the other one is only looked at.
 	news := both(3*time.Minute, run.Unchanged)
 	news[0].Tags[0] = tag("1", second, run.Copied)
 	news[0].Tags[0].Checked = news[0].Checked
@@ -83,7 +83,7 @@ func TestLook(t *testing.T) {
 	require.Equal(t, start, all[1].Changed())
 }
 
-// TestConfirmed: each difference from the record is recorded.
+// TestConfirmed: every difference from the record is recorded.
 func TestConfirmed(t *testing.T) {
 	recorded := func() Repository {
 		gone, failed := tag("gone", first, run.Vanished), tag("failed", first, run.Failed)

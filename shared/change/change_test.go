@@ -40,7 +40,7 @@ func TestChanges(t *testing.T) {
 	require.Equal(t, []Change{tagged("1", first, second), tagged("2", none, first), tagged("3", none, none)}, all)
 	require.Equal(t, []Kind{Moved, New, Vanished}, []Kind{all[0].Kind(), all[1].Kind(), all[2].Kind()})
 
-	// A message may come twice, and a tag may move twice.
+	// The same message may come twice, and a tag may move twice.
 	require.NoError(t, s.Add(t.Context(), name, id, tagged("2", first, second)))
 	all, _, err = s.List(t.Context(), name, id)
 	require.NoError(t, err)
@@ -61,7 +61,7 @@ func TestChanges(t *testing.T) {
 	_, _, err = s.List(t.Context(), name, ">")
 	require.ErrorIs(t, err, run.ErrNotFound)
 
-	// What is deleted at the broker is there again.
+	// The stream is created again if it was deleted at the broker.
 	require.NoError(t, b.JS.DeleteStream(t.Context(), stream))
 	require.NoError(t, b.Ensure(t.Context()))
 	all, _, err = s.List(t.Context(), name, id)

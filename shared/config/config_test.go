@@ -17,7 +17,7 @@ import (
 	"github.com/osism/skopeo-worker/shared/config"
 )
 
-// task has one field of each sort a command has.
+// task has one field of each type that a command has.
 type task struct {
 	Source   string        `envconfig:"TEST_SOURCE" required:"true" expect:"a path" desc:"where from"`
 	Size     int           `envconfig:"TEST_SIZE" default:"10" expect:"a whole number, 0 or more" desc:"how many"`
@@ -39,7 +39,7 @@ func (t *task) Validate() []error {
 	return bad
 }
 
-// settings sets the variables and unsets those of every other test and machine.
+// settings sets these variables and unsets all others.
 func settings(t *testing.T, variables map[string]string) {
 	for _, v := range []string{
 		"TEST_SOURCE", "TEST_SIZE", "TEST_INTERVAL", "TEST_HOSTS", "LOG_LEVEL", "LOG_FORMAT",

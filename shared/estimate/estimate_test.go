@@ -26,7 +26,7 @@ func opened(t *testing.T) *budget.Store {
 	return s
 }
 
-// seconds are times so many seconds after the epoch.
+// seconds returns times n seconds after the epoch.
 func seconds(at ...int) []time.Time {
 	times := make([]time.Time, len(at))
 	for i, s := range at {
@@ -74,8 +74,8 @@ func TestLast(t *testing.T) {
 	}
 }
 
-// TestLastIsExact compares last with pulls that are made one by one, each as soon as the
-// window allows it.
+// TestLastIsExact: last returns when the last pull is made if all are made as soon as the window
+// allows it.
 func TestLastIsExact(t *testing.T) {
 	const held = 100 * time.Second
 	for seed := range uint64(500) {
@@ -125,7 +125,7 @@ func TestLastOfABudget(t *testing.T) {
 	require.Equal(t, []any{budget.Limit{Requests: 45, Window: time.Second}, budget.Documented, false}, []any{a.Limit, a.Origin, a.Counted()})
 	require.Equal(t, 2*time.Second, at(a, 91))
 
-	// Of a limit that the broker does not have, nothing is spent.
+	// If the broker does not have the limit, nothing of it is spent.
 	a = look(registry, budget.Limit{Requests: 4, Window: time.Hour})
 	require.Equal(t, []any{budget.Set, true, 4}, []any{a.Origin, a.Counted(), a.Free()})
 	held := a.Held
@@ -157,7 +157,7 @@ func TestLastOfABudget(t *testing.T) {
 	require.WithinDuration(t, s.Now().Add(10*time.Minute), look(registry, budget.Limit{}).Open, time.Second)
 }
 
-// TestDescribe: the status shows what is left of a run and what the registries allow.
+// TestDescribe: the status has the remaining work of a run and the limits of the registries.
 func TestDescribe(t *testing.T) {
 	t.Parallel()
 	s := opened(t)

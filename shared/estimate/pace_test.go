@@ -26,7 +26,7 @@ func TestPace(t *testing.T) {
 	p.Add(now.Add(20*time.Second), 120)
 	require.Equal(t, 100*time.Second, left(100), "an image a second, all of the time")
 	require.Zero(t, left(0))
-	// What was long ago does not count any more.
+	// Old observations do not count.
 	for s := range 300 {
 		p.Add(now.Add(20*time.Second+time.Duration(s)*time.Second), 120+10*s)
 	}

@@ -64,7 +64,7 @@ func TestCounter(t *testing.T) {
 	require.NoError(t, err)
 	require.Zero(t, got.Unreadable)
 
-	// A counter that has not asked for long may have missed a tombstone.
+	// A counter that was not used for long may have missed a tombstone.
 	require.NoError(t, b.Stream.Purge(t.Context(), jetstream.WithPurgeSubject(subject.OfName(subject.Failed, name))))
 	c.asked = time.Now().Add(-tombstoneTTL)
 	counts(0, 3)

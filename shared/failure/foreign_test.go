@@ -121,7 +121,8 @@ func TestForeignMessages(t *testing.T) {
 	require.Equal(t, map[string]Count{name: {Listed: 3}}, counts.Images)
 	require.Equal(t, want+len(bodies()), counts.Unreadable)
 
-	// What lies upon a record goes with its next write, and is named.
+	// A foreign message with the subject of a record is removed by the next write of the record,
+	// and reported.
 	n, err := s.Subtract(t.Context(), name, registry, repository, func(i string) bool { return i == source("2") })
 	require.NoError(t, err)
 	require.Equal(t, 1, n)
@@ -146,7 +147,8 @@ func TestForeignMessages(t *testing.T) {
 	require.Equal(t, want-len(bodies()), unreadable())
 }
 
-// TestForeignMessageUponARecord: it does not hide the record.
+// TestForeignMessageUponARecord: a foreign message with the subject of a record does not hide the
+// record.
 func TestForeignMessageUponARecord(t *testing.T) {
 	s, server, log := reached(t)
 	require.NoError(t, s.Add(t.Context(), name, record("r1", "1")))

@@ -45,8 +45,8 @@ func TestForget(t *testing.T) {
 	require.Len(t, sources(t, s), 2)
 }
 
-// TestForgetAndAWorker: if a worker has recorded a failure of a repository meanwhile, no failure of it is
-// deleted. Those of other repositories are.
+// TestForgetAndAWorker: if a worker has recorded a failure of a repository in the meantime, no
+// failure of this repository is deleted. Those of other repositories are.
 func TestForgetAndAWorker(t *testing.T) {
 	s, log := logged(t)
 	require.NoError(t, s.Add(t.Context(), name, record("r1", "1", "2")))
@@ -71,7 +71,8 @@ func TestForgetAndAWorker(t *testing.T) {
 	require.Equal(t, Forgotten{Images: 2}, done)
 }
 
-// TestForgetWhatCannotBeRead: only the unreadable message is deleted, also if a record has its subject.
+// TestForgetWhatCannotBeRead: only the unreadable message is deleted, even if a record has its
+// subject.
 func TestForgetWhatCannotBeRead(t *testing.T) {
 	s, server, log := reached(t)
 	require.NoError(t, s.Add(t.Context(), name, record("r1", "1")))
@@ -98,7 +99,7 @@ func TestForgetWhatCannotBeRead(t *testing.T) {
 	require.Empty(t, sources(t, s))
 }
 
-// TestForgetANewerRecord: it is deleted as a whole or not at all.
+// TestForgetANewerRecord: a record of a newer version is deleted as a whole or not at all.
 func TestForgetANewerRecord(t *testing.T) {
 	s, _ := open(t)
 	m := nats.NewMsg(subject.Failure(name, registry, repository, 1))

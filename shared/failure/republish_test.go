@@ -137,7 +137,7 @@ func TestRepublishOneImage(t *testing.T) {
 	require.NoError(t, err)
 	require.Equal(t, []Image{before[0].Images[0], before[0].Images[2]}, after[0].Images)
 
-	// It is taken once, whatever another process writes to the record meanwhile.
+	// The image is taken once, even if another process changes the record in the meantime.
 	done, err = s.Republish(t.Context(), name, "r3", func(_ Record, i Image) bool {
 		require.NoError(t, s.Add(t.Context(), name, record("r1", "4")))
 		return i.Source == source("3")

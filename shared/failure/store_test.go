@@ -41,7 +41,7 @@ func record(run string, tags ...any) Record {
 	return r
 }
 
-// undated are the images without the time at which they first failed.
+// undated returns the images without the time of their first failure.
 func undated(images []Image) []Image {
 	images = slices.Clone(images)
 	for i := range images {
@@ -159,8 +159,8 @@ func TestListSortsByRegistryAndRepository(t *testing.T) {
 	require.Equal(t, []string{"docker.io/z", "quay.io/2", "quay.io/a", "quay.io/a.b", "quay.io/b"}, sources(t, s))
 }
 
-// TestManyWriters: workers add and subtract at the same time, on one page and on several, also at a cluster,
-// which reports conflicts with another error.
+// TestManyWriters: workers can add and subtract at the same time, on one page and on several, even
+// at a cluster, which reports conflicts with another error.
 func TestManyWriters(t *testing.T) {
 	for name, test := range map[string]struct {
 		limit  int
@@ -259,7 +259,7 @@ func TestTombstones(t *testing.T) {
 	require.NoError(t, err)
 	require.Equal(t, Republished{}, done)
 
-	// A record in the place of a tombstone stays when the tombstone would expire.
+	// If a record replaces a tombstone, it stays when the tombstone would expire.
 	require.NoError(t, s.Add(t.Context(), name, record("r2", "2")))
 	other := record("r2", "3")
 	other.Repository = "quay.io/osism/other"
@@ -270,7 +270,7 @@ func TestTombstones(t *testing.T) {
 	require.Eventually(t, func() bool { return len(stored(t, b, subject.Failed)) == 1 }, patience, 20*time.Millisecond)
 	require.Equal(t, []string{source("2")}, sources(t, s))
 
-	// After it has expired, a record begins anew.
+	// After the tombstone has expired, a record starts again at its first revision.
 	require.NoError(t, s.Add(t.Context(), name, other))
 	require.Len(t, sources(t, s), 2)
 }

@@ -87,7 +87,7 @@ func TestDropped(t *testing.T) {
 	require.Zero(t, s.find(t, "2").Dropped, "another entry mirrors it")
 	require.Equal(t, []reference.Digest{two}, s.find(t, "2").Earlier)
 
-	// The listing of another source, or a listing that ended early, proves nothing about it.
+	// The listing of another source, or an incomplete listing, does not drop tags.
 	other := listing(map[string]bool{"9": true})
 	other[0].Source = reference.MustRepository("quay.io/osism/other")
 	s.add(t, 12, Seen{Listings: other})

@@ -16,7 +16,7 @@ import (
 	"github.com/osism/skopeo-worker/shared/selection"
 )
 
-// formats are chunks that have every field of their version.
+// formats are chunks with every field of their version.
 var formats = map[int]Chunk{
 	1: {Version: 1, Name: "default", Run: "20260101-000000-000-0000", Number: 3, Registry: "quay.io", Republished: true, Repositories: []Repository{{
 		Source: reference.MustRepository("quay.io/osism/osism"), Destination: reference.MustRepository("registry.example.com/mirror/osism/osism"), Tag: reference.MustTag("1.0"), Digest: reference.MustDigest("sha256:1111111111111111111111111111111111111111111111111111111111111111"), Attempts: 1,
@@ -58,8 +58,8 @@ func TestEveryVersionIsUnderstood(t *testing.T) {
 	}
 }
 
-// TestVersionStandsForTheFormat fails if a field was added or removed. Raise Version then, because remainders
-// of older workers do not have a field that they do not know.
+// TestVersionStandsForTheFormat: the test fails if a field was added or removed. Then raise
+// Version: an older worker would drop a field that it does not know from its remainders.
 func TestVersionStandsForTheFormat(t *testing.T) {
 	requireFilled(t, reflect.ValueOf(formats[Version]))
 	data, err := formats[Version].Encode()

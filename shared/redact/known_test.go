@@ -14,7 +14,7 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// with replaces the known secrets by these until the test ends.
+// with replaces the known secrets until the test ends.
 func with(t *testing.T, add func()) {
 	t.Helper()
 	before := known
@@ -23,7 +23,7 @@ func with(t *testing.T, add func()) {
 	add()
 }
 
-// echoes are the spellings in which servers repeat a text.
+// echoes returns the forms in which servers may repeat a text.
 func echoes(t *testing.T, text string) []string {
 	t.Helper()
 	inJSON, err := json.Marshal(text)
@@ -54,14 +54,14 @@ func TestKnownSecretsAreTakenOutOfEveryEcho(t *testing.T) {
 				require.NotContains(t, got, echo)
 				require.NotContains(t, got, secret)
 			}
-			// What is around the secret may be left, and of base64 bits of its ends.
+			// The text around the secret may stay, and in base64 also parts of its ends.
 			left := strings.ReplaceAll(Text("denied: "+echo+" is wrong"), mask, "")
 			require.LessOrEqual(t, len(left), len("denied:  is wrong")+len(`{"x":""}`)*2, "%s in %s", left, echo)
 		}
 	}
 }
 
-// TestCutSecrets: the beginning of a secret is replaced if the text was cut in it.
+// TestCutSecrets: if a text ends in the middle of a secret, that part is replaced.
 func TestCutSecrets(t *testing.T) {
 	with(t, func() { Add("correct horse battery staple") })
 	encoded := base64.StdEncoding.EncodeToString([]byte("bob:correct horse battery staple"))
@@ -94,8 +94,8 @@ func TestSecretsThatTouch(t *testing.T) {
 	require.Equal(t, "a xxxxx b xxxxx c", Text("a hunter2-and-more b hunter2hunter2-and-most c"))
 }
 
-// TestRecentSecretsAreBounded: only the last tokens are known, and all secrets that the process was started
-// with.
+// TestRecentSecretsAreBounded: of the recent secrets, only the last are kept. Those with which the
+// process was started are all kept.
 func TestRecentSecretsAreBounded(t *testing.T) {
 	with(t, func() { Add("hunter2") })
 	token := func(i int) string { return fmt.Sprintf("token-number-%06d-end", i) }

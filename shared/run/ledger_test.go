@@ -23,7 +23,7 @@ func (y *story) requireStatus(l *Ledger, state string, final bool) Status {
 	require.NoError(y.t, err)
 	require.Equal(y.t, state, st.State)
 	require.Equal(y.t, final, last)
-	require.Eventually(y.t, func() bool { // the tracker learns it a little later
+	require.Eventually(y.t, func() bool { // the tracker reads it a little later
 		now := y.now()
 		return now.Images == st.Images && now.State == st.State
 	}, patience, 5*time.Millisecond, "the tracker says otherwise: %+v", st)
@@ -60,7 +60,7 @@ func TestLedger(t *testing.T) {
 	st = y.requireStatus(l, StateDone, true)
 	require.Equal(t, finished, *st.Finished)
 	require.NotEmpty(t, l.before, "it was still running the last time")
-	y.requireStatus(y.s.Ledger(), StateDone, true) // one that has not been there
+	y.requireStatus(y.s.Ledger(), StateDone, true) // a ledger that has not seen the run
 	y.requireStatus(l, StateDone, true)
 	require.Empty(t, l.before)
 	require.Empty(t, l.progress)

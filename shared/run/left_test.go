@@ -31,7 +31,7 @@ func TestToPull(t *testing.T) {
 	}
 }
 
-// leaves requires what the run has left, all at one registry.
+// leaves requires the work that the run has left, all at one registry.
 func (y *story) leaves(want Registry) Status {
 	y.t.Helper()
 	st := y.now()
@@ -39,8 +39,8 @@ func (y *story) leaves(want Registry) Status {
 	return st
 }
 
-// TestWhatIsLeft: the status has the pulls that are left for each registry, and the run is not
-// estimated to end before its last chunk is due.
+// TestWhatIsLeft: the status has the remaining pulls of each registry, and the estimated end is not
+// before the last chunk is due.
 func TestWhatIsLeft(t *testing.T) {
 	y := begin(t, "r1", "1", "2", "3")
 	y.r.Published = true
@@ -56,8 +56,8 @@ func TestWhatIsLeft(t *testing.T) {
 	y.record("1", Progress{State: Running, Images: Tally{Total: 20, Copied: 4, Unchanged: 6}, Pulls: 12})
 	y.leaves(Registry{Registry: "quay.io", ToPull: 30 + 2*(12+30)})
 
-	// Both of a chunk's messages are of one chunk, and neither what is done nor what was
-	// never looked up is forgotten.
+	// Two messages of one chunk count as one chunk. Images that are finished, and images that were
+	// never looked up, are still counted.
 	y.publish(subject.Later, "1-7")
 	y.record("1-7", Progress{State: Snoozed, Due: lastDue.Add(time.Hour), Images: Tally{Total: 5}})
 	y.publish(subject.Later, "2-8")

@@ -12,7 +12,7 @@ import (
 	"github.com/osism/skopeo-worker/shared/subject"
 )
 
-// published is a run of so many chunks, all due.
+// published returns a run of n chunks, all due.
 func published(t *testing.T, chunks int) *story {
 	y := begin(t, "r1")
 	y.r.Chunks, y.r.Published = chunks, true
@@ -75,7 +75,7 @@ func TestLost(t *testing.T) {
 				require.Equal(t, finished, *st.Finished)
 			}
 
-			// A backup brings it back, and a worker works it off.
+			// If the message is restored from a backup, a worker works it off.
 			if what == "one of three" {
 				y.publish(subject.Chunk, "2")
 				require.Equal(t, StateWaiting, y.now().State)
@@ -87,7 +87,7 @@ func TestLost(t *testing.T) {
 	}
 }
 
-// TestReplaced: a message that was recorded and perhaps never published is needed only if the
+// TestReplaced: if a message is recorded and was perhaps never published, it is needed only if the
 // delivery that has recorded it is done.
 func TestReplaced(t *testing.T) {
 	left := Progress{State: Snoozed, Images: Tally{Total: 4}}
@@ -116,7 +116,7 @@ func TestReplaced(t *testing.T) {
 	}
 }
 
-// TestHeld: a chunk whose message is gone is not lost as long as a worker is busy with it.
+// TestHeld: a chunk without a message is not lost as long as a worker holds it.
 func TestHeld(t *testing.T) {
 	y := published(t, 2)
 	y.record("1", Progress{State: Done})
@@ -173,7 +173,7 @@ func TestALostBucketIsNoEnd(t *testing.T) {
 	require.Equal(t, StateDone, y.now().State, "an entry of the new bucket counts")
 }
 
-// TestReport: a worker that comes back late does not hide that another one is done.
+// TestReport: the report of a late worker does not replace the end that another one has recorded.
 func TestReport(t *testing.T) {
 	y := published(t, 1)
 	a := y.address("1")
@@ -197,10 +197,10 @@ func TestReport(t *testing.T) {
 type fleet struct {
 	*story
 	random *rand.Rand
-	live   map[string]string // messages by their token, with their root
+	live   map[string]string // messages by token, with their root
 	held   []string          // deliveries
 	next   int
-	lost   map[string]bool // tokens that are gone, held by no worker
+	lost   map[string]bool // tokens without a message that no worker holds
 }
 
 func (f *fleet) any(tokens map[string]string) string {
@@ -264,7 +264,7 @@ func (f *fleet) has(token string) bool {
 	return false
 }
 
-// lose notes a message that is gone, if no worker has it or has finished it.
+// lose records that a message is gone, unless a worker holds it or has finished it.
 func (f *fleet) lose(token string) {
 	p, _, err := f.s.Progress(f.t.Context(), f.address(token))
 	require.NoError(f.t, err)
@@ -273,8 +273,8 @@ func (f *fleet) lose(token string) {
 	}
 }
 
-// TestWhateverHappens: a run ends as lost if, and only if, a message is gone whose end no worker has recorded.
-// It does not end before all other messages are done.
+// TestWhateverHappens: a run ends as lost if, and only if, a message is gone and no worker has
+// recorded its end. It does not end before all other messages are done.
 func TestWhateverHappens(t *testing.T) {
 	const chunks = 4
 	ends := map[string]int{}

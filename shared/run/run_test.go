@@ -83,7 +83,7 @@ func TestRuns(t *testing.T) {
 	require.ErrorIs(t, s.End(t.Context(), name, "none", StateCancelled), ErrNotFound)
 }
 
-// TestRunThatIsTakenBack: the run is no longer found, also by trackers that had read it.
+// TestRunThatIsTakenBack: the run is not found any more, not even by trackers that have read it.
 func TestRunThatIsTakenBack(t *testing.T) {
 	s, _ := open(t)
 	now := time.Now()
@@ -105,7 +105,7 @@ func TestRunThatIsTakenBack(t *testing.T) {
 	_, err = s.Get(t.Context(), name, gone.ID)
 	require.ErrorIs(t, err, ErrNotFound)
 
-	// As is one of which some chunks were published.
+	// This also holds for a run of which some chunks were published.
 	require.NoError(t, s.Put(t.Context(), gone))
 	require.NoError(t, s.End(t.Context(), name, gone.ID, StateCancelled))
 	got, err = s.Get(t.Context(), name, "")
@@ -130,8 +130,8 @@ func TestProgress(t *testing.T) {
 	require.Equal(t, 5, got.Images.Ended())
 }
 
-// TestForeignEntries: an entry that another program has put into the bucket is not a run and not
-// progress, and hides none.
+// TestForeignEntries: a foreign entry in the bucket counts neither as a run nor as progress, and
+// hides no other entry.
 func TestForeignEntries(t *testing.T) {
 	server := brokertest.Start(t)
 	b := brokertest.Open(t, server.Config())

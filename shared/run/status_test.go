@@ -78,7 +78,7 @@ func (y *story) now() Status {
 	return st
 }
 
-// becomes requires a state.
+// becomes requires a state of the run and its chunks.
 func (y *story) becomes(state string, chunks Chunks) Status {
 	y.t.Helper()
 	st := y.now()
@@ -280,7 +280,7 @@ func TestEndedBeforeItsChunks(t *testing.T) {
 	}
 }
 
-// TestOnlyItsOwn: nothing of another run or mirror name is counted.
+// TestOnlyItsOwn: messages of other runs or mirror names are not counted.
 func TestOnlyItsOwn(t *testing.T) {
 	y := begin(t, "r1", "1")
 	for _, subj := range []string{

@@ -9,7 +9,7 @@ import (
 	"github.com/osism/skopeo-worker/shared/selection"
 )
 
-// FuzzMatch: a valid selection can match any tag, and Order returns the tags that it gets.
+// FuzzMatch: a valid selection can match any tag, and Order returns the same tags.
 func FuzzMatch(f *testing.F) {
 	f.Fuzz(func(t *testing.T, include, exclude, semver, platform, one, other string) {
 		s := selection.Selection{Semver: semver, Limit: 2}

@@ -188,7 +188,7 @@ func TestZero(t *testing.T) {
 	require.NoError(t, err)
 	var fields map[string]any
 	require.NoError(t, json.Unmarshal(data, &fields))
-	for key, value := range fields { // each field alone restricts the selection
+	for key, value := range fields { // each field alone restricts the tags
 		var s selection.Selection
 		one, err := json.Marshal(map[string]any{key: value})
 		require.NoError(t, err)
