@@ -206,8 +206,10 @@ func requireGrowth(t *testing.T, n int) {
 		require.True(t, ok)
 		require.Less(t, 1/r.Every.Seconds(), unlimited)
 		if read > 0 {
-			require.Equal(t, last.Sent+r.Count, r.Sent)
-			require.InDelta(t, grows.rate(float64(last.Sent), latencyOfTests), 1/r.Every.Seconds(), 0.01)
+			require.Greater(t, r.Sent, 0)
+			require.LessOrEqual(t, r.Sent, last.Sent+r.Count, "fewer if some came too late")
+			require.LessOrEqual(t, r.start(next.Time).Sub(next.Time), exploreHorizon/2, "few messages a second")
+			require.LessOrEqual(t, 1/r.Every.Seconds(), grows.rate(float64(last.Sent), latencyOfTests)+0.01)
 		}
 		last = r
 		next, err = stores[0].b.Next(t.Context(), streamPace, lane.subject, next.Sequence+1)

@@ -122,7 +122,11 @@ type lane struct {
 	waiting  atomic.Int64
 	turn     *semaphore.Weighted // of one reservation at a time
 	slots    []time.Time         // reserved and not used, evenly spaced, by the local clock
+	every    time.Duration       // between two of them
+	given    time.Time           // when the last one of the same reservation is used
 	reserved time.Time           // when this process has reserved last, by the local clock
+	used     int                 // slots of that reservation that were given to requests
+	unused   int                 // its slots that no request came for in time
 	last     uint64              // sequence of the last reservation; 0: none
 	newest   reservation         // the last one; zero if it cannot be read
 	next     time.Time           // its end, by the broker's clock
@@ -181,17 +185,32 @@ func (l *lane) slot(ctx context.Context, s *Store, rate Rate, came time.Time) (t
 		return time.Time{}, context.Cause(ctx)
 	}
 	defer l.turn.Release(1)
-	for len(l.slots) > 0 && l.slots[0].Add(slotLife).Before(s.clock.local()) {
+	for len(l.slots) > 0 && l.slots[0].Add(slotLife).Before(l.earliest(s)) {
 		l.slots = l.slots[1:]
+		l.unused++
 	}
 	if len(l.slots) == 0 {
 		if limited, err := l.reserve(ctx, s, rate, came); err != nil || !limited {
 			return s.clock.local(), err
 		}
 	}
-	slot := l.slots[0]
+	l.given = latest(l.slots[0], l.earliest(s))
 	l.slots = l.slots[1:]
-	return slot, nil
+	l.used++
+	return l.given, nil
+}
+
+// earliest returns when the next slot may be used at the earliest: those that are used late are as
+// far apart as they would be otherwise.
+func (l *lane) earliest(s *Store) time.Time {
+	return latest(s.clock.local(), l.given.Add(l.every))
+}
+
+// expected returns how many requests of this process will come within a time: as many as came
+// since its last reservation, and at most twice as many as that was for.
+func (l *lane) expected(s *Store, within time.Duration) int64 {
+	passed := max(s.clock.local().Sub(l.reserved), within/2)
+	return int64(l.used) * int64(within) / int64(passed)
 }
 
 // patience returns until when, by the local clock, a request that came at a time waits for a
@@ -199,7 +218,7 @@ func (l *lane) slot(ctx context.Context, s *Store, rate Rate, came time.Time) (t
 // longer.
 func (l *lane) patience(came time.Time, rate Rate) time.Time {
 	until := came.Add(maxWait)
-	if rate.horizon == exploreHorizon {
+	if rate.explores() {
 		return came.Add(maxQueue)
 	}
 	if served := l.reserved.Add(maxWait); served.After(until) {
@@ -235,7 +254,7 @@ func (l *lane) sent(grows growing) int {
 	if !l.stored.After(grows.since) {
 		return 0
 	}
-	return l.newest.Sent
+	return max(l.newest.Sent-l.unused, 0)
 }
 
 // reach returns how far ahead of its place among evenly spaced ones a slot is reserved at
@@ -246,6 +265,9 @@ func (r Rate) reach() time.Duration {
 	}
 	return min(maxWait+r.lead(), 2*maxWait)
 }
+
+// explores reports whether the rate grows fast.
+func (r Rate) explores() bool { return r.horizon == exploreHorizon }
 
 // reserve fills slots. It returns false if the registry turns out to have no limit.
 func (l *lane) reserve(ctx context.Context, s *Store, rate Rate, came time.Time) (limited bool, err error) {
@@ -258,21 +280,26 @@ func (l *lane) reserve(ctx context.Context, s *Store, rate Rate, came time.Time)
 		}
 		every, horizon := rate.interval(), rate.reach()
 		now := s.Now()
-		ahead := max(l.next.Sub(now), 0)
-		if ahead > horizon {
+		ahead, wanted := max(l.next.Sub(now), 0), l.waiting.Load()
+		most := horizon
+		if rate.explores() {
+			// However high the rate is, there are few reservations a second.
+			most, wanted = horizon/2, max(wanted, l.expected(s, horizon))
+		}
+		if ahead > most {
 			slot := l.next.Add(-rate.lead())
-			if s.clock.local().Add(ahead - horizon).After(l.patience(came, rate)) {
+			if s.clock.local().Add(ahead - most).After(l.patience(came, rate)) {
 				return false, &SpentError{Registry: l.registry, Slot: slot, Reason: fmt.Sprintf("more than %s are waiting", asLimit(rate.Rate))}
 			}
 			// Those that wait reserve together, as long as the first one comes in time.
-			together := min(time.Duration(l.waiting.Load()-1)*every, (horizon-rate.lead())/2)
-			if err := sleep(ctx, ahead-horizon+together); err != nil {
+			together := min(time.Duration(wanted-1)*every, (horizon-rate.lead())/2)
+			if err := sleep(ctx, max(ahead-horizon+together, ahead-most)); err != nil {
 				return false, err
 			}
 			continue
 		}
 		r := reservation{After: l.next, Every: every}
-		r.Count = int(min(l.waiting.Load(), 1+int64((horizon-ahead)/every)))
+		r.Count = int(min(wanted, 1+int64((horizon-ahead)/every)))
 		if grows := s.found(l.line).growing(now); grows != (growing{}) { // also while it is probed
 			r.Sent = l.sent(grows) + r.Count
 		}
@@ -302,7 +329,7 @@ func (l *lane) publish(ctx context.Context, s *Store, r reservation) error {
 	if err != nil {
 		return fmt.Errorf("reading the reservation for %s: %w", l.registry, err)
 	}
-	l.slots = nil
+	l.slots, l.every, l.given, l.used, l.unused = nil, r.Every, time.Time{}, 0, 0
 	first := received.Add(r.start(m.Time).Sub(m.Time))
 	for i := range r.Count {
 		l.slots = append(l.slots, first.Add(time.Duration(i)*r.Every))
