@@ -104,6 +104,49 @@ type sent struct{ err error }
 
 func (s sent) End(context.Context, reference.Digest) error { return s.err }
 
+// waiting is a process that sends no request and does not end by itself.
+type waiting struct {
+	seen       string // the folder with its arguments, environment and files
+	host, auth string // what it needs for requests
+	ended      chan error
+}
+
+// startWaiting starts a waiting process that is to copy an image.
+func startWaiting(ctx context.Context, t *testing.T, image skopeo.Image) *waiting {
+	t.Helper()
+	p := &waiting{seen: t.TempDir(), ended: make(chan error, 1)}
+	r := script(t, `echo "$@" >`+p.seen+`/arguments
+env >`+p.seen+`/environment
+for a; do case "$a" in
+--registries-conf=*) cat "${a#*=}" >`+p.seen+`/conf;;
+--authfile=*) cat "${a#*=}" >`+p.seen+`/auth;;
+esac; done
+touch `+p.seen+`/ready; sleep 600`)
+	go func() { p.ended <- r.CopyImage(ctx, image) }()
+	require.Eventually(t, func() bool { _, err := os.Stat(filepath.Join(p.seen, "ready")); return err == nil }, deadline, time.Millisecond)
+	p.host = regexp.MustCompile(`location = "(127\.0\.0\.1:\d+)/source"`).FindStringSubmatch(p.read(t, "conf"))[1]
+	p.auth = regexp.MustCompile(`"auth":"([^"]+)"`).FindStringSubmatch(p.read(t, "auth"))[1]
+	return p
+}
+
+func (p *waiting) read(t *testing.T, name string) string {
+	t.Helper()
+	text, err := os.ReadFile(filepath.Join(p.seen, name))
+	require.NoError(t, err)
+	return string(text)
+}
+
+// send sends a request instead of the process.
+func (p *waiting) send(t *testing.T, method, path, authorization string) (*http.Response, error) {
+	t.Helper()
+	request, err := http.NewRequestWithContext(t.Context(), method, "http://"+p.host+path, nil)
+	require.NoError(t, err)
+	if authorization != "" {
+		request.Header.Set("Authorization", "Basic "+authorization)
+	}
+	return http.DefaultClient.Do(request)
+}
+
 // TestRequestsThatFail: CopyImage returns the request's error at once; skopeo does not retry.
 func TestRequestsThatFail(t *testing.T) {
 	failed := errors.New("the request has failed")
@@ -137,6 +180,26 @@ func TestRequestsThatFail(t *testing.T) {
 			fault(&image)
 			require.Equal(t, failed, r.CopyImage(t.Context(), image))
 		})
+	}
+}
+
+// TestFailureEndsTheProcess: after a request that failed, CopyImage ends the process, whatever that
+// does with the answer.
+func TestFailureEndsTheProcess(t *testing.T) {
+	from, to, digest, _ := pair(t)
+	image := pulled(t, from, to, digest)
+	failed := errors.New("the request has failed")
+	image.Open = func(context.Context, registry.Descriptor) (skopeo.Blob, error) { return nil, failed }
+	p := startWaiting(t.Context(), t, image)
+	blobs, err := image.Manifest.Blobs()
+	require.NoError(t, err)
+	_, err = p.send(t, http.MethodGet, "/v2/source/blobs/"+blobs[0].Digest.String(), p.auth) //nolint:bodyclose // no answer
+	require.Error(t, err)
+	select {
+	case err := <-p.ended:
+		require.Equal(t, failed, err)
+	case <-time.After(deadline):
+		require.Fail(t, "the process was not ended")
 	}
 }
 
@@ -177,42 +240,20 @@ func TestSilenceOfRegistries(t *testing.T) {
 func TestOnlyTheProcess(t *testing.T) {
 	from, to, digest, _ := pair(t)
 	image := pulled(t, from, to, digest)
-	seen := t.TempDir()
-	r := script(t, `echo "$@" >`+seen+`/arguments
-env >`+seen+`/environment
-for a; do case "$a" in
---registries-conf=*) cat "${a#*=}" >`+seen+`/conf;;
---authfile=*) cat "${a#*=}" >`+seen+`/auth;;
-esac; done
-touch `+seen+`/ready; sleep 600`)
 	ctx, cancel := context.WithCancel(t.Context())
-	ended := make(chan error, 1)
-	go func() { ended <- r.CopyImage(ctx, image) }()
-	require.Eventually(t, func() bool { _, err := os.Stat(filepath.Join(seen, "ready")); return err == nil }, deadline, time.Millisecond)
-	read := func(name string) string {
-		text, err := os.ReadFile(filepath.Join(seen, name))
-		require.NoError(t, err)
-		return string(text)
-	}
-	host := regexp.MustCompile(`location = "(127\.0\.0\.1:\d+)/source"`).FindStringSubmatch(read("conf"))[1]
-	auth := regexp.MustCompile(`"auth":"([^"]+)"`).FindStringSubmatch(read("auth"))[1]
-	plain, err := base64.StdEncoding.DecodeString(auth)
+	p := startWaiting(ctx, t, image)
+	plain, err := base64.StdEncoding.DecodeString(p.auth)
 	require.NoError(t, err)
 	_, secret, _ := strings.Cut(string(plain), ":")
 	require.GreaterOrEqual(t, len(secret)*5, 128, "bits")
-	for _, text := range []string{auth, secret} {
-		require.NotContains(t, redact.Line("Basic "+text), text, "a log does not show it")
+	for _, text := range []string{p.auth, secret} {
+		require.NotContains(t, redact.Line("skopeo has printed "+text), text, "a log does not show it")
 		for _, name := range []string{"arguments", "environment", "conf"} {
-			require.NotContains(t, read(name), text)
+			require.NotContains(t, p.read(t, name), text)
 		}
 	}
 	ask := func(method, path, authorization string) (int, string) {
-		request, err := http.NewRequestWithContext(t.Context(), method, "http://"+host+path, nil)
-		require.NoError(t, err)
-		if authorization != "" {
-			request.Header.Set("Authorization", "Basic "+authorization)
-		}
-		response, err := http.DefaultClient.Do(request)
+		response, err := p.send(t, method, path, authorization)
 		require.NoError(t, err)
 		defer response.Body.Close()
 		body, err := io.ReadAll(response.Body)
@@ -234,7 +275,7 @@ touch `+seen+`/ready; sleep 600`)
 			}
 		}
 	}
-	status, body := ask(http.MethodGet, manifest, auth)
+	status, body := ask(http.MethodGet, manifest, p.auth)
 	require.Equal(t, http.StatusOK, status)
 	require.Equal(t, string(image.Manifest.Raw), body)
 	other := reference.DigestOf([]byte("other")).String()
@@ -242,21 +283,21 @@ touch `+seen+`/ready; sleep 600`)
 		"/", "/v2/source/manifests/1", "/v2/source/manifests/" + other, "/v2/source/blobs/" + other, "/v2/source/tags/list", "/v2/_catalog",
 		"/v2/other/manifests/" + digest, "/v2/destination/manifests/" + digest, "/v2/destination/blobs/" + blobs[0].Digest.String(), "/v2/source/../source/manifests/" + digest,
 	} {
-		status, _ := ask(http.MethodGet, path, auth)
+		status, _ := ask(http.MethodGet, path, p.auth)
 		require.NotEqual(t, http.StatusOK, status, path)
 	}
 	for _, method := range []string{http.MethodPut, http.MethodPost, http.MethodPatch, http.MethodDelete} {
 		for _, path := range []string{manifest, config, "/v2/destination/manifests/" + other, "/v2/destination/blobs/uploads/1?digest=" + other, "/v2/destination/manifests/" + digest} {
-			status, _ := ask(method, path, auth)
+			status, _ := ask(method, path, p.auth)
 			require.GreaterOrEqual(t, status, 400, method+" "+path)
 		}
 	}
 	require.Empty(t, append(from.Requests(), to.Requests()...))
-	status, _ = ask(http.MethodGet, config, auth)
+	status, _ = ask(http.MethodGet, config, p.auth)
 	require.Equal(t, http.StatusOK, status)
 	cancel()
-	require.ErrorIs(t, <-ended, context.Canceled)
-	_, err = http.Get("http://" + host + "/v2/") //nolint:noctx // loopback
+	require.ErrorIs(t, <-p.ended, context.Canceled)
+	_, err = http.Get("http://" + p.host + "/v2/") //nolint:noctx // loopback
 	require.ErrorContains(t, err, "connection refused")
 }
 

@@ -181,29 +181,36 @@ func TestOddAnswersOfSources(t *testing.T) {
 func TestCompressed(t *testing.T) {
 	content := compressed(random(5 * mib))
 	blob := registry.Descriptor{Digest: reference.DigestOf(content), Size: int64(len(content))}
-	declared := func(change func(body []byte) []byte) func(*http.Request, *registrytest.Answer) {
+	as := func(changes ...func(*registrytest.Answer)) func(*http.Request, *registrytest.Answer) {
 		return func(_ *http.Request, a *registrytest.Answer) {
 			if a.Status == http.StatusOK {
-				a.Body = change(a.Body)
 				a.Header.Set("Content-Encoding", "gzip")
-				chunked(a)
+				all(changes...)(a)
 			}
 		}
 	}
-	for name, changes := range map[string][]func([]byte) []byte{
-		"declared":   {func(body []byte) []byte { return body }},
-		"compressed": {compressed},
-		"cut":        {func(body []byte) []byte { return compressed(body)[:3*mib] }, compressed},
+	packed := func(a *registrytest.Answer) { a.Body = compressed(a.Body) }
+	half := func(a *registrytest.Answer) { a.Body = a.Body[:3*mib] }
+	for name, test := range map[string]struct {
+		answers []func(*http.Request, *registrytest.Answer)
+		gets    int
+	}{
+		"declared":                  {answers: []func(*http.Request, *registrytest.Answer){as()}, gets: 1},
+		"declared, of unknown size": {answers: []func(*http.Request, *registrytest.Answer){as(chunked)}, gets: 2},
+		"compressed":                {answers: []func(*http.Request, *registrytest.Answer){as(packed, chunked)}, gets: 1},
+		"cut":                       {answers: []func(*http.Request, *registrytest.Answer){as(packed, half, chunked), as(packed, chunked)}, gets: 2},
 	} {
 		p := newPair(t, registrytest.WithoutRanges())
 		_, err := p.from.PushBlob(repository, content)
 		require.NoError(t, err)
-		for _, change := range changes[:len(changes)-1] {
-			p.from.Inject(registrytest.Fault{Match: gets, Change: declared(change), Times: 1})
+		last := len(test.answers) - 1
+		for _, change := range test.answers[:last] {
+			p.from.Inject(registrytest.Fault{Match: gets, Change: change, Times: 1})
 		}
-		p.from.Inject(registrytest.Fault{Match: gets, Change: declared(changes[len(changes)-1])})
+		p.from.Inject(registrytest.Fault{Match: gets, Change: test.answers[last]})
 		require.NoError(t, p.Send(t.Context(), p.source(), p.destination("a"), blob), name)
 		p.holds(t, "a", blob, content)
+		require.Equal(t, test.gets, p.from.Count(gets), name)
 	}
 }
 

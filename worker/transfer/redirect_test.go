@@ -1,6 +1,7 @@
 package transfer_test
 
 import (
+	"context"
 	"fmt"
 	"net/http"
 	"net/http/httptest"
@@ -136,6 +137,45 @@ func TestRedirectedUploadsAreResumed(t *testing.T) {
 	require.NoError(t, p.Send(t.Context(), p.source(), p.destination("a"), blob))
 	p.holds(t, "a", blob, content)
 	require.Contains(t, ranges(host.Registry, anyOf("PATCH", "PUT")), fmt.Sprintf("%d-%d", 5*mib, 8*mib-1))
+}
+
+// TestTheNextTryFollowsNoOldRedirect: if another blob fails just after a part of an upload was
+// redirected, a retry continues the upload at the registry, because the redirect may be out of date.
+func TestTheNextTryFollowsNoOldRedirect(t *testing.T) {
+	t.Parallel()
+	p, host := newPairWithUploadHost(t, registrytest.WithBodyLimit(8*mib))
+	blob, content := p.push(t, 20*mib)
+	other, _ := p.push(t, 10*mib)
+	missing := registry.Descriptor{Digest: reference.DigestOf([]byte("missing")), Size: 7}
+	fails := make(chan struct{})
+	p.from.Inject(registrytest.Fault{Match: registrytest.All(gets, registrytest.Ref(missing.Digest.String())), Gate: fails})
+	second := func(r registrytest.Request) bool {
+		return patches(r) && strings.HasPrefix(r.Range, fmt.Sprint(8*mib, "-"))
+	}
+	var redirected atomic.Bool
+	p.to.Inject(registrytest.Fault{Match: second, Status: http.StatusTemporaryRedirect, Drain: true, Times: 1, Location: func(asked *url.URL) string {
+		redirected.Store(true)
+		return host.at(asked)
+	}})
+	guard := func(ctx context.Context, request registry.Request, send func() error) error {
+		err := send()
+		if request.Op == registry.OpPut && redirected.CompareAndSwap(true, false) {
+			close(fails)
+			<-ctx.Done()
+		}
+		return err
+	}
+	p.Blobs = transfer.New(registry.NewClient(registry.Options{
+		Insecure: []string{p.from.Host(), p.to.Host(), strings.TrimPrefix(host.url, "http://")}, Keychain: login{}, Guard: guard,
+	}))
+	require.NoError(t, p.Send(t.Context(), p.source(), p.destination("a"), other), "the size of pieces is known then")
+	require.ErrorIs(t, p.Send(t.Context(), p.source(), p.destination("a"), blob, missing), registry.ErrNotFound)
+	require.Empty(t, host.Requests())
+	p.to.ResetRequests()
+	require.NoError(t, p.Send(t.Context(), p.source(), p.destination("a"), blob))
+	p.holds(t, "a", blob, content)
+	require.Zero(t, p.to.Count(begins))
+	require.Empty(t, host.Requests())
 }
 
 // TestRedirectedMounts: requests to mount a blob follow redirects.

@@ -171,6 +171,9 @@ func TestTheNextTryGoesOn(t *testing.T) {
 			fault: registrytest.Fault{Match: puts, Status: http.StatusOK, Header: http.Header{"Content-Type": {"text/html"}}, Body: "<html>", Times: 1}},
 		"503 in the middle": {is: registry.ErrUnavailable, gets: 2,
 			fault: registrytest.Fault{Match: patches, Status: http.StatusServiceUnavailable, Times: 1}},
+		// The registry states the same range for none as for one byte.
+		"503 after all of it": {is: registry.ErrUnavailable, gets: 2, next: []string{"GET", "DELETE", "POST", "PATCH", "PUT"},
+			fault: registrytest.Fault{Match: patches, Status: http.StatusServiceUnavailable, Drain: true, Times: 1}},
 		"denied at the end": {is: registry.ErrDenied, gets: 2, next: []string{"POST", "PATCH", "PUT"},
 			fault: registrytest.Fault{Match: puts, Status: http.StatusForbidden, Times: 2}},
 	} {
