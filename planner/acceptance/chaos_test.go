@@ -196,21 +196,17 @@ func (c *chaos) fail(duration time.Duration) {
 // settle waits for the end of the run.
 func (c *chaos) settle(id string) {
 	c.t.Helper()
-	deadline := time.Now().Add(settling)
 	var last run.Status
-	for time.Now().Before(deadline) {
+	over := func() bool {
 		p := c.planner("status", "-o", "json", id)
 		<-p.ended
-		if p.exitCode == 0 && json.Unmarshal([]byte(p.stdout.String()), &last) == nil && last.Over() {
-			if last.State == run.StateLost {
-				c.logRecords(id)
-			}
-			require.Contains(c.t, []string{run.StateDone, run.StateFailed}, last.State)
-			return
-		}
-		time.Sleep(time.Second)
+		return p.exitCode == 0 && json.Unmarshal([]byte(p.stdout.String()), &last) == nil && last.Over()
 	}
-	require.Failf(c.t, "the run does not end", "%+v", last)
+	require.Eventually(c.t, over, settling, time.Second, "the run does not end")
+	if last.State == run.StateLost {
+		c.logRecords(id)
+	}
+	require.Contains(c.t, []string{run.StateDone, run.StateFailed}, last.State, "%+v", last)
 }
 
 // logRecords logs the recorded progress of each message that is not done.

@@ -29,6 +29,13 @@ func (b *harness) holding(t *testing.T, n int) {
 	}, deadline, often)
 }
 
+// holds waits until the worker holds n chunks. It counts a chunk a moment after the broker has delivered
+// it.
+func (c *Consumer) holds(t *testing.T, n int64) {
+	t.Helper()
+	require.Eventually(t, func() bool { return c.held.Load() == n }, deadline, often)
+}
+
 // TestSeveralChunksAtOnce: the only worker holds a few chunks, and no more. Fewer of them are not
 // compared yet.
 func TestSeveralChunksAtOnce(t *testing.T) {
@@ -136,9 +143,9 @@ func TestShareOfAFleet(t *testing.T) {
 		other := b.consumer(t)
 		start(t, other)
 		b.holding(t, 3+n+1)
-		require.EqualValues(t, 1, other.held.Load())
+		other.holds(t, 1)
 	}
-	require.EqualValues(t, 3, first.held.Load())
+	first.holds(t, 3)
 	close(gate)
 	require.Equal(t, run.Tally{Total: len(tags), Copied: len(tags)}, over(t, tracker).Images)
 }
