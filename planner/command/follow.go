@@ -143,7 +143,7 @@ type awayError struct {
 	run      string
 	outages  []string // which registry is away, since when, and why
 	left, of int      // chunks
-	next     string   // what continues them
+	next     string   // command or process that continues them
 }
 
 func (e *awayError) Error() string {

@@ -58,9 +58,10 @@ func Parse(words, zone string) (Schedule, error) {
 // lookBack is longer than any change of clocks. Times that a change has skipped may still be due.
 const lookBack = 25 * time.Hour
 
-// Next returns the first time of the schedule after t, or the zero time if there is none. If clocks are
-// put back over a time, the first of the two counts. If clocks are put forward over a time, it is later
-// by as much. A schedule of every hour or every few hours counts the hours that really pass.
+// Next returns the first time of the schedule after t, or the zero time if there is none. If the
+// clock is set back over a time, the first of its two occurrences counts. If the clock is set
+// forward over a time, the time is later by the same amount. A schedule of every hour or every few
+// hours counts real hours.
 func (s Schedule) Next(t time.Time) time.Time {
 	if !s.daily {
 		return s.times.Next(t.In(s.zone))

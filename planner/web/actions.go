@@ -22,7 +22,7 @@ type action struct {
 	// button that starts the action. An action without a question has no page of its own: another
 	// page has its form.
 	Question, Explanation, Button string
-	// fields are what its form sends and the log records, besides the mirror.
+	// fields are the values that the form sends and the log records, besides the mirror.
 	fields []field
 	// back is the page that offers the action.
 	back place

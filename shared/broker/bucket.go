@@ -12,9 +12,9 @@ import (
 // headerOperation is the header of a message that marks a key as deleted.
 const headerOperation = "KV-Operation"
 
-// bucket is a key-value bucket. Its Get asks the leader, because a replica may be behind,
-// and does not fail on a foreign header. Its errors say if a disk is full, and wrap
-// ErrConflict if a revision is not the last one.
+// bucket is a key-value bucket. Its Get asks the leader, because a replica may lag behind, and does
+// not fail on a foreign header. Its errors report a full disk, and wrap ErrConflict if a revision
+// is not the last one.
 type bucket struct {
 	jetstream.KeyValue
 	b *Broker

@@ -30,7 +30,7 @@ const (
 
 	textNoSpace       = "no space left on device"
 	textQuotaExceeded = "disk quota exceeded"
-	textNoStore       = "error creating store" // of a stream or a consumer, for whatever reason
+	textNoStore       = "error creating store" // of a stream or a consumer, for any reason
 )
 
 // Explain returns err as ErrFull, with what to do, if it comes from a full disk.

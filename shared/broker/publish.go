@@ -84,9 +84,9 @@ func (b *Broker) Fire(ctx context.Context, schedule *jetstream.RawStreamMsg) err
 // does so itself 250 ms after the first one (scheduler.go, resetTimer).
 const fireFor = 200 * time.Millisecond
 
-// FireDue fires the schedules that are due, in their order. The messages and first are those of
+// FireDue fires the schedules that are due, in their order. msgs and first are those of
 // PublishAll. FireDue stops when the server is about to fire the rest, and at the first error,
-// because the server fires what is left.
+// because the server fires the rest itself.
 func (b *Broker) FireDue(ctx context.Context, msgs []*nats.Msg, first uint64) {
 	began := time.Now()
 	for i, m := range msgs[:min(len(msgs), maxBatch)] { // the sequences of a batch follow each other
@@ -172,8 +172,8 @@ func Conflict(err error) error {
 	return err
 }
 
-// ExpectLast makes a message that is only stored while sequence is the last of its subject
-// (0: while there is none), and that replaces all messages of the subject.
+// ExpectLast makes a message that is stored only if sequence is that of the last message of its
+// subject (0: there is none). It replaces all messages of the subject.
 func ExpectLast(m *nats.Msg, sequence uint64) *nats.Msg {
 	m.Header.Set(jetstream.ExpectedLastSubjSeqHeader, fmt.Sprint(sequence))
 	m.Header.Set(jetstream.MsgRollup, jetstream.MsgRollupSubject)

@@ -95,7 +95,7 @@ func (b *Broker) getDirect(ctx context.Context, stream string, request []byte) (
 	return m, err
 }
 
-// stored returns the header that a message has in its stream, without what the server has
+// stored returns the header that a message has in its stream, without the lines that the server has
 // appended.
 func stored(answer nats.Header) nats.Header {
 	for _, name := range []string{jetstream.StreamHeader, jetstream.SubjectHeader, jetstream.SequenceHeader, jetstream.TimeStampHeaer} {
@@ -138,15 +138,15 @@ const (
 // header of the message is in the way.
 var errForged = errors.New("a message whose header hides what it is")
 
-// Changes calls see with each message below the subject that the stream has stored
-// after the given sequence, in order, up to the last one that the leader has. It returns
-// the last sequence seen, from which the next call goes on. If there is nothing new, it
-// costs one small request; otherwise two for every thousand messages, and one more. A
-// message with a foreign header does not keep the others from being read.
+// Changes calls see with each message below the subject that the stream has stored after the given
+// sequence, in order, up to the leader's last one. It returns the last sequence seen, with which
+// the next call continues. It costs one small request if there is no new message; otherwise two for
+// every thousand messages, and one more. A message with a foreign header does not keep the others
+// from being read.
 func (b *Broker) Changes(ctx context.Context, stream, subject string, after uint64, see func(*jetstream.RawStreamMsg) error) (last uint64, err error) {
 	for {
-		// Any replica answers a batch, and may be behind. So the leader is asked for the
-		// first message, and whether there is one more.
+		// Any replica answers a batch, and may lag behind. So the leader is asked for the first
+		// message, and whether another one follows.
 		m, err := b.Next(ctx, stream, subject, after+1)
 		if errors.Is(err, jetstream.ErrMsgNotFound) {
 			return after, nil

@@ -19,8 +19,8 @@ import (
 )
 
 const (
-	// socketFolder is in DATA_DIR. Only its owner may enter it, so that whatever the umask
-	// is, no other user can open the socket, not even before its mode is set.
+	// socketFolder is in DATA_DIR. Only its owner may enter it: with any umask, no other user can
+	// open the socket, even before its mode is set.
 	socketFolder = "run"
 	socketFile   = "broker.sock"
 	// maxSocketPath is less than what the kernel accepts as the path of a socket: 107

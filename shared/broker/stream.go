@@ -101,9 +101,9 @@ func code(err error) jetstream.ErrorCode {
 	return 0
 }
 
-// unanswered marks an error as ErrUnreachable if the broker did not answer, or cannot
-// answer for now. What was deleted while it was created is created by the next try, so its
-// absence is not passed on as an answer.
+// unanswered marks an error as ErrUnreachable if the broker did not answer, or cannot answer for
+// now. If something was deleted while it was created, the next attempt creates it, so unanswered
+// hides that it does not exist.
 func unanswered(err error) error {
 	var api *jetstream.APIError
 	if errors.Is(err, jetstream.ErrStreamNotFound) || errors.Is(err, jetstream.ErrConsumerNotFound) || code(err) == codeConsumerGone {
@@ -191,10 +191,10 @@ const (
 	roomEvery = 3
 )
 
-// Keep recreates what is deleted at the broker, and checks the versions of its servers,
-// until ctx ends. It returns ErrTooOld or ErrForeignStream if the broker must not be used
-// any longer, and ErrFull if it is embedded and its disk was full, because only a restart
-// helps then. It waits for a broker that is away.
+// Keep recreates streams and buckets that are deleted at the broker, and checks the versions of its
+// servers, until ctx ends. It returns ErrTooOld or ErrForeignStream if the broker must not be used
+// any longer, and ErrFull if the broker is embedded and its disk was full, because then only a
+// restart helps. While the broker is away, Keep waits.
 func (b *Broker) Keep(ctx context.Context) error {
 	connected := b.Conn.StatusChanged(nats.CONNECTED)
 	defer b.Conn.RemoveStatusListener(connected)
@@ -234,12 +234,13 @@ func (b *Broker) Keep(ctx context.Context) error {
 	}
 }
 
-// deletedAfter is how long Ensure waits before it creates again what was deleted: nats-server
-// forgets a stream or a consumer before it deletes the files. If it is created in between, it
-// has the old messages, and loses its files (stream.go, stop). This is far longer than that takes.
+// deletedAfter is how long Ensure waits before it creates a stream or consumer again that was
+// deleted: nats-server forgets it before it deletes the files. A stream that is created in between
+// gets the old messages, and loses its files (stream.go, stop). The deletion takes far less time
+// than this.
 const deletedAfter = 2 * time.Second
 
-// Ensure does once what Keep does repeatedly, without the check of the disk.
+// Ensure does once what Keep does repeatedly, except the check of the disk.
 func (b *Broker) Ensure(ctx context.Context) error {
 	if err := b.versions.connected(b.Conn); err != nil {
 		return err
@@ -334,8 +335,8 @@ func (b *Broker) recreate(ctx context.Context, missing map[string]maker) error {
 	return nil
 }
 
-// bucketStream returns the stream of a bucket, and bucketSubjects what its subjects begin
-// with (ADR-8).
+// bucketStream returns the stream of a bucket, and bucketSubjects the beginning of its subjects
+// (ADR-8).
 func bucketStream(bucket string) string   { return "KV_" + bucket }
 func bucketSubjects(bucket string) string { return "$KV." + bucket + "." }
 

@@ -20,9 +20,9 @@ const maxValues = 512
 // headerPending is how many messages are left out of an answer.
 const headerPending = "Nats-Num-Pending"
 
-// Values returns those entries of a bucket that have one of the keys, by key. The embedded broker
-// is asked for many at once. Any replica of another one would answer such a request, and may be
-// behind, so its leader is asked for each.
+// Values returns the entries of a bucket that have one of the keys, by key. It sends one request to
+// an embedded broker. In a cluster, any replica would answer that request, and may lag behind, so
+// Values asks the leader for each key.
 func (b *Broker) Values(ctx context.Context, bucket string, keys []string) (map[string]jetstream.KeyValueEntry, error) {
 	values := make(map[string]jetstream.KeyValueEntry, len(keys))
 	prefix := bucketSubjects(bucket)

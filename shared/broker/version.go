@@ -18,10 +18,10 @@ import (
 )
 
 const (
-	// minVersion is the first server that keeps what the system stores. 2.14.0 and 2.14.1
-	// take a purge up to sequence 1, which is a purge of nothing, for one of everything
-	// (nats-server#4696). Before 2.14.4, batches store schedules and check expected
-	// sequences wrongly (nats-server#8305, #8376).
+	// minVersion is the first server version that keeps everything that is stored. 2.14.0 and
+	// 2.14.1 treat a purge up to sequence 1, which purges nothing, as a purge of everything
+	// (nats-server#4696). Before 2.14.4, batches store schedules and check expected sequences
+	// wrongly (nats-server#8305, #8376).
 	minVersion = "v2.14.4"
 	// syncVersion is the first server that always syncs if it is set to. Before, a
 	// compaction did not (nats-server#8475).
@@ -37,8 +37,8 @@ func release(version string) (string, bool) {
 	return v, semver.IsValid(v)
 }
 
-// checkVersion returns ErrTooOld for a version below minVersion, or one that cannot be
-// read. It reports true if the server may lose what it has acknowledged in a power cut.
+// checkVersion returns ErrTooOld for a version below minVersion, or one that cannot be parsed. It
+// reports true if the server may lose acknowledged messages in a power cut.
 func checkVersion(server, version string) (unsynced bool, err error) {
 	v, ok := release(version)
 	switch {

@@ -121,10 +121,9 @@ func (s *Store) permit(registry string) error {
 	return nil
 }
 
-// Refused closes the registry for the fleet: for retryAfter, an hour at most, or, if that
-// is 0 or less, by exponential backoff with full jitter. The reason is for people. A call
-// that started before the registry was last reopened changes nothing, unless it asks for
-// a longer time.
+// Refused closes the registry for the fleet: for retryAfter, but at most for an hour, or, if that
+// is 0 or less, by exponential backoff with full jitter. The reason is for people. A call that
+// started before the registry was last reopened has no effect, unless it requests a longer closure.
 func (s *Store) Refused(ctx context.Context, call Call, retryAfter time.Duration, reason string) error {
 	retryAfter = min(max(retryAfter, 0), maxClosure)
 	started := s.clock.broker(call.Started)

@@ -32,7 +32,7 @@ const (
 	// underWayAgain is underWayEach after a refusal: the limit may still be nearly used up when
 	// the registry is reopened.
 	underWayAgain = 0.1
-	// enough is how many requests must have been sent at least before the rate is no limit.
+	// enough is how many requests must have been sent before the rate may count as unlimited.
 	enough = 425.0
 	// assumedLatency is the time that a registry takes to answer if it has not answered yet.
 	assumedLatency = 250 * time.Millisecond
@@ -47,8 +47,8 @@ const (
 	// foundHorizon is how far ahead they are reserved after a refusal, so that few are reserved
 	// and not used when the next one comes.
 	foundHorizon = 250 * time.Millisecond
-	// unlimited is the rate from which on there is no limit: all that wait are sent then, which
-	// is hardly more than at this rate.
+	// unlimited is the rate that counts as unlimited: from there on, all waiting requests are sent
+	// at once, which is hardly more than at this rate.
 	unlimited = 500.0
 	// creeping is how long the rate takes to double after a refusal, and creepingRequests
 	// how many requests that takes at least. One or two of them are refused when the rate
@@ -129,7 +129,7 @@ type growing struct {
 	by    float64   // requests a second, each; 0: as long as the rate explores
 }
 
-// rate returns the rate after so many requests to a registry that takes so long to answer.
+// rate returns the rate after a number of requests to a registry that takes this long to answer.
 func (g growing) rate(sent float64, latency time.Duration) float64 {
 	if g.by > 0 {
 		return min(g.from+g.by*sent, max(min(g.from, firstRate), underWayAgain*sent/latency.Seconds()))
@@ -161,14 +161,14 @@ func (f found) horizon(now time.Time) time.Duration {
 	return foundHorizon
 }
 
-// reached is what the requests since a rate's time have reached.
+// reached returns the rate that the requests since a rate's time have reached.
 type reached struct {
 	rate float64 // of the last ones, in requests a second
 	sent float64 // requests
 }
 
-// refused returns the rate after a refusal that has closed the registry; last is what was
-// reached until then.
+// refused returns the rate after a refusal that has closed the registry. last is the rate that was
+// reached before.
 func (f found) refused(now time.Time, c closure, last reached) found {
 	switch {
 	case f.closed(now):
@@ -176,8 +176,8 @@ func (f found) refused(now time.Time, c closure, last reached) found {
 		f.Rate, f.Sent, f.Since = f.lower(now, last), f.sent(now, last), f.From
 		f.Refused = true
 	case f.Sent > 0 && now.Sub(f.Since) <= longestWindow:
-		// It refuses again before any success, so its limit was still used up: it allows
-		// no more requests than were sent, until it is asked again.
+		// The registry refuses again before any success, so its limit was still used up: from now
+		// until it reopens, it allows no more requests than were sent.
 		f.Rate = min(f.Rate, f.Sent/now.Add(c.Duration).Sub(f.Since).Seconds())
 	}
 	f.Refusal, f.From = now, latest(f.From, now.Add(c.Duration))

@@ -142,8 +142,8 @@ const (
 	// keepSet is how long RATE_LIMITS count after a planner has last set them: as long as runs
 	// are kept.
 	keepSet = 30 * 24 * time.Hour
-	// keepLearned is how long a header counts. An account that is upgraded gets no more
-	// headers.
+	// keepLearned is how long a limit from a header counts. If an account is upgraded, headers with
+	// limits stop coming.
 	keepLearned = 24 * time.Hour
 	// renewLearned is after how long a header is stored again, even if it is the same.
 	renewLearned = keepLearned / 4

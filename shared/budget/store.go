@@ -195,7 +195,7 @@ func (s *Store) watch(kv jetstream.KeyValue) jetstream.KeyWatcher {
 	return w
 }
 
-// updates returns the channel of a watch. If w is nil, nothing ever comes.
+// updates returns the channel of a watch. If w is nil, the channel never receives.
 func updates(w jetstream.KeyWatcher) <-chan jetstream.KeyValueEntry {
 	if w == nil {
 		return nil
@@ -210,8 +210,8 @@ func stop(w jetstream.KeyWatcher) {
 	}
 }
 
-// refresh reads the broker's clock and what is new in both buckets, and has every
-// window's configuration checked again before its next token.
+// refresh reads the broker's clock and the new entries of both buckets, and makes the configuration
+// of every window be checked again before its next token.
 func (s *Store) refresh(ctx context.Context) error {
 	info, err := s.pace.Info(ctx)
 	if err != nil {
@@ -243,9 +243,9 @@ func (s *Store) refresh(ctx context.Context) error {
 	return nil
 }
 
-// CatchUp reads what is new in the buckets, so that everything that was stored before
-// counts from now on. A worker that receives a chunk catches up with the planner that
-// has published it. If there is nothing new, it costs two small requests.
+// CatchUp reads the new entries of the buckets, so that everything that was stored before the call
+// counts from now on. A worker that receives a chunk catches up with the planner that has published
+// it. Without new entries, it costs two small requests.
 func (s *Store) CatchUp(ctx context.Context) error {
 	if err := s.read(ctx, s.limits); err != nil {
 		return err
@@ -253,7 +253,7 @@ func (s *Store) CatchUp(ctx context.Context) error {
 	return s.read(ctx, s.closures)
 }
 
-// read reads what is new in a bucket.
+// read reads the new entries of a bucket.
 func (s *Store) read(ctx context.Context, kv jetstream.KeyValue) error {
 	s.mu.RLock()
 	after := s.view.read[kv.Bucket()]

@@ -85,8 +85,8 @@ func WithDeadline(ctx context.Context, deadline time.Time) context.Context {
 
 type timerKey struct{}
 
-// Sent notes that the request of a context was sent. It may now take as long as it needs.
-// Without a deadline, and a second time, Sent does nothing.
+// Sent records that the request of a context was sent. The request may then take any time. Without
+// a deadline, and a second time, Sent does nothing.
 func Sent(ctx context.Context) {
 	if timer, ok := ctx.Value(timerKey{}).(*time.Timer); ok {
 		timer.Stop()

@@ -55,7 +55,7 @@ func newView() view {
 	}
 }
 
-// created notes when a bucket was created. If it was created again, its revisions begin anew.
+// created records when a bucket was created. If it was created again, its revisions start again.
 func (s *Store) created(bucket string, at time.Time) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -165,10 +165,10 @@ func (s *Store) store(ctx context.Context, kv jetstream.KeyValue, key string, va
 	return nil
 }
 
-// update replaces a value at the broker by the result of change, for the fleet, this process
-// first. change gets the zero value if there is none, or none that can be read. If it
-// returns false or an error, nothing changes. It is called again if another process has
-// changed the value in between.
+// update replaces a value at the broker with the result of change, for the fleet, and for this
+// process at once. change gets the zero value if there is no readable one. If it returns false or
+// an error, nothing changes. update calls it again if another process has changed the value in
+// between.
 func update[T value[T]](ctx context.Context, s *Store, kv jetstream.KeyValue, key string, change func(T) (T, bool, error)) error {
 	var data []byte
 	revision, err := broker.Update(ctx, kv, key, func(e jetstream.KeyValueEntry) ([]byte, error) {

@@ -67,7 +67,7 @@ func (t Tag) isAs(recorded Tag) bool {
 		cut(t.Why) == recorded.Why && t.Until.Equal(recorded.Until)
 }
 
-// isConfirmedBy reports whether a record has exactly what was seen of the repository.
+// isConfirmedBy reports whether a record equals what a worker has seen of the repository.
 func (r Repository) isConfirmedBy(seen Repository) bool {
 	if r.Unseen() || r.More || r.Source != seen.Source || r.Destination != seen.Destination || seen.Checked.Before(r.Checked) ||
 		r.Why != "" || seen.Why != "" || r.Listed.IsZero() != seen.Listed.IsZero() {

@@ -94,9 +94,9 @@ func leftAt(ctx context.Context, b *budget.Store, r run.Registry, identity strin
 	return r, err
 }
 
-// Last returns when, by the broker's clock, the last of n pulls can be made if each is
-// made as soon as it is allowed; n is 1 or more. If there is no limit, that is when the
-// registry is open.
+// Last returns when, by the broker's clock, the last of n pulls can be made if each is made as soon
+// as it is allowed; n is 1 or more. If there is no limit, that is the time at which the registry is
+// open.
 func Last(ctx context.Context, a budget.Allowance, n int) (time.Time, error) {
 	if a.Origin == budget.None {
 		return a.Open, nil
@@ -107,13 +107,13 @@ func Last(ctx context.Context, a budget.Allowance, n int) (time.Time, error) {
 	return last(a.Open, a.Limit.Requests, a.Held, a.Spent, n, func(i int) (time.Time, error) { return a.Expires(ctx, i) })
 }
 
-// last returns when the last of n pulls can be made, the first no earlier than from, if a
-// window holds limit tokens at most, each for the time held. So many tokens are spent;
-// expires returns when the i-th oldest of them expires, counted from 1.
+// last returns when the last of n pulls can be made. The first is made no earlier than from. A
+// window holds at most limit tokens, each for the time held. spent tokens are in it; expires
+// returns when the i-th oldest of them expires, counted from 1.
 //
-// Each pull takes the place of the pull that was limit pulls before it. So the last one
-// takes one of the places in the window, a free one or that of a spent token, after as
-// many whole turns as the pulls before it fill.
+// Each pull takes the place in the window of the pull that was limit pulls before it. So the last
+// one takes a free place, or that of a spent token, after as many full turns of the window as the
+// pulls before it need.
 func last(from time.Time, limit int, held time.Duration, spent, n int, expires func(i int) (time.Time, error)) (time.Time, error) {
 	turns, place := (n-1)/limit, (n-1)%limit+1
 	if taken := place - (limit - spent); taken > 0 {

@@ -163,8 +163,8 @@ type Progress struct {
 	Due     time.Time `json:"due,omitzero"`   // of a snoozed message
 	Away    string    `json:"away,omitempty"` // the registry that a snoozed message waits for, if it is away
 	Updated time.Time `json:"updated"`
-	// Mark is that of the messages that the worker which is done with this one has left in its
-	// place; see subject.Address.Mark. Records of older workers have none.
+	// Mark is the mark of the messages that replace this one, once a worker is done with it; see
+	// subject.Address.Mark. Records of older workers have none.
 	Mark string `json:"mark,omitempty"`
 	// UnderWay are the copies of a running message, as of Updated.
 	UnderWay []Copy `json:"under_way,omitempty"`

@@ -307,9 +307,9 @@ type left struct {
 	pulls                int // so far
 }
 
-// toPull estimates the pulls that are left. Each image costs as many as the images so far did on
-// average, and each unresolved chunk as many as a resolved one. If atLeast is true, there was
-// nothing to compare with, and n is a lower bound.
+// toPull estimates the remaining pulls. Each image costs as many as the average of the images so
+// far, and each unresolved chunk as many as a resolved one. If atLeast is true, nothing is known to
+// compare with, and n is a lower bound.
 func (l left) toPull() (n int, atLeast bool) {
 	each := 1.0 // pulls of an image; an index takes more
 	if l.handled > 0 {

@@ -161,7 +161,7 @@ func (f *forecast) row(ctx context.Context, entries []message.Repository) (Row, 
 	return row, nil
 }
 
-// resolved counts what resolving an entry has found, and returns its images.
+// resolved counts the results of resolving an entry, and returns its images.
 func (c counting) resolved(ctx context.Context, r message.Repository, found resolve.Result, err error) []message.Image {
 	if err != nil {
 		c.missed(ctx, r, r.Tag, err)

@@ -24,7 +24,7 @@ type entries struct {
 	known map[compare.Entry]*entryState
 }
 
-// entryState is what this delivery knows about an entry.
+// entryState is the state of an entry in this delivery.
 type entryState struct {
 	repository message.Repository // without images
 	listed     bool               // in this delivery
@@ -127,7 +127,7 @@ func (e *execution) judgeEntries(ctx context.Context, left ...[]message.Reposito
 		if err != nil {
 			return err
 		}
-		// If a source denies all tags that it lists, the listing does not show what it has.
+		// If a source denies all tags that it lists, its listing cannot be used.
 		if len(s.listing.Tags) > 0 && s.invalid == nil && (s.found || s.vanished == 0) {
 			e.delivery.Observer.Listed(s.repository, s.listing)
 		}

@@ -49,7 +49,7 @@ type execution struct {
 	lists      map[reference.Digest][]reference.Digest // manifests of indexes at destinations
 	parts      [][]message.Repository
 
-	counts sync.Map // what counted has returned, by source
+	counts sync.Map // results of counted, by source
 }
 
 // Do works off a delivery. It tries each image up to MaxAttempts times, and records those that

@@ -74,8 +74,8 @@ type Observer interface {
 	Image(registry string, o run.Outcome)
 	// Progress is called with the sums of the delivery so far.
 	Progress(images run.Tally, pulls int, bytes int64)
-	// Compared is called when it is known what the chunk has to do, before its copies begin. It may
-	// be called again for what is tried again.
+	// Compared is called when the work of the chunk is known, before its copies begin. It may be
+	// called again for work that is retried.
 	Compared()
 	// Changed is called after tags were put at the destination or were found to be missing at
 	// the source, and before their images count as done.

@@ -37,7 +37,7 @@ func (c *Comparer) now() time.Time {
 	return c.Now()
 }
 
-// Known returns what is known of the tags of an entry before it is resolved. The errors are
+// Known returns the knowledge about the tags of an entry before it is resolved. The errors are
 // those of Notes.
 func (c *Comparer) Known(ctx context.Context, r message.Repository) (known resolve.Known, err error) {
 	if r.Selection == nil {

@@ -14,10 +14,10 @@ import (
 	"github.com/osism/skopeo-worker/worker/resolve"
 )
 
-// Memory is what workers have noted. It forgets what is set to nil. Its zero value is empty.
-// The fields may be used while no worker is at work.
+// Memory holds the notes of workers. It drops what is set to nil. Its zero value is empty. The
+// fields may be used while no worker runs.
 type Memory struct {
-	AbsentImages    map[string]bool // by digest and what is wanted
+	AbsentImages    map[string]bool // by digest and wanted platforms
 	HeldTags        map[reference.Repository]map[reference.Tag]compare.Held
 	Counts          map[reference.Repository]compare.Listing
 	SightedTags     map[reference.Repository]map[reference.Tag]resolve.Sighting

@@ -99,7 +99,7 @@ func (s *seen) keeps(entry message.Repository, tag reference.Tag) bool {
 	return m != nil && m.Keeps(tag.String())
 }
 
-// holdings returns what is held, to be changed. The mutex is held.
+// holdings returns the map of what destinations hold. The mutex is held.
 func (s *seen) holdings() map[reference.Repository]holding.Seen {
 	if s.held == nil {
 		s.held = map[reference.Repository]holding.Seen{}
@@ -107,7 +107,7 @@ func (s *seen) holdings() map[reference.Repository]holding.Seen {
 	return s.held
 }
 
-// isHeld reports whether the destination has what was mirrored under a tag.
+// isHeld reports whether the destination has the image that was mirrored under a tag.
 func isHeld(t catalog.Tag) bool {
 	return !t.At.IsZero() && (t.State == run.Copied || t.State == run.Tagged || t.State == run.Unchanged)
 }
@@ -167,8 +167,8 @@ func (d *delivery) Known(ctx context.Context, entry message.Repository) ([]catal
 	return known, err
 }
 
-// expect reads what was seen of the repositories of a chunk, in one go. If the broker does not
-// answer, it is asked for each.
+// expect reads the records of the repositories of a chunk, with one request. If that fails, each
+// record is read when it is needed.
 func (d *delivery) expect(ctx context.Context, c message.Chunk) {
 	var sources []reference.Repository
 	for _, r := range c.Repositories {
@@ -179,7 +179,7 @@ func (d *delivery) expect(ctx context.Context, c message.Chunk) {
 	}
 }
 
-// noteSeen stores what was seen.
+// noteSeen stores what the worker has seen.
 func (d *delivery) noteSeen(ctx context.Context) error {
 	d.seen.mu.Lock()
 	defer d.seen.mu.Unlock()

@@ -33,7 +33,7 @@ const (
 	// grace is how long running copies may go on after the worker was stopped. Kubernetes
 	// gives a pod 30 s in all.
 	grace = 20 * time.Second
-	// farewell is the time after that to requeue what was not finished.
+	// farewell is the time after that for requeueing the rest.
 	farewell = 8 * time.Second
 	// freshFor is how long after its publication a digest in a message is current.
 	freshFor = 5 * time.Minute
@@ -112,8 +112,8 @@ func New(ctx context.Context, b *broker.Broker, w *chunk.Worker, failures chunk.
 		now: time.Now, pause: cutOffPause, places: semaphore.NewWeighted(chunksAtOnce), noted: make(chan struct{}, 1), ledger: runs.Ledger(), settled: map[uint64]bool{}}, nil
 }
 
-// Run takes chunks until ctx ends. Then running copies have a grace period, and what is
-// not finished is requeued.
+// Run takes chunks until ctx ends. Then running copies have a grace period, and unfinished work is
+// requeued.
 func (c *Consumer) Run(ctx context.Context) error {
 	group, ctx := errgroup.WithContext(ctx)
 	group.Go(func() error { c.sweep(ctx); return nil })
@@ -196,10 +196,10 @@ func isHeldAlone(m jetstream.Msg) bool {
 	return err == nil && meta.NumDelivered > fewDeliveries
 }
 
-// next waits for a chunk. The error is the reason why there will be no other. A call of Next
-// requests nothing if it comes before nats.go has noted that its last request was sent
-// (fetchInProgress in jetstream/pull.go). So the first call ends soon, and the second one requests
-// the chunk in that case.
+// next waits for a chunk. An error means that no other chunk will come. A call of Next sends no
+// request if nats.go has not noted yet that its last request was sent (fetchInProgress in
+// jetstream/pull.go). So the first call ends soon, and in that case the second one requests the
+// chunk.
 func (c *Consumer) next(messages jetstream.MessagesContext) (jetstream.Msg, error) {
 	m, err := messages.Next(jetstream.NextMaxWait(pullNoted))
 	if errors.Is(err, nats.ErrTimeout) {
@@ -212,10 +212,10 @@ func (c *Consumer) next(messages jetstream.MessagesContext) (jetstream.Msg, erro
 	return m, err
 }
 
-// place waits until the worker should take a chunk, and returns true; false if ctx ends before
-// there is a place for it. A worker that holds a chunk takes another when its copies leave room
-// for more. If fewer chunks are left than all workers hold, it first finds out how much it has to
-// do, so that it keeps none from a worker that is idle.
+// place waits until the worker should take a chunk, and returns true; false if ctx ends first. A
+// worker that holds a chunk takes another if its copies leave room for more. If fewer chunks are
+// left than workers could hold, it first compares those that it has, so that it takes none from an
+// idle worker.
 func (c *Consumer) place(ctx context.Context) bool {
 	if c.places.Acquire(ctx, 1) != nil {
 		return false

@@ -31,7 +31,7 @@ type delivery struct {
 	pieces   int             // messages that were published in place of this one
 	mark     string          // of these messages; see subject.Address.Remainder
 
-	compared atomic.Bool // what it has to do is known
+	compared atomic.Bool // its jobs are known
 
 	copies  copies // under way
 	changes changes
@@ -220,7 +220,7 @@ func (d *delivery) acknowledged(ctx context.Context) (bool, error) {
 		recorded = d.earlier
 	}
 	if recorded.Over() {
-		d.mark = recorded.Mark // what that worker has left stays what is left of the message
+		d.mark = recorded.Mark // the mark that the other worker has recorded stays
 	}
 	return recorded.Over(), err
 }

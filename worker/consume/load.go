@@ -6,7 +6,7 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 )
 
-// load is what a consumer has to do, as far as it knows.
+// load is the work of a consumer, as far as it knows.
 type load struct {
 	mu      sync.Mutex
 	busy    int    // messages that it works off
@@ -16,7 +16,7 @@ type load struct {
 
 func newLoad() *load { return &load{drained: make(chan struct{}, 1)} }
 
-// begin notes that a message was received, and returns what notes that it was worked off.
+// begin records that a message was received. end records that it was worked off.
 func (l *load) begin(m jetstream.Msg) (end func()) {
 	meta, err := m.Metadata()
 	l.mu.Lock()
@@ -38,6 +38,6 @@ func (l *load) begin(m jetstream.Msg) (end func()) {
 	}
 }
 
-// Drained receives when the consumer has worked off all messages that it could get: a run may be
-// over. What comes in one go is sent once.
+// Drained receives a value when the consumer has worked off all messages that it could get: a run
+// may be over. Several such moments may be one value.
 func (c *Consumer) Drained() <-chan struct{} { return c.load.drained }

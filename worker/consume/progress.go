@@ -97,8 +97,8 @@ func (d *delivery) store(ctx context.Context) error {
 	return err
 }
 
-// overtake reads what another worker has recorded of the message. If that worker has
-// finished it, this one records nothing more until it has finished, too.
+// overtake reads the progress that another worker has recorded of the message. If that worker has
+// finished it, this one records nothing until it has finished, too.
 func (d *delivery) overtake(ctx context.Context) error {
 	recorded, revision, err := d.consumer.runs.Progress(ctx, d.address)
 	if err != nil {

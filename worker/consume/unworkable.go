@@ -47,8 +47,8 @@ func (d *delivery) run(ctx context.Context) (r run.Run) {
 	return r
 }
 
-// republished reports whether the chunk comes from a republish, which no newer plan replaces. The
-// message of a chunk that was unreadable is republished unchanged, so the run is asked, too.
+// republished reports whether the chunk comes from a republish, which newer plans do not replace.
+// An unreadable message is republished unchanged, so the run's kind counts, too.
 func republished(r run.Run, c message.Chunk) bool {
 	return c.Republished || r.Kind == run.KindRepublish
 }

@@ -37,8 +37,8 @@ var ours = []string{"NATS_*", "MIRROR_*"}
 // pattern matches the name of a variable, or the beginning of names followed by *.
 var pattern = regexp.MustCompile(`^[A-Za-z_][A-Za-z0-9_]*\*?$`)
 
-// Valid reports whether a pattern can be added to the allowed ones: it is the name of a variable, or
-// the beginning of names followed by *, and matches none of ours.
+// Valid reports whether a pattern may be allowed: it is the name of a variable, or the beginning of
+// names followed by *, and matches none of our own variables.
 func Valid(name string) bool {
 	return pattern.MatchString(name) && !matches(ours, strings.TrimSuffix(name, "*"))
 }

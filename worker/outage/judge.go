@@ -17,7 +17,7 @@ import (
 // test has shown that.
 const ownFor = 10 * time.Minute
 
-// streak is what has failed at a place for the same reason since the last success there.
+// streak records the failures at a place, for the same reason, since the last success there.
 type streak struct {
 	images       map[subject]bool
 	repositories map[reference.Repository]bool

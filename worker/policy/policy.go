@@ -171,9 +171,8 @@ func load(path string) (Policy, error) {
 	return p, nil
 }
 
-// Read returns the policy in a file, whatever it asks for. Its error is ErrUnreadable, also if
-// a key that the policy names cannot be read, or ErrUnenforceable if this program cannot
-// check what the policy requires.
+// Read returns the policy in a file. Its error is ErrUnreadable, also if a key that the policy
+// names cannot be read, or ErrUnenforceable if this program cannot check what the policy requires.
 func Read(path string) (Policy, error) {
 	text, err := os.ReadFile(path)
 	if err != nil {

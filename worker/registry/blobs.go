@@ -143,8 +143,8 @@ func contentRange(text string, from int64) (before, whole int64, ok bool) {
 	return end + 1, whole, err == nil && end < whole
 }
 
-// Another returns the error of a source that sent something else than the blob. begin is the
-// beginning of what it sent.
+// Another returns the error of a source that has sent something else than the blob. begin are the
+// first bytes of that.
 func (c *Content) Another(begin []byte) error {
 	c.misread()
 	wanted, _ := c.call.reference.(reference.Digest) // Open has nothing else

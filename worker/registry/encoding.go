@@ -9,9 +9,9 @@ import (
 	"strings"
 )
 
-// isEncoded reports whether an answer is the blob compressed by gzip, although that was not
-// asked for. Some storages declare layers as compressed that are as they should be: then the
-// length is that of the blob, or decoding has shown it before.
+// isEncoded reports whether an answer is the blob compressed with gzip, although the client has not
+// requested that. Some storages send a Content-Encoding with layers that are compressed themselves.
+// Then the length is that of the blob, or an attempt to decode it has failed before.
 func (c *Client) isEncoded(got answer, blob Descriptor) bool {
 	coding := strings.ToLower(strings.TrimSpace(got.header.Get("Content-Encoding")))
 	return (coding == "gzip" || coding == "x-gzip") && got.status != http.StatusPartialContent &&

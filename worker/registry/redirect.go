@@ -47,8 +47,8 @@ func tooManyRedirects(status int) error {
 	return &pageError{status, fmt.Sprintf("more than %d redirects", maxRedirects), "an answer"}
 }
 
-// stays reports whether what is sent to a URL stays in its repository. Below /v2/ are the
-// repositories, and the path must contain own; some registries take uploads elsewhere.
+// stays reports whether a request to a URL stays in its repository. Repositories are below /v2/, so
+// the path must contain own there; some registries take uploads elsewhere.
 func stays(target *url.URL, own string) bool {
 	// A front may take dot segments away, and with them the repository.
 	for segment := range strings.SplitSeq(target.Path, "/") {

@@ -190,7 +190,7 @@ type byHost struct {
 	kept map[settings]*secured
 }
 
-// settings are what the choice depends on.
+// settings are what the choice of a transport depends on.
 type settings struct {
 	host, registry string
 	insecure       bool

@@ -16,9 +16,9 @@ import (
 	"github.com/osism/skopeo-worker/shared/reference"
 )
 
-// HasBlob reports whether a repository has a blob. A success with neither the digest nor the
-// size is not proof: then it returns false, and the blob is uploaded. So it is if the registry's
-// storage refuses the HEAD, because it permits only GET.
+// HasBlob reports whether a repository has a blob. A success with neither the digest nor the size
+// is not proof: then HasBlob returns false, and the blob is uploaded. It also returns false if the
+// registry's storage refuses the HEAD, because it permits only GET.
 func (c *Client) HasBlob(ctx context.Context, repository reference.Repository, blob Descriptor) (bool, error) {
 	got, err := c.send(ctx, &call{
 		op: OpHead, repository: repository, reference: blob.Digest, method: http.MethodHead,
@@ -44,8 +44,8 @@ type Upload struct {
 	// MinPiece is the smallest piece, in bytes, that the registry takes, unless it is the
 	// last one; 0 if it states none.
 	MinPiece int64
-	// Asks makes requests wait, if the registry can make them, until it wants what they send. It
-	// then hears of a redirect or a refusal before anything is sent.
+	// Asks makes requests wait for 100 Continue before they send their content, if the registry
+	// supports that. A redirect or a refusal then comes before anything is sent.
 	Asks bool
 	// Declined reports whether the error of a request is no failure of the registry, because
 	// the caller sends the blob in another way then; optional.

@@ -26,7 +26,7 @@ type BulkAPI struct {
 	Null          []string // tags with only a name: all other fields are null
 	DeadTags      bool     // quay.io: lists dead tags although only active ones are requested
 	Inactive      []string // Docker Hub: tags without a pull for a month
-	AnonymousTags int      // Docker Hub: refuses pages after so many tags; 0: none
+	AnonymousTags int      // Docker Hub refuses pages after this number of tags; 0: none
 
 	// AfterPage is called after a page has been read from the storage and before it is sent:
 	// pushes then move tags from this page to the next one.

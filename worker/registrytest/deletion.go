@@ -35,8 +35,7 @@ const (
 	// DeletesLikeArtifactRegistry deletes a tag alone, and refuses a manifest that has tags or is
 	// in an index, with codes of its own.
 	DeletesLikeArtifactRegistry
-	// DeletesLikeNexus leaves the tags of a manifest that it deletes, with what they have
-	// (sonatype/nexus-public#925).
+	// DeletesLikeNexus keeps the tags of a manifest that it deletes (sonatype/nexus-public#925).
 	DeletesLikeNexus
 	// DeletesTogether deletes a tag with its manifest and the other tags of that, as Artifact
 	// Keeper does (artifact-keeper/artifact-keeper#769).

@@ -10,8 +10,8 @@ const (
 	// packetSize is how much of a stream is read at once.
 	packetSize = 32 << 10
 
-	// packetsInFlight bounds what is on its way in one direction of a connection: 6 MiB, the
-	// largest receive window that Linux grants by default (tcp_rmem).
+	// packetsInFlight is how many packets may be under way in one direction of a connection: 6 MiB,
+	// the largest receive window that Linux grants by default (tcp_rmem).
 	packetsInFlight = 6 << 20 / packetSize
 )
 
@@ -21,7 +21,7 @@ type packet struct {
 	data    []byte
 }
 
-// distance is what a network does to the bytes of a connection.
+// distance delays the bytes of a connection, as a network does.
 type distance struct {
 	delay     time.Duration // until a byte arrives
 	rate      int           // bytes a second; 0: any number

@@ -53,7 +53,7 @@ type Fault struct {
 	Drip <-chan int
 }
 
-// Answer is what a registry answers. Without a Transfer-Encoding, its Content-Length is that of
+// Answer is the answer of a registry. Without a Transfer-Encoding, its Content-Length is that of
 // the body.
 type Answer struct {
 	Status int

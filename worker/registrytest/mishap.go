@@ -20,7 +20,7 @@ type Mishap struct {
 	Fault Fault
 }
 
-// mishaps are what a network, a proxy, a captive portal or a broken registry makes of a request.
+// mishaps are what a network, a proxy, a captive portal or a broken registry may do to a request.
 var mishaps = []Mishap{
 	{"reset", Fault{Reset: true}},
 	{"cut", Fault{TruncateBody: true}},
@@ -63,7 +63,7 @@ var mishaps = []Mishap{
 		}
 	})},
 	{"a receipt of another digest", changing(func(req *http.Request, a *Answer) {
-		if req.Method != http.MethodGet && req.Method != http.MethodHead { // what a tag has is the registry's word
+		if req.Method != http.MethodGet && req.Method != http.MethodHead { // only the registry can know the digest of a tag
 			a.Header.Set("Docker-Content-Digest", digest.FromString("another").String())
 		}
 	})},

@@ -107,8 +107,9 @@ func WithoutDigestHeader() Option {
 	return func(s *settings) { s.noDigestHeader = true }
 }
 
-// WithOddManifests also supports what distribution does not: manifests of Docker's schema 1,
-// and those under a digest other than SHA-256. It does not check what they refer to.
+// WithOddManifests also supports manifests that distribution does not: those of Docker's schema 1,
+// and those with a digest other than SHA-256. It does not check that the blobs and manifests to
+// which they refer exist.
 func WithOddManifests() Option {
 	return func(s *settings) { s.oddManifests = true }
 }

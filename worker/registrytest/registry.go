@@ -61,7 +61,7 @@ type Registry struct {
 	// is not used after Stop has returned.
 	serving sync.RWMutex
 
-	mu         sync.Mutex // guards what follows
+	mu         sync.Mutex // guards the fields below
 	address    string
 	server     *http.Server
 	cancel     context.CancelFunc

@@ -34,7 +34,7 @@ const (
 	AnnotationRekor       = "dev.sigstore.cosign/bundle"
 )
 
-// Payload returns what is signed.
+// Payload returns the signed text.
 func (s Signature) Payload() ([]byte, error) {
 	return json.Marshal(map[string]any{"critical": map[string]any{
 		"identity": map[string]string{"docker-reference": s.Name},

@@ -18,10 +18,10 @@ type transport struct {
 	patient, hurrying http.Transport
 }
 
-// NewTransport returns a transport for requests to the registries, with TLS or without. While one
-// of them has a fault that hangs, it waits only so long for an answer or for more of it, so that
-// the test goes on. Otherwise it waits for each: on a busy machine an answer may take long, and no
-// request is repeated for that.
+// NewTransport returns a transport for requests to the registries, with TLS or without. While a
+// registry has a fault that hangs, the transport limits its waits, so that the test continues.
+// Otherwise it waits for any time, because answers may take long on a busy machine, and requests
+// must not be repeated.
 func NewTransport(hurry time.Duration, registries ...*Registry) http.RoundTripper {
 	any := &tls.Config{InsecureSkipVerify: true}
 	return &transport{
@@ -53,7 +53,7 @@ func (r *Registry) hangs() bool {
 	return slices.ContainsFunc(r.faults.injected, func(s *struck) bool { return s.fault.Hang || s.fault.Drip != nil })
 }
 
-// hurried is a body that ends if nothing comes for too long.
+// hurried is a body that fails if no bytes come for too long.
 type hurried struct {
 	io.ReadCloser
 	hurry  time.Duration

@@ -95,7 +95,7 @@ type patience struct {
 	why      error
 }
 
-// over returns why no more requests are to be sent, or nil.
+// over returns the reason to send no more requests, or nil.
 func (p *patience) over() error {
 	p.mu.Lock()
 	defer p.mu.Unlock()

@@ -66,7 +66,7 @@ func AllDenied(repository reference.Repository, tags int) error {
 		"%w: the registry lists tags, and denies all %d that were asked for", registry.ErrNotFound, tags)}
 }
 
-// Known is what is known of the tags of a repository before they are listed.
+// Known is the knowledge about the tags of a repository before they are listed.
 type Known struct {
 	// Digests are digests of tags that need not be looked up.
 	Digests map[reference.Tag]reference.Digest
