@@ -34,7 +34,7 @@ func Prune(w io.Writer, plan prune.Plan) {
 	}
 	p.table(0, []column{text("REPOSITORY"), number("DELETE"), number("OF"), number("BYTES")}, rows)
 	p.line("")
-	p.line("%d of %d mirrored tags would be deleted, with %s that nothing else in their repositories needs.", plan.Tags, plan.Recorded, Size(plan.Bytes))
+	p.line("%d of %d mirrored tags would be deleted. This frees %s, which no other tag of their repositories uses.", plan.Tags, plan.Recorded, Size(plan.Bytes))
 }
 
 // Pruning shows the state of the plan on the page, and the result of the last execution. Both are

@@ -136,7 +136,7 @@ const (
 
 // errForged is returned for an answer that does not say which message it is, because a
 // header of the message is in the way.
-var errForged = errors.New("a message whose header hides what it is")
+var errForged = errors.New("a message with a header that hides its sequence")
 
 // Changes calls see with each message below the subject that the stream has stored after the given
 // sequence, in order, up to the leader's last one. It returns the last sequence seen, with which
@@ -158,7 +158,7 @@ func (b *Broker) Changes(ctx context.Context, stream, subject string, after uint
 			after, err = b.batch(ctx, stream, subject, m.Sequence, see)
 		}
 		if err != nil && !errors.Is(err, errForged) {
-			return after, fmt.Errorf("reading what is new below %s: %w", subject, err)
+			return after, fmt.Errorf("reading new messages below %s: %w", subject, err)
 		}
 	}
 }
@@ -267,7 +267,7 @@ func (b *Broker) Count(ctx context.Context, subject string) (int, error) {
 		err = info.Error
 	}
 	if err != nil {
-		return 0, fmt.Errorf("counting what is below %s: %w", subject, err)
+		return 0, fmt.Errorf("counting messages below %s: %w", subject, err)
 	}
 	return info.Total, nil
 }

@@ -64,7 +64,7 @@ func (e *execution) backUp(ctx context.Context, j *compare.Job, image message.Im
 	failed, _ := errors.AsType[*registry.Error](err)
 	puts := failed != nil && failed.Op == registry.OpPut // so the old image was read
 	if errors.Is(err, mirror.ErrVanished) || !puts && e.mirror.Unreadable(e.work, to, err) {
-		e.log.Warn("an image that a tag is moved from cannot be read at the destination, so it gets no backup", "tag", to.String()+":"+tag.String(), "digest", had, "error", err)
+		e.log.Warn("cannot read the old image of a tag at the destination, so it gets no backup", "tag", to.String()+":"+tag.String(), "digest", had, "error", err)
 		return nil
 	}
 	if err != nil {

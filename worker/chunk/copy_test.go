@@ -34,8 +34,8 @@ func TestATagNeverGoesBackwards(t *testing.T) {
 	require.NoError(t, err)
 	require.Equal(t, newer, got)
 
-	// A tag that has vanished is not a failure if all are mirrored, and a
-	// failure if the list names it.
+	// If all tags are mirrored, a tag that has vanished is not a failure. If the list names it, it
+	// is.
 	require.NoError(t, b.from.Untag(repository, "1"))
 	open := b.resolved("1", older)
 	open.Found = true
@@ -61,7 +61,8 @@ func TestFreshDigestsAreBelieved(t *testing.T) {
 	b.mirrored(t, "1", "2")
 }
 
-// TestDigestThatIsGone: the tag has moved, and the source has deleted its old image.
+// TestDigestThatIsGone: if the tag has moved, and the source has deleted the old image, the new one
+// is copied.
 func TestDigestThatIsGone(t *testing.T) {
 	b := newHarness(t)
 	older := b.move(t, "1", "older")
@@ -71,7 +72,7 @@ func TestDigestThatIsGone(t *testing.T) {
 	require.Equal(t, run.Tally{Total: 1, Copied: 1}, b.images)
 	b.mirrored(t, "1")
 
-	// If the tag has not moved, another try cannot help.
+	// If the tag has not moved, a retry cannot help.
 	gone := b.move(t, "2", "gone")
 	defer b.from.Inject(registrytest.Fault{Match: gets, Status: 404})()
 	b.from.ResetRequests()
@@ -81,7 +82,7 @@ func TestDigestThatIsGone(t *testing.T) {
 	require.Equal(t, 1, b.from.Count(registrytest.All(heads, registrytest.Ref("2"))))
 }
 
-// TestTagThatMovesWhileItIsCopied: the copy takes so long that the tag is looked up again.
+// TestTagThatMovesWhileItIsCopied: after a long copy, the tag is looked up again.
 func TestTagThatMovesWhileItIsCopied(t *testing.T) {
 	b := newHarness(t)
 	older := b.move(t, "1", "older")

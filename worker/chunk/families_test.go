@@ -58,14 +58,14 @@ func TestFirstOfAFamily(t *testing.T) {
 		require.Empty(t, early)
 		require.Equal(t, 12, ended["mirror.example.com/a/"])
 		require.Equal(t, 4, ended["mirror.example.com/b/"])
-		// One is alone, then the other organisation begins with one, and then there is
-		// enough for every slot.
+		// One image is copied alone, then the first one of the other organisation, and then there
+		// are enough for every slot.
 		require.Equal(t, 5*time.Second, time.Since(began))
 	})
 }
 
-// TestFamiliesOfSeveralChunks: several chunks together have no more copies at once than one chunk, and
-// the first image of a family is the first for all of them.
+// TestFamiliesOfSeveralChunks: several chunks together have no more copies at once than one chunk,
+// and a family has one first image across all of them.
 func TestFamiliesOfSeveralChunks(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		const concurrency = 3
@@ -116,7 +116,8 @@ func TestFamiliesOfSeveralChunks(t *testing.T) {
 	})
 }
 
-// TestBrokerTroubleEndsTheCopies: after an error, no further job begins, and none is waited for.
+// TestBrokerTroubleEndsTheCopies: after an error, no further job begins, and the running ones are
+// not waited for.
 func TestBrokerTroubleEndsTheCopies(t *testing.T) {
 	broken := errors.New("no broker")
 	n := 0

@@ -34,7 +34,7 @@ func TestFewTags(t *testing.T) {
 			b.push(t, "6")
 			b.changes = nil
 			restore := b.from.Inject(registrytest.Fault{Match: lists, Status: 200, Body: test.body})
-			for range 2 { // the small number does not become the number to compare with
+			for range 2 { // later listings are not compared with the small number
 				require.Empty(t, b.do(t, b.entry("")).Left)
 				require.Contains(t, b.kept.only(t).Reason, "too few tags: the registry lists "+test.reason)
 				require.Contains(t, b.kept.only(t).Reason, "if that is right, set min_tags")

@@ -33,7 +33,7 @@ const (
 	repository  = "osism/tool"
 	destination = "mirror/" + repository
 	attempts    = 3
-	// hurry is how long a registry is waited for while it hangs.
+	// hurry is how long a request waits for a registry while it hangs.
 	hurry = 700 * time.Millisecond
 )
 
@@ -151,7 +151,7 @@ func (b *harness) push(t *testing.T, tags ...string) {
 	}
 }
 
-// move makes a tag at the source name another image, and returns its digest.
+// move puts another image under a tag of the source, and returns its digest.
 func (b *harness) move(t *testing.T, tag, version string) string {
 	t.Helper()
 	digest, err := b.from.PushImage(repository, tag, registrytest.Image{Version: version})
@@ -159,7 +159,7 @@ func (b *harness) move(t *testing.T, tag, version string) string {
 	return digest
 }
 
-// entry is the repository as a list has it, without a tag the whole of it.
+// entry returns the repository as an entry of a list; without a tag, the whole repository.
 func (b *harness) entry(tag string) message.Repository {
 	r := message.Repository{
 		Source:      reference.MustRepository(b.from.Host() + "/" + repository),
@@ -181,8 +181,8 @@ func (b *harness) do(t *testing.T, entries ...message.Repository) Result {
 	return b.deliver(t, Delivery{Chunk: b.chunk(entries...), Fresh: true})
 }
 
-// doAgain works a chunk off, and then what is tried a second time because a registry has
-// refused it.
+// doAgain works off a chunk, and then the images that are tried a second time because a registry
+// has refused them.
 func (b *harness) doAgain(t *testing.T, entries ...message.Repository) Result {
 	t.Helper()
 	result := b.do(t, entries...)
@@ -237,7 +237,7 @@ func (b *harness) Changed(changes []change.Change) {
 	b.changes = append(b.changes, changes...)
 }
 
-// deliver works a delivery off, and requires that its numbers add up.
+// deliver works off a delivery, and requires that its numbers add up.
 func (b *harness) deliver(t *testing.T, d Delivery) Result {
 	t.Helper()
 	return b.deliverWithin(t, t.Context(), d)
@@ -262,7 +262,7 @@ func withZeros(outcomes map[string]int) map[string]int {
 	return outcomes
 }
 
-// mirrored requires that the destination holds these tags as the source does.
+// mirrored requires that the tags at the destination are those of the source.
 func (b *harness) mirrored(t *testing.T, tags ...string) {
 	t.Helper()
 	for _, tag := range tags {

@@ -20,8 +20,8 @@ import (
 	"github.com/osism/skopeo-worker/worker/resolve"
 )
 
-// hostileNames are what a source can list as tags. The first would be put over
-// victim/app:latest by a front that takes dot segments away.
+// hostileNames are names that a source can list as tags. A proxy that removes dot segments would
+// put the first one over victim/app:latest.
 var hostileNames = []string{
 	"../../../../victim/app/manifests/latest", "../../../victim/app/manifests/latest", "..", ".", "", "-1", "a/b", "a b", "a:b", "a@b", "a?b", "a#b", "a%2e%2e%2fb", "latest\n", "a\x00b",
 	"\x1b[2J\x1b[31mred", "\u202egnp", "ä", "../../../../v2/victim/app/manifests/latest", strings.Repeat("a", 129), strings.Repeat("../", 4000), "+", "~", ";", "latest ", " latest",
@@ -47,7 +47,7 @@ func hostile(t *testing.T, bulk bool) (b *harness, entry message.Repository, vic
 		b.move(t, tag, tag)
 	}
 	names := hostileNames
-	if bulk { // without a name, it is no listing
+	if bulk { // without a name, it is not a listing
 		names = slices.DeleteFunc(slices.Clone(names), func(name string) bool { return name == "" })
 	}
 	require.NoError(t, b.from.Lie(repository, "1", names...))
@@ -69,8 +69,8 @@ func (b *harness) untouched(t *testing.T, victim string) {
 	}
 }
 
-// TestHostileTags: invalid tags make a failure of their repository that quotes them. Other tags are
-// mirrored.
+// TestHostileTags: a repository with invalid tags fails, with an error that quotes them. Its other
+// tags are mirrored.
 func TestHostileTags(t *testing.T) {
 	for _, bulk := range []bool{false, true} {
 		t.Run(fmt.Sprint("bulk ", bulk), func(t *testing.T) {

@@ -14,7 +14,7 @@ import (
 	"github.com/osism/skopeo-worker/worker/registrytest"
 )
 
-// releases makes an entry whose versions are immutable tags.
+// releases returns an entry whose version tags are immutable.
 func (b *harness) releases() message.Repository {
 	r := b.entry("")
 	r.Selection = selection.Selection{Immutable: []string{"v?[0-9]"}}.Pointer()

@@ -59,8 +59,8 @@ func TestPartsLoseNothing(t *testing.T) {
 	}
 }
 
-// TestTooMuchForOne: images to copy are split into parts with current digests. Other images are done at
-// once, and failed ones do not delay the parts.
+// TestTooMuchForOne: images to copy are split into parts with current digests. Other images are
+// finished at once, and failed ones do not delay the parts.
 func TestTooMuchForOne(t *testing.T) {
 	const tags, distinct = 2*maxCopies + 50, maxCopies + 25
 	b := newHarness(t)
@@ -112,7 +112,8 @@ func TestNobodyToShareWith(t *testing.T) {
 	require.Equal(t, run.Tally{Total: maxCopies + 1, Copied: maxCopies + 1}, b.images)
 }
 
-// TestMuchThatIsLeftIsShared: a large remainder is looked up at once, and split.
+// TestMuchThatIsLeftIsShared: the images of a large remainder are looked up at once, and split into
+// parts.
 func TestMuchThatIsLeftIsShared(t *testing.T) {
 	b := newHarness(t)
 	names := registrytest.Numbered("%03d", maxCopies+1)

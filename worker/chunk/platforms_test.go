@@ -146,7 +146,7 @@ func TestNothingWanted(t *testing.T) {
 	require.False(t, absent, "it has others")
 }
 
-// TestEmptyDestination: one request finds out that a repository is missing.
+// TestEmptyDestination: one request shows that a repository is missing.
 func TestEmptyDestination(t *testing.T) {
 	b := newHarness(t)
 	b.push(t, registrytest.Numbered("%d", 12)...)
@@ -156,7 +156,7 @@ func TestEmptyDestination(t *testing.T) {
 	require.Equal(t, 1, b.to.Count(byTag))
 	require.Equal(t, 1, b.to.Count(lists))
 
-	// The others may exist although the first tag is new.
+	// If the first tag is new, the others may exist.
 	b.push(t, "0-new")
 	b.reset()
 	require.Empty(t, b.do(t, b.entry("")).Left)
@@ -164,8 +164,8 @@ func TestEmptyDestination(t *testing.T) {
 	require.Equal(t, 13, b.to.Count(byTag))
 }
 
-// TestSkippedAfterAFailure: a failed image is no longer a failure when it turns out to have no wanted
-// platform.
+// TestSkippedAfterAFailure: a failed image that turns out to have no wanted platform is not a
+// failure any more.
 func TestSkippedAfterAFailure(t *testing.T) {
 	b := newHarness(t)
 	b.push(t, "1")

@@ -33,8 +33,9 @@ func (b *harness) requireAt(t *testing.T, digests ...string) {
 	}
 }
 
-// TestReferrers: signatures and SBOMs are mirrored with their image, including those of SBOMs and of the
-// images of an index, also to a destination without the referrers API. Unchanged images get new ones.
+// TestReferrers: signatures and SBOMs are mirrored with their image, including those of SBOMs and
+// of the images of an index, even to a destination without the referrers API. New ones of unchanged
+// images are mirrored, too.
 func TestReferrers(t *testing.T) {
 	for name, options := range map[string][]registrytest.Option{
 		"API": {registrytest.WithReferrersAPI(1)}, "fallback tag": nil,
@@ -89,8 +90,8 @@ func TestReferrers(t *testing.T) {
 	}
 }
 
-// TestReferrerThatCannotBeCopied: the image becomes a failure with the reason. The image and its other
-// referrers are mirrored.
+// TestReferrerThatCannotBeCopied: the image becomes a failure with the error of the referrer. The
+// image and its other referrers are mirrored.
 func TestReferrerThatCannotBeCopied(t *testing.T) {
 	for name, fault := range map[string]registrytest.Fault{
 		"denied": {Status: 403}, "broken": {Status: 500}, "empty": {Status: 200}, "a page": {Status: 200, Body: "<html></html>"},

@@ -24,7 +24,7 @@ type fleet struct {
 	probing map[string]bool
 	opened  [][]reference.Repository
 	known   []reference.Digest
-	blame   func(failures int) bool // whether the registry is away after so many failures
+	blame   func(failures int) bool // whether the registry is away after this number of failures
 	failed  int
 }
 
@@ -124,8 +124,8 @@ func TestProbedOneByOne(t *testing.T) {
 	require.Equal(t, run.Tally{Total: 3, Copied: 3}, b.images)
 }
 
-// TestDoubt: images whose last try failed are recorded at the end of a round. If the round has shown that
-// the registry is away, the try does not count.
+// TestDoubt: images whose last attempt failed are recorded at the end of a round. If the round has
+// shown that the registry is away, the attempt does not count.
 func TestDoubt(t *testing.T) {
 	const images = 4
 	for name, test := range map[string]struct {
@@ -188,7 +188,8 @@ func TestSecondLook(t *testing.T) {
 	require.Equal(t, run.Tally{Total: 1, Copied: 1}, b.images)
 }
 
-// TestWhoHadNothingComesFirst: deliveries without a pull come before others, each at another time.
+// TestWhoHadNothingComesFirst: deliveries that have had no pull come before others, each at another
+// time.
 func TestWhoHadNothingComesFirst(t *testing.T) {
 	const wait = time.Hour // a spread of a minute and a second
 	hungry, served := &execution{}, &execution{}

@@ -34,11 +34,12 @@ func requestsOf(r *registrytest.Registry) counts {
 	return got
 }
 
-// wantedCold are the requests to the source and to an empty destination.
+// wantedCold are the requests to the source, and to an empty destination.
 func wantedCold(digests bool) [2]counts {
 	source := counts{registrytest.KindPing: 1, registrytest.KindToken: 2, registrytest.KindManifestGet: 18, registrytest.KindBlobGet: 25}
-	// The first tag of a repository is asked for, and its tags are listed: then it is known to
-	// be empty. A POST and a PUT for each blob. One is mounted, with a token for both repositories.
+	// The first tag of a repository is looked up, and its tags are listed, which shows that it is
+	// empty. Each blob takes a POST and a PUT. One blob is mounted, with a token for both
+	// repositories.
 	destination := counts{
 		registrytest.KindPing: 1, registrytest.KindToken: 3, registrytest.KindManifestHead: 2, registrytest.KindTags: 2,
 		registrytest.KindManifestPut: 18, registrytest.KindOther: 25, registrytest.KindBlobUpload: 25, registrytest.KindBlobMount: 1,
@@ -62,9 +63,9 @@ func wantedAgain(digests bool) [2]counts {
 	return [2]counts{{registrytest.KindTags: 2, registrytest.KindManifestHead: 6}, {registrytest.KindManifestHead: 6}}
 }
 
-// TestRequests: what two repositories of three tags of two platforms cost each side, cold and
-// with nothing new, is exactly this. Each image has a config and a layer of its own; all images
-// of one platform have another layer in common.
+// TestRequests: two repositories with three tags of two platforms cost each side exactly these
+// requests, both in the first run and if nothing is new. Each image has its own config and layer;
+// all images of one platform share another layer.
 func TestRequests(t *testing.T) {
 	repositories := []string{"osism/one", "osism/two"}
 	for name, digests := range map[string]bool{"that lists digests": true, "that lists names": false} {

@@ -98,7 +98,7 @@ func (e *execution) resolve(ctx context.Context, r message.Repository) (message.
 		return message.Repository{}, nil, err
 	}
 	if found.Unselected != "" {
-		e.log.Warn("nothing of a repository is selected", "repository", r.Source, "reason", found.Unselected)
+		e.log.Warn("the selection matches no tag of a repository", "repository", r.Source, "reason", found.Unselected)
 	}
 	e.entries.note(r, func(s *entryState) {
 		s.listed, s.invalid = true, found.Invalid

@@ -18,7 +18,8 @@ import (
 
 var sample = registrytest.NewSample(24)
 
-// TestTagsOfOneDigestFailTogether: they fail if the destination cannot be asked for their digest.
+// TestTagsOfOneDigestFailTogether: if a digest cannot be looked up at the destination, all its tags
+// fail.
 func TestTagsOfOneDigestFailTogether(t *testing.T) {
 	b := newHarness(t)
 	b.push(t, "1")
@@ -33,9 +34,9 @@ func TestTagsOfOneDigestFailTogether(t *testing.T) {
 	require.Len(t, b.kept.records, 2)
 }
 
-// TestEveryStep: a fault happens at one request, or at all requests from one on. Images that are reported as
-// mirrored are whole at the destination, the others are failures with a reason or are left, and the next
-// run completes them.
+// TestEveryStep: one request fails, or all requests from one on. Images that are reported as
+// mirrored are whole at the destination; the others are failures with a reason, or are left; and
+// the next run completes them.
 func TestEveryStep(t *testing.T) {
 	type step struct {
 		*world
@@ -78,7 +79,7 @@ type world struct {
 	source, target []registrytest.Option
 	quay           bool // both registries list digests
 	chosen         selection.Selection
-	made           map[string]string // the digests at the destination if nothing goes wrong
+	made           map[string]string // the digests at the destination without a fault
 }
 
 var (

@@ -15,18 +15,18 @@ import (
 	"github.com/osism/skopeo-worker/worker/registrytest"
 )
 
-// TestTries: an image is tried MaxAttempts times if its error may pass, twice if a registry refuses it, and
-// once if the error cannot pass.
+// TestTries: an image is tried MaxAttempts times if its error is transient, twice if a registry
+// refuses it, and once if the error is final.
 func TestTries(t *testing.T) {
 	const (
 		always = 0
-		// stuck is when a copy that hangs is ended: long after its first request.
+		// stuck is the timeout of copies that hang: long after their first request.
 		stuck = 3 * time.Second
 	)
 	for name, test := range map[string]struct {
 		fault    registrytest.Fault
 		attempts int // of the failure; 0: mirrored
-		requests int // that met the fault, if that is exact
+		requests int // that met the fault, if the number is exact
 	}{
 		"500 for a while": {fault: registrytest.Fault{Match: gets, Status: 500, Times: attempts - 1}},
 		"500":             {fault: registrytest.Fault{Match: gets, Status: 500, Times: always}, attempts: attempts, requests: attempts},
@@ -75,8 +75,8 @@ func TestTries(t *testing.T) {
 	}
 }
 
-// TestAttemptsCountAcrossSnoozes: tries of images and of listings count across deliveries, and old digests
-// are not used.
+// TestAttemptsCountAcrossSnoozes: attempts at images and at listings are counted across deliveries,
+// and old digests are not used.
 func TestAttemptsCountAcrossSnoozes(t *testing.T) {
 	for name, broken := range map[string]registrytest.Match{"image": gets, "listing": lists} {
 		t.Run(name, func(t *testing.T) {
@@ -102,14 +102,15 @@ func TestAttemptsCountAcrossSnoozes(t *testing.T) {
 	}
 }
 
-// TestBeingLimitedIsNoFailure: a limit fails no image, at any request and any number of times. The chunk
-// comes back at the time that the registry has stated, and the registry gets no requests until then.
+// TestBeingLimitedIsNoFailure: a 429 fails no image, at any request and any number of times. The
+// chunk is delivered again at the time that the registry has stated, and the registry gets no
+// requests until then.
 func TestBeingLimitedIsNoFailure(t *testing.T) {
 	const asked, images = 3 * time.Second, 8
 	for name, test := range map[string]struct {
 		match registrytest.Match
 		at    func(*harness) *registrytest.Registry
-		most  int // requests that are refused in one delivery, if they come one by one
+		most  int // requests that get a 429 in one delivery, if they come one by one
 	}{
 		"listing":     {lists, func(b *harness) *registrytest.Registry { return b.from }, 1},
 		"HEAD":        {heads, func(b *harness) *registrytest.Registry { return b.from }, 0},

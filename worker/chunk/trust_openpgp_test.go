@@ -28,13 +28,13 @@ import (
 	"github.com/osism/skopeo-worker/worker/verify"
 )
 
-// trusting is a worker that asks for signatures of a key.
+// trusting is a worker that requires signatures of a key.
 type trusting struct {
 	*harness
 	key *ecdsa.PrivateKey
 }
 
-// newTrusting returns a worker that asks for signatures of its key, of this identity.
+// newTrusting returns a worker that requires signatures of its key, for this identity.
 func newTrusting(t *testing.T, identity string, options ...registrytest.Option) *trusting {
 	t.Helper()
 	b := newHarnessBetween(t, registrytest.New(t, options...), registrytest.New(t))
@@ -88,8 +88,8 @@ func (b *harness) config(t *testing.T, tag string) string {
 	return manifest.Config.Digest.String()
 }
 
-// TestTrust: images that the key has signed under their name are mirrored. Nothing of other images is
-// copied.
+// TestTrust: images that the key has signed under their name are mirrored. Of other images, nothing
+// is copied.
 func TestTrust(t *testing.T) {
 	b := newTrusting(t, "matchRepoDigestOrExact")
 	signed := b.move(t, "1", "1")
@@ -130,8 +130,8 @@ func TestTrust(t *testing.T) {
 	require.Zero(t, b.from.Pulls(), "nothing moves, so nothing is verified")
 }
 
-// TestTrustOfIndexes: the signature of an index covers what it lists. Signatures of what it
-// lists do not cover the index.
+// TestTrustOfIndexes: the signature of an index also covers its images. Signatures of its images do
+// not cover the index.
 func TestTrustOfIndexes(t *testing.T) {
 	for name, test := range map[string]struct {
 		index, children, mirrored bool
@@ -244,8 +244,8 @@ func TestTrustOfUnwantedPlatforms(t *testing.T) {
 	require.Zero(t, b.from.Pulls())
 }
 
-// TestTrustOfWhatIsThere: an unsigned image that the destination has under another tag or none is not tagged,
-// and gets no referrers.
+// TestTrustOfWhatIsThere: an unsigned image that the destination has, under another tag or none, is
+// not tagged, and gets no referrers.
 func TestTrustOfWhatIsThere(t *testing.T) {
 	b := newTrusting(t, "matchRepository", registrytest.WithReferrersAPI(0))
 	trust := b.Mirror.Trust
@@ -272,7 +272,7 @@ func TestTrustOfWhatIsThere(t *testing.T) {
 	require.Empty(t, b.kept.records)
 }
 
-// moving calls move as soon as the manifest is pulled that is to be verified.
+// moving calls move as soon as the manifest is pulled for its verification.
 type moving struct {
 	mirror.Trust
 	move func()
@@ -304,7 +304,7 @@ func TestTrustIsOfADigest(t *testing.T) {
 	require.Equal(t, 1, b.images.Failed)
 }
 
-// TestTrustThatCannotBeFoundOut: if signatures cannot be read, the image is tried again, or waits.
+// TestTrustThatCannotBeFoundOut: if signatures cannot be read, the image is retried, or waits.
 func TestTrustThatCannotBeFoundOut(t *testing.T) {
 	b := newTrusting(t, "matchRepository")
 	digest := b.move(t, "1", "1")
@@ -328,8 +328,8 @@ func TestTrustThatCannotBeFoundOut(t *testing.T) {
 	b.mirrored(t, "2")
 }
 
-// TestTrustOfACompanionAlone: a companion is also mirrored if it is tried again without its image, whether
-// the image is signed by its tag or as a part of an index.
+// TestTrustOfACompanionAlone: a companion is mirrored even if it is retried without its image,
+// whether the image is signed by its tag or as a part of an index.
 func TestTrustOfACompanionAlone(t *testing.T) {
 	b := newTrusting(t, "matchExact")
 	image, index := b.move(t, "1", "1"), b.index(t, "2", "2")

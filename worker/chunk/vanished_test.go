@@ -17,8 +17,8 @@ import (
 	"github.com/osism/skopeo-worker/worker/resolve"
 )
 
-// TestHEADLiesAtTheSource: an image that HEAD denies and GET returns is mirrored, and each GET counts as a
-// pull.
+// TestHEADLiesAtTheSource: if HEAD answers "not found" and GET returns the image, it is mirrored,
+// and each GET counts as a pull.
 func TestHEADLiesAtTheSource(t *testing.T) {
 	for name, options := range map[string][]registrytest.Option{
 		"always": nil, "until a GET": {registrytest.WithHeadAfterGet()}, "without digests": {registrytest.WithoutDigestHeader()},
@@ -44,7 +44,8 @@ func TestHEADLiesAtTheSource(t *testing.T) {
 	}
 }
 
-// TestHEADLiesAtTheDestination: an image that HEAD denies and GET returns is neither copied nor put again.
+// TestHEADLiesAtTheDestination: if HEAD answers "not found" and GET returns the image, it is
+// neither copied nor put again.
 func TestHEADLiesAtTheDestination(t *testing.T) {
 	for name, s := range map[string]selection.Selection{
 		"everything": {}, "platforms": {Platforms: []string{"linux/amd64"}}, "referrers": withReferrers,
@@ -67,8 +68,8 @@ func TestHEADLiesAtTheDestination(t *testing.T) {
 	}
 }
 
-// TestVanished: a listed tag that the source denies counts as vanished and is logged. If all tags vanish,
-// the repository fails until it has one again.
+// TestVanished: a tag that the source lists and then denies counts as vanished and is logged. If
+// all tags vanish, the repository fails until it has one again.
 func TestVanished(t *testing.T) {
 	var said bytes.Buffer
 	b := newHarness(t)
@@ -97,17 +98,17 @@ func TestVanished(t *testing.T) {
 	require.Empty(t, b.kept.records)
 }
 
-// TestUnselected: a selection that matches nothing is a warning that names the repository.
+// TestUnselected: if a selection matches nothing, a warning names the repository.
 func TestUnselected(t *testing.T) {
 	var said bytes.Buffer
 	b := newHarness(t)
 	b.Log = slog.New(slog.NewTextHandler(&said, nil))
 	b.push(t, "1", "2")
 	require.Empty(t, b.do(t, b.selected("", selection.Selection{Include: []string{"v"}})).Left)
-	require.Contains(t, said.String(), fmt.Sprintf(`level=WARN msg="nothing of a repository is selected" run=2 chunk=1 repository=%s/%s reason="FILTER, or the tags of the entry, match none of 2 tags"`, b.from.Host(), repository))
+	require.Contains(t, said.String(), fmt.Sprintf(`level=WARN msg="the selection matches no tag of a repository" run=2 chunk=1 repository=%s/%s reason="FILTER, or the tags of the entry, match none of 2 tags"`, b.from.Host(), repository))
 }
 
-// TestNamedTagsDoNotVanish: tags that the list names fail if the source denies them.
+// TestNamedTagsDoNotVanish: if the source denies tags that the list names, they fail.
 func TestNamedTagsDoNotVanish(t *testing.T) {
 	listed := selection.Selection{List: []string{"1", "2"}}
 	b := newHarness(t)
@@ -121,7 +122,8 @@ func TestNamedTagsDoNotVanish(t *testing.T) {
 	require.Equal(t, run.Tally{Total: 1, Failed: 1}, b.images)
 }
 
-// TestVanishedInAListingWithDigests: the OCI API denies a tag that the registry's own API lists.
+// TestVanishedInAListingWithDigests: a tag that the registry's own API lists, and the OCI API
+// denies, counts as vanished.
 func TestVanishedInAListingWithDigests(t *testing.T) {
 	quay := registrytest.New(t, registrytest.WithQuayAPI(registrytest.BulkAPI{}))
 	b := newHarnessBetween(t, quay, registrytest.New(t))
@@ -148,8 +150,8 @@ func TestVanishedInAListingWithDigests(t *testing.T) {
 	require.Empty(t, b.kept.records)
 }
 
-// TestVanishedOverDeliveries: whether all tags of a repository are denied is decided when all were looked up,
-// and a later delivery knows that one was found.
+// TestVanishedOverDeliveries: a repository fails only if all of its tags were looked up and denied.
+// A later delivery knows which were found.
 func TestVanishedOverDeliveries(t *testing.T) {
 	limited := registrytest.Fault{Match: registrytest.All(gets, registrytest.Ref("3")), Status: 429, Times: 1}
 	for name, held := range map[string]bool{"none is left": false, "one is left": true} {
@@ -170,7 +172,7 @@ func TestVanishedOverDeliveries(t *testing.T) {
 				require.Equal(t, run.Tally{Total: 2, Copied: 1, Vanished: 1}, b.images)
 				require.Empty(t, b.kept.records)
 			} else {
-				// How many were denied before the registry limited us is a matter of time.
+				// It depends on timing how many tags were denied before the 429.
 				require.Equal(t, run.Tally{Total: b.images.Vanished + 1, Vanished: b.images.Vanished, Failed: 1}, b.images)
 				require.Contains(t, b.kept.only(t).Reason, "denies all ")
 			}

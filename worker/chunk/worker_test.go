@@ -16,8 +16,8 @@ import (
 	"github.com/osism/skopeo-worker/worker/registrytest"
 )
 
-// TestUnchangedCostsNothing: the first run copies everything, and only tags an alias. The second run pulls and
-// puts nothing. The third one copies only images that have moved.
+// TestUnchangedCostsNothing: the first run copies everything, and only tags an alias. The second
+// run pulls and puts nothing. The third run copies only images that have moved.
 func TestUnchangedCostsNothing(t *testing.T) {
 	b := newHarness(t)
 	b.push(t, "1", "2")
@@ -73,7 +73,7 @@ func TestOneFailureHidesNothing(t *testing.T) {
 	require.Equal(t, b.to.Host()+"/"+destination+":3", b.kept.records[source+":3"].Destination)
 }
 
-// TestOneUnreadableManifest: it fails alone, with the reason.
+// TestOneUnreadableManifest: only this image fails, with the reason.
 func TestOneUnreadableManifest(t *testing.T) {
 	seven := registrytest.All(manifests, registrytest.Ref("7"))
 	for name, fault := range map[string]registrytest.Fault{
@@ -96,7 +96,7 @@ func TestOneUnreadableManifest(t *testing.T) {
 	}
 }
 
-// TestFailuresOfARepositoryAreOneWrite: many failures of a repository are one write.
+// TestFailuresOfARepositoryAreOneWrite: many failures of a repository are recorded with one write.
 func TestFailuresOfARepositoryAreOneWrite(t *testing.T) {
 	b := newHarness(t)
 	b.push(t, "1", "2", "3", "4")
@@ -123,7 +123,7 @@ func TestNew(t *testing.T) {
 	}
 }
 
-// TestFailuresComeFirst: if the broker does not take a failure, the chunk has no
+// TestFailuresComeFirst: if a failure cannot be recorded, the delivery fails, and the chunk has no
 // outcome.
 func TestFailuresComeFirst(t *testing.T) {
 	b := newHarness(t)

@@ -171,7 +171,7 @@ func (c *Comparer) hold(ctx context.Context, wishes []wish) (others []wish, sett
 func keep(r message.Repository, i message.Image, at reference.Digest) *Job {
 	why := fmt.Errorf("%w: the destination keeps %s, the source has %s", errImmutable, at, i.Digest)
 	if at.IsZero() {
-		why = fmt.Errorf("%w: to %s; the destination has lost what was mirrored", errImmutable, i.Digest)
+		why = fmt.Errorf("%w: to %s; the destination has lost the mirrored image", errImmutable, i.Digest)
 	}
 	return jobOf(r, i, at, Keep, why)
 }

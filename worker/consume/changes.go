@@ -151,7 +151,7 @@ func (d *delivery) Listed(entry message.Repository, listing holding.Listing) {
 func (d *delivery) Unlisted(ctx context.Context, entry message.Repository, listed []reference.Tag) []reference.Tag {
 	gone, err := d.consumer.catalog.Vanished(ctx, d.address.Name, entry.Source, listed)
 	if err != nil {
-		d.consumer.log.Warn("tags that have vanished are noted by the next run", "error", err)
+		d.consumer.log.Warn("tags that have vanished will be recorded by the next run", "error", err)
 	}
 	return gone
 }
@@ -175,7 +175,7 @@ func (d *delivery) expect(ctx context.Context, c message.Chunk) {
 		sources = append(sources, r.Source)
 	}
 	if err := d.consumer.catalog.Fetch(ctx, d.address.Name, sources); err != nil {
-		d.consumer.log.Debug("what was seen of repositories is read one by one", "error", err)
+		d.consumer.log.Debug("reading the records of repositories one by one", "error", err)
 	}
 }
 

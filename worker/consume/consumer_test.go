@@ -20,7 +20,7 @@ import (
 	"github.com/osism/skopeo-worker/worker/registrytest"
 )
 
-// TestRun: what is published is mirrored. The run ends with the right numbers.
+// TestRun: the published chunks are mirrored, and the run ends with the right numbers.
 func TestRun(t *testing.T) {
 	b := embedded(t)
 	b.push(t, "1", "2", "3")
@@ -109,7 +109,7 @@ func TestHeartbeat(t *testing.T) {
 	require.Equal(t, 1, b.from.Count(registrytest.All(gets)))
 }
 
-// TestBrokerRestartsWhileAChunkIsWorkedOn: no work is lost or done twice.
+// TestBrokerRestartsWhileAChunkIsWorkedOn: if the broker restarts, no work is lost or done twice.
 func TestBrokerRestartsWhileAChunkIsWorkedOn(t *testing.T) {
 	t.Parallel()
 	server := brokertest.Start(t)

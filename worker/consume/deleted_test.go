@@ -71,7 +71,7 @@ func (b *harness) waiting(t *testing.T, n int) {
 	}, deadline, often)
 }
 
-// TestConsumerIsDeletedUnderIdleWorkers: they create it again and go on.
+// TestConsumerIsDeletedUnderIdleWorkers: idle workers create it again and continue.
 func TestConsumerIsDeletedUnderIdleWorkers(t *testing.T) {
 	b := embedded(t)
 	b.push(t, "1")

@@ -12,7 +12,7 @@ import (
 	"github.com/osism/skopeo-worker/worker/compare"
 )
 
-// TestHeld: what is noted of a destination is added up, and garbage is no note.
+// TestHeld: the notes about a destination are merged, and garbage is ignored.
 func TestHeld(t *testing.T) {
 	b := embedded(t)
 	notes, err := OpenNotes(t.Context(), b.Broker, b.log)
@@ -50,7 +50,7 @@ func TestHeld(t *testing.T) {
 	require.Equal(t, map[reference.Tag]compare.Held{tag("1"): {From: from, Source: one, At: one}}, held)
 }
 
-// TestHeldIsBounded: of more tags than a message takes, the oldest are left out.
+// TestHeldIsBounded: if a message cannot hold all tags, the oldest are left out.
 func TestHeldIsBounded(t *testing.T) {
 	note := heldTags{Destination: reference.MustRepository("registry.example.com/a"), Tags: map[reference.Tag]*heldTag{}}
 	digest := reference.DigestOf([]byte("one"))

@@ -8,7 +8,7 @@ import (
 	"github.com/osism/skopeo-worker/shared/reference"
 )
 
-// TestListed: the last number of each source is remembered, and garbage is none.
+// TestListed: the last number of each source is remembered, and garbage is ignored.
 func TestListed(t *testing.T) {
 	b := embedded(t)
 	notes, err := OpenNotes(t.Context(), b.Broker, b.log)

@@ -61,14 +61,14 @@ func TestNothingNew(t *testing.T) {
 		return requests, writes
 	}
 	few, _ := cost(1)
-	const repositories = 16 // more than the seconds for which the progress is reported on a busy machine
+	const repositories = 16 // more than the number of progress reports on a busy machine
 	many, writes := cost(repositories)
 	require.Less(t, many-few, repositories, "%d requests for one, %d for many", few, many)
 	require.Less(t, writes, repositories)
 }
 
-// TestOlderRuns: what a run has resolved is noted only if an older run has messages, which may
-// leave something of it.
+// TestOlderRuns: the digests of a run are noted only if an older run has messages, which may leave
+// some of them.
 func TestOlderRuns(t *testing.T) {
 	b := embedded(t)
 	c := b.consumer(t)

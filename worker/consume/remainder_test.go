@@ -84,8 +84,8 @@ func TestCrashBetweenPublishAndAck(t *testing.T) {
 	require.Equal(t, 1, b.from.Pulls())
 }
 
-// TestKilledBeforeItPublishes: what a worker has recorded and did not publish, because it was
-// killed, is not lost when another one is done with the chunk.
+// TestKilledBeforeItPublishes: if a worker is killed after it has recorded a remainder and before
+// it publishes it, the remainder is not lost when another worker finishes the chunk.
 func TestKilledBeforeItPublishes(t *testing.T) {
 	b := embedded(t)
 	b.push(t, "1")
@@ -102,8 +102,8 @@ func TestKilledBeforeItPublishes(t *testing.T) {
 	require.Equal(t, run.Tally{Total: 1, Copied: 1}, st.Images)
 }
 
-// TestKilledAfterAnotherWasDone: a chunk whose acknowledgement came late was delivered again
-// meanwhile, to a worker that was killed. What is recorded of it stays.
+// TestKilledAfterAnotherWasDone: if a chunk is acknowledged late, it is delivered again. If the
+// second worker is killed, the records of the first stay.
 func TestKilledAfterAnotherWasDone(t *testing.T) {
 	b := embedded(t)
 	impatient(t, b.Broker, 50*time.Millisecond)
@@ -177,8 +177,8 @@ func TestLargeRemainderIsSplit(t *testing.T) {
 	require.Equal(t, len(images), st.Images.Total)
 }
 
-// TestPartsAreShared: the many new tags of one repository are shared among workers. The
-// parts count as the one chunk that they come from, and nothing is copied twice.
+// TestPartsAreShared: the many new tags of one repository are shared among workers. The parts count
+// as one chunk, and nothing is copied twice.
 func TestPartsAreShared(t *testing.T) {
 	t.Parallel()
 	const tags, distinct = 300, 100

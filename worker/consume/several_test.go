@@ -96,8 +96,8 @@ func TestEveryChunkIsRequested(t *testing.T) {
 	require.Empty(t, log.String())
 }
 
-// TestSIGTERMWithSeveralChunks: the copy under way ends, the other chunks are requeued at once,
-// and another worker does them.
+// TestSIGTERMWithSeveralChunks: the copies under way end, the other chunks are requeued at once,
+// and another worker works them off.
 func TestSIGTERMWithSeveralChunks(t *testing.T) {
 	b := embedded(t)
 	tags := registrytest.Numbered("%d", comparedAtOnce)
@@ -150,8 +150,8 @@ func TestShareOfAFleet(t *testing.T) {
 	require.Equal(t, run.Tally{Total: len(tags), Copied: len(tags)}, over(t, tracker).Images)
 }
 
-// TestShareOfAWorkerThatHasLittleToDo: when its chunks are compared and their copies leave room,
-// a worker takes one of the last chunks, and the next one when it has compared that.
+// TestShareOfAWorkerThatHasLittleToDo: if a worker has compared its chunks and has room for more
+// copies, it takes one of the last chunks, and the next one when it has compared that.
 func TestShareOfAWorkerThatHasLittleToDo(t *testing.T) {
 	b := newHarness(t, brokertest.Open(t, brokertest.Start(t).Config()))
 	tags := registrytest.Numbered("%d", chunksAtOnce)
@@ -204,7 +204,8 @@ func TestChunkThatMayCrashItsWorker(t *testing.T) {
 	require.Equal(t, []string{"before", "suspect", "after"}, slices.Compact(order))
 }
 
-// TestDrainedOfSeveralChunks: in whatever order they end, the last one shows that nothing is left.
+// TestDrainedOfSeveralChunks: in whatever order the chunks end, the last one reports that none is
+// left.
 func TestDrainedOfSeveralChunks(t *testing.T) {
 	b := embedded(t)
 	tags := registrytest.Numbered("%d", 2*chunksAtOnce)

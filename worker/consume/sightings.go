@@ -52,7 +52,7 @@ func (n *Notes) Sighted(ctx context.Context, source reference.Repository) (tags 
 			maps.Copy(tags, parseSighted(e, source).Tags)
 		})
 		if err != nil {
-			return fmt.Errorf("reading since when the tags of %s have their digests: %w", source, err)
+			return fmt.Errorf("reading when the tags of %s got their digests: %w", source, err)
 		}
 		return nil
 	})

@@ -11,8 +11,8 @@ import (
 	"github.com/osism/skopeo-worker/worker/resolve"
 )
 
-// TestSightings: of two workers the first one is right, except if the source says that a digest
-// has come back. Garbage is no note.
+// TestSightings: of two notes, the first one counts, except if the source has moved a digest back.
+// Garbage is ignored.
 func TestSightings(t *testing.T) {
 	b := embedded(t)
 	notes, err := OpenNotes(t.Context(), b.Broker, b.log)
@@ -47,7 +47,7 @@ func TestSightings(t *testing.T) {
 	require.Empty(t, found)
 }
 
-// TestSightingsOfManyTags: none is forgotten because others came later.
+// TestSightingsOfManyTags: all tags are remembered, in however many deliveries they come.
 func TestSightingsOfManyTags(t *testing.T) {
 	b := embedded(t)
 	notes, err := OpenNotes(t.Context(), b.Broker, b.log)

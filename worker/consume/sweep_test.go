@@ -131,8 +131,8 @@ func (b *harness) purge(t *testing.T) {
 	require.NoError(t, b.Stream.Purge(t.Context(), jetstream.WithPurgeSubject(subject.OfRun(name, runID))))
 }
 
-// TestPurgedUnderAWorker: a worker publishes its remainder all the same. A chunk that no
-// worker had is lost, and the log says so.
+// TestPurgedUnderAWorker: a worker whose message was purged still publishes its remainder. A chunk
+// that no worker had is lost, and the log names it.
 func TestPurgedUnderAWorker(t *testing.T) {
 	t.Parallel()
 	b := embedded(t)
@@ -168,7 +168,8 @@ func TestPurgedUnderAWorker(t *testing.T) {
 	require.Contains(t, said.String(), "run="+runID+" lost=1 chunks=2")
 }
 
-// TestNothingIsSaidToBeLost: runs that are done or go on are not reported as lost.
+// TestNothingIsSaidToBeLost: neither runs that are done nor runs that continue are reported as
+// lost.
 func TestNothingIsSaidToBeLost(t *testing.T) {
 	b := embedded(t)
 	b.push(t, "1")

@@ -24,7 +24,7 @@ var (
 
 	// ErrVanished is returned if the destination lacks content that it has accepted: a replica
 	// lags behind, or the content was deleted.
-	ErrVanished = errors.New("the destination does not have what was just put there")
+	ErrVanished = errors.New("the destination lacks content that was just put there")
 
 	// ErrReferrers wraps the errors of CopyReferrers.
 	ErrReferrers = errors.New("mirroring the referrers")

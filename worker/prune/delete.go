@@ -75,7 +75,7 @@ func (d *deleting) isGone(ctx context.Context, t Tag) error {
 
 func (d *deleting) noteGone(t Tag) {
 	d.done.Gone++
-	d.Log.Info("gone before", "image", d.name(t), "digest", t.Digest.String())
+	d.Log.Info("already gone", "image", d.name(t), "digest", t.Digest.String())
 }
 
 // name returns the tag with its repository.

@@ -40,7 +40,7 @@ func (c *Content) undecoded(err error) error {
 		return c.Short()
 	}
 	c.misread()
-	return c.judged(about(fmt.Errorf("%w: what was declared as compressed: %w", ErrDigestMismatch, err), c.call.op, c.call.repository, c.call.reference))
+	return c.judged(about(fmt.Errorf("%w: decoding the content, which was declared as compressed: %w", ErrDigestMismatch, err), c.call.op, c.call.repository, c.call.reference))
 }
 
 // misread notes that the content was not compressed, if that is how it was read.

@@ -62,7 +62,7 @@ func exchange(ctx context.Context, session *session, at location, call *call) (a
 			cause:      refusal(response.StatusCode, diagnose(body), session.login),
 		}
 		if host := response.Request.URL.Host; host != request.URL.Host && refusedWith(failed) != 0 {
-			failed.cause = fmt.Errorf("%w: %s refused what the registry has redirected to it", errStorage, host)
+			failed.cause = fmt.Errorf("%w: %s refused the request that the registry has redirected to it", errStorage, host)
 			if why := diagnose(body).Message; why != "" {
 				failed.cause = fmt.Errorf("%w: %s", failed.cause, why)
 			}

@@ -243,7 +243,7 @@ func TestRefusedByTheUploadHost(t *testing.T) {
 			blob, _ := p.push(t, 9*mib)
 			err := p.Send(t.Context(), p.source(), reference.MustRepository(p.to.Host()+"/"+strings.ToLower(method)), blob)
 			require.ErrorIs(t, err, registry.ErrUnavailable)
-			require.ErrorContains(t, err, strings.TrimPrefix(host.url, "http://")+fmt.Sprintf(" refused what the registry has redirected to it (%d)", status))
+			require.ErrorContains(t, err, strings.TrimPrefix(host.url, "http://")+fmt.Sprintf(" refused the request that the registry has redirected to it (%d)", status))
 			remove()
 			removeToo()
 		}
