@@ -27,7 +27,7 @@ import (
 // screenshots is the folder in which TestPages stores screenshots. If it is empty, there are none.
 var screenshots = flag.String("screenshots", "", "folder for screenshots of the pages")
 
-// browserTime bounds a test in a browser. On a busy machine, a browser takes seconds to start.
+// browserTime bounds the start of a browser and each step in it. On a busy machine, they take seconds.
 const browserTime = 2 * time.Minute
 
 // browser starts Chromium. The test fails if a page throws or logs an error, or if the policy of
@@ -38,8 +38,6 @@ func browser(t *testing.T, expected ...func(string) bool) context.Context {
 		chromedp.ExecPath("chromium"), chromedp.NoSandbox, chromedp.WSURLReadTimeout(browserTime))...)
 	t.Cleanup(cancel)
 	ctx, cancel := chromedp.NewContext(allocator)
-	t.Cleanup(cancel)
-	ctx, cancel = context.WithTimeout(ctx, browserTime)
 	t.Cleanup(cancel)
 	require.NoError(t, chromedp.Listen(ctx, func(event any) {
 		switch e := event.(type) {
@@ -65,12 +63,21 @@ func browser(t *testing.T, expected ...func(string) bool) context.Context {
 func do(t *testing.T, ctx context.Context, steps ...chromedp.Action[chromedp.Void]) {
 	t.Helper()
 	for _, step := range steps {
-		err := chromedp.Do(ctx, step)
-		for replaced(err) {
-			err = chromedp.Do(ctx, step)
-		}
-		require.NoError(t, err)
+		take(t, ctx, step)
 	}
+}
+
+// take executes one step as do does, and returns its result.
+func take[T any](t *testing.T, ctx context.Context, step chromedp.Action[T]) T {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(ctx, browserTime)
+	defer cancel()
+	value, err := chromedp.Run(ctx, step)
+	for replaced(err) {
+		value, err = chromedp.Run(ctx, step)
+	}
+	require.NoError(t, err)
+	return value
 }
 
 // replaced reports whether the browser says that a node is no longer in the document.
@@ -82,9 +89,7 @@ func replaced(err error) bool {
 // ask returns the value of an expression in the page.
 func ask[T any](t *testing.T, ctx context.Context, expression string) T {
 	t.Helper()
-	value, err := chromedp.Run(ctx, chromedp.Evaluate[T](expression))
-	require.NoError(t, err)
-	return value
+	return take(t, ctx, chromedp.Evaluate[T](expression))
 }
 
 // sees loads a page at a width. It returns elements that are wider than the screen, and elements
@@ -103,8 +108,7 @@ func sees(t *testing.T, ctx context.Context, url, name string, width int64, dark
 	require.LessOrEqual(t, ask[int](t, ctx, `document.documentElement.scrollWidth - innerWidth`), 0, "%s is wider than %d pixels", url, width)
 	require.Zero(t, ask[int](t, ctx, `document.images.length`))
 	require.Equal(t, 1, ask[int](t, ctx, `document.scripts.length`))
-	picture, err := chromedp.Run(ctx, chromedp.FullScreenshot(100))
-	require.NoError(t, err)
+	picture := take(t, ctx, chromedp.FullScreenshot(100))
 	if *screenshots != "" {
 		require.NoError(t, os.WriteFile(filepath.Join(*screenshots, name+".png"), picture, 0o600))
 	}
@@ -134,16 +138,13 @@ func seesAll(t *testing.T, ctx context.Context, url, name string) {
 	}
 }
 
-// waits is how long a browser may take to show something.
-const waits = 20 * time.Second
-
 // shows waits until the page contains the text.
 func shows(t *testing.T, ctx context.Context, text string) {
 	t.Helper()
 	require.Eventually(t, func() bool {
 		got, err := chromedp.Run(ctx, chromedp.Text(chromedp.CSS("body")))
 		return err == nil && strings.Contains(got, text)
-	}, waits, 50*time.Millisecond, "%s", text)
+	}, browserTime, 50*time.Millisecond, "%s", text)
 }
 
 // TestClicks: a user republishes with script, without script, and with the keyboard only.

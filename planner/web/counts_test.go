@@ -85,7 +85,7 @@ func TestCounts(t *testing.T) {
 	_, text = get(t, served.URL+"/images?repository=quay.io/osism/image-0711")
 	require.Contains(t, text, "v711")
 	for _, page := range []string{"0", "-1", "x", "99999999999999999999"} {
-		response, _ := get(t, served.URL+"/failures?page="+page)
-		require.Equal(t, http.StatusBadRequest, response.StatusCode, page)
+		response, text := get(t, served.URL+"/failures?page="+page)
+		require.Equal(t, http.StatusBadRequest, response.StatusCode, "%s: %s", page, text)
 	}
 }

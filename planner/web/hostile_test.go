@@ -55,7 +55,7 @@ func TestClickjacking(t *testing.T) {
 	})
 	for n, path := range paths(live) {
 		do(t, ctx, chromedp.Navigate(hostile.URL+path))
-		require.Eventually(t, func() bool { return refused.Load() > int64(n) }, waits, 20*time.Millisecond, path)
+		require.Eventually(t, func() bool { return refused.Load() > int64(n) }, browserTime, 20*time.Millisecond, path)
 		response, _ := get(t, served.URL+path)
 		require.Contains(t, response.Header.Get("Content-Security-Policy"), "frame-ancestors 'none'", path)
 		require.Equal(t, "DENY", response.Header.Get("X-Frame-Options"), path)
