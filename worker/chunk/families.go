@@ -13,9 +13,9 @@ import (
 
 // schedule orders the copies of a worker's chunks so that shared layers are copied once. Images
 // that probably share layers are a family. One image of each family is copied before the others
-// begin; then the worker knows the places of its layers. The builtin engine shares blobs itself, so
-// its only families are images with the same content (sameContent). Earlier chunks do not count,
-// because a new release has new layers.
+// begin; then the worker knows the places of its layers. If images share the copies of blobs
+// (mirror.Mirror.SharesBlobs), their only families are images with the same content (sameContent).
+// Earlier chunks do not count, because a new release has new layers.
 type schedule struct {
 	mu      sync.Mutex
 	changed sync.Cond // signals that a job has ended, or no longer waits

@@ -2,6 +2,8 @@ package chunk
 
 import (
 	"errors"
+	"os"
+	"path/filepath"
 	"sync"
 	"testing"
 	"testing/synctest"
@@ -12,7 +14,11 @@ import (
 
 	"github.com/osism/skopeo-worker/shared/message"
 	"github.com/osism/skopeo-worker/shared/reference"
+	"github.com/osism/skopeo-worker/worker/cloud"
 	"github.com/osism/skopeo-worker/worker/compare"
+	"github.com/osism/skopeo-worker/worker/containers"
+	"github.com/osism/skopeo-worker/worker/mirrortest"
+	"github.com/osism/skopeo-worker/worker/registry"
 	"github.com/osism/skopeo-worker/worker/registrytest"
 )
 
@@ -168,5 +174,28 @@ func TestLayersTravelOnce(t *testing.T) {
 				require.Equal(t, 1, n, "%s of %s", what, digest)
 			}
 		}
+	}
+}
+
+// TestKin: images whose blobs are shared need not wait for the first of a family; those whose requests
+// skopeo sends itself do.
+func TestKin(t *testing.T) {
+	client := registry.NewClient(registry.Options{})
+	e := &execution{mirror: mirrortest.New(t, client, engine(nil, 0))}
+	conf := filepath.Join(t.TempDir(), "registries.conf")
+	require.NoError(t, os.WriteFile(conf, []byte("[[registry]]\nlocation = 'elsewhere.example.com'\n[[registry.mirror]]\nlocation = 'mirror.example.com'\n"), 0o600))
+	t.Setenv("CONTAINERS_REGISTRIES_CONF", conf)
+	forget := func() { containers.New(cloud.New()).Forget("quay.io") }
+	forget()
+	t.Cleanup(forget)
+	kin := e.kin(t.Context())
+	for host, shared := range map[string]bool{"quay.io": true, "elsewhere.example.com": builtin} {
+		j := jobOf("a/a", "1-debug")
+		j.Entry.Source = reference.MustRepository(host + "/a/a")
+		want := families(j)
+		if shared {
+			want = sameContent(j)
+		}
+		require.Equal(t, want, kin(j), host)
 	}
 }

@@ -96,13 +96,24 @@ func (e *execution) carryOutNow(ctx context.Context, jobs []*compare.Job) error 
 			return err
 		}
 	}
-	kin := families
-	if e.mirror.Builtin {
-		kin = sameContent
-	}
-	b := e.worker.copies.add(transfers, kin)
+	b := e.worker.copies.add(transfers, e.kin(ctx))
 	e.delivery.Observer.Compared()
 	return e.worker.copies.do(b, e.worker.Concurrency, func(j *compare.Job) error { return e.begin(ctx, j) })
+}
+
+// kin returns the families of a job.
+func (e *execution) kin(ctx context.Context) func(*compare.Job) []string {
+	shares := map[reference.Repository]bool{}
+	return func(j *compare.Job) []string {
+		source := j.Entry.Source
+		if _, known := shares[source]; !known {
+			shares[source] = e.mirror.SharesBlobs(ctx, source)
+		}
+		if shares[source] {
+			return sameContent(j)
+		}
+		return families(j)
+	}
 }
 
 // begin carries out a job when it is its turn. It postpones the job if the worker stops or a

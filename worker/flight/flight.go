@@ -59,12 +59,37 @@ func (g *Group[K]) join(key K) (f *flight, first bool) {
 }
 
 func (g *Group[K]) fly(ctx context.Context, key K, f *flight, do func() error) {
-	defer func() {
-		g.mu.Lock()
-		delete(g.flights, key)
-		g.mu.Unlock()
-		close(f.done)
-	}()
+	defer g.end(key, f)
 	f.err = do()
 	f.left = f.err != nil && ctx.Err() != nil
+}
+
+// Lead makes the caller the running one, of a call that ends when it calls end. done says whether the
+// others need not make the call any more; if not, one of them makes it instead. If a call with the same
+// key is running, Lead waits for it. If that has succeeded, end is nil; if it has failed, Lead returns
+// its error. It returns ctx's error if ctx ends first. Only the first call of end counts.
+func (g *Group[K]) Lead(ctx context.Context, key K) (end func(done bool), err error) {
+	for {
+		f, first := g.join(key)
+		if first {
+			var once sync.Once
+			return func(done bool) { once.Do(func() { f.left = !done; g.end(key, f) }) }, nil
+		}
+		select {
+		case <-ctx.Done():
+			return nil, ctx.Err()
+		case <-f.done:
+		}
+		if !f.left {
+			return nil, f.err
+		}
+	}
+}
+
+// end ends the flight of a key.
+func (g *Group[K]) end(key K, f *flight) {
+	g.mu.Lock()
+	delete(g.flights, key)
+	g.mu.Unlock()
+	close(f.done)
 }

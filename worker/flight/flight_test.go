@@ -66,3 +66,53 @@ func TestOneLeaves(t *testing.T) {
 		require.Equal(t, 2, done)
 	})
 }
+
+// TestLead: those who wait for a call that its caller ends later get its result, or make the call
+// themselves if it was left.
+func TestLead(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var group flight.Group[string]
+		end, err := group.Lead(t.Context(), "a")
+		require.NoError(t, err)
+		waits, leave := context.WithCancel(t.Context())
+		go func() {
+			_, err := group.Lead(waits, "a")
+			require.ErrorIs(t, err, context.Canceled)
+		}()
+		made, led, all := 0, 0, make(chan struct{})
+		for range 3 {
+			go func() { require.NoError(t, group.Do(t.Context(), "a", func() error { made++; <-all; return nil })) }()
+			go func() {
+				next, err := group.Lead(t.Context(), "a")
+				require.NoError(t, err)
+				if next != nil {
+					led++
+					<-all
+					next(true)
+				}
+			}()
+		}
+		synctest.Wait()
+		leave()
+		synctest.Wait()
+		require.Zero(t, made+led)
+		end(false)
+		end(true)
+		synctest.Wait()
+		close(all)
+		synctest.Wait()
+		require.Equal(t, 1, made+led, "one makes the call that was left")
+
+		failed, land := errors.New("failed"), make(chan struct{})
+		go func() { _ = group.Do(t.Context(), "a", func() error { <-land; return failed }) }()
+		synctest.Wait()
+		go func() {
+			end, err := group.Lead(t.Context(), "a")
+			require.ErrorIs(t, err, failed)
+			require.Nil(t, end)
+		}()
+		synctest.Wait()
+		close(land)
+		synctest.Wait()
+	})
+}

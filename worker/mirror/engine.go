@@ -17,6 +17,8 @@ import (
 type Engine interface {
 	// ReadsItself reports whether the images of a source need CopyManifest.
 	ReadsItself(ctx context.Context, source reference.Repository) bool
+	// Turn waits until CopyImage may begin. The caller calls end after CopyImage.
+	Turn(ctx context.Context) (end func(), err error)
 	// CopyImage copies the blobs of an image. The caller then puts its manifest.
 	CopyImage(ctx context.Context, image skopeo.Image) error
 	// CopyManifest copies the manifest with this digest, which must not be an index, and
@@ -25,23 +27,36 @@ type Engine interface {
 	CopyManifest(ctx context.Context, source reference.Repository, digest reference.Digest, destination reference.Repository) error
 }
 
+// SharesBlobs reports whether images of the source that need the same blob share one copy of it.
+func (m *Mirror) SharesBlobs(ctx context.Context, source reference.Repository) bool {
+	return m.Engine == nil || !m.Engine.ReadsItself(ctx, source)
+}
+
 // engineReads reports whether the engine reads the images of the source itself.
 func (c *copying) engineReads(ctx context.Context) bool {
-	return c.mirror.Engine != nil && c.mirror.Engine.ReadsItself(ctx, c.source)
+	return !c.mirror.SharesBlobs(ctx, c.source)
 }
 
 // imageByEngine lets the engine copy the blobs of an image whose manifest was pulled, with requests
 // by this process, and puts the manifest.
 func (c *copying) imageByEngine(ctx context.Context, i item, manifest registry.Manifest) error {
+	end, err := c.mirror.Engine.Turn(ctx)
+	if err != nil {
+		return err
+	}
+	defer end()
 	blobs, empty := c.mirror.blobs, c.mirror.seen.isBare(c.destination)
-	err := c.guarded(ctx, manifest.Digest, func(ctx context.Context) error {
+	err = c.guarded(ctx, manifest.Digest, func(ctx context.Context) error {
 		return c.mirror.Engine.CopyImage(ctx, skopeo.Image{
 			Source: c.source, Destination: c.destination, Manifest: manifest,
 			Open: func(ctx context.Context, blob registry.Descriptor) (skopeo.Blob, error) {
 				return blobs.Open(ctx, c.source, blob)
 			},
-			Has: func(ctx context.Context, blob registry.Descriptor) (bool, error) {
-				return blobs.Has(ctx, c.source, c.destination, blob, empty)
+			Claim: func(ctx context.Context, blob registry.Descriptor) (func(), error) {
+				return blobs.Claim(ctx, c.source, c.destination, blob, empty)
+			},
+			Put: func(ctx context.Context, blob registry.Descriptor, content []byte) error {
+				return blobs.Put(ctx, c.destination, blob, content)
 			},
 			Upload: func(ctx context.Context, content io.Reader, size int64) (skopeo.Upload, error) {
 				return blobs.Begin(ctx, c.destination, content, size)

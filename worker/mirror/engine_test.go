@@ -5,7 +5,10 @@ import (
 	"os"
 	"testing"
 
+	"github.com/stretchr/testify/require"
+
 	"github.com/osism/skopeo-worker/worker/mirror"
+	"github.com/osism/skopeo-worker/worker/registrytest"
 	"github.com/osism/skopeo-worker/worker/skopeo"
 )
 
@@ -26,4 +29,32 @@ func engine(insecure []string) mirror.Engine {
 		return nil
 	}
 	return &skopeo.Runner{Insecure: insecure}
+}
+
+// TestImagesOfAnIndexShareLayers: they are copied at the same time, and each layer once. If skopeo sends
+// its requests itself, they are copied one after the other.
+func TestImagesOfAnIndexShareLayers(t *testing.T) {
+	var index registrytest.Index
+	for i := range 6 {
+		index.Images = append(index.Images, registrytest.Image{Platform: fmt.Sprint("linux/p", i), Layers: []registrytest.Layer{
+			{Seed: "base", Size: 1 << 20}, {Seed: "small", Size: 1000}, {Seed: fmt.Sprint(i), Size: 1000},
+		}})
+	}
+	for name, itself := range map[string]bool{"one process for all requests": false, "skopeo itself": true} {
+		t.Run(name, func(t *testing.T) {
+			p := newPair(t)
+			if itself {
+				if builtin {
+					t.Skip("the builtin engine has no processes")
+				}
+				p.Engine = readingItself{&skopeo.Runner{Insecure: []string{p.from.Host(), p.to.Host()}}}
+			}
+			_, err := p.from.PushIndex(repository, "1", index)
+			require.NoError(t, err)
+			_, err = p.mirror(t, "1")
+			require.NoError(t, err)
+			p.same(t, "1")
+			require.Equal(t, 2+2*len(index.Images), p.from.Count(registrytest.Kinds(registrytest.KindBlobGet)))
+		})
+	}
 }

@@ -63,12 +63,12 @@ func (c *copying) sorted(ctx context.Context, index registry.Manifest, entries [
 	return group.Wait()
 }
 
-// entries copies some entries of an index. An engine copies them one by one, because the images of an
-// index may share layers.
+// entries copies some entries of an index. An engine copies them one by one, unless they share the
+// copies of blobs.
 func (c *copying) entries(ctx context.Context, entries []registry.Entry, depth int) error {
 	var group errgroup.Group
 	group.SetLimit(1)
-	if c.mirror.Engine == nil {
+	if c.mirror.SharesBlobs(ctx, c.source) {
 		group.SetLimit(imagesAtOnce)
 	}
 	var failed atomic.Bool

@@ -221,6 +221,8 @@ type idle struct{ t *testing.T }
 
 func (idle) ReadsItself(context.Context, reference.Repository) bool { return false }
 
+func (idle) Turn(context.Context) (end func(), err error) { return func() {}, nil }
+
 func (i idle) CopyImage(context.Context, skopeo.Image) error {
 	i.t.Error("the destination has all images")
 	return nil

@@ -23,7 +23,7 @@ import (
 // engine returns the engine that copies images; nil for the builtin engine, which is package mirror
 // itself. The error is why this process cannot copy images.
 func (c Config) engine(ctx context.Context, r Registries, keychain *containers.Keychain, log *slog.Logger) (mirror.Engine, error) {
-	runner := &skopeo.Runner{Path: c.Skopeo, Insecure: r.Insecure, Credentials: keychain.Unknown, Stall: c.StallTimeout, Timeout: c.CopyTimeout}
+	runner := &skopeo.Runner{Path: c.Skopeo, Insecure: r.Insecure, Credentials: keychain.Unknown, Stall: c.StallTimeout, Timeout: c.CopyTimeout, AtOnce: c.Concurrency}
 	version, err := c.version(ctx, runner)
 	if err != nil || c.Engine == EngineBuiltin {
 		return nil, err

@@ -10,6 +10,7 @@ import (
 	"strconv"
 	"strings"
 
+	"github.com/osism/skopeo-worker/shared/reference"
 	"github.com/osism/skopeo-worker/worker/registry"
 )
 
@@ -44,14 +45,17 @@ func (i *serving) answer(w http.ResponseWriter, request *http.Request) {
 		w.Header().Set("Content-Type", i.Manifest.MediaType)
 		_, _ = w.Write(i.Manifest.Raw)
 	case what == "GET "+fromRepository+"/blobs/" && listed:
+		defer i.claims.work()()
 		i.send(w, request, blob)
 	case what == "HEAD "+toRepository+"/blobs/" && listed:
 		i.look(w, request, blob)
 	case isUpload && begun == "" && request.Method == http.MethodPost:
 		i.begin(w)
 	case isUpload && request.Method == http.MethodPatch:
+		defer i.claims.work()()
 		i.receive(w, request, begun)
 	case isUpload && request.Method == http.MethodPut:
+		defer i.claims.work()()
 		i.end(w, request, begun)
 	case what == "PUT "+toRepository+"/manifests/" && manifest:
 		i.confirm(w, request)
@@ -72,7 +76,7 @@ func (i *serving) send(w http.ResponseWriter, request *http.Request, blob regist
 
 func (i *serving) pass(ctx context.Context, w http.ResponseWriter, blob registry.Descriptor) error {
 	var content Blob
-	err := i.wait(func() (err error) { content, err = i.Open(ctx, blob); return err })
+	err := i.wait(func() (err error) { content, err = i.open(ctx, blob); return err })
 	if err != nil {
 		return err
 	}
@@ -99,22 +103,17 @@ func (i *serving) pass(ctx context.Context, w http.ResponseWriter, blob registry
 	}
 }
 
-// look answers whether the destination has a blob. skopeo sends this request twice for each blob,
-// so look remembers which blobs are missing.
+// look answers whether the destination has a blob. skopeo sends this request twice for each blob, the
+// second time before it uploads the blob. If another process is copying the blob, look waits for the
+// end of that copy.
 func (i *serving) look(w http.ResponseWriter, request *http.Request, blob registry.Descriptor) {
-	name := blob.Digest.String()
-	i.mu.Lock()
-	has, missing := false, i.missing[name]
-	i.mu.Unlock()
-	if !missing && !i.during(request, func(ctx context.Context) error {
-		return i.wait(func() (err error) { has, err = i.Has(ctx, blob); return err })
+	missing := false
+	if !i.during(request, func(ctx context.Context) error {
+		return i.wait(func() (err error) { missing, err = i.isMissing(ctx, blob); return err })
 	}) {
 		panic(http.ErrAbortHandler)
 	}
-	if !has {
-		i.mu.Lock()
-		i.missing[name] = true
-		i.mu.Unlock()
+	if missing {
 		http.NotFound(w, request)
 		return
 	}
@@ -137,7 +136,7 @@ func accept(w http.ResponseWriter, begun string) {
 	w.WriteHeader(http.StatusAccepted)
 }
 
-// receive sends the content of a blob to the destination.
+// receive sends the content of a blob to the destination. A small one waits for its digest.
 func (i *serving) receive(w http.ResponseWriter, request *http.Request, begun string) {
 	i.mu.Lock()
 	sent, known := i.uploads[begun]
@@ -146,11 +145,17 @@ func (i *serving) receive(w http.ResponseWriter, request *http.Request, begun st
 		http.NotFound(w, request)
 		return
 	}
-	if !i.during(request, func(ctx context.Context) error {
+	if size := request.ContentLength; 0 < size && size <= maxKept {
+		content := make([]byte, size)
+		if _, err := io.ReadFull(request.Body, content); err != nil {
+			panic(http.ErrAbortHandler) // the process is gone
+		}
+		sent = small{i, content}
+	} else if !i.during(request, func(ctx context.Context) error {
 		ctx, gone := context.WithCancel(ctx)
 		defer gone()
 		return i.wait(func() (err error) {
-			sent, err = i.Upload(ctx, &arriving{request.Body, i, gone}, request.ContentLength)
+			sent, err = i.Upload(ctx, &arriving{request.Body, i, gone}, size)
 			return err
 		})
 	}) {
@@ -160,6 +165,17 @@ func (i *serving) receive(w http.ResponseWriter, request *http.Request, begun st
 	i.uploads[begun] = sent
 	i.mu.Unlock()
 	accept(w, begun)
+}
+
+// small is a blob that waits for its digest.
+type small struct {
+	serving *serving
+	content []byte
+}
+
+// End implements Upload.
+func (s small) End(ctx context.Context, digest reference.Digest) error {
+	return s.serving.Put(ctx, s.serving.blobs[digest.String()], s.content)
 }
 
 // arriving is the content that the process sends. While Read waits for it, the process does not
@@ -197,6 +213,7 @@ func (i *serving) end(w http.ResponseWriter, request *http.Request, begun string
 	}) {
 		panic(http.ErrAbortHandler)
 	}
+	i.claims.release(blob.Digest.String())
 	w.WriteHeader(http.StatusCreated)
 }
 

@@ -31,6 +31,21 @@ func (r *Runner) ReadsItself(ctx context.Context, source reference.Repository) b
 // errNoManifest is returned if skopeo exits with 0 and has not put the manifest.
 var errNoManifest = errors.New("skopeo exited without an error, but has not put the manifest")
 
+// Turn waits until fewer than AtOnce callers have a turn. A turn is for one call of CopyImage, and ends
+// when the caller calls end.
+func (r *Runner) Turn(ctx context.Context) (end func(), err error) {
+	if r.AtOnce <= 0 {
+		return func() {}, nil
+	}
+	r.once.Do(func() { r.turns = make(chan struct{}, r.AtOnce) })
+	select {
+	case r.turns <- struct{}{}:
+		return func() { <-r.turns }, nil
+	case <-ctx.Done():
+		return nil, interrupted(ctx)
+	}
+}
+
 // CopyImage copies the blobs of an image whose manifest was pulled. skopeo sends its requests to
 // this process, which sends them to the registries. CopyImage returns the error of the first request
 // that failed. If it returns nil, the destination has the blobs, and the manifest can be put.

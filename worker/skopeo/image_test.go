@@ -30,21 +30,29 @@ import (
 func pulled(t *testing.T, from, to *registrytest.Registry, digest string) skopeo.Image {
 	t.Helper()
 	client := registry.NewClient(registry.Options{Insecure: []string{from.Host(), to.Host()}, UserAgent: "this process"})
-	i := skopeo.Image{Source: reference.MustRepository(from.Host() + "/" + source), Destination: reference.MustRepository(to.Host() + "/" + destination)}
-	var err error
-	i.Manifest, err = client.Get(t.Context(), i.Source, reference.MustDigest(digest))
+	return imageOf(t, client, transfer.New(client), reference.MustRepository(from.Host()+"/"+source), reference.MustRepository(to.Host()+"/"+destination), digest)
+}
+
+// imageOf returns an image that is copied by these blobs.
+func imageOf(t *testing.T, client *registry.Client, blobs *transfer.Blobs, from, to reference.Repository, digest string) skopeo.Image {
+	t.Helper()
+	manifest, err := client.Get(t.Context(), from, reference.MustDigest(digest))
 	require.NoError(t, err)
-	blobs := transfer.New(client)
-	i.Open = func(ctx context.Context, blob registry.Descriptor) (skopeo.Blob, error) {
-		return blobs.Open(ctx, i.Source, blob)
+	return skopeo.Image{
+		Source: from, Destination: to, Manifest: manifest,
+		Open: func(ctx context.Context, blob registry.Descriptor) (skopeo.Blob, error) {
+			return blobs.Open(ctx, from, blob)
+		},
+		Claim: func(ctx context.Context, blob registry.Descriptor) (func(), error) {
+			return blobs.Claim(ctx, from, to, blob, false)
+		},
+		Put: func(ctx context.Context, blob registry.Descriptor, content []byte) error {
+			return blobs.Put(ctx, to, blob, content)
+		},
+		Upload: func(ctx context.Context, content io.Reader, size int64) (skopeo.Upload, error) {
+			return blobs.Begin(ctx, to, content, size)
+		},
 	}
-	i.Has = func(ctx context.Context, blob registry.Descriptor) (bool, error) {
-		return blobs.Has(ctx, i.Source, i.Destination, blob, false)
-	}
-	i.Upload = func(ctx context.Context, content io.Reader, size int64) (skopeo.Upload, error) {
-		return blobs.Begin(ctx, i.Destination, content, size)
-	}
-	return i
 }
 
 // has requires that the destination has all blobs of an image.
@@ -162,7 +170,10 @@ func TestRequestsThatFail(t *testing.T) {
 		"a cut":                 func(i *skopeo.Image) { i.Open = cut(100) },
 		"a cut of unknown size": func(i *skopeo.Image) { i.Open = cut(-1) },
 		"a look": func(i *skopeo.Image) {
-			i.Has = func(context.Context, registry.Descriptor) (bool, error) { return false, failed }
+			i.Claim = func(context.Context, registry.Descriptor) (func(), error) { return nil, failed }
+		},
+		"a small upload": func(i *skopeo.Image) {
+			i.Put = func(context.Context, registry.Descriptor, []byte) error { return failed }
 		},
 		"an upload": func(i *skopeo.Image) {
 			i.Upload = func(context.Context, io.Reader, int64) (skopeo.Upload, error) { return nil, failed }
@@ -175,7 +186,9 @@ func TestRequestsThatFail(t *testing.T) {
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
-			from, to, digest, r := pair(t)
+			from, to, _, r := pair(t)
+			digest, err := from.PushImage(source, "2", registrytest.Image{Layers: []registrytest.Layer{{Seed: "large", Size: large}, {Seed: "small", Size: small}}})
+			require.NoError(t, err)
 			image := pulled(t, from, to, digest)
 			fault(&image)
 			require.Equal(t, failed, r.CopyImage(t.Context(), image))

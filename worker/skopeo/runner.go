@@ -62,7 +62,12 @@ type Runner struct {
 	Timeout time.Duration
 	// Grace is the time between SIGTERM and SIGKILL; 0 means the default of package child.
 	Grace time.Duration
+	// AtOnce is how many processes of CopyImage run at the same time, if each has its Turn; 0 is any
+	// number.
+	AtOnce int
 
+	once   sync.Once // makes turns
+	turns  chan struct{}
 	root   string // folder in place of / for policy files; set by tests
 	policy ownPolicy
 	server server

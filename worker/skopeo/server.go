@@ -24,8 +24,11 @@ type Image struct {
 	Manifest            registry.Manifest
 	// Open requests a blob of the source.
 	Open func(ctx context.Context, blob registry.Descriptor) (Blob, error)
-	// Has reports whether the destination has a blob.
-	Has func(ctx context.Context, blob registry.Descriptor) (bool, error)
+	// Claim looks for a blob at the destination. If release is nil, the destination has it.
+	// Otherwise the process copies it, and others that need it wait until release is called.
+	Claim func(ctx context.Context, blob registry.Descriptor) (release func(), err error)
+	// Put sends a small blob to the destination, which stores it.
+	Put func(ctx context.Context, blob registry.Descriptor, content []byte) error
 	// Upload sends the content of a blob to the destination. The size is negative if unknown.
 	Upload func(ctx context.Context, content io.Reader, size int64) (Upload, error)
 }
@@ -70,10 +73,12 @@ type serving struct {
 
 	waiting atomic.Int64 // requests that wait for the source or the destination
 
+	ahead  map[string]*ahead // by digest
+	claims claims
+
 	mu      sync.Mutex
-	failed  error           // the first error of either side
-	stop    func(error)     // ends the process
-	missing map[string]bool // blobs that the destination does not have
+	failed  error       // the first error of either side
+	stop    func(error) // ends the process
 	uploads map[string]Upload
 	begun   int  // number of uploads so far
 	put     bool // the process has put the manifest
@@ -86,9 +91,10 @@ func (s *server) serve(ctx context.Context, image Image) (_ *serving, end func()
 	if err != nil {
 		return nil, nil, &registry.Error{Op: registry.OpGet, Repository: image.Source, Reference: image.Manifest.Digest, Err: err}
 	}
+	ctx, cancel := context.WithCancel(ctx)
 	i := &serving{
 		Image: image, ctx: ctx, secret: rand.Text(), stop: func(error) {},
-		blobs: make(map[string]registry.Descriptor, len(blobs)), missing: map[string]bool{}, uploads: map[string]Upload{},
+		blobs: make(map[string]registry.Descriptor, len(blobs)), uploads: map[string]Upload{}, ahead: map[string]*ahead{},
 	}
 	for _, blob := range blobs {
 		i.blobs[blob.Digest.String()] = blob
@@ -98,11 +104,13 @@ func (s *server) serve(ctx context.Context, image Image) (_ *serving, end func()
 	defer s.mu.Unlock()
 	if s.http == nil {
 		if err := s.listen(); err != nil {
+			cancel()
 			return nil, nil, fmt.Errorf("listening for skopeo: %w", err)
 		}
 	}
 	s.open[i.secret], i.host = i, s.address
-	return i, func() { s.end(i) }, nil
+	i.lookAhead(blobs)
+	return i, func() { cancel(); s.end(i) }, nil
 }
 
 func (s *server) listen() error {
@@ -118,6 +126,7 @@ func (s *server) listen() error {
 
 // end stops serving an image, and stops listening if it was the last one.
 func (s *server) end(i *serving) {
+	i.claims.end()
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	delete(s.open, i.secret)

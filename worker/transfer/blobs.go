@@ -94,11 +94,9 @@ func (b *Blobs) copy(ctx context.Context, t *transfer) error {
 			return nil
 		}
 		move := func() error { return b.move(ctx, t) }
-		if !b.held.mounts(at.repository.Registry()) || !b.held.elsewhere(at).IsZero() {
+		if !b.waitsForOthers(at) {
 			return move()
 		}
-		// If the blob is being copied to another repository of the destination, it can be mounted
-		// from there afterwards.
 		ours := false
 		err := b.first.Do(ctx, at.shelf(), func() error {
 			ours = true
@@ -109,6 +107,12 @@ func (b *Blobs) copy(ctx context.Context, t *transfer) error {
 		}
 		return move()
 	})
+}
+
+// waitsForOthers reports whether a copy waits for a copy of the blob to another repository of the
+// destination, from which it can be mounted afterwards.
+func (b *Blobs) waitsForOthers(at place) bool {
+	return !b.held.has(at) && b.held.mounts(at.repository.Registry()) && b.held.elsewhere(at).IsZero()
 }
 
 // move copies one blob.

@@ -1,6 +1,7 @@
 package transfer
 
 import (
+	"bytes"
 	"context"
 	"io"
 
@@ -35,21 +36,92 @@ func (b *Blob) Close() error {
 	return nil
 }
 
-// Has reports whether the destination has the blob, or has just mounted it from another repository.
-// If empty, the destination was empty a moment ago: Has returns false for a small blob without
-// looking it up. The errors are those of Send.
-func (b *Blobs) Has(ctx context.Context, source, destination reference.Repository, blob registry.Descriptor, empty bool) (bool, error) {
+// Claim looks for a blob at the destination, and mounts it if another repository is known to hold it.
+// If the destination has the blob then, release is nil. Otherwise the caller copies it, and calls
+// release afterwards. Until then, other callers that need the blob wait, also for other repositories
+// if the destination mounts blobs. If the caller did not copy it, one of them does. If empty, the
+// destination was empty a moment ago: a small blob is not looked up. The errors are those of Send.
+func (b *Blobs) Claim(ctx context.Context, source, destination reference.Repository, blob registry.Descriptor, empty bool) (release func(), err error) {
 	at := place{destination, blob.Digest}
+	end, err := b.flights.Lead(ctx, at)
+	if end == nil {
+		return nil, err
+	}
+	endFirst := func(bool) {}
+	release = func() {
+		sent := b.held.has(at)
+		endFirst(sent)
+		end(sent)
+	}
+	if b.waitsForOthers(at) {
+		if first, _ := b.first.Lead(ctx, at.shelf()); first != nil { // another's error is not this one's
+			endFirst = first
+		}
+	}
+	there, err := b.has(ctx, &transfer{blobs: b, source: source, destination: destination, empty: empty, blob: blob})
+	if there || err != nil {
+		release()
+		return nil, err
+	}
+	return release, nil
+}
+
+// has reports whether the destination has the blob, or has mounted it.
+func (b *Blobs) has(ctx context.Context, t *transfer) (bool, error) {
+	at := place{t.destination, t.blob.Digest}
 	if b.held.has(at) {
 		return true, nil
 	}
-	t := &transfer{blobs: b, source: source, destination: destination, empty: empty, blob: blob}
 	there, err := t.isThere(ctx)
 	t.cancel(ctx)
 	if there && err == nil {
 		b.held.add(at)
 	}
 	return there, err
+}
+
+// Put sends a small blob to a destination, which stores it if it has the digest. After a cut, Put looks
+// the blob up, and sends it once more if it is missing.
+func (b *Blobs) Put(ctx context.Context, destination reference.Repository, blob registry.Descriptor, content []byte) error {
+	host := destination.Registry()
+	t := &transfer{blobs: b, destination: destination, blob: blob, manner: b.manners.of(host)}
+	err := t.put(ctx, content)
+	if other, ok := t.other(err); ok {
+		t.cancel(ctx)
+		t.manner = other
+		err = t.put(ctx, content)
+	}
+	if isCut(ctx, err) && pause(ctx, settling) {
+		t.cancel(ctx)
+		there := false
+		if there, err = b.to.HasBlob(ctx, destination, blob); err == nil && !there {
+			err = t.put(ctx, content)
+		}
+	}
+	if err != nil {
+		t.cancel(ctx)
+		return err
+	}
+	b.manners.note(host, t.manner)
+	b.held.add(place{destination, blob.Digest})
+	return nil
+}
+
+// put sends the content of the blob, if possible in one request.
+func (t *transfer) put(ctx context.Context, content []byte) error {
+	upload, err := t.blobs.to.Begin(ctx, t.destination, t.blob.Digest, reference.Repository{})
+	if err != nil {
+		return err
+	}
+	t.adopt(upload)
+	body, size := bytes.NewReader(content), int64(len(content))
+	if t.sending = size; t.manner.ends(size) {
+		return t.upload.Finish(ctx, body, 0, size)
+	}
+	if _, err := t.upload.Append(ctx, body, 0, size, false); err != nil {
+		return err
+	}
+	return t.upload.Finish(ctx, nil, size, 0)
 }
 
 // Upload is a blob that was sent to a destination, before its digest is known.

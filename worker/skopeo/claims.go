@@ -1,0 +1,104 @@
+package skopeo
+
+import (
+	"sync"
+	"time"
+)
+
+// patience is how long a process that does nothing keeps others waiting for the blobs that it has
+// claimed. A process that was answered that a blob is missing requests it from the source at once.
+const patience = 10 * time.Second
+
+// claims are the blobs that a process is the one to copy. Processes that need the same blob wait until
+// it is released: at the end of its upload or of the process, or if the process has had no request
+// under way for patience. Looking for another blob is no such request, so that processes which wait for
+// each other's blobs go on.
+type claims struct {
+	mu       sync.Mutex
+	releases map[string]func() // by digest
+	requests int               // that are under way
+	idle     *time.Timer       // nil: a request is under way, or nothing is claimed
+	ended    bool
+}
+
+// has reports whether a blob is claimed.
+func (c *claims) has(digest string) bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.releases[digest] != nil
+}
+
+// add claims a blob.
+func (c *claims) add(digest string, release func()) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.ended || c.releases[digest] != nil {
+		release()
+		return
+	}
+	if c.releases == nil {
+		c.releases = map[string]func(){}
+	}
+	c.releases[digest] = release
+	c.rest()
+}
+
+// release releases a blob if it is claimed.
+func (c *claims) release(digest string) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if release := c.releases[digest]; release != nil {
+		delete(c.releases, digest)
+		release()
+	}
+}
+
+// work notes that a request is under way until end is called.
+func (c *claims) work() (end func()) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.requests++
+	c.rest()
+	return func() {
+		c.mu.Lock()
+		defer c.mu.Unlock()
+		c.requests--
+		c.rest()
+	}
+}
+
+// rest starts the time for which the process may do nothing, if it begins now.
+func (c *claims) rest() {
+	if c.idle != nil {
+		c.idle.Stop()
+		c.idle = nil
+	}
+	if c.requests > 0 || len(c.releases) == 0 {
+		return
+	}
+	var timer *time.Timer
+	timer = time.AfterFunc(patience, func() {
+		c.mu.Lock()
+		defer c.mu.Unlock()
+		if c.idle == timer {
+			c.releaseAll()
+		}
+	})
+	c.idle = timer
+}
+
+// end releases all blobs, and each that is claimed later at once.
+func (c *claims) end() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.ended = true
+	c.releaseAll()
+	c.rest()
+}
+
+func (c *claims) releaseAll() {
+	for digest, release := range c.releases {
+		delete(c.releases, digest)
+		release()
+	}
+}

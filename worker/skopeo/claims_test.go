@@ -1,0 +1,158 @@
+package skopeo
+
+import (
+	"bytes"
+	"context"
+	"fmt"
+	"io"
+	"maps"
+	"net/http"
+	"net/http/httptest"
+	"slices"
+	"strings"
+	"sync/atomic"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/google/go-containerregistry/pkg/v1/types"
+	"github.com/stretchr/testify/require"
+
+	"github.com/osism/skopeo-worker/shared/reference"
+	"github.com/osism/skopeo-worker/worker/registry"
+)
+
+// TestClaimsOfAnIdleProcess: a process keeps others waiting while it requests or sends something, and
+// patience longer.
+func TestClaimsOfAnIdleProcess(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var c claims
+		claimed := map[string]bool{}
+		add := func(digest string) {
+			claimed[digest] = true
+			c.add(digest, func() { delete(claimed, digest) })
+		}
+		holds := func(digests ...string) {
+			t.Helper()
+			synctest.Wait()
+			c.mu.Lock()
+			defer c.mu.Unlock()
+			require.ElementsMatch(t, digests, slices.Collect(maps.Keys(claimed)))
+		}
+		add("a")
+		time.Sleep(patience - 1)
+		holds("a")
+		get := c.work()
+		time.Sleep(2 * patience)
+		put := c.work()
+		get()
+		time.Sleep(2 * patience)
+		add("b")
+		holds("a", "b")
+		put()
+		c.release("b")
+		c.release("b")
+		time.Sleep(patience - 1)
+		holds("a")
+		require.True(t, c.has("a"))
+		time.Sleep(1)
+		holds()
+		require.False(t, c.has("a"))
+		add("a")
+		holds("a")
+		c.end()
+		holds()
+		add("c")
+		holds()
+	})
+}
+
+// slow is a blob that takes long.
+type slow struct{ io.Reader }
+
+func (s slow) Read(p []byte) (int, error) {
+	time.Sleep(2 * patience)
+	return s.Reader.Read(p)
+}
+func (slow) Size() int64  { return -1 }
+func (slow) Close() error { return nil }
+
+// slowUpload takes long to be stored.
+type slowUpload struct{}
+
+func (slowUpload) End(context.Context, reference.Digest) error {
+	time.Sleep(2 * patience)
+	return nil
+}
+
+// TestClaimUntilTheUploadEnds: a process has a blob for itself from the look-up to the end of the
+// upload, however long that takes. It looks for the blob once more before it sends it.
+func TestClaimUntilTheUploadEnds(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		content := strings.Repeat("layer", maxKept)
+		blob := registry.Descriptor{Digest: reference.DigestOf([]byte(content)), Size: int64(len(content))}
+		var claimed atomic.Bool
+		asked := 0
+		i := &serving{ctx: t.Context(), blobs: map[string]registry.Descriptor{blob.Digest.String(): blob}, uploads: map[string]Upload{}, stop: func(error) {}}
+		i.Open = func(context.Context, registry.Descriptor) (Blob, error) { return slow{strings.NewReader(content)}, nil }
+		i.Claim = func(context.Context, registry.Descriptor) (func(), error) {
+			asked++
+			claimed.Store(true)
+			return func() { claimed.Store(false) }, nil
+		}
+		i.Upload = func(_ context.Context, content io.Reader, _ int64) (Upload, error) {
+			_, err := io.Copy(io.Discard, slow{content})
+			return slowUpload{}, err
+		}
+		ask := func(method, path string, body io.Reader) *httptest.ResponseRecorder {
+			recorder := httptest.NewRecorder()
+			i.answer(recorder, httptest.NewRequestWithContext(t.Context(), method, path, body))
+			return recorder
+		}
+		at := "/v2/destination/blobs/" + blob.Digest.String()
+		require.Equal(t, http.StatusNotFound, ask(http.MethodHead, at, nil).Code)
+		require.Equal(t, content, ask(http.MethodGet, "/v2/source/blobs/"+blob.Digest.String(), nil).Body.String())
+		require.True(t, claimed.Load())
+		require.Equal(t, http.StatusNotFound, ask(http.MethodHead, at, nil).Code)
+		location := ask(http.MethodPost, "/v2/destination/blobs/uploads/", nil).Header().Get("Location")
+		require.Equal(t, http.StatusAccepted, ask(http.MethodPatch, location, strings.NewReader(content)).Code)
+		require.True(t, claimed.Load())
+		end := make(chan int)
+		go func() { end <- ask(http.MethodPut, location+"?digest="+blob.Digest.String(), nil).Code }()
+		time.Sleep(3 * patience / 2)
+		require.True(t, claimed.Load())
+		require.Equal(t, http.StatusCreated, <-end)
+		require.False(t, claimed.Load())
+		require.Equal(t, 1, asked)
+	})
+}
+
+// TestClaimsOfAProcessThatEnds are released at once, those of small layers, too, which are claimed
+// before the process looks for them. No more than it begins with are claimed.
+func TestClaimsOfAProcessThatEnds(t *testing.T) {
+	var layers []string
+	for n := range layersAhead + 2 {
+		layers = append(layers, fmt.Sprintf(`{"mediaType":%q,"size":100,"digest":%q}`, types.OCILayer, reference.DigestOf([]byte{byte(n)})))
+	}
+	raw := fmt.Sprintf(`{"schemaVersion":2,"mediaType":%q,"config":{"mediaType":%q,"size":100,"digest":%q},"layers":[%s]}`,
+		types.OCIManifestSchema1, types.OCIConfigJSON, reference.DigestOf(nil), strings.Join(layers, ","))
+	var claimed atomic.Int64
+	image := Image{
+		Manifest: registry.Manifest{MediaType: string(types.OCIManifestSchema1), Raw: []byte(raw), Digest: reference.DigestOf([]byte(raw))},
+		Open:     func(context.Context, registry.Descriptor) (Blob, error) { return kept{bytes.NewReader(nil)}, nil },
+		Claim: func(context.Context, registry.Descriptor) (func(), error) {
+			claimed.Add(1)
+			return func() { claimed.Add(-1) }, nil
+		},
+	}
+	synctest.Test(t, func(t *testing.T) {
+		var s server
+		s.http, s.open = &http.Server{}, map[string]*serving{} // listens elsewhere
+		_, end, err := s.serve(t.Context(), image)
+		require.NoError(t, err)
+		synctest.Wait()
+		require.EqualValues(t, layersAhead+1, claimed.Load())
+		end()
+		require.Zero(t, claimed.Load())
+	})
+}
