@@ -286,7 +286,6 @@ const day = 24 * time.Hour
 // zone is the time zone of the reader.
 var zone = time.Local
 
-// moment formats a time.
 func moment(t time.Time) string { return t.In(zone).Format("2006-01-02 15:04:05 MST") }
 
 // relative formats a time relative to now.

@@ -63,7 +63,6 @@ func (n Namespace) place() string {
 // isItself reports whether the namespace would be mirrored to itself.
 func (n Namespace) isItself() bool { return n.String() == n.place()+"/*" }
 
-// destination returns the destination of a repository of the namespace.
 func (n Namespace) destination(r reference.Repository) (reference.Repository, error) {
 	path := r.Path()
 	if n.below != nil {

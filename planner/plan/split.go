@@ -67,7 +67,6 @@ func group(slice []list.Entry, number int, due time.Time) []Chunk {
 	return chunks
 }
 
-// message returns the message of the chunk.
 func (c Chunk) message(name, run string) message.Chunk {
 	return message.Chunk{Name: name, Run: run, Number: c.Number, Registry: c.Registry, Repositories: c.Repositories()}
 }

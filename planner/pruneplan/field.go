@@ -80,7 +80,6 @@ func (r *reader) items(f field) (items []field) {
 	return items
 }
 
-// text returns a string.
 func (r *reader) text(f field) string {
 	if f.node == nil {
 		return ""

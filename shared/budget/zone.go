@@ -136,7 +136,7 @@ func (s *Store) line(registry string, kind Kind, protocol Protocol) (line, Rate,
 	return line{registry, z.counted, HTTP1}, shared.forFleet(), true
 }
 
-// counted returns the kind that a registry counts a kind as.
+// counted returns the kind under which a registry counts requests of a kind.
 func (s *Store) counted(registry string, kind Kind) Kind {
 	l, _, _ := s.line(registry, kind, HTTP1)
 	return l.counted

@@ -66,7 +66,6 @@ func (b *trusting) attach(t *testing.T, s registrytest.Signature) {
 	require.NoError(t, err)
 }
 
-// tags is a selection of tags by name.
 func tags(names ...string) selection.Selection { return selection.Selection{List: names} }
 
 // lacks requires that the destination has none of these tags.

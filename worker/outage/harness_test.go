@@ -41,7 +41,6 @@ func newWorker(t *testing.T, b *broker.Broker, registries ...*registrytest.Regis
 	return w
 }
 
-// at returns a repository of a registry.
 func at(r *registrytest.Registry, path string) reference.Repository {
 	return reference.MustRepository(r.Host() + "/" + path)
 }

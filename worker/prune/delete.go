@@ -78,7 +78,6 @@ func (d *deleting) noteGone(t Tag) {
 	d.Log.Info("already gone", "image", d.name(t), "digest", t.Digest.String())
 }
 
-// name returns the tag with its repository.
 func (d *deleting) name(t Tag) string { return d.at.Repository.String() + ":" + t.Tag.String() }
 
 // delete deletes the tags that go, and then manifests without a tag. It deletes an index before

@@ -83,7 +83,6 @@ func (n *network) connector(engine mirror.Engine, indexes mirror.Indexes) (func(
 	}, nil
 }
 
-// connect returns the resolver and the mirror for a mirror name.
 func (n *network) connect(mirrorName string, engine mirror.Engine, indexes mirror.Indexes) (resolve.Resolver, *mirror.Mirror, error) {
 	transport := n.throttle.Transport(n.transport, mirrorName)
 	client := n.registries.client(transport, n.keychain, n.config.CopyTimeout, n.outages.Guard)
