@@ -22,9 +22,10 @@ const (
 	// matter for a registry without a limit, and slow enough that few requests are under
 	// way when a registry refuses.
 	firstRate = 32.0
-	// At first, so many may be under way, and each request allows underWayEach more, but at most
-	// cautious of them before plenty were sent: if a minute is limited at all, it is often to
-	// 300 requests. At 40 ms a round trip, the rate is 350 a second after 50 requests.
+	// underWayFirst is how many requests may be under way at first. Each request that is sent
+	// allows underWayEach more, but at most cautious of them before plenty were sent: if a registry
+	// limits the requests of a minute, it often allows 300. At a round trip of 40 ms, the rate is
+	// 350 a second after 50 requests.
 	underWayFirst = 3.0
 	underWayEach  = 0.3
 	cautious      = 15.0

@@ -19,8 +19,8 @@ const (
 	// maxWait is the longest time that Pace and Take wait while no request of this process may
 	// be sent. Their caller holds a chunk.
 	maxWait = 3 * time.Second
-	// maxQueue is the longest time that they wait while other requests of this process are
-	// sent.
+	// maxQueue is the longest time that Pace and Take wait while other requests of this process
+	// are sent.
 	maxQueue = 5 * maxWait
 	// slotLife is how late a slot may be used. Used later, it would be too close to others.
 	slotLife = 100 * time.Millisecond

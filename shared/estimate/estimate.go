@@ -45,8 +45,8 @@ func row(s budget.Standing) run.Registry {
 	return r
 }
 
-// Describe adds to the status of a run the limits of the registries, and the earliest time at
-// which they let it be done.
+// Describe adds to the status of a run the limits of the registries, and the earliest time at which
+// they allow the run to finish.
 func Describe(ctx context.Context, b *budget.Store, status *run.Status) error {
 	standings, err := b.Standings(ctx)
 	if err != nil {

@@ -37,14 +37,16 @@ var (
 // Process is a command to run once.
 type Process struct {
 	*exec.Cmd
-	// Grace is the time between SIGTERM and SIGKILL; 0 is 5 s.
+	// Grace is the time between SIGTERM and SIGKILL; New sets it to 5 s.
 	Grace time.Duration
-	// Stall ends a process whose connections move no byte for so long; 0 is no limit.
+	// Stall is how long the connections may move no byte before the process is ended; 0 means
+	// no limit.
 	Stall time.Duration
 	// Moved is called about every two seconds with the number of bytes that the connections
 	// have sent since the last call. It is optional.
 	Moved func(sent int64)
-	// Waits reports whether the process waits for this one, which is no stall. It is optional.
+	// Waits reports whether the process waits for this one. A process that does has not stalled. It
+	// is optional.
 	Waits func() bool
 
 	ctx  context.Context
@@ -67,7 +69,7 @@ func New(ctx context.Context, program string, arguments ...string) *Process {
 
 // Run starts the process and waits for its end. It returns an *exec.ExitError if the process
 // failed, a *StalledError if it stalled, and the cause of the context's end if that ended it.
-// No process that it has started is left then, except those in other process groups if it
+// Afterwards, no process that it has started remains, except those in other process groups if it
 // ended by itself.
 func (p *Process) Run() error {
 	defer p.stop(nil)

@@ -27,8 +27,8 @@ import (
 )
 
 const (
-	// maxDeliveries is how often a chunk is tried whose deliveries have no outcome: it may
-	// crash its worker.
+	// maxDeliveries is how often a chunk is delivered without an outcome before it is recorded as
+	// failed: it may crash its worker.
 	maxDeliveries = 5
 	// grace is how long running copies may go on after the worker was stopped. Kubernetes
 	// gives a pod 30 s in all.
@@ -44,7 +44,7 @@ const (
 	cutOffPause = 30 * time.Second
 	// pullExpiry is how long one pull request waits at the broker.
 	pullExpiry = 30 * time.Second
-	// pullHeartbeat is the interval of the broker's heartbeats meanwhile. After two missing
+	// pullHeartbeat is the interval of the broker's heartbeats while a pull request waits. After two missing
 	// heartbeats, the request is sent again.
 	pullHeartbeat = 5 * time.Second
 	// pullNoted is how long nats.go may take to note that a pull request was sent.

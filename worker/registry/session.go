@@ -23,7 +23,7 @@ import (
 // some kilobytes; a list has some hundreds of repositories.
 const maxSessions = 1024
 
-// settledFor is how long a refusal that a new session got, too, is believed: during that time,
+// settledFor is how long a refusal counts if a new session was refused, too: during that time,
 // HEADs open no further session.
 const settledFor = time.Minute
 
