@@ -37,3 +37,18 @@ func TestLostRun(t *testing.T) {
 	s.requireMirrored("osism/tool")
 	require.Equal(t, run.StateLost, s.status(runID(t, said)).State, "the newer run has nothing of it to take over")
 }
+
+// TestLostRunWithoutAStream: a run is lost, too, if nothing creates the deleted stream again.
+func TestLostRunWithoutAStream(t *testing.T) {
+	t.Parallel()
+	s, server := newFleet(t)
+	s.push("osism/tool", "1", "2")
+	s.write("osism/tool:1", "osism/tool:2")
+	s.env["CHUNK_SIZE"] = "1"
+	waiting := s.planner("plan", "--wait")
+	waiting.says("0/2 chunks")
+	b := brokertest.Open(t, server.Config())
+	require.NoError(t, b.JS.DeleteStream(t.Context(), broker.StreamName))
+	said := waiting.exits(4)
+	require.Contains(t, said, "planner: unfinished: run "+runID(t, said)+" has lost 2 chunks")
+}

@@ -9,6 +9,8 @@ import (
 	"strings"
 	"time"
 
+	"github.com/nats-io/nats.go/jetstream"
+
 	"github.com/osism/skopeo-worker/planner/display"
 	"github.com/osism/skopeo-worker/shared/broker"
 	"github.com/osism/skopeo-worker/shared/estimate"
@@ -52,7 +54,7 @@ func (se *session) follow(ctx context.Context, id string, out io.Writer, f forma
 	ctx = context.WithoutCancel(ctx)
 	if !f.json {
 		failures, err := se.failures.List(ctx, se.name)
-		if err != nil {
+		if err != nil && !errors.Is(err, jetstream.ErrStreamNotFound) { // the stream was deleted, with all failures
 			return err
 		}
 		failures = slices.DeleteFunc(failures, func(r failure.Record) bool { return r.Run != last.Run }) // other runs have recorded those
