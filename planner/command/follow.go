@@ -19,9 +19,9 @@ import (
 )
 
 // The pause between two reads of a status is at least pollInterval. It is at least pollShare times as
-// long as the last read, to spare the broker when a run has 10,000 chunks. It is at least 1/pollAge of
-// the time since the command began to follow the run, because the end of a long run may be seen later.
-// It is at most maxPoll, because the last read may have been slow for another reason.
+// long as the shortest of the last few reads, to spare the broker when a run has 10,000 chunks: others
+// may have been slow because the machine is busy. It is at least 1/pollAge of the time since the command
+// began to follow the run, because the end of a long run may be seen later. It is at most maxPoll.
 const (
 	pollInterval = 100 * time.Millisecond
 	pollShare    = 20
@@ -33,8 +33,8 @@ const (
 // terminal shows the status.
 const idlePoll = time.Second
 
-// poll returns a channel that receives when the next read is due. took is the duration of the last
-// read, and followed the time since the command began to follow the run.
+// poll returns a channel that receives when the next read is due. took is the duration of a read, and
+// followed the time since the command began to follow the run.
 func (se *session) poll(took, followed time.Duration) <-chan time.Time {
 	shortest := pollInterval
 	if se.drained != nil {
@@ -110,7 +110,7 @@ func (se *session) each(ctx context.Context, id string, show func(*run.Status) e
 	known := true
 	following := se.budget.Now()
 	room := room{at: time.Now()} // the broker has just stored the run, so it has room
-	began := time.Now()
+	began, took := time.Now(), maxPoll
 	for {
 		start := time.Now()
 		status, err := tracker.Status(ctx)
@@ -130,11 +130,12 @@ func (se *session) each(ctx context.Context, id string, show func(*run.Status) e
 			se.log.Warn("cannot read the status of the run; trying again", "error", err)
 		}
 		known = err == nil
+		took = min(time.Since(start), took+took/4)
 		select {
 		case <-ctx.Done():
 			return run.Status{}, interrupted(ctx, id)
 		case <-se.drained:
-		case <-se.poll(time.Since(start), time.Since(began)):
+		case <-se.poll(took, time.Since(began)):
 		}
 	}
 }
