@@ -79,7 +79,8 @@ func TestFleetKeepsTheRatesOfQuay(t *testing.T) {
 			o.planner("plan", "--wait").exits(0)
 			require.Equal(t, run.Tally{Total: repositories, Copied: repositories}, o.status().Images)
 			require.Empty(t, count(o.Quay, refusals, func(r registrytest.Request) string { return string(r.Kind) }))
-			require.Equal(t, repositories, o.Quay.Count(listings))
+			// net/http sends a listing again if its connection ends, and each time with a turn of its own.
+			require.GreaterOrEqual(t, o.Quay.Count(listings), repositories)
 			require.Equal(t, repositories, o.Quay.Pulls())
 			for _, r := range o.Quay.Requests() {
 				if listings(r) {
