@@ -5,9 +5,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
-	"net"
-	"net/url"
 	"testing"
 	"time"
 
@@ -16,64 +13,20 @@ import (
 	"github.com/stretchr/testify/require"
 	"golang.org/x/sync/errgroup"
 
-	"github.com/osism/skopeo-worker/shared/broker"
 	"github.com/osism/skopeo-worker/shared/brokertest"
 )
-
-// muting returns the configuration of a way to the broker, and a function that mutes it.
-func muting(t *testing.T, s *brokertest.Server) (broker.Config, func()) {
-	to, err := url.Parse(s.URL())
-	require.NoError(t, err)
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	require.NoError(t, err)
-	t.Cleanup(func() { _ = l.Close() })
-	muted := make(chan struct{})
-	go func() {
-		for {
-			client, err := l.Accept()
-			if err != nil {
-				return
-			}
-			server, err := net.Dial("tcp", to.Host)
-			if err != nil {
-				return
-			}
-			go func() { _, _ = io.Copy(server, client); _ = server.Close() }()
-			go func() { _, _ = io.Copy(answers{client, muted}, server); _ = client.Close() }()
-		}
-	}()
-	c := s.Config()
-	c.URL = "nats://" + l.Addr().String()
-	return c, func() { close(muted) }
-}
-
-// answers passes on what a broker answers, until it is muted.
-type answers struct {
-	client io.Writer
-	muted  <-chan struct{}
-}
-
-// Write implements io.Writer.
-func (a answers) Write(data []byte) (int, error) {
-	select {
-	case <-a.muted:
-		return len(data), nil
-	default:
-		return a.client.Write(data)
-	}
-}
 
 // TestLostAnswers: a request whose answer is lost fails soon, even if its context has a deadline
 // that is far away, or none.
 func TestLostAnswers(t *testing.T) {
 	t.Parallel()
-	config, mute := muting(t, brokertest.Start(t))
-	b := brokertest.Open(t, config)
+	way := brokertest.Start(t).NewWay(t)
+	b := brokertest.Open(t, way.Config())
 	kv, err := b.Bucket(t.Context(), jetstream.KeyValueConfig{Bucket: "bucket"})
 	require.NoError(t, err)
 	stream, err := b.OpenStream(t.Context(), jetstream.StreamConfig{Name: "other", Subjects: []string{"other"}})
 	require.NoError(t, err)
-	mute()
+	way.Muted.Store(true)
 	far, cancel := context.WithTimeout(t.Context(), 5*time.Minute)
 	defer cancel()
 	endless, end := context.WithCancel(t.Context())

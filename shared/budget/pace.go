@@ -271,6 +271,7 @@ func (r Rate) explores() bool { return r.horizon == exploreHorizon }
 
 // reserve fills slots. It returns false if the registry turns out to have no limit.
 func (l *lane) reserve(ctx context.Context, s *Store, rate Rate, came time.Time) (limited bool, err error) {
+	again := false
 	for {
 		if err := l.read(ctx, s); err != nil {
 			return false, err
@@ -304,11 +305,27 @@ func (l *lane) reserve(ctx context.Context, s *Store, rate Rate, came time.Time)
 			r.Sent = l.sent(grows) + r.Count
 		}
 		err := l.publish(ctx, s, r)
-		if !errors.Is(err, broker.ErrConflict) {
+		switch {
+		case errors.Is(err, broker.ErrConflict): // another process was faster: its reservation is followed
+		case errors.Is(err, errUnread) && ctx.Err() == nil && !again:
+			again = true // if it is stored, it is followed
+		default:
 			return true, err
 		}
-		// Another process was faster: its reservation is followed.
 	}
+}
+
+// errUnread is returned if a reservation may be stored, but its place is not known: the broker has
+// restarted, or has a new leader.
+var errUnread = errors.New("the broker has not confirmed it")
+
+// unread returns an error as errUnread if it is one: the answer is lost, or comes from a replica that is
+// behind.
+func unread(err error) error {
+	if errors.Is(err, context.DeadlineExceeded) && !broker.Full(err) || errors.Is(err, jetstream.ErrMsgNotFound) {
+		return fmt.Errorf("%w: %w", errUnread, err)
+	}
+	return err
 }
 
 func (l *lane) publish(ctx context.Context, s *Store, r reservation) error {
@@ -321,13 +338,13 @@ func (l *lane) publish(ctx context.Context, s *Store, r reservation) error {
 	ack, err := s.b.JS.PublishMsg(ctx, &nats.Msg{Subject: l.subject, Data: data},
 		jetstream.WithExpectStream(streamPace), jetstream.WithExpectLastSequencePerSubject(last))
 	if err != nil {
-		return fmt.Errorf("reserving requests to %s: %w", l.registry, broker.Conflict(s.b.Unstored(ctx, streamPace, err)))
+		return fmt.Errorf("reserving requests to %s: %w", l.registry, unread(broker.Conflict(s.b.Unstored(ctx, streamPace, err))))
 	}
 	// The broker has stored it by now. The message holds the time.
 	received := s.clock.local()
 	m, err := s.pace.GetMsg(ctx, ack.Sequence)
 	if err != nil {
-		return fmt.Errorf("reading the reservation for %s: %w", l.registry, err)
+		return fmt.Errorf("reading the reservation for %s: %w", l.registry, unread(err))
 	}
 	l.slots, l.every, l.given, l.used, l.unused = nil, r.Every, time.Time{}, 0, 0
 	first := received.Add(r.start(m.Time).Sub(m.Time))

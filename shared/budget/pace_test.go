@@ -210,3 +210,33 @@ func TestReservationsFollowEachOther(t *testing.T) {
 	back := stored.Add(-time.Hour)
 	require.Equal(t, back, r.start(back), "the broker's clock was set back")
 }
+
+// TestReservationWithoutAnAnswer: if the broker stores a reservation and its answer is lost, the request
+// reserves once more, after the first reservation.
+func TestReservationWithoutAnAnswer(t *testing.T) {
+	t.Parallel()
+	server := brokertest.Start(t)
+	way := server.NewWay(t)
+	s := opened(t, brokertest.Open(t, way.Config()), 0)
+	b := brokertest.Open(t, server.Config())
+	subject := s.lane(line{quay, Tags, HTTP1}).subject
+	last := func() (sequence uint64, at time.Time) {
+		m, err := b.Last(t.Context(), streamPace, subject)
+		require.NoError(t, err)
+		r, ok := readReservation(m)
+		require.True(t, ok)
+		return m.Sequence, r.end(m.Time)
+	}
+	require.NoError(t, s.Pace(t.Context(), quay, Tags))
+	first, _ := last()
+	way.Muted.Store(true)
+	paced := make(chan error, 1)
+	go func() { paced <- s.Pace(t.Context(), quay, Tags) }()
+	require.Eventually(t, func() bool { sequence, _ := last(); return sequence > first }, patience, tick)
+	lost, end := last()
+	way.Muted.Store(false)
+	require.NoError(t, <-paced)
+	sequence, next := last()
+	require.Equal(t, lost+1, sequence)
+	require.True(t, next.After(end))
+}

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"slices"
 	"sync/atomic"
 	"testing"
 
@@ -58,7 +59,7 @@ func TestProcessesShareLayers(t *testing.T) {
 	var images []skopeo.Image
 	repositories := []string{"mirror/a", "mirror/a", "mirror/b", "mirror/c"}
 	for i, repository := range repositories {
-		layers := append(base[:2:2], registrytest.Layer{Seed: fmt.Sprint(i), Size: small}, base[1])
+		layers := slices.Concat(base[:2], []registrytest.Layer{{Seed: fmt.Sprint(i), Size: small}, base[1]})
 		if i%2 == 1 { // in another order
 			layers[0], layers[1] = layers[1], layers[0]
 		}
