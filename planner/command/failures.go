@@ -233,7 +233,7 @@ func republishCommand() *cobra.Command {
 				_, err = se.republish(ctx, &f, out)
 				return err
 			}
-			if err := service.Ready(ctx, s.worker); err != nil {
+			if err := service.Ready(ctx, &s.worker); err != nil {
 				return err
 			}
 			e, err := service.Listen(s.metrics.Addr, Version, s.log.Logger(cmd.ErrOrStderr()))

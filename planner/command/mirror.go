@@ -32,7 +32,7 @@ func mirrorCommand() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			if err := service.Ready(ctx, s.worker, p.registries()...); err != nil {
+			if err := service.Ready(ctx, &s.worker, p.registries()...); err != nil {
 				return err
 			}
 			e, err := service.Listen(s.metrics.Addr, Version, s.log.Logger(cmd.ErrOrStderr()))

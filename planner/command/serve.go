@@ -67,7 +67,7 @@ func serveCommand() *cobra.Command {
 				return fmt.Errorf("%w: MIRROR_SOURCE_URL=-: planner serve reads the list again and again; expected a URL or file", errUsage)
 			}
 			if s.broker.Embedded() { // this process copies
-				if err := service.Ready(cmd.Context(), s.worker); err != nil {
+				if err := service.Ready(cmd.Context(), &s.worker); err != nil {
 					return err
 				}
 			}

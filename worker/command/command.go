@@ -63,7 +63,7 @@ containers/auth.json, docker's config.json, credential helpers.`,
 			}
 			misses := config.NearMisses(os.Environ(), s.all()...)
 			environment.Confine(s.registries.ChildEnv)
-			if err := service.Ready(cmd.Context(), s.worker); err != nil {
+			if err := service.Ready(cmd.Context(), &s.worker); err != nil {
 				return err
 			}
 			return run(cmd.Context(), s, misses)

@@ -33,8 +33,8 @@ func (c Config) engine(ctx context.Context, r Registries, keychain *containers.K
 	return runner, nil
 }
 
-// version returns the version of skopeo; "" for the builtin engine. The error is why this process
-// cannot copy images.
+// version returns the version of skopeo; "" for the builtin engine. It runs skopeo only if Ready has
+// not stored the version. The error is why this process cannot copy images.
 func (c Config) version(ctx context.Context, runner *skopeo.Runner) (string, error) {
 	if c.Engine == EngineBuiltin {
 		_, err := policy.Load("")
@@ -44,17 +44,27 @@ func (c Config) version(ctx context.Context, runner *skopeo.Runner) (string, err
 	if _, err := policy.Load(""); err != nil && !errors.Is(err, policy.ErrUnenforceable) {
 		return "", err
 	}
+	if c.found != "" {
+		return c.found, nil
+	}
 	return runner.Version(ctx)
 }
 
 // Ready returns an error if this process cannot copy images: if skopeo is missing, or if the signature
 // policy or a file with credentials of the registries cannot be read. Without registries, it checks all
-// files with credentials. Ready sends no request and starts no credential helper.
-func Ready(ctx context.Context, c Config, registries ...string) error {
-	if _, err := c.version(ctx, &skopeo.Runner{Path: c.Skopeo}); err != nil {
+// files with credentials. Ready sends no request and starts no credential helper. For New, it stores
+// skopeo's version in c, and starts the reaper of package child in the background.
+func Ready(ctx context.Context, c *Config, registries ...string) error {
+	var err error
+	if c.found, err = c.version(ctx, &skopeo.Runner{Path: c.Skopeo}); err != nil {
 		return err
 	}
-	return containers.New(cloud.New()).Readable(registries...)
+	if err := containers.New(cloud.New()).Readable(registries...); err != nil || c.Engine == EngineBuiltin {
+		return err
+	}
+	// The caller opens the broker meanwhile. New waits for the reaper, and logs its error.
+	go func() { _ = child.Guard() }()
+	return nil
 }
 
 // verifier returns the mirror.Verifier that checks images against the signature policy. If skopeo does

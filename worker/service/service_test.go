@@ -183,6 +183,23 @@ func TestNew(t *testing.T) {
 	}
 }
 
+// TestReady: skopeo's version is looked up once for Ready and New.
+func TestReady(t *testing.T) {
+	dir := t.TempDir()
+	path, calls := filepath.Join(dir, "skopeo"), filepath.Join(dir, "calls")
+	require.NoError(t, os.WriteFile(path, []byte("#!/bin/sh\necho \"$@\" >>"+calls+"\necho skopeo version 1.9.3\n"), 0o700)) //nolint:gosec // a program
+	c := Config{Concurrency: 1, MaxAttempts: 1, StallTimeout: time.Minute, Engine: EngineSkopeo, Skopeo: path}
+	require.NoError(t, Ready(t.Context(), &c))
+	s, err := New(t.Context(), listen(t), brokertest.Embedded(t), c, Registries{}, Trust{}, quiet)
+	require.NoError(t, err)
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	require.NoError(t, s.Run(ctx))
+	called, err := os.ReadFile(calls)
+	require.NoError(t, err)
+	require.Equal(t, "--version\n", string(called))
+}
+
 // TestTrust: images of every mirror name need the signatures of SIGNATURE_POLICY, and rejected ones are
 // counted.
 func TestTrust(t *testing.T) {
