@@ -33,7 +33,13 @@ type Publisher struct {
 // that are due. A full plan supersedes the older plans of the name, whose remaining chunks are dropped.
 // If publishing fails, Publish cancels the run.
 func (p *Publisher) Publish(ctx context.Context, r run.Run, chunks []Chunk, full bool) (run.Run, error) {
-	msgs, err := schedules(r.Name, r.ID, chunks)
+	began := time.Now()
+	now, err := p.Broker.Time(ctx)
+	if err != nil {
+		return r, err
+	}
+	handover := now.Add(broker.Handover)
+	msgs, err := schedules(r.Name, r.ID, chunks, handover)
 	if err != nil {
 		return r, err
 	}
@@ -56,7 +62,7 @@ func (p *Publisher) Publish(ctx context.Context, r run.Run, chunks []Chunk, full
 	// A newer plan may have ended this run already.
 	r, err = p.Runs.Update(ctx, r.Name, r.ID, func(r *run.Run) { r.Published = true })
 	if err == nil {
-		p.Broker.FireDue(ctx, msgs, first)
+		p.Broker.FireDue(ctx, msgs, first, handover, began)
 	}
 	return r, err
 }
@@ -69,9 +75,16 @@ func (p *Publisher) publish(ctx context.Context, r run.Run, msgs []*nats.Msg) (f
 	return p.Broker.PublishAll(ctx, msgs)
 }
 
-func schedules(name, id string, chunks []Chunk) ([]*nats.Msg, error) {
+// schedules returns the messages of the chunks. The server fires those that are due at handover, unless
+// Publish does so before.
+func schedules(name, id string, chunks []Chunk, handover time.Time) ([]*nats.Msg, error) {
 	var msgs []*nats.Msg
+	now := time.Now()
 	for _, c := range chunks {
+		due := c.Due
+		if !due.After(now) {
+			due = handover
+		}
 		pieces, err := message.Split(c.message(name, id))
 		if err != nil {
 			return nil, err
@@ -81,7 +94,7 @@ func schedules(name, id string, chunks []Chunk) ([]*nats.Msg, error) {
 			if err != nil {
 				return nil, err
 			}
-			msgs = append(msgs, broker.Scheduled(subject.Plan, c.address(name, id, i), c.Due, data))
+			msgs = append(msgs, broker.Scheduled(subject.Plan, c.address(name, id, i), due, data))
 		}
 	}
 	return msgs, nil

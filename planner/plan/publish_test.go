@@ -50,7 +50,7 @@ func TestTheFirstPlanPurgesNothing(t *testing.T) {
 	require.NoError(t, err)
 }
 
-// TestDueChunksAreFiredAtOnce: without Publish's own firing, nats-server would wait for 250 ms.
+// TestDueChunksAreFiredAtOnce: without Publish's own firing, nats-server would wait for broker.Handover.
 func TestDueChunksAreFiredAtOnce(t *testing.T) {
 	b := brokertest.Embedded(t)
 	runs, err := run.Open(t.Context(), b)

@@ -32,7 +32,7 @@ func TestSettle(t *testing.T) {
 			r := d.run(c.kind, 0)
 			r.Chunks, r.Published = c.chunks, false
 			require.NoError(t, d.Runs.Put(t.Context(), r))
-			msgs, err := schedules(name, r.ID, sliced(0, c.stored))
+			msgs, err := schedules(name, r.ID, sliced(0, c.stored), time.Now())
 			require.NoError(t, err)
 			if len(msgs) > 0 {
 				_, err = d.Broker.PublishAll(t.Context(), msgs)

@@ -80,21 +80,27 @@ func (b *Broker) Fire(ctx context.Context, schedule *jetstream.RawStreamMsg) err
 	return nil
 }
 
-// fireFor is how long due schedules are fired by hand after they were published: nats-server
-// does so itself 250 ms after the first one (scheduler.go, resetTimer).
-const fireFor = 200 * time.Millisecond
+// Handover is how much later than at once the schedules that FireDue fires are due, and fireFor is how
+// long FireDue fires them. nats-server publishes what is due about 250 ms later (scheduler.go,
+// resetTimer), and does so even if another client fires it meanwhile. So a chunk would be published twice
+// if the server and FireDue fired it at the same moment.
+const (
+	Handover = 2 * time.Second
+	fireFor  = Handover / 2
+)
 
-// FireDue fires the schedules that are due, in their order. msgs and first are those of
-// PublishAll. FireDue stops when the server is about to fire the rest, and at the first error,
-// because the server fires the rest itself.
-func (b *Broker) FireDue(ctx context.Context, msgs []*nats.Msg, first uint64) {
-	began := time.Now()
+// FireDue fires the schedules that are due at the given time, in their order. That time is Handover after
+// they began to be published, which was at began by the local clock. msgs and first are those of
+// PublishAll. FireDue stops long before the server fires the rest itself, and at the first error.
+func (b *Broker) FireDue(ctx context.Context, msgs []*nats.Msg, first uint64, at, began time.Time) {
 	for i, m := range msgs[:min(len(msgs), maxBatch)] { // the sequences of a batch follow each other
-		if due, _, ok := Due(m.Header); !ok || due.After(began) {
+		if due, _, ok := Due(m.Header); !ok || !due.Equal(at) {
 			continue
 		}
-		err := b.Fire(ctx, &jetstream.RawStreamMsg{Subject: m.Subject, Sequence: first + uint64(i), Header: m.Header, Data: m.Data})
-		if err != nil || time.Since(began) > fireFor {
+		if time.Since(began) > fireFor {
+			return
+		}
+		if b.Fire(ctx, &jetstream.RawStreamMsg{Subject: m.Subject, Sequence: first + uint64(i), Header: m.Header, Data: m.Data}) != nil {
 			return
 		}
 	}

@@ -48,20 +48,31 @@ func TestScheduleFires(t *testing.T) {
 	require.Zero(t, messages(t, b, subject.Later))
 }
 
-// TestFireDue: messages that are due are fired once, and no others are.
+// TestFireDue: messages that are due are fired once, even after the server would fire them, and no
+// others are.
 func TestFireDue(t *testing.T) {
+	t.Parallel()
 	b := brokertest.Embedded(t)
+	began := time.Now()
+	handover := began.Add(broker.Handover)
 	msgs := []*nats.Msg{
-		broker.Scheduled(subject.Plan, address(1), time.Now().Add(time.Hour), []byte("later")),
-		broker.Scheduled(subject.Plan, address(2), time.Now(), []byte("due")),
+		broker.Scheduled(subject.Plan, address(1), began.Add(time.Hour), []byte("later")),
+		broker.Scheduled(subject.Plan, address(2), handover, []byte("due")),
 	}
 	first, err := b.PublishAll(t.Context(), msgs)
 	require.NoError(t, err)
+	b.FireDue(t.Context(), msgs, first, handover, began.Add(-broker.Handover))
+	require.Zero(t, messages(t, b, subject.Chunk), "it is too late")
 	for range 2 {
-		b.FireDue(t.Context(), msgs, first)
+		b.FireDue(t.Context(), msgs, first, handover, time.Now())
 		require.Equal(t, 1, messages(t, b, subject.Chunk))
 		require.Equal(t, 1, messages(t, b, subject.Plan))
 	}
+	// The server fires another one after its own.
+	_, err = b.Publish(t.Context(), broker.Scheduled(subject.Plan, address(3), handover.Add(time.Millisecond), nil))
+	require.NoError(t, err)
+	require.Eventually(t, func() bool { return messages(t, b, subject.Chunk) > 1 }, patience, 10*time.Millisecond)
+	require.Equal(t, 2, messages(t, b, subject.Chunk))
 	got, err := b.Consumer.Next(jetstream.FetchMaxWait(patience))
 	require.NoError(t, err)
 	require.Equal(t, "due", string(got.Data()))
