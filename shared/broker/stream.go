@@ -234,10 +234,10 @@ func (b *Broker) Keep(ctx context.Context) error {
 	}
 }
 
-// deletedAfter is how long Ensure waits before it creates a stream or consumer again that was
-// deleted: nats-server forgets it before it deletes the files. A stream that is created in between
-// gets the old messages, and loses its files (stream.go, stop). The deletion takes far less time
-// than this.
+// deletedAfter is the pause between the deletion of a stream or consumer and its creation by Ensure and
+// AwaitDeletion: nats-server forgets a stream or a consumer before it deletes the files. If it is
+// created in between, it has the old messages, and loses its files (stream.go, stop). This is far longer
+// than that takes.
 const deletedAfter = 2 * time.Second
 
 // Ensure does once what Keep does repeatedly, except the check of the disk.
@@ -276,6 +276,12 @@ func (b *Broker) awaitDeletion(ctx context.Context, missing bool) error {
 			return fmt.Errorf("consumer %s: %w", ConsumerName, unanswered(err))
 		}
 	}
+	return AwaitDeletion(ctx)
+}
+
+// AwaitDeletion waits until a stream that was just found to be missing, and that existed before, can be
+// created again. It returns ctx's error if ctx ends first.
+func AwaitDeletion(ctx context.Context) error {
 	select {
 	case <-ctx.Done():
 		return ctx.Err()

@@ -12,6 +12,8 @@ import (
 	"time"
 
 	"github.com/nats-io/nats.go/jetstream"
+
+	"github.com/osism/skopeo-worker/shared/broker"
 )
 
 const (
@@ -31,6 +33,7 @@ type window struct {
 	name, subjects     string
 
 	adjusting sync.Mutex
+	existed   bool // as far as this process has seen; guarded by adjusting
 	adjusted  atomic.Pointer[adjustment]
 
 	believing sync.Mutex
@@ -91,6 +94,7 @@ func (w *window) adjust(ctx context.Context, s *Store, limit Limit) (*adjustment
 		if err != nil {
 			return nil, fmt.Errorf("the budget of %s: %w", w.registry, err)
 		}
+		w.existed = true
 		if !changed {
 			a := &adjustment{limit: limit, stream: stream, loose: looseOf(stream.CachedInfo().Config.Metadata)}
 			w.adjusted.Store(a)
@@ -103,6 +107,12 @@ func (w *window) adjust(ctx context.Context, s *Store, limit Limit) (*adjustment
 func (w *window) ensure(ctx context.Context, s *Store, limit Limit) (jetstream.Stream, bool, error) {
 	stream, err := s.b.JS.Stream(ctx, w.name)
 	if errors.Is(err, jetstream.ErrStreamNotFound) {
+		if w.existed {
+			w.existed = false
+			if err := broker.AwaitDeletion(ctx); err != nil {
+				return nil, false, err
+			}
+		}
 		stream, err = s.b.JS.CreateStream(ctx, w.config(jetstream.StreamConfig{Replicas: s.b.Replicas}, limit, s.Now()))
 		if errors.Is(err, jetstream.ErrStreamNameAlreadyInUse) {
 			err = nil // another worker was faster: look again

@@ -382,3 +382,23 @@ func spender(ctx context.Context, s *Store, r *sliding, spent *atomic.Int64) {
 		}
 	}
 }
+
+// TestDeletedWindow: the stream of a budget that was deleted is created again, but not before the broker
+// has deleted its files.
+func TestDeletedWindow(t *testing.T) {
+	t.Parallel()
+	s := opened(t, brokertest.Embedded(t), 0)
+	require.NoError(t, s.SetLimits(t.Context(), "default", map[string]Limit{registry: {2, time.Hour}}))
+	take := func() error { _, err := s.Take(t.Context(), "", registry, ""); return err }
+	require.NoError(t, take())
+	name := s.window(registry, "").name
+	require.NoError(t, s.b.JS.DeleteStream(t.Context(), name))
+	deleted, err := s.b.Time(t.Context())
+	require.NoError(t, err)
+	require.Error(t, take())
+	require.NoError(t, take())
+	stream, err := s.b.JS.Stream(t.Context(), name)
+	require.NoError(t, err)
+	require.GreaterOrEqual(t, stream.CachedInfo().Created.Sub(deleted), 2*time.Second)
+	require.EqualValues(t, 1, stream.CachedInfo().State.Msgs)
+}
