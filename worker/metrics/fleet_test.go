@@ -245,7 +245,7 @@ func TestLastSuccess(t *testing.T) {
 	says(t, m, "run_state", "nightly cancelled 0", "nightly done 0", "nightly failed 0", "nightly lost 0", "nightly running 0", "nightly snoozed 1",
 		"nightly superseded 0", "nightly waiting 0")
 
-	// Another worker reads it from the broker, where the run is gone.
+	// Another worker reads it from the broker, which has the run no more.
 	bucket, err := s.JS.KeyValue(t.Context(), run.Bucket)
 	require.NoError(t, err)
 	require.NoError(t, bucket.Purge(t.Context(), name+"."+good.ID))
