@@ -54,3 +54,18 @@ func TestNeverOverTheLimitInACluster(t *testing.T) {
 	workers.Wait()
 	require.Zero(t, r.refused)
 }
+
+// TestReservationWithoutALeader: requests wait while the broker elects a leader for the reservations.
+// They do not fail, because their images may have been pulled already.
+func TestReservationWithoutALeader(t *testing.T) {
+	cluster := brokertest.StartCluster(t)
+	s := opened(t, brokertest.Open(t, cluster.Config()), 0)
+	for range 2 {
+		require.NoError(t, s.Pace(t.Context(), quay, Tags))
+		leader := cluster.Leader(streamPace)
+		leader.Stop()
+		require.NoError(t, s.Pace(t.Context(), quay, Tags))
+		leader.Restart()
+		cluster.Settle(streamPace)
+	}
+}

@@ -24,6 +24,8 @@ const (
 	maxQueue = 5 * maxWait
 	// slotLife is how late a slot may be used. Used later, it would be too close to others.
 	slotLife = 100 * time.Millisecond
+	// electionPause is how long a reservation waits before it asks a broker again that elects a leader.
+	electionPause = 250 * time.Millisecond
 	// keepPace is how long reservations are kept: longer than the longest pause between
 	// two requests, that of the slowest rate.
 	keepPace = time.Hour
@@ -220,7 +222,7 @@ func (l *lane) current(ctx context.Context, s *Store, rate Rate) (Rate, bool, er
 	}
 	err := s.unrefused(ctx, l.line)
 	_, rate, limited = s.rate(l.registry, l.counted, l.protocol)
-	return rate, limited, err
+	return rate, limited, unread(err)
 }
 
 // sent returns how many requests have raised the rate.
@@ -243,9 +245,26 @@ func (r Rate) reach() time.Duration {
 // explores reports whether the rate grows fast.
 func (r Rate) explores() bool { return r.horizon == exploreHorizon }
 
-// reserve fills slots. It returns false if the registry turns out to have no limit.
+// reserve fills slots. It returns false if the registry turns out to have no limit. If the broker
+// has no leader for the reservations, it waits as long as an election takes: the request may be for
+// a part of an image that was pulled already.
 func (l *lane) reserve(ctx context.Context, s *Store, rate Rate, came time.Time) (limited bool, err error) {
-	again := false
+	for {
+		limited, err := l.reserveOnce(ctx, s, rate, came)
+		switch {
+		case errors.Is(err, broker.ErrConflict): // another process was faster: its reservation is followed
+		case errors.Is(err, errUnread) && s.clock.local().Before(came.Add(maxQueue)):
+			// If it is stored, it is followed.
+			if err := sleep(ctx, electionPause); err != nil {
+				return false, err
+			}
+		default:
+			return limited, err
+		}
+	}
+}
+
+func (l *lane) reserveOnce(ctx context.Context, s *Store, rate Rate, came time.Time) (limited bool, err error) {
 	for {
 		if err := l.read(ctx, s); err != nil {
 			return false, err
@@ -278,25 +297,20 @@ func (l *lane) reserve(ctx context.Context, s *Store, rate Rate, came time.Time)
 		if grows := s.found(l.line).growing(now); grows != (growing{}) { // also while it is probed
 			r.Sent = l.sent(grows) + r.Count
 		}
-		err := l.publish(ctx, s, r)
-		switch {
-		case errors.Is(err, broker.ErrConflict): // another process was faster: its reservation is followed
-		case errors.Is(err, errUnread) && ctx.Err() == nil && !again:
-			again = true // if it is stored, it is followed
-		default:
-			return true, err
-		}
+		return true, l.publish(ctx, s, r)
 	}
 }
 
-// errUnread is returned if a reservation may be stored, but its place is not known: the broker has
-// restarted, or has a new leader.
+// errUnread is returned if the broker did not answer a read, or if a reservation may be stored but its
+// place is not known: the broker has restarted, or elects a new leader.
 var errUnread = errors.New("the broker has not confirmed it")
 
-// unread returns an error as errUnread if it is one: the answer is lost, or comes from a replica that is
-// behind.
+// unread returns an error as errUnread if it is one: the answer is lost, nobody answers, or the answer
+// comes from a replica that is behind.
 func unread(err error) error {
-	if errors.Is(err, context.DeadlineExceeded) && !broker.Full(err) || errors.Is(err, jetstream.ErrMsgNotFound) {
+	lost := errors.Is(err, context.DeadlineExceeded) && !broker.Full(err)
+	silent := errors.Is(err, jetstream.ErrNoStreamResponse) || errors.Is(err, nats.ErrNoResponders)
+	if lost || silent || errors.Is(err, jetstream.ErrMsgNotFound) {
 		return fmt.Errorf("%w: %w", errUnread, err)
 	}
 	return err
@@ -346,7 +360,7 @@ func (l *lane) read(ctx context.Context, s *Store) error {
 		return nil
 	}
 	if err != nil {
-		return fmt.Errorf("reading the last reservation for %s: %w", l.registry, err)
+		return fmt.Errorf("reading the last reservation for %s: %w", l.registry, unread(err))
 	}
 	if r, ok := readReservation(m); ok {
 		l.follows(m.Sequence, m.Time, r)
@@ -360,7 +374,7 @@ func (l *lane) read(ctx context.Context, s *Store) error {
 			break
 		}
 		if err != nil {
-			return fmt.Errorf("reading the last reservation for %s: %w", l.registry, err)
+			return fmt.Errorf("reading the last reservation for %s: %w", l.registry, unread(err))
 		}
 		if r, ok := readReservation(earlier); ok {
 			next = latest(next, r.end(earlier.Time))
