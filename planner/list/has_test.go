@@ -84,7 +84,7 @@ containers:
   - {image: quay.io/team/*, destination: ours, repositories: {exclude: [".*-test"]}}
 `), "list", destination, selection.Selection{Include: []string{"[0-9]"}})
 	require.NoError(t, err)
-	l = l.Expand(func(Namespace) []reference.Repository {
+	l = l.Expand(func(int) []reference.Repository {
 		return []reference.Repository{reference.MustRepository("quay.io/team/tool")}
 	})
 	lacks := l.Lacks()

@@ -152,20 +152,20 @@ func (l List) namespaceOf(r reference.Repository) *Namespace {
 	return &l.Namespaces[i]
 }
 
-// Expand returns the list with an entry for each repository that listed returns for a namespace, in the
-// position of the namespace. A repository that has entries of its own keeps them. A repository that
+// Expand returns the list with an entry for each repository of its namespaces, in the position of the
+// namespace. listed returns the repositories of the namespace with the given index. A repository that has entries of its own keeps them. A repository that
 // belongs to several namespaces gets an entry for the first of them. A repository whose destination
 // belongs to another one is left out with a warning, because a new repository upstream must not break
 // the plan.
-func (l List) Expand(listed func(Namespace) []reference.Repository) List {
+func (l List) Expand(listed func(index int) []reference.Repository) List {
 	named, owner := map[reference.Repository]bool{}, map[reference.Repository]reference.Repository{}
 	for _, e := range l.Entries {
 		named[e.Repository], owner[e.Destination] = true, e.Repository
 	}
 	expanded := l
 	expanded.Entries, expanded.Warnings = slices.Clone(l.Entries), slices.Clone(l.Warnings)
-	for _, n := range l.Namespaces {
-		for _, r := range listed(n) {
+	for i, n := range l.Namespaces {
+		for _, r := range listed(i) {
 			if named[r] || !n.Chooses(r) {
 				continue
 			}

@@ -35,8 +35,8 @@ func TestExpand(t *testing.T) {
 	require.NoError(t, err)
 	require.Len(t, l.Namespaces, 3)
 	require.Equal(t, 2, l.Namespaces[0].Min)
-	expanded := l.Expand(func(n list.Namespace) []reference.Repository {
-		if n.Registry() == "quay.io" {
+	expanded := l.Expand(func(i int) []reference.Repository {
+		if l.Namespaces[i].Registry() == "quay.io" {
 			return repository("quay.io", "osism/kolla-b", "osism/kolla-test", "osism/other", "osism/tool")
 		}
 		return repository("ghcr.io", "team/x", "team/y/z")
@@ -52,8 +52,8 @@ func TestExpand(t *testing.T) {
 	}, got)
 	require.Empty(t, expanded.Warnings)
 
-	crowded := l.Expand(func(n list.Namespace) []reference.Repository {
-		if n.Registry() == "quay.io" {
+	crowded := l.Expand(func(i int) []reference.Repository {
+		if l.Namespaces[i].Registry() == "quay.io" {
 			return nil
 		}
 		return repository("ghcr.io", "team/x", "a/first")
@@ -75,7 +75,9 @@ func TestExpand(t *testing.T) {
 func TestCrowdedDestination(t *testing.T) {
 	l, err := list.Parse([]byte("containers: [quay.io/team/app, ghcr.io/team/*, 'docker.io/team/*']"), "s", dest, selection.Selection{})
 	require.NoError(t, err)
-	expanded := l.Expand(func(n list.Namespace) []reference.Repository { return repository(n.Registry(), "team/app", "team/b") })
+	expanded := l.Expand(func(i int) []reference.Repository {
+		return repository(l.Namespaces[i].Registry(), "team/app", "team/b")
+	})
 	require.Len(t, expanded.Entries, 2)
 	require.Equal(t, []string{
 		"ghcr.io/team/app of ghcr.io/team/* in line 1 is not mirrored: quay.io/team/app is mirrored to 127.0.0.1:5000/mirror/team/app",
@@ -101,7 +103,7 @@ func TestItself(t *testing.T) {
 
 	l, err := list.Parse([]byte("containers:\n- "+host+"/*\n"), "s", dest, selection.Selection{})
 	require.NoError(t, err)
-	expanded := l.Expand(func(list.Namespace) []reference.Repository {
+	expanded := l.Expand(func(int) []reference.Repository {
 		return repository(host, "a", "mirror", "mirror/a", "mirror/mirror/a", "mirrored/a")
 	})
 	var got []string

@@ -65,8 +65,8 @@ func (x *Namespaces) Expand(ctx context.Context, l list.List) (list.List, error)
 		return l, err
 	}
 	x.noted, x.Failed = map[string]namespaceNote{}, nil
-	chosen := map[int][]reference.Repository{} // by line
-	kept := map[string]bool{}                  // keys of notes that are not replaced
+	var chosen [][]reference.Repository // of each namespace
+	kept := map[string]bool{}           // keys of notes that are not replaced
 	var warnings []string
 	for _, n := range l.Namespaces {
 		last, err := readNote(ctx, kv, namespaceKey(x.Name, n), n)
@@ -92,7 +92,7 @@ func (x *Namespaces) Expand(ctx context.Context, l list.List) (list.List, error)
 		if len(found.Invalid) > 0 {
 			warnings = append(warnings, fmt.Sprintf("%s in line %d: it lists names that no repository can have: %s", n.Text, n.Line, named(found.Invalid, reference.Quote)))
 		}
-		chosen[n.Line] = used
+		chosen = append(chosen, used)
 		// Several entries may share the note of a namespace. It has all repositories of the namespace,
 		// and is replaced only if all of these entries use what is listed now.
 		key := namespaceKey(x.Name, n)
@@ -102,7 +102,7 @@ func (x *Namespaces) Expand(ctx context.Context, l list.List) (list.List, error)
 			x.noted[key] = namespaceNote{Namespace: n.Namespace.String(), Repositories: found.Found, Listed: time.Now().UTC()}
 		}
 	}
-	expanded := l.Expand(func(n list.Namespace) []reference.Repository { return chosen[n.Line] })
+	expanded := l.Expand(func(i int) []reference.Repository { return chosen[i] })
 	expanded.Warnings = append(expanded.Warnings, warnings...)
 	return expanded, nil
 }

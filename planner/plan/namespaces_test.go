@@ -135,6 +135,22 @@ func TestNamespaces(t *testing.T) {
 	require.Len(t, names, 18)
 }
 
+// TestNamespacesInOneLine: a list may have all of its namespaces in one line, as JSON does.
+func TestNamespacesInOneLine(t *testing.T) {
+	dest, err := reference.ParseDestination("registry.example.com/mirror")
+	require.NoError(t, err)
+	l, err := list.Parse([]byte(`{"containers":["quay.io/a/*","quay.io/b/*",{"image":"quay.io/b/*","destination":"other"}]}`), "s", dest, selection.Selection{})
+	require.NoError(t, err)
+	x := &Namespaces{Broker: brokertest.Embedded(t), Name: "nightly", Lister: &upstream{names: []string{"x", "y"}}}
+	l, err = x.Expand(t.Context(), l)
+	require.NoError(t, err)
+	var names []string
+	for _, e := range l.Entries {
+		names = append(names, e.Repository.Path())
+	}
+	require.Equal(t, []string{"a/x", "a/y", "b/x", "b/y"}, names)
+}
+
 // TestLargeNamespace: a note may be of any length, and is replaced as a whole.
 func TestLargeNamespace(t *testing.T) {
 	dest, err := reference.ParseDestination("registry.example.com/mirror")
