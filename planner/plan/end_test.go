@@ -13,11 +13,13 @@ import (
 	"github.com/osism/skopeo-worker/planner/list"
 	"github.com/osism/skopeo-worker/shared/broker"
 	"github.com/osism/skopeo-worker/shared/brokertest"
+	"github.com/osism/skopeo-worker/shared/exit"
 	"github.com/osism/skopeo-worker/shared/failure"
 	"github.com/osism/skopeo-worker/shared/message"
 	"github.com/osism/skopeo-worker/shared/reference"
 	"github.com/osism/skopeo-worker/shared/run"
 	"github.com/osism/skopeo-worker/shared/subject"
+	"github.com/osism/skopeo-worker/worker/prune"
 )
 
 const registry = "quay.io"
@@ -170,7 +172,7 @@ func TestSupersede(t *testing.T) {
 	unknown := d.run(run.KindPlan, 5)
 	_, err := d.Broker.Publish(t.Context(), broker.Scheduled(subject.Plan, subject.NewAddress(name, unknown.ID, registry, "1"), time.Now().Add(time.Hour), nil))
 	require.NoError(t, err)
-	newer := d.publish(d.run(run.KindPlan, 60), false, 1, 0)
+	newer := d.publish(d.run(run.KindPlan, 60), false, 1, 2)
 	require.Empty(t, d.status(full).Finished, "a part of the list takes nobody's place")
 	require.Equal(t, run.StateWaiting, d.status(full).State)
 
@@ -182,8 +184,32 @@ func TestSupersede(t *testing.T) {
 	require.Equal(t, run.Chunks{Total: 3, Dropped: 3}, d.status(full).Chunks)
 	require.Equal(t, run.StateDone, d.status(over).State)
 	require.Empty(t, d.subjects(subject.Plan, unknown))
+	require.Len(t, d.subjects(subject.Plan, newer), 2, "it was published before, and is newer")
 	for _, other := range []run.Run{again, newer, r} {
 		require.Equal(t, run.StateWaiting, d.status(other).State)
 	}
 	require.Len(t, d.subjects(subject.Plan, r), 1)
+}
+
+// TestOvertaken: if a newer plan is published while an older one is, the newer one stays whole, and the
+// older one is dropped.
+func TestOvertaken(t *testing.T) {
+	d := newDesk(t)
+	store, err := prune.OpenStore(t.Context(), d.Broker)
+	require.NoError(t, err)
+	lease, err := store.Take(t.Context(), name, prune.Holder{Plan: "plan", Destination: "dest:5000", Process: "1"}, nil)
+	require.NoError(t, err)
+	older, newer := d.run(run.KindPlan, 0), d.run(run.KindPlan, 1)
+	older.Destination, newer.Destination = "dest:5000", "other:5000" // a prune plan is being executed at the first
+	d.Waiting = func(prune.Holder) {
+		d.publish(newer, true, 0, 2)
+		require.NoError(t, lease.Release(t.Context(), nil))
+	}
+	older, err = d.Publish(t.Context(), older, sliced(1, 1), true)
+	require.ErrorContains(t, err, "run "+older.ID+" was superseded while it was published")
+	require.Equal(t, 4, exit.Code(err))
+	require.Len(t, d.subjects(subject.Plan, newer), 2)
+	require.Empty(t, d.subjects(subject.Plan, older))
+	require.Equal(t, run.StateWaiting, d.status(newer).State)
+	require.Equal(t, run.StateSuperseded, d.status(older).State)
 }

@@ -4,12 +4,14 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strings"
 	"time"
 
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 
 	"github.com/osism/skopeo-worker/shared/broker"
+	"github.com/osism/skopeo-worker/shared/exit"
 	"github.com/osism/skopeo-worker/shared/failure"
 	"github.com/osism/skopeo-worker/shared/message"
 	"github.com/osism/skopeo-worker/shared/run"
@@ -19,6 +21,9 @@ import (
 
 // undoTimeout bounds how long Publish takes to undo a plan that it could not publish.
 const undoTimeout = 10 * time.Second
+
+// errEnded is returned for a run that another process has ended while it was published.
+var errEnded = exit.Unfinished.New("unfinished")
 
 // Publisher publishes plans.
 type Publisher struct {
@@ -31,7 +36,9 @@ type Publisher struct {
 
 // Publish stores the chunks as schedules of the run, and returns the run as it is stored. It fires chunks
 // that are due. A full plan supersedes the older plans of the name, whose remaining chunks are dropped.
-// If publishing fails, Publish cancels the run.
+// If publishing fails, Publish cancels the run. If another process has ended the run meanwhile, such as a
+// newer plan that was published faster, the chunks are dropped, and the error is of the kind
+// exit.Unfinished.
 func (p *Publisher) Publish(ctx context.Context, r run.Run, chunks []Chunk, full bool) (run.Run, error) {
 	began := time.Now()
 	now, err := p.Broker.Time(ctx)
@@ -55,16 +62,20 @@ func (p *Publisher) Publish(ctx context.Context, r run.Run, chunks []Chunk, full
 		return r, errors.Join(fmt.Errorf("publishing run %s: %w", r.ID, err), p.undo(context.WithoutCancel(ctx), r))
 	}
 	if full {
-		if err := p.supersede(ctx, r, first); err != nil {
+		if err := p.supersede(ctx, r); err != nil {
 			return r, err
 		}
 	}
-	// A newer plan may have ended this run already.
 	r, err = p.Runs.Update(ctx, r.Name, r.ID, func(r *run.Run) { r.Published = true })
-	if err == nil {
-		p.Broker.FireDue(ctx, msgs, first, handover, began)
+	switch {
+	case err != nil:
+		return r, err
+	case r.Ended != "": // chunks that were stored after that are still there
+		_, err = p.ender().End(ctx, r, r.Ended)
+		return r, errors.Join(fmt.Errorf("%w: run %s was %s while it was published", errEnded, r.ID, r.Ended), err)
 	}
-	return r, err
+	p.Broker.FireDue(ctx, msgs, first, handover, began)
+	return r, nil
 }
 
 // publish stores the chunks. It waits until no prune plan is being executed at the destination.
@@ -115,17 +126,20 @@ func (p *Publisher) ender() *Ender {
 }
 
 // supersede ends the older plans of the name that are not over or are still being published. Then it
-// purges all older planned chunks, even if the record of their run is gone: they have a lower sequence
-// than the first message of the new plan. It does not end republished runs.
-func (p *Publisher) supersede(ctx context.Context, r run.Run, first uint64) error {
+// purges the planned chunks of other older runs, whose record is gone or which were not ended completely.
+// It does not end republished runs, and leaves newer plans alone, even if these were published before.
+func (p *Publisher) supersede(ctx context.Context, r run.Run) error {
 	info, err := p.Broker.Stream.Info(ctx, jetstream.WithSubjectFilter(subject.OfNameAnywhere(r.Name)))
 	if err != nil {
 		return fmt.Errorf("looking for older runs of %s: %w", r.Name, err)
 	}
-	unfinished := map[string]bool{}
+	unfinished, planned := map[string]bool{}, map[string]bool{}
 	for subj := range info.State.Subjects {
 		if a, err := subject.ParseAddress(subj); err == nil {
 			unfinished[a.Run] = true
+			if a.Run < r.ID && strings.HasPrefix(subj, subject.Plan+".") {
+				planned[a.Run] = true
+			}
 		}
 	}
 	runs, err := p.Runs.List(ctx, r.Name)
@@ -136,18 +150,17 @@ func (p *Publisher) supersede(ctx context.Context, r run.Run, first uint64) erro
 		if older.ID >= r.ID || older.Kind != run.KindPlan || older.Ended != "" || older.Published && !unfinished[older.ID] {
 			continue
 		}
-		if _, err := p.ender().End(ctx, older, run.StateSuperseded); err != nil && !errors.Is(err, run.ErrNotFound) {
+		switch _, err := p.ender().End(ctx, older, run.StateSuperseded); {
+		case err == nil:
+			delete(planned, older.ID)
+		case !errors.Is(err, run.ErrNotFound):
 			return err
 		}
 	}
-	if first <= 1 {
-		// Nothing is older. Servers before 2.14.2 would purge everything, including the new plan, if
-		// asked to purge up to sequence 1 (nats-server#4696).
-		return nil
-	}
-	plans := subject.OfName(subject.Plan, r.Name)
-	if err := p.Broker.Stream.Purge(ctx, jetstream.WithPurgeSubject(plans), jetstream.WithPurgeSequence(first)); err != nil {
-		return fmt.Errorf("dropping the older plans of %s: %w", r.Name, err)
+	for id := range planned {
+		if err := p.Broker.Stream.Purge(ctx, jetstream.WithPurgeSubject(subject.OfRunUnder(subject.Plan, r.Name, id))); err != nil {
+			return fmt.Errorf("dropping the older plans of %s: %w", r.Name, err)
+		}
 	}
 	return nil
 }
