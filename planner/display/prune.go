@@ -28,13 +28,25 @@ func Prune(w io.Writer, plan prune.Plan) {
 		}
 		rows = append(rows, []string{printable(r.Repository.String()), strconv.Itoa(len(r.Tags)), strconv.Itoa(r.Recorded), Size(bytes)})
 	}
-	if len(rows) == 0 {
-		p.line("Nothing to delete: no tag has been dropped for %s or longer.", plan.Grace)
+	switch {
+	case len(rows) == 0 && len(plan.Left) > 0:
+		p.line("Nothing to delete.")
+		return
+	case len(rows) == 0:
+		p.line("Nothing to delete: no tag has been dropped for %s or longer.", graceText(plan.Grace))
 		return
 	}
 	p.table(0, []column{text("REPOSITORY"), number("DELETE"), number("OF"), number("BYTES")}, rows)
 	p.line("")
 	p.line("%d of %d mirrored tags would be deleted. This frees %s, which no other tag of their repositories uses.", plan.Tags, plan.Recorded, Size(plan.Bytes))
+}
+
+// graceText formats the grace period of a plan.
+func graceText(grace string) string {
+	if d, err := time.ParseDuration(grace); err == nil {
+		return span(d)
+	}
+	return grace
 }
 
 // Pruning shows the state of the plan on the page, and the result of the last execution. Both are

@@ -7,6 +7,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/osism/skopeo-worker/shared/reference"
 	"github.com/osism/skopeo-worker/worker/prune"
 )
 
@@ -34,4 +35,17 @@ func TestPruning(t *testing.T) {
 	}
 	said := says(nil, &prune.Last{By: "ada", At: now, Why: "a run is not over", Outcome: prune.Outcome{Deleted: 1, Skipped: 2, Gone: 3, Failed: 4}})
 	require.Contains(t, said, "by ada: 1 tag deleted, 2 skipped, 3 already gone, 4 failed.\nNot finished: a run is not over\n")
+}
+
+// TestPruneNothing: the summary does not deny that tags were dropped if the plan keeps them.
+func TestPruneNothing(t *testing.T) {
+	plan := prune.Plan{Grace: (30 * day).String()}
+	says := func() string {
+		var out bytes.Buffer
+		Prune(&out, plan)
+		return out.String()
+	}
+	require.Equal(t, "Nothing to delete: no tag has been dropped for 30d or longer.\n", says())
+	plan.Left = []prune.Left{{Repository: reference.MustRepository("registry.example.com/a/b"), Tag: reference.MustTag("1"), Why: "it matches --keep"}}
+	require.Equal(t, "stays: registry.example.com/a/b:1: it matches --keep\nNothing to delete.\n", says())
 }
