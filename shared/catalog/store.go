@@ -34,7 +34,7 @@ type Store struct {
 	mu     sync.Mutex
 	known  map[string]Repository // by key
 	looked map[string]time.Time  // by key
-	last   uint64
+	read   broker.Cursor
 
 	found *lru.Cache[string, found] // by key
 }
@@ -249,7 +249,14 @@ func (s *Store) get(ctx context.Context, name string, source reference.Repositor
 func (s *Store) List(ctx context.Context, name string) ([]Repository, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	last, err := s.b.Entries(ctx, bucket, "*.*", s.last, func(e jetstream.KeyValueEntry) {
+	anew, err := s.b.Anew(ctx, "KV_"+bucket, &s.read)
+	if err != nil {
+		return nil, fmt.Errorf("listing the repositories of %s: %w", name, err)
+	}
+	if anew {
+		s.known, s.looked = map[string]Repository{}, map[string]time.Time{}
+	}
+	last, err := s.b.Entries(ctx, bucket, "*.*", s.read.After, func(e jetstream.KeyValueEntry) {
 		if l, ok := parseLook(e); ok {
 			for _, k := range l.Of {
 				if l.At.After(s.looked[k]) {
@@ -268,7 +275,7 @@ func (s *Store) List(ctx context.Context, name string) ([]Repository, error) {
 	if err != nil {
 		return nil, fmt.Errorf("listing the repositories of %s: %w", name, err)
 	}
-	s.last = last
+	s.read.After = last
 	var all []Repository
 	for k, r := range s.known {
 		r = r.lookedAt(s.looked[k])

@@ -9,6 +9,7 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 	"github.com/stretchr/testify/require"
 
+	"github.com/osism/skopeo-worker/shared/broker"
 	"github.com/osism/skopeo-worker/shared/subject"
 )
 
@@ -68,4 +69,26 @@ func TestCounter(t *testing.T) {
 	require.NoError(t, b.Stream.Purge(t.Context(), jetstream.WithPurgeSubject(subject.OfName(subject.Failed, name))))
 	c.asked = time.Now().Add(-tombstoneTTL)
 	counts(0, 3)
+}
+
+// TestCounterOfANewStream: if the stream was deleted and created again, the counter counts what the new
+// one has, even if it is never idle.
+func TestCounterOfANewStream(t *testing.T) {
+	s, b := open(t)
+	c := s.Counter()
+	count := func() Count {
+		counts, err := c.Count(t.Context())
+		require.NoError(t, err)
+		return counts.Images[name]
+	}
+	require.NoError(t, s.Add(t.Context(), name, record("r1", 1, 2)))
+	for n := 3; n < 6; n++ {
+		require.NoError(t, s.Add(t.Context(), name, record("r1", n)))
+	}
+	require.Equal(t, Count{Listed: 5}, count())
+	require.NoError(t, b.JS.DeleteStream(t.Context(), broker.StreamName))
+	require.NoError(t, b.Ensure(t.Context()))
+	require.NoError(t, s.Add(t.Context(), name, record("r2", 9)))
+	c.read.Compared = time.Now().Add(-time.Hour)
+	require.Equal(t, Count{Listed: 1}, count())
 }

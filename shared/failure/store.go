@@ -207,7 +207,7 @@ type Counter struct {
 	store   *Store
 	images  map[string]Count // by the subject of their page
 	foreign int
-	last    uint64
+	read    broker.Cursor
 	asked   time.Time
 }
 
@@ -247,11 +247,14 @@ func (c *Counter) Count(ctx context.Context) (Counts, error) {
 	start := time.Now()
 	// A tombstone shows for a while that a record was deleted. A deleted unreadable message leaves
 	// nothing, so all messages are read again if there was one.
-	if start.Sub(c.asked) > c.store.ttl/2 || c.foreign > 0 {
-		c.images, c.foreign, c.last = map[string]Count{}, 0, 0
+	anew, err := c.store.b.Anew(ctx, broker.StreamName, &c.read)
+	if err != nil {
+		return Counts{}, err
 	}
-	var err error
-	c.last, err = c.store.b.Changes(ctx, broker.StreamName, subject.Failed+".>", c.last, func(m *jetstream.RawStreamMsg) error {
+	if anew || start.Sub(c.asked) > c.store.ttl/2 || c.foreign > 0 {
+		c.images, c.foreign, c.read.After = map[string]Count{}, 0, 0
+	}
+	c.read.After, err = c.store.b.Changes(ctx, broker.StreamName, subject.Failed+".>", c.read.After, func(m *jetstream.RawStreamMsg) error {
 		if record, _, err := parse(m); err == nil {
 			c.images[m.Subject] = countOf(record)
 		} else {

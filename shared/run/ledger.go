@@ -8,6 +8,7 @@ import (
 
 	"github.com/nats-io/nats.go/jetstream"
 
+	"github.com/osism/skopeo-worker/shared/broker"
 	"github.com/osism/skopeo-worker/shared/subject"
 )
 
@@ -16,7 +17,7 @@ import (
 type Ledger struct {
 	store    *Store
 	runs     map[string]Entry // by key
-	last     uint64
+	read     broker.Cursor
 	progress map[string]*progressOf // of unfinished runs, by the key of the run
 	before   map[string]*progressOf // the same, before the last List
 }
@@ -24,7 +25,8 @@ type Ledger struct {
 // Entry is a run in the bucket.
 type Entry struct {
 	Run
-	Revision uint64 // of the entry; each change of the run gives it a new one
+	Revision uint64    // of the entry; each change of the run gives it a new one
+	Stored   time.Time // when this revision was stored, by the broker's clock
 }
 
 func (e Entry) key() string { return e.Name + "." + e.ID }
@@ -45,10 +47,16 @@ func (s *Store) Ledger() *Ledger {
 // last List.
 func (l *Ledger) List(ctx context.Context) (map[string][]Entry, error) {
 	l.before, l.progress = l.progress, map[string]*progressOf{}
-	var err error
-	l.last, err = l.store.b.Entries(ctx, Bucket, "*.*", l.last, func(e jetstream.KeyValueEntry) {
+	anew, err := l.store.b.Anew(ctx, stream, &l.read)
+	if err != nil {
+		return nil, err
+	}
+	if anew {
+		l.runs, l.before = map[string]Entry{}, nil
+	}
+	l.read.After, err = l.store.b.Entries(ctx, Bucket, "*.*", l.read.After, func(e jetstream.KeyValueEntry) {
 		if r, ok := parse(e); ok {
-			l.runs[e.Key()] = Entry{Run: r, Revision: e.Revision()}
+			l.runs[e.Key()] = Entry{Run: r, Revision: e.Revision(), Stored: e.Created()}
 		} else {
 			delete(l.runs, e.Key())
 		}

@@ -149,3 +149,25 @@ func TestLedgerIsCheap(t *testing.T) {
 	require.Less(t, after.InMsgs-before.InMsgs, uint64(10), "answers")
 	require.Less(t, after.InBytes-before.InBytes, uint64(8<<10), "bytes")
 }
+
+// TestLedgerOfANewBucket: if the bucket was deleted and created again, the ledger lists the runs of the
+// new one.
+func TestLedgerOfANewBucket(t *testing.T) {
+	y := begin(t, "r1", "1")
+	l := y.s.Ledger()
+	y.put()
+	runs, err := l.List(t.Context())
+	require.NoError(t, err)
+	require.Len(t, runs[name], 1)
+	require.NoError(t, y.b.JS.DeleteStream(t.Context(), stream))
+	require.NoError(t, broker.AwaitDeletion(t.Context()))
+	y.s, err = Open(t.Context(), y.b)
+	require.NoError(t, err)
+	y.r.ID = "r2"
+	y.put()
+	l.read.Compared = time.Now().Add(-time.Hour)
+	runs, err = l.List(t.Context())
+	require.NoError(t, err)
+	require.Len(t, runs[name], 1)
+	require.Equal(t, "r2", runs[name][0].ID)
+}
