@@ -115,8 +115,8 @@ func (r *Repository) merge(later Repository) {
 			t.Source = known.Source
 		}
 		t.Changed = known.Changed
-		if t.At != known.At {
-			t.Changed = t.Checked
+		if t.At != known.At && (!known.At.IsZero() || t.State == run.Copied || t.State == run.Tagged) {
+			t.Changed = t.Checked // otherwise, the destination had it before it was first looked at
 		}
 		t.Why = cut(t.Why)
 		tags[t.Name] = t

@@ -73,6 +73,17 @@ func TestCatalog(t *testing.T) {
 	require.Equal(t, run.Failed, only().Tags[1].State)
 }
 
+// TestFirstLook: a tag that the destination had before a worker first looked at it has not changed then.
+func TestFirstLook(t *testing.T) {
+	var r Repository
+	r.merge(seen(0, tag("1", first, run.Unchanged), tag("2", first, run.Kept), tag("3", first, run.Tagged)))
+	require.Zero(t, r.Tags[0].Changed)
+	require.Zero(t, r.Tags[1].Changed)
+	require.Equal(t, start, r.Tags[2].Changed)
+	r.merge(seen(time.Minute, tag("1", second, run.Unchanged)))
+	require.Equal(t, start.Add(time.Minute), r.Tags[0].Changed, "another client has moved it")
+}
+
 func TestConcurrent(t *testing.T) {
 	s, err := Open(t.Context(), brokertest.Embedded(t))
 	require.NoError(t, err)
