@@ -21,7 +21,7 @@ const (
 )
 
 // ErrTaken is returned if another process has, or may have, taken the lease.
-var ErrTaken = exit.Unfinished.New("another process carries out this plan")
+var ErrTaken = exit.Unfinished.New("another process carries out this plan, or the broker did not answer in time")
 
 // Holder is the process that carries out a plan. The zero Holder means none.
 type Holder struct {

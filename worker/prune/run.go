@@ -19,7 +19,8 @@ import (
 // error is ErrUndeleted, and another execution can try it again. Run then continues with the next
 // one, unless the registry deletes no manifests at all. If a registry is away, the error is
 // ErrAway, and no tag counts as failed because of it. If Busy returns an error, Run returns it.
-// Run notes its end at the broker, unless ctx has ended: another execution is to continue then.
+// Run notes its end at the broker, unless ctx has ended, or the error is ErrTaken: another execution is to
+// continue then.
 func (x *Execution) Run(ctx context.Context, p Plan, lease *Lease) (Outcome, error) {
 	asked := ctx
 	ctx, cancel := context.WithCancelCause(ctx)
@@ -41,7 +42,7 @@ func (x *Execution) Run(ctx context.Context, p Plan, lease *Lease) (Outcome, err
 	if err != nil {
 		last.Why = strings.TrimPrefix(outcome.Reason(err), "unfinished: ") // as Finished shows
 	}
-	if asked.Err() != nil {
+	if asked.Err() != nil || errors.Is(err, ErrTaken) {
 		last = nil
 	}
 	if released := lease.Release(context.WithoutCancel(ctx), last); err == nil {
