@@ -2,6 +2,8 @@ package command
 
 import (
 	"errors"
+	"fmt"
+	"math"
 	"strconv"
 	"strings"
 	"time"
@@ -55,9 +57,20 @@ type job struct {
 	defaults    selection.Selection
 }
 
+// maxNumber is the largest number of a setting, as in a list.
+const maxNumber = math.MaxInt32
+
 // Validate implements config.Validator.
 func (j *job) Validate() []error {
 	var bad []error
+	for _, number := range []struct {
+		variable string
+		n        uint
+	}{{"CHUNK_SIZE", j.Size}, {"CHUNK_NUMBER", j.Number}, {"LIMIT", j.Limit}} {
+		if number.n > maxNumber {
+			bad = append(bad, config.Bad(number.variable, strconv.FormatUint(uint64(number.n), 10), fmt.Sprintf("a whole number, 0 to %d", maxNumber)))
+		}
+	}
 	if j.Interval < 0 {
 		bad = append(bad, config.Bad("CHUNK_INTERVAL", "", "a duration such as 90s, 10m or 4h"))
 	}

@@ -70,6 +70,17 @@ func TestBadVariablesAreNamed(t *testing.T) {
 
 	_, err = planOf(t, "", map[string]string{"LIMIT": "many"})
 	require.ErrorContains(t, err, `LIMIT="many": expected a whole number, 0 or more`)
+
+	// A larger number would be negative in a plan, or would not fit into a message.
+	for _, variable := range []string{"CHUNK_SIZE", "CHUNK_NUMBER", "LIMIT"} {
+		t.Setenv(variable, "18446744073709551615")
+		var s settings
+		require.ErrorContains(t, config.Load(&s.job), variable+`="18446744073709551615": expected a whole number, 0 to 2147483647`)
+		t.Setenv(variable, "2147483647")
+		_, err := planOf(t, "containers: [nginx]", map[string]string{"LIMIT": "2147483647"})
+		require.NoError(t, err)
+		t.Setenv(variable, "")
+	}
 }
 
 // TestPublished: the output has the time of the last chunk if that is not due at once.

@@ -61,7 +61,12 @@ func checkText(data []byte) *problem {
 		return &problem{Message: "the list is in UTF-16, expected UTF-8"}
 	}
 	if i := bytes.IndexFunc(data, isControl); i >= 0 {
-		return &problem{Line: lineAt(data, i), Message: fmt.Sprintf("control character 0x%02x; this is not a text file", data[i])}
+		r, _ := utf8.DecodeRune(data[i:])
+		what := "this is not a text file"
+		if r >= utf8.RuneSelf { // often a dash or a quote of another encoding
+			what = "was the list converted from another encoding?"
+		}
+		return &problem{Line: lineAt(data, i), Message: fmt.Sprintf("control character 0x%02x; %s", r, what)}
 	}
 	if i := invalidUTF8(data); i >= 0 {
 		return &problem{Line: lineAt(data, i), Message: fmt.Sprintf("byte 0x%02x is not UTF-8; is the list in another encoding?", data[i])}
@@ -83,9 +88,9 @@ func looksLikeUTF16(data []byte) bool {
 	return bom || (data[0] == 0) != (data[1] == 0)
 }
 
-// isControl reports whether r is an ASCII character that YAML forbids (YAML 1.2, section 5.1).
+// isControl reports whether r is a character that YAML forbids (YAML 1.2, section 5.1).
 func isControl(r rune) bool {
-	return r < ' ' && r != '\t' && r != '\n' && r != '\r' || r == '\x7f'
+	return r < ' ' && r != '\t' && r != '\n' && r != '\r' || r >= '\x7f' && r < '\u00a0' && r != '\u0085' || r == '\ufffe' || r == '\uffff'
 }
 
 func invalidUTF8(data []byte) int {
@@ -104,20 +109,26 @@ func lineAt(data []byte, offset int) int {
 }
 
 func syntaxProblem(data []byte, err error) *problem {
+	line, message := Syntax(data, err)
+	return &problem{Line: line, Message: message}
+}
+
+// Syntax describes an error of yaml.v3 in a text. The line is counted from 1; it is 0 if the error has none.
+func Syntax(data []byte, err error) (line int, message string) {
 	text := err.Error()
 	match := yamlLine.FindStringSubmatch(text)
 	if match == nil {
-		return &problem{Message: "broken YAML: " + text}
+		return 0, "broken YAML: " + text
 	}
-	line, _ := strconv.Atoi(match[1])
+	line, _ = strconv.Atoi(match[1])
 	text = text[len(match[0]):]
 	if parserError.MatchString(text) {
 		line++
 	}
 	if isTabbed(data, line) {
-		return &problem{Line: line, Message: "broken YAML: the line is indented with a tab, expected spaces"}
+		return line, "broken YAML: the line is indented with a tab, expected spaces"
 	}
-	return &problem{Line: line, Message: "broken YAML: " + text}
+	return line, "broken YAML: " + text
 }
 
 // isTabbed reports whether the indentation of a line contains a tab.

@@ -177,7 +177,15 @@ type listError struct {
 	Problems []problem
 }
 
+// newError returns the error for problems. It names each once: a mistake in an anchor is found at each
+// alias.
 func newError(source string, problems []problem) *listError {
+	known := map[problem]bool{}
+	problems = slices.DeleteFunc(problems, func(p problem) bool {
+		before := known[p]
+		known[p] = true
+		return before
+	})
 	slices.SortStableFunc(problems, func(a, b problem) int { return cmp.Compare(a.Line, b.Line) })
 	return &listError{Source: source, Problems: problems}
 }

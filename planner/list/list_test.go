@@ -180,6 +180,8 @@ func TestParseRefuses(t *testing.T) {
 		"UTF-16":              {utf16Text("\ufeffcontainers: [a]\n"), "s: the list is in UTF-16, expected UTF-8"},
 		"UTF-16 without mark": {utf16Text("containers: [a]\n"), "s: the list is in UTF-16, expected UTF-8"},
 		"NUL":                 {"containers:\n- a\x00\n", "s:2: control character 0x00; this is not a text file"},
+		"C1":                  {"a: 1\n# a \u0096 b\ncontainers: [a]\n", "s:2: control character 0x96; was the list converted from another encoding?"},
+		"no character":        {"a: 1\n\ncontainers: [a\uffff]\n", "s:3: control character 0xffff"},
 		"too large":           {"# " + strings.Repeat("x", list.MaxBytes), "s: the list is larger than 16 MiB"},
 		"bomb":                {bomb() + "containers: [a]\n", "the list expands to more than 1000000 YAML nodes"},
 		"bomb as entries":     {bomb() + "containers: *l8\n", "the list expands to more than 1000000 YAML nodes"},
@@ -247,4 +249,16 @@ func FuzzParse(f *testing.F) {
 			seen[id] = true
 		}
 	})
+}
+
+// TestMistakeInAnAnchor: a mistake in an anchor is reported once, however many entries use it.
+func TestMistakeInAnAnchor(t *testing.T) {
+	_, err := list.Parse([]byte(`x: &x
+  platform: [linux/amd64]
+containers:
+- {<<: *x, image: nginx}
+- {<<: *x, image: redis}
+- {<<: *x, image: redis}
+`), "s", dest, selection.Selection{})
+	require.EqualError(t, err, `s:2: unknown key "platform"; is "platforms" meant?`)
 }

@@ -12,6 +12,7 @@ import (
 
 	"gopkg.in/yaml.v3"
 
+	"github.com/osism/skopeo-worker/planner/list"
 	"github.com/osism/skopeo-worker/shared/reference"
 	"github.com/osism/skopeo-worker/worker/prune"
 )
@@ -46,9 +47,9 @@ func (e *Error) Unwrap() error { return prune.ErrPlan }
 // Read parses a plan in YAML or JSON. The source is its path, for messages. The error wraps
 // prune.ErrPlan.
 func Read(data []byte, source string) (prune.Plan, error) {
-	root, err := document(data)
-	if err != nil {
-		return prune.Plan{}, &Error{source, []problem{{Text: err.Error()}}}
+	root, bad := document(data)
+	if bad != nil {
+		return prune.Plan{}, &Error{source, []problem{*bad}}
 	}
 	var r reader
 	p := r.plan(root)
@@ -62,21 +63,22 @@ func Read(data []byte, source string) (prune.Plan, error) {
 	return p, nil
 }
 
-var (
-	errEmpty  = errors.New("the plan is empty")
-	errSecond = errors.New("it has more than one YAML document")
-)
-
-func document(data []byte) (*yaml.Node, error) {
+func document(data []byte) (*yaml.Node, *problem) {
 	decoder := yaml.NewDecoder(bytes.NewReader(data))
-	var doc yaml.Node
-	if err := decoder.Decode(&doc); errors.Is(err, io.EOF) {
-		return nil, errEmpty
-	} else if err != nil {
-		return nil, fmt.Errorf("broken %w", err)
+	var doc, second yaml.Node
+	err := decoder.Decode(&doc)
+	if errors.Is(err, io.EOF) {
+		return nil, &problem{Text: "the plan is empty"}
 	}
-	if err := decoder.Decode(new(yaml.Node)); !errors.Is(err, io.EOF) {
-		return nil, errSecond
+	if err == nil {
+		err = decoder.Decode(&second)
+	}
+	switch {
+	case err == nil:
+		return nil, &problem{Line: second.Line, Text: "a second YAML document starts here, expected one"}
+	case !errors.Is(err, io.EOF):
+		line, text := list.Syntax(data, err)
+		return nil, &problem{Line: line, Text: text}
 	}
 	return doc.Content[0], nil
 }

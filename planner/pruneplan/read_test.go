@@ -120,9 +120,12 @@ func TestSchema(t *testing.T) {
 // TestStricter: the reader also refuses mistakes that a schema cannot express.
 func TestStricter(t *testing.T) {
 	for text, says := range map[string]string{
-		asYAML(t, whole) + "---\na: b\n": "more than one YAML document",
+		asYAML(t, empty) + "---\na: b\n": "plan.yaml:11: a second YAML document starts here, expected one",
+		asYAML(t, empty) + "]\n":         "plan.yaml:11: broken YAML: did not find expected",
+		"version: 1\nleft: [\na\n- b\n":  "plan.yaml:2: broken YAML: did not find expected ',' or ']'",
+		"version: 1\n\tmirror: a\n":      "plan.yaml:2: broken YAML: the line is indented with a tab, expected spaces",
 		asYAML(t, whole) + "left: []\n":  `duplicate key "left"`,
-		"version: 1\n  mirror: a\n":      "broken yaml: ",
+		"version: 1\n  mirror: a\n":      "plan.yaml:2: broken YAML: ",
 		strings.Replace(asYAML(t, whole), "destination: registry.example.com:5000/mirror", "destination: registry.example.com:5000/other", 1): "is not below registry.example.com:5000/other",
 		strings.Replace(strings.Replace(asYAML(t, whole), "why: it stays", "why: &a it stays", 1), "why: it stays", "why: *a", 1):             "found an alias",
 	} {
