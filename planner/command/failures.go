@@ -296,14 +296,16 @@ func (se *session) republish(ctx context.Context, f *failureFilter, out io.Write
 		return r, err
 	}
 	if err := prune.Await(ctx, se.Broker, "", se.heldBack); err != nil {
-		return r, errors.Join(err, se.noteRepublished(context.WithoutCancel(ctx), r))
+		_, noted := se.noteRepublished(ctx, r)
+		return r, errors.Join(err, noted)
 	}
 	done, err := se.failures.Republish(ctx, se.name, r.ID, f.match)
 	for _, repository := range done.Taken {
 		_, _ = fmt.Fprintf(out, "%s: republished or removed by another process already.\n", repository)
 	}
 	r.Chunks, r.Entries, r.Published = done.Chunks, done.Images, true
-	if noted := se.noteRepublished(ctx, r); err == nil {
+	r, noted := se.noteRepublished(ctx, r)
+	if err == nil {
 		err = noted
 	}
 	if err == nil && done.Chunks == 0 && len(done.Taken) == 0 {
@@ -316,19 +318,40 @@ func (se *session) republish(ctx context.Context, f *failureFilter, out io.Write
 	return r, err
 }
 
-// noteRepublished stores the numbers of a republish. If it has published nothing, it deletes the run.
-func (se *session) noteRepublished(ctx context.Context, r run.Run) error {
+// noteTimeout bounds how long a republish takes to store its numbers, even if it was interrupted.
+const noteTimeout = 10 * time.Second
+
+// noteRepublished stores the numbers of a republish, and returns the run as it is stored. If it has
+// published nothing, it deletes the run. If another process has cancelled the run meanwhile, it returns
+// errUnfinished.
+func (se *session) noteRepublished(ctx context.Context, r run.Run) (run.Run, error) {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), noteTimeout)
+	defer cancel()
 	if r.Chunks > 0 {
-		return se.runs.Put(ctx, r)
+		return se.published(ctx, r)
 	}
 	// The broker may have stored a chunk, and only its answer was lost.
 	left, err := se.Count(ctx, subject.OfRun(r.Name, r.ID))
 	if err != nil {
-		return err
+		return r, err
 	}
 	begun, err := se.runs.AllProgress(ctx, r.Name, r.ID)
 	if err != nil || left > 0 || len(begun) > 0 {
-		return err
+		return r, err
 	}
-	return se.runs.Delete(ctx, r.Name, r.ID)
+	return r, se.runs.Delete(ctx, r.Name, r.ID)
+}
+
+// published stores the numbers of a republish that has published chunks.
+func (se *session) published(ctx context.Context, r run.Run) (run.Run, error) {
+	stored, err := se.runs.Update(ctx, r.Name, r.ID, func(known *run.Run) {
+		known.Chunks, known.Entries, known.Published, known.Interrupted = r.Chunks, r.Entries, true, false
+	})
+	switch {
+	case errors.Is(err, run.ErrNotFound): // another process took it for interrupted, or the bucket was deleted
+		return r, se.runs.Put(ctx, r)
+	case err == nil && stored.Ended != "":
+		return stored, fmt.Errorf("%w: run %s was %s while it was published; its images become failures again", errUnfinished, r.ID, stored.Ended)
+	}
+	return stored, err
 }

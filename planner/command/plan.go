@@ -184,9 +184,12 @@ func (p *planned) publish(ctx context.Context, se *session, force bool) (run.Run
 	if err := se.budget.SetLimits(ctx, p.name, p.limits); err != nil || len(p.chunks) == 0 {
 		return run.Run{}, err
 	}
+	// Listing namespaces may have taken minutes. The run is as old as its record, so that it does not look
+	// like one whose planner was killed.
+	now := time.Now()
 	r := run.Run{
-		Name: p.name, ID: run.NewID(p.started), Kind: run.KindPlan, Destination: p.destination,
-		Started: p.started.UTC(), FirstDue: p.started.UTC(), Fingerprint: p.fingerprint, Warnings: p.list.Warnings, FailedNamespaces: p.failedNamespaces(),
+		Name: p.name, ID: run.NewID(now), Kind: run.KindPlan, Destination: p.destination,
+		Started: now.UTC(), FirstDue: p.started.UTC(), Fingerprint: p.fingerprint, Warnings: p.list.Warnings, FailedNamespaces: p.failedNamespaces(),
 	}
 	if p.chunking.Full() {
 		r.Interval = p.chunking.Interval

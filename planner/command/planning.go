@@ -80,11 +80,21 @@ func (p *planning) first(ctx context.Context, times schedule.Schedule) (time.Tim
 	return time.Now(), nil
 }
 
+// next returns when this process plans a mirror next. It returns the zero time if there is no schedule, or
+// if this process does not plan that mirror.
+func (p *planning) next(mirror string) time.Time {
+	if mirror != p.session.name {
+		return time.Time{}
+	}
+	return p.state().Next
+}
+
 // settleEvery is how often planner serve looks for runs whose process was killed while it published
 // them.
 const settleEvery = 15 * time.Second
 
-// settle decides what becomes of runs that began before a time and were not published completely.
+// settle decides what becomes of runs that were stored before a time, by the broker's clock, and were not
+// published completely.
 func (p *planning) settle(ctx context.Context, before time.Time) {
 	ender := plan.Ender{Broker: p.session.Broker, Runs: p.session.runs, Failures: p.session.failures}
 	settled, err := ender.Settle(ctx, p.session.name, before)
@@ -102,8 +112,11 @@ func (p *planning) settleOthers(ctx context.Context) error {
 	ticker := time.NewTicker(settleEvery)
 	defer ticker.Stop()
 	for {
-		// This is earlier than the time at which the run would count as lost.
-		p.settle(ctx, time.Now().Add(-run.Publishing+3*settleEvery))
+		now, err := p.session.Broker.Time(ctx)
+		if err == nil {
+			// This is earlier than the time at which the run would count as lost.
+			p.settle(ctx, now.Add(-run.Publishing+3*settleEvery))
+		}
 		select {
 		case <-ctx.Done():
 			return nil

@@ -14,26 +14,29 @@ import (
 )
 
 // Settle decides what becomes of runs whose process was killed while it published them. These are runs
-// of the mirror name that began before the given time and are not published. It returns their new state.
+// of the mirror name that were stored before the given time, by the broker's clock, and are not published.
+// It returns their new state.
 //
 //   - A plan that lacks a chunk is cancelled, so that the next plan replaces it.
 //   - A republish keeps the chunks that it has published. Failures that it has not published are still
 //     recorded. If it has published no chunk, it is deleted.
 //   - A plan with all of its chunks counts as published.
 func (e *Ender) Settle(ctx context.Context, name string, before time.Time) ([]run.Run, error) {
-	runs, err := e.Runs.List(ctx, name)
+	entries, err := e.Runs.Entries(ctx, name)
 	if err != nil {
 		return nil, err
 	}
 	var settled []run.Run
-	for _, r := range runs {
-		if r.Published || r.Ended != "" || !r.Started.Before(before) {
+	for _, entry := range entries {
+		if entry.Published || entry.Ended != "" || !entry.Stored.Before(before) {
 			continue
 		}
-		if r, err = e.settle(ctx, r); err != nil && !errors.Is(err, run.ErrNotFound) {
-			return settled, fmt.Errorf("settling run %s: %w", r.ID, err)
+		switch r, err := e.settle(ctx, entry.Run); {
+		case err == nil:
+			settled = append(settled, r)
+		case !errors.Is(err, run.ErrNotFound): // its process has deleted it
+			return settled, fmt.Errorf("settling run %s: %w", entry.ID, err)
 		}
-		settled = append(settled, r)
 	}
 	return settled, nil
 }

@@ -168,7 +168,7 @@ func (s *Store) entry(ctx context.Context, name, id string) (Entry, error) {
 	if !ok {
 		return Entry{}, unknown
 	}
-	return Entry{Run: r, Revision: e.Revision()}, nil
+	return Entry{Run: r, Revision: e.Revision(), Stored: e.Created()}, nil
 }
 
 // parse reads a run from an entry. It returns false if the entry was deleted, is not a run, or
@@ -181,16 +181,29 @@ func parse(e jetstream.KeyValueEntry) (Run, bool) {
 
 // List returns the runs of a mirror name, the newest first.
 func (s *Store) List(ctx context.Context, name string) ([]Run, error) {
+	entries, err := s.Entries(ctx, name)
+	if err != nil {
+		return nil, err
+	}
 	var runs []Run
+	for _, e := range entries {
+		runs = append(runs, e.Run)
+	}
+	return runs, nil
+}
+
+// Entries is List with the entries of the runs.
+func (s *Store) Entries(ctx context.Context, name string) ([]Entry, error) {
+	var runs []Entry
 	_, err := s.b.Entries(ctx, Bucket, name+".*", 0, func(e jetstream.KeyValueEntry) {
 		if r, ok := parse(e); ok && !r.takenBack() {
-			runs = append(runs, r)
+			runs = append(runs, Entry{Run: r, Revision: e.Revision(), Stored: e.Created()})
 		}
 	})
 	if err != nil {
 		return nil, fmt.Errorf("listing the runs of %s: %w", name, err)
 	}
-	slices.SortFunc(runs, func(a, b Run) int { return strings.Compare(b.ID, a.ID) })
+	slices.SortFunc(runs, func(a, b Entry) int { return strings.Compare(b.ID, a.ID) })
 	return runs, nil
 }
 
