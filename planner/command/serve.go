@@ -137,7 +137,7 @@ func (se *session) serve(ctx context.Context, began time.Time, s *settings, prob
 		planning.settle(ctx, began)
 	}
 	group.Go(func() error { return planning.settleOthers(ctx) })
-	notifier, err := notify.New(ctx, s.notify, se.Broker, look, se.failures, changes, func() time.Time { return planning.state().Next }, log)
+	notifier, err := notify.New(ctx, s.notify, se.Broker, look, se.failures, changes, planning.next, log)
 	if err != nil {
 		return err
 	}

@@ -63,9 +63,9 @@ const (
 
 // ended returns the event of a run that has ended. failing are the images that have failed by then, and
 // before those that had failed when the run before ended. namespaces are the failed ones.
-func ended(mirror, run string, failing, before, vanished, namespaces []string, waiting int, at time.Time) event {
+func ended(mirror, run string, failing []string, before failed, vanished, namespaces []string, waiting int, at time.Time) event {
 	e := event{Version: eventVersion, Kind: kindDone, Mirror: mirror, Run: run, At: at, Failing: len(failing)}
-	e.New, e.Recovered = without(failing, before), without(before, failing)
+	e.New, e.Recovered = without(failing, before.has()), without(before.Images, failed{Images: failing}.has())
 	var b strings.Builder
 	switch {
 	case len(failing) == 0 && len(namespaces) > 0:
@@ -123,12 +123,8 @@ func name(b *strings.Builder, title string, all []string) {
 	}
 }
 
-func without(all, others []string) []string {
-	known := map[string]bool{}
-	for _, o := range others {
-		known[o] = true
-	}
-	return slices.DeleteFunc(slices.Clone(all), func(s string) bool { return known[s] })
+func without(all []string, known func(string) bool) []string {
+	return slices.DeleteFunc(slices.Clone(all), known)
 }
 
 func images(n int) string { return display.Count(n, "image", "images") }

@@ -38,7 +38,7 @@ type Notifier struct {
 	overview *overview.Reader
 	failures *failure.Store
 	changes  *change.Store
-	next     func() time.Time // see New
+	next     func(mirror string) time.Time // see New
 	log      *slog.Logger
 	now      func() time.Time
 
@@ -46,9 +46,9 @@ type Notifier struct {
 	problems []string
 }
 
-// New returns a notifier that stores events at a broker. next returns when the mirror is planned next,
-// or the zero time if there is no schedule.
-func New(ctx context.Context, c Config, b *broker.Broker, look *overview.Reader, failures *failure.Store, changes *change.Store, next func() time.Time, log *slog.Logger) (*Notifier, error) {
+// New returns a notifier that stores events at a broker. next returns when a mirror is planned next, or the
+// zero time if it has no schedule, or if another process plans it.
+func New(ctx context.Context, c Config, b *broker.Broker, look *overview.Reader, failures *failure.Store, changes *change.Store, next func(mirror string) time.Time, log *slog.Logger) (*Notifier, error) {
 	s, err := openStore(ctx, b)
 	if err != nil {
 		return nil, err
@@ -127,9 +127,9 @@ func (n *Notifier) runEnded(ctx context.Context, mirror string, r overview.Run) 
 	if err != nil {
 		return err
 	}
-	var before []string
+	var before failed
 	if len(earlier) > 0 {
-		before = earlier[len(earlier)-1].Images
+		before = earlier[len(earlier)-1].failed
 	}
 	changes, _, err := n.changes.List(ctx, mirror, r.ID)
 	if err != nil {
@@ -145,7 +145,7 @@ func (n *Notifier) runEnded(ctx context.Context, mirror string, r overview.Run) 
 			kept = append(kept, c)
 		}
 	}
-	e := stored{event: ended(mirror, r.ID, failing, before, vanished, r.Status.FailedNamespaces, r.Status.Images.Waiting, *r.Status.Finished), Images: failing[:min(len(failing), maxImages)]}
+	e := stored{event: ended(mirror, r.ID, failing, before, vanished, r.Status.FailedNamespaces, r.Status.Images.Waiting, *r.Status.Finished), failed: newFailed(failing)}
 	e.Silent = e.Kind == kindDone && n.config.On != onAlways
 	if len(kept) > 0 { // the key makes one event of the same moves in several runs
 		about := moved(mirror, r.ID, kept, *r.Status.Finished)
@@ -194,7 +194,7 @@ func (n *Notifier) mirror(ctx context.Context, m overview.Mirror) error {
 		}
 		add("stale."+m.Name+"."+key, event{Kind: kindStale, Title: "Mirror " + m.Name + " is stale", Text: text})
 	}
-	next := n.next()
+	next := n.next(m.Name)
 	for _, status := range m.Current {
 		for _, r := range status.Registries {
 			if next.IsZero() || r.EstimatedDone == nil || !r.EstimatedDone.After(next) || r.ToPull == 0 {

@@ -99,6 +99,14 @@ func newBench(t *testing.T) *bench {
 	return &bench{t: t, b: b, runs: runs, changes: changes, failures: failure.NewStore(b, quiet), budget: limits}
 }
 
+// nextOf is when this process plans a mirror next.
+func (b *bench) nextOf(name string) time.Time {
+	if name != mirror {
+		return time.Time{}
+	}
+	return b.next
+}
+
 func (b *bench) look(maxAge time.Duration) *overview.Reader {
 	look := overview.New(overview.Sources{Runs: b.runs, Failures: b.failures, Budget: b.budget}, mirror, maxAge)
 	return look
@@ -114,7 +122,7 @@ func (b *bench) notifier(urls, on string, maxAge time.Duration) process {
 	b.t.Helper()
 	c := Config{URLs: urls, On: on}
 	require.Empty(b.t, c.Validate())
-	n, err := New(b.t.Context(), c, b.b, b.look(maxAge), b.failures, b.changes, func() time.Time { return b.next }, slog.New(slog.DiscardHandler))
+	n, err := New(b.t.Context(), c, b.b, b.look(maxAge), b.failures, b.changes, b.nextOf, slog.New(slog.DiscardHandler))
 	require.NoError(b.t, err)
 	n.now = func() time.Time { return time.Now().Add(b.passed) }
 	return process{n, maxAge}
@@ -143,10 +151,12 @@ func (b *bench) ends(failing ...string) string {
 	require.NoError(b.t, b.changes.Add(b.t.Context(), mirror, r.ID, b.gone...))
 	_, err := b.failures.Forget(b.t.Context(), mirror, func(failure.Record, failure.Image) bool { return true })
 	require.NoError(b.t, err)
+	record := failure.Record{Repository: "quay.io/a/b", Registry: "quay.io", Run: r.ID}
 	for _, tag := range failing {
-		require.NoError(b.t, b.failures.Add(b.t.Context(), mirror, failure.Record{
-			Repository: "quay.io/a/b", Registry: "quay.io", Run: r.ID, Images: []failure.Image{{Source: "quay.io/a/b:" + tag, Destination: "d/a/b:" + tag, Reason: "away"}},
-		}))
+		record.Images = append(record.Images, failure.Image{Source: "quay.io/a/b:" + tag, Destination: "d/a/b:" + tag, Reason: "away"})
+	}
+	if len(failing) > 0 {
+		require.NoError(b.t, b.failures.Add(b.t.Context(), mirror, record))
 	}
 	return r.ID
 }
@@ -275,6 +285,8 @@ func TestStanding(t *testing.T) {
 	later := now.Add(24 * time.Hour)
 	status.Registries[0].EstimatedDone = &later
 	b.next = now.Add(time.Hour)
+	require.NoError(t, n.mirror(t.Context(), overview.Mirror{Name: "weekly", Current: []run.Status{status}}))
+	require.NotContains(t, kinds(), kindBudget, "another process plans it")
 	for range 2 {
 		require.NoError(t, n.mirror(t.Context(), overview.Mirror{Name: mirror, Current: []run.Status{status}}))
 	}
@@ -356,4 +368,44 @@ func TestMoved(t *testing.T) {
 	b.ends()
 	b.looks(n)
 	require.Len(t, in.take(), 1)
+}
+
+// TestRedirected: a message counts as sent only if the receiver has got it.
+func TestRedirected(t *testing.T) {
+	for status, arrives := range map[int]bool{301: false, 302: false, 303: false, 307: true, 308: true} {
+		i := newInbox(t)
+		redirects := httptest.NewServer(http.RedirectHandler(i.URL, status))
+		t.Cleanup(redirects.Close)
+		err := post(redirects.URL, event{Title: "moved"})
+		if arrives {
+			require.NoError(t, err, status)
+			require.Equal(t, "moved", i.take()[0].Title)
+			continue
+		}
+		require.ErrorIs(t, err, errRefused, status)
+		require.Empty(t, i.take(), status)
+	}
+}
+
+// TestManyFailures: of very many images that keep failing, none is new in the next run.
+func TestManyFailures(t *testing.T) {
+	b, in := newBench(t), newInbox(t)
+	n := b.notifier(in.URL, onProblems, 0)
+	var tags []string
+	for i := range maxImages + 50 {
+		tags = append(tags, fmt.Sprintf("%04d", i))
+	}
+	fails := func(new string) event {
+		b.ends(append(tags, new)...)
+		b.looks(n)
+		events := in.take()
+		require.Len(t, events, 1)
+		require.Equal(t, len(tags)+1, events[0].Failing)
+		return events[0]
+	}
+	require.Contains(t, fails("a").Text, fmt.Sprintf("%d of them new", len(tags)+1))
+	again := fails("b")
+	require.Equal(t, []string{"quay.io/a/b:b"}, again.New)
+	require.Empty(t, again.Recovered, "it is not listed")
+	require.Contains(t, again.Text, "1 of them new")
 }

@@ -18,6 +18,18 @@ const sendTimeout = 10 * time.Second
 // errRefused is returned if the receiver answers with an error.
 var errRefused = errors.New("refused")
 
+// poster sends events. It follows a redirect only if that keeps the method and the body: after any other
+// one, net/http would get the page there, which looks like a message that was sent.
+var poster = http.Client{CheckRedirect: func(r *http.Request, via []*http.Request) error {
+	if r.Method != http.MethodPost || len(via) >= maxRedirects {
+		return http.ErrUseLastResponse
+	}
+	return nil
+}}
+
+// maxRedirects is the limit of net/http.
+const maxRedirects = 10
+
 // post sends an event as JSON.
 func post(to string, e event) error {
 	data, err := json.Marshal(e)
@@ -31,7 +43,7 @@ func post(to string, e event) error {
 		return err
 	}
 	r.Header.Set("Content-Type", "application/json")
-	response, err := http.DefaultClient.Do(r)
+	response, err := poster.Do(r)
 	if err != nil {
 		var failed *url.Error
 		if errors.As(err, &failed) { // it contains the URL, which may have secrets

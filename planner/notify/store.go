@@ -27,8 +27,41 @@ const (
 type stored struct {
 	event
 	Silent bool `json:"silent,omitempty"` // it is not sent to any receiver
-	// Images are the failed images, for comparison with the next run.
-	Images []string `json:"images,omitempty"`
+	failed
+}
+
+const (
+	// maxOthers is how many images a failed has besides Images.
+	maxOthers = 50_000
+	// shortHash is how many digits of a hash identify one of them.
+	shortHash = 8
+)
+
+// failed are the images that had failed when a run ended, for comparison with the next run.
+type failed struct {
+	Images []string `json:"images,omitempty"` // at most maxImages
+	Others string   `json:"others,omitempty"` // the beginnings of the hashes of further images
+}
+
+func newFailed(images []string) failed {
+	first := images[:min(len(images), maxImages)]
+	var others strings.Builder
+	for _, image := range images[len(first):min(len(images), maxImages+maxOthers)] {
+		others.WriteString(hash(image)[:shortHash])
+	}
+	return failed{first, others.String()}
+}
+
+// has returns a function that reports whether an image had failed.
+func (f failed) has() func(image string) bool {
+	images, others := map[string]bool{}, map[string]bool{}
+	for _, image := range f.Images {
+		images[image] = true
+	}
+	for i := 0; i+shortHash <= len(f.Others); i += shortHash {
+		others[f.Others[i:i+shortHash]] = true
+	}
+	return func(image string) bool { return images[image] || others[hash(image)[:shortHash]] }
 }
 
 // delivery is the state of the message about an event to a receiver.
