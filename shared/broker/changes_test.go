@@ -204,3 +204,26 @@ func TestEmbeddedAliens(t *testing.T) {
 	require.Error(t, err)
 	require.NotErrorIs(t, err, jetstream.ErrMsgNotFound)
 }
+
+// TestChangesOverASlowLink: the time between two messages is bounded, and not that of all of them, which
+// depends on the link.
+func TestChangesOverASlowLink(t *testing.T) {
+	t.Parallel()
+	way := brokertest.Start(t).NewWay(t)
+	b := brokertest.Open(t, way.Config())
+	b.Conn.Opts.Timeout = time.Second
+	const messages = 20
+	for n := range messages {
+		m := nats.NewMsg(address(n).Under(subject.Plan))
+		m.Data = make([]byte, 32<<10)
+		_, err := b.Publish(t.Context(), m)
+		require.NoError(t, err)
+	}
+	way.Slow.Store(true)
+	seen := 0
+	began := time.Now()
+	_, err := b.Changes(t.Context(), broker.StreamName, "mirror.plan.>", 0, func(*jetstream.RawStreamMsg) error { seen++; return nil })
+	require.NoError(t, err)
+	require.Equal(t, messages, seen)
+	require.Greater(t, time.Since(began), b.Conn.Opts.Timeout)
+}

@@ -163,7 +163,11 @@ func (b *Broker) Changes(ctx context.Context, stream, subject string, after uint
 	}
 }
 
-// batch goes on by a batch of messages. It returns errForged before a forged one.
+// maxBatchTime is longer than any batch takes. natsext needs a bound.
+const maxBatchTime = time.Hour
+
+// batch goes on by a batch of messages. It returns errForged before a forged one. The time between two
+// messages is bounded, and not that of the whole batch, which may take long over a slow link.
 func (b *Broker) batch(ctx context.Context, stream, subject string, after uint64, see func(*jetstream.RawStreamMsg) error) (last uint64, err error) {
 	request, err := json.Marshal(map[string]any{
 		"seq": after + 1, "next_by_subj": subject, "batch": batchMessages, "max_bytes": batchBytes,
@@ -171,8 +175,12 @@ func (b *Broker) batch(ctx context.Context, stream, subject string, after uint64
 	if err != nil {
 		return after, err
 	}
+	waiting, stop := context.WithTimeout(undated{ctx}, maxBatchTime)
+	defer stop()
+	late := time.AfterFunc(b.Conn.Opts.Timeout, stop)
+	defer late.Stop()
 	status := ""
-	answers, err := natsext.RequestMany(undated{ctx}, b.Conn, jetstream.DefaultAPIPrefix+"DIRECT.GET."+stream, request,
+	answers, err := natsext.RequestMany(waiting, b.Conn, jetstream.DefaultAPIPrefix+"DIRECT.GET."+stream, request,
 		natsext.RequestManySentinel(func(m *nats.Msg) bool {
 			if m.Header.Get(jetstream.StreamHeader) == "" {
 				status = m.Header.Get(headerStatus)
@@ -183,6 +191,10 @@ func (b *Broker) batch(ctx context.Context, stream, subject string, after uint64
 		return after, err
 	}
 	for answer, err := range answers {
+		if err != nil && waiting.Err() != nil {
+			break
+		}
+		late.Reset(b.Conn.Opts.Timeout)
 		var m *jetstream.RawStreamMsg
 		if err == nil {
 			m, err = direct(answer)

@@ -6,15 +6,18 @@ import (
 	"net/url"
 	"sync/atomic"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/require"
 
 	"github.com/osism/skopeo-worker/shared/broker"
 )
 
-// Way is a way to a server. While it is muted, the answers of the server are lost.
+// Way is a way to a server. While it is muted, the answers of the server are lost. While it is slow, each
+// 32 KiB of them take a tenth of a second.
 type Way struct {
 	Muted  atomic.Bool
+	Slow   atomic.Bool
 	server *Server
 	url    string
 }
@@ -63,6 +66,9 @@ type answers struct {
 func (a answers) Write(data []byte) (int, error) {
 	if a.way.Muted.Load() {
 		return len(data), nil
+	}
+	if a.way.Slow.Load() {
+		time.Sleep(100 * time.Millisecond)
 	}
 	return a.client.Write(data)
 }
