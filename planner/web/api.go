@@ -36,9 +36,9 @@ func (s *Server) apiRoutes() map[string]http.HandlerFunc {
 			return site.Overview.Now(r.Context())
 		}),
 		"GET /api/v1/mirrors/{mirror}/failures":                s.apiOf(apiFailures),
-		"GET /api/v1/mirrors/{mirror}/repositories":            s.apiOf(apiRepositories),
+		"GET /api/v1/mirrors/{mirror}/repositories":            s.apiOf(apiRepositories, checkPart, checkState),
 		"GET /api/v1/mirrors/{mirror}/waiting":                 s.apiOf(apiWaiting),
-		"GET /api/v1/mirrors/{mirror}/runs":                    s.apiOf(apiRuns),
+		"GET /api/v1/mirrors/{mirror}/runs":                    s.apiOf(apiRuns, checkPart),
 		"GET /api/v1/mirrors/{mirror}/runs/{run}":              s.apiOf(apiRun),
 		"GET /api/v1/mirrors/{mirror}/runs/{run}/changes":      s.apiOf(apiChanges),
 		"GET /api/v1/mirrors/{mirror}/pruning":                 s.apiOf(apiPruning),
@@ -80,8 +80,11 @@ func (s *Server) api(look func(*http.Request, *Site) (any, error)) http.HandlerF
 
 // apiOf is api for a path that names a mirror. The error is overview.ErrUnknown if the mirror is
 // unknown.
-func (s *Server) apiOf(look func(ctx context.Context, site *Site, mirror string, r *http.Request) (any, error)) http.HandlerFunc {
+func (s *Server) apiOf(look func(ctx context.Context, site *Site, mirror string, r *http.Request) (any, error), checks ...check) http.HandlerFunc {
 	return s.api(func(r *http.Request, site *Site) (any, error) {
+		if err := checkAll(r, checks); err != nil {
+			return nil, err
+		}
 		p, err := pageAbout(r.Context(), site, r.PathValue("mirror"))
 		if err != nil {
 			return nil, err
@@ -149,6 +152,11 @@ func partOf(r *http.Request, most int) (skip, count int, err error) {
 		}
 	}
 	return skip, min(count, most), nil
+}
+
+func checkPart(r *http.Request) error {
+	_, _, err := partOf(r, 0)
+	return err
 }
 
 func apiRepositories(ctx context.Context, site *Site, mirror string, r *http.Request) (any, error) {

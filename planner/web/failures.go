@@ -2,6 +2,7 @@ package web
 
 import (
 	"cmp"
+	"fmt"
 	"math"
 	"net/http"
 	"slices"
@@ -139,16 +140,32 @@ type paging struct {
 	from, to    int
 }
 
-// newPaging parses the page number in the query.
+// pageNumber returns the number of the part of a list that the query names, the first one by default.
+func pageNumber(r *http.Request) (int, error) {
+	text := r.URL.Query().Get("page")
+	if text == "" {
+		return 1, nil
+	}
+	n, err := strconv.Atoi(text)
+	if err != nil || n < 1 {
+		return 0, fmt.Errorf("%w: page: expected a number, 1 or more", errBadRequest)
+	}
+	return n, nil
+}
+
+func checkPage(r *http.Request) error {
+	_, err := pageNumber(r)
+	return err
+}
+
+// newPaging returns the part of a list that the query names.
 func newPaging(r *http.Request, total, size int) (paging, error) {
 	p := paging{Page: 1, Pages: max(1, (total+size-1)/size)}
-	if text := r.URL.Query().Get("page"); text != "" {
-		n, err := strconv.Atoi(text)
-		if err != nil || n < 1 {
-			return p, errBadRequest
-		}
-		p.Page = min(n, p.Pages)
+	n, err := pageNumber(r)
+	if err != nil {
+		return p, err
 	}
+	p.Page = min(n, p.Pages)
 	p.from = min((p.Page-1)*size, total)
 	p.to = min(p.from+size, total)
 	return p, nil

@@ -59,12 +59,18 @@ func images(site *Site, p mirrorPage, r *http.Request) (view, error) {
 	return view{Template: "images", Title: "Images", Data: v}, nil
 }
 
+// checkState checks the state by which a request filters repositories.
+func checkState(r *http.Request) error {
+	state := r.URL.Query().Get("state")
+	if state != "" && !slices.Contains(filterStates, run.Outcome(state)) {
+		return fmt.Errorf("%w: there is no such state", errBadRequest)
+	}
+	return nil
+}
+
 // find returns the repositories that match the text and the state in the query of a request.
 func find(ctx context.Context, site *Site, mirror string, r *http.Request) (all []catalog.Repository, text, state string, err error) {
 	text, state = strings.TrimSpace(r.URL.Query().Get("q")), r.URL.Query().Get("state")
-	if state != "" && !slices.Contains(filterStates, run.Outcome(state)) {
-		return nil, "", "", fmt.Errorf("%w: there is no such state", errBadRequest)
-	}
 	all, err = site.Catalog.List(ctx, mirror)
 	all = slices.DeleteFunc(all, func(r catalog.Repository) bool {
 		return !is(r, run.Outcome(state)) || !holds(r, strings.ToLower(text))

@@ -159,7 +159,7 @@ func (s *Server) handler(probes http.Handler) http.Handler {
 	users.Handle("GET /metrics", probes)
 	users.HandleFunc("GET /{$}", s.page(now))
 	users.HandleFunc("GET /failures", s.pageOf(failures))
-	users.HandleFunc("GET /images", s.pageOf(images))
+	users.HandleFunc("GET /images", s.pageOf(images, checkState))
 	users.HandleFunc("GET /images/waiting", s.pageOf(waitingTags))
 	users.HandleFunc("GET /runs", s.pageOf(runs))
 	users.HandleFunc("GET /runs/{run}", s.pageOf(runPage))
@@ -248,10 +248,17 @@ func (s *Server) page(render func(*Site, *http.Request) (view, error)) http.Hand
 	}
 }
 
+// check returns errBadRequest if a parameter in the query of a request is invalid. It uses no broker, so
+// that a mistake gets the same answer while the broker is away.
+type check func(*http.Request) error
+
 // pageOf is page for the mirror that the query of the request names. The default is the one that this
-// process plans.
-func (s *Server) pageOf(render func(*Site, mirrorPage, *http.Request) (view, error)) http.HandlerFunc {
+// process plans. All of these pages have a list of several parts.
+func (s *Server) pageOf(render func(*Site, mirrorPage, *http.Request) (view, error), checks ...check) http.HandlerFunc {
 	return s.page(func(site *Site, r *http.Request) (view, error) {
+		if err := checkAll(r, append(checks, checkPage)); err != nil {
+			return view{}, err
+		}
 		p, err := pageAbout(r.Context(), site, cmp.Or(r.URL.Query().Get("mirror"), site.Mirror))
 		if err != nil {
 			return view{}, err
@@ -259,6 +266,15 @@ func (s *Server) pageOf(render func(*Site, mirrorPage, *http.Request) (view, err
 		v, err := render(site, p, r)
 		return p.view(v), err
 	})
+}
+
+func checkAll(r *http.Request, checks []check) error {
+	for _, c := range checks {
+		if err := c(r); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // statusOf returns the status of the answer for an error. It reports false if the request did not

@@ -77,6 +77,14 @@ func (v view) PageLink(page int) string {
 	return v.Path + "?" + query.Encode()
 }
 
+// Alike returns the path of the same page of other mirrors. A run belongs to one mirror.
+func (v view) Alike() string {
+	if v.Section("/runs") {
+		return "/runs"
+	}
+	return v.Path
+}
+
 // Section reports whether the page is at the path or below it.
 func (v view) Section(path string) bool {
 	return v.Path == path || path != "/" && strings.HasPrefix(v.Path, path+"/")
