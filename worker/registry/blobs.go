@@ -182,6 +182,7 @@ func (c *Client) sendOpen(ctx context.Context, call *call) (answer, error) {
 	read, judged := make(chan error, 1), make(chan struct{})
 	go func() {
 		defer close(judged)
+		growStack(0)
 		ended <- c.guard(ctx, call.guarded(), func() error {
 			got, err := c.sendNow(ctx, call)
 			if err != nil {

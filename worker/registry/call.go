@@ -125,6 +125,7 @@ func statusOf(err error) int {
 // send sends a call when the guard permits it. Any status but 2xx is an error. The error wraps an
 // *Error.
 func (c *Client) send(ctx context.Context, call *call) (answer, error) {
+	growStack(0)
 	switch {
 	case c.guard == nil:
 		return c.sendNow(ctx, call)
@@ -144,6 +145,20 @@ func (c *Client) send(ctx context.Context, call *call) (answer, error) {
 		err = declined
 	}
 	return got, call.wrap(err)
+}
+
+// stackOfCall is how much stack a request needs, in bytes.
+const stackOfCall = 10 << 10
+
+// growStack makes room on the stack of the goroutine for a request. Most requests are sent by goroutines
+// that have just begun. Without it, the stack would grow in several steps while the request is sent, and
+// each step adjusts all frames. i may have any value below stackOfCall; it keeps the compiler from
+// removing the array.
+//
+//go:noinline
+func growStack(i int) byte {
+	var room [stackOfCall]byte
+	return room[i]
 }
 
 // guarded returns the call as the guard sees it.
