@@ -68,7 +68,10 @@ func variables(settings []any) iter.Seq2[string, reflect.StructTag] {
 func near(name, ours string) bool {
 	words, want := strings.FieldsFunc(strings.ToUpper(name), separator), strings.Split(ours, "_")
 	bare, target := strings.Join(words, ""), strings.Join(want, "")
-	distance := edlib.OSADamerauLevenshteinDistance(bare, target)
+	distance := max(len(bare)-len(target), len(target)-len(bare)) // at least
+	if distance <= 2 {
+		distance = edlib.OSADamerauLevenshteinDistance(bare, target)
+	}
 	if distance == 0 || distance == 1 && len(target) >= oneMistake || distance == 2 && len(target) >= twoMistakes {
 		return true
 	}

@@ -4,7 +4,6 @@ import (
 	"crypto/x509"
 	"errors"
 	"net/http"
-	"regexp"
 	"strings"
 
 	"github.com/osism/skopeo-worker/shared/reference"
@@ -69,10 +68,10 @@ func Missing(err error) bool {
 		return errors.Is(asked, registry.ErrNotFound)
 	}
 	copied := (*skopeo.Error)(nil)
-	return errors.As(err, &copied) && missing.MatchString(copied.Reason)
+	return errors.As(err, &copied) && missing().MatchString(copied.Reason)
 }
 
-var missing = regexp.MustCompile(`(?i)` + said + `(?:manifest|name|repository name|blob) unknown|` + status + `404`)
+var missing = lazily(`(?i)` + said + `(?:manifest|name|repository name|blob) unknown|` + status + `404`)
 
 // Untrusted reports whether an error means that a registry does not speak TLS, or has a
 // certificate that cannot be verified.
@@ -81,15 +80,15 @@ func Untrusted(err error) bool {
 		return errors.Is(asked, registry.ErrCertificate) || errors.Is(asked, registry.ErrPlainHTTP)
 	}
 	copied := (*skopeo.Error)(nil)
-	return errors.As(err, &copied) && (plainHTTP.MatchString(copied.Reason) || untrusted.MatchString(copied.Reason))
+	return errors.As(err, &copied) && (plainHTTP().MatchString(copied.Reason) || untrusted().MatchString(copied.Reason))
 }
 
 func suspectAnswer(asked *registry.Error) (Why, bool) {
 	text := asked.Err.Error()
 	switch {
-	case asked.Status == http.StatusInsufficientStorage, asked.Status >= http.StatusBadRequest && fullWords.MatchString(text):
+	case asked.Status == http.StatusInsufficientStorage, asked.Status >= http.StatusBadRequest && fullWords().MatchString(text):
 		return Full, true
-	case asked.Status >= http.StatusBadRequest && readOnlyWords.MatchString(text), asked.Op == registry.OpPut && asked.Status == http.StatusMethodNotAllowed:
+	case asked.Status >= http.StatusBadRequest && readOnlyWords().MatchString(text), asked.Op == registry.OpPut && asked.Status == http.StatusMethodNotAllowed:
 		return ReadOnly, true
 	case errors.Is(asked, registry.ErrUnavailable), errors.Is(asked, registry.ErrUnexpected), errors.Is(asked, registry.ErrPage):
 		return Trouble, true
@@ -99,55 +98,55 @@ func suspectAnswer(asked *registry.Error) (Why, bool) {
 	case errors.Is(asked, registry.ErrUnauthorized):
 		return Unauthorized, true
 	case errors.Is(asked, registry.ErrDenied), asked.Status == http.StatusRequestEntityTooLarge:
-		return Denied, !immutableWords.MatchString(text)
+		return Denied, !immutableWords().MatchString(text)
 	}
 	return 0, false
 }
 
 // Words in the error messages of registries.
 var (
-	fullWords = regexp.MustCompile(`(?i)\bquota\b|\binsufficient storage\b|\bno space left\b|` +
+	fullWords = lazily(`(?i)\bquota\b|\binsufficient storage\b|\bno space left\b|` +
 		`\b(?:storage|disk|capacity)\b.*\b(?:exceed|full|limit)|\bexceed.*\b(?:storage|capacity|upper limit)`)
-	readOnlyWords  = regexp.MustCompile(`(?i)\bread[- ]?only\b|\bmaintenance\b`)
-	immutableWords = regexp.MustCompile(`(?i)immutab|already exists|overwrit`)
+	readOnlyWords  = lazily(`(?i)\bread[- ]?only\b|\bmaintenance\b`)
+	immutableWords = lazily(`(?i)immutab|already exists|overwrit`)
 )
 
 // names matches repositories, URLs and files in skopeo's messages.
-var names = regexp.MustCompile(`repository \S+:|\S*/\S*`)
+var names = lazily(`repository \S+:|\S*/\S*`)
 
 // suspicions are compared with skopeo's messages in this order; the first match counts.
 var suspicions = []struct {
-	words   *regexp.Regexp // for the message without names
-	pattern *regexp.Regexp // for the whole message
-	at      skopeo.Side    // Neither means both
+	words   pattern     // for the message without names
+	pattern pattern     // for the whole message
+	at      skopeo.Side // Neither means both
 	suspect bool
 	why     Why
 }{
-	{words: regexp.MustCompile(`(?i)no space left on device`)}, // on this machine
+	{words: lazily(`(?i)no space left on device`)}, // on this machine
 	{words: immutableWords},
-	{words: fullWords, pattern: regexp.MustCompile(status + `507`), suspect: true, why: Full},
+	{words: fullWords, pattern: lazily(status + `507`), suspect: true, why: Full},
 	// The destination would refuse any other layer, too.
-	{words: readOnlyWords, pattern: regexp.MustCompile(`(?i)^writing blob: .*(?:` + said + `unsupported\b|` + status + `405)`),
+	{words: readOnlyWords, pattern: lazily(`(?i)^writing blob: .*(?:` + said + `unsupported\b|` + status + `405)`),
 		at: skopeo.Destination, suspect: true, why: ReadOnly},
-	{pattern: regexp.MustCompile(noRegistry + `|` + status + `(?:5\d\d|408|20[04] )|certificate has expired|stopped after \d+ redirects|` +
+	{pattern: lazily(noRegistry + `|` + status + `(?:5\d\d|408|20[04] )|certificate has expired|stopped after \d+ redirects|` +
 		// No answer, or an incomplete one.
 		`^stalled: |connection refused|connection reset|broken pipe|no such host|server misbehaving|network is unreachable|no route to host|` +
 		`i/o timeout|TLS handshake timeout|Client\.Timeout|context deadline exceeded|unexpected EOF|: EOF$|GOAWAY|: tls: |` +
 		`server closed idle connection|use of closed network connection|` +
 		// An HTML page has another digest.
 		`(?i:does not match provided manifest digest|digest did not match)`), suspect: true, why: Trouble},
-	{pattern: regexp.MustCompile(`(?i)` + said + `(?:unauthorized|authentication required|invalid username/password)\b|` + status + `401`),
+	{pattern: lazily(`(?i)` + said + `(?:unauthorized|authentication required|invalid username/password)\b|` + status + `401`),
 		suspect: true, why: Unauthorized},
-	{pattern: regexp.MustCompile(`(?i)` + said + `denied\b|` + status + `4(?:03|13)`), suspect: true, why: Denied},
+	{pattern: lazily(`(?i)` + said + `denied\b|` + status + `4(?:03|13)`), suspect: true, why: Denied},
 }
 
 func suspectCopy(text string, destination bool) (Why, bool) {
-	words := names.ReplaceAllString(text, "")
+	words := names().ReplaceAllString(text, "")
 	for _, s := range suspicions {
 		if s.at == skopeo.Destination && !destination {
 			continue
 		}
-		if s.words != nil && s.words.MatchString(words) || s.pattern != nil && s.pattern.MatchString(text) {
+		if s.words != nil && s.words().MatchString(words) || s.pattern != nil && s.pattern().MatchString(text) {
 			return s.why, s.suspect
 		}
 	}
