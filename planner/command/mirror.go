@@ -114,7 +114,7 @@ type shown struct {
 
 // work runs a worker in this process until the run is over.
 func (se *session) work(ctx context.Context, s *settings, e *service.Endpoint, r run.Run, to shown) error {
-	w, err := service.New(ctx, e, se.Broker, s.worker, s.registries, s.trust, se.log)
+	w, err := service.New(ctx, e, se.Broker, se.budget, s.worker, s.registries, s.trust, se.log)
 	if err != nil {
 		return err
 	}

@@ -108,7 +108,7 @@ func unlessStopped(ctx context.Context, err error) error {
 func (se *session) serve(ctx context.Context, began time.Time, s *settings, probes *service.Endpoint, page *web.Server, log *slog.Logger) error {
 	group, ctx := errgroup.WithContext(ctx)
 	if se.Embedded() {
-		w, err := service.New(ctx, probes, se.Broker, s.worker, s.registries, s.trust, log)
+		w, err := service.New(ctx, probes, se.Broker, se.budget, s.worker, s.registries, s.trust, log)
 		if err != nil {
 			return err
 		}

@@ -90,8 +90,11 @@ func firstFailed(pages []*page, image Image, now time.Time) time.Time {
 // Any reports whether there may be failures of a registry under a mirror name. It returns true for
 // a while after the last one was removed.
 func (s *Store) Any(ctx context.Context, name, registry string) (bool, error) {
-	n, err := s.b.Count(ctx, subject.FailuresOf(name, registry))
-	return n > 0, err
+	_, err := s.b.Next(ctx, broker.StreamName, subject.FailuresOf(name, registry), 1)
+	if errors.Is(err, jetstream.ErrMsgNotFound) {
+		return false, nil
+	}
+	return err == nil, err
 }
 
 // Subtract removes from the record of a repository the images for whose source mirrored returns

@@ -10,6 +10,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/osism/skopeo-worker/shared/broker"
+	"github.com/osism/skopeo-worker/shared/budget"
 	"github.com/osism/skopeo-worker/shared/config"
 	"github.com/osism/skopeo-worker/shared/exit"
 	"github.com/osism/skopeo-worker/worker/environment"
@@ -105,7 +106,12 @@ func work(ctx context.Context, s settings, e *service.Endpoint, log *slog.Logger
 	if s.broker.Embedded() {
 		log.Warn("NATS_URL is not set: using the embedded broker in DATA_DIR, which no other process can use meanwhile", "DATA_DIR", s.broker.DataDir)
 	}
-	w, err := service.New(ctx, e, b, s.worker, s.registries, s.trust, log)
+	store, err := budget.Open(ctx, b, log)
+	if err != nil {
+		return b.Explain(err)
+	}
+	defer store.Close()
+	w, err := service.New(ctx, e, b, store, s.worker, s.registries, s.trust, log)
 	if err != nil {
 		return b.Explain(err)
 	}

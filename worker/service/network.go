@@ -58,21 +58,27 @@ func (r Registries) setRates(store *budget.Store) {
 	}
 }
 
-// connector returns a chunk.Parts.Connect, which makes one client for each mirror name. The error is
-// mirror.ErrIncomplete if a part of the mirrors is missing.
+// connector returns a chunk.Parts.Connect, which makes one client for each mirror name. For the first
+// chunk of a run, it catches up with the limits that its planner has set. Later changes are followed. The
+// error is mirror.ErrIncomplete if a part of the mirrors is missing.
 func (n *network) connector(engine mirror.Engine, indexes mirror.Indexes) (func(context.Context, message.Chunk) (resolve.Resolver, *mirror.Mirror, error), error) {
 	if _, _, err := n.connect("", engine, indexes); err != nil {
 		return nil, err
 	}
 	var mu sync.Mutex
 	resolvers, mirrors := map[string]resolve.Resolver{}, map[string]*mirror.Mirror{}
+	newest := map[string]string{} // run that was caught up with, by mirror name
 	return func(ctx context.Context, c message.Chunk) (resolve.Resolver, *mirror.Mirror, error) {
 		noteDestinations(n.throttle, c.Repositories)
-		if err := n.throttle.Budget.CatchUp(ctx); err != nil {
-			n.log.Debug("the limits of registries may be out of date", "error", err)
-		}
 		mu.Lock()
 		defer mu.Unlock()
+		if newest[c.Name] != c.Run {
+			if err := n.throttle.Budget.CatchUp(ctx); err != nil {
+				n.log.Debug("the limits of registries may be out of date", "error", err)
+			} else {
+				newest[c.Name] = c.Run
+			}
+		}
 		if mirrors[c.Name] == nil {
 			var err error
 			if resolvers[c.Name], mirrors[c.Name], err = n.connect(c.Name, engine, indexes); err != nil {

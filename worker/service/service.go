@@ -25,14 +25,11 @@ type Service struct {
 }
 
 // New returns a worker that takes chunks from the broker, and makes the endpoint report the state of
-// the fleet and of the connection. The error is, for example, that skopeo is not installed.
-func New(ctx context.Context, e *Endpoint, b *broker.Broker, c Config, r Registries, t Trust, log *slog.Logger) (*Service, error) {
+// the fleet and of the connection. store is the budget of the broker's fleet; the caller closes it after
+// Run. The error is, for example, that skopeo is not installed.
+func New(ctx context.Context, e *Endpoint, b *broker.Broker, store *budget.Store, c Config, r Registries, t Trust, log *slog.Logger) (*Service, error) {
 	keychain := r.keychain()
 	engine, err := c.engine(ctx, r, keychain, log)
-	if err != nil {
-		return nil, err
-	}
-	store, err := budget.Open(ctx, b, log)
 	if err != nil {
 		return nil, err
 	}
@@ -41,7 +38,6 @@ func New(ctx context.Context, e *Endpoint, b *broker.Broker, c Config, r Registr
 		err = e.Watch(ctx, b, store, log)
 	}
 	if err != nil {
-		store.Close()
 		return nil, err
 	}
 	log.Debug("worker is ready", "engine", c.Engine, "concurrency", c.Concurrency, "SIGNATURE_POLICY", t.Policy)
@@ -91,6 +87,5 @@ func (s *Service) consumer(ctx context.Context, b *broker.Broker, c Config, r Re
 
 // Run takes chunks until ctx ends; see consume.Consumer.Run.
 func (s *Service) Run(ctx context.Context) error {
-	defer s.budget.Close()
 	return s.Consumer.Run(ctx)
 }

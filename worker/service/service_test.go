@@ -63,7 +63,12 @@ func worker(ctx context.Context, e *Endpoint, b *broker.Broker, skopeo string) (
 	if skopeo == "" {
 		c.Engine = EngineBuiltin
 	}
-	return New(ctx, e, b, c, Registries{}, Trust{}, quiet)
+	store, err := budget.Open(ctx, b, quiet)
+	if err != nil {
+		return nil, err
+	}
+	context.AfterFunc(ctx, store.Close)
+	return New(ctx, e, b, store, c, Registries{}, Trust{}, quiet)
 }
 
 // TestProbes: a worker that waits for its broker is alive but not ready, both before the first
@@ -190,7 +195,11 @@ func TestReady(t *testing.T) {
 	require.NoError(t, os.WriteFile(path, []byte("#!/bin/sh\necho \"$@\" >>"+calls+"\necho skopeo version 1.9.3\n"), 0o700)) //nolint:gosec // a program
 	c := Config{Concurrency: 1, MaxAttempts: 1, StallTimeout: time.Minute, Engine: EngineSkopeo, Skopeo: path}
 	require.NoError(t, Ready(t.Context(), &c))
-	s, err := New(t.Context(), listen(t), brokertest.Embedded(t), c, Registries{}, Trust{}, quiet)
+	b := brokertest.Embedded(t)
+	store, err := budget.Open(t.Context(), b, quiet)
+	require.NoError(t, err)
+	defer store.Close()
+	s, err := New(t.Context(), listen(t), b, store, c, Registries{}, Trust{}, quiet)
 	require.NoError(t, err)
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
