@@ -11,9 +11,11 @@ import (
 	"github.com/osism/skopeo-worker/planner/command"
 	"github.com/osism/skopeo-worker/shared/exit"
 	"github.com/osism/skopeo-worker/shared/redact"
+	"github.com/osism/skopeo-worker/worker/heap"
 )
 
 func main() {
+	heap.Reserve()
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
 	// A second signal ends the process at once.
