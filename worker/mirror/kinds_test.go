@@ -1,7 +1,9 @@
 package mirror_test
 
 import (
+	"context"
 	"crypto/sha512"
+	"errors"
 	"fmt"
 	"testing"
 
@@ -97,4 +99,43 @@ func TestOtherDigests(t *testing.T) {
 	require.NoError(t, err)
 	require.Equal(t, raw, string(got))
 	require.NoError(t, p.to.Check(destination, digest))
+}
+
+// errPolicy is returned by strict.
+var errPolicy = errors.New("rejected by the signature policy")
+
+// strict is an engine that reads images itself, and whose policy rejects all of them.
+type strict struct{ idle }
+
+func (strict) ReadsItself(context.Context, reference.Repository) bool { return true }
+
+func (strict) CopyManifest(context.Context, reference.Repository, reference.Digest, reference.Repository) error {
+	return errPolicy
+}
+
+// TestWrongTypesEvadeNoPolicy: an image that the engine has to copy is left to it, whatever media type the
+// source or an index states. Otherwise, the signature policy would not be asked.
+func TestWrongTypesEvadeNoPolicy(t *testing.T) {
+	for _, stated := range []string{string(types.OCIManifestSchema1), string(types.OCIImageIndex), "text/plain", ""} {
+		for _, within := range []bool{false, true} {
+			t.Run(fmt.Sprintf("%q, in an index %t", stated, within), func(t *testing.T) {
+				p := newPair(t)
+				p.Engine = strict{idle{t}}
+				digest, err := p.from.PushImage(repository, "1", registrytest.Image{})
+				require.NoError(t, err)
+				d := registry.Descriptor{Digest: reference.MustDigest(digest), MediaType: stated}
+				if within {
+					raw, err := p.from.Manifest(repository, digest)
+					require.NoError(t, err)
+					index, err := p.from.PushManifest(repository, "", types.OCIImageIndex, fmt.Appendf(nil, `{"schemaVersion":2,"mediaType":%q,"manifests":[`+
+						`{"mediaType":%q,"digest":%q,"size":%d,"platform":{"os":"linux","architecture":"amd64"}}]}`, types.OCIImageIndex, stated, digest, len(raw)))
+					require.NoError(t, err)
+					d = registry.Descriptor{Digest: reference.MustDigest(index), MediaType: string(types.OCIImageIndex)}
+				}
+				_, err = p.CopyImage(t.Context(), reference.MustRepository(p.source()), reference.MustRepository(p.destination()), d, platform.Wanted{})
+				require.ErrorIs(t, err, errPolicy)
+				require.Zero(t, p.to.Count(puts))
+			})
+		}
+	}
 }

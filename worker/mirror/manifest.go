@@ -98,11 +98,11 @@ func (c *copying) fetch(ctx context.Context, i item) error {
 // pulledForEngine copies a pulled manifest that is not an index. The engine copies it if it is an
 // image.
 func (c *copying) pulledForEngine(ctx context.Context, i item, manifest registry.Manifest) error {
-	kind, itself := types.MediaType(manifest.MediaType), c.engineReads(ctx)
-	switch {
-	case itself && kind.IsSchema1():
+	kind := types.MediaType(manifest.MediaType)
+	switch isImage := kind.IsImage() || kind.IsSchema1(); {
+	case isImage && c.engineReads(ctx): // its media type was stated wrongly; the engine asks the signature policy
 		return c.byEngine(ctx, i.Descriptor)
-	case !itself && (kind.IsImage() || kind.IsSchema1()):
+	case isImage:
 		return c.imageByEngine(ctx, i, manifest)
 	}
 	return c.image(ctx, i, manifest)
