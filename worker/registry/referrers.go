@@ -63,10 +63,7 @@ func (l *referrersList) page(ctx context.Context) ([]Entry, error) {
 		index, got, err = l.askAgain(ctx, err)
 	}
 	if !l.begun && lacksAPI(err) {
-		if !errors.Is(err, errNoRepository) && !errors.Is(err, errHidden) {
-			l.noReferrers.note(host)
-		}
-		return nil, ErrNoReferrersAPI
+		index, got, err = l.confirm(ctx, host, err)
 	}
 	if err != nil {
 		return nil, err
@@ -118,6 +115,34 @@ func (l *referrersList) askAgain(ctx context.Context, page error) (Manifest, ans
 		err = errWebsite
 	}
 	return index, got, err
+}
+
+// confirm finds out whether the registry lacks the API, as its answer seems to mean. If it does, the error
+// is ErrNoReferrersAPI, and that is noted if the registry has the subject: Quay answers 404 or 400 for a
+// subject that it does not have. While a registry is away, a proxy may answer so to every request; then
+// the error is that of GET /v2/.
+func (l *referrersList) confirm(ctx context.Context, host string, answered error) (Manifest, answer, error) {
+	if errors.Is(answered, errNoRepository) || errors.Is(answered, errHidden) {
+		return Manifest{}, answer{}, ErrNoReferrersAPI
+	}
+	_, err := l.send(ctx, manifestCall(OpHead, http.MethodHead, l.repository, l.subject, maxErrorSize))
+	missing := Absent(err) && !l.denials.isKnown(host)
+	if Absent(err) || servesNoHead(err) {
+		err = l.Alive(ctx, l.repository, true)
+	}
+	if err != nil {
+		return Manifest{}, answer{}, err
+	}
+	if !errors.Is(answered, errWebsite) { // for which the API was asked twice
+		index, got, err := l.ask(ctx)
+		if !lacksAPI(err) {
+			return index, got, err
+		}
+	}
+	if !missing {
+		l.noReferrers.note(host)
+	}
+	return Manifest{}, answer{}, ErrNoReferrersAPI
 }
 
 // errWebsite is returned for an HTML page from a registry that answers other requests.
