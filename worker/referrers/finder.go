@@ -72,12 +72,17 @@ func (f *Finder) findTagged(ctx context.Context, repository reference.Repository
 	if err != nil {
 		return List{}, err
 	}
-	if head.MediaType != string(types.OCIImageIndex) {
+	if head.Kind() == registry.IsManifest && head.MediaType != string(types.OCIImageIndex) {
 		return found, nil
 	}
-	if found.Tagged, err = f.get(ctx, repository, head.Digest); err != nil {
+	tagged, err := f.get(ctx, repository, head.Digest) // also if the answer to HEAD states no media type of a manifest
+	if err != nil {
 		return List{}, err
 	}
+	if tagged.MediaType != string(types.OCIImageIndex) {
+		return found, nil
+	}
+	found.Tagged = tagged
 	entries, err := found.Tagged.Entries()
 	if err != nil {
 		return List{}, fmt.Errorf("%s:%s: %w", repository, FallbackTag(digest), err)

@@ -102,6 +102,28 @@ func TestFind(t *testing.T) {
 	}
 }
 
+// TestFindWithoutAMediaType: an index is read if the answer to HEAD does not state that it is one. What
+// is no index is ignored.
+func TestFindWithoutAMediaType(t *testing.T) {
+	for _, stated := range []string{"", "text/plain", "application/octet-stream"} {
+		r := registrytest.New(t)
+		family := push(t, r)
+		_, err := r.PushImage("app", referrers.FallbackTag(reference.MustDigest(family.signed)).String(), registrytest.Image{})
+		require.NoError(t, err)
+		r.Inject(registrytest.Fault{Match: registrytest.Kinds(registrytest.KindManifestHead), Change: func(_ *http.Request, a *registrytest.Answer) {
+			a.Header.Set("Content-Type", stated)
+		}})
+		finder := referrers.Finder{Registry: client(r)}
+		list, err := finder.Find(t.Context(), reference.MustRepository(r.Host()+"/app"), reference.MustDigest(family.image))
+		require.NoError(t, err)
+		require.Equal(t, sorted(family.sbom, family.signature), digests(list))
+		list, err = finder.Find(t.Context(), reference.MustRepository(r.Host()+"/app"), reference.MustDigest(family.signed))
+		require.NoError(t, err)
+		require.Empty(t, list.Referrers)
+		require.Nil(t, list.Tagged.Raw)
+	}
+}
+
 // TestWalkEnds: a walk ends, whatever the lists of referrers contain.
 func TestWalkEnds(t *testing.T) {
 	r := registrytest.New(t)
