@@ -2,6 +2,7 @@ package transfer_test
 
 import (
 	"bytes"
+	"fmt"
 	"net/http"
 	"testing"
 
@@ -150,6 +151,30 @@ func TestPutIsCut(t *testing.T) {
 			require.NoError(t, p.Put(t.Context(), p.destination("a"), blob, content))
 			p.holds(t, "a", blob, content)
 			require.Equal(t, name != "the answer", p.to.Count(begins) == 2)
+		})
+	}
+}
+
+// TestOddRanges: a blob is stored, whatever the destination states about what it has received.
+func TestOddRanges(t *testing.T) {
+	for name, write := range map[string]func(last int) string{
+		"as it is": func(last int) string { return fmt.Sprintf("0-%d", last) },
+		"bytes":    func(last int) string { return fmt.Sprintf("bytes=0-%d", last) },
+		"too far":  func(last int) string { return fmt.Sprintf("0-%d", last+1) },
+		"nothing":  func(int) string { return "" },
+	} {
+		t.Run(name, func(t *testing.T) {
+			p := newPairTo(t, registrytest.WithEmptyEnd(http.StatusBadRequest))
+			p.to.Inject(changed("PATCH", ranged(write)))
+			for _, size := range []int{1, 1000, 5 * mib} {
+				blob, content := p.push(t, size)
+				upload, err := p.Begin(t.Context(), p.destination("a"), bytes.NewReader(content), int64(size))
+				require.NoError(t, err)
+				require.NoError(t, upload.End(t.Context(), blob.Digest))
+				p.holds(t, "a", blob, content)
+				require.NoError(t, p.Send(t.Context(), p.source(), p.destination("b"), blob))
+				p.holds(t, "b", blob, content)
+			}
 		})
 	}
 }

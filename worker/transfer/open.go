@@ -140,7 +140,7 @@ func (b *Blobs) Begin(ctx context.Context, destination reference.Repository, con
 	}
 	counted := &counter{Reader: content}
 	has, err := upload.Append(ctx, counted, 0, size, false)
-	if err == nil && has >= 0 && has != counted.n {
+	if err == nil && !agrees(has, counted.n) {
 		err = &registry.Error{Op: registry.OpPut, Repository: destination, Err: errLost}
 	}
 	if err != nil {

@@ -236,7 +236,7 @@ func (t *transfer) push(ctx context.Context, c *content, offset int64) error {
 		}
 		t.redirects = 0
 		n, whole := c.progress()
-		if has >= 0 && has != n && has != n+1 || !whole && t.manner.piece == 0 { // some registries state the size instead of the last offset
+		if !agrees(has, n) || !whole && t.manner.piece == 0 {
 			return &registry.Error{Op: registry.OpPut, Repository: t.destination, Reference: t.blob.Digest, Err: errLost}
 		}
 		if whole {
@@ -244,6 +244,13 @@ func (t *transfer) push(ctx context.Context, c *content, offset int64) error {
 		}
 		offset = n
 	}
+}
+
+// agrees reports whether a destination may have the first n bytes of a blob according to its answer, which
+// is negative if unknown. Some registries state the size instead of the last offset, and many the same for
+// one byte as for none.
+func agrees(has, n int64) bool {
+	return has < 0 || has == n || has == n+1 || has == 0 && n == 1
 }
 
 // errLost is returned if a destination has accepted a part of a blob, but does not have it.
