@@ -10,6 +10,7 @@ import (
 	"math"
 	"net/http"
 	"net/http/httptrace"
+	"path"
 	"strconv"
 	"strings"
 	"sync"
@@ -235,22 +236,24 @@ func (t *Throttle) closed(registry string) *budget.SpentError {
 
 // kindOf returns the kind of a request, as registries limit it.
 func kindOf(request *http.Request) budget.Kind {
-	path := request.URL.Path
+	urlPath := request.URL.Path
+	// A repository may be named blobs, or manifests, or have such a name in its path.
+	isManifest := path.Base(path.Dir(urlPath)) == "manifests"
 	switch {
-	case strings.HasPrefix(path, "/api/"), strings.EqualFold(request.URL.Hostname(), reference.DockerHubAPI):
+	case strings.HasPrefix(urlPath, "/api/"), strings.EqualFold(request.URL.Hostname(), reference.DockerHubAPI):
 		return budget.API
-	case path == quayTokens && request.Header.Get("Authorization") != "":
+	case urlPath == quayTokens && request.Header.Get("Authorization") != "":
 		return budget.Login
-	case path == quayTokens:
+	case urlPath == quayTokens:
 		return budget.AnonymousLogin
-	case strings.HasSuffix(path, "/tags/list"):
+	case strings.HasSuffix(urlPath, "/tags/list"):
 		return budget.Tags
-	case strings.Contains(path, "/blobs/"):
-		return budget.Blob
-	case strings.Contains(path, "/manifests/") && request.Method == http.MethodGet:
+	case isManifest && request.Method == http.MethodGet:
 		return budget.Pull
-	case strings.Contains(path, "/manifests/"):
+	case isManifest:
 		return budget.Manifest
+	case strings.Contains(urlPath, "/blobs/"):
+		return budget.Blob
 	}
 	return budget.Other
 }

@@ -121,6 +121,32 @@ func TestObserve(t *testing.T) {
 	require.Equal(t, []string{asked + " manifest 307", asked + " other 200", asked + " manifest 0"}, observed)
 }
 
+// TestKindsOfOddNames: the name of a repository does not change the kind of a request.
+func TestKindsOfOddNames(t *testing.T) {
+	for _, name := range []string{"blobs/app", "manifests/app", "a/blobs/app", "a/manifests", "tags/list"} {
+		r := registrytest.New(t)
+		_, err := r.PushImage(name, "1", registrytest.Image{})
+		require.NoError(t, err)
+		blob, err := r.PushBlob(name, []byte("content"))
+		require.NoError(t, err)
+		th, client := newThrottle(t, r)
+		var observed []budget.Kind
+		th.Observe = func(_ string, kind budget.Kind, _ int) {
+			if kind != budget.Other { // GET /v2/, over HTTPS and HTTP
+				observed = append(observed, kind)
+			}
+		}
+		source := reference.MustRepository(r.Host() + "/" + name)
+		_, err = client.Get(t.Context(), source, reference.MustTag("1"))
+		require.NoError(t, err)
+		_, err = client.Head(t.Context(), source, reference.MustTag("1"))
+		require.NoError(t, err)
+		_, err = client.Config(t.Context(), source, reference.MustDigest(blob))
+		require.NoError(t, err)
+		require.Equal(t, []budget.Kind{budget.Pull, budget.Manifest, budget.Blob}, observed, name)
+	}
+}
+
 // TestRefusalClosesTheRegistry: after a 429, no worker sends a request to the registry, and the error
 // has the time of the next one.
 func TestRefusalClosesTheRegistry(t *testing.T) {
