@@ -23,8 +23,12 @@ const (
 var headers = []string{"Retry-After", "X-Retry-After", "X-RateLimit-Reset"}
 
 // In returns how long to wait after an answer that was received at now; 0 if its header does not
-// state it.
+// state it. A point in time is compared with the Date of the answer, which is by the same clock, and only
+// without that with now.
 func In(header http.Header, now time.Time) time.Duration {
+	if date, err := http.ParseTime(header.Get("Date")); err == nil {
+		now = date
+	}
 	for _, name := range headers {
 		if wait := Parse(header.Get(name), now); wait > 0 {
 			return wait

@@ -31,3 +31,17 @@ func TestParse(t *testing.T) {
 		require.Equal(t, want, Parse(value, now), "%q", value)
 	}
 }
+
+// TestOtherClocks: the clocks of the registry and of this machine may differ.
+func TestOtherClocks(t *testing.T) {
+	now := time.Date(2026, 3, 1, 12, 0, 0, 0, time.UTC)
+	for _, off := range []time.Duration{0, -20 * time.Minute, 20 * time.Minute} {
+		at := now.Add(off)
+		for _, value := range []string{"30", at.Add(30 * time.Second).Format(http.TimeFormat), strconv.FormatInt(at.Add(30*time.Second).Unix(), 10)} {
+			header := http.Header{"Date": {at.Format(http.TimeFormat)}, "Retry-After": {value}}
+			require.Equal(t, 30*time.Second, In(header, now), value)
+			header.Set("Date", "today")
+			require.Equal(t, 30*time.Second, In(header, at), value)
+		}
+	}
+}
