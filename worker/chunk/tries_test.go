@@ -149,3 +149,23 @@ func TestBeingLimitedIsNoFailure(t *testing.T) {
 		})
 	}
 }
+
+// TestForgottenUploads: if the destination does not find an upload that it has begun, the image is tried
+// again.
+func TestForgottenUploads(t *testing.T) {
+	for _, times := range []int{2, 0} {
+		b := newHarness(t)
+		b.push(t, "1")
+		b.to.Inject(registrytest.Fault{Match: registrytest.Kinds(registrytest.KindBlobUpload), Status: 404, Times: times,
+			Body: `{"errors":[{"code":"BLOB_UPLOAD_UNKNOWN","message":"blob upload unknown to registry"}]}`})
+		require.Empty(t, b.do(t, b.entry("1")).Left)
+		if times > 0 {
+			require.Equal(t, run.Tally{Total: 1, Copied: 1}, b.images)
+			b.mirrored(t, "1")
+			continue
+		}
+		failed := b.kept.only(t)
+		require.Equal(t, attempts, failed.Attempts)
+		require.Contains(t, failed.Reason, "the registry does not find the upload that it has begun: not found: blob upload unknown to registry (404)")
+	}
+}

@@ -84,6 +84,8 @@ func classifyAnswer(asked *registry.Error) Class {
 		if _, byDigest := asked.Reference.(reference.Digest); byDigest {
 			return Gone // a tag that is not found is Final
 		}
+	case errors.Is(asked, registry.ErrUploadUnknown):
+		return Transient // another try begins another upload
 	}
 	for _, final := range permanent {
 		if errors.Is(asked, final) {

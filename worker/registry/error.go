@@ -44,6 +44,7 @@ var (
 	ErrCredentials    = errors.New("credentials")             // could not be read
 	ErrName           = errors.New("not a repository")        // the name is invalid
 	ErrBlobUnknown    = fmt.Errorf("%w", ErrRejected)         // a manifest refers to a missing blob or manifest
+	ErrUploadUnknown  = errors.New("the registry does not find the upload that it has begun")
 	ErrHeadDenied     = errors.New("HEAD answered not found") // and the GET that should confirm it has failed
 	errHidden         = errors.New("not visible")             // 401 or 403 of a destination; see Writing
 	// Refused deletions.

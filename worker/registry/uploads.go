@@ -139,13 +139,16 @@ func (u *Upload) Append(ctx context.Context, content io.Reader, offset, size int
 }
 
 // follow notes whether a request was redirected, and the target of the redirect if the error is
-// one. It returns the error.
+// one. It returns the error, which is also an ErrUploadUnknown if the upload does not exist.
 func (u *Upload) follow(sent *call, err error) error {
 	if sent.moved {
 		u.client.redirects.note(sent.url.Host)
 	}
 	if redirect, ok := errors.AsType[*redirectedError](err); ok {
 		u.Target = redirect.to
+	}
+	if missing, ok := errors.AsType[*Error](err); ok && errors.Is(err, ErrNotFound) && !errors.Is(err, errNoRepository) {
+		missing.Err = fmt.Errorf("%w: %w", ErrUploadUnknown, missing.Err)
 	}
 	return err
 }
