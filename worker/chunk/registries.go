@@ -145,6 +145,10 @@ func (e *execution) limit(r message.Repository, err error) time.Duration {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	e.limited[host] = true
+	if asked != nil || errors.As(err, &asked) {
+		// The host may be that of the registry's blobs. Without them, its manifests would be pulled in vain.
+		e.limited[asked.Repository.Registry()] = true
+	}
 	switch {
 	case spent == nil || spent.Since.IsZero():
 	case spent.CutOff:

@@ -13,8 +13,12 @@ import (
 	"github.com/osism/skopeo-worker/shared/message"
 	"github.com/osism/skopeo-worker/shared/reference"
 	"github.com/osism/skopeo-worker/shared/run"
+	"github.com/osism/skopeo-worker/worker/listing"
+	"github.com/osism/skopeo-worker/worker/mirrortest"
 	"github.com/osism/skopeo-worker/worker/outcome"
+	"github.com/osism/skopeo-worker/worker/registry"
 	"github.com/osism/skopeo-worker/worker/registrytest"
+	"github.com/osism/skopeo-worker/worker/resolve"
 )
 
 // fleet holds the states of registries for a test.
@@ -202,4 +206,37 @@ func TestWhoHadNothingComesFirst(t *testing.T) {
 		times[first.Truncate(time.Second)] = true
 	}
 	require.Greater(t, len(times), 10)
+}
+
+// closedHost is a network in which a host is closed for the fleet.
+type closedHost struct {
+	http.RoundTripper
+	host string
+}
+
+func (c closedHost) RoundTrip(request *http.Request) (*http.Response, error) {
+	if request.URL.Host == c.host {
+		return nil, &budget.SpentError{Registry: c.host, Slot: time.Now().Add(time.Minute), Reason: "429"}
+	}
+	return c.RoundTripper.RoundTrip(request)
+}
+
+// TestClosedStorage: while the host is closed to which a source redirects requests for blobs, manifests are
+// not pulled in vain.
+func TestClosedStorage(t *testing.T) {
+	const storage, images = "storage.invalid", 8
+	b := newHarness(t)
+	b.Concurrency = 1
+	insecure := []string{b.from.Host(), b.to.Host()}
+	client := registry.NewClient(registry.Options{Insecure: insecure, Transport: closedHost{registrytest.NewTransport(hurry, b.from, b.to), storage}})
+	b.Resolver = &resolve.Upstream{Registry: client, Listing: listing.New(listing.Options{Registry: client})}
+	b.Mirror = mirrortest.New(t, client, engine(insecure, 10*time.Second))
+	b.push(t, registrytest.Numbered("%d", images)...)
+	b.from.Inject(registrytest.Fault{Match: blobs, Status: http.StatusTemporaryRedirect, Header: http.Header{"Location": {"https://" + storage + "/x"}}})
+	result := b.do(t, b.entry(""))
+	require.Len(t, result.Left, 1)
+	require.Len(t, result.Left[0].Images, images)
+	require.Greater(t, result.After, 50*time.Second)
+	require.Empty(t, b.kept.records)
+	require.Equal(t, 1, b.from.Pulls())
 }
