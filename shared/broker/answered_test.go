@@ -3,8 +3,11 @@ package broker_test
 import (
 	"context"
 	"errors"
+	"fmt"
 	"testing"
 
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
 	"github.com/stretchr/testify/require"
 
 	"github.com/osism/skopeo-worker/shared/broker"
@@ -37,5 +40,31 @@ func TestAnswered(t *testing.T) {
 			require.ErrorIs(t, err, c.err)
 			require.Equal(t, c.asked, asked)
 		})
+	}
+}
+
+// TestUnanswered: a request may succeed soon if nobody has answered it, or if the stream has no leader.
+// A refusal and a full disk stay.
+func TestUnanswered(t *testing.T) {
+	answer := func(status, code int, text string) error {
+		return &jetstream.APIError{Code: status, ErrorCode: jetstream.ErrorCode(code), Description: text}
+	}
+	for _, test := range []struct {
+		err        error
+		unanswered bool
+	}{
+		{context.DeadlineExceeded, true},
+		{nats.ErrTimeout, true},
+		{nats.ErrNoResponders, true},
+		{jetstream.ErrNoStreamResponse, true},
+		{answer(503, 10008, "JetStream system temporarily unavailable"), true},
+		{answer(503, 10163, "expected last sequence per subject temporarily unavailable"), true},
+		{answer(503, 10023, "insufficient resources"), false},
+		{answer(503, 10077, "write: no space left on device"), false},
+		{fmt.Errorf("%w: %w", broker.ErrFull, context.DeadlineExceeded), false},
+		{jetstream.ErrMsgNotFound, false},
+		{broker.ErrConflict, false},
+	} {
+		require.Equal(t, test.unanswered, broker.Unanswered(fmt.Errorf("reading: %w", test.err)), test.err)
 	}
 }

@@ -305,12 +305,10 @@ func (l *lane) reserveOnce(ctx context.Context, s *Store, rate Rate, came time.T
 // place is not known: the broker has restarted, or elects a new leader.
 var errUnread = errors.New("the broker has not confirmed it")
 
-// unread returns an error as errUnread if it is one: the answer is lost, nobody answers, or the answer
-// comes from a replica that is behind.
+// unread returns an error as errUnread if it is one. A replica that is behind does not have the
+// reservation yet.
 func unread(err error) error {
-	lost := errors.Is(err, context.DeadlineExceeded) && !broker.Full(err)
-	silent := errors.Is(err, jetstream.ErrNoStreamResponse) || errors.Is(err, nats.ErrNoResponders)
-	if lost || silent || errors.Is(err, jetstream.ErrMsgNotFound) {
+	if broker.Unanswered(err) || errors.Is(err, jetstream.ErrMsgNotFound) {
 		return fmt.Errorf("%w: %w", errUnread, err)
 	}
 	return err

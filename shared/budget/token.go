@@ -57,6 +57,10 @@ func (t Token) fresh() bool { return t.now().Sub(t.taken) <= t.slack*startQuarte
 // deadline returns when, by the local clock, the request must have been sent.
 func (t Token) deadline() time.Time { return t.taken.Add(t.slack * abortQuarters / 4) }
 
+// ErrBroker is wrapped by errors of requests that were not sent, because the broker did not answer
+// whether they are allowed. Nothing is wrong with the requested image.
+var ErrBroker = errors.New("cannot check the registry's budget at the broker")
+
 // ErrLate is the cause of the end of Token.Within's context. Nothing is wrong with the
 // requested image.
 var ErrLate = errors.New("the request was not sent in time, because this machine or its network is slow")

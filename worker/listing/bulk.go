@@ -12,7 +12,6 @@ import (
 	"github.com/osism/skopeo-worker/shared/budget"
 	"github.com/osism/skopeo-worker/shared/reference"
 	"github.com/osism/skopeo-worker/worker/registry"
-	"github.com/osism/skopeo-worker/worker/throttle"
 )
 
 const (
@@ -134,7 +133,7 @@ func (a *bulkAPI) page(ctx context.Context, client *registry.Client, repository 
 }
 
 // unsent are failures that any request to the registry would have.
-var unsent = []error{registry.ErrBlocked, registry.ErrLimited, throttle.ErrBroker, context.Canceled}
+var unsent = []error{registry.ErrBlocked, registry.ErrLimited, budget.ErrBroker, context.Canceled}
 
 // final are failures that the OCI API would have, too.
 var final = append([]error{registry.ErrTooMany}, unsent...)

@@ -26,7 +26,6 @@ import (
 	"github.com/osism/skopeo-worker/worker/outcome"
 	"github.com/osism/skopeo-worker/worker/registry"
 	"github.com/osism/skopeo-worker/worker/registrytest"
-	"github.com/osism/skopeo-worker/worker/throttle"
 )
 
 // soon returns the unix time in some seconds.
@@ -228,7 +227,7 @@ func (r refusing) RoundTrip(*http.Request) (*http.Response, error) { return nil,
 
 // TestUnsentRequest: the OCI API is not tried, because its requests would not be sent either.
 func TestUnsentRequest(t *testing.T) {
-	for _, refused := range []error{&budget.SpentError{Registry: "a registry"}, throttle.ErrBroker, context.Canceled} {
+	for _, refused := range []error{&budget.SpentError{Registry: "a registry"}, budget.ErrBroker, context.Canceled} {
 		both(t, func(t *testing.T, repository string) {
 			var log bytes.Buffer
 			s := &setup{Listers: listing.New(listing.Options{

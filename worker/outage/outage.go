@@ -17,7 +17,6 @@ import (
 	"github.com/osism/skopeo-worker/shared/reference"
 	"github.com/osism/skopeo-worker/worker/outcome"
 	"github.com/osism/skopeo-worker/worker/registry"
-	"github.com/osism/skopeo-worker/worker/throttle"
 )
 
 // enough is how many images in a row must fail for the same reason before their registry is
@@ -228,7 +227,7 @@ func (t *Tracker) permit(ctx context.Context, registry string) (budget.Activity,
 	if err == nil || spent(err) != nil || ctx.Err() != nil {
 		return waits, err
 	}
-	return waits, fmt.Errorf("%w %s: %w", throttle.ErrBroker, registry, err)
+	return waits, fmt.Errorf("%s: %w: %w", registry, budget.ErrBroker, err)
 }
 
 // turn returns the semaphore that admits one caller at a time for a registry.

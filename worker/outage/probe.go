@@ -8,7 +8,6 @@ import (
 	"github.com/osism/skopeo-worker/shared/budget"
 	"github.com/osism/skopeo-worker/shared/reference"
 	"github.com/osism/skopeo-worker/worker/outcome"
-	"github.com/osism/skopeo-worker/worker/throttle"
 )
 
 // enter waits until an activity may begin at a registry; leave ends it. If the registry is away,
@@ -106,7 +105,7 @@ func (t *Tracker) away(ctx context.Context, p place, started time.Time, cause er
 		if closed := spent(err); closed != nil {
 			return closed
 		}
-		return fmt.Errorf("%w %s: %w", throttle.ErrBroker, p.registry, err)
+		return fmt.Errorf("%s: %w: %w", p.registry, budget.ErrBroker, err)
 	}
 	t.forget(p.registry)
 	if closed := t.Budget.IsAway(p.registry); closed != nil {

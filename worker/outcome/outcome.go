@@ -13,7 +13,6 @@ import (
 	"github.com/osism/skopeo-worker/worker/policy"
 	"github.com/osism/skopeo-worker/worker/registry"
 	"github.com/osism/skopeo-worker/worker/skopeo"
-	"github.com/osism/skopeo-worker/worker/throttle"
 )
 
 // Class is what an error means.
@@ -44,7 +43,7 @@ func Classify(err error) Class {
 	if errors.Is(err, context.Canceled) {
 		return Interrupted
 	}
-	if spent := (*budget.SpentError)(nil); errors.As(err, &spent) || errors.Is(err, throttle.ErrBroker) || errors.Is(err, budget.ErrLate) {
+	if spent := (*budget.SpentError)(nil); errors.As(err, &spent) || errors.Is(err, budget.ErrBroker) || errors.Is(err, budget.ErrLate) {
 		return Limited
 	}
 	if asked := (*registry.Error)(nil); errors.As(err, &asked) {
@@ -111,7 +110,7 @@ func classifyCopy(copied *skopeo.Error) Class {
 }
 
 const (
-	// brokerPause is the wait after throttle.ErrBroker. A broker restarts in that time.
+	// brokerPause is the wait after budget.ErrBroker. A broker restarts in that time.
 	brokerPause = 5 * time.Second
 	// latePause is the wait after budget.ErrLate.
 	latePause = 2 * time.Second
@@ -122,7 +121,7 @@ func RetryAfter(err error) time.Duration {
 	if spent := (*budget.SpentError)(nil); errors.As(err, &spent) {
 		return max(time.Until(spent.Slot), time.Millisecond)
 	}
-	if errors.Is(err, throttle.ErrBroker) {
+	if errors.Is(err, budget.ErrBroker) {
 		return brokerPause
 	}
 	if errors.Is(err, budget.ErrLate) {

@@ -270,6 +270,9 @@ func trouble(ctx context.Context, host string, err error) error {
 	if wrapped, ok := errors.AsType[*url.Error](err); ok {
 		err = wrapped.Err // the caller describes the request
 	}
+	if errors.As(err, new(*budget.SpentError)) || errors.Is(err, budget.ErrBroker) || errors.Is(err, budget.ErrLate) {
+		return err // the request was not sent
+	}
 	var untrusted *tls.CertificateVerificationError
 	var broken net.Error
 	switch {
@@ -283,8 +286,6 @@ func trouble(ctx context.Context, host string, err error) error {
 			ErrCertificate, untrusted.Err, host)
 	case errors.As(err, &broken), errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF):
 		return fmt.Errorf("%w: %w", ErrUnavailable, err)
-	case errors.As(err, new(*budget.SpentError)):
-		return err // the request was not sent
 	default:
 		return fmt.Errorf("%w: %w", ErrUnexpected, err)
 	}

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/google/go-containerregistry/pkg/v1/types"
+	"github.com/osism/skopeo-worker/shared/budget"
 	"github.com/osism/skopeo-worker/shared/reference"
 	"github.com/osism/skopeo-worker/worker/containers"
 	"github.com/osism/skopeo-worker/worker/registry"
@@ -320,6 +321,19 @@ func TestDockerHub(t *testing.T) {
 	require.Error(t, err)
 	require.Equal(t, "index.docker.io/library/nginx", named, "where docker login keeps credentials")
 	require.Equal(t, []string{"https://registry-1.docker.io/v2/"}, asked)
+}
+
+// TestUnsentRequest: if the network below the client does not send a request, the error does not blame
+// the registry.
+func TestUnsentRequest(t *testing.T) {
+	for _, reason := range []error{
+		fmt.Errorf("%w: %w", budget.ErrBroker, context.DeadlineExceeded), budget.ErrLate, &budget.SpentError{Registry: "a registry", Reason: "its budget is spent"},
+	} {
+		network := roundTripper(func(*http.Request) (*http.Response, error) { return nil, reason })
+		_, err := registry.NewClient(registry.Options{Transport: network}).Head(t.Context(), reference.MustRepository("registry.example.com/app"), reference.MustTag("1"))
+		require.EqualError(t, err, "look up registry.example.com/app:1: "+reason.Error())
+		require.NotErrorIs(t, err, registry.ErrUnavailable)
+	}
 }
 
 type roundTripper func(*http.Request) (*http.Response, error)

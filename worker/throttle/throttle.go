@@ -23,10 +23,6 @@ import (
 	"github.com/osism/skopeo-worker/worker/skopeo"
 )
 
-// ErrBroker is returned if the broker did not answer whether a request is allowed. The
-// request was not sent, and the image has not failed.
-var ErrBroker = errors.New("cannot check the registry's budget at the broker")
-
 // Throttle takes a token of the fleet's budget for each request that a registry limits.
 type Throttle struct {
 	Budget *budget.Store
@@ -206,12 +202,12 @@ func (t *Throttle) identity(registry string) string {
 	return t.Identity(registry)
 }
 
-// explain wraps errors of the broker in ErrBroker.
+// explain wraps errors of the broker in budget.ErrBroker.
 func (t *Throttle) explain(ctx context.Context, registry string, err error) error {
 	if err == nil || errors.As(err, new(*budget.SpentError)) || ctx.Err() != nil {
 		return err
 	}
-	return fmt.Errorf("%w %s: %w", ErrBroker, registry, err)
+	return fmt.Errorf("%s: %w: %w", registry, budget.ErrBroker, err)
 }
 
 // refused closes the registry for the fleet after a 429. The result is that of closed.

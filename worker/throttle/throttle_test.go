@@ -221,5 +221,5 @@ func TestNoBrokerNoPermission(t *testing.T) {
 	server.Stop()
 	th := &throttle.Throttle{Budget: store, Log: slog.New(slog.DiscardHandler)}
 	err = th.GuardCopy(t.Context(), "", reference.MustRepository("quay.example.com/a"), reference.MustRepository("dest.example.com/a"), func(context.Context) error { return errors.New("copied") })
-	require.ErrorIs(t, err, throttle.ErrBroker)
+	require.ErrorIs(t, err, budget.ErrBroker)
 }
