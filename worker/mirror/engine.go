@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"regexp"
+	"sync"
 
 	"github.com/osism/skopeo-worker/shared/budget"
 	"github.com/osism/skopeo-worker/shared/reference"
@@ -17,10 +18,8 @@ import (
 type Engine interface {
 	// ReadsItself reports whether the images of a source need CopyManifest.
 	ReadsItself(ctx context.Context, source reference.Repository) bool
-	// Turn waits until CopyImage may begin. The caller calls end after CopyImage.
-	Turn(ctx context.Context) (end func(), err error)
-	// CopyImage copies the blobs of an image. The caller then puts its manifest.
-	CopyImage(ctx context.Context, image skopeo.Image) error
+	// Turn waits until the blobs of an image may be copied. The caller then puts its manifest.
+	Turn(ctx context.Context, image skopeo.Image) (skopeo.Turn, error)
 	// CopyManifest copies the manifest with this digest, which must not be an index, and
 	// everything that it refers to, to the destination repository, under its digest and
 	// without a tag.
@@ -40,29 +39,28 @@ func (c *copying) engineReads(ctx context.Context) bool {
 // imageByEngine lets the engine copy the blobs of an image whose manifest was pulled, with requests
 // by this process, and puts the manifest.
 func (c *copying) imageByEngine(ctx context.Context, i item, manifest registry.Manifest) error {
-	end, err := c.mirror.Engine.Turn(ctx)
+	blobs := c.mirror.blobs
+	empty := sync.OnceValue(func() bool { return c.mirror.seen.isBare(c.destination) })
+	turn, err := c.mirror.Engine.Turn(ctx, skopeo.Image{
+		Source: c.source, Destination: c.destination, Manifest: manifest,
+		Open: func(ctx context.Context, blob registry.Descriptor) (skopeo.Blob, error) {
+			return blobs.Open(ctx, c.source, blob)
+		},
+		Claim: func(ctx context.Context, blob registry.Descriptor) (func(), error) {
+			return blobs.Claim(ctx, c.source, c.destination, blob, empty())
+		},
+		Put: func(ctx context.Context, blob registry.Descriptor, content []byte) error {
+			return blobs.Put(ctx, c.destination, blob, content)
+		},
+		Upload: func(ctx context.Context, content io.Reader, size int64) (skopeo.Upload, error) {
+			return blobs.Begin(ctx, c.destination, content, size)
+		},
+	})
 	if err != nil {
 		return err
 	}
-	defer end()
-	blobs, empty := c.mirror.blobs, c.mirror.seen.isBare(c.destination)
-	err = c.guarded(ctx, manifest.Digest, func(ctx context.Context) error {
-		return c.mirror.Engine.CopyImage(ctx, skopeo.Image{
-			Source: c.source, Destination: c.destination, Manifest: manifest,
-			Open: func(ctx context.Context, blob registry.Descriptor) (skopeo.Blob, error) {
-				return blobs.Open(ctx, c.source, blob)
-			},
-			Claim: func(ctx context.Context, blob registry.Descriptor) (func(), error) {
-				return blobs.Claim(ctx, c.source, c.destination, blob, empty)
-			},
-			Put: func(ctx context.Context, blob registry.Descriptor, content []byte) error {
-				return blobs.Put(ctx, c.destination, blob, content)
-			},
-			Upload: func(ctx context.Context, content io.Reader, size int64) (skopeo.Upload, error) {
-				return blobs.Begin(ctx, c.destination, content, size)
-			},
-		})
-	})
+	err = c.guarded(ctx, manifest.Digest, turn.Copy)
+	turn.End()
 	if err != nil {
 		return err
 	}

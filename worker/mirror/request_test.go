@@ -221,11 +221,9 @@ type idle struct{ t *testing.T }
 
 func (idle) ReadsItself(context.Context, reference.Repository) bool { return false }
 
-func (idle) Turn(context.Context) (end func(), err error) { return func() {}, nil }
-
-func (i idle) CopyImage(context.Context, skopeo.Image) error {
+func (i idle) Turn(context.Context, skopeo.Image) (skopeo.Turn, error) {
 	i.t.Error("the destination has all images")
-	return nil
+	return skopeo.Turn{}, nil
 }
 
 func (i idle) CopyManifest(context.Context, reference.Repository, reference.Digest, reference.Repository) error {

@@ -32,10 +32,10 @@ type ahead struct {
 	err     error
 }
 
-// lookAhead begins with the blobs that skopeo requests first, and with the configuration, which it
-// always reads. Layers that skopeo begins later must not be claimed: others would wait for them, and
-// skopeo might wait for those.
-func (i *serving) lookAhead(blobs []registry.Descriptor) {
+// lookAhead begins with the blobs of an image that skopeo requests first, and with the configuration,
+// which it always reads. Layers that skopeo begins later must not be claimed: others would wait for
+// them, and skopeo might wait for those. The caller holds i.mu.
+func (i *serving) lookAhead(of *served, blobs []registry.Descriptor) {
 	layers := 0
 	for _, blob := range blobs {
 		isConfig := types.MediaType(blob.MediaType).IsConfig()
@@ -49,24 +49,24 @@ func (i *serving) lookAhead(blobs []registry.Descriptor) {
 		a := &ahead{looked: make(chan struct{}), came: make(chan struct{})}
 		i.ahead[blob.Digest.String()] = a
 		if isConfig {
-			go i.read(a, blob)
+			go of.read(a, blob)
 		}
 		go func() {
 			var missing bool
-			missing, a.failed = i.claim(i.ctx, blob)
+			missing, a.failed = i.claim(of.ctx, listed{blob, of})
 			a.comes = missing || isConfig
 			close(a.looked)
 			if missing && !isConfig {
-				i.read(a, blob)
+				of.read(a, blob)
 			}
 		}()
 	}
 }
 
 // read reads a blob of the source.
-func (i *serving) read(a *ahead, blob registry.Descriptor) {
+func (s *served) read(a *ahead, blob registry.Descriptor) {
 	defer close(a.came)
-	content, err := i.Open(i.ctx, blob)
+	content, err := s.Open(s.ctx, blob)
 	if err != nil {
 		a.err = err
 		return
@@ -76,8 +76,8 @@ func (i *serving) read(a *ahead, blob registry.Descriptor) {
 }
 
 // claim looks for a blob at the destination, and claims it if it is missing.
-func (i *serving) claim(ctx context.Context, blob registry.Descriptor) (missing bool, err error) {
-	release, err := i.Claim(ctx, blob)
+func (i *serving) claim(ctx context.Context, blob listed) (missing bool, err error) {
+	release, err := blob.of.Claim(ctx, blob.Descriptor)
 	if missing = release != nil; missing {
 		i.claims.add(blob.Digest.String(), release)
 	}
@@ -85,8 +85,8 @@ func (i *serving) claim(ctx context.Context, blob registry.Descriptor) (missing 
 }
 
 // isMissing reports whether the process is the one to copy a blob.
-func (i *serving) isMissing(ctx context.Context, blob registry.Descriptor) (bool, error) {
-	if a := i.ahead[blob.Digest.String()]; a != nil {
+func (i *serving) isMissing(ctx context.Context, blob listed) (bool, error) {
+	if a := i.lookedAhead(blob); a != nil {
 		if err := until(ctx, a.looked); err != nil {
 			return false, err
 		}
@@ -101,21 +101,28 @@ func (i *serving) isMissing(ctx context.Context, blob registry.Descriptor) (bool
 }
 
 // open requests a blob of the source, or waits for what was requested ahead.
-func (i *serving) open(ctx context.Context, blob registry.Descriptor) (Blob, error) {
-	a := i.ahead[blob.Digest.String()]
+func (i *serving) open(ctx context.Context, blob listed) (Blob, error) {
+	a := i.lookedAhead(blob)
 	if a == nil {
-		return i.Open(ctx, blob)
+		return blob.of.Open(ctx, blob.Descriptor)
 	}
 	if err := until(ctx, a.looked); err != nil {
 		return nil, err
 	}
 	if !a.comes {
-		return i.Open(ctx, blob)
+		return blob.of.Open(ctx, blob.Descriptor)
 	}
 	if err := until(ctx, a.came); err != nil {
 		return nil, err
 	}
 	return kept{bytes.NewReader(a.content)}, a.err
+}
+
+// lookedAhead returns the look ahead for a blob; nil if there is none.
+func (i *serving) lookedAhead(blob listed) *ahead {
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	return i.ahead[blob.Digest.String()]
 }
 
 // until waits until a channel is closed.

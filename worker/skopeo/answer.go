@@ -11,7 +11,6 @@ import (
 	"strings"
 
 	"github.com/osism/skopeo-worker/shared/reference"
-	"github.com/osism/skopeo-worker/worker/registry"
 )
 
 // The names that the server gives to the two repositories. It does not use their own names: the
@@ -34,16 +33,20 @@ func (i *serving) answer(w http.ResponseWriter, request *http.Request) {
 	path, isAPI := strings.CutPrefix(request.URL.Path, api)
 	begun, isUpload := strings.CutPrefix(path, uploading)
 	at := strings.LastIndexByte(path, '/') + 1
-	blob, listed := i.blobs[path[at:]]
-	manifest := path[at:] == i.Manifest.Digest.String()
+	blob, listed := i.listed(path[at:])
+	image := i.image(path[at:])
+	several := i.together && path[at:] == together
 	switch what := request.Method + " " + path[:at]; {
 	case !isAPI:
 		http.NotFound(w, request)
 	case what == "GET " && path == "":
 		_, _ = io.WriteString(w, "{}") // fails only if the process has ended
-	case what == "GET "+fromRepository+"/manifests/" && manifest:
-		w.Header().Set("Content-Type", i.Manifest.MediaType)
-		_, _ = w.Write(i.Manifest.Raw)
+	case what == "GET "+fromRepository+"/manifests/" && several:
+		i.name(w)
+	case what == "GET "+fromRepository+"/manifests/" && image != nil:
+		i.beginImage(image)
+		w.Header().Set("Content-Type", image.Manifest.MediaType)
+		_, _ = w.Write(image.Manifest.Raw)
 	case what == "GET "+fromRepository+"/blobs/" && listed:
 		defer i.claims.work()()
 		i.send(w, request, blob)
@@ -57,8 +60,10 @@ func (i *serving) answer(w http.ResponseWriter, request *http.Request) {
 	case isUpload && request.Method == http.MethodPut:
 		defer i.claims.work()()
 		i.end(w, request, begun)
-	case what == "PUT "+toRepository+"/manifests/" && manifest:
-		i.confirm(w, request)
+	case what == "PUT "+toRepository+"/manifests/" && several:
+		i.confirmAll(w, request)
+	case what == "PUT "+toRepository+"/manifests/" && image != nil:
+		i.confirm(w, request, image)
 	default:
 		http.NotFound(w, request)
 	}
@@ -68,13 +73,13 @@ func (i *serving) answer(w http.ResponseWriter, request *http.Request) {
 var errGone = errors.New("skopeo has closed the connection")
 
 // send sends a blob of the source. If the source fails, send closes the connection.
-func (i *serving) send(w http.ResponseWriter, request *http.Request, blob registry.Descriptor) {
-	if !i.during(request, func(ctx context.Context) error { return i.pass(ctx, w, blob) }) {
+func (i *serving) send(w http.ResponseWriter, request *http.Request, blob listed) {
+	if !i.during(request, blob.of, func(ctx context.Context) error { return i.pass(ctx, w, blob) }) {
 		panic(http.ErrAbortHandler)
 	}
 }
 
-func (i *serving) pass(ctx context.Context, w http.ResponseWriter, blob registry.Descriptor) error {
+func (i *serving) pass(ctx context.Context, w http.ResponseWriter, blob listed) error {
 	var content Blob
 	err := i.wait(func() (err error) { content, err = i.open(ctx, blob); return err })
 	if err != nil {
@@ -82,10 +87,12 @@ func (i *serving) pass(ctx context.Context, w http.ResponseWriter, blob registry
 	}
 	defer func() { _ = content.Close() }()
 	w.Header().Set("Content-Type", "application/octet-stream")
+	n := int64(pieceSize)
 	if size := content.Size(); size >= 0 {
 		w.Header().Set("Content-Length", strconv.FormatInt(size, 10))
+		n = min(n, size+1)
 	}
-	piece := make([]byte, pieceSize)
+	piece := make([]byte, n)
 	for {
 		n := 0
 		err := i.wait(func() (err error) { n, err = content.Read(piece); return err })
@@ -106,9 +113,12 @@ func (i *serving) pass(ctx context.Context, w http.ResponseWriter, blob registry
 // look answers whether the destination has a blob. skopeo sends this request twice for each blob, the
 // second time before it uploads the blob. If another process is copying the blob, look waits for the
 // end of that copy.
-func (i *serving) look(w http.ResponseWriter, request *http.Request, blob registry.Descriptor) {
+func (i *serving) look(w http.ResponseWriter, request *http.Request, blob listed) {
+	if i.together && !i.isAlone() {
+		defer i.claims.look()()
+	}
 	missing := false
-	if !i.during(request, func(ctx context.Context) error {
+	if !i.during(request, blob.of, func(ctx context.Context) error {
 		return i.wait(func() (err error) { missing, err = i.isMissing(ctx, blob); return err })
 	}) {
 		panic(http.ErrAbortHandler)
@@ -140,8 +150,9 @@ func accept(w http.ResponseWriter, begun string) {
 func (i *serving) receive(w http.ResponseWriter, request *http.Request, begun string) {
 	i.mu.Lock()
 	sent, known := i.uploads[begun]
+	of := i.current
 	i.mu.Unlock()
-	if !known || sent != nil {
+	if !known || sent != nil || of == nil {
 		http.NotFound(w, request)
 		return
 	}
@@ -151,11 +162,11 @@ func (i *serving) receive(w http.ResponseWriter, request *http.Request, begun st
 			panic(http.ErrAbortHandler) // the process is gone
 		}
 		sent = small{i, content}
-	} else if !i.during(request, func(ctx context.Context) error {
+	} else if !i.during(request, of, func(ctx context.Context) error {
 		ctx, gone := context.WithCancel(ctx)
 		defer gone()
 		return i.wait(func() (err error) {
-			sent, err = i.Upload(ctx, &arriving{request.Body, i, gone}, size)
+			sent, err = of.Upload(ctx, &arriving{request.Body, i, gone}, size)
 			return err
 		})
 	}) {
@@ -175,7 +186,8 @@ type small struct {
 
 // End implements Upload.
 func (s small) End(ctx context.Context, digest reference.Digest) error {
-	return s.serving.Put(ctx, s.serving.blobs[digest.String()], s.content)
+	blob, _ := s.serving.listed(digest.String()) // end has looked it up
+	return blob.of.Put(ctx, blob.Descriptor, s.content)
 }
 
 // arriving is the content that the process sends. While Read waits for it, the process does not
@@ -199,7 +211,7 @@ func (a *arriving) Read(p []byte) (int, error) {
 
 // end makes the destination store a blob.
 func (i *serving) end(w http.ResponseWriter, request *http.Request, begun string) {
-	blob, listed := i.blobs[request.URL.Query().Get("digest")]
+	blob, listed := i.listed(request.URL.Query().Get("digest"))
 	i.mu.Lock()
 	sent := i.uploads[begun]
 	delete(i.uploads, begun)
@@ -208,7 +220,7 @@ func (i *serving) end(w http.ResponseWriter, request *http.Request, begun string
 		http.NotFound(w, request)
 		return
 	}
-	if !i.during(request, func(ctx context.Context) error {
+	if !i.during(request, blob.of, func(ctx context.Context) error {
 		return i.wait(func() error { return sent.End(ctx, blob.Digest) })
 	}) {
 		panic(http.ErrAbortHandler)
@@ -217,15 +229,15 @@ func (i *serving) end(w http.ResponseWriter, request *http.Request, begun string
 	w.WriteHeader(http.StatusCreated)
 }
 
-// confirm notes that the process has put the manifest unchanged.
-func (i *serving) confirm(w http.ResponseWriter, request *http.Request) {
-	raw, err := io.ReadAll(io.LimitReader(request.Body, int64(len(i.Manifest.Raw))+1))
-	if err != nil || !bytes.Equal(raw, i.Manifest.Raw) {
+// confirm notes that the process has put the manifest of an image unchanged.
+func (i *serving) confirm(w http.ResponseWriter, request *http.Request, image *served) {
+	raw, err := io.ReadAll(io.LimitReader(request.Body, int64(len(image.Manifest.Raw))+1))
+	if err != nil || !bytes.Equal(raw, image.Manifest.Raw) {
 		http.Error(w, "another manifest", http.StatusBadRequest)
 		return
 	}
 	i.mu.Lock()
-	i.put = true
+	image.put = true
 	i.mu.Unlock()
 	w.WriteHeader(http.StatusCreated)
 }

@@ -9,6 +9,10 @@ import (
 // claimed. A process that was answered that a blob is missing requests it from the source at once.
 const patience = 10 * time.Second
 
+// brief is patience while the process waits for another one and has several images: the other one may
+// wait for a blob that was claimed ahead for a later image.
+const brief = time.Second
+
 // claims are the blobs that a process is the one to copy. Processes that need the same blob wait until
 // it is released: at the end of its upload or of the process, or if the process has had no request
 // under way for patience. Looking for another blob is no such request, so that processes which wait for
@@ -17,6 +21,7 @@ type claims struct {
 	mu       sync.Mutex
 	releases map[string]func() // by digest
 	requests int               // that are under way
+	looks    int               // requests that look for a blob, if there are several images
 	idle     *time.Timer       // nil: a request is under way, or nothing is claimed
 	ended    bool
 }
@@ -55,14 +60,21 @@ func (c *claims) release(digest string) {
 
 // work notes that a request is under way until end is called.
 func (c *claims) work() (end func()) {
+	return c.count(&c.requests)
+}
+
+// look notes that the process looks for a blob until end is called, and that it has several images.
+func (c *claims) look() (end func()) { return c.count(&c.looks) }
+
+func (c *claims) count(what *int) (end func()) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.requests++
+	*what++
 	c.rest()
 	return func() {
 		c.mu.Lock()
 		defer c.mu.Unlock()
-		c.requests--
+		*what--
 		c.rest()
 	}
 }
@@ -76,8 +88,12 @@ func (c *claims) rest() {
 	if c.requests > 0 || len(c.releases) == 0 {
 		return
 	}
+	pause := patience
+	if c.looks > 0 {
+		pause = brief
+	}
 	var timer *time.Timer
-	timer = time.AfterFunc(patience, func() {
+	timer = time.AfterFunc(pause, func() {
 		c.mu.Lock()
 		defer c.mu.Unlock()
 		if c.idle == timer {

@@ -67,6 +67,46 @@ func TestClaimsOfAnIdleProcess(t *testing.T) {
 	})
 }
 
+// TestClaimsOfAnImageToCome: a process that waits for another one does not keep others waiting for what
+// it has claimed for its next images.
+func TestClaimsOfAnImageToCome(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var c claims
+		claimed := map[string]bool{}
+		add := func(digest string) {
+			claimed[digest] = true
+			c.add(digest, func() { delete(claimed, digest) })
+		}
+		holds := func(digests ...string) {
+			t.Helper()
+			synctest.Wait()
+			c.mu.Lock()
+			defer c.mu.Unlock()
+			require.ElementsMatch(t, digests, slices.Collect(maps.Keys(claimed)))
+		}
+		add("a")
+		c.look()() // answered at once
+		time.Sleep(2 * brief)
+		end := c.look()
+		time.Sleep(brief - 1)
+		holds("a")
+		put := c.work()
+		time.Sleep(2 * brief)
+		holds("a")
+		put()
+		time.Sleep(brief)
+		holds()
+		add("b")
+		time.Sleep(brief)
+		holds()
+		end()
+		add("c")
+		time.Sleep(2 * brief)
+		holds("c")
+		c.end()
+	})
+}
+
 // slow is a blob that takes long.
 type slow struct{ io.Reader }
 
@@ -93,14 +133,15 @@ func TestClaimUntilTheUploadEnds(t *testing.T) {
 		blob := registry.Descriptor{Digest: reference.DigestOf([]byte(content)), Size: int64(len(content))}
 		var claimed atomic.Bool
 		asked := 0
-		i := &serving{ctx: t.Context(), blobs: map[string]registry.Descriptor{blob.Digest.String(): blob}, uploads: map[string]Upload{}, stop: func(error) {}}
-		i.Open = func(context.Context, registry.Descriptor) (Blob, error) { return slow{strings.NewReader(content)}, nil }
-		i.Claim = func(context.Context, registry.Descriptor) (func(), error) {
+		i, of := newServing(false), &served{ctx: t.Context()}
+		i.current, i.blobs[blob.Digest.String()] = of, listed{blob, of}
+		of.Open = func(context.Context, registry.Descriptor) (Blob, error) { return slow{strings.NewReader(content)}, nil }
+		of.Claim = func(context.Context, registry.Descriptor) (func(), error) {
 			asked++
 			claimed.Store(true)
 			return func() { claimed.Store(false) }, nil
 		}
-		i.Upload = func(_ context.Context, content io.Reader, _ int64) (Upload, error) {
+		of.Upload = func(_ context.Context, content io.Reader, _ int64) (Upload, error) {
 			_, err := io.Copy(io.Discard, slow{content})
 			return slowUpload{}, err
 		}
@@ -148,7 +189,10 @@ func TestClaimsOfAProcessThatEnds(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var s server
 		s.http, s.open = &http.Server{}, map[string]*serving{} // listens elsewhere
-		_, end, err := s.serve(t.Context(), image)
+		i := newServing(false)
+		_, err := i.add(t.Context(), image)
+		require.NoError(t, err)
+		end, err := s.serve(i)
 		require.NoError(t, err)
 		synctest.Wait()
 		require.EqualValues(t, layersAhead+1, claimed.Load())

@@ -31,68 +31,73 @@ func (r *Runner) ReadsItself(ctx context.Context, source reference.Repository) b
 // errNoManifest is returned if skopeo exits with 0 and has not put the manifest.
 var errNoManifest = errors.New("skopeo exited without an error, but has not put the manifest")
 
-// Turn waits until fewer than AtOnce callers have a turn. A turn is for one call of CopyImage, and ends
-// when the caller calls end.
-func (r *Runner) Turn(ctx context.Context) (end func(), err error) {
-	if r.AtOnce <= 0 {
-		return func() {}, nil
-	}
-	r.once.Do(func() { r.turns = make(chan struct{}, r.AtOnce) })
-	select {
-	case r.turns <- struct{}{}:
-		return func() { <-r.turns }, nil
-	case <-ctx.Done():
-		return nil, interrupted(ctx)
-	}
-}
-
-// CopyImage copies the blobs of an image whose manifest was pulled. skopeo sends its requests to
-// this process, which sends them to the registries. CopyImage returns the error of the first request
-// that failed. If it returns nil, the destination has the blobs, and the manifest can be put.
-func (r *Runner) CopyImage(ctx context.Context, image Image) error {
-	policy, err := r.policyArguments(ctx)
-	if err != nil {
-		return failedToStart(ctx, err)
-	}
-	serving, end, err := r.server.serve(ctx, image)
+// alone copies an image with a process of its own.
+func (r *Runner) alone(ctx context.Context, image Image) error {
+	serving := newServing(false)
+	a, err := serving.add(ctx, image)
 	if err != nil {
 		return err
 	}
-	defer end()
-	c := &copying{serving: serving, environment: forgetful()}
-	c.arguments = append([]string{"--debug"}, policy...)
-	conf, err := c.file("--registries-conf=", serving.conf())
-	if err != nil {
-		return failedToStart(ctx, err)
-	}
-	defer conf()
-	c.arguments = append(c.arguments, "copy", "--preserve-digests", "--remove-signatures")
-	login, err := c.login("--authfile=", serving.host, containers.Credential{Username: user, Password: serving.secret})
-	if err != nil {
-		return failedToStart(ctx, err)
-	}
-	defer login()
-	digest := "@" + image.Manifest.Digest.String()
-	c.arguments = append(c.arguments, "docker://"+image.Source.String()+digest, "docker://"+serving.host+"/"+toRepository+digest)
-	err = r.run(ctx, c)
-	if err == nil && !serving.isPut() {
+	serving.beginImage(a)
+	err = r.process(ctx, serving)
+	if err == nil && !serving.isPut(a) {
 		err = &Error{Reason: errNoManifest.Error(), Err: errNoManifest}
 	}
 	return err
 }
 
+// process runs a process that copies the images, of which at least one is served.
+func (r *Runner) process(ctx context.Context, serving *serving) error {
+	end, err := r.server.serve(serving)
+	if err != nil {
+		return err
+	}
+	defer end()
+	policy, err := r.policyArguments(ctx)
+	if err != nil {
+		return failedToStart(ctx, err)
+	}
+	source, name := serving.of()
+	c := &copying{serving: serving, environment: forgetful(), arguments: append([]string{"--debug"}, policy...)}
+	conf, err := c.file("--registries-conf=", serving.conf(source))
+	if err != nil {
+		return failedToStart(ctx, err)
+	}
+	defer conf()
+	c.arguments = append(c.arguments, "copy", "--all", "--preserve-digests", "--remove-signatures")
+	login, err := c.login("--authfile=", serving.host, containers.Credential{Username: user, Password: serving.secret})
+	if err != nil {
+		return failedToStart(ctx, err)
+	}
+	defer login()
+	c.arguments = append(c.arguments, "docker://"+source.String()+name, "docker://"+serving.host+"/"+toRepository+name)
+	return r.run(ctx, c)
+}
+
+// of returns the source, and what the process copies.
+func (i *serving) of() (source reference.Repository, name string) {
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	first := i.images[0]
+	if i.together {
+		return first.Source, ":" + together
+	}
+	return first.Source, "@" + first.Manifest.Digest.String()
+}
+
 // conf returns the registries.conf(5) of the process. It replaces the main file, and its entry for
 // exactly this source takes precedence over those of registries.conf.d. It redirects the source's
 // own name, so that the command line has that name: skopeo looks it up in the signature policy.
-func (i *serving) conf() []byte {
+func (i *serving) conf(source reference.Repository) []byte {
 	return fmt.Appendf(nil, "credential-helpers = [%q]\n[[registry]]\nprefix = %q\nlocation = %q\ninsecure = true\n[[registry]]\nlocation = %q\ninsecure = true\n",
-		containers.Files, i.Source, i.host+"/"+fromRepository, i.host)
+		containers.Files, source, i.host+"/"+fromRepository, i.host)
 }
 
-func (i *serving) isPut() bool {
+// isPut reports whether the process has put the manifest of an image.
+func (i *serving) isPut(a *served) bool {
 	i.mu.Lock()
 	defer i.mu.Unlock()
-	return i.put
+	return a.put
 }
 
 // forgetful returns variables with which skopeo keeps its blob cache in memory. A cache file would be

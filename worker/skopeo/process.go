@@ -37,7 +37,7 @@ func (r *Runner) run(ctx context.Context, c *copying) error {
 	}
 	p := child.New(within, r.path(), c.arguments...)
 	p.Env, p.ExtraFiles = slices.Concat(os.Environ(), systemSaving(), c.environment), c.inherited
-	p.Stall, p.Moved = r.Stall, func(sent int64) { meter.Add(ctx, sent) }
+	p.Stall, p.Moved = r.Stall, func(sent int64) { meter.Add(c.context(ctx), sent) }
 	if r.Grace > 0 {
 		p.Grace = r.Grace
 	}
@@ -77,6 +77,17 @@ func (r *Runner) run(ctx context.Context, c *copying) error {
 	default:
 		return &Error{Reason: reason(said.tail.Bytes(), err), ExitCode: p.ProcessState.ExitCode(), Err: err}
 	}
+}
+
+// context returns the context of the image that is being copied. ctx is that of the process.
+func (c *copying) context(ctx context.Context) context.Context {
+	if c.serving == nil {
+		return ctx
+	}
+	if a := c.serving.at(); a != nil {
+		return a.ctx
+	}
+	return ctx
 }
 
 // failure returns the first error of the requests that this process sent for skopeo.

@@ -62,15 +62,15 @@ type Runner struct {
 	Timeout time.Duration
 	// Grace is the time between SIGTERM and SIGKILL; 0 means the default of package child.
 	Grace time.Duration
-	// AtOnce is how many processes of CopyImage run at the same time, if each has its Turn; 0 is any
-	// number.
+	// AtOnce is how many processes copy images with requests by this one at the same time; 0 is any number.
 	AtOnce int
 
-	once   sync.Once // makes turns
-	turns  chan struct{}
-	root   string // folder in place of / for policy files; set by tests
-	policy ownPolicy
-	server server
+	once    sync.Once // makes slots
+	slots   chan struct{}
+	batches batches
+	root    string // folder in place of / for policy files; set by tests
+	policy  ownPolicy
+	server  server
 }
 
 // Version returns the version of the installed skopeo, such as "1.9.3". The error may wrap

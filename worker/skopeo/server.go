@@ -18,7 +18,8 @@ import (
 	"github.com/osism/skopeo-worker/worker/registry"
 )
 
-// Image is an image that CopyImage copies. CopyImage returns the errors of the functions.
+// Image is an image that is copied with requests by this process. The copy returns the errors of the
+// functions.
 type Image struct {
 	Source, Destination reference.Repository
 	Manifest            registry.Manifest
@@ -63,54 +64,63 @@ type server struct {
 	address string
 }
 
-// serving is an image that a process is copying.
+// serving is the images that a process copies.
 type serving struct {
-	Image
-	ctx    context.Context // of the copy
-	blobs  map[string]registry.Descriptor
-	secret string
-	host   string
+	together bool // the process asks which images it is to copy
+	secret   string
+	host     string
 
 	waiting atomic.Int64 // requests that wait for the source or the destination
 
-	ahead  map[string]*ahead // by digest
 	claims claims
 
-	mu      sync.Mutex
-	failed  error       // the first error of either side
-	stop    func(error) // ends the process
-	uploads map[string]Upload
-	begun   int  // number of uploads so far
-	put     bool // the process has put the manifest
+	mu       sync.Mutex
+	complete bool      // no more images can be added
+	images   []*served // in the order in which they are copied
+	current  *served   // the one that is being copied; nil before the first one
+	blobs    map[string]listed
+	ahead    map[string]*ahead // by digest
+	failed   error             // the first error of either side
+	stop     func(error)       // ends the process
+	uploads  map[string]Upload
+	begun    int // number of uploads so far
 }
 
-// serve serves the image until end is called. The error wraps registry.ErrBadManifest if the manifest
-// is not that of an image.
-func (s *server) serve(ctx context.Context, image Image) (_ *serving, end func(), err error) {
-	blobs, err := image.Manifest.Blobs()
-	if err != nil {
-		return nil, nil, &registry.Error{Op: registry.OpGet, Repository: image.Source, Reference: image.Manifest.Digest, Err: err}
+// served is an image that a process copies.
+type served struct {
+	Image
+	ctx context.Context // of the copy
+	end func()          // ends its requests
+	put bool            // the process has put the manifest
+}
+
+// listed is a blob of an image.
+type listed struct {
+	registry.Descriptor
+	of *served // the first image that lists it
+}
+
+// newServing returns a serving without images. If not together, it is for one image.
+func newServing(together bool) *serving {
+	return &serving{
+		together: together, secret: rand.Text(), stop: func(error) {},
+		blobs: map[string]listed{}, uploads: map[string]Upload{}, ahead: map[string]*ahead{},
 	}
-	ctx, cancel := context.WithCancel(ctx)
-	i := &serving{
-		Image: image, ctx: ctx, secret: rand.Text(), stop: func(error) {},
-		blobs: make(map[string]registry.Descriptor, len(blobs)), uploads: map[string]Upload{}, ahead: map[string]*ahead{},
-	}
-	for _, blob := range blobs {
-		i.blobs[blob.Digest.String()] = blob
-	}
+}
+
+// serve serves images until end is called.
+func (s *server) serve(i *serving) (end func(), err error) {
 	redact.AddRecentLogin(user, i.secret)
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.http == nil {
 		if err := s.listen(); err != nil {
-			cancel()
-			return nil, nil, fmt.Errorf("listening for skopeo: %w", err)
+			i.close()
+			return nil, fmt.Errorf("listening for skopeo: %w", err)
 		}
 	}
 	s.open[i.secret], i.host = i, s.address
-	i.lookAhead(blobs)
-	return i, func() { cancel(); s.end(i) }, nil
+	return func() { s.end(i) }, nil
 }
 
 func (s *server) listen() error {
@@ -124,9 +134,9 @@ func (s *server) listen() error {
 	return nil
 }
 
-// end stops serving an image, and stops listening if it was the last one.
+// end stops serving images, and stops listening if no others are served.
 func (s *server) end(i *serving) {
-	i.claims.end()
+	i.close()
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	delete(s.open, i.secret)
@@ -150,10 +160,21 @@ func (s *server) ServeHTTP(w http.ResponseWriter, request *http.Request) {
 	i.answer(w, request)
 }
 
-// during runs the requests to either side that answer a request of the process. If one fails, during
-// fails the copy, because skopeo might retry, and returns false.
-func (i *serving) during(request *http.Request, run func(ctx context.Context) error) bool {
-	ctx, end := context.WithCancel(i.ctx)
+// close ends the requests for the images, and releases their claims. No more images can be added.
+func (i *serving) close() {
+	i.mu.Lock()
+	i.complete = true
+	for _, a := range i.images {
+		a.end()
+	}
+	i.mu.Unlock()
+	i.claims.end()
+}
+
+// during runs the requests to either side that answer a request of the process, for an image. If one
+// fails, during fails the copy, because skopeo might retry, and returns false.
+func (i *serving) during(request *http.Request, a *served, run func(ctx context.Context) error) bool {
+	ctx, end := context.WithCancel(a.ctx)
 	defer end()
 	defer context.AfterFunc(request.Context(), end)() // if the process gives up the request
 	err := run(ctx)
@@ -161,6 +182,9 @@ func (i *serving) during(request *http.Request, run func(ctx context.Context) er
 		return true
 	}
 	if request.Context().Err() == nil && !errors.Is(err, errGone) {
+		if a.ctx.Err() != nil {
+			err = errLeft // another image may need the blob, too
+		}
 		i.fail(err)
 	}
 	return false
@@ -176,11 +200,13 @@ func (i *serving) wait(run func() error) error {
 // waits reports whether the process waits for the source or the destination.
 func (i *serving) waits() bool { return i.waiting.Load() > 0 }
 
-// onFailure sets the function that ends the process when a side fails. unset removes it.
+// onFailure sets the function that ends the process when a side fails, or has failed. unset removes it.
 func (i *serving) onFailure(stop func(error)) (unset func()) {
 	i.mu.Lock()
 	defer i.mu.Unlock()
-	i.stop = stop
+	if i.stop = stop; i.failed != nil {
+		stop(i.failed)
+	}
 	return func() { i.onFailure(func(error) {}) }
 }
 
@@ -199,4 +225,18 @@ func (i *serving) failure() error {
 	i.mu.Lock()
 	defer i.mu.Unlock()
 	return i.failed
+}
+
+// at returns the image that the process is copying; nil if it has not begun.
+func (i *serving) at() *served {
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	return i.current
+}
+
+// isAlone reports whether the process copies one image.
+func (i *serving) isAlone() bool {
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	return len(i.images) == 1
 }

@@ -144,14 +144,14 @@ func TestProcessGoesOn(t *testing.T) {
 // TestTurn: no more processes than AtOnce have their turn.
 func TestTurn(t *testing.T) {
 	r := &skopeo.Runner{AtOnce: 1}
-	end, err := r.Turn(t.Context())
+	first, err := r.Turn(t.Context(), skopeo.Image{})
 	require.NoError(t, err)
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
-	_, err = r.Turn(ctx)
+	_, err = r.Turn(ctx, skopeo.Image{})
 	require.ErrorIs(t, err, context.Canceled)
-	end()
-	end, err = r.Turn(t.Context())
+	first.End()
+	next, err := r.Turn(t.Context(), skopeo.Image{})
 	require.NoError(t, err)
-	end()
+	next.End()
 }
