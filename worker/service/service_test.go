@@ -44,6 +44,8 @@ func listen(t *testing.T) *Endpoint {
 	t.Helper()
 	e, err := Listen("127.0.0.1:0", "test", quiet)
 	require.NoError(t, err)
+	// Without it, the garbage collector may close the listener of a test that only needs its port.
+	t.Cleanup(func() { _ = e.listener.Close() })
 	return e
 }
 
