@@ -51,7 +51,7 @@ var buildBroker = sync.OnceValues(func() (string, error) {
 
 func startBroker(t *testing.T, dir string) *brokerProcess {
 	t.Helper()
-	b := &brokerProcess{t: t, dir: dir, small: isSmallDisk(dir), address: freeAddress(t)}
+	b := &brokerProcess{t: t, dir: dir, small: isSmallDisk(dir), address: net.JoinHostPort("127.0.0.1", strconv.Itoa(brokertest.FreePort(t)))}
 	b.relay = registrytest.NewRelay(t, func() string { return b.address })
 	b.start()
 	t.Cleanup(b.kill)
@@ -112,14 +112,6 @@ func (b *brokerProcess) suspend(length time.Duration) {
 
 func (b *brokerProcess) config() broker.Config {
 	return broker.Config{URL: "nats://" + b.address, Replicas: 1}
-}
-
-func freeAddress(t *testing.T) string {
-	t.Helper()
-	listener, err := net.Listen("tcp", "127.0.0.1:0")
-	require.NoError(t, err)
-	defer listener.Close()
-	return listener.Addr().String()
 }
 
 // smallDisk returns an empty folder. If the system permits a mount, the folder is on a disk of the

@@ -67,7 +67,7 @@ func defaults(t testing.TB) *server.Options {
 	return &server.Options{
 		ServerName: "brokertest",
 		Host:       "127.0.0.1",
-		Port:       server.RANDOM_PORT,
+		Port:       FreePort(t),
 		NoLog:      true,
 		NoSigs:     true,
 		JetStream:  true,
@@ -86,8 +86,6 @@ func (s *Server) start() {
 	if !started.ReadyForConnections(ready) {
 		s.t.Fatalf("nats-server does not start")
 	}
-	// The port stays the same from now on.
-	s.options.Port = started.Addr().(*net.TCPAddr).Port
 }
 
 // URL returns the URL for clients, without credentials. It stays the same after a restart.

@@ -2,9 +2,11 @@ package brokertest
 
 import (
 	"fmt"
+	"math/rand/v2"
 	"net"
 	"net/url"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -34,7 +36,8 @@ func StartCluster(t testing.TB, options ...func(node int, o *server.Options)) *C
 	c := &Cluster{t: t}
 	ports, routes := make([]int, nodes), make([]*url.URL, nodes)
 	for i := range ports {
-		ports[i], routes[i] = free(t)
+		ports[i] = FreePort(t) // the routes must be known before the nodes start
+		routes[i] = routeOf(ports[i])
 	}
 	for i, port := range ports {
 		s := &Server{t: t, options: defaults(t)}
@@ -56,16 +59,25 @@ func StartCluster(t testing.TB, options ...func(node int, o *server.Options)) *C
 	return c
 }
 
-// free returns a port without a listener, and its URL. The routes of a cluster must be known before its nodes
-// start.
-func free(t testing.TB) (int, *url.URL) {
+// FreePort returns a port of 127.0.0.1 without a listener. It is below those that systems choose for
+// connections (from 32768 on, on Linux), so that none takes it before a server listens, or while the
+// server is restarted.
+func FreePort(t testing.TB) int {
 	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatalf("looking for a port: %v", err)
+	for range 100 {
+		port := 10000 + rand.N(22000)
+		l, err := net.Listen("tcp", net.JoinHostPort("127.0.0.1", strconv.Itoa(port)))
+		if err == nil {
+			_ = l.Close()
+			return port
+		}
 	}
-	defer func() { _ = l.Close() }()
-	return l.Addr().(*net.TCPAddr).Port, &url.URL{Scheme: "nats", Host: l.Addr().String()}
+	t.Fatal("no free port")
+	return 0
+}
+
+func routeOf(port int) *url.URL {
+	return &url.URL{Scheme: "nats", Host: net.JoinHostPort("127.0.0.1", strconv.Itoa(port))}
 }
 
 // Config returns the configuration with which the broker is opened.

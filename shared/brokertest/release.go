@@ -32,8 +32,7 @@ type Release struct {
 // if the module proxy cannot be reached.
 func StartRelease(t testing.TB, version string, flags ...string) *Release {
 	t.Helper()
-	port, _ := free(t)
-	return startRelease(t, version, t.TempDir(), port, flags...)
+	return startRelease(t, version, t.TempDir(), FreePort(t), flags...)
 }
 
 // BecomeRelease stops the server, and starts a released nats-server with its port and its store.
@@ -111,7 +110,7 @@ func (r *Release) Stop() {
 // Join starts a released server as a further node of the cluster.
 func (c *Cluster) Join(version string) *Release {
 	c.t.Helper()
-	_, route := free(c.t)
+	route := routeOf(FreePort(c.t))
 	routes := make([]string, len(c.Nodes))
 	for i, s := range c.Nodes {
 		routes[i] = s.options.Routes[i].String()

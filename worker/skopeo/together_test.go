@@ -216,7 +216,7 @@ func TestTogetherOneFails(t *testing.T) {
 				contexts := []context.Context{t.Context(), t.Context(), t.Context()}
 				contexts[at] = ctx
 				ended := g.begin(t, contexts...)
-				if test.want == context.Canceled {
+				if errors.Is(test.want, context.Canceled) {
 					cancel()
 					require.ErrorIs(t, <-ended[at], test.want)
 				}
@@ -226,7 +226,7 @@ func TestTogetherOneFails(t *testing.T) {
 					case n != at:
 						require.NoError(t, <-of)
 						g.whole(t, g.images[n], "mirror/a")
-					case test.want != context.Canceled:
+					case !errors.Is(test.want, context.Canceled):
 						require.Equal(t, test.want, <-of)
 					}
 				}
