@@ -10,8 +10,8 @@ import (
 
 	"github.com/osism/skopeo-worker/planner/command"
 	"github.com/osism/skopeo-worker/shared/exit"
+	"github.com/osism/skopeo-worker/shared/heap"
 	"github.com/osism/skopeo-worker/shared/redact"
-	"github.com/osism/skopeo-worker/worker/heap"
 )
 
 func main() {

@@ -9,9 +9,9 @@ import (
 	"syscall"
 
 	"github.com/osism/skopeo-worker/shared/exit"
+	"github.com/osism/skopeo-worker/shared/heap"
 	"github.com/osism/skopeo-worker/shared/redact"
 	"github.com/osism/skopeo-worker/worker/command"
-	"github.com/osism/skopeo-worker/worker/heap"
 )
 
 func main() {

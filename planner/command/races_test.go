@@ -5,6 +5,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
 	"github.com/osism/skopeo-worker/planner/plan"
@@ -37,18 +38,14 @@ func (se *session) held(t *testing.T, meanwhile func(run.Run)) {
 	lease, err := store.Take(t.Context(), "other", prune.Holder{Plan: "plan", Destination: "127.0.0.1:5000", Process: "1"}, nil)
 	require.NoError(t, err)
 	go func() {
-		for {
-			runs, err := se.runs.List(t.Context(), se.name)
-			if err != nil {
-				return // the test has ended
-			}
-			if len(runs) > 0 {
-				meanwhile(runs[0])
-				_ = lease.Release(t.Context(), nil)
-				return
-			}
-			time.Sleep(time.Millisecond)
+		var runs []run.Run
+		if assert.Eventually(t, func() bool {
+			runs, err = se.runs.List(t.Context(), se.name)
+			return err == nil && len(runs) > 0
+		}, time.Minute, 5*time.Millisecond) {
+			meanwhile(runs[0])
 		}
+		_ = lease.Release(t.Context(), nil)
 	}()
 }
 

@@ -153,10 +153,10 @@ func (l List) namespaceOf(r reference.Repository) *Namespace {
 }
 
 // Expand returns the list with an entry for each repository of its namespaces, in the position of the
-// namespace. listed returns the repositories of the namespace with the given index. A repository that has entries of its own keeps them. A repository that
-// belongs to several namespaces gets an entry for the first of them. A repository whose destination
-// belongs to another one is left out with a warning, because a new repository upstream must not break
-// the plan.
+// namespace. listed returns the repositories of the namespace with the given index. A repository that
+// has entries of its own keeps them. A repository that belongs to several namespaces gets an entry for
+// the first of them. A repository whose destination belongs to another one is left out with a warning,
+// because a new repository upstream must not break the plan.
 func (l List) Expand(listed func(index int) []reference.Repository) List {
 	named, owner := map[reference.Repository]bool{}, map[reference.Repository]reference.Repository{}
 	for _, e := range l.Entries {

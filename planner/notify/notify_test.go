@@ -370,23 +370,6 @@ func TestMoved(t *testing.T) {
 	require.Len(t, in.take(), 1)
 }
 
-// TestRedirected: a message counts as sent only if the receiver has got it.
-func TestRedirected(t *testing.T) {
-	for status, arrives := range map[int]bool{301: false, 302: false, 303: false, 307: true, 308: true} {
-		i := newInbox(t)
-		redirects := httptest.NewServer(http.RedirectHandler(i.URL, status))
-		t.Cleanup(redirects.Close)
-		err := post(redirects.URL, event{Title: "moved"})
-		if arrives {
-			require.NoError(t, err, status)
-			require.Equal(t, "moved", i.take()[0].Title)
-			continue
-		}
-		require.ErrorIs(t, err, errRefused, status)
-		require.Empty(t, i.take(), status)
-	}
-}
-
 // TestManyFailures: of very many images that keep failing, none is new in the next run.
 func TestManyFailures(t *testing.T) {
 	b, in := newBench(t), newInbox(t)

@@ -181,3 +181,20 @@ func TestPruningAPI(t *testing.T) {
 	response, _ := send(t, strings.Replace(at, mirror, otherMirror, 1), "")
 	require.Equal(t, http.StatusBadRequest, response.StatusCode)
 }
+
+// TestMistakesWithoutABroker: while the broker is away, a request with a mistake gets the same answer as
+// before, because trying it again does not help.
+func TestMistakesWithoutABroker(t *testing.T) {
+	f := newFixture(t)
+	served := serve(t, Config{}, f.site, quiet)
+	f.b.Conn.Close()
+	for _, path := range []string{
+		"/failures?page=0", "/images?page=x", "/images?state=x", "/images/waiting?page=-1", "/runs?page=1.5", "/runs/x?page=0", "/pruning?page=0", "/actions/cancel?run=x",
+		"/api/v1/mirrors/nightly/runs?skip=-1", "/api/v1/mirrors/nightly/repositories?count=x", "/api/v1/mirrors/nightly/repositories?state=x",
+	} {
+		response, text := get(t, served.URL+path)
+		require.Equal(t, http.StatusBadRequest, response.StatusCode, "%s: %s", path, text)
+	}
+	response, _ := get(t, served.URL+"/failures?page=1")
+	require.Equal(t, http.StatusServiceUnavailable, response.StatusCode)
+}

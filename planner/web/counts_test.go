@@ -89,3 +89,18 @@ func TestCounts(t *testing.T) {
 		require.Equal(t, http.StatusBadRequest, response.StatusCode, "%s: %s", page, text)
 	}
 }
+
+// TestOtherMirrors: the page of a run links to the runs of other mirrors, which do not have that run.
+func TestOtherMirrors(t *testing.T) {
+	f := newFixture(t)
+	id := f.ran(mirror, 1, time.Hour, run.Tally{Total: 3, Copied: 3})
+	f.ran(otherMirror, 1, time.Hour, run.Tally{Total: 3, Copied: 3})
+	served := serve(t, Config{}, f.site, quiet)
+	for path, other := range map[string]string{"/runs/" + id: "/runs", "/runs": "/runs", "/failures": "/failures", "/images/waiting": "/images/waiting"} {
+		_, text := get(t, served.URL+path)
+		link := other + "?mirror=" + otherMirror
+		require.Contains(t, text, `href="`+link+`"`, path)
+		response, _ := get(t, served.URL+link)
+		require.Equal(t, http.StatusOK, response.StatusCode, link)
+	}
+}

@@ -382,35 +382,3 @@ func (b *safeBuffer) String() string {
 	defer b.mu.Unlock()
 	return b.Buffer.String()
 }
-
-// TestMistakesWithoutABroker: while the broker is away, a request with a mistake gets the same answer as
-// before, because trying it again does not help.
-func TestMistakesWithoutABroker(t *testing.T) {
-	f := newFixture(t)
-	served := serve(t, Config{}, f.site, quiet)
-	f.b.Conn.Close()
-	for _, path := range []string{
-		"/failures?page=0", "/images?page=x", "/images?state=x", "/images/waiting?page=-1", "/runs?page=1.5", "/runs/x?page=0", "/pruning?page=0", "/actions/cancel?run=x",
-		"/api/v1/mirrors/nightly/runs?skip=-1", "/api/v1/mirrors/nightly/repositories?count=x", "/api/v1/mirrors/nightly/repositories?state=x",
-	} {
-		response, text := get(t, served.URL+path)
-		require.Equal(t, http.StatusBadRequest, response.StatusCode, "%s: %s", path, text)
-	}
-	response, _ := get(t, served.URL+"/failures?page=1")
-	require.Equal(t, http.StatusServiceUnavailable, response.StatusCode)
-}
-
-// TestOtherMirrors: the page of a run links to the runs of other mirrors, which do not have that run.
-func TestOtherMirrors(t *testing.T) {
-	f := newFixture(t)
-	id := f.ran(mirror, 1, time.Hour, run.Tally{Total: 3, Copied: 3})
-	f.ran(otherMirror, 1, time.Hour, run.Tally{Total: 3, Copied: 3})
-	served := serve(t, Config{}, f.site, quiet)
-	for path, other := range map[string]string{"/runs/" + id: "/runs", "/runs": "/runs", "/failures": "/failures", "/images/waiting": "/images/waiting"} {
-		_, text := get(t, served.URL+path)
-		link := other + "?mirror=" + otherMirror
-		require.Contains(t, text, `href="`+link+`"`, path)
-		response, _ := get(t, served.URL+link)
-		require.Equal(t, http.StatusOK, response.StatusCode, link)
-	}
-}

@@ -43,15 +43,15 @@ func TestAnswered(t *testing.T) {
 	}
 }
 
-// TestUnanswered: a request may succeed soon if nobody has answered it, or if the stream has no leader.
-// A refusal and a full disk stay.
-func TestUnanswered(t *testing.T) {
+// TestNoAnswer: a request may succeed soon if there was no answer to it, or if the stream has no leader.
+// After a refusal, or if the disk is full, it fails again.
+func TestNoAnswer(t *testing.T) {
 	answer := func(status, code int, text string) error {
 		return &jetstream.APIError{Code: status, ErrorCode: jetstream.ErrorCode(code), Description: text}
 	}
 	for _, test := range []struct {
-		err        error
-		unanswered bool
+		err      error
+		noAnswer bool
 	}{
 		{context.DeadlineExceeded, true},
 		{nats.ErrTimeout, true},
@@ -65,6 +65,6 @@ func TestUnanswered(t *testing.T) {
 		{jetstream.ErrMsgNotFound, false},
 		{broker.ErrConflict, false},
 	} {
-		require.Equal(t, test.unanswered, broker.Unanswered(fmt.Errorf("reading: %w", test.err)), test.err)
+		require.Equal(t, test.noAnswer, broker.NoAnswer(fmt.Errorf("reading: %w", test.err)), test.err)
 	}
 }

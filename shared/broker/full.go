@@ -65,24 +65,6 @@ var errNoRoom = errors.New("no space for a batch of messages")
 // Full reports whether Explain would return ErrFull.
 func Full(err error) bool { return errors.Is(Explain(err, ""), ErrFull) }
 
-// Unanswered reports whether the broker has not answered a request that may have been lost, or has
-// answered that the stream has no leader for now. The request may succeed soon, and a message may be
-// stored.
-func Unanswered(err error) bool {
-	switch code(err) {
-	case codeNotAvailable, codeNotReady:
-		return true
-	}
-	return !Full(err) && (errors.Is(err, context.DeadlineExceeded) || errors.Is(err, nats.ErrTimeout) ||
-		errors.Is(err, nats.ErrNoResponders) || errors.Is(err, jetstream.ErrNoStreamResponse))
-}
-
-// Error codes of nats-server for a stream that has no leader for now.
-const (
-	codeNotAvailable = 10008 // JSClusterNotAvailErr
-	codeNotReady     = 10163 // JSStreamExpectedLastSeqPerSubjectNotReady
-)
-
 // errExplained marks what Explain has explained.
 var errExplained = errors.New("explained")
 

@@ -172,18 +172,6 @@ func ensureConsumer(ctx context.Context, s jetstream.Stream, ackWait time.Durati
 	return c, nil
 }
 
-// Answered repeats a request that the broker has not answered in time: a cluster that has
-// just started leaves some requests of a whole deployment without an answer. Three times
-// requestTimeout outlasts an election.
-func Answered(ctx context.Context, request func() error) error {
-	const most = 3
-	for n := 1; ; n++ {
-		if err := request(); !errors.Is(err, context.DeadlineExceeded) || ctx.Err() != nil || n == most {
-			return err
-		}
-	}
-}
-
 const (
 	// keepInterval is how often Keep checks the broker.
 	keepInterval = 5 * time.Second

@@ -308,7 +308,7 @@ var errUnread = errors.New("the broker has not confirmed it")
 // unread returns an error as errUnread if it is one. A replica that is behind does not have the
 // reservation yet.
 func unread(err error) error {
-	if broker.Unanswered(err) || errors.Is(err, jetstream.ErrMsgNotFound) {
+	if broker.NoAnswer(err) || errors.Is(err, jetstream.ErrMsgNotFound) {
 		return fmt.Errorf("%w: %w", errUnread, err)
 	}
 	return err

@@ -249,11 +249,11 @@ func (s *Store) get(ctx context.Context, name string, source reference.Repositor
 func (s *Store) List(ctx context.Context, name string) ([]Repository, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	anew, err := s.b.Anew(ctx, "KV_"+bucket, &s.read)
+	replaced, err := s.b.Replaced(ctx, "KV_"+bucket, &s.read)
 	if err != nil {
 		return nil, fmt.Errorf("listing the repositories of %s: %w", name, err)
 	}
-	if anew {
+	if replaced {
 		s.known, s.looked = map[string]Repository{}, map[string]time.Time{}
 	}
 	last, err := s.b.Entries(ctx, bucket, "*.*", s.read.After, func(e jetstream.KeyValueEntry) {

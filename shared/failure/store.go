@@ -250,11 +250,11 @@ func (c *Counter) Count(ctx context.Context) (Counts, error) {
 	start := time.Now()
 	// A tombstone shows for a while that a record was deleted. A deleted unreadable message leaves
 	// nothing, so all messages are read again if there was one.
-	anew, err := c.store.b.Anew(ctx, broker.StreamName, &c.read)
+	replaced, err := c.store.b.Replaced(ctx, broker.StreamName, &c.read)
 	if err != nil {
 		return Counts{}, err
 	}
-	if anew || start.Sub(c.asked) > c.store.ttl/2 || c.foreign > 0 {
+	if replaced || start.Sub(c.asked) > c.store.ttl/2 || c.foreign > 0 {
 		c.images, c.foreign, c.read.After = map[string]Count{}, 0, 0
 	}
 	c.read.After, err = c.store.b.Changes(ctx, broker.StreamName, subject.Failed+".>", c.read.After, func(m *jetstream.RawStreamMsg) error {

@@ -47,11 +47,11 @@ func (s *Store) Ledger() *Ledger {
 // last List.
 func (l *Ledger) List(ctx context.Context) (map[string][]Entry, error) {
 	l.before, l.progress = l.progress, map[string]*progressOf{}
-	anew, err := l.store.b.Anew(ctx, stream, &l.read)
+	replaced, err := l.store.b.Replaced(ctx, stream, &l.read)
 	if err != nil {
 		return nil, err
 	}
-	if anew {
+	if replaced {
 		l.runs, l.before = map[string]Entry{}, nil
 	}
 	l.read.After, err = l.store.b.Entries(ctx, Bucket, "*.*", l.read.After, func(e jetstream.KeyValueEntry) {

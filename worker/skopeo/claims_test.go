@@ -22,23 +22,30 @@ import (
 	"github.com/osism/skopeo-worker/worker/registry"
 )
 
+// claimed returns claims, what adds one, and what requires that these digests are claimed and no others.
+// It is called in a synctest bubble, whose clock is fake.
+func claimed(t *testing.T) (c *claims, add func(digest string), holds func(digests ...string)) {
+	c = &claims{}
+	all := map[string]bool{}
+	add = func(digest string) {
+		all[digest] = true
+		c.add(digest, func() { delete(all, digest) })
+	}
+	holds = func(digests ...string) {
+		t.Helper()
+		synctest.Wait()
+		c.mu.Lock()
+		defer c.mu.Unlock()
+		require.ElementsMatch(t, digests, slices.Collect(maps.Keys(all)))
+	}
+	return c, add, holds
+}
+
 // TestClaimsOfAnIdleProcess: a process keeps others waiting while it requests or sends something, and
 // patience longer.
 func TestClaimsOfAnIdleProcess(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		var c claims
-		claimed := map[string]bool{}
-		add := func(digest string) {
-			claimed[digest] = true
-			c.add(digest, func() { delete(claimed, digest) })
-		}
-		holds := func(digests ...string) {
-			t.Helper()
-			synctest.Wait()
-			c.mu.Lock()
-			defer c.mu.Unlock()
-			require.ElementsMatch(t, digests, slices.Collect(maps.Keys(claimed)))
-		}
+		c, add, holds := claimed(t)
 		add("a")
 		time.Sleep(patience - 1)
 		holds("a")
@@ -71,19 +78,7 @@ func TestClaimsOfAnIdleProcess(t *testing.T) {
 // it has claimed for its next images.
 func TestClaimsOfAnImageToCome(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		var c claims
-		claimed := map[string]bool{}
-		add := func(digest string) {
-			claimed[digest] = true
-			c.add(digest, func() { delete(claimed, digest) })
-		}
-		holds := func(digests ...string) {
-			t.Helper()
-			synctest.Wait()
-			c.mu.Lock()
-			defer c.mu.Unlock()
-			require.ElementsMatch(t, digests, slices.Collect(maps.Keys(claimed)))
-		}
+		c, add, holds := claimed(t)
 		add("a")
 		c.look()() // answered at once
 		time.Sleep(2 * brief)
