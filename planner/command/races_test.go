@@ -9,6 +9,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/osism/skopeo-worker/planner/plan"
+	"github.com/osism/skopeo-worker/planner/web"
 	"github.com/osism/skopeo-worker/shared/brokertest"
 	"github.com/osism/skopeo-worker/shared/budget"
 	"github.com/osism/skopeo-worker/shared/exit"
@@ -103,4 +104,13 @@ func TestRepublishTakenForInterrupted(t *testing.T) {
 		require.NoError(t, err, what)
 		require.Equal(t, []any{3, 4, true, false}, []any{stored.Chunks, stored.Entries, stored.Published, stored.Interrupted}, what)
 	}
+}
+
+// TestNextPlan: a process does not know when other mirrors are planned.
+func TestNextPlan(t *testing.T) {
+	se, next := newSession(t), time.Now()
+	p := planning{session: se, log: quiet}
+	p.note(func(s *web.Schedule) { s.Next = next })
+	require.Equal(t, next, p.next(se.name))
+	require.Zero(t, p.next("other"))
 }

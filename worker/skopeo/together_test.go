@@ -121,6 +121,9 @@ func TestNotTogether(t *testing.T) {
 		"large": {2, 2, func(t *testing.T, g *gated) {
 			g.images[1] = g.image(t, "mirror/a", "large", registrytest.Layer{Seed: "large", Size: large})
 		}},
+		"zstd": {2, 2, func(t *testing.T, g *gated) {
+			g.images[1] = g.image(t, "mirror/a", "zstd", registrytest.Layer{Seed: "zstd", Size: small, Zstd: true})
+		}},
 		"the same": {2, 2, func(_ *testing.T, g *gated) { g.images[1] = g.images[0] }},
 		"a policy": {2, 2, func(t *testing.T, g *gated) {
 			path := filepath.Join(t.TempDir(), "policy.json")
@@ -232,6 +235,17 @@ func TestTogetherOneFails(t *testing.T) {
 				}
 			})
 		}
+	}
+}
+
+// TestTogetherPutsNothing: an image that a process has not put is not copied, even if it ends without an
+// error.
+func TestTogetherPutsNothing(t *testing.T) {
+	g := newGated(t, 3, "exit 0")
+	ended := g.begin(t)
+	g.goOn(t, 1+len(ended))
+	for _, of := range ended {
+		require.ErrorContains(t, <-of, "skopeo exited without an error, but has not put the manifest")
 	}
 }
 
