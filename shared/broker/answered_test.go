@@ -43,12 +43,33 @@ func TestAnswered(t *testing.T) {
 	}
 }
 
+func answer(status, code int, text string) error {
+	return &jetstream.APIError{Code: status, ErrorCode: jetstream.ErrorCode(code), Description: text}
+}
+
+// TestUnanswered: an error for which the broker is waited for is ErrUnreachable. The texts are those of
+// nats-server: it places no stream on a server that has just been restarted.
+func TestUnanswered(t *testing.T) {
+	for _, test := range []struct {
+		err         error
+		unreachable bool
+	}{
+		{context.DeadlineExceeded, true},
+		{answer(503, 10008, "JetStream system temporarily unavailable"), true},
+		{answer(400, 10005, "no suitable peers for placement, peer offline"), true},
+		{answer(400, 10005, "no suitable peers for placement"), false},
+		{answer(400, 10005, "no suitable peers for placement, insufficient storage"), false},
+		{answer(500, 10074, "replicas > 1 not supported in non-clustered mode"), false},
+	} {
+		err := broker.Unanswered(test.err)
+		require.ErrorIs(t, err, test.err)
+		require.Equal(t, test.unreachable, errors.Is(err, broker.ErrUnreachable), test.err)
+	}
+}
+
 // TestNoAnswer: a request may succeed soon if there was no answer to it, or if the stream has no leader.
 // After a refusal, or if the disk is full, it fails again.
 func TestNoAnswer(t *testing.T) {
-	answer := func(status, code int, text string) error {
-		return &jetstream.APIError{Code: status, ErrorCode: jetstream.ErrorCode(code), Description: text}
-	}
 	for _, test := range []struct {
 		err      error
 		noAnswer bool

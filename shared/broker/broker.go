@@ -28,6 +28,8 @@ var (
 	ErrNoJetStream = exit.Unreachable.New("the broker has no JetStream")
 	// ErrTooOld is returned for a server of a version that is too old.
 	ErrTooOld = exit.Unreachable.New("the broker is too old")
+	// ErrTooFew is returned if fewer servers of the broker than NATS_REPLICAS can keep a stream.
+	ErrTooFew = exit.Unreachable.New("the broker has too few servers for the replicas")
 	// ErrForeignStream is returned if the stream has a configuration that it must not have.
 	ErrForeignStream = exit.Unreachable.New("the stream cannot be used")
 	// ErrInUse is returned if another process has the folder of the embedded broker.

@@ -138,7 +138,18 @@ func TestNoJetStream(t *testing.T) {
 func TestReplicasNeedACluster(t *testing.T) {
 	s := brokertest.Start(t)
 	err := fails(t, broker.Config{URL: s.URL(), Replicas: 3})
-	require.ErrorContains(t, err, "replicas > 1 not supported in non-clustered mode")
+	require.ErrorIs(t, err, broker.ErrTooFew)
+	require.ErrorContains(t, err, "NATS_REPLICAS=3: nats: API error: code=500 err_code=10074 description=replicas > 1 not supported in non-clustered mode")
+	require.NotErrorIs(t, err, broker.ErrUnreachable)
+}
+
+func TestReplicasNeedServers(t *testing.T) {
+	c := brokertest.StartCluster(t)
+	config := c.Config()
+	config.Replicas = 5
+	err := fails(t, config)
+	require.ErrorIs(t, err, broker.ErrTooFew)
+	require.ErrorContains(t, err, "NATS_REPLICAS=5: nats: API error: code=400 err_code=10005 description=no suitable peers for placement")
 	require.NotErrorIs(t, err, broker.ErrUnreachable)
 }
 

@@ -64,7 +64,7 @@ func ensureStream(ctx context.Context, js jetstream.JetStream, replicas int) (je
 		return nil, fmt.Errorf("%w: stream %s has subjects below %s, which %s needs: remove it, or use another account", ErrForeignStream, other, subject.All, StreamName)
 	}
 	if err != nil {
-		return nil, fmt.Errorf("stream %s: %w", StreamName, unanswered(err))
+		return nil, fmt.Errorf("stream %s: %w", StreamName, tooFew(unanswered(err), replicas))
 	}
 	have := s.CachedInfo().Config
 	if err := checkStream(have); err != nil {
@@ -80,9 +80,17 @@ func ensureStream(ctx context.Context, js jetstream.JetStream, replicas int) (je
 	want.Replicas = max(replicas, have.Replicas)
 	want.AllowMsgSchedules, want.AllowAtomicPublish, want.AllowMsgTTL, want.AllowDirect, want.AllowRollup = true, true, true, true, true
 	if s, err = js.UpdateStream(ctx, want); err != nil {
-		return nil, fmt.Errorf("updating stream %s: %w", StreamName, unanswered(err))
+		return nil, fmt.Errorf("updating stream %s: %w", StreamName, tooFew(unanswered(err), replicas))
 	}
 	return s, nil
+}
+
+// tooFew marks an error as ErrTooFew if the broker cannot keep the replicas, now or later.
+func tooFew(err error, replicas int) error {
+	if !errors.Is(err, ErrUnreachable) && (code(err) == codeNoPeers || code(err) == codeNoReplicas) {
+		return fmt.Errorf("%w: NATS_REPLICAS=%d: %w", ErrTooFew, replicas, err)
+	}
+	return err
 }
 
 // Error codes of nats-server that nats.go gives no names to.
@@ -91,7 +99,13 @@ const (
 	codeConsumerUnique = 10100 // JSConsumerWQConsumerNotUniqueErr
 	codeConsumerAll    = 10099 // JSConsumerWQMultipleUnfilteredErr
 	codeConsumerGone   = 10149 // JSConsumerDoesNotExist: it is being deleted
+	codeNoPeers        = 10005 // JSClusterNoPeersErrF
+	codeNoReplicas     = 10074 // JSStreamReplicasNotSupportedErr: the server is alone
 )
+
+// textOffline is the reason of codeNoPeers if a server of the cluster has not reported its state since it
+// started or restarted, or is away. There are others that do not pass, such as too few servers.
+const textOffline = "peer offline"
 
 func code(err error) jetstream.ErrorCode {
 	var api *jetstream.APIError
@@ -109,7 +123,8 @@ func unanswered(err error) error {
 	if errors.Is(err, jetstream.ErrStreamNotFound) || errors.Is(err, jetstream.ErrConsumerNotFound) || code(err) == codeConsumerGone {
 		return fmt.Errorf("%w: %v", ErrUnreachable, err)
 	}
-	if !errors.As(err, &api) || api.Code == http.StatusServiceUnavailable {
+	if !errors.As(err, &api) || api.Code == http.StatusServiceUnavailable ||
+		api.ErrorCode == codeNoPeers && strings.Contains(api.Description, textOffline) {
 		return fmt.Errorf("%w: %w", ErrUnreachable, err)
 	}
 	return err

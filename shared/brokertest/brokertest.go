@@ -48,6 +48,7 @@ type Server struct {
 	t       testing.TB
 	options *server.Options
 	server  *server.Server
+	cluster *Cluster // nil if the server is alone
 }
 
 // Start starts a server on a free port, with a store of its own. It is stopped
@@ -102,9 +103,13 @@ func (s *Server) Stop() {
 	s.server.WaitForShutdown()
 }
 
-// Restart stops the server and starts it again, on its port and its store.
+// Restart stops the server and starts it again, on its port and its store. If it belongs to a cluster,
+// Restart waits until the cluster may place streams on it.
 func (s *Server) Restart() {
 	s.t.Helper()
 	s.Stop()
 	s.start()
+	if s.cluster != nil {
+		s.cluster.gather()
+	}
 }

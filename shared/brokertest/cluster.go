@@ -40,7 +40,7 @@ func StartCluster(t testing.TB, options ...func(node int, o *server.Options)) *C
 		routes[i] = routeOf(ports[i])
 	}
 	for i, port := range ports {
-		s := &Server{t: t, options: defaults(t)}
+		s := &Server{t: t, options: defaults(t), cluster: c}
 		s.options.ServerName = fmt.Sprintf("brokertest%d", i+1)
 		s.options.Cluster = server.ClusterOpts{Name: "brokertest", Host: s.options.Host, Port: port}
 		s.options.Routes = routes
@@ -51,12 +51,25 @@ func StartCluster(t testing.TB, options ...func(node int, o *server.Options)) *C
 		t.Cleanup(s.Stop)
 		c.Nodes = append(c.Nodes, s)
 	}
-	c.until("the cluster has no leader", func() bool {
+	c.gather()
+	return c
+}
+
+// gather waits until the cluster has a leader that knows the state of every running node. Until then, it
+// refuses to create streams.
+func (c *Cluster) gather() {
+	c.t.Helper()
+	c.until("the cluster does not gather", func() bool {
+		running := 0
+		for _, s := range c.Nodes {
+			if s.server.Running() {
+				running++
+			}
+		}
 		return slices.ContainsFunc(c.Nodes, func(s *Server) bool {
-			return s.server.JetStreamIsLeader() && len(s.server.JetStreamClusterPeers()) == nodes
+			return s.server.JetStreamIsLeader() && len(s.server.JetStreamClusterPeers()) == running
 		})
 	})
-	return c
 }
 
 // FreePort returns a port of 127.0.0.1 without a listener. It is below those that systems choose for

@@ -1,0 +1,4 @@
+package broker
+
+// Unanswered is for the tests.
+var Unanswered = unanswered
