@@ -19,6 +19,8 @@ import (
 
 	"github.com/stretchr/testify/require"
 	core "k8s.io/api/core/v1"
+
+	"github.com/osism/skopeo-worker/shared/brokertest"
 )
 
 // programs builds planner and worker once, into a folder. They are in other modules.
@@ -113,7 +115,7 @@ func newContainer(t *testing.T, r *rendering, spec core.PodSpec, name string, br
 			value = strings.Join(folders, ":")
 		}
 		if strings.HasSuffix(e.Name, "_ADDR") {
-			value = fmt.Sprintf("127.0.0.1:%d", freePort(t))
+			value = fmt.Sprintf("127.0.0.1:%d", brokertest.FreePort(t))
 		}
 		command.Env = append(command.Env, e.Name+"="+value)
 	}

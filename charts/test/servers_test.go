@@ -24,6 +24,7 @@ import (
 	core "k8s.io/api/core/v1"
 
 	"github.com/osism/skopeo-worker/shared/broker"
+	"github.com/osism/skopeo-worker/shared/brokertest"
 )
 
 // patience is longer than a server takes to start on a busy machine.
@@ -87,7 +88,7 @@ func serve(t *testing.T, r *rendering) []*served {
 	type port struct{ client, route, monitor int }
 	ports := make([]port, *set.Spec.Replicas)
 	for i := range ports {
-		ports[i] = port{freePort(t), freePort(t), freePort(t)}
+		ports[i] = port{brokertest.FreePort(t), brokertest.FreePort(t), brokertest.FreePort(t)}
 	}
 	all := make([]*served, len(ports))
 	for i := range all {
@@ -121,14 +122,6 @@ func serve(t *testing.T, r *rendering) []*served {
 		s.start(t)
 	}
 	return all
-}
-
-func freePort(t *testing.T) int {
-	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	require.NoError(t, err)
-	defer func() { _ = l.Close() }()
-	return l.Addr().(*net.TCPAddr).Port
 }
 
 // certificate writes the server's certificate into its folder, as Kubernetes mounts the Secret.

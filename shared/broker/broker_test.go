@@ -38,10 +38,7 @@ func fails(t *testing.T, c broker.Config) error {
 
 // free returns a free address.
 func free(t *testing.T) string {
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	require.NoError(t, err)
-	require.NoError(t, l.Close())
-	return l.Addr().String()
+	return net.JoinHostPort("127.0.0.1", strconv.Itoa(brokertest.FreePort(t)))
 }
 
 func TestUnreachable(t *testing.T) {

@@ -108,6 +108,10 @@ func (r *Registry) answer(w http.ResponseWriter, req *http.Request, request Requ
 		l.lie(w, func(w http.ResponseWriter) { r.app.ServeHTTP(w, req) })
 		return
 	}
+	if request.Kind == KindBlobGet {
+		r.serveBlob(w, req, request)
+		return
+	}
 	r.app.ServeHTTP(w, r.unlie(req))
 }
 

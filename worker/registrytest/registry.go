@@ -15,9 +15,11 @@ import (
 	"fmt"
 	"io"
 	"log"
+	"math/rand/v2"
 	"net"
 	"net/http"
 	"os"
+	"strconv"
 	"sync"
 	"sync/atomic"
 	"syscall"
@@ -31,13 +33,6 @@ import (
 
 // ErrNotFound is wrapped by errors about a missing repository, tag, manifest or blob.
 var ErrNotFound = errors.New("not found")
-
-// rebindTimeout bounds how long Restart waits for its port. Between Stop and Restart, the
-// kernel may use it for an outgoing connection of another process.
-const rebindTimeout = 5 * time.Second
-
-// rebindInterval is the pause between two attempts of Restart.
-const rebindInterval = 20 * time.Millisecond
 
 // Registry is a running registry. Start and New return one.
 type Registry struct {
@@ -93,10 +88,21 @@ func Start(options ...Option) (*Registry, error) {
 	if err := r.openStorage(); err != nil {
 		return nil, err
 	}
-	if err := r.listen("127.0.0.1:0"); err != nil {
+	if err := r.listenAnywhere(); err != nil {
 		return nil, err
 	}
 	return r, nil
+}
+
+// listenAnywhere listens on a free port below those that systems choose for connections (from 32768 on,
+// on Linux), so that no connection has taken it at a restart.
+func (r *Registry) listenAnywhere() (err error) {
+	for range 100 {
+		if err = r.listen(net.JoinHostPort("127.0.0.1", strconv.Itoa(10000+rand.N(22000)))); !errors.Is(err, syscall.EADDRINUSE) {
+			break
+		}
+	}
+	return err
 }
 
 // New is Start for tests: it fails the test on an error, and closes the
@@ -149,7 +155,7 @@ func (r *Registry) Settle() {
 }
 
 // Restart serves again on the same port. It fails if the registry is running, or if another
-// process has had the port for 5 seconds.
+// process has the port.
 func (r *Registry) Restart() error {
 	r.mu.Lock()
 	running := r.server != nil
@@ -167,7 +173,7 @@ func (r *Registry) Close() {
 }
 
 func (r *Registry) listen(address string) error {
-	listener, err := bind(address)
+	listener, err := net.Listen("tcp", address)
 	if err != nil {
 		return fmt.Errorf("listen on %s: %w", address, err)
 	}
@@ -192,24 +198,6 @@ func (r *Registry) listen(address string) error {
 	server.TLSConfig = r.tls.serverConfig(r.settings.tlsClients)
 	go server.ServeTLS(listener, "", "") //nolint:errcheck // it always ends with ErrServerClosed
 	return nil
-}
-
-func bind(address string) (net.Listener, error) {
-	deadline := time.NewTimer(rebindTimeout)
-	defer deadline.Stop()
-	retry := time.NewTicker(rebindInterval)
-	defer retry.Stop()
-	for {
-		listener, err := net.Listen("tcp", address)
-		if !errors.Is(err, syscall.EADDRINUSE) {
-			return listener, err
-		}
-		select {
-		case <-deadline.C:
-			return nil, err
-		case <-retry.C:
-		}
-	}
 }
 
 // CA returns the PEM certificate of the authority that signed the registry's, or nil without

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"slices"
+	"sync"
 
 	"github.com/distribution/distribution/v3"
 	"github.com/distribution/distribution/v3/configuration"
@@ -44,7 +45,7 @@ func init() {
 }
 
 func (r *Registry) openStorage() error {
-	var shared driver.StorageDriver = inmemory.New()
+	var shared driver.StorageDriver = steady{inmemory.New(), new(sync.Mutex)}
 	if r.settings.dir != "" {
 		shared = filesystem.New(filesystem.DriverParameters{RootDirectory: r.settings.dir, MaxThreads: filesystemThreads})
 	}
