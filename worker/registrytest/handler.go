@@ -109,7 +109,7 @@ func (r *Registry) answer(w http.ResponseWriter, req *http.Request, request Requ
 		return
 	}
 	if request.Kind == KindBlobGet {
-		r.serveBlob(w, req, request)
+		r.serveBlob(w, req)
 		return
 	}
 	r.app.ServeHTTP(w, r.unlie(req))
