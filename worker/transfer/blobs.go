@@ -33,6 +33,7 @@ type Blobs struct {
 	begun    *begun
 	manners  *manners
 	splits   *splits
+	sizes    sizes
 }
 
 // place is a blob in a repository.
@@ -46,6 +47,7 @@ func New(client *registry.Client) *Blobs {
 	return &Blobs{
 		from: client, to: client.Writing(),
 		slots: make(chan struct{}, atOnce), held: newHeld(), begun: newBegun(), manners: newManners(), splits: newSplits(),
+		sizes: usualSizes(),
 	}
 }
 

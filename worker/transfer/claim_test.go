@@ -30,7 +30,7 @@ func (p *pair) claims(t *testing.T, name string, blob registry.Descriptor) (rele
 // TestClaim: others wait for the one that copies a blob. The repository has it then, and other
 // repositories mount it.
 func TestClaim(t *testing.T) {
-	for name, size := range map[string]int{"small": 1000, "large": 5 * mib} {
+	for name, size := range map[string]int{"small": 1000, "large": 5 * unit} {
 		t.Run(name, func(t *testing.T) {
 			p := newPair(t)
 			blob, content := p.push(t, size)
@@ -166,7 +166,7 @@ func TestOddRanges(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			p := newPairTo(t, registrytest.WithEmptyEnd(http.StatusBadRequest))
 			p.to.Inject(changed("PATCH", ranged(write)))
-			for _, size := range []int{1, 1000, 5 * mib} {
+			for _, size := range []int{1, 1000, 5 * unit} {
 				blob, content := p.push(t, size)
 				upload, err := p.Begin(t.Context(), p.destination("a"), bytes.NewReader(content), int64(size))
 				require.NoError(t, err)

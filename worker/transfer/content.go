@@ -153,7 +153,7 @@ func (c *content) another() error {
 
 // goOn requests the rest of the blob after a cut.
 func (c *content) goOn(cut error) {
-	if !isCut(c.ctx, cut) || !c.transfer.reads.advanced(c.transfer.sum.n) {
+	if !isCut(c.ctx, cut) || !c.transfer.reads.advanced(c.transfer.sum.n, c.transfer.blobs.sizes.advance) {
 		c.failed = cut
 		return
 	}
@@ -163,28 +163,28 @@ func (c *content) goOn(cut error) {
 	}
 }
 
-// milestone is the number of bytes between two saved states of a sum.
-const milestone = 1 << 20
-
 // sum is the digest of the first n bytes of a blob. It can go back to fewer bytes, for bytes that
 // have to be read again.
 type sum struct {
-	wanted reference.Digest
-	hash   hash.Hash
-	n      int64    // bytes in it
-	states [][]byte // of the hash, after each milestone
+	wanted    reference.Digest
+	hash      hash.Hash
+	n         int64    // bytes in it
+	milestone int64    // sizes.milestone
+	states    [][]byte // of the hash, after each milestone
 }
 
-func newSum(wanted reference.Digest) *sum { return &sum{wanted: wanted, hash: wanted.Hash()} }
+func newSum(wanted reference.Digest, milestone int64) *sum {
+	return &sum{wanted: wanted, hash: wanted.Hash(), milestone: milestone}
+}
 
 // add adds the next bytes.
 func (s *sum) add(p []byte) {
 	for len(p) > 0 {
-		n := min(int64(len(p)), milestone-s.n%milestone)
+		n := min(int64(len(p)), s.milestone-s.n%s.milestone)
 		_, _ = s.hash.Write(p[:n]) // never returns an error
 		s.n += n
 		p = p[n:]
-		if s.n%milestone == 0 {
+		if s.n%s.milestone == 0 {
 			s.keep()
 		}
 	}
@@ -192,14 +192,14 @@ func (s *sum) add(p []byte) {
 
 func (s *sum) keep() {
 	state, err := s.hash.(encoding.BinaryMarshaler).MarshalBinary()
-	if err == nil && int64(len(s.states)) == s.n/milestone-1 {
+	if err == nil && int64(len(s.states)) == s.n/s.milestone-1 {
 		s.states = append(s.states, state)
 	}
 }
 
 // back goes back to the last milestone at or before n.
 func (s *sum) back(n int64) {
-	s.states = s.states[:min(int64(len(s.states)), n/milestone)]
+	s.states = s.states[:min(int64(len(s.states)), n/s.milestone)]
 	s.hash.Reset()
 	for len(s.states) > 0 {
 		last := s.states[len(s.states)-1]
@@ -209,7 +209,7 @@ func (s *sum) back(n int64) {
 		s.states = s.states[:len(s.states)-1]
 		s.hash.Reset()
 	}
-	s.n = int64(len(s.states)) * milestone
+	s.n = int64(len(s.states)) * s.milestone
 }
 
 // verified reports whether the bytes have the blob's digest.

@@ -19,9 +19,9 @@ import (
 
 // TestUploadsThatMove: each answer to an upload may name another location for the next request.
 func TestUploadsThatMove(t *testing.T) {
-	for _, size := range []int{0, 1000, 9 * mib} {
+	for _, size := range []int{0, 1000, 9 * unit} {
 		for _, cut := range []bool{false, true} {
-			p := newPairTo(t, registrytest.WithMovingUploads(), registrytest.WithBodyLimit(8*mib))
+			p := newPairTo(t, registrytest.WithMovingUploads(), registrytest.WithBodyLimit(8*unit))
 			blob, content := p.push(t, size)
 			if cut {
 				p.to.Inject(registrytest.Fault{Match: puts, CutUpload: 1, Times: 1})
@@ -38,7 +38,7 @@ func TestEmptyEnd(t *testing.T) {
 	for _, status := range []int{http.StatusBadRequest, http.StatusMethodNotAllowed, http.StatusUnsupportedMediaType, http.StatusNotImplemented} {
 		t.Run(fmt.Sprint(status), func(t *testing.T) {
 			p := newPairTo(t, registrytest.WithEmptyEnd(status))
-			for i, size := range []int{1000, 2000, 0, 9 * mib} {
+			for i, size := range []int{1000, 2000, 0, 9 * unit} {
 				blob, content := p.push(t, size)
 				require.NoError(t, p.Send(t.Context(), p.source(), p.destination("a"), blob))
 				p.holds(t, "a", blob, content)
@@ -54,7 +54,7 @@ func TestEmptyEnd(t *testing.T) {
 // TestLostAnswers: if the destination stores a blob and its answer is lost, the blob is not sent again.
 func TestLostAnswers(t *testing.T) {
 	for name, match := range map[string]registrytest.Match{"the last": puts, "one before": patches, "the first": begins} {
-		for _, size := range []int{1000, 6 * mib} {
+		for _, size := range []int{1000, 6 * unit} {
 			t.Run(fmt.Sprint(name, " ", size), func(t *testing.T) {
 				p := newPair(t)
 				blob, content := p.push(t, size)
@@ -74,7 +74,7 @@ func TestLostAnswers(t *testing.T) {
 // expires, the source is asked for another.
 func TestStorageElsewhere(t *testing.T) {
 	p := newPair(t)
-	blob, content := p.push(t, 6*mib)
+	blob, content := p.push(t, 6*unit)
 	refusals := 1
 	storage := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if r.Header.Get("Authorization") != "" {
@@ -90,7 +90,7 @@ func TestStorageElsewhere(t *testing.T) {
 	}))
 	defer storage.Close()
 	p.from.Inject(registrytest.Fault{Match: gets, Status: http.StatusTemporaryRedirect, Header: http.Header{"Location": {storage.URL}}})
-	p.Blobs = allowing(p, storage.Listener.Addr().String())
+	p.Blobs = allowing(p, storage.Listener.Addr().String()).Shrink(shrunk)
 	require.NoError(t, p.Send(t.Context(), p.source(), p.destination("a"), blob))
 	p.holds(t, "a", blob, content)
 	require.Equal(t, 2, p.from.Count(gets), "another redirect has another permission")
@@ -117,7 +117,7 @@ func TestStorageWithoutHead(t *testing.T) {
 
 // TestOddAnswersOfSources: the destination stores nothing but the blob, whatever the source answers.
 func TestOddAnswersOfSources(t *testing.T) {
-	const size = 6 * mib
+	const size = 6 * unit
 	for name, test := range map[string]struct {
 		change func(*http.Request, *registrytest.Answer)
 		fine   bool
@@ -179,7 +179,7 @@ func TestOddAnswersOfSources(t *testing.T) {
 // TestCompressed: a blob that the source sends with a Content-Encoding is decoded, even after a cut. A
 // compressed layer stays compressed, even if the source declares its compression as the encoding.
 func TestCompressed(t *testing.T) {
-	content := compressed(random(5 * mib))
+	content := compressed(random(5 * unit))
 	blob := registry.Descriptor{Digest: reference.DigestOf(content), Size: int64(len(content))}
 	as := func(changes ...func(*registrytest.Answer)) func(*http.Request, *registrytest.Answer) {
 		return func(_ *http.Request, a *registrytest.Answer) {
@@ -190,7 +190,7 @@ func TestCompressed(t *testing.T) {
 		}
 	}
 	packed := func(a *registrytest.Answer) { a.Body = compressed(a.Body) }
-	half := func(a *registrytest.Answer) { a.Body = a.Body[:3*mib] }
+	half := func(a *registrytest.Answer) { a.Body = a.Body[:3*unit] }
 	for name, test := range map[string]struct {
 		answers []func(*http.Request, *registrytest.Answer)
 		gets    int

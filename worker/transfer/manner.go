@@ -11,14 +11,6 @@ import (
 	"github.com/osism/skopeo-worker/worker/registry"
 )
 
-// small is the size up to which a blob is sent in the request that ends its upload, which saves a
-// request. A larger blob is sent before, so that it need not be sent again if that request fails.
-const small = 4 << 20
-
-// pieceSizes are the sizes to try, in this order, if a destination refuses a request as too large.
-// Cloudflare accepts 100 MB, and nginx 1 MiB by default.
-var pieceSizes = []int64{64 << 20, 8 << 20, 1 << 20}
-
 // noBody are the answers of destinations that accept no content in the request that ends an upload.
 var noBody = []int{http.StatusBadRequest, http.StatusMethodNotAllowed, http.StatusUnsupportedMediaType, http.StatusNotImplemented}
 
@@ -32,7 +24,7 @@ type manner struct {
 
 // ends reports whether the rest of a blob is sent in the request that ends the upload. Its size is
 // negative if unknown.
-func (m manner) ends(left int64) bool {
+func (m manner) ends(left, small int64) bool {
 	return m.inEnd || left == 0 || !m.apart && 0 < left && left <= small && (m.piece == 0 || left <= m.piece)
 }
 
@@ -49,20 +41,20 @@ func (m manner) part(body io.Reader, left int64) (io.Reader, int64) {
 
 // after returns the manner to try after an error of a request with sent bytes of content. It returns
 // false if the error has another cause, or if no other manner is left.
-func (m manner) after(err error, sent, minPiece int64) (manner, bool) {
+func (m manner) after(err error, sent, minPiece int64, by sizes) (manner, bool) {
 	failed := (*registry.Error)(nil)
 	if !errors.As(err, &failed) || failed.Op != registry.OpPut || m.inEnd {
 		return manner{}, false
 	}
 	if failed.Status == http.StatusRequestEntityTooLarge {
-		for _, size := range pieceSizes {
+		for _, size := range by.pieces {
 			if size = max(size, minPiece); (sent < 0 || size < sent) && (m.piece == 0 || size < m.piece) {
 				return manner{piece: size, apart: m.apart}, true
 			}
 		}
 		return manner{}, false
 	}
-	if sent != 0 && m.ends(sent) {
+	if sent != 0 && m.ends(sent, by.small) {
 		return manner{piece: m.piece, apart: true}, slices.Contains(noBody, failed.Status)
 	}
 	switch failed.Status {

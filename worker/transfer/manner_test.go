@@ -21,28 +21,30 @@ func TestBodyLimits(t *testing.T) {
 		limit          int64
 		pieces, others int // PATCHes that were accepted and refused
 	}{
-		"the largest piece": {limit: 65 * mib, pieces: 2, others: 1},
-		"the next one":      {limit: 10 * mib, pieces: 9, others: 2},
-		"nginx":             {limit: mib, pieces: 69, others: 3},
+		"the largest piece": {limit: 65 * unit, pieces: 2, others: 1},
+		"the next one":      {limit: 10 * unit, pieces: 9, others: 2},
+		"nginx":             {limit: unit, pieces: 69, others: 3},
 	} {
 		t.Run(name, func(t *testing.T) {
 			p := newPairTo(t, registrytest.WithBodyLimit(test.limit))
-			blob, content := p.push(t, 70*mib)
+			blob, content := p.push(t, 70*unit)
 			require.NoError(t, p.Send(t.Context(), p.source(), p.destination("a"), blob))
 			p.holds(t, "a", blob, content)
 			require.Equal(t, test.pieces+test.others, p.to.Count(patches))
 			require.Equal(t, test.others, p.to.Count(registrytest.All(patches, registrytest.Answered(http.StatusRequestEntityTooLarge))))
 
 			p.to.ResetRequests()
-			blob, content = p.push(t, 3*mib)
+			blob, content = p.push(t, 3*unit)
 			require.NoError(t, p.Send(t.Context(), p.source(), p.destination("a"), blob))
 			p.holds(t, "a", blob, content)
 			require.Zero(t, p.to.Count(registrytest.Answered(http.StatusRequestEntityTooLarge)))
 		})
 	}
+	require.LessOrEqual(t, transfer.UsualPieces[0], int64(100_000_000), "Cloudflare")
+	require.Equal(t, int64(mib), transfer.UsualPieces[len(transfer.UsualPieces)-1], "nginx")
 	t.Run("none is small enough", func(t *testing.T) {
-		p := newPairTo(t, registrytest.WithBodyLimit(mib-1))
-		blob, _ := p.push(t, 2*mib)
+		p := newPairTo(t, registrytest.WithBodyLimit(unit-1))
+		blob, _ := p.push(t, 2*unit)
 		err := p.Send(t.Context(), p.source(), p.destination("a"), blob)
 		require.ErrorContains(t, err, "413")
 		p.lacks(t, "a", blob)
@@ -63,9 +65,9 @@ func TestNoPatch(t *testing.T) {
 				}
 				return err
 			},
-		}))
+		})).Shrink(shrunk)
 		for range 2 {
-			blob, content := p.push(t, 9*mib)
+			blob, content := p.push(t, 9*unit)
 			require.NoError(t, p.Send(t.Context(), p.source(), p.destination("a"), blob))
 			p.holds(t, "a", blob, content)
 		}

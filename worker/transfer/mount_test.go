@@ -16,7 +16,7 @@ import (
 // the source. After the first mount has worked, each takes one request.
 func TestMount(t *testing.T) {
 	p := newPair(t)
-	blob, content := p.push(t, 5*mib)
+	blob, content := p.push(t, 5*unit)
 	require.NoError(t, p.Send(t.Context(), p.source(), p.destination("a"), blob))
 	for _, name := range []string{"b", "c/d", "e"} {
 		p.to.ResetRequests()
@@ -45,7 +45,7 @@ func TestMountFromTheSource(t *testing.T) {
 // TestMountsThatBecomeUploads: if the destination begins an upload instead of mounting the blob, that
 // upload is used, and no upload remains.
 func TestMountsThatBecomeUploads(t *testing.T) {
-	for _, size := range []int{1000, 5 * mib} {
+	for _, size := range []int{1000, 5 * unit} {
 		p := newPair(t)
 		blob, content := p.push(t, size)
 		other, _ := p.push(t, 10)
@@ -112,7 +112,7 @@ func TestMountAtTheSameTime(t *testing.T) {
 	for name, fails := range map[string]bool{"the first one gets it": false, "the first one fails": true} {
 		t.Run(name, func(t *testing.T) {
 			p := newPair(t)
-			blob, content := p.push(t, 5*mib)
+			blob, content := p.push(t, 5*unit)
 			asked, open := make(chan struct{}), make(chan struct{})
 			fault := registrytest.Fault{Times: 1, Gate: open, Match: func(r registrytest.Request) bool {
 				first := gets(r)

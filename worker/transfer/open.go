@@ -16,7 +16,7 @@ type Blob struct{ content *content }
 // that is faster. Read returns the last byte only if all bytes have the digest. The errors are
 // *registry.Errors, or wrap that of ctx.
 func (b *Blobs) Open(ctx context.Context, source reference.Repository, blob registry.Descriptor) (*Blob, error) {
-	t := &transfer{blobs: b, source: source, blob: blob, sum: newSum(blob.Digest)}
+	t := &transfer{blobs: b, source: source, blob: blob, sum: newSum(blob.Digest, b.sizes.milestone)}
 	content, err := t.open(ctx, 0)
 	if err != nil {
 		return nil, err
@@ -115,7 +115,7 @@ func (t *transfer) put(ctx context.Context, content []byte) error {
 	}
 	t.adopt(upload)
 	body, size := bytes.NewReader(content), int64(len(content))
-	if t.sending = size; t.manner.ends(size) {
+	if t.sending = size; t.manner.ends(size, t.blobs.sizes.small) {
 		return t.upload.Finish(ctx, body, 0, size)
 	}
 	if _, err := t.upload.Append(ctx, body, 0, size, false); err != nil {

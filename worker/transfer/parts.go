@@ -8,17 +8,13 @@ import (
 )
 
 const (
-	// partSize is how many bytes a part has. Parts are in memory until the destination takes them.
-	partSize = 8 << 20
-
 	// partsAtOnce is how many parts of a blob are requested at once, each over a connection.
 	partsAtOnce = 4
 
 	// inParts is how many blobs may come in parts at once. They take up to 64 MiB of memory.
 	inParts = 2
 
-	// slowPart is how long partSize bytes over one connection must take for several connections
-	// to be tried. Window size, packet loss and the registry may limit the rate of a connection.
+	// slowPart is how long a part over one connection must take for several connections to be tried. Window size, packet loss and the registry may limit the rate of a connection.
 	// If one connection is faster than this (16 MiB/s), more are not worth their requests.
 	slowPart = 500 * time.Millisecond
 
@@ -39,9 +35,9 @@ type pace struct {
 	waited time.Duration // for the source, not for the destination
 }
 
-// part returns how long partSize bytes take.
-func (p pace) part() time.Duration {
-	return time.Duration(float64(p.waited) / float64(max(p.bytes, 1)) * partSize)
+// of returns how long a number of bytes takes.
+func (p pace) of(bytes int64) time.Duration {
+	return time.Duration(float64(p.waited) / float64(max(p.bytes, 1)) * float64(bytes))
 }
 
 // read reads from the source, over one connection or several, and measures its pace.
@@ -62,16 +58,16 @@ func (c *content) read(p []byte) (n int, err error) {
 
 // adapt switches to several connections if one is slow, and back if several are not faster.
 func (c *content) adapt() {
-	of := c.transfer.blobs.splits
+	of, size := c.transfer.blobs.splits, c.transfer.blobs.sizes.part
 	left := c.total - c.transfer.sum.n
 	switch {
-	case c.failed != nil, c.whole, c.body.Encoded, c.discard > 0, left < 2*partSize:
-	case c.parts == nil && c.came.bytes >= partSize && c.came.part() >= of.slow && of.take(c.host()):
+	case c.failed != nil, c.whole, c.body.Encoded, c.discard > 0, left < 2*size:
+	case c.parts == nil && c.came.bytes >= size && c.came.of(size) >= of.slow && of.take(c.host()):
 		c.transfer.pieces = true
 		_ = c.body.Close()
 		c.alone, c.came = c.came, pace{}
-		c.parts = newParts(c.ctx, c.transfer.sum.n, c.total, c.openPart)
-	case c.parts != nil && c.came.bytes >= 2*partsAtOnce*partSize && !isFaster(c.alone, c.came):
+		c.parts = newParts(c.ctx, size, c.transfer.sum.n, c.total, c.openPart)
+	case c.parts != nil && c.came.bytes >= 2*partsAtOnce*size && !isFaster(c.alone, c.came):
 		if err := c.narrow(); err != nil {
 			c.goOn(err)
 		}
@@ -140,7 +136,7 @@ func (s *splits) leave(host string) {
 
 // isFaster reports whether several connections are fast enough, compared with one, to be kept.
 func isFaster(one, several pace) bool {
-	return float64(one.part()) >= gain*float64(several.part())
+	return float64(one.of(blockSize)) >= gain*float64(several.of(blockSize))
 }
 
 // parts requests several parts of a blob at once, each over a connection, and reads them in order.
@@ -149,6 +145,7 @@ type parts struct {
 	end  context.CancelFunc
 	open func(ctx context.Context, from, before int64) (io.ReadCloser, error)
 
+	size        int64   // of a part
 	next, total int64   // offsets of the next part and of the end
 	under       []*part // parts under way, in order
 	block       []byte  // received, but not read yet
@@ -161,8 +158,8 @@ type part struct {
 	err    error       // why the part is incomplete; set before blocks is closed
 }
 
-func newParts(ctx context.Context, from, total int64, open func(context.Context, int64, int64) (io.ReadCloser, error)) *parts {
-	p := &parts{open: open, next: from, total: total}
+func newParts(ctx context.Context, size, from, total int64, open func(context.Context, int64, int64) (io.ReadCloser, error)) *parts {
+	p := &parts{open: open, size: size, next: from, total: total}
 	p.ctx, p.end = context.WithCancel(ctx)
 	for range partsAtOnce {
 		p.request()
@@ -172,12 +169,12 @@ func newParts(ctx context.Context, from, total int64, open func(context.Context,
 
 // request requests the next part, if any is left.
 func (p *parts) request() {
-	from, before := p.next, min(p.next+partSize, p.total)
+	from, before := p.next, min(p.next+p.size, p.total)
 	if from == before {
 		return
 	}
 	p.next = before
-	part := &part{blocks: make(chan []byte, partSize/blockSize)}
+	part := &part{blocks: make(chan []byte, (p.size+blockSize-1)/blockSize)}
 	p.under = append(p.under, part)
 	p.running.Go(func() {
 		defer close(part.blocks)

@@ -23,7 +23,7 @@ var parts = registrytest.All(gets, func(r registrytest.Request) bool {
 // TestParts: a large blob of a slow source comes in parts over several connections at once.
 func TestParts(t *testing.T) {
 	t.Parallel()
-	const size = 6*transfer.PartSize + 12345
+	const size = 6*partSize + 12345
 	for name, options := range map[string][]registrytest.Option{
 		"HTTP/1.1": nil,
 		"HTTP/2":   {registrytest.WithTLS(), registrytest.WithHTTP2()},
@@ -72,7 +72,7 @@ func covers(t *testing.T, asked []string, size int) {
 // the blob and for the next blob of that source.
 func TestPartsThatFail(t *testing.T) {
 	t.Parallel()
-	const size = 5 * transfer.PartSize
+	const size = 5 * partSize
 	for name, fault := range map[string]registrytest.Fault{
 		"refused":      {Status: http.StatusServiceUnavailable},
 		"limited":      {Status: http.StatusTooManyRequests},
@@ -110,7 +110,7 @@ func TestIsFaster(t *testing.T) {
 // TestPartsOfAnother: if the parts are those of another blob, the copy fails, and the next attempt uses
 // one connection.
 func TestPartsOfAnother(t *testing.T) {
-	const size = 5 * transfer.PartSize
+	const size = 5 * partSize
 	p := newPair(t)
 	p.SetSlow(0)
 	blob, content := p.push(t, size)

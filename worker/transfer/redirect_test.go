@@ -49,7 +49,7 @@ func newPairWithUploadHost(t *testing.T, options ...registrytest.Option) (*pair,
 	}
 	p.Blobs = transfer.New(registry.NewClient(registry.Options{
 		Insecure: []string{p.from.Host(), p.to.Host(), front.Listener.Addr().String()}, Keychain: login{},
-	}))
+	})).Shrink(shrunk)
 	return p, host
 }
 
@@ -91,14 +91,19 @@ func TestRedirectedUploads(t *testing.T) {
 		"all, buffered":       {methods: []string{"POST", "PATCH", "PUT", "GET", "DELETE"}, status: 307, drains: true},
 		"no PATCH":            {methods: []string{"PUT"}, status: 307, options: []registrytest.Option{registrytest.WithoutPatch(405)}},
 		"no PATCH, buffered":  {methods: []string{"PUT"}, status: 307, drains: true, options: []registrytest.Option{registrytest.WithoutPatch(405)}},
-		"body limit":          {methods: []string{"PATCH"}, status: 307, options: []registrytest.Option{registrytest.WithBodyLimit(2 * mib)}},
-		"body limit buffered": {methods: []string{"PATCH"}, status: 307, drains: true, options: []registrytest.Option{registrytest.WithBodyLimit(2 * mib)}},
+		"body limit":          {methods: []string{"PATCH"}, status: 307, options: []registrytest.Option{registrytest.WithBodyLimit(2 * unit)}},
+		"body limit buffered": {methods: []string{"PATCH"}, status: 307, drains: true, options: []registrytest.Option{registrytest.WithBodyLimit(2 * unit)}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			p, host := newPairWithUploadHost(t, test.options...)
+			unit := unit
+			if strings.HasSuffix(name, "HTTP/2") { // larger blobs take HTTP/1.1
+				p.Shrink(1)
+				unit = mib
+			}
 			p.to.Inject(registrytest.Fault{Match: anyOf(test.methods...), Status: test.status, Location: host.at, Drain: test.drains})
-			for _, size := range []int{0, 1000, 3 * mib, 9 * mib, 20*mib + 1} {
+			for _, size := range []int{0, 1000, 3 * unit, 9 * unit, 20*unit + 1} {
 				blob, content := p.push(t, size)
 				require.NoError(t, p.Send(t.Context(), p.source(), p.destination("a"), blob))
 				p.holds(t, "a", blob, content)
@@ -116,7 +121,7 @@ func TestRedirectsAreRemembered(t *testing.T) {
 	p, host := newPairWithUploadHost(t)
 	p.to.Inject(registrytest.Fault{Match: patches, Status: http.StatusTemporaryRedirect, Location: host.at})
 	for i := range 3 {
-		blob, content := p.push(t, 9*mib+i)
+		blob, content := p.push(t, 9*unit+i)
 		p.from.ResetRequests()
 		require.NoError(t, p.Send(t.Context(), p.source(), p.destination("a"), blob))
 		p.holds(t, "a", blob, content)
@@ -132,25 +137,25 @@ func TestRedirectedUploadsAreResumed(t *testing.T) {
 	t.Parallel()
 	p, host := newPairWithUploadHost(t)
 	p.to.Inject(registrytest.Fault{Match: anyOf("PATCH", "GET", "PUT"), Status: http.StatusTemporaryRedirect, Location: host.at})
-	host.Inject(registrytest.Fault{Match: patches, CutUpload: 5 * mib, Times: 1})
-	blob, content := p.push(t, 8*mib)
+	host.Inject(registrytest.Fault{Match: patches, CutUpload: 5 * unit, Times: 1})
+	blob, content := p.push(t, 8*unit)
 	require.NoError(t, p.Send(t.Context(), p.source(), p.destination("a"), blob))
 	p.holds(t, "a", blob, content)
-	require.Contains(t, ranges(host.Registry, anyOf("PATCH", "PUT")), fmt.Sprintf("%d-%d", 5*mib, 8*mib-1))
+	require.Contains(t, ranges(host.Registry, anyOf("PATCH", "PUT")), fmt.Sprintf("%d-%d", 5*unit, 8*unit-1))
 }
 
 // TestTheNextTryFollowsNoOldRedirect: if another blob fails just after a part of an upload was
 // redirected, a retry continues the upload at the registry, because the redirect may be out of date.
 func TestTheNextTryFollowsNoOldRedirect(t *testing.T) {
 	t.Parallel()
-	p, host := newPairWithUploadHost(t, registrytest.WithBodyLimit(8*mib))
-	blob, content := p.push(t, 20*mib)
-	other, _ := p.push(t, 10*mib)
+	p, host := newPairWithUploadHost(t, registrytest.WithBodyLimit(8*unit))
+	blob, content := p.push(t, 20*unit)
+	other, _ := p.push(t, 10*unit)
 	missing := registry.Descriptor{Digest: reference.DigestOf([]byte("missing")), Size: 7}
 	fails := make(chan struct{})
 	p.from.Inject(registrytest.Fault{Match: registrytest.All(gets, registrytest.Ref(missing.Digest.String())), Gate: fails})
 	second := func(r registrytest.Request) bool {
-		return patches(r) && strings.HasPrefix(r.Range, fmt.Sprint(8*mib, "-"))
+		return patches(r) && strings.HasPrefix(r.Range, fmt.Sprint(8*unit, "-"))
 	}
 	var redirected atomic.Bool
 	p.to.Inject(registrytest.Fault{Match: second, Status: http.StatusTemporaryRedirect, Drain: true, Times: 1, Location: func(asked *url.URL) string {
@@ -167,7 +172,7 @@ func TestTheNextTryFollowsNoOldRedirect(t *testing.T) {
 	}
 	p.Blobs = transfer.New(registry.NewClient(registry.Options{
 		Insecure: []string{p.from.Host(), p.to.Host(), strings.TrimPrefix(host.url, "http://")}, Keychain: login{}, Guard: guard,
-	}))
+	})).Shrink(shrunk)
 	require.NoError(t, p.Send(t.Context(), p.source(), p.destination("a"), other), "the size of pieces is known then")
 	require.ErrorIs(t, p.Send(t.Context(), p.source(), p.destination("a"), blob, missing), registry.ErrNotFound)
 	require.Empty(t, host.Requests())
@@ -182,7 +187,7 @@ func TestTheNextTryFollowsNoOldRedirect(t *testing.T) {
 func TestRedirectedMounts(t *testing.T) {
 	t.Parallel()
 	p, host := newPairWithUploadHost(t)
-	blob, content := p.push(t, 9*mib)
+	blob, content := p.push(t, 9*unit)
 	require.NoError(t, p.Send(t.Context(), p.source(), p.destination("a"), blob))
 	p.to.Inject(registrytest.Fault{Match: mounts, Status: http.StatusTemporaryRedirect, Location: host.at})
 	require.NoError(t, p.Send(t.Context(), p.source(), p.destination("b"), blob))
@@ -212,7 +217,7 @@ func TestRedirectsThatLeadNowhere(t *testing.T) {
 			t.Run(name+" "+method, func(t *testing.T) {
 				t.Parallel()
 				p, _ := newPairWithUploadHost(t)
-				blob, _ := p.push(t, 9*mib)
+				blob, _ := p.push(t, 9*unit)
 				p.to.Inject(registrytest.Fault{Match: anyOf(method), Status: http.StatusTemporaryRedirect, Location: location})
 				p.to.Inject(registrytest.Fault{Match: func(r registrytest.Request) bool {
 					return r.Method != http.MethodHead && strings.Contains(r.Path, "victim")
@@ -240,7 +245,7 @@ func TestRefusedByTheUploadHost(t *testing.T) {
 		for _, status := range []int{http.StatusUnauthorized, http.StatusForbidden} {
 			remove := p.to.Inject(registrytest.Fault{Match: anyOf(method), Status: http.StatusTemporaryRedirect, Location: host.at})
 			removeToo := host.Inject(registrytest.Fault{Match: anyOf(method), Status: status})
-			blob, _ := p.push(t, 9*mib)
+			blob, _ := p.push(t, 9*unit)
 			err := p.Send(t.Context(), p.source(), reference.MustRepository(p.to.Host()+"/"+strings.ToLower(method)), blob)
 			require.ErrorIs(t, err, registry.ErrUnavailable)
 			require.ErrorContains(t, err, strings.TrimPrefix(host.url, "http://")+fmt.Sprintf(" refused the request that the registry has redirected to it (%d)", status))

@@ -26,7 +26,7 @@ func ranges(r *registrytest.Registry, match registrytest.Match) (ranges []string
 // ignores ranges. The destination gets each byte once.
 func TestCutsAtTheSource(t *testing.T) {
 	t.Parallel()
-	const size = 8 * mib
+	const size = 8 * unit
 	half := fmt.Sprintf("bytes=%d-", size/2)
 	part := registrytest.All(gets, func(r registrytest.Request) bool { return r.Range != "" })
 	for name, test := range map[string]struct {
@@ -69,7 +69,7 @@ func TestCutsAtTheSource(t *testing.T) {
 // TestCutBeforeAFailure: if the source fails after a cut, the error is that of the source.
 func TestCutBeforeAFailure(t *testing.T) {
 	p := newPair(t)
-	blob, _ := p.push(t, 4*mib)
+	blob, _ := p.push(t, 4*unit)
 	p.from.Inject(registrytest.Fault{Match: gets, TruncateBody: true, Times: 1})
 	p.from.Inject(registrytest.Fault{Match: gets, Status: http.StatusNotFound})
 	require.ErrorContains(t, p.Send(t.Context(), p.source(), p.destination("a"), blob), "404")
@@ -91,7 +91,7 @@ func TestCutsWithoutEnd(t *testing.T) {
 // cutsWithoutEnd returns how many uploads were begun.
 func cutsWithoutEnd(t *testing.T) (begun int) {
 	p := newPair(t)
-	blob, content := p.push(t, 8*mib)
+	blob, content := p.push(t, 8*unit)
 	remove := p.from.Inject(registrytest.Fault{Match: gets, TruncateBody: true})
 	for last := 0; ; {
 		p.to.ResetRequests()
@@ -120,15 +120,15 @@ func cutsWithoutEnd(t *testing.T) (begun int) {
 // TestCutsAtTheDestination: the bytes that the destination lacks are requested from the source and
 // sent.
 func TestCutsAtTheDestination(t *testing.T) {
-	const size, taken = 8 * mib, 5*mib + 12345
+	const size, taken = 8 * unit, 5*unit + 12345
 	for name, test := range map[string]struct {
 		match       registrytest.Match
 		size, taken int64
 		asked, sent []string
 	}{
 		"large": {match: patches, size: size, taken: taken,
-			asked: []string{"", fmt.Sprintf("bytes=%d-", 5*mib)}, sent: []string{"", fmt.Sprintf("%d-%d", taken, size-1)}},
-		"small":   {match: puts, size: 3 * mib, taken: 2*mib + 1, asked: []string{"", fmt.Sprintf("bytes=%d-", 2*mib)}, sent: []string{"", fmt.Sprintf("%d-%d", 2*mib+1, 3*mib-1)}},
+			asked: []string{"", fmt.Sprintf("bytes=%d-", 5*unit)}, sent: []string{"", fmt.Sprintf("%d-%d", taken, size-1)}},
+		"small":   {match: puts, size: 3 * unit, taken: 2*unit + 1, asked: []string{"", fmt.Sprintf("bytes=%d-", 2*unit)}, sent: []string{"", fmt.Sprintf("%d-%d", 2*unit+1, 3*unit-1)}},
 		"smaller": {match: puts, size: 1000, taken: 10, asked: []string{"", ""}, sent: []string{"", "10-999"}},
 		"at once": {match: puts, size: 1000, taken: 1, asked: []string{"", ""}, sent: []string{"", ""}},
 	} {
@@ -179,7 +179,7 @@ func TestTheNextTryGoesOn(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			p := newPair(t)
-			blob, content := p.push(t, 6*mib)
+			blob, content := p.push(t, 6*unit)
 			p.to.Inject(test.fault)
 			err := p.Send(t.Context(), p.source(), p.destination("a"), blob)
 			require.ErrorIs(t, err, test.is)
@@ -198,7 +198,7 @@ func TestTheNextTryGoesOn(t *testing.T) {
 
 // TestUploadsThatAreForgotten: an upload that the destination has forgotten is restarted, once.
 func TestUploadsThatAreForgotten(t *testing.T) {
-	for _, size := range []int{1000, 6 * mib} {
+	for _, size := range []int{1000, 6 * unit} {
 		p := newPair(t)
 		blob, content := p.push(t, size)
 		p.to.Inject(registrytest.Fault{Match: puts, Status: http.StatusNotFound, Times: 1})
@@ -219,7 +219,7 @@ func TestUploadsThatAreForgotten(t *testing.T) {
 func TestTokensThatEnd(t *testing.T) {
 	t.Parallel()
 	for name, match := range map[string]registrytest.Match{"in the middle": patches, "at the end": puts, "at the beginning": begins} {
-		for _, size := range []int{1000, 6 * mib} {
+		for _, size := range []int{1000, 6 * unit} {
 			t.Run(fmt.Sprint(name, " ", size), func(t *testing.T) {
 				p := newPair(t)
 				blob, content := p.push(t, size)
@@ -234,7 +234,7 @@ func TestTokensThatEnd(t *testing.T) {
 
 // TestContentOfAnotherDigest: content with another digest is never stored, even after cuts.
 func TestContentOfAnotherDigest(t *testing.T) {
-	const size = 6 * mib
+	const size = 6 * unit
 	p := newPair(t)
 	blob, _ := p.push(t, size)
 	p.from.Inject(registrytest.Fault{Match: gets, TruncateBody: true, Times: 1})

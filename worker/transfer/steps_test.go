@@ -25,7 +25,8 @@ func TestEveryStep(t *testing.T) {
 		source bool
 		registrytest.Step
 	}
-	const size = 4*transfer.PartSize + 1
+	const divided = 7 // so that the blob gets a connection of its own, which takes more than 4 MiB
+	const size = 4*(8*mib/divided) + 1
 	ways := map[string]func(p *pair) []reference.Repository{
 		"one blob": func(p *pair) []reference.Repository { return []reference.Repository{p.destination("a")} },
 		"a mount": func(p *pair) []reference.Repository {
@@ -43,7 +44,7 @@ func TestEveryStep(t *testing.T) {
 			Insecure: []string{p.from.Host(), p.to.Host()}, Keychain: login{},
 			Transport: registrytest.NewTransport(700*time.Millisecond, p.from, p.to),
 		})
-		p.Blobs = transfer.New(client)
+		p.Blobs = transfer.New(client).Shrink(divided)
 		p.SetSlow(0)
 		blob, content := p.push(t, size)
 		return p, blob, content

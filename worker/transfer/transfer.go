@@ -16,10 +16,6 @@ import (
 )
 
 const (
-	// advance is how many bytes must have moved between two cuts for the copy to continue at once.
-	// If fewer, the copy fails, and is retried later.
-	advance = 1 << 20
-
 	// settling is how long a destination gets to notice a cut and to store what it has received,
 	// before it is asked how much it has.
 	settling = 200 * time.Millisecond
@@ -64,8 +60,8 @@ type cuts struct {
 }
 
 // advanced reports whether enough bytes have moved since the last cut, and if so records this one.
-func (c *cuts) advanced(to int64) bool {
-	if c.any && to-c.at < advance {
+func (c *cuts) advanced(to, enough int64) bool {
+	if c.any && to-c.at < enough {
 		return false
 	}
 	*c = cuts{any: true, at: to}
@@ -91,7 +87,7 @@ func (t *transfer) run(ctx context.Context) error {
 		if there, err := t.isThere(ctx); err != nil || there {
 			return err
 		}
-		t.sum = newSum(t.blob.Digest)
+		t.sum = newSum(t.blob.Digest, t.blobs.sizes.milestone)
 	}
 	err := t.send(ctx)
 	for err != nil && t.recovers(ctx, err) {
@@ -224,7 +220,7 @@ func (t *transfer) push(ctx context.Context, c *content, offset int64) error {
 			left = c.total - offset
 		}
 		t.offset = offset
-		if t.manner.ends(left) {
+		if t.manner.ends(left, t.blobs.sizes.small) {
 			t.sending = left
 			return t.upload.Finish(ctx, body, offset, left)
 		}
@@ -269,7 +265,7 @@ func (t *transfer) recovers(ctx context.Context, err error) bool {
 		return t.resent
 	}
 	ended := errors.Is(err, registry.ErrEnded) || failed.Status == http.StatusRequestedRangeNotSatisfiable
-	if put && (ended || isCut(ctx, err)) && t.writes.advanced(t.sum.n) {
+	if put && (ended || isCut(ctx, err)) && t.writes.advanced(t.sum.n, t.blobs.sizes.advance) {
 		// The registry may have refused or redirected the request without reading its content.
 		t.asks = t.asks || !ended
 		if t.upload != nil {
@@ -314,7 +310,7 @@ func (t *transfer) other(err error) (manner, bool) {
 	if t.upload == nil {
 		return manner{}, false
 	}
-	return t.manner.after(err, t.sending, t.upload.MinPiece)
+	return t.manner.after(err, t.sending, t.upload.MinPiece, t.blobs.sizes)
 }
 
 // pause waits for d. It returns false if ctx ends first.
