@@ -41,7 +41,7 @@ type brokerProcess struct {
 // buildBroker builds the version of nats-server that the planner embeds.
 var buildBroker = sync.OnceValues(func() (string, error) {
 	path := filepath.Join(bin, "nats-server")
-	arguments := append([]string{"build", "-o", path}, raceFlag...)
+	arguments := append([]string{"build", "-o", path}, buildFlags...)
 	output, err := exec.Command("go", append(arguments, "github.com/nats-io/nats-server/v2")...).CombinedOutput()
 	if err != nil {
 		return "", fmt.Errorf("building nats-server: %w: %s", err, output)

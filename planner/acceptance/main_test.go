@@ -27,7 +27,7 @@ func testMain(m *testing.M) int {
 		return 1
 	}
 	defer os.RemoveAll(bin)
-	arguments := append([]string{"build", "-o", bin + string(filepath.Separator)}, raceFlag...)
+	arguments := append([]string{"build", "-o", bin + string(filepath.Separator)}, buildFlags...)
 	build := exec.Command("go", append(arguments, "github.com/osism/skopeo-worker/planner", "github.com/osism/skopeo-worker/worker")...)
 	build.Stdout, build.Stderr = os.Stderr, os.Stderr
 	if err := build.Run(); err != nil {

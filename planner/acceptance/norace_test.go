@@ -2,4 +2,4 @@
 
 package acceptance
 
-var raceFlag []string
+var buildFlags = []string{"-ldflags=-w"}

@@ -39,7 +39,7 @@ func buildNewer(t *testing.T) string {
 
 	into, err := filepath.Rel(bin, folder)
 	require.NoError(t, err)
-	arguments := append([]string{"build", "-overlay", overlay, "-o", folder + string(filepath.Separator)}, raceFlag...)
+	arguments := append([]string{"build", "-overlay", overlay, "-o", folder + string(filepath.Separator)}, buildFlags...)
 	out, err := exec.CommandContext(t.Context(), "go",
 		append(arguments, "github.com/osism/skopeo-worker/planner", "github.com/osism/skopeo-worker/worker")...).CombinedOutput()
 	require.NoError(t, err, string(out))

@@ -56,7 +56,7 @@ func startRelease(t testing.TB, version, store string, port int, flags ...string
 func build(t testing.TB, version string) string {
 	t.Helper()
 	bin := t.TempDir()
-	install := exec.Command("go", "install", "github.com/nats-io/nats-server/v2@v"+version)
+	install := exec.Command("go", "install", "-ldflags=-w", "github.com/nats-io/nats-server/v2@v"+version)
 	install.Dir = bin
 	install.Env = append(os.Environ(), "GOBIN="+bin, "GOWORK=off", "GOFLAGS=")
 	out, err := install.CombinedOutput()
