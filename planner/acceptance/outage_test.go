@@ -88,6 +88,8 @@ func TestOutage(t *testing.T) {
 					back = func() error { remove(); return nil }
 				}
 			}
+			// Half of the repositories wait for the outage, however fast the workers are.
+			open := s.gate(func(r registrytest.Request) bool { return slices.Contains(names[repositories/2:], r.Repository) })
 			copied := s.destination.Notify(registrytest.All(registrytest.Kinds(registrytest.KindManifestPut), registrytest.Answered(201)))
 			for range 3 {
 				s.worker()
@@ -95,6 +97,7 @@ func TestOutage(t *testing.T) {
 			plan := s.planner("plan", "--wait")
 			<-copied
 			strike()
+			open()
 			s.closedRegistry(away.Host(), test.reason)
 
 			// Copies under way end. After that, only probes are sent.
