@@ -2,23 +2,17 @@ package registrytest
 
 import (
 	"cmp"
-	"compress/gzip"
 	"crypto/sha256"
-	"encoding/binary"
 	"encoding/json"
 	"fmt"
 	"io"
 	"maps"
-	"math/rand"
 	"time"
 
-	"github.com/google/go-containerregistry/pkg/compression"
 	v1 "github.com/google/go-containerregistry/pkg/v1"
 	"github.com/google/go-containerregistry/pkg/v1/empty"
 	"github.com/google/go-containerregistry/pkg/v1/mutate"
-	"github.com/google/go-containerregistry/pkg/v1/random"
 	"github.com/google/go-containerregistry/pkg/v1/static"
-	"github.com/google/go-containerregistry/pkg/v1/tarball"
 	"github.com/google/go-containerregistry/pkg/v1/types"
 )
 
@@ -159,38 +153,6 @@ func (r *Registry) pushJSON(repository, tag string, mediaType types.MediaType, m
 	}
 	_, err = r.PushManifest(repository, tag, mediaType, payload)
 	return describe(mediaType, payload), err
-}
-
-// Layer describes a layer: a tar archive with one file of pseudo-random bytes. Equal layers
-// are the same blob in any image and registry.
-type Layer struct {
-	Seed string // of its content
-	Size int    // of the file, in bytes; the blob is a little larger
-	Zstd bool   // compressed by zstd instead of gzip; always an OCI type
-}
-
-func (l Layer) build(docker bool) (v1.Layer, error) {
-	seed := sha256.Sum256([]byte(l.Seed))
-	source := rand.NewSource(int64(binary.BigEndian.Uint64(seed[:]))) //nolint:gosec // layers must be reproducible
-	raw, err := random.Layer(int64(l.Size), types.OCIUncompressedLayer, random.WithSource(source))
-	if err != nil {
-		return nil, fmt.Errorf("layer %q: %w", l.Seed, err)
-	}
-	// The fastest level will do: random bytes cannot be compressed.
-	options := []tarball.LayerOption{tarball.WithCompressionLevel(gzip.BestSpeed)}
-	switch {
-	case l.Zstd:
-		options = append(options, tarball.WithCompression(compression.ZStd), tarball.WithMediaType(types.OCILayerZStd))
-	case docker:
-		options = append(options, tarball.WithMediaType(types.DockerLayer))
-	default:
-		options = append(options, tarball.WithMediaType(types.OCILayer))
-	}
-	layer, err := tarball.LayerFromOpener(raw.Uncompressed, options...)
-	if err != nil {
-		return nil, fmt.Errorf("layer %q: %w", l.Seed, err)
-	}
-	return layer, nil
 }
 
 // pushLayer stores a layer and returns its descriptor.

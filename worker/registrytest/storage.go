@@ -66,6 +66,7 @@ func (r *Registry) openStorage() error {
 		config.Validation.Manifests.Indexes.Platforms = "none"
 	}
 	r.driver, r.storage, r.app = shared, namespace, handlers.NewApp(context.Background(), config)
+	rememberRoutes(r.app)
 	return nil
 }
 

@@ -83,7 +83,7 @@ func (s *stderr) look() {
 	if found := findLimit(s.line); found != nil {
 		s.limited(found)
 	}
-	if pulledLine.Match(s.line) {
+	if bytes.Contains(s.line, []byte("://")) && pulledLine.Match(s.line) { // the expression alone takes long
 		s.pulled()
 	}
 	if found := brokenLine.FindSubmatch(s.line); found != nil {

@@ -1,0 +1,109 @@
+package registrytest
+
+import (
+	"bytes"
+	"cmp"
+	"compress/gzip"
+	"crypto/sha256"
+	"encoding/binary"
+	"fmt"
+	"io"
+	"math/rand"
+	"sync"
+
+	"github.com/google/go-containerregistry/pkg/compression"
+	v1 "github.com/google/go-containerregistry/pkg/v1"
+	"github.com/google/go-containerregistry/pkg/v1/random"
+	"github.com/google/go-containerregistry/pkg/v1/tarball"
+	"github.com/google/go-containerregistry/pkg/v1/types"
+)
+
+// Layer describes a layer: a tar archive with one file of pseudo-random bytes. Equal layers
+// are the same blob in any image and registry.
+type Layer struct {
+	Seed string // of its content
+	Size int    // of the file, in bytes; the blob is a little larger
+	Zstd bool   // compressed by zstd instead of gzip; always an OCI type
+}
+
+// layers are the small layers so far, by Layer and media type: tests push the same ones again and again.
+var layers sync.Map
+
+type layerKey struct {
+	layer     Layer
+	mediaType types.MediaType
+}
+
+func (l Layer) build(docker bool) (v1.Layer, error) {
+	key := layerKey{l, types.OCILayer}
+	switch {
+	case l.Zstd:
+		key.mediaType = types.OCILayerZStd
+	case docker:
+		key.mediaType = types.DockerLayer
+	}
+	if built, ok := layers.Load(key); ok {
+		return built.(v1.Layer), nil
+	}
+	built, err := l.pack(key.mediaType)
+	if err != nil {
+		return nil, fmt.Errorf("layer %q: %w", l.Seed, err)
+	}
+	if l.Size <= defaultLayerSize {
+		layers.Store(key, built)
+	}
+	return built, nil
+}
+
+func (l Layer) pack(mediaType types.MediaType) (v1.Layer, error) {
+	seed := sha256.Sum256([]byte(l.Seed))
+	source := rand.NewSource(int64(binary.BigEndian.Uint64(seed[:]))) //nolint:gosec // layers must be reproducible
+	raw, err := random.Layer(int64(l.Size), types.OCIUncompressedLayer, random.WithSource(source))
+	if err != nil {
+		return nil, err
+	}
+	if l.Zstd {
+		return tarball.LayerFromOpener(raw.Uncompressed, tarball.WithCompression(compression.ZStd), tarball.WithMediaType(mediaType))
+	}
+	content, err := raw.Uncompressed()
+	if err != nil {
+		return nil, err
+	}
+	defer content.Close()
+	var packed bytes.Buffer
+	w := packers.Get().(*gzip.Writer)
+	defer packers.Put(w)
+	w.Reset(&packed)
+	_, err = io.Copy(w, content)
+	if err = cmp.Or(err, w.Close()); err != nil {
+		return nil, err
+	}
+	return gzipped{raw, mediaType, packed.Bytes()}, nil
+}
+
+// packers do not compress, because random bytes cannot be compressed.
+var packers = sync.Pool{New: func() any {
+	w, _ := gzip.NewWriterLevel(nil, gzip.NoCompression) // the level is a valid one
+	return w
+}}
+
+// gzipped is a layer in the form of gzip. DiffID and Uncompressed are those of the layer in it.
+type gzipped struct {
+	v1.Layer
+	mediaType types.MediaType
+	packed    []byte
+}
+
+// Digest implements v1.Layer.
+func (g gzipped) Digest() (v1.Hash, error) { return describe(g.mediaType, g.packed).Digest, nil }
+
+// Compressed implements v1.Layer.
+func (g gzipped) Compressed() (io.ReadCloser, error) {
+	return io.NopCloser(bytes.NewReader(g.packed)), nil
+}
+
+// Size implements v1.Layer.
+func (g gzipped) Size() (int64, error) { return int64(len(g.packed)), nil }
+
+// MediaType implements v1.Layer.
+func (g gzipped) MediaType() (types.MediaType, error) { return g.mediaType, nil }
