@@ -53,13 +53,21 @@ func withLists(t *testing.T, quirks registrytest.BulkAPI, test func(*testing.T, 
 // add pushes n images to the source, and lists the repository.
 func (l listed) add(repository string, n int) {
 	for i := range n {
-		_, err := l.from.PushImage(repository, fmt.Sprint(i), registrytest.Image{Version: fmt.Sprint(repository, i)})
+		_, err := l.from.PushImage(repository, fmt.Sprint(i), registrytest.Image{Version: fmt.Sprint(repository, i), Layers: base})
 		require.NoError(l.t, err)
 	}
 	l.entries = append(l.entries, message.Repository{
 		Source:      reference.MustRepository(l.from.Host() + "/" + repository),
 		Destination: reference.MustRepository(l.to.Host() + "/mirror/deep/" + repository),
 	})
+}
+
+// mirror pushes these images to the destination.
+func (l listed) mirror(repository string, n int) {
+	for i := range n {
+		_, err := l.to.PushImage("mirror/deep/"+repository, fmt.Sprint(i), registrytest.Image{Version: fmt.Sprint(repository, i), Layers: base})
+		require.NoError(l.t, err)
+	}
 }
 
 // again runs the list once more, and returns the requests to the destination.
@@ -79,6 +87,8 @@ func TestListedDestination(t *testing.T) {
 		l.add("small", 5)
 		l.add("hundred", 100)
 		l.add("more", 130)
+		l.mirror("hundred", 100)
+		l.mirror("more", 130)
 		l.run(t, &notes{})
 		require.Empty(t, l.log.String(), "a missing repository is no reason for a warning")
 		forecast := l.forecast(t, &notes{})
@@ -140,20 +150,21 @@ func TestListWithGaps(t *testing.T) {
 
 // TestUnusableList: each tag takes a HEAD, and there is one warning.
 func TestUnusableList(t *testing.T) {
-	for name, fault := range map[string]registrytest.Fault{
+	faults := map[string]registrytest.Fault{
 		"unauthorized": {Status: http.StatusUnauthorized}, "denied": {Status: http.StatusForbidden},
 		"no API": {Status: http.StatusNotFound}, "broken": {Status: http.StatusInternalServerError},
 		"away": {Status: http.StatusBadGateway}, "page": {Status: 200, Body: "<html>hello</html>"},
 		"another kind": {Status: 200, Body: `"hello"`}, "cut": {Status: 200, Body: `[{"digest":`}, "reset": {Reset: true},
 		"other fields": {Status: 200, Body: `[{"tags":[{"name":"0"}]}]`},
-	} {
-		t.Run(name, func(t *testing.T) {
-			withLists(t, registrytest.BulkAPI{}, func(t *testing.T, l listed) {
-				l.add("a", 5)
-				l.add("b", 5)
-				l.run(t, &notes{})
+	}
+	withLists(t, registrytest.BulkAPI{}, func(t *testing.T, l listed) {
+		l.add("a", 5)
+		l.add("b", 5)
+		l.run(t, &notes{})
+		for name, fault := range faults {
+			t.Run(name, func(t *testing.T) {
 				fault.Match = list
-				l.to.Inject(fault)
+				defer l.to.Inject(fault)()
 				l.to.ResetRequests()
 				forecast := l.forecast(t, &notes{})
 				require.Equal(t, 10, forecast.Unchanged)
@@ -166,8 +177,8 @@ func TestUnusableList(t *testing.T) {
 				require.True(t, lists == 2 || fault.Reset && lists > 2, lists) // because net/http retries
 				require.Equal(t, 1, strings.Count(l.log.String(), "level=WARN"), l.log.String())
 			})
-		})
-	}
+		}
+	})
 }
 
 // TestLaterPageFails: the pages before the one that fails are used.
@@ -187,11 +198,11 @@ func TestLaterPageFails(t *testing.T) {
 // the list.
 func TestFewTags(t *testing.T) {
 	for _, few := range []int{2, 3, 5} {
-		withLists(t, registrytest.BulkAPI{}, func(t *testing.T, l listed) {
+		withLists(t, registrytest.BulkAPI{PageLimit: 10}, func(t *testing.T, l listed) {
 			l.add("a", few)
 			l.run(t, &notes{})
-			for i := range 250 { // pushed later, so listed first
-				_, err := l.to.PushImage("mirror/deep/a", fmt.Sprint("x", i), registrytest.Image{Version: fmt.Sprint("x", i)})
+			for i := range 25 { // pushed later, so listed first
+				_, err := l.to.PushImage("mirror/deep/a", fmt.Sprint("x", i), registrytest.Image{Version: fmt.Sprint("x", i), Layers: base})
 				require.NoError(t, err)
 			}
 			done, lists, heads, _ := l.again(t)

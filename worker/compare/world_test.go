@@ -30,6 +30,9 @@ const (
 	s390x = "linux/s390x"
 )
 
+// base is the layer of images whose layers do not matter. All share it, so that it is seldom copied.
+var base = []registrytest.Layer{{Seed: "base", Size: 1}}
+
 // world is a list with a few random repositories. The same seed makes the same world.
 type world struct {
 	*rand.Rand
@@ -89,11 +92,14 @@ func (w *world) content(name string) []string {
 	w.versions++
 	version := fmt.Sprintf("%s-%d", name, w.versions)
 	if w.chance(4) {
-		digest, err := w.from.PushImage(name, "", registrytest.Image{Version: version, Platform: one(w, amd64, arm64), Docker: w.chance(3)})
+		digest, err := w.from.PushImage(name, "", registrytest.Image{Version: version, Layers: base, Platform: one(w, amd64, arm64), Docker: w.chance(3)})
 		require.NoError(w.t, err)
 		return []string{digest}
 	}
 	index := registrytest.MultiPlatform(version, one(w, []string{amd64}, []string{amd64, arm64}, []string{arm64, s390x}, []string{s390x})...)
+	for i := range index.Images {
+		index.Images[i].Layers = base
+	}
 	index.Attestations = w.chance(5)
 	index.Docker = !index.Attestations && w.chance(3)
 	if w.chance(2) {
@@ -138,7 +144,7 @@ func (w *world) destination(name string, tags, digests []string) {
 		return
 	}
 	// A repository without tags counts as empty, even if it has manifests.
-	_, err := w.to.PushImage(name, "kept", registrytest.Image{Version: "kept"})
+	_, err := w.to.PushImage(name, "kept", registrytest.Image{Version: "kept", Layers: base})
 	require.NoError(w.t, err)
 	for _, tag := range tags {
 		switch w.IntN(5) {
@@ -152,7 +158,7 @@ func (w *world) destination(name string, tags, digests []string) {
 			w.bring(name, one(w, digests...), one(w, "", "other", "3.3"))
 		case 3:
 			w.versions++
-			_, err := w.to.PushImage(name, tag, registrytest.Image{Version: fmt.Sprintf("old-%d", w.versions)})
+			_, err := w.to.PushImage(name, tag, registrytest.Image{Version: fmt.Sprintf("old-%d", w.versions), Layers: base})
 			require.NoError(w.t, err)
 		}
 	}
