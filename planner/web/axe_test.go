@@ -60,6 +60,8 @@ func TestAccessibility(t *testing.T) {
 		pages = append(pages, served.URL+path)
 	}
 	for _, page := range pages {
+		do(t, ctx, chromedp.Navigate(page), chromedp.WaitVisible("main h1"))
+		require.True(t, ask[bool](t, ctx, script+`;typeof axe === "object"`))
 		for _, c := range []struct {
 			scheme string
 			width  int64
@@ -68,8 +70,8 @@ func TestAccessibility(t *testing.T) {
 				Features: []*emulation.MediaFeature{{Name: "prefers-color-scheme", Value: c.scheme}},
 			})
 			require.NoError(t, err)
-			do(t, ctx, chromedp.EmulateViewport(c.width, 900), chromedp.Navigate(page), chromedp.WaitVisible("main h1"))
-			found := take(t, ctx, chromedp.Evaluate[string](script+`;axe.run({runOnly: ["wcag2a", "wcag2aa", "wcag21aa", "wcag22aa", "best-practice"]}).then(r => JSON.stringify({Violations: r.violations, Passed: r.passes.length}))`,
+			do(t, ctx, chromedp.EmulateViewport(c.width, 900))
+			found := take(t, ctx, chromedp.Evaluate[string](`axe.run({runOnly: ["wcag2a", "wcag2aa", "wcag21aa", "wcag22aa", "best-practice"]}).then(r => JSON.stringify({Violations: r.violations, Passed: r.passes.length}))`,
 				func(p *runtime.EvaluateParams) { p.AwaitPromise = &awaited }))
 			var result struct {
 				Violations []violation
