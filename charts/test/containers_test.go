@@ -29,7 +29,7 @@ var programs = sync.OnceValues(func() (string, error) {
 	if err != nil {
 		return "", err
 	}
-	build := exec.Command("go", "build", "-tags", "containers_image_openpgp", "-o", dir+string(filepath.Separator), "./planner", "./worker")
+	build := exec.Command("go", "build", "-ldflags=-w", "-tags", "containers_image_openpgp", "-o", dir+string(filepath.Separator), "./planner", "./worker")
 	build.Dir, build.Env = "../..", append(os.Environ(), "GOWORK=")
 	if out, err := build.CombinedOutput(); err != nil {
 		return "", fmt.Errorf("%w: %s", err, out)
