@@ -66,7 +66,6 @@ func (r *Registry) openStorage() error {
 		config.Validation.Manifests.Indexes.Platforms = "none"
 	}
 	r.driver, r.storage, r.app = shared, namespace, handlers.NewApp(context.Background(), config)
-	rememberRoutes(r.app)
 	return nil
 }
 
