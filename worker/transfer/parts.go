@@ -14,7 +14,8 @@ const (
 	// inParts is how many blobs may come in parts at once. They take up to 64 MiB of memory.
 	inParts = 2
 
-	// slowPart is how long a part over one connection must take for several connections to be tried. Window size, packet loss and the registry may limit the rate of a connection.
+	// slowPart is how long a part over one connection must take for several connections to be tried.
+	// Window size, packet loss and the registry may limit the rate of a connection.
 	// If one connection is faster than this (16 MiB/s), more are not worth their requests.
 	slowPart = 500 * time.Millisecond
 
