@@ -8,6 +8,7 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+	"sync"
 	"syscall"
 	"testing"
 	"time"
@@ -52,9 +53,14 @@ func startRelease(t testing.TB, version, store string, port int, flags ...string
 	return r
 }
 
+// building is held while a release is built: tests that need the same one would compile it at once.
+var building sync.Mutex
+
 // build builds a released nats-server and returns its path. Go's build cache makes later builds short.
 func build(t testing.TB, version string) string {
 	t.Helper()
+	building.Lock()
+	defer building.Unlock()
 	bin := t.TempDir()
 	install := exec.Command("go", "install", "-ldflags=-w", "github.com/nats-io/nats-server/v2@v"+version)
 	install.Dir = bin
