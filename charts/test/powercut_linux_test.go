@@ -17,9 +17,9 @@ func TestServersOutliveAPowerCut(t *testing.T) {
 		t.Parallel()
 		brokertest.PowerCut(t, 1, func(t *testing.T, paths []string) *broker.Broker {
 			s := brokertest.Start(t, func(o *server.Options) {
-				host := o.Host
+				host, port := o.Host, o.Port
 				*o = *one.Clone()
-				o.Host, o.Port, o.HTTPPort, o.StoreDir = host, server.RANDOM_PORT, 0, paths[0]
+				o.Host, o.Port, o.HTTPPort, o.StoreDir = host, port, 0, paths[0]
 				o.NoLog, o.NoSigs = true, true
 			})
 			c := s.Config()
