@@ -104,6 +104,11 @@ func (r *Registry) answer(w http.ResponseWriter, req *http.Request, request Requ
 	if s := r.synthetic(request.Repository); s != nil && s.serves(w, req, request) {
 		return
 	}
+	r.distribution(w, req, request)
+}
+
+// distribution answers a request as the real registry does, except for what a liar changes.
+func (r *Registry) distribution(w http.ResponseWriter, req *http.Request, request Request) {
 	if l := r.liar(request.Repository); l.names != nil && request.Kind == KindTags {
 		l.lie(w, func(w http.ResponseWriter) { r.app.ServeHTTP(w, req) })
 		return
