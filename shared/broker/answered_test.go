@@ -5,6 +5,8 @@ import (
 	"errors"
 	"fmt"
 	"testing"
+	"testing/synctest"
+	"time"
 
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
@@ -64,6 +66,43 @@ func TestUnanswered(t *testing.T) {
 		err := broker.Unanswered(test.err)
 		require.ErrorIs(t, err, test.err)
 		require.Equal(t, test.unreachable, errors.Is(err, broker.ErrUnreachable), test.err)
+	}
+}
+
+// TestPlaced: a stream is created when all servers have reported their states, and not later than that.
+func TestPlaced(t *testing.T) {
+	offline, few := answer(400, 10005, "no suitable peers for placement, peer offline"), answer(400, 10005, "no suitable peers for placement")
+	for name, test := range map[string]struct {
+		cancelled bool
+		after     time.Duration // until then, a server is offline
+		then, err error
+		took      time.Duration
+	}{
+		"at once":   {},
+		"soon":      {after: 4 * time.Second, took: 4 * time.Second},
+		"never":     {after: time.Hour, err: offline, took: broker.Placeable},
+		"too few":   {then: few, err: few},
+		"cancelled": {cancelled: true, after: time.Hour, err: offline},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				ctx, cancel := context.WithCancel(t.Context())
+				defer cancel()
+				if test.cancelled {
+					cancel()
+				}
+				start := time.Now()
+				made, err := broker.Placed(ctx, func() (int, error) {
+					if time.Since(start) < test.after {
+						return 0, offline
+					}
+					return 1, test.then
+				})
+				require.Equal(t, test.err, err)
+				require.True(t, err != nil || made == 1)
+				require.Equal(t, test.took, time.Since(start))
+			})
+		})
 	}
 }
 

@@ -1,4 +1,9 @@
 package broker
 
-// Unanswered is for the tests.
-var Unanswered = unanswered
+// Unanswered, Placed and Placeable are for the tests.
+var (
+	Unanswered = unanswered
+	Placed     = placed[int]
+)
+
+const Placeable = placeable

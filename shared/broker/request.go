@@ -41,7 +41,7 @@ func (r requests) Stream(ctx context.Context, name string) (jetstream.Stream, er
 
 // CreateStream implements jetstream.JetStream.
 func (r requests) CreateStream(ctx context.Context, c jetstream.StreamConfig) (jetstream.Stream, error) {
-	return boundedStream(r.JetStream.CreateStream(undated{ctx}, c))
+	return boundedStream(placed(ctx, func() (jetstream.Stream, error) { return r.JetStream.CreateStream(undated{ctx}, c) }))
 }
 
 // UpdateStream implements jetstream.JetStream.
@@ -76,7 +76,7 @@ func (r requests) KeyValue(ctx context.Context, bucket string) (jetstream.KeyVal
 
 // CreateKeyValue implements jetstream.JetStream.
 func (r requests) CreateKeyValue(ctx context.Context, c jetstream.KeyValueConfig) (jetstream.KeyValue, error) {
-	return r.JetStream.CreateKeyValue(undated{ctx}, c)
+	return placed(ctx, func() (jetstream.KeyValue, error) { return r.JetStream.CreateKeyValue(undated{ctx}, c) })
 }
 
 // stream bounds each request by requestTimeout.
