@@ -1,13 +1,10 @@
 package registrytest
 
 import (
-	"bytes"
-	"cmp"
 	"compress/gzip"
 	"crypto/sha256"
 	"encoding/binary"
 	"fmt"
-	"io"
 	"math/rand"
 	"sync"
 
@@ -62,48 +59,10 @@ func (l Layer) pack(mediaType types.MediaType) (v1.Layer, error) {
 	if err != nil {
 		return nil, err
 	}
+	// Random bytes cannot be compressed.
+	options := []tarball.LayerOption{tarball.WithMediaType(mediaType), tarball.WithCompressionLevel(gzip.NoCompression), tarball.WithCompressedCaching}
 	if l.Zstd {
-		return tarball.LayerFromOpener(raw.Uncompressed, tarball.WithCompression(compression.ZStd), tarball.WithMediaType(mediaType))
+		options = append(options, tarball.WithCompression(compression.ZStd))
 	}
-	content, err := raw.Uncompressed()
-	if err != nil {
-		return nil, err
-	}
-	defer content.Close()
-	var packed bytes.Buffer
-	w := packers.Get().(*gzip.Writer)
-	defer packers.Put(w)
-	w.Reset(&packed)
-	_, err = io.Copy(w, content)
-	if err = cmp.Or(err, w.Close()); err != nil {
-		return nil, err
-	}
-	return gzipped{raw, mediaType, packed.Bytes()}, nil
+	return tarball.LayerFromOpener(raw.Uncompressed, options...)
 }
-
-// packers do not compress, because random bytes cannot be compressed.
-var packers = sync.Pool{New: func() any {
-	w, _ := gzip.NewWriterLevel(nil, gzip.NoCompression) // the level is a valid one
-	return w
-}}
-
-// gzipped is a layer in the form of gzip. DiffID and Uncompressed are those of the layer in it.
-type gzipped struct {
-	v1.Layer
-	mediaType types.MediaType
-	packed    []byte
-}
-
-// Digest implements v1.Layer.
-func (g gzipped) Digest() (v1.Hash, error) { return describe(g.mediaType, g.packed).Digest, nil }
-
-// Compressed implements v1.Layer.
-func (g gzipped) Compressed() (io.ReadCloser, error) {
-	return io.NopCloser(bytes.NewReader(g.packed)), nil
-}
-
-// Size implements v1.Layer.
-func (g gzipped) Size() (int64, error) { return int64(len(g.packed)), nil }
-
-// MediaType implements v1.Layer.
-func (g gzipped) MediaType() (types.MediaType, error) { return g.mediaType, nil }
