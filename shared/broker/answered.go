@@ -3,6 +3,7 @@ package broker
 import (
 	"context"
 	"errors"
+	"time"
 
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
@@ -33,6 +34,26 @@ func Answered(ctx context.Context, request func() error) error {
 	for n := 1; ; n++ {
 		if err := request(); !errors.Is(err, context.DeadlineExceeded) || ctx.Err() != nil || n == most {
 			return err
+		}
+	}
+}
+
+// respondedPause is the pause between two attempts of responded.
+const respondedPause = 250 * time.Millisecond
+
+// responded repeats a request that stores something while no server takes it, for requestTimeout at
+// most. This is so while the stream elects a leader, and for a moment after a cluster has created a
+// stream. Nothing is stored meanwhile. nats.go repeats a message for half a second, and a batch not at all.
+func responded[T any](ctx context.Context, request func() (T, error)) (T, error) {
+	for start := time.Now(); ; {
+		stored, err := request()
+		if !errors.Is(err, nats.ErrNoResponders) && !errors.Is(err, jetstream.ErrNoStreamResponse) || time.Since(start) >= requestTimeout {
+			return stored, err
+		}
+		select {
+		case <-ctx.Done():
+			return stored, err
+		case <-time.After(respondedPause):
 		}
 	}
 }

@@ -13,6 +13,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/osism/skopeo-worker/shared/broker"
+	"github.com/osism/skopeo-worker/shared/brokertest"
 )
 
 // TestAnswered: a request without an answer is sent again, a few times. An answer is taken as
@@ -126,5 +127,85 @@ func TestNoAnswer(t *testing.T) {
 		{broker.ErrConflict, false},
 	} {
 		require.Equal(t, test.noAnswer, broker.NoAnswer(fmt.Errorf("reading: %w", test.err)), test.err)
+	}
+}
+
+// TestNoServerYet: what is stored waits until a server takes it, for requestTimeout at most. A batch is
+// stored once.
+func TestNoServerYet(t *testing.T) {
+	t.Parallel()
+	server := brokertest.Start(t)
+	other := brokertest.Open(t, server.Config())
+	config := jetstream.StreamConfig{Name: "late", Subjects: []string{"late.>"}, AllowAtomicPublish: true}
+	for name, test := range map[string]struct {
+		store func(*broker.Broker, jetstream.KeyValue) error
+		// messages is how many reach the stream or the bucket.
+		messages uint64
+	}{
+		"PublishMsg": {func(b *broker.Broker, _ jetstream.KeyValue) error {
+			_, err := b.JS.PublishMsg(t.Context(), nats.NewMsg("late.a"))
+			return err
+		}, 1},
+		"PublishBatch": {func(b *broker.Broker, _ jetstream.KeyValue) error {
+			_, err := b.PublishBatch(t.Context(), []*nats.Msg{nats.NewMsg("late.a"), nats.NewMsg("late.b")})
+			return err
+		}, 2},
+		"Put": {func(_ *broker.Broker, kv jetstream.KeyValue) error {
+			_, err := kv.Put(t.Context(), "k", nil)
+			return err
+		}, 1},
+		"Create": {func(_ *broker.Broker, kv jetstream.KeyValue) error {
+			_, err := kv.Create(t.Context(), "k", nil)
+			return err
+		}, 1},
+		"Delete": {func(_ *broker.Broker, kv jetstream.KeyValue) error { return kv.Delete(t.Context(), "k") }, 1},
+		"Purge":  {func(_ *broker.Broker, kv jetstream.KeyValue) error { return kv.Purge(t.Context(), "k") }, 1},
+	} {
+		t.Run(name, func(t *testing.T) {
+			b := brokertest.Open(t, server.Config())
+			kv, err := b.Bucket(t.Context(), jetstream.KeyValueConfig{Bucket: "late"})
+			require.NoError(t, err)
+			require.NoError(t, other.JS.DeleteKeyValue(t.Context(), "late"))
+			before := b.Conn.Stats().OutMsgs
+			done := make(chan error)
+			go func() { done <- test.store(b, kv) }()
+			// nats.go itself gives up after three.
+			require.Eventually(t, func() bool { return b.Conn.Stats().OutMsgs > before+3 }, time.Minute, time.Millisecond)
+			_, err = other.JS.CreateStream(t.Context(), config)
+			require.NoError(t, err)
+			defer func() { require.NoError(t, other.JS.DeleteStream(t.Context(), "late")) }()
+			_, err = other.JS.CreateKeyValue(t.Context(), jetstream.KeyValueConfig{Bucket: "late"})
+			require.NoError(t, err)
+			require.NoError(t, <-done)
+			var messages uint64
+			for _, stream := range []string{"late", "KV_late"} {
+				s, err := other.JS.Stream(t.Context(), stream)
+				require.NoError(t, err)
+				messages += s.CachedInfo().State.Msgs
+			}
+			require.Equal(t, test.messages, messages)
+		})
+	}
+}
+
+// TestNoServer: the wait for a server ends.
+func TestNoServer(t *testing.T) {
+	for name, test := range map[string]struct {
+		cancelled bool
+		took      time.Duration
+	}{"never": {false, broker.RequestTimeout}, "cancelled": {true, 0}} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				ctx, cancel := context.WithCancel(t.Context())
+				defer cancel()
+				if test.cancelled {
+					cancel()
+				}
+				start := time.Now()
+				_, err := broker.Responded(ctx, func() (int, error) { return 0, jetstream.ErrNoStreamResponse })
+				require.ErrorIs(t, err, jetstream.ErrNoStreamResponse)
+				require.Equal(t, test.took, time.Since(start))
+			})
+		})
 	}
 }

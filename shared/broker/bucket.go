@@ -59,7 +59,7 @@ func (e entry) Operation() jetstream.KeyValueOp {
 
 // Put implements jetstream.KeyValue.
 func (k bucket) Put(ctx context.Context, key string, value []byte) (uint64, error) {
-	revision, err := k.KeyValue.Put(undated{ctx}, key, value)
+	revision, err := responded(ctx, func() (uint64, error) { return k.KeyValue.Put(undated{ctx}, key, value) })
 	return revision, k.unstored(ctx, err)
 }
 
@@ -70,24 +70,26 @@ func (k bucket) PutString(ctx context.Context, key, value string) (uint64, error
 
 // Create implements jetstream.KeyValue.
 func (k bucket) Create(ctx context.Context, key string, value []byte, opts ...jetstream.KVCreateOpt) (uint64, error) {
-	revision, err := k.KeyValue.Create(undated{ctx}, key, value, opts...)
+	revision, err := responded(ctx, func() (uint64, error) { return k.KeyValue.Create(undated{ctx}, key, value, opts...) })
 	return revision, k.unstored(ctx, err)
 }
 
 // Update implements jetstream.KeyValue.
 func (k bucket) Update(ctx context.Context, key string, value []byte, revision uint64) (uint64, error) {
-	revision, err := k.KeyValue.Update(undated{ctx}, key, value, revision)
+	revision, err := responded(ctx, func() (uint64, error) { return k.KeyValue.Update(undated{ctx}, key, value, revision) })
 	return revision, k.unstored(ctx, err)
 }
 
 // Delete implements jetstream.KeyValue.
 func (k bucket) Delete(ctx context.Context, key string, opts ...jetstream.KVDeleteOpt) error {
-	return k.KeyValue.Delete(undated{ctx}, key, opts...)
+	_, err := responded(ctx, func() (struct{}, error) { return struct{}{}, k.KeyValue.Delete(undated{ctx}, key, opts...) })
+	return err
 }
 
 // Purge implements jetstream.KeyValue.
 func (k bucket) Purge(ctx context.Context, key string, opts ...jetstream.KVDeleteOpt) error {
-	return k.KeyValue.Purge(undated{ctx}, key, opts...)
+	_, err := responded(ctx, func() (struct{}, error) { return struct{}{}, k.KeyValue.Purge(undated{ctx}, key, opts...) })
+	return err
 }
 
 func (k bucket) unstored(ctx context.Context, err error) error {

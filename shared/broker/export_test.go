@@ -1,9 +1,13 @@
 package broker
 
-// Unanswered, Placed and Placeable are for the tests.
+// These are for the tests.
 var (
 	Unanswered = unanswered
 	Placed     = placed[int]
+	Responded  = responded[int]
 )
 
-const Placeable = placeable
+const (
+	Placeable      = placeable
+	RequestTimeout = requestTimeout
+)

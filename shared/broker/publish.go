@@ -131,7 +131,7 @@ const (
 
 // PublishBatch stores at most 1,000 messages, all or none.
 func (b *Broker) PublishBatch(ctx context.Context, msgs []*nats.Msg) (*jetstreamext.BatchAck, error) {
-	return jetstreamext.PublishMsgBatch(undated{ctx}, b.JS, msgs)
+	return responded(ctx, func() (*jetstreamext.BatchAck, error) { return jetstreamext.PublishMsgBatch(undated{ctx}, b.JS, msgs) })
 }
 
 // PublishAll stores the messages in atomic batches, each all or nothing, and returns the

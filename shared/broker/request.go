@@ -19,14 +19,15 @@ func (undated) Deadline() (time.Time, bool) { return time.Time{}, false }
 // requests bounds each request by requestTimeout.
 type requests struct{ jetstream.JetStream }
 
-// Publish implements jetstream.JetStream.
+// Publish implements jetstream.JetStream. Unlike PublishMsg, it does not wait until a server takes the
+// message.
 func (r requests) Publish(ctx context.Context, subject string, data []byte, opts ...jetstream.PublishOpt) (*jetstream.PubAck, error) {
 	return r.JetStream.Publish(undated{ctx}, subject, data, opts...)
 }
 
 // PublishMsg implements jetstream.JetStream.
 func (r requests) PublishMsg(ctx context.Context, m *nats.Msg, opts ...jetstream.PublishOpt) (*jetstream.PubAck, error) {
-	return r.JetStream.PublishMsg(undated{ctx}, m, opts...)
+	return responded(ctx, func() (*jetstream.PubAck, error) { return r.JetStream.PublishMsg(undated{ctx}, m, opts...) })
 }
 
 // AccountInfo implements jetstream.JetStream.

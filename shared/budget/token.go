@@ -160,7 +160,21 @@ func (s *Store) Counts(registry, identity string) bool {
 	return origin != None
 }
 
+// errStale is returned if the broker took so long to answer that the request of a token cannot start in time.
+var errStale = fmt.Errorf("%w: it took too long to answer", broker.ErrUnreachable)
+
+// take takes a token. If the broker does not answer in time, take tries again as long as an election
+// takes. A token that is lost with an answer stays spent.
 func (w *window) take(ctx context.Context, s *Store, mirror string, limit Limit) (Token, error) {
+	for came := s.clock.local(); ; {
+		t, err := w.takeOnce(ctx, s, mirror, limit)
+		if !broker.NoAnswer(err) && !errors.Is(err, errStale) || !s.clock.local().Before(came.Add(maxQueue)) || sleep(ctx, electionPause) != nil {
+			return t, err
+		}
+	}
+}
+
+func (w *window) takeOnce(ctx context.Context, s *Store, mirror string, limit Limit) (Token, error) {
 	a, err := w.adjust(ctx, s, limit)
 	if err != nil {
 		return Token{}, err
@@ -171,7 +185,7 @@ func (w *window) take(ctx context.Context, s *Store, mirror string, limit Limit)
 		return Token{}, w.spent(ctx, s, mirror, until, fmt.Sprintf("its budget of %s is shared with another mirror, whose turn it is", limit))
 	}
 	t := Token{store: s, window: w, stream: a.stream, slack: a.loose.at(limit.Window, s.Now()), taken: s.clock.local(), now: s.clock.local}
-	ack, err := s.b.JS.Publish(ctx, w.subject(mirror), nil, jetstream.WithExpectStream(w.name))
+	ack, err := s.b.JS.Publish(ctx, w.subject(mirror), nil, jetstream.WithExpectStream(w.name), jetstream.WithRetryAttempts(0))
 	switch {
 	case err == nil:
 	case full(err):
@@ -187,7 +201,7 @@ func (w *window) take(ctx context.Context, s *Store, mirror string, limit Limit)
 	}
 	t.sequence = ack.Sequence
 	if !t.fresh() {
-		return Token{}, errors.Join(fmt.Errorf("taking a token of %s: %w: it took too long to answer", w.registry, broker.ErrUnreachable), t.GiveBack(ctx))
+		return Token{}, errors.Join(fmt.Errorf("taking a token of %s: %w", w.registry, errStale), t.GiveBack(ctx))
 	}
 	return t, nil
 }

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"slices"
 
+	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 
 	"github.com/osism/skopeo-worker/shared/broker"
@@ -55,7 +56,7 @@ func (s *Store) Add(ctx context.Context, name, id string, changes ...Change) err
 	for some := range slices.Chunk(changes, perMessage) {
 		data, err := json.Marshal(map[string]any{"changes": some})
 		if err == nil {
-			_, err = s.b.JS.Publish(ctx, subjectOf(name, id), data, jetstream.WithExpectStream(stream))
+			_, err = s.b.JS.PublishMsg(ctx, &nats.Msg{Subject: subjectOf(name, id), Data: data}, jetstream.WithExpectStream(stream))
 		}
 		if err != nil {
 			return fmt.Errorf("recording changes of run %s: %w", id, s.b.Unstored(ctx, stream, err))
