@@ -189,7 +189,7 @@ func (p *planned) publish(ctx context.Context, se *session, force bool) (run.Run
 	now := time.Now()
 	r := run.Run{
 		Name: p.name, ID: run.NewID(now), Kind: run.KindPlan, Destination: p.destination,
-		Started: now.UTC(), FirstDue: p.started.UTC(), Fingerprint: p.fingerprint, Warnings: p.list.Warnings, FailedNamespaces: p.failedNamespaces(),
+		Started: now.UTC(), FirstDue: p.started.UTC(), Partial: !p.chunking.Full(), Fingerprint: p.fingerprint, Warnings: p.list.Warnings, FailedNamespaces: p.failedNamespaces(),
 	}
 	if p.chunking.Full() {
 		r.Interval = p.chunking.Interval

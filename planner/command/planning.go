@@ -66,14 +66,14 @@ func (p *planning) bySchedule(ctx context.Context, times schedule.Schedule) erro
 	}
 }
 
-// first returns the first time to plan.
+// first returns the first time to plan. A plan of one chunk that somebody else has published does not count.
 func (p *planning) first(ctx context.Context, times schedule.Schedule) (time.Time, error) {
 	runs, err := p.session.runs.List(ctx, p.session.name)
 	if err != nil {
 		return time.Time{}, err
 	}
 	for _, r := range runs {
-		if r.Kind == run.KindPlan && r.Published {
+		if r.Kind == run.KindPlan && r.Published && (!r.Partial || p.settings.job.Number > 0) {
 			return times.Next(r.Started), nil
 		}
 	}

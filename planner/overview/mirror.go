@@ -17,11 +17,11 @@ type verdict string
 const (
 	verdictEmpty   verdict = "empty"   // nothing has run in the last 30 days
 	verdictRunning verdict = "running" // a run is not over
-	verdictFresh   verdict = "fresh"   // the last run was complete, and no failures are kept
+	verdictFresh   verdict = "fresh"   // the last plan was complete, and nothing of the list has failed
 	verdictStale   verdict = "stale"   // the last complete run ended longer than MAX_AGE ago
-	verdictFailing verdict = "failing" // failures are kept
+	verdictFailing verdict = "failing" // failures are kept, or the last plan has namespaces that failed
 	verdictLost    verdict = "lost"    // the last plan has lost chunks
-	verdictEnded   verdict = "ended"   // the last plan was cancelled or superseded
+	verdictEnded   verdict = "ended"   // the last plan was cancelled or superseded, or had one chunk of the list
 )
 
 // lookBack is how many runs are read in search of the last complete one.
@@ -64,7 +64,7 @@ func (r *Reader) mirror(ctx context.Context, name string, kept failure.Count) (M
 			if m.Last == nil {
 				m.Last = &status
 			}
-			if status.State == run.StateDone || status.State == run.StateFailed {
+			if !e.Partial && (status.State == run.StateDone || status.State == run.StateFailed) {
 				m.Complete = status.Finished
 			}
 		}
@@ -85,13 +85,13 @@ func (m *Mirror) judge() {
 		m.Verdict = verdictRunning
 	case m.Last != nil && m.Last.State == run.StateLost:
 		m.Verdict = verdictLost
-	case m.Failures.Images > 0:
+	case m.Failures.Images > 0, m.Last != nil && len(m.Last.FailedNamespaces) > 0:
 		m.Verdict = verdictFailing
 	case m.Last == nil:
 		m.Verdict = verdictEmpty
 	case m.Stale:
 		m.Verdict = verdictStale
-	case m.Last.State == run.StateCancelled, m.Last.State == run.StateSuperseded:
+	case m.Last.Partial, m.Last.State == run.StateCancelled, m.Last.State == run.StateSuperseded:
 		m.Verdict = verdictEnded
 	default:
 		m.Verdict = verdictFresh

@@ -45,8 +45,13 @@ func open(t *testing.T) *read {
 // put stores a run of one chunk, with the progress that a worker has recorded.
 func (r *read) put(kind string, progress ...run.Progress) string {
 	r.t.Helper()
+	return r.store(run.Run{Kind: kind}, progress...)
+}
+
+func (r *read) store(stored run.Run, progress ...run.Progress) string {
+	r.t.Helper()
 	now := time.Now().UTC()
-	stored := run.Run{Name: name, ID: run.NewID(now), Kind: kind, Chunks: 1, Started: now, FirstDue: now, Published: true}
+	stored.Name, stored.ID, stored.Chunks, stored.Started, stored.FirstDue, stored.Published = name, run.NewID(now), 1, now, now, true
 	require.NoError(r.t, r.sources.Runs.Put(r.t.Context(), stored))
 	for _, p := range progress {
 		p.Updated = now
@@ -131,6 +136,25 @@ func TestVerdicts(t *testing.T) {
 	id = r.put(run.KindPlan)
 	require.NoError(t, r.sources.Runs.End(t.Context(), name, id, run.StateCancelled))
 	require.Equal(t, verdictEnded, r.later(lostAgain).Verdict)
+}
+
+// TestNotTheWholeList: after a plan of one chunk, and after one whose namespaces could not all be listed, not
+// every image of the list is known to be mirrored. A plan of one chunk is not a complete run.
+func TestNotTheWholeList(t *testing.T) {
+	r := open(t)
+	r.store(run.Run{Kind: run.KindPlan, Partial: true}, done)
+	m := r.later(0)
+	require.Equal(t, verdictEnded, m.Verdict)
+	require.Nil(t, m.Complete)
+	require.Equal(t, verdictStale, r.later(2*maxAge).Verdict)
+	r.passed = 0
+
+	r.store(run.Run{Kind: run.KindPlan, FailedNamespaces: []string{"quay.io/team: 500"}}, done)
+	m = r.later(0)
+	require.Equal(t, verdictFailing, m.Verdict)
+	require.NotNil(t, m.Complete, "it has tried every image that it knows")
+	r.put(run.KindPlan, done)
+	require.Equal(t, verdictFresh, r.later(0).Verdict)
 }
 
 // TestMany: many readers cost the broker one reading per second.

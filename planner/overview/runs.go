@@ -99,13 +99,13 @@ func (r *Reader) Run(ctx context.Context, name, id string) (found Run, chunks []
 	return found, chunks, nil
 }
 
-// Usual returns the median duration of the complete plans among the runs, or 0 if there are fewer than
+// Usual returns the median duration of the complete plans of the whole list among the runs, or 0 if there are fewer than
 // three.
 func Usual(runs []Run) time.Duration {
 	var took []time.Duration
 	for _, r := range runs {
 		complete := r.Status.State == run.StateDone || r.Status.State == run.StateFailed
-		if complete && r.Kind == run.KindPlan && r.Status.Finished != nil {
+		if complete && r.Kind == run.KindPlan && !r.Partial && r.Status.Finished != nil {
 			took = append(took, r.Took(*r.Status.Finished))
 		}
 	}

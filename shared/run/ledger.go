@@ -106,7 +106,7 @@ func (l *Ledger) Status(ctx context.Context, e Entry) (st Status, final bool, er
 	if err != nil {
 		return st, false, err
 	}
-	st = Status{Name: e.Name, Run: e.ID, Started: e.Started, Registries: []Registry{}, UnderWay: []Copy{}, State: StateSnoozed, Warnings: e.Warnings, FailedNamespaces: e.FailedNamespaces}
+	st = Status{Name: e.Name, Run: e.ID, Started: e.Started, Registries: []Registry{}, UnderWay: []Copy{}, State: StateSnoozed, Partial: e.Partial, Warnings: e.Warnings, FailedNamespaces: e.FailedNamespaces}
 	if left > snoozed {
 		st.State = StateWaiting
 	}

@@ -44,6 +44,8 @@ type Run struct {
 	// Interrupted is true if the process that published the run was killed meanwhile. Such a
 	// plan is cancelled, and such a republish has only a part of the failures.
 	Interrupted bool `json:"interrupted,omitempty"`
+	// Partial is true for a plan of one chunk of the list (CHUNK_NUMBER).
+	Partial bool `json:"partial,omitempty"`
 	// Fingerprint identifies the list and how it was split. By it, `planner mirror` recognizes a
 	// run that it has not finished.
 	Fingerprint string `json:"fingerprint,omitempty"`
@@ -277,7 +279,8 @@ type Status struct {
 	UnderWay         []Copy     `json:"under_way"` // the oldest first
 	// Failures are those of the mirror name, from all runs.
 	Failures Failures `json:"failures"`
-	// Warnings and FailedNamespaces are those of the Run.
+	// Partial, Warnings and FailedNamespaces are those of the Run.
+	Partial          bool     `json:"partial,omitempty"`
 	Warnings         []string `json:"warnings,omitempty"`
 	FailedNamespaces []string `json:"failed_namespaces,omitempty"`
 	// Unresolved is the number of chunks that have images which are not counted yet.

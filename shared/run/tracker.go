@@ -96,7 +96,7 @@ func (t *Tracker) read(ctx context.Context) error {
 
 // status returns the state of the run, given its messages in the stream.
 func (t *Tracker) status(subjects map[string]uint64) Status {
-	st := Status{Name: t.name, Run: t.id, Started: t.run.Started, Registries: []Registry{}, UnderWay: []Copy{}, Warnings: t.run.Warnings, FailedNamespaces: t.run.FailedNamespaces}
+	st := Status{Name: t.name, Run: t.id, Started: t.run.Started, Registries: []Registry{}, UnderWay: []Copy{}, Partial: t.run.Partial, Warnings: t.run.Warnings, FailedNamespaces: t.run.FailedNamespaces}
 	bases, messages := t.present(subjects, &st)
 	updated := t.count(bases, &st)
 	st.Chunks.Total = t.run.Chunks

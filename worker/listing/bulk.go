@@ -32,8 +32,6 @@ type bulkAPI struct {
 	// linked is set if a Link header, rather than the body, shows whether another page follows.
 	// Such an API takes the registry's user and password.
 	linked bool
-	// notFoundEnds is set if the API answers 404 for a page after the last one.
-	notFoundEnds bool
 	// elsewhere is set if the API has another host than the registry. A firewall may block one
 	// of the two.
 	elsewhere bool
@@ -86,9 +84,6 @@ func (a *bulkAPI) pages(ctx context.Context, client *registry.Client, repository
 		var pages registry.Pages
 		for n := 1; ; n++ {
 			listed, err := a.page(ctx, client, repository, n, &pages)
-			if n > 1 && a.notFoundEnds && errors.Is(err, registry.ErrNotFound) {
-				return // tags were deleted since the previous page announced this one
-			}
 			if err != nil {
 				yield(Tag{}, err)
 				return

@@ -38,6 +38,7 @@ func TestFallsBackToOCI(t *testing.T) {
 		"unauthorized": {Status: http.StatusUnauthorized, Body: `{"error_message":"Unauthorized"}`},
 		"denied":       {Status: http.StatusForbidden, Body: "<html><h1>Forbidden</h1></html>"},
 		"refused":      {Status: http.StatusBadRequest},
+		"not found":    {Status: http.StatusNotFound, Body: `{"message":"object not found"}`},
 		"page":         {Status: http.StatusOK, Body: "<html><h1>Sign in</h1></html>"},
 		"cut":          {Status: http.StatusOK, Body: `{"results":[{"na`},
 		"other API":    {Status: http.StatusOK, Body: `{"message":"hello"}`},

@@ -25,7 +25,7 @@ const unknown = "unknown"
 // hub is the API of Docker Hub. It lists names, digests, times and platforms. Without a login it
 // returns the newest 1,000 tags of a repository (since August 2026); the OCI API adds the names of
 // the others. It also lists tags with the status "inactive", which can still be pulled.
-var hub = bulkAPI{target: hubURL, read: readHub, notFoundEnds: true, elsewhere: true}
+var hub = bulkAPI{target: hubURL, read: readHub, elsewhere: true}
 
 func hubURL(repository reference.Repository, page int) url.URL {
 	namespace, name, _ := strings.Cut(repository.Path(), "/")

@@ -239,6 +239,8 @@ func TestShortPagesAndPushesBetweenThem(t *testing.T) {
 	})
 }
 
+// TestPagePastTheEnd: if tags are deleted meanwhile, the page that was announced may be gone. Docker Hub
+// answers 404 to it, which may also be a fault: the OCI API lists what is left.
 func TestPagePastTheEnd(t *testing.T) {
 	both(t, func(t *testing.T, repository string) {
 		var s *setup
@@ -252,8 +254,7 @@ func TestPagePastTheEnd(t *testing.T) {
 		s.push(t, repository, "a", "b", "c")
 		require.Equal(t, []string{"c", "b"}, s.names(t, repository))
 		r, _ := s.upstream(repository)
-		require.Equal(t, 2, r.Count(registrytest.Any))
-		require.Empty(t, s.log.String())
+		require.Equal(t, 2, r.Count(bulk))
 	})
 }
 

@@ -237,6 +237,10 @@ func TestLastSuccess(t *testing.T) {
 	newest.Ended = run.StateSuperseded
 	require.NoError(t, s.runs.Put(t.Context(), newest))
 	look(unix(ended))
+	newest = s.ran(t, name, run.KindPlan, ended.Add(time.Hour), run.Tally{Total: 1, Copied: 1})
+	newest.Partial = true
+	require.NoError(t, s.runs.Put(t.Context(), newest))
+	look(unix(ended))
 	newest = s.ran(t, name, run.KindPlan, ended.Add(2*time.Hour), run.Tally{Total: 2, Copied: 1})
 	a := subject.NewAddress(name, newest.ID, registry, "000001-7")
 	_, err := s.Publish(t.Context(), broker.Scheduled(subject.Later, a, time.Now().Add(time.Hour), nil))

@@ -73,7 +73,7 @@ func (f *Fleet) mirror(ctx context.Context, plans []run.Entry, known mirror, uns
 				m.Revision = e.Revision
 			}
 		}
-		if final && st.State == run.StateDone {
+		if final && st.State == run.StateDone && !e.Partial {
 			m.SuccessfulRun = e.ID
 			if st.Finished != nil && st.Finished.After(m.LastSuccess) {
 				m.LastSuccess = *st.Finished
