@@ -30,7 +30,9 @@ func (p *planned) expand(ctx context.Context, b *broker.Broker, s *settings, war
 	for _, w := range slices.Concat(p.list.Warnings[before:], p.failedNamespaces()) {
 		_, _ = fmt.Fprintln(warnings, "warning:", w)
 	}
-	p.chunks = p.chunking.Split(p.list.Entries, p.started)
+	if p.chunks, err = p.chunking.Split(p.list.Entries, p.started); err != nil {
+		return err
+	}
 	parts := []any{p.fingerprint}
 	for _, e := range p.list.Entries {
 		parts = append(parts, e.Reference)

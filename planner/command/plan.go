@@ -162,7 +162,9 @@ func prepare(ctx context.Context, s *settings, stdin io.Reader, warnings io.Writ
 		list:        l,
 		has:         l.Has(),
 	}
-	p.chunks = p.chunking.Split(l.Entries, p.started)
+	if p.chunks, err = p.chunking.Split(l.Entries, p.started); err != nil {
+		return nil, err
+	}
 	p.fingerprint = fingerprint(p.destination, p.chunking, s.job.defaults.Hash(), string(data))
 	return p, nil
 }
@@ -202,7 +204,9 @@ func (p *planned) publish(ctx context.Context, se *session, force bool) (run.Run
 			se.log.Warn("the page cannot show new repositories yet; it shows each once a worker has resolved it", "error", err)
 		}
 		if p.namespaces != nil {
-			err = p.namespaces.Remember(ctx)
+			if err := p.namespaces.Remember(ctx); err != nil {
+				se.log.Warn("the next plan compares namespaces with an older listing", "error", err)
+			}
 		}
 	}
 	return r, err

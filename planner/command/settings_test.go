@@ -9,6 +9,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/osism/skopeo-worker/planner/plan"
 	"github.com/osism/skopeo-worker/shared/config"
 	"github.com/osism/skopeo-worker/shared/run"
 	"github.com/osism/skopeo-worker/shared/selection"
@@ -97,5 +98,28 @@ func TestPublished(t *testing.T) {
 		p.published(&out, run.Run{ID: "r1", Entries: 2, Chunks: 2})
 		require.True(t, strings.HasPrefix(out.String(), want), out.String())
 		require.Equal(t, strings.Count(want, "\n")+strings.Count(want, "due"), strings.Count(out.String(), "\n"))
+	}
+}
+
+// TestTooLong: a plan whose last chunk is due after its run is forgotten is refused.
+func TestTooLong(t *testing.T) {
+	const three = "containers: [quay.io/a/b:1, quay.io/a/b:2, quay.io/a/b:3]"
+	for interval, kept := range map[string]bool{"360h": true, "361h": false, "2000000h": false} {
+		t.Run(interval, func(t *testing.T) {
+			t.Setenv("CHUNK_SIZE", "1")
+			t.Setenv("CHUNK_INTERVAL", interval)
+			p, err := planOf(t, three, nil)
+			if kept {
+				require.NoError(t, err)
+				require.Len(t, p.chunks, 3)
+				return
+			}
+			require.ErrorIs(t, err, plan.ErrTooLong)
+			require.EqualError(t, err, "CHUNK_INTERVAL is too long: with "+interval+"0m0s, the last of 3 chunks would be due more than 30 days after the first, "+
+				"when the run is no longer kept: set a shorter CHUNK_INTERVAL or a larger CHUNK_SIZE")
+			t.Setenv("CHUNK_NUMBER", "3")
+			_, err = planOf(t, three, nil)
+			require.NoError(t, err, "it is due now")
+		})
 	}
 }

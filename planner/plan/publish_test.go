@@ -24,7 +24,9 @@ func chunks(t *testing.T) []Chunk {
 	require.NoError(t, err)
 	l, err := list.Parse([]byte("containers: [quay.io/osism/osism:1, quay.io/osism/osism:2]"), "list", destination, selection.Selection{})
 	require.NoError(t, err)
-	return Chunking{Size: 1}.Split(l.Entries, time.Now().Add(time.Hour))
+	chunks, err := Chunking{Size: 1}.Split(l.Entries, time.Now().Add(time.Hour))
+	require.NoError(t, err)
+	return chunks
 }
 
 // TestPurges: a plan purges only the planned chunks of older plans.

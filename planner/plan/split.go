@@ -6,7 +6,9 @@ import (
 	"time"
 
 	"github.com/osism/skopeo-worker/planner/list"
+	"github.com/osism/skopeo-worker/shared/exit"
 	"github.com/osism/skopeo-worker/shared/message"
+	"github.com/osism/skopeo-worker/shared/run"
 	"github.com/osism/skopeo-worker/shared/subject"
 )
 
@@ -29,12 +31,19 @@ type Chunking struct {
 // Full reports whether all chunks are published.
 func (c Chunking) Full() bool { return c.Number == 0 }
 
+// ErrTooLong is returned if the last chunk would be due after its run is forgotten.
+var ErrTooLong = exit.Usage.New("CHUNK_INTERVAL is too long")
+
 // Split splits the entries into chunks. The first is due at start. If Number is out of range, there are
 // no chunks.
-func (c Chunking) Split(entries []list.Entry, start time.Time) []Chunk {
+func (c Chunking) Split(entries []list.Entry, start time.Time) ([]Chunk, error) {
 	size := c.Size
 	if size == 0 {
 		size = max(1, len(entries))
+	}
+	if n := (len(entries) + size - 1) / size; c.Full() && c.Interval > 0 && n > 1 && time.Duration(n-1) > run.Keep/c.Interval {
+		return nil, fmt.Errorf("%w: with %s, the last of %d chunks would be due more than %d days after the first, when the run is no longer kept: set a shorter CHUNK_INTERVAL or a larger CHUNK_SIZE",
+			ErrTooLong, c.Interval, n, run.Keep/(24*time.Hour))
 	}
 	var chunks []Chunk
 	for number := 1; (number-1)*size < len(entries); number++ {
@@ -48,7 +57,7 @@ func (c Chunking) Split(entries []list.Entry, start time.Time) []Chunk {
 		slice := entries[(number-1)*size : min(number*size, len(entries))]
 		chunks = append(chunks, group(slice, number, due)...)
 	}
-	return chunks
+	return chunks, nil
 }
 
 // group returns a chunk for each registry of a slice, in the order of the list.
@@ -67,8 +76,8 @@ func group(slice []list.Entry, number int, due time.Time) []Chunk {
 	return chunks
 }
 
-func (c Chunk) message(name, run string) message.Chunk {
-	return message.Chunk{Name: name, Run: run, Number: c.Number, Registry: c.Registry, Repositories: c.Repositories()}
+func (c Chunk) message(name, id string) message.Chunk {
+	return message.Chunk{Name: name, Run: id, Number: c.Number, Registry: c.Registry, Repositories: c.Repositories()}
 }
 
 // Repositories returns the entries in the form of messages.
@@ -84,10 +93,10 @@ func (c Chunk) Repositories() []message.Repository {
 
 // address returns the address of the chunk in the stream. A chunk that is too large for one message has
 // several pieces, counted from 0.
-func (c Chunk) address(name, run string, piece int) subject.Address {
+func (c Chunk) address(name, id string, piece int) subject.Address {
 	token := fmt.Sprintf("%06d", c.Number)
 	if piece > 0 {
 		token += fmt.Sprintf("p%d", piece+1)
 	}
-	return subject.NewAddress(name, run, c.Registry, token)
+	return subject.NewAddress(name, id, c.Registry, token)
 }
