@@ -113,11 +113,11 @@ func TestConnectionIsPacedLocally(t *testing.T) {
 func TestCopyCountsItsBlobs(t *testing.T) {
 	t.Parallel()
 	s := opened(t, brokertest.Embedded(t), 0)
-	_, err := s.TakeForCopy(t.Context(), "", quay, "")
+	_, err := s.TakeForCopy(t.Context(), "", quay, "", 1)
 	require.NoError(t, err)
 	l := s.lane(line{quay, Manifest, HTTP1})
 	require.EqualValues(t, 1+blobsOfCopy, l.last, "one reservation each, because no other copy waits")
-	_, err = s.TakeForCopy(t.Context(), "", registry, "")
+	_, err = s.TakeForCopy(t.Context(), "", registry, "", 1)
 	require.NoError(t, err)
 	require.Zero(t, s.lane(line{registry, Blob, HTTP1}).last)
 }

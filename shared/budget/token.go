@@ -111,6 +111,15 @@ func (t Token) GiveBack(ctx context.Context) error {
 	return nil
 }
 
+// GiveBack returns tokens as Token.GiveBack does.
+func GiveBack(ctx context.Context, tokens []Token) error {
+	var failed []error
+	for _, t := range tokens {
+		failed = append(failed, t.GiveBack(ctx))
+	}
+	return errors.Join(failed...)
+}
+
 // Take takes a token for one manifest of the registry, just before the request that
 // spends it starts. It returns a *SpentError if nothing is allowed for now. Any other
 // error comes from the broker, and the request must not be sent either. If the limit is
@@ -139,18 +148,29 @@ func (s *Store) Take(ctx context.Context, mirror, registry, identity string) (To
 // layers that the destination does not have yet.
 const blobsOfCopy = 3
 
-// TakeForCopy takes a token as Take does, for a process of skopeo, which speaks only HTTP/1.1.
-// It first waits until the blobs of an image may be requested.
-func (s *Store) TakeForCopy(ctx context.Context, mirror, registry, identity string) (Token, error) {
+// TakeForCopy takes a token as Take does for each pull of a process of skopeo, which speaks only HTTP/1.1.
+// It first waits until the blobs of an image may be requested. The first token is the oldest one.
+func (s *Store) TakeForCopy(ctx context.Context, mirror, registry, identity string, pulls int) ([]Token, error) {
 	if err := s.Explore(ctx, registry, Blob); err != nil {
-		return Token{}, err
+		return nil, err
 	}
 	for range blobsOfCopy {
 		if err := s.Pace(ctx, registry, Blob); err != nil {
-			return Token{}, err
+			return nil, err
 		}
 	}
-	return s.Take(ctx, mirror, registry, identity)
+	if limit, origin := s.stated(registry, identity); origin != None {
+		pulls = min(pulls, limit.Requests) // with fewer, no image could ever be copied
+	}
+	var tokens []Token
+	for range pulls {
+		token, err := s.Take(ctx, mirror, registry, identity)
+		if err != nil {
+			return nil, errors.Join(err, GiveBack(context.WithoutCancel(ctx), tokens))
+		}
+		tokens = append(tokens, token)
+	}
+	return tokens, nil
 }
 
 // Counts reports whether the registry counts the pulls of an identity, so that each needs a

@@ -30,7 +30,7 @@ func bySkopeo(kind registrytest.Kind) registrytest.Match {
 // readingItself is an engine that always reads the source itself.
 type readingItself struct{ *skopeo.Runner }
 
-func (readingItself) ReadsItself(context.Context, reference.Repository) bool { return true }
+func (readingItself) Pulls(context.Context, reference.Repository) int { return 1 }
 
 // TestPagesThatSkopeoGets: if skopeo gets a web page, the failure is transient, whatever skopeo takes
 // the page for. If the page still comes, the error names it.

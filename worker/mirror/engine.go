@@ -16,8 +16,9 @@ import (
 
 // Engine copies images.
 type Engine interface {
-	// ReadsItself reports whether the images of a source need CopyManifest.
-	ReadsItself(ctx context.Context, source reference.Repository) bool
+	// Pulls returns how many manifests CopyManifest pulls for an image of the source, or 0 if images of
+	// the source do not need CopyManifest.
+	Pulls(ctx context.Context, source reference.Repository) int
 	// Turn waits until the blobs of an image may be copied. The caller then puts its manifest.
 	Turn(ctx context.Context, image skopeo.Image) (skopeo.Turn, error)
 	// CopyManifest copies the manifest with this digest, which must not be an index, and
@@ -28,7 +29,7 @@ type Engine interface {
 
 // SharesBlobs reports whether images of the source that need the same blob share one copy of it.
 func (m *Mirror) SharesBlobs(ctx context.Context, source reference.Repository) bool {
-	return m.Engine == nil || !m.Engine.ReadsItself(ctx, source)
+	return m.Engine == nil || m.Engine.Pulls(ctx, source) == 0
 }
 
 // engineReads reports whether the engine reads the images of the source itself.
@@ -70,10 +71,11 @@ func (c *copying) imageByEngine(ctx context.Context, i item, manifest registry.M
 
 // byEngine lets the engine copy a manifest and everything that it refers to.
 func (c *copying) byEngine(ctx context.Context, d registry.Descriptor) error {
-	err := c.mirror.GuardEngine(ctx, c.source, c.destination, d.Digest, func(ctx context.Context) error {
+	pulls := max(c.mirror.Engine.Pulls(ctx, c.source), 1) // the policy may just have changed
+	err := c.mirror.GuardEngine(ctx, c.source, c.destination, d.Digest, pulls, func(ctx context.Context) error {
 		err := c.mirror.Engine.CopyManifest(ctx, c.source, d.Digest, c.destination)
 		if !errors.Is(err, budget.ErrLate) && !errors.Is(err, skopeo.ErrNotInstalled) { // otherwise it has not pulled
-			c.pulls.Add(1)
+			c.pulls.Add(int64(pulls))
 		}
 		return err
 	})

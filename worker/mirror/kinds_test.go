@@ -107,7 +107,7 @@ var errPolicy = errors.New("rejected by the signature policy")
 // strict is an engine that reads images itself, and whose policy rejects all of them.
 type strict struct{ idle }
 
-func (strict) ReadsItself(context.Context, reference.Repository) bool { return true }
+func (strict) Pulls(context.Context, reference.Repository) int { return 2 }
 
 func (strict) CopyManifest(context.Context, reference.Repository, reference.Digest, reference.Repository) error {
 	return errPolicy

@@ -280,7 +280,7 @@ func TestLateCopyIsNoPull(t *testing.T) {
 	p.byItself()
 	digest, err := p.from.PushImage(repository, "1", registrytest.Image{})
 	require.NoError(t, err)
-	p.GuardEngine = func(ctx context.Context, _, _ reference.Repository, _ reference.Digest, run func(context.Context) error) error {
+	p.GuardEngine = func(ctx context.Context, _, _ reference.Repository, _ reference.Digest, _ int, run func(context.Context) error) error {
 		return run(budget.WithDeadline(ctx, time.Now()))
 	}
 	copied, err := p.CopyImage(t.Context(), reference.MustRepository(p.source()), reference.MustRepository(p.destination()), registry.Descriptor{Digest: reference.MustDigest(digest), MediaType: string(types.OCIManifestSchema1)}, platform.Wanted{})

@@ -30,8 +30,9 @@ type Parts struct {
 	Trust Trust
 	// Guard runs a copy of one manifest when the registries' limits allow it.
 	Guard func(ctx context.Context, source, destination reference.Repository, digest reference.Digest, run func(context.Context) error) error
-	// GuardEngine is Guard for a copy by an Engine that reads the source itself.
-	GuardEngine func(ctx context.Context, source, destination reference.Repository, digest reference.Digest, run func(context.Context) error) error
+	// GuardEngine is Guard for a copy by an Engine that reads the source itself, and pulls that many
+	// manifests there.
+	GuardEngine func(ctx context.Context, source, destination reference.Repository, digest reference.Digest, pulls int, run func(context.Context) error) error
 	// Free reports whether a source does not limit pulls. If true, CopyImage pulls an image whose
 	// tag was missing at the destination a moment ago, without first asking the destination for
 	// parts of it; with an Engine, whose needless copies cost more, it does so only if the

@@ -219,7 +219,7 @@ func TestPullsThatCount(t *testing.T) {
 // idle is an engine that must not copy anything.
 type idle struct{ t *testing.T }
 
-func (idle) ReadsItself(context.Context, reference.Repository) bool { return false }
+func (idle) Pulls(context.Context, reference.Repository) int { return 0 }
 
 func (i idle) Turn(context.Context, skopeo.Image) (skopeo.Turn, error) {
 	i.t.Error("the destination has all images")

@@ -21,9 +21,6 @@ func Limited(reference.Repository) bool { return false }
 // indexes.
 func New(t *testing.T, client *registry.Client, engine mirror.Engine) *mirror.Mirror {
 	t.Helper()
-	guard := func(ctx context.Context, _, _ reference.Repository, _ reference.Digest, run func(context.Context) error) error {
-		return run(ctx)
-	}
 	m, err := mirror.New(mirror.Parts{
 		Registry: client,
 		Listing:  listing.New(listing.Options{Registry: client}),
@@ -31,7 +28,12 @@ func New(t *testing.T, client *registry.Client, engine mirror.Engine) *mirror.Mi
 		Builtin:  engine == nil,
 		Verifier: mirror.AnyImage{},
 		Trust:    mirror.AnyTag{},
-		Guard:    guard, GuardEngine: guard,
+		Guard: func(ctx context.Context, _, _ reference.Repository, _ reference.Digest, run func(context.Context) error) error {
+			return run(ctx)
+		},
+		GuardEngine: func(ctx context.Context, _, _ reference.Repository, _ reference.Digest, _ int, run func(context.Context) error) error {
+			return run(ctx)
+		},
 		Free:    Limited,
 		Indexes: mirror.NoIndexes{},
 	})

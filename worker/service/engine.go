@@ -97,12 +97,12 @@ func (n *network) copying() guard {
 	}
 }
 
-// copyingItself returns the guard for a process of skopeo that reads the source itself. It is one
-// pull for the budget of the mirror name, and one operation for the tracker of outages.
-func (n *network) copyingItself(mirrorName string) guard {
-	return func(ctx context.Context, source, destination reference.Repository, digest reference.Digest, run func(context.Context) error) error {
+// copyingItself returns the guard for a process of skopeo that reads the source itself. Its pulls count
+// for the budget of the mirror name. It is one operation for the tracker of outages.
+func (n *network) copyingItself(mirrorName string) func(ctx context.Context, source, destination reference.Repository, digest reference.Digest, pulls int, run func(context.Context) error) error {
+	return func(ctx context.Context, source, destination reference.Repository, digest reference.Digest, pulls int, run func(context.Context) error) error {
 		return n.outages.GuardCopy(ctx, source, destination, digest, func(ctx context.Context) error {
-			return n.throttle.GuardCopy(ctx, mirrorName, source, destination, n.timed(source, run))
+			return n.throttle.GuardCopy(ctx, mirrorName, source, destination, pulls, n.timed(source, run))
 		})
 	}
 }

@@ -274,7 +274,7 @@ func TestPullsCountForTheirMirrorName(t *testing.T) {
 			require.NoError(t, err)
 			require.NoError(t, m.Guard(t.Context(), repository, repository, digest, func(context.Context) error { return nil }))
 			if engine == EngineSkopeo {
-				require.NoError(t, m.GuardEngine(t.Context(), repository, repository, digest, func(context.Context) error { return nil }))
+				require.NoError(t, m.GuardEngine(t.Context(), repository, repository, digest, 2, func(context.Context) error { return nil }))
 			}
 		}
 	}
@@ -288,5 +288,5 @@ func TestPullsCountForTheirMirrorName(t *testing.T) {
 			spent[subject[strings.LastIndex(subject, ".")+1:]] += n
 		}
 	}
-	require.Equal(t, map[string]uint64{"one": 3, "two": 3}, spent, "two requests of each, and a copy by a skopeo that reads the source itself")
+	require.Equal(t, map[string]uint64{"one": 4, "two": 4}, spent, "two requests of each, and a copy by a skopeo that reads the source itself and pulls two manifests")
 }

@@ -12,14 +12,22 @@ import (
 	"github.com/osism/skopeo-worker/worker/verify"
 )
 
-// ReadsItself reports whether the images of a source need CopyManifest, in which skopeo reads the
-// source itself: if skopeo verifies signatures, or if registries.conf(5) names other locations for
-// these images. It also returns true if a file with these settings cannot be read: skopeo's error
-// then names the file.
-func (r *Runner) ReadsItself(ctx context.Context, source reference.Repository) bool {
-	if settings, err := containers.SettingsOf(source.String()); err != nil || settings.Elsewhere {
-		return true
+// Pulls returns how many manifests CopyManifest pulls for an image of the source if skopeo has to read
+// the source itself: two if it may verify signatures, because Sigstore's have a manifest of their own,
+// and one if registries.conf(5) names other locations for these images. Otherwise it returns 0. A file
+// with these settings that cannot be read counts, too: skopeo's error then names the file.
+func (r *Runner) Pulls(ctx context.Context, source reference.Repository) int {
+	if r.verifies(ctx, source) {
+		return 2
 	}
+	if settings, err := containers.SettingsOf(source.String()); err != nil || settings.Elsewhere {
+		return 1
+	}
+	return 0
+}
+
+// verifies reports whether skopeo may verify signatures of images of the source.
+func (r *Runner) verifies(ctx context.Context, source reference.Repository) bool {
 	if policy.Find(r.root) == "" { // skopeo may have been built with another path
 		none, err := r.findsNoPolicy(ctx)
 		return err != nil || !none

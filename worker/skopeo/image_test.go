@@ -361,24 +361,25 @@ func TestSeveralAtOnce(t *testing.T) {
 	}
 }
 
-// TestReadsItself: skopeo reads images itself if registries.conf redirects them or the policy asks for
-// signatures.
-func TestReadsItself(t *testing.T) {
+// TestPulls: skopeo reads images itself if registries.conf redirects them or the policy asks for
+// signatures, which it pulls, too.
+func TestPulls(t *testing.T) {
 	const signed = `{"default":[{"type":"insecureAcceptAnything"}],"transports":{"docker":{"quay.io/signed":[{"type":"sigstoreSigned","keyPath":"/no/key"}],"quay.io/rejected":[{"type":"reject"}]}}}`
 	for name, test := range map[string]struct {
 		repository, conf, policy string
-		want                     bool
+		want                     int
 	}{
-		"no settings":              {"quay.io/a/b", "", "", false},
-		"insecure":                 {"quay.io/a/b", "[[registry]]\nlocation = 'quay.io'\ninsecure = true\n", "", false},
-		"a mirror":                 {"quay.io/a/b", "[[registry]]\nlocation = 'quay.io'\n[[registry.mirror]]\nlocation = 'mirror.example'\n", "", true},
-		"another location":         {"quay.io/a/b", "[[registry]]\nprefix = 'quay.io/a'\nlocation = 'other.example/a'\n", "", true},
-		"of another":               {"quay.io/c/b", "[[registry]]\nprefix = 'quay.io/a'\nlocation = 'other.example/a'\n", "", false},
-		"just this":                {"quay.io/a/b", "[[registry]]\nlocation = 'quay.io/a/b'\ninsecure = true\n", "", true},
-		"unreadable":               {"quay.io/a/b", "[[", "", true},
-		"signed":                   {"quay.io/signed/b", "", signed, true},
-		"beside signed":            {"quay.io/a/b", "", signed, false},
-		"a policy that is no JSON": {"quay.io/a/b", "", "{", true},
+		"no settings":              {"quay.io/a/b", "", "", 0},
+		"insecure":                 {"quay.io/a/b", "[[registry]]\nlocation = 'quay.io'\ninsecure = true\n", "", 0},
+		"a mirror":                 {"quay.io/a/b", "[[registry]]\nlocation = 'quay.io'\n[[registry.mirror]]\nlocation = 'mirror.example'\n", "", 1},
+		"another location":         {"quay.io/a/b", "[[registry]]\nprefix = 'quay.io/a'\nlocation = 'other.example/a'\n", "", 1},
+		"of another":               {"quay.io/c/b", "[[registry]]\nprefix = 'quay.io/a'\nlocation = 'other.example/a'\n", "", 0},
+		"just this":                {"quay.io/a/b", "[[registry]]\nlocation = 'quay.io/a/b'\ninsecure = true\n", "", 1},
+		"unreadable":               {"quay.io/a/b", "[[", "", 1},
+		"signed, with a mirror":    {"quay.io/signed/b", "[[registry]]\nlocation = 'quay.io'\n[[registry.mirror]]\nlocation = 'mirror.example'\n", signed, 2},
+		"signed":                   {"quay.io/signed/b", "", signed, 2},
+		"beside signed":            {"quay.io/a/b", "", signed, 0},
+		"a policy that is no JSON": {"quay.io/a/b", "", "{", 2},
 	} {
 		t.Run(name, func(t *testing.T) {
 			home := t.TempDir()
@@ -393,7 +394,7 @@ func TestReadsItself(t *testing.T) {
 				require.NoError(t, os.WriteFile(path, []byte(test.policy), 0o600))
 				t.Setenv("CONTAINERS_POLICY_JSON", path)
 			}
-			require.Equal(t, test.want, new(skopeo.Runner).ReadsItself(t.Context(), reference.MustRepository(test.repository)))
+			require.Equal(t, test.want, new(skopeo.Runner).Pulls(t.Context(), reference.MustRepository(test.repository)))
 		})
 	}
 }

@@ -8,6 +8,7 @@ import (
 	"testing"
 
 	"github.com/osism/skopeo-worker/shared/reference"
+	"github.com/osism/skopeo-worker/worker/registrytest"
 	"github.com/osism/skopeo-worker/worker/skopeo"
 	"github.com/stretchr/testify/require"
 )
@@ -118,4 +119,21 @@ EOF
 		require.NoError(t, err)
 		require.Equal(t, "x\n", string(times), "it is asked once")
 	}
+}
+
+// TestPullsOfSignatures: a process that looks for a signature of Sigstore pulls as many manifests as Pulls
+// returns. Not every build of skopeo verifies such a signature.
+func TestPullsOfSignatures(t *testing.T) {
+	from, to, digest, r := pair(t)
+	key, _, err := registrytest.NewSigningKey()
+	require.NoError(t, err)
+	at := reference.MustRepository(from.Host() + "/" + source)
+	_, err = from.Sign(source, registrytest.Signature{Digest: digest, Key: key, Name: at.String()}, "")
+	require.NoError(t, err)
+	root := withoutPolicy(t, r)
+	write(t, filepath.Join(root, "key.gpg"), "")
+	write(t, filepath.Join(root, "home/.config/containers/registries.d/x.yaml"), "docker:\n  "+from.Host()+":\n    use-sigstore-attachments: true\n")
+	write(t, filepath.Join(root, "home/.config/containers/policy.json"), `{"default":[{"type":"signedBy","keyType":"GPGKeys","keyPath":"`+filepath.Join(root, "key.gpg")+`"}]}`)
+	require.ErrorContains(t, copyImage(t.Context(), r, from, to, digest), "Source image rejected: A signature was required, but no signature exists")
+	require.Equal(t, r.Pulls(t.Context(), at), from.Count(registrytest.Kinds(registrytest.KindManifestGet)))
 }

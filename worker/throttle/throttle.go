@@ -257,18 +257,19 @@ func kindOf(request *http.Request) budget.Kind {
 // quayTokens is the path of Quay's token server.
 const quayTokens = "/v2/auth"
 
-// GuardCopy runs a skopeo process that pulls one manifest of the source for the mirror with this name.
-// It first takes a token for the pull. It returns a *budget.SpentError if either registry is closed.
-func (t *Throttle) GuardCopy(ctx context.Context, mirror string, source, destination reference.Repository, run func(context.Context) error) error {
+// GuardCopy runs a skopeo process that pulls one or more manifests of the source for the mirror with this
+// name. It first takes a token for each pull. It returns a *budget.SpentError if either registry is closed.
+func (t *Throttle) GuardCopy(ctx context.Context, mirror string, source, destination reference.Repository, pulls int, run func(context.Context) error) error {
 	from, to := source.Registry(), destination.Registry()
 	if closed := t.closed(to); closed != nil {
 		return closed
 	}
-	token, err := t.Budget.TakeForCopy(ctx, mirror, from, t.identity(from))
+	tokens, err := t.Budget.TakeForCopy(ctx, mirror, from, t.identity(from), pulls)
 	if err != nil {
 		return t.explain(ctx, from, err)
 	}
 	call := budget.Call{Registry: from, Kind: budget.Pull, Started: time.Now()}
+	token := tokens[0] // the others were taken later
 	err = run(token.Within(ctx))
 	var failed *skopeo.Error
 	switch {
@@ -278,7 +279,7 @@ func (t *Throttle) GuardCopy(ctx context.Context, mirror string, source, destina
 	case errors.Is(err, budget.ErrLate):
 		err = errors.Join(err, token.Late(ctx))
 	case errors.Is(err, skopeo.ErrNotInstalled):
-		err = errors.Join(err, token.GiveBack(ctx))
+		err = errors.Join(err, budget.GiveBack(ctx, tokens))
 	case errors.As(err, &failed) && errors.Is(err, skopeo.ErrLimited):
 		if failed.Registry != "" {
 			call.Registry = reference.RegistryOf(failed.Registry)

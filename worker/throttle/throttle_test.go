@@ -165,7 +165,7 @@ func TestRefusalClosesTheRegistry(t *testing.T) {
 	_, err = client.Head(t.Context(), reference.MustRepository(r.Host()+"/"+repository), reference.MustTag("1"))
 	require.ErrorAs(t, err, &spent)
 	for _, pair := range [][2]string{{r.Host(), "other.example.com"}, {"other.example.com", r.Host()}} {
-		err = th.GuardCopy(t.Context(), "", reference.MustRepository(pair[0]+"/a"), reference.MustRepository(pair[1]+"/a"), func(context.Context) error {
+		err = th.GuardCopy(t.Context(), "", reference.MustRepository(pair[0]+"/a"), reference.MustRepository(pair[1]+"/a"), 1, func(context.Context) error {
 			t.Error("copied from or to a closed registry")
 			return nil
 		})
@@ -195,13 +195,32 @@ func TestCopySpendsAndReports(t *testing.T) {
 	th, _ := newThrottle(t, registrytest.New(t))
 	limits := map[string]budget.Limit{"quay.example.com": {Requests: 1, Window: time.Minute}}
 	require.NoError(t, th.Budget.SetLimits(t.Context(), "default", limits))
-	require.NoError(t, th.GuardCopy(t.Context(), "", reference.MustRepository("quay.example.com/a"), reference.MustRepository("dest.example.com/a"), func(context.Context) error { return nil }))
+	require.NoError(t, th.GuardCopy(t.Context(), "", reference.MustRepository("quay.example.com/a"), reference.MustRepository("dest.example.com/a"), 1, func(context.Context) error { return nil }))
 	var spent *budget.SpentError
-	err := th.GuardCopy(t.Context(), "", reference.MustRepository("quay.example.com/a"), reference.MustRepository("dest.example.com/a"), func(context.Context) error { return nil })
+	err := th.GuardCopy(t.Context(), "", reference.MustRepository("quay.example.com/a"), reference.MustRepository("dest.example.com/a"), 1, func(context.Context) error { return nil })
+	require.ErrorAs(t, err, &spent)
+
+	// A copy of several pulls takes all of its tokens, or none.
+	limits["quay.example.com"] = budget.Limit{Requests: 4, Window: time.Minute}
+	require.NoError(t, th.Budget.SetLimits(t.Context(), "default", limits))
+	three := func() error {
+		return th.GuardCopy(t.Context(), "", reference.MustRepository("quay.example.com/a"), reference.MustRepository("dest.example.com/a"), 3, func(context.Context) error { return skopeo.ErrNotInstalled })
+	}
+	for range 2 { // one token is spent, and three are given back
+		require.ErrorIs(t, three(), skopeo.ErrNotInstalled)
+	}
+	_, err = th.Budget.Take(t.Context(), "", "quay.example.com", "")
+	require.NoError(t, err)
+	require.ErrorAs(t, three(), &spent)
+	for range 2 {
+		_, err = th.Budget.Take(t.Context(), "", "quay.example.com", "")
+		require.NoError(t, err)
+	}
+	_, err = th.Budget.Take(t.Context(), "", "quay.example.com", "")
 	require.ErrorAs(t, err, &spent)
 
 	met := &skopeo.Error{Reason: "too many requests", Registry: "dest.example.com", RetryAfter: time.Minute, Err: skopeo.ErrLimited}
-	err = th.GuardCopy(t.Context(), "", reference.MustRepository("free.example.com/a"), reference.MustRepository("dest.example.com/a"), func(context.Context) error { return met })
+	err = th.GuardCopy(t.Context(), "", reference.MustRepository("free.example.com/a"), reference.MustRepository("dest.example.com/a"), 1, func(context.Context) error { return met })
 	require.ErrorIs(t, err, skopeo.ErrLimited)
 	require.ErrorAs(t, err, &spent)
 	require.Equal(t, "dest.example.com", spent.Registry)
@@ -220,6 +239,6 @@ func TestNoBrokerNoPermission(t *testing.T) {
 	require.NoError(t, store.SetLimits(t.Context(), "default", map[string]budget.Limit{"quay.example.com": {Requests: 9, Window: time.Minute}}))
 	server.Stop()
 	th := &throttle.Throttle{Budget: store, Log: slog.New(slog.DiscardHandler)}
-	err = th.GuardCopy(t.Context(), "", reference.MustRepository("quay.example.com/a"), reference.MustRepository("dest.example.com/a"), func(context.Context) error { return errors.New("copied") })
+	err = th.GuardCopy(t.Context(), "", reference.MustRepository("quay.example.com/a"), reference.MustRepository("dest.example.com/a"), 1, func(context.Context) error { return errors.New("copied") })
 	require.ErrorIs(t, err, budget.ErrBroker)
 }
