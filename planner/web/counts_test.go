@@ -104,3 +104,15 @@ func TestOtherMirrors(t *testing.T) {
 		require.Equal(t, http.StatusOK, response.StatusCode, link)
 	}
 }
+
+// TestNotTheWholeList: the page says that the whole list is mirrored only if it is.
+func TestNotTheWholeList(t *testing.T) {
+	t.Parallel()
+	f := newFixture(t)
+	id := f.ranAs(run.Run{Name: mirror, Partial: true}, 0, time.Minute, run.Tally{Total: 1, Copied: 1})
+	other := f.ranAs(run.Run{Name: otherMirror, FailedNamespaces: []string{"quay.io/team: 500"}}, 0, time.Minute, run.Tally{Total: 1, Copied: 1})
+	_, text := get(t, serve(t, Config{}, f.site, quiet).URL+"/")
+	require.NotContains(t, text, "Every image of the list is mirrored")
+	require.Contains(t, text, `<a href="/runs/`+id+`?mirror=`+mirror+`">The last run</a> had only one chunk of the list.`)
+	require.Contains(t, text, `1 namespace failed; <a href="/runs/`+other+`?mirror=`+otherMirror+`">see why</a>.`)
+}

@@ -84,11 +84,16 @@ func newFixture(t *testing.T) *fixture {
 // ran stores a run that ended days ago and took the given time.
 func (f *fixture) ran(name string, days int, took time.Duration, images run.Tally) string {
 	f.t.Helper()
+	return f.ranAs(run.Run{Name: name}, days, took, images)
+}
+
+func (f *fixture) ranAs(r run.Run, days int, took time.Duration, images run.Tally) string {
+	f.t.Helper()
 	started := time.Now().UTC().Add(-time.Duration(days)*24*time.Hour - took)
-	r := run.Run{Name: name, ID: run.NewID(started), Kind: run.KindPlan, Chunks: 2, Entries: 20, Started: started, FirstDue: started, Published: true, Destination: "registry.example.com/mirror"}
+	r.ID, r.Kind, r.Chunks, r.Entries, r.Started, r.FirstDue, r.Published, r.Destination = run.NewID(started), run.KindPlan, 2, 20, started, started, true, "registry.example.com/mirror"
 	require.NoError(f.t, f.runs.Put(f.t.Context(), r))
 	for _, chunk := range []string{"000001", "000002"} {
-		require.NoError(f.t, f.runs.Record(f.t.Context(), subject.NewAddress(name, r.ID, "quay.io", chunk), run.Progress{
+		require.NoError(f.t, f.runs.Record(f.t.Context(), subject.NewAddress(r.Name, r.ID, "quay.io", chunk), run.Progress{
 			State: run.Done, Images: images, Pulls: images.Copied + 1, Bytes: int64(images.Copied) * 180 << 20, Updated: started.Add(took),
 		}))
 	}
