@@ -157,16 +157,21 @@ func TestLargeNamespace(t *testing.T) {
 	require.NoError(t, err)
 	u := &upstream{}
 	x := &Namespaces{Broker: brokertest.Embedded(t), Name: "nightly", Lister: u}
+	kv, err := x.bucket(t.Context())
+	require.NoError(t, err)
+	const limit = maxNoted / 10
 	expand := func() list.List {
 		l, err := list.Parse([]byte("containers: [quay.io/team/*]"), "s", dest, selection.Selection{})
 		require.NoError(t, err)
 		l, err = x.Expand(t.Context(), l)
 		require.NoError(t, err)
-		require.NoError(t, x.Remember(t.Context()))
+		for key, note := range x.noted {
+			require.NoError(t, writeNote(t.Context(), kv, key, note, limit))
+		}
 		return l
 	}
 	long := strings.Repeat("x", 200)
-	for _, n := range []int{5_000, 9_000, 6_000} {
+	for _, n := range []int{500, 900, 600} {
 		u.err, u.names = nil, nil
 		for i := range n {
 			u.names = append(u.names, fmt.Sprintf("%s-%d-%d", long, n, i))
@@ -177,8 +182,6 @@ func TestLargeNamespace(t *testing.T) {
 		require.Regexp(t, fmt.Sprintf(`no route; the %d repositories of`, n), x.Failed[0].Why)
 	}
 
-	kv, err := x.bucket(t.Context())
-	require.NoError(t, err)
 	keys, err := kv.Keys(t.Context())
 	require.NoError(t, err)
 	require.Len(t, keys, 3, "no page of an older note is left")
@@ -193,4 +196,18 @@ func TestLargeNamespace(t *testing.T) {
 	require.NoError(t, err)
 	_, err = x.Expand(t.Context(), l)
 	require.ErrorIs(t, err, errNamespace)
+
+	// The broker takes the largest pages.
+	namespace, err := reference.ParseNamespace("quay.io/large/*")
+	require.NoError(t, err)
+	n := list.Namespace{Namespace: namespace}
+	large := namespaceNote{Namespace: n.Namespace.String()}
+	for i := range 3_000 {
+		large.Repositories = append(large.Repositories, reference.MustRepository(fmt.Sprintf("quay.io/large/%s-%d", long, i)))
+	}
+	require.NoError(t, writeNote(t.Context(), kv, "large", large, maxNoted))
+	got, err := readNote(t.Context(), kv, "large", n)
+	require.NoError(t, err)
+	require.Equal(t, 1, got.Pages)
+	require.Equal(t, large.Repositories, got.Repositories)
 }
