@@ -32,7 +32,7 @@ check: lint tidy test chart-test ## all that a change must pass: format, linters
 # to make lint. The collector of a test may wait: GOGC=400 saves an eighth of the processor time.
 CORES   := $(shell nproc)
 AT_ONCE := -p $(shell expr $(CORES) + 1) -parallel $(shell expr 2 '*' $(CORES))
-RACE    := GOGC=400 $(GO) test -race -vet=off -ldflags=-w -timeout 28m $(AT_ONCE)
+RACE    := GOGC=400 $(GO) test -race -vet=off -ldflags=-w -timeout 50m $(AT_ONCE)
 
 test: require-go require-cc require-skopeo require-chromium ## run all tests, with the race detector
 	$(RACE) $(PACKAGES)
