@@ -11,6 +11,7 @@ import (
 	"slices"
 	"time"
 
+	"github.com/osism/skopeo-worker/shared/broker"
 	"github.com/osism/skopeo-worker/shared/budget"
 	"github.com/osism/skopeo-worker/shared/estimate"
 	"github.com/osism/skopeo-worker/shared/failure"
@@ -88,15 +89,23 @@ func New(s Sources, own string, maxAge time.Duration) *Reader {
 	}
 }
 
-// alone calls read while no other goroutine reads. If ctx ends first, it returns the error of ctx.
+// errSlow is returned if the broker takes longer than timeout.
+var errSlow = fmt.Errorf("%w: it has not answered everything within %s", broker.ErrUnreachable, timeout)
+
+// alone calls read while no other goroutine reads. If ctx ends first, it returns the error of ctx. If
+// it takes longer than timeout, the error wraps errSlow.
 func (r *Reader) alone(ctx context.Context, read func(context.Context) error) error {
-	ctx, cancel := context.WithTimeout(ctx, timeout)
+	ctx, cancel := context.WithTimeoutCause(ctx, timeout, errSlow)
 	defer cancel()
 	if r.turn.Acquire(ctx, 1) != nil {
 		return context.Cause(ctx)
 	}
 	defer r.turn.Release(1)
-	return read(ctx)
+	err := read(ctx)
+	if errors.Is(err, context.DeadlineExceeded) && errors.Is(context.Cause(ctx), errSlow) {
+		return context.Cause(ctx)
+	}
+	return err
 }
 
 // Now returns an overview that is at most a second old.

@@ -2,11 +2,14 @@ package overview
 
 import (
 	"context"
+	"fmt"
 	"log/slog"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/stretchr/testify/require"
+	"golang.org/x/sync/semaphore"
 
 	"github.com/osism/skopeo-worker/shared/broker"
 	"github.com/osism/skopeo-worker/shared/brokertest"
@@ -213,4 +216,23 @@ func TestUsual(t *testing.T) {
 		runs = append(runs, Run{run.Run{Kind: run.KindPlan}, run.Status{State: run.StateDone, Started: started, Finished: &finished}})
 	}
 	require.Equal(t, 5*time.Minute, Usual(runs))
+}
+
+// TestSlow: if the broker is slow, the error says so, also for a reader that waits for another one.
+func TestSlow(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := &Reader{turn: semaphore.NewWeighted(1)}
+		readings := make(chan error)
+		for range 2 {
+			go func() {
+				readings <- r.alone(t.Context(), func(ctx context.Context) error {
+					<-ctx.Done()
+					return fmt.Errorf("listing runs: %w", ctx.Err())
+				})
+			}()
+		}
+		for range 2 {
+			require.EqualError(t, <-readings, "the broker cannot be reached: it has not answered everything within 20s")
+		}
+	})
 }
