@@ -178,9 +178,11 @@ func (call *call) wrap(err error) error {
 }
 
 // IsDeclined reports whether the error of Begin means that the registry does not mount the blob from
-// another repository. The blob can be uploaded instead.
+// another repository. The blob can be uploaded instead. Some registries answer 500 or 501 to a request
+// to mount; if the registry is in trouble, the upload fails, too.
 func IsDeclined(err error) bool {
-	return statusOf(err)/100 == 4 && !errors.Is(err, ErrLimited)
+	status := statusOf(err)
+	return status/100 == 4 && !errors.Is(err, ErrLimited) || status == http.StatusInternalServerError || status == http.StatusNotImplemented
 }
 
 func (c *Client) sendNow(ctx context.Context, call *call) (answer, error) {

@@ -72,7 +72,7 @@ func TestMountsThatBecomeUploads(t *testing.T) {
 // mount blobs.
 func TestMountsThatAreRefused(t *testing.T) {
 	t.Parallel()
-	for _, status := range []int{http.StatusBadRequest, http.StatusUnauthorized, http.StatusForbidden, http.StatusNotFound, http.StatusMethodNotAllowed} {
+	for _, status := range []int{http.StatusBadRequest, http.StatusUnauthorized, http.StatusForbidden, http.StatusNotFound, http.StatusMethodNotAllowed, http.StatusInternalServerError, http.StatusNotImplemented} {
 		t.Run(strconv.Itoa(status), func(t *testing.T) {
 			p := newPair(t)
 			blob, content := p.push(t, 1000)
@@ -96,7 +96,7 @@ func TestMountsThatFail(t *testing.T) {
 	p := newPair(t)
 	blob, _ := p.push(t, 1000)
 	require.NoError(t, p.Send(t.Context(), p.source(), p.destination("a"), blob))
-	for _, status := range []int{http.StatusTooManyRequests, http.StatusInternalServerError} {
+	for _, status := range []int{http.StatusTooManyRequests, http.StatusServiceUnavailable} {
 		p.to.Inject(registrytest.Fault{Match: mounts, Status: status, Times: 1})
 		require.ErrorContains(t, p.Send(t.Context(), p.source(), p.destination("b"), blob), strconv.Itoa(status))
 		require.Equal(t, 1, p.from.Count(gets))
