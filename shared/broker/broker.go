@@ -71,6 +71,7 @@ type Options struct {
 type Broker struct {
 	Conn     *nats.Conn
 	JS       jetstream.JetStream
+	js       jetstream.JetStream // JS without its bounds and waits
 	Stream   jetstream.Stream
 	Consumer jetstream.Consumer
 	Replicas int
@@ -165,7 +166,7 @@ func (b *Broker) prepare(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("opening JetStream: %w", err)
 	}
-	b.JS = requests{js}
+	b.JS, b.js = requests{js}, js
 	if err = checkJetStream(ctx, b.JS); err != nil {
 		return err
 	}

@@ -74,7 +74,8 @@ func (b *Broker) Fire(ctx context.Context, schedule *jetstream.RawStreamMsg) err
 	m.Header.Set(jetstream.ExpectedLastSubjSeqHeader, fmt.Sprint(schedule.Sequence))
 	m.Header.Set(jetstream.ExpectedLastSubjSeqSubjHeader, schedule.Subject)
 	m.Data = schedule.Data
-	if _, err := b.JS.PublishMsg(ctx, m); err != nil {
+	// It does not wait until a server takes the message: a new leader may fire the schedule at that moment.
+	if _, err := b.js.PublishMsg(undated{ctx}, m); err != nil {
 		return fmt.Errorf("firing %s: %w", schedule.Subject, b.unstored(ctx, err))
 	}
 	return nil

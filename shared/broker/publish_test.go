@@ -174,3 +174,17 @@ func TestOverdueSchedulesFireAfterARestart(t *testing.T) {
 	require.Eventually(t, func() bool { return messages(t, b, subject.Chunk) == total }, patience, 10*time.Millisecond)
 	require.Zero(t, messages(t, b, subject.Plan))
 }
+
+// TestFireDoesNotWait: a schedule is not fired after a wait for a leader, because that leader may fire it.
+func TestFireDoesNotWait(t *testing.T) {
+	t.Parallel()
+	b := brokertest.Embedded(t)
+	m := broker.Scheduled(subject.Plan, address(1), time.Now().Add(time.Hour), nil)
+	sequence, err := b.Publish(t.Context(), m)
+	require.NoError(t, err)
+	require.NoError(t, b.JS.DeleteStream(t.Context(), broker.StreamName))
+	before := b.Conn.Stats().OutMsgs
+	err = b.Fire(t.Context(), &jetstream.RawStreamMsg{Subject: m.Subject, Sequence: sequence, Header: m.Header})
+	require.ErrorIs(t, err, jetstream.ErrNoStreamResponse)
+	require.EqualValues(t, 1+jetstream.DefaultPubRetryAttempts, b.Conn.Stats().OutMsgs-before)
+}
