@@ -160,7 +160,7 @@ func (s *Store) TakeForCopy(ctx context.Context, mirror, registry, identity stri
 		}
 	}
 	if limit, origin := s.stated(registry, identity); origin != None {
-		pulls = min(pulls, limit.Requests) // with fewer, no image could ever be copied
+		pulls = max(min(pulls, limit.Requests), 1) // more than the limit could never be taken
 	}
 	var tokens []Token
 	for range pulls {
