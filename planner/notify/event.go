@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/osism/skopeo-worker/planner/display"
+	"github.com/osism/skopeo-worker/planner/overview"
 	"github.com/osism/skopeo-worker/shared/change"
 )
 
@@ -62,26 +63,30 @@ const (
 )
 
 // ended returns the event of a run that has ended. failing are the images that have failed by then, and
-// before those that had failed when the run before ended. namespaces are the failed ones.
-func ended(mirror, run string, failing []string, before failed, vanished, namespaces []string, waiting int, at time.Time) event {
-	e := event{Version: eventVersion, Kind: kindDone, Mirror: mirror, Run: run, At: at, Failing: len(failing)}
+// before those that had failed when the run before ended.
+func ended(mirror string, r overview.Run, failing []string, before failed, vanished []string) event {
+	e := event{Version: eventVersion, Kind: kindDone, Mirror: mirror, Run: r.ID, At: *r.Status.Finished, Failing: len(failing)}
+	namespaces := r.Status.FailedNamespaces
 	e.New, e.Recovered = without(failing, before.has()), without(before.Images, failed{Images: failing}.has())
 	var b strings.Builder
 	switch {
 	case len(failing) == 0 && len(namespaces) > 0:
 		e.Kind, e.Title = kindFailed, fmt.Sprintf("Mirror %s: namespaces could not be listed", mirror)
-		fmt.Fprintf(&b, "Run %s has ended. Every image of the known repositories is mirrored.", run)
+		fmt.Fprintf(&b, "Run %s has ended. Every image of the known repositories is mirrored.", r.ID)
+	case len(failing) == 0 && !r.IsWhole():
+		e.Title = fmt.Sprintf("Mirror %s: no image of the list is among the failures", mirror)
+		fmt.Fprintf(&b, "Run %s has ended. It did not have the whole list.", r.ID)
 	case len(failing) == 0:
 		e.Title = "Mirror " + mirror + " is complete"
-		fmt.Fprintf(&b, "Run %s has ended. Every image of the list is mirrored", run)
-		if waiting > 0 {
+		fmt.Fprintf(&b, "Run %s has ended. Every image of the list is mirrored", r.ID)
+		if waiting := r.Status.Images.Waiting; waiting > 0 {
 			fmt.Fprintf(&b, ", except that %s not old enough", are(waiting))
 		}
 		b.WriteString(".")
 	default:
 		e.Kind = kindFailed
 		e.Title = fmt.Sprintf("Mirror %s: %s failed", mirror, images(len(failing)))
-		fmt.Fprintf(&b, "Run %s has ended. %s not mirrored, %d of them new since the run before.", run, are(len(failing)), len(e.New))
+		fmt.Fprintf(&b, "Run %s has ended. %s not mirrored, %d of them new since the run before.", r.ID, are(len(failing)), len(e.New))
 	}
 	name(&b, "Namespaces that could not be listed, or list too little", namespaces)
 	name(&b, "New", e.New)

@@ -145,7 +145,7 @@ func (n *Notifier) runEnded(ctx context.Context, mirror string, r overview.Run) 
 			kept = append(kept, c)
 		}
 	}
-	e := stored{event: ended(mirror, r.ID, failing, before, vanished, r.Status.FailedNamespaces, r.Status.Images.Waiting, *r.Status.Finished), failed: newFailed(failing)}
+	e := stored{event: ended(mirror, r, failing, before, vanished), failed: newFailed(failing)}
 	e.Silent = e.Kind == kindDone && n.config.On != onAlways
 	if len(kept) > 0 { // the key makes one event of the same moves in several runs
 		about := moved(mirror, r.ID, kept, *r.Status.Finished)

@@ -64,7 +64,7 @@ func (r *Reader) mirror(ctx context.Context, name string, kept failure.Count) (M
 			if m.Last == nil {
 				m.Last = &status
 			}
-			if !e.Partial && (status.State == run.StateDone || status.State == run.StateFailed) {
+			if e.IsWhole() && (status.State == run.StateDone || status.State == run.StateFailed) {
 				m.Complete = status.Finished
 			}
 		}

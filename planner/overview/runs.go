@@ -105,7 +105,7 @@ func Usual(runs []Run) time.Duration {
 	var took []time.Duration
 	for _, r := range runs {
 		complete := r.Status.State == run.StateDone || r.Status.State == run.StateFailed
-		if complete && r.Kind == run.KindPlan && !r.Partial && r.Status.Finished != nil {
+		if complete && r.IsWhole() && r.Status.Finished != nil {
 			took = append(took, r.Took(*r.Status.Finished))
 		}
 	}

@@ -69,7 +69,7 @@ func charts(runs []overview.Run, now time.Time) []chartView {
 		var columns []column
 		var most int64
 		for _, r := range slices.Backward(runs) {
-			if r.Kind == run.KindPlan && !r.Partial {
+			if r.IsWhole() {
 				columns = append(columns, column{m.value(r), r.Status.State == run.StateFailed || r.Status.State == run.StateLost})
 				most = max(most, m.value(r))
 			}

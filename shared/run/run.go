@@ -61,6 +61,9 @@ type Run struct {
 	EndedAt time.Time `json:"ended_at,omitzero"`
 }
 
+// IsWhole reports whether the run is a plan of the whole list.
+func (r Run) IsWhole() bool { return r.Kind == KindPlan && !r.Partial }
+
 // NewID returns the ID of a run. IDs sort by time, to the millisecond. An ID is one token of a
 // subject.
 func NewID(now time.Time) string {
