@@ -1,6 +1,7 @@
 package acceptance
 
 import (
+	"errors"
 	"path"
 	"slices"
 	"strings"
@@ -18,6 +19,16 @@ import (
 // stored returns the chunks in the stream by registry, whether due or not.
 func stored(t *testing.T, b *broker.Broker) map[string]message.Chunk {
 	t.Helper()
+	for {
+		if chunks := storedNow(t, b); chunks != nil {
+			return chunks
+		}
+	}
+}
+
+// storedNow is stored, but returns nil if a chunk becomes due meanwhile, and so has another subject.
+func storedNow(t *testing.T, b *broker.Broker) map[string]message.Chunk {
+	t.Helper()
 	info, err := b.Stream.Info(t.Context(), jetstream.WithSubjectFilter("mirror.*.default.*.*.*"))
 	require.NoError(t, err)
 	chunks := map[string]message.Chunk{}
@@ -26,6 +37,9 @@ func stored(t *testing.T, b *broker.Broker) map[string]message.Chunk {
 			continue
 		}
 		m, err := b.Stream.GetLastMsgForSubject(t.Context(), at)
+		if errors.Is(err, jetstream.ErrMsgNotFound) {
+			return nil
+		}
 		require.NoError(t, err)
 		c, err := message.Decode(m.Data)
 		require.NoError(t, err)

@@ -9,6 +9,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/osism/skopeo-worker/planner/list"
+	"github.com/osism/skopeo-worker/shared/broker"
 	"github.com/osism/skopeo-worker/shared/brokertest"
 	"github.com/osism/skopeo-worker/shared/reference"
 	"github.com/osism/skopeo-worker/shared/run"
@@ -58,9 +59,16 @@ func TestDueChunksAreFiredAtOnce(t *testing.T) {
 	require.NoError(t, err)
 	p := Publisher{Broker: b, Runs: runs}
 	due := chunks(t)
-	due[0].Due = time.Now()
-	_, err = p.Publish(t.Context(), run.Run{Name: name, ID: "r1", Kind: run.KindPlan, Started: time.Now()}, due, true)
-	require.NoError(t, err)
+	for {
+		began := time.Now()
+		due[0].Due = began
+		_, err = p.Publish(t.Context(), run.Run{Name: name, ID: "r1", Kind: run.KindPlan, Started: began}, due, true)
+		require.NoError(t, err)
+		if time.Since(began) < broker.Handover/2 {
+			break
+		}
+		require.NoError(t, b.Stream.Purge(t.Context())) // the machine is busy, so the server may have fired it
+	}
 	for root, left := range map[string]int{subject.Plan: 1, subject.Chunk: 1} {
 		info, err := b.Stream.Info(t.Context(), jetstream.WithSubjectFilter(root+".>"))
 		require.NoError(t, err)
