@@ -70,20 +70,26 @@ func TestUnanswered(t *testing.T) {
 	}
 }
 
-// TestPlaced: a stream is created when all servers have reported their states, and not later than that.
-func TestPlaced(t *testing.T) {
+// TestRepeated: a stream is created when all servers have reported their states, and a message is stored
+// when a server takes it, and not later than that. Other errors are returned at once.
+func TestRepeated(t *testing.T) {
 	offline, few := answer(400, 10005, "no suitable peers for placement, peer offline"), answer(400, 10005, "no suitable peers for placement")
+	untaken := jetstream.ErrNoStreamResponse
 	for name, test := range map[string]struct {
+		repeat    func(context.Context, func() (int, error)) (int, error)
 		cancelled bool
-		after     time.Duration // until then, a server is offline
+		first     error
+		after     time.Duration // until then, the error is the first one
 		then, err error
 		took      time.Duration
 	}{
-		"at once":   {},
-		"soon":      {after: 4 * time.Second, took: 4 * time.Second},
-		"never":     {after: time.Hour, err: offline, took: broker.Placeable},
-		"too few":   {then: few, err: few},
-		"cancelled": {cancelled: true, after: time.Hour, err: offline},
+		"placed at once":      {repeat: broker.Placed},
+		"placed soon":         {repeat: broker.Placed, first: offline, after: 4 * time.Second, took: 4 * time.Second},
+		"never placed":        {repeat: broker.Placed, first: offline, after: time.Hour, err: offline, took: broker.Placeable},
+		"too few servers":     {repeat: broker.Placed, then: few, err: few},
+		"placement cancelled": {repeat: broker.Placed, cancelled: true, first: offline, after: time.Hour, err: offline},
+		"never taken":         {repeat: broker.Responded, first: untaken, after: time.Hour, err: untaken, took: broker.RequestTimeout},
+		"cancelled":           {repeat: broker.Responded, cancelled: true, first: untaken, after: time.Hour, err: untaken},
 	} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
@@ -93,9 +99,9 @@ func TestPlaced(t *testing.T) {
 					cancel()
 				}
 				start := time.Now()
-				made, err := broker.Placed(ctx, func() (int, error) {
+				made, err := test.repeat(ctx, func() (int, error) {
 					if time.Since(start) < test.after {
-						return 0, offline
+						return 0, test.first
 					}
 					return 1, test.then
 				})
@@ -184,28 +190,6 @@ func TestNoServerYet(t *testing.T) {
 				messages += s.CachedInfo().State.Msgs
 			}
 			require.Equal(t, test.messages, messages)
-		})
-	}
-}
-
-// TestNoServer: the wait for a server ends.
-func TestNoServer(t *testing.T) {
-	for name, test := range map[string]struct {
-		cancelled bool
-		took      time.Duration
-	}{"never": {false, broker.RequestTimeout}, "cancelled": {true, 0}} {
-		t.Run(name, func(t *testing.T) {
-			synctest.Test(t, func(t *testing.T) {
-				ctx, cancel := context.WithCancel(t.Context())
-				defer cancel()
-				if test.cancelled {
-					cancel()
-				}
-				start := time.Now()
-				_, err := broker.Responded(ctx, func() (int, error) { return 0, jetstream.ErrNoStreamResponse })
-				require.ErrorIs(t, err, jetstream.ErrNoStreamResponse)
-				require.Equal(t, test.took, time.Since(start))
-			})
 		})
 	}
 }

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"maps"
-	"net/http"
 	"strings"
 	"time"
 
@@ -103,55 +102,12 @@ const (
 	codeNoReplicas     = 10074 // JSStreamReplicasNotSupportedErr: the server is alone
 )
 
-// textOffline is the reason of codeNoPeers if a server of the cluster is away, or has not reported its
-// state since it started. There are reasons that do not pass, such as too few servers.
-const textOffline = "peer offline"
-
-func isOffline(err error) bool {
-	var api *jetstream.APIError
-	return errors.As(err, &api) && api.ErrorCode == codeNoPeers && strings.Contains(api.Description, textOffline)
-}
-
-// placeable is how long a stream may take to be placed: each server reports its state every 10 s
-// (events.go, statsHBInterval).
-const placeable = 15 * time.Second
-
-// placed creates a stream, and tries again for placeable while isOffline. A token for a registry that is new
-// is taken from such a stream, and must not fail whenever a server restarts.
-func placed[T any](ctx context.Context, create func() (T, error)) (made T, err error) {
-	for start := time.Now(); ; {
-		made, err = create()
-		if !isOffline(err) || time.Since(start) >= placeable {
-			return made, err
-		}
-		select {
-		case <-ctx.Done():
-			return made, err
-		case <-time.After(retryInterval):
-		}
-	}
-}
-
 func code(err error) jetstream.ErrorCode {
 	var api *jetstream.APIError
 	if errors.As(err, &api) {
 		return api.ErrorCode
 	}
 	return 0
-}
-
-// unanswered marks an error as ErrUnreachable if the broker did not answer, or cannot answer for
-// now. If something was deleted while it was created, the next attempt creates it, so unanswered
-// hides that it does not exist.
-func unanswered(err error) error {
-	var api *jetstream.APIError
-	if errors.Is(err, jetstream.ErrStreamNotFound) || errors.Is(err, jetstream.ErrConsumerNotFound) || code(err) == codeConsumerGone {
-		return fmt.Errorf("%w: %v", ErrUnreachable, err)
-	}
-	if !errors.As(err, &api) || api.Code == http.StatusServiceUnavailable || isOffline(err) {
-		return fmt.Errorf("%w: %w", ErrUnreachable, err)
-	}
-	return err
 }
 
 func checkStream(c jetstream.StreamConfig) error {
