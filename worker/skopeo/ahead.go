@@ -23,6 +23,7 @@ const (
 // ahead is a small blob that is looked up at the destination, and requested from the source if it is
 // missing there, while skopeo starts. skopeo would do one after the other.
 type ahead struct {
+	of     *served       // the image that needs it first
 	looked chan struct{} // closed when the blob is claimed, or not missing
 	failed error         // of the look-up
 	comes  bool          // the content was requested
@@ -46,7 +47,7 @@ func (i *serving) lookAhead(of *served, blobs []registry.Descriptor) {
 		if _, twice := i.ahead[blob.Digest.String()]; twice || late || blob.Size <= 0 || blob.Size > maxKept {
 			continue
 		}
-		a := &ahead{looked: make(chan struct{}), came: make(chan struct{})}
+		a := &ahead{of: of, looked: make(chan struct{}), came: make(chan struct{})}
 		i.ahead[blob.Digest.String()] = a
 		if isConfig {
 			go of.read(a, blob)
@@ -79,13 +80,16 @@ func (s *served) read(a *ahead, blob registry.Descriptor) {
 func (i *serving) claim(ctx context.Context, blob listed) (missing bool, err error) {
 	release, err := blob.of.Claim(ctx, blob.Descriptor)
 	if missing = release != nil; missing {
-		i.claims.add(blob.Digest.String(), release)
+		i.claims.add(blob.at(), release)
 	}
 	return missing, err
 }
 
 // isMissing reports whether the process is the one to copy a blob.
 func (i *serving) isMissing(ctx context.Context, blob listed) (bool, error) {
+	if i.isPutting(blob) {
+		return false, nil
+	}
 	if a := i.lookedAhead(blob); a != nil {
 		if err := until(ctx, a.looked); err != nil {
 			return false, err
@@ -94,7 +98,7 @@ func (i *serving) isMissing(ctx context.Context, blob listed) (bool, error) {
 			return false, a.failed
 		}
 	}
-	if i.claims.has(blob.Digest.String()) {
+	if i.claims.has(blob.at()) {
 		return true, nil
 	}
 	return i.claim(ctx, blob)
@@ -122,7 +126,10 @@ func (i *serving) open(ctx context.Context, blob listed) (Blob, error) {
 func (i *serving) lookedAhead(blob listed) *ahead {
 	i.mu.Lock()
 	defer i.mu.Unlock()
-	return i.ahead[blob.Digest.String()]
+	if a := i.ahead[blob.Digest.String()]; a != nil && a.of.at(blob.Digest.String()) == blob.at() {
+		return a
+	}
+	return nil
 }
 
 // until waits until a channel is closed.

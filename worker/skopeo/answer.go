@@ -9,8 +9,6 @@ import (
 	"net/http"
 	"strconv"
 	"strings"
-
-	"github.com/osism/skopeo-worker/shared/reference"
 )
 
 // The names that the server gives to the two repositories. It does not use their own names: the
@@ -161,12 +159,13 @@ func (i *serving) receive(w http.ResponseWriter, request *http.Request, begun st
 		if _, err := io.ReadFull(request.Body, content); err != nil {
 			panic(http.ErrAbortHandler) // the process is gone
 		}
-		sent = small{i, content}
+		sent = &received{small: content}
 	} else if !i.during(request, of, func(ctx context.Context) error {
 		ctx, gone := context.WithCancel(ctx)
 		defer gone()
-		return i.wait(func() (err error) {
-			sent, err = of.Upload(ctx, &arriving{request.Body, i, gone}, size)
+		return i.wait(func() error {
+			upload, err := of.Upload(ctx, &arriving{request.Body, i, gone}, size)
+			sent = &received{large: upload}
 			return err
 		})
 	}) {
@@ -176,18 +175,6 @@ func (i *serving) receive(w http.ResponseWriter, request *http.Request, begun st
 	i.uploads[begun] = sent
 	i.mu.Unlock()
 	accept(w, begun)
-}
-
-// small is a blob that waits for its digest.
-type small struct {
-	serving *serving
-	content []byte
-}
-
-// End implements Upload.
-func (s small) End(ctx context.Context, digest reference.Digest) error {
-	blob, _ := s.serving.listed(digest.String()) // end has looked it up
-	return blob.of.Put(ctx, blob.Descriptor, s.content)
 }
 
 // arriving is the content that the process sends. While Read waits for it, the process does not
@@ -220,12 +207,14 @@ func (i *serving) end(w http.ResponseWriter, request *http.Request, begun string
 		http.NotFound(w, request)
 		return
 	}
-	if !i.during(request, blob.of, func(ctx context.Context) error {
-		return i.wait(func() error { return sent.End(ctx, blob.Digest) })
+	if sent.large == nil {
+		i.putLater(blob, sent.small)
+	} else if !i.during(request, blob.of, func(ctx context.Context) error {
+		defer i.claims.release(blob.at())
+		return i.wait(func() error { return sent.large.End(ctx, blob.Digest) })
 	}) {
 		panic(http.ErrAbortHandler)
 	}
-	i.claims.release(blob.Digest.String())
 	w.WriteHeader(http.StatusCreated)
 }
 
@@ -237,7 +226,14 @@ func (i *serving) confirm(w http.ResponseWriter, request *http.Request, image *s
 		return
 	}
 	i.mu.Lock()
+	early := !image.put && image != i.images[len(i.images)-1]
 	image.put = true
 	i.mu.Unlock()
+	if early {
+		go func() {
+			image.failed = i.settle(image)
+			close(image.settled)
+		}()
+	}
 	w.WriteHeader(http.StatusCreated)
 }

@@ -19,41 +19,41 @@ const brief = time.Second
 // each other's blobs go on.
 type claims struct {
 	mu       sync.Mutex
-	releases map[string]func() // by digest
-	requests int               // that are under way
-	looks    int               // requests that look for a blob, if there are several images
-	idle     *time.Timer       // nil: a request is under way, or nothing is claimed
+	releases map[place]func()
+	requests int         // that are under way
+	looks    int         // requests that look for a blob, if there are several images
+	idle     *time.Timer // nil: a request is under way, or nothing is claimed
 	ended    bool
 }
 
 // has reports whether a blob is claimed.
-func (c *claims) has(digest string) bool {
+func (c *claims) has(at place) bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	return c.releases[digest] != nil
+	return c.releases[at] != nil
 }
 
 // add claims a blob.
-func (c *claims) add(digest string, release func()) {
+func (c *claims) add(at place, release func()) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if c.ended || c.releases[digest] != nil {
+	if c.ended || c.releases[at] != nil {
 		release()
 		return
 	}
 	if c.releases == nil {
-		c.releases = map[string]func(){}
+		c.releases = map[place]func(){}
 	}
-	c.releases[digest] = release
+	c.releases[at] = release
 	c.rest()
 }
 
 // release releases a blob if it is claimed.
-func (c *claims) release(digest string) {
+func (c *claims) release(at place) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if release := c.releases[digest]; release != nil {
-		delete(c.releases, digest)
+	if release := c.releases[at]; release != nil {
+		delete(c.releases, at)
 		release()
 	}
 }
@@ -113,8 +113,8 @@ func (c *claims) end() {
 }
 
 func (c *claims) releaseAll() {
-	for digest, release := range c.releases {
-		delete(c.releases, digest)
+	for at, release := range c.releases {
+		delete(c.releases, at)
 		release()
 	}
 }

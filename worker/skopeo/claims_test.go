@@ -29,7 +29,7 @@ func claimed(t *testing.T) (c *claims, add func(digest string), holds func(diges
 	all := map[string]bool{}
 	add = func(digest string) {
 		all[digest] = true
-		c.add(digest, func() { delete(all, digest) })
+		c.add(place{digest: digest}, func() { delete(all, digest) })
 	}
 	holds = func(digests ...string) {
 		t.Helper()
@@ -57,14 +57,14 @@ func TestClaimsOfAnIdleProcess(t *testing.T) {
 		add("b")
 		holds("a", "b")
 		put()
-		c.release("b")
-		c.release("b")
+		c.release(place{digest: "b"})
+		c.release(place{digest: "b"})
 		time.Sleep(patience - 1)
 		holds("a")
-		require.True(t, c.has("a"))
+		require.True(t, c.has(place{digest: "a"}))
 		time.Sleep(time.Nanosecond)
 		holds()
-		require.False(t, c.has("a"))
+		require.False(t, c.has(place{digest: "a"}))
 		add("a")
 		holds("a")
 		c.end()
@@ -129,7 +129,7 @@ func TestClaimUntilTheUploadEnds(t *testing.T) {
 		var claimed atomic.Bool
 		asked := 0
 		i, of := newServing(false), &served{ctx: t.Context()}
-		i.current, i.blobs[blob.Digest.String()] = of, listed{blob, of}
+		i.current, i.blobs[of.at(blob.Digest.String())] = of, blob
 		of.Open = func(context.Context, registry.Descriptor) (Blob, error) { return slow{strings.NewReader(content)}, nil }
 		of.Claim = func(context.Context, registry.Descriptor) (func(), error) {
 			asked++

@@ -47,14 +47,17 @@ func (r *Runner) alone(ctx context.Context, image Image) error {
 		return err
 	}
 	serving.beginImage(a)
-	err = r.process(ctx, serving)
-	if err == nil && !serving.isPut(a) {
-		err = &Error{Reason: errNoManifest.Error(), Err: errNoManifest}
+	switch err := r.process(ctx, serving); {
+	case err != nil:
+		return err
+	case !serving.isPut(a):
+		return &Error{Reason: errNoManifest.Error(), Err: errNoManifest}
 	}
-	return err
+	return serving.settle(a)
 }
 
-// process runs a process that copies the images, of which at least one is served.
+// process runs a process that copies the images, of which at least one is served, and then waits until
+// the destination has what skopeo has sent.
 func (r *Runner) process(ctx context.Context, serving *serving) error {
 	end, err := r.server.serve(serving)
 	if err != nil {
@@ -66,7 +69,7 @@ func (r *Runner) process(ctx context.Context, serving *serving) error {
 		return failedToStart(ctx, err)
 	}
 	source, name := serving.of()
-	c := &copying{serving: serving, environment: forgetful(), arguments: append([]string{"--debug"}, policy...)}
+	c := &copying{serving: serving, environment: forgetful(), arguments: policy}
 	conf, err := c.file("--registries-conf=", serving.conf(source))
 	if err != nil {
 		return failedToStart(ctx, err)
@@ -79,6 +82,7 @@ func (r *Runner) process(ctx context.Context, serving *serving) error {
 	}
 	defer login()
 	c.arguments = append(c.arguments, "docker://"+source.String()+name, "docker://"+serving.host+"/"+toRepository+name)
+	defer serving.settleAll()
 	return r.run(ctx, c)
 }
 

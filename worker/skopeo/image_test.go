@@ -205,6 +205,9 @@ func TestFailureEndsTheProcess(t *testing.T) {
 	failed := errors.New("the request has failed")
 	image.Open = func(context.Context, registry.Descriptor) (skopeo.Blob, error) { return nil, failed }
 	p := startWaiting(t.Context(), t, image)
+	response, err := p.send(t, http.MethodGet, "/v2/source/manifests/"+digest, p.auth)
+	require.NoError(t, err)
+	require.NoError(t, response.Body.Close())
 	blobs, err := image.Manifest.Blobs()
 	require.NoError(t, err)
 	_, err = p.send(t, http.MethodGet, "/v2/source/blobs/"+blobs[0].Digest.String(), p.auth) //nolint:bodyclose // no answer
@@ -280,6 +283,9 @@ func TestOnlyTheProcess(t *testing.T) {
 	blobs, err := image.Manifest.Blobs()
 	require.NoError(t, err)
 	config := "/v2/source/blobs/" + blobs[0].Digest.String()
+	status, body := ask(http.MethodGet, manifest, p.auth)
+	require.Equal(t, http.StatusOK, status)
+	require.Equal(t, string(image.Manifest.Raw), body)
 	for _, blob := range blobs { // the server requests them ahead
 		_, _ = ask(http.MethodHead, "/v2/destination/blobs/"+blob.Digest.String(), p.auth)
 		_, _ = ask(http.MethodGet, "/v2/source/blobs/"+blob.Digest.String(), p.auth)
@@ -294,9 +300,6 @@ func TestOnlyTheProcess(t *testing.T) {
 			}
 		}
 	}
-	status, body := ask(http.MethodGet, manifest, p.auth)
-	require.Equal(t, http.StatusOK, status)
-	require.Equal(t, string(image.Manifest.Raw), body)
 	other := reference.DigestOf([]byte("other")).String()
 	for _, path := range []string{
 		"/", "/v2/source/manifests/1", "/v2/source/manifests/" + other, "/v2/source/blobs/" + other, "/v2/source/tags/list", "/v2/_catalog",

@@ -78,11 +78,12 @@ type serving struct {
 	complete bool      // no more images can be added
 	images   []*served // in the order in which they are copied
 	current  *served   // the one that is being copied; nil before the first one
-	blobs    map[string]listed
-	ahead    map[string]*ahead // by digest
-	failed   error             // the first error of either side
-	stop     func(error)       // ends the process
-	uploads  map[string]Upload
+	blobs    map[place]registry.Descriptor
+	ahead    map[string]*ahead    // by digest
+	failed   error                // the first error of either side
+	stop     func(error)          // ends the process
+	uploads  map[string]*received // nil before there is content
+	puts     []*putting
 	begun    int // number of uploads so far
 }
 
@@ -92,19 +93,33 @@ type served struct {
 	ctx context.Context // of the copy
 	end func()          // ends its requests
 	put bool            // the process has put the manifest
+
+	needs   []*putting
+	settled chan struct{} // closed when failed is set, for an image that is not the last one
+	failed  error
 }
+
+// place is a blob that is copied between two repositories.
+type place struct {
+	source, destination reference.Repository
+	digest              string
+}
+
+func (s *served) at(digest string) place { return place{s.Source, s.Destination, digest} }
 
 // listed is a blob of an image.
 type listed struct {
 	registry.Descriptor
-	of *served // the first image that lists it
+	of *served
 }
+
+func (l listed) at() place { return l.of.at(l.Digest.String()) }
 
 // newServing returns a serving without images. If not together, it is for one image.
 func newServing(together bool) *serving {
 	return &serving{
 		together: together, secret: rand.Text(), stop: func(error) {},
-		blobs: map[string]listed{}, uploads: map[string]Upload{}, ahead: map[string]*ahead{},
+		blobs: map[place]registry.Descriptor{}, uploads: map[string]*received{}, ahead: map[string]*ahead{},
 	}
 }
 

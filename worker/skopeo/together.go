@@ -34,14 +34,14 @@ type Turn struct {
 }
 
 // Turn waits until fewer than AtOnce processes copy images. A small image needs no process of its
-// own if one has begun to copy other small images between the same repositories, and skopeo has not
+// own if one has begun to copy other small images between the same registries, and skopeo has not
 // asked yet which. skopeo takes longer to start than to copy one of them.
 func (r *Runner) Turn(ctx context.Context, image Image) (Turn, error) {
 	for {
 		var b *batch
 		leads := true
 		if r.isSmall(image) {
-			b, leads = r.batches.join(between{image.Source, image.Destination})
+			b, leads = r.batches.join(between{image.Source.Registry(), image.Destination.Registry()})
 		}
 		if leads {
 			return r.lead(ctx, b, image)
@@ -49,7 +49,7 @@ func (r *Runner) Turn(ctx context.Context, image Image) (Turn, error) {
 		select {
 		case <-b.begun:
 			if !b.abandoned {
-				return Turn{Copy: func(ctx context.Context) error { return r.follow(ctx, b, image) }, End: func() {}}, nil
+				return Turn{Copy: func(ctx context.Context) error { return r.copyTogether(ctx, b, image, func() {}) }, End: func() {}}, nil
 			}
 		case <-ctx.Done():
 			return Turn{}, interrupted(ctx)
@@ -69,9 +69,18 @@ func (r *Runner) lead(ctx context.Context, b *batch, image Image) (Turn, error) 
 	if b == nil {
 		return Turn{Copy: func(ctx context.Context) error { return r.alone(ctx, image) }, End: free}, nil
 	}
+	begun := false
 	return Turn{
-		Copy: func(ctx context.Context) error { return r.copyTogether(ctx, b, image) },
-		End:  func() { r.batches.end(b, errLeft); free() },
+		Copy: func(ctx context.Context) error {
+			begun = true
+			return r.copyTogether(ctx, b, image, func() { go r.runTogether(context.WithoutCancel(ctx), b, free) })
+		},
+		End: func() {
+			if !begun {
+				r.batches.end(b, errLeft)
+				free()
+			}
+		},
 	}, nil
 }
 
@@ -114,8 +123,9 @@ type batches struct {
 	open map[between]*batch
 }
 
-// between is the repositories between which images are copied.
-type between struct{ source, destination reference.Repository }
+// between is the registries between which images are copied. A registry that is slow does not delay
+// the images of others.
+type between struct{ source, destination string }
 
 // batch is the images that one process copies.
 type batch struct {
@@ -176,34 +186,13 @@ func (t *batches) end(b *batch, err error) {
 // errLeft means that an image is to be copied by another process.
 var errLeft = errors.New("another process copies the image")
 
-// copyTogether copies the first image of a batch, and all that join it.
-func (r *Runner) copyTogether(ctx context.Context, b *batch, image Image) error {
+// copyTogether copies an image with the others of a batch. It calls start when the image has joined them,
+// or cannot. If the process does not copy the image, copyTogether starts another one.
+func (r *Runner) copyTogether(ctx context.Context, b *batch, image Image, start func()) error {
 	a, err := b.serving.add(ctx, image)
+	start()
 	if err == nil {
-		err = r.process(ctx, b.serving)
-	}
-	r.batches.end(b, err)
-	if a != nil {
-		err = b.result(ctx, a)
-	}
-	if errors.Is(err, errLeft) {
-		return r.alone(ctx, image)
-	}
-	return err
-}
-
-// follow copies an image that has joined a batch. If the process does not copy it, follow starts another
-// one.
-func (r *Runner) follow(ctx context.Context, b *batch, image Image) error {
-	a, err := b.serving.add(ctx, image)
-	if err == nil {
-		select {
-		case <-b.ended:
-		case <-ctx.Done():
-			b.serving.fail(errLeft) // ends the process, and with it the requests for this image
-			<-b.ended
-		}
-		err = b.result(ctx, a)
+		err = b.await(ctx, a)
 	}
 	if !errors.Is(err, errLeft) {
 		return err
@@ -216,13 +205,37 @@ func (r *Runner) follow(ctx context.Context, b *batch, image Image) error {
 	return r.alone(ctx, image)
 }
 
+// runTogether runs the process of a batch. It ends when the images are copied, or one of them fails or
+// is interrupted.
+func (r *Runner) runTogether(ctx context.Context, b *batch, free func()) {
+	defer free()
+	err := errLeft
+	if !b.serving.isEmpty() {
+		err = r.process(ctx, b.serving)
+	}
+	r.batches.end(b, err)
+}
+
+// await waits until an image is copied, and for the last image until the process has ended.
+func (b *batch) await(ctx context.Context, a *served) error {
+	select {
+	case <-a.settled:
+		return a.failed
+	case <-b.ended:
+	case <-ctx.Done():
+		b.serving.fail(errLeft) // ends the process, and with it the requests for this image
+		<-b.ended
+	}
+	return b.result(ctx, a)
+}
+
 // result returns the result of an image. It is errLeft if the process has failed and this image may not
 // be why.
 func (b *batch) result(ctx context.Context, a *served) error {
 	failed, at := b.serving.failure(), b.serving.at()
 	switch {
-	case b.err == nil && b.serving.isPut(a):
-		return nil
+	case b.serving.isPut(a):
+		return b.serving.settle(a)
 	case ctx.Err() != nil:
 		return interrupted(ctx)
 	case b.err != nil && b.serving.isAlone():
@@ -289,13 +302,14 @@ func (i *serving) add(ctx context.Context, image Image) (*served, error) {
 	if i.complete || slices.ContainsFunc(i.images, func(a *served) bool { return a.Manifest.Digest == image.Manifest.Digest }) {
 		return nil, errLeft
 	}
-	a := &served{Image: image}
+	a := &served{Image: image, settled: make(chan struct{})}
 	a.ctx, a.end = context.WithCancel(ctx)
 	i.images = append(i.images, a)
 	var added []registry.Descriptor
 	for _, blob := range blobs {
-		if _, known := i.blobs[blob.Digest.String()]; !known {
-			i.blobs[blob.Digest.String()] = listed{blob, a}
+		at := a.at(blob.Digest.String())
+		if _, known := i.blobs[at]; !known {
+			i.blobs[at] = blob
 			added = append(added, blob)
 		}
 	}
@@ -303,12 +317,21 @@ func (i *serving) add(ctx context.Context, image Image) (*served, error) {
 	return a, nil
 }
 
-// listed returns the blob with a digest.
+// listed returns the blob with a digest for the image that is being copied.
 func (i *serving) listed(digest string) (listed, bool) {
 	i.mu.Lock()
 	defer i.mu.Unlock()
-	blob, ok := i.blobs[digest]
-	return blob, ok
+	if i.current == nil {
+		return listed{}, false
+	}
+	blob, ok := i.blobs[i.current.at(digest)]
+	return listed{blob, i.current}, ok
+}
+
+func (i *serving) isEmpty() bool {
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	return len(i.images) == 0
 }
 
 // image returns the image with a digest; nil if it is not served.

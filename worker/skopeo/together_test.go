@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net/http"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -17,6 +18,7 @@ import (
 	"github.com/google/go-containerregistry/pkg/v1/types"
 	"github.com/stretchr/testify/require"
 
+	"github.com/osism/skopeo-worker/shared/reference"
 	"github.com/osism/skopeo-worker/worker/registry"
 	"github.com/osism/skopeo-worker/worker/registrytest"
 	"github.com/osism/skopeo-worker/worker/skopeo"
@@ -32,7 +34,7 @@ type gated struct {
 	looked  atomic.Int64 // blobs that were looked up
 }
 
-// newGated returns small images of one repository with a common layer. then is what a process executes
+// newGated returns small images of one repository. All of its images have a common layer. then is what a process executes
 // when it may go on.
 func newGated(t *testing.T, images int, then string) *gated {
 	t.Helper()
@@ -47,16 +49,22 @@ func newGated(t *testing.T, images int, then string) *gated {
 	require.NoError(t, err)
 	f.runner = script(t, fmt.Sprintf("echo >>%s; read line <%s; %s", g.started, path, strings.ReplaceAll(then, "SKOPEO", program+` "$@"`)))
 	for n := range images {
-		image := f.image(t, "mirror/a", fmt.Sprint(n), registrytest.Layer{Seed: "base", Size: small}, registrytest.Layer{Seed: fmt.Sprint(n), Size: small})
-		claim := image.Claim
-		image.Claim = func(ctx context.Context, blob registry.Descriptor) (func(), error) {
-			g.looked.Add(1)
-			return claim(ctx, blob)
-		}
-		g.images = append(g.images, image)
+		g.add(t, "mirror/a", fmt.Sprint(n))
 	}
 	f.from.ResetRequests()
 	return g
+}
+
+// add adds an image of a repository.
+func (g *gated) add(t *testing.T, repository, version string) {
+	t.Helper()
+	image := g.image(t, repository, version, registrytest.Layer{Seed: "base", Size: small}, registrytest.Layer{Seed: version, Size: small})
+	claim := image.Claim
+	image.Claim = func(ctx context.Context, blob registry.Descriptor) (func(), error) {
+		g.looked.Add(1)
+		return claim(ctx, blob)
+	}
+	g.images = append(g.images, image)
 }
 
 // begin begins to copy all images, and returns when each is to be copied.
@@ -92,22 +100,84 @@ func (g *gated) processes(t *testing.T) int {
 	return len(lines)
 }
 
-// TestTogether: one process copies small images between the same repositories, with no more requests
-// than several processes send.
+// TestTogether: one process copies small images of several repositories, with no more requests than
+// several processes send.
 func TestTogether(t *testing.T) {
 	g := newGated(t, 4, "exec SKOPEO")
+	for n, repository := range []string{"mirror/b", "mirror/b", "mirror/c"} {
+		g.add(t, repository, fmt.Sprint(repository[7:], n))
+	}
+	g.from.ResetRequests()
 	ended := g.begin(t)
 	g.goOn(t, 1)
 	for n, of := range ended {
 		require.NoError(t, <-of)
-		g.whole(t, g.images[n], "mirror/a")
+		_, path, _ := strings.Cut(g.images[n].Destination.String(), "/")
+		g.whole(t, g.images[n], path)
 	}
 	require.Equal(t, 1, g.processes(t))
 	require.Zero(t, g.from.Pulls())
 	require.Equal(t, 2*len(g.images)+1, g.from.Count(blobGets), "the layers and configurations, and the common layer once")
+	mounted := registrytest.All(registrytest.Kinds(registrytest.KindBlobMount), registrytest.Answered(http.StatusCreated))
+	require.Equal(t, 2, g.to.Count(mounted), "the common layer in the other repositories")
 }
 
-// TestNotTogether: a process copies only small images between the same repositories, and not too many.
+// TestTogetherEnds: the copy of an image ends when the destination has its blobs. skopeo does not wait for
+// small ones, and other images of the process may still be copied.
+func TestTogetherEnds(t *testing.T) {
+	g := newGated(t, 3, "SKOPEO; echo $? >>$0.ended")
+	copied, put, later := make(chan struct{}), g.images[0].Put, make(chan struct{})
+	first := sync.OnceFunc(func() { close(later) })
+	g.images[0].Put = func(ctx context.Context, blob registry.Descriptor, content []byte) error {
+		<-later
+		return put(ctx, blob, content)
+	}
+	second := g.images[1].Put
+	g.images[1].Put = func(ctx context.Context, blob registry.Descriptor, content []byte) error {
+		first()
+		return second(ctx, blob, content)
+	}
+	last := g.images[2].Open
+	g.images[2].Open = func(ctx context.Context, blob registry.Descriptor) (skopeo.Blob, error) {
+		<-copied
+		return last(ctx, blob)
+	}
+	ended := g.begin(t)
+	g.goOn(t, 1)
+	require.NoError(t, <-ended[0])
+	g.whole(t, g.images[0], "mirror/a")
+	require.NoError(t, <-ended[1], "it needs a layer that was sent for the first image")
+	g.whole(t, g.images[1], "mirror/a")
+	close(copied)
+	require.NoError(t, <-ended[2])
+	g.whole(t, g.images[2], "mirror/a")
+	require.Equal(t, 1, g.processes(t))
+}
+
+// TestPutsAfterTheProcess: an image is not copied before the destination has stored its blobs, even if
+// skopeo has ended.
+func TestPutsAfterTheProcess(t *testing.T) {
+	for _, images := range []int{1, 2} {
+		failed := errors.New("the destination has failed")
+		g := newGated(t, images, "SKOPEO; echo $? >>$0.ended")
+		last := &g.images[images-1]
+		stored := make(chan error)
+		last.Put = func(ctx context.Context, blob registry.Descriptor, content []byte) error { return <-stored }
+		ended := g.begin(t)
+		g.goOn(t, 1)
+		path := g.runner.Path + ".ended"
+		require.Eventually(t, func() bool { text, _ := os.ReadFile(path); return string(text) == "0\n" }, deadline, time.Millisecond)
+		select {
+		case err := <-ended[images-1]:
+			require.Fail(t, "it is not copied yet", err)
+		case stored <- failed:
+		}
+		close(stored)
+		require.ErrorIs(t, <-ended[images-1], failed)
+	}
+}
+
+// TestNotTogether: a process copies only small images between the same registries, and not too many.
 func TestNotTogether(t *testing.T) {
 	const many = 9
 	for name, test := range map[string]struct {
@@ -115,8 +185,8 @@ func TestNotTogether(t *testing.T) {
 		change            func(t *testing.T, g *gated)
 	}{
 		"many": {many, 2, func(*testing.T, *gated) {}},
-		"another repository": {2, 2, func(t *testing.T, g *gated) {
-			g.images[1] = g.image(t, "mirror/b", "b")
+		"another registry": {2, 2, func(t *testing.T, g *gated) {
+			g.images[1].Source = reference.MustRepository("other.example/" + source)
 		}},
 		"large": {2, 2, func(t *testing.T, g *gated) {
 			g.images[1] = g.image(t, "mirror/a", "large", registrytest.Layer{Seed: "large", Size: large})
