@@ -126,6 +126,11 @@ func GiveBack(ctx context.Context, tokens []Token) error {
 // not known, Take waits some seconds at most; if there is none, it sends no request.
 // Mirror names take turns; an empty name does not wait for others.
 func (s *Store) Take(ctx context.Context, mirror, registry, identity string) (Token, error) {
+	return s.take(ctx, mirror, registry, identity, 1)
+}
+
+// take takes one of the tokens for a copy that needs so many.
+func (s *Store) take(ctx context.Context, mirror, registry, identity string, needed int) (Token, error) {
 	if err := s.permit(registry); err != nil {
 		return Token{}, err
 	}
@@ -141,7 +146,7 @@ func (s *Store) Take(ctx context.Context, mirror, registry, identity string) (To
 			return Token{}, err
 		}
 	}
-	return s.window(registry, identity).take(ctx, s, mirror, limit)
+	return s.window(registry, identity).take(ctx, s, mirror, limit, needed)
 }
 
 // blobsOfCopy is how many blobs a copy of skopeo is expected to request: a config, and the
@@ -164,7 +169,7 @@ func (s *Store) TakeForCopy(ctx context.Context, mirror, registry, identity stri
 	}
 	var tokens []Token
 	for range pulls {
-		token, err := s.Take(ctx, mirror, registry, identity)
+		token, err := s.take(ctx, mirror, registry, identity, pulls)
 		if err != nil {
 			return nil, errors.Join(err, GiveBack(context.WithoutCancel(ctx), tokens))
 		}
@@ -185,21 +190,21 @@ var errStale = fmt.Errorf("%w: it took too long to answer", broker.ErrUnreachabl
 
 // take takes a token. If the broker does not answer in time, take tries again as long as an election
 // takes. A token that is lost with an answer stays spent.
-func (w *window) take(ctx context.Context, s *Store, mirror string, limit Limit) (Token, error) {
+func (w *window) take(ctx context.Context, s *Store, mirror string, limit Limit, needed int) (Token, error) {
 	for came := s.clock.local(); ; {
-		t, err := w.takeOnce(ctx, s, mirror, limit)
+		t, err := w.takeOnce(ctx, s, mirror, limit, needed)
 		if !broker.NoAnswer(err) && !errors.Is(err, errStale) || !s.clock.local().Before(came.Add(maxQueue)) || sleep(ctx, electionPause) != nil {
 			return t, err
 		}
 	}
 }
 
-func (w *window) takeOnce(ctx context.Context, s *Store, mirror string, limit Limit) (Token, error) {
+func (w *window) takeOnce(ctx context.Context, s *Store, mirror string, limit Limit, needed int) (Token, error) {
 	a, err := w.adjust(ctx, s, limit)
 	if err != nil {
 		return Token{}, err
 	}
-	if until, yields, err := w.yield(ctx, s, mirror, a.stream, limit); err != nil {
+	if until, yields, err := w.yield(ctx, s, mirror, a.stream, limit, needed); err != nil {
 		return Token{}, err
 	} else if yields {
 		return Token{}, w.spent(ctx, s, mirror, until, fmt.Sprintf("its budget of %s is shared with another mirror, whose turn it is", limit))
@@ -284,8 +289,8 @@ func (w *window) claim(ctx context.Context, s *Store, mirror string, slot time.T
 }
 
 // yield reports whether the mirror name must leave free tokens to others, and until when. It
-// must if others wait and it has had its part.
-func (w *window) yield(ctx context.Context, s *Store, mirror string, stream jetstream.Stream, limit Limit) (until time.Time, yields bool, err error) {
+// must if others wait and it has had its part, which is never less than one copy needs.
+func (w *window) yield(ctx context.Context, s *Store, mirror string, stream jetstream.Stream, limit Limit, needed int) (until time.Time, yields bool, err error) {
 	others, until := s.waiting(w, mirror)
 	if others == 0 {
 		return time.Time{}, false, nil
@@ -295,7 +300,7 @@ func (w *window) yield(ctx context.Context, s *Store, mirror string, stream jets
 	if err != nil {
 		return time.Time{}, false, fmt.Errorf("reading the budget of %s: %w", w.registry, err)
 	}
-	part := (limit.Requests + others) / (others + 1) // rounded up
+	part := max((limit.Requests+others)/(others+1), needed) // rounded up
 	return until, int(info.State.Subjects[subject]) >= part, nil
 }
 

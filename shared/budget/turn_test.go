@@ -49,6 +49,26 @@ func TestMirrorNamesTakeTurns(t *testing.T) {
 	require.Equal(t, 5, n)
 }
 
+// TestTurnOfTwoPulls: a copy that needs two tokens gets both, even if the equal part of each mirror name is
+// one.
+func TestTurnOfTwoPulls(t *testing.T) {
+	t.Parallel()
+	b := brokertest.Embedded(t)
+	s := opened(t, b, 0)
+	limit := Limit{2, time.Second}
+	require.NoError(t, s.SetLimits(t.Context(), "default", map[string]Limit{registry: limit}))
+	_, err := s.TakeForCopy(t.Context(), "one", registry, "", 2)
+	require.NoError(t, err)
+	for _, mirror := range []string{"two", "one", "two"} {
+		_, err = s.TakeForCopy(t.Context(), mirror, registry, "", 2)
+		until(t.Context(), s, requireSpent(t, err).Slot.Add(expiryDelay))
+		require.NoError(t, s.CatchUp(t.Context()))
+		tokens, err := s.TakeForCopy(t.Context(), mirror, registry, "", 2)
+		require.NoError(t, err, mirror)
+		require.Len(t, tokens, 2)
+	}
+}
+
 // TestNobodyTakesTurnsAlone: workers of the same name, and other identities, do not take turns.
 func TestNobodyTakesTurnsAlone(t *testing.T) {
 	t.Parallel()
