@@ -21,6 +21,8 @@ type Engine interface {
 	Pulls(ctx context.Context, source reference.Repository) int
 	// Turn waits until the blobs of an image may be copied. The caller then puts its manifest.
 	Turn(ctx context.Context, image skopeo.Image) (skopeo.Turn, error)
+	// Slot waits until CopyManifest may be called. The caller then calls free.
+	Slot(ctx context.Context) (free func(), err error)
 	// CopyManifest copies the manifest with this digest, which must not be an index, and
 	// everything that it refers to, to the destination repository, under its digest and
 	// without a tag.
@@ -72,13 +74,18 @@ func (c *copying) imageByEngine(ctx context.Context, i item, manifest registry.M
 // byEngine lets the engine copy a manifest and everything that it refers to.
 func (c *copying) byEngine(ctx context.Context, d registry.Descriptor) error {
 	pulls := max(c.mirror.Engine.Pulls(ctx, c.source), 1) // the policy may just have changed
-	err := c.mirror.GuardEngine(ctx, c.source, c.destination, d.Digest, pulls, func(ctx context.Context) error {
+	free, err := c.mirror.Engine.Slot(ctx)
+	if err != nil {
+		return err
+	}
+	err = c.mirror.GuardEngine(ctx, c.source, c.destination, d.Digest, pulls, func(ctx context.Context) error {
 		err := c.mirror.Engine.CopyManifest(ctx, c.source, d.Digest, c.destination)
 		if !errors.Is(err, budget.ErrLate) && !errors.Is(err, skopeo.ErrNotInstalled) { // otherwise it has not pulled
 			c.pulls.Add(int64(pulls))
 		}
 		return err
 	})
+	free()
 	if err != nil {
 		return c.explained(ctx, d, c.doubted(ctx, d, err))
 	}

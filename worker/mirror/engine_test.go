@@ -3,9 +3,13 @@ package mirror_test
 import (
 	"fmt"
 	"os"
+	"path/filepath"
+	"slices"
+	"strings"
 	"testing"
 
 	"github.com/stretchr/testify/require"
+	"golang.org/x/sync/errgroup"
 
 	"github.com/osism/skopeo-worker/worker/mirror"
 	"github.com/osism/skopeo-worker/worker/registrytest"
@@ -58,4 +62,42 @@ func TestImagesOfAnIndexShareLayers(t *testing.T) {
 			require.Equal(t, 2+2*len(index.Images), p.from.Count(registrytest.Kinds(registrytest.KindBlobGet)))
 		})
 	}
+}
+
+// TestProcessesAtOnce: no more processes run at once than Runner.AtOnce, whatever they copy.
+func TestProcessesAtOnce(t *testing.T) {
+	if builtin {
+		return
+	}
+	const images = 4
+	running, most := filepath.Join(t.TempDir(), "running"), filepath.Join(t.TempDir(), "most")
+	require.NoError(t, os.Mkdir(running, 0o700))
+	path := filepath.Join(t.TempDir(), "skopeo")
+	script := fmt.Sprintf("#!/bin/sh\ntouch %[1]s/$$\nls %[1]s | wc -l >>%[2]s\nskopeo \"$@\"\ncode=$?\nrm %[1]s/$$\nexit $code\n", running, most)
+	require.NoError(t, os.WriteFile(path, []byte(script), 0o700))
+	for _, itself := range []bool{false, true} {
+		p := newPair(t)
+		runner := &skopeo.Runner{Path: path, Insecure: []string{p.from.Host(), p.to.Host()}, AtOnce: 1}
+		if p.Engine = runner; itself {
+			p.Engine = readingItself{runner}
+		}
+		var group errgroup.Group
+		for n := range images {
+			tag := fmt.Sprint(n)
+			_, err := p.from.PushImage(repository, tag, registrytest.Image{Version: tag, Layers: []registrytest.Layer{{Seed: tag, Size: 1 << 20}}})
+			require.NoError(t, err)
+			group.Go(func() error {
+				_, err := p.mirror(t, tag)
+				return err
+			})
+		}
+		require.NoError(t, group.Wait())
+		for n := range images {
+			p.same(t, fmt.Sprint(n))
+		}
+	}
+	counts, err := os.ReadFile(most)
+	require.NoError(t, err)
+	require.Equal(t, 2*images, len(strings.Fields(string(counts))))
+	require.Equal(t, []string{"1"}, slices.Compact(strings.Fields(string(counts))))
 }

@@ -226,6 +226,8 @@ func (i idle) Turn(context.Context, skopeo.Image) (skopeo.Turn, error) {
 	return skopeo.Turn{}, nil
 }
 
+func (idle) Slot(context.Context) (free func(), err error) { return func() {}, nil }
+
 func (i idle) CopyManifest(context.Context, reference.Repository, reference.Digest, reference.Repository) error {
 	i.t.Error("the destination has all images")
 	return nil

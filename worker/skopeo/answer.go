@@ -41,8 +41,7 @@ func (i *serving) answer(w http.ResponseWriter, request *http.Request) {
 		_, _ = io.WriteString(w, "{}") // fails only if the process has ended
 	case what == "GET "+fromRepository+"/manifests/" && several:
 		i.name(w)
-	case what == "GET "+fromRepository+"/manifests/" && image != nil:
-		i.beginImage(image)
+	case what == "GET "+fromRepository+"/manifests/" && image != nil && i.beginImage(image):
 		w.Header().Set("Content-Type", image.Manifest.MediaType)
 		_, _ = w.Write(image.Manifest.Raw)
 	case what == "GET "+fromRepository+"/blobs/" && listed:

@@ -62,7 +62,7 @@ type Runner struct {
 	Timeout time.Duration
 	// Grace is the time between SIGTERM and SIGKILL; 0 means the default of package child.
 	Grace time.Duration
-	// AtOnce is how many processes copy images with requests by this one at the same time; 0 is any number.
+	// AtOnce is how many processes Turn and Slot allow at the same time; 0 is any number.
 	AtOnce int
 
 	once    sync.Once // makes slots

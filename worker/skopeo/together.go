@@ -60,7 +60,7 @@ func (r *Runner) Turn(ctx context.Context, image Image) (Turn, error) {
 // lead waits for the turn of a process, and returns the turn of the first image of the batch. b may be
 // nil.
 func (r *Runner) lead(ctx context.Context, b *batch, image Image) (Turn, error) {
-	free, err := r.slot(ctx)
+	free, err := r.Slot(ctx)
 	if err != nil {
 		r.batches.begin(b, true)
 		return Turn{}, err
@@ -84,8 +84,8 @@ func (r *Runner) lead(ctx context.Context, b *batch, image Image) (Turn, error) 
 	}, nil
 }
 
-// slot waits until fewer than AtOnce processes run.
-func (r *Runner) slot(ctx context.Context) (free func(), err error) {
+// Slot waits until fewer than AtOnce processes run. A process may then run until free is called.
+func (r *Runner) Slot(ctx context.Context) (free func(), err error) {
 	if r.AtOnce <= 0 {
 		return func() {}, nil
 	}
@@ -197,7 +197,7 @@ func (r *Runner) copyTogether(ctx context.Context, b *batch, image Image, start 
 	if !errors.Is(err, errLeft) {
 		return err
 	}
-	free, err := r.slot(ctx)
+	free, err := r.Slot(ctx)
 	if err != nil {
 		return err
 	}
@@ -346,11 +346,16 @@ func (i *serving) image(digest string) *served {
 	return nil
 }
 
-// beginImage notes that the process copies an image from now on.
-func (i *serving) beginImage(a *served) {
+// beginImage notes that the process copies an image from now on. It returns false if the process has not
+// put the image before it: then no request would show for which of the two it is.
+func (i *serving) beginImage(a *served) bool {
 	i.mu.Lock()
 	defer i.mu.Unlock()
+	if i.current != nil && i.current != a && !i.current.put {
+		return false
+	}
 	i.current, i.complete = a, true
+	return true
 }
 
 // name answers what the process copies.
