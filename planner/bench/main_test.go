@@ -20,7 +20,7 @@ var (
 	sourceTrip        = flag.Duration("bench.source", 40*time.Millisecond, "round trip to the source")
 	destinationTrip   = flag.Duration("bench.destination", 2*time.Millisecond, "round trip to the destination")
 	http2             = flag.Bool("bench.http2", true, "let registries speak HTTP/2, too")
-	which             = flag.String("bench.programs", "", "measure only programs whose names contain this")
+	which             = flag.String("bench.programs", "", "measure only programs whose names match this regular expression")
 	limit             = flag.Duration("bench.limit", time.Minute, "a program that takes longer is ended")
 	folder            = flag.String("bench.report", "", "folder for benchmarks.md and benchmarks.json")
 )

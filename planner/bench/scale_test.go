@@ -22,17 +22,22 @@ const longer = 5
 // scaled are the sizes of the fleets.
 var scaled = []int{1, 2, 4, 8}
 
+// few is a WORKER_CONCURRENCY with which the cores, which fleets share with the registries, suffice for
+// the largest fleet.
+const few = 2
+
 // BenchmarkScale mirrors small images from another continent with fleets of several sizes: from a
 // source whose limits are known, and from one that has none, which a fleet finds out first.
 func BenchmarkScale(b *testing.B) {
 	for b.Loop() {
+		scale(b, quay, "")
 		for _, p := range []place{quay, unlimited} {
-			scale(b, p)
+			scale(b, p, fmt.Sprintf(", %d images at once", few), fmt.Sprintf("WORKER_CONCURRENCY=%d", few))
 		}
 	}
 }
 
-func scale(b *testing.B, p place) {
+func scale(b *testing.B, p place, how string, variables ...string) {
 	b.Helper()
 	w := newWorld(b, p, farTrip, false)
 	c := small(*scaleRepositories, tags)
@@ -40,8 +45,8 @@ func scale(b *testing.B, p place) {
 	for _, workers := range scaled {
 		w.reset(b)
 		counted := w.mark()
-		r := result{World: fmt.Sprintf("%s, %v away", w.name, farTrip), Catalogue: c.name, Phase: cold, Program: fleetName(workers)}
-		r.used = w.fleet(b, c, workers, "COPY_ENGINE=builtin")
+		r := result{World: fmt.Sprintf("%s, %v away%s", w.name, farTrip, how), Catalogue: c.name, Phase: cold, Program: fleetName(workers)}
+		r.used = w.fleet(b, c, workers, append(variables, "COPY_ENGINE=builtin")...)
 		r.Source, r.Destination = counted()
 		r.Missing, r.Changed = c.compare(b, w, underPath)
 		record(r)
