@@ -25,7 +25,7 @@ import (
 
 // Config are the settings of a worker.
 type Config struct {
-	Concurrency  int           `envconfig:"WORKER_CONCURRENCY" default:"8" expect:"a whole number, 1 or more" desc:"skopeo processes that a worker runs at once; with COPY_ENGINE=builtin, the images that it copies at once, 16 by default"`
+	Concurrency  int           `envconfig:"WORKER_CONCURRENCY" default:"8" expect:"a whole number, 1 or more" desc:"images that a worker copies at once; if it is not set and COPY_ENGINE is builtin: 16"`
 	Engine       string        `envconfig:"COPY_ENGINE" default:"skopeo" expect:"skopeo or builtin" desc:"what copies images: skopeo, or builtin to copy them without it"`
 	Skopeo       string        `envconfig:"SKOPEO_PATH" default:"skopeo" desc:"name or path of skopeo, 1.9.3 or newer; unused with COPY_ENGINE=builtin"`
 	MaxAttempts  int           `envconfig:"MAX_ATTEMPTS" default:"5" expect:"a whole number, 1 or more" desc:"how often an image is tried in a run before it is a failure"`
@@ -44,18 +44,6 @@ const (
 // builtinConcurrency is the default of WORKER_CONCURRENCY for the builtin engine. It starts no process
 // for an image, and for small images it mostly waits: for four round trips each.
 const builtinConcurrency = 16
-
-// imagesPerProcess is how many images are under way for each skopeo process. Small ones share a process.
-// It starts with those that come meanwhile, so that more of them take fewer processes.
-const imagesPerProcess = 2
-
-// images returns how many images a worker copies at once.
-func (c Config) images() int {
-	if c.Engine == EngineBuiltin {
-		return c.Concurrency
-	}
-	return imagesPerProcess * c.Concurrency
-}
 
 // Validate implements config.Validator.
 func (c *Config) Validate() []error {

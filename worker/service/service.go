@@ -72,7 +72,7 @@ func (s *Service) consumer(ctx context.Context, b *broker.Broker, c Config, r Re
 		Failures:    failures,
 		Notes:       notes,
 		Registries:  n.outages,
-		Concurrency: c.images(),
+		Concurrency: c.Concurrency,
 		MaxAttempts: c.MaxAttempts,
 		Alone:       b.Embedded(),
 		Backoff:     chunk.Backoff,

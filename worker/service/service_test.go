@@ -290,10 +290,3 @@ func TestPullsCountForTheirMirrorName(t *testing.T) {
 	}
 	require.Equal(t, map[string]uint64{"one": 4, "two": 4}, spent, "two requests of each, and a copy by a skopeo that reads the source itself and pulls two manifests")
 }
-
-// TestImagesAtOnce: WORKER_CONCURRENCY is the skopeo processes that run at once, which share small images,
-// or the images of the builtin engine.
-func TestImagesAtOnce(t *testing.T) {
-	require.Equal(t, 6, Config{Engine: EngineSkopeo, Concurrency: 3}.images())
-	require.Equal(t, 3, Config{Engine: EngineBuiltin, Concurrency: 3}.images())
-}
