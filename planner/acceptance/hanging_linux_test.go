@@ -22,7 +22,7 @@ func (s *site) wrapped() (pids func() []string) {
 	require.NoError(s.t, err)
 	dir := s.t.TempDir()
 	wrapper, noted := filepath.Join(dir, "wrapper"), filepath.Join(dir, "pids")
-	script := fmt.Sprintf("#!/bin/sh\n[ \"$1\" = --debug ] || exec %[1]s \"$@\"\nsetsid %[1]s \"$@\" &\necho $$ $! >>%[2]s\nwait $!\n", skopeo, noted)
+	script := fmt.Sprintf("#!/bin/sh\ncase \"$*\" in *docker://*) ;; *) exec %[1]s \"$@\" ;; esac\nsetsid %[1]s \"$@\" &\necho $$ $! >>%[2]s\nwait $!\n", skopeo, noted)
 	require.NoError(s.t, os.WriteFile(wrapper, []byte(script), 0o700))
 	s.env["COPY_ENGINE"], s.env["SKOPEO_PATH"] = "skopeo", wrapper
 	return func() []string {
