@@ -23,7 +23,6 @@ const (
 // ahead is a small blob that is looked up at the destination, and requested from the source if it is
 // missing there, while skopeo starts. skopeo would do one after the other.
 type ahead struct {
-	of     *served       // the image that needs it first
 	looked chan struct{} // closed when the blob is claimed, or not missing
 	failed error         // of the look-up
 	comes  bool          // the content was requested
@@ -47,7 +46,7 @@ func (i *serving) lookAhead(of *served, blobs []registry.Descriptor) {
 		if _, twice := i.ahead[blob.Digest.String()]; twice || late || blob.Size <= 0 || blob.Size > maxKept {
 			continue
 		}
-		a := &ahead{of: of, looked: make(chan struct{}), came: make(chan struct{})}
+		a := &ahead{looked: make(chan struct{}), came: make(chan struct{})}
 		i.ahead[blob.Digest.String()] = a
 		if isConfig {
 			go of.read(a, blob)
@@ -87,7 +86,7 @@ func (i *serving) claim(ctx context.Context, blob listed) (missing bool, err err
 
 // isMissing reports whether the process is the one to copy a blob.
 func (i *serving) isMissing(ctx context.Context, blob listed) (bool, error) {
-	if i.isPutting(blob) {
+	if i.sharesPut(blob) {
 		return false, nil
 	}
 	if a := i.lookedAhead(blob); a != nil {
@@ -126,10 +125,7 @@ func (i *serving) open(ctx context.Context, blob listed) (Blob, error) {
 func (i *serving) lookedAhead(blob listed) *ahead {
 	i.mu.Lock()
 	defer i.mu.Unlock()
-	if a := i.ahead[blob.Digest.String()]; a != nil && a.of.at(blob.Digest.String()) == blob.at() {
-		return a
-	}
-	return nil
+	return i.ahead[blob.Digest.String()]
 }
 
 // until waits until a channel is closed.

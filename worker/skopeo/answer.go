@@ -225,14 +225,12 @@ func (i *serving) confirm(w http.ResponseWriter, request *http.Request, image *s
 		return
 	}
 	i.mu.Lock()
+	// The last image is copied when the process has ended.
 	early := !image.put && image != i.images[len(i.images)-1]
 	image.put = true
 	i.mu.Unlock()
 	if early {
-		go func() {
-			image.failed = i.settle(image)
-			close(image.settled)
-		}()
+		go i.settleEarly(image)
 	}
 	w.WriteHeader(http.StatusCreated)
 }

@@ -7,10 +7,13 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/stretchr/testify/require"
+
 	"github.com/osism/skopeo-worker/shared/reference"
+	"github.com/osism/skopeo-worker/worker/cloud"
+	"github.com/osism/skopeo-worker/worker/containers"
 	"github.com/osism/skopeo-worker/worker/registrytest"
 	"github.com/osism/skopeo-worker/worker/skopeo"
-	"github.com/stretchr/testify/require"
 )
 
 const (
@@ -118,6 +121,44 @@ EOF
 		times, err := os.ReadFile(asked)
 		require.NoError(t, err)
 		require.Equal(t, "x\n", string(times), "it is asked once")
+	}
+}
+
+// TestPulls: skopeo reads images itself if registries.conf redirects them or the policy asks for
+// signatures, which it pulls, too.
+func TestPulls(t *testing.T) {
+	const signed = `{"default":[{"type":"insecureAcceptAnything"}],"transports":{"docker":{"quay.io/signed":[{"type":"sigstoreSigned","keyPath":"/no/key"}],"quay.io/rejected":[{"type":"reject"}]}}}`
+	for name, test := range map[string]struct {
+		repository, conf, policy string
+		want                     int
+	}{
+		"no settings":              {"quay.io/a/b", "", "", 0},
+		"insecure":                 {"quay.io/a/b", "[[registry]]\nlocation = 'quay.io'\ninsecure = true\n", "", 0},
+		"a mirror":                 {"quay.io/a/b", "[[registry]]\nlocation = 'quay.io'\n[[registry.mirror]]\nlocation = 'mirror.example'\n", "", 1},
+		"another location":         {"quay.io/a/b", "[[registry]]\nprefix = 'quay.io/a'\nlocation = 'other.example/a'\n", "", 1},
+		"of another":               {"quay.io/c/b", "[[registry]]\nprefix = 'quay.io/a'\nlocation = 'other.example/a'\n", "", 0},
+		"just this":                {"quay.io/a/b", "[[registry]]\nlocation = 'quay.io/a/b'\ninsecure = true\n", "", 1},
+		"unreadable":               {"quay.io/a/b", "[[", "", 1},
+		"signed, with a mirror":    {"quay.io/signed/b", "[[registry]]\nlocation = 'quay.io'\n[[registry.mirror]]\nlocation = 'mirror.example'\n", signed, 2},
+		"signed":                   {"quay.io/signed/b", "", signed, 2},
+		"beside signed":            {"quay.io/a/b", "", signed, 0},
+		"a policy that is no JSON": {"quay.io/a/b", "", "{", 2},
+	} {
+		t.Run(name, func(t *testing.T) {
+			home := t.TempDir()
+			conf := filepath.Join(home, "registries.conf")
+			require.NoError(t, os.WriteFile(conf, []byte(test.conf), 0o600))
+			t.Setenv("CONTAINERS_REGISTRIES_CONF", conf)
+			forget := func() { containers.New(cloud.New()).Forget("quay.io") }
+			forget()
+			t.Cleanup(forget)
+			if test.policy != "" {
+				path := filepath.Join(home, "policy.json")
+				require.NoError(t, os.WriteFile(path, []byte(test.policy), 0o600))
+				t.Setenv("CONTAINERS_POLICY_JSON", path)
+			}
+			require.Equal(t, test.want, new(skopeo.Runner).Pulls(t.Context(), reference.MustRepository(test.repository)))
+		})
 	}
 }
 

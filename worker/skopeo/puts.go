@@ -15,16 +15,6 @@ type putting struct {
 	err  error
 }
 
-// hasFailed reports whether the destination does not have the blob, and will not get it.
-func (p *putting) hasFailed() bool {
-	select {
-	case <-p.done:
-		return p.err != nil
-	default:
-		return false
-	}
-}
-
 // putLater sends a small blob to the destination, and returns at once.
 func (i *serving) putLater(blob listed, content []byte) {
 	p := &putting{of: blob.of, at: blob.at(), done: make(chan struct{})}
@@ -40,13 +30,12 @@ func (i *serving) putLater(blob listed, content []byte) {
 	}()
 }
 
-// isPutting reports whether a blob was sent to the destination, or is being sent. Then the image needs
-// it, too.
-func (i *serving) isPutting(blob listed) bool {
+// sharesPut reports whether the process has sent a blob already, and makes the image wait for it, too.
+func (i *serving) sharesPut(blob listed) bool {
 	i.mu.Lock()
 	defer i.mu.Unlock()
 	for _, p := range i.puts {
-		if p.at == blob.at() && !p.hasFailed() {
+		if p.at == blob.at() {
 			blob.of.needs = append(blob.of.needs, p)
 			return true
 		}
@@ -68,6 +57,12 @@ func (i *serving) settle(a *served) error {
 		}
 	}
 	return nil
+}
+
+// settleEarly settles an image while the process copies others.
+func (i *serving) settleEarly(a *served) {
+	a.failed = i.settle(a)
+	close(a.settled)
 }
 
 // settleAll waits until all small blobs were sent.

@@ -94,9 +94,9 @@ type served struct {
 	end func()          // ends its requests
 	put bool            // the process has put the manifest
 
-	needs   []*putting
-	settled chan struct{} // closed when failed is set, for an image that is not the last one
-	failed  error
+	needs   []*putting    // its small blobs that were sent
+	settled chan struct{} // closed when failed is set; never for the last image
+	failed  error         // of the small blobs
 }
 
 // place is a blob that is copied between two repositories.

@@ -18,7 +18,10 @@ import (
 	"github.com/osism/skopeo-worker/worker/transfer"
 )
 
-var blobGets = registrytest.Kinds(registrytest.KindBlobGet)
+var (
+	blobGets = registrytest.Kinds(registrytest.KindBlobGet)
+	mounts   = registrytest.All(registrytest.Kinds(registrytest.KindBlobMount), registrytest.Answered(http.StatusCreated))
+)
 
 // family is images with common layers, which one process after the other, or all at once, copies into
 // repositories.
@@ -45,10 +48,10 @@ func (f *family) image(t *testing.T, repository, version string, layers ...regis
 }
 
 // whole requires that the destination has all of an image.
-func (f *family) whole(t *testing.T, image skopeo.Image, repository string) {
+func (f *family) whole(t *testing.T, image skopeo.Image) {
 	t.Helper()
 	require.NoError(t, f.client.Writing().Put(t.Context(), image.Destination, image.Manifest.Digest, image.Manifest))
-	require.NoError(t, f.to.Check(repository, image.Manifest.Digest.String()))
+	require.NoError(t, f.to.Check(image.Destination.Path(), image.Manifest.Digest.String()))
 }
 
 // TestProcessesShareLayers: processes that need the same layer at the same moment get it once from the
@@ -57,8 +60,7 @@ func TestProcessesShareLayers(t *testing.T) {
 	f := newFamily(t)
 	base := []registrytest.Layer{{Seed: "base", Size: large}, {Seed: "small", Size: small}}
 	var images []skopeo.Image
-	repositories := []string{"mirror/a", "mirror/a", "mirror/b", "mirror/c"}
-	for i, repository := range repositories {
+	for i, repository := range []string{"mirror/a", "mirror/a", "mirror/b", "mirror/c"} {
 		layers := slices.Concat(base[:2], []registrytest.Layer{{Seed: fmt.Sprint(i), Size: small}, base[1]})
 		if i%2 == 1 { // in another order
 			layers[0], layers[1] = layers[1], layers[0]
@@ -73,11 +75,10 @@ func TestProcessesShareLayers(t *testing.T) {
 	for range images {
 		require.NoError(t, <-ended)
 	}
-	for i, image := range images {
-		f.whole(t, image, repositories[i])
+	for _, image := range images {
+		f.whole(t, image)
 	}
-	mounted := registrytest.All(registrytest.Kinds(registrytest.KindBlobMount), registrytest.Answered(http.StatusCreated))
-	require.Equal(t, 2*2, f.to.Count(mounted), "two layers in two more repositories")
+	require.Equal(t, 2*2, f.to.Count(mounts), "two layers in two more repositories")
 	gets := map[string]int{}
 	for _, request := range f.from.Requests() {
 		if blobGets(request) {
@@ -135,7 +136,7 @@ func TestProcessGoesOn(t *testing.T) {
 				<-opened
 				require.NoError(t, f.runner.CopyImage(t.Context(), second))
 				require.ErrorIs(t, <-ended, end.want)
-				f.whole(t, second, repository)
+				f.whole(t, second)
 			})
 		}
 	}

@@ -4,10 +4,10 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"net/http"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -34,7 +34,7 @@ type gated struct {
 	looked  atomic.Int64 // blobs that were looked up
 }
 
-// newGated returns small images of one repository. All of its images have a common layer. then is what a process executes
+// newGated returns small images of one repository with a common layer. then is what a process executes
 // when it may go on.
 func newGated(t *testing.T, images int, then string) *gated {
 	t.Helper()
@@ -55,7 +55,7 @@ func newGated(t *testing.T, images int, then string) *gated {
 	return g
 }
 
-// add adds an image of a repository.
+// add adds an image of a repository, with the common layer.
 func (g *gated) add(t *testing.T, repository, version string) {
 	t.Helper()
 	image := g.image(t, repository, version, registrytest.Layer{Seed: "base", Size: small}, registrytest.Layer{Seed: version, Size: small})
@@ -112,69 +112,12 @@ func TestTogether(t *testing.T) {
 	g.goOn(t, 1)
 	for n, of := range ended {
 		require.NoError(t, <-of)
-		_, path, _ := strings.Cut(g.images[n].Destination.String(), "/")
-		g.whole(t, g.images[n], path)
+		g.whole(t, g.images[n])
 	}
 	require.Equal(t, 1, g.processes(t))
 	require.Zero(t, g.from.Pulls())
 	require.Equal(t, 2*len(g.images)+1, g.from.Count(blobGets), "the layers and configurations, and the common layer once")
-	mounted := registrytest.All(registrytest.Kinds(registrytest.KindBlobMount), registrytest.Answered(http.StatusCreated))
-	require.Equal(t, 2, g.to.Count(mounted), "the common layer in the other repositories")
-}
-
-// TestTogetherEnds: the copy of an image ends when the destination has its blobs. skopeo does not wait for
-// small ones, and other images of the process may still be copied.
-func TestTogetherEnds(t *testing.T) {
-	g := newGated(t, 3, "SKOPEO; echo $? >>$0.ended")
-	copied, put, later := make(chan struct{}), g.images[0].Put, make(chan struct{})
-	first := sync.OnceFunc(func() { close(later) })
-	g.images[0].Put = func(ctx context.Context, blob registry.Descriptor, content []byte) error {
-		<-later
-		return put(ctx, blob, content)
-	}
-	second := g.images[1].Put
-	g.images[1].Put = func(ctx context.Context, blob registry.Descriptor, content []byte) error {
-		first()
-		return second(ctx, blob, content)
-	}
-	last := g.images[2].Open
-	g.images[2].Open = func(ctx context.Context, blob registry.Descriptor) (skopeo.Blob, error) {
-		<-copied
-		return last(ctx, blob)
-	}
-	ended := g.begin(t)
-	g.goOn(t, 1)
-	require.NoError(t, <-ended[0])
-	g.whole(t, g.images[0], "mirror/a")
-	require.NoError(t, <-ended[1], "it needs a layer that was sent for the first image")
-	g.whole(t, g.images[1], "mirror/a")
-	close(copied)
-	require.NoError(t, <-ended[2])
-	g.whole(t, g.images[2], "mirror/a")
-	require.Equal(t, 1, g.processes(t))
-}
-
-// TestPutsAfterTheProcess: an image is not copied before the destination has stored its blobs, even if
-// skopeo has ended.
-func TestPutsAfterTheProcess(t *testing.T) {
-	for _, images := range []int{1, 2} {
-		failed := errors.New("the destination has failed")
-		g := newGated(t, images, "SKOPEO; echo $? >>$0.ended")
-		last := &g.images[images-1]
-		stored := make(chan error)
-		last.Put = func(ctx context.Context, blob registry.Descriptor, content []byte) error { return <-stored }
-		ended := g.begin(t)
-		g.goOn(t, 1)
-		path := g.runner.Path + ".ended"
-		require.Eventually(t, func() bool { text, _ := os.ReadFile(path); return string(text) == "0\n" }, deadline, time.Millisecond)
-		select {
-		case err := <-ended[images-1]:
-			require.Fail(t, "it is not copied yet", err)
-		case stored <- failed:
-		}
-		close(stored)
-		require.ErrorIs(t, <-ended[images-1], failed)
-	}
+	require.Equal(t, 2, g.to.Count(mounts), "the common layer in the other repositories")
 }
 
 // TestNotTogether: a process copies only small images between the same registries, and not too many.
@@ -217,8 +160,7 @@ func TestNotTogether(t *testing.T) {
 			}
 			require.Equal(t, test.processes, g.processes(t))
 			for _, image := range g.images {
-				_, path, _ := strings.Cut(image.Destination.String(), "/")
-				g.whole(t, image, path)
+				g.whole(t, image)
 			}
 		})
 	}
@@ -238,7 +180,7 @@ func TestLate(t *testing.T) {
 	g.goOn(t, 2)
 	for n, turn := range turns {
 		require.NoError(t, turn.Copy(t.Context()))
-		g.whole(t, g.images[n], "mirror/a")
+		g.whole(t, g.images[n])
 	}
 	require.Equal(t, 2, g.processes(t))
 }
@@ -261,7 +203,7 @@ func TestNoProcess(t *testing.T) {
 	first.End()
 	require.NoError(t, <-ended)
 	require.Equal(t, 2, g.processes(t))
-	g.whole(t, g.images[0], "mirror/a")
+	g.whole(t, g.images[0])
 }
 
 // TestTogetherOneFails: if a copy fails or is interrupted, its process ends, and others copy the other
@@ -298,7 +240,7 @@ func TestTogetherOneFails(t *testing.T) {
 					switch {
 					case n != at:
 						require.NoError(t, <-of)
-						g.whole(t, g.images[n], "mirror/a")
+						g.whole(t, g.images[n])
 					case !errors.Is(test.want, context.Canceled):
 						require.Equal(t, test.want, <-of)
 					}
@@ -339,7 +281,7 @@ func TestTogetherSkopeoFails(t *testing.T) {
 			continue
 		}
 		require.NoError(t, <-of)
-		g.whole(t, g.images[n], "mirror/a")
+		g.whole(t, g.images[n])
 	}
 }
 
@@ -351,7 +293,7 @@ func TestTogetherStalls(t *testing.T) {
 	g.goOn(t, 3)
 	for n, of := range ended {
 		require.NoError(t, <-of, "the process had not begun with it")
-		g.whole(t, g.images[n], "mirror/a")
+		g.whole(t, g.images[n])
 	}
 	require.Equal(t, 3, g.processes(t))
 }
@@ -400,9 +342,7 @@ func TestTogetherWaits(t *testing.T) {
 	for range 4 {
 		require.NoError(t, <-ended)
 	}
-	for n, repository := range []string{"mirror/a", "mirror/b"} {
-		for _, image := range groups[n] {
-			f.whole(t, image, repository)
-		}
+	for _, image := range slices.Concat(groups...) {
+		f.whole(t, image)
 	}
 }
