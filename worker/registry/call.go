@@ -177,12 +177,16 @@ func (call *call) wrap(err error) error {
 	return call.fail(err)
 }
 
+// errNotMounted is returned if a registry has answered that it has mounted a blob, but does not have it.
+var errNotMounted = errors.New("the blob was not mounted")
+
 // IsDeclined reports whether the error of Begin means that the registry does not mount the blob from
 // another repository. The blob can be uploaded instead. Some registries answer 500 or 501 to a request
 // to mount; if the registry is in trouble, the upload fails, too.
 func IsDeclined(err error) bool {
 	status := statusOf(err)
-	return status/100 == 4 && !errors.Is(err, ErrLimited) || status == http.StatusInternalServerError || status == http.StatusNotImplemented
+	return errors.Is(err, errNotMounted) ||
+		status/100 == 4 && !errors.Is(err, ErrLimited) || status == http.StatusInternalServerError || status == http.StatusNotImplemented
 }
 
 func (c *Client) sendNow(ctx context.Context, call *call) (answer, error) {

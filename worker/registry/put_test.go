@@ -1,6 +1,7 @@
 package registry_test
 
 import (
+	"bytes"
 	"net/http"
 	"strings"
 	"testing"
@@ -42,6 +43,40 @@ func TestReceipts(t *testing.T) {
 				require.ErrorIs(t, err, test.is)
 			}
 			require.Equal(t, test.asked, r.Count(registrytest.Kinds(registrytest.KindManifestHead)))
+		})
+	}
+}
+
+// TestReceiptsOfBlobs: an answer to a PUT without a receipt may be that of a proxy, so the blob is looked up.
+func TestReceiptsOfBlobs(t *testing.T) {
+	content := []byte("a blob")
+	digest := reference.DigestOf(content)
+	for name, test := range map[string]struct {
+		status int
+		header http.Header
+		asked  int
+		is     error
+	}{
+		"digest":                     {status: http.StatusCreated, header: http.Header{"Docker-Content-Digest": {digest.String()}}},
+		"digest with another status": {status: http.StatusOK, header: http.Header{"Docker-Content-Digest": {digest.String()}}},
+		"place":                      {status: http.StatusCreated, header: http.Header{"Location": {"https://storage.example/blob"}}},
+		"another digest":             {status: http.StatusCreated, header: http.Header{"Docker-Content-Digest": {reference.DigestOf(nil).String()}, "Location": {"/x"}}, asked: 1, is: registry.ErrPage},
+		"place with another status":  {status: http.StatusAccepted, header: http.Header{"Location": {"/x"}}, asked: 1, is: registry.ErrPage},
+		"neither":                    {status: http.StatusCreated, header: http.Header{}, asked: 1, is: registry.ErrPage},
+	} {
+		t.Run(name, func(t *testing.T) {
+			r := registrytest.New(t)
+			to := reference.MustRepository(r.Host() + "/mirror")
+			blob := registry.Descriptor{Digest: digest, Size: int64(len(content))}
+			mend := r.Inject(registrytest.Fault{Match: blobUploads, Status: test.status, Header: test.header})
+			err := insecure(r, nil).PutBlob(t.Context(), to, blob, bytes.NewReader(content))
+			require.ErrorIs(t, err, test.is)
+			require.Equal(t, test.asked, r.Count(registrytest.Kinds(registrytest.KindBlobHead)))
+			mend()
+
+			changes := func(_ *http.Request, a *registrytest.Answer) { a.Status, a.Header = test.status, test.header.Clone() }
+			r.Inject(registrytest.Fault{Match: blobUploads, Change: changes})
+			require.NoError(t, insecure(r, nil).PutBlob(t.Context(), to, blob, bytes.NewReader(content)), "it is there")
 		})
 	}
 }

@@ -84,7 +84,11 @@ func (c *Client) Begin(ctx context.Context, repository reference.Repository, blo
 		return nil, err
 	}
 	if !from.IsZero() && got.status == http.StatusCreated {
-		return nil, nil
+		there, err := u.isStored(ctx, got, 0)
+		if err == nil && !there {
+			err = about(fmt.Errorf("%w: %w", errNotMounted, noReceipt(got)), OpPut, repository, blob)
+		}
+		return nil, err
 	}
 	if u.location, err = got.location(u.own); err != nil {
 		return nil, about(err, OpPut, repository, blob)
@@ -207,15 +211,25 @@ func (u *Upload) Finish(ctx context.Context, content io.Reader, offset, size int
 	end.RawQuery = query.Encode()
 	put.url = &end
 	got, err := u.client.send(ctx, put)
-	if err = u.follow(put, err); err != nil || got.status == http.StatusCreated || got.header.Get(digestHeader) == u.blob.String() {
+	if err = u.follow(put, err); err != nil {
 		return err
 	}
-	// Some registries answer with another status, and so do proxies.
-	there, err := u.client.HasBlob(ctx, u.repository, Descriptor{Digest: u.blob, Size: offset + size})
+	there, err := u.isStored(ctx, got, offset+size)
 	if err == nil && !there {
 		err = about(noReceipt(got), OpPut, u.repository, u.blob)
 	}
 	return err
+}
+
+// isStored reports whether the registry has stored the blob. The answer to a PUT or to a request to
+// mount must have the status 201 and a Location (OCI distribution specification, "Pushing blobs").
+// Another answer may be a proxy's: then the blob is looked up. size is optional.
+func (u *Upload) isStored(ctx context.Context, got answer, size int64) (bool, error) {
+	stored := got.header.Get(digestHeader)
+	if stored == u.blob.String() || stored == "" && got.status == http.StatusCreated && got.header.Get("Location") != "" {
+		return true, nil
+	}
+	return u.client.HasBlob(ctx, u.repository, Descriptor{Digest: u.blob, Size: size})
 }
 
 // Cancel asks the registry to delete the upload. Many require a permission that clients rarely

@@ -136,6 +136,7 @@ func TestLocations(t *testing.T) {
 			var put []*http.Request
 			elsewhere := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 				put = append(put, r)
+				w.Header().Set("Docker-Content-Digest", r.URL.Query().Get("digest"))
 				w.WriteHeader(http.StatusCreated)
 			}))
 			defer elsewhere.Close()
@@ -145,7 +146,8 @@ func TestLocations(t *testing.T) {
 				Keychain: &fixed{Credential: containers.Credential{Username: "user", Password: "secret"}}})
 			to.Inject(registrytest.Fault{Match: uploads, Status: http.StatusAccepted,
 				Header: http.Header{"Location": {strings.ReplaceAll(location, "ELSEWHERE", host)}}})
-			to.Inject(registrytest.Fault{Match: registrytest.Kinds(registrytest.KindBlobUpload), Status: http.StatusCreated})
+			to.Inject(registrytest.Fault{Match: registrytest.Kinds(registrytest.KindBlobUpload), Status: http.StatusCreated,
+				Header: http.Header{"Docker-Content-Digest": {blob.Digest.String()}}})
 			err := transfer.New(c).Send(t.Context(), reference.MustRepository(from.Host()+"/"+repository), reference.MustRepository(to.Host()+"/mirror"), blob)
 			for _, r := range to.Requests() {
 				require.NotContains(t, r.Path, "victim")

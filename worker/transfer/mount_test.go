@@ -72,7 +72,7 @@ func TestMountsThatBecomeUploads(t *testing.T) {
 // mount blobs.
 func TestMountsThatAreRefused(t *testing.T) {
 	t.Parallel()
-	for _, status := range []int{http.StatusBadRequest, http.StatusUnauthorized, http.StatusForbidden, http.StatusNotFound, http.StatusMethodNotAllowed, http.StatusInternalServerError, http.StatusNotImplemented} {
+	for _, status := range []int{http.StatusCreated, http.StatusBadRequest, http.StatusUnauthorized, http.StatusForbidden, http.StatusNotFound, http.StatusMethodNotAllowed, http.StatusInternalServerError, http.StatusNotImplemented} {
 		t.Run(strconv.Itoa(status), func(t *testing.T) {
 			p := newPair(t)
 			blob, content := p.push(t, 1000)
