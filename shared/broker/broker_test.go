@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -159,6 +160,20 @@ func TestFolderInUse(t *testing.T) {
 	require.ErrorContains(t, err, "process "+strconv.Itoa(os.Getpid())+":")
 	first.Close()
 	brokertest.Open(t, c)
+}
+
+// TestFolderOfAChild: a child that is just being started does not keep the lock.
+func TestFolderOfAChild(t *testing.T) {
+	folder := t.TempDir()
+	lock, err := broker.LockFolder(folder)
+	require.NoError(t, err)
+	child, err := syscall.Dup(int(lock.Fd())) // as a fork does
+	require.NoError(t, err)
+	defer func() { require.NoError(t, syscall.Close(child)) }()
+	broker.UnlockFolder(lock)
+	lock, err = broker.LockFolder(folder)
+	require.NoError(t, err)
+	broker.UnlockFolder(lock)
 }
 
 func TestFolderCannotBeUsed(t *testing.T) {

@@ -106,7 +106,7 @@ func (e *embedded) stop() {
 		e.server.Shutdown()
 		e.server.WaitForShutdown()
 	}
-	_ = e.lock.Close() // releases the lock
+	unlockFolder(e.lock)
 }
 
 // lockFolder locks the store, because two nats-servers would open it at once. The kernel
@@ -129,4 +129,11 @@ func lockFolder(dir string) (*os.File, error) {
 		return nil, fmt.Errorf("DATA_DIR=%s is %w by process %s: wait for it, or set another DATA_DIR", dir, ErrInUse, strings.TrimSpace(string(pid)))
 	}
 	return nil, fmt.Errorf("%w: locking DATA_DIR=%s: %w", ErrUnreachable, dir, err)
+}
+
+// unlockFolder releases the lock. Closing the file is not enough: a child that this process is starting
+// has the file, too, until it executes its program.
+func unlockFolder(lock *os.File) {
+	_ = syscall.Flock(int(lock.Fd()), syscall.LOCK_UN)
+	_ = lock.Close()
 }

@@ -5,6 +5,9 @@ var (
 	Unanswered = unanswered
 	Placed     = placed[int]
 	Responded  = responded[int]
+
+	LockFolder   = lockFolder
+	UnlockFolder = unlockFolder
 )
 
 const (
