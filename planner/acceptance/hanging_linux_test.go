@@ -11,6 +11,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/osism/skopeo-worker/shared/run"
+	"github.com/osism/skopeo-worker/shared/scripttest"
 	"github.com/osism/skopeo-worker/worker/registrytest"
 )
 
@@ -22,8 +23,7 @@ func (s *site) wrapped() (pids func() []string) {
 	require.NoError(s.t, err)
 	dir := s.t.TempDir()
 	wrapper, noted := filepath.Join(dir, "wrapper"), filepath.Join(dir, "pids")
-	script := fmt.Sprintf("#!/bin/sh\ncase \"$*\" in *docker://*) ;; *) exec %[1]s \"$@\" ;; esac\nsetsid %[1]s \"$@\" &\necho $$ $! >>%[2]s\nwait $!\n", skopeo, noted)
-	require.NoError(s.t, os.WriteFile(wrapper, []byte(script), 0o700))
+	scripttest.Write(s.t, wrapper, fmt.Sprintf("case \"$*\" in *docker://*) ;; *) exec %[1]s \"$@\" ;; esac\nsetsid %[1]s \"$@\" &\necho $$ $! >>%[2]s\nwait $!", skopeo, noted))
 	s.env["COPY_ENGINE"], s.env["SKOPEO_PATH"] = "skopeo", wrapper
 	return func() []string {
 		text, _ := os.ReadFile(noted)

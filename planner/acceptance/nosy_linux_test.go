@@ -18,6 +18,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/osism/skopeo-worker/shared/scripttest"
 	"github.com/osism/skopeo-worker/worker/registrytest"
 )
 
@@ -77,7 +78,7 @@ exec skopeo "$@"`)
 
 func (n *nosy) script(name, lines string) {
 	n.t.Helper()
-	require.NoError(n.t, os.WriteFile(filepath.Join(n.seen, name), []byte("#!/bin/sh\n"+lines+"\n"), 0o700))
+	scripttest.Write(n.t, filepath.Join(n.seen, name), lines)
 }
 
 // giveCredentials puts the login of the source into auth.json. A helper returns the login of the

@@ -9,6 +9,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/osism/skopeo-worker/shared/scripttest"
 	"github.com/osism/skopeo-worker/worker/cloud"
 	"github.com/stretchr/testify/require"
 )
@@ -19,8 +20,8 @@ func TestHangingHelpers(t *testing.T) {
 	dir := t.TempDir()
 	t.Setenv("PATH", dir+":"+os.Getenv("PATH"))
 	child := filepath.Join(dir, "child")
-	script := "#!/bin/sh\nsleep 1000 &\necho $! >'" + child + ".new'; mv '" + child + ".new' '" + child + "'; wait\n"
-	require.NoError(t, os.WriteFile(filepath.Join(dir, "docker-credential-hang"), []byte(script), 0o700))
+	script := "sleep 1000 &\necho $! >'" + child + ".new'; mv '" + child + ".new' '" + child + "'; wait"
+	scripttest.Write(t, filepath.Join(dir, "docker-credential-hang"), script)
 	auth := filepath.Join(dir, "auth.json")
 	require.NoError(t, os.WriteFile(auth, []byte(`{"credHelpers":{"quay.io":"hang"}}`), 0o600))
 	t.Setenv("REGISTRY_AUTH_FILE", auth)

@@ -11,6 +11,7 @@ import (
 	"github.com/stretchr/testify/require"
 	"golang.org/x/sync/errgroup"
 
+	"github.com/osism/skopeo-worker/shared/scripttest"
 	"github.com/osism/skopeo-worker/worker/mirror"
 	"github.com/osism/skopeo-worker/worker/registrytest"
 	"github.com/osism/skopeo-worker/worker/skopeo"
@@ -73,8 +74,7 @@ func TestProcessesAtOnce(t *testing.T) {
 	running, most := filepath.Join(t.TempDir(), "running"), filepath.Join(t.TempDir(), "most")
 	require.NoError(t, os.Mkdir(running, 0o700))
 	path := filepath.Join(t.TempDir(), "skopeo")
-	script := fmt.Sprintf("#!/bin/sh\ntouch %[1]s/$$\nls %[1]s | wc -l >>%[2]s\nskopeo \"$@\"\ncode=$?\nrm %[1]s/$$\nexit $code\n", running, most)
-	require.NoError(t, os.WriteFile(path, []byte(script), 0o700))
+	scripttest.Write(t, path, fmt.Sprintf("touch %[1]s/$$\nls %[1]s | wc -l >>%[2]s\nskopeo \"$@\"\ncode=$?\nrm %[1]s/$$\nexit $code", running, most))
 	for _, itself := range []bool{false, true} {
 		p := newPair(t)
 		runner := &skopeo.Runner{Path: path, Insecure: []string{p.from.Host(), p.to.Host()}, AtOnce: 1}

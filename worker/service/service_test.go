@@ -23,6 +23,7 @@ import (
 	"github.com/osism/skopeo-worker/shared/budget"
 	"github.com/osism/skopeo-worker/shared/message"
 	"github.com/osism/skopeo-worker/shared/reference"
+	"github.com/osism/skopeo-worker/shared/scripttest"
 	"github.com/osism/skopeo-worker/worker/cloud"
 	"github.com/osism/skopeo-worker/worker/consume"
 	"github.com/osism/skopeo-worker/worker/containers"
@@ -194,7 +195,7 @@ func TestNew(t *testing.T) {
 func TestReady(t *testing.T) {
 	dir := t.TempDir()
 	path, calls := filepath.Join(dir, "skopeo"), filepath.Join(dir, "calls")
-	require.NoError(t, os.WriteFile(path, []byte("#!/bin/sh\necho \"$@\" >>"+calls+"\necho skopeo version 1.9.3\n"), 0o700)) //nolint:gosec // a program
+	scripttest.Write(t, path, "echo \"$@\" >>"+calls+"\necho skopeo version 1.9.3")
 	c := Config{Concurrency: 1, MaxAttempts: 1, StallTimeout: time.Minute, Engine: EngineSkopeo, Skopeo: path}
 	require.NoError(t, Ready(t.Context(), &c))
 	b := brokertest.Embedded(t)

@@ -16,6 +16,7 @@ import (
 
 	"github.com/osism/skopeo-worker/shared/budget"
 	"github.com/osism/skopeo-worker/shared/reference"
+	"github.com/osism/skopeo-worker/shared/scripttest"
 	"github.com/osism/skopeo-worker/worker/registrytest"
 	"github.com/osism/skopeo-worker/worker/skopeo"
 	"github.com/stretchr/testify/require"
@@ -66,7 +67,7 @@ func TestOldVersion(t *testing.T) {
 		"1.4.1": true, "1.9.2": true, "0.2.0": true, "1.9.3": false, "1.9.3-dev": false, "1.18.0 commit: abc": false, "2.0": false, "main": false,
 	} {
 		path := filepath.Join(t.TempDir(), "skopeo")
-		require.NoError(t, os.WriteFile(path, []byte("#!/bin/sh\necho skopeo version "+version+"\n"), 0o700)) //nolint:gosec // a program
+		scripttest.Write(t, path, "echo skopeo version "+version)
 		_, err := (&skopeo.Runner{Path: path}).Version(t.Context())
 		if !old {
 			require.NoError(t, err, version)
@@ -140,7 +141,7 @@ func TestCancelEndsTheProcess(t *testing.T) {
 func script(t *testing.T, lines string) *skopeo.Runner {
 	t.Helper()
 	path := filepath.Join(t.TempDir(), "skopeo")
-	require.NoError(t, os.WriteFile(path, []byte("#!/bin/sh\n"+lines+"\n"), 0o700))
+	scripttest.Write(t, path, lines)
 	return &skopeo.Runner{Path: path}
 }
 
