@@ -99,11 +99,13 @@ func TestTokenAtTheSlot(t *testing.T) {
 	s := opened(t, brokertest.Embedded(t), 5*time.Minute)
 	require.NoError(t, s.SetLimits(t.Context(), "default", map[string]Limit{registry: {1, 2 * time.Second}}))
 	take := func() error { _, err := s.Take(t.Context(), "", registry, ""); return err }
+	before := time.Now()                          // the broker is in this process
 	for err := take(); err != nil; err = take() { // the machine may be too busy to answer in time
 		require.ErrorIs(t, err, broker.ErrUnreachable)
 	}
+	after := time.Now()
 	slot := requireSpent(t, take()).Slot
-	require.WithinRange(t, slot, s.Now(), s.Now().Add(3*time.Second+expiryDelay))
+	require.WithinRange(t, slot, before.Add(2*time.Second), after.Add(3*time.Second+expiryDelay))
 	until(t.Context(), s, slot)
 	require.NoError(t, take())
 }
@@ -138,7 +140,7 @@ func TestGiveBackAndSlots(t *testing.T) {
 	require.NoError(t, tokens[1].GiveBack(t.Context()), "twice does no harm")
 	slot, err := s.window(registry, "").slot(t.Context(), s, limit)
 	require.NoError(t, err)
-	require.WithinDuration(t, s.Now(), slot, time.Second, "one is free already")
+	require.False(t, slot.After(time.Now()), "one is free already")
 	require.True(t, dates[0].Add(held).Equal(expires(1)))
 	require.True(t, dates[2].Add(held).Equal(expires(2)), "the gap is passed over")
 	_, err = s.Take(t.Context(), "", registry, "")

@@ -154,7 +154,7 @@ func TestLastOfABudget(t *testing.T) {
 	}
 
 	require.NoError(t, s.Refused(t.Context(), budget.Call{Registry: registry, Kind: budget.Pull, Started: time.Now()}, 10*time.Minute, "429"))
-	require.WithinDuration(t, s.Now().Add(10*time.Minute), look(registry, budget.Limit{}).Open, time.Second)
+	require.WithinDuration(t, s.Now().Add(10*time.Minute), look(registry, budget.Limit{}).Open, 10*time.Second)
 }
 
 // TestDescribe: the status has the remaining work of a run and the limits of the registries.
