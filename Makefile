@@ -29,10 +29,11 @@ check: lint tidy test chart-test ## all that a change must pass: format, linters
 # Most tests wait for processes, registries and brokers, so more of them run at once than
 # there are cores. A link of a test with the race detector takes up to a GB of memory: one
 # more package than cores. Without debugging information (-w), a link takes half as long. Vet belongs
-# to make lint. The collector of a test may wait: GOGC=400 saves an eighth of the processor time.
+# to make lint. The collector of a test may wait: GOGC=400 saves an eighth of the processor time. By
+# default, a program with the race detector waits for a second when it ends.
 CORES   := $(shell nproc)
 AT_ONCE := -p $(shell expr $(CORES) + 1) -parallel $(shell expr 2 '*' $(CORES))
-RACE    := GOGC=400 $(GO) test -race -vet=off -ldflags=-w -timeout 50m $(AT_ONCE)
+RACE    := GOGC=400 GORACE=atexit_sleep_ms=0 $(GO) test -race -vet=off -ldflags=-w -timeout 50m $(AT_ONCE)
 
 test: require-go require-cc require-skopeo require-chromium ## run all tests, with the race detector
 	$(RACE) $(PACKAGES)
