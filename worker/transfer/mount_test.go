@@ -91,6 +91,19 @@ func TestMountsThatAreRefused(t *testing.T) {
 	}
 }
 
+// TestMountsWithoutReceipt: if the answer does not prove that the blob is mounted, it is looked up.
+func TestMountsWithoutReceipt(t *testing.T) {
+	p := newPair(t)
+	blob, content := p.push(t, 1000)
+	require.NoError(t, p.Send(t.Context(), p.source(), p.destination("a"), blob))
+	p.to.ResetRequests()
+	p.to.Inject(registrytest.Fault{Match: mounts, Change: func(_ *http.Request, a *registrytest.Answer) { a.Header = http.Header{} }})
+	require.NoError(t, p.Send(t.Context(), p.source(), p.destination("b"), blob))
+	p.holds(t, "b", blob, content)
+	require.Equal(t, 2, p.to.Count(heads), "before the mount, and after it")
+	require.Zero(t, p.to.Count(puts))
+}
+
 // TestMountsThatFail: if a mount fails in another way than by a refusal, so does the copy.
 func TestMountsThatFail(t *testing.T) {
 	p := newPair(t)
