@@ -53,10 +53,13 @@ func TestKilledWorker(t *testing.T) {
 	t.Parallel()
 	s, server := newFleet(t)
 	shortenAckWait(t, server.Config())
-	// Two images that hang are under way, and the others are copied in the place that is left.
+	// Two images that hang are under way, each in a process of its own because it is not small. The
+	// others are copied in the place that is left.
 	s.push("osism/early", "1", "2", "3", "4")
-	s.push("ceph/late", "1")
-	s.push("kolla/late", "1")
+	for _, repository := range []string{"ceph/late", "kolla/late"} {
+		_, err := s.source.PushImage(repository, "1", registrytest.Image{Layers: []registrytest.Layer{{Seed: repository, Size: 1 << 20}}})
+		require.NoError(t, err)
+	}
 	s.write("osism/early", "ceph/late", "kolla/late")
 	const inFlight = 2
 	s.env["COPY_ENGINE"], s.env["WORKER_CONCURRENCY"] = "skopeo", fmt.Sprint(inFlight+1)
@@ -71,9 +74,9 @@ func TestKilledWorker(t *testing.T) {
 	}, patience, tick)
 	s.requireMirrored("osism/early")
 	var processes []string
-	require.Eventually(t, func() bool { // one process may copy both
+	require.Eventually(t, func() bool { // the skopeo of the early ones may not have ended yet
 		processes = children(t, first)
-		return len(processes) > 0
+		return len(processes) == inFlight
 	}, patience, tick)
 
 	first.kill()
