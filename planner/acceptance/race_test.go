@@ -3,5 +3,6 @@
 package acceptance
 
 // buildFlags build the commands with the race detector if the tests have it. A race ends a command
-// with an exit code that no test expects. Without debugging information, a link takes half as long.
-var buildFlags = []string{"-race", "-ldflags=-w"}
+// with an exit code that no test expects. They are RACEFLAGS of the Makefile, so that what was built
+// for the tests is used.
+var buildFlags = []string{"-race", "-ldflags=-w", "-gcflags=regexp...=-race=false", "-gcflags=path=-race=false"}
