@@ -1,30 +1,20 @@
 package chunk
 
 import (
-	"fmt"
 	"os"
 	"testing"
 	"time"
 
 	"github.com/osism/skopeo-worker/worker/mirror"
+	"github.com/osism/skopeo-worker/worker/mirrortest"
 	"github.com/osism/skopeo-worker/worker/skopeo"
 )
 
-// builtin is true if this process copies images, and false if skopeo does.
-var builtin bool
+var engines mirrortest.Engines
 
-// TestMain runs every test with either engine.
-func TestMain(m *testing.M) {
-	code := m.Run()
-	builtin = true
-	fmt.Println("once more, with COPY_ENGINE=builtin")
-	os.Exit(max(code, m.Run()))
-}
+func TestMain(m *testing.M) { os.Exit(engines.Run(m)) }
 
-// engine returns the engine that copies images. It ends a copy after the given time.
-func engine(insecure []string, timeout time.Duration) mirror.Engine {
-	if builtin {
-		return nil
-	}
-	return &skopeo.Runner{Insecure: insecure, Timeout: timeout}
+// engine returns the engine that copies images for a test. It ends a copy after the given time.
+func engine(t *testing.T, insecure []string, timeout time.Duration) mirror.Engine {
+	return engines.Of(t, &skopeo.Runner{Insecure: insecure, Timeout: timeout})
 }

@@ -17,9 +17,11 @@ import (
 	"github.com/osism/skopeo-worker/worker/cloud"
 	"github.com/osism/skopeo-worker/worker/compare"
 	"github.com/osism/skopeo-worker/worker/containers"
+	"github.com/osism/skopeo-worker/worker/mirror"
 	"github.com/osism/skopeo-worker/worker/mirrortest"
 	"github.com/osism/skopeo-worker/worker/registry"
 	"github.com/osism/skopeo-worker/worker/registrytest"
+	"github.com/osism/skopeo-worker/worker/skopeo"
 )
 
 func jobOf(name, tag string) *compare.Job {
@@ -181,21 +183,23 @@ func TestLayersTravelOnce(t *testing.T) {
 // skopeo sends itself do.
 func TestKin(t *testing.T) {
 	client := registry.NewClient(registry.Options{})
-	e := &execution{mirror: mirrortest.New(t, client, engine(nil, 0))}
 	conf := filepath.Join(t.TempDir(), "registries.conf")
 	require.NoError(t, os.WriteFile(conf, []byte("[[registry]]\nlocation = 'elsewhere.example.com'\n[[registry.mirror]]\nlocation = 'mirror.example.com'\n"), 0o600))
 	t.Setenv("CONTAINERS_REGISTRIES_CONF", conf)
 	forget := func() { containers.New(cloud.New()).Forget("quay.io") }
 	forget()
 	t.Cleanup(forget)
-	kin := e.kin(t.Context())
-	for host, shared := range map[string]bool{"quay.io": true, "elsewhere.example.com": builtin} {
-		j := jobOf("a/a", "1-debug")
-		j.Entry.Source = reference.MustRepository(host + "/a/a")
-		want := families(j)
-		if shared {
-			want = sameContent(j)
+	for _, engine := range []mirror.Engine{nil, &skopeo.Runner{}} {
+		e := &execution{mirror: mirrortest.New(t, client, engine)}
+		kin := e.kin(t.Context())
+		for host, shared := range map[string]bool{"quay.io": true, "elsewhere.example.com": engine == nil} {
+			j := jobOf("a/a", "1-debug")
+			j.Entry.Source = reference.MustRepository(host + "/a/a")
+			want := families(j)
+			if shared {
+				want = sameContent(j)
+			}
+			require.Equal(t, want, kin(j), host)
 		}
-		require.Equal(t, want, kin(j), host)
 	}
 }

@@ -81,7 +81,7 @@ func newHarnessBetween(t *testing.T, from, to *registrytest.Registry) *harness {
 	insecure := []string{b.from.Host(), b.to.Host()}
 	client := registry.NewClient(registry.Options{Insecure: insecure, Transport: registrytest.NewTransport(hurry, b.from, b.to)})
 	b.Resolver = &resolve.Upstream{Registry: client, Listing: listing.New(listing.Options{Registry: client})}
-	b.Mirror = mirrortest.New(t, client, engine(insecure, 10*time.Second))
+	b.Mirror = mirrortest.New(t, client, engine(t, insecure, 10*time.Second))
 	var err error
 	b.Worker, err = New(Parts{
 		Connect: func(context.Context, message.Chunk) (resolve.Resolver, *mirror.Mirror, error) {

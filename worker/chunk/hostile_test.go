@@ -40,7 +40,7 @@ func hostile(t *testing.T, bulk bool) (b *harness, entry message.Repository, vic
 		options.QuayHosts = []string{b.from.Host()}
 	}
 	b.Resolver = &resolve.Upstream{Registry: client, Listing: listing.New(options)}
-	b.Mirror = mirrortest.New(t, client, engine(insecure, 10*time.Second))
+	b.Mirror = mirrortest.New(t, client, engine(t, insecure, 10*time.Second))
 	victim, err := b.to.PushImage("victim/app", "latest", registrytest.Image{Version: "the victim's"})
 	require.NoError(t, err)
 	for _, tag := range []string{"1", "2", "3"} {

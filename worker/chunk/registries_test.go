@@ -230,7 +230,7 @@ func TestClosedStorage(t *testing.T) {
 	insecure := []string{b.from.Host(), b.to.Host()}
 	client := registry.NewClient(registry.Options{Insecure: insecure, Transport: closedHost{registrytest.NewTransport(hurry, b.from, b.to), storage}})
 	b.Resolver = &resolve.Upstream{Registry: client, Listing: listing.New(listing.Options{Registry: client})}
-	b.Mirror = mirrortest.New(t, client, engine(insecure, 10*time.Second))
+	b.Mirror = mirrortest.New(t, client, engine(t, insecure, 10*time.Second))
 	b.push(t, registrytest.Numbered("%d", images)...)
 	b.from.Inject(registrytest.Fault{Match: blobs, Status: http.StatusTemporaryRedirect, Header: http.Header{"Location": {"https://" + storage + "/x"}}})
 	result := b.do(t, b.entry(""))

@@ -86,7 +86,7 @@ func TestRequests(t *testing.T) {
 			}
 			lister := listing.New(listing.Options{Registry: client, QuayHosts: quays})
 			b.Resolver = &resolve.Upstream{Registry: client, Listing: lister}
-			b.Mirror = mirrortest.New(t, client, engine(insecure, 10*time.Second))
+			b.Mirror = mirrortest.New(t, client, engine(t, insecure, 10*time.Second))
 			b.Mirror.Listing = lister
 			b.Mirror.Free = func(reference.Repository) bool { return true }
 			var entries []message.Repository

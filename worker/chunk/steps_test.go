@@ -16,7 +16,7 @@ import (
 	"github.com/osism/skopeo-worker/worker/resolve"
 )
 
-var sample = registrytest.NewSample(24)
+var sample = registrytest.NewSample(16)
 
 // TestTagsOfOneDigestFailTogether: if a digest cannot be looked up at the destination, all its tags
 // fail.

@@ -52,7 +52,7 @@ func TestTries(t *testing.T) {
 			t.Parallel()
 			b := newHarness(t)
 			if test.fault.Hang {
-				b.Mirror.Engine = engine([]string{b.from.Host(), b.to.Host()}, stuck)
+				b.Mirror.Engine = engine(t, []string{b.from.Host(), b.to.Host()}, stuck)
 			}
 			b.push(t, "1")
 			defer b.from.Inject(test.fault)()

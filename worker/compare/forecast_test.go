@@ -36,7 +36,7 @@ import (
 
 // worlds is how many worlds TestForecast makes. WORLDS sets another number, and SEED the number of
 // the first: SEED=7 WORLDS=1 repeats world 7.
-const worlds = 100
+const worlds = 50
 
 // failed are worlds for which the test has failed: with companions below an index around a skipped
 // image, and with referrers below two indexes.

@@ -33,7 +33,7 @@ func newLoggedIn(t *testing.T, password string, options ...registrytest.Option) 
 	require.NoError(t, os.WriteFile(path, fmt.Appendf(nil, `{"auths":{%q:{"auth":%q}}}`, to.Host()+"/mirror", login), 0o600))
 	t.Setenv("REGISTRY_AUTH_FILE", path)
 	insecure := []string{from.Host(), to.Host()}
-	return &pair{from: from, to: to, Mirror: mirrortest.New(t, registry.NewClient(registry.Options{Insecure: insecure, Keychain: containers.New(cloud.New())}), engine(insecure))}
+	return &pair{from: from, to: to, Mirror: mirrortest.New(t, registry.NewClient(registry.Options{Insecure: insecure, Keychain: containers.New(cloud.New())}), engine(t, insecure))}
 }
 
 // TestDestinationsThatHideWhatIsMissing: a repository counts as missing if the destination refuses to

@@ -13,27 +13,18 @@ import (
 
 	"github.com/osism/skopeo-worker/shared/scripttest"
 	"github.com/osism/skopeo-worker/worker/mirror"
+	"github.com/osism/skopeo-worker/worker/mirrortest"
 	"github.com/osism/skopeo-worker/worker/registrytest"
 	"github.com/osism/skopeo-worker/worker/skopeo"
 )
 
-// builtin is whether this process copies images itself, without skopeo.
-var builtin bool
+var engines mirrortest.Engines
 
-// TestMain runs every test with either engine.
-func TestMain(m *testing.M) {
-	code := m.Run()
-	builtin = true
-	fmt.Println("once more, with COPY_ENGINE=builtin")
-	os.Exit(max(code, m.Run()))
-}
+func TestMain(m *testing.M) { os.Exit(engines.Run(m)) }
 
-// engine returns the engine to test; nil if builtin.
-func engine(insecure []string) mirror.Engine {
-	if builtin {
-		return nil
-	}
-	return &skopeo.Runner{Insecure: insecure}
+// engine returns the engine that copies images for a test.
+func engine(t *testing.T, insecure []string) mirror.Engine {
+	return engines.Of(t, &skopeo.Runner{Insecure: insecure})
 }
 
 // TestImagesOfAnIndexShareLayers: they are copied at the same time, and each layer once. If skopeo sends
@@ -46,7 +37,7 @@ func TestImagesOfAnIndexShareLayers(t *testing.T) {
 		}})
 	}
 	ways := map[string]bool{"one process for all requests": false}
-	if !builtin {
+	if !engines.Builtin {
 		ways["skopeo itself"] = true
 	}
 	for name, itself := range ways {
@@ -67,9 +58,6 @@ func TestImagesOfAnIndexShareLayers(t *testing.T) {
 
 // TestProcessesAtOnce: no more processes run at once than Runner.AtOnce, whatever they copy.
 func TestProcessesAtOnce(t *testing.T) {
-	if builtin {
-		return
-	}
 	const images = 4
 	running, most := filepath.Join(t.TempDir(), "running"), filepath.Join(t.TempDir(), "most")
 	require.NoError(t, os.Mkdir(running, 0o700))

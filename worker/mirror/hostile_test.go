@@ -73,7 +73,7 @@ func TestHostileLayers(t *testing.T) {
 			p := newPair(t)
 			front := registrytest.NewFront(t, p.to)
 			insecure := []string{p.from.Host(), p.to.Host(), front}
-			p.Mirror = mirrortest.New(t, registry.NewClient(registry.Options{Insecure: insecure}), engine(insecure))
+			p.Mirror = mirrortest.New(t, registry.NewClient(registry.Options{Insecure: insecure}), engine(t, insecure))
 			victim, err := p.to.PushImage("victim/app", "latest", registrytest.Image{})
 			require.NoError(t, err)
 			config, err := p.from.PushBlob(repository, []byte("{}"))

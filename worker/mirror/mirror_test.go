@@ -48,7 +48,7 @@ func newPair(t *testing.T, options ...registrytest.Option) *pair {
 
 func newPairBetween(t *testing.T, from, to *registrytest.Registry) *pair {
 	insecure := []string{from.Host(), to.Host()}
-	return &pair{from: from, to: to, Mirror: mirrortest.New(t, registry.NewClient(registry.Options{Insecure: insecure}), engine(insecure))}
+	return &pair{from: from, to: to, Mirror: mirrortest.New(t, registry.NewClient(registry.Options{Insecure: insecure}), engine(t, insecure))}
 }
 
 func (p *pair) source() string      { return p.from.Host() + "/" + repository }

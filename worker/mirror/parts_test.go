@@ -13,7 +13,7 @@ import (
 
 // TestNoPartIsOptional: New returns an error if a part is missing.
 func TestNoPartIsOptional(t *testing.T) {
-	whole := mirrortest.New(t, registry.NewClient(registry.Options{}), engine(nil)).Parts
+	whole := mirrortest.New(t, registry.NewClient(registry.Options{}), engine(t, nil)).Parts
 	parts := reflect.TypeOf(whole)
 	for i := range parts.NumField() {
 		lacks := whole

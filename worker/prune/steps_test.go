@@ -12,7 +12,7 @@ import (
 	"github.com/osism/skopeo-worker/worker/registrytest"
 )
 
-var sample = registrytest.NewSample(40)
+var sample = registrytest.NewSample(24)
 
 // TestEveryStep: whichever request of a plan or its execution fails, once or from then on: no tag
 // is planned or deleted that should stay, each tag reported as deleted is gone, and another
