@@ -27,14 +27,14 @@ build: require-go ## build bin/planner and bin/worker
 check: lint tidy test chart-test ## all that a change must pass: format, linters, tidy, tests, chart
 
 # Most tests wait for processes, registries and brokers, so more of them run at once than
-# there are cores. A link of a test with the race detector takes up to a GB of memory: two
-# more packages than cores. Without debugging information (-w), a link takes half as long. Vet belongs
+# there are cores. A link of a test with the race detector takes up to a GB of memory: one
+# more package than cores. Without debugging information (-w), a link takes half as long. Vet belongs
 # to make lint. The collector of a test may wait: GOGC=400 saves an eighth of the processor time. By
 # default, a program with the race detector waits for a second when it ends. regexp and path share
 # nothing that changes; the registries of the tests spend a quarter of their time there if the race
 # detector watches it.
 CORES   := $(shell nproc)
-AT_ONCE := -p $(shell expr $(CORES) + 2) -parallel $(shell expr 2 '*' $(CORES))
+AT_ONCE := -p $(shell expr $(CORES) + 1) -parallel $(shell expr 2 '*' $(CORES))
 RACEFLAGS := -race -ldflags=-w -gcflags=regexp...=-race=false -gcflags=path=-race=false
 RACE      := GOGC=400 GORACE=atexit_sleep_ms=0 $(GO) test $(RACEFLAGS) -vet=off -timeout 50m $(AT_ONCE)
 
