@@ -33,8 +33,8 @@ check: lint tidy test chart-test ## all that a change must pass: format, linters
 # default, a program with the race detector waits for a second when it ends. regexp and path share
 # nothing that changes; the registries of the tests spend a quarter of their time there if the race
 # detector watches it.
-CORES   := $(shell nproc)
-AT_ONCE := -p $(shell expr $(CORES) + 1) -parallel $(shell expr 2 '*' $(CORES))
+CORES     := $(shell nproc)
+AT_ONCE   := -p $(shell expr $(CORES) + 1) -parallel $(shell expr 2 '*' $(CORES))
 RACEFLAGS := -race -ldflags=-w -gcflags=regexp...=-race=false -gcflags=path=-race=false
 RACE      := GOGC=400 GORACE=atexit_sleep_ms=0 $(GO) test $(RACEFLAGS) -vet=off -timeout 50m $(AT_ONCE)
 
