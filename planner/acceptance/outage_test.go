@@ -237,3 +237,26 @@ func TestWhatFailsByItself(t *testing.T) {
 		}
 	}
 }
+
+// TestNewWorkerAndRefusals: repositories that refuse access fail by themselves, also if they are all that
+// a worker has tried since it started: other repositories that were mirrored in an earlier run still work.
+func TestNewWorkerAndRefusals(t *testing.T) {
+	t.Parallel()
+	s, _ := newFleet(t)
+	s.push("osism/fine", "1")
+	names := []string{"osism/fine"}
+	s.write(names...)
+	earlier := s.worker()
+	s.planner("plan", "--wait").exits(0)
+	earlier.kill()
+
+	for i := range 4 {
+		names = append(names, fmt.Sprintf("osism/refused%d", i))
+		s.push(names[i+1], "1")
+	}
+	s.destination.Inject(registrytest.Fault{Match: func(r registrytest.Request) bool { return pushing(r) && r.Repository != prefix+"/osism/fine" }, Status: 403})
+	s.write(names[1:]...)
+	s.worker()
+	require.Contains(t, s.planner("plan", "--wait").exits(1), "ended with failures")
+	require.Len(t, s.failed(), 4)
+}

@@ -247,6 +247,25 @@ func (b *Broker) Entries(ctx context.Context, bucket, keys string, after uint64,
 	})
 }
 
+// errFound ends Find.
+var errFound = errors.New("found")
+
+// Find calls see with values of the bucket below keys, as Entries does, until see returns true.
+func (b *Broker) Find(ctx context.Context, bucket, keys string, see func(jetstream.KeyValueEntry) bool) error {
+	prefix := bucketSubjects(bucket)
+	_, err := b.Changes(ctx, bucketStream(bucket), prefix+keys, 0, func(m *jetstream.RawStreamMsg) error {
+		e := entry{bucket, strings.TrimPrefix(m.Subject, prefix), m}
+		if e.Operation() == jetstream.KeyValuePut && see(e) {
+			return errFound
+		}
+		return nil
+	})
+	if errors.Is(err, errFound) {
+		return nil
+	}
+	return err
+}
+
 // Time returns the time of the broker's clock.
 func (b *Broker) Time(ctx context.Context) (time.Time, error) {
 	stream, err := b.JS.Stream(ctx, StreamName)

@@ -299,3 +299,41 @@ func TestKept(t *testing.T) {
 	s.add(t, 5, Seen{Put: []Put{put("lts", one)}})
 	require.False(t, s.find(t, "lts").Kept)
 }
+
+// TestSome: Some finds tags of a registry on either side, and skips repositories that are left out
+// and what is not a record.
+func TestSome(t *testing.T) {
+	s := open(t)
+	to := func(path string) reference.Repository {
+		return reference.MustRepository("registry.example.com/" + path)
+	}
+	one := func(from string) Seen {
+		return Seen{Put: []Put{{Name: reference.MustTag("1"), Digest: one, Source: reference.MustRepository(from)}}, At: start}
+	}
+	require.NoError(t, s.Add(t.Context(), mirror, map[reference.Repository]Seen{
+		to("a"): one("quay.io/a"), to("b"): one("quay.io/b"), to("c"): one("docker.io/library/c"),
+	}))
+	_, err := s.kv.PutString(t.Context(), "foreign.entry", "not a record")
+	require.NoError(t, err)
+	find := func(registry string, n int, without ...reference.Repository) []string {
+		left := map[reference.Repository]bool{}
+		for _, r := range without {
+			left[r] = true
+		}
+		found, err := s.Some(t.Context(), registry, left, n)
+		require.NoError(t, err)
+		var names []string
+		for _, r := range found {
+			require.Len(t, r.Tags, 1)
+			names = append(names, r.Tags[0].Source.String())
+		}
+		slices.Sort(names)
+		return names
+	}
+	require.Equal(t, []string{"docker.io/library/c", "quay.io/a", "quay.io/b"}, find("registry.example.com", 9))
+	require.Len(t, find("registry.example.com", 2), 2)
+	require.Equal(t, []string{"quay.io/b"}, find("quay.io", 9, to("a")))
+	require.Equal(t, []string{"quay.io/a"}, find("quay.io", 9, reference.MustRepository("quay.io/b")))
+	require.Empty(t, find("docker.io", 9, to("c")))
+	require.Empty(t, find("ghcr.io", 9))
+}

@@ -209,3 +209,27 @@ func (s *Store) List(ctx context.Context) ([]Repository, error) {
 	})
 	return all, nil
 }
+
+// Some returns the records of up to n destination repositories, each with one tag that was mirrored from
+// or to the registry. It leaves out these repositories of either side.
+func (s *Store) Some(ctx context.Context, registry string, without map[reference.Repository]bool, n int) ([]Repository, error) {
+	var some []Repository
+	err := s.b.Find(ctx, bucket, "*.*", func(e jetstream.KeyValueEntry) (enough bool) {
+		r, err := parse(e.Value())
+		if err != nil || without[r.Destination] {
+			return false // what is not a record is of no use here
+		}
+		i := slices.IndexFunc(r.Tags, func(t Tag) bool {
+			return !without[t.Source] && (registry == t.Source.Registry() || registry == r.Destination.Registry())
+		})
+		if i >= 0 {
+			r.Tags = r.Tags[i : i+1]
+			some = append(some, r)
+		}
+		return len(some) == n
+	})
+	if err != nil {
+		return nil, fmt.Errorf("reading records of tags that were mirrored: %w", err)
+	}
+	return some, nil
+}

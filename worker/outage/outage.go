@@ -37,12 +37,17 @@ type Tracker struct {
 	// IsDestination reports whether a registry is a destination. Those may refuse look-ups in
 	// repositories that do not exist yet. It is optional.
 	IsDestination func(registry string) bool
-	Log           *slog.Logger
+	// Recorded returns up to n images that any worker has mirrored from or to a registry, each of
+	// another repository, and none of those to be left out. The tracker needs them if this worker
+	// knows no image that works. It is optional.
+	Recorded func(ctx context.Context, registry string, without map[reference.Repository]bool, n int) ([]Specimen, error)
+	Log      *slog.Logger
 
 	mu       sync.Mutex
 	streaks  map[failing]*streak
 	own      map[owner]time.Time   // until when
-	known    map[string][]specimen // by registry
+	known    map[string][]Specimen // by registry
+	recalled map[string]time.Time  // by registry: when Recorded was last asked
 	alive    map[string]time.Time  // last request that a registry answered
 	trusted  map[string]bool       // registries that have worked
 	judging  map[string]*semaphore.Weighted

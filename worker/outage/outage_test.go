@@ -14,6 +14,7 @@ import (
 	"github.com/osism/skopeo-worker/shared/brokertest"
 	"github.com/osism/skopeo-worker/shared/budget"
 	"github.com/osism/skopeo-worker/shared/reference"
+	"github.com/osism/skopeo-worker/worker/outage"
 	"github.com/osism/skopeo-worker/worker/registry"
 	"github.com/osism/skopeo-worker/worker/registrytest"
 	"github.com/osism/skopeo-worker/worker/skopeo"
@@ -170,6 +171,57 @@ func TestRepositoriesFailByThemselves(t *testing.T) {
 			}
 			require.NoError(t, w.put(t, r, "fine", "2"))
 			require.LessOrEqual(t, r.Count(registrytest.All(puts, registrytest.In("fine"))), len(broken)+1, "it is tried once for each of them")
+		})
+	}
+}
+
+// TestRecorded: a worker that has mirrored nothing yet tests a registry with what others have mirrored
+// there. Images of the repositories that fail are of no use, and neither is one that is gone.
+func TestRecorded(t *testing.T) {
+	for name, test := range map[string]struct {
+		recorded []string
+		err      error
+		want     bool // the registry is closed
+	}{
+		"another works":                    {[]string{"fine"}, nil, false},
+		"one is gone":                      {[]string{"gone", "fine"}, nil, false},
+		"none":                             {nil, nil, true},
+		"all are refused":                  {[]string{"e"}, nil, true},
+		"some, and the broker fails then":  {[]string{"fine"}, errors.New("no broker"), false},
+		"none, because the broker is away": {nil, errors.New("no broker"), true},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			r := pushed(t, "a", "b", "c", "d", "e", "fine")
+			w := newWorker(t, brokertest.Embedded(t), r)
+			asked := 0
+			w.Recorded = func(_ context.Context, registry string, without map[reference.Repository]bool, _ int) ([]outage.Specimen, error) {
+				asked++
+				require.Equal(t, r.Host(), registry)
+				for _, repository := range []string{"a", "b", "c"} {
+					require.Contains(t, without, at(r, repository))
+				}
+				var all []outage.Specimen
+				for _, repository := range test.recorded {
+					digest := reference.DigestOf(nil).String()
+					if repository != "gone" {
+						var err error
+						digest, err = r.Digest(repository, "1")
+						require.NoError(t, err)
+					}
+					all = append(all, outage.Specimen{
+						Source: reference.MustRepository("source.example.com/" + repository), Destination: at(r, repository), Digest: reference.MustDigest(digest),
+					})
+				}
+				return all, test.err
+			}
+			r.Inject(registrytest.Fault{Match: func(q registrytest.Request) bool { return q.Method == http.MethodPut && q.Repository != "fine" }, Status: 403})
+			var err error
+			for _, repository := range []string{"a", "b", "c", "d"} {
+				err = w.put(t, r, repository, "2")
+			}
+			require.Equal(t, test.want, closed(err), "%v", err)
+			require.Equal(t, 1, asked)
 		})
 	}
 }

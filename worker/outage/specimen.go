@@ -22,11 +22,11 @@ const (
 	maxTries = 3
 )
 
-// specimen is an image that both sides had recently. If an operation fails with other images, it
+// Specimen is an image that both sides had recently. If an operation fails with other images, it
 // is tried with a specimen. If that works, the other images are at fault, and not the registry.
-type specimen struct {
-	source, destination reference.Repository
-	digest              reference.Digest // at the destination
+type Specimen struct {
+	Source, Destination reference.Repository
+	Digest              reference.Digest // at the destination
 }
 
 // Known notes that both repositories have an image. digest is its digest at the destination.
@@ -34,12 +34,12 @@ func (t *Tracker) Known(source, destination reference.Repository, digest referen
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	if t.known == nil {
-		t.known = map[string][]specimen{}
+		t.known = map[string][]Specimen{}
 	}
-	known := specimen{source, destination, digest}
+	known := Specimen{source, destination, digest}
 	for _, name := range []string{source.Registry(), destination.Registry()} {
-		all := slices.DeleteFunc(t.known[name], func(s specimen) bool {
-			return s == known || s.source == source && s.destination == destination
+		all := slices.DeleteFunc(t.known[name], func(s Specimen) bool {
+			return s.Source == source && s.Destination == destination
 		})
 		t.known[name] = append(all, known)[max(0, len(all)+1-maxSpecimens):]
 	}
@@ -56,6 +56,9 @@ func (t *Tracker) works(ctx context.Context, p place, repository reference.Repos
 	defer cancel()
 	failing := t.failing(p, repository, why)
 	others, same := t.specimens(p, failing)
+	if len(others) == 0 && t.recall(ctx, p.registry, failing) {
+		others, same = t.specimens(p, failing)
+	}
 	if why == outcome.Full {
 		same = nil // a specimen takes no space
 	}
@@ -76,6 +79,38 @@ func (t *Tracker) works(ctx context.Context, p place, repository reference.Repos
 	return false
 }
 
+// recallEvery is how often Recorded is asked at most about a registry.
+const recallEvery = time.Minute
+
+// recall adds recorded images of other repositories to those that are known, and reports whether there
+// are any.
+func (t *Tracker) recall(ctx context.Context, registry string, failing map[reference.Repository]bool) bool {
+	if t.Recorded == nil || !t.mayRecall(registry) {
+		return false
+	}
+	recorded, err := t.Recorded(ctx, registry, failing, maxTries)
+	if err != nil {
+		t.Log.Debug("reading which images were mirrored, to test a registry", "registry", registry, "error", err)
+	}
+	for _, s := range recorded {
+		t.Known(s.Source, s.Destination, s.Digest)
+	}
+	return len(recorded) > 0
+}
+
+func (t *Tracker) mayRecall(registry string) bool {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if time.Since(t.recalled[registry]) < recallEvery {
+		return false
+	}
+	if t.recalled == nil {
+		t.recalled = map[string]time.Time{}
+	}
+	t.recalled[registry] = time.Now()
+	return true
+}
+
 // failing returns the repositories that have failed at a place.
 func (t *Tracker) failing(p place, repository reference.Repository, why outcome.Why) map[reference.Repository]bool {
 	t.mu.Lock()
@@ -91,11 +126,11 @@ func (t *Tracker) failing(p place, repository reference.Repository, why outcome.
 
 // specimens returns the specimens of other repositories and of those that fail, the latest
 // first.
-func (t *Tracker) specimens(p place, failing map[reference.Repository]bool) (others, same []specimen) {
+func (t *Tracker) specimens(p place, failing map[reference.Repository]bool) (others, same []Specimen) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	for _, s := range slices.Backward(t.known[p.registry]) {
-		if failing[s.source] || failing[s.destination] {
+		if failing[s.Source] || failing[s.Destination] {
 			same = append(same, s)
 		} else {
 			others = append(others, s)
@@ -109,36 +144,36 @@ var errSpecimen = errors.New("it has no configuration")
 
 // repeat tries the failed operation of a place with a specimen. At the destination, it puts an
 // image that the destination already has.
-func (t *Tracker) repeat(ctx context.Context, p place, s specimen) error {
+func (t *Tracker) repeat(ctx context.Context, p place, s Specimen) error {
 	manifest, config, err := t.read(ctx, s)
 	if err != nil {
 		return err
 	}
-	atSource := s.source.Registry() == p.registry && p.activity != budget.Push
+	atSource := s.Source.Registry() == p.registry && p.activity != budget.Push
 	if !atSource && p.activity != budget.Push {
 		return nil // it has just been read
 	}
 	if atSource {
-		if _, err = t.Registry.Head(ctx, s.source, manifest.Digest); err == nil && p.activity == budget.Fetch {
-			_, err = t.Registry.Config(ctx, s.source, config.Digest)
+		if _, err = t.Registry.Head(ctx, s.Source, manifest.Digest); err == nil && p.activity == budget.Fetch {
+			_, err = t.Registry.Config(ctx, s.Source, config.Digest)
 		}
 		return err
 	}
-	content, err := t.Registry.Writing().Config(ctx, s.destination, config.Digest)
+	content, err := t.Registry.Writing().Config(ctx, s.Destination, config.Digest)
 	if err != nil {
 		return err
 	}
 	config.Size = int64(len(content))
-	if err = t.Registry.Writing().PutBlob(ctx, s.destination, config, bytes.NewReader(content)); err != nil {
+	if err = t.Registry.Writing().PutBlob(ctx, s.Destination, config, bytes.NewReader(content)); err != nil {
 		return err
 	}
-	return t.Registry.Writing().Put(ctx, s.destination, manifest.Digest, manifest)
+	return t.Registry.Writing().Put(ctx, s.Destination, manifest.Digest, manifest)
 }
 
 // read returns the manifest of a specimen (of an index, its first manifest) and the descriptor of
 // its configuration. It reads at the destination, which costs no pull.
-func (t *Tracker) read(ctx context.Context, s specimen) (manifest registry.Manifest, config registry.Descriptor, err error) {
-	manifest, err = t.Registry.Writing().Get(ctx, s.destination, s.digest)
+func (t *Tracker) read(ctx context.Context, s Specimen) (manifest registry.Manifest, config registry.Descriptor, err error) {
+	manifest, err = t.Registry.Writing().Get(ctx, s.Destination, s.Digest)
 	if err == nil && manifest.IsIndex() {
 		var entries []registry.Entry
 		if entries, err = manifest.Entries(); err == nil {
@@ -146,7 +181,7 @@ func (t *Tracker) read(ctx context.Context, s specimen) (manifest registry.Manif
 			if len(entries) == 0 {
 				return manifest, config, errSpecimen
 			}
-			manifest, err = t.Registry.Writing().Get(ctx, s.destination, entries[0].Digest)
+			manifest, err = t.Registry.Writing().Get(ctx, s.Destination, entries[0].Digest)
 		}
 	}
 	var blobs []registry.Descriptor

@@ -8,12 +8,15 @@ import (
 
 	"github.com/osism/skopeo-worker/shared/broker"
 	"github.com/osism/skopeo-worker/shared/budget"
+	"github.com/osism/skopeo-worker/shared/holding"
+	"github.com/osism/skopeo-worker/shared/reference"
 	"github.com/osism/skopeo-worker/worker/chunk"
 	"github.com/osism/skopeo-worker/worker/consume"
 	"github.com/osism/skopeo-worker/worker/containers"
 	"github.com/osism/skopeo-worker/worker/deletion"
 	"github.com/osism/skopeo-worker/worker/metrics"
 	"github.com/osism/skopeo-worker/worker/mirror"
+	"github.com/osism/skopeo-worker/worker/outage"
 )
 
 // Service is a worker.
@@ -63,6 +66,7 @@ func (s *Service) consumer(ctx context.Context, b *broker.Broker, c Config, r Re
 	}
 	failures := consume.OpenFailures(b, log)
 	n := s.network(c, r, t, keychain, log)
+	n.outages.Recorded = recorded(b, log)
 	connect, err := n.connector(engine, notes)
 	if err != nil {
 		return nil, err
@@ -83,6 +87,23 @@ func (s *Service) consumer(ctx context.Context, b *broker.Broker, c Config, r Re
 		return nil, err
 	}
 	return consume.New(ctx, b, worker, failures, s.metrics, log)
+}
+
+// recorded returns an outage.Tracker.Recorded that reads what any worker of the broker's fleet has
+// mirrored, in this run or in earlier ones.
+func recorded(b *broker.Broker, log *slog.Logger) func(context.Context, string, map[reference.Repository]bool, int) ([]outage.Specimen, error) {
+	return func(ctx context.Context, registry string, without map[reference.Repository]bool, n int) ([]outage.Specimen, error) {
+		holdings, err := holding.Open(ctx, b, log)
+		if err != nil {
+			return nil, err
+		}
+		held, err := holdings.Some(ctx, registry, without, n)
+		all := make([]outage.Specimen, len(held))
+		for i, r := range held {
+			all[i] = outage.Specimen{Source: r.Tags[0].Source, Destination: r.Destination, Digest: r.Tags[0].Digest}
+		}
+		return all, err
+	}
 }
 
 // Run takes chunks until ctx ends; see consume.Consumer.Run.
