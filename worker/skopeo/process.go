@@ -36,7 +36,7 @@ func (r *Runner) run(ctx context.Context, c *copying) error {
 		defer cancel()
 	}
 	p := child.New(within, r.path(), c.arguments...)
-	p.Env, p.ExtraFiles = slices.Concat(os.Environ(), systemSaving(), c.environment), c.inherited
+	p.Env, p.ExtraFiles = slices.Concat(os.Environ(), collecting(os.Getenv), c.environment), c.inherited
 	p.Stall, p.Moved = r.Stall, func(sent int64) { meter.Add(c.context(ctx), sent) }
 	if r.Grace > 0 {
 		p.Grace = r.Grace
@@ -50,6 +50,8 @@ func (r *Runner) run(ctx context.Context, c *copying) error {
 	if c.serving != nil {
 		p.Waits = c.serving.waits
 		defer c.serving.onFailure(stop)()
+	} else {
+		p.Env = append(p.Env, systemAuthorities()...)
 	}
 
 	err := p.Run()

@@ -26,21 +26,25 @@ var (
 // times in a copy of a small image; with 200 hardly ever. More saves nothing (docs/architecture.md).
 const collector = "200"
 
-// systemSaving is saving for this process's environment. Like this process itself, it does not notice
-// CAs that are added later.
-var systemSaving = sync.OnceValue(func() []string { return saving(os.Getenv, authorityFiles, authorityFolders) })
+// collecting returns the variable that sets the collector, unless the operator has set it.
+func collecting(getenv func(string) string) []string {
+	if getenv("GOGC") != "" {
+		return nil
+	}
+	return []string{"GOGC=" + collector}
+}
 
-// saving returns variables with which skopeo takes less processor time: a third less for a small
-// image. It does not change what the operator has set.
+// systemAuthorities is authorities for this process's environment. Like this process itself, it does not
+// notice CAs that are added later.
+var systemAuthorities = sync.OnceValue(func() []string { return authorities(os.Getenv, authorityFiles, authorityFolders) })
+
+// authorities returns variables with which skopeo takes less processor time if it sends its requests
+// itself: a quarter less for a small image. It does not change what the operator has set.
 //
 // skopeo reads all CAs of the system for each copy. On Debian it reads each twice: in the bundle and
 // in the folder that also has the bundle. If the bundle has all CAs of the folders, the variables make
 // skopeo read only the bundle.
-func saving(getenv func(string) string, files, folders []string) []string {
-	var added []string
-	if getenv("GOGC") == "" {
-		added = append(added, "GOGC="+collector)
-	}
+func authorities(getenv func(string) string, files, folders []string) []string {
 	if file := getenv("SSL_CERT_FILE"); file != "" {
 		files = []string{file}
 	}
@@ -49,9 +53,9 @@ func saving(getenv func(string) string, files, folders []string) []string {
 	}
 	bundle, file := firstOf(files)
 	if len(bundle) == 0 || !covers(bundle, folders) {
-		return added
+		return nil
 	}
-	return append(added, "SSL_CERT_FILE="+file, "SSL_CERT_DIR="+os.DevNull)
+	return []string{"SSL_CERT_FILE=" + file, "SSL_CERT_DIR=" + os.DevNull}
 }
 
 // firstOf returns the certificates of the first of the files that exists, and its name.

@@ -9,8 +9,8 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// TestSaving: all CAs stay trusted, and the operator's variables stay as they are.
-func TestSaving(t *testing.T) {
+// TestAuthorities: all CAs stay trusted, and the operator's variables stay as they are.
+func TestAuthorities(t *testing.T) {
 	dir := t.TempDir()
 	write := func(name string, certificates ...string) string {
 		var text []byte
@@ -48,8 +48,13 @@ func TestSaving(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			getenv := func(name string) string { return test.set[name] }
-			require.Equal(t, append([]string{"GOGC=" + collector}, test.want...), saving(getenv, test.files, test.folders))
+			require.Equal(t, test.want, authorities(getenv, test.files, test.folders))
 		})
 	}
-	require.Empty(t, saving(func(name string) string { return map[string]string{"GOGC": "50"}[name] }, nil, nil))
+}
+
+// TestCollecting: the collector waits longer, unless the operator has set GOGC.
+func TestCollecting(t *testing.T) {
+	require.Equal(t, []string{"GOGC=200"}, collecting(func(string) string { return "" }))
+	require.Empty(t, collecting(func(name string) string { return map[string]string{"GOGC": "50"}[name] }))
 }
