@@ -57,11 +57,16 @@ var errNameless = errors.New("a tag without a name in the answer")
 // readEntries parses the entries of a page; it returns nil if the page has no list. Of an entry
 // with unexpected fields, it uses only the name: a HEAD returns the digest.
 func readEntries[T any](list json.RawMessage, named func(name string) T) ([]T, error) {
+	entries, err := registry.ReadList[T](list, maxItems)
+	if err == nil {
+		return entries, nil
+	}
+	// An entry is unexpected, or the list.
 	raw, err := registry.ReadList[json.RawMessage](list, maxItems)
-	if err != nil || raw == nil {
+	if err != nil {
 		return nil, err
 	}
-	entries := make([]T, len(raw))
+	entries = make([]T, len(raw))
 	for i, text := range raw {
 		if json.Unmarshal(text, &entries[i]) == nil {
 			continue
