@@ -157,20 +157,29 @@ func TestFire(t *testing.T) {
 
 func TestOverdueSchedulesFireAfterARestart(t *testing.T) {
 	const total = 20
-	c := broker.Config{DataDir: t.TempDir(), Replicas: 1}
-	b := brokertest.Open(t, c)
-	due := time.Now().Add(500 * time.Millisecond)
-	var msgs []*nats.Msg
-	for i := range total {
-		msgs = append(msgs, broker.Scheduled(subject.Plan, address(i), due, nil))
+	// publish publishes chunks that become due while the broker is stopped, unless that takes longer.
+	publish := func(dueIn time.Duration) (c broker.Config, due time.Time) {
+		c = broker.Config{DataDir: t.TempDir(), Replicas: 1}
+		b := brokertest.Open(t, c)
+		due = time.Now().Add(dueIn)
+		var msgs []*nats.Msg
+		for i := range total {
+			msgs = append(msgs, broker.Scheduled(subject.Plan, address(i), due, nil))
+		}
+		_, err := b.PublishAll(t.Context(), msgs)
+		require.NoError(t, err)
+		b.Close()
+		return c, due
 	}
-	_, err := b.PublishAll(t.Context(), msgs)
-	require.NoError(t, err)
-	b.Close()
-	require.True(t, time.Now().Before(due), "too slow to test anything")
-	require.Eventually(t, func() bool { return time.Now().After(due) }, patience, 10*time.Millisecond)
+	dueIn := 500 * time.Millisecond
+	c, due := publish(dueIn)
+	for time.Now().After(due) {
+		dueIn *= 2
+		c, due = publish(dueIn)
+	}
+	require.Eventually(t, func() bool { return time.Now().After(due) }, 2*dueIn, 10*time.Millisecond)
 
-	b = brokertest.Open(t, c)
+	b := brokertest.Open(t, c)
 	require.Eventually(t, func() bool { return messages(t, b, subject.Chunk) == total }, patience, 10*time.Millisecond)
 	require.Zero(t, messages(t, b, subject.Plan))
 }
