@@ -205,8 +205,10 @@ func requireGrowth(t *testing.T, n int) {
 		r, ok := readReservation(next)
 		require.True(t, ok)
 		require.Less(t, 1/r.Every.Seconds(), unlimited)
+		if read > 0 && r.Sent == 0 {
+			break // its worker has learned meanwhile that there is no limit
+		}
 		if read > 0 {
-			require.Greater(t, r.Sent, 0)
 			require.LessOrEqual(t, r.Sent, last.Sent+r.Count, "fewer if some came too late")
 			require.LessOrEqual(t, r.start(next.Time).Sub(next.Time), exploreHorizon/2, "few messages a second")
 			require.LessOrEqual(t, 1/r.Every.Seconds(), grows.rate(float64(last.Sent), latencyOfTests)+0.01)
@@ -214,7 +216,9 @@ func requireGrowth(t *testing.T, n int) {
 		last = r
 		next, err = stores[0].b.Next(t.Context(), streamPace, lane.subject, next.Sequence+1)
 	}
-	require.ErrorIs(t, err, jetstream.ErrMsgNotFound)
+	if err != nil {
+		require.ErrorIs(t, err, jetstream.ErrMsgNotFound)
+	}
 	require.GreaterOrEqual(t, grows.rate(float64(last.Sent), latencyOfTests), unlimited)
 
 	s := stores[n/2]
