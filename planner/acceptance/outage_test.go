@@ -244,19 +244,18 @@ func TestNewWorkerAndRefusals(t *testing.T) {
 	t.Parallel()
 	s, _ := newFleet(t)
 	s.push("osism/fine", "1")
-	names := []string{"osism/fine"}
-	s.write(names...)
+	s.write("osism/fine")
 	earlier := s.worker()
 	s.planner("plan", "--wait").exits(0)
 	earlier.kill()
 
-	for i := range 4 {
-		names = append(names, fmt.Sprintf("osism/refused%d", i))
-		s.push(names[i+1], "1")
+	refused := registrytest.Numbered("osism/refused%d", 4)
+	for _, name := range refused {
+		s.push(name, "1")
 	}
 	s.destination.Inject(registrytest.Fault{Match: func(r registrytest.Request) bool { return pushing(r) && r.Repository != prefix+"/osism/fine" }, Status: 403})
-	s.write(names[1:]...)
+	s.write(refused...)
 	s.worker()
 	require.Contains(t, s.planner("plan", "--wait").exits(1), "ended with failures")
-	require.Len(t, s.failed(), 4)
+	require.Len(t, s.failed(), len(refused))
 }
